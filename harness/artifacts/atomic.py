@@ -1,0 +1,61 @@
+"""Whole files that are either there or not: temporary file, fsync, rename, fsync of the folder."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from harness.core.errors import ArtifactError
+
+
+def _finish(tmp: Path, path: Path) -> None:
+    with tmp.open("rb") as file:
+        os.fsync(file.fileno())
+    tmp.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _explain(path: Path, error: OSError) -> ArtifactError:
+    return ArtifactError(
+        f"cannot write {path}: {error.strerror or error}",
+        cause="no space left on that disk" if error.errno == 28 else "no permission, or the folder is gone",
+        next_step="free some space or choose another folder with --out; what was recorded so far is kept",
+    )
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a whole file.
+
+    Raises:
+        ArtifactError: no space, no permission.
+    """
+    tmp = path.with_name(f".{path.name}.tmp")
+    try:
+        tmp.write_bytes(data)
+        _finish(tmp, path)
+    except OSError as error:
+        tmp.unlink(missing_ok=True)
+        raise _explain(path, error) from error
+
+
+def write_json(path: Path, value: Any) -> None:  # noqa: ANN401 - any JSON value
+    """Write a value as indented JSON; NaN and infinity are refused since they are no JSON."""
+    write_bytes(path, (json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n").encode())
+
+
+def write_parquet(path: Path, table: pa.Table) -> None:
+    """Write a whole Parquet file (zstd)."""
+    tmp = path.with_name(f".{path.name}.tmp")
+    try:
+        pq.write_table(table, tmp, compression="zstd")
+        _finish(tmp, path)
+    except OSError as error:
+        tmp.unlink(missing_ok=True)
+        raise _explain(path, error) from error

@@ -1,0 +1,97 @@
+"""Names inside a run directory (schema_version 1). They are fixed; fields and files may be added."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class RunDir:
+    """Paths of one run directory. Nothing is created by asking for a path."""
+
+    root: Path
+
+    @property
+    def manifest(self) -> Path:
+        """manifest.json"""
+        return self.root / "manifest.json"
+
+    @property
+    def plan(self) -> Path:
+        """plan.parquet: one row a planned request."""
+        return self.root / "plan.parquet"
+
+    @property
+    def requests_dir(self) -> Path:
+        """requests/: one Arrow IPC stream a worker, `worker-<n>.arrows`."""
+        return self.root / "requests"
+
+    def requests_journal(self, worker: int) -> Path:
+        """Journal of one traffic worker."""
+        return self.requests_dir / f"worker-{worker}.arrows"
+
+    @property
+    def requests(self) -> Path:
+        """requests.parquet, made from the journals at the end or by `reduce`."""
+        return self.root / "requests.parquet"
+
+    @property
+    def events(self) -> Path:
+        """events.jsonl: phases and stages of the run with their times, appended as they happen."""
+        return self.root / "events.jsonl"
+
+    @property
+    def scrapes_dir(self) -> Path:
+        """scrapes/: `raw.arrows` (journal of whole bodies), `samples.parquet` (tidy), `<target>.first.prom` and `<target>.last.prom`."""
+        return self.root / "scrapes"
+
+    @property
+    def scrapes_journal(self) -> Path:
+        """Journal of scrapes, bodies as they came."""
+        return self.scrapes_dir / "raw.arrows"
+
+    @property
+    def samples(self) -> Path:
+        """Tidy samples of all scrapes."""
+        return self.scrapes_dir / "samples.parquet"
+
+    @property
+    def power_journal(self) -> Path:
+        """Journal of power readings."""
+        return self.root / "power.arrows"
+
+    @property
+    def power(self) -> Path:
+        """power.parquet"""
+        return self.root / "power.parquet"
+
+    @property
+    def host_journal(self) -> Path:
+        """Journal of host readings."""
+        return self.root / "host.arrows"
+
+    @property
+    def host(self) -> Path:
+        """host.parquet"""
+        return self.root / "host.parquet"
+
+    @property
+    def logs_dir(self) -> Path:
+        """logs/: server.log (server-<n>.log for several replicas), locust.log, telemetry.log."""
+        return self.root / "logs"
+
+    @property
+    def summary(self) -> Path:
+        """summary.json: the reduction; disposable."""
+        return self.root / "summary.json"
+
+    @property
+    def report_html(self) -> Path:
+        """report.html"""
+        return self.root / "report.html"
+
+    @property
+    def report_md(self) -> Path:
+        """report.md"""
+        return self.root / "report.md"

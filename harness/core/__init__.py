@@ -1,0 +1,1 @@
+"""Records, units, clocks, errors and metric definitions. Standard library only; imports nothing of ours."""

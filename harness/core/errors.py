@@ -1,0 +1,130 @@
+"""Errors that a person can act on, and the exit code of each.
+
+Every error that is meant for a user is a `HarnessError`: what happened, the likely cause, the next thing to do.
+`harness.cli` is the only place that turns one into an exit status; anything else that escapes is a defect and shows a traceback.
+"""
+
+from collections.abc import Mapping
+from enum import IntEnum
+from typing import Final
+
+
+class ExitCode(IntEnum):
+    """Exit status of the `harness` command; each has one meaning."""
+
+    OK = 0
+    PROFILE = 2
+    PREFLIGHT = 3
+    SERVER = 4
+    TRAFFIC = 5
+    TELEMETRY = 6
+    ARTIFACTS = 7
+    NOT_COMPARABLE = 8
+    INVALID_RUN = 10
+    THRESHOLD_FAILED = 99
+    INTERRUPTED = 130
+
+
+EXIT_MEANINGS: Final[Mapping[ExitCode, str]] = {
+    ExitCode.OK: "fine: the run is functional, valid, preliminary or degraded",
+    ExitCode.PROFILE: "bad profile or arguments",
+    ExitCode.PREFLIGHT: "preflight failed: this machine cannot do what the profile asks",
+    ExitCode.SERVER: "the model server failed",
+    ExitCode.TRAFFIC: "the load generator failed",
+    ExitCode.TELEMETRY: "telemetry failed",
+    ExitCode.ARTIFACTS: "the run directory cannot be written or read",
+    ExitCode.NOT_COMPARABLE: "the runs are not comparable",
+    ExitCode.INVALID_RUN: "the run finished but is invalid",
+    ExitCode.THRESHOLD_FAILED: "a threshold or gate failed",
+    ExitCode.INTERRUPTED: "interrupted",
+}
+
+
+class HarnessError(Exception):
+    """What happened, its likely cause and the next thing to do.
+
+    Args:
+        what: one sentence that names what happened, with the values involved.
+        cause: the likely cause, if it is known.
+        next_step: what the reader should do now.
+        details: further lines to show below (the last lines of a log, say).
+    """
+
+    exit_code: ExitCode = ExitCode.PROFILE
+
+    def __init__(self, what: str, *, cause: str | None = None, next_step: str | None = None, details: str | None = None) -> None:
+        super().__init__(what)
+        self.what = what
+        self.cause = cause
+        self.next_step = next_step
+        self.details = details
+
+    def __str__(self) -> str:
+        lines = [self.what]
+        if self.cause:
+            lines.append(f"  likely cause: {self.cause}")
+        if self.next_step:
+            lines.append(f"  next step: {self.next_step}")
+        if self.details:
+            lines.append(self.details)
+        return "\n".join(lines)
+
+
+class ProfileError(HarnessError):
+    """The profile or the command line is wrong (exit 2)."""
+
+    exit_code = ExitCode.PROFILE
+
+
+class PreflightError(HarnessError):
+    """This machine cannot do what the profile asks (exit 3)."""
+
+    exit_code = ExitCode.PREFLIGHT
+
+
+class ServerError(HarnessError):
+    """The model server did not start, died or misbehaved (exit 4)."""
+
+    exit_code = ExitCode.SERVER
+
+
+class TrafficError(HarnessError):
+    """The load generator failed (exit 5)."""
+
+    exit_code = ExitCode.TRAFFIC
+
+
+class TelemetryError(HarnessError):
+    """Telemetry that the profile requires could not be had (exit 6)."""
+
+    exit_code = ExitCode.TELEMETRY
+
+
+class ArtifactError(HarnessError):
+    """The run directory cannot be written or read (exit 7)."""
+
+    exit_code = ExitCode.ARTIFACTS
+
+
+class NotComparableError(HarnessError):
+    """The runs differ in an identity key (exit 8)."""
+
+    exit_code = ExitCode.NOT_COMPARABLE
+
+
+class InvalidRunError(HarnessError):
+    """The run is invalid and so cannot be used for what was asked (exit 10)."""
+
+    exit_code = ExitCode.INVALID_RUN
+
+
+class ThresholdError(HarnessError):
+    """A threshold of the profile or a gate failed (exit 99)."""
+
+    exit_code = ExitCode.THRESHOLD_FAILED
+
+
+class InterruptedRunError(HarnessError):
+    """The run was interrupted by a signal; what was measured is kept (exit 130)."""
+
+    exit_code = ExitCode.INTERRUPTED

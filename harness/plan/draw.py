@@ -1,0 +1,48 @@
+"""Numbers drawn from a profile's distributions, by generators that are seeded with text.
+
+`random.Random(text)` hashes the text with SHA-512 (seeding version 2), so a stream depends on nothing but its name: not on the process, not on
+the number of workers, not on what was drawn before.
+"""
+
+import math
+import random
+from typing import assert_never
+
+from harness.profile.schema import Constant, Geometric, Lognormal, Uniform
+
+Law = Constant | Uniform | Lognormal | Geometric
+
+
+def stream(seed: int, *name: object) -> random.Random:
+    """A generator of its own for (seed, name)."""
+    return random.Random("/".join(map(str, (seed, *name))))  # noqa: S311 - reproducible load, not cryptography
+
+
+def draw(law: Law, rng: random.Random) -> float:
+    """One value of a distribution, clipped as the profile says."""
+    match law:
+        case Constant():
+            return law.value
+        case Uniform():
+            return rng.uniform(law.min, law.max)
+        case Lognormal():
+            value = rng.lognormvariate(law.mu, law.sigma)
+            return max(law.min, value if law.max is None else min(law.max, value))
+        case Geometric():
+            # Number of trials up to the first success with p = 1/mean, by inversion.
+            if law.mean <= 1:
+                return 1
+            trials = 1 + math.floor(math.log1p(-rng.random()) / math.log1p(-1 / law.mean))
+            return trials if law.max is None else min(law.max, trials)
+        case _:
+            assert_never(law)
+
+
+def draw_tok(law: Law, rng: random.Random, scale: float, least: int = 1) -> int:
+    """A length in tokens: drawn, scaled, rounded, at least `least`."""
+    return max(least, round(draw(law, rng) * scale))
+
+
+def draw_gap_ns(law: Law, rng: random.Random) -> int:
+    """A pause in nanoseconds, from a distribution in seconds. Pauses are never scaled."""
+    return round(draw(law, rng) * 1e9)
