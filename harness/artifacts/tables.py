@@ -56,7 +56,7 @@ PLAN = pa.schema(
         pa.field("body_sha256", pa.string(), nullable=False),  # over the keys and lengths of the body's blocks
     ]
 )
-"""One row a planned request. For a closed loop bounded by time: the deck that was made; sessions beyond it follow from the same function."""
+"""One row a planned request. A closed loop bounded by time: the deck that was made; later sessions follow from the same function."""
 
 SCRAPES_RAW = pa.schema(
     [

@@ -46,7 +46,7 @@ def parse_duration_s(value: str | float) -> float:
     return _finite(number * DURATION_S[suffix], "a length of time")
 
 
-def parse_count(value: str | int | float) -> int:
+def parse_count(value: str | float) -> int:
     """A whole count such as tokens or requests: `16k` is 16,000 and `16Ki` is 16,384.
 
     Raises:

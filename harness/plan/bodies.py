@@ -1,7 +1,7 @@
 """Request bodies as joins of JSON fragments that were escaped before.
 
-`json.dumps` of a 0.5 MB body takes milliseconds of a load generator's core; a join of escaped blocks takes a tenth of that. Shared blocks (tools,
-system prompt) are made once a process.
+`json.dumps` of a 0.5 MB body takes milliseconds of a load generator's core; a join of escaped blocks takes a tenth of that.
+Shared blocks (tools, system prompt) are made once a process.
 """
 
 import json

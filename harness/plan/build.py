@@ -112,7 +112,8 @@ class RunPlan:
 
     def horizon(self, stage_index: int) -> Iterator[Session]:
         """The finite part of a stage that is written down: all of a bounded stage, arrivals up to the window's end of an open loop, and of
-        a closed loop bounded by time the deck that an engine answering in no time would need, at most `DECK_SESSIONS` sessions."""
+        a closed loop bounded by time the deck that an engine answering in no time would need, at most `DECK_SESSIONS` sessions.
+        """
         stage = self.stages[stage_index]
         length_ns = None if stage.window_ns is None else stage.warmup_ns + stage.window_ns
         busy_ns: dict[int, int] = {}

@@ -1,7 +1,7 @@
 """Numbers drawn from a profile's distributions, by generators that are seeded with text.
 
-`random.Random(text)` hashes the text with SHA-512 (seeding version 2), so a stream depends on nothing but its name: not on the process, not on
-the number of workers, not on what was drawn before.
+`random.Random(text)` hashes the text with SHA-512 (seeding version 2), so a stream depends on nothing but its name: not on the
+process, not on the number of workers, not on what was drawn before.
 """
 
 import math

@@ -95,7 +95,8 @@ class Session:
         number: position in its stage's order, from 0.
         workload_class: `chat`, `claude-code`, …
         stage: name of its stage.
-        slot: its fixed slice. Closed loop: the live slot that it occupies, number % concurrency; open loop: number. Worker = slot % workers.
+        slot: its fixed slice. Closed loop: the live slot that it occupies, number % concurrency; open loop: number.
+            Worker = slot % workers.
         intended_offset_ns: open loop: start, from the stage's start; closed loop: None (starts when its slot is free).
         system: shared system prompt.
         tools: offered tools, in order; empty for none.
