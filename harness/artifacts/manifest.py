@@ -1,0 +1,109 @@
+"""manifest.json: what a run was. Written when the run starts and again at every change of state, whole each time."""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.artifacts.atomic import write_json
+from harness.artifacts.layout import SCHEMA_VERSION, RunDir
+from harness.core.errors import ArtifactError
+from harness.core.records import Concern, RunState
+
+_SECRET_KEY = re.compile(r"(api[-_]?key|token|secret|password|authorization)$", re.IGNORECASE)
+_KEPT_KEYS = frozenset({"api_key_env", "api_key_file"})  # names of places, not secrets
+
+
+def plain(value: Any) -> Any:  # noqa: ANN401 - any JSON value
+    """Dataclasses, tuples, enums and paths as JSON values."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {key: plain(item) for key, item in asdict(value).items()}
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    return value
+
+
+def redacted(value: Any) -> Any:  # noqa: ANN401 - any JSON value
+    """The same JSON value with what looks like a secret (by its key) replaced."""
+    if isinstance(value, dict):
+        return {
+            key: "<redacted>" if isinstance(item, str) and _SECRET_KEY.search(key) and key not in _KEPT_KEYS else redacted(item)
+            for key, item in value.items()
+        }
+    if isinstance(value, list):
+        return [redacted(item) for item in value]
+    return value
+
+
+class Manifest:
+    """The manifest of a run that is being made.
+
+    Every `update` rewrites the file whole (temporary file, fsync, rename), so a kill -9 leaves the one before or the one after.
+    """
+
+    def __init__(self, run_dir: RunDir, fields: Mapping[str, Any]) -> None:
+        self._run_dir = run_dir
+        self._fields: dict[str, Any] = {
+            "schema_version": SCHEMA_VERSION,
+            "state": RunState.RUNNING.value,
+            "concerns": [],
+            "error": None,
+            **redacted(plain(fields)),
+        }
+        write_json(run_dir.manifest, self._fields)
+
+    @property
+    def fields(self) -> Mapping[str, Any]:
+        """What is written."""
+        return self._fields
+
+    def update(self, **fields: Any) -> None:  # noqa: ANN401 - any JSON values
+        """Set fields and write the file."""
+        self._fields.update(redacted(plain(fields)))
+        write_json(self._run_dir.manifest, self._fields)
+
+    def add_concern(self, concern: Concern) -> None:
+        """Record something that was found while running; once per code and message."""
+        entry = plain(concern)
+        if entry not in self._fields["concerns"]:
+            self.update(concerns=[*self._fields["concerns"], entry])
+
+    @property
+    def state(self) -> RunState:
+        """The state that is written."""
+        return RunState(self._fields["state"])
+
+
+def read_manifest(run_dir: RunDir) -> dict[str, Any]:
+    """The manifest of a run directory.
+
+    Raises:
+        ArtifactError: no run directory, no JSON, or a schema that this version does not know.
+    """
+    try:
+        text = run_dir.manifest.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ArtifactError(
+            f"{run_dir.root} is no run directory: manifest.json cannot be read ({error.strerror or error})",
+            next_step="give the folder that `harness run` named at its end; `harness results` lists them",
+        ) from error
+    try:
+        manifest = json.loads(text)
+    except ValueError as error:
+        raise ArtifactError(f"{run_dir.manifest} is not JSON: {error}", cause="it was edited or damaged") from error
+    if not isinstance(manifest, dict):
+        raise ArtifactError(f"{run_dir.manifest} holds no JSON object", cause="it was edited or damaged")
+    version = manifest.get("schema_version")
+    if not isinstance(version, int) or version > SCHEMA_VERSION:
+        raise ArtifactError(
+            f"{run_dir.manifest} has schema_version {version!r}; this harness reads up to {SCHEMA_VERSION}",
+            cause="the run was made by a newer harness",
+            next_step="reduce it with that version, or upgrade this one",
+        )
+    return manifest
