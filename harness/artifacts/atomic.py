@@ -2,6 +2,8 @@
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -59,3 +61,23 @@ def write_parquet(path: Path, table: pa.Table) -> None:
     except OSError as error:
         tmp.unlink(missing_ok=True)
         raise _explain(path, error) from error
+
+
+@contextmanager
+def parquet_writer(path: Path, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
+    """Write a Parquet file (zstd) row group by row group; it appears under its name when the block ends without an error.
+
+    Raises:
+        ArtifactError: no space, no permission.
+    """
+    tmp = path.with_name(f".{path.name}.tmp")
+    try:
+        with pq.ParquetWriter(tmp, schema, compression="zstd") as writer:
+            yield writer
+        _finish(tmp, path)
+    except OSError as error:
+        tmp.unlink(missing_ok=True)
+        raise _explain(path, error) from error
+    except BaseException:
+        tmp.unlink(missing_ok=True)
+        raise

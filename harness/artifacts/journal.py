@@ -1,6 +1,7 @@
 """Journals: Arrow IPC streams that grow during a run and can be read after kill -9, with a torn tail dropped."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -9,26 +10,36 @@ import pyarrow as pa
 
 from harness.core.errors import ArtifactError
 
+_END_OF_STREAM = b"\xff\xff\xff\xff\x00\x00\x00\x00"  # Arrow IPC streaming format: continuation marker, then a length of 0
+
 
 class JournalWriter:
     """Appends record batches to one Arrow IPC stream. One writer a file; not safe for concurrent use.
 
-    Every `append` reaches the kernel before it returns (unbuffered file), so a later kill -9 of the process loses nothing of it.
+    Every `append` reaches the kernel before it returns (unbuffered file), so a later kill -9 of the process loses nothing of it. A batch
+    is written whole or not at all: after an error the file is cut back to the last whole batch, so that a later `append` that finds space
+    again does not land behind a torn one, where no reader would find it.
     """
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
+        if any(pa.types.is_dictionary(field.type) for field in schema):
+            raise ValueError("a journal has no dictionary columns: their batches would depend on one another")
         self.path = path
         self.schema = schema
+        self._whole_bytes = 0
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = path.open("xb", buffering=0)
         except OSError as error:
             raise ArtifactError(
-                f"cannot create {path}: {error.strerror or error}",
-                cause="no permission, no space, or the file is already there",
+                f"cannot create {path}: {error.strerror or error}", cause="no permission, no space, or the file is already there",
                 next_step="choose another folder with --out",
-            ) from error
-        self._stream = pa.ipc.new_stream(self._file, schema)
+            ) from error  # fmt: skip
+        try:
+            self._write(schema.serialize())
+        except ArtifactError:
+            self._file.close()
+            raise
 
     def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write rows (dicts of column name to value; missing columns are null) as one batch.
@@ -42,21 +53,29 @@ class JournalWriter:
 
     def append_batch(self, batch: pa.RecordBatch) -> None:
         """Write one batch of this journal's schema."""
+        self._write(batch.serialize())
+
+    def _write(self, message: pa.Buffer) -> None:
+        rest = memoryview(message)
         try:
-            self._stream.write_batch(batch)
+            while rest:  # a raw file may take a part only, when the disk fills up
+                rest = rest[self._file.write(rest) :]
         except OSError as error:
+            with suppress(OSError):  # the reader drops a torn tail too
+                self._file.seek(self._whole_bytes)
+                self._file.truncate()
             raise ArtifactError(
-                f"cannot write {self.path}: {error}",
-                cause="no space left on that disk, or it is gone",
+                f"cannot write {self.path}: {error.strerror or error}", cause="no space left on that disk, or it is gone",
                 next_step="free some space; what was written before is kept and `harness reduce` reads it",
-            ) from error
+            ) from error  # fmt: skip
+        self._whole_bytes += len(message)
 
     def close(self) -> None:
         """Write the end marker and close."""
+        if self._file.closed:
+            return
         try:
-            self._stream.close()
-        except OSError as error:
-            raise ArtifactError(f"cannot finish {self.path}: {error}", cause="no space left on that disk") from error
+            self._write(pa.py_buffer(_END_OF_STREAM))
         finally:
             self._file.close()
 
@@ -94,14 +113,14 @@ def read_batches(path: Path) -> Iterator[pa.RecordBatch]:
 
 def read_table(paths: Sequence[Path], schema: pa.Schema) -> pa.Table:
     """All whole rows of several journals as one table of the given schema; columns added later are null in old journals."""
-    batches = []
+    batches: list[pa.RecordBatch] = []
     for path in paths:
-        for batch in read_batches(path):
-            batches.append(batch if batch.schema.equals(schema) else _conform(batch, schema))
+        batches += [batch if batch.schema.equals(schema) else conform(batch, schema) for batch in read_batches(path)]
     return pa.Table.from_batches(batches, schema=schema)
 
 
-def _conform(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+def conform(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    """A batch of an older journal under today's schema: columns added since are null."""
     have = {name: batch.column(i) for i, name in enumerate(batch.schema.names)}
     return pa.RecordBatch.from_arrays(
         [have[f.name].cast(f.type) if f.name in have else pa.nulls(batch.num_rows, f.type) for f in schema], schema=schema

@@ -67,6 +67,8 @@ SCRAPES_RAW = pa.schema(
         pa.field("error", pa.string()),  # null when the body is whole
         pa.field("content_type", pa.string()),
         pa.field("body_zstd", pa.binary()),  # the exposition as it came, zstd; null on error
+        pa.field("body_bytes", pa.int64()),  # its length before compression
+        pa.field("label", pa.string()),  # why it was taken out of turn (`ready`, `drained`); null for those of the interval
     ]
 )
 """One row a scrape, failed ones included."""
@@ -80,7 +82,8 @@ SAMPLES = pa.schema(
         pa.field("value", pa.float64(), nullable=False),
     ]
 )
-"""One row a sample of a scrape."""
+"""One row a sample of a scrape, and for each scrape as Prometheus does: `up` (1 or 0) and `scrape_duration_seconds`; a failed one also has
+`harness_scrape_error{error=…}`, one that was taken out of turn `harness_scrape_label{label=…}`, both with value 1."""
 
 POWER = pa.schema(
     [

@@ -1,0 +1,200 @@
+"""What each model server calls the things that every model server counts.
+
+Names as exposed, renames over versions included: the first alternative that a server has is the one to use. A server that has none of them
+does not tell; then the figure is absent, never 0. Sources: the servers' metric documentation and expositions of real servers (vLLM 0.32,
+llama.cpp b11434), which the tests check where they are at hand.
+"""
+
+import math
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final, Literal
+
+
+class Concept(StrEnum):
+    """One thing that servers count. Tokens and requests are cumulative counters, the others are named below."""
+
+    PROMPT_TOKENS = "prompt_tokens"  # whole prompts, their cached part included
+    COMPUTED_TOKENS = "computed_tokens"  # prompt tokens that were not in a cache
+    CACHED_TOKENS = "cached_tokens"  # prompt tokens that came from a cache
+    GENERATED_TOKENS = "generated_tokens"
+    FINISHED = "finished"  # requests
+    PREEMPTED = "preempted"  # times that a request was set back for want of memory
+    RUNNING = "running"  # gauge: requests in the batch
+    WAITING = "waiting"  # gauge: requests queued
+    KV_USAGE = "kv_usage"  # gauge: share of the KV cache in use, 0 to 1
+    TTFT = "ttft"  # histogram, seconds
+    ITL = "itl"  # histogram, seconds
+
+
+Kind = Literal["counter", "gauge", "histogram"]
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """Samples of one name, of those label values only that are listed (all where none are)."""
+
+    name: str
+    label: str | None = None
+    values: tuple[str, ...] = ()
+
+    def matches(self, name: str, labels: Mapping[str, str]) -> bool:
+        """Whether a sample belongs to it."""
+        return name == self.name and (self.label is None or labels.get(self.label) in self.values)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where one server has one concept.
+
+    Attributes:
+        kind: how to read it. A histogram's samples are `<name>_bucket`, `<name>_sum` and `<name>_count`.
+        series: added up; all of them must be there.
+        replicated: labels whose values repeat the same figure (a tensor-parallel rank), so that they must not be added up.
+    """
+
+    kind: Kind
+    series: tuple[Series, ...]
+    replicated: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Sample names that must be exposed for it to be used."""
+        return tuple(f"{s.name}_count" if self.kind == "histogram" else s.name for s in self.series)
+
+
+PREFIXES: Final[Mapping[str, str]] = {"vllm": "vllm:", "sglang": "sglang:", "llama.cpp": "llamacpp:", "trtllm": "trtllm_", "tgi": "tgi_"}
+"""Server -> what its names begin with. The embedded engine reports what it measures under vLLM's names."""
+
+_SGLANG_RANKS = ("tp_rank", "pp_rank", "moe_ep_rank")  # ranks of one scheduler; dp_rank has figures of its own
+
+
+def _counter(*names: str) -> tuple[Source, ...]:
+    return tuple(Source("counter", (Series(name),)) for name in names)
+
+
+def _gauge(*names: str) -> tuple[Source, ...]:
+    return tuple(Source("gauge", (Series(name),)) for name in names)
+
+
+def _histogram(*names: str) -> tuple[Source, ...]:
+    return tuple(Source("histogram", (Series(name),)) for name in names)
+
+
+def _sglang(kind: Kind, *names: str) -> tuple[Source, ...]:
+    return tuple(Source(kind, (Series(name),), _SGLANG_RANKS) for name in names)
+
+
+def _sglang_realtime(mode: str) -> Source:
+    return Source("counter", (Series("sglang:realtime_tokens_total", "mode", (mode,)),), _SGLANG_RANKS)
+
+
+NAMES: Final[Mapping[str, Mapping[Concept, tuple[Source, ...]]]] = {
+    "vllm": {
+        Concept.PROMPT_TOKENS: _counter("vllm:prompt_tokens_total"),
+        Concept.COMPUTED_TOKENS: (Source("counter", (Series("vllm:prompt_tokens_by_source_total", "source", ("local_compute",)),)),),
+        # By source first: the prefix cache's own hits were counted twice for requests that were scheduled again (vLLM #43736).
+        Concept.CACHED_TOKENS: (
+            Source("counter", (Series("vllm:prompt_tokens_by_source_total", "source", ("local_cache_hit", "external_kv_transfer")),)),
+            *_counter("vllm:prompt_tokens_cached_total", "vllm:prefix_cache_hits_total", "vllm:gpu_prefix_cache_hits_total"),
+        ),
+        Concept.GENERATED_TOKENS: _counter("vllm:generation_tokens_total"),
+        Concept.FINISHED: _counter("vllm:request_success_total"),
+        Concept.PREEMPTED: _counter("vllm:num_preemptions_total"),
+        Concept.RUNNING: _gauge("vllm:num_requests_running"),
+        Concept.WAITING: _gauge("vllm:num_requests_waiting"),
+        Concept.KV_USAGE: _gauge("vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc"),
+        Concept.TTFT: _histogram("vllm:time_to_first_token_seconds"),
+        Concept.ITL: _histogram("vllm:inter_token_latency_seconds", "vllm:time_per_output_token_seconds"),
+    },
+    "sglang": {
+        Concept.PROMPT_TOKENS: _sglang("counter", "sglang:prompt_tokens_total"),
+        Concept.COMPUTED_TOKENS: (_sglang_realtime("prefill_compute"),),
+        # Never sglang:cache_hit_rate, which is of the moment.
+        Concept.CACHED_TOKENS: (*_sglang("counter", "sglang:cached_tokens_total"), _sglang_realtime("prefill_cache")),
+        Concept.GENERATED_TOKENS: _sglang("counter", "sglang:generation_tokens_total"),
+        Concept.FINISHED: _sglang("counter", "sglang:num_requests_total"),
+        Concept.PREEMPTED: _sglang("counter", "sglang:num_retracted_requests_total", "sglang:num_retracted_reqs_total"),
+        Concept.RUNNING: _sglang("gauge", "sglang:num_running_reqs"),
+        Concept.WAITING: _sglang("gauge", "sglang:num_queue_reqs"),
+        Concept.KV_USAGE: _sglang("gauge", "sglang:token_usage"),
+        Concept.TTFT: _sglang("histogram", "sglang:time_to_first_token_seconds"),
+        Concept.ITL: _sglang("histogram", "sglang:inter_token_latency_seconds", "sglang:time_per_output_token_seconds"),
+    },
+    "llama.cpp": {
+        # prompt_tokens_total leaves out the cached part, so the whole prompt is known only where that is exposed too.
+        Concept.PROMPT_TOKENS: (
+            Source("counter", (Series("llamacpp:prompt_tokens_total"), Series("llamacpp:prompt_tokens_cached_total"))),
+        ),
+        Concept.COMPUTED_TOKENS: _counter("llamacpp:prompt_tokens_total"),
+        Concept.CACHED_TOKENS: _counter("llamacpp:prompt_tokens_cached_total"),
+        Concept.GENERATED_TOKENS: _counter("llamacpp:tokens_predicted_total"),
+        Concept.RUNNING: _gauge("llamacpp:requests_processing"),
+        Concept.WAITING: _gauge("llamacpp:requests_deferred"),
+        Concept.KV_USAGE: _gauge("llamacpp:kv_cache_usage_ratio"),
+    },
+    "trtllm": {
+        Concept.PROMPT_TOKENS: _counter("trtllm_prompt_tokens_total"),
+        Concept.CACHED_TOKENS: _counter("trtllm_prompt_cached_tokens_total"),
+        Concept.GENERATED_TOKENS: _counter("trtllm_generation_tokens_total"),
+        Concept.FINISHED: _counter("trtllm_request_success_total"),
+        Concept.RUNNING: _gauge("trtllm_num_requests_running"),
+        Concept.WAITING: _gauge("trtllm_num_requests_waiting"),
+        Concept.KV_USAGE: _gauge("trtllm_kv_cache_utilization"),
+        Concept.TTFT: _histogram("trtllm_time_to_first_token_seconds"),
+        Concept.ITL: _histogram("trtllm_time_per_output_token_seconds"),
+    },
+    "tgi": {
+        Concept.PROMPT_TOKENS: _counter("tgi_request_input_length_sum"),
+        Concept.GENERATED_TOKENS: _counter("tgi_request_generated_tokens_sum"),
+        Concept.FINISHED: _counter("tgi_request_success"),
+        Concept.RUNNING: _gauge("tgi_batch_current_size"),
+        Concept.WAITING: _gauge("tgi_queue_size"),
+        Concept.ITL: _histogram("tgi_request_mean_time_per_token_duration"),
+    },
+}
+"""Server -> concept -> alternatives, best first."""
+
+
+def identify(names: Collection[str]) -> str | None:
+    """The server that exposes these sample names (a key of `NAMES`), or None for one that is not known."""
+    counts = {server: sum(name.startswith(prefix) for name in names) for server, prefix in PREFIXES.items()}
+    best = max(counts, key=lambda server: counts[server])
+    return best if counts[best] else None
+
+
+def pick(concept: Concept, names: Collection[str]) -> Source | None:
+    """Where a server with these sample names has a concept, or None when it does not tell."""
+    server = identify(names)
+    have = set(names)
+    for source in NAMES.get(server or "", {}).get(concept, ()):
+        if have.issuperset(source.names):
+            return source
+    return None
+
+
+def combine(source: Source, samples: Iterable[tuple[str, Mapping[str, str], float]]) -> float | None:
+    """One figure from the samples (name, labels, value) of one scrape, for counters and gauges.
+
+    Ranks and models are added up, replicated ones taken once; of KV usage the highest counts.
+
+    Returns:
+        None when a series of the source has no sample with a number.
+    """
+    total = 0.0
+    ratio = source.kind == "gauge" and source.series[0].name in _RATIOS
+    kept = list(samples)
+    for series in source.series:
+        distinct: dict[frozenset[tuple[str, str]], float] = {}
+        for name, labels, value in kept:
+            if series.matches(name, labels) and not math.isnan(value):
+                key = frozenset((k, v) for k, v in labels.items() if k not in source.replicated)
+                distinct[key] = max(value, distinct.get(key, value))
+        if not distinct:
+            return None
+        total += max(distinct.values()) if ratio else sum(distinct.values())
+    return total
+
+
+_RATIOS: Final = frozenset(source.series[0].name for concepts in NAMES.values() for source in concepts.get(Concept.KV_USAGE, ()))
