@@ -1,0 +1,246 @@
+"""A plan is a pure function of profile, facts and seed."""
+
+import itertools
+import json
+import statistics
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from harness.core.errors import ProfileError
+from harness.core.records import ModelFacts
+from harness.plan.bodies import Conversation, Texts
+from harness.plan.build import body_sha256, make_plan, plan_rows, workload_sha256
+from harness.plan.types import PartKind
+from harness.profile.schema import Profile
+
+FACTS = ModelFacts("builtin:tiny", max_context_tok=16384, tok_per_word=1.5)
+
+
+def profile(workload="chat", *, seed=1, api="messages", load=None, **traffic):
+    return Profile.model_validate(
+        {
+            "purpose": "smoke",
+            "seed": seed,
+            "model": {"id": "builtin:tiny"},
+            "traffic": {
+                "api": api,
+                "workload": workload if isinstance(workload, dict) else {"kind": workload},
+                "load": load or [{"kind": "concurrency", "concurrency": 4, "window_s": 20}],
+                **traffic,
+            },
+        }
+    )
+
+
+def first(plan, count, stage=0, **kwargs):
+    return list(itertools.islice(plan.sessions(stage, **kwargs), count))
+
+
+@pytest.mark.parametrize("workload", ["chat", "claude-code"])
+def test_the_same_inputs_give_the_same_sessions_and_bytes(workload):
+    one, two = make_plan(profile(workload), FACTS), make_plan(profile(workload), FACTS)
+    assert one.plan_sha256 == two.plan_sha256
+    assert first(one, 20) == first(two, 20)
+    session = first(one, 1)[0]
+    bodies = [Conversation(session, plan.settings, "m", Texts(plan.seed, plan.tok_per_word)).body(0) for plan in (one, two)]
+    assert bodies[0] == bodies[1]
+
+
+def test_another_process_makes_the_same_plan():
+    code = (
+        "import sys, json; from harness.profile.schema import Profile; from harness.core.records import ModelFacts;"
+        "from harness.plan.build import make_plan;"
+        "p = Profile.model_validate(json.loads(sys.argv[1]));"
+        "print(make_plan(p, ModelFacts('builtin:tiny', max_context_tok=16384, tok_per_word=1.5)).plan_sha256)"
+    )
+    mine = profile("claude-code", seed=7)
+    other = subprocess.run([sys.executable, "-c", code, mine.model_dump_json()], capture_output=True, text=True, check=True)
+    assert other.stdout.strip() == make_plan(mine, FACTS).plan_sha256
+
+
+def test_the_seed_changes_the_plan_and_not_the_workload():
+    one, two = make_plan(profile(seed=1), FACTS), make_plan(profile(seed=2), FACTS)
+    assert one.plan_sha256 != two.plan_sha256
+    assert one.workload_sha256 == two.workload_sha256
+
+
+def test_the_number_of_workers_changes_neither_hash():
+    one, two = profile(workers=1), profile(workers=4)
+    assert workload_sha256(one) == workload_sha256(two)
+    assert make_plan(one, FACTS).plan_sha256 == make_plan(two, FACTS).plan_sha256
+
+
+@pytest.mark.parametrize(
+    "load", [{"kind": "concurrency", "concurrency": 7, "sessions": 60}, {"kind": "arrival_rate", "rate_per_s": 5, "sessions": 60}]
+)
+@pytest.mark.parametrize("workers", [2, 3, 8])
+def test_workers_together_start_what_one_starts(load, workers):
+    plan = make_plan(profile("claude-code", load=[load]), FACTS)
+    alone = list(plan.sessions(0))
+    shared = [session for worker in range(workers) for session in plan.sessions(0, worker=worker, workers=workers)]
+    assert sorted(shared, key=lambda s: s.number) == alone
+    assert len({s.session_id for s in shared}) == len(alone) == 60
+
+
+def test_a_closed_loop_keeps_a_slot_on_one_worker():
+    plan = make_plan(profile(load=[{"kind": "concurrency", "concurrency": 6, "sessions": 48}]), FACTS)
+    for worker in range(4):
+        assert all(s.slot % 4 == worker and s.slot == s.number % 6 for s in plan.sessions(0, worker=worker, workers=4))
+
+
+def test_poisson_arrivals_have_the_rate_and_the_spread_of_a_poisson_process():
+    plan = make_plan(profile(load=[{"kind": "arrival_rate", "rate_per_s": 20, "window_s": 10}]), FACTS)
+    starts = [s.intended_offset_ns / 1e9 for s in first(plan, 4000)]
+    gaps = [b - a for a, b in itertools.pairwise(starts)]
+    assert min(gaps) >= 0
+    # Standard error of the mean and of the CV of 4,000 exponential gaps is 1.6 %: five of them.
+    assert statistics.mean(gaps) == pytest.approx(1 / 20, rel=0.08)
+    assert statistics.stdev(gaps) / statistics.mean(gaps) == pytest.approx(1, rel=0.08)
+
+
+def test_constant_arrivals_do_not_drift():
+    plan = make_plan(profile(load=[{"kind": "arrival_rate", "rate_per_s": 3, "process": "constant", "window_s": 10}]), FACTS)
+    assert [s.intended_offset_ns for s in first(plan, 3000)][-1] == 1_000_000_000_000
+
+
+@pytest.mark.parametrize("workload", ["chat", "claude-code"])
+def test_contexts_grow_by_what_was_said_and_stay_within_the_limit(workload):
+    plan = make_plan(profile(workload), FACTS)
+    assert plan.context_limit_tok <= 0.9 * 16384
+    for session in first(plan, 50):
+        assert session.turns
+        inputs = [turn.target_input_tok for turn in session.turns]
+        assert inputs == sorted(inputs)
+        for earlier, later in itertools.pairwise(session.turns):
+            assert later.target_input_tok > earlier.target_input_tok + earlier.target_output_tok
+        assert all(turn.target_input_tok + turn.target_output_tok <= plan.context_limit_tok for turn in session.turns)
+
+
+def test_the_scale_is_said_in_words_and_notes():
+    plan = make_plan(profile("claude-code"), FACTS)
+    assert 0 < plan.context_scale < 1
+    assert any("scaled by" in note for note in plan.notes)
+    assert make_plan(profile("chat", context_scale=0.1), FACTS).context_scale == 0.1
+
+
+def test_a_scale_that_cannot_fit_is_refused_with_the_one_that_would():
+    with pytest.raises(ProfileError, match="context_scale 1") as caught:
+        make_plan(profile("claude-code", context_scale=1.0), FACTS)
+    assert "auto" in str(caught.value)
+
+
+def test_a_head_that_fills_the_context_is_refused():
+    with pytest.raises(ProfileError, match="leaves no room"):
+        make_plan(profile({"kind": "chat", "system_tok": 31900}, context_scale=0.4), FACTS)
+
+
+@pytest.mark.parametrize("api", ["messages", "chat"])
+@pytest.mark.parametrize("workload", ["chat", "claude-code"])
+def test_bodies_are_json_and_each_turn_extends_the_one_before(api, workload):
+    plan = make_plan(profile(workload, api=api), FACTS)
+    session = max(first(plan, 30), key=lambda s: len(s.turns))
+    talk = Conversation(session, plan.settings, "the-model", Texts(plan.seed, plan.tok_per_word))
+    bodies = [json.loads(talk.body(turn.index)) for turn in session.turns]
+    for turn, body in zip(session.turns, bodies, strict=True):
+        assert body["model"] == "the-model"
+        assert body["stream"] is True
+        assert body["max_tokens"] == turn.target_output_tok
+        assert bool(body.get("tools")) == (workload == "claude-code")
+    for shorter, longer in itertools.pairwise(bodies):
+        assert longer["messages"][: len(shorter["messages"])] == shorter["messages"]
+        assert longer.get("system") == shorter.get("system")
+
+
+@pytest.mark.parametrize("api", ["messages", "chat"])
+def test_every_tool_result_answers_the_tool_use_before_it(api):
+    plan = make_plan(profile("claude-code", api=api), FACTS)
+    session = max(first(plan, 30), key=lambda s: len(s.turns))
+    body = json.loads(Conversation(session, plan.settings, "m", Texts(1, 1.5)).body(len(session.turns) - 1))
+    asked = None
+    answered = 0
+    names = {tool.get("name") or tool["function"]["name"] for tool in body["tools"]}
+    for message in body["messages"]:
+        if api == "chat":
+            if message["role"] == "tool":
+                assert message["tool_call_id"] == asked
+                answered += 1
+            for call in message.get("tool_calls", []):
+                asked = call["id"]
+                assert set(json.loads(call["function"]["arguments"])) == {"input"}
+            continue
+        for part in message["content"]:
+            if part["type"] == "tool_result":
+                assert part["tool_use_id"] == asked
+                answered += 1
+            if part["type"] == "tool_use":
+                asked = part["id"]
+                assert part["name"] in names or len(names) < 8
+    assert answered > 3
+
+
+def test_forced_lengths_are_asked_for_on_the_chat_route_only():
+    body = json.loads(_body(profile(api="chat", output_length="forced")))
+    assert body["ignore_eos"] is True
+    assert body["min_tokens"] == body["max_tokens"]
+    assert "ignore_eos" not in json.loads(_body(profile(api="messages", output_length="forced")))
+
+
+def _body(wanted):
+    plan = make_plan(wanted, FACTS)
+    return Conversation(first(plan, 1)[0], plan.settings, "m", Texts(1, 1.5)).body(0)
+
+
+def test_another_seed_gives_another_text_from_the_first_words_on():
+    plan = make_plan(profile(), FACTS)
+    session = first(plan, 1)[0]
+    one, two = (Texts(seed, 1.5).text(session.system) for seed in (1, 2))
+    assert one.split()[:3] != two.split()[:3]
+
+
+@given(tok=st.integers(1, 5000), tok_per_word=st.floats(0.5, 8))
+def test_a_text_has_the_words_that_its_target_asks_for(tok, tok_per_word):
+    from harness.plan.types import Block
+
+    words = Texts(3, tok_per_word).text(Block("k", tok)).split()
+    assert len(words) == max(1, round(tok / tok_per_word))
+
+
+def test_plan_rows_say_what_the_sessions_are():
+    plan = make_plan(profile("claude-code", load=[{"kind": "concurrency", "concurrency": 3, "sessions": 9}]), FACTS)
+    rows = list(plan_rows(plan))
+    sessions = list(plan.sessions(0))
+    assert len(rows) == sum(len(s.turns) for s in sessions)
+    assert len({row["request_id"] for row in rows}) == len(rows)
+    assert len({row["body_sha256"] for row in rows}) == len(rows)
+    assert rows[0]["body_sha256"] == body_sha256(sessions[0], sessions[0].turns[0])
+    assert all((row["gap_ns"] is None) == (row["turn"] == 0) for row in rows)
+
+
+def test_an_open_loop_is_written_down_up_to_the_end_of_its_window():
+    load = [{"kind": "arrival_rate", "rate_per_s": 10, "process": "constant", "warmup_s": 2, "window_s": 3}]
+    plan = make_plan(profile(load=load), FACTS)
+    assert plan.planned_sessions() == 49  # at 0.1, 0.2, … 4.9 s
+    assert make_plan(profile(), FACTS).planned_sessions() is None
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**63 - 1),
+    context=st.integers(3000, 300_000),
+    kind=st.sampled_from(["chat", "claude-code"]),
+    tool_share=st.floats(0, 1),
+)
+def test_any_seed_and_context_give_sessions_that_fit(seed, context, kind, tool_share):
+    workload = {"kind": kind} | ({"tool_use_share": tool_share} if kind == "claude-code" else {})
+    plan = make_plan(profile(workload, seed=seed), ModelFacts("m", max_context_tok=context))
+    for session in first(plan, 5):
+        for turn in session.turns:
+            assert turn.target_input_tok + turn.target_output_tok <= context
+            assert turn.target_output_tok >= 1
+            assert turn.gap_ns >= 0
+            kinds = [part.kind for part in turn.message.parts]
+            assert kinds in ([PartKind.TEXT], [PartKind.TOOL_RESULT])
