@@ -3,7 +3,7 @@
 import json
 import re
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -28,11 +28,15 @@ _COUNTER_WITHOUT_TOTAL = re.compile(r"^#[ \t]+TYPE[ \t]+(\S+)(?<!_total)[ \t]+co
 _NOT_IN_FILE_NAMES = re.compile(r"[^A-Za-z0-9._-]")
 
 
+Sample = tuple[str, Mapping[str, str], float]
+"""Name as exposed, labels, value."""
+
+
 class ExpositionError(ValueError):
     """A body that is no whole exposition."""
 
 
-def parse(body: bytes, content_type: str | None) -> list[tuple[str, Mapping[str, str], float]]:
+def parse(body: bytes, content_type: str | None) -> list[Sample]:
     """The samples of one exposition: name as exposed, labels, value. Timestamps inside it are left out: the scrape's own time counts.
 
     Args:
@@ -49,8 +53,8 @@ def parse(body: bytes, content_type: str | None) -> list[tuple[str, Mapping[str,
         raise ExpositionError("cut off: the last line has no end")
     try:
         text = body.decode("utf-8")
-        families: Iterator[Metric] = parse_openmetrics(text) if is_openmetrics else parse_classic(text)  # type: ignore[no-untyped-call]
-        samples = [(sample.name, sample.labels, float(sample.value)) for family in families for sample in family.samples]
+        families: Iterable[Metric] = parse_openmetrics(text) if is_openmetrics else parse_classic(text)  # type: ignore[no-untyped-call]
+        samples: list[Sample] = [(sample.name, sample.labels, float(sample.value)) for family in families for sample in family.samples]
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:  # what those parsers raise on garbage
         raise ExpositionError(f"{type(error).__name__}: {error}") from error
     if not is_openmetrics:

@@ -1,0 +1,74 @@
+"""NVML by the official nvidia-ml-py: one way in, errors with their reason, and None where a board does not tell."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final, TypeVar
+
+import pynvml
+
+T = TypeVar("T")
+
+_REASONS: Final = {
+    pynvml.NVML_ERROR_LIBRARY_NOT_FOUND: "the NVML library (libnvidia-ml.so.1) is not there; in a container: was it started with --gpus?",
+    pynvml.NVML_ERROR_DRIVER_NOT_LOADED: "the NVIDIA driver is not loaded",
+    pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH: "driver and NVML library are of different versions; a reboot after a driver update helps",
+    pynvml.NVML_ERROR_NO_PERMISSION: "no permission to talk to the NVIDIA driver",
+}
+
+
+class NvmlUnavailableError(Exception):
+    """NVML cannot be used here; the text says why."""
+
+
+def explain(error: pynvml.NVMLError) -> str:
+    """An NVML error in words."""
+    return _REASONS.get(error.value) or f"NVML says: {error}"
+
+
+@contextmanager
+def session() -> Iterator[None]:
+    """NVML initialised for the time of the block. Sessions may nest.
+
+    Raises:
+        NvmlUnavailableError: no library, no driver, or they do not fit together.
+    """
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError as error:
+        raise NvmlUnavailableError(explain(error)) from error
+    try:
+        yield
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def ask(call: Callable[..., T], *args: Any) -> T | None:  # noqa: ANN401 - NVML's own argument types
+    """The answer of an NVML call, or None when this board or driver does not give one."""
+    try:
+        return call(*args)
+    except pynvml.NVMLError:
+        return None
+
+
+def text(value: str | bytes | None) -> str | None:
+    """Strings of NVML, which older bindings give as bytes."""
+    return value.decode(errors="replace") if isinstance(value, bytes) else value
+
+
+def field_value(field: Any) -> float | None:  # noqa: ANN401 - a ctypes structure of pynvml
+    """The number in one answer of nvmlDeviceGetFieldValues, or None when the driver has none for that field."""
+    if field.nvmlReturn != pynvml.NVML_SUCCESS:
+        return None
+    member = _MEMBERS.get(field.valueType)
+    return None if member is None else float(getattr(field.value, member))
+
+
+_MEMBERS: Final = {
+    pynvml.NVML_VALUE_TYPE_DOUBLE: "dVal",
+    pynvml.NVML_VALUE_TYPE_UNSIGNED_INT: "uiVal",
+    pynvml.NVML_VALUE_TYPE_UNSIGNED_LONG: "ulVal",
+    pynvml.NVML_VALUE_TYPE_UNSIGNED_LONG_LONG: "ullVal",
+    pynvml.NVML_VALUE_TYPE_SIGNED_LONG_LONG: "sllVal",
+    pynvml.NVML_VALUE_TYPE_SIGNED_INT: "siVal",
+    pynvml.NVML_VALUE_TYPE_UNSIGNED_SHORT: "usVal",
+}
