@@ -109,8 +109,8 @@ _COUNTER: Final = "nvml-counter"
 class NvmlPowerSource:
     """NVIDIA boards by UUID: the energy counter, and power by the first call that answers.
 
-    Power: field 186 (instant), else field 185 (one-second average), else nvmlDeviceGetPowerUsage, which is an average or instant depending
-    on the board. Energy: nvmlDeviceGetTotalEnergyConsumption, mJ since the driver was loaded. Which of them a board has is found by calling.
+    Power: field 186 (instant), else field 185 (one-second average), else nvmlDeviceGetPowerUsage (average or instant, depending on the
+    board). Energy: nvmlDeviceGetTotalEnergyConsumption, mJ since the driver was loaded. Which of them a board has is found by trying.
     """
 
     name = "nvml"

@@ -1,0 +1,274 @@
+"""The supervisor's side of the recorder process."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+from harness.artifacts.layout import RunDir
+from harness.core.clock import NS_PER_S, now_ns
+from harness.core.errors import TelemetryError
+from harness.core.records import Concern, Endpoint, Gpu, Severity
+from harness.profile.schema import Telemetry
+from harness.telemetry.recorder import RecorderConfig
+
+_START_TIMEOUT_S: Final = 30.0
+_STOP_TIMEOUT_S: Final = 10.0
+_LOG_LINES: Final = 30
+
+
+class TelemetryRecorder:
+    """Starts, feeds and ends the recorder process. A context manager.
+
+    Losing the recorder does not end a run: `failed` is set, `on_concern` is called, and every later call does nothing.
+
+    Args:
+        run: an existing run directory; journals and logs/telemetry.log go there.
+        settings: the profile's telemetry.
+        gpus: boards whose power is read.
+        on_concern: called for what a reader of the run must know, from another thread.
+        replay_power: play a recorded power table back in place of reading boards; its readings are marked as replayed.
+    """
+
+    def __init__(
+        self, run: RunDir, settings: Telemetry, gpus: Sequence[Gpu] = (), *,
+        on_concern: Callable[[Concern], None] | None = None, replay_power: Path | None = None,
+    ) -> None:  # fmt: skip
+        self.failed: Concern | None = None
+        self.concerns: list[Concern] = []
+        self.power: dict[str, Any] | None = None
+        """What the power source can do here (`source`, `devices`, `why_not`), None where none was asked for. Known after `start`."""
+        self.nice: int | None = None
+        """Scheduling priority that the recorder got; -5 where that is permitted."""
+        self._run = run
+        self._settings = settings
+        self._config = RecorderConfig(
+            run_dir=str(run.root.resolve()), scrape_interval_s=settings.scrape_interval_s, scrape_timeout_s=settings.scrape_timeout_s,
+            power_interval_s=settings.power_interval_s, energy_interval_s=settings.energy_interval_s,
+            host_interval_s=settings.host_interval_s, supervisor_pid=os.getpid(), gpu_uuids=tuple(gpu.uuid for gpu in gpus),
+            replay_power=None if replay_power is None else str(replay_power.resolve()),
+        )  # fmt: skip
+        self._on_concern = on_concern
+        self._process: subprocess.Popen[bytes] | None = None
+        self._reader: threading.Thread | None = None
+        self._changed = threading.Condition()
+        self._ready = False
+        self._ended = False
+        self._stopping = False
+        self._live: dict[str, Any] = {}
+        self._answers: dict[int, dict[str, bool]] = {}
+        self._requests = 0
+        self._targets: dict[str, str] = {}
+        self._send_lock = threading.Lock()
+
+    @property
+    def pid(self) -> int | None:
+        """The recorder's process, None before the start."""
+        return None if self._process is None else self._process.pid
+
+    @property
+    def log(self) -> Path:
+        """What the recorder says for people."""
+        return self._run.logs_dir / "telemetry.log"
+
+    def start(self) -> Self:
+        """Start the process and wait until its samplers run.
+
+        Raises:
+            TelemetryError: it does not start, or power is required and cannot be had.
+        """
+        self._run.logs_dir.mkdir(parents=True, exist_ok=True)
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "harness.telemetry.recorder"],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, start_new_session=True,
+            )  # fmt: skip
+        self._reader = threading.Thread(target=self._read, args=(self._process,), name="telemetry-events", daemon=True)
+        self._reader.start()
+        self._send(asdict(self._config))
+        deadline_ns = now_ns() + int(_START_TIMEOUT_S * NS_PER_S)
+        with self._changed:
+            self._changed.wait_for(lambda: self._ready or self._ended, timeout=_left_s(deadline_ns))
+            ready = self._ready
+        if not ready:
+            self.stop()
+            raise TelemetryError(
+                "the telemetry recorder died at start" if self._ended else f"the telemetry recorder is not up after {_START_TIMEOUT_S:g} s",
+                next_step=f"read {self.log}", details=self._log_tail(),
+            )  # fmt: skip
+        if "gpu_power" in self._settings.require and not self._has_power():
+            why = self._power_why_not()
+            self.stop()
+            raise TelemetryError(
+                "telemetry.require asks for gpu_power, and it cannot be read", cause=why,
+                next_step="take gpu_power out of telemetry.require, or run where NVML gives power (`nvidia-smi -q -d POWER`)",
+            )  # fmt: skip
+        return self
+
+    def _has_power(self) -> bool:
+        devices = (self.power or {}).get("devices", [])
+        return bool(devices) and all(device["power"] or device["energy"] for device in devices)
+
+    def _power_why_not(self) -> str:
+        if self.power is None:
+            return "the deployment has no GPU on this machine"
+        reasons = [self.power["why_not"], *(device["why_not"] for device in self.power["devices"])]
+        return "; ".join(reason for reason in reasons if reason)
+
+    def add_targets(self, endpoints: Iterable[Endpoint]) -> None:
+        """Scrape these endpoints from now on; those without a metrics URL are left out."""
+        targets = [{"name": e.name, "url": e.metrics_url} for e in endpoints if e.metrics_url is not None]
+        self._targets.update({str(target["name"]): str(target["url"]) for target in targets})
+        if targets:
+            self._send({"add_targets": targets})
+
+    def add_scopes(self, scopes: Mapping[str, int]) -> None:
+        """Watch process trees: scope (`server:replica-0`, `traffic:0`, `traffic:master`) -> pid of the root.
+
+        `host`, `host-loopback`, `telemetry` and `supervisor` are always there.
+        """
+        if scopes:
+            self._send({"add_scopes": dict(scopes)})
+
+    def scrape_now(self, label: str, timeout_s: float | None = None) -> bool:
+        """Scrape every target at once and wait until that is recorded.
+
+        Args:
+            label: kept with the scrape: `ready`, `drained`.
+            timeout_s: default: the scrape's own timeout and two seconds.
+
+        Returns:
+            True when every target answered with a whole body; False when one did not, when there is none, or when the recorder is gone.
+        """
+        with self._changed:
+            self._requests += 1
+            request_id = self._requests
+        if not self._targets or not self._send({"scrape_now": label, "id": request_id}):
+            return False
+        limit_s = self._settings.scrape_timeout_s + 2 if timeout_s is None else timeout_s
+        with self._changed:
+            self._changed.wait_for(lambda: request_id in self._answers or self._ended, timeout=limit_s)
+            answer = self._answers.pop(request_id, {})
+        return bool(answer) and all(answer.values())
+
+    def ensure_required(self) -> None:
+        """Check `server_metrics` of telemetry.require with a scrape labelled `required`; call it when the server is ready.
+
+        Raises:
+            TelemetryError: server metrics are required and not every endpoint gives them.
+        """
+        if "server_metrics" in self._settings.require and not self.scrape_now("required"):
+            where = ", ".join(self._targets.values()) or "no endpoint has a metrics URL"
+            raise TelemetryError(
+                "telemetry.require asks for server_metrics, and not every endpoint gives them", cause=f"asked: {where}",
+                next_step="open that URL by hand; SGLang needs --enable-metrics, llama.cpp --metrics",
+            )  # fmt: skip
+
+    def latest(self) -> dict[str, Any]:
+        """Newest live values, at most a second old; a missing or None value is unknown. Empty once the recorder is gone.
+
+        Keys: t_ns, running, waiting, kv_usage (0 to 1), generated_tokens and prompt_tokens (cumulative, all targets), power_w (all boards),
+        scrapes, scrape_failures.
+        """
+        with self._changed:
+            return {} if self._ended else dict(self._live)
+
+    def stop(self) -> None:
+        """End the recorder: asked first, then told. Leaves no process; may be called again."""
+        process = self._process
+        if process is None:
+            return
+        with self._changed:
+            self._stopping = True
+        self._send({"stop": True})
+        assert process.stdin is not None
+        with self._send_lock, suppress(OSError):  # it is gone already
+            process.stdin.close()
+        try:
+            process.wait(timeout=_STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)  # the journals are readable all the same
+            process.wait()
+        if self._reader is not None:
+            self._reader.join(timeout=_STOP_TIMEOUT_S)
+        assert process.stdout is not None
+        process.stdout.close()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.stop()
+
+    def _send(self, message: Mapping[str, Any]) -> bool:
+        process = self._process
+        if process is None or process.stdin is None:
+            return False
+        with self._send_lock:
+            try:
+                process.stdin.write((json.dumps(message) + "\n").encode())
+                process.stdin.flush()
+            except (OSError, ValueError):  # it is gone, or stopped; the reader tells
+                return False
+        return True
+
+    def _read(self, process: subprocess.Popen[bytes]) -> None:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.endswith(b"\n"):  # the last one may be torn when it was killed
+                self._handle(json.loads(line))
+        status = process.wait()
+        with self._changed:
+            unexpected = not self._stopping and self._ready
+            self._ended = True
+            self._changed.notify_all()
+        if unexpected:
+            how = f"killed by signal {-status}" if status < 0 else f"exit status {status}"
+            self.failed = Concern(
+                "telemetry_died", Severity.DEGRADED,
+                f"the telemetry recorder ended in the middle of the run ({how}); scrapes, power and host readings stop there",
+            )  # fmt: skip
+            self._tell(self.failed)
+
+    def _handle(self, message: dict[str, Any]) -> None:
+        event = message.pop("event")
+        with self._changed:
+            if event == "ready":
+                self.power, self.nice, self._ready = message["power"], message["nice"], True
+            elif event == "live":
+                self._live = message
+            elif event == "scraped":
+                self._answers[message["id"]] = message["ok"]
+            self._changed.notify_all()
+        if event == "problem":
+            self._tell(Concern(message["code"], _SEVERITIES.get(message["code"], Severity.DEGRADED), message["message"]))
+        elif event == "stopped" and message["rows_lost"]:
+            lost = float(message["rows_lost"])
+            self._tell(Concern("telemetry_rows_lost", Severity.DEGRADED, "telemetry rows could not be written", value=lost, limit=0.0))
+
+    def _tell(self, concern: Concern) -> None:
+        self.concerns.append(concern)
+        if self._on_concern is not None:
+            self._on_concern(concern)
+
+    def _log_tail(self) -> str | None:
+        try:
+            lines = self.log.read_text(errors="replace").splitlines()[-_LOG_LINES:]
+        except OSError:
+            return None
+        return "\n".join(lines) or None
+
+
+_SEVERITIES: Final = {"telemetry_scope_gone": Severity.NOTE, "telemetry_control": Severity.NOTE}
+
+
+def _left_s(deadline_ns: int) -> float:
+    return max(0.0, (deadline_ns - now_ns()) / NS_PER_S)

@@ -1,0 +1,382 @@
+"""The recorder process: `python -m harness.telemetry.recorder`.
+
+A process of its own, above normal priority where that is allowed, so that a busy load generator cannot starve it. It reads one line of
+JSON, its configuration, then control lines from standard input, and writes lines of JSON to standard output:
+
+in   {"add_targets": [{"name", "url"}]}   {"add_scopes": {scope: pid}}   {"scrape_now": label, "id": n}   {"stop": true}
+out  {"event": "ready", "nice", "power": {source, devices, why_not} or null}
+     {"event": "live", "t_ns", "running", "waiting", "kv_usage", "generated_tokens", "prompt_tokens", "power_w", "scrapes",
+      "scrape_failures"}
+     {"event": "scraped", "id", "label", "ok": {target: bool}}
+     {"event": "problem", "code", "message"}
+     {"event": "stopped", "scrapes", "scrape_failures", "rows_lost"}
+
+The end of standard input means that the supervisor is gone: the recorder closes its journals and ends.
+"""
+
+import ctypes
+import json
+import os
+import queue
+import signal
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, Final
+
+import pyarrow as pa
+
+from harness.artifacts import tables
+from harness.artifacts.journal import JournalWriter
+from harness.artifacts.layout import RunDir
+from harness.core.clock import NS_PER_S, now_ns
+from harness.core.errors import ArtifactError
+from harness.telemetry.hosts import HostSampler
+from harness.telemetry.live import LiveReader
+from harness.telemetry.power import NvmlPowerSource, PowerProbe, PowerReading, PowerSource, ReplayPowerSource, What
+from harness.telemetry.scrape import MetricsClient, Scrape, Scraper
+
+_NICE: Final = -5
+_ZSTD_LEVEL: Final = 3  # 55 kB of vLLM's exposition: 6.4 kB in 0.08 ms
+_LIVE_INTERVAL_S: Final = 1.0
+_STALE_POWER_S: Final = 3.0  # a reading older than this is not shown as the present one
+_PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
+
+
+@dataclass(frozen=True, slots=True)
+class RecorderConfig:
+    """First line of standard input.
+
+    Attributes:
+        run_dir: an existing run directory.
+        gpu_uuids: boards whose power is read; empty: none.
+        replay_power: a recorded power table to play back in place of boards.
+        supervisor_pid: its end is this process's end.
+    """
+
+    run_dir: str
+    scrape_interval_s: float
+    scrape_timeout_s: float
+    power_interval_s: float
+    energy_interval_s: float
+    host_interval_s: float
+    supervisor_pid: int
+    gpu_uuids: tuple[str, ...] = ()
+    replay_power: str | None = None
+
+
+class _StopSignal(BaseException):
+    """Raised by the signal handlers out of the wait for control lines."""
+
+
+class _Journal:
+    """A journal that several threads append to and that comes into being with its first row."""
+
+    def __init__(self, path: Path, schema: pa.Schema, on_problem: Callable[[str, str], None]) -> None:
+        self._path = path
+        self._schema = schema
+        self._on_problem = on_problem
+        self._lock = threading.Lock()
+        self._writer: JournalWriter | None = None
+        self._closed = False
+        self.rows_lost = 0
+
+    def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        if not rows:
+            return
+        with self._lock:
+            if self._closed:
+                return
+            try:
+                if self._writer is None:
+                    self._writer = JournalWriter(self._path, self._schema)
+                self._writer.append(rows)
+            except ArtifactError as error:
+                if not self.rows_lost:
+                    self._on_problem("telemetry_not_written", f"{error.what} ({error.cause})")
+                self.rows_lost += len(rows)
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            if self._writer is not None:
+                try:
+                    self._writer.close()
+                except ArtifactError as error:
+                    self._on_problem("telemetry_not_written", error.what)
+
+
+class Recorder:
+    """Threads that sample, and the journals that they fill."""
+
+    def __init__(self, config: RecorderConfig, emit: Callable[[dict[str, Any]], None]) -> None:
+        run = RunDir(Path(config.run_dir))
+        self._config = config
+        self._emit = emit
+        self._stop = threading.Event()
+        self._energy_wanted = threading.Event()
+        self._scrapes = _Journal(run.scrapes_journal, tables.SCRAPES_RAW, self._problem)
+        self._power = _Journal(run.power_journal, tables.POWER, self._problem)
+        self._host = _Journal(run.host_journal, tables.HOST, self._problem)
+        self._sampler = HostSampler()
+        self._sampler_lock = threading.Lock()
+        self._scrapers: dict[str, Scraper] = {}
+        self._state = threading.Lock()
+        self._readers: dict[str, LiveReader] = {}
+        self._shown: dict[str, dict[str, float] | None] = {}  # None: the last scrape failed
+        self._scrape_count = 0
+        self._failure_count = 0
+        self._latest_power: dict[str, PowerReading] = {}
+        self._source: PowerSource | None = None
+        self._probe: PowerProbe | None = None
+        self._threads: list[threading.Thread] = []
+        self._told: set[str] = set()
+
+    def start(self) -> None:
+        """Probe, start the samplers, and say `ready`."""
+        config = self._config
+        self.add_scopes({"telemetry": os.getpid(), "supervisor": config.supervisor_pid})
+        if config.replay_power is not None:
+            self._source = ReplayPowerSource(Path(config.replay_power))
+        elif config.gpu_uuids:
+            self._source = NvmlPowerSource(config.gpu_uuids)
+        loops: list[tuple[str, Callable[[], None], float, threading.Event]] = [
+            ("host", self._sample_host, config.host_interval_s, self._stop),
+            ("live", self._report, _LIVE_INTERVAL_S, self._stop),
+        ]
+        if self._source is not None:
+            self._probe = self._source.probe()
+            if any(device.power for device in self._probe.devices):
+                loops.append(("power", lambda: self._sample_power("power"), config.power_interval_s, self._stop))
+            if any(device.energy for device in self._probe.devices):
+                # A thread of its own: the counter is slow to read and must not hold up the instant readings.
+                loops.append(("energy", lambda: self._sample_power("energy"), config.energy_interval_s, self._energy_wanted))
+        for name, step, interval_s, wake in loops:
+            thread = threading.Thread(target=self._loop, args=(step, interval_s, wake), name=name, daemon=True)
+            self._threads.append(thread)
+            thread.start()
+        self._emit(
+            {"event": "ready", "nice": os.nice(0), "power": None if self._probe is None else asdict(self._probe)}
+        )  # fmt: skip
+
+    def _loop(self, step: Callable[[], None], interval_s: float, wake: threading.Event) -> None:
+        """Call `step` at an interval and whenever `wake` is set, until the stop; missed slots are left out."""
+        interval_ns = int(interval_s * NS_PER_S)
+        due_ns = now_ns()
+        while not self._stop.is_set():
+            if wake is not self._stop:
+                wake.clear()
+            step()
+            if self._stop.is_set():
+                break
+            now = now_ns()
+            if now >= due_ns:
+                due_ns += interval_ns * ((now - due_ns) // interval_ns + 1)
+            wake.wait((due_ns - now) / NS_PER_S)
+
+    def control(self, line: str) -> bool:
+        """Do what one control line says.
+
+        Returns:
+            False when it is the last one.
+        """
+        try:
+            message = json.loads(line)
+            if not isinstance(message, dict):
+                raise TypeError("not an object")
+            if message.get("stop"):
+                return False
+            self.add_targets(message.get("add_targets", []))
+            self.add_scopes(message.get("add_scopes", {}))
+            if "scrape_now" in message:
+                self._scrape_now(str(message["scrape_now"]), message.get("id"))
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            self._problem("telemetry_control", f"cannot do {line.strip()[:200]!r}: {error}")
+        return True
+
+    def add_targets(self, targets: Sequence[Mapping[str, str]]) -> None:
+        """Scrape further targets; a name that is there already stays as it is."""
+        for target in targets:
+            name = target["name"]
+            if name in self._scrapers:
+                continue
+            client = MetricsClient(name, target["url"], self._config.scrape_timeout_s)
+            with self._state:
+                self._readers[name] = LiveReader()
+                self._shown[name] = None
+            scraper = Scraper(client, self._config.scrape_interval_s, self._record_scrape)
+            self._scrapers[name] = scraper
+            scraper.start()
+
+    def add_scopes(self, scopes: Mapping[str, int]) -> None:
+        """Watch further process trees."""
+        for scope, pid in scopes.items():
+            with self._sampler_lock:
+                there = self._sampler.add(scope, int(pid))
+            if not there:
+                self._problem("telemetry_scope_gone", f"process {pid} of {scope} is already gone; its CPU and memory are not recorded")
+
+    def _scrape_now(self, label: str, request_id: int | None) -> None:
+        demands = {name: scraper.demand(label) for name, scraper in self._scrapers.items()}
+        self._energy_wanted.set()
+
+        def answer() -> None:
+            for demand in demands.values():
+                demand.done.wait()
+            self._emit({"event": "scraped", "id": request_id, "label": label, "ok": {name: demand.ok for name, demand in demands.items()}})
+
+        threading.Thread(target=answer, name="scrape-now", daemon=True).start()
+
+    def _record_scrape(self, scrape: Scrape) -> None:
+        row: dict[str, Any] = {
+            "t_ns": scrape.t_ns, "duration_ns": scrape.duration_ns, "target": scrape.target, "http_status": scrape.http_status,
+            "error": scrape.error, "content_type": scrape.content_type, "label": scrape.label,
+        }  # fmt: skip
+        shown: dict[str, float] | None = None
+        if scrape.body is not None:
+            row["body_zstd"] = pa.Codec("zstd", compression_level=_ZSTD_LEVEL).compress(scrape.body, asbytes=True)
+            row["body_bytes"] = len(scrape.body)
+            shown = self._readers[scrape.target].read(scrape.body)
+        self._scrapes.append([row])
+        with self._state:
+            self._scrape_count += 1
+            self._failure_count += scrape.error is not None
+            self._shown[scrape.target] = shown
+
+    def _sample_host(self) -> None:
+        with self._sampler_lock:
+            rows = self._sampler.sample()
+        self._host.append(rows)
+
+    def _sample_power(self, what: What) -> None:
+        source = self._source
+        assert source is not None
+        readings = source.sample(what)
+        self._power.append([asdict(reading) for reading in readings])
+        if what == "power":
+            with self._state:
+                self._latest_power.update({reading.device_id: reading for reading in readings})
+        for message in list(source.trouble.seen):
+            if message not in self._told:
+                self._told.add(message)
+                self._problem("power_reading_failed", f"{message}; its readings are absent from here on until it answers again")
+
+    def _report(self) -> None:
+        with self._state:
+            shown = list(self._shown.values())
+            live: dict[str, Any] = {
+                "event": "live", "t_ns": now_ns(), "power_w": self._power_now_w(),
+                "scrapes": self._scrape_count, "scrape_failures": self._failure_count,
+            }  # fmt: skip
+        for key in ("running", "waiting", "kv_usage", "generated_tokens", "prompt_tokens"):
+            values = [None if one is None else one.get(key) for one in shown]
+            known = [value for value in values if value is not None]
+            # Of part of the replicas it would be another figure, so it is unknown until all of them tell.
+            whole = bool(known) and len(known) == len(values)
+            live[key] = (max(known) if key == "kv_usage" else sum(known)) if whole else None
+        self._emit(live)
+
+    def _power_now_w(self) -> float | None:
+        wanted = [device.device_id for device in self._probe.devices] if self._probe is not None else []
+        oldest_ns = now_ns() - int(_STALE_POWER_S * NS_PER_S)
+        watts = [
+            reading.power_w for device in wanted if (reading := self._latest_power.get(device)) is not None and reading.t_ns >= oldest_ns
+        ]
+        known = [value for value in watts if value is not None]
+        return sum(known) if known and len(known) == len(wanted) else None
+
+    def _problem(self, code: str, message: str) -> None:
+        self._emit({"event": "problem", "code": code, "message": message})
+
+    def close(self) -> None:
+        """End the samplers, close the journals, and say `stopped`."""
+        self._stop.set()
+        self._energy_wanted.set()
+        for scraper in self._scrapers.values():
+            scraper.stop()
+        for thread in (*self._threads, *self._scrapers.values()):
+            thread.join(timeout=2.0)  # one that hangs in a driver call does not keep the journals open
+        for journal in (self._scrapes, self._power, self._host):
+            journal.close()
+        if self._source is not None:
+            self._source.close()
+        lost = sum(journal.rows_lost for journal in (self._scrapes, self._power, self._host))
+        self._emit({"event": "stopped", "scrapes": self._scrape_count, "scrape_failures": self._failure_count, "rows_lost": lost})
+
+
+def _emitter() -> tuple[Callable[[dict[str, Any]], None], Callable[[], None]]:
+    """A function that puts a message on its way without ever waiting for the reader, and one that waits until all are out."""
+    messages: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+
+    def write() -> None:
+        while (message := messages.get()) is not None:
+            try:
+                os.write(sys.stdout.fileno(), (json.dumps(message) + "\n").encode())
+            except OSError:
+                return  # nobody listens any more; the end of standard input tells the rest
+
+    thread = threading.Thread(target=write, name="emit", daemon=True)
+    thread.start()
+
+    def finish() -> None:
+        messages.put(None)
+        thread.join(timeout=2.0)
+
+    return messages.put, finish
+
+
+def _end_with(supervisor_pid: int) -> None:
+    """Have the kernel tell this process when the supervisor ends, should another process hold the control pipe open then."""
+
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        raise _StopSignal
+
+    def orphaned(_signal: int, _frame: FrameType | None) -> None:
+        # The signal comes when the *thread* that started this process ends; only a new parent means that the supervisor is gone.
+        if os.getppid() != supervisor_pid:
+            raise _StopSignal
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the supervisor decides when telemetry ends
+    signal.signal(signal.SIGUSR1, orphaned)
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGUSR1)
+
+
+def main() -> int:
+    """Run until told to stop.
+
+    Returns:
+        Exit status: 0, or 2 for a configuration that cannot be read.
+    """
+    emit, finish = _emitter()
+    try:
+        raw = json.loads(sys.stdin.readline())
+        config = RecorderConfig(**{**raw, "gpu_uuids": tuple(raw.get("gpu_uuids", ()))})
+    except (ValueError, TypeError) as error:
+        emit({"event": "problem", "code": "telemetry_config", "message": f"cannot read the configuration: {error}"})
+        finish()
+        return 2
+    with suppress(OSError):  # not permitted: normal priority, which `ready` tells
+        os.nice(_NICE)
+    recorder = Recorder(config, emit)
+    try:
+        _end_with(config.supervisor_pid)
+        recorder.start()
+        for line in iter(sys.stdin.readline, ""):
+            if not recorder.control(line):
+                break
+    except _StopSignal:
+        pass
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+    recorder.close()
+    finish()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
