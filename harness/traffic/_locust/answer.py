@@ -1,0 +1,531 @@
+"""From the reads of a response to what the record says: when which content came, usage, how it ended.
+
+Runs once, after the last byte. Events that look like one that was parsed before are recognised by a pattern made from it, so most
+events cost one match and no JSON; anything else (first events, usage, stop reasons, escapes, surprises) is parsed as JSON.
+"""
+
+import json
+import re
+from array import array
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
+from enum import Enum
+from itertools import pairwise
+from typing import Any, Final
+
+from harness.core.clock import wall_now
+from harness.core.records import Api, Outcome
+from harness.traffic._locust.framing import Framing
+
+PAUSE_EVENTS: Final = 200
+"""Events between two calls of `pause`: about half a millisecond, so that a long answer does not hold up the timestamps of the others."""
+
+_UINT32_MAX: Final = 2**32 - 1
+_ERROR_CHARS: Final = 500
+"""Most characters of a server's error text that a record keeps."""
+
+
+class Ending(Enum):
+    """Why reading stopped."""
+
+    COMPLETE = "complete"  # the HTTP message is whole, or its bytes are no HTTP
+    EOF = "eof"  # the server closed its side
+    RESET = "reset"  # the connection broke
+    LOCAL = "local"  # our side stopped: a timeout, the user, the end of the run
+
+
+@dataclass(slots=True)
+class Answer:
+    """What a response said. Fields are those of `artifacts.tables.REQUESTS`; None is unknown or did not happen."""
+
+    outcome: Outcome
+    error: str | None = None
+    http_status: int | None = None
+    retry_after_s: float | None = None
+    first_byte_ns: int | None = None
+    first_token_ns: int | None = None
+    last_token_ns: int | None = None
+    stop_reason: str | None = None
+    content_kinds: list[str] = field(default_factory=list)
+    input_tok: int | None = None
+    cache_read_tok: int | None = None
+    cache_write_tok: int | None = None
+    output_tok: int | None = None
+    response_bytes: int | None = None
+    chunk_dt_us: "array[int] | None" = None
+    chunk_bytes: "array[int] | None" = None
+    chunk_tok: "array[int] | None" = None
+    text: str | None = None
+
+
+def read_answer(
+    framing: Framing,
+    api: Api,
+    ending: Ending,
+    *,
+    local: Outcome | None = None,
+    error: str | None = None,
+    pause: Callable[[], None] | None = None,
+    keep_text: bool = False,
+) -> Answer:
+    """Read a response that is over. Never raises for anything that a server can send.
+
+    Args:
+        framing: the reads.
+        api: wire API of the stream.
+        ending: why reading stopped.
+        local: the outcome when `ending` is LOCAL.
+        error: words for the record when reading stopped for another reason than the message's end.
+        pause: called now and then while a long answer is read.
+        keep_text: collect the content as text (tests); every event is then parsed as JSON.
+    """
+    framing.finish()
+    answer = Answer(Outcome.OK, http_status=framing.status, response_bytes=len(framing.body) if framing.reads else None)
+    if framing.times_ns:
+        answer.first_byte_ns = framing.times_ns[0]
+    content_type = framing.headers.get("content-type", "")
+    stream: _Stream | None = None
+    if framing.status is not None:
+        answer.retry_after_s = retry_after_s(framing.headers)
+    if framing.status == 200 and content_type.split(";")[0].strip().lower() == "text/event-stream":
+        stream = _Stream(api, keep_text=keep_text)
+        stream.read(framing, whole=framing.complete, pause=pause)
+        stream.fill(answer)
+
+    if ending is Ending.LOCAL:
+        assert local is not None
+        answer.outcome, answer.error = local, error
+    elif framing.status is None:
+        answer.outcome, answer.error = _no_status(framing, ending, error)
+    elif framing.status != 200:
+        answer.outcome, answer.error = Outcome.HTTP_ERROR, _error_text(framing.body) or f"HTTP {framing.status}"
+    elif stream is None:
+        answer.outcome, answer.error = _no_stream(framing, content_type)
+    else:
+        answer.outcome, answer.error = _stream_outcome(framing, stream, ending, error)
+    return answer
+
+
+def _no_status(framing: Framing, ending: Ending, error: str | None) -> tuple[Outcome, str]:
+    if framing.error is not None:
+        return Outcome.MALFORMED, framing.error
+    if framing.reads:
+        return Outcome.TRUNCATED, "the connection closed within the headers"
+    if ending is Ending.EOF:
+        return Outcome.CONNECTION_ERROR, error or "the server closed the connection without an answer"
+    return Outcome.CONNECTION_ERROR, error or "the connection broke before an answer"
+
+
+def _no_stream(framing: Framing, content_type: str) -> tuple[Outcome, str]:
+    text = _error_text(framing.body)
+    if text is not None and b'"error"' in framing.body:
+        return Outcome.API_ERROR, text
+    return Outcome.MALFORMED, f"status 200 with content-type {content_type or 'none'!r}, not an event stream"
+
+
+def _stream_outcome(framing: Framing, stream: "_Stream", ending: Ending, error: str | None) -> tuple[Outcome, str | None]:
+    if stream.api_error is not None:
+        return Outcome.API_ERROR, stream.api_error
+    if framing.error is not None:
+        return Outcome.MALFORMED, framing.error
+    if stream.malformed is not None:
+        return Outcome.MALFORMED, stream.malformed
+    if not framing.complete:
+        cut = "the connection broke" if ending is Ending.RESET else "the connection closed"
+        return Outcome.TRUNCATED, error or f"{cut} before the HTTP message was complete"
+    if not stream.ended:
+        tail = "; bytes followed the end of the HTTP message" if framing.extra else ""
+        return Outcome.TRUNCATED, f"the stream ended without {stream.end_marker}{tail}"
+    return Outcome.OK, None
+
+
+def retry_after_s(headers: dict[str, str]) -> float | None:
+    """Seconds that the server asks to wait: `retry-after-ms`, else `retry-after` in seconds or as a date; None without a usable one."""
+    try:
+        if "retry-after-ms" in headers:
+            return max(0.0, float(headers["retry-after-ms"]) / 1000)
+    except ValueError:
+        pass  # an unusable retry-after-ms leaves retry-after
+    value = headers.get("retry-after")
+    if value is None:
+        return None
+    try:
+        return max(0.0, float(value))
+    except ValueError:
+        pass  # then it is a date
+    try:
+        then = parsedate_to_datetime(value)
+        now = parsedate_to_datetime(headers["date"]) if "date" in headers else wall_now()
+        return max(0.0, (then - now).total_seconds())
+    except (ValueError, TypeError):
+        return None
+
+
+def _error_text(body: bytes) -> str | None:
+    """Type and message of a JSON error body in any of the forms that servers use, else the body's beginning; None when it is empty."""
+    try:
+        value = json.loads(body)
+    except ValueError:
+        return body[:_ERROR_CHARS].decode("utf-8", "replace").strip() or None
+    return _error_of(value) or json.dumps(value)[:_ERROR_CHARS]
+
+
+def _error_of(value: Any) -> str | None:  # noqa: ANN401 - any JSON value
+    """`type: message` of an error object ({"error": {…}}, {"error": "…"}, {"message": …}, {"detail": …}), else None."""
+    if not isinstance(value, dict):
+        return None
+    inner = value.get("error")
+    if isinstance(inner, str):
+        return inner[:_ERROR_CHARS]
+    if not isinstance(inner, dict):
+        inner = value
+    message = inner.get("message", inner.get("detail"))
+    if message is None:
+        return None
+    kind = inner.get("type")
+    return (f"{kind}: {message}" if isinstance(kind, str) else str(message))[:_ERROR_CHARS]
+
+
+# --- events -----------------------------------------------------------------------------------------------------------------------
+
+_BOUNDARY = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
+_LINE_END = re.compile(rb"\r\n|\n|\r")
+_STRING = rb'[^"\\\x00-\x1f]*(?:\\.[^"\\\x00-\x1f]*)*'
+_LITERAL = re.compile(rb'"(?:text|thinking|partial_json|content|reasoning_content|reasoning|arguments)"\s*:\s*"(' + _STRING + rb')"')
+_FINISHED = re.compile(rb'"(?:finish_reason|stop_reason)"\s*:\s*"')
+_VARYING = re.compile(rb'"(?:id|obfuscation|request_id)"\s*:\s*"[^"\\]*"|"completion_tokens"\s*:\s*\d+|\d+')
+_CONTENT_GROUP = b"(" + _STRING + b")"
+
+
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    """A pattern for events that differ from a parsed one only in content, digits and ids.
+
+    Attributes:
+        pattern: for the whole event.
+        kind: of the content.
+        content: number of the group that holds the content's JSON literal.
+        tok: number of the group that holds the completion tokens so far; 0 where the event does not tell.
+    """
+
+    pattern: re.Pattern[bytes]
+    kind: str
+    content: int
+    tok: int
+
+
+_MAX_SHAPES = 16
+_MAX_LEARNT_PER_STREAM = 4
+"""A server whose every event differs in some other way would have a new shape learnt each time; it is parsed as JSON instead."""
+
+_shapes: dict[Api, dict[tuple[bytes, str], _Shape]] = {api: {} for api in Api}
+"""Shapes seen by this process: the same server answers all its requests in the same few."""
+
+
+def _learn(api: Api, event: bytes, kind: str, content: str) -> _Shape | None:
+    """A shape from an event whose whole meaning is `content` (no stop reason, no error); None when its literal is not unique."""
+    found = [match for match in _LITERAL.finditer(event) if match[1]]
+    if len(found) != 1 or json.loads(b'"' + found[0][1] + b'"') != content or _FINISHED.search(event):
+        return None
+    start, end = found[0].span(1)
+    before, tok_before = _generalise(event[:start])
+    after, tok_after = _generalise(event[end:])
+    if tok_before + tok_after > 1:
+        return None
+    key = (before + _CONTENT_GROUP + after, kind)
+    known = _shapes[api]
+    shape = known.get(key)
+    if shape is None:
+        if len(known) >= _MAX_SHAPES:
+            known.pop(next(iter(known)))
+        shape = known[key] = _Shape(re.compile(key[0]), kind, 1 + tok_before, 2 if tok_after else tok_before)
+    return shape
+
+
+def _generalise(piece: bytes) -> tuple[bytes, int]:
+    """A piece of an event as a pattern, and the number of groups in it."""
+    out: list[bytes] = []
+    at = groups = 0
+    for match in _VARYING.finditer(piece):
+        out.append(re.escape(piece[at : match.start()]))
+        text = match[0]
+        if text.startswith(b'"completion_tokens"'):
+            out.append(re.escape(text.rstrip(b"0123456789")) + rb"(\d+)")
+            groups += 1
+        elif text.startswith(b'"'):
+            out.append(re.escape(text[: text.index(b":") + 1]) + rb'\s*"[^"\\]*"')
+        else:
+            out.append(rb"\d+")
+        at = match.end()
+    out.append(re.escape(piece[at:]))
+    return b"".join(out), groups
+
+
+class _Stream:
+    """Content, usage and end of one event stream."""
+
+    def __init__(self, api: Api, *, keep_text: bool) -> None:
+        self.api = api
+        self.end_marker = "message_stop" if api is Api.MESSAGES else "[DONE]"
+        self.ended = False
+        self.api_error: str | None = None
+        self.malformed: str | None = None
+        self.stop_reason: str | None = None
+        self.kinds: list[str] = []
+        self.usage: dict[str, Any] = {}
+        self._completion_tok: int | None = None  # so far, where the stream tells as it goes
+        self._keep_text = keep_text
+        self._text: list[str] = []
+        # One entry a read that carries content: its time, content bytes, and the tokens so far after it.
+        self._times_ns: list[int] = []
+        self._bytes: list[int] = []
+        self._tok: list[int | None] = []
+
+    def read(self, framing: Framing, *, whole: bool, pause: Callable[[], None] | None) -> None:
+        """Go through the body's events."""
+        body, ends, times = framing.body, framing.body_ends, framing.times_ns
+        shapes = [] if self._keep_text else list(_shapes[self.api].values())
+        shape = shapes[-1] if shapes else None
+        match = shape.pattern.fullmatch if shape else None
+        learnt = 0
+        which = 0  # the read that completed the event
+        counted = -1  # the read of the last entry
+        last_counted: bytes | None = None
+        for number, (event, end) in enumerate(_events(body, whole=whole)):
+            if pause is not None and number % PAUSE_EVENTS == PAUSE_EVENTS - 1:
+                pause()
+            while which < len(ends) - 1 and ends[which] < end:
+                which += 1
+            hit = match(event) if match is not None else None
+            if hit is None and shapes:
+                for other in shapes:
+                    if other is not shape and (hit := other.pattern.fullmatch(event)) is not None:
+                        shape, match = other, other.pattern.fullmatch
+                        break
+            size = -1
+            kind = ""
+            if hit is not None and not self.ended:
+                assert shape is not None
+                start, stop = hit.span(shape.content)
+                size = stop - start
+                if b"\\" in event:
+                    size = _escaped_size(hit[shape.content])
+                kind = shape.kind
+                if shape.tok and size >= 0:
+                    self._completion_tok = int(hit[shape.tok])
+                    last_counted = event
+            if size < 0:
+                found = self._parse(event)
+                if found is None:
+                    continue
+                kind, content = found
+                size = _size(content)
+                if learnt < _MAX_LEARNT_PER_STREAM and not self._keep_text and (new := _learn(self.api, event, kind, content)) is not None:
+                    learnt += 1
+                    shape, match = new, new.pattern.fullmatch
+                    if new not in shapes:
+                        shapes.append(new)
+            if not size:
+                continue
+            if kind not in self.kinds:
+                self.kinds.append(kind)
+            if which == counted:
+                self._bytes[-1] += size
+                self._tok[-1] = self._completion_tok
+            else:
+                counted = which
+                self._times_ns.append(times[which])
+                self._bytes.append(size)
+                self._tok.append(self._completion_tok)
+        if last_counted is not None and self.usage.get("completion_tokens") != self._completion_tok:
+            # No closing usage (the stream was cut short, or its server sends none): every event told as much as the last one did.
+            usage = json.loads(_fields(last_counted)[1] or b"{}").get("usage")
+            self._merge(usage if isinstance(usage, dict) else {})
+
+    def fill(self, answer: Answer) -> None:
+        """Write what was found into an answer."""
+        answer.stop_reason = self.stop_reason
+        answer.content_kinds = self.kinds
+        if self._keep_text:
+            answer.text = "".join(self._text)
+        if self._times_ns:
+            first = self._times_ns[0]
+            answer.first_token_ns, answer.last_token_ns = first, self._times_ns[-1]
+            so_far_us = [(time - first + 500) // 1000 for time in self._times_ns]  # rounded cumulatively, so that no error adds up
+            answer.chunk_dt_us = array("I", [0, *(min(b - a, _UINT32_MAX) for a, b in pairwise(so_far_us))])
+            answer.chunk_bytes = array("I", self._bytes)
+            told = [tok for tok in self._tok if tok is not None]
+            if len(told) == len(self._tok) and all(b >= a for a, b in pairwise(told)):
+                answer.chunk_tok = array("I", [b - a for a, b in pairwise([0, *told])])
+        if self.api is Api.MESSAGES:
+            self._messages_usage(answer)
+        else:
+            answer.input_tok = _count(self.usage.get("prompt_tokens"))
+            answer.output_tok = _count(self.usage.get("completion_tokens"))
+            details = self.usage.get("prompt_tokens_details")
+            answer.cache_read_tok = _count(details.get("cached_tokens")) if isinstance(details, dict) else None
+
+    def _messages_usage(self, answer: Answer) -> None:
+        read = _count(self.usage.get("cache_read_input_tokens"))
+        write = _count(self.usage.get("cache_creation_input_tokens"))
+        rest = _count(self.usage.get("input_tokens"))
+        answer.cache_read_tok, answer.cache_write_tok = read, write
+        # `input_tokens` is what follows the cached part; servers that do not tell of caching put the whole prompt there.
+        answer.input_tok = None if rest is None else rest + (read or 0) + (write or 0)
+        answer.output_tok = _count(self.usage.get("final_output_tokens"))
+
+    def _parse(self, event: bytes) -> tuple[str, str] | None:
+        """Take one event as JSON; its kind and content when it carries content."""
+        name, data = _fields(event)
+        if data is None:
+            return None
+        if self.api is Api.CHAT and data.strip() == b"[DONE]":
+            self.ended = True
+            return None
+        try:
+            value = json.loads(data)
+        except (ValueError, RecursionError):
+            self.malformed = self.malformed or f"an event's data is no JSON: {data[:80]!r}"
+            return None
+        if not isinstance(value, dict):
+            self.malformed = self.malformed or f"an event's data is no JSON object: {data[:80]!r}"
+            return None
+        try:
+            found = self._messages(name, value) if self.api is Api.MESSAGES else self._chat(name, value)
+        except (AttributeError, TypeError, KeyError, IndexError) as error:
+            self.malformed = self.malformed or f"an event has an unexpected form ({error}): {data[:80]!r}"
+            return None
+        if found is None or not found[1]:
+            return None
+        if self.ended:
+            self.malformed = self.malformed or f"content after {self.end_marker}"
+            return None
+        if self._keep_text:
+            self._text.append(found[1])
+        return found
+
+    def _messages(self, name: str | None, value: dict[str, Any]) -> tuple[str, str] | None:
+        match value.get("type", name):
+            case "content_block_delta":
+                delta = value["delta"]
+                match delta.get("type"):
+                    case "text_delta":
+                        return "text", _string(delta["text"])
+                    case "thinking_delta":
+                        return "thinking", _string(delta["thinking"])
+                    case "input_json_delta":
+                        return "tool_use", _string(delta["partial_json"])
+                    case _:  # signatures and citations are no tokens of the answer
+                        return None
+            case "message_start":
+                self._merge(value["message"].get("usage") or {})
+            case "message_delta":
+                usage = value.get("usage") or {}
+                self._merge(usage)
+                if usage.get("output_tokens") is not None:
+                    self.usage["final_output_tokens"] = usage["output_tokens"]
+                self.stop_reason = (value.get("delta") or {}).get("stop_reason") or self.stop_reason
+            case "message_stop":
+                self.ended = True
+            case "error":
+                self.api_error = _error_of(value) or json.dumps(value)[:_ERROR_CHARS]
+            case _:  # ping, block starts and stops, and types to come, which clients must ignore
+                pass
+        return None
+
+    def _merge(self, usage: dict[str, Any]) -> None:
+        """Usage is cumulative: later values replace earlier ones, absent ones leave them."""
+        for key, value in usage.items():
+            if value is not None:
+                self.usage[key] = value
+
+    def _chat(self, name: str | None, value: dict[str, Any]) -> tuple[str, str] | None:
+        if value.get("error") is not None or name == "error":
+            self.api_error = _error_of(value) or json.dumps(value)[:_ERROR_CHARS]
+            return None
+        usage = value.get("usage")
+        if usage is not None:
+            self._merge(usage)
+            if (tok := _count(usage.get("completion_tokens"))) is not None:
+                self._completion_tok = tok
+        found: tuple[str, str] | None = None
+        for choice in value.get("choices") or ():
+            self.stop_reason = choice.get("finish_reason") or self.stop_reason
+            delta = choice.get("delta") or {}
+            for kind, content in _chat_content(delta):
+                if content and found is None:
+                    found = kind, content
+                elif content and found is not None:
+                    found = found[0], found[1] + content
+                    if kind not in self.kinds and kind != found[0]:
+                        self.kinds += [kind] if found[0] in self.kinds else [found[0], kind]
+        return found
+
+
+def _chat_content(delta: dict[str, Any]) -> list[tuple[str, str]]:
+    """Kinds and contents of one delta. A server that sends its reasoning under both of its names sends it once."""
+    thought = delta.get("reasoning_content") or delta.get("reasoning") or ""
+    out = [("thinking", _string(thought)), ("text", _string(delta.get("content") or ""))]
+    for call in delta.get("tool_calls") or ():
+        function = call.get("function") or {}
+        out.append(("tool_use", _string(function.get("name") or "") + _string(function.get("arguments") or "")))
+    return out
+
+
+def _string(value: Any) -> str:  # noqa: ANN401 - any JSON value
+    if not isinstance(value, str):
+        raise TypeError(f"{type(value).__name__} where text belongs")
+    return value
+
+
+def _count(value: Any) -> int | None:  # noqa: ANN401 - any JSON value
+    """A count of tokens; None for anything that is none."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+
+
+def _size(content: str) -> int:
+    return len(content) if content.isascii() else len(content.encode("utf-8", "surrogatepass"))
+
+
+def _escaped_size(literal: bytes) -> int:
+    """Bytes of a JSON string literal's content; -1 when it is no valid one."""
+    if b"\\" not in literal:
+        return len(literal)
+    try:
+        return _size(json.loads(b'"' + literal + b'"'))
+    except ValueError:
+        return -1
+
+
+def _events(body: bytes, *, whole: bool) -> "list[tuple[bytes, int]]":
+    """Events with the offset behind each. A last event without its blank line counts only when the HTTP message is whole."""
+    out: list[tuple[bytes, int]] = []
+    at = 3 if body.startswith(b"\xef\xbb\xbf") else 0
+    if b"\r" in body:
+        for boundary in _BOUNDARY.finditer(body, at):
+            out.append((body[at : boundary.start()], boundary.end()))
+            at = boundary.end()
+        rest = body[at:]
+    else:
+        pieces = body[at:].split(b"\n\n")
+        rest = pieces.pop()
+        for piece in pieces:
+            at += len(piece) + 2
+            out.append((piece, at))
+    if whole and rest.strip():
+        out.append((rest, len(body)))
+    return out
+
+
+def _fields(event: bytes) -> tuple[str | None, bytes | None]:
+    """Name and data of one event; data is None for comments and events without any."""
+    name: str | None = None
+    data: list[bytes] = []
+    for line in _LINE_END.split(event):
+        field_name, _, value = line.partition(b":")
+        if field_name == b"data":
+            data.append(value.removeprefix(b" "))
+        elif field_name == b"event":
+            name = value.removeprefix(b" ").decode("utf-8", "replace")
+    return name, b"\n".join(data) if data else None

@@ -1,0 +1,169 @@
+"""HTTP/1.1 framing of one response, from the reads of a socket with their times.
+
+The framing itself is httptools' (llhttp). While a stream runs, a read costs an append and a look at its last bytes; the parser sees
+the reads only for the headers, and again when the message may be over. Afterwards `body` and `body_ends` say which read brought which byte.
+"""
+
+from enum import Enum
+
+import httptools
+
+_CHUNKED_END = b"0\r\n\r\n"
+MAX_HEADER_BYTES = 256 * 1024
+"""More header bytes than this are taken for no HTTP; servers limit theirs to 8-64 KiB."""
+
+
+class _Mode(Enum):
+    HEADERS = 1  # headers not whole yet: every read goes to the parser
+    CHUNKED = 2
+    LENGTH = 3
+    UNTIL_EOF = 4
+    EVERY_READ = 5  # chunked with announced trailers, whose end the tail does not show
+    COMPLETE = 6
+
+
+class Framing:
+    """Collects the reads of one response.
+
+    Attributes:
+        reads: bytes of each read.
+        times_ns: monotonic time of each read, taken after the bytes were there and before anything looked at them.
+        status: HTTP status once the headers are whole, else None.
+        headers: lower-case name -> last value.
+        body: body bytes that the parser has seen; whole after `finish`.
+        body_ends: for each read that the parser has seen, the length of the body after it.
+        error: why the bytes are no HTTP, else None.
+        extra: bytes followed the end of the message.
+        keep_alive: the connection may carry another request.
+    """
+
+    __slots__ = (
+        "_body_bytes", "_fed", "_left", "_mode", "_parser", "_parts", "body_ends", "error", "extra", "headers", "keep_alive",
+        "reads", "status", "times_ns",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.reads: list[bytes] = []
+        self.times_ns: list[int] = []
+        self.status: int | None = None
+        self.headers: dict[str, str] = {}
+        self.body_ends: list[int] = []
+        self.error: str | None = None
+        self.extra = False
+        self.keep_alive = False
+        self._mode = _Mode.HEADERS
+        self._left = 0
+        self._fed = 0
+        self._parts: list[bytes] = []
+        self._body_bytes = 0
+        self._parser = httptools.HttpResponseParser(self)
+
+    @property
+    def complete(self) -> bool:
+        """The HTTP message ended where its framing says."""
+        return self._mode is _Mode.COMPLETE
+
+    @property
+    def body(self) -> bytes:
+        """The body as far as the parser has seen it."""
+        if len(self._parts) > 1:
+            self._parts = [b"".join(self._parts)]
+        return self._parts[0] if self._parts else b""
+
+    def add(self, data: bytes, now_ns: int) -> bool:
+        """Keep one read. True when the response is over: complete, or no HTTP (`error`)."""
+        self.reads.append(data)
+        self.times_ns.append(now_ns)
+        mode = self._mode
+        if mode is _Mode.CHUNKED:
+            # A whole terminator is in the last read, unless that read is shorter than it. Content can look like one: the parser decides.
+            if len(data) >= 5 and not data.endswith(_CHUNKED_END):
+                return False
+        elif mode is _Mode.LENGTH:
+            self._left -= len(data)
+            if self._left > 0:
+                return False
+        elif mode is _Mode.UNTIL_EOF:
+            return False
+        self._feed()
+        if mode is _Mode.HEADERS and self._mode is _Mode.LENGTH:
+            self._left -= self._body_bytes  # body that came with the headers; later reads are counted without the parser
+        return self.error is not None or self._mode is _Mode.COMPLETE
+
+    def end_of_file(self) -> None:
+        """The server closed its side: that ends a message without a length."""
+        self._feed()
+        if self._mode is _Mode.UNTIL_EOF:
+            self._mode = _Mode.COMPLETE
+            self.keep_alive = False
+
+    def finish(self) -> None:
+        """Show the parser whatever it has not seen yet. Never raises."""
+        self._feed()
+
+    def _feed(self) -> None:
+        while self._fed < len(self.reads):
+            data = self.reads[self._fed]
+            self._fed += 1
+            if self.complete:
+                self.extra = True
+                self.keep_alive = False
+            elif self.error is None:
+                try:
+                    self._parser.feed_data(data)
+                except httptools.HttpParserUpgrade:
+                    self.error = "the server switched protocols"
+                except httptools.HttpParserError as error:
+                    self._not_http(error, data)
+                if self._mode is _Mode.HEADERS and self.error is None and sum(map(len, self.reads[: self._fed])) > MAX_HEADER_BYTES:
+                    self.error = f"more than {MAX_HEADER_BYTES} bytes of headers"
+            self.body_ends.append(self._body_bytes)
+
+    def _not_http(self, error: Exception, data: bytes) -> None:
+        if self.complete:  # the message was; what follows it is not
+            self.extra = True
+            self.keep_alive = False
+        else:
+            self.error = f"not HTTP/1.1: {error} (the read began with {data[:40]!r})"
+
+    # Called by httptools.
+
+    def on_message_begin(self) -> None:
+        """A status line begins."""
+        if self._mode is _Mode.COMPLETE:
+            self.extra = True
+            self.keep_alive = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """One header."""
+        if self._mode is _Mode.HEADERS:
+            self.headers[name.decode("latin-1").lower()] = value.decode("latin-1").strip()
+
+    def on_headers_complete(self) -> None:
+        """The headers are whole: choose how to see the end of the body."""
+        if self._mode is not _Mode.HEADERS:
+            return
+        status = self._parser.get_status_code()
+        if 100 <= status < 200:  # informational: the answer itself follows
+            self.headers.clear()
+            return
+        self.status = status
+        self.keep_alive = bool(self._parser.should_keep_alive())
+        if "chunked" in self.headers.get("transfer-encoding", "").lower():
+            self._mode = _Mode.EVERY_READ if "trailer" in self.headers else _Mode.CHUNKED
+        elif self.headers.get("content-length", "").isdigit():
+            self._mode = _Mode.LENGTH
+            self._left = int(self.headers["content-length"])
+        else:
+            self._mode = _Mode.UNTIL_EOF
+
+    def on_body(self, data: bytes) -> None:
+        """A piece of the body."""
+        if self._mode is not _Mode.COMPLETE:
+            self._parts.append(data)
+            self._body_bytes += len(data)
+
+    def on_message_complete(self) -> None:
+        """The message ended where its framing says."""
+        if self.status is not None:
+            self._mode = _Mode.COMPLETE
