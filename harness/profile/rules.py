@@ -1,0 +1,352 @@
+"""What single keys cannot say: combinations that are impossible, each with the fix. All of them, in one place.
+
+Impossible is an error; unwise is not (`check` and the report's concerns speak of that). Every rule sees a profile whose keys are each right
+by themselves, and all rules are asked, so that one reading tells everything.
+"""
+
+import difflib
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from datetime import date
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
+
+from harness.core.metrics import METRICS
+from harness.core.records import Api, Boundary, OutputLength
+from harness.profile.thresholds import parse_threshold
+
+if TYPE_CHECKING:
+    from harness.profile.schema import AttachServer, Profile, TorchServer, VllmServer
+
+BUILTIN_MODELS: Final = ("builtin:tiny", "builtin:smollm2-135m")
+
+# Arguments that the harness passes itself, with the key that sets them: given twice, the profile would say one thing and the server do
+# another.
+OWN_ARGS: Final = {
+    "--model": "model.id",
+    "--served-model-name": "model.served_name",
+    "--load-format": "model.load_format",
+    "--dtype": "model.dtype",
+    "--quantization": "model.quantization",
+    "-q": "model.quantization",
+    "--max-model-len": "model.max_context_tok",
+    "--trust-remote-code": "model.trust_remote_code",
+    "--host": "server.host",
+    "--port": "server.port",
+    "--tensor-parallel-size": "server.tensor_parallel_size",
+    "-tp": "server.tensor_parallel_size",
+    "--data-parallel-size": "server.data_parallel_size",
+    "-dp": "server.data_parallel_size",
+    "--gpu-memory-utilization": "server.gpu_memory_utilization",
+    "--max-num-seqs": "server.max_num_seqs",
+    "--max-num-batched-tokens": "server.max_num_batched_tok",
+    "--enable-prefix-caching": "server.prefix_caching",
+    "--no-enable-prefix-caching": "server.prefix_caching",
+    "--enforce-eager": "server.enforce_eager",
+    "--no-enforce-eager": "server.enforce_eager",
+    "--tool-call-parser": "server.tool_call_parser",
+    "--reasoning-parser": "server.reasoning_parser",
+    "--seed": "seed",
+    "--api-key": "server.api_key_env or server.api_key_file",
+}
+
+_SECRET_NAME: Final = re.compile(r"(^|_)(API_?KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)$", re.IGNORECASE)
+_NEEDS_SLOS: Final = frozenset({"goodput_rps", "goodput_tok_s", "slo_met_ratio"})
+_NEEDS_PRICE: Final = frozenset({"usd_per_mtok"})
+
+Path = tuple[str | int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """One impossible combination.
+
+    Attributes:
+        path: the key to change first.
+        what: what is wrong, with the values.
+        fix: what to write instead.
+        rests_on: other keys or sections that it follows from; where one of those is wrong by itself, nothing is said of the combination.
+    """
+
+    path: Path
+    what: str
+    fix: str
+    rests_on: tuple[Path, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{'.'.join(map(str, self.path))}: {self.what} ({self.fix})"
+
+
+def violations(profile: "Profile") -> tuple[Violation, ...]:
+    """Everything that is impossible about a profile whose keys are each right by themselves."""
+    return tuple(replace(violation, rests_on=rests_on) for rule, rests_on in _RULES for violation in rule(profile))
+
+
+def _builtin(profile: "Profile") -> Iterator[Violation]:
+    model = profile.model
+    if model.id.startswith("builtin:") and model.id not in BUILTIN_MODELS:
+        near = difflib.get_close_matches(model.id, BUILTIN_MODELS, n=1, cutoff=0.0)[0]
+        yield Violation(
+            ("model", "id"), f"there is no built-in model {model.id!r}", f"did you mean `{near}`? Built in are {_names(BUILTIN_MODELS)}"
+        )
+
+
+def _how_served(profile: "Profile") -> Iterator[Violation]:
+    model, server = profile.model, profile.server
+    if server.kind == "attach" and model.load_format == "dummy":
+        yield Violation(
+            ("model", "load_format"), "`dummy` says how a server is started, and server.kind `attach` starts none",
+            "drop it, and start that server with dummy weights yourself",
+        )  # fmt: skip
+    if server.kind in {"attach", "torch"} and model.quantization is not None:
+        yield Violation(("model", "quantization"), f"is vLLM's, and server.kind is `{server.kind}`", "drop it, or use `server.kind: vllm`")
+
+
+def _output_length(profile: "Profile") -> Iterator[Violation]:
+    """The Messages API has neither `ignore_eos` nor `min_tokens`: a length is forced there only on a model that never ends by itself."""
+    model = profile.model
+    if profile.output_length is not OutputLength.FORCED or profile.traffic.api is not Api.MESSAGES:
+        return
+    if model.id == "builtin:tiny" or model.load_format == "dummy":
+        return
+    said = profile.traffic.output_length is not None
+    why = "`output_length: forced`" if said else "purpose `measure` forces output lengths unless told otherwise, and that"
+    yield Violation(
+        ("traffic", "output_length" if said else "api"), f"{why} cannot be had over the Messages API: {model.id!r} may end an answer early",
+        "write `output_length: natural`, or `api: chat`; or serve a model that cannot end by itself (`builtin:tiny`, `load_format: dummy`)",
+    )  # fmt: skip
+
+
+def _secrets(profile: "Profile") -> Iterator[Violation]:
+    server = profile.server
+    if server.api_key_env is not None and server.api_key_file is not None:
+        yield Violation(("server", "api_key_file"), "the API key is named twice, by api_key_env and by api_key_file", "keep one of the two")
+    if server.kind == "attach":
+        return
+    for name in server.env:
+        if not name or "=" in name or "\0" in name:
+            yield Violation(("server", "env", name), f"{name!r} cannot be the name of an environment variable", "use letters, digits and _")
+        elif _SECRET_NAME.search(name):
+            yield Violation(
+                ("server", "env", name), "looks like a secret, and a profile is stored with every run",
+                "export it in the shell (the server inherits the environment); for the server's API key use api_key_env or api_key_file",
+            )  # fmt: skip
+
+
+def _vllm_args(profile: "Profile") -> Iterator[Violation]:
+    if profile.server.kind != "vllm":
+        return
+    for index, arg in enumerate(profile.server.extra_args):
+        key = OWN_ARGS.get(arg.split("=", 1)[0].replace("_", "-") if arg.startswith("--") else arg)
+        if key is not None:
+            yield Violation(("server", "extra_args", index), f"{arg.split('=', 1)[0]} is passed by the harness itself", f"set `{key}`")
+
+
+def _boards(profile: "Profile") -> Iterator[Violation]:
+    server = profile.server
+    if server.kind == "vllm" or server.kind == "torch":
+        yield from _started_boards(server)
+    if server.kind == "attach":
+        yield from _board_list(server.gpus)
+        if server.gpu_count is not None and server.gpus != "none":
+            yield Violation(
+                ("server", "gpu_count"), "counts GPUs elsewhere, and server.gpus names boards on this machine", "keep one of the two"
+            )
+
+
+def _board_list(gpus: str | tuple[str | int, ...]) -> Iterator[Violation]:
+    if isinstance(gpus, str):
+        return
+    if not gpus:
+        yield Violation(("server", "gpus"), "is an empty list", "write `none`, `all` or the boards")
+    if len({str(gpu) for gpu in gpus}) != len(gpus):
+        yield Violation(("server", "gpus"), "names a board twice", "name each board once")
+    for index, gpu in enumerate(gpus):
+        if isinstance(gpu, int) and gpu < 0:
+            yield Violation(("server", "gpus", index), f"{gpu} is no board", "count boards from 0, or give UUIDs")
+
+
+def _started_boards(server: "VllmServer | TorchServer") -> Iterator[Violation]:
+    yield from _board_list(server.gpus)
+    if server.device == "cuda" and server.gpus == "none":
+        yield Violation(("server", "gpus"), "`none` leaves nothing for `device: cuda`", "write `gpus: all`, or `device: cpu`")
+    if server.device == "cpu" and isinstance(server.gpus, tuple) and server.gpus:
+        yield Violation(("server", "gpus"), "names boards, and `device: cpu` uses none", "drop gpus, or write `device: cuda`")
+    per_replica = server.tensor_parallel_size * server.data_parallel_size if server.kind == "vllm" else 1
+    if server.kind == "vllm" and server.gpus == "none" and server.device != "cpu" and per_replica > 1:
+        key = "tensor_parallel_size" if server.tensor_parallel_size > 1 else "data_parallel_size"
+        yield Violation(("server", key), f"asks for {per_replica} GPUs, and `gpus: none` gives none", "write `gpus: all`, or `device: cpu`")
+    if isinstance(server.gpus, tuple) and server.gpus and server.device != "cpu":
+        replicas = 1 if server.replicas == "auto" else server.replicas
+        needed = replicas * per_replica
+        if needed > len(server.gpus):
+            key = "replicas" if replicas > 1 else "tensor_parallel_size"
+            yield Violation(
+                ("server", key), f"{replicas} replica(s) of {per_replica} GPU(s) need {needed} boards; gpus names {len(server.gpus)}",
+                "name more boards, or ask for fewer",
+            )  # fmt: skip
+    if server.port is not None and server.replicas != "auto" and server.port + server.replicas - 1 > 65535:
+        yield Violation(("server", "port"), f"{server.replicas} replicas from port {server.port} on pass 65535", "choose a lower port")
+
+
+def _attach(profile: "Profile") -> Iterator[Violation]:
+    server: AttachServer
+    if profile.server.kind != "attach":
+        return
+    server = profile.server
+    for index, url in enumerate(server.urls):
+        if url.endswith("/v1"):
+            yield Violation(("server", "urls", index), f"{url!r} must be the base URL", f"write {url.removesuffix('/v1')!r}")
+        if url in server.urls[:index]:
+            yield Violation(("server", "urls", index), f"{url!r} is there twice", "name each replica once")
+    for key, urls in (("urls", server.urls), ("metrics_urls", server.metrics_urls or ())):
+        for index, url in enumerate(urls):
+            try:
+                parts = urlsplit(url)
+                secret, usable = "@" in parts.netloc, bool(parts.hostname) and parts.port != 0
+            except ValueError:
+                secret, usable = False, False
+            if secret:
+                yield Violation(
+                    ("server", key, index), "carries a user or password, and a profile is stored with every run", "use api_key_env"
+                )
+            elif not usable:
+                yield Violation(("server", key, index), f"{url!r} has no usable host and port", "write http://HOST:PORT")
+    if server.metrics_urls and len(server.metrics_urls) != len(server.urls):
+        yield Violation(
+            ("server", "metrics_urls"), f"{len(server.metrics_urls)} of them for {len(server.urls)} urls",
+            "give one for each url in the same order, or [] where the servers have none",
+        )  # fmt: skip
+
+
+def _stages(profile: "Profile") -> Iterator[Violation]:
+    seen: dict[str, int] = {}
+    for index, stage in enumerate(profile.traffic.load):
+        path: Path = ("traffic", "load", index)
+        if stage.window_s is None and stage.sessions is None:
+            yield Violation(path, "would never end", "give it `window_s` or `sessions`")
+        if stage.window_s is not None and stage.window_s <= 0:
+            yield Violation((*path, "window_s"), "a window of no length measures nothing", "write a length of time such as 10m")
+        if stage.name is not None:
+            if stage.name in seen:
+                yield Violation(
+                    (*path, "name"), f"stage {seen[stage.name]} has the name {stage.name!r} too", "give each stage a name of its own"
+                )
+            seen.setdefault(stage.name, index)
+
+
+def _times(profile: "Profile") -> Iterator[Violation]:
+    """Times at which everything fails."""
+    for name, value in profile.traffic.timeouts:
+        if value <= 0:
+            yield Violation(("traffic", "timeouts", name), "no request can be done in no time", "write a length of time above 0")
+    for name, value in profile.slos:
+        if value is not None and value <= 0:
+            yield Violation(("slos", name), "no request can meet 0", "write a length of time above 0, or drop the key")
+    if profile.server.ready_timeout_s <= 0:
+        yield Violation(("server", "ready_timeout_s"), "no server is ready in no time", "write a length of time above 0")
+    for name, value in profile.telemetry:
+        if isinstance(value, float) and value < 0.01:
+            yield Violation(("telemetry", name), f"{value:g} s is too short", "write at least 10ms")
+
+
+def _distributions(profile: "Profile") -> Iterator[Violation]:
+    workload = profile.traffic.workload
+    for name, value in workload:
+        kind = getattr(value, "kind", None)
+        path: Path = ("traffic", "workload", name)
+        if kind not in {"constant", "uniform", "lognormal", "geometric"}:
+            continue
+        low, high = getattr(value, "min", None), getattr(value, "max", None)
+        if low is not None and high is not None and high < low:
+            yield Violation((*path, "max"), f"{high:g} is below min, {low:g}", "write min and max in order")
+        most = value.value if kind == "constant" else high
+        if not name.endswith("_s") and most is not None and most < 1:
+            yield Violation(path, f"is never more than {most:g}", "give it a largest value of at least 1")
+
+
+def _watched(profile: "Profile") -> Iterator[Violation]:
+    server, require = profile.server, profile.telemetry.require
+    if "gpu_power" in require and _no_boards(profile):
+        yield Violation(
+            ("telemetry", "require", require.index("gpu_power")), "no board on this machine serves here, so there is no GPU power to read",
+            "drop it, or name boards in server.gpus",
+        )  # fmt: skip
+    if "server_metrics" in require and server.kind == "attach" and server.metrics_urls == ():
+        yield Violation(
+            ("telemetry", "require", require.index("server_metrics")), "server.metrics_urls says there are none", "drop one of the two",
+        )  # fmt: skip
+
+
+def _threshold_grammar(profile: "Profile") -> Iterator[Violation]:
+    for index, text in enumerate(profile.thresholds):
+        try:
+            parse_threshold(text)
+        except ValueError as error:
+            yield Violation(("thresholds", index), str(error), "write it as in `ttft_s.p99 < 1.5` or `output_tok_s >= 100`")
+
+
+def _threshold_needs(profile: "Profile") -> Iterator[Violation]:
+    """Conditions on figures that this profile cannot have."""
+    for index, text in enumerate(profile.thresholds):
+        path: Path = ("thresholds", index)
+        try:
+            threshold = parse_threshold(text)
+        except ValueError:
+            continue  # told by _threshold_grammar
+        metric = threshold.metric
+        if metric in _NEEDS_SLOS and all(value is None for _, value in profile.slos):
+            yield Violation(path, f"{metric} counts requests that meet every SLO, and the profile has none", "add `slos`")
+        if metric in _NEEDS_PRICE and profile.price is None:
+            yield Violation(path, f"{metric} needs a price", "add `price`")
+        gpu_power = METRICS[metric].boundary == "power" and threshold.boundary in {None, Boundary.GPU_BOARD}
+        per_gpu = METRICS[metric].boundary == "deployment"
+        if (gpu_power and _no_boards(profile)) or (per_gpu and _no_gpus(profile)):
+            yield Violation(path, f"{metric} is absent where no GPU serves", "drop it, or name boards in server.gpus")
+
+
+def _price(profile: "Profile") -> Iterator[Violation]:
+    if profile.price is None:
+        return
+    parts = [int(part) for part in profile.price.date.split("-")]
+    try:
+        date(parts[0], parts[1], parts[2] if len(parts) == 3 else 1)
+    except ValueError as error:
+        yield Violation(("price", "date"), f"{profile.price.date} is no date: {error}", "write YYYY-MM or YYYY-MM-DD")
+
+
+def _no_boards(profile: "Profile") -> bool:
+    """Whether it is certain that no board on this machine serves."""
+    server = profile.server
+    if server.kind == "auto":
+        return False
+    return server.gpus == "none" or (server.kind != "attach" and server.device == "cpu")
+
+
+def _no_gpus(profile: "Profile") -> bool:
+    """Whether it is certain that no GPU serves, here or elsewhere."""
+    return _no_boards(profile) and (profile.server.kind != "attach" or profile.server.gpu_count is None)
+
+
+def _names(names: tuple[str, ...]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
+
+
+# Each rule with the keys that it reads beside the one that it complains of.
+_RULES: Final[tuple[tuple[Callable[["Profile"], Iterator[Violation]], tuple[Path, ...]], ...]] = (
+    (_builtin, ()),
+    (_how_served, (("server", "kind"),)),
+    (_output_length, (("purpose",), ("model", "id"), ("model", "load_format"), ("traffic", "api"), ("traffic", "output_length"))),
+    (_secrets, (("server", "kind"),)),
+    (_vllm_args, (("server", "kind"),)),
+    (_boards, (("server",),)),
+    (_attach, (("server",),)),
+    (_stages, ()),
+    (_times, ()),
+    (_distributions, ()),
+    (_watched, (("server",),)),
+    (_threshold_grammar, ()),
+    (_threshold_needs, (("server",), ("slos",), ("price",))),
+    (_price, ()),
+)

@@ -1,0 +1,208 @@
+"""What the types of a profile look like from outside: which keys there are, where a key belongs, and each value in words.
+
+Messages of `load` and the reference of `generate` come from here, so that neither can fall behind the types.
+"""
+
+import enum
+import types
+from collections.abc import Iterator
+from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
+
+import annotated_types
+from pydantic.fields import FieldInfo
+
+from harness.profile.schema import Form, Profile, Strict
+
+Path = tuple[str | int, ...]
+Annotation = Any  # a type expression
+
+ITEM: Final = "N"
+"""Stands for the position in a list where no particular one is meant: `traffic.load.N.window_s`."""
+
+
+def _origin(annotation: Annotation) -> Annotation:
+    return get_origin(annotation)
+
+
+def plain(annotation: Annotation) -> Annotation:
+    """An annotation without its metadata and without `| None`."""
+    while _origin(annotation) is Annotated:
+        annotation = get_args(annotation)[0]
+    if is_union(annotation):
+        rest = [arg for arg in get_args(annotation) if arg is not type(None)]
+        if len(rest) == 1:
+            return plain(rest[0])
+        return Union[tuple(rest)]  # noqa: UP007 - built at run time
+    return annotation
+
+
+def is_union(annotation: Annotation) -> bool:
+    """Whether it is `A | B`."""
+    return _origin(annotation) in {Union, types.UnionType}
+
+
+def model_of(annotation: Annotation) -> type[Strict] | None:
+    """The section that an annotation stands for, if it is a single one."""
+    annotation = plain(annotation)
+    return annotation if isinstance(annotation, type) and issubclass(annotation, Strict) else None
+
+
+def variants_of(annotation: Annotation) -> dict[str, type[Strict]]:
+    """The sections that `kind` chooses from, by kind; empty where there is no such choice."""
+    annotation = plain(annotation)
+    if not is_union(annotation):
+        return {}
+    models = [model_of(arg) for arg in get_args(annotation)]
+    return {kind_of(model): model for model in models if model is not None} if all(models) else {}
+
+
+def kind_of(model: type[Strict]) -> str:
+    """The `kind` that names a section."""
+    return str(get_args(model.model_fields["kind"].annotation)[0])
+
+
+def item_of(annotation: Annotation) -> Annotation | None:
+    """The type of a list's items, or None where it is no list."""
+    annotation = plain(annotation)
+    return get_args(annotation)[0] if _origin(annotation) is tuple else None
+
+
+def value_of(annotation: Annotation) -> Annotation | None:
+    """The type of a mapping's values, or None where it is no free mapping."""
+    annotation = plain(annotation)
+    return get_args(annotation)[1] if _origin(annotation) is dict else None
+
+
+def field_annotation(field: FieldInfo) -> Annotation:
+    """A field's whole annotation, with the metadata that pydantic keeps beside it."""
+    return Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
+
+
+def yaml_path(loc: tuple[str | int, ...]) -> tuple[Path, Annotation]:
+    """Where in the YAML an error of pydantic's is, and the type there (None where the key is unknown).
+
+    pydantic's locations also name the chosen variant of a union and the members of a plain one; a reader of YAML knows neither.
+    """
+    path: list[str | int] = []
+    here: Annotation = Profile
+    for part in loc:
+        model, variants = model_of(here), variants_of(here)
+        item, value = item_of(here), value_of(here)
+        if model is not None:
+            path.append(part)
+            if part not in model.model_fields:
+                return tuple(path), None
+            here = field_annotation(model.model_fields[str(part)])
+        elif variants:
+            here = variants[str(part)]
+        elif item is not None and isinstance(part, int):
+            path.append(part)
+            here = item
+        elif value is not None:
+            if part != "[key]":
+                path.append(part)
+                here = value
+        else:
+            break
+    return tuple(path), here
+
+
+def keys_by_name() -> dict[str, list[tuple[str, str | None]]]:
+    """Every key of a profile: where it can stand (dotted path) and under which `kind` (None: any)."""
+    found: dict[str, list[tuple[str, str | None]]] = {}
+    for path, kind, _ in _walk(Profile, (), None):
+        found.setdefault(path[-1], []).append((".".join(path), kind))
+    return found
+
+
+def _walk(annotation: Annotation, path: tuple[str, ...], kind: str | None) -> Iterator[tuple[tuple[str, ...], str | None, FieldInfo]]:
+    annotation = plain(annotation)
+    model = model_of(annotation)
+    if model is not None:
+        for name, field in model.model_fields.items():
+            yield (*path, name), kind, field
+            yield from _walk(field.annotation, (*path, name), None)
+        return
+    variants = variants_of(annotation)
+    for variant, section in variants.items():
+        yield from _walk(section, path, variant)
+    item = item_of(annotation)
+    if item is not None:
+        yield from _walk(item, (*path, ITEM), None)
+
+
+def describe(annotation: Annotation) -> str:
+    """What a value may be, in words that end a sentence: `a whole number, at least 1`."""
+    metadata: list[object] = []
+    while _origin(annotation) is Annotated:
+        annotation, *more = get_args(annotation)
+        metadata += more
+    form = next((item for item in metadata if isinstance(item, Form)), None)
+    variants = variants_of(annotation)
+    if form is not None and variants:
+        return f"{form.text} such as {form.example}, or a distribution (`kind`: {', '.join(variants)})"
+    if form is not None:
+        return f"{form.text} such as {form.example}"
+    if is_union(annotation):
+        if variants:
+            return f"a section with `kind`: {', '.join(variants)}"
+        if type(None) in get_args(annotation):
+            inner = plain(annotation) if len(get_args(annotation)) > 2 else get_args(annotation)[0]
+            return describe(Annotated[(inner, *metadata)] if metadata else inner)
+        return " or ".join(describe(arg) for arg in get_args(annotation))
+    if _origin(annotation) is Literal:
+        return choices(annotation)
+    if isinstance(annotation, type) and issubclass(annotation, enum.Enum):
+        return choices(annotation)
+    if model_of(annotation) is not None:
+        return "a section of keys"
+    item, value = item_of(annotation), value_of(annotation)
+    if item is not None:
+        return f"a list (each {describe(item)})"
+    if value is not None:
+        return "a mapping of text to text"
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    bounds = _bounds(metadata)
+    return ", ".join([names[annotation], *bounds])
+
+
+def _bounds(metadata: list[object]) -> list[str]:
+    bounds = []
+    for item in _flat(metadata):
+        match item:
+            case annotated_types.Ge(ge=limit):
+                bounds.append(f"at least {limit:,g}")
+            case annotated_types.Gt(gt=limit):
+                bounds.append(f"above {limit:,g}")
+            case annotated_types.Le(le=limit):
+                bounds.append(f"at most {limit:,g}")
+            case annotated_types.Lt(lt=limit):
+                bounds.append(f"below {limit:,g}" if limit != 2**63 else "below 2^63")
+            case _:
+                continue
+    return bounds
+
+
+def _flat(metadata: list[object]) -> Iterator[Any]:
+    for item in metadata:
+        if isinstance(item, FieldInfo):
+            yield from item.metadata
+        else:
+            yield item
+
+
+def allowed(annotation: Annotation) -> tuple[str, ...]:
+    """The words that a value may be, where it is one of a few; empty otherwise. A union gives those of all members."""
+    annotation = plain(annotation)
+    if is_union(annotation):
+        return tuple(word for arg in get_args(annotation) for word in allowed(arg))
+    if _origin(annotation) is Literal:
+        return tuple(str(arg) for arg in get_args(annotation))
+    if isinstance(annotation, type) and issubclass(annotation, enum.Enum):
+        return tuple(str(member.value) for member in annotation)
+    return ()
+
+
+def choices(annotation: Annotation) -> str:
+    """The words that a value may be, as text."""
+    return " or ".join(f"`{word}`" for word in allowed(annotation))

@@ -1,0 +1,312 @@
+"""YAML text -> plain data, with the place of every key. One YAML 1.2 document; nothing in it can run code or grow without bound.
+
+The parser's events are read instead of its objects: they carry line and column, duplicates are still there, and what plain text means is
+decided here, by the core schema of YAML 1.2 (`yes` is text, `0o17` a number, dates are text).
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Final, TypeAlias
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.events import (
+    AliasEvent,
+    DocumentEndEvent,
+    DocumentStartEvent,
+    Event,
+    MappingEndEvent,
+    MappingStartEvent,
+    NodeEvent,
+    ScalarEvent,
+    SequenceEndEvent,
+    SequenceStartEvent,
+    StreamEndEvent,
+    StreamStartEvent,
+)  # fmt: skip
+
+Path: TypeAlias = tuple[str | int, ...]
+Data: TypeAlias = "bool | int | float | str | list[Data] | dict[str, Data] | None"
+
+MAX_NODES: Final = 20_000
+"""Values in one profile, those behind anchors counted each time they are used: bounds aliases of aliases."""
+MAX_DEPTH: Final = 40
+"""Nesting of one profile; the deepest valid one has 6 levels."""
+
+_INT: Final = re.compile(r"[-+]?[0-9]+")
+_OCT: Final = re.compile(r"0o[0-7]+")
+_HEX: Final = re.compile(r"0x[0-9a-fA-F]+")
+_FLOAT: Final = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+_SPECIAL: Final = {
+    **dict.fromkeys(("", "~", "null", "Null", "NULL"), None), **dict.fromkeys(("true", "True", "TRUE"), True),
+    **dict.fromkeys(("false", "False", "FALSE"), False), **dict.fromkeys((".inf", ".Inf", ".INF", "+.inf", "+.Inf", "+.INF"), float("inf")),
+    **dict.fromkeys(("-.inf", "-.Inf", "-.INF"), float("-inf")), **dict.fromkeys((".nan", ".NaN", ".NAN"), float("nan")),
+}  # fmt: skip
+_LONGEST_NUMBER: Final = 40
+"""Digits; what is longer is no sensible number, and Python refuses to convert thousands of them."""
+_TAG: Final = "tag:yaml.org,2002:"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where something was written: a line and column of the file (both from 1), or a `--set` of the command line."""
+
+    line: int | None
+    column: int | None
+    override: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing wrong with the text itself."""
+
+    place: Place
+    path: Path
+    what: str
+    fix: str
+
+
+class SourceError(Exception):
+    """The text is no YAML, so nothing more can be said of it."""
+
+    def __init__(self, fault: Fault) -> None:
+        super().__init__(fault.what)
+        self.fault = fault
+
+
+@dataclass(slots=True)
+class Source:
+    """A document as plain data.
+
+    Attributes:
+        data: mappings, lists and scalars.
+        places: path -> where its key (or its item of a list) stands.
+        faults: what is wrong without making the rest unreadable (duplicate keys).
+    """
+
+    data: Data
+    places: dict[Path, Place] = field(default_factory=dict)
+    faults: list[Fault] = field(default_factory=list)
+
+    def place(self, path: Path) -> Place:
+        """Where a path was written, or the nearest section above it."""
+        for length in range(len(path), -1, -1):
+            if path[:length] in self.places:
+                return self.places[path[:length]]
+        return Place(1, 1)
+
+
+def read(text: str, override: str | None = None) -> Source:
+    """Read one document.
+
+    Args:
+        text: YAML.
+        override: the `--set` that the text is the value of; places then name it in place of lines.
+
+    Raises:
+        SourceError: no YAML, more than one document, too large or too deep.
+    """
+    yaml = YAML(typ="safe", pure=True)
+    reader = _Reader(override)
+    try:
+        return reader.document(yaml.parse(text))
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = Place(mark.line + 1, mark.column + 1) if mark is not None else Place(1, 1)
+        what = " ".join(part for part in (error.problem, error.context) if part) or "cannot be read"
+        raise SourceError(Fault(reader.here(place), (), f"is not valid YAML: {what}", _syntax_fix(text, place))) from error
+    except (YAMLError, ValueError, OverflowError, IndexError, AttributeError, AssertionError, KeyError, TypeError) as error:
+        # The parser's own defects on odd input (bad escapes, control characters) are still bad input to whoever wrote it.
+        first = (str(error).splitlines() or ["?"])[0]
+        raise SourceError(
+            Fault(reader.here(reader.last), (), f"is not valid YAML: {first}", "remove the odd characters near here")
+        ) from error
+
+
+def _syntax_fix(text: str, place: Place) -> str:
+    lines = text.splitlines()
+    line = lines[place.line - 1] if place.line is not None and place.line <= len(lines) else ""
+    if "\t" in line[: len(line) - len(line.lstrip())]:
+        return "indent with spaces; YAML takes no tabs"
+    if line.count(": ") > 1 or re.search(r":\s+[@`%*&!|>]", line):
+        return "quote text that holds `: ` or begins with a sign such as @, `, %, * or &"
+    return "check indentation, quotes and brackets on this line and the one above"
+
+
+@dataclass(slots=True)
+class _Node:
+    """A value with its place and its children's."""
+
+    place: Place
+    scalar: Data = None
+    items: "list[_Node] | None" = None
+    pairs: "list[tuple[str, Place, _Node]] | None" = None
+    open: bool = False
+
+
+class _Reader:
+    """Events -> nodes -> data. Nodes first, since an alias may be used at several paths."""
+
+    def __init__(self, override: str | None) -> None:
+        self._override = override
+        self._anchors: dict[str, _Node] = {}
+        self._count = 0
+        self.last = Place(1, 1)
+
+    def here(self, place: Place) -> Place:
+        """A place, or the override in whose value it is."""
+        return place if self._override is None else Place(None, None, self._override)
+
+    def document(self, events: Iterator[Event]) -> Source:
+        root: _Node | None = None
+        for event in events:
+            match event:
+                case StreamStartEvent() | StreamEndEvent() | DocumentEndEvent():
+                    continue
+                case DocumentStartEvent():
+                    if root is not None:
+                        raise self._fault(event, "holds more than one document", "keep one profile in a file: remove the `---` line")
+                case _:
+                    root = self._node(event, events, 0)
+        source = Source(None)
+        if root is None:
+            return source
+        source.places[()] = root.place
+        source.data = self._data(root, (), source, 0)
+        return source
+
+    def _fault(self, event: Event, what: str, fix: str) -> SourceError:
+        return SourceError(Fault(self._place(event), (), what, fix))
+
+    def _place(self, event: Event) -> Place:
+        self.last = Place(event.start_mark.line + 1, event.start_mark.column + 1)
+        return self.here(self.last)
+
+    def _node(self, event: Event, events: Iterator[Event], depth: int) -> _Node:
+        place = self._place(event)
+        if depth > MAX_DEPTH:
+            raise self._fault(event, f"is nested more than {MAX_DEPTH} deep", "a profile has 6 levels at most")
+        if isinstance(event, AliasEvent):
+            if event.anchor not in self._anchors:
+                raise self._fault(event, f"*{event.anchor} has no anchor &{event.anchor} above it", "define the anchor first")
+            if self._anchors[event.anchor].open:
+                raise self._fault(event, f"*{event.anchor} contains itself", "remove the alias")
+            return self._anchors[event.anchor]
+        assert isinstance(event, NodeEvent)
+        node = _Node(place)
+        if event.anchor is not None:
+            self._anchors[event.anchor] = node
+        if isinstance(event, ScalarEvent):
+            node.scalar = self._scalar(event)
+        elif isinstance(event, SequenceStartEvent):
+            self._tag(event, "seq")
+            node.open, node.items = True, []
+            for inner in events:
+                if isinstance(inner, SequenceEndEvent):
+                    break
+                node.items.append(self._node(inner, events, depth + 1))
+        elif isinstance(event, MappingStartEvent):
+            self._tag(event, "map")
+            node.open, node.pairs = True, []
+            for inner in events:
+                if isinstance(inner, MappingEndEvent):
+                    break
+                key_place = self._place(inner)
+                key = self._key(inner, events, depth)
+                node.pairs.append((key, key_place, self._node(next(events), events, depth + 1)))
+        node.open = False
+        return node
+
+    def _key(self, event: Event, events: Iterator[Event], depth: int) -> str:
+        if isinstance(event, ScalarEvent):
+            self._scalar(event)
+            if event.anchor is not None:
+                self._anchors[event.anchor] = _Node(self._place(event), event.value)
+            return str(event.value)
+        node = self._node(event, events, depth + 1)
+        if node.items is not None or node.pairs is not None:
+            raise self._fault(event, "a key must be plain text", "write `key: value`")
+        return str(node.scalar)
+
+    def _tag(self, event: NodeEvent, expected: str) -> None:
+        tag = event.tag
+        if tag is not None and tag not in {"!", _TAG + expected}:
+            raise self._fault(event, f"carries the tag {tag}, which a profile has no use for", "remove the tag")
+
+    def _scalar(self, event: ScalarEvent) -> Data:
+        text, tag = str(event.value), event.tag
+        if tag in {"!", _TAG + "str"} or (tag is None and event.style not in {None, ""}):
+            return text
+        if tag is not None and tag not in {_TAG + kind for kind in ("int", "float", "bool", "null")}:
+            raise self._fault(event, f"carries the tag {tag}, which a profile has no use for", "remove the tag")
+        return plain_scalar(text)
+
+    def _data(self, node: _Node, path: Path, source: Source, depth: int) -> Data:
+        self._count += 1
+        if self._count > MAX_NODES or depth > MAX_DEPTH:
+            raise SourceError(
+                Fault(node.place, path, f"holds more than {MAX_NODES:,} values once its anchors are filled in", "use fewer aliases")
+            )
+        if node.items is not None:
+            for index, item in enumerate(node.items):
+                source.places[(*path, index)] = item.place
+            return [self._data(item, (*path, index), source, depth + 1) for index, item in enumerate(node.items)]
+        if node.pairs is not None:
+            return self._mapping(node.pairs, path, source, depth)
+        return node.scalar
+
+    def _mapping(self, pairs: list[tuple[str, Place, _Node]], path: Path, source: Source, depth: int) -> dict[str, Data]:
+        merged: dict[str, tuple[Place, _Node]] = {}
+        own: dict[str, tuple[Place, _Node]] = {}
+        for key, place, value in pairs:
+            if key == "<<":
+                for name, pair in self._merge(value, path, source, depth).items():
+                    merged.setdefault(name, pair)
+            elif key in own:
+                first = own[key][0]
+                line = f" (first on line {first.line})" if first.line is not None else ""
+                source.faults.append(Fault(place, (*path, key), f"is there twice{line}", "keep one of the two"))
+            else:
+                own[key] = (place, value)
+        result: dict[str, Data] = {}
+        for key, (place, value) in {**merged, **own}.items():
+            source.places[(*path, key)] = place
+            result[key] = self._data(value, (*path, key), source, depth + 1)
+        return result
+
+    def _merge(self, value: _Node, path: Path, source: Source, depth: int) -> dict[str, tuple[Place, _Node]]:
+        """What `<<: *anchor` or `<<: [*a, *b]` brings in; earlier ones win."""
+        found: dict[str, tuple[Place, _Node]] = {}
+        self._count += 1
+        if self._count > MAX_NODES or depth > MAX_DEPTH:
+            raise SourceError(Fault(value.place, path, "merges too much", "use fewer aliases"))
+        for node in value.items if value.items is not None else [value]:
+            if node.pairs is None:
+                source.faults.append(Fault(node.place, (*path, "<<"), "`<<` merges mappings only", "point it at an anchored mapping"))
+                continue
+            self._count += len(node.pairs)
+            for key, place, inner in node.pairs:
+                if key == "<<":
+                    for name, pair in self._merge(inner, path, source, depth + 1).items():
+                        found.setdefault(name, pair)
+                else:
+                    found.setdefault(key, (place, inner))
+        return found
+
+
+def plain_scalar(text: str) -> Data:
+    """What unquoted text means under the core schema of YAML 1.2."""
+    if text in _SPECIAL:
+        return _SPECIAL[text]
+    if len(text) > _LONGEST_NUMBER:
+        return text
+    if _INT.fullmatch(text):
+        return int(text)
+    if _OCT.fullmatch(text):
+        return int(text, 0)
+    if _HEX.fullmatch(text):
+        return int(text, 0)
+    if _FLOAT.fullmatch(text):
+        return float(text)
+    return text
