@@ -2,6 +2,7 @@
 
 import json
 import re
+import threading
 from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
@@ -49,6 +50,7 @@ class Manifest:
 
     def __init__(self, run_dir: RunDir, fields: Mapping[str, Any]) -> None:
         self._run_dir = run_dir
+        self._lock = threading.RLock()
         self._fields: dict[str, Any] = {
             "schema_version": SCHEMA_VERSION,
             "state": RunState.RUNNING.value,
@@ -64,15 +66,17 @@ class Manifest:
         return self._fields
 
     def update(self, **fields: Any) -> None:  # noqa: ANN401 - any JSON values
-        """Set fields and write the file."""
-        self._fields.update(redacted(plain(fields)))
-        write_json(self._run_dir.manifest, self._fields)
+        """Set fields and write the file. Safe to call from several threads."""
+        with self._lock:
+            self._fields.update(redacted(plain(fields)))
+            write_json(self._run_dir.manifest, self._fields)
 
     def add_concern(self, concern: Concern) -> None:
         """Record something that was found while running; once per code and message."""
         entry = plain(concern)
-        if entry not in self._fields["concerns"]:
-            self.update(concerns=[*self._fields["concerns"], entry])
+        with self._lock:
+            if entry not in self._fields["concerns"]:
+                self.update(concerns=[*self._fields["concerns"], entry])
 
     @property
     def state(self) -> RunState:

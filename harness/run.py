@@ -1,0 +1,510 @@
+"""One run, whole: the only place where the rooms that measure are wired together.
+
+`run_profile` starts what the profile names inside one ExitStack, keeps the manifest's state true whatever happens, and hands the run
+directory to the same reduction that `harness reduce` calls.
+"""
+
+import importlib.metadata
+import os
+import platform
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any, Final, Self
+
+import pyarrow as pa
+
+from harness import __version__
+from harness.artifacts.atomic import write_bytes, write_parquet
+from harness.artifacts.events import EventLog
+from harness.artifacts.finalize import finalize
+from harness.artifacts.layout import RunDir
+from harness.artifacts.manifest import Manifest
+from harness.artifacts.tables import PLAN
+from harness.console import Progress, View
+from harness.core.clock import now_ns, seconds, take_anchor, wall_now
+from harness.core.errors import ArtifactError, ExitCode, HarnessError, InterruptedRunError
+from harness.core.records import Concern, Gpu, ModelFacts, Purpose, RunState, Severity
+from harness.core.units import human_duration
+from harness.hardware.gpus import nvidia_device_present, resolve_gpus
+from harness.hardware.host import describe_host
+from harness.models.facts import resolve as resolve_model
+from harness.plan.build import RunPlan, make_plan, plan_rows
+from harness.profile.schema import Profile
+from harness.server.base import ModelServer, Needs, RunContext, RunningServer, raise_problems, read_api_key
+from harness.server.choose import choose_server
+from harness.server.orphans import RunRegistry, reap_orphans
+from harness.telemetry.driver import TelemetryRecorder
+from harness.traffic.driver import LocustDriver
+
+MIN_FREE_BYTES: Final = 64 * 1024**2
+"""Least free space to start with: a journal that meets a full disk ends the run."""
+
+SETTLE_S: Final = 5.0
+"""Longest wait, after the load, for the servers to report no running request, before the last scrape for reconciliation."""
+
+START_DELAY_S: Final = 0.5
+"""From the word to the first stage's start, so that every worker has it before it is due."""
+
+MEASURE_GAPS: Final = (
+    ("client-fidelity certificate", "calibration_missing"),
+    ("live canary", "canary_missing"),
+    ("conversations that start in the middle (ages, primed caches)", "age_priming_missing"),
+    ("quality check", "quality_missing"),
+    ("steady-state test of the window", "steady_state_missing"),
+)
+"""What a `measure` run needs and this version does not do: such a run is degraded at best, and says so."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """What came of a run.
+
+    Attributes:
+        run_dir: where it lies.
+        summary: summary.json as a dict.
+        exit_code: of the command.
+        messages: what a person should be told after the result (failed thresholds, the interruption).
+    """
+
+    run_dir: Path
+    summary: dict[str, Any]
+    exit_code: ExitCode
+    messages: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A profile with everything resolved that can be without starting anything."""
+
+    profile: Profile
+    facts: ModelFacts
+    plan: RunPlan
+    gpus: tuple[Gpu, ...]
+    server: ModelServer
+    server_reason: str
+
+
+def prepare(profile: Profile, note: Callable[[str], None]) -> Prepared:
+    """Resolve model, plan, boards and server.
+
+    Raises:
+        HarnessError: the profile cannot be served here; says why.
+    """
+    facts = resolve_model(profile.model.id, load_format=profile.model.load_format)
+    plan = make_plan(profile, facts)
+    selection = getattr(profile.server, "gpus", "all")
+    gpus = resolve_gpus(selection)
+    present = nvidia_device_present().present
+    choice = choose_server(profile, facts, gpus, nvidia_present=present, needs=Needs(tools=bool(plan.head.tools)))
+    note(f"server {choice.kind}: {choice.reason}")
+    return Prepared(profile, facts, plan, gpus, choice.server, choice.reason)
+
+
+def run_profile(profile: Profile, *, out: Path, view: View, source: Path | None = None, overrides: Sequence[str] = ()) -> RunResult:
+    """Run a profile to its end and reduce what was measured.
+
+    Args:
+        profile: what to run.
+        out: folder for run directories; made where missing.
+        view: who watches.
+        source: the profile's file, kept beside the results.
+        overrides: `--set` arguments, kept in the manifest.
+
+    Returns:
+        The result; an interrupted or invalid run is a result, not an error.
+
+    Raises:
+        HarnessError: preflight, server, traffic or artifacts failed. The run directory keeps what was recorded.
+    """
+    with _Signals() as signals:
+        for reaped in reap_orphans():
+            left = f"; still there: {', '.join(reaped.left)}" if reaped.left else ""
+            view.warn(
+                f"run {reaped.run_id} had lost its supervisor; ended what it left behind: {', '.join(reaped.ended) or 'nothing'}{left}"
+            )
+        view.phase("preparing", f"{profile.name} ({profile.purpose.value})")
+        prepared = prepare(profile, view.note)
+        for note in prepared.plan.notes:
+            view.note(note)
+        raise_problems(prepared.server.preflight())
+        run_dir = _make_run_dir(out, profile.name)
+        run = _Run(prepared, run_dir, view, signals, source=source, overrides=overrides)
+        try:
+            run.measure()
+        finally:
+            run.finish()
+        return run.result()
+
+
+class _Run:
+    """State of one run between its steps."""
+
+    def __init__(
+        self, prepared: Prepared, run_dir: RunDir, view: View, signals: "_Signals", *, source: Path | None, overrides: Sequence[str]
+    ) -> None:
+        self._prepared = prepared
+        self._profile = prepared.profile
+        self._run_dir = run_dir
+        self._view = view
+        self._signals = signals
+        self._interrupted = False
+        self._started_ns = now_ns()
+        self._events = EventLog(run_dir.events)
+        self._manifest = Manifest(run_dir, _manifest_fields(prepared, run_dir, self._started_ns, overrides))
+        if source is not None:
+            write_bytes(run_dir.root / "profile.yaml", source.read_bytes())
+        self._rate = _Rate()
+        if self._profile.purpose is Purpose.MEASURE:
+            for what, code in MEASURE_GAPS:
+                self._concern(Concern(code, Severity.DEGRADED, f"not_implemented: this version has no {what}"))
+
+    # --- measuring ---
+
+    def measure(self) -> None:
+        """Start everything, drive the load, stop everything. Raises what failed; the manifest says so."""
+        try:
+            _write_plan(self._prepared.plan, self._run_dir)
+            with ExitStack() as stack:
+                self._measure(stack)
+            self._phase("done", "", show=False)
+        except HarnessError as error:
+            self._fail(error)
+            raise
+        except KeyboardInterrupt as error:
+            interrupted = InterruptedRunError(
+                "interrupted before the load began", next_step=f"what was recorded is in {self._run_dir.root}"
+            )
+            self._fail(interrupted)
+            raise interrupted from error
+        except BaseException as error:
+            self._fail(HarnessError(f"{type(error).__name__}: {error}", cause="a defect in the harness"))
+            raise
+        self._manifest.update(state=RunState.INTERRUPTED if self._interrupted else RunState.COMPLETE, ended_ns=now_ns())
+
+    def _measure(self, stack: ExitStack) -> None:
+        profile, prepared = self._profile, self._prepared
+        run_id = self._run_dir.root.name
+        os.environ["HARNESS_RUN_ID"] = run_id  # marks every process of the run, so that a later start knows its orphans
+        stack.callback(os.environ.pop, "HARNESS_RUN_ID", None)
+        registry = stack.enter_context(RunRegistry.open(run_id, self._run_dir.root))
+        telemetry = stack.enter_context(TelemetryRecorder(self._run_dir, profile.telemetry, gpus=prepared.gpus, on_concern=self._concern))
+
+        self._phase("starting the server", f"{prepared.server.kind}, {profile.model.id}", event="server_start")
+        server = stack.enter_context(prepared.server.start(RunContext(run_id=run_id, run_dir=self._run_dir, registry=registry)))
+        self._manifest.update(server=server.info, endpoints=server.endpoints)
+        ready = "" if server.info.ready_s is None else f"after {human_duration(server.info.ready_s)}, "
+        self._phase("server ready", ready + ", ".join(endpoint.base_url for endpoint in server.endpoints), event="server_ready")
+
+        telemetry.add_targets(server.endpoints)
+        telemetry.add_scopes(server.pids())
+        telemetry.ensure_required()
+        driver = LocustDriver(
+            profile,
+            prepared.facts,
+            prepared.plan,
+            server.endpoints,
+            self._run_dir,
+            workers=self._workers(),
+            api_key=read_api_key(profile.server),
+            on_event=self._on_traffic_event,
+        )
+        stack.enter_context(driver)
+        driver.start()
+        telemetry.add_scopes(driver.pids())
+        self._mark(telemetry, "first_after_ready")
+
+        self._phase("load", self._prepared.plan.stages[0].name, event="traffic_start")
+        with self._signals.counted():
+            driver.go(now_ns() + round(START_DELAY_S * 1e9))
+            self._watch(driver, server, telemetry)
+        self._phase("drained", "", event="drain", show=False)
+        _settle(telemetry)
+        self._mark(telemetry, "last_after_drain")
+        self._phase("stopping", "", event="stopping")
+
+    def _watch(self, driver: LocustDriver, server: RunningServer, telemetry: TelemetryRecorder) -> None:
+        """Until the load has finished: look after the server, tell the view, pass a signal on."""
+        while not driver.wait(0.25):
+            server.check()
+            if self._signals.count and not self._interrupted:
+                self._interrupted = True
+                self._view.warn("interrupted: letting requests in flight finish (once more to stop at once)")
+                driver.stop(drain=True)
+            if self._signals.count > 1:
+                driver.stop(drain=False)
+            self._view.progress(self._progress(driver.progress(), telemetry.latest()))
+        server.check()
+
+    def _progress(self, traffic: Mapping[str, Any], live: Mapping[str, Any]) -> Progress:
+        stage = traffic.get("stage") or self._prepared.plan.stages[0].name
+        plan = next(s for s in self._prepared.plan.stages if s.name == stage)
+        start_ns = traffic.get("stage_start_ns")
+        elapsed_s = max(0.0, seconds(now_ns() - start_ns)) if start_ns else 0.0
+        total_s = None if plan.window_ns is None else seconds(plan.warmup_ns + plan.window_ns)
+        if elapsed_s < seconds(plan.warmup_ns):
+            phase = "warm-up"
+        elif total_s is None:
+            phase = "sessions"
+        else:
+            phase = "window" if elapsed_s <= total_s else "draining"
+        return Progress(
+            stage=stage,
+            phase=phase,
+            elapsed_s=elapsed_s,
+            total_s=total_s,
+            in_flight=traffic.get("in_flight"),
+            sessions=traffic.get("live_sessions"),
+            ok=traffic.get("ok"),
+            failed=traffic.get("failed"),
+            dropped=traffic.get("dropped"),
+            output_tok_s=self._rate.of(live.get("generated_tokens")),
+            ttft_p50_s=traffic.get("ttft_p50_s"),
+            ttft_p99_s=traffic.get("ttft_p99_s"),
+            power_w=live.get("power_w"),
+            queue=live.get("waiting"),
+        )
+
+    def _workers(self) -> int:
+        wanted = self._profile.traffic.workers
+        return 1 if wanted == "auto" else wanted
+
+    def _on_traffic_event(self, event: Mapping[str, Any]) -> None:
+        fields = dict(event)
+        name = fields.pop("event")
+        self._events.append(name, t_ns=fields.pop("t_ns", None), **fields)
+        if name == "stage_started":
+            self._view.note(f"stage {fields.get('stage')}")
+
+    def _mark(self, telemetry: TelemetryRecorder, label: str) -> None:
+        t_ns = now_ns()
+        if telemetry.scrape_now(label):
+            self._events.append("scrape_mark", t_ns=t_ns, label=label)
+        elif any(True for _ in self._manifest.fields.get("endpoints", ())):
+            self._view.note(f"no metrics from the server for {label.replace('_', ' ')}: token counts cannot be reconciled")
+
+    def _concern(self, concern: Concern) -> None:
+        self._manifest.add_concern(concern)
+        if concern.severity is not Severity.NOTE and not concern.message.startswith("not_implemented"):
+            self._view.warn(concern.message)
+
+    def _phase(self, name: str, detail: str, *, event: str | None = None, show: bool = True) -> None:
+        self._events.append("phase", phase=event or name)
+        if show:
+            self._view.phase(name, detail)
+
+    def _fail(self, error: HarnessError) -> None:
+        state = RunState.INTERRUPTED if isinstance(error, InterruptedRunError) else RunState.FAILED
+        try:
+            self._manifest.update(
+                state=state,
+                ended_ns=now_ns(),
+                error={"what": error.what, "cause": error.cause, "next_step": error.next_step},
+            )
+        except ArtifactError as second:
+            # The disk is what failed: the manifest stays `running`, which every reader takes for a run that did not finish.
+            self._view.warn(f"the manifest could not be brought up to date: {second.what}")
+
+    # --- reading ---
+
+    def finish(self) -> None:
+        """Make whole tables of the journals and reduce, also when measuring failed: nothing that was recorded is lost."""
+        failing = sys.exc_info()[1] is not None
+        self._view.phase("reducing", str(self._run_dir.root))
+        try:
+            finalize(self._run_dir)
+            self._summary = reduce_and_report(self._run_dir.root, report=True)
+        except HarnessError as error:
+            if not failing:
+                raise
+            self._view.warn(f"the run could not be reduced: {error.what}")
+            self._summary = {}
+
+    def result(self) -> RunResult:
+        """The verdict as an exit code: 130 before 10 before 99."""
+        from harness.compare.thresholds import evaluate_thresholds
+
+        failed = [result for result in evaluate_thresholds(self._profile.thresholds, self._summary) if not result.passed]
+        messages = ["threshold failed: " + " · ".join(filter(None, result.row())) for result in failed]
+        code = ExitCode.THRESHOLD_FAILED if failed else ExitCode.OK
+        if self._summary.get("verdict", {}).get("status") == "invalid":
+            code = ExitCode.INVALID_RUN
+        if self._interrupted:
+            code = ExitCode.INTERRUPTED
+        return RunResult(self._run_dir.root, self._summary, code, tuple(messages))
+
+
+def reduce_and_report(path: Path, *, report: bool) -> dict[str, Any]:
+    """Reduce a run directory; write summary.json and, on demand, the reports.
+
+    Returns:
+        summary.json as a dict.
+    """
+    from harness.reduce import reduce_run, write_summary
+    from harness.report import write_report
+
+    summary = reduce_run(path)
+    write_summary(path, summary)
+    if report:
+        write_report(path)
+    return summary.to_dict()
+
+
+@dataclass(slots=True)
+class _Rate:
+    """Tokens per second over the last few readings of a counter."""
+
+    seen: list[tuple[int, float]] = field(default_factory=list)
+
+    def of(self, counter: float | None) -> float | None:
+        if counter is None:
+            return None
+        if not self.seen or counter != self.seen[-1][1]:
+            self.seen.append((now_ns(), counter))
+        self.seen = self.seen[-5:]
+        (t0, c0), (t1, c1) = self.seen[0], self.seen[-1]
+        return (c1 - c0) / seconds(t1 - t0) if t1 > t0 and c1 >= c0 else None
+
+
+class _Signals:
+    """SIGINT, SIGTERM and SIGHUP: raise KeyboardInterrupt while things are being started, are counted while load is running."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._counting = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            self._before[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _handle(self, _number: int, _frame: FrameType | None) -> None:
+        self.count += 1
+        # Raised once: a second signal while everything is being stopped must not cut that short.
+        if not self._counting and self.count == 1:
+            raise KeyboardInterrupt
+
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        """Within: signals are counted and nothing is raised. Afterwards too: what is left is stopping."""
+        self._counting = True
+        yield
+
+
+def _settle(telemetry: TelemetryRecorder) -> None:
+    """Wait until the servers report nothing running, so that the last scrape holds every token that was sent."""
+    start_ns = now_ns()
+    while seconds(now_ns() - start_ns) < SETTLE_S:
+        time.sleep(0.25)
+        live = telemetry.latest()
+        if not live:
+            return
+        if live["t_ns"] > start_ns and not live.get("running") and not live.get("waiting"):
+            return
+
+
+def _make_run_dir(out: Path, name: str) -> RunDir:
+    stamp = wall_now().strftime("%Y%m%dT%H%M%SZ")
+    root = out / f"{stamp}-{name}-{secrets.token_hex(3)}"
+    try:
+        root.mkdir(parents=True)
+        free = shutil.disk_usage(root).free
+        run_dir = RunDir(root.resolve())
+        run_dir.requests_dir.mkdir()
+        run_dir.scrapes_dir.mkdir()
+        run_dir.logs_dir.mkdir()
+    except OSError as error:
+        raise ArtifactError(
+            f"cannot make the run directory {root}: {error.strerror or error}",
+            cause="no permission to write there, no space, or --out names a file",
+            next_step="choose another folder with --out",
+        ) from error
+    if free < MIN_FREE_BYTES:
+        shutil.rmtree(root)
+        raise ArtifactError(
+            f"only {free / 1e6:.0f} MB are free for {root}",
+            cause="the disk is nearly full",
+            next_step="free some space, or choose another folder with --out",
+        )
+    return run_dir
+
+
+def _write_plan(plan: RunPlan, run_dir: RunDir) -> None:
+    write_parquet(run_dir.plan, pa.Table.from_pylist(list(plan_rows(plan)), schema=PLAN))
+
+
+def _manifest_fields(prepared: Prepared, run_dir: RunDir, started_ns: int, overrides: Sequence[str]) -> dict[str, Any]:
+    profile, plan = prepared.profile, prepared.plan
+    sessions = plan.planned_sessions()
+    hardware = {"gpus": prepared.gpus, **describe_host()}
+    return {
+        "run_id": run_dir.root.name,
+        "harness": {"version": __version__, **_commit()},
+        "profile": profile.model_dump(mode="json"),
+        "overrides": list(overrides),
+        "workload_sha256": plan.workload_sha256,
+        "plan_sha256": plan.plan_sha256,
+        "seed": profile.seed,
+        "plan": {
+            "context_scale": plan.context_scale,
+            "context_scale_reason": plan.context_scale_reason,
+            "context_limit_tok": plan.context_limit_tok,
+            "tok_per_word": plan.tok_per_word,
+            "tok_per_word_source": plan.tok_per_word_source,
+            "output_length": profile.output_length.value,
+            "planned_sessions": sessions,
+            "planned_requests": None if sessions is None else sum(len(s.turns) for stage in plan.stages for s in plan.horizon(stage.index)),
+            "notes": list(plan.notes),
+        },
+        "model": prepared.facts,
+        "hardware": hardware,
+        "software": _software(),
+        "server": {"kind": prepared.server.kind, "choice": prepared.server_reason},
+        "endpoints": [],
+        "clock_anchors": [{"host": platform.node(), **asdict(take_anchor())}],
+        "started_ns": started_ns,
+        "ended_ns": None,
+        "workers": 1 if profile.traffic.workers == "auto" else profile.traffic.workers,
+        "not_implemented": [what for what, _ in MEASURE_GAPS] if profile.purpose is Purpose.MEASURE else [],
+    }
+
+
+def _software() -> dict[str, Any]:
+    packages = ("locust", "gevent", "httptools", "prometheus-client", "pandas", "pyarrow", "nvidia-ml-py", "torch", "transformers", "vllm")
+    versions = {}
+    for package in packages:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {"python": platform.python_version(), "packages": versions}
+
+
+def _commit() -> dict[str, Any]:
+    """Commit of the harness: from git where it runs from a checkout, else from HARNESS_COMMIT (set in the image), else unknown."""
+    here = Path(__file__).resolve().parent.parent
+    if (here / ".git").exists():
+        try:
+            commit = subprocess.run(
+                ["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10
+            ).stdout.strip()
+            status = subprocess.run(
+                ["git", "-C", str(here), "status", "--porcelain"], capture_output=True, text=True, check=True, timeout=10
+            ).stdout
+        except (OSError, subprocess.SubprocessError):
+            return {"commit": None, "dirty": None}
+        return {"commit": commit, "dirty": bool(status.strip())}
+    return {"commit": os.environ.get("HARNESS_COMMIT"), "dirty": None}
