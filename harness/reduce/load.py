@@ -1,0 +1,480 @@
+"""Reads a run directory into columns. Only the directory is read; what is missing or torn becomes a concern, never a traceback.
+
+Times are nanoseconds from the run's start as float64 (exact up to 104 days), NaN where it did not happen or is not known.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from harness.artifacts import tables
+from harness.artifacts.journal import read_batches, read_table
+from harness.artifacts.layout import SCHEMA_VERSION, RunDir
+from harness.core.errors import ArtifactError
+from harness.core.records import Concern, Outcome, RunState, Severity
+from harness.reduce.stats import Floats
+
+_UP: Final = "up"  # as in harness.artifacts.expositions, whose import would load the parser
+_LABEL: Final = "harness_scrape_label"
+
+Bools = npt.NDArray[np.bool_]
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Chunks:
+    """All chunks of all requests, request after request.
+
+    Attributes:
+        request: row of the request that each belongs to.
+        t: arrival.
+        content_bytes: UTF-8 bytes of content.
+        tok: tokens, NaN where the stream does not tell.
+        start: per request, position of its first chunk; one more entry at the end.
+    """
+
+    request: Ints
+    t: Floats
+    content_bytes: Floats
+    tok: Floats
+    start: Ints
+
+
+@dataclass(frozen=True, slots=True)
+class Requests:
+    """Columns of the requests, ordered by intended time and id, so that the order of rows on disk never matters."""
+
+    table: pa.Table
+    request_id: npt.NDArray[np.object_]
+    session: Ints
+    stage: npt.NDArray[np.object_]
+    outcome: npt.NDArray[np.object_]
+    intended: Floats
+    sent: Floats
+    first_token: Floats
+    last_token: Floats
+    done: Floats
+    target_input_tok: Floats
+    target_output_tok: Floats
+    input_tok: Floats
+    cache_read_tok: Floats
+    cache_write_tok: Floats
+    output_tok: Floats
+    chunks: Chunks
+
+    def __len__(self) -> int:
+        return len(self.intended)
+
+    @property
+    def ok(self) -> Bools:
+        """Answered in full."""
+        return np.asarray(self.outcome == Outcome.OK, dtype=bool)
+
+    @property
+    def dropped(self) -> Bools:
+        """Never sent, since that would have been beyond its cap."""
+        return np.asarray(self.outcome == Outcome.DROPPED, dtype=bool)
+
+    @property
+    def cancelled(self) -> Bools:
+        """Abandoned by plan."""
+        return np.asarray(self.outcome == Outcome.CANCELLED, dtype=bool)
+
+    @property
+    def failed(self) -> Bools:
+        """Tried, and neither answered in full nor abandoned by plan."""
+        return ~(self.ok | self.dropped | self.cancelled)
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """One time series a (target, metric, labels)."""
+
+    series: Mapping[tuple[str, str, str], tuple[Floats, Floats]]
+    scrapes: Mapping[str, Floats]
+    """Per target, times of all successful scrapes."""
+    marks: Mapping[tuple[str, str], float]
+    """(target, label) -> time of the scrape that was labelled so, those that bound the reconciliation above all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run directory in memory.
+
+    Attributes:
+        root: the folder.
+        manifest: manifest.json, {} when it is not there.
+        state: complete, interrupted or failed.
+        t0_ns: the run's start on the monotonic clock; all times count from it.
+        events: events.jsonl, whole lines only.
+        requests: all records.
+        samples: the server's samples; None when nothing was scraped.
+        failed_scrapes: per target.
+        power: POWER's columns, None when no power was read.
+        host: HOST's columns, None when it is not there.
+        concerns: what reading found missing or torn, and what the run itself put into its manifest.
+    """
+
+    root: Path
+    manifest: Mapping[str, Any]
+    state: RunState
+    t0_ns: int
+    events: Sequence[Mapping[str, Any]]
+    requests: Requests
+    samples: Samples | None
+    failed_scrapes: Mapping[str, int]
+    power: Mapping[str, npt.NDArray[Any]] | None
+    host: Mapping[str, npt.NDArray[Any]] | None
+    concerns: tuple[Concern, ...] = field(default=())
+
+    def at(self, t_ns: float) -> float:
+        """A monotonic reading as nanoseconds from the run's start."""
+        return float(int(t_ns) - self.t0_ns)
+
+    @property
+    def profile(self) -> Mapping[str, Any]:
+        """The resolved profile, {} when it is not known."""
+        return mapping(self.manifest.get("profile"))
+
+
+def mapping(value: object) -> Mapping[str, Any]:
+    """The value where it is a mapping, else {}."""
+    return value if isinstance(value, Mapping) else {}
+
+
+def sequence(value: object) -> Sequence[Any]:
+    """The value where it is a list, else ()."""
+    return value if isinstance(value, list | tuple) else ()
+
+
+def number(value: object) -> float | None:
+    """The value where it is a finite number, else None."""
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) and np.isfinite(value) else None
+
+
+def load_run(root: Path, *, wanted: Callable[[str], bool]) -> Run:
+    """Read a run directory.
+
+    Args:
+        root: the folder.
+        wanted: whether samples of this name are needed.
+
+    Raises:
+        ArtifactError: not a run directory, or written by a newer version.
+    """
+    run_dir = RunDir(root)
+    concerns: list[Concern] = []
+    manifest = _manifest(run_dir, concerns)
+    events = _events(run_dir)
+    state = _state(manifest, concerns)
+    requests_table = _requests_table(run_dir, concerns)
+    t0_ns = _start(manifest, events, requests_table)
+    requests = _requests(requests_table, t0_ns)
+    samples, failed_scrapes = _samples(run_dir, t0_ns, wanted, concerns)
+    power = _columns(_table(run_dir.power, (run_dir.power_journal,), tables.POWER, concerns), t0_ns)
+    host = _columns(_table(run_dir.host, (run_dir.host_journal,), tables.HOST, concerns), t0_ns)
+    for raw in sequence(manifest.get("concerns")):
+        concern = _concern(raw)
+        if concern is not None:
+            concerns.append(concern)
+    return Run(root, manifest, state, t0_ns, events, requests, samples, failed_scrapes, power, host, tuple(concerns))
+
+
+def _manifest(run_dir: RunDir, concerns: list[Concern]) -> Mapping[str, Any]:
+    if not run_dir.root.is_dir():
+        raise ArtifactError(f"{run_dir.root} is not a folder", next_step="give the path of a run directory; `harness results` lists them")
+    if not run_dir.manifest.exists():
+        if not run_dir.requests_dir.is_dir() and not run_dir.requests.exists():
+            raise ArtifactError(
+                f"{run_dir.root} is not a run directory: it has neither manifest.json nor requests",
+                next_step="give the path of a run directory; `harness results` lists them",
+            )
+        concerns.append(Concern("manifest_missing", Severity.INVALID, "manifest.json is missing, so nobody knows what was run."))
+        return {}
+    try:
+        manifest = json.loads(run_dir.manifest.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        concerns.append(Concern("manifest_unreadable", Severity.INVALID, f"manifest.json cannot be read: {error}."))
+        return {}
+    if not isinstance(manifest, dict):
+        concerns.append(Concern("manifest_unreadable", Severity.INVALID, "manifest.json is no JSON object."))
+        return {}
+    version = manifest.get("schema_version")
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise ArtifactError(
+            f"{run_dir.root} has schema_version {version}; this harness reads up to {SCHEMA_VERSION}",
+            cause="a newer harness wrote it",
+            next_step="reduce it with that version, or upgrade this one",
+        )
+    return manifest
+
+
+def _state(manifest: Mapping[str, Any], concerns: list[Concern]) -> RunState:
+    raw = manifest.get("state")
+    if raw == RunState.COMPLETE:
+        return RunState.COMPLETE
+    if raw == RunState.INTERRUPTED:
+        concerns.append(Concern("interrupted", Severity.DEGRADED, "The run was interrupted before its load had ended."))
+        return RunState.INTERRUPTED
+    if raw == RunState.RUNNING:
+        text = "The manifest still says running: the run was killed (or still goes on). Figures cover what was recorded."
+        concerns.append(Concern("killed", Severity.INVALID, text))
+        return RunState.INTERRUPTED
+    what = mapping(manifest.get("error")).get("what")
+    if what:
+        text = f"The run failed: {what}"
+    else:
+        text = "The run failed." if raw == RunState.FAILED else "The run's state is missing, so it counts as failed."
+    concerns.append(Concern("failed", Severity.INVALID, text))
+    return RunState.FAILED
+
+
+def _concern(raw: object) -> Concern | None:
+    fields = mapping(raw)
+    try:
+        severity = Severity(fields.get("severity", ""))
+    except ValueError:
+        severity = Severity.DEGRADED  # a severity that this version does not know is not taken lightly
+    if not fields.get("code"):
+        return None
+    return Concern(str(fields["code"]), severity, str(fields.get("message", "")), number(fields.get("value")), number(fields.get("limit")))
+
+
+def _events(run_dir: RunDir) -> list[Mapping[str, Any]]:
+    try:
+        text = run_dir.events.read_bytes().decode("utf-8", errors="replace")
+    except OSError:
+        return []
+    events: list[Mapping[str, Any]] = []
+    for line in text.splitlines():
+        try:
+            event = json.loads(line)
+        except ValueError:
+            continue  # a torn last line
+        if isinstance(event, dict) and "event" in event:
+            events.append(event)
+    return events
+
+
+def _table(path: Path, journals: Sequence[Path], schema: pa.Schema, concerns: list[Concern], filters: Any = None) -> pa.Table | None:  # noqa: ANN401
+    """The finished table where it is whole, else the journals, else None."""
+    if path.exists():
+        try:
+            table = pq.read_table(path, filters=filters)
+            return table if table.schema.equals(schema) else _fit(table, schema)
+        except (pa.ArrowException, OSError, ValueError) as error:
+            concerns.append(_unreadable(path, error))
+    found = [journal for journal in journals if journal.exists()]
+    return read_table(found, schema) if found else None
+
+
+def _unreadable(path: Path, error: Exception) -> Concern:
+    text = f"{path.name} cannot be read ({type(error).__name__}); its journal is used in its place, if there is one."
+    return Concern("table_unreadable", Severity.NOTE, text)
+
+
+def _fit(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """A table of an older or newer harness in the columns of this one; missing ones are null."""
+    have = set(table.column_names)
+    columns = [table[f.name].cast(f.type) if f.name in have else pa.nulls(len(table), f.type) for f in schema]
+    return pa.table(columns, schema=schema)
+
+
+def _requests_table(run_dir: RunDir, concerns: list[Concern]) -> pa.Table:
+    journals = sorted(run_dir.requests_dir.glob("*.arrows")) if run_dir.requests_dir.is_dir() else []
+    table = _table(run_dir.requests, journals, tables.REQUESTS, concerns)
+    if table is None:
+        concerns.append(Concern("requests_missing", Severity.INVALID, "There are no request records."))
+        return tables.REQUESTS.empty_table()
+    return table
+
+
+def _start(manifest: Mapping[str, Any], events: Sequence[Mapping[str, Any]], requests: pa.Table) -> int:
+    started = manifest.get("started_ns")
+    if isinstance(started, int):
+        return started
+    times = [event["t_ns"] for event in events if isinstance(event.get("t_ns"), int)]
+    first = pc.min(requests["intended_ns"]).as_py() if len(requests) else None
+    if first is not None:
+        times.append(first)
+    return min(times, default=0)
+
+
+def _floats(column: pa.ChunkedArray, minus: int = 0) -> Floats:
+    """Numbers as float64, null as NaN; `minus` is taken off before, so that times stay exact."""
+    if minus and pa.types.is_integer(column.type):
+        column = pc.subtract(column, pa.scalar(minus, column.type))
+    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    return np.asarray(array.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False), dtype=np.float64)
+
+
+def _strings(column: pa.ChunkedArray) -> npt.NDArray[np.object_]:
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(pa.string())
+    return np.asarray(column.to_numpy(), dtype=object)
+
+
+def _requests(table: pa.Table, t0_ns: int) -> Requests:
+    order = pc.sort_indices(table, sort_keys=[("intended_ns", "ascending"), ("request_id", "ascending"), ("turn", "ascending")])
+    table = table.take(order).combine_chunks()
+    session_codes = table["session_id"].combine_chunks().dictionary_encode()
+    codes = session_codes.indices if isinstance(session_codes, pa.DictionaryArray) else session_codes.combine_chunks().indices
+    return Requests(
+        table=table,
+        request_id=_strings(table["request_id"]),
+        session=np.asarray(codes.to_numpy(zero_copy_only=False), dtype=np.int64),
+        stage=_strings(table["stage"]),
+        outcome=_strings(table["outcome"]),
+        intended=_floats(table["intended_ns"], t0_ns),
+        sent=_floats(table["sent_ns"], t0_ns),
+        first_token=_floats(table["first_token_ns"], t0_ns),
+        last_token=_floats(table["last_token_ns"], t0_ns),
+        done=_floats(table["done_ns"], t0_ns),
+        target_input_tok=_floats(table["target_input_tok"]),
+        target_output_tok=_floats(table["target_output_tok"]),
+        input_tok=_floats(table["input_tok"]),
+        cache_read_tok=_floats(table["cache_read_tok"]),
+        cache_write_tok=_floats(table["cache_write_tok"]),
+        output_tok=_floats(table["output_tok"]),
+        chunks=_chunks(table, t0_ns),
+    )
+
+
+def _chunks(table: pa.Table, t0_ns: int) -> Chunks:
+    lengths = np.asarray(pc.fill_null(pc.list_value_length(table["chunk_dt_us"]), 0).to_numpy(), dtype=np.int64)
+    # A chunk has a time only where the request has a first token; a list of another length than the gaps' belongs to no chunk.
+    first = _floats(table["first_token_ns"], t0_ns)
+    start = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+    request = np.repeat(np.arange(len(lengths), dtype=np.int64), lengths)
+    gaps = _floats(pc.list_flatten(table["chunk_dt_us"])) * 1000.0
+    running = np.cumsum(gaps)
+    before = np.concatenate([np.zeros(1), running])[start[:-1]]  # whole microseconds: exact in float64 up to 9e15 ns
+    t = first[request] + running - before[request] if len(gaps) else np.zeros(0)
+    return Chunks(request, t, _aligned(table["chunk_bytes"], lengths, start), _aligned(table["chunk_tok"], lengths, start), start)
+
+
+def _aligned(column: pa.ChunkedArray, lengths: Ints, start: Ints) -> Floats:
+    """The flattened list, NaN for requests whose list is null or not as long as that of the gaps."""
+    own = np.asarray(pc.fill_null(pc.list_value_length(column), 0).to_numpy(), dtype=np.int64)
+    values = _floats(pc.list_flatten(column))
+    if np.array_equal(own, lengths):
+        return values
+    out = np.full(int(start[-1]), np.nan)
+    own_start = np.concatenate([np.zeros(1, np.int64), np.cumsum(own)])
+    good = own == lengths
+    keep = np.repeat(good, own)
+    out[np.repeat(good, lengths)] = values[keep] if len(keep) == own_start[-1] else np.nan
+    return out
+
+
+def _samples(
+    run_dir: RunDir, t0_ns: int, wanted: Callable[[str], bool], concerns: list[Concern]
+) -> tuple[Samples | None, Mapping[str, int]]:
+    table: pa.Table | None = None
+    if run_dir.samples.exists():
+        try:
+            table = pq.read_table(run_dir.samples)
+        except (pa.ArrowException, OSError, ValueError) as error:
+            concerns.append(_unreadable(run_dir.samples, error))
+    if table is None and run_dir.scrapes_journal.exists():
+        table = _parsed(run_dir.scrapes_journal, wanted)
+    if table is None or len(table) == 0:
+        return None, {}
+    series = _series(table, t0_ns, lambda name: name in (_UP, _LABEL) or wanted(name))
+    scrapes: dict[str, Floats] = {}
+    failed: dict[str, int] = {}
+    marks: dict[tuple[str, str], float] = {}
+    for (target, metric, labels), (t, values) in series.items():
+        if metric == _UP:
+            scrapes[target] = t[values > 0]
+            failed[target] = int(np.sum(values <= 0))
+        elif metric == _LABEL:
+            marks[target, str(json.loads(labels).get("label"))] = float(t[-1])
+    kept = {key: value for key, value in series.items() if key[1] not in (_UP, _LABEL)}
+    return Samples(kept, scrapes or _scrape_times(table, t0_ns), marks), failed
+
+
+def _parsed(journal: Path, wanted: Callable[[str], bool]) -> pa.Table:
+    """Samples of a journal of scrapes, for a run that was killed before samples.parquet was made."""
+    # The parser is needed only here.
+    from harness.artifacts.expositions import ExpositionError, parse
+
+    codec = pa.Codec("zstd")
+    rows: list[dict[str, Any]] = []
+    for batch in read_batches(journal):
+        for row in batch.to_pylist():
+            place = {"t_ns": row["t_ns"], "target": row["target"]}
+            try:
+                body = codec.decompress(row["body_zstd"], row["body_bytes"], asbytes=True) if row["error"] is None else b""
+                found = parse(body, row["content_type"])
+            except (ExpositionError, OSError, TypeError):
+                found = []
+            rows.append({**place, "metric": _UP, "labels": "{}", "value": float(bool(found))})
+            if row.get("label") is not None:
+                rows.append({**place, "metric": _LABEL, "labels": json.dumps({"label": row["label"]}), "value": 1.0})
+            rows += [
+                {**place, "metric": name, "labels": json.dumps(dict(labels), sort_keys=True, ensure_ascii=False), "value": value}
+                for name, labels, value in found
+                if wanted(name)
+            ]
+    return pa.Table.from_pylist(rows, schema=tables.SAMPLES)
+
+
+def _scrape_times(table: pa.Table, t0_ns: int) -> dict[str, Floats]:
+    targets = _strings(table["target"])
+    times = _floats(table["t_ns"], t0_ns)
+    return {target: np.unique(times[targets == target]) for target in sorted(set(targets))}
+
+
+def _series(table: pa.Table, t0_ns: int, wanted: Callable[[str], bool]) -> dict[tuple[str, str, str], tuple[Floats, Floats]]:
+    """Split by (target, metric, labels), keeping wanted metrics, dropping NaN, ordered by time."""
+    table = table.unify_dictionaries().combine_chunks()
+    names, name_codes = _codes(table["metric"])
+    keep = np.isin(name_codes, [code for code, name in enumerate(names) if wanted(name)])
+    value = _floats(table["value"])
+    keep &= ~np.isnan(value)
+    table_index = np.flatnonzero(keep)
+    if len(table_index) == 0:
+        return {}
+    t = _floats(table["t_ns"], t0_ns)[table_index]
+    value = value[table_index]
+    targets, target_codes = _codes(table["target"])
+    labels, label_codes = _codes(table["labels"])
+    combined = (target_codes[table_index] * len(names) + name_codes[table_index]) * len(labels) + label_codes[table_index]
+    order = np.lexsort((t, combined))
+    combined, t, value = combined[order], t[order], value[order]
+    cuts = np.flatnonzero(np.diff(combined)) + 1
+    out: dict[tuple[str, str, str], tuple[Floats, Floats]] = {}
+    for begin, end in zip(np.concatenate([[0], cuts]), np.concatenate([cuts, [len(combined)]]), strict=True):
+        code = int(combined[begin])
+        rest, label = divmod(code, len(labels))
+        target, name = divmod(rest, len(names))
+        out[str(targets[target]), str(names[name]), str(labels[label])] = (t[begin:end], value[begin:end])
+    return dict(sorted(out.items()))
+
+
+def _codes(column: pa.ChunkedArray) -> tuple[list[str], Ints]:
+    array = column.combine_chunks()
+    if not pa.types.is_dictionary(array.type):
+        array = array.dictionary_encode()
+    return array.dictionary.to_pylist(), np.asarray(array.indices.to_numpy(zero_copy_only=False), dtype=np.int64)
+
+
+def _columns(table: pa.Table | None, t0_ns: int) -> Mapping[str, npt.NDArray[Any]] | None:
+    """Columns ordered by time: numbers as float64 with NaN for null, times from the run's start, text as objects."""
+    if table is None or len(table) == 0:
+        return None
+    keys = [("t_ns", "ascending"), *((f.name, "ascending") for f in table.schema if pa.types.is_string(f.type))]
+    table = table.take(pc.sort_indices(table, sort_keys=keys))
+    return {
+        f.name: _strings(table[f.name]) if pa.types.is_string(f.type) else _floats(table[f.name], t0_ns if f.name == "t_ns" else 0)
+        for f in table.schema
+    }

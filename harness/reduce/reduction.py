@@ -1,0 +1,274 @@
+"""Run directory -> Summary. Pure: reads only the directory, and the same directory gives the same bytes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from harness.artifacts.atomic import write_json
+from harness.artifacts.layout import SCHEMA_VERSION, RunDir
+from harness.core.metric_names import Concept
+from harness.core.metrics import METRIC_VERSION
+from harness.reduce import stage as stages
+from harness.reduce.counters import LAST_LABELS, ServerCounters, wanted
+from harness.reduce.load import Run, load_run, mapping, number, sequence
+from harness.reduce.stage import Flows, StageFigures
+from harness.reduce.summary import Agreement, StageSummary, Summary, Window
+from harness.reduce.verdict import judge
+from harness.reduce.windows import StageWindow, stage_windows
+
+NS: Final = 1e-9
+_SERVER_COUNTERS: Final = (
+    Concept.PROMPT_TOKENS,
+    Concept.COMPUTED_TOKENS,
+    Concept.CACHED_TOKENS,
+    Concept.GENERATED_TOKENS,
+    Concept.FINISHED,
+    Concept.PREEMPTED,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Reduction:
+    """A summary with what it was made from, for reports that also draw series.
+
+    Attributes:
+        summary: the result.
+        run: the directory in memory.
+        windows: of all stages.
+        headline: the stage whose figures head the summary; None when no stage was started.
+        flows: tokens and requests over time.
+        counters: the server's counters; None without scrapes.
+        figures: per stage.
+    """
+
+    summary: Summary
+    run: Run
+    windows: tuple[StageWindow, ...]
+    headline: StageWindow | None
+    flows: Flows
+    counters: ServerCounters | None
+    figures: Mapping[str, StageFigures]
+
+
+def reduce_run(path: Path) -> Summary:
+    """Reduce a run directory.
+
+    Raises:
+        ArtifactError: it is not a run directory, or a newer harness wrote it. Whatever else is missing or torn is a concern in the verdict.
+    """
+    return reduce_fully(path).summary
+
+
+def write_summary(path: Path, summary: Summary) -> Path:
+    """Write summary.json into a run directory and return its path.
+
+    Raises:
+        ArtifactError: no space, no permission.
+    """
+    target = RunDir(path).summary
+    write_json(target, summary.to_dict())
+    return target
+
+
+def reduce_fully(path: Path) -> Reduction:
+    """As `reduce_run`, keeping what the summary was made from."""
+    run = load_run(path, wanted=wanted)
+    windows = tuple(stage_windows(run))
+    counters = ServerCounters(run.samples) if run.samples is not None else None
+    flow = stages.flows(run)
+    slos = {key: number(mapping(run.profile.get("slos")).get(key)) for key in ("ttft_s", "tpot_s", "e2e_s")}
+    price = mapping(run.profile.get("price"))
+    figures = {window.name: stages.figures(run, window, flow, counters, slos, price) for window in windows}
+    headline = _headline(windows)
+    plan = mapping(run.manifest.get("plan"))
+    planned = number(plan.get("planned_requests"))
+    requests = run.requests
+    everything = np.ones(len(requests), dtype=bool)
+    turns = [w.turns_not_happened for w in windows if w.turns_not_happened is not None]
+    counts = stages.count(
+        requests, everything, int(planned) if planned is not None else None,
+        stages.intended_in(requests, headline) if headline is not None else None, sum(turns) if turns else None,
+    )  # fmt: skip
+    reconciliation = _reconcile(run, counters)
+    server = _server(counters, headline)
+    host = _host(run, headline)
+    stage_planned = int(planned) if planned is not None and len(windows) == 1 else None
+    summaries = tuple(
+        StageSummary(
+            window.name, window.kind, _public(window), stages.window_counts(run, window, stage_planned),
+            figures[window.name].metrics, figures[window.name].latency,
+        )
+        for window in windows
+    )  # fmt: skip
+    top = figures[headline.name] if headline is not None else stages.figures(run, _nothing(), flow, counters, slos, price)
+    verdict = judge(run, windows, headline, flow, figures, reconciliation, counters, host, slos)
+    profile = run.profile
+    summary = Summary(
+        schema_version=SCHEMA_VERSION,
+        metric_version=METRIC_VERSION,
+        run_id=str(run.manifest.get("run_id") or run.root.resolve().name),
+        state=str(run.state),
+        profile={
+            "name": _text(profile.get("name")),
+            "purpose": _text(profile.get("purpose")),
+            "workload_sha256": _text(run.manifest.get("workload_sha256")),
+            "plan_sha256": _text(run.manifest.get("plan_sha256")),
+        },
+        verdict=verdict,
+        window=_public(headline, last_of=len(windows)) if headline is not None else Window(None, None, None, "No load stage was started."),
+        requests=counts,
+        metrics=top.metrics,
+        latency=top.latency,
+        reconciliation=reconciliation,
+        stages=summaries,
+        labels={
+            "output_length": _text(plan.get("output_length")),
+            "context_scale": number(plan.get("context_scale")),
+            "load_format": _text(mapping(profile.get("model")).get("load_format")),
+            "tokens_in_chunks": "told" if flow.output.told else "not told",
+            "input_split": top.input_split,
+            "server_metrics": counters.server if counters is not None else None,
+        },
+        slos=slos,
+        server=server,
+        host=host,
+        notes=_notes(plan, figures, headline),
+    )
+    return Reduction(summary, run, windows, headline, flow, counters, figures)
+
+
+def _text(value: object) -> str | None:
+    return str(value) if value is not None else None
+
+
+def _headline(windows: tuple[StageWindow, ...]) -> StageWindow | None:
+    """The last stage with a window, else the last one."""
+    measured = [window for window in windows if window.start is not None]
+    return measured[-1] if measured else windows[-1] if windows else None
+
+
+def _nothing() -> StageWindow:
+    return StageWindow("", None, None, None, None, None, False, "sessions", None, None, "No load stage was started.")
+
+
+def _public(window: StageWindow, last_of: int = 1) -> Window:
+    rule = window.rule
+    if last_of > 1:
+        rule = f"The last of {last_of} stages heads the report; each has figures of its own below. " + rule
+    if window.start is None or window.end is None:
+        return Window(None, None, None, rule)
+    return Window(window.start * NS, window.end * NS, (window.end - window.start) * NS, rule)
+
+
+def _mark(run: Run, label: str) -> float | None:
+    for event in run.events:
+        if event["event"] == "scrape_mark" and event.get("label") == label and isinstance(event.get("t_ns"), int):
+            return run.at(event["t_ns"])
+    return None
+
+
+def _reconcile(run: Run, counters: ServerCounters | None) -> dict[str, Agreement]:
+    """Client's usage against the server's counters: first scrape after ready and probes to the last after drain."""
+    requests = run.requests
+    first, last = _mark(run, "first_after_ready"), _mark(run, "last_after_drain")
+    labels = {label for _, label in counters.samples.marks} if counters is not None else set()
+    drained = last is not None or not labels.isdisjoint(LAST_LABELS)
+    out = {}
+    for key, concept, tokens, asked in (
+        ("output_tokens", Concept.GENERATED_TOKENS, requests.output_tok, requests.target_output_tok),
+        ("input_tokens", Concept.PROMPT_TOKENS, requests.input_tok, requests.target_input_tok),
+    ):
+        counted = ~np.isnan(tokens)
+        client = float(np.sum(tokens[counted])) if np.any(counted) else None
+        unknown = stages.tried(requests) & ~counted
+        bound = asked[unknown]
+        tolerance: float | None = float(np.sum(bound)) if not np.any(np.isnan(bound)) else None
+        aborted = int(np.sum(unknown))
+        server = counters.whole(concept, first, last) if counters is not None else None
+        out[key] = _agreement(client, server, tolerance, aborted, drained, counters)
+    return out
+
+
+def _agreement(
+    client: float | None, server: float | None, tolerance: float | None, aborted: int, drained: bool, counters: ServerCounters | None
+) -> Agreement:
+    if counters is None:
+        return Agreement(client, None, None, tolerance, None, "The server's metrics were not scraped.")
+    if server is None:
+        return Agreement(client, None, None, tolerance, None, "The server's metrics hold no such counter.")
+    if client is None:
+        return Agreement(None, server, None, tolerance, None, "No answer came with a count of tokens.")
+    relative = (client - server) / server if server > 0 else 0.0 if client == 0 else None
+    if not drained:
+        note = "No scrape was taken after the drain, so the server's last count is too early."
+        return Agreement(client, server, relative, tolerance, None, note)
+    if tolerance is None:
+        return Agreement(client, server, relative, None, None, "Some streams ended without usage and what they had asked for is unknown.")
+    excess = server - client
+    ok = 0 <= excess <= tolerance
+    if aborted:
+        note = f"{aborted} request(s) ended without usage; the server may have counted up to what they had asked for."
+    else:
+        note = "Every request came with usage: the two must be equal."
+    return Agreement(client, server, relative, tolerance, ok, note)
+
+
+def _server(counters: ServerCounters | None, window: StageWindow | None) -> dict[str, Any]:
+    """The server's own figures over the window; what it does not tell is None."""
+    if counters is None or window is None or window.start is None or window.end is None:
+        return {}
+    start, end = window.start, window.end
+    out: dict[str, Any] = {"kind": counters.server}
+    for concept in _SERVER_COUNTERS:
+        out[str(concept)] = counters.difference(concept, start, end)
+    for concept in (Concept.RUNNING, Concept.WAITING, Concept.KV_USAGE):
+        series = counters.gauge(concept, share=concept is Concept.KV_USAGE)
+        inside = series[1][(series[0] >= start) & (series[0] < end)] if series is not None else np.zeros(0)
+        out[str(concept)] = {"mean": float(np.mean(inside)), "max": float(np.max(inside)), "n": len(inside)} if len(inside) else None
+    for concept in (Concept.TTFT, Concept.ITL):
+        out[f"{concept}_s"] = counters.histogram(concept, start, end)
+    out["resets"] = counters.resets()
+    return out
+
+
+def _host(run: Run, window: StageWindow | None) -> dict[str, Any]:
+    """CPU of each scope over the window: mean and p95 of cores in use between readings, highest resident memory."""
+    if run.host is None or window is None or window.start is None or window.end is None:
+        return {}
+    out: dict[str, Any] = {}
+    t, scope = run.host["t_ns"], run.host["scope"]
+    inside = (t >= window.start) & (t < window.end)
+    for name in sorted(set(scope)):
+        rows = (scope == name) & inside
+        cpu = run.host["cpu_s"][rows]
+        times = t[rows] * NS
+        known = ~np.isnan(cpu)
+        steps, spent = np.diff(times[known]), np.diff(cpu[known])
+        fine = (steps > 0) & (spent >= 0)  # a process that ended takes its CPU time with it
+        rates = spent[fine] / steps[fine]
+        memory = run.host["rss_bytes"][rows]
+        cpus = run.host["cpus"][rows]
+        out[str(name)] = {
+            "cpu_cores_mean": float(np.sum(spent[fine]) / np.sum(steps[fine])) if len(rates) else None,
+            "cpu_cores_p95": float(np.percentile(rates, 95)) if len(rates) else None,
+            "rss_bytes_max": float(np.nanmax(memory)) if np.any(~np.isnan(memory)) else None,
+            "cpus": float(np.nanmax(cpus)) if np.any(~np.isnan(cpus)) else None,
+            "n": int(np.sum(rows)),
+        }
+    return out
+
+
+def _notes(plan: Mapping[str, Any], figures: Mapping[str, StageFigures], headline: StageWindow | None) -> tuple[str, ...]:
+    notes = [str(note) for note in sequence(plan.get("notes"))]
+    scale = number(plan.get("context_scale"))
+    if scale is not None and scale != 1:
+        reason = _text(plan.get("context_scale_reason"))
+        notes.append(f"All lengths of the workload are multiplied by {scale:.4g}" + (f": {reason.rstrip('.')}." if reason else "."))
+    if headline is not None and figures[headline.name].latency["inter_event_s"].n:
+        notes.append(
+            "The stream does not tell how many tokens a chunk holds, so the time between events stands in for the time between tokens."
+        )
+    return tuple(dict.fromkeys(notes))

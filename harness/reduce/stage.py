@@ -1,0 +1,403 @@
+"""Figures of one window: latency of the requests intended in it, tokens that arrived in it, energy of the same stretch."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final
+
+import numpy as np
+
+from harness.core.metric_names import Concept
+from harness.core.metrics import METRICS
+from harness.core.records import Basis, Boundary, Outcome
+from harness.reduce.counters import ServerCounters
+from harness.reduce.energy import Energy, energies
+from harness.reduce.load import Bools, Requests, Run, mapping, number, sequence
+from harness.reduce.stats import BATCH_COUNTS, Floats, batch_edges, distribution, ratio_interval
+from harness.reduce.summary import Distribution, Figure, RequestCounts
+from harness.reduce.tokens import Flow, Output, gaps, in_flight, live_conversations, output, spread_input, tpot
+from harness.reduce.windows import StageWindow, last_evidence
+
+NS: Final = 1e-9
+
+GPU_BOUNDARIES: Final = (Boundary.GPU_BOARD, Boundary.MODULE)
+"""Boundaries that energy figures without a suffix are taken at, the first that was read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Flows:
+    """Everything that is spread over the whole run's time, made once and asked per window.
+
+    Attributes:
+        output: output tokens.
+        input: whole prompts.
+        computed: the part of prompts that was computed, None where usage does not split it.
+        cache_read: the part that was read from cache, likewise.
+        cache_write: the part that was written to cache, None where no answer tells.
+        in_flight: request-nanoseconds.
+        live: conversation-nanoseconds.
+        tpot_s: per request.
+    """
+
+    output: Output
+    input: Flow
+    computed: Flow | None
+    cache_read: Flow | None
+    cache_write: Flow | None
+    in_flight: Flow
+    live: Flow
+    tpot_s: Floats
+
+
+def flows(run: Run) -> Flows:
+    """Spread tokens and requests of a run over time."""
+    requests = run.requests
+    counted = ~np.isnan(requests.input_tok)
+    split = bool(np.any(counted)) and not bool(np.any(np.isnan(requests.cache_read_tok[counted])))
+    writes = bool(np.any(~np.isnan(requests.cache_write_tok)))
+    until = last_evidence(run) or 0.0
+    return Flows(
+        output=output(requests),
+        input=spread_input(requests, requests.input_tok),
+        computed=spread_input(requests, requests.input_tok - requests.cache_read_tok) if split else None,
+        cache_read=spread_input(requests, requests.cache_read_tok) if split else None,
+        cache_write=spread_input(requests, requests.cache_write_tok) if writes else None,
+        in_flight=in_flight(requests, until),
+        live=live_conversations(requests, until),
+        tpot_s=tpot(requests),
+    )
+
+
+def gpu_count(run: Run) -> int | None:
+    """All GPUs that the deployment holds; None where there is none or it is not known."""
+    stated = number(mapping(run.profile.get("server")).get("gpu_count"))
+    if stated:
+        return int(stated)
+    return len(sequence(mapping(run.manifest.get("hardware")).get("gpus"))) or None
+
+
+def gpu_uuids(run: Run) -> list[str]:
+    """UUIDs of the deployment's boards on this machine."""
+    gpus = sequence(mapping(run.manifest.get("hardware")).get("gpus"))
+    return [str(mapping(gpu)["uuid"]) for gpu in gpus if mapping(gpu).get("uuid")]
+
+
+def count(requests: Requests, mine: Bools, planned: int | None, in_window: Bools | None, turns_not_happened: int | None) -> RequestCounts:
+    """How the requests of `mine` ended."""
+    names, numbers = np.unique(requests.outcome[mine].astype(str), return_counts=True)
+    return RequestCounts(
+        planned=planned,
+        sent=int(np.sum(mine & ~requests.dropped)),
+        ok=int(np.sum(mine & requests.ok)),
+        failed=int(np.sum(mine & requests.failed)),
+        dropped=int(np.sum(mine & requests.dropped)),
+        cancelled=int(np.sum(mine & requests.cancelled)),
+        by_outcome={str(name): int(n) for name, n in zip(names, numbers, strict=True)},
+        in_window=int(np.sum(in_window)) if in_window is not None else None,
+        turns_not_happened=turns_not_happened,
+    )
+
+
+def intended_in(requests: Requests, window: StageWindow) -> Bools:
+    """Requests of the stage that were intended in its window."""
+    if window.start is None or window.end is None:
+        return np.zeros(len(requests), dtype=bool)
+    mine: Bools = requests.stage == window.name
+    return mine & (requests.intended >= window.start) & (requests.intended < window.end)
+
+
+def latency(requests: Requests, mine: Bools, flow: Flows) -> dict[str, Distribution]:
+    """Distributions over the requests of `mine`. Planned cancellations count only for what had come before them."""
+    start, sent = requests.intended[mine], requests.sent[mine]
+    ok, cancelled = requests.ok[mine], requests.cancelled[mine]
+    lost = ~(ok | cancelled)
+    first = requests.first_token[mine]
+    last = np.where(np.isnan(requests.last_token), requests.done, requests.last_token)[mine]
+    censored = int(np.sum(lost))
+    began = ok | (cancelled & ~np.isnan(first))  # a request that failed after its first token was no answer: it counts as lost throughout
+
+    def seconds(values: Floats, counted: Bools) -> Distribution:
+        return distribution(values[counted] * NS, censored)
+
+    lag = (sent - start) * NS
+    gap_s, weight = gaps(requests, mine, told=flow.output.told)
+    broken = int(np.sum(lost & ~np.isnan(first)))  # streams that broke: one gap each never ended
+    between = distribution(gap_s, broken, weight)
+    empty = Distribution()
+    return {
+        "ttft_s": seconds(first - start, began),
+        "ttft_from_sent_s": seconds(first - sent, began),
+        "tpot_s": distribution(flow.tpot_s[mine][ok], censored),
+        "itl_s": between if flow.output.told else empty,
+        "inter_event_s": empty if flow.output.told else between,
+        "e2e_s": seconds(last - start, ok),
+        "e2e_from_sent_s": seconds(last - sent, ok),
+        "schedule_lag_s": distribution(lag, int(np.sum(np.isnan(lag)))),
+    }
+
+
+def good(requests: Requests, mine: Bools, flow: Flows, slos: Mapping[str, float | None]) -> Bools:
+    """Requests of `mine` that were answered in full and met every SLO; one that has no such figure (TPOT of one token) meets it."""
+    met: Bools = mine & requests.ok
+    last = np.where(np.isnan(requests.last_token), requests.done, requests.last_token)
+    first = np.where(np.isnan(requests.first_token), last, requests.first_token)
+    figures = {"ttft_s": (first - requests.intended) * NS, "tpot_s": flow.tpot_s, "e2e_s": (last - requests.intended) * NS}
+    for key, values in figures.items():
+        limit = slos.get(key)
+        if limit is not None:
+            with np.errstate(invalid="ignore"):
+                met &= ~(values > limit)
+    return met
+
+
+@dataclass(frozen=True, slots=True)
+class StageFigures:
+    """What one window yields."""
+
+    metrics: dict[str, Figure]
+    latency: dict[str, Distribution]
+    energies: list[Energy]
+    input_split: str | None
+
+
+class _Figures:
+    """Gathers figures of one window."""
+
+    def __init__(self, window: StageWindow) -> None:
+        self.window = window
+        self.start = window.start if window.start is not None else np.nan
+        self.end = window.end if window.end is not None else np.nan
+        self.length_s = (self.end - self.start) * NS
+        self.figures: dict[str, Figure] = {}
+
+    def absent(self, key: str, note: str) -> None:
+        self.figures[key] = Figure(None, METRICS[key].unit, basis=Basis.ABSENT, window=self.window.name, note=note)
+
+    def put(
+        self, key: str, value: float | None, interval: tuple[float, float] | None = None, *, basis: Basis = Basis.MEASURED,
+        boundary: str | None = None, note: str | None = None, name: str | None = None,
+    ) -> None:  # fmt: skip
+        if value is None or not np.isfinite(value):
+            if name is None:
+                self.absent(key, note or "nothing to take it from")
+            return
+        low, high = interval if interval is not None else (None, None)
+        definition = METRICS[key]
+        self.figures[name or key] = Figure(
+            float(value), definition.unit, low, high, basis, boundary or definition.boundary, self.window.name, note
+        )  # fmt: skip
+
+    def edges(self) -> dict[int, Floats]:
+        """Edges of the batches that intervals are made of; none for batches shorter than a second."""
+        return {n: batch_edges(self.start, self.end, n) for n in BATCH_COUNTS if self.length_s / n >= 1.0}
+
+    def rate(self, key: str, flow: Flow, note: str | None = None) -> tuple[float, float] | None:
+        """Amount in the window per second, with its interval."""
+        interval = ratio_interval(
+            {n: flow.per_bin(edges) for n, edges in self.edges().items()}, {n: np.diff(edges) * NS for n, edges in self.edges().items()}
+        )
+        self.put(key, flow.between(self.start, self.end) / self.length_s, interval, note=note)
+        return interval
+
+
+def _moments(t: Floats, weight: Floats | None = None) -> Flow:
+    none = np.zeros(0)
+    return Flow.of(t, np.ones(len(t)) if weight is None else weight, none, none, none)
+
+
+def figures(
+    run: Run, window: StageWindow, flow: Flows, counters: ServerCounters | None, slos: Mapping[str, float | None], price: Mapping[str, Any]
+) -> StageFigures:
+    """All figures of one window."""
+    requests = run.requests
+    mine = intended_in(requests, window)
+    out = _Figures(window)
+    distributions = latency(requests, mine, flow)
+    if window.start is None or window.end is None:
+        for key, definition in METRICS.items():
+            if definition.kind == "value":
+                out.absent(key, "there is no measured window")
+        return StageFigures(out.figures, distributions, [], None)
+    start, end = window.start, window.end
+
+    interval = _throughput(out, flow)
+    split = _input(out, flow, counters)
+    answered = requests.ok & (requests.done >= start) & (requests.done < end)
+    out.rate("requests_per_s", _moments(requests.done[requests.ok]))
+    _goodput(out, requests, mine, flow, slos)
+    pace = distributions["tpot_s"]
+    out.put("interactivity_tok_s_user", 1 / pace.p50 if pace.p50 else None, note=None if pace.p50 else "no median of tpot_s")
+    out.put("interactivity_p90_tok_s_user", 1 / pace.p90 if pace.p90 else None, note=None if pace.p90 else "no p90 of tpot_s")
+    out.put("requests_in_flight", flow.in_flight.between(start, end) / (end - start))
+    done_right = mine & requests.ok
+    for key, values in (("mean_input_tok", requests.input_tok), ("mean_output_tok", requests.output_tok)):
+        known = values[done_right][~np.isnan(values[done_right])]
+        out.put(key, float(np.mean(known)) if len(known) else None, note="no answer came with a count" if len(known) == 0 else None)
+
+    gpus = gpu_count(run)
+    output_tok_s = out.figures["output_tok_s"].value
+    if gpus is None:
+        out.absent("output_tok_s_per_gpu", "the deployment holds no GPU")
+    elif output_tok_s is not None:
+        scaled = (interval[0] / gpus, interval[1] / gpus) if interval else None
+        out.put("output_tok_s_per_gpu", output_tok_s / gpus, scaled, note=f"all {gpus} GPU(s) of the deployment")
+    _dollars(out, price)
+    at_boundaries = energies(run.power, start, end, gpu_uuids(run))
+    _energy(out, flow, at_boundaries, int(np.sum(answered)), run.power is None)
+    ordered = {key: out.figures[key] for key in METRICS if key in out.figures}
+    ordered |= {key: figure for key, figure in out.figures.items() if key not in ordered}
+    return StageFigures(ordered, distributions, at_boundaries, split)
+
+
+def _throughput(out: _Figures, flow: Flows) -> tuple[float, float] | None:
+    note = None
+    if np.any(flow.output.estimated):
+        streams = int(np.sum(flow.output.estimated))
+        note = f"{flow.output.estimated_tok:.0f} tokens of {streams} unfinished streams (whole run) are estimated from bytes"
+    interval = out.rate("output_tok_s", flow.output.flow, note)
+    out.rate("input_tok_s", flow.input)
+    points = [(f.t, np.diff(f.cumulative, prepend=0.0)) for f in (flow.output.flow, flow.input)]
+    total = Flow.of(
+        np.concatenate([t for t, _ in points]), np.concatenate([weight for _, weight in points]),
+        np.concatenate([flow.output.flow.start, flow.input.start]), np.concatenate([flow.output.flow.end, flow.input.end]),
+        np.concatenate([flow.output.flow.amount, flow.input.amount]),
+    )  # fmt: skip
+    out.rate("total_tok_s", total)
+    return interval
+
+
+def _input(out: _Figures, flow: Flows, counters: ServerCounters | None) -> str | None:
+    """Computed and cached input; returns where the split comes from."""
+    split: str | None = None
+    read: float | None = None
+    whole: float | None = None
+    if flow.computed is not None and flow.cache_read is not None:
+        split = "usage"
+        out.rate("input_computed_tok_s", flow.computed)
+        out.rate("input_cache_read_tok_s", flow.cache_read)
+        read, whole = flow.cache_read.between(out.start, out.end), flow.input.between(out.start, out.end)
+    elif counters is not None:
+        whole = counters.difference(Concept.PROMPT_TOKENS, out.start, out.end)
+        read = counters.difference(Concept.CACHED_TOKENS, out.start, out.end)
+        computed = counters.difference(Concept.COMPUTED_TOKENS, out.start, out.end)
+        if computed is None and whole is not None and read is not None:
+            computed = whole - read
+        if computed is not None and read is not None:
+            split = "server_counters"
+            note = "from the server's counters: its answers do not tell"
+            out.put("input_computed_tok_s", computed / out.length_s, boundary="server", note=note)
+            out.put("input_cache_read_tok_s", read / out.length_s, boundary="server", note=note)
+    if split is None:
+        reason = "neither the answers' usage nor the server's counters tell what was cached"
+        out.absent("input_computed_tok_s", reason)
+        out.absent("input_cache_read_tok_s", reason)
+    if read is not None and whole:
+        out.put("prefix_hit_ratio", read / whole, boundary="client" if split == "usage" else "server")
+    else:
+        out.absent("prefix_hit_ratio", "no input was processed in the window" if split else "nobody tells what was cached")
+    if flow.cache_write is not None:
+        out.rate("input_cache_write_tok_s", flow.cache_write)
+    else:
+        out.absent("input_cache_write_tok_s", "the answers' usage does not tell")
+    return split
+
+
+def _goodput(out: _Figures, requests: Requests, mine: Bools, flow: Flows, slos: Mapping[str, float | None]) -> None:
+    counted = mine & ~requests.cancelled
+    everyone = int(np.sum(counted))
+    lost = int(np.sum(counted & ~requests.ok))
+    nobody = None if everyone else "no request was intended in the window"
+    out.put("error_ratio", lost / everyone if everyone else None, note=nobody)
+    if all(limit is None for limit in slos.values()):
+        for key in ("goodput_rps", "goodput_tok_s", "slo_met_ratio"):
+            out.absent(key, "the profile sets no SLOs")
+        return
+    met = good(requests, mine, flow, slos)
+    out.put("slo_met_ratio", int(np.sum(met)) / everyone if everyone else None, note=nobody)
+    # Good requests are booked at the moment they were intended, so that batches add up to the window.
+    out.rate("goodput_rps", _moments(requests.intended[met]))
+    tokens = flow.output.per_request[met]
+    if np.any(np.isnan(tokens)):
+        out.absent("goodput_tok_s", "some answers came without a count of tokens")
+    else:
+        out.rate("goodput_tok_s", _moments(requests.intended[met], tokens))
+
+
+def _dollars(out: _Figures, price: Mapping[str, Any]) -> None:
+    usd_per_gpu_h = number(price.get("usd_per_gpu_h"))
+    per_gpu = out.figures["output_tok_s_per_gpu"]
+    if usd_per_gpu_h is None:
+        out.absent("usd_per_mtok", "the profile states no price")
+    elif not per_gpu.value:
+        out.absent("usd_per_mtok", per_gpu.note if per_gpu.value is None and per_gpu.note else "no output tokens in the window")
+    else:
+
+        def usd(rate: float) -> float:
+            return usd_per_gpu_h / (rate * 3600 / 1e6)
+
+        interval = None
+        if per_gpu.ci_low is not None and per_gpu.ci_high is not None and per_gpu.ci_low > 0:
+            interval = (usd(per_gpu.ci_high), usd(per_gpu.ci_low))
+        note = f"{usd_per_gpu_h:g} USD per GPU-hour: {price.get('source')}, {price.get('date')}"
+        out.put("usd_per_mtok", usd(per_gpu.value), interval, basis=Basis.MODELLED, note=note)
+
+
+_ENERGY_KEYS: Final = (
+    "power_w", "energy_j", "output_tok_per_j", "input_computed_tok_per_j", "total_tok_per_j", "j_per_output_tok", "j_per_request",
+)  # fmt: skip
+
+
+def _put_energy(
+    out: _Figures, energy: Energy, suffix: str, key: str, value: float | None, note: str, interval: tuple[float, float] | None = None
+) -> None:
+    out.put(key, value, interval, boundary=energy.boundary, note=note, name=f"{key}{suffix}" if suffix else None)
+
+
+def _energy(out: _Figures, flow: Flows, found: Sequence[Energy], answered: int, nothing_read: bool) -> None:
+    plain = next((e for boundary in GPU_BOUNDARIES for e in found if e.boundary == boundary), found[0] if found else None)
+    for energy in found:
+        suffix = "" if energy is plain else f"@{energy.boundary}"
+        if energy.joules is None or energy.joules <= 0:
+            reason = energy.reason or "the energy did not rise"
+            for key in _ENERGY_KEYS:
+                if not suffix:
+                    out.absent(key, reason)
+            continue
+        joules = energy.joules
+        note = f"{energy.devices} device(s), by {energy.method}"
+
+        put = partial(_put_energy, out, energy, suffix)
+        edges = out.edges()
+        batch_j = {n: energy.per_bin(e) for n, e in edges.items()}
+        put("power_w", joules / out.length_s, note, ratio_interval(batch_j, {n: np.diff(e) * NS for n, e in edges.items()}))
+        put("energy_j", joules, note)
+        tokens = flow.output.flow.between(out.start, out.end)
+        put("output_tok_per_j", tokens / joules, note, ratio_interval({n: flow.output.flow.per_bin(e) for n, e in edges.items()}, batch_j))
+        computed = out.figures["input_computed_tok_s"].value
+        if computed is None:
+            put("input_computed_tok_per_j", None, "computed input is not known")
+        else:
+            put("input_computed_tok_per_j", computed * out.length_s / joules, note)
+        total = out.figures["total_tok_s"].value
+        put("total_tok_per_j", total * out.length_s / joules if total is not None else None, note)
+        allocation = f"an allocation; {note}"
+        put("j_per_output_tok", joules / tokens if tokens > 0 else None, allocation if tokens > 0 else "no output tokens in the window")
+        put("j_per_request", joules / answered if answered else None, allocation if answered else "no answer in the window")
+        rate = out.figures["output_tok_s"].value
+        if energy.boundary == Boundary.FACILITY and rate is not None:
+            _put_energy(out, energy, "", "output_tok_s_per_mw", rate / (joules / out.length_s / 1e6), note)
+    if not found:
+        for key in _ENERGY_KEYS:
+            out.absent(key, "no power was read" if nothing_read else "no power was read in the window")
+    if "output_tok_s_per_mw" not in out.figures:
+        out.absent("output_tok_s_per_mw", "no meter at the utility's boundary")
+
+
+def window_counts(run: Run, window: StageWindow, planned: int | None) -> RequestCounts:
+    """Counts of one stage."""
+    return count(run.requests, run.requests.stage == window.name, planned, intended_in(run.requests, window), window.turns_not_happened)
+
+
+def tried(requests: Requests) -> Bools:
+    """Requests that the server may have worked on: sent, or at least tried."""
+    return np.asarray(~requests.dropped & (requests.outcome != Outcome.TIMEOUT_CONNECT), dtype=bool)

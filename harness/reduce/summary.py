@@ -1,0 +1,233 @@
+"""What a reduction yields. `to_dict` gives summary.json; None is unknown or absent, never 0."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from harness.core.records import Basis, Concern, Status
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One value of a metric.
+
+    Attributes:
+        value: in `unit`; None when absent.
+        unit: as in the metric's definition.
+        ci_low: lower end of the 95 % interval within this run; None where there are too few effective batches.
+        ci_high: its upper end.
+        basis: measured, modelled (uses a stated assumption such as a price) or absent.
+        boundary: `client`, `server`, `deployment` or a power boundary; None when absent.
+        window: name of the stage in whose window it was taken.
+        note: why it is absent, or where it comes from.
+    """
+
+    value: float | None
+    unit: str
+    ci_low: float | None = None
+    ci_high: float | None = None
+    basis: Basis = Basis.MEASURED
+    boundary: str | None = None
+    window: str | None = None
+    note: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in summary.json."""
+        return {
+            "value": self.value, "unit": self.unit, "ci_low": self.ci_low, "ci_high": self.ci_high, "basis": str(self.basis),
+            "boundary": self.boundary, "window": self.window, "note": self.note,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Distribution:
+    """A distribution over requests (over gaps for itl_s and inter_event_s), in seconds.
+
+    Requests that never came to the moment in question are right-censored: percentiles that reach into their share are None, and so
+    are mean and max as soon as there is one.
+
+    Attributes:
+        n: observed values.
+        censored: values that are only known to be larger than what was waited for.
+    """
+
+    mean: float | None = None
+    p50: float | None = None
+    p90: float | None = None
+    p95: float | None = None
+    p99: float | None = None
+    p999: float | None = None
+    max: float | None = None
+    min: float | None = None
+    n: int = 0
+    censored: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in summary.json."""
+        return {
+            "mean": self.mean, "p50": self.p50, "p90": self.p90, "p95": self.p95, "p99": self.p99, "p999": self.p999, "max": self.max,
+            "n": self.n, "min": self.min, "censored": self.censored,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """The measured stretch of time, in seconds from the run's start; None where it is not known."""
+
+    start_s: float | None
+    end_s: float | None
+    duration_s: float | None
+    rule: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in summary.json."""
+        return {"start_s": self.start_s, "end_s": self.end_s, "duration_s": self.duration_s, "rule": self.rule}
+
+
+@dataclass(frozen=True, slots=True)
+class RequestCounts:
+    """How requests ended. `failed` was tried but neither answered in full nor cancelled by plan; `dropped` was never sent.
+
+    Attributes:
+        planned: None for a closed loop that is bounded by time.
+        in_window: intended in the window: the ones that latency, SLOs and goodput are about.
+        turns_not_happened: turns behind a failed or dropped one of their conversation; None where the run did not tell.
+    """
+
+    planned: int | None
+    sent: int
+    ok: int
+    failed: int
+    dropped: int
+    cancelled: int
+    by_outcome: Mapping[str, int]
+    in_window: int | None
+    turns_not_happened: int | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in summary.json."""
+        return {
+            "planned": self.planned, "sent": self.sent, "ok": self.ok, "failed": self.failed, "dropped": self.dropped,
+            "cancelled": self.cancelled, "by_outcome": dict(self.by_outcome), "in_window": self.in_window,
+            "turns_not_happened": self.turns_not_happened,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """The client's count of tokens held against the server's, over the whole run.
+
+    Attributes:
+        client: tokens by the usage that came with the answers.
+        server: difference of the server's counter; None without one.
+        relative_difference: (client - server) / server; None where that is unknown.
+        tolerance: how many tokens the server may have counted beyond the client: what streams without usage had asked for.
+        ok: None when there is nothing to hold against each other.
+        note: in words.
+    """
+
+    client: float | None
+    server: float | None
+    relative_difference: float | None
+    tolerance: float | None
+    ok: bool | None
+    note: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in summary.json."""
+        return {
+            "client": self.client, "server": self.server, "relative_difference": self.relative_difference, "tolerance": self.tolerance,
+            "ok": self.ok, "note": self.note,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class StageSummary:
+    """One load stage by itself."""
+
+    name: str
+    kind: str | None
+    window: Window
+    requests: RequestCounts
+    metrics: Mapping[str, Figure]
+    latency: Mapping[str, Distribution]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in summary.json."""
+        return {
+            "name": self.name, "kind": self.kind, "window": self.window.to_dict(), "requests": self.requests.to_dict(),
+            "metrics": {key: figure.to_dict() for key, figure in self.metrics.items()},
+            "latency": {key: distribution.to_dict() for key, distribution in self.latency.items()},
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether the run can be trusted, and every reason to doubt it, worst first."""
+
+    status: Status
+    concerns: tuple[Concern, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in summary.json."""
+        return {
+            "status": str(self.status),
+            "concerns": [
+                {"code": c.code, "severity": str(c.severity), "message": c.message, "value": c.value, "limit": c.limit}
+                for c in self.concerns
+            ],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """One run, reduced.
+
+    Attributes:
+        state: of the run directory: complete, interrupted or failed; a run whose manifest still says running is `interrupted`.
+        profile: name, purpose, workload_sha256, plan_sha256.
+        labels: words that belong beside the figures: output_length, context_scale, load_format, tokens_in_chunks, input_split.
+        slos: SLOs of the profile, by key; None is not set.
+        server: server's counters and gauges over the window, by concept.
+        host: load of the client's and the server's processes over the window.
+    """
+
+    schema_version: int
+    metric_version: int
+    run_id: str
+    state: str
+    profile: Mapping[str, str | None]
+    verdict: Verdict
+    window: Window
+    requests: RequestCounts
+    metrics: Mapping[str, Figure]
+    latency: Mapping[str, Distribution]
+    reconciliation: Mapping[str, Agreement]
+    stages: tuple[StageSummary, ...]
+    labels: Mapping[str, str | float | None] = field(default_factory=dict)
+    slos: Mapping[str, float | None] = field(default_factory=dict)
+    server: Mapping[str, Any] = field(default_factory=dict)
+    host: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in summary.json."""
+        return {
+            "schema_version": self.schema_version,
+            "metric_version": self.metric_version,
+            "run_id": self.run_id,
+            "state": self.state,
+            "profile": dict(self.profile),
+            "verdict": self.verdict.to_dict(),
+            "window": self.window.to_dict(),
+            "requests": self.requests.to_dict(),
+            "metrics": {key: figure.to_dict() for key, figure in self.metrics.items()},
+            "latency": {key: distribution.to_dict() for key, distribution in self.latency.items()},
+            "reconciliation": {key: agreement.to_dict() for key, agreement in self.reconciliation.items()},
+            "stages": [stage.to_dict() for stage in self.stages],
+            "labels": dict(self.labels),
+            "slos": dict(self.slos),
+            "server": dict(self.server),
+            "host": dict(self.host),
+            "notes": list(self.notes),
+        }

@@ -1,0 +1,297 @@
+"""Whether a run can be trusted: every concern with its value and limit, and the status that follows."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+
+from harness.core.metric_names import Concept
+from harness.core.records import Concern, OutputLength, Purpose, RunState, Severity, Status
+from harness.reduce.counters import ServerCounters
+from harness.reduce.load import Run, mapping, number, sequence
+from harness.reduce.stage import Flows, StageFigures, gpu_count, intended_in
+from harness.reduce.summary import Agreement, Verdict
+from harness.reduce.windows import StageWindow
+
+CLIENT_CPU_LIMIT: Final = 0.85
+"""Share of one core above which a load generator's process is saturated: it then adds delays of its own."""
+LAG_SHARE_OF_SLO: Final = 0.05
+"""Schedule lag (p99) must stay within this share of the TTFT SLO: the resolution at which the SLO is judged."""
+LAG_LIMIT_S: Final = 0.05
+"""Limit of schedule lag (p99) without a TTFT SLO."""
+ERROR_BUDGET: Final = 0.01
+"""Share of failed requests above which a run is degraded."""
+ERROR_LIMIT: Final = 0.10
+"""Share of failed requests above which a run is invalid."""
+MIN_WINDOW_S: Final = 600.0
+"""Shortest window of a headline (LoadGen's minimum duration)."""
+MIN_E2E_MULTIPLE: Final = 10
+"""A headline's window is at least this many times the p95 of e2e."""
+MIN_COMPLETIONS_PER_SLOT: Final = 20
+"""A headline wants at least this many completions per concurrency slot."""
+SCRAPES_MISSED: Final = 0.05
+"""Share of failed scrapes above which the server's counters are in doubt."""
+SCRAPE_GAP_INTERVALS: Final = 5
+"""A silence longer than this many scrape intervals within the window is a gap."""
+WINDOW_TOLERANCE: Final = 0.01
+"""Client and server may differ by this share within the window, where counters are interpolated."""
+LENGTH_TOLERANCE: Final = 0.05
+"""Mean realised input length may differ from the plan's by this share."""
+WARM_TOK: Final = 1000
+"""Prompt tokens counted before the load that probes do not explain."""
+
+_SEVERITIES: Final = (Severity.INVALID, Severity.DEGRADED, Severity.PRELIMINARY, Severity.NOTE)
+_STATUS: Final[Mapping[Severity, Status]] = {
+    Severity.NOTE: Status.VALID,
+    Severity.PRELIMINARY: Status.PRELIMINARY,
+    Severity.DEGRADED: Status.DEGRADED,
+    Severity.INVALID: Status.INVALID,
+}
+
+NOT_IMPLEMENTED: Final = ("calibration certificate", "live canary", "conversation age priming", "quality check", "steady-state test")
+"""Safeguards that a valid headline needs; a run states which of them it went without."""
+
+
+def judge(
+    run: Run, windows: Sequence[StageWindow], headline: StageWindow | None, flow: Flows, figures: Mapping[str, StageFigures],
+    reconciliation: Mapping[str, Agreement], counters: ServerCounters | None, host: Mapping[str, Any], slos: Mapping[str, float | None],
+) -> Verdict:  # fmt: skip
+    """The verdict of a run.
+
+    Smoke: functional unless something shows that the run did not work (severity invalid); the other concerns are listed all the same.
+    Measure: as bad as its worst concern.
+    """
+    raw = run.profile.get("purpose")
+    smoke = raw == Purpose.SMOKE
+    found: list[Concern] = list(run.concerns)
+    if raw not in (Purpose.SMOKE, Purpose.MEASURE):
+        found.append(Concern("purpose_unknown", Severity.INVALID, "The manifest does not say what the run was for."))
+    found += _requests(run, headline, smoke=smoke)
+    found += _window(run, windows, headline, figures, smoke=smoke)
+    found += _reconciled(run, reconciliation, smoke=smoke)
+    found += _client(host, headline, figures, slos, smoke=smoke)
+    found += _server(run, headline, counters, flow, smoke=smoke)
+    found += _lengths(run, smoke=smoke)
+    if headline is not None:
+        found += [concern for energy in figures[headline.name].energies for concern in energy.concerns]
+    if gpu_count(run) is not None and run.power is None:
+        text = "The deployment has GPUs but no power was read; energy figures are absent."
+        found.append(Concern("power_missing", Severity.DEGRADED, text))
+    if not smoke:
+        missing = [str(item) for item in sequence(run.manifest.get("not_implemented"))] or list(NOT_IMPLEMENTED)
+        text = f"Went without: {', '.join(missing)}. A run without them is degraded at best."
+        found.append(Concern("not_implemented", Severity.DEGRADED, text, len(missing), 0))
+    unique = {(c.code, c.message): c for c in found}
+    ordered = tuple(sorted(unique.values(), key=lambda c: (_SEVERITIES.index(c.severity), c.code, c.message)))
+    worst = ordered[0].severity if ordered else Severity.NOTE
+    if smoke:
+        return Verdict(Status.INVALID if worst is Severity.INVALID else Status.FUNCTIONAL, ordered)
+    return Verdict(_STATUS[worst], ordered)
+
+
+def _requests(run: Run, headline: StageWindow | None, *, smoke: bool) -> list[Concern]:
+    requests = run.requests
+    out = []
+    n, ok = len(requests), int(np.sum(requests.ok))
+    if n == 0:
+        if not any(c.code == "requests_missing" for c in run.concerns):
+            out.append(Concern("no_requests", Severity.INVALID, "No request was recorded.", 0, 1))
+        return out
+    if ok == 0:
+        out.append(Concern("no_answer", Severity.INVALID, "Not one request was answered in full.", 0, 1))
+    failed, dropped = int(np.sum(requests.failed)), int(np.sum(requests.dropped))
+    tried = n - dropped
+    if failed:
+        share = failed / tried
+        names, numbers = np.unique(requests.outcome[requests.failed].astype(str), return_counts=True)
+        kinds = ", ".join(f"{count} {name}" for name, count in zip(names, numbers, strict=True))
+        if smoke or share > ERROR_LIMIT:
+            severity = Severity.INVALID
+        else:
+            severity = Severity.DEGRADED if share > ERROR_BUDGET else Severity.NOTE
+        limit = 0.0 if smoke else ERROR_BUDGET
+        out.append(Concern("requests_failed", severity, f"{failed} of {tried} requests that were tried failed ({kinds}).", share, limit))
+    if dropped:
+        text = f"{dropped} of {n} requests were dropped: sending them would have exceeded max_in_flight."
+        out.append(Concern("requests_dropped", Severity.NOTE if smoke else Severity.DEGRADED, text, dropped, 0))
+    ids = len(np.unique(requests.request_id.astype(str)))
+    if ids < n:
+        text = f"{n - ids} request ids occur more than once: two runs are mixed up in here."
+        out.append(Concern("duplicate_requests", Severity.INVALID, text, n - ids, 0))
+    with np.errstate(invalid="ignore"):
+        backwards = (requests.first_token < requests.sent) | (requests.last_token < requests.first_token) | (requests.done < requests.sent)
+        backwards |= requests.done < requests.intended - 1e9
+    if np.any(backwards):
+        text = f"{int(np.sum(backwards))} records have times that run backwards: the clock jumped or records are damaged."
+        out.append(Concern("times_backwards", Severity.INVALID, text, int(np.sum(backwards)), 0))
+    lost = sum(_turns(w) for w in ([headline] if headline is not None else []))
+    if lost:
+        text = f"{lost} planned turns did not happen, since a turn before them failed or was dropped."
+        out.append(Concern("turns_not_happened", Severity.NOTE, text, lost, 0))
+    return out
+
+
+def _turns(window: StageWindow) -> int:
+    return window.turns_not_happened or 0
+
+
+def _window(
+    run: Run, windows: Sequence[StageWindow], headline: StageWindow | None, figures: Mapping[str, StageFigures], *, smoke: bool
+) -> list[Concern]:
+    if headline is None or headline.start is None or headline.end is None:
+        return [Concern("no_window", Severity.INVALID, "There is no measured window: no load stage got that far.")]
+    out = []
+    cut = [window.name for window in windows if window.cut]
+    if cut:
+        text = f"The window of stage {', '.join(cut)} was cut short: the run ended before it did."
+        severity = Severity.NOTE if run.state is RunState.FAILED else Severity.INVALID
+        out.append(Concern("window_cut", severity, text))
+    if not np.any(intended_in(run.requests, headline)) and len(run.requests):
+        out.append(Concern("empty_window", Severity.INVALID, f"No request was intended in the window of stage {headline.name}.", 0, 1))
+    if smoke:
+        return out
+    length_s = (headline.end - headline.start) * 1e-9
+    e2e = figures[headline.name].latency["e2e_s"]
+    wanted = {"600 s": MIN_WINDOW_S}
+    if e2e.p95 is not None:
+        wanted["10 x p95 of e2e"] = MIN_E2E_MULTIPLE * e2e.p95
+    name = max(wanted, key=lambda key: wanted[key])
+    if length_s < wanted[name]:
+        text = f"The window is {length_s:.0f} s; a headline wants at least {wanted[name]:.0f} s ({name})."
+        out.append(Concern("window_short", Severity.PRELIMINARY, text, length_s, wanted[name]))
+    if headline.concurrency:
+        done = run.requests.ok & (run.requests.done >= headline.start) & (run.requests.done < headline.end)
+        per_slot = int(np.sum(done)) / headline.concurrency
+        if per_slot < MIN_COMPLETIONS_PER_SLOT:
+            text = f"{per_slot:.1f} answers per concurrency slot in the window; a headline wants {MIN_COMPLETIONS_PER_SLOT}."
+            out.append(Concern("few_completions", Severity.PRELIMINARY, text, per_slot, MIN_COMPLETIONS_PER_SLOT))
+    if headline.bounded_by == "sessions":
+        text = "The window ends with the last session, so the ramp down is part of it; set window_s for a headline."
+        out.append(Concern("window_with_ramp", Severity.PRELIMINARY, text))
+    return out
+
+
+def _reconciled(run: Run, reconciliation: Mapping[str, Agreement], *, smoke: bool) -> list[Concern]:
+    out = []
+    has_metrics = [mapping(endpoint).get("metrics_url") for endpoint in sequence(run.manifest.get("endpoints"))]
+    expected = any(has_metrics) or run.samples is not None
+    for key, agreement in reconciliation.items():
+        words = key.replace("_", " ")
+        if agreement.ok is False:
+            text = f"The client counted {agreement.client:.0f} {words}, the server {agreement.server:.0f}."
+            tolerance = agreement.tolerance
+            excess = abs((agreement.server or 0.0) - (agreement.client or 0.0))
+            out.append(Concern("not_reconciled", Severity.INVALID, text, excess, tolerance))
+        elif agreement.ok is None and len(run.requests):
+            if not expected:
+                severity = Severity.NOTE if smoke else Severity.DEGRADED
+            else:
+                severity = Severity.INVALID if smoke and run.state is RunState.COMPLETE else Severity.DEGRADED
+            out.append(Concern("not_reconciled", severity, f"{words.capitalize()} could not be reconciled. {agreement.note or ''}".strip()))
+    return out
+
+
+def _client(
+    host: Mapping[str, Any],
+    headline: StageWindow | None,
+    figures: Mapping[str, StageFigures],
+    slos: Mapping[str, float | None],
+    *,
+    smoke: bool,
+) -> list[Concern]:
+    out = []
+    severity = Severity.NOTE if smoke else Severity.DEGRADED
+    traffic = {scope: row for scope, row in host.items() if scope.startswith("traffic:")}
+    for scope, row in traffic.items():
+        cores = row["cpu_cores_p95"]
+        if cores is not None and cores > CLIENT_CPU_LIMIT:
+            text = f"Load generator process {scope} used {cores:.0%} of a core (p95 over the window), so it may add delays of its own."
+            out.append(Concern("client_saturated", severity, text, cores, CLIENT_CPU_LIMIT))
+    if not traffic and headline is not None and headline.start is not None:
+        out.append(Concern("client_not_watched", severity, "The load generator's CPU was not recorded, so its saturation is not known."))
+    if headline is None:
+        return out
+    lag = figures[headline.name].latency["schedule_lag_s"]
+    slo = slos.get("ttft_s")
+    limit = LAG_SHARE_OF_SLO * slo if slo else LAG_LIMIT_S
+    worst = lag.p99 if lag.p99 is not None else lag.max
+    if worst is not None and worst > limit:
+        text = f"Requests were sent up to {worst * 1e3:.0f} ms late (p99 of schedule lag)."
+        out.append(Concern("late_sends", severity, text, worst, limit))
+    return out
+
+
+def _server(run: Run, headline: StageWindow | None, counters: ServerCounters | None, flow: Flows, *, smoke: bool) -> list[Concern]:
+    if counters is None:
+        return []
+    out = []
+    severity = Severity.NOTE if smoke else Severity.DEGRADED
+    resets = counters.resets()
+    if resets:
+        text = f"The server's counters started again {resets} time(s) during the run."
+        out.append(Concern("server_restarted", Severity.INVALID, text, resets, 0))
+    failed = sum(run.failed_scrapes.values())
+    good = sum(len(times) for times in counters.samples.scrapes.values())
+    if failed and failed / (failed + good) > SCRAPES_MISSED:
+        share = failed / (failed + good)
+        text = f"{failed} of {failed + good} scrapes of the server's metrics failed."
+        out.append(Concern("scrapes_missed", severity, text, share, SCRAPES_MISSED))
+    if headline is not None and headline.start is not None and headline.end is not None:
+        start, end = headline.start, headline.end
+        interval_s = number(mapping(run.profile.get("telemetry")).get("scrape_interval_s")) or 1.0
+        for target, times in counters.samples.scrapes.items():
+            inside = times[(times >= start) & (times < end)]
+            edges = np.concatenate([[start], inside, [end]])
+            gap_s = float(np.max(np.diff(edges))) * 1e-9
+            if gap_s > SCRAPE_GAP_INTERVALS * interval_s:
+                text = f"Metrics of {target} were silent for {gap_s:.1f} s within the window."
+                out.append(Concern("scrape_gap", severity, text, gap_s, SCRAPE_GAP_INTERVALS * interval_s))
+        if not smoke:
+            out += _window_agreement(counters, flow, start, end)
+    before = counters.value_at_first(Concept.PROMPT_TOKENS, None)
+    if before is not None and before > WARM_TOK:
+        text = f"The server had processed {before:.0f} prompt tokens before this run, so its prefix cache may be warm."
+        out.append(Concern("server_warm", severity, text, before, WARM_TOK))
+    return out
+
+
+def _window_agreement(counters: ServerCounters, flow: Flows, start: float, end: float) -> list[Concern]:
+    server = counters.difference(Concept.GENERATED_TOKENS, start, end)
+    client = flow.output.flow.between(start, end)
+    if not server:
+        return []
+    apart = abs(client - server) / server
+    if apart <= WINDOW_TOLERANCE:
+        return []
+    text = f"Within the window the client saw {client:.0f} output tokens, the server counted {server:.0f} ({apart:.1%} apart)."
+    return [Concern("window_not_reconciled", Severity.DEGRADED, text, apart, WINDOW_TOLERANCE)]
+
+
+def _lengths(run: Run, *, smoke: bool) -> list[Concern]:
+    requests = run.requests
+    out = []
+    severity = Severity.NOTE if smoke else Severity.DEGRADED
+    plan = mapping(run.manifest.get("plan"))
+    answered = requests.ok & ~np.isnan(requests.output_tok) & ~np.isnan(requests.target_output_tok)
+    if plan.get("output_length") == OutputLength.FORCED and np.any(answered):
+        wrong = int(np.sum(requests.output_tok[answered] != requests.target_output_tok[answered]))
+        if wrong:
+            text = f"{wrong} of {int(np.sum(answered))} answers have another length than the plan forces."
+            out.append(Concern("output_length", severity, text, wrong, 0))
+    known = ~np.isnan(requests.input_tok) & (requests.target_input_tok > 0)
+    if np.any(known):
+        ratio = float(np.sum(requests.input_tok[known]) / np.sum(requests.target_input_tok[known]))
+        if abs(ratio - 1) > LENGTH_TOLERANCE:
+            text = f"Prompts were {ratio:.1%} of their planned length in tokens."
+            out.append(Concern("input_length", Severity.NOTE, text, ratio, 1.0))
+    scale = number(plan.get("context_scale"))
+    if scale is not None and scale != 1:
+        text = f"All lengths of the workload were multiplied by {scale:.4g} to fit the model."
+        out.append(Concern("lengths_scaled", Severity.NOTE, text, scale, 1))
+    uncounted = int(np.sum(np.isnan(requests.output_tok) & requests.ok))
+    if uncounted:
+        text = f"{uncounted} answers came without the server's count of output tokens."
+        out.append(Concern("usage_missing", severity, text, uncounted, 0))
+    if mapping(run.profile.get("model")).get("load_format") == "dummy" and not smoke:
+        out.append(Concern("quality_unverified", Severity.NOTE, "Dummy weights: speed only, quality unverified."))
+    return out
