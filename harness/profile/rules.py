@@ -228,12 +228,10 @@ def _stages(profile: "Profile") -> Iterator[Violation]:
             yield Violation(path, "would never end", "give it `window_s` or `sessions`")
         if stage.window_s is not None and stage.window_s <= 0:
             yield Violation((*path, "window_s"), "a window of no length measures nothing", "write a length of time such as 10m")
-        if stage.name is not None:
-            if stage.name in seen:
-                yield Violation(
-                    (*path, "name"), f"stage {seen[stage.name]} has the name {stage.name!r} too", "give each stage a name of its own"
-                )
-            seen.setdefault(stage.name, index)
+        name = stage.name or f"{index}-{stage.kind}"  # what the plan calls a stage without a name
+        if name in seen:
+            yield Violation((*path, "name"), f"stage {seen[name]} is called {name!r} too", "give each stage a name of its own")
+        seen.setdefault(name, index)
 
 
 def _times(profile: "Profile") -> Iterator[Violation]:
