@@ -1,0 +1,137 @@
+"""Starts the engine: `python -m harness.server.engine --model DIR --port N`.
+
+Exit status: 0 after SIGTERM or SIGINT, 1 when it could not start (the last line on stderr says why), 2 for wrong arguments.
+"""
+
+import argparse
+import ctypes
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Final
+
+log = logging.getLogger("harness.engine")
+
+DRAIN_S: Final = 2
+"""What open connections get to end after SIGTERM; their requests are cancelled at once."""
+THREAD_S: Final = 1.5
+"""What the generation thread gets to end its forward pass; then the process ends all the same."""
+PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """The arguments."""
+    parser = argparse.ArgumentParser(prog="python -m harness.server.engine", description="The embedded engine of the harness.")
+    parser.add_argument("--model", required=True, help="folder of the model")
+    parser.add_argument("--served-name", help="name that requests use (default: the folder's)")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16"))
+    parser.add_argument("--load-format", default="auto", choices=("auto", "dummy"))
+    parser.add_argument("--max-context", type=int, help="longest prompt and answer together, tokens (default: the model's)")
+    parser.add_argument("--threads", type=int, help="torch threads on CPU (default: 1 on two cores or fewer, else the cores less two)")
+    parser.add_argument("--num-blocks", type=int, help="blocks of the KV cache (default: sized from memory)")
+    parser.add_argument("--kv-cache-tokens", type=int, help="KV cache in tokens, instead of --num-blocks")
+    parser.add_argument("--page-size", type=int, help="tokens in a block (default: 32)")
+    parser.add_argument("--max-batch-tokens", type=int, help="most tokens in one forward pass (default: 512 on CPU, 4096 on CUDA)")
+    parser.add_argument("--no-prefix-caching", action="store_true")
+    parser.add_argument("--seed", type=int, default=0, help="of sampling")
+    parser.add_argument("--die-with-parent", action="store_true", help="be killed when the parent dies")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Load, serve, and leave nothing behind."""
+    arguments = parse(argv)
+    if arguments.die_with_parent:
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    # The model is on this machine; nothing here may ask a hub, or draw progress bars into the log.
+    os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    try:
+        status = serve(arguments)
+    except Exception as error:
+        log.exception("the engine could not start")
+        sys.stderr.write(f"engine error: {type(error).__name__}: {error}\n")
+        status = 1
+    sys.stderr.flush()
+    # Not sys.exit: a generation thread in the middle of a long forward pass would hold the process.
+    os._exit(status)
+
+
+def serve(arguments: argparse.Namespace) -> int:
+    """Serve until a signal; returns the exit status."""
+    import uvicorn
+    from transformers.utils import logging as transformers_logging
+
+    from harness.server.engine.api import Api
+    from harness.server.engine.batching import PAGE_TOK, Engine, EngineSettings
+    from harness.server.engine.prompts import Prompts
+
+    transformers_logging.disable_progress_bar()
+    page_tok = arguments.page_size
+    num_blocks = arguments.num_blocks
+    if num_blocks is None and arguments.kv_cache_tokens is not None:
+        num_blocks = -(-arguments.kv_cache_tokens // (page_tok or PAGE_TOK))
+    engine = Engine(
+        EngineSettings(
+            model=arguments.model,
+            device=arguments.device,
+            dtype=arguments.dtype,
+            load_format=arguments.load_format,
+            max_context_tok=arguments.max_context,
+            threads=arguments.threads,
+            num_blocks=num_blocks,
+            page_tok=page_tok,
+            max_batch_tok=arguments.max_batch_tokens,
+            prefix_caching=not arguments.no_prefix_caching,
+            seed=arguments.seed,
+        )
+    )
+    name = arguments.served_name or Path(arguments.model).name
+    api = Api(engine, Prompts(arguments.model), name)
+    log.info(
+        "model %s as %s on %s, %s; context %d tokens, KV cache %d x %d tokens, %d tokens a batch",
+        arguments.model,
+        name,
+        engine.device,
+        engine.model.dtype,
+        engine.max_context_tok,
+        engine.num_blocks,
+        engine.page_tok,
+        engine.max_batch_tok,
+    )
+
+    class Server(uvicorn.Server):  # type: ignore[misc]  # uvicorn is not typed here
+        """uvicorn's server; a signal also cancels what is being generated, so that draining is short."""
+
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            log.info("signal %d: stopping", sig)
+            engine.cancel_all()
+            super().handle_exit(sig, frame)
+
+    server = Server(
+        uvicorn.Config(
+            api.app(),
+            host=arguments.host,
+            port=arguments.port,
+            http="httptools",
+            ws="none",
+            log_config=None,
+            log_level="warning",
+            access_log=False,
+            timeout_graceful_shutdown=DRAIN_S,
+            timeout_keep_alive=120,
+        )
+    )
+    server.run()
+    engine.stop(THREAD_S)
+    return 0 if server.started else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,513 @@
+"""The generation thread: one model, one paged KV cache, requests in, tokens out.
+
+The work is transformers' continuous batching (5.19). What this file adds: sizing of the cache, refusal by arithmetic of what cannot fit
+(the library's thread dies of it), per-request temperature and minimum length, tokens handed to the event loop one batch at a time,
+how much of each prompt came from the prefix cache, and the news of the thread's death.
+"""
+
+import asyncio
+import itertools
+import logging
+import os
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import psutil
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
+from transformers.generation.configuration_utils import ContinuousBatchingConfig
+from transformers.generation.continuous_batching.cache import PagedAttentionCache
+from transformers.generation.continuous_batching.cb_logits_processors import ContinuousBatchingLogitsProcessor
+from transformers.generation.continuous_batching.continuous_api import BackgroundThreadStatus, ContinuousBatchingManager, OutputRouter
+from transformers.generation.continuous_batching.requests import FutureRequestState, GenerationOutput, RequestStatus
+
+from harness.core.clock import now_ns
+from harness.server.engine import attention
+
+log = logging.getLogger("harness.engine")
+
+GIB: Final = 1024**3
+PAGE_TOK: Final = 32
+"""Tokens in a block of the KV cache, the grain of prefix reuse. vLLM has 16 on GPUs and 128 on CPUs."""
+MAX_BATCH_TOK: Final = {"cpu": 512, "cuda": 4096}
+"""Most tokens in a forward pass: bounds how long decoding waits for others' prompts."""
+CPU_KV_BYTES: Final = 1 * GIB
+"""Budget of the KV cache on CPU, unless the arguments say otherwise. All of it is touched at start, half a second a GiB or more."""
+CUDA_KV_SHARE: Final = 0.8
+"""Share of the GPU memory that is free after loading which the KV cache and its index tensors may take."""
+STREAMS: Final = 32
+STREAM_TOK: Final = 4096
+"""The default cache on CPU holds 32 streams of the whole context or of 4,096 tokens, whichever is shorter, within the budget."""
+SAFETY_MARGIN: Final = 0.15
+"""Share of free blocks below which transformers' scheduler admits no new prompt (its FIFO default), and evicts the whole prefix cache."""
+COLDEST: Final = 1e-5
+"""Temperature that stands for 0: logits are divided by it, and one of them is then all of the probability (the library divides by zero)."""
+DUMMY_RANGE: Final = 1e-3
+"""Dummy weights are uniform in ± this, as vLLM's are."""
+
+
+class EngineDeadError(RuntimeError):
+    """The generation thread has died; nothing will be generated any more."""
+
+
+class DoesNotFitError(ValueError):
+    """A request that can never be served: over the context, or over the KV cache."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """What the engine is started with. None means: choose.
+
+    Attributes:
+        model: folder (or hub id in the local cache) of the model.
+        device: `auto`, `cpu` or `cuda`.
+        dtype: torch's name of the type, or `auto` for the checkpoint's own.
+        load_format: `auto`, or `dummy` for random weights.
+        max_context_tok: longest prompt and answer together.
+        threads: torch threads on CPU.
+        num_blocks: blocks of the KV cache.
+        page_tok: tokens in a block.
+        max_batch_tok: most tokens in one forward pass.
+        prefix_caching: whether blocks are shared between requests with the same beginning.
+        seed: of sampling.
+    """
+
+    model: str
+    device: str = "auto"
+    dtype: str = "auto"
+    load_format: str = "auto"
+    max_context_tok: int | None = None
+    threads: int | None = None
+    num_blocks: int | None = None
+    page_tok: int | None = None
+    max_batch_tok: int | None = None
+    prefix_caching: bool = True
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How one answer is to be made.
+
+    Attributes:
+        max_tok: most tokens.
+        min_tok: tokens before which no end-of-text token can be drawn.
+        ignore_eos: end-of-text tokens do not end it.
+        temperature: 0 takes the most likely token.
+    """
+
+    max_tok: int
+    min_tok: int = 0
+    ignore_eos: bool = False
+    temperature: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """What the thread handed over for one request since the last time.
+
+    Attributes:
+        token_ids: new tokens.
+        finish: `stop`, `length`, `abort`, `error`, or None while it goes on.
+        error: what went wrong, for `error`.
+        at_ns: when the loop heard of it.
+    """
+
+    token_ids: list[int]
+    finish: str | None
+    error: str | None
+    at_ns: int
+
+
+@dataclass(slots=True)
+class Generation:
+    """A live request. `next` is awaited by one consumer.
+
+    Attributes:
+        request_id: the engine's own.
+        prompt_tok: tokens of the prompt.
+        created_ns: when it was submitted.
+        cached_tok: prompt tokens found in the prefix cache; known from the first token on.
+    """
+
+    request_id: str
+    prompt_tok: int
+    created_ns: int
+    eos_ids: frozenset[int]
+    cancel: Callable[[], None]
+    cached_tok: int | None = None
+    seen: int = 0
+    finished: bool = False
+    deliveries: asyncio.Queue[Delivery] = field(default_factory=asyncio.Queue)
+
+    async def next(self) -> Delivery:
+        """The next tokens; everything that has been delivered by now, in one."""
+        first = await self.deliveries.get()
+        if self.deliveries.empty():
+            return first
+        ids, last = list(first.token_ids), first
+        while last.finish is None and not self.deliveries.empty():
+            last = self.deliveries.get_nowait()
+            ids += last.token_ids
+        return Delivery(ids, last.finish, last.error, last.at_ns)
+
+    def put(self, token_ids: list[int], finish: str | None = None, error: str | None = None, *, at_ns: int) -> None:
+        """Hand tokens to the consumer. Nothing is taken after an end."""
+        if not self.finished:
+            self.finished = finish is not None
+            self.deliveries.put_nowait(Delivery(token_ids, finish, error, at_ns))
+
+
+class _Router(OutputRouter):  # type: ignore[misc]  # transformers is not typed here
+    """Hands each batch of outputs to the event loop in one call, not by a handler for each request (which a cancel leaks)."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, deliver: Callable[[Sequence[GenerationOutput]], None]) -> None:
+        super().__init__()
+        self._loop, self._deliver_on_loop = loop, deliver
+
+    def deliver(self, output: GenerationOutput) -> None:
+        self.deliver_batch([output])
+
+    def deliver_batch(self, outputs: list[GenerationOutput]) -> None:
+        try:
+            self._loop.call_soon_threadsafe(self._deliver_on_loop, outputs)
+        except RuntimeError:
+            log.debug("the event loop is closed; %d outputs dropped", len(outputs))
+
+
+class _Manager(ContinuousBatchingManager):  # type: ignore[misc]  # transformers is not typed here
+    """The library's manager, without its insistence on an attention of its own."""
+
+    def switch_to_cb_friendly_attn(self, model: PreTrainedModel, auto_switch_to_flash: bool = True) -> None:
+        """Leave the attention as the model was loaded (`attention.py`)."""
+
+
+class _Temperature(ContinuousBatchingLogitsProcessor):  # type: ignore[misc]
+    """Divides each request's logits by its own temperature."""
+
+    supported_kwargs: dict[str, type] = {"temperature": float}  # noqa: RUF012  # the library's contract
+    ignored_kwargs: tuple[str, ...] = ()
+
+    def fill_defaults(self, int32_tensor: torch.Tensor) -> None:
+        int32_tensor.copy_(torch.ones_like(int32_tensor, dtype=torch.float32).view(torch.int32))
+
+    def prepare_tensor_args(self, requests_with_new_token: list[FutureRequestState]) -> torch.Tensor:
+        wanted = [request.state.logit_processor_kwargs.get("temperature", 1.0) for request in requests_with_new_token]
+        return torch.tensor(wanted, dtype=torch.float32).view(torch.int32)
+
+    def __call__(self, scores: torch.Tensor, tensor_arg: torch.Tensor) -> torch.Tensor:
+        return scores / tensor_arg[: scores.size(0)].view(torch.float32).unsqueeze(-1)
+
+
+class _MinTokens(ContinuousBatchingLogitsProcessor):  # type: ignore[misc]
+    """Makes end-of-text tokens impossible until a request has its minimum."""
+
+    supported_kwargs: dict[str, type] = {"min_tok": int}  # noqa: RUF012
+    ignored_kwargs: tuple[str, ...] = ()
+
+    def __init__(self, eos_ids: Sequence[int]) -> None:
+        self._eos_ids = list(eos_ids)
+
+    def fill_defaults(self, int32_tensor: torch.Tensor) -> None:
+        int32_tensor.zero_()
+
+    def prepare_tensor_args(self, requests_with_new_token: list[FutureRequestState]) -> torch.Tensor:
+        states = [request.state for request in requests_with_new_token]
+        early = [state.generated_len() < state.logit_processor_kwargs.get("min_tok", 0) for state in states]
+        return torch.tensor(early, dtype=torch.int32)
+
+    def __call__(self, scores: torch.Tensor, tensor_arg: torch.Tensor) -> torch.Tensor:
+        if not self._eos_ids:
+            return scores
+        early = tensor_arg[: scores.size(0)].bool().unsqueeze(-1)
+        scores[:, self._eos_ids] = scores[:, self._eos_ids].masked_fill(early, float("-inf"))
+        return scores
+
+
+class Engine:
+    """Model, cache and generation thread. All methods belong to the event loop's thread.
+
+    Raises:
+        DoesNotFitError: the cache that was asked for is smaller than one request of the longest context.
+    """
+
+    def __init__(self, settings: EngineSettings) -> None:
+        self.settings = settings
+        self.device = _device(settings.device)
+        if self.device.type == "cpu":
+            torch.set_num_threads(settings.threads or default_threads())
+        self.model = _load(settings, self.device)
+        config = self.model.config.get_text_config()
+        self.vocab_size: int = config.vocab_size
+        longest = getattr(config, "max_position_embeddings", None)
+        self.max_context_tok: int = settings.max_context_tok or longest or 4096
+        if longest is not None and self.max_context_tok > longest:
+            raise DoesNotFitError(f"--max-context {self.max_context_tok} is over the model's {longest} positions")
+        self.eos_ids = frozenset(_eos_ids(self.model)) if settings.load_format != "dummy" else frozenset()
+        self.page_tok = settings.page_tok or PAGE_TOK
+        self.max_batch_tok = settings.max_batch_tok or MAX_BATCH_TOK[self.device.type]
+        self.num_blocks = settings.num_blocks or _default_blocks(self.model, self.max_context_tok, self.page_tok, self.max_batch_tok)
+        # One block less: a request's last block is seldom full, and its neighbour must not be needed for the last token.
+        self.capacity_tok = (self.num_blocks - 1) * self.page_tok
+        self.default_temperature = _default_temperature(self.model)
+        self._live: dict[str, Generation] = {}
+        self._matched: dict[str, int] = {}
+        self._ids = itertools.count()
+        self._manager: Any = None
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Allocate the cache and start generating."""
+        generation = GenerationConfig(do_sample=True, temperature=1.0, top_k=0, top_p=1.0, eos_token_id=-1, max_new_tokens=1)
+        batching = ContinuousBatchingConfig(
+            page_size=self.page_tok,
+            num_blocks=self.num_blocks,
+            max_batch_tokens=self.max_batch_tok,
+            max_memory_percent=1.0,
+            allow_block_sharing=self.settings.prefix_caching,
+            use_async_batching=False,
+            use_cuda_graph=False,
+            max_blocks_per_request=0,
+            auto_switch_to_flash=False,
+            per_request_processors=True,
+            safety_margin=SAFETY_MARGIN,
+            seed=self.settings.seed,
+        )
+        manager = _Manager(model=self.model, generation_config=generation, continuous_batching_config=batching)
+        manager.output_router = _Router(loop, self._on_outputs)
+        processors = manager.logit_processor
+        processors.logits_processor[:] = [_MinTokens(sorted(self.eos_ids)), _Temperature()]
+        processors.tensors_required = len(processors.logits_processor)
+        processors._retrieve_processors_kwargs()
+        processors.do_processing = True
+        self._manager = manager
+        # Made here and not in the thread, so that what does not fit is an error at start.
+        manager.batch_processor = manager._create_batch_processor()
+        self._watch_prefix_matches(manager.batch_processor.cache)
+        manager.start()
+
+    def _watch_prefix_matches(self, cache: PagedAttentionCache) -> None:
+        """Note how many tokens of each prompt the cache held; the library keeps the figure to itself."""
+        search = cache.search_prefix_match
+
+        def search_and_note(request_id: str, prompt_ids: list[int]) -> int:
+            matched: int = search(request_id, prompt_ids)
+            # A request that had to give way looks again, for its prompt and answer so far: only the first time is the prompt's.
+            self._matched.setdefault(request_id, matched) if matched else None
+            return matched
+
+        cache.search_prefix_match = search_and_note
+
+    def submit(self, token_ids: list[int], sampling: Sampling) -> Generation:
+        """Queue a request.
+
+        Raises:
+            DoesNotFitError: it could never be served.
+            EngineDeadError: the generation thread is gone.
+        """
+        self.check_fits(len(token_ids), sampling.max_tok)
+        if self.fatal_error() is not None:
+            raise EngineDeadError(str(self.fatal_error()))
+        request_id = f"r{next(self._ids)}"
+        eos_ids = frozenset[int]() if sampling.ignore_eos else self.eos_ids
+        generation = Generation(request_id, len(token_ids), now_ns(), eos_ids, lambda: self.cancel(request_id))
+        self._live[request_id] = generation
+        accepted = self._manager.add_request(
+            token_ids,
+            request_id=request_id,
+            max_new_tokens=sampling.max_tok,
+            streaming=True,
+            eos_token_id=sorted(eos_ids) or -1,
+            temperature=float(max(sampling.temperature, COLDEST)),
+            min_tok=sampling.min_tok,
+        )
+        if accepted is None:
+            del self._live[request_id]
+            raise EngineDeadError("the generation thread takes no requests")
+        return generation
+
+    def check_fits(self, prompt_tok: int, max_tok: int) -> None:
+        """Refuse by arithmetic what could never be served.
+
+        Raises:
+            DoesNotFitError: with the numbers involved.
+        """
+        if prompt_tok < 1:
+            raise DoesNotFitError("the prompt has no tokens")
+        total = prompt_tok + max_tok
+        if total > self.max_context_tok:
+            raise DoesNotFitError(
+                f"This model's maximum context length is {self.max_context_tok} tokens. However, you requested {total} tokens "
+                f"({prompt_tok} in the prompt, {max_tok} for the answer)."
+            )
+        if total > self.capacity_tok:
+            raise DoesNotFitError(
+                f"The KV cache holds {self.capacity_tok} tokens of one request. However, you requested {total} tokens "
+                f"({prompt_tok} in the prompt, {max_tok} for the answer)."
+            )
+
+    def cancel(self, request_id: str) -> None:
+        """Stop generating for a request; its consumer gets `abort` unless it had its end already."""
+        generation = self._live.pop(request_id, None)
+        self._matched.pop(request_id, None)
+        if generation is not None:
+            self._manager.cancel_request(request_id)
+            generation.put([], "abort", at_ns=now_ns())
+
+    def cancel_all(self) -> None:
+        """Stop everything that is live."""
+        for request_id in list(self._live):
+            self.cancel(request_id)
+
+    def stop(self, timeout_s: float) -> None:
+        """End the generation thread, giving up after `timeout_s` (it is in the middle of a forward pass)."""
+        self.cancel_all()
+        if self._manager is not None:
+            self._manager.background_thread_status.request_stop(BackgroundThreadStatus.HARD_STOP, 0)
+            self._manager._wake_up_loop.set()
+            thread = self._manager._generation_thread
+            if thread is not None:
+                thread.join(timeout_s)
+
+    def fatal_error(self) -> BaseException | None:
+        """What the generation thread died of, None while it lives."""
+        if self._manager is None:
+            return RuntimeError("the generation thread has not been started")
+        status = self._manager.background_thread_status
+        if status.fatal_error is not None:
+            error: BaseException = status.fatal_error
+            return error
+        return None if self._manager.is_running() else RuntimeError("the generation thread has ended")
+
+    def fail_live_if_dead(self) -> None:
+        """End what a dead thread left hanging (a request may slip in while it dies). Called now and then by the server."""
+        error = self.fatal_error()
+        if error is not None:
+            for request_id, generation in list(self._live.items()):
+                del self._live[request_id]
+                generation.put([], "error", str(error), at_ns=now_ns())
+
+    def running(self) -> float:
+        """Requests in the batch."""
+        processor = self._manager.batch_processor
+        return float(len(processor.scheduler.active_requests)) if processor is not None else 0.0
+
+    def waiting(self) -> float:
+        """Requests queued before it."""
+        processor = self._manager.batch_processor
+        waiting = len(processor.scheduler.waiting_requests) if processor is not None else 0
+        return float(waiting + self._manager.input_queue.qsize())
+
+    def kv_usage(self) -> float | None:
+        """Share of the KV cache that live requests hold; blocks kept only for reuse count as free."""
+        processor = self._manager.batch_processor
+        if processor is None:
+            return None
+        cache = processor.cache
+        reusable = sum(len(allocator.ledger.cached_blocks) * allocator.bytes_per_block for allocator in cache.cache_allocators.values())
+        free = float(cache.compute_free_capacity(relative=False)) + reusable
+        total = float(cache.num_sectors * cache.bytes_per_sector)
+        return max(0.0, 1.0 - free / total)
+
+    def _on_outputs(self, outputs: Sequence[GenerationOutput]) -> None:
+        at_ns = now_ns()
+        for output in outputs:
+            generation = self._live.get(output.request_id)
+            if generation is None:
+                continue
+            new = output.generated_tokens[generation.seen :]
+            generation.seen += len(new)
+            finish = None
+            if output.status == RequestStatus.FAILED:
+                finish = "error"
+            elif output.status == RequestStatus.FINISHED:
+                finish = "stop" if new and new[-1] in generation.eos_ids else "length"
+            if generation.cached_tok is None and new:
+                generation.cached_tok = self._matched.get(output.request_id, 0)
+            if finish is not None:
+                del self._live[output.request_id]
+                self._matched.pop(output.request_id, None)
+            generation.put(new, finish, output.error, at_ns=at_ns)
+
+
+def default_threads() -> int:
+    """Torch threads on CPU: one on two cores or fewer (a second one costs more than it brings there), else the cores less two."""
+    cores = len(os.sched_getaffinity(0))
+    return max(1, cores - 2)
+
+
+def _device(wanted: str) -> torch.device:
+    if wanted == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise RuntimeError(
+            "--device cuda: torch sees no CUDA device (a CPU build of torch, a missing driver, or CUDA_VISIBLE_DEVICES is empty)"
+        )
+    return torch.device(wanted)
+
+
+def _load(settings: EngineSettings, device: torch.device) -> PreTrainedModel:
+    """The model on its device, in evaluation mode."""
+    implementation = attention.register()
+    dtype: Any = "auto" if settings.dtype == "auto" else getattr(torch, settings.dtype)
+    if settings.load_format == "dummy":
+        config = AutoConfig.from_pretrained(settings.model)
+        chosen = (getattr(config, "dtype", None) or torch.float32) if dtype == "auto" else dtype
+        with torch.device(device), _no_init():
+            model = AutoModelForCausalLM.from_config(config, dtype=chosen, attn_implementation=implementation)
+        generator = torch.Generator(device=device).manual_seed(settings.seed)
+        for parameter in model.parameters():
+            parameter.data.uniform_(-DUMMY_RANGE, DUMMY_RANGE, generator=generator)
+    else:
+        model = AutoModelForCausalLM.from_pretrained(settings.model, dtype=dtype, attn_implementation=implementation)
+    return model.to(device).eval()
+
+
+def _no_init() -> AbstractContextManager[None]:
+    """Skips the library's own initialisation, which dummy weights overwrite anyway."""
+    from transformers.initialization import no_init_weights
+
+    skipping: AbstractContextManager[None] = no_init_weights()
+    return skipping
+
+
+def _eos_ids(model: PreTrainedModel) -> list[int]:
+    ids = model.generation_config.eos_token_id
+    if ids is None:
+        ids = model.config.get_text_config().eos_token_id
+    if ids is None:
+        return []
+    return [ids] if isinstance(ids, int) else list(ids)
+
+
+def _default_temperature(model: PreTrainedModel) -> float:
+    """What a request that names no temperature gets: the model's own setting, else 1, as both APIs document (and vLLM does)."""
+    value = model.generation_config.temperature
+    return float(value) if value is not None else 1.0
+
+
+def _default_blocks(model: PreTrainedModel, max_context_tok: int, page_tok: int, max_batch_tok: int) -> int:
+    """Blocks of the cache: `STREAMS` full contexts within the CPU budget, or what the GPU has left."""
+    config = model.config.get_text_config()
+    heads = config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // heads
+    kv_heads = getattr(config, "num_key_value_heads", None) or heads
+    item = model.dtype.itemsize
+    kv_bytes = config.num_hidden_layers * kv_heads * size * 2 * item
+    # transformers checks the size against memory counting a mask and copies of keys that this engine's attention does not make.
+    counted_bytes = kv_bytes + (2 * heads + kv_heads) * size * item + 8 + max_batch_tok * item
+    if model.device.type == "cuda":
+        free, _total = torch.cuda.mem_get_info(model.device)
+        tokens = int(free * CUDA_KV_SHARE) // counted_bytes
+    else:
+        wanted = max(int(STREAMS * min(max_context_tok, STREAM_TOK) / (1 - SAFETY_MARGIN)), 2 * max_context_tok)
+        total = psutil.virtual_memory().total - psutil.Process().memory_info().rss
+        tokens = min(wanted, CPU_KV_BYTES // kv_bytes, int(total * 0.8) // counted_bytes)
+    blocks = int(tokens // page_tok)
+    if blocks < max_context_tok // page_tok + 2:
+        log.warning("the KV cache holds %d tokens, less than one request of the longest context, %d", blocks * page_tok, max_context_tok)
+    if blocks < 2:
+        raise DoesNotFitError(f"no room for a KV cache: {kv_bytes} bytes a token, {Path(model.config._name_or_path).name}")
+    return blocks
