@@ -1,0 +1,400 @@
+"""Walks the plan: starts sessions when the plan wants them, sends their turns, records every request.
+
+One dispatcher a worker. It owns its greenlets: Locust's users do not run requests, so nothing that Locust does when it stops can lose one.
+"""
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from time import monotonic_ns
+from typing import Any, Final
+
+import gevent
+from gevent.event import Event
+
+from harness.core.clock import NS_PER_S
+from harness.core.records import Api, Outcome
+from harness.plan.bodies import Conversation, Texts
+from harness.plan.build import RunPlan
+from harness.plan.types import Session, StagePlan, Turn
+from harness.traffic._locust.answer import Answer, read_answer
+from harness.traffic._locust.record import Record
+from harness.traffic._locust.recorder import Recorder
+from harness.traffic._locust.wire import Stopped, Target
+
+_NEVER_NS: Final = 1 << 62
+
+_log = logging.getLogger(__name__)
+
+PREPARE_NS: Final = 100_000_000
+"""A request's body is made this long before it is due, so that making it does not make it late. The first ones of a closed loop are made as
+soon as the stage is known."""
+
+PAUSE_AFTER_FAILURE_S: Final = 0.1
+"""A closed loop's slot waits this long before the next conversation when one ended by a failure: a server that refuses at once would
+otherwise be asked as fast as a core can."""
+
+
+@dataclass(slots=True)
+class Counts:
+    """What happened since the start of this worker."""
+
+    sent: int = 0
+    ok: int = 0
+    failed: int = 0
+    dropped: int = 0
+    output_tok: int = 0
+    in_flight: int = 0
+    live_sessions: int = 0
+
+
+@dataclass(slots=True)
+class StageRun:
+    """One stage of one worker while it runs.
+
+    Attributes:
+        plan: the stage.
+        start_ns: its start, the same in all workers.
+        window_start_ns: start of its window.
+        window_end_ns: planned end of its window; None when sessions end it.
+        pending_window: requests whose intended time lies in the window and that have not ended.
+        walked_ns: an open loop has started all sessions that are due before this.
+        open_sources: greenlets that may still start sessions.
+        turns_not_happened: planned turns behind a failed or dropped one.
+        turns_cut: planned turns that the end of the stage cut off.
+        closing: no new turns.
+        progress: set whenever something ended, for whoever waits for the stage to end.
+    """
+
+    plan: StagePlan
+    start_ns: int
+    window_start_ns: int
+    window_end_ns: int | None
+    pending_window: int = 0
+    walked_ns: int = 0
+    open_sources: int = 0
+    turns_not_happened: int = 0
+    turns_cut: int = 0
+    closing: Event = field(default_factory=Event)
+    progress: Event = field(default_factory=Event)
+
+    @property
+    def window_is_done(self) -> bool:
+        """Every request intended in the window has ended."""
+        walked = self.plan.concurrency is not None or self.window_end_ns is None or self.walked_ns >= self.window_end_ns
+        return walked and self.pending_window == 0
+
+    def in_window(self, t_ns: int) -> bool:
+        """Whether a time lies in the window."""
+        return self.window_end_ns is not None and self.window_start_ns <= t_ns < self.window_end_ns
+
+
+class Dispatcher:
+    """Runs stages of a plan.
+
+    Args:
+        plan: the whole plan.
+        targets: endpoints, in the profile's order.
+        recorder: takes every record.
+        worker: index of this worker.
+        workers: number of workers.
+        routing: `round_robin` or `least_busy`, for new conversations.
+        drain_timeout_s: longest wait after a window for its requests.
+        on_record: called with every record, after the recorder has it.
+    """
+
+    def __init__(
+        self,
+        plan: RunPlan,
+        targets: list[Target],
+        recorder: Recorder,
+        *,
+        worker: int,
+        workers: int,
+        routing: str,
+        drain_timeout_s: float,
+        on_record: Callable[[Record], None],
+    ) -> None:
+        self.counts = Counts()
+        self._plan = plan
+        self._api = Api(plan.settings.api)
+        self._targets = targets
+        self._recorder = recorder
+        self._worker = worker
+        self._workers = workers
+        self._least_busy = routing == "least_busy"
+        self._drain_timeout_s = drain_timeout_s
+        self._on_record = on_record
+        self._texts = Texts(plan.seed, plan.tok_per_word)
+        self._in_wire: set[gevent.Greenlet] = set()
+        self._stage: StageRun | None = None
+        self.error: str | None = None
+        self._wind_down = Event()
+        self._stop_grace_s: float | None = None
+
+    def is_stopped(self) -> bool:
+        """Whether the run is being stopped before its plan's end."""
+        return self._stop_grace_s is not None
+
+    def warm_up(self) -> None:
+        """Make the corpus and the prompts' shared head now, not in front of the first request."""
+        for target in self._targets:
+            Conversation(self._plan.session(0, 0), self._plan.settings, target.model, self._texts).body(0)
+
+    def stop(self, grace_s: float) -> None:
+        """Start no new turns; requests in flight may go on for `grace_s`, then they are recorded as interrupted. May be called again."""
+        self._stop_grace_s = grace_s
+        if self._stage is not None:
+            self._stage.closing.set()
+            self._stage.progress.set()
+        self._wind_down.set()
+
+    def wind_down(self) -> None:
+        """All workers' windows are done: the stage may end."""
+        self._wind_down.set()
+        if self._stage is not None:
+            self._stage.progress.set()
+
+    def run_stage(self, index: int, start_ns: int, announce: Callable[[dict[str, Any]], None]) -> None:
+        """Run one stage to its end: returns when every request that it started has been recorded."""
+        plan = self._plan.stages[index]
+        window_start_ns = start_ns + plan.warmup_ns
+        window_end_ns = None if plan.window_ns is None else window_start_ns + plan.window_ns
+        stage = self._stage = StageRun(plan, start_ns, window_start_ns, window_end_ns)
+        self._wind_down.clear()
+        if self.is_stopped():
+            stage.closing.set()
+        label = {"stage": plan.name, "index": index}
+        window = {"window_start_ns": window_start_ns, "window_end_ns": window_end_ns}
+        announce({"event": "stage_started", **label, "start_ns": start_ns, **window})
+        self._start_sources(stage)
+        deadline_ns = None if window_end_ns is None else window_end_ns + round(self._drain_timeout_s * NS_PER_S)
+
+        def idle() -> bool:
+            return stage.open_sources == 0 and self.counts.live_sessions == 0
+
+        self._wait(stage, lambda: idle() or stage.closing.is_set(), window_end_ns)
+        if not idle() and not stage.closing.is_set():
+            # The window is over; load goes on until all that was intended in it has ended, here and in the other workers.
+            self._wait(stage, lambda: idle() or stage.closing.is_set() or stage.window_is_done, deadline_ns)
+            announce({"event": "window_done", **label})
+            self._wait(stage, lambda: idle() or stage.closing.is_set() or self._wind_down.is_set(), deadline_ns)
+        stage.closing.set()
+        self._drain(stage, idle, deadline_ns)
+        end_ns = monotonic_ns()
+        self._stage = None
+        announce({
+            "event": "stage_ended", **label, "end_ns": end_ns,
+            "window_end_ns": end_ns if window_end_ns is None else min(end_ns, window_end_ns),
+            "turns_not_happened": stage.turns_not_happened, "turns_cut": stage.turns_cut,
+        })  # fmt: skip
+
+    # --- ends -------------------------------------------------------------------------------------------------------------------
+
+    def _wait(self, stage: StageRun, done: Callable[[], bool], until_ns: int | None) -> None:
+        """Until `done` or a time, woken by `stage.progress` and `_wind_down`."""
+        while not done():
+            left_s = 0.1 if until_ns is None else min(0.1, (until_ns - monotonic_ns()) / NS_PER_S)
+            if left_s <= 0:
+                return
+            stage.progress.wait(left_s)
+            stage.progress.clear()
+
+    def _drain(self, stage: StageRun, idle: Callable[[], bool], deadline_ns: int | None) -> None:
+        """Let requests in flight finish, until the deadline of the stage or of the stop; then end them."""
+        closed_ns = monotonic_ns()
+
+        def limit_ns() -> int | None:
+            if self._stop_grace_s is None:
+                return deadline_ns
+            stop_ns = closed_ns + round(self._stop_grace_s * NS_PER_S)
+            return stop_ns if deadline_ns is None else min(stop_ns, deadline_ns)
+
+        while not idle():
+            limit = limit_ns()
+            if limit is not None and monotonic_ns() >= limit:
+                break
+            self._wait(stage, idle, min(monotonic_ns() + 100_000_000, limit or _NEVER_NS))
+        why = "the run was stopped" if self.is_stopped() else f"drain timeout of {self._drain_timeout_s:g} s"
+        while not idle():
+            for greenlet in list(self._in_wire):
+                greenlet.kill(Stopped(Outcome.INTERRUPTED, why), block=False)
+            self._wait(stage, idle, monotonic_ns() + 20_000_000)
+
+    # --- sources of sessions ----------------------------------------------------------------------------------------------------
+
+    def _start_sources(self, stage: StageRun) -> None:
+        if stage.plan.concurrency:
+            slots = range(self._worker, stage.plan.concurrency, self._workers)
+            stage.open_sources = len(slots)
+            for slot in slots:
+                self._spawn(self._source, stage, self._closed_loop, slot)
+        else:
+            stage.open_sources = 1
+            self._spawn(self._source, stage, self._open_loop, 0)
+
+    def _spawn(self, run: Callable[..., object], *args: object) -> None:
+        gevent.spawn(run, *args).link_exception(self._crashed)
+
+    def _crashed(self, greenlet: gevent.Greenlet) -> None:
+        """A defect of ours (network and server cannot cause one): the run must not go on without the requests that it lost."""
+        self.error = self.error or f"the dispatcher failed: {greenlet.exception!r}"
+        self.stop(0)
+
+    def _source(self, stage: StageRun, run: Callable[[StageRun, int], None], slot: int) -> None:
+        try:
+            run(stage, slot)
+        finally:
+            stage.open_sources -= 1
+            stage.progress.set()
+
+    def _closed_loop(self, stage: StageRun, slot: int) -> None:
+        """One live slot: its sessions of the plan, one after the other."""
+        assert stage.plan.concurrency is not None
+        intended_ns = stage.start_ns
+        number = slot
+        prepare_ns = _NEVER_NS
+        while not stage.closing.is_set() and (stage.plan.sessions is None or number < stage.plan.sessions):
+            session = self._plan.session(stage.plan.index, number)
+            if not self._live(stage, session, intended_ns, prepare_ns):
+                stage.closing.wait(PAUSE_AFTER_FAILURE_S)
+            intended_ns = monotonic_ns()
+            number += stage.plan.concurrency
+            prepare_ns = PREPARE_NS
+
+    def _open_loop(self, stage: StageRun, _slot: int) -> None:
+        """Starts of sessions at their times, whatever became of the others."""
+        sessions: Iterator[Session] = self._plan.sessions(stage.plan.index, worker=self._worker, workers=self._workers)
+        for session in sessions:
+            assert session.intended_offset_ns is not None
+            intended_ns = stage.walked_ns = stage.start_ns + session.intended_offset_ns
+            # A little more than the session itself needs, so that it makes its body while this loop walks on.
+            if not self._sleep_until(stage, intended_ns - 2 * PREPARE_NS):
+                return
+            self._spawn(self._live, stage, session, intended_ns)
+        stage.walked_ns = _NEVER_NS
+
+    def _sleep_until(self, stage: StageRun, t_ns: int) -> bool:
+        """Sleep; False when the stage stops launching before that time."""
+        while (left_ns := t_ns - monotonic_ns()) > 0:
+            if stage.closing.wait(left_ns / NS_PER_S):
+                return False
+        return not stage.closing.is_set()
+
+    # --- sessions ---------------------------------------------------------------------------------------------------------------
+
+    def _live(self, stage: StageRun, session: Session, intended_ns: int, prepare_ns: int = PREPARE_NS) -> bool:
+        """One conversation, its first body made `prepare_ns` before it is due; False when a turn failed or was dropped."""
+        self.counts.live_sessions += 1
+        done = 0
+        failed = False
+        try:
+            target = self._route(session)
+            conversation = Conversation(session, self._plan.settings, target.model, self._texts)
+            for turn in session.turns:
+                ended_ns = self._turn(stage, session, turn, conversation, target, intended_ns, PREPARE_NS if done else prepare_ns)
+                if ended_ns is None:
+                    break
+                done += 1
+                if ended_ns < 0:
+                    failed = True
+                    break
+                if done < len(session.turns):
+                    intended_ns = ended_ns + session.turns[done].gap_ns
+        finally:
+            left = len(session.turns) - done
+            if failed:
+                stage.turns_not_happened += left
+            else:
+                stage.turns_cut += left
+            self.counts.live_sessions -= 1
+            stage.progress.set()
+        return not failed
+
+    def _route(self, session: Session) -> Target:
+        targets = self._targets
+        first = session.number % len(targets)
+        if not self._least_busy or len(targets) == 1:
+            return targets[first]
+        order = targets[first:] + targets[:first]  # ties go round
+        return min(order, key=lambda target: target.busy)
+
+    def _turn(
+        self,
+        stage: StageRun,
+        session: Session,
+        turn: Turn,
+        conversation: Conversation,
+        target: Target,
+        intended_ns: int,
+        prepare_ns: int,
+    ) -> int | None:
+        """One request; when it ended, -1 if it did not end well, None if the stage stopped launching before it was due."""
+        counts_for_window = stage.in_window(intended_ns)
+        stage.pending_window += counts_for_window
+        try:
+            if not self._sleep_until(stage, intended_ns - prepare_ns):
+                return None
+            record = Record(
+                session_id=session.session_id, turn=turn.index, workload_class=session.workload_class, stage=session.stage,
+                worker=self._worker, intended_ns=intended_ns, target_input_tok=turn.target_input_tok,
+                target_output_tok=turn.target_output_tok, answer=Answer(Outcome.DROPPED),
+            )  # fmt: skip
+            body = conversation.body(turn.index)
+            if not self._sleep_until(stage, intended_ns):
+                return None
+            if self.counts.in_flight >= self._share(stage.plan.max_in_flight):
+                record.done_ns = monotonic_ns()
+                record.answer.error = f"{stage.plan.max_in_flight} requests were in flight"
+            else:
+                self._request(record, target, body)
+            self._keep(record)
+        finally:
+            stage.pending_window -= counts_for_window
+        assert record.done_ns is not None
+        return record.done_ns if record.answer.outcome is Outcome.OK else -1
+
+    def _share(self, cap: int) -> int:
+        """This worker's part of a cap over all workers."""
+        return cap // self._workers + (self._worker < cap % self._workers)
+
+    def _request(self, record: Record, target: Target, body: bytes) -> None:
+        counts = self.counts
+        counts.in_flight += 1
+        greenlet = gevent.getcurrent()
+        self._in_wire.add(greenlet)
+        try:
+            exchange = target.send(body, record.request_id)
+        finally:
+            self._in_wire.discard(greenlet)
+            counts.in_flight -= 1
+        record.replica, record.request_bytes = target.name, len(body)
+        record.sent_ns, record.done_ns = exchange.sent_ns, exchange.done_ns
+        try:
+            record.answer = read_answer(
+                exchange.framing, self._api, exchange.ending, local=exchange.local, error=exchange.error, pause=_let_others
+            )
+        except Exception as error:  # noqa: BLE001 - a defect in reading must cost one record's detail, not the record
+            _log.exception("an answer cannot be read")
+            record.answer = Answer(Outcome.MALFORMED, error=f"the reader failed: {error!r}", http_status=exchange.framing.status)
+
+    def _keep(self, record: Record) -> None:
+        counts, outcome = self.counts, record.answer.outcome
+        counts.sent += record.sent_ns is not None
+        counts.output_tok += record.answer.output_tok or 0
+        if outcome is Outcome.OK:
+            counts.ok += 1
+        elif outcome is Outcome.DROPPED:
+            counts.dropped += 1
+        else:
+            counts.failed += 1
+        self._recorder.add(record)
+        self._on_record(record)
+
+
+def _let_others() -> None:
+    """Let the loop serve other streams between two parts of a long answer."""
+    try:
+        gevent.sleep(0)
+    except Stopped:  # thrown while the answer was on its way out of the wire: it is complete and stays so
+        return

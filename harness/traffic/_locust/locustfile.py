@@ -1,0 +1,293 @@
+"""What Locust runs. One process is one worker; `harness.traffic.driver` starts it and talks to it over two inherited pipes.
+
+Locust brings the process, the event loop, master and workers, and the display; the dispatcher brings the load. The only user class stands
+for the dispatcher: it waits until the run is over. Each finished request fires one `events.request`.
+"""
+
+import json
+import logging
+import os
+import resource
+import signal
+import sys
+from pathlib import Path
+from time import monotonic_ns, process_time
+from typing import Any, Final
+
+import gevent
+from gevent.event import Event
+from gevent.fileobject import FileObjectPosix
+from gevent.lock import RLock
+from gevent.monkey import get_original
+from gevent.queue import Queue
+from locust import User, events, task
+from locust.env import Environment
+from locust.runners import MasterRunner
+
+from harness.artifacts.layout import RunDir
+from harness.core.clock import NS_PER_S
+from harness.core.errors import HarnessError
+from harness.core.records import Api, Endpoint, ModelFacts, Outcome
+from harness.plan.build import make_plan
+from harness.profile.schema import Profile
+from harness.traffic._locust.dispatcher import Dispatcher
+from harness.traffic._locust.record import Record
+from harness.traffic._locust.recorder import Recorder
+from harness.traffic._locust.wire import Target
+from harness.traffic.child import FDS_VARIABLE, PARENT_VARIABLE, die_with_parent
+
+_log = logging.getLogger("harness.traffic")
+
+PROGRESS_INTERVAL_S: Final = 0.5
+LAG_INTERVAL_S: Final = 0.05
+KILL_AFTER_S: Final = 15.0
+"""Time for flushing after the supervisor is gone; a native thread ends the process then, whatever the event loop does."""
+_RECENT = 500
+
+
+class _Pipes:
+    """Lines of JSON to and from the supervisor."""
+
+    def __init__(self, read_fd: int, write_fd: int) -> None:
+        self._in = FileObjectPosix(read_fd, "rb")
+        self._out = FileObjectPosix(write_fd, "wb", buffering=0)
+        self._lock = RLock()
+
+    def receive(self) -> dict[str, Any] | None:
+        """The next command; None when the supervisor is gone."""
+        line = self._in.readline()
+        return json.loads(line) if line else None
+
+    def send(self, message: dict[str, Any]) -> None:
+        """Tell the supervisor; a supervisor that is gone hears nothing, and the end of its commands says so."""
+        with self._lock:
+            try:
+                self._out.write(json.dumps(message).encode() + b"\n")
+            except OSError:
+                _log.warning("the supervisor does not listen any more")
+
+
+class Worker:
+    """One worker process.
+
+    Attributes:
+        spawned: set when Locust has started its user, and so will reset nothing any more.
+        over: set when everything has been written and the supervisor has been told.
+    """
+
+    def __init__(self, pipes: _Pipes, setup: dict[str, Any], environment: Environment) -> None:
+        self.spawned = Event()
+        self.over = Event()
+        self._pipes = pipes
+        self._environment = environment
+        self._index = int(setup["worker"])
+        profile = Profile.model_validate(setup["profile"])
+        facts = ModelFacts(**setup["facts"])
+        self._plan = make_plan(profile, facts)
+        endpoints = [Endpoint(**{**one, "gpu_uuids": tuple(one["gpu_uuids"])}) for one in setup["endpoints"]]
+        api = Api(self._plan.settings.api)
+        targets = [Target(endpoint, api, setup["api_key"], profile.traffic.timeouts) for endpoint in endpoints]
+        self._recorder = Recorder(RunDir(Path(setup["run_dir"])).requests_journal(self._index))
+        self._dispatcher = Dispatcher(
+            self._plan, targets, self._recorder, worker=self._index, workers=int(setup["workers"]), routing=profile.traffic.routing,
+            drain_timeout_s=profile.traffic.drain_timeout_s, on_record=self._on_record,
+        )  # fmt: skip
+        self._dispatcher.warm_up()
+        self._starts: Queue[tuple[int, int] | None] = Queue()
+        self._ttft_ms: list[float] = []
+        self._lag_ms: list[float] = []
+        self._loop_lag_ms = 0.0
+        self._stage_name: str | None = None
+        self._cpu = (monotonic_ns(), process_time())
+        self._timer: Any = None
+
+    def run(self) -> None:
+        """From ready to over."""
+        gevent.spawn(self._listen)
+        self.spawned.wait()
+        self._watch_loop()
+        self._pipes.send({"event": "ready", "plan_sha256": self._plan.plan_sha256})
+        reporter = gevent.spawn(self._report)
+        for _ in self._plan.stages:
+            command = self._starts.get()
+            if command is None or self._dispatcher.is_stopped():
+                break
+            self._stage_name = self._plan.stages[command[0]].name
+            self._dispatcher.run_stage(command[0], command[1], self._pipes.send)
+            if self._dispatcher.is_stopped() or self._recorder.error:
+                break
+        reporter.kill()
+        self.flush()
+        self._pipes.send(self._progress())
+        if errors := [error for error in (self._recorder.error, self._dispatcher.error) if error]:
+            self._pipes.send({"event": "error", "message": "; ".join(errors)})
+        else:
+            self._pipes.send({"event": "finished", "interrupted": self._dispatcher.is_stopped()})
+        self.over.set()
+
+    def flush(self) -> None:
+        """Write what is left and close the journal."""
+        self._recorder.close()
+
+    def interrupt(self) -> None:
+        """End at once: requests in flight become records, records go to disk."""
+        self._stop(0)
+        self.over.wait(KILL_AFTER_S)
+
+    def _stop(self, grace_s: float) -> None:
+        self._dispatcher.stop(grace_s)
+        self._starts.put(None)
+        self.spawned.set()
+
+    def _listen(self) -> None:
+        while True:
+            command = self._pipes.receive()
+            match command:
+                case None:
+                    _end_without_supervisor()
+                    self._stop(0)
+                    self.over.wait()
+                    self._environment.runner.quit()
+                    return
+                case {"cmd": "stage", "index": int(index), "start_ns": int(start_ns)}:
+                    self._starts.put((index, start_ns))
+                case {"cmd": "wind_down"}:
+                    self._dispatcher.wind_down()
+                case {"cmd": "stop", "grace_s": float() | int() as grace_s}:
+                    self._stop(grace_s)
+                case {"cmd": "exit"}:
+                    self.over.wait()
+                    self._environment.runner.quit()
+                    return
+                case _:
+                    _log.error("unknown command %r", command)
+
+    def _on_record(self, record: Record) -> None:
+        answer = record.answer
+        if record.sent_ns is not None and len(self._lag_ms) < _RECENT:
+            self._lag_ms.append((record.sent_ns - record.intended_ns) / 1e6)
+        if answer.first_token_ns is not None and record.sent_ns is not None and len(self._ttft_ms) < _RECENT:
+            self._ttft_ms.append((answer.first_token_ns - record.intended_ns) / 1e6)
+        failure = None if answer.outcome is Outcome.OK else f"{answer.outcome}: {answer.error}"
+        self._environment.events.request.fire(
+            request_type=record.stage,
+            name=record.workload_class,
+            response_time=((record.done_ns or 0) - record.intended_ns) / 1e6,
+            response_length=answer.response_bytes or 0,
+            exception=failure,
+            context={},
+            url=None,
+            start_time=None,
+        )
+
+    # --- progress ---------------------------------------------------------------------------------------------------------------
+
+    def _watch_loop(self) -> None:
+        """A timer whose lateness is the loop's lag."""
+        loop = gevent.get_hub().loop
+        self._timer = loop.timer(LAG_INTERVAL_S, LAG_INTERVAL_S)
+        due = monotonic_ns() + LAG_INTERVAL_S * NS_PER_S
+
+        def tick() -> None:
+            nonlocal due
+            now = monotonic_ns()
+            self._loop_lag_ms = max(self._loop_lag_ms, (now - due) / 1e6)
+            due = now + LAG_INTERVAL_S * NS_PER_S
+
+        self._timer.start(tick)
+
+    def _report(self) -> None:
+        while True:
+            gevent.sleep(PROGRESS_INTERVAL_S)
+            self._pipes.send(self._progress())
+            if self._recorder.error:  # without a journal there is no run
+                self._dispatcher.stop(0)
+
+    def _progress(self) -> dict[str, Any]:
+        now_ns, cpu_s = monotonic_ns(), process_time()
+        before_ns, before_cpu_s = self._cpu
+        self._cpu = (now_ns, cpu_s)
+        counts = self._dispatcher.counts
+        message = {
+            "event": "progress", "t_ns": now_ns, "stage": self._stage_name, "in_flight": counts.in_flight,
+            "live_sessions": counts.live_sessions, "sent": counts.sent, "ok": counts.ok, "failed": counts.failed,
+            "dropped": counts.dropped, "output_tok": counts.output_tok, "ttft_ms": [round(ms, 3) for ms in self._ttft_ms],
+            "lag_ms": [round(ms, 3) for ms in self._lag_ms], "loop_lag_ms": round(self._loop_lag_ms, 3), "cpu_s": cpu_s,
+            "cpu": (cpu_s - before_cpu_s) * NS_PER_S / max(1, now_ns - before_ns),
+        }  # fmt: skip
+        self._ttft_ms, self._lag_ms, self._loop_lag_ms = [], [], 0.0
+        return message
+
+
+def _end_without_supervisor() -> None:
+    """The supervisor is gone. Flushing gets some seconds; then a thread that no event loop can hold up ends this process."""
+
+    def end() -> None:
+        get_original("time", "sleep")(KILL_AFTER_S)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    get_original("_thread", "start_new_thread")(end, ())
+
+
+def _prepare_process() -> None:
+    die_with_parent()
+    if os.getppid() != int(os.environ[PARENT_VARIABLE]):
+        sys.exit("the supervisor was gone before this process had started")
+    # A terminal's SIGINT is the supervisor's business; it tells over the pipe what to do about it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # The thread that writes records must not hold the interpreter for 5 ms at a time (Python's default).
+    sys.setswitchinterval(0.0005)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard == resource.RLIM_INFINITY or soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+_worker: Worker | None = None
+
+
+class PlannedTraffic(User):  # type: ignore[misc]  # Locust is not followed by the type checker
+    """Stands for the dispatcher among Locust's users: there is one in each worker, and it lasts as long as the plan."""
+
+    @task  # type: ignore[untyped-decorator]
+    def walk_the_plan(self) -> None:
+        """Wait for the end of the run."""
+        assert _worker is not None
+        _worker.spawned.set()
+        _worker.over.wait()
+        gevent.sleep(3600)  # until Locust is told to quit
+
+
+@events.init.add_listener  # type: ignore[untyped-decorator]
+def _start(environment: Environment, **_: Any) -> None:  # noqa: ANN401 - Locust's event arguments
+    global _worker  # noqa: PLW0603 - Locust makes the users itself; they find the process's worker here
+    _prepare_process()
+    read_fd, write_fd = (int(fd) for fd in os.environ.pop(FDS_VARIABLE).split(","))
+    pipes = _Pipes(read_fd, write_fd)
+    setup = pipes.receive()
+    if setup is None:
+        sys.exit("the supervisor was gone before it said what to do")
+    if isinstance(environment.runner, MasterRunner):
+        gevent.spawn(_serve_master, pipes, environment)
+        return
+    try:
+        _worker = Worker(pipes, setup, environment)
+    except HarnessError as error:
+        pipes.send({"event": "error", "message": str(error)})
+        raise
+    gevent.spawn(_worker.run)
+
+
+def _serve_master(pipes: _Pipes, environment: Environment) -> None:
+    """The master only keeps Locust's display; it ends when it is told to or when the supervisor is gone."""
+    pipes.send({"event": "ready", "plan_sha256": None})
+    while (command := pipes.receive()) is not None and command.get("cmd") != "exit":
+        pass
+    environment.runner.stop()  # workers send their last statistics with it
+    environment.runner.quit()
+
+
+@events.quitting.add_listener  # type: ignore[untyped-decorator]
+def _flush(**_: Any) -> None:  # noqa: ANN401 - Locust's event arguments
+    """SIGTERM, or Locust's own end: nothing that was in flight is lost."""
+    if _worker is not None:
+        _worker.interrupt()

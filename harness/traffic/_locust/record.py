@@ -1,0 +1,71 @@
+"""One request's record, and records as an Arrow batch of `artifacts.tables.REQUESTS`."""
+
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from harness.artifacts.tables import REQUESTS
+from harness.traffic._locust.answer import Answer
+
+
+@dataclass(slots=True)
+class Record:
+    """One request that was sent, tried or dropped. Fields are those of `artifacts.tables.REQUESTS`."""
+
+    session_id: str
+    turn: int
+    workload_class: str
+    stage: str
+    worker: int
+    intended_ns: int
+    target_input_tok: int
+    target_output_tok: int
+    answer: Answer
+    replica: str | None = None
+    sent_ns: int | None = None
+    done_ns: int | None = None
+    request_bytes: int | None = None
+
+    @property
+    def request_id(self) -> str:
+        """`<session_id>/<turn>`"""
+        return f"{self.session_id}/{self.turn}"
+
+
+_ELSEWHERE = {"class": "workload_class"}
+_OF_ANSWER = frozenset(Answer.__slots__)
+_ARRAYS = ("chunk_dt_us", "chunk_bytes", "chunk_tok")
+
+
+def to_batch(records: Sequence[Record]) -> pa.RecordBatch:
+    """Records as one batch. Chunk lists are taken over as memory, not element by element."""
+    columns: list[pa.Array] = []
+    for field in REQUESTS:
+        name = field.name
+        if name in _ARRAYS:
+            columns.append(_lists([getattr(record.answer, name) for record in records], field.type))
+        else:
+            columns.append(pa.array([_value(record, name) for record in records], field.type))
+    return pa.RecordBatch.from_arrays(columns, schema=REQUESTS)
+
+
+def _value(record: Record, name: str) -> Any:  # noqa: ANN401 - one cell
+    if name in _OF_ANSWER:
+        value = getattr(record.answer, name)
+        return (value or None) if name == "content_kinds" else value
+    return getattr(record, _ELSEWHERE.get(name, name))
+
+
+def _lists(values: "Sequence[array[int] | None]", kind: pa.DataType) -> pa.Array:
+    offsets = array("i", [0])
+    missing = []
+    for value in values:
+        offsets.append(offsets[-1] + (0 if value is None else len(value)))
+        missing.append(value is None)
+    data = b"".join(value.tobytes() for value in values if value is not None)
+    flat = pa.Array.from_buffers(pa.uint32(), offsets[-1], [None, pa.py_buffer(data)])
+    starts = pa.Array.from_buffers(pa.int32(), len(offsets), [None, pa.py_buffer(offsets.tobytes())])
+    return pa.ListArray.from_arrays(starts, flat, type=kind, mask=pa.array(missing, pa.bool_()))

@@ -1,0 +1,85 @@
+"""Records leave the process as requests finish: batches to the worker's journal, written in a thread so that no stream waits for it."""
+
+import logging
+from pathlib import Path
+from typing import Final
+
+import gevent
+import pyarrow as pa
+from gevent.event import Event
+
+from harness.artifacts.journal import JournalWriter
+from harness.artifacts.tables import REQUESTS
+from harness.core.errors import HarnessError
+from harness.core.records import Outcome
+from harness.traffic._locust.answer import Answer
+from harness.traffic._locust.record import Record, to_batch
+
+_log = logging.getLogger(__name__)
+
+WRITE_INTERVAL_S: Final = 0.25
+"""Least time between two writes. A batch costs some 5 kB of its own, and a kill -9 of this worker loses at most this much."""
+
+
+class Recorder:
+    """Writes records to one journal.
+
+    Attributes:
+        error: why writing failed, else None. A failed recorder drops what it is given: the run is over.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.error: str | None = None
+        self._waiting: list[Record] = []
+        self._wake = Event()
+        self._closing = False
+        self._warm_up()
+        self._journal = JournalWriter(path, REQUESTS)
+        self._pool = gevent.get_hub().threadpool
+        self._greenlet = gevent.spawn(self._run)
+
+    def add(self, record: Record) -> None:
+        """Take a record; it is written soon."""
+        self._waiting.append(record)
+        self._wake.set()
+
+    def close(self) -> None:
+        """Write everything and the journal's end marker. Later calls do nothing."""
+        if self._closing:
+            self._greenlet.join()
+            return
+        self._closing = True
+        self._wake.set()
+        self._greenlet.join()
+
+    def _run(self) -> None:
+        try:
+            while True:
+                self._wake.wait()
+                self._wake.clear()
+                batch, self._waiting = self._waiting, []  # what finishes during the write makes up the next batch
+                if batch:
+                    self._pool.apply(self._write, (batch,))
+                if self._closing and not self._waiting:
+                    break
+                if not self._closing:
+                    self._pause()
+            self._pool.apply(self._journal.close)
+        except (HarnessError, OSError, pa.ArrowException) as error:
+            self.error = str(error)
+            _log.exception("records cannot be written")
+
+    def _pause(self) -> None:
+        end = gevent.get_hub().loop.now() + WRITE_INTERVAL_S
+        while not self._closing and (left := end - gevent.get_hub().loop.now()) > 0:
+            gevent.sleep(min(left, 0.05))
+
+    def _write(self, batch: list[Record]) -> None:
+        self._journal.append_batch(to_batch(batch))
+
+    def _warm_up(self) -> None:
+        """Pay pyarrow's first-use costs (some 300 ms) before any stream runs."""
+        record = Record("", 0, "", "", 0, 0, 0, 0, Answer(Outcome.OK))
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, REQUESTS) as stream:
+            stream.write_batch(to_batch([record, record]))

@@ -1,0 +1,304 @@
+"""Requests over raw sockets: a keep-alive pool for each endpoint, and a reader that never switches greenlets while a stream runs.
+
+A watcher of gevent's loop calls back when the socket has bytes; the callback takes them and the time. The greenlet that waits is woken
+once, at the end of the message, on an error, or by the stream's one timer.
+"""
+
+import logging
+import socket as plain_socket
+from dataclasses import dataclass, field
+from time import monotonic_ns
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import gevent
+from gevent import socket, ssl
+from gevent.hub import Waiter, get_hub
+
+from harness import __version__
+from harness.core.errors import TrafficError
+from harness.core.records import Api, Endpoint, Outcome
+from harness.profile.schema import Timeouts
+from harness.traffic._locust.answer import Ending
+from harness.traffic._locust.framing import Framing
+
+_log = logging.getLogger(__name__)
+
+READ_SIZE: Final = 16 * 1024
+"""Most bytes of one read; more is there at once on the next."""
+
+KEEP_IDLE_S: Final = 3.0
+"""An idle connection is not used again after this: servers close theirs after 5 s (uvicorn's default), and a request that crosses that
+close would fail for no fault of the server."""
+
+REQUEST_ID_HEADER: Final = "x-harness-request-id"
+"""Lets a server's log, and the paced server's truth, be paired with the records."""
+
+ANTHROPIC_VERSION: Final = "2023-06-01"
+_NS: Final = 1_000_000_000
+
+
+class Stopped(Exception):  # noqa: N818 - thrown into a greenlet to end its request; no error
+    """Our side ends the request.
+
+    Args:
+        outcome: for the record.
+        error: words for the record, or None.
+    """
+
+    def __init__(self, outcome: Outcome, error: str | None = None) -> None:
+        super().__init__(outcome, error)
+        self.outcome = outcome
+        self.error = error
+
+
+@dataclass(slots=True)
+class Exchange:
+    """One request and the reads of its response."""
+
+    framing: Framing = field(default_factory=Framing)
+    sent_ns: int | None = None
+    done_ns: int = 0
+    ending: Ending = Ending.COMPLETE
+    local: Outcome | None = None
+    error: str | None = None
+
+
+class _Connection:
+    __slots__ = ("idle_since_ns", "recv", "sock", "watcher")
+
+    def __init__(self, sock: Any) -> None:  # noqa: ANN401 - gevent's socket or SSLSocket
+        self.sock = sock
+        self.recv = _tls_recv(sock) if isinstance(sock, ssl.SSLSocket) else sock._sock.recv
+        self.watcher = get_hub().loop.io(sock.fileno(), 1)
+        self.idle_since_ns = 0
+
+    def usable(self) -> bool:
+        """Idle for a short time and still open."""
+        if monotonic_ns() - self.idle_since_ns > KEEP_IDLE_S * _NS:
+            return False
+        try:  # on the raw descriptor: bytes, a close_notify or a FIN all mean that it is no clean connection
+            self.sock._sock.recv(1, plain_socket.MSG_PEEK | plain_socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return False
+
+    def close(self) -> None:
+        self.watcher.close()
+        self.sock.close()
+
+
+def _tls_recv(sock: Any) -> Any:  # noqa: ANN401 - as `recv` of a socket
+    """`recv` that takes everything the TLS layer holds: what stays inside it raises no further event on the descriptor."""
+    read = sock._sslobj.read
+
+    def recv(size: int) -> bytes:
+        pieces: list[bytes] = []
+        try:
+            while data := read(size):
+                pieces.append(data)
+        except ssl.SSLWantReadError:
+            if not pieces:
+                raise BlockingIOError from None
+        except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
+            pass  # the end: an empty read, now or at the next event
+        return b"".join(pieces)
+
+    return recv
+
+
+class _Reader:
+    """Reads one response: callbacks of the loop until the end, then one switch back."""
+
+    __slots__ = ("_exchange", "_framing", "_limits", "_recv", "_sent_ns", "_started_ns", "_timer", "_waiter")
+
+    def __init__(self, exchange: Exchange, connection: _Connection, limits: Timeouts, started_ns: int, sent_ns: int) -> None:
+        self._exchange = exchange
+        self._framing = exchange.framing
+        self._recv = connection.recv
+        self._limits = limits
+        self._started_ns = started_ns
+        self._sent_ns = sent_ns
+        self._waiter = Waiter()
+        self._timer: Any = None
+
+    def run(self, watcher: Any) -> None:  # noqa: ANN401 - gevent's io watcher
+        watcher.start(self._on_readable)
+        self._arm(monotonic_ns())
+        try:
+            self._waiter.get()
+        finally:
+            watcher.stop()
+            self._timer.close()
+
+    def _on_readable(self) -> None:
+        try:
+            data = self._recv(READ_SIZE)
+            now_ns = monotonic_ns()
+            if data:
+                if self._framing.add(data, now_ns):
+                    self._end(Ending.COMPLETE, now_ns)
+            else:
+                self._framing.end_of_file()
+                self._end(Ending.COMPLETE if self._framing.complete else Ending.EOF, now_ns)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._end(Ending.RESET, monotonic_ns(), error=error.strerror or str(error))
+        except Exception as error:  # noqa: BLE001 - a defect here must cost one record's detail, not the worker
+            _log.exception("the reader failed")
+            self._end(Ending.LOCAL, monotonic_ns(), Outcome.MALFORMED, f"the reader failed: {error!r}")
+
+    def _end(self, ending: Ending, now_ns: int, local: Outcome | None = None, error: str | None = None) -> None:
+        exchange = self._exchange
+        if exchange.done_ns:
+            return
+        exchange.ending, exchange.done_ns, exchange.local, exchange.error = ending, now_ns, local, error
+        self._waiter.switch(None)
+
+    def _limit(self) -> tuple[int, Outcome, str]:
+        """The next limit: its time, outcome and words."""
+        limits, times = self._limits, self._framing.times_ns
+        total_ns = self._started_ns + round(limits.total_s * _NS)
+        if times:
+            next_ns, outcome = times[-1] + round(limits.idle_s * _NS), Outcome.TIMEOUT_IDLE
+            words = f"nothing came for {limits.idle_s:g} s"
+        else:
+            next_ns, outcome = self._sent_ns + round(limits.first_byte_s * _NS), Outcome.TIMEOUT_FIRST_BYTE
+            words = f"no answer within {limits.first_byte_s:g} s"
+        if total_ns < next_ns:
+            return total_ns, Outcome.TIMEOUT_TOTAL, f"not finished within {limits.total_s:g} s"
+        return next_ns, outcome, words
+
+    def _arm(self, now_ns: int) -> None:
+        """One timer a stream, at the earliest limit: reads do not touch it, it looks at them when it fires."""
+        if self._timer is not None:
+            self._timer.close()
+        self._timer = get_hub().loop.timer(max(0.001, (self._limit()[0] - now_ns) / _NS))
+        self._timer.start(self._on_timer)
+
+    def _on_timer(self) -> None:
+        now_ns = monotonic_ns()
+        at_ns, outcome, words = self._limit()
+        if now_ns >= at_ns:
+            self._end(Ending.LOCAL, now_ns, outcome, words)
+        else:
+            self._arm(now_ns)
+
+
+class Target:
+    """One endpoint: where, how, and its idle connections.
+
+    Attributes:
+        name: Endpoint.name.
+        model: name to send as `model`.
+        busy: requests under way.
+    """
+
+    def __init__(self, endpoint: Endpoint, api: Api, api_key: str | None, limits: Timeouts) -> None:
+        parts = urlsplit(endpoint.base_url)
+        self.name = endpoint.name
+        self.model = endpoint.model
+        self.busy = 0
+        self._limits = limits
+        self._host = parts.hostname or "127.0.0.1"
+        self._tls = ssl.create_default_context() if parts.scheme == "https" else None  # SSL_CERT_FILE names a private authority
+        port = parts.port or (443 if self._tls else 80)
+        try:
+            self._addresses = socket.getaddrinfo(self._host, port, type=socket.SOCK_STREAM)
+        except OSError as error:
+            raise TrafficError(f"cannot resolve {self._host}: {error}", next_step="check the endpoint's URL") from error
+        path = parts.path.rstrip("/") + ("/v1/messages" if api is Api.MESSAGES else "/v1/chat/completions")
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        lines = [
+            f"POST {path} HTTP/1.1", f"host: {host}:{port}", f"user-agent: colossus-harness/{__version__}",
+            "content-type: application/json", "accept: text/event-stream", "accept-encoding: identity",
+        ]  # fmt: skip
+        if api is Api.MESSAGES:
+            lines.append(f"anthropic-version: {ANTHROPIC_VERSION}")
+        if api_key is not None:
+            lines.append(f"x-api-key: {api_key}" if api is Api.MESSAGES else f"authorization: Bearer {api_key}")
+        self._head = "\r\n".join(lines).encode("latin-1") + f"\r\n{REQUEST_ID_HEADER}: ".encode()
+        self._idle: list[_Connection] = []
+
+    def send(self, body: bytes, request_id: str) -> Exchange:
+        """Send one request and read its response to the end. Never raises for what network or server do."""
+        exchange = Exchange()
+        started_ns = monotonic_ns()
+        connection: _Connection | None = None
+        self.busy += 1
+        try:
+            connection = self._take()
+            self._exchange(exchange, connection, body, request_id, started_ns)
+        except Stopped as stop:
+            exchange.ending, exchange.local, exchange.error = Ending.LOCAL, stop.outcome, stop.error
+        except OSError as error:
+            exchange.ending, exchange.error = Ending.RESET, f"cannot connect to {self.name}: {error.strerror or error}"
+        finally:
+            self.busy -= 1
+            exchange.done_ns = exchange.done_ns or monotonic_ns()
+            if connection is not None:
+                self._give(connection, exchange)
+        return exchange
+
+    def _exchange(self, exchange: Exchange, connection: _Connection, body: bytes, request_id: str, started_ns: int) -> None:
+        head = self._head + f"{request_id}\r\ncontent-length: {len(body)}\r\n\r\n".encode("latin-1")
+        left_s = self._limits.total_s - (monotonic_ns() - started_ns) / _NS
+        try:
+            with gevent.Timeout(max(0.001, left_s), _TotalTimeoutError):
+                connection.sock.sendall(head + body)
+            exchange.sent_ns = monotonic_ns()
+        except _TotalTimeoutError:
+            raise Stopped(Outcome.TIMEOUT_TOTAL, f"the request was not taken within {self._limits.total_s:g} s") from None
+        except OSError:
+            pass  # a server that refuses early answers before it closes: read that; without an answer the read tells the error
+        _Reader(exchange, connection, self._limits, started_ns, exchange.sent_ns or monotonic_ns()).run(connection.watcher)
+
+    def _take(self) -> _Connection:
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.usable():
+                return connection
+            connection.close()
+        try:
+            with gevent.Timeout(self._limits.connect_s, _ConnectTimeoutError):
+                return _Connection(self._connect())
+        except _ConnectTimeoutError:
+            raise Stopped(Outcome.TIMEOUT_CONNECT, f"no connection within {self._limits.connect_s:g} s") from None
+
+    def _connect(self) -> Any:  # noqa: ANN401 - gevent's socket or SSLSocket
+        failure: OSError | None = None
+        for info in self._addresses:
+            sock = socket.socket(info[0], info[1], info[2])
+            try:
+                sock.connect(info[4])
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                if self._tls is None:
+                    return sock
+                return self._tls.wrap_socket(sock, server_hostname=self._host)
+            except OSError as error:
+                failure = error
+                sock.close()
+            except BaseException:
+                sock.close()
+                raise
+        assert failure is not None
+        raise failure
+
+    def _give(self, connection: _Connection, exchange: Exchange) -> None:
+        framing = exchange.framing
+        if exchange.ending is Ending.COMPLETE and exchange.sent_ns is not None and framing.complete and framing.keep_alive:
+            connection.idle_since_ns = monotonic_ns()
+            self._idle.append(connection)
+        else:
+            connection.close()
+
+
+class _TotalTimeoutError(Exception):
+    """The total limit passed while the request was sent."""
+
+
+class _ConnectTimeoutError(Exception):
+    """The connect limit passed."""
