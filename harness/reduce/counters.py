@@ -214,9 +214,11 @@ class ServerCounters:
             if low is not None and high is not None:
                 buckets[float(bound)] = buckets.get(float(bound), 0.0) + high - low
         return {
-            "count": count, "mean_s": total / count,
-            "p50_bucket_s": _bucket(buckets, 0.5), "p99_bucket_s": _bucket(buckets, 0.99),
-        }  # fmt: skip
+            "count": count,
+            "mean_s": total / count,
+            "p50_bucket_s": _bucket(buckets, 0.5),
+            "p99_bucket_s": _bucket(buckets, 0.99),
+        }
 
     def _between(self, source: Source, name: str, start: float, end: float) -> float | None:
         total, found = 0.0, False

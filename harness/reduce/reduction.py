@@ -89,20 +89,27 @@ def reduce_fully(path: Path) -> Reduction:
     everything = np.ones(len(requests), dtype=bool)
     turns = [w.turns_not_happened for w in windows if w.turns_not_happened is not None]
     counts = stages.count(
-        requests, everything, int(planned) if planned is not None else None,
-        stages.intended_in(requests, headline) if headline is not None else None, sum(turns) if turns else None,
-    )  # fmt: skip
+        requests,
+        everything,
+        int(planned) if planned is not None else None,
+        stages.intended_in(requests, headline) if headline is not None else None,
+        sum(turns) if turns else None,
+    )
     reconciliation = _reconcile(run, counters)
     server = _server(counters, headline)
     host = _host(run, headline)
     stage_planned = int(planned) if planned is not None and len(windows) == 1 else None
     summaries = tuple(
         StageSummary(
-            window.name, window.kind, _public(window), stages.window_counts(run, window, stage_planned),
-            figures[window.name].metrics, figures[window.name].latency,
+            window.name,
+            window.kind,
+            _public(window),
+            stages.window_counts(run, window, stage_planned),
+            figures[window.name].metrics,
+            figures[window.name].latency,
         )
         for window in windows
-    )  # fmt: skip
+    )
     top = figures[headline.name] if headline is not None else stages.figures(run, _nothing(), flow, counters, slos, price)
     verdict = judge(run, windows, headline, flow, figures, reconciliation, counters, host, slos)
     profile = run.profile

@@ -174,9 +174,16 @@ class _Figures:
         self.figures[key] = Figure(None, METRICS[key].unit, basis=Basis.ABSENT, window=self.window.name, note=note)
 
     def put(
-        self, key: str, value: float | None, interval: tuple[float, float] | None = None, *, basis: Basis = Basis.MEASURED,
-        boundary: str | None = None, note: str | None = None, name: str | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        key: str,
+        value: float | None,
+        interval: tuple[float, float] | None = None,
+        *,
+        basis: Basis = Basis.MEASURED,
+        boundary: str | None = None,
+        note: str | None = None,
+        name: str | None = None,
+    ) -> None:
         if value is None or not np.isfinite(value):
             if name is None:
                 self.absent(key, note or "nothing to take it from")
@@ -185,7 +192,7 @@ class _Figures:
         definition = METRICS[key]
         self.figures[name or key] = Figure(
             float(value), definition.unit, low, high, basis, boundary or definition.boundary, self.window.name, note
-        )  # fmt: skip
+        )
 
     def edges(self) -> dict[int, Floats]:
         """Edges of the batches that intervals are made of; none for batches shorter than a second."""
@@ -258,10 +265,12 @@ def _throughput(out: _Figures, flow: Flows) -> tuple[float, float] | None:
     out.rate("input_tok_s", flow.input)
     points = [(f.t, np.diff(f.cumulative, prepend=0.0)) for f in (flow.output.flow, flow.input)]
     total = Flow.of(
-        np.concatenate([t for t, _ in points]), np.concatenate([weight for _, weight in points]),
-        np.concatenate([flow.output.flow.start, flow.input.start]), np.concatenate([flow.output.flow.end, flow.input.end]),
+        np.concatenate([t for t, _ in points]),
+        np.concatenate([weight for _, weight in points]),
+        np.concatenate([flow.output.flow.start, flow.input.start]),
+        np.concatenate([flow.output.flow.end, flow.input.end]),
         np.concatenate([flow.output.flow.amount, flow.input.amount]),
-    )  # fmt: skip
+    )
     out.rate("total_tok_s", total)
     return interval
 
@@ -343,8 +352,14 @@ def _dollars(out: _Figures, price: Mapping[str, Any]) -> None:
 
 
 _ENERGY_KEYS: Final = (
-    "power_w", "energy_j", "output_tok_per_j", "input_computed_tok_per_j", "total_tok_per_j", "j_per_output_tok", "j_per_request",
-)  # fmt: skip
+    "power_w",
+    "energy_j",
+    "output_tok_per_j",
+    "input_computed_tok_per_j",
+    "total_tok_per_j",
+    "j_per_output_tok",
+    "j_per_request",
+)
 
 
 def _put_energy(

@@ -34,9 +34,15 @@ class Figure:
     def to_dict(self) -> dict[str, Any]:
         """As in summary.json."""
         return {
-            "value": self.value, "unit": self.unit, "ci_low": self.ci_low, "ci_high": self.ci_high, "basis": str(self.basis),
-            "boundary": self.boundary, "window": self.window, "note": self.note,
-        }  # fmt: skip
+            "value": self.value,
+            "unit": self.unit,
+            "ci_low": self.ci_low,
+            "ci_high": self.ci_high,
+            "basis": str(self.basis),
+            "boundary": self.boundary,
+            "window": self.window,
+            "note": self.note,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +71,17 @@ class Distribution:
     def to_dict(self) -> dict[str, Any]:
         """As in summary.json."""
         return {
-            "mean": self.mean, "p50": self.p50, "p90": self.p90, "p95": self.p95, "p99": self.p99, "p999": self.p999, "max": self.max,
-            "n": self.n, "min": self.min, "censored": self.censored,
-        }  # fmt: skip
+            "mean": self.mean,
+            "p50": self.p50,
+            "p90": self.p90,
+            "p95": self.p95,
+            "p99": self.p99,
+            "p999": self.p999,
+            "max": self.max,
+            "n": self.n,
+            "min": self.min,
+            "censored": self.censored,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,10 +121,16 @@ class RequestCounts:
     def to_dict(self) -> dict[str, Any]:
         """As in summary.json."""
         return {
-            "planned": self.planned, "sent": self.sent, "ok": self.ok, "failed": self.failed, "dropped": self.dropped,
-            "cancelled": self.cancelled, "by_outcome": dict(self.by_outcome), "in_window": self.in_window,
+            "planned": self.planned,
+            "sent": self.sent,
+            "ok": self.ok,
+            "failed": self.failed,
+            "dropped": self.dropped,
+            "cancelled": self.cancelled,
+            "by_outcome": dict(self.by_outcome),
+            "in_window": self.in_window,
             "turns_not_happened": self.turns_not_happened,
-        }  # fmt: skip
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,9 +156,13 @@ class Agreement:
     def to_dict(self) -> dict[str, Any]:
         """As in summary.json."""
         return {
-            "client": self.client, "server": self.server, "relative_difference": self.relative_difference, "tolerance": self.tolerance,
-            "ok": self.ok, "note": self.note,
-        }  # fmt: skip
+            "client": self.client,
+            "server": self.server,
+            "relative_difference": self.relative_difference,
+            "tolerance": self.tolerance,
+            "ok": self.ok,
+            "note": self.note,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,10 +179,13 @@ class StageSummary:
     def to_dict(self) -> dict[str, Any]:
         """As in summary.json."""
         return {
-            "name": self.name, "kind": self.kind, "window": self.window.to_dict(), "requests": self.requests.to_dict(),
+            "name": self.name,
+            "kind": self.kind,
+            "window": self.window.to_dict(),
+            "requests": self.requests.to_dict(),
             "metrics": {key: figure.to_dict() for key, figure in self.metrics.items()},
             "latency": {key: distribution.to_dict() for key, distribution in self.latency.items()},
-        }  # fmt: skip
+        }
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,9 +53,16 @@ NOT_IMPLEMENTED: Final = ("calibration certificate", "live canary", "conversatio
 
 
 def judge(
-    run: Run, windows: Sequence[StageWindow], headline: StageWindow | None, flow: Flows, figures: Mapping[str, StageFigures],
-    reconciliation: Mapping[str, Agreement], counters: ServerCounters | None, host: Mapping[str, Any], slos: Mapping[str, float | None],
-) -> Verdict:  # fmt: skip
+    run: Run,
+    windows: Sequence[StageWindow],
+    headline: StageWindow | None,
+    flow: Flows,
+    figures: Mapping[str, StageFigures],
+    reconciliation: Mapping[str, Agreement],
+    counters: ServerCounters | None,
+    host: Mapping[str, Any],
+    slos: Mapping[str, float | None],
+) -> Verdict:
     """The verdict of a run.
 
     Smoke: functional unless something shows that the run did not work (severity invalid); the other concerns are listed all the same.
@@ -77,7 +84,7 @@ def judge(
     if gpu_count(run) is not None and run.power is None:
         text = "The deployment has GPUs but no power was read; energy figures are absent."
         found.append(Concern("power_missing", Severity.DEGRADED, text))
-    if not smoke:
+    if not smoke and not any(concern.message.startswith("not_implemented") for concern in run.concerns):
         missing = [str(item) for item in sequence(run.manifest.get("not_implemented"))] or list(NOT_IMPLEMENTED)
         text = f"Went without: {', '.join(missing)}. A run without them is degraded at best."
         found.append(Concern("not_implemented", Severity.DEGRADED, text, len(missing), 0))

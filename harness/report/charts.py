@@ -1,0 +1,184 @@
+"""Charts as SVG, drawn by Vega-Lite here, so that a report needs neither network nor script.
+
+Colours are placeholders while drawing. In HTML they become CSS variables, so that one drawing serves light, dark and paper; for files
+beside report.md they become fixed colours of either theme.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+WIDE: Final = (880, 230)
+"""Width and height in CSS pixels on a desk and on paper."""
+NARROW: Final = (330, 210)
+"""On a phone, where a wide chart would shrink until it cannot be read."""
+
+# Placeholder -> (CSS variable, light, dark). Contrast of lines against their ground is at least 3:1 in both themes (WCAG 1.4.11).
+_COLOURS: Final[Mapping[str, tuple[str, str, str]]] = {
+    "#010101": ("--ink-soft", "#57606f", "#a3adbd"),
+    "#010102": ("--grid", "#e6e9ef", "#2a323f"),
+    "#010103": ("--series-1", "#2456d6", "#7aa5ff"),
+    "#010104": ("--series-2", "#b4530a", "#f0a35e"),
+    "#010105": ("--series-3", "#0f766e", "#4fd1c1"),
+    "#010106": ("--window", "#2456d6", "#7aa5ff"),
+    "#010107": ("--series-4", "#a21caf", "#e08bf0"),
+}
+SERIES: Final = ("#010103", "#010104", "#010105", "#010107")
+_SOFT, _GRID, _WINDOW = "#010101", "#010102", "#010106"
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One series: (x, y) points in order; a y of None breaks the line."""
+
+    name: str
+    points: Sequence[tuple[float, float | None]]
+    stepped: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """What to draw.
+
+    Attributes:
+        key: name in ids and files.
+        title: heading.
+        caption: what it shows, for those who cannot see it too.
+        x_title: of the axis, with its unit.
+        y_title: of the axis, with its unit.
+        lines: series, in the order of the palette.
+        window: measured stretch on x, shaded.
+        x_log: logarithmic x.
+        x_domain: ends of x.
+        y_percent: y is a share.
+    """
+
+    key: str
+    title: str
+    caption: str
+    x_title: str
+    y_title: str
+    lines: Sequence[Line]
+    window: tuple[float, float] | None = None
+    x_log: bool = False
+    x_domain: tuple[float, float] | None = None
+    y_percent: bool = False
+
+
+def css_variables(theme: str) -> str:
+    """Declarations of the palette for `light` or `dark`."""
+    return " ".join(f"{name}: {light if theme == 'light' else dark};" for name, light, dark in _COLOURS.values())
+
+
+def inline_svg(chart: Chart, size: tuple[int, int]) -> str:
+    """SVG for the body of a page: coloured by CSS variables, with the page's font."""
+    svg = _draw(chart, size)
+    for placeholder, (variable, _, _) in _COLOURS.items():
+        svg = svg.replace(placeholder, f"var({variable})")
+    svg = re.sub(r' font-family="[^"]*"', "", svg)
+    # The figure around it has the words; its parts would only be read out as noise.
+    return re.sub(r"<svg ", '<svg aria-hidden="true" focusable="false" ', svg, count=1)
+
+
+def file_svg(chart: Chart, theme: str, size: tuple[int, int] = WIDE) -> str:
+    """SVG as a file of its own, in the colours of `light` or `dark`."""
+    svg = _draw(chart, size)
+    for placeholder, (_, light, dark) in _COLOURS.items():
+        svg = svg.replace(placeholder, light if theme == "light" else dark)
+    return svg
+
+
+def _draw(chart: Chart, size: tuple[int, int]) -> str:
+    import vl_convert
+
+    return str(vl_convert.vegalite_to_svg(_spec(chart, size)))
+
+
+def _spec(chart: Chart, size: tuple[int, int]) -> dict[str, Any]:
+    width, height = size
+    narrow = width < 500
+    rows = [{"x": x, "y": y, "s": line.name} for line in chart.lines for x, y in line.points]
+    x_scale: dict[str, Any] = {"type": "log"} if chart.x_log else {"nice": False}
+    if chart.x_domain is not None:
+        x_scale["domain"] = list(chart.x_domain)
+    x_axis: dict[str, Any] = {"title": chart.x_title, "tickCount": 4 if narrow else 9, "grid": chart.x_log}
+    if chart.x_log:
+        x_axis |= {"labelExpr": _SECONDS_LABEL, "values": _decades(chart.x_domain, narrow=narrow)}
+    y_axis: dict[str, Any] = {"title": None, "tickCount": 5, "format": ".0%" if chart.y_percent else "~s", "domain": False, "ticks": False}
+    layers: list[dict[str, Any]] = []
+    if chart.window is not None:
+        layers.append(
+            {
+                "data": {"values": [{"x0": chart.window[0], "x1": chart.window[1]}]},
+                "mark": {"type": "rect", "color": _WINDOW, "opacity": 0.08},
+                "encoding": {"x": {"field": "x0", "type": "quantitative"}, "x2": {"field": "x1"}},
+            }
+        )
+    layers.append(
+        {
+            "mark": {
+                "type": "line",
+                "strokeWidth": 1.75,
+                "interpolate": "step-after" if any(line.stepped for line in chart.lines) else "linear",
+                "strokeJoin": "round",
+                "clip": True,
+            },
+            "encoding": {
+                "x": {"field": "x", "type": "quantitative", "scale": x_scale, "axis": x_axis},
+                "y": {
+                    "field": "y",
+                    "type": "quantitative",
+                    "scale": {"zero": True, **({"domain": [0, 1]} if chart.y_percent else {})},
+                    "axis": y_axis,
+                },
+                "color": {
+                    "field": "s",
+                    "type": "nominal",
+                    "legend": None,
+                    "scale": {"domain": [line.name for line in chart.lines], "range": list(SERIES[: len(chart.lines)])},
+                },
+            },
+        }
+    )
+    return {
+        "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
+        "width": width,
+        "height": height,
+        "background": None,
+        "padding": 2,
+        "autosize": {"type": "fit", "contains": "padding"},
+        "data": {"values": rows},
+        "layer": layers,
+        "config": {
+            "font": "Helvetica, Arial, sans-serif",
+            "view": {"stroke": None},
+            "axis": {
+                "labelColor": _SOFT,
+                "titleColor": _SOFT,
+                "gridColor": _GRID,
+                "domainColor": _SOFT,
+                "tickColor": _SOFT,
+                "labelFontSize": 11.5,
+                "titleFontSize": 11.5,
+                "titleFontWeight": "normal",
+                "titlePadding": 8,
+                "labelPadding": 6,
+            },
+        },
+    }
+
+
+_SECONDS_LABEL: Final = (
+    "datum.value < 0.001 ? format(datum.value * 1e6, '~r') + ' µs' : datum.value < 1 ? format(datum.value * 1e3, '~r') + ' ms'"
+    " : format(datum.value, '~r') + ' s'"
+)
+
+
+def _decades(domain: tuple[float, float] | None, *, narrow: bool) -> list[float]:
+    """Ticks at 1, 2 and 5 of each decade, fewer where there is little room."""
+    low, high = domain or (1e-3, 1e2)
+    steps = (1,) if narrow and high / low > 30 else (1, 2, 5)
+    ticks = [mantissa * 10.0**exponent for exponent in range(-7, 6) for mantissa in steps]
+    kept = [float(f"{tick:.6g}") for tick in ticks if low <= tick <= high]
+    return kept if len(kept) <= 12 else kept[:: len(kept) // 8]

@@ -1,0 +1,575 @@
+"""A reduction as the text, tables and charts of a report. All decisions are made here; the templates only place things."""
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from harness.core.clock import ClockAnchor
+from harness.core.metrics import LATENCY_KEYS, METRICS
+from harness.core.records import Concern, Severity
+from harness.reduce.load import mapping, number, sequence
+from harness.reduce.reduction import Reduction
+from harness.reduce.series import Series, series
+from harness.reduce.stats import Floats
+from harness.reduce.summary import Distribution
+from harness.report import words
+from harness.report.charts import Chart, Line
+from harness.report.headline import HeadlineRow, figure_row, headline_rows, purpose_sentence, rows_of
+
+_SEVERITY_WORDS: Final[Mapping[Severity, str]] = {
+    Severity.INVALID: "invalid",
+    Severity.DEGRADED: "degraded",
+    Severity.PRELIMINARY: "preliminary",
+    Severity.NOTE: "note",
+}
+_STATUS_WORDS: Final = {
+    "functional": "Everything worked and the counts agree.",
+    "valid": "Nothing speaks against these figures.",
+    "preliminary": "The figures are sound as far as they go, but the run was too short for a headline.",
+    "degraded": "Something may have distorted these figures; see the concerns.",
+    "invalid": "Do not use these figures; see the concerns.",
+}
+_TABLE_ROWS: Final = 24
+_ECDF_POINTS: Final = 160
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table as text."""
+
+    caption: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class ChartView:
+    """A chart with its legend and the table that stands beside it."""
+
+    chart: Chart
+    table: Table
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """One of the few figures at the top."""
+
+    title: str
+    value: str
+    unit: str
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """All that a report shows, as text."""
+
+    title: str
+    status: str
+    status_words: str
+    purpose_words: str
+    concerns: Sequence[Mapping[str, str]]
+    sentence: str
+    window_rule: str
+    tiles: Sequence[Tile]
+    headline: Sequence[HeadlineRow]
+    absent: Sequence[HeadlineRow]
+    absent_words: str
+    requests: Table
+    latency: Table
+    latency_notes: Sequence[str]
+    reconciliation: Table
+    stages: Table | None
+    server: Table | None
+    errors: Table | None
+    charts: Mapping[str, ChartView]
+    environment: Sequence[tuple[str, str]]
+    profile_yaml: str
+    profile_name: str
+    definitions: Table
+    notes: Sequence[str]
+    footer: str
+
+
+def view(reduction: Reduction) -> View:
+    """Make a report's contents."""
+    summary = reduction.summary
+    rows = headline_rows(summary)
+    latency_rows, latency_notes = _latency(summary.latency)
+    grid = series(reduction)
+    name = summary.profile.get("name") or summary.run_id
+    absent = [row for row in [*rows, *_other_absent(reduction, rows)] if row.basis == "absent"]
+    return View(
+        title=str(name),
+        status=str(summary.verdict.status),
+        status_words=_STATUS_WORDS[str(summary.verdict.status)],
+        purpose_words=purpose_sentence(summary),
+        concerns=[_concern(concern) for concern in summary.verdict.concerns],
+        sentence=_sentence(reduction),
+        window_rule=_window_sentence(reduction),
+        tiles=_tiles(rows),
+        headline=[row for row in rows if row.basis != "absent"],
+        absent=absent,
+        absent_words=f"{len(absent)} figures are absent, and why" if len(absent) != 1 else "One figure is absent, and why",
+        requests=_requests(reduction),
+        latency=latency_rows,
+        latency_notes=latency_notes,
+        reconciliation=_reconciliation(reduction),
+        stages=_stages(reduction),
+        server=_server(reduction),
+        errors=_errors(reduction),
+        charts=_charts(reduction, grid),
+        environment=_environment(reduction),
+        profile_yaml=_yaml(reduction.run.profile),
+        profile_name=f"{name}.yaml",
+        definitions=_definitions(),
+        notes=summary.notes,
+        footer=_footer(reduction),
+    )
+
+
+def _concern(concern: Concern) -> dict[str, str]:
+    return {
+        "severity": _SEVERITY_WORDS[concern.severity],
+        "code": concern.code,
+        "message": concern.message,
+        "value": f"{concern.value:.4g}" if concern.value is not None else "",
+        "limit": f"{concern.limit:.4g}" if concern.limit is not None else "",
+    }
+
+
+def _other_absent(reduction: Reduction, rows: Sequence[HeadlineRow]) -> list[HeadlineRow]:
+    shown = {row.key for row in rows}
+    return [figure_row(key, f) for key, f in reduction.summary.metrics.items() if key not in shown and f.value is None]
+
+
+def _tiles(rows: Sequence[HeadlineRow]) -> list[Tile]:
+    by_key = {row.key: row for row in rows if row.basis != "absent"}
+    wanted = (
+        ("output_tok_s_per_gpu", "Output per GPU"),
+        ("output_tok_s", "Output"),
+        ("ttft_s.p50", "First token, p50"),
+        ("ttft_s.p99", "First token, p99"),
+        ("tpot_s.p50", "Per token, p50"),
+        ("output_tok_per_j", "Output per joule"),
+        ("usd_per_mtok", "Per million tokens"),
+        ("slo_met_ratio", "Within all SLOs"),
+        ("requests_per_s", "Answers"),
+        ("prefix_hit_ratio", "Input from cache"),
+    )
+    tiles: list[Tile] = []
+    for key, title in wanted:
+        row = by_key.get(key)
+        if row is not None and len(tiles) < 6:
+            unit = "USD" if key == "usd_per_mtok" else row.unit
+            tiles.append(Tile(title, row.value, unit, row.boundary if row.key.partition(".")[0] == "output_tok_per_j" else row.interval))
+    return tiles
+
+
+def _sentence(reduction: Reduction) -> str:
+    manifest, profile = reduction.run.manifest, reduction.run.profile
+    if not profile:
+        return "What was run is not known: the manifest does not say."
+    model, server, traffic = (mapping(profile.get(key)) for key in ("model", "server", "traffic"))
+    info = mapping(manifest.get("server"))
+    kind = info.get("kind") or server.get("kind") or "an unknown server"
+    version = f" {info['version']}" if info.get("version") else ""
+    gpus = [mapping(gpu) for gpu in sequence(mapping(manifest.get("hardware")).get("gpus"))]
+    cpu = mapping(mapping(manifest.get("hardware")).get("cpu"))
+    if gpus:
+        where = f"{len(gpus)} × {gpus[0].get('name') or 'GPU'}"
+    elif cpu.get("usable_cores"):
+        where = f"{cpu['usable_cores']} CPU cores"
+    else:
+        where = "hardware that is not known"
+    workload = mapping(traffic.get("workload")).get("kind") or "unknown"
+    api = {"messages": "Anthropic Messages", "chat": "OpenAI chat completions"}.get(str(traffic.get("api")), "an unknown")
+    loads = []
+    for stage in sequence(traffic.get("load")):
+        fields = mapping(stage)
+        if fields.get("kind") == "concurrency":
+            loads.append(f"{words.plain(number(fields.get('concurrency')))} live conversations")
+        elif fields.get("kind") == "arrival_rate":
+            loads.append(
+                f"{words.plain(number(fields.get('rate_per_s')))} new conversations per second ({fields.get('process') or 'poisson'})"
+            )
+    load = ", then ".join(loads) or "load that is not known"
+    weights = " with dummy weights" if model.get("load_format") == "dummy" else ""
+    lengths = reduction.summary.labels.get("output_length")
+    forced = f", output lengths {lengths}" if lengths else ""
+    return f"{model.get('id')}{weights}, served by {kind}{version} on {where}: {workload} traffic over the {api} API, {load}{forced}."
+
+
+def _window_sentence(reduction: Reduction) -> str:
+    window = reduction.summary.window
+    if window.duration_s is None:
+        return window.rule
+    span = f"{words.duration(window.duration_s)}, from {words.plain(window.start_s)} s to {words.plain(window.end_s)} s of the run"
+    return f"{span}. {window.rule}"
+
+
+def _requests(reduction: Reduction) -> Table:
+    counts = reduction.summary.requests
+    rows = [
+        ("Planned", words.plain(counts.planned) if counts.planned is not None else "bounded by time"),
+        ("Sent", words.plain(counts.sent)),
+        ("Answered in full", words.plain(counts.ok)),
+        ("Failed", words.plain(counts.failed)),
+        ("Dropped", words.plain(counts.dropped)),
+    ]
+    if counts.cancelled:
+        rows.append(("Cancelled by plan", words.plain(counts.cancelled)))
+    if counts.turns_not_happened:
+        rows.append(("Turns that did not happen", words.plain(counts.turns_not_happened)))
+    if counts.in_window is not None:
+        rows.append(("Intended in the window", words.plain(counts.in_window)))
+    return Table("Requests of the whole run", ("Requests", "Number"), rows)
+
+
+_QUANTILES: Final = ("mean", "p50", "p90", "p95", "p99", "p999", "max")
+
+
+def _latency(latency: Mapping[str, Distribution]) -> tuple[Table, list[str]]:
+    rows = []
+    notes = []
+    censored = 0
+    for key in LATENCY_KEYS:
+        distribution = latency.get(key, Distribution())
+        if not distribution.n and not distribution.censored:
+            continue
+        rows.append([METRICS[key].title, *(words.duration(getattr(distribution, q)) for q in _QUANTILES), f"{distribution.n:,}"])
+        censored = max(censored, distribution.censored)
+    if censored:
+        notes.append(
+            f"Up to {censored:,} requests of the window never got there (failed, dropped or unfinished). They count as slower than any"
+            " percentile that is shown; percentiles that reach into their share are left out, and so are mean and max."
+        )
+    head = ("", "mean", "p50", "p90", "p95", "p99", "p99.9", "max", "n")
+    return Table("Latency of the requests intended in the window", head, rows), notes
+
+
+def _reconciliation(reduction: Reduction) -> Table:
+    rows = []
+    for key, agreement in reduction.summary.reconciliation.items():
+        verdict = {True: "equal within tolerance", False: "not equal", None: "not known"}[agreement.ok]
+        if agreement.ok and agreement.client == agreement.server:
+            verdict = "equal"
+        difference = words.DASH
+        if agreement.client is not None and agreement.server is not None:
+            difference = words.plain(agreement.client - agreement.server, 12)
+        rows.append(
+            (
+                key.replace("_", " ").capitalize(),
+                words.plain(agreement.client, 12),
+                words.plain(agreement.server, 12),
+                difference,
+                words.plain(agreement.tolerance, 12),
+                verdict,
+                agreement.note or "",
+            )
+        )
+    head = ("Whole run", "Client (usage)", "Server (counters)", "Difference", "Tolerance", "Result", "Note")
+    return Table("Tokens counted by the client and by the server", head, rows)
+
+
+_STAGE_KEYS: Final = ("output_tok_s", "ttft_s.p50", "ttft_s.p99", "tpot_s.p50", "e2e_s.p99", "slo_met_ratio", "requests_in_flight")
+
+
+def _stages(reduction: Reduction) -> Table | None:
+    stages = reduction.summary.stages
+    if len(stages) < 2:
+        return None
+    rows = []
+    for stage in stages:
+        by_key = {row.key: row for row in rows_of(stage.metrics, stage.latency)}
+        cells = [f"{by_key[key].value} {by_key[key].unit}".strip() for key in _STAGE_KEYS]
+        rows.append([stage.name, words.duration(stage.window.duration_s), words.plain(stage.requests.in_window), *cells])
+    head = ("Stage", "Window", "Requests", "Output", "TTFT p50", "TTFT p99", "TPOT p50", "E2E p99", "Within SLOs", "In flight")
+    return Table("Load stages, each in a window of its own", head, rows)
+
+
+def _server(reduction: Reduction) -> Table | None:
+    server = reduction.summary.server
+    if not server:
+        return None
+    length_s = reduction.summary.window.duration_s
+    rows: list[tuple[str, str, str]] = []
+    names = {
+        "prompt_tokens": "Prompt tokens",
+        "computed_tokens": "computed",
+        "cached_tokens": "from cache",
+        "generated_tokens": "Generated tokens",
+        "finished": "Requests finished",
+        "preempted": "Preemptions",
+    }
+    for key, title in names.items():
+        value = number(server.get(key))
+        if value is not None:
+            rate = words.plain(value / length_s) + " /s" if length_s else ""
+            indent = "Prompt tokens, " if title in ("computed", "from cache") else ""
+            rows.append((indent + title, words.plain(value), rate))
+    for key, title in (("running", "Requests in the batch"), ("waiting", "Requests queued"), ("kv_usage", "KV cache in use")):
+        gauge = mapping(server.get(key))
+        if gauge:
+            text = words.share if key == "kv_usage" else words.plain
+            rows.append((title, f"mean {text(gauge['mean'])}", f"max {text(gauge['max'])}"))
+    for key, title, own in (("ttft_s", "Time to first token", "ttft_s"), ("itl_s", "Time between tokens", "itl_s")):
+        histogram = mapping(server.get(key))
+        if histogram:
+            client = reduction.summary.latency[own].mean
+            beside = f"client's mean {words.duration(client)}" if client is not None else ""
+            rows.append((f"{title}, server's histogram", f"mean {words.duration(histogram['mean_s'])}", beside))
+    kind = server.get("kind")
+    caption = f"The server's own counters over the window{f' ({kind} names)' if kind else ''}"
+    return Table(caption, ("", "Window", ""), rows) if rows else None
+
+
+def _errors(reduction: Reduction) -> Table | None:
+    table = reduction.run.requests.table
+    requests = reduction.run.requests
+    bad = np.flatnonzero(~requests.ok & ~requests.cancelled)
+    if len(bad) == 0:
+        return None
+    counts: dict[tuple[str, str, str], int] = {}
+    for row in table.select(["outcome", "http_status", "error"]).take(bad).to_pylist():
+        key = (row["outcome"], str(row["http_status"] or words.DASH), (row["error"] or words.DASH)[:160])
+        counts[key] = counts.get(key, 0) + 1
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:12]
+    return Table(
+        "Requests that failed or were dropped", ("Outcome", "HTTP status", "Error", "Requests"), [(*key, f"{n:,}") for key, n in ordered]
+    )
+
+
+# --- charts -----------------------------------------------------------------------------------------------------------------------
+
+
+def _charts(reduction: Reduction, grid: Series) -> dict[str, ChartView]:
+    charts = {}
+    window = reduction.summary.window
+    shaded = (window.start_s, window.end_s) if window.start_s is not None and window.end_s is not None else None
+    step = f"mean of {grid.step_s} s"
+
+    def timeline(key: str, title: str, unit: str, names: Mapping[str, str], *, percent: bool = False) -> None:
+        there = {label: grid.columns[column] for column, label in names.items() if column in grid.columns}
+        if not there or len(grid.t_s) < 2:
+            return
+        span = (float(grid.t_s[0]), float(grid.t_s[-1] + grid.step_s))
+        lines = [Line(label, _steps(grid, values), stepped=True) for label, values in there.items()]
+        caption = f"{title}, {step}" + ("; the measured window is shaded." if shaded else ".")
+        visible = (max(shaded[0], span[0]), min(shaded[1], span[1])) if shaded else None
+        chart = Chart(key, title, caption, "seconds from the start of the run", unit, lines, visible, x_domain=span, y_percent=percent)
+        charts[key] = ChartView(chart, _timeline_table(title, grid, there, percent=percent))
+
+    timeline("throughput", "Output tokens per second", "tok/s", {"output_tok_s": "Output tokens per second"})
+    split = "input_computed_tok_s" in grid.columns
+    inputs = {"input_computed_tok_s": "Computed", "input_cache_read_tok_s": "Read from cache"} if split else {"input_tok_s": "All input"}
+    timeline("input", "Input tokens per second", "tok/s", inputs)
+    names = {
+        "requests_in_flight": "Requests in flight",
+        "live_conversations": "Live conversations",
+        "server_waiting": "Queued in the server",
+    }
+    timeline("in_flight", "Requests in flight", "requests", names)
+    timeline("power", "Power of the GPU boards", "W", {"power_w": "Power"})
+    latencies = _ecdf(reduction)
+    if latencies is not None:
+        charts["latency"] = latencies
+    return charts
+
+
+def _steps(grid: Series, values: Floats) -> list[tuple[float, float | None]]:
+    points: list[tuple[float, float | None]] = [
+        (round(float(t), 3), None if np.isnan(v) else float(f"{v:.5g}")) for t, v in zip(grid.t_s, values, strict=True)
+    ]
+    points.append((round(float(grid.t_s[-1] + grid.step_s), 3), points[-1][1]))
+    return points
+
+
+def _timeline_table(title: str, grid: Series, there: Mapping[str, Floats], *, percent: bool) -> Table:
+    """The chart's figures, averaged to a table's length."""
+    width = max(1, -(-len(grid.t_s) // _TABLE_ROWS))
+    rows = []
+    for begin in range(0, len(grid.t_s), width):
+        part = slice(begin, begin + width)
+        cells = []
+        for values in there.values():
+            known = values[part][~np.isnan(values[part])]
+            mean = float(np.mean(known)) if len(known) else None
+            cells.append(words.share(mean) if percent else words.plain(mean, 3))
+        end = min(begin + width, len(grid.t_s)) - 1
+        rows.append([f"{words.plain(float(grid.t_s[begin]))} – {words.plain(float(grid.t_s[end]) + grid.step_s)} s", *cells])
+    return Table(f"{title}: means", ("Time", *there), rows)
+
+
+def _ecdf(reduction: Reduction) -> ChartView | None:
+    """Share of the window's requests that got there within a time; curves of failing runs end below 100 %."""
+    from harness.reduce.stage import intended_in
+
+    if reduction.headline is None:
+        return None
+    requests = reduction.run.requests
+    mine = intended_in(requests, reduction.headline)
+    counted = mine & ~requests.cancelled
+    everyone = int(np.sum(counted))
+    if everyone < 2:
+        return None
+    lines = []
+    ends: list[float] = []
+    for name, moment in (("First token", requests.first_token), ("Whole answer", requests.last_token)):
+        values = np.sort((moment - requests.intended)[counted & requests.ok] * 1e-9)
+        values = values[~np.isnan(values) & (values > 0)]
+        if len(values) < 2:
+            continue
+        picks = np.unique(np.linspace(0, len(values) - 1, _ECDF_POINTS).astype(int))
+        points: list[tuple[float, float | None]] = [(float(f"{values[i]:.4g}"), float(f"{(i + 1) / everyone:.4g}")) for i in picks]
+        lines.append(Line(name, points))
+        ends += [float(values[0]), float(values[-1])]
+    if not lines:
+        return None
+    low, high = min(ends), max(ends)
+    domain = (low / 1.15, max(high, low * 3) * 1.15)
+    rows = [
+        [
+            q,
+            words.duration(getattr(reduction.summary.latency["ttft_s"], key)),
+            words.duration(getattr(reduction.summary.latency["e2e_s"], key)),
+        ]
+        for q, key in (("50 %", "p50"), ("90 %", "p90"), ("95 %", "p95"), ("99 %", "p99"), ("99.9 %", "p999"))
+    ]
+    caption = (
+        f"Share of the {everyone:,} requests intended in the window that got there within a time, counted from when each was intended."
+    )
+    chart = Chart(
+        "latency",
+        "Latency",
+        caption,
+        "time from intended, logarithmic",
+        "share of requests",
+        lines,
+        x_log=True,
+        x_domain=domain,
+        y_percent=True,
+    )
+    return ChartView(chart, Table("Latency: percentiles", ("Share", "First token", "Whole answer"), rows))
+
+
+# --- environment ------------------------------------------------------------------------------------------------------------------
+
+
+def _environment(reduction: Reduction) -> list[tuple[str, str]]:
+    run, manifest = reduction.run, reduction.run.manifest
+    hardware, software, server, harness, model = (
+        mapping(manifest.get(key)) for key in ("hardware", "software", "server", "harness", "model")
+    )
+    rows: list[tuple[str, str]] = [("Run", reduction.summary.run_id)]
+    started = _wall(reduction)
+    if started:
+        rows.append(("Started", started))
+    ended = number(manifest.get("ended_ns"))
+    if ended is not None:
+        rows.append(("Length of the run", words.duration(run.at(ended) * 1e-9)))
+    gpus = [mapping(gpu) for gpu in sequence(hardware.get("gpus"))]
+    for gpu in gpus:
+        parts = [str(gpu.get("name") or "GPU"), words.size(number(gpu.get("memory_bytes")))]
+        if gpu.get("power_limit_w") is not None:
+            parts.append(
+                f"power limit {words.plain(number(gpu['power_limit_w']))} W of {words.plain(number(gpu.get('power_limit_default_w')))} W"
+            )
+        if gpu.get("driver_version"):
+            parts.append(f"driver {gpu['driver_version']}")
+        rows.append((f"GPU {gpu.get('index')}", ", ".join(parts)))
+    if not gpus:
+        rows.append(("GPU", "none"))
+    cpu = mapping(hardware.get("cpu"))
+    if cpu:
+        rows.append(
+            ("CPU", f"{cpu.get('model') or 'unknown'}, {cpu.get('usable_cores')} of {cpu.get('logical_cores')} logical cores usable")
+        )
+    if hardware.get("ram_bytes") is not None:
+        rows.append(("Memory", words.size(number(hardware["ram_bytes"]))))
+    if hardware.get("os"):
+        rows.append(("System", f"{hardware['os']}, kernel {hardware.get('kernel') or 'unknown'}"))
+    if model:
+        parts = [str(model.get("model_id"))]
+        if model.get("parameters") is not None:
+            parts.append(f"{words.plain(number(model['parameters']))} parameters")
+        parts += [str(model[key]) for key in ("dtype",) if model.get(key)]
+        rows.append(("Model", ", ".join(parts)))
+        if model.get("fingerprint"):
+            rows.append(("Model's fingerprint", str(model["fingerprint"])))
+    if server:
+        inner = ", ".join(f"{k} {v}" for k, v in mapping(server.get("software")).items())
+        rows.append(("Server", f"{server.get('kind')} {server.get('version') or ''}".strip() + (f" ({inner})" if inner else "")))
+        rows += [("Server's command", " ".join(map(str, sequence(argv)))) for argv in sequence(server.get("argv"))]
+        settings = ", ".join(f"{k}={v}" for k, v in mapping(server.get("settings")).items() if v is not None)
+        if settings:
+            rows.append(("Server's settings", settings))
+        if number(server.get("ready_s")) is not None:
+            rows.append(("Server ready after", words.duration(number(server["ready_s"]))))
+    if harness:
+        commit = f", commit {str(harness['commit'])[:12]}{' with changes' if harness.get('dirty') else ''}" if harness.get("commit") else ""
+        rows.append(("Harness", f"{harness.get('version')}{commit}"))
+    packages = ", ".join(f"{k} {v}" for k, v in mapping(software.get("packages")).items())
+    if software:
+        rows.append(("Python", f"{software.get('python')}" + (f"; {packages}" if packages else "")))
+    host = reduction.summary.host
+    for scope, row in host.items():
+        if row.get("cpu_cores_mean") is not None and (scope == "host" or scope.startswith(("traffic:", "server:"))):
+            title = {"host": "CPU in use, whole host"}.get(scope, f"CPU in use, {scope}")
+            memory = f", {words.size(row['rss_bytes_max'])} of memory" if row.get("rss_bytes_max") is not None else ""
+            rows.append((title, f"{words.plain(row['cpu_cores_mean'], 2)} cores (p95 {words.plain(row['cpu_cores_p95'], 2)}){memory}"))
+    rows.append(("Seed", str(manifest.get("seed", words.DASH))))
+    for key, title in (("workload_sha256", "Workload (sha256)"), ("plan_sha256", "Plan (sha256)")):
+        if manifest.get(key):
+            rows.append((title, str(manifest[key])))
+    return rows
+
+
+def _wall(reduction: Reduction) -> str | None:
+    for raw in sequence(reduction.run.manifest.get("clock_anchors")):
+        fields = mapping(raw)
+        started = reduction.run.manifest.get("started_ns")
+        try:
+            anchor = ClockAnchor(int(fields["monotonic_ns"]), int(fields["unix_ns"]), int(fields.get("uncertainty_ns") or 0), None)
+            return anchor.wall(int(str(started))).strftime("%Y-%m-%d %H:%M:%S UTC")
+        except (KeyError, TypeError, ValueError, OverflowError):
+            continue
+    return None
+
+
+def _yaml(profile: Mapping[str, Any]) -> str:
+    """The resolved profile as YAML that `harness run` takes; keys that are not set are left out."""
+    if not profile:
+        return ""
+    from ruamel.yaml import YAML
+
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = False
+    yaml.sort_base_mapping_type_on_output = False
+    yaml.width = 120
+    out = io.StringIO()
+    yaml.dump(_without_none(profile), out)
+    return out.getvalue()
+
+
+def _without_none(value: Any) -> Any:  # noqa: ANN401 - any JSON value
+    if isinstance(value, Mapping):
+        return {key: _without_none(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list | tuple):
+        return [_without_none(item) for item in value]
+    return value
+
+
+def _definitions() -> Table:
+    better = {"higher": "higher is better", "lower": "lower is better", "neither": ""}
+    rows = [(f"{d.title}", d.key, d.unit if d.unit != "1" else "", d.formula, better[d.better]) for d in METRICS.values()]
+    return Table("What every figure means", ("Figure", "Key", "Unit", "Definition", ""), rows)
+
+
+def _footer(reduction: Reduction) -> str:
+    version = mapping(reduction.run.manifest.get("harness")).get("version")
+    made = f"Run by colossus-harness {version}; " if version else ""
+    return f"{made}definitions of metrics version {reduction.summary.metric_version}. `harness report` makes this page again."

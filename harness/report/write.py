@@ -1,0 +1,93 @@
+"""Writes report.html and report.md of a run directory."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import jinja2
+from markupsafe import Markup
+
+from harness.artifacts.atomic import write_bytes
+from harness.artifacts.layout import RunDir
+from harness.core.errors import ArtifactError
+from harness.reduce.reduction import reduce_fully
+from harness.report.charts import NARROW, WIDE, css_variables, file_svg, inline_svg
+from harness.report.view import View, view
+
+CHARTS_DIR: Final = "report-charts"
+"""Folder beside report.md with its charts, one for each theme."""
+
+_MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#|~])")
+
+
+def write_report(run_path: Path) -> tuple[Path, Path]:
+    """Write report.html (one file, no network, no script needed) and report.md (with its charts in a folder beside it).
+
+    Args:
+        run_path: a run directory. Nothing but it is read, so that any old run can be reported again.
+
+    Returns:
+        Paths of report.html and report.md.
+
+    Raises:
+        ArtifactError: not a run directory, or it cannot be written.
+    """
+    run_dir = RunDir(run_path)
+    shown = view(reduce_fully(run_path))
+    write_bytes(run_dir.report_html, html(shown).encode())
+    folder = run_path / CHARTS_DIR
+    if shown.charts:
+        try:
+            folder.mkdir(exist_ok=True)
+        except OSError as error:
+            raise ArtifactError(f"cannot create {folder}: {error.strerror or error}", cause="no permission, or no space") from error
+    for key, chart in shown.charts.items():
+        for theme in ("light", "dark"):
+            write_bytes(folder / f"{key}-{theme}.svg", file_svg(chart.chart, theme).encode())
+    write_bytes(run_dir.report_md, markdown(shown).encode())
+    return run_dir.report_html, run_dir.report_md
+
+
+def html(shown: View) -> str:
+    """The page."""
+    environment = _environment()
+    drawn = {
+        key: {"wide": Markup(inline_svg(chart.chart, WIDE)), "narrow": Markup(inline_svg(chart.chart, NARROW))}  # noqa: S704 - drawn by us
+        for key, chart in shown.charts.items()
+    }
+    style = _source(environment, "style.css").replace("LIGHT_SERIES", css_variables("light")).replace("DARK_SERIES", css_variables("dark"))
+    script = _source(environment, "report.js")
+    return environment.get_template("report.html.j2").render(v=shown, drawn=drawn, style=Markup(style), script=Markup(script))  # noqa: S704
+
+
+def markdown(shown: View) -> str:
+    """GitHub-flavoured Markdown."""
+    files: Mapping[str, Mapping[str, str]] = {
+        key: {theme: f"{CHARTS_DIR}/{key}-{theme}.svg" for theme in ("light", "dark")} for key in shown.charts
+    }
+    text = _environment().get_template("report.md.j2").render(v=shown, files=files)
+    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("harness.report"),
+        autoescape=jinja2.select_autoescape(enabled_extensions=("html.j2",)),  # Markdown is escaped by the filters below
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["text"] = _escaped
+    environment.filters["cell"] = lambda value: _escaped(value).replace("\n", " ")
+    return environment
+
+
+def _escaped(value: object) -> str:
+    """Text that Markdown takes as it is; in table cells a bar would end the cell."""
+    return _MARKDOWN.sub(r"\\\1", str(value))
+
+
+def _source(environment: jinja2.Environment, name: str) -> str:
+    assert environment.loader is not None
+    return environment.loader.get_source(environment, name)[0]
