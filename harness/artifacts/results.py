@@ -1,0 +1,218 @@
+"""What later rooms need of a finished run: manifest.json and summary.json behind one typed view.
+
+The whole tables are for `reduce`; comparing and scaling runs needs these two files alone, so that it works on copies of them too.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from harness.artifacts.layout import SCHEMA_VERSION, RunDir
+from harness.artifacts.manifest import read_manifest
+from harness.core.errors import ArtifactError
+from harness.core.records import Basis, Gpu, Status
+
+_GPU_FIELDS: Final = frozenset(Gpu.__dataclass_fields__)
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """One figure of a summary as it was written; `value` is None when it is absent and `note` then says why."""
+
+    value: float | None
+    unit: str = ""
+    ci_low: float | None = None
+    ci_high: float | None = None
+    basis: Basis = Basis.ABSENT
+    boundary: str | None = None
+    note: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """A run by its two small files. Everything that was not recorded is None.
+
+    Attributes:
+        path: the run directory.
+        manifest: manifest.json.
+        summary: summary.json.
+    """
+
+    path: Path
+    manifest: Mapping[str, Any]
+    summary: Mapping[str, Any]
+
+    @property
+    def run_id(self) -> str:
+        """Id of the run; the folder's name where none was written."""
+        return _text(self.summary.get("run_id")) or _text(self.manifest.get("run_id")) or self.path.name
+
+    @property
+    def name(self) -> str:
+        """Name of the profile."""
+        return _text(_mapping(self.summary.get("profile")).get("name")) or _text(self.profile.get("name")) or self.run_id
+
+    @property
+    def profile(self) -> Mapping[str, Any]:
+        """The resolved profile."""
+        return _mapping(self.manifest.get("profile"))
+
+    @property
+    def status(self) -> Status:
+        """The verdict; a missing one is invalid."""
+        raw = _mapping(self.summary.get("verdict")).get("status")
+        return Status(raw) if raw in set(Status) else Status.INVALID
+
+    @property
+    def concerns(self) -> Sequence[Mapping[str, Any]]:
+        """The verdict's concerns as they were written."""
+        raw = _mapping(self.summary.get("verdict")).get("concerns")
+        return [concern for concern in raw if isinstance(concern, Mapping)] if isinstance(raw, list) else []
+
+    @property
+    def purpose(self) -> str | None:
+        """`smoke` or `measure`."""
+        return _text(_mapping(self.summary.get("profile")).get("purpose")) or _text(self.profile.get("purpose"))
+
+    @property
+    def gpus(self) -> tuple[Gpu, ...]:
+        """The GPUs that the deployment holds; empty on CPU."""
+        raw = _mapping(self.manifest.get("hardware")).get("gpus")
+        return tuple(_gpu(item) for item in raw if isinstance(item, Mapping)) if isinstance(raw, list) else ()
+
+    @property
+    def server(self) -> Mapping[str, Any]:
+        """What the manifest says of the server: kind, version, software, settings."""
+        return _mapping(self.manifest.get("server"))
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """The server's resolved settings."""
+        return _mapping(self.server.get("settings"))
+
+    @property
+    def model(self) -> Mapping[str, Any]:
+        """What is known of the model: model_id, fingerprint, parameters, dtype."""
+        return _mapping(self.manifest.get("model"))
+
+    @property
+    def replicas(self) -> int | None:
+        """Independent servers behind the load."""
+        raw = self.manifest.get("endpoints")
+        return len(raw) if isinstance(raw, list) and raw else None
+
+    @property
+    def labels(self) -> Mapping[str, Any]:
+        """Words that belong beside the figures: output_length, context_scale, load_format."""
+        return _mapping(self.summary.get("labels"))
+
+    @property
+    def window_s(self) -> float | None:
+        """Length of the measured window."""
+        return number(_mapping(self.summary.get("window")).get("duration_s"))
+
+    @property
+    def metrics(self) -> Sequence[str]:
+        """Keys of single figures, those at a second power boundary included."""
+        return list(_mapping(self.summary.get("metrics")))
+
+    @property
+    def latencies(self) -> Sequence[str]:
+        """Keys of distributions."""
+        return list(_mapping(self.summary.get("latency")))
+
+    def figure(self, key: str) -> Value:
+        """One single figure; an absent one has a note that says why."""
+        return figure_of(self.summary, key)
+
+    def statistic(self, key: str, statistic: str) -> Value:
+        """One statistic of a distribution; an absent one has a note that says why."""
+        return statistic_of(self.summary, key, statistic)
+
+
+def load_result(path: Path) -> RunResult:
+    """Read manifest.json and summary.json of a run directory.
+
+    Raises:
+        ArtifactError: no run directory, no summary, no JSON, or a schema that this version does not know.
+    """
+    run_dir = RunDir(path)
+    manifest = read_manifest(run_dir)
+    try:
+        text = run_dir.summary.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ArtifactError(
+            f"{path} has no summary: {run_dir.summary.name} cannot be read ({error.strerror or error})",
+            cause="the run was killed before it was reduced",
+            next_step=f"harness reduce {path}",
+        ) from error
+    try:
+        summary = json.loads(text)
+    except ValueError as error:
+        raise ArtifactError(f"{run_dir.summary} is not JSON: {error}", next_step=f"harness reduce {path} writes it again") from error
+    version = summary.get("schema_version") if isinstance(summary, dict) else None
+    if isinstance(version, bool) or not isinstance(version, int) or version > SCHEMA_VERSION:
+        raise ArtifactError(
+            f"{run_dir.summary} has schema_version {version!r}; this harness reads up to {SCHEMA_VERSION}",
+            cause="it was made by a newer harness, or damaged",
+            next_step=f"harness reduce {path} writes it again, or upgrade this harness",
+        )
+    return RunResult(path, manifest, summary)
+
+
+def figure_of(summary: Mapping[str, Any], key: str) -> Value:
+    """One single figure of a summary."""
+    raw = _mapping(summary.get("metrics")).get(key)
+    if not isinstance(raw, Mapping):
+        return Value(None, note=f"the summary has no {key}")
+    value = number(raw.get("value"))
+    note = _text(raw.get("note"))
+    return Value(
+        value=value,
+        unit=_text(raw.get("unit")) or "",
+        ci_low=number(raw.get("ci_low")),
+        ci_high=number(raw.get("ci_high")),
+        basis=Basis(raw["basis"]) if raw.get("basis") in set(Basis) else Basis.ABSENT,
+        boundary=_text(raw.get("boundary")),
+        note=note or ("it was not measured" if value is None else None),
+    )
+
+
+def statistic_of(summary: Mapping[str, Any], key: str, statistic: str) -> Value:
+    """One statistic of a distribution of a summary, in seconds."""
+    raw = _mapping(summary.get("latency")).get(key)
+    if not isinstance(raw, Mapping):
+        return Value(None, note=f"the summary has no {key}")
+    value = number(raw.get(statistic))
+    if value is not None:
+        return Value(value, unit="s", basis=Basis.MEASURED, boundary="client")
+    n, censored = number(raw.get("n")) or 0, number(raw.get("censored")) or 0
+    if statistic not in raw:
+        note = f"the summary has no {statistic} of {key}"
+    elif n == 0:
+        note = f"no request came to have a {key}"
+    elif censored:
+        note = f"{censored:.0f} of {n + censored:.0f} requests never got there, and {statistic} reaches into their share"
+    else:
+        note = f"too few values ({n:.0f})"
+    return Value(None, unit="s", note=note)
+
+
+def number(value: object) -> float | None:
+    """A JSON number as float, anything else as None."""
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) and value else None
+
+
+def _gpu(raw: Mapping[str, Any]) -> Gpu:
+    known = {key: raw[key] for key in _GPU_FIELDS if key in raw}
+    return Gpu(**{"uuid": "", "index": 0, **known})

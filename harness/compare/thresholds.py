@@ -1,0 +1,95 @@
+"""Whether a summary meets a profile's thresholds. The grammar is `harness.profile.thresholds`; an absent figure never passes."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from harness.artifacts.results import Value, figure_of, statistic_of
+from harness.core.errors import ProfileError
+from harness.core.units import human_number
+from harness.profile.thresholds import Threshold, parse_threshold
+from harness.reduce.summary import Summary
+
+COLUMNS: Final = ("threshold", "value", "limit", "result", "reason")
+"""Headings of `ThresholdResult.row`."""
+
+
+@dataclass(frozen=True, slots=True)
+class ThresholdResult:
+    """One threshold held against a summary.
+
+    Attributes:
+        threshold: what was asked.
+        value: the figure, in the metric's unit; None when it is absent.
+        passed: False whenever the figure is absent.
+        reason: why it is absent; None where there is a value.
+    """
+
+    threshold: Threshold
+    value: float | None
+    passed: bool
+    reason: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON."""
+        return {
+            "threshold": self.threshold.text,
+            "metric": self.threshold.metric,
+            "boundary": self.threshold.boundary,
+            "statistic": self.threshold.statistic,
+            "operator": self.threshold.operator,
+            "limit": self.threshold.limit,
+            "value": self.value,
+            "passed": self.passed,
+            "reason": self.reason,
+        }
+
+    def row(self) -> tuple[str, ...]:
+        """As text, under `COLUMNS`."""
+        return (
+            self.threshold.text,
+            human_number(self.value),
+            f"{self.threshold.operator} {human_number(self.threshold.limit)}",
+            "passed" if self.passed else "FAILED",
+            self.reason or "",
+        )
+
+
+def evaluate_thresholds(thresholds: Sequence[str], summary: Summary | Mapping[str, Any]) -> list[ThresholdResult]:
+    """Hold a summary against thresholds, in their order.
+
+    Args:
+        thresholds: as the profile writes them, `METRIC[@BOUNDARY][.STATISTIC] OPERATOR NUMBER[UNIT]`.
+        summary: of one run, or summary.json as it was read.
+
+    Raises:
+        ProfileError: a threshold is not in the grammar.
+    """
+    read = summary.to_dict() if isinstance(summary, Summary) else summary
+    return [_evaluate(text, read) for text in thresholds]
+
+
+def _evaluate(text: str, summary: Mapping[str, Any]) -> ThresholdResult:
+    try:
+        threshold = parse_threshold(text)
+    except ValueError as error:
+        raise ProfileError(f"threshold {text!r}: {error}", next_step="write it like 'ttft_s.p99 < 1.5'") from error
+    found = _lookup(threshold, summary)
+    if found.value is None:
+        name = (
+            threshold.metric
+            + (f"@{threshold.boundary}" if threshold.boundary else "")
+            + (f".{threshold.statistic}" if threshold.statistic else "")
+        )
+        return ThresholdResult(threshold, None, passed=False, reason=f"{name} is absent: {found.note}")
+    return ThresholdResult(threshold, found.value, passed=threshold.met_by(found.value))
+
+
+def _lookup(threshold: Threshold, summary: Mapping[str, Any]) -> Value:
+    """The figure that a threshold means; the grammar has seen to it that distributions come with a statistic and nothing else does."""
+    if threshold.statistic is not None:
+        return statistic_of(summary, threshold.metric, threshold.statistic)
+    plain = figure_of(summary, threshold.metric)
+    if threshold.boundary is None or plain.boundary == threshold.boundary:
+        return plain
+    return figure_of(summary, f"{threshold.metric}@{threshold.boundary}")
