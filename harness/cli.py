@@ -19,6 +19,7 @@ from harness.core.errors import EXIT_MEANINGS, ExitCode, HarnessError
 
 if TYPE_CHECKING:
     from harness.profile.schema import Profile
+    from harness.reduce.summary import Summary
 
 app = typer.Typer(
     name="harness",
@@ -121,9 +122,9 @@ def run_command(
     with choose_view(quiet=quiet, json_output=json_output) as view:
         result = run_profile(loaded, out=out, view=view, source=profile, overrides=tuple(overrides or ()))
     if json_output:
-        _dump(result.summary)
+        _dump(result.summary.to_dict())
     else:
-        _print_result(result.run_dir)
+        _print_result(result.run_dir, result.summary)
     for message in result.messages:
         print(message, file=sys.stderr)
     return result.exit_code
@@ -190,25 +191,28 @@ def check_command(
 @_command
 def reduce_command(run: RunPath, json_output: Json = False) -> ExitCode | None:
     """Reduce a run directory again: summary.json from what was recorded."""
-    from harness.run import reduce_and_report
+    from harness.artifacts.finalize import finalize
+    from harness.artifacts.layout import RunDir
+    from harness.report.terminal import reduce_and_report
 
+    finalize(RunDir(run))
     summary = reduce_and_report(run, report=False)
     if json_output:
-        _dump(summary)
+        _dump(summary.to_dict())
     else:
-        _print_result(run)
-    return ExitCode.INVALID_RUN if summary["verdict"]["status"] == "invalid" else None
+        _print_result(run, summary)
+    return ExitCode.INVALID_RUN if summary.verdict.status == "invalid" else None
 
 
 @app.command("report")
 @_command
 def report_command(run: RunPath, json_output: Json = False) -> None:
     """Write report.html and report.md of a run directory."""
-    from harness.run import reduce_and_report
+    from harness.report.terminal import reduce_and_report
 
     summary = reduce_and_report(run, report=True)
     if json_output:
-        _dump(summary)
+        _dump(summary.to_dict())
     else:
         print(run / "report.html")
         print(run / "report.md")
@@ -241,25 +245,28 @@ def results_command(
 ) -> None:
     """List runs with their verdicts and headlines."""
     from harness.console import print_table
-    from harness.run import list_results
+    from harness.report.terminal import LIST_COLUMNS, list_results, list_row
 
     rows = list_results(folder)
     if json_output:
         _dump(rows)
     else:
-        print_table("", ("run", "state", "verdict", "model", "output tok/s", "TTFT p50"), [tuple(row.values()) for row in rows])
+        print_table("", LIST_COLUMNS, [list_row(row) for row in rows])
 
 
-def _print_result(run: Path) -> None:
+def _print_result(run: Path, summary: "Summary") -> None:
     from harness.console import print_table
-    from harness.run import result_lines
+    from harness.report.terminal import COLUMNS, result
 
-    shown = result_lines(run)
+    shown = result(run, summary)
     print()
     print(shown.verdict)
     for concern in shown.concerns:
         print(f"  {concern}")
-    print_table("", shown.columns, shown.rows)
+    print()
+    print_table("", COLUMNS, shown.rows)
+    if shown.absent:
+        print(shown.absent)
     print()
     for line in shown.paths:
         print(line)

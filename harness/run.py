@@ -29,16 +29,19 @@ from harness.artifacts.finalize import finalize
 from harness.artifacts.layout import RunDir
 from harness.artifacts.manifest import Manifest
 from harness.artifacts.tables import PLAN
+from harness.compare.thresholds import evaluate_thresholds
 from harness.console import Progress, View
 from harness.core.clock import now_ns, seconds, take_anchor, wall_now
 from harness.core.errors import ArtifactError, ExitCode, HarnessError, InterruptedRunError
-from harness.core.records import Concern, Gpu, ModelFacts, Purpose, RunState, Severity
+from harness.core.records import Concern, Gpu, ModelFacts, Purpose, RunState, Severity, Status
 from harness.core.units import human_duration
 from harness.hardware.gpus import nvidia_device_present, resolve_gpus
 from harness.hardware.host import describe_host
 from harness.models.facts import resolve as resolve_model
 from harness.plan.build import RunPlan, make_plan, plan_rows
 from harness.profile.schema import Profile
+from harness.reduce.summary import Summary
+from harness.report.terminal import reduce_and_report
 from harness.server.base import ModelServer, Needs, RunContext, RunningServer, raise_problems, read_api_key
 from harness.server.choose import choose_server
 from harness.server.orphans import RunRegistry, reap_orphans
@@ -70,13 +73,13 @@ class RunResult:
 
     Attributes:
         run_dir: where it lies.
-        summary: summary.json as a dict.
+        summary: the reduction.
         exit_code: of the command.
         messages: what a person should be told after the result (failed thresholds, the interruption).
     """
 
     run_dir: Path
-    summary: dict[str, Any]
+    summary: Summary
     exit_code: ExitCode
     messages: tuple[str, ...] = ()
 
@@ -163,6 +166,9 @@ class _Run:
         if source is not None:
             write_bytes(run_dir.root / "profile.yaml", source.read_bytes())
         self._rate = _Rate()
+        self._summary: Summary | None = None
+        self._traffic: dict[str, Any] = {}
+        self._stage_start_ns: int | None = None
         if self._profile.purpose is Purpose.MEASURE:
             for what, code in MEASURE_GAPS:
                 self._concern(Concern(code, Severity.DEGRADED, f"not_implemented: this version has no {what}"))
@@ -233,22 +239,23 @@ class _Run:
 
     def _watch(self, driver: LocustDriver, server: RunningServer, telemetry: TelemetryRecorder) -> None:
         """Until the load has finished: look after the server, tell the view, pass a signal on."""
+        stopped = False
         while not driver.wait(0.25):
             server.check()
             if self._signals.count and not self._interrupted:
                 self._interrupted = True
                 self._view.warn("interrupted: letting requests in flight finish (once more to stop at once)")
                 driver.stop(drain=True)
-            if self._signals.count > 1:
+            if self._signals.count > 1 and not stopped:
+                stopped = True
                 driver.stop(drain=False)
-            self._view.progress(self._progress(driver.progress(), telemetry.latest()))
+            self._view.progress(self._progress(self._traffic, telemetry.latest()))
         server.check()
 
     def _progress(self, traffic: Mapping[str, Any], live: Mapping[str, Any]) -> Progress:
         stage = traffic.get("stage") or self._prepared.plan.stages[0].name
         plan = next(s for s in self._prepared.plan.stages if s.name == stage)
-        start_ns = traffic.get("stage_start_ns")
-        elapsed_s = max(0.0, seconds(now_ns() - start_ns)) if start_ns else 0.0
+        elapsed_s = 0.0 if self._stage_start_ns is None else max(0.0, seconds(now_ns() - self._stage_start_ns))
         total_s = None if plan.window_ns is None else seconds(plan.warmup_ns + plan.window_ns)
         if elapsed_s < seconds(plan.warmup_ns):
             phase = "warm-up"
@@ -280,6 +287,11 @@ class _Run:
     def _on_traffic_event(self, event: Mapping[str, Any]) -> None:
         fields = dict(event)
         name = fields.pop("event")
+        if name == "progress":
+            self._traffic = fields
+            return
+        if name == "stage_started":
+            self._stage_start_ns = fields["start_ns"]
         self._events.append(name, t_ns=fields.pop("t_ns", None), **fields)
         if name == "stage_started":
             self._view.note(f"stage {fields.get('stage')}")
@@ -318,7 +330,7 @@ class _Run:
     def finish(self) -> None:
         """Make whole tables of the journals and reduce, also when measuring failed: nothing that was recorded is lost."""
         failing = sys.exc_info()[1] is not None
-        self._view.phase("reducing", str(self._run_dir.root))
+        self._view.phase("reducing", self._run_dir.root.name)
         try:
             finalize(self._run_dir)
             self._summary = reduce_and_report(self._run_dir.root, report=True)
@@ -326,36 +338,19 @@ class _Run:
             if not failing:
                 raise
             self._view.warn(f"the run could not be reduced: {error.what}")
-            self._summary = {}
 
     def result(self) -> RunResult:
         """The verdict as an exit code: 130 before 10 before 99."""
-        from harness.compare.thresholds import evaluate_thresholds
-
+        if self._summary is None:
+            raise ArtifactError(f"{self._run_dir.root} could not be reduced", next_step=f"harness reduce {self._run_dir.root} --debug")
         failed = [result for result in evaluate_thresholds(self._profile.thresholds, self._summary) if not result.passed]
         messages = ["threshold failed: " + " · ".join(filter(None, result.row())) for result in failed]
         code = ExitCode.THRESHOLD_FAILED if failed else ExitCode.OK
-        if self._summary.get("verdict", {}).get("status") == "invalid":
+        if self._summary.verdict.status is Status.INVALID:
             code = ExitCode.INVALID_RUN
         if self._interrupted:
             code = ExitCode.INTERRUPTED
         return RunResult(self._run_dir.root, self._summary, code, tuple(messages))
-
-
-def reduce_and_report(path: Path, *, report: bool) -> dict[str, Any]:
-    """Reduce a run directory; write summary.json and, on demand, the reports.
-
-    Returns:
-        summary.json as a dict.
-    """
-    from harness.reduce import reduce_run, write_summary
-    from harness.report import write_report
-
-    summary = reduce_run(path)
-    write_summary(path, summary)
-    if report:
-        write_report(path)
-    return summary.to_dict()
 
 
 @dataclass(slots=True)

@@ -64,7 +64,7 @@ def result(path: Path, summary: Summary) -> Result:
         concerns=tuple(f"{concern.severity.value}: {concern.message}" for concern in concerns),
         rows=tuple((row.title, row.value, row.unit, row.interval, row.basis, row.boundary) for row in shown),
         absent=f"not measured: {', '.join(missing)}" if missing else "",
-        paths=tuple(str(file) for file in (run_dir.report_html, run_dir.report_md, run_dir.summary) if file.exists()),
+        paths=tuple(_short(file) for file in (run_dir.report_html, run_dir.report_md, run_dir.summary) if file.exists()),
     )
 
 
@@ -115,6 +115,12 @@ def list_row(run: dict[str, Any]) -> tuple[str, ...]:
         run["run"], run["state"], run["verdict"] or "not reduced", run["model"] or unknown, human_number(run["output_tok_s"]),
         unknown if ttft is None else human_duration(ttft),
     )  # fmt: skip
+
+
+def _short(path: Path) -> str:
+    """As short as a person would type it."""
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
 
 
 def _summary(run_dir: RunDir) -> dict[str, Any]:
