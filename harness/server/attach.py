@@ -76,15 +76,6 @@ class AttachServerRunner:
             read_api_key(self.server)
         except PreflightError as error:
             problems.append(Problem("api_key", error.what, error.next_step or "", error.cause))
-        metrics = self.server.metrics_urls
-        if metrics and len(metrics) != len(self.server.urls):
-            problems.append(
-                Problem(
-                    "metrics_urls",
-                    f"server.metrics_urls has {len(metrics)} entries and server.urls {len(self.server.urls)}",
-                    "give one for each URL, in the same order, or none at all",
-                )
-            )
         for url in self.server.urls:
             try:
                 httpx.get(f"{url}/health", timeout=_PROBE_TIMEOUT_S, trust_env=False)

@@ -60,6 +60,12 @@ _RULES: Final = (
         "set server.tool_call_parser or server.reasoning_parser to one of those that the log lists",
     ),
     _rule(
+        "bad_parser",
+        r"--enable-auto-tool-choice requires --tool-call-parser",
+        "--enable-auto-tool-choice was given without a parser",
+        "set server.tool_call_parser and leave --enable-auto-tool-choice out of server.extra_args: the harness adds it",
+    ),
+    _rule(
         "port_taken",
         r"\[Errno 98\]|address already in use|EADDRINUSE",
         "another process listens on the port",
@@ -138,6 +144,12 @@ _RULES: Final = (
         "or set server.enforce_eager: true and another attention backend",
     ),
     _rule(
+        "too_few_numa_nodes",
+        r"Not enough allowed NUMA nodes to bind threads of (\d+) local CPUWorkers",
+        "on CPU each of the {0} ranks wants a NUMA node of its own",
+        "lower server.tensor_parallel_size or server.data_parallel_size, or bind threads by hand (server.cpu_threads_bind: '0-3|4-7')",
+    ),
+    _rule(
         "unsupported_model",
         r"Model architectures? \[?([^\]\n]+?)\]? (?:are|is) not supported|model type `([^`]+)`\s+but Transformers does not recognize",
         "this version of the server does not know the model's architecture ({0}{1})",
@@ -166,8 +178,9 @@ _RULES: Final = (
     _rule(
         "config_missing",
         r"Invalid repository ID or local directory|does not appear to have a file named config\.json|no config\.json|"
-        r"Can't load the configuration|Unrecognized model in|Error retrieving file list",
-        "the model's folder has no config.json that the server can read, or there is no such model",
+        r"Can't load the configuration|Unrecognized model in|Error retrieving file list|HFValidationError|"
+        r"Repo id must (?:be in the form|use)",
+        "there is no such model, or its folder has no config.json that the server can read",
         "check model.id: a built-in model, a folder with config.json, or a hub id",
     ),
     _rule(
@@ -197,7 +210,7 @@ _RULES: Final = (
         running=True,
     ),
     _rule(
-        "shared_memory",
+        "disk_full",
         r"No space left on device|unable to (?:open|allocate) shared memory|Bus error",
         "a disk or /dev/shm is full",
         "free space; in a container start with --ipc=host or a larger --shm-size",
@@ -210,6 +223,12 @@ _ENGINE_DIED: Final = re.compile(
     r"WorkerProc initialization failed|worker proc\w* died|Failed core proc\(s\)",
     re.IGNORECASE,
 )
+# What the other processes say when one of them is gone: consequences, never the cause.
+_CONSEQUENCE: Final = re.compile(
+    r"EngineDeadError|See root cause above|See stack trace|BrokenPipeError|ConnectionResetError|RuntimeError: cancelled|CancelledError|"
+    r"SystemExit|KeyboardInterrupt|ValidationError: \d+ validation errors? for ChatCompletion"
+)
+_TOLD_TO_END: Final = re.compile(r"\[shutdown\] \w[\w ]*: (?:shutdown triggered|trigger received signal)", re.IGNORECASE)
 # `ValueError: text`, `torch.OutOfMemoryError: text` at the end of a logged traceback.
 _EXCEPTION: Final = re.compile(r"(?:^|\s)((?:[\w]+\.)*[A-Z]\w*(?:Error|Exception|Exit)): +(\S.*)$")
 
@@ -231,12 +250,24 @@ def classify(log: str, exit_status: int | None, *, was_ready: bool = False) -> D
         if match := rule.pattern.search(log):
             values = [(value or "").strip() for value in match.groups()]
             return Diagnosis(rule.code, rule.cause.format(*values), rule.next_step)
-    if _ENGINE_DIED.search(log):
-        root = root_cause(log)
+    if _TOLD_TO_END.search(log) or exit_status == -signal.SIGTERM:
         return Diagnosis(
-            "engine_died",
-            f"the engine process died first: {root}" if root else "the engine process died; its own error stands further up in the log",
-            "read the log upwards from the last line to the first traceback of EngineCore or Worker",
+            "told_to_end",
+            "it was told to end (SIGTERM or SIGINT) by something other than this run",
+            "see what else manages processes here (a scheduler, a container's limits, another person), and run again",
+        )
+    if _ENGINE_DIED.search(log):
+        if root := root_cause(log):
+            return Diagnosis(
+                "engine_died",
+                f"the engine process died first: {root}",
+                "read the log upwards from the last line to the first traceback of EngineCore or Worker",
+            )
+        return Diagnosis(
+            "engine_killed",
+            "a process of the engine vanished without a word of its own, which means a signal from outside: most often the kernel ended it "
+            "because memory ran out",
+            "check `dmesg` for the OOM killer; free memory, take a smaller model, or on CPU lower server.cpu_kv_cache_bytes",
         )
     if exit_status == -signal.SIGKILL:
         return Diagnosis(
@@ -254,17 +285,13 @@ def classify(log: str, exit_status: int | None, *, was_ready: bool = False) -> D
 
 
 def root_cause(log: str) -> str | None:
-    """The exception that began it: the first one that the engine's own processes logged, else the first of all; None without any."""
-    first: str | None = None
+    """The exception that began it: the first that the engine's own processes logged, consequences left out; None without any."""
     for line in log.splitlines():
-        if match := _EXCEPTION.search(line):
-            text = f"{match[1]}: {match[2].strip()}"
-            if "See root cause above" in text:
-                continue
-            if re.match(r"\s*\(?(?:EngineCore|Worker|VllmWorker)", line):
-                return text
-            first = first or text
-    return first
+        if not re.match(r"\s*\(?(?:EngineCore|Worker|VllmWorker)", line):
+            continue
+        if (match := _EXCEPTION.search(line)) and not _CONSEQUENCE.search(line):
+            return f"{match[1]}: {match[2].strip()}"
+    return None
 
 
 def exit_text(exit_status: int) -> str:

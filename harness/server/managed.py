@@ -140,7 +140,9 @@ def serve(plan: ServicePlan, context: RunContext) -> Iterator[ManagedServer]:
         for position, one in enumerate(plan.replicas):
             path = log_path(context.run_dir, position, count)
             secrets = (plan.api_key,) if plan.api_key else ()
-            spec = ChildSpec(one.name, one.argv, one.env, one.host, one.port, path, secrets)
+            # `-m` would look in the working directory first, where a folder called vllm or harness may lie.
+            env = {"PYTHONSAFEPATH": "1"} | one.env
+            spec = ChildSpec(one.name, one.argv, env, one.host, one.port, path, secrets)
             processes.append(ServerProcess.start(spec, context.run_id, context.registry))
         endpoints = tuple(
             Endpoint(

@@ -215,7 +215,8 @@ class ServerProcess:
             if self.alive() and timeout_s > 0:
                 self.terminate()
                 self._wait_for(lambda: not self.alive(), timeout_s)
-            self._wait_for(lambda: not self.members(), _AFTER_LEADER_S if timeout_s > 0 else 0)
+            if timeout_s > 0 and not self.alive():
+                self._wait_for(lambda: not self.members(), _AFTER_LEADER_S)
         finally:  # a second Ctrl-C in the wait above must not leave anything either
             left = proc.end(self.members, grace_s=0)
             if not left:

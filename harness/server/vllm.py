@@ -9,7 +9,7 @@ import difflib
 import json
 import math
 import os
-from collections.abc import Mapping
+import re
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,36 +63,6 @@ _REASONING_PARSERS: Final = (
     ("kimi-k2-thinking", "kimi_k2"),
     ("minimax-m2", "minimax_m2"),
 )
-
-# Options that the profile sets by a key of its own: one place for each setting, so that the manifest tells the truth.
-_OWN_OPTIONS: Final[Mapping[str, str]] = {
-    "--model": "model.id",
-    "--served-model-name": "model.served_name",
-    "--host": "server.host",
-    "--port": "server.port",
-    "--tensor-parallel-size": "server.tensor_parallel_size",
-    "-tp": "server.tensor_parallel_size",
-    "--data-parallel-size": "server.data_parallel_size",
-    "-dp": "server.data_parallel_size",
-    "--max-model-len": "model.max_context_tok",
-    "--gpu-memory-utilization": "server.gpu_memory_utilization",
-    "--seed": "seed",
-    "--dtype": "model.dtype",
-    "--quantization": "model.quantization",
-    "-q": "model.quantization",
-    "--load-format": "model.load_format",
-    "--trust-remote-code": "model.trust_remote_code",
-    "--enable-prefix-caching": "server.prefix_caching",
-    "--no-enable-prefix-caching": "server.prefix_caching",
-    "--max-num-seqs": "server.max_num_seqs",
-    "--max-num-batched-tokens": "server.max_num_batched_tok",
-    "--enforce-eager": "server.enforce_eager",
-    "--no-enforce-eager": "server.enforce_eager",
-    "--tool-call-parser": "server.tool_call_parser",
-    "--reasoning-parser": "server.reasoning_parser",
-    "--api-key": "server.api_key_env or server.api_key_file (a command line can be read by every user of the machine)",
-}
-_SECRET_NAMES: Final = ("KEY", "TOKEN", "SECRET", "PASSWORD")
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,23 +147,14 @@ class VllmServerRunner:
 
     def _argument_problems(self, environment: Environment) -> list[Problem]:
         given = [item.partition("=")[0] for item in self.server.extra_args if item.startswith("-") and not _is_number(item)]
-        problems = [
-            Problem(
-                "argument_of_profile",
-                f"server.extra_args: {option} is set by {_OWN_OPTIONS[option]}",
-                f"set {_OWN_OPTIONS[option]} instead",
-            )
-            for option in (item.replace("_", "-") for item in given)
-            if option in _OWN_OPTIONS
-        ]
-        unknown_to_us = [item for item in given if item.replace("_", "-") not in _OWN_OPTIONS]
-        known = vllm_options(environment) if unknown_to_us else frozenset[str]()
+        known = vllm_options(environment) if given else frozenset[str]()
         if known is None:  # vLLM itself refuses at the start what it does not know, and says so in its log
-            return problems
-        for item in unknown_to_us:
+            return []
+        problems = []
+        for item in given:
             # vLLM takes underscores for dashes, and `--option.key value` for one key of a JSON value.
             option = item.partition(".")[0].replace("_", "-") if item.startswith("--") else item
-            if option in known or (not option.startswith("--") and len(option) > 2 and option[:2] == "-O"):
+            if option in known or re.fullmatch(r"-O\d", option):
                 continue
             near = difflib.get_close_matches(option, known, n=1)
             problems.append(
@@ -370,22 +331,12 @@ def problem_of(code: str, error: HarnessError) -> Problem:
 
 
 def setting_problems(server: VllmServer | TorchServer) -> list[Problem]:
-    """Whether the key can be read and no secret stands in `server.env`, from where it would get into the manifest."""
-    problems = []
+    """Whether the key can be read."""
     try:
         read_api_key(server)
     except PreflightError as error:
-        problems.append(problem_of("api_key", error))
-    problems += [
-        Problem(
-            "secret_in_profile",
-            f"server.env sets {name}, which looks like a secret and would be written into the run's manifest",
-            f"set {name} in the environment of the harness (servers inherit it), or use server.api_key_env",
-        )
-        for name in server.env
-        if name.upper().endswith(_SECRET_NAMES)
-    ]
-    return problems
+        return [problem_of("api_key", error)]
+    return []
 
 
 def port_problems(server: VllmServer | TorchServer, count: int) -> list[Problem]:
