@@ -193,7 +193,7 @@ def _thresholds() -> Iterator[str]:
     yield ""
     yield "`thresholds` is a list of conditions on the result, each `METRIC[.STATISTIC] OPERATOR NUMBER[UNIT]`. The run exits 99 when one"
     yield "fails. Operators: `<`, `<=`, `>`, `>=`. Metrics in seconds take units of time, others `k` and `M`, ratios `%`. A power figure at"
-    yield "another boundary than the summary's first is written `METRIC@BOUNDARY`."
+    yield "another boundary than the summary's first is written `METRIC@BOUNDARY`. A figure that is absent meets no threshold."
     yield ""
     yield "```yaml"
     yield "thresholds:"

@@ -91,8 +91,21 @@ def check(source: Source) -> tuple[Profile | None, list[tuple[Path, str, str]]]:
         else:
             break
     if found:
-        return None, [(finding.path, finding.what, finding.fix) for finding in found.values()]
+        return None, [(finding.path, finding.what, finding.fix) for finding in _without_echoes(list(found.values()))]
     return profile, []
+
+
+def _without_echoes(findings: list[_Finding]) -> list[_Finding]:
+    """A misspelt key is missing as well: once is enough."""
+    meant = {(*finding.path[:-1], key) for finding in findings for key in shape.keys_by_name() if finding.fix == _did_you_mean(key)}
+    return [finding for finding in findings if not (finding.what == _MISSING and finding.path in meant)]
+
+
+_MISSING: Final = "is missing"
+
+
+def _did_you_mean(key: str) -> str:
+    return f"did you mean `{key}`?"
 
 
 def _related(one: Path, other: Path) -> bool:
@@ -113,7 +126,7 @@ def _explain(detail: ErrorDetails, path: Path, annotation: shape.Annotation, dat
         case "extra_forbidden":
             return _unknown_key(path, data)
         case "missing":
-            return "is missing", _add(str(path[-1]), annotation)
+            return _MISSING, _add(str(path[-1]), annotation)
         case "union_tag_not_found" | "union_tag_invalid":
             return _wrong_kind(detail, annotation)
         case "string_pattern_mismatch":
@@ -242,12 +255,12 @@ def _suggestion(key: str, path: Path, section: Data, valid: list[str]) -> str | 
             return f"`{key}` belongs to `kind: {'` or `'.join(kinds)}`"
         near = _close(key, absent, 0.8)
         if near:
-            return f"did you mean `{near}`?"
+            return _did_you_mean(near)
         places = dict.fromkeys(_under(dotted, kind) for dotted, kind in known[key])
         return f"`{key}` belongs at {' or '.join(list(places)[:3])}"
     near = _close(key, absent, 0.6) or _close(key, valid, 0.6)
     if near:
-        return f"did you mean `{near}`?"
+        return _did_you_mean(near)
     elsewhere = _close(key, list(known), 0.75)
     return f"did you mean {_under(*known[elsewhere][0])}?" if elsewhere else None
 

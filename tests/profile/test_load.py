@@ -138,6 +138,10 @@ def test_an_error_says_where_what_and_the_fix(valid, problems, old, new, where, 
     assert fix in found[path].fix
 
 
+def test_a_misspelt_key_is_one_error_and_not_a_missing_one_too(valid, problems):
+    assert len(problems(valid.replace("purpose", "porpose"))) == 1
+
+
 def test_the_only_error_is_the_headline_of_the_exception(valid):
     with pytest.raises(InvalidProfileError) as caught:
         load_profile_text(valid.replace("8", "0"), source="p.yaml")

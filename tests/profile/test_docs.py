@@ -1,0 +1,80 @@
+"""Pages that are written by hand name everything that they promise to name."""
+
+import re
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from harness.artifacts import tables
+from harness.artifacts.layout import RunDir
+from harness.core.errors import EXIT_MEANINGS
+from harness.core.records import Outcome, RunState
+from harness.profile.load import InvalidProfileError, load_profile_text
+from harness.reduce.summary import Summary
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+RUN_DIRECTORY = (DOCS / "run-directory.md").read_text(encoding="utf-8")
+
+
+def section(title: str) -> str:
+    return re.split(r"^## ", RUN_DIRECTORY.split(f"\n## {title}\n")[1], maxsplit=1, flags=re.MULTILINE)[0]
+
+
+@pytest.mark.parametrize(
+    ("title", "schemas"),
+    [
+        ("requests", [tables.REQUESTS]),
+        ("plan", [tables.PLAN]),
+        ("scrapes", [tables.SCRAPES_RAW, tables.SAMPLES]),
+        ("power", [tables.POWER]),
+        ("host", [tables.HOST]),
+    ],
+)
+def test_every_column_of_a_table_is_explained_in_its_order(title, schemas):
+    rows = re.findall(r"^\| `(\w+)` \|.*\| ([^|]+) \|$", section(title), flags=re.MULTILINE)
+    assert [name for name, _ in rows] == [name for schema in schemas for name in schema.names]
+    nullable = [field.nullable for schema in schemas for field in schema]
+    assert [null.startswith("never") and not null.startswith("never sent") for _, null in rows] == [not may for may in nullable]
+
+
+def test_every_outcome_and_state_is_named():
+    for word in (*Outcome, *RunState):
+        assert f"`{word}`" in RUN_DIRECTORY
+
+
+def test_every_file_of_a_run_directory_is_named(tmp_path):
+    run = RunDir(tmp_path)
+    properties = [name for name, value in vars(RunDir).items() if isinstance(value, property)]
+    assert "manifest" in properties
+    for name in properties:
+        path = getattr(run, name).relative_to(tmp_path)
+        assert str(path) in RUN_DIRECTORY
+
+
+def test_every_key_of_the_summary_is_named():
+    text = section("summary.json")
+    for field in fields(Summary):
+        assert f"`{field.name}`" in text
+
+
+def test_every_exit_code_is_in_getting_started():
+    text = (DOCS / "getting-started.md").read_text(encoding="utf-8")
+    for code in EXIT_MEANINGS:
+        assert f"| {code.value} | " in text
+
+
+def test_the_errors_shown_in_getting_started_are_those_of_the_loader():
+    shown = (DOCS / "getting-started.md").read_text(encoding="utf-8").split("```text\nerror: ")[1].split("```")[0]
+    profile = (DOCS.parent / "loadprofiles" / "cpu-smoke.yaml").read_text(encoding="utf-8")
+    broken = profile.replace("      concurrency: 8", "      concurency: 8").replace("window_s: 15s", "window_s: 15 sec")
+    with pytest.raises(InvalidProfileError) as caught:
+        load_profile_text(broken, source="mine.yaml")
+    assert str(caught.value) == shown.strip()
+
+
+@pytest.mark.parametrize("page", sorted(DOCS.glob("*.md")), ids=lambda page: page.stem)
+def test_links_between_pages_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+        if "://" not in target:
+            assert (page.parent / target).exists(), target
