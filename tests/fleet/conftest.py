@@ -1,0 +1,87 @@
+"""A synthetic measured run: eight H100s with measured board power, written as the two small files that scaling needs."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.core.metrics import METRIC_VERSION
+from harness.core.records import Basis, Concern, Severity, Status
+from harness.reduce.summary import Figure, RequestCounts, Summary, Verdict, Window
+
+MakeRun = Callable[..., Path]
+
+H100 = "NVIDIA H100 80GB HBM3"
+
+
+@pytest.fixture
+def make_run(tmp_path: Path) -> MakeRun:
+    """A run directory; the defaults are one replica of 8 x H100 at 1,000 output tok/s and 600 W a GPU that meets its SLOs."""
+
+    def make(
+        *,
+        gpus: tuple[str, ...] = (H100,) * 8,
+        status: Status = Status.VALID,
+        purpose: str = "measure",
+        tok_s_per_gpu: float | None = 1000.0,
+        interval: tuple[float, float] | None = (980.0, 1020.0),
+        power: dict[str, float] | None = None,
+        good_share: float | None = 1.0,
+        replicas: int = 1,
+        window_s: float = 600.0,
+        context_scale: float = 1.0,
+        power_limit_w: float | None = 700.0,
+    ) -> Path:
+        boards = max(1, len(gpus))
+        watts = {"gpu_board": 600.0 * boards} if power is None else power
+        whole = (tok_s_per_gpu or 0.0) * boards
+        low, high = interval or (None, None)
+        metrics = {
+            "output_tok_s": Figure(whole, "tok/s", boundary="client"),
+            "output_tok_s_per_gpu": Figure(tok_s_per_gpu, "tok/s/GPU", low, high, boundary="deployment")
+            if tok_s_per_gpu is not None
+            else Figure(None, "tok/s/GPU", basis=Basis.ABSENT, note="no GPU"),
+        }
+        if good_share is not None:
+            metrics["goodput_tok_s"] = Figure(whole * good_share, "tok/s", boundary="client")
+        for position, (boundary, value) in enumerate(watts.items()):
+            metrics["power_w" if position == 0 else f"power_w@{boundary}"] = Figure(value, "W", boundary=boundary)
+        concerns = {
+            Status.INVALID: (Concern("drops", Severity.INVALID, "Half of the requests were dropped."),),
+            Status.DEGRADED: (Concern("not_implemented", Severity.DEGRADED, "No certificate."),),
+        }
+        summary = Summary(
+            schema_version=1,
+            metric_version=METRIC_VERSION,
+            run_id="measured",
+            state="complete",
+            profile={"name": "chat", "purpose": purpose, "workload_sha256": "w", "plan_sha256": "p"},
+            verdict=Verdict(status, concerns.get(status, ())),
+            window=Window(0.0, window_s, window_s, "explicit"),
+            requests=RequestCounts(100, 100, 100, 0, 0, 0, {"ok": 100}, 100),
+            metrics=metrics,
+            latency={},
+            reconciliation={},
+            stages=(),
+            labels={"output_length": "forced", "context_scale": context_scale, "load_format": "auto"},
+            slos={"ttft_s": 1.5, "tpot_s": None} if good_share is not None else {"ttft_s": None},
+        )
+        manifest: dict[str, Any] = {
+            "schema_version": 1,
+            "run_id": "measured",
+            "state": "complete",
+            "profile": {"name": "chat", "purpose": purpose, "server": {"kind": "vllm"}},
+            "hardware": {
+                "gpus": [{"uuid": f"GPU-{i}", "index": i, "name": name, "power_limit_w": power_limit_w} for i, name in enumerate(gpus)],
+            },
+            "endpoints": [{"name": f"replica-{i}"} for i in range(replicas)],
+        }
+        folder = tmp_path / f"run-{len(list(tmp_path.iterdir()))}"
+        folder.mkdir()
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+        (folder / "summary.json").write_text(json.dumps(summary.to_dict()))
+        return folder
+
+    return make

@@ -1,0 +1,280 @@
+import json
+import re
+
+import numpy as np
+import pytest
+
+from harness.core.errors import InvalidRunError, NotComparableError, ProfileError
+from harness.core.records import Basis, Status
+from harness.fleet.arithmetic import facility_w_per_gpu
+from harness.fleet.catalog import Named, Site, Sourced, gpus, load_site, priors
+from harness.fleet.estimate import draw, estimate
+
+
+def site(count=1000, *, power_mw=None, pue=None, usd_per_month=None, gpu="H100", **changes):
+    def said(value):
+        return None if value is None else Sourced(value, "us", "2026-01")
+
+    return Site(
+        name="ours",
+        title="ours",
+        gpus=Sourced(count, "us", "2026-01"),
+        gpu=Named(gpu, "us", "2026-01") if gpu else None,
+        power_mw=said(power_mw),
+        pue=said(pue),
+        usd_per_month=said(usd_per_month),
+        **changes,
+    )
+
+
+# --- what it says ---
+
+
+def test_tokens_are_the_product_of_the_printed_factors(make_run):
+    found = estimate(make_run(), site(count=1000))
+    p = priors()
+    peak = 1000.0 * p["multi_replica_efficiency"].value * 1000 * p["serving_share"].value
+    assert found.figure("output_tok_s_peak").value == pytest.approx(peak)
+    assert found.figure("output_tok_s").value == pytest.approx(peak * p["load_factor"].value)
+    assert found.figure("output_tok_per_day").value == pytest.approx(peak * p["load_factor"].value * 86400)
+
+
+def test_the_waterfall_leads_from_the_measured_number_to_the_answers(make_run):
+    found = estimate(make_run(good_share=0.9), site(count=1000, power_mw=0.9))
+    for part, keys in (("tokens", ("output_tok_s",)), ("power", ("power_peak_mw",))):
+        steps = [step for step in found.waterfall if step.part == part]
+        value = 0.0
+        for step in steps:
+            value = {"=": step.factor, "x": value * step.factor, "+": value + step.factor}[step.operation]
+            shown = value / 1e6 if step.unit.startswith("MW") else value
+            assert step.result == pytest.approx(shown)
+            assert step.source
+        assert found.figure(keys[0]).value == pytest.approx(steps[-1].result)
+    assert found.waterfall[0].basis is Basis.MEASURED
+    assert found.waterfall[0].result == 1000.0
+
+
+def test_power_adds_hosts_to_measured_boards_and_multiplies_the_rest(make_run):
+    found = estimate(make_run(), site(count=1000, pue=1.2))
+    host = gpus()["H100"].host_rated_w.value * priors()["host_power_share"].value
+    each_w = facility_w_per_gpu(600.0, host, priors()["network_storage"].value, 1.2)
+    assert found.figure("power_peak_mw").value == pytest.approx(each_w * 1000 / 1e6)
+    assert found.figure("power_peak_mw").boundary == "facility"
+
+
+def test_measured_node_power_replaces_the_guess_about_hosts(make_run):
+    run = make_run(power={"gpu_board": 4800.0, "node": 8000.0})
+    found = estimate(run, site(count=1000, pue=1.2))
+    assert found.figure("power_peak_mw").value == pytest.approx(1000.0 * 1.1 * 1.2 * 1000 / 1e6)
+    assert not any("host" in text.lower() and "rated" in text for text in found.assumptions())
+
+
+def test_tokens_per_megawatt_joules_per_token_and_dollars_follow_from_the_same_numbers(make_run):
+    found = estimate(make_run(), site(count=1000, pue=1.2, usd_per_month=6e6))
+    peak, mw = found.figure("output_tok_s_peak").value, found.figure("power_peak_mw").value
+    assert found.figure("output_tok_s_per_mw").value == pytest.approx(peak / mw)
+    assert found.figure("j_per_output_tok").value == pytest.approx(mw * 1e6 / peak)
+    hourly = 6e6 / 730.5
+    assert found.figure("usd_per_gpu_h").value == pytest.approx(hourly / 1000)
+    assert found.figure("usd_per_mtok").value == pytest.approx(hourly / (found.figure("output_tok_s").value * 3600 / 1e6))
+
+
+def test_ranges_hold_the_central_value_and_come_from_the_seed_alone(make_run):
+    run = make_run()
+    a, b, c = (estimate(run, site(power_mw=0.9), seed=seed) for seed in (1, 1, 2))
+    for figure in a.figures:
+        if figure.low is not None:
+            assert figure.low <= figure.p50 <= figure.high
+            assert figure.low <= figure.value <= figure.high
+    assert a.to_dict() == b.to_dict()
+    assert a.figure("output_tok_s").low != c.figure("output_tok_s").low
+
+
+def test_a_run_without_an_interval_says_that_its_own_uncertainty_is_missing(make_run):
+    with_it, without = (estimate(make_run(interval=interval), site()) for interval in ((500.0, 1500.0), None))
+    width = {
+        name: e.figure("output_tok_s_peak").high - e.figure("output_tok_s_peak").low
+        for name, e in (("with", with_it), ("without", without))
+    }
+    assert width["with"] > 2 * width["without"]
+    assert any("no interval of its own" in text for text in without.assumptions())
+
+
+def test_tokens_that_missed_an_slo_do_not_count(make_run):
+    full, partial = estimate(make_run(good_share=1.0), site()), estimate(make_run(good_share=0.75), site())
+    assert partial.figure("output_tok_s").value == pytest.approx(0.75 * full.figure("output_tok_s").value)
+
+
+def test_a_measured_cost_of_replicas_replaces_the_guess(make_run):
+    one, two = estimate(make_run(replicas=1), site()), estimate(make_run(replicas=2), site())
+    assert two.figure("output_tok_s").value == pytest.approx(one.figure("output_tok_s").value / priors()["multi_replica_efficiency"].value)
+    assert any("fewer than two replicas" in flag for flag in one.flags)
+    assert not any("fewer than two replicas" in flag for flag in two.flags)
+
+
+# --- the power cap ---
+
+
+def test_power_binds_and_fewer_gpus_run(make_run):
+    free = estimate(make_run(), site(count=1000, pue=1.2))
+    need = free.figure("power_peak_mw").value
+    capped = estimate(make_run(), site(count=1000, pue=1.2, power_mw=need / 2))
+    assert free.binding == "count"
+    assert capped.binding == "power"
+    assert capped.figure("power_peak_mw").value == pytest.approx(need / 2)
+    assert capped.figure("gpus_powered").value == pytest.approx(500)
+    assert capped.figure("output_tok_s").value == pytest.approx(free.figure("output_tok_s").value / 2)
+    assert capped.figure("power_peak_mw").high <= need / 2 * (1 + 1e-9)
+
+
+def test_a_cap_that_does_not_bind_changes_nothing(make_run):
+    free, capped = estimate(make_run(), site(pue=1.2)), estimate(make_run(), site(pue=1.2, power_mw=100.0))
+    assert capped.binding == "count"
+    assert capped.figure("output_tok_s").value == free.figure("output_tok_s").value
+
+
+# --- what is absent ---
+
+
+def test_without_power_its_figures_are_absent_with_the_reason_and_tokens_are_an_upper_bound(make_run):
+    found = estimate(make_run(power={}), site(power_mw=0.5))
+    for key in ("power_peak_mw", "output_tok_s_per_mw", "j_per_output_tok"):
+        assert found.figure(key).value is None
+        assert found.figure(key).basis is Basis.ABSENT
+        assert "measured no power" in found.figure(key).note
+    assert found.binding == "unknown"
+    assert any("upper bounds" in flag for flag in found.flags)
+    assert found.figure("output_tok_s").value > 0
+    assert "—" in {row[0]: row[1] for row in found.rows()}["Power at peak"]
+
+
+def test_without_a_sourced_host_constant_power_is_absent(make_run):
+    found = estimate(make_run(gpus=("NVIDIA GB200",) * 4), site(gpu="GB200"))
+    assert "no sourced host power for GB200" in found.figure("power_peak_mw").note
+
+
+def test_mean_power_needs_more_than_one_load(make_run):
+    figure = estimate(make_run(), site()).figure("power_mean_mw")
+    assert figure.value is None
+    assert "idle power" in figure.note
+
+
+def test_without_a_price_dollars_are_absent(make_run):
+    assert estimate(make_run(), site()).figure("usd_per_mtok").value is None
+
+
+# --- what is refused ---
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"status": Status.INVALID}, "is invalid"),
+        ({"status": Status.FUNCTIONAL, "purpose": "smoke"}, "smoke run"),
+        ({"gpus": (), "power": {}}, "without a GPU"),
+        ({"gpus": (), "power": {}, "status": Status.FUNCTIONAL, "purpose": "smoke"}, "without a GPU"),
+        ({"tok_s_per_gpu": None}, "no output tokens per second per GPU"),
+    ],
+)
+def test_a_run_that_may_not_be_scaled_is_refused(make_run, changes, why):
+    with pytest.raises(InvalidRunError, match=why) as error:
+        estimate(make_run(**changes), site())
+    assert error.value.exit_code == 10
+    assert error.value.next_step
+
+
+@pytest.mark.parametrize(
+    ("names", "gpu"),
+    [
+        (("NVIDIA H200",) * 8, "H100"),
+        (("NVIDIA H100 PCIe",), "H100"),
+        (("NVIDIA A100-SXM4-80GB",), None),
+        (("NVIDIA H100 80GB HBM3", "NVIDIA H200"), "H100"),
+    ],
+)
+def test_nothing_is_scaled_across_types_of_gpu(make_run, names, gpu):
+    with pytest.raises(NotComparableError) as error:
+        estimate(make_run(gpus=names), site(gpu=gpu))
+    assert error.value.exit_code == 8
+    assert names[0] in error.value.what
+
+
+@pytest.mark.parametrize(
+    ("includes", "other"), [(("host", "pue"), "host_rated_w"), (("spares", "pue"), "spares .*"), (("network", "pue"), "network_storage")]
+)
+def test_a_pue_that_covers_something_else_too_overlaps_and_is_refused(make_run, includes, other):
+    ladder = Sourced(1.7, "a boundary ladder", "2025-08", includes=includes)
+    place = Site(name="x", title="x", gpus=Sourced(1000, "us", "2026-01"), pue=ladder)
+    with pytest.raises(ProfileError, match=f"{other} and pue both include {includes[0]}"):
+        estimate(make_run(), place)
+
+
+# --- red flags ---
+
+
+@pytest.mark.parametrize(
+    ("changes", "place", "flag"),
+    [
+        ({"status": Status.DEGRADED}, {}, "The run is degraded \\(not_implemented\\)"),
+        ({"window_s": 20.0}, {}, "window is of 20 s"),
+        ({"context_scale": 0.25}, {}, "scaled by 0.25"),
+        ({"good_share": None}, {}, "no SLO"),
+        ({"power": {"gpu_board": 8 * 740.0}}, {}, "above the boards' limit"),
+        ({}, {"gpu": None}, "Nobody states the site's type"),
+    ],
+)
+def test_red_flags(make_run, changes, place, flag):
+    assert not estimate(make_run(replicas=2), site()).flags
+    [found] = estimate(make_run(replicas=2, **changes), site(**place)).flags
+    assert re.search(flag, found)
+
+
+# --- the shipped sites ---
+
+
+def test_colossus_1_is_told_with_its_contradictions(make_run):
+    found = estimate(make_run(), "colossus-1")
+    assert found.figure("usd_per_gpu_h").value == pytest.approx(8.56, abs=0.005)
+    assert "$5.27" in found.figure("usd_per_gpu_h").note
+    assert any("346 MW against 300 MW" in text for text in found.contradictions)
+    assert any("220,000" in flag for flag in found.flags)
+    assert found.figure("power_peak_mw").value <= 300.0 * (1 + 1e-9)
+    assert found.binding in {"power", "count"}
+    loaded = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert loaded["figures"]["output_tok_s"]["basis"] == "modelled"
+    assert {"value", "low", "high", "basis", "assumptions"} <= set(loaded["figures"]["output_tok_s"])
+    assert all(len(row) == len(found.columns()) for row in found.rows())
+    assert all(len(row) == len(found.waterfall_columns()) for row in found.waterfall_rows())
+
+
+def test_googles_lease_is_limited_by_count_since_nobody_states_its_power(make_run):
+    found = estimate(make_run(), load_site("google-110k"))
+    assert found.binding == "count"
+    assert found.figure("gpus_powered").value == 110_000
+    assert found.figure("usd_per_gpu_h").value == pytest.approx(11.45, abs=0.005)
+
+
+# --- draws ---
+
+
+@pytest.mark.parametrize("key", list(priors()))
+def test_draws_have_the_published_quantiles_or_range(key):
+    prior = priors()[key]
+    drawn = draw(prior, np.random.default_rng(3), 200_000)
+    if prior.kind == "quantiles":
+        assert np.quantile(drawn, [0.05, 0.5, 0.95]) == pytest.approx([prior.low, prior.value, prior.high], rel=0.01)
+        assert drawn.max() <= 1.0
+    else:
+        assert drawn.min() >= prior.low
+        assert drawn.max() <= prior.high
+    if prior.kind == "triangular":
+        assert drawn.mean() == pytest.approx((prior.low + prior.value + prior.high) / 3, rel=0.01)
+
+
+def test_the_error_of_sensors_falls_with_the_number_of_boards_and_a_nodes_meter_is_taken_at_its_word(make_run):
+    def width(gpus, power):
+        figure = estimate(make_run(gpus=("NVIDIA H100 80GB HBM3",) * gpus, power=power), site(pue=1.2)).figure("power_peak_mw")
+        return figure.high - figure.low
+
+    assert width(1, {"gpu_board": 600.0}) > width(8, {"gpu_board": 4800.0}) > 0
+    assert width(1, {"node": 1000.0}) == pytest.approx(0.0)
