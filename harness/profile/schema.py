@@ -32,6 +32,8 @@ BUILTIN_MODELS: Final = rules.BUILTIN_MODELS
 
 _LARGEST: Final = 10**15
 """Bound of counts and sizes: everything later fits into 64 bits with room for nanoseconds."""
+_LONGEST_TEXT: Final = 64
+"""Characters of a number with its suffix; bounds the time that reading it takes."""
 _LONGEST_S: Final = 10.0 * 365 * 86400
 """Bound of lengths of time: ten years, so that nanoseconds fit into 64 bits."""
 
@@ -55,6 +57,8 @@ def _suffixed(parse: Callable[[Any], float], form: Form, largest: float) -> Call
     def validate(value: object) -> float:
         if isinstance(value, bool) or not isinstance(value, str | int | float):
             raise ValueError(f"must be {form.text} such as {form.example}")
+        if isinstance(value, str) and len(value) > _LONGEST_TEXT:
+            raise ValueError(f"is longer than any number; write {form.text} such as {form.example}")
         if isinstance(value, int) and abs(value) > largest:
             raise ValueError(f"is beyond {largest:,.0f}")
         result = parse(value)

@@ -112,6 +112,7 @@ def test_all_errors_come_at_once_in_the_order_of_the_file(problems):
         ("window_s: 15s", "window_s: -3", "14:7", "traffic.load.0.window_s", "cannot be negative", "such as 30s"),
         ("window_s: 15s", "window_s: [3]", "14:7", "traffic.load.0.window_s", "must be a length of time", "such as 30s"),
         ("window_s: 15s", "window_s: .nan", "14:7", "traffic.load.0.window_s", "must be finite", "such as 30s"),
+        ("window_s: 15s", f"window_s: '{'1' * 500_000}!'", "14:7", "traffic.load.0.window_s", "longer than any number", "such as 30s"),
         ("window_s: 15s", "window_s: 99999999d", "14:7", "traffic.load.0.window_s", "is beyond", "such as 30s"),
         ("api: messages", "api: mesages", "7:3", "traffic.api", "`messages` or `chat`", "did you mean `messages`?"),
         ("purpose: smoke", "name: a b", "1:1", "name", "does not fit", "letters, digits"),
