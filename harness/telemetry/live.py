@@ -4,6 +4,8 @@ The whole parse happens after the run, from the recorded bodies; here a scrape m
 """
 
 import re
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -12,6 +14,8 @@ from harness.core.metric_names import Concept, Source, combine, pick
 SHOWN: Final = (Concept.RUNNING, Concept.WAITING, Concept.KV_USAGE, Concept.GENERATED_TOKENS, Concept.PROMPT_TOKENS)
 
 _NAMES = re.compile(rb"^([A-Za-z_:][A-Za-z0-9_:]*)", re.MULTILINE)
+# The label part is greedy, for label values may hold braces; it stays within its line.
+_SAMPLE = re.compile(rb"([A-Za-z_:][A-Za-z0-9_:]*)(\{.*\})?[ \t]+(\S+)")
 _LABEL = re.compile(r'([A-Za-z_][A-Za-z0-9_]*)\s*=\s*"((?:[^"\\]|\\.)*)"')
 
 
@@ -20,31 +24,32 @@ class LiveReader:
     """Reads the shown figures of one target, body by body."""
 
     _sources: dict[Concept, Source] = field(default_factory=dict)
-    _lines: re.Pattern[bytes] | None = None
 
     def read(self, body: bytes) -> dict[str, float]:
         """Concept -> value, of those that this body has; a missing one is left out."""
-        if self._lines is None or not self._lines.search(body):
-            self._learn(body)  # first body, or a server of another kind behind the same address
-        if self._lines is None:
-            return {}
-        samples = []
-        for name, labels, value in self._lines.findall(body):
-            try:
-                number = float(value)
-            except ValueError:
-                continue  # the recorded body keeps the line; its parse will tell
-            samples.append((name.decode(), dict(_LABEL.findall(labels.decode(errors="replace"))), number))
+        samples = self._samples(body)
+        if not samples:
+            # The first body, or a server of another kind behind the same address.
+            names = {name.decode() for name in _NAMES.findall(body)}
+            self._sources = {concept: source for concept in SHOWN if (source := pick(concept, names)) is not None}
+            samples = self._samples(body)
         shown = {concept: combine(source, samples) for concept, source in self._sources.items()}
         return {concept.value: value for concept, value in shown.items() if value is not None}
 
-    def _learn(self, body: bytes) -> None:
-        names = {name.decode() for name in _NAMES.findall(body)}
-        self._sources = {concept: source for concept in SHOWN if (source := pick(concept, names)) is not None}
-        wanted = sorted({series.name for source in self._sources.values() for series in source.series})
-        if wanted:
-            names_pattern = "|".join(re.escape(name) for name in wanted).encode()
-            # The label part is greedy, for label values may hold braces; it stays within its line.
-            self._lines = re.compile(rb"^(" + names_pattern + rb")(\{.*\})?[ \t]+(\S+)", re.MULTILINE)
-        else:
-            self._lines = None
+    def _samples(self, body: bytes) -> list[tuple[str, dict[str, str], float]]:
+        wanted = {series.name for source in self._sources.values() for series in source.series}
+        return [sample for name in sorted(wanted) for sample in _samples_of(name, body)]
+
+
+def _samples_of(name: str, body: bytes) -> Iterator[tuple[str, dict[str, str], float]]:
+    """Samples of one name. Looking for its lines costs a tenth of matching every line against a pattern."""
+    encoded = name.encode()
+    at = 0 if body.startswith(encoded) else body.find(b"\n" + encoded) + 1
+    while at or body.startswith(encoded):
+        match = _SAMPLE.match(body, at)
+        if match is not None and match[1] == encoded:
+            with suppress(ValueError):  # no number: the recorded body keeps the line, and its parse will tell
+                yield name, dict(_LABEL.findall((match[2] or b"").decode(errors="replace"))), float(match[3])
+        at = body.find(b"\n" + encoded, at) + 1
+        if not at:
+            return

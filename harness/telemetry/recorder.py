@@ -346,12 +346,22 @@ def _end_with(supervisor_pid: int) -> None:
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGUSR1)
 
 
+class _NoPandas:
+    """Keeps Arrow from importing pandas at its first conversion, which it does where it can: 0.3 s of CPU and 40 MB for nothing here."""
+
+    @staticmethod
+    def find_spec(name: str, *_path: object) -> None:
+        if name == "pandas":
+            raise ImportError("the recorder has no use for pandas", name=name)
+
+
 def main() -> int:
     """Run until told to stop.
 
     Returns:
         Exit status: 0, or 2 for a configuration that cannot be read.
     """
+    sys.meta_path.insert(0, _NoPandas())
     emit, finish = _emitter()
     try:
         raw = json.loads(sys.stdin.readline())

@@ -1,0 +1,117 @@
+"""Scraping: whole bodies, or an error that says what was wrong; in time, and out of turn when asked."""
+
+import socket
+import threading
+
+import pytest
+
+from harness.core.clock import NS_PER_S
+from harness.telemetry.scrape import Demand, MetricsClient, Scrape, Scraper
+
+
+def test_a_whole_body_over_one_connection(metrics_server) -> None:
+    client = MetricsClient("replica-0", metrics_server.url, 5.0)
+    scrapes = [client.fetch() for _ in range(3)]
+    client.close()
+    assert [scrape.error for scrape in scrapes] == [None] * 3
+    assert scrapes[0].body is not None
+    assert scrapes[0].body.startswith(b"# TYPE vllm:num_requests_running")
+    assert scrapes[0].content_type == "text/plain; version=0.0.4"
+    assert scrapes[0].http_status == 200
+    assert scrapes[0].duration_ns > 0
+    assert (metrics_server.hits, metrics_server.connections) == (3, 1)
+
+
+def test_a_server_that_closes_the_connection_is_no_failure(metrics_server) -> None:
+    client = MetricsClient("replica-0", metrics_server.url, 5.0)
+    metrics_server.mode = "close"
+    assert [client.fetch().error for _ in range(3)] == [None] * 3
+    client.close()
+    assert metrics_server.connections == 3
+
+
+@pytest.mark.parametrize(
+    ("mode", "status", "error"),
+    [("error", 500, "HTTP 500"), ("half", 200, "cut off"), ("cut", 200, "cut off"), ("hang", None, "timeout"), ("trickle", 200, "timeout")],
+)
+def test_failures_are_told_and_the_next_scrape_is_fine(metrics_server, mode: str, status: int | None, error: str) -> None:
+    client = MetricsClient("replica-0", metrics_server.url, 0.5 if error == "timeout" else 5.0)
+    metrics_server.mode = mode
+    failed = client.fetch("ready")
+    assert failed.error is not None
+    assert error in failed.error
+    assert (failed.http_status, failed.body, failed.label) == (status, None, "ready")
+    assert failed.duration_ns < 5 * NS_PER_S  # the timeout is for the whole scrape, however the bytes trickle
+    metrics_server.mode = "good"
+    assert client.fetch().error is None
+    client.close()
+
+
+def test_nobody_listening() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    error = MetricsClient("replica-0", f"http://127.0.0.1:{port}/metrics", 1.0).fetch().error
+    assert error is not None
+    assert "refused" in error
+
+
+def test_something_that_is_no_http() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(1000)
+                connection.sendall(b"hello\r\n\r\n")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        error = MetricsClient("replica-0", f"http://127.0.0.1:{server.getsockname()[1]}/metrics", 5.0).fetch().error
+        thread.join()
+    assert error is not None
+    assert "BadStatusLine" in error
+
+
+def scraper(server, interval_s: float) -> tuple[Scraper, list[Scrape]]:
+    seen: list[Scrape] = []
+    thread = Scraper(MetricsClient("replica-0", server.url, 5.0), interval_s, seen.append)
+    thread.start()
+    return thread, seen
+
+
+def test_scrapes_keep_their_rhythm_and_stop_when_told(metrics_server, until) -> None:
+    thread, seen = scraper(metrics_server, 0.05)
+    until(lambda: len(seen) >= 5, "five scrapes")
+    thread.stop()
+    thread.join(10)
+    assert not thread.is_alive()
+    slots = (seen[-1].t_ns - seen[0].t_ns) / 0.05e9
+    assert len(seen) <= slots + 2  # slots that were missed are not made up for
+
+
+def test_a_demanded_scrape_comes_at_once_and_is_recorded_before_it_counts(metrics_server, until) -> None:
+    thread, seen = scraper(metrics_server, 3600.0)
+    until(lambda: seen, "the first scrape")
+    demand = thread.demand("ready")
+    assert demand.done.wait(10)
+    assert demand.ok
+    assert [scrape.label for scrape in seen] == [None, "ready"]
+    metrics_server.mode = "error"
+    refused = thread.demand("drained")
+    assert refused.done.wait(10)
+    assert not refused.ok
+    thread.stop()
+    thread.join(10)
+
+
+def test_stopping_does_not_wait_for_a_server_that_hangs(metrics_server, until) -> None:
+    metrics_server.mode = "hang"
+    thread, seen = scraper(metrics_server, 0.05)
+    until(lambda: metrics_server.hits, "a scrape that hangs")
+    waiting: Demand = thread.demand("drained")
+    thread.stop()
+    thread.join(3)  # its timeout is 5 s
+    assert not thread.is_alive()
+    assert waiting.done.is_set()
+    assert not waiting.ok
+    assert seen == []  # our own end is no failure of the server
