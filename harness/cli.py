@@ -237,6 +237,37 @@ def compare_command(
         print(comparison.to_markdown())
 
 
+@app.command("fleet")
+@_command
+def fleet_command(
+    run: Annotated[Path, typer.Argument(metavar="RUN|sites", help="Run directory, or the word sites to list the sites.")],
+    site: Annotated[str, typer.Option("--site", metavar="NAME|FILE", help="A shipped site, or a YAML file of one.")] = "colossus-1",
+    seed: Annotated[int, typer.Option("--seed", help="Of the Monte Carlo draws.")] = 0,
+    json_output: Json = False,
+) -> None:
+    """From a measured run to what a site of many GPUs would deliver, draw and cost, with error bars."""
+    from harness.console import print_table
+    from harness.fleet.catalog import SITE_COLUMNS, list_sites
+    from harness.fleet.estimate import estimate
+
+    if str(run) == "sites" and not run.exists():
+        sites = list_sites()
+        if json_output:
+            _dump([known.to_dict() for known in sites])
+        else:
+            print_table("", SITE_COLUMNS, [known.row() for known in sites])
+        return
+    estimated = estimate(run, Path(site) if site.endswith((".yaml", ".yml")) else site, seed=seed)
+    if json_output:
+        _dump(estimated.to_dict())
+        return
+    print_table(f"{estimated.site.name} as {run.name} would serve it", estimated.columns(), estimated.rows())
+    print()
+    print_table("From the measured number to the site's", estimated.waterfall_columns(), estimated.waterfall_rows())
+    for line in (*estimated.contradictions, *estimated.flags):
+        print(f"note: {line}")
+
+
 @app.command("results")
 @_command
 def results_command(

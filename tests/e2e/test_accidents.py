@@ -131,9 +131,9 @@ def test_a_model_path_without_a_config_exits_3(harness, tmp_path, write_profile,
     assert "config.json" in done.stderr
 
 
-def test_a_server_that_never_answers_exits_4(harness, write_profile):
+def test_a_server_that_does_not_answer_exits_3(harness, write_profile):
     done = harness("run", write_profile("http://127.0.0.1:9"), "--set", "server.ready_timeout_s=1s")
-    assert done.returncode == 4, done.stderr
+    assert done.returncode == 3, done.stderr
     assert "next step" in done.stderr
 
 

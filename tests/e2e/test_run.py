@@ -79,9 +79,9 @@ def test_a_failed_threshold_exits_99_and_an_absent_metric_never_passes(harness, 
     done = harness("run", failing)
     assert done.returncode == 99, done.stderr
     assert "ttft_s.p50 < 1ms" in done.stderr
-    absent = write_profile(paced.url, name="absent", extra='thresholds: ["output_tok_s_per_gpu > 1"]\n')
+    absent = write_profile(paced.url, name="absent", extra='thresholds: ["power_w < 1000"]\n')
     done = harness("run", absent)
-    assert done.returncode == 99
+    assert done.returncode in (2, 99), done.stderr  # told beforehand where that is possible
     assert "absent" in done.stderr
 
 
