@@ -87,7 +87,7 @@ def judge(
     if not smoke and not any(concern.message.startswith("not_implemented") for concern in run.concerns):
         missing = [str(item) for item in sequence(run.manifest.get("not_implemented"))] or list(NOT_IMPLEMENTED)
         text = f"Went without: {', '.join(missing)}. A run without them is degraded at best."
-        found.append(Concern("not_implemented", Severity.DEGRADED, text, len(missing), 0))
+        found.append(Concern("not_implemented", Severity.DEGRADED, text))
     unique = {(c.code, c.message): c for c in found}
     ordered = tuple(sorted(unique.values(), key=lambda c: (_SEVERITIES.index(c.severity), c.code, c.message)))
     worst = ordered[0].severity if ordered else Severity.NOTE
@@ -159,7 +159,7 @@ def _window(
         return out
     length_s = (headline.end - headline.start) * 1e-9
     e2e = figures[headline.name].latency["e2e_s"]
-    wanted = {"600 s": MIN_WINDOW_S}
+    wanted = {"the least for any": MIN_WINDOW_S}
     if e2e.p95 is not None:
         wanted["10 x p95 of e2e"] = MIN_E2E_MULTIPLE * e2e.p95
     name = max(wanted, key=lambda key: wanted[key])

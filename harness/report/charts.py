@@ -25,6 +25,7 @@ _COLOURS: Final[Mapping[str, tuple[str, str, str]]] = {
     "#010107": ("--series-4", "#a21caf", "#e08bf0"),
 }
 SERIES: Final = ("#010103", "#010104", "#010105", "#010107")
+_DASHES: Final = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3])  # lines differ in more than colour
 _SOFT, _GRID, _WINDOW = "#010101", "#010102", "#010106"
 
 
@@ -105,7 +106,13 @@ def _spec(chart: Chart, size: tuple[int, int]) -> dict[str, Any]:
     x_axis: dict[str, Any] = {"title": chart.x_title, "tickCount": 4 if narrow else 9, "grid": chart.x_log}
     if chart.x_log:
         x_axis |= {"labelExpr": _SECONDS_LABEL, "values": _decades(chart.x_domain, narrow=narrow)}
-    y_axis: dict[str, Any] = {"title": None, "tickCount": 5, "format": ".0%" if chart.y_percent else "~s", "domain": False, "ticks": False}
+    y_axis: dict[str, Any] = {
+        "title": None,
+        "tickCount": 5,
+        "labelExpr": _PERCENT_LABEL if chart.y_percent else _COUNT_LABEL,
+        "domain": False,
+        "ticks": False,
+    }
     layers: list[dict[str, Any]] = []
     if chart.window is not None:
         layers.append(
@@ -138,6 +145,12 @@ def _spec(chart: Chart, size: tuple[int, int]) -> dict[str, Any]:
                     "legend": None,
                     "scale": {"domain": [line.name for line in chart.lines], "range": list(SERIES[: len(chart.lines)])},
                 },
+                "strokeDash": {
+                    "field": "s",
+                    "type": "nominal",
+                    "legend": None,
+                    "scale": {"domain": [line.name for line in chart.lines], "range": list(_DASHES[: len(chart.lines)])},
+                },
             },
         }
     )
@@ -169,6 +182,11 @@ def _spec(chart: Chart, size: tuple[int, int]) -> dict[str, Any]:
     }
 
 
+_PERCENT_LABEL: Final = "format(datum.value, '.0%')"
+_COUNT_LABEL: Final = (
+    "datum.value >= 1e6 ? format(datum.value / 1e6, '~g') + 'M' : datum.value >= 1e4 ? format(datum.value / 1e3, '~g') + 'k'"
+    " : format(datum.value, ',~g')"
+)
 _SECONDS_LABEL: Final = (
     "datum.value < 0.001 ? format(datum.value * 1e6, '~r') + ' µs' : datum.value < 1 ? format(datum.value * 1e3, '~r') + ' ms'"
     " : format(datum.value, '~r') + ' s'"

@@ -38,11 +38,12 @@ _ECDF_POINTS: Final = 160
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table as text."""
+    """A table as text. The first column names the row; `text` are the positions of other columns that hold words, not numbers."""
 
     caption: str
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
+    text: Sequence[int] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,24 +149,21 @@ def _other_absent(reduction: Reduction, rows: Sequence[HeadlineRow]) -> list[Hea
 
 def _tiles(rows: Sequence[HeadlineRow]) -> list[Tile]:
     by_key = {row.key: row for row in rows if row.basis != "absent"}
-    wanted = (
+    rates = (
         ("output_tok_s_per_gpu", "Output per GPU"),
         ("output_tok_s", "Output"),
-        ("ttft_s.p50", "First token, p50"),
-        ("ttft_s.p99", "First token, p99"),
-        ("tpot_s.p50", "Per token, p50"),
         ("output_tok_per_j", "Output per joule"),
-        ("usd_per_mtok", "Per million tokens"),
+        ("usd_per_mtok", "Per million output tokens"),
         ("slo_met_ratio", "Within all SLOs"),
         ("requests_per_s", "Answers"),
-        ("prefix_hit_ratio", "Input from cache"),
+        ("prefix_hit_ratio", "Input read from cache"),
     )
+    latencies = (("ttft_s.p50", "First token, p50"), ("ttft_s.p99", "First token, p99"), ("tpot_s.p50", "Time per token, p50"))
     tiles: list[Tile] = []
-    for key, title in wanted:
-        row = by_key.get(key)
-        if row is not None and len(tiles) < 6:
-            unit = "USD" if key == "usd_per_mtok" else row.unit
-            tiles.append(Tile(title, row.value, unit, row.boundary if row.key.partition(".")[0] == "output_tok_per_j" else row.interval))
+    for titles in (rates, latencies):
+        found = [(title, by_key[key]) for key, title in titles if key in by_key][:3]
+        for title, row in found:
+            tiles.append(Tile(title, row.value, "USD" if row.key == "usd_per_mtok" else row.unit, row.interval))
     return tiles
 
 
@@ -213,20 +211,21 @@ def _window_sentence(reduction: Reduction) -> str:
 
 def _requests(reduction: Reduction) -> Table:
     counts = reduction.summary.requests
-    rows = [
+    cells = [
         ("Planned", words.plain(counts.planned) if counts.planned is not None else "bounded by time"),
         ("Sent", words.plain(counts.sent)),
-        ("Answered in full", words.plain(counts.ok)),
+        ("Answered", words.plain(counts.ok)),
         ("Failed", words.plain(counts.failed)),
         ("Dropped", words.plain(counts.dropped)),
     ]
     if counts.cancelled:
-        rows.append(("Cancelled by plan", words.plain(counts.cancelled)))
+        cells.append(("Cancelled by plan", words.plain(counts.cancelled)))
     if counts.turns_not_happened:
-        rows.append(("Turns that did not happen", words.plain(counts.turns_not_happened)))
+        cells.append(("Turns that did not happen", words.plain(counts.turns_not_happened)))
     if counts.in_window is not None:
-        rows.append(("Intended in the window", words.plain(counts.in_window)))
-    return Table("Requests of the whole run", ("Requests", "Number"), rows)
+        cells.append(("Intended in the window", words.plain(counts.in_window)))
+    head = ("Requests", *(title for title, _ in cells))
+    return Table("How requests ended", head, [("Whole run", *(value for _, value in cells))])
 
 
 _QUANTILES: Final = ("mean", "p50", "p90", "p95", "p99", "p999", "max")
@@ -272,7 +271,7 @@ def _reconciliation(reduction: Reduction) -> Table:
             )
         )
     head = ("Whole run", "Client (usage)", "Server (counters)", "Difference", "Tolerance", "Result", "Note")
-    return Table("Tokens counted by the client and by the server", head, rows)
+    return Table("Tokens counted by the client and by the server", head, rows, text=(5, 6))
 
 
 _STAGE_KEYS: Final = ("output_tok_s", "ttft_s.p50", "ttft_s.p99", "tpot_s.p50", "e2e_s.p99", "slo_met_ratio", "requests_in_flight")
@@ -338,9 +337,8 @@ def _errors(reduction: Reduction) -> Table | None:
         key = (row["outcome"], str(row["http_status"] or words.DASH), (row["error"] or words.DASH)[:160])
         counts[key] = counts.get(key, 0) + 1
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:12]
-    return Table(
-        "Requests that failed or were dropped", ("Outcome", "HTTP status", "Error", "Requests"), [(*key, f"{n:,}") for key, n in ordered]
-    )
+    rows = [(*key, f"{n:,}") for key, n in ordered]
+    return Table("Requests that failed or were dropped", ("Outcome", "HTTP status", "Error", "Requests"), rows, text=(2,))
 
 
 # --- charts -----------------------------------------------------------------------------------------------------------------------

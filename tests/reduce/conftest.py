@@ -53,13 +53,35 @@ class Builder:
         first = intended + round(ttft_s * S)
         last = first + (tokens - 1) * gap_us * 1000
         row: dict[str, Any] = {
-            "request_id": f"s{n:05d}/0", "session_id": f"s{n:05d}", "turn": 0, "class": "chat", "stage": "main", "replica": "replica-0",
-            "worker": n % self.workers, "intended_ns": intended, "sent_ns": intended + S // 1000, "first_byte_ns": first - S // 1000,
-            "first_token_ns": first, "last_token_ns": last, "done_ns": last + S // 1000, "outcome": "ok", "http_status": 200,
-            "stop_reason": "end_turn", "content_kinds": ["text"], "target_input_tok": 100, "target_output_tok": tokens, "input_tok": 100,
-            "cache_read_tok": 60, "cache_write_tok": 0, "output_tok": tokens, "request_bytes": 500, "response_bytes": 900,
-            "chunk_dt_us": [0, *[gap_us] * (tokens - 1)], "chunk_bytes": [4] * tokens, "chunk_tok": [1] * tokens,
-        }  # fmt: skip
+            "request_id": f"s{n:05d}/0",
+            "session_id": f"s{n:05d}",
+            "turn": 0,
+            "class": "chat",
+            "stage": "main",
+            "replica": "replica-0",
+            "worker": n % self.workers,
+            "intended_ns": intended,
+            "sent_ns": intended + S // 1000,
+            "first_byte_ns": first - S // 1000,
+            "first_token_ns": first,
+            "last_token_ns": last,
+            "done_ns": last + S // 1000,
+            "outcome": "ok",
+            "http_status": 200,
+            "stop_reason": "end_turn",
+            "content_kinds": ["text"],
+            "target_input_tok": 100,
+            "target_output_tok": tokens,
+            "input_tok": 100,
+            "cache_read_tok": 60,
+            "cache_write_tok": 0,
+            "output_tok": tokens,
+            "request_bytes": 500,
+            "response_bytes": 900,
+            "chunk_dt_us": [0, *[gap_us] * (tokens - 1)],
+            "chunk_bytes": [4] * tokens,
+            "chunk_tok": [1] * tokens,
+        }
         row.update(fields)
         self.requests.append(row)
         return row
@@ -67,9 +89,22 @@ class Builder:
     def lost(self, start_s: float, outcome: str, **fields: Any) -> dict[str, Any]:
         """A request without an answer."""
         nothing = dict.fromkeys(
-            ("first_byte_ns", "first_token_ns", "last_token_ns", "output_tok", "input_tok", "cache_read_tok", "cache_write_tok", "chunk_dt_us",
-             "chunk_bytes", "chunk_tok", "stop_reason", "content_kinds", "http_status")
-        )  # fmt: skip
+            (
+                "first_byte_ns",
+                "first_token_ns",
+                "last_token_ns",
+                "output_tok",
+                "input_tok",
+                "cache_read_tok",
+                "cache_write_tok",
+                "chunk_dt_us",
+                "chunk_bytes",
+                "chunk_tok",
+                "stop_reason",
+                "content_kinds",
+                "http_status",
+            )
+        )
         row = self.request(start_s, **{**nothing, "outcome": outcome, "error": f"it was {outcome}", **fields})
         if outcome == "dropped":
             row.update(sent_ns=None, done_ns=row["intended_ns"], replica=None)
@@ -98,10 +133,16 @@ class Builder:
                 running += row["sent_ns"] <= t < row["done_ns"]
             label = "first_after_ready" if i == 0 else "last_after_drain" if i == len(moments) - 1 else None
             samples = {
-                "vllm:generation_tokens_total": out, "vllm:prompt_tokens_total": prompt, "vllm:prefix_cache_hits_total": cached,
-                "vllm:prefix_cache_queries_total": prompt, "vllm:num_requests_running": running, "vllm:num_requests_waiting": 0,
-                "vllm:kv_cache_usage_perc": running / 100, "vllm:request_success_total": finished, "vllm:num_preemptions_total": 0,
-            }  # fmt: skip
+                "vllm:generation_tokens_total": out,
+                "vllm:prompt_tokens_total": prompt,
+                "vllm:prefix_cache_hits_total": cached,
+                "vllm:prefix_cache_queries_total": prompt,
+                "vllm:num_requests_running": running,
+                "vllm:num_requests_waiting": 0,
+                "vllm:kv_cache_usage_perc": running / 100,
+                "vllm:request_success_total": finished,
+                "vllm:num_preemptions_total": 0,
+            }
             self.scrapes.append((at_s, label, {name: float(value) for name, value in samples.items()}))
 
     def constant_power(self, watts: float, *, counter: bool = True, until_s: float | None = None) -> None:
@@ -109,9 +150,13 @@ class Builder:
         for gpu in range(self.gpus):
             for i in range(-10, round((until_s or self.window[1] + self.drain_s) * 10)):
                 row = {
-                    "t_ns": T0 + i * S // 10, "boundary": "gpu_board", "device_id": f"GPU-{gpu}", "power_w": watts, "energy_j": None,
+                    "t_ns": T0 + i * S // 10,
+                    "boundary": "gpu_board",
+                    "device_id": f"GPU-{gpu}",
+                    "power_w": watts,
+                    "energy_j": None,
                     "source": "nvml-instant",
-                }  # fmt: skip
+                }
                 self.power.append(row)
                 if counter and i % 10 == 0:
                     self.power.append({**row, "power_w": None, "energy_j": 7000.0 + watts * i / 10, "source": "nvml-counter"})
@@ -119,10 +164,18 @@ class Builder:
     def idle_host(self, client_cores: float = 0.2) -> None:
         for i in range(int(self.window[1] + self.drain_s)):
             for scope, cores in (("host", 1.2), ("traffic:0", client_cores), ("server:replica-0", 1.0)):
-                self.host.append({
-                    "t_ns": T0 + i * S, "scope": scope, "cpu_s": 10 + cores * i, "cpus": 2.0 if scope == "host" else None,
-                    "rss_bytes": 100_000_000, "processes": 1, "net_rx_bytes": None, "net_tx_bytes": None,
-                })  # fmt: skip
+                self.host.append(
+                    {
+                        "t_ns": T0 + i * S,
+                        "scope": scope,
+                        "cpu_s": 10 + cores * i,
+                        "cpus": 2.0 if scope == "host" else None,
+                        "rss_bytes": 100_000_000,
+                        "processes": 1,
+                        "net_rx_bytes": None,
+                        "net_tx_bytes": None,
+                    }
+                )
 
     def write(self, root: Path) -> Path:
         run = RunDir(root)
@@ -130,42 +183,89 @@ class Builder:
         (root / "logs").mkdir()
         start, end = T0, T0 + round((self.window[1] + self.drain_s) * S)
         manifest: dict[str, Any] = {
-            "schema_version": 1, "run_id": "20260801T120000Z-oracle-abc123", "state": self.state,
+            "schema_version": 1,
+            "run_id": "20260801T120000Z-oracle-abc123",
+            "state": self.state,
             "harness": {"version": "0.1.0", "commit": "0123456789abcdef", "dirty": False},
             "profile": {
-                "name": "oracle", "purpose": self.purpose, "description": "A run with a known truth.", "seed": 7,
+                "name": "oracle",
+                "purpose": self.purpose,
+                "description": "A run with a known truth.",
+                "seed": 7,
                 "model": {"id": "builtin:tiny", "load_format": "auto"},
                 "server": {"kind": "torch"},
                 "traffic": {
-                    "api": "chat", "workload": {"kind": "chat", "system_tok": 60},
-                    "load": [{"kind": "concurrency", "name": "main", "concurrency": 4, "warmup_s": self.warmup_s, "window_s": self.window_s}],
+                    "api": "chat",
+                    "workload": {"kind": "chat", "system_tok": 60},
+                    "load": [
+                        {"kind": "concurrency", "name": "main", "concurrency": 4, "warmup_s": self.warmup_s, "window_s": self.window_s}
+                    ],
                 },
-                "slos": self.slos, "telemetry": {"scrape_interval_s": 1.0}, "price": self.price,
+                "slos": self.slos,
+                "telemetry": {"scrape_interval_s": 1.0},
+                "price": self.price,
             },
-            "workload_sha256": "a" * 64, "plan_sha256": "b" * 64, "seed": 7,
+            "workload_sha256": "a" * 64,
+            "plan_sha256": "b" * 64,
+            "seed": 7,
             "plan": {
-                "context_scale": 1.0, "context_scale_reason": None, "tok_per_word": 1.4, "tok_per_word_source": "counted",
-                "output_length": "forced", "planned_requests": len(self.requests), "planned_sessions": len(self.requests), "notes": [],
+                "context_scale": 1.0,
+                "context_scale_reason": None,
+                "tok_per_word": 1.4,
+                "tok_per_word_source": "counted",
+                "output_length": "forced",
+                "planned_requests": len(self.requests),
+                "planned_sessions": len(self.requests),
+                "notes": [],
             },
             "model": {"model_id": "builtin:tiny", "max_context_tok": 4096, "parameters": 3_000_000, "dtype": "float32"},
             "hardware": {
                 "gpus": [
-                    {"uuid": f"GPU-{i}", "index": i, "name": "NVIDIA H100 80GB HBM3", "memory_bytes": 85_899_345_920, "power_limit_w": 700.0,
-                     "power_limit_default_w": 700.0, "sm_clock_max_mhz": 1980, "driver_version": "580.1"}
+                    {
+                        "uuid": f"GPU-{i}",
+                        "index": i,
+                        "name": "NVIDIA H100 80GB HBM3",
+                        "memory_bytes": 85_899_345_920,
+                        "power_limit_w": 700.0,
+                        "power_limit_default_w": 700.0,
+                        "sm_clock_max_mhz": 1980,
+                        "driver_version": "580.1",
+                    }
                     for i in range(self.gpus)
                 ],
-                "cpu": {"model": "AMD EPYC 9554", "logical_cores": 2, "usable_cores": 2}, "ram_bytes": 24 * 1024**3,
-                "os": "Debian GNU/Linux 12", "kernel": "6.1",
+                "cpu": {"model": "AMD EPYC 9554", "logical_cores": 2, "usable_cores": 2},
+                "ram_bytes": 24 * 1024**3,
+                "os": "Debian GNU/Linux 12",
+                "kernel": "6.1",
             },
             "software": {"python": "3.11.9", "packages": {"locust": "2.47.0", "pandas": "3.1.1"}},
-            "server": {"kind": "torch", "version": "0.1.0", "argv": [["python", "-m", "harness.server.torch_app", "--port", "8000"]],
-                       "software": {"torch": "2.13.0"}, "settings": {"max_model_len": 4096}, "log_paths": ["logs/server.log"], "ready_s": 4.2},
-            "endpoints": [{"name": "replica-0", "base_url": "http://127.0.0.1:8000", "model": "builtin:tiny",
-                           "metrics_url": "http://127.0.0.1:8000/metrics", "gpu_uuids": [], "pid": 1}],
+            "server": {
+                "kind": "torch",
+                "version": "0.1.0",
+                "argv": [["python", "-m", "harness.server.torch_app", "--port", "8000"]],
+                "software": {"torch": "2.13.0"},
+                "settings": {"max_model_len": 4096},
+                "log_paths": ["logs/server.log"],
+                "ready_s": 4.2,
+            },
+            "endpoints": [
+                {
+                    "name": "replica-0",
+                    "base_url": "http://127.0.0.1:8000",
+                    "model": "builtin:tiny",
+                    "metrics_url": "http://127.0.0.1:8000/metrics",
+                    "gpu_uuids": [],
+                    "pid": 1,
+                }
+            ],
             "clock_anchors": [{"host": "h", "monotonic_ns": start, "unix_ns": 1_785_585_600 * S, "uncertainty_ns": 900, "boot_id": "b"}],
-            "started_ns": start, "ended_ns": end if self.state != "running" else None, "workers": self.workers, "concerns": [],
-            "not_implemented": [], "error": None,
-        }  # fmt: skip
+            "started_ns": start,
+            "ended_ns": end if self.state != "running" else None,
+            "workers": self.workers,
+            "concerns": [],
+            "not_implemented": [],
+            "error": None,
+        }
         manifest.update(self.manifest)
         run.manifest.write_text(json.dumps(manifest))
         events = EventLog(run.events)
@@ -195,9 +295,14 @@ class Builder:
 
 def _scrape(at_s: float, label: str | None, samples: Mapping[str, float] | None) -> dict[str, Any]:
     row = {
-        "t_ns": T0 + round(at_s * S), "duration_ns": 2_000_000, "target": "replica-0", "http_status": 200, "error": None,
-        "content_type": "text/plain; version=0.0.4", "label": label,
-    }  # fmt: skip
+        "t_ns": T0 + round(at_s * S),
+        "duration_ns": 2_000_000,
+        "target": "replica-0",
+        "http_status": 200,
+        "error": None,
+        "content_type": "text/plain; version=0.0.4",
+        "label": label,
+    }
     if samples is None:
         return {**row, "http_status": None, "error": "connection refused", "body_zstd": None, "body_bytes": None}
     lines = []
