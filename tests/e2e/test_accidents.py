@@ -155,7 +155,9 @@ def test_a_full_disk_exits_with_what_was_recorded(harness, paced, write_profile,
         f"sys.argv = ['harness', 'run', {str(profile)!r}, '--out', {str(tmp_path / 'results')!r}]\n"
         "runpy.run_module('harness', run_name='__main__')\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], env=harness.env, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=harness.env, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
+    )
     assert done.returncode in (5, 7), done.stdout + done.stderr
     assert "next step" in done.stderr
     assert "Traceback" not in done.stderr
