@@ -1,12 +1,15 @@
 """Servers that are already up: found, checked with one real request, and left running."""
 
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
+from urllib.parse import urlsplit
 
 import httpx
 
+from harness.core.clock import now_ns
 from harness.core.errors import PreflightError, ServerError
 from harness.core.records import Endpoint, Gpu, ModelFacts, ServerInfo
 from harness.profile.schema import AttachServer, Profile
@@ -14,40 +17,49 @@ from harness.server.base import NO_NEEDS, Needs, Problem, RunContext, raise_prob
 from harness.server.ready import Deadline, NotReadyError, not_ready, wait_ready
 
 _PROBE_TIMEOUT_S: Final = 5.0
-_GONE_TRIES: Final = 3
+_CHECK_EVERY_NS: Final = 1_000_000_000
+_CONNECT_TIMEOUT_S: Final = 1.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class AttachedServer:
     """Servers of somebody else. Stopping does nothing to them."""
 
     endpoints: tuple[Endpoint, ...]
     info: ServerInfo
+    _checked_ns: int = 0
 
     def pids(self) -> dict[str, int]:
         """None: they are not ours."""
         return {}
 
     def check(self) -> None:
-        """Raise `ServerError` when one refuses connections three times in a row. A slow answer is none of this check's business."""
+        """Raise `ServerError` when nothing listens any more. At most once a second, and without a request: the server is being measured."""
+        if now_ns() - self._checked_ns < _CHECK_EVERY_NS:
+            return
+        self._checked_ns = now_ns()
         for endpoint in self.endpoints:
-            reason = ""
-            for _ in range(_GONE_TRIES):
-                try:
-                    httpx.get(f"{endpoint.base_url}/health", timeout=_PROBE_TIMEOUT_S, trust_env=False)
-                    break
-                except httpx.ConnectError as error:
-                    reason = str(error)
-                except httpx.HTTPError:
-                    break
-            else:
+            if not _listens(endpoint.base_url):
                 raise ServerError(
-                    f"the attached server {endpoint.name} at {endpoint.base_url} is gone: {reason}",
+                    f"the attached server {endpoint.name} at {endpoint.base_url} is gone: it refuses connections",
                     next_step="look at its own log: the harness did not start it and has none",
                 )
 
     def stop(self) -> None:
         """Nothing: they are not ours."""
+
+
+def _listens(base_url: str) -> bool:
+    """Whether the port takes connections. Only a refusal means no: a server that is slow or far is none of this check's business."""
+    parts = urlsplit(base_url)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    try:
+        socket.create_connection((parts.hostname or "", port), timeout=_CONNECT_TIMEOUT_S).close()
+    except ConnectionRefusedError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 @dataclass(frozen=True, slots=True)

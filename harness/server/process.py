@@ -216,7 +216,7 @@ class ServerProcess:
                 self.terminate()
                 self._wait_for(lambda: not self.alive(), timeout_s)
             if timeout_s > 0 and not self.alive():
-                self._wait_for(lambda: not self.members(), _AFTER_LEADER_S)
+                self._wait_for(lambda: not self.members(), min(_AFTER_LEADER_S, timeout_s))
         finally:  # a second Ctrl-C in the wait above must not leave anything either
             left = proc.end(self.members, grace_s=0)
             if not left:

@@ -16,7 +16,7 @@ from harness.core.errors import ServerError
 from harness.core.records import Api, Endpoint
 from harness.server.wire import PATHS, Reply, auth_headers, error_text, one_token_body, request_once
 
-_POLL_S: Final = 0.2
+_POLL_S: Final = 0.1
 _PROBE_TIMEOUT_S: Final = 10.0
 _PASSING: Final = frozenset({408, 425, 429, 500, 502, 503, 504, 529})  # statuses of a server that may yet get ready
 _PASSING_TRIES: Final = 10
@@ -74,7 +74,7 @@ def wait_ready(
         api: the API that the one request speaks.
         api_key: the key, if the server wants one.
         deadline: bounds everything.
-        watch: called some five times a second and raises when waiting has become pointless (the process died).
+        watch: called some ten times a second and raises when waiting has become pointless (the process died).
         health_required: the server has `/health`; for a foreign one, "no such route" is taken as well.
 
     Raises:

@@ -1,6 +1,5 @@
 """The embedded engine as a child process: `python -m harness.server.engine`."""
 
-import math
 import os
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -10,16 +9,13 @@ from typing import Final
 from harness.core.errors import PreflightError
 from harness.core.records import Gpu, ModelFacts
 from harness.profile.schema import Profile, TorchServer
-from harness.server.base import NO_NEEDS, Needs, Problem, RunContext, RunningServer, raise_problems, read_api_key
+from harness.server.base import NO_NEEDS, Needs, Problem, RunContext, RunningServer, raise_problems
 from harness.server.environment import find_python, inspect
 from harness.server.managed import ReplicaPlan, ServicePlan, serve
-from harness.server.vllm import cuda_problems, model_problems, port_problems, ports_of, problem_of, setting_problems, visible
+from harness.server.vllm import cuda_problems, model_problems, port_problems, ports_of, problem_of, visible
 
 MODULE: Final = "harness.server.engine"
-API_KEY_VARIABLE: Final = "HARNESS_ENGINE_API_KEY"
 _NEEDED: Final = ("torch", "transformers", "uvicorn", "starlette")
-# For turning server.kv_cache_tok into pages where the profile gives no page size; passed on, so the engine agrees.
-_PAGE_TOK: Final = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +67,16 @@ class TorchServerRunner:
         return 1 if cores <= 2 else max(1, (cores - 2) // self.replicas)
 
     def preflight(self) -> tuple[Problem, ...]:
-        """Interpreter, packages, boards, ports, key and model folder."""
-        problems = [*setting_problems(self.server), *model_problems(self.profile, self.facts), *port_problems(self.server, self.replicas)]
+        """Interpreter, packages, boards, ports and model folder."""
+        problems = [*model_problems(self.profile, self.facts), *port_problems(self.server, self.replicas)]
+        if self.server.api_key_env is not None or self.server.api_key_file is not None:
+            problems.append(
+                Problem(
+                    "no_key_support",
+                    "the embedded engine takes no API key: whoever reaches its port is served",
+                    "remove server.api_key_env and server.api_key_file, and keep server.host on 127.0.0.1",
+                )
+            )
         if self.facts.path is None:
             problems.append(
                 Problem(
@@ -118,18 +122,18 @@ class TorchServerRunner:
             arguments += ["--max-context", str(context)]
         if self.device == "cpu":
             arguments += ["--threads", str(self.threads)]
-        page_tok = server.page_tok or (_PAGE_TOK if server.kv_cache_tok is not None else None)
-        if page_tok is not None:
-            arguments += ["--page-size", str(page_tok)]
-        if server.kv_cache_tok is not None and page_tok is not None:
-            arguments += ["--num-blocks", str(math.ceil(server.kv_cache_tok / page_tok))]
+        arguments += ["--seed", str(self.profile.seed)]
+        if server.page_tok is not None:
+            arguments += ["--page-size", str(server.page_tok)]
+        if server.kv_cache_tok is not None:
+            arguments += ["--kv-cache-tokens", str(server.kv_cache_tok)]
         if server.max_batch_tok is not None:
             arguments += ["--max-batch-tokens", str(server.max_batch_tok)]
         return tuple(arguments)
 
-    def env(self, gpus: tuple[Gpu, ...], api_key: str | None) -> dict[str, str]:
+    def env(self, gpus: tuple[Gpu, ...]) -> dict[str, str]:
         """Whole environment of one replica."""
-        made = {name: value for name, value in os.environ.items() if name != API_KEY_VARIABLE}
+        made = dict(os.environ)
         # Another environment than ours need not have the harness installed.
         here = str(Path(__file__).parents[2])
         made["PYTHONPATH"] = os.pathsep.join([here, *filter(None, [made.get("PYTHONPATH")])])
@@ -138,23 +142,20 @@ class TorchServerRunner:
             visible(gpus, by_index=False) if self.device == "cuda" else {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": str(self.threads)}
         )
         made |= self.server.env
-        if api_key is not None:
-            made[API_KEY_VARIABLE] = api_key
         return made
 
     def plan(self) -> ServicePlan:
         """All replicas with their commands, boards and ports.
 
         Raises:
-            PreflightError: the interpreter or the key is missing.
+            PreflightError: the interpreter is missing.
             ServerError: no free port.
         """
         environment = inspect(find_python(self.server.python))
-        api_key = read_api_key(self.server)
         made = []
         for position, port in enumerate(ports_of(self.server, self.replicas)):
             gpus = self.gpus[position : position + 1] if self.device == "cuda" else ()
-            argv, env = self.argv(environment.python, port), self.env(gpus, api_key)
+            argv, env = self.argv(environment.python, port), self.env(gpus)
             made.append(ReplicaPlan(f"replica-{position}", argv, env, self.server.host, port, gpus))
         settings: dict[str, str | int | float | bool | None] = {
             "device": self.device,
@@ -169,7 +170,7 @@ class TorchServerRunner:
         }
         server = self.server
         return ServicePlan(
-            "torch", tuple(made), self.served_name, self.profile.traffic.api, api_key, server.ready_timeout_s, server.stop_timeout_s,
+            "torch", tuple(made), self.served_name, self.profile.traffic.api, None, server.ready_timeout_s, server.stop_timeout_s,
             {name: version for name, version in environment.versions.items() if not name.startswith("vllm")}, settings,
         )  # fmt: skip
 

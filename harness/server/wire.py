@@ -187,7 +187,11 @@ def _refused(endpoint: Endpoint, api: Api, body: bytes, reply: Reply) -> ServerE
     route = f"{endpoint.base_url}{PATHS[api]}"
     if reply.status is None:
         return ServerError(f"no answer from {route}: {text}", next_step="check that the server is up and look at its log")
+    if reply.status == 200:
+        return ServerError(f"{route} began to answer and broke off with an error: {text}", next_step="see the server's log for its reason")
     what = f"{route} refused a request of the workload: HTTP {reply.status}: {text}"
+    if reply.status >= 500:
+        return ServerError(what, cause="the server failed, rather than the request", next_step="see the server's log for its reason")
     low = text.lower()
     if "tool-call-parser" in low or "enable-auto-tool-choice" in low or ("tool" in low and "parser" in low):
         return PreflightError(

@@ -210,13 +210,25 @@ def test_the_engines_command_line(profile: Callable[..., Profile], facts: ModelF
     assert argv[:3] == ("py", "-m", "harness.server.engine")
     assert option(argv, "--model") == str(model_dir)
     assert (option(argv, "--device"), option(argv, "--threads"), option(argv, "--max-context")) == ("cpu", "2", "8192")
-    assert (option(argv, "--num-blocks"), option(argv, "--page-size"), option(argv, "--max-batch-tokens")) == ("625", "16", "256")
+    assert (option(argv, "--kv-cache-tokens"), option(argv, "--page-size"), option(argv, "--max-batch-tokens")) == ("10000", "16", "256")
 
 
 def test_the_engine_takes_one_board_a_replica(profile: Callable[..., Profile], facts: ModelFacts, fake_python: str) -> None:
     plan = engine(profile({"kind": "torch", "python": fake_python}), facts, BOARDS).plan()
     assert [one.env["CUDA_VISIBLE_DEVICES"] for one in plan.replicas] == ["GPU-0", "GPU-1", "GPU-2", "GPU-3"]
     assert plan.settings["device"] == "cuda"
+
+
+def test_the_engine_refuses_a_key_that_it_would_not_check(profile: Callable[..., Profile], facts: ModelFacts) -> None:
+    assert set(codes(engine(profile({"kind": "torch", "api_key_env": "K"}), facts))) == {"no_key_support"}
+
+
+def test_the_engine_knows_every_argument_that_it_is_given(profile: Callable[..., Profile], facts: ModelFacts) -> None:
+    from harness.server.engine.__main__ import parse
+
+    server = {"kind": "torch", "threads": 2, "kv_cache_tok": "10k", "page_tok": 16, "max_batch_tok": 256}
+    made = parse(list(engine(profile(server), facts).argv("py", 9)[3:]))
+    assert (made.served_name, made.port, made.kv_cache_tokens, made.seed) == ("builtin:tiny", 9, 10000, 1)
 
 
 def test_the_engine_wants_a_local_model_and_its_packages(profile: Callable[..., Profile], bare_python: str) -> None:

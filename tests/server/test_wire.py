@@ -4,8 +4,10 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import ClassVar
 
+import httpx
 import pytest
 
 from harness.core.errors import HarnessError, PreflightError, ServerError
@@ -14,8 +16,9 @@ from harness.profile.schema import Profile
 from harness.server.attach import AttachServerRunner
 from harness.server.base import Needs, RunContext
 from harness.server.choose import choose_server
-from harness.server.wire import auth_headers, check_request, error_text, request_once
+from harness.server.wire import _documents, _read, auth_headers, check_request, error_text, request_once
 
+REPLIES = Path(__file__).with_name("fixtures") / "vllm-replies"
 TOOLS = [{"name": "read_file", "description": "Reads a file", "input_schema": {"type": "object"}}]
 
 
@@ -80,6 +83,39 @@ def test_a_wrong_model_is_named(endpoint: Callable[..., Endpoint]) -> None:
     with pytest.raises(PreflightError, match="`other` does not exist") as caught:
         check_request(endpoint(), Api.MESSAGES, body(model="other"))
     assert "model.served_name" in str(caught.value.next_step)
+
+
+@pytest.mark.parametrize(
+    ("name", "step"),
+    [
+        ("messages-tools-without-parser", "server.tool_call_parser"),
+        ("messages-any-without-parser", "server.tool_call_parser"),
+        ("messages-forced-without-parser", "server.tool_call_parser"),
+        ("chat-tools-without-parser", "server.tool_call_parser"),
+        ("messages-over-context", "model.max_context_tok"),
+        ("messages-model-unknown", "model.served_name"),
+    ],
+)
+def test_real_refusals_of_vllm_name_the_setting(foreign: Callable[..., str], name: str, step: str) -> None:
+    answer = json.loads((REPLIES / f"{name}.json").read_text())
+    url = foreign(dict.fromkeys(["/v1/messages", "/v1/chat/completions"], (404 if "unknown" in name else 400, answer)))
+    with pytest.raises(PreflightError) as caught:
+        check_request(Endpoint("replica-0", url, "m"), Api.CHAT if "chat" in name else Api.MESSAGES, body(tools="tools" in name))
+    assert step in str(caught.value.next_step)
+
+
+@pytest.mark.parametrize("status", [200, 500])
+def test_a_server_that_fails_under_a_request_is_not_the_requests_fault(foreign: Callable[..., str], status: int) -> None:
+    url = foreign({"/v1/messages": (status, {"type": "error", "error": {"type": "internal_error", "message": "EngineDeadError"}})})
+    with pytest.raises(ServerError, match="EngineDeadError"):
+        check_request(Endpoint("replica-0", url, "m"), Api.MESSAGES, body())
+
+
+def test_a_stream_that_ends_in_an_error_is_an_error() -> None:
+    response = httpx.Response(
+        200, headers={"content-type": "text/event-stream"}, content=(REPLIES / "messages-engine-killed.sse").read_bytes()
+    )
+    assert "validation errors" in str(_read(_documents(response)).error)
 
 
 def test_no_answer_is_a_server_error() -> None:

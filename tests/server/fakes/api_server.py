@@ -14,7 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 FAULT = os.environ.get("FAKE_FAULT", "")
-KEY = os.environ.get("VLLM_API_KEY") or os.environ.get("HARNESS_ENGINE_API_KEY")
+KEY = os.environ.get("VLLM_API_KEY")
 
 
 def parse():
