@@ -8,6 +8,7 @@ import ctypes
 import logging
 import os
 import signal
+import socket
 import sys
 from pathlib import Path
 from types import FrameType
@@ -54,6 +55,8 @@ def main(argv: list[str] | None = None) -> int:
     os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TOKENIZERS_PARALLELISM": "false"}
     try:
         status = serve(arguments)
+    except SystemExit as error:  # uvicorn's way to say that it could not start; it has logged why
+        status = error.code if isinstance(error.code, int) else 1
     except Exception as error:
         log.exception("the engine could not start")
         sys.stderr.write(f"engine error: {type(error).__name__}: {error}\n")
@@ -65,6 +68,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def serve(arguments: argparse.Namespace) -> int:
     """Serve until a signal; returns the exit status."""
+    # First of all, so that a port in use is known before seconds of imports and the model.
+    listener = _bind(arguments.host, arguments.port)
     import uvicorn
     from transformers.utils import logging as transformers_logging
 
@@ -109,10 +114,11 @@ def serve(arguments: argparse.Namespace) -> int:
     class Server(uvicorn.Server):  # type: ignore[misc]  # uvicorn is not typed here
         """uvicorn's server; a signal also cancels what is being generated, so that draining is short."""
 
-        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
             log.info("signal %d: stopping", sig)
             engine.cancel_all()
-            super().handle_exit(sig, frame)
+            # uvicorn's own handler would raise the signal again in the end, and the exit status would be the signal's.
+            self.should_exit = True
 
     server = Server(
         uvicorn.Config(
@@ -128,9 +134,20 @@ def serve(arguments: argparse.Namespace) -> int:
             timeout_keep_alive=120,
         )
     )
-    server.run()
+    server.run(sockets=[listener])
     engine.stop(THREAD_S)
     return 0 if server.started else 1
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise OSError(error.errno, f"{error.strerror}: {host}:{port}") from error
+    return listener
 
 
 if __name__ == "__main__":

@@ -409,7 +409,8 @@ class Engine:
         reusable = sum(len(allocator.ledger.cached_blocks) * allocator.bytes_per_block for allocator in cache.cache_allocators.values())
         free = float(cache.compute_free_capacity(relative=False)) + reusable
         total = float(cache.num_sectors * cache.bytes_per_sector)
-        return max(0.0, 1.0 - free / total)
+        used: float = 1.0 - free / total
+        return max(0.0, used)
 
     def _on_outputs(self, outputs: Sequence[GenerationOutput]) -> None:
         at_ns = now_ns()
