@@ -236,6 +236,7 @@ class _Run:
         _settle(telemetry)
         self._mark(telemetry, "last_after_drain")
         self._phase("stopping", "", event="stopping")
+        telemetry.stop()  # before the servers go: a scrape that meets a stopping server would be counted as a failed one
 
     def _watch(self, driver: LocustDriver, server: RunningServer, telemetry: TelemetryRecorder) -> None:
         """Until the load has finished: look after the server, tell the view, pass a signal on."""
