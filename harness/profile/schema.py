@@ -168,7 +168,8 @@ class VllmServer(ServerBase):
 
     kind: Literal["vllm"]
     python: Text | None = None
-    """Python of the environment that has vLLM; default: the harness's own. Relative paths are taken from the working directory."""
+    """Python of the environment that has vLLM; default: what HARNESS_VLLM_PYTHON names, else the harness's own. A relative path is taken
+    from the working directory."""
     device: Literal["auto", "cuda", "cpu"] = "auto"
     """`cpu` sets vLLM's CPU variables; `auto` is cuda where an NVIDIA device is present."""
     gpus: Literal["all", "none"] | tuple[Text | Whole, ...] = "all"

@@ -1,6 +1,6 @@
 """From a profile to the server that serves it, and why that one."""
 
-import sys
+import os
 from dataclasses import dataclass
 
 from harness.core.errors import PreflightError
@@ -8,7 +8,7 @@ from harness.core.records import Gpu, ModelFacts
 from harness.profile.schema import AttachServer, AutoServer, Profile, TorchServer, VllmServer
 from harness.server.attach import AttachServerRunner
 from harness.server.base import ModelServer, Needs
-from harness.server.environment import inspect
+from harness.server.environment import VLLM_PYTHON_VARIABLE, find_python, inspect
 from harness.server.torch_engine import TorchServerRunner
 from harness.server.vllm import VllmServerRunner
 
@@ -67,7 +67,7 @@ def _resolve(server: AutoServer, gpus: tuple[Gpu, ...], nvidia_present: bool) ->
             cause="the driver does not answer, or CUDA_VISIBLE_DEVICES hides the GPUs",
             next_step="check `nvidia-smi`, in a container `--gpus all`; or say server: {kind: torch, device: cpu} to measure the CPU",
         )
-    environment = inspect(sys.executable)
+    environment = inspect(find_python(os.environ.get(VLLM_PYTHON_VARIABLE)))
     if environment.vllm_version is None:
         raise PreflightError(
             f"there is a GPU ({gpus[0].name or gpus[0].uuid}), and vLLM is not installed for {environment.python}",

@@ -88,6 +88,10 @@ class Cuda:
     error: str | None
 
 
+VLLM_PYTHON_VARIABLE: Final = "HARNESS_VLLM_PYTHON"
+"""Names the Python that has vLLM where a profile does not (the GPU image sets it)."""
+
+
 def find_python(named: str | None) -> str:
     """The interpreter that a profile names, by path or by command name; the harness's own when it names none.
 

@@ -19,7 +19,7 @@ from harness.core.errors import HarnessError, PreflightError
 from harness.core.records import Gpu, ModelFacts
 from harness.profile.schema import Profile, TorchServer, VllmServer
 from harness.server.base import NO_NEEDS, Needs, Problem, RunContext, RunningServer, raise_problems, read_api_key
-from harness.server.environment import Environment, cuda, find_python, inspect, vllm_options
+from harness.server.environment import VLLM_PYTHON_VARIABLE, Environment, cuda, find_python, inspect, vllm_options
 from harness.server.managed import ReplicaPlan, ServicePlan, serve
 from harness.server.process import check_port_free, free_ports
 
@@ -114,7 +114,7 @@ class VllmServerRunner:
         """Interpreter, package, device, boards, ports, key, model folder and extra arguments."""
         problems = [*setting_problems(self.server), *model_problems(self.profile, self.facts), *port_problems(self.server, self.replicas)]
         try:
-            environment = inspect(find_python(self.server.python))
+            environment = inspect(find_python(self.server.python or os.environ.get(VLLM_PYTHON_VARIABLE)))
         except PreflightError as error:
             return (problem_of("python", error), *problems)
         if environment.vllm_version is None:
@@ -217,6 +217,9 @@ class VllmServerRunner:
         # The caller's own key must not turn a server without one into a server with one.
         made = {name: value for name, value in os.environ.items() if name != "VLLM_API_KEY"}
         made |= {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+        # setproctitle would write EngineCore's and the workers' titles over the environment that /proc shows, and with it over the mark
+        # of the run.
+        made["SPT_NOENV"] = "1"
         if self.facts.path is not None:
             made |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
         if self.device == "cpu":
@@ -224,6 +227,7 @@ class VllmServerRunner:
                 # Whole GiB: vLLM reads an integer. Rounded up, so that what was asked for fits.
                 "VLLM_CPU_KVCACHE_SPACE": str(max(1, math.ceil(self.server.cpu_kv_cache_bytes / _GIB))),
                 "VLLM_CPU_OMP_THREADS_BIND": self.server.cpu_threads_bind,
+                "VLLM_HOST_IP": "127.0.0.1",  # else the engine's processes talk over the machine's own address
                 "CUDA_VISIBLE_DEVICES": "",
             }
         else:
@@ -240,7 +244,7 @@ class VllmServerRunner:
             PreflightError: the interpreter or the key is missing.
             ServerError: no free port.
         """
-        environment = inspect(find_python(self.server.python))
+        environment = inspect(find_python(self.server.python or os.environ.get(VLLM_PYTHON_VARIABLE)))
         api_key = read_api_key(self.server)
         count, each = self.replicas, self.gpus_per_replica
         made = []

@@ -7,7 +7,6 @@ import pytest
 from harness.core.errors import ExitCode, PreflightError
 from harness.core.records import Gpu, ModelFacts
 from harness.profile.schema import Profile
-from harness.server import choose
 from harness.server.choose import choose_server
 from harness.server.torch_engine import TorchServerRunner
 from harness.server.vllm import VllmServerRunner
@@ -26,7 +25,7 @@ def test_without_a_gpu_the_embedded_engine_serves(profile: Callable[..., Profile
 def test_with_a_gpu_and_vllm_it_is_vllm(
     profile: Callable[..., Profile], facts: ModelFacts, fake_python: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(choose.sys, "executable", fake_python)
+    monkeypatch.setattr("x", fake_python)
     choice = choose_server(profile({"kind": "auto"}), facts, BOARD, nvidia_present=True)
     assert choice.kind == "vllm"
     assert "vLLM 0.32.0" in choice.reason
@@ -38,7 +37,7 @@ def test_with_a_gpu_and_vllm_it_is_vllm(
 def test_a_gpu_that_cannot_be_used_is_an_error(
     profile: Callable[..., Profile], facts: ModelFacts, gpus: tuple[Gpu, ...], bare_python: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(choose.sys, "executable", bare_python)
+    monkeypatch.setattr("x", bare_python)
     with pytest.raises(PreflightError) as caught:
         choose_server(profile({"kind": "auto"}), facts, gpus, nvidia_present=True)
     assert caught.value.exit_code is ExitCode.PREFLIGHT

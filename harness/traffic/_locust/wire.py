@@ -6,6 +6,7 @@ once, at the end of the message, on an error, or by the stream's one timer.
 
 import logging
 import socket as plain_socket
+from collections import deque
 from dataclasses import dataclass, field
 from time import monotonic_ns
 from typing import Any, Final
@@ -50,6 +51,49 @@ class Stopped(Exception):  # noqa: N818 - thrown into a greenlet to end its requ
         super().__init__(outcome, error)
         self.outcome = outcome
         self.error = error
+
+
+class _Turns:
+    """Gives greenlets whose stream has ended their turn, one for each iteration of the loop.
+
+    What they do then (reading the answer, making the next body) takes up to a millisecond. Were a hundred of them woken in one iteration,
+    bytes that arrive meanwhile would get their time a tenth of a second late; so the loop polls its sockets between any two.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: deque[Waiter] = deque()
+        self._timer: Any = None
+
+    def put(self, waiter: Waiter) -> None:
+        """Wake a waiter when it is its turn. Called from anywhere."""
+        self._waiting.append(waiter)
+        if len(self._waiting) == 1:
+            self._arm()
+
+    def wait(self) -> None:
+        """Let the loop poll, and all others that wait have their turn, before the calling greenlet goes on."""
+        waiter = Waiter()
+        self.put(waiter)
+        waiter.get()
+
+    def _arm(self) -> None:
+        # A timer of 0 is due at the next iteration, behind its poll; `gevent.sleep(0)` can come back within the same one.
+        if self._timer is None:
+            self._timer = get_hub().loop.timer(0.0)
+        self._timer.start(self._next)
+
+    def _next(self) -> None:
+        self._timer.stop()
+        waiter = self._waiting[0]
+        try:
+            waiter.switch(None)
+        finally:
+            self._waiting.popleft()
+            if self._waiting:
+                self._arm()
+
+
+turns = _Turns()
 
 
 @dataclass(slots=True)
@@ -156,7 +200,7 @@ class _Reader:
         if exchange.done_ns:
             return
         exchange.ending, exchange.done_ns, exchange.local, exchange.error = ending, now_ns, local, error
-        self._waiter.switch(None)
+        turns.put(self._waiter)
 
     def _limit(self) -> tuple[int, Outcome, str]:
         """The next limit: its time, outcome and words."""
@@ -219,7 +263,9 @@ class Target:
         if api is Api.MESSAGES:
             lines.append(f"anthropic-version: {ANTHROPIC_VERSION}")
         if api_key is not None:
-            lines.append(f"x-api-key: {api_key}" if api is Api.MESSAGES else f"authorization: Bearer {api_key}")
+            lines.append(f"authorization: Bearer {api_key}")  # vLLM reads this one on every route
+            if api is Api.MESSAGES:
+                lines.append(f"x-api-key: {api_key}")
         self._head = "\r\n".join(lines).encode("latin-1") + f"\r\n{REQUEST_ID_HEADER}: ".encode()
         self._idle: list[_Connection] = []
 
@@ -233,7 +279,8 @@ class Target:
             connection = self._take()
             self._exchange(exchange, connection, body, request_id, started_ns)
         except Stopped as stop:
-            exchange.ending, exchange.local, exchange.error = Ending.LOCAL, stop.outcome, stop.error
+            if not exchange.done_ns:  # a response that is over stays what it is
+                exchange.ending, exchange.local, exchange.error = Ending.LOCAL, stop.outcome, stop.error
         except OSError as error:
             exchange.ending, exchange.error = Ending.RESET, f"cannot connect to {self.name}: {error.strerror or error}"
         finally:
