@@ -79,7 +79,7 @@ _VALUES: Final = (
     MetricDef("total_tok_per_j", "Input and output tokens per joule", "tok/J", "Input (cached part included) and output tokens in the window / joules in the same window.", "neither", "total", boundary="power"),
     MetricDef("output_tok_s_per_mw", "Output tokens per second per megawatt", "tok/s/MW", "Output tokens per second / megawatts at the utility's meter. Absent without a meter there; `harness fleet` models it.", "higher", "output", boundary="power"),
     MetricDef("j_per_output_tok", "Joules per output token", "J/tok", "An allocation: all joules of the window / its output tokens.", "lower", "output", boundary="power"),
-    MetricDef("j_per_request", "Joules per answer", "J", "An allocation: all joules of the window / requests answered in it.", "lower", boundary="power"),
+    MetricDef("j_per_request", "Joules per answer", "J/request", "An allocation: all joules of the window / requests answered in it.", "lower", boundary="power"),
     MetricDef("usd_per_mtok", "Dollars per million output tokens", "USD/Mtok", "Price of a GPU-hour / (output_tok_s_per_gpu x 3600 / 1e6). A model: the price is the profile's.", "lower", "output", boundary="deployment"),
 )  # fmt: skip
 

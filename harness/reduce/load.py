@@ -264,16 +264,22 @@ def _events(run_dir: RunDir) -> list[Mapping[str, Any]]:
     return events
 
 
-def _table(path: Path, journals: Sequence[Path], schema: pa.Schema, concerns: list[Concern], filters: Any = None) -> pa.Table | None:  # noqa: ANN401
+def _table(path: Path, journals: Sequence[Path], schema: pa.Schema, concerns: list[Concern]) -> pa.Table | None:
     """The finished table where it is whole, else the journals, else None."""
     if path.exists():
         try:
-            table = pq.read_table(path, filters=filters)
+            table = _parquet(path)
             return table if table.schema.equals(schema) else _fit(table, schema)
         except (pa.ArrowException, OSError, ValueError) as error:
             concerns.append(_unreadable(path, error))
     found = [journal for journal in journals if journal.exists()]
     return read_table(found, schema) if found else None
+
+
+def _parquet(path: Path) -> pa.Table:
+    # Not pyarrow.parquet.read_table, which imports pyarrow.dataset first.
+    with pq.ParquetFile(path) as file:
+        return file.read()
 
 
 def _unreadable(path: Path, error: Exception) -> Concern:
@@ -381,7 +387,7 @@ def _samples(
     table: pa.Table | None = None
     if run_dir.samples.exists():
         try:
-            table = pq.read_table(run_dir.samples)
+            table = _parquet(run_dir.samples)
         except (pa.ArrowException, OSError, ValueError) as error:
             concerns.append(_unreadable(run_dir.samples, error))
     if table is None and run_dir.scrapes_journal.exists():

@@ -72,9 +72,15 @@ def css_variables(theme: str) -> str:
     return " ".join(f"{name}: {light if theme == 'light' else dark};" for name, light, dark in _COLOURS.values())
 
 
-def inline_svg(chart: Chart, size: tuple[int, int]) -> str:
-    """SVG for the body of a page: coloured by CSS variables, with the page's font."""
-    svg = _draw(chart, size)
+def draw(chart: Chart, size: tuple[int, int]) -> str:
+    """The chart as SVG in placeholder colours, for `inline` or `themed`."""
+    import vl_convert
+
+    return str(vl_convert.vegalite_to_svg(_spec(chart, size)))
+
+
+def inline(svg: str) -> str:
+    """A drawing for the body of a page: coloured by CSS variables, in the page's font."""
     for placeholder, (variable, _, _) in _COLOURS.items():
         svg = svg.replace(placeholder, f"var({variable})")
     svg = re.sub(r' font-family="[^"]*"', "", svg)
@@ -82,18 +88,11 @@ def inline_svg(chart: Chart, size: tuple[int, int]) -> str:
     return re.sub(r"<svg ", '<svg aria-hidden="true" focusable="false" ', svg, count=1)
 
 
-def file_svg(chart: Chart, theme: str, size: tuple[int, int] = WIDE) -> str:
-    """SVG as a file of its own, in the colours of `light` or `dark`."""
-    svg = _draw(chart, size)
+def themed(svg: str, theme: str) -> str:
+    """A drawing as a file of its own, in the colours of `light` or `dark`."""
     for placeholder, (_, light, dark) in _COLOURS.items():
         svg = svg.replace(placeholder, light if theme == "light" else dark)
     return svg
-
-
-def _draw(chart: Chart, size: tuple[int, int]) -> str:
-    import vl_convert
-
-    return str(vl_convert.vegalite_to_svg(_spec(chart, size)))
 
 
 def _spec(chart: Chart, size: tuple[int, int]) -> dict[str, Any]:
@@ -129,7 +128,6 @@ def _spec(chart: Chart, size: tuple[int, int]) -> dict[str, Any]:
                 "strokeWidth": 1.75,
                 "interpolate": "step-after" if any(line.stepped for line in chart.lines) else "linear",
                 "strokeJoin": "round",
-                "clip": True,
             },
             "encoding": {
                 "x": {"field": "x", "type": "quantitative", "scale": x_scale, "axis": x_axis},

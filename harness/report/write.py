@@ -12,7 +12,7 @@ from harness.artifacts.atomic import write_bytes
 from harness.artifacts.layout import RunDir
 from harness.core.errors import ArtifactError
 from harness.reduce.reduction import reduce_fully
-from harness.report.charts import NARROW, WIDE, css_variables, file_svg, inline_svg
+from harness.report.charts import NARROW, WIDE, css_variables, draw, inline, themed
 from harness.report.view import View, view
 
 CHARTS_DIR: Final = "report-charts"
@@ -35,27 +35,25 @@ def write_report(run_path: Path) -> tuple[Path, Path]:
     """
     run_dir = RunDir(run_path)
     shown = view(reduce_fully(run_path))
-    write_bytes(run_dir.report_html, html(shown).encode())
+    drawings = {key: {"wide": draw(chart.chart, WIDE), "narrow": draw(chart.chart, NARROW)} for key, chart in shown.charts.items()}
+    write_bytes(run_dir.report_html, html(shown, drawings).encode())
     folder = run_path / CHARTS_DIR
     if shown.charts:
         try:
             folder.mkdir(exist_ok=True)
         except OSError as error:
             raise ArtifactError(f"cannot create {folder}: {error.strerror or error}", cause="no permission, or no space") from error
-    for key, chart in shown.charts.items():
+    for key, drawing in drawings.items():
         for theme in ("light", "dark"):
-            write_bytes(folder / f"{key}-{theme}.svg", file_svg(chart.chart, theme).encode())
+            write_bytes(folder / f"{key}-{theme}.svg", themed(drawing["wide"], theme).encode())
     write_bytes(run_dir.report_md, markdown(shown).encode())
     return run_dir.report_html, run_dir.report_md
 
 
-def html(shown: View) -> str:
-    """The page."""
+def html(shown: View, drawings: Mapping[str, Mapping[str, str]]) -> str:
+    """The page, with a wide and a narrow drawing of each chart."""
     environment = _environment()
-    drawn = {
-        key: {"wide": Markup(inline_svg(chart.chart, WIDE)), "narrow": Markup(inline_svg(chart.chart, NARROW))}  # noqa: S704 - drawn by us
-        for key, chart in shown.charts.items()
-    }
+    drawn = {key: {size: Markup(inline(svg)) for size, svg in sizes.items()} for key, sizes in drawings.items()}  # noqa: S704 - drawn by us
     style = _source(environment, "style.css").replace("LIGHT_SERIES", css_variables("light")).replace("DARK_SERIES", css_variables("dark"))
     script = _source(environment, "report.js")
     return environment.get_template("report.html.j2").render(v=shown, drawn=drawn, style=Markup(style), script=Markup(script))  # noqa: S704
@@ -67,7 +65,26 @@ def markdown(shown: View) -> str:
         key: {theme: f"{CHARTS_DIR}/{key}-{theme}.svg" for theme in ("light", "dark")} for key in shown.charts
     }
     text = _environment().get_template("report.md.j2").render(v=shown, files=files)
-    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
+    return _spaced(text)
+
+
+def _spaced(text: str) -> str:
+    """Blank lines around headings, tables and HTML, which Markdown needs to tell them apart; nothing else, and never two of them."""
+    lines = text.splitlines()
+    out: list[str] = []
+    fenced = False
+    for i, line in enumerate(lines):
+        before = out[-1] if out else ""
+        if not fenced and line and before:
+            heads_table = line.startswith("|") and i + 1 < len(lines) and lines[i + 1].startswith("|--")
+            other_kind = before.startswith("|") != line.startswith("|")
+            if heads_table or other_kind or line.startswith(("#", "<picture", "<details", "</details")) or before.startswith(("#", "</")):
+                out.append("")
+        if line.startswith("```"):
+            fenced = not fenced
+        if fenced or line or before:
+            out.append(line)
+    return "\n".join(out).strip() + "\n"
 
 
 def _environment() -> jinja2.Environment:
