@@ -25,7 +25,7 @@ def test_without_a_gpu_the_embedded_engine_serves(profile: Callable[..., Profile
 def test_with_a_gpu_and_vllm_it_is_vllm(
     profile: Callable[..., Profile], facts: ModelFacts, fake_python: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("x", fake_python)
+    monkeypatch.setenv("HARNESS_VLLM_PYTHON", fake_python)
     choice = choose_server(profile({"kind": "auto"}), facts, BOARD, nvidia_present=True)
     assert choice.kind == "vllm"
     assert "vLLM 0.32.0" in choice.reason
@@ -37,7 +37,7 @@ def test_with_a_gpu_and_vllm_it_is_vllm(
 def test_a_gpu_that_cannot_be_used_is_an_error(
     profile: Callable[..., Profile], facts: ModelFacts, gpus: tuple[Gpu, ...], bare_python: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("x", bare_python)
+    monkeypatch.setenv("HARNESS_VLLM_PYTHON", bare_python)
     with pytest.raises(PreflightError) as caught:
         choose_server(profile({"kind": "auto"}), facts, gpus, nvidia_present=True)
     assert caught.value.exit_code is ExitCode.PREFLIGHT
