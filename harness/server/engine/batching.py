@@ -22,7 +22,8 @@ from transformers.generation.configuration_utils import ContinuousBatchingConfig
 from transformers.generation.continuous_batching.cache import PagedAttentionCache
 from transformers.generation.continuous_batching.cb_logits_processors import ContinuousBatchingLogitsProcessor
 from transformers.generation.continuous_batching.continuous_api import BackgroundThreadStatus, ContinuousBatchingManager, OutputRouter
-from transformers.generation.continuous_batching.requests import FutureRequestState, GenerationOutput, RequestStatus
+from transformers.generation.continuous_batching.requests import FutureRequestState, GenerationOutput, RequestState, RequestStatus
+from transformers.generation.continuous_batching.scheduler import Scheduler
 
 from harness.core.clock import now_ns
 from harness.server.engine import attention
@@ -42,7 +43,9 @@ STREAMS: Final = 32
 STREAM_TOK: Final = 4096
 """The default cache on CPU holds 32 streams of the whole context or of 4,096 tokens, whichever is shorter, within the budget."""
 SAFETY_MARGIN: Final = 0.15
-"""Share of free blocks below which transformers' scheduler admits no new prompt (its FIFO default), and evicts the whole prefix cache."""
+"""Share of free blocks below which transformers' scheduler (FIFO default) evicts from the prefix cache, and then admits no new prompt."""
+EVICT_TO: Final = 0.25
+"""Share of free blocks that an eviction aims at: a little more than the margin, so that it is not needed at every step."""
 COLDEST: Final = 1e-5
 """Temperature that stands for 0: logits are divided by it, and one of them is then all of the probability (the library divides by zero)."""
 DUMMY_RANGE: Final = 1e-3
@@ -216,7 +219,7 @@ class _MinTokens(ContinuousBatchingLogitsProcessor):  # type: ignore[misc]
 
     def prepare_tensor_args(self, requests_with_new_token: list[FutureRequestState]) -> torch.Tensor:
         states = [request.state for request in requests_with_new_token]
-        early = [state.generated_len() < state.logit_processor_kwargs.get("min_tok", 0) for state in states]
+        early = [_generated(state) < state.logit_processor_kwargs.get("min_tok", 0) for state in states]
         return torch.tensor(early, dtype=torch.int32)
 
     def __call__(self, scores: torch.Tensor, tensor_arg: torch.Tensor) -> torch.Tensor:
@@ -225,6 +228,13 @@ class _MinTokens(ContinuousBatchingLogitsProcessor):  # type: ignore[misc]
         early = tensor_arg[: scores.size(0)].bool().unsqueeze(-1)
         scores[:, self._eos_ids] = scores[:, self._eos_ids].masked_fill(early, float("-inf"))
         return scores
+
+
+def _generated(state: RequestState) -> int:
+    """Tokens of the answer so far. After giving way to others a request is read again with its answer so far as part of its prompt."""
+    again = len(state.initial_tokens) - state._true_initial_tokens if state._true_initial_tokens else 0
+    generated: int = again + state.generated_len()
+    return generated
 
 
 class Engine:
@@ -286,6 +296,7 @@ class Engine:
         # Made here and not in the thread, so that what does not fit is an error at start.
         manager.batch_processor = manager._create_batch_processor()
         self._watch_prefix_matches(manager.batch_processor.cache)
+        _evict_oldest_first(manager.batch_processor.cache, manager.batch_processor.scheduler)
         manager.start()
 
     def _watch_prefix_matches(self, cache: PagedAttentionCache) -> None:
@@ -431,6 +442,33 @@ class Engine:
                 del self._live[output.request_id]
                 self._matched.pop(output.request_id, None)
             generation.put(new, finish, output.error, at_ns=at_ns)
+
+
+def _evict_oldest_first(cache: PagedAttentionCache, scheduler: Scheduler) -> None:
+    """Make room by dropping the prefixes that were used longest ago.
+
+    The library drops all of them at once whenever room gets short, so that hit rates fall to nothing again and again under conversations.
+    Where a live request cannot go on (`starved`), its way is kept: nothing cached is worth stopping a request for.
+    """
+    evict_all = cache.evict_cached_blocks
+
+    def evict() -> bool:
+        if scheduler.starved_requests:
+            dropped: bool = evict_all()
+            return dropped
+        missing_bytes = EVICT_TO * cache.num_sectors * cache.bytes_per_sector - cache.compute_free_capacity(relative=False)
+        evicted = False
+        for allocator in cache.cache_allocators.values():
+            ledger = allocator.ledger
+            oldest = list(itertools.islice(ledger.cached_blocks, max(1, int(missing_bytes // allocator.bytes_per_block))))
+            for block in oldest:
+                del ledger.cached_blocks[block]
+                del ledger.hash_to_block[ledger.block_to_hash.pop(block)]
+            cache.pool.free_blocks(allocator.index, oldest)
+            evicted |= bool(oldest)
+        return evicted
+
+    cache.evict_cached_blocks = evict
 
 
 def default_threads() -> int:

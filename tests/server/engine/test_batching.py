@@ -131,6 +131,44 @@ def test_what_can_never_fit_is_refused_by_arithmetic(tiny_path):
     assert len(asyncio.run(run())[0]) == 6, "one that just fits is served"
 
 
+def test_requests_that_outgrow_the_cache_together_give_way_and_end_right(tiny_path, plain):
+    """Four answers of 250 tokens in a cache for 640: some are put back and read again, and nobody can tell from the tokens."""
+    prompts = [prompt(20 + i, 60) for i in range(4)]
+
+    async def run():
+        async with started(tiny_path, num_blocks=21) as engine:
+            return await asyncio.gather(*(whole(engine, ids, max_tok=250, min_tok=250) for ids in prompts))
+
+    answers = asyncio.run(run())
+    for ids, (out, finish) in zip(prompts, answers, strict=True):
+        assert (out, finish) == (plain(ids, 250), "length")
+
+
+def test_when_room_gets_short_the_oldest_prefixes_go_first(tiny_path):
+    """A cache for 1,000 tokens, a prefix that is asked again and again, and others in between that fill it several times over."""
+
+    async def ask(engine, ids):
+        generation = engine.submit(ids, Sampling(1))
+        async with asyncio.timeout(DEADLINE_S):
+            while (await generation.next()).finish is None:
+                pass
+        return generation.cached_tok
+
+    async def run():
+        async with started(tiny_path, num_blocks=32) as engine:
+            hot = prompt(1, 200)
+            first = await ask(engine, hot)
+            hits = []
+            for i in range(40):
+                assert await ask(engine, prompt(100 + i, 100)) == 0
+                hits.append(await ask(engine, hot))
+            return first, hits, await ask(engine, prompt(100, 100))
+
+    first, hits, forgotten = asyncio.run(run())
+    assert (first, forgotten) == (0, 0)
+    assert set(hits) == {192}, "six whole blocks, every time"
+
+
 def test_cancelled_requests_get_abort_and_free_their_blocks(tiny_path):
     async def run():
         async with started(tiny_path) as engine:
