@@ -24,7 +24,6 @@ import socket
 import struct
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from email.utils import format_datetime
@@ -204,6 +203,11 @@ def _filled(index: int) -> Callable[[_Request], bytes]:
 def text_of(tokens: int) -> str:
     """The text of an answer of so many tokens."""
     return "".join(_WORDS[index % len(_WORDS)] for index in range(tokens))
+
+
+def token_bytes(index: int) -> int:
+    """UTF-8 bytes of token `index` of any answer."""
+    return len(_WORDS[index % len(_WORDS)].encode())
 
 
 _END_MARKER = {Api.MESSAGES: _event(Api.MESSAGES, {"type": "message_stop"}), Api.CHAT: b"data: [DONE]\n\n"}
@@ -744,9 +748,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     def stop(_signal: int, _frame: object) -> None:
         server.stopping = True
 
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, stop)
-        signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    # A signal makes the pipe readable, which ends the poll that it interrupts (Python would resume it).
+    woken, wake = os.pipe()
+    os.set_blocking(wake, False)
+    signal.set_wakeup_fd(wake)
+    server.epoll.register(woken, select.EPOLLIN)
     sys.stdout.write(json.dumps({"url": server.url, "pid": os.getpid()}) + "\n")
     sys.stdout.flush()
     try:

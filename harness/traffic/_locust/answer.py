@@ -498,8 +498,8 @@ def _escaped_size(literal: bytes) -> int:
         return -1
 
 
-def _events(body: bytes, *, whole: bool) -> "list[tuple[bytes, int]]":
-    """Events with the offset behind each. A last event without its blank line counts only when the HTTP message is whole."""
+def _events(body: bytes, *, whole: bool) -> list[tuple[bytes, int]]:
+    """Events with the offset behind each. A last one without its blank line counts when it is whole itself and so is the HTTP message."""
     out: list[tuple[bytes, int]] = []
     at = 3 if body.startswith(b"\xef\xbb\xbf") else 0
     if b"\r" in body:
@@ -513,9 +513,20 @@ def _events(body: bytes, *, whole: bool) -> "list[tuple[bytes, int]]":
         for piece in pieces:
             at += len(piece) + 2
             out.append((piece, at))
-    if whole and rest.strip():
+    if whole and _is_whole(rest):
         out.append((rest, len(body)))
     return out
+
+
+def _is_whole(event: bytes) -> bool:
+    data = _fields(event)[1]
+    if data is None or data.strip() == b"[DONE]":
+        return data is not None
+    try:
+        json.loads(data)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _fields(event: bytes) -> tuple[str | None, bytes | None]:

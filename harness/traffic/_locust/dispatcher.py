@@ -20,7 +20,7 @@ from harness.plan.types import Session, StagePlan, Turn
 from harness.traffic._locust.answer import Answer, read_answer
 from harness.traffic._locust.record import Record
 from harness.traffic._locust.recorder import Recorder
-from harness.traffic._locust.wire import Stopped, Target
+from harness.traffic._locust.wire import Stopped, Target, turns
 
 _NEVER_NS: Final = 1 << 62
 
@@ -288,8 +288,9 @@ class Dispatcher:
         self.counts.live_sessions += 1
         done = 0
         failed = False
+        target = self._route(session)
+        target.live += 1
         try:
-            target = self._route(session)
             conversation = Conversation(session, self._plan.settings, target.model, self._texts)
             for turn in session.turns:
                 ended_ns = self._turn(stage, session, turn, conversation, target, intended_ns, PREPARE_NS if done else prepare_ns)
@@ -307,6 +308,7 @@ class Dispatcher:
                 stage.turns_not_happened += left
             else:
                 stage.turns_cut += left
+            target.live -= 1
             self.counts.live_sessions -= 1
             stage.progress.set()
         return not failed
@@ -317,7 +319,7 @@ class Dispatcher:
         if not self._least_busy or len(targets) == 1:
             return targets[first]
         order = targets[first:] + targets[:first]  # ties go round
-        return min(order, key=lambda target: target.busy)
+        return min(order, key=lambda target: target.live)
 
     def _turn(
         self,
@@ -395,6 +397,6 @@ class Dispatcher:
 def _let_others() -> None:
     """Let the loop serve other streams between two parts of a long answer."""
     try:
-        gevent.sleep(0)
+        turns.wait()
     except Stopped:  # thrown while the answer was on its way out of the wire: it is complete and stays so
         return

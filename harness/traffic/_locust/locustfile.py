@@ -282,7 +282,6 @@ def _serve_master(pipes: _Pipes, environment: Environment) -> None:
     pipes.send({"event": "ready", "plan_sha256": None})
     while (command := pipes.receive()) is not None and command.get("cmd") != "exit":
         pass
-    environment.runner.stop()  # workers send their last statistics with it
     environment.runner.quit()
 
 

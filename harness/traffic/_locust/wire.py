@@ -238,14 +238,14 @@ class Target:
     Attributes:
         name: Endpoint.name.
         model: name to send as `model`.
-        busy: requests under way.
+        live: conversations that it has been given and that have not ended.
     """
 
     def __init__(self, endpoint: Endpoint, api: Api, api_key: str | None, limits: Timeouts) -> None:
         parts = urlsplit(endpoint.base_url)
         self.name = endpoint.name
         self.model = endpoint.model
-        self.busy = 0
+        self.live = 0
         self._limits = limits
         self._host = parts.hostname or "127.0.0.1"
         self._tls = ssl.create_default_context() if parts.scheme == "https" else None  # SSL_CERT_FILE names a private authority
@@ -274,7 +274,6 @@ class Target:
         exchange = Exchange()
         started_ns = monotonic_ns()
         connection: _Connection | None = None
-        self.busy += 1
         try:
             connection = self._take()
             self._exchange(exchange, connection, body, request_id, started_ns)
@@ -284,7 +283,6 @@ class Target:
         except OSError as error:
             exchange.ending, exchange.error = Ending.RESET, f"cannot connect to {self.name}: {error.strerror or error}"
         finally:
-            self.busy -= 1
             exchange.done_ns = exchange.done_ns or monotonic_ns()
             if connection is not None:
                 self._give(connection, exchange)
