@@ -7,6 +7,7 @@ request, because client and engine share the cores.
 import asyncio
 import contextlib
 import json
+import logging
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from importlib.metadata import version as version_of
 from typing import Any, Final, TypeAlias
 
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
@@ -32,6 +33,8 @@ INLINE_TOKENISE_BYTES: Final = 100_000
 """Bodies above this are tokenised in a thread, so that streams do not stall meanwhile."""
 WATCHDOG_S: Final = 0.5
 """How often the loop looks whether the generation thread is alive."""
+
+log = logging.getLogger("harness.engine")
 
 AsgiReply: TypeAlias = "Response | EventStream"
 ErrorForm = Callable[[int, str, str], Response]
@@ -254,6 +257,7 @@ class Api:
         async def lifespan(_app: Starlette) -> AsyncIterator[None]:
             self.engine.start(asyncio.get_running_loop())
             watchdog = asyncio.create_task(self._watch())
+            log.info("ready")
             yield
             watchdog.cancel()
 
@@ -310,6 +314,8 @@ class Api:
     async def _guarded(self, form: ErrorForm, work: Awaitable[AsgiReply]) -> AsgiReply:
         try:
             return await work
+        except ClientDisconnect:
+            return Response(status_code=499)  # nobody reads it; the request never began
         except (BadRequestError, DoesNotFitError) as error:
             return form(400, str(error), _HTTP_NAMES[400])
         except UnknownModelError as error:

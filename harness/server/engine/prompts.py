@@ -1,6 +1,7 @@
 """Request bodies as the model reads them: checked fields, messages in one form, the chat template, token ids."""
 
 import json
+import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -61,6 +62,7 @@ class Prompts:
     fast: Any = field(init=False)
     _segments: OrderedDict[str, list[int]] = field(init=False, default_factory=OrderedDict)
     _segment_chars: int = field(init=False, default=0)
+    _lock: threading.Lock = field(init=False, default_factory=threading.Lock)  # long prompts are tokenised in threads
     _by_turn: bool = field(init=False)
 
     def __post_init__(self) -> None:
@@ -103,16 +105,19 @@ class Prompts:
     def _segment(self, text: str) -> list[int]:
         if not text:
             return []
-        known = self._segments.get(text)
-        if known is not None:
-            self._segments.move_to_end(text)
-            return known
+        with self._lock:
+            known = self._segments.get(text)
+            if known is not None:
+                self._segments.move_to_end(text)
+                return known
         ids: list[int] = self.fast.encode(text, add_special_tokens=False).ids
-        self._segments[text] = ids
-        self._segment_chars += len(text)
-        while self._segment_chars > SEGMENT_CACHE_CHARS and len(self._segments) > 1:
-            dropped, _ = self._segments.popitem(last=False)
-            self._segment_chars -= len(dropped)
+        with self._lock:
+            if text not in self._segments:
+                self._segments[text] = ids
+                self._segment_chars += len(text)
+            while self._segment_chars > SEGMENT_CACHE_CHARS and len(self._segments) > 1:
+                dropped, _ = self._segments.popitem(last=False)
+                self._segment_chars -= len(dropped)
         return ids
 
     def _splits_at_turns(self) -> bool:

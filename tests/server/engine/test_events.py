@@ -1,0 +1,135 @@
+"""Answers that builtin:tiny cannot be made to give, scripted: tool calls, failures, ends of text, on both wires."""
+
+import asyncio
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from harness.core.clock import now_ns
+from harness.server.engine.api import Api, EventStream, Reply, anthropic_error, openai_error
+from harness.server.engine.batching import Generation
+from harness.server.engine.output import Output
+from harness.server.engine.prompts import Ask, Prompts, Sampling
+
+CALL = '<tool_call>\n{"name": "look_up", "arguments": {"word": "queue"}}\n</tool_call>'
+
+
+@pytest.fixture(scope="module")
+def prompts(tiny_path):
+    return Prompts(tiny_path)
+
+
+@pytest.fixture
+def api(prompts):
+    idle = SimpleNamespace(running=lambda: 0.0, waiting=lambda: 0.0, kv_usage=lambda: None)
+    return Api(idle, prompts, "tiny")
+
+
+def scripted(api, text, finish="stop", error=None, stops=()):
+    """A reply whose tokens come three at a time, as if from the generation thread."""
+    generation = Generation("r0", 70, now_ns(), frozenset(), lambda: None, cached_tok=32)
+    ids = api.prompts.fast.encode(text).ids
+    for at in range(0, len(ids), 3):
+        generation.put(ids[at : at + 3], at_ns=now_ns())
+    generation.put([], finish, error, at_ns=now_ns())
+    return Reply(generation, Output(api.prompts.fast, stops, ["look_up"]), api.metrics, 32)
+
+
+def stream(api, reply, events):
+    """What a client would receive."""
+    received = bytearray()
+
+    async def run():
+        async def send(message):
+            received.extend(message.get("body", b""))
+
+        async def receive():
+            await asyncio.Event().wait()
+
+        await EventStream(reply, events, lambda text: b"data: " + text.encode())({}, receive, send)
+
+    asyncio.run(run())
+    return received.decode()
+
+
+def test_a_written_call_becomes_a_tool_use_block(api):
+    reply = scripted(api, f"I look it up. {CALL}")
+    text = stream(api, reply, api._anthropic_events(reply, "msg_1"))
+    events = [json.loads(line.removeprefix("data: ")) for line in text.splitlines() if line.startswith("data: ")]
+    kinds = [event["type"] for event in events]
+    assert kinds[-5:] == ["content_block_start", "content_block_delta", "content_block_stop", "message_delta", "message_stop"]
+    starts = [event for event in events if event["type"] == "content_block_start"]
+    assert [(event["index"], event["content_block"]["type"]) for event in starts] == [(0, "text"), (1, "tool_use")]
+    block = starts[1]["content_block"]
+    assert block["id"].startswith("toolu_")
+    assert (block["name"], block["input"]) == ("look_up", {})
+    assert events[-4]["delta"] == {"type": "input_json_delta", "partial_json": '{"word": "queue"}'}
+    assert events[-2]["delta"] == {"stop_reason": "tool_use", "stop_sequence": None}
+    said = "".join(event["delta"].get("text", "") for event in events if event["type"] == "content_block_delta")
+    assert said == "I look it up. "
+    usage = events[-2]["usage"]
+    assert (usage["input_tokens"], usage["cache_creation_input_tokens"], usage["cache_read_input_tokens"]) == (6, 32, 32)
+    assert usage["output_tokens"] == len(api.prompts.fast.encode(f"I look it up. {CALL}").ids)
+
+
+def test_a_written_call_becomes_tool_calls(api):
+    reply = scripted(api, f"{CALL}\n{CALL}")
+    events = api._openai_events(Ask(Sampling(9), include_usage=True), reply, {"id": "x", "object": "chat.completion.chunk"}, chat=True)
+    chunks = [json.loads(line[6:]) for line in stream(api, reply, events).split("\n\n") if line.startswith("data: {")]
+    calls = [call for chunk in chunks if chunk["choices"] for call in chunk["choices"][0]["delta"].get("tool_calls", [])]
+    assert [call["index"] for call in calls] == [0, 1]
+    assert [json.loads(call["function"]["arguments"]) for call in calls] == [{"word": "queue"}] * 2
+    assert [chunk["choices"][0]["finish_reason"] for chunk in chunks if chunk["choices"]][-1] == "tool_calls"
+    assert chunks[-1]["usage"]["prompt_tokens_details"] == {"cached_tokens": 32}
+
+
+def test_an_answer_cut_at_its_length_inside_a_call_is_text(api):
+    reply = scripted(api, CALL[:40], finish="length")
+    text = stream(api, reply, api._anthropic_events(reply, "msg_1"))
+    assert "tool_use" not in text
+    assert '"stop_reason": "max_tokens"' in text
+
+
+def test_a_natural_end_is_end_turn_and_stop(api):
+    reply = scripted(api, "Done.")
+    assert '"stop_reason": "end_turn"' in stream(api, reply, api._anthropic_events(reply, "msg_1"))
+    assert reply.openai_reason() == "stop"
+
+
+def test_a_failure_in_the_middle_is_an_error_event_and_no_end(api):
+    reply = scripted(api, "Half an ans", finish="error", error="out of memory")
+    text = stream(api, reply, api._anthropic_events(reply, "msg_1"))
+    assert text.endswith("data: out of memory")
+    assert "message_stop" not in text
+    assert reply.finish == "error"
+
+
+@pytest.mark.parametrize("form", [openai_error, anthropic_error])
+def test_failures_have_each_apis_status_and_form(api, form):
+    async def failing():
+        raise LookupError("not ours")
+
+    async def guarded():
+        with pytest.raises(LookupError):
+            await api._guarded(form, failing())
+
+    asyncio.run(guarded())
+    body = json.loads(form(503, "no", "overloaded_error").body)
+    assert body["error"]["type"] == "overloaded_error"
+
+
+def test_metrics_count_a_scripted_answer_once(api):
+    reply = scripted(api, "one two three four five six")
+
+    async def read():
+        async for _ in reply.steps():
+            pass
+        reply.abandon()
+
+    asyncio.run(read())
+    text = api.metrics.exposition().decode()
+    assert f'vllm:generation_tokens_total{{engine="0",model_name="tiny"}} {float(reply.output.tokens)}' in text
+    assert 'finished_reason="stop",model_name="tiny"} 1.0' in text
+    assert 'finished_reason="abort",model_name="tiny"} 0.0' in text
+    assert 'vllm:kv_cache_usage_perc{engine="0",model_name="tiny"} NaN' in text
