@@ -1,6 +1,7 @@
 """Whether a run can be trusted: every concern with its value and limit, and the status that follows."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -70,7 +71,8 @@ def judge(
     """
     raw = run.profile.get("purpose")
     smoke = raw == Purpose.SMOKE
-    found: list[Concern] = list(run.concerns)
+    # A smoke run proves that everything works to its end; an interrupted one proves nothing.
+    found: list[Concern] = [replace(c, severity=Severity.INVALID) if smoke and c.code == "interrupted" else c for c in run.concerns]
     if raw not in (Purpose.SMOKE, Purpose.MEASURE):
         found.append(Concern("purpose_unknown", Severity.INVALID, "The manifest does not say what the run was for."))
     found += _requests(run, headline, smoke=smoke)

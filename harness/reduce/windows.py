@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from harness.core.records import RunState
 from harness.reduce.load import Run, mapping, sequence
 from harness.reduce.stats import Floats
 
@@ -96,11 +97,13 @@ def _window(run: Run, name: str, started: Mapping[str, Any], ended: Mapping[str,
     start = _time(run, started, "window_start_ns")
     planned_end = _time(run, started, "window_end_ns")
     end = _time(run, ended, "window_end_ns")
+    early = end is not None and (planned_end is None or end < planned_end)
     if end is None:
         end = planned_end
-    bounded_by = "window_s" if planned_end is not None else "sessions"
+    # A stage may have both bounds; a complete run whose window ended early had no sessions left.
+    bounded_by = "sessions" if planned_end is None or (early and run.state is RunState.COMPLETE) else "window_s"
     words = [f"Stage {name}"]
-    cut = False
+    cut = early and run.state is not RunState.COMPLETE
     if start is None and np.any(mine):
         start = float(np.min(requests.intended[mine]))
         words.append("from its first intended request (the run did not record when its window opened)")
@@ -115,17 +118,19 @@ def _window(run: Run, name: str, started: Mapping[str, Any], ended: Mapping[str,
             end = stage_end
         elif len(known):
             end = float(np.max(known)) + 1.0  # half-open: the last token is inside
-        cut = stage_end is None
+        cut = cut or stage_end is None
         words.append("to the end of its last recorded request")
     elif end is not None and start is not None:
         if bounded_by == "window_s":
             words.append(f"for {(end - start) * 1e-9:g} s (window_s)")
         else:
-            words.append("to the end of its last session (sessions), so that its ramp down is part of it")
+            words.append(
+                "to the end of its last session (sessions), so that its ramp down is part of it" if not cut else "for as long as it went on"
+            )
     if not ended and end is not None and evidence is not None and evidence < end:
         end, cut = evidence, True
     if cut:
-        words.append("cut short where the records end")
+        words.append("cut short where the run or its records end")
     if end is not None and start is not None and end <= start:
         end = None
     rule = (", ".join(words) + "." + _COUNTS) if start is not None and end is not None else f"Stage {name} has no measured window."

@@ -99,7 +99,7 @@ def _spec(chart: Chart, size: tuple[int, int]) -> dict[str, Any]:
     width, height = size
     narrow = width < 500
     rows = [{"x": x, "y": y, "s": line.name} for line in chart.lines for x, y in line.points]
-    x_scale: dict[str, Any] = {"type": "log"} if chart.x_log else {"nice": False}
+    x_scale: dict[str, Any] = {"type": "log"} if chart.x_log else {"nice": False, "zero": False}
     if chart.x_domain is not None:
         x_scale["domain"] = list(chart.x_domain)
     x_axis: dict[str, Any] = {"title": chart.x_title, "tickCount": 4 if narrow else 9, "grid": chart.x_log}
@@ -118,7 +118,7 @@ def _spec(chart: Chart, size: tuple[int, int]) -> dict[str, Any]:
             {
                 "data": {"values": [{"x0": chart.window[0], "x1": chart.window[1]}]},
                 "mark": {"type": "rect", "color": _WINDOW, "opacity": 0.08},
-                "encoding": {"x": {"field": "x0", "type": "quantitative"}, "x2": {"field": "x1"}},
+                "encoding": {"x": {"field": "x0", "type": "quantitative", "scale": x_scale, "axis": x_axis}, "x2": {"field": "x1"}},
             }
         )
     layers.append(

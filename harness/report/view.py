@@ -309,12 +309,13 @@ def _server(reduction: Reduction) -> Table | None:
         if value is not None:
             rate = words.plain(value / length_s) + " /s" if length_s else ""
             indent = "Prompt tokens, " if title in ("computed", "from cache") else ""
-            rows.append((indent + title, words.plain(value), rate))
+            rows.append((indent + title, words.plain(round(value)), rate))  # interpolated between scrapes: whole in truth
     for key, title in (("running", "Requests in the batch"), ("waiting", "Requests queued"), ("kv_usage", "KV cache in use")):
         gauge = mapping(server.get(key))
         if gauge:
-            text = words.share if key == "kv_usage" else words.plain
-            rows.append((title, f"mean {text(gauge['mean'])}", f"max {text(gauge['max'])}"))
+            mean = words.share(gauge["mean"]) if key == "kv_usage" else words.plain(gauge["mean"], 3)
+            most = words.share(gauge["max"]) if key == "kv_usage" else words.plain(gauge["max"], 3)
+            rows.append((title, f"mean {mean}", f"max {most}"))
     for key, title, own in (("ttft_s", "Time to first token", "ttft_s"), ("itl_s", "Time between tokens", "itl_s")):
         histogram = mapping(server.get(key))
         if histogram:

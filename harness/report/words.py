@@ -24,6 +24,7 @@ def duration(seconds: float | None, digits: int = 3) -> str:
     """A length of time with the unit that suits its size."""
     if seconds is None or not math.isfinite(seconds):
         return DASH
+    seconds = round(seconds, 9)  # times are whole nanoseconds; what is beyond is rounding of sums
     size = abs(seconds)
     if size == 0:
         return "0 s"

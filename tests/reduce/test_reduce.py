@@ -335,6 +335,36 @@ class TestAccidents:
         assert summary.window.duration_s == pytest.approx(10, abs=0.5)
         assert summary.metrics["output_tok_s"].value == pytest.approx(60, rel=0.05)
 
+    @pytest.mark.parametrize("purpose", ["smoke", "measure"])
+    def test_interrupted_in_the_window(self, steady: Callable[..., Any], tmp_path: Path, times: tuple[int, int], purpose: str) -> None:
+        """SIGINT: the load drains, the stage ends early, the manifest says interrupted."""
+        builder = steady(state="interrupted", purpose=purpose)
+        run = builder.write(tmp_path / "run")
+        events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
+        for event in events:
+            if event["event"] == "stage_ended":
+                event["end_ns"] = event["window_end_ns"] = times[0] + 12 * times[1]
+        (run / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
+        summary = reduce_run(run)
+        assert summary.state == "interrupted"
+        assert summary.verdict.status == "invalid"
+        assert {"interrupted", "window_cut"} <= codes(summary)
+        assert summary.window.duration_s == 10
+        assert "cut short" in summary.window.rule
+
+    def test_a_stage_that_ran_out_of_sessions_was_not_cut(self, steady: Callable[..., Any], tmp_path: Path, times: tuple[int, int]) -> None:
+        run = steady().write(tmp_path / "run")
+        text = (run / "events.jsonl").read_text()
+        early = times[0] + 12 * times[1]
+        lines = [json.loads(line) for line in text.splitlines()]
+        for event in lines:
+            if event["event"] == "stage_ended":
+                event["window_end_ns"] = early
+        (run / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in lines))
+        summary = reduce_run(run)
+        assert summary.verdict.status == "functional"
+        assert "last session" in summary.window.rule
+
     @pytest.mark.parametrize("size", [0, 1, 7, 100, 1000, 4000])
     def test_torn_anywhere(self, steady: Callable[..., Any], tmp_path: Path, size: int) -> None:
         builder = steady(gpus=1)
