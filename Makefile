@@ -47,7 +47,7 @@ run: $(STAMP) ## a first benchmark on this machine's CPU: loadprofiles/cpu-smoke
 
 .PHONY: test
 test: $(STAMP) ## all tests but those that need vLLM
-	@$(BIN)/python -m pytest -q
+	@$(BIN)/python -m pytest -q -n logical --maxprocesses 4 --dist loadfile
 
 .PHONY: check
 check: $(STAMP) ## lint, types, import rules, generated files, shell and Docker lint

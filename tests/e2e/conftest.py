@@ -137,3 +137,9 @@ def in_flight(harness, until):
 @pytest.fixture
 def summary_of():
     return lambda run: json.loads((run / "summary.json").read_text())
+
+
+@pytest.fixture
+def shared_cache(harness, tmp_path_factory):
+    """One cache of built-in models for the session, so that the tiny model is made once."""
+    harness.env["HARNESS_CACHE_DIR"] = str(tmp_path_factory.getbasetemp() / "model-cache")
