@@ -424,7 +424,7 @@ def _ecdf(reduction: Reduction) -> ChartView | None:
             continue
         picks = np.unique(np.linspace(0, len(values) - 1, _ECDF_POINTS).astype(int))
         points: list[tuple[float, float | None]] = [(float(f"{values[i]:.4g}"), float(f"{(i + 1) / everyone:.4g}")) for i in picks]
-        lines.append(Line(name, points))
+        lines.append(Line(name, points, stepped=True))
         ends += [float(values[0]), float(values[-1])]
     if not lines:
         return None

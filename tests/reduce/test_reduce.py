@@ -175,6 +175,41 @@ class TestKnownTruth:
         assert summary.labels["input_split"] == "server_counters"
 
 
+def test_the_last_of_several_stages_heads_the_summary_and_each_has_its_own(
+    steady: Callable[..., Any], tmp_path: Path, times: tuple[int, int]
+) -> None:
+    t0, second = times
+    builder = steady()
+    for row in builder.requests:
+        if row["intended_ns"] < t0 + 10 * second:
+            row["stage"] = "first"
+            row["first_token_ns"] += second // 10
+    run = builder.write(tmp_path / "run")
+    manifest = json.loads((run / "manifest.json").read_text())
+    load = manifest["profile"]["traffic"]["load"]
+    load.insert(0, {**load[0], "name": "first", "concurrency": 2})
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    bounds = {"first": (0, 1, 9), "main": (10, 12, 22)}
+    with (run / "events.jsonl").open("w") as file:
+        for stage, (start, opens, closes) in bounds.items():
+            start_ns, opens_ns, closes_ns = (t0 + s * second for s in (start, opens, closes))
+            fields = {"stage": stage, "start_ns": start_ns, "window_start_ns": opens_ns, "window_end_ns": closes_ns}
+            file.write(json.dumps({"t_ns": start_ns, "event": "stage_started", **fields}) + "\n")
+            ended = {"stage": stage, "end_ns": closes_ns + second, "window_end_ns": closes_ns, "turns_not_happened": 0}
+            file.write(json.dumps({"t_ns": closes_ns, "event": "stage_ended", **ended}) + "\n")
+    summary = reduce_run(run)
+    first, main = summary.stages
+    assert (first.name, main.name) == ("first", "main")
+    assert (first.window.start_s, first.window.end_s) == (1, 9)
+    assert summary.window.start_s == main.window.start_s == 12
+    assert summary.window.rule.startswith("The last of 2 stages")
+    assert summary.metrics == main.metrics
+    assert first.latency["ttft_s"].p50 == pytest.approx(0.3)
+    assert main.latency["ttft_s"].p50 == pytest.approx(0.2)
+    assert first.requests.sent + main.requests.sent == summary.requests.sent
+    assert first.metrics["output_tok_s"].value == pytest.approx(60, rel=0.05)
+
+
 class TestReconciliation:
     def test_one_token_apart_is_invalid(self, steady: Callable[..., Any], tmp_path: Path) -> None:
         builder = steady()
