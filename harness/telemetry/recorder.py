@@ -329,16 +329,22 @@ def _emitter() -> tuple[Callable[[dict[str, Any]], None], Callable[[], None]]:
     return messages.put, finish
 
 
+def _ignore_signals() -> None:
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+
+
 def _end_with(supervisor_pid: int) -> None:
     """Have the kernel tell this process when the supervisor ends, should another process hold the control pipe open then."""
 
     def stop(_signal: int, _frame: FrameType | None) -> None:
+        _ignore_signals()  # raised once: a second one would cut the closing of the journals short
         raise _StopSignal
 
     def orphaned(_signal: int, _frame: FrameType | None) -> None:
         # The signal comes when the *thread* that started this process ends; only a new parent means that the supervisor is gone.
         if os.getppid() != supervisor_pid:
-            raise _StopSignal
+            stop(_signal, _frame)
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the supervisor decides when telemetry ends
@@ -379,10 +385,9 @@ def main() -> int:
         for line in iter(sys.stdin.readline, ""):
             if not recorder.control(line):
                 break
+        _ignore_signals()  # within the try: one may come while this is being done
     except _StopSignal:
         pass
-    for number in (signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)
     recorder.close()
     finish()
     return 0

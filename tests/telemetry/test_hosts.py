@@ -66,7 +66,7 @@ def test_a_tree_keeps_the_cpu_time_of_its_ended_children(parent) -> None:
     hear(parent)
     with_child = sampled_anew(sampler)["server:replica-0"]
     assert with_child["processes"] == 2
-    assert with_child["cpu_s"] >= 0.3
+    assert with_child["cpu_s"] >= 0.28  # the child burns 0.3 s; user and system time are each counted in ticks of 10 ms
     assert with_child["rss_bytes"] > 1_000_000
     say(parent)
     assert hear(parent) == "child gone"
@@ -84,7 +84,7 @@ def test_a_scope_inside_another_is_counted_apart(parent) -> None:
     sampler.add("traffic:0", child)
     after = sampled_anew(sampler)
     assert (before["processes"], after["supervisor"]["processes"], after["traffic:0"]["processes"]) == (2, 1, 1)
-    assert after["traffic:0"]["cpu_s"] >= 0.3
+    assert after["traffic:0"]["cpu_s"] >= 0.28  # the child burns 0.3 s; user and system time are each counted in ticks of 10 ms
     assert after["supervisor"]["cpu_s"] >= before["cpu_s"]  # never backwards
 
 
