@@ -67,7 +67,7 @@ class Recorder:
             self._pool.apply(self._journal.close)
         except (HarnessError, OSError, pa.ArrowException) as error:
             self.error = str(error)
-            _log.exception("records cannot be written")
+            _log.error("records cannot be written: %s", error)
 
     def _pause(self) -> None:
         end = gevent.get_hub().loop.now() + WRITE_INTERVAL_S
