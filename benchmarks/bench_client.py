@@ -56,7 +56,8 @@ def one_run(args: argparse.Namespace, requests: int) -> dict[str, Any]:
     """One run of so many requests."""
     load: dict[str, Any] = {"sessions": requests, "max_in_flight": 100_000}
     load |= {"kind": "arrival_rate", "rate_per_s": args.rate} if args.rate else {"kind": "concurrency", "concurrency": args.streams}
-    workload = {"kind": "chat", "system_tok": args.system_tok, "user_tok": 20, "output_tok": args.tokens, "turns": 1, "think_s": 0}
+    lengths = {"tools_tok": args.head_tok, "system_tok": 100, "first_tok": 20, "output_tok": args.tokens}
+    workload = {"kind": "claude-code", "requests": 1, **lengths}
     profile = Profile.model_validate({
         "purpose": "smoke", "model": {"id": MODEL}, "server": {"kind": "attach", "urls": ["http://127.0.0.1:1"]},
         "traffic": {"api": args.api, "workload": workload, "load": [load], "context_scale": 1},
@@ -108,7 +109,8 @@ def one_run(args: argparse.Namespace, requests: int) -> dict[str, Any]:
     for row in rows:
         outcomes[row["outcome"]] = outcomes.get(row["outcome"], 0) + 1
     return {
-        "requests": requests, "outcomes": outcomes, "client_cpu_s": round(client_cpu_s, 3), "server_cpu_s": round(server_cpu_s, 3),
+        "requests": requests, "outcomes": outcomes, "body_bytes": max(row["request_bytes"] for row in rows),
+        "client_cpu_s": round(client_cpu_s, 3), "server_cpu_s": round(server_cpu_s, 3),
         "tokens": len(each), "ttft_error_ms": quantiles(first), "token_error_ms": quantiles(each), "gap_error_ms": quantiles(gap),
         "send_lag_ms": quantiles(lag), "loop_lag_max_ms": round(max(loop_lag, default=0), 3), "rss_max_mb": round(rss / 1e6, 1),
     }  # fmt: skip
@@ -122,7 +124,7 @@ def main() -> int:
     parser.add_argument("--ttft-ms", type=float, default=100)
     parser.add_argument("--gap-ms", type=float, default=20)
     parser.add_argument("--tokens", type=int, default=128)
-    parser.add_argument("--system-tok", type=int, default=100, help="100000 makes bodies of about half a megabyte")
+    parser.add_argument("--head-tok", type=int, default=100, help="110000 makes bodies of about half a megabyte")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--requests", type=int, nargs=2, default=(400, 1200), help="numbers of requests of the two runs")
     args = parser.parse_args()

@@ -34,7 +34,10 @@ READY_TIMEOUT_S: Final = 120.0
 STOP_GRACE_S: Final = 10.0
 """Time that requests in flight get when a run is stopped with `drain`."""
 
-EXIT_TIMEOUT_S: Final = 10.0
+SILENCE_TIMEOUT_S: Final = 60.0
+"""A worker reports twice a second; one that is silent for so long hangs."""
+
+EXIT_TIMEOUT_S: Final = 20.0
 STAGE_LEAD_S: Final = 0.2
 """From the end of a stage to the start of the next: all workers must have heard of it."""
 
@@ -85,6 +88,8 @@ class _Process:
         ready: it has announced itself.
         finished: it has told its end.
         last: its latest progress.
+        reader: the thread that takes its events.
+        heard_ns: when its latest event came.
     """
 
     label: str
@@ -97,6 +102,7 @@ class _Process:
     finished: bool = False
     last: Event = field(default_factory=dict)
     reader: threading.Thread | None = None
+    heard_ns: int = 0
 
 
 class LocustDriver:
@@ -208,6 +214,9 @@ class LocustDriver:
         """
         with self._state:
             self._raise_failure()
+            for process in self._processes:
+                if process.worker is not None and not process.finished and now_ns() - process.heard_ns > SILENCE_TIMEOUT_S * NS_PER_S:
+                    raise TrafficError(f"{process.label} has been silent for {SILENCE_TIMEOUT_S:g} s", next_step=f"see {process.log}")
             return self._ended
 
     def wait(self, timeout_s: float) -> bool:
@@ -366,6 +375,7 @@ class LocustDriver:
 
     def _take(self, process: _Process, event: Event) -> None:
         with self._state:
+            process.heard_ns = now_ns()
             match event["event"]:
                 case "ready":
                     theirs = event["plan_sha256"]

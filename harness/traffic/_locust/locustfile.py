@@ -4,6 +4,7 @@ Locust brings the process, the event loop, master and workers, and the display; 
 for the dispatcher: it waits until the run is over. Each finished request fires one `events.request`.
 """
 
+import gc
 import json
 import logging
 import os
@@ -93,6 +94,9 @@ class Worker:
             drain_timeout_s=profile.traffic.drain_timeout_s, on_record=self._on_record,
         )  # fmt: skip
         self._dispatcher.warm_up()
+        # What is there now stays: the collector need not walk Locust's and Arrow's modules (tens of milliseconds) while streams run.
+        gc.collect()
+        gc.freeze()
         self._starts: Queue[tuple[int, int] | None] = Queue()
         self._ttft_ms: list[float] = []
         self._lag_ms: list[float] = []
@@ -102,28 +106,38 @@ class Worker:
         self._timer: Any = None
 
     def run(self) -> None:
-        """From ready to over."""
+        """From ready to over. Whatever happens, the supervisor hears how it ended."""
         gevent.spawn(self._listen)
-        self.spawned.wait()
-        self._watch_loop()
-        self._pipes.send({"event": "ready", "plan_sha256": self._plan.plan_sha256})
-        reporter = gevent.spawn(self._report)
-        for _ in self._plan.stages:
-            command = self._starts.get()
-            if command is None or self._dispatcher.is_stopped():
-                break
-            self._stage_name = self._plan.stages[command[0]].name
-            self._dispatcher.run_stage(command[0], command[1], self._pipes.send)
-            if self._dispatcher.is_stopped() or self._recorder.error:
-                break
-        reporter.kill()
-        self.flush()
-        self._pipes.send(self._progress())
-        if errors := [error for error in (self._recorder.error, self._dispatcher.error) if error]:
+        try:
+            self._walk()
+            errors = [error for error in (self._recorder.error, self._dispatcher.error) if error]
+        except Exception as error:  # noqa: BLE001 - the supervisor must hear of it
+            _log.exception("the worker failed")
+            errors = [f"a defect of the harness: {error!r}"]
+        if errors:
             self._pipes.send({"event": "error", "message": "; ".join(errors)})
         else:
             self._pipes.send({"event": "finished", "interrupted": self._dispatcher.is_stopped()})
         self.over.set()
+
+    def _walk(self) -> None:
+        self.spawned.wait()
+        self._watch_loop()
+        self._pipes.send({"event": "ready", "plan_sha256": self._plan.plan_sha256})
+        reporter = gevent.spawn(self._report)
+        try:
+            for _ in self._plan.stages:
+                command = self._starts.get()
+                if command is None or self._dispatcher.is_stopped():
+                    break
+                self._stage_name = self._plan.stages[command[0]].name
+                self._dispatcher.run_stage(command[0], command[1], self._pipes.send)
+                if self._dispatcher.is_stopped() or self._recorder.error:
+                    break
+        finally:
+            reporter.kill()
+            self.flush()
+        self._pipes.send(self._progress())
 
     def flush(self) -> None:
         """Write what is left and close the journal."""

@@ -1,6 +1,7 @@
 """Records leave the process as requests finish: batches to the worker's journal, written in a thread so that no stream waits for it."""
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -59,15 +60,28 @@ class Recorder:
                 self._wake.clear()
                 batch, self._waiting = self._waiting, []  # what finishes during the write makes up the next batch
                 if batch:
-                    self._pool.apply(self._write, (batch,))
+                    self._in_thread(self._write, batch)
                 if self._closing and not self._waiting:
                     break
                 if not self._closing:
                     self._pause()
-            self._pool.apply(self._journal.close)
+            self._in_thread(self._journal.close)
         except (HarnessError, OSError, pa.ArrowException) as error:
             self.error = str(error)
             _log.error("records cannot be written: %s", error)
+
+    def _in_thread(self, job: Callable[..., None], *args: object) -> None:
+        """Run in the thread pool and raise here what it raised; the pool itself would print a traceback into the log."""
+
+        def guarded() -> Exception | None:
+            try:
+                job(*args)
+            except (HarnessError, OSError, pa.ArrowException) as error:
+                return error
+            return None
+
+        if (error := self._pool.apply(guarded)) is not None:
+            raise error
 
     def _pause(self) -> None:
         end = gevent.get_hub().loop.now() + WRITE_INTERVAL_S
