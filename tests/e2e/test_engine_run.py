@@ -1,0 +1,43 @@
+"""The shipped first profile on the real embedded engine, and what is left of it when its supervisor is killed."""
+
+import json
+from pathlib import Path
+
+import psutil
+import pyarrow.parquet as pq
+
+SMOKE = Path(__file__).parents[2] / "loadprofiles" / "cpu-smoke.yaml"
+
+
+def test_the_first_profile_is_functional_and_its_counts_agree(harness, shared_cache):
+    done = harness("run", SMOKE, "--set", "traffic.load.0.window_s=4s", "--set", "traffic.load.0.warmup_s=1s", "--json")
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout)
+    assert summary["verdict"]["status"] == "functional"
+    (run,) = harness.runs()
+    requests = pq.read_table(run / "requests.parquet").to_pylist()
+    assert {row["outcome"] for row in requests} <= {"ok", "interrupted"}
+    output = summary["reconciliation"]["output_tokens"]
+    assert output["client"] == output["server"] == sum(row["output_tok"] for row in requests if row["outcome"] == "ok")
+    assert any(row["cache_read_tok"] for row in requests if row["turn"])  # later turns find their prefix
+    manifest = json.loads((run / "manifest.json").read_text())
+    assert manifest["server"]["kind"] == "torch"
+    assert harness.processes() == []
+
+
+def test_what_a_killed_supervisor_leaves_behind_is_ended_at_the_next_start(harness, shared_cache, in_flight, until):
+    process = harness.start("run", SMOKE, "--set", "traffic.load.0.window_s=120s")
+    run = in_flight()
+    engine = [p for p in harness.processes() if "harness.server.engine" in " ".join(p.cmdline())]
+    assert engine
+    process.kill()
+    process.communicate(timeout=60)
+    # The engine dies with its parent by itself on Linux; were it to stay, the next start would end it.
+    next_start = harness("run", SMOKE, "--set", "traffic.load.0.window_s=1s", "--set", "traffic.load.0.warmup_s=0s", "--set", "seed=2")
+    assert next_start.returncode == 0, next_start.stderr
+    until(lambda: not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in engine), "the engine of the killed run is gone")
+    done = harness("reduce", run, "--json")
+    assert done.returncode == 10
+    summary = json.loads(done.stdout)
+    assert summary["requests"]["ok"] > 0
+    assert harness.processes() == []
