@@ -11,6 +11,7 @@ import pytest
 from harness.artifacts.journal import read_table
 from harness.artifacts.layout import RunDir
 from harness.artifacts.tables import REQUESTS
+from harness.core.clock import now_ns
 from harness.core.records import Api, Endpoint, ModelFacts
 from harness.plan.build import make_plan
 from harness.profile.schema import Profile
@@ -37,6 +38,15 @@ class Traffic:
         self.driver = LocustDriver(
             self.profile, FACTS, self.plan, endpoints, self.run_dir, workers=workers, api_key="k3y", on_event=self.events.append
         )
+
+    def run(self) -> list[dict[str, Any]]:
+        """The whole run; its rows."""
+        with self.driver as driver:
+            driver.start()
+            driver.go(now_ns() + 300_000_000)
+            while not driver.wait(5):
+                pass
+        return self.rows()
 
     def rows(self) -> list[dict[str, Any]]:
         """The journals' rows in order of their ends."""

@@ -1,38 +1,17 @@
 """The load generator as a whole: real Locust processes against the paced server, judged by their records and the server's truth."""
 
-import json
-import os
-import signal
-import socket
-import ssl
-import subprocess
-import sys
-import textwrap
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
-from harness.core.clock import now_ns
-from harness.core.errors import TrafficError
 from harness.core.records import Outcome
 from harness.testing.faults import SAME_RECORD, Fault
 from harness.testing.paced import Pace, PacedServer
 
 SECOND = 1_000_000_000
-
-
-def run(traffic: Any, *, lead_s: float = 0.3) -> list[dict[str, Any]]:
-    """A whole run; its rows."""
-    with traffic.driver as driver:
-        driver.start()
-        driver.go(now_ns() + round(lead_s * SECOND))
-        while not driver.wait(5):
-            pass
-    return traffic.rows()
 
 
 def closed(**more: Any) -> dict[str, Any]:
@@ -48,7 +27,7 @@ def test_two_stages_window_and_sessions(traffic: Callable[..., Any], tmp_path: P
     with PacedServer(pace, tmp_path / "truth-0") as first, PacedServer(pace, tmp_path / "truth-1") as second:
         load = [closed(warmup_s=0.2, window_s=0.6), opened(sessions=12)]
         one = traffic([first.url, second.url], load, workload={"turns": 2, "think_s": 0.05})
-        rows = run(one)
+        rows = one.run()
         first.stop()
         second.stop()
         lines = [(line, replica) for replica, server in enumerate((first, second)) for line in server.truth()]
@@ -131,7 +110,7 @@ def test_every_fault_has_its_outcome(traffic: Callable[..., Any], tmp_path: Path
     with PacedServer(Pace(ttft_ms=5, gap_ms=2, faults=faults), tmp_path / "truth") as server:
         limits = {"first_byte_s": 0.4, "idle_s": 0.5, "total_s": 1.2}
         one = traffic([server.url], [closed(concurrency=6, sessions=len(faults))], api=api, timeouts=limits)
-        rows = run(one)
+        rows = one.run()
         server.stop()
         played = {line["request_id"]: line["fault"] for line in server.truth()}
     got = {Fault(played[row["request_id"]]): row for row in rows}
@@ -167,7 +146,7 @@ def test_every_fault_has_its_outcome(traffic: Callable[..., Any], tmp_path: Path
 def test_a_failed_turn_ends_its_conversation(traffic: Callable[..., Any]) -> None:
     with PacedServer(Pace(ttft_ms=2, gap_ms=1, faults=(Fault.NONE, Fault.RATE_LIMITED, Fault.NONE))) as server:
         one = traffic([server.url], [closed(concurrency=1, sessions=2)], workload={"turns": 3, "think_s": 0.01})
-        rows = run(one)
+        rows = one.run()
     assert [(row["session_id"], row["turn"], row["outcome"]) for row in rows] == [
         ("0-000000", 0, "ok"), ("0-000000", 1, "http_error"),
         ("0-000001", 0, "ok"), ("0-000001", 1, "ok"), ("0-000001", 2, "http_error"),
@@ -180,7 +159,7 @@ def test_a_failed_turn_ends_its_conversation(traffic: Callable[..., Any]) -> Non
 def test_over_the_cap_requests_are_dropped_and_never_sent(traffic: Callable[..., Any], tmp_path: Path) -> None:
     with PacedServer(Pace(ttft_ms=300, gap_ms=1), tmp_path / "truth") as server:
         one = traffic([server.url], [opened(rate_per_s=50, process="constant", sessions=20, max_in_flight=3)])
-        rows = run(one)
+        rows = one.run()
         server.stop()
         asked = len(server.truth())
     outcomes = Counter(row["outcome"] for row in rows)
@@ -204,7 +183,7 @@ def test_one_worker_and_two_send_the_same(traffic: Callable[..., Any], tmp_path:
         with PacedServer(Pace(ttft_ms=5, gap_ms=1, hash_bodies=True), tmp_path / f"truth-{workers}") as server:
             load = [closed(sessions=10), opened(sessions=10)]
             one = traffic([server.url], load, workers=workers, workload={"turns": {"kind": "geometric", "mean": 2}, "think_s": 0.01})
-            rows = run(one)
+            rows = one.run()
             if workers == 2:
                 assert {row["worker"] for row in rows} == {0, 1}
             server.stop()
@@ -216,9 +195,9 @@ def test_one_worker_and_two_send_the_same(traffic: Callable[..., Any], tmp_path:
 
 
 def test_least_busy_avoids_the_slow_replica(traffic: Callable[..., Any]) -> None:
-    with PacedServer(Pace(ttft_ms=800, gap_ms=1)) as slow, PacedServer(Pace(ttft_ms=5, gap_ms=1)) as quick:
-        load = [opened(rate_per_s=60, process="constant", sessions=40)]
-        rows = run(traffic([slow.url, quick.url], load, routing="least_busy"))
+    with PacedServer(Pace(ttft_ms=1500, gap_ms=1)) as slow, PacedServer(Pace(ttft_ms=5, gap_ms=1)) as quick:
+        load = [opened(rate_per_s=30, process="constant", sessions=40)]
+        rows = traffic([slow.url, quick.url], load, routing="least_busy").run()
     assert {row["outcome"] for row in rows} == {"ok"}
     assert 1 <= Counter(row["replica"] for row in rows)["replica-0"] < 15
 
@@ -226,201 +205,20 @@ def test_least_busy_avoids_the_slow_replica(traffic: Callable[..., Any]) -> None
 def test_load_goes_on_until_the_windows_requests_have_ended(traffic: Callable[..., Any]) -> None:
     with PacedServer(Pace(ttft_ms=500, gap_ms=1)) as server:
         one = traffic([server.url], [opened(rate_per_s=30, process="constant", window_s=0.4)])
-        rows = run(one)
+        rows = one.run()
     (started,), (ended,) = one.named("stage_started"), one.named("stage_ended")
     assert {row["outcome"] for row in rows} == {"ok"}
     inside = [row for row in rows if row["intended_ns"] < started["window_end_ns"]]
     behind = [row for row in rows if row["intended_ns"] >= started["window_end_ns"]]
     assert len(inside) == 11  # every 33 ms for 400 ms
     assert behind  # the load went on while the last of them was answered
-    assert max(row["intended_ns"] for row in behind) <= max(row["done_ns"] for row in inside) + 0.3 * SECOND
     assert ended["end_ns"] >= max(row["done_ns"] for row in rows)
 
 
 def test_what_outlasts_the_drain_is_interrupted(traffic: Callable[..., Any]) -> None:
     with PacedServer(Pace(ttft_ms=10, gap_ms=1, faults=(Fault.NONE, Fault.STALL_FIRST))) as server:
-        rows = run(traffic([server.url], [closed(concurrency=2, window_s=0.3)], drain_timeout_s=0.4))
+        rows = traffic([server.url], [closed(concurrency=2, window_s=0.3)], drain_timeout_s=0.4).run()
     stuck = [row for row in rows if row["outcome"] != "ok"]
     assert {row["outcome"] for row in stuck} == {"interrupted"}
     assert all("drain timeout of 0.4 s" in row["error"] for row in stuck)
     assert all(row["sent_ns"] is not None for row in stuck)
-
-
-@pytest.mark.parametrize("drain", [True, False])
-def test_stop_keeps_every_request(traffic: Callable[..., Any], tmp_path: Path, deadline: Callable[..., Any], drain: bool) -> None:
-    with PacedServer(Pace(ttft_ms=10, gap_ms=20), tmp_path / "truth") as server:
-        one = traffic([server.url], [closed(window_s=60), opened(window_s=60)], workload={"output_tok": 30})
-        with one.driver as driver:
-            driver.start()
-            driver.go(now_ns())
-            deadline(lambda: any(event["sent"] >= 8 for event in one.named("progress")))
-            driver.stop(drain=drain)
-            deadline(lambda: driver.wait(0.1))
-        server.stop()
-        truth = {line["request_id"]: line for line in server.truth()}
-    rows = {row["request_id"]: row for row in one.rows()}
-    assert sorted(rows) == sorted(truth)
-    outcomes = Counter(row["outcome"] for row in rows.values())
-    assert outcomes["ok"] >= 8
-    assert set(outcomes) == ({"ok"} if drain else {"ok", "interrupted"})
-    for row in rows.values():
-        if row["outcome"] == "interrupted":
-            assert truth[row["request_id"]]["aborted"]
-            assert row["error"] == "the run was stopped"
-            assert row["done_ns"] >= row["sent_ns"]
-    assert one.named("finished")[-1]["interrupted"]
-    assert not one.named("stage_started")[1:]  # the second stage never began
-
-
-def test_sigterm_to_a_worker_loses_no_record(traffic: Callable[..., Any], tmp_path: Path, deadline: Callable[..., Any]) -> None:
-    with PacedServer(Pace(ttft_ms=10, gap_ms=50), tmp_path / "truth") as server:
-        one = traffic([server.url], [closed(window_s=60)], workload={"output_tok": 1000})
-        with one.driver as driver:
-            driver.start()
-            driver.go(now_ns())
-            deadline(lambda: any(event["in_flight"] == 4 for event in one.named("progress")))
-            os.kill(driver.pids()["traffic:0"], signal.SIGTERM)
-            deadline(lambda: driver.wait(0.1))
-        server.stop()
-        asked = sorted(line["request_id"] for line in server.truth())
-    rows = one.rows()
-    assert sorted(row["request_id"] for row in rows) == asked
-    assert {row["outcome"] for row in rows} == {"interrupted"}
-
-
-def test_a_killed_worker_fails_the_run_and_leaves_its_records(traffic: Callable[..., Any], deadline: Callable[..., Any]) -> None:
-    with PacedServer(Pace(ttft_ms=5, gap_ms=1)) as server:
-        one = traffic([server.url], [closed(window_s=60)])
-        with one.driver as driver:
-            driver.start()
-            driver.go(now_ns())
-            deadline(lambda: any(event["ok"] >= 20 for event in one.named("progress")))
-            deadline(lambda: len(one.rows()) >= 20)
-            pid = driver.pids()["traffic:0"]
-            os.kill(pid, signal.SIGKILL)
-            with pytest.raises(TrafficError, match="SIGKILL"):
-                deadline(lambda: driver.wait(0.1))
-        assert not psutil.pid_exists(pid)
-    assert len(one.rows()) >= 20
-    assert one.named("error")
-
-
-def test_a_journal_that_cannot_be_written_fails_the_run(traffic: Callable[..., Any]) -> None:
-    with PacedServer(Pace(ttft_ms=5, gap_ms=1)) as server:
-        one = traffic([server.url], [closed(sessions=3)])
-        one.run_dir.requests_dir.mkdir(parents=True)
-        one.run_dir.requests_journal(0).touch()  # it is there already: this worker cannot have it
-        with one.driver as driver, pytest.raises(TrafficError, match=r"worker-0\.arrows"):
-            driver.start()
-
-
-def test_nobody_listening_is_a_connection_error(traffic: Callable[..., Any]) -> None:
-    with socket.socket() as nobody:
-        nobody.bind(("127.0.0.1", 0))
-        rows = run(traffic([f"http://127.0.0.1:{nobody.getsockname()[1]}"], [opened(sessions=3)]))
-    assert [row["outcome"] for row in rows] == ["connection_error"] * 3
-    assert all(row["sent_ns"] is None and "refused" in row["error"] for row in rows)
-
-
-def test_the_key_is_sent_and_nowhere_else(traffic: Callable[..., Any]) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        one = traffic([f"http://127.0.0.1:{listener.getsockname()[1]}"], [opened(sessions=1)], timeouts={"first_byte_s": 0.5})
-        with one.driver as driver:
-            driver.start()
-            driver.go(now_ns())
-            with listener.accept()[0] as connection:
-                head = connection.recv(65536).decode().split("\r\n\r\n")[0].lower()
-            process = psutil.Process(driver.pids()["traffic:0"])
-            seen = " ".join([*process.cmdline(), *process.environ().values()])
-            while not driver.wait(1):
-                pass
-    assert "x-api-key: k3y" in head
-    assert "anthropic-version: 2023-06-01" in head
-    assert "accept-encoding: identity" in head
-    assert "x-harness-request-id: 0-000000/0" in head
-    assert "k3y" not in seen
-    assert not any(b"k3y" in path.read_bytes() for path in one.run_dir.root.rglob("*") if path.is_file())
-
-
-def test_the_processes_end_with_a_killed_supervisor(tmp_path: Path, deadline: Callable[..., Any]) -> None:
-    """kill -9 of the supervisor: workers and master end, and what was in flight is in the journals."""
-    script = tmp_path / "supervise.py"
-    script.write_text(
-        textwrap.dedent(f"""
-        import importlib.util, json, sys, time
-        from pathlib import Path
-        from harness.core.clock import now_ns
-        spec = importlib.util.spec_from_file_location("parts", {str(Path(__file__).with_name("conftest.py"))!r})
-        parts = importlib.util.module_from_spec(spec)
-        sys.modules["parts"] = parts
-        spec.loader.exec_module(parts)
-        load = [{{"kind": "concurrency", "concurrency": 4, "window_s": 60}}]
-        one = parts.Traffic(Path(sys.argv[2]), [sys.argv[1]], load, workers=2, workload={{"output_tok": 1000}})
-        one.driver.start()
-        one.driver.go(now_ns())
-        while not any(event["in_flight"] == 4 for event in list(one.events) if event["event"] == "progress"):
-            time.sleep(0.05)
-        print(json.dumps(one.driver.pids()), flush=True)
-        time.sleep(60)
-        """)
-    )
-    with PacedServer(Pace(ttft_ms=10, gap_ms=50)) as server:
-        command = [sys.executable, str(script), server.url, str(tmp_path / "run")]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as supervisor:
-            assert supervisor.stdout is not None
-            pids = json.loads(supervisor.stdout.readline())
-            processes = [psutil.Process(pid) for pid in pids.values()]
-            supervisor.kill()
-        assert sorted(pids) == ["traffic:0", "traffic:1", "traffic:master"]
-        deadline(lambda: not any(process.is_running() and process.status() != "zombie" for process in processes))
-    from harness.artifacts.journal import read_table
-    from harness.artifacts.tables import REQUESTS
-
-    rows = read_table(sorted((tmp_path / "run" / "requests").iterdir()), REQUESTS).to_pylist()
-    assert [row["outcome"] for row in rows] == ["interrupted"] * 4
-
-
-def test_tls_with_a_private_authority(traffic: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Everything that the TLS layer holds is drained: an answer of several records in one read comes whole."""
-    key, cert = tmp_path / "key.pem", tmp_path / "cert.pem"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost", "-addext",
-         "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", str(key), "-out", str(cert)],
-        check=True, capture_output=True,
-    )  # fmt: skip
-    script = tmp_path / "serve.py"
-    script.write_text(
-        textwrap.dedent("""
-        import socket, ssl, sys
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(sys.argv[1], sys.argv[2])
-        listener = socket.create_server(("127.0.0.1", 0))
-        print(listener.getsockname()[1], flush=True)
-        event = b'data: {"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"' + b"x" * 900 + b'"}}\\n\\n'
-        body = event * 100 + b'data: {"type":"message_stop"}\\n\\n'
-        head = b"HTTP/1.1 200 OK\\r\\ncontent-type: text/event-stream\\r\\ncontent-length: %d\\r\\n\\r\\n" % len(body)
-        while True:
-            connection = context.wrap_socket(listener.accept()[0], server_side=True)
-            for _ in range(2):
-                data = b""
-                while not data.endswith(b"}"):
-                    data += connection.recv(65536)
-                connection.sendall(head + body)
-        """)
-    )
-    monkeypatch.setenv("SSL_CERT_FILE", str(cert))
-    with subprocess.Popen([sys.executable, str(script), str(cert), str(key)], stdout=subprocess.PIPE, text=True) as server:
-        try:
-            assert server.stdout is not None
-            url = f"https://localhost:{server.stdout.readline().strip()}"
-            rows = run(traffic([url], [closed(concurrency=1, sessions=2)], timeouts={"idle_s": 3, "first_byte_s": 3}))
-        finally:
-            server.kill()
-    assert [row["outcome"] for row in rows] == ["ok", "ok"], rows  # the second on the same connection
-    assert [sum(row["chunk_bytes"]) for row in rows] == [90_000, 90_000]
-    assert ssl.OPENSSL_VERSION
-
-
-def test_locust_stays_out_of_the_supervisor() -> None:
-    code = "import sys, harness.traffic.driver; print([m for m in sys.modules if m.split('.')[0] in ('locust', 'gevent', 'pandas')])"
-    assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.strip() == "[]"
