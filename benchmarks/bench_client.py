@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import platform
+import subprocess
 import sys
 import tempfile
 from itertools import pairwise
@@ -116,6 +117,23 @@ def one_run(args: argparse.Namespace, requests: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def floor(args: argparse.Namespace, requests: tuple[int, int]) -> float:
+    """CPU microseconds a token of a minimal C client in the same load, by the same slope."""
+    with tempfile.TemporaryDirectory() as folder:
+        binary, request = Path(folder) / "floor_client", Path(folder) / "request"
+        source = Path(__file__).with_name("floor_client.c")
+        subprocess.run(["gcc", "-O2", "-Wall", "-Wextra", "-o", str(binary), str(source)], check=True)
+        body = json.dumps({"model": MODEL, "max_tokens": args.tokens, "stream": True, "messages": []})
+        path = "/v1/messages" if args.api == "messages" else "/v1/chat/completions"
+        request.write_text(f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n{body}")
+        cpu = []
+        for count in requests:
+            with PacedServer(Pace(ttft_ms=args.ttft_ms, gap_ms=args.gap_ms)) as server:
+                command = [str(binary), server.url.rpartition(":")[2], str(args.streams), str(count), str(request)]
+                cpu.append(json.loads(subprocess.run(command, check=True, capture_output=True).stdout)["cpu_s"])
+    return (cpu[1] - cpu[0]) / ((requests[1] - requests[0]) * args.tokens) * 1e6
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--api", default="messages", choices=["messages", "chat"])
@@ -127,13 +145,18 @@ def main() -> int:
     parser.add_argument("--head-tok", type=int, default=100, help="110000 makes bodies of about half a megabyte")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--requests", type=int, nargs=2, default=(400, 1200), help="numbers of requests of the two runs")
+    parser.add_argument("--floor", action="store_true", help="run a minimal C client in the same load as well (needs gcc)")
     args = parser.parse_args()
+    floor_us = floor(args, tuple(args.requests)) if args.floor and not args.rate else None
     few, many = (one_run(args, requests) for requests in args.requests)
     tokens = many["tokens"] - few["tokens"]
+    client_us = (many["client_cpu_s"] - few["client_cpu_s"]) / tokens * 1e6 if tokens else None
     result = {
         "settings": vars(args),
         "machine": {"cpus": os.cpu_count(), "processor": platform.processor() or platform.machine(), "python": platform.python_version()},
-        "client_us_per_token": round((many["client_cpu_s"] - few["client_cpu_s"]) / tokens * 1e6, 2) if tokens else None,
+        "client_us_per_token": None if client_us is None else round(client_us, 2),
+        "floor_us_per_token": None if floor_us is None else round(floor_us, 2),
+        "client_over_floor": None if floor_us is None or client_us is None else round(client_us / floor_us, 2),
         "server_us_per_token": round((many["server_cpu_s"] - few["server_cpu_s"]) / tokens * 1e6, 2) if tokens else None,
         "runs": [few, many],
     }
