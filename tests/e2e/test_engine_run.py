@@ -41,3 +41,19 @@ def test_what_a_killed_supervisor_leaves_behind_is_ended_at_the_next_start(harne
     summary = json.loads(done.stdout)
     assert summary["requests"]["ok"] > 0
     assert harness.processes() == []
+
+
+def test_an_engine_that_is_killed_in_the_middle_ends_the_run_with_its_log_and_keeps_the_records(harness, shared_cache, in_flight):
+    process = harness.start("run", SMOKE, "--set", "traffic.load.0.window_s=120s")
+    run = in_flight()
+    for engine in [p for p in harness.processes() if "harness.server.engine" in " ".join(p.cmdline())]:
+        engine.kill()
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 4, out + err
+    assert "next step" in err
+    assert "server.log" in err
+    assert json.loads((run / "manifest.json").read_text())["state"] == "failed"
+    summary = json.loads(harness("reduce", run, "--json").stdout)
+    assert summary["requests"]["ok"] > 0
+    assert summary["verdict"]["status"] == "invalid"
+    assert harness.processes() == []
