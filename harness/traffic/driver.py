@@ -287,8 +287,9 @@ class LocustDriver:
         self._tell(self._setup(worker), [process])
 
     def _environment(self, command_fd: int, event_fd: int) -> dict[str, str]:
-        # Locust also reads LOCUST_* and, in its working directory, locust.conf and pyproject.toml: in logs/ there are none.
-        env = {key: value for key, value in os.environ.items() if not key.startswith("LOCUST_")}
+        # Locust also reads LOCUST_* and, in its working directory, locust.conf and pyproject.toml: in logs/ there are none. GEVENT_* could
+        # choose another event loop than the one that the reader was measured with.
+        env = {key: value for key, value in os.environ.items() if not key.startswith(("LOCUST_", "GEVENT"))}
         key_variable = self._profile.server.api_key_env
         if key_variable:
             env.pop(key_variable, None)

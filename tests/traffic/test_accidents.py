@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -96,6 +97,24 @@ def test_a_journal_that_cannot_be_written_fails_the_run(traffic: Callable[..., A
         one.run_dir.requests_journal(0).touch()  # it is there already: this worker cannot have it
         with one.driver as driver, pytest.raises(TrafficError, match=r"worker-0\.arrows"):
             driver.start()
+
+
+def test_a_full_disk_fails_the_run_and_keeps_what_was_written(traffic: Callable[..., Any], deadline: Callable[..., Any]) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with PacedServer(Pace(ttft_ms=5, gap_ms=1)) as server:
+        one = traffic([server.url], [closed(window_s=60)])
+        with one.driver as driver:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, hard))  # inherited: a file beyond this is refused as on a full disk
+            try:
+                driver.start()
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+            driver.go(now_ns())
+            with pytest.raises(TrafficError, match=r"cannot write .*worker-0\.arrows"):
+                deadline(lambda: driver.wait(0.1))
+    rows = one.rows()
+    assert rows
+    assert {row["outcome"] for row in rows} == {"ok"}
 
 
 def test_nobody_listening_is_a_connection_error(traffic: Callable[..., Any]) -> None:
