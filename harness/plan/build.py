@@ -45,7 +45,7 @@ class RunPlan:
         context_limit_tok: longest context, scaled.
         tok_per_word: used to turn target tokens into words.
         tok_per_word_source: `profile`, `tokenizer` or `default`.
-        workload_sha256: the profile's traffic and SLOs, seed and number of workers excluded: equal for runs that may be compared.
+        workload_sha256: the profile's traffic and SLOs, seed and load generator's settings excluded: equal for runs that may be compared.
         plan_sha256: the requests themselves, seed included.
         head: what all prompts start with.
         notes: what a reader of the results should know.
@@ -182,7 +182,7 @@ def make_plan(profile: Profile, facts: ModelFacts) -> RunPlan:
 
 def workload_sha256(profile: Profile) -> str:
     """Hash of the profile's traffic and SLOs; the seed and what only concerns the load generator are left out."""
-    traffic = profile.traffic.model_dump(mode="json", exclude={"workers"})
+    traffic = profile.traffic.model_dump(mode="json", exclude={"workers", "calibrate", "canary"})
     traffic["output_length"] = profile.output_length.value
     return _sha256({"traffic": traffic, "slos": profile.slos.model_dump(mode="json")})
 

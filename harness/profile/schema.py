@@ -472,7 +472,13 @@ class Traffic(Strict):
     temperature: Number = Field(default=0.0, ge=0, le=2)
     """Sampling temperature."""
     workers: Literal["auto"] | Annotated[Whole, Field(ge=1, le=256)] = "auto"
-    """Locust worker processes; `auto`: one."""
+    """Locust worker processes; `auto`: as many as the client-fidelity certificate asks for, one without a certificate."""
+    calibrate: Flag | None = None
+    """Hold a client-fidelity certificate for this load before the server starts: a cached one, else one is measured (10-60 s); default: under
+    purpose measure."""
+    canary: Flag | None = None
+    """Send about 1 % more requests to a paced server on this host, to measure the load generator's live error; they count nowhere else.
+    Default: under purpose measure."""
     routing: Literal["round_robin", "least_busy"] = "round_robin"
     """How new conversations choose a replica; a conversation stays on its replica."""
     timeouts: Timeouts = Timeouts()
@@ -556,6 +562,16 @@ class Profile(Strict):
             text = "; ".join(str(violation) for violation in found)
             raise PydanticCustomError("impossible", "{text}", {"text": text, "violations": found})
         return self
+
+    @property
+    def calibrate(self) -> bool:
+        """Whether a run holds a certificate: the profile's word, else under purpose measure."""
+        return self.purpose is Purpose.MEASURE if self.traffic.calibrate is None else self.traffic.calibrate
+
+    @property
+    def canary(self) -> bool:
+        """Whether a run sends canaries: the profile's word, else under purpose measure."""
+        return self.purpose is Purpose.MEASURE if self.traffic.canary is None else self.traffic.canary
 
     @property
     def output_length(self) -> OutputLength:
