@@ -1,0 +1,456 @@
+"""Formats with one request a line: Azure, BurstGPT, Mooncake, and the plain form as CSV and as JSON lines."""
+
+import csv
+from abc import ABC, abstractmethod
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from harness.plan.traces.order import Row, in_order
+from harness.plan.traces.records import Clock, ReadTally, Trace, TraceRequest, TraceSession, bad
+from harness.plan.traces.text import (
+    MAX_LINE_BYTES,
+    Stamps,
+    decode,
+    json_seconds,
+    json_tok,
+    parse_json,
+    raw_lines,
+    text_seconds,
+    text_tok,
+)
+
+MOONCAKE_BLOCK_TOK: Final = 512
+"""Length of a block of Mooncake's FAST'25 traces (their README); the files do not say it."""
+MAX_ID_CHARS: Final = 512
+"""Longest session or block id."""
+
+PLAIN_COLUMNS: Final = (
+    "t_s",
+    "timestamp",
+    "input_tok",
+    "output_tok",
+    "session_id",
+    "class",
+    "hash_ids",
+    "block_tok",
+    "stop",
+    "gap_s",
+    "ttft_s",
+    "reasoning_share",
+    "scope",
+    "parent_id",
+    "hash_scope",
+)
+"""Columns of the plain form; others are refused, because a misspelt one would be lost in silence."""
+
+
+@dataclass(slots=True)
+class Fields:
+    """What a line says, before it has a place in time."""
+
+    input_tok: int
+    output_tok: int
+    session_id: str | None = None
+    hash_ids: tuple[int | str, ...] | None = None
+    block_tok: int | None = None
+    workload_class: str | None = None
+    stop: str | None = None
+    gap_s: float | None = None
+    ttft_s: float | None = None
+    reasoning_share: float | None = None
+    scope: str = ""
+    parent_id: str | None = None
+    hashes_everywhere: bool = False
+
+
+class LineFormat(ABC):
+    """How one line is read. `first` is the file's first line, which a CSV needs for its columns."""
+
+    kind: str
+    knows_sessions = False
+    skips_first = False
+    notes: tuple[str, ...] = ()
+
+    @abstractmethod
+    def parse(self, where: str, text: str) -> tuple[float, Fields] | None:
+        """Time in seconds and fields of a line; None: a recorded failure that is left out."""
+
+
+class LineTrace(Trace):
+    """A trace with one request a line, on one clock. Memory: a window of rows, and for conversations an entry a conversation."""
+
+    def __init__(self, path: Path, line_format: LineFormat) -> None:
+        super().__init__(path, line_format.kind, Clock.TRACE, notes=line_format.notes)
+        self._format = line_format
+
+    def requests(self, *, seed: int = 0, tally: ReadTally | None = None) -> Iterator[TraceRequest]:  # noqa: ARG002 - nothing is drawn
+        """The requests in order of time; the first is at 0 s."""
+        turns: dict[str, int] = {}
+        started_s: float | None = None
+        tally = tally or ReadTally()
+        for t_s, number, _, fields in in_order(self.path, self._rows(tally), tally):
+            if started_s is None:
+                started_s = t_s
+            turn = 0
+            if fields.session_id is not None:
+                turn = turns.get(fields.session_id, 0)
+                turns[fields.session_id] = turn + 1
+            yield self._request(t_s - started_s, number, turn, fields)
+        if started_s is None:
+            raise bad(self.path, "holds no requests", next_step="name a trace with at least one request")
+
+    def sessions(self, *, seed: int = 0, tally: ReadTally | None = None) -> Iterator[TraceSession]:
+        """The conversations. Where the trace knows them, a first pass notes where their lines are (24 bytes a request)."""
+        if self._format.knows_sessions:
+            yield from self._indexed_sessions(tally or ReadTally())
+            return
+        for request in self.requests(seed=seed, tally=tally):
+            yield TraceSession(f"line-{request.line}", None, (request,))
+
+    def _rows(self, tally: ReadTally) -> Iterator[Row]:
+        parse = self._format.parse
+        skip = self._format.skips_first
+        path = self.path
+        for number, offset, text in raw_lines(path):
+            if skip:
+                skip = False
+                continue
+            parsed = parse(f"{path}:{number}", text)
+            if parsed is None:
+                tally.failed += 1
+            elif parsed[1].scope:
+                raise bad(f"{path}:{number}", "has a scope, the first line has none", next_step="give every line a scope, or none")
+            else:
+                yield parsed[0], number, offset, parsed[1]
+
+    def _request(self, t_s: float, number: int, turn: int, fields: Fields) -> TraceRequest:
+        return TraceRequest(
+            t_s,
+            fields.input_tok,
+            fields.output_tok,
+            fields.session_id,
+            turn,
+            fields.hash_ids,
+            fields.block_tok,
+            fields.scope,
+            fields.workload_class,
+            fields.stop,
+            fields.gap_s,
+            fields.ttft_s,
+            fields.reasoning_share,
+            fields.parent_id,
+            number,
+            f"{self.path}:{number}",
+        )
+
+    def _indexed_sessions(self, tally: ReadTally) -> Iterator[TraceSession]:
+        offsets, numbers, following, firsts = array("q"), array("q"), array("q"), array("q")
+        last: dict[str, int] = {}
+        started_s: float | None = None
+        for t_s, number, offset, fields in in_order(self.path, self._rows(tally), tally):
+            started_s = t_s if started_s is None else started_s
+            index = len(offsets)
+            offsets.append(offset)
+            numbers.append(number)
+            following.append(-1)
+            before = last.get(fields.session_id) if fields.session_id is not None else None
+            if before is None:
+                firsts.append(index)
+            else:
+                following[before] = index
+            if fields.session_id is not None:
+                last[fields.session_id] = index
+        del last
+        if started_s is None:
+            raise bad(self.path, "holds no requests", next_step="name a trace with at least one request")
+        with self.path.open("rb") as file:
+            for first in firsts:
+                requests: list[TraceRequest] = []
+                index = first
+                while index >= 0:
+                    file.seek(offsets[index])
+                    number = numbers[index]
+                    parsed = self._format.parse(f"{self.path}:{number}", decode(self.path, number, file.readline(MAX_LINE_BYTES + 1)))
+                    if parsed is None:
+                        raise bad(f"{self.path}:{number}", "changed while it was read")
+                    requests.append(self._request(parsed[0] - started_s, number, len(requests), parsed[1]))
+                    index = following[index]
+                yield TraceSession(requests[0].session_id or f"line-{requests[0].line}", requests[0].parent_id, tuple(requests))
+
+
+class CsvFormat(LineFormat):
+    """Columns by a header. A row is one line: quoted fields may hold commas, not line breaks."""
+
+    skips_first = True
+
+    def __init__(self, path: Path, first: str) -> None:
+        self._path = path
+        self._columns = [name.strip() for name in split_csv(f"{path}:1", first)]
+        repeated = {name for name in self._columns if self._columns.count(name) > 1}
+        if repeated:
+            raise bad(f"{path}:1", f"column {min(repeated)!r} is there twice")
+
+    def _index(self, name: str) -> int:
+        if name not in self._columns:
+            raise bad(f"{self._path}:1", f"has no column {name!r}", cause=f"its columns are {', '.join(self._columns)}")
+        return self._columns.index(name)
+
+    def _split(self, where: str, text: str) -> list[str]:
+        cells = split_csv(where, text)
+        if len(cells) != len(self._columns):
+            raise bad(where, f"has {len(cells)} fields, not {len(self._columns)}", cause="the line is broken or cut off")
+        return cells
+
+    def _ignoring(self, known: Sequence[str]) -> tuple[str, ...]:
+        extra = [name for name in self._columns if name not in known]
+        return (f"columns that are not read: {', '.join(extra)}",) if extra else ()
+
+
+def split_csv(where: str, text: str) -> list[str]:
+    """The cells of one line."""
+    if '"' not in text:
+        return text.split(",")
+    try:
+        return next(csv.reader([text], strict=True))
+    except csv.Error as error:
+        raise bad(where, f"is not CSV: {error}", cause="a quoted field is broken, or holds a line break") from None
+
+
+class AzureFormat(CsvFormat):
+    """Azure's LLM inference traces of 2023 and 2024 (AzurePublicDataset): they differ in the decimals and the zone of the time only."""
+
+    kind = "azure"
+    columns = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
+
+    def __init__(self, path: Path, first: str) -> None:
+        super().__init__(path, first)
+        self._at = [self._index(name) for name in self.columns]
+        self._stamps = Stamps()
+        self.notes = self._ignoring(self.columns)
+
+    def parse(self, where: str, text: str) -> tuple[float, Fields]:
+        """One row."""
+        cells = self._split(where, text)
+        stamp, context, generated = self._at
+        t_s = self._stamps.seconds(where, "TIMESTAMP", cells[stamp].strip())
+        return t_s, Fields(text_tok(where, "ContextTokens", cells[context], 1), text_tok(where, "GeneratedTokens", cells[generated], 0))
+
+
+class BurstGptFormat(CsvFormat):
+    """BurstGPT, with or without its later columns. Rows without response tokens are failures (its README) and are left out."""
+
+    kind = "burstgpt"
+    columns = ("Timestamp", "Request tokens", "Response tokens")
+    others = ("Model", "Log Type", "Total tokens", "Session ID")
+
+    def __init__(self, path: Path, first: str) -> None:
+        super().__init__(path, first)
+        self._at = [self._index(name) for name in self.columns]
+        self._log_type = self._columns.index("Log Type") if "Log Type" in self._columns else None
+        self._session = self._columns.index("Session ID") if "Session ID" in self._columns else None
+        self.knows_sessions = self._session is not None
+        self.notes = self._ignoring((*self.columns, *self.others))
+
+    def parse(self, where: str, text: str) -> tuple[float, Fields] | None:
+        """One row."""
+        cells = self._split(where, text)
+        stamp, request, response = self._at
+        t_s = text_seconds(where, "Timestamp", cells[stamp])
+        output_tok = text_tok(where, "Response tokens", cells[response], 0)
+        input_tok = text_tok(where, "Request tokens", cells[request], 1 if output_tok else 0)
+        if not output_tok:
+            return None
+        session = cells[self._session].strip() if self._session is not None else ""
+        label = cells[self._log_type].strip() if self._log_type is not None else ""
+        return t_s, Fields(input_tok, output_tok, session_id=session or None, workload_class=label or None)
+
+
+class MooncakeFormat(LineFormat):
+    """Mooncake's traces: JSON lines with ids of 512-token blocks that mean the same in the whole file."""
+
+    kind = "mooncake"
+    keys = ("timestamp", "input_length", "output_length", "hash_ids")
+
+    def parse(self, where: str, text: str) -> tuple[float, Fields]:
+        """One line."""
+        value = json_object(where, text, self.keys)
+        input_tok = json_tok(where, "input_length", value["input_length"], 1)
+        return json_seconds(where, "timestamp", value["timestamp"], 1000), Fields(
+            input_tok,
+            json_tok(where, "output_length", value["output_length"], 0),
+            hash_ids=json_hashes(where, value["hash_ids"], input_tok, MOONCAKE_BLOCK_TOK),
+            block_tok=MOONCAKE_BLOCK_TOK,
+        )
+
+
+class PlainCsvFormat(CsvFormat):
+    """The plain form as CSV; block ids are separated by spaces."""
+
+    kind = "csv"
+
+    def __init__(self, path: Path, first: str) -> None:
+        super().__init__(path, first)
+        check_plain_columns(f"{path}:1", self._columns)
+        self.knows_sessions = "session_id" in self._columns
+        self._at = {name: index for index, name in enumerate(self._columns)}
+        self._has_blocks = "hash_ids" in self._at or "block_tok" in self._at
+        self._others = [
+            name for name in self._columns if name not in ("t_s", "timestamp", "input_tok", "output_tok", "hash_ids", "block_tok")
+        ]
+        self._stamps = Stamps()
+
+    def parse(self, where: str, text: str) -> tuple[float, Fields]:
+        """One row. An empty cell is an unknown value."""
+        cells = self._split(where, text)
+        at = self._at
+        if "t_s" in at:
+            t_s = text_seconds(where, "t_s", cells[at["t_s"]])
+        else:
+            stamp = cells[at["timestamp"]].strip()
+            numeric = stamp.replace(".", "", 1).isdigit()
+            t_s = text_seconds(where, "timestamp", stamp) if numeric else self._stamps.seconds(where, "timestamp", stamp)
+        input_tok = text_tok(where, "input_tok", cells[at["input_tok"]], 1)
+        fields = Fields(input_tok, text_tok(where, "output_tok", cells[at["output_tok"]], 0))
+        if self._has_blocks:
+            self._read_blocks(where, cells, fields)
+        for name in self._others:
+            if cell := cells[at[name]].strip():
+                self._read_other(where, name, cell, fields)
+        return t_s, fields
+
+    def _read_blocks(self, where: str, cells: list[str], fields: Fields) -> None:
+        at = self._at
+        block = cells[at["block_tok"]].strip() if "block_tok" in at else ""
+        fields.block_tok = text_tok(where, "block_tok", block, 1) if block else None
+        ids = cells[at["hash_ids"]].split() if "hash_ids" in at else []
+        hashes = tuple(int(h) if h.isascii() and h.isdigit() and len(h) < 19 else h for h in ids)
+        check_hashes(where, hashes, fields.input_tok, fields.block_tok)
+        fields.hash_ids = hashes or None
+
+    def _read_other(self, where: str, name: str, cell: str, fields: Fields) -> None:
+        match name:
+            case "gap_s":
+                fields.gap_s = text_seconds(where, name, cell)
+            case "ttft_s":
+                fields.ttft_s = text_seconds(where, name, cell)
+            case "reasoning_share":
+                fields.reasoning_share = _share(where, text_seconds(where, name, cell))
+            case "hash_scope":
+                fields.hashes_everywhere = _hash_scope(where, cell)
+            case "class":
+                fields.workload_class = _id(where, name, cell)
+            case "scope":
+                fields.scope = _id(where, name, cell) or ""
+            case _:  # session_id, stop, parent_id
+                setattr(fields, name, _id(where, name, cell))
+
+
+class PlainJsonFormat(LineFormat):
+    """The plain form as JSON lines; null or a missing key is an unknown value."""
+
+    kind = "jsonl"
+    knows_sessions = True
+
+    def __init__(self) -> None:
+        self._stamps = Stamps()
+
+    def parse(self, where: str, text: str) -> tuple[float, Fields]:
+        """One line."""
+        value = {key: item for key, item in json_object(where, text, ()).items() if item is not None}
+        check_plain_columns(where, value)
+        stamp = value.get("timestamp")
+        if isinstance(stamp, str):
+            t_s = self._stamps.seconds(where, "timestamp", stamp)
+        else:
+            t_s = json_seconds(where, "t_s" if "t_s" in value else "timestamp", value.get("t_s", stamp))
+        input_tok = json_tok(where, "input_tok", value["input_tok"], 1)
+        block_tok = json_tok(where, "block_tok", value["block_tok"], 1) if "block_tok" in value else None
+        share = json_seconds(where, "reasoning_share", value["reasoning_share"]) if "reasoning_share" in value else None
+        return t_s, Fields(
+            input_tok,
+            json_tok(where, "output_tok", value["output_tok"], 0),
+            session_id=_id(where, "session_id", value.get("session_id")),
+            hash_ids=json_hashes(where, value["hash_ids"], input_tok, block_tok) if "hash_ids" in value else None,
+            block_tok=block_tok,
+            workload_class=_id(where, "class", value.get("class")),
+            stop=_id(where, "stop", value.get("stop")),
+            gap_s=json_seconds(where, "gap_s", value["gap_s"]) if "gap_s" in value else None,
+            ttft_s=json_seconds(where, "ttft_s", value["ttft_s"]) if "ttft_s" in value else None,
+            reasoning_share=None if share is None else _share(where, share),
+            scope=_id(where, "scope", value.get("scope")) or "",
+            parent_id=_id(where, "parent_id", value.get("parent_id")),
+            hashes_everywhere=_hash_scope(where, value.get("hash_scope")),
+        )
+
+
+def check_plain_columns(where: str, columns: Sequence[str] | Mapping[str, object]) -> None:
+    """The plain form's columns: known ones only, one of the two times, both lengths."""
+    for name in columns:
+        if name not in PLAIN_COLUMNS:
+            raise bad(where, f"{name!r} is not a column of a plain trace", next_step=f"use {', '.join(PLAIN_COLUMNS)}")
+    if ("t_s" in columns) == ("timestamp" in columns):
+        raise bad(where, "needs exactly one of t_s (seconds) and timestamp (date and time, or seconds since 1970)")
+    for name in ("input_tok", "output_tok"):
+        if name not in columns:
+            raise bad(where, f"has no {name}")
+
+
+def json_object(where: str, text: str, required: Sequence[str]) -> dict[str, Any]:
+    """One JSON object with the required keys."""
+    value = parse_json(where, text)
+    if not isinstance(value, dict):
+        raise bad(where, "is not a JSON object", cause="the file is not JSON lines with one request each")
+    for key in required:
+        if value.get(key) is None:
+            raise bad(where, f"has no {key}", cause=f"a request of this format has {', '.join(required)}")
+    return value
+
+
+def json_hashes(where: str, value: object, input_tok: int, block_tok: int | None) -> tuple[int | str, ...]:
+    """Block ids: integers of at least 0, or texts."""
+    if not isinstance(value, list):
+        raise bad(where, "hash_ids must be a list")
+    for item in value:
+        if type(item) is int:
+            if item < 0:
+                raise bad(where, f"hash_ids holds {item}, a negative id")
+        elif not isinstance(item, str) or not 0 < len(item) <= MAX_ID_CHARS:
+            raise bad(where, "hash_ids must hold whole numbers or short texts")
+    hashes = tuple(value)
+    check_hashes(where, hashes, input_tok, block_tok)
+    return hashes
+
+
+def check_hashes(where: str, hashes: Sequence[int | str], input_tok: int, block_tok: int | None) -> None:
+    """No more blocks than the prompt has, counting a last one that is not full."""
+    if not hashes:
+        return
+    if block_tok is None:
+        raise bad(where, "has hash_ids but no block_tok", next_step="say how many tokens a block has")
+    if len(hashes) > -(-input_tok // block_tok):
+        raise bad(where, f"has {len(hashes)} block ids of {block_tok} tokens for {input_tok} input tokens")
+
+
+def _id(where: str, key: str, value: object) -> str | None:
+    if value is None:
+        return None
+    if type(value) is int:
+        value = str(value) if abs(value) < 10**30 else ""
+    if not isinstance(value, str) or len(value) > MAX_ID_CHARS or (not value and key != "stop"):
+        raise bad(where, f"{key} must be a short text or a whole number")
+    return value
+
+
+def _hash_scope(where: str, value: object) -> bool:
+    if value not in (None, "scope", "trace"):
+        raise bad(where, "hash_scope must be scope (the default) or trace")
+    return value == "trace"
+
+
+def _share(where: str, value: float) -> float:
+    if value > 1:
+        raise bad(where, f"reasoning_share is {value:g}; it must be from 0 to 1")
+    return value

@@ -1,0 +1,137 @@
+"""Which format a trace has, told from its content."""
+
+import itertools
+from pathlib import Path
+from typing import Final
+
+from harness.core.errors import ProfileError
+from harness.plan.traces.lines import (
+    AzureFormat,
+    BurstGptFormat,
+    CsvFormat,
+    LineTrace,
+    MooncakeFormat,
+    PlainCsvFormat,
+    PlainJsonFormat,
+    split_csv,
+)
+from harness.plan.traces.recordings import ClaudeCodeTrace, PlainRecordings
+from harness.plan.traces.records import Trace, bad
+from harness.plan.traces.servegen import TRACE_NAME, ServeGenTrace
+from harness.plan.traces.text import decode, parse_json, raw_lines
+
+KINDS: Final = ("auto", "claude-code", "mooncake", "azure", "burstgpt", "servegen", "csv", "jsonl")
+"""Formats; `csv` and `jsonl` are the plain form."""
+
+START_BYTES: Final = 1024**2
+"""How much of a file's first line is looked at; a whole session may stand on it."""
+
+_CSV: Final[dict[str, type[CsvFormat]]] = {"azure": AzureFormat, "burstgpt": BurstGptFormat, "csv": PlainCsvFormat}
+
+
+def open_trace(path: Path, kind: str = "auto") -> Trace:
+    """A trace, ready to be read. Only its first line is looked at here.
+
+    Args:
+        path: file, or the folder of a format that has one (claude-code, servegen).
+        kind: one of `KINDS`.
+
+    Raises:
+        ProfileError: no such file, a kind that does not exist, or content of no known format.
+    """
+    if kind not in KINDS:
+        raise ProfileError(f"{kind!r} is no kind of trace", next_step=f"use one of {', '.join(KINDS)}")
+    try:
+        if path.is_dir():
+            return _open_folder(path, kind)
+        first = _first_line(path)
+    except OSError as error:
+        raise ProfileError(f"{path} cannot be read: {error.strerror or error}", next_step="name a trace file or folder") from error
+    chosen = _detect(path, first) if kind == "auto" else kind
+    match chosen:
+        case "claude-code":
+            return ClaudeCodeTrace(path)
+        case "servegen":
+            if not TRACE_NAME.fullmatch(path.name):
+                raise bad(path, "is not called chunk-<n>-trace.csv, so its dataset cannot be found", next_step="name the client's folder")
+            return ServeGenTrace(path)
+        case "mooncake":
+            return LineTrace(path, MooncakeFormat())
+        case "jsonl":
+            value = parse_json(f"{path}:1", _whole_first_line(path))
+            plain = PlainJsonFormat()
+            return PlainRecordings(path, plain) if isinstance(value, dict) and value.get("scope") is not None else LineTrace(path, plain)
+        case _:
+            table = _CSV[chosen](path, first)
+            if chosen == "csv" and "scope" in split_csv(f"{path}:1", first):
+                return PlainRecordings(path, table)
+            return LineTrace(path, table)
+
+
+def _open_folder(path: Path, kind: str) -> Trace:
+    names = [file.name for file in path.iterdir()]
+    servegen = any(TRACE_NAME.fullmatch(name) for name in names)
+    sessions = not servegen and any(name.endswith(".json") for name in names)
+    if servegen and kind in ("auto", "servegen"):
+        return ServeGenTrace(path)
+    if sessions and kind in ("auto", "claude-code"):
+        return ClaudeCodeTrace(path)
+    raise bad(
+        path,
+        "is a folder without files of " + ("a known format" if kind == "auto" else f"kind {kind}"),
+        next_step="name a folder with Claude Code sessions (*.json) or ServeGen clients (chunk-<n>-trace.csv) directly in it, or a file",
+    )
+
+
+def _first_line(path: Path) -> str:
+    """The start of the first line that is not blank; a longer line is cut."""
+    with path.open("rb") as file:
+        number = 0
+        while raw := file.readline(START_BYTES):
+            number += 1
+            cut = len(raw) == START_BYTES and not raw.endswith(b"\n")
+            # The cut may go through a character.
+            text = decode(path, number, raw) if not cut else raw.decode("utf-8", errors="ignore")
+            if text and not text.isspace():
+                return text
+    raise bad(path, "is empty", next_step="name a trace with at least one request")
+
+
+def _whole_first_line(path: Path) -> str:
+    return next((text for _, _, text in itertools.islice(raw_lines(path), 1)), "")
+
+
+def _detect(path: Path, first: str) -> str:
+    if first.lstrip().startswith("{"):
+        return _detect_json(path, first)
+    if TRACE_NAME.fullmatch(path.name):
+        return "servegen"
+    columns = {cell.strip() for cell in split_csv(f"{path}:1", first)} if len(first) < 10_000 else set()
+    if set(AzureFormat.columns) <= columns:
+        return "azure"
+    if set(BurstGptFormat.columns) <= columns:
+        return "burstgpt"
+    if {"input_tok", "output_tok"} & columns:
+        return "csv"
+    raise bad(
+        path,
+        f"is of no known format; its first line is {first[:80]!r}",
+        cause=f"it has neither the columns of a known trace nor JSON objects; known kinds are {', '.join(KINDS[1:])}",
+        next_step="write it as a plain trace: a CSV with the columns t_s,input_tok,output_tok",
+    )
+
+
+def _detect_json(path: Path, first: str) -> str:
+    # The keys are looked for in the text: the first line may be cut, or only the first of many of one value.
+    if '"input_length"' in first:
+        return "mooncake"
+    if '"input_tok"' in first and '"requests"' not in first:
+        return "jsonl"
+    if path.suffix == ".json" or '"hash_id_scope"' in first or '"requests"' in first or '"block_size"' in first:
+        return "claude-code"
+    raise bad(
+        path,
+        f"is of no known format; its first line is {first[:80]!r}",
+        cause="its JSON is neither a Claude Code session, a Mooncake request nor a plain request",
+        next_step="write it as a plain trace: JSON lines with t_s, input_tok and output_tok",
+    )

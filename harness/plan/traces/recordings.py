@@ -1,0 +1,207 @@
+"""Traces made of recordings with a clock each: Claude Code sessions, and the plain form of them."""
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from harness.plan.traces.lines import LineFormat, json_hashes
+from harness.plan.traces.records import Clock, ReadTally, Trace, TraceRequest, TraceSession, bad
+from harness.plan.traces.text import json_seconds, json_tok, parse_json, raw_lines, read_text
+
+MAX_SUBAGENT_DEPTH: Final = 8
+"""Subagents within subagents."""
+
+
+class RecordingTrace(Trace):
+    """A trace that is read a recording at a time; memory: the largest recording."""
+
+    def __init__(self, path: Path, kind: str, notes: tuple[str, ...] = ()) -> None:
+        super().__init__(path, kind, Clock.SESSION, notes=notes)
+
+    @abstractmethod
+    def recordings(self) -> Iterator[list[TraceRequest]]:
+        """The requests of each recording, in the order in which they were written down."""
+
+    def requests(self, *, seed: int = 0, tally: ReadTally | None = None) -> Iterator[TraceRequest]:  # noqa: ARG002 - nothing is drawn
+        """The requests, recording by recording."""
+        empty = True
+        for recording in self.recordings():
+            for request in recording:
+                empty = False
+                yield request
+        if empty:
+            raise bad(self.path, "holds no requests", next_step="name a trace with at least one request")
+
+    def sessions(self, *, seed: int = 0, tally: ReadTally | None = None) -> Iterator[TraceSession]:  # noqa: ARG002 - nothing is drawn
+        """The sessions, each recording's own before its subagents'."""
+        empty = True
+        for recording in self.recordings():
+            by_id: dict[str, list[TraceRequest]] = {}
+            for request in recording:
+                by_id.setdefault(request.session_id or "", []).append(request)
+            for session_id, requests in sorted(by_id.items(), key=lambda item: item[1][0].parent_id is not None):
+                empty = False
+                yield TraceSession(session_id, requests[0].parent_id, tuple(requests))
+        if empty:
+            raise bad(self.path, "holds no requests", next_step="name a trace with at least one request")
+
+
+class ClaudeCodeTrace(RecordingTrace):
+    """Claude Code sessions as kv-cache-tester writes them: a folder of JSON files, one of them, or JSON lines with a session each."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, "claude-code")
+
+    def recordings(self) -> Iterator[list[TraceRequest]]:
+        """One a session; subagents' requests stand where the subagent was started."""
+        for where, line, name, value in self._values():
+            yield _Recording(where, line, name, value).requests
+
+    def _values(self) -> Iterator[tuple[str, int, str, Any]]:
+        files = sorted(self.path.glob("*.json")) if self.path.is_dir() else [self.path]
+        for file in files:
+            if file.suffix == ".jsonl":
+                for number, _, text in raw_lines(file):
+                    yield f"{file}:{number}", number, f"{file.stem}-{number}", parse_json(f"{file}:{number}", text)
+                continue
+            yield str(file), 1, file.stem, parse_json(str(file), read_text(file), file)
+
+
+class _Recording:
+    """One session file, taken apart."""
+
+    def __init__(self, where: str, line: int, name: str, value: object) -> None:
+        if not isinstance(value, dict) or not isinstance(value.get("requests"), list):
+            raise bad(where, "is not a Claude Code session: it has no list of requests")
+        self._line = line
+        self._name = name
+        self._block_tok = json_tok(where, "block_size", value.get("block_size"), 1)
+        scope = value.get("hash_id_scope", "local")
+        if scope not in ("local", "global"):
+            raise bad(where, f"hash_id_scope is {scope!r}; it must be local or global")
+        self._scope = name if scope == "local" else ""
+        self.requests: list[TraceRequest] = []
+        self._session(where, value["requests"], name, None, 0.0, 0)
+
+    def _session(self, where: str, entries: list[object], session_id: str, parent: str | None, start_s: float, depth: int) -> None:
+        if depth > MAX_SUBAGENT_DEPTH:
+            raise bad(where, f"has subagents nested more than {MAX_SUBAGENT_DEPTH} deep")
+        turn = 0
+        last_s = start_s
+        ended_s: float | None = None
+        for index, entry in enumerate(entries):
+            here = f"{where} requests[{index}]"
+            if not isinstance(entry, dict):
+                raise bad(here, "is not an object")
+            t_s = start_s + json_seconds(here, "t", entry.get("t"))
+            kind = entry.get("type")
+            if kind == "subagent":
+                nested = entry.get("requests")
+                if not isinstance(nested, list):
+                    raise bad(here, "is a subagent without a list of requests")
+                # Times inside a subagent count from its start.
+                self._session(here, nested, f"{session_id}/{index}", session_id, t_s, depth + 1)
+                continue
+            if kind not in ("n", "s"):
+                raise bad(here, f"type is {str(kind)[:40]!r}; it must be n, s or subagent")
+            if t_s < last_s:
+                raise bad(here, f"the time goes back by {last_s - t_s:g} s", cause="the requests of a session are not in order")
+            input_tok = json_tok(here, "in", entry.get("in"), 1)
+            if entry.get("hash_ids") is None:
+                raise bad(here, "has no hash_ids")
+            stop = entry.get("stop")
+            if stop is not None and not isinstance(stop, str):
+                raise bad(here, "stop must be a text")
+            self.requests.append(
+                TraceRequest(
+                    t_s=t_s,
+                    input_tok=input_tok,
+                    output_tok=json_tok(here, "out", entry.get("out"), 0),
+                    session_id=session_id,
+                    turn=turn,
+                    block_hashes=json_hashes(here, entry["hash_ids"], input_tok, self._block_tok),
+                    block_tok=self._block_tok,
+                    hash_scope=self._scope,
+                    workload_class=None if parent is None else "subagent",
+                    stop=stop,
+                    # The next request may be noted before the end of the one before: that is no gap at all.
+                    gap_s=None if ended_s is None or not turn else max(0.0, t_s - ended_s),
+                    ttft_s=_optional_s(here, "ttft", entry),
+                    parent_id=parent,
+                    line=self._line,
+                    where=here,
+                )
+            )
+            turn += 1
+            last_s = t_s
+            api_s = _optional_s(here, "api_time", entry)
+            ended_s = None if api_s is None else t_s + api_s
+
+
+def _optional_s(where: str, key: str, entry: Mapping[str, object]) -> float | None:
+    return None if entry.get(key) is None else json_seconds(where, key, entry[key])
+
+
+class PlainRecordings(RecordingTrace):
+    """The plain form with a `scope` column: lines of one scope stand together, and `t_s` counts from the scope's own start."""
+
+    def __init__(self, path: Path, line_format: LineFormat) -> None:
+        super().__init__(path, line_format.kind)
+        self._format = line_format
+
+    def recordings(self) -> Iterator[list[TraceRequest]]:
+        """One a scope."""
+        scope: str | None = None
+        seen: set[str] = set()
+        requests: list[TraceRequest] = []
+        turns: dict[str, int] = {}
+        last_s: dict[str, float] = {}
+        skip = self._format.skips_first
+        for number, _, text in raw_lines(self.path):
+            if skip:
+                skip = False
+                continue
+            where = f"{self.path}:{number}"
+            parsed = self._format.parse(where, text)
+            if parsed is None:
+                continue
+            t_s, fields = parsed
+            if not fields.scope or fields.session_id is None:
+                raise bad(where, "has no scope or no session_id", cause="the first line has a scope, so each line needs both")
+            if fields.scope != scope:
+                if fields.scope in seen:
+                    raise bad(where, f"scope {fields.scope!r} comes back", cause="the lines of a scope must stand together")
+                if requests:
+                    yield requests
+                scope = fields.scope
+                seen.add(scope)
+                requests, turns, last_s = [], {}, {}
+            session = fields.session_id
+            if t_s < last_s.get(session, 0.0):
+                raise bad(where, f"the time goes back by {last_s[session] - t_s:g} s within its session")
+            last_s[session] = t_s
+            turn = turns.get(session, 0)
+            turns[session] = turn + 1
+            requests.append(
+                TraceRequest(
+                    t_s=t_s,
+                    input_tok=fields.input_tok,
+                    output_tok=fields.output_tok,
+                    session_id=session,
+                    turn=turn,
+                    block_hashes=fields.hash_ids,
+                    block_tok=fields.block_tok,
+                    hash_scope="" if fields.hashes_everywhere else fields.scope,
+                    workload_class=fields.workload_class,
+                    stop=fields.stop,
+                    gap_s=fields.gap_s,
+                    ttft_s=fields.ttft_s,
+                    reasoning_share=fields.reasoning_share,
+                    parent_id=fields.parent_id,
+                    line=number,
+                    where=where,
+                )
+            )
+        if requests:
+            yield requests
