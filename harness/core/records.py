@@ -7,6 +7,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 
+CANARY = "canary"
+"""Class and replica of requests that measure the load generator's live error: recorded, and no part of any figure of the load."""
+
+
 class Outcome(StrEnum):
     """How a request ended. Only `OK` counts as served; all others but `DROPPED` were sent or tried."""
 

@@ -474,8 +474,8 @@ class Traffic(Strict):
     workers: Literal["auto"] | Annotated[Whole, Field(ge=1, le=256)] = "auto"
     """Locust worker processes; `auto`: as many as the client-fidelity certificate asks for, one without a certificate."""
     calibrate: Flag | None = None
-    """Hold a client-fidelity certificate for this load before the server starts: a cached one, else one is measured (10-60 s); default: under
-    purpose measure."""
+    """Hold a client-fidelity certificate for this load before the server starts: a cached one, else one is measured (10-60 s).
+    Default: under purpose measure."""
     canary: Flag | None = None
     """Send about 1 % more requests to a paced server on this host, to measure the load generator's live error; they count nowhere else.
     Default: under purpose measure."""

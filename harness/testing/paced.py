@@ -7,8 +7,9 @@ what it tests: one thread, epoll, a heap of due writes, bytes made before they a
     python -m harness.testing.paced --port 0 --ttft-ms 100 --gap-ms 20 --truth truth.jsonl
 
 prints one line, `{"url": "http://127.0.0.1:40123", "pid": 4711}`, and serves until SIGTERM. The truth file gets one JSON line a request,
-with `request_id` from the client's `x-harness-request-id` header and `content_ns`, the monotonic time just before each write that
-completed content events. That is the time of the write, not of the schedule: a late server is still a truthful one.
+with `request_id` from the client's `x-harness-request-id` header, `content_ns`, the monotonic time just before each write that completed
+content events, and `content_bytes`, the content that each of them held (`harness.artifacts.truth` pairs it with a client's records). That
+is the time of the write, not of the schedule: a late server is still a truthful one.
 """
 
 import argparse
@@ -18,13 +19,14 @@ import heapq
 import json
 import os
 import re
+import resource
 import select
 import signal
 import socket
 import struct
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from email.utils import format_datetime
 from enum import Enum
@@ -208,6 +210,11 @@ def text_of(tokens: int) -> str:
 def token_bytes(index: int) -> int:
     """UTF-8 bytes of token `index` of any answer."""
     return len(_WORDS[index % len(_WORDS)].encode())
+
+
+@lru_cache(maxsize=4096)
+def _all_token_bytes(tokens: int) -> tuple[int, ...]:
+    return tuple(token_bytes(index) for index in range(tokens))
 
 
 _END_MARKER = {Api.MESSAGES: _event(Api.MESSAGES, {"type": "message_stop"}), Api.CHAT: b"data: [DONE]\n\n"}
@@ -611,6 +618,8 @@ class _Server:
             line = {
                 "request_id": request.request_id, "api": request.api, "fault": request.fault, "received_ns": request.received_ns,
                 "content_ns": request.content_ns, "done_ns": now_ns(), "tokens": request.sent_tok, "input_tok": request.input_tok,
+                # Known where every write held one token; answers of several a write are no ground truth for gaps.
+                "content_bytes": _all_token_bytes(request.sent_tok) if len(request.content_ns) == request.sent_tok else None,
                 "aborted": aborted, "body_bytes": request.body_bytes, "body_sha256": request.body_sha256,
             }  # fmt: skip
             self.truth.write(json.dumps(line) + "\n")
@@ -662,15 +671,19 @@ class PacedServer:
     Args:
         pace: how to answer.
         truth: file for the truth, or None.
+        live_truth: write each request's truth as it ends; else in blocks, which is lighter.
+        cores: cores that it may run on; None: as this process.
 
     Attributes:
         url: where it listens.
         pid: its process.
     """
 
-    def __init__(self, pace: Pace, truth: Path | None = None) -> None:
+    def __init__(self, pace: Pace, truth: Path | None = None, *, live_truth: bool = False, cores: Collection[int] | None = None) -> None:
         self._pace = pace
         self._truth = truth
+        self._live_truth = live_truth
+        self._cores = cores
         self._process: subprocess.Popen[str] | None = None
         self.url = ""
         self.pid = 0
@@ -685,7 +698,10 @@ class PacedServer:
         command += ["--hash-bodies"] if pace.hash_bodies else []
         command += [arg for fault in pace.faults for arg in ("--fault", fault.value)]
         command += ["--truth", str(self._truth)] if self._truth else []
+        command += ["--live-truth"] if self._live_truth else []
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+        if self._cores is not None:
+            os.sched_setaffinity(self._process.pid, self._cores)
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
@@ -733,6 +749,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--tokens", type=int, help="tokens of an answer, capped by max_tokens; default: max_tokens")
     parser.add_argument("--fault", action="append", choices=[fault.value for fault in Fault], help="repeat to cycle through several")
     parser.add_argument("--truth", type=Path, help="JSON lines with the time of every write")
+    parser.add_argument("--live-truth", action="store_true", help="write each request's truth as it ends, not in blocks")
     parser.add_argument("--hash-bodies", action="store_true")
     parser.add_argument("--die-with-parent", action="store_true")
     args = parser.parse_args(argv)
@@ -742,7 +759,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         ttft_ms=args.ttft_ms, gap_ms=args.gap_ms, tokens=args.tokens, faults=tuple(Fault(name) for name in args.fault or ["none"]),
         hash_bodies=args.hash_bodies,
     )  # fmt: skip
-    truth = args.truth.open("w", encoding="utf-8", buffering=1 << 20) if args.truth else None
+    # Every stream is a descriptor, and shells often start with room for 1,024.
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    truth = args.truth.open("w", encoding="utf-8", buffering=1 if args.live_truth else 1 << 20) if args.truth else None
     server = _Server(pace, args.host, args.port, truth)
 
     def stop(_signal: int, _frame: object) -> None:

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 from bisect import insort
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -117,6 +117,8 @@ class LocustDriver:
         workers: Locust worker processes.
         api_key: sent with every request. It reaches the workers over a pipe: it is in no file, environment or process list.
         on_event: called with every event, one at a time, from threads of the driver. Its exceptions fail the run.
+        canary: a paced server on this host that each worker streams from all the while (`harness.traffic._locust.canary`); None: no canary.
+        cores: cores that the Locust processes may run on; None: as this process.
 
     Events are dicts with `event`:
         `stage_started` {stage, index, start_ns, window_start_ns, window_end_ns or None}: once a stage.
@@ -139,6 +141,8 @@ class LocustDriver:
         workers: int = 1,
         api_key: str | None = None,
         on_event: Callable[[Event], None] = lambda _event: None,
+        canary: Endpoint | None = None,
+        cores: Collection[int] | None = None,
         ready_timeout_s: float = READY_TIMEOUT_S,
     ) -> None:
         if not endpoints:
@@ -151,6 +155,8 @@ class LocustDriver:
         self._workers = workers
         self._api_key = api_key
         self._on_event = on_event
+        self._canary = canary
+        self._cores = cores
         self._ready_timeout_s = ready_timeout_s
         self._processes: list[_Process] = []
         self._state = threading.Condition(threading.RLock())
@@ -280,6 +286,8 @@ class LocustDriver:
         finally:
             os.close(command_read)
             os.close(event_write)
+        if self._cores is not None:
+            os.sched_setaffinity(popen.pid, self._cores)  # before it has started any thread: those inherit
         process = _Process(label, worker, log, popen, command_write, event_read)
         self._processes.append(process)
         process.reader = threading.Thread(target=self._read, args=(process,), name=label, daemon=True)
@@ -306,7 +314,7 @@ class LocustDriver:
         return {
             "worker": worker, "workers": self._workers, "profile": profile, "facts": asdict(self._facts),
             "endpoints": [asdict(endpoint) for endpoint in self._endpoints], "run_dir": str(self._run_dir.root.resolve()),
-            "api_key": self._api_key,
+            "api_key": self._api_key, "canary": None if self._canary is None else asdict(self._canary),
         }  # fmt: skip
 
     def _tell(self, command: Event, processes: Sequence[_Process]) -> None:

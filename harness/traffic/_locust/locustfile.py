@@ -31,6 +31,7 @@ from harness.core.errors import HarnessError
 from harness.core.records import Api, Endpoint, ModelFacts, Outcome
 from harness.plan.build import make_plan
 from harness.profile.schema import Profile
+from harness.traffic._locust.canary import Canary
 from harness.traffic._locust.dispatcher import Dispatcher
 from harness.traffic._locust.record import Record
 from harness.traffic._locust.recorder import Recorder
@@ -85,7 +86,7 @@ class Worker:
         profile = Profile.model_validate(setup["profile"])
         facts = ModelFacts(**setup["facts"])
         self._plan = make_plan(profile, facts)
-        endpoints = [Endpoint(**{**one, "gpu_uuids": tuple(one["gpu_uuids"])}) for one in setup["endpoints"]]
+        endpoints = [_endpoint(one) for one in setup["endpoints"]]
         api = Api(self._plan.settings.api)
         targets = [Target(endpoint, api, setup["api_key"], profile.traffic.timeouts) for endpoint in endpoints]
         self._recorder = Recorder(RunDir(Path(setup["run_dir"])).requests_journal(self._index))
@@ -94,6 +95,11 @@ class Worker:
             drain_timeout_s=profile.traffic.drain_timeout_s, on_record=self._on_record,
         )  # fmt: skip
         self._dispatcher.warm_up()
+        self._canary: Canary | None = None
+        if setup["canary"] is not None:
+            # No key: the paced server is ours, and the served model's key is nobody else's business.
+            target = Target(_endpoint(setup["canary"]), api, None, profile.traffic.timeouts)
+            self._canary = Canary(target, api, self._recorder, worker=self._index, sent=lambda: self._dispatcher.counts.sent)
         # What is there now stays: the collector need not walk Locust's and Arrow's modules (tens of milliseconds) while streams run.
         gc.collect()
         gc.freeze()
@@ -131,11 +137,15 @@ class Worker:
                 if command is None or self._dispatcher.is_stopped():
                     break
                 self._stage_name = self._plan.stages[command[0]].name
+                if self._canary is not None:
+                    self._canary.start(self._stage_name, command[1])
                 self._dispatcher.run_stage(command[0], command[1], self._pipes.send)
                 if self._dispatcher.is_stopped() or self._recorder.error:
                     break
         finally:
             reporter.kill()
+            if self._canary is not None:
+                self._canary.stop()
             self.flush()
         self._pipes.send(self._progress())
 
@@ -232,6 +242,10 @@ class Worker:
         }  # fmt: skip
         self._ttft_ms, self._lag_ms, self._loop_lag_ms = [], [], 0.0
         return message
+
+
+def _endpoint(fields: dict[str, Any]) -> Endpoint:
+    return Endpoint(**{**fields, "gpu_uuids": tuple(fields["gpu_uuids"])})
 
 
 def _end_without_supervisor() -> None:

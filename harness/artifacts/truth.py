@@ -1,0 +1,124 @@
+"""The paced server's truth against a client's records: how wrong the client's clock was, request by request.
+
+Both sides read the same host's monotonic clock, so a difference of times is an error and nothing else. Requests are paired by id and
+tokens by their place in the answer; quantiles are taken over those differences, never over the two sides apart.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+_S: Final = 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Quantiles (nearest rank) of errors or delays in seconds; None without a value."""
+
+    p50_s: float | None
+    p99_s: float | None
+    max_s: float | None
+    n: int
+
+    def to_dict(self) -> dict[str, float | int | None]:
+        """As in calibration.json and summary.json."""
+        return {"p50_s": self.p50_s, "p99_s": self.p99_s, "max_s": self.max_s, "n": self.n}
+
+
+def spread(values_s: "npt.ArrayLike") -> Spread:
+    """Spread of values in seconds, to the nanosecond."""
+    ordered = np.sort(np.asarray(values_s, dtype=np.float64))
+    n = len(ordered)
+    if n == 0:
+        return Spread(None, None, None, 0)
+    p50, p99 = (float(ordered[min(n - 1, int(share * n))]) for share in (0.5, 0.99))
+    return Spread(round(p50, 9), round(p99, 9), round(float(ordered[-1]), 9), n)
+
+
+@dataclass(slots=True)
+class Errors:
+    """What pairing found; lists are in seconds.
+
+    Attributes:
+        ttft_s: per request, the first token's time in the record minus the time just before the server wrote it.
+        gap_s: per pair of neighbouring tokens, the size of the difference between the gap in the record and the true one.
+        sent_s: per request, by how much the record's time of sending lies behind the server's receipt of the last byte; 0 where it does
+            not. A record that says `sent` too late makes a latency from there too short.
+        lag_s: per request, sending minus the intended time.
+        events: tokens that were paired.
+        unpaired: answered requests whose truth is missing or whose content is another than the server wrote.
+    """
+
+    ttft_s: list[float] = field(default_factory=list)
+    gap_s: list[float] = field(default_factory=list)
+    sent_s: list[float] = field(default_factory=list)
+    lag_s: list[float] = field(default_factory=list)
+    events: int = 0
+    unpaired: int = 0
+
+    def spreads(self) -> dict[str, Spread]:
+        """`ttft_error`, `gap_error`, `sent_error`, `send_lag`."""
+        return {
+            "ttft_error": spread(self.ttft_s), "gap_error": spread(self.gap_s), "sent_error": spread(self.sent_s),
+            "send_lag": spread(self.lag_s),
+        }  # fmt: skip
+
+
+def read_truth(path: Path) -> dict[str, Mapping[str, Any]]:
+    """Request id -> the truth's line; a torn last line and a missing file hold none."""
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError:
+        return {}
+    truth: dict[str, Mapping[str, Any]] = {}
+    for line in lines:
+        try:
+            value = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(value, dict) and isinstance(value.get("request_id"), str):
+            truth[value["request_id"]] = value
+    return truth
+
+
+def pair(rows: Iterable[Mapping[str, Any]], truth: Mapping[str, Mapping[str, Any]]) -> Errors:
+    """Hold records against the truth.
+
+    Args:
+        rows: records under the columns of `tables.REQUESTS`; only answered ones count.
+        truth: from `read_truth`.
+    """
+    found = Errors()
+    for row in rows:
+        if row["sent_ns"] is not None:
+            found.lag_s.append((row["sent_ns"] - row["intended_ns"]) * _S)
+        if row["outcome"] != "ok":
+            continue
+        line = truth.get(row["request_id"])
+        errors = None if line is None else _token_errors_ns(row, line)
+        if line is None or errors is None:
+            found.unpaired += 1
+            continue
+        found.ttft_s.append(float(errors[0]) * _S)
+        found.gap_s.extend((np.abs(np.diff(errors)) * _S).tolist())
+        found.sent_s.append(max(0, row["sent_ns"] - line["received_ns"]) * _S)
+        found.events += len(errors)
+    return found
+
+
+def _token_errors_ns(row: Mapping[str, Any], line: Mapping[str, Any]) -> npt.NDArray[np.int64] | None:
+    """Per token: when its last byte was read minus when it was written; None where the two do not hold the same answer."""
+    written, size = line.get("content_ns"), line.get("content_bytes")
+    if not written or not size or len(written) != len(size) or not row["chunk_dt_us"] or len(row["chunk_dt_us"]) != len(row["chunk_bytes"]):
+        return None
+    read_ns = row["first_token_ns"] + 1000 * np.cumsum(np.asarray(row["chunk_dt_us"], dtype=np.int64))
+    read_bytes = np.cumsum(np.asarray(row["chunk_bytes"], dtype=np.int64))
+    written_bytes = np.cumsum(np.asarray(size, dtype=np.int64))
+    if read_bytes[-1] != written_bytes[-1]:
+        return None
+    return np.asarray(read_ns[np.searchsorted(read_bytes, written_bytes)] - np.asarray(written, dtype=np.int64), dtype=np.int64)

@@ -1,0 +1,103 @@
+"""A worker's canary: a paced server on this host is streamed from all the while, through the same reader and recorder as the real load.
+
+The paced server knows when it wrote what, so these records tell how wrong this worker's clock is while the engine competes for cores.
+They have a class and a replica of their own and are in no figure of the real load: not in flight, not sent, not in the display.
+"""
+
+import json
+from collections.abc import Callable
+from random import Random
+from time import monotonic_ns
+from typing import Final
+
+import gevent
+
+from harness.core.clock import NS_PER_S
+from harness.core.records import CANARY, Api, Outcome
+from harness.traffic._locust.answer import Answer, read_answer
+from harness.traffic._locust.record import Record
+from harness.traffic._locust.recorder import Recorder
+from harness.traffic._locust.wire import Stopped, Target
+
+STREAM_TOK: Final = 130
+"""Tokens of one canary's answer. At 20 ms a token a stream lasts longer than the longest period: there is always one, so a worker
+that stands still is seen whenever it does."""
+
+LONGEST_PERIOD_S: Final = 2.0
+SHORTEST_PERIOD_S: Final = 0.2
+"""Five a second at most: some 13 streams, 650 tokens a second, about 1 % of a core."""
+
+SHARE: Final = 0.01
+"""Canaries per request of the real load, between the two periods."""
+
+JITTER: Final = 0.25
+"""Periods vary by this share either way, so that canaries fall into step with nothing."""
+
+
+class Canary:
+    """Canaries of one worker.
+
+    Args:
+        target: the paced server.
+        api: of the real load.
+        recorder: takes the records.
+        worker: index of this worker.
+        sent: requests of the real load that this worker has sent so far.
+    """
+
+    def __init__(self, target: Target, api: Api, recorder: Recorder, *, worker: int, sent: Callable[[], int]) -> None:
+        self._target = target
+        self._api = api
+        self._recorder = recorder
+        self._worker = worker
+        self._sent = sent
+        self._stage = ""
+        self._number = 0
+        self._rng = Random(worker)  # noqa: S311 - spreads times, guards nothing
+        self._loop: gevent.Greenlet | None = None
+        self._live: set[gevent.Greenlet] = set()
+        fields: dict[str, object] = {
+            "model": target.model, "stream": True, "messages": [{"role": "user", "content": "tweet"}], "max_tokens": STREAM_TOK,
+        }  # fmt: skip
+        self._body = json.dumps(fields).encode()
+
+    def start(self, stage: str, start_ns: int) -> None:
+        """A stage begins; the first one starts the canaries, which then go on until `stop`."""
+        self._stage = stage
+        if self._loop is None:
+            self._loop = gevent.spawn(self._run, start_ns)
+
+    def stop(self) -> None:
+        """No more of them; those in flight are recorded as interrupted."""
+        if self._loop is not None:
+            self._loop.kill()
+        live = list(self._live)
+        for greenlet in live:
+            greenlet.kill(Stopped(Outcome.INTERRUPTED, "the load was over"), block=False)
+        gevent.joinall(live)
+
+    def _run(self, start_ns: int) -> None:
+        due_ns = start_ns
+        before = (start_ns, self._sent())
+        while True:
+            gevent.sleep(max(0.0, (due_ns - monotonic_ns()) / NS_PER_S))
+            greenlet = gevent.spawn(self._one, due_ns)
+            self._live.add(greenlet)
+            greenlet.link(self._live.discard)
+            now_ns, sent = monotonic_ns(), self._sent()
+            rate = (sent - before[1]) * NS_PER_S / max(1, now_ns - before[0])
+            before = (now_ns, sent)
+            period_s = LONGEST_PERIOD_S if rate <= 0 else min(LONGEST_PERIOD_S, max(SHORTEST_PERIOD_S, 1 / (SHARE * rate)))
+            due_ns += round(period_s * self._rng.uniform(1 - JITTER, 1 + JITTER) * NS_PER_S)
+
+    def _one(self, intended_ns: int) -> None:
+        record = Record(
+            session_id=f"{CANARY}-{self._worker}", turn=self._number, workload_class=CANARY, stage=self._stage, worker=self._worker,
+            intended_ns=intended_ns, target_input_tok=0, target_output_tok=STREAM_TOK, answer=Answer(Outcome.INTERRUPTED),
+            replica=self._target.name, request_bytes=len(self._body),
+        )  # fmt: skip
+        self._number += 1
+        exchange = self._target.send(self._body, record.request_id)
+        record.sent_ns, record.done_ns = exchange.sent_ns, exchange.done_ns
+        record.answer = read_answer(exchange.framing, self._api, exchange.ending, local=exchange.local, error=exchange.error)
+        self._recorder.add(record)
