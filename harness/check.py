@@ -1,22 +1,22 @@
 """What can be said before a run: the plan in numbers, what stands in the way, what this machine has."""
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from harness.artifacts.layout import RunDir
 from harness.core.errors import HarnessError
-from harness.core.records import Api
+from harness.core.records import Api, ModelFacts
 from harness.core.units import human_duration, human_number
-from harness.hardware.gpus import list_gpus, nvidia_device_present
+from harness.hardware.gpus import list_gpus, nvidia_device_present, resolve_gpus
 from harness.hardware.host import cpu_quota_cores, describe_host, usable_cores
 from harness.models.facts import available, resolve
 from harness.plan.bodies import Conversation, Texts
 from harness.plan.build import RunPlan, make_plan
 from harness.plan.types import StagePlan
-from harness.profile.schema import AttachServer, Profile
+from harness.profile.schema import AttachServer, Profile, TorchServer, VllmServer
 from harness.run import Prepared, prepare
 from harness.server.base import RunContext, read_api_key
 from harness.server.orphans import RunRegistry
@@ -106,7 +106,7 @@ def describe_plan(profile: Profile) -> DescribedPlan:
         )
         for stage, numbers in zip(plan.stages, stages, strict=True)
     )
-    notes = list(plan.notes)
+    notes = [*plan.notes, *_kv_notes(profile, facts, plan, stages)]
     if not all(numbers["bounded"] for numbers in stages):
         notes.append("a closed loop is bounded by time: the deck is for one second a request, and more follows from the seed")
     columns = (
@@ -122,6 +122,59 @@ def describe_plan(profile: Profile) -> DescribedPlan:
         "prefix seen before",
     )
     return DescribedPlan(lines, columns, rows, tuple(notes), stages, plan)
+
+
+def _kv_notes(profile: Profile, facts: ModelFacts, plan: RunPlan, stages: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Whether the live conversations of each closed loop fit into the KV cache: what does not stay resident is computed again."""
+    if facts.kv_bytes_per_tok is None:
+        yield "KV cache: the size of a token is not known here (the model's config.json is not on this machine, or its layers differ)"
+        return
+    capacity_tok, where = _kv_capacity_tok(profile, facts)
+    for stage, numbers in zip(plan.stages, stages, strict=True):
+        if not stage.concurrency or not numbers["requests"]:
+            continue
+        mean_tok = (numbers["input_tok"] + numbers["output_tok"]) / numbers["requests"]
+        private_tok = max(0.0, mean_tok - plan.head.tok)  # the shared head is kept once
+        working_tok = plan.head.tok + stage.concurrency * private_tok
+        text = (
+            f"KV cache, {stage.name}: {stage.concurrency} live conversations of {mean_tok:,.0f} tokens in the mean keep "
+            f"{working_tok:,.0f} tokens ({working_tok * facts.kv_bytes_per_tok / 2**30:.3g} GiB at {facts.kv_bytes_per_tok / 1024:.4g} KiB a token)"
+        )
+        if capacity_tok is None:
+            yield f"{text}; the capacity is not known here: {where}"
+        elif working_tok <= capacity_tok:
+            yield f"{text}; all stay resident in {capacity_tok:,.0f} tokens ({where})"
+        else:
+            resident = max(0, int((capacity_tok - plan.head.tok) / private_tok)) if private_tok else stage.concurrency
+            yield f"{text}; about {resident} stay resident in {capacity_tok:,.0f} tokens ({where}): expect preemption and fewer prefix hits"
+
+
+def _kv_capacity_tok(profile: Profile, facts: ModelFacts) -> tuple[float | None, str]:
+    """Tokens that the KV cache of all replicas holds, and how that was found; None with the reason."""
+    assert facts.kv_bytes_per_tok is not None
+    server = profile.server
+    if isinstance(server, TorchServer) and server.kv_cache_tok is not None:
+        return float(server.kv_cache_tok), "server.kv_cache_tok"
+    if not isinstance(server, VllmServer):
+        return None, "the server sizes its cache itself"
+    if server.device == "cpu":
+        return server.cpu_kv_cache_bytes / facts.kv_bytes_per_tok, "server.cpu_kv_cache_bytes"
+    gpus = resolve_gpus(server.gpus)
+    if not gpus or any(gpu.memory_bytes is None for gpu in gpus) or facts.parameters is None:
+        return None, "no GPU here, or the weights' size is unknown"
+    memory = sum(gpu.memory_bytes or 0 for gpu in gpus) * server.gpu_memory_utilization
+    per_replica = server.tensor_parallel_size
+    replicas = max(1, len(gpus) // per_replica) if server.replicas == "auto" else server.replicas
+    weights = facts.parameters * WEIGHT_BYTES.get(str(facts.dtype), 2) * replicas
+    left = max(0.0, memory - weights)
+    return (
+        left / facts.kv_bytes_per_tok,
+        f"{len(gpus)} GPUs at {server.gpu_memory_utilization:.0%} less the weights; activations take some more",
+    )
+
+
+WEIGHT_BYTES: Final = {"float32": 4, "bfloat16": 2, "float16": 2, "float8_e4m3fn": 1}
+"""Bytes of one weight by the checkpoint's type."""
 
 
 def _stage_numbers(plan: RunPlan, stage: StagePlan) -> dict[str, Any]:

@@ -6,7 +6,6 @@ Types that cross rooms live here; those that one room alone needs live in that r
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-
 CANARY = "canary"
 """Class and replica of requests that measure the load generator's live error: recorded, and no part of any figure of the load."""
 
@@ -32,8 +31,32 @@ class Outcome(StrEnum):
 class Api(StrEnum):
     """Wire API that the traffic speaks."""
 
-    MESSAGES = "messages"  # Anthropic Messages, POST /v1/messages
-    CHAT = "chat"  # OpenAI chat completions, POST /v1/chat/completions
+    MESSAGES = "messages"  # Anthropic Messages
+    CHAT = "chat"  # OpenAI chat completions
+    COMPLETIONS = "completions"  # OpenAI completions: plain text in, plain text out
+    RESPONSES = "responses"  # OpenAI responses
+
+    @property
+    def path(self) -> str:
+        """Route below the base URL."""
+        return _PATHS[self]
+
+    @property
+    def forces_output(self) -> bool:
+        """Whether a request can ask for exactly so many tokens.
+
+        By `ignore_eos`, a field that vLLM has on its OpenAI routes (on `/v1/responses` since vllm-project/vllm #32609, early 2026), and
+        SGLang on chat completions and completions; `/v1/messages` drops it silently.
+        """
+        return self is not Api.MESSAGES
+
+
+_PATHS = {
+    Api.MESSAGES: "/v1/messages",
+    Api.CHAT: "/v1/chat/completions",
+    Api.COMPLETIONS: "/v1/completions",
+    Api.RESPONSES: "/v1/responses",
+}
 
 
 class Purpose(StrEnum):
@@ -189,6 +212,8 @@ class ModelFacts:
         parameters: number of weights, None if unknown.
         dtype: weights' type as in config.json, None if unknown.
         fingerprint: sha256 over config and tokenizer files, None when there is no local copy.
+        kv_bytes_per_tok: key and value cache of one token over all layers, in the weights' type; None if unknown or where the layers
+            do not all keep one (sliding windows, state-space layers).
     """
 
     model_id: str
@@ -200,3 +225,4 @@ class ModelFacts:
     parameters: int | None = None
     dtype: str | None = None
     fingerprint: str | None = None
+    kv_bytes_per_tok: int | None = None

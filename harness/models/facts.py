@@ -187,6 +187,7 @@ def _facts(model_id: str, folder: Path, load_format: str) -> ModelFacts:
         parameters=_parameters(folder),
         dtype=text.get("dtype") or text.get("torch_dtype") or config.get("dtype") or config.get("torch_dtype"),
         fingerprint=_fingerprint(folder),
+        kv_bytes_per_tok=_kv_bytes_per_tok(text),
     )
 
 
@@ -227,6 +228,28 @@ def _parameters(folder: Path) -> int | None:
             header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
         total += sum(math.prod(tensor["shape"]) for key, tensor in header.items() if key != "__metadata__")
     return total or None
+
+
+_BYTES_OF_DTYPE = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+def _kv_bytes_per_tok(config: dict[str, Any]) -> int | None:
+    """Bytes of key and value that one token leaves behind: 2 x layers x KV heads x head size x bytes of a number.
+
+    With multi-head latent attention (DeepSeek) one compressed vector and the rotary part of the key stand for both.
+    """
+    layers = _positive_int(config.get("num_hidden_layers"))
+    number_bytes = _BYTES_OF_DTYPE.get(str(config.get("dtype") or config.get("torch_dtype")))
+    kinds = config.get("layer_types")
+    if layers is None or number_bytes is None or (isinstance(kinds, list) and set(kinds) != {"full_attention"}):
+        return None
+    if latent := _positive_int(config.get("kv_lora_rank")):
+        return layers * (latent + (_positive_int(config.get("qk_rope_head_dim")) or 0)) * number_bytes
+    heads = _positive_int(config.get("num_attention_heads"))
+    hidden = _positive_int(config.get("hidden_size"))
+    head_size = _positive_int(config.get("head_dim")) or (hidden // heads if hidden and heads else None)
+    kv_heads = _positive_int(config.get("num_key_value_heads")) or heads
+    return None if kv_heads is None or head_size is None else 2 * layers * kv_heads * head_size * number_bytes
 
 
 def _fingerprint(folder: Path) -> str:
