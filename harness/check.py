@@ -136,9 +136,10 @@ def _kv_notes(profile: Profile, facts: ModelFacts, plan: RunPlan, stages: Sequen
         mean_tok = (numbers["input_tok"] + numbers["output_tok"]) / numbers["requests"]
         private_tok = max(0.0, mean_tok - plan.head.tok)  # the shared head is kept once
         working_tok = plan.head.tok + stage.concurrency * private_tok
+        size_gib = working_tok * facts.kv_bytes_per_tok / 2**30
         text = (
             f"KV cache, {stage.name}: {stage.concurrency} live conversations of {mean_tok:,.0f} tokens in the mean keep "
-            f"{working_tok:,.0f} tokens ({working_tok * facts.kv_bytes_per_tok / 2**30:.3g} GiB at {facts.kv_bytes_per_tok / 1024:.4g} KiB a token)"
+            f"{working_tok:,.0f} tokens ({size_gib:.3g} GiB at {facts.kv_bytes_per_tok / 1024:.4g} KiB a token)"
         )
         if capacity_tok is None:
             yield f"{text}; the capacity is not known here: {where}"
