@@ -32,12 +32,18 @@ app = typer.Typer(
 )
 models_app = typer.Typer(help="Built-in models: list them, add the one with real weights.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
+traces_app = typer.Typer(help="Recorded traffic: describe a trace, convert it to the plain form.", no_args_is_help=True)
+app.add_typer(traces_app, name="traces")
 
 ProfilePath = Annotated[Path, typer.Argument(metavar="PROFILE", help="Profile (YAML).")]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Run directory.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key: traffic.load.0.concurrency=32")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else on stdout.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
+TracePath = Annotated[Path, typer.Argument(metavar="FILE", help="Trace file, or folder of Claude Code sessions or ServeGen clients.")]
+TraceKind = Annotated[
+    str, typer.Option("--kind", help="auto, claude-code, mooncake, azure, burstgpt, servegen, or the plain form: csv, jsonl.")
+]
 
 
 def _exit(code: ExitCode) -> None:
@@ -331,6 +337,43 @@ def models_add(name: Annotated[str, typer.Argument(help="smollm2")]) -> None:
         raise typer.BadParameter(f"{name!r} cannot be added; smollm2 can")
     facts = add_smollm2()
     print(f"{facts.model_id}: {facts.path}")
+
+
+@traces_app.command("describe")
+@_command
+def traces_describe(trace: TracePath, kind: TraceKind = "auto", json_output: Json = False) -> None:
+    """Print what is in a trace: counts, lengths, arrivals, sessions, ideal prefix hit."""
+    from harness.console import print_table
+    from harness.plan.traces import describe_trace
+
+    described = describe_trace(trace, kind)
+    if json_output:
+        _dump(described.to_dict())
+        return
+    print(trace)
+    print_table("", ("figure", "value"), described.facts())
+    print_table("", described.columns, described.rows())
+    for note in described.notes:
+        print(f"note: {note}")
+
+
+@traces_app.command("convert")
+@_command
+def traces_convert(
+    trace: TracePath,
+    out: Annotated[Path, typer.Argument(metavar="OUT.jsonl", help="File to write; must not exist.")],
+    kind: TraceKind = "auto",
+    seed: Annotated[int, typer.Option("--seed", help="Of the draw, for a trace of distributions (ServeGen).")] = 0,
+    json_output: Json = False,
+) -> None:
+    """Write a trace in the plain form, JSON lines."""
+    from harness.plan.traces import convert_trace
+
+    written = convert_trace(trace, out, kind, seed=seed)
+    if json_output:
+        _dump({"out": str(out), "requests": written})
+    else:
+        print(f"{out}: {written:,} requests")
 
 
 def main() -> None:

@@ -115,15 +115,15 @@ class TraceDescription:
 
     def facts(self) -> list[tuple[str, str]]:
         """What is one figure each, for a table of two columns."""
-        rows = [("kind", self.kind), ("requests", human_number(self.requests, 7))]
+        rows = [("kind", self.kind), ("requests", f"{self.requests:,.0f}")]
         if self.sessions is not None:
             rows.append(("sessions", f"{self.sessions:,}" + (f", and {self.subagents:,} subagents" if self.subagents else "")))
         rows.append(("span", "—" if self.span_s is None else human_duration(self.span_s)))
         rows.append(("arrival CV", human_number(self.arrival_cv, 3)))
         if self.distinct_times is not None:
             rows.append(("distinct times", f"{self.distinct_times:,}"))
-        rows.append(("input tokens", human_number(self.input_tok_total, 7)))
-        rows.append(("output tokens", human_number(self.output_tok_total, 7)))
+        rows.append(("input tokens", f"{self.input_tok_total:,.0f}"))
+        rows.append(("output tokens", f"{self.output_tok_total:,.0f}"))
         rows.append(("ideal prefix hit", "—" if self.ideal_hit is None else f"{self.ideal_hit:.2%}"))
         if self.distinct_blocks is not None:
             rows.append(("distinct blocks", f"{self.distinct_blocks:,}"))
@@ -151,7 +151,7 @@ class TraceDescription:
                 *(human_number(value) for value in d.values),
                 human_number(d.mean),
                 "—" if d.ln_mu is None or d.ln_sigma is None else f"{d.ln_mu:.3f}/{d.ln_sigma:.3f}",
-                human_number(d.n, 7),
+                f"{d.n:,.6g}" if d.n % 1 else f"{d.n:,.0f}",
             )
             for name, d in self.distributions.items()
         ]
@@ -267,9 +267,7 @@ def _describe_recorded(trace: Trace) -> TraceDescription:
     if not one_clock:
         notes.append("arrival CV and span are absent: each recording has a clock of its own, and when it started is not known")
     elif distinct_times < requests / 2:
-        notes.append(
-            f"only {distinct_times:,} distinct times for {requests:,} requests: the arrival CV is that of rounded times; do not fit it"
-        )
+        notes.append(f"only {distinct_times:,} distinct times for {requests:,} requests: the CV is that of rounded times, do not fit it")
     ideal = None
     if not hashed:
         notes.append("ideal prefix hit is absent: the trace has no block ids")

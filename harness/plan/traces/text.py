@@ -44,7 +44,7 @@ def decode(path: Path, number: int, raw: bytes) -> str:
         raise bad(
             f"{path}:{number}",
             f"has a line of more than {MAX_LINE_BYTES:,} bytes",
-            cause="this is no text file of lines, or more than one session a file",
+            cause="this is no file of lines",
         )
     if number == 1:
         raw = raw.removeprefix(b"\xef\xbb\xbf")
