@@ -8,9 +8,9 @@ import json
 from functools import lru_cache
 
 from harness.core.records import Api
-from harness.plan import corpus
+from harness.plan import corpus, openai_forms
 from harness.plan.draw import stream
-from harness.plan.types import Block, Message, Part, PartKind, RequestSettings, Role, Session
+from harness.plan.types import Block, Message, Part, PartKind, RequestSettings, Role, Session, ToolDefinition
 
 CHUNK_WORDS = 24
 """Length of one run of consecutive words. Shorter, and text stops reading as text; longer, and different blocks share more by chance."""
@@ -71,14 +71,35 @@ class Conversation:
             position = len(self._messages)
             turn = turns[position // 2]
             self._messages.append(self._render(turn.reply if position % 2 else turn.message))
-        output_tok = turns[turn_index].target_output_tok
-        tail = f'],"max_tokens":{output_tok}'
-        if self._settings.force_output:
-            tail += f',"min_tokens":{output_tok},"ignore_eos":true'
-        return b"".join((self._head, b",".join(self._messages[: 2 * turn_index + 1]), tail.encode(), b"}"))
+        said = self._messages[: 2 * turn_index + 1]
+        tail = _tail(self._settings, turns[turn_index].target_output_tok)
+        if self._settings.api == Api.COMPLETIONS:
+            return b"".join((self._head, *said, openai_forms.CUE, b'"', tail))
+        return b"".join((self._head, b",".join(said), b"]", tail))
 
     def _render(self, message: Message) -> bytes:
-        return _messages_form(message, self._texts) if self._settings.api == Api.MESSAGES else _chat_form(message, self._texts)
+        match self._settings.api:
+            case Api.MESSAGES:
+                return _messages_form(message, self._texts)
+            case Api.COMPLETIONS:
+                return openai_forms.transcript(message, self._texts)
+            case Api.RESPONSES:
+                return openai_forms.responses_items(message, self._texts)
+            case _:
+                return _chat_form(message, self._texts)
+
+
+def _tail(settings: RequestSettings, output_tok: int) -> bytes:
+    """What follows the conversation in a body: the answer's length."""
+    if settings.api == Api.RESPONSES:
+        # vLLM's responses route has no `min_tokens`; without an end token to wait for, `ignore_eos` alone gives the whole length.
+        forced = ',"ignore_eos":true' if settings.force_output else ""
+        return f',"max_output_tokens":{output_tok}{forced}}}'.encode()
+    forced = f',"min_tokens":{output_tok},"ignore_eos":true' if settings.force_output else ""
+    return f',"max_tokens":{output_tok}{forced}}}'.encode()
+
+
+_STREAM_USAGE = b',"stream_options":{"include_usage":true,"continuous_usage_stats":true}'
 
 
 @lru_cache(maxsize=64)
@@ -86,6 +107,14 @@ def _shared_head(session_head: tuple[Block, tuple[tuple[str, Block], ...]], sett
     system, tools = session_head
     messages = settings.api == Api.MESSAGES
     out = [b'{"model":', json.dumps(model).encode(), b',"stream":true,"temperature":', f"{settings.temperature:g}".encode()]
+    if settings.api == Api.COMPLETIONS:
+        offered = tuple(ToolDefinition(name, block) for name, block in tools)
+        begin = openai_forms.transcript_head(texts.escaped(system), offered, texts)
+        return b"".join((*out, _STREAM_USAGE, b',"prompt":"', begin))
+    if settings.api == Api.RESPONSES:
+        listed = b",".join(openai_forms.responses_tool(name, texts.escaped(block)) for name, block in tools)
+        # Not to be kept: a load test has no use for a store that grows.
+        return b"".join((*out, b',"store":false,"tools":[', listed, b'],"instructions":', texts.escaped(system), b',"input":['))
     if tools:
         rendered = [_tool(name, texts.escaped(block), messages=messages) for name, block in tools]
         out += [b',"tools":[', b",".join(rendered), b"]"]
@@ -93,7 +122,7 @@ def _shared_head(session_head: tuple[Block, tuple[tuple[str, Block], ...]], sett
         out += [b',"system":[{"type":"text","text":', texts.escaped(system), b'}],"messages":[']
     else:
         out += [
-            b',"stream_options":{"include_usage":true,"continuous_usage_stats":true}',
+            _STREAM_USAGE,
             b',"messages":[{"role":"system","content":',
             texts.escaped(system),
             b"},",

@@ -156,7 +156,7 @@ def make_plan(profile: Profile, facts: ModelFacts) -> RunPlan:
     settings = RequestSettings(
         api=profile.traffic.api.value,
         # The Messages API has no field for it; a model that cannot end by itself needs none.
-        force_output=profile.output_length is OutputLength.FORCED and profile.traffic.api.value == "chat",
+        force_output=profile.output_length is OutputLength.FORCED and profile.traffic.api.forces_output,
         temperature=profile.traffic.temperature,
     )
     notes = [] if scale == 1 else [f"all lengths are scaled by {scale:.4g}: {reason}"]

@@ -148,8 +148,8 @@ class RequestSettings:
     """What every request carries beside its messages.
 
     Attributes:
-        api: `messages` or `chat`.
-        force_output: add `ignore_eos` and `min_tokens` (chat API only).
+        api: a value of `core.records.Api`.
+        force_output: add `ignore_eos` and, where the API has it, `min_tokens` (not on Messages).
         temperature: sampling temperature.
     """
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from harness.core.metrics import METRICS
-from harness.core.records import Api, Boundary, OutputLength
+from harness.core.records import Boundary, OutputLength
 from harness.profile.thresholds import parse_threshold
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def _how_served(profile: "Profile") -> Iterator[Violation]:
 def _output_length(profile: "Profile") -> Iterator[Violation]:
     """The Messages API has neither `ignore_eos` nor `min_tokens`: a length is forced there only on a model that never ends by itself."""
     model = profile.model
-    if profile.output_length is not OutputLength.FORCED or profile.traffic.api is not Api.MESSAGES:
+    if profile.output_length is not OutputLength.FORCED or profile.traffic.api.forces_output:
         return
     if model.id == "builtin:tiny" or model.load_format == "dummy":
         return

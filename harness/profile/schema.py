@@ -459,14 +459,15 @@ class Traffic(Strict):
     """What is sent, and when."""
 
     api: Api = Api.MESSAGES
-    """Wire API: `messages` (Anthropic) or `chat` (OpenAI chat completions). Both stream."""
+    """Wire API: `messages` (Anthropic), or OpenAI's `chat` (chat completions), `completions` (the conversation as one text) or
+    `responses`. All of them stream."""
     workload: Workload
     """The conversations."""
     load: tuple[Stage, ...] = Field(min_length=1)
     """Load stages, one after the other."""
     output_length: OutputLength | None = None
-    """`forced` makes the server produce exactly the planned tokens (chat API, or a model that cannot end by itself); default: forced under
-    purpose measure, natural under smoke."""
+    """`forced` makes the server produce exactly the planned tokens (OpenAI's APIs, or a model that cannot end by itself).
+    Default: forced under purpose measure, natural under smoke."""
     context_scale: Literal["auto"] | Annotated[Number, Field(gt=0, le=1)] = "auto"
     """Factor on all lengths; `auto` fits the workload into the model's context. Printed, recorded, and equal where runs are compared."""
     temperature: Number = Field(default=0.0, ge=0, le=2)

@@ -182,7 +182,7 @@ def _listed(answer: httpx.Response) -> dict[str, int | None]:
 
 def _wait_token(endpoint: Endpoint, model: str, api: Api, api_key: str | None, deadline: Deadline, watch: Callable[[], None]) -> None:
     """The first request may compile kernels for minutes, so it runs beside a watch on the process."""
-    body = one_token_body(model)
+    body = one_token_body(model, api)
     tries = 0
     while True:
         reply = _watched(lambda: request_once(endpoint, api, body, api_key, timeout_s=max(0.1, deadline.left_s())), deadline, watch)

@@ -13,7 +13,7 @@ from harness.core.errors import PreflightError, ServerError
 from harness.core.records import Api, Endpoint
 
 ANTHROPIC_VERSION: Final = "2023-06-01"
-PATHS: Final = {Api.MESSAGES: "/v1/messages", Api.CHAT: "/v1/chat/completions"}
+PATHS: Final = {api: api.path for api in Api}
 _ERROR_CHARS: Final = 2000
 
 
@@ -39,7 +39,8 @@ class Reply:
         input_tok: the whole prompt, cached tokens included.
         cache_read_tok: of these, read from a prefix cache.
         output_tok: tokens that were produced.
-        stop_reason: `end_turn`, `max_tokens`, `tool_use` (Messages) or `stop`, `length`, `tool_calls` (chat).
+        stop_reason: `end_turn`, `max_tokens`, `tool_use` (Messages), `stop`, `length`, `tool_calls` (chat and completions), or `completed`,
+            `max_output_tokens` (responses).
     """
 
     status: int | None
@@ -71,7 +72,7 @@ def request_once(endpoint: Endpoint, api: Api, body: bytes, api_key: str | None 
         documents = _documents(response)
     except ValueError:
         return Reply(200, error=f"the answer is neither JSON nor an event stream: {response.text[:200]!r}")
-    return _read(documents)
+    return _read_responses(documents) if api is Api.RESPONSES else _read(documents)
 
 
 def _documents(response: httpx.Response) -> list[dict[str, Any]]:
@@ -112,6 +113,26 @@ def _read(documents: list[dict[str, Any]]) -> Reply:
     return Reply(200, None, usage.get("prompt_tokens"), details.get("cached_tokens"), usage.get("completion_tokens"), stop)
 
 
+def _read_responses(documents: list[dict[str, Any]]) -> Reply:
+    """A response object, alone or inside a stream's last event."""
+    response: dict[str, Any] = {}
+    for document in documents:
+        inner = document.get("response")
+        found: dict[str, Any] = inner if isinstance(inner, dict) else document
+        if document.get("type") == "error" or found.get("error") is not None:
+            return Reply(200, error=error_text(json.dumps(found if found.get("error") is not None else document)))
+        if found.get("status") in _RESPONSE_ENDS:
+            response = found
+    usage = response.get("usage") or {}
+    details = usage.get("input_tokens_details") or {}
+    why = (response.get("incomplete_details") or {}).get("reason")
+    stop = why or response.get("status")
+    return Reply(200, None, usage.get("input_tokens"), details.get("cached_tokens"), usage.get("output_tokens"), stop)
+
+
+_RESPONSE_ENDS: Final = frozenset({"completed", "incomplete", "cancelled"})
+
+
 def error_text(body: str) -> str:
     """The message inside an error body of either API, else the body's beginning."""
     try:
@@ -126,9 +147,17 @@ def error_text(body: str) -> str:
     return (value if isinstance(value, str) else json.dumps(value))[:_ERROR_CHARS]
 
 
-def one_token_body(model: str) -> bytes:
-    """The smallest real request of either API: a few words in, one token out, no stream."""
+_LEAST_RESPONSES_TOK: Final = 16
+"""OpenAI's own service refuses a smaller `max_output_tokens`."""
+
+
+def one_token_body(model: str, api: Api = Api.MESSAGES) -> bytes:
+    """The smallest real request of an API: a few words in, one token out (responses: 16), no stream."""
     body: dict[str, Any] = {"model": model, "max_tokens": 1, "messages": [{"role": "user", "content": "Say hello."}]}
+    if api is Api.COMPLETIONS:
+        body = {"model": model, "max_tokens": 1, "prompt": "Say hello."}
+    elif api is Api.RESPONSES:
+        body = {"model": model, "max_output_tokens": _LEAST_RESPONSES_TOK, "store": False, "input": "Say hello."}
     return json.dumps(body).encode()
 
 
@@ -176,8 +205,9 @@ def _tools_in(body: bytes) -> int:
 
 def _prompt_tok(endpoint: Endpoint, api: Api, body: bytes, api_key: str | None, tools: bool, timeout_s: float) -> int | None:
     """Input tokens of the body with one token of output, with or without its tools."""
-    value = json.loads(body) | {"max_tokens": 1, "stream": False}
-    dropped = {"stream_options", "min_tokens", "max_completion_tokens", "tool_choice"} | (set() if tools else {"tools"})
+    length = {"max_output_tokens": _LEAST_RESPONSES_TOK} if api is Api.RESPONSES else {"max_tokens": 1}
+    value = json.loads(body) | length | {"stream": False}
+    dropped = {"stream_options", "min_tokens", "ignore_eos", "max_completion_tokens", "tool_choice"} | (set() if tools else {"tools"})
     shortened = json.dumps({key: item for key, item in value.items() if key not in dropped}).encode()
     return request_once(endpoint, api, shortened, api_key, timeout_s=timeout_s).input_tok
 

@@ -109,13 +109,16 @@ def _dumps(value: Any) -> bytes:  # noqa: ANN401 - any JSON value
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
 
 
+_NAMED_EVENTS = (Api.MESSAGES, Api.RESPONSES)
+
+
 def _event(api: Api, value: dict[str, Any]) -> bytes:
-    name = f"event: {value['type']}\n".encode() if api is Api.MESSAGES else b""
+    name = f"event: {value['type']}\n".encode() if api in _NAMED_EVENTS else b""
     return name + b"data: " + _dumps(value) + b"\n\n"
 
 
 def _chunk(data: bytes) -> bytes:
-    return b"%x\r\n%s\r\n" % (len(data), data)
+    return b"%x\r\n%s\r\n" % (len(data), data) if data else b""  # a chunk of nothing would end the message
 
 
 def _head(framing: bytes, content_type: bytes = b"text/event-stream; charset=utf-8", status: bytes = b"200 OK") -> bytes:
@@ -154,6 +157,11 @@ def _chat_chunk(delta: dict[str, Any] | None, finish: str | None = None, **more:
     return {"id": "chatcmpl-paced", "object": "chat.completion.chunk", "created": 0, "model": MODEL, "choices": choices, **more}
 
 
+def _completions_chunk(text: str | None, finish: str | None = None, **more: dict[str, Any]) -> dict[str, Any]:
+    choices = [] if text is None else [{"index": 0, "text": text, "logprobs": None, "finish_reason": finish}]
+    return {"id": "cmpl-paced", "object": "text_completion", "created": 0, "model": MODEL, "choices": choices, **more}
+
+
 def _chat_usage(request: _Request, done: int) -> dict[str, Any]:
     usage: dict[str, Any] = {"prompt_tokens": request.input_tok, "total_tokens": request.input_tok + done, "completion_tokens": done}
     if request.fault is Fault.CACHE_USAGE:
@@ -169,10 +177,81 @@ def _chat_start(request: _Request) -> bytes:
 
 
 def _chat_end(request: _Request) -> bytes:
-    out = _event(Api.CHAT, _chat_chunk({}, "length" if request.capped else "stop"))
+    finish = "length" if request.capped else "stop"
+    chat = request.api is Api.CHAT
+    out = _event(request.api, _chat_chunk({}, finish) if chat else _completions_chunk("", finish))
     if request.fault is not Fault.NO_USAGE:
-        out += _event(Api.CHAT, _chat_chunk(None, usage=_chat_usage(request, request.output_tok)))
+        usage = _chat_usage(request, request.output_tok)
+        out += _event(request.api, _chat_chunk(None, usage=usage) if chat else _completions_chunk(None, usage=usage))
     return out
+
+
+def _completions_start(_request: _Request) -> bytes:
+    return b""  # this stream begins with its first text
+
+
+_ITEM: Final = {"item_id": "msg_paced", "output_index": 0, "content_index": 0}
+_BEFORE_TOKENS: Final = 4  # events of a responses stream before its first text
+
+
+def _response(status: str, **more: object) -> dict[str, Any]:
+    return {
+        "id": "resp_paced", "object": "response", "created_at": 0, "model": MODEL, "status": status, "error": None,
+        "incomplete_details": None, "instructions": None, "metadata": {}, "output": [], "parallel_tool_calls": True, "temperature": 0.0,
+        "tool_choice": "auto", "tools": [], "top_p": 1.0, "usage": None, **more,
+    }  # fmt: skip
+
+
+def _responses_item(tokens: int, status: str) -> dict[str, Any]:
+    part = [{"type": "output_text", "text": text_of(tokens), "annotations": []}] if tokens else []
+    return {"id": "msg_paced", "type": "message", "role": "assistant", "status": status, "content": part}
+
+
+def _responses_start(_request: _Request) -> bytes:
+    response = _response("in_progress")
+    part = {"type": "output_text", "text": "", "annotations": []}
+    events: list[dict[str, Any]] = [
+        {"type": "response.created", "response": response},
+        {"type": "response.in_progress", "response": response},
+        {"type": "response.output_item.added", "output_index": 0, "item": _responses_item(0, "in_progress")},
+        {"type": "response.content_part.added", **_ITEM, "part": part},
+    ]
+    return b"".join(_event(Api.RESPONSES, event | {"sequence_number": number}) for number, event in enumerate(events))
+
+
+def _responses_end(request: _Request) -> bytes:
+    item = _responses_item(request.output_tok, "completed")
+    (part,) = item["content"]
+    events: list[dict[str, Any]] = [
+        {"type": "response.output_text.done", **_ITEM, "text": part["text"], "logprobs": []},
+        {"type": "response.content_part.done", **_ITEM, "part": part},
+        {"type": "response.output_item.done", "output_index": 0, "item": item},
+    ]
+    first = _BEFORE_TOKENS + request.output_tok
+    return b"".join(_event(Api.RESPONSES, event | {"sequence_number": first + number}) for number, event in enumerate(events))
+
+
+def _whole_response(request: _Request) -> dict[str, Any]:
+    """The response when it is over: with status 200 it is the whole answer, in a stream its last event."""
+    usage: dict[str, Any] | None = None
+    if request.fault is not Fault.NO_USAGE:
+        cached = request.input_tok // 2 if request.fault is Fault.CACHE_USAGE else 0
+        usage = {
+            "input_tokens": request.input_tok, "input_tokens_details": {"cached_tokens": cached}, "output_tokens": request.output_tok,
+            "output_tokens_details": {"reasoning_tokens": 0}, "total_tokens": request.input_tok + request.output_tok,
+        }  # fmt: skip
+    status = "incomplete" if request.capped else "completed"
+    why = {"reason": "max_output_tokens"} if request.capped else None
+    return _response(status, usage=usage, output=[_responses_item(request.output_tok, status)], incomplete_details=why)
+
+
+def _end_marker(request: _Request) -> bytes:
+    if request.api is Api.MESSAGES:
+        return _event(Api.MESSAGES, {"type": "message_stop"})
+    if request.api is not Api.RESPONSES:
+        return b"data: [DONE]\n\n"
+    kind, number = f"response.{'incomplete' if request.capped else 'completed'}", _BEFORE_TOKENS + request.output_tok + 3
+    return _event(Api.RESPONSES, {"type": kind, "sequence_number": number, "response": _whole_response(request)})
 
 
 @lru_cache(maxsize=4096)
@@ -180,20 +259,25 @@ def _token_event(api: Api, index: int) -> bytes:
     word = _WORDS[index % len(_WORDS)]
     if api is Api.MESSAGES:
         return _event(api, {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": word}})
+    if api is Api.COMPLETIONS:
+        return _event(api, _completions_chunk(word))
+    if api is Api.RESPONSES:
+        delta = {"type": "response.output_text.delta", **_ITEM, "delta": word, "logprobs": []}
+        return _event(api, delta | {"sequence_number": _BEFORE_TOKENS + index})
     return _event(api, _chat_chunk({"content": word}))
 
 
 @lru_cache(maxsize=4096)
-def _token_with_usage(index: int) -> bytes:
-    """A chat event that tells counts; `%(a)d` and so on are filled in for a request."""
-    text = _event(Api.CHAT, _chat_chunk({"content": _WORDS[index % len(_WORDS)]})).rstrip()
+def _token_with_usage(api: Api, index: int) -> bytes:
+    """A chat or completions event that tells counts; `%(a)d` and so on are filled in for a request."""
+    text = _token_event(api, index).rstrip()
     assert text.endswith(b"}")
     usage = b'{"prompt_tokens":%(prompt)d,"total_tokens":%(total)d,"completion_tokens":%(done)d}'
     return text[:-1].replace(b"%", b"%%") + b',"usage":' + usage + b"}\n\n"
 
 
-def _filled(index: int) -> Callable[[_Request], bytes]:
-    template = _token_with_usage(index)
+def _filled(api: Api, index: int) -> Callable[[_Request], bytes]:
+    template = _token_with_usage(api, index)
 
     def fill(request: _Request) -> bytes:
         done = index + 1
@@ -202,6 +286,7 @@ def _filled(index: int) -> Callable[[_Request], bytes]:
     return fill
 
 
+@lru_cache(maxsize=256)
 def text_of(tokens: int) -> str:
     """The text of an answer of so many tokens."""
     return "".join(_WORDS[index % len(_WORDS)] for index in range(tokens))
@@ -217,14 +302,20 @@ def _all_token_bytes(tokens: int) -> tuple[int, ...]:
     return tuple(token_bytes(index) for index in range(tokens))
 
 
-_END_MARKER = {Api.MESSAGES: _event(Api.MESSAGES, {"type": "message_stop"}), Api.CHAT: b"data: [DONE]\n\n"}
-_PING = {Api.MESSAGES: _event(Api.MESSAGES, {"type": "ping"}), Api.CHAT: b": keep-alive\n\n"}
+_PING = dict.fromkeys(Api, b": keep-alive\n\n") | {Api.MESSAGES: _event(Api.MESSAGES, {"type": "ping"})}
+_OPENAI_ERROR = _event(Api.CHAT, {"error": {"message": "Overloaded", "type": "overloaded_error", "code": 529}})
 _ERROR_EVENT = {
     Api.MESSAGES: _event(Api.MESSAGES, {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}),
-    Api.CHAT: _event(Api.CHAT, {"error": {"message": "Overloaded", "type": "overloaded_error", "code": 529}}),
+    Api.CHAT: _OPENAI_ERROR,
+    Api.COMPLETIONS: _OPENAI_ERROR,
+    Api.RESPONSES: _event(
+        Api.RESPONSES, {"type": "error", "code": "overloaded_error", "message": "Overloaded", "param": None, "sequence_number": 9}
+    ),
 }
-_START = {Api.MESSAGES: _messages_start, Api.CHAT: _chat_start}
-_END = {Api.MESSAGES: _messages_end, Api.CHAT: _chat_end}
+_START = {
+    Api.MESSAGES: _messages_start, Api.CHAT: _chat_start, Api.COMPLETIONS: _completions_start, Api.RESPONSES: _responses_start,
+}  # fmt: skip
+_END = {Api.MESSAGES: _messages_end, Api.CHAT: _chat_end, Api.COMPLETIONS: _chat_end, Api.RESPONSES: _responses_end}
 
 
 # --- scripts ----------------------------------------------------------------------------------------------------------------------
@@ -241,9 +332,9 @@ def _plain_script(api: Api, tokens: int, ttft_ns: int, gap_ns: int, *, usage: bo
     head = _head(b"transfer-encoding: chunked\r\n")
     steps: list[_Step] = [(0, lambda request: head + _chunk(start(request)), 0)]
     for index in range(tokens):
-        data: _Data = framed(_filled(index)) if usage else _chunk(_token_event(api, index))
+        data: _Data = framed(_filled(api, index)) if usage else _chunk(_token_event(api, index))
         steps.append((gap_ns if index else ttft_ns, data, 1))
-    steps.append((0, lambda request: _chunk(end(request)) + _chunk(_END_MARKER[api]) + b"0\r\n\r\n", 0))
+    steps.append((0, lambda request: _chunk(end(request)) + _chunk(_end_marker(request)) + b"0\r\n\r\n", 0))
     return tuple(steps)
 
 
@@ -295,10 +386,10 @@ def _odd_stream(request: _Request, ttft_ns: int, gap_ns: int) -> list[_Step]:
     # The stream's body as pieces: (pause, bytes, tokens).
     pieces: list[tuple[int, bytes, int]] = [(0, _START[api](request), 0)]
     for index in range(tokens):
-        data = _filled(index)(request) if usage else _token_event(api, index)
+        data = _filled(api, index)(request) if usage else _token_event(api, index)
         pieces.append((gap_ns if index else ttft_ns, data, 1))
     half = 1 + (tokens + 1) // 2
-    end, marker = (0, _END[api](request), 0), (0, _END_MARKER[api], 0)
+    end, marker = (0, _END[api](request), 0), (0, _end_marker(request), 0)
     last: list[_Step] = []
     framing = b"transfer-encoding: chunked\r\n"
     chunked = True
@@ -357,10 +448,10 @@ def _odd_stream(request: _Request, ttft_ns: int, gap_ns: int) -> list[_Step]:
 
 # --- server -----------------------------------------------------------------------------------------------------------------------
 
-_MAX_TOKENS = re.compile(rb'"max_(?:completion_)?tokens"\s*:\s*(\d+)')
+_MAX_TOKENS = re.compile(rb'"max_(?:completion_|output_)?tokens"\s*:\s*(\d+)')
 _STREAM = re.compile(rb'"stream"\s*:\s*true')
 _CONTINUOUS = re.compile(rb'"continuous_usage_stats"\s*:\s*true')
-_ROUTES = {b"/v1/messages": Api.MESSAGES, b"/v1/chat/completions": Api.CHAT}
+_ROUTES = {api.path.encode(): api for api in Api}
 _READ_SIZE = 1 << 18
 
 
@@ -565,7 +656,7 @@ class _Server:
             input_tok=input_tok,
             output_tok=output_tok,
             capped=output_tok == most,
-            continuous_usage=api is Api.CHAT and _CONTINUOUS.search(body) is not None,
+            continuous_usage=api in (Api.CHAT, Api.COMPLETIONS) and _CONTINUOUS.search(body) is not None,
             received_ns=now_ns(),
             body_bytes=len(body),
             body_sha256=hashlib.sha256(body).hexdigest() if self.pace.hash_bodies else None,
@@ -653,6 +744,10 @@ def _whole_answer(request: _Request) -> bytes:
             "stop_reason": "max_tokens" if request.capped else "end_turn", "stop_sequence": None,
             "usage": {"input_tokens": request.input_tok, "output_tokens": n},
         }  # fmt: skip
+    elif request.api is Api.RESPONSES:
+        value = _whole_response(request)
+    elif request.api is Api.COMPLETIONS:
+        value = _completions_chunk(text, "length" if request.capped else "stop", usage=_chat_usage(request, n))
     else:
         choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "length" if request.capped else "stop"}
         value = {

@@ -138,6 +138,58 @@ def test_a_head_that_fills_the_context_is_refused():
         make_plan(profile({"kind": "chat", "system_tok": 31900}, context_scale=0.4), FACTS)
 
 
+@pytest.mark.parametrize("workload", ["chat", "claude-code"])
+def test_a_transcript_extends_the_one_before_and_ends_with_the_cue(workload):
+    plan = make_plan(profile(workload, api="completions"), FACTS)
+    session = max(first(plan, 30), key=lambda s: len(s.turns))
+    talk = Conversation(session, plan.settings, "the-model", Texts(plan.seed, plan.tok_per_word))
+    bodies = [json.loads(talk.body(turn.index)) for turn in session.turns]
+    texts = Texts(plan.seed, plan.tok_per_word)
+    for turn, body in zip(session.turns, bodies, strict=True):
+        assert set(body) == {"model", "stream", "temperature", "stream_options", "prompt", "max_tokens"}
+        assert (body["stream"], body["max_tokens"]) == (True, turn.target_output_tok)
+        assert body["prompt"].startswith("System: " + texts.text(session.system))
+        assert body["prompt"].endswith("\n\nAssistant:")
+        for part in turn.message.parts:
+            assert texts.text(part.block) in body["prompt"]
+    for shorter, longer in itertools.pairwise(bodies):
+        assert longer["prompt"].startswith(shorter["prompt"])
+    if workload == "claude-code":
+        offered = bodies[0]["prompt"].split("\n\nTools: ")[1].split("\n\nUser:")[0]
+        assert [tool["name"] for tool in json.loads(offered)] == [tool.name for tool in session.tools]
+        calls = [line for line in bodies[-1]["prompt"].split("\n\n") if line.startswith("Assistant: Call: ")]
+        results = [line for line in bodies[-1]["prompt"].split("\n\n") if line.startswith("Result of ")]
+        assert [json.loads(call.removeprefix("Assistant: Call: "))["id"] for call in calls] == [
+            line.removeprefix("Result of ").split(":")[0] for line in results
+        ]
+        assert len(calls) > 3
+
+
+@pytest.mark.parametrize("workload", ["chat", "claude-code"])
+def test_responses_bodies_are_what_the_official_types_describe(workload):
+    from openai.types.responses.response_create_params import ResponseCreateParamsStreaming
+    from pydantic import TypeAdapter
+
+    plan = make_plan(profile(workload, api="responses", output_length="forced"), FACTS)
+    session = max(first(plan, 30), key=lambda s: len(s.turns))
+    talk = Conversation(session, plan.settings, "the-model", Texts(plan.seed, plan.tok_per_word))
+    bodies = [json.loads(talk.body(turn.index)) for turn in session.turns]
+    for turn, body in zip(session.turns, bodies, strict=True):
+        assert (body["stream"], body["store"], body["max_output_tokens"]) == (True, False, turn.target_output_tok)
+        assert body["ignore_eos"] is True
+        assert bool(body["tools"]) == (workload == "claude-code")
+        assert "min_tokens" not in body
+    TypeAdapter(ResponseCreateParamsStreaming).validate_python({k: v for k, v in bodies[-1].items() if k != "ignore_eos"})
+    for shorter, longer in itertools.pairwise(bodies):
+        assert longer["input"][: len(shorter["input"])] == shorter["input"]
+        assert (longer["instructions"], longer["tools"]) == (shorter["instructions"], shorter["tools"])
+    calls = [item for item in bodies[-1]["input"] if item.get("type") == "function_call"]
+    results = [item for item in bodies[-1]["input"] if item.get("type") == "function_call_output"]
+    assert [call["call_id"] for call in calls] == [result["call_id"] for result in results]
+    assert all(set(json.loads(call["arguments"])) == {"input"} for call in calls)
+    assert (len(calls) > 3) == (workload == "claude-code")
+
+
 @pytest.mark.parametrize("api", ["messages", "chat"])
 @pytest.mark.parametrize("workload", ["chat", "claude-code"])
 def test_bodies_are_json_and_each_turn_extends_the_one_before(api, workload):
@@ -182,10 +234,12 @@ def test_every_tool_result_answers_the_tool_use_before_it(api):
     assert answered > 3
 
 
-def test_forced_lengths_are_asked_for_on_the_chat_route_only():
-    body = json.loads(_body(profile(api="chat", output_length="forced")))
+@pytest.mark.parametrize("api", ["chat", "completions"])
+def test_forced_lengths_are_asked_for_where_the_route_has_fields_for_it(api):
+    body = json.loads(_body(profile(api=api, output_length="forced")))
     assert body["ignore_eos"] is True
     assert body["min_tokens"] == body["max_tokens"]
+    assert "ignore_eos" not in json.loads(_body(profile(api=api, output_length="natural")))
     assert "ignore_eos" not in json.loads(_body(profile(api="messages", output_length="forced")))
 
 

@@ -79,6 +79,17 @@ def test_what_is_recorded_of_each_stream(streams: dict[str, tuple[Api, bytes]]) 
     assert got["chat-continuous"]["stop"] == "stop"
     assert got["chat-continuous"]["chunk_tok"] == 7  # the eighth token carried no content
     assert got["chat-tools"]["chunk_tok"] is None
+    assert got["completions-continuous"]["usage"] == (50, 48, None, 8)
+    assert got["completions-continuous"]["chunk_tok"] == 8
+    assert got["completions-plain"]["usage"] == (50, None, None, 6)
+    assert got["responses-openai"]["usage"] == (1015, 1000, 3, 42)
+    assert got["responses-vllm"]["usage"] == (1015, 0, None, 12)
+    assert got["responses-incomplete"] | {"response_bytes": 0} == got["responses-vllm"] | {"response_bytes": 0}
+    assert got["completions-plain"]["kinds"] == ["text"]
+    assert got["responses-openai"]["kinds"] == ["thinking", "text", "tool_use"]
+    assert got["responses-vllm"]["kinds"] == ["thinking", "text"]
+    assert [got[name]["stop"] for name in ("completions-continuous", "completions-plain")] == ["length", "stop"]
+    assert [got[name]["stop"] for name in ("responses-openai", "responses-vllm")] == ["completed", "max_output_tokens"]
 
 
 def test_content_is_counted_in_utf8_bytes(streams: dict[str, tuple[Api, bytes]]) -> None:
@@ -88,7 +99,11 @@ def test_content_is_counted_in_utf8_bytes(streams: dict[str, tuple[Api, bytes]])
 
 
 def test_first_token_is_the_read_that_completed_the_first_content(streams: dict[str, tuple[Api, bytes]]) -> None:
-    for name, first_content in (("messages-anthropic", b"Hm, 1"), ("chat-continuous", b'" a"'), ("chat-tools", b"Let me")):
+    firsts = {
+        "messages-anthropic": b"Hm, 1", "chat-continuous": b'" a"', "chat-tools": b"Let me", "completions-plain": b" one",
+        "responses-openai": b'"Hm, "', "responses-vllm": b'"Let me"',
+    }  # fmt: skip
+    for name, first_content in firsts.items():
         api, body = streams[name]
         events = [event + b"\n\n" for event in body.split(b"\n\n")[:-1]]
         reads = [OK + b"content-length: %d\r\n\r\n" % len(body), *events]
@@ -173,8 +188,11 @@ def test_no_bytes_crash_the_reader(data: bytes, eof: bool) -> None:
             assert answer.outcome is not Outcome.OK or b"[DONE]" in data
 
 
-KEYS = ["type", "delta", "text", "usage", "message", "choices", "content", "error", "output_tokens", "tool_calls", "function"]
-VALUES = ["content_block_delta", "message_start", "message_delta", "error", "text_delta"]
+KEYS = ["type", "delta", "text", "usage", "message", "choices", "content", "error", "output_tokens", "tool_calls", "function", "response"]
+VALUES = [
+    "content_block_delta", "message_start", "message_delta", "error", "text_delta", "response.output_text.delta", "response.failed",
+    "response.in_progress",
+]  # fmt: skip
 
 
 def _deeper(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
@@ -228,10 +246,13 @@ def test_retry_after_in_its_forms() -> None:
 
 def test_ends_of_a_stream_and_their_outcomes(stream: tuple[Api, bytes]) -> None:
     api, body = stream
-    end = b"event: message_stop" if api is Api.MESSAGES else b"data: [DONE]"
-    without_end = body[: body.index(end)]
+    ends = {Api.MESSAGES: b"event: message_stop", Api.RESPONSES: b"event: response.completed"}
+    without_end = body[: body.index(ends.get(api, b"data: [DONE]"))]
     failed = b'event: error\ndata: {"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}\n\n'
-    more = b'data: {"type":"content_block_delta","delta":{"type":"text_delta","text":"x"},"choices":[{"delta":{"content":"x"}}]}\n\n'
+    delta: Any = "x" if api is Api.RESPONSES else {"type": "text_delta", "text": "x"}
+    kind = "response.output_text.delta" if api is Api.RESPONSES else "content_block_delta"
+    choice = {"delta": {"content": "x"}, "text": "x"}
+    more = b"data: " + json.dumps({"type": kind, "delta": delta, "choices": [choice]}).encode() + b"\n\n"
     incomplete = "before the HTTP message was complete"
     broken = without_end + b"data: {oops\n\n" + body[len(without_end) :]
     cases = {
@@ -327,6 +348,73 @@ def test_agrees_with_the_anthropic_client(streams: dict[str, tuple[Api, bytes]],
     assert answer.input_tok == usage.input_tokens + (usage.cache_read_input_tokens or 0) + (usage.cache_creation_input_tokens or 0)
     assert (answer.cache_read_tok, answer.cache_write_tok) == (usage.cache_read_input_tokens, usage.cache_creation_input_tokens)
     assert answer.content_kinds == [block.type for block in message.content]
+
+
+@pytest.mark.parametrize("name", ["completions-continuous", "completions-plain"])
+def test_agrees_with_the_openai_client_on_completions(streams: dict[str, tuple[Api, bytes]], name: str) -> None:
+    api, body = streams[name]
+    said, usage, finish = "", None, None
+    with httpx2.Client(transport=Recorded(body)) as http_client:
+        client = openai.OpenAI(api_key="k", base_url="http://x/v1", http_client=http_client, max_retries=0)
+        for chunk in client.completions.create(model="m", prompt="x", stream=True):
+            usage = chunk.usage or usage
+            for choice in chunk.choices:
+                finish = choice.finish_reason or finish
+                said += choice.text
+    answer = answer_of(api, [with_length(body)], keep_text=True)
+    assert usage is not None
+    assert (answer.text, answer.stop_reason) == (said, finish)
+    assert (answer.input_tok, answer.output_tok) == (usage.prompt_tokens, usage.completion_tokens)
+    details = usage.prompt_tokens_details
+    assert answer.cache_read_tok == (details.cached_tokens if details else None)
+
+
+@pytest.mark.parametrize("name", ["responses-openai", "responses-vllm", "responses-incomplete"])
+def test_agrees_with_the_openai_client_on_responses(streams: dict[str, tuple[Api, bytes]], name: str) -> None:
+    api, body = streams[name]
+    said, kinds, final = "", [], None
+    with httpx2.Client(transport=Recorded(body)) as http_client:
+        client = openai.OpenAI(api_key="k", base_url="http://x/v1", http_client=http_client, max_retries=0)
+        for event in client.responses.create(model="m", input="x", stream=True):
+            if event.type.endswith(".delta"):
+                said += event.delta
+            if event.type == "response.output_item.added":
+                kinds.append({"reasoning": "thinking", "message": "text", "function_call": "tool_use"}[event.item.type])
+            if event.type in ("response.completed", "response.incomplete"):
+                final = event.response
+    assert final is not None
+    assert final.usage is not None
+    answer = answer_of(api, [with_length(body)], keep_text=True)
+    assert (answer.text, answer.content_kinds) == (said, kinds)
+    assert answer.stop_reason == (final.incomplete_details.reason if final.incomplete_details else final.status)
+    assert (answer.input_tok, answer.output_tok) == (final.usage.input_tokens, final.usage.output_tokens)
+    assert answer.cache_read_tok == final.usage.input_tokens_details.cached_tokens
+
+
+@pytest.mark.parametrize(
+    ("event", "words"),
+    [
+        ({"type": "error", "code": "server_error", "message": "gone", "param": None}, "server_error: gone"),
+        ({"type": "error", "error": {"type": "internal_error", "message": "dead"}}, "internal_error: dead"),
+        ({"error": {"message": "dead", "type": "InternalServerError", "code": 500}}, "InternalServerError: dead"),
+        ({"type": "response.failed", "response": {"error": {"code": "server_error", "message": "no"}}}, "server_error: no"),
+        ({"type": "response.failed", "response": {"error": None}}, "not why"),
+    ],
+)
+def test_ways_to_fail_within_a_responses_stream(streams: dict[str, tuple[Api, bytes]], event: dict[str, Any], words: str) -> None:
+    _, body = streams["responses-openai"]
+    cut_off = body[: body.index(b"event: response.completed")]
+    answer = answer_of(Api.RESPONSES, [with_length(cut_off + b"data: " + json.dumps(event).encode() + b"\n\n")])
+    assert answer.outcome is Outcome.API_ERROR
+    assert words in (answer.error or "")
+    assert answer.first_token_ns is not None
+
+
+def test_a_done_line_ends_no_responses_stream(streams: dict[str, tuple[Api, bytes]]) -> None:
+    _, body = streams["responses-openai"]
+    assert answer_of(Api.RESPONSES, [with_length(body + b"data: [DONE]\n\n")]).outcome is Outcome.OK
+    cut_off = body[: body.index(b"event: response.completed")]
+    assert answer_of(Api.RESPONSES, [with_length(cut_off + b"data: [DONE]\n\n")]).outcome is Outcome.TRUNCATED
 
 
 @pytest.mark.parametrize("name", ["chat-continuous", "chat-tools"])

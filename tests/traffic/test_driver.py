@@ -103,7 +103,7 @@ EXPECTED = {
 }
 
 
-@pytest.mark.parametrize("api", ["messages", "chat"])
+@pytest.mark.parametrize("api", ["messages", "chat", "completions", "responses"])
 def test_every_fault_has_its_outcome(traffic: Callable[..., Any], tmp_path: Path, api: str) -> None:
     assert set(EXPECTED) == set(Fault)
     faults = tuple(EXPECTED)
@@ -131,9 +131,9 @@ def test_every_fault_has_its_outcome(traffic: Callable[..., Any], tmp_path: Path
     assert cached["cache_write_tok"] == (cached["input_tok"] // 4 if api == "messages" else None)
     for fault in SAME_RECORD:
         row = got[fault]
-        assert row["stop_reason"] == ("max_tokens" if api == "messages" else "length")
+        assert row["stop_reason"] == {"messages": "max_tokens", "responses": "max_output_tokens"}.get(api, "length")
         assert len(row["chunk_dt_us"]) == len(row["chunk_bytes"])
-        if api == "chat":  # this API tells how many tokens each chunk holds
+        if api in ("chat", "completions"):  # these APIs tell how many tokens each chunk holds
             assert len(row["chunk_tok"]) == len(row["chunk_dt_us"])
             assert sum(row["chunk_tok"]) == row["output_tok"] == 6
         else:

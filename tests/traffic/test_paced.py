@@ -24,12 +24,21 @@ def test_the_official_clients_work_against_it() -> None:
             chunks = list(client.chat.completions.create(model=MODEL, max_tokens=9, messages=ask, stream=True))
             completion = client.chat.completions.create(model=MODEL, messages=ask)
             models = client.models.list().data
+            plain = list(client.completions.create(model=MODEL, max_tokens=8, prompt="x", stream=True))
+            plain_whole = client.completions.create(model=MODEL, max_tokens=8, prompt="x")
+            with client.responses.stream(model=MODEL, max_output_tokens=50, input="x") as told:
+                response = told.get_final_response()
+            response_whole = client.responses.create(model=MODEL, max_output_tokens=7, input="x")
     assert streamed.content[0].text == text_of(20)
     assert (streamed.stop_reason, streamed.usage.output_tokens) == ("end_turn", 20)
     assert whole.content[0].text == text_of(7)
     assert (whole.stop_reason, whole.usage.output_tokens) == ("max_tokens", 7)
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == text_of(9)
     assert completion.choices[0].message.content == text_of(20)
+    assert "".join(chunk.choices[0].text for chunk in plain if chunk.choices) == text_of(8) == plain_whole.choices[0].text
+    assert plain[-1].usage.completion_tokens == 8
+    assert (response.output_text, response.status, response.usage.output_tokens) == (text_of(20), "completed", 20)
+    assert (response_whole.output_text, response_whole.incomplete_details.reason) == (text_of(7), "max_output_tokens")
     assert [(model.id, model.owned_by) for model in models] == [(MODEL, "harness-paced-test-double")]
 
 
@@ -61,7 +70,7 @@ def test_its_truth_is_the_time_of_each_write(tmp_path: Path) -> None:
         assert all(at - line["received_ns"] >= (30 + 5 * k) * 1e6 for k, at in enumerate(line["content_ns"]))
         assert (line["tokens"], line["aborted"], len(line["content_ns"])) == (6, False, 6)
     assert "vllm:generation_tokens_total" in counted
-    assert f"vllm:prompt_tokens_total{{engine=\"0\",model_name=\"{MODEL}\"}} {first['input_tok'] * 2}" in counted
+    assert f'vllm:prompt_tokens_total{{engine="0",model_name="{MODEL}"}} {first["input_tok"] * 2}' in counted
     assert 'vllm:request_success_total{finished_reason="length",engine="0",model_name="paced-test-double"} 2' in counted
 
 

@@ -184,6 +184,8 @@ def _error_of(value: Any) -> str | None:  # noqa: ANN401 - any JSON value
     if message is None:
         return None
     kind = inner.get("type")
+    if kind in (None, "error"):  # OpenAI's responses name the kind in `code`
+        kind = inner.get("code")
     return (f"{kind}: {message}" if isinstance(kind, str) else str(message))[:_ERROR_CHARS]
 
 
@@ -192,9 +194,9 @@ def _error_of(value: Any) -> str | None:  # noqa: ANN401 - any JSON value
 _BOUNDARY = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 _STRING = rb'[^"\\\x00-\x1f]*(?:\\.[^"\\\x00-\x1f]*)*'
-_LITERAL = re.compile(rb'"(?:text|thinking|partial_json|content|reasoning_content|reasoning|arguments)"\s*:\s*"(' + _STRING + rb')"')
+_LITERAL = re.compile(rb'"(?:text|thinking|partial_json|content|reasoning_content|reasoning|arguments|delta)"\s*:\s*"(' + _STRING + rb')"')
 _FINISHED = re.compile(rb'"(?:finish_reason|stop_reason)"\s*:\s*"')
-_VARYING = re.compile(rb'"(?:id|obfuscation|request_id)"\s*:\s*"[^"\\]*"|"completion_tokens"\s*:\s*\d+|\d+')
+_VARYING = re.compile(rb'"(?:id|item_id|obfuscation|request_id)"\s*:\s*"[^"\\]*"|"completion_tokens"\s*:\s*\d+|\d+')
 _CONTENT_GROUP = b"(" + _STRING + b")"
 
 
@@ -262,12 +264,29 @@ def _generalise(piece: bytes) -> tuple[bytes, int]:
     return b"".join(out), groups
 
 
+_END_MARKERS: Final = {
+    Api.MESSAGES: "message_stop", Api.CHAT: "[DONE]", Api.COMPLETIONS: "[DONE]", Api.RESPONSES: "response.completed",
+}  # fmt: skip
+_RESPONSES_DELTAS: Final = {
+    "response.output_text.delta": "text",
+    "response.refusal.delta": "text",
+    "response.reasoning_text.delta": "thinking",
+    "response.reasoning_summary_text.delta": "thinking",
+    "response.function_call_arguments.delta": "tool_use",
+    "response.custom_tool_call_input.delta": "tool_use",
+    "response.mcp_call_arguments.delta": "tool_use",
+    "response.code_interpreter_call_code.delta": "tool_use",
+}
+"""Events of a responses stream whose `delta` is text that the model wrote, and its kind."""
+
+
 class _Stream:
     """Content, usage and end of one event stream."""
 
     def __init__(self, api: Api, *, keep_text: bool) -> None:
         self.api = api
-        self.end_marker = "message_stop" if api is Api.MESSAGES else "[DONE]"
+        self.end_marker = _END_MARKERS[api]
+        self._read_event = {Api.MESSAGES: self._messages, Api.RESPONSES: self._responses}.get(api, self._chat)
         self.ended = False
         self.api_error: str | None = None
         self.malformed: str | None = None
@@ -360,11 +379,19 @@ class _Stream:
                 answer.chunk_tok = array("I", [b - a for a, b in pairwise([0, *told])])
         if self.api is Api.MESSAGES:
             self._messages_usage(answer)
+        elif self.api is Api.RESPONSES:
+            self._openai_usage(answer, "input_tokens", "output_tokens")
         else:
-            answer.input_tok = _count(self.usage.get("prompt_tokens"))
-            answer.output_tok = _count(self.usage.get("completion_tokens"))
-            details = self.usage.get("prompt_tokens_details")
-            answer.cache_read_tok = _count(details.get("cached_tokens")) if isinstance(details, dict) else None
+            self._openai_usage(answer, "prompt_tokens", "completion_tokens")
+
+    def _openai_usage(self, answer: Answer, prompt: str, output: str) -> None:
+        """OpenAI's usage: the prompt's count is whole, its details are parts of it."""
+        answer.input_tok = _count(self.usage.get(prompt))
+        answer.output_tok = _count(self.usage.get(output))
+        details = self.usage.get(f"{prompt}_details")
+        if isinstance(details, dict):
+            answer.cache_read_tok = _count(details.get("cached_tokens"))
+            answer.cache_write_tok = _count(details.get("cache_write_tokens"))
 
     def _messages_usage(self, answer: Answer) -> None:
         read = _count(self.usage.get("cache_read_input_tokens"))
@@ -380,8 +407,9 @@ class _Stream:
         name, data = _fields(event)
         if data is None:
             return None
-        if self.api is Api.CHAT and data.strip() == b"[DONE]":
-            self.ended = True
+        if self.api is not Api.MESSAGES and data.strip() == b"[DONE]":
+            # A responses stream ends with its last event; a server that sends this as well ends it no more than once.
+            self.ended = self.ended or self.api is not Api.RESPONSES
             return None
         try:
             value = json.loads(data)
@@ -392,7 +420,7 @@ class _Stream:
             self.malformed = self.malformed or f"an event's data is no JSON object: {data[:80]!r}"
             return None
         try:
-            found = self._messages(name, value) if self.api is Api.MESSAGES else self._chat(name, value)
+            found = self._read_event(name, value)
         except (AttributeError, TypeError, KeyError, IndexError) as error:
             self.malformed = self.malformed or f"an event has an unexpected form ({error}): {data[:80]!r}"
             return None
@@ -452,8 +480,7 @@ class _Stream:
         found: tuple[str, str] | None = None
         for choice in value.get("choices") or ():
             self.stop_reason = choice.get("finish_reason") or self.stop_reason
-            delta = choice.get("delta") or {}
-            for kind, content in _chat_content(delta):
+            for kind, content in _completions_content(choice) if self.api is Api.COMPLETIONS else _chat_content(choice.get("delta") or {}):
                 if content and found is None:
                     found = kind, content
                 elif content and found is not None:
@@ -461,6 +488,31 @@ class _Stream:
                     if kind not in self.kinds and kind != found[0]:
                         self.kinds += [kind] if found[0] in self.kinds else [found[0], kind]
         return found
+
+    def _responses(self, name: str | None, value: dict[str, Any]) -> tuple[str, str] | None:
+        event = str(value.get("type", name))
+        if (kind := _RESPONSES_DELTAS.get(event)) is not None:
+            return kind, _string(value["delta"])
+        match event:
+            case "response.completed" | "response.incomplete":
+                # vLLM says `completed` of an answer that was cut too: the status inside tells.
+                response = value["response"]
+                self._merge(response.get("usage") or {})
+                why = (response.get("incomplete_details") or {}).get("reason")
+                self.stop_reason = why or response.get("status") or event.removeprefix("response.")
+                self.ended = True
+            case "response.failed":
+                self._merge(value["response"].get("usage") or {})
+                self.api_error = _error_of(value["response"]) or "the server says that the response failed, and not why"
+            case _ if event == "error" or value.get("error") is not None:
+                self.api_error = _error_of(value) or json.dumps(value)[:_ERROR_CHARS]
+            case _:  # items and parts that begin or end repeat what the deltas said
+                pass
+        return None
+
+
+def _completions_content(choice: dict[str, Any]) -> list[tuple[str, str]]:
+    return [("text", _string(choice.get("text") or ""))]
 
 
 def _chat_content(delta: dict[str, Any]) -> list[tuple[str, str]]:

@@ -254,7 +254,7 @@ class Target:
             self._addresses = socket.getaddrinfo(self._host, port, type=socket.SOCK_STREAM)
         except OSError as error:
             raise TrafficError(f"cannot resolve {self._host}: {error}", next_step="check the endpoint's URL") from error
-        path = parts.path.rstrip("/") + ("/v1/messages" if api is Api.MESSAGES else "/v1/chat/completions")
+        path = parts.path.rstrip("/") + api.path
         host = f"[{self._host}]" if ":" in self._host else self._host
         lines = [
             f"POST {path} HTTP/1.1", f"host: {host}:{port}", f"user-agent: colossus-harness/{__version__}",
