@@ -15,6 +15,7 @@ from harness.hardware.host import cpu_quota_cores, describe_host, usable_cores
 from harness.models.facts import available, resolve
 from harness.plan.bodies import Conversation, Texts
 from harness.plan.build import RunPlan, make_plan
+from harness.plan.rows import PlanTotals, known_prefixes
 from harness.plan.types import StagePlan
 from harness.profile.schema import AttachServer, Profile, TorchServer, VllmServer
 from harness.run import Prepared, prepare
@@ -94,7 +95,7 @@ def describe_plan(profile: Profile) -> DescribedPlan:
     rows = tuple(
         (
             stage.name,
-            f"{stage.concurrency} live" if stage.concurrency else f"{stage.rate_per_s:g}/s {stage.process}",
+            stage.load,
             human_duration(stage.warmup_ns / 1e9),
             "until done" if stage.window_ns is None else human_duration(stage.window_ns / 1e9),
             f"{'' if numbers['bounded'] else 'deck of '}{numbers['sessions']}",
@@ -106,7 +107,8 @@ def describe_plan(profile: Profile) -> DescribedPlan:
         )
         for stage, numbers in zip(plan.stages, stages, strict=True)
     )
-    notes = [*plan.notes, *_kv_notes(profile, facts, plan, stages)]
+    clipped = [note for numbers in stages for note in numbers.pop("notes")]
+    notes = [*plan.notes, *clipped, *_kv_notes(profile, facts, plan, stages)]
     if not all(numbers["bounded"] for numbers in stages):
         notes.append("a closed loop is bounded by time: the deck is for one second a request, and more follows from the seed")
     columns = (
@@ -179,25 +181,32 @@ WEIGHT_BYTES: Final = {"float32": 4, "bfloat16": 2, "float16": 2, "float8_e4m3fn
 
 
 def _stage_numbers(plan: RunPlan, stage: StagePlan) -> dict[str, Any]:
-    sessions = requests = input_tok = output_tok = longest = seen = 0
+    input_tok = output_tok = longest = seen = 0
+    totals = PlanTotals()
+    heads: set[str] = set()
     for session in plan.horizon(stage.index):
-        sessions += 1
-        known = plan.head.tok if sessions > 1 else 0
-        for turn in session.turns:
-            requests += 1
+        totals.add(session)
+        shared = session.system.key in heads and not session.salt
+        heads.add(session.system.key)
+        for turn, known in zip(session.turns, known_prefixes(session, head_is_known=shared), strict=True):
+            if turn.index < session.first_turn:
+                continue
             input_tok += turn.target_input_tok
             output_tok += turn.target_output_tok
-            seen += min(known, turn.target_input_tok)
-            known = turn.target_input_tok + turn.target_output_tok
-            longest = max(longest, known)
+            seen += known
+            longest = max(longest, turn.target_input_tok + turn.target_output_tok)
     return {
         "stage": stage.name,
-        "bounded": stage.sessions is not None or stage.concurrency is None,
-        "sessions": sessions,
-        "requests": requests,
+        "bounded": plan.is_bounded(stage.index),
+        "sessions": totals.sessions,
+        "requests": totals.requests,
+        "priming_requests": totals.primes,
+        "clipped_requests": totals.clipped_requests,
+        "classes": totals.classes,
         "input_tok": input_tok,
         "output_tok": output_tok,
         "longest_context_tok": longest,
+        "notes": totals.notes(),
         "shared_share": seen / input_tok if input_tok else 0.0,
     }
 

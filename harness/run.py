@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final, Self
@@ -23,7 +24,7 @@ from typing import Any, Final, Self
 import pyarrow as pa
 
 from harness import __version__
-from harness.artifacts.atomic import write_bytes, write_parquet
+from harness.artifacts.atomic import parquet_writer, write_bytes
 from harness.artifacts.events import EventLog
 from harness.artifacts.finalize import finalize
 from harness.artifacts.layout import RunDir
@@ -38,7 +39,8 @@ from harness.core.units import human_duration
 from harness.hardware.gpus import nvidia_device_present, resolve_gpus
 from harness.hardware.host import describe_host
 from harness.models.facts import resolve as resolve_model
-from harness.plan.build import RunPlan, make_plan, plan_rows
+from harness.plan.build import RunPlan, make_plan
+from harness.plan.rows import PlanTotals, plan_rows
 from harness.profile.schema import Profile
 from harness.reduce.summary import Summary
 from harness.report.terminal import reduce_and_report
@@ -54,13 +56,15 @@ MIN_FREE_BYTES: Final = 64 * 1024**2
 SETTLE_S: Final = 5.0
 """Longest wait, after the load, for the servers to report no running request, before the last scrape for reconciliation."""
 
+PLAN_ROWS_AT_ONCE: Final = 20_000
+"""Rows of plan.parquet that are held in memory."""
+
 START_DELAY_S: Final = 0.5
 """From the word to the first stage's start, so that every worker has it before it is due."""
 
 MEASURE_GAPS: Final = (
     ("client-fidelity certificate", "calibration_missing"),
     ("live canary", "canary_missing"),
-    ("conversations that start in the middle (ages, primed caches)", "age_priming_missing"),
     ("quality check", "quality_missing"),
     ("steady-state test of the window", "steady_state_missing"),
 )
@@ -107,7 +111,7 @@ def prepare(profile: Profile, note: Callable[[str], None]) -> Prepared:
     selection = getattr(profile.server, "gpus", "all")
     gpus = resolve_gpus(selection)
     present = nvidia_device_present().present
-    choice = choose_server(profile, facts, gpus, nvidia_present=present, needs=Needs(tools=bool(plan.head.tools)))
+    choice = choose_server(profile, facts, gpus, nvidia_present=present, needs=Needs(tools=any(one.head.tools for one in plan.classes)))
     note(f"server {choice.kind}: {choice.reason}")
     return Prepared(profile, facts, plan, gpus, choice.server, choice.reason)
 
@@ -172,13 +176,17 @@ class _Run:
         if self._profile.purpose is Purpose.MEASURE:
             for what, code in MEASURE_GAPS:
                 self._concern(Concern(code, Severity.DEGRADED, f"not_implemented: this version has no {what}"))
+            for stage in prepared.plan.stages:
+                if stage.concurrency is not None and not stage.steady and not stage.single:
+                    text = f"all conversations of stage {stage.name} begin with it, so its contexts are shorter than in long operation"
+                    self._concern(Concern("fresh_start", Severity.DEGRADED, text))
 
     # --- measuring ---
 
     def measure(self) -> None:
         """Start everything, drive the load, stop everything. Raises what failed; the manifest says so."""
         try:
-            _write_plan(self._prepared.plan, self._run_dir)
+            self._write_plan()
             with ExitStack() as stack:
                 self._measure(stack)
             self._phase("done", "", show=False)
@@ -195,6 +203,28 @@ class _Run:
             self._fail(HarnessError(f"{type(error).__name__}: {error}", cause="a defect in the harness"))
             raise
         self._manifest.update(state=RunState.INTERRUPTED if self._interrupted else RunState.COMPLETE, ended_ns=now_ns())
+
+    def _write_plan(self) -> None:
+        """plan.parquet and what it adds up to, in one pass over the sessions."""
+        plan, totals = self._prepared.plan, PlanTotals()
+        with parquet_writer(self._run_dir.plan, PLAN) as writer:
+            rows = plan_rows(plan, totals)
+            while batch := list(islice(rows, PLAN_ROWS_AT_ONCE)):
+                writer.write_batch(pa.RecordBatch.from_pylist(batch, schema=PLAN))
+        bounded = all(plan.is_bounded(stage.index) for stage in plan.stages)
+        for note in totals.notes():
+            self._view.note(note)
+        self._manifest.update(
+            plan={
+                **self._manifest.fields["plan"],
+                "planned_sessions": totals.sessions if bounded else None,
+                "planned_requests": totals.requests if bounded else None,
+                "priming_requests": totals.primes,
+                "clipped_requests": totals.clipped_requests,
+                "clipped_tok": totals.clipped_tok,
+                "notes": [*plan.notes, *totals.notes()],
+            }
+        )
 
     def _measure(self, stack: ExitStack) -> None:
         profile, prepared = self._profile, self._prepared
@@ -438,13 +468,8 @@ def _make_run_dir(out: Path, name: str) -> RunDir:
     return run_dir
 
 
-def _write_plan(plan: RunPlan, run_dir: RunDir) -> None:
-    write_parquet(run_dir.plan, pa.Table.from_pylist(list(plan_rows(plan)), schema=PLAN))
-
-
 def _manifest_fields(prepared: Prepared, run_dir: RunDir, started_ns: int, overrides: Sequence[str]) -> dict[str, Any]:
     profile, plan = prepared.profile, prepared.plan
-    sessions = plan.planned_sessions()
     hardware = {"gpus": prepared.gpus, **describe_host()}
     return {
         "run_id": run_dir.root.name,
@@ -461,8 +486,6 @@ def _manifest_fields(prepared: Prepared, run_dir: RunDir, started_ns: int, overr
             "tok_per_word": plan.tok_per_word,
             "tok_per_word_source": plan.tok_per_word_source,
             "output_length": profile.output_length.value,
-            "planned_sessions": sessions,
-            "planned_requests": None if sessions is None else sum(len(s.turns) for stage in plan.stages for s in plan.horizon(stage.index)),
             "notes": list(plan.notes),
         },
         "model": prepared.facts,

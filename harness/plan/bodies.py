@@ -1,19 +1,26 @@
 """Request bodies as joins of JSON fragments that were escaped before.
 
 `json.dumps` of a 0.5 MB body takes milliseconds of a load generator's core; a join of escaped blocks takes a tenth of that.
-Shared blocks (tools, system prompt) are made once a process.
+Shared blocks (tools, system prompt) are made once a process, each message of a conversation once.
 """
 
+import itertools
 import json
-from functools import lru_cache
+from collections.abc import Iterator
+from functools import cache, lru_cache
+from typing import Final
 
 from harness.core.records import Api
 from harness.plan import corpus, openai_forms
 from harness.plan.draw import stream
-from harness.plan.types import Block, Message, Part, PartKind, RequestSettings, Role, Session, ToolDefinition
+from harness.plan.types import Block, Message, Part, PartKind, RequestSettings, Role, Session, ToolDefinition, carried
 
 CHUNK_WORDS = 24
 """Length of one run of consecutive words. Shorter, and text stops reading as text; longer, and different blocks share more by chance."""
+
+MARKED_USER_MESSAGES: Final = 2
+"""User messages that carry a cache breakpoint, counted from the end: with those of tools and system prompt four, which is all that the
+Messages API allows."""
 
 
 class Texts:
@@ -27,24 +34,47 @@ class Texts:
     def __init__(self, seed: int, tok_per_word: float) -> None:
         self._seed = seed
         self._tok_per_word = tok_per_word
-        self._words = corpus.words()
+        self._plain, self._escaped = _running(escape=False), _running(escape=True)
 
     def text(self, block: Block) -> str:
         """Text of about `block.tok` tokens; at least one word."""
-        left = max(1, round(block.tok / self._tok_per_word))
-        rng = stream(self._seed, "text", block.key)
-        words = self._words
-        chosen: list[str] = []
-        while left > 0:
-            start = rng.randrange(len(words))
-            take = words[start : start + min(left, CHUNK_WORDS)]
-            chosen += take
-            left -= len(take)
-        return " ".join(chosen)
+        return " ".join(self._plain[start:end] for start, end in self._runs(block, 0))
 
     def escaped(self, block: Block) -> bytes:
         """The text as a JSON string, quotes included."""
-        return json.dumps(self.text(block), ensure_ascii=False).encode()
+        return f'"{" ".join(self._escaped[start:end] for start, end in self._runs(block, 1))}"'.encode()
+
+    def _runs(self, block: Block, form: int) -> Iterator[tuple[int, int]]:
+        """Where in the running text its runs of words begin and end: in the plain form (0) or the escaped one (1)."""
+        starts, ends = _offsets()[form]
+        count = len(starts)
+        left = max(1, round(block.tok / self._tok_per_word))
+        draw = stream(self._seed, "text", block.key).random
+        while left > 0:
+            first = int(draw() * count)
+            last = min(first + min(left, CHUNK_WORDS), count) - 1
+            yield starts[first], ends[last]
+            left -= last - first + 1
+
+
+def _escape(word: str) -> str:
+    return json.dumps(word, ensure_ascii=False)[1:-1]
+
+
+@cache
+def _running(*, escape: bool) -> str:
+    """The corpus as one line of words, each escaped for JSON or as it is."""
+    return " ".join(map(_escape, corpus.words())) if escape else " ".join(corpus.words())
+
+
+@cache
+def _offsets() -> tuple[tuple[list[int], list[int]], ...]:
+    """Where each word begins and ends, in the plain and in the escaped running text."""
+    forms = []
+    for words in (corpus.words(), tuple(map(_escape, corpus.words()))):
+        starts = list(itertools.accumulate((len(word) + 1 for word in words[:-1]), initial=0))
+        forms.append((starts, [start + len(word) for start, word in zip(starts, words, strict=True)]))
+    return tuple(forms)
 
 
 class Conversation:
@@ -62,20 +92,35 @@ class Conversation:
         self._settings = settings
         self._texts = texts
         self._head = _head(session, settings, model, texts)
-        self._messages: list[bytes] = []  # rendered so far: message 0, reply 0, message 1, …
+        self._carried = list(carried(session.turns))
+        self._messages: dict[int, bytes] = {}  # of a turn and what it says: 2 * turn for its message, 2 * turn + 1 for its reply
 
     def body(self, turn_index: int) -> bytes:
         """The whole JSON body of one turn. Turns may be asked for in any order."""
-        turns = self._session.turns
-        while len(self._messages) < 2 * turn_index + 1:
-            position = len(self._messages)
-            turn = turns[position // 2]
-            self._messages.append(self._render(turn.reply if position % 2 else turn.message))
-        said = self._messages[: 2 * turn_index + 1]
-        tail = _tail(self._settings, turns[turn_index].target_output_tok)
+        return self._body(turn_index, self._session.turns[turn_index].target_output_tok)
+
+    def priming_body(self) -> bytes:
+        """The body that brings the history of a session which starts in its middle into the server's cache: one token of answer."""
+        return self._body(self._session.priming_turn, 1)
+
+    def _body(self, turn_index: int, output_tok: int) -> bytes:
+        places = [place for turn in self._carried[turn_index] for place in (2 * turn, 2 * turn + 1)]
+        places.append(2 * turn_index)
+        messages = [self._message(place) for place in places]
+        if self._settings.cache_control:
+            for back in range(MARKED_USER_MESSAGES):  # user messages are every second from the end
+                if 2 * back < len(messages):
+                    messages[-1 - 2 * back] = _marked(messages[-1 - 2 * back])
+        tail = _tail(self._settings, output_tok)
         if self._settings.api == Api.COMPLETIONS:
-            return b"".join((self._head, *said, openai_forms.CUE, b'"', tail))
-        return b"".join((self._head, b",".join(said), b"]", tail))
+            return b"".join((self._head, *messages, openai_forms.CUE, b'"', tail))
+        return b"".join((self._head, b",".join(messages), b"]", tail))
+
+    def _message(self, place: int) -> bytes:
+        if place not in self._messages:
+            turn = self._session.turns[place // 2]
+            self._messages[place] = self._render(turn.reply if place % 2 else turn.message)
+        return self._messages[place]
 
     def _render(self, message: Message) -> bytes:
         match self._settings.api:
@@ -102,36 +147,59 @@ def _tail(settings: RequestSettings, output_tok: int) -> bytes:
 _STREAM_USAGE = b',"stream_options":{"include_usage":true,"continuous_usage_stats":true}'
 
 
+_BREAKPOINT: Final = b',"cache_control":{"type":"ephemeral"}'
+_SALT: Final = b"\x00"
+"""Stands in a shared head for the salt of a session; no JSON text has it."""
+
+
+def _marked(message: bytes) -> bytes:
+    """A rendered message of the Messages API with a cache breakpoint on its last content block."""
+    return message[:-3] + _BREAKPOINT + message[-3:]
+
+
+def _salted(text: bytes) -> bytes:
+    """A JSON string with room for a salt at its beginning."""
+    return b'"' + _SALT + text[1:]
+
+
 @lru_cache(maxsize=64)
 def _shared_head(session_head: tuple[Block, tuple[tuple[str, Block], ...]], settings: RequestSettings, model: str, texts: Texts) -> bytes:
     system, tools = session_head
     messages = settings.api == Api.MESSAGES
+    mark = _BREAKPOINT if settings.cache_control else b""
+    said = _salted(texts.escaped(system))
+    described = [(name, texts.escaped(block)) for name, block in tools]
+    if described:
+        described[0] = (described[0][0], _salted(described[0][1]))
     out = [b'{"model":', json.dumps(model).encode(), b',"stream":true,"temperature":', f"{settings.temperature:g}".encode()]
     if settings.api == Api.COMPLETIONS:
         offered = tuple(ToolDefinition(name, block) for name, block in tools)
-        begin = openai_forms.transcript_head(texts.escaped(system), offered, texts)
+        begin = openai_forms.transcript_head(said, offered, texts)
         return b"".join((*out, _STREAM_USAGE, b',"prompt":"', begin))
     if settings.api == Api.RESPONSES:
-        listed = b",".join(openai_forms.responses_tool(name, texts.escaped(block)) for name, block in tools)
+        listed = b",".join(openai_forms.responses_tool(name, text) for name, text in described)
         # Not to be kept: a load test has no use for a store that grows.
-        return b"".join((*out, b',"store":false,"tools":[', listed, b'],"instructions":', texts.escaped(system), b',"input":['))
+        return b"".join((*out, b',"store":false,"tools":[', listed, b'],"instructions":', said, b',"input":['))
     if tools:
-        rendered = [_tool(name, texts.escaped(block), messages=messages) for name, block in tools]
+        rendered = [_tool(name, text, messages=messages) for name, text in described]
+        if mark:
+            rendered[-1] = rendered[-1][:-1] + mark + b"}"
         out += [b',"tools":[', b",".join(rendered), b"]"]
     if messages:
-        out += [b',"system":[{"type":"text","text":', texts.escaped(system), b'}],"messages":[']
+        out += [b',"system":[{"type":"text","text":', said, mark, b'}],"messages":[']
     else:
         out += [
             _STREAM_USAGE,
             b',"messages":[{"role":"system","content":',
-            texts.escaped(system),
+            said,
             b"},",
         ]
     return b"".join(out)
 
 
 def _head(session: Session, settings: RequestSettings, model: str, texts: Texts) -> bytes:
-    return _shared_head((session.system, tuple((tool.name, tool.block) for tool in session.tools)), settings, model, texts)
+    shared = _shared_head((session.system, tuple((tool.name, tool.block) for tool in session.tools)), settings, model, texts)
+    return shared.replace(_SALT, json.dumps(session.salt)[1:-1].encode())
 
 
 _TOOL_SCHEMA = b'{"type":"object","properties":{"input":{"type":"string"}},"required":["input"]}'

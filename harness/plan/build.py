@@ -7,19 +7,23 @@ contexts costs no memory, and every process that holds the profile makes the sam
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from harness.core.errors import ProfileError
-from harness.core.records import ModelFacts, OutputLength
+from harness.core.records import ModelFacts, OutputLength, Purpose
+from harness.plan.ages import LEAST_POOL, MOST_POOL, REQUEST_NS, Pool
+from harness.plan.arrivals import arrivals_ns, schedule_of
 from harness.plan.draw import stream
-from harness.plan.types import RequestSettings, Session, StagePlan, Turn
-from harness.plan.workloads import MESSAGE_OVERHEAD_TOK, Head, make_head, make_turns
-from harness.profile.schema import ArrivalRateStage, ConcurrencyStage, Profile, Stage
+from harness.plan.types import RequestSettings, Schedule, Session, StagePlan, Turn
+from harness.plan.words import in_words
+from harness.plan.workloads.classes import PlainWorkload, WorkClass, class_of, make_classes, make_turns
+from harness.plan.workloads.heads import MESSAGE_OVERHEAD_TOK, Head
+from harness.profile.schema import AllAtOnceStage, ConcurrencyStage, OpenStage, Profile, Stage
 
-PLAN_VERSION: Final = 1
+PLAN_VERSION: Final = 2
 """Part of every plan's hash: raised whenever the same profile would give other requests."""
 
 DEFAULT_TOK_PER_WORD: Final = 1.35
@@ -30,6 +34,12 @@ CONTEXT_SHARE: Final = 0.9
 
 MIN_HEADROOM_TOK: Final = 64
 """Least room, in tokens, that a scaled context must leave after the shared head."""
+
+SALT_TOK: Final = 16
+"""What one salt of a cold session costs; an estimate that only moves targets."""
+
+DECK_SESSIONS: Final = 20_000
+"""Most sessions of a closed loop that are written to plan.parquet; later ones follow from the same function."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +57,8 @@ class RunPlan:
         tok_per_word_source: `profile`, `tokenizer` or `default`.
         workload_sha256: the profile's traffic and SLOs, seed and load generator's settings excluded: equal for runs that may be compared.
         plan_sha256: the requests themselves, seed included.
-        head: what all prompts start with.
+        classes: what the sessions are, each with its head.
+        cold: each session has a salt of its own in front of its head.
         notes: what a reader of the results should know.
     """
 
@@ -61,34 +72,58 @@ class RunPlan:
     tok_per_word_source: str
     workload_sha256: str
     plan_sha256: str
-    head: Head
+    classes: tuple[WorkClass, ...]
+    cold: bool
     notes: tuple[str, ...]
-    _profile: Profile
+    _pools: dict[int, Pool] = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def head(self) -> Head:
+        """The longest head of any class."""
+        return max((one.head for one in self.classes), key=lambda head: head.tok)
 
     def session(self, stage_index: int, number: int, intended_offset_ns: int | None = None) -> Session:
         """Session `number` of a stage."""
         stage = self.stages[stage_index]
-        workload = self._profile.traffic.workload
-        turns = make_turns(
-            workload,
-            seed=self.seed,
-            scale=self.context_scale,
-            limit_tok=self.context_limit_tok,
-            head=self.head,
-            stage=stage.name,
-            number=number,
-        )
+        first_turn, first_gap_ns, shape = 0, 0, (stage.name, number)
+        if stage.steady and stage.concurrency is not None and number < stage.concurrency:
+            age = self._pool(stage).age(stream(self.seed, "age", stage.name, number))
+            # The lengths are the chosen conversation's, the text is this session's own.
+            first_turn, first_gap_ns, shape = age.turn, age.gap_ns, self._candidate(stage, age.candidate)
+        one = class_of(self.classes, self.seed, *shape)
+        turns = self._turns(one, shape, f"{stage.name}/{number}")
+        session_id = f"{stage_index}-{number:06d}"
         return Session(
-            session_id=f"{stage_index}-{number:06d}",
+            session_id=session_id,
             number=number,
-            workload_class=workload.kind,
+            workload_class=one.label,
             stage=stage.name,
             slot=number % stage.concurrency if stage.concurrency else number,
             intended_offset_ns=intended_offset_ns,
-            system=self.head.system,
-            tools=self.head.tools,
-            turns=turns,
+            system=one.head.system,
+            tools=one.head.tools,
+            turns=turns[:1] if stage.single else turns,
+            first_turn=first_turn,
+            first_gap_ns=first_gap_ns,
+            salt=f"[{self.seed} {session_id}] " if self.cold else "",
         )
+
+    def _turns(self, one: WorkClass, shape: Sequence[object], key: str) -> tuple[Turn, ...]:
+        salt_tok = SALT_TOK * (1 + bool(one.head.tools)) if self.cold else 0
+        return make_turns(one, seed=self.seed, scale=self.context_scale, salt_tok=salt_tok, name=shape, key=key)
+
+    @staticmethod
+    def _candidate(stage: StagePlan, candidate: int) -> tuple[str, int]:
+        return (f"{stage.name} before", candidate)
+
+    def _pool(self, stage: StagePlan) -> Pool:
+        """The conversations that the stage's slots may hold at its start; made once."""
+        if stage.index not in self._pools:
+            assert stage.concurrency is not None
+            count = min(MOST_POOL, max(LEAST_POOL, stage.concurrency))
+            shapes = (self._candidate(stage, candidate) for candidate in range(count))
+            self._pools[stage.index] = Pool(self._turns(class_of(self.classes, self.seed, *shape), shape, "") for shape in shapes)
+        return self._pools[stage.index]
 
     def sessions(self, stage_index: int, *, worker: int = 0, workers: int = 1) -> Iterator[Session]:
         """The sessions of a stage in order of the plan: endless unless the stage is bounded by `sessions`.
@@ -96,7 +131,7 @@ class RunPlan:
         Worker w of n gets those with slot % n == w, so one worker and eight start the same sessions at the same times.
         """
         stage = self.stages[stage_index]
-        offsets = _arrivals_ns(stage, self.seed) if stage.rate_per_s else itertools.repeat(None)
+        offsets = itertools.repeat(None) if stage.schedule is None else arrivals_ns(stage.schedule, self.seed, stage.name)
         for number, offset_ns in zip(itertools.count(), offsets, strict=False):
             if stage.sessions is not None and number >= stage.sessions:
                 return
@@ -104,9 +139,14 @@ class RunPlan:
             if slot % workers == worker:
                 yield self.session(stage_index, number, offset_ns)
 
+    def is_bounded(self, stage_index: int) -> bool:
+        """Whether the sessions of a stage are known before the run: not where a closed loop is bounded by time alone."""
+        stage = self.stages[stage_index]
+        return stage.sessions is not None or stage.concurrency is None
+
     def planned_sessions(self) -> int | None:
         """Sessions that the plan starts; None when a closed loop is bounded by time alone."""
-        if any(stage.sessions is None and stage.concurrency for stage in self.stages):
+        if not all(self.is_bounded(stage.index) for stage in self.stages):
             return None
         return sum(1 for index in range(len(self.stages)) for _ in self.horizon(index))
 
@@ -116,25 +156,17 @@ class RunPlan:
         """
         stage = self.stages[stage_index]
         length_ns = None if stage.window_ns is None else stage.warmup_ns + stage.window_ns
-        busy_ns: dict[int, int] = {}
+        busy_ns = [0] * (stage.concurrency or 0)
         for made, session in enumerate(self.sessions(stage_index)):
-            if stage.sessions is None and length_ns is not None:
-                if session.intended_offset_ns is not None:
-                    if session.intended_offset_ns >= length_ns:
-                        return
-                else:
-                    if made >= DECK_SESSIONS or (len(busy_ns) == stage.concurrency and min(busy_ns.values()) > length_ns):
-                        return
-                    busy_ns[session.slot] = busy_ns.get(session.slot, 0) + sum(t.gap_ns + DECK_REQUEST_NS for t in session.turns)
-            elif length_ns is not None and session.intended_offset_ns is not None and session.intended_offset_ns >= length_ns:
-                return
+            if session.intended_offset_ns is not None:
+                if length_ns is not None and session.intended_offset_ns >= length_ns:
+                    return
+            elif stage.sessions is None and length_ns is not None:
+                # Slots take turns, so the deck ends with the round in which all of them have enough.
+                if made >= DECK_SESSIONS or (session.slot == 0 and min(busy_ns) > length_ns):
+                    return
+                busy_ns[session.slot] += session.first_gap_ns + sum(turn.gap_ns + REQUEST_NS for turn in session.live_turns)
             yield session
-
-
-DECK_REQUEST_NS: Final = 1_000_000_000
-"""Time that the deck allows one request: one second."""
-DECK_SESSIONS: Final = 20_000
-"""Most sessions of a closed loop that are written to plan.parquet; later ones follow from the same function."""
 
 
 def make_plan(profile: Profile, facts: ModelFacts) -> RunPlan:
@@ -144,24 +176,23 @@ def make_plan(profile: Profile, facts: ModelFacts) -> RunPlan:
         ProfileError: the workload cannot be fitted into the model's context.
     """
     limit, scale, reason = _scale(profile, facts)
-    head = make_head(profile.traffic.workload, scale)
-    if limit - head.tok < MIN_HEADROOM_TOK:
-        raise ProfileError(
-            f"the shared head of {head.tok} tokens leaves no room in a context of {limit} tokens",
-            cause=f"model.max_context_tok or the model's own context is too short for the workload at context_scale {scale:.3g}",
-            next_step="use context_scale: auto, a model with a longer context, or a shorter system_tok and tools_tok",
-        )
+    classes = make_classes(profile.traffic.workload, scale, limit)
+    for one in classes:
+        _refuse_full_head(one, scale)
     tok_per_word, source = _tok_per_word(profile, facts)
-    stages = tuple(_stage(stage, index) for index, stage in enumerate(profile.traffic.load))
+    stages = tuple(_stage(profile, stage, index) for index, stage in enumerate(profile.traffic.load))
+    api = profile.traffic.api
     settings = RequestSettings(
-        api=profile.traffic.api.value,
+        api=api.value,
         # The Messages API has no field for it; a model that cannot end by itself needs none.
-        force_output=profile.output_length is OutputLength.FORCED and profile.traffic.api.forces_output,
+        force_output=profile.output_length is OutputLength.FORCED and api.forces_output,
         temperature=profile.traffic.temperature,
+        cache_control=profile.cache_control,
     )
     notes = [] if scale == 1 else [f"all lengths are scaled by {scale:.4g}: {reason}"]
     if source == "default":
         notes.append(f"lengths are estimates at {DEFAULT_TOK_PER_WORD} tokens a word: the model's tokenizer is not on this machine")
+    notes += [*_caps(classes), *_starts(stages)]
     shell = RunPlan(
         seed=profile.seed,
         stages=stages,
@@ -173,50 +204,49 @@ def make_plan(profile: Profile, facts: ModelFacts) -> RunPlan:
         tok_per_word_source=source,
         workload_sha256=workload_sha256(profile),
         plan_sha256="",
-        head=head,
+        classes=classes,
+        cold=profile.traffic.cache == "cold",
         notes=tuple(notes),
-        _profile=profile,
     )
-    return RunPlan(**{**{name: getattr(shell, name) for name in RunPlan.__slots__}, "plan_sha256": _plan_sha256(shell)})
+    return replace(shell, plan_sha256=_plan_sha256(shell))
+
+
+def _refuse_full_head(one: WorkClass, scale: float) -> None:
+    if one.limit_tok - one.head.tok < MIN_HEADROOM_TOK:
+        raise ProfileError(
+            f"the shared head of {one.head.tok} tokens leaves no room in a context of {one.limit_tok} tokens ({one.label})",
+            cause=f"model.max_context_tok or the model's own context is too short for the workload at context_scale {scale:.3g}",
+            next_step="use context_scale: auto, a model with a longer context, or a shorter system_tok and tools_tok",
+        )
+
+
+def _caps(classes: Sequence[WorkClass]) -> Iterator[str]:
+    """Caps of pauses: they keep a run of minutes busy, and real users wait longer."""
+    caps = {one.label: _gap_caps(one.workload) for one in classes if not one.subagent}
+    text = "; ".join(f"{label} {', '.join(found)}" for label, found in caps.items() if found)
+    if text:
+        yield f"pauses are capped: {text}"
+
+
+def _gap_caps(workload: PlainWorkload) -> list[str]:
+    names = ("tool_gap_s", "user_gap_s", "think_s")
+    caps = {name: getattr(getattr(workload, name, None), "max", None) for name in names}
+    return [f"{name} at {cap:g} s" for name, cap in caps.items() if cap is not None]
+
+
+def _starts(stages: Sequence[StagePlan]) -> Iterator[str]:
+    names = ", ".join(stage.name for stage in stages if stage.steady)
+    if names:
+        yield f"conversations of {names} start in their middle at random, length-biased ages, their prefixes primed before the stage begins"
 
 
 def workload_sha256(profile: Profile) -> str:
     """Hash of the profile's traffic and SLOs; the seed and what only concerns the load generator are left out."""
     traffic = profile.traffic.model_dump(mode="json", exclude={"workers", "calibrate", "canary"})
     traffic["output_length"] = profile.output_length.value
+    traffic["cache_control"] = profile.cache_control
+    traffic["steady"] = [_is_steady(profile, stage) for stage in profile.traffic.load]
     return _sha256({"traffic": traffic, "slos": profile.slos.model_dump(mode="json")})
-
-
-def body_sha256(session: Session, turn: Turn) -> str:
-    """Hash over the keys and lengths of the blocks that make up one request's body."""
-    digest = hashlib.sha256()
-    blocks = [session.system, *(tool.block for tool in session.tools)]
-    for earlier in session.turns[: turn.index]:
-        blocks += [part.block for part in (*earlier.message.parts, *earlier.reply.parts)]
-    blocks += [part.block for part in turn.message.parts]
-    for block in blocks:
-        digest.update(f"{block.key}:{block.tok}\n".encode())
-    return digest.hexdigest()
-
-
-def plan_rows(plan: RunPlan) -> Iterator[dict[str, Any]]:
-    """Rows of plan.parquet (schema `artifacts.tables.PLAN`), stage by stage."""
-    for stage in plan.stages:
-        for session in plan.horizon(stage.index):
-            for turn in session.turns:
-                yield {
-                    "request_id": f"{session.session_id}/{turn.index}",
-                    "session_id": session.session_id,
-                    "turn": turn.index,
-                    "class": session.workload_class,
-                    "stage": session.stage,
-                    "slot": session.slot,
-                    "intended_offset_ns": session.intended_offset_ns if turn.index == 0 else None,
-                    "gap_ns": turn.gap_ns if turn.index else None,
-                    "target_input_tok": turn.target_input_tok,
-                    "target_output_tok": turn.target_output_tok,
-                    "body_sha256": body_sha256(session, turn),
-                }
 
 
 def _plan_sha256(plan: RunPlan) -> str:
@@ -235,9 +265,10 @@ def _plan_sha256(plan: RunPlan) -> str:
     # The sessions are a function of the above; a sample of each stage catches a change of that function that forgot PLAN_VERSION.
     for stage in plan.stages:
         for session in itertools.islice(plan.sessions(stage.index), 16):
-            digest.update(f"{session.session_id} {session.slot} {session.intended_offset_ns}\n".encode())
+            start = f"{session.intended_offset_ns} {session.first_turn} {session.first_gap_ns} {session.salt}"
+            digest.update(f"{session.session_id} {session.workload_class} {session.slot} {start}\n".encode())
             for turn in session.turns:
-                digest.update(f"{turn.gap_ns} {turn.target_input_tok} {turn.target_output_tok} {turn.message} {turn.reply}\n".encode())
+                digest.update(f"{turn}\n".encode())
     return digest.hexdigest()
 
 
@@ -249,32 +280,37 @@ def _sha256(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def _stage(stage: Stage, index: int) -> StagePlan:
+def _stage(profile: Profile, stage: Stage, index: int) -> StagePlan:
     closed = stage if isinstance(stage, ConcurrencyStage) else None
-    opened = stage if isinstance(stage, ArrivalRateStage) else None
+    single = stage.over == "requests"
+    schedule: Schedule | None = None
+    if isinstance(stage, OpenStage):
+        schedule = schedule_of(stage)
+    elif isinstance(stage, AllAtOnceStage):
+        schedule = Schedule("all_at_once")
     return StagePlan(
         index=index,
         name=stage.name or f"{index}-{stage.kind}",
         kind=stage.kind,
+        load=in_words(stage),
         warmup_ns=round(stage.warmup_s * 1e9),
         window_ns=None if stage.window_s is None else round(stage.window_s * 1e9),
         sessions=stage.sessions,
         concurrency=closed.concurrency if closed else None,
-        rate_per_s=opened.rate_per_s if opened else None,
-        process=opened.process if opened else None,
+        schedule=schedule,
+        single=single,
+        steady=_is_steady(profile, stage),
         max_in_flight=stage.max_in_flight,
     )
 
 
-def _arrivals_ns(stage: StagePlan, seed: int) -> Iterator[int]:
-    """Starts of an open loop, from the stage's start: exponential gaps of mean 1/rate, or equal gaps."""
-    assert stage.rate_per_s is not None
-    rng = stream(seed, "arrivals", stage.name)
-    at_s = 0.0
-    for number in itertools.count(1):
-        # Equal gaps are products, not sums, so that rounding does not add up.
-        at_s = number / stage.rate_per_s if stage.process == "constant" else at_s + rng.expovariate(stage.rate_per_s)
-        yield round(at_s * 1e9)
+def _is_steady(profile: Profile, stage: Stage) -> bool:
+    """Whether the first conversations of a stage start in their middle: of a closed loop, and under purpose measure unless told otherwise.
+    Conversations that would be alive at the start of an open loop are left out; its warm-up has to bring them.
+    """
+    if not isinstance(stage, ConcurrencyStage) or stage.over == "requests":
+        return False
+    return stage.start == "steady" if stage.start else profile.purpose is Purpose.MEASURE
 
 
 def _tok_per_word(profile: Profile, facts: ModelFacts) -> tuple[float, str]:
@@ -298,6 +334,12 @@ def _scale(profile: Profile, facts: ModelFacts) -> tuple[int, float, str]:
             return wanted, 1.0, "the model's context is not known here; set model.max_context_tok to have lengths fitted"
         if usable >= wanted:
             return wanted, 1.0, f"a context of {wanted} tokens fits the model's {context}"
+        if profile.traffic.context_policy == "refuse":
+            raise ProfileError(
+                f"the workload's context of {wanted} tokens exceeds {CONTEXT_SHARE:.0%} of the model's {context}",
+                cause="context_policy is refuse, and context_scale is auto",
+                next_step=f"use context_policy: scale, a context_scale of {usable / wanted:.3g} or less, or a model with a longer context",
+            )
         if usable < MIN_HEADROOM_TOK:
             raise ProfileError(f"a context of {context} tokens is too short for any workload", next_step="raise model.max_context_tok")
         return (

@@ -6,11 +6,12 @@ process, not on the number of workers, not on what was drawn before.
 
 import math
 import random
+from bisect import bisect_right
 from typing import assert_never
 
-from harness.profile.schema import Constant, Geometric, Lognormal, Uniform
+from harness.profile.schema import Constant, Geometric, Lognormal, Quantiles, Uniform
 
-Law = Constant | Uniform | Lognormal | Geometric
+Law = Constant | Uniform | Lognormal | Geometric | Quantiles
 
 
 def stream(seed: int, *name: object) -> random.Random:
@@ -34,8 +35,19 @@ def draw(law: Law, rng: random.Random) -> float:
                 return 1
             trials = 1 + math.floor(math.log1p(-rng.random()) / math.log1p(-1 / law.mean))
             return trials if law.max is None else min(law.max, trials)
+        case Quantiles():
+            value = _between(law, rng.random())
+            return value if law.max is None else min(law.max, value)
         case _:
             assert_never(law)
+
+
+def _between(law: Quantiles, share: float) -> float:
+    """The value at a share of the distribution, by interpolation of the logarithm."""
+    after = min(max(1, bisect_right(law.at, share)), len(law.at) - 1)
+    low, high = law.at[after - 1], law.at[after]
+    part = (share - low) / (high - low)
+    return math.exp((1 - part) * math.log(law.values[after - 1]) + part * math.log(law.values[after]))
 
 
 def draw_tok(law: Law, rng: random.Random, scale: float, least: int = 1) -> int:

@@ -1,7 +1,9 @@
 """What a plan consists of. All lengths of text are targets; what the server counts is what is reported."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,11 @@ class Turn:
         reply: the recorded answer that later turns carry in its place.
         target_input_tok: whole prompt.
         target_output_tok: answer.
+        keeps: how many exchanges (message and reply) of the request before this one still carries, counted from the front: None for all
+            of them; 0 after a compaction, where `message` opens with the summary.
+        thinking_tok: part of the answer that is meant to be reasoning, where the workload tells it apart; it is not in `reply`.
+        cancel_after_ns: the user gives up this long after the request was sent, if it still streams then; None: waits for the end.
+        clipped_tok: tokens of the drawn lengths that did not fit the context and were left out; 0 for nearly all.
     """
 
     index: int
@@ -76,6 +83,19 @@ class Turn:
     reply: Message
     target_input_tok: int
     target_output_tok: int
+    keeps: int | None = None
+    thinking_tok: int = 0
+    cancel_after_ns: int | None = None
+    clipped_tok: int = 0
+
+
+def carried(turns: Sequence[Turn]) -> Iterator[tuple[int, ...]]:
+    """For each request: the turns whose message and reply it carries in front of its own message, in order."""
+    chain: tuple[int, ...] = ()
+    for turn in turns:
+        chain = chain if turn.keeps is None else chain[: turn.keeps]
+        yield chain
+        chain = (*chain, turn.index)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +121,11 @@ class Session:
         system: shared system prompt.
         tools: offered tools, in order; empty for none.
         turns: the requests, in order.
+        first_turn: the turn that it starts with. Above 0 for a session that is in its middle when the stage starts: the turns before it
+            are history, and one priming request (`priming_turn`) brings what they carry into the server's cache.
+        first_gap_ns: what is left of the pause before that turn, from the stage's start.
+        salt: text that opens the first tool and the system prompt, so that no other session shares a cached prefix with this one;
+            empty: shared.
     """
 
     session_id: str
@@ -112,6 +137,60 @@ class Session:
     system: Block
     tools: tuple[ToolDefinition, ...]
     turns: tuple[Turn, ...]
+    first_turn: int = 0
+    first_gap_ns: int = 0
+    salt: str = ""
+
+    @property
+    def primed(self) -> bool:
+        """Whether it starts in its middle, with a priming request before its first turn."""
+        return self.first_turn > 0
+
+    @property
+    def priming_turn(self) -> int:
+        """Index of the turn whose prompt the priming request sends: the last one before `first_turn`."""
+        return self.first_turn - 1
+
+    @property
+    def live_turns(self) -> tuple[Turn, ...]:
+        """The turns that are sent as requests of the load, from `first_turn` on."""
+        return self.turns[self.first_turn :]
+
+
+PRIME_SUFFIX: Final = "/prime"
+"""Ends the workload class of a priming request's record."""
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A stretch of an arrival schedule in which the rate goes in a straight line from one value to another.
+
+    Attributes:
+        length_s: its length.
+        from_per_s: starts per second at its beginning.
+        to_per_s: at its end.
+    """
+
+    length_s: float
+    from_per_s: float
+    to_per_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """Arrivals of an open loop.
+
+    Attributes:
+        process: `constant`, `poisson`, `gamma`, `weibull`; `all_at_once`: everything at the stage's start; `trace`: times of a trace.
+        shape: of the law of the gaps: 1 / CV^2 for gamma, k for Weibull; None for the others.
+        segments: the rate over time; after the last one its final rate holds, unless `repeats`. Empty for `all_at_once` and `trace`.
+        repeats: start again with the first segment after the last.
+    """
+
+    process: str
+    shape: float | None = None
+    segments: tuple[Segment, ...] = ()
+    repeats: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,26 +200,41 @@ class StagePlan:
     Attributes:
         index: from 0.
         name: label.
-        kind: `concurrency` or `arrival_rate`.
+        kind: of the profile's stage.
+        load: in words, for people.
         warmup_ns: start of the window, from the stage's start.
         window_ns: length of the window; None: it ends with the last session.
         sessions: number of sessions that end the stage; None: unbounded.
         concurrency: live conversations of a closed loop, else None.
-        rate_per_s: starts per second of an open loop, else None.
-        process: law of an open loop's gaps, else None.
+        schedule: arrivals of an open loop, else None.
+        single: each session is cut to its first request.
+        steady: the sessions that occupy the slots at the start are in their middle (closed loop only).
         max_in_flight: requests in flight over all workers.
     """
 
     index: int
     name: str
     kind: str
+    load: str
     warmup_ns: int
     window_ns: int | None
     sessions: int | None
     concurrency: int | None
-    rate_per_s: float | None
-    process: str | None
+    schedule: Schedule | None
+    single: bool
+    steady: bool
     max_in_flight: int
+
+    @property
+    def rate_per_s(self) -> float | None:
+        """Highest rate of an open loop's schedule, where it has one."""
+        segments = () if self.schedule is None else self.schedule.segments
+        return max((max(one.from_per_s, one.to_per_s) for one in segments), default=None)
+
+    @property
+    def process(self) -> str | None:
+        """Law of the gaps between an open loop's starts, where it has one."""
+        return self.schedule.process if self.schedule is not None and self.schedule.segments else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,8 +245,11 @@ class RequestSettings:
         api: a value of `core.records.Api`.
         force_output: add `ignore_eos` and, where the API has it, `min_tokens` (not on Messages).
         temperature: sampling temperature.
+        cache_control: mark the prompt-cache breakpoints that Claude's clients set (Messages API only): the last tool, the system prompt
+            and the last two user messages.
     """
 
     api: str
     force_output: bool
     temperature: float
+    cache_control: bool = False

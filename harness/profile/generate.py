@@ -16,21 +16,35 @@ from pydantic.json_schema import GenerateJsonSchema
 from harness.core.metrics import METRICS
 from harness.profile import shape
 from harness.profile.schema import (
+    AllAtOnceStage,
     ArrivalRateStage,
     AttachServer,
     AutoServer,
+    BatchWorkload,
     ChatWorkload,
+    ClaudeChatWorkload,
     ClaudeCodeWorkload,
     ConcurrencyStage,
     Constant,
+    DiurnalStage,
+    DocQaWorkload,
     Geometric,
+    HourFactor,
     Lognormal,
+    MixPart,
+    MixWorkload,
     Model,
     Price,
     Profile,
+    Quantiles,
+    RampStage,
+    RateStep,
     Slos,
+    StepStage,
     Strict,
+    Subagents,
     Telemetry,
+    ThinkingWorkload,
     Timeouts,
     TorchServer,
     Traffic,
@@ -53,13 +67,27 @@ _SECTIONS: Final[tuple[tuple[str, str, type[Strict]], ...]] = (
     ("`traffic`", "traffic", Traffic),
     ("`traffic.timeouts`", "traffic.timeouts", Timeouts),
     ("`traffic.workload`, kind `chat`", "traffic.workload", ChatWorkload),
+    ("`traffic.workload`, kind `claude-chat`", "traffic.workload", ClaudeChatWorkload),
     ("`traffic.workload`, kind `claude-code`", "traffic.workload", ClaudeCodeWorkload),
+    ("`traffic.workload.subagents`", "traffic.workload.subagents", Subagents),
+    ("`traffic.workload`, kind `doc-qa`", "traffic.workload", DocQaWorkload),
+    ("`traffic.workload`, kind `thinking`", "traffic.workload", ThinkingWorkload),
+    ("`traffic.workload`, kind `batch`", "traffic.workload", BatchWorkload),
+    ("`traffic.workload`, kind `mix`", "traffic.workload", MixWorkload),
+    ("`traffic.workload.parts`", "traffic.workload.parts.N", MixPart),
     ("`traffic.load`, kind `concurrency`", "traffic.load.N", ConcurrencyStage),
     ("`traffic.load`, kind `arrival_rate`", "traffic.load.N", ArrivalRateStage),
+    ("`traffic.load`, kind `ramp`", "traffic.load.N", RampStage),
+    ("`traffic.load`, kind `step`", "traffic.load.N", StepStage),
+    ("`traffic.load.steps`", "traffic.load.N.steps.N", RateStep),
+    ("`traffic.load`, kind `diurnal`", "traffic.load.N", DiurnalStage),
+    ("`traffic.load.curve`", "traffic.load.N.curve.N", HourFactor),
+    ("`traffic.load`, kind `all_at_once`", "traffic.load.N", AllAtOnceStage),
     ("Distribution, kind `constant`", "", Constant),
     ("Distribution, kind `uniform`", "", Uniform),
     ("Distribution, kind `lognormal`", "", Lognormal),
     ("Distribution, kind `geometric`", "", Geometric),
+    ("Distribution, kind `quantiles`", "", Quantiles),
     ("`slos`", "slos", Slos),
     ("`telemetry`", "telemetry", Telemetry),
     ("`price`", "price", Price),
@@ -113,6 +141,10 @@ _IMPOSSIBLE: Final = """\
   `gpus`.
 - Timeouts or SLOs of 0; intervals of telemetry below 10 ms; `telemetry.require` of what this server cannot have.
 - Distributions with `max` below `min`; lengths, turns or requests that are never at least 1.
+- Tables of quantiles whose shares do not rise from 0 to 1, or whose values fall.
+- `process: gamma` without `cv`, `weibull` without `weibull_shape`, and either with another process; loads whose rate is always 0;
+  `start: steady` over single requests.
+- `cache_control` with another API than Messages; SLOs for `batch` alone; two parts of a `mix` with one name.
 - Thresholds that do not parse, or whose metric needs SLOs, a price or GPUs that the profile does not have."""
 
 

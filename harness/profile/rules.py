@@ -5,15 +5,16 @@ by themselves, and all rules are asked, so that one reading tells everything.
 """
 
 import difflib
+import itertools
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import date
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from harness.core.metrics import METRICS
-from harness.core.records import Boundary, OutputLength
+from harness.core.records import Api, Boundary, OutputLength
 from harness.profile.thresholds import parse_threshold
 
 if TYPE_CHECKING:
@@ -234,6 +235,57 @@ def _stages(profile: "Profile") -> Iterator[Violation]:
         seen.setdefault(name, index)
 
 
+def _schedules(profile: "Profile") -> Iterator[Violation]:
+    """Arrivals that cannot be drawn."""
+    for index, stage in enumerate(profile.traffic.load):
+        path: Path = ("traffic", "load", index)
+        if stage.kind == "concurrency":
+            if stage.start == "steady" and stage.over == "requests":
+                yield Violation((*path, "start"), "single requests have no middle to start in", "drop it, or write `over: sessions`")
+            continue
+        if stage.kind == "all_at_once":
+            continue
+        for key, law in (("cv", "gamma"), ("weibull_shape", "weibull")):
+            given = getattr(stage, key) is not None
+            if given and stage.process != law:
+                yield Violation((*path, key), f"belongs to process `{law}`, and this one is `{stage.process}`", f"write `process: {law}`")
+            if not given and stage.process == law:
+                yield Violation((*path, "process"), f"`{law}` needs `{key}`", f"add `{key}`")
+        if stage.kind == "ramp" and stage.ramp_s <= 0:
+            yield Violation((*path, "ramp_s"), "a ramp of no length", "write a length of time, or use `kind: step`")
+        if stage.kind == "ramp" and stage.from_per_s == stage.to_per_s == 0:
+            yield Violation((*path, "to_per_s"), "nothing would ever start", "write a rate above 0")
+        if stage.kind == "step":
+            for at, step in enumerate(stage.steps):
+                if step.for_s <= 0:
+                    yield Violation((*path, "steps", at, "for_s"), "a step of no length", "write a length of time above 0")
+            if not any(step.rate_per_s for step in stage.steps):
+                yield Violation((*path, "steps"), "nothing would ever start", "give one step a rate above 0")
+        if stage.kind == "diurnal" and stage.curve:
+            if not any(point.factor for point in stage.curve):
+                yield Violation((*path, "curve"), "nothing would ever start", "give one hour a factor above 0")
+            if len({point.hour for point in stage.curve}) < len(stage.curve):
+                yield Violation((*path, "curve"), "has an hour twice", "give each hour one factor")
+
+
+def _workload(profile: "Profile") -> Iterator[Violation]:
+    """What goes with some workloads only."""
+    traffic = profile.traffic
+    if traffic.cache_control and traffic.api is not Api.MESSAGES:
+        what = f"is of the Messages API, and the api is `{traffic.api}`"
+        yield Violation(("traffic", "cache_control"), what, "drop it, or write `api: messages`")
+    if traffic.workload.kind == "batch" and any(value is not None for _, value in profile.slos):
+        yield Violation(("slos",), "batch work has no deadlines", "drop it; in a `mix`, SLOs hold for all classes")
+    if traffic.workload.kind == "mix":
+        labels: dict[str, int] = {}
+        for index, part in enumerate(traffic.workload.parts):
+            label = part.name or part.workload.kind
+            if label in labels:
+                fix = "give each part a `name` of its own"
+                yield Violation(("traffic", "workload", "parts", index), f"part {labels[label]} is called {label!r} too", fix)
+            labels.setdefault(label, index)
+
+
 def _times(profile: "Profile") -> Iterator[Violation]:
     """Times at which everything fails."""
     for name, value in profile.traffic.timeouts:
@@ -250,18 +302,44 @@ def _times(profile: "Profile") -> Iterator[Violation]:
 
 
 def _distributions(profile: "Profile") -> Iterator[Violation]:
-    workload = profile.traffic.workload
-    for name, value in workload:
-        kind = getattr(value, "kind", None)
-        path: Path = ("traffic", "workload", name)
-        if kind not in {"constant", "uniform", "lognormal", "geometric"}:
-            continue
-        low, high = getattr(value, "min", None), getattr(value, "max", None)
-        if low is not None and high is not None and high < low:
-            yield Violation((*path, "max"), f"{high:g} is below min, {low:g}", "write min and max in order")
-        most = value.value if kind == "constant" else high
-        if not name.endswith("_s") and most is not None and most < 1:
-            yield Violation(path, f"is never more than {most:g}", "give it a largest value of at least 1")
+    yield from _distributions_of(profile.traffic.workload, ("traffic", "workload"))
+
+
+def _distributions_of(section: object, path: Path) -> Iterator[Violation]:
+    """All distributions of a section and of those in it."""
+    if isinstance(section, tuple):
+        for index, item in enumerate(section):
+            yield from _distributions_of(item, (*path, index))
+        return
+    if isinstance(section, str) or not isinstance(section, Iterable):
+        return
+    kind = getattr(section, "kind", None)
+    if kind in {"constant", "uniform", "lognormal", "geometric", "quantiles"}:
+        yield from _distribution(section, str(kind), path)
+        return
+    for name, value in section:
+        yield from _distributions_of(value, (*path, name))
+
+
+def _distribution(value: object, kind: str, path: Path) -> Iterator[Violation]:
+    low, high = getattr(value, "min", None), getattr(value, "max", None)
+    if low is not None and high is not None and high < low:
+        yield Violation((*path, "max"), f"{high:g} is below min, {low:g}", "write min and max in order")
+    most = high
+    if kind == "constant":
+        most = getattr(value, "value", None)
+    if kind == "quantiles":
+        at: tuple[float, ...] = getattr(value, "at", ())
+        values: tuple[float, ...] = getattr(value, "values", ())
+        if len(at) != len(values):
+            yield Violation((*path, "values"), f"{len(values)} values for {len(at)} shares", "give one value for each share")
+        if at[0] != 0 or at[-1] != 1 or any(b <= a for a, b in itertools.pairwise(at)):
+            yield Violation((*path, "at"), "shares must rise from 0 to 1", "write for example [0, 0.5, 1]")
+        if values[0] <= 0 or any(b < a for a, b in itertools.pairwise(values)):
+            yield Violation((*path, "values"), "must be above 0 and must not fall", "write them in order")
+        most = values[-1] if high is None else min(high, values[-1])
+    if not str(path[-1]).endswith("_s") and most is not None and most < 1:
+        yield Violation(path, f"is never more than {most:g}", "give it a largest value of at least 1")
 
 
 def _watched(profile: "Profile") -> Iterator[Violation]:
@@ -341,6 +419,8 @@ _RULES: Final[tuple[tuple[Callable[["Profile"], Iterator[Violation]], tuple[Path
     (_boards, (("server",),)),
     (_attach, (("server",),)),
     (_stages, ()),
+    (_schedules, ()),
+    (_workload, (("traffic", "api"),)),
     (_times, ()),
     (_distributions, ()),
     (_watched, (("server",),)),

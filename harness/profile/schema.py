@@ -304,7 +304,22 @@ class Geometric(Strict):
     """Largest value; default: no bound."""
 
 
-AnyDistribution = Constant | Uniform | Lognormal | Geometric
+class Quantiles(Strict):
+    """A distribution as a table of its quantiles, the way that measurements are published; between two of them the logarithm is linear.
+
+    `{kind: quantiles, at: [0, 0.5, 1], values: [5, 9, 60]}`. Values are clipped to `max`.
+    """
+
+    kind: Literal["quantiles"]
+    at: tuple[Number, ...] = Field(min_length=2)
+    """Shares, rising from 0 to 1."""
+    values: tuple[Amount, ...] = Field(min_length=2)
+    """The value below which that share lies; one for each share, none falling, above 0."""
+    max: Amount | None = Field(default=None, gt=0)
+    """Largest value; default: the last of the table."""
+
+
+AnyDistribution = Constant | Uniform | Lognormal | Geometric | Quantiles
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,6 +337,8 @@ class _Shorthand:
         return {"kind": "constant", **inside} if set(inside) == {"value"} else inside
 
     def _inner(self, key: str, item: object) -> object:
+        if key == "values" and isinstance(item, list | tuple):
+            return [self._inner("value", one) for one in item]
         if key not in {"value", "min", "max", "mean"} or not isinstance(item, str):
             return item
         try:
@@ -349,7 +366,17 @@ SecondsDistribution = Annotated[
 ]  # fmt: skip
 
 
-class ChatWorkload(Strict):
+class SessionsBase(Strict):
+    """Settings of every workload whose users may give up."""
+
+    abandon_share: Number = Field(default=0.0, ge=0, le=1)
+    """Share of requests whose user gives up: the stream is cancelled (outcome `cancelled`) and the session ends there. 0: nobody does; no
+    public figure was found."""
+    abandon_after_s: SecondsDistribution = Uniform(kind="uniform", min=1, max=20)
+    """Time from sending until the user gives up, where the answer has not ended before."""
+
+
+class ChatWorkload(SessionsBase):
     """Conversations of several turns behind one shared system prompt.
 
     Default lengths: Azure 2023 conversation trace (input p50 1,020, output p50 129) with a 3k system prompt.
@@ -370,12 +397,46 @@ class ChatWorkload(Strict):
     """A conversation ends where its next turn would exceed this context."""
 
 
-class ClaudeCodeWorkload(Strict):
-    """Claude Code sessions: a shared head of tools and system prompt, a growing context, tool results, short outputs.
+class ClaudeChatWorkload(ChatWorkload):
+    """`chat` as Claude's clients send it: with prompt-cache breakpoints, where the Messages API is spoken.
 
-    Defaults are the fits to 49,334 real requests (kv-cache-tester traces, Apache-2.0): tools p50 12,262 tokens, system p50 2,773,
-    ln(append) 6.84/1.30, ln(output) 5.565/0.895, ln(requests per session) 3.67/1.16, ln(gap after a tool call in s) 2.51/1.22,
-    ln(gap after the end of a turn in s) 5.31/2.24, stop reason tool_use 85.6 % against end_turn 5.7 %.
+    Lengths are those of `chat`: tokens and turns of claude.ai conversations are not published.
+    """
+
+    kind: Literal["claude-chat"]  # type: ignore[assignment]  # the variant's own tag
+
+
+class Subagents(Strict):
+    """Sessions of subagents among those of Claude Code: a head of their own, shorter contexts, the class `claude-code/subagent`.
+
+    Each is a session of its own beside those of the main agents; its start is not tied to a parent's tool call. Published (63 subagents in
+    773 sessions, kv-cache-tester traces): input p50 45k tokens, ideal prefix hit 87 %. Their other lengths are set so that these come out.
+    """
+
+    share: Number = Field(default=0.08, ge=0, lt=1)
+    """Share of sessions that are a subagent's."""
+    tools_tok: Count = 8000
+    """Length of the tool definitions that all subagents share."""
+    tools: Whole = Field(default=12, ge=1, le=200)
+    """Number of tool definitions."""
+    system_tok: Count = 1500
+    """Length of the system prompt that all subagents share."""
+    first_tok: Distribution = Lognormal(kind="lognormal", mu=9.2, sigma=1.0, min=50, max=60000)
+    """The task that a subagent is given, with what it is given to read."""
+    append_tok: Distribution = Lognormal(kind="lognormal", mu=7.2, sigma=1.3, min=8, max=60000)
+    """Tool result of a later request."""
+    requests: Distribution = Lognormal(kind="lognormal", mu=2.2, sigma=0.7, min=1, max=60)
+    """Requests of one subagent."""
+
+
+class ClaudeCodeWorkload(SessionsBase):
+    """Claude Code sessions: a shared head, a growing context, tool results, compaction, subagents, short outputs.
+
+    Defaults follow 49,334 real requests (kv-cache-tester traces @94f6046, Apache-2.0): tools p50 12,262 tokens, system p50 2,773, and the
+    published quantiles of outputs, requests per session and gaps; stop reason tool_use 85.6 % against end_turn 5.7 %; thinking in 38 % of
+    outputs. The published fit of new input (lognormal 6.84/1.30) covers the answer before as well, which a request carries for the first
+    time; `append_tok` is what comes beside it, set so that the published quantiles of new input come out (docs/traffic.md holds the
+    generated ones against the published).
     """
 
     kind: Literal["claude-code"]
@@ -385,25 +446,151 @@ class ClaudeCodeWorkload(Strict):
     """Number of tool definitions."""
     system_tok: Count = 2773
     """Length of the system prompt that all sessions share."""
-    first_tok: Distribution = Lognormal(kind="lognormal", mu=8.2, sigma=1.0, min=50, max=60000)
-    """First message of a session beyond the shared head."""
-    append_tok: Distribution = Lognormal(kind="lognormal", mu=6.84, sigma=1.30, min=8, max=60000)
-    """New input of a later request: a tool result or the next message of the user."""
-    output_tok: Distribution = Lognormal(kind="lognormal", mu=5.565, sigma=0.895, min=4, max=8000)
-    """Output of one request."""
-    requests: Distribution = Lognormal(kind="lognormal", mu=3.67, sigma=1.16, min=1, max=400)
-    """Requests of one session."""
+    first_tok: Distribution = Lognormal(kind="lognormal", mu=8.4, sigma=1.0, min=50, max=60000)
+    """First message of a new session beyond the shared head."""
+    resumed_share: Number = Field(default=0.35, ge=0, le=1)
+    """Share of sessions that are resumed: their first request brings the context of an earlier one (first input p75 104k)."""
+    resumed_tok: Distribution = Lognormal(kind="lognormal", mu=11.6, sigma=0.5, min=1000, max=200000)
+    """First message of a resumed session beyond the shared head."""
+    append_tok: Distribution = Lognormal(kind="lognormal", mu=5.8, sigma=1.7, min=8, max=60000)
+    """What a later request adds beside the answer before it: a tool result or the next message of the user."""
+    rewrite_share: Number = Field(default=0.016, ge=0, le=1)
+    """Share of later requests that change the context at a random place (edited, cleared or re-read): all behind it is new input. With
+    first requests and compactions this is the heavy separate mode of new input (p99 94k)."""
+    output_tok: Distribution = Quantiles(
+        kind="quantiles", at=(0, 0.05, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1), values=(20, 89, 137, 216, 426, 898, 1554, 3687, 8000)
+    )
+    """Output of one request: the published quantiles (their lognormal fit 5.565/0.895 has p50 261 and mean 390 where 216 and 440 were
+    measured)."""
+    thinking_share: Number = Field(default=0.38, ge=0, le=1)
+    """Share of answers that hold reasoning: part of `output_tok`, and carried on by later requests as in Claude Code's tool loop."""
+    requests: Distribution = Quantiles(kind="quantiles", at=(0, 0.25, 0.5, 0.75, 0.9, 0.99, 1), values=(1, 18, 45, 94, 156, 330, 500))
+    """Requests of one session: the published quantiles (lognormal fit 3.67/1.16)."""
     tool_use_share: Number = Field(default=0.9376, ge=0, le=1)
     """Share of requests that end in a tool call (85.6 / (85.6 + 5.7)); the rest end the turn."""
-    tool_gap_s: SecondsDistribution = Lognormal(kind="lognormal", mu=2.51, sigma=1.22, max=60)
-    """Time that a tool takes, in seconds; the cap is stated in the report."""
-    user_gap_s: SecondsDistribution = Lognormal(kind="lognormal", mu=5.31, sigma=2.24, max=60)
-    """Time until the user's next message, in seconds; the cap is stated in the report."""
+    tool_gap_s: SecondsDistribution = Quantiles(
+        kind="quantiles", at=(0, 0.25, 0.5, 0.75, 0.9, 0.99, 1), values=(0.5, 5, 9, 19, 71, 612, 3600), max=60
+    )
+    """Time that a tool takes, in seconds: the published quantiles (lognormal fit 2.51/1.22), capped at one minute; the cap is a note of
+    the plan."""
+    user_gap_s: SecondsDistribution = Quantiles(
+        kind="quantiles", at=(0, 0.25, 0.5, 0.75, 0.9, 1), values=(2, 58, 210, 929, 2982, 20000), max=60
+    )
+    """Time until the user's next message, in seconds: the published quantiles (lognormal fit 5.31/2.24), capped at one minute; the cap
+    is a note of the plan."""
     context_limit_tok: CountFromOne = 200_000
-    """Context at which a real client would compact; a session ends there."""
+    """Longest context, input and output."""
+    compact_at: Number = Field(default=0.92, gt=0.1, le=1)
+    """Share of the context limit at which a session compacts: it goes on with a summary in place of its messages."""
+    compact_to: Number = Field(default=0.25, ge=0, le=0.6)
+    """Context after a compaction, as a share of the context before (published: 0.45 % of steps fall below 0.6 of it)."""
+    subagents: Subagents = Subagents()
+    """Sessions of subagents among them."""
 
 
-Workload = Annotated[ChatWorkload | ClaudeCodeWorkload, Field(discriminator="kind")]
+class DocQaWorkload(SessionsBase):
+    """Questions about one long document that nobody else has.
+
+    Lengths are assumptions (no public figures of Claude's were found): 30k to 150k tokens of document, one to four turns.
+    """
+
+    kind: Literal["doc-qa"]
+    system_tok: Count = 500
+    """Length of the system prompt that all sessions share."""
+    document_tok: Distribution = Uniform(kind="uniform", min=30_000, max=150_000)
+    """The document, in front of the first question."""
+    question_tok: Distribution = Uniform(kind="uniform", min=20, max=200)
+    """One question."""
+    output_tok: Distribution = Uniform(kind="uniform", min=200, max=800)
+    """One answer."""
+    turns: Distribution = Uniform(kind="uniform", min=1, max=4)
+    """Questions of one session."""
+    think_s: SecondsDistribution = Lognormal(kind="lognormal", mu=3.0, sigma=0.8, max=60)
+    """Pause between an answer and the next question, in seconds."""
+    context_limit_tok: CountFromOne = 160_000
+    """A session ends where its next turn would exceed this context."""
+
+
+class ThinkingWorkload(SessionsBase):
+    """Long answers that are mostly reasoning, which later turns do not carry.
+
+    Defaults: ServeGen's DeepSeek-R1 clients (Apache-2.0): input p50 208 and p95 6.7k; output p50 792 and mean 1,527 (lognormal 6.674/1.146
+    gives p90 3.4k and p99 11.4k, published 3.4k and 12.6k); reasoning share of mean 0.70 with modes near 0.4 and 0.9. Turns are assumed.
+    """
+
+    kind: Literal["thinking"]
+    system_tok: Count = 20
+    """Length of the system prompt that all sessions share."""
+    user_tok: Distribution = Lognormal(kind="lognormal", mu=5.24, sigma=2.15, min=4, max=16000)
+    """New input of one turn."""
+    output_tok: Distribution = Lognormal(kind="lognormal", mu=6.674, sigma=1.146, min=8, max=16000)
+    """Output of one turn, reasoning included."""
+    reasoning_low: Number = Field(default=0.4, ge=0, le=1)
+    """Lower mode of the share of an answer that is reasoning."""
+    reasoning_high: Number = Field(default=0.9, ge=0, le=1)
+    """Upper mode."""
+    reasoning_high_share: Number = Field(default=0.6, ge=0, le=1)
+    """Share of answers about the upper mode: 0.6 gives the published mean of 0.70."""
+    reasoning_spread: Number = Field(default=0.07, ge=0, le=0.5)
+    """Standard deviation about each mode."""
+    turns: Distribution = Geometric(kind="geometric", mean=1.5, max=8)
+    """Turns of one session."""
+    think_s: SecondsDistribution = Lognormal(kind="lognormal", mu=2.5, sigma=0.8, max=60)
+    """Pause between an answer and the next turn, in seconds."""
+    context_limit_tok: CountFromOne = 40_000
+    """A session ends where its next turn would exceed this context."""
+
+
+class BatchWorkload(Strict):
+    """Single requests without a deadline, such as a job over many records.
+
+    Default lengths: Azure 2023 conversation trace (input p50 1,020 and p99 4,142; output p50 129 and p99 601).
+    """
+
+    kind: Literal["batch"]
+    system_tok: Count = 400
+    """Length of the instructions that all requests share."""
+    user_tok: Distribution = Lognormal(kind="lognormal", mu=6.4, sigma=0.8, min=8, max=8000)
+    """The record to work on."""
+    output_tok: Distribution = Lognormal(kind="lognormal", mu=4.86, sigma=0.66, min=2, max=2000)
+    """One answer."""
+    context_limit_tok: CountFromOne = 16_000
+    """Longest context, input and output."""
+
+
+PlainWorkload = Annotated[
+    ChatWorkload | ClaudeChatWorkload | ClaudeCodeWorkload | DocQaWorkload | ThinkingWorkload | BatchWorkload, Field(discriminator="kind")
+]
+
+
+class MixPart(Strict):
+    """One of the workloads of a mix."""
+
+    weight: Number = Field(gt=0)
+    """Sessions of this workload are weight / sum of weights of all."""
+    name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9._-]+$")
+    """Class of its records; default: its kind."""
+    workload: PlainWorkload
+    """The conversations."""
+
+
+class MixWorkload(Strict):
+    """Several workloads at once. Each session's workload is drawn from the seed, and every record carries its class."""
+
+    kind: Literal["mix"]
+    parts: tuple[MixPart, ...] = Field(min_length=1)
+    """The workloads and their weights."""
+
+    @property
+    def context_limit_tok(self) -> int:
+        """The longest of its workloads' contexts."""
+        return max(part.workload.context_limit_tok for part in self.parts)
+
+
+Workload = Annotated[
+    ChatWorkload | ClaudeChatWorkload | ClaudeCodeWorkload | DocQaWorkload | ThinkingWorkload | BatchWorkload | MixWorkload,
+    Field(discriminator="kind"),
+]
 
 
 class StageBase(Strict):
@@ -421,25 +608,110 @@ class StageBase(Strict):
     """Requests in flight, over all workers; one that would exceed it is recorded as dropped, never delayed."""
 
 
+Unit = Literal["sessions", "requests"]
+
+
 class ConcurrencyStage(StageBase):
     """A closed loop: this many live conversations; when one ends, the next of the plan takes its place."""
 
     kind: Literal["concurrency"]
     concurrency: Whole = Field(ge=1, le=100_000)
     """Live conversations."""
+    over: Unit = "sessions"
+    """`requests` cuts each session to its first request, so that this many requests are in flight at all times."""
+    start: Literal["steady", "fresh"] | None = None
+    """`steady`: the first conversation of each slot is in its middle, at a random, length-biased age, its cached prefix primed before the
+    stage's clock starts. `fresh`: all begin at their first turn. Default: steady under purpose measure, fresh under smoke."""
 
 
-class ArrivalRateStage(StageBase):
+class OpenStage(StageBase):
+    """Settings of every open loop with a random schedule."""
+
+    process: Literal["poisson", "constant", "gamma", "weibull"] = "poisson"
+    """Law of the gaps between starts, at a rate of 1; the rate over time stretches them."""
+    cv: Number | None = Field(default=None, gt=0.05, le=50)
+    """Coefficient of variation of gamma gaps: 1 is Poisson, above 1 comes in bursts (ServeGen's clients: p50 1.0 to 2.0, p90 5.6 to 27)."""
+    weibull_shape: Number | None = Field(default=None, gt=0.1, le=20)
+    """Shape of Weibull gaps: 1 is Poisson, below 1 comes in bursts."""
+    over: Unit = "sessions"
+    """What arrives. `requests` cuts each session to its first request: for single-turn work."""
+
+
+class ArrivalRateStage(OpenStage):
     """An open loop: conversations start by a schedule that is drawn before the run, whatever the server does."""
 
     kind: Literal["arrival_rate"]
     rate_per_s: Number = Field(gt=0, le=100_000)
     """Conversation starts per second."""
-    process: Literal["poisson", "constant"] = "poisson"
-    """Law of the gaps between starts."""
 
 
-Stage = Annotated[ConcurrencyStage | ArrivalRateStage, Field(discriminator="kind")]
+class RampStage(OpenStage):
+    """An open loop whose rate goes in a straight line from one value to another and stays there."""
+
+    kind: Literal["ramp"]
+    from_per_s: Number = Field(ge=0, le=100_000)
+    """Starts per second at the beginning."""
+    to_per_s: Number = Field(ge=0, le=100_000)
+    """Starts per second at the end of the ramp and after it."""
+    ramp_s: Seconds
+    """Length of the ramp."""
+
+
+class RateStep(Strict):
+    """One step of a `step` stage."""
+
+    rate_per_s: Number = Field(ge=0, le=100_000)
+    """Starts per second."""
+    for_s: Seconds
+    """Length of the step; the last one goes on until the stage ends."""
+
+
+class StepStage(OpenStage):
+    """An open loop whose rate changes in steps."""
+
+    kind: Literal["step"]
+    steps: tuple[RateStep, ...] = Field(min_length=1)
+    """The steps, in order."""
+
+
+class HourFactor(Strict):
+    """One point of a `diurnal` stage's curve."""
+
+    hour: Number = Field(ge=0, lt=24)
+    """Hour of the day."""
+    factor: Number = Field(ge=0)
+    """Factor on the rate at that hour."""
+
+
+class DiurnalStage(OpenStage):
+    """An open loop that follows the hours of a day, in less time than a day. Rates are those of the day; only time is compressed."""
+
+    kind: Literal["diurnal"]
+    rate_per_s: Number = Field(gt=0, le=100_000)
+    """Starts per second where the curve is 1."""
+    curve: tuple[HourFactor, ...] = ()
+    """Factors on the rate by hour, with straight lines between them and round midnight. Default: a sine about 1."""
+    amplitude: Number = Field(default=0.5, ge=0, le=1)
+    """Of the sine that is the default curve: factor 1 + amplitude at the peak, 1 - amplitude twelve hours later."""
+    peak_hour: Number = Field(default=15.0, ge=0, lt=24)
+    """Hour of the sine's peak."""
+    start_hour: Number = Field(default=0.0, ge=0, lt=24)
+    """Hour at which the stage starts."""
+    time_scale: Number = Field(default=60.0, ge=1, le=86_400)
+    """Seconds of the day in one second of the run: 60 makes a day of 24 minutes."""
+
+
+class AllAtOnceStage(StageBase):
+    """All sessions start with the stage, and it ends with the last of them."""
+
+    kind: Literal["all_at_once"]
+    sessions: Whole = Field(ge=1)
+    """How many."""
+    over: Unit = "sessions"
+    """`requests` cuts each session to its first request."""
+
+
+Stage = Annotated[ConcurrencyStage | ArrivalRateStage | RampStage | StepStage | DiurnalStage | AllAtOnceStage, Field(discriminator="kind")]
 
 
 class Timeouts(Strict):
@@ -470,6 +742,15 @@ class Traffic(Strict):
     Default: forced under purpose measure, natural under smoke."""
     context_scale: Literal["auto"] | Annotated[Number, Field(gt=0, le=1)] = "auto"
     """Factor on all lengths; `auto` fits the workload into the model's context. Printed, recorded, and equal where runs are compared."""
+    context_policy: Literal["scale", "refuse"] = "scale"
+    """What `context_scale: auto` does with a workload whose contexts exceed the model's: `scale` all its lengths by one stated factor, or
+    `refuse` (exit 2). Contexts are never cut."""
+    cache: Literal["warm", "cold"] = "warm"
+    """`warm`: sessions share their head, as real ones do. `cold`: a salt of its own opens the tools and the system prompt of each session,
+    so that no session finds another's prefix; its own turns still find theirs."""
+    cache_control: Flag | None = None
+    """Set prompt-cache breakpoints as Claude's clients do, on the last tool, the system prompt and the last two user messages (Messages
+    API). Default: true for `claude-code` and `claude-chat` over the Messages API, else false."""
     temperature: Number = Field(default=0.0, ge=0, le=2)
     """Sampling temperature."""
     workers: Literal["auto"] | Annotated[Whole, Field(ge=1, le=256)] = "auto"
@@ -580,3 +861,12 @@ class Profile(Strict):
         if self.traffic.output_length is not None:
             return self.traffic.output_length
         return OutputLength.FORCED if self.purpose is Purpose.MEASURE else OutputLength.NATURAL
+
+    @property
+    def cache_control(self) -> bool:
+        """Whether requests carry cache breakpoints: as the profile says, else where Claude's clients are played over their own API."""
+        if self.traffic.cache_control is not None:
+            return self.traffic.cache_control
+        workload = self.traffic.workload
+        kinds = {part.workload.kind for part in workload.parts} if isinstance(workload, MixWorkload) else {workload.kind}
+        return self.traffic.api is Api.MESSAGES and bool(kinds & {"claude-code", "claude-chat"})

@@ -209,8 +209,17 @@ class LocustDriver:
             self._raise_failure()
 
     def go(self, start_ns: int) -> None:
-        """Start the first stage at a monotonic time; a second or so ahead leaves room to make the first bodies."""
-        self._tell_workers({"cmd": "stage", "index": 0, "start_ns": start_ns})
+        """Start the first stage at a monotonic time; a second or so ahead leaves room to make the first bodies.
+
+        A stage whose conversations start in their middle is primed first, and begins as soon as that is done.
+        """
+        self._begin(0, start_ns)
+
+    def _begin(self, index: int, start_ns: int) -> None:
+        if self._plan.stages[index].steady:
+            self._tell_workers({"cmd": "prime", "index": index})
+        else:
+            self._tell_workers({"cmd": "stage", "index": index, "start_ns": start_ns})
 
     def poll(self) -> bool:
         """Whether the plan has ended.
@@ -394,7 +403,7 @@ class LocustDriver:
                 case "progress":
                     process.last = event
                     self._progress(process)
-                case "stage_started" | "stage_ended" | "window_done":
+                case "stage_primed" | "stage_started" | "stage_ended" | "window_done":
                     self._stage_mark(process, event)
                 case "finished":
                     process.finished = True
@@ -429,12 +438,18 @@ class LocustDriver:
             self._tell_workers({"cmd": "wind_down"})
             return
         ends = list(marks.values())
+        if kind == "stage_primed":
+            counts = {key: sum(end[key] for end in ends) for key in ("primed", "failed")}
+            self._announce({**event, "start_ns": min(e["start_ns"] for e in ends), "end_ns": max(e["end_ns"] for e in ends), **counts})
+            if not self._interrupted:
+                self._tell_workers({"cmd": "stage", "index": index, "start_ns": now_ns() + round(STAGE_LEAD_S * NS_PER_S)})
+            return
         merged = {**event, "end_ns": max(end["end_ns"] for end in ends), "window_end_ns": max(end["window_end_ns"] for end in ends)}
         for key in ("turns_not_happened", "turns_cut"):
             merged[key] = sum(end[key] for end in ends)
         self._announce(merged)
         if index + 1 < len(self._plan.stages) and not self._interrupted:
-            self._tell_workers({"cmd": "stage", "index": index + 1, "start_ns": now_ns() + round(STAGE_LEAD_S * NS_PER_S)})
+            self._begin(index + 1, now_ns() + round(STAGE_LEAD_S * NS_PER_S))
 
     def _progress(self, process: _Process) -> None:
         """One merged event for each round of the workers' reports: worker 0's report closes a round."""

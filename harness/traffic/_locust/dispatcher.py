@@ -4,6 +4,7 @@ One dispatcher a worker. It owns its greenlets: Locust's users do not run reques
 """
 
 import logging
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from time import monotonic_ns
@@ -16,11 +17,12 @@ from harness.core.clock import NS_PER_S
 from harness.core.records import Api, Outcome
 from harness.plan.bodies import Conversation, Texts
 from harness.plan.build import RunPlan
-from harness.plan.types import Session, StagePlan, Turn
+from harness.plan.types import PRIME_SUFFIX, Session, StagePlan, Turn
 from harness.traffic._locust.answer import Answer, read_answer
 from harness.traffic._locust.record import Record
 from harness.traffic._locust.recorder import Recorder
-from harness.traffic._locust.wire import Stopped, Target, turns
+from harness.traffic._locust.wire import Stopped, Target
+from harness.traffic._locust.wire import turns as loop_turns
 
 _NEVER_NS: Final = 1 << 62
 
@@ -35,6 +37,11 @@ PAUSE_AFTER_FAILURE_S: Final = 0.1
 otherwise be asked as fast as a core can."""
 
 
+PRIMES_IN_FLIGHT: Final = 4
+"""Priming requests that a worker has in flight. A server computes long prompts one after the other; more of them would only wait in its
+queue, and push each other's prefixes out of its cache."""
+
+
 @dataclass(slots=True)
 class Counts:
     """What happened since the start of this worker."""
@@ -46,6 +53,15 @@ class Counts:
     output_tok: int = 0
     in_flight: int = 0
     live_sessions: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Primed:
+    """A conversation that starts in its middle, its history already in a server's cache."""
+
+    session: Session
+    target: Target
+    conversation: Conversation
 
 
 @dataclass(slots=True)
@@ -128,6 +144,7 @@ class Dispatcher:
         self._texts = Texts(plan.seed, plan.tok_per_word)
         self._in_wire: set[gevent.Greenlet] = set()
         self._stage: StageRun | None = None
+        self._primed: dict[int, Primed] = {}
         self.error: str | None = None
         self._wind_down = Event()
         self._stop_grace_s: float | None = None
@@ -154,6 +171,59 @@ class Dispatcher:
         self._wind_down.set()
         if self._stage is not None:
             self._stage.progress.set()
+
+    def prime(self, index: int, announce: Callable[[dict[str, Any]], None]) -> None:
+        """Before a stage: send the history of the conversations that start in their middle, so that the servers' caches hold it.
+
+        Returns when all have been answered. Their records carry the class with `PRIME_SUFFIX`; one that fails costs its conversation the
+        cached prefix and nothing else.
+        """
+        plan = self._plan.stages[index]
+        assert plan.concurrency is not None
+        numbers = range(self._worker, min(plan.concurrency, plan.sessions or plan.concurrency), self._workers)
+        left = deque(numbers)
+        outcomes: list[Outcome] = []
+        started_ns = monotonic_ns()
+
+        def walk() -> None:
+            while left and not self.is_stopped():
+                session = self._plan.session(index, left.popleft())
+                if session.primed:
+                    outcomes.append(self._prime(session))
+
+        greenlets = [gevent.spawn(walk) for _ in range(PRIMES_IN_FLIGHT)]
+        for greenlet in greenlets:
+            greenlet.link_exception(self._crashed)
+        stopped_ns: int | None = None
+        while len(gevent.joinall(greenlets, timeout=0.1)) < len(greenlets):
+            if self._stop_grace_s is None:
+                continue
+            stopped_ns = stopped_ns or monotonic_ns()
+            if monotonic_ns() >= stopped_ns + self._stop_grace_s * NS_PER_S:
+                for greenlet in list(self._in_wire):
+                    greenlet.kill(Stopped(Outcome.INTERRUPTED, "the run was stopped"), block=False)
+        failed = sum(outcome is not Outcome.OK for outcome in outcomes)
+        announce({
+            "event": "stage_primed", "stage": plan.name, "index": index, "start_ns": started_ns, "end_ns": monotonic_ns(),
+            "primed": len(outcomes), "failed": failed,
+        })  # fmt: skip
+
+    def _prime(self, session: Session) -> Outcome:
+        target = self._route(session)
+        target.live += 1  # until its conversation ends
+        conversation = Conversation(session, self._plan.settings, target.model, self._texts)
+        turn = session.turns[session.priming_turn]
+        record = Record(
+            session_id=session.session_id, turn=turn.index, workload_class=session.workload_class + PRIME_SUFFIX, stage=session.stage,
+            worker=self._worker, intended_ns=monotonic_ns(), target_input_tok=turn.target_input_tok, target_output_tok=1,
+            answer=Answer(Outcome.DROPPED),
+        )  # fmt: skip
+        body = conversation.priming_body()
+        record.intended_ns = monotonic_ns()
+        self._request(record, target, body, None)
+        self._keep(record)
+        self._primed[session.number] = Primed(session, target, conversation)
+        return record.answer.outcome
 
     def run_stage(self, index: int, start_ns: int, announce: Callable[[dict[str, Any]], None]) -> None:
         """Run one stage to its end: returns when every request that it started has been recorded."""
@@ -255,8 +325,9 @@ class Dispatcher:
         number = slot
         prepare_ns = _NEVER_NS
         while not stage.closing.is_set() and (stage.plan.sessions is None or number < stage.plan.sessions):
-            session = self._plan.session(stage.plan.index, number)
-            if not self._live(stage, session, intended_ns, prepare_ns):
+            primed = self._primed.pop(number, None)
+            session = primed.session if primed else self._plan.session(stage.plan.index, number)
+            if not self._live(stage, session, intended_ns + session.first_gap_ns, prepare_ns, primed):
                 stage.closing.wait(PAUSE_AFTER_FAILURE_S)
             intended_ns = monotonic_ns()
             number += stage.plan.concurrency
@@ -283,16 +354,19 @@ class Dispatcher:
 
     # --- sessions ---------------------------------------------------------------------------------------------------------------
 
-    def _live(self, stage: StageRun, session: Session, intended_ns: int, prepare_ns: int = PREPARE_NS) -> bool:
+    def _live(
+        self, stage: StageRun, session: Session, intended_ns: int, prepare_ns: int = PREPARE_NS, primed: Primed | None = None
+    ) -> bool:
         """One conversation, its first body made `prepare_ns` before it is due; False when a turn failed or was dropped."""
         self.counts.live_sessions += 1
         done = 0
         failed = False
-        target = self._route(session)
-        target.live += 1
+        turns = session.live_turns
+        target = primed.target if primed else self._route(session)
+        target.live += primed is None
         try:
-            conversation = Conversation(session, self._plan.settings, target.model, self._texts)
-            for turn in session.turns:
+            conversation = primed.conversation if primed else Conversation(session, self._plan.settings, target.model, self._texts)
+            for turn in turns:
                 ended_ns = self._turn(stage, session, turn, conversation, target, intended_ns, PREPARE_NS if done else prepare_ns)
                 if ended_ns is None:
                     break
@@ -300,10 +374,10 @@ class Dispatcher:
                 if ended_ns < 0:
                     failed = True
                     break
-                if done < len(session.turns):
-                    intended_ns = ended_ns + session.turns[done].gap_ns
+                if done < len(turns):
+                    intended_ns = ended_ns + turns[done].gap_ns
         finally:
-            left = len(session.turns) - done
+            left = len(turns) - done
             if failed:
                 stage.turns_not_happened += left
             else:
@@ -349,24 +423,25 @@ class Dispatcher:
                 record.done_ns = monotonic_ns()
                 record.answer.error = f"{stage.plan.max_in_flight} requests were in flight"
             else:
-                self._request(record, target, body)
+                self._request(record, target, body, turn.cancel_after_ns)
             self._keep(record)
         finally:
             stage.pending_window -= counts_for_window
         assert record.done_ns is not None
-        return record.done_ns if record.answer.outcome is Outcome.OK else -1
+        planned = {Outcome.OK} if turn.cancel_after_ns is None else {Outcome.OK, Outcome.CANCELLED}
+        return record.done_ns if record.answer.outcome in planned else -1
 
     def _share(self, cap: int) -> int:
         """This worker's part of a cap over all workers."""
         return cap // self._workers + (self._worker < cap % self._workers)
 
-    def _request(self, record: Record, target: Target, body: bytes) -> None:
+    def _request(self, record: Record, target: Target, body: bytes, cancel_after_ns: int | None) -> None:
         counts = self.counts
         counts.in_flight += 1
         greenlet = gevent.getcurrent()
         self._in_wire.add(greenlet)
         try:
-            exchange = target.send(body, record.request_id)
+            exchange = target.send(body, record.request_id, cancel_after_ns=cancel_after_ns)
         finally:
             self._in_wire.discard(greenlet)
             counts.in_flight -= 1
@@ -397,6 +472,6 @@ class Dispatcher:
 def _let_others() -> None:
     """Let the loop serve other streams between two parts of a long answer."""
     try:
-        turns.wait()
+        loop_turns.wait()
     except Stopped:  # thrown while the answer was on its way out of the wire: it is complete and stays so
         return

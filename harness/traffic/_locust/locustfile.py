@@ -103,7 +103,7 @@ class Worker:
         # What is there now stays: the collector need not walk Locust's and Arrow's modules (tens of milliseconds) while streams run.
         gc.collect()
         gc.freeze()
-        self._starts: Queue[tuple[int, int] | None] = Queue()
+        self._starts: Queue[tuple[int, int | None] | None] = Queue()  # a stage and its start; without one it is to be primed
         self._ttft_ms: list[float] = []
         self._lag_ms: list[float] = []
         self._loop_lag_ms = 0.0
@@ -134,7 +134,11 @@ class Worker:
         try:
             for _ in self._plan.stages:
                 command = self._starts.get()
-                if command is None or self._dispatcher.is_stopped():
+                if command is not None and command[1] is None:
+                    self._stage_name = self._plan.stages[command[0]].name
+                    self._dispatcher.prime(command[0], self._pipes.send)
+                    command = self._starts.get()
+                if command is None or command[1] is None or self._dispatcher.is_stopped():
                     break
                 self._stage_name = self._plan.stages[command[0]].name
                 if self._canary is not None:
@@ -175,6 +179,8 @@ class Worker:
                     return
                 case {"cmd": "stage", "index": int(index), "start_ns": int(start_ns)}:
                     self._starts.put((index, start_ns))
+                case {"cmd": "prime", "index": int(index)}:
+                    self._starts.put((index, None))
                 case {"cmd": "wind_down"}:
                     self._dispatcher.wind_down()
                 case {"cmd": "stop", "grace_s": float() | int() as grace_s}:

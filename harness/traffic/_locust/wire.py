@@ -156,15 +156,24 @@ def _tls_recv(sock: Any) -> Any:  # noqa: ANN401 - as `recv` of a socket
 class _Reader:
     """Reads one response: callbacks of the loop until the end, then one switch back."""
 
-    __slots__ = ("_exchange", "_framing", "_limits", "_recv", "_sent_ns", "_started_ns", "_timer", "_waiter")
+    __slots__ = ("_cancel_after_ns", "_exchange", "_framing", "_limits", "_recv", "_sent_ns", "_started_ns", "_timer", "_waiter")
 
-    def __init__(self, exchange: Exchange, connection: _Connection, limits: Timeouts, started_ns: int, sent_ns: int) -> None:
+    def __init__(
+        self,
+        exchange: Exchange,
+        connection: _Connection,
+        limits: Timeouts,
+        started_ns: int,
+        sent_ns: int,
+        cancel_after_ns: int | None,
+    ) -> None:
         self._exchange = exchange
         self._framing = exchange.framing
         self._recv = connection.recv
         self._limits = limits
         self._started_ns = started_ns
         self._sent_ns = sent_ns
+        self._cancel_after_ns = cancel_after_ns
         self._waiter = Waiter()
         self._timer: Any = None
 
@@ -213,7 +222,9 @@ class _Reader:
             next_ns, outcome = self._sent_ns + round(limits.first_byte_s * _NS), Outcome.TIMEOUT_FIRST_BYTE
             words = f"no answer within {limits.first_byte_s:g} s"
         if total_ns < next_ns:
-            return total_ns, Outcome.TIMEOUT_TOTAL, f"not finished within {limits.total_s:g} s"
+            next_ns, outcome, words = total_ns, Outcome.TIMEOUT_TOTAL, f"not finished within {limits.total_s:g} s"
+        if self._cancel_after_ns is not None and self._sent_ns + self._cancel_after_ns < next_ns:
+            return self._sent_ns + self._cancel_after_ns, Outcome.CANCELLED, f"the user gave up after {self._cancel_after_ns / _NS:.3g} s"
         return next_ns, outcome, words
 
     def _arm(self, now_ns: int) -> None:
@@ -269,14 +280,20 @@ class Target:
         self._head = "\r\n".join(lines).encode("latin-1") + f"\r\n{REQUEST_ID_HEADER}: ".encode()
         self._idle: list[_Connection] = []
 
-    def send(self, body: bytes, request_id: str) -> Exchange:
-        """Send one request and read its response to the end. Never raises for what network or server do."""
+    def send(self, body: bytes, request_id: str, *, cancel_after_ns: int | None = None) -> Exchange:
+        """Send one request and read its response to the end. Never raises for what network or server do.
+
+        Args:
+            body: of the request.
+            request_id: goes with it in a header.
+            cancel_after_ns: the user gives up this long after it was sent.
+        """
         exchange = Exchange()
         started_ns = monotonic_ns()
         connection: _Connection | None = None
         try:
             connection = self._take()
-            self._exchange(exchange, connection, body, request_id, started_ns)
+            self._exchange(exchange, connection, body, request_id, started_ns, cancel_after_ns)
         except Stopped as stop:
             if not exchange.done_ns:  # a response that is over stays what it is
                 exchange.ending, exchange.local, exchange.error = Ending.LOCAL, stop.outcome, stop.error
@@ -288,7 +305,9 @@ class Target:
                 self._give(connection, exchange)
         return exchange
 
-    def _exchange(self, exchange: Exchange, connection: _Connection, body: bytes, request_id: str, started_ns: int) -> None:
+    def _exchange(
+        self, exchange: Exchange, connection: _Connection, body: bytes, request_id: str, started_ns: int, cancel_after_ns: int | None
+    ) -> None:
         head = self._head + f"{request_id}\r\ncontent-length: {len(body)}\r\n\r\n".encode("latin-1")
         left_s = self._limits.total_s - (monotonic_ns() - started_ns) / _NS
         try:
@@ -299,7 +318,8 @@ class Target:
             raise Stopped(Outcome.TIMEOUT_TOTAL, f"the request was not taken within {self._limits.total_s:g} s") from None
         except OSError:
             pass  # a server that refuses early answers before it closes: read that; without an answer the read tells the error
-        _Reader(exchange, connection, self._limits, started_ns, exchange.sent_ns or monotonic_ns()).run(connection.watcher)
+        sent_ns = exchange.sent_ns or monotonic_ns()
+        _Reader(exchange, connection, self._limits, started_ns, sent_ns, cancel_after_ns).run(connection.watcher)
 
     def _take(self) -> _Connection:
         while self._idle:

@@ -1,0 +1,118 @@
+"""What a profile's workload comes to: the classes of sessions, each with its share and its head."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import assert_never
+
+from harness.plan.draw import stream
+from harness.plan.types import Turn
+from harness.plan.workloads.claude_code import claude_code_turns
+from harness.plan.workloads.conversation import batch_turns, chat_turns, doc_qa_turns, thinking_turns
+from harness.plan.workloads.frame import Frame, give_up
+from harness.plan.workloads.heads import Head, make_head
+from harness.profile.schema import (
+    BatchWorkload,
+    ChatWorkload,
+    ClaudeCodeWorkload,
+    DocQaWorkload,
+    MixPart,
+    MixWorkload,
+    SessionsBase,
+    ThinkingWorkload,
+    Workload,
+)
+
+PlainWorkload = ChatWorkload | ClaudeCodeWorkload | DocQaWorkload | ThinkingWorkload | BatchWorkload
+"""Every workload whose sessions are made here (`claude-chat` is a `chat`)."""
+
+SUBAGENT = "subagent"
+
+
+@dataclass(frozen=True, slots=True)
+class WorkClass:
+    """Sessions of one kind.
+
+    Attributes:
+        label: class of their records.
+        weight: their share of all sessions is weight / sum of weights.
+        workload: parameters, unscaled.
+        subagent: made by the workload's subagents rather than its main agents.
+        head: what they share, scaled.
+        limit_tok: their longest context, scaled.
+    """
+
+    label: str
+    weight: float
+    workload: PlainWorkload
+    subagent: bool
+    head: Head
+    limit_tok: int
+
+
+def make_classes(workload: Workload, scale: float, limit_tok: int) -> tuple[WorkClass, ...]:
+    """The classes of a workload.
+
+    Args:
+        workload: the profile's.
+        scale: factor on all lengths.
+        limit_tok: longest context of any class, scaled.
+    """
+    parts = workload.parts if isinstance(workload, MixWorkload) else (MixPart(weight=1, workload=workload),)
+    classes: list[WorkClass] = []
+    for part in parts:
+        inner, label = part.workload, part.name or part.workload.kind
+        limit = min(limit_tok, max(1, int(inner.context_limit_tok * scale)))
+        if not isinstance(inner, ClaudeCodeWorkload):
+            head = make_head(label, scale, system_tok=inner.system_tok)
+            classes.append(WorkClass(label, part.weight, inner, subagent=False, head=head, limit_tok=limit))
+            continue
+        sub = inner.subagents
+        head = make_head(label, scale, system_tok=inner.system_tok, tools_tok=inner.tools_tok, tools=inner.tools)
+        classes.append(WorkClass(label, part.weight * (1 - sub.share), inner, subagent=False, head=head, limit_tok=limit))
+        if sub.share:
+            label = f"{label}/{SUBAGENT}"
+            head = make_head(label, scale, system_tok=sub.system_tok, tools_tok=sub.tools_tok, tools=sub.tools)
+            classes.append(WorkClass(label, part.weight * sub.share, inner, subagent=True, head=head, limit_tok=limit))
+    return tuple(classes)
+
+
+def class_of(classes: Sequence[WorkClass], seed: int, *name: object) -> WorkClass:
+    """The class of one session, drawn from the seed."""
+    if len(classes) == 1:
+        return classes[0]
+    at = stream(seed, "class", *name).random() * sum(one.weight for one in classes)
+    for one in classes:
+        at -= one.weight
+        if at < 0:
+            return one
+    return classes[-1]
+
+
+def make_turns(one: WorkClass, *, seed: int, scale: float, salt_tok: int, name: Sequence[object], key: str) -> tuple[Turn, ...]:
+    """The requests of one session: at least one, and as many as fit the context limit.
+
+    Args:
+        one: its class.
+        seed: of the run.
+        scale: factor on all lengths.
+        salt_tok: what its salts add to the head.
+        name: of the stream that its lengths are drawn from.
+        key: opens the keys of its blocks.
+    """
+    frame = Frame(stream(seed, "session", *name), key, scale, one.limit_tok, one.head.tok + salt_tok)
+    workload = one.workload
+    turns: tuple[Turn, ...]
+    match workload:
+        case ChatWorkload():
+            turns = chat_turns(workload, frame)
+        case ClaudeCodeWorkload():
+            turns = claude_code_turns(workload, frame, subagent=one.subagent)
+        case DocQaWorkload():
+            turns = doc_qa_turns(workload, frame)
+        case ThinkingWorkload():
+            turns = thinking_turns(workload, frame)
+        case BatchWorkload():
+            turns = batch_turns(workload, frame)
+        case _:
+            assert_never(workload)
+    return give_up(turns, workload, stream(seed, "abandon", *name)) if isinstance(workload, SessionsBase) else turns
