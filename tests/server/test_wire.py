@@ -16,7 +16,9 @@ from harness.profile.schema import Profile
 from harness.server.attach import AttachServerRunner
 from harness.server.base import Needs, RunContext
 from harness.server.choose import choose_server
-from harness.server.wire import _documents, _read, auth_headers, check_request, error_text, request_once
+from harness.server.wire import _documents, _read, auth_headers, check_request, error_text, one_token_body, request_once
+from harness.testing.faults import Fault
+from harness.testing.paced import MODEL, Pace, PacedServer
 
 REPLIES = Path(__file__).with_name("fixtures") / "vllm-replies"
 TOOLS = [{"name": "read_file", "description": "Reads a file", "input_schema": {"type": "object"}}]
@@ -50,6 +52,28 @@ def test_usage_is_read_from_streams_and_documents(endpoint: Callable[..., Endpoi
     assert reply.ok
     assert (reply.input_tok, reply.cache_read_tok, reply.output_tok) == (6, 2, 3)
     assert reply.stop_reason == ("length" if api is Api.CHAT else "max_tokens")
+
+
+@pytest.mark.parametrize("api", list(Api))
+def test_every_api_is_asked_for_one_token_and_read(api: Api) -> None:
+    with PacedServer(Pace(ttft_ms=1, gap_ms=0.1)) as server:
+        at = Endpoint("replica-0", server.url, MODEL)
+        short = one_token_body(MODEL, api)
+        reply = request_once(at, api, short)
+        streamed = request_once(at, api, json.dumps(json.loads(short) | {"stream": True}).encode())
+    tokens = 16 if api is Api.RESPONSES else 1  # OpenAI's service answers no less on that route
+    stop = {Api.MESSAGES: "max_tokens", Api.RESPONSES: "max_output_tokens"}.get(api, "length")
+    assert reply.ok
+    assert (reply.output_tok, reply.stop_reason) == (tokens, stop) == (streamed.output_tok, streamed.stop_reason)
+    assert reply.input_tok == len(short) // 4
+
+
+@pytest.mark.parametrize("api", list(Api))
+def test_an_error_within_a_stream_is_read_in_every_api(api: Api) -> None:
+    with PacedServer(Pace(ttft_ms=1, gap_ms=0.1, faults=(Fault.ERROR_EVENT,))) as server:
+        reply = request_once(Endpoint("replica-0", server.url, MODEL), api, one_token_body(MODEL, api))
+    assert not reply.ok
+    assert reply.error == "Overloaded"
 
 
 def test_tools_that_are_shown_to_the_model_pass(endpoint: Callable[..., Endpoint]) -> None:

@@ -23,7 +23,7 @@ from starlette.types import Receive, Scope, Send
 from harness import __version__
 from harness.core.clock import now_ns, wall_now
 from harness.server.engine import metrics as exposition
-from harness.server.engine import prompts
+from harness.server.engine import prompts, responses
 from harness.server.engine.batching import DoesNotFitError, Engine, EngineDeadError, Generation, Sampling
 from harness.server.engine.metrics import EngineMetrics
 from harness.server.engine.output import Output, Piece, Text, ToolCall
@@ -266,6 +266,7 @@ class Api:
             routes=[
                 Route("/v1/chat/completions", self._chat, methods=["POST"]),
                 Route("/v1/completions", self._completions, methods=["POST"]),
+                Route("/v1/responses", self._responses, methods=["POST"]),
                 Route("/v1/messages", self._messages, methods=["POST"]),
                 Route("/v1/messages/count_tokens", self._count_tokens, methods=["POST"]),
                 Route("/v1/models", self._models),
@@ -285,7 +286,7 @@ class Api:
     async def _start(self, request: Request, read: Callable[[dict[str, Any]], Ask]) -> tuple[Ask, Reply]:
         ask, ids = await self._read(request, read)
         sampling = ask.sampling
-        if sampling.max_tok == 0:  # chat without a length: all the room there is
+        if sampling.max_tok == 0:  # chat or response without a length: all the room there is
             room = min(self.engine.max_context_tok, self.engine.capacity_tok) - len(ids)
             if room < max(1, sampling.min_tok):
                 self.engine.check_fits(len(ids), max(1, sampling.min_tok))
@@ -385,6 +386,18 @@ class Api:
         if ask.include_usage:
             yield _sse(json.dumps(head | {"choices": [], "usage": reply.openai_usage()}))
         yield b"data: [DONE]\n\n"
+
+    async def _responses(self, request: Request) -> AsgiReply:
+        return await self._guarded(openai_error, self._response(request))
+
+    async def _response(self, request: Request) -> AsgiReply:
+        temperature = self.engine.default_temperature
+        ask, reply = await self._start(request, lambda body: responses.from_responses(body, default_temperature=temperature))
+        if ask.stream:
+            events = responses.Events(reply, self.model_name)
+            return EventStream(reply, events.stream(), events.error)
+        pieces = await _whole(reply, request)
+        return JSONResponse(responses.ended(responses.new_response(self.model_name), reply, responses.items_of(pieces)))
 
     # Anthropic
 

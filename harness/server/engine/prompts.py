@@ -153,7 +153,8 @@ def _number(body: Json, key: str, default: float, low: float, high: float) -> fl
     return float(value)
 
 
-def _whole(body: Json, key: str, low: int) -> int | None:
+def whole_number(body: Json, key: str, low: int) -> int | None:
+    """A whole number of at least `low`; None when it is absent."""
     value = body.get(key)
     if value is None:
         return None
@@ -204,6 +205,27 @@ def _streaming(body: Json) -> bool:
     return bool(value)
 
 
+@dataclass(frozen=True, slots=True)
+class Common:
+    """Fields that OpenAI's routes share."""
+
+    temperature: float
+    stops: tuple[str, ...]
+    stream: bool
+
+
+def common_fields(body: Json, *, default_temperature: float) -> Common:
+    """Read them, and refuse what this engine does not do.
+
+    Raises:
+        BadRequestError: a wrong or unsupported field.
+    """
+    temperature = _number(body, "temperature", default_temperature, 0.0, 2.0)
+    _refuse_unsupported(body, temperature)
+    _refuse_forced_tools(body.get("tool_choice"), ("auto", "none"))
+    return Common(temperature, _strings(body, "stop"), _streaming(body))
+
+
 def from_openai(body: Json, *, default_temperature: float, room_tok: int, chat: bool) -> Ask:
     """Read a body of `/v1/chat/completions` or `/v1/completions`.
 
@@ -216,27 +238,24 @@ def from_openai(body: Json, *, default_temperature: float, room_tok: int, chat: 
     Raises:
         BadRequestError: a wrong or unsupported field.
     """
-    temperature = _number(body, "temperature", default_temperature, 0.0, 2.0)
-    _refuse_unsupported(body, temperature)
-    max_tok = _whole(body, "max_completion_tokens", 1) or _whole(body, "max_tokens", 1)
+    common = common_fields(body, default_temperature=default_temperature)
+    max_tok = whole_number(body, "max_completion_tokens", 1) or whole_number(body, "max_tokens", 1)
     if max_tok is None:
         max_tok = room_tok if chat else 16  # completions: OpenAI's documented default
-    min_tok = _whole(body, "min_tokens", 0) or 0
+    min_tok = whole_number(body, "min_tokens", 0) or 0
     if min_tok > max_tok:
         raise BadRequestError(f"min_tokens {min_tok} is over max_tokens {max_tok}")
     options = body.get("stream_options") or {}
     if not isinstance(options, dict):
         raise BadRequestError("stream_options must be an object")
     tools, names = _openai_tools(body) if chat else ((), ())
-    choice = body.get("tool_choice")
-    _refuse_forced_tools(choice, ("auto", "none"))
     return Ask(
-        sampling=Sampling(max_tok, min_tok, bool(body.get("ignore_eos")), temperature),
-        stops=_strings(body, "stop"),
-        stream=_streaming(body),
+        sampling=Sampling(max_tok, min_tok, bool(body.get("ignore_eos")), common.temperature),
+        stops=common.stops,
+        stream=common.stream,
         messages=_openai_messages(body) if chat else (),
         tools=tools,
-        parse_tools=() if choice == "none" else names,
+        parse_tools=() if body.get("tool_choice") == "none" else names,
         prompt=None if chat else _openai_prompt(body),
         include_usage=bool(options.get("include_usage")),
         continuous_usage=bool(options.get("continuous_usage_stats")),
@@ -274,29 +293,50 @@ def _openai_messages(body: Json) -> tuple[Json, ...]:
         role = message.get("role") if isinstance(message, dict) else None
         if role not in {"system", "developer", "user", "assistant", "tool"}:
             raise BadRequestError(f"messages.{at}: unknown role {role!r}")
-        plain = {"role": role, "content": _text_parts(message.get("content"), f"messages.{at}.content", ("text",))}
+        plain = {"role": role, "content": text_parts(message.get("content"), f"messages.{at}.content", ("text",))}
         if message.get("tool_calls"):
-            plain["tool_calls"] = [_parsed_call(call, at) for call in message["tool_calls"]]
+            plain["tool_calls"] = [_nested_call(call, at) for call in message["tool_calls"]]
         out.append(plain)
     return tuple(out)
 
 
-def _parsed_call(call: object, at: int) -> Json:
-    """A call of an earlier turn; arguments come as JSON text and are parsed, since templates print objects."""
+def _nested_call(call: object, at: int) -> Json:
     function = call.get("function") if isinstance(call, dict) else None
+    return parsed_call(function, f"messages.{at}.tool_calls")
+
+
+def parsed_call(function: object, where: str) -> Json:
+    """A call of an earlier turn; arguments come as JSON text and are parsed, since templates print objects.
+
+    Args:
+        function: object with name and arguments.
+        where: place in the body, for the error.
+
+    Raises:
+        BadRequestError: no such object.
+    """
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-        raise BadRequestError(f"messages.{at}.tool_calls: each needs a function with a name")
+        raise BadRequestError(f"{where}: each call needs a function with a name")
     arguments = function.get("arguments")
     if isinstance(arguments, str):
         try:
             arguments = json.loads(arguments or "{}")
         except ValueError as error:
-            raise BadRequestError(f"messages.{at}.tool_calls: arguments are not JSON: {error}") from error
+            raise BadRequestError(f"{where}: arguments are not JSON: {error}") from error
     return {"type": "function", "function": {"name": function["name"], "arguments": arguments}}
 
 
-def _text_parts(content: object, where: str, kinds: Sequence[str]) -> str:
-    """Content as text: a string, or a list of text parts, joined by line breaks as vLLM joins them."""
+def text_parts(content: object, where: str, kinds: Sequence[str]) -> str:
+    """Content as text: a string, or a list of text parts, joined by line breaks as vLLM joins them.
+
+    Args:
+        content: string, list of parts, or None for no text.
+        where: place in the body, for the error.
+        kinds: types of parts that are text.
+
+    Raises:
+        BadRequestError: anything else.
+    """
     if content is None:
         return ""
     if isinstance(content, str):
@@ -325,7 +365,7 @@ def from_anthropic(body: Json, *, default_temperature: float, counting: bool = F
     """
     temperature = _number(body, "temperature", default_temperature, 0.0, 1.0)
     _refuse_unsupported(body, temperature)
-    max_tok = 1 if counting else _whole(body, "max_tokens", 1)
+    max_tok = 1 if counting else whole_number(body, "max_tokens", 1)
     if max_tok is None:
         raise BadRequestError("max_tokens: Field required")
     choice = body.get("tool_choice")
@@ -358,7 +398,7 @@ def _anthropic_tools(body: Json) -> tuple[tuple[Json, ...], tuple[str, ...]]:
 def _anthropic_messages(body: Json) -> list[Json]:
     """System text and turns in OpenAI form: tool results become messages of their own, before the text of the same turn."""
     out: list[Json] = []
-    if system := _text_parts(body.get("system"), "system", ("text",)):
+    if system := text_parts(body.get("system"), "system", ("text",)):
         out.append({"role": "system", "content": system})
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages:
@@ -386,10 +426,10 @@ def _anthropic_turn(role: str, blocks: Sequence[object], where: str) -> list[Jso
         if kind == "tool_use" and role == "assistant" and isinstance(block, dict):
             calls.append({"type": "function", "function": {"name": block.get("name"), "arguments": block.get("input") or {}}})
         elif kind == "tool_result" and role == "user" and isinstance(block, dict):
-            results.append({"role": "tool", "content": _text_parts(block.get("content"), where, ("text",))})
+            results.append({"role": "tool", "content": text_parts(block.get("content"), where, ("text",))})
         else:
             texts.append(block)
-    text = _text_parts(texts, where, ("text",))
+    text = text_parts(texts, where, ("text",))
     if role == "assistant":
         return [{"role": role, "content": text, "tool_calls": calls} if calls else {"role": role, "content": text}]
     return [*results, {"role": role, "content": text}] if texts or not results else results

@@ -86,6 +86,72 @@ def test_openai_client_completes_text_and_token_ids(gpt):
     assert streamed[-1].choices[0].finish_reason == "length"
 
 
+def test_openai_client_gets_a_whole_response(gpt):
+    reply = gpt.responses.create(model="tiny", max_output_tokens=12, instructions="Be brief.", input="Say something about queues.")
+    assert (reply.status, reply.incomplete_details.reason) == ("incomplete", "max_output_tokens")
+    assert reply.output_text
+    assert (reply.usage.output_tokens, reply.usage.total_tokens) == (12, 12 + reply.usage.input_tokens)
+
+
+def test_openai_client_streams_the_same_response(gpt):
+    asked = {"model": "tiny", "max_output_tokens": 12, "input": "Say something about queues.", "temperature": 0}
+    with gpt.responses.stream(**asked) as stream:
+        events = list(stream)
+    whole = gpt.responses.create(**asked)
+    kinds = [event.type for event in events]
+    assert kinds[:4] == ["response.created", "response.in_progress", "response.output_item.added", "response.content_part.added"]
+    assert kinds[-4:] == ["response.output_text.done", "response.content_part.done", "response.output_item.done", "response.incomplete"]
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    final = events[-1].response
+    assert final.output_text == "".join(event.delta for event in events if event.type == "response.output_text.delta") == whole.output_text
+    assert (final.usage.input_tokens, final.usage.output_tokens) == (whole.usage.input_tokens, 12)
+
+
+def test_responses_and_chat_show_the_model_the_same_prompt(gpt):
+    tool = {"name": "look_up", "description": "Looks a word up.", "parameters": {"type": "object", "properties": {}}}
+    call = {"name": "look_up", "arguments": '{"input": "queue"}'}
+    chat = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "What is a queue?"},
+        {"role": "assistant", "content": "I look.", "tool_calls": [{"id": "c1", "type": "function", "function": call}]},
+        {"role": "tool", "tool_call_id": "c1", "content": "A line."},
+    ]
+    items = [
+        *chat[1:2],
+        {"role": "assistant", "content": [{"type": "output_text", "text": "I look."}]},
+        {"type": "function_call", "call_id": "c1", **call},
+        {"type": "function_call_output", "call_id": "c1", "output": "A line."},
+    ]
+    one = gpt.chat.completions.create(
+        model="tiny", max_tokens=4, messages=chat, tools=[{"type": "function", "function": tool}], temperature=0
+    )
+    tools = [{"type": "function", **tool}]
+    two = gpt.responses.create(
+        model="tiny", max_output_tokens=4, instructions="Be brief.", input=items, tools=tools, temperature=0, store=False
+    )
+    assert two.usage.input_tokens == one.usage.prompt_tokens
+    assert two.output_text == one.choices[0].message.content
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"previous_response_id": "resp_1"}, "keeps nothing between requests"),
+        ({"text": {"format": {"type": "json_schema"}}}, "does not constrain"),
+        ({"tools": [{"type": "web_search"}]}, "only functions"),
+        ({"input": [{"type": "computer_call"}]}, "computer_call"),
+        ({"input": []}, "non-empty"),
+        ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "input_image"),
+        ({"max_output_tokens": 0}, "whole number"),
+        ({"top_p": 0.5}, "top_p"),
+    ],
+)
+def test_what_responses_refuse(engine, wrong, says):
+    status, reply = engine.post("/v1/responses", {"model": "tiny", "max_output_tokens": 4, "input": "x"} | wrong)
+    assert status == 400
+    assert says in reply["error"]["message"]
+
+
 def test_clients_list_the_model_with_its_context(gpt, engine):
     assert [model.id for model in gpt.models.list()] == ["tiny"]
     assert json.loads(engine.get("/v1/models")[1])["data"][0]["max_model_len"] == 4096

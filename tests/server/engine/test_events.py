@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from harness.core.clock import now_ns
+from harness.server.engine import responses
 from harness.server.engine.api import Api, EventStream, Reply, anthropic_error, openai_error
 from harness.server.engine.batching import Generation
 from harness.server.engine.output import Output
@@ -133,3 +134,42 @@ def test_metrics_count_a_scripted_answer_once(api):
     assert 'finished_reason="stop",model_name="tiny"} 1.0' in text
     assert 'finished_reason="abort",model_name="tiny"} 0.0' in text
     assert 'vllm:kv_cache_usage_perc{engine="0",model_name="tiny"} NaN' in text
+
+
+def test_a_written_call_becomes_an_item_of_a_response(api):
+    reply = scripted(api, f"I look it up. {CALL}")
+    made = responses.Events(reply, "tiny")
+    text = stream(api, reply, made.stream())
+    events = [json.loads(line.removeprefix("data: ")) for line in text.splitlines() if line.startswith("data: ")]
+    assert [event["sequence_number"] for event in events] == list(range(len(events)))
+    final = events[-1]["response"]
+    message, call = final["output"]
+    assert (final["status"], message["type"], call["type"]) == ("completed", "message", "function_call")
+    assert message["content"][0]["text"] == "".join(e["delta"] for e in events if e["type"] == "response.output_text.delta")
+    (delta,) = [e for e in events if e["type"] == "response.function_call_arguments.delta"]
+    assert json.loads(delta["delta"]) == {"word": "queue"} == json.loads(call["arguments"])
+    added = [e["item"] for e in events if e["type"] == "response.output_item.added"]
+    done = [e["item"] for e in events if e["type"] == "response.output_item.done"]
+    assert [item["id"] for item in added] == [item["id"] for item in done] == [item["id"] for item in final["output"]]
+    assert added[1]["call_id"] == call["call_id"]
+    assert done == final["output"]
+    assert final["usage"]["input_tokens_details"] == {"cached_tokens": 32}
+
+
+def test_a_failure_in_a_response_is_an_error_event(api):
+    reply = scripted(api, "So far", "error", "out of memory")
+    made = responses.Events(reply, "tiny")
+    received = bytearray()
+
+    async def run():
+        async def send(message):
+            received.extend(message.get("body", b""))
+
+        async def receive():
+            await asyncio.Event().wait()
+
+        await EventStream(reply, made.stream(), made.error)({}, receive, send)
+
+    asyncio.run(run())
+    last = json.loads(received.decode().strip().splitlines()[-1].removeprefix("data: "))
+    assert (last["type"], last["code"], last["message"]) == ("error", "server_error", "out of memory")
