@@ -116,6 +116,7 @@ def run_command(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would be sent.")] = False,
     json_output: Json = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors, warnings and the result only.")] = False,
+    no_calibrate: Annotated[bool, typer.Option("--no-calibrate", help="Hold no certificate of the load generator, and say so.")] = False,
 ) -> ExitCode | None:
     """Start the server, drive the traffic, measure, reduce, report."""
     loaded = _load(profile, overrides)
@@ -126,7 +127,7 @@ def run_command(
     from harness.run import run_profile
 
     with choose_view(quiet=quiet, json_output=json_output) as view:
-        result = run_profile(loaded, out=out, view=view, source=profile, overrides=tuple(overrides or ()))
+        result = run_profile(loaded, out=out, view=view, source=profile, overrides=tuple(overrides or ()), calibrate=not no_calibrate)
     if json_output:
         _dump(result.summary.to_dict())
     else:
@@ -191,6 +192,59 @@ def check_command(
     if json_output:
         _dump(shown)
     return code
+
+
+@app.command("calibrate")
+@_command
+def calibrate_command(
+    profile: Annotated[Path | None, typer.Argument(metavar="[PROFILE]", help="Profile whose load is certified.")] = None,
+    overrides: Overrides = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Two short levels, some 15 s, in place of four in a minute.")] = False,
+    workers: Annotated[int | None, typer.Option("--workers", min=1, help="This many Locust workers only.")] = None,
+    gap_ms: Annotated[
+        float | None, typer.Option("--gap-ms", min=0.1, help="Between tokens of a stream; default: TPOT target, or 20.")
+    ] = None,
+    budget_s: Annotated[float | None, typer.Option("--budget-s", min=1, help="Start nothing that would end after this.")] = None,
+    bound_ms: Annotated[
+        float | None, typer.Option("--bound-ms", min=0.001, help="p99 of every error within which a load is certified; default: 5.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write calibration.json there as well.")] = None,
+    json_output: Json = False,
+) -> None:
+    """Measure what this host's load generator can do, and how wrong its clock is."""
+    from harness.artifacts.atomic import write_json
+    from harness.console import print_table
+    from harness.core.records import Api
+    from harness.traffic.calibrate import BOUND_S, LEVEL_COLUMNS, level_row, load_of, make_certificate, standard_load, store
+
+    if profile is None:
+        load = standard_load(api=Api.MESSAGES, gap_ms=gap_ms)
+    else:
+        from harness.models.facts import resolve
+        from harness.plan.build import make_plan
+
+        loaded = _load(profile, overrides)
+        plan = make_plan(loaded, resolve(loaded.model.id, load_format=loaded.model.load_format))
+        load = load_of(loaded, plan, gap_ms=gap_ms)
+        workers = workers or (None if loaded.traffic.workers == "auto" else loaded.traffic.workers)
+    certificate = make_certificate(
+        load,
+        workers=workers,
+        quick=quick,
+        budget_s=budget_s,
+        bound_s=bound_ms / 1000 if bound_ms else BOUND_S,
+        note=lambda text: print(text, file=sys.stderr),
+    )
+    # Another bound than the runs' own is a question of its own, and no certificate for them.
+    kept = store(certificate, workers=workers) if certificate.bound_s == BOUND_S else certificate.to_dict()
+    if out is not None:
+        write_json(out, kept)
+    if json_output:
+        _dump(kept)
+        return
+    print_table("", LEVEL_COLUMNS, [level_row(level) for level in certificate.levels])
+    print(certificate.cores.note)
+    print(certificate.sentence())
 
 
 @app.command("reduce")

@@ -24,7 +24,7 @@ from typing import Any, Final, Self
 import pyarrow as pa
 
 from harness import __version__
-from harness.artifacts.atomic import parquet_writer, write_bytes
+from harness.artifacts.atomic import parquet_writer, write_bytes, write_json
 from harness.artifacts.events import EventLog
 from harness.artifacts.finalize import finalize
 from harness.artifacts.layout import RunDir
@@ -34,8 +34,9 @@ from harness.compare.thresholds import evaluate_thresholds
 from harness.console import Progress, View
 from harness.core.clock import now_ns, seconds, take_anchor, wall_now
 from harness.core.errors import ArtifactError, ExitCode, HarnessError, InterruptedRunError
-from harness.core.records import Concern, Gpu, ModelFacts, Purpose, RunState, Severity, Status
+from harness.core.records import CANARY, Concern, Endpoint, Gpu, ModelFacts, Purpose, RunState, Severity, Status
 from harness.core.units import human_duration
+from harness.hardware.cores import Partition, confined, partition
 from harness.hardware.gpus import nvidia_device_present, resolve_gpus
 from harness.hardware.host import describe_host
 from harness.models.facts import resolve as resolve_model
@@ -48,6 +49,8 @@ from harness.server.base import ModelServer, Needs, RunContext, RunningServer, r
 from harness.server.choose import choose_server
 from harness.server.orphans import RunRegistry, reap_orphans
 from harness.telemetry.driver import TelemetryRecorder
+from harness.testing.paced import MODEL, Pace, PacedServer
+from harness.traffic.calibrate import cached, load_of, make_certificate, store
 from harness.traffic.driver import LocustDriver
 
 MIN_FREE_BYTES: Final = 64 * 1024**2
@@ -62,9 +65,14 @@ PLAN_ROWS_AT_ONCE: Final = 20_000
 START_DELAY_S: Final = 0.5
 """From the word to the first stage's start, so that every worker has it before it is due."""
 
+CANARY_TTFT_MS: Final = 50.0
+CANARY_GAP_MS: Final = 20.0
+"""Pace of the canary's server: 50 tokens/s a stream, as `harness.traffic._locust.canary` counts on."""
+
+QUICK_WINDOW_S: Final = 120.0
+"""Runs whose windows are shorter than this in all make do with a quick certificate."""
+
 MEASURE_GAPS: Final = (
-    ("client-fidelity certificate", "calibration_missing"),
-    ("live canary", "canary_missing"),
     ("quality check", "quality_missing"),
     ("steady-state test of the window", "steady_state_missing"),
 )
@@ -116,7 +124,9 @@ def prepare(profile: Profile, note: Callable[[str], None]) -> Prepared:
     return Prepared(profile, facts, plan, gpus, choice.server, choice.reason)
 
 
-def run_profile(profile: Profile, *, out: Path, view: View, source: Path | None = None, overrides: Sequence[str] = ()) -> RunResult:
+def run_profile(
+    profile: Profile, *, out: Path, view: View, source: Path | None = None, overrides: Sequence[str] = (), calibrate: bool = True
+) -> RunResult:
     """Run a profile to its end and reduce what was measured.
 
     Args:
@@ -125,6 +135,7 @@ def run_profile(profile: Profile, *, out: Path, view: View, source: Path | None 
         view: who watches.
         source: the profile's file, kept beside the results.
         overrides: `--set` arguments, kept in the manifest.
+        calibrate: hold a client-fidelity certificate where the profile asks for one.
 
     Returns:
         The result; an interrupted or invalid run is a result, not an error.
@@ -144,7 +155,7 @@ def run_profile(profile: Profile, *, out: Path, view: View, source: Path | None 
             view.note(note)
         raise_problems(prepared.server.preflight())
         run_dir = _make_run_dir(out, profile.name)
-        run = _Run(prepared, run_dir, view, signals, source=source, overrides=overrides)
+        run = _Run(prepared, run_dir, view, signals, source=source, overrides=overrides, calibrate=calibrate)
         try:
             run.measure()
         finally:
@@ -156,7 +167,15 @@ class _Run:
     """State of one run between its steps."""
 
     def __init__(
-        self, prepared: Prepared, run_dir: RunDir, view: View, signals: "_Signals", *, source: Path | None, overrides: Sequence[str]
+        self,
+        prepared: Prepared,
+        run_dir: RunDir,
+        view: View,
+        signals: "_Signals",
+        *,
+        source: Path | None,
+        overrides: Sequence[str],
+        calibrate: bool,
     ) -> None:
         self._prepared = prepared
         self._profile = prepared.profile
@@ -173,6 +192,8 @@ class _Run:
         self._summary: Summary | None = None
         self._traffic: dict[str, Any] = {}
         self._stage_start_ns: int | None = None
+        self._calibrate = calibrate and self._profile.calibrate
+        self._certificate: Mapping[str, Any] | None = None
         if self._profile.purpose is Purpose.MEASURE:
             for what, code in MEASURE_GAPS:
                 self._concern(Concern(code, Severity.DEGRADED, f"not_implemented: this version has no {what}"))
@@ -232,10 +253,21 @@ class _Run:
         os.environ["HARNESS_RUN_ID"] = run_id  # marks every process of the run, so that a later start knows its orphans
         stack.callback(os.environ.pop, "HARNESS_RUN_ID", None)
         registry = stack.enter_context(RunRegistry.open(run_id, self._run_dir.root))
+        self._hold_certificate()
+        workers = self._workers()
+        cores = self._share_cores(workers)
+        canary = self._start_canary(stack, cores)
+        self._manifest.update(
+            workers=workers,
+            canary=canary is not None,
+            calibration=None if self._certificate is None else self._run_dir.calibration.name,
+            cores=cores,
+        )
         telemetry = stack.enter_context(TelemetryRecorder(self._run_dir, profile.telemetry, gpus=prepared.gpus, on_concern=self._concern))
 
         self._phase("starting the server", f"{prepared.server.kind}, {profile.model.id}", event="server_start")
-        server = stack.enter_context(prepared.server.start(RunContext(run_id=run_id, run_dir=self._run_dir, registry=registry)))
+        with confined(None if cores is None or cores.shared else cores.rest):  # what is started within inherits it
+            server = stack.enter_context(prepared.server.start(RunContext(run_id=run_id, run_dir=self._run_dir, registry=registry)))
         self._manifest.update(server=server.info, endpoints=server.endpoints)
         ready = "" if server.info.ready_s is None else f"after {human_duration(server.info.ready_s)}, "
         self._phase("server ready", ready + ", ".join(endpoint.base_url for endpoint in server.endpoints), event="server_ready")
@@ -249,13 +281,17 @@ class _Run:
             prepared.plan,
             server.endpoints,
             self._run_dir,
-            workers=self._workers(),
+            workers=workers,
             api_key=read_api_key(profile.server),
             on_event=self._on_traffic_event,
+            canary=canary,
+            cores=None if cores is None or cores.shared else cores.traffic,
         )
         stack.enter_context(driver)
         driver.start()
         telemetry.add_scopes(driver.pids())
+        if canary is not None and canary.pid is not None:
+            telemetry.add_scopes({"canary": canary.pid})
         self._mark(telemetry, "first_after_ready")
 
         self._phase("load", self._prepared.plan.stages[0].name, event="traffic_start")
@@ -313,7 +349,41 @@ class _Run:
 
     def _workers(self) -> int:
         wanted = self._profile.traffic.workers
-        return 1 if wanted == "auto" else wanted
+        if wanted != "auto":
+            return wanted
+        return 1 if self._certificate is None else int(self._certificate["workers"])
+
+    def _hold_certificate(self) -> None:
+        """Take the cached certificate for this load, or measure one, and put it into the run directory."""
+        profile = self._profile
+        if not self._calibrate:
+            if profile.purpose is Purpose.MEASURE:
+                text = "The run held no client-fidelity certificate: it was told not to calibrate."
+                self._concern(Concern("calibration_missing", Severity.DEGRADED, text))
+            return
+        fixed = None if profile.traffic.workers == "auto" else profile.traffic.workers
+        load = load_of(profile, self._prepared.plan)
+        quick = sum(stage.window_ns or 0 for stage in self._prepared.plan.stages) < QUICK_WINDOW_S * 1e9
+        found = cached(load, workers=fixed, quick=quick)
+        if found is None:
+            self._phase("calibrating", "the load generator, against the paced server", event="calibrate")
+            found = store(make_certificate(load, workers=fixed, quick=quick, note=self._view.note), workers=fixed)
+        else:
+            self._view.note(f"client-fidelity certificate of {found['made_at']} ({found['workers']} worker(s))")
+        self._certificate = found
+        write_json(self._run_dir.calibration, found)
+
+    def _share_cores(self, workers: int) -> Partition | None:
+        """Cores of their own for the load generator and the engine; only runs that measure set any apart."""
+        return partition(workers) if self._profile.purpose is Purpose.MEASURE else None
+
+    def _start_canary(self, stack: ExitStack, cores: Partition | None) -> Endpoint | None:
+        if not self._profile.canary:
+            return None
+        own = None if cores is None or cores.shared else cores.traffic
+        pace = Pace(ttft_ms=CANARY_TTFT_MS, gap_ms=CANARY_GAP_MS)
+        server = stack.enter_context(PacedServer(pace, self._run_dir.canary_truth, live_truth=True, cores=own))
+        return Endpoint(CANARY, server.url, MODEL, pid=server.pid)
 
     def _on_traffic_event(self, event: Mapping[str, Any]) -> None:
         fields = dict(event)
@@ -496,7 +566,10 @@ def _manifest_fields(prepared: Prepared, run_dir: RunDir, started_ns: int, overr
         "clock_anchors": [{"host": platform.node(), **asdict(take_anchor())}],
         "started_ns": started_ns,
         "ended_ns": None,
-        "workers": 1 if profile.traffic.workers == "auto" else profile.traffic.workers,
+        "workers": None,
+        "canary": False,
+        "calibration": None,
+        "cores": None,
         "not_implemented": [what for what, _ in MEASURE_GAPS] if profile.purpose is Purpose.MEASURE else [],
     }
 

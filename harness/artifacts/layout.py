@@ -77,6 +77,16 @@ class RunDir:
         return self.root / "host.parquet"
 
     @property
+    def calibration(self) -> Path:
+        """calibration.json: the client-fidelity certificate that the run held."""
+        return self.root / "calibration.json"
+
+    @property
+    def canary_truth(self) -> Path:
+        """canary-truth.jsonl: when the canary's server wrote what, one line a canary."""
+        return self.root / "canary-truth.jsonl"
+
+    @property
     def logs_dir(self) -> Path:
         """logs/: server.log (server-<n>.log for several replicas), locust.log, telemetry.log."""
         return self.root / "logs"

@@ -18,8 +18,9 @@ import pyarrow.parquet as pq
 from harness.artifacts import tables
 from harness.artifacts.journal import read_batches, read_table
 from harness.artifacts.layout import SCHEMA_VERSION, RunDir
+from harness.artifacts.truth import read_truth
 from harness.core.errors import ArtifactError
-from harness.core.records import Concern, Outcome, RunState, Severity
+from harness.core.records import CANARY, Concern, Outcome, RunState, Severity
 from harness.reduce.stats import Floats
 
 _UP: Final = "up"  # as in harness.artifacts.expositions, whose import would load the parser
@@ -115,7 +116,10 @@ class Run:
         state: complete, interrupted or failed.
         t0_ns: the run's start on the monotonic clock; all times count from it.
         events: events.jsonl, whole lines only.
-        requests: all records.
+        requests: all records of the load.
+        canary: records of the canaries, which are no part of the load, ordered by intended time.
+        canary_truth: request id -> what the canary's server wrote, and when.
+        calibration: calibration.json, {} without a certificate.
         samples: the server's samples; None when nothing was scraped.
         failed_scrapes: per target.
         power: POWER's columns, None when no power was read.
@@ -134,6 +138,9 @@ class Run:
     power: Mapping[str, npt.NDArray[Any]] | None
     host: Mapping[str, npt.NDArray[Any]] | None
     concerns: tuple[Concern, ...] = field(default=())
+    canary: Sequence[Mapping[str, Any]] = ()
+    canary_truth: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    calibration: Mapping[str, Any] = field(default_factory=dict)
 
     def at(self, t_ns: float) -> float:
         """A monotonic reading as nanoseconds from the run's start."""
@@ -175,7 +182,10 @@ def load_run(root: Path, *, wanted: Callable[[str], bool]) -> Run:
     manifest = _manifest(run_dir, concerns)
     events = _events(run_dir)
     state = _state(manifest, concerns)
-    requests_table = _requests_table(run_dir, concerns)
+    everything = _requests_table(run_dir, concerns)
+    is_canary = pc.equal(everything["class"], CANARY)
+    requests_table = everything.filter(pc.invert(is_canary))
+    canary = everything.filter(is_canary).sort_by([("intended_ns", "ascending"), ("request_id", "ascending")]).to_pylist()
     t0_ns = _start(manifest, events, requests_table)
     requests = _requests(requests_table, t0_ns)
     samples, failed_scrapes = _samples(run_dir, t0_ns, wanted, concerns)
@@ -185,7 +195,32 @@ def load_run(root: Path, *, wanted: Callable[[str], bool]) -> Run:
         concern = _concern(raw)
         if concern is not None:
             concerns.append(concern)
-    return Run(root, manifest, state, t0_ns, events, requests, samples, failed_scrapes, power, host, tuple(concerns))
+    return Run(
+        root,
+        manifest,
+        state,
+        t0_ns,
+        events,
+        requests,
+        samples,
+        failed_scrapes,
+        power,
+        host,
+        tuple(concerns),
+        canary,
+        read_truth(run_dir.canary_truth),
+        _calibration(run_dir, concerns),
+    )
+
+
+def _calibration(run_dir: RunDir, concerns: list[Concern]) -> Mapping[str, Any]:
+    try:
+        return mapping(json.loads(run_dir.calibration.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        concerns.append(Concern("calibration_unreadable", Severity.DEGRADED, f"calibration.json cannot be read: {error}."))
+        return {}
 
 
 def _manifest(run_dir: RunDir, concerns: list[Concern]) -> Mapping[str, Any]:

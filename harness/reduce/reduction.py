@@ -12,6 +12,7 @@ from harness.artifacts.layout import SCHEMA_VERSION, RunDir
 from harness.core.metric_names import Concept
 from harness.core.metrics import METRIC_VERSION
 from harness.reduce import stage as stages
+from harness.reduce.client import client
 from harness.reduce.counters import LAST_LABELS, ServerCounters, wanted
 from harness.reduce.load import Run, load_run, mapping, number, sequence
 from harness.reduce.stage import Flows, StageFigures
@@ -111,7 +112,8 @@ def reduce_fully(path: Path) -> Reduction:
         for window in windows
     )
     top = figures[headline.name] if headline is not None else stages.figures(run, _nothing(), flow, counters, slos, price)
-    verdict = judge(run, windows, headline, flow, figures, reconciliation, counters, host, slos)
+    generator = client(run, headline)
+    verdict = judge(run, windows, headline, flow, figures, reconciliation, counters, host, slos, generator)
     profile = run.profile
     summary = Summary(
         schema_version=SCHEMA_VERSION,
@@ -142,6 +144,7 @@ def reduce_fully(path: Path) -> Reduction:
         slos=slos,
         server=server,
         host=host,
+        client=generator,
         notes=_notes(plan, figures, headline),
     )
     return Reduction(summary, run, windows, headline, flow, counters, figures)

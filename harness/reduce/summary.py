@@ -217,6 +217,7 @@ class Summary:
         slos: SLOs of the profile, by key; None is not set.
         server: server's counters and gauges over the window, by concept.
         host: load of the client's and the server's processes over the window.
+        client: how far the load generator's clock can be trusted: `canary`, `calibration`, `load`; each None where there is none.
     """
 
     schema_version: int
@@ -235,6 +236,7 @@ class Summary:
     slos: Mapping[str, float | None] = field(default_factory=dict)
     server: Mapping[str, Any] = field(default_factory=dict)
     host: Mapping[str, Any] = field(default_factory=dict)
+    client: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
@@ -256,5 +258,6 @@ class Summary:
             "slos": dict(self.slos),
             "server": dict(self.server),
             "host": dict(self.host),
+            "client": dict(self.client),
             "notes": list(self.notes),
         }

@@ -8,6 +8,7 @@ import numpy as np
 
 from harness.core.metric_names import Concept
 from harness.core.records import Concern, OutputLength, Purpose, RunState, Severity, Status
+from harness.reduce.client import client_concerns
 from harness.reduce.counters import ServerCounters
 from harness.reduce.load import Run, mapping, number, sequence
 from harness.reduce.stage import Flows, StageFigures, gpu_count, intended_in
@@ -49,7 +50,7 @@ _STATUS: Final[Mapping[Severity, Status]] = {
     Severity.INVALID: Status.INVALID,
 }
 
-NOT_IMPLEMENTED: Final = ("calibration certificate", "live canary", "conversation age priming", "quality check", "steady-state test")
+NOT_IMPLEMENTED: Final = ("conversation age priming", "quality check", "steady-state test")
 """Safeguards that a valid headline needs; a run states which of them it went without."""
 
 
@@ -63,6 +64,7 @@ def judge(
     counters: ServerCounters | None,
     host: Mapping[str, Any],
     slos: Mapping[str, float | None],
+    client: Mapping[str, Any],
 ) -> Verdict:
     """The verdict of a run.
 
@@ -79,6 +81,7 @@ def judge(
     found += _window(run, windows, headline, figures, smoke=smoke)
     found += _reconciled(run, reconciliation, smoke=smoke)
     found += _client(host, headline, figures, slos, smoke=smoke)
+    found += client_concerns(run, client, slos, smoke=smoke)
     found += _server(run, headline, counters, flow, smoke=smoke)
     found += _lengths(run, smoke=smoke)
     if headline is not None:

@@ -82,6 +82,8 @@ class View:
     requests: Table
     latency: Table
     latency_notes: Sequence[str]
+    generator: Table | None
+    generator_notes: Sequence[str]
     reconciliation: Table
     stages: Table | None
     server: Table | None
@@ -117,7 +119,9 @@ def view(reduction: Reduction) -> View:
         absent_words=f"{len(absent)} figures are absent, and why" if len(absent) != 1 else "One figure is absent, and why",
         requests=_requests(reduction),
         latency=latency_rows,
-        latency_notes=latency_notes,
+        latency_notes=[*latency_notes, *_error_bound(summary.client)],
+        generator=_generator(summary.client),
+        generator_notes=_generator_notes(summary.client),
         reconciliation=_reconciliation(reduction),
         stages=_stages(reduction),
         server=_server(reduction),
@@ -248,6 +252,73 @@ def _latency(latency: Mapping[str, Distribution]) -> tuple[Table, list[str]]:
         )
     head = ("", "mean", "p50", "p90", "p95", "p99", "p99.9", "max", "n")
     return Table("Latency of the requests intended in the window", head, rows), notes
+
+
+def _error_bound(client: Mapping[str, Any]) -> list[str]:
+    """How far the latencies above can be wrong, in one sentence; none where nothing measured it."""
+    canary = mapping(client.get("canary"))
+    ttft, gap = number(mapping(canary.get("ttft_error")).get("p99_s")), number(mapping(canary.get("gap_error")).get("p99_s"))
+    if ttft is not None and gap is not None:
+        errors = f"{words.duration(ttft)} for first tokens, {words.duration(gap)} for gaps between tokens"
+        return [f"Error of the load generator's own clock during this run, p99: {errors} (canaries, below)."]
+    level = mapping(mapping(client.get("calibration")).get("at_load"))
+    ttft, gap = number(mapping(level.get("ttft_error")).get("p99_s")), number(mapping(level.get("gap_error")).get("p99_s"))
+    if ttft is not None and gap is not None:
+        errors = f"{words.duration(ttft)} for first tokens, {words.duration(gap)} for gaps between tokens"
+        return [f"Error of the load generator's own clock when it was calibrated, p99: {errors}; its live error was not measured."]
+    return []
+
+
+_ERROR_TITLES: Final = (
+    ("ttft_error", "First token"),
+    ("gap_error", "Gap between tokens"),
+    ("sent_error", "Time of sending"),
+    ("send_lag", "Lag of sends"),
+)
+
+
+def _generator(client: Mapping[str, Any]) -> Table | None:
+    """Errors of the load generator: live, and as certified at this load."""
+    calibration = mapping(client.get("calibration"))
+    places = (
+        ("during this run (canaries)", mapping(client.get("canary"))),
+        ("certified, at this load", mapping(calibration.get("at_load"))),
+        ("certified, highest load", mapping(calibration.get("highest"))),
+    )
+    rows = []
+    for place, figures in places:
+        for key, title in _ERROR_TITLES:
+            found = mapping(figures.get(key))
+            if number(found.get("n")):
+                values = [words.duration(number(found.get(quantile))) for quantile in ("p50_s", "p99_s", "max_s")]
+                rows.append([f"{title}, {place}", *values, words.plain(number(found.get("n")))])
+    head = ("Error, paired request by request", "p50", "p99", "max", "n")
+    return Table("How wrong the load generator's clock was, against a server that knows when it wrote", head, rows) if rows else None
+
+
+def _generator_notes(client: Mapping[str, Any]) -> list[str]:
+    notes = []
+    calibration, load = mapping(client.get("calibration")), mapping(client.get("load"))
+    peak = number(load.get("events_per_s_peak"))
+    carried = f"It carried up to {words.plain(peak, 3)} events/s in this run's window." if peak is not None else ""
+    if calibration:
+        workers = calibration.get("workers")
+        certified = number(mapping(calibration.get("certified_events_per_s")).get(str(workers)))
+        bound = words.duration(number(calibration.get("bound_s")))
+        highest = mapping(calibration.get("highest"))
+        cost = number(highest.get("client_us_per_event"))
+        upto = f"up to {words.plain(certified, 3)} events/s within {bound} (p99 of each error)" if certified is not None else "for no load"
+        quick = "quick certificate" if calibration.get("quick") else "certificate"
+        at_cost = f", at {words.plain(cost, 3)} µs of CPU an event" if cost is not None else ""
+        notes.append(f"The {quick} of {calibration.get('made_at')} certifies {workers} worker(s) {upto}{at_cost}. {carried}".strip())
+        note = mapping(calibration.get("cores")).get("note")
+        if note:
+            notes.append(f"Cores: {note}.")
+    else:
+        notes.append(f"The run held no client-fidelity certificate. {carried}".strip())
+    if not client.get("canary"):
+        notes.append("No canaries were sent, so the load generator's live error is not known.")
+    return notes
 
 
 def _reconciliation(reduction: Reduction) -> Table:

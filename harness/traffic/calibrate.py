@@ -60,6 +60,8 @@ _STANDARD_STREAMS: Final = 100
 _STANDARD_OUTPUT_TOK: Final = 128
 _FACTORS: Final = (1.0, 2.0, 4.0, 8.0)
 _QUICK_FACTORS: Final = (1.0, 2.0)
+_LEAST_EVENTS_PER_S: Final = 2_000
+"""A small load is tried up to this: an engine that is faster than was thought should not outrun the certificate."""
 _MOST_EVENTS_PER_S: Final = 60_000
 """What the paced server can write at the very most, at some 12 µs an event; levels beyond would measure it and not the client."""
 _SAMPLE_SESSIONS: Final = 8
@@ -203,6 +205,19 @@ class Certificate:
         """The highest level within bounds, with the chosen workers."""
         return next((level for level in reversed(self.levels) if level.workers == self.workers and level.within), None)
 
+    def sentence(self) -> str:
+        """What it says, for people."""
+        highest = self.highest
+        if not self.sufficient or highest is None:
+            level = next((level for level in self.levels if level.workers == self.workers and not level.within), None)
+            why = f": {level.why_not}" if level is not None else ""
+            load = f"{self.load.events_per_s:,.0f} events/s"
+            return f"not certified: {load} are not within {self.bound_s * 1e3:g} ms with {self.workers} worker(s){why}"
+        return (
+            f"certified up to {highest.events_per_s:,.0f} events/s within {self.bound_s * 1e3:g} ms (p99 of each error) with "
+            f"{self.workers} worker(s), {highest.client_us_per_event:.1f} µs of CPU an event"
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """calibration.json."""
         at_load, highest = self.at_load, self.highest
@@ -210,6 +225,29 @@ class Certificate:
             **asdict(self), "load": {**asdict(self.load), "events_per_s": self.load.events_per_s},
             "at_load": None if at_load is None else at_load.to_dict(), "highest": None if highest is None else highest.to_dict(),
         }  # fmt: skip
+
+
+LEVEL_COLUMNS: Final = (
+    "workers", "streams", "requests/s", "events/s", "TTFT error p50 / p99", "gap error p99", "send lag p99", "µs/event", "server µs/event",
+    "worker CPU", "within",
+)  # fmt: skip
+
+
+def level_row(level: Level) -> tuple[str, ...]:
+    """A level under `LEVEL_COLUMNS`."""
+
+    def ms(value_s: float | None) -> str:
+        return "—" if value_s is None else f"{value_s * 1e3:.2f} ms"
+
+    def number(value: float | None) -> str:
+        return "—" if value is None else f"{value:.1f}"
+
+    return (
+        str(level.workers), "open loop" if level.streams is None else str(level.streams), f"{level.requests_per_s:.1f}",
+        f"{level.events_per_s:,.0f}", f"{ms(level.ttft_error.p50_s)} / {ms(level.ttft_error.p99_s)}", ms(level.gap_error.p99_s),
+        ms(level.send_lag.p99_s), number(level.client_us_per_event), number(level.server_us_per_event),
+        "—" if level.worker_cpu is None else f"{level.worker_cpu:.0%}", "yes" if level.within else f"no: {level.why_not}",
+    )  # fmt: skip
 
 
 # --- the load -----------------------------------------------------------------------------------------------------------------------
@@ -298,7 +336,7 @@ def cached(load: Load, *, workers: int | None = None, quick: bool = False) -> di
 
 def store(certificate: Certificate, *, workers: int | None = None) -> dict[str, Any]:
     """Keep a certificate in the cache and return it as calibration.json. A cache that cannot be written is no reason to fail."""
-    value = {**certificate.to_dict(), "made_unix_s": round(wall_now().timestamp())}
+    value: dict[str, Any] = json.loads(json.dumps({**certificate.to_dict(), "made_unix_s": round(wall_now().timestamp())}))
     path = cache_path(certificate.load, workers)
     with suppress(OSError, ArtifactError):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -331,9 +369,7 @@ def make_certificate(
     load = load.in_class()
     started_ns = now_ns()
     budget_s = budget_s if budget_s is not None else QUICK_BUDGET_S if quick else BUDGET_S
-    factors = [
-        factor for factor in (_QUICK_FACTORS if quick else _FACTORS) if factor == 1 or factor * load.events_per_s <= _MOST_EVENTS_PER_S
-    ]
+    factors = _factors(load, quick=quick)
     levels: list[Level] = []
     chosen = workers or 1
     took_s = 0.0
@@ -359,6 +395,13 @@ def make_certificate(
         bound_s=bound_s, cores=partition(chosen), levels=tuple(levels), certified_events_per_s=certified, workers=chosen,
         sufficient=sufficient, seconds=round(seconds(now_ns() - started_ns), 1),
     )  # fmt: skip
+
+
+def _factors(load: Load, *, quick: bool) -> list[float]:
+    """Of the load: up to twice or eight times it, and at least up to `_LEAST_EVENTS_PER_S`."""
+    *lower, last = _QUICK_FACTORS if quick else _FACTORS
+    last = max(last, float(math.ceil(_LEAST_EVENTS_PER_S / load.events_per_s)))
+    return [factor for factor in (*lower, last) if factor == 1 or factor * load.events_per_s <= _MOST_EVENTS_PER_S]
 
 
 def _words(load: Load) -> str:
