@@ -85,6 +85,10 @@ def test_what_is_recorded_of_each_stream(streams: dict[str, tuple[Api, bytes]]) 
     assert got["responses-openai"]["usage"] == (1015, 1000, 3, 42)
     assert got["responses-vllm"]["usage"] == (1015, 0, None, 12)
     assert got["responses-incomplete"] | {"response_bytes": 0} == got["responses-vllm"] | {"response_bytes": 0}
+    assert got["completions-vllm-0.32"]["usage"] == (19, 0, None, 10)
+    assert got["completions-vllm-0.32"]["chunk_tok"] == 10
+    assert got["responses-vllm-0.32"]["usage"] == (149, 128, 0, 10)
+    assert got["responses-vllm-0.32-tool"]["kinds"] == ["tool_use"]
     assert got["completions-plain"]["kinds"] == ["text"]
     assert got["responses-openai"]["kinds"] == ["thinking", "text", "tool_use"]
     assert got["responses-vllm"]["kinds"] == ["thinking", "text"]
@@ -350,7 +354,7 @@ def test_agrees_with_the_anthropic_client(streams: dict[str, tuple[Api, bytes]],
     assert answer.content_kinds == [block.type for block in message.content]
 
 
-@pytest.mark.parametrize("name", ["completions-continuous", "completions-plain"])
+@pytest.mark.parametrize("name", ["completions-continuous", "completions-plain", "completions-vllm-0.32"])
 def test_agrees_with_the_openai_client_on_completions(streams: dict[str, tuple[Api, bytes]], name: str) -> None:
     api, body = streams[name]
     said, usage, finish = "", None, None
@@ -369,7 +373,9 @@ def test_agrees_with_the_openai_client_on_completions(streams: dict[str, tuple[A
     assert answer.cache_read_tok == (details.cached_tokens if details else None)
 
 
-@pytest.mark.parametrize("name", ["responses-openai", "responses-vllm", "responses-incomplete"])
+@pytest.mark.parametrize(
+    "name", ["responses-openai", "responses-vllm", "responses-incomplete", "responses-vllm-0.32", "responses-vllm-0.32-tool"]
+)
 def test_agrees_with_the_openai_client_on_responses(streams: dict[str, tuple[Api, bytes]], name: str) -> None:
     api, body = streams[name]
     said, kinds, final = "", [], None
