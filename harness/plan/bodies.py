@@ -6,14 +6,14 @@ Shared blocks (tools, system prompt) are made once a process, each message of a 
 
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache, lru_cache
 from typing import Final
 
 from harness.core.records import Api
 from harness.plan import corpus, openai_forms
 from harness.plan.draw import stream
-from harness.plan.types import Block, Message, Part, PartKind, RequestSettings, Role, Session, ToolDefinition, carried
+from harness.plan.types import Block, Message, Part, PartKind, Place, RequestSettings, Role, Session, Thread, ToolDefinition
 
 CHUNK_WORDS = 24
 """Length of one run of consecutive words. Shorter, and text stops reading as text; longer, and different blocks share more by chance."""
@@ -92,8 +92,8 @@ class Conversation:
         self._settings = settings
         self._texts = texts
         self._head = _head(session, settings, model, texts)
-        self._carried = list(carried(session.turns))
-        self._messages: dict[int, bytes] = {}  # of a turn and what it says: 2 * turn for its message, 2 * turn + 1 for its reply
+        self._thread = Thread(session.turns)
+        self._messages: dict[Place, bytes] = {}  # rendered so far
 
     def body(self, turn_index: int) -> bytes:
         """The whole JSON body of one turn. Turns may be asked for in any order."""
@@ -104,22 +104,28 @@ class Conversation:
         return self._body(self._session.priming_turn, 1)
 
     def _body(self, turn_index: int, output_tok: int) -> bytes:
-        places = [place for turn in self._carried[turn_index] for place in (2 * turn, 2 * turn + 1)]
-        places.append(2 * turn_index)
+        places = [*self._thread.before(turn_index), (turn_index, 0)]
         messages = [self._message(place) for place in places]
         if self._settings.cache_control:
-            for back in range(MARKED_USER_MESSAGES):  # user messages are every second from the end
-                if 2 * back < len(messages):
-                    messages[-1 - 2 * back] = _marked(messages[-1 - 2 * back])
+            self._mark(places, messages)
         tail = _tail(self._settings, output_tok)
         if self._settings.api == Api.COMPLETIONS:
             return b"".join((self._head, *messages, openai_forms.CUE, b'"', tail))
         return b"".join((self._head, b",".join(messages), b"]", tail))
 
-    def _message(self, place: int) -> bytes:
+    def _mark(self, places: Sequence[Place], messages: list[bytes]) -> None:
+        """Set the moving breakpoints: on the last user messages."""
+        left = MARKED_USER_MESSAGES
+        for back in range(len(places) - 1, -1, -1):
+            if not left:
+                return
+            if self._thread.message(places[back]).role is Role.USER:
+                messages[back] = _marked(messages[back])
+                left -= 1
+
+    def _message(self, place: Place) -> bytes:
         if place not in self._messages:
-            turn = self._session.turns[place // 2]
-            self._messages[place] = self._render(turn.reply if place % 2 else turn.message)
+            self._messages[place] = self._render(self._thread.message(place))
         return self._messages[place]
 
     def _render(self, message: Message) -> bytes:

@@ -17,11 +17,12 @@ from harness.core.records import ModelFacts, OutputLength, Purpose
 from harness.plan.ages import LEAST_POOL, MOST_POOL, REQUEST_NS, Pool
 from harness.plan.arrivals import arrivals_ns, schedule_of
 from harness.plan.draw import stream
+from harness.plan.recorded import Recorded, trace_sha256
 from harness.plan.types import RequestSettings, Schedule, Session, StagePlan, Turn
 from harness.plan.words import in_words
 from harness.plan.workloads.classes import PlainWorkload, WorkClass, class_of, make_classes, make_turns
 from harness.plan.workloads.heads import MESSAGE_OVERHEAD_TOK, Head
-from harness.profile.schema import AllAtOnceStage, ConcurrencyStage, OpenStage, Profile, Stage
+from harness.profile.schema import AllAtOnceStage, ConcurrencyStage, OpenStage, Profile, ReplayStage, ReplayWorkload, Stage
 
 PLAN_VERSION: Final = 2
 """Part of every plan's hash: raised whenever the same profile would give other requests."""
@@ -37,6 +38,9 @@ MIN_HEADROOM_TOK: Final = 64
 
 SALT_TOK: Final = 16
 """What one salt of a cold session costs; an estimate that only moves targets."""
+
+NO_LIMIT_TOK: Final = 10**9
+"""Context of a replay where neither the profile nor the model says one."""
 
 DECK_SESSIONS: Final = 20_000
 """Most sessions of a closed loop that are written to plan.parquet; later ones follow from the same function."""
@@ -60,6 +64,7 @@ class RunPlan:
         classes: what the sessions are, each with its head.
         cold: each session has a salt of its own in front of its head.
         notes: what a reader of the results should know.
+        recorded: the trace that sessions are read from; None: they are made.
     """
 
     seed: int
@@ -75,6 +80,7 @@ class RunPlan:
     classes: tuple[WorkClass, ...]
     cold: bool
     notes: tuple[str, ...]
+    recorded: Recorded | None = field(default=None, compare=False, repr=False)
     _pools: dict[int, Pool] = field(default_factory=dict, compare=False, repr=False)
 
     @property
@@ -83,8 +89,14 @@ class RunPlan:
         return max((one.head for one in self.classes), key=lambda head: head.tok)
 
     def session(self, stage_index: int, number: int, intended_offset_ns: int | None = None) -> Session:
-        """Session `number` of a stage."""
+        """Session `number` of a stage.
+
+        Raises:
+            LookupError: a trace that has no such session.
+        """
         stage = self.stages[stage_index]
+        if self.recorded is not None:
+            return self._placed(stage, self.recorded.session(stage, number), intended_offset_ns)
         first_turn, first_gap_ns, shape = 0, 0, (stage.name, number)
         if stage.steady and stage.concurrency is not None and number < stage.concurrency:
             age = self._pool(stage).age(stream(self.seed, "age", stage.name, number))
@@ -92,21 +104,35 @@ class RunPlan:
             first_turn, first_gap_ns, shape = age.turn, age.gap_ns, self._candidate(stage, age.candidate)
         one = class_of(self.classes, self.seed, *shape)
         turns = self._turns(one, shape, f"{stage.name}/{number}")
-        session_id = f"{stage_index}-{number:06d}"
-        return Session(
-            session_id=session_id,
+        session = Session(
+            session_id="",
             number=number,
             workload_class=one.label,
             stage=stage.name,
-            slot=number % stage.concurrency if stage.concurrency else number,
-            intended_offset_ns=intended_offset_ns,
+            slot=0,
+            intended_offset_ns=None,
             system=one.head.system,
             tools=one.head.tools,
             turns=turns[:1] if stage.single else turns,
             first_turn=first_turn,
             first_gap_ns=first_gap_ns,
+        )
+        return self._placed(stage, session, intended_offset_ns)
+
+    def _placed(self, stage: StagePlan, session: Session, intended_offset_ns: int | None) -> Session:
+        """A session in its stage: its id, slot, start and salt."""
+        session_id = f"{stage.index}-{session.number:06d}"
+        return replace(
+            session,
+            session_id=session_id,
+            slot=self._slot(stage, session.number),
+            intended_offset_ns=session.intended_offset_ns if intended_offset_ns is None else intended_offset_ns,
             salt=f"[{self.seed} {session_id}] " if self.cold else "",
         )
+
+    @staticmethod
+    def _slot(stage: StagePlan, number: int) -> int:
+        return number % stage.concurrency if stage.concurrency else number
 
     def _turns(self, one: WorkClass, shape: Sequence[object], key: str) -> tuple[Turn, ...]:
         salt_tok = SALT_TOK * (1 + bool(one.head.tools)) if self.cold else 0
@@ -131,12 +157,20 @@ class RunPlan:
         Worker w of n gets those with slot % n == w, so one worker and eight start the same sessions at the same times.
         """
         stage = self.stages[stage_index]
-        offsets = itertools.repeat(None) if stage.schedule is None else arrivals_ns(stage.schedule, self.seed, stage.name)
+        drawn = stage.schedule is not None and stage.schedule.process != "trace"
+        offsets = arrivals_ns(stage.schedule, self.seed, stage.name) if drawn and stage.schedule else itertools.repeat(None)
+        if self.recorded is not None:
+            # In the trace's order, read once.
+            for session, offset_ns in zip(self.recorded.sessions(stage), offsets, strict=False):
+                if stage.sessions is not None and session.number >= stage.sessions:
+                    return
+                if self._slot(stage, session.number) % workers == worker:
+                    yield self._placed(stage, session, offset_ns)
+            return
         for number, offset_ns in zip(itertools.count(), offsets, strict=False):
             if stage.sessions is not None and number >= stage.sessions:
                 return
-            slot = number % stage.concurrency if stage.concurrency else number
-            if slot % workers == worker:
+            if self._slot(stage, number) % workers == worker:
                 yield self.session(stage_index, number, offset_ns)
 
     def is_bounded(self, stage_index: int) -> bool:
@@ -207,8 +241,18 @@ def make_plan(profile: Profile, facts: ModelFacts) -> RunPlan:
         classes=classes,
         cold=profile.traffic.cache == "cold",
         notes=tuple(notes),
+        recorded=_recorded(profile, stages, scale, limit),
     )
     return replace(shell, plan_sha256=_plan_sha256(shell))
+
+
+def _recorded(profile: Profile, stages: Sequence[StagePlan], scale: float, limit_tok: int) -> Recorded | None:
+    if not isinstance(profile.traffic.workload, ReplayWorkload):
+        return None
+    recorded = Recorded(profile.traffic.workload, profile.seed, scale, limit_tok)
+    for stage in stages:
+        recorded.check(stage)
+    return recorded
 
 
 def _refuse_full_head(one: WorkClass, scale: float) -> None:
@@ -228,7 +272,9 @@ def _caps(classes: Sequence[WorkClass]) -> Iterator[str]:
         yield f"pauses are capped: {text}"
 
 
-def _gap_caps(workload: PlainWorkload) -> list[str]:
+def _gap_caps(workload: PlainWorkload | ReplayWorkload) -> list[str]:
+    if isinstance(workload, ReplayWorkload):
+        return [] if workload.idle_cap_s is None else [f"pauses at {workload.idle_cap_s:g} s"]
     names = ("tool_gap_s", "user_gap_s", "think_s")
     caps = {name: getattr(getattr(workload, name, None), "max", None) for name in names}
     return [f"{name} at {cap:g} s" for name, cap in caps.items() if cap is not None]
@@ -245,6 +291,9 @@ def workload_sha256(profile: Profile) -> str:
     traffic = profile.traffic.model_dump(mode="json", exclude={"workers", "calibrate", "canary"})
     traffic["output_length"] = profile.output_length.value
     traffic["cache_control"] = profile.cache_control
+    if isinstance(profile.traffic.workload, ReplayWorkload):
+        # The trace is what it holds, not where it lies.
+        traffic["workload"]["path"] = trace_sha256(profile.traffic.workload.path)
     traffic["steady"] = [_is_steady(profile, stage) for stage in profile.traffic.load]
     return _sha256({"traffic": traffic, "slos": profile.slos.model_dump(mode="json")})
 
@@ -288,6 +337,8 @@ def _stage(profile: Profile, stage: Stage, index: int) -> StagePlan:
         schedule = schedule_of(stage)
     elif isinstance(stage, AllAtOnceStage):
         schedule = Schedule("all_at_once")
+    elif isinstance(stage, ReplayStage):
+        schedule = Schedule("trace")
     return StagePlan(
         index=index,
         name=stage.name or f"{index}-{stage.kind}",
@@ -308,7 +359,7 @@ def _is_steady(profile: Profile, stage: Stage) -> bool:
     """Whether the first conversations of a stage start in their middle: of a closed loop, and under purpose measure unless told otherwise.
     Conversations that would be alive at the start of an open loop are left out; its warm-up has to bring them.
     """
-    if not isinstance(stage, ConcurrencyStage) or stage.over == "requests":
+    if not isinstance(stage, ConcurrencyStage) or stage.over == "requests" or isinstance(profile.traffic.workload, ReplayWorkload):
         return False
     return stage.start == "steady" if stage.start else profile.purpose is Purpose.MEASURE
 
@@ -326,9 +377,17 @@ def _scale(profile: Profile, facts: ModelFacts) -> tuple[int, float, str]:
     workload = profile.traffic.workload
     known = [tok for tok in (profile.model.max_context_tok, facts.max_context_tok) if tok is not None]
     context = min(known) if known else None
-    wanted = workload.context_limit_tok
     usable = None if context is None else int(context * CONTEXT_SHARE) - MESSAGE_OVERHEAD_TOK
     scale = profile.traffic.context_scale
+    if isinstance(workload, ReplayWorkload):
+        limits = [tok for tok in (workload.context_limit_tok, usable) if tok is not None]
+        factor = 1.0 if scale == "auto" else scale
+        return (
+            min(limits, default=NO_LIMIT_TOK),
+            factor,
+            "the profile's context_scale: a trace is not fitted by itself",
+        )
+    wanted = workload.context_limit_tok
     if scale == "auto":
         if usable is None:
             return wanted, 1.0, "the model's context is not known here; set model.max_context_tok to have lengths fitted"

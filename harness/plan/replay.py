@@ -29,20 +29,6 @@ HEAD_TOK: Final = SYSTEM.tok + 2 * MESSAGE_OVERHEAD_TOK
 """What the system word and the markers around it and the first message cost; taken off the first text that nobody shares."""
 
 
-@dataclass(frozen=True, slots=True)
-class ReplayTurn(Turn):
-    """A turn that may replace the conversation so far.
-
-    Attributes:
-        prompt: all messages of this request, where it does not simply go on from the turn before; None: the messages so far, the reply
-            of the turn before, and `message`.
-        intended_offset_ns: its own time from the trace's start, scaled; None where the trace has no common clock.
-    """
-
-    prompt: tuple[Message, ...] | None = None
-    intended_offset_ns: int | None = None
-
-
 @dataclass(slots=True)
 class ReplayTally(ReadTally):
     """What a replay made of a trace; counted while sessions are taken.
@@ -150,7 +136,7 @@ def replay_sessions(
         stage: name of the stage, which begins every session's id.
         workload_class: class of requests to which the trace gives none.
         rewrites: what becomes of a turn that does not go on from the one before: `inline` sends its whole prompt in the same session
-            (`ReplayTurn.prompt`); `split` ends the session and starts another with the prompt as one message, which costs the prefix hits
+            (`Turn.prompt`); `split` ends the session and starts another with the prompt as one message, which costs the prefix hits
             behind the first message's common start.
         tally: counts what was given out.
 
@@ -306,8 +292,8 @@ def _turns(
     tally: ReplayTally,
     *,
     flat: bool,
-) -> tuple[ReplayTurn, ...]:
-    turns: list[ReplayTurn] = []
+) -> tuple[Turn, ...]:
+    turns: list[Turn] = []
     for index, step in enumerate(steps):
         request = step.request
         follower = steps[index + 1] if index + 1 < len(steps) else None
@@ -321,7 +307,7 @@ def _turns(
         if rewritten and flat:
             message = Message(Role.USER, tuple(part for one in messages for part in one.parts))
         turns.append(
-            ReplayTurn(
+            Turn(
                 index=index,
                 gap_ns=_gap_ns(steps[index - 1].request, request, time_scale, idle_cap_s, tally) if index else 0,
                 message=message,

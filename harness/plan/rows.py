@@ -1,12 +1,12 @@
 """The plan as rows of plan.parquet, and what they add up to: one pass over the sessions."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from harness.plan.build import RunPlan
-from harness.plan.types import PRIME_SUFFIX, Message, Session, Turn, carried
+from harness.plan.types import PRIME_SUFFIX, Block, Message, Session, Thread, Turn
 from harness.plan.workloads.heads import MESSAGE_OVERHEAD_TOK
 
 
@@ -61,9 +61,13 @@ def body_hashes(session: Session) -> Iterator[str]:
         digest.update(f"{block.key}:{block.tok}\n".encode())
     after = [digest]  # the head, and then up to the end of each exchange that the next turn carries
     for turn in session.turns:
-        if turn.keeps is not None:
+        if turn.prompt is not None:
+            del after[1:]
+        elif turn.keeps is not None:
             del after[turn.keeps + 1 :]
         whole = after[-1].copy()
+        for message in (turn.prompt or ())[:-1]:
+            _add(whole, message)
         _add(whole, turn.message)
         yield whole.hexdigest()
         _add(whole, turn.reply)
@@ -81,16 +85,36 @@ def known_prefixes(session: Session, *, head_is_known: bool) -> Iterator[int]:
         session: the conversation; its replies count from the first prompt on that carries them.
         head_is_known: whether another session has sent the same head before.
     """
-    first = session.turns[0]
-    head_tok = first.target_input_tok - MESSAGE_OVERHEAD_TOK - _tok(first.message)
-    for turn, chain in zip(session.turns, carried(session.turns), strict=True):
-        if not chain:
+    turns = session.turns
+    head_tok = turns[0].target_input_tok - MESSAGE_OVERHEAD_TOK - sum(map(_tok, turns[0].prompt or (turns[0].message,)))
+    thread = Thread(turns)
+    before: list[Block] = []
+    for turn in turns:
+        places = thread.before(turn.index)
+        if turn.index and turn.prompt is not None:
+            now = [part.block for message in turn.prompt for part in message.parts]
+            yield head_tok + _common_tok(before, now)
+        elif not places:
             yield head_tok if head_is_known or turn.index else 0
-            continue
-        last = session.turns[chain[-1]]
-        # A reply that was carried before and is followed by something else now.
-        carried_before = last.index < turn.index - 1
-        yield last.target_input_tok + (_tok(last.reply) + MESSAGE_OVERHEAD_TOK if carried_before else 0)
+        else:
+            last = turns[places[-1][0]]
+            # A reply that was carried before and is followed by something else now.
+            carried_before = last.index < turn.index - 1
+            yield last.target_input_tok + (_tok(last.reply) + MESSAGE_OVERHEAD_TOK if carried_before else 0)
+        follower = turns[turn.index + 1] if turn.index + 1 < len(turns) else None
+        if follower is not None and follower.prompt is not None:
+            said = (*(thread.message(place) for place in places), turn.message)
+            before = [part.block for message in said for part in message.parts]
+
+
+def _common_tok(one: Sequence[Block], other: Sequence[Block]) -> int:
+    """Tokens of the common start of two prompts; of a text that was cut short, what is left."""
+    common = 0
+    for a, b in zip(one, other, strict=False):
+        common += min(a.tok, b.tok) if a.key == b.key else 0
+        if a != b:
+            break
+    return common
 
 
 def _tok(message: Message) -> int:

@@ -1,6 +1,6 @@
 """What a plan consists of. All lengths of text are targets; what the server counts is what is reported."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -75,6 +75,9 @@ class Turn:
         thinking_tok: part of the answer that is meant to be reasoning, where the workload tells it apart; it is not in `reply`.
         cancel_after_ns: the user gives up this long after the request was sent, if it still streams then; None: waits for the end.
         clipped_tok: tokens of the drawn lengths that did not fit the context and were left out; 0 for nearly all.
+        prompt: all messages of this request, `message` last, where a recorded conversation does not simply go on; None: those of the
+            request before, its reply, and `message`.
+        intended_offset_ns: recorded time from the stage's start, which this turn waits for as well; None: `gap_ns` alone.
     """
 
     index: int
@@ -87,15 +90,50 @@ class Turn:
     thinking_tok: int = 0
     cancel_after_ns: int | None = None
     clipped_tok: int = 0
+    prompt: tuple[Message, ...] | None = None
+    intended_offset_ns: int | None = None
 
 
-def carried(turns: Sequence[Turn]) -> Iterator[tuple[int, ...]]:
-    """For each request: the turns whose message and reply it carries in front of its own message, in order."""
-    chain: tuple[int, ...] = ()
-    for turn in turns:
-        chain = chain if turn.keeps is None else chain[: turn.keeps]
-        yield chain
-        chain = (*chain, turn.index)
+Place = tuple[int, int]
+"""A message of a conversation: of which turn, and which one of it: 0 its message, 1 its reply, 2 + k the k-th of its `prompt`."""
+
+
+class Thread:
+    """What each request of a conversation carries in front of its own message, turn by turn.
+
+    Args:
+        turns: of the conversation.
+    """
+
+    def __init__(self, turns: Sequence[Turn]) -> None:
+        self._turns = turns
+        self._index = -1
+        self._places: list[Place] = []
+
+    def before(self, turn_index: int) -> Sequence[Place]:
+        """The places in front of a turn's message, in order; valid until the next call. Cheap where turns are asked for in order."""
+        if turn_index < self._index:
+            self._index, self._places = -1, []
+        while self._index < turn_index:
+            self._index += 1
+            self._step(self._turns[self._index])
+        return self._places
+
+    def message(self, place: Place) -> Message:
+        """The message at a place."""
+        turn = self._turns[place[0]]
+        if place[1] < 2:
+            return turn.reply if place[1] else turn.message
+        assert turn.prompt is not None
+        return turn.prompt[place[1] - 2]
+
+    def _step(self, turn: Turn) -> None:
+        if turn.index:
+            self._places += [(turn.index - 1, 0), (turn.index - 1, 1)]
+        if turn.prompt is not None:
+            self._places = [(turn.index, 2 + k) for k in range(len(turn.prompt) - 1)]
+        elif turn.keeps is not None:
+            del self._places[2 * turn.keeps :]
 
 
 @dataclass(frozen=True, slots=True)

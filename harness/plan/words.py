@@ -2,7 +2,17 @@
 
 from typing import assert_never
 
-from harness.profile.schema import AllAtOnceStage, ArrivalRateStage, ConcurrencyStage, DiurnalStage, OpenStage, RampStage, Stage, StepStage
+from harness.profile.schema import (
+    AllAtOnceStage,
+    ArrivalRateStage,
+    ConcurrencyStage,
+    DiurnalStage,
+    OpenStage,
+    RampStage,
+    ReplayStage,
+    Stage,
+    StepStage,
+)
 
 
 def in_words(stage: Stage) -> str:
@@ -11,6 +21,8 @@ def in_words(stage: Stage) -> str:
     match stage:
         case ConcurrencyStage():
             return " ".join(filter(None, (str(stage.concurrency), what, "live")))
+        case ReplayStage():
+            return " ".join(filter(None, (what, "at the trace's times")))
         case AllAtOnceStage():
             return f"{stage.sessions} {what or 'sessions'} at once"
         case ArrivalRateStage():

@@ -225,7 +225,9 @@ def _stages(profile: "Profile") -> Iterator[Violation]:
     seen: dict[str, int] = {}
     for index, stage in enumerate(profile.traffic.load):
         path: Path = ("traffic", "load", index)
-        if stage.window_s is None and stage.sessions is None:
+        if stage.kind == "replay" and profile.traffic.workload.kind != "replay":
+            yield Violation(path, "there is no trace to take times from", "use `traffic.workload.kind: replay`, or another kind of load")
+        if stage.window_s is None and stage.sessions is None and stage.kind != "replay":  # a trace ends by itself
             yield Violation(path, "would never end", "give it `window_s` or `sessions`")
         if stage.window_s is not None and stage.window_s <= 0:
             yield Violation((*path, "window_s"), "a window of no length measures nothing", "write a length of time such as 10m")
@@ -243,7 +245,7 @@ def _schedules(profile: "Profile") -> Iterator[Violation]:
             if stage.start == "steady" and stage.over == "requests":
                 yield Violation((*path, "start"), "single requests have no middle to start in", "drop it, or write `over: sessions`")
             continue
-        if stage.kind == "all_at_once":
+        if stage.kind == "all_at_once" or stage.kind == "replay":
             continue
         for key, law in (("cv", "gamma"), ("weibull_shape", "weibull")):
             given = getattr(stage, key) is not None

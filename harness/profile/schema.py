@@ -8,6 +8,7 @@ setting. Every number's unit is the suffix of its key; lengths of time, counts a
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import (
@@ -587,8 +588,46 @@ class MixWorkload(Strict):
         return max(part.workload.context_limit_tok for part in self.parts)
 
 
+def _absolute(value: str) -> str:
+    return str(Path(value).expanduser().absolute())
+
+
+PathText = Annotated[Text, AfterValidator(_absolute), Form("a path", "traces/day.jsonl")]
+
+
+class ReplayWorkload(Strict):
+    """A recorded trace, session by session. docs/traffic.md has the formats and what becomes of block ids.
+
+    `context_scale` is the factor on its lengths; `auto` leaves them as they were recorded.
+    """
+
+    kind: Literal["replay"]
+    path: PathText
+    """The trace: a file, or the folder of a format that has one. A relative path is taken from the working directory."""
+    format: Literal["auto", "claude-code", "mooncake", "azure", "burstgpt", "servegen", "csv", "jsonl"] = "auto"
+    """Its format; `auto` tells it from the content. `csv` and `jsonl` are the plain form."""
+    time_scale: Number = Field(default=1.0, gt=0, le=1e6)
+    """Factor on times and pauses: 0.5 replays twice as fast."""
+    idle_cap_s: Seconds | None = None
+    """Longest pause between turns, after scaling; default: as recorded."""
+    over_limit: Literal["refuse", "skip"] = "refuse"
+    """What becomes of a request that is longer than the context: an error that names its line, or left out and counted. Never cut."""
+    rewrites: Literal["inline", "split"] = "inline"
+    """What becomes of a turn that does not go on from the one before: `inline` sends its whole prompt in the same session, `split` starts
+    another session."""
+    context_limit_tok: CountFromOne | None = None
+    """Longest input and output together, scaled; default: what the model takes."""
+
+
 Workload = Annotated[
-    ChatWorkload | ClaudeChatWorkload | ClaudeCodeWorkload | DocQaWorkload | ThinkingWorkload | BatchWorkload | MixWorkload,
+    ChatWorkload
+    | ClaudeChatWorkload
+    | ClaudeCodeWorkload
+    | DocQaWorkload
+    | ThinkingWorkload
+    | BatchWorkload
+    | MixWorkload
+    | ReplayWorkload,
     Field(discriminator="kind"),
 ]
 
@@ -711,7 +750,17 @@ class AllAtOnceStage(StageBase):
     """`requests` cuts each session to its first request."""
 
 
-Stage = Annotated[ConcurrencyStage | ArrivalRateStage | RampStage | StepStage | DiurnalStage | AllAtOnceStage, Field(discriminator="kind")]
+class ReplayStage(StageBase):
+    """The times of a trace: each session starts when it did, and a later turn waits for its time and for the answer before it."""
+
+    kind: Literal["replay"]
+    over: Unit = "sessions"
+    """`requests` cuts each session to its first request."""
+
+
+Stage = Annotated[
+    ConcurrencyStage | ArrivalRateStage | RampStage | StepStage | DiurnalStage | AllAtOnceStage | ReplayStage, Field(discriminator="kind")
+]
 
 
 class Timeouts(Strict):

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import assert_never
 
 from harness.plan.draw import stream
+from harness.plan.replay import SYSTEM
 from harness.plan.types import Turn
 from harness.plan.workloads.claude_code import claude_code_turns
 from harness.plan.workloads.conversation import batch_turns, chat_turns, doc_qa_turns, thinking_turns
@@ -17,6 +18,7 @@ from harness.profile.schema import (
     DocQaWorkload,
     MixPart,
     MixWorkload,
+    ReplayWorkload,
     SessionsBase,
     ThinkingWorkload,
     Workload,
@@ -43,7 +45,7 @@ class WorkClass:
 
     label: str
     weight: float
-    workload: PlainWorkload
+    workload: PlainWorkload | ReplayWorkload
     subagent: bool
     head: Head
     limit_tok: int
@@ -57,6 +59,8 @@ def make_classes(workload: Workload, scale: float, limit_tok: int) -> tuple[Work
         scale: factor on all lengths.
         limit_tok: longest context of any class, scaled.
     """
+    if isinstance(workload, ReplayWorkload):
+        return (WorkClass(workload.kind, 1, workload, subagent=False, head=Head(SYSTEM, ()), limit_tok=limit_tok),)
     parts = workload.parts if isinstance(workload, MixWorkload) else (MixPart(weight=1, workload=workload),)
     classes: list[WorkClass] = []
     for part in parts:
@@ -113,6 +117,8 @@ def make_turns(one: WorkClass, *, seed: int, scale: float, salt_tok: int, name: 
             turns = thinking_turns(workload, frame)
         case BatchWorkload():
             turns = batch_turns(workload, frame)
+        case ReplayWorkload():
+            raise TypeError("sessions of a replay are read, not made")
         case _:
             assert_never(workload)
     return give_up(turns, workload, stream(seed, "abandon", *name)) if isinstance(workload, SessionsBase) else turns

@@ -326,7 +326,10 @@ class Dispatcher:
         prepare_ns = _NEVER_NS
         while not stage.closing.is_set() and (stage.plan.sessions is None or number < stage.plan.sessions):
             primed = self._primed.pop(number, None)
-            session = primed.session if primed else self._plan.session(stage.plan.index, number)
+            try:
+                session = primed.session if primed else self._plan.session(stage.plan.index, number)
+            except LookupError:  # a trace that has no more
+                break
             if not self._live(stage, session, intended_ns + session.first_gap_ns, prepare_ns, primed):
                 stage.closing.wait(PAUSE_AFTER_FAILURE_S)
             intended_ns = monotonic_ns()
@@ -376,6 +379,8 @@ class Dispatcher:
                     break
                 if done < len(turns):
                     intended_ns = ended_ns + turns[done].gap_ns
+                    if (offset_ns := turns[done].intended_offset_ns) is not None:
+                        intended_ns = max(intended_ns, stage.start_ns + offset_ns)  # a replay of times waits for these as well
         finally:
             left = len(turns) - done
             if failed:
