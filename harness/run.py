@@ -16,20 +16,17 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
-from itertools import islice
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final, Self
 
-import pyarrow as pa
-
 from harness import __version__
-from harness.artifacts.atomic import parquet_writer, write_bytes, write_json
+from harness.artifacts.atomic import write_bytes, write_json
 from harness.artifacts.events import EventLog
 from harness.artifacts.finalize import finalize
 from harness.artifacts.layout import RunDir
 from harness.artifacts.manifest import Manifest
-from harness.artifacts.tables import PLAN
+from harness.artifacts.planned import write_plan
 from harness.compare.thresholds import evaluate_thresholds
 from harness.console import Progress, View
 from harness.core.clock import now_ns, seconds, take_anchor, wall_now
@@ -41,7 +38,6 @@ from harness.hardware.gpus import nvidia_device_present, resolve_gpus
 from harness.hardware.host import describe_host
 from harness.models.facts import resolve as resolve_model
 from harness.plan.build import RunPlan, make_plan
-from harness.plan.rows import PlanTotals, plan_rows
 from harness.profile.schema import Profile
 from harness.reduce.summary import Summary
 from harness.report.terminal import reduce_and_report
@@ -58,9 +54,6 @@ MIN_FREE_BYTES: Final = 64 * 1024**2
 
 SETTLE_S: Final = 5.0
 """Longest wait, after the load, for the servers to report no running request, before the last scrape for reconciliation."""
-
-PLAN_ROWS_AT_ONCE: Final = 20_000
-"""Rows of plan.parquet that are held in memory."""
 
 START_DELAY_S: Final = 0.5
 """From the word to the first stage's start, so that every worker has it before it is due."""
@@ -227,11 +220,8 @@ class _Run:
 
     def _write_plan(self) -> None:
         """plan.parquet and what it adds up to, in one pass over the sessions."""
-        plan, totals = self._prepared.plan, PlanTotals()
-        with parquet_writer(self._run_dir.plan, PLAN) as writer:
-            rows = plan_rows(plan, totals)
-            while batch := list(islice(rows, PLAN_ROWS_AT_ONCE)):
-                writer.write_batch(pa.RecordBatch.from_pylist(batch, schema=PLAN))
+        plan = self._prepared.plan
+        totals = write_plan(self._run_dir.plan, plan)
         bounded = all(plan.is_bounded(stage.index) for stage in plan.stages)
         for note in totals.notes():
             self._view.note(note)

@@ -76,7 +76,7 @@ def arrivals_ns(schedule: Schedule, seed: int, stage_name: str) -> Iterator[int]
         return
     segments = _endless(schedule)
     at_s, passed = 0.0, 0.0  # the beginning of the segment, and the integral of the rate up to it
-    segment = next(segments)
+    segment = Segment(0.0, 0.0, 0.0)
     for mark in _marks(schedule, stream(seed, "arrivals", stage_name)):
         while True:
             area = (segment.from_per_s + segment.to_per_s) / 2 * segment.length_s

@@ -451,7 +451,7 @@ class ClaudeCodeWorkload(SessionsBase):
     """First message of a new session beyond the shared head."""
     resumed_share: Number = Field(default=0.35, ge=0, le=1)
     """Share of sessions that are resumed: their first request brings the context of an earlier one (first input p75 104k)."""
-    resumed_tok: Distribution = Lognormal(kind="lognormal", mu=11.6, sigma=0.5, min=1000, max=200000)
+    resumed_tok: Distribution = Lognormal(kind="lognormal", mu=11.6, sigma=0.5, min=1000, max=165000)
     """First message of a resumed session beyond the shared head."""
     append_tok: Distribution = Lognormal(kind="lognormal", mu=5.8, sigma=1.7, min=8, max=60000)
     """What a later request adds beside the answer before it: a tool result or the next message of the user."""
