@@ -33,7 +33,7 @@ class Traffic:
                 "server": {"kind": "attach", "urls": urls},
                 "traffic": {
                     "api": "messages",
-                    "workload": workload | traffic.pop("workload", {}),
+                    "workload": traffic.pop("replace_workload", None) or workload | traffic.pop("workload", {}),
                     "load": load,
                     "context_scale": 1,
                     **traffic,
