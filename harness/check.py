@@ -21,7 +21,7 @@ from harness.profile.schema import AttachServer, Profile, TorchServer, VllmServe
 from harness.run import Prepared, prepare
 from harness.server.base import RunContext, read_api_key
 from harness.server.orphans import RunRegistry
-from harness.server.wire import check_request
+from harness.server.wire import DIRECT, check_request
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,7 +264,9 @@ def _one_request(prepared: Prepared) -> Iterator[Finding]:
                 session = next(plan.sessions(0))
                 for endpoint in server.endpoints:
                     talk = Conversation(session, plan.settings, endpoint.model, Texts(plan.seed, plan.tok_per_word))
-                    reply = check_request(endpoint, Api(profile.traffic.api), talk.body(0), read_api_key(profile.server))
+                    network = DIRECT if endpoint.pid is not None else profile.traffic.network
+                    key = read_api_key(profile.server)
+                    reply = check_request(endpoint, Api(profile.traffic.api), talk.body(0), key, network=network)
                     counted = f"{human_number(reply.input_tok)} input tokens (planned {session.turns[0].target_input_tok})"
                     yield Finding(f"one real request to {endpoint.name}", True, f"answered; the server counts {counted}")
 

@@ -253,12 +253,16 @@ class _Run:
             calibration=None if self._certificate is None else self._run_dir.calibration.name,
             cores=cores,
         )
-        telemetry = stack.enter_context(TelemetryRecorder(self._run_dir, profile.telemetry, gpus=prepared.gpus, on_concern=self._concern))
+        network = profile.traffic.network
+        recorder = TelemetryRecorder(self._run_dir, profile.telemetry, gpus=prepared.gpus, on_concern=self._concern, network=network)
+        telemetry = stack.enter_context(recorder)
 
         self._phase("starting the server", f"{prepared.server.kind}, {profile.model.id}", event="server_start")
         with confined(None if cores is None or cores.shared else cores.rest):  # what is started within inherits it
             server = stack.enter_context(prepared.server.start(RunContext(run_id=run_id, run_dir=self._run_dir, registry=registry)))
         self._manifest.update(server=server.info, endpoints=server.endpoints)
+        for concern in network.concerns(server.endpoints):
+            self._concern(concern)
         ready = "" if server.info.ready_s is None else f"after {human_duration(server.info.ready_s)}, "
         self._phase("server ready", ready + ", ".join(endpoint.base_url for endpoint in server.endpoints), event="server_ready")
 

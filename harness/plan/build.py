@@ -288,7 +288,7 @@ def _starts(stages: Sequence[StagePlan]) -> Iterator[str]:
 
 def workload_sha256(profile: Profile) -> str:
     """Hash of the profile's traffic and SLOs; the seed and what only concerns the load generator are left out."""
-    traffic = profile.traffic.model_dump(mode="json", exclude={"workers", "calibrate", "canary"})
+    traffic = profile.traffic.model_dump(mode="json", exclude={"workers", "calibrate", "canary", "proxy", "tls"})
     traffic["output_length"] = profile.output_length.value
     traffic["cache_control"] = profile.cache_control
     if isinstance(profile.traffic.workload, ReplayWorkload):

@@ -48,6 +48,7 @@ from harness.profile.schema import (
     Telemetry,
     ThinkingWorkload,
     Timeouts,
+    Tls,
     TorchServer,
     Traffic,
     Uniform,
@@ -68,6 +69,7 @@ _SECTIONS: Final[tuple[tuple[str, str, type[Strict]], ...]] = (
     ("`server`, kind `auto`", "server", AutoServer),
     ("`traffic`", "traffic", Traffic),
     ("`traffic.timeouts`", "traffic.timeouts", Timeouts),
+    ("`traffic.tls`", "traffic.tls", Tls),
     ("`traffic.workload`, kind `chat`", "traffic.workload", ChatWorkload),
     ("`traffic.workload`, kind `claude-chat`", "traffic.workload", ClaudeChatWorkload),
     ("`traffic.workload`, kind `claude-code`", "traffic.workload", ClaudeCodeWorkload),
@@ -143,6 +145,7 @@ _IMPOSSIBLE: Final = """\
 - `server.extra_args` that repeat what a key sets (`--port`, `--max-model-len`, …).
 - `attach`: URLs with `/v1` or twice the same; another number of `metrics_urls` than `urls`; `gpu_count` together with local
   `gpus`.
+- `traffic.proxy` that is no plain `http://HOST:PORT`; `tls.ca_file` with `verify: false`.
 - Timeouts or SLOs of 0; intervals of telemetry below 10 ms; `telemetry.require` of what this server cannot have.
 - Distributions with `max` below `min`; lengths, turns or requests that are never at least 1.
 - Tables of quantiles whose shares do not rise from 0 to 1, or whose values fall.

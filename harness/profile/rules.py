@@ -221,6 +221,19 @@ def _attach(profile: "Profile") -> Iterator[Violation]:
         )  # fmt: skip
 
 
+def _network(profile: "Profile") -> Iterator[Violation]:
+    traffic = profile.traffic
+    if traffic.proxy.startswith("https://"):
+        yield Violation(("traffic", "proxy"), "names a proxy that speaks TLS itself", "name one as http://HOST:PORT")
+    elif "@" in traffic.proxy:
+        yield Violation(
+            ("traffic", "proxy"), "carries a user or password, and a profile is stored with every run",
+            "write `environment`, and name it in HTTP_PROXY and HTTPS_PROXY",
+        )  # fmt: skip
+    if not traffic.tls.verify and traffic.tls.ca_file is not None:
+        yield Violation(("traffic", "tls", "ca_file"), "names authorities, and `verify: false` asks none", "keep one of the two")
+
+
 def _stages(profile: "Profile") -> Iterator[Violation]:
     seen: dict[str, int] = {}
     for index, stage in enumerate(profile.traffic.load):
@@ -420,6 +433,7 @@ _RULES: Final[tuple[tuple[Callable[["Profile"], Iterator[Violation]], tuple[Path
     (_vllm_args, (("server", "kind"),)),
     (_boards, (("server",),)),
     (_attach, (("server",),)),
+    (_network, ()),
     (_stages, ()),
     (_schedules, ()),
     (_workload, (("traffic", "api"),)),

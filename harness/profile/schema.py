@@ -24,6 +24,7 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError
 
+from harness.core.network import Network
 from harness.core.records import Api, OutputLength, Purpose
 from harness.core.units import parse_bytes, parse_count, parse_duration_s
 from harness.profile import rules
@@ -776,6 +777,16 @@ class Timeouts(Strict):
     """The whole request."""
 
 
+class Tls(Strict):
+    """Which certificates of servers with https are trusted."""
+
+    ca_file: Text | None = None
+    """PEM file of the authorities to trust instead of the system's; a relative path is taken from the working directory. Default: the
+    system's, or those that SSL_CERT_FILE names."""
+    verify: Flag = True
+    """Check certificates and names. `false` is said in the report."""
+
+
 class Traffic(Strict):
     """What is sent, and when."""
 
@@ -814,8 +825,19 @@ class Traffic(Strict):
     """How new conversations choose a replica; a conversation stays on its replica."""
     timeouts: Timeouts = Timeouts()
     """Limits of one request."""
+    proxy: Literal["environment", "none"] | HttpUrlText = "environment"
+    """Way to attached servers: `environment` follows HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY, loopback addresses excepted; a
+    proxy's URL (http) holds for every address. Servers that the harness starts are reached directly."""
+    tls: Tls = Tls()
+    """Which certificates of servers with https are trusted."""
     drain_timeout_s: Seconds = 120.0
     """Longest wait for requests of the window to finish after it has closed."""
+
+    @property
+    def network(self) -> Network:
+        """The way to attached servers."""
+        ca_file = None if self.tls.ca_file is None else str(Path(self.tls.ca_file).absolute())
+        return Network(self.proxy, ca_file, self.tls.verify)
 
 
 # --- the rest ---------------------------------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -11,10 +11,12 @@ import httpx
 
 from harness.core.clock import now_ns
 from harness.core.errors import PreflightError, ServerError
+from harness.core.network import NONE, Network
 from harness.core.records import Endpoint, Gpu, ModelFacts, ServerInfo
 from harness.profile.schema import AttachServer, Profile
 from harness.server.base import NO_NEEDS, Needs, Problem, RunContext, raise_problems, read_api_key
 from harness.server.ready import Deadline, NotReadyError, not_ready, wait_ready
+from harness.server.wire import DIRECT, client_options
 
 _PROBE_TIMEOUT_S: Final = 5.0
 _CHECK_EVERY_NS: Final = 1_000_000_000
@@ -27,6 +29,7 @@ class AttachedServer:
 
     endpoints: tuple[Endpoint, ...]
     info: ServerInfo
+    network: Network = DIRECT
     _checked_ns: int = 0
 
     def pids(self) -> dict[str, int]:
@@ -39,7 +42,8 @@ class AttachedServer:
             return
         self._checked_ns = now_ns()
         for endpoint in self.endpoints:
-            if not _listens(endpoint.base_url):
+            # Behind a proxy a connection says nothing of the server.
+            if self.network.proxy_for(endpoint.base_url) is None and not _listens(endpoint.base_url):
                 raise ServerError(
                     f"the attached server {endpoint.name} at {endpoint.base_url} is gone: it refuses connections",
                     next_step="look at its own log: the harness did not start it and has none",
@@ -90,7 +94,9 @@ class AttachServerRunner:
             problems.append(Problem("api_key", error.what, error.next_step or "", error.cause))
         for url in self.server.urls:
             try:
-                httpx.get(f"{url}/health", timeout=_PROBE_TIMEOUT_S, trust_env=False)
+                httpx.get(f"{url}/health", timeout=_PROBE_TIMEOUT_S, **client_options(url, self.profile.traffic.network))
+            except PreflightError as error:
+                problems.append(Problem("network", error.what, error.next_step or "", error.cause))
             except httpx.HTTPError as error:
                 problems.append(
                     Problem(
@@ -106,6 +112,7 @@ class AttachServerRunner:
         """Check each server with one real request; see `ModelServer.start`."""
         raise_problems(self.preflight())
         api_key = read_api_key(self.server)
+        traffic = self.profile.traffic
         deadline = Deadline(self.server.ready_timeout_s)
         endpoints: list[Endpoint] = []
         versions: set[str] = set()
@@ -114,7 +121,7 @@ class AttachServerRunner:
             name = f"replica-{position}"
             wanted = Endpoint(name, url, self.profile.model.served_name or "")
             try:
-                served = wait_ready(wanted, self.profile.traffic.api, api_key, deadline, lambda: None, health_required=False)
+                served = wait_ready(wanted, traffic.api, api_key, deadline, lambda: None, health_required=False, network=traffic.network)
             except NotReadyError as error:
                 raise not_ready(f"{name} at {url}", error) from error
             # Which board serves which of several URLs is not known here, and is not guessed.
@@ -133,7 +140,7 @@ class AttachServerRunner:
             "gpu_count": self.server.gpu_count or len(self.gpus) or None,
         }
         info = ServerInfo("attach", version=", ".join(sorted(versions)) or None, settings=settings)
-        yield AttachedServer(tuple(endpoints), info)
+        yield AttachedServer(tuple(endpoints), info, traffic.network)
 
     def _metrics_url(self, position: int, url: str) -> str | None:
         """The profile's, else `<url>/metrics` where that answers with Prometheus text."""
@@ -141,7 +148,9 @@ class AttachServerRunner:
             return self.server.metrics_urls[position] if self.server.metrics_urls else None
         candidate = f"{url}/metrics"
         try:
-            answer = httpx.get(candidate, timeout=_PROBE_TIMEOUT_S, trust_env=False)
+            # Scraping goes straight: where that finds nothing, there are no metrics.
+            options = client_options(url, replace(self.profile.traffic.network, proxy=NONE))
+            answer = httpx.get(candidate, timeout=_PROBE_TIMEOUT_S, **options)
         except httpx.HTTPError:
             return None
         return candidate if answer.status_code == 200 and "# TYPE" in answer.text else None

@@ -13,8 +13,9 @@ import httpx
 
 from harness.core.clock import NS_PER_S, now_ns
 from harness.core.errors import ServerError
+from harness.core.network import Network
 from harness.core.records import Api, Endpoint
-from harness.server.wire import PATHS, Reply, auth_headers, error_text, one_token_body, request_once
+from harness.server.wire import DIRECT, PATHS, Reply, auth_headers, client_options, error_text, one_token_body, request_once
 
 _POLL_S: Final = 0.1
 _PROBE_TIMEOUT_S: Final = 10.0
@@ -66,6 +67,7 @@ def wait_ready(
     watch: Callable[[], None],
     *,
     health_required: bool = True,
+    network: Network = DIRECT,
 ) -> Served:
     """Wait for one replica.
 
@@ -76,16 +78,18 @@ def wait_ready(
         deadline: bounds everything.
         watch: called some ten times a second and raises when waiting has become pointless (the process died).
         health_required: the server has `/health`; for a foreign one, "no such route" is taken as well.
+        network: the way to it.
 
     Raises:
         NotReadyError: it answered in a way that will not get better, or the deadline passed.
         Exception: whatever `watch` raises.
     """
-    with httpx.Client(base_url=endpoint.base_url, headers=auth_headers(api, api_key), trust_env=False, timeout=_PROBE_TIMEOUT_S) as client:
+    options = client_options(endpoint.base_url, network)
+    with httpx.Client(base_url=endpoint.base_url, headers=auth_headers(api, api_key), timeout=_PROBE_TIMEOUT_S, **options) as client:
         _wait_health(client, deadline, watch, required=health_required)
         names, max_context_tok = _wait_models(client, endpoint, deadline, watch)
         model = endpoint.model or names[0]
-        _wait_token(endpoint, model, api, api_key, deadline, watch)
+        _wait_token(endpoint, model, api, api_key, deadline, watch, network)
         return Served(names, max_context_tok, _version(client))
 
 
@@ -180,12 +184,16 @@ def _listed(answer: httpx.Response) -> dict[str, int | None]:
     return found
 
 
-def _wait_token(endpoint: Endpoint, model: str, api: Api, api_key: str | None, deadline: Deadline, watch: Callable[[], None]) -> None:
+def _wait_token(
+    endpoint: Endpoint, model: str, api: Api, api_key: str | None, deadline: Deadline, watch: Callable[[], None], network: Network
+) -> None:
     """The first request may compile kernels for minutes, so it runs beside a watch on the process."""
     body = one_token_body(model, api)
     tries = 0
     while True:
-        reply = _watched(lambda: request_once(endpoint, api, body, api_key, timeout_s=max(0.1, deadline.left_s())), deadline, watch)
+        reply = _watched(
+            lambda: request_once(endpoint, api, body, api_key, timeout_s=max(0.1, deadline.left_s()), network=network), deadline, watch
+        )
         if reply is None or (deadline.left_s() == 0 and not reply.ok):
             last = "none" if reply is None else f"HTTP {reply.status}: {reply.error}" if reply.status else f"{reply.error}"
             raise _late(f"a request of one token to {PATHS[api]} was not answered", last, deadline)

@@ -1,7 +1,4 @@
-"""One real request at a time, outside Locust: for readiness and for `harness check`.
-
-Proxies of the environment are not used: what is measured is the server, and a proxy in between would be measured with it.
-"""
+"""One real request at a time, outside Locust: for readiness and for `harness check`."""
 
 import json
 from dataclasses import dataclass
@@ -10,11 +7,14 @@ from typing import Any, Final
 import httpx
 
 from harness.core.errors import PreflightError, ServerError
+from harness.core.network import NONE, Network
 from harness.core.records import Api, Endpoint
 
 ANTHROPIC_VERSION: Final = "2023-06-01"
 PATHS: Final = {api: api.path for api in Api}
 _ERROR_CHARS: Final = 2000
+DIRECT: Final = Network(proxy=NONE)
+"""The way to servers that the harness starts."""
 
 
 def auth_headers(api: Api, api_key: str | None) -> dict[str, str]:
@@ -27,6 +27,22 @@ def auth_headers(api: Api, api_key: str | None) -> dict[str, str]:
         if api is Api.MESSAGES:
             headers["x-api-key"] = api_key
     return headers
+
+
+def client_options(url: str, network: Network) -> dict[str, Any]:
+    """Arguments for httpx that take a request to `url` the way that traffic takes.
+
+    Raises:
+        PreflightError: a proxy or a file of certificates cannot be used.
+    """
+    options: dict[str, Any] = {"trust_env": False}  # httpx sends loopback requests to proxies too
+    if url.startswith("https:"):
+        options["verify"] = network.tls_context()
+    proxy = network.proxy_for(url)
+    if proxy is not None:
+        headers = {} if proxy.authorization is None else {"proxy-authorization": proxy.authorization}
+        options["proxy"] = httpx.Proxy(f"http://{proxy.url_host}:{proxy.port}", headers=headers)
+    return options
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +72,16 @@ class Reply:
         return self.status == 200 and self.error is None
 
 
-def request_once(endpoint: Endpoint, api: Api, body: bytes, api_key: str | None = None, *, timeout_s: float = 300.0) -> Reply:
+def request_once(
+    endpoint: Endpoint, api: Api, body: bytes, api_key: str | None = None, *, timeout_s: float = 300.0, network: Network = DIRECT
+) -> Reply:
     """Send one body, streaming or not, and read the whole answer.
 
     Never raises for what the server or the network does: that is in the reply.
     """
     url = endpoint.base_url + PATHS[api]
     try:
-        response = httpx.post(url, content=body, headers=auth_headers(api, api_key), timeout=timeout_s, trust_env=False)
+        response = httpx.post(url, content=body, headers=auth_headers(api, api_key), timeout=timeout_s, **client_options(url, network))
     except httpx.HTTPError as error:
         return Reply(None, error=f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
     if response.status_code != 200:
@@ -161,7 +179,9 @@ def one_token_body(model: str, api: Api = Api.MESSAGES) -> bytes:
     return json.dumps(body).encode()
 
 
-def check_request(endpoint: Endpoint, api: Api, body: bytes, api_key: str | None = None, *, timeout_s: float = 300.0) -> Reply:
+def check_request(
+    endpoint: Endpoint, api: Api, body: bytes, api_key: str | None = None, *, timeout_s: float = 300.0, network: Network = DIRECT
+) -> Reply:
     """Send one request of the workload, and where it carries tools see to it that the model is shown them.
 
     Args:
@@ -170,20 +190,21 @@ def check_request(endpoint: Endpoint, api: Api, body: bytes, api_key: str | None
         body: a whole request as traffic would send it.
         api_key: the key, if the server wants one.
         timeout_s: limit of each of the two requests.
+        network: the way to the server.
 
     Raises:
         ServerError: there was no answer.
         PreflightError: the server refused the request (the missing setting is named where it is known), or its chat template drops tools.
     """
-    reply = request_once(endpoint, api, body, api_key, timeout_s=timeout_s)
+    reply = request_once(endpoint, api, body, api_key, timeout_s=timeout_s, network=network)
     if not reply.ok:
         raise _refused(endpoint, api, body, reply)
     tools = _tools_in(body)
     if not tools:
         return reply
     with_tools, without = (
-        _prompt_tok(endpoint, api, body, api_key, True, timeout_s),
-        _prompt_tok(endpoint, api, body, api_key, False, timeout_s),
+        _prompt_tok(endpoint, api, body, api_key, True, timeout_s, network),
+        _prompt_tok(endpoint, api, body, api_key, False, timeout_s, network),
     )
     if with_tools is not None and with_tools == without:
         raise PreflightError(
@@ -203,13 +224,15 @@ def _tools_in(body: bytes) -> int:
     return len(value.get("tools") or ()) if isinstance(value, dict) else 0
 
 
-def _prompt_tok(endpoint: Endpoint, api: Api, body: bytes, api_key: str | None, tools: bool, timeout_s: float) -> int | None:
+def _prompt_tok(
+    endpoint: Endpoint, api: Api, body: bytes, api_key: str | None, tools: bool, timeout_s: float, network: Network
+) -> int | None:
     """Input tokens of the body with one token of output, with or without its tools."""
     length = {"max_output_tokens": _LEAST_RESPONSES_TOK} if api is Api.RESPONSES else {"max_tokens": 1}
     value = json.loads(body) | length | {"stream": False}
     dropped = {"stream_options", "min_tokens", "ignore_eos", "max_completion_tokens", "tool_choice"} | (set() if tools else {"tools"})
     shortened = json.dumps({key: item for key, item in value.items() if key not in dropped}).encode()
-    return request_once(endpoint, api, shortened, api_key, timeout_s=timeout_s).input_tok
+    return request_once(endpoint, api, shortened, api_key, timeout_s=timeout_s, network=network).input_tok
 
 
 def _refused(endpoint: Endpoint, api: Api, body: bytes, reply: Reply) -> ServerError | PreflightError:

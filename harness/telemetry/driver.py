@@ -16,6 +16,7 @@ from typing import Any, Final, Self
 from harness.artifacts.layout import RunDir
 from harness.core.clock import NS_PER_S, now_ns
 from harness.core.errors import TelemetryError
+from harness.core.network import Network
 from harness.core.records import Concern, Endpoint, Gpu, Severity
 from harness.profile.schema import Telemetry
 from harness.telemetry.recorder import RecorderConfig
@@ -36,11 +37,12 @@ class TelemetryRecorder:
         gpus: boards whose power is read.
         on_concern: called for what a reader of the run must know, from another thread.
         replay_power: play a recorded power table back in place of reading boards; its readings are marked as replayed.
+        network: certificates to trust when scraping.
     """
 
     def __init__(
         self, run: RunDir, settings: Telemetry, gpus: Sequence[Gpu] = (), *,
-        on_concern: Callable[[Concern], None] | None = None, replay_power: Path | None = None,
+        on_concern: Callable[[Concern], None] | None = None, replay_power: Path | None = None, network: Network | None = None,
     ) -> None:  # fmt: skip
         self.failed: Concern | None = None
         self.concerns: list[Concern] = []
@@ -55,6 +57,7 @@ class TelemetryRecorder:
             power_interval_s=settings.power_interval_s, energy_interval_s=settings.energy_interval_s,
             host_interval_s=settings.host_interval_s, supervisor_pid=os.getpid(), gpu_uuids=tuple(gpu.uuid for gpu in gpus),
             replay_power=None if replay_power is None else str(replay_power.resolve()),
+            ca_file=None if network is None else network.ca_file, verify_tls=network is None or network.verify,
         )  # fmt: skip
         self._on_concern = on_concern
         self._process: subprocess.Popen[bytes] | None = None

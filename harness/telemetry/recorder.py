@@ -35,6 +35,7 @@ from harness.artifacts.journal import JournalWriter
 from harness.artifacts.layout import RunDir
 from harness.core.clock import NS_PER_S, now_ns
 from harness.core.errors import ArtifactError
+from harness.core.network import Network
 from harness.telemetry.hosts import HostSampler
 from harness.telemetry.live import LiveReader
 from harness.telemetry.power import NvmlPowerSource, PowerProbe, PowerReading, PowerSource, ReplayPowerSource, What
@@ -56,6 +57,8 @@ class RecorderConfig:
         gpu_uuids: boards whose power is read; empty: none.
         replay_power: a recorded power table to play back in place of boards.
         supervisor_pid: its end is this process's end.
+        ca_file: authorities to trust when scraping over https; None: the system's.
+        verify_tls: check certificates.
     """
 
     run_dir: str
@@ -67,6 +70,8 @@ class RecorderConfig:
     supervisor_pid: int
     gpu_uuids: tuple[str, ...] = ()
     replay_power: str | None = None
+    ca_file: str | None = None
+    verify_tls: bool = True
 
 
 class _StopSignal(BaseException):
@@ -204,7 +209,8 @@ class Recorder:
             name = target["name"]
             if name in self._scrapers:
                 continue
-            client = MetricsClient(name, target["url"], self._config.scrape_timeout_s)
+            network = Network(ca_file=self._config.ca_file, verify=self._config.verify_tls)
+            client = MetricsClient(name, target["url"], self._config.scrape_timeout_s, network)
             with self._state:
                 self._readers[name] = LiveReader()
                 self._shown[name] = None

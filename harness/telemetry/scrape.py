@@ -11,6 +11,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from harness.core.clock import NS_PER_S, now_ns
+from harness.core.network import Network
 
 _MAX_BODY_BYTES: Final = 64 * 1024**2  # a real exposition is some 55 kB a replica; more than this is no exposition
 # The classic text format is asked for since every server has it; what comes back is told by its content type.
@@ -42,14 +43,20 @@ class MetricsClient:
         target: name in the records.
         url: http or https.
         timeout_s: limit of one scrape as a whole, from connecting to the last byte.
+        network: certificates to trust; a scrape passes no proxy.
     """
 
-    def __init__(self, target: str, url: str, timeout_s: float) -> None:
+    def __init__(self, target: str, url: str, timeout_s: float, network: Network | None = None) -> None:
         self.target = target
         self._timeout_s = timeout_s
         parts = urlsplit(url)
-        kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-        self._connection = kind(parts.hostname or "", parts.port, timeout=timeout_s)
+        if parts.scheme == "https":
+            tls = (network or Network()).tls_context()
+            self._connection: http.client.HTTPConnection = http.client.HTTPSConnection(
+                parts.hostname or "", parts.port, timeout=timeout_s, context=tls
+            )
+        else:
+            self._connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=timeout_s)
         self._path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
 
     def fetch(self, label: str | None = None) -> Scrape:

@@ -324,6 +324,7 @@ class LocustDriver:
             "worker": worker, "workers": self._workers, "profile": profile, "facts": asdict(self._facts),
             "endpoints": [asdict(endpoint) for endpoint in self._endpoints], "run_dir": str(self._run_dir.root.resolve()),
             "api_key": self._api_key, "canary": None if self._canary is None else asdict(self._canary),
+            "network": asdict(self._profile.traffic.network),
         }  # fmt: skip
 
     def _tell(self, command: Event, processes: Sequence[_Process]) -> None:

@@ -46,6 +46,10 @@ ATTACH = "server={kind: attach, urls: [http://h:1], %s}"
         (["server={kind: attach, urls: ['http://[::']}"], "server.urls.0", "http://HOST:PORT"),
         ([ATTACH % "metrics_urls: ['http://h:1/metrics', 'http://h:2/metrics']"], "server.metrics_urls", "one for each"),
         ([ATTACH % "gpus: all, gpu_count: 3"], "server.gpu_count", "keep one"),
+        # the way to it
+        (["traffic.proxy=https://p:3128"], "traffic.proxy", "http://HOST:PORT"),
+        (["traffic.proxy=http://u:pw@p:3128"], "traffic.proxy", "HTTP_PROXY"),
+        (["traffic.tls={ca_file: a.pem, verify: false}"], "traffic.tls.ca_file", "keep one"),
         # load
         (["traffic.load.0.window_s=null"], "traffic.load.0", "`window_s` or `sessions`"),
         (["traffic.load.0.window_s=0"], "traffic.load.0.window_s", "10m"),

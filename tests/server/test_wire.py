@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from harness.core.errors import HarnessError, PreflightError, ServerError
+from harness.core.network import Network
 from harness.core.records import Api, Endpoint, ModelFacts
 from harness.profile.schema import Profile
 from harness.server.attach import AttachServerRunner
@@ -74,6 +75,18 @@ def test_an_error_within_a_stream_is_read_in_every_api(api: Api) -> None:
         reply = request_once(Endpoint("replica-0", server.url, MODEL), api, one_token_body(MODEL, api))
     assert not reply.ok
     assert reply.error == "Overloaded"
+
+
+def test_a_request_takes_the_way_that_traffic_takes(foreign: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The proxy here answers itself: that it was asked for the whole URL is what counts."""
+    usage = {"prompt_tokens": 3, "completion_tokens": 1}
+    proxy = foreign({"http://models.example/v1/chat/completions": (200, {"choices": [{"finish_reason": "length"}], "usage": usage})})
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.setenv("http_proxy", proxy)
+    far = Endpoint("replica-0", "http://models.example", "m")
+    assert request_once(far, Api.CHAT, one_token_body("m"), network=Network()).input_tok == 3
+    assert request_once(far, Api.CHAT, one_token_body("m"), network=Network(proxy=proxy)).input_tok == 3
+    assert request_once(far, Api.CHAT, one_token_body("m")).status is None  # straight, and the name resolves nowhere
 
 
 def test_tools_that_are_shown_to_the_model_pass(endpoint: Callable[..., Endpoint]) -> None:

@@ -28,6 +28,7 @@ from locust.runners import MasterRunner
 from harness.artifacts.layout import RunDir
 from harness.core.clock import NS_PER_S
 from harness.core.errors import HarnessError
+from harness.core.network import Network
 from harness.core.records import Api, Endpoint, ModelFacts, Outcome
 from harness.plan.build import make_plan
 from harness.profile.schema import Profile
@@ -88,7 +89,7 @@ class Worker:
         self._plan = make_plan(profile, facts)
         endpoints = [_endpoint(one) for one in setup["endpoints"]]
         api = Api(self._plan.settings.api)
-        targets = [Target(endpoint, api, setup["api_key"], profile.traffic.timeouts) for endpoint in endpoints]
+        targets = [Target(endpoint, api, setup["api_key"], profile.traffic.timeouts, Network(**setup["network"])) for endpoint in endpoints]
         self._recorder = Recorder(RunDir(Path(setup["run_dir"])).requests_journal(self._index))
         self._dispatcher = Dispatcher(
             self._plan, targets, self._recorder, worker=self._index, workers=int(setup["workers"]), routing=profile.traffic.routing,

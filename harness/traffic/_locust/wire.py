@@ -18,6 +18,7 @@ from gevent.hub import Waiter, get_hub
 
 from harness import __version__
 from harness.core.errors import TrafficError
+from harness.core.network import NONE, Network, Proxy
 from harness.core.records import Api, Endpoint, Outcome
 from harness.profile.schema import Timeouts
 from harness.traffic._locust.answer import Ending
@@ -31,6 +32,10 @@ READ_SIZE: Final = 16 * 1024
 KEEP_IDLE_S: Final = 3.0
 """An idle connection is not used again after this: servers close theirs after 5 s (uvicorn's default), and a request that crosses that
 close would fail for no fault of the server."""
+
+DIRECT: Final = Network(proxy=NONE)
+_TUNNEL_HEAD_BYTES: Final = 64 * 1024
+"""Most that a proxy may say before a tunnel."""
 
 REQUEST_ID_HEADER: Final = "x-harness-request-id"
 """Lets a server's log, and the paced server's truth, be paired with the records."""
@@ -252,21 +257,27 @@ class Target:
         live: conversations that it has been given and that have not ended.
     """
 
-    def __init__(self, endpoint: Endpoint, api: Api, api_key: str | None, limits: Timeouts) -> None:
+    def __init__(self, endpoint: Endpoint, api: Api, api_key: str | None, limits: Timeouts, network: Network = DIRECT) -> None:
         parts = urlsplit(endpoint.base_url)
         self.name = endpoint.name
         self.model = endpoint.model
         self.live = 0
         self._limits = limits
         self._host = parts.hostname or "127.0.0.1"
-        self._tls = ssl.create_default_context() if parts.scheme == "https" else None  # SSL_CERT_FILE names a private authority
+        self._tls = network.tls_context() if parts.scheme == "https" else None
         port = parts.port or (443 if self._tls else 80)
+        proxy = network.proxy_for(endpoint.base_url, started=endpoint.pid is not None)
+        at, step = (self._host, "check the endpoint's URL") if proxy is None else (proxy.host, "check the proxy's URL")
         try:
-            self._addresses = socket.getaddrinfo(self._host, port, type=socket.SOCK_STREAM)
+            self._addresses = socket.getaddrinfo(at, port if proxy is None else proxy.port, type=socket.SOCK_STREAM)
         except OSError as error:
-            raise TrafficError(f"cannot resolve {self._host}: {error}", next_step="check the endpoint's URL") from error
+            raise TrafficError(f"cannot resolve {at}: {error}", next_step=step) from error
         path = parts.path.rstrip("/") + api.path
         host = f"[{self._host}]" if ":" in self._host else self._host
+        self._proxy = proxy
+        self._authority = f"{host}:{port}"
+        if proxy is not None and self._tls is None:
+            path = f"http://{self._authority}{path}"  # the form that tells a proxy where to
         lines = [
             f"POST {path} HTTP/1.1", f"host: {host}:{port}", f"user-agent: colossus-harness/{__version__}",
             "content-type: application/json", "accept: text/event-stream", "accept-encoding: identity",
@@ -277,6 +288,8 @@ class Target:
             lines.append(f"authorization: Bearer {api_key}")  # vLLM reads this one on every route
             if api is Api.MESSAGES:
                 lines.append(f"x-api-key: {api_key}")
+        if proxy is not None and self._tls is None:
+            lines += _authorized(proxy)
         self._head = "\r\n".join(lines).encode("latin-1") + f"\r\n{REQUEST_ID_HEADER}: ".encode()
         self._idle: list[_Connection] = []
 
@@ -342,6 +355,8 @@ class Target:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 if self._tls is None:
                     return sock
+                if self._proxy is not None:
+                    _tunnel(sock, self._proxy, self._authority)
                 return self._tls.wrap_socket(sock, server_hostname=self._host)
             except OSError as error:
                 failure = error
@@ -359,6 +374,29 @@ class Target:
             self._idle.append(connection)
         else:
             connection.close()
+
+
+def _authorized(proxy: Proxy) -> list[str]:
+    return [] if proxy.authorization is None else [f"proxy-authorization: {proxy.authorization}"]
+
+
+def _tunnel(sock: Any, proxy: Proxy, authority: str) -> None:  # noqa: ANN401 - gevent's socket
+    """Have a proxy connect through to an authority.
+
+    Raises:
+        OSError: it does not.
+    """
+    lines = [f"CONNECT {authority} HTTP/1.1", f"host: {authority}", *_authorized(proxy)]
+    sock.sendall(("\r\n".join(lines) + "\r\n\r\n").encode("latin-1"))
+    said = b""
+    while b"\r\n\r\n" not in said:
+        data = sock.recv(4096)
+        said += data
+        if not data or len(said) > _TUNNEL_HEAD_BYTES:
+            raise OSError(f"the proxy {proxy.name} closed the connection without an answer" if not data else f"{proxy.name} is no proxy")
+    status = said.split(b"\r\n", 1)[0].decode("latin-1")
+    if status.split(" ")[1:2] != ["200"]:
+        raise OSError(f"the proxy {proxy.name} answered {status[:100]!r}")
 
 
 class _TotalTimeoutError(Exception):

@@ -1,0 +1,166 @@
+"""The way to a server that is already up: through which proxy, and which certificates are trusted.
+
+Servers that the harness starts itself are always reached directly.
+"""
+
+import ssl
+from base64 import b64encode
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+from typing import Final
+from urllib.parse import unquote, urlsplit
+
+from harness.core.errors import PreflightError
+from harness.core.records import Concern, Endpoint, Severity
+
+ENVIRONMENT: Final = "environment"
+NONE: Final = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Proxy:
+    """An HTTP proxy.
+
+    Attributes:
+        host: its name or address.
+        port: its port.
+        authorization: value of `Proxy-Authorization`; None where it asks for none. A secret.
+    """
+
+    host: str
+    port: int
+    authorization: str | None = field(default=None, repr=False)
+
+    @property
+    def url_host(self) -> str:
+        """The host as URLs write it."""
+        return f"[{self.host}]" if ":" in self.host else self.host
+
+    @property
+    def name(self) -> str:
+        """Host and port, without the secret."""
+        return f"{self.url_host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """What a profile says of the way to its servers.
+
+    Attributes:
+        proxy: `environment` (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY; never for loopback addresses), `none`, or a proxy's URL, which
+            then holds for every address.
+        ca_file: PEM file of the authorities to trust instead of the system's; None: the system's, or those that SSL_CERT_FILE names.
+        verify: check certificates and names.
+    """
+
+    proxy: str = ENVIRONMENT
+    ca_file: str | None = None
+    verify: bool = True
+
+    def proxy_for(self, url: str, *, started: bool = False) -> Proxy | None:
+        """The proxy for a URL; None: straight.
+
+        Args:
+            url: of the server.
+            started: the harness started that server itself.
+
+        Raises:
+            PreflightError: the proxy's URL cannot be used.
+        """
+        if started or self.proxy == NONE:
+            return None
+        if self.proxy != ENVIRONMENT:
+            return _proxy(self.proxy, "traffic.proxy")
+        from urllib.request import getproxies_environment  # pulls in http and email, which few need
+
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+        known = getproxies_environment()
+        name = parts.scheme if parts.scheme in known else "all"
+        if name not in known or is_loopback(host) or _excepted(host, parts.port, known.get("no", "")):
+            return None
+        return _proxy(known[name], f"{name.upper()}_PROXY")
+
+    def tls_context(self) -> ssl.SSLContext:
+        """A client's context for these certificates.
+
+        Raises:
+            PreflightError: the file cannot be read or holds no certificate.
+        """
+        if self.ca_file is not None and not Path(self.ca_file).is_file():
+            raise PreflightError(f"traffic.tls.ca_file: there is no file {self.ca_file}", next_step="name a PEM file of certificates")
+        try:
+            context = ssl.create_default_context(cafile=self.ca_file)
+        except OSError as error:
+            raise PreflightError(
+                f"traffic.tls.ca_file: {self.ca_file} cannot be read as certificates: {error}", next_step="name a PEM file of certificates"
+            ) from error
+        if not self.verify:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        return context
+
+    def concerns(self, endpoints: Iterable[Endpoint]) -> list[Concern]:
+        """What a reader of the figures should know of the way to these servers."""
+        found = []
+        for endpoint in endpoints:
+            proxy = self.proxy_for(endpoint.base_url, started=endpoint.pid is not None)
+            if proxy is not None:
+                text = f"Requests to {endpoint.name} pass the proxy {proxy.name}: its time is in every figure."
+                found.append(Concern("through_proxy", Severity.NOTE, text))
+            if endpoint.base_url.startswith("https:") and not self.verify:
+                text = f"The certificate of {endpoint.name} was not checked (traffic.tls.verify): who answered is not certain."
+                found.append(Concern("tls_unverified", Severity.NOTE, text))
+        return found
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a name or an address is this machine's loopback."""
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _excepted(host: str, port: int | None, exceptions: str) -> bool:
+    """Whether NO_PROXY holds for a host: names with all names below them, `host:port`, addresses, networks such as 10.0.0.0/8, or `*`."""
+    for raw in exceptions.split(","):
+        one = raw.strip().lower()
+        if one == "*":
+            return True
+        name, _, only_port = one.rpartition(":") if one.count(":") == 1 else (one, "", "")
+        if only_port and only_port != str(port):
+            continue
+        name = name.strip("[]").removeprefix("*").lstrip(".")
+        if name and (host == name or host.endswith(f".{name}")):
+            return True
+        try:
+            if ip_address(host) in ip_network(name, strict=False):
+                return True
+        except ValueError:
+            continue
+    return False
+
+
+def _proxy(url: str, source: str) -> Proxy:
+    whole = url if "://" in url else f"http://{url}"
+    try:
+        parts = urlsplit(whole)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host, port, parts = None, None, urlsplit("")
+    if not host or parts.scheme != "http":
+        # The URL itself may hold a password.
+        raise PreflightError(
+            f"{source} names no HTTP proxy (scheme {parts.scheme or 'unknown'!r}, host {host or 'none'!r})",
+            next_step="name one as http://HOST:PORT, or write traffic.proxy: none",
+        )
+    authorization = None
+    if parts.username is not None:
+        secret = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+        authorization = f"Basic {b64encode(secret.encode()).decode()}"
+    return Proxy(host, port or 80, authorization)
