@@ -8,6 +8,8 @@ from harness.profile.thresholds import parse_threshold
 
 VLLM = "server={kind: vllm, %s}"
 SECOND = "traffic.load.1={kind: concurrency, concurrency: 1, sessions: 1%s}"
+LOAD = "traffic.load.0={%s, window_s: 1}"
+MIX = "traffic.workload={kind: mix, parts: [%s]}"
 ATTACH = "server={kind: attach, urls: [http://h:1], %s}"
 
 
@@ -55,6 +57,25 @@ ATTACH = "server={kind: attach, urls: [http://h:1], %s}"
         (["traffic.load.0.window_s=0"], "traffic.load.0.window_s", "10m"),
         (["traffic.load.0.name=a", SECOND % ", name: a"], "traffic.load.1.name", "its own"),
         (["traffic.load.0.name=1-concurrency", SECOND % ""], "traffic.load.1.name", "its own"),
+        ([LOAD % "kind: arrival_rate, rate_per_s: 1, cv: 2"], "traffic.load.0.cv", "process: gamma"),
+        ([LOAD % "kind: arrival_rate, rate_per_s: 1, process: weibull"], "traffic.load.0.process", "weibull_shape"),
+        ([LOAD % "kind: ramp, from_per_s: 0, to_per_s: 0, ramp_s: 1"], "traffic.load.0.to_per_s", "above 0"),
+        ([LOAD % "kind: ramp, from_per_s: 0, to_per_s: 1, ramp_s: 0"], "traffic.load.0.ramp_s", "kind: step"),
+        ([LOAD % "kind: step, steps: [{rate_per_s: 0, for_s: 1}]"], "traffic.load.0.steps", "above 0"),
+        ([LOAD % "kind: step, steps: [{rate_per_s: 1, for_s: 0}]"], "traffic.load.0.steps.0.for_s", "above 0"),
+        ([LOAD % "kind: diurnal, rate_per_s: 1, curve: [{hour: 1, factor: 0}]"], "traffic.load.0.curve", "above 0"),
+        ([LOAD % "kind: diurnal, rate_per_s: 1, curve: [{hour: 1, factor: 1}, {hour: 1, factor: 2}]"], "traffic.load.0.curve", "one"),
+        ([LOAD % "kind: concurrency, concurrency: 1, over: requests, start: steady"], "traffic.load.0.start", "over: sessions"),
+        ([LOAD % "kind: replay"], "traffic.load.0", "kind: replay"),
+        # workloads
+        (["traffic.api=chat", "traffic.cache_control=true"], "traffic.cache_control", "api: messages"),
+        (["traffic.workload={kind: batch}", "slos.ttft_s=1"], "slos", "drop it"),
+        ([MIX % "{weight: 1, workload: {kind: batch}}, {weight: 1, workload: {kind: batch}}"], "traffic.workload.parts.1", "`name`"),
+        ([MIX % "{weight: 1, workload: {kind: batch, user_tok: {kind: uniform, min: 3, max: 2}}}"],
+         "traffic.workload.parts.0.workload.user_tok.max", "in order"),
+        (["traffic.workload.user_tok={kind: quantiles, at: [0, 0.5], values: [1, 2]}"], "traffic.workload.user_tok.at", "[0, 0.5, 1]"),
+        (["traffic.workload.user_tok={kind: quantiles, at: [0, 1], values: [2, 1]}"], "traffic.workload.user_tok.values", "in order"),
+        (["traffic.workload.user_tok={kind: quantiles, at: [0, 1], values: [1, 2, 3]}"], "traffic.workload.user_tok.values", "each share"),
         # times at which everything fails
         (["traffic.timeouts.idle_s=0"], "traffic.timeouts.idle_s", "above 0"),
         (["slos.ttft_s=0"], "slos.ttft_s", "above 0"),
