@@ -260,7 +260,8 @@ def _refuse_full_head(one: WorkClass, scale: float) -> None:
         raise ProfileError(
             f"the shared head of {one.head.tok} tokens leaves no room in a context of {one.limit_tok} tokens ({one.label})",
             cause=f"model.max_context_tok or the model's own context is too short for the workload at context_scale {scale:.3g}",
-            next_step="use context_scale: auto, a model with a longer context, or a shorter system_tok and tools_tok",
+            next_step="use context_scale: auto, a model with a longer context, or a shorter system_tok and tools_tok"
+            + (" of workload.subagents, or share: 0 there" if one.subagent else ""),
         )
 
 
