@@ -57,8 +57,10 @@ def one_run(args: argparse.Namespace, requests: int) -> dict[str, Any]:
     """One run of so many requests."""
     load: dict[str, Any] = {"sessions": requests, "max_in_flight": 100_000}
     load |= {"kind": "arrival_rate", "rate_per_s": args.rate} if args.rate else {"kind": "concurrency", "concurrency": args.streams}
-    lengths = {"tools_tok": args.head_tok, "system_tok": 100, "first_tok": 20, "output_tok": args.tokens}
-    workload = {"kind": "claude-code", "requests": 1, "resumed_share": 0, "subagents": {"share": 0}, **lengths}
+    workload = {
+        "kind": "chat", "system_tok": args.head_tok, "user_tok": 20, "output_tok": args.tokens, "turns": 1, "think_s": 0,
+        "context_limit_tok": args.head_tok + 10_000,
+    }  # fmt: skip
     profile = Profile.model_validate({
         "purpose": "smoke", "model": {"id": MODEL}, "server": {"kind": "attach", "urls": ["http://127.0.0.1:1"]},
         "traffic": {"api": args.api, "workload": workload, "load": [load], "context_scale": 1},

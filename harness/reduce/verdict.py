@@ -21,6 +21,8 @@ LAG_SHARE_OF_SLO: Final = 0.05
 """Schedule lag (p99) must stay within this share of the TTFT SLO: the resolution at which the SLO is judged."""
 LAG_LIMIT_S: Final = 0.05
 """Limit of schedule lag (p99) without a TTFT SLO."""
+LAG_INVALID_S: Final = 1.0
+"""Schedule lag (p99) above the TTFT SLO, or without one above this, makes a measurement invalid: the load was not the planned one."""
 ERROR_BUDGET: Final = 0.01
 """Share of failed requests above which a run is degraded."""
 ERROR_LIMIT: Final = 0.10
@@ -229,7 +231,10 @@ def _client(
     worst = lag.p99 if lag.p99 is not None else lag.max
     if worst is not None and worst > limit:
         text = f"Requests were sent up to {worst * 1e3:.0f} ms late (p99 of schedule lag)."
-        out.append(Concern("late_sends", severity, text, worst, limit))
+        hopeless = not smoke and worst > (slo or LAG_INVALID_S)
+        if hopeless:
+            text += " The load generator did not keep its schedule: this is its own limit, not the server's."
+        out.append(Concern("late_sends", Severity.INVALID if hopeless else severity, text, worst, limit))
     return out
 
 

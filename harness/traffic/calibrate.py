@@ -279,7 +279,7 @@ def _stage_load(plan: RunPlan, stage: StagePlan, gap_ms: float) -> Load:
         outputs += [turn.target_output_tok for turn in session.turns]
         bodies.append(len(Conversation(session, plan.settings, MODEL, texts).body(len(session.turns) // 2)))
     output_tok = max(1, round(sum(outputs) / len(outputs)))
-    turns = len(outputs) / len(sessions)
+    turns = 1.0 if stage.single else len(outputs) / len(sessions)
     body_bytes = round(sum(bodies) / len(bodies))
     if stage.concurrency is not None:
         return Load(plan.settings.api, "closed", stage.concurrency, None, gap_ms, output_tok, body_bytes)
@@ -336,7 +336,7 @@ def cached(load: Load, *, workers: int | None = None, quick: bool = False) -> di
 
 def store(certificate: Certificate, *, workers: int | None = None) -> dict[str, Any]:
     """Keep a certificate in the cache and return it as calibration.json. A cache that cannot be written is no reason to fail."""
-    value: dict[str, Any] = json.loads(json.dumps({**certificate.to_dict(), "made_unix_s": round(wall_now().timestamp())}))
+    value: dict[str, Any] = json.loads(json.dumps({**certificate.to_dict(), "made_unix_s": int(wall_now().timestamp())}))
     path = cache_path(certificate.load, workers)
     with suppress(OSError, ArtifactError):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -380,7 +380,7 @@ def make_certificate(
         before_ns = now_ns()
         beyond = ", ".join(f"x{factor:g}" for factor in factors[1:])
         note(f"{count} worker{'s' if count > 1 else ''}: {_words(load)}{f', then {beyond}' if beyond else ''}")
-        tried = _measure(load, count, factors, quick=quick, bound_s=bound_s)
+        tried = measure(load, count, factors, quick=quick, bound_s=bound_s)
         levels += tried
         took_s = seconds(now_ns() - before_ns)
         if tried[0].within:
@@ -474,7 +474,7 @@ def _cpu_s(process: psutil.Process) -> float:
     return float(times.user + times.system)
 
 
-def _measure(load: Load, workers: int, factors: Sequence[float], *, quick: bool, bound_s: float) -> list[Level]:
+def measure(load: Load, workers: int, factors: Sequence[float], *, quick: bool = False, bound_s: float = BOUND_S) -> list[Level]:
     """All levels with one number of workers: stages of one run of the load generator."""
     profile = _profile(load, factors, quick=quick)
     facts = ModelFacts(MODEL, tok_per_word=DEFAULT_TOK_PER_WORD)

@@ -13,7 +13,6 @@ from harness.artifacts.layout import RunDir
 from harness.reduce import reduce_run
 from harness.report.write import write_report
 
-T0 = 5_000_000 * 10**9
 MS = 1_000_000
 
 CERTIFICATE = {
@@ -168,3 +167,16 @@ def test_the_report_states_the_error_beside_the_latency(run: Callable[..., Path]
     assert "certifies 2 worker" in text[generator:]
     assert "5,000 events/s within 5 ms" in text[generator:]
     assert "Load generator" in RunDir(root).report_html.read_text()
+
+
+@pytest.mark.parametrize(("late_s", "severity"), [(0.2, "degraded"), (1.5, "invalid")])
+def test_a_schedule_that_was_not_kept_is_the_load_generators_fault_and_no_result(
+    steady: Callable[..., Any], tmp_path: Path, late_s: float, severity: str
+) -> None:
+    builder = steady()  # TTFT SLO 1 s
+    builder.purpose = "measure"
+    for row in builder.requests:
+        for key in ("sent_ns", "first_byte_ns", "first_token_ns", "last_token_ns", "done_ns"):
+            row[key] += round(late_s * 1e9)
+    summary = reduce_run(builder.write(tmp_path / "run"))
+    assert [c.severity.value for c in summary.verdict.concerns if c.code == "late_sends"] == [severity]
