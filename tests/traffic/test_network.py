@@ -94,6 +94,8 @@ class Proxy:
                 server.sendall("\r\n".join(changed).encode() + b"\r\n\r\n" + rest)
             up = threading.Thread(target=relay, args=(client, server), daemon=True)
             up.start()
+            if not line.startswith("CONNECT "):  # it closes after one answer, and says so
+                client.sendall(server.recv(65536).replace(b"\r\n", b"\r\nconnection: close\r\n", 1))
             relay(server, client)
             client.shutdown(socket.SHUT_RDWR)
             up.join(5)
