@@ -21,6 +21,7 @@ from harness.artifacts.layout import SCHEMA_VERSION, RunDir
 from harness.artifacts.truth import read_truth
 from harness.core.errors import ArtifactError
 from harness.core.records import CANARY, Concern, Outcome, RunState, Severity
+from harness.plan.types import PRIME_SUFFIX
 from harness.reduce.stats import Floats
 
 _UP: Final = "up"  # as in harness.artifacts.expositions, whose import would load the parser
@@ -73,6 +74,11 @@ class Requests:
 
     def __len__(self) -> int:
         return len(self.intended)
+
+    @property
+    def priming(self) -> Bools:
+        """Sent before the load to warm the cache of a conversation that starts in its middle: work of the server, no part of the load."""
+        return np.asarray(pc.ends_with(self.table["class"].cast(pa.string()), PRIME_SUFFIX), dtype=bool)
 
     @property
     def ok(self) -> Bools:

@@ -83,7 +83,9 @@ def gpu_uuids(run: Run) -> list[str]:
 
 
 def count(requests: Requests, mine: Bools, planned: int | None, in_window: Bools | None, turns_not_happened: int | None) -> RequestCounts:
-    """How the requests of `mine` ended."""
+    """How the requests of `mine` ended; those that only primed a cache are counted apart."""
+    primed = int(np.sum(mine & requests.priming & requests.ok))
+    mine = mine & ~requests.priming
     names, numbers = np.unique(requests.outcome[mine].astype(str), return_counts=True)
     return RequestCounts(
         planned=planned,
@@ -95,6 +97,7 @@ def count(requests: Requests, mine: Bools, planned: int | None, in_window: Bools
         by_outcome={str(name): int(n) for name, n in zip(names, numbers, strict=True)},
         in_window=int(np.sum(in_window)) if in_window is not None else None,
         turns_not_happened=turns_not_happened,
+        primed=primed,
     )
 
 

@@ -106,6 +106,7 @@ class RequestCounts:
         planned: None for a closed loop that is bounded by time.
         in_window: intended in the window: the ones that latency, SLOs and goodput are about.
         turns_not_happened: turns behind a failed or dropped one of their conversation; None where the run did not tell.
+        primed: answered requests that warmed the caches of conversations that start in their middle; in none of the other counts.
     """
 
     planned: int | None
@@ -117,6 +118,7 @@ class RequestCounts:
     by_outcome: Mapping[str, int]
     in_window: int | None
     turns_not_happened: int | None = None
+    primed: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """As in summary.json."""
@@ -130,6 +132,7 @@ class RequestCounts:
             "by_outcome": dict(self.by_outcome),
             "in_window": self.in_window,
             "turns_not_happened": self.turns_not_happened,
+            "primed": self.primed,
         }
 
 
