@@ -69,8 +69,12 @@ def _day(stage: DiurnalStage) -> tuple[Segment, ...]:
     )
 
 
+LAST_START_S: Final = 1e9
+"""A start more than 30 years ahead never comes; times stay well within 64 bits of nanoseconds."""
+
+
 def arrivals_ns(schedule: Schedule, seed: int, stage_name: str) -> Iterator[int]:
-    """Starts in nanoseconds from the stage's start, in order; ends only where the rate stays 0."""
+    """Starts in nanoseconds from the stage's start, in order; ends only where the rate stays 0, or so low that it might as well."""
     if schedule.process == "all_at_once":
         yield from itertools.repeat(0)
         return
@@ -87,7 +91,10 @@ def arrivals_ns(schedule: Schedule, seed: int, stage_name: str) -> Iterator[int]
                 segment = next(segments)
             except StopIteration:
                 return
-        yield round((at_s + _inverse(segment, mark - passed)) * NS_PER_S)
+        start_s = at_s + _inverse(segment, mark - passed)
+        if start_s > LAST_START_S:
+            return
+        yield round(start_s * NS_PER_S)
 
 
 def _inverse(segment: Segment, area: float) -> float:
