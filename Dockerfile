@@ -3,13 +3,13 @@
 #   docker build -t colossus-harness .
 #   docker run --rm --gpus all --ipc=host --ulimit nofile=65536:65536 \
 #     -v "$HOME/.cache/huggingface:/root/.cache/huggingface" -v "$HOME/.cache/vllm:/root/.cache/vllm" \
-#     -v "$PWD/results:/work/results" -e HF_TOKEN colossus-harness run loadprofiles/gpu-chat.yaml
+#     -v "$PWD/results:/srv/results" -e HF_TOKEN colossus-harness run loadprofiles/gpu-chat.yaml
 #
 # --ipc=host: tensor-parallel workers share memory. The cache volumes keep weights and compiled kernels between runs: a cold start can
 # take 30 minutes. Changing the base: put the new tag and digest here, and nothing else.
 FROM vllm/vllm-openai:v0.30.0@sha256:8a69ffad015f138d7170c4ddc429e230a3bc1c1719f67e14324749df200a4b90
 
-WORKDIR /work
+WORKDIR /srv
 
 # Dependencies first: this layer changes only with the two files that name them.
 COPY pyproject.toml constraints.txt README.md LICENSE /opt/src/
@@ -20,7 +20,7 @@ RUN python3 -m venv /opt/harness \
 COPY harness /opt/src/harness
 RUN PIP_CONSTRAINT=/opt/src/constraints.txt /opt/harness/bin/python -m pip install --no-cache-dir --no-deps --force-reinstall /opt/src
 
-COPY loadprofiles /work/loadprofiles
+COPY loadprofiles /srv/loadprofiles
 
 # Which Python has vLLM, for profiles that do not say; the commit, for the manifest (there is no .git here).
 ARG HARNESS_COMMIT=unknown

@@ -1,5 +1,6 @@
 """Calibration: pairing against a known truth, a certificate from a real run of the load generator, its cache, and the canaries."""
 
+import itertools
 import json
 import os
 import random
@@ -152,13 +153,12 @@ class TestCertificate:
         assert last.events_per_s > first.events_per_s
 
     def test_it_certifies_the_highest_level_within_bounds(self, certificate: Certificate) -> None:
-        if any(level.why_not for level in certificate.levels):
-            pytest.skip(f"this machine is too busy: {[level.why_not for level in certificate.levels]}")
-        assert certificate.sufficient
-        assert certificate.certified_events_per_s == {"1": certificate.levels[-1].events_per_s}
-        assert certificate.highest == certificate.levels[-1]
+        """Whether this machine was quiet enough just now or not, the certificate follows from its levels."""
+        within = list(itertools.takewhile(lambda level: level.within, certificate.levels))
+        assert certificate.sufficient == bool(within)
+        assert certificate.certified_events_per_s == {"1": within[-1].events_per_s if within else None}
         assert certificate.at_load == certificate.levels[0]
-        assert "certified up to" in certificate.sentence()
+        assert ("certified up to" in certificate.sentence()) == bool(within)
 
     def test_a_level_beyond_one_that_failed_certifies_nothing(self, certificate: Certificate) -> None:
         bad = replace(certificate.levels[0], within=False, why_not="p99 of ttft error is 7.0 ms")
