@@ -215,7 +215,7 @@ def _panel(progress: Progress) -> "Panel":
     def cell(label: str, value: str, style: str = "bold") -> str:
         return f"[dim]{label}[/dim] [{style}]{value}[/{style}]"
 
-    failed = (progress.failed or 0) + (progress.dropped or 0)
+    failed = None if progress.failed is None or progress.dropped is None else progress.failed + progress.dropped
     unknown = human_number(None)
     grid.add_row(
         cell("in flight", human_number(progress.in_flight)),
@@ -227,7 +227,7 @@ def _panel(progress: Progress) -> "Panel":
         cell("TTFT p50", unknown if progress.ttft_p50_s is None else human_duration(progress.ttft_p50_s)),
         cell("TTFT p99", unknown if progress.ttft_p99_s is None else human_duration(progress.ttft_p99_s)),
         cell("ok", human_number(progress.ok)),
-        cell("failed or dropped", str(failed), "bold red" if failed else "bold green"),
+        cell("failed or dropped", human_number(failed), "bold red" if failed else "bold"),
     )
     grid.add_row(cell("power", unknown if progress.power_w is None else f"{human_number(progress.power_w)} W"), "", "", "")
     outer = Table.grid(expand=True)

@@ -10,7 +10,7 @@ from harness.artifacts.manifest import read_manifest
 from harness.core.errors import ArtifactError
 from harness.core.records import Severity
 from harness.core.units import human_duration, human_number
-from harness.reduce import reduce_run, write_summary
+from harness.reduce.reduction import reduce_fully, write_summary
 from harness.reduce.summary import Summary
 from harness.report.headline import headline_rows, purpose_sentence
 from harness.report.write import write_report
@@ -44,11 +44,11 @@ def reduce_and_report(path: Path, *, report: bool) -> Summary:
     Raises:
         ArtifactError: no run directory, or it cannot be written.
     """
-    summary = reduce_run(path)
-    write_summary(path, summary)
+    reduction = reduce_fully(path)
+    write_summary(path, reduction.summary)
     if report:
-        write_report(path)
-    return summary
+        write_report(path, reduction)
+    return reduction.summary
 
 
 def result(path: Path, summary: Summary) -> Result:

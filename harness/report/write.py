@@ -11,7 +11,7 @@ from markupsafe import Markup
 from harness.artifacts.atomic import write_bytes
 from harness.artifacts.layout import RunDir
 from harness.core.errors import ArtifactError
-from harness.reduce.reduction import reduce_fully
+from harness.reduce.reduction import Reduction, reduce_fully
 from harness.report.charts import NARROW, WIDE, css_variables, draw, inline, themed
 from harness.report.view import View, view
 
@@ -21,11 +21,12 @@ CHARTS_DIR: Final = "report-charts"
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#|~])")
 
 
-def write_report(run_path: Path) -> tuple[Path, Path]:
+def write_report(run_path: Path, reduction: Reduction | None = None) -> tuple[Path, Path]:
     """Write report.html (one file, no network, no script needed) and report.md (with its charts in a folder beside it).
 
     Args:
         run_path: a run directory. Nothing but it is read, so that any old run can be reported again.
+        reduction: of that directory, where the caller has just made it.
 
     Returns:
         Paths of report.html and report.md.
@@ -34,7 +35,7 @@ def write_report(run_path: Path) -> tuple[Path, Path]:
         ArtifactError: not a run directory, or it cannot be written.
     """
     run_dir = RunDir(run_path)
-    shown = view(reduce_fully(run_path))
+    shown = view(reduction or reduce_fully(run_path))
     drawings = {key: {"wide": draw(chart.chart, WIDE), "narrow": draw(chart.chart, NARROW)} for key, chart in shown.charts.items()}
     write_bytes(run_dir.report_html, html(shown, drawings).encode())
     folder = run_path / CHARTS_DIR

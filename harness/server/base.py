@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, Literal, Protocol
 
 from harness.artifacts.layout import RunDir
 from harness.core.errors import PreflightError
@@ -114,6 +114,13 @@ class ModelServer(Protocol):
             ServerError: it did not start, or did not get ready in time.
         """
         ...
+
+
+def resolve_device(wanted: Literal["auto", "cuda", "cpu"], *, nvidia_present: bool) -> str:
+    """`cuda` or `cpu`: `auto` is cuda where an NVIDIA device is present, whether or not it can be used (preflight tells if it cannot)."""
+    if wanted == "auto":
+        return "cuda" if nvidia_present else "cpu"
+    return wanted
 
 
 def raise_problems(problems: Sequence[Problem]) -> None:

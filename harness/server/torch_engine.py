@@ -9,7 +9,7 @@ from typing import Final
 from harness.core.errors import PreflightError
 from harness.core.records import Gpu, ModelFacts
 from harness.profile.schema import Profile, TorchServer
-from harness.server.base import NO_NEEDS, Needs, Problem, RunContext, RunningServer, raise_problems
+from harness.server.base import NO_NEEDS, Needs, Problem, RunContext, RunningServer, raise_problems, resolve_device
 from harness.server.environment import find_python, inspect
 from harness.server.managed import ReplicaPlan, ServicePlan, serve
 from harness.server.vllm import cuda_problems, model_problems, port_problems, ports_of, problem_of, visible
@@ -42,9 +42,7 @@ class TorchServerRunner:
     @property
     def device(self) -> str:
         """`cuda` or `cpu`: `auto` resolved."""
-        if self.server.device == "auto":
-            return "cuda" if self.nvidia_present else "cpu"
-        return self.server.device
+        return resolve_device(self.server.device, nvidia_present=self.nvidia_present)
 
     @property
     def replicas(self) -> int:

@@ -18,7 +18,7 @@ from typing import Any, Final
 from harness.core.errors import HarnessError, PreflightError
 from harness.core.records import Gpu, ModelFacts
 from harness.profile.schema import Profile, TorchServer, VllmServer
-from harness.server.base import NO_NEEDS, Needs, Problem, RunContext, RunningServer, raise_problems, read_api_key
+from harness.server.base import NO_NEEDS, Needs, Problem, RunContext, RunningServer, raise_problems, read_api_key, resolve_device
 from harness.server.environment import VLLM_PYTHON_VARIABLE, Environment, cuda, find_python, inspect, vllm_options
 from harness.server.managed import ReplicaPlan, ServicePlan, serve
 from harness.server.process import check_port_free, free_ports
@@ -89,9 +89,7 @@ class VllmServerRunner:
     @property
     def device(self) -> str:
         """`cuda` or `cpu`: `auto` resolved."""
-        if self.server.device == "auto":
-            return "cuda" if self.nvidia_present else "cpu"
-        return self.server.device
+        return resolve_device(self.server.device, nvidia_present=self.nvidia_present)
 
     @property
     def gpus_per_replica(self) -> int:
