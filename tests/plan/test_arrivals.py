@@ -126,3 +126,9 @@ def test_workers_together_start_what_one_starts(make, load, workers):
     shared = [session for worker in range(workers) for session in plan.sessions(0, worker=worker, workers=workers)]
     assert sorted(shared, key=lambda session: session.number) == alone
     assert len({session.session_id for session in shared}) == 40
+
+
+def test_a_rate_next_to_nothing_ends_the_schedule():
+    """Found by the property above: the next start of such a ramp lies beyond any number of nanoseconds."""
+    ramp = Schedule("poisson", None, (Segment(1.0, 0.0, 1.1125369292536007e-308),), False)
+    assert list(arrivals_ns(ramp, 1, "s")) == []
