@@ -27,10 +27,11 @@ class Finalized:
     samples: int | None
     power: int | None
     host: int | None
+    boards: int | None = None
 
 
 def finalize(run: RunDir, *, remove_journals: bool = False) -> Finalized:
-    """Make requests.parquet, scrapes/samples.parquet, power.parquet and host.parquet from their journals.
+    """Make requests.parquet, scrapes/samples.parquet, power.parquet, boards.parquet and host.parquet from their journals.
 
     May be called any number of times: a file that is up to date with its journals stays, each one is replaced as a whole, torn tails are
     dropped, and where a journal is missing the file (if there is one) is left as it is.
@@ -47,6 +48,7 @@ def finalize(run: RunDir, *, remove_journals: bool = False) -> Finalized:
     jobs["requests"] = (workers, run.requests, lambda stamp: _convert(workers, run.requests, tables.REQUESTS, stamp))
     jobs["samples"] = ([run.scrapes_journal], run.samples, lambda stamp: expositions.write_samples(run, stamp=stamp))
     jobs["power"] = ([run.power_journal], run.power, lambda stamp: _convert([run.power_journal], run.power, tables.POWER, stamp))
+    jobs["boards"] = ([run.boards_journal], run.boards, lambda stamp: _convert([run.boards_journal], run.boards, tables.BOARDS, stamp))
     jobs["host"] = ([run.host_journal], run.host, lambda stamp: _convert([run.host_journal], run.host, tables.HOST, stamp))
     rows = {name: _bring_up_to_date(*job) for name, job in jobs.items()}
     if remove_journals:

@@ -67,6 +67,16 @@ class RunDir:
         return self.root / "power.parquet"
 
     @property
+    def boards_journal(self) -> Path:
+        """Journal of the boards' state: clocks, temperature, limits, errors."""
+        return self.root / "boards.arrows"
+
+    @property
+    def boards(self) -> Path:
+        """boards.parquet"""
+        return self.root / "boards.parquet"
+
+    @property
     def host_journal(self) -> Path:
         """Journal of host readings."""
         return self.root / "host.arrows"

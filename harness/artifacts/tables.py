@@ -92,10 +92,30 @@ POWER = pa.schema(
         pa.field("device_id", pa.string(), nullable=False),  # GPU UUID for gpu_board
         pa.field("power_w", pa.float64()),
         pa.field("energy_j", pa.float64()),  # cumulative counter
-        pa.field("source", pa.string(), nullable=False),  # nvml-instant | nvml-average | nvml-counter | …
+        # nvml-instant, nvml-average, nvml-usage, nvml-counter, dcgm, rapl, ipmi, redfish, promql, csv, modelled, replay:<original>
+        pa.field("source", pa.string(), nullable=False),
     ]
 )
-"""One row a reading."""
+"""One row a reading. All sources write here side by side; `modelled` is never summed or compared with a measured one."""
+
+BOARDS = pa.schema(
+    [
+        pa.field("t_ns", pa.int64(), nullable=False),  # just before the first of the calls
+        pa.field("device_id", pa.string(), nullable=False),  # GPU UUID
+        pa.field("sm_clock_mhz", pa.int64()),
+        pa.field("mem_clock_mhz", pa.int64()),
+        pa.field("temperature_c", pa.float64()),
+        pa.field("memory_temperature_c", pa.float64()),
+        pa.field("power_limit_w", pa.float64()),  # in force: the lowest of all limits
+        pa.field("utilization_ratio", pa.float64()),  # 0 to 1: share of the last sample period with a kernel running
+        pa.field("memory_used_bytes", pa.int64()),
+        pa.field("throttle_reasons", pa.int64()),  # NVML's bit mask of clock event reasons, as it came
+        pa.field("ecc_uncorrected", pa.int64()),  # volatile: since the driver was loaded
+        pa.field("foreign_processes", pa.int64()),  # processes on the board that are not of this run
+        pa.field("xid", pa.int64()),  # the latest critical error (XID) since the row before; null when there was none
+    ]
+)
+"""One row a board and reading (once a second); a null is what that board does not tell."""
 
 HOST = pa.schema(
     [
