@@ -130,6 +130,7 @@ class Run:
         failed_scrapes: per target.
         power: POWER's columns, None when no power was read.
         host: HOST's columns, None when it is not there.
+        boards: BOARDS' columns: clocks, limits and errors of the GPUs; None when nobody watched them.
         concerns: what reading found missing or torn, and what the run itself put into its manifest.
     """
 
@@ -147,6 +148,7 @@ class Run:
     canary: Sequence[Mapping[str, Any]] = ()
     canary_truth: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     calibration: Mapping[str, Any] = field(default_factory=dict)
+    boards: Mapping[str, npt.NDArray[Any]] | None = None
 
     def at(self, t_ns: float) -> float:
         """A monotonic reading as nanoseconds from the run's start."""
@@ -197,6 +199,7 @@ def load_run(root: Path, *, wanted: Callable[[str], bool]) -> Run:
     samples, failed_scrapes = _samples(run_dir, t0_ns, wanted, concerns)
     power = _columns(_table(run_dir.power, (run_dir.power_journal,), tables.POWER, concerns), t0_ns)
     host = _columns(_table(run_dir.host, (run_dir.host_journal,), tables.HOST, concerns), t0_ns)
+    boards = _columns(_table(run_dir.boards, (run_dir.boards_journal,), tables.BOARDS, concerns), t0_ns)
     for raw in sequence(manifest.get("concerns")):
         concern = _concern(raw)
         if concern is not None:
@@ -216,6 +219,7 @@ def load_run(root: Path, *, wanted: Callable[[str], bool]) -> Run:
         canary,
         read_truth(run_dir.canary_truth),
         _calibration(run_dir, concerns),
+        boards,
     )
 
 

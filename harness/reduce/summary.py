@@ -2,9 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from harness.artifacts.summaries import migrated, read_summary_json
+from harness.core.errors import ArtifactError
 from harness.core.records import Basis, Concern, Status
+from harness.reduce.decode import DecodeError, decode
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +24,10 @@ class Figure:
         boundary: `client`, `server`, `deployment` or a power boundary; None when absent.
         window: name of the stage in whose window it was taken.
         note: why it is absent, or where it comes from.
+        systematic_ratio: 95 % bound of an error that no repetition removes, relative to the value (gain of the power sensors); None where
+            there is none or nobody knows it.
+        systematic_low: lower end of the interval of that error alone.
+        systematic_high: its upper end.
     """
 
     value: float | None
@@ -30,6 +38,9 @@ class Figure:
     boundary: str | None = None
     window: str | None = None
     note: str | None = None
+    systematic_ratio: float | None = None
+    systematic_low: float | None = None
+    systematic_high: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """As in summary.json."""
@@ -42,6 +53,9 @@ class Figure:
             "boundary": self.boundary,
             "window": self.window,
             "note": self.note,
+            "systematic_ratio": self.systematic_ratio,
+            "systematic_low": self.systematic_low,
+            "systematic_high": self.systematic_high,
         }
 
 
@@ -192,6 +206,32 @@ class StageSummary:
 
 
 @dataclass(frozen=True, slots=True)
+class ClassSummary:
+    """One class of requests (a part of a mix, subagents of a trace) by itself, in the window that heads the summary.
+
+    Attributes:
+        name: the class, as in the records.
+        requests: counts of the class over the headline's stage; `planned` and `turns_not_happened` are not known by class.
+        metrics: figures that can be told apart by class: no power, energy or price, which whoever attributes energy adds.
+        latency: as the summary's.
+    """
+
+    name: str
+    requests: RequestCounts
+    metrics: Mapping[str, Figure]
+    latency: Mapping[str, Distribution]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in summary.json."""
+        return {
+            "name": self.name,
+            "requests": self.requests.to_dict(),
+            "metrics": {key: figure.to_dict() for key, figure in self.metrics.items()},
+            "latency": {key: distribution.to_dict() for key, distribution in self.latency.items()},
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
     """Whether the run can be trusted, and every reason to doubt it, worst first."""
 
@@ -221,6 +261,11 @@ class Summary:
         server: server's counters and gauges over the window, by concept.
         host: load of the client's and the server's processes over the window.
         client: how far the load generator's clock can be trusted: `canary`, `calibration`, `load`; each None where there is none.
+        energy: joules of the headline's window in detail (`harness.reduce.energy_summary.RunEnergy`): boundaries, idle, ladder,
+            attribution, classes, boards, carbon.
+        classes: the headline's window by class of requests, in the order of their names.
+        rosetta: the same records under other tools' definitions (`harness.reduce.rosetta`).
+        quality: the answers' check before and after the load (`harness.reduce.quality`); {} where there was none.
     """
 
     schema_version: int
@@ -241,6 +286,23 @@ class Summary:
     host: Mapping[str, Any] = field(default_factory=dict)
     client: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    classes: tuple[ClassSummary, ...] = ()
+    rosetta: Mapping[str, Any] = field(default_factory=dict)
+    quality: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> "Summary":
+        """The summary that `to_dict` gave, of this or an older version of the schema.
+
+        Raises:
+            ArtifactError: a newer version, or something that is missing or of another kind than it should be.
+        """
+        current = migrated(raw)
+        try:
+            summary: Summary = decode(cls, current)
+        except DecodeError as error:
+            raise ArtifactError(f"this is no summary: {error}", cause="it was edited or damaged") from error
+        return summary
 
     def to_dict(self) -> dict[str, Any]:
         """As in summary.json."""
@@ -263,4 +325,16 @@ class Summary:
             "host": dict(self.host),
             "client": dict(self.client),
             "notes": list(self.notes),
+            "classes": [one.to_dict() for one in self.classes],
+            "rosetta": dict(self.rosetta),
+            "quality": dict(self.quality),
         }
+
+
+def read_summary(path: Path) -> Summary:
+    """A summary.json of this or an older version of the schema.
+
+    Raises:
+        ArtifactError: it cannot be read, is damaged, or a newer harness made it.
+    """
+    return Summary.from_dict(read_summary_json(path))
