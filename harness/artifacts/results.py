@@ -3,15 +3,14 @@
 The whole tables are for `reduce`; comparing and scaling runs needs these two files alone, so that it works on copies of them too.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from harness.artifacts.layout import SCHEMA_VERSION, RunDir
+from harness.artifacts.layout import RunDir
 from harness.artifacts.manifest import read_manifest
-from harness.core.errors import ArtifactError
+from harness.artifacts.summaries import read_summary_json
 from harness.core.records import Basis, Gpu, Status
 
 _GPU_FIELDS: Final = frozenset(Gpu.__dataclass_fields__)
@@ -140,25 +139,7 @@ def load_result(path: Path) -> RunResult:
     """
     run_dir = RunDir(path)
     manifest = read_manifest(run_dir)
-    try:
-        text = run_dir.summary.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ArtifactError(
-            f"{path} has no summary: {run_dir.summary.name} cannot be read ({error.strerror or error})",
-            cause="the run was killed before it was reduced",
-            next_step=f"harness reduce {path}",
-        ) from error
-    try:
-        summary = json.loads(text)
-    except ValueError as error:
-        raise ArtifactError(f"{run_dir.summary} is not JSON: {error}", next_step=f"harness reduce {path} writes it again") from error
-    version = summary.get("schema_version") if isinstance(summary, dict) else None
-    if isinstance(version, bool) or not isinstance(version, int) or version > SCHEMA_VERSION:
-        raise ArtifactError(
-            f"{run_dir.summary} has schema_version {version!r}; this harness reads up to {SCHEMA_VERSION}",
-            cause="it was made by a newer harness, or damaged",
-            next_step=f"harness reduce {path} writes it again, or upgrade this harness",
-        )
+    summary = read_summary_json(run_dir.summary)
     return RunResult(path, manifest, summary)
 
 

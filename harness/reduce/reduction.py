@@ -12,6 +12,7 @@ from harness.artifacts.layout import SCHEMA_VERSION, RunDir
 from harness.core.metric_names import Concept
 from harness.core.metrics import METRIC_VERSION
 from harness.reduce import stage as stages
+from harness.reduce.classes import class_summaries
 from harness.reduce.client import client
 from harness.reduce.counters import LAST_LABELS, ServerCounters, wanted
 from harness.reduce.load import Run, load_run, mapping, number, sequence
@@ -146,6 +147,7 @@ def reduce_fully(path: Path) -> Reduction:
         host=host,
         client=generator,
         notes=_notes(plan, figures, headline),
+        classes=class_summaries(run, headline, flow, slos, top),
     )
     return Reduction(summary, run, windows, headline, flow, counters, figures)
 
