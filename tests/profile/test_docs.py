@@ -28,6 +28,7 @@ def section(title: str) -> str:
         ("plan", [tables.PLAN]),
         ("scrapes", [tables.SCRAPES_RAW, tables.SAMPLES]),
         ("power", [tables.POWER]),
+        ("boards", [tables.BOARDS]),
         ("host", [tables.HOST]),
     ],
 )
