@@ -1,40 +1,109 @@
 """Joules of a window per power boundary: from the energy counter, else from the integral of power; absent with a reason, never 0."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from harness.core.records import Boundary, Concern, Severity
-from harness.reduce.counters import at
+from harness.core.records import Basis, Boundary, Concern, Severity
+from harness.reduce.energy_curves import AVERAGE_LAG_S, GAP_S, Curve, counter_error, from_counter, from_power, integral_error
+from harness.reduce.energy_error import NO_CALIBRATION, Gain, MeterCalibration, combined_ratio
 from harness.reduce.stats import Floats
 
 ABSENT_BELOW_S: Final = 5.0
 """Windows shorter than this have no energy: counter and integrated power were seen 4 to 26 % apart below it, and to agree at 5 s."""
 PRELIMINARY_BELOW_S: Final = 30.0
 """Energy of a window shorter than this is preliminary."""
-GAP_S: Final = 3.0
-"""A longer silence of a power source voids its integral (the rule of InferenceX's power validity check)."""
 DISAGREEMENT: Final = 0.05
-"""Counter and integral of power further apart than this are a concern."""
+"""Counter and integral of power further apart than this cannot both be right."""
+UNRESOLVED: Final = 0.10
+"""An integral that its readings determine no better than this is absent: the load moves faster than the sensor."""
+OVER_LIMIT: Final = 1.05
+"""Mean power beyond this multiple of a board's highest limit is no power of that board: a unit or a device was mistaken."""
+SLOW_INTERVALS: Final = 3.0
+"""Node meters may read once in many seconds: a gap of theirs is longer than this many of their own intervals, and than `GAP_S`."""
+MIN_SLOW_READINGS: Final = 10
+"""Fewest readings of a slow meter within a window."""
 
 Columns = Mapping[str, npt.NDArray[Any]]
+
+GPU_BOUNDARIES: Final = (Boundary.GPU_BOARD, Boundary.MODULE)
+"""Boundaries of boards, the first that was read first."""
+
+_FAMILIES: Final = ("nvml", "dcgm", "rapl", "redfish", "ipmi", "promql", "csv")
+"""Measured sources, the more trusted ones first; any other is behind them, replayed ones behind those, `modelled` last."""
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """Energy of one device.
+
+    Attributes:
+        joules: truth as far as it is known: readings x gain; None when absent.
+        reason: why it is absent.
+        method: `counter`, `counter bridged by integral` (over a reset) or `integral`; None when absent.
+        gain: what its readings are multiplied with, and how far that is known.
+        counter_j: as read, without gain; None where there is no counter over the window.
+        integral_j: likewise by power.
+        disagreement: |counter - integral| / integral.
+        gap_s: longest silence of its power readings that touches the window.
+        gap_limit_s: longest that is allowed.
+        error_j: half-width at 95 % of what readings leave unknown.
+        resets: of its counter, in the whole run.
+    """
+
+    device_id: str
+    joules: float | None
+    reason: str | None
+    method: str | None
+    gain: Gain
+    counter_j: float | None = None
+    integral_j: float | None = None
+    disagreement: float | None = None
+    gap_s: float | None = None
+    error_j: float | None = None
+    resets: int = 0
+    gap_limit_s: float = GAP_S
+    curve: Curve | None = field(default=None, compare=False, repr=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in summary.json."""
+        return {
+            "device_id": self.device_id,
+            "joules": self.joules,
+            "reason": self.reason,
+            "method": self.method,
+            "counter_j": self.counter_j,
+            "integral_j": self.integral_j,
+            "disagreement": self.disagreement,
+            "longest_gap_s": self.gap_s,
+            "error_j": self.error_j,
+            "counter_resets": self.resets,
+            "gain": self.gain.factor,
+            "systematic_ratio": self.gain.error_ratio,
+            "systematic_source": self.gain.source,
+        }
 
 
 @dataclass(frozen=True, slots=True)
 class Energy:
-    """Energy at one boundary over time.
+    """Energy at one boundary over a window.
 
     Attributes:
         boundary: what it covers.
         joules: in the window; None when absent.
         reason: why it is absent.
-        method: `counter`, `integral`, or `counter and integral` where devices differ; None when absent.
+        method: `counter`, `integral`, or both where devices differ; None when absent.
         devices: how many are summed.
-        t: times at which the cumulative energy below is known.
-        cumulative_j: energy since the first of them, summed over devices; empty when absent.
+        basis: measured, or modelled where the source says so or plays a recording back; absent.
+        source: family of the readings: nvml, dcgm, rapl, ipmi, redfish, promql, csv, modelled, replay:….
+        length_s: of the window.
+        error_ratio: statistical error of the joules, 95 %, relative: what the readings leave unknown.
+        systematic_ratio: gain errors, independent between devices; None where they are not known.
+        parts: per device.
+        others: joules that other sources at the same boundary give: source -> joules.
         concerns: what is wrong with it.
     """
 
@@ -43,29 +112,58 @@ class Energy:
     reason: str | None
     method: str | None
     devices: int
-    t: Floats
-    cumulative_j: Floats
+    basis: Basis = Basis.MEASURED
+    source: str = ""
+    length_s: float = 0.0
+    error_ratio: float | None = None
+    systematic_ratio: float | None = None
+    parts: tuple[Device, ...] = ()
+    others: Mapping[str, float] = field(default_factory=dict)
     concerns: tuple[Concern, ...] = ()
+
+    @property
+    def watts(self) -> float | None:
+        """Mean over the window."""
+        return self.joules / self.length_s if self.joules is not None and self.length_s > 0 else None
 
     def per_bin(self, edges: Floats) -> Floats:
         """Joules in each stretch between edges; NaN outside the readings."""
-        if len(self.t) == 0:
+        curves = [(part.curve, part.gain.factor) for part in self.parts if part.curve is not None]
+        if not curves or self.joules is None:
             return np.full(len(edges) - 1, np.nan)
-        return np.diff(np.interp(edges, self.t, self.cumulative_j, left=np.nan, right=np.nan))
+        out = np.zeros(len(edges) - 1)
+        for curve, factor in curves:
+            out += np.diff(curve.at(edges)) * factor
+        return out
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in summary.json."""
+        return {
+            "boundary": self.boundary,
+            "joules": self.joules,
+            "watts": self.watts,
+            "reason": self.reason,
+            "basis": str(Basis.ABSENT if self.joules is None else self.basis),
+            "source": self.source,
+            "method": self.method,
+            "window_s": self.length_s,
+            "error_ratio": self.error_ratio,
+            "systematic_ratio": self.systematic_ratio,
+            "devices": [part.to_dict() for part in self.parts],
+            "other_sources": dict(self.others),
+        }
 
 
-@dataclass(frozen=True, slots=True)
-class _Device:
-    joules: float | None
-    reason: str | None
-    method: str | None
-    t: Floats
-    cumulative_j: Floats
-    disagreement: float | None
-    gap_s: float | None
-
-
-def energies(power: Columns | None, start: float, end: float, gpu_uuids: Collection[str]) -> list[Energy]:
+def energies(
+    power: Columns | None,
+    start: float,
+    end: float,
+    gpu_uuids: Collection[str],
+    *,
+    calibration: MeterCalibration = NO_CALIBRATION,
+    limits_w: Mapping[str, float] | None = None,
+    invalid: str | None = None,
+) -> list[Energy]:
     """Energy of [start, end) (nanoseconds) at each boundary that was read; an empty list when nothing was.
 
     Args:
@@ -73,92 +171,214 @@ def energies(power: Columns | None, start: float, end: float, gpu_uuids: Collect
         start: of the window.
         end: of the window.
         gpu_uuids: boards of the deployment: all of them must be there at a boundary of GPUs, and others are left out.
+        calibration: gains of devices.
+        limits_w: highest power of each board.
+        invalid: why the boards' energy means nothing (throttling); None where it does.
     """
     if power is None:
         return []
-    return [_boundary(power, boundary, start, end, gpu_uuids) for boundary in sorted(set(power["boundary"]))]
+    out = []
+    for boundary in sorted(set(power["boundary"])):
+        at_boundary = power["boundary"] == boundary
+        families = sorted({family(str(source)) for source in power["source"][at_boundary]}, key=_rank)
+        reader = _Reader(power, start, end, gpu_uuids, calibration, limits_w or {})
+        found = [reader.boundary(str(boundary), name) for name in families]
+        chosen = next((one for one in found if one.joules is not None), found[0])
+        others = {one.source: one.joules for one in found if one is not chosen and one.joules is not None}
+        out.append(_finished(chosen, others, invalid if boundary in GPU_BOUNDARIES else None))
+    return out
 
 
-def _boundary(power: Columns, boundary: str, start: float, end: float, gpu_uuids: Collection[str]) -> Energy:
-    rows = power["boundary"] == boundary
-    found = sorted(set(power["device_id"][rows]))
-    concerns: list[Concern] = []
-    none = np.zeros(0)
-
-    def absent(reason: str) -> Energy:
-        return Energy(boundary, None, reason, None, len(found), none, none, tuple(concerns))
-
-    if boundary == Boundary.GPU_BOARD and gpu_uuids:
-        missing = sorted(set(gpu_uuids) - set(found))
-        foreign = sorted(set(found) - set(gpu_uuids))
-        found = [device for device in found if device in gpu_uuids]
-        if foreign:
-            text = f"Power of {len(foreign)} GPU(s) outside the deployment was read and is left out."
-            concerns.append(Concern("gpu_set", Severity.NOTE, text, len(foreign), 0))
-        if missing:
-            text = f"Power of {len(missing)} of {len(gpu_uuids)} GPUs is missing, so the deployment's energy is not known."
-            concerns.append(Concern("gpu_set", Severity.DEGRADED, text, len(missing), 0))
-            return absent(f"no power of {', '.join(missing)}")
-    length_s = (end - start) * 1e-9
-    if length_s < ABSENT_BELOW_S:
-        return absent(f"the window is {length_s:.1f} s; energy needs at least {ABSENT_BELOW_S:.0f} s")
-    if length_s < PRELIMINARY_BELOW_S:
-        text = f"Energy is taken over {length_s:.0f} s; at least {PRELIMINARY_BELOW_S:.0f} s are wanted."
-        concerns.append(Concern("energy_window_short", Severity.PRELIMINARY, text, length_s, PRELIMINARY_BELOW_S))
-    devices = [_device(power, rows & (power["device_id"] == device), start, end) for device in found]
-    for name, device in zip(found, devices, strict=True):
-        if device.gap_s is not None and device.gap_s > GAP_S:
-            text = f"Power of {name} was silent for {device.gap_s:.1f} s within the window."
-            concerns.append(Concern("power_gap", Severity.DEGRADED, text, device.gap_s, GAP_S))
-        if device.disagreement is not None and device.disagreement > DISAGREEMENT:
-            text = f"Energy counter and integral of power of {name} are {device.disagreement:.1%} apart."
-            concerns.append(Concern("energy_disagrees", Severity.DEGRADED, text, device.disagreement, DISAGREEMENT))
-        if device.joules is None:
-            return absent(f"{name}: {device.reason}")
-    t = np.unique(np.concatenate([device.t for device in devices]))
-    summed = np.zeros(len(t))
-    for device in devices:
-        summed += np.interp(t, device.t, device.cumulative_j, left=np.nan, right=np.nan)
-    known = ~np.isnan(summed)
-    methods = sorted({str(device.method) for device in devices})
-    joules = sum(device.joules for device in devices if device.joules is not None)
-    return Energy(boundary, joules, None, " and ".join(methods), len(devices), t[known], summed[known], tuple(concerns))
+def family(source: str) -> str:
+    """`nvml-instant` -> `nvml`; a replayed one keeps its mark."""
+    return source.split("-", 1)[0]
 
 
-def _device(power: Columns, rows: npt.NDArray[np.bool_], start: float, end: float) -> _Device:
-    t, watts, joules = power["t_ns"][rows], power["power_w"][rows], power["energy_j"][rows]
-    source = power["source"][rows]
-    counter = ~np.isnan(joules)
-    counter_t, counter_j = t[counter], joules[counter]
-    # Instant readings where there are any: an average over a trailing second smears the window's edges.
-    instant = ~np.isnan(watts) & np.array(["average" not in str(s) for s in source], dtype=bool)
-    readings = instant if np.any(instant) else ~np.isnan(watts)
-    power_t, power_w = t[readings], watts[readings]
+def _rank(name: str) -> tuple[int, str]:
+    if name == "modelled":
+        return len(_FAMILIES) + 2, name
+    if name.startswith("replay"):
+        return len(_FAMILIES) + 1, name
+    return (_FAMILIES.index(name) if name in _FAMILIES else len(_FAMILIES)), name
 
-    from_counter: float | None = None
-    counter_resets = len(counter_j) > 1 and bool(np.any(np.diff(counter_j) < 0))
-    if not counter_resets:  # a counter that fell lost an unknown amount: the driver was loaded again
-        low, high = at(counter_t, counter_j, start), at(counter_t, counter_j, end)
-        if low is not None and high is not None:
-            from_counter = high - low
-    integral: float | None = None
-    gap_s: float | None = None
-    running = np.zeros(0)
-    if len(power_t) > 1 and power_t[0] <= start and power_t[-1] >= end:
-        inside = np.concatenate([[start], power_t[(power_t > start) & (power_t < end)], [end]])
-        near = power_t[(power_t >= inside[0] - GAP_S * 1e9) & (power_t <= inside[-1] + GAP_S * 1e9)]
-        gap_s = float(np.max(np.diff(near))) * 1e-9 if len(near) > 1 else (end - start) * 1e-9
-        running = np.concatenate([np.zeros(1), np.cumsum(np.diff(power_t) * 1e-9 * (power_w[1:] + power_w[:-1]) / 2)])
-        values = np.interp(inside, power_t, power_w)
-        integral = float(np.sum(np.diff(inside) * 1e-9 * (values[1:] + values[:-1]) / 2))
-    trusted = integral if gap_s is not None and gap_s <= GAP_S else None
-    if from_counter is not None:
-        apart = abs(from_counter - trusted) / trusted if trusted else None
-        return _Device(from_counter, None, "counter", counter_t, counter_j - counter_j[0], apart, gap_s)
-    if trusted is not None:
-        return _Device(trusted, None, "integral", power_t, running, None, gap_s)
-    if gap_s is not None:
-        reason = f"power was silent for {gap_s:.1f} s and there is no energy counter"
-    else:
-        reason = "readings do not cover the window"
-    return _Device(None, reason, None, np.zeros(0), np.zeros(0), None, gap_s)
+
+def _finished(energy: Energy, others: Mapping[str, float], invalid: str | None) -> Energy:
+    concerns = list(energy.concerns)
+    if energy.joules is not None and energy.basis is Basis.MEASURED:
+        for name, other_j in others.items():
+            apart = abs(other_j - energy.joules) / energy.joules if energy.joules > 0 else 0.0
+            if name != "modelled" and not name.startswith("replay") and apart > DISAGREEMENT:
+                text = f"{energy.boundary}: {name} gives {other_j:.0f} J, {energy.source} {energy.joules:.0f} J ({apart:.1%} apart)."
+                concerns.append(Concern("energy_sources_disagree", Severity.DEGRADED, text, apart, DISAGREEMENT))
+    joules, reason = energy.joules, energy.reason
+    if invalid is not None and joules is not None:
+        joules, reason = None, invalid
+    return Energy(
+        energy.boundary, joules, reason, energy.method if joules is not None else None, energy.devices, energy.basis, energy.source,
+        energy.length_s, energy.error_ratio, energy.systematic_ratio, energy.parts, others, tuple(concerns),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    power: Columns
+    start: float
+    end: float
+    gpu_uuids: Collection[str]
+    calibration: MeterCalibration
+    limits_w: Mapping[str, float]
+
+    @property
+    def length_s(self) -> float:
+        return (self.end - self.start) * 1e-9
+
+    def boundary(self, boundary: str, name: str) -> Energy:
+        rows = (self.power["boundary"] == boundary) & np.array([family(str(source)) == name for source in self.power["source"]], dtype=bool)
+        found = sorted(set(self.power["device_id"][rows]))
+        concerns: list[Concern] = []
+        basis = Basis.MODELLED if name == "modelled" or name.startswith("replay") else Basis.MEASURED
+        if name.startswith("replay"):
+            text = f"The power at {boundary} is a recording that was played back ({name}): it says nothing about this run."
+            concerns.append(Concern("power_replayed", Severity.DEGRADED, text))
+        parts: tuple[Device, ...] = ()
+
+        def absent(reason: str) -> Energy:
+            return Energy(boundary, None, reason, None, len(found), basis, name, self.length_s, parts=parts, concerns=tuple(concerns))
+
+        if boundary in GPU_BOUNDARIES and self.gpu_uuids:
+            missing = sorted(set(self.gpu_uuids) - set(found))
+            foreign = sorted(set(found) - set(self.gpu_uuids))
+            found = [device for device in found if device in self.gpu_uuids]
+            if foreign:
+                text = f"Power of {len(foreign)} GPU(s) outside the deployment was read and is left out."
+                concerns.append(Concern("gpu_set", Severity.NOTE, text, len(foreign), 0))
+            if missing:
+                text = f"Power of {len(missing)} of {len(self.gpu_uuids)} GPUs is missing, so the deployment's energy is not known."
+                concerns.append(Concern("gpu_set", Severity.DEGRADED, text, len(missing), 0))
+                return absent(f"no power of {', '.join(missing)}")
+        if self.length_s < ABSENT_BELOW_S:
+            return absent(f"the window is {self.length_s:.1f} s; energy needs at least {ABSENT_BELOW_S:.0f} s")
+        if self.length_s < PRELIMINARY_BELOW_S:
+            text = f"Energy is taken over {self.length_s:.0f} s; at least {PRELIMINARY_BELOW_S:.0f} s are wanted."
+            concerns.append(Concern("energy_window_short", Severity.PRELIMINARY, text, self.length_s, PRELIMINARY_BELOW_S))
+        parts = tuple(self.device(boundary, device, rows & (self.power["device_id"] == device)) for device in found)
+        for part in parts:
+            concerns += self._concerns(part)
+        for part in parts:
+            if part.joules is None:
+                return absent(f"{part.device_id}: {part.reason}")
+        joules = {part.device_id: part.joules for part in parts if part.joules is not None}
+        total = sum(joules.values())
+        errors = [part.error_j for part in parts]
+        known = [error for error in errors if error is not None]
+        error = float(np.sqrt(np.sum(np.square(known)))) if len(known) == len(errors) else None
+        return Energy(
+            boundary, total, None, " and ".join(sorted({str(part.method) for part in parts})), len(parts), basis, name, self.length_s,
+            error / total if error is not None and total > 0 else None,
+            combined_ratio(joules, {part.device_id: part.gain.error_ratio for part in parts}), parts, {}, tuple(concerns),
+        )  # fmt: skip
+
+    def _concerns(self, part: Device) -> list[Concern]:
+        out = []
+        if part.gap_s is not None and part.gap_s > part.gap_limit_s:
+            text = f"Power of {part.device_id} was silent for {part.gap_s:.1f} s within the window."
+            out.append(Concern("power_gap", Severity.DEGRADED, text, part.gap_s, part.gap_limit_s))
+        if part.disagreement is not None and part.disagreement > DISAGREEMENT:
+            text = f"Energy counter and integral of power of {part.device_id} are {part.disagreement:.1%} apart."
+            severity = Severity.DEGRADED if part.joules is None else Severity.NOTE
+            if severity is Severity.NOTE:
+                text += " The power readings cannot resolve the load better than that, so the counter stands."
+            out.append(Concern("energy_disagrees", severity, text, part.disagreement, DISAGREEMENT))
+        if part.resets:
+            text = f"The energy counter of {part.device_id} started again {part.resets} time(s): its driver was loaded anew."
+            out.append(Concern("energy_counter_reset", Severity.DEGRADED, text, part.resets, 0))
+        return out
+
+    def device(self, boundary: str, device_id: str, rows: npt.NDArray[np.bool_]) -> Device:
+        gpu = boundary in GPU_BOUNDARIES
+        gain = self.calibration.of(boundary, device_id)
+        t, watts, joules = self.power["t_ns"][rows], self.power["power_w"][rows], self.power["energy_j"][rows]
+        source = np.array([str(s) for s in self.power["source"][rows]], dtype=object)
+        t_power, w_power = _power_readings(t, watts, source, positive=gpu)
+        limit = _gap_limit(t_power, gpu)
+        power = from_power(t_power, w_power, limit)
+        is_counter = ~np.isnan(joules)
+        counter = from_counter(t[is_counter], joules[is_counter], power)
+        counter_limit = _gap_limit(counter.t, gpu)
+
+        counter_j = counter.between(self.start, self.end)
+        if counter_j is not None and not _edges_close(counter, self.start, self.end, counter_limit):
+            counter_j = None
+        integral_j = power.between(self.start, self.end)
+        gap_s = power.longest_step_s(self.start, self.end)
+        inside = int(np.sum((power.t >= self.start) & (power.t < self.end)))
+        slow = not gpu and inside < MIN_SLOW_READINGS
+        error = integral_error(power, self.start, self.end) if integral_j is not None else None
+        apart = abs(counter_j - integral_j) / integral_j if counter_j is not None and integral_j is not None and integral_j > 0 else None
+        unresolved = error / integral_j if error is not None and integral_j else 0.0
+
+        def result(value: float | None, reason: str | None, method: str | None, error_j: float | None, curve: Curve | None) -> Device:
+            scaled = None if value is None else value * gain.factor
+            scaled_error = None if error_j is None else error_j * gain.factor
+            return Device(
+                device_id, scaled, reason, method, gain, counter_j, integral_j, apart, gap_s, scaled_error, counter.resets, limit, curve
+            )  # fmt: skip
+
+        best = counter_j if counter_j is not None else integral_j
+        most_w = self.limits_w.get(device_id) if gpu else None
+        if best is not None and most_w is not None and best / self.length_s > OVER_LIMIT * most_w:
+            reason = f"{best / self.length_s:.0f} W on average, and the board's limit is {most_w:.0f} W: a unit or a device was mistaken"
+            return result(None, reason, None, None, None)
+        if best is not None and best < 0:
+            return result(None, "the readings give less than 0 J", None, None, None)
+        if counter_j is not None:
+            if apart is not None and apart > DISAGREEMENT and apart > unresolved:
+                reason = f"its counter says {counter_j:.0f} J and the integral of its power {integral_j:.0f} J, {apart:.1%} apart"
+                return result(None, reason, None, None, None)
+            method = "counter bridged by integral" if counter.touches(counter.bridged, self.start, self.end) else "counter"
+            return result(counter_j, None, method, counter_error(counter, self.start, self.end), counter)
+        if integral_j is not None and not slow:
+            if unresolved > UNRESOLVED:
+                reason = f"power changes faster than it was read: its integral is known to ±{unresolved:.0%} only, and there is no counter"
+                return result(None, reason, None, None, None)
+            return result(integral_j, None, "integral", error, power)
+        if counter.resets and counter.covers(self.start, self.end):
+            reason = "its counter started again within the window and no power reading bridges that"
+        elif gap_s is not None and gap_s > limit:
+            reason = f"power was silent for {gap_s:.1f} s and there is no energy counter"
+        elif integral_j is not None and slow:
+            reason = f"{inside} readings in the window; a slow meter needs {MIN_SLOW_READINGS}"
+        elif gap_s is not None:
+            reason = "power readings are broken within the window"
+        else:
+            reason = "readings do not cover the window"
+        return Device(device_id, None, reason, None, gain, counter_j, integral_j, apart, gap_s, None, counter.resets, limit, None)
+
+
+def _power_readings(t: Floats, watts: Floats, source: npt.NDArray[Any], *, positive: bool) -> tuple[Floats, Floats]:
+    """Readings of one kind: instant ones where there are any, since an average over a trailing second smears the window's edges.
+
+    Readings of that average are moved to the middle of their second.
+    """
+    there = np.isfinite(watts) & (watts > 0 if positive else watts >= 0)  # a board that draws 0 W is one that was not measured
+    averaged = np.array(["average" in name for name in source], dtype=bool)
+    instant = there & ~averaged
+    if np.any(instant):
+        return t[instant], watts[instant]
+    return t[there] - AVERAGE_LAG_S * 1e9, watts[there]
+
+
+def _gap_limit(t: Floats, gpu: bool) -> float:
+    if gpu or len(t) < 3:
+        return GAP_S
+    return max(GAP_S, SLOW_INTERVALS * float(np.median(np.diff(t))) * 1e-9)
+
+
+def _edges_close(curve: Curve, start: float, end: float, limit_s: float) -> bool:
+    """Whether the readings about both edges are near enough to interpolate between them."""
+    for edge in (start, end):
+        after = int(np.searchsorted(curve.t, edge, side="left"))
+        before = max(after - 1, 0) if curve.t[min(after, len(curve.t) - 1)] > edge else after
+        if (curve.t[min(after, len(curve.t) - 1)] - curve.t[before]) * 1e-9 > limit_s:
+            return False
+    return True
