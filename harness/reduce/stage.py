@@ -119,8 +119,9 @@ def latency(requests: Requests, mine: Bools, flow: Flows) -> dict[str, Distribut
     censored = int(np.sum(lost))
     began = ok | (cancelled & ~np.isnan(first))  # a request that failed after its first token was no answer: it counts as lost throughout
 
-    def seconds(values: Floats, counted: Bools) -> Distribution:
-        return distribution(values[counted] * NS, censored)
+    def seconds(took: Floats, counted: Bools) -> Distribution:
+        """Of the counted requests, with the lost ones as censored, and its intervals: requests are in order of intended time."""
+        return distribution(took[counted], censored, series=np.where(lost, np.inf, np.where(counted, took, np.nan)))
 
     lag = (sent - start) * NS
     gap_s, weight = gaps(requests, mine, told=flow.output.told)
@@ -128,13 +129,13 @@ def latency(requests: Requests, mine: Bools, flow: Flows) -> dict[str, Distribut
     between = distribution(gap_s, broken, weight)
     empty = Distribution()
     return {
-        "ttft_s": seconds(first - start, began),
-        "ttft_from_sent_s": seconds(first - sent, began),
-        "tpot_s": distribution(flow.tpot_s[mine][ok], censored),
+        "ttft_s": seconds((first - start) * NS, began),
+        "ttft_from_sent_s": seconds((first - sent) * NS, began),
+        "tpot_s": seconds(flow.tpot_s[mine], ok),
         "itl_s": between if flow.output.told else empty,
         "inter_event_s": empty if flow.output.told else between,
-        "e2e_s": seconds(last - start, ok),
-        "e2e_from_sent_s": seconds(last - sent, ok),
+        "e2e_s": seconds((last - start) * NS, ok),
+        "e2e_from_sent_s": seconds((last - sent) * NS, ok),
         "schedule_lag_s": distribution(lag, int(np.sum(np.isnan(lag)))),
     }
 

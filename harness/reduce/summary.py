@@ -69,6 +69,8 @@ class Distribution:
     Attributes:
         n: observed values.
         censored: values that are only known to be larger than what was waited for.
+        ci: 95 % intervals within this run of the mean and the percentiles, by name, None where there are too few effective samples; empty
+            where none were asked for.
     """
 
     mean: float | None = None
@@ -81,6 +83,7 @@ class Distribution:
     min: float | None = None
     n: int = 0
     censored: int = 0
+    ci: Mapping[str, tuple[float, float] | None] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """As in summary.json."""
@@ -95,6 +98,7 @@ class Distribution:
             "n": self.n,
             "min": self.min,
             "censored": self.censored,
+            "ci": {key: list(interval) if interval is not None else None for key, interval in self.ci.items()},
         }
 
 
