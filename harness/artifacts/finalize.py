@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -10,13 +11,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from harness.artifacts import atomic, expositions, tables
-from harness.artifacts.journal import conform, read_batches
+from harness.artifacts.journal import conform, parts, read_batches
 from harness.artifacts.layout import RunDir
 
 _ROW_GROUP_ROWS: Final = 100_000
 _ROW_GROUP_BYTES: Final = 64 * 1024**2
 _STAMP: Final = "harness.journals"
-_CONVERTER: Final = "1"  # raised when the conversion changes, so that older files are made again
+_CONVERTER: Final = "2"  # raised when the conversion changes, so that older files are made again
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +47,14 @@ def finalize(run: RunDir, *, remove_journals: bool = False) -> Finalized:
     jobs: dict[str, tuple[Sequence[Path], Path, Callable[[Mapping[str, str]], int]]] = {}
     workers = sorted(run.requests_dir.glob("worker-*.arrows"), key=lambda path: (len(path.name), path.name))
     jobs["requests"] = (workers, run.requests, lambda stamp: _convert(workers, run.requests, tables.REQUESTS, stamp))
-    jobs["samples"] = ([run.scrapes_journal], run.samples, lambda stamp: expositions.write_samples(run, stamp=stamp))
-    jobs["power"] = ([run.power_journal], run.power, lambda stamp: _convert([run.power_journal], run.power, tables.POWER, stamp))
-    jobs["boards"] = ([run.boards_journal], run.boards, lambda stamp: _convert([run.boards_journal], run.boards, tables.BOARDS, stamp))
-    jobs["host"] = ([run.host_journal], run.host, lambda stamp: _convert([run.host_journal], run.host, tables.HOST, stamp))
+    scrapes = expositions.journals(run)
+    jobs["samples"] = (scrapes, run.samples, lambda stamp: expositions.write_samples(run, stamp=stamp))
+    for name, journal, path, schema in (
+        ("power", run.power_journal, run.power, tables.POWER),
+        ("boards", run.boards_journal, run.boards, tables.BOARDS),
+        ("host", run.host_journal, run.host, tables.HOST),
+    ):
+        jobs[name] = (parts(journal), path, partial(_convert, parts(journal), path, schema))
     rows = {name: _bring_up_to_date(*job) for name, job in jobs.items()}
     if remove_journals:
         for journals, _, _ in jobs.values():

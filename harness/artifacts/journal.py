@@ -86,6 +86,26 @@ class JournalWriter:
         self.close()
 
 
+def parts(path: Path) -> list[Path]:
+    """A journal and those that continue it after its writer died (`raw.arrows`, `raw-1.arrows`, …): those that are there, in order."""
+    found = [path] if path.exists() else []
+    number = 1
+    while (part := path.with_name(f"{path.stem}-{number}{path.suffix}")).exists():
+        found.append(part)
+        number += 1
+    return found
+
+
+def next_part(path: Path) -> Path:
+    """Where to go on with a journal: its own name while there is no such file, else the first free one of `parts`."""
+    number = 0
+    part = path
+    while part.exists():
+        number += 1
+        part = path.with_name(f"{path.stem}-{number}{path.suffix}")
+    return part
+
+
 def read_batches(path: Path) -> Iterator[pa.RecordBatch]:
     """The whole batches of a journal; a torn tail (the writer was killed) ends the iteration.
 

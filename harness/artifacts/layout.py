@@ -47,6 +47,16 @@ class RunDir:
         return self.root / "scrapes"
 
     @property
+    def prometheus_journal(self) -> Path:
+        """Journal of what was read back from a Prometheus, answers as they came."""
+        return self.scrapes_dir / "prometheus.arrows"
+
+    @property
+    def prometheus_dir(self) -> Path:
+        """prometheus/: configuration and database of a Prometheus that the run started itself."""
+        return self.root / "prometheus"
+
+    @property
     def scrapes_journal(self) -> Path:
         """Journal of scrapes, bodies as they came."""
         return self.scrapes_dir / "raw.arrows"

@@ -53,7 +53,7 @@ PLAN = pa.schema(
         pa.field("gap_ns", pa.int64()),  # later turns: after the end of the turn before; else null
         pa.field("target_input_tok", pa.int64(), nullable=False),
         pa.field("target_output_tok", pa.int64(), nullable=False),
-        pa.field("body_sha256", pa.string(), nullable=False),  # over the keys and lengths of the body's blocks
+        pa.field("body_sha256", pa.string()),  # over the keys and lengths of the body's blocks; null where it carries a live answer
     ]
 )
 """One row a planned request. A closed loop bounded by time: the deck that was made; later sessions follow from the same function."""
@@ -69,9 +69,10 @@ SCRAPES_RAW = pa.schema(
         pa.field("body_zstd", pa.binary()),  # the exposition as it came, zstd; null on error
         pa.field("body_bytes", pa.int64()),  # its length before compression
         pa.field("label", pa.string()),  # why it was taken out of turn (`ready`, `drained`); null for those of the interval
+        pa.field("unix_offset_ns", pa.int64()),  # wall clock minus monotonic clock, for times that the body holds itself; null: not known
     ]
 )
-"""One row a scrape, failed ones included."""
+"""One row a scrape, failed ones included; in `scrapes/prometheus.arrows` one row an answer (harness.artifacts.prometheus)."""
 
 SAMPLES = pa.schema(
     [
@@ -83,7 +84,8 @@ SAMPLES = pa.schema(
     ]
 )
 """One row a sample of a scrape, and for each scrape as Prometheus does: `up` (1 or 0) and `scrape_duration_seconds`; a failed one also has
-`harness_scrape_error{error=…}`, one that was taken out of turn `harness_scrape_label{label=…}`, both with value 1."""
+`harness_scrape_error{error=…}`, one that was taken out of turn `harness_scrape_label{label=…}`, both with value 1; one with samples that
+cannot be used `harness_scrape_problem{problem=…}` with their number."""
 
 POWER = pa.schema(
     [

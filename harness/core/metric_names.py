@@ -198,3 +198,13 @@ def combine(source: Source, samples: Iterable[tuple[str, Mapping[str, str], floa
 
 
 _RATIOS: Final = frozenset(source.series[0].name for concepts in NAMES.values() for source in concepts.get(Concept.KV_USAGE, ()))
+
+MAPPED: Final = frozenset(
+    name
+    for concepts in NAMES.values()
+    for sources in concepts.values()
+    for source in sources
+    for series in source.series
+    for name in ((f"{series.name}_bucket", f"{series.name}_sum", f"{series.name}_count") if source.kind == "histogram" else (series.name,))
+)
+"""Every sample name that takes part in some figure."""

@@ -7,19 +7,12 @@ from typing import Any, Final
 
 import numpy as np
 
-from harness.core.metric_names import NAMES, Concept, Source, identify, pick
+from harness.core.metric_names import MAPPED, Concept, Source, identify, pick
 from harness.reduce.load import Samples
 from harness.reduce.stats import Floats
 
-_WANTED: Final = frozenset(
-    name
-    for concepts in NAMES.values()
-    for sources in concepts.values()
-    for source in sources
-    for s in source.series
-    for name in ((f"{s.name}_bucket", f"{s.name}_sum", f"{s.name}_count") if source.kind == "histogram" else (s.name,))
-)
-
+PROCESS_START: Final = "process_start_time_seconds"
+"""Unix time at which the exporting process started; prometheus-client exposes it, so vLLM and SGLang do."""
 
 FIRST_LABELS: Final = ("first_after_ready", "ready")
 """Labels of the scrape that follows readiness and probes."""
@@ -29,7 +22,7 @@ LAST_LABELS: Final = ("last_after_drain", "drained")
 
 def wanted(name: str) -> bool:
     """Whether a sample name takes part in any figure."""
-    return name in _WANTED
+    return name in MAPPED or name == PROCESS_START
 
 
 def unwrap(values: Floats) -> tuple[Floats, int]:

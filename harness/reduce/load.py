@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from harness.artifacts import tables
-from harness.artifacts.journal import read_batches, read_table
+from harness.artifacts.journal import parts, read_table
 from harness.artifacts.layout import SCHEMA_VERSION, RunDir
 from harness.artifacts.truth import read_truth
 from harness.core.errors import ArtifactError
@@ -26,6 +26,9 @@ from harness.reduce.stats import Floats
 
 _UP: Final = "up"  # as in harness.artifacts.expositions, whose import would load the parser
 _LABEL: Final = "harness_scrape_label"
+_ERROR: Final = "harness_scrape_error"
+_PROBLEM: Final = "harness_scrape_problem"
+_OF_SCRAPES: Final = frozenset({_UP, _LABEL, _ERROR, _PROBLEM})
 
 Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
@@ -110,6 +113,10 @@ class Samples:
     """Per target, times of all successful scrapes."""
     marks: Mapping[tuple[str, str], float]
     """(target, label) -> time of the scrape that was labelled so, those that bound the reconciliation above all."""
+    errors: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """(target, why a scrape of it failed) -> how often."""
+    problems: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """(target, what could not be used of its scrapes) -> how many samples."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,9 +204,9 @@ def load_run(root: Path, *, wanted: Callable[[str], bool]) -> Run:
     t0_ns = _start(manifest, events, requests_table)
     requests = _requests(requests_table, t0_ns)
     samples, failed_scrapes = _samples(run_dir, t0_ns, wanted, concerns)
-    power = _columns(_table(run_dir.power, (run_dir.power_journal,), tables.POWER, concerns), t0_ns)
-    host = _columns(_table(run_dir.host, (run_dir.host_journal,), tables.HOST, concerns), t0_ns)
-    boards = _columns(_table(run_dir.boards, (run_dir.boards_journal,), tables.BOARDS, concerns), t0_ns)
+    power = _columns(_table(run_dir.power, parts(run_dir.power_journal), tables.POWER, concerns), t0_ns)
+    host = _columns(_table(run_dir.host, parts(run_dir.host_journal), tables.HOST, concerns), t0_ns)
+    boards = _columns(_table(run_dir.boards, parts(run_dir.boards_journal), tables.BOARDS, concerns), t0_ns)
     for raw in sequence(manifest.get("concerns")):
         concern = _concern(raw)
         if concern is not None:
@@ -435,48 +442,31 @@ def _samples(
             table = _parquet(run_dir.samples)
         except (pa.ArrowException, OSError, ValueError) as error:
             concerns.append(_unreadable(run_dir.samples, error))
-    if table is None and run_dir.scrapes_journal.exists():
-        table = _parsed(run_dir.scrapes_journal, wanted)
+    if table is None:
+        # Killed before samples.parquet was made. The parser is needed only here.
+        from harness.artifacts.expositions import samples_table
+
+        table = samples_table(run_dir)
     if table is None or len(table) == 0:
         return None, {}
-    series = _series(table, t0_ns, lambda name: name in (_UP, _LABEL) or wanted(name))
+    series = _series(table, t0_ns, lambda name: name in _OF_SCRAPES or wanted(name))
     scrapes: dict[str, Floats] = {}
     failed: dict[str, int] = {}
     marks: dict[tuple[str, str], float] = {}
+    errors: dict[tuple[str, str], int] = {}
+    problems: dict[tuple[str, str], int] = {}
     for (target, metric, labels), (t, values) in series.items():
         if metric == _UP:
             scrapes[target] = t[values > 0]
             failed[target] = int(np.sum(values <= 0))
         elif metric == _LABEL:
             marks[target, str(json.loads(labels).get("label"))] = float(t[-1])
-    kept = {key: value for key, value in series.items() if key[1] not in (_UP, _LABEL)}
-    return Samples(kept, scrapes or _scrape_times(table, t0_ns), marks), failed
-
-
-def _parsed(journal: Path, wanted: Callable[[str], bool]) -> pa.Table:
-    """Samples of a journal of scrapes, for a run that was killed before samples.parquet was made."""
-    # The parser is needed only here.
-    from harness.artifacts.expositions import ExpositionError, parse
-
-    codec = pa.Codec("zstd")
-    rows: list[dict[str, Any]] = []
-    for batch in read_batches(journal):
-        for row in batch.to_pylist():
-            place = {"t_ns": row["t_ns"], "target": row["target"]}
-            try:
-                body = codec.decompress(row["body_zstd"], row["body_bytes"], asbytes=True) if row["error"] is None else b""
-                found = parse(body, row["content_type"])
-            except (ExpositionError, OSError, TypeError):
-                found = []
-            rows.append({**place, "metric": _UP, "labels": "{}", "value": float(bool(found))})
-            if row.get("label") is not None:
-                rows.append({**place, "metric": _LABEL, "labels": json.dumps({"label": row["label"]}), "value": 1.0})
-            rows += [
-                {**place, "metric": name, "labels": json.dumps(dict(labels), sort_keys=True, ensure_ascii=False), "value": value}
-                for name, labels, value in found
-                if wanted(name)
-            ]
-    return pa.Table.from_pylist(rows, schema=tables.SAMPLES)
+        elif metric == _ERROR:
+            errors[target, str(json.loads(labels).get("error"))] = len(values)
+        elif metric == _PROBLEM:
+            problems[target, str(json.loads(labels).get("problem"))] = int(np.sum(values))
+    kept = {key: value for key, value in series.items() if key[1] not in _OF_SCRAPES}
+    return Samples(kept, scrapes or _scrape_times(table, t0_ns), marks, errors, problems), failed
 
 
 def _scrape_times(table: pa.Table, t0_ns: int) -> dict[str, Floats]:

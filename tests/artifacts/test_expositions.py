@@ -4,13 +4,15 @@ import json
 import math
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.artifacts import expositions
+from harness.artifacts import expositions, tables
 from harness.artifacts.expositions import ExpositionError, parse, write_samples
+from harness.artifacts.journal import JournalWriter
 from harness.artifacts.layout import RunDir
 
 CLASSIC = b"""\
@@ -54,6 +56,7 @@ def test_names_are_as_exposed_and_labels_canonical(run: RunDir, write_scrapes) -
         ("stamped", "{}"): 4,
         ("up", "{}"): 1,
         ("scrape_duration_seconds", "{}"): 0.002,
+        ("harness_scrape_problem", '{"problem":"samples with timestamps of their own, which are not used"}'): 1,
     }
     assert {row["t_ns"] for row in rows(run)} == {10}  # the scrape's own time, whatever the exposition says
 
@@ -79,7 +82,7 @@ def test_what_is_no_exposition_is_told_and_gives_no_sample(body: bytes, run: Run
 
 
 def test_a_failed_scrape_keeps_its_error_and_a_demanded_one_its_label(run: RunDir, write_scrapes) -> None:
-    write_scrapes((1, "replica-0", CLASSIC, None, None, "ready"), (2, "replica-0", None, "timeout after 5 s", None, "drained"))
+    write_scrapes((1, "replica-0", b"a 1\n", None, None, "ready"), (2, "replica-0", None, "timeout after 5 s", None, "drained"))
     write_samples(run)
     special = {(row["t_ns"], row["metric"], row["labels"]) for row in rows(run) if row["metric"].startswith("harness_")}
     assert special == {
@@ -107,7 +110,7 @@ def test_many_scrapes_are_written_in_row_groups(run: RunDir, write_scrapes, monk
     written = write_samples(run)
     file = pq.ParquetFile(run.samples)
     assert file.num_row_groups > 5
-    assert len(rows(run)) == written == 40 * 10
+    assert len(rows(run)) == written == 40 * 11
     assert {row["target"] for row in rows(run)} == {"replica-0", "replica-1"}
 
 
@@ -119,6 +122,83 @@ def test_a_real_vllm_exposition(shared_data: Path, run: RunDir, write_scrapes) -
     found = [row for row in rows(run) if row["metric"] not in {"up", "scrape_duration_seconds"}]
     assert sorted(row["metric"] for row in found) == sorted(line.replace("{", " ").split()[0] for line in lines)
     assert math.fsum(row["value"] for row in found) == pytest.approx(math.fsum(float(line.split()[-1]) for line in lines))
+
+
+def problems(run: RunDir) -> dict[str, float]:
+    return {json.loads(row["labels"])["problem"]: row["value"] for row in rows(run) if row["metric"] == expositions.PROBLEM}
+
+
+def test_duplicates_nan_and_timestamps_are_told_and_the_scrape_counts(run: RunDir, write_scrapes) -> None:
+    body = b"""\
+vllm:num_requests_running{engine="0"} 3
+vllm:num_requests_running{engine="0"} 4
+vllm:generation_tokens_total NaN
+quantile{q="0.5"} NaN
+ahead 1 4102444800000
+"""
+    write_scrapes((1, "replica-0", body, None, None, None), unix_offset_ns=1_700_000_000 * 10**9)
+    write_samples(run)
+    assert problems(run) == {
+        "duplicate samples, of which the first counts": 1,
+        "samples that are NaN, which count as absent": 1,  # of figures that are used; an empty summary's NaN is normal
+        "samples with timestamps of their own, which are not used": 1,
+        "samples with timestamps in the future": 1,
+    }
+    assert [row["value"] for row in rows(run) if row["metric"] == "vllm:num_requests_running"] == [3]
+    assert [row["value"] for row in rows(run) if row["metric"] == "up"] == [1]
+
+
+def test_nan_is_told_in_bodies_that_are_read_by_their_numbers_alone(run: RunDir, write_scrapes) -> None:
+    bodies = [b"vllm:num_requests_running 3\n", b"vllm:num_requests_running NaN\n", b"vllm:num_requests_running 4\n"]
+    write_scrapes(*((t, "replica-0", body, None, None, None) for t, body in enumerate(bodies)))
+    write_samples(run)
+    assert problems(run) == {"samples that are NaN, which count as absent": 1}
+    assert len([row for row in rows(run) if row["metric"] == "up" and row["value"] == 1]) == 3
+
+
+NUMBERS = st.one_of(
+    st.floats().map(repr),
+    st.integers(-(10**20), 10**20).map(str),
+    st.sampled_from(["NaN", "+Inf", "-Inf", "1e3", "1_000", "x", "", " 5", "5 6"]),
+)
+LINES = st.sampled_from(
+    [
+        'a{b="c"}',
+        "a",
+        'h_bucket{le="0.5"}',
+        'h_bucket{le="+Inf"}',
+        'g{text="} 1 {"}',
+        'g{text="a\\"b"}',
+        "t",
+        "# TYPE t counter",
+        "# TYPE h histogram",
+        "",
+    ]
+)
+
+
+@given(st.lists(LINES, min_size=1, max_size=8), st.data())
+def test_a_body_read_by_its_numbers_alone_is_what_the_parser_makes_of_it(tmp_path_factory, lines: list[str], data: st.DataObject) -> None:
+    """Several bodies of the same lines: whatever is done to be quick, every one has the samples that prometheus-client finds in it."""
+    bodies = []
+    for _ in range(3):
+        texts = [line if not line or line.startswith("#") else f"{line} {data.draw(NUMBERS)}" for line in lines]
+        bodies.append("".join(f"{text}\n" for text in texts).encode())
+    run = RunDir(tmp_path_factory.mktemp("run"))
+    with JournalWriter(run.scrapes_journal, tables.SCRAPES_RAW) as journal:
+        for t_ns, body in enumerate(bodies):
+            packed = pa.Codec("zstd").compress(body, asbytes=True)
+            journal.append([{"t_ns": t_ns, "duration_ns": 1, "target": "r", "body_zstd": packed, "body_bytes": len(body)}])
+    write_samples(run)
+    found = rows(run)
+    for t_ns, body in enumerate(bodies):
+        own = [row for row in found if row["t_ns"] == t_ns and not row["metric"].startswith(("harness_", "up", "scrape_"))]
+        try:
+            wanted = parse(body, None)
+        except ExpositionError:
+            wanted = []
+        text = sorted((name, json.dumps(labels, sort_keys=True, separators=(",", ":")), repr(value)) for name, labels, value in wanted)
+        assert sorted((row["metric"], row["labels"], repr(row["value"])) for row in own) == text
 
 
 @given(st.binary(max_size=200).map(lambda tail: CLASSIC + tail + b"\n") | st.binary(max_size=300) | st.text(max_size=200).map(str.encode))
