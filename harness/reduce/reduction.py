@@ -16,6 +16,7 @@ from harness.reduce.classes import class_summaries
 from harness.reduce.client import client
 from harness.reduce.counters import LAST_LABELS, ServerCounters, wanted
 from harness.reduce.load import Run, load_run, mapping, number, sequence
+from harness.reduce.rosetta import rosetta
 from harness.reduce.stage import Flows, StageFigures
 from harness.reduce.summary import Agreement, StageSummary, Summary, Window
 from harness.reduce.verdict import judge
@@ -136,6 +137,7 @@ def reduce_fully(path: Path) -> Reduction:
         stages=summaries,
         labels={
             "output_length": _text(plan.get("output_length")),
+            "assistant": _text(plan.get("assistant")),
             "context_scale": number(plan.get("context_scale")),
             "load_format": _text(mapping(profile.get("model")).get("load_format")),
             "tokens_in_chunks": "told" if flow.output.told else "not told",
@@ -148,6 +150,7 @@ def reduce_fully(path: Path) -> Reduction:
         client=generator,
         notes=_notes(plan, figures, headline),
         classes=class_summaries(run, headline, flow, slos, top),
+        rosetta=rosetta(run, headline, flow, top.metrics, top.latency),
     )
     return Reduction(summary, run, windows, headline, flow, counters, figures)
 
