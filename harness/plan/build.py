@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from harness.core.errors import ProfileError
 from harness.core.records import ModelFacts, OutputLength, Purpose
@@ -20,7 +20,7 @@ from harness.plan.draw import stream
 from harness.plan.recorded import Recorded, trace_sha256
 from harness.plan.types import RequestSettings, Schedule, Session, StagePlan, Turn
 from harness.plan.words import in_words
-from harness.plan.workloads.classes import PlainWorkload, WorkClass, class_of, make_classes, make_turns
+from harness.plan.workloads.classes import SUBAGENT, PlainWorkload, WorkClass, class_of, make_classes, make_turns
 from harness.plan.workloads.heads import MESSAGE_OVERHEAD_TOK, Head
 from harness.profile.schema import AllAtOnceStage, ConcurrencyStage, OpenStage, Profile, ReplayStage, ReplayWorkload, Stage
 
@@ -102,7 +102,7 @@ class RunPlan:
             age = self._pool(stage).age(stream(self.seed, "age", stage.name, number))
             # The lengths are the chosen conversation's, the text is this session's own.
             first_turn, first_gap_ns, shape = age.turn, age.gap_ns, self._candidate(stage, age.candidate)
-        one = class_of(self.classes, self.seed, *shape)
+        one = class_of(self._classes(stage), self.seed, *shape)
         turns = self._turns(one, shape, f"{stage.name}/{number}")
         session = Session(
             session_id="",
@@ -130,6 +130,10 @@ class RunPlan:
             salt=f"[{self.seed} {session_id}] " if self.cold else "",
         )
 
+    def _classes(self, stage: StagePlan) -> tuple[WorkClass, ...]:
+        """Those that a stage draws from: all, or one part of a mix with its subagents."""
+        return tuple(one for one in self.classes if stage.part in {None, one.label, one.label.removesuffix(f"/{SUBAGENT}")})
+
     @staticmethod
     def _slot(stage: StagePlan, number: int) -> int:
         return number % stage.concurrency if stage.concurrency else number
@@ -148,7 +152,7 @@ class RunPlan:
             assert stage.concurrency is not None
             count = min(MOST_POOL, max(LEAST_POOL, stage.concurrency))
             shapes = (self._candidate(stage, candidate) for candidate in range(count))
-            self._pools[stage.index] = Pool(self._turns(class_of(self.classes, self.seed, *shape), shape, "") for shape in shapes)
+            self._pools[stage.index] = Pool(self._turns(class_of(self._classes(stage), self.seed, *shape), shape, "") for shape in shapes)
         return self._pools[stage.index]
 
     def sessions(self, stage_index: int, *, worker: int = 0, workers: int = 1) -> Iterator[Session]:
@@ -222,11 +226,14 @@ def make_plan(profile: Profile, facts: ModelFacts) -> RunPlan:
         force_output=profile.output_length is OutputLength.FORCED and api.forces_output,
         temperature=profile.traffic.temperature,
         cache_control=profile.cache_control,
+        live=profile.traffic.assistant == "live",
     )
     notes = [] if scale == 1 else [f"all lengths are scaled by {scale:.4g}: {reason}"]
     if source == "default":
         notes.append(f"lengths are estimates at {DEFAULT_TOK_PER_WORD} tokens a word: the model's tokenizer is not on this machine")
     notes += [*_caps(classes), *_starts(stages)]
+    if settings.live:
+        notes.append("later turns carry what the server answered: their bodies depend on the run and cannot be made again from the plan")
     shell = RunPlan(
         seed=profile.seed,
         stages=stages,
@@ -290,11 +297,14 @@ def _starts(stages: Sequence[StagePlan]) -> Iterator[str]:
 def workload_sha256(profile: Profile) -> str:
     """Hash of the profile's traffic and SLOs; the seed and what only concerns the load generator are left out."""
     traffic = profile.traffic.model_dump(mode="json", exclude={"workers", "calibrate", "canary", "proxy", "tls"})
+    traffic["load"] = [_set(stage, "part") for stage in traffic["load"]]
     traffic["output_length"] = profile.output_length.value
     traffic["cache_control"] = profile.cache_control
     if isinstance(profile.traffic.workload, ReplayWorkload):
         # The trace is what it holds, not where it lies.
         traffic["workload"]["path"] = trace_sha256(profile.traffic.workload.path)
+    if traffic["assistant"] == "recorded":
+        del traffic["assistant"]  # hashes of workloads from before there was a choice stay what they are
     traffic["steady"] = [_is_steady(profile, stage) for stage in profile.traffic.load]
     return _sha256({"traffic": traffic, "slos": profile.slos.model_dump(mode="json")})
 
@@ -304,7 +314,7 @@ def _plan_sha256(plan: RunPlan) -> str:
     fixed = {
         "version": PLAN_VERSION,
         "seed": plan.seed,
-        "stages": [asdict(stage) for stage in plan.stages],
+        "stages": [_set(asdict(stage), "part") for stage in plan.stages],
         "settings": asdict(plan.settings),
         "tok_per_word": round(plan.tok_per_word, 6),
         "context_limit_tok": plan.context_limit_tok,
@@ -320,6 +330,11 @@ def _plan_sha256(plan: RunPlan) -> str:
             for turn in session.turns:
                 digest.update(f"{turn}\n".encode())
     return digest.hexdigest()
+
+
+def _set(fields: dict[str, Any], *optional: str) -> dict[str, Any]:
+    """Without the optional keys that say nothing, so that a key which is new leaves the hashes of plans without it as they were."""
+    return {key: value for key, value in fields.items() if key not in optional or value is not None}
 
 
 def _corpus_sha256() -> str:
@@ -353,6 +368,7 @@ def _stage(profile: Profile, stage: Stage, index: int) -> StagePlan:
         single=single,
         steady=_is_steady(profile, stage),
         max_in_flight=stage.max_in_flight,
+        part=stage.part,
     )
 
 

@@ -248,6 +248,7 @@ class StagePlan:
         single: each session is cut to its first request.
         steady: the sessions that occupy the slots at the start are in their middle (closed loop only).
         max_in_flight: requests in flight over all workers.
+        part: the only part of a mix that it draws from; None: all of them.
     """
 
     index: int
@@ -262,6 +263,7 @@ class StagePlan:
     single: bool
     steady: bool
     max_in_flight: int
+    part: str | None = None
 
     @property
     def rate_per_s(self) -> float | None:
@@ -285,9 +287,15 @@ class RequestSettings:
         temperature: sampling temperature.
         cache_control: mark the prompt-cache breakpoints that Claude's clients set (Messages API only): the last tool, the system prompt
             and the last two user messages.
+        live: later turns carry what the server answered in place of the recorded reply, so their bytes are known at run time only.
+        thinking: how requests of classes that reason ask for it: `off`, or `budget`, `adaptive` or `effort` as in the profile.
+        effort: for `adaptive` and `effort`; None: the server's own.
     """
 
     api: str
     force_output: bool
     temperature: float
     cache_control: bool = False
+    live: bool = False
+    thinking: str = "off"
+    effort: str | None = None

@@ -30,6 +30,7 @@ from harness.profile.schema import (
     DcgmPower,
     DiurnalStage,
     DocQaWorkload,
+    Energy,
     Geometric,
     HourFactor,
     IpmiPower,
@@ -51,6 +52,7 @@ from harness.profile.schema import (
     ReplayStage,
     ReplayWorkload,
     Slos,
+    StatedFactor,
     StepStage,
     Strict,
     Subagents,
@@ -115,6 +117,8 @@ _SECTIONS: Final[tuple[tuple[str, str, type[Strict]], ...]] = (
     ("`telemetry.power`, kind `replay`", "telemetry.power.N", ReplayPower),
     ("`telemetry.power`, kind `modelled`", "telemetry.power.N", ModelledPower),
     ("`price`", "price", Price),
+    ("`energy`", "energy", Energy),
+    ("`energy`, a stated factor", "energy.pue", StatedFactor),
 )
 
 _TOP: Final = """\

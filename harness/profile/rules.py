@@ -53,6 +53,8 @@ OWN_ARGS: Final = {
 }
 
 _SECRET_NAME: Final = re.compile(r"(^|_)(API_?KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)$", re.IGNORECASE)
+_MATCHER: Final = r"[a-zA-Z_][a-zA-Z0-9_]*\s*(?:=~|!~|!=|=)\s*\"(?:[^\"\\]|\\.)*\""
+_MATCHERS: Final = re.compile(rf"\s*{_MATCHER}\s*(?:,\s*{_MATCHER}\s*)*,?\s*")
 _NEEDS_SLOS: Final = frozenset({"goodput_rps", "goodput_tok_s", "slo_met_ratio"})
 _NEEDS_PRICE: Final = frozenset({"usd_per_mtok"})
 
@@ -370,6 +372,32 @@ def _watched(profile: "Profile") -> Iterator[Violation]:
         )  # fmt: skip
 
 
+def _prometheus(profile: "Profile") -> Iterator[Violation]:
+    """A Prometheus that is somebody else's must be told which of its targets are ours."""
+    telemetry = profile.telemetry
+    by_url = telemetry.prometheus not in {"embedded", "managed"}
+    if by_url and not telemetry.selectors:
+        yield Violation(
+            ("telemetry", "prometheus"), "is a URL, and nothing says which of its targets are this run's servers",
+            "add `telemetry.selectors`, such as `{replica-0: 'job=\"vllm\", instance=\"gpu-7:8000\"'}`",
+        )  # fmt: skip
+    if not by_url:
+        for key in ("selectors", "prometheus_auth_env"):
+            if getattr(telemetry, key):
+                yield Violation(("telemetry", key), f"is for a URL, and telemetry.prometheus is `{telemetry.prometheus}`", "drop it")
+    for name, selector in telemetry.selectors.items():
+        if not _MATCHERS.fullmatch(selector):
+            yield Violation(
+                ("telemetry", "selectors", name), f"{selector!r} are no label matchers",
+                'write them as PromQL does: `job="vllm", instance="gpu-7:8000"`',
+            )  # fmt: skip
+    if profile.server.kind == "attach":
+        names = [f"replica-{position}" for position in range(len(profile.server.urls))]
+        for name in telemetry.selectors:
+            if name not in names:
+                yield Violation(("telemetry", "selectors", name), "is no endpoint of this profile", f"there are {_names(names)}")
+
+
 def _threshold_grammar(profile: "Profile") -> Iterator[Violation]:
     for index, text in enumerate(profile.thresholds):
         try:
@@ -407,6 +435,33 @@ def _price(profile: "Profile") -> Iterator[Violation]:
         yield Violation(("price", "date"), f"{profile.price.date} is no date: {error}", "write YYYY-MM or YYYY-MM-DD")
 
 
+def _energy(profile: "Profile") -> Iterator[Violation]:
+    energy = profile.energy
+    if energy.pue is not None and energy.pue.value < 1:
+        what = f"{energy.pue.value:g} says that a facility draws less than the IT in it"
+        yield Violation(("energy", "pue", "value"), what, "write at least 1")
+    if energy.grid_kgco2_per_kwh is not None and energy.grid_source is None:
+        yield Violation(
+            ("energy", "grid_source"), "a grid's factor without its source is not taken", "name who says so, the place and the year"
+        )
+    if energy.grid_source is not None and energy.grid_kgco2_per_kwh is None:
+        yield Violation(("energy", "grid_kgco2_per_kwh"), "there is a source, and no factor", "give the factor, or drop the source")
+    if energy.attribute and len(profile.traffic.load) < 2:
+        what = "one stage alone cannot tell time, input and output apart"
+        yield Violation(("energy", "attribute"), what, "use stages as in loadprofiles/gpu-energy-attribution.yaml")
+
+
+def _stage_parts(profile: "Profile") -> Iterator[Violation]:
+    workload = profile.traffic.workload
+    names = {part.name or part.workload.kind for part in workload.parts} if workload.kind == "mix" else set()
+    for index, stage in enumerate(profile.traffic.load):
+        if stage.part is None or stage.part in names:
+            continue
+        what = f"`{stage.part}` is no part of the workload"
+        fix = f"parts: {_names(tuple(sorted(names)))}" if names else "drop it, or use a workload of `kind: mix`"
+        yield Violation(("traffic", "load", index, "part"), what, fix)
+
+
 def _no_boards(profile: "Profile") -> bool:
     """Whether it is certain that no board on this machine serves."""
     server = profile.server
@@ -440,7 +495,10 @@ _RULES: Final[tuple[tuple[Callable[["Profile"], Iterator[Violation]], tuple[Path
     (_times, ()),
     (_distributions, ()),
     (_watched, (("server",),)),
+    (_prometheus, (("server",),)),
     (_threshold_grammar, ()),
     (_threshold_needs, (("server",), ("slos",), ("price",))),
     (_price, ()),
+    (_energy, ()),
+    (_stage_parts, (("traffic", "workload"),)),
 )

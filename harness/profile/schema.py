@@ -32,6 +32,11 @@ from harness.profile import rules
 BUILTIN_MODELS: Final = rules.BUILTIN_MODELS
 """Model ids that the harness makes itself."""
 
+IDLE_S: Final = 30.0
+"""Idle of a run that measures: as long as an energy needs not to be preliminary."""
+SMOKE_IDLE_S: Final = 5.0
+"""Idle of a smoke run: the least that energy can be taken over."""
+
 _LARGEST: Final = 10**15
 """Bound of counts and sizes: everything later fits into 64 bits with room for nanoseconds."""
 _LONGEST_TEXT: Final = 64
@@ -646,6 +651,8 @@ class StageBase(Strict):
     """Ends the stage after this many sessions, started in order of the plan, have finished."""
     max_in_flight: Whole = Field(default=10_000, ge=1)
     """Requests in flight, over all workers; one that would exceed it is recorded as dropped, never delayed."""
+    part: Text | None = None
+    """Only this part of a `mix` workload, by its name; default: all of them by their weights."""
 
 
 Unit = Literal["sessions", "requests"]
@@ -811,6 +818,10 @@ class Traffic(Strict):
     cache_control: Flag | None = None
     """Set prompt-cache breakpoints as Claude's clients do, on the last tool, the system prompt and the last two user messages (Messages
     API). Default: true for `claude-code` and `claude-chat` over the Messages API, else false."""
+    assistant: Literal["recorded", "live"] = "recorded"
+    """What later turns carry as the answers before them: `recorded`, the plan's own, so that prefixes are the same in every run; or
+    `live`, what the server really answered, so that the tokens which it generated are found in its cache. The bodies of a live run
+    cannot be made again from its plan."""
     temperature: Number = Field(default=0.0, ge=0, le=2)
     """Sampling temperature."""
     workers: Literal["auto"] | Annotated[Whole, Field(ge=1, le=256)] = "auto"
@@ -1033,7 +1044,19 @@ class Telemetry(Strict):
     scrape_interval_s: Seconds = 1.0
     """Between two scrapes of each `/metrics`."""
     scrape_timeout_s: Seconds = 5.0
-    """Limit of one scrape."""
+    """Limit of one scrape. A Prometheus takes the interval where that is shorter."""
+    prometheus: Literal["embedded", "managed"] | HttpUrlText = "embedded"
+    """Who scrapes: `embedded` the harness itself, `managed` a Prometheus that it starts for the run, or the URL of one (or of Thanos,
+    Mimir, VictoriaMetrics) that scrapes these servers already and is read after the run. docs/prometheus.md has the three side by side."""
+    selectors: dict[str, Text] = Field(default_factory=dict)
+    """For a URL: endpoint (`replica-0`) -> PromQL label matchers of its one target, such as `job="vllm", instance="gpu-7:8000"`."""
+    prometheus_auth_env: Text | None = None
+    """For a URL: environment variable with the value of its `Authorization` header, or with headers as lines of `Name: value`."""
+    exporter_port: Whole | None = Field(default=None, ge=0, le=65535)
+    """Port on which the run tells of itself in Prometheus' format: requests, latencies, tokens, stage, watts. 0: any free one. Default:
+    not at all."""
+    exporter_host: Text = "127.0.0.1"
+    """Address of that port. The page has no password: another address than loopback shows it to whoever can reach it."""
     power_interval_s: Seconds = 0.1
     """Between two readings of instant power."""
     energy_interval_s: Seconds = 1.0
@@ -1058,6 +1081,40 @@ class Price(Strict):
     """Its date, YYYY-MM or YYYY-MM-DD."""
 
 
+class StatedFactor(Strict):
+    """A number that the harness cannot measure; printed with every figure that uses it."""
+
+    value: Number = Field(gt=0)
+    """The number."""
+    source: Text
+    """Who says so."""
+
+
+class Energy(Strict):
+    """What belongs to the joules beside the power readings. docs/energy.md has boundaries, formulas and validity."""
+
+    idle_s: Seconds | None = None
+    """Idle is measured this long before the server starts and again when it is ready, where power can be read. 0: not at all; below 5 s
+    no energy is had. Default: 30 s under purpose measure, 5 s under smoke."""
+    attribute: Flag = False
+    """The load stages are made for attributing joules to time, computed input, output and output x context: fit them
+    (loadprofiles/gpu-energy-attribution.yaml)."""
+    calibration: Text | None = None
+    """Meter calibration by `harness energy calibrate`; replaces the boards' default gain error. A relative path is taken from the working
+    directory."""
+    host_w_per_gpu: StatedFactor | None = None
+    """Watts of the host (CPUs, memory, NICs, fans, losses of its supplies) for each of its GPUs, where no node meter was read. Default:
+    the published rated watts of the GPU's system, at the share of them that nodes are known to draw."""
+    network_storage_ratio: StatedFactor | None = None
+    """Power of storage, switches and optics over that of servers. Default: a published one."""
+    pue: StatedFactor | None = None
+    """Power at the utility's meter over that of the IT, at least 1. Default: the middle of a published range."""
+    grid_kgco2_per_kwh: Number | None = Field(default=None, ge=0, le=5)
+    """CO2 of a kilowatt-hour of the grid; needs `grid_source`. Without it no figure of carbon is given."""
+    grid_source: Text | None = None
+    """Where the grid's factor comes from, with its place and year."""
+
+
 class Profile(Strict):
     """One run, whole."""
 
@@ -1079,6 +1136,8 @@ class Profile(Strict):
     """Service level objectives of one request."""
     telemetry: Telemetry = Telemetry()
     """What is watched beside the traffic."""
+    energy: Energy = Energy()
+    """What belongs to the joules beside the power readings."""
     thresholds: tuple[str, ...] = ()
     """Conditions on the result, such as `ttft_s.p99 < 1.5`; one that fails exits 99."""
     price: Price | None = None
@@ -1101,6 +1160,13 @@ class Profile(Strict):
     def canary(self) -> bool:
         """Whether a run sends canaries: the profile's word, else under purpose measure."""
         return self.purpose is Purpose.MEASURE if self.traffic.canary is None else self.traffic.canary
+
+    @property
+    def idle_s(self) -> float:
+        """How long idle is measured, each time: the profile's word, else 30 s under purpose measure and 5 s under smoke."""
+        if self.energy.idle_s is not None:
+            return self.energy.idle_s
+        return IDLE_S if self.purpose is Purpose.MEASURE else SMOKE_IDLE_S
 
     @property
     def output_length(self) -> OutputLength:
