@@ -39,6 +39,7 @@ from harness.hardware.host import describe_host
 from harness.models.facts import resolve as resolve_model
 from harness.plan.build import RunPlan, make_plan
 from harness.profile.schema import Profile
+from harness.reduce.energy_error import read_calibration
 from harness.reduce.summary import Summary
 from harness.report.terminal import reduce_and_report
 from harness.server.base import ModelServer, Needs, RunContext, RunningServer, raise_problems, read_api_key
@@ -54,6 +55,9 @@ MIN_FREE_BYTES: Final = 64 * 1024**2
 
 SETTLE_S: Final = 5.0
 """Longest wait, after the load, for the servers to report no running request, before the last scrape for reconciliation."""
+
+IDLE_SETTLE_S: Final = 1.0
+"""From the end of what went before to the stretch in which idle is measured: boards keep their clocks up for a moment."""
 
 START_DELAY_S: Final = 0.5
 """From the word to the first stage's start, so that every worker has it before it is due."""
@@ -99,6 +103,7 @@ class Prepared:
     gpus: tuple[Gpu, ...]
     server: ModelServer
     server_reason: str
+    meter_calibration: Mapping[str, Any] | None = None
 
 
 def prepare(profile: Profile, note: Callable[[str], None]) -> Prepared:
@@ -114,7 +119,9 @@ def prepare(profile: Profile, note: Callable[[str], None]) -> Prepared:
     present = nvidia_device_present().present
     choice = choose_server(profile, facts, gpus, nvidia_present=present, needs=Needs(tools=any(one.head.tools for one in plan.classes)))
     note(f"server {choice.kind}: {choice.reason}")
-    return Prepared(profile, facts, plan, gpus, choice.server, choice.reason)
+    calibration = profile.energy.calibration
+    meter = None if calibration is None else read_calibration(Path(calibration))[1]
+    return Prepared(profile, facts, plan, gpus, choice.server, choice.reason, meter)
 
 
 def run_profile(
@@ -181,6 +188,8 @@ class _Run:
         self._manifest = Manifest(run_dir, _manifest_fields(prepared, run_dir, self._started_ns, overrides))
         if source is not None:
             write_bytes(run_dir.root / "profile.yaml", source.read_bytes())
+        if prepared.meter_calibration is not None:
+            write_json(run_dir.meter_calibration, prepared.meter_calibration)
         self._rate = _Rate()
         self._summary: Summary | None = None
         self._traffic: dict[str, Any] = {}
@@ -256,6 +265,8 @@ class _Run:
         network = profile.traffic.network
         recorder = TelemetryRecorder(self._run_dir, profile.telemetry, gpus=prepared.gpus, on_concern=self._concern, network=network)
         telemetry = stack.enter_context(recorder)
+        if prepared.server.kind != "attach":  # a server that is up already leaves nothing to be measured without it
+            self._measure_idle(telemetry, "before_server")
 
         self._phase("starting the server", f"{prepared.server.kind}, {profile.model.id}", event="server_start")
         with confined(None if cores is None or cores.shared else cores.rest):  # what is started within inherits it
@@ -269,6 +280,7 @@ class _Run:
         telemetry.add_targets(server.endpoints)
         telemetry.add_scopes(server.pids())
         telemetry.ensure_required()
+        self._measure_idle(telemetry, "ready", server)
         driver = LocustDriver(
             profile,
             prepared.facts,
@@ -297,6 +309,21 @@ class _Run:
         self._mark(telemetry, "last_after_drain")
         self._phase("stopping", "", event="stopping")
         telemetry.stop()  # before the servers go: a scrape that meets a stopping server would be counted as a failed one
+
+    def _measure_idle(self, telemetry: TelemetryRecorder, when: str, server: RunningServer | None = None) -> None:
+        """Leave everything alone for as long as the profile says, and mark the stretch; nothing where no power can be read."""
+        idle_s = self._profile.idle_s
+        if idle_s <= 0 or not _reads_power(telemetry.power):
+            return
+        state = "before the server starts" if server is None else "with the model loaded"
+        self._phase("idle", f"{human_duration(idle_s)} without load, {state}", event=f"idle_{when}")
+        start_ns = now_ns() + round(IDLE_SETTLE_S * 1e9)
+        end_ns = start_ns + round(idle_s * 1e9)
+        while (left_s := seconds(end_ns - now_ns())) > 0:
+            time.sleep(min(left_s, 0.25))
+            if server is not None:
+                server.check()
+        self._events.append("idle", when=when, start_ns=start_ns, end_ns=end_ns)
 
     def _watch(self, driver: LocustDriver, server: RunningServer, telemetry: TelemetryRecorder) -> None:
         """Until the load has finished: look after the server, tell the view, pass a signal on."""
@@ -506,6 +533,12 @@ def _settle(telemetry: TelemetryRecorder) -> None:
             return
 
 
+def _reads_power(power: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None) -> bool:
+    """Whether any source of the recorder gives power or energy of anything."""
+    sources = [power] if isinstance(power, Mapping) else list(power or ())
+    return any(device.get("power") or device.get("energy") for source in sources for device in source.get("devices", ()))
+
+
 def _make_run_dir(out: Path, name: str) -> RunDir:
     stamp = wall_now().strftime("%Y%m%dT%H%M%SZ")
     root = out / f"{stamp}-{name}-{secrets.token_hex(3)}"
@@ -550,6 +583,7 @@ def _manifest_fields(prepared: Prepared, run_dir: RunDir, started_ns: int, overr
             "tok_per_word": plan.tok_per_word,
             "tok_per_word_source": plan.tok_per_word_source,
             "output_length": profile.output_length.value,
+            "assistant": "live" if plan.settings.live else "recorded",
             "notes": list(plan.notes),
         },
         "model": prepared.facts,

@@ -7,12 +7,14 @@ Shared blocks (tools, system prompt) are made once a process, each message of a 
 import itertools
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cache, lru_cache
 from typing import Final
 
 from harness.core.records import Api
 from harness.plan import corpus, openai_forms
 from harness.plan.draw import stream
+from harness.plan.live import LiveTurn, Spoken, live_turn, render, tool_ids
 from harness.plan.types import Block, Message, Part, PartKind, Place, RequestSettings, Role, Session, Thread, ToolDefinition
 
 CHUNK_WORDS = 24
@@ -94,6 +96,22 @@ class Conversation:
         self._head = _head(session, settings, model, texts)
         self._thread = Thread(session.turns)
         self._messages: dict[Place, bytes] = {}  # rendered so far
+        self._live: dict[Place, LiveTurn] = {}
+        self._tool_ids: dict[str, str] = {}  # the plan's id of a call -> the server's
+
+    def answered(self, turn_index: int, spoken: Sequence[Spoken]) -> bool:
+        """Take what the server answered to a turn; later bodies carry it in place of the recorded reply.
+
+        Returns:
+            False where it holds nothing to carry: the recorded reply stays.
+        """
+        recorded = self._session.turns[turn_index].reply
+        turn = live_turn(recorded, spoken)
+        if turn is None:
+            return False
+        self._live[turn_index, 1] = turn
+        self._tool_ids |= tool_ids(recorded, turn)
+        return True
 
     def body(self, turn_index: int) -> bytes:
         """The whole JSON body of one turn. Turns may be asked for in any order."""
@@ -125,8 +143,17 @@ class Conversation:
 
     def _message(self, place: Place) -> bytes:
         if place not in self._messages:
-            self._messages[place] = self._render(self._thread.message(place))
+            message = self._thread.message(place)
+            if place in self._live:
+                self._messages[place] = render(self._live[place], message, Api(self._settings.api), self._texts)
+            else:
+                self._messages[place] = self._render(self._renamed(message) if self._tool_ids else message)
         return self._messages[place]
+
+    def _renamed(self, message: Message) -> Message:
+        """With the server's ids of the calls that it made."""
+        ids = self._tool_ids
+        return replace(message, parts=tuple(replace(part, tool_id=ids.get(part.tool_id, part.tool_id)) for part in message.parts))
 
     def _render(self, message: Message) -> bytes:
         match self._settings.api:

@@ -42,10 +42,15 @@ def _said(role: Role, part: Part, texts: "Texts") -> bytes:
         case PartKind.TEXT:
             return (CUE if role is Role.ASSISTANT else rb"\n\nUser:") + b" " + texts.escaped(part.block)[1:-1]
         case PartKind.TOOL_USE:
-            call = {"id": part.tool_id, "name": part.tool_name, "arguments": {"input": texts.text(part.block)}}
-            return CUE + rb" Call: " + _inside(json.dumps(call, ensure_ascii=False))
+            return transcript_call(part.tool_id, part.tool_name, {"input": texts.text(part.block)})
         case PartKind.TOOL_RESULT:
             return rb"\n\nResult of " + _inside(part.tool_id) + b": " + texts.escaped(part.block)[1:-1]
+
+
+def transcript_call(tool_id: str, tool_name: str, arguments: dict[str, object]) -> bytes:
+    """A tool call in a transcript, without quotes: its JSON as text."""
+    call = {"id": tool_id, "name": tool_name, "arguments": arguments}
+    return CUE + rb" Call: " + _inside(json.dumps(call, ensure_ascii=False))
 
 
 def _inside(text: str) -> bytes:

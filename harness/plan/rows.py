@@ -134,12 +134,12 @@ def plan_rows(plan: RunPlan, totals: PlanTotals | None = None) -> Iterator[dict[
                 totals.add(session)
             for turn, body_sha256 in zip(session.turns, body_hashes(session), strict=True):
                 if turn.index >= session.first_turn:
-                    yield _row(session, turn, body_sha256)
+                    yield _row(session, turn, None if plan.settings.live and turn.index > session.first_turn else body_sha256)
                 elif turn.index == session.priming_turn:
                     yield _row(session, turn, body_sha256) | {"class": session.workload_class + PRIME_SUFFIX, "target_output_tok": 1}
 
 
-def _row(session: Session, turn: Turn, body_sha256: str) -> dict[str, Any]:
+def _row(session: Session, turn: Turn, body_sha256: str | None) -> dict[str, Any]:
     first = turn.index == session.first_turn
     offset_ns = session.first_gap_ns if session.primed else session.intended_offset_ns
     return {

@@ -122,7 +122,8 @@ class LocustDriver:
 
     Events are dicts with `event`:
         `stage_started` {stage, index, start_ns, window_start_ns, window_end_ns or None}: once a stage.
-        `stage_ended` {stage, index, end_ns, window_end_ns, turns_not_happened, turns_cut}: once a stage, sums over workers.
+        `stage_ended` {stage, index, end_ns, window_end_ns, turns_not_happened, turns_cut, replies_not_carried}: once a stage, sums
+        over workers.
         `progress` {t_ns, stage, in_flight, live_sessions, sent, ok, failed, dropped, output_tok, ttft_p50_s, ttft_p99_s (of this stage so
             far, from the intended time, None before the first), lag_p99_s (sends since the last such event; None without), loop_lag_s
             (largest since the last), cpu (largest share of a core), workers: {label: the same by worker}}: every half second.
@@ -446,7 +447,7 @@ class LocustDriver:
                 self._tell_workers({"cmd": "stage", "index": index, "start_ns": now_ns() + round(STAGE_LEAD_S * NS_PER_S)})
             return
         merged = {**event, "end_ns": max(end["end_ns"] for end in ends), "window_end_ns": max(end["window_end_ns"] for end in ends)}
-        for key in ("turns_not_happened", "turns_cut"):
+        for key in ("turns_not_happened", "turns_cut", "replies_not_carried"):
             merged[key] = sum(end[key] for end in ends)
         self._announce(merged)
         if index + 1 < len(self._plan.stages) and not self._interrupted:

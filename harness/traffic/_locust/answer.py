@@ -5,7 +5,6 @@ events cost one match and no JSON; anything else (first events, usage, stop reas
 """
 
 import json
-import re
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,7 +15,11 @@ from typing import Any, Final
 
 from harness.core.clock import wall_now
 from harness.core.records import Api, Outcome
+from harness.plan.live import Spoken, SpokenKind
+from harness.traffic._locust.events import events, fields
 from harness.traffic._locust.framing import Framing
+from harness.traffic._locust.reply import Reply
+from harness.traffic._locust.shapes import MAX_LEARNT_PER_STREAM, escaped_size, known, learn, size_of
 
 PAUSE_EVENTS: Final = 200
 """Events between two calls of `pause`: about half a millisecond, so that a long answer does not hold up the timestamps of the others."""
@@ -57,6 +60,7 @@ class Answer:
     chunk_bytes: "array[int] | None" = None
     chunk_tok: "array[int] | None" = None
     text: str | None = None
+    spoken: tuple[Spoken, ...] = ()
 
 
 def read_answer(
@@ -68,6 +72,7 @@ def read_answer(
     error: str | None = None,
     pause: Callable[[], None] | None = None,
     keep_text: bool = False,
+    keep_reply: bool = False,
 ) -> Answer:
     """Read a response that is over. Never raises for anything that a server can send.
 
@@ -79,6 +84,7 @@ def read_answer(
         error: words for the record when reading stopped for another reason than the message's end.
         pause: called now and then while a long answer is read.
         keep_text: collect the content as text (tests); every event is then parsed as JSON.
+        keep_reply: collect the answer's blocks in `spoken`, for later turns to carry.
     """
     framing.finish()
     answer = Answer(Outcome.OK, http_status=framing.status, response_bytes=len(framing.body) if framing.reads else None)
@@ -89,7 +95,7 @@ def read_answer(
     if framing.status is not None:
         answer.retry_after_s = retry_after_s(framing.headers)
     if framing.status == 200 and content_type.split(";")[0].strip().lower() == "text/event-stream":
-        stream = _Stream(api, keep_text=keep_text)
+        stream = _Stream(api, keep_text=keep_text, keep_reply=keep_reply)
         stream.read(framing, whole=framing.complete, pause=pause)
         stream.fill(answer)
 
@@ -189,80 +195,7 @@ def _error_of(value: Any) -> str | None:  # noqa: ANN401 - any JSON value
     return (f"{kind}: {message}" if isinstance(kind, str) else str(message))[:_ERROR_CHARS]
 
 
-# --- events -----------------------------------------------------------------------------------------------------------------------
-
-_BOUNDARY = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
-_LINE_END = re.compile(rb"\r\n|\n|\r")
-_STRING = rb'[^"\\\x00-\x1f]*(?:\\.[^"\\\x00-\x1f]*)*'
-_LITERAL = re.compile(rb'"(?:text|thinking|partial_json|content|reasoning_content|reasoning|arguments|delta)"\s*:\s*"(' + _STRING + rb')"')
-_FINISHED = re.compile(rb'"(?:finish_reason|stop_reason)"\s*:\s*"')
-_VARYING = re.compile(rb'"(?:id|item_id|obfuscation|request_id)"\s*:\s*"[^"\\]*"|"completion_tokens"\s*:\s*\d+|\d+')
-_CONTENT_GROUP = b"(" + _STRING + b")"
-
-
-@dataclass(frozen=True, slots=True)
-class _Shape:
-    """A pattern for events that differ from a parsed one only in content, digits and ids.
-
-    Attributes:
-        pattern: for the whole event.
-        kind: of the content.
-        content: number of the group that holds the content's JSON literal.
-        tok: number of the group that holds the completion tokens so far; 0 where the event does not tell.
-    """
-
-    pattern: re.Pattern[bytes]
-    kind: str
-    content: int
-    tok: int
-
-
-_MAX_SHAPES = 16
-_MAX_LEARNT_PER_STREAM = 4
-"""A server whose every event differs in some other way would have a new shape learnt each time; it is parsed as JSON instead."""
-
-_shapes: dict[Api, dict[tuple[bytes, str], _Shape]] = {api: {} for api in Api}
-"""Shapes seen by this process: the same server answers all its requests in the same few."""
-
-
-def _learn(api: Api, event: bytes, kind: str, content: str) -> _Shape | None:
-    """A shape from an event whose whole meaning is `content` (no stop reason, no error); None when its literal is not unique."""
-    found = [match for match in _LITERAL.finditer(event) if match[1]]
-    if len(found) != 1 or json.loads(b'"' + found[0][1] + b'"') != content or _FINISHED.search(event):
-        return None
-    start, end = found[0].span(1)
-    before, tok_before = _generalise(event[:start])
-    after, tok_after = _generalise(event[end:])
-    if tok_before + tok_after > 1:
-        return None
-    key = (before + _CONTENT_GROUP + after, kind)
-    known = _shapes[api]
-    shape = known.get(key)
-    if shape is None:
-        if len(known) >= _MAX_SHAPES:
-            known.pop(next(iter(known)))
-        shape = known[key] = _Shape(re.compile(key[0]), kind, 1 + tok_before, 2 if tok_after else tok_before)
-    return shape
-
-
-def _generalise(piece: bytes) -> tuple[bytes, int]:
-    """A piece of an event as a pattern, and the number of groups in it."""
-    out: list[bytes] = []
-    at = groups = 0
-    for match in _VARYING.finditer(piece):
-        out.append(re.escape(piece[at : match.start()]))
-        text = match[0]
-        if text.startswith(b'"completion_tokens"'):
-            out.append(re.escape(text.rstrip(b"0123456789")) + rb"(\d+)")
-            groups += 1
-        elif text.startswith(b'"'):
-            out.append(re.escape(text[: text.index(b":") + 1]) + rb'\s*"[^"\\]*"')
-        else:
-            out.append(rb"\d+")
-        at = match.end()
-    out.append(re.escape(piece[at:]))
-    return b"".join(out), groups
-
+# --- streams ---------------------------------------------------------------------------------------------------------------------
 
 _END_MARKERS: Final = {
     Api.MESSAGES: "message_stop", Api.CHAT: "[DONE]", Api.COMPLETIONS: "[DONE]", Api.RESPONSES: "response.completed",
@@ -283,7 +216,7 @@ _RESPONSES_DELTAS: Final = {
 class _Stream:
     """Content, usage and end of one event stream."""
 
-    def __init__(self, api: Api, *, keep_text: bool) -> None:
+    def __init__(self, api: Api, *, keep_text: bool, keep_reply: bool) -> None:
         self.api = api
         self.end_marker = _END_MARKERS[api]
         self._read_event = {Api.MESSAGES: self._messages, Api.RESPONSES: self._responses}.get(api, self._chat)
@@ -296,6 +229,7 @@ class _Stream:
         self._completion_tok: int | None = None  # so far, where the stream tells as it goes
         self._keep_text = keep_text
         self._text: list[str] = []
+        self._reply = Reply() if keep_reply else None
         # One entry a read that carries content: its time, content bytes, and the tokens so far after it.
         self._times_ns: list[int] = []
         self._bytes: list[int] = []
@@ -303,15 +237,15 @@ class _Stream:
 
     def read(self, framing: Framing, *, whole: bool, pause: Callable[[], None] | None) -> None:
         """Go through the body's events."""
-        body, ends, times = framing.body, framing.body_ends, framing.times_ns
-        shapes = [] if self._keep_text else list(_shapes[self.api].values())
+        body, ends, times, reply = framing.body, framing.body_ends, framing.times_ns, self._reply
+        shapes = [] if self._keep_text else list(known[self.api].values())
         shape = shapes[-1] if shapes else None
         match = shape.pattern.fullmatch if shape else None
         learnt = 0
         which = 0  # the read that completed the event
         counted = -1  # the read of the last entry
         last_counted: bytes | None = None
-        for number, (event, end) in enumerate(_events(body, whole=whole)):
+        for number, (event, end) in enumerate(events(body, whole=whole)):
             if pause is not None and number % PAUSE_EVENTS == PAUSE_EVENTS - 1:
                 pause()
             while which < len(ends) - 1 and ends[which] < end:
@@ -329,8 +263,10 @@ class _Stream:
                 start, stop = hit.span(shape.content)
                 size = stop - start
                 if b"\\" in event:
-                    size = _escaped_size(hit[shape.content])
+                    size = escaped_size(hit[shape.content])
                 kind = shape.kind
+                if reply is not None and size >= 0:
+                    reply.add(kind, hit[shape.content])
                 if shape.tok and size >= 0:
                     self._completion_tok = int(hit[shape.tok])
                     last_counted = event
@@ -339,8 +275,8 @@ class _Stream:
                 if found is None:
                     continue
                 kind, content = found
-                size = _size(content)
-                if learnt < _MAX_LEARNT_PER_STREAM and not self._keep_text and (new := _learn(self.api, event, kind, content)) is not None:
+                size = size_of(content)
+                if learnt < MAX_LEARNT_PER_STREAM and not self._keep_text and (new := learn(self.api, event, kind, content)) is not None:
                     learnt += 1
                     shape, match = new, new.pattern.fullmatch
                     if new not in shapes:
@@ -359,7 +295,7 @@ class _Stream:
                 self._tok.append(self._completion_tok)
         if last_counted is not None and self.usage.get("completion_tokens") != self._completion_tok:
             # No closing usage (the stream was cut short, or its server sends none): every event told as much as the last one did.
-            usage = json.loads(_fields(last_counted)[1] or b"{}").get("usage")
+            usage = json.loads(fields(last_counted)[1] or b"{}").get("usage")
             self._merge(usage if isinstance(usage, dict) else {})
 
     def fill(self, answer: Answer) -> None:
@@ -368,6 +304,8 @@ class _Stream:
         answer.content_kinds = self.kinds
         if self._keep_text:
             answer.text = "".join(self._text)
+        if self._reply is not None:
+            answer.spoken = self._reply.spoken()
         if self._times_ns:
             first = self._times_ns[0]
             answer.first_token_ns, answer.last_token_ns = first, self._times_ns[-1]
@@ -404,7 +342,7 @@ class _Stream:
 
     def _parse(self, event: bytes) -> tuple[str, str] | None:
         """Take one event as JSON; its kind and content when it carries content."""
-        name, data = _fields(event)
+        name, data = fields(event)
         if data is None:
             return None
         if self.api is not Api.MESSAGES and data.strip() == b"[DONE]":
@@ -436,16 +374,9 @@ class _Stream:
     def _messages(self, name: str | None, value: dict[str, Any]) -> tuple[str, str] | None:
         match value.get("type", name):
             case "content_block_delta":
-                delta = value["delta"]
-                match delta.get("type"):
-                    case "text_delta":
-                        return "text", _string(delta["text"])
-                    case "thinking_delta":
-                        return "thinking", _string(delta["thinking"])
-                    case "input_json_delta":
-                        return "tool_use", _string(delta["partial_json"])
-                    case _:  # signatures and citations are no tokens of the answer
-                        return None
+                return self._messages_delta(value["delta"])
+            case "content_block_start":
+                self._messages_block(value.get("content_block") or {})
             case "message_start":
                 self._merge(value["message"].get("usage") or {})
             case "message_delta":
@@ -461,6 +392,40 @@ class _Stream:
             case _:  # ping, block starts and stops, and types to come, which clients must ignore
                 pass
         return None
+
+    def _messages_delta(self, delta: dict[str, Any]) -> tuple[str, str] | None:
+        match delta.get("type"):
+            case "text_delta":
+                found = "text", _string(delta["text"])
+            case "thinking_delta":
+                found = "thinking", _string(delta["thinking"])
+            case "input_json_delta":
+                found = "tool_use", _string(delta["partial_json"])
+            case "signature_delta" if self._reply is not None:
+                self._reply.sign(_string(delta["signature"]))
+                return None
+            case _:  # signatures and citations are no tokens of the answer
+                return None
+        if self._reply is not None:
+            self._reply.add_text(*found)
+        return found
+
+    def _messages_block(self, block: dict[str, Any]) -> None:
+        """A content block begins: what it is matters to a reply alone."""
+        if self._reply is None:
+            return
+        match block.get("type"):
+            case "tool_use":
+                self._reply.begin(SpokenKind.TOOL_USE, tool_id=_string(block.get("id") or ""), tool_name=_string(block.get("name") or ""))
+            case "redacted_thinking":
+                self._reply.begin(SpokenKind.REDACTED_THINKING)
+                self._reply.add_text(SpokenKind.REDACTED_THINKING, _string(block.get("data") or ""))
+            case "thinking":
+                self._reply.begin(SpokenKind.THINKING)
+            case "text":
+                self._reply.begin(SpokenKind.TEXT)
+            case _:  # blocks of other kinds are not carried
+                pass
 
     def _merge(self, usage: dict[str, Any]) -> None:
         """Usage is cumulative: later values replace earlier ones, absent ones leave them."""
@@ -480,6 +445,8 @@ class _Stream:
         found: tuple[str, str] | None = None
         for choice in value.get("choices") or ():
             self.stop_reason = choice.get("finish_reason") or self.stop_reason
+            if self._reply is not None:
+                self._chat_reply(self._reply, choice)
             for kind, content in _completions_content(choice) if self.api is Api.COMPLETIONS else _chat_content(choice.get("delta") or {}):
                 if content and found is None:
                     found = kind, content
@@ -489,11 +456,35 @@ class _Stream:
                         self.kinds += [kind] if found[0] in self.kinds else [found[0], kind]
         return found
 
+    def _chat_reply(self, reply: Reply, choice: dict[str, Any]) -> None:
+        """What one parsed choice adds to a reply."""
+        if self.api is Api.COMPLETIONS:
+            reply.add_text(SpokenKind.TEXT, _string(choice.get("text") or ""))
+            return
+        delta = choice.get("delta") or {}
+        for kind, content in _chat_content(delta):
+            if kind != SpokenKind.TOOL_USE:
+                reply.add_text(kind, content)
+        for call in delta.get("tool_calls") or ():
+            function = call.get("function") or {}
+            if function.get("name"):
+                reply.begin(SpokenKind.TOOL_USE, tool_id=_string(call.get("id") or ""), tool_name=_string(function["name"]))
+            reply.add_text(SpokenKind.TOOL_USE, _string(function.get("arguments") or ""))
+
     def _responses(self, name: str | None, value: dict[str, Any]) -> tuple[str, str] | None:
         event = str(value.get("type", name))
         if (kind := _RESPONSES_DELTAS.get(event)) is not None:
-            return kind, _string(value["delta"])
+            delta = _string(value["delta"])
+            if self._reply is not None:
+                self._reply.add_text(kind, delta)
+            return kind, delta
         match event:
+            case "response.output_item.added" if self._reply is not None:
+                item = value["item"]
+                if item.get("type") == "function_call":
+                    self._reply.begin(
+                        SpokenKind.TOOL_USE, tool_id=_string(item.get("call_id") or ""), tool_name=_string(item.get("name") or "")
+                    )
             case "response.completed" | "response.incomplete":
                 # vLLM says `completed` of an answer that was cut too: the status inside tells.
                 response = value["response"]
@@ -534,61 +525,3 @@ def _string(value: Any) -> str:  # noqa: ANN401 - any JSON value
 def _count(value: Any) -> int | None:  # noqa: ANN401 - any JSON value
     """A count of tokens; None for anything that is none."""
     return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
-
-
-def _size(content: str) -> int:
-    return len(content) if content.isascii() else len(content.encode("utf-8", "surrogatepass"))
-
-
-def _escaped_size(literal: bytes) -> int:
-    """Bytes of a JSON string literal's content; -1 when it is no valid one."""
-    if b"\\" not in literal:
-        return len(literal)
-    try:
-        return _size(json.loads(b'"' + literal + b'"'))
-    except ValueError:
-        return -1
-
-
-def _events(body: bytes, *, whole: bool) -> list[tuple[bytes, int]]:
-    """Events with the offset behind each. A last one without its blank line counts when it is whole itself and so is the HTTP message."""
-    out: list[tuple[bytes, int]] = []
-    at = 3 if body.startswith(b"\xef\xbb\xbf") else 0
-    if b"\r" in body:
-        for boundary in _BOUNDARY.finditer(body, at):
-            out.append((body[at : boundary.start()], boundary.end()))
-            at = boundary.end()
-        rest = body[at:]
-    else:
-        pieces = body[at:].split(b"\n\n")
-        rest = pieces.pop()
-        for piece in pieces:
-            at += len(piece) + 2
-            out.append((piece, at))
-    if whole and _is_whole(rest):
-        out.append((rest, len(body)))
-    return out
-
-
-def _is_whole(event: bytes) -> bool:
-    data = _fields(event)[1]
-    if data is None or data.strip() == b"[DONE]":
-        return data is not None
-    try:
-        json.loads(data)
-    except (ValueError, RecursionError):
-        return False
-    return True
-
-
-def _fields(event: bytes) -> tuple[str | None, bytes | None]:
-    """Name and data of one event; data is None for comments and events without any."""
-    name: str | None = None
-    data: list[bytes] = []
-    for line in _LINE_END.split(event):
-        field_name, _, value = line.partition(b":")
-        if field_name == b"data":
-            data.append(value.removeprefix(b" "))
-        elif field_name == b"event":
-            name = value.removeprefix(b" ").decode("utf-8", "replace")
-    return name, b"\n".join(data) if data else None

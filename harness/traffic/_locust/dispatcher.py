@@ -78,6 +78,7 @@ class StageRun:
         open_sources: greenlets that may still start sessions.
         turns_not_happened: planned turns behind a failed or dropped one.
         turns_cut: planned turns that the end of the stage cut off.
+        replies_not_carried: answers (`assistant: live`) that hold nothing that a later turn could carry; the recorded ones stay.
         closing: no new turns.
         progress: set whenever something ended, for whoever waits for the stage to end.
     """
@@ -91,6 +92,7 @@ class StageRun:
     open_sources: int = 0
     turns_not_happened: int = 0
     turns_cut: int = 0
+    replies_not_carried: int = 0
     closing: Event = field(default_factory=Event)
     progress: Event = field(default_factory=Event)
 
@@ -257,6 +259,7 @@ class Dispatcher:
             "event": "stage_ended", **label, "end_ns": end_ns,
             "window_end_ns": end_ns if window_end_ns is None else min(end_ns, window_end_ns),
             "turns_not_happened": stage.turns_not_happened, "turns_cut": stage.turns_cut,
+            "replies_not_carried": stage.replies_not_carried,
         })  # fmt: skip
 
     # --- ends -------------------------------------------------------------------------------------------------------------------
@@ -429,6 +432,8 @@ class Dispatcher:
                 record.answer.error = f"{stage.plan.max_in_flight} requests were in flight"
             else:
                 self._request(record, target, body, turn.cancel_after_ns)
+                if self._plan.settings.live and record.answer.outcome is Outcome.OK and turn is not session.turns[-1]:
+                    stage.replies_not_carried += not conversation.answered(turn.index, record.answer.spoken)
             self._keep(record)
         finally:
             stage.pending_window -= counts_for_window
@@ -454,8 +459,9 @@ class Dispatcher:
         record.sent_ns, record.done_ns = exchange.sent_ns, exchange.done_ns
         try:
             record.answer = read_answer(
-                exchange.framing, self._api, exchange.ending, local=exchange.local, error=exchange.error, pause=_let_others
-            )
+                exchange.framing, self._api, exchange.ending, local=exchange.local, error=exchange.error, pause=_let_others,
+                keep_reply=self._plan.settings.live,
+            )  # fmt: skip
         except Exception as error:  # noqa: BLE001 - a defect in reading must cost one record's detail, not the record
             _log.exception("an answer cannot be read")
             record.answer = Answer(Outcome.MALFORMED, error=f"the reader failed: {error!r}", http_status=exchange.framing.status)
