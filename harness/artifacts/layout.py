@@ -102,6 +102,11 @@ class RunDir:
         return self.root / "calibration.json"
 
     @property
+    def meter_calibration(self) -> Path:
+        """meter-calibration.json: gains of the power sensors against a meter, where the profile names a calibration."""
+        return self.root / "meter-calibration.json"
+
+    @property
     def canary_truth(self) -> Path:
         """canary-truth.jsonl: when the canary's server wrote what, one line a canary."""
         return self.root / "canary-truth.jsonl"

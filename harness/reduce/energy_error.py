@@ -12,9 +12,6 @@ from harness.core.errors import ArtifactError
 from harness.core.records import Boundary
 from harness.reduce.load import mapping, number
 
-CALIBRATION_FILE: Final = "meter-calibration.json"
-"""Name of the meter calibration in a run directory."""
-
 CALIBRATION_SCHEMA: Final = 1
 
 BOARD_GAIN_RATIO: Final = 0.05
