@@ -20,6 +20,7 @@ from typing import Final
 
 import psutil
 
+from harness.core import launcher
 from harness.core.clock import NS_PER_S, now_ns
 from harness.core.errors import ServerError
 from harness.server import proc
@@ -112,7 +113,7 @@ class ServerProcess:
         """
         check_port_free(spec.host, spec.port)
         env = dict(spec.env) | {RUN_ID_VARIABLE: run_id, CHILD_VARIABLE: spec.name}
-        command = [sys.executable, "-I", "-S", str(Path(__file__).with_name("_launcher.py")), str(os.getpid()), *spec.argv]
+        command = [sys.executable, "-I", "-S", launcher.__file__, str(os.getpid()), *spec.argv]
         try:
             spec.log_path.parent.mkdir(parents=True, exist_ok=True)
             with spec.log_path.open("ab") as log:

@@ -197,7 +197,7 @@ def test_a_server_ends_with_a_harness_that_was_killed(tmp_path: Path, eventually
         assert started.stdout is not None
         pid = int(started.stdout.readline())
         # The launcher has become the command once the name changed; before that the death signal may not be set yet.
-        eventually(lambda: "_launcher" not in Path(f"/proc/{pid}/cmdline").read_text())
+        eventually(lambda: "launcher.py" not in Path(f"/proc/{pid}/cmdline").read_text())
         started.kill()
     eventually(lambda: proc.read(pid) is None)
 

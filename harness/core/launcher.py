@@ -1,7 +1,7 @@
-"""Becomes a server's command, after asking the kernel to end it when the harness dies. Runs as a script, outside the package.
+"""Becomes a child process's command, after asking the kernel to end it when the harness dies. Runs as a script, outside the package.
 
-`python -I -S _launcher.py PARENT_PID COMMAND ARG…`: PR_SET_PDEATHSIG has to be set inside the child, and a function run between fork and
-exec is not safe in a process with threads. It survives the exec. SIGTERM lets the server end its own children; a server that ignores it is
+`python -I -S launcher.py PARENT_PID COMMAND ARG…`: PR_SET_PDEATHSIG has to be set inside the child, and a function run between fork and
+exec is not safe in a process with threads. It survives the exec. SIGTERM lets the command end its own children; one that ignores it is
 reaped by the next start of the harness.
 """
 
