@@ -25,6 +25,10 @@ MARKED_USER_MESSAGES: Final = 2
 Messages API allows."""
 
 
+LEAST_BUDGET_TOK: Final = 1024
+"""Smallest `budget_tokens` that the Messages API takes (anthropic 2.12 `ThinkingConfigEnabledParam`; vLLM 0.32 refuses less as well)."""
+
+
 class Texts:
     """Text of blocks: runs of consecutive words of the corpus, chosen by (seed, key).
 
@@ -126,10 +130,27 @@ class Conversation:
         messages = [self._message(place) for place in places]
         if self._settings.cache_control:
             self._mark(places, messages)
-        tail = _tail(self._settings, output_tok)
+        tail = self._asked(turn_index, output_tok) + _tail(self._settings, output_tok)
         if self._settings.api == Api.COMPLETIONS:
             return b"".join((self._head, *messages, openai_forms.CUE, b'"', tail))
         return b"".join((self._head, b",".join(messages), b"]", tail))
+
+    def _asked(self, turn_index: int, output_tok: int) -> bytes:
+        """How the request asks for reasoning; nothing where it does not."""
+        settings = self._settings
+        if not self._session.reasons or settings.thinking == "off":
+            return b""
+        effort = json.dumps(settings.effort).encode()
+        if settings.thinking == "effort":
+            reasoning = b'"reasoning":{"effort":' + effort + b"}" if settings.api == Api.RESPONSES else b'"reasoning_effort":' + effort
+            return b"," + reasoning
+        if settings.thinking == "adaptive":
+            config = b"" if settings.effort is None else b',"output_config":{"effort":' + effort + b"}"
+            return b',"thinking":{"type":"adaptive"}' + config
+        planned = self._session.turns[turn_index].thinking_tok
+        budget = max(LEAST_BUDGET_TOK, planned)
+        # The API takes no budget that is as long as the answer may be.
+        return b',"thinking":{"type":"enabled","budget_tokens":%d}' % budget if planned and budget < output_tok else b""
 
     def _mark(self, places: Sequence[Place], messages: list[bytes]) -> None:
         """Set the moving breakpoints: on the last user messages."""

@@ -16,13 +16,14 @@ from harness.core.errors import ProfileError
 from harness.core.records import ModelFacts, OutputLength, Purpose
 from harness.plan.ages import LEAST_POOL, MOST_POOL, REQUEST_NS, Pool
 from harness.plan.arrivals import arrivals_ns, schedule_of
+from harness.plan.bodies import LEAST_BUDGET_TOK
 from harness.plan.draw import stream
 from harness.plan.recorded import Recorded, trace_sha256
 from harness.plan.types import RequestSettings, Schedule, Session, StagePlan, Turn
 from harness.plan.words import in_words
 from harness.plan.workloads.classes import SUBAGENT, PlainWorkload, WorkClass, class_of, make_classes, make_turns
 from harness.plan.workloads.heads import MESSAGE_OVERHEAD_TOK, Head
-from harness.profile.schema import AllAtOnceStage, ConcurrencyStage, OpenStage, Profile, ReplayStage, ReplayWorkload, Stage
+from harness.profile.schema import AllAtOnceStage, ConcurrencyStage, MixWorkload, OpenStage, Profile, ReplayStage, ReplayWorkload, Stage
 
 PLAN_VERSION: Final = 2
 """Part of every plan's hash: raised whenever the same profile would give other requests."""
@@ -116,6 +117,7 @@ class RunPlan:
             turns=turns[:1] if stage.single else turns,
             first_turn=first_turn,
             first_gap_ns=first_gap_ns,
+            reasons=one.reasons,
         )
         return self._placed(stage, session, intended_offset_ns)
 
@@ -227,11 +229,14 @@ def make_plan(profile: Profile, facts: ModelFacts) -> RunPlan:
         temperature=profile.traffic.temperature,
         cache_control=profile.cache_control,
         live=profile.traffic.assistant == "live",
+        thinking=profile.thinking,
+        effort=profile.traffic.thinking_effort,
     )
     notes = [] if scale == 1 else [f"all lengths are scaled by {scale:.4g}: {reason}"]
     if source == "default":
         notes.append(f"lengths are estimates at {DEFAULT_TOK_PER_WORD} tokens a word: the model's tokenizer is not on this machine")
     notes += [*_caps(classes), *_starts(stages)]
+    notes += _asked_thinking(profile)
     if settings.live:
         notes.append("later turns carry what the server answered: their bodies depend on the run and cannot be made again from the plan")
     shell = RunPlan(
@@ -288,6 +293,21 @@ def _gap_caps(workload: PlainWorkload | ReplayWorkload) -> list[str]:
     return [f"{name} at {cap:g} s" for name, cap in caps.items() if cap is not None]
 
 
+def _asked_thinking(profile: Profile) -> Iterator[str]:
+    """Whether the model is asked to reason, where the workload is about that."""
+    workload, asked = profile.traffic.workload, profile.thinking
+    kinds = {part.workload.kind for part in workload.parts} if isinstance(workload, MixWorkload) else {workload.kind}
+    if asked == "off" and "thinking" in kinds:
+        yield "no request asks the model to reason: traffic.thinking is off, or auto with a server that might refuse it"
+    elif asked == "budget":
+        yield (
+            f"requests ask for reasoning with a budget of the planned reasoning, at least {LEAST_BUDGET_TOK} tokens; "
+            "answers that are planned no longer than that go without"
+        )
+    elif asked != "off":
+        yield f"requests of classes that reason ask for it ({asked}{f' {effort}' if (effort := profile.traffic.thinking_effort) else ''})"
+
+
 def _starts(stages: Sequence[StagePlan]) -> Iterator[str]:
     names = ", ".join(stage.name for stage in stages if stage.steady)
     if names:
@@ -303,6 +323,10 @@ def workload_sha256(profile: Profile) -> str:
     if isinstance(profile.traffic.workload, ReplayWorkload):
         # The trace is what it holds, not where it lies.
         traffic["workload"]["path"] = trace_sha256(profile.traffic.workload.path)
+    traffic["thinking"] = profile.thinking
+    for key in ("thinking", "thinking_effort"):
+        if traffic[key] in ("off", None):
+            del traffic[key]
     if traffic["assistant"] == "recorded":
         del traffic["assistant"]  # hashes of workloads from before there was a choice stay what they are
     traffic["steady"] = [_is_steady(profile, stage) for stage in profile.traffic.load]

@@ -19,8 +19,9 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from harness.core.errors import ProfileError
+from harness.core.records import CANARY
 from harness.plan.traces.records import Clock, ReadTally, Trace, TraceRequest, TraceSession
-from harness.plan.types import Block, Message, Part, PartKind, Role, Session, Turn
+from harness.plan.types import PRIME_SUFFIX, Block, Message, Part, PartKind, Role, Session, Turn
 from harness.plan.workloads import MESSAGE_OVERHEAD_TOK
 
 SYSTEM: Final = Block("trace/system", 1)
@@ -155,6 +156,7 @@ def replay_sessions(
     scopes: dict[str, _Scope] = {}
     number = 0
     for recorded in trace.sessions(seed=seed, tally=tally):
+        _refuse_label(recorded.requests[0])
         kept = [request for request in recorded.requests if _fits(request, length_scale, limit_tok, over_limit, tally)]
         if not kept:
             continue
@@ -182,6 +184,16 @@ def replay_sessions(
                 turns=turns,
             )
             number += 1
+
+
+def _refuse_label(first: TraceRequest) -> None:
+    """A class of the trace that would be taken for the harness's own requests, which count in no figure."""
+    label = first.workload_class or ""
+    if label == CANARY or label.endswith(PRIME_SUFFIX):
+        raise ProfileError(
+            f"{first.where}: requests of class {label!r} would be taken for the harness's own, which count in no figure",
+            next_step="give the class another name in the trace",
+        )
 
 
 def _fits(request: TraceRequest, scale: float, limit_tok: int, over_limit: str, tally: ReplayTally) -> bool:

@@ -162,6 +162,7 @@ class Session:
         first_turn: the turn that it starts with. Above 0 for a session that is in its middle when the stage starts: the turns before it
             are history, and one priming request (`priming_turn`) brings what they carry into the server's cache.
         first_gap_ns: what is left of the pause before that turn, from the stage's start.
+        reasons: answers of its class hold reasoning, so its requests ask for it where the profile does.
         salt: text that opens the first tool and the system prompt, so that no other session shares a cached prefix with this one;
             empty: shared.
     """
@@ -178,6 +179,7 @@ class Session:
     first_turn: int = 0
     first_gap_ns: int = 0
     salt: str = ""
+    reasons: bool = False
 
     @property
     def primed(self) -> bool:

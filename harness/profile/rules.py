@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from harness.core.metrics import METRICS
-from harness.core.records import Api, Boundary, OutputLength
+from harness.core.records import CANARY, Api, Boundary, OutputLength
 from harness.profile.thresholds import parse_threshold
 
 if TYPE_CHECKING:
-    from harness.profile.schema import AttachServer, Profile, TorchServer, VllmServer
+    from harness.profile.schema import AttachServer, Profile, TorchServer, VllmServer, Workload
 
 BUILTIN_MODELS: Final = ("builtin:tiny", "builtin:smollm2-135m")
 
@@ -303,6 +303,44 @@ def _workload(profile: "Profile") -> Iterator[Violation]:
             labels.setdefault(label, index)
 
 
+def _thinking(profile: "Profile") -> Iterator[Violation]:
+    """Ways to ask for reasoning that an API has not, or that nothing would carry."""
+    traffic = profile.traffic
+    apis = {"budget": (Api.MESSAGES,), "adaptive": (Api.MESSAGES,), "effort": (Api.CHAT, Api.RESPONSES)}.get(traffic.thinking)
+    path: Path = ("traffic", "thinking")
+    if apis is not None and traffic.api not in apis:
+        names = _names(tuple(api.value for api in apis))
+        yield Violation(path, f"`{traffic.thinking}` is of {names}, and the api is `{traffic.api}`", "write `off`, or what that API has")
+    if apis is not None and not reasons(traffic.workload):
+        yield Violation(path, "no class of this workload reasons", "drop it, or use `thinking` or a `claude-code` with a thinking_share")
+    effort, effort_path = traffic.thinking_effort, ("traffic", "thinking_effort")
+    if traffic.thinking == "effort" and effort is None:
+        yield Violation(path, "`effort` needs `thinking_effort`", "add `thinking_effort`")
+    if effort is not None and traffic.thinking not in {"effort", "adaptive"}:
+        yield Violation(effort_path, f"means nothing with `thinking: {traffic.thinking}`", "write `thinking: effort` or `adaptive`")
+    if effort in {"none", "minimal"} and traffic.thinking == "adaptive":
+        yield Violation(effort_path, f"{effort!r} is none of the Messages API's", "write `low`, `medium`, `high`, `xhigh` or `max`")
+
+
+def reasons(workload: "Workload") -> bool:
+    """Whether answers of a class of it hold reasoning."""
+    if workload.kind == "mix":
+        return any(reasons(part.workload) for part in workload.parts)
+    return workload.kind == "thinking" or (workload.kind == "claude-code" and workload.thinking_share > 0)
+
+
+def _canary(profile: "Profile") -> Iterator[Violation]:
+    """Records of that class are the load generator's own and are left out of every figure."""
+    workload = profile.traffic.workload
+    for index, part in enumerate(workload.parts if workload.kind == "mix" else ()):
+        if part.name == CANARY:
+            yield Violation(
+                ("traffic", "workload", "parts", index, "name"),
+                f"{CANARY!r} is the class of the requests that measure the load generator's own error, which count in no figure",
+                "give the part another name",
+            )  # fmt: skip
+
+
 def _times(profile: "Profile") -> Iterator[Violation]:
     """Times at which everything fails."""
     for name, value in profile.traffic.timeouts:
@@ -492,6 +530,8 @@ _RULES: Final[tuple[tuple[Callable[["Profile"], Iterator[Violation]], tuple[Path
     (_stages, ()),
     (_schedules, ()),
     (_workload, (("traffic", "api"),)),
+    (_thinking, (("traffic", "api"), ("traffic", "workload"), ("traffic", "thinking_effort"))),
+    (_canary, (("traffic", "workload"),)),
     (_times, ()),
     (_distributions, ()),
     (_watched, (("server",),)),

@@ -822,6 +822,14 @@ class Traffic(Strict):
     """What later turns carry as the answers before them: `recorded`, the plan's own, so that prefixes are the same in every run; or
     `live`, what the server really answered, so that the tokens which it generated are found in its cache. The bodies of a live run
     cannot be made again from its plan."""
+    thinking: Literal["auto", "off", "budget", "adaptive", "effort"] = "auto"
+    """How requests of classes whose answers hold reasoning (`thinking`; `claude-code` with a thinking_share) ask the model for it.
+    `budget` (Messages): `thinking: {type: enabled, budget_tokens}` with the planned reasoning of that turn. `adaptive` (Messages):
+    `thinking: {type: adaptive}`. `effort`: chat's `reasoning_effort`, responses' `reasoning: {effort}`. `auto`: `budget` for the
+    workload `thinking` over Messages where the server is known to take it (the embedded engine, or vLLM with server.reasoning_parser),
+    else off. A server without reasoning may refuse all of them."""
+    thinking_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
+    """For `thinking: effort`, and with `adaptive` as `output_config: {effort}`. Not every model takes every value."""
     temperature: Number = Field(default=0.0, ge=0, le=2)
     """Sampling temperature."""
     workers: Literal["auto"] | Annotated[Whole, Field(ge=1, le=256)] = "auto"
@@ -1070,6 +1078,27 @@ class Telemetry(Strict):
     """Sources without which the run must not start (exit 6)."""
 
 
+class Quality(Strict):
+    """A small fixed check of the served model's answers: the same greedy completions before and after the load, outside of every measurement.
+
+    Answers that changed, or that are not the reference's, make a run invalid. Without a reference the two are only held against each other,
+    which finds a server that broke under load but not one that was wrong from the start: the headline then says "quality unverified".
+    """
+
+    check: Flag | None = None
+    """Whether to make it; default: under purpose `measure`, and where a reference is named."""
+    reference: PathText | None = None
+    """File with answers of the same model that are taken to be right (`harness quality record PROFILE` writes one). A first run whose answers
+    the load did not change writes it where there is none. A relative path is taken from the working directory."""
+    max_output_tok: Whole = Field(default=24, ge=4, le=256)
+    """Length of each answer."""
+    min_agreement: Number = Field(default=0.7, gt=0, le=1)
+    """Least share of an answer, from its beginning, that must be as in the reference (and after the load as before it), in the mean over the
+    texts. Other kernels, batch sizes and GPUs turn near ties around, after which greedy answers part for good; a broken one agrees on nothing."""
+    logprob_tolerance: Number = Field(default=0.1, gt=0)
+    """Largest mean difference of the log-probabilities (in nats) of the tokens that agree, where the API tells them."""
+
+
 class Price(Strict):
     """What a GPU-hour costs; printed with every figure that uses it."""
 
@@ -1138,6 +1167,8 @@ class Profile(Strict):
     """What is watched beside the traffic."""
     energy: Energy = Energy()
     """What belongs to the joules beside the power readings."""
+    quality: Quality = Quality()
+    """Whether the answers are right."""
     thresholds: tuple[str, ...] = ()
     """Conditions on the result, such as `ttft_s.p99 < 1.5`; one that fails exits 99."""
     price: Price | None = None
@@ -1169,11 +1200,28 @@ class Profile(Strict):
         return IDLE_S if self.purpose is Purpose.MEASURE else SMOKE_IDLE_S
 
     @property
+    def checks_quality(self) -> bool:
+        """Whether a run checks its answers: the profile's word, else under purpose measure and with a reference."""
+        if self.quality.check is not None:
+            return self.quality.check
+        return self.purpose is Purpose.MEASURE or self.quality.reference is not None
+
+    @property
     def output_length(self) -> OutputLength:
         """The output-length mode in force: the profile's, else forced for measure and natural for smoke."""
         if self.traffic.output_length is not None:
             return self.traffic.output_length
         return OutputLength.FORCED if self.purpose is Purpose.MEASURE else OutputLength.NATURAL
+
+    @property
+    def thinking(self) -> str:
+        """How requests ask for reasoning: as the profile says; `auto` is a budget where the server is known to take one, else off."""
+        if self.traffic.thinking != "auto":
+            return self.traffic.thinking
+        workload, server = self.traffic.workload, self.server
+        kinds = {part.workload.kind for part in workload.parts} if isinstance(workload, MixWorkload) else {workload.kind}
+        taken = server.kind == "torch" or (server.kind == "vllm" and server.reasoning_parser is not None)
+        return "budget" if "thinking" in kinds and self.traffic.api is Api.MESSAGES and taken else "off"
 
     @property
     def cache_control(self) -> bool:

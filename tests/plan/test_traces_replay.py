@@ -184,3 +184,11 @@ def test_a_replayed_mooncake_has_the_trace_s_own_hit_rate(shared_data, tmp_path)
     path.write_text("\n".join(lines))
     _, hit = infinite_cache(replay(path, length_scale=0.125), Texts(1, 1.0))
     assert hit == pytest.approx(describe_trace(path).ideal_hit, abs=0.01)
+
+
+@pytest.mark.parametrize("label", ["canary", "chat/prime"])
+def test_a_class_that_would_be_taken_for_the_harness_s_own_requests_is_refused_by_line(tmp_path, label):
+    path = tmp_path / "p.csv"
+    path.write_text(f"t_s,input_tok,output_tok,class\n0,100,5,chat\n2,200,5,{label}\n")
+    with pytest.raises(ProfileError, match=rf"p.csv:3: requests of class '{label}' would be taken for the harness's own"):
+        replay(path)

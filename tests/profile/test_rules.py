@@ -76,6 +76,15 @@ ATTACH = "server={kind: attach, urls: [http://h:1], %s}"
         (["traffic.workload.user_tok={kind: quantiles, at: [0, 0.5], values: [1, 2]}"], "traffic.workload.user_tok.at", "[0, 0.5, 1]"),
         (["traffic.workload.user_tok={kind: quantiles, at: [0, 1], values: [2, 1]}"], "traffic.workload.user_tok.values", "in order"),
         (["traffic.workload.user_tok={kind: quantiles, at: [0, 1], values: [1, 2, 3]}"], "traffic.workload.user_tok.values", "each share"),
+        ([MIX % "{weight: 1, name: canary, workload: {kind: batch}}"], "traffic.workload.parts.0.name", "another name"),
+        # reasoning
+        (["traffic.workload={kind: thinking}", "traffic.thinking=effort", "traffic.thinking_effort=low"], "traffic.thinking", "off"),
+        (["traffic.workload={kind: thinking}", "traffic.api=chat", "traffic.thinking=budget"], "traffic.thinking", "that API has"),
+        (["traffic.workload={kind: thinking}", "traffic.api=chat", "traffic.thinking=effort"], "traffic.thinking", "thinking_effort"),
+        (["traffic.thinking=budget"], "traffic.thinking", "thinking_share"),
+        (["traffic.thinking_effort=low"], "traffic.thinking_effort", "thinking: effort"),
+        (["traffic.workload={kind: thinking}", "traffic.thinking=adaptive", "traffic.thinking_effort=none"],
+         "traffic.thinking_effort", "medium"),
         # times at which everything fails
         (["traffic.timeouts.idle_s=0"], "traffic.timeouts.idle_s", "above 0"),
         (["slos.ttft_s=0"], "slos.ttft_s", "above 0"),

@@ -11,6 +11,7 @@ from harness.plan.workloads.claude_code import claude_code_turns
 from harness.plan.workloads.conversation import batch_turns, chat_turns, doc_qa_turns, thinking_turns
 from harness.plan.workloads.frame import Frame, give_up
 from harness.plan.workloads.heads import Head, make_head
+from harness.profile.rules import reasons
 from harness.profile.schema import (
     BatchWorkload,
     ChatWorkload,
@@ -49,6 +50,11 @@ class WorkClass:
     subagent: bool
     head: Head
     limit_tok: int
+
+    @property
+    def reasons(self) -> bool:
+        """Whether its answers hold reasoning."""
+        return reasons(self.workload)
 
 
 def make_classes(workload: Workload, scale: float, limit_tok: int) -> tuple[WorkClass, ...]:
