@@ -14,10 +14,10 @@ import platform
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import psutil
 
@@ -40,7 +40,7 @@ from harness.profile.schema import Profile
 from harness.testing.paced import MODEL, Pace, PacedServer
 from harness.traffic.driver import LocustDriver
 
-CERTIFICATE_VERSION: Final = 1
+CERTIFICATE_VERSION: Final = 2
 """Of calibration.json's keys and of the procedure: a certificate of another version is not used."""
 
 BOUND_S: Final = 0.005
@@ -81,6 +81,7 @@ class Load:
         gap_ms: between two tokens of a stream.
         output_tok: mean length of an answer.
         body_bytes: mean size of a request.
+        clock: what the times of tokens are: the kernel's stamp of their `arrival`, or over TLS the time of the `read`.
     """
 
     api: str
@@ -90,6 +91,7 @@ class Load:
     gap_ms: float
     output_tok: int
     body_bytes: int
+    clock: Literal["arrival", "read"] = "arrival"
 
     @property
     def events_per_s(self) -> float:
@@ -103,7 +105,7 @@ class Load:
         return {
             "api": self.api, "process": self.process, "streams": _power(self.streams), "gap_ms": self.gap_ms,
             "requests_per_s": None if self.requests_per_s is None else _power(self.requests_per_s), "output_tok": _power(self.output_tok),
-            "body_bytes": _power(max(1024, self.body_bytes)),
+            "body_bytes": _power(max(1024, self.body_bytes)), "clock": self.clock,
         }  # fmt: skip
 
     def in_class(self) -> "Load":
@@ -267,7 +269,10 @@ def load_of(profile: Profile, plan: RunPlan, *, gap_ms: float | None = None) -> 
         gap_ms: between two tokens; default: the TPOT target, else 20 ms.
     """
     gap_ms = gap_ms or (profile.slos.tpot_s * 1000 if profile.slos.tpot_s else DEFAULT_GAP_MS)
-    return max((_stage_load(plan, stage, gap_ms) for stage in plan.stages), key=lambda load: load.events_per_s)
+    urls = profile.server.urls if profile.server.kind == "attach" else ()
+    clock: Literal["arrival", "read"] = "read" if any(str(url).startswith("https:") for url in urls) else "arrival"
+    load = max((_stage_load(plan, stage, gap_ms) for stage in plan.stages), key=lambda load: load.events_per_s)
+    return replace(load, clock=clock)
 
 
 def _stage_load(plan: RunPlan, stage: StagePlan, gap_ms: float) -> Load:
@@ -486,7 +491,10 @@ def measure(load: Load, workers: int, factors: Sequence[float], *, quick: bool =
         with PacedServer(Pace(ttft_ms=TTFT_MS, gap_ms=load.gap_ms), truth_path, cores=other) as server:
             cpu = _Cpu(server.pid)
             endpoint = Endpoint("replica-0", server.url, MODEL)
-            with LocustDriver(profile, facts, plan, [endpoint], run_dir, workers=workers, on_event=cpu.on_event, cores=own) as driver:
+            with LocustDriver(
+                profile, facts, plan, [endpoint], run_dir, workers=workers, on_event=cpu.on_event, cores=own,
+                arrival_stamps=load.clock == "arrival",
+            ) as driver:  # fmt: skip
                 driver.start()
                 cpu.watch(list(driver.pids().values()))
                 driver.go(now_ns() + NS_PER_S)

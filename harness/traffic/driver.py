@@ -119,6 +119,8 @@ class LocustDriver:
         on_event: called with every event, one at a time, from threads of the driver. Its exceptions fail the run.
         canary: a paced server on this host that each worker streams from all the while (`harness.traffic._locust.canary`); None: no canary.
         cores: cores that the Locust processes may run on; None: as this process.
+        ready_timeout_s: for all processes.
+        arrival_stamps: time reads by the kernel's stamp of their arrival where it can be had (`harness.traffic._locust.readiness`).
 
     Events are dicts with `event`:
         `stage_started` {stage, index, start_ns, window_start_ns, window_end_ns or None}: once a stage.
@@ -145,6 +147,7 @@ class LocustDriver:
         canary: Endpoint | None = None,
         cores: Collection[int] | None = None,
         ready_timeout_s: float = READY_TIMEOUT_S,
+        arrival_stamps: bool = True,
     ) -> None:
         if not endpoints:
             raise ValueError("traffic needs an endpoint")
@@ -159,6 +162,7 @@ class LocustDriver:
         self._canary = canary
         self._cores = cores
         self._ready_timeout_s = ready_timeout_s
+        self._arrival_stamps = arrival_stamps
         self._processes: list[_Process] = []
         self._state = threading.Condition(threading.RLock())
         self._failure: TrafficError | None = None
@@ -325,7 +329,7 @@ class LocustDriver:
             "worker": worker, "workers": self._workers, "profile": profile, "facts": asdict(self._facts),
             "endpoints": [asdict(endpoint) for endpoint in self._endpoints], "run_dir": str(self._run_dir.root.resolve()),
             "api_key": self._api_key, "canary": None if self._canary is None else asdict(self._canary),
-            "network": asdict(self._profile.traffic.network),
+            "network": asdict(self._profile.traffic.network), "arrival_stamps": self._arrival_stamps,
         }  # fmt: skip
 
     def _tell(self, command: Event, processes: Sequence[_Process]) -> None:

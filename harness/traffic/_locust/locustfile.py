@@ -89,7 +89,10 @@ class Worker:
         self._plan = make_plan(profile, facts)
         endpoints = [_endpoint(one) for one in setup["endpoints"]]
         api = Api(self._plan.settings.api)
-        targets = [Target(endpoint, api, setup["api_key"], profile.traffic.timeouts, Network(**setup["network"])) for endpoint in endpoints]
+        network, stamps = Network(**setup["network"]), bool(setup["arrival_stamps"])
+        targets = [
+            Target(endpoint, api, setup["api_key"], profile.traffic.timeouts, network, arrival_stamps=stamps) for endpoint in endpoints
+        ]
         self._recorder = Recorder(RunDir(Path(setup["run_dir"])).requests_journal(self._index))
         self._dispatcher = Dispatcher(
             self._plan, targets, self._recorder, worker=self._index, workers=int(setup["workers"]), routing=profile.traffic.routing,
@@ -99,7 +102,9 @@ class Worker:
         self._canary: Canary | None = None
         if setup["canary"] is not None:
             # No key: the paced server is ours, and the served model's key is nobody else's business.
-            target = Target(_endpoint(setup["canary"]), api, None, profile.traffic.timeouts)
+            # Its reads get their times in the way that those of the load do.
+            stamps = stamps and not any(endpoint.base_url.startswith("https:") for endpoint in endpoints)
+            target = Target(_endpoint(setup["canary"]), api, None, profile.traffic.timeouts, arrival_stamps=stamps)
             self._canary = Canary(target, api, self._recorder, worker=self._index, sent=lambda: self._dispatcher.counts.sent)
         # What is there now stays: the collector need not walk Locust's and Arrow's modules (tens of milliseconds) while streams run.
         gc.collect()

@@ -1,7 +1,7 @@
 """Requests over raw sockets: a keep-alive pool for each endpoint, and a reader that never switches greenlets while a stream runs.
 
-A watcher of gevent's loop calls back when the socket has bytes; the callback takes them and the time. The greenlet that waits is woken
-once, at the end of the message, on an error, or by the stream's one timer.
+The event loop calls back when a socket has bytes (`readiness`); the callback takes them and the time of their arrival. The greenlet that
+waits is woken once, at the end of the message, on an error, or by the stream's one timer.
 """
 
 import logging
@@ -23,11 +23,9 @@ from harness.core.records import Api, Endpoint, Outcome
 from harness.profile.schema import Timeouts
 from harness.traffic._locust.answer import Ending
 from harness.traffic._locust.framing import Framing
+from harness.traffic._locust.readiness import READ_SIZE, Handler, Receive, readiness, stamped, unstamped
 
 _log = logging.getLogger(__name__)
-
-READ_SIZE: Final = 16 * 1024
-"""Most bytes of one read; more is there at once on the next."""
 
 KEEP_IDLE_S: Final = 3.0
 """An idle connection is not used again after this: servers close theirs after 5 s (uvicorn's default), and a request that crosses that
@@ -114,13 +112,37 @@ class Exchange:
 
 
 class _Connection:
-    __slots__ = ("idle_since_ns", "recv", "sock", "watcher")
+    """One connection. Plain ones tell when the kernel took bytes in; of TLS there is only the time of the read."""
 
-    def __init__(self, sock: Any) -> None:  # noqa: ANN401 - gevent's socket or SSLSocket
+    __slots__ = ("_watcher", "idle_since_ns", "receive", "sock")
+
+    def __init__(self, sock: Any, *, arrival_stamps: bool) -> None:  # noqa: ANN401 - gevent's socket or SSLSocket
         self.sock = sock
-        self.recv = _tls_recv(sock) if isinstance(sock, ssl.SSLSocket) else sock._sock.recv
-        self.watcher = get_hub().loop.io(sock.fileno(), 1)
         self.idle_since_ns = 0
+        self._watcher: Any = None
+        if isinstance(sock, ssl.SSLSocket):
+            self.receive = _tls_receive(sock)
+        elif arrival_stamps:
+            self.receive = stamped(sock._sock)
+            return
+        else:
+            self.receive = unstamped(sock._sock)
+        # Watched by itself and read at once: without the kernel's stamps a late look would be a late time.
+        self._watcher = get_hub().loop.io(sock.fileno(), 1)
+
+    def watch(self, handler: Handler) -> None:
+        """Call a handler whenever there are bytes."""
+        if self._watcher is not None:
+            self._watcher.start(handler, 0)
+        else:
+            readiness.add(self.sock.fileno(), handler)
+
+    def unwatch(self) -> None:
+        """No more calls."""
+        if self._watcher is not None:
+            self._watcher.stop()
+        else:
+            readiness.remove(self.sock.fileno())
 
     def usable(self) -> bool:
         """Idle for a short time and still open."""
@@ -135,33 +157,37 @@ class _Connection:
         return False
 
     def close(self) -> None:
-        self.watcher.close()
+        if self._watcher is not None:
+            self._watcher.close()
         self.sock.close()
 
 
-def _tls_recv(sock: Any) -> Any:  # noqa: ANN401 - as `recv` of a socket
-    """`recv` that takes everything the TLS layer holds: what stays inside it raises no further event on the descriptor."""
+def _tls_receive(sock: Any) -> Receive:  # noqa: ANN401 - gevent's SSLSocket
+    """Take everything the TLS layer holds: what stays inside it raises no further event on the descriptor. Its time is that of the read."""
     read = sock._sslobj.read
 
-    def recv(size: int) -> bytes:
+    def receive(_: int, __: int) -> tuple[bytes, int]:
         pieces: list[bytes] = []
         try:
-            while data := read(size):
+            while data := read(READ_SIZE):
                 pieces.append(data)
         except ssl.SSLWantReadError:
             if not pieces:
                 raise BlockingIOError from None
         except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
             pass  # the end: an empty read, now or at the next event
-        return b"".join(pieces)
+        return b"".join(pieces), monotonic_ns()
 
-    return recv
+    return receive
 
 
 class _Reader:
     """Reads one response: callbacks of the loop until the end, then one switch back."""
 
-    __slots__ = ("_cancel_after_ns", "_exchange", "_framing", "_limits", "_recv", "_sent_ns", "_started_ns", "_timer", "_waiter")
+    __slots__ = (
+        "_cancel_after_ns", "_connection", "_exchange", "_framing", "_last_ns", "_limits", "_receive", "_sent_ns", "_started_ns", "_timer",
+        "_waiter",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -174,7 +200,9 @@ class _Reader:
     ) -> None:
         self._exchange = exchange
         self._framing = exchange.framing
-        self._recv = connection.recv
+        self._connection = connection
+        self._receive = connection.receive
+        self._last_ns = sent_ns
         self._limits = limits
         self._started_ns = started_ns
         self._sent_ns = sent_ns
@@ -182,19 +210,19 @@ class _Reader:
         self._waiter = Waiter()
         self._timer: Any = None
 
-    def run(self, watcher: Any) -> None:  # noqa: ANN401 - gevent's io watcher
-        watcher.start(self._on_readable)
+    def run(self) -> None:
+        self._connection.watch(self._on_readable)
         self._arm(monotonic_ns())
         try:
             self._waiter.get()
         finally:
-            watcher.stop()
+            self._connection.unwatch()
             self._timer.close()
 
-    def _on_readable(self) -> None:
+    def _on_readable(self, offset_ns: int) -> None:
         try:
-            data = self._recv(READ_SIZE)
-            now_ns = monotonic_ns()
+            data, now_ns = self._receive(offset_ns, self._last_ns)
+            self._last_ns = now_ns
             if data:
                 if self._framing.add(data, now_ns):
                     self._end(Ending.COMPLETE, now_ns)
@@ -251,14 +279,32 @@ class _Reader:
 class Target:
     """One endpoint: where, how, and its idle connections.
 
+    Args:
+        endpoint: where.
+        api: its route.
+        api_key: sent with every request.
+        limits: of a request's parts.
+        network: proxies and certificates.
+        arrival_stamps: take the kernel's time of arrival where it can be had; else the time of the read, as over TLS.
+
     Attributes:
         name: Endpoint.name.
         model: name to send as `model`.
         live: conversations that it has been given and that have not ended.
     """
 
-    def __init__(self, endpoint: Endpoint, api: Api, api_key: str | None, limits: Timeouts, network: Network = DIRECT) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        api: Api,
+        api_key: str | None,
+        limits: Timeouts,
+        network: Network = DIRECT,
+        *,
+        arrival_stamps: bool = True,
+    ) -> None:
         parts = urlsplit(endpoint.base_url)
+        self._arrival_stamps = arrival_stamps
         self.name = endpoint.name
         self.model = endpoint.model
         self.live = 0
@@ -332,7 +378,7 @@ class Target:
         except OSError:
             pass  # a server that refuses early answers before it closes: read that; without an answer the read tells the error
         sent_ns = exchange.sent_ns or monotonic_ns()
-        _Reader(exchange, connection, self._limits, started_ns, sent_ns, cancel_after_ns).run(connection.watcher)
+        _Reader(exchange, connection, self._limits, started_ns, sent_ns, cancel_after_ns).run()
 
     def _take(self) -> _Connection:
         while self._idle:
@@ -342,7 +388,7 @@ class Target:
             connection.close()
         try:
             with gevent.Timeout(self._limits.connect_s, _ConnectTimeoutError):
-                return _Connection(self._connect())
+                return _Connection(self._connect(), arrival_stamps=self._arrival_stamps)
         except _ConnectTimeoutError:
             raise Stopped(Outcome.TIMEOUT_CONNECT, f"no connection within {self._limits.connect_s:g} s") from None
 
