@@ -39,3 +39,20 @@ def gpus_within(power_mw: float, kw_per_gpu: float) -> int:
 def facility_w_per_gpu(board_w: float, host_w: float, network_storage: float, pue: float) -> float:
     """Watts at the utility's meter that one GPU stands for: hosts add to boards, networks and storage and then cooling multiply both."""
     return (board_w + host_w) * (1 + network_storage) * pue
+
+
+def tok_s_per_gpu_of_day(tok_per_day: float, gpus: float) -> float:
+    """Tokens per second per GPU of a day's tokens over the GPUs that were held on average."""
+    return tok_per_day / 86400.0 / gpus
+
+
+def mwh(power_mw: float, hours: float) -> float:
+    """Energy of a constant power."""
+    return power_mw * hours
+
+
+def boundary_ladder(accelerator: float, *, host: float, idle: float, pue: float) -> dict[str, float]:
+    """Energy at widening boundaries, in the unit of its parts: active accelerators, with hosts, with idle machines, at the meter."""
+    node = accelerator + host
+    fleet = node + idle
+    return {"accelerator": accelerator, "node": node, "fleet": fleet, "facility": fleet * pue}

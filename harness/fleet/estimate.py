@@ -1,576 +1,595 @@
-"""From one measured run to a site: a waterfall of factors at their central values, and Monte Carlo over what is not known.
+"""From one measured run to a site: a waterfall of factors at their central values, Monte Carlo over the unknown, a ranking of factors.
 
-What is scaled is the run's output tokens per second per GPU and its watts per board, at the load of the run, taken as the site's peak load.
-Nothing is scaled across GPU types, models, precisions or context lengths. Every figure says whether it is measured or modelled; one that
-cannot be had is absent with its reason, never 0.
+What is scaled is the run's output tokens per second per GPU and its watts per board, at the load of the run, taken as the site's peak.
+Nothing is scaled across GPU types, models, precisions or context lengths without a model that is named. Every figure says whether it is
+measured or modelled; one that cannot be had is absent with its reason, never 0.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
-from harness.artifacts.results import RunResult, Value, load_result, number
-from harness.core.errors import InvalidRunError, NotComparableError
-from harness.core.records import Basis, Boundary, Purpose, Status
+from harness.artifacts.results import RunResult, Value, load_result
+from harness.core.clock import wall_now
+from harness.core.errors import ProfileError
+from harness.core.records import Basis, Boundary
 from harness.core.units import human_number
-from harness.fleet import arithmetic
-from harness.fleet.catalog import GpuSpec, Prior, Site, check_overlap, contradictions, gpu_type, gpus, load_site, priors
+from harness.fleet import arithmetic, evidence
+from harness.fleet.catalog import check_overlap, contradictions, gpus, load_site, overridden
+from harness.fleet.draws import BLOCK, Z95, Streams, draw
+from harness.fleet.flags import red_flags
+from harness.fleet.further import Linked, curve_of, efficiency_of, idle_share_of
+from harness.fleet.kinds import GpuSpec, Prior, Site, Sourced
+from harness.fleet.model import Case, best_point, central, evaluate, swings
+from harness.fleet.modelled import Ratio, no_ratio
+from harness.fleet.records import Factor, FleetEstimate, FleetFigure, Step, Swing
 
-DRAWS: Final = 10_000
+__all__ = ["DRAWS", "Factor", "FleetEstimate", "FleetFigure", "Options", "Step", "Swing", "draw", "estimate"]
+
+DRAWS: Final = BLOCK
 """Default number of Monte Carlo draws: the Monte Carlo error of a P5 or P95 is then well below the width of any prior."""
 
-STEADY_S: Final = 30.0
-"""Shortest window of steady state that may be scaled without a red flag (as for headline energies)."""
-
-_Z95: Final = 1.959964  # 97.5 % quantile of the standard normal
-_Z90: Final = 1.644854  # 95 % quantile: P5 and P95 lie this many deviations from the median
-
-Floats = npt.NDArray[np.float64]
+OVERSUBSCRIBED: Final = 0.30
+"""Servers beyond the power cap's provision that POLCA (arXiv 2308.12908) found room for."""
 
 
 @dataclass(frozen=True, slots=True)
-class FleetFigure:
-    """One answer.
+class Options:
+    """What the caller states beside run and site.
 
     Attributes:
-        key: its name; the suffix is the unit.
-        value: with every factor at its central value; None when absent.
-        low: P5 of the draws; None for plain arithmetic on stated numbers.
-        p50: their median.
-        high: P95.
-        basis: modelled whenever a prior or a published constant is in it.
-        boundary: what it is taken over.
-        assumptions: what it stands on, with source and date.
-        note: why it is absent, or what it is.
+        draws: Monte Carlo draws.
+        seed: of the draws; the same seed gives the same answer.
+        assume: `KEY=VALUE` or `KEY=LOW:HIGH` in place of a prior.
+        work: what the site is to serve; other than measured is refused.
+        demand_tok_s: output tokens per second at peak that are asked for.
+        demand_sessions: live sessions at peak that are asked for.
+        oversubscribe: share of GPUs powered beyond the cap's provision.
+        limits: further runs of the same work at other enforced power limits.
+        loads: further runs of the same work at other loads.
+        replicas: further runs of the same work at two or more replicas.
+        modelled: ratio from the run's type of GPU to the site's.
     """
 
-    key: str
-    title: str
-    unit: str
-    value: float | None
-    low: float | None = None
-    p50: float | None = None
-    high: float | None = None
-    basis: Basis = Basis.MODELLED
-    boundary: str = "deployment"
-    assumptions: tuple[str, ...] = ()
-    note: str | None = None
+    draws: int = DRAWS
+    seed: int = 0
+    assume: Sequence[str] = ()
+    work: dict[str, str] = field(default_factory=dict)
+    demand_tok_s: float | None = None
+    demand_sessions: float | None = None
+    oversubscribe: float = 0.0
+    limits: Sequence[Path] = ()
+    loads: Sequence[Path] = ()
+    replicas: Sequence[Path] = ()
+    modelled: Ratio | None = None
 
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON; `low` is P5 and `high` is P95."""
-        return {
-            "title": self.title, "unit": self.unit, "value": self.value, "low": self.low, "p50": self.p50, "high": self.high,
-            "basis": str(self.basis), "boundary": self.boundary, "assumptions": list(self.assumptions), "note": self.note,
-        }  # fmt: skip
-
-    def row(self) -> tuple[str, ...]:
-        """As text, under `FleetEstimate.columns`."""
-        span = "—" if self.low is None or self.high is None else f"{human_number(self.low)} to {human_number(self.high)}"
-        return (self.title, human_number(self.value), span, self.unit, str(self.basis), self.boundary, self.note or "")
+    def __post_init__(self) -> None:
+        if self.draws < 1:
+            raise ProfileError(f"{self.draws} draws: one is the least")
+        for name, value in (("demand", self.demand_tok_s), ("demand in sessions", self.demand_sessions)):
+            if value is not None and not (0 < value < math.inf):
+                raise ProfileError(f"a {name} of {value:g}: it must be above 0 and finite")
+        if not 0 <= self.oversubscribe <= 1:
+            raise ProfileError(f"oversubscription of {self.oversubscribe:g}: it is a share from 0 to 1 of GPUs beyond the cap's provision")
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One factor between the measured number and the site's.
-
-    Attributes:
-        part: `tokens` or `power`.
-        label: what is done.
-        factor: multiplied (or, where `operation` is +, added) by this.
-        operation: `=`, `x` or `+`.
-        result: after it.
-        unit: of the result.
-        basis: of the factor.
-        source: of the factor.
-    """
-
-    part: str
-    label: str
-    operation: str
-    factor: float
-    result: float
-    unit: str
-    basis: Basis
-    source: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON."""
-        return {
-            "part": self.part, "label": self.label, "operation": self.operation, "factor": self.factor, "result": self.result,
-            "unit": self.unit, "basis": str(self.basis), "source": self.source,
-        }  # fmt: skip
-
-    def row(self) -> tuple[str, ...]:
-        """As text, under `FleetEstimate.waterfall_columns`."""
-        return (
-            self.label,
-            f"{self.operation} {human_number(self.factor)}",
-            f"{human_number(self.result)} {self.unit}",
-            str(self.basis),
-            self.source,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class FleetEstimate:
-    """What a site would do with the measured work.
-
-    Attributes:
-        status: the run's verdict; anything but valid marks every figure.
-        gpu: type of the GPUs.
-        binding: `power`, `count` or `unknown`: what limits the site at central values.
-        flags: red flags; read them before the figures.
-        contradictions: where published figures of the site disagree.
-    """
-
-    run_id: str
-    run: str
-    status: Status
-    site: Site
-    gpu: str
-    figures: tuple[FleetFigure, ...]
-    waterfall: tuple[Step, ...]
-    binding: str
-    flags: tuple[str, ...]
-    contradictions: tuple[str, ...]
-    draws: int
-    seed: int
-
-    def figure(self, key: str) -> FleetFigure:
-        """One figure by its key."""
-        return next(figure for figure in self.figures if figure.key == key)
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON."""
-        return {
-            "schema_version": 1,
-            "run_id": self.run_id,
-            "run": self.run,
-            "run_status": str(self.status),
-            "site": self.site.to_dict(),
-            "gpu": self.gpu,
-            "binding": self.binding,
-            "figures": {figure.key: figure.to_dict() for figure in self.figures},
-            "waterfall": [step.to_dict() for step in self.waterfall],
-            "flags": list(self.flags),
-            "contradictions": list(self.contradictions),
-            "draws": self.draws,
-            "seed": self.seed,
-        }
-
-    def columns(self) -> tuple[str, ...]:
-        """Headings of `rows`."""
-        return ("figure", "value", "P5 to P95", "unit", "basis", "boundary", "note")
-
-    def rows(self) -> list[tuple[str, ...]]:
-        """The figures as text."""
-        return [figure.row() for figure in self.figures]
-
-    def waterfall_columns(self) -> tuple[str, ...]:
-        """Headings of `waterfall_rows`."""
-        return ("step", "factor", "gives", "basis", "source")
-
-    def waterfall_rows(self) -> list[tuple[str, ...]]:
-        """The waterfall as text."""
-        return [step.row() for step in self.waterfall]
-
-    def assumptions(self) -> tuple[str, ...]:
-        """Every assumption that any figure stands on, once."""
-        return tuple(dict.fromkeys(text for figure in self.figures for text in figure.assumptions))
-
-
-def estimate(run: Path, site: Site | str | Path, *, draws: int = DRAWS, seed: int = 0) -> FleetEstimate:
+def estimate(
+    run: Path, site: Site | str | Path, *, options: Options | None = None, draws: int | None = None, seed: int | None = None
+) -> FleetEstimate:
     """Scale a measured run to a site.
 
     Args:
         run: a run directory with a summary.
         site: a site, the name of a shipped one, or the path of a site file.
-        draws: Monte Carlo draws.
-        seed: of the draws; the same seed gives the same answer.
+        options: what else is stated.
+        draws: in place of the options'.
+        seed: in place of the options'.
 
     Raises:
         ArtifactError: no reduced run.
-        ProfileError: no such site, or constants that overlap.
+        ProfileError: no such site, a site whose term has ended, or constants that overlap.
         InvalidRunError: the run is invalid, proves function only, or ran without GPUs: there is nothing that may be scaled.
-        NotComparableError: the site's GPUs are of another type than the run's, or the run's type is not known.
+        NotComparableError: the site's GPUs are of another type than the run's, or what is asked for is other work than was measured.
     """
+    options = options or Options()
+    options = replace(
+        options, draws=options.draws if draws is None else draws, seed=options.seed if seed is None else seed
+    )  # fmt: skip
     result = load_result(run)
     place = site if isinstance(site, Site) else load_site(site)
-    measured = _measured(result)
-    spec = _matched(result, place)
-    return _Estimator(result, place, spec, measured, draws, seed).estimate()
+    measured = evidence.measured_tokens(result)
+    spec = evidence.type_of(result)
+    if options.modelled is None:
+        evidence.check_type(result, spec, place)
+    evidence.check_work(result, options.work)
+    check_term(place)
+    return _Estimator(result, place, spec, measured, options).estimate()
 
 
-# --- what may be scaled -----------------------------------------------------------------------------------------------------------
+def check_term(site: Site) -> None:
+    """Refuse a site whose term is over.
 
-
-def _measured(run: RunResult) -> Value:
-    """The run's output tokens per second per GPU, if it may be scaled at all."""
-    if run.status is Status.INVALID:
-        reasons = [str(concern.get("message")) for concern in run.concerns if concern.get("severity") == "invalid"]
-        raise InvalidRunError(
-            f"{run.path} is invalid and cannot be scaled to a site",
-            cause=reasons[0] if reasons else "its summary has no verdict",
-            next_step="repeat the run and remove what made it invalid",
+    Raises:
+        ProfileError: it is.
+    """
+    today = wall_now().date().isoformat()
+    if site.until is not None and site.until < today[: len(site.until)]:
+        raise ProfileError(
+            f"the term of {site.name} ended {site.until}: it delivers nothing today", next_step="state a term that is not over, or none"
         )
-    if not run.gpus and not _stated_gpus(run):
-        raise InvalidRunError(
-            f"{run.path} ran without a GPU: its tokens per second say nothing about a site of GPUs",
-            cause="the server ran on CPU, or the deployment's GPUs were not recorded (server.gpus)",
-            next_step="measure on a GPU of the site's type, with purpose: measure",
-        )
-    if run.status is Status.FUNCTIONAL or run.purpose == Purpose.SMOKE:
-        raise InvalidRunError(
-            f"{run.path} is a smoke run: it proves function and makes no performance claim that could be scaled",
-            next_step="run a profile with purpose: measure",
-        )
-    figure = run.figure("output_tok_s_per_gpu")
-    if figure.value is None or figure.value <= 0:
-        raise InvalidRunError(
-            f"{run.path} has no output tokens per second per GPU to scale",
-            cause=figure.note,
-            next_step="see the report's concerns and run again",
-        )
-    return figure
-
-
-def _matched(run: RunResult, site: Site) -> GpuSpec:
-    names = sorted({gpu.name or "unknown" for gpu in run.gpus}) or ["unknown (not on the machine that measured)"]
-    types = {gpu_type(gpu.name) for gpu in run.gpus} or {None}
-    if len(types) > 1:
-        raise NotComparableError(
-            f"{run.path} used GPUs of several types ({', '.join(names)}), and a per-GPU figure of a mix scales to no site",
-            next_step="measure one type at a time",
-        )
-    kind = next(iter(types))
-    wanted = site.gpu.value if site.gpu else None
-    if kind is None or (wanted is not None and kind != wanted):
-        raise NotComparableError(
-            f"the run's GPU is {', '.join(names)}, the site {site.name} has {wanted or 'a type that nobody stated'}",
-            cause="nothing is scaled across GPU types without a model of their ratio"
-            if kind is not None
-            else f"the GPU is none of: {', '.join(gpus())} (an H100 PCIe or NVL is not an H100 SXM)",
-            next_step="measure on the site's type of GPU, or choose a site of this type",
-        )
-    return gpus()[kind]
-
-
-# --- the estimate -----------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class _Uncertain:
-    """A central value and draws around it."""
-
-    value: float
-    draws: Floats
-
-    def __mul__(self, other: "_Uncertain | float") -> "_Uncertain":
-        if isinstance(other, _Uncertain):
-            return _Uncertain(self.value * other.value, self.draws * other.draws)
-        return _Uncertain(self.value * other, self.draws * other)
-
-    def __truediv__(self, other: "_Uncertain") -> "_Uncertain":
-        return _Uncertain(self.value / other.value, self.draws / other.draws)
-
-    def __add__(self, other: "_Uncertain | float") -> "_Uncertain":
-        if isinstance(other, _Uncertain):
-            return _Uncertain(self.value + other.value, self.draws + other.draws)
-        return _Uncertain(self.value + other, self.draws + other)
 
 
 class _Estimator:
-    def __init__(self, run: RunResult, site: Site, spec: GpuSpec, measured: Value, draws: int, seed: int) -> None:
-        self._run, self._site, self._spec, self._measured = run, site, spec, measured
-        self._draws, self._seed = draws, seed
+    def __init__(self, run: RunResult, site: Site, spec: GpuSpec, measured: Value, options: Options) -> None:
+        self._run, self._site, self._measured, self._options = run, site, measured, options
+        self._from = spec
+        self._spec = spec
+        if options.modelled is not None and site.types and spec.name not in site.types:
+            self._spec = gpus()[site.types[0]]
+        self._priors = overridden(options.assume)
+        self._streams = Streams(options.seed, options.draws)
         self._flags: list[str] = []
+        self._factors: dict[str, Factor] = {}
+        self._why: dict[str, tuple[str, ...]] = {}
         self._steps: list[Step] = []
 
     def estimate(self) -> FleetEstimate:
-        self._flag_run()
-        tokens, tokens_why = self._tokens_per_gpu()
-        watts, watts_why = self._watts_per_gpu()
-        powered, binding, powered_why = self._powered(watts)
-        share = self._prior("serving_share")
-        peak = tokens * powered * share
-        self._step("tokens", "GPUs that are powered", "x", powered.value, tokens.value * powered.value, "tok/s", "; ".join(powered_why))
-        self._step("tokens", "serving, not spare or down", "x", share.value, peak.value, "tok/s at peak", priors()["serving_share"].text())
-        load = self._prior("load_factor")
-        mean = peak * load
-        self._step("tokens", "mean over peak load", "x", load.value, mean.value, "tok/s, mean of a day", priors()["load_factor"].text())
-        why = (*tokens_why, *powered_why, priors()["serving_share"].text())
-        mean_why = (*why, priors()["load_factor"].text())
-        figures = [
-            _figure("output_tok_s_peak", "Output tokens per second, at peak", "tok/s", peak, why),
-            _figure("output_tok_s", "Output tokens per second, mean of a day", "tok/s", mean, mean_why),
-            _figure("output_tok_per_day", "Output tokens per day", "tok", mean * 86400.0, mean_why),
-            _figure("gpus_powered", "GPUs that are powered", "GPU", powered, tuple(powered_why), note=self._powered_note(binding, powered)),
-            *self._power_figures(watts, watts_why, peak, powered, why),
-            *self._money(mean, mean_why),
-        ]
+        self._flags.extend(red_flags(self._run, self._from, self._site))
+        self._tokens()
+        absent_power = self._power()
+        for key in ("availability", "reserved_spares", "load_factor"):
+            self._prior(key)
+        case = self._case()
+        case = self._on_curve(case, absent_power)
+        self._prices(case)
+        values = central(self._factors, case)
+        drawn = evaluate({key: factor.draws for key, factor in self._factors.items()}, case)
+        binding = self._binding(case, values, absent_power)
+        figures = self._figures(case, values, drawn, absent_power, binding)
+        self._waterfall(case, values)
+        ranked = swings(
+            self._factors, case, ("output_tok_s", "output_tok_s_peak", "power_mean_mw", "usd_per_mtok", "j_per_output_tok_mean")
+        )
+        work = evidence.work_of(self._run)
+        if (text := evidence.kv_text(self._run, self._from)) is not None:
+            work["kv"] = text
         return FleetEstimate(
             run_id=self._run.run_id,
             run=str(self._run.path),
+            run_name=self._run.name,
             status=self._run.status,
             site=self._site,
             gpu=self._spec.name,
+            work=work,
             figures=tuple(figures),
-            waterfall=tuple(sorted(self._steps, key=lambda step: step.part != "tokens")),
+            waterfall=tuple(self._steps),
             binding=binding,
-            flags=tuple(self._flags),
+            flags=tuple(dict.fromkeys(self._flags)),
             contradictions=contradictions(self._site),
-            draws=self._draws,
-            seed=self._seed,
+            draws=self._options.draws,
+            seed=self._options.seed,
+            factors=self._factors,
+            tornado=ranked,
+            central=values,
         )
 
-    # tokens
+    # factors
 
-    def _tokens_per_gpu(self) -> tuple[_Uncertain, list[str]]:
-        """Output tokens per second per GPU at the SLO, of a GPU among many replicas."""
+    def _add(self, key: str, title: str, unit: str, value: float, draws: object, basis: Basis, source: str) -> Factor:
+        array = np.asarray(draws, dtype=np.float64)
+        self._factors[key] = factor = Factor(key, title, unit, value, array, basis, source)
+        return factor
+
+    def _prior(self, key: str) -> Factor:
+        prior: Prior = self._priors[key]
+        source = f"{prior.source} ({prior.date})"
+        return self._add(key, prior.title, prior.unit, prior.value, self._streams.prior(prior), Basis.MODELLED, source)
+
+    def _linked(self, key: str, linked: Linked) -> Factor:
+        prior = self._priors[key]
+        drawn = np.clip(self._streams.normal(key, linked.value, linked.deviation), 0.01, None)
+        return self._add(key, prior.title, prior.unit, linked.value, drawn, Basis.MEASURED, linked.source)
+
+    def _tokens(self) -> None:
         run, measured = self._run, self._measured
         assert measured.value is not None
-        why = [f"measured: {measured.value:.4g} output tok/s per GPU in {run.run_id}, {self._spec.name}"]
-        spread = 0.0
+        spread, source = 0.0, f"measured in {run.run_id}, {self._from.name}"
         if measured.ci_low is not None and measured.ci_high is not None:
-            spread = (measured.ci_high - measured.ci_low) / 2 / _Z95
+            spread = (measured.ci_high - measured.ci_low) / 2 / Z95
         else:
-            why.append("the run has no interval of its own, so its uncertainty is not in the ranges")
-        factor = self._normal("run", measured.value, spread)
-        self._step("tokens", "measured in the run", "=", measured.value, measured.value, "tok/s/GPU", run.run_id, Basis.MEASURED)
-        slos = {key: value for key, value in _slos(run).items() if value is not None}
-        good, all_of_it = run.figure("goodput_tok_s").value, run.figure("output_tok_s").value
-        if slos and good is not None and all_of_it:
-            share = min(1.0, good / all_of_it)
-            factor = factor * share
-            source = "goodput_tok_s / output_tok_s in the run, SLOs " + ", ".join(f"{key} <= {value:g}" for key, value in slos.items())
-            self._step("tokens", "tokens of requests that met every SLO", "x", share, factor.value, "tok/s/GPU", source, Basis.MEASURED)
-            why.append(f"{share:.1%} of output tokens belong to requests that met every SLO ({source})")
+            source += "; the run has no interval of its own, so its uncertainty is not in the ranges"
+        drawn = self._streams.normal("run", measured.value, spread)
+        self._add("tok_s_per_gpu", "Measured output tokens per second per GPU", "tok/s/GPU", measured.value, drawn, Basis.MEASURED, source)
+        share, slos = evidence.good_share(run), evidence.slos_of(run)
+        if share is not None:
+            said = "goodput_tok_s / output_tok_s in the run, SLOs " + ", ".join(f"{key} <= {value:g}" for key, value in slos.items())
+            self._add("slo_share", "Tokens of requests that met every SLO", "1", share, self._streams.fixed(share), Basis.MEASURED, said)
         else:
             self._flags.append("The run has no SLO: its throughput is an upper bound for a site that must keep one.")
-        replicas = run.replicas
-        if replicas is not None and replicas >= 2:
-            why.append(f"measured over {replicas} replicas, so what many replicas cost is in the measured figure")
-        else:
-            factor = factor * self._prior("multi_replica_efficiency")
-            prior = priors()["multi_replica_efficiency"]
-            self._step("tokens", "one replica among many", "x", prior.value, factor.value, "tok/s/GPU", prior.text())
-            why.append(prior.text())
-            self._flags.append("The run has fewer than two replicas: what many of them cost each other is a guess, not a measurement.")
-        return factor, why
+        self._replicas()
+        if self._spec is not self._from:
+            self._ratio()
+        self._prior("slo_headroom")
 
-    # power
+    def _replicas(self) -> None:
+        run = self._run
+        if run.replicas is not None and run.replicas >= 2:
+            source = f"measured over {run.replicas} replicas, so what many replicas cost is in the measured figure"
+            title = self._priors["multi_replica_efficiency"].title
+            self._add("multi_replica_efficiency", title, "1", 1.0, self._streams.fixed(1.0), Basis.MEASURED, source)
+            return
+        linked, why = efficiency_of(run, [load_result(path) for path in self._options.replicas])
+        if linked is not None:
+            self._linked("multi_replica_efficiency", linked)
+            return
+        if self._options.replicas:
+            self._flags.append(f"No measured efficiency of replicas: {why}.")
+        self._prior("multi_replica_efficiency")
+        self._flags.append("The run has fewer than two replicas: what many of them cost each other is a guess, not a measurement.")
 
-    def _watts_per_gpu(self) -> tuple[_Uncertain | None, list[str]]:
-        """Watts at the utility's meter that one GPU stands for, at the run's load; None where no power was measured."""
+    def _ratio(self) -> None:
+        ratio = self._options.modelled or no_ratio(self._from.name, self._spec.name)
+        prior = replace(self._priors["modelled_spread"], key="modelled_ratio", **ratio.range_of(self._priors["modelled_spread"]))
+        title = f"Modelled: throughput of {self._spec.name} over {self._from.name}"
+        self._add("modelled_ratio", title, "1", prior.value, self._streams.prior(prior), Basis.MODELLED, ratio.source)
+        self._flags.append(
+            f"Modelled, not measured: the run's GPU is {self._from.name}, the site's {self._spec.name}; throughput is multiplied by "
+            f"{human_number(prior.value)} ({ratio.source}), and boards are taken to draw the same share of their rated power."
+        )
+
+    def _power(self) -> str | None:
+        """Factors of power; the reason where there is none."""
         boards = len(self._run.gpus)
-        overhead = priors()["network_storage"]
-        node = self._node_power()
-        if node is not None:
-            watts = self._normal("node", node / boards, 0.0)
-            includes: dict[str, Sequence[str]] = {"measured power of the node": ("gpu", "host")}
-            why = [f"measured: {watts.value:.4g} W per GPU at the node; its meter is taken at its word"]
-            self._step("power", "measured node power", "=", watts.value, watts.value, "W/GPU", self._run.run_id, Basis.MEASURED)
+        node, board, host = evidence.node_power_w(self._run), evidence.board_power_w(self._run), self._spec.host_rated_w
+        scaled = self._spec is not self._from
+        counted: dict[str, Sequence[str]]
+        if node is not None and boards and not scaled:
+            meter = self._priors["node_meter"]
+            value = node / boards
+            drawn = self._streams.normal("node", value, value * meter.value / Z95)
+            self._add("node_w", "Measured node power per GPU", "W/GPU", value, drawn, Basis.MEASURED, f"{self._run.run_id}; {meter.text()}")
+            counted = {"measured power of the node": ("gpu", "host")}
+        elif board is None or not boards:
+            return "the run measured no power of its boards"
+        elif host is None:
+            return f"no sourced host power for {self._spec.name}"
         else:
-            board = self._board_power()
-            host = self._spec.host_rated_w
-            if board is None or host is None:
-                missing = "the run measured no power of its boards" if board is None else f"no sourced host power for {self._spec.name}"
-                return None, [missing]
-            sensor = priors()["board_sensor"]
-            watts = self._normal("sensor", board / boards, board / boards * sensor.value / _Z95 / math.sqrt(boards))
-            self._step("power", "measured board power", "=", watts.value, watts.value, "W/GPU", self._run.run_id, Basis.MEASURED)
+            sensor = self._priors["board_sensor"]
+            value, source, basis = board / boards, f"{self._run.run_id}; {sensor.text()}", Basis.MEASURED
+            if scaled:
+                rated = (self._from.board_power_w, self._spec.board_power_w)
+                if rated[0] is None or rated[1] is None:
+                    return f"no sourced board power for {self._from.name} or {self._spec.name}"
+                value, basis = value * rated[1].value / rated[0].value, Basis.MODELLED
+                source += f"; times {rated[1].value:g} W / {rated[0].value:g} W of rated power"
+            drawn = self._streams.normal("sensor", value, value * sensor.value / Z95 / math.sqrt(boards))
+            self._add("board_w", "Measured board power", "W/GPU", value, drawn, basis, source)
             share = self._prior("host_power_share")
-            watts = watts + share * host.value
-            source = f"{host.value:g} W rated ({host.cite()}) x {priors()['host_power_share'].text()}"
-            self._step("power", "host", "+", share.value * host.value, watts.value, "W/GPU", source)
-            includes = {"measured power of the boards": ("gpu",), "host_rated_w": host.includes}
-            why = [f"measured: {board / boards:.4g} W per board", sensor.text(), source]
+            rated_by = f"{host.value:g} W rated ({host.cite()}) x {share.source}"
+            self._factors["host_power_share"] = replace(share, source=rated_by)
+            counted = {"measured power of the boards": ("gpu",), "host_rated_w": host.includes}
+        overhead = self._priors["network_storage"]
         site_pue = self._site.pue
-        pue_includes = site_pue.includes or ("pue",) if site_pue is not None else priors()["pue"].includes
-        counted = {"network_storage": overhead.includes, "spares (all GPUs are powered)": ("spares",), "pue": pue_includes}
-        check_overlap({**includes, **counted})
-        watts = watts * (1 + overhead.value)
-        self._step("power", "network and storage", "x", 1 + overhead.value, watts.value, "W/GPU", overhead.text())
-        if site_pue is not None:
-            watts, factor, source = watts * site_pue.value, site_pue.value, f"stated for the site: {site_pue.cite()}"
+        pue_includes = site_pue.includes or ("pue",) if site_pue is not None else self._priors["pue"].includes
+        check_overlap({**counted, "network_storage": overhead.includes, "spares (all GPUs are powered)": ("spares",), "pue": pue_includes})
+        self._prior("network_storage")
+        self._stated("pue", site_pue)
+        linked, why = idle_share_of(self._run, [load_result(path) for path in self._options.loads])
+        if linked is not None:
+            self._linked("idle_power_share", linked)
         else:
-            watts, factor, source = watts * self._prior("pue"), priors()["pue"].value, priors()["pue"].text()
-        self._step("power", "cooling and distribution (PUE)", "x", factor, watts.value, "W/GPU at the meter", source)
-        return watts, [*why, overhead.text(), source]
-
-    def _board_power(self) -> float | None:
-        """Watts of all boards together; None where they were not measured."""
-        for key in ("power_w", f"power_w@{Boundary.GPU_BOARD}"):
-            figure = self._run.figure(key)
-            if figure.value is not None and figure.basis is Basis.MEASURED and figure.boundary == Boundary.GPU_BOARD:
-                limits = [gpu.power_limit_w for gpu in self._run.gpus]
-                limit = math.fsum(limit for limit in limits if limit is not None) if None not in limits else None
-                if limit is not None and figure.value > limit * 1.05:
-                    self._flags.append(
-                        f"Measured board power of {figure.value:.0f} W is above the boards' limit of {limit:.0f} W by more than 5 %."
-                    )
-                return figure.value
+            self._prior("idle_power_share")
+            if self._options.loads:
+                self._flags.append(f"Power without load is not measured: {why}.")
+        self._stated("co2_kg_per_kwh", self._site.co2_kg_per_kwh)
         return None
 
-    def _node_power(self) -> float | None:
-        for key in ("power_w", f"power_w@{Boundary.NODE}"):
-            figure = self._run.figure(key)
-            if figure.value is not None and figure.basis is Basis.MEASURED and figure.boundary == Boundary.NODE:
-                return figure.value
-        return None
+    def _stated(self, key: str, stated: Sourced | None) -> None:
+        """A figure that the site states, or else the prior."""
+        if stated is None:
+            self._prior(key)
+        else:
+            prior = self._priors[key]
+            drawn = self._streams.fixed(stated.value)
+            self._add(key, prior.title, prior.unit, stated.value, drawn, Basis.MODELLED, f"stated for the site: {stated.cite()}")
 
-    def _powered(self, watts: _Uncertain | None) -> tuple[_Uncertain, str, list[str]]:
-        """GPUs that run: all of them, or as many as the cap holds at peak with spares powered."""
-        count, cap = self._site.gpus, self._site.power_mw
-        all_of_them = _Uncertain(count.value, np.full(self._draws, count.value))
-        why = [f"{count.value:,.0f} GPUs: {count.cite()}"]
-        if cap is None:
-            why.append("nobody states the site's power, so it is taken to be enough")
-            return all_of_them, "count", why
-        if watts is None:
+    def _case(self) -> Case:
+        site = self._site
+        count = site.gpus.value
+        if site.mix:
+            share = site.mix.get(self._spec.name)
+            if share is not None:
+                count = math.floor(count * share.value)
+                self._flags.append(
+                    f"Only the {count:,.0f} GPUs of type {self._spec.name} are scaled ({share.value:.0%} of {site.gpus.value:,.0f}, "
+                    f"{share.cite()}); power cap and price are taken in the same proportion."
+                )
+        part = count / site.gpus.value
+        monthly = site.monthly_usd()
+        per_session, why = evidence.tok_s_per_session(self._run)
+        if self._options.demand_sessions is not None and per_session is None:
+            raise ProfileError(f"a demand in sessions cannot be held against this run: {why}", next_step="state the demand in tokens")
+        if self._options.oversubscribe > OVERSUBSCRIBED:
             self._flags.append(
-                f"Whether {cap.value:g} MW are enough is not known without measured power: figures of tokens are upper bounds."
+                f"{self._options.oversubscribe:.0%} of GPUs beyond the cap's provision; POLCA (arXiv 2308.12908) found room for "
+                f"{OVERSUBSCRIBED:.0%}."
             )
-            return all_of_them, "unknown", why
-        why.append(f"{cap.value:g} MW at the meter: {cap.cite()}; fewer GPUs run where that binds, since one load gives no power-cap curve")
-        held = _Uncertain(cap.value * 1e6 / watts.value, cap.value * 1e6 / watts.draws)
-        powered = _Uncertain(min(count.value, held.value), np.minimum(count.value, held.draws))
-        return powered, "power" if held.value < count.value else "count", why
+        return Case(
+            gpus=count,
+            cap_mw=site.power_mw.value * part if site.power_mw is not None else None,
+            usd_per_h=None if monthly is None else monthly * part / arithmetic.HOURS_PER_MONTH,
+            host_w=self._spec.host_rated_w.value if self._spec.host_rated_w is not None else None,
+            tok_s_per_session=per_session,
+            demand_tok_s=self._options.demand_tok_s,
+            demand_sessions=self._options.demand_sessions,
+            oversubscribe=self._options.oversubscribe,
+        )
 
-    def _powered_note(self, binding: str, powered: _Uncertain) -> str | None:
-        if self._site.power_mw is None:
+    def _on_curve(self, case: Case, absent_power: str | None) -> Case:
+        """At a power cap that binds, the best point of a measured curve; without a curve the run's own, and fewer GPUs."""
+        if case.cap_mw is None or absent_power is not None:
+            return case
+        if central(self._factors, case)["gpus_powered"] >= case.gpus:
+            return case
+        curve, why = curve_of(self._run, [load_result(path) for path in self._options.limits])
+        if curve is None or "node_w" in self._factors:
+            if self._options.limits:
+                self._flags.append(f"No power-cap curve: {why if curve is None else 'it is of boards, and the node was metered'}.")
+            return case
+        point = best_point(self._factors, case, curve)
+        self._why["curve"] = (f"power-cap curve {why}; boards run at {point.limit_w:.0f} W",)
+        return replace(case, point=point)
+
+    def _prices(self, case: Case) -> None:
+        del case
+        for tier, price in self._spec.usd_per_gpu_h.items():
+            prior = replace(self._priors["price_spread"], key=f"price@{tier}")
+            drawn = self._streams.prior(prior) * price.value
+            title = f"Price of a GPU-hour, {tier.replace('_', ' ')}"
+            self._add(
+                f"usd_per_gpu_h@{tier}", title, "USD/GPU-h", price.value, drawn, Basis.MODELLED, f"{price.cite()}; {prior.text()}"
+            )  # fmt: skip
+
+    # answers
+
+    def _binding(self, case: Case, values: dict[str, float], absent_power: str | None) -> str:
+        if case.cap_mw is None:
+            return "count"
+        if absent_power is not None:
+            self._flags.append(
+                f"Whether {case.cap_mw:g} MW are enough is not known without measured power: figures of tokens are upper bounds."
+            )
+            return "unknown"
+        uncapped = values["w_per_gpu"] * case.gpus / 1e6
+        if uncapped > case.cap_mw * (1 + 1e-9):
+            self._flags.append(
+                f"All {case.gpus:,.0f} GPUs at the run's load would draw {uncapped:,.0f} MW at the meter, "
+                f"above the site's {case.cap_mw:g} MW: "
+                f"{values['gpus_powered']:,.0f} run."
+            )
+        return "power" if values["gpus_powered"] < case.gpus else "count"
+
+    def _figures(
+        self, case: Case, values: dict[str, float], drawn: dict[str, np.ndarray], absent_power: str | None, binding: str
+    ) -> list[FleetFigure]:
+        tokens_why = self._texts("tok_s_per_gpu", "slo_share", "multi_replica_efficiency", "modelled_ratio", "slo_headroom")
+        powered_why = self._powered_why(case, absent_power)
+        power_why = self._texts("board_w", "node_w", "host_power_share", "network_storage", "pue")
+        serving_why = self._texts("availability", "reserved_spares")
+        peak_why = (*tokens_why, *powered_why, *serving_why)
+        mean_why = (*peak_why, *self._texts("load_factor"))
+        day_why = (*power_why, *powered_why, *self._texts("idle_power_share", "load_factor"))
+        stated = self._price_why()
+        demand = self._demand_why()
+        session_key = evidence.tok_s_per_session(self._run)[1]
+        no_session = None if case.tok_s_per_session is not None else session_key
+        facility, no_power = str(Boundary.FACILITY), absent_power
+        no_demand = None if demand else "no demand was stated (--demand-tok-s, --demand-sessions)"
+        no_price = None if case.usd_per_h is not None else "nobody states what the site costs"
+        implied = None if case.usd_per_h is None else case.usd_per_h / case.gpus
+        rows: list[tuple[str, str, str, tuple[str, ...], str, str | None]] = [
+            ("output_tok_s_peak", "Output tokens per second, at peak", "tok/s", peak_why, "deployment", None),
+            ("output_tok_s", "Output tokens per second, mean of a day", "tok/s", mean_why, "deployment", None),
+            ("output_tok_per_day", "Output tokens per day", "tok", mean_why, "deployment", None),
+            ("sessions", f"Concurrent sessions within the SLO ({session_key if no_session is None else 'this workload'})", "session",
+             peak_why, "deployment", no_session),
+            ("gpus_powered", "GPUs that are powered", "GPU", powered_why, "deployment", None),
+            ("power_peak_mw", "Power at peak", "MW", power_why, facility, no_power),
+            ("power_mean_mw", "Power, mean of a day", "MW", day_why, facility, no_power),
+            ("output_tok_s_per_mw", "Output tokens per second per megawatt, at peak", "tok/s/MW",
+             (*peak_why, *power_why), facility, no_power),
+            ("j_per_output_tok", "Joules per output token, at peak (an allocation)", "J/tok", (*peak_why, *power_why), facility, no_power),
+            ("j_per_output_tok_mean", "Joules per output token, mean of a day (an allocation)", "J/tok",
+             (*mean_why, *day_why), facility, no_power),
+            ("usd_per_gpu_h", "Dollars per GPU-hour that the site's price implies", "USD/GPU-h", stated, "deployment", no_price),
+            ("usd_per_mtok", "Dollars per million output tokens at the site's price", "USD/Mtok",
+             (*mean_why, *stated), "deployment", no_price),
+            *[
+                (key.replace("usd_per_gpu_h", "usd_per_mtok"),
+                 f"Dollars per million output tokens, {key.partition('@')[2].replace('_', ' ')}", "USD/Mtok",
+                 (*mean_why, self._factors[key].text()), "deployment", None)
+                for key in self._factors if key.startswith("usd_per_gpu_h@")
+            ],
+            ("gpus_needed", "GPUs that the demand needs", "GPU", (*peak_why, *demand), "deployment", no_demand),
+            ("mw_needed", "Power that the demand needs", "MW", (*peak_why, *power_why, *demand), facility, no_demand or no_power),
+            ("demand_met_ratio", "Share of the demand that is met at peak", "1", (*peak_why, *demand), "deployment", no_demand),
+            ("co2_t_per_day", "CO2 of a day, by place", "t", (*day_why, *self._texts("co2_kg_per_kwh")), facility, no_power),
+            ("co2_kg_per_mtok", "CO2 per million output tokens, by place", "kg/Mtok",
+             (*mean_why, *day_why, *self._texts("co2_kg_per_kwh")), facility, no_power),
+        ]  # fmt: skip
+        figures = []
+        for key, title, unit, why, boundary, absent in rows:
+            said = tuple(dict.fromkeys(why))
+            if absent is not None:
+                figures.append(FleetFigure(key, title, unit, None, basis=Basis.ABSENT, boundary=boundary, note=absent))
+            elif key == "usd_per_gpu_h":
+                figures.append(FleetFigure(key, title, unit, implied, boundary=boundary, assumptions=said, note=self._implied_note()))
+            else:
+                p5, p50, p95 = (float(q) for q in np.quantile(drawn[key], (0.05, 0.5, 0.95)))
+                note = self._powered_note(case, binding, drawn) if key == "gpus_powered" else None
+                if key == "demand_met_ratio" and values[key] < 1:
+                    note = "the rest is shed for as long as the demand stands"
+                figures.append(FleetFigure(key, title, unit, values[key], p5, p50, p95, Basis.MODELLED, boundary, said, note))
+        return figures
+
+    def _texts(self, *keys: str) -> tuple[str, ...]:
+        return tuple(self._factors[key].text() for key in keys if key in self._factors)
+
+    def _powered_why(self, case: Case, absent_power: str | None) -> tuple[str, ...]:
+        count, cap = self._site.gpus, self._site.power_mw
+        said = [f"{count.value:,.0f} GPUs: {count.cite()}"]
+        if cap is None:
+            said.append("nobody states the site's power, so it is taken to be enough")
+        elif absent_power is None:
+            how = self._why.get("curve", ("fewer GPUs run where that binds, for want of a power-cap curve from runs at three limits",))
+            said.append(f"{cap.value:g} MW at the meter: {cap.cite()}; {how[0]}")
+            if case.oversubscribe:
+                said.append(
+                    f"{case.oversubscribe:.0%} of GPUs beyond the cap's provision, held there by power capping (POLCA, arXiv 2308.12908)"
+                )
+        return tuple(said)
+
+    def _powered_note(self, case: Case, binding: str, drawn: dict[str, np.ndarray]) -> str:
+        if case.cap_mw is None:
             return "no power cap is stated"
         if binding == "unknown":
             return "upper bound: power was not measured"
-        return f"limited by {binding}; the power cap binds in {np.mean(powered.draws < self._site.gpus.value):.0%} of draws"
+        return f"limited by {binding}; the power cap binds in {np.mean(drawn['gpus_powered'] < case.gpus):.0%} of draws"
 
-    def _power_figures(
-        self, watts: _Uncertain | None, watts_why: Sequence[str], peak: _Uncertain, powered: _Uncertain, why: Sequence[str]
-    ) -> list[FleetFigure]:
-        boundary = str(Boundary.FACILITY)
-        absent_mean = FleetFigure(
-            "power_mean_mw", "Power, mean of a day", "MW", None, basis=Basis.ABSENT, boundary=boundary,
-            note="one load level gives no idle power and slope; it needs runs at several loads",
-        )  # fmt: skip
-        heads = (
-            ("power_peak_mw", "Power at peak", "MW"),
-            ("output_tok_s_per_mw", "Output tokens per second per megawatt, at peak", "tok/s/MW"),
-            ("j_per_output_tok", "Joules per output token, at peak (an allocation)", "J/tok"),
-        )
-        if watts is None:
-            note = watts_why[0]
-            gone = [FleetFigure(key, title, unit, None, basis=Basis.ABSENT, boundary=boundary, note=note) for key, title, unit in heads]
-            return [gone[0], absent_mean, *gone[1:]]
-        mw = watts * powered * 1e-6
-        self._step("power", "GPUs that are powered", "x", powered.value, mw.value, "MW at peak", self._site.gpus.cite())
-        both = tuple(dict.fromkeys((*why, *watts_why)))
-        values = (mw, peak / mw, mw * 1e6 / peak)
-        found = [
-            _figure(key, title, unit, value, tuple(watts_why) if key == "power_peak_mw" else both, boundary=boundary)
-            for (key, title, unit), value in zip(heads, values, strict=True)
-        ]
-        return [found[0], absent_mean, *found[1:]]
+    def _price_why(self) -> tuple[str, ...]:
+        site = self._site
+        if site.usd_per_month is not None:
+            said = f"${site.usd_per_month.value / 1e6:,.0f} M a month for {site.gpus.value:,.0f} GPUs: {site.usd_per_month.cite()}"
+        elif site.usd_per_gpu_h is not None:
+            said = f"${site.usd_per_gpu_h.value:g} a GPU-hour: {site.usd_per_gpu_h.cite()}"
+        else:
+            return ()
+        return (said, "the price is taken to include power and operation, and to be paid for GPUs that do not run as well")
 
-    # money
-
-    def _money(self, mean: _Uncertain, why: Sequence[str]) -> list[FleetFigure]:
-        price, count = self._site.usd_per_month, self._site.gpus
-        keys = (
-            ("usd_per_gpu_h", "Dollars per GPU-hour implied by the lease", "USD/GPU-h"),
-            ("usd_per_mtok", "Dollars per million output tokens", "USD/Mtok"),
-        )
-        if price is None:
-            return [FleetFigure(*key, None, basis=Basis.ABSENT, note="nobody states what the site costs") for key in keys]
-        implied = arithmetic.usd_per_gpu_h(price.value, count.value)
-        stated = (
-            f"${price.value / 1e6:,.0f} M a month for {count.value:,.0f} GPUs: {price.cite()}",
-            "the price is taken to include power and operation",
-        )
-        per_hour = price.value / arithmetic.HOURS_PER_MONTH
-        mtok_per_hour = mean * (3600 / 1e6)
-        cost = _Uncertain(per_hour / mtok_per_hour.value, per_hour / mtok_per_hour.draws)
+    def _implied_note(self) -> str | None:
+        price = self._site.usd_per_month
         others = [item.figure for item in self._site.also_said if item.what == "gpus"]
-        note = "; ".join(f"${arithmetic.usd_per_gpu_h(price.value, item.value):.2f} at {item.value:,.0f} GPUs" for item in others)
-        return [
-            FleetFigure(*keys[0], implied, basis=Basis.MODELLED, assumptions=stated, note=f"also said: {note}" if note else None),
-            _figure(*keys[1], cost, (*why, *stated)),
-        ]
+        if price is None or not others:
+            return None
+        return "also said: " + "; ".join(
+            f"${arithmetic.usd_per_gpu_h(price.value, item.value):.2f} at {item.value:,.0f} GPUs" for item in others
+        )
 
-    # the rest
+    def _demand_why(self) -> tuple[str, ...]:
+        if self._options.demand_tok_s is not None:
+            return (f"a demand of {human_number(self._options.demand_tok_s)} output tok/s at peak, as stated",)
+        if self._options.demand_sessions is not None:
+            return (f"a demand of {human_number(self._options.demand_sessions)} live sessions at peak, as stated",)
+        return ()
 
-    def _flag_run(self) -> None:
-        run = self._run
-        if run.status is not Status.VALID:
-            codes = ", ".join(dict.fromkeys(str(concern.get("code")) for concern in run.concerns if concern.get("severity") != "note"))
-            self._flags.append(f"The run is {run.status}{f' ({codes})' if codes else ''}: so is everything below.")
-        window = run.window_s
-        if window is None or window < STEADY_S:
-            said = "of unknown length" if window is None else f"of {window:.0f} s"
-            self._flags.append(f"The run's window is {said}; less than {STEADY_S:.0f} s of steady state is no ground for a site.")
-        scale = number(run.labels.get("context_scale"))
-        if scale is None or scale < 1:
-            said = "are not recorded" if scale is None else f"were scaled by {scale:.3g}"
-            self._flags.append(f"Context lengths {said}: the figures hold for those lengths only; longer contexts give fewer tokens.")
-        if run.labels.get("load_format") == "dummy":
-            self._flags.append("Dummy weights: speed is representative for dense models only, and quality is unverified.")
-        if self._site.gpu is None:
-            self._flags.append(f"Nobody states the site's type of GPU; the run's ({self._spec.name}) is assumed.")
-        others = [item.figure for item in self._site.also_said if item.what == "gpus" and item.figure.note]
-        self._flags.extend(f"Taken as {self._site.gpus.value:,.0f} GPUs; also said: {item.value:,.0f} ({item.note})." for item in others)
+    # the waterfall
 
-    def _rng(self, name: str) -> np.random.Generator:
-        """A stream of its own for every factor, so that adding one leaves the others' draws as they are."""
-        return np.random.default_rng([self._seed, *name.encode()])
+    def _waterfall(self, case: Case, values: dict[str, float]) -> None:
+        self._waterfall_tokens(case, values)
+        if "w_per_gpu" in values:
+            self._waterfall_power(case, values)
 
-    def _normal(self, name: str, value: float, deviation: float) -> _Uncertain:
-        drawn = self._rng(name).normal(value, deviation, self._draws)
-        return _Uncertain(value, np.maximum(drawn, value * 1e-3))  # a rate or a power is positive
+    def _step(self, part: str, key: str, label: str, operation: str, factor: float, result: float, unit: str, scale: float = 1.0) -> float:
+        found = self._factors[key]
+        low, high = (end * scale for end in found.ends()) if found.spread else (None, None)
+        self._steps.append(Step(part, label, operation, factor, result, unit, found.basis, found.source, low, high))
+        return result
 
-    def _prior(self, key: str) -> _Uncertain:
-        prior = priors()[key]
-        return _Uncertain(prior.value, draw(prior, self._rng(key), self._draws))
+    def _waterfall_tokens(self, case: Case, values: dict[str, float]) -> None:
+        unit, measured = "tok/s/GPU", self._factors["tok_s_per_gpu"].value
+        value = self._step("tokens", "tok_s_per_gpu", "measured in the run", "=", measured, measured, unit)
+        if case.point is not None:
+            value *= case.point.tokens
+            self._steps.append(
+                Step(
+                    "tokens",
+                    f"boards at {case.point.limit_w:.0f} W",
+                    "x",
+                    case.point.tokens,
+                    value,
+                    unit,
+                    Basis.MEASURED,
+                    self._why["curve"][0],
+                )
+            )
+        labels = {
+            "slo_share": "tokens of requests that met every SLO",
+            "multi_replica_efficiency": "one replica among many",
+            "modelled_ratio": f"modelled: {self._spec.name} for {self._from.name}",
+            "slo_headroom": "headroom kept at peak",
+        }
+        for key, label in labels.items():
+            if key in self._factors:
+                factor = self._factors[key].value
+                value = self._step("tokens", key, label, "x", factor, value * factor, unit)
+        powered = values["gpus_powered"]
+        value *= powered
+        why = "; ".join(self._powered_why(case, None if "w_per_gpu" in values else "no power"))
+        self._steps.append(Step("tokens", "GPUs that are powered", "x", powered, value, "tok/s", Basis.MODELLED, why))
+        share = values["serving_share"]
+        value *= share
+        source = "the smaller of: " + "; ".join(self._texts("availability", "reserved_spares"))
+        ends = np.quantile(np.minimum(self._factors["availability"].draws, 1 - self._factors["reserved_spares"].draws), (0.05, 0.95))
+        self._steps.append(
+            Step("tokens", "serving, not spare or down", "x", share, value, "tok/s at peak", Basis.MODELLED, source, *map(float, ends))
+        )
+        load = self._factors["load_factor"].value
+        self._step("tokens", "load_factor", "mean over peak load", "x", load, value * load, "tok/s, mean of a day")
 
-    def _step(
-        self, part: str, label: str, operation: str, factor: float, result: float, unit: str, source: str, basis: Basis = Basis.MODELLED
-    ) -> None:
-        self._steps.append(Step(part, label, operation, factor, result, unit, basis, source))
-
-
-def draw(prior: Prior, rng: np.random.Generator, n: int) -> Floats:
-    """Draws from a prior. One given by quantiles is cut at 1: a share of a rated power cannot be more."""
-    match prior.kind:
-        case "fixed":
-            return np.full(n, prior.value)
-        case "uniform":
-            return rng.uniform(prior.low, prior.high, n)
-        case "triangular":
-            return rng.triangular(prior.low, prior.value, prior.high, n)
-        case "quantiles":
-            z = rng.standard_normal(n)
-            below, above = math.log(prior.value / prior.low) / _Z90, math.log(prior.high / prior.value) / _Z90
-            return np.minimum(1.0, prior.value * np.exp(np.where(z < 0, below, above) * z))
-
-
-def _figure(
-    key: str, title: str, unit: str, value: _Uncertain, assumptions: Sequence[str], *, boundary: str = "deployment", note: str | None = None
-) -> FleetFigure:
-    low, middle, high = (float(q) for q in np.quantile(value.draws, (0.05, 0.5, 0.95)))
-    return FleetFigure(key, title, unit, float(value.value), low, middle, high, Basis.MODELLED, boundary, tuple(assumptions), note)
-
-
-def _stated_gpus(run: RunResult) -> float | None:
-    """GPUs of a deployment on other machines, as the profile states them."""
-    server = run.profile.get("server")
-    return number(server.get("gpu_count")) if isinstance(server, dict) else None
-
-
-def _slos(run: RunResult) -> dict[str, float | None]:
-    raw = run.summary.get("slos")
-    if not isinstance(raw, dict):
-        raw = run.profile.get("slos")
-    return {str(key): number(value) for key, value in raw.items()} if isinstance(raw, dict) else {}
+    def _waterfall_power(self, case: Case, values: dict[str, float]) -> None:
+        factors, unit = self._factors, "W/GPU"
+        if "node_w" in factors:
+            node = factors["node_w"].value
+            value = self._step("power", "node_w", "measured node power", "=", node, node, unit)
+        else:
+            assert case.host_w is not None
+            board = factors["board_w"].value
+            value = self._step("power", "board_w", "measured board power", "=", board, board, unit)
+            if case.point is not None:
+                value *= case.point.watts
+                self._steps.append(
+                    Step(
+                        "power",
+                        f"boards at {case.point.limit_w:.0f} W",
+                        "x",
+                        case.point.watts,
+                        value,
+                        unit,
+                        Basis.MEASURED,
+                        self._why["curve"][0],
+                    )
+                )
+            host = factors["host_power_share"].value * case.host_w
+            value = self._step("power", "host_power_share", "host", "+", host, value + host, unit, case.host_w)
+        overhead = 1 + factors["network_storage"].value
+        low, high = factors["network_storage"].ends()
+        value *= overhead
+        self._steps.append(
+            Step(
+                "power",
+                "network and storage",
+                "x",
+                overhead,
+                value,
+                unit,
+                Basis.MODELLED,
+                factors["network_storage"].source,
+                1 + low,
+                1 + high,
+            )
+        )
+        pue = factors["pue"].value
+        value = self._step("power", "pue", "cooling and distribution (PUE)", "x", pue, value * pue, "W/GPU at the meter")
+        powered = values["gpus_powered"]
+        source = "; ".join(self._powered_why(case, None))
+        self._steps.append(
+            Step("power", "GPUs that are powered", "x", powered, value * powered / 1e6, "MW at peak", Basis.MODELLED, source)
+        )
+        day = values["power_mean_mw"] / values["power_peak_mw"]
+        self._step(
+            "power", "idle_power_share", "mean of a day, with power affine in load", "x", day, values["power_mean_mw"], "MW, mean of a day"
+        )

@@ -33,6 +33,14 @@ def make_run(tmp_path: Path) -> MakeRun:
         window_s: float = 600.0,
         context_scale: float = 1.0,
         power_limit_w: float | None = 700.0,
+        model: str = "org/some-model",
+        dtype: str = "bfloat16",
+        workload: dict[str, Any] | None = None,
+        concurrency: int | None = 64,
+        input_tok: float = 3000.0,
+        kv_bytes_per_tok: int | None = None,
+        parameters: int | None = None,
+        j_per_output_tok: float | None = None,
     ) -> Path:
         boards = max(1, len(gpus))
         watts = {"gpu_board": 600.0 * boards} if power is None else power
@@ -44,6 +52,10 @@ def make_run(tmp_path: Path) -> MakeRun:
             if tok_s_per_gpu is not None
             else Figure(None, "tok/s/GPU", basis=Basis.ABSENT, note="no GPU"),
         }
+        metrics["mean_input_tok"] = Figure(input_tok, "tok", boundary="client")
+        metrics["mean_output_tok"] = Figure(200.0, "tok", boundary="client")
+        if j_per_output_tok is not None:
+            metrics["j_per_output_tok"] = Figure(j_per_output_tok, "J/tok", boundary="gpu_board")
         if good_share is not None:
             metrics["goodput_tok_s"] = Figure(whole * good_share, "tok/s", boundary="client")
         for position, (boundary, value) in enumerate(watts.items()):
@@ -72,7 +84,17 @@ def make_run(tmp_path: Path) -> MakeRun:
             "schema_version": 1,
             "run_id": "measured",
             "state": "complete",
-            "profile": {"name": "chat", "purpose": purpose, "server": {"kind": "vllm"}},
+            "profile": {
+                "name": "chat",
+                "purpose": purpose,
+                "server": {"kind": "vllm"},
+                "traffic": {
+                    "api": "chat",
+                    "workload": workload or {"kind": "claude-code"},
+                    "load": [{"kind": "concurrency", "concurrency": concurrency} if concurrency else {"kind": "arrival_rate"}],
+                },
+            },
+            "model": {"model_id": model, "dtype": dtype, "kv_bytes_per_tok": kv_bytes_per_tok, "parameters": parameters},
             "hardware": {
                 "gpus": [{"uuid": f"GPU-{i}", "index": i, "name": name, "power_limit_w": power_limit_w} for i, name in enumerate(gpus)],
             },

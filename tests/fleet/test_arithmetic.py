@@ -57,3 +57,31 @@ def test_dollars_per_million_tokens():
 def test_critical_it_power_of_an_h100():
     # SemiAnalysis: 700 W, 575 W of server, 10 % for storage, switches and optics: about 1.40 kW.
     assert a.facility_w_per_gpu(700, 575, 0.10, pue=1.0) == pytest.approx(1400, rel=WITHIN)
+
+
+def test_deepseeks_day_per_gpu():
+    # DeepSeek's overview of its inference system, 2025-03-01: 168 B output tokens in 24 h, 226.75 nodes of 8 H800 on average, 278 at peak.
+    per_gpu = a.tok_s_per_gpu_of_day(168e9, 226.75 * 8)
+    assert per_gpu == pytest.approx(1072, rel=WITHIN)
+    headline = 14_800  # tok/s a node, of decoding nodes alone
+    assert headline / 8 == pytest.approx(1850)
+    assert per_gpu < headline / 8
+    load_factor = 226.75 / 278
+    assert load_factor == pytest.approx(0.82, rel=WITHIN)
+
+
+def test_geminis_ladder_from_the_accelerator_to_the_facility():
+    # Google, arXiv 2508.15734: the median prompt takes 0.24 Wh: 58 % active accelerators, 25 % host, 10 % idle spares, 8 % overhead
+    # (PUE 1.09). The printed shares add up to 101 %. The method of active accelerators alone, at their best, gives 0.10 Wh.
+    whole, printed = 0.24, 1.01
+    ladder = a.boundary_ladder(0.58 * whole / printed, host=0.25 * whole / printed, idle=0.10 * whole / printed, pue=1.09)
+    assert ladder["facility"] == pytest.approx(whole, rel=WITHIN)
+    assert ladder["facility"] / ladder["accelerator"] == pytest.approx(1.75, rel=WITHIN)
+    assert whole / 0.10 == pytest.approx(2.4, rel=WITHIN)
+
+
+def test_energy_of_a_month_of_the_site_and_its_share_of_the_rent():
+    mwh = a.mwh(300, a.HOURS_PER_MONTH)
+    assert mwh == pytest.approx(219_150, rel=WITHIN)
+    assert mwh * 78 == pytest.approx(17e6, rel=0.02)  # at $0.078 a kWh
+    assert mwh * 78 / 1.25e9 == pytest.approx(0.014, rel=0.03)

@@ -14,7 +14,9 @@ from harness.fleet.catalog import (
     gpus,
     list_sites,
     load_site,
+    overridden,
     priors,
+    sanity,
 )  # fmt: skip
 
 GOOD = """
@@ -44,7 +46,7 @@ def test_every_shipped_number_has_a_source_and_a_date():
 
 def test_every_constant_of_power_says_what_it_includes():
     for spec in gpus().values():
-        for constant in (spec.board_power_w, spec.host_rated_w, spec.all_in_kw):
+        for constant in (spec.board_power_w, spec.board_idle_w, spec.host_rated_w, spec.all_in_kw, spec.all_in_it_kw):
             assert constant is None or set(constant.includes) <= set(PARTS)
             assert constant is None or constant.includes
 
@@ -63,6 +65,7 @@ def test_contradictions_are_shown_with_their_arithmetic():
     assert "173,410" in found
     assert "220,000 GPUs against 200,000" in found
     assert "$7.78" in found
+    assert "274 MW of IT power" in found
     assert contradictions(load_site("google-110k")) == ()
 
 
@@ -78,7 +81,10 @@ def test_contradictions_are_shown_with_their_arithmetic():
         ("NVIDIA H100 PCIe", None),
         ("NVIDIA H100 NVL", None),
         ("NVIDIA H200 NVL", None),
-        ("NVIDIA A100-SXM4-80GB", None),
+        ("NVIDIA A100-SXM4-80GB", "A100"),
+        ("NVIDIA A100 80GB PCIe", None),
+        ("AMD Instinct MI300X", "MI300X"),
+        ("NVML TEST DOUBLE", "TEST-DOUBLE"),
         (None, None),
     ],
 )
@@ -111,6 +117,13 @@ def test_a_site_file_of_ones_own(tmp_path):
         (("source: us, date: 2026-01-05", "date: 2026-01-05"), "ours.gpus.source must be text"),
         (("date: 2026-01-05", "date: 2026-13"), "ours.gpus.date must be a date"),
         (("power_mw", "power_kw"), "ours.power_kw is no key here"),
+        (("power_mw", "power"), "ours.power is no key here; name its unit: power_mw"),
+        (
+            ("  gpu: {value: H100", "  mix: {H100: {value: 0.5, source: us, date: 2026-01}}\n  gpu: {value: H100"),
+            "ours.mix stands beside gpu",
+        ),
+        (("  gpu: {value: H100, source: us, date: 2026-01}", "  mix: {H100: {value: 0.5, source: us, date: 2026-01}}"), "add up to 1"),
+        (("  power_mw", "  notice_days: {value: -1, source: us, date: 2026-01}\n  power_mw"), "ours.notice_days.value must be at least 0"),
         (("  power_mw", "  pue: {value: 0.9, source: us, date: 2026-01}\n  power_mw"), "ours.pue.value must be at least 1"),
         (("gpus: {value: 1000, source: us, date: 2026-01-05}", "title: x"), "ours.gpus is needed"),
     ],
@@ -146,3 +159,33 @@ def test_an_unknown_site_names_those_there_are(tmp_path):
     assert "colossus-1" in error.value.next_step
     with pytest.raises(ProfileError, match="cannot be read"):
         load_site(tmp_path / "none.yaml")
+
+
+def test_a_mix_of_types_and_a_price_by_the_hour(tmp_path):
+    path = tmp_path / "site.yaml"
+    path.write_text(
+        "mixed:\n  gpus: {value: 1000, source: us, date: 2026-01}\n  usd_per_gpu_h: {value: 2, source: us, date: 2026-01}\n"
+        "  mix: {H100: {value: 0.75, source: us, date: 2026-01}, H200: {value: 0.25, source: us, date: 2026-01}}\n"
+    )
+    site = load_site(path)
+    assert site.types == ("H100", "H200")
+    assert site.monthly_usd() == pytest.approx(2 * 1000 * 730.5)
+    assert dict(zip(SITE_COLUMNS, site.row(), strict=True))["type"] == "H100 + H200"
+
+
+def test_assumptions_replace_priors_by_value_or_range():
+    found = overridden(["pue=1.2", "load_factor=0.6:0.8"])
+    assert (found["pue"].kind, found["pue"].value) == ("fixed", 1.2)
+    assert (found["load_factor"].kind, found["load_factor"].low, found["load_factor"].value) == ("uniform", 0.6, pytest.approx(0.7))
+    assert found["availability"] is priors()["availability"]
+
+
+@pytest.mark.parametrize("text", ["pue=0.9", "pue=1.4:1.1", "nothing=1", "pue", "pue=x", "pue=-1", "load_factor=1e"])
+def test_an_assumption_that_makes_no_sense_is_refused(text):
+    with pytest.raises(ProfileError):
+        overridden([text])
+
+
+def test_published_throughput_is_there_for_ratios():
+    assert len(sanity()) == 5
+    assert all(value > 0 for row in sanity() for value in row.tok_s_per_gpu.values())
