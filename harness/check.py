@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from harness.artifacts.layout import RunDir
-from harness.core.errors import HarnessError
+from harness.artifacts.quality import write_reference
+from harness.core.errors import HarnessError, ProfileError
 from harness.core.records import Api, ModelFacts
 from harness.core.units import human_duration, human_number
 from harness.hardware.gpus import list_gpus, nvidia_device_present, resolve_gpus
@@ -19,8 +20,9 @@ from harness.plan.rows import PlanTotals, known_prefixes
 from harness.plan.types import StagePlan
 from harness.profile.schema import AttachServer, Profile, TorchServer, VllmServer
 from harness.run import Prepared, prepare
-from harness.server.base import RunContext, read_api_key
+from harness.server.base import RunContext, raise_problems, read_api_key
 from harness.server.orphans import RunRegistry
+from harness.server.quality import ask, make_reference, routes_for
 from harness.server.wire import DIRECT, check_request
 
 
@@ -269,6 +271,39 @@ def _one_request(prepared: Prepared) -> Iterator[Finding]:
                     reply = check_request(endpoint, Api(profile.traffic.api), talk.body(0), key, network=network)
                     counted = f"{human_number(reply.input_tok)} input tokens (planned {session.turns[0].target_input_tok})"
                     yield Finding(f"one real request to {endpoint.name}", True, f"answered; the server counts {counted}")
+
+
+def record_quality(profile: Profile, out: Path | None, note: Callable[[str], None]) -> Path:
+    """Start the server, ask it the quality check's texts and store the answers as a reference.
+
+    Args:
+        profile: what serves the model whose answers are taken to be right: its best precision, on an engine that is trusted.
+        out: the file; None: the one that the profile names.
+        note: told what goes on.
+
+    Raises:
+        ProfileError: neither names a file.
+        HarnessError: the server did not start or did not answer.
+    """
+    path = out if out is not None else None if profile.quality.reference is None else Path(profile.quality.reference)
+    if path is None:
+        raise ProfileError("no file to write the reference to", next_step="give --out FILE, or set quality.reference in the profile")
+    if profile.model.load_format == "dummy":
+        raise ProfileError("dummy weights have no right answers", next_step="record the reference with the model's weights")
+    prepared = prepare(profile, note)
+    raise_problems(prepared.server.preflight())
+    with tempfile.TemporaryDirectory(prefix="harness-quality-") as folder:
+        run_dir = RunDir(Path(folder))
+        run_dir.logs_dir.mkdir()
+        with RunRegistry.open(f"quality-{run_dir.root.name}", run_dir.root) as registry:
+            context = RunContext(run_id=f"quality-{run_dir.root.name}", run_dir=run_dir, registry=registry)
+            with prepared.server.start(context) as server:
+                endpoint = server.endpoints[0]
+                network = DIRECT if endpoint.pid is not None else profile.traffic.network
+                routes = routes_for(Api(profile.traffic.api))
+                asked = ask(endpoint, routes, read_api_key(profile.server), profile.quality.max_output_tok, network=network)
+                write_reference(path, make_reference(profile, prepared.facts, server.info, asked))
+    return path
 
 
 def describe_system() -> list[tuple[str, str]]:

@@ -34,6 +34,10 @@ models_app = typer.Typer(help="Built-in models: list them, add the one with real
 app.add_typer(models_app, name="models")
 traces_app = typer.Typer(help="Recorded traffic: describe a trace, convert it to the plain form.", no_args_is_help=True)
 app.add_typer(traces_app, name="traces")
+quality_app = typer.Typer(
+    help="Whether a served model's answers are right: record the reference that runs hold them against.", no_args_is_help=True
+)
+app.add_typer(quality_app, name="quality")
 
 ProfilePath = Annotated[Path, typer.Argument(metavar="PROFILE", help="Profile (YAML).")]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Run directory.")]
@@ -391,6 +395,24 @@ def models_add(name: Annotated[str, typer.Argument(help="smollm2")]) -> None:
         raise typer.BadParameter(f"{name!r} cannot be added; smollm2 can")
     facts = add_smollm2()
     print(f"{facts.model_id}: {facts.path}")
+
+
+@quality_app.command("record")
+@_command
+def quality_record(
+    profile: ProfilePath,
+    overrides: Overrides = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Where to; default: quality.reference of the profile.")] = None,
+    json_output: Json = False,
+) -> None:
+    """Start the server, ask the check's texts, store the answers as the reference."""
+    from harness.check import record_quality
+
+    path = record_quality(_load(profile, overrides), out, lambda text: print(text, file=sys.stderr))
+    if json_output:
+        _dump({"reference": str(path)})
+    else:
+        print(path)
 
 
 @traces_app.command("describe")

@@ -45,6 +45,7 @@ from harness.report.terminal import reduce_and_report
 from harness.server.base import ModelServer, Needs, RunContext, RunningServer, raise_problems, read_api_key
 from harness.server.choose import choose_server
 from harness.server.orphans import RunRegistry, reap_orphans
+from harness.server.quality import QualityCheck
 from harness.telemetry.driver import TelemetryRecorder
 from harness.testing.paced import MODEL, Pace, PacedServer
 from harness.traffic.calibrate import cached, load_of, make_certificate, store
@@ -69,10 +70,7 @@ CANARY_GAP_MS: Final = 20.0
 QUICK_WINDOW_S: Final = 120.0
 """Runs whose windows are shorter than this in all make do with a quick certificate."""
 
-MEASURE_GAPS: Final = (
-    ("quality check", "quality_missing"),
-    ("steady-state test of the window", "steady_state_missing"),
-)
+MEASURE_GAPS: Final = (("steady-state test of the window", "steady_state_missing"),)
 """What a `measure` run needs and this version does not do: such a run is degraded at best, and says so."""
 
 
@@ -154,8 +152,9 @@ def run_profile(
         for note in prepared.plan.notes:
             view.note(note)
         raise_problems(prepared.server.preflight())
+        quality = QualityCheck(profile, prepared.facts) if profile.checks_quality else None
         run_dir = _make_run_dir(out, profile.name)
-        run = _Run(prepared, run_dir, view, signals, source=source, overrides=overrides, calibrate=calibrate)
+        run = _Run(prepared, run_dir, view, signals, source=source, overrides=overrides, calibrate=calibrate, quality=quality)
         try:
             run.measure()
         finally:
@@ -176,6 +175,7 @@ class _Run:
         source: Path | None,
         overrides: Sequence[str],
         calibrate: bool,
+        quality: QualityCheck | None,
     ) -> None:
         self._prepared = prepared
         self._profile = prepared.profile
@@ -195,6 +195,7 @@ class _Run:
         self._traffic: dict[str, Any] = {}
         self._stage_start_ns: int | None = None
         self._calibrate = calibrate and self._profile.calibrate
+        self._quality = quality
         self._certificate: Mapping[str, Any] | None = None
         if self._profile.purpose is Purpose.MEASURE:
             for what, code in MEASURE_GAPS:
@@ -298,6 +299,7 @@ class _Run:
         telemetry.add_scopes(driver.pids())
         if canary is not None and canary.pid is not None:
             telemetry.add_scopes({"canary": canary.pid})
+        self._ask("before", server)
         self._mark(telemetry, "first_after_ready")
 
         self._phase("load", self._prepared.plan.stages[0].name, event="traffic_start")
@@ -307,6 +309,8 @@ class _Run:
         self._phase("drained", "", event="drain", show=False)
         _settle(telemetry)
         self._mark(telemetry, "last_after_drain")
+        if not self._interrupted:
+            self._ask("after", server)
         self._phase("stopping", "", event="stopping")
         telemetry.stop()  # before the servers go: a scrape that meets a stopping server would be counted as a failed one
 
@@ -324,6 +328,17 @@ class _Run:
             if server is not None:
                 server.check()
         self._events.append("idle", when=when, start_ns=start_ns, end_ns=end_ns)
+
+    def _ask(self, when: str, server: RunningServer) -> None:
+        """The quality check's part before or after the load, outside of what is reconciled."""
+        if self._quality is None:
+            return
+        self._phase("quality check", f"{when} the load", event=f"quality_{when}")
+        self._quality.ask(when, self._run_dir, server.endpoints, read_api_key(self._profile.server))
+        if failure := self._quality.failure(when):
+            self._view.warn(f"the quality check {when} the load failed: {failure}")
+        if when == "after" and (path := self._quality.record_first(self._run_dir, server.info)):
+            self._view.note(f"these answers are now the reference: {path}")
 
     def _watch(self, driver: LocustDriver, server: RunningServer, telemetry: TelemetryRecorder) -> None:
         """Until the load has finished: look after the server, tell the view, pass a signal on."""

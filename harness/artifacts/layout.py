@@ -112,6 +112,11 @@ class RunDir:
         return self.root / "canary-truth.jsonl"
 
     @property
+    def quality(self) -> Path:
+        """quality.json: answers to the check's fixed texts before and after the load."""
+        return self.root / "quality.json"
+
+    @property
     def logs_dir(self) -> Path:
         """logs/: server.log (server-<n>.log for several replicas), locust.log, telemetry.log."""
         return self.root / "logs"

@@ -1079,7 +1079,8 @@ class Telemetry(Strict):
 
 
 class Quality(Strict):
-    """A small fixed check of the served model's answers: the same greedy completions before and after the load, outside of every measurement.
+    """A small fixed check of the served model's answers: the same greedy completions before and after the load, outside of every
+    measurement.
 
     Answers that changed, or that are not the reference's, make a run invalid. Without a reference the two are only held against each other,
     which finds a server that broke under load but not one that was wrong from the start: the headline then says "quality unverified".
@@ -1088,13 +1089,14 @@ class Quality(Strict):
     check: Flag | None = None
     """Whether to make it; default: under purpose `measure`, and where a reference is named."""
     reference: PathText | None = None
-    """File with answers of the same model that are taken to be right (`harness quality record PROFILE` writes one). A first run whose answers
-    the load did not change writes it where there is none. A relative path is taken from the working directory."""
+    """File with answers of the same model that are taken to be right (`harness quality record PROFILE` writes one). A first run whose
+    answers the load did not change writes it where there is none. A relative path is taken from the working directory."""
     max_output_tok: Whole = Field(default=24, ge=4, le=256)
     """Length of each answer."""
     min_agreement: Number = Field(default=0.7, gt=0, le=1)
-    """Least share of an answer, from its beginning, that must be as in the reference (and after the load as before it), in the mean over the
-    texts. Other kernels, batch sizes and GPUs turn near ties around, after which greedy answers part for good; a broken one agrees on nothing."""
+    """Least share of an answer, from its beginning, that must be as in the reference (and after the load as before it), in the mean over
+    the texts. Other kernels, batch sizes and GPUs turn near ties around, after which greedy answers part for good; a broken one agrees on
+    nothing."""
     logprob_tolerance: Number = Field(default=0.1, gt=0)
     """Largest mean difference of the log-probabilities (in nats) of the tokens that agree, where the API tells them."""
 

@@ -16,6 +16,7 @@ from harness.reduce.classes import class_summaries
 from harness.reduce.client import client
 from harness.reduce.counters import LAST_LABELS, ServerCounters, wanted
 from harness.reduce.load import Run, load_run, mapping, number, sequence
+from harness.reduce.quality import UNVERIFIED, quality
 from harness.reduce.rosetta import rosetta
 from harness.reduce.stage import Flows, StageFigures
 from harness.reduce.summary import Agreement, StageSummary, Summary, Window
@@ -115,7 +116,8 @@ def reduce_fully(path: Path) -> Reduction:
     )
     top = figures[headline.name] if headline is not None else stages.figures(run, _nothing(), flow, counters, slos, price)
     generator = client(run, headline)
-    verdict = judge(run, windows, headline, flow, figures, reconciliation, counters, host, slos, generator)
+    answers = quality(run)
+    verdict = judge(run, windows, headline, flow, figures, reconciliation, counters, host, slos, generator, answers)
     profile = run.profile
     summary = Summary(
         schema_version=SCHEMA_VERSION,
@@ -142,6 +144,7 @@ def reduce_fully(path: Path) -> Reduction:
             "load_format": _text(mapping(profile.get("model")).get("load_format")),
             "tokens_in_chunks": "told" if flow.output.told else "not told",
             "input_split": top.input_split,
+            "quality": answers.get("label", UNVERIFIED),
             "server_metrics": counters.server if counters is not None else None,
         },
         slos=slos,
@@ -150,6 +153,7 @@ def reduce_fully(path: Path) -> Reduction:
         client=generator,
         notes=_notes(plan, figures, headline),
         classes=class_summaries(run, headline, flow, slos, top),
+        quality=answers,
         rosetta=rosetta(run, headline, flow, top.metrics, top.latency),
     )
     return Reduction(summary, run, windows, headline, flow, counters, figures)

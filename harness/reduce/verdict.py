@@ -11,6 +11,7 @@ from harness.core.records import Concern, OutputLength, Purpose, RunState, Sever
 from harness.reduce.client import client_concerns
 from harness.reduce.counters import ServerCounters
 from harness.reduce.load import Run, mapping, number, sequence
+from harness.reduce.quality import quality_concerns
 from harness.reduce.stage import Flows, StageFigures, gpu_count, intended_in
 from harness.reduce.summary import Agreement, Verdict
 from harness.reduce.windows import StageWindow
@@ -42,7 +43,7 @@ WINDOW_TOLERANCE: Final = 0.01
 LENGTH_TOLERANCE: Final = 0.05
 """Mean realised input length may differ from the plan's by this share."""
 WARM_TOK: Final = 1000
-"""Prompt tokens counted before the load that probes do not explain."""
+"""Prompt tokens counted before the load that probes and the quality check do not explain."""
 
 _SEVERITIES: Final = (Severity.INVALID, Severity.DEGRADED, Severity.PRELIMINARY, Severity.NOTE)
 _STATUS: Final[Mapping[Severity, Status]] = {
@@ -67,6 +68,7 @@ def judge(
     host: Mapping[str, Any],
     slos: Mapping[str, float | None],
     client: Mapping[str, Any],
+    answers: Mapping[str, Any],
 ) -> Verdict:
     """The verdict of a run.
 
@@ -84,17 +86,20 @@ def judge(
     found += _reconciled(run, reconciliation, smoke=smoke)
     found += _client(host, headline, figures, slos, smoke=smoke)
     found += client_concerns(run, client, slos, smoke=smoke)
-    found += _server(run, headline, counters, flow, smoke=smoke)
+    found += _server(run, headline, counters, flow, number(answers.get("input_tok")) or 0.0, smoke=smoke)
     found += _lengths(run, smoke=smoke)
+    found += quality_concerns(run, answers, smoke=smoke)
     if headline is not None:
         found += [concern for energy in figures[headline.name].energies for concern in energy.concerns]
     if gpu_count(run) is not None and run.power is None:
         text = "The deployment has GPUs but no power was read; energy figures are absent."
         found.append(Concern("power_missing", Severity.DEGRADED, text))
     if not smoke and not any(concern.message.startswith("not_implemented") for concern in run.concerns):
-        missing = [str(item) for item in sequence(run.manifest.get("not_implemented"))] or list(NOT_IMPLEMENTED)
-        text = f"Went without: {', '.join(missing)}. A run without them is degraded at best."
-        found.append(Concern("not_implemented", Severity.DEGRADED, text))
+        stated = run.manifest.get("not_implemented")
+        missing = [str(item) for item in sequence(stated)] if stated is not None else list(NOT_IMPLEMENTED)
+        if missing:
+            text = f"Went without: {', '.join(missing)}. A run without them is degraded at best."
+            found.append(Concern("not_implemented", Severity.DEGRADED, text))
     unique = {(c.code, c.message): c for c in found}
     ordered = tuple(sorted(unique.values(), key=lambda c: (_SEVERITIES.index(c.severity), c.code, c.message)))
     worst = ordered[0].severity if ordered else Severity.NOTE
@@ -238,7 +243,10 @@ def _client(
     return out
 
 
-def _server(run: Run, headline: StageWindow | None, counters: ServerCounters | None, flow: Flows, *, smoke: bool) -> list[Concern]:
+def _server(
+    run: Run, headline: StageWindow | None, counters: ServerCounters | None, flow: Flows, checked_tok: float, *, smoke: bool
+) -> list[Concern]:
+    """`checked_tok`: prompt tokens of the quality check before the load."""
     if counters is None:
         return []
     out = []
@@ -266,7 +274,7 @@ def _server(run: Run, headline: StageWindow | None, counters: ServerCounters | N
         if not smoke:
             out += _window_agreement(counters, flow, start, end)
     before = counters.value_at_first(Concept.PROMPT_TOKENS, None)
-    if before is not None and before > WARM_TOK:
+    if before is not None and before - checked_tok > WARM_TOK:
         text = f"The server had processed {before:.0f} prompt tokens before this run, so its prefix cache may be warm."
         out.append(Concern("server_warm", severity, text, before, WARM_TOK))
     return out
@@ -309,6 +317,4 @@ def _lengths(run: Run, *, smoke: bool) -> list[Concern]:
     if uncounted:
         text = f"{uncounted} answers came without the server's count of output tokens."
         out.append(Concern("usage_missing", severity, text, uncounted, 0))
-    if mapping(run.profile.get("model")).get("load_format") == "dummy" and not smoke:
-        out.append(Concern("quality_unverified", Severity.NOTE, "Dummy weights: speed only, quality unverified."))
     return out

@@ -107,7 +107,8 @@ def purpose_sentence(summary: Summary) -> str:
     """What the verdict claims."""
     if summary.profile.get("purpose") == Purpose.SMOKE:
         return "A smoke run shows that everything works and that the counts agree. It makes no performance claim."
-    return "A measurement: its figures are worth what the verdict says."
+    quality = "" if summary.labels.get("quality") == "verified" else " Quality unverified."
+    return f"A measurement: its figures are worth what the verdict says.{quality}"
 
 
 def figure_row(key: str, figure: Figure) -> HeadlineRow:

@@ -298,9 +298,11 @@ class TestEnergy:
 
 class TestVerdict:
     def test_a_measurement_states_what_this_version_lacks(self, steady: Callable[..., Any], tmp_path: Path) -> None:
-        summary = reduce_run(steady(purpose="measure").write(tmp_path / "run"))
+        summary = reduce_run(steady(purpose="measure", manifest={"not_implemented": ["a test of something"]}).write(tmp_path / "run"))
         assert summary.verdict.status == "degraded"
         assert {"not_implemented", "window_short"} <= codes(summary)
+        whole = reduce_run(steady(purpose="measure", manifest={"not_implemented": []}).write(tmp_path / "whole"))
+        assert "not_implemented" not in codes(whole)
         assert [c.severity for c in summary.verdict.concerns] == sorted(
             (c.severity for c in summary.verdict.concerns), key=["invalid", "degraded", "preliminary", "note"].index
         )
