@@ -1,44 +1,84 @@
-"""Student's t and Holm's correction, for a handful of repeats a side."""
+"""Student's t, Welch's test, Holm's correction and what a test of a handful of repeats a side can detect at all."""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
 
 ALPHA: Final = 0.05
 """Two-sided error of one comparison, before correction for several."""
+POWER: Final = 0.9
+"""How often an effect of the size that is called detectable is detected."""
+
+_TINY: Final = 1e-300
+_POINTS: Final = 21
+"""Of Simpson's rule over the spread's own distribution: the power is then right to 1e-3."""
 
 
-def t_within(t: float, df: int) -> float:
-    """P(|T| <= t) of Student's t with a whole number of degrees of freedom.
+def t_within(t: float, df: float) -> float:
+    """P(|T| <= t) of Student's t; degrees of freedom need not be whole (Welch's seldom are).
 
-    The finite sums of Abramowitz & Stegun, Handbook of Mathematical Functions (1964), 26.7.3 and 26.7.4.
+    Abramowitz & Stegun, Handbook of Mathematical Functions (1964), 26.7.1: one less the regularized incomplete beta function.
+
+    Raises:
+        ValueError: less than one degree of freedom.
     """
     if df < 1:
         raise ValueError("Student's t needs at least one degree of freedom")
-    theta = math.atan(abs(t) / math.sqrt(df))
-    cos2 = math.cos(theta) ** 2
-    term = math.cos(theta) if df % 2 else 1.0
-    total = 0.0
-    for k in range(2 if df % 2 == 0 else 3, df + 1, 2):
-        total += term
-        term *= cos2 * (k - 1) / k
-    if df % 2 == 0:
-        return min(1.0, math.sin(theta) * total)
-    return min(1.0, 2 / math.pi * (theta + math.sin(theta) * total))
+    return 1.0 - _incomplete_beta(df / (df + t * t), df / 2, 0.5)
 
 
-def t_quantile(within: float, df: int) -> float:
+def t_beyond(t: float, df: float) -> float:
+    """P(T > t), one-sided; exact for small probabilities too."""
+    half = _incomplete_beta(df / (df + t * t), df / 2, 0.5) / 2
+    return half if t >= 0 else 1.0 - half
+
+
+@lru_cache(maxsize=4096)
+def t_quantile(within: float, df: float) -> float:
     """The t with P(|T| <= t) = within, by bisection."""
     low, high = 0.0, 1.0
     while t_within(high, df) < within:
         high *= 2
-    for _ in range(200):
+    while high - low > 1e-10 * high:
         middle = (low + high) / 2
-        if middle in (low, high):
-            break
         low, high = (middle, high) if t_within(middle, df) < within else (low, middle)
     return (low + high) / 2
+
+
+def _incomplete_beta(x: float, a: float, b: float) -> float:
+    """Regularized incomplete beta function by its continued fraction (Abramowitz & Stegun 26.5.8), with Lentz's recurrence."""
+    if x <= 0 or x >= 1:
+        return 0.0 if x <= 0 else 1.0
+    front = math.exp(math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x))
+    if x < (a + 1) / (a + b + 2):
+        return front * _fraction(x, a, b) / a
+    return 1.0 - front * _fraction(1 - x, b, a) / b
+
+
+def _fraction(x: float, a: float, b: float) -> float:
+    c, d = 1.0, 1 / _away(1 - (a + b) * x / (a + 1))
+    value = d
+    for m in range(1, 400):
+        for numerator in (
+            m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m)),
+            -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1)),
+        ):
+            d, c = 1 / _away(1 + numerator * d), _away(1 + numerator / c)
+            value *= d * c
+        if abs(d * c - 1) < 1e-14:
+            break
+    return value
+
+
+def _away(value: float) -> float:
+    return value if abs(value) > _TINY else _TINY
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,17 +87,40 @@ class Difference:
 
     Attributes:
         difference: in the values' own unit.
-        half_width: of the 95 % interval; None where the repeats do not differ at all, so that nothing follows.
-        p_value: two-sided; None likewise.
+        half_width: of the 95 % interval, statistical and systematic term added; None where the repeats do not differ at all, so that
+            nothing follows.
+        p_value: two-sided, of a difference beyond the systematic term; None likewise.
+        error: standard error of the difference; 0 where the repeats do not differ at all.
+        df: Welch-Satterthwaite degrees of freedom; None likewise.
+        systematic: the bound that was passed in.
     """
 
     difference: float
     half_width: float | None
     p_value: float | None
+    error: float = 0.0
+    df: float | None = None
+    systematic: float = 0.0
+
+    @property
+    def statistical(self) -> float | None:
+        """Half-width of the 95 % interval by the repeats' spread alone."""
+        return None if self.half_width is None else self.half_width - self.systematic
+
+
+def mean(values: Sequence[float]) -> float:
+    """Arithmetic mean."""
+    return math.fsum(values) / len(values)
+
+
+def variance(values: Sequence[float]) -> float:
+    """Of a sample of at least two."""
+    middle = mean(values)
+    return math.fsum((x - middle) ** 2 for x in values) / (len(values) - 1)
 
 
 def welch(a: Sequence[float], b: Sequence[float], *, systematic: float = 0.0) -> Difference:
-    """The difference b - a with Welch's t-interval; degrees of freedom are rounded down, which widens it.
+    """The difference b - a with Welch's t-interval.
 
     Args:
         a: at least two values.
@@ -65,19 +128,18 @@ def welch(a: Sequence[float], b: Sequence[float], *, systematic: float = 0.0) ->
         systematic: bound of an error that repeats do not remove. It widens the interval, and the test asks whether the difference
             exceeds it.
     """
-    mean_a, mean_b = math.fsum(a) / len(a), math.fsum(b) / len(b)
-    share_a = math.fsum((x - mean_a) ** 2 for x in a) / (len(a) - 1) / len(a)
-    share_b = math.fsum((x - mean_b) ** 2 for x in b) / (len(b) - 1) / len(b)
-    difference = mean_b - mean_a
-    variance = share_a + share_b
-    if variance <= 0:
-        return Difference(difference, None, None)
-    # Welch-Satterthwaite never lies below the smaller side's; shares are scaled so that tiny variances do not underflow when squared.
-    fraction = share_a / variance
-    df = max(1, math.floor(1 / (fraction**2 / (len(a) - 1) + (1 - fraction) ** 2 / (len(b) - 1)) + 1e-9))
-    error = math.sqrt(variance)
+    share_a, share_b = variance(a) / len(a), variance(b) / len(b)
+    difference = mean(b) - mean(a)
+    total = share_a + share_b
+    if total <= 0:
+        return Difference(difference, None, None, systematic=systematic)
+    # Shares are scaled so that tiny variances do not underflow when squared.
+    fraction = share_a / total
+    df = max(1.0, 1 / (fraction**2 / (len(a) - 1) + (1 - fraction) ** 2 / (len(b) - 1)))
+    error = math.sqrt(total)
     beyond = max(0.0, abs(difference) - systematic)
-    return Difference(difference, t_quantile(1 - ALPHA, df) * error + systematic, 1 - t_within(beyond / error, df))
+    half_width = t_quantile(1 - ALPHA, df) * error + systematic
+    return Difference(difference, half_width, 2 * t_beyond(beyond / error, df), error, df, systematic)
 
 
 def holm(p_values: Mapping[str, float], alpha: float = ALPHA) -> frozenset[str]:
@@ -88,3 +150,108 @@ def holm(p_values: Mapping[str, float], alpha: float = ALPHA) -> frozenset[str]:
             break
         standing.add(name)
     return frozenset(standing)
+
+
+@dataclass(frozen=True, slots=True)
+class Design:
+    """A one-sided t-test that is going to be made: an effect counts as found where its estimate exceeds both a margin and the noise.
+
+    The noise is estimated from the same repeats, so what has to be exceeded is itself random: it is held as points with weights.
+
+    Attributes:
+        error: true standard error of the estimate.
+        least: what the estimate has to exceed, at each point.
+        weights: of the points; they add up to 1.
+    """
+
+    error: float
+    least: Floats
+    weights: Floats
+
+    def detection(self, effect: float) -> float:
+        """How often a true effect of this size is found."""
+        if self.error <= 0:
+            return float(np.sum(self.weights * (effect > self.least)))
+        beyond = (effect - self.least) / self.error
+        return float(sum(w * 0.5 * math.erfc(-x / math.sqrt(2)) for w, x in zip(self.weights, beyond, strict=True) if w > 1e-12))
+
+    def detectable(self, power: float = POWER) -> float:
+        """The smallest effect that is found in `power` of all cases: the minimum detectable effect."""
+        if self.error <= 0:
+            return float(np.max(self.least))
+        low, high = 0.0, float(np.sum(self.weights * self.least)) + self.error
+        while self.detection(high) < power:
+            high *= 2
+        while high - low > 1e-4 * high:
+            middle = (low + high) / 2
+            low, high = (middle, high) if self.detection(middle) < power else (low, middle)
+        return high
+
+
+def one_sample(deviation: float, n: int, alpha: float, *, margin: float = 0.0, systematic: float = 0.0) -> Design:
+    """Mean of `n` values against a number.
+
+    Args:
+        deviation: true standard deviation of a value.
+        n: at least two.
+        alpha: one-sided error of the test.
+        margin: least estimate that counts.
+        systematic: bound of an error that repeats do not remove; the estimate has to exceed it on top of the noise.
+    """
+    error = deviation / math.sqrt(n)
+    u, weights = _chi_points(n - 1)
+    return Design(error, np.maximum(margin, systematic + t_quantile(1 - 2 * alpha, n - 1) * error * u), weights)
+
+
+def two_samples(deviation: float, n_a: int, n_b: int, alpha: float, *, margin: float = 0.0, systematic: float = 0.0) -> Design:
+    """Means of two sides with equal spread, by Welch's test; its degrees of freedom follow the spreads that each side happens to show.
+
+    Args:
+        deviation: true standard deviation of a value, of either side.
+        n_a: at least two.
+        n_b: at least two.
+        alpha: one-sided error of the test.
+        margin: least estimate that counts.
+        systematic: bound of an error that repeats do not remove; the estimate has to exceed it on top of the noise.
+    """
+    (u_a, w_a), (u_b, w_b) = _chi_points(n_a - 1), _chi_points(n_b - 1)
+    share_a, share_b = np.meshgrid(u_a**2 / n_a, u_b**2 / n_b, indexing="ij")
+    total = np.maximum(share_a + share_b, 1e-12)
+    df = np.maximum(1.0, total**2 / np.maximum(share_a**2 / (n_a - 1) + share_b**2 / (n_b - 1), 1e-24))
+    known = np.geomspace(max(1, min(n_a, n_b) - 1), n_a + n_b - 2, 12)
+    quantiles = np.array([t_quantile(1 - 2 * alpha, float(one)) for one in known])
+    critical = np.interp(-1 / df, -1 / known, quantiles)  # smooth in 1/df
+    least = np.maximum(margin, systematic + critical * deviation * np.sqrt(total))
+    return Design(deviation * math.sqrt(1 / n_a + 1 / n_b), least.ravel(), np.outer(w_a, w_b).ravel())
+
+
+@lru_cache(maxsize=256)
+def _chi_points(df: int) -> tuple[Floats, Floats]:
+    """Points and weights of sqrt(chi-squared / df): what a sample's standard deviation is, relative to the true one."""
+    # Nearly all of the mass lies within six of its own standard deviations of the truth.
+    spread = 6 / math.sqrt(2 * df)
+    u = np.linspace(max(0.0, 1 - spread), 1 + spread, _POINTS)
+    log = df / 2 * math.log(df / 2) - math.lgamma(df / 2) + (df - 1) * np.log(np.maximum(u, _TINY)) - df * u * u / 2
+    density = np.exp(np.where((u > 0) | (df == 1), log, -np.inf))
+    simpson = np.where(np.arange(_POINTS) % 2, 4.0, 2.0)
+    simpson[[0, -1]] = 1.0
+    weights = simpson * density
+    return u, weights / np.sum(weights)
+
+
+def outliers(values: Sequence[float]) -> frozenset[int]:
+    """Positions of values that stand apart: modified z-score above 3.5 (Iglewicz & Hoaglin 1993, How to Detect and Handle Outliers).
+
+    They are to be shown, not left out. Fewer than five values name none, and neither do values of which more than half are equal.
+    """
+    if len(values) < 5:
+        return frozenset()
+    middle = _median(values)
+    spread = _median([abs(x - middle) for x in values])
+    return frozenset(i for i, x in enumerate(values) if spread > 0 and 0.6745 * abs(x - middle) / spread > 3.5)
+
+
+def _median(values: Sequence[float]) -> float:
+    ordered = sorted(values)
+    half = len(ordered) // 2
+    return ordered[half] if len(ordered) % 2 else (ordered[half - 1] + ordered[half]) / 2

@@ -22,13 +22,15 @@ class ThresholdResult:
         threshold: what was asked.
         value: the figure, in the metric's unit; None when it is absent.
         passed: False whenever the figure is absent.
-        reason: why it is absent; None where there is a value.
+        reason: why it is absent, or not judged; None where there is a value.
+        judged: whether one run can answer it: not a share of a baseline, which takes repeats (`harness.compare.gates`).
     """
 
     threshold: Threshold
     value: float | None
     passed: bool
     reason: str | None = None
+    judged: bool = True
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON."""
@@ -40,7 +42,8 @@ class ThresholdResult:
             "operator": self.threshold.operator,
             "limit": self.threshold.limit,
             "value": self.value,
-            "passed": self.passed,
+            "passed": self.passed if self.judged else None,
+            "judged": self.judged,
             "reason": self.reason,
         }
 
@@ -49,8 +52,8 @@ class ThresholdResult:
         return (
             self.threshold.text,
             human_number(self.value),
-            f"{self.threshold.operator} {human_number(self.threshold.limit)}",
-            "passed" if self.passed else "FAILED",
+            f"{self.threshold.operator} {human_number(self.threshold.limit)}" + (" * baseline" if self.threshold.relative else ""),
+            "not judged" if not self.judged else "passed" if self.passed else "FAILED",
             self.reason or "",
         )
 
@@ -75,13 +78,11 @@ def _evaluate(text: str, summary: Mapping[str, Any]) -> ThresholdResult:
     except ValueError as error:
         raise ProfileError(f"threshold {text!r}: {error}", next_step="write it like 'ttft_s.p99 < 1.5'") from error
     found = _lookup(threshold, summary)
+    if threshold.relative:
+        reason = "a share of a baseline takes repeats of both: harness repeat, or harness compare --gate"
+        return ThresholdResult(threshold, found.value, passed=False, reason=reason, judged=False)
     if found.value is None:
-        name = (
-            threshold.metric
-            + (f"@{threshold.boundary}" if threshold.boundary else "")
-            + (f".{threshold.statistic}" if threshold.statistic else "")
-        )
-        return ThresholdResult(threshold, None, passed=False, reason=f"{name} is absent: {found.note}")
+        return ThresholdResult(threshold, None, passed=False, reason=f"{threshold.figure} is absent: {found.note}")
     return ThresholdResult(threshold, found.value, passed=threshold.met_by(found.value))
 
 

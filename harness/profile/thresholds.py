@@ -1,5 +1,6 @@
-"""The grammar of `thresholds`: `METRIC[@BOUNDARY][.STATISTIC] OPERATOR NUMBER[UNIT]`, such as `ttft_s.p99 < 1.5` or `output_tok_s >= 1.2k`.
+"""The grammar of `thresholds`: `METRIC[@BOUNDARY][.STATISTIC] OPERATOR LIMIT`, such as `ttft_s.p99 < 1.5` or `output_tok_s >= 1.2k`.
 
+The limit is a number with a unit, or a share of a baseline: `output_tok_s_per_gpu >= 0.95 * baseline`, `tpot_s.p50 <= baseline + 5%`.
 Metrics are those of `harness.core.metrics`: distributions need a statistic, single values take none. Here text becomes a `Threshold`;
 whether a result meets it is decided on the reading side.
 """
@@ -18,9 +19,14 @@ Operator = Literal["<", "<=", ">", ">="]
 
 STATISTICS: Final = ("mean", "p50", "p90", "p95", "p99", "p999", "max")
 """Statistics of a distribution, as `summary.json` names them under `latency`."""
+_NUMBER: Final = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 _GRAMMAR: Final = re.compile(
     r"\s*(?P<metric>[A-Za-z][A-Za-z0-9_]*)(?:@(?P<boundary>[a-z_]+))?(?:\.(?P<statistic>[a-z0-9]+))?\s*(?P<operator><=|>=|==|!=|=<|=>|<|>|=)\s*"
-    r"(?P<number>[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*(?P<unit>%|[A-Za-z]*)\s*"
+    rf"(?:(?P<number>{_NUMBER})\s*(?P<unit>%|[A-Za-z]*)|(?P<relative>[^<>=]*\bbaseline\b[^<>=]*?))\s*"
+)
+_RELATIVE: Final = re.compile(
+    rf"(?:(?P<before>{_NUMBER})\s*(?P<before_percent>%?)\s*\*\s*)?baseline"
+    rf"(?:\s*\*\s*(?P<after>{_NUMBER})\s*(?P<after_percent>%?)|\s*(?P<sign>[+-])\s*(?P<change>\d+\.?\d*|\.\d+)\s*%)?"
 )
 _LONGEST: Final = 200
 
@@ -35,7 +41,8 @@ class Threshold:
         boundary: a power boundary other than the summary's first, else None; the summary then has the figure under `metric@boundary`.
         statistic: one of `STATISTICS` for a distribution, else None.
         operator: how the result is held against the limit.
-        limit: in the metric's own unit (seconds for `_s`).
+        limit: in the metric's own unit (seconds for `_s`); for a relative one the factor on the baseline's figure.
+        relative: whether the limit is a factor on a baseline.
     """
 
     text: str
@@ -44,18 +51,35 @@ class Threshold:
     statistic: str | None
     operator: Operator
     limit: float
+    relative: bool = False
 
-    def met_by(self, value: float) -> bool:
-        """Whether a value satisfies the condition. A value that is absent satisfies none: that is for the caller to say."""
+    @property
+    def figure(self) -> str:
+        """The figure that is meant, as reports name it: `ttft_s.p99`, `power_w@node`."""
+        return self.metric + (f"@{self.boundary}" if self.boundary else "") + (f".{self.statistic}" if self.statistic else "")
+
+    @property
+    def at_least(self) -> bool:
+        """Whether larger figures meet it."""
+        return self.operator in {">", ">="}
+
+    def met_by(self, value: float, baseline: float = 1.0) -> bool:
+        """Whether a value satisfies the condition. A value that is absent satisfies none: that is for the caller to say.
+
+        Args:
+            value: in the metric's own unit; with the default baseline, the ratio to it.
+            baseline: the baseline's figure, for a relative condition.
+        """
+        limit = self.limit * baseline if self.relative else self.limit
         match self.operator:
             case "<":
-                return value < self.limit
+                return value < limit
             case "<=":
-                return value <= self.limit
+                return value <= limit
             case ">":
-                return value > self.limit
+                return value > limit
             case ">=":
-                return value >= self.limit
+                return value >= limit
 
 
 def parse_threshold(text: str) -> Threshold:
@@ -66,7 +90,10 @@ def parse_threshold(text: str) -> Threshold:
     """
     match = _GRAMMAR.fullmatch(text) if len(text) <= _LONGEST else None
     if match is None:
-        raise ValueError(f"{text[:_LONGEST]!r} is not METRIC[.STATISTIC] OPERATOR NUMBER[UNIT]; write for example 'ttft_s.p99 < 1.5'")
+        raise ValueError(
+            f"{text[:_LONGEST]!r} is not METRIC[.STATISTIC] OPERATOR NUMBER[UNIT]; write for example 'ttft_s.p99 < 1.5'"
+            " or 'output_tok_s >= 0.95 * baseline'"
+        )
     definition = _metric(match["metric"])
     boundary, statistic, operator = match["boundary"], match["statistic"], match["operator"]
     if operator not in {"<", "<=", ">", ">="}:
@@ -74,8 +101,10 @@ def parse_threshold(text: str) -> Threshold:
     if boundary is not None and (definition.boundary != "power" or boundary not in set(Boundary)):
         raise ValueError(f"{definition.key} has no boundary {boundary!r}; power and energy have: {', '.join(Boundary)}")
     _check_statistic(definition, statistic)
-    limit = _limit(definition, match["number"], match["unit"])
-    return Threshold(text.strip(), definition.key, boundary, statistic, cast("Operator", operator), limit)
+    relative = match["relative"]
+    limit = _limit(definition, match["number"], match["unit"]) if relative is None else _factor(relative)
+    operator = cast("Operator", operator)
+    return Threshold(text.strip(), definition.key, boundary, statistic, operator, limit, relative is not None)
 
 
 def _metric(name: str) -> MetricDef:
@@ -116,3 +145,18 @@ def _limit(definition: MetricDef, number: str, unit: str) -> float:
     if not math.isfinite(limit):
         raise ValueError("the limit must be finite")
     return limit
+
+
+def _factor(text: str) -> float:
+    match = _RELATIVE.fullmatch(text.strip())
+    if match is None or (match["before"] is not None and (match["after"] or match["change"]) is not None):
+        raise ValueError(f"{text.strip()!r} is no share of the baseline; write 0.95 * baseline, baseline, or baseline - 5%")
+    factor = 1.0
+    for number, percent in ((match["before"], match["before_percent"]), (match["after"], match["after_percent"])):
+        if number is not None:
+            factor = float(number) / (100 if percent else 1)
+    if match["change"] is not None:
+        factor = 1 + float(match["sign"] + match["change"]) / 100
+    if not 0 < factor <= 1000:
+        raise ValueError(f"the factor on the baseline must be above 0 and at most 1000, and is {factor:g}")
+    return factor

@@ -225,7 +225,7 @@ def test_the_result_is_json_rows_and_markdown(make_run):
     a, b = make_run("a", values={"power_w": 600.0}), make_run("b", engine_version="0.33.0", values={"power_w": 660.0})
     found = compare_runs([a, b])
     loaded = json.loads(json.dumps(found.to_dict(), allow_nan=False))
-    assert {"sides", "treatments", "metrics", "allowed_mismatches", "notes"} == set(loaded)
+    assert {"sides", "treatments", "metrics", "allowed_mismatches", "gates", "notes"} == set(loaded)
     assert all(len(row) == len(found.columns()) for row in found.rows())
     assert all(len(row) == len(found.treatment_columns()) for row in found.treatment_rows())
     assert "power_w @ gpu_board" in found.to_markdown()

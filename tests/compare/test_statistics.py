@@ -35,11 +35,13 @@ def test_student_t_is_a_probability_that_grows_with_t(t, df):
 
 
 def test_welch_on_a_worked_example():
-    # Two sides of three: variances 1 and 4, so the squared error is 5/3 and Welch-Satterthwaite gives 2.94, rounded down to 2.
+    # Two sides of three: variances 1 and 4, so the squared error is 5/3 and Welch-Satterthwaite gives 50/17 = 2.94 degrees of freedom.
     found = welch([1.0, 2.0, 3.0], [4.0, 6.0, 8.0])
     assert found.difference == pytest.approx(4.0)
-    assert found.half_width == pytest.approx(4.3027 * math.sqrt(5 / 3), rel=1e-4)
-    assert found.p_value == pytest.approx(1 - t_within(4 / math.sqrt(5 / 3), 2))
+    assert found.df == pytest.approx(50 / 17)
+    assert found.half_width == pytest.approx(t_quantile(0.95, 50 / 17) * math.sqrt(5 / 3), rel=1e-9)
+    assert 3.1825 < t_quantile(0.95, 50 / 17) < 4.3027  # between 3 and 2 degrees of freedom
+    assert found.p_value == pytest.approx(1 - t_within(4 / math.sqrt(5 / 3), 50 / 17))
 
 
 @given(SIDE, SIDE, st.floats(0, 1))

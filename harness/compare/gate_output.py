@@ -1,0 +1,100 @@
+"""Gates for machines that read them: JUnit XML, GitHub annotations, a Markdown summary for a pull request."""
+
+import re
+from collections.abc import Sequence
+from typing import Final
+from xml.etree import ElementTree as ET
+
+from harness.compare.compare import Comparison, table
+from harness.compare.gates import GateResult, Outcome
+from harness.compare.table import Word
+
+_NOT_XML: Final = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_SHOWN: Final = frozenset({Word.BETTER, Word.WORSE})
+
+
+def junit(gates: Sequence[GateResult], *, strict: bool = False) -> str:
+    """JUnit XML: a suite a side, a case a gate. Too few repeats are a skipped case, or with `strict` a failure."""
+    root = ET.Element("testsuites", name="harness gates")
+    for side in dict.fromkeys(gate.side for gate in gates):
+        mine = [gate for gate in gates if gate.side == side]
+        suite = ET.SubElement(
+            root, "testsuite", name=f"side {side}", tests=str(len(mine)), failures=str(sum(gate.failed(strict=strict) for gate in mine)),
+            errors="0", skipped=str(sum(gate.outcome is Outcome.TOO_FEW and not strict for gate in mine)),
+        )  # fmt: skip
+        for gate in mine:
+            case = ET.SubElement(suite, "testcase", classname=f"side {side}", name=_xml(gate.threshold.text))
+            said = _xml(sentence(gate))
+            if gate.failed(strict=strict):
+                ET.SubElement(case, "failure", message=said, type=str(gate.outcome)).text = said
+            elif gate.outcome is Outcome.TOO_FEW:
+                ET.SubElement(case, "skipped", message=said)
+            else:
+                ET.SubElement(case, "system-out").text = said
+    for kind in ("tests", "failures", "errors", "skipped"):
+        root.set(kind, str(sum(int(suite.get(kind, "0")) for suite in root)))
+    ET.indent(root)
+    return '<?xml version="1.0" encoding="UTF-8"?>\n' + ET.tostring(root, encoding="unicode") + "\n"
+
+
+def github(gates: Sequence[GateResult], *, strict: bool = False) -> list[str]:
+    """Workflow commands of GitHub Actions, one a gate: an error where it fails, a warning where it cannot tell, else a notice."""
+    lines = []
+    for gate in gates:
+        level = "error" if gate.failed(strict=strict) else "warning" if gate.outcome is Outcome.TOO_FEW else "notice"
+        title = _property(f"{gate.threshold.text}: {gate.outcome}")
+        lines.append(f"::{level} title={title}::{_data(sentence(gate))}")
+    return lines
+
+
+def sentence(gate: GateResult) -> str:
+    """One gate in one sentence, with its evidence."""
+    _, side, baseline, value, change, least, outcome, reason = gate.row()
+    against = f" against {baseline}" if gate.threshold.relative else ""
+    runs = f"{gate.n_baseline} + {gate.n} runs" if gate.threshold.relative else f"{gate.n} run{'' if gate.n == 1 else 's'}"
+    detects = f"; finds changes for the worse of {least.removeprefix('≥ ')} nine times in ten" if gate.detectable is not None else ""
+    because = f" ({reason})" if reason else ""
+    band = f", {change}" if change != "—" else ""
+    return f"side {side}: {gate.threshold.figure} is {value}{against}{band}, {runs}{detects}: {outcome}{because}"
+
+
+def summary(comparison: Comparison, *, strict: bool = False) -> str:
+    """Markdown for a pull request or a job's summary page: the answer first, then gates, then what differs."""
+    gates = comparison.gates
+    failed = [gate for gate in gates if gate.failed(strict=strict)]
+    unclear = [gate for gate in gates if gate.outcome is Outcome.TOO_FEW and gate not in failed]
+    if failed:
+        head = f"❌ {len(failed)} of {len(gates)} gates failed"
+    elif unclear:
+        head = f"⚠️ {len(unclear)} of {len(gates)} gates had too few repeats to tell; none failed"
+    elif gates:
+        head = f"✅ {len(gates)} of {len(gates)} gates passed"
+    else:
+        head = "Comparison"
+    parts = [f"## {head}", ""]
+    if gates:
+        parts += [*table(GateResult.COLUMNS, [gate.row() for gate in gates]), ""]
+    parts += [f"- **mismatch allowed:** {mismatch}" for mismatch in comparison.allowed]
+    differing = [row for row in comparison.treatment_rows() if row[0].startswith("* ")]
+    if len(comparison.sides) > 1:
+        parts += [*table(comparison.treatment_columns(), [comparison.treatment_rows()[0], *differing]), ""]
+        changed = [
+            shown
+            for row, shown in zip(comparison.metrics, comparison.rows(), strict=True)
+            if any(cell.word in _SHOWN for cell in row.cells)
+        ]
+        parts += [*table(comparison.columns(), changed), ""] if changed else ["No figure differs detectably.", ""]
+    parts += ["<details><summary>All figures</summary>", "", *table(comparison.columns(), comparison.rows()), "", "</details>", ""]
+    return "\n".join([*parts, *(f"- {note}" for note in comparison.notes), ""])
+
+
+def _xml(text: str) -> str:
+    return _NOT_XML.sub("?", text)
+
+
+def _data(text: str) -> str:
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def _property(text: str) -> str:
+    return _data(text).replace(":", "%3A").replace(",", "%2C")
