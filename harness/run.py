@@ -123,7 +123,14 @@ def prepare(profile: Profile, note: Callable[[str], None]) -> Prepared:
 
 
 def run_profile(
-    profile: Profile, *, out: Path, view: View, source: Path | None = None, overrides: Sequence[str] = (), calibrate: bool = True
+    profile: Profile,
+    *,
+    out: Path,
+    view: View,
+    source: Path | None = None,
+    overrides: Sequence[str] = (),
+    calibrate: bool = True,
+    repeat: Mapping[str, Any] | None = None,
 ) -> RunResult:
     """Run a profile to its end and reduce what was measured.
 
@@ -134,6 +141,7 @@ def run_profile(
         source: the profile's file, kept beside the results.
         overrides: `--set` arguments, kept in the manifest.
         calibrate: hold a client-fidelity certificate where the profile asks for one.
+        repeat: which repeat of which series this is, kept in the manifest.
 
     Returns:
         The result; an interrupted or invalid run is a result, not an error.
@@ -155,6 +163,8 @@ def run_profile(
         quality = QualityCheck(profile, prepared.facts) if profile.checks_quality else None
         run_dir = _make_run_dir(out, profile.name)
         run = _Run(prepared, run_dir, view, signals, source=source, overrides=overrides, calibrate=calibrate, quality=quality)
+        if repeat is not None:
+            run.label(repeat)
         try:
             run.measure()
         finally:
@@ -204,6 +214,10 @@ class _Run:
                 if stage.concurrency is not None and not stage.steady and not stage.single:
                     text = f"all conversations of stage {stage.name} begin with it, so its contexts are shorter than in long operation"
                     self._concern(Concern("fresh_start", Severity.DEGRADED, text))
+
+    def label(self, repeat: Mapping[str, Any]) -> None:
+        """Say in the manifest which repeat this is."""
+        self._manifest.update(repeat=dict(repeat))
 
     # --- measuring ---
 
@@ -480,8 +494,10 @@ class _Run:
         """The verdict as an exit code: 130 before 10 before 99."""
         if self._summary is None:
             raise ArtifactError(f"{self._run_dir.root} could not be reduced", next_step=f"harness reduce {self._run_dir.root} --debug")
-        failed = [result for result in evaluate_thresholds(self._profile.thresholds, self._summary) if not result.passed]
+        results = evaluate_thresholds(self._profile.thresholds, self._summary)
+        failed = [result for result in results if result.judged and not result.passed]
         messages = ["threshold failed: " + " · ".join(filter(None, result.row())) for result in failed]
+        messages += [f"threshold not judged: {result.threshold.text}: {result.reason}" for result in results if not result.judged]
         code = ExitCode.THRESHOLD_FAILED if failed else ExitCode.OK
         if self._summary.verdict.status is Status.INVALID:
             code = ExitCode.INVALID_RUN
