@@ -13,7 +13,7 @@ import pynvml
 
 from harness.core.errors import PreflightError
 from harness.core.records import Gpu
-from harness.hardware.nvml import NvmlUnavailableError, ask, session, text
+from harness.hardware.nvml import NvmlUnavailableError, ask, board_uuid, marked_double, session, text
 
 Selection = Literal["all", "none"] | Sequence[str | int]
 
@@ -108,6 +108,11 @@ def _describe(index: int, driver: str | None) -> Gpu | None:
     )
 
 
+def double_of(gpus: Iterable[Gpu]) -> str | None:
+    """Why one of these boards is no real hardware, or None."""
+    return next((why for gpu in gpus if (why := marked_double(gpu.name, gpu.driver_version)) is not None), None)
+
+
 def _watts(milliwatts: int | None) -> float | None:
     return None if milliwatts is None else milliwatts / 1000
 
@@ -199,15 +204,9 @@ def _find(token: str, boards: tuple[Gpu, ...], where: str = "server.gpus") -> Gp
 
 
 def _board_of_mig(token: str, boards: tuple[Gpu, ...]) -> list[Gpu]:
-    """`MIG-<uuid>` by asking NVML for the board; `MIG-GPU-<uuid>/<gi>/<ci>` (drivers before 470) has it in its name."""
-    if token[4:].upper().startswith("GPU-"):
-        uuid = token[4:].split("/", 1)[0]
-        return [gpu for gpu in boards if gpu.uuid.lower() == uuid.lower()]
     with session():
-        instance = ask(pynvml.nvmlDeviceGetHandleByUUID, token)
-        handle = None if instance is None else ask(pynvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle, instance)
-        parent = None if handle is None else text(ask(pynvml.nvmlDeviceGetUUID, handle))
-    return [gpu for gpu in boards if gpu.uuid == parent]
+        parent = board_uuid(token)
+    return [gpu for gpu in boards if parent is not None and gpu.uuid.lower() == parent.lower()]
 
 
 def _names(items: Iterable[object]) -> str:

@@ -1,6 +1,6 @@
 """NVML by the official nvidia-ml-py: one way in, errors with their reason, and None where a board does not tell."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final, TypeVar
 
@@ -53,6 +53,37 @@ def ask(call: Callable[..., T], *args: Any) -> T | None:  # noqa: ANN401 - NVML'
 def text(value: str | bytes | None) -> str | None:
     """Strings of NVML, which older bindings give as bytes."""
     return value.decode(errors="replace") if isinstance(value, bytes) else value
+
+
+DOUBLE_MARKS: Final = ("TEST DOUBLE", "-double")
+"""What this project's double of the library says in the names of its boards and in its driver version: no real one has either."""
+
+
+def marked_double(name: str | None, driver: str | None) -> str | None:
+    """Why a board of this name and driver is no real one, or None."""
+    if name is not None and DOUBLE_MARKS[0] in name:
+        return f"a board is called {name!r}: a test double of the NVML library"
+    if driver is not None and driver.endswith(DOUBLE_MARKS[1]):
+        return f"the driver's version is {driver!r}: a test double of the NVML library"
+    return None
+
+
+def double(handles: Iterable[Any]) -> str | None:
+    """Why what NVML shows in this session is no real hardware, or None."""
+    driver = text(ask(pynvml.nvmlSystemGetDriverVersion))
+    names = [text(ask(pynvml.nvmlDeviceGetName, handle)) for handle in handles]
+    return next((why for name in (None, *names) if (why := marked_double(name, driver)) is not None), None)
+
+
+def board_uuid(uuid: str) -> str | None:
+    """The UUID of the board that holds a MIG instance; a board's own as it is; None when NVML does not know it."""
+    if not uuid.upper().startswith("MIG-"):
+        return uuid
+    if uuid[4:].upper().startswith("GPU-"):  # drivers before 470: MIG-GPU-<uuid>/<gi>/<ci>
+        return uuid[4:].split("/", 1)[0]
+    instance = ask(pynvml.nvmlDeviceGetHandleByUUID, uuid)
+    handle = None if instance is None else ask(pynvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle, instance)
+    return None if handle is None else text(ask(pynvml.nvmlDeviceGetUUID, handle))
 
 
 def field_value(field: Any) -> float | None:  # noqa: ANN401 - a ctypes structure of pynvml

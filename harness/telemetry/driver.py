@@ -17,9 +17,10 @@ from harness.artifacts.layout import RunDir
 from harness.core.clock import NS_PER_S, now_ns
 from harness.core.errors import TelemetryError
 from harness.core.network import Network
-from harness.core.records import Concern, Endpoint, Gpu, Severity
+from harness.core.records import Boundary, Concern, Endpoint, Gpu, Severity
 from harness.profile.schema import Telemetry
 from harness.telemetry.recorder import RecorderConfig
+from harness.telemetry.sources.make import specs_of
 
 _START_TIMEOUT_S: Final = 30.0
 _STOP_TIMEOUT_S: Final = 10.0
@@ -34,20 +35,24 @@ class TelemetryRecorder:
     Args:
         run: an existing run directory; journals and logs/telemetry.log go there.
         settings: the profile's telemetry.
-        gpus: boards whose power is read.
+        gpus: boards of the deployment on this machine.
         on_concern: called for what a reader of the run must know, from another thread.
-        replay_power: play a recorded power table back in place of reading boards; its readings are marked as replayed.
+        count_foreign: count processes on the boards that are not of this run; false where the server's own cannot be told.
+        double_severity: of the concern that power comes from no real hardware.
         network: certificates to trust when scraping.
     """
 
     def __init__(
         self, run: RunDir, settings: Telemetry, gpus: Sequence[Gpu] = (), *,
-        on_concern: Callable[[Concern], None] | None = None, replay_power: Path | None = None, network: Network | None = None,
+        on_concern: Callable[[Concern], None] | None = None, count_foreign: bool = True,
+        double_severity: Severity = Severity.INVALID, network: Network | None = None,
     ) -> None:  # fmt: skip
         self.failed: Concern | None = None
         self.concerns: list[Concern] = []
-        self.power: dict[str, Any] | None = None
-        """What the power source can do here (`source`, `devices`, `why_not`), None where none was asked for. Known after `start`."""
+        self.power: tuple[dict[str, Any], ...] = ()
+        """What each source of power can do here (`source`, `devices`, `why_not`, `origin`, `double`). Known after `start`."""
+        self.sampling: dict[str, Any] = {}
+        """How sampling went: `loops` (calls, lateness), `failures` (message: how often). Known after `stop`."""
         self.nice: int | None = None
         """Scheduling priority that the recorder got; -5 where that is permitted."""
         self._run = run
@@ -56,10 +61,13 @@ class TelemetryRecorder:
             run_dir=str(run.root.resolve()), scrape_interval_s=settings.scrape_interval_s, scrape_timeout_s=settings.scrape_timeout_s,
             power_interval_s=settings.power_interval_s, energy_interval_s=settings.energy_interval_s,
             host_interval_s=settings.host_interval_s, supervisor_pid=os.getpid(), gpu_uuids=tuple(gpu.uuid for gpu in gpus),
-            replay_power=None if replay_power is None else str(replay_power.resolve()),
+            power=tuple(
+                dict(spec) for spec in specs_of(settings.model_dump(mode="json")["power"], [gpu.uuid for gpu in gpus])
+            ), count_foreign=count_foreign,
             ca_file=None if network is None else network.ca_file, verify_tls=network is None or network.verify,
         )  # fmt: skip
         self._on_concern = on_concern
+        self._double_severity = double_severity
         self._process: subprocess.Popen[bytes] | None = None
         self._reader: threading.Thread | None = None
         self._changed = threading.Condition()
@@ -107,7 +115,8 @@ class TelemetryRecorder:
                 "the telemetry recorder died at start" if self._ended else f"the telemetry recorder is not up after {_START_TIMEOUT_S:g} s",
                 next_step=f"read {self.log}", details=self._log_tail(),
             )  # fmt: skip
-        if "gpu_power" in self._settings.require and not self._has_power():
+        self._judge_sources()
+        if "gpu_power" in self._settings.require and not self._has_gpu_power():
             why = self._power_why_not()
             self.stop()
             raise TelemetryError(
@@ -116,14 +125,27 @@ class TelemetryRecorder:
             )  # fmt: skip
         return self
 
-    def _has_power(self) -> bool:
-        devices = (self.power or {}).get("devices", [])
-        return bool(devices) and all(device["power"] or device["energy"] for device in devices)
+    def _judge_sources(self) -> None:
+        """Tell of doubles, and of sources that the profile names and that give nothing."""
+        named = not isinstance(self._settings.power, str)
+        for probe in self.power:
+            if probe["double"] is not None:
+                text = f"Power comes from no real hardware and measures nothing: {probe['double']}."
+                self._tell(Concern("double_hardware", self._double_severity, text))
+            if named and not probe["devices"]:
+                text = f"telemetry.power names {probe['source']}, which gives nothing here: {probe['why_not']}."
+                self._tell(Concern("power_source_missing", Severity.DEGRADED, text))
+
+    def _has_gpu_power(self) -> bool:
+        devices = [device for probe in self.power for device in probe["devices"] if device["boundary"] == Boundary.GPU_BOARD]
+        known = {device["device_id"] for device in devices if device["power"] or device["energy"]}
+        wanted = self._config.gpu_uuids or tuple(device["device_id"] for device in devices)
+        return bool(wanted) and known.issuperset(wanted)
 
     def _power_why_not(self) -> str:
-        if self.power is None:
-            return "the deployment has no GPU on this machine"
-        reasons = [self.power["why_not"], *(device["why_not"] for device in self.power["devices"])]
+        reasons = [reason for probe in self.power for reason in (probe["why_not"], *(device["why_not"] for device in probe["devices"]))]
+        if not self._config.gpu_uuids:
+            reasons.insert(0, "the deployment has no GPU on this machine")
         return "; ".join(reason for reason in reasons if reason)
 
     def add_targets(self, endpoints: Iterable[Endpoint]) -> None:
@@ -245,7 +267,7 @@ class TelemetryRecorder:
         event = message.pop("event")
         with self._changed:
             if event == "ready":
-                self.power, self.nice, self._ready = message["power"], message["nice"], True
+                self.power, self.nice, self._ready = tuple(message["power"]), message["nice"], True
             elif event == "live":
                 self._live = message
             elif event == "scraped":
@@ -253,7 +275,9 @@ class TelemetryRecorder:
             self._changed.notify_all()
         if event == "problem":
             self._tell(Concern(message["code"], _SEVERITIES.get(message["code"], Severity.DEGRADED), message["message"]))
-        elif event == "stopped" and message["rows_lost"]:
+        if event == "stopped":
+            self.sampling = message["power"]
+        if event == "stopped" and message["rows_lost"]:
             lost = float(message["rows_lost"])
             self._tell(Concern("telemetry_rows_lost", Severity.DEGRADED, "telemetry rows could not be written", value=lost, limit=0.0))
 

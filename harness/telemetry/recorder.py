@@ -4,12 +4,12 @@ A process of its own, above normal priority where that is allowed, so that a bus
 JSON, its configuration, then control lines from standard input, and writes lines of JSON to standard output:
 
 in   {"add_targets": [{"name", "url"}]}   {"add_scopes": {scope: pid}}   {"scrape_now": label, "id": n}   {"stop": true}
-out  {"event": "ready", "nice", "power": {source, devices, why_not} or null}
+out  {"event": "ready", "nice", "power": [{source, devices, why_not, origin, double}]}
      {"event": "live", "t_ns", "running", "waiting", "kv_usage", "generated_tokens", "prompt_tokens", "power_w", "scrapes",
       "scrape_failures"}
      {"event": "scraped", "id", "label", "ok": {target: bool}}
      {"event": "problem", "code", "message"}
-     {"event": "stopped", "scrapes", "scrape_failures", "rows_lost"}
+     {"event": "stopped", "scrapes", "scrape_failures", "rows_lost", "power": {loops: {name: calls, lateness}, failures: {message: n}}}
 
 The end of standard input means that the supervisor is gone: the recorder closes its journals and ends.
 """
@@ -23,7 +23,7 @@ import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final
@@ -33,18 +33,19 @@ import pyarrow as pa
 from harness.artifacts import tables
 from harness.artifacts.journal import JournalWriter
 from harness.artifacts.layout import RunDir
-from harness.core.clock import NS_PER_S, now_ns
+from harness.core.clock import now_ns
 from harness.core.errors import ArtifactError
 from harness.core.network import Network
 from harness.telemetry.hosts import HostSampler
 from harness.telemetry.live import LiveReader
-from harness.telemetry.power import NvmlPowerSource, PowerProbe, PowerReading, PowerSource, ReplayPowerSource, What
+from harness.telemetry.sampling import Loop, PowerSampler
 from harness.telemetry.scrape import MetricsClient, Scrape, Scraper
+from harness.telemetry.sources.boards import RUN_MARK, BoardReader
+from harness.telemetry.sources.make import Surroundings, make_source
 
 _NICE: Final = -5
 _ZSTD_LEVEL: Final = 3  # 55 kB of vLLM's exposition: 6.4 kB in 0.08 ms
 _LIVE_INTERVAL_S: Final = 1.0
-_STALE_POWER_S: Final = 3.0  # a reading older than this is not shown as the present one
 _PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
 
 
@@ -54,8 +55,9 @@ class RecorderConfig:
 
     Attributes:
         run_dir: an existing run directory.
-        gpu_uuids: boards whose power is read; empty: none.
-        replay_power: a recorded power table to play back in place of boards.
+        gpu_uuids: boards of the deployment on this machine; empty: none.
+        power: entries of the profile's `telemetry.power`, as JSON.
+        count_foreign: count processes on the boards that are not of this run.
         supervisor_pid: its end is this process's end.
         ca_file: authorities to trust when scraping over https; None: the system's.
         verify_tls: check certificates.
@@ -69,7 +71,8 @@ class RecorderConfig:
     host_interval_s: float
     supervisor_pid: int
     gpu_uuids: tuple[str, ...] = ()
-    replay_power: str | None = None
+    power: tuple[dict[str, Any], ...] = ()
+    count_foreign: bool = True
     ca_file: str | None = None
     verify_tls: bool = True
 
@@ -123,9 +126,9 @@ class Recorder:
         self._config = config
         self._emit = emit
         self._stop = threading.Event()
-        self._energy_wanted = threading.Event()
         self._scrapes = _Journal(run.scrapes_journal, tables.SCRAPES_RAW, self._problem)
         self._power = _Journal(run.power_journal, tables.POWER, self._problem)
+        self._boards = _Journal(run.boards_journal, tables.BOARDS, self._problem)
         self._host = _Journal(run.host_journal, tables.HOST, self._problem)
         self._sampler = HostSampler()
         self._sampler_lock = threading.Lock()
@@ -135,53 +138,30 @@ class Recorder:
         self._shown: dict[str, dict[str, float] | None] = {}  # None: the last scrape failed
         self._scrape_count = 0
         self._failure_count = 0
-        self._latest_power: dict[str, PowerReading] = {}
-        self._source: PowerSource | None = None
-        self._probe: PowerProbe | None = None
         self._threads: list[threading.Thread] = []
-        self._told: set[str] = set()
+        around = Surroundings(config.gpu_uuids, config.power_interval_s, config.energy_interval_s, self._network())
+        nvml_is_read = any(spec["kind"] == "nvml" for spec in config.power)
+        run_id = os.environ.get(RUN_MARK) if config.count_foreign else None
+        self._power_sampler = PowerSampler(
+            [make_source(spec, around) for spec in config.power],
+            BoardReader(config.gpu_uuids, run_id=run_id) if config.gpu_uuids and nvml_is_read else None,
+            self._power.append, self._boards.append, self._problem,
+        )  # fmt: skip
 
     def start(self) -> None:
         """Probe, start the samplers, and say `ready`."""
         config = self._config
         self.add_scopes({"telemetry": os.getpid(), "supervisor": config.supervisor_pid})
-        if config.replay_power is not None:
-            self._source = ReplayPowerSource(Path(config.replay_power))
-        elif config.gpu_uuids:
-            self._source = NvmlPowerSource(config.gpu_uuids)
-        loops: list[tuple[str, Callable[[], None], float, threading.Event]] = [
-            ("host", self._sample_host, config.host_interval_s, self._stop),
-            ("live", self._report, _LIVE_INTERVAL_S, self._stop),
+        self._power_sampler.start()
+        loops: list[tuple[str, Callable[[], None], float]] = [
+            ("host", self._sample_host, config.host_interval_s),
+            ("live", self._report, _LIVE_INTERVAL_S),
         ]
-        if self._source is not None:
-            self._probe = self._source.probe()
-            if any(device.power for device in self._probe.devices):
-                loops.append(("power", lambda: self._sample_power("power"), config.power_interval_s, self._stop))
-            if any(device.energy for device in self._probe.devices):
-                # A thread of its own: the counter is slow to read and must not hold up the instant readings.
-                loops.append(("energy", lambda: self._sample_power("energy"), config.energy_interval_s, self._energy_wanted))
-        for name, step, interval_s, wake in loops:
-            thread = threading.Thread(target=self._loop, args=(step, interval_s, wake), name=name, daemon=True)
+        for name, step, interval_s in loops:
+            thread = threading.Thread(target=Loop(name, step, interval_s, self._stop).run, name=name, daemon=True)
             self._threads.append(thread)
             thread.start()
-        self._emit(
-            {"event": "ready", "nice": os.nice(0), "power": None if self._probe is None else asdict(self._probe)}
-        )  # fmt: skip
-
-    def _loop(self, step: Callable[[], None], interval_s: float, wake: threading.Event) -> None:
-        """Call `step` at an interval and whenever `wake` is set, until the stop; missed slots are left out."""
-        interval_ns = int(interval_s * NS_PER_S)
-        due_ns = now_ns()
-        while not self._stop.is_set():
-            if wake is not self._stop:
-                wake.clear()
-            step()
-            if self._stop.is_set():
-                break
-            now = now_ns()
-            if now >= due_ns:
-                due_ns += interval_ns * ((now - due_ns) // interval_ns + 1)
-            wake.wait((due_ns - now) / NS_PER_S)
+        self._emit({"event": "ready", "nice": os.nice(0), "power": self._power_sampler.described()})
 
     def control(self, line: str) -> bool:
         """Do what one control line says.
@@ -209,14 +189,16 @@ class Recorder:
             name = target["name"]
             if name in self._scrapers:
                 continue
-            network = Network(ca_file=self._config.ca_file, verify=self._config.verify_tls)
-            client = MetricsClient(name, target["url"], self._config.scrape_timeout_s, network)
+            client = MetricsClient(name, target["url"], self._config.scrape_timeout_s, self._network())
             with self._state:
                 self._readers[name] = LiveReader()
                 self._shown[name] = None
             scraper = Scraper(client, self._config.scrape_interval_s, self._record_scrape)
             self._scrapers[name] = scraper
             scraper.start()
+
+    def _network(self) -> Network:
+        return Network(ca_file=self._config.ca_file, verify=self._config.verify_tls)
 
     def add_scopes(self, scopes: Mapping[str, int]) -> None:
         """Watch further process trees."""
@@ -228,7 +210,7 @@ class Recorder:
 
     def _scrape_now(self, label: str, request_id: int | None) -> None:
         demands = {name: scraper.demand(label) for name, scraper in self._scrapers.items()}
-        self._energy_wanted.set()
+        self._power_sampler.wake()
 
         def answer() -> None:
             for demand in demands.values():
@@ -258,24 +240,11 @@ class Recorder:
             rows = self._sampler.sample()
         self._host.append(rows)
 
-    def _sample_power(self, what: What) -> None:
-        source = self._source
-        assert source is not None
-        readings = source.sample(what)
-        self._power.append([asdict(reading) for reading in readings])
-        if what == "power":
-            with self._state:
-                self._latest_power.update({reading.device_id: reading for reading in readings})
-        for message in list(source.trouble.seen):
-            if message not in self._told:
-                self._told.add(message)
-                self._problem("power_reading_failed", f"{message}; its readings are absent from here on until it answers again")
-
     def _report(self) -> None:
         with self._state:
             shown = list(self._shown.values())
             live: dict[str, Any] = {
-                "event": "live", "t_ns": now_ns(), "power_w": self._power_now_w(),
+                "event": "live", "t_ns": now_ns(), "power_w": self._power_sampler.power_now_w(),
                 "scrapes": self._scrape_count, "scrape_failures": self._failure_count,
             }  # fmt: skip
         for key in ("running", "waiting", "kv_usage", "generated_tokens", "prompt_tokens"):
@@ -286,32 +255,27 @@ class Recorder:
             live[key] = (max(known) if key == "kv_usage" else sum(known)) if whole else None
         self._emit(live)
 
-    def _power_now_w(self) -> float | None:
-        wanted = [device.device_id for device in self._probe.devices] if self._probe is not None else []
-        oldest_ns = now_ns() - int(_STALE_POWER_S * NS_PER_S)
-        watts = [
-            reading.power_w for device in wanted if (reading := self._latest_power.get(device)) is not None and reading.t_ns >= oldest_ns
-        ]
-        known = [value for value in watts if value is not None]
-        return sum(known) if known and len(known) == len(wanted) else None
-
     def _problem(self, code: str, message: str) -> None:
         self._emit({"event": "problem", "code": code, "message": message})
 
     def close(self) -> None:
         """End the samplers, close the journals, and say `stopped`."""
         self._stop.set()
-        self._energy_wanted.set()
         for scraper in self._scrapers.values():
             scraper.stop()
         for thread in (*self._threads, *self._scrapers.values()):
-            thread.join(timeout=2.0)  # one that hangs in a driver call does not keep the journals open
-        for journal in (self._scrapes, self._power, self._host):
+            thread.join(timeout=2.0)
+        self._power_sampler.stop()
+        journals = (self._scrapes, self._power, self._boards, self._host)
+        for journal in journals:
             journal.close()
-        if self._source is not None:
-            self._source.close()
-        lost = sum(journal.rows_lost for journal in (self._scrapes, self._power, self._host))
-        self._emit({"event": "stopped", "scrapes": self._scrape_count, "scrape_failures": self._failure_count, "rows_lost": lost})
+        self._power_sampler.close()
+        self._emit(
+            {
+                "event": "stopped", "scrapes": self._scrape_count, "scrape_failures": self._failure_count,
+                "rows_lost": sum(journal.rows_lost for journal in journals), "power": self._power_sampler.told(),
+            }
+        )  # fmt: skip
 
 
 def _emitter() -> tuple[Callable[[dict[str, Any]], None], Callable[[], None]]:
@@ -377,7 +341,7 @@ def main() -> int:
     emit, finish = _emitter()
     try:
         raw = json.loads(sys.stdin.readline())
-        config = RecorderConfig(**{**raw, "gpu_uuids": tuple(raw.get("gpu_uuids", ()))})
+        config = RecorderConfig(**{**raw, "gpu_uuids": tuple(raw.get("gpu_uuids", ())), "power": tuple(raw.get("power", ()))})
     except (ValueError, TypeError) as error:
         emit({"event": "problem", "code": "telemetry_config", "message": f"cannot read the configuration: {error}"})
         finish()

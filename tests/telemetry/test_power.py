@@ -11,14 +11,15 @@ import pytest
 
 from harness.artifacts import tables
 from harness.artifacts.journal import JournalWriter
-from harness.telemetry.power import PowerSource, ReplayPowerSource
+from harness.telemetry.sources.base import PowerSource
+from harness.telemetry.sources.replay import ReplayPowerSource
 
 UUID = "GPU-d0ub1e00-0000-0000-0000-00000000000"
 
 PROBE_AND_SAMPLE = """
 import dataclasses, json, sys, time
 from pathlib import Path
-from harness.telemetry.power import NvmlPowerSource
+from harness.telemetry.sources.nvml import NvmlPowerSource
 source = NvmlPowerSource({uuids!r})
 probe = source.probe()
 power = source.sample("power")
@@ -26,7 +27,7 @@ first = source.sample("energy")
 time.sleep({wait_s})
 second = source.sample("energy")
 {then}
-print(json.dumps({{"probe": dataclasses.asdict(probe), "has_power": probe.has_power, "trouble": source.trouble.seen,
+print(json.dumps({{"probe": dataclasses.asdict(probe), "has_power": probe.has_power, "trouble": dict(source.trouble.seen),
     "power": [dataclasses.asdict(r) for r in power], "first": [dataclasses.asdict(r) for r in first],
     "second": [dataclasses.asdict(r) for r in second]}}))
 source.close()

@@ -1,0 +1,154 @@
+"""The state of NVIDIA boards beside their power: clocks, temperature, limits, throttling, errors, and who else computes on them."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Final
+
+import pynvml
+
+from harness.core.clock import now_ns
+from harness.hardware import nvml
+
+RUN_MARK: Final = "HARNESS_RUN_ID"
+"""Environment variable that every process of a run inherits."""
+
+_EVENT_WAIT_MS: Final = 0
+_MOST_EVENTS: Final = 100  # of one reading: a board that falls apart must not hold the loop up
+
+
+class BoardReader:
+    """Rows of the boards table. What a board does not tell is left out of its row.
+
+    Args:
+        uuids: of the boards; those of MIG instances stand for their board.
+        run_id: processes that carry it in their environment are the run's own; None: own processes cannot be told (a server that was
+            already up), and foreign ones are not counted.
+        clock: monotonic nanoseconds.
+        proc: where /proc is.
+    """
+
+    def __init__(
+        self, uuids: Sequence[str], *, run_id: str | None = None, clock: Callable[[], int] = now_ns, proc: Path = Path("/proc")
+    ) -> None:
+        self._uuids = tuple(uuids)
+        self._mark = None if run_id is None else f"{RUN_MARK}={run_id}".encode()
+        self._clock = clock
+        self._proc = proc
+        self._handles: dict[str, Any] = {}
+        self._events: Any = None
+        self._own: set[int] = set()
+        self._stack = ExitStack()
+
+    def open(self) -> bool:
+        """Find the boards and listen for critical errors.
+
+        Returns:
+            Whether there is a board to read.
+        """
+        try:
+            self._stack.enter_context(nvml.session())
+        except nvml.NvmlUnavailableError:
+            return False
+        for uuid in dict.fromkeys(nvml.board_uuid(uuid) or uuid for uuid in self._uuids):
+            handle = nvml.ask(pynvml.nvmlDeviceGetHandleByUUID, uuid)
+            if handle is not None:
+                self._handles[uuid] = handle
+        self._events = nvml.ask(pynvml.nvmlEventSetCreate)
+        if self._events is not None:
+            self._stack.callback(nvml.ask, pynvml.nvmlEventSetFree, self._events)
+            for handle in self._handles.values():
+                nvml.ask(pynvml.nvmlDeviceRegisterEvents, handle, pynvml.nvmlEventTypeXidCriticalError, self._events)
+        return bool(self._handles)
+
+    def read(self) -> list[dict[str, Any]]:
+        """One row a board."""
+        errors = self._critical_errors()
+        return [self._row(uuid, handle, errors.get(uuid)) for uuid, handle in self._handles.items()]
+
+    def _row(self, uuid: str, handle: Any, xid: int | None) -> dict[str, Any]:  # noqa: ANN401 - an NVML handle
+        row: dict[str, Any] = {"t_ns": self._clock(), "device_id": uuid}
+        if xid is not None:
+            row["xid"] = xid
+        for column, read in _CALLS.items():
+            value = nvml.ask(read, handle)
+            if value is not None:
+                row[column] = value
+        foreign = self._foreign(handle)
+        if foreign is not None:
+            row["foreign_processes"] = foreign
+        return row
+
+    def _critical_errors(self) -> dict[str, int]:
+        """UUID -> latest XID since the last call."""
+        found: dict[str, int] = {}
+        for _ in range(_MOST_EVENTS if self._events is not None else 0):
+            event = nvml.ask(pynvml.nvmlEventSetWait_v2, self._events, _EVENT_WAIT_MS)
+            if event is None:
+                break
+            uuid = nvml.text(nvml.ask(pynvml.nvmlDeviceGetUUID, event.device))
+            if uuid is not None and event.eventType == pynvml.nvmlEventTypeXidCriticalError:
+                found[uuid] = int(event.eventData)
+        return found
+
+    def _foreign(self, handle: Any) -> int | None:  # noqa: ANN401 - an NVML handle
+        if self._mark is None:
+            return None
+        lists = [
+            nvml.ask(call, handle) for call in (pynvml.nvmlDeviceGetComputeRunningProcesses, pynvml.nvmlDeviceGetGraphicsRunningProcesses)
+        ]
+        if lists[0] is None:
+            return None
+        pids = {int(process.pid) for processes in lists for process in processes or ()}
+        unknown = foreign = own = 0
+        for pid in pids:
+            mine = self._is_own(pid)
+            own += mine is True
+            foreign += mine is False
+            unknown += mine is None
+        # A process that is not there may have another number here (a container). Where one of our own was recognised, numbers do fit.
+        return foreign + unknown if own or not unknown else None
+
+    def _is_own(self, pid: int) -> bool | None:
+        """Whether a process is of this run; None when there is none of that number."""
+        if pid in self._own and (self._proc / str(pid)).exists():
+            return True
+        try:
+            environment = (self._proc / str(pid) / "environ").read_bytes().split(b"\0")
+        except PermissionError:
+            return False  # of another user: the run's own are ours
+        except OSError:
+            return None
+        mine = self._mark in environment or pid == os.getpid()
+        if mine:
+            self._own.add(pid)
+        return mine
+
+    def close(self) -> None:
+        """Shut NVML down."""
+        self._stack.close()
+
+
+def _clock(kind: int) -> Callable[[Any], int]:
+    return lambda handle: int(pynvml.nvmlDeviceGetClockInfo(handle, kind))
+
+
+def _memory_temperature_c(handle: Any) -> float | None:  # noqa: ANN401 - an NVML handle
+    # 0 stands for "no sensor" on boards without one.
+    return nvml.field_value(pynvml.nvmlDeviceGetFieldValues(handle, [pynvml.NVML_FI_DEV_MEMORY_TEMP])[0]) or None
+
+
+_CALLS: Final[Mapping[str, Callable[[Any], Any]]] = {
+    "sm_clock_mhz": _clock(pynvml.NVML_CLOCK_SM),
+    "mem_clock_mhz": _clock(pynvml.NVML_CLOCK_MEM),
+    "temperature_c": lambda handle: float(pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU)),
+    "memory_temperature_c": _memory_temperature_c,
+    "power_limit_w": lambda handle: pynvml.nvmlDeviceGetEnforcedPowerLimit(handle) / 1000,
+    "utilization_ratio": lambda handle: pynvml.nvmlDeviceGetUtilizationRates(handle).gpu / 100,
+    "memory_used_bytes": lambda handle: int(pynvml.nvmlDeviceGetMemoryInfo(handle).used),
+    "throttle_reasons": lambda handle: int(pynvml.nvmlDeviceGetCurrentClocksEventReasons(handle)),
+    "ecc_uncorrected": lambda handle: int(
+        pynvml.nvmlDeviceGetTotalEccErrors(handle, pynvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED, pynvml.NVML_VOLATILE_ECC)
+    ),
+}
