@@ -278,8 +278,17 @@ class _Run:
             cores=cores,
         )
         network = profile.traffic.network
-        recorder = TelemetryRecorder(self._run_dir, profile.telemetry, gpus=prepared.gpus, on_concern=self._concern, network=network)
+        recorder = TelemetryRecorder(
+            self._run_dir,
+            profile.telemetry,
+            gpus=prepared.gpus,
+            on_concern=self._concern,
+            count_foreign=prepared.server.kind != "attach",  # a server that was up already cannot be told from a stranger
+            double_severity=Severity.INVALID if profile.purpose is Purpose.MEASURE else Severity.DEGRADED,
+            network=network,
+        )
         telemetry = stack.enter_context(recorder)
+        self._manifest.update(telemetry={"nice": telemetry.nice, "power": telemetry.power})
         if prepared.server.kind != "attach":  # a server that is up already leaves nothing to be measured without it
             self._measure_idle(telemetry, "before_server")
 
@@ -327,6 +336,7 @@ class _Run:
             self._ask("after", server)
         self._phase("stopping", "", event="stopping")
         telemetry.stop()  # before the servers go: a scrape that meets a stopping server would be counted as a failed one
+        self._manifest.update(telemetry={"nice": telemetry.nice, "power": telemetry.power, "sampling": telemetry.sampling})
 
     def _measure_idle(self, telemetry: TelemetryRecorder, when: str, server: RunningServer | None = None) -> None:
         """Leave everything alone for as long as the profile says, and mark the stretch; nothing where no power can be read."""
