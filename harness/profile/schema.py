@@ -1172,7 +1172,12 @@ class Profile(Strict):
     quality: Quality = Quality()
     """Whether the answers are right."""
     thresholds: tuple[str, ...] = ()
-    """Conditions on the result, such as `ttft_s.p99 < 1.5`; one that fails exits 99."""
+    """Conditions on the result, such as `ttft_s.p99 < 1.5`; one that fails exits 99. Those on a share of a baseline
+    (`output_tok_s >= 0.95 * baseline`) are judged over repeats."""
+    repeats: Whole = Field(default=1, ge=1, le=1000)
+    """How often to run it, each time with a fresh seed and a fresh server, into one folder (`harness repeat` takes several profiles)."""
+    cooldown_s: Seconds = 10.0
+    """Pause between two repeats."""
     price: Price | None = None
     """For dollars per million tokens."""
 
