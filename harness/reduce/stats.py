@@ -23,8 +23,9 @@ BATCHES: Final = 32
 """Batches of a batch-means interval; more than about thirty gain little (Schmeiser 1982, Oper. Res. 30:556-568)."""
 MAX_CORRELATION: Final = 0.5
 """Batches whose means are more correlated than this from one to the next give no interval: the run is too short for it."""
-MIN_TAIL: Final = 10.0
-"""Least number of effective samples beyond a quantile (on its rarer side) for which an interval is given: 1,000 effective ones for p99."""
+MIN_TAIL: Final = 3.0
+"""Least number of effective samples beyond a quantile (on its rarer side) for an interval: 300 in all for p99, 3,000 for p99.9. With fewer
+even the largest value seen would not bound it."""
 _CENTRAL: Final = (0.5, 0.75, 0.9)  # where the correlation of a tail's indicator is looked for as well: it is estimated better there
 
 
@@ -235,6 +236,19 @@ def mean_interval(series: Floats) -> tuple[float, float] | None:
     return ratio_interval({BATCHES: np.add.reduceat(series, ends[:-1])}, {BATCHES: np.diff(ends).astype(np.float64)})
 
 
+def _of_clusters(error: MeanError | None, q: float) -> MeanError | None:
+    """The error of a share q with fewer degrees of freedom where few values lie beyond q: counts of something rare are no normal numbers.
+
+    A sample variance of k values scatters by 2 / (k - 1) + excess kurtosis / k. Excesses come in clusters; a count of clusters of
+    exponential size has three times the excess kurtosis of a binomial one with as many effective values.
+    """
+    if error is None:
+        return None
+    effective = q * (1 - q) / error.variance / BATCHES
+    excess = 3 * max(0.0, 1 - 6 * q * (1 - q)) / (effective * q * (1 - q))
+    return MeanError(error.variance, 2 / (2 / error.df + excess / BATCHES), error.correlation)
+
+
 def quantile_intervals(series: Floats, ordered: Floats | None = None) -> dict[str, tuple[float, float] | None]:
     """95 % intervals of `QUANTILES`, each None when there are too few effective samples for it.
 
@@ -263,7 +277,7 @@ def quantile_intervals(series: Floats, ordered: Floats | None = None) -> dict[st
                 errors[q] = None
             else:
                 below = (series[n - size * BATCHES :] <= at).reshape(BATCHES, size)
-                errors[q] = mean_error(np.count_nonzero(below, axis=1) / size)
+                errors[q] = _of_clusters(mean_error(np.count_nonzero(below, axis=1) / size), q)
         return errors[q]
 
     def effective(q: float) -> float:
