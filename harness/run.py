@@ -70,9 +70,6 @@ CANARY_GAP_MS: Final = 20.0
 QUICK_WINDOW_S: Final = 120.0
 """Runs whose windows are shorter than this in all make do with a quick certificate."""
 
-MEASURE_GAPS: Final = (("steady-state test of the window", "steady_state_missing"),)
-"""What a `measure` run needs and this version does not do: such a run is degraded at best, and says so."""
-
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
@@ -208,8 +205,6 @@ class _Run:
         self._quality = quality
         self._certificate: Mapping[str, Any] | None = None
         if self._profile.purpose is Purpose.MEASURE:
-            for what, code in MEASURE_GAPS:
-                self._concern(Concern(code, Severity.DEGRADED, f"not_implemented: this version has no {what}"))
             for stage in prepared.plan.stages:
                 if stage.concurrency is not None and not stage.steady and not stage.single:
                     text = f"all conversations of stage {stage.name} begin with it, so its contexts are shorter than in long operation"
@@ -639,7 +634,7 @@ def _manifest_fields(prepared: Prepared, run_dir: RunDir, started_ns: int, overr
         "canary": False,
         "calibration": None,
         "cores": None,
-        "not_implemented": [what for what, _ in MEASURE_GAPS] if profile.purpose is Purpose.MEASURE else [],
+        "not_implemented": [],
     }
 
 

@@ -384,7 +384,7 @@ def _stage(profile: Profile, stage: Stage, index: int) -> StagePlan:
         name=stage.name or f"{index}-{stage.kind}",
         kind=stage.kind,
         load=in_words(stage),
-        warmup_ns=round(stage.warmup_s * 1e9),
+        warmup_ns=round((stage.warmup_s or 0.0) * 1e9),
         window_ns=None if stage.window_s is None else round(stage.window_s * 1e9),
         sessions=stage.sessions,
         concurrency=closed.concurrency if closed else None,

@@ -643,8 +643,8 @@ class StageBase(Strict):
 
     name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9._-]+$")
     """Label in tables; default: kind and position."""
-    warmup_s: Seconds = 0.0
-    """Time from the stage's start that is not measured."""
+    warmup_s: Seconds | None = None
+    """Time from the stage's start that is not measured; default: found in the data, and taken off the window (docs/statistics.md)."""
     window_s: Seconds | None = None
     """Length of the measured window. Load goes on after it until every request intended in it has finished."""
     sessions: Whole | None = Field(default=None, ge=1)

@@ -18,6 +18,7 @@ from harness.reduce.counters import LAST_LABELS, ServerCounters, wanted
 from harness.reduce.load import Run, load_run, mapping, number, sequence
 from harness.reduce.quality import UNVERIFIED, quality
 from harness.reduce.rosetta import rosetta
+from harness.reduce.settle import settle
 from harness.reduce.stage import Flows, StageFigures
 from harness.reduce.summary import Agreement, StageSummary, Summary, Window
 from harness.reduce.verdict import judge
@@ -80,9 +81,9 @@ def write_summary(path: Path, summary: Summary) -> Path:
 def reduce_fully(path: Path) -> Reduction:
     """As `reduce_run`, keeping what the summary was made from."""
     run = load_run(path, wanted=wanted)
-    windows = tuple(stage_windows(run))
     counters = ServerCounters(run.samples) if run.samples is not None else None
     flow = stages.flows(run)
+    windows = tuple(settle(run, window, flow, counters) for window in stage_windows(run))
     slos = {key: number(mapping(run.profile.get("slos")).get(key)) for key in ("ttft_s", "tpot_s", "e2e_s")}
     price = mapping(run.profile.get("price"))
     figures = {window.name: stages.figures(run, window, flow, counters, slos, price) for window in windows}
@@ -179,7 +180,8 @@ def _public(window: StageWindow, last_of: int = 1) -> Window:
         rule = f"The last of {last_of} stages heads the report; each has figures of its own below. " + rule
     if window.start is None or window.end is None:
         return Window(None, None, None, rule)
-    return Window(window.start * NS, window.end * NS, (window.end - window.start) * NS, rule)
+    steady = window.steady.to_dict() if window.steady is not None else None
+    return Window(window.start * NS, window.end * NS, (window.end - window.start) * NS, rule, steady)
 
 
 def _mark(run: Run, label: str) -> float | None:

@@ -104,16 +104,22 @@ class Distribution:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """The measured stretch of time, in seconds from the run's start; None where it is not known."""
+    """The measured stretch of time, in seconds from the run's start; None where it is not known.
+
+    Attributes:
+        steady: what the steady-state test found: `steady`, `slice_s`, `slices`, `warmup_s` and per signal `warmup_s`, `drift`, `change` (a
+            share of its mean; of ratios in their own unit) and the trend's `p_value`; None where it was not made.
+    """
 
     start_s: float | None
     end_s: float | None
     duration_s: float | None
     rule: str
+    steady: Mapping[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """As in summary.json."""
-        return {"start_s": self.start_s, "end_s": self.end_s, "duration_s": self.duration_s, "rule": self.rule}
+        return {"start_s": self.start_s, "end_s": self.end_s, "duration_s": self.duration_s, "rule": self.rule, "steady": self.steady}
 
 
 @dataclass(frozen=True, slots=True)

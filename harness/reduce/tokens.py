@@ -148,6 +148,18 @@ def in_flight(requests: Requests, until: float) -> Flow:
     return Flow.of(none, none, requests.sent, end, np.maximum(end - requests.sent, 0.0))
 
 
+def context(requests: Requests, until: float) -> tuple[Flow, Flow]:
+    """Input tokens of requests in flight, in token-nanoseconds, and the requests whose input is known, in request-nanoseconds.
+
+    Over a stretch of time the one over the other is the mean context length: that of the requests in flight, weighted by time.
+    """
+    end = np.where(np.isnan(requests.done), until, requests.done)
+    lasted = np.maximum(end - requests.sent, 0.0)
+    none = np.zeros(0)
+    known = np.where(np.isnan(requests.input_tok), np.nan, lasted)
+    return Flow.of(none, none, requests.sent, end, requests.input_tok * lasted), Flow.of(none, none, requests.sent, end, known)
+
+
 def live_conversations(requests: Requests, until: float) -> Flow:
     """Conversations from the intended start of their first to the end of their last request, in conversation-nanoseconds."""
     none = np.zeros(0)

@@ -12,6 +12,7 @@ from harness.reduce.client import client_concerns
 from harness.reduce.counters import ServerCounters
 from harness.reduce.load import Run, mapping, number, sequence
 from harness.reduce.quality import quality_concerns
+from harness.reduce.settle import steady_concerns
 from harness.reduce.stage import Flows, StageFigures, gpu_count, intended_in
 from harness.reduce.summary import Agreement, Verdict
 from harness.reduce.windows import StageWindow
@@ -53,7 +54,7 @@ _STATUS: Final[Mapping[Severity, Status]] = {
     Severity.INVALID: Status.INVALID,
 }
 
-NOT_IMPLEMENTED: Final = ("conversation age priming", "quality check", "steady-state test")
+NOT_IMPLEMENTED: Final = ("conversation age priming", "quality check")
 """Safeguards that a valid headline needs; a run states which of them it went without."""
 
 
@@ -83,6 +84,7 @@ def judge(
         found.append(Concern("purpose_unknown", Severity.INVALID, "The manifest does not say what the run was for."))
     found += _requests(run, headline, smoke=smoke)
     found += _window(run, windows, headline, figures, smoke=smoke)
+    found += [] if smoke else steady_concerns(headline)
     found += _reconciled(run, reconciliation, smoke=smoke)
     found += _client(host, headline, figures, slos, smoke=smoke)
     found += client_concerns(run, client, slos, smoke=smoke)

@@ -1,14 +1,15 @@
 """Which stretch of time is measured, and the rule in words."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
 import numpy as np
 
 from harness.core.records import RunState
 from harness.reduce.load import Run, mapping, sequence
 from harness.reduce.stats import Floats
+from harness.reduce.steady import SteadyState
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,9 @@ class StageWindow:
         concurrency: live conversations of a closed loop, else None.
         turns_not_happened: None if the run did not tell.
         rule: in words.
+        warmup_given: somebody said when the window opens; False where the data are to tell.
+        steady: what the steady-state test found; None where it was not made.
+        untested: why it was not.
     """
 
     name: str
@@ -40,7 +44,19 @@ class StageWindow:
     concurrency: int | None
     turns_not_happened: int | None
     rule: str
+    warmup_given: bool = True
+    steady: SteadyState | None = None
+    untested: str | None = None
 
+
+_SIGNALS: Final = {
+    "requests_in_flight": "requests in flight",
+    "output_tok_s": "output tokens per second",
+    "mean_context_tok": "mean context length",
+    "prefix_hit_ratio": "prefix hit ratio",
+}
+RATIOS: Final = frozenset({"prefix_hit_ratio"})
+"""Signals whose changes are judged in their own unit."""
 
 _COUNTS = (
     " Latency, SLOs and goodput are over every request intended in it, whenever it ended; tokens are those that arrived in it; counters and"
@@ -136,6 +152,7 @@ def _window(run: Run, name: str, started: Mapping[str, Any], ended: Mapping[str,
     rule = (", ".join(words) + "." + _COUNTS) if start is not None and end is not None else f"Stage {name} has no measured window."
     concurrency = stage.get("concurrency")
     turns = ended.get("turns_not_happened")
+    to_find = "warmup_s" in stage and stage["warmup_s"] is None and start is not None and start == stage_start
     return StageWindow(
         name=name,
         kind=str(stage["kind"]) if stage.get("kind") else None,
@@ -148,4 +165,43 @@ def _window(run: Run, name: str, started: Mapping[str, Any], ended: Mapping[str,
         concurrency=concurrency if isinstance(concurrency, int) else None,
         turns_not_happened=turns if isinstance(turns, int) else None,
         rule=rule,
+        warmup_given=not to_find,
     )
+
+
+def untested(window: StageWindow, why: str) -> StageWindow:
+    """The window as it is, saying that the steady-state test was not made."""
+    return replace(window, untested=why, rule=f"{window.rule} No steady-state test was made: {why}.")
+
+
+def settled(window: StageWindow, found: SteadyState) -> StageWindow:
+    """The window after the steady-state test, with what was done in its rule.
+
+    A warm-up that was found is left out, unless the profile says when the window opens; then the test only tells.
+    """
+    if window.start is None:
+        return window
+    names = [_SIGNALS.get(name, name) for name in found.signals]
+    over = f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else "".join(names)
+    warmup_s = found.warmup_slices * found.slice_s
+    slowest = [_SIGNALS.get(name, name) for name, test in found.signals.items() if test.warmup_slices == found.warmup_slices]
+    start = window.start
+    if not found.warmup_slices:
+        cut = "MSER-5 finds no warm-up" if not window.warmup_given else "MSER-5 finds no warm-up left"
+    elif window.warmup_given:
+        cut = f"MSER-5 finds that the first {warmup_s:g} s still warm up ({', '.join(slowest)}), which are left in since warmup_s was given"
+    else:
+        start += warmup_s * 1e9
+        cut = f"MSER-5 finds a warm-up of {warmup_s:g} s ({', '.join(slowest)}), which is left out"
+    drifting = [drift_in_words(name, test.change) for name, test in found.signals.items() if test.drift]
+    trend = f"Drift: {'; '.join(drifting)}" if drifting else "Mann and Kendall's test finds no drift"
+    words = f" Steady-state test over {over}, in slices of {found.slice_s:g} s: {cut}. {trend}."
+    return replace(window, start=start, steady=found, rule=window.rule + words)
+
+
+def drift_in_words(name: str, change: float | None) -> str:
+    """A signal that drifts, and by how much."""
+    what = _SIGNALS.get(name, name)
+    if change is None:
+        return what
+    return f"{what} {change:+.3f}" if name in RATIOS else f"{what} {change:+.1%}"

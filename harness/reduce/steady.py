@@ -1,0 +1,225 @@
+"""Whether a series has settled: MSER-5 finds its warm-up, a trend test and MSER's late minimum find that it never did. Pure numbers.
+
+docs/statistics.md has the rule in words, its sources and how often it is right.
+"""
+
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from harness.reduce.stats import Floats
+
+SLICES: Final = 60
+"""Slices that a stage is cut into; each is a batch of `PER_SLICE` observations."""
+PER_SLICE: Final = 5
+"""Observations a slice: the batch of MSER-5 (White, Cobb & Spratt 2000, Proc. Winter Simulation Conf., 755-761)."""
+MIN_SLICES: Final = 20
+"""Fewer slices are not tested: they would have to be shorter than a second."""
+MIN_SLICE_S: Final = 1.0
+"""Shortest slice."""
+LAST_LEFT_OUT: Final = 5
+"""Candidates for MSER's late minimum that are not looked at: few values look alike by chance (Hoad, Robinson & Davies 2010, J. Oper. Res.
+Soc. 61:1632-1644)."""
+MOST: Final = 0.5
+"""Share of the slices between the end of a warm-up and MSER's minimum that must lie within the band."""
+BAND: Final = 2.5
+"""Standard deviations of a slice within which it belongs to the steady part."""
+CUT_T: Final = 3.5
+"""What MSER would cut off must differ from the rest by this many standard errors, else nothing is cut: in pure noise MSER's minimum is
+anywhere."""
+WARMUP_SHARE: Final = 0.01
+"""A beginning whose mean is off by less than this share of the signal's mean is left in."""
+TREND_P: Final = 0.01
+"""Two-sided error of the trend test, for each of up to four signals."""
+DRIFT_SHARE: Final = 0.05
+"""A change over the window below this share of the signal's mean is no drift, however significant."""
+DRIFT_RATIO: Final = 0.02
+"""The same for a ratio, in its own unit: a prefix hit ratio of 0.96 that becomes 0.94 is 1.5 times the computed input."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trend:
+    """A monotone trend by Mann and Kendall.
+
+    Attributes:
+        slope: Sen's: the median change from one slice to the next.
+        z: Kendall's S over its standard deviation with autocorrelation; 0 where nothing varies.
+        p_value: two-sided.
+    """
+
+    slope: float
+    z: float
+    p_value: float
+
+
+@dataclass(frozen=True, slots=True)
+class SignalTest:
+    """What became of one signal.
+
+    Attributes:
+        warmup_slices: to be left out at the beginning; 0 without a warm-up, and when it drifts.
+        drift: it goes on changing, by more than is tolerated.
+        change: over the tested stretch, as a share of the mean (for ratios: in their own unit); None when its mean is 0.
+        p_value: of the trend.
+    """
+
+    warmup_slices: int
+    drift: bool
+    change: float | None
+    p_value: float
+
+
+@dataclass(frozen=True, slots=True)
+class SteadyState:
+    """What the test found.
+
+    Attributes:
+        slice_s: length of a slice.
+        slices: how many there are in the tested stretch.
+        warmup_slices: of the slowest signal that settles.
+        signals: by name.
+    """
+
+    slice_s: float
+    slices: int
+    warmup_slices: int
+    signals: Mapping[str, SignalTest]
+
+    @property
+    def steady(self) -> bool:
+        """No signal drifts."""
+        return not any(test.drift for test in self.signals.values())
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in summary.json."""
+        return {
+            "steady": self.steady,
+            "slice_s": self.slice_s,
+            "slices": self.slices,
+            "warmup_s": self.warmup_slices * self.slice_s,
+            "signals": {
+                name: {
+                    "warmup_s": test.warmup_slices * self.slice_s,
+                    "drift": test.drift,
+                    "change": test.change,
+                    "p_value": test.p_value,
+                }
+                for name, test in self.signals.items()
+            },
+        }
+
+
+def mser(means: Floats, most: int) -> int:
+    """MSER's number of batches to cut from the front (White 1997, Simulation 69:323-334).
+
+    Of 0 to `most`, it makes the variance of the mean of the rest, taken as independent, least.
+    """
+    n = len(means)
+    kept = n - np.arange(most + 1)
+    centred = means - np.mean(means)
+    total = np.cumsum(centred[::-1])[::-1][: len(kept)]
+    squares = np.cumsum((centred * centred)[::-1])[::-1][: len(kept)]
+    return int(np.argmin(np.maximum(squares - total * total / kept, 0.0) / (kept * kept)))
+
+
+def _back(means: Floats, cut: int) -> int:
+    """The end of the warm-up that MSER has found: the first of two slices within the band of the rest, if most from there on are too.
+
+    MSER's minimum often lies past it, where noise happens to make the rest look a little better.
+    """
+    rest = means[cut:]
+    inside = np.abs(means[:cut] - np.mean(rest)) <= BAND * np.std(rest, ddof=1)
+    for earlier in range(cut - 1):
+        if inside[earlier] and inside[earlier + 1] and np.mean(inside[earlier:]) >= MOST:
+            return earlier
+    return cut
+
+
+def _correlation(values: Floats) -> float:
+    """Lag-1 autocorrelation, corrected for its bias (Marriott & Pope 1954), not below 0 and not above 0.95."""
+    apart = values - np.mean(values)
+    squares = float(np.dot(apart, apart))
+    if not squares > 0:
+        return 0.0
+    raw = float(np.dot(apart[1:], apart[:-1])) / squares
+    return min(max(raw + (1 + 4 * raw) / len(values), 0.0), 0.95)
+
+
+def _apart(means: Floats, cut: int) -> float:
+    """Standard errors between the mean of the first `cut` batches and that of the rest, whose correlation is taken into account."""
+    first, rest = means[:cut], means[cut:]
+    gap = abs(float(np.mean(first) - np.mean(rest)))
+    spread = float(np.std(rest, ddof=1))
+    if spread <= 1e-12 * float(np.max(np.abs(means))):
+        return math.inf if gap > 0 else 0.0
+    r = _correlation(rest)
+    return gap / (spread * math.sqrt((1 + r) / (1 - r) * (1 / len(first) + 1 / len(rest))))
+
+
+def trend(values: Floats) -> Trend:
+    """Mann's and Kendall's test with the variance of a series that is correlated.
+
+    The correlation is that of the ranks of what Sen's slope leaves (Hamed & Rao 1998, J. Hydrol. 204:182-196); the effective sample size
+    follows from it as that of an autoregression of order one (Yue & Wang 2004, Water Resour. Manage. 18:201-218). Summing the significant
+    lags, as Hamed and Rao do, finds a trend in 12 % of trendless series of 60 with a correlation of 0.3 at a nominal 5 %; this in 6.5 %.
+    """
+    n = len(values)
+    first, second = np.triu_indices(n, 1)
+    steps = values[second] - values[first]
+    slope = float(np.median(steps / (second - first)))
+    s = float(np.sum(np.sign(steps)))
+    _, ties = np.unique(values, return_counts=True)
+    variance = (n * (n - 1) * (2 * n + 5) - float(np.sum(ties * (ties - 1) * (2 * ties + 5)))) / 18
+    if variance <= 0:
+        return Trend(0.0, 0.0, 1.0)
+    ranks = np.argsort(np.argsort(values - slope * np.arange(n), kind="stable"), kind="stable").astype(np.float64)
+    r = _correlation(ranks)
+    lags = np.arange(1, n)
+    inflation = 1 + 2 * float(np.sum((1 - lags / n) * r**lags))
+    z = (s - math.copysign(min(1.0, abs(s)), s)) / math.sqrt(variance * inflation)
+    return Trend(slope, z, math.erfc(abs(z) / math.sqrt(2)))
+
+
+def examine(means: Floats, *, ratio: bool = False) -> SignalTest:
+    """Warm-up and drift of one signal.
+
+    Args:
+        means: of consecutive equal slices, at least `MIN_SLICES`.
+        ratio: its changes are judged in its own unit rather than as a share of its mean.
+    """
+    n = len(means)
+    scale = 1.0 if ratio else abs(float(np.mean(means)))
+    limit = DRIFT_RATIO if ratio else DRIFT_SHARE
+    if float(np.ptp(means)) <= 1e-12 * float(np.max(np.abs(means))):
+        return SignalTest(0, False, 0.0 if scale else None, 1.0)
+
+    half = n // 2
+    cut = _back(means, mser(means, half))
+    if cut and (_apart(means, cut) < CUT_T or abs(float(np.mean(means[:cut]) - np.mean(means[cut:]))) < WARMUP_SHARE * scale):
+        cut = 0
+    found = trend(means[cut:])
+    change = found.slope * (n - cut)
+    drifts = found.p_value < TREND_P and abs(change) > limit * scale
+    rest = means[cut:]
+    late = _back(rest, mser(rest, len(rest) - LAST_LEFT_OUT))
+    if cut + late > half and _apart(rest, late) >= CUT_T:  # MSER's sign of a run that has not settled: it would keep less than it would cut
+        shift = float(np.mean(rest[late:]) - np.mean(rest[:late]))
+        if abs(shift) > limit * scale:
+            drifts, change = True, max(change, shift, key=abs)
+    return SignalTest(0 if drifts else cut, drifts, change / scale if scale else None, found.p_value)
+
+
+def examine_all(signals: Mapping[str, Floats], slice_s: float, ratios: Collection[str] = ()) -> SteadyState:
+    """Test each signal; the warm-up is that of the slowest.
+
+    Args:
+        signals: name -> means of the same consecutive slices, at least `MIN_SLICES`.
+        slice_s: length of a slice.
+        ratios: names of those whose changes are judged in their own unit.
+    """
+    tests = {name: examine(means, ratio=name in ratios) for name, means in signals.items()}
+    slices = max((len(means) for means in signals.values()), default=0)
+    return SteadyState(slice_s, slices, max((test.warmup_slices for test in tests.values()), default=0), tests)
