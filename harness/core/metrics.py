@@ -80,6 +80,10 @@ _VALUES: Final = (
     MetricDef("output_tok_s_per_mw", "Output tokens per second per megawatt", "tok/s/MW", "Output tokens per second / megawatts at the utility's meter. Absent without a meter there; `harness fleet` models it.", "higher", "output", boundary="power"),
     MetricDef("j_per_output_tok", "Joules per output token", "J/tok", "An allocation: all joules of the window / its output tokens.", "lower", "output", boundary="power"),
     MetricDef("j_per_request", "Joules per answer", "J/request", "An allocation: all joules of the window / requests answered in it.", "lower", boundary="power"),
+    MetricDef("idle_power_w", "Power without load", "W", "Mean over the stretch before the server was started (energy.idle_s). Absent for servers that were up already.", "lower", boundary="power"),
+    MetricDef("ready_power_w", "Power with the model loaded, without load", "W", "Mean over the stretch after the server was ready and before the load (energy.idle_s).", "lower", boundary="power"),
+    MetricDef("active_power_w", "Power above idle", "W", "power_w - idle_power_w.", "neither", boundary="power"),
+    MetricDef("kgco2_per_mtok", "CO2 per million output tokens", "kg/Mtok", "Energy of the window at the highest rung of the ladder that is known x the profile's factor of the grid / output tokens. A model: factor and rungs are printed.", "lower", "output", boundary="power"),
     MetricDef("usd_per_mtok", "Dollars per million output tokens", "USD/Mtok", "Price of a GPU-hour / (output_tok_s_per_gpu x 3600 / 1e6). A model: the price is the profile's.", "lower", "output", boundary="deployment"),
 )  # fmt: skip
 

@@ -136,6 +136,11 @@ class Boards:
         """Board -> reasons that make its window invalid."""
         return {board.device_id: board.slowed for board in self.boards if board.slowed}
 
+    def limit_label(self) -> str | None:
+        """`500 of 700 W` where a limit below the default was in force: a treatment, to be named beside every figure."""
+        limits = sorted({(b.power_limit_w, b.default_limit_w) for b in self.boards if b.limited and b.power_limit_w and b.default_limit_w})
+        return ", ".join(f"{limit:g} of {default:g} W" for limit, default in limits) or None
+
     def why_invalid(self) -> str | None:
         """In words, or None."""
         parts = [
@@ -233,6 +238,8 @@ def _stretches(table: Columns, device: str) -> list[Stretch]:
     until = np.minimum(np.append(t[1:], np.inf), t + HOLD_S / NS)
     found = []
     for reason, bit in REASONS.items():
+        if not np.any(bits & bit):
+            continue
         begin: float | None = None
         last = 0.0
         for on, at, to in zip((bits & bit) != 0, t, until, strict=True):

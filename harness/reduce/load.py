@@ -138,6 +138,7 @@ class Run:
         power: POWER's columns, None when no power was read.
         host: HOST's columns, None when it is not there.
         boards: BOARDS' columns: clocks, limits and errors of the GPUs; None when nobody watched them.
+        meter_calibration: meter-calibration.json, {} without one.
         concerns: what reading found missing or torn, and what the run itself put into its manifest.
     """
 
@@ -156,6 +157,7 @@ class Run:
     canary_truth: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     calibration: Mapping[str, Any] = field(default_factory=dict)
     boards: Mapping[str, npt.NDArray[Any]] | None = None
+    meter_calibration: Mapping[str, Any] = field(default_factory=dict)
 
     def at(self, t_ns: float) -> float:
         """A monotonic reading as nanoseconds from the run's start."""
@@ -225,18 +227,19 @@ def load_run(root: Path, *, wanted: Callable[[str], bool]) -> Run:
         tuple(concerns),
         canary,
         read_truth(run_dir.canary_truth),
-        _calibration(run_dir, concerns),
+        _calibration(run_dir.calibration, concerns),
         boards,
+        _calibration(run_dir.meter_calibration, concerns),
     )
 
 
-def _calibration(run_dir: RunDir, concerns: list[Concern]) -> Mapping[str, Any]:
+def _calibration(path: Path, concerns: list[Concern]) -> Mapping[str, Any]:
     try:
-        return mapping(json.loads(run_dir.calibration.read_text(encoding="utf-8")))
+        return mapping(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        concerns.append(Concern("calibration_unreadable", Severity.DEGRADED, f"calibration.json cannot be read: {error}."))
+        concerns.append(Concern("calibration_unreadable", Severity.DEGRADED, f"{path.name} cannot be read: {error}."))
         return {}
 
 

@@ -15,6 +15,7 @@ from harness.reduce import stage as stages
 from harness.reduce.classes import class_summaries
 from harness.reduce.client import client
 from harness.reduce.counters import LAST_LABELS, ServerCounters, wanted
+from harness.reduce.energy_summary import Flowing, RunEnergy, StageEnergy, run_energy
 from harness.reduce.load import Run, load_run, mapping, number, sequence
 from harness.reduce.quality import UNVERIFIED, quality
 from harness.reduce.rosetta import rosetta
@@ -22,7 +23,7 @@ from harness.reduce.settle import settle
 from harness.reduce.stage import Flows, StageFigures
 from harness.reduce.summary import Agreement, StageSummary, Summary, Window
 from harness.reduce.verdict import judge
-from harness.reduce.windows import StageWindow, stage_windows
+from harness.reduce.windows import StageWindow, last_evidence, stage_windows
 
 NS: Final = 1e-9
 _SERVER_COUNTERS: Final = (
@@ -47,6 +48,7 @@ class Reduction:
         flows: tokens and requests over time.
         counters: the server's counters; None without scrapes.
         figures: per stage.
+        energy: joules of the headline's window: ladder, idle, attribution, classes, boards with their stretches of throttling.
     """
 
     summary: Summary
@@ -56,6 +58,7 @@ class Reduction:
     flows: Flows
     counters: ServerCounters | None
     figures: Mapping[str, StageFigures]
+    energy: RunEnergy
 
 
 def reduce_run(path: Path) -> Summary:
@@ -120,6 +123,13 @@ def reduce_fully(path: Path) -> Reduction:
     answers = quality(run)
     verdict = judge(run, windows, headline, flow, figures, reconciliation, counters, host, slos, generator, answers)
     profile = run.profile
+    joules = run_energy(
+        run,
+        headline.name if headline is not None else None,
+        [StageEnergy(window.name, figures[window.name].energy) for window in windows],
+        Flowing(flow.output, flow.input, flow.computed, flow.cache_read, flow.in_flight),
+        last_evidence(run) or 0.0,
+    )
     summary = Summary(
         schema_version=SCHEMA_VERSION,
         metric_version=METRIC_VERSION,
@@ -147,6 +157,7 @@ def reduce_fully(path: Path) -> Reduction:
             "input_split": top.input_split,
             "quality": answers.get("label", UNVERIFIED),
             "server_metrics": counters.server if counters is not None else None,
+            "power_limit": joules.boards.limit_label(),
         },
         slos=slos,
         server=server,
@@ -156,8 +167,9 @@ def reduce_fully(path: Path) -> Reduction:
         classes=class_summaries(run, headline, flow, slos, top),
         quality=answers,
         rosetta=rosetta(run, headline, flow, top.metrics, top.latency),
+        energy=joules.to_dict(),
     )
-    return Reduction(summary, run, windows, headline, flow, counters, figures)
+    return Reduction(summary, run, windows, headline, flow, counters, figures, joules)
 
 
 def _text(value: object) -> str | None:

@@ -1,17 +1,16 @@
 """Figures of one window: latency of the requests intended in it, tokens that arrived in it, energy of the same stretch."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Final
 
 import numpy as np
 
 from harness.core.metric_names import Concept
 from harness.core.metrics import METRICS
-from harness.core.records import Basis, Boundary, Outcome
+from harness.core.records import Basis, Concern, Outcome
 from harness.reduce.counters import ServerCounters
-from harness.reduce.energy import Energy, energies
+from harness.reduce.energy_window import WindowEnergy, Work, energy_figures, window_energy
 from harness.reduce.load import Bools, Requests, Run, mapping, number, sequence
 from harness.reduce.stats import BATCH_COUNTS, Floats, batch_edges, distribution, ratio_interval
 from harness.reduce.summary import Distribution, Figure, RequestCounts
@@ -19,9 +18,6 @@ from harness.reduce.tokens import Flow, Output, gaps, in_flight, live_conversati
 from harness.reduce.windows import StageWindow, last_evidence
 
 NS: Final = 1e-9
-
-GPU_BOUNDARIES: Final = (Boundary.GPU_BOARD, Boundary.MODULE)
-"""Boundaries that energy figures without a suffix are taken at, the first that was read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,8 +156,15 @@ class StageFigures:
 
     metrics: dict[str, Figure]
     latency: dict[str, Distribution]
-    energies: list[Energy]
+    energy: WindowEnergy | None
     input_split: str | None
+
+    @property
+    def energy_concerns(self) -> list[Concern]:
+        """What is wrong with the window's joules."""
+        if self.energy is None:
+            return []
+        return [*self.energy.concerns, *(concern for one in self.energy.energies for concern in one.concerns)]
 
 
 class _Figures:
@@ -228,7 +231,7 @@ def figures(
         for key, definition in METRICS.items():
             if definition.kind == "value":
                 out.absent(key, "there is no measured window")
-        return StageFigures(out.figures, distributions, [], None)
+        return StageFigures(out.figures, distributions, None, None)
     start, end = window.start, window.end
 
     interval = _throughput(out, flow)
@@ -253,11 +256,19 @@ def figures(
         scaled = (interval[0] / gpus, interval[1] / gpus) if interval else None
         out.put("output_tok_s_per_gpu", output_tok_s / gpus, scaled, note=f"all {gpus} GPU(s) of the deployment")
     _dollars(out, price)
-    at_boundaries = energies(run.power, start, end, gpu_uuids(run))
-    _energy(out, flow, at_boundaries, int(np.sum(answered)), run.power is None)
+    joules = window_energy(run, start, end, gpu_uuids(run))
+    work = Work(
+        flow.output.flow,
+        flow.input,
+        flow.computed,
+        out.figures["input_computed_tok_s"].value,
+        _moments(requests.done[answered]),
+    )
+    settings = mapping(run.profile.get("energy"))
+    out.figures |= energy_figures(joules, work, window.name, out.edges(), settings, nothing_read=run.power is None)
     ordered = {key: out.figures[key] for key in METRICS if key in out.figures}
     ordered |= {key: figure for key, figure in out.figures.items() if key not in ordered}
-    return StageFigures(ordered, distributions, at_boundaries, split)
+    return StageFigures(ordered, distributions, joules, split)
 
 
 def _throughput(out: _Figures, flow: Flows) -> tuple[float, float] | None:
@@ -353,63 +364,6 @@ def _dollars(out: _Figures, price: Mapping[str, Any]) -> None:
             interval = (usd(per_gpu.ci_high), usd(per_gpu.ci_low))
         note = f"{usd_per_gpu_h:g} USD per GPU-hour: {price.get('source')}, {price.get('date')}"
         out.put("usd_per_mtok", usd(per_gpu.value), interval, basis=Basis.MODELLED, note=note)
-
-
-_ENERGY_KEYS: Final = (
-    "power_w",
-    "energy_j",
-    "output_tok_per_j",
-    "input_computed_tok_per_j",
-    "total_tok_per_j",
-    "j_per_output_tok",
-    "j_per_request",
-)
-
-
-def _put_energy(
-    out: _Figures, energy: Energy, suffix: str, key: str, value: float | None, note: str, interval: tuple[float, float] | None = None
-) -> None:
-    out.put(key, value, interval, boundary=energy.boundary, note=note, name=f"{key}{suffix}" if suffix else None)
-
-
-def _energy(out: _Figures, flow: Flows, found: Sequence[Energy], answered: int, nothing_read: bool) -> None:
-    plain = next((e for boundary in GPU_BOUNDARIES for e in found if e.boundary == boundary), found[0] if found else None)
-    for energy in found:
-        suffix = "" if energy is plain else f"@{energy.boundary}"
-        if energy.joules is None or energy.joules <= 0:
-            reason = energy.reason or "the energy did not rise"
-            for key in _ENERGY_KEYS:
-                if not suffix:
-                    out.absent(key, reason)
-            continue
-        joules = energy.joules
-        note = f"{energy.devices} device(s), by {energy.method}"
-
-        put = partial(_put_energy, out, energy, suffix)
-        edges = out.edges()
-        batch_j = {n: energy.per_bin(e) for n, e in edges.items()}
-        put("power_w", joules / out.length_s, note, ratio_interval(batch_j, {n: np.diff(e) * NS for n, e in edges.items()}))
-        put("energy_j", joules, note)
-        tokens = flow.output.flow.between(out.start, out.end)
-        put("output_tok_per_j", tokens / joules, note, ratio_interval({n: flow.output.flow.per_bin(e) for n, e in edges.items()}, batch_j))
-        computed = out.figures["input_computed_tok_s"].value
-        if computed is None:
-            put("input_computed_tok_per_j", None, "computed input is not known")
-        else:
-            put("input_computed_tok_per_j", computed * out.length_s / joules, note)
-        total = out.figures["total_tok_s"].value
-        put("total_tok_per_j", total * out.length_s / joules if total is not None else None, note)
-        allocation = f"an allocation; {note}"
-        put("j_per_output_tok", joules / tokens if tokens > 0 else None, allocation if tokens > 0 else "no output tokens in the window")
-        put("j_per_request", joules / answered if answered else None, allocation if answered else "no answer in the window")
-        rate = out.figures["output_tok_s"].value
-        if energy.boundary == Boundary.FACILITY and rate is not None:
-            _put_energy(out, energy, "", "output_tok_s_per_mw", rate / (joules / out.length_s / 1e6), note)
-    if not found:
-        for key in _ENERGY_KEYS:
-            out.absent(key, "no power was read" if nothing_read else "no power was read in the window")
-    if "output_tok_s_per_mw" not in out.figures:
-        out.absent("output_tok_s_per_mw", "no meter at the utility's boundary")
 
 
 def window_counts(run: Run, window: StageWindow, planned: int | None) -> RequestCounts:

@@ -299,6 +299,7 @@ class Summary:
     classes: tuple[ClassSummary, ...] = ()
     rosetta: Mapping[str, Any] = field(default_factory=dict)
     quality: Mapping[str, Any] = field(default_factory=dict)
+    energy: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> "Summary":
@@ -338,6 +339,7 @@ class Summary:
             "classes": [one.to_dict() for one in self.classes],
             "rosetta": dict(self.rosetta),
             "quality": dict(self.quality),
+            "energy": dict(self.energy),
         }
 
 

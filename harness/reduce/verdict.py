@@ -92,7 +92,7 @@ def judge(
     found += _lengths(run, smoke=smoke)
     found += quality_concerns(run, answers, smoke=smoke)
     if headline is not None:
-        found += [concern for energy in figures[headline.name].energies for concern in energy.concerns]
+        found += figures[headline.name].energy_concerns
     if gpu_count(run) is not None and run.power is None:
         text = "The deployment has GPUs but no power was read; energy figures are absent."
         found.append(Concern("power_missing", Severity.DEGRADED, text))
