@@ -14,11 +14,13 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from harness.artifacts.layout import RunDir
-from harness.core.clock import NS_PER_S, now_ns
+from harness.core.clock import NS_PER_S, ClockAnchor, now_ns, take_anchor
 from harness.core.errors import TelemetryError
 from harness.core.network import Network
 from harness.core.records import Boundary, Concern, Endpoint, Gpu, Severity
 from harness.profile.schema import Telemetry
+from harness.telemetry.prometheus_run import EMBEDDED, RunPrometheus
+from harness.telemetry.prometheus_server import Registry, same_origin
 from harness.telemetry.recorder import RecorderConfig
 from harness.telemetry.sources.make import specs_of
 
@@ -30,7 +32,8 @@ _LOG_LINES: Final = 30
 class TelemetryRecorder:
     """Starts, feeds and ends the recorder process. A context manager.
 
-    Losing the recorder does not end a run: `failed` is set, `on_concern` is called, and every later call does nothing.
+    Losing the recorder does not end a run. It is started again once, in new parts of its journals, and `on_concern` is called; when that
+    one ends as well, `failed` is set and every later call does nothing.
 
     Args:
         run: an existing run directory; journals and logs/telemetry.log go there.
@@ -40,12 +43,16 @@ class TelemetryRecorder:
         count_foreign: count processes on the boards that are not of this run; false where the server's own cannot be told.
         double_severity: of the concern that power comes from no real hardware.
         network: certificates to trust when scraping.
+        api_key: of the endpoints; sent to metrics of an endpoint's own origin.
+        registry: of the run's process groups, for a Prometheus that is started.
+        anchor: the manifest's; turns wall times of a Prometheus into monotonic ones. Default: one taken now.
     """
 
     def __init__(
         self, run: RunDir, settings: Telemetry, gpus: Sequence[Gpu] = (), *,
         on_concern: Callable[[Concern], None] | None = None, count_foreign: bool = True,
-        double_severity: Severity = Severity.INVALID, network: Network | None = None,
+        double_severity: Severity = Severity.INVALID, network: Network | None = None, api_key: str | None = None,
+        registry: Registry | None = None, anchor: ClockAnchor | None = None,
     ) -> None:  # fmt: skip
         self.failed: Concern | None = None
         self.concerns: list[Concern] = []
@@ -57,6 +64,9 @@ class TelemetryRecorder:
         """Scheduling priority that the recorder got; -5 where that is permitted."""
         self._run = run
         self._settings = settings
+        self._on_concern = on_concern
+        at = anchor or take_anchor()
+        unix_offset_ns = at.unix_ns - at.monotonic_ns
         self._config = RecorderConfig(
             run_dir=str(run.root.resolve()), scrape_interval_s=settings.scrape_interval_s, scrape_timeout_s=settings.scrape_timeout_s,
             power_interval_s=settings.power_interval_s, energy_interval_s=settings.energy_interval_s,
@@ -65,8 +75,18 @@ class TelemetryRecorder:
                 dict(spec) for spec in specs_of(settings.model_dump(mode="json")["power"], [gpu.uuid for gpu in gpus])
             ), count_foreign=count_foreign,
             ca_file=None if network is None else network.ca_file, verify_tls=network is None or network.verify,
+            api_key=api_key, unix_offset_ns=unix_offset_ns,
         )  # fmt: skip
-        self._on_concern = on_concern
+        self._prometheus: RunPrometheus | None = None
+        if settings.prometheus != EMBEDDED:
+            self._prometheus = RunPrometheus(
+                run, settings, network=network or Network(), unix_offset_ns=unix_offset_ns, tell=self._tell,
+                api_key=api_key, registry=registry,
+            )  # fmt: skip
+        self._added: list[dict[str, Any]] = []
+        self._scopes: dict[str, int] = {}
+        self._pending: dict[int, str] = {}
+        self._restarts = 0
         self._double_severity = double_severity
         self._process: subprocess.Popen[bytes] | None = None
         self._reader: threading.Thread | None = None
@@ -97,18 +117,11 @@ class TelemetryRecorder:
             TelemetryError: it does not start, or power is required and cannot be had.
         """
         self._run.logs_dir.mkdir(parents=True, exist_ok=True)
-        with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "harness.telemetry.recorder"],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, start_new_session=True,
-            )  # fmt: skip
+        self._process = self._spawn()
         self._reader = threading.Thread(target=self._read, args=(self._process,), name="telemetry-events", daemon=True)
         self._reader.start()
         self._send(asdict(self._config))
-        deadline_ns = now_ns() + int(_START_TIMEOUT_S * NS_PER_S)
-        with self._changed:
-            self._changed.wait_for(lambda: self._ready or self._ended, timeout=_left_s(deadline_ns))
-            ready = self._ready
+        ready = self._wait_ready()
         if not ready:
             self.stop()
             raise TelemetryError(
@@ -123,7 +136,26 @@ class TelemetryRecorder:
                 "telemetry.require asks for gpu_power, and it cannot be read", cause=why,
                 next_step="take gpu_power out of telemetry.require, or run where NVML gives power (`nvidia-smi -q -d POWER`)",
             )  # fmt: skip
+        if self._prometheus is not None:
+            try:
+                self._prometheus.start()
+            except BaseException:
+                self.stop()
+                raise
         return self
+
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        with self.log.open("ab") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", "harness.telemetry.recorder"],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, start_new_session=True,
+            )  # fmt: skip
+
+    def _wait_ready(self) -> bool:
+        deadline_ns = now_ns() + int(_START_TIMEOUT_S * NS_PER_S)
+        with self._changed:
+            self._changed.wait_for(lambda: self._ready or self._ended, timeout=_left_s(deadline_ns))
+            return self._ready
 
     def _judge_sources(self) -> None:
         """Tell of doubles, and of sources that the profile names and that give nothing."""
@@ -148,10 +180,23 @@ class TelemetryRecorder:
             reasons.insert(0, "the deployment has no GPU on this machine")
         return "; ".join(reason for reason in reasons if reason)
 
+    @property
+    def prometheus(self) -> Mapping[str, Any] | None:
+        """What scrapes in the harness's place, for the manifest; None: the harness itself."""
+        return None if self._prometheus is None else self._prometheus.info
+
     def add_targets(self, endpoints: Iterable[Endpoint]) -> None:
         """Scrape these endpoints from now on; those without a metrics URL are left out."""
-        targets = [{"name": e.name, "url": e.metrics_url} for e in endpoints if e.metrics_url is not None]
+        if self._prometheus is not None:
+            self._targets.update(self._prometheus.add_targets(tuple(endpoints)))
+            return
+        targets = [
+            {"name": e.name, "url": e.metrics_url, "keyed": same_origin(e.metrics_url, e.base_url)}
+            for e in endpoints
+            if e.metrics_url is not None
+        ]
         self._targets.update({str(target["name"]): str(target["url"]) for target in targets})
+        self._added += targets
         if targets:
             self._send({"add_targets": targets})
 
@@ -161,6 +206,7 @@ class TelemetryRecorder:
         `host`, `host-loopback`, `telemetry` and `supervisor` are always there.
         """
         if scopes:
+            self._scopes.update(scopes)
             self._send({"add_scopes": dict(scopes)})
 
     def scrape_now(self, label: str, timeout_s: float | None = None) -> bool:
@@ -176,11 +222,18 @@ class TelemetryRecorder:
         with self._changed:
             self._requests += 1
             request_id = self._requests
-        if not self._targets or not self._send({"scrape_now": label, "id": request_id}):
+        if not self._targets:
             return False
+        if self._prometheus is not None:
+            self._send({"scrape_now": label, "id": request_id})  # its energy counters are read then, too
+            return self._prometheus.scrape_now(label, timeout_s)
+        with self._changed:
+            self._pending[request_id] = label  # asked again of a recorder that takes this one's place
         limit_s = self._settings.scrape_timeout_s + 2 if timeout_s is None else timeout_s
+        self._send({"scrape_now": label, "id": request_id})
         with self._changed:
             self._changed.wait_for(lambda: request_id in self._answers or self._ended, timeout=limit_s)
+            self._pending.pop(request_id, None)
             answer = self._answers.pop(request_id, {})
         return bool(answer) and all(answer.values())
 
@@ -204,15 +257,22 @@ class TelemetryRecorder:
         scrapes, scrape_failures.
         """
         with self._changed:
-            return {} if self._ended else dict(self._live)
+            live = {} if self._ended else dict(self._live)
+        if self._prometheus is not None:
+            seen = self._prometheus.latest()
+            # Without a scrape the server's figures are unknown, whatever the recorder, which scrapes nothing, says.
+            return {**live, **seen} if seen else {}
+        return live
 
     def stop(self) -> None:
         """End the recorder: asked first, then told. Leaves no process; may be called again."""
-        process = self._process
-        if process is None:
-            return
+        if self._prometheus is not None:
+            self._prometheus.stop()
         with self._changed:
             self._stopping = True
+            process = self._process
+        if process is None:
+            return
         self._send({"stop": True})
         assert process.stdin is not None
         with self._send_lock, suppress(OSError):  # it is gone already
@@ -246,22 +306,54 @@ class TelemetryRecorder:
         return True
 
     def _read(self, process: subprocess.Popen[bytes]) -> None:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if line.endswith(b"\n"):  # the last one may be torn when it was killed
-                self._handle(json.loads(line))
-        status = process.wait()
+        """Take a recorder's messages until it ends, and those of the one in its place."""
+        current: subprocess.Popen[bytes] | None = process
+        while current is not None:
+            assert current.stdout is not None
+            for line in current.stdout:
+                if line.endswith(b"\n"):  # the last one may be torn when it was killed
+                    self._handle(json.loads(line))
+            status = current.wait()
+            current = self._after_end(current, f"killed by signal {-status}" if status < 0 else f"exit status {status}")
+
+    def _after_end(self, dead: subprocess.Popen[bytes], how: str) -> subprocess.Popen[bytes] | None:
+        """Tell of an end that nobody asked for, and start another recorder once."""
         with self._changed:
             unexpected = not self._stopping and self._ready
-            self._ended = True
-            self._changed.notify_all()
+            again = unexpected and not self._restarts
+            if again:
+                self._restarts += 1
+                assert dead.stdin is not None
+                assert dead.stdout is not None
+                dead.stdout.close()
+                with self._send_lock, suppress(OSError):
+                    dead.stdin.close()
+                try:
+                    self._process = self._spawn()
+                except OSError:
+                    again = False
+            if not again:
+                self._ended = True
+                self._changed.notify_all()
+        if again:
+            text = f"The telemetry recorder ended in the middle of the run ({how}) and was started again; readings are missing in between."
+            self._tell(Concern("telemetry_restarted", Severity.DEGRADED, text))
+            self._send(asdict(self._config))
+            for message in ({"add_targets": self._added}, {"add_scopes": self._scopes}):
+                if any(message.values()):
+                    self._send(message)
+            with self._changed:
+                waiting = dict(self._pending)
+            for request_id, label in waiting.items():
+                self._send({"scrape_now": label, "id": request_id})
+            return self._process
         if unexpected:
-            how = f"killed by signal {-status}" if status < 0 else f"exit status {status}"
             self.failed = Concern(
                 "telemetry_died", Severity.DEGRADED,
                 f"the telemetry recorder ended in the middle of the run ({how}); scrapes, power and host readings stop there",
             )  # fmt: skip
             self._tell(self.failed)
+        return None
 
     def _handle(self, message: dict[str, Any]) -> None:
         event = message.pop("event")

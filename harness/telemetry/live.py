@@ -4,7 +4,7 @@ The whole parse happens after the run, from the recorded bodies; here a scrape m
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
@@ -39,6 +39,29 @@ class LiveReader:
     def _samples(self, body: bytes) -> list[tuple[str, dict[str, str], float]]:
         wanted = {series.name for source in self._sources.values() for series in source.series}
         return [sample for name in sorted(wanted) for sample in _samples_of(name, body)]
+
+
+def figures(samples: Sequence[tuple[str, Mapping[str, str], float]]) -> dict[str, float]:
+    """Concept -> value, of those that these samples (name, labels, value) have; a missing one is left out."""
+    names = {name for name, _, _ in samples}
+    picked = {concept: source for concept in SHOWN if (source := pick(concept, names)) is not None}
+    shown = {concept: combine(source, samples) for concept, source in picked.items()}
+    return {concept.value: value for concept, value in shown.items() if value is not None}
+
+
+def together(shown: Sequence[Mapping[str, float] | None]) -> dict[str, float | None]:
+    """One figure a concept for all targets: the sum, of KV usage the highest. None unless every target tells: a part is another figure.
+
+    Args:
+        shown: of each target; None where its last scrape failed.
+    """
+    found: dict[str, float | None] = {}
+    for concept in SHOWN:
+        values = [None if one is None else one.get(concept.value) for one in shown]
+        known = [value for value in values if value is not None]
+        whole = bool(known) and len(known) == len(values)
+        found[concept.value] = (max(known) if concept is Concept.KV_USAGE else sum(known)) if whole else None
+    return found
 
 
 def _samples_of(name: str, body: bytes) -> Iterator[tuple[str, dict[str, str], float]]:

@@ -3,7 +3,7 @@
 A process of its own, above normal priority where that is allowed, so that a busy load generator cannot starve it. It reads one line of
 JSON, its configuration, then control lines from standard input, and writes lines of JSON to standard output:
 
-in   {"add_targets": [{"name", "url"}]}   {"add_scopes": {scope: pid}}   {"scrape_now": label, "id": n}   {"stop": true}
+in   {"add_targets": [{"name", "url", "keyed"}]}   {"add_scopes": {scope: pid}}   {"scrape_now": label, "id": n}   {"stop": true}
 out  {"event": "ready", "nice", "power": [{source, devices, why_not, origin, double}]}
      {"event": "live", "t_ns", "running", "waiting", "kv_usage", "generated_tokens", "prompt_tokens", "power_w", "scrapes",
       "scrape_failures"}
@@ -31,13 +31,13 @@ from typing import Any, Final
 import pyarrow as pa
 
 from harness.artifacts import tables
-from harness.artifacts.journal import JournalWriter
+from harness.artifacts.journal import JournalWriter, next_part
 from harness.artifacts.layout import RunDir
 from harness.core.clock import now_ns
 from harness.core.errors import ArtifactError
 from harness.core.network import Network
 from harness.telemetry.hosts import HostSampler
-from harness.telemetry.live import LiveReader
+from harness.telemetry.live import LiveReader, together
 from harness.telemetry.sampling import Loop, PowerSampler
 from harness.telemetry.scrape import MetricsClient, Scrape, Scraper
 from harness.telemetry.sources.boards import RUN_MARK, BoardReader
@@ -61,6 +61,8 @@ class RecorderConfig:
         supervisor_pid: its end is this process's end.
         ca_file: authorities to trust when scraping over https; None: the system's.
         verify_tls: check certificates.
+        api_key: sent to targets that are `keyed`.
+        unix_offset_ns: wall clock minus monotonic clock, kept with each scrape; None: not known.
     """
 
     run_dir: str
@@ -75,6 +77,8 @@ class RecorderConfig:
     count_foreign: bool = True
     ca_file: str | None = None
     verify_tls: bool = True
+    api_key: str | None = None
+    unix_offset_ns: int | None = None
 
 
 class _StopSignal(BaseException):
@@ -101,7 +105,7 @@ class _Journal:
                 return
             try:
                 if self._writer is None:
-                    self._writer = JournalWriter(self._path, self._schema)
+                    self._writer = JournalWriter(next_part(self._path), self._schema)
                 self._writer.append(rows)
             except ArtifactError as error:
                 if not self.rows_lost:
@@ -189,7 +193,8 @@ class Recorder:
             name = target["name"]
             if name in self._scrapers:
                 continue
-            client = MetricsClient(name, target["url"], self._config.scrape_timeout_s, self._network())
+            key = self._config.api_key if target.get("keyed") else None
+            client = MetricsClient(name, target["url"], self._config.scrape_timeout_s, self._network(), api_key=key)
             with self._state:
                 self._readers[name] = LiveReader()
                 self._shown[name] = None
@@ -223,6 +228,7 @@ class Recorder:
         row: dict[str, Any] = {
             "t_ns": scrape.t_ns, "duration_ns": scrape.duration_ns, "target": scrape.target, "http_status": scrape.http_status,
             "error": scrape.error, "content_type": scrape.content_type, "label": scrape.label,
+            "unix_offset_ns": self._config.unix_offset_ns,
         }  # fmt: skip
         shown: dict[str, float] | None = None
         if scrape.body is not None:
@@ -247,12 +253,7 @@ class Recorder:
                 "event": "live", "t_ns": now_ns(), "power_w": self._power_sampler.power_now_w(),
                 "scrapes": self._scrape_count, "scrape_failures": self._failure_count,
             }  # fmt: skip
-        for key in ("running", "waiting", "kv_usage", "generated_tokens", "prompt_tokens"):
-            values = [None if one is None else one.get(key) for one in shown]
-            known = [value for value in values if value is not None]
-            # Of part of the replicas it would be another figure, so it is unknown until all of them tell.
-            whole = bool(known) and len(known) == len(values)
-            live[key] = (max(known) if key == "kv_usage" else sum(known)) if whole else None
+        live |= together(shown)
         self._emit(live)
 
     def _problem(self, code: str, message: str) -> None:

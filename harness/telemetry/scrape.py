@@ -44,11 +44,13 @@ class MetricsClient:
         url: http or https.
         timeout_s: limit of one scrape as a whole, from connecting to the last byte.
         network: certificates to trust; a scrape passes no proxy.
+        api_key: sent as a bearer token.
     """
 
-    def __init__(self, target: str, url: str, timeout_s: float, network: Network | None = None) -> None:
+    def __init__(self, target: str, url: str, timeout_s: float, network: Network | None = None, *, api_key: str | None = None) -> None:
         self.target = target
         self._timeout_s = timeout_s
+        self._headers = _HEADERS if api_key is None else {**_HEADERS, "Authorization": f"Bearer {api_key}"}
         parts = urlsplit(url)
         if parts.scheme == "https":
             tls = (network or Network()).tls_context()
@@ -97,7 +99,7 @@ class MetricsClient:
         self._connection.timeout = _left_s(deadline_ns)
         if self._connection.sock is not None:
             self._connection.sock.settimeout(_left_s(deadline_ns))
-        self._connection.request("GET", self._path, headers=_HEADERS)
+        self._connection.request("GET", self._path, headers=self._headers)
         self._connection.sock.settimeout(_left_s(deadline_ns))
         self._socket = self._connection.sock
         return self._connection.getresponse()

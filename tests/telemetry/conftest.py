@@ -32,6 +32,7 @@ class MetricsServer:
         self.mode = "good"
         self.hits = 0
         self.connections = 0
+        self.authorizations: set[str | None] = set()
         self.release = threading.Event()  # lets `hang` go on
         outer = self
 
@@ -44,6 +45,7 @@ class MetricsServer:
 
             def do_GET(self) -> None:
                 outer.hits += 1
+                outer.authorizations.add(self.headers.get("Authorization"))
                 outer.answer(self)
 
             def log_message(self, *_args: object) -> None:

@@ -12,7 +12,9 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
+from harness.artifacts import tables
 from harness.artifacts.finalize import finalize
+from harness.artifacts.journal import parts, read_table
 from harness.artifacts.layout import RunDir
 from harness.core.errors import TelemetryError
 from harness.core.records import Concern, Endpoint, Gpu, Severity
@@ -130,17 +132,42 @@ def test_server_metrics_that_are_required_and_missing(run, endpoint, metrics_ser
             recorder.ensure_required()
 
 
-def test_the_recorders_death_is_told_and_the_run_goes_on(run, endpoint, until) -> None:
+def test_a_recorder_that_dies_is_started_again_once_and_goes_on_in_new_parts(run, endpoint, until) -> None:
     told: list[Concern] = []
     with TelemetryRecorder(run, FAST, on_concern=told.append) as recorder:
         recorder.add_targets([endpoint])
-        assert recorder.scrape_now("ready")
-        assert recorder.pid is not None
-        os.kill(recorder.pid, signal.SIGKILL)
+        recorder.add_scopes({"traffic:0": os.getpid()})
+        assert recorder.scrape_now("first_after_ready")
+        first = recorder.pid
+        assert first is not None
+        os.kill(first, signal.SIGKILL)
         until(lambda: told, "the concern")
-        assert recorder.failed is told[0]
-        assert (told[0].code, told[0].severity) == ("telemetry_died", Severity.DEGRADED)
+        assert (told[0].code, told[0].severity) == ("telemetry_restarted", Severity.DEGRADED)
         assert "signal 9" in told[0].message
+        assert recorder.failed is None
+        until(lambda: recorder.scrape_now("last_after_drain"), "the second one scrapes the same target")
+        assert recorder.pid != first
+    rows = finalize(run)
+    assert len(parts(run.scrapes_journal)) == len(parts(run.host_journal)) == 2
+    labels = [json.loads(row["labels"])["label"] for row in samples(run) if row["metric"] == "harness_scrape_label"]
+    assert labels[0] == "first_after_ready"
+    assert labels[-1] == "last_after_drain"
+    second = [row["scope"] for row in read_table([parts(run.host_journal)[1]], tables.HOST).to_pylist()]
+    assert "traffic:0" in second
+    assert rows.host == sum(read_table([part], tables.HOST).num_rows for part in parts(run.host_journal))
+
+
+def test_the_second_death_of_the_recorder_is_final_and_the_run_goes_on(run, endpoint, until) -> None:
+    told: list[Concern] = []
+    with TelemetryRecorder(run, FAST, on_concern=told.append) as recorder:
+        recorder.add_targets([endpoint])
+        for n in (1, 2):
+            until(lambda: recorder.scrape_now("ready"), "it scrapes")
+            assert recorder.pid is not None
+            os.kill(recorder.pid, signal.SIGKILL)
+            until(lambda n=n: len(told) == n, "the concern")
+        assert recorder.failed is told[1]
+        assert (told[1].code, told[1].severity) == ("telemetry_died", Severity.DEGRADED)
         recorder.add_targets([endpoint])
         recorder.add_scopes({"traffic:0": os.getpid()})
         assert recorder.scrape_now("drained") is False
@@ -209,15 +236,28 @@ def test_the_supervisors_kill_9_ends_the_recorder_with_its_journals_closed(run, 
 
 
 def test_sigterm_ends_it_cleanly_and_the_terminals_sigint_does_not_touch_it(run, until) -> None:
-    recorder = TelemetryRecorder(run, FAST).start()
+    told: list[Concern] = []
+    recorder = TelemetryRecorder(run, FAST, on_concern=told.append).start()
     assert recorder.pid is not None
     os.kill(recorder.pid, signal.SIGINT)
     os.kill(recorder.pid, signal.SIGTERM)
-    until(lambda: recorder.failed, "its end is told")
+    until(lambda: told, "its end is told")
     recorder.stop()
-    assert recorder.failed is not None
-    assert "exit status 0" in recorder.failed.message
+    assert "exit status 0" in told[0].message
     assert run.host_journal.read_bytes().endswith(b"\xff\xff\xff\xff\x00\x00\x00\x00")
+
+
+def test_the_key_of_an_endpoint_goes_to_its_own_metrics_only(run, metrics_server, until) -> None:
+    elsewhere = Endpoint("elsewhere", "http://127.0.0.1:1", "m", metrics_server.url)
+    own = Endpoint("replica-0", metrics_server.url.removesuffix("/metrics"), "m", metrics_server.url)
+    with TelemetryRecorder(run, FAST, api_key="a-key") as recorder:
+        recorder.add_targets([elsewhere])
+        assert recorder.scrape_now("ready")
+        assert metrics_server.authorizations == {None}
+        recorder.add_targets([own])
+        assert recorder.scrape_now("ready")
+    assert metrics_server.authorizations == {None, "Bearer a-key"}
+    assert b"a-key" not in b"".join(path.read_bytes() for path in run.root.rglob("*") if path.is_file())
 
 
 def test_control_lines_that_make_no_sense_are_told_and_change_nothing(run, until) -> None:
