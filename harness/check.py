@@ -1,10 +1,11 @@
 """What can be said before a run: the plan in numbers, what stands in the way, what this machine has."""
 
+import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TextIO
 
 from harness.artifacts.layout import RunDir
 from harness.artifacts.quality import write_reference
@@ -13,6 +14,7 @@ from harness.core.records import Api, ModelFacts
 from harness.core.units import human_duration, human_number
 from harness.hardware.gpus import list_gpus, nvidia_device_present, resolve_gpus
 from harness.hardware.host import cpu_quota_cores, describe_host, usable_cores
+from harness.hardware.nvml import NvmlUnavailableError
 from harness.models.facts import available, resolve
 from harness.plan.bodies import Conversation, Texts
 from harness.plan.build import RunPlan, make_plan
@@ -24,6 +26,8 @@ from harness.server.base import RunContext, raise_problems, read_api_key
 from harness.server.orphans import RunRegistry
 from harness.server.quality import ask, make_reference, routes_for
 from harness.server.wire import DIRECT, check_request
+from harness.telemetry.sources.make import Surroundings, specs_of
+from harness.telemetry.survey import NEEDS, Channel, Surveyed, survey
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +190,7 @@ def _stage_numbers(plan: RunPlan, stage: StagePlan) -> dict[str, Any]:
     input_tok = output_tok = longest = seen = 0
     totals = PlanTotals()
     heads: set[str] = set()
-    for session in plan.horizon(stage.index):
+    for session in (one for top in plan.horizon(stage.index) for one in top.tree()):
         totals.add(session)
         shared = session.system.key in heads and not session.salt
         heads.add(session.system.key)
@@ -304,6 +308,76 @@ def record_quality(profile: Profile, out: Path | None, note: Callable[[str], Non
                 asked = ask(endpoint, routes, read_api_key(profile.server), profile.quality.max_output_tok, network=network)
                 write_reference(path, make_reference(profile, prepared.facts, server.info, asked))
     return path
+
+
+def survey_power(profile: Profile | None = None) -> tuple[Surveyed, ...]:
+    """Every source of power on this machine, and those that a profile names: what each can measure, and why not."""
+    try:
+        uuids = tuple(gpu.uuid for gpu in list_gpus())
+    except NvmlUnavailableError:
+        uuids = ()
+    named = () if profile is None else specs_of(profile.telemetry.model_dump(mode="json")["power"], uuids)
+    kinds = {spec["kind"] for spec in named}
+    found = survey([*named, *({"kind": kind} for kind in ("nvml", "dcgm", "rapl", "ipmi") if kind not in kinds)], Surroundings(uuids))
+    asked = tuple(Surveyed(kind, (), (what,)) for kind, what in NEEDS.items() if kind not in kinds)
+    return (*sorted(found, key=lambda one: not one.channels), *asked)
+
+
+def print_power(surveyed: Sequence[Surveyed], stream: TextIO | None = None) -> None:
+    """A table for people: first what can be measured, then what cannot, with the reason."""
+    from rich.console import Console, Group
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title="Power sources", title_justify="left", title_style="bold", header_style="dim", box=None, pad_edge=False)
+    for column in ("source", "boundary", "of", "reading"):
+        table.add_column(column, no_wrap=column != "of")
+    for column in ("now", "resolution", "renewed every", "a reading takes"):
+        table.add_column(column, justify="right", no_wrap=True)
+    missing = Table(box=None, pad_edge=False, show_header=False)
+    missing.add_column(style="dim", no_wrap=True)
+    missing.add_column(overflow="fold")
+    for one in surveyed:
+        style = "red" if one.double is not None else "yellow" if one.kind == "modelled" else ""
+        for row in _channel_rows(one):
+            table.add_row(*[Text(cell, style=style) for cell in row])
+        if one.double is not None:
+            missing.add_row(one.kind, Text(f"no real hardware: {one.double}", style="red"))
+        for reason in one.why_not:
+            missing.add_row(one.kind, Text(reason))
+    if not table.row_count:
+        table = Table(title="Power sources", title_justify="left", title_style="bold", box=None, pad_edge=False, show_header=False)
+        table.add_row("Nothing here measures power.")
+    parts = [table, Text("\nWhat is not measured, and why", style="bold"), missing] if missing.row_count else [table]
+    out = stream or sys.stdout
+    Console(file=out, highlight=False, width=None if out.isatty() else 140).print(Group(*parts))
+
+
+def _channel_rows(one: Surveyed) -> Iterator[tuple[str, ...]]:
+    """One row for devices that are alike: same boundary, reading and name."""
+    groups: dict[tuple[str, str, str], list[Channel]] = {}
+    for channel in one.channels:
+        groups.setdefault((channel.boundary.value, f"{channel.what} ({channel.reading})", channel.device_name or ""), []).append(channel)
+    for (boundary, reading, name), those in groups.items():
+        first = those[0]
+        unit = "W" if first.what == "power" else "J"
+        who = f"{len(those)} x {name or 'devices'}" if len(those) > 1 else name or first.device_id
+        watts = [channel.power_w for channel in those if channel.power_w is not None]
+        yield (
+            one.kind,
+            boundary,
+            who,
+            reading,
+            f"{sum(watts):,.1f} W" if len(watts) == len(those) else "unknown",
+            _at_most((channel.resolution for channel in those), f"{{:.3g}} {unit}".format),
+            _at_most((channel.renewed_s for channel in those), human_duration),
+            _at_most((channel.call_s for channel in those), human_duration),
+        )
+
+
+def _at_most(values: Iterable[float | None], text: Callable[[float], str]) -> str:
+    known = [value for value in values if value is not None]
+    return text(max(known)) if known else "not seen"
 
 
 def describe_system() -> list[tuple[str, str]]:

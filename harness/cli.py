@@ -173,7 +173,7 @@ def check_command(
     json_output: Json = False,
 ) -> ExitCode | None:
     """Say what is wrong here before an hour is spent."""
-    from harness.check import check_profile, describe_system
+    from harness.check import check_profile, describe_system, print_power, survey_power
     from harness.console import print_table
 
     if profile is None and not system:
@@ -185,6 +185,10 @@ def check_command(
         shown["system"] = [{"what": what, "finding": finding} for what, finding in rows]
         if not json_output:
             print_table("This machine", ("what", "finding"), rows)
+        power = survey_power(None if profile is None else _load(profile, overrides))
+        shown["power"] = [source.to_dict() for source in power]
+        if not json_output:
+            print_power(power)
     if profile is not None:
         findings = check_profile(_load(profile, overrides), start=start)
         shown["findings"] = [finding.to_dict() for finding in findings]

@@ -17,6 +17,8 @@ from harness.hardware.nvml import marked_double
 from harness.telemetry.scrape import MetricsClient
 from harness.telemetry.sources.base import DeviceProbe, PowerProbe, PowerReading, PowerTrouble, What
 
+URL: Final = "http://127.0.0.1:9400/metrics"
+"""Where an exporter listens unless told otherwise."""
 SLOW_S: Final = 3.0
 """New values that come further apart than this leave gaps that void an integral; the exporter's default is 30 s."""
 

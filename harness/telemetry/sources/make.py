@@ -9,7 +9,7 @@ from harness.core.network import Network
 from harness.core.records import Boundary
 from harness.telemetry.sources.base import PowerSource
 from harness.telemetry.sources.csvfile import CsvPowerSource
-from harness.telemetry.sources.dcgm import DcgmPowerSource
+from harness.telemetry.sources.dcgm import URL, DcgmPowerSource
 from harness.telemetry.sources.ipmi import IpmiPowerSource
 from harness.telemetry.sources.modelled import ModelledPowerSource
 from harness.telemetry.sources.nvml import NvmlPowerSource
@@ -62,7 +62,7 @@ def _nvml(_options: dict[str, Any], around: Surroundings) -> PowerSource:
 
 def _dcgm(options: dict[str, Any], around: Surroundings) -> PowerSource:
     uuids = options.pop("gpus", ()) or around.gpu_uuids
-    return DcgmPowerSource(options.pop("url"), uuids, network=around.network, **options)
+    return DcgmPowerSource(options.pop("url", URL), uuids, network=around.network, **options)
 
 
 def _rapl(options: dict[str, Any], _around: Surroundings) -> PowerSource:

@@ -101,7 +101,7 @@ class NvmlPowerSource:
         module_power, _ = self._first_answer(uuid, Boundary.MODULE, _MODULE_CALLS)
         if module_power is None:
             return [board]
-        module = DeviceProbe(uuid, Boundary.MODULE, module_power, None, f"{COUNTER}: counts the GPU alone", name)
+        module = DeviceProbe(uuid, Boundary.MODULE, module_power, None, "the energy counter covers the GPU alone", name)
         # Superchips whose GPU scope does not answer have the module's power only.
         return [board, module] if power or energy else [module]
 
