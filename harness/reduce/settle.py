@@ -47,7 +47,7 @@ def steady_concerns(window: StageWindow | None) -> list[Concern]:
     out = []
     for name, test in window.steady.signals.items():
         if test.drift:
-            text = f"The window is not stationary: {drift_in_words(name, test.change)} over it. Warm up longer, or choose a load that holds."
+            text = f"The window is not stationary: {drift_in_words(name, test.change)} over it. Warm up longer or take another load."
             limit = DRIFT_RATIO if name in RATIOS else DRIFT_SHARE
             out.append(Concern("not_stationary", Severity.DEGRADED, text, abs(test.change) if test.change is not None else None, limit))
     if window.steady.warmup_slices and window.warmup_given:
