@@ -46,6 +46,7 @@ PLAN = pa.schema(
         pa.field("request_id", pa.string(), nullable=False),
         pa.field("session_id", pa.string(), nullable=False),
         pa.field("turn", pa.int32(), nullable=False),
+        pa.field("parent_request_id", pa.string()),  # first turn of a subagent: the request whose tool call starts it; else null
         pa.field("class", pa.string(), nullable=False),
         pa.field("stage", pa.string(), nullable=False),
         pa.field("slot", pa.int32(), nullable=False),  # a session's fixed slice: worker = slot % workers

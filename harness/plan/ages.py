@@ -2,7 +2,8 @@
 
 A slot that has always held one conversation after another holds, at a random moment, one that was chosen with a probability in proportion
 to how long it lasts, at a moment that is uniform over its time. So: a pool of conversations is drawn, one of them is chosen for each slot
-by its duration, and an age uniform within that. The time of a conversation is that of its pauses plus `REQUEST_NS` for each request.
+by its duration, and an age uniform within that. The time of a conversation is that of its pauses plus `REQUEST_NS` for each request. The
+time of its subagents is left out: a conversation that waited for one would hold its slot with nothing to send.
 """
 
 import itertools
@@ -19,6 +20,12 @@ REQUEST_NS: Final = 1_000_000_000
 LEAST_POOL: Final = 256
 MOST_POOL: Final = 1024
 """Conversations in the pool: one a slot within these bounds."""
+
+
+def span_ns(turns: Sequence[Turn]) -> int:
+    """Planned time of a conversation: `REQUEST_NS` a request, and the pauses, or the waits for subagents where those are longer."""
+    waits = (max((span_ns(one.turns) for one in turn.subagents), default=0) for turn in turns)
+    return sum(REQUEST_NS + max(turn.gap_ns, wait_ns) for turn, wait_ns in zip(turns, (0, *waits), strict=False))
 
 
 @dataclass(frozen=True, slots=True)

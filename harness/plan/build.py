@@ -14,18 +14,28 @@ from typing import Any, Final
 
 from harness.core.errors import ProfileError
 from harness.core.records import ModelFacts, OutputLength, Purpose
-from harness.plan.ages import LEAST_POOL, MOST_POOL, REQUEST_NS, Pool
+from harness.plan.ages import LEAST_POOL, MOST_POOL, Pool, span_ns
 from harness.plan.arrivals import arrivals_ns, schedule_of
 from harness.plan.bodies import LEAST_BUDGET_TOK
 from harness.plan.draw import stream
 from harness.plan.recorded import Recorded, trace_sha256
 from harness.plan.types import RequestSettings, Schedule, Session, StagePlan, Turn
 from harness.plan.words import in_words
-from harness.plan.workloads.classes import SUBAGENT, PlainWorkload, WorkClass, class_of, make_classes, make_turns
+from harness.plan.workloads.classes import SUBAGENT, PlainWorkload, WorkClass, class_of, make_classes, make_tree
 from harness.plan.workloads.heads import MESSAGE_OVERHEAD_TOK, Head
-from harness.profile.schema import AllAtOnceStage, ConcurrencyStage, MixWorkload, OpenStage, Profile, ReplayStage, ReplayWorkload, Stage
+from harness.profile.schema import (
+    AllAtOnceStage,
+    ConcurrencyStage,
+    MixWorkload,
+    OpenStage,
+    Profile,
+    ReplayStage,
+    ReplayWorkload,
+    Stage,
+    Workload,
+)
 
-PLAN_VERSION: Final = 2
+PLAN_VERSION: Final = 3
 """Part of every plan's hash: raised whenever the same profile would give other requests."""
 
 DEFAULT_TOK_PER_WORD: Final = 1.35
@@ -105,6 +115,8 @@ class RunPlan:
             first_turn, first_gap_ns, shape = age.turn, age.gap_ns, self._candidate(stage, age.candidate)
         one = class_of(self._classes(stage), self.seed, *shape)
         turns = self._turns(one, shape, f"{stage.name}/{number}")
+        if stage.single:
+            turns = (replace(turns[0], subagents=()),)
         session = Session(
             session_id="",
             number=number,
@@ -114,7 +126,7 @@ class RunPlan:
             intended_offset_ns=None,
             system=one.head.system,
             tools=one.head.tools,
-            turns=turns[:1] if stage.single else turns,
+            turns=turns,
             first_turn=first_turn,
             first_gap_ns=first_gap_ns,
             reasons=one.reasons,
@@ -133,16 +145,19 @@ class RunPlan:
         )
 
     def _classes(self, stage: StagePlan) -> tuple[WorkClass, ...]:
-        """Those that a stage draws from: all, or one part of a mix with its subagents."""
-        return tuple(one for one in self.classes if stage.part in {None, one.label, one.label.removesuffix(f"/{SUBAGENT}")})
+        """Those that a stage draws from: all, or one part of a mix. Subagents are not drawn: tool calls start them."""
+        return tuple(one for one in self.classes if stage.part in {None, one.label} and not one.subagent)
 
     @staticmethod
     def _slot(stage: StagePlan, number: int) -> int:
         return number % stage.concurrency if stage.concurrency else number
 
     def _turns(self, one: WorkClass, shape: Sequence[object], key: str) -> tuple[Turn, ...]:
-        salt_tok = SALT_TOK * (1 + bool(one.head.tools)) if self.cold else 0
-        return make_turns(one, seed=self.seed, scale=self.context_scale, salt_tok=salt_tok, name=shape, key=key)
+        sub = next((other for other in self.classes if other.subagent and other.label == f"{one.label}/{SUBAGENT}"), None)
+        return make_tree(one, sub, seed=self.seed, scale=self.context_scale, salt_tok=self._salt_tok, name=shape, key=key)
+
+    def _salt_tok(self, one: WorkClass) -> int:
+        return SALT_TOK * (1 + bool(one.head.tools)) if self.cold else 0
 
     @staticmethod
     def _candidate(stage: StagePlan, candidate: int) -> tuple[str, int]:
@@ -205,7 +220,7 @@ class RunPlan:
                 # Slots take turns, so the deck ends with the round in which all of them have enough.
                 if made >= DECK_SESSIONS or (session.slot == 0 and min(busy_ns) > length_ns):
                     return
-                busy_ns[session.slot] += session.first_gap_ns + sum(turn.gap_ns + REQUEST_NS for turn in session.live_turns)
+                busy_ns[session.slot] += session.first_gap_ns + span_ns(session.live_turns)
             yield session
 
 
@@ -295,9 +310,8 @@ def _gap_caps(workload: PlainWorkload | ReplayWorkload) -> list[str]:
 
 def _asked_thinking(profile: Profile) -> Iterator[str]:
     """Whether the model is asked to reason, where the workload is about that."""
-    workload, asked = profile.traffic.workload, profile.thinking
-    kinds = {part.workload.kind for part in workload.parts} if isinstance(workload, MixWorkload) else {workload.kind}
-    if asked == "off" and "thinking" in kinds:
+    asked = profile.thinking
+    if asked == "off" and any(one.kind == "thinking" for one in _single(profile.traffic.workload)):
         yield "no request asks the model to reason: traffic.thinking is off, or auto with a server that might refuse it"
     elif asked == "budget":
         yield (
@@ -323,6 +337,9 @@ def workload_sha256(profile: Profile) -> str:
     if isinstance(profile.traffic.workload, ReplayWorkload):
         # The trace is what it holds, not where it lies.
         traffic["workload"]["path"] = trace_sha256(profile.traffic.workload.path)
+    workload = profile.traffic.workload
+    if any(one.kind == "claude-code" and one.subagents.share for one in _single(workload)):
+        traffic["subagents"] = "tied"  # to tool calls; they were sessions beside the others before
     traffic["thinking"] = profile.thinking
     for key in ("thinking", "thinking_effort"):
         if traffic[key] in ("off", None):
@@ -354,6 +371,11 @@ def _plan_sha256(plan: RunPlan) -> str:
             for turn in session.turns:
                 digest.update(f"{turn}\n".encode())
     return digest.hexdigest()
+
+
+def _single(workload: Workload) -> Sequence[Workload]:
+    """The workloads of a mix, or the one."""
+    return tuple(part.workload for part in workload.parts) if isinstance(workload, MixWorkload) else (workload,)
 
 
 def _set(fields: dict[str, Any], *optional: str) -> dict[str, Any]:

@@ -72,9 +72,9 @@ class Recorded:
         timed = stage.kind == "replay"
         for session in read:
             turns = session.turns if timed else tuple(replace(turn, intended_offset_ns=None) for turn in session.turns)
-            yield replace(
-                session, turns=turns[:1] if stage.single else turns, intended_offset_ns=session.intended_offset_ns if timed else None
-            )
+            if stage.single:
+                turns = (replace(turns[0], subagents=()),)
+            yield replace(session, turns=turns, intended_offset_ns=session.intended_offset_ns if timed else None)
 
     def session(self, stage: StagePlan, number: int) -> Session:
         """One session by its place in the trace. Cheap where numbers are asked for about in order.

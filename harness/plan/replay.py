@@ -8,20 +8,22 @@ What a trace says of its prompts is how long they are and, by block ids, which s
 - Ids of one recording (Claude Code): a request that goes on from the prompt before adds the recorded answer and a new message. One that
   keeps only a part of an earlier prompt (a compaction, a reminder taken out, a subagent's common start) keeps exactly that many blocks of
   it: a text cut short is the start of the whole one.
+- Sessions that another one started (subagents) begin with the end of the turn after which they were recorded, and that session's next turn
+  waits for their ends. They are never split.
 - No ids: nothing is known to be shared, so each request's text is its own.
 
 A prompt is system text of one word and messages; the recorded tools and system prompt are part of the first message.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from harness.core.errors import ProfileError
 from harness.core.records import CANARY
 from harness.plan.traces.records import Clock, ReadTally, Trace, TraceRequest, TraceSession
-from harness.plan.types import PRIME_SUFFIX, Block, Message, Part, PartKind, Role, Session, Turn
+from harness.plan.types import PRIME_SUFFIX, Block, Message, Part, PartKind, Role, Session, Subagent, Turn
 from harness.plan.workloads import MESSAGE_OVERHEAD_TOK
 
 SYSTEM: Final = Block("trace/system", 1)
@@ -153,37 +155,114 @@ def replay_sessions(
     if idle_cap_s is not None and not idle_cap_s >= 0:
         raise ProfileError(f"idle_cap_s is {idle_cap_s:g}; it must be at least 0")
     tally = tally if tally is not None else ReplayTally()
-    scopes: dict[str, _Scope] = {}
+    maker = _Maker(trace, time_scale, length_scale, limit_tok, over_limit, idle_cap_s, workload_class, tally, split=rewrites == "split")
     number = 0
-    for recorded in trace.sessions(seed=seed, tally=tally):
-        _refuse_label(recorded.requests[0])
-        kept = [request for request in recorded.requests if _fits(request, length_scale, limit_tok, over_limit, tally)]
-        if not kept:
-            continue
-        scope_name = kept[0].hash_scope
-        if scope_name not in scopes:
-            # Recordings come one after the other: what an earlier one said is no longer needed.
-            scopes.clear()
-            scopes[scope_name] = _Scope()
-        steps = _steps(trace, recorded, kept, scopes[scope_name])
-        tally.rewrites += sum(not step.appended for step in steps[1:])
-        for part, run in enumerate(_runs(steps) if rewrites == "split" else [steps]):
-            turns = _turns(trace, run, time_scale, length_scale, idle_cap_s, tally, flat=rewrites == "split")
-            first = run[0].request
-            tally.sessions += 1
-            tally.continuations += part > 0
-            yield Session(
-                session_id=f"{stage}-{number:06d}",
-                number=number,
-                workload_class=first.workload_class or workload_class,
-                stage=stage,
-                slot=number,
-                intended_offset_ns=turns[0].intended_offset_ns,
-                system=SYSTEM,
-                tools=(),
-                turns=turns,
-            )
+    for tree in _trees(trace.sessions(seed=seed, tally=tally)):
+        for session in maker.sessions(tree):
+            yield replace(session, session_id=f"{stage}-{number:06d}", number=number, stage=stage, slot=number)
             number += 1
+
+
+def _trees(sessions: Iterable[TraceSession]) -> Iterator[list[TraceSession]]:
+    """Each session with those that follow it and that it, or one of them, started."""
+    tree: list[TraceSession] = []
+    for session in sessions:
+        if tree and session.parent_id not in {one.session_id for one in tree}:
+            yield tree
+            tree = []
+        tree.append(session)
+    if tree:
+        yield tree
+
+
+class _Maker:
+    """Makes sessions of a plan from those of a trace."""
+
+    def __init__(
+        self,
+        trace: Trace,
+        time_scale: float,
+        length_scale: float,
+        limit_tok: int,
+        over_limit: str,
+        idle_cap_s: float | None,
+        workload_class: str,
+        tally: ReplayTally,
+        *,
+        split: bool,
+    ) -> None:
+        self._trace = trace
+        self._time_scale = time_scale
+        self._length_scale = length_scale
+        self._limit_tok = limit_tok
+        self._over_limit = over_limit
+        self._idle_cap_s = idle_cap_s
+        self._workload_class = workload_class
+        self._tally = tally
+        self._split = split
+        self._scopes: dict[str, _Scope] = {}
+
+    def sessions(self, tree: Sequence[TraceSession]) -> Iterator[Session]:
+        """The sessions of a tree: its first, in parts where it is split, with the others started by its turns."""
+        kept = [(recorded, self._steps(recorded)) for recorded in tree]
+        steps_of = {recorded.session_id: steps for recorded, steps in kept if steps}
+        started: dict[tuple[str, int], list[tuple[TraceSession, list[_Step]]]] = {}  # by the session and its turn that starts them
+        roots: list[tuple[TraceSession, list[_Step]]] = []
+        for recorded, steps in kept:
+            caller = _caller(steps_of.get(recorded.parent_id or "", ()), recorded.requests[0].t_s)
+            if not steps:
+                continue
+            if caller is None or recorded is tree[0]:
+                roots.append((recorded, steps))
+            else:
+                started.setdefault((recorded.parent_id or "", caller.request.turn), []).append((recorded, steps))
+
+        def subagents(recorded: TraceSession, step: _Step) -> tuple[Subagent, ...]:
+            return tuple(
+                Subagent(steps[0].request.workload_class or self._workload_class, SYSTEM, (), turns(child, steps, flat=False))
+                for child, steps in started.get((recorded.session_id, step.request.turn), ())
+            )
+
+        def turns(recorded: TraceSession, run: Sequence[_Step], *, flat: bool) -> tuple[Turn, ...]:
+            self._tally.sessions += 1
+            made = _turns(self._trace, run, self._time_scale, self._length_scale, self._idle_cap_s, self._tally, flat=flat)
+            return tuple(replace(turn, subagents=subagents(recorded, step)) for turn, step in zip(made, run, strict=True))
+
+        for recorded, steps in roots:
+            for part, run in enumerate(_runs(steps) if self._split else [steps]):
+                made = turns(recorded, run, flat=self._split)
+                self._tally.continuations += part > 0
+                yield Session(
+                    session_id="",
+                    number=0,
+                    workload_class=run[0].request.workload_class or self._workload_class,
+                    stage="",
+                    slot=0,
+                    intended_offset_ns=made[0].intended_offset_ns,
+                    system=SYSTEM,
+                    tools=(),
+                    turns=made,
+                )
+
+    def _steps(self, recorded: TraceSession) -> list[_Step]:
+        """The requests of a session that fit."""
+        _refuse_label(recorded.requests[0])
+        kept = [one for one in recorded.requests if _fits(one, self._length_scale, self._limit_tok, self._over_limit, self._tally)]
+        if not kept:
+            return []
+        scope_name = kept[0].hash_scope
+        if scope_name not in self._scopes:
+            # Recordings come one after the other: what an earlier one said is no longer needed.
+            self._scopes.clear()
+            self._scopes[scope_name] = _Scope()
+        steps = _steps(self._trace, recorded, kept, self._scopes[scope_name])
+        self._tally.rewrites += sum(not step.appended for step in steps[1:])
+        return steps
+
+
+def _caller(steps: Sequence[_Step], t_s: float) -> _Step | None:
+    """The turn whose tool call starts what begins at a time: the last one that began before it. None where there is no turn."""
+    return next((step for step in reversed(steps) if step.request.t_s <= t_s), steps[0] if steps else None)
 
 
 def _refuse_label(first: TraceRequest) -> None:

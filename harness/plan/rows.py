@@ -21,7 +21,7 @@ class PlanTotals:
     """What the rows add up to.
 
     Attributes:
-        sessions: that were written down.
+        sessions: that were written down, subagents among them.
         requests: of the load.
         primes: priming requests before it.
         clipped_requests: requests whose drawn lengths did not fit the context.
@@ -130,13 +130,18 @@ def plan_rows(plan: RunPlan, totals: PlanTotals | None = None) -> Iterator[dict[
     """
     for stage in plan.stages:
         for session in plan.horizon(stage.index):
-            if totals is not None:
-                totals.add(session)
-            for turn, body_sha256 in zip(session.turns, body_hashes(session), strict=True):
-                if turn.index >= session.first_turn:
-                    yield _row(session, turn, None if plan.settings.live and turn.index > session.first_turn else body_sha256)
-                elif turn.index == session.priming_turn:
-                    yield _row(session, turn, body_sha256) | {"class": session.workload_class + PRIME_SUFFIX, "target_output_tok": 1}
+            for one in session.tree():
+                if totals is not None:
+                    totals.add(one)
+                yield from _rows(one, live=plan.settings.live)
+
+
+def _rows(session: Session, *, live: bool) -> Iterator[dict[str, Any]]:
+    for turn, body_sha256 in zip(session.turns, body_hashes(session), strict=True):
+        if turn.index >= session.first_turn:
+            yield _row(session, turn, None if live and turn.index > session.first_turn else body_sha256)
+        elif turn.index == session.priming_turn:
+            yield _row(session, turn, body_sha256) | {"class": session.workload_class + PRIME_SUFFIX, "target_output_tok": 1}
 
 
 def _row(session: Session, turn: Turn, body_sha256: str | None) -> dict[str, Any]:
@@ -146,6 +151,7 @@ def _row(session: Session, turn: Turn, body_sha256: str | None) -> dict[str, Any
         "request_id": f"{session.session_id}/{turn.index}",
         "session_id": session.session_id,
         "turn": turn.index,
+        "parent_request_id": session.parent_request_id if first and session.parent_request_id else None,
         "class": session.workload_class,
         "stage": session.stage,
         "slot": session.slot,

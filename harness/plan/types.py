@@ -1,6 +1,6 @@
 """What a plan consists of. All lengths of text are targets; what the server counts is what is reported."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -78,6 +78,7 @@ class Turn:
         prompt: all messages of this request, `message` last, where a recorded conversation does not simply go on; None: those of the
             request before, its reply, and `message`.
         intended_offset_ns: recorded time from the stage's start, which this turn waits for as well; None: `gap_ns` alone.
+        subagents: conversations that this turn's tool call starts when its answer is whole; the next turn waits for their ends as well.
     """
 
     index: int
@@ -92,6 +93,12 @@ class Turn:
     clipped_tok: int = 0
     prompt: tuple[Message, ...] | None = None
     intended_offset_ns: int | None = None
+    subagents: "tuple[Subagent, ...]" = ()
+
+    @property
+    def requests(self) -> int:
+        """Requests that it stands for: its own, and those of its subagents."""
+        return 1 + sum(turn.requests for one in self.subagents for turn in one.turns)
 
 
 Place = tuple[int, int]
@@ -145,16 +152,35 @@ class ToolDefinition:
 
 
 @dataclass(frozen=True, slots=True)
+class Subagent:
+    """A conversation that another one's tool call starts.
+
+    Attributes:
+        workload_class: `claude-code/subagent`, or the trace's.
+        system: its system prompt.
+        tools: offered tools.
+        turns: its requests; the first is due at once.
+        reasons: its answers hold reasoning.
+    """
+
+    workload_class: str
+    system: Block
+    tools: tuple[ToolDefinition, ...]
+    turns: tuple[Turn, ...]
+    reasons: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Session:
     """One conversation.
 
     Attributes:
-        session_id: unique within the plan, `<stage index>-<number>`.
+        session_id: unique within the plan, `<stage index>-<number>`; of a subagent its parent's, a dot, and the turn that starts it.
         number: position in its stage's order, from 0.
         workload_class: `chat`, `claude-code`, …
         stage: name of its stage.
         slot: its fixed slice. Closed loop: the live slot that it occupies, number % concurrency; open loop: number.
-            Worker = slot % workers.
+            Worker = slot % workers. A subagent is in its parent's.
         intended_offset_ns: open loop: start, from the stage's start; closed loop: None (starts when its slot is free).
         system: shared system prompt.
         tools: offered tools, in order; empty for none.
@@ -162,6 +188,7 @@ class Session:
         first_turn: the turn that it starts with. Above 0 for a session that is in its middle when the stage starts: the turns before it
             are history, and one priming request (`priming_turn`) brings what they carry into the server's cache.
         first_gap_ns: what is left of the pause before that turn, from the stage's start.
+        parent_request_id: of a subagent: the request whose tool call starts it; empty otherwise.
         reasons: answers of its class hold reasoning, so its requests ask for it where the profile does.
         salt: text that opens the first tool and the system prompt, so that no other session shares a cached prefix with this one;
             empty: shared.
@@ -180,6 +207,7 @@ class Session:
     first_gap_ns: int = 0
     salt: str = ""
     reasons: bool = False
+    parent_request_id: str = ""
 
     @property
     def primed(self) -> bool:
@@ -195,6 +223,34 @@ class Session:
     def live_turns(self) -> tuple[Turn, ...]:
         """The turns that are sent as requests of the load, from `first_turn` on."""
         return self.turns[self.first_turn :]
+
+    def subagents(self, turn: Turn) -> "tuple[Session, ...]":
+        """The conversations that a turn's tool call starts."""
+        return tuple(self._subagent(turn, place, one) for place, one in enumerate(turn.subagents))
+
+    def _subagent(self, turn: Turn, place: int, one: Subagent) -> "Session":
+        mark = f"{turn.index}-{place}" if place else f"{turn.index}"
+        return Session(
+            session_id=f"{self.session_id}.{mark}",
+            number=self.number,
+            workload_class=one.workload_class,
+            stage=self.stage,
+            slot=self.slot,
+            intended_offset_ns=None,
+            system=one.system,
+            tools=one.tools,
+            turns=one.turns,
+            salt=f"{self.salt}[{mark}] " if self.salt else "",
+            reasons=one.reasons,
+            parent_request_id=f"{self.session_id}/{turn.index}",
+        )
+
+    def tree(self) -> "Iterator[Session]":
+        """This conversation and then those that its live turns start, with all that these start."""
+        yield self
+        for turn in self.live_turns:
+            for one in self.subagents(turn):
+                yield from one.tree()
 
 
 PRIME_SUFFIX: Final = "/prime"

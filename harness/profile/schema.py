@@ -414,14 +414,16 @@ class ClaudeChatWorkload(ChatWorkload):
 
 
 class Subagents(Strict):
-    """Sessions of subagents among those of Claude Code: a head of their own, shorter contexts, the class `claude-code/subagent`.
+    """Subagents of Claude Code's sessions: a head of their own, shorter contexts, the class `claude-code/subagent`.
 
-    Each is a session of its own beside those of the main agents; its start is not tied to a parent's tool call. Published (63 subagents in
-    773 sessions, kv-cache-tester traces): input p50 45k tokens, ideal prefix hit 87 %. Their other lengths are set so that these come out.
+    A tool call starts each of them when its answer is whole, and the session that made the call goes on when its subagent has ended.
+    Published (63 subagents in 773 sessions, kv-cache-tester traces): input p50 45k tokens, ideal prefix hit 87 %. Their other lengths are
+    set so that these come out.
     """
 
     share: Number = Field(default=0.08, ge=0, lt=1)
-    """Share of sessions that are a subagent's."""
+    """Share of all sessions that are a subagent's: a session has a Poisson number of them, with mean share / (1 - share), at random
+    tool calls."""
     tools_tok: Count = 8000
     """Length of the tool definitions that all subagents share."""
     tools: Whole = Field(default=12, ge=1, le=200)

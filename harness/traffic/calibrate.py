@@ -281,7 +281,7 @@ def _stage_load(plan: RunPlan, stage: StagePlan, gap_ms: float) -> Load:
     bodies: list[int] = []
     sessions = list(islice(plan.sessions(stage.index), _SAMPLE_SESSIONS))
     for session in sessions:
-        outputs += [turn.target_output_tok for turn in session.turns]
+        outputs += [turn.target_output_tok for one in session.tree() for turn in one.turns]
         bodies.append(len(Conversation(session, plan.settings, MODEL, texts).body(len(session.turns) // 2)))
     output_tok = max(1, round(sum(outputs) / len(outputs)))
     turns = 1.0 if stage.single else len(outputs) / len(sessions)

@@ -285,8 +285,8 @@ def test_plan_rows_say_what_the_sessions_are():
     plan = make_plan(profile("claude-code", load=[{"kind": "concurrency", "concurrency": 3, "sessions": 9}]), FACTS)
     totals = PlanTotals()
     rows = list(plan_rows(plan, totals))
-    sessions = list(plan.sessions(0))
-    assert len(rows) == sum(len(s.turns) for s in sessions)
+    sessions = [one for session in plan.sessions(0) for one in session.tree()]
+    assert len(rows) == sum(len(s.turns) for s in sessions) == totals.requests
     assert len({row["request_id"] for row in rows}) == len(rows)
     assert len({row["body_sha256"] for row in rows}) == len(rows)
     assert rows[0]["body_sha256"] == next(body_hashes(sessions[0]))

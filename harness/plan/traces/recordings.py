@@ -34,17 +34,37 @@ class RecordingTrace(Trace):
             raise bad(self.path, "holds no requests", next_step="name a trace with at least one request")
 
     def sessions(self, *, seed: int = 0, tally: ReadTally | None = None) -> Iterator[TraceSession]:  # noqa: ARG002 - nothing is drawn
-        """The sessions, each recording's own before its subagents'."""
+        """The sessions, each followed by its subagents and what these started."""
         empty = True
         for recording in self.recordings():
             by_id: dict[str, list[TraceRequest]] = {}
             for request in recording:
                 by_id.setdefault(request.session_id or "", []).append(request)
-            for session_id, requests in sorted(by_id.items(), key=lambda item: item[1][0].parent_id is not None):
+            for session in _parents_first([TraceSession(name, said[0].parent_id, tuple(said)) for name, said in by_id.items()]):
                 empty = False
-                yield TraceSession(session_id, requests[0].parent_id, tuple(requests))
+                yield session
         if empty:
             raise bad(self.path, "holds no requests", next_step="name a trace with at least one request")
+
+
+def _parents_first(sessions: list[TraceSession]) -> Iterator[TraceSession]:
+    """Sessions of a recording as trees: each before its subagents. One whose parent is not there, or is its own descendant, is a root."""
+    known = {session.session_id for session in sessions}
+    of: dict[str | None, list[TraceSession]] = {}
+    for session in sessions:
+        of.setdefault(session.parent_id if session.parent_id in known else None, []).append(session)
+    given: set[str] = set()
+
+    def below(session: TraceSession) -> Iterator[TraceSession]:
+        if session.session_id in given:
+            return
+        given.add(session.session_id)
+        yield session
+        for child in of.get(session.session_id, ()):
+            yield from below(child)
+
+    for root in (*of.get(None, ()), *sessions):  # what a circle of parents holds comes last
+        yield from below(root)
 
 
 class ClaudeCodeTrace(RecordingTrace):

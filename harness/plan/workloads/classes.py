@@ -1,16 +1,17 @@
 """What a profile's workload comes to: the classes of sessions, each with its share and its head."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import assert_never
 
 from harness.plan.draw import stream
 from harness.plan.replay import SYSTEM
-from harness.plan.types import Turn
+from harness.plan.types import Subagent, Turn
 from harness.plan.workloads.claude_code import claude_code_turns
 from harness.plan.workloads.conversation import batch_turns, chat_turns, doc_qa_turns, thinking_turns
 from harness.plan.workloads.frame import Frame, give_up
 from harness.plan.workloads.heads import Head, make_head
+from harness.plan.workloads.subagents import calls_of_subagents, start_subagent
 from harness.profile.rules import reasons
 from harness.profile.schema import (
     BatchWorkload,
@@ -37,7 +38,7 @@ class WorkClass:
 
     Attributes:
         label: class of their records.
-        weight: their share of all sessions is weight / sum of weights.
+        weight: their share of all sessions is weight / sum of weights; 0 for subagents, which are started by other sessions.
         workload: parameters, unscaled.
         subagent: made by the workload's subagents rather than its main agents.
         head: what they share, scaled.
@@ -78,11 +79,11 @@ def make_classes(workload: Workload, scale: float, limit_tok: int) -> tuple[Work
             continue
         sub = inner.subagents
         head = make_head(label, scale, system_tok=inner.system_tok, tools_tok=inner.tools_tok, tools=inner.tools)
-        classes.append(WorkClass(label, part.weight * (1 - sub.share), inner, subagent=False, head=head, limit_tok=limit))
+        classes.append(WorkClass(label, part.weight, inner, subagent=False, head=head, limit_tok=limit))
         if sub.share:
             label = f"{label}/{SUBAGENT}"
             head = make_head(label, scale, system_tok=sub.system_tok, tools_tok=sub.tools_tok, tools=sub.tools)
-            classes.append(WorkClass(label, part.weight * sub.share, inner, subagent=True, head=head, limit_tok=limit))
+            classes.append(WorkClass(label, 0, inner, subagent=True, head=head, limit_tok=limit))
     return tuple(classes)
 
 
@@ -127,4 +128,38 @@ def make_turns(one: WorkClass, *, seed: int, scale: float, salt_tok: int, name: 
             raise TypeError("sessions of a replay are read, not made")
         case _:
             assert_never(workload)
-    return give_up(turns, workload, stream(seed, "abandon", *name)) if isinstance(workload, SessionsBase) else turns
+    # No user sits in front of a subagent.
+    if one.subagent or not isinstance(workload, SessionsBase):
+        return turns
+    return give_up(turns, workload, stream(seed, "abandon", *name))
+
+
+def make_tree(
+    one: WorkClass,
+    sub: WorkClass | None,
+    *,
+    seed: int,
+    scale: float,
+    salt_tok: Callable[[WorkClass], int],
+    name: Sequence[object],
+    key: str,
+) -> tuple[Turn, ...]:
+    """`make_turns`, with the subagents that the session's tool calls start.
+
+    Args:
+        one: class of the session.
+        sub: class of its subagents; None for none.
+        seed: of the run.
+        scale: factor on all lengths.
+        salt_tok: what the salts of a class add to its head.
+        name: of the stream that its lengths are drawn from.
+        key: opens the keys of its blocks.
+    """
+    turns = make_turns(one, seed=seed, scale=scale, salt_tok=salt_tok(one), name=name, key=key)
+    if sub is None or not isinstance(one.workload, ClaudeCodeWorkload):
+        return turns
+    share = one.workload.subagents.share
+    for index in calls_of_subagents(turns, share / (1 - share), stream(seed, "subagents", *name)):
+        said = make_turns(sub, seed=seed, scale=scale, salt_tok=salt_tok(sub), name=(*name, index), key=f"{key}/{index}/subagent")
+        turns = start_subagent(turns, index, Subagent(sub.label, sub.head.system, sub.head.tools, said, reasons=sub.reasons))
+    return turns

@@ -16,22 +16,25 @@ _LEAST_CALL_TOK = 8
 
 @dataclass(frozen=True, slots=True)
 class _Lengths:
-    """Laws that differ between main agents and subagents."""
+    """What differs between main agents and subagents; no user sits in front of one that is `alone`."""
 
     first: Law
     append: Law
     requests: Law
     resumed_share: float
     tools: int
+    alone: bool
 
 
 def claude_code_turns(workload: ClaudeCodeWorkload, frame: Frame, *, subagent: bool = False) -> tuple[Turn, ...]:
     """The requests of one session of a main agent or of a subagent."""
     sub = workload.subagents
     if subagent:
-        laws = _Lengths(sub.first_tok, sub.append_tok, sub.requests, 0.0, sub.tools)
+        laws = _Lengths(sub.first_tok, sub.append_tok, sub.requests, 0.0, sub.tools, alone=True)
     else:
-        laws = _Lengths(workload.first_tok, workload.append_tok, workload.requests, workload.resumed_share, workload.tools)
+        laws = _Lengths(
+            workload.first_tok, workload.append_tok, workload.requests, workload.resumed_share, workload.tools, alone=False
+        )  # fmt: skip
     return _Maker(workload, laws, frame).turns()
 
 
@@ -59,7 +62,7 @@ class _Maker:
         frame, workload, rng = self._frame, self._workload, self._frame.rng
         output = min(drawn_output, max(1, frame.limit_tok - frame.head_tok - LEAST_MESSAGE_TOK))
         tool_id = _tool_id(self._chain[-1].reply) if self._chain else ""
-        gap_ns = draw_gap_ns(workload.tool_gap_s if tool_id else workload.user_gap_s, rng) if index else 0
+        gap_ns = draw_gap_ns(workload.tool_gap_s if tool_id or self._laws.alone else workload.user_gap_s, rng) if index else 0
         new = drawn = self._new_tok(index)
         keeps, again = self._what_stays(index, new + output)
         if keeps is not None:

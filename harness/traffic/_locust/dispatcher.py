@@ -6,7 +6,7 @@ One dispatcher a worker. It owns its greenlets: Locust's users do not run reques
 import logging
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import monotonic_ns
 from typing import Any, Final
 
@@ -156,9 +156,13 @@ class Dispatcher:
         return self._stop_grace_s is not None
 
     def warm_up(self) -> None:
-        """Make the corpus and the prompts' shared head now, not in front of the first request."""
+        """Make the corpus and the prompts' shared heads now, not in front of the first request."""
+        session = self._plan.session(0, 0)
         for target in self._targets:
-            Conversation(self._plan.session(0, 0), self._plan.settings, target.model, self._texts).body(0)
+            Conversation(session, self._plan.settings, target.model, self._texts).body(0)
+            for one in self._plan.classes:
+                head = replace(session, system=one.head.system, tools=one.head.tools)
+                Conversation(head, self._plan.settings, target.model, self._texts)
 
     def stop(self, grace_s: float) -> None:
         """Start no new turns; requests in flight may go on for `grace_s`, then they are recorded as interrupted. May be called again."""
@@ -363,10 +367,23 @@ class Dispatcher:
     def _live(
         self, stage: StageRun, session: Session, intended_ns: int, prepare_ns: int = PREPARE_NS, primed: Primed | None = None
     ) -> bool:
-        """One conversation, its first body made `prepare_ns` before it is due; False when a turn failed or was dropped."""
+        """One conversation with those that its tool calls start; False when a turn of its own failed or was dropped."""
         self.counts.live_sessions += 1
+        try:
+            return self._converse(stage, session, intended_ns, prepare_ns, primed)[0]
+        finally:
+            self.counts.live_sessions -= 1
+            stage.progress.set()
+
+    def _converse(
+        self, stage: StageRun, session: Session, intended_ns: int, prepare_ns: int = PREPARE_NS, primed: Primed | None = None
+    ) -> tuple[bool, int]:
+        """The turns of one conversation, its first body made `prepare_ns` before it is due: whether none failed or was dropped, and when
+        the last one ended.
+        """
         done = 0
         failed = False
+        back_ns = intended_ns  # when the turn before and its subagents have ended
         turns = session.live_turns
         target = primed.target if primed else self._route(session)
         target.live += primed is None
@@ -380,20 +397,33 @@ class Dispatcher:
                 if ended_ns < 0:
                     failed = True
                     break
+                back_ns = self._subagents(stage, session, turn, ended_ns)
                 if done < len(turns):
-                    intended_ns = ended_ns + turns[done].gap_ns
+                    intended_ns = max(ended_ns + turns[done].gap_ns, back_ns)
                     if (offset_ns := turns[done].intended_offset_ns) is not None:
                         intended_ns = max(intended_ns, stage.start_ns + offset_ns)  # a replay of times waits for these as well
         finally:
-            left = len(turns) - done
+            left = sum(turn.requests for turn in turns[done:])
             if failed:
-                stage.turns_not_happened += left
+                stage.turns_not_happened += left + turns[done - 1].requests - 1  # with the subagents of the turn that failed
             else:
                 stage.turns_cut += left
             target.live -= 1
-            self.counts.live_sessions -= 1
-            stage.progress.set()
-        return not failed
+        return not failed, monotonic_ns() if failed else back_ns
+
+    def _subagents(self, stage: StageRun, session: Session, turn: Turn, ended_ns: int) -> int:
+        """Run what a turn's tool call starts, and wait for it: when the last of it has ended, or the turn itself without any.
+
+        One that fails gives its parent a result all the same, as an error: the parent goes on.
+        """
+        children = session.subagents(turn)
+        if len(children) < 2:
+            return max((self._converse(stage, child, ended_ns)[1] for child in children), default=ended_ns)
+        greenlets = [gevent.spawn(self._converse, stage, child, ended_ns) for child in children]
+        for greenlet in greenlets:
+            greenlet.link_exception(self._crashed)
+        gevent.joinall(greenlets)
+        return max((greenlet.value[1] for greenlet in greenlets if greenlet.successful()), default=ended_ns)
 
     def _route(self, session: Session) -> Target:
         targets = self._targets
