@@ -29,7 +29,7 @@ from harness.artifacts.manifest import Manifest
 from harness.artifacts.planned import write_plan
 from harness.compare.thresholds import evaluate_thresholds
 from harness.console import Progress, View
-from harness.core.clock import now_ns, seconds, take_anchor, wall_now
+from harness.core.clock import ClockAnchor, now_ns, seconds, take_anchor, wall_now
 from harness.core.errors import ArtifactError, ExitCode, HarnessError, InterruptedRunError
 from harness.core.records import CANARY, Concern, Endpoint, Gpu, ModelFacts, Purpose, RunState, Severity, Status
 from harness.core.units import human_duration
@@ -69,6 +69,10 @@ CANARY_GAP_MS: Final = 20.0
 
 QUICK_WINDOW_S: Final = 120.0
 """Runs whose windows are shorter than this in all make do with a quick certificate."""
+
+
+RECOUNT_TIMEOUT_S: Final = 120.0
+"""Longest wait for the count of the prompts by the model's tokenizer, after the run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +196,8 @@ class _Run:
         self._interrupted = False
         self._started_ns = now_ns()
         self._events = EventLog(run_dir.events)
-        self._manifest = Manifest(run_dir, _manifest_fields(prepared, run_dir, self._started_ns, overrides))
+        self._anchor = take_anchor()
+        self._manifest = Manifest(run_dir, _manifest_fields(prepared, run_dir, self._started_ns, self._anchor, overrides))
         if source is not None:
             write_bytes(run_dir.root / "profile.yaml", source.read_bytes())
         if prepared.meter_calibration is not None:
@@ -281,6 +286,9 @@ class _Run:
             count_foreign=prepared.server.kind != "attach",  # a server that was up already cannot be told from a stranger
             double_severity=Severity.INVALID if profile.purpose is Purpose.MEASURE else Severity.DEGRADED,
             network=network,
+            api_key=read_api_key(profile.server),
+            registry=registry,
+            anchor=self._anchor,
         )
         telemetry = stack.enter_context(recorder)
         self._manifest.update(telemetry={"nice": telemetry.nice, "power": telemetry.power})
@@ -298,6 +306,9 @@ class _Run:
 
         telemetry.add_targets(server.endpoints)
         telemetry.add_scopes(server.pids())
+        if telemetry.prometheus is not None:
+            self._manifest.update(prometheus=telemetry.prometheus)
+            telemetry.add_scopes(telemetry.prometheus_pids())
         telemetry.ensure_required()
         self._measure_idle(telemetry, "ready", server)
         driver = LocustDriver(
@@ -489,11 +500,25 @@ class _Run:
         self._view.phase("reducing", self._run_dir.root.name)
         try:
             finalize(self._run_dir)
+            if not failing and not self._interrupted:
+                self._recount()
             self._summary = reduce_and_report(self._run_dir.root, report=True)
         except HarnessError as error:
             if not failing:
                 raise
             self._view.warn(f"the run could not be reduced: {error.what}")
+
+    def _recount(self) -> None:
+        """Count the prompts with the model's tokenizer where that is on this machine, in a process of its own. It fails no run."""
+        folder = self._prepared.facts.path
+        if folder is None or not (Path(folder) / "tokenizer.json").is_file():
+            return
+        argv = [sys.executable, "-m", "harness.models.recount", str(self._run_dir.root)]
+        try:
+            subprocess.run(argv, capture_output=True, text=True, check=True, timeout=RECOUNT_TIMEOUT_S)
+        except (OSError, subprocess.SubprocessError) as error:
+            detail = getattr(error, "stderr", None) or str(error)
+            self._view.warn(f"the prompts could not be counted again: {detail.strip().splitlines()[-1] if detail.strip() else error}")
 
     def result(self) -> RunResult:
         """The verdict as an exit code: 130 before 10 before 99."""
@@ -601,7 +626,7 @@ def _make_run_dir(out: Path, name: str) -> RunDir:
     return run_dir
 
 
-def _manifest_fields(prepared: Prepared, run_dir: RunDir, started_ns: int, overrides: Sequence[str]) -> dict[str, Any]:
+def _manifest_fields(prepared: Prepared, run_dir: RunDir, started_ns: int, anchor: ClockAnchor, overrides: Sequence[str]) -> dict[str, Any]:
     profile, plan = prepared.profile, prepared.plan
     hardware = {"gpus": prepared.gpus, **describe_host()}
     return {
@@ -627,7 +652,8 @@ def _manifest_fields(prepared: Prepared, run_dir: RunDir, started_ns: int, overr
         "software": _software(),
         "server": {"kind": prepared.server.kind, "choice": prepared.server_reason},
         "endpoints": [],
-        "clock_anchors": [{"host": platform.node(), **asdict(take_anchor())}],
+        "prometheus": None,
+        "clock_anchors": [{"host": platform.node(), **asdict(anchor)}],
         "started_ns": started_ns,
         "ended_ns": None,
         "workers": None,

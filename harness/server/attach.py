@@ -126,7 +126,7 @@ class AttachServerRunner:
                 raise not_ready(f"{name} at {url}", error) from error
             # Which board serves which of several URLs is not known here, and is not guessed.
             uuids = tuple(gpu.uuid for gpu in self.gpus) if len(self.server.urls) == 1 else ()
-            endpoints.append(Endpoint(name, url, wanted.model or served.names[0], self._metrics_url(position, url), uuids))
+            endpoints.append(Endpoint(name, url, wanted.model or served.names[0], self._metrics_url(position, url, api_key), uuids))
             versions |= {served.version} if served.version else set()
             contexts |= {served.max_context_tok} if served.max_context_tok else set()
         if len(models := {endpoint.model for endpoint in endpoints}) > 1:
@@ -142,7 +142,7 @@ class AttachServerRunner:
         info = ServerInfo("attach", version=", ".join(sorted(versions)) or None, settings=settings)
         yield AttachedServer(tuple(endpoints), info, traffic.network)
 
-    def _metrics_url(self, position: int, url: str) -> str | None:
+    def _metrics_url(self, position: int, url: str, api_key: str | None) -> str | None:
         """The profile's, else `<url>/metrics` where that answers with Prometheus text."""
         if self.server.metrics_urls is not None:
             return self.server.metrics_urls[position] if self.server.metrics_urls else None
@@ -150,7 +150,8 @@ class AttachServerRunner:
         try:
             # Scraping goes straight: where that finds nothing, there are no metrics.
             options = client_options(url, replace(self.profile.traffic.network, proxy=NONE))
-            answer = httpx.get(candidate, timeout=_PROBE_TIMEOUT_S, **options)
+            headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+            answer = httpx.get(candidate, timeout=_PROBE_TIMEOUT_S, headers=headers, **options)
         except httpx.HTTPError:
             return None
         return candidate if answer.status_code == 200 and "# TYPE" in answer.text else None

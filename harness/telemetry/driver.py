@@ -185,6 +185,11 @@ class TelemetryRecorder:
         """What scrapes in the harness's place, for the manifest; None: the harness itself."""
         return None if self._prometheus is None else self._prometheus.info
 
+    def prometheus_pids(self) -> dict[str, int]:
+        """The Prometheus that was started, for `add_scopes`; empty without one."""
+        pid = None if self._prometheus is None else self._prometheus.pid
+        return {} if pid is None else {"prometheus": pid}
+
     def add_targets(self, endpoints: Iterable[Endpoint]) -> None:
         """Scrape these endpoints from now on; those without a metrics URL are left out."""
         if self._prometheus is not None:
