@@ -139,7 +139,7 @@ def check_work(run: RunResult, wanted: Mapping[str, str]) -> None:
         if not same:
             raise NotComparableError(
                 f"the site is to serve {key} {value}; the run measured {key} {'unknown' if had is None else had}",
-                cause="nothing is scaled across models, precisions and lengths; tokens per watt halve as contexts double (arXiv 2603.17280)",
+                cause="nothing is scaled across models, precisions and lengths: tokens per watt halve as contexts double (2603.17280)",
                 next_step="measure that work",
             )
 
@@ -181,7 +181,7 @@ def good_share(run: RunResult) -> float | None:
 
 
 def tok_s_per_session(run: RunResult) -> tuple[float | None, str]:
-    """Measured output tokens per second of one live conversation, and its workload; None with the reason where none is counted."""
+    """Measured output tokens per second of one live session, and its workload; None with the reason where none is counted."""
     traffic = mapping(run.profile.get("traffic"))
     kind = str(mapping(traffic.get("workload")).get("kind") or "unknown")
     loads = traffic.get("load")
