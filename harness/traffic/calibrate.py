@@ -75,13 +75,14 @@ class Load:
 
     Attributes:
         api: wire API.
-        process: `closed`, or the arrival process of an open loop.
+        process: `closed`, or the arrival process of an open loop; of one without a law of gaps (a trace's times, all at once) `poisson`.
         streams: live streams: of a closed loop its concurrency, of an open one what is expected at the gap below.
         requests_per_s: starts of an open loop; None for a closed one.
         gap_ms: between two tokens of a stream.
         output_tok: mean length of an answer.
         body_bytes: mean size of a request.
         clock: what the times of tokens are: the kernel's stamp of their `arrival`, or over TLS the time of the `read`.
+        shape: of the law of an open loop's gaps: 1 / CV^2 for gamma, k for Weibull; None for the others.
     """
 
     api: str
@@ -92,6 +93,7 @@ class Load:
     output_tok: int
     body_bytes: int
     clock: Literal["arrival", "read"] = "arrival"
+    shape: float | None = None
 
     @property
     def events_per_s(self) -> float:
@@ -106,6 +108,7 @@ class Load:
             "api": self.api, "process": self.process, "streams": _power(self.streams), "gap_ms": self.gap_ms,
             "requests_per_s": None if self.requests_per_s is None else _power(self.requests_per_s), "output_tok": _power(self.output_tok),
             "body_bytes": _power(max(1024, self.body_bytes)), "clock": self.clock,
+            "shape": self.shape,
         }  # fmt: skip
 
     def in_class(self) -> "Load":
@@ -290,7 +293,8 @@ def _stage_load(plan: RunPlan, stage: StagePlan, gap_ms: float) -> Load:
         return Load(plan.settings.api, "closed", stage.concurrency, None, gap_ms, output_tok, body_bytes)
     rate = (stage.rate_per_s or _planned_rate(plan, stage)) * turns
     streams = max(1, round(rate * (TTFT_MS + output_tok * gap_ms) / 1000))
-    return Load(plan.settings.api, stage.process or "poisson", streams, rate, gap_ms, output_tok, body_bytes)
+    shape = stage.schedule.shape if stage.process and stage.schedule else None
+    return Load(plan.settings.api, stage.process or "poisson", streams, rate, gap_ms, output_tok, body_bytes, shape=shape)
 
 
 def _planned_rate(plan: RunPlan, stage: StagePlan) -> float:
@@ -410,7 +414,7 @@ def _factors(load: Load, *, quick: bool) -> list[float]:
 
 
 def _words(load: Load) -> str:
-    many = f"{load.streams} streams" if load.requests_per_s is None else f"{load.requests_per_s:g} requests/s"
+    many = f"{load.streams} streams" if load.requests_per_s is None else f"{load.requests_per_s:g} {load.process} requests/s"
     return f"{many}, {load.events_per_s:,.0f} events/s, bodies of {load.body_bytes:,} bytes"
 
 
@@ -533,10 +537,11 @@ def _profile(load: Load, factors: Sequence[float], *, quick: bool) -> Profile:
         if load.requests_per_s is None:
             stage |= {"kind": "concurrency", "concurrency": max(1, round(load.streams * factor))}
         else:
-            process = load.process if load.process in ("poisson", "constant") else "poisson"
             # As many tokens a second as the load has, also where its answers are longer than a level allows.
             rate = load.requests_per_s * factor * load.output_tok / output_tok
-            stage |= {"kind": "arrival_rate", "rate_per_s": rate, "process": process}
+            stage |= {"kind": "arrival_rate", "rate_per_s": rate, "process": load.process}
+            if load.shape is not None:
+                stage |= {"cv": load.shape**-0.5} if load.process == "gamma" else {"weibull_shape": load.shape}
         stages.append(stage)
     return Profile.model_validate({
         "purpose": "smoke", "model": {"id": MODEL}, "server": {"kind": "attach", "urls": ["http://127.0.0.1:1"]},

@@ -202,7 +202,14 @@ class TestCache:
         stored = store(certificate)
         assert cached(SMALL, quick=True) == stored
         assert cached(replace(SMALL, streams=3, output_tok=15, body_bytes=700), quick=True) == stored
-        others = [{"streams": 5}, {"gap_ms": 5.0}, {"api": "chat"}, {"body_bytes": 600_000}, {"process": "poisson", "requests_per_s": 3.0}]
+        others = [
+            {"streams": 5},
+            {"gap_ms": 5.0},
+            {"api": "chat"},
+            {"body_bytes": 600_000},
+            {"process": "poisson", "requests_per_s": 3.0},
+            {"process": "gamma", "requests_per_s": 3.0, "shape": 0.5},
+        ]
         for other in others:
             assert cached(replace(SMALL, **other), quick=True) is None, other  # type: ignore[arg-type]
         assert cached(SMALL, workers=2, quick=True) is None
@@ -252,6 +259,27 @@ class TestLoad:
         load = self.of(self.profile({"kind": "arrival_rate", "rate_per_s": 3, "window_s": 5}), gap_ms=10)
         assert (load.process, load.requests_per_s, load.gap_ms) == ("poisson", 6, 10)
         assert load.events_per_s == 300
+
+    @pytest.mark.parametrize(
+        ("law", "shape"),
+        [
+            ({"process": "gamma", "cv": 3}, 1 / 9),
+            ({"process": "weibull", "weibull_shape": 0.6}, 0.6),
+            ({"process": "constant"}, None),
+        ],
+    )
+    def test_arrivals_are_calibrated_with_their_own_law(self, law: dict[str, Any], shape: float | None) -> None:
+        profile = self.profile({"kind": "arrival_rate", "rate_per_s": 3, "window_s": 5, **law})
+        load = self.of(profile).in_class()
+        assert (load.process, load.shape) == (law["process"], pytest.approx(shape) if shape else None)
+        tried = make_plan(calibrate._profile(load, [1.0, 2.0], quick=True), ModelFacts(MODEL, tok_per_word=1.35))
+        asked = make_plan(profile, ModelFacts(MODEL, tok_per_word=1.35)).stages[0].schedule
+        assert asked is not None
+        for stage in tried.stages:
+            assert stage.schedule is not None
+            assert (stage.schedule.process, stage.schedule.shape) == (asked.process, pytest.approx(shape) if shape else None)
+        ramp = self.of(self.profile({"kind": "ramp", "from_per_s": 1, "to_per_s": 3, "ramp_s": 5, "window_s": 5, **law}))
+        assert (ramp.process, ramp.shape) == (load.process, load.shape)
 
     def test_what_is_measured_is_the_heaviest_of_its_class(self) -> None:
         load = standard_load()
