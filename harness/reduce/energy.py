@@ -24,8 +24,8 @@ OVER_LIMIT: Final = 1.05
 """Mean power beyond this multiple of a board's highest limit is no power of that board: a unit or a device was mistaken."""
 SLOW_INTERVALS: Final = 3.0
 """Node meters may read once in many seconds: a gap of theirs is longer than this many of their own intervals, and than `GAP_S`."""
-MIN_SLOW_READINGS: Final = 10
-"""Fewest readings of a slow meter within a window."""
+MIN_READINGS: Final = 10
+"""Fewest readings of power within a window: fewer say nothing of what they leave unknown."""
 
 Columns = Mapping[str, npt.NDArray[Any]]
 
@@ -180,7 +180,7 @@ def energies(
     out = []
     for boundary in sorted(set(power["boundary"])):
         at_boundary = power["boundary"] == boundary
-        families = sorted({family(str(source)) for source in power["source"][at_boundary]}, key=_rank)
+        families = sorted({family(str(source)) for source in set(power["source"][at_boundary])}, key=_rank)
         reader = _Reader(power, start, end, gpu_uuids, calibration, limits_w or {})
         found = [reader.boundary(str(boundary), name) for name in families]
         chosen = next((one for one in found if one.joules is not None), found[0])
@@ -233,7 +233,9 @@ class _Reader:
         return (self.end - self.start) * 1e-9
 
     def boundary(self, boundary: str, name: str) -> Energy:
-        rows = (self.power["boundary"] == boundary) & np.array([family(str(source)) == name for source in self.power["source"]], dtype=bool)
+        at_boundary = self.power["boundary"] == boundary
+        of_family = [source for source in set(self.power["source"][at_boundary]) if family(str(source)) == name]
+        rows = at_boundary & np.logical_or.reduce([self.power["source"] == source for source in of_family])
         found = sorted(set(self.power["device_id"][rows]))
         concerns: list[Concern] = []
         basis = Basis.MODELLED if name == "modelled" or name.startswith("replay") else Basis.MEASURED
@@ -298,8 +300,7 @@ class _Reader:
         gpu = boundary in GPU_BOUNDARIES
         gain = self.calibration.of(boundary, device_id)
         t, watts, joules = self.power["t_ns"][rows], self.power["power_w"][rows], self.power["energy_j"][rows]
-        source = np.array([str(s) for s in self.power["source"][rows]], dtype=object)
-        t_power, w_power = _power_readings(t, watts, source, positive=gpu)
+        t_power, w_power = _power_readings(t, watts, self.power["source"][rows], positive=gpu)
         limit = _gap_limit(t_power, gpu)
         power = from_power(t_power, w_power, limit)
         is_counter = ~np.isnan(joules)
@@ -312,9 +313,11 @@ class _Reader:
         integral_j = power.between(self.start, self.end)
         gap_s = power.longest_step_s(self.start, self.end)
         inside = int(np.sum((power.t >= self.start) & (power.t < self.end)))
-        slow = not gpu and inside < MIN_SLOW_READINGS
+        few = inside < MIN_READINGS
         error = integral_error(power, self.start, self.end) if integral_j is not None else None
-        apart = abs(counter_j - integral_j) / integral_j if counter_j is not None and integral_j is not None and integral_j > 0 else None
+        apart = None
+        if counter_j is not None and integral_j is not None and integral_j > 0 and not few:
+            apart = abs(counter_j - integral_j) / integral_j
         unresolved = error / integral_j if error is not None and integral_j else 0.0
 
         def result(value: float | None, reason: str | None, method: str | None, error_j: float | None, curve: Curve | None) -> Device:
@@ -337,7 +340,7 @@ class _Reader:
                 return result(None, reason, None, None, None)
             method = "counter bridged by integral" if counter.touches(counter.bridged, self.start, self.end) else "counter"
             return result(counter_j, None, method, counter_error(counter, self.start, self.end), counter)
-        if integral_j is not None and not slow:
+        if integral_j is not None and not few:
             if unresolved > UNRESOLVED:
                 reason = f"power changes faster than it was read: its integral is known to ±{unresolved:.0%} only, and there is no counter"
                 return result(None, reason, None, None, None)
@@ -346,8 +349,8 @@ class _Reader:
             reason = "its counter started again within the window and no power reading bridges that"
         elif gap_s is not None and gap_s > limit:
             reason = f"power was silent for {gap_s:.1f} s and there is no energy counter"
-        elif integral_j is not None and slow:
-            reason = f"{inside} readings in the window; a slow meter needs {MIN_SLOW_READINGS}"
+        elif integral_j is not None and few:
+            reason = f"{inside} readings of power in the window; at least {MIN_READINGS} are needed"
         elif gap_s is not None:
             reason = "power readings are broken within the window"
         else:
@@ -361,7 +364,10 @@ def _power_readings(t: Floats, watts: Floats, source: npt.NDArray[Any], *, posit
     Readings of that average are moved to the middle of their second.
     """
     there = np.isfinite(watts) & (watts > 0 if positive else watts >= 0)  # a board that draws 0 W is one that was not measured
-    averaged = np.array(["average" in name for name in source], dtype=bool)
+    averaged = np.zeros(len(t), dtype=bool)
+    for name in set(source):
+        if "average" in str(name):
+            averaged |= source == name
     instant = there & ~averaged
     if np.any(instant):
         return t[instant], watts[instant]

@@ -5,7 +5,7 @@ from typing import Final
 
 import numpy as np
 
-from harness.reduce.stats import Floats
+from harness.reduce.stats import Floats, t_quantile
 
 NS: Final = 1e-9
 
@@ -19,8 +19,6 @@ COUNTER_STEP_S: Final = 0.1
 """NVML's energy counter moves about every 100 ms (ML.ENERGY's profiling notes), so a reading is up to that much old."""
 
 _SUBSETS: Final = 8
-_T_SUBSETS: Final = 2.3646
-"""97.5 % quantile of Student's t for 7 degrees of freedom."""
 _MIN_PER_SUBSET: Final = 5
 
 
@@ -131,24 +129,25 @@ def from_counter(t: Floats, counter: Floats, power: Curve | None, gap_s: float =
 def integral_error(curve: Curve, start: float, end: float) -> float | None:
     """Half-width, in joules at 95 %, of what sampling leaves unknown of an integral of power.
 
-    The readings are dealt into eight interleaved sets; each alone gives an integral, and their spread is that of the sampling. A curve
-    that the readings resolve gives nearly the same eight times over. One that moves faster than they do gives eight different ones,
-    provided that the readings are not in step with it: that is why they are taken at jittered times. None where there are too few.
+    The readings are dealt into up to eight interleaved sets; each alone gives an integral, and their spread is that of the sampling. A
+    curve that the readings resolve gives nearly the same each time. One that moves faster than they do gives different ones, provided that
+    the readings are not in step with it: that is why they are taken at jittered times. None where there are too few.
     """
     if curve.watts is None or not curve.covers(start, end):
         return None
     first = max(int(np.searchsorted(curve.t, start, side="right")) - 1, 0)
     last = int(np.searchsorted(curve.t, end, side="left")) + 1
     t, watts = curve.t[first:last], curve.watts[first:last]
-    if len(t) < _SUBSETS * _MIN_PER_SUBSET:
+    sets = min(_SUBSETS, len(t) // _MIN_PER_SUBSET)
+    if sets < 2:
         return None
     found = []
-    for k in range(_SUBSETS):
-        own_t, own_w = t[k::_SUBSETS], watts[k::_SUBSETS]
+    for k in range(sets):
+        own_t, own_w = t[k::sets], watts[k::sets]
         inside = np.concatenate([[start], own_t[(own_t > start) & (own_t < end)], [end]])
         values = np.interp(inside, own_t, own_w)  # held flat beyond the set's first and last reading
         found.append(float(np.sum(np.diff(inside) * NS * (values[1:] + values[:-1]) / 2)))
-    return float(_T_SUBSETS * np.std(found, ddof=1) / np.sqrt(_SUBSETS))
+    return float(t_quantile(sets - 1) * np.std(found, ddof=1) / np.sqrt(sets))
 
 
 def counter_error(curve: Curve, start: float, end: float, step_s: float = COUNTER_STEP_S) -> float:
