@@ -117,6 +117,11 @@ class RunDir:
         return self.root / "quality.json"
 
     @property
+    def recount(self) -> Path:
+        """recount.json: a sample of the prompts counted by the model's own tokenizer, after the run."""
+        return self.root / "recount.json"
+
+    @property
     def logs_dir(self) -> Path:
         """logs/: server.log (server-<n>.log for several replicas), locust.log, telemetry.log."""
         return self.root / "logs"

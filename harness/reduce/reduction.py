@@ -1,7 +1,7 @@
 """Run directory -> Summary. Pure: reads only the directory, and the same directory gives the same bytes."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,6 +18,7 @@ from harness.reduce.counters import LAST_LABELS, ServerCounters, wanted
 from harness.reduce.energy_summary import Flowing, RunEnergy, StageEnergy, run_energy
 from harness.reduce.load import Run, load_run, mapping, number, sequence
 from harness.reduce.quality import UNVERIFIED, quality
+from harness.reduce.recount import recounted
 from harness.reduce.rosetta import rosetta
 from harness.reduce.settle import settle
 from harness.reduce.stage import Flows, StageFigures
@@ -103,7 +104,8 @@ def reduce_fully(path: Path) -> Reduction:
         stages.intended_in(requests, headline) if headline is not None else None,
         sum(turns) if turns else None,
     )
-    reconciliation = _reconcile(run, counters)
+    counted = recounted(run)
+    reconciliation = {key: replace(one, tokenizer=counted[key]) for key, one in _reconcile(run, counters).items()}
     server = _server(counters, headline)
     host = _host(run, headline)
     stage_planned = int(planned) if planned is not None and len(windows) == 1 else None

@@ -171,6 +171,8 @@ class Agreement:
         tolerance: how many tokens the server may have counted beyond the client: what streams without usage had asked for.
         ok: None when there is nothing to hold against each other.
         note: in words.
+        tokenizer: the third account, the model's tokenizer on a sample of the requests (`harness.reduce.recount`); {} in summaries of
+            before there was one.
     """
 
     client: float | None
@@ -179,6 +181,7 @@ class Agreement:
     tolerance: float | None
     ok: bool | None
     note: str | None = None
+    tokenizer: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """As in summary.json."""
@@ -189,6 +192,7 @@ class Agreement:
             "tolerance": self.tolerance,
             "ok": self.ok,
             "note": self.note,
+            "tokenizer": dict(self.tokenizer),
         }
 
 

@@ -12,6 +12,7 @@ from harness.reduce.client import client_concerns
 from harness.reduce.counters import ServerCounters
 from harness.reduce.load import Run, mapping, number, sequence
 from harness.reduce.quality import quality_concerns
+from harness.reduce.recount import recount_concerns
 from harness.reduce.settle import steady_concerns
 from harness.reduce.stage import Flows, StageFigures, gpu_count, intended_in
 from harness.reduce.summary import Agreement, Verdict
@@ -91,6 +92,7 @@ def judge(
     found += _server(run, headline, counters, flow, number(answers.get("input_tok")) or 0.0, smoke=smoke)
     found += _lengths(run, smoke=smoke)
     found += quality_concerns(run, answers, smoke=smoke)
+    found += recount_concerns({key: agreement.tokenizer for key, agreement in reconciliation.items()}, smoke=smoke)
     if headline is not None:
         found += figures[headline.name].energy_concerns
     if gpu_count(run) is not None and run.power is None:

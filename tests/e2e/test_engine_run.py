@@ -10,10 +10,24 @@ SMOKE = Path(__file__).parents[2] / "loadprofiles" / "cpu-smoke.yaml"
 
 
 def test_the_first_profile_is_functional_and_its_counts_agree(harness, shared_cache):
-    done = harness("run", SMOKE, "--set", "traffic.load.0.window_s=4s", "--set", "traffic.load.0.warmup_s=1s", "--json")
+    done = harness(
+        "run",
+        SMOKE,
+        "--set",
+        "traffic.load.0.window_s=4s",
+        "--set",
+        "traffic.load.0.warmup_s=1s",
+        "--json",
+        "--set",
+        "quality.reference=answers.json",
+    )
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout)
     assert summary["verdict"]["status"] == "functional"
+    # The load did not change the answers, and the model's own tokenizer agrees to the token.
+    assert (summary["quality"]["passed"], summary["quality"]["change"]["texts_equal"]) == (True, 6)
+    assert (harness.folder / "answers.json").exists()
+    assert summary["reconciliation"]["input_tokens"]["tokenizer"]["relative_difference"] == 0
     (run,) = harness.runs()
     requests = pq.read_table(run / "requests.parquet").to_pylist()
     assert {row["outcome"] for row in requests} <= {"ok", "interrupted"}

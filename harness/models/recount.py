@@ -1,0 +1,330 @@
+"""Counts a finished run's prompts with the model's own tokenizer: `python -m harness.models.recount RUN` writes recount.json.
+
+The third of three accounts of the input's tokens, beside the server's usage and its counters. It runs after the load, in a process of its
+own, and only where the tokenizer is on this machine: the bodies are made again from the plan, which is a pure function of profile and seed.
+Of the answers no text is kept, so their tokens cannot be counted again.
+"""
+
+import json
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, NoReturn
+
+import pyarrow as pa
+from jinja2 import TemplateError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from harness.artifacts import tables
+from harness.artifacts.atomic import write_json
+from harness.artifacts.journal import read_table
+from harness.artifacts.layout import RunDir
+from harness.artifacts.manifest import read_manifest
+from harness.core.clock import wall_now
+from harness.core.errors import HarnessError
+from harness.core.records import CANARY, Api, ModelFacts, Outcome
+from harness.plan.bodies import Conversation, Texts
+from harness.plan.build import RunPlan, make_plan
+from harness.plan.types import PRIME_SUFFIX
+from harness.profile.schema import Profile
+
+MOST_REQUESTS: Final = 200
+"""Requests that are counted, evenly over the run."""
+MOST_BYTES: Final = 16_000_000
+"""Bytes of bodies that are counted: some 10 s of one core."""
+
+_SESSION: Final = re.compile(r"^(\d+)-(\d+)$")
+
+
+class NotCountedError(Exception):
+    """Why nothing can be counted, in words."""
+
+
+def recount(root: Path) -> dict[str, Any]:
+    """Count a sample of the run's answered prompts.
+
+    Returns:
+        `reason` (why there is nothing; None where there is), `api`, `answered` (requests with usage), `requests` (of these, counted),
+        `usage_tok` (the server's count of the counted ones), `text_tok` (all their texts by themselves), `messages` and `template_tok` (as
+        the model's chat template writes them; None without a template, or for an API that has no roles).
+    """
+    try:
+        return _recount(RunDir(root))
+    except NotCountedError as error:
+        return {"reason": str(error)}
+    except HarnessError as error:
+        return {"reason": error.what}
+
+
+def _recount(run_dir: RunDir) -> dict[str, Any]:
+    manifest = read_manifest(run_dir)
+    facts = _facts(manifest)
+    tokenizer = _tokenizer(facts)
+    plan, profile = _plan(manifest, facts)
+    template = _Template.of(Path(str(facts.path))) if profile.traffic.api is not Api.COMPLETIONS else None
+    rows = _answered(run_dir)
+    if not rows:
+        raise NotCountedError("no request was answered with a count of its input tokens")
+    model = str((manifest.get("endpoints") or [{}])[0].get("model") or facts.model_id)
+    counted = messages = usage_tok = text_tok = template_tok = spent = 0
+    for body, input_tok in _bodies(plan, model, rows):
+        document = json.loads(body)
+        texts = list(_texts(document))
+        text_tok += sum(_count(tokenizer, text) for text in texts)
+        messages += len(document.get("messages") or document.get("input") or ()) + 1
+        if template is not None:
+            conversation, tools = _chat_form(document)
+            template_tok += _count(tokenizer, template.render(conversation, tools))
+        counted, usage_tok, spent = counted + 1, usage_tok + input_tok, spent + len(body)
+        if spent > MOST_BYTES:
+            break
+    return {
+        "reason": None,
+        "api": str(profile.traffic.api),
+        "answered": len(rows),
+        "requests": counted,
+        "messages": messages,
+        "usage_tok": usage_tok,
+        "text_tok": text_tok,
+        "template_tok": template_tok if template is not None else None,
+    }
+
+
+def _facts(manifest: Mapping[str, Any]) -> ModelFacts:
+    raw = manifest.get("model")
+    known = {key: value for key, value in raw.items() if key in ModelFacts.__dataclass_fields__} if isinstance(raw, Mapping) else {}
+    if not known.get("model_id"):
+        raise NotCountedError("the manifest does not say which model was served")
+    return ModelFacts(**known)
+
+
+def _tokenizer(facts: ModelFacts) -> Any:  # noqa: ANN401 - tokenizers.Tokenizer, which is not always there
+    path = None if facts.path is None else Path(facts.path) / "tokenizer.json"
+    if path is None or not path.is_file():
+        raise NotCountedError("the model's tokenizer (tokenizer.json) is not on this machine")
+    try:
+        from tokenizers import Tokenizer
+    except ImportError:
+        raise NotCountedError("the package tokenizers is not installed (extra torch)") from None
+    return Tokenizer.from_file(str(path))
+
+
+def _plan(manifest: Mapping[str, Any], facts: ModelFacts) -> tuple[RunPlan, Profile]:
+    try:
+        profile = Profile.model_validate(manifest.get("profile"))
+    except ValueError as error:
+        raise NotCountedError("the manifest's profile is not one of this version of the harness") from error
+    plan = make_plan(profile, facts)
+    if plan.plan_sha256 != manifest.get("plan_sha256"):
+        raise NotCountedError("this version of the harness makes another plan of the profile, so the bodies cannot be made again")
+    return plan, profile
+
+
+def _answered(run_dir: RunDir) -> list[dict[str, Any]]:
+    """Rows of the load's answered requests whose session the plan names, in the order of their ids."""
+    columns = ["request_id", "session_id", "turn", "class", "stage", "outcome", "input_tok"]
+    if run_dir.requests.exists():
+        import pyarrow.parquet as pq
+
+        table = pq.ParquetFile(run_dir.requests).read(columns=columns)
+    else:
+        table = read_table(sorted(run_dir.requests_dir.glob("*.arrows")), tables.REQUESTS).select(columns)
+    assert isinstance(table, pa.Table)
+    kept = [
+        row
+        for row in table.to_pylist()
+        if row["outcome"] == Outcome.OK
+        and row["input_tok"] is not None
+        and row["class"] != CANARY
+        and not row["class"].endswith(PRIME_SUFFIX)
+        and _SESSION.match(row["session_id"])
+    ]
+    return sorted(kept, key=lambda row: (row["session_id"], row["turn"]))
+
+
+def _bodies(plan: RunPlan, model: str, rows: Sequence[Mapping[str, Any]]) -> Iterator[tuple[bytes, int]]:
+    """(body, the server's count of it) of requests that are spread evenly over the rows."""
+    step = max(1, -(-len(rows) // MOST_REQUESTS))
+    texts = Texts(plan.seed, plan.tok_per_word)
+    name: str | None = None
+    talk: Conversation | None = None
+    for row in rows[::step]:
+        if row["session_id"] != name or talk is None:
+            name = str(row["session_id"])
+            stage, number = (int(part) for part in name.split("-"))
+            try:
+                talk = Conversation(plan.session(stage, number), plan.settings, model, texts)
+            except (LookupError, IndexError) as error:
+                raise NotCountedError(f"the plan has no session {name}") from error
+        yield talk.body(row["turn"]), row["input_tok"]
+
+
+def _count(tokenizer: Any, text: str) -> int:  # noqa: ANN401 - tokenizers.Tokenizer
+    return len(tokenizer.encode(text, add_special_tokens=False).ids)
+
+
+def _texts(document: Mapping[str, Any]) -> Iterator[str]:
+    """Every text of a body that a model reads, whatever the API."""
+    for key in ("prompt", "instructions"):
+        if isinstance(document.get(key), str):
+            yield document[key]
+    for message in (*_listed(document.get("system")), *(document.get("messages") or ()), *(document.get("input") or ())):
+        yield from _said(message)
+    for tool in document.get("tools") or ():
+        yield from _strings(tool)
+
+
+def _listed(system: object) -> Sequence[Any]:
+    return [{"content": system}] if isinstance(system, str) else system if isinstance(system, list) else ()
+
+
+_WORDS: Final = ("text", "content", "input", "output", "arguments", "tool_calls", "function")
+
+
+def _said(value: object) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key in _WORDS:
+            if key in value:
+                yield from _said(value[key])
+    elif isinstance(value, list):
+        for item in value:
+            yield from _said(item)
+
+
+def _strings(value: object) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _strings(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _strings(item)
+
+
+def _chat_form(document: Mapping[str, Any]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Messages and tools in the form that chat templates take, from a body of any API with roles."""
+    out: list[dict[str, Any]] = []
+    system = document.get("instructions")
+    system = system if isinstance(system, str) else "\n".join(_said(document.get("system") or ""))
+    if system:
+        out.append({"role": "system", "content": system})
+    for message in document.get("messages") or document.get("input") or ():
+        out += _turns(message)
+    tools = []
+    for tool in document.get("tools") or ():
+        function = tool.get("function") or {
+            "name": tool.get("name"),
+            "description": tool.get("description"),
+            "parameters": tool.get("parameters") or tool.get("input_schema"),
+        }
+        tools.append({"type": "function", "function": function})
+    return out, tools
+
+
+def _turns(message: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    kind = message.get("type")
+    if kind == "function_call":
+        yield {"role": "assistant", "content": "", "tool_calls": [_call(message["call_id"], message["name"], message["arguments"])]}
+        return
+    if kind == "function_call_output":
+        yield {"role": "tool", "tool_call_id": message["call_id"], "content": message["output"]}
+        return
+    content = message.get("content")
+    if not isinstance(content, list):
+        calls = [_call(call["id"], call["function"]["name"], call["function"]["arguments"]) for call in message.get("tool_calls") or ()]
+        yield {**message, "content": content or "", **({"tool_calls": calls} if calls else {})}
+        return
+    said = [block["text"] for block in content if block.get("type") == "text"]
+    calls = [_call(block["id"], block["name"], block["input"]) for block in content if block.get("type") == "tool_use"]
+    for block in content:
+        if block.get("type") == "tool_result":
+            yield {"role": "tool", "tool_call_id": block["tool_use_id"], "content": "".join(_said(block.get("content")))}
+    if said or calls:
+        yield {"role": message["role"], "content": "\n".join(said), **({"tool_calls": calls} if calls else {})}
+
+
+def _call(call_id: str, name: str, arguments: object) -> dict[str, Any]:
+    inner = json.loads(arguments) if isinstance(arguments, str) else arguments
+    return {"id": call_id, "type": "function", "function": {"name": name, "arguments": inner}}
+
+
+class _Template:
+    """A model's chat template, as servers render it: Jinja in a sandbox, with the helpers that templates count on."""
+
+    def __init__(self, source: str, tokens: Mapping[str, str]) -> None:
+        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
+        environment.filters["tojson"] = _tojson
+        environment.globals["raise_exception"] = _refuse
+        environment.globals["strftime_now"] = lambda form: wall_now().astimezone().strftime(form)
+        self._tokens = tokens
+        try:
+            self._template = environment.from_string(source)
+        except TemplateError as error:
+            raise NotCountedError(f"the model's chat template cannot be read: {error}") from error
+
+    @classmethod
+    def of(cls, folder: Path) -> "_Template | None":
+        """The template of a model's folder; None where it has none."""
+        config = _json(folder / "tokenizer_config.json")
+        file = folder / "chat_template.jinja"
+        source = file.read_text(encoding="utf-8") if file.is_file() else config.get("chat_template")
+        if isinstance(source, list):
+            source = next((one.get("template") for one in source if one.get("name") == "default"), None)
+        if not isinstance(source, str):
+            return None
+        tokens = {}
+        for key in ("bos_token", "eos_token", "unk_token", "pad_token"):
+            value = config.get(key)
+            text = value.get("content") if isinstance(value, Mapping) else value
+            if isinstance(text, str):
+                tokens[key] = text
+        return cls(source, tokens)
+
+    def render(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]]) -> str:
+        """The prompt that the model reads.
+
+        Raises:
+            NotCountedError: the template refuses it.
+        """
+        try:
+            return self._template.render(messages=messages, tools=tools or None, add_generation_prompt=True, **self._tokens)
+        except TemplateError as error:
+            raise NotCountedError(f"the model's chat template refuses the messages: {error}") from error
+
+
+def _tojson(value: object, indent: int | None = None, **_: object) -> str:
+    return json.dumps(value, ensure_ascii=False, indent=indent)
+
+
+def _refuse(message: str) -> NoReturn:
+    raise TemplateError(message)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def main(argv: Sequence[str]) -> int:
+    """Count the run directory named by the only argument and write its recount.json."""
+    if len(argv) != 1:
+        sys.stderr.write("usage: python -m harness.models.recount RUN\n")
+        return 2
+    run_dir = RunDir(Path(argv[0]))
+    try:
+        write_json(run_dir.recount, recount(run_dir.root))
+    except HarnessError as error:
+        sys.stderr.write(f"{error}\n")
+        return int(error.exit_code)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
