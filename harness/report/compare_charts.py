@@ -1,0 +1,183 @@
+"""Charts of a comparison, drawn by Vega-Lite to SVG in the placeholder colours of `harness.report.charts`."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from harness.report.charts import SERIES
+
+_SOFT, _GRID = "#010101", "#010102"
+SHAPES: Final = ("circle", "square", "triangle-up", "diamond")
+"""Points of sides differ in more than colour."""
+
+
+@dataclass(frozen=True, slots=True)
+class RatioMark:
+    """One ratio of the overview.
+
+    Attributes:
+        figure: row of the chart.
+        side: position of the side, from 1 (the baseline is 0).
+        ratio: to the baseline's.
+        low: lower end of its interval; None where there is none.
+        high: its upper end.
+    """
+
+    figure: str
+    side: int
+    ratio: float
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class TradePoint:
+    """One run in the plane of tokens per user and tokens per GPU.
+
+    Attributes:
+        side: position of the side.
+        order: position along the side's line: its stage.
+        x: tokens per second and user.
+        y: tokens per second and GPU.
+    """
+
+    side: int
+    order: int
+    x: float
+    y: float
+
+
+def draw(spec: Mapping[str, Any]) -> str:
+    """A specification as SVG in placeholder colours."""
+    import vl_convert
+
+    return str(vl_convert.vegalite_to_svg(dict(spec)))
+
+
+def ratios(marks: Sequence[RatioMark], names: Sequence[str], width: int) -> dict[str, Any]:
+    """Ratios with their intervals about a line at 1.
+
+    Args:
+        marks: what to draw; figures appear in their order.
+        names: of the sides, the baseline's first.
+        width: in CSS pixels.
+    """
+    figures = list(dict.fromkeys(mark.figure for mark in marks))
+    sides = [names[i] for i in sorted({mark.side for mark in marks})]
+    rows = [
+        {"f": mark.figure, "s": names[mark.side], "r": mark.ratio, "lo": mark.low or mark.ratio, "hi": mark.high or mark.ratio}
+        for mark in marks
+    ]
+    ends = [value for row in rows for value in (row["lo"], row["hi"])] + [1.0]
+    low, high = min(ends) / 1.03, max(ends) * 1.03
+    colour = _colour(sides, names)
+    y = {"field": "f", "type": "nominal", "sort": figures, "axis": {"title": None, "ticks": False, "domain": False, "labelLimit": 190}}
+    offset = {"yOffset": {"field": "s", "type": "nominal", "sort": sides}} if len(sides) > 1 else {}
+    scale = {"type": "log", "domain": [low, high], "nice": False}
+    axis = {"title": "ratio to A, with 95 % interval", "format": "~g", "values": _ratio_ticks(low, high, narrow=width < 500)}
+
+    def x(field: str) -> dict[str, Any]:
+        return {"field": field, "type": "quantitative", "scale": scale, "axis": axis}
+
+    return _whole(
+        width,
+        24 + len(figures) * max(26, 15 * len(sides)),
+        rows,
+        [
+            {"data": {"values": [{"one": 1}]}, "mark": {"type": "rule", "color": _SOFT}, "encoding": {"x": x("one")}},
+            {
+                "mark": {"type": "rule", "strokeWidth": 2},
+                "encoding": {"x": x("lo"), "x2": {"field": "hi"}, "y": y, "color": colour, **offset},
+            },
+            {
+                "mark": {"type": "point", "filled": True, "size": 60, "opacity": 1},
+                "encoding": {"x": x("r"), "y": y, "color": colour, "shape": _shape(sides, names), **offset},
+            },
+        ],
+    )
+
+
+def trade(points: Sequence[TradePoint], names: Sequence[str], y_title: str, size: tuple[int, int]) -> dict[str, Any]:
+    """Tokens per GPU against tokens per user: a point a run, a line through the means of a side's stages."""
+    sides = [names[i] for i in sorted({point.side for point in points})]
+    rows = [{"s": names[p.side], "o": p.order, "x": p.x, "y": p.y} for p in points]
+    colour = _colour(sides, names)
+    x_axis = {"title": "tokens per second per user (1 / median TPOT)", "format": "~s"}
+    y_axis = {"title": y_title, "format": "~s", "domain": False, "ticks": False}
+    x_scale, y_scale = {"zero": True, "nice": True}, {"zero": True, "nice": True}
+    layers: list[dict[str, Any]] = [
+        {
+            "mark": {"type": "point", "filled": True, "size": 70, "opacity": 0.9},
+            "encoding": {
+                "x": {"field": "x", "type": "quantitative", "scale": x_scale, "axis": x_axis},
+                "y": {"field": "y", "type": "quantitative", "scale": y_scale, "axis": y_axis},
+                "color": colour,
+                "shape": _shape(sides, names),
+            },
+        }
+    ]
+    if len({point.order for point in points}) > 1:
+        means = [{"op": "mean", "field": field, "as": f"m{field}"} for field in ("x", "y")]
+        layers.append(
+            {
+                "mark": {"type": "line", "strokeWidth": 1.5},
+                "transform": [{"aggregate": means, "groupby": ["s", "o"]}],
+                "encoding": {
+                    "x": {"field": "mx", "type": "quantitative", "scale": x_scale, "axis": x_axis},
+                    "y": {"field": "my", "type": "quantitative", "scale": y_scale, "axis": y_axis},
+                    "order": {"field": "o"},
+                    "color": colour,
+                },
+            }
+        )  # fmt: skip
+    return _whole(*size, rows, layers)
+
+
+def _colour(sides: Sequence[str], names: Sequence[str]) -> dict[str, Any]:
+    places = [names.index(side) % len(SERIES) for side in sides]
+    return {"field": "s", "type": "nominal", "legend": None, "scale": {"domain": list(sides), "range": [SERIES[i] for i in places]}}
+
+
+def _shape(sides: Sequence[str], names: Sequence[str]) -> dict[str, Any]:
+    places = [names.index(side) % len(SHAPES) for side in sides]
+    return {"field": "s", "type": "nominal", "legend": None, "scale": {"domain": list(sides), "range": [SHAPES[i] for i in places]}}
+
+
+def _ratio_ticks(low: float, high: float, *, narrow: bool) -> list[float]:
+    """Round ratios: closely spaced where all ratios are near 1, decades where they are not; 1 is always among them."""
+    for step in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0):
+        ticks = [round(1 + i * step, 6) for i in range(-100, 101) if low <= 1 + i * step <= high and 1 + i * step > 0]
+        if len(ticks) <= (5 if narrow else 9):
+            return ticks
+    wide = [m * 10.0**e for e in range(-6, 7) for m in (1, 2, 5)]
+    kept = [tick for tick in wide if low <= tick <= high]
+    return kept if len(kept) <= (5 if narrow else 9) else [tick for tick in kept if f"{tick:e}".startswith("1")]
+
+
+def _whole(width: int, height: int, rows: Sequence[Mapping[str, Any]], layers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    return {
+        "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
+        "width": width,
+        "height": height,
+        "background": None,
+        "padding": 2,
+        "autosize": {"type": "fit", "contains": "padding"},
+        "data": {"values": list(rows)},
+        "layer": list(layers),
+        "config": {
+            "font": "Helvetica, Arial, sans-serif",
+            "view": {"stroke": None},
+            "axis": {
+                "labelColor": _SOFT,
+                "titleColor": _SOFT,
+                "gridColor": _GRID,
+                "domainColor": _SOFT,
+                "tickColor": _SOFT,
+                "labelFontSize": 11.5,
+                "titleFontSize": 11.5,
+                "titleFontWeight": "normal",
+                "titlePadding": 8,
+                "labelPadding": 6,
+            },
+        },
+    }
