@@ -99,12 +99,12 @@ class Coefficient:
 
     Attributes:
         value: in `unit`.
-        error: half-width of its 95 % interval, from leaving out one stage at a time; None where that cannot be told.
+        error: half-width of its 95 % interval, gain error of the sensors not included.
     """
 
     term: str
     value: float
-    error: float | None
+    error: float
     unit: str
 
 
@@ -235,7 +235,7 @@ def fit(stages: Sequence[StageSlices], *, check_design: bool = True) -> Attribut
     held_out, jackknife = _held_out(stages)
     coefficients = tuple(
         Coefficient(term, float(value), error, unit)
-        for term, value, error, unit in zip(TERMS, values, _errors(jackknife), UNITS, strict=True)
+        for term, value, error, unit in zip(TERMS, values, _errors(work, joules, values, jackknife), UNITS, strict=True)
     )
     reason: str | None = None
     worst = max(held_out, key=lambda name: abs(held_out[name]), default=None)
@@ -322,14 +322,22 @@ def _held_out(stages: Sequence[StageSlices]) -> tuple[dict[str, float], list[Flo
     return errors, fits
 
 
-def _errors(fits: Sequence[Floats]) -> list[float | None]:
-    """Half-widths by the jackknife over stages; None with fewer than three of them."""
+def _errors(work: npt.NDArray[np.float64], joules: Floats, values: Floats, fits: Sequence[Floats]) -> list[float]:
+    """Half-widths: the larger of what the rows' scatter gives and of the jackknife over those stages that can be left out.
+
+    The first knows nothing of a model that is wrong stage by stage, the second nothing of terms that one stage alone carries.
+    """
+    rows, terms = work.shape
+    variance = float(np.sum((joules - work @ values) ** 2)) / (rows - terms)
+    scale = np.sqrt(np.sum(work**2, axis=0))
+    scaled = work / scale
+    half = t_quantile(rows - terms) * np.sqrt(variance * np.diag(np.linalg.inv(scaled.T @ scaled))) / scale
     n = len(fits)
-    if n < 3:
-        return [None] * len(TERMS)
-    table = np.array(fits)
-    spread = np.sqrt((n - 1) / n * np.sum((table - table.mean(axis=0)) ** 2, axis=0))
-    return [float(t_quantile(n - 1) * value) for value in spread]
+    if n >= 3:
+        table = np.array(fits)
+        spread = np.sqrt((n - 1) / n * np.sum((table - table.mean(axis=0)) ** 2, axis=0))
+        half = np.maximum(half, t_quantile(n - 1) * spread)
+    return [float(value) for value in half]
 
 
 def components(attribution: Attribution, work: Floats, joules: float) -> dict[str, float]:
