@@ -71,6 +71,9 @@ QUICK_WINDOW_S: Final = 120.0
 """Runs whose windows are shorter than this in all make do with a quick certificate."""
 
 
+LOOP_LAG_KEPT_S: Final = 0.005
+"""A load generator's timer that fires later than this is kept as an event, for the reduction."""
+
 RECOUNT_TIMEOUT_S: Final = 120.0
 """Longest wait for the count of the prompts by the model's tokenizer, after the run."""
 
@@ -456,6 +459,8 @@ class _Run:
         name = fields.pop("event")
         if name == "progress":
             self._traffic = fields
+            if (fields.get("loop_lag_s") or 0.0) > LOOP_LAG_KEPT_S:
+                self._events.append("loop_lag", t_ns=fields.get("t_ns"), lag_s=fields["loop_lag_s"])
             return
         if name == "stage_started":
             self._stage_start_ns = fields["start_ns"]

@@ -1,13 +1,14 @@
 """How far the load generator's own clock can be trusted: its certificate, and its live error by the canaries."""
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any, Final
 
 import numpy as np
 
 from harness.artifacts.truth import pair
 from harness.core.records import Concern, Outcome, Severity
-from harness.reduce.load import Run, mapping, number
+from harness.reduce.load import Run, mapping, number, sequence
 from harness.reduce.stats import Floats
 from harness.reduce.windows import StageWindow
 
@@ -17,6 +18,10 @@ ERROR_LIMIT_S: Final = 0.010
 """Limit of an error without an SLO."""
 CERTIFIED_SLACK: Final = 1.1
 """A load may be this much above the certified one: levels are tried in steps."""
+LOOP_LAG_LIMIT_S: Final = 0.05
+"""Limit of the load generator's event-loop lag without a TTFT SLO: as that of schedule lag."""
+MAX_AGE_DAYS: Final = 30.0
+"""A certificate older than this is stale: as `harness.traffic.calibrate` takes none from its cache that is."""
 PEAK_S: Final = 5.0
 """The load is held against the certificate at its busiest stretch of this length."""
 
@@ -75,7 +80,20 @@ def _load(run: Run, headline: StageWindow | None) -> dict[str, Any] | None:
         "events_per_s": len(inside) / length_s,
         "events_per_s_peak": _peak(inside, length_s),
         "body_bytes_mean": float(np.mean(bodies.to_numpy())) if len(bodies) else None,
+        "loop_lag_s_max": _loop_lag(run, headline),
     }
+
+
+def _loop_lag(run: Run, headline: StageWindow) -> float | None:
+    """The latest that a timer of the load generator fired in the window; None where none was late enough to be told."""
+    assert headline.start is not None
+    assert headline.end is not None
+    found = [
+        number(event.get("lag_s")) or 0.0
+        for event in run.events
+        if event["event"] == "loop_lag" and isinstance(event.get("t_ns"), int) and headline.start <= run.at(event["t_ns"]) < headline.end
+    ]
+    return max(found, default=None)
 
 
 def _peak(times: Floats, length_s: float) -> float:
@@ -91,11 +109,18 @@ def client_concerns(run: Run, figures: Mapping[str, Any], slos: Mapping[str, flo
     severity = Severity.NOTE if smoke else Severity.DEGRADED
     out = _canary_concerns(run, mapping(figures.get("canary")), slos, severity)
     calibration, load = mapping(figures.get("calibration")), mapping(figures.get("load"))
+    lag_s = number(load.get("loop_lag_s_max"))
+    slo_s = slos.get("ttft_s")
+    limit_s = SLO_SHARE * slo_s if slo_s else LOOP_LAG_LIMIT_S
+    if lag_s is not None and lag_s > limit_s:
+        text = f"A timer of the load generator fired {lag_s * 1e3:.0f} ms late: its event loop was held up, and what it timed then with it."
+        out.append(Concern("event_loop_lag", severity, text, lag_s, limit_s))
     if not calibration:
         if not smoke and not any(concern.code.startswith("calibration_") for concern in run.concerns):
             text = "The run held no client-fidelity certificate, so what its load generator can carry on this host is not known."
             out.append(Concern("calibration_missing", severity, text))
         return out
+    out += _stale(run, calibration, severity)
     if calibration.get("sufficient") is not True:
         text = "This host's load generator did not carry the load within bounds when it was calibrated."
         out.append(Concern("calibration_insufficient", severity, text))
@@ -109,6 +134,31 @@ def client_concerns(run: Run, figures: Mapping[str, Any], slos: Mapping[str, flo
         text = f"Request bodies were {bytes_mean:,.0f} bytes on average; the load generator is certified with {bytes_certified:,.0f}."
         out.append(Concern("beyond_certificate", severity, text, bytes_mean, bytes_certified))
     return out
+
+
+def _stale(run: Run, calibration: Mapping[str, Any], severity: Severity) -> list[Concern]:
+    """A certificate holds for a host, and for a while: kernels, drivers and neighbours change."""
+    out = []
+    anchor = next((mapping(one) for one in sequence(run.manifest.get("clock_anchors"))), {})
+    unix_s = number(anchor.get("unix_ns"))
+    made = _unix_s(calibration.get("made_at"))
+    if unix_s is not None and made is not None:
+        days = (unix_s * 1e-9 - made) / 86400
+        if abs(days) > MAX_AGE_DAYS:
+            text = f"The client-fidelity certificate is {days:.0f} days older than the run."
+            out.append(Concern("calibration_stale", severity, text, days, MAX_AGE_DAYS))
+    its = mapping(calibration.get("host")).get("cpu")
+    here = mapping(mapping(run.manifest.get("hardware")).get("cpu")).get("model")
+    if its and here and its != here:
+        out.append(Concern("calibration_stale", severity, f"The client-fidelity certificate is of another host: {its}, not {here}."))
+    return out
+
+
+def _unix_s(made_at: object) -> float | None:
+    try:
+        return datetime.fromisoformat(str(made_at)).timestamp()
+    except ValueError:
+        return None
 
 
 def _workers(run: Run, calibration: Mapping[str, Any]) -> int:

@@ -44,6 +44,8 @@ WINDOW_TOLERANCE: Final = 0.01
 """Client and server may differ by this share within the window, where counters are interpolated."""
 LENGTH_TOLERANCE: Final = 0.05
 """Mean realised input length may differ from the plan's by this share."""
+CLIPPED_SHARE: Final = 0.05
+"""Share of clipped requests above which the load is another one than the workload describes."""
 WARM_TOK: Final = 1000
 """Prompt tokens counted before the load that probes and the quality check do not explain."""
 
@@ -317,6 +319,12 @@ def _lengths(run: Run, *, smoke: bool) -> list[Concern]:
     if scale is not None and scale != 1:
         text = f"All lengths of the workload were multiplied by {scale:.4g} to fit the model."
         out.append(Concern("lengths_scaled", Severity.NOTE, text, scale, 1))
+    clipped, whole = number(plan.get("clipped_requests")), number(plan.get("planned_requests")) or float(len(requests))
+    if clipped and whole:
+        text = f"{clipped:.0f} planned requests were drawn longer than the context and were clipped to it."
+        out.append(
+            Concern("lengths_clipped", severity if clipped / whole > CLIPPED_SHARE else Severity.NOTE, text, clipped / whole, CLIPPED_SHARE)
+        )
     uncounted = int(np.sum(np.isnan(requests.output_tok) & requests.ok))
     if uncounted:
         text = f"{uncounted} answers came without the server's count of output tokens."
