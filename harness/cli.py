@@ -36,6 +36,8 @@ models_app = typer.Typer(help="Built-in models: list them, add the one with real
 app.add_typer(models_app, name="models")
 traces_app = typer.Typer(help="Recorded traffic: describe a trace, convert it to the plain form.", no_args_is_help=True)
 app.add_typer(traces_app, name="traces")
+energy_app = typer.Typer(help="Joules of a run in detail; power sensors held against a meter.", no_args_is_help=True)
+app.add_typer(energy_app, name="energy")
 quality_app = typer.Typer(
     help="Whether a served model's answers are right: record the reference that runs hold them against.", no_args_is_help=True
 )
@@ -596,6 +598,52 @@ def traces_convert(
         _dump({"out": str(out), "requests": written})
     else:
         print(f"{out}: {written:,} requests")
+
+
+@energy_app.command("show")
+@_command
+def energy_show(run: RunPath, json_output: Json = False) -> None:
+    """Print a run's joules: boundaries, ladder, idle, attribution, classes, boards."""
+    from harness.console import print_table
+    from harness.reduce.energy_text import energy_tables
+    from harness.reduce.reduction import reduce_run
+
+    energy = reduce_run(run).energy
+    if json_output:
+        _dump(energy)
+        return
+    for table in energy_tables(energy):
+        print_table(table.title, table.columns, table.rows)
+        print()
+    reason = energy["attribution"]["reason"]
+    if reason is not None:
+        print(f"no attribution of joules to input and output: {reason}")
+
+
+@energy_app.command("calibrate")
+@_command
+def energy_calibrate(
+    run: RunPath,
+    meter: Annotated[Path, typer.Option("--meter", metavar="CSV", help="The meter's readings during that run: time, power_w.")],
+    accuracy: Annotated[float, typer.Option("--accuracy", help="Of the meter, as a ratio: 0.005 is half a percent.")],
+    device: Annotated[str | None, typer.Option("--device", metavar="UUID", help="The board, where the run had several.")] = None,
+    name: Annotated[str | None, typer.Option("--name", help="Of the meter.")] = None,
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="File to write, for energy.calibration.")] = Path(
+        "meter-calibration.json"
+    ),
+    json_output: Json = False,
+) -> None:
+    """Hold a board's power sensor against a meter; the result replaces the default error of its joules."""
+    from harness.artifacts.atomic import write_json
+    from harness.reduce.energy_calibrate import calibrate
+
+    found = calibrate(run, meter, accuracy=accuracy, device=device, name=name, into=out)
+    write_json(out, found.document)
+    if json_output:
+        _dump(found.document)
+        return
+    print(found.sentence())
+    print(f"{out}: name it as energy.calibration in the profile")
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ from harness.core.records import Basis
 from harness.reduce.energy import GPU_BOUNDARIES, Columns, energies
 from harness.reduce.energy_attribution import SLICE_S
 from harness.reduce.energy_curves import from_power
-from harness.reduce.energy_error import CALIBRATION_SCHEMA, MeterCalibration, parse_calibration
+from harness.reduce.energy_error import CALIBRATION_SCHEMA, MeterCalibration, parse_calibration, read_calibration
 from harness.reduce.load import Run, load_run, mapping, sequence
 from harness.reduce.stage import gpu_uuids
 from harness.reduce.stats import Floats
@@ -65,7 +65,9 @@ class Calibrated:
         )
 
 
-def calibrate(run_dir: Path, meter: Path, *, accuracy: float, device: str | None = None, name: str | None = None) -> Calibrated:
+def calibrate(
+    run_dir: Path, meter: Path, *, accuracy: float, device: str | None = None, name: str | None = None, into: Path | None = None
+) -> Calibrated:
     """Hold the power sensor of one board against a meter's readings of the same stretch of time.
 
     Args:
@@ -74,6 +76,7 @@ def calibrate(run_dir: Path, meter: Path, *, accuracy: float, device: str | None
         accuracy: of the meter, relative, 95 %, from its data sheet.
         device: UUID of the board (a part from the start is enough); needed where the run had several.
         name: of the meter, for the file.
+        into: a calibration file whose other boards are kept, if it is there.
 
     Raises:
         ProfileError: an accuracy that is none, or a board that cannot be told.
@@ -110,9 +113,11 @@ def calibrate(run_dir: Path, meter: Path, *, accuracy: float, device: str | None
     spread = 1.96 * float(np.std(ratios, ddof=1)) / gain
     error = math.hypot(accuracy, spread)
     slice_w = by_sensor / (np.diff(edges) * NS)
+    kept = mapping(read_calibration(into)[1].get("devices")) if into is not None and into.exists() else {}
     document = {
         "schema_version": CALIBRATION_SCHEMA,
         "devices": {
+            **kept,
             device_id: {
                 "gain": gain,
                 "error_ratio": error,
@@ -123,7 +128,7 @@ def calibrate(run_dir: Path, meter: Path, *, accuracy: float, device: str | None
                 "slices": len(ratios),
                 "power_w": [float(np.min(slice_w)), float(np.max(slice_w))],
                 "ratio": [float(np.min(ratios)), float(np.max(ratios))],
-            }
+            },
         },
     }
     return Calibrated(device_id, gain, error, len(ratios), float(np.min(slice_w)), float(np.max(slice_w)), document)
