@@ -159,6 +159,13 @@ def _apart(means: Floats, cut: int) -> float:
     return gap / (spread * math.sqrt((1 + r) / (1 - r) * (1 / len(first) + 1 / len(rest))))
 
 
+def _ranks(values: Floats) -> Floats:
+    """Ranks from 0; equal values have the mean of theirs."""
+    _, place, count = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(count)
+    return np.asarray((last - (count + 1) / 2)[place], dtype=np.float64)
+
+
 def trend(values: Floats) -> Trend:
     """Mann's and Kendall's test with the variance of a series that is correlated.
 
@@ -175,8 +182,8 @@ def trend(values: Floats) -> Trend:
     variance = (n * (n - 1) * (2 * n + 5) - float(np.sum(ties * (ties - 1) * (2 * ties + 5)))) / 18
     if variance <= 0:
         return Trend(0.0, 0.0, 1.0)
-    ranks = np.argsort(np.argsort(values - slope * np.arange(n), kind="stable"), kind="stable").astype(np.float64)
-    r = _correlation(ranks)
+    left = values - slope * np.arange(n)
+    r = 0.0 if float(np.ptp(left)) <= 1e-12 * float(np.max(np.abs(values))) else _correlation(_ranks(left))
     lags = np.arange(1, n)
     inflation = 1 + 2 * float(np.sum((1 - lags / n) * r**lags))
     z = (s - math.copysign(min(1.0, abs(s)), s)) / math.sqrt(variance * inflation)

@@ -26,6 +26,7 @@ class Builder:
     purpose: str = "smoke"
     state: str | None = "complete"
     warmup_s: float = 2.0
+    find_warmup: bool = False  # the profile leaves warmup_s open; the window opens with the stage then
     window_s: float = 20.0
     drain_s: float = 6.0
     gpus: int = 0
@@ -198,7 +199,8 @@ class Builder:
                     "api": "chat",
                     "workload": {"kind": "chat", "system_tok": 60},
                     "load": [
-                        {"kind": "concurrency", "name": "main", "concurrency": 4, "warmup_s": self.warmup_s, "window_s": self.window_s}
+                        {"kind": "concurrency", "name": "main", "concurrency": 4, "window_s": self.window_s}
+                        | {"warmup_s": None if self.find_warmup else self.warmup_s}
                     ],
                 },
                 "slos": self.slos,
