@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
+import pyarrow.compute as pc
 
 from harness.core.metric_names import Concept
 from harness.core.records import Concern, OutputLength, Purpose, RunState, Severity, Status
@@ -13,6 +14,7 @@ from harness.reduce.counters import ServerCounters
 from harness.reduce.load import Run, mapping, number, sequence
 from harness.reduce.quality import quality_concerns
 from harness.reduce.recount import recount_concerns
+from harness.reduce.scrapes import scrape_concerns
 from harness.reduce.settle import steady_concerns
 from harness.reduce.stage import Flows, StageFigures, gpu_count, intended_in
 from harness.reduce.summary import Agreement, Verdict
@@ -36,10 +38,6 @@ MIN_E2E_MULTIPLE: Final = 10
 """A headline's window is at least this many times the p95 of e2e."""
 MIN_COMPLETIONS_PER_SLOT: Final = 20
 """A headline wants at least this many completions per concurrency slot."""
-SCRAPES_MISSED: Final = 0.05
-"""Share of failed scrapes above which the server's counters are in doubt."""
-SCRAPE_GAP_INTERVALS: Final = 5
-"""A silence longer than this many scrape intervals within the window is a gap."""
 WINDOW_TOLERANCE: Final = 0.01
 """Client and server may differ by this share within the window, where counters are interpolated."""
 LENGTH_TOLERANCE: Final = 0.05
@@ -128,8 +126,7 @@ def _requests(run: Run, headline: StageWindow | None, *, smoke: bool) -> list[Co
     tried = n - dropped
     if failed:
         share = failed / tried
-        names, numbers = np.unique(requests.outcome[requests.failed].astype(str), return_counts=True)
-        kinds = ", ".join(f"{count} {name}" for name, count in zip(names, numbers, strict=True))
+        kinds = ", ".join(f"{count} {name}" for name, count in requests.outcome[requests.failed].counts().items())
         if smoke or share > ERROR_LIMIT:
             severity = Severity.INVALID
         else:
@@ -139,7 +136,7 @@ def _requests(run: Run, headline: StageWindow | None, *, smoke: bool) -> list[Co
     if dropped:
         text = f"{dropped} of {n} requests were dropped: sending them would have exceeded max_in_flight."
         out.append(Concern("requests_dropped", Severity.NOTE if smoke else Severity.DEGRADED, text, dropped, 0))
-    ids = len(np.unique(requests.request_id.astype(str)))
+    ids = pc.count_distinct(requests.request_id).as_py()
     if ids < n:
         text = f"{n - ids} request ids occur more than once: two runs are mixed up in here."
         out.append(Concern("duplicate_requests", Severity.INVALID, text, n - ids, 0))
@@ -257,28 +254,10 @@ def _server(
         return []
     out = []
     severity = Severity.NOTE if smoke else Severity.DEGRADED
-    resets = counters.resets()
-    if resets:
-        text = f"The server's counters started again {resets} time(s) during the run."
-        out.append(Concern("server_restarted", Severity.INVALID, text, resets, 0))
-    failed = sum(run.failed_scrapes.values())
-    good = sum(len(times) for times in counters.samples.scrapes.values())
-    if failed and failed / (failed + good) > SCRAPES_MISSED:
-        share = failed / (failed + good)
-        text = f"{failed} of {failed + good} scrapes of the server's metrics failed."
-        out.append(Concern("scrapes_missed", severity, text, share, SCRAPES_MISSED))
-    if headline is not None and headline.start is not None and headline.end is not None:
-        start, end = headline.start, headline.end
-        interval_s = number(mapping(run.profile.get("telemetry")).get("scrape_interval_s")) or 1.0
-        for target, times in counters.samples.scrapes.items():
-            inside = times[(times >= start) & (times < end)]
-            edges = np.concatenate([[start], inside, [end]])
-            gap_s = float(np.max(np.diff(edges))) * 1e-9
-            if gap_s > SCRAPE_GAP_INTERVALS * interval_s:
-                text = f"Metrics of {target} were silent for {gap_s:.1f} s within the window."
-                out.append(Concern("scrape_gap", severity, text, gap_s, SCRAPE_GAP_INTERVALS * interval_s))
-        if not smoke:
-            out += _window_agreement(counters, flow, start, end)
+    window = None if headline is None or headline.start is None or headline.end is None else (headline.start, headline.end)
+    out += scrape_concerns(run, counters, window, smoke=smoke)
+    if window is not None and not smoke:
+        out += _window_agreement(counters, flow, *window)
     before = counters.value_at_first(Concept.PROMPT_TOKENS, None)
     if before is not None and before - checked_tok > WARM_TOK:
         text = f"The server had processed {before:.0f} prompt tokens before this run, so its prefix cache may be warm."

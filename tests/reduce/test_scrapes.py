@@ -1,0 +1,63 @@
+"""What scraping itself says against a run is in the verdict."""
+
+import pyarrow as pa
+import pytest
+
+from harness.artifacts import tables
+from harness.artifacts.journal import JournalWriter
+from harness.artifacts.layout import RunDir
+from harness.reduce.reduction import reduce_run
+
+T0 = 5_000_000 * 10**9  # as the builder's
+
+
+def concerns(root) -> dict[str, object]:
+    return {concern.code: concern for concern in reduce_run(root).verdict.concerns}
+
+
+def append(root, target: str, *rows: tuple[int, str | None, bytes | None]) -> None:
+    """Further scrapes, as those of a recorder that was started again: (t_ns, error, body)."""
+    path = RunDir(root).scrapes_journal
+    with JournalWriter(path.with_name("raw-1.arrows"), tables.SCRAPES_RAW) as journal:
+        for t_ns, error, body in rows:
+            row = {"t_ns": t_ns, "duration_ns": 1, "target": target, "error": error}
+            if body is not None:
+                row |= {"body_zstd": pa.Codec("zstd").compress(body, asbytes=True), "body_bytes": len(body)}
+            journal.append([row])
+
+
+def test_a_target_that_never_answered_is_named_with_its_reason(steady, tmp_path) -> None:
+    root = steady(purpose="measure").write(tmp_path / "run")
+    append(root, "replica-1", *((T0 + i, "HTTP 500", None) for i in range(3)))
+    found = concerns(root)["target_unreachable"]
+    assert found.message == "replica-1 never gave metrics: HTTP 500 (3 times)."
+    assert found.severity == "degraded"
+
+
+def test_a_few_failed_scrapes_are_a_note_with_their_reason(steady, tmp_path) -> None:
+    builder = steady(purpose="measure")
+    builder.scrapes = [(at, label, None if at == builder.scrapes[5][0] else samples) for at, label, samples in builder.scrapes]
+    found = concerns(builder.write(tmp_path / "run"))["scrapes_failed"]
+    assert found.severity == "note"
+    assert "connection refused" in found.message
+
+
+@pytest.mark.parametrize(("moved_s", "seen"), [(0.2, False), (30.0, True)])
+def test_another_process_is_seen_by_its_start_time_even_where_no_counter_fell(steady, tmp_path, moved_s: float, seen: bool) -> None:
+    builder = steady(purpose="measure")
+    for position, (_, _, samples) in enumerate(builder.scrapes):
+        samples["process_start_time_seconds"] = 1.7e9 + (moved_s if position > 8 else 0.0)
+    found = concerns(builder.write(tmp_path / "run"))
+    assert ("server_restarted" in found) is seen
+
+
+def test_samples_that_cannot_be_used_are_told_and_do_not_spoil_the_run(steady, tmp_path) -> None:
+    root = steady(purpose="measure").write(tmp_path / "run")
+    body = b'vllm:num_requests_running{engine="9"} NaN\ntwice 1\ntwice 1\nstamped 1 5\n'
+    append(root, "replica-1", (T0 + 1, None, body))
+    problems = [concern for concern in reduce_run(root).verdict.concerns if concern.code == "scrape_problem"]
+    assert {concern.severity for concern in problems} == {"note"}
+    text = " ".join(concern.message for concern in problems)
+    assert "NaN" in text
+    assert "duplicate" in text
+    assert "timestamps of their own" in text
