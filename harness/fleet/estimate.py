@@ -175,6 +175,14 @@ class _Estimator:
             factors=self._factors,
             tornado=ranked,
             central=values,
+            stated={
+                "gpus": case.gpus,
+                "cap_mw": case.cap_mw,
+                "usd_per_h": case.usd_per_h,
+                "tok_s_per_session": case.tok_s_per_session,
+                "demand_tok_s": case.peak_demand_tok_s,
+            },
+            peak_draws=drawn["output_tok_s_peak"],
         )
 
     # factors

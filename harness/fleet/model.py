@@ -55,6 +55,13 @@ class Case:
     oversubscribe: float = 0.0
     point: CurvePoint | None = None
 
+    @property
+    def peak_demand_tok_s(self) -> float | None:
+        """What is asked for at peak, in tokens; None where no demand is stated."""
+        if self.demand_tok_s is None and self.demand_sessions is not None and self.tok_s_per_session is not None:
+            return self.demand_sessions * self.tok_s_per_session
+        return self.demand_tok_s
+
 
 def evaluate(x: Mapping[str, Floats], case: Case) -> dict[str, Floats]:
     """Every answer that the factors allow; what needs a missing one is left out.
@@ -81,9 +88,7 @@ def evaluate(x: Mapping[str, Floats], case: Case) -> dict[str, Floats]:
     out |= {"gpus_powered": powered, "output_tok_s_peak": peak, "output_tok_s": mean, "output_tok_per_day": mean * 86400.0}
     if case.tok_s_per_session is not None:
         out["sessions"] = peak / case.tok_s_per_session
-    demand = case.demand_tok_s
-    if demand is None and case.demand_sessions is not None and case.tok_s_per_session is not None:
-        demand = case.demand_sessions * case.tok_s_per_session
+    demand = case.peak_demand_tok_s
     if demand is not None:
         out["gpus_needed"] = demand / (tokens * serving)
         out["demand_met_ratio"] = np.minimum(1.0, peak / demand)

@@ -179,6 +179,8 @@ class FleetEstimate:
         factors: every input of the model by key.
         tornado: swings, widest first within each figure.
         central: every output of the model at central values, by key.
+        stated: what is stated and not drawn: gpus, cap_mw, usd_per_h, tok_s_per_session; None where it is not.
+        peak_draws: output tokens per second at peak, one of each draw.
     """
 
     run_id: str
@@ -198,6 +200,8 @@ class FleetEstimate:
     factors: Mapping[str, Factor] = field(default_factory=dict)
     tornado: tuple[Swing, ...] = ()
     central: Mapping[str, float] = field(default_factory=dict)
+    stated: Mapping[str, float | None] = field(default_factory=dict)
+    peak_draws: Floats = field(default_factory=lambda: np.zeros(0))
 
     def figure(self, key: str) -> FleetFigure:
         """One figure by its key."""

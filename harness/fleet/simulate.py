@@ -320,7 +320,7 @@ def diurnal(load_factor: float, hours: int = HOURS_OF_YEAR, *, noise: float = 0.
     wave = (1 - np.cos(2 * np.pi * np.arange(24) / 24)) / 2
     floor = min(TROUGH, load_factor / 2)
     mean = (load_factor - floor) / (1 - floor)
-    low, high = 0.0, 60.0
+    low, high = 0.0, 4000.0
     for _ in range(80):  # the exponent that gives the mean; it falls from 1 at exponent 0
         middle = (low + high) / 2
         low, high = (middle, high) if float(np.mean(wave**middle)) > mean else (low, middle)
