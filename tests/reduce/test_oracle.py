@@ -87,7 +87,7 @@ def opened(run: Path) -> tuple[duckdb.DuckDBPyConnection, dict[str, int]]:
     for name in ("requests", "power"):
         path = run / f"{name}.parquet"
         if path.exists():
-            database.execute(f"create view {name} as select * from read_parquet('{path}')")  # noqa: S608
+            database.execute(f"create view {name} as select * from read_parquet('{path}')")
     events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
     stage = next(e for e in events if e["event"] == "stage_started")
     return database, {"start": stage["window_start_ns"], "end": stage["window_end_ns"]}
@@ -101,10 +101,11 @@ def quantile(database: duckdb.DuckDBPyConnection, window: dict[str, int], value:
             select case when outcome = 'ok' then {value} else 'infinity'::double end as x
             from requests where intended_ns >= {window["start"]} and intended_ns < {window["end"]} and outcome != 'cancelled'
         ), ranked as (
-            select x, row_number() over (order by x) - 1 as i, (count(*) over () - 1) * cast({q} as double) as position from took where x is not null
+            select x, row_number() over (order by x) - 1 as i, (count(*) over () - 1) * cast({q} as double) as position
+            from took where x is not null
         )
         select max(x) filter (i = floor(position)), max(x) filter (i = ceil(position)), max(position) from ranked
-        """  # noqa: S608
+        """
     ).fetchone() or (None, None, None)
     if high is None or math.isinf(high):
         return None
