@@ -22,6 +22,7 @@ from harness.artifacts.truth import read_truth
 from harness.core.errors import ArtifactError
 from harness.core.records import CANARY, Concern, Outcome, RunState, Severity
 from harness.plan.types import PRIME_SUFFIX
+from harness.reduce.labels import Bools, Labels
 from harness.reduce.stats import Floats
 
 _UP: Final = "up"  # as in harness.artifacts.expositions, whose import would load the parser
@@ -30,7 +31,6 @@ _ERROR: Final = "harness_scrape_error"
 _PROBLEM: Final = "harness_scrape_problem"
 _OF_SCRAPES: Final = frozenset({_UP, _LABEL, _ERROR, _PROBLEM})
 
-Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
 
 
@@ -52,16 +52,24 @@ class Chunks:
     tok: Floats
     start: Ints
 
+    def of_requests(self, rows: Ints) -> "Chunks":
+        """Those of some requests, or of all in another order."""
+        lengths = np.diff(self.start)[rows]
+        start = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+        keep = np.repeat(self.start[:-1][rows] - start[:-1], lengths) + np.arange(start[-1], dtype=np.int64)
+        request = np.repeat(np.arange(len(rows), dtype=np.int64), lengths)
+        return Chunks(request, self.t[keep], self.content_bytes[keep], self.tok[keep], start)
+
 
 @dataclass(frozen=True, slots=True)
 class Requests:
     """Columns of the requests, ordered by intended time and id, so that the order of rows on disk never matters."""
 
-    table: pa.Table
-    request_id: npt.NDArray[np.object_]
+    request_id: pa.ChunkedArray
     session: Ints
-    stage: npt.NDArray[np.object_]
-    outcome: npt.NDArray[np.object_]
+    workload_class: Labels
+    stage: Labels
+    outcome: Labels
     intended: Floats
     sent: Floats
     first_token: Floats
@@ -73,6 +81,9 @@ class Requests:
     cache_read_tok: Floats
     cache_write_tok: Floats
     output_tok: Floats
+    request_bytes: Floats
+    http_status: Floats
+    error: pa.ChunkedArray
     chunks: Chunks
 
     def __len__(self) -> int:
@@ -81,22 +92,22 @@ class Requests:
     @property
     def priming(self) -> Bools:
         """Sent before the load to warm the cache of a conversation that starts in its middle: work of the server, no part of the load."""
-        return np.asarray(pc.ends_with(self.table["class"].cast(pa.string()), PRIME_SUFFIX), dtype=bool)
+        return self.workload_class.where(lambda name: name.endswith(PRIME_SUFFIX))
 
     @property
     def ok(self) -> Bools:
         """Answered in full."""
-        return np.asarray(self.outcome == Outcome.OK, dtype=bool)
+        return self.outcome == Outcome.OK
 
     @property
     def dropped(self) -> Bools:
         """Never sent, since that would have been beyond its cap."""
-        return np.asarray(self.outcome == Outcome.DROPPED, dtype=bool)
+        return self.outcome == Outcome.DROPPED
 
     @property
     def cancelled(self) -> Bools:
         """Abandoned by plan."""
-        return np.asarray(self.outcome == Outcome.CANCELLED, dtype=bool)
+        return self.outcome == Outcome.CANCELLED
 
     @property
     def failed(self) -> Bools:
@@ -209,6 +220,8 @@ def load_run(root: Path, *, wanted: Callable[[str], bool]) -> Run:
     power = _columns(_table(run_dir.power, parts(run_dir.power_journal), tables.POWER, concerns), t0_ns)
     host = _columns(_table(run_dir.host, parts(run_dir.host_journal), tables.HOST, concerns), t0_ns)
     boards = _columns(_table(run_dir.boards, parts(run_dir.boards_journal), tables.BOARDS, concerns), t0_ns)
+    calibration = _calibration(run_dir.calibration, concerns)
+    meter_calibration = _calibration(run_dir.meter_calibration, concerns)
     for raw in sequence(manifest.get("concerns")):
         concern = _concern(raw)
         if concern is not None:
@@ -227,9 +240,9 @@ def load_run(root: Path, *, wanted: Callable[[str], bool]) -> Run:
         tuple(concerns),
         canary,
         read_truth(run_dir.canary_truth),
-        _calibration(run_dir.calibration, concerns),
+        calibration,
         boards,
-        _calibration(run_dir.meter_calibration, concerns),
+        meter_calibration,
     )
 
 
@@ -384,35 +397,58 @@ def _strings(column: pa.ChunkedArray) -> npt.NDArray[np.object_]:
 
 
 def _requests(table: pa.Table, t0_ns: int) -> Requests:
-    order = pc.sort_indices(table, sort_keys=[("intended_ns", "ascending"), ("request_id", "ascending"), ("turn", "ascending")])
-    table = table.take(order).combine_chunks()
-    session_codes = table["session_id"].combine_chunks().dictionary_encode()
-    codes = session_codes.indices if isinstance(session_codes, pa.DictionaryArray) else session_codes.combine_chunks().indices
+    order = _order(table)
+    session = table["session_id"].combine_chunks().dictionary_encode().indices if len(table) else pa.array([], pa.int32())
+
+    def column(name: str, minus: int = 0) -> Floats:
+        return _floats(table[name], minus)[order]
+
+    def label(name: str) -> Labels:
+        return Labels.of(table[name])[order]
+
+    first_token = _floats(table["first_token_ns"], t0_ns)
     return Requests(
-        table=table,
-        request_id=_strings(table["request_id"]),
-        session=np.asarray(codes.to_numpy(zero_copy_only=False), dtype=np.int64),
-        stage=_strings(table["stage"]),
-        outcome=_strings(table["outcome"]),
-        intended=_floats(table["intended_ns"], t0_ns),
-        sent=_floats(table["sent_ns"], t0_ns),
-        first_token=_floats(table["first_token_ns"], t0_ns),
-        last_token=_floats(table["last_token_ns"], t0_ns),
-        done=_floats(table["done_ns"], t0_ns),
-        target_input_tok=_floats(table["target_input_tok"]),
-        target_output_tok=_floats(table["target_output_tok"]),
-        input_tok=_floats(table["input_tok"]),
-        cache_read_tok=_floats(table["cache_read_tok"]),
-        cache_write_tok=_floats(table["cache_write_tok"]),
-        output_tok=_floats(table["output_tok"]),
-        chunks=_chunks(table, t0_ns),
+        request_id=table["request_id"].take(pa.array(order)),
+        session=np.asarray(session.to_numpy(zero_copy_only=False), dtype=np.int64)[order],
+        workload_class=label("class"),
+        stage=label("stage"),
+        outcome=label("outcome"),
+        intended=column("intended_ns", t0_ns),
+        sent=column("sent_ns", t0_ns),
+        first_token=first_token[order],
+        last_token=column("last_token_ns", t0_ns),
+        done=column("done_ns", t0_ns),
+        target_input_tok=column("target_input_tok"),
+        target_output_tok=column("target_output_tok"),
+        input_tok=column("input_tok"),
+        cache_read_tok=column("cache_read_tok"),
+        cache_write_tok=column("cache_write_tok"),
+        output_tok=column("output_tok"),
+        request_bytes=column("request_bytes"),
+        http_status=column("http_status"),
+        error=table["error"].take(pa.array(order)),
+        chunks=_chunks(table, first_token).of_requests(order),
     )
 
 
-def _chunks(table: pa.Table, t0_ns: int) -> Chunks:
+def _order(table: pa.Table) -> Ints:
+    """Rows by intended time, then id, then turn. Few rows share a time, so the ids of these alone are compared."""
+    intended = np.asarray(table["intended_ns"].to_numpy())
+    order = np.argsort(intended, kind="stable")
+    ordered = intended[order]
+    same = ordered[1:] == ordered[:-1]
+    tied = np.flatnonzero(np.append(same, False) | np.insert(same, 0, False)) if len(same) else np.zeros(0, np.int64)
+    if len(tied):
+        rows = table.select(["intended_ns", "request_id", "turn"]).take(pa.array(order[tied]))
+        keys = [("intended_ns", "ascending"), ("request_id", "ascending"), ("turn", "ascending")]
+        order[tied] = order[tied][pc.sort_indices(rows, sort_keys=keys).to_numpy()]
+    return order
+
+
+def _chunks(table: pa.Table, first: Floats) -> Chunks:
+    """In the order of the table's rows."""
     lengths = np.asarray(pc.fill_null(pc.list_value_length(table["chunk_dt_us"]), 0).to_numpy(), dtype=np.int64)
     # A chunk has a time only where the request has a first token; a list of another length than the gaps' belongs to no chunk.
-    first = _floats(table["first_token_ns"], t0_ns)
     start = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
     request = np.repeat(np.arange(len(lengths), dtype=np.int64), lengths)
     gaps = _floats(pc.list_flatten(table["chunk_dt_us"])) * 1000.0

@@ -39,6 +39,7 @@ class Builder:
     manifest: dict[str, Any] = field(default_factory=dict)
     stage_ended: bool = True
     workers: int = 2
+    one_batch: bool = False  # else a batch a request, so that a torn tail loses few
 
     @property
     def window(self) -> tuple[float, float]:
@@ -280,9 +281,9 @@ class Builder:
             events.append("phase", t_ns=end, phase="done")
         for worker in range(self.workers):
             with JournalWriter(run.requests_journal(worker), tables.REQUESTS) as journal:
-                for row in self.requests:
-                    if row["worker"] == worker:
-                        journal.append([row])  # a batch a request, so that a torn tail loses few
+                mine = [row for row in self.requests if row["worker"] == worker]
+                for rows in [mine] if self.one_batch else [[row] for row in mine]:
+                    journal.append(rows)
         if self.scrapes:
             with JournalWriter(run.scrapes_journal, tables.SCRAPES_RAW) as journal:
                 journal.append([_scrape(at_s, label, samples) for at_s, label, samples in self.scrapes])

@@ -1,0 +1,308 @@
+"""Every reason to doubt a run: a run directory that raises it, its severity, and whether it comes with a value and a limit.
+
+The base is a measurement that raises none of them but those of its shortness; each case changes one thing.
+"""
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.artifacts import tables
+from harness.artifacts.finalize import finalize
+from harness.artifacts.journal import JournalWriter
+from harness.artifacts.layout import RunDir
+from harness.reduce import reduce_run
+
+ROOT = Path(__file__).parents[2]
+S = 1_000_000_000
+CERTIFICATE = {
+    "made_at": "2026-08-01T11:00:00+00:00", "quick": False, "bound_s": 0.005, "workers": 2, "sufficient": True,
+    "certified_events_per_s": {"2": 5000.0}, "load": {"body_bytes": 1024}, "cores": {}, "host": {"cpu": "AMD EPYC 9554"},
+}  # fmt: skip
+ANSWER = {"text": "a b c", "tokens": ["a", " b", " c"], "logprobs": [-1.0] * 3, "input_tok": 5, "output_tok": 3}
+ASKED = {"replica-0": {"route": "completions", "logprobs": True, "answers": [ANSWER], "status": None, "error": None}}
+QUALITY = {"min_agreement": 0.7, "logprob_tolerance": 0.1, "before": ASKED, "after": ASKED, "reference": {"answers": [ANSWER]}}
+
+
+def base(steady: Callable[..., Any], **fields: Any) -> Any:
+    """A measurement with nothing wrong but its length: GPUs, power, certificate, checked answers."""
+    builder = steady(**{"purpose": "measure", "window_s": 31.0, "gpus": 1, "one_batch": True, **fields})
+    builder.constant_power(500.0)
+    return builder
+
+
+def nothing(_: Any) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class Case:
+    """What raises a concern.
+
+    Attributes:
+        severity: under purpose measure.
+        builder: changes the builder before the run is written.
+        root: changes the run directory.
+        numbers: whether it comes with a value and a limit.
+        fields: of the builder from the start.
+    """
+
+    severity: str
+    builder: Callable[[Any], Any] = nothing
+    root: Callable[[Path], Any] = nothing
+    numbers: bool = True
+    fields: tuple[tuple[str, Any], ...] = ()
+
+
+def every_row(**fields: Any) -> Callable[[Any], None]:
+    return lambda builder: [row.update(fields) for row in builder.requests]
+
+
+def lose(count: int, outcome: str) -> Callable[[Any], None]:
+    return lambda builder: [builder.lost(10 + i / 100, outcome) for i in range(count)]
+
+
+def write_json(name: str, content: Any) -> Callable[[Path], None]:
+    return lambda root: (root / name).write_text(content if isinstance(content, str) else json.dumps(content))
+
+
+def manifest(change: Callable[[Any], Any]) -> Callable[[Path], None]:
+    def apply(root: Path) -> None:
+        fields = json.loads((root / "manifest.json").read_text())
+        change(fields)
+        (root / "manifest.json").write_text(json.dumps(fields))
+
+    return apply
+
+
+def planned(**fields: Any) -> Callable[[Path], None]:
+    return manifest(lambda found: found["plan"].update(fields))
+
+
+def event(**fields: Any) -> Callable[[Path], None]:
+    def apply(root: Path) -> None:
+        t0 = json.loads((root / "manifest.json").read_text())["started_ns"]
+        with (root / "events.jsonl").open("a") as file:
+            times = {key.removesuffix("_at_s") + "_ns": t0 + round(value * S) for key, value in fields.items() if key.endswith("_at_s")}
+            rest = {key: value for key, value in fields.items() if not key.endswith("at_s")}
+            file.write(json.dumps({"t_ns": t0 + round(fields["at_s"] * S), **rest, **times}) + "\n")
+
+    return apply
+
+
+def scrapes(change: Callable[[float, dict[str, float]], Any]) -> Callable[[Any], None]:
+    """Change every scrape's samples; one that comes to None failed."""
+    return lambda builder: builder.scrapes.__setitem__(
+        slice(None), [(at, label, change(at, samples) if label is None or at < 0 else samples) for at, label, samples in builder.scrapes]
+    )
+
+
+def silent(builder: Any) -> None:
+    builder.scrapes[:] = [one for one in builder.scrapes if not 10 < one[0] < 20]
+
+
+def restarted(at: float, samples: dict[str, float]) -> dict[str, float]:
+    return {key: value / 2 if 15 < at < 16.6 and key.endswith("_total") else value for key, value in samples.items()}
+
+
+def warm(builder: Any) -> None:
+    """Counters that began high, so that differences stay as they were."""
+    builder.scrapes[:] = [
+        (at, label, {k: v + 5000 * k.endswith("_total") for k, v in samples.items()}) for at, label, samples in builder.scrapes
+    ]
+
+
+def without_power(fields: Any, between: tuple[float, float]) -> None:
+    start = fields.power[0]["t_ns"] + S  # readings begin a second before the run
+    fields.power[:] = [row for row in fields.power if not between[0] < (row["t_ns"] - start) / S < between[1]]
+
+
+def boards(**fields: Any) -> Callable[[Path], None]:
+    """A row a second of the board's state."""
+
+    def apply(root: Path) -> None:
+        t0 = json.loads((root / "manifest.json").read_text())["started_ns"]
+        row = {
+            "device_id": "GPU-0", "sm_clock_mhz": 1800, "mem_clock_mhz": 2600, "temperature_c": 60.0, "power_limit_w": 700.0,
+            "utilization_ratio": 0.9, "throttle_reasons": 0, "ecc_uncorrected": 0, "foreign_processes": 0, **fields,
+        }  # fmt: skip
+        with JournalWriter(RunDir(root).boards_journal, tables.BOARDS) as journal:
+            empty = dict.fromkeys(tables.BOARDS.names)
+            journal.append([{**empty, **row, "t_ns": t0 + i * S} for i in range(40)])
+
+    return apply
+
+
+def stop(builder: Any, at_s: float) -> None:
+    """Nothing was recorded after this moment."""
+    start = builder.requests[0]["intended_ns"]
+    builder.requests[:] = [row for row in builder.requests if row["done_ns"] < start + at_s * S]
+    builder.scrapes[:] = [one for one in builder.scrapes if one[0] < at_s]
+    builder.host[:] = [row for row in builder.host if row["t_ns"] < start + at_s * S]
+    without_power(builder, (at_s, 1e9))
+
+
+def canaries(errors_ms: float, *, outcome: str = "ok") -> Callable[[Path], None]:
+    """One canary whose tokens were read so much later than they were written."""
+
+    def apply(root: Path) -> None:
+        t0 = json.loads((root / "manifest.json").read_text())["started_ns"] + 10 * S
+        written = [t0 + i * 20_000_000 for i in range(5)]
+        read = [t + round(errors_ms * 1e6) for t in written]
+        row = dict.fromkeys(tables.REQUESTS.names) | {
+            "request_id": "canary-0/0", "session_id": "canary-0", "turn": 0, "class": "canary", "stage": "main", "replica": "canary",
+            "worker": 0, "intended_ns": t0 - 50_000_000, "sent_ns": t0 - 50_000_000, "first_byte_ns": read[0], "first_token_ns": read[0],
+            "last_token_ns": read[-1], "done_ns": read[-1] + 1, "outcome": outcome, "output_tok": 5,
+            "chunk_dt_us": [0, *[20_000] * 4], "chunk_bytes": [4] * 5,
+        }  # fmt: skip
+        with JournalWriter(RunDir(root).requests_journal(7), tables.REQUESTS) as journal:
+            journal.append([row])
+        truth = {"request_id": "canary-0/0", "received_ns": row["sent_ns"], "content_ns": written, "content_bytes": [4] * 5}
+        RunDir(root).canary_truth.write_text(json.dumps(truth) + "\n")
+
+    return apply
+
+
+def changed(**fields: Any) -> dict[str, Any]:
+    return QUALITY | fields
+
+
+WRONG = {"replica-0": {**ASKED["replica-0"], "answers": [{**ANSWER, "text": "x", "tokens": ["x"], "logprobs": [-1.0]}]}}
+REFUSED = {"replica-0": {"route": "completions", "answers": [], "status": 404, "error": "no route"}}
+
+CASES = {
+    # client saturated
+    "client_saturated": Case("degraded", lambda b: (b.host.clear(), b.idle_host(0.9))),
+    "client_not_watched": Case("degraded", lambda b: b.host.clear(), numbers=False),
+    "event_loop_lag": Case("degraded", root=event(event="loop_lag", at_s=12, lag_s=0.4)),
+    "client_error": Case("degraded", root=canaries(400.0)),
+    "canary_failed": Case("degraded", root=canaries(0.0, outcome="timeout_idle")),
+    "canary_missing": Case("degraded", root=manifest(lambda m: m.update(canary=True)), numbers=False),
+    # drops and late sends
+    "requests_dropped": Case("degraded", lose(3, "dropped")),
+    "late_sends": Case("degraded", lambda b: [row.update(sent_ns=row["intended_ns"] + S // 5) for row in b.requests]),
+    "turns_not_happened": Case("note", root=event(event="stage_ended", at_s=39, stage="main", turns_not_happened=4)),
+    # token counts
+    "not_reconciled": Case("invalid", lambda b: b.requests[50].update(output_tok=9)),
+    "window_not_reconciled": Case("degraded", scrapes(lambda at, s: {k: v * (1.05 if 10 < at < 40 else 1) for k, v in s.items()})),
+    "usage_missing": Case("degraded", lambda b: b.requests[50].update(output_tok=None)),
+    "tokenizer_disagrees": Case(
+        "degraded", root=write_json("recount.json", {"api": "chat", "usage_tok": 100, "text_tok": 80, "template_tok": 80, "requests": 1})
+    ),
+    # window
+    "window_short": Case("preliminary"),
+    "few_completions": Case("preliminary", lambda b: b.requests.__delitem__(slice(20, None))),
+    "energy_window_short": Case("preliminary", fields=(("window_s", 12.0),)),
+    "window_cut": Case("invalid", lambda b: (setattr(b, "state", "running"), setattr(b, "stage_ended", False), stop(b, 20)), numbers=False),
+    "window_with_ramp": Case("preliminary", root=event(event="stage_ended", at_s=39, stage="main", window_end_at_s=20), numbers=False),
+    "empty_window": Case("invalid", lambda b: [row.update(stage="other") for row in b.requests]),
+    "no_window": Case(
+        "invalid", root=lambda root: ((root / "events.jsonl").unlink(), [p.unlink() for p in root.glob("requests/*")]), numbers=False
+    ),
+    # server
+    "scrapes_missed": Case("degraded", scrapes(lambda at, s: None if round(at + 0.5) % 4 == 0 else s)),
+    "scrape_gap": Case("degraded", silent),
+    "server_restarted": Case("invalid", scrapes(restarted)),
+    "server_warm": Case("degraded", warm),
+    # power
+    "power_gap": Case("degraded", lambda b: without_power(b, (10, 20))),
+    "power_missing": Case("degraded", lambda b: b.power.clear(), numbers=False),
+    "energy_disagrees": Case("degraded", lambda b: [r.update(power_w=800.0) for r in b.power if r["power_w"]]),
+    "gpu_set": Case("degraded", lambda b: setattr(b, "gpus", 2)),
+    "throttled": Case("invalid", root=boards(throttle_reasons=0x40)),
+    "power_capped": Case("note", root=boards(throttle_reasons=0x4), numbers=False),
+    "power_limit": Case("note", root=boards(power_limit_w=500.0)),
+    "foreign_processes": Case("degraded", root=boards(foreign_processes=1)),
+    # answers
+    "requests_failed": Case("degraded", lose(6, "http_error")),
+    "no_answer": Case("invalid", lambda b: (b.requests.clear(), lose(3, "timeout_total")(b))),
+    "no_requests": Case("invalid", lambda b: b.requests.clear()),
+    "output_length": Case("degraded", lambda b: b.requests[50].update(target_output_tok=11)),
+    "input_length": Case("note", every_row(target_input_tok=50)),
+    "lengths_scaled": Case("note", root=planned(context_scale=0.5)),
+    "lengths_clipped": Case("degraded", root=planned(clipped_requests=50, planned_requests=200)),
+    "duplicate_requests": Case("invalid", lambda b: b.requests.append(dict(b.requests[7]))),
+    "times_backwards": Case("invalid", lambda b: b.requests[50].update(last_token_ns=1)),
+    # certificate
+    "calibration_missing": Case("degraded", root=lambda root: (root / "calibration.json").unlink(), numbers=False),
+    "calibration_unreadable": Case("degraded", root=write_json("calibration.json", "{"), numbers=False),
+    "calibration_stale": Case("degraded", root=write_json("calibration.json", CERTIFICATE | {"made_at": "2026-05-01T11:00:00+00:00"})),
+    "calibration_insufficient": Case("degraded", root=write_json("calibration.json", CERTIFICATE | {"sufficient": False}), numbers=False),
+    "beyond_certificate": Case("degraded", root=write_json("calibration.json", CERTIFICATE | {"certified_events_per_s": {"2": 5.0}})),
+    # quality
+    "quality_failed": Case("invalid", root=write_json("quality.json", changed(after=WRONG))),
+    "quality_missing": Case("degraded", root=write_json("quality.json", changed(before=REFUSED, after=REFUSED)), numbers=False),
+    "quality_unverified": Case("note", root=write_json("quality.json", changed(reference=None))),
+    # the directory
+    "interrupted": Case("degraded", lambda b: setattr(b, "state", "interrupted"), numbers=False),
+    "killed": Case("invalid", lambda b: setattr(b, "state", "running"), numbers=False),
+    "failed": Case("invalid", lambda b: setattr(b, "state", None), numbers=False),
+    "manifest_missing": Case("invalid", root=lambda root: (root / "manifest.json").unlink(), numbers=False),
+    "manifest_unreadable": Case("invalid", root=write_json("manifest.json", "{"), numbers=False),
+    "purpose_unknown": Case("invalid", root=manifest(lambda m: m["profile"].pop("purpose")), numbers=False),
+    "requests_missing": Case("invalid", root=lambda root: [path.unlink() for path in root.glob("requests/*")], numbers=False),
+    "table_unreadable": Case("note", root=write_json("power.parquet", "PAR1 torn"), numbers=False),
+    "not_implemented": Case("degraded", root=manifest(lambda m: m.update(not_implemented=["something"])), numbers=False),
+}
+
+ELSEWHERE = {
+    "energy_counter_reset": "test_energy*.py", "energy_sources_disagree": "test_energy*.py", "power_replayed": "test_energy*.py",
+    "ecc_errors": "test_energy*.py", "xid": "test_energy*.py", "throttling_not_watched": "test_energy*.py",
+    "meter_calibration_unreadable": "test_energy*.py",
+    "not_stationary": "test_steady.py", "steady_state_untested": "test_steady.py", "warmup_in_window": "test_steady.py",
+    "scrape_problem": "test_scrapes.py", "target_unreachable": "test_scrapes.py",
+}  # fmt: skip
+"""Code -> the tests of the part that raises it."""
+
+
+def write(builder: Any, case: Case, root: Path) -> Path:
+    case.builder(builder)
+    builder.write(root)
+    write_json("calibration.json", CERTIFICATE)(root)
+    write_json("quality.json", QUALITY)(root)
+    case.root(root)
+    return root
+
+
+def raised(root: Path) -> dict[str, Any]:
+    return {concern.code: concern for concern in reduce_run(root).verdict.concerns}
+
+
+@pytest.mark.parametrize("code", CASES)
+def test_a_run_directory_that_raises_it(code: str, steady: Callable[..., Any], tmp_path: Path) -> None:
+    case = CASES[code]
+    found = raised(write(base(steady, **dict(case.fields)), case, tmp_path / "run"))
+    assert code in found, sorted(found)
+    concern = found[code]
+    assert str(concern.severity) == case.severity
+    assert concern.message.endswith((".", ")"))
+    if case.numbers:
+        assert concern.value is not None
+        assert concern.limit is not None
+
+
+def test_nothing_else_is_wrong_with_the_base(steady: Callable[..., Any], tmp_path: Path) -> None:
+    found = raised(write(base(steady), Case("note"), tmp_path / "run"))
+    short = {"window_short", "steady_state_untested"}
+    assert set(found) <= short | {"throttling_not_watched"}, sorted(found)
+
+
+def test_every_concern_of_the_reduction_has_a_run_that_raises_it() -> None:
+    source = "\n".join(path.read_text() for path in (ROOT / "harness" / "reduce").glob("*.py"))
+    codes = set(re.findall(r'Concern\(\s*"([a-z_]+)"', source))
+    assert len(codes) > 40
+    assert codes - set(CASES) - set(ELSEWHERE) == set()
+    for code, pattern in ELSEWHERE.items():
+        assert any(code in path.read_text() for path in Path(__file__).parent.glob(pattern)), f"{code} is tested nowhere"
+
+
+def test_a_finalized_directory_raises_the_same(steady: Callable[..., Any], tmp_path: Path) -> None:
+    root = write(base(steady), CASES["throttled"], tmp_path / "run")
+    before = raised(root)
+    finalize(RunDir(root))
+    assert raised(root) == before
