@@ -58,13 +58,18 @@ PUE: Final = PublishedFactor(
 """Power at the utility's meter over that of the IT."""
 
 _H100_HOST: Final = "SemiAnalysis, 100,000 H100 Clusters: about 575 W of CPU, NIC and PSU a GPU"
+_REGISTRY: Final = "InferenceX, registry of hardware"
 
 HOST_RATED_W: Final[Mapping[str, PublishedFactor]] = {
     "NVIDIA H100 (80GB HBM3|SXM.*)": PublishedFactor(575, 575, 575, _H100_HOST, "2024-06"),
     "NVIDIA H200( SXM.*)?": PublishedFactor(575, 575, 575, f"that of the H100, whose 8-GPU system it shares ({_H100_HOST})", "2024-06"),
     "NVIDIA B200( SXM.*)?": PublishedFactor(787.5, 787.5, 787.5, "NVIDIA DGX B200, 14.3 kW at most, less 8 x 1,000 W, over 8", "2024-03"),
+    "NVIDIA GB200.*": PublishedFactor(670, 670, 670, f"{_REGISTRY}: all-in 1.87 kW less TDP 1.2 kW", "2026-07"),
+    "NVIDIA B300.*": PublishedFactor(700, 700, 700, f"{_REGISTRY}: all-in 1.90 kW less TDP 1.2 kW", "2026-07"),
+    "NVIDIA GB300.*": PublishedFactor(720, 720, 720, f"{_REGISTRY}: all-in 2.12 kW less TDP 1.4 kW", "2026-07"),
+    "AMD Instinct MI300X.*": PublishedFactor(640, 640, 640, f"{_REGISTRY}: all-in 1.39 kW less TDP 0.75 kW", "2026-07"),
 }
-"""Rated watts of a system less its boards, a GPU, by the pattern of the whole name that NVML gives the board."""
+"""Rated watts of a system less its boards, a GPU, by the pattern of the whole name that the driver gives the board."""
 
 
 def host_rated_w(nvml_name: str | None) -> PublishedFactor | None:

@@ -1,0 +1,358 @@
+"""The joules of whole run directories whose truth is known: idle, ladder, boards, classes, carbon, calibration."""
+
+import csv
+import json
+from datetime import UTC, datetime
+
+import pytest
+
+from harness.artifacts import tables
+from harness.artifacts.events import EventLog
+from harness.artifacts.journal import JournalWriter
+from harness.artifacts.layout import RunDir
+from harness.core.errors import ArtifactError, ProfileError
+from harness.core.ladder import HOST_POWER_SHARE, HOST_RATED_W, NETWORK_STORAGE_RATIO, PUE, host_rated_w
+from harness.fleet.catalog import gpus as fleet_gpus
+from harness.fleet.catalog import priors as fleet_priors
+from harness.reduce import reduce_run
+from harness.reduce.energy_calibrate import calibrate
+from harness.reduce.energy_text import energy_tables
+from harness.reduce.reduction import reduce_fully
+
+IDLE_W, READY_W, LOAD_W = 80.0, 110.0, 300.0
+GRID = {"grid_kgco2_per_kwh": 0.4, "grid_source": "somewhere, 2025"}
+
+
+def watts_at(t):
+    return IDLE_W if t < -9 else READY_W if t < 0 else LOAD_W
+
+
+@pytest.fixture
+def run(new_builder, times, tmp_path):
+    """A run of two boards that draw 80 W, with the model 110 W, under load 300 W; they were read from 40 s before the load."""
+    t0, second = times
+    number = 0
+
+    def make(
+        *,
+        energy=None,
+        boards=None,
+        node_w=None,
+        gpus=2,
+        idle=True,
+        watts=watts_at,
+        manifest=None,
+        purpose="smoke",
+        classes=None,
+        pause_s=None,
+    ):
+        nonlocal number
+        number += 1
+        builder = new_builder(gpus=gpus, window_s=40.0, purpose=purpose)
+        for stream in range(4):
+            for turn in range(21):
+                start_s = 0.01 * stream + 2.11 * turn
+                if pause_s is None or not pause_s[0] <= start_s < pause_s[1]:
+                    builder.request(start_s, tokens=20, gap_us=100_000)
+        builder.requests.sort(key=lambda row: row["intended_ns"])
+        if classes is not None:
+            for row in builder.requests:
+                row["class"] = classes(row)
+        end_s = builder.window[1] + builder.drain_s
+        for gpu in range(gpus):
+            joules = 5000.0
+            for i in range(-400, round(end_s * 10), 2):
+                w = watts(i / 10) + gpu
+                at = t0 + i * second // 10
+                row = {
+                    "t_ns": at,
+                    "boundary": "gpu_board",
+                    "device_id": f"GPU-{gpu}",
+                    "power_w": w,
+                    "energy_j": None,
+                    "source": "nvml-instant",
+                }
+                builder.power.append(row)
+                if i % 10 == 0:
+                    builder.power.append({**row, "power_w": None, "energy_j": joules, "source": "nvml-counter"})
+                joules += w / 5
+        if node_w is not None:
+            for i in range(-20, round(end_s / 2) + 1):
+                builder.power.append(
+                    {
+                        "t_ns": t0 + 2 * i * second,
+                        "boundary": "node",
+                        "device_id": "bmc",
+                        "power_w": node_w,
+                        "energy_j": None,
+                        "source": "ipmi",
+                    }
+                )
+        path = builder.write(tmp_path / f"run-{number}")
+        files = RunDir(path)
+        raw = json.loads(files.manifest.read_text())
+        raw["profile"]["energy"] = energy or {}
+        raw["started_ns"] = t0 - 40 * second
+        raw.update(manifest or {})
+        files.manifest.write_text(json.dumps(raw))
+        if idle:
+            log = EventLog(files.events)
+            log.append("idle", t_ns=t0, when="before_server", start_ns=t0 - 39 * second, end_ns=t0 - 9 * second)
+            log.append("idle", t_ns=t0, when="ready", start_ns=t0 - 8 * second, end_ns=t0 - 1 * second)
+        if boards is not None:
+            empty = dict.fromkeys(field.name for field in tables.BOARDS)
+            with JournalWriter(files.boards_journal, tables.BOARDS) as journal:
+                journal.append(
+                    [
+                        {**empty, "t_ns": t0 + i * second, "device_id": f"GPU-{gpu}", "throttle_reasons": 0, **boards(i, gpu)}
+                        for gpu in range(gpus)
+                        for i in range(-40, round(end_s))
+                    ]
+                )
+        return path
+
+    return make
+
+
+def codes(summary):
+    return {concern.code: concern for concern in summary.verdict.concerns}
+
+
+class TestIdle:
+    def test_idle_above_idle_and_total(self, run):
+        summary = reduce_run(run())
+        metrics = summary.metrics
+        assert metrics["idle_power_w"].value == pytest.approx(2 * IDLE_W + 1)
+        assert metrics["ready_power_w"].value == pytest.approx(2 * READY_W + 1)
+        assert metrics["power_w"].value == pytest.approx(2 * LOAD_W + 1)
+        assert metrics["active_power_w"].value == pytest.approx(2 * (LOAD_W - IDLE_W))
+        above = summary.energy["idle"]["above"]["gpu_board"]
+        assert above["above_ready_w"] == pytest.approx(2 * (LOAD_W - READY_W))
+        assert summary.energy["idle"]["ready"]["boundaries"]["gpu_board"]["watts"] == pytest.approx(2 * READY_W + 1)
+
+    def test_without_such_stretches_it_is_absent_and_says_so(self, run):
+        figure = reduce_run(run(idle=False)).metrics["idle_power_w"]
+        assert figure.value is None
+        assert "no such stretch" in figure.note
+
+
+class TestLadder:
+    def rungs(self, path):
+        return {rung["rung"]: rung for rung in reduce_run(path).energy["ladder"]}
+
+    def test_what_no_meter_read_is_modelled_from_the_rung_below_with_its_sources(self, run):
+        rungs = self.rungs(run())
+        board = 2 * LOAD_W + 1
+        node = board + 2 * 575 * 0.7
+        assert (rungs["board"]["watts"], rungs["board"]["basis"]) == (pytest.approx(board), "measured")
+        assert (rungs["node"]["watts"], rungs["node"]["basis"]) == (pytest.approx(node), "modelled")
+        assert (rungs["critical_it"]["watts"], rungs["critical_it"]["basis"]) == (pytest.approx(node * 1.1), "modelled")
+        assert (rungs["facility"]["watts"], rungs["facility"]["basis"]) == (pytest.approx(node * 1.1 * 1.225), "modelled")
+        assert rungs["facility"]["low_w"] == pytest.approx((board + 2 * 575 * 0.4) * 1.05 * 1.05)
+        assert rungs["facility"]["high_w"] == pytest.approx((board + 2 * 575 * 0.9) * 1.15 * 1.40)
+        assert all("20" in rungs[rung]["source"] for rung in ("node", "critical_it", "facility"))  # each with its date
+
+    def test_a_node_meter_is_taken_as_it_is_and_what_stands_on_it_stays_modelled(self, run):
+        path = run(node_w=1500.0, energy={"pue": {"value": 1.2, "source": "the site"}})
+        rungs = self.rungs(path)
+        assert (rungs["node"]["watts"], rungs["node"]["basis"], rungs["node"]["factor"]) == (pytest.approx(1500), "measured", None)
+        assert rungs["facility"]["watts"] == pytest.approx(1500 * 1.1 * 1.2)
+        assert (rungs["facility"]["basis"], rungs["facility"]["factor_stated"]) == ("modelled", True)
+        assert "the site" in rungs["facility"]["source"]
+        metrics = reduce_run(path).metrics
+        assert metrics["power_w"].value == pytest.approx(2 * LOAD_W + 1)  # the boards', whatever else was read
+        assert metrics["power_w@node"].value == pytest.approx(1500)
+        assert metrics["power_w@node"].systematic_ratio is None
+        assert metrics["output_tok_s_per_mw"].value is None  # nothing modelled stands in for the utility's meter
+
+    def test_a_host_that_nobody_published_is_absent_until_it_is_stated(self, run):
+        hardware = {"gpus": [{"uuid": f"GPU-{i}", "index": i, "name": "NVIDIA T9000"} for i in range(2)]}
+        rungs = self.rungs(run(manifest={"hardware": hardware}))
+        assert rungs["node"]["basis"] == rungs["facility"]["basis"] == "absent"
+        assert "T9000" in rungs["node"]["note"]
+        stated = self.rungs(run(manifest={"hardware": hardware}, energy={"host_w_per_gpu": {"value": 200, "source": "measured once"}}))
+        assert stated["node"]["watts"] == pytest.approx(2 * LOAD_W + 1 + 400)
+
+    def test_the_constants_are_those_of_the_fleet(self):
+        priors = fleet_priors()
+        for ours, key in ((HOST_POWER_SHARE, "host_power_share"), (NETWORK_STORAGE_RATIO, "network_storage"), (PUE, "pue")):
+            assert (ours.low, ours.value, ours.high) == pytest.approx((priors[key].low, priors[key].value, priors[key].high)), key
+        hosts = {spec.nvml_name: spec.host_rated_w.value for spec in fleet_gpus().values() if spec.host_rated_w is not None}
+        assert {pattern: factor.value for pattern, factor in HOST_RATED_W.items()} == hosts
+        assert host_rated_w("NVIDIA H100 PCIe") is None
+
+
+class TestBoards:
+    def test_a_slowdown_in_the_window_makes_a_measurement_invalid_and_its_energy_absent(self, run):
+        hot = lambda i, gpu: {"throttle_reasons": 0x40 if gpu == 1 and 20 <= i < 25 else 0}  # noqa: E731
+        for purpose, severity in (("measure", "invalid"), ("smoke", "degraded")):
+            summary = reduce_run(run(boards=hot, purpose=purpose))
+            assert codes(summary)["throttled"].severity == severity
+            assert codes(summary)["throttled"].value == pytest.approx(5 / 40)
+            figure = summary.metrics["output_tok_per_j"]
+            assert figure.value is None
+            assert "thermal slowdown" in figure.note
+
+    def test_stretches_are_told_for_the_timeline(self, run):
+        hot = lambda i, gpu: {"throttle_reasons": 0x4 | (0x40 if gpu == 1 and 20 <= i < 25 else 0)}  # noqa: E731
+        stretches = reduce_fully(run(boards=hot)).energy.boards.stretches
+        thermal = [s for s in stretches if s.reason == "hw_thermal_slowdown"]
+        assert [(s.device_id, round(s.start_s, 6), round(s.end_s, 6)) for s in thermal] == [("GPU-1", 60.0, 65.0)]  # from the run's start
+        assert {s.reason for s in stretches} == {"hw_thermal_slowdown", "sw_power_cap"}
+
+    def test_a_slowdown_outside_the_window_does_not_count(self, run):
+        summary = reduce_run(run(boards=lambda i, gpu: {"throttle_reasons": 0x8 if i < 1 else 0}))
+        assert summary.metrics["energy_j"].value is not None
+        assert "throttled" not in codes(summary)
+
+    def test_the_power_cap_at_its_default_is_normal_and_its_share_is_told(self, run):
+        capped = lambda i, _: {"throttle_reasons": 0x4 if i % 4 == 0 else 0, "power_limit_w": 700.0}  # noqa: E731
+        summary = reduce_run(run(boards=capped))
+        assert codes(summary)["power_capped"].severity == "note"
+        assert codes(summary)["power_capped"].value == pytest.approx(0.25)
+        assert summary.labels["power_limit"] is None
+        assert summary.metrics["energy_j"].value is not None
+
+    def test_a_limit_below_the_default_is_a_treatment(self, run):
+        summary = reduce_run(run(boards=lambda *_: {"power_limit_w": 400.0}))
+        assert summary.labels["power_limit"] == "400 of 700 W"
+        assert "power_limit" in codes(summary)
+
+    def test_neighbours_errors_and_silence_are_concerns(self, run):
+        def board(i, gpu):
+            return {
+                "foreign_processes": 1 if gpu == 0 and i > 30 else 0,
+                "ecc_uncorrected": 3 + (i > 10),
+                "xid": 79 if i == 12 and gpu else None,
+            }
+
+        found = codes(reduce_run(run(boards=board, purpose="measure")))
+        assert found["foreign_processes"].severity == "degraded"
+        assert found["ecc_errors"].value == 1  # what was there before the run is not the run's
+        assert "79" in found["xid"].message
+        silent = codes(reduce_run(run(boards=None, purpose="measure")))
+        assert silent["throttling_not_watched"].value == 2
+
+
+class TestFigures:
+    def test_tokens_per_joule_are_tokens_per_second_per_watt(self, run):
+        metrics = reduce_run(run(boards=lambda *_: {})).metrics
+        for boundary in ("",):
+            per_j, rate, power = metrics[f"output_tok_per_j{boundary}"], metrics["output_tok_s"], metrics[f"power_w{boundary}"]
+            assert per_j.value == pytest.approx(rate.value / power.value, rel=1e-12)
+        assert metrics["j_per_output_tok"].value == pytest.approx(1 / metrics["output_tok_per_j"].value)
+
+    def test_every_figure_carries_both_errors(self, run):
+        metrics = reduce_run(run(boards=lambda *_: {})).metrics
+        ratio = 0.05 * (300**2 + 301**2) ** 0.5 / 601
+        for key in ("power_w", "energy_j", "output_tok_per_j", "input_computed_tok_per_j", "total_tok_per_j", "j_per_output_tok"):
+            figure = metrics[key]
+            assert figure.systematic_ratio == pytest.approx(ratio), key
+            assert figure.systematic_low < figure.value < figure.systematic_high, key
+        per_j = metrics["output_tok_per_j"]
+        assert per_j.systematic_high == pytest.approx(per_j.value / (1 - ratio))  # the joules are its denominator
+        assert metrics["energy_j"].ci_low < metrics["energy_j"].value < metrics["energy_j"].ci_high
+        assert metrics["output_tok_s"].systematic_ratio is None
+
+    def test_carbon_needs_the_grids_factor_and_says_at_which_rung(self, run):
+        assert "energy.grid" in reduce_run(run()).metrics["kgco2_per_mtok"].note
+        summary = reduce_run(run(energy=GRID))
+        rung = summary.energy["ladder"][-1]
+        figure = summary.metrics["kgco2_per_mtok"]
+        tokens = summary.metrics["output_tok_s"].value * 40
+        assert figure.value == pytest.approx(rung["joules"] / 3.6e6 * 0.4 / tokens * 1e6)
+        assert (figure.basis, figure.boundary) == ("modelled", "facility")
+        assert "somewhere, 2025" in figure.note
+
+    def test_the_summary_shows_as_tables(self, run):
+        tables_of = {table.title.split(" ")[0]: table for table in energy_tables(reduce_run(run(boards=lambda *_: {})).energy)}
+        assert {"Energy", "From", "Without", "By", "Boards"} <= set(tables_of)
+        assert all(len(row) == len(table.columns) for table in tables_of.values() for row in table.rows)
+
+    def test_attribution_of_a_single_window_is_refused(self, run):
+        assert "not made for it" in reduce_run(run()).energy["attribution"]["reason"]
+        assert "lack" in reduce_run(run(energy={"attribute": True})).energy["attribution"]["reason"]
+
+
+class TestClasses:
+    def test_the_classes_joules_add_up_and_go_by_time_in_service(self, run):
+        summary = reduce_run(run(classes=lambda row: "long" if int(row["request_id"][1:6]) % 4 else "short"))
+        shared = summary.energy["classes"]
+        assert "allocation" in shared["rule_text"]
+        by_class = {one["class"]: one for one in shared["classes"]}
+        assert sum(one["joules"] for one in by_class.values()) == pytest.approx(summary.metrics["energy_j"].value, rel=1e-9)
+        # Four like streams, one request in four of which is short: joules go by the time that requests are in flight.
+        assert by_class["long"]["joules"] / by_class["short"]["joules"] == pytest.approx(3, rel=0.05)
+        tokens = sum(one["output_tok"] for one in by_class.values())
+        assert tokens == pytest.approx(summary.metrics["output_tok_s"].value * 40)
+
+    def test_seconds_without_any_request_stay_unallocated(self, run):
+        shared = reduce_run(run(pause_s=(20, 32))).energy["classes"]["classes"]
+        assert [one["class"] for one in shared] == ["chat", "idle"]
+        assert 5 <= shared[1]["joules"] / (2 * LOAD_W + 1) <= 12
+        assert shared[1]["output_tok_per_j"] is None
+
+
+class TestCalibration:
+    def meter(self, path, tmp_path, times, *, gain=1.03, shift_s=0.0, iso=False, step_s=0.5):
+        t0, second = times
+        anchor = json.loads((path / "manifest.json").read_text())["clock_anchors"][0]
+        file = tmp_path / "meter.csv"
+        with file.open("w", newline="") as out:
+            writer = csv.writer(out)
+            writer.writerow(["Time", "power_w"])
+            t = -35.0
+            while t < 45:
+                unix = (anchor["unix_ns"] + (t0 - anchor["monotonic_ns"])) / second + t + shift_s
+                stamp = datetime.fromtimestamp(unix, tz=UTC).isoformat() if iso else f"{unix:.3f}"
+                writer.writerow([stamp, watts_at(t) * gain])
+                t += step_s
+        return file
+
+    @pytest.mark.parametrize("iso", [False, True])
+    def test_the_gain_comes_back_and_replaces_the_default(self, run, tmp_path, times, iso):
+        path = run(gpus=1)
+        found = calibrate(path, self.meter(path, tmp_path, times, iso=iso), accuracy=0.002, name="WT310")
+        assert found.gain == pytest.approx(1.03, rel=0.005)
+        assert 0.002 <= found.error_ratio < 0.05
+        assert found.low_w == pytest.approx(IDLE_W, rel=0.02)
+        before = reduce_run(path).metrics["energy_j"]
+        (path / "meter-calibration.json").write_text(json.dumps(found.document))
+        after = reduce_run(path).metrics["energy_j"]
+        assert after.value == pytest.approx(before.value * found.gain)
+        assert (before.systematic_ratio, after.systematic_ratio) == (pytest.approx(0.05), pytest.approx(found.error_ratio))
+
+    def test_a_clock_that_is_off_is_told(self, run, tmp_path, times):
+        path = run(gpus=1)
+        with pytest.raises(ArtifactError, match="clock is about"):
+            calibrate(path, self.meter(path, tmp_path, times, shift_s=4.0), accuracy=0.002)
+
+    def test_several_boards_need_a_name(self, run, tmp_path, times):
+        path = run(gpus=2)
+        with pytest.raises(ProfileError, match="could be any of"):
+            calibrate(path, self.meter(path, tmp_path, times), accuracy=0.002)
+        assert calibrate(path, self.meter(path, tmp_path, times), accuracy=0.002, device="GPU-1").device_id == "GPU-1"
+
+    @pytest.mark.parametrize(
+        ("text", "said"),
+        [
+            ("time,watts\n1,2\n", "no column power_w"),
+            ("time,power_w\n2026-08-01T12:00:00,300\n1785585600,300\n", "line 2: time"),
+            ("time,power_w\n1785585600,much\n", "line 2: power_w"),
+            ("time,power_w\n", "no readings"),
+            ("time,power_w\n1785585600,300\n1785585601,300\n", "overlap for"),
+        ],
+    )
+    def test_damaged_readings_are_refused_by_line(self, run, tmp_path, text, said):
+        path = run(gpus=1)
+        file = tmp_path / "bad.csv"
+        file.write_text(text)
+        with pytest.raises(ArtifactError, match=said):
+            calibrate(path, file, accuracy=0.002)
+
+    def test_a_damaged_calibration_is_a_concern_and_the_default_holds(self, run):
+        path = run(gpus=1)
+        (path / "meter-calibration.json").write_text('{"schema_version": 1, "devices": {"GPU-0": {"gain": 99}}}')
+        summary = reduce_run(path)
+        assert "meter_calibration_unreadable" in codes(summary)
+        assert summary.metrics["energy_j"].systematic_ratio == pytest.approx(0.05)
