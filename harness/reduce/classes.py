@@ -9,11 +9,11 @@ from typing import Final
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from harness.plan.types import PRIME_SUFFIX
 from harness.reduce import stage as stages
-from harness.reduce.load import Bools, Chunks, Ints, Requests, Run
+from harness.reduce.labels import Bools, Labels
+from harness.reduce.load import Ints, Requests, Run
 from harness.reduce.stage import Flows, StageFigures
 from harness.reduce.summary import ClassSummary, Figure
 from harness.reduce.windows import StageWindow
@@ -58,7 +58,7 @@ def class_summaries(
     requests = run.requests
     names = class_names(requests)
     in_stage = requests.stage == window.name
-    found = sorted(set(names[in_stage & ~requests.priming]))
+    found = list(names[in_stage & ~requests.priming].counts())
     if len(found) == 1:
         mine = in_stage & (names == found[0])
         counts = stages.count(requests, mine, None, stages.intended_in(requests, window), None)
@@ -66,11 +66,9 @@ def class_summaries(
     return tuple(_one(run, window, whole, slos, str(name), names == name) for name in found)
 
 
-def class_names(requests: Requests) -> "np.ndarray[tuple[int], np.dtype[np.object_]]":
+def class_names(requests: Requests) -> Labels:
     """The class of each request; a priming request is of the class of its conversation."""
-    column = requests.table["class"].cast(pa.string())
-    plain = pc.replace_substring_regex(column, f"{PRIME_SUFFIX}$", "")
-    return np.asarray(plain.to_numpy(zero_copy_only=False), dtype=object)
+    return requests.workload_class.renamed(lambda name: name.removesuffix(PRIME_SUFFIX))
 
 
 def _one(run: Run, window: StageWindow, whole: Flows, slos: Mapping[str, float | None], name: str, mine: Bools) -> ClassSummary:
@@ -94,12 +92,7 @@ def _kept(metrics: Mapping[str, Figure]) -> dict[str, Figure]:
 
 def taken(requests: Requests, rows: Ints) -> Requests:
     """Some of the requests, with their chunks, in the same order."""
-    chunks = requests.chunks
-    lengths = np.diff(chunks.start)[rows]
-    start = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
-    keep = np.repeat(chunks.start[:-1][rows] - start[:-1], lengths) + np.arange(start[-1], dtype=np.int64)
-    columns = {name: getattr(requests, name)[rows] for name in Requests.__dataclass_fields__ if name not in ("table", "chunks")}
-    own = Chunks(
-        np.repeat(np.arange(len(rows), dtype=np.int64), lengths), chunks.t[keep], chunks.content_bytes[keep], chunks.tok[keep], start
-    )
-    return Requests(table=requests.table.take(pa.array(rows)), chunks=own, **columns)
+    names = [name for name in Requests.__dataclass_fields__ if name not in ("request_id", "error", "chunks")]
+    columns = {name: getattr(requests, name)[rows] for name in names}
+    arrow = {name: getattr(requests, name).take(pa.array(rows)) for name in ("request_id", "error")}
+    return Requests(**columns, **arrow, chunks=requests.chunks.of_requests(rows))

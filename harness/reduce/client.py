@@ -75,11 +75,11 @@ def _load(run: Run, headline: StageWindow | None) -> dict[str, Any] | None:
     times = run.requests.chunks.t
     inside = times[(times >= headline.start) & (times < headline.end)]
     length_s = (headline.end - headline.start) * 1e-9
-    bodies = run.requests.table["request_bytes"].drop_null()
+    bodies = run.requests.request_bytes[~np.isnan(run.requests.request_bytes)]
     return {
         "events_per_s": len(inside) / length_s,
         "events_per_s_peak": _peak(inside, length_s),
-        "body_bytes_mean": float(np.mean(bodies.to_numpy())) if len(bodies) else None,
+        "body_bytes_mean": float(np.mean(bodies)) if len(bodies) else None,
         "loop_lag_s_max": _loop_lag(run, headline),
     }
 

@@ -12,7 +12,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from harness.reduce.load import Bools, Requests
+from harness.reduce.labels import Bools
+from harness.reduce.load import Requests
 from harness.reduce.stats import Floats, t_quantile
 from harness.reduce.tokens import Flow, Output
 

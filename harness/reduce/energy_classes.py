@@ -8,7 +8,8 @@ import numpy as np
 from harness.plan.types import PRIME_SUFFIX
 from harness.reduce.energy import Energy
 from harness.reduce.energy_attribution import Attribution, decode_context
-from harness.reduce.load import Bools, Requests
+from harness.reduce.labels import Bools
+from harness.reduce.load import Requests
 from harness.reduce.stats import Floats
 from harness.reduce.tokens import Flow, Output, spread_input
 
@@ -107,9 +108,9 @@ def allocate(
     joules = energy.per_bin(edges)
     if np.any(np.isnan(joules)):
         return None
-    labels = np.array([str(name).removesuffix(PRIME_SUFFIX) for name in requests.table["class"].to_pylist()], dtype=object)
-    names = sorted(set(labels))
-    masks = {name: np.asarray(labels == name, dtype=bool) for name in names}
+    labels = requests.workload_class.renamed(lambda name: name.removesuffix(PRIME_SUFFIX))
+    names = list(labels.counts())
+    masks = {name: labels == name for name in names}
     in_service = {name: _service(requests, mask, until).per_bin(edges) for name, mask in masks.items()}
     everyone = np.sum(list(in_service.values()), axis=0) if names else np.zeros(len(joules))
     rule, direct = SERVICE_TIME, dict.fromkeys(names, np.zeros(len(joules)))

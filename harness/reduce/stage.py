@@ -11,7 +11,8 @@ from harness.core.metrics import METRICS
 from harness.core.records import Basis, Concern, Outcome
 from harness.reduce.counters import ServerCounters
 from harness.reduce.energy_window import WindowEnergy, Work, energy_figures, window_energy
-from harness.reduce.load import Bools, Requests, Run, mapping, number, sequence
+from harness.reduce.labels import Bools
+from harness.reduce.load import Requests, Run, mapping, number, sequence
 from harness.reduce.stats import BATCH_COUNTS, Floats, batch_edges, distribution, ratio_interval
 from harness.reduce.summary import Distribution, Figure, RequestCounts
 from harness.reduce.tokens import Flow, Output, gaps, in_flight, live_conversations, output, spread_input, tpot
@@ -82,7 +83,6 @@ def count(requests: Requests, mine: Bools, planned: int | None, in_window: Bools
     """How the requests of `mine` ended; those that only primed a cache are counted apart."""
     primed = int(np.sum(mine & requests.priming & requests.ok))
     mine = mine & ~requests.priming
-    names, numbers = np.unique(requests.outcome[mine].astype(str), return_counts=True)
     return RequestCounts(
         planned=planned,
         sent=int(np.sum(mine & ~requests.dropped)),
@@ -90,7 +90,7 @@ def count(requests: Requests, mine: Bools, planned: int | None, in_window: Bools
         failed=int(np.sum(mine & requests.failed)),
         dropped=int(np.sum(mine & requests.dropped)),
         cancelled=int(np.sum(mine & requests.cancelled)),
-        by_outcome={str(name): int(n) for name, n in zip(names, numbers, strict=True)},
+        by_outcome=requests.outcome[mine].counts(),
         in_window=int(np.sum(in_window)) if in_window is not None else None,
         turns_not_happened=turns_not_happened,
         primed=primed,
@@ -373,4 +373,4 @@ def window_counts(run: Run, window: StageWindow, planned: int | None) -> Request
 
 def tried(requests: Requests) -> Bools:
     """Requests that the server may have worked on: sent, or at least tried."""
-    return np.asarray(~requests.dropped & (requests.outcome != Outcome.TIMEOUT_CONNECT), dtype=bool)
+    return ~requests.dropped & (requests.outcome != Outcome.TIMEOUT_CONNECT)

@@ -72,21 +72,20 @@ def distribution(values: Floats, censored: int = 0, weights: Floats | None = Non
         weights: whole numbers: how many equal values each one stands for; default 1.
         series: the same values in order of time, with censored ones as infinity, where intervals are wanted.
     """
+    if weights is not None and np.all(weights == 1):
+        weights = None
     there = ~np.isnan(values)
-    if weights is not None:
-        there &= weights > 0
-        counts = weights[there]
-    else:
-        counts = np.ones(0)
-    observed = values[there]
-    order = np.argsort(observed, kind="stable")
-    ordered = observed[order]
     quantiles: dict[str, float | None]
     if weights is None:
+        ordered = np.sort(values[there])
         n = len(ordered)
         quantiles = {name: percentile(ordered, q, censored) for name, q in QUANTILES.items()}
         mean = float(np.mean(ordered)) if n else None
     else:
+        there &= weights > 0
+        observed, counts = values[there], weights[there]
+        order = np.argsort(observed)
+        ordered = observed[order]
         cumulative = np.cumsum(counts[order])
         n = int(cumulative[-1]) if len(cumulative) else 0
         quantiles = {name: _weighted_percentile(ordered, cumulative, q, n + censored) for name, q in QUANTILES.items()}

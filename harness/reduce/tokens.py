@@ -1,12 +1,16 @@
 """Where and when tokens were: output at the arrival of its chunks, input spread from sent to first token."""
 
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
 from harness.core.records import Outcome
-from harness.reduce.load import Bools, Requests
+from harness.reduce.labels import Bools
+from harness.reduce.load import Requests
 from harness.reduce.stats import Floats
+
+_FEW_EDGES: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +41,7 @@ class Flow:
         weight = np.concatenate([weight, amount[flat]])
         good = ~(np.isnan(t) | np.isnan(weight))
         t, weight = t[good], weight[good]
-        order = np.argsort(t, kind="stable")
+        order = np.argsort(t)
         return cls(t[order], np.cumsum(weight[order]), start[~flat], end[~flat], amount[~flat])
 
     def between(self, start: float, end: float) -> float:
@@ -52,13 +56,21 @@ class Flow:
     def _spread(self, edges: Floats) -> Floats:
         if len(self.start) == 0:
             return np.zeros(len(edges) - 1)
-        if len(edges) <= 64:  # direct, and exact to rounding
-            upto = np.array([np.sum(self.amount * np.clip((edge - self.start) / (self.end - self.start), 0.0, 1.0)) for edge in edges])
+        if len(edges) <= _FEW_EDGES:  # exact to rounding
+            first_inside = np.searchsorted(edges, self.start, side="right")  # the edges that cut a stretch: from this one
+            first_after = np.searchsorted(edges, self.end, side="left")  # to the one before this; here and later it counts in full
+            upto = np.cumsum(np.bincount(first_after, weights=self.amount, minlength=len(edges) + 1))[: len(edges)]
+            cut = first_inside < first_after
+            start, amount, length = self.start[cut], self.amount[cut], (self.end - self.start)[cut]
+            begins, ends = first_inside[cut], first_after[cut]
+            for number, edge in enumerate(edges):
+                here = (begins <= number) & (number < ends)
+                upto[number] += np.sum(amount[here] * ((edge - start[here]) / length[here]))
             return np.diff(upto)
         # For long grids: the rate changes only where a stretch begins or ends, so the running total is linear in between.
         rate = self.amount / (self.end - self.start)
         moments = np.concatenate([self.start, self.end])
-        order = np.argsort(moments, kind="stable")
+        order = np.argsort(moments)
         moments = moments[order]
         slope = np.cumsum(np.concatenate([rate, -rate])[order])
         running = np.concatenate([np.zeros(1), np.cumsum(slope[:-1] * np.diff(moments))])

@@ -87,7 +87,7 @@ def judge(
     found += _window(run, windows, headline, figures, smoke=smoke)
     found += [] if smoke else steady_concerns(headline)
     found += _reconciled(run, reconciliation, smoke=smoke)
-    found += _client(host, headline, figures, slos, smoke=smoke)
+    found += _client(run, host, headline, figures, slos, smoke=smoke)
     found += client_concerns(run, client, slos, smoke=smoke)
     found += _server(run, headline, counters, flow, number(answers.get("input_tok")) or 0.0, smoke=smoke)
     found += _lengths(run, smoke=smoke)
@@ -214,6 +214,7 @@ def _reconciled(run: Run, reconciliation: Mapping[str, Agreement], *, smoke: boo
 
 
 def _client(
+    run: Run,
     host: Mapping[str, Any],
     headline: StageWindow | None,
     figures: Mapping[str, StageFigures],
@@ -237,13 +238,31 @@ def _client(
     slo = slos.get("ttft_s")
     limit = LAG_SHARE_OF_SLO * slo if slo else LAG_LIMIT_S
     worst = lag.p99 if lag.p99 is not None else lag.max
+    what = "sent"
+    overdue = _overdue_p99_s(run, headline)
+    if overdue is not None and overdue > (worst or 0.0):
+        worst, what = overdue, "sent or dropped"
     if worst is not None and worst > limit:
-        text = f"Requests were sent up to {worst * 1e3:.0f} ms late (p99 of schedule lag)."
+        text = f"Requests were {what} up to {worst * 1e3:.0f} ms late (p99 of schedule lag)."
         hopeless = not smoke and worst > (slo or LAG_INVALID_S)
         if hopeless:
             text += " The load generator did not keep its schedule: this is its own limit, not the server's."
         out.append(Concern("late_sends", Severity.INVALID if hopeless else severity, text, worst, limit))
     return out
+
+
+def _overdue_p99_s(run: Run, headline: StageWindow) -> float | None:
+    """p99 of how long after its intended time a request of the window was sent, or dropped: what a full server makes drop is dropped in
+    time, what the load generator did not get to is not. None where nothing was dropped.
+    """
+    requests = run.requests
+    mine = intended_in(requests, headline)
+    if not np.any(mine & requests.dropped):
+        return None
+    acted = np.where(requests.dropped, requests.done, requests.sent)[mine]
+    late_s = (acted - requests.intended[mine]) * 1e-9
+    late_s = late_s[np.isfinite(late_s)]
+    return float(np.quantile(late_s, 0.99)) if len(late_s) else None
 
 
 def _server(

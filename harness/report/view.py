@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
+import pyarrow as pa
 
 from harness.core.clock import ClockAnchor
 from harness.core.metrics import LATENCY_KEYS, METRICS
@@ -399,14 +400,14 @@ def _server(reduction: Reduction) -> Table | None:
 
 
 def _errors(reduction: Reduction) -> Table | None:
-    table = reduction.run.requests.table
     requests = reduction.run.requests
     bad = np.flatnonzero(~requests.ok & ~requests.cancelled)
     if len(bad) == 0:
         return None
     counts: dict[tuple[str, str, str], int] = {}
-    for row in table.select(["outcome", "http_status", "error"]).take(bad).to_pylist():
-        key = (row["outcome"], str(row["http_status"] or words.DASH), (row["error"] or words.DASH)[:160])
+    errors = requests.error.take(pa.array(bad)).to_pylist()
+    for outcome, status, error in zip(requests.outcome[bad], requests.http_status[bad], errors, strict=True):
+        key = (outcome, words.DASH if np.isnan(status) else f"{status:.0f}", (error or words.DASH)[:160])
         counts[key] = counts.get(key, 0) + 1
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:12]
     rows = [(*key, f"{n:,}") for key, n in ordered]
