@@ -929,6 +929,8 @@ class IpmiPower(Strict):
     """Name of the environment variable that holds the password."""
     password_file: Text | None = None
     """File that holds the password."""
+    cipher_suite: Whole | None = Field(default=None, ge=0, le=17)
+    """ipmitool's `-C`; default: asked for, which some controllers answer after long timeouts only (3 and 17 are common)."""
     command: Text = "ipmitool"
     """The program. Another name counts as a double of hardware, and the report says so."""
     interval_s: Interval = 2.0

@@ -190,8 +190,9 @@ class PowerSampler:
         """End the loops. One that hangs in a driver's call is left behind."""
         self._stop.set()
         self.wake()
+        deadline_ns = now_ns() + int(_JOIN_S * NS_PER_S)
         for thread in self._threads:
-            thread.join(timeout=_JOIN_S)
+            thread.join(timeout=max(0.0, (deadline_ns - now_ns()) / NS_PER_S))
 
     def close(self) -> None:
         """Let go of the sources; after `stop`."""

@@ -66,10 +66,8 @@ def record(nvml_double, tmp_path: Path) -> Record:
 
 
 def reduced(rows: list[dict], window: tuple[float, float], uuids: list[str] = UUIDS[:1]) -> Energy:
-    columns = {
-        name: np.array([row[name] if row[name] is not None else np.nan for row in rows], dtype=kind)
-        for name, kind in (("t_ns", float), ("power_w", float), ("energy_j", float), ("boundary", object), ("device_id", object), ("source", object))
-    }  # fmt: skip
+    kinds = {"t_ns": float, "power_w": float, "energy_j": float, "boundary": object, "device_id": object, "source": object}
+    columns = {name: np.array([row[name] if row[name] is not None else np.nan for row in rows], dtype=kind) for name, kind in kinds.items()}
     columns["t_ns"] -= START_NS
     found = {energy.boundary: energy for energy in energies(columns, window[0] * 1e9, window[1] * 1e9, uuids)}
     return found["gpu_board"]
@@ -108,7 +106,7 @@ def test_by_counter_within_half_a_percent_and_by_power_within_two(record: Record
     settings, formula = CURVES[name]
     rows = record(**settings)
     power_only = [row for row in rows if row["source"] != "nvml-counter"]
-    averages = [row for row in record(**settings, no_instant=1, no_counter=1)]
+    averages = record(**settings, no_instant=1, no_counter=1)
     assert {row["source"] for row in averages} == {"nvml-average"}
     for window in WINDOWS:
         truth = truth_j(window, **formula)

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Mapping
+from itertools import pairwise
 
 import pytest
 
@@ -120,6 +121,6 @@ def test_a_slow_step_leaves_slots_out_and_never_makes_up_for_them(until) -> None
     until(lambda: len(began) >= 4, "it goes on")
     stop.set()
     thread.join()
-    gaps = [after - before for before, after in zip(began[1:], began[2:], strict=False)]
+    gaps = [after - before for before, after in pairwise(began[1:])]
     assert min(gaps) > 0
     assert len(began) < 20

@@ -134,6 +134,13 @@ def _clock(kind: int) -> Callable[[Any], int]:
     return lambda handle: int(pynvml.nvmlDeviceGetClockInfo(handle, kind))
 
 
+def _reasons(handle: Any) -> int:  # noqa: ANN401 - an NVML handle
+    try:
+        return int(pynvml.nvmlDeviceGetCurrentClocksEventReasons(handle))
+    except pynvml.NVMLError_FunctionNotFound:  # drivers before 535 call it so
+        return int(pynvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle))
+
+
 def _memory_temperature_c(handle: Any) -> float | None:  # noqa: ANN401 - an NVML handle
     # 0 stands for "no sensor" on boards without one.
     return nvml.field_value(pynvml.nvmlDeviceGetFieldValues(handle, [pynvml.NVML_FI_DEV_MEMORY_TEMP])[0]) or None
@@ -147,7 +154,7 @@ _CALLS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "power_limit_w": lambda handle: pynvml.nvmlDeviceGetEnforcedPowerLimit(handle) / 1000,
     "utilization_ratio": lambda handle: pynvml.nvmlDeviceGetUtilizationRates(handle).gpu / 100,
     "memory_used_bytes": lambda handle: int(pynvml.nvmlDeviceGetMemoryInfo(handle).used),
-    "throttle_reasons": lambda handle: int(pynvml.nvmlDeviceGetCurrentClocksEventReasons(handle)),
+    "throttle_reasons": _reasons,
     "ecc_uncorrected": lambda handle: int(
         pynvml.nvmlDeviceGetTotalEccErrors(handle, pynvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED, pynvml.NVML_VOLATILE_ECC)
     ),

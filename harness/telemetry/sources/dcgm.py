@@ -174,6 +174,7 @@ class DcgmPowerSource:
         """Close the connection, a request that is under way included."""
         self._closed = True
         self._client.abort()
+        self._client.close()
 
 
 def _digest(body: bytes) -> bytes:

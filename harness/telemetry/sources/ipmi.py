@@ -19,6 +19,7 @@ COMMAND: Final = "ipmitool"
 
 _INSTANT: Final = re.compile(r"^\s*Instantaneous power reading\s*:\s*(\d+)\s+Watts", re.MULTILINE)
 _INACTIVE: Final = re.compile(r"Power reading state is\s*:\s*deactivated")
+_SYSTEM: Final = ("/usr/", "/bin/", "/sbin/", "/opt/", "/nix/")  # where a system keeps its programs
 _DEVICES: Final = ("/dev/ipmi0", "/dev/ipmi/0", "/dev/ipmidev/0")  # as ipmitool's `open` interface looks for them
 
 
@@ -31,6 +32,7 @@ class IpmiPowerSource:
         user: name for the network.
         password_env: environment variable that holds the password.
         password_file: file that holds it.
+        cipher_suite: of the network session; None: asked for.
         command: the program.
         interval_s: between two readings.
         timeout_s: limit of one.
@@ -42,7 +44,8 @@ class IpmiPowerSource:
 
     def __init__(
         self, *, host: str | None = None, port: int = 623, user: str | None = None, password_env: str | None = None,
-        password_file: str | None = None, command: str = COMMAND, interval_s: float = 2.0, timeout_s: float = 5.0,
+        password_file: str | None = None, cipher_suite: int | None = None,
+        command: str = COMMAND, interval_s: float = 2.0, timeout_s: float = 5.0,
         clock: Callable[[], int] = now_ns, root: Path = Path("/"),
     ) -> None:  # fmt: skip
         self.trouble = PowerTrouble()
@@ -51,6 +54,7 @@ class IpmiPowerSource:
         self._user = user
         self._password_env = password_env
         self._password_file = password_file
+        self._cipher_suite = cipher_suite
         self._command = command
         self._interval_s = interval_s
         self._timeout_s = timeout_s
@@ -77,8 +81,8 @@ class IpmiPowerSource:
         if program is None:
             return PowerProbe(self.name, why_not=f"{self._command} is not installed (`apt-get install ipmitool`)", origin=self._command)
         double = None
-        if Path(self._command).name != self._command or Path(program).name != COMMAND:
-            double = f"power of the node is read by {self._command} in place of the system's ipmitool"
+        if Path(self._command).name != self._command or Path(program).name != COMMAND or not program.startswith(_SYSTEM):
+            double = f"power of the node is read by {program} in place of the system's ipmitool"
         elif self._host is not None and is_loopback(self._host):
             double = f"the management controller is at {self._host}: this machine plays it"
         if self._host is None and double is None and not any((self._root / path.lstrip("/")).exists() for path in _DEVICES):
@@ -118,6 +122,7 @@ class IpmiPowerSource:
         if self._host is not None:
             argv += ["-I", "lanplus", "-H", self._host, "-p", str(self._port)]
             argv += ["-U", self._user] if self._user is not None else []
+            argv += ["-C", str(self._cipher_suite)] if self._cipher_suite is not None else []
             argv += ["-E"] if self._environment else []
         argv += ["dcmi", "power", "reading"]
         with self._lock:

@@ -57,6 +57,8 @@ class RedfishPowerSource:
         self._timeout_s = timeout_s
         self._clock = clock
         self._root: Any = None
+        self._connector: Any = None
+        self._auth: Any = None
         self._path: str | None = None
         self._device = ""
         self._closed = False
@@ -75,10 +77,11 @@ class RedfishPowerSource:
             return PowerProbe(self.name, why_not="sushy is not installed: pip install 'colossus-harness[redfish]'", origin=self._url)
         try:
             password = read_secret(self._password_env, self._password_file)
-            self._root = sushy.Sushy(
-                self._url, auth=sushy.auth.SessionOrBasicAuth(self._user, password) if self._user is not None else sushy.auth.NoAuth(),
-                verify=self._verify, server_side_retries=0, read_timeout=self._timeout_s, connect_timeout=self._timeout_s,
-            )  # fmt: skip
+            self._connector = sushy.connector.Connector(
+                self._url, verify=self._verify, default_request_timeout=self._timeout_s, connect_timeout=self._timeout_s
+            )
+            self._auth = sushy.auth.SessionOrBasicAuth(self._user, password) if self._user is not None else _anonymous(sushy.auth.AuthBase)
+            self._root = sushy.Sushy(self._url, auth=self._auth, connector=self._connector)
             double = self._double()
             path, device = self._find()
             power_w, energy_j = self._read(path)
@@ -129,7 +132,7 @@ class RedfishPowerSource:
 
     def _read(self, path: str) -> tuple[float | None, float | None]:
         """(watts, joules); None where it is not told."""
-        body = self._root.conn.get(path).json()
+        body = self._connector.get(path).json()
         # DMTF: EnvironmentMetrics.PowerWatts.Reading, EnergykWh.Reading; Power.PowerControl[].PowerConsumedWatts
         power_w = _reading(body.get("PowerWatts"))
         energy_kwh = _reading(body.get("EnergykWh"))
@@ -165,8 +168,21 @@ class RedfishPowerSource:
     def close(self) -> None:
         """Close the session."""
         self._closed = True
-        if self._root is not None:
-            self._root.conn.close()
+        if self._connector is not None:
+            self._connector.close()
+
+
+def _anonymous(base: Any) -> Any:  # noqa: ANN401 - a class of sushy, which is imported where it is needed
+    """An authentication that sends nothing: sushy has none of its own."""
+
+    class Anonymous(base):  # type: ignore[misc]
+        def _do_authenticate(self) -> None:
+            return
+
+        def can_refresh_session(self) -> bool:
+            return False
+
+    return Anonymous()
 
 
 def _reading(value: object) -> float | None:

@@ -1,0 +1,181 @@
+"""Meters that others read (PromQL, CSV) and power by a formula: times, units, and what is no reading."""
+
+import json
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from harness.core.clock import now_ns, take_anchor, wall_now
+from harness.core.records import Boundary
+from harness.telemetry.sources.csvfile import CsvPowerSource
+from harness.telemetry.sources.modelled import ModelledPowerSource
+from harness.telemetry.sources.promql import PromqlPowerSource
+
+ANCHOR = take_anchor()
+
+
+def unix_s(monotonic_ns: int) -> float:
+    return (ANCHOR.unix_ns + monotonic_ns - ANCHOR.monotonic_ns) / 1e9
+
+
+class Api:
+    """Answers /api/v1/query as Prometheus does; `series` is what there is, `asked` what was asked for."""
+
+    def __init__(self) -> None:
+        self.series: list[tuple[dict, list[tuple[float, str]]]] = []
+        self.asked: list[str] = []
+        self.only_vectors = False
+        self.status, self.raw = 200, None
+        self.headers: list[str | None] = []
+
+    def answer(self, to) -> None:
+        query = parse_qs(urlsplit(to.path).query)["query"][0]
+        self.asked.append(query)
+        self.headers.append(to.headers.get("Authorization"))
+        status, body = self.status, self.raw
+        if body is None:
+            if query.endswith("s]") and self.only_vectors:
+                status, answer = 400, {"status": "error", "errorType": "bad_data", "error": "ranges only allowed for vector selectors"}
+            elif query.endswith("s]"):
+                result = [{"metric": labels, "values": [[t, value] for t, value in samples]} for labels, samples in self.series]
+                answer = {"status": "success", "data": {"resultType": "matrix", "result": result}}
+            else:
+                result = [{"metric": labels, "value": list(samples[-1])} for labels, samples in self.series]
+                answer = {"status": "success", "data": {"resultType": "vector", "result": result}}
+            body = json.dumps(answer).encode()
+        to.send_response(status)
+        to.send_header("Content-Length", str(len(body)))
+        to.end_headers()
+        to.wfile.write(body)
+
+
+@pytest.fixture
+def api(metrics_server):
+    found = Api()
+    metrics_server.answer = found.answer
+    found.url = metrics_server.url.removesuffix("/metrics")
+    made = []
+
+    def make(**settings) -> PromqlPowerSource:
+        made.append(PromqlPowerSource(found.url, settings.pop("query", "pdu_watts"), **{"boundary": Boundary.RACK, **settings}))
+        return made[-1]
+
+    found.make = make
+    yield found
+    for source in made:
+        source.close()
+
+
+def test_raw_samples_of_a_selector_come_once_at_their_own_times(api) -> None:
+    start_ns = now_ns()
+    api.series = [({"__name__": "pdu_watts", "outlet": "3"}, [(unix_s(start_ns) - 5, "1500")])]
+    source = api.make(device_label="outlet")
+    (device,) = source.probe().devices
+    assert (device.device_id, device.boundary, device.power) == ("3", Boundary.RACK, "promql")
+    assert api.asked == ["pdu_watts[30s]"]
+    assert source.sample("power") == ()  # of before the run
+    moments = [now_ns() + n * 10**9 for n in (1, 2)]
+    api.series[0][1].extend((unix_s(t), str(1600 + n)) for n, t in enumerate(moments))
+    readings = source.sample("power")
+    assert [r.power_w for r in readings] == [1600.0, 1601.0]
+    assert all(abs(r.t_ns - t) < 5_000_000 for r, t in zip(readings, moments, strict=True))
+    assert source.sample("power") == ()
+
+
+def test_energy_in_kwh_and_expressions(api, monkeypatch) -> None:
+    monkeypatch.setenv("PROM_TOKEN", "s3cret")
+    api.only_vectors = True
+    api.series = [({}, [(unix_s(now_ns() + 10**9), "2.5")])]
+    source = api.make(query="sum(pdu_kwh)", quantity="energy", scale=3.6e6, token_env="PROM_TOKEN")
+    (device,) = source.probe().devices
+    assert (device.device_id, device.power, device.energy) == ("meter", None, "promql")
+    assert [(r.power_w, r.energy_j) for r in source.sample("power")] == [(None, 9e6)]
+    assert api.asked == ["sum(pdu_kwh)[30s]", "sum(pdu_kwh)", "sum(pdu_kwh)"]
+    assert set(api.headers) == {"Bearer s3cret"}
+
+
+def test_a_prometheus_that_fails_is_told_and_nan_is_no_reading(api) -> None:
+    api.series = [({}, [(unix_s(now_ns() + 10**9), "100")])]
+    source = api.make()
+    assert source.probe().devices
+    for status, raw in ((500, b"oops"), (200, b"[]"), (503, b'{"status":"error","error":"overloaded"}'), (200, b'{"status":"success"}')):
+        api.status, api.raw = status, raw
+        assert source.sample("power") == ()
+    assert any("overloaded" in message for message in source.trouble.seen)
+    api.status, api.raw = 200, None
+    api.series = [({}, [(unix_s(now_ns() + 2 * 10**9), "NaN"), (unix_s(now_ns() + 3 * 10**9), "7")])]
+    assert [r.power_w for r in source.sample("power")] == [7.0]
+    api.series = []
+    assert "no samples" in api.make().probe().why_not
+    assert not PromqlPowerSource("http://127.0.0.1:1", "x", boundary=Boundary.RACK, timeout_s=2.0).probe().devices
+
+
+def append(path: Path, text: str) -> None:
+    with path.open("a") as file:
+        file.write(text)
+
+
+def test_a_meters_log_is_followed_line_by_line(tmp_path: Path) -> None:
+    log = tmp_path / "pdu.csv"
+    log.write_text(f"outlet,time,watts\n1,{unix_s(now_ns()) - 60},900\n")
+    source = CsvPowerSource(log, boundary=Boundary.FACILITY, device_column="outlet", clock_offset_s=2.0)
+    assert [d.device_id for d in source.probe().devices] == ["1"]
+    assert source.sample("power") == ()
+    due_ns = now_ns() + 10**9
+    append(log, f"1,{unix_s(due_ns) + 2.0},1000\n2,{wall_now().isoformat()},5\n1,{unix_s(due_ns) + 3.0},11")
+    first = source.sample("power")
+    assert [(r.device_id, r.power_w) for r in first] == [("1", 1000.0)]  # 2 s ahead, the second line is of before the run
+    assert abs(first[0].t_ns - due_ns) < 5_000_000
+    append(log, "00\nrubbish\n1,never,3\n")
+    assert [r.power_w for r in source.sample("power")] == [1100.0]
+    assert any("without time" in message for message in source.trouble.seen)
+    log.write_text("outlet,time,watts\n")
+    assert source.sample("power") == ()
+    assert any("cut" in message for message in source.trouble.seen)
+    log.unlink()
+    assert source.sample("power") == ()
+
+
+@pytest.mark.parametrize("text", ["", "time,power\n1,2\n", "time,watts"])
+def test_a_log_without_the_columns_says_which(tmp_path: Path, text: str) -> None:
+    log = tmp_path / "pdu.csv"
+    assert "cannot read" in CsvPowerSource(log, boundary=Boundary.RACK).probe().why_not
+    log.write_text(text)
+    assert "no column" in CsvPowerSource(log, boundary=Boundary.RACK).probe().why_not
+
+
+def test_power_by_a_formula_is_called_modelled_wherever_it_goes() -> None:
+    source = ModelledPowerSource("cpu", idle_w=50.0, slope_w=100.0, boundary=Boundary.NODE, source="a data sheet")
+    probe = source.probe()
+    assert probe.devices[0].power == "modelled"
+    assert "a data sheet" in str(probe.origin)
+    end_ns = now_ns() + 10**8
+    while now_ns() < end_ns:
+        pass
+    (reading,) = source.sample("power")
+    assert reading.source == "modelled"
+    assert 50.0 <= reading.power_w <= 150.0
+
+
+MODELLED_GPU = """
+import dataclasses, json
+from harness.core.records import Boundary
+from harness.telemetry.sources.modelled import ModelledPowerSource
+source = ModelledPowerSource("gpu", idle_w=70.0, slope_w=600.0, boundary=Boundary.GPU_BOARD, source="x",
+    uuids=["GPU-d0ub1e00-0000-0000-0000-000000000000"])
+probe = source.probe()
+print(json.dumps([dataclasses.asdict(probe), [r.row() for r in source.sample("power")], list(source.intervals_s)]))
+source.close()
+"""
+
+
+def test_power_by_the_boards_utilisation(nvml_double, in_child) -> None:
+    nvml_double(utilization=50)
+    probe, (row,), intervals = in_child(MODELLED_GPU)
+    assert (row["power_w"], row["source"], row["boundary"]) == (370.0, "modelled", "gpu_board")
+    assert "test double" in probe["double"]
+    nvml_double(mig=1)
+    probe, rows, intervals = in_child(MODELLED_GPU)
+    assert rows == intervals == []
+    assert "utilisation" in probe["why_not"]
