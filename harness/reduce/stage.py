@@ -13,7 +13,7 @@ from harness.reduce.counters import ServerCounters
 from harness.reduce.energy_window import WindowEnergy, Work, energy_figures, window_energy
 from harness.reduce.labels import Bools
 from harness.reduce.load import Requests, Run, mapping, number, sequence
-from harness.reduce.stats import BATCH_COUNTS, Floats, batch_edges, distribution, ratio_interval
+from harness.reduce.stats import BATCH_COUNTS, Floats, batch_edges, distribution, mean_interval, ratio_interval
 from harness.reduce.summary import Distribution, Figure, RequestCounts
 from harness.reduce.tokens import Flow, Output, gaps, in_flight, live_conversations, output, spread_input, tpot
 from harness.reduce.windows import StageWindow, last_evidence
@@ -240,13 +240,19 @@ def figures(
     out.rate("requests_per_s", _moments(requests.done[requests.ok]))
     _goodput(out, requests, mine, flow, slos)
     pace = distributions["tpot_s"]
-    out.put("interactivity_tok_s_user", 1 / pace.p50 if pace.p50 else None, note=None if pace.p50 else "no median of tpot_s")
-    out.put("interactivity_p90_tok_s_user", 1 / pace.p90 if pace.p90 else None, note=None if pace.p90 else "no p90 of tpot_s")
-    out.put("requests_in_flight", flow.in_flight.between(start, end) / (end - start))
+    for key, name in (("interactivity_tok_s_user", "p50"), ("interactivity_p90_tok_s_user", "p90")):
+        seconds = getattr(pace, name)
+        bounds = pace.ci.get(name)
+        speeds = (1 / bounds[1], 1 / bounds[0]) if bounds is not None and bounds[0] > 0 else None
+        out.put(key, 1 / seconds if seconds else None, speeds, note=None if seconds else f"no {name} of tpot_s")
+    edges = out.edges()
+    in_flight = ratio_interval({n: flow.in_flight.per_bin(e) for n, e in edges.items()}, {n: np.diff(e) for n, e in edges.items()})
+    out.put("requests_in_flight", flow.in_flight.between(start, end) / (end - start), in_flight)
     done_right = mine & requests.ok
     for key, values in (("mean_input_tok", requests.input_tok), ("mean_output_tok", requests.output_tok)):
         known = values[done_right][~np.isnan(values[done_right])]
-        out.put(key, float(np.mean(known)) if len(known) else None, note="no answer came with a count" if len(known) == 0 else None)
+        nothing = "no answer came with a count" if len(known) == 0 else None
+        out.put(key, float(np.mean(known)) if len(known) else None, mean_interval(known), note=nothing)
 
     gpus = gpu_count(run)
     output_tok_s = out.figures["output_tok_s"].value
@@ -316,7 +322,12 @@ def _input(out: _Figures, flow: Flows, counters: ServerCounters | None) -> str |
         out.absent("input_computed_tok_s", reason)
         out.absent("input_cache_read_tok_s", reason)
     if read is not None and whole:
-        out.put("prefix_hit_ratio", read / whole, boundary="client" if split == "usage" else "server")
+        interval = None
+        if split == "usage" and flow.cache_read is not None:
+            edges = out.edges()
+            reads = {n: flow.cache_read.per_bin(e) for n, e in edges.items()}
+            interval = ratio_interval(reads, {n: flow.input.per_bin(e) for n, e in edges.items()})
+        out.put("prefix_hit_ratio", read / whole, interval, boundary="client" if split == "usage" else "server")
     else:
         out.absent("prefix_hit_ratio", "no input was processed in the window" if split else "nobody tells what was cached")
     if flow.cache_write is not None:
