@@ -1,8 +1,9 @@
 """What each model server calls the things that every model server counts.
 
 Names as exposed, renames over versions included: the first alternative that a server has is the one to use. A server that has none of them
-does not tell; then the figure is absent, never 0. Sources: the servers' metric documentation and expositions of real servers (vLLM 0.32,
-llama.cpp b11434), which the tests check where they are at hand.
+does not tell; then the figure is absent, never 0. Sources, read in 2026: expositions of real servers (vLLM 0.32, llama.cpp b11434), whose
+names the tests hold; SGLang's srt/metrics/collector.py; TensorRT-LLM's tensorrt_llm/metrics/collector.py; text-generation-inference's
+docs/source/reference/metrics.md and router; Dynamo's lib/runtime/src/metrics/prometheus_names.rs and its page on metrics.
 """
 
 import math
@@ -64,8 +65,16 @@ class Source:
         return tuple(f"{s.name}_count" if self.kind == "histogram" else s.name for s in self.series)
 
 
-PREFIXES: Final[Mapping[str, str]] = {"vllm": "vllm:", "sglang": "sglang:", "llama.cpp": "llamacpp:", "trtllm": "trtllm_", "tgi": "tgi_"}
-"""Server -> what its names begin with. The embedded engine reports what it measures under vLLM's names."""
+PREFIXES: Final[Mapping[str, str]] = {
+    "vllm": "vllm:",
+    "sglang": "sglang:",
+    "llama.cpp": "llamacpp:",
+    "trtllm": "trtllm_",
+    "tgi": "tgi_",
+    "dynamo": "dynamo_frontend_",
+}
+"""Server -> what its names begin with. The embedded engine reports what it measures under vLLM's names. `dynamo` is Dynamo's frontend; its
+workers pass their engine's names on, so they are read as that engine."""
 
 _SGLANG_RANKS = ("tp_rank", "pp_rank", "moe_ep_rank")  # ranks of one scheduler; dp_rank has figures of its own
 
@@ -115,7 +124,8 @@ NAMES: Final[Mapping[str, Mapping[Concept, tuple[Source, ...]]]] = {
         Concept.CACHED_TOKENS: (*_sglang("counter", "sglang:cached_tokens_total"), _sglang_realtime("prefill_cache")),
         Concept.GENERATED_TOKENS: _sglang("counter", "sglang:generation_tokens_total"),
         Concept.FINISHED: _sglang("counter", "sglang:num_requests_total"),
-        Concept.PREEMPTED: _sglang("counter", "sglang:num_retracted_requests_total", "sglang:num_retracted_reqs_total"),
+        # Of older versions the gauge that only grows; sglang:num_retracted_reqs is of the moment.
+        Concept.PREEMPTED: _sglang("counter", "sglang:num_retracted_requests_total", "sglang:total_retracted_reqs"),
         Concept.RUNNING: _sglang("gauge", "sglang:num_running_reqs"),
         Concept.WAITING: _sglang("gauge", "sglang:num_queue_reqs"),
         Concept.KV_USAGE: _sglang("gauge", "sglang:token_usage"),
@@ -134,6 +144,8 @@ NAMES: Final[Mapping[str, Mapping[Concept, tuple[Source, ...]]]] = {
         Concept.WAITING: _gauge("llamacpp:requests_deferred"),
         Concept.KV_USAGE: _gauge("llamacpp:kv_cache_usage_ratio"),
     },
+    # Served at /prometheus/metrics (/metrics is JSON). Tokens are counted when a request finishes, and only with return_perf_metrics;
+    # requests and KV usage only with enable_iter_perf_stats.
     "trtllm": {
         Concept.PROMPT_TOKENS: _counter("trtllm_prompt_tokens_total"),
         Concept.CACHED_TOKENS: _counter("trtllm_prompt_cached_tokens_total"),
@@ -152,6 +164,20 @@ NAMES: Final[Mapping[str, Mapping[Concept, tuple[Source, ...]]]] = {
         Concept.RUNNING: _gauge("tgi_batch_current_size"),
         Concept.WAITING: _gauge("tgi_queue_size"),
         Concept.ITL: _histogram("tgi_request_mean_time_per_token_duration"),
+    },
+    "dynamo": {
+        Concept.PROMPT_TOKENS: _counter("dynamo_frontend_input_sequence_tokens_sum"),
+        Concept.CACHED_TOKENS: _counter("dynamo_frontend_cached_tokens_sum"),
+        Concept.GENERATED_TOKENS: _counter("dynamo_frontend_output_tokens_total"),
+        Concept.FINISHED: (Source("counter", (Series("dynamo_frontend_requests_total", "status", ("success",)),)),),
+        # From the arrival of a request to the end of its answer, so those that wait are in it as well.
+        Concept.RUNNING: _gauge("dynamo_frontend_active_requests", "dynamo_frontend_inflight_requests"),
+        Concept.WAITING: (
+            Source("gauge", (Series("dynamo_frontend_stage_requests", "stage", ("preprocess", "route", "dispatch")),)),
+            *_gauge("dynamo_frontend_queued_requests"),
+        ),
+        Concept.TTFT: _histogram("dynamo_frontend_time_to_first_token_seconds"),
+        Concept.ITL: _histogram("dynamo_frontend_inter_token_latency_seconds"),
     },
 }
 """Server -> concept -> alternatives, best first."""

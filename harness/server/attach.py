@@ -143,15 +143,17 @@ class AttachServerRunner:
         yield AttachedServer(tuple(endpoints), info, traffic.network)
 
     def _metrics_url(self, position: int, url: str, api_key: str | None) -> str | None:
-        """The profile's, else `<url>/metrics` where that answers with Prometheus text."""
+        """The profile's, else the first of the known paths that answers with Prometheus text; TensorRT-LLM's /metrics is JSON."""
         if self.server.metrics_urls is not None:
             return self.server.metrics_urls[position] if self.server.metrics_urls else None
-        candidate = f"{url}/metrics"
-        try:
-            # Scraping goes straight: where that finds nothing, there are no metrics.
-            options = client_options(url, replace(self.profile.traffic.network, proxy=NONE))
-            headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-            answer = httpx.get(candidate, timeout=_PROBE_TIMEOUT_S, headers=headers, **options)
-        except httpx.HTTPError:
-            return None
-        return candidate if answer.status_code == 200 and "# TYPE" in answer.text else None
+        # Scraping goes straight: where that finds nothing, there are no metrics.
+        options = client_options(url, replace(self.profile.traffic.network, proxy=NONE))
+        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        for path in ("/metrics", "/prometheus/metrics"):
+            try:
+                answer = httpx.get(f"{url}{path}", timeout=_PROBE_TIMEOUT_S, headers=headers, **options)
+            except httpx.HTTPError:
+                return None
+            if answer.status_code == httpx.codes.OK and "# TYPE" in answer.text:
+                return f"{url}{path}"
+        return None

@@ -46,6 +46,21 @@ tgi_request_input_length_sum 900
 tgi_request_generated_tokens_sum 450
 tgi_request_mean_time_per_token_duration_count 9
 """,
+    "dynamo": """\
+dynamo_frontend_requests_total{model="m",request_type="stream",status="success"} 8
+dynamo_frontend_requests_total{model="m",request_type="stream",status="error"} 1
+dynamo_frontend_input_sequence_tokens_sum{model="m"} 900
+dynamo_frontend_cached_tokens_sum{model="m"} 300
+dynamo_frontend_output_tokens_total{model="m"} 450
+dynamo_frontend_active_requests{model="m"} 5
+dynamo_frontend_inflight_requests{model="m"} 5
+dynamo_frontend_queued_requests{model="m"} 4
+dynamo_frontend_stage_requests{phase="",stage="preprocess"} 1
+dynamo_frontend_stage_requests{phase="prefill",stage="route"} 2
+dynamo_frontend_stage_requests{phase="prefill",stage="transfer"} 7
+dynamo_frontend_time_to_first_token_seconds_count{model="m"} 8
+dynamo_frontend_inter_token_latency_seconds_count{model="m"} 442
+""",
 }
 
 
@@ -81,6 +96,18 @@ def test_servers_without_a_figure_leave_it_absent() -> None:
     assert told(parse(SYNTHETIC["trtllm"].encode(), None)) == ALL - {Concept.COMPUTED_TOKENS, Concept.PREEMPTED}
 
 
+def test_dynamos_frontend_and_its_workers() -> None:
+    frontend = parse(SYNTHETIC["dynamo"].encode(), None)
+    assert figure(Concept.FINISHED, frontend) == 8
+    assert figure(Concept.RUNNING, frontend) == 5  # the new name, not the sum of the new one and the old one
+    assert figure(Concept.WAITING, frontend) == 3  # the stages before the first token
+    assert told(frontend) == ALL - {Concept.COMPUTED_TOKENS, Concept.PREEMPTED, Concept.KV_USAGE}
+    older = [sample for sample in frontend if "active" not in sample[0] and "stage" not in sample[0]]
+    assert (figure(Concept.RUNNING, older), figure(Concept.WAITING, older)) == (5, 4)
+    worker = {"dynamo_component_inflight_requests", "vllm:num_requests_running", "vllm:generation_tokens_total"}
+    assert identify(worker) == "vllm"
+
+
 def test_a_server_that_is_not_known_tells_nothing() -> None:
     names = {"up", "process_cpu_seconds_total"}
     assert identify(names) is None
@@ -112,6 +139,22 @@ def test_every_name_in_the_table_has_its_servers_prefix() -> None:
     for server, concepts in NAMES.items():
         for sources in concepts.values():
             assert all(series.name.startswith(PREFIXES[server]) for source in sources for series in source.series)
+
+
+GOLDEN = {"vllm": "vllm-0.32.0.txt", "llama.cpp": "llama-cpp-b11434.txt"}
+# What a server of that version does not have, for all the table knows.
+MISSING = {"vllm": set(), "llama.cpp": {Concept.FINISHED, Concept.PREEMPTED, Concept.KV_USAGE, Concept.TTFT, Concept.ITL}}
+
+
+@pytest.mark.parametrize("server", GOLDEN)
+def test_the_table_holds_against_the_names_that_a_real_server_exposed(server: str) -> None:
+    """The golden files are the sample names of real expositions. Each concept is found there under its present name, not an older one."""
+    names = set((Path(__file__).parent / "golden" / GOLDEN[server]).read_text().split())
+    assert identify(names) == server
+    assert {concept for concept in Concept if pick(concept, names) is None} == MISSING[server]
+    for concept, alternatives in NAMES[server].items():
+        if concept not in MISSING[server]:
+            assert pick(concept, names) == alternatives[0], concept
 
 
 def test_the_names_of_a_real_vllm(shared_data: Path) -> None:

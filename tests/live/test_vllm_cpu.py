@@ -10,6 +10,9 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
+from harness.artifacts.expositions import parse
+from harness.core.metric_names import NAMES, pick
+
 ROOT = Path(__file__).parents[2]
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(1200)]
@@ -94,6 +97,16 @@ def test_later_turns_read_the_shared_head_from_the_prefix_cache(folder):
     assert later
     assert all(row["cache_read_tok"] > 0 for row in later)
     assert all(row["cache_read_tok"] <= row["input_tok"] for row in requests)
+
+
+def test_the_names_that_vllm_exposes_are_still_what_the_table_says(folder):
+    """A renamed metric makes a figure vanish without an error anywhere, so it is looked for here."""
+    body = (folder / "scrapes" / "replica-0.last.prom").read_bytes()
+    names = {name for name, _, _ in parse(body, "text/plain")}
+    for concept, alternatives in NAMES["vllm"].items():
+        assert pick(concept, names) == alternatives[0], f"{concept}: not under its present name"
+    golden = set((ROOT / "tests" / "core" / "golden" / "vllm-0.32.0.txt").read_text().split())
+    assert golden - names == set(), "names of vLLM 0.32.0 that this version no longer exposes"
 
 
 def test_no_process_of_the_run_is_left(folder):
