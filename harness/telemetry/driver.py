@@ -18,6 +18,7 @@ from harness.core.clock import NS_PER_S, ClockAnchor, now_ns, take_anchor
 from harness.core.errors import TelemetryError
 from harness.core.network import Network
 from harness.core.records import Boundary, Concern, Endpoint, Gpu, Severity
+from harness.hardware.gpus import double_of
 from harness.profile.schema import Telemetry
 from harness.telemetry.prometheus_run import EMBEDDED, RunPrometheus
 from harness.telemetry.prometheus_server import Registry, same_origin
@@ -64,6 +65,7 @@ class TelemetryRecorder:
         """Scheduling priority that the recorder got; -5 where that is permitted."""
         self._run = run
         self._settings = settings
+        self._gpus = tuple(gpus)
         self._on_concern = on_concern
         at = anchor or take_anchor()
         unix_offset_ns = at.unix_ns - at.monotonic_ns
@@ -160,6 +162,9 @@ class TelemetryRecorder:
     def _judge_sources(self) -> None:
         """Tell of doubles, and of sources that the profile names and that give nothing."""
         named = not isinstance(self._settings.power, str)
+        boards = double_of(self._gpus)
+        if boards is not None and not any(probe["double"] for probe in self.power if probe["source"] == "nvml"):
+            self._tell(Concern("double_hardware", self._double_severity, f"The deployment's boards are no real hardware: {boards}."))
         for probe in self.power:
             if probe["double"] is not None:
                 text = f"Power comes from no real hardware and measures nothing: {probe['double']}."
