@@ -48,6 +48,10 @@ RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Run directory.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key: traffic.load.0.concurrency=32")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else on stdout.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
+Exports = Annotated[
+    list[str] | None,
+    typer.Option("--export", metavar="FORMAT", help="Write the figures beside it: csv, parquet, openmetrics, all. May be given again."),
+]
 TracePath = Annotated[Path, typer.Argument(metavar="FILE", help="Trace file, or folder of Claude Code sessions or ServeGen clients.")]
 TraceKind = Annotated[
     str, typer.Option("--kind", help="auto, claude-code, mooncake, azure, burstgpt, servegen, or the plain form: csv, jsonl.")
@@ -269,14 +273,14 @@ def calibrate_command(
 
 @app.command("reduce")
 @_command
-def reduce_command(run: RunPath, json_output: Json = False) -> ExitCode | None:
+def reduce_command(run: RunPath, exports: Exports = None, json_output: Json = False) -> ExitCode | None:
     """Reduce a run directory again: summary.json from what was recorded."""
     from harness.artifacts.finalize import finalize
     from harness.artifacts.layout import RunDir
     from harness.report.terminal import reduce_and_report
 
     finalize(RunDir(run))
-    summary = reduce_and_report(run, report=False)
+    summary = reduce_and_report(run, report=False, exports=exports or ())
     if json_output:
         _dump(summary.to_dict())
     else:
@@ -286,16 +290,17 @@ def reduce_command(run: RunPath, json_output: Json = False) -> ExitCode | None:
 
 @app.command("report")
 @_command
-def report_command(run: RunPath, json_output: Json = False) -> None:
+def report_command(run: RunPath, exports: Exports = None, json_output: Json = False) -> None:
     """Write report.html and report.md of a run directory."""
+    from harness.report.export import exported_names
     from harness.report.terminal import reduce_and_report
 
-    summary = reduce_and_report(run, report=True)
+    summary = reduce_and_report(run, report=True, exports=exports or ())
     if json_output:
         _dump(summary.to_dict())
     else:
-        print(run / "report.html")
-        print(run / "report.md")
+        for name in ("report.html", "report.md", *exported_names(exports or ())):
+            print(run / name)
 
 
 AllowMismatch = Annotated[list[str] | None, typer.Option("--allow-mismatch", metavar="KEY", help="Compare although KEY differs.")]

@@ -1,6 +1,7 @@
 """What a terminal shows of finished runs: one run's result, and the list of a folder's runs."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -12,6 +13,7 @@ from harness.core.records import Severity
 from harness.core.units import human_duration, human_number
 from harness.reduce.reduction import reduce_fully, write_summary
 from harness.reduce.summary import Summary
+from harness.report.export import check_formats, export
 from harness.report.headline import headline_rows, purpose_sentence
 from harness.report.write import write_report
 
@@ -38,16 +40,25 @@ class Result:
     paths: tuple[str, ...]
 
 
-def reduce_and_report(path: Path, *, report: bool) -> Summary:
+def reduce_and_report(path: Path, *, report: bool, exports: Sequence[str] = ()) -> Summary:
     """Reduce a run directory; write summary.json and, on demand, the reports.
+
+    Args:
+        path: the run directory.
+        report: whether to write report.html and report.md.
+        exports: formats of `harness.report.export` to write beside them.
 
     Raises:
         ArtifactError: no run directory, or it cannot be written.
+        ProfileError: there is no such format.
     """
+    check_formats(exports)
     reduction = reduce_fully(path)
     write_summary(path, reduction.summary)
     if report:
         write_report(path, reduction)
+    if exports:
+        export(path, reduction, exports)
     return reduction.summary
 
 

@@ -138,7 +138,7 @@ def _builders() -> ModuleType:
     return sys.modules[name]
 
 
-@pytest.fixture(name="new_builder")
+@pytest.fixture(name="new_builder", scope="session")
 def _new_builder() -> Callable[..., Any]:
     return _builders().Builder
 
