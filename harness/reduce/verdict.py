@@ -134,7 +134,7 @@ def _requests(run: Run, headline: StageWindow | None, *, smoke: bool) -> list[Co
         limit = 0.0 if smoke else ERROR_BUDGET
         out.append(Concern("requests_failed", severity, f"{failed} of {tried} requests that were tried failed ({kinds}).", share, limit))
     if dropped:
-        text = f"{dropped} of {n} requests were dropped: sending them would have exceeded max_in_flight."
+        text = f"{dropped} of {n} requests were dropped: max_in_flight was reached, or they were overdue when the load ended."
         out.append(Concern("requests_dropped", Severity.NOTE if smoke else Severity.DEGRADED, text, dropped, 0))
     ids = pc.count_distinct(requests.request_id).as_py()
     if ids < n:

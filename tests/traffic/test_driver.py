@@ -67,7 +67,7 @@ def test_two_stages_window_and_sessions(traffic: Callable[..., Any], tmp_path: P
 
     for row in rows:
         written = truth[row["request_id"]]["content_ns"]
-        assert row["intended_ns"] <= row["sent_ns"] < row["first_byte_ns"] <= row["first_token_ns"]
+        assert row["intended_ns"] <= row["sent_ns"] <= row["first_byte_ns"] <= row["first_token_ns"]
         assert row["first_token_ns"] <= row["last_token_ns"] <= row["done_ns"]
         assert row["first_token_ns"] >= written[0]
         assert row["last_token_ns"] >= written[-1]

@@ -3,6 +3,7 @@
 One dispatcher a worker. It owns its greenlets: Locust's users do not run requests, so nothing that Locust does when it stops can lose one.
 """
 
+import itertools
 import logging
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -25,6 +26,8 @@ from harness.traffic._locust.wire import Stopped, Target
 from harness.traffic._locust.wire import turns as loop_turns
 
 _NEVER_NS: Final = 1 << 62
+_DROPS_AT_ONCE: Final = 16
+"""Records of what was never started, between two turns of the loop: about a millisecond."""
 
 _log = logging.getLogger(__name__)
 
@@ -351,9 +354,26 @@ class Dispatcher:
             intended_ns = stage.walked_ns = stage.start_ns + session.intended_offset_ns
             # A little more than the session itself needs, so that it makes its body while this loop walks on.
             if not self._sleep_until(stage, intended_ns - 2 * PREPARE_NS):
+                self._drop_overdue(stage, itertools.chain((session,), sessions))
                 return
             self._spawn(self._live, stage, session, intended_ns)
+            if monotonic_ns() > intended_ns - PREPARE_NS:
+                # Behind, with no sleep between two starts: without this nothing else would ever run, not even what was started.
+                loop_turns.wait()
         stage.walked_ns = _NEVER_NS
+
+    def _drop_overdue(self, stage: StageRun, sessions: Iterator[Session]) -> None:
+        """The stage is closing: what was due in it and was not even started is recorded as dropped. It comes in the plan's order."""
+        until_ns = monotonic_ns() if stage.window_end_ns is None else min(monotonic_ns(), stage.window_end_ns)
+        for number, session in enumerate(sessions):
+            assert session.intended_offset_ns is not None
+            intended_ns = stage.start_ns + session.intended_offset_ns
+            if intended_ns >= until_ns or self.is_stopped():
+                return
+            self._never_sent(self._record(session, session.turns[0], intended_ns))
+            stage.turns_not_happened += sum(later.requests for later in session.turns) - 1
+            if number % _DROPS_AT_ONCE == 0:
+                loop_turns.wait()
 
     def _sleep_until(self, stage: StageRun, t_ns: int) -> bool:
         """Sleep; False when the stage stops launching before that time."""
@@ -447,16 +467,12 @@ class Dispatcher:
         counts_for_window = stage.in_window(intended_ns)
         stage.pending_window += counts_for_window
         try:
+            record = self._record(session, turn, intended_ns)
             if not self._sleep_until(stage, intended_ns - prepare_ns):
-                return None
-            record = Record(
-                session_id=session.session_id, turn=turn.index, workload_class=session.workload_class, stage=session.stage,
-                worker=self._worker, intended_ns=intended_ns, target_input_tok=turn.target_input_tok,
-                target_output_tok=turn.target_output_tok, answer=Answer(Outcome.DROPPED),
-            )  # fmt: skip
+                return self._cut(record, counted=counts_for_window)
             body = conversation.body(turn.index)
             if not self._sleep_until(stage, intended_ns):
-                return None
+                return self._cut(record, counted=counts_for_window)
             if self.counts.in_flight >= self._share(stage.plan.max_in_flight):
                 record.done_ns = monotonic_ns()
                 record.answer.error = f"{stage.plan.max_in_flight} requests were in flight"
@@ -470,6 +486,25 @@ class Dispatcher:
         assert record.done_ns is not None
         planned = {Outcome.OK} if turn.cancel_after_ns is None else {Outcome.OK, Outcome.CANCELLED}
         return record.done_ns if record.answer.outcome in planned else -1
+
+    def _record(self, session: Session, turn: Turn, intended_ns: int) -> Record:
+        return Record(
+            session_id=session.session_id, turn=turn.index, workload_class=session.workload_class, stage=session.stage,
+            worker=self._worker, intended_ns=intended_ns, target_input_tok=turn.target_input_tok,
+            target_output_tok=turn.target_output_tok, answer=Answer(Outcome.DROPPED),
+        )  # fmt: skip
+
+    def _cut(self, record: Record, *, counted: bool) -> int | None:
+        """The stage stopped launching before a request was sent: one of the window that was overdue is a dropped one."""
+        if not counted or self.is_stopped() or monotonic_ns() < record.intended_ns:
+            return None
+        self._never_sent(record)
+        return -1
+
+    def _never_sent(self, record: Record) -> None:
+        record.answer.error = "the load generator was so far behind its schedule that this was never sent"
+        record.done_ns = monotonic_ns()
+        self._keep(record)
 
     def _share(self, cap: int) -> int:
         """This worker's part of a cap over all workers."""
