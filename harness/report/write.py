@@ -53,7 +53,7 @@ def write_report(run_path: Path, reduction: Reduction | None = None) -> tuple[Pa
 
 def html(shown: View, drawings: Mapping[str, Mapping[str, str]]) -> str:
     """The page, with a wide and a narrow drawing of each chart."""
-    environment = _environment()
+    environment = markdown_environment()
     drawn = {key: {size: Markup(inline(svg)) for size, svg in sizes.items()} for key, sizes in drawings.items()}  # noqa: S704 - drawn by us
     style = _source(environment, "style.css").replace("LIGHT_SERIES", css_variables("light")).replace("DARK_SERIES", css_variables("dark"))
     script = _source(environment, "report.js")
@@ -65,11 +65,11 @@ def markdown(shown: View) -> str:
     files: Mapping[str, Mapping[str, str]] = {
         key: {theme: f"{CHARTS_DIR}/{key}-{theme}.svg" for theme in ("light", "dark")} for key in shown.charts
     }
-    text = _environment().get_template("report.md.j2").render(v=shown, files=files)
-    return _spaced(text)
+    text = markdown_environment().get_template("report.md.j2").render(v=shown, files=files)
+    return spaced(text)
 
 
-def _spaced(text: str) -> str:
+def spaced(text: str) -> str:
     """Blank lines around headings, tables and HTML, which Markdown needs to tell them apart; nothing else, and never two of them."""
     lines = text.splitlines()
     out: list[str] = []
@@ -88,7 +88,8 @@ def _spaced(text: str) -> str:
     return "\n".join(out).strip() + "\n"
 
 
-def _environment() -> jinja2.Environment:
+def markdown_environment() -> jinja2.Environment:
+    """Templates of this folder, with filters that escape text for Markdown."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("harness.report"),
         autoescape=jinja2.select_autoescape(enabled_extensions=("html.j2",)),  # Markdown is escaped by the filters below
