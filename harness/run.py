@@ -47,6 +47,7 @@ from harness.server.choose import choose_server
 from harness.server.orphans import RunRegistry, reap_orphans
 from harness.server.quality import QualityCheck
 from harness.telemetry.driver import TelemetryRecorder
+from harness.telemetry.exporter import Exporter
 from harness.testing.paced import MODEL, Pace, PacedServer
 from harness.traffic.calibrate import cached, load_of, make_certificate, store
 from harness.traffic.driver import LocustDriver
@@ -205,6 +206,7 @@ class _Run:
             write_bytes(run_dir.root / "profile.yaml", source.read_bytes())
         if prepared.meter_calibration is not None:
             write_json(run_dir.meter_calibration, prepared.meter_calibration)
+        self._exporter: Exporter | None = None
         self._rate = _Rate()
         self._summary: Summary | None = None
         self._traffic: dict[str, Any] = {}
@@ -280,6 +282,7 @@ class _Run:
             calibration=None if self._certificate is None else self._run_dir.calibration.name,
             cores=cores,
         )
+        self._exporter = self._start_exporter(stack)
         network = profile.traffic.network
         recorder = TelemetryRecorder(
             self._run_dir,
@@ -385,7 +388,11 @@ class _Run:
             if self._signals.count > 1 and not stopped:
                 stopped = True
                 driver.stop(drain=False)
-            self._view.progress(self._progress(self._traffic, telemetry.latest()))
+            live = telemetry.latest()
+            progress = self._progress(self._traffic, live)
+            self._view.progress(progress)
+            if self._exporter is not None:
+                self._exporter.tell(progress.stage, progress.phase, self._traffic, live)
         server.check()
 
     def _progress(self, traffic: Mapping[str, Any], live: Mapping[str, Any]) -> Progress:
@@ -445,6 +452,16 @@ class _Run:
     def _share_cores(self, workers: int) -> Partition | None:
         """Cores of their own for the load generator and the engine; only runs that measure set any apart."""
         return partition(workers) if self._profile.purpose is Purpose.MEASURE else None
+
+    def _start_exporter(self, stack: ExitStack) -> Exporter | None:
+        telemetry = self._profile.telemetry
+        if telemetry.exporter_port is None:
+            return None
+        profile = self._profile
+        info = {"run_id": self._run_dir.root.name, "profile": profile.name, "purpose": profile.purpose.value, "version": __version__}
+        exporter = stack.enter_context(Exporter(self._run_dir, host=telemetry.exporter_host, port=telemetry.exporter_port, info=info))
+        self._view.note(f"the run's own metrics: {exporter.url}")
+        return exporter
 
     def _start_canary(self, stack: ExitStack, cores: Partition | None) -> Endpoint | None:
         if not self._profile.canary:

@@ -86,6 +86,39 @@ class JournalWriter:
         self.close()
 
 
+class JournalTail:
+    """Follows a journal while another process writes it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._read_bytes = 0
+        self._schema: pa.Schema | None = None
+
+    def new_batches(self) -> list[pa.RecordBatch]:
+        """The batches that have become whole since the last call; none while there is no file."""
+        try:
+            with self._path.open("rb") as file:
+                file.seek(self._read_bytes)
+                data = file.read()
+        except OSError:
+            return []
+        reader = pa.BufferReader(data)
+        found: list[pa.RecordBatch] = []
+        whole = 0
+        while True:
+            try:
+                message = pa.ipc.read_message(reader)
+                if self._schema is None:
+                    self._schema = pa.ipc.read_schema(message)
+                else:
+                    found.append(pa.ipc.read_record_batch(message, self._schema))
+            except (EOFError, OSError, pa.ArrowInvalid):
+                break  # the rest of this message is still to come, or it is the end mark
+            whole = reader.tell()
+        self._read_bytes += whole
+        return found
+
+
 def parts(path: Path) -> list[Path]:
     """A journal and those that continue it after its writer died (`raw.arrows`, `raw-1.arrows`, …): those that are there, in order."""
     found = [path] if path.exists() else []
