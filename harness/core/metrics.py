@@ -95,3 +95,49 @@ LATENCY_KEYS: Final = tuple(definition.key for definition in _LATENCIES)
 
 VALUE_KEYS: Final = tuple(definition.key for definition in _VALUES)
 """Keys of a summary's `metrics`. A figure at a second power boundary is `<key>@<boundary>`."""
+
+MODELLED: Final = frozenset({"usd_per_mtok", "kgco2_per_mtok"})
+"""Metrics that rest on a stated assumption (a price, a grid's factor) and are never measured."""
+
+INPUTS: Final[Mapping[str, tuple[str, ...]]] = {
+    "ttft_s": ("intended_ns", "first_token_ns", "outcome"),
+    "ttft_from_sent_s": ("sent_ns", "first_token_ns", "outcome"),
+    "tpot_s": ("first_token_ns", "last_token_ns", "output_tok", "chunk_tok", "outcome"),
+    "itl_s": ("first_token_ns", "chunk_dt_us", "chunk_tok"),
+    "inter_event_s": ("first_token_ns", "chunk_dt_us"),
+    "e2e_s": ("intended_ns", "last_token_ns", "done_ns", "outcome"),
+    "e2e_from_sent_s": ("sent_ns", "last_token_ns", "done_ns", "outcome"),
+    "schedule_lag_s": ("intended_ns", "sent_ns"),
+    "output_tok_s": ("output_tok", "first_token_ns", "chunk_dt_us", "chunk_tok", "chunk_bytes"),
+    "output_tok_s_per_gpu": ("output_tok_s", "GPUs of the deployment"),
+    "input_tok_s": ("input_tok", "sent_ns", "first_token_ns"),
+    "input_computed_tok_s": ("input_tok", "cache_read_tok", "sent_ns", "first_token_ns", "else the server's counters"),
+    "input_cache_read_tok_s": ("cache_read_tok", "sent_ns", "first_token_ns", "else the server's counters"),
+    "input_cache_write_tok_s": ("cache_write_tok", "sent_ns", "first_token_ns"),
+    "total_tok_s": ("input_tok_s", "output_tok_s"),
+    "requests_per_s": ("done_ns", "outcome"),
+    "goodput_rps": ("intended_ns", "ttft_s", "tpot_s", "e2e_s", "slos"),
+    "goodput_tok_s": ("intended_ns", "output_tok", "ttft_s", "tpot_s", "e2e_s", "slos"),
+    "slo_met_ratio": ("intended_ns", "ttft_s", "tpot_s", "e2e_s", "slos"),
+    "error_ratio": ("intended_ns", "outcome"),
+    "interactivity_tok_s_user": ("tpot_s",),
+    "interactivity_p90_tok_s_user": ("tpot_s",),
+    "requests_in_flight": ("sent_ns", "done_ns"),
+    "mean_input_tok": ("intended_ns", "input_tok", "outcome"),
+    "mean_output_tok": ("intended_ns", "output_tok", "outcome"),
+    "prefix_hit_ratio": ("input_tok", "cache_read_tok", "else the server's counters"),
+    "power_w": ("energy_j",),
+    "energy_j": ("power.parquet: energy_j, else power_w",),
+    "output_tok_per_j": ("output_tok_s", "energy_j"),
+    "input_computed_tok_per_j": ("input_computed_tok_s", "energy_j"),
+    "total_tok_per_j": ("total_tok_s", "energy_j"),
+    "output_tok_s_per_mw": ("output_tok_s", "energy_j at the utility's meter"),
+    "j_per_output_tok": ("energy_j", "output_tok_s"),
+    "j_per_request": ("energy_j", "requests_per_s"),
+    "idle_power_w": ("power.parquet", "energy.idle_s"),
+    "ready_power_w": ("power.parquet", "energy.idle_s"),
+    "active_power_w": ("power_w", "idle_power_w"),
+    "kgco2_per_mtok": ("energy_j", "output_tok_s", "the profile's factor of the grid"),
+    "usd_per_mtok": ("output_tok_s_per_gpu", "price"),
+}
+"""What each metric is made of: columns of requests.parquet, other metrics, sections of the profile."""

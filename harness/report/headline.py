@@ -86,6 +86,10 @@ _ORDER: Final[tuple[str, ...]] = (
 )
 
 
+HEADLINE_KEYS: Final = tuple(dict.fromkeys(key.partition(".")[0] for key in _ORDER))
+"""Metrics of the headline, in its order; latencies with some percentiles."""
+
+
 def headline_rows(summary: Summary) -> list[HeadlineRow]:
     """The rows that head every account of a run, absent ones included with the reason."""
     return rows_of(summary.metrics, summary.latency)
