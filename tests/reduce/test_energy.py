@@ -133,7 +133,7 @@ def test_the_counter_stands_where_power_readings_cannot_resolve_the_load():
     assert found.joules == pytest.approx(3750, rel=0.02)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     cuts=st.lists(st.floats(10, 70), min_size=3, max_size=6, unique=True),
     name=st.sampled_from(sorted(RESOLVED)),
@@ -154,7 +154,7 @@ def test_joules_of_adjacent_windows_add_up(cuts, name, counter, reset):
     assert float(np.sum(whole.per_bin(np.array(cuts) * S))) == pytest.approx(whole.joules, rel=1e-9)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(resets=st.lists(st.floats(11, 69), min_size=1, max_size=3), watts=st.floats(20, 700))
 def test_resets_of_the_counter_are_bridged_by_power(resets, watts):
     curve = constant(watts)
@@ -174,7 +174,7 @@ def test_a_reset_that_no_power_reading_bridges_leaves_the_window_without_joules_
     assert board(readings, 10, 28).joules == pytest.approx(18 * 300)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     factor=st.sampled_from([1e-6, 1e-3, 1e3, 1e6, 3600.0, 1 / 3.6]),
     watts=st.floats(30, 650),

@@ -52,7 +52,7 @@ def without(found, *names):
     return [one for one in found if one.name not in names]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     truth=st.tuples(st.floats(40, 400), st.floats(0.001, 0.1), st.floats(0.02, 1.0), st.floats(1e-6, 2e-4)),
     seed=st.integers(0, 10**6),
@@ -82,7 +82,7 @@ def test_coefficients_are_never_negative():
 
 
 @given(ratio=st.floats(0.5, 3), context=st.floats(100, 8000))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_collinear_stages_are_refused(ratio, context):
     """One mix of work at several loads: whatever the loads, input, output and context go together."""
     rows = [(f"c{n}", 40.0 * n * ratio, 40.0 * n, context, float(n), 0.6) for n in (4, 16, 64, 128)]
@@ -126,7 +126,7 @@ def test_slices_without_joules_are_refused():
 
 
 @given(st.floats(0, 1e5), st.floats(0, 1e5), st.floats(0, 1e9), st.floats(1, 1e6))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_the_components_add_up_to_the_windows_joules(computed, output, context, joules):
     parts = components(FITTED, np.array([60.0, computed, output, context]), joules)
     assert set(parts) == {*TERMS, "unexplained"}

@@ -5,11 +5,13 @@ import json
 from datetime import UTC, datetime
 
 import pytest
+from typer.testing import CliRunner
 
 from harness.artifacts import tables
 from harness.artifacts.events import EventLog
 from harness.artifacts.journal import JournalWriter
 from harness.artifacts.layout import RunDir
+from harness.cli import app
 from harness.core.errors import ArtifactError, ProfileError
 from harness.core.ladder import HOST_POWER_SHARE, HOST_RATED_W, NETWORK_STORAGE_RATIO, PUE, host_rated_w
 from harness.fleet.catalog import gpus as fleet_gpus
@@ -326,6 +328,29 @@ class TestCalibration:
         path = run(gpus=1)
         with pytest.raises(ArtifactError, match="clock is about"):
             calibrate(path, self.meter(path, tmp_path, times, shift_s=4.0), accuracy=0.002)
+
+    def test_the_commands(self, run, tmp_path, times):
+        path = run(gpus=1)
+        out = tmp_path / "calibration.json"
+        asked = [
+            "energy",
+            "calibrate",
+            "--meter",
+            str(self.meter(path, tmp_path, times)),
+            "--accuracy",
+            "0.002",
+            "--out",
+            str(out),
+            str(path),
+        ]
+        done = CliRunner().invoke(app, asked)
+        assert done.exit_code == 0, done.output
+        assert "GPU-0: the sensor's joules x 1.03" in done.output
+        assert json.loads(out.read_text())["devices"]["GPU-0"]["slices"] >= 6
+        shown = CliRunner().invoke(app, ["energy", "show", str(path)])
+        assert shown.exit_code == 0, shown.output
+        assert "facility" in shown.output
+        assert "no attribution" in shown.output
 
     def test_several_boards_need_a_name(self, run, tmp_path, times):
         path = run(gpus=2)
