@@ -53,6 +53,7 @@ class Options:
         loads: further runs of the same work at other loads.
         replicas: further runs of the same work at two or more replicas.
         modelled: ratio from the run's type of GPU to the site's.
+        demonstrate: take a run whose boards are a test double; every page says so.
     """
 
     draws: int = DRAWS
@@ -66,6 +67,7 @@ class Options:
     loads: Sequence[Path] = ()
     replicas: Sequence[Path] = ()
     modelled: Ratio | None = None
+    demonstrate: bool = False
 
     def __post_init__(self) -> None:
         if self.draws < 1:
@@ -101,7 +103,7 @@ def estimate(
     )  # fmt: skip
     result = load_result(run)
     place = site if isinstance(site, Site) else load_site(site)
-    measured = evidence.measured_tokens(result)
+    measured = evidence.measured_tokens(result, demonstrate=options.demonstrate)
     spec = evidence.type_of(result)
     if options.modelled is None:
         evidence.check_type(result, spec, place)
@@ -258,7 +260,8 @@ class _Estimator:
         if node is not None and boards and not scaled:
             meter = self._priors["node_meter"]
             value = node / boards
-            drawn = self._streams.normal("node", value, value * meter.value / Z95)
+            error = evidence.power_error(self._run, Boundary.NODE)
+            drawn = self._streams.normal("node", value, value * (meter.value if error is None else error) / Z95)
             self._add("node_w", "Measured node power per GPU", "W/GPU", value, drawn, Basis.MEASURED, f"{self._run.run_id}; {meter.text()}")
             counted = {"measured power of the node": ("gpu", "host")}
         elif board is None or not boards:
@@ -268,13 +271,17 @@ class _Estimator:
         else:
             sensor = self._priors["board_sensor"]
             value, source, basis = board / boards, f"{self._run.run_id}; {sensor.text()}", Basis.MEASURED
+            error = evidence.power_error(self._run, Boundary.GPU_BOARD)
+            if error is not None:
+                source = f"{self._run.run_id}; systematic error of {error:.1%}, as the run tells it"
             if scaled:
                 rated = (self._from.board_power_w, self._spec.board_power_w)
                 if rated[0] is None or rated[1] is None:
                     return f"no sourced board power for {self._from.name} or {self._spec.name}"
                 value, basis = value * rated[1].value / rated[0].value, Basis.MODELLED
                 source += f"; times {rated[1].value:g} W / {rated[0].value:g} W of rated power"
-            drawn = self._streams.normal("sensor", value, value * sensor.value / Z95 / math.sqrt(boards))
+            deviation = (sensor.value / math.sqrt(boards) if error is None else error) / Z95
+            drawn = self._streams.normal("sensor", value, value * deviation)
             self._add("board_w", "Measured board power", "W/GPU", value, drawn, basis, source)
             share = self._prior("host_power_share")
             rated_by = f"{host.value:g} W rated ({host.cite()}) x {share.source}"
@@ -287,8 +294,11 @@ class _Estimator:
         self._prior("network_storage")
         self._stated("pue", site_pue)
         linked, why = idle_share_of(self._run, [load_result(path) for path in self._options.loads])
+        ready = evidence.unloaded_share(self._run) if linked is None else None
         if linked is not None:
             self._linked("idle_power_share", linked)
+        elif ready is not None:
+            self._linked("idle_power_share", Linked(ready[0], 0.05 * ready[0], ready[1]))
         else:
             self._prior("idle_power_share")
             if self._options.loads:

@@ -22,18 +22,34 @@ USED_SHARE: Final = 0.9
 # --- what may be scaled -----------------------------------------------------------------------------------------------------------
 
 
-def measured_tokens(run: RunResult) -> Value:
+DOUBLE: Final = "double_hardware"
+"""Code of the concern that a run's boards are a test double."""
+
+
+def is_demonstration(run: RunResult) -> bool:
+    """Whether nothing but a test double in place of hardware makes the run invalid."""
+    codes = {concern.get("code") for concern in run.concerns if concern.get("severity") == "invalid"}
+    return run.status is Status.INVALID and codes == {DOUBLE}
+
+
+def measured_tokens(run: RunResult, *, demonstrate: bool = False) -> Value:
     """The run's output tokens per second per GPU, if it may be scaled at all.
+
+    Args:
+        run: the run.
+        demonstrate: take a run whose boards are a test double, where nothing else makes it invalid.
 
     Raises:
         InvalidRunError: the run is invalid, proves function only, or ran without GPUs.
     """
-    if run.status is Status.INVALID:
+    if run.status is Status.INVALID and not (demonstrate and is_demonstration(run)):
         reasons = [str(concern.get("message")) for concern in run.concerns if concern.get("severity") == "invalid"]
         raise InvalidRunError(
             f"{run.path} is invalid and cannot be scaled to a site",
             cause=reasons[0] if reasons else "its summary has no verdict",
-            next_step="repeat the run and remove what made it invalid",
+            next_step="--demonstrate shows the page with figures that mean nothing"
+            if is_demonstration(run)
+            else "repeat the run and remove what made it invalid",
         )
     if not run.gpus and not _stated_gpus(run):
         raise InvalidRunError(
@@ -163,6 +179,23 @@ def _power_at(run: RunResult, boundary: Boundary) -> float | None:
         if figure.value is not None and figure.value > 0 and figure.basis is Basis.MEASURED and figure.boundary == boundary:
             return figure.value
     return None
+
+
+def power_error(run: RunResult, boundary: Boundary) -> float | None:
+    """Half of the 95 % interval of the systematic error of the run's power over its value; None where the run does not tell it."""
+    for key in ("power_w", f"power_w@{boundary}"):
+        raw = mapping(mapping(run.summary.get("metrics")).get(key))
+        if raw.get("boundary") == boundary and (ratio := number(raw.get("systematic_ratio"))) is not None:
+            return ratio
+    return None
+
+
+def unloaded_share(run: RunResult) -> tuple[float, str] | None:
+    """Board power of the ready server without load over that of the window; None where it was not measured."""
+    loaded, ready = board_power_w(run), run.figure("ready_power_w")
+    if loaded is None or ready.value is None or ready.boundary != Boundary.GPU_BOARD or not 0 < ready.value <= loaded:
+        return None
+    return ready.value / loaded, f"boards of the ready server without load, {ready.value:.4g} W, over those under load; host taken alike"
 
 
 def slos_of(run: RunResult) -> dict[str, float]:

@@ -7,7 +7,7 @@ from typing import Final
 from harness.artifacts.results import RunResult, number
 from harness.core.records import Status
 from harness.fleet.catalog import sanity
-from harness.fleet.evidence import board_power_w, work_of
+from harness.fleet.evidence import board_power_w, is_demonstration, work_of
 from harness.fleet.kinds import GpuSpec, Site
 
 STEADY_S: Final = 30.0
@@ -23,7 +23,9 @@ BELOW_PUBLISHED_J: Final = 1 / 3
 def red_flags(run: RunResult, spec: GpuSpec, site: Site) -> list[str]:
     """Reasons to doubt the estimate that the run and the site give by themselves."""
     flags = []
-    if run.status is not Status.VALID:
+    if is_demonstration(run):
+        flags.append("A demonstration: the run's boards are a test double, so no figure here says anything about real hardware.")
+    elif run.status is not Status.VALID:
         codes = ", ".join(dict.fromkeys(str(concern.get("code")) for concern in run.concerns if concern.get("severity") != "note"))
         flags.append(f"The run is {run.status}{f' ({codes})' if codes else ''}: so is everything below.")
     window = run.window_s

@@ -76,6 +76,7 @@ class Forecast:
 
     Attributes:
         nodes: of the pool, spares included.
+        node_tok_s: output tokens per second of a serving node.
         totals: figures of the years: P5, median and P95 over them.
         closed: M/G/infinity beside them.
         day: by hour of the day: demand, capacity up, served (tok/s), MW, share within the SLO; means over all years.
@@ -88,6 +89,7 @@ class Forecast:
     spares: int
     gpus_per_node: int
     gpus_per_replica: int
+    node_tok_s: float
     years: int
     policy: str
     totals: dict[str, Range | None]
@@ -106,6 +108,7 @@ class Forecast:
             "spares": self.spares,
             "gpus_per_node": self.gpus_per_node,
             "gpus_per_replica": self.gpus_per_replica,
+            "node_tok_s": self.node_tok_s,
             "years": self.years,
             "policy": self.policy,
             "totals": {key: item.to_dict() if item is not None else None for key, item in self.totals.items()},
@@ -145,6 +148,7 @@ def forecast(estimated: FleetEstimate, options: TimeOptions | None = None) -> Fo
         spares=pool.spares,
         gpus_per_node=pool.gpus_per_node,
         gpus_per_replica=pool.gpus_per_replica,
+        node_tok_s=pool.tok_s_per_gpu * pool.gpus_per_node,
         years=len(years),
         policy=pool.policy,
         totals=_totals(years),

@@ -1,0 +1,132 @@
+"""`harness fleet` as one call: runs at sites, over time where that is asked for, written and shown on loopback."""
+
+import functools
+import http.server
+import os
+import sys
+import threading
+import webbrowser
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from harness.artifacts.results import load_result
+from harness.core.errors import HarnessError, NotComparableError
+from harness.fleet.catalog import list_sites, load_site
+from harness.fleet.estimate import Options, estimate
+from harness.fleet.evidence import type_of
+from harness.fleet.forecast import TimeOptions, forecast
+from harness.fleet.kinds import Site
+from harness.fleet.modelled import Ratio, parse_ratio
+from harness.report.fleet_view import Case, Refusal
+
+
+@dataclass(frozen=True, slots=True)
+class FleetRequest:
+    """What is asked.
+
+    Attributes:
+        runs: run directories; the first fills the page.
+        sites: names or files.
+        compare_sites: all shipped sites beside those.
+        options: of the estimates.
+        time: of the simulation; None simulates nothing.
+        modelled: ratio between types of GPU as text: table, a number, LOW:HIGH.
+        modelled_source: who says so.
+    """
+
+    runs: Sequence[Path]
+    sites: Sequence[str]
+    compare_sites: bool = False
+    options: Options | None = None
+    time: TimeOptions | None = None
+    modelled: str | None = None
+    modelled_source: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FleetAnswer:
+    """Cases with an answer, and those without one."""
+
+    cases: tuple[Case, ...]
+    refused: tuple[Refusal, ...]
+
+
+def fleet(request: FleetRequest) -> FleetAnswer:
+    """Estimate every run at every site; only the first case with an answer is simulated over time.
+
+    Raises:
+        HarnessError: of the first case, where not one has an answer.
+    """
+    sites = [_site(name) for name in request.sites]
+    if request.compare_sites:
+        sites += [site for site in list_sites() if site.name not in {known.name for known in sites}]
+    cases: list[Case] = []
+    refused: list[Refusal] = []
+    first: HarnessError | None = None
+    options = request.options or Options()
+    for site in sites:
+        for run in request.runs:
+            try:
+                ratio = _ratio(run, site, request)
+                estimated = estimate(run, site, options=replace(options, modelled=ratio))
+                # Several simulations would cost much and fill no page: the first stands for the site.
+                over_time = forecast(estimated, request.time) if request.time is not None and not cases else None
+                cases.append(Case(estimated, over_time))
+            except HarnessError as error:
+                first = first or error
+                refused.append(Refusal(str(run), site.name, " ".join(filter(None, (error.what, error.cause)))))
+    if not cases:
+        assert first is not None
+        raise first
+    return FleetAnswer(tuple(cases), tuple(refused))
+
+
+def _site(name: str) -> Site:
+    return load_site(Path(name) if name.endswith((".yaml", ".yml")) else name)
+
+
+def _ratio(run: Path, site: Site, request: FleetRequest) -> Ratio | None:
+    """The stated model between the run's type of GPU and the site's; None where they are the same or none is stated."""
+    if request.modelled is None or not site.types:
+        return None
+    kind = type_of(load_result(run))
+    if kind.name in site.types:
+        return None
+    if len(site.types) > 1:
+        raise NotComparableError(f"{site.name} is a mix of {' + '.join(site.types)}: a ratio to a mix is none")
+    return parse_ratio(request.modelled, request.modelled_source, kind.name, site.types[0])
+
+
+# --- showing it -------------------------------------------------------------------------------------------------------------------
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *args: object) -> None:
+        """Say nothing: the terminal belongs to the command."""
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """Serve a folder's files on loopback, at a free port, for as long as the block lasts.
+
+    Yields:
+        URL of the folder.
+    """
+    handler = functools.partial(_Quiet, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, name="fleet-page", daemon=True)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def show(url: str) -> bool:
+    """Open a page in a graphical browser; false where there is none."""
+    if not (sys.platform == "darwin" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        return False
+    return webbrowser.open(url)

@@ -1,0 +1,226 @@
+"""Charts of a fleet's page, as Vega-Lite in the placeholder colours of `harness.report.charts`: waterfall, tornado, scenarios."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from harness.report.charts import SERIES
+
+_SOFT, _GRID = "#010101", "#010102"
+ROW: Final = 30
+"""Height of a row in CSS pixels."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """One row of a waterfall.
+
+    Attributes:
+        label: what is done.
+        start: where the bar begins.
+        end: where it ends.
+        kind: `whole` (a total), `lost` or `added`.
+        text: beside it.
+    """
+
+    label: str
+    start: float
+    end: float
+    kind: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """One row of a tornado or of scenarios.
+
+    Attributes:
+        label: of the row.
+        low: one end.
+        high: the other end.
+        middle: a tick; None for none.
+        text: beside it.
+        turned: the end of the factor's P95 is the lower one.
+        series: colour, from 0.
+    """
+
+    label: str
+    low: float
+    high: float
+    middle: float | None = None
+    text: str = ""
+    turned: bool = False
+    series: int = 0
+
+
+def draw(spec: Mapping[str, Any]) -> str:
+    """A specification as SVG in placeholder colours."""
+    import vl_convert
+
+    return str(vl_convert.vegalite_to_svg(dict(spec)))
+
+
+def waterfall(bars: Sequence[Bar], x_title: str, width: int) -> dict[str, Any]:
+    """Bars that hang from one another, from the whole to what is left (or from nothing to the sum)."""
+    narrow = width < 500
+    top = max((max(bar.start, bar.end) for bar in bars), default=1.0)
+    rows = [
+        {"label": bar.label, "a": min(bar.start, bar.end), "b": max(bar.start, bar.end), "kind": bar.kind, "text": bar.text} for bar in bars
+    ]
+    y = _rows([bar.label for bar in bars], 118 if narrow else 250)
+    return _spec(
+        width,
+        len(bars),
+        rows,
+        [
+            {
+                "mark": {"type": "bar", "height": 16, "cornerRadius": 2},
+                "encoding": {
+                    "y": y,
+                    "x": {
+                        "field": "a",
+                        "type": "quantitative",
+                        "title": x_title,
+                        "scale": {"domain": [0, top * (1.42 if narrow else 1.2)], "nice": False},
+                        "axis": _axis(narrow),
+                    },
+                    "x2": {"field": "b"},
+                    "color": {
+                        "field": "kind",
+                        "type": "nominal",
+                        "legend": None,
+                        "scale": {"domain": ["whole", "lost", "added"], "range": [SERIES[0], SERIES[1], SERIES[2]]},
+                    },
+                    "opacity": {"condition": {"test": "datum.kind === 'lost'", "value": 0.75}, "value": 1},
+                },
+            },
+            {
+                "mark": {"type": "text", "align": "left", "dx": 6, "color": _SOFT, "fontSize": 11.5},
+                "encoding": {"y": y, "x": {"field": "b", "type": "quantitative"}, "text": {"field": "text"}},
+            },
+        ],
+    )
+
+
+def tornado(spans: Sequence[Span], centre: float, x_title: str, width: int) -> dict[str, Any]:
+    """How far each factor moves the answer, the widest on top; a line at the central value."""
+    narrow = width < 500
+    rows = []
+    for span in spans:
+        ends = (span.low, centre, "low"), (centre, span.high, "high")
+        if span.turned:
+            ends = (span.low, centre, "high"), (centre, span.high, "low")
+        rows += [{"label": span.label, "a": a, "b": b, "end": end} for a, b, end in ends]
+    y = _rows([span.label for span in spans], 118 if narrow else 250)
+    x = {
+        "field": "a",
+        "type": "quantitative",
+        "title": x_title,
+        "scale": {"zero": False, "nice": True},
+        "axis": _axis(narrow),
+    }
+    return _spec(
+        width,
+        len(spans),
+        rows,
+        [
+            {
+                "mark": {"type": "bar", "height": 16},
+                "encoding": {
+                    "y": y,
+                    "x": x,
+                    "x2": {"field": "b"},
+                    "color": {
+                        "field": "end",
+                        "type": "nominal",
+                        "legend": None,
+                        "scale": {"domain": ["low", "high"], "range": [SERIES[1], SERIES[0]]},
+                    },
+                },
+            },
+            {"mark": {"type": "rule", "color": _SOFT, "strokeWidth": 1.25}, "encoding": {"x": {"datum": centre, "type": "quantitative"}}},
+        ],
+    )
+
+
+def ranges(spans: Sequence[Span], x_title: str, width: int) -> dict[str, Any]:
+    """P5 to P95 of shares, with a tick at the median."""
+    narrow = width < 500
+    rows = [
+        {"label": span.label, "a": span.low, "b": span.high, "m": span.middle, "s": str(span.series), "text": span.text} for span in spans
+    ]
+    y = _rows([span.label for span in spans], 118 if narrow else 250)
+    colour = {"field": "s", "type": "nominal", "legend": None, "scale": {"domain": ["0", "1"], "range": [SERIES[0], SERIES[1]]}}
+    scale = {"domain": [0, 1.3 if narrow else 1.12], "nice": False}
+    values = [0, 0.5, 1] if narrow else [0, 0.2, 0.4, 0.6, 0.8, 1]
+    axis = {**_axis(narrow), "values": values, "labelExpr": "format(datum.value, '.0%')"}
+    return _spec(
+        width,
+        len(spans),
+        rows,
+        [
+            {
+                "mark": {"type": "bar", "height": 8, "cornerRadius": 4, "opacity": 0.45},
+                "encoding": {
+                    "y": y,
+                    "x": {"field": "a", "type": "quantitative", "title": x_title, "scale": scale, "axis": axis},
+                    "x2": {"field": "b"},
+                    "color": colour,
+                },
+            },
+            {
+                "mark": {"type": "tick", "thickness": 3, "height": 18},
+                "encoding": {"y": y, "x": {"field": "m", "type": "quantitative"}, "color": colour},
+            },
+            {
+                "mark": {"type": "text", "align": "left", "dx": 10, "color": _SOFT, "fontSize": 11.5},
+                "encoding": {"y": y, "x": {"field": "b", "type": "quantitative"}, "text": {"field": "text"}},
+            },
+        ],
+    )
+
+
+def _rows(labels: Sequence[str], limit: int) -> dict[str, Any]:
+    return {
+        "field": "label",
+        "type": "nominal",
+        "sort": list(labels),
+        "title": None,
+        "axis": {"domain": False, "ticks": False, "labelLimit": limit, "labelPadding": 8},
+    }
+
+
+def _axis(narrow: bool) -> dict[str, Any]:
+    label = (
+        "abs(datum.value) >= 1e9 ? format(datum.value / 1e9, '~g') + ' B' : "
+        "abs(datum.value) >= 1e6 ? format(datum.value / 1e6, '~g') + ' M'"
+        " : abs(datum.value) >= 1e4 ? format(datum.value / 1e3, '~g') + ' k' : format(datum.value, ',~g')"
+    )
+    return {"tickCount": 3 if narrow else 6, "labelExpr": label, "domain": False, "ticks": False, "grid": True}
+
+
+def _spec(width: int, count: int, rows: Sequence[Mapping[str, Any]], layers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    return {
+        "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
+        "width": width,
+        "height": ROW * max(1, count) + 46,
+        "background": None,
+        "padding": 2,
+        "autosize": {"type": "fit", "contains": "padding"},
+        "data": {"values": list(rows)},
+        "layer": list(layers),
+        "config": {
+            "font": "Helvetica, Arial, sans-serif",
+            "view": {"stroke": None},
+            "axis": {
+                "labelColor": _SOFT,
+                "titleColor": _SOFT,
+                "gridColor": _GRID,
+                "labelFontSize": 11.5,
+                "titleFontSize": 11.5,
+                "titleFontWeight": "normal",
+                "titlePadding": 8,
+                "labelPadding": 6,
+            },
+        },
+    }

@@ -1,0 +1,76 @@
+"""Writes what a fleet would do: fleet.html (one file, no network, no script needed), fleet.md with its charts beside it, fleet.json."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import jinja2
+from markupsafe import Markup
+
+from harness.artifacts.atomic import write_bytes, write_json
+from harness.core.errors import ArtifactError
+from harness.report.charts import css_variables, inline, themed
+from harness.report.fleet_view import Case, FleetView, Refusal, fleet_view
+from harness.report.write import markdown_environment, spaced
+
+CHARTS_DIR: Final = "fleet-charts"
+"""Folder beside fleet.md with its charts, one for each theme."""
+
+
+def write_fleet(cases: Sequence[Case], refused: Sequence[Refusal], folder: Path) -> tuple[Path, Path, Path]:
+    """Write fleet.html, fleet.md and fleet.json.
+
+    Args:
+        cases: runs at sites, at least one; the first fills the page.
+        refused: runs and sites without an answer.
+        folder: made where it is missing.
+
+    Raises:
+        ArtifactError: the folder cannot be written.
+    """
+    shown = fleet_view(cases, refused)
+    paths = (folder / "fleet.html", folder / "fleet.md", folder / "fleet.json")
+    try:
+        (folder / CHARTS_DIR).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ArtifactError(f"cannot make {folder}: {error.strerror or error}", cause="no permission, or no space") from error
+    for chart in shown.charts.values():
+        for theme in ("light", "dark"):
+            write_bytes(folder / CHARTS_DIR / f"{chart.key}-{theme}.svg", themed(chart.wide, theme).encode())
+    write_bytes(paths[0], fleet_html(shown).encode())
+    write_bytes(paths[1], fleet_markdown(shown).encode())
+    write_json(paths[2], fleet_json(cases, refused))
+    return paths
+
+
+def fleet_json(cases: Sequence[Case], refused: Sequence[Refusal]) -> dict[str, Any]:
+    """All cases as JSON."""
+    return {
+        "schema_version": 1,
+        "cases": [
+            {"estimate": case.estimate.to_dict(), "forecast": case.forecast.to_dict() if case.forecast is not None else None}
+            for case in cases
+        ],
+        "refused": [{"run": item.run, "site": item.site, "why": item.why} for item in refused],
+    }
+
+
+def fleet_html(shown: FleetView) -> str:
+    """The page, with a wide and a narrow drawing of each chart."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("harness.report"), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
+    )
+    drawn = {
+        key: {"wide": Markup(inline(chart.wide)), "narrow": Markup(inline(chart.narrow))}  # noqa: S704 - drawn by us
+        for key, chart in shown.charts.items()
+    }
+    assert environment.loader is not None
+    style, more, script = (environment.loader.get_source(environment, name)[0] for name in ("style.css", "fleet.css", "report.js"))
+    style = style.replace("LIGHT_SERIES", css_variables("light")).replace("DARK_SERIES", css_variables("dark"))
+    template = environment.get_template("fleet.html.j2")
+    return template.render(v=shown, drawn=drawn, style=Markup(style + more), script=Markup(script))  # noqa: S704 - ours
+
+
+def fleet_markdown(shown: FleetView) -> str:
+    """GitHub-flavoured Markdown."""
+    return spaced(markdown_environment().get_template("fleet.md.j2").render(v=shown, charts_dir=CHARTS_DIR))
