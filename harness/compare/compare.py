@@ -262,9 +262,10 @@ def _notes(
     made_by = {str(mapping(run.manifest.get("harness")).get("version") or "unknown") for run in runs}
     if len(made_by) > 1:
         yield f"Made by different versions of the harness: {', '.join(sorted(made_by))}."
-    for run in runs:
-        if run.status not in CLAIMING:
-            yield f"{run.run_id} is {run.status}: nothing is claimed from it."
+    for status in dict.fromkeys(run.status for run in runs if run.status not in CLAIMING):
+        mine = [run.run_id for run in runs if run.status is status]
+        are, them = ("is", "it") if len(mine) == 1 else ("are", "them")
+        yield f"{', '.join(mine)} {are} {status}: nothing is claimed from {them}."
     for one in sets:
         for left_out in one.left_out:
             yield f"{left_out}."

@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Any, Final
 
 from harness.artifacts.results import RunResult, Value
-from harness.compare.statistics import ALPHA, Difference, holm, mean, outliers, t_quantile, two_samples, variance, welch
+from harness.compare.statistics import ALPHA, Difference, holm, mean, outlier, t_quantile, two_samples, variance, welch
 from harness.core.metrics import METRICS, Better, MetricDef
 from harness.core.records import Status
 
@@ -45,7 +45,7 @@ class Spread:
         low: lower end of the 95 % t-interval of the mean; None with fewer than two runs.
         high: its upper end.
         cv: standard deviation / mean; None likewise, or where the mean is 0.
-        outliers: ids of runs that stand apart. They are counted all the same.
+        outliers: ids of runs that stand apart (Grubbs' test at 1 %). They are counted all the same.
     """
 
     side: str
@@ -108,7 +108,7 @@ class Cell:
             return "—"
         if self.low is None or self.high is None:
             return f"{self.ratio:.3f}"
-        sensors = f" (±{math.expm1(self.systematic):.1%} of it sensors)" if self.systematic else ""
+        sensors = f" (sensors ±{math.expm1(self.systematic):.1%})" if self.systematic else ""
         return f"{self.ratio:.3f} [{self.low:.3f}, {self.high:.3f}]{sensors}"
 
     def says(self) -> str:
@@ -207,7 +207,8 @@ def spread(label: str, members: Sequence[RunResult], read: Reader) -> Spread:
     deviation = math.sqrt(variance(known))
     half = t_quantile(1 - ALPHA, len(known) - 1) * deviation / math.sqrt(len(known))
     ids = list(values)
-    apart = tuple(ids[i] for i in sorted(outliers(known)))
+    position = outlier(known)
+    apart = () if position is None else (ids[position],)
     return Spread(label, values, middle, middle - half, middle + half, deviation / abs(middle) if middle else None, apart)
 
 

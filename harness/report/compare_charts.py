@@ -71,7 +71,12 @@ def ratios(marks: Sequence[RatioMark], names: Sequence[str], width: int) -> dict
     ends = [value for row in rows for value in (row["lo"], row["hi"])] + [1.0]
     low, high = min(ends) / 1.03, max(ends) * 1.03
     colour = _colour(sides, names)
-    y = {"field": "f", "type": "nominal", "sort": figures, "axis": {"title": None, "ticks": False, "domain": False, "labelLimit": 190}}
+    y = {
+        "field": "f",
+        "type": "nominal",
+        "sort": figures,
+        "axis": {"title": None, "ticks": False, "domain": False, "labelLimit": 200, "minExtent": 110},
+    }
     offset = {"yOffset": {"field": "s", "type": "nominal", "sort": sides}} if len(sides) > 1 else {}
     scale = {"type": "log", "domain": [low, high], "nice": False}
     axis = {"title": "ratio to A, with 95 % interval", "format": "~g", "values": _ratio_ticks(low, high, narrow=width < 500)}
@@ -97,13 +102,13 @@ def ratios(marks: Sequence[RatioMark], names: Sequence[str], width: int) -> dict
     )
 
 
-def trade(points: Sequence[TradePoint], names: Sequence[str], y_title: str, size: tuple[int, int]) -> dict[str, Any]:
+def trade(points: Sequence[TradePoint], names: Sequence[str], size: tuple[int, int]) -> dict[str, Any]:
     """Tokens per GPU against tokens per user: a point a run, a line through the means of a side's stages."""
     sides = [names[i] for i in sorted({point.side for point in points})]
     rows = [{"s": names[p.side], "o": p.order, "x": p.x, "y": p.y} for p in points]
     colour = _colour(sides, names)
     x_axis = {"title": "tokens per second per user (1 / median TPOT)", "format": "~s"}
-    y_axis = {"title": y_title, "format": "~s", "domain": False, "ticks": False}
+    y_axis = {"title": None, "format": "~s", "domain": False, "ticks": False}
     x_scale, y_scale = {"zero": True, "nice": True}, {"zero": True, "nice": True}
     layers: list[dict[str, Any]] = [
         {
@@ -160,7 +165,7 @@ def _whole(width: int, height: int, rows: Sequence[Mapping[str, Any]], layers: S
         "width": width,
         "height": height,
         "background": None,
-        "padding": 2,
+        "padding": {"left": 10, "right": 10, "top": 4, "bottom": 4},
         "autosize": {"type": "fit", "contains": "padding"},
         "data": {"values": list(rows)},
         "layer": list(layers),

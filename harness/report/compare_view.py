@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from harness.artifacts.layout import RunDir
 from harness.artifacts.results import number
+from harness.compare import gate_output
 from harness.compare.compare import HEADLINE, Comparison, Row, Side
 from harness.compare.gates import GateResult, Outcome
 from harness.compare.table import Cell, Word, base
@@ -62,14 +63,14 @@ class ComparisonView:
     title: str
     tone: str
     badge: str
-    lead: str
+    lead: Sequence[str]
     sides: Sequence[str]
     allowed: Sequence[str]
     gates: Table | None
     treatments: Table
-    headline: Table
-    money: Table | None
-    everything: Table
+    headline: Sequence[Table]
+    money: Sequence[Table]
+    everything: Sequence[Table]
     repeats: Table | None
     runs: Sequence[tuple[str, str]]
     figures: Mapping[str, Figure]
@@ -97,7 +98,7 @@ def compare_view(comparison: Comparison) -> ComparisonView:
         gates=_gates(comparison.gates),
         treatments=Table("What differs is marked; the rest is equal", head, listed, tuple(range(1, len(head)))),
         headline=_rows(comparison, headline, "Headline figures, as ratios to A"),
-        money=_rows(comparison, money, "Watts and dollars") if money else None,
+        money=_rows(comparison, money, "Watts and dollars") if money else (),
         everything=_rows(comparison, comparison.metrics, "All figures"),
         repeats=Table(marked, comparison.repeat_columns(), repeats, (1,)) if repeats else None,
         runs=[(side.title, ", ".join(side.runs)) for side in comparison.sides],
@@ -121,15 +122,18 @@ def _verdict(comparison: Comparison) -> tuple[str, str]:
         return "valid", "gates passed"
     found = {cell.word for row in comparison.metrics for cell in row.cells}
     if found & {Word.BETTER, Word.WORSE}:
-        return "functional", "differences found"
+        return "plain", "differences found"
     if Word.NO_DIFFERENCE in found:
         return "plain", "no detectable difference"
     return "preliminary", "nothing is claimed" if comparison.sides[1:] else "spread of one side"
 
 
-def _lead(comparison: Comparison) -> str:
-    """What each side is better and worse in, in words."""
-    sentences = []
+def _lead(comparison: Comparison) -> list[str]:
+    """What the gates say, and what each side is better and worse in, in words."""
+    by_outcome = {outcome: [gate for gate in comparison.gates if gate.outcome is outcome] for outcome in Outcome}
+    counted = [f"{len(found)} {outcome.lower()}" for outcome, found in by_outcome.items() if found]
+    sentences = [f"Gates: {', '.join(counted)}."] if counted else []
+    sentences += [f"{gate_output.sentence(gate)}." for gate in by_outcome[Outcome.FAILED]]
     for position, side in enumerate(comparison.sides[1:]):
         by_word: dict[Word, list[Row]] = {}
         for row in comparison.metrics:
@@ -141,10 +145,10 @@ def _lead(comparison: Comparison) -> str:
             f"{word} in {len(by_word[word])} figures" for word in (Word.NO_DIFFERENCE, Word.TOO_FEW, Word.NO_CLAIM) if by_word.get(word)
         ]
         sentences.append(f"{side.title}: {'; '.join(part for part in parts if part) or 'nothing to compare'}.")
-    if not sentences:
+    if len(comparison.sides) == 1:
         side = comparison.sides[0]
         sentences.append(f"{len(side.runs)} repeats of {side.name}: means with 95 % t-intervals.")
-    return " ".join(sentences)
+    return sentences
 
 
 def _listed(rows: Sequence[Row], position: int) -> str:
@@ -160,7 +164,9 @@ def _statistic(row: Row) -> str:
 
 
 def _percent(cell: Cell) -> str:
-    return "" if cell.ratio is None else f"{cell.ratio - 1:+.1%}" if 0.2 < cell.ratio < 3 else f"{words.plain(cell.ratio, 3)} ×"
+    if cell.ratio is None:
+        return ""
+    return f"{cell.ratio - 1:+.1%}" if 0.2 < cell.ratio < 3 else f"{words.plain(cell.ratio, 3)} ×"
 
 
 def _gates(gates: Sequence[GateResult]) -> Table | None:
@@ -180,7 +186,8 @@ def _value(value: float | None, unit: str) -> str:
     return f"{number_} {suffix}".strip()
 
 
-def _rows(comparison: Comparison, rows: Sequence[Row], caption: str) -> Table:
+def _rows(comparison: Comparison, rows: Sequence[Row], caption: str) -> list[Table]:
+    """A table for each side but the baseline; of one side alone, its repeats' means."""
     if len(comparison.sides) == 1:
         head: tuple[str, ...] = ("Figure", "mean", "95 % interval", "CV", "runs")
         table = []
@@ -189,18 +196,17 @@ def _rows(comparison: Comparison, rows: Sequence[Row], caption: str) -> Table:
             interval = words.interval(spread.low, spread.high, row.unit) or words.DASH
             cv = words.DASH if spread.cv is None else f"{spread.cv:.1%}"
             table.append((_name(row), _value(spread.mean, row.unit), interval, cv, str(len(spread.values))))
-        return Table(caption, head, table)
-    others = [side.label for side in comparison.sides[1:]]
-    head = ("Figure", "A", *(text for label in others for text in (label, f"{label} / A", "says")))
-    cells = [
-        (
-            _name(row),
-            _value(row.baseline, row.unit),
-            *(text for cell in row.cells for text in (_value(cell.value, row.unit), cell.text(), cell.says())),
-        )
-        for row in rows
-    ]
-    return Table(caption, head, cells, tuple(4 + 3 * i for i in range(len(others))))
+        return [Table(caption, head, table)]
+    tables = []
+    for position, side in enumerate(comparison.sides[1:]):
+        cells = [
+            (_name(row), _value(row.baseline, row.unit), _value(cell.value, row.unit), cell.text(), cell.says())
+            for row in rows
+            for cell in [row.cells[position]]
+        ]
+        said = f"{caption}: {side.title}, against {comparison.sides[0].title}"
+        tables.append(Table(said, ("Figure", "A", side.label, f"{side.label} / A", "says"), cells, (4,)))
+    return tables
 
 
 # --- charts -----------------------------------------------------------------------------------------------------------------------
@@ -276,8 +282,8 @@ def _trade_figure(sides: Sequence[Side], names: Sequence[str], stated: Mapping[s
     caption = "A point a run and load stage: up is more from the hardware, right is faster for each user; a side that is up and right wins."
     title = "Tokens per GPU against tokens per user" if per_gpu else "Throughput against tokens per user"
     legend = [(i + 1, name) for i, name in enumerate(names)]
-    wide, narrow = (draw(trade(found, names, y_title, (size[0], 280))) for size in (WIDE, NARROW))
-    return Figure("trade", title, caption, "", legend, wide, narrow, table)
+    wide, narrow = (draw(trade(found, names, (size[0], 280))) for size in (WIDE, NARROW))
+    return Figure("trade", title, caption, y_title, legend, wide, narrow, table)
 
 
 def _cdf_figure(

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.compare.statistics import holm, t_quantile, t_within, welch
+from harness.compare.statistics import holm, one_sample, outlier, t_beyond, t_quantile, t_within, two_samples, welch
 
 SIDE = st.lists(st.floats(-5, 5), min_size=2, max_size=6)
 
@@ -77,3 +77,72 @@ def test_holm_corrects_for_the_number_of_questions():
     assert holm({"a": 0.01, "b": 0.03, "c": 0.9}) == {"a"}
     assert holm({"a": 0.01, "b": 0.02, "c": 0.04}) == {"a", "b", "c"}
     assert holm({}) == frozenset()
+
+
+@pytest.mark.parametrize("df", [1, 1.7, 2.94, 8, 40])
+def test_one_sided_and_two_sided_probabilities_agree_for_any_degrees_of_freedom(df):
+    for t in (0.1, 1.0, 3.0, 12.0):
+        assert 2 * t_beyond(t, df) == pytest.approx(1 - t_within(t, df), abs=1e-12)
+        assert t_beyond(-t, df) == pytest.approx(1 - t_beyond(t, df))
+    assert t_within(t_quantile(0.99, df), df) == pytest.approx(0.99)
+
+
+def test_fractional_degrees_of_freedom_lie_between_whole_ones():
+    assert t_quantile(0.95, 3) < t_quantile(0.95, 2.5) < t_quantile(0.95, 2)
+
+
+def test_one_cauchy_quantile_is_known_exactly():
+    assert t_quantile(0.9, 1) == pytest.approx(math.tan(math.pi * 0.45))
+
+
+@pytest.mark.parametrize(("n_a", "n_b", "margin"), [(3, 3, 0.025), (5, 5, 0.025), (4, 7, 0.0), (2, 10, 0.05)])
+def test_the_detectable_effect_is_the_one_that_simulation_detects(n_a, n_b, margin):
+    rng = np.random.default_rng(3)
+    deviation = 0.015
+    design = two_samples(deviation, n_a, n_b, 0.01, margin=margin)
+    effect = design.detectable()
+    found = 0
+    for _ in range(800):
+        difference = welch(rng.normal(0, deviation, n_a).tolist(), rng.normal(effect, deviation, n_b).tolist())
+        found += difference.difference > margin and t_beyond(difference.difference / difference.error, difference.df) < 0.01
+    assert found / 800 == pytest.approx(0.9, abs=0.035)
+    assert design.detection(effect) == pytest.approx(0.9, abs=1e-3)
+    assert design.detection(0.0) <= 0.0101
+
+
+def test_detection_of_one_sample_agrees_with_simulation():
+    rng = np.random.default_rng(4)
+    design = one_sample(1.0, 5, 0.01)
+    effect = design.detectable()
+    sample = rng.normal(effect, 1, (4000, 5))
+    t = sample.mean(axis=1) / (sample.std(axis=1, ddof=1) / math.sqrt(5))
+    assert np.mean(t > t_quantile(0.98, 4)) == pytest.approx(0.9, abs=0.015)
+
+
+@given(st.floats(0.001, 0.2), st.integers(2, 8), st.floats(0, 0.1))
+def test_more_noise_a_margin_or_a_sensor_never_make_smaller_effects_detectable(deviation, n, extra):
+    plain = two_samples(deviation, n, n, 0.01).detectable()
+    assert two_samples(deviation * 1.5, n, n, 0.01).detectable() >= plain
+    assert two_samples(deviation, n, n, 0.01, margin=extra).detectable() >= plain * (1 - 1e-3)
+    assert two_samples(deviation, n, n, 0.01, systematic=extra).detectable() >= plain * (1 - 1e-3)
+    assert two_samples(deviation, n + 1, n + 1, 0.01).detectable() <= plain
+
+
+def test_without_noise_the_margin_alone_decides():
+    design = two_samples(0.0, 3, 3, 0.01, margin=0.05)
+    assert design.detectable() == pytest.approx(0.05)
+    assert (design.detection(0.04), design.detection(0.06)) == pytest.approx((0.0, 1.0))
+
+
+def test_a_value_apart_is_named_and_equal_ones_are_not():
+    assert outlier([10.0, 10.1, 9.9, 10.05, 14.0]) == 4
+    assert outlier([10.0, 10.1, 9.9, 10.05, 10.2]) is None
+    assert outlier([1.0, 1.0, 1.0, 1.0, 1.0]) is None
+    assert outlier([1.0, 1.0, 9.0]) is None  # three cannot tell
+    rng = np.random.default_rng(5)
+    assert sum(outlier(rng.normal(0, 1, 5).tolist()) is not None for _ in range(1000)) < 25
+
+
+def test_values_that_are_equal_have_no_spread_at_all():
+    third = math.log(0.4)
+    assert welch([third] * 5, [third] * 5).p_value is None
