@@ -13,7 +13,8 @@ import pyarrow as pa
 from harness.plan.types import PRIME_SUFFIX
 from harness.reduce import stage as stages
 from harness.reduce.labels import Bools, Labels
-from harness.reduce.load import Ints, Requests, Run
+from harness.reduce.load import Run
+from harness.reduce.requests import Ints, Requests
 from harness.reduce.stage import Flows, StageFigures
 from harness.reduce.summary import ClassSummary, Figure
 from harness.reduce.windows import StageWindow

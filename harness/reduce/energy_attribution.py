@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.reduce.labels import Bools
-from harness.reduce.load import Requests
+from harness.reduce.requests import Requests, Singles
 from harness.reduce.stats import Floats, t_quantile
 from harness.reduce.tokens import Flow, Output
 
@@ -178,7 +178,7 @@ def decode_context(requests: Requests, out: Output, mask: Bools | None = None) -
     n = len(requests)
     tokens = out.per_request if mask is None else np.where(mask, out.per_request, 0.0)
 
-    def per_request(values: Floats) -> Floats:
+    def per_request(values: Floats | Singles) -> Floats:
         return np.asarray(np.bincount(chunks.request, weights=values, minlength=n), dtype=np.float64)
 
     tok_sum = per_request(chunks.tok)

@@ -9,7 +9,7 @@ from harness.plan.types import PRIME_SUFFIX
 from harness.reduce.energy import Energy
 from harness.reduce.energy_attribution import Attribution, decode_context
 from harness.reduce.labels import Bools
-from harness.reduce.load import Requests
+from harness.reduce.requests import Requests
 from harness.reduce.stats import Floats
 from harness.reduce.tokens import Flow, Output, spread_input
 

@@ -14,7 +14,8 @@ from harness.reduce.energy_classes import Allocation, allocate
 from harness.reduce.energy_idle import BEFORE_SERVER, READY, Idle, above
 from harness.reduce.energy_ladder import Rung
 from harness.reduce.energy_window import WindowEnergy, carbon
-from harness.reduce.load import Requests, Run, mapping
+from harness.reduce.load import Run, mapping
+from harness.reduce.requests import Requests
 from harness.reduce.stats import Floats
 from harness.reduce.tokens import Flow, Output
 

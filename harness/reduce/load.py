@@ -4,7 +4,7 @@ Times are nanoseconds from the run's start as float64 (exact up to 104 days), Na
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -20,9 +20,8 @@ from harness.artifacts.journal import parts, read_table
 from harness.artifacts.layout import SCHEMA_VERSION, RunDir
 from harness.artifacts.truth import read_truth
 from harness.core.errors import ArtifactError
-from harness.core.records import CANARY, Concern, Outcome, RunState, Severity
-from harness.plan.types import PRIME_SUFFIX
-from harness.reduce.labels import Bools, Labels
+from harness.core.records import Concern, RunState, Severity
+from harness.reduce.requests import Requests, RequestsSource, floats, read_requests
 from harness.reduce.stats import Floats
 
 _UP: Final = "up"  # as in harness.artifacts.expositions, whose import would load the parser
@@ -30,89 +29,6 @@ _LABEL: Final = "harness_scrape_label"
 _ERROR: Final = "harness_scrape_error"
 _PROBLEM: Final = "harness_scrape_problem"
 _OF_SCRAPES: Final = frozenset({_UP, _LABEL, _ERROR, _PROBLEM})
-
-Ints = npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True, slots=True)
-class Chunks:
-    """All chunks of all requests, request after request.
-
-    Attributes:
-        request: row of the request that each belongs to.
-        t: arrival.
-        content_bytes: UTF-8 bytes of content.
-        tok: tokens, NaN where the stream does not tell.
-        start: per request, position of its first chunk; one more entry at the end.
-    """
-
-    request: Ints
-    t: Floats
-    content_bytes: Floats
-    tok: Floats
-    start: Ints
-
-    def of_requests(self, rows: Ints) -> "Chunks":
-        """Those of some requests, or of all in another order."""
-        lengths = np.diff(self.start)[rows]
-        start = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
-        keep = np.repeat(self.start[:-1][rows] - start[:-1], lengths) + np.arange(start[-1], dtype=np.int64)
-        request = np.repeat(np.arange(len(rows), dtype=np.int64), lengths)
-        return Chunks(request, self.t[keep], self.content_bytes[keep], self.tok[keep], start)
-
-
-@dataclass(frozen=True, slots=True)
-class Requests:
-    """Columns of the requests, ordered by intended time and id, so that the order of rows on disk never matters."""
-
-    request_id: pa.ChunkedArray
-    session: Ints
-    workload_class: Labels
-    stage: Labels
-    outcome: Labels
-    intended: Floats
-    sent: Floats
-    first_token: Floats
-    last_token: Floats
-    done: Floats
-    target_input_tok: Floats
-    target_output_tok: Floats
-    input_tok: Floats
-    cache_read_tok: Floats
-    cache_write_tok: Floats
-    output_tok: Floats
-    request_bytes: Floats
-    http_status: Floats
-    error: pa.ChunkedArray
-    chunks: Chunks
-
-    def __len__(self) -> int:
-        return len(self.intended)
-
-    @property
-    def priming(self) -> Bools:
-        """Sent before the load to warm the cache of a conversation that starts in its middle: work of the server, no part of the load."""
-        return self.workload_class.where(lambda name: name.endswith(PRIME_SUFFIX))
-
-    @property
-    def ok(self) -> Bools:
-        """Answered in full."""
-        return self.outcome == Outcome.OK
-
-    @property
-    def dropped(self) -> Bools:
-        """Never sent, since that would have been beyond its cap."""
-        return self.outcome == Outcome.DROPPED
-
-    @property
-    def cancelled(self) -> Bools:
-        """Abandoned by plan."""
-        return self.outcome == Outcome.CANCELLED
-
-    @property
-    def failed(self) -> Bools:
-        """Tried, and neither answered in full nor abandoned by plan."""
-        return ~(self.ok | self.dropped | self.cancelled)
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,12 +126,9 @@ def load_run(root: Path, *, wanted: Callable[[str], bool]) -> Run:
     manifest = _manifest(run_dir, concerns)
     events = _events(run_dir)
     state = _state(manifest, concerns)
-    everything = _requests_table(run_dir, concerns)
-    is_canary = pc.equal(everything["class"], CANARY)
-    requests_table = everything.filter(pc.invert(is_canary))
-    canary = everything.filter(is_canary).sort_by([("intended_ns", "ascending"), ("request_id", "ascending")]).to_pylist()
-    t0_ns = _start(manifest, events, requests_table)
-    requests = _requests(requests_table, t0_ns)
+    source = RequestsSource.of(run_dir, concerns)
+    t0_ns = _start(manifest, events, source.batches)
+    requests, canary = read_requests(source, t0_ns)
     samples, failed_scrapes = _samples(run_dir, t0_ns, wanted, concerns)
     power = _columns(_table(run_dir.power, parts(run_dir.power_journal), tables.POWER, concerns), t0_ns)
     host = _columns(_table(run_dir.host, parts(run_dir.host_journal), tables.HOST, concerns), t0_ns)
@@ -362,114 +275,20 @@ def _fit(table: pa.Table, schema: pa.Schema) -> pa.Table:
     return pa.table(columns, schema=schema)
 
 
-def _requests_table(run_dir: RunDir, concerns: list[Concern]) -> pa.Table:
-    journals = sorted(run_dir.requests_dir.glob("*.arrows")) if run_dir.requests_dir.is_dir() else []
-    table = _table(run_dir.requests, journals, tables.REQUESTS, concerns)
-    if table is None:
-        concerns.append(Concern("requests_missing", Severity.INVALID, "There are no request records."))
-        return tables.REQUESTS.empty_table()
-    return table
-
-
-def _start(manifest: Mapping[str, Any], events: Sequence[Mapping[str, Any]], requests: pa.Table) -> int:
+def _start(manifest: Mapping[str, Any], events: Sequence[Mapping[str, Any]], batches: Callable[[], Iterable[pa.RecordBatch]]) -> int:
     started = manifest.get("started_ns")
     if isinstance(started, int):
         return started
     times = [event["t_ns"] for event in events if isinstance(event.get("t_ns"), int)]
-    first = pc.min(requests["intended_ns"]).as_py() if len(requests) else None
-    if first is not None:
-        times.append(first)
+    firsts = [pc.min(batch["intended_ns"]).as_py() for batch in batches()]
+    times += [first for first in firsts if first is not None]
     return min(times, default=0)
-
-
-def _floats(column: pa.ChunkedArray, minus: int = 0) -> Floats:
-    """Numbers as float64, null as NaN; `minus` is taken off before, so that times stay exact."""
-    if minus and pa.types.is_integer(column.type):
-        column = pc.subtract(column, pa.scalar(minus, column.type))
-    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    return np.asarray(array.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False), dtype=np.float64)
 
 
 def _strings(column: pa.ChunkedArray) -> npt.NDArray[np.object_]:
     if pa.types.is_dictionary(column.type):
         column = column.cast(pa.string())
     return np.asarray(column.to_numpy(), dtype=object)
-
-
-def _requests(table: pa.Table, t0_ns: int) -> Requests:
-    order = _order(table)
-    session = table["session_id"].combine_chunks().dictionary_encode().indices if len(table) else pa.array([], pa.int32())
-
-    def column(name: str, minus: int = 0) -> Floats:
-        return _floats(table[name], minus)[order]
-
-    def label(name: str) -> Labels:
-        return Labels.of(table[name])[order]
-
-    first_token = _floats(table["first_token_ns"], t0_ns)
-    return Requests(
-        request_id=table["request_id"].take(pa.array(order)),
-        session=np.asarray(session.to_numpy(zero_copy_only=False), dtype=np.int64)[order],
-        workload_class=label("class"),
-        stage=label("stage"),
-        outcome=label("outcome"),
-        intended=column("intended_ns", t0_ns),
-        sent=column("sent_ns", t0_ns),
-        first_token=first_token[order],
-        last_token=column("last_token_ns", t0_ns),
-        done=column("done_ns", t0_ns),
-        target_input_tok=column("target_input_tok"),
-        target_output_tok=column("target_output_tok"),
-        input_tok=column("input_tok"),
-        cache_read_tok=column("cache_read_tok"),
-        cache_write_tok=column("cache_write_tok"),
-        output_tok=column("output_tok"),
-        request_bytes=column("request_bytes"),
-        http_status=column("http_status"),
-        error=table["error"].take(pa.array(order)),
-        chunks=_chunks(table, first_token).of_requests(order),
-    )
-
-
-def _order(table: pa.Table) -> Ints:
-    """Rows by intended time, then id, then turn. Few rows share a time, so the ids of these alone are compared."""
-    intended = np.asarray(table["intended_ns"].to_numpy())
-    order = np.argsort(intended, kind="stable")
-    ordered = intended[order]
-    same = ordered[1:] == ordered[:-1]
-    tied = np.flatnonzero(np.append(same, False) | np.insert(same, 0, False)) if len(same) else np.zeros(0, np.int64)
-    if len(tied):
-        rows = table.select(["intended_ns", "request_id", "turn"]).take(pa.array(order[tied]))
-        keys = [("intended_ns", "ascending"), ("request_id", "ascending"), ("turn", "ascending")]
-        order[tied] = order[tied][pc.sort_indices(rows, sort_keys=keys).to_numpy()]
-    return order
-
-
-def _chunks(table: pa.Table, first: Floats) -> Chunks:
-    """In the order of the table's rows."""
-    lengths = np.asarray(pc.fill_null(pc.list_value_length(table["chunk_dt_us"]), 0).to_numpy(), dtype=np.int64)
-    # A chunk has a time only where the request has a first token; a list of another length than the gaps' belongs to no chunk.
-    start = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
-    request = np.repeat(np.arange(len(lengths), dtype=np.int64), lengths)
-    gaps = _floats(pc.list_flatten(table["chunk_dt_us"])) * 1000.0
-    running = np.cumsum(gaps)
-    before = np.concatenate([np.zeros(1), running])[start[:-1]]  # whole microseconds: exact in float64 up to 9e15 ns
-    t = first[request] + running - before[request] if len(gaps) else np.zeros(0)
-    return Chunks(request, t, _aligned(table["chunk_bytes"], lengths, start), _aligned(table["chunk_tok"], lengths, start), start)
-
-
-def _aligned(column: pa.ChunkedArray, lengths: Ints, start: Ints) -> Floats:
-    """The flattened list, NaN for requests whose list is null or not as long as that of the gaps."""
-    own = np.asarray(pc.fill_null(pc.list_value_length(column), 0).to_numpy(), dtype=np.int64)
-    values = _floats(pc.list_flatten(column))
-    if np.array_equal(own, lengths):
-        return values
-    out = np.full(int(start[-1]), np.nan)
-    own_start = np.concatenate([np.zeros(1, np.int64), np.cumsum(own)])
-    good = own == lengths
-    keep = np.repeat(good, own)
-    out[np.repeat(good, lengths)] = values[keep] if len(keep) == own_start[-1] else np.nan
-    return out
 
 
 def _samples(
@@ -510,7 +329,7 @@ def _samples(
 
 def _scrape_times(table: pa.Table, t0_ns: int) -> dict[str, Floats]:
     targets = _strings(table["target"])
-    times = _floats(table["t_ns"], t0_ns)
+    times = floats(table["t_ns"], t0_ns)
     return {target: np.unique(times[targets == target]) for target in sorted(set(targets))}
 
 
@@ -519,12 +338,12 @@ def _series(table: pa.Table, t0_ns: int, wanted: Callable[[str], bool]) -> dict[
     table = table.unify_dictionaries().combine_chunks()
     names, name_codes = _codes(table["metric"])
     keep = np.isin(name_codes, [code for code, name in enumerate(names) if wanted(name)])
-    value = _floats(table["value"])
+    value = floats(table["value"])
     keep &= ~np.isnan(value)
     table_index = np.flatnonzero(keep)
     if len(table_index) == 0:
         return {}
-    t = _floats(table["t_ns"], t0_ns)[table_index]
+    t = floats(table["t_ns"], t0_ns)[table_index]
     value = value[table_index]
     targets, target_codes = _codes(table["target"])
     labels, label_codes = _codes(table["labels"])
@@ -541,7 +360,7 @@ def _series(table: pa.Table, t0_ns: int, wanted: Callable[[str], bool]) -> dict[
     return dict(sorted(out.items()))
 
 
-def _codes(column: pa.ChunkedArray) -> tuple[list[str], Ints]:
+def _codes(column: pa.ChunkedArray) -> tuple[list[str], npt.NDArray[np.int64]]:
     array = column.combine_chunks()
     if not pa.types.is_dictionary(array.type):
         array = array.dictionary_encode()
@@ -555,6 +374,6 @@ def _columns(table: pa.Table | None, t0_ns: int) -> Mapping[str, npt.NDArray[Any
     keys = [("t_ns", "ascending"), *((f.name, "ascending") for f in table.schema if pa.types.is_string(f.type))]
     table = table.take(pc.sort_indices(table, sort_keys=keys))
     return {
-        f.name: _strings(table[f.name]) if pa.types.is_string(f.type) else _floats(table[f.name], t0_ns if f.name == "t_ns" else 0)
+        f.name: _strings(table[f.name]) if pa.types.is_string(f.type) else floats(table[f.name], t0_ns if f.name == "t_ns" else 0)
         for f in table.schema
     }

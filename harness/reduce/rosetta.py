@@ -15,7 +15,8 @@ import numpy as np
 
 from harness.core.records import Boundary
 from harness.reduce.energy import Energy, energies
-from harness.reduce.load import Requests, Run
+from harness.reduce.load import Run
+from harness.reduce.requests import Requests
 from harness.reduce.stage import Flows, gpu_count, gpu_uuids
 from harness.reduce.stats import Floats, distribution
 from harness.reduce.summary import Distribution, Figure
@@ -43,7 +44,8 @@ PROVISIONED_KW: Final = (
     (re.compile(r"NVIDIA GB200"), 2.10),
     (re.compile(r"NVIDIA B200"), 2.17),
 )
-"""Utility power that InferenceX provisions for a GPU, in kW, facility overhead included: InferenceX's app, lib/constants.ts, 2026-04-03."""
+"""Utility power that InferenceX provisions for a GPU, in kW, facility overhead included: InferenceX's app, lib/constants.ts,
+2026-04-03, by secondary notes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,7 +263,7 @@ TOOLS: Final[Mapping[str, Tool]] = {
     ),
     "aiperf": Tool(
         "AIPerf",
-        "ai-dynamo/aiperf aiperf/metrics/types at db4f6397; energy: docs/metrics-reference.md at 0176f594",
+        "ai-dynamo/aiperf aiperf/metrics/types at db4f6397; energy: from notes on its metrics reference, the original was not read",
         _WHOLE,
         {
             "ttft_s": Term("first response with content, reasoning included", _ttft),
@@ -349,7 +351,7 @@ TOOLS: Final[Mapping[str, Tool]] = {
     ),
     "mlperf_endpoints": Tool(
         "MLPerf Endpoints",
-        "mlcommons/endpoints services/metrics_aggregator/metrics_table.py at ea332753; rules: endpoints_rules.md section 4.1",
+        "mlcommons/endpoints services/metrics_aggregator/metrics_table.py at ea332753; p90: from notes on its rules, not read",
         f"{_WHOLE} of what is tracked; its rules ask for the saturated part",
         {
             "ttft_s": Term("first chunk with content, its rules at p90", _ttft),
@@ -364,7 +366,7 @@ TOOLS: Final[Mapping[str, Tool]] = {
     ),
     "inferencex": Tool(
         "InferenceX",
-        "SemiAnalysisAI/InferenceX utils/process_result.py and utils/aggregate_power.py at 843c6254; tok/s/MW: its app, lib/constants.ts",
+        "SemiAnalysisAI/InferenceX utils/process_result.py and utils/aggregate_power.py at 843c6254; tok/s/MW: from notes on its app",
         _WHOLE,
         {
             "ttft_s": Term("as vllm bench, of which its client is a fork", _ttft, _ROLE_CHUNK),

@@ -12,7 +12,8 @@ from harness.core.records import Basis, Concern, Outcome
 from harness.reduce.counters import ServerCounters
 from harness.reduce.energy_window import WindowEnergy, Work, energy_figures, window_energy
 from harness.reduce.labels import Bools
-from harness.reduce.load import Requests, Run, mapping, number, sequence
+from harness.reduce.load import Run, mapping, number, sequence
+from harness.reduce.requests import Requests
 from harness.reduce.stats import BATCH_COUNTS, Floats, batch_edges, distribution, mean_interval, ratio_interval
 from harness.reduce.summary import Distribution, Figure, RequestCounts
 from harness.reduce.tokens import Flow, Output, gaps, in_flight, live_conversations, output, spread_input, tpot

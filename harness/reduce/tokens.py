@@ -7,7 +7,7 @@ import numpy as np
 
 from harness.core.records import Outcome
 from harness.reduce.labels import Bools
-from harness.reduce.load import Requests
+from harness.reduce.requests import Requests, Singles
 from harness.reduce.stats import Floats
 
 _FEW_EDGES: Final = 64
@@ -106,7 +106,7 @@ def output(requests: Requests) -> Output:
     chunks = requests.chunks
     n = len(requests)
 
-    def per_request(values: Floats) -> Floats:
+    def per_request(values: Floats | Singles) -> Floats:
         return np.asarray(np.bincount(chunks.request, weights=values, minlength=n), dtype=np.float64)
 
     count = np.diff(chunks.start).astype(np.float64)
@@ -204,7 +204,7 @@ def gaps(requests: Requests, counted: Bools, *, told: bool) -> tuple[Floats, Flo
     gap_s = np.diff(t)[same] * 1e-9
     if not told:
         return gap_s, None
-    weight = tok[1:][same]
+    weight = tok[1:][same].astype(np.float64)
     return gap_s / weight, weight
 
 
