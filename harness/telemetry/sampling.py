@@ -5,10 +5,12 @@ interval would otherwise be met at the same point of its period every time. Coun
 of their own (about every 100 ms on NVIDIA boards), and the same lag at both ends of a window cancels.
 """
 
+import os
 import threading
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
@@ -25,6 +27,7 @@ BOARDS_INTERVAL_S: Final = 1.0
 _GOLDEN: Final = 0.6180339887498949  # multiples of it spread most evenly over the unit interval
 _SPREAD: Final = 0.8  # of a slot: two readings are never closer than a fifth of the interval
 _JOIN_S: Final = 2.0
+_LOCAL: Final = ("nvml", "rapl")  # read by calls into the driver and the kernel, not over a network
 
 Append = Callable[[Sequence[Mapping[str, Any]]], None]
 
@@ -40,6 +43,9 @@ class Loop:
         stop: ends it.
         wake: set to have `step` called out of turn.
         spread: move through the slots' phases.
+        urgent: ask the kernel for real-time priority for this thread (round-robin, the lowest): its steps take microseconds to a few
+            milliseconds and must not wait behind a load generator that saturates the cores. Without permission it stays as it is.
+        realtime: whether the kernel granted that.
         late_s: by how much each call began after its time.
     """
 
@@ -49,10 +55,17 @@ class Loop:
     stop: threading.Event
     wake: threading.Event | None = None
     spread: bool = False
+    urgent: bool = False
+    realtime: bool = False
     late_s: "array[float]" = field(default_factory=lambda: array("f"))
 
     def run(self) -> None:
         """The loop; ends after `stop`."""
+        if self.urgent:
+            with suppress(OSError):  # not permitted: the process's priority, which `ready` tells
+                # Programs that are started from here go back to normal.
+                os.sched_setscheduler(0, os.SCHED_RR | os.SCHED_RESET_ON_FORK, os.sched_param(1))
+                self.realtime = True
         start_ns, slot = now_ns(), 0
         due_ns = start_ns
         while not self.stop.is_set():
@@ -75,14 +88,17 @@ class Loop:
         return start_ns + int((slot + phase) * self.interval_s * NS_PER_S)
 
     def told(self) -> dict[str, float | int]:
-        """How many calls there were, and how late they began."""
+        """How many calls there were, how late they began, and whether at real-time priority."""
         late = sorted(self.late_s)
         if not late:
-            return {"calls": 0}
+            return {"calls": 0, "realtime": self.realtime}
         return {
-            "calls": len(late), "late_p50_s": late[len(late) // 2], "late_p99_s": late[min(len(late) - 1, int(len(late) * 0.99))],
+            "calls": len(late),
+            "realtime": self.realtime,
+            "late_p50_s": late[len(late) // 2],
+            "late_p99_s": late[min(len(late) - 1, int(len(late) * 0.99))],
             "late_max_s": late[-1],
-        }  # fmt: skip
+        }
 
 
 class PowerSampler:
@@ -129,7 +145,9 @@ class PowerSampler:
                 if wake is not None:
                     self._energy_wanted.append(wake)
                 step = _step(self._sample, source, what)
-                self._loops.append(Loop(f"{source.name}-{what}", step, interval_s, self._stop, wake, spread=what == "power"))
+                self._loops.append(
+                    Loop(f"{source.name}-{what}", step, interval_s, self._stop, wake, spread=what == "power", urgent=source.name in _LOCAL)
+                )
         if self._boards is not None and self._boards.open():
             self._loops.append(Loop("boards", self._read_boards, BOARDS_INTERVAL_S, self._stop))
         for loop in self._loops:
