@@ -122,7 +122,8 @@ def _rosetta() -> Iterator[str]:
     yield "## The same words in other tools"
     yield ""
     yield "Reports show the run's own records under each of these definitions (`rosetta` in `summary.json`). They were read from the"
-    yield "projects' sources, at the commits that are named. All see answered requests only, timed from sending, over the whole stage."
+    yield "projects' sources, at the commits that are named, where nothing else is said. All see answered requests only, timed from"
+    yield "sending, over the whole stage."
     yield ""
     for term, (heading, unit) in TERMS.items():
         yield f"### {heading} ({unit})"

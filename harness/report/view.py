@@ -17,6 +17,7 @@ from harness.reduce.series import Series, series
 from harness.reduce.stats import Floats
 from harness.reduce.summary import Distribution
 from harness.report import words
+from harness.report.accounts import classes, quality, recount_row, rosetta, rosetta_notes
 from harness.report.charts import Chart, Line
 from harness.report.headline import HeadlineRow, figure_row, headline_rows, purpose_sentence, rows_of
 
@@ -87,6 +88,10 @@ class View:
     generator_notes: Sequence[str]
     reconciliation: Table
     stages: Table | None
+    classes: Table | None
+    rosetta: Table | None
+    rosetta_notes: Sequence[str]
+    quality: Sequence[str]
     server: Table | None
     errors: Table | None
     charts: Mapping[str, ChartView]
@@ -125,6 +130,10 @@ def view(reduction: Reduction) -> View:
         generator_notes=_generator_notes(summary.client),
         reconciliation=_reconciliation(reduction),
         stages=_stages(reduction),
+        classes=None if (by_class := classes(summary)) is None else Table(*by_class),
+        rosetta=None if (dictionary := rosetta(summary)) is None else Table(*dictionary),
+        rosetta_notes=rosetta_notes(summary),
+        quality=quality(summary),
         server=_server(reduction),
         errors=_errors(reduction),
         charts=_charts(reduction, grid),
@@ -323,7 +332,7 @@ def _generator_notes(client: Mapping[str, Any]) -> list[str]:
 
 
 def _reconciliation(reduction: Reduction) -> Table:
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for key, agreement in reduction.summary.reconciliation.items():
         verdict = {True: "equal within tolerance", False: "not equal", None: "not known"}[agreement.ok]
         if agreement.ok and agreement.client == agreement.server:
@@ -342,6 +351,7 @@ def _reconciliation(reduction: Reduction) -> Table:
                 agreement.note or "",
             )
         )
+        rows.append(recount_row(key, agreement.tokenizer))
     head = ("Whole run", "Client (usage)", "Server (counters)", "Difference", "Tolerance", "Result", "Note")
     return Table("Tokens counted by the client and by the server", head, rows, text=(5, 6))
 

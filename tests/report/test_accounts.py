@@ -1,0 +1,74 @@
+"""What a report says of classes, other tools' terms, the tokenizer's count and the quality of the answers."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.reduce.reduction import reduce_fully
+from harness.report.accounts import classes, quality, recount_row, rosetta, rosetta_notes
+from harness.report.view import view
+from harness.report.write import markdown
+
+
+@pytest.fixture(name="run")
+def _run(new_builder: Callable[..., Any], tmp_path: Path) -> Path:
+    builder = new_builder(window_s=6.0)
+    for i in range(40):
+        builder.request(1.5 + i / 6, ttft_s=0.1 + i / 100, **{"class": "code" if i % 2 else "chat | talk"})
+    root: Path = builder.write(tmp_path / "run")
+    return root
+
+
+def test_classes_stand_beside_each_other(run: Path) -> None:
+    summary = reduce_fully(run).summary
+    found = classes(summary)
+    assert found is not None
+    assert [row[0] for row in found[2]] == ["chat | talk", "code"]
+    assert all(len(row) == len(found[1]) for row in found[2])
+
+
+def test_other_tools_stand_below_each_other_and_empty_terms_are_left_out(run: Path) -> None:
+    summary = reduce_fully(run).summary
+    found = rosetta(summary)
+    assert found is not None
+    _, head, rows = found
+    assert [row[0] for row in rows][:3] == ["this harness", "vllm bench serve", "AIPerf"]
+    assert all(len(row) == len(head) for row in rows)
+    assert not any("GPU" in title or "Watts" in title for title in head)  # no GPU here
+    assert any("upper bound" in note for note in rosetta_notes(summary))
+
+
+def test_the_tokenizers_row_says_what_was_to_be_expected() -> None:
+    counted = {
+        "requests": 100, "of": 120, "usage": 10_000.0, "tokenizer": 9_900.0, "relative_difference": 0.01, "expected": 0.03, "ok": True,
+        "note": "rendered",
+    }  # fmt: skip
+    assert recount_row("input_tokens", counted)[3:6] == ("100", "3 % expected", "as expected")
+    assert recount_row("input_tokens", counted | {"ok": False})[5] == "further apart than expected"
+    assert recount_row("output_tokens", {"usage": None, "note": "not kept"})[5:] == ("not known", "not kept")
+    assert recount_row("output_tokens", {})[5] == "not known"
+
+
+def test_the_quality_of_the_answers_is_told_with_its_tolerance(run: Path) -> None:
+    assert quality(reduce_fully(run).summary) == ["The answers were not checked: quality unverified."]
+    answer = {"text": "a b", "tokens": ["a", " b"], "logprobs": [-1.0, -1.0]}
+    asked = {"replica-0": {"answers": [answer], "status": None, "error": None}}
+    content = {
+        "min_agreement": 0.7, "logprob_tolerance": 0.1, "texts": 1, "max_output_tok": 24, "before": asked, "after": asked,
+        "reference": {"model_id": "m", "dtype": "bfloat16", "engine": "vllm 1", "answers": [answer]},
+    }  # fmt: skip
+    (run / "quality.json").write_text(json.dumps(content))
+    lines = quality(reduce_fully(run).summary)
+    assert lines[0].startswith("The answers are verified")
+    assert "The reference: m (bfloat16) on vllm 1." in lines
+    assert any("At least 70 % must agree" in line for line in lines)
+
+
+def test_markdown_has_all_four(run: Path) -> None:
+    text = markdown(view(reduce_fully(run)))
+    for heading in ("## Classes of requests", "## Quality of the answers", "## As other tools would say it", "model's tokenizer"):
+        assert heading in text
+    assert "chat \\| talk" in text
