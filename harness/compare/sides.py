@@ -1,5 +1,6 @@
 """Who is held against whom: sets of repeats, treatments, and the sides that they make."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,9 +105,21 @@ def load_set(path: Path) -> RunSet:
             left_out.append(f"{folder.name} did not finish ({'killed' if state == RunState.RUNNING else state}) and is left out")
             continue
         runs.append(load_result(folder))
+    order = _variant_order(path)
+    runs.sort(key=lambda run: order.get(str(mapping(run.manifest.get("repeat")).get("variant")), len(order)))  # stable: then by time
     if not runs:
         raise ArtifactError(f"no run in {path} has finished", next_step=f"harness repeat --resume {path}")
     return RunSet(path, path.resolve().name, tuple(runs), several=True, left_out=tuple(left_out))
+
+
+def _variant_order(path: Path) -> dict[str, int]:
+    """Position of each variant of a series as its profiles were named: runs are in random order, and the first profile is the baseline."""
+    try:
+        raw = mapping(json.loads((path / SERIES_FILE).read_text(encoding="utf-8"))).get("variants")
+    except (OSError, ValueError):
+        return {}
+    listed = raw if isinstance(raw, list) else []
+    return {str(mapping(one).get("name")): position for position, one in enumerate(listed)}
 
 
 def find_baseline(name: str) -> Path:
