@@ -12,7 +12,6 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from harness.reduce.labels import Bools
 from harness.reduce.requests import Requests, Singles
 from harness.reduce.stats import Floats, t_quantile
 from harness.reduce.tokens import Flow, Output
@@ -166,17 +165,11 @@ class Attribution:
         }
 
 
-def decode_context(requests: Requests, out: Output, mask: Bools | None = None) -> Flow:
-    """Output tokens x the context that each was generated in (prompt and what was generated before it), at their arrivals.
-
-    Args:
-        requests: all of them.
-        out: their output tokens.
-        mask: only these; default: all.
-    """
+def decode_context(requests: Requests, out: Output) -> Flow:
+    """Output tokens x the context that each was generated in (prompt and what was generated before it), at their arrivals."""
     chunks = requests.chunks
     n = len(requests)
-    tokens = out.per_request if mask is None else np.where(mask, out.per_request, 0.0)
+    tokens = out.per_request
 
     def per_request(values: Floats | Singles) -> Floats:
         return np.asarray(np.bincount(chunks.request, weights=values, minlength=n), dtype=np.float64)

@@ -1,20 +1,26 @@
 """Joules of a window split over the classes of a mix. An allocation by a stated rule, no measurement: all classes share the boards."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
 
-from harness.plan.types import PRIME_SUFFIX
+from harness.core.metrics import METRICS
+from harness.core.records import Basis
+from harness.reduce.classes import class_names, taken
 from harness.reduce.energy import Energy
 from harness.reduce.energy_attribution import Attribution, decode_context
-from harness.reduce.labels import Bools
-from harness.reduce.requests import Requests
+from harness.reduce.requests import Ints, Requests
 from harness.reduce.stats import Floats
-from harness.reduce.tokens import Flow, Output, spread_input
+from harness.reduce.summary import ClassSummary, Figure
+from harness.reduce.tokens import Flow, Output, output, spread_input
 
 BIN_S: Final = 1.0
 """Joules are split second by second, so that a class pays for the power of its own time."""
+
+IDLE: Final = "idle"
+"""Stands for the seconds in which nothing was in flight."""
 
 SERVICE_TIME: Final = "service_time"
 FITTED: Final = "fitted"
@@ -89,7 +95,14 @@ class Allocation:
 
 
 def allocate(
-    requests: Requests, out: Output, energy: Energy, start: float, end: float, until: float, attribution: Attribution | None = None
+    requests: Requests,
+    out: Output,
+    energy: Energy,
+    start: float,
+    end: float,
+    until: float,
+    output_tok: Mapping[str, float],
+    attribution: Attribution | None = None,
 ) -> Allocation | None:
     """Split the joules of [start, end) over the classes of requests; None where there are none.
 
@@ -100,6 +113,7 @@ def allocate(
         start: of the window.
         end: of the window.
         until: requests without an end are taken to last until then.
+        output_tok: of the window, by class; classes without any may be missing.
         attribution: where it stands, tokens are weighed by its coefficients.
     """
     if energy.joules is None or end <= start:
@@ -108,69 +122,81 @@ def allocate(
     joules = energy.per_bin(edges)
     if np.any(np.isnan(joules)):
         return None
-    labels = requests.workload_class.renamed(lambda name: name.removesuffix(PRIME_SUFFIX))
-    names = list(labels.counts())
-    masks = {name: labels == name for name in names}
-    in_service = {name: _service(requests, mask, until).per_bin(edges) for name, mask in masks.items()}
-    everyone = np.sum(list(in_service.values()), axis=0) if names else np.zeros(len(joules))
-    rule, direct = SERVICE_TIME, dict.fromkeys(names, np.zeros(len(joules)))
+    labels = class_names(requests)
+    rows = {name: np.flatnonzero(labels == name) for name in labels.counts()}
+    in_service = {name: _service(requests, mine, until).per_bin(edges) for name, mine in rows.items()}
+    everyone = np.sum(list(in_service.values()), axis=0) if rows else np.zeros(len(joules))
+    rule, direct = SERVICE_TIME, dict.fromkeys(rows, np.zeros(len(joules)))
     if attribution is not None and attribution.stands:
-        weighed = {name: _work(requests, out, mask, edges) @ attribution.values[1:] for name, mask in masks.items()}
+        weighed = {name: _work(requests, out, mine, edges) @ attribution.values[1:] for name, mine in rows.items()}
         if all(np.all(np.isfinite(value)) for value in weighed.values()):
             rule, direct = FITTED, weighed
-    rest = joules - np.sum(list(direct.values()), axis=0) if names else joules
+    rest = joules - np.sum(list(direct.values()), axis=0) if rows else joules
     busy = everyone > 0
+    answered = requests.ok & (requests.done >= start) & (requests.done < end)
     found = []
     total = energy.joules
-    for name, mask in masks.items():
+    for name, mine in rows.items():
         share = np.divide(in_service[name], everyone, out=np.zeros(len(joules)), where=busy)
-        mine = float(np.sum(direct[name]) + np.sum(rest * share))
-        answered = mask & requests.ok & (requests.done >= start) & (requests.done < end)
-        tokens = _only(out.flow, requests, out, mask).between(start, end)
-        if mine == 0 and not np.any(answered):
+        own = float(np.sum(direct[name]) + np.sum(rest * share))
+        count = int(np.sum(answered[mine]))
+        if own == 0 and count == 0:
             continue
-        found.append(ClassEnergy(name, mine, mine / total if total > 0 else 0.0, tokens, int(np.sum(answered))))
+        found.append(ClassEnergy(name, own, own / total if total > 0 else 0.0, output_tok.get(name, 0.0), count))
     idle = float(np.sum(rest[~busy]))
     if idle > 0:
-        found.append(ClassEnergy("idle", idle, idle / total if total > 0 else 0.0, 0.0, 0))
+        found.append(ClassEnergy(IDLE, idle, idle / total if total > 0 else 0.0, 0.0, 0))
     return Allocation(rule, energy.boundary, tuple(found)) if found else None
 
 
-def _service(requests: Requests, mask: Bools, until: float) -> Flow:
-    end = np.where(np.isnan(requests.done), until, requests.done)[mask]
-    sent = requests.sent[mask]
+def with_energy(classes: Sequence[ClassSummary], shared: Allocation | None, energy: Energy | None) -> tuple[ClassSummary, ...]:
+    """Summaries of classes with the joules that were allocated to them.
+
+    They gain `energy_j`, `output_tok_per_j`, `j_per_output_tok` and `j_per_request`. Their basis is modelled, since an allocation is no
+    measurement; of the errors they carry the gain error of the boards.
+    """
+    if shared is None or energy is None:
+        return tuple(classes)
+    by_name = {one.name: one for one in shared.classes}
+    return tuple(
+        replace(one, metrics={**one.metrics, **_figures(one, by_name[one.name], shared, energy)}) if one.name in by_name else one
+        for one in classes
+    )
+
+
+def _figures(summary: ClassSummary, mine: ClassEnergy, shared: Allocation, energy: Energy) -> dict[str, Figure]:
+    window = next((figure.window for figure in summary.metrics.values()), None)
+    values = {
+        "energy_j": mine.joules,
+        "output_tok_per_j": mine.output_tok / mine.joules if mine.joules > 0 and mine.output_tok > 0 else None,
+        "j_per_output_tok": mine.joules / mine.output_tok if mine.output_tok > 0 else None,
+        "j_per_request": mine.joules / mine.answered if mine.answered else None,
+    }
+    return {
+        key: Figure(
+            value, METRICS[key].unit, None, None, Basis.ABSENT if value is None else Basis.MODELLED, shared.boundary, window,
+            RULES[shared.rule], None if value is None else energy.systematic_ratio,
+        )
+        for key, value in values.items()
+    }  # fmt: skip
+
+
+def _service(requests: Requests, rows: Ints, until: float) -> Flow:
+    done, sent = requests.done[rows], requests.sent[rows]
+    end = np.where(np.isnan(done), until, done)
     none = np.zeros(0)
     return Flow.of(none, none, sent, end, np.maximum(end - sent, 0.0))
 
 
-def _only(whole: Flow, requests: Requests, out: Output, mask: Bools) -> Flow:
-    """Output tokens of some of the requests."""
-    if np.all(mask):
-        return whole
-    return _chunks_of(requests, out, mask)
-
-
-def _chunks_of(requests: Requests, out: Output, mask: Bools) -> Flow:
-    """Tokens of the masked requests at their chunks, by tokens where told, else by bytes; else evenly from first to last token."""
-    chunks = requests.chunks
-    n = len(requests)
-    tok_sum = np.bincount(chunks.request, weights=chunks.tok, minlength=n)
-    weight = np.where((tok_sum > 0)[chunks.request], chunks.tok, chunks.content_bytes)
-    weight = np.where(np.isnan(weight), 0.0, weight)
-    total = np.bincount(chunks.request, weights=weight, minlength=n)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        share = weight * (out.per_request / total)[chunks.request]
-    placed = (total > 0)[chunks.request] & mask[chunks.request]
-    rest = mask & ~(total > 0) & (out.per_request > 0)
-    first = np.where(np.isnan(requests.first_token), requests.done, requests.first_token)[rest]
-    last = np.where(np.isnan(requests.last_token), requests.done, requests.last_token)[rest]
-    return Flow.of(chunks.t[placed], share[placed], first, last, out.per_request[rest])
-
-
-def _work(requests: Requests, out: Output, mask: Bools, edges: Floats) -> Floats:
-    """Computed input, output, output x context of the masked requests in each bin."""
-    computed = np.where(mask, requests.input_tok - requests.cache_read_tok, 0.0)
-    context = decode_context(requests, out, mask)
+def _work(requests: Requests, out: Output, rows: Ints, edges: Floats) -> Floats:
+    """Computed input, output, output x context of some requests in each bin."""
+    mine = taken(requests, rows)
+    # Tokens as the whole run placed them.
+    own = output(replace(mine, output_tok=out.per_request[rows]))
     return np.column_stack(
-        [spread_input(requests, computed).per_bin(edges), _chunks_of(requests, out, mask).per_bin(edges), context.per_bin(edges)]
+        [
+            spread_input(mine, mine.input_tok - mine.cache_read_tok).per_bin(edges),
+            own.flow.per_bin(edges),
+            decode_context(mine, own).per_bin(edges),
+        ]
     )

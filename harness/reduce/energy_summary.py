@@ -13,10 +13,11 @@ from harness.reduce.energy_boards import Boards
 from harness.reduce.energy_classes import Allocation, allocate
 from harness.reduce.energy_idle import BEFORE_SERVER, READY, Idle, above
 from harness.reduce.energy_ladder import Rung
-from harness.reduce.energy_window import WindowEnergy, carbon
+from harness.reduce.energy_window import WindowEnergy, carbon, plain_of
 from harness.reduce.load import Run, mapping
 from harness.reduce.requests import Requests
 from harness.reduce.stats import Floats
+from harness.reduce.summary import ClassSummary
 from harness.reduce.tokens import Flow, Output
 
 NS: Final = 1e-9
@@ -45,6 +46,11 @@ class RunEnergy:
     allocation: Allocation | None
     boards: Boards
     carbon: Mapping[str, Any] | None
+
+    @property
+    def plain(self) -> Energy | None:
+        """The boundary that figures without a suffix are taken at."""
+        return plain_of(self.energies)
 
     def to_dict(self) -> dict[str, Any]:
         """As in summary.json."""
@@ -91,7 +97,9 @@ class Flowing:
     in_flight: Flow
 
 
-def run_energy(run: Run, headline: str | None, stages: Sequence[StageEnergy], flow: Flowing, until: float) -> RunEnergy:
+def run_energy(
+    run: Run, headline: str | None, stages: Sequence[StageEnergy], flow: Flowing, until: float, classes: Sequence[ClassSummary]
+) -> RunEnergy:
     """Energy of a run.
 
     Args:
@@ -100,6 +108,7 @@ def run_energy(run: Run, headline: str | None, stages: Sequence[StageEnergy], fl
         stages: all of them.
         flow: work over the run's time.
         until: requests without an end are taken to last until then.
+        classes: of the headline's window.
     """
     top = next((stage.found for stage in stages if stage.name == headline), None)
     settings = mapping(run.profile.get("energy"))
@@ -109,7 +118,10 @@ def run_energy(run: Run, headline: str | None, stages: Sequence[StageEnergy], fl
     plain = top.plain
     shared = None
     if plain is not None:
-        shared = allocate(run.requests, flow.output, plain, top.start, top.end, until, attribution)
+        length_s = (top.end - top.start) * NS
+        rates = {one.name: one.metrics["output_tok_s"].value for one in classes}
+        tokens = {name: rate * length_s for name, rate in rates.items() if rate is not None}
+        shared = allocate(run.requests, flow.output, plain, top.start, top.end, until, tokens, attribution)
     return RunEnergy(
         headline, top.energies, top.idle, top.rungs, attribution, shared, top.boards, carbon(top.rungs, settings)
     )  # fmt: skip

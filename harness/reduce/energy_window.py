@@ -63,12 +63,14 @@ class WindowEnergy:
 
     @property
     def plain(self) -> Energy | None:
-        """The boundary that figures without a suffix are taken at: boards, else modules, else what there is; measured before modelled."""
-        for boundary in GPU_BOUNDARIES:
-            for energy in self.energies:
-                if energy.boundary == boundary:
-                    return energy
-        return self.energies[0] if self.energies else None
+        """The boundary that figures without a suffix are taken at."""
+        return plain_of(self.energies)
+
+
+def plain_of(found: Sequence[Energy]) -> Energy | None:
+    """The energy that figures without a suffix are taken from: that of the boards, else of the modules, else the first there is."""
+    at = {energy.boundary: energy for energy in found}
+    return next((at[boundary] for boundary in GPU_BOUNDARIES if boundary in at), found[0] if found else None)
 
 
 def window_energy(run: Run, start: float, end: float, gpu_uuids: Sequence[str]) -> WindowEnergy:

@@ -15,6 +15,7 @@ from harness.reduce import stage as stages
 from harness.reduce.classes import class_summaries
 from harness.reduce.client import client
 from harness.reduce.counters import LAST_LABELS, ServerCounters, wanted
+from harness.reduce.energy_classes import with_energy
 from harness.reduce.energy_summary import Flowing, RunEnergy, StageEnergy, run_energy
 from harness.reduce.load import Run, load_run, mapping, number, sequence
 from harness.reduce.quality import UNVERIFIED, quality
@@ -125,12 +126,14 @@ def reduce_fully(path: Path) -> Reduction:
     answers = quality(run)
     verdict = judge(run, windows, headline, flow, figures, reconciliation, counters, host, slos, generator, answers)
     profile = run.profile
+    classes = class_summaries(run, headline, flow, slos, top)
     joules = run_energy(
         run,
         headline.name if headline is not None else None,
         [StageEnergy(window.name, figures[window.name].energy) for window in windows],
         Flowing(flow.output, flow.input, flow.computed, flow.cache_read, flow.in_flight),
         last_evidence(run) or 0.0,
+        classes,
     )
     summary = Summary(
         schema_version=SCHEMA_VERSION,
@@ -166,7 +169,7 @@ def reduce_fully(path: Path) -> Reduction:
         host=host,
         client=generator,
         notes=_notes(plan, figures, headline),
-        classes=class_summaries(run, headline, flow, slos, top),
+        classes=with_energy(classes, joules.allocation, joules.plain),
         quality=answers,
         rosetta=rosetta(run, headline, flow, top.metrics, top.latency),
         energy=joules.to_dict(),

@@ -226,7 +226,7 @@ class ClassSummary:
     Attributes:
         name: the class, as in the records.
         requests: counts of the class over the headline's stage; `planned` and `turns_not_happened` are not known by class.
-        metrics: figures that can be told apart by class: no power, energy or price, which whoever attributes energy adds.
+        metrics: figures that can be told apart by class: no power and no price; energy where it was allocated, as modelled.
         latency: as the summary's.
     """
 
