@@ -18,7 +18,7 @@ from harness.plan.ages import LEAST_POOL, MOST_POOL, Pool, span_ns
 from harness.plan.arrivals import arrivals_ns, schedule_of
 from harness.plan.bodies import LEAST_BUDGET_TOK
 from harness.plan.draw import stream
-from harness.plan.recorded import Recorded, trace_sha256
+from harness.plan.source import TraceSource, trace_sha256
 from harness.plan.types import RequestSettings, Schedule, Session, StagePlan, Turn
 from harness.plan.words import in_words
 from harness.plan.workloads.classes import SUBAGENT, PlainWorkload, WorkClass, class_of, make_classes, make_tree
@@ -75,7 +75,7 @@ class RunPlan:
         classes: what the sessions are, each with its head.
         cold: each session has a salt of its own in front of its head.
         notes: what a reader of the results should know.
-        recorded: the trace that sessions are read from; None: they are made.
+        source: the trace that sessions are read from; None: they are made.
     """
 
     seed: int
@@ -91,7 +91,7 @@ class RunPlan:
     classes: tuple[WorkClass, ...]
     cold: bool
     notes: tuple[str, ...]
-    recorded: Recorded | None = field(default=None, compare=False, repr=False)
+    source: TraceSource | None = field(default=None, compare=False, repr=False)
     _pools: dict[int, Pool] = field(default_factory=dict, compare=False, repr=False)
 
     @property
@@ -106,8 +106,8 @@ class RunPlan:
             LookupError: a trace that has no such session.
         """
         stage = self.stages[stage_index]
-        if self.recorded is not None:
-            return self._placed(stage, self.recorded.session(stage, number), intended_offset_ns)
+        if self.source is not None:
+            return self._placed(stage, self.source.session(stage, number), intended_offset_ns)
         first_turn, first_gap_ns, shape = 0, 0, (stage.name, number)
         if stage.steady and stage.concurrency is not None and number < stage.concurrency:
             age = self._pool(stage).age(stream(self.seed, "age", stage.name, number))
@@ -180,9 +180,9 @@ class RunPlan:
         stage = self.stages[stage_index]
         drawn = stage.schedule is not None and stage.schedule.process != "trace"
         offsets = arrivals_ns(stage.schedule, self.seed, stage.name) if drawn and stage.schedule else itertools.repeat(None)
-        if self.recorded is not None:
+        if self.source is not None:
             # In the trace's order, read once.
-            for session, offset_ns in zip(self.recorded.sessions(stage), offsets, strict=False):
+            for session, offset_ns in zip(self.source.sessions(stage), offsets, strict=False):
                 if stage.sessions is not None and session.number >= stage.sessions:
                     return
                 if self._slot(stage, session.number) % workers == worker:
@@ -268,18 +268,18 @@ def make_plan(profile: Profile, facts: ModelFacts) -> RunPlan:
         classes=classes,
         cold=profile.traffic.cache == "cold",
         notes=tuple(notes),
-        recorded=_recorded(profile, stages, scale, limit),
+        source=_source(profile, stages, scale, limit),
     )
     return replace(shell, plan_sha256=_plan_sha256(shell))
 
 
-def _recorded(profile: Profile, stages: Sequence[StagePlan], scale: float, limit_tok: int) -> Recorded | None:
+def _source(profile: Profile, stages: Sequence[StagePlan], scale: float, limit_tok: int) -> TraceSource | None:
     if not isinstance(profile.traffic.workload, ReplayWorkload):
         return None
-    recorded = Recorded(profile.traffic.workload, profile.seed, scale, limit_tok)
+    source = TraceSource(profile.traffic.workload, profile.seed, scale, limit_tok)
     for stage in stages:
-        recorded.check(stage)
-    return recorded
+        source.check(stage)
+    return source
 
 
 def _refuse_full_head(one: WorkClass, scale: float) -> None:

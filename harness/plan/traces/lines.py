@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from harness.plan.traces.order import Row, in_order
-from harness.plan.traces.records import Clock, ReadTally, Trace, TraceRequest, TraceSession, bad
+from harness.plan.traces.records import Clock, ReadTally, Trace, TraceRequest, TraceSession, bad, no_requests
 from harness.plan.traces.text import (
     MAX_LINE_BYTES,
     Stamps,
@@ -65,6 +65,13 @@ class Fields:
     parent_id: str | None = None
     hashes_everywhere: bool = False
 
+    def request(self, t_s: float, turn: int, line: int, where: str, *, hash_scope: str = "") -> TraceRequest:
+        """The request that a line stands for."""
+        return TraceRequest(
+            t_s, self.input_tok, self.output_tok, self.session_id, turn, self.hash_ids, self.block_tok, hash_scope, self.workload_class,
+            self.stop, self.gap_s, self.ttft_s, self.reasoning_share, self.parent_id, line, where,
+        )  # fmt: skip
+
 
 class LineFormat(ABC):
     """How one line is read. `first` is the file's first line, which a CSV needs for its columns."""
@@ -100,7 +107,7 @@ class LineTrace(Trace):
                 turns[fields.session_id] = turn + 1
             yield self._request(t_s - started_s, number, turn, fields)
         if started_s is None:
-            raise bad(self.path, "holds no requests", next_step="name a trace with at least one request")
+            raise no_requests(self.path)
 
     def sessions(self, *, seed: int = 0, tally: ReadTally | None = None) -> Iterator[TraceSession]:
         """The conversations. Where the trace knows them, a first pass notes where their lines are (24 bytes a request)."""
@@ -127,24 +134,7 @@ class LineTrace(Trace):
                 yield parsed[0], number, offset, parsed[1]
 
     def _request(self, t_s: float, number: int, turn: int, fields: Fields) -> TraceRequest:
-        return TraceRequest(
-            t_s,
-            fields.input_tok,
-            fields.output_tok,
-            fields.session_id,
-            turn,
-            fields.hash_ids,
-            fields.block_tok,
-            fields.scope,
-            fields.workload_class,
-            fields.stop,
-            fields.gap_s,
-            fields.ttft_s,
-            fields.reasoning_share,
-            fields.parent_id,
-            number,
-            f"{self.path}:{number}",
-        )
+        return fields.request(t_s, turn, number, f"{self.path}:{number}")
 
     def _indexed_sessions(self, tally: ReadTally) -> Iterator[TraceSession]:
         offsets, numbers, following, firsts = array("q"), array("q"), array("q"), array("q")
@@ -165,7 +155,7 @@ class LineTrace(Trace):
                 last[fields.session_id] = index
         del last
         if started_s is None:
-            raise bad(self.path, "holds no requests", next_step="name a trace with at least one request")
+            raise no_requests(self.path)
         with self.path.open("rb") as file:
             for first in firsts:
                 requests: list[TraceRequest] = []

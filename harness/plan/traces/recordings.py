@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from harness.plan.traces.lines import LineFormat, json_hashes
-from harness.plan.traces.records import Clock, ReadTally, Trace, TraceRequest, TraceSession, bad
+from harness.plan.traces.records import Clock, ReadTally, Trace, TraceRequest, TraceSession, bad, no_requests
 from harness.plan.traces.text import json_seconds, json_tok, parse_json, raw_lines, read_text
 
 MAX_SUBAGENT_DEPTH: Final = 8
@@ -25,26 +25,26 @@ class RecordingTrace(Trace):
 
     def requests(self, *, seed: int = 0, tally: ReadTally | None = None) -> Iterator[TraceRequest]:  # noqa: ARG002 - nothing is drawn
         """The requests, recording by recording."""
-        empty = True
-        for recording in self.recordings():
-            for request in recording:
-                empty = False
-                yield request
-        if empty:
-            raise bad(self.path, "holds no requests", next_step="name a trace with at least one request")
+        for recording in self._recordings():
+            yield from recording
 
     def sessions(self, *, seed: int = 0, tally: ReadTally | None = None) -> Iterator[TraceSession]:  # noqa: ARG002 - nothing is drawn
         """The sessions, each followed by its subagents and what these started."""
-        empty = True
-        for recording in self.recordings():
+        for recording in self._recordings():
             by_id: dict[str, list[TraceRequest]] = {}
             for request in recording:
                 by_id.setdefault(request.session_id or "", []).append(request)
-            for session in _parents_first([TraceSession(name, said[0].parent_id, tuple(said)) for name, said in by_id.items()]):
+            yield from _parents_first([TraceSession(name, said[0].parent_id, tuple(said)) for name, said in by_id.items()])
+
+    def _recordings(self) -> Iterator[list[TraceRequest]]:
+        """Those that hold requests: at least one."""
+        empty = True
+        for recording in self.recordings():
+            if recording:
                 empty = False
-                yield session
+                yield recording
         if empty:
-            raise bad(self.path, "holds no requests", next_step="name a trace with at least one request")
+            raise no_requests(self.path)
 
 
 def _parents_first(sessions: list[TraceSession]) -> Iterator[TraceSession]:
@@ -203,25 +203,6 @@ class PlainRecordings(RecordingTrace):
             last_s[session] = t_s
             turn = turns.get(session, 0)
             turns[session] = turn + 1
-            requests.append(
-                TraceRequest(
-                    t_s=t_s,
-                    input_tok=fields.input_tok,
-                    output_tok=fields.output_tok,
-                    session_id=session,
-                    turn=turn,
-                    block_hashes=fields.hash_ids,
-                    block_tok=fields.block_tok,
-                    hash_scope="" if fields.hashes_everywhere else fields.scope,
-                    workload_class=fields.workload_class,
-                    stop=fields.stop,
-                    gap_s=fields.gap_s,
-                    ttft_s=fields.ttft_s,
-                    reasoning_share=fields.reasoning_share,
-                    parent_id=fields.parent_id,
-                    line=number,
-                    where=where,
-                )
-            )
+            requests.append(fields.request(t_s, turn, number, where, hash_scope="" if fields.hashes_everywhere else fields.scope))
         if requests:
             yield requests

@@ -127,6 +127,11 @@ class Trace(ABC):
         """
 
 
+def no_requests(path: Path) -> ProfileError:
+    """An error about a trace that is well-formed and empty."""
+    return bad(path, "holds no requests", next_step="name a trace with at least one request")
+
+
 def bad(where: object, what: str, *, cause: str | None = None, next_step: str | None = None) -> ProfileError:
     """An error about a place in a trace: `where` is a path or `path:line`."""
     return ProfileError(f"{where}: {what}", cause=cause, next_step=next_step)

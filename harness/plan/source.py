@@ -1,4 +1,4 @@
-"""A trace as the source of a plan's sessions, and what identifies it."""
+"""Where a replay's sessions come from: its trace, read once a stage; and what identifies a trace."""
 
 import hashlib
 from collections.abc import Iterator
@@ -21,8 +21,8 @@ class EndOfTraceError(LookupError):
     """A session was asked for that the trace does not have."""
 
 
-class Recorded:
-    """Sessions of a trace, by stage.
+class TraceSource:
+    """The sessions of a replay's trace, by stage: in order, or by their number.
 
     Args:
         workload: the profile's.
