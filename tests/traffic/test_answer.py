@@ -321,6 +321,30 @@ def test_trailers_end_a_message_too(stream: tuple[Api, bytes]) -> None:
         assert answer_of(api, cut(wire, [at])).outcome is Outcome.OK
 
 
+# --- usage that disagrees -----------------------------------------------------------------------------------------------------------
+
+
+def test_usage_that_disagrees_is_said_and_the_last_word_counts(streams: dict[str, tuple[Api, bytes]]) -> None:
+    """The answer itself is whole. Counts that contradict each other are not spread over its chunks."""
+    api, body = streams["messages-vllm"]
+    answer = answer_of(api, [with_length(body.replace(b'"input_tokens":2418', b'"input_tokens":2000'))])
+    assert (answer.outcome, answer.input_tok, answer.output_tok) == (Outcome.OK, 2418, 7)
+    assert answer.error == "usage disagrees: a prompt of 2000 tokens at the start, of 2418 at the end"
+    unknown = answer_of(api, [with_length(body.replace(b'"input_tokens":2418', b'"input_tokens":0'))])
+    assert (unknown.outcome, unknown.error, unknown.input_tok) == (Outcome.OK, None, 2418)  # 0 at the start: not known yet
+
+    api, body = streams["chat-continuous"]
+    for old, new, words, output_tok in (
+        (b'"completion_tokens":8', b'"completion_tokens":5', "7 tokens came with the chunks, and the end says 5", 5),
+        (b'"completion_tokens":3', b'"completion_tokens":30', "the counts of tokens fall within the stream", 8),
+    ):
+        for _ in range(2):  # the second time events are recognised by their shapes
+            events = [event + b"\n\n" for event in body.replace(old, new).split(b"\n\n")[:-1]]
+            answer = answer_of(api, [OK + b"\r\n", *events], eof=True)
+            assert (answer.outcome, answer.output_tok, answer.chunk_tok) == (Outcome.OK, output_tok, None)
+            assert answer.error == f"usage disagrees: {words}"
+
+
 # --- against the official clients ---------------------------------------------------------------------------------------------------
 
 

@@ -110,6 +110,8 @@ def read_answer(
         answer.outcome, answer.error = _no_stream(framing, content_type)
     else:
         answer.outcome, answer.error = _stream_outcome(framing, stream, ending, error)
+        if answer.outcome is Outcome.OK and stream.disagreement is not None:
+            answer.error = f"usage disagrees: {stream.disagreement}"  # the answer is whole all the same; its last word counts
     return answer
 
 
@@ -226,6 +228,8 @@ class _Stream:
         self.stop_reason: str | None = None
         self.kinds: list[str] = []
         self.usage: dict[str, Any] = {}
+        self.disagreement: str | None = None
+        self._prompt_at_start: int | None = None
         self._completion_tok: int | None = None  # so far, where the stream tells as it goes
         self._keep_text = keep_text
         self._text: list[str] = []
@@ -313,14 +317,25 @@ class _Stream:
             answer.chunk_dt_us = array("I", [0, *(min(b - a, _UINT32_MAX) for a, b in pairwise(so_far_us))])
             answer.chunk_bytes = array("I", self._bytes)
             told = [tok for tok in self._tok if tok is not None]
-            if len(told) == len(self._tok) and all(b >= a for a, b in pairwise(told)):
-                answer.chunk_tok = array("I", [b - a for a, b in pairwise([0, *told])])
+            if len(told) == len(self._tok):
+                answer.chunk_tok = self._chunk_tok(told)
         if self.api is Api.MESSAGES:
             self._messages_usage(answer)
         elif self.api is Api.RESPONSES:
             self._openai_usage(answer, "input_tokens", "output_tokens")
         else:
             self._openai_usage(answer, "prompt_tokens", "completion_tokens")
+
+    def _chunk_tok(self, told: list[int]) -> "array[int] | None":
+        """Tokens of each chunk, where the counts that came with them agree with themselves and with the closing usage."""
+        closing = _count(self.usage.get("completion_tokens"))
+        if any(b < a for a, b in pairwise(told)):
+            self.disagreement = "the counts of tokens fall within the stream"
+        elif closing is not None and told[-1] > closing:
+            self.disagreement = f"{told[-1]} tokens came with the chunks, and the end says {closing}"
+        else:
+            return array("I", [b - a for a, b in pairwise([0, *told])])
+        return None
 
     def _openai_usage(self, answer: Answer, prompt: str, output: str) -> None:
         """OpenAI's usage: the prompt's count is whole, its details are parts of it."""
@@ -339,6 +354,8 @@ class _Stream:
         # `input_tokens` is what follows the cached part; servers that do not tell of caching put the whole prompt there.
         answer.input_tok = None if rest is None else rest + (read or 0) + (write or 0)
         answer.output_tok = _count(self.usage.get("final_output_tokens"))
+        if self._prompt_at_start and answer.input_tok is not None and answer.input_tok != self._prompt_at_start:
+            self.disagreement = f"a prompt of {self._prompt_at_start} tokens at the start, of {answer.input_tok} at the end"
 
     def _parse(self, event: bytes) -> tuple[str, str] | None:
         """Take one event as JSON; its kind and content when it carries content."""
@@ -378,7 +395,10 @@ class _Stream:
             case "content_block_start":
                 self._messages_block(value.get("content_block") or {})
             case "message_start":
-                self._merge(value["message"].get("usage") or {})
+                usage = value["message"].get("usage") or {}
+                self._merge(usage)
+                parts = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
+                self._prompt_at_start = sum(_count(usage.get(part)) or 0 for part in parts)
             case "message_delta":
                 usage = value.get("usage") or {}
                 self._merge(usage)
