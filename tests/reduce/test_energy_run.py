@@ -285,6 +285,10 @@ class TestClasses:
         assert sum(one["joules"] for one in by_class.values()) == pytest.approx(summary.metrics["energy_j"].value, rel=1e-9)
         # Four like streams, one request in four of which is short: joules go by the time that requests are in flight.
         assert by_class["long"]["joules"] / by_class["short"]["joules"] == pytest.approx(3, rel=0.05)
+        for one in summary.classes:
+            assert one.metrics["energy_j"].value == by_class[one.name]["joules"]
+            assert one.metrics["output_tok_per_j"].basis == "modelled"
+            assert "allocation" in one.metrics["j_per_request"].note
         tokens = sum(one["output_tok"] for one in by_class.values())
         assert tokens == pytest.approx(summary.metrics["output_tok_s"].value * 40)
 
