@@ -170,7 +170,7 @@ def treatment(member: Member) -> dict[str, str]:
     }
     for key in sorted(settings):
         if not any(part in key.lower().split("_") for part in _NO_SETTING):
-            found[f"settings.{key}"] = str(settings[key])
+            found[f"settings.{key}"] = "default" if settings[key] is None else str(settings[key])
     return found
 
 

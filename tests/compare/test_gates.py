@@ -1,5 +1,6 @@
 import json
 import math
+import re
 from xml.etree import ElementTree as ET
 
 import numpy as np
@@ -276,3 +277,14 @@ def test_a_sentence_states_what_would_have_been_found(judged):
     assert "5 + 5 runs" in said
     assert "nine times in ten" in said
     assert json.loads(json.dumps(judged.gates[0].to_dict()))["outcome"] == "FAILED"
+
+
+def test_the_table_of_detectable_losses_in_the_docs_is_what_the_gate_computes():
+    from pathlib import Path
+
+    text = (Path(__file__).parents[2] / "docs" / "ci.md").read_text()
+    rows = re.findall(r"^\| ([\d.]+) % \| (\d+) \| ([\d.]+) % \|$", text, re.MULTILINE)
+    assert len(rows) == 6
+    for cv, n, losses in rows:
+        design = two_samples(float(cv) / 100, int(n), int(n), GATE_ALPHA, margin=-math.log(0.975))
+        assert -math.expm1(-design.detectable()) * 100 == pytest.approx(float(losses), abs=0.06)
