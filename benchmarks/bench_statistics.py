@@ -10,6 +10,7 @@ Steady state (bar: right within one slice in at least 95 % of 200 seeded cases, 
 slices with a ramp, a decaying warm-up, a drift, an early step, a late step, noise or nothing. A case is right when drift is called where
 there is one and nowhere else and, without one, the end of the warm-up is found within one slice. The true end of a ramp and of a decay is
 where the noiseless curve comes within two standard deviations of a slice's noise: inside of that no slice can tell.
+`false_calls` are those of one signal of pure noise, by its correlation.
 
 Everything is seeded. Prints one JSON object.
 """
@@ -157,6 +158,20 @@ def is_right(case: Case) -> bool:
     return abs(found.warmup_slices - math.ceil(case.warmup)) <= 1
 
 
+def false_calls(runs: int = 1000) -> dict[str, dict[str, float]]:
+    """How often noise of 10 % a slice, correlated from slice to slice, is called a warm-up or a drift."""
+    out = {}
+    for slices in (20, 30, 60):
+        for phi in (0.0, 0.3, 0.6, 0.8):
+            noise = autoregression(runs, slices, phi, np.random.default_rng([5, slices])) * math.sqrt(1 - phi * phi)
+            found = [examine(1 + 0.1 * row) for row in noise]
+            out[f"{slices} slices, phi {phi:g}"] = {
+                "warmup": round(sum(one.warmup_slices > 0 for one in found) / runs, 4),
+                "drift": round(sum(one.drift for one in found) / runs, 4),
+            }
+    return out
+
+
 def steady() -> dict[str, Any]:
     right = {number: is_right(steady_case(number)) for number in range(MORE_CASES)}
 
@@ -164,6 +179,7 @@ def steady() -> dict[str, Any]:
         return round(sum(right[n] for n in numbers) / len(numbers), 4)
 
     return {
+        "false_calls": false_calls(),
         "cases": CASES,
         "right": share(list(range(CASES))),
         "right_by_kind": {kind: share(list(range(i, CASES, len(KINDS)))) for i, kind in enumerate(KINDS)},
