@@ -27,6 +27,7 @@ from harness.fleet.kinds import GpuSpec, Prior, Site, Sourced
 from harness.fleet.model import Case, best_point, central, evaluate, swings
 from harness.fleet.modelled import Ratio, no_ratio
 from harness.fleet.records import Factor, FleetEstimate, FleetFigure, Step, Swing
+from harness.fleet.waterfall import Waterfall
 
 __all__ = ["DRAWS", "Factor", "FleetEstimate", "FleetFigure", "Options", "Step", "Swing", "draw", "estimate"]
 
@@ -137,7 +138,6 @@ class _Estimator:
         self._flags: list[str] = []
         self._factors: dict[str, Factor] = {}
         self._why: dict[str, tuple[str, ...]] = {}
-        self._steps: list[Step] = []
 
     def estimate(self) -> FleetEstimate:
         self._flags.extend(red_flags(self._run, self._from, self._site))
@@ -152,7 +152,8 @@ class _Estimator:
         drawn = evaluate({key: factor.draws for key, factor in self._factors.items()}, case)
         binding = self._binding(case, values, absent_power)
         figures = self._figures(case, values, drawn, absent_power, binding)
-        self._waterfall(case, values)
+        powered_why = "; ".join(self._powered_why(case, absent_power))
+        waterfall = Waterfall(self._factors, case, values, powered_why, "; ".join(self._why.get("curve", ())))
         ranked = swings(
             self._factors, case, ("output_tok_s", "output_tok_s_peak", "power_mean_mw", "usd_per_mtok", "j_per_output_tok_mean")
         )
@@ -168,7 +169,7 @@ class _Estimator:
             gpu=self._spec.name,
             work=work,
             figures=tuple(figures),
-            waterfall=tuple(self._steps),
+            waterfall=waterfall.steps(),
             binding=binding,
             flags=tuple(dict.fromkeys(self._flags)),
             contradictions=contradictions(self._site),
@@ -201,7 +202,8 @@ class _Estimator:
 
     def _linked(self, key: str, linked: Linked) -> Factor:
         prior = self._priors[key]
-        drawn = np.clip(self._streams.normal(key, linked.value, linked.deviation), 0.01, None)
+        most = 1.0 if key == "idle_power_share" else None  # nothing draws more without load than under it
+        drawn = np.clip(self._streams.normal(key, linked.value, linked.deviation), 0.01, most)
         return self._add(key, prior.title, prior.unit, linked.value, drawn, Basis.MEASURED, linked.source)
 
     def _tokens(self) -> None:
@@ -244,7 +246,7 @@ class _Estimator:
     def _ratio(self) -> None:
         ratio = self._options.modelled or no_ratio(self._from.name, self._spec.name)
         prior = replace(self._priors["modelled_spread"], key="modelled_ratio", **ratio.range_of(self._priors["modelled_spread"]))
-        title = f"Modelled: throughput of {self._spec.name} over {self._from.name}"
+        title = f"Modelled: {self._spec.name} over {self._from.name}"
         self._add("modelled_ratio", title, "1", prior.value, self._streams.prior(prior), Basis.MODELLED, ratio.source)
         self._flags.append(
             f"Modelled, not measured: the run's GPU is {self._from.name}, the site's {self._spec.name}; throughput is multiplied by "
@@ -503,111 +505,3 @@ class _Estimator:
         if self._options.demand_sessions is not None:
             return (f"a demand of {human_number(self._options.demand_sessions)} live sessions at peak, as stated",)
         return ()
-
-    # the waterfall
-
-    def _waterfall(self, case: Case, values: dict[str, float]) -> None:
-        self._waterfall_tokens(case, values)
-        if "w_per_gpu" in values:
-            self._waterfall_power(case, values)
-
-    def _step(self, part: str, key: str, label: str, operation: str, factor: float, result: float, unit: str, scale: float = 1.0) -> float:
-        found = self._factors[key]
-        low, high = (end * scale for end in found.ends()) if found.spread else (None, None)
-        self._steps.append(Step(part, label, operation, factor, result, unit, found.basis, found.source, low, high))
-        return result
-
-    def _waterfall_tokens(self, case: Case, values: dict[str, float]) -> None:
-        unit, measured = "tok/s/GPU", self._factors["tok_s_per_gpu"].value
-        value = self._step("tokens", "tok_s_per_gpu", "measured in the run", "=", measured, measured, unit)
-        if case.point is not None:
-            value *= case.point.tokens
-            self._steps.append(
-                Step(
-                    "tokens",
-                    f"boards at {case.point.limit_w:.0f} W",
-                    "x",
-                    case.point.tokens,
-                    value,
-                    unit,
-                    Basis.MEASURED,
-                    self._why["curve"][0],
-                )
-            )
-        labels = {
-            "slo_share": "tokens of requests that met every SLO",
-            "multi_replica_efficiency": "one replica among many",
-            "modelled_ratio": f"modelled: {self._spec.name} for {self._from.name}",
-            "slo_headroom": "headroom kept at peak",
-        }
-        for key, label in labels.items():
-            if key in self._factors:
-                factor = self._factors[key].value
-                value = self._step("tokens", key, label, "x", factor, value * factor, unit)
-        powered = values["gpus_powered"]
-        value *= powered
-        why = "; ".join(self._powered_why(case, None if "w_per_gpu" in values else "no power"))
-        self._steps.append(Step("tokens", "GPUs that are powered", "x", powered, value, "tok/s", Basis.MODELLED, why))
-        share = values["serving_share"]
-        value *= share
-        source = "the smaller of: " + "; ".join(self._texts("availability", "reserved_spares"))
-        ends = np.quantile(np.minimum(self._factors["availability"].draws, 1 - self._factors["reserved_spares"].draws), (0.05, 0.95))
-        self._steps.append(
-            Step("tokens", "serving, not spare or down", "x", share, value, "tok/s at peak", Basis.MODELLED, source, *map(float, ends))
-        )
-        load = self._factors["load_factor"].value
-        self._step("tokens", "load_factor", "mean over peak load", "x", load, value * load, "tok/s, mean of a day")
-
-    def _waterfall_power(self, case: Case, values: dict[str, float]) -> None:
-        factors, unit = self._factors, "W/GPU"
-        if "node_w" in factors:
-            node = factors["node_w"].value
-            value = self._step("power", "node_w", "measured node power", "=", node, node, unit)
-        else:
-            assert case.host_w is not None
-            board = factors["board_w"].value
-            value = self._step("power", "board_w", "measured board power", "=", board, board, unit)
-            if case.point is not None:
-                value *= case.point.watts
-                self._steps.append(
-                    Step(
-                        "power",
-                        f"boards at {case.point.limit_w:.0f} W",
-                        "x",
-                        case.point.watts,
-                        value,
-                        unit,
-                        Basis.MEASURED,
-                        self._why["curve"][0],
-                    )
-                )
-            host = factors["host_power_share"].value * case.host_w
-            value = self._step("power", "host_power_share", "host", "+", host, value + host, unit, case.host_w)
-        overhead = 1 + factors["network_storage"].value
-        low, high = factors["network_storage"].ends()
-        value *= overhead
-        self._steps.append(
-            Step(
-                "power",
-                "network and storage",
-                "x",
-                overhead,
-                value,
-                unit,
-                Basis.MODELLED,
-                factors["network_storage"].source,
-                1 + low,
-                1 + high,
-            )
-        )
-        pue = factors["pue"].value
-        value = self._step("power", "pue", "cooling and distribution (PUE)", "x", pue, value * pue, "W/GPU at the meter")
-        powered = values["gpus_powered"]
-        source = "; ".join(self._powered_why(case, None))
-        self._steps.append(
-            Step("power", "GPUs that are powered", "x", powered, value * powered / 1e6, "MW at peak", Basis.MODELLED, source)
-        )
-        day = values["power_mean_mw"] / values["power_peak_mw"]
-        self._step(
-            "power", "idle_power_share", "mean of a day, with power affine in load", "x", day, values["power_mean_mw"], "MW, mean of a day"
-        )

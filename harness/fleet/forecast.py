@@ -27,6 +27,8 @@ YEARS: Final = 4
 HORIZON_DAYS: Final = 3 * 365
 """How far scenarios look where the site's term is not stated."""
 
+POLICIES: Final[dict[str, Policy]] = {"shed": "shed", "queue": "queue", "degrade": "degrade"}
+
 GPUS_PER_NODE: Final = {"GB200": 4, "GB300": 4}
 """GPUs of a compute tray of NVL72; of all other types here eight are in a node."""
 
@@ -101,6 +103,28 @@ class Forecast:
     assumptions: tuple[str, ...]
     horizon_days: int
 
+    def columns(self) -> tuple[str, ...]:
+        """Headings of `rows`."""
+        return ("scenario", "demand served", "without it", "site-months missing", "USD/Mtok", "without it")
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """The scenarios as text: medians."""
+
+        def middle(item: Range | None, form: str) -> str:
+            return "—" if item is None else format(item.p50, form)
+
+        return [
+            (
+                item.title,
+                f"{item.served_ratio.p50:.1%} ({item.served_ratio.p5:.1%} to {item.served_ratio.p95:.1%})",
+                f"{item.base_served_ratio.p50:.1%}",
+                middle(item.capacity_months, ".3g"),
+                middle(item.usd_per_mtok, ".4g"),
+                middle(item.base_usd_per_mtok, ".4g"),
+            )
+            for item in self.scenarios
+        ]
+
     def to_dict(self) -> dict[str, Any]:
         """As JSON."""
         return {
@@ -120,6 +144,17 @@ class Forecast:
             "assumptions": list(self.assumptions),
             "horizon_days": self.horizon_days,
         }
+
+
+def policy_of(text: str) -> Policy:
+    """A policy by its name.
+
+    Raises:
+        ProfileError: no such policy.
+    """
+    if text not in POLICIES:
+        raise ProfileError(f"--policy {text}: no such policy", next_step=f"use {', '.join(POLICIES)}")
+    return POLICIES[text]
 
 
 def forecast(estimated: FleetEstimate, options: TimeOptions | None = None) -> Forecast:

@@ -252,7 +252,7 @@ def _lost_caches(pool: Pool, start_h: Floats, blast: Floats, node_tok_s: float, 
 
 
 def _admitted(pool: Pool, capacity: Floats) -> tuple[Floats, Floats, Floats]:
-    """Served, shed, and served within the hour that it was asked, by hour."""
+    """Served, shed, and served without a wait of hours, by hour."""
     asked = pool.demand_tok_s
     if pool.policy == "shed":
         served = np.minimum(asked, capacity)
@@ -265,7 +265,8 @@ def _admitted(pool: Pool, capacity: Floats) -> tuple[Floats, Floats, Floats]:
     served, shed, on_time = np.empty_like(asked), np.empty_like(asked), np.empty_like(asked)
     for hour, (demand, room) in enumerate(zip(asked.tolist(), capacity.tolist(), strict=True)):
         done = min(room, waiting + demand)
-        on_time[hour] = max(0.0, min(demand, room - waiting))  # first come, first served
+        # First come, first served: where anything was left over, all wait longer than an SLO allows.
+        on_time[hour] = demand if waiting + demand <= room else 0.0
         left = waiting + demand - done
         waiting = min(left, pool.patience_h * room)
         served[hour], shed[hour] = done, left - waiting
@@ -277,10 +278,10 @@ def _attained(pool: Pool, capacity: Floats, on_time: Floats) -> Floats:
     """Served within the SLO over asked."""
     asked = pool.demand_tok_s
     ratio = np.divide(on_time, asked, out=np.ones_like(asked), where=asked > 0) * pool.slo_share
-    if pool.tok_s_per_session is not None:
+    if pool.policy == "queue" and pool.tok_s_per_session is not None:  # who is refused does not wait
         load, slots = asked / pool.tok_s_per_session, capacity / pool.tok_s_per_session
         beta = np.divide(slots - load, np.sqrt(load), out=np.full_like(load, math.inf), where=load > 0)
-        near = (beta > 0) & (beta < 6)  # beyond, nobody waits; below, hours are short of capacity and counted above
+        near = (beta > 0) & (beta < 6)  # beyond, nobody waits; below, hours are short of capacity: none is on time
         waits = np.array([halfin_whitt(float(value)) for value in beta[near]])
         # Of those that wait, few wait long: the wait is exponential with the spare slots over the time that a slot is held.
         ratio[near] *= 1 - waits * np.exp(-beta[near] * np.sqrt(load[near]) * pool.wait_slack)

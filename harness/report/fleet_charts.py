@@ -1,5 +1,6 @@
 """Charts of a fleet's page, as Vega-Lite in the placeholder colours of `harness.report.charts`: waterfall, tornado, scenarios."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -65,9 +66,16 @@ def waterfall(bars: Sequence[Bar], x_title: str, width: int) -> dict[str, Any]:
     narrow = width < 500
     top = max((max(bar.start, bar.end) for bar in bars), default=1.0)
     rows = [
-        {"label": bar.label, "a": min(bar.start, bar.end), "b": max(bar.start, bar.end), "kind": bar.kind, "text": bar.text} for bar in bars
+        {
+            "label": _wrapped(bar.label, narrow=narrow),
+            "a": min(bar.start, bar.end),
+            "b": max(bar.start, bar.end),
+            "kind": bar.kind,
+            "text": bar.text,
+        }
+        for bar in bars
     ]
-    y = _rows([bar.label for bar in bars], 118 if narrow else 250)
+    y = _rows([_wrapped(bar.label, narrow=narrow) for bar in bars], narrow=narrow)
     return _spec(
         width,
         len(bars),
@@ -81,7 +89,7 @@ def waterfall(bars: Sequence[Bar], x_title: str, width: int) -> dict[str, Any]:
                         "field": "a",
                         "type": "quantitative",
                         "title": x_title,
-                        "scale": {"domain": [0, top * (1.42 if narrow else 1.2)], "nice": False},
+                        "scale": {"domain": [0, top * (1.8 if narrow else 1.25)], "nice": False},
                         "axis": _axis(narrow),
                     },
                     "x2": {"field": "b"},
@@ -110,8 +118,8 @@ def tornado(spans: Sequence[Span], centre: float, x_title: str, width: int) -> d
         ends = (span.low, centre, "low"), (centre, span.high, "high")
         if span.turned:
             ends = (span.low, centre, "high"), (centre, span.high, "low")
-        rows += [{"label": span.label, "a": a, "b": b, "end": end} for a, b, end in ends]
-    y = _rows([span.label for span in spans], 118 if narrow else 250)
+        rows += [{"label": _wrapped(span.label, narrow=narrow), "a": a, "b": b, "end": end} for a, b, end in ends]
+    y = _rows([_wrapped(span.label, narrow=narrow) for span in spans], narrow=narrow)
     x = {
         "field": "a",
         "type": "quantitative",
@@ -147,9 +155,17 @@ def ranges(spans: Sequence[Span], x_title: str, width: int) -> dict[str, Any]:
     """P5 to P95 of shares, with a tick at the median."""
     narrow = width < 500
     rows = [
-        {"label": span.label, "a": span.low, "b": span.high, "m": span.middle, "s": str(span.series), "text": span.text} for span in spans
+        {
+            "label": _wrapped(span.label, narrow=narrow),
+            "a": span.low,
+            "b": span.high,
+            "m": span.middle,
+            "s": str(span.series),
+            "text": span.text,
+        }
+        for span in spans
     ]
-    y = _rows([span.label for span in spans], 118 if narrow else 250)
+    y = _rows([_wrapped(span.label, narrow=narrow) for span in spans], narrow=narrow)
     colour = {"field": "s", "type": "nominal", "legend": None, "scale": {"domain": ["0", "1"], "range": [SERIES[0], SERIES[1]]}}
     scale = {"domain": [0, 1.3 if narrow else 1.12], "nice": False}
     values = [0, 0.5, 1] if narrow else [0, 0.2, 0.4, 0.6, 0.8, 1]
@@ -180,14 +196,25 @@ def ranges(spans: Sequence[Span], x_title: str, width: int) -> dict[str, Any]:
     )
 
 
-def _rows(labels: Sequence[str], limit: int) -> dict[str, Any]:
-    return {
-        "field": "label",
-        "type": "nominal",
-        "sort": list(labels),
-        "title": None,
-        "axis": {"domain": False, "ticks": False, "labelLimit": limit, "labelPadding": 8},
+def _wrapped(label: str, *, narrow: bool) -> str:
+    """On a phone a label takes two lines."""
+    return "\n".join(textwrap.wrap(label, 21, max_lines=2, placeholder="…")) if narrow else label
+
+
+def _rows(labels: Sequence[str], *, narrow: bool) -> dict[str, Any]:
+    limit = 128 if narrow else 292
+    # Room for the page's font, which may be wider than the one that the drawing is measured with.
+    extent = min(limit, 7.2 * max((len(line) for label in labels for line in label.split("\n")), default=0)) + 14
+    axis = {
+        "domain": False,
+        "ticks": False,
+        "labelLimit": limit,
+        "labelPadding": 8,
+        "labelExpr": "split(datum.label, '\\n')",
+        "minExtent": extent,
+        "maxExtent": extent,
     }
+    return {"field": "label", "type": "nominal", "sort": list(labels), "title": None, "axis": axis}
 
 
 def _axis(narrow: bool) -> dict[str, Any]:

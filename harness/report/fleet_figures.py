@@ -42,9 +42,9 @@ def scaled(value: float | None, digits: int = 3) -> str:
     """A number with k, M, B or T; thousands below a hundred thousand are written out."""
     if value is None or not math.isfinite(value):
         return DASH
-    for limit, name in ((1e15, "P"), (1e12, "T"), (1e9, "B"), (1e6, "M"), (1e5, "k")):
+    for limit, name in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e5, "k")):
         if abs(value) >= limit:
-            return f"{plain(value / (1e3 if name == 'k' else limit), digits)} {name}"
+            return f"{plain(value / (1e3 if name == 'k' else limit), digits)}\u00a0{name}"
     return plain(value, digits)
 
 

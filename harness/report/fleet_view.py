@@ -220,9 +220,8 @@ def _range(item: Range | None, of: str = "plain") -> str:
     if item is None:
         return DASH
     show = share if of == "share" else scaled
-    if item.p5 == item.p95:
-        return show(item.p50)
-    return f"{show(item.p50)} ({show(item.p5)} to {show(item.p95)})"
+    low, middle, high = show(item.p5), show(item.p50), show(item.p95)
+    return middle if low == high else f"{middle} ({low} to {high})"
 
 
 _TOTALS: Final = (
@@ -289,11 +288,7 @@ def _scenario_table(f: Forecast | None) -> FleetTable | None:
         "Elsewhere (USD)",
         "Years",
     )
-    caption = (
-        "What each does if it happens: median (P5 to P95), beside the same draws without it. Elsewhere: the missing GPU-hours at the "
-        "published three-year rental; for falling prices, all GPU-hours at the falling market"
-    )
-    return FleetTable(caption, head, tuple(rows))
+    return FleetTable("What each does if it happens: median (P5 to P95)", head, tuple(rows))
 
 
 def _scenario_row(item: ScenarioResult) -> tuple[str, ...]:

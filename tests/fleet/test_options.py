@@ -180,7 +180,7 @@ def test_a_ratio_between_types_is_labelled_modelled(make_run):
     assert found.figure("output_tok_s").value == pytest.approx(1.4 * plain.figure("output_tok_s").value)
     assert found.figure("power_peak_mw").value == pytest.approx(plain.figure("power_peak_mw").value)  # the same 700 W of board and host
     assert any(flag.startswith("Modelled, not measured") for flag in found.flags)
-    assert "modelled: H200 for H100" in [step.label for step in found.waterfall]
+    assert "modelled: the site's type of GPU" in [step.label for step in found.waterfall]
 
 
 def test_published_throughput_gives_a_ratio_with_the_range_over_models():

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from harness.core.errors import ProfileError
 from harness.fleet.failures import FailureClass, count_at, draw_failures, failure_classes, mean_between
-from harness.fleet.queueing import poisson_quantile
+from harness.fleet.queueing import erlang_c, poisson_quantile
 from harness.fleet.simulate import Pool, closed_forms, diurnal, read_trace, simulate
 
 DAY = FailureClass("any", "any", 1 / 50_677, 1, 0.0, 24.0, 1.0, "Llama 3", "2024-07")
@@ -221,9 +221,23 @@ def test_a_queue_serves_later_what_does_not_fit_now():
     found = simulate(pool(policy="queue", demand_tok_s=demand, scale_delay_h=None))
     assert found.served_tok_s == pytest.approx(np.array([1.0, 1.0, 0.5, 0.5]) * 800_000)
     assert found.shed_tok_s.sum() == 0
-    assert found.slo_ratio[0] == pytest.approx(1 / 1.5)
+    assert found.slo_ratio == pytest.approx([0.0, 1.0, 1.0, 1.0])
     short = simulate(pool(policy="queue", demand_tok_s=demand, scale_delay_h=None, patience_h=0.25))
     assert short.shed_tok_s.sum() == pytest.approx(0.25 * 800_000)
+
+
+@pytest.mark.parametrize("beta", [0.3, 1.0, 2.0])
+def test_waiting_below_the_hour_agrees_with_erlang_c(beta):
+    # 400 sessions on slots with square-root staffing: one node a slot.
+    load = 400
+    slots = round(load + beta * load**0.5)
+    config = Pool(
+        nodes=slots, tok_s_per_gpu=10.0, demand_tok_s=np.full(4, load * 80.0), tok_s_per_session=80.0, policy="queue", scale_delay_h=None,
+        failures=(NEVER,), maintenance_every_h=None, wait_slack=0.05,
+    )  # fmt: skip
+    late = erlang_c(slots, load) * np.exp(-(slots - load) * 0.05)
+    assert 1 - simulate(config).slo_ratio[0] == pytest.approx(late, rel=0.15)  # it uses the limit of many servers
+    assert simulate(replace(config, policy="shed")).slo_ratio[0] == 1.0
 
 
 # --- autoscaling, maintenance, power ---
