@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,18 +32,22 @@ text = st.text(max_size=8)
 number = st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(10**6), 10**6)
 maybe = st.none() | number
 whole = st.integers(0, 10**9)
-figure = st.builds(Figure, maybe, text, maybe, maybe, st.sampled_from(Basis), st.none() | text, st.none() | text, st.none() | text)
-distribution = st.builds(Distribution, *[maybe] * 8, whole, whole)
-window = st.builds(Window, maybe, maybe, maybe, text)
+figure = st.builds(
+    Figure, maybe, text, maybe, maybe, st.sampled_from(Basis), st.none() | text, st.none() | text, st.none() | text, maybe, maybe, maybe
+)
+interval = st.none() | st.tuples(number, number)
+distribution = st.builds(Distribution, *[maybe] * 8, whole, whole, st.dictionaries(text, interval, max_size=2))
+value = st.recursive(maybe | text | st.booleans(), lambda inner: st.lists(inner, max_size=2), max_leaves=3)
+anything = st.dictionaries(text, value, max_size=2)
+window = st.builds(Window, maybe, maybe, maybe, text, st.none() | anything)
+by_outcome = st.dictionaries(text, whole, max_size=3)
 counts = st.builds(
-    RequestCounts, st.none() | whole, whole, whole, whole, whole, whole, st.dictionaries(text, whole, max_size=3), st.none() | whole
+    RequestCounts, st.none() | whole, whole, whole, whole, whole, whole, by_outcome, st.none() | whole, st.none() | whole, whole
 )
 figures = st.dictionaries(text, figure, max_size=3)
 distributions = st.dictionaries(text, distribution, max_size=2)
 concern = st.builds(Concern, text, st.sampled_from(Severity), text, maybe, maybe)
-anything = st.dictionaries(
-    text, st.recursive(maybe | text | st.booleans(), lambda inner: st.lists(inner, max_size=2), max_leaves=3), max_size=2
-)
+agreement = st.builds(Agreement, maybe, maybe, maybe, maybe, st.none() | st.booleans(), st.none() | text, anything)
 summaries = st.builds(
     Summary,
     schema_version=st.just(1),
@@ -56,9 +60,7 @@ summaries = st.builds(
     requests=counts,
     metrics=figures,
     latency=distributions,
-    reconciliation=st.dictionaries(
-        text, st.builds(Agreement, maybe, maybe, maybe, maybe, st.none() | st.booleans(), st.none() | text), max_size=2
-    ),
+    reconciliation=st.dictionaries(text, agreement, max_size=2),
     stages=st.lists(st.builds(StageSummary, text, st.none() | text, window, counts, figures, distributions), max_size=2).map(tuple),
     labels=st.dictionaries(text, st.none() | text | number, max_size=2),
     slos=st.dictionaries(text, maybe, max_size=2),
@@ -69,6 +71,7 @@ summaries = st.builds(
     classes=st.lists(st.builds(ClassSummary, text, counts, figures, distributions), max_size=2).map(tuple),
     rosetta=anything,
     quality=anything,
+    energy=anything,
 )
 
 
@@ -79,6 +82,13 @@ def test_any_summary_comes_back_as_it_was(summary: Summary) -> None:
     again = Summary.from_dict(json.loads(stored))
     assert again == summary
     assert json.dumps(again.to_dict()) == stored
+
+
+def test_every_field_of_a_summary_is_drawn() -> None:
+    """A field that was added since must be added above."""
+    source = Path(__file__).read_text()
+    for field in fields(Summary):
+        assert f"    {field.name}=" in source, field.name
 
 
 def test_a_reduced_run_comes_back_from_its_file(noisy: Callable[..., Any], tmp_path: Path) -> None:
