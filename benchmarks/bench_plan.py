@@ -21,8 +21,8 @@ from harness.profile.schema import Profile
 
 HOUR_S = 3600
 REQUESTS_PER_S = 100
-REQUESTS_PER_SESSION = 61
-"""Mean of the workload's sessions, subagents included: what turns requests into sessions a second."""
+REQUESTS_PER_SESSION = 70
+"""Mean of the workload's sessions, their subagents included: what turns requests into sessions a second."""
 BODIES = 40
 
 

@@ -46,6 +46,12 @@ def summary(run):
     return run[1]
 
 
+def rows(folder, *, canaries=False):
+    """Records of the load, or of the canaries beside it."""
+    found = pq.read_table(folder / "requests.parquet").to_pylist()
+    return [row for row in found if (row["class"] == "canary") is canaries]
+
+
 def samples(folder, metric, which):
     """Sum over labels of a metric at its first or last scrape."""
     rows = [row for row in pq.read_table(folder / "scrapes" / "samples.parquet").to_pylist() if row["metric"] == metric]
@@ -68,14 +74,14 @@ def test_the_engine_was_vllm_with_the_weights_of_smollm2(folder):
 
 
 def test_every_planned_request_was_answered_over_the_messages_api(folder, summary):
-    requests = pq.read_table(folder / "requests.parquet").to_pylist()
+    requests = rows(folder)
     assert summary["requests"]["planned"] == len(requests) == 18
     assert {row["outcome"] for row in requests} == {"ok"}
     assert all(row["http_status"] == 200 and row["output_tok"] >= 1 and row["first_token_ns"] > row["sent_ns"] for row in requests)
 
 
 def test_client_output_tokens_equal_the_delta_of_vllms_counter(folder, summary):
-    requests = pq.read_table(folder / "requests.parquet").to_pylist()
+    requests = rows(folder)
     client = sum(row["output_tok"] for row in requests)
     delta = samples(folder, "vllm:generation_tokens_total", "last") - samples(folder, "vllm:generation_tokens_total", "first")
     assert client == delta > 100
@@ -85,14 +91,14 @@ def test_client_output_tokens_equal_the_delta_of_vllms_counter(folder, summary):
 
 
 def test_client_input_tokens_equal_the_delta_of_vllms_counter(folder, summary):
-    requests = pq.read_table(folder / "requests.parquet").to_pylist()
+    requests = rows(folder)
     client = sum(row["input_tok"] for row in requests)
     assert client == samples(folder, "vllm:prompt_tokens_total", "last") - samples(folder, "vllm:prompt_tokens_total", "first")
     assert summary["reconciliation"]["input_tokens"]["ok"] is True
 
 
 def test_later_turns_read_the_shared_head_from_the_prefix_cache(folder):
-    requests = pq.read_table(folder / "requests.parquet").to_pylist()
+    requests = rows(folder)
     later = [row for row in requests if row["turn"] > 0]
     assert later
     assert all(row["cache_read_tok"] > 0 for row in later)
@@ -107,6 +113,16 @@ def test_the_names_that_vllm_exposes_are_still_what_the_table_says(folder):
         assert pick(concept, names) == alternatives[0], f"{concept}: not under its present name"
     golden = set((ROOT / "tests" / "core" / "golden" / "vllm-0.32.0.txt").read_text().split())
     assert golden - names == set(), "names of vLLM 0.32.0 that this version no longer exposes"
+
+
+def test_canaries_tell_how_wrong_the_clients_clock_was_beside_vllm(folder, summary):
+    canary = summary["client"]["canary"]
+    assert canary["paired"] >= 1
+    assert canary["unpaired"] == 0
+    assert canary["gap_error"]["n"] > 50
+    assert canary["ttft_error"]["p50_s"] is not None
+    assert {row["outcome"] for row in rows(folder, canaries=True)} <= {"ok", "interrupted"}  # the last ones end with the load
+    assert "canary_failed" not in {concern["code"] for concern in summary["verdict"]["concerns"]}
 
 
 def test_no_process_of_the_run_is_left(folder):
