@@ -1,7 +1,7 @@
 """Raw scrapes -> tidy samples. Works from the run directory alone, so `harness reduce` does it anywhere.
 
-prometheus-client parses. One scrape differs from the next in its values only, so a body is parsed as a whole once, and those after it whose
-lines have the same names and labels need their numbers read and nothing else. Every other body is parsed as a whole again.
+prometheus-client parses. One scrape differs from the next in its values above all, so a body is parsed as a whole once; of those after it
+the numbers are read, and only lines that were not there before are parsed.
 """
 
 import json
@@ -33,6 +33,7 @@ PROBLEM: Final = "harness_scrape_problem"
 
 _ROW_GROUP_ROWS: Final = 200_000  # some 6 MB while they gather
 _COUNTER_WITHOUT_TOTAL = re.compile(r"^#[ \t]+TYPE[ \t]+(\S+)(?<!_total)[ \t]+counter[ \t]*$", re.MULTILINE)
+_NEW_LINES: Final = 0.5  # share of lines not seen before from which on a body is parsed as a whole
 _AHEAD_S: Final = 1.0  # clocks of two hosts differ; beyond this a timestamp is in the future
 NOT_A_NUMBER: Final = "samples that are NaN, which count as absent"
 _NOT_IN_FILE_NAMES = re.compile(r"[^A-Za-z0-9._-]")
@@ -202,12 +203,34 @@ class _Tidy:
 
 @dataclass(frozen=True, slots=True)
 class _Template:
-    """The lines of a body without their numbers, and what they mean."""
+    """The lines of a body without their numbers, and what they mean.
+
+    Attributes:
+        lines: comments, and names with labels.
+        known: name with labels, as written -> its codes, and whether it takes part in a figure.
+        metrics: codes of the samples in order.
+        labels: likewise.
+        mapped: positions of the samples that take part in a figure.
+    """
 
     lines: list[str]
+    known: dict[str, tuple[int, int, bool]]
     metrics: "array[int]"
     labels: "array[int]"
-    mapped: tuple[int, ...]
+    mapped: list[int]
+
+    @classmethod
+    def of(cls, lines: list[str], known: dict[str, tuple[int, int, bool]]) -> "_Template":
+        """From lines that are all known."""
+        codes = [known[line] for line in lines if not _is_comment(line)]
+        return cls(
+            lines, known, array("i", [metric for metric, _, _ in codes]), array("i", [labels for _, labels, _ in codes]),
+            [position for position, (_, _, mapped) in enumerate(codes) if mapped],
+        )  # fmt: skip
+
+
+def _is_comment(line: str) -> bool:
+    return not line or line[0] == "#"
 
 
 def _split(body: bytes) -> tuple[list[str], list[str]]:
@@ -282,8 +305,9 @@ class _Scrapes:
         if parsed.plain:
             lines, numbers = _split(body)
             if _agrees(parsed.samples, lines, numbers):
-                mapped = tuple(i for i, (name, _, _) in enumerate(parsed.samples) if name in MAPPED)
-                self._templates[target] = _Template(lines, metrics, labels, mapped)
+                series = (line for line in lines if not _is_comment(line))
+                codes = zip(metrics, labels, (name in MAPPED for name, _, _ in parsed.samples), strict=True)
+                self._templates[target] = _Template.of(lines, dict(zip(series, codes, strict=True)))
 
     def _as_before(self, template: _Template, t_ns: int, target: str, body: bytes, content_type: str | None) -> bool:
         """Take a body by its numbers alone; False where that cannot be done."""
@@ -291,16 +315,45 @@ class _Scrapes:
             return False
         try:
             lines, numbers = _split(body)
-            if lines != template.lines or "_" in "".join(numbers):  # float() takes 1_000, which is no number here
+            if "_" in "".join(numbers):  # float() takes 1_000, which is no number here
                 return False
             values = array("d", map(float, numbers))
         except ValueError:  # what it is, the parser will say
             return False
+        if lines != template.lines:
+            changed = self._with_new_lines(template, lines, numbers)
+            if changed is None:
+                return False
+            template = self._templates[target] = changed
         self._tidy.add_scrape(t_ns, target, template.metrics, template.labels, values)
         lost = sum(math.isnan(values[i]) for i in template.mapped)
         if lost:
             self._problems(t_ns, target, {NOT_A_NUMBER: lost})
         return True
+
+    def _with_new_lines(self, template: _Template, lines: list[str], numbers: list[str]) -> _Template | None:
+        """The template of a body that differs in some lines; None where it is better parsed as a whole."""
+        if [line for line in lines if _is_comment(line)] != [line for line in template.lines if _is_comment(line)]:
+            return None
+        series = [line for line in lines if not _is_comment(line)]
+        new = [position for position, line in enumerate(series) if line not in template.known]
+        if len(new) > _NEW_LINES * len(series):
+            return None
+        # Without their comments these lines are samples of no family, and keep the names that the server exposed.
+        text = "".join(f"{series[position]} {numbers[position]}\n" for position in new)
+        try:
+            parsed = parse_whole(text.encode(), None) if new else Parsed([], {}, plain=True)
+        except ExpositionError:
+            return None
+        own = [series[position] for position in new]
+        if not parsed.plain or not _agrees(parsed.samples, own, [numbers[position] for position in new]):
+            return None
+        known = {line: template.known[line] for line in series if line in template.known}
+        for line, (name, labels, _) in zip(own, parsed.samples, strict=True):
+            known[line] = (self._tidy.code("metric", name), self._tidy.label_code(labels), name in MAPPED)
+        found = _Template.of(lines, known)
+        distinct = set(zip(found.metrics, found.labels, strict=True))
+        return found if len(distinct) == len(found.metrics) else None
 
     def _answer(self, row: Mapping[str, Any]) -> None:
         t_ns, target = row["t_ns"], row["target"]
@@ -320,7 +373,7 @@ class _Scrapes:
 
 def _agrees(samples: Sequence[Sample], lines: Sequence[str], numbers: Sequence[str]) -> bool:
     """Whether the lines, split at their last space, say what the parser made of them."""
-    series = [line for line in lines if line and line[0] != "#"]
+    series = [line for line in lines if not _is_comment(line)]
     if not len(series) == len(numbers) == len(samples):
         return False
     try:
