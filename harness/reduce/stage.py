@@ -328,6 +328,7 @@ def _input(out: _Figures, flow: Flows, counters: ServerCounters | None) -> str |
             edges = out.edges()
             reads = {n: flow.cache_read.per_bin(e) for n, e in edges.items()}
             interval = ratio_interval(reads, {n: flow.input.per_bin(e) for n, e in edges.items()})
+            interval = (max(0.0, interval[0]), min(1.0, interval[1])) if interval else None
         out.put("prefix_hit_ratio", read / whole, interval, boundary="client" if split == "usage" else "server")
     else:
         out.absent("prefix_hit_ratio", "no input was processed in the window" if split else "nobody tells what was cached")
