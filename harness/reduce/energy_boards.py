@@ -32,7 +32,7 @@ REASONS: Final[Mapping[str, int]] = {
 INVALIDATING: Final = ("hw_slowdown", "sw_thermal_slowdown", "hw_thermal_slowdown", "hw_power_brake")
 """A board that was slowed down by these did not run as its owner set it up: its speed and energy are no result."""
 
-_WORDS: Final[Mapping[str, str]] = {
+REASON_WORDS: Final[Mapping[str, str]] = {
     "hw_slowdown": "hardware slowdown",
     "sw_thermal_slowdown": "thermal slowdown by software",
     "hw_thermal_slowdown": "thermal slowdown by hardware",
@@ -144,7 +144,7 @@ class Boards:
     def why_invalid(self) -> str | None:
         """In words, or None."""
         parts = [
-            f"{device}: {', '.join(f'{_WORDS[reason]} in {self._share(device, reason):.1%} of the window' for reason in reasons)}"
+            f"{device}: {', '.join(f'{REASON_WORDS[reason]} in {self._share(device, reason):.1%} of the window' for reason in reasons)}"
             for device, reasons in self.slowed().items()
         ]
         return "; ".join(parts) or None

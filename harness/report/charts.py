@@ -23,10 +23,11 @@ _COLOURS: Final[Mapping[str, tuple[str, str, str]]] = {
     "#010105": ("--series-3", "#0f766e", "#4fd1c1"),
     "#010106": ("--window", "#2456d6", "#7aa5ff"),
     "#010107": ("--series-4", "#a21caf", "#e08bf0"),
+    "#010108": ("--band", "#b42318", "#ff9b8f"),
 }
 SERIES: Final = ("#010103", "#010104", "#010105", "#010107")
 _DASHES: Final = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3])  # lines differ in more than colour
-_SOFT, _GRID, _WINDOW = "#010101", "#010102", "#010106"
+_SOFT, _GRID, _WINDOW, _BAND = "#010101", "#010102", "#010106", "#010108"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,9 @@ class Chart:
         x_log: logarithmic x.
         x_domain: ends of x.
         y_percent: y is a share.
+        bands: further stretches on x, in another colour: when clocks were held back.
+        marks: moments on x with a word each: where stages begin.
+        points: draw every point, and lines through them.
     """
 
     key: str
@@ -65,6 +69,9 @@ class Chart:
     x_log: bool = False
     x_domain: tuple[float, float] | None = None
     y_percent: bool = False
+    bands: Sequence[tuple[float, float]] = ()
+    marks: Sequence[tuple[float, str]] = ()
+    points: bool = False
 
 
 def css_variables(theme: str) -> str:
@@ -98,7 +105,7 @@ def themed(svg: str, theme: str) -> str:
 def _spec(chart: Chart, size: tuple[int, int]) -> dict[str, Any]:
     width, height = size
     narrow = width < 500
-    rows = [{"x": x, "y": y, "s": line.name} for line in chart.lines for x, y in line.points]
+    rows = [{"x": x, "y": y, "s": line.name, "o": order} for line in chart.lines for order, (x, y) in enumerate(line.points)]
     x_scale: dict[str, Any] = {"type": "log"} if chart.x_log else {"nice": False, "zero": False}
     if chart.x_domain is not None:
         x_scale["domain"] = list(chart.x_domain)
@@ -121,6 +128,16 @@ def _spec(chart: Chart, size: tuple[int, int]) -> dict[str, Any]:
                 "encoding": {"x": {"field": "x0", "type": "quantitative", "scale": x_scale, "axis": x_axis}, "x2": {"field": "x1"}},
             }
         )
+    if chart.bands:
+        layers.append(
+            {
+                "data": {"values": [{"x0": start, "x1": end} for start, end in chart.bands]},
+                "mark": {"type": "rect", "color": _BAND, "opacity": 0.16},
+                "encoding": {"x": {"field": "x0", "type": "quantitative", "scale": x_scale, "axis": x_axis}, "x2": {"field": "x1"}},
+            }
+        )
+    if chart.marks:
+        layers += _marks(chart, x_scale, x_axis, words=not narrow)
     layers.append(
         {
             "mark": {
@@ -128,6 +145,7 @@ def _spec(chart: Chart, size: tuple[int, int]) -> dict[str, Any]:
                 "strokeWidth": 1.75,
                 "interpolate": "step-after" if any(line.stepped for line in chart.lines) else "linear",
                 "strokeJoin": "round",
+                **({"point": {"filled": True, "size": 55}} if chart.points else {}),
             },
             "encoding": {
                 "x": {"field": "x", "type": "quantitative", "scale": x_scale, "axis": x_axis},
@@ -143,6 +161,7 @@ def _spec(chart: Chart, size: tuple[int, int]) -> dict[str, Any]:
                     "legend": None,
                     "scale": {"domain": [line.name for line in chart.lines], "range": list(SERIES[: len(chart.lines)])},
                 },
+                **({"order": {"field": "o"}} if chart.points else {}),
                 "strokeDash": {
                     "field": "s",
                     "type": "nominal",
@@ -178,6 +197,17 @@ def _spec(chart: Chart, size: tuple[int, int]) -> dict[str, Any]:
             },
         },
     }
+
+
+def _marks(chart: Chart, x_scale: Mapping[str, Any], x_axis: Mapping[str, Any], *, words: bool) -> list[dict[str, Any]]:
+    """Rules at moments, with their words at the top where there is room."""
+    data = {"values": [{"at": at, "word": word} for at, word in chart.marks]}
+    x = {"field": "at", "type": "quantitative", "scale": x_scale, "axis": x_axis}
+    layers: list[dict[str, Any]] = [{"data": data, "mark": {"type": "rule", "color": _SOFT, "strokeDash": [3, 3]}, "encoding": {"x": x}}]
+    if words:
+        text = {"type": "text", "align": "left", "baseline": "top", "dx": 4, "fontSize": 11, "color": _SOFT, "limit": 120}
+        layers.append({"data": data, "mark": text, "encoding": {"x": x, "y": {"value": 2}, "text": {"field": "word"}}})
+    return layers
 
 
 _PERCENT_LABEL: Final = "format(datum.value, '.0%')"

@@ -22,7 +22,7 @@ from harness.report import words
 from harness.report.charts import NARROW, SERIES, WIDE, Chart, Line
 from harness.report.charts import draw as draw_lines
 from harness.report.compare_charts import RatioMark, TradePoint, draw, ratios, trade
-from harness.report.view import Table
+from harness.report.tables import Table
 
 _MOST_SIDES: Final = len(SERIES)
 """Sides that are drawn; tables hold all of them."""

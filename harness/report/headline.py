@@ -127,6 +127,9 @@ def figure_row(key: str, figure: Figure) -> HeadlineRow:
     else:
         value, unit = words.figure(figure.value, figure.unit)
         between = words.interval(figure.ci_low, figure.ci_high, figure.unit)
+    systematic = ""
+    if figure.value is not None and figure.systematic_ratio:
+        systematic = f"± {words.share(figure.systematic_ratio)} systematic, which repeats do not remove"
     return HeadlineRow(
         key=key,
         title=definition.title + (f" ({boundary_words(boundary)})" if boundary else ""),
@@ -136,7 +139,7 @@ def figure_row(key: str, figure: Figure) -> HeadlineRow:
         basis=str(figure.basis),
         boundary=boundary_words(figure.boundary),
         tokens=_TOKEN_CLASSES.get(definition.token_class or "", ""),
-        note=figure.note or "",
+        note=" · ".join(part for part in (figure.note, systematic) if part),
     )
 
 
@@ -159,7 +162,7 @@ def _quantile(key: str, name: str, quantile: str, distribution: Distribution) ->
         title=f"{METRICS[name].title}, {quantile}",
         value=value,
         unit=unit,
-        interval="",
+        interval=words.interval(*(distribution.ci.get(quantile) or (None, None)), "s"),
         basis=str(Basis.MEASURED if seconds is not None else Basis.ABSENT),
         boundary=boundary_words("client") if seconds is not None else "",
         tokens="",

@@ -8,18 +8,20 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 
-from harness.core.clock import ClockAnchor
 from harness.core.metrics import LATENCY_KEYS, METRICS
 from harness.core.records import Concern, Severity
 from harness.reduce.load import mapping, number, sequence
 from harness.reduce.reduction import Reduction
-from harness.reduce.series import Series, series
-from harness.reduce.stats import Floats
+from harness.reduce.series import series
 from harness.reduce.summary import Distribution
 from harness.report import words
 from harness.report.accounts import classes, quality, recount_row, rosetta, rosetta_notes
-from harness.report.charts import Chart, Line
+from harness.report.energy_view import EnergyView, energy_view
+from harness.report.environment import environment
 from harness.report.headline import HeadlineRow, figure_row, headline_rows, purpose_sentence, rows_of
+from harness.report.objectives import objectives
+from harness.report.tables import ChartView, Table
+from harness.report.timeline import charts
 
 _SEVERITY_WORDS: Final[Mapping[Severity, str]] = {
     Severity.INVALID: "invalid",
@@ -34,26 +36,6 @@ _STATUS_WORDS: Final = {
     "degraded": "Something may have distorted these figures; see the concerns.",
     "invalid": "Do not use these figures; see the concerns.",
 }
-_TABLE_ROWS: Final = 24
-_ECDF_POINTS: Final = 160
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """A table as text. The first column names the row; `text` are the positions of other columns that hold words, not numbers."""
-
-    caption: str
-    head: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    text: Sequence[int] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class ChartView:
-    """A chart with its legend and the table that stands beside it."""
-
-    chart: Chart
-    table: Table
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +63,7 @@ class View:
     headline: Sequence[HeadlineRow]
     absent: Sequence[HeadlineRow]
     absent_words: str
+    objectives: Table | None
     requests: Table
     latency: Table
     latency_notes: Sequence[str]
@@ -92,6 +75,8 @@ class View:
     rosetta: Table | None
     rosetta_notes: Sequence[str]
     quality: Sequence[str]
+    energy: EnergyView | None
+    cache: Table | None
     server: Table | None
     errors: Table | None
     charts: Mapping[str, ChartView]
@@ -123,6 +108,7 @@ def view(reduction: Reduction) -> View:
         headline=[row for row in rows if row.basis != "absent"],
         absent=absent,
         absent_words=f"{len(absent)} figures are absent, and why" if len(absent) != 1 else "One figure is absent, and why",
+        objectives=objectives(reduction),
         requests=_requests(reduction),
         latency=latency_rows,
         latency_notes=[*latency_notes, *_error_bound(summary.client)],
@@ -134,10 +120,12 @@ def view(reduction: Reduction) -> View:
         rosetta=None if (dictionary := rosetta(summary)) is None else Table(*dictionary),
         rosetta_notes=rosetta_notes(summary),
         quality=quality(summary),
+        energy=energy_view(summary.energy),
+        cache=_cache(reduction),
         server=_server(reduction),
         errors=_errors(reduction),
-        charts=_charts(reduction, grid),
-        environment=_environment(reduction),
+        charts=charts(reduction, grid),
+        environment=environment(reduction),
         profile_yaml=_yaml(reduction.run.profile),
         profile_name=f"{name}.yaml",
         definitions=_definitions(),
@@ -372,6 +360,37 @@ def _stages(reduction: Reduction) -> Table | None:
     return Table("Load stages, each in a window of its own", head, rows)
 
 
+_CACHE_ROWS: Final = (
+    ("Read from cache", "input_cache_read_tok_s", "cached_tokens"),
+    ("Computed", "input_computed_tok_s", "computed_tokens"),
+    ("Written to cache", "input_cache_write_tok_s", None),
+    ("All input", "input_tok_s", "prompt_tokens"),
+)
+
+
+def _cache(reduction: Reduction) -> Table | None:
+    """Where prompts came from, by the answers' usage and by the server's counters; None where nobody tells."""
+    summary = reduction.summary
+    length_s = summary.window.duration_s
+    rows = []
+    known = False
+    for title, key, concept in _CACHE_ROWS:
+        figure = summary.metrics.get(key)
+        rate = None if figure is None else figure.value
+        count = number(summary.server.get(concept)) if concept is not None else None
+        server = count / length_s if count is not None and length_s else None
+        known |= title == "Read from cache" and (rate is not None or server is not None)
+        rows.append((title, f"{words.plain(rate)} tok/s" if rate is not None else words.DASH,
+                     f"{words.plain(server)} tok/s" if server is not None else words.DASH))  # fmt: skip
+    if not known:
+        return None
+    hit = summary.metrics["prefix_hit_ratio"].value
+    whole, cached = number(summary.server.get("prompt_tokens")), number(summary.server.get("cached_tokens"))
+    share = cached / whole if whole and cached is not None else None
+    rows.append(("Share read from cache", words.share(hit), words.share(share)))
+    return Table("Input of the window", ("", "Client (usage)", "Server (counters)"), rows)
+
+
 def _server(reduction: Reduction) -> Table | None:
     server = reduction.summary.server
     if not server:
@@ -424,201 +443,7 @@ def _errors(reduction: Reduction) -> Table | None:
     return Table("Requests that failed or were dropped", ("Outcome", "HTTP status", "Error", "Requests"), rows, text=(2,))
 
 
-# --- charts -----------------------------------------------------------------------------------------------------------------------
-
-
-def _charts(reduction: Reduction, grid: Series) -> dict[str, ChartView]:
-    charts = {}
-    window = reduction.summary.window
-    shaded = (window.start_s, window.end_s) if window.start_s is not None and window.end_s is not None else None
-    step = f"mean of {grid.step_s} s"
-
-    def timeline(key: str, title: str, unit: str, names: Mapping[str, str], *, percent: bool = False) -> None:
-        there = {label: grid.columns[column] for column, label in names.items() if column in grid.columns}
-        if not there or len(grid.t_s) < 2:
-            return
-        span = (float(grid.t_s[0]), float(grid.t_s[-1] + grid.step_s))
-        lines = [Line(label, _steps(grid, values), stepped=True) for label, values in there.items()]
-        caption = f"{title}, {step}" + ("; the measured window is shaded." if shaded else ".")
-        visible = (max(shaded[0], span[0]), min(shaded[1], span[1])) if shaded else None
-        chart = Chart(key, title, caption, "seconds from the start of the run", unit, lines, visible, x_domain=span, y_percent=percent)
-        charts[key] = ChartView(chart, _timeline_table(title, grid, there, percent=percent))
-
-    timeline("throughput", "Output tokens per second", "tok/s", {"output_tok_s": "Output tokens per second"})
-    split = "input_computed_tok_s" in grid.columns
-    inputs = {"input_computed_tok_s": "Computed", "input_cache_read_tok_s": "Read from cache"} if split else {"input_tok_s": "All input"}
-    timeline("input", "Input tokens per second", "tok/s", inputs)
-    names = {
-        "requests_in_flight": "Requests in flight",
-        "live_conversations": "Live conversations",
-        "server_waiting": "Queued in the server",
-    }
-    timeline("in_flight", "Requests in flight", "requests", names)
-    timeline("power", "Power of the GPU boards", "W", {"power_w": "Power"})
-    latencies = _ecdf(reduction)
-    if latencies is not None:
-        charts["latency"] = latencies
-    return charts
-
-
-def _steps(grid: Series, values: Floats) -> list[tuple[float, float | None]]:
-    points: list[tuple[float, float | None]] = [
-        (round(float(t), 3), None if np.isnan(v) else float(f"{v:.5g}")) for t, v in zip(grid.t_s, values, strict=True)
-    ]
-    points.append((round(float(grid.t_s[-1] + grid.step_s), 3), points[-1][1]))
-    return points
-
-
-def _timeline_table(title: str, grid: Series, there: Mapping[str, Floats], *, percent: bool) -> Table:
-    """The chart's figures, averaged to a table's length."""
-    width = max(1, -(-len(grid.t_s) // _TABLE_ROWS))
-    rows = []
-    for begin in range(0, len(grid.t_s), width):
-        part = slice(begin, begin + width)
-        cells = []
-        for values in there.values():
-            known = values[part][~np.isnan(values[part])]
-            mean = float(np.mean(known)) if len(known) else None
-            cells.append(words.share(mean) if percent else words.plain(mean, 3))
-        end = min(begin + width, len(grid.t_s)) - 1
-        rows.append([f"{words.plain(float(grid.t_s[begin]))} – {words.plain(float(grid.t_s[end]) + grid.step_s)} s", *cells])
-    return Table(f"{title}: means", ("Time", *there), rows)
-
-
-def _ecdf(reduction: Reduction) -> ChartView | None:
-    """Share of the window's requests that got there within a time; curves of failing runs end below 100 %."""
-    from harness.reduce.stage import intended_in
-
-    if reduction.headline is None:
-        return None
-    requests = reduction.run.requests
-    mine = intended_in(requests, reduction.headline)
-    counted = mine & ~requests.cancelled
-    everyone = int(np.sum(counted))
-    if everyone < 2:
-        return None
-    lines = []
-    ends: list[float] = []
-    for name, moment in (("First token", requests.first_token), ("Whole answer", requests.last_token)):
-        values = np.sort((moment - requests.intended)[counted & requests.ok] * 1e-9)
-        values = values[~np.isnan(values) & (values > 0)]
-        if len(values) < 2:
-            continue
-        picks = np.unique(np.linspace(0, len(values) - 1, _ECDF_POINTS).astype(int))
-        points: list[tuple[float, float | None]] = [(float(f"{values[i]:.4g}"), float(f"{(i + 1) / everyone:.4g}")) for i in picks]
-        lines.append(Line(name, points, stepped=True))
-        ends += [float(values[0]), float(values[-1])]
-    if not lines:
-        return None
-    low, high = min(ends), max(ends)
-    domain = (low / 1.15, max(high, low * 3) * 1.15)
-    rows = [
-        [
-            q,
-            words.duration(getattr(reduction.summary.latency["ttft_s"], key)),
-            words.duration(getattr(reduction.summary.latency["e2e_s"], key)),
-        ]
-        for q, key in (("50 %", "p50"), ("90 %", "p90"), ("95 %", "p95"), ("99 %", "p99"), ("99.9 %", "p999"))
-    ]
-    caption = (
-        f"Share of the {everyone:,} requests intended in the window that got there within a time, counted from when each was intended."
-    )
-    chart = Chart(
-        "latency",
-        "Latency",
-        caption,
-        "time from intended, logarithmic",
-        "share of requests",
-        lines,
-        x_log=True,
-        x_domain=domain,
-        y_percent=True,
-    )
-    return ChartView(chart, Table("Latency: percentiles", ("Share", "First token", "Whole answer"), rows))
-
-
-# --- environment ------------------------------------------------------------------------------------------------------------------
-
-
-def _environment(reduction: Reduction) -> list[tuple[str, str]]:
-    run, manifest = reduction.run, reduction.run.manifest
-    hardware, software, server, harness, model = (
-        mapping(manifest.get(key)) for key in ("hardware", "software", "server", "harness", "model")
-    )
-    rows: list[tuple[str, str]] = [("Run", reduction.summary.run_id)]
-    started = _wall(reduction)
-    if started:
-        rows.append(("Started", started))
-    ended = number(manifest.get("ended_ns"))
-    if ended is not None:
-        rows.append(("Length of the run", words.duration(run.at(ended) * 1e-9)))
-    gpus = [mapping(gpu) for gpu in sequence(hardware.get("gpus"))]
-    for gpu in gpus:
-        parts = [str(gpu.get("name") or "GPU"), words.size(number(gpu.get("memory_bytes")))]
-        if gpu.get("power_limit_w") is not None:
-            parts.append(
-                f"power limit {words.plain(number(gpu['power_limit_w']))} W of {words.plain(number(gpu.get('power_limit_default_w')))} W"
-            )
-        if gpu.get("driver_version"):
-            parts.append(f"driver {gpu['driver_version']}")
-        rows.append((f"GPU {gpu.get('index')}", ", ".join(parts)))
-    if not gpus:
-        rows.append(("GPU", "none"))
-    cpu = mapping(hardware.get("cpu"))
-    if cpu:
-        rows.append(
-            ("CPU", f"{cpu.get('model') or 'unknown'}, {cpu.get('usable_cores')} of {cpu.get('logical_cores')} logical cores usable")
-        )
-    if hardware.get("ram_bytes") is not None:
-        rows.append(("Memory", words.size(number(hardware["ram_bytes"]))))
-    if hardware.get("os"):
-        rows.append(("System", f"{hardware['os']}, kernel {hardware.get('kernel') or 'unknown'}"))
-    if model:
-        parts = [str(model.get("model_id"))]
-        if model.get("parameters") is not None:
-            parts.append(f"{words.plain(number(model['parameters']))} parameters")
-        parts += [str(model[key]) for key in ("dtype",) if model.get(key)]
-        rows.append(("Model", ", ".join(parts)))
-        if model.get("fingerprint"):
-            rows.append(("Model's fingerprint", str(model["fingerprint"])))
-    if server:
-        inner = ", ".join(f"{k} {v}" for k, v in mapping(server.get("software")).items())
-        rows.append(("Server", f"{server.get('kind')} {server.get('version') or ''}".strip() + (f" ({inner})" if inner else "")))
-        rows += [("Server's command", " ".join(map(str, sequence(argv)))) for argv in sequence(server.get("argv"))]
-        settings = ", ".join(f"{k}={v}" for k, v in mapping(server.get("settings")).items() if v is not None)
-        if settings:
-            rows.append(("Server's settings", settings))
-        if number(server.get("ready_s")) is not None:
-            rows.append(("Server ready after", words.duration(number(server["ready_s"]))))
-    if harness:
-        commit = f", commit {str(harness['commit'])[:12]}{' with changes' if harness.get('dirty') else ''}" if harness.get("commit") else ""
-        rows.append(("Harness", f"{harness.get('version')}{commit}"))
-    packages = ", ".join(f"{k} {v}" for k, v in mapping(software.get("packages")).items())
-    if software:
-        rows.append(("Python", f"{software.get('python')}" + (f"; {packages}" if packages else "")))
-    host = reduction.summary.host
-    for scope, row in host.items():
-        if row.get("cpu_cores_mean") is not None and (scope == "host" or scope.startswith(("traffic:", "server:"))):
-            title = {"host": "CPU in use, whole host"}.get(scope, f"CPU in use, {scope}")
-            memory = f", {words.size(row['rss_bytes_max'])} of memory" if row.get("rss_bytes_max") is not None else ""
-            rows.append((title, f"{words.plain(row['cpu_cores_mean'], 2)} cores (p95 {words.plain(row['cpu_cores_p95'], 2)}){memory}"))
-    rows.append(("Seed", str(manifest.get("seed", words.DASH))))
-    for key, title in (("workload_sha256", "Workload (sha256)"), ("plan_sha256", "Plan (sha256)")):
-        if manifest.get(key):
-            rows.append((title, str(manifest[key])))
-    return rows
-
-
-def _wall(reduction: Reduction) -> str | None:
-    for raw in sequence(reduction.run.manifest.get("clock_anchors")):
-        fields = mapping(raw)
-        started = reduction.run.manifest.get("started_ns")
-        try:
-            anchor = ClockAnchor(int(fields["monotonic_ns"]), int(fields["unix_ns"]), int(fields.get("uncertainty_ns") or 0), None)
-            return anchor.wall(int(str(started))).strftime("%Y-%m-%d %H:%M:%S UTC")
-        except (KeyError, TypeError, ValueError, OverflowError):
-            continue
-    return None
+# --- the profile and the definitions ----------------------------------------------------------------------------------------------
 
 
 def _yaml(profile: Mapping[str, Any]) -> str:

@@ -1,0 +1,33 @@
+"""The service-level objectives of a run, each by itself and all together."""
+
+import numpy as np
+
+from harness.core.metrics import METRICS
+from harness.reduce.reduction import Reduction
+from harness.reduce.stage import good, intended_in
+from harness.report import words
+from harness.report.tables import Table
+
+
+def objectives(reduction: Reduction) -> Table | None:
+    """What was asked and what share of the window's requests met it; None without objectives or window.
+
+    As in goodput, failed, dropped and unfinished requests are misses of every objective, and those that the user cancelled do not count.
+    """
+    summary = reduction.summary
+    limits = {key: limit for key, limit in summary.slos.items() if limit is not None}
+    if not limits or reduction.headline is None:
+        return None
+    requests = reduction.run.requests
+    mine = intended_in(requests, reduction.headline)
+    everyone = int(np.sum(mine & ~requests.cancelled))
+    rows = []
+    for key, limit in limits.items():
+        met = int(np.sum(good(requests, mine, reduction.flows, {key: limit})))
+        found = summary.latency[key]
+        percentiles = [words.duration(getattr(found, name)) for name in ("p50", "p90", "p99")]
+        rows.append([METRICS[key].title, f"≤ {words.duration(limit)}", words.share(met / everyone if everyone else None), *percentiles])
+    everything = summary.metrics["slo_met_ratio"].value
+    rows.append(["All of them", "", words.share(everything), "", "", ""])
+    head = ("Objective", "Limit", "Met by", "p50", "p90", "p99")
+    return Table(f"Objectives, over the {everyone:,} requests intended in the window", head, rows)

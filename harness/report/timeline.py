@@ -1,0 +1,224 @@
+"""Charts of a run: over time, distributions, and the trade of throughput against speed for each user."""
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import numpy as np
+
+from harness.reduce.load import mapping, number, sequence
+from harness.reduce.reduction import Reduction
+from harness.reduce.series import Series
+from harness.reduce.stage import intended_in
+from harness.reduce.stats import Floats
+from harness.report import words
+from harness.report.charts import SERIES, Chart, Line
+from harness.report.tables import ChartView, Table
+
+_TABLE_ROWS: Final = 24
+_ECDF_POINTS: Final = 160
+_NS: Final = 1e-9
+
+
+def charts(reduction: Reduction, grid: Series) -> dict[str, ChartView]:
+    """All charts that the run has figures for, by key."""
+    others = (("latency", _latency(reduction)), ("classes", _by_class(reduction)), ("trade", _trade(reduction)))
+    return {**_timelines(reduction, grid), **{key: chart for key, chart in others if chart is not None}}
+
+
+# --- over time ----------------------------------------------------------------------------------------------------------------------
+
+
+def _timelines(reduction: Reduction, grid: Series) -> dict[str, ChartView]:
+    out: dict[str, ChartView] = {}
+    if len(grid.t_s) < 2:
+        return out
+    split = "input_computed_tok_s" in grid.columns
+    inputs = {"input_computed_tok_s": "Computed", "input_cache_read_tok_s": "Read from cache"} if split else {"input_tok_s": "All input"}
+    flights = {
+        "requests_in_flight": "Requests in flight",
+        "live_conversations": "Live conversations",
+        "server_waiting": "Queued in the server",
+    }
+    boundaries = {
+        "gpu_board_w": "GPU boards", "module_w": "GPU modules", "cpu_package_w": "CPU packages", "node_w": "Nodes", "rack_w": "Racks",
+        "facility_w": "Facility",
+    }  # fmt: skip
+    power = {column: title for column, title in boundaries.items() if column in grid.columns} or {"power_w": "Power"}
+    shown: Sequence[tuple[str, str, str, Mapping[str, str], bool]] = (
+        ("throughput", "Output tokens per second", "tok/s", {"output_tok_s": "Output tokens per second"}, False),
+        ("input", "Input tokens per second", "tok/s", inputs, False),
+        ("in_flight", "Requests in flight", "requests", flights, False),
+        ("context", "Mean context of the requests in flight", "tok", {"mean_context_tok": "Mean context"}, False),
+        ("prefix", "Share of input read from cache", "share", {"prefix_hit_ratio": "Read from cache"}, True),
+        ("kv", "Key-value cache in use", "share", {"kv_usage": "In use"}, True),
+        ("power", "Power", "W", dict(list(power.items())[: len(SERIES)]), False),
+    )
+    for key, title, unit, names, percent in shown:
+        chart = _timeline(reduction, grid, key, title, unit, names, percent=percent)
+        if chart is not None:
+            out[key] = chart
+    return out
+
+
+def _timeline(
+    reduction: Reduction, grid: Series, key: str, title: str, unit: str, names: Mapping[str, str], *, percent: bool
+) -> ChartView | None:
+    there = {label: grid.columns[column] for column, label in names.items() if column in grid.columns}
+    there = {label: values for label, values in there.items() if np.any(~np.isnan(values))}
+    if not there:
+        return None
+    span = (float(grid.t_s[0]), float(grid.t_s[-1] + grid.step_s))
+    window = reduction.summary.window
+    shaded = None
+    caption = [f"{title}, mean of {grid.step_s} s"]
+    if window.start_s is not None and window.end_s is not None:
+        shaded = (max(window.start_s, span[0]), min(window.end_s, span[1]))
+        caption.append("the measured window is shaded")
+    bands = _held_back(reduction, span)
+    if bands:
+        caption.append("red: clocks of a board were held back")
+    marks = [(w.stage_start * _NS, w.name) for w in reduction.windows if w.stage_start is not None] if len(reduction.windows) > 1 else []
+    lines = [Line(label, _steps(grid, values), stepped=True) for label, values in there.items()]
+    chart = Chart(
+        key, title, "; ".join(caption) + ".", "seconds from the start of the run", unit, lines, shaded, x_domain=span, y_percent=percent,
+        bands=bands, marks=[mark for mark in marks if span[0] <= mark[0] <= span[1]],
+    )  # fmt: skip
+    return ChartView(chart, _timeline_table(title, grid, there, percent=percent))
+
+
+def _held_back(reduction: Reduction, span: tuple[float, float]) -> list[tuple[float, float]]:
+    """When any board was slowed down by heat, by a fault or by a power brake; a software power cap at its limit is normal."""
+    boards = mapping(reduction.summary.energy.get("boards"))
+    out = []
+    for raw in sequence(boards.get("stretches")):
+        stretch = mapping(raw)
+        start, end = number(stretch.get("start_s")), number(stretch.get("end_s"))
+        if stretch.get("invalid") and start is not None and end is not None and start < span[1] and end > span[0]:
+            out.append((max(start, span[0]), min(end, span[1])))
+    return out
+
+
+def _steps(grid: Series, values: Floats) -> list[tuple[float, float | None]]:
+    points: list[tuple[float, float | None]] = [
+        (round(float(t), 3), None if np.isnan(v) else float(f"{v:.5g}")) for t, v in zip(grid.t_s, values, strict=True)
+    ]
+    points.append((round(float(grid.t_s[-1] + grid.step_s), 3), points[-1][1]))
+    return points
+
+
+def _timeline_table(title: str, grid: Series, there: Mapping[str, Floats], *, percent: bool) -> Table:
+    """The chart's figures, averaged to a table's length."""
+    width = max(1, -(-len(grid.t_s) // _TABLE_ROWS))
+    rows = []
+    for begin in range(0, len(grid.t_s), width):
+        part = slice(begin, begin + width)
+        cells = []
+        for values in there.values():
+            known = values[part][~np.isnan(values[part])]
+            mean = float(np.mean(known)) if len(known) else None
+            cells.append(words.share(mean) if percent else words.plain(mean, 3))
+        end = min(begin + width, len(grid.t_s)) - 1
+        rows.append([f"{words.plain(float(grid.t_s[begin]))} – {words.plain(float(grid.t_s[end]) + grid.step_s)} s", *cells])
+    return Table(f"{title}: means", ("Time", *there), rows)
+
+
+# --- distributions ------------------------------------------------------------------------------------------------------------------
+
+
+def _curve(name: str, values: Floats, everyone: int) -> Line | None:
+    """Share of `everyone` that got there within a time; curves of failing runs end below 100 %."""
+    ordered = np.sort(values[~np.isnan(values) & (values > 0)])
+    if len(ordered) < 2:
+        return None
+    picks = np.unique(np.linspace(0, len(ordered) - 1, _ECDF_POINTS).astype(int))
+    points: list[tuple[float, float | None]] = [(float(f"{ordered[i]:.4g}"), float(f"{(i + 1) / everyone:.4g}")) for i in picks]
+    return Line(name, points, stepped=True)
+
+
+def _distribution_chart(key: str, title: str, caption: str, lines: Sequence[Line]) -> Chart:
+    ends = [x for line in lines for x in (line.points[0][0], line.points[-1][0])]
+    low, high = min(ends), max(ends)
+    domain = (low / 1.15, max(high, low * 3) * 1.15)
+    return Chart(
+        key, title, caption, "time from intended, logarithmic", "share of requests", lines, x_log=True, x_domain=domain, y_percent=True
+    )
+
+
+_SHARES: Final = (("50 %", "p50"), ("90 %", "p90"), ("95 %", "p95"), ("99 %", "p99"), ("99.9 %", "p999"))
+
+
+def _latency(reduction: Reduction) -> ChartView | None:
+    """First tokens and whole answers of the requests intended in the window."""
+    if reduction.headline is None:
+        return None
+    requests = reduction.run.requests
+    counted = intended_in(requests, reduction.headline) & ~requests.cancelled
+    everyone = int(np.sum(counted))
+    lines = []
+    for name, moment in (("First token", requests.first_token), ("Whole answer", requests.last_token)):
+        line = _curve(name, (moment - requests.intended)[counted & requests.ok] * _NS, everyone)
+        if line is not None:
+            lines.append(line)
+    if not lines:
+        return None
+    latency = reduction.summary.latency
+    rows = [[q, words.duration(getattr(latency["ttft_s"], key)), words.duration(getattr(latency["e2e_s"], key))] for q, key in _SHARES]
+    caption = (
+        f"Share of the {everyone:,} requests intended in the window that got there within a time, counted from when each was intended."
+    )
+    chart = _distribution_chart("latency", "Latency", caption, lines)
+    return ChartView(chart, Table("Latency: percentiles", ("Share", "First token", "Whole answer"), rows))
+
+
+def _by_class(reduction: Reduction) -> ChartView | None:
+    """First tokens by class of requests; None where there is one class. The classes with most requests, as many as there are colours."""
+    if reduction.headline is None or len(reduction.summary.classes) < 2:
+        return None
+    requests = reduction.run.requests
+    counted = intended_in(requests, reduction.headline) & ~requests.cancelled
+    lines: list[Line] = []
+    found = []
+    for one in sorted(reduction.summary.classes, key=lambda one: (-(one.requests.in_window or 0), one.name)):
+        mine = counted & (requests.workload_class == one.name)
+        line = _curve(one.name, (requests.first_token - requests.intended)[mine & requests.ok] * _NS, int(np.sum(mine)))
+        if line is not None and len(lines) < len(SERIES):
+            lines.append(line)
+            found.append(one)
+    if len(lines) < 2:
+        return None
+    rows = [[q, *(words.duration(getattr(one.latency["ttft_s"], key)) for one in found)] for q, key in _SHARES]
+    caption = "Time to first token by class: share of the class's requests intended in the window that had one within a time."
+    chart = _distribution_chart("classes", "Time to first token by class", caption, lines)
+    return ChartView(chart, Table("Time to first token by class: percentiles", ("Share", *(one.name for one in found)), rows))
+
+
+# --- throughput against speed -------------------------------------------------------------------------------------------------------
+
+
+def _trade(reduction: Reduction) -> ChartView | None:
+    """A point a stage: tokens per second per user against tokens per second, per GPU where there are any; None for a single stage."""
+    key = "output_tok_s_per_gpu"
+    stages = [stage for stage in reduction.summary.stages if stage.metrics.get("interactivity_tok_s_user")]
+    if not any(stage.metrics[key].value is not None for stage in stages if key in stage.metrics):
+        key = "output_tok_s"
+    points: list[tuple[float, float | None]] = []
+    rows = []
+    for stage in stages:
+        x, y = stage.metrics["interactivity_tok_s_user"].value, stage.metrics[key].value
+        if x is None or y is None:
+            continue
+        points.append((float(f"{x:.5g}"), float(f"{y:.5g}")))
+        ttft = stage.latency["ttft_s"].p99
+        rows.append([stage.name, words.plain(x, 3), words.plain(y, 4), words.duration(ttft)])
+    if len(points) < 2:
+        return None
+    per = "per GPU" if key.endswith("per_gpu") else "of the deployment"
+    title = "Throughput against speed for each user"
+    caption = f"Each stage is a point: output tokens per second {per} against tokens per second of the median request."
+    xs = [x for x, _ in points]
+    unit = "tok/s/GPU" if key.endswith("per_gpu") else "tok/s"
+    chart = Chart(
+        "trade", title, caption, "tokens per second per user (1 / median TPOT)", unit, [Line("Stages", points)],
+        x_domain=(0.0, max(xs) * 1.08), points=True,
+    )  # fmt: skip
+    return ChartView(chart, Table(title, ("Stage", "tok/s per user, median", unit, "TTFT p99"), rows))
