@@ -1,13 +1,10 @@
 """The run on a common time grid, for charts and export. Rates are means over a step; NaN is not known."""
 
-import io
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from harness.artifacts.atomic import write_bytes
 from harness.core.metric_names import Concept
 from harness.core.records import Boundary
 from harness.reduce.energy import Columns
@@ -171,21 +168,6 @@ def frame(reduction: Reduction, most_steps: int = _MOST_EXPORTED_STEPS) -> "pd.D
     )
     table.attrs = {"boundary": grid.boundary}
     return table
-
-
-def export(reduction: Reduction, folder: Path) -> tuple[Path, Path]:
-    """Write `frame` as series.parquet and series.csv into a folder and return their paths.
-
-    Raises:
-        ArtifactError: no space, no permission.
-    """
-    table = frame(reduction)
-    buffer = io.BytesIO()
-    table.to_parquet(buffer, index=False)
-    parquet, csv = folder / "series.parquet", folder / "series.csv"
-    write_bytes(parquet, buffer.getvalue())
-    write_bytes(csv, table.to_csv(index=False, lineterminator="\n").encode())
-    return parquet, csv
 
 
 def _mean_per_step(t: Floats, values: Floats, edges: Floats) -> Floats:

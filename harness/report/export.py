@@ -18,7 +18,7 @@ from harness.core.errors import ProfileError
 from harness.core.metrics import METRICS
 from harness.core.records import Basis
 from harness.reduce.reduction import Reduction
-from harness.reduce.series import series
+from harness.reduce.series import frame
 from harness.reduce.summary import Distribution, Figure, Summary
 
 STATISTICS: Final = ("mean", "p50", "p90", "p95", "p99", "p999", "min", "max")
@@ -225,14 +225,10 @@ def _value(value: float) -> str:
 
 
 def series_table(reduction: Reduction, most_steps: int = 3600) -> Any:  # noqa: ANN401 - pyarrow.Table
-    """The run over time as a table: `t_s` (start of the step, from the run's start), `step_s`, and a column a series; null is not known."""
+    """`harness.reduce.series.frame` as an Arrow table; null is not known."""
     import pyarrow as pa
 
-    found = series(reduction, most_steps)
-    columns: dict[str, Any] = {"t_s": pa.array(found.t_s), "step_s": pa.array(np.full(len(found.t_s), float(found.step_s)))}
-    for name, values in found.columns.items():
-        columns[name] = pa.array(values, pa.float64(), from_pandas=True)  # NaN is null
-    return pa.table(columns)
+    return pa.Table.from_pandas(frame(reduction, most_steps), preserve_index=False).replace_schema_metadata(None)
 
 
 def _series_csv(table: Any) -> str:  # noqa: ANN401 - pyarrow.Table
