@@ -10,7 +10,7 @@ from typing import Any, Final, TextIO
 from harness.artifacts.layout import RunDir
 from harness.artifacts.quality import write_reference
 from harness.core.errors import HarnessError, ProfileError
-from harness.core.records import Api, ModelFacts
+from harness.core.records import Api, ModelFacts, Purpose
 from harness.core.units import human_duration, human_number
 from harness.hardware.gpus import list_gpus, nvidia_device_present, resolve_gpus
 from harness.hardware.host import cpu_quota_cores, describe_host, usable_cores
@@ -246,9 +246,32 @@ def check_profile(profile: Profile, *, start: bool = False) -> list[Finding]:
         )
         for problem in problems
     ]
+    findings += _power_findings(profile, prepared)
     if not problems and (start or isinstance(profile.server, AttachServer)):
         findings += _guarded("one real request", lambda: _one_request(prepared))
     return findings
+
+
+def _power_findings(profile: Profile, prepared: Prepared) -> Iterator[Finding]:
+    """What of power and energy the run will measure; a source that the profile names and that gives nothing is a problem."""
+    named = not isinstance(profile.telemetry.power, str)
+    uuids = tuple(gpu.uuid for gpu in prepared.gpus)
+    around = Surroundings(uuids, network=profile.traffic.network)
+    for found in survey(specs_of(profile.telemetry.model_dump(mode="json")["power"], uuids), around, observe_s=0):
+        what = f"power: {found.kind}"
+        kinds = sorted({f"{channel.what} of {channel.boundary.value}" for channel in found.channels})
+        if found.double is not None:
+            yield Finding(what, profile.purpose is not Purpose.MEASURE, f"no real hardware, so it measures nothing: {found.double}")
+        elif kinds:
+            yield Finding(what, True, f"measures {', '.join(kinds)}")
+        else:
+            why = "; ".join(found.why_not) or "nothing answers"
+            step = "\n  next step: `harness check --system`, or take it out of telemetry.power" if named else ""
+            yield Finding(what, not named, f"measures nothing here: {why}{step}")
+    for gpu in prepared.gpus:
+        if gpu.power_limit_w is not None and gpu.power_limit_default_w is not None and gpu.power_limit_w < gpu.power_limit_default_w:
+            limits = f"limited to {gpu.power_limit_w:g} W, and its default is {gpu.power_limit_default_w:g} W"
+            yield Finding("power limit", True, f"GPU {gpu.index} is {limits}: was a limit left behind?")
 
 
 def _guarded(what: str, look: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:

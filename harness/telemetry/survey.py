@@ -83,7 +83,7 @@ def survey(specs: Sequence[Spec], around: Surroundings, *, observe_s: float = OB
     Args:
         specs: entries of `telemetry.power`.
         around: the machine's boards and the like.
-        observe_s: how long to watch.
+        observe_s: how long to watch; 0: probe only.
     """
     sources = [make_source(spec, around) for spec in specs]
     if not sources:
@@ -97,7 +97,7 @@ def _one(source: PowerSource, observe_s: float) -> Surveyed:
         probe = source.probe()
         seen: dict[tuple[Boundary, str, What], list[PowerReading]] = defaultdict(list)
         call_s: dict[What, float] = {}
-        for what in source.intervals_s if probe.devices else ():
+        for what in source.intervals_s if probe.devices and observe_s > 0 else ():
             _watch(source, what, observe_s, seen, call_s)
         return Surveyed(source.name, tuple(_channels(probe, seen, call_s)), _reasons(probe, source), probe.origin, probe.double)
     finally:

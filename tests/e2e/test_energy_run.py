@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import re
 import time
 
 import numpy as np
@@ -51,6 +52,11 @@ def test_tokens_per_joule_and_joules_by_class_are_those_of_the_known_curve(harne
 
     (run,) = harness.runs()
     manifest = json.loads((run / "manifest.json").read_text())
+    assert manifest["telemetry"]["power"][0]["origin"].endswith("libnvidia-ml.so.1")
+    assert manifest["telemetry"]["power"][0]["double"]
+    assert manifest["telemetry"]["sampling"]["loops"]["nvml-power"]["calls"] > 50
+    # In red, whatever the severity.
+    assert re.search(r'class="chip invalid">[^<]*</span><span>[^<]*<code>double_hardware</code>', (run / "report.html").read_text())
     start_ns, end_ns = (manifest["started_ns"] + summary["window"][key] * 1e9 for key in ("start_s", "end_s"))
     truth = joules(start_ns, end_ns)
     metrics = summary["metrics"]
