@@ -11,8 +11,6 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
-
 from harness.artifacts.atomic import write_bytes
 from harness.core.errors import ProfileError
 from harness.core.metrics import METRICS

@@ -4,12 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
 import pytest
 
 from harness.reduce.reduction import reduce_fully
-from harness.reduce.series import EXPORTED, export, frame
+from harness.reduce.series import EXPORTED, frame
 
 
 def test_the_exported_series_adds_up_to_the_windows_figures(steady: Callable[..., Any], tmp_path: Path) -> None:
@@ -43,17 +41,6 @@ def test_what_nobody_tells_is_nan_and_its_column_is_there(steady: Callable[..., 
         "input_computed_tok_s", "input_cache_read_tok_s", "prefix_hit_ratio", "server_running_requests", "server_waiting_requests",
         "kv_usage_ratio", "power_w", "output_tok_per_j",
     }  # fmt: skip
-
-
-def test_parquet_and_csv_hold_the_same(steady: Callable[..., Any], tmp_path: Path) -> None:
-    reduction = reduce_fully(steady().write(tmp_path / "run"))
-    parquet, csv = export(reduction, tmp_path)
-    a, b = pd.read_parquet(parquet), pd.read_csv(csv)
-    assert list(a.columns) == list(b.columns)
-    for name in EXPORTED:
-        np.testing.assert_allclose(a[name].to_numpy(), b[name].to_numpy())
-    again = [path.read_bytes() for path in export(reduction, tmp_path)]
-    assert again == [path.read_bytes() for path in (parquet, csv)]
 
 
 def test_a_run_without_a_load_has_an_empty_series(builder: Any, tmp_path: Path) -> None:
