@@ -8,7 +8,17 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.core.records import Basis, Boundary, Concern, Severity
-from harness.reduce.energy_curves import AVERAGE_LAG_S, GAP_S, Curve, counter_error, from_counter, from_power, integral_error
+from harness.reduce.energy_curves import (
+    COUNTER_STEP_S,
+    GAP_S,
+    LAG_S,
+    RAPL_STEP_S,
+    Curve,
+    counter_error,
+    from_counter,
+    from_power,
+    integral_error,
+)
 from harness.reduce.energy_error import NO_CALIBRATION, Gain, MeterCalibration, combined_ratio
 from harness.reduce.stats import Floats
 
@@ -181,8 +191,8 @@ def energies(
     for boundary in sorted(set(power["boundary"])):
         at_boundary = power["boundary"] == boundary
         families = sorted({family(str(source)) for source in set(power["source"][at_boundary])}, key=_rank)
-        reader = _Reader(power, start, end, gpu_uuids, calibration, limits_w or {})
-        found = [reader.boundary(str(boundary), name) for name in families]
+        readers = [_Reader(power, start, end, gpu_uuids, calibration, limits_w or {}, name) for name in families]
+        found = [reader.boundary(str(boundary)) for reader in readers]
         chosen = next((one for one in found if one.joules is not None), found[0])
         others = {one.source: one.joules for one in found if one is not chosen and one.joules is not None}
         out.append(_finished(chosen, others, invalid if boundary in GPU_BOUNDARIES else None))
@@ -221,18 +231,22 @@ def _finished(energy: Energy, others: Mapping[str, float], invalid: str | None) 
 
 @dataclass(frozen=True, slots=True)
 class _Reader:
+    """Energies from one family of sources, by its name."""
+
     power: Columns
     start: float
     end: float
     gpu_uuids: Collection[str]
     calibration: MeterCalibration
     limits_w: Mapping[str, float]
+    name: str
 
     @property
     def length_s(self) -> float:
         return (self.end - self.start) * 1e-9
 
-    def boundary(self, boundary: str, name: str) -> Energy:
+    def boundary(self, boundary: str) -> Energy:
+        name = self.name
         at_boundary = self.power["boundary"] == boundary
         of_family = [source for source in set(self.power["source"][at_boundary]) if family(str(source)) == name]
         rows = at_boundary & np.logical_or.reduce([self.power["source"] == source for source in of_family])
@@ -300,7 +314,7 @@ class _Reader:
         gpu = boundary in GPU_BOUNDARIES
         gain = self.calibration.of(boundary, device_id)
         t, watts, joules = self.power["t_ns"][rows], self.power["power_w"][rows], self.power["energy_j"][rows]
-        t_power, w_power = _power_readings(t, watts, self.power["source"][rows], positive=gpu)
+        t_power, w_power, lag_error_s = _power_readings(t, watts, self.power["source"][rows], positive=gpu)
         limit = _gap_limit(t_power, gpu)
         power = from_power(t_power, w_power, limit)
         is_counter = ~np.isnan(joules)
@@ -314,7 +328,7 @@ class _Reader:
         gap_s = power.longest_step_s(self.start, self.end)
         inside = int(np.sum((power.t >= self.start) & (power.t < self.end)))
         few = inside < MIN_READINGS
-        error = integral_error(power, self.start, self.end) if integral_j is not None else None
+        error = integral_error(power, self.start, self.end, lag_error_s) if integral_j is not None else None
         apart = None
         if counter_j is not None and integral_j is not None and integral_j > 0 and not few:
             apart = abs(counter_j - integral_j) / integral_j
@@ -339,7 +353,8 @@ class _Reader:
                 reason = f"its counter says {counter_j:.0f} J and the integral of its power {integral_j:.0f} J, {apart:.1%} apart"
                 return result(None, reason, None, None, None)
             method = "counter bridged by integral" if counter.touches(counter.bridged, self.start, self.end) else "counter"
-            return result(counter_j, None, method, counter_error(counter, self.start, self.end), counter)
+            step_s = RAPL_STEP_S if self.name == "rapl" else COUNTER_STEP_S
+            return result(counter_j, None, method, counter_error(counter, self.start, self.end, step_s), counter)
         if integral_j is not None and not few:
             if unresolved > UNRESOLVED:
                 reason = f"power changes faster than it was read: its integral is known to ±{unresolved:.0%} only, and there is no counter"
@@ -358,20 +373,23 @@ class _Reader:
         return Device(device_id, None, reason, None, gain, counter_j, integral_j, apart, gap_s, None, counter.resets, limit, None)
 
 
-def _power_readings(t: Floats, watts: Floats, source: npt.NDArray[Any], *, positive: bool) -> tuple[Floats, Floats]:
-    """Readings of one kind: instant ones where there are any, since an average over a trailing second smears the window's edges.
+def _power_readings(t: Floats, watts: Floats, source: npt.NDArray[Any], *, positive: bool) -> tuple[Floats, Floats, float]:
+    """Readings of one kind, moved to the moments that they stand for, and how far those are known in seconds.
 
-    Readings of that average are moved to the middle of their second.
+    Instant ones where there are any, since an average over a trailing second smears the window's edges.
     """
     there = np.isfinite(watts) & (watts > 0 if positive else watts >= 0)  # a board that draws 0 W is one that was not measured
-    averaged = np.zeros(len(t), dtype=bool)
+    by_lag: dict[tuple[float, float], npt.NDArray[np.bool_]] = {}
     for name in set(source):
-        if "average" in str(name):
-            averaged |= source == name
-    instant = there & ~averaged
-    if np.any(instant):
-        return t[instant], watts[instant]
-    return t[there] - AVERAGE_LAG_S * 1e9, watts[there]
+        lag = next((lag for word, lag in LAG_S.items() if word in str(name)), (0.0, 0.0))
+        rows = there & (source == name)
+        if np.any(rows):
+            by_lag[lag] = by_lag.get(lag, np.zeros(len(t), dtype=bool)) | rows
+    if not by_lag:
+        return np.zeros(0), np.zeros(0), 0.0
+    lag_s, error_s = min(by_lag)
+    rows = by_lag[lag_s, error_s]
+    return t[rows] - lag_s * 1e9, watts[rows], error_s
 
 
 def _gap_limit(t: Floats, gpu: bool) -> float:

@@ -1,5 +1,6 @@
 """Cumulative energy of one device over time, from its counter or from readings of its power, with what each of them can resolve."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -12,11 +13,18 @@ NS: Final = 1e-9
 GAP_S: Final = 3.0
 """A longer silence of a board's readings voids what is made of them (the rule of InferenceX's power validity check)."""
 
-AVERAGE_LAG_S: Final = 0.5
-"""Readings of a one-second trailing average (NVML field 185) stand for the middle of that second."""
+LAG_S: Final[Mapping[str, tuple[float, float]]] = {"average": (0.5, 0.0), "usage": (0.25, 0.25)}
+"""How old readings are, by what their source's name holds: the lag, and how far it is known.
+
+NVML's field 185 is the average of the second before, so it stands for that second's middle. nvmlDeviceGetPowerUsage is such an average on
+Ampere boards and later ones but GA100, and instant on older ones (NVML API reference): somewhere between the two.
+"""
 
 COUNTER_STEP_S: Final = 0.1
 """NVML's energy counter moves about every 100 ms (ML.ENERGY's profiling notes), so a reading is up to that much old."""
+
+RAPL_STEP_S: Final = 0.001
+"""RAPL's counters move about every millisecond (Intel Software Developer's Manual, vol. 3B)."""
 
 _SUBSETS: Final = 8
 _MIN_PER_SUBSET: Final = 5
@@ -126,7 +134,7 @@ def from_counter(t: Floats, counter: Floats, power: Curve | None, gap_s: float =
     return Curve(t, joules, None, frozenset(broken), frozenset(bridged), len(resets))
 
 
-def integral_error(curve: Curve, start: float, end: float) -> float | None:
+def integral_error(curve: Curve, start: float, end: float, lag_error_s: float = 0.0) -> float | None:
     """Half-width, in joules at 95 %, of what sampling leaves unknown of an integral of power.
 
     The readings are dealt into up to eight interleaved sets; each alone gives an integral, and their spread is that of the sampling. A
@@ -147,7 +155,10 @@ def integral_error(curve: Curve, start: float, end: float) -> float | None:
         inside = np.concatenate([[start], own_t[(own_t > start) & (own_t < end)], [end]])
         values = np.interp(inside, own_t, own_w)  # held flat beyond the set's first and last reading
         found.append(float(np.sum(np.diff(inside) * NS * (values[1:] + values[:-1]) / 2)))
-    return float(t_quantile(sets - 1) * np.std(found, ddof=1) / np.sqrt(sets))
+    sampling = float(t_quantile(sets - 1) * np.std(found, ddof=1) / np.sqrt(sets))
+    # Readings that are late by d move the window: they lose what power at its start exceeds that at its end by, for d.
+    at_start, at_end = np.interp([start, end], t, watts)
+    return float(np.hypot(sampling, lag_error_s * abs(at_end - at_start)))
 
 
 def counter_error(curve: Curve, start: float, end: float, step_s: float = COUNTER_STEP_S) -> float:

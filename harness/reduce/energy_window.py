@@ -21,6 +21,8 @@ from harness.reduce.tokens import Flow
 
 NS: Final = 1e-9
 J_PER_KWH: Final = 3.6e6
+IDLE_TOLERANCE: Final = 1.05
+"""Power under load may be below that without load by this factor: a machine in use drifts."""
 
 ENERGY_KEYS: Final = (
     "power_w",
@@ -99,7 +101,21 @@ def window_energy(run: Run, start: float, end: float, gpu_uuids: Sequence[str]) 
         smoke = run.profile.get("purpose") == Purpose.SMOKE
         concerns += board_concerns(state, gpu_uuids, smoke=smoke)
     rungs = ladder(found, gpus, mapping(run.profile.get("energy")), (end - start) * NS)
-    return WindowEnergy(start, end, tuple(found), state, idles(run, list(gpu_uuids), calibration), rungs, tuple(concerns))
+    without = idles(run, list(gpu_uuids), calibration)
+    concerns += _below_idle(found, without)
+    return WindowEnergy(start, end, tuple(found), state, without, rungs, tuple(concerns))
+
+
+def _below_idle(found: Sequence[Energy], without: Mapping[str, Idle]) -> list[Concern]:
+    """Boundaries that drew less under load than without: one of the two readings is of something else."""
+    out = []
+    for energy in found:
+        for idle in without.values():
+            at = idle.at(energy.boundary)
+            if at is not None and at.watts is not None and energy.watts is not None and energy.watts < at.watts / IDLE_TOLERANCE:
+                text = f"{energy.boundary} drew {energy.watts:.0f} W under load and {at.watts:.0f} W without ({idle.when})."
+                out.append(Concern("power_below_idle", Severity.DEGRADED, text, energy.watts, at.watts))
+    return out
 
 
 def meter_calibration(run: Run, concerns: list[Concern]) -> MeterCalibration:

@@ -240,6 +240,17 @@ def test_averages_over_a_trailing_second_are_moved_to_their_middle():
     assert board(Readings().power(late, source="nvml-average")).joules == pytest.approx(truth, rel=1e-6)
 
 
+def test_readings_of_an_unknown_age_have_a_wider_interval_that_contains_the_truth():
+    """nvmlDeviceGetPowerUsage: instant on some boards, the average of the second before on others."""
+    curve = ramp(100, 8)
+    truth = float(curve[1](np.array([70.0]))[0] - curve[1](np.array([10.0]))[0])
+    for lag_s in (0.0, 0.5):
+        late = (lambda t, lag_s=lag_s: curve[0](t - lag_s), curve[1])
+        found = board(Readings().power(late, source="nvml-usage"))
+        assert abs(found.joules - truth) <= found.error_ratio * found.joules
+        assert 0 < found.error_ratio < 0.01
+
+
 def test_every_board_must_be_there_and_others_are_left_out():
     readings = Readings().power(constant(300)).power(constant(200), device="GPU-1").power(constant(90), device="GPU-9")
     both = board(readings, uuids=("GPU-0", "GPU-1"))

@@ -132,6 +132,10 @@ class TestIdle:
         assert above["above_ready_w"] == pytest.approx(2 * (LOAD_W - READY_W))
         assert summary.energy["idle"]["ready"]["boundaries"]["gpu_board"]["watts"] == pytest.approx(2 * READY_W + 1)
 
+    def test_less_under_load_than_without_is_a_concern(self, run):
+        summary = reduce_run(run(watts=lambda t: 200.0 if t < 0 else 150.0))
+        assert codes(summary)["power_below_idle"].value == pytest.approx(301)
+
     def test_without_such_stretches_it_is_absent_and_says_so(self, run):
         figure = reduce_run(run(idle=False)).metrics["idle_power_w"]
         assert figure.value is None
