@@ -71,11 +71,12 @@ def ratios(marks: Sequence[RatioMark], names: Sequence[str], width: int) -> dict
     ends = [value for row in rows for value in (row["lo"], row["hi"])] + [1.0]
     low, high = min(ends) / 1.03, max(ends) * 1.03
     colour = _colour(sides, names)
+    room = round(6.8 * max(map(len, figures))) + 8  # of labels in the page's own font, which is wider than the one they are placed with
     y = {
         "field": "f",
         "type": "nominal",
         "sort": figures,
-        "axis": {"title": None, "ticks": False, "domain": False, "labelLimit": 200, "minExtent": 110},
+        "axis": {"title": None, "ticks": False, "domain": False, "labelLimit": 220, "minExtent": room},
     }
     offset = {"yOffset": {"field": "s", "type": "nominal", "sort": sides}} if len(sides) > 1 else {}
     scale = {"type": "log", "domain": [low, high], "nice": False}
@@ -165,7 +166,7 @@ def _whole(width: int, height: int, rows: Sequence[Mapping[str, Any]], layers: S
         "width": width,
         "height": height,
         "background": None,
-        "padding": {"left": 10, "right": 10, "top": 4, "bottom": 4},
+        "padding": {"left": 6, "right": 14, "top": 4, "bottom": 4},
         "autosize": {"type": "fit", "contains": "padding"},
         "data": {"values": list(rows)},
         "layer": list(layers),

@@ -245,8 +245,8 @@ def _ratio_figure(rows: Sequence[Row], names: Sequence[str]) -> Figure | None:
 
 def _short(row: Row) -> str:
     shorts = {
-        "output_tok_s": "Output tok/s", "output_tok_s_per_gpu": "Output tok/s per GPU", "interactivity_tok_s_user": "tok/s per user",
-        "goodput_rps": "Goodput", "slo_met_ratio": "Within all SLOs", "power_w": "Power", "output_tok_per_j": "Output tokens per joule",
+        "output_tok_s": "Output tok/s", "output_tok_s_per_gpu": "Output tok/s/GPU", "interactivity_tok_s_user": "tok/s per user",
+        "goodput_rps": "Goodput", "slo_met_ratio": "Within all SLOs", "power_w": "Power", "output_tok_per_j": "tok per joule",
         "usd_per_mtok": "USD per Mtok",
     }  # fmt: skip
     statistic = _statistic(row)
