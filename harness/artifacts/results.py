@@ -11,7 +11,7 @@ from typing import Any, Final
 from harness.artifacts.layout import RunDir
 from harness.artifacts.manifest import read_manifest
 from harness.artifacts.summaries import read_summary_json
-from harness.core.records import Basis, Gpu, Status
+from harness.core.records import Basis, Boundary, Gpu, Status
 
 _GPU_FIELDS: Final = frozenset(Gpu.__dataclass_fields__)
 
@@ -80,6 +80,20 @@ class RunResult:
         """The GPUs that the deployment holds; empty on CPU."""
         raw = _mapping(self.manifest.get("hardware")).get("gpus")
         return tuple(_gpu(item) for item in raw if isinstance(item, Mapping)) if isinstance(raw, list) else ()
+
+    @property
+    def calibrated_boards(self) -> Mapping[str, tuple[float, float]]:
+        """Boards whose power sensor was held against a meter: UUID -> gain and what is left of its error (95 %, relative)."""
+        energy = _mapping(self.summary.get("energy"))
+        board = _mapping(_mapping(energy.get("boundaries")).get(Boundary.GPU_BOARD))
+        devices = board.get("devices")
+        found: dict[str, tuple[float, float]] = {}
+        for device in devices if isinstance(devices, list) else ():
+            fields = _mapping(device)
+            gain, error = fields.get("gain"), fields.get("systematic_ratio")
+            if fields.get("calibrated") is True and isinstance(gain, int | float) and isinstance(error, int | float):
+                found[str(fields.get("device_id"))] = (float(gain), float(error))
+        return found
 
     @property
     def server(self) -> Mapping[str, Any]:

@@ -227,20 +227,24 @@ def systematic_error(definition: MetricDef, runs_a: Sequence[RunResult], runs_b:
     """Bound of the ratio's error (on its logarithm) from the boards' sensors.
 
     Each board has a gain of its own, independent of the others', that is in all its readings. A side's figure takes the mean over its
-    boards and runs, so what both sides have in common cancels: none is left where both used the same boards.
+    boards and runs, so what both sides have in common cancels: none is left where both used the same boards. A meter calibration replaces
+    a board's error by what it leaves of it; readings with and without one, or with two different ones, have no gain in common.
     """
     if definition.boundary != "power":
         return 0.0
-    weights: dict[str, float] = {}
+    weights: dict[tuple[str, float | None], float] = {}
+    errors: dict[tuple[str, float | None], float] = {}
     for sign, runs in ((-1.0, runs_a), (1.0, runs_b)):
         measured = [run for run in runs if run.gpus]
         if not measured:
             return 0.0
         for run in measured:
             for gpu in run.gpus:
-                weights[gpu.uuid] = weights.get(gpu.uuid, 0.0) + sign / len(run.gpus) / len(measured)
-    total = math.sqrt(math.fsum(weight**2 for weight in weights.values()))
-    return 0.0 if total < 1e-9 else sensor_error * total
+                gain, error = run.calibrated_boards.get(gpu.uuid, (None, sensor_error))
+                weights[gpu.uuid, gain] = weights.get((gpu.uuid, gain), 0.0) + sign / len(run.gpus) / len(measured)
+                errors[gpu.uuid, gain] = error
+    total = math.sqrt(math.fsum((weight * errors[key]) ** 2 for key, weight in weights.items()))
+    return 0.0 if total < 1e-12 else total
 
 
 def _wanted(runs: Sequence[RunResult]) -> Iterator[tuple[str, MetricDef, Reader]]:

@@ -94,6 +94,7 @@ class Device:
             "gain": self.gain.factor,
             "systematic_ratio": self.gain.error_ratio,
             "systematic_source": self.gain.source,
+            "calibrated": self.gain.calibrated,
         }
 
 

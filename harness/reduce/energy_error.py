@@ -31,11 +31,13 @@ class Gain:
         factor: truth / reading: multiplies its joules.
         error_ratio: 95 % bound of what is left, relative; None where nobody knows it (a BMC's accuracy is its maker's secret).
         source: where the two come from.
+        calibrated: against a meter.
     """
 
     factor: float = 1.0
     error_ratio: float | None = None
     source: str = "not known: this source's accuracy was never measured here"
+    calibrated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,9 @@ def parse_calibration(raw: object, where: str) -> MeterCalibration:
                 next_step="make it with `harness energy calibrate --meter READINGS.csv RUN`",
             )
         meter = mapping(item).get("meter") or "a meter"
-        gains[str(device_id)] = Gain(factor, error, f"calibrated against {meter}, {mapping(item).get('made_at') or 'undated'}")
+        gains[str(device_id)] = Gain(
+            factor, error, f"calibrated against {meter}, {mapping(item).get('made_at') or 'undated'}", calibrated=True
+        )
     if version != CALIBRATION_SCHEMA or not gains:
         raise ArtifactError(
             f"{where} is no meter calibration of schema_version {CALIBRATION_SCHEMA}",
