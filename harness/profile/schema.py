@@ -822,8 +822,7 @@ class Traffic(Strict):
     API). Default: true for `claude-code` and `claude-chat` over the Messages API, else false."""
     assistant: Literal["recorded", "live"] = "recorded"
     """What later turns carry as the answers before them: `recorded`, the plan's own, so that prefixes are the same in every run; or
-    `live`, what the server really answered, so that the tokens which it generated are found in its cache. The bodies of a live run
-    cannot be made again from its plan."""
+    `live`, what the server really answered, which its cache may hold. The bodies of a live run cannot be made again from its plan."""
     thinking: Literal["auto", "off", "budget", "adaptive", "effort"] = "auto"
     """How requests of classes whose answers hold reasoning (`thinking`; `claude-code` with a thinking_share) ask the model for it.
     `budget` (Messages): `thinking: {type: enabled, budget_tokens}` with the planned reasoning of that turn. `adaptive` (Messages):
