@@ -13,17 +13,11 @@ from typing import Any, Final
 
 import numpy as np
 
-from harness.core.records import Boundary
-from harness.reduce.energy import Energy, energies
 from harness.reduce.load import Run
-from harness.reduce.requests import Requests
-from harness.reduce.stage import Flows, gpu_count, gpu_uuids
-from harness.reduce.stats import Floats, distribution
+from harness.reduce.rosetta_records import NS, Seen
+from harness.reduce.stage import Flows
 from harness.reduce.summary import Distribution, Figure
-from harness.reduce.tokens import gaps
 from harness.reduce.windows import StageWindow
-
-NS: Final = 1e-9
 
 TERMS: Final[Mapping[str, tuple[str, str]]] = {
     "ttft_s": ("TTFT", "s"),
@@ -48,65 +42,6 @@ PROVISIONED_KW: Final = (
 2026-04-03, by secondary notes."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Seen:
-    """What any tool sees of the stage: its answered requests.
-
-    Attributes:
-        to_first_s: from sending to the first chunk with content.
-        to_last_s: from sending to the last chunk with content.
-        to_done_s: from sending to the answer's end.
-        tok: output tokens, NaN where the server did not tell.
-        input_tok: likewise, of the whole prompt.
-        after_first_tok: output tokens after the first chunk, NaN where the stream does not tell.
-        gap_s: between chunks with content, of all requests.
-        gap_tok: tokens of the chunk that ends each gap; None where the stream does not tell.
-        duration_s: from the first sending to the last answer's end; NaN without an answer.
-        concurrency: live conversations of a closed loop, else the highest number of requests in flight.
-        gpus: that the deployment holds; None without any.
-        gpu_name: of the first board.
-        energy: of the boards from first sending to last answer; None where it was not read.
-    """
-
-    to_first_s: Floats
-    to_last_s: Floats
-    to_done_s: Floats
-    tok: Floats
-    input_tok: Floats
-    after_first_tok: Floats
-    gap_s: Floats
-    gap_tok: Floats | None
-    duration_s: float
-    concurrency: int
-    gpus: int | None
-    gpu_name: str | None
-    energy: Energy | None
-
-    @property
-    def output_tok_s(self) -> float:
-        return float(np.nansum(self.tok)) / self.duration_s
-
-    @property
-    def total_tok_s(self) -> float:
-        return float(np.nansum(self.tok) + np.nansum(self.input_tok)) / self.duration_s
-
-    @property
-    def pace_s(self) -> Floats:
-        """(last - first) / (n - 1), with content's last chunk; NaN for one token."""
-        return _pace(self.to_last_s - self.to_first_s, self.tok - 1)
-
-    @property
-    def joules(self) -> float | None:
-        return self.energy.joules if self.energy is not None else None
-
-
-def _pace(span_s: Floats, tok: Floats) -> Floats:
-    out = np.full(len(span_s), np.nan)
-    there = tok > 0
-    out[there] = span_s[there] / tok[there]
-    return out
-
-
 Value = Distribution | float | str
 """A distribution, one value, or why there is none."""
 
@@ -122,7 +57,7 @@ class Term:
     """
 
     words: str
-    of: Callable[[_Seen], Value]
+    of: Callable[[Seen], Value]
     note: str | None = None
 
 
@@ -143,72 +78,69 @@ class Tool:
     terms: Mapping[str, Term]
 
 
-def _some(values: Floats, why: str) -> Value:
-    found = distribution(values)
-    return found if found.n else why
+_NO_SECOND: Final = "no answer of more than one token"
+_NO_COUNT: Final = "no answer came with a count of tokens"
+_NO_CHUNK: Final = "no answer of more than one chunk"
+_NOT_TOLD: Final = "the stream does not tell tokens per chunk, or no answer has more than one"
 
 
-def _ttft(seen: _Seen) -> Value:
-    return _some(seen.to_first_s, "no answer carried content")
+def _of(key: str, why: str) -> Callable[[Seen], Value]:
+    """A distribution over requests or gaps, or why there is none."""
+
+    def of(seen: Seen) -> Value:
+        found = seen.spread(key)
+        return found if found.n else why
+
+    return of
 
 
-def _mean_gap(seen: _Seen) -> Value:
-    return _some(seen.pace_s, "no answer of more than one token")
+def _inverse_of(key: str, why: str) -> Callable[[Seen], Value]:
+    def of(seen: Seen) -> Value:
+        found = seen.inverse(key)
+        return found if found.n else why
+
+    return of
 
 
-def _normalized(seen: _Seen) -> Value:
-    return _some(_pace(seen.to_last_s, seen.tok), "no answer came with a count of tokens")
+def _one_over(key: str, statistic: str, why: str) -> Callable[[Seen], Value]:
+    """1 / a statistic of a distribution."""
+
+    def of(seen: Seen) -> Value:
+        found = getattr(seen.spread(key), statistic)
+        return 1 / found if found else why
+
+    return of
 
 
-def _per_gpu(seen: _Seen, tok_s: float) -> Value:
+_TTFT: Final = _of("ttft", "no answer carried content")
+_PACE: Final = _of("pace", _NO_SECOND)
+
+
+def _per_gpu(seen: Seen, tok_s: float) -> Value:
     return tok_s / seen.gpus if seen.gpus else "the deployment holds no GPU"
 
 
-def _inverse(values: Floats, why: str) -> Value:
-    with np.errstate(divide="ignore"):
-        speed = 1.0 / values
-    return _some(speed[np.isfinite(speed)], why)
+def _measured_w(seen: Seen) -> Value:
+    joules = _joules(seen)
+    return _no_power(seen) if joules is None else joules / seen.duration_s
 
 
-def _tpot_to_end(seen: _Seen) -> Floats:
-    return _pace(seen.to_done_s - seen.to_first_s, seen.tok - 1)
+def _measured_tok_per_j(seen: Seen) -> Value:
+    joules = _joules(seen)
+    return seen.output_tok / joules if joules else _no_power(seen)
 
 
-def _token_gaps(seen: _Seen) -> Value:
-    """Every token of a chunk at the chunk's arrival: k - 1 gaps of nothing, then one whole gap."""
-    if seen.gap_tok is None:
-        return _some(seen.gap_s, "no answer of more than one chunk")
-    ends = seen.gap_s * seen.gap_tok  # `gaps` gives a gap as k parts of a k-th
-    if not len(ends):
-        return "no answer of more than one token"
-    together = max(0.0, float(np.nansum(np.maximum(seen.tok - 1, 0))) - len(ends))
-    return distribution(np.append(ends, 0.0), weights=np.append(np.ones(len(ends)), together))
+def _joules(seen: Seen) -> float | None:
+    return None if seen.energy is None else seen.energy.joules
 
 
-def _chunk_gaps(seen: _Seen) -> Value:
-    ends = seen.gap_s if seen.gap_tok is None else seen.gap_s * seen.gap_tok
-    return _some(ends, "no answer of more than one chunk")
-
-
-def _measured_w(seen: _Seen) -> Value:
-    if seen.joules is None:
-        return _no_power(seen)
-    return seen.joules / seen.duration_s
-
-
-def _measured_tok_per_j(seen: _Seen) -> Value:
-    if not seen.joules:
-        return _no_power(seen)
-    return float(np.nansum(seen.tok)) / seen.joules
-
-
-def _no_power(seen: _Seen) -> str:
+def _no_power(seen: Seen) -> str:
     if seen.energy is not None and seen.energy.reason:
         return seen.energy.reason
     return "the deployment holds no GPU" if seen.gpus is None else "no power of the boards was read over the whole stage"
 
 
-def _provisioned(seen: _Seen) -> Value:
+def _provisioned(seen: Seen) -> Value:
     if seen.gpus is None:
         return "the deployment holds no GPU"
     kw = provisioned_kw(seen.gpu_name)
@@ -220,20 +152,6 @@ def _provisioned(seen: _Seen) -> Value:
 def provisioned_kw(gpu_name: str | None) -> float | None:
     """InferenceX's provisioned utility power a GPU, in kW; None for a GPU without one."""
     return next((kw for pattern, kw in PROVISIONED_KW if gpu_name and pattern.match(gpu_name)), None)
-
-
-def _median_inverse(seen: _Seen) -> Value:
-    found = distribution(seen.pace_s)
-    return 1 / found.p50 if found.p50 else "no answer of more than one token"
-
-
-def _after_first_chunk(seen: _Seen) -> Floats:
-    return _pace(seen.to_done_s - seen.to_first_s, seen.after_first_tok)
-
-
-def _p90_inverse(seen: _Seen) -> Value:
-    found = distribution(_after_first_chunk(seen))
-    return 1 / found.p90 if found.p90 else "the stream does not tell tokens per chunk, or no answer has more than one"
 
 
 _WHOLE: Final = "the whole run, from the first request's start to the last answer's end, ramp and drain included"
@@ -248,9 +166,9 @@ TOOLS: Final[Mapping[str, Tool]] = {
         "vllm-project/vllm vllm/benchmarks/serve.py at 009e6d4a, lib/endpoint_request_func.py at 02cfb534",
         _WHOLE,
         {
-            "ttft_s": Term("first chunk that has `choices`, even one without content", _ttft, _ROLE_CHUNK),
-            "itl_s": Term("gaps between chunks, pooled over all requests, one each whatever they hold", _chunk_gaps),
-            "tpot_s": Term("per request: (latency to the last chunk - TTFT) / (output tokens - 1)", _mean_gap),
+            "ttft_s": Term("first chunk that has `choices`, even one without content", _TTFT, _ROLE_CHUNK),
+            "itl_s": Term("gaps between chunks, pooled over all requests, one each whatever they hold", _of("chunk_gap", _NO_CHUNK)),
+            "tpot_s": Term("per request: (latency to the last chunk - TTFT) / (output tokens - 1)", _PACE),
             "output_tok_s": _OUTPUT,
             "tok_s_user": Term(
                 "output tokens per second / concurrency (the x axis of its Pareto plots)", lambda seen: seen.output_tok_s / seen.concurrency
@@ -266,12 +184,10 @@ TOOLS: Final[Mapping[str, Tool]] = {
         "ai-dynamo/aiperf aiperf/metrics/types at db4f6397; energy: from notes on its metrics reference, the original was not read",
         _WHOLE,
         {
-            "ttft_s": Term("first response with content, reasoning included", _ttft),
-            "itl_s": Term("per request: (request latency - TTFT) / (output tokens - 1), its mean gap", _mean_gap),
+            "ttft_s": Term("first response with content, reasoning included", _TTFT),
+            "itl_s": Term("per request: (request latency - TTFT) / (output tokens - 1), its mean gap", _PACE),
             "output_tok_s": _OUTPUT,
-            "tok_s_user": Term(
-                "per request: 1 / ITL, as a distribution", lambda seen: _inverse(seen.pace_s, "no answer of more than one token")
-            ),
+            "tok_s_user": Term("per request: 1 / ITL, as a distribution", _inverse_of("pace", _NO_SECOND)),
             "tok_s_gpu": Term("output tokens per second / GPUs", lambda seen: _per_gpu(seen, seen.output_tok_s)),
             "power_w": Term("measured at the GPU boards, summed", _measured_w),
             "output_tok_per_j": Term("output tokens / measured energy of the GPU boards", _measured_tok_per_j),
@@ -283,13 +199,15 @@ TOOLS: Final[Mapping[str, Tool]] = {
         "vllm-project/guidellm src/guidellm/schemas/request_stats.py at ee7a7745",
         f"{_WHOLE}; fractions at its ends are left out when its --warmup and --cooldown are set, which is not its default",
         {
-            "ttft_s": Term("first iteration that yields a token", _ttft),
-            "itl_s": Term(_MEAN_PACE, _mean_gap),
-            "tpot_s": Term("per request: (last token - request's start) / output tokens: includes the time to the first", _normalized),
+            "ttft_s": Term("first iteration that yields a token", _TTFT),
+            "itl_s": Term(_MEAN_PACE, _PACE),
+            "tpot_s": Term(
+                "per request: (last token - request's start) / output tokens: includes the time to the first", _of("whole_pace", _NO_COUNT)
+            ),
             "output_tok_s": _OUTPUT,
             "tok_s_user": Term(
                 "per request: output tokens / request latency",
-                lambda seen: _inverse(_pace(seen.to_done_s, seen.tok), "no answer came with a count of tokens"),
+                _inverse_of("whole_pace_to_end", _NO_COUNT),
             ),
             "duration_s": _DURATION,
         },
@@ -299,15 +217,13 @@ TOOLS: Final[Mapping[str, Tool]] = {
         "kubernetes-sigs/inference-perf inference_perf/reportgen/base.py at 7de5ef2e",
         f"{_WHOLE} of each stage",
         {
-            "ttft_s": Term(
-                "first token, of answers with more than one", lambda seen: _some(seen.to_first_s[seen.tok > 1], "no such answer")
-            ),
+            "ttft_s": Term("first token, of answers with more than one", _of("ttft_of_several", "no such answer")),
             "itl_s": Term(
                 "gaps between tokens, pooled over all requests, every token of a chunk at the chunk's arrival",
-                _token_gaps,
+                _of("token_gap", _NO_SECOND),
                 "it counts a chunk's tokens with a tokenizer; here they are the stream's own, or one a chunk where it does not tell",
             ),
-            "tpot_s": Term(_MEAN_PACE, _mean_gap),
+            "tpot_s": Term(_MEAN_PACE, _PACE),
             "output_tok_s": _OUTPUT,
             "duration_s": _DURATION,
         },
@@ -317,15 +233,15 @@ TOOLS: Final[Mapping[str, Tool]] = {
         "sgl-project/genai-bench genai_bench/metrics at 7fd04d8c",
         f"{_WHOLE}; with --warmup-ratio or --cooldown-ratio requests are left out of the sums but not their time of the duration",
         {
-            "ttft_s": Term("first token", _ttft),
+            "ttft_s": Term("first token", _TTFT),
             "tpot_s": Term(
                 "per request: (whole latency - TTFT) / (output tokens - 1)",
-                lambda seen: _some(_tpot_to_end(seen), "no answer of more than one token"),
+                _of("pace_to_end", _NO_SECOND),
             ),
             "output_tok_s": _OUTPUT,
             "tok_s_user": Term(
                 "per request: 1 / TPOT (output inference speed)",
-                lambda seen: _inverse(_tpot_to_end(seen), "no answer of more than one token"),
+                _inverse_of("pace_to_end", _NO_SECOND),
             ),
             "duration_s": _DURATION,
         },
@@ -335,16 +251,16 @@ TOOLS: Final[Mapping[str, Tool]] = {
         "ray-project/llmperf token_benchmark_ray.py at f1d6bed4",
         _WHOLE,
         {
-            "ttft_s": Term("first chunk with content", _ttft),
+            "ttft_s": Term("first chunk with content", _TTFT),
             "itl_s": Term(
                 "per request: (last chunk - request's start) / output tokens: includes the time to the first",
-                _normalized,
+                _of("whole_pace", _NO_COUNT),
                 "it counts output tokens with the tokenizer of Llama whatever the model; here they are the server's",
             ),
             "output_tok_s": _OUTPUT,
             "tok_s_user": Term(
                 "per request: output tokens / whole latency",
-                lambda seen: _inverse(_pace(seen.to_done_s, seen.tok), "no answer came with a count of tokens"),
+                _inverse_of("whole_pace_to_end", _NO_COUNT),
             ),
             "duration_s": _DURATION,
         },
@@ -354,13 +270,13 @@ TOOLS: Final[Mapping[str, Tool]] = {
         "mlcommons/endpoints services/metrics_aggregator/metrics_table.py at ea332753; p90: from notes on its rules, not read",
         f"{_WHOLE} of what is tracked; its rules ask for the saturated part",
         {
-            "ttft_s": Term("first chunk with content, its rules at p90", _ttft),
+            "ttft_s": Term("first chunk with content, its rules at p90", _TTFT),
             "tpot_s": Term(
                 "per request: (answer's end - first chunk) / tokens after the first chunk",
-                lambda seen: _some(_after_first_chunk(seen), "the stream does not tell tokens per chunk, or no answer has more than one"),
+                _of("pace_after_chunk", _NOT_TOLD),
             ),
             "output_tok_s": _OUTPUT,
-            "tok_s_user": Term("1 / p90 of TPOT", _p90_inverse),
+            "tok_s_user": Term("1 / p90 of TPOT", _one_over("pace_after_chunk", "p90", _NOT_TOLD)),
             "duration_s": _DURATION,
         },
     ),
@@ -369,11 +285,11 @@ TOOLS: Final[Mapping[str, Tool]] = {
         "SemiAnalysisAI/InferenceX utils/process_result.py and utils/aggregate_power.py at 843c6254; tok/s/MW: from notes on its app",
         _WHOLE,
         {
-            "ttft_s": Term("as vllm bench, of which its client is a fork", _ttft, _ROLE_CHUNK),
-            "itl_s": Term("as vllm bench", _chunk_gaps),
-            "tpot_s": Term("as vllm bench", _mean_gap),
+            "ttft_s": Term("as vllm bench, of which its client is a fork", _TTFT, _ROLE_CHUNK),
+            "itl_s": Term("as vllm bench", _of("chunk_gap", _NO_CHUNK)),
+            "tpot_s": Term("as vllm bench", _PACE),
             "output_tok_s": _OUTPUT,
-            "tok_s_user": Term("1 / median of TPOT (interactivity; other statistics likewise)", _median_inverse),
+            "tok_s_user": Term("1 / median of TPOT (interactivity; other statistics likewise)", _one_over("pace", "p50", _NO_SECOND)),
             "tok_s_gpu": Term(
                 "input and output tokens per second / GPUs, cached input counted in full; disaggregated, output only over decode GPUs",
                 lambda seen: _per_gpu(seen, seen.total_tok_s),
@@ -420,60 +336,15 @@ def rosetta(
     """
     if window is None:
         return {}
-    seen = _look(run, window, flow)
+    seen = Seen.of(run, window, flow)
     if seen is None:
         return {}
     return {
         "stage": window.name,
-        "requests": len(seen.tok),
+        "requests": seen.requests,
         "harness": _own(metrics, latency, window),
         "tools": {key: _tool(tool, seen) for key, tool in TOOLS.items()},
     }
-
-
-def _look(run: Run, window: StageWindow, flow: Flows) -> _Seen | None:
-    requests = run.requests
-    stage = (requests.stage == window.name) & ~requests.priming
-    mine = stage & requests.ok & ~np.isnan(requests.sent) & ~np.isnan(requests.done)
-    if not np.any(mine):
-        return None
-    sent = requests.sent[mine]
-    start, end = float(np.min(sent)), float(np.max(requests.done[mine]))
-    gap_s, gap_tok = gaps(requests, mine, told=flow.output.told)
-    last = np.where(np.isnan(requests.last_token), requests.done, requests.last_token)[mine]
-    found = energies(run.power, start, end, gpu_uuids(run))
-    boards = run.manifest.get("hardware")
-    names = [gpu.get("name") for gpu in (boards.get("gpus") or ()) if isinstance(gpu, Mapping)] if isinstance(boards, Mapping) else []
-    return _Seen(
-        to_first_s=(requests.first_token[mine] - sent) * NS,
-        to_last_s=(last - sent) * NS,
-        to_done_s=(requests.done[mine] - sent) * NS,
-        tok=requests.output_tok[mine],
-        input_tok=requests.input_tok[mine],
-        after_first_tok=_after_first(requests, mine),
-        gap_s=gap_s,
-        gap_tok=gap_tok,
-        duration_s=(end - start) * NS if end > start else np.nan,
-        concurrency=window.concurrency or _most_in_flight(sent, requests.done[mine]),
-        gpus=gpu_count(run),
-        gpu_name=str(names[0]) if names and names[0] else None,
-        energy=next((energy for energy in found if energy.boundary == Boundary.GPU_BOARD), None),
-    )
-
-
-def _after_first(requests: Requests, mine: "np.ndarray[tuple[int], np.dtype[np.bool_]]") -> Floats:
-    chunks = requests.chunks
-    total = np.bincount(chunks.request, weights=chunks.tok, minlength=len(requests))
-    first = np.full(len(requests), np.nan)
-    has = np.diff(chunks.start) > 0
-    first[has] = chunks.tok[chunks.start[:-1][has]]
-    return np.asarray((total - first)[mine], dtype=np.float64)
-
-
-def _most_in_flight(sent: Floats, done: Floats) -> int:
-    times = np.concatenate([done, sent])  # an end before a start at the same moment
-    steps = np.concatenate([-np.ones(len(done)), np.ones(len(sent))])
-    return int(np.max(np.cumsum(steps[np.argsort(times, kind="stable")])))
 
 
 def _own(metrics: Mapping[str, Figure], latency: Mapping[str, Distribution], window: StageWindow) -> dict[str, Any]:
@@ -496,7 +367,7 @@ def _own(metrics: Mapping[str, Figure], latency: Mapping[str, Distribution], win
     return out
 
 
-def _tool(tool: Tool, seen: _Seen) -> dict[str, Any]:
+def _tool(tool: Tool, seen: Seen) -> dict[str, Any]:
     return {
         "title": tool.title,
         "source": tool.source,
