@@ -343,7 +343,7 @@ class _Reader:
             )  # fmt: skip
 
         best = counter_j if counter_j is not None else integral_j
-        most_w = self.limits_w.get(device_id) if gpu else None
+        most_w = self.limits_w.get(device_id) if boundary == Boundary.GPU_BOARD else None  # a module's CPU is not within the limit
         if best is not None and most_w is not None and best / self.length_s > OVER_LIMIT * most_w:
             reason = f"{best / self.length_s:.0f} W on average, and the board's limit is {most_w:.0f} W: a unit or a device was mistaken"
             return result(None, reason, None, None, None)

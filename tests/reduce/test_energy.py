@@ -272,6 +272,13 @@ def test_boundaries_and_sources_are_never_mixed():
     assert found["node"].joules == pytest.approx(54_000)
 
 
+def test_a_modules_power_may_exceed_the_boards_limit():
+    readings = Readings().power(constant(850), boundary="module").power(constant(850), device="GPU-1")
+    limits = {"GPU-0": 700.0, "GPU-1": 700.0}
+    assert of(readings, 10, 70, limits_w=limits)["module"].joules == pytest.approx(60 * 850)
+    assert "a unit or a device was mistaken" in board(readings, uuids=("GPU-1",), limits_w=limits).reason
+
+
 def test_sources_that_disagree_are_a_concern_and_modelled_ones_are_called_so():
     readings = Readings().power(constant(300)).power(constant(360), source="dcgm")
     assert codes(board(readings))["energy_sources_disagree"].value == pytest.approx(0.2)
