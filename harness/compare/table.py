@@ -10,11 +10,12 @@ from harness.artifacts.results import RunResult, Value
 from harness.compare.statistics import ALPHA, Difference, holm, mean, outlier, t_quantile, two_samples, variance, welch
 from harness.core.metrics import METRICS, Better, MetricDef
 from harness.core.records import Status
+from harness.reduce.energy_error import BOARD_GAIN_RATIO
 
 MIN_REPEATS: Final = 2
 """Fewest runs a side before anything is said about better or worse: one run has no spread."""
 
-BOARD_SENSOR_ERROR: Final = 0.05
+BOARD_SENSOR_ERROR: Final = BOARD_GAIN_RATIO
 """Gain error of a board's power sensor that repeats do not remove, as a bound; common to runs on one board, independent between boards."""
 
 STATISTICS: Final = ("mean", "p50", "p90", "p95", "p99")
