@@ -1,0 +1,73 @@
+"""A run whose metrics a Prometheus of its own scrapes, and that shows its own."""
+
+import json
+import re
+import shutil
+import threading
+import urllib.request
+
+import pytest
+
+from harness.artifacts.expositions import parse
+
+pytestmark = pytest.mark.skipif(
+    shutil.which("prometheus") is None, reason="needs the command prometheus (Debian: apt-get install prometheus)"
+)
+
+
+@pytest.fixture
+def profile(paced, write_profile):
+    path = write_profile(paced.url, load="{kind: concurrency, concurrency: 3, window_s: 3s}")
+    path.write_text(path.read_text().replace("telemetry: {", "telemetry: {prometheus: managed, exporter_port: 0, "))
+    return path
+
+
+def test_counts_agree_the_page_tells_and_nothing_is_left(harness, profile, until, summary_of):
+    told: list[str] = []
+    with harness.start("run", profile) as run:
+        readers = [threading.Thread(target=lambda stream=stream: told.extend(stream), daemon=True) for stream in (run.stdout, run.stderr)]
+        for reader in readers:
+            reader.start()
+        try:
+            url = until(lambda: re.search(r"own metrics: (\S+)", "".join(told)), "the address of its own metrics")[1]
+            page: set[str] = set()
+
+            def shows(name: str) -> bool:
+                with urllib.request.urlopen(url, timeout=10) as answer:
+                    page.update(name for name, _, _ in parse(answer.read(), None))
+                return name in page
+
+            for name in ("harness_stage_info", "harness_requests_total", "harness_server_requests_running", "harness_ttft_seconds_count"):
+                until(lambda name=name: shows(name), name)
+            assert run.wait(60) == 0, "".join(told)
+        finally:
+            run.kill()
+            for reader in readers:
+                reader.join(10)
+    (folder,) = harness.runs()
+    summary = summary_of(folder)
+    assert summary["verdict"]["status"] == "functional", summary["verdict"]
+    output_tok = summary["reconciliation"]["output_tokens"]
+    assert output_tok["ok"] is True
+    assert output_tok["client"] == output_tok["server"] > 0
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["prometheus"]["kind"] == "managed"
+    assert manifest["prometheus"]["version"]
+    assert (folder / "scrapes" / "prometheus.arrows").stat().st_size > 0
+    assert not (folder / "scrapes" / "raw.arrows").exists()
+    scopes = summary["host"]
+    assert "prometheus" in scopes
+    assert harness.processes() == []
+
+
+def test_a_kill_9_leaves_no_prometheus_and_a_run_that_is_read(harness, profile, in_flight, until):
+    run = harness.start("run", profile)
+    folder = in_flight()
+    until((folder / "scrapes" / "prometheus.arrows").exists, "the journal")
+    assert any(process.name() == "prometheus" for process in harness.processes())
+    run.kill()
+    run.communicate()
+    until(lambda: not any(process.name() == "prometheus" for process in harness.processes()), "Prometheus is gone")
+    done = harness("reduce", folder, "--json")
+    assert json.loads(done.stdout)["verdict"]["status"] == "invalid"  # it was killed
+    assert (folder / "scrapes" / "samples.parquet").exists()
