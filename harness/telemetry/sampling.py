@@ -1,8 +1,11 @@
 """The recorder's threads that sample power and boards: a loop for each kind of reading of each source, side by side.
 
-Power is sampled once in each slot of its interval, at a phase that moves on by the golden ratio: a load that repeats at a multiple of the
-interval would otherwise be met at the same point of its period every time. Counters are read on a fixed grid: they are renewed on a grid
-of their own (about every 100 ms on NVIDIA boards), and the same lag at both ends of a window cancels.
+Power is sampled once in each slot of its interval, at a moment drawn anew for each slot. On a fixed grid a load that repeats with the interval
+would be met at the same point of its period every time; drawn evenly from the whole slot, the mean is right for every load. (Phases that
+follow the golden ratio resonate with some periods: 5 % off after 30 s for one of 131 ms.)
+
+Counters are read on a fixed grid: they are renewed on a grid of their own (about every 100 ms on NVIDIA boards), and the same lag at both
+ends of a window cancels.
 """
 
 import os
@@ -24,8 +27,7 @@ STALE_POWER_S: Final = 3.0
 BOARDS_INTERVAL_S: Final = 1.0
 """Between two readings of the boards' state."""
 
-_GOLDEN: Final = 0.6180339887498949  # multiples of it spread most evenly over the unit interval
-_SPREAD: Final = 0.8  # of a slot: two readings are never closer than a fifth of the interval
+_64_BITS: Final = (1 << 64) - 1
 _JOIN_S: Final = 2.0
 _LOCAL: Final = ("nvml", "rapl")  # read by calls into the driver and the kernel, not over a network
 
@@ -42,7 +44,7 @@ class Loop:
         interval_s: length of a slot.
         stop: ends it.
         wake: set to have `step` called out of turn.
-        spread: move through the slots' phases.
+        spread: draw the moment within each slot; else its begin.
         urgent: ask the kernel for real-time priority for this thread (round-robin, the lowest): its steps take microseconds to a few
             milliseconds and must not wait behind a load generator that saturates the cores. Without permission it stays as it is.
         realtime: whether the kernel granted that.
@@ -84,7 +86,7 @@ class Loop:
             (self.wake or self.stop).wait(max(0.0, (due_ns - now_ns()) / NS_PER_S))
 
     def _moment_ns(self, start_ns: int, slot: int) -> int:
-        phase = (slot * _GOLDEN) % 1.0 * _SPREAD if self.spread else 0.0
+        phase = _drawn(slot) if self.spread else 0.0
         return start_ns + int((slot + phase) * self.interval_s * NS_PER_S)
 
     def told(self) -> dict[str, float | int]:
@@ -99,6 +101,14 @@ class Loop:
             "late_p99_s": late[min(len(late) - 1, int(len(late) * 0.99))],
             "late_max_s": late[-1],
         }
+
+
+def _drawn(slot: int) -> float:
+    """A number from 0 to 1 for each slot, the same in every run: splitmix64 (Steele, Lea and Flood, OOPSLA 2014)."""
+    z = (slot + 1) * 0x9E3779B97F4A7C15 & _64_BITS
+    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 & _64_BITS
+    z = (z ^ z >> 27) * 0x94D049BB133111EB & _64_BITS
+    return (z ^ z >> 31) / (1 << 64)
 
 
 class PowerSampler:
@@ -151,9 +161,17 @@ class PowerSampler:
         if self._boards is not None and self._boards.open():
             self._loops.append(Loop("boards", self._read_boards, BOARDS_INTERVAL_S, self._stop))
         for loop in self._loops:
-            thread = threading.Thread(target=loop.run, name=loop.name, daemon=True)
+            thread = threading.Thread(target=self._run, args=(loop,), name=loop.name, daemon=True)
             self._threads.append(thread)
             thread.start()
+
+    def _run(self, loop: Loop) -> None:
+        try:
+            loop.run()
+        except Exception as error:
+            text = f"{loop.name} ended by a defect of the harness ({type(error).__name__}: {error}); its readings are absent from here on"
+            self._on_problem("power_reading_failed", text)
+            raise
 
     def _sample(self, source: PowerSource, what: What) -> None:
         readings = source.sample(what)

@@ -88,6 +88,15 @@ def test_a_board_without_any_reading_and_one_that_is_not_there(nvml_double, read
     assert told["power"] == told["first"] == []
 
 
+def test_a_divided_board_is_read_once_and_told_to_hold_all_instances(nvml_double, read) -> None:
+    nvml_double(mig=1)
+    told = read(["MIG-" + UUID[4:] + "0", f"{UUID}0"])
+    (device,) = told["probe"]["devices"]
+    assert device["device_id"] == f"{UUID}0"
+    assert "MIG" in device["why_not"]
+    assert [r["power_w"] for r in told["power"]] == [300.0]
+
+
 def test_nvml_that_does_not_start_says_why(nvml_double, read) -> None:
     nvml_double(init_error=18)
     told = read([f"{UUID}0"])

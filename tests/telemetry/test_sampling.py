@@ -4,6 +4,7 @@ import threading
 from collections.abc import Mapping
 from itertools import pairwise
 
+import numpy as np
 import pytest
 
 from harness.core.clock import now_ns
@@ -84,6 +85,19 @@ def test_a_failure_is_told_once_counted_and_the_rest_goes_on(rows: list[dict], u
     assert power.told()["failures"]["ipmi: no answer"] > 1
 
 
+def test_a_defect_in_a_source_is_told_and_the_others_go_on(rows: list[dict], until, monkeypatch) -> None:
+    problems: list[tuple[str, str]] = []
+    broken, working = Scripted("ipmi"), Scripted("nvml")
+    monkeypatch.setattr(broken, "sample", lambda _what: {}["defect"])
+    monkeypatch.setattr(threading, "excepthook", lambda _args: None)  # the recorder's log has the traceback
+    power = sampler([broken, working], rows, problems)
+    power.start()
+    until(lambda: len(problems) == 2 and len(rows) > 5, "both loops of the broken one ended, the other goes on")
+    power.stop()
+    power.close()
+    assert all("defect" in text for _, text in problems)
+
+
 def test_counters_are_read_at_once_when_asked(rows: list[dict], until) -> None:
     power = sampler([Scripted("nvml")], rows)
     power.start()
@@ -94,13 +108,16 @@ def test_counters_are_read_at_once_when_asked(rows: list[dict], until) -> None:
     power.close()
 
 
-def test_phases_of_power_spread_over_the_slot_and_those_of_counters_stay() -> None:
+def test_moments_of_power_are_spread_over_the_slot_and_those_of_counters_stay() -> None:
     spread = Loop("p", lambda: None, 0.1, threading.Event(), spread=True)
     grid = Loop("e", lambda: None, 1.0, threading.Event())
-    phases = [(spread._moment_ns(0, slot) - slot * 100_000_000) / 1e8 for slot in range(100)]
-    assert all(0 <= phase <= 0.8 for phase in phases)
-    counts = [sum(tenth / 10 <= phase < (tenth + 1) / 10 for phase in phases) for tenth in range(8)]
-    assert min(counts) >= 10  # of 12.5 each
+    phases = np.array([(spread._moment_ns(0, slot) - slot * 100_000_000) / 1e8 for slot in range(10_000)])
+    counts, _ = np.histogram(phases, bins=10, range=(0, 1))
+    assert sum(counts) == 10_000
+    assert np.all(np.abs(counts - 1000) < 150)  # 5 standard deviations
+    for period in (0.37313, 1.0, 1.31071, 2.0, 7.77):  # in slots: no load's period is met at some of its points only
+        at = (np.arange(10_000) + phases) / period
+        assert abs(np.mean(np.exp(2j * np.pi * at))) < 0.05
     assert [grid._moment_ns(5, slot) for slot in range(3)] == [5, 1_000_000_005, 2_000_000_005]
 
 

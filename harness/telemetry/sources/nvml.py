@@ -87,6 +87,7 @@ class NvmlPowerSource:
             return [DeviceProbe(uuid, Boundary.GPU_BOARD, None, None, f"NVML does not know this board: {error}")]
         self._handles[uuid] = handle
         name = nvml.text(nvml.ask(pynvml.nvmlDeviceGetName, handle))
+        mig = nvml.ask(pynvml.nvmlDeviceGetMigMode, handle)
         power, missing = self._first_answer(uuid, Boundary.GPU_BOARD, _POWER_CALLS)
         energy: str | None = None
         try:
@@ -97,6 +98,8 @@ class NvmlPowerSource:
                 missing.append(f"{COUNTER}: stands at 0, so it does not count")
         except pynvml.NVMLError as error:
             missing.append(f"{COUNTER}: {error}")
+        if mig is not None and mig[0]:
+            missing.append("the board is divided (MIG): its power is that of all instances together, and there is none of one")
         board = DeviceProbe(uuid, Boundary.GPU_BOARD, power, energy, "; ".join(missing), name)
         module_power, _ = self._first_answer(uuid, Boundary.MODULE, _MODULE_CALLS)
         if module_power is None:

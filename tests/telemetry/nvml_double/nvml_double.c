@@ -206,6 +206,11 @@ int nvmlDeviceGetDeviceHandleFromMigDeviceHandle(device_t *mig, device_t **d) {
     *d = &boards[mig->index];
     return OK;
 }
+int nvmlDeviceGetMigMode(device_t *d, unsigned int *now, unsigned int *next) {
+    CHECK(d);
+    *now = *next = set("NVML_DOUBLE_MIG");
+    return set("NVML_DOUBLE_MIG") ? OK : NOT_SUPPORTED;
+}
 int nvmlDeviceGetUUID(device_t *d, char *out, unsigned int size) {
     if (size < 41) return TOO_SMALL;
     uuid_of(d, out, size);
