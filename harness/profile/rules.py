@@ -399,7 +399,10 @@ def _distribution(value: object, kind: str, path: Path) -> Iterator[Violation]:
 
 def _watched(profile: "Profile") -> Iterator[Violation]:
     server, require = profile.server, profile.telemetry.require
-    if "gpu_power" in require and _no_boards(profile):
+    elsewhere = {"dcgm", "replay"}  # sources that tell of boards without NVML on this machine
+    power = profile.telemetry.power
+    told = not isinstance(power, str) and any(source.kind in elsewhere for source in power)
+    if "gpu_power" in require and _no_boards(profile) and not told:
         yield Violation(
             ("telemetry", "require", require.index("gpu_power")), "no board on this machine serves here, so there is no GPU power to read",
             "drop it, or name boards in server.gpus",

@@ -1,8 +1,8 @@
 """The recorder's threads that sample power and boards: a loop for each kind of reading of each source, side by side.
 
-Power is sampled once in each slot of its interval, at a moment drawn anew for each slot. On a fixed grid a load that repeats with the interval
-would be met at the same point of its period every time; drawn evenly from the whole slot, the mean is right for every load. (Phases that
-follow the golden ratio resonate with some periods: 5 % off after 30 s for one of 131 ms.)
+Power is sampled once in each slot of its interval, at a moment drawn anew for each slot. On a fixed grid a load that repeats with the
+interval would be met at the same point of its period every time; drawn evenly from the whole slot, the mean is right for every load.
+(Phases that follow the golden ratio resonate with some periods: 5 % off after 30 s for one of 131 ms.)
 
 Counters are read on a fixed grid: they are renewed on a grid of their own (about every 100 ms on NVIDIA boards), and the same lag at both
 ends of a window cancels.

@@ -114,6 +114,7 @@ def test_an_impossible_combination_is_an_error(valid, problems, overrides, path,
 @pytest.mark.parametrize(
     "overrides",
     [
+        ["server.gpus=none", "telemetry.require=[gpu_power]", "telemetry.power=[{kind: dcgm}]"],
         ["purpose=measure"],  # builtin:tiny never ends an answer by itself
         ["purpose=measure", "model.id=org/m", "traffic.api=chat"],
         ["purpose=measure", "model.id=org/m", "traffic.output_length=natural"],
