@@ -15,7 +15,7 @@ from harness.reduce.stats import Floats, t_within
 SLICES: Final = 60
 """Slices that a stage is cut into; each is a batch of `PER_SLICE` observations."""
 PER_SLICE: Final = 5
-"""Observations a slice: the batch of MSER-5 (White, Cobb & Spratt 2000, Proc. Winter Simulation Conf., 755-761)."""
+"""Observations a slice: the batch of MSER-5 (White, Cobb & Spratt 2000, Proc. Winter Simulation Conf.)."""
 MIN_SLICES: Final = 20
 """Fewer slices are not tested: they would have to be shorter than a second."""
 MIN_SLICE_S: Final = 1.0
