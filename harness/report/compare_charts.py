@@ -110,7 +110,7 @@ def trade(points: Sequence[TradePoint], names: Sequence[str], size: tuple[int, i
     colour = _colour(sides, names)
     x_axis = {"title": "tokens per second per user (1 / median TPOT)", "format": "~s"}
     y_axis = {"title": None, "format": "~s", "domain": False, "ticks": False}
-    x_scale, y_scale = {"zero": True, "nice": True}, {"zero": True, "nice": True}
+    x_scale, y_scale = ({"domain": [0, 1.06 * max(getattr(point, axis) for point in points)], "nice": False} for axis in ("x", "y"))
     layers: list[dict[str, Any]] = [
         {
             "mark": {"type": "point", "filled": True, "size": 70, "opacity": 0.9},
@@ -150,14 +150,18 @@ def _shape(sides: Sequence[str], names: Sequence[str]) -> dict[str, Any]:
 
 
 def _ratio_ticks(low: float, high: float, *, narrow: bool) -> list[float]:
-    """Round ratios: closely spaced where all ratios are near 1, decades where they are not; 1 is always among them."""
-    for step in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0):
-        ticks = [round(1 + i * step, 6) for i in range(-100, 101) if low <= 1 + i * step <= high and 1 + i * step > 0]
-        if len(ticks) <= (5 if narrow else 9):
+    """Round ratios about 1, which is always among them: even steps where all are near it, doublings or decades where they are not."""
+    most = 5 if narrow else 9
+    if high / low < 2:
+        for step in (0.01, 0.02, 0.05, 0.1, 0.2):
+            ticks = [round(1 + i * step, 6) for i in range(-100, 101) if low <= 1 + i * step <= high]
+            if len(ticks) <= most:
+                return ticks
+    for factor in (2.0, 4.0, 10.0, 100.0, 1000.0):
+        ticks = [factor**i for i in range(-20, 21) if low <= factor**i <= high]
+        if len(ticks) <= most:
             return ticks
-    wide = [m * 10.0**e for e in range(-6, 7) for m in (1, 2, 5)]
-    kept = [tick for tick in wide if low <= tick <= high]
-    return kept if len(kept) <= (5 if narrow else 9) else [tick for tick in kept if f"{tick:e}".startswith("1")]
+    return [1.0]
 
 
 def _whole(width: int, height: int, rows: Sequence[Mapping[str, Any]], layers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

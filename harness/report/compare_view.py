@@ -1,6 +1,7 @@
 """A comparison as the text, tables and charts of its page. All decisions are made here; the templates only place things."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,6 +69,7 @@ class ComparisonView:
     allowed: Sequence[str]
     gates: Table | None
     treatments: Table
+    settings: Table | None
     headline: Sequence[Table]
     money: Sequence[Table]
     everything: Sequence[Table]
@@ -85,8 +87,12 @@ def compare_view(comparison: Comparison) -> ComparisonView:
     headline = [row for row in comparison.metrics if row.key in HEADLINE] or list(comparison.metrics)
     differing = [row for row in comparison.treatment_rows() if row[0] == "verdict" or row[0].startswith("* ")]
     same = [row for row in comparison.treatment_rows() if row not in differing]
+    # Settings that all sides have and that differ are a treatment; those that one engine has and another lacks only come with the engine.
+    own = [row for row in [*differing, *same] if "settings." in row[0] and (row in same or "—" in row[1:])]
     head = ("Treatment", *(f"{side.label} · {len(side.runs)} run{'s' if len(side.runs) > 1 else ''}" for side in comparison.sides))
-    listed = [(row[0].replace("* ", "▸ "), *row[1:]) for row in [*differing, *same]]
+    listed, others = (
+        [(row[0].replace("* ", "▸ "), *row[1:]) for row in [*differing, *same] if (row in own) is aside] for aside in (False, True)
+    )
     marked = "‡ stands apart from its side's other repeats; kept in all figures"
     return ComparisonView(
         title=" against ".join(side.title for side in reversed(comparison.sides)) if len(comparison.sides) == 2 else _title(comparison),
@@ -97,9 +103,10 @@ def compare_view(comparison: Comparison) -> ComparisonView:
         allowed=[str(mismatch) for mismatch in comparison.allowed],
         gates=_gates(comparison.gates),
         treatments=Table("What differs is marked; the rest is equal", head, listed, tuple(range(1, len(head)))),
-        headline=_rows(comparison, headline, "Headline figures, as ratios to A"),
-        money=_rows(comparison, money, "Watts and dollars") if money else (),
-        everything=_rows(comparison, comparison.metrics, "All figures"),
+        settings=Table("Settings that are equal, or that one engine lacks", head, others, tuple(range(1, len(head)))) if others else None,
+        headline=_rows(comparison, headline),
+        money=_rows(comparison, money) if money else (),
+        everything=_rows(comparison, comparison.metrics),
         repeats=Table(marked, comparison.repeat_columns(), repeats, (1,)) if repeats else None,
         runs=[(side.title, ", ".join(side.runs)) for side in comparison.sides],
         figures={figure.key: figure for figure in _figures(comparison, headline)},
@@ -141,9 +148,10 @@ def _lead(comparison: Comparison) -> list[str]:
         parts = [
             f"{word} in {_listed(by_word[word], position)}" if by_word.get(word) else "" for word in (Word.BETTER, Word.WORSE)
         ]  # fmt: skip
-        parts += [
-            f"{word} in {len(by_word[word])} figures" for word in (Word.NO_DIFFERENCE, Word.TOO_FEW, Word.NO_CLAIM) if by_word.get(word)
-        ]
+        for word in (Word.NO_DIFFERENCE, Word.TOO_FEW, Word.NO_CLAIM):
+            if found := by_word.get(word):
+                why = Counter(note for row in found if (note := row.cells[position].note)).most_common(1)
+                parts.append(f"{word} in {len(found)} figures" + (f" ({why[0][0]})" if why else ""))
         sentences.append(f"{side.title}: {'; '.join(part for part in parts if part) or 'nothing to compare'}.")
     if len(comparison.sides) == 1:
         side = comparison.sides[0]
@@ -186,7 +194,7 @@ def _value(value: float | None, unit: str) -> str:
     return f"{number_} {suffix}".strip()
 
 
-def _rows(comparison: Comparison, rows: Sequence[Row], caption: str) -> list[Table]:
+def _rows(comparison: Comparison, rows: Sequence[Row]) -> list[Table]:
     """A table for each side but the baseline; of one side alone, its repeats' means."""
     if len(comparison.sides) == 1:
         head: tuple[str, ...] = ("Figure", "mean", "95 % interval", "CV", "runs")
@@ -196,7 +204,7 @@ def _rows(comparison: Comparison, rows: Sequence[Row], caption: str) -> list[Tab
             interval = words.interval(spread.low, spread.high, row.unit) or words.DASH
             cv = words.DASH if spread.cv is None else f"{spread.cv:.1%}"
             table.append((_name(row), _value(spread.mean, row.unit), interval, cv, str(len(spread.values))))
-        return [Table(caption, head, table)]
+        return [Table(f"{comparison.sides[0].name}, {len(comparison.sides[0].runs)} repeats", head, table)]
     tables = []
     for position, side in enumerate(comparison.sides[1:]):
         cells = [
@@ -204,7 +212,7 @@ def _rows(comparison: Comparison, rows: Sequence[Row], caption: str) -> list[Tab
             for row in rows
             for cell in [row.cells[position]]
         ]
-        said = f"{caption}: {side.title}, against {comparison.sides[0].title}"
+        said = f"{side.title}, against {comparison.sides[0].title}"
         tables.append(Table(said, ("Figure", "A", side.label, f"{side.label} / A", "says"), cells, (4,)))
     return tables
 
