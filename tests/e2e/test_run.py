@@ -65,14 +65,17 @@ def test_an_open_loop_by_time_measures_its_window(harness, paced, write_profile,
     assert ttft["n"] >= 5
 
 
-def test_a_measure_run_says_what_is_not_implemented_and_is_degraded_at_best(harness, paced, write_profile):
+def test_a_measure_run_checks_its_answers_and_is_degraded_without_a_certificate(harness, paced, write_profile):
     profile = write_profile(paced.url, purpose="measure", api="chat", load="{kind: concurrency, concurrency: 2, window_s: 2s}")
     summary = json.loads(harness("run", profile, "--no-calibrate", "--json").stdout)
     assert summary["verdict"]["status"] in ("degraded", "invalid")
-    text = json.dumps(summary["verdict"])
-    assert "not_implemented" in text
-    assert "quality" in text
-    assert "calibration_missing" in text
+    codes = {concern["code"] for concern in summary["verdict"]["concerns"]}
+    assert {"calibration_missing", "quality_unverified"} <= codes
+    assert not codes & {"quality_missing", "quality_failed", "not_implemented"}
+    # Asked before the first scrape and after the last one that count: the check is in neither account of tokens.
+    assert summary["quality"]["change"]["texts_equal"] == summary["quality"]["texts"] == 6
+    output = summary["reconciliation"]["output_tokens"]
+    assert output["client"] == output["server"]
 
 
 def test_a_failed_threshold_exits_99_and_an_absent_metric_never_passes(harness, paced, write_profile):

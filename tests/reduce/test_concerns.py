@@ -122,7 +122,7 @@ def without_power(fields: Any, between: tuple[float, float]) -> None:
     fields.power[:] = [row for row in fields.power if not between[0] < (row["t_ns"] - start) / S < between[1]]
 
 
-def boards(**fields: Any) -> Callable[[Path], None]:
+def boards(rows: int = 40, **fields: Any) -> Callable[[Path], None]:
     """A row a second of the board's state."""
 
     def apply(root: Path) -> None:
@@ -133,7 +133,7 @@ def boards(**fields: Any) -> Callable[[Path], None]:
         }  # fmt: skip
         with JournalWriter(RunDir(root).boards_journal, tables.BOARDS) as journal:
             empty = dict.fromkeys(tables.BOARDS.names)
-            journal.append([{**empty, **row, "t_ns": t0 + i * S} for i in range(40)])
+            journal.append([{**empty, **row, "t_ns": t0 + i * S} for i in range(rows)])
 
     return apply
 
@@ -254,6 +254,7 @@ ELSEWHERE = {
     "energy_counter_reset": "test_energy*.py", "energy_sources_disagree": "test_energy*.py", "power_replayed": "test_energy*.py",
     "ecc_errors": "test_energy*.py", "xid": "test_energy*.py", "throttling_not_watched": "test_energy*.py",
     "meter_calibration_unreadable": "test_energy*.py",
+    "power_below_idle": "test_energy*.py",
     "not_stationary": "test_steady.py", "steady_state_untested": "test_steady.py", "warmup_in_window": "test_steady.py",
     "scrape_problem": "test_scrapes.py", "target_unreachable": "test_scrapes.py",
 }  # fmt: skip
@@ -306,3 +307,42 @@ def test_a_finalized_directory_raises_the_same(steady: Callable[..., Any], tmp_p
     before = raised(root)
     finalize(RunDir(root))
     assert raised(root) == before
+
+
+def test_ten_minutes_with_everything_that_a_headline_wants_are_valid(new_builder: Callable[..., Any], tmp_path: Path) -> None:
+    builder = new_builder(purpose="measure", window_s=600.0, gpus=1, one_batch=True)
+    for stream in range(4):
+        at = 0.01 * stream
+        while at < builder.window[1] + 1:
+            builder.request(at, gap_us=500_000)  # half a second a token, so that few requests make ten minutes
+            at += 4.71
+    builder.requests.sort(key=lambda row: row["intended_ns"])
+    builder.scrape_counters(every_s=4.0)
+    builder.idle_host()
+    builder.constant_power(500.0)
+    root = write(builder, Case("note"), tmp_path / "run")
+    boards(throttle_reasons=0, rows=640)(root)
+    verdict = reduce_run(root).verdict
+    assert verdict.status == "valid", verdict.concerns
+    assert {str(concern.severity) for concern in verdict.concerns} <= {"note"}
+
+
+@pytest.mark.parametrize("code", ["late_sends", "quality_failed", "power_limit"])
+def test_a_run_is_as_good_as_its_worst_concern(code: str, steady: Callable[..., Any], tmp_path: Path) -> None:
+    root = write(base(steady), CASES[code], tmp_path / "run")
+    if code != "power_limit":
+        boards(throttle_reasons=0, rows=60)(root)
+    worst = {"degraded": "degraded", "invalid": "invalid", "note": "preliminary"}[CASES[code].severity]  # it is too short as well
+    assert reduce_run(root).verdict.status == worst
+
+
+def test_too_short_is_preliminary_at_worst(steady: Callable[..., Any], tmp_path: Path) -> None:
+    root = write(base(steady), Case("note"), tmp_path / "run")
+    boards(throttle_reasons=0, rows=60)(root)
+    assert reduce_run(root).verdict.status == "preliminary"
+
+
+@pytest.mark.parametrize("case", [Case("note"), CASES["quality_failed"]])
+def test_a_smoke_run_is_functional_or_invalid(case: Case, steady: Callable[..., Any], tmp_path: Path) -> None:
+    root = write(base(steady, purpose="smoke"), case, tmp_path / "run")
+    assert reduce_run(root).verdict.status == ("functional" if case.severity == "note" else "invalid")

@@ -111,6 +111,19 @@ def changed(path: Path, **fields: Any) -> Path:
     return path
 
 
+def test_a_summary_that_the_first_version_of_the_reduction_wrote() -> None:
+    """fixtures/summary-early.json: written by the first commit that had a reduction."""
+    stored = Path(__file__).parent / "fixtures" / "summary-early.json"
+    raw = json.loads(stored.read_text())
+    summary = read_summary(stored)
+    assert not {"classes", "rosetta", "quality", "energy", "client"} & set(raw)
+    assert (summary.classes, summary.rosetta, summary.quality, summary.client) == ((), {}, {}, {})
+    assert summary.metrics["output_tok_s"].value == raw["metrics"]["output_tok_s"]["value"]
+    assert summary.latency["ttft_s"].p50 == raw["latency"]["ttft_s"]["p50"]
+    assert summary.latency["ttft_s"].ci == {}
+    assert Summary.from_dict(summary.to_dict()) == summary
+
+
 def test_a_summary_of_early_version_1_lacks_what_came_later(stored: Path) -> None:
     before = read_summary(stored)
     early = read_summary(changed(stored, classes="gone", rosetta="gone", quality="gone", client="gone"))
