@@ -1,6 +1,10 @@
 """Meters that others read (PromQL, CSV) and power by a formula: times, units, and what is no reading."""
 
 import json
+import shutil
+import socket
+import subprocess
+from itertools import pairwise
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -179,3 +183,43 @@ def test_power_by_the_boards_utilisation(nvml_double, in_child) -> None:
     probe, rows, intervals = in_child(MODELLED_GPU)
     assert rows == intervals == []
     assert "utilisation" in probe["why_not"]
+
+
+@pytest.fixture
+def prometheus(metrics_server, tmp_path: Path, until):
+    """A real Prometheus that scrapes a meter of 1500 W and more, once a second."""
+    program = shutil.which("prometheus")
+    if program is None:
+        pytest.skip("needs Debian's prometheus")
+    metrics_server.body = lambda: f'# TYPE pdu_watts gauge\npdu_watts{{outlet="3"}} {1500 + metrics_server.hits}\n'.encode()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    target = urlsplit(metrics_server.url).netloc
+    config = tmp_path / "prometheus.yml"
+    config.write_text(f"scrape_configs: [{{job_name: pdu, scrape_interval: 1s, static_configs: [{{targets: ['{target}']}}]}}]\n")
+    argv = [program, f"--config.file={config}", f"--storage.tsdb.path={tmp_path / 'data'}", f"--web.listen-address={address}"]
+    process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        until(lambda: metrics_server.hits, "a scrape")
+        yield f"http://{address}"
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_real_prometheus_gives_its_raw_samples_once(prometheus: str, metrics_server, until) -> None:
+    source = PromqlPowerSource(prometheus, 'pdu_watts{outlet="3"}', boundary=Boundary.RACK, device_label="outlet")
+    until(lambda: source.probe().devices or source.close(), "the meter is known")
+    readings = []
+    until(lambda: readings.extend(source.sample("power")) or len(readings) >= 2, "two new samples")
+    assert [after.power_w - before.power_w for before, after in pairwise(readings)] == [1.0] * (len(readings) - 1)
+    gaps_s = [(after.t_ns - before.t_ns) / 1e9 for before, after in pairwise(readings)]
+    assert all(gap == pytest.approx(1.0, abs=0.5) for gap in gaps_s)
+    assert abs(now_ns() - readings[-1].t_ns) < 5e9
+    expression = PromqlPowerSource(prometheus, "sum(pdu_watts)", boundary=Boundary.RACK)
+    assert [d.device_id for d in expression.probe().devices] == ["meter"]
+    assert expression.sample("power")[0].power_w > 1500
+    for one in (source, expression):
+        one.close()
+        assert not one.trouble.seen
