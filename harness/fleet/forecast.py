@@ -173,7 +173,7 @@ def forecast(estimated: FleetEstimate, options: TimeOptions | None = None) -> Fo
     pool = pool_of(estimated, load_result(Path(estimated.run)), options)
     tasks = [(pool, options.seed + year) for year in range(options.years)]
     where = {"processes": options.processes, "ray_address": options.ray_address}
-    years = spread(_simulate, tasks, **where)  # type: ignore[arg-type]
+    years = spread(simulate_task, tasks, **where)  # type: ignore[arg-type]
     outlook = outlook_of(estimated, pool, years[0])
     played: list[ScenarioResult] = []
     if chosen:
@@ -197,7 +197,8 @@ def forecast(estimated: FleetEstimate, options: TimeOptions | None = None) -> Fo
     )
 
 
-def _simulate(task: tuple[Pool, int]) -> Year:
+def simulate_task(task: tuple[Pool, int]) -> Year:
+    """A pool and its seed -> its year; at the top of the module, so that other processes find it."""
     return simulate(*task)
 
 

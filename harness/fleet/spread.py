@@ -1,6 +1,7 @@
 """Independent tasks in this process, in several, or on a Ray cluster. A task carries its own seed, so where it runs changes nothing."""
 
 import multiprocessing
+import socket
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import TypeVar
@@ -34,6 +35,22 @@ def spread(
         return list(pool.map(function, tasks))
 
 
+def _check_reachable(address: str) -> None:
+    """Ask the address first: Ray itself would try for minutes.
+
+    Raises:
+        PreflightError: nobody answers there, or it is no address.
+    """
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    try:
+        with socket.create_connection((host, int(port)), timeout=5):
+            return
+    except (OSError, ValueError, OverflowError) as error:
+        raise PreflightError(
+            f"there is no Ray cluster at {address}", cause=str(error), next_step="start one: ray start --head, or give HOST:PORT"
+        ) from error
+
+
 def _on_ray(function: Callable[[Task], Result], tasks: Sequence[Task], processes: int, address: str) -> list[Result]:
     try:
         import ray
@@ -41,6 +58,8 @@ def _on_ray(function: Callable[[Task], Result], tasks: Sequence[Task], processes
         raise PreflightError(
             "Ray is not installed here", cause=str(error), next_step="pip install 'colossus-harness[ray]', or leave out --ray-address"
         ) from error
+    if address not in {"local", "auto"}:
+        _check_reachable(address)
     quiet = {"log_to_driver": False, "logging_level": "error", "include_dashboard": False}
     try:
         if address == "local":

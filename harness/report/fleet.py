@@ -1,13 +1,6 @@
 """`harness fleet` as one call: runs at sites, over time where that is asked for, written and shown on loopback."""
 
-import functools
-import http.server
-import os
-import sys
-import threading
-import webbrowser
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -97,36 +90,3 @@ def _ratio(run: Path, site: Site, request: FleetRequest) -> Ratio | None:
     if len(site.types) > 1:
         raise NotComparableError(f"{site.name} is a mix of {' + '.join(site.types)}: a ratio to a mix is none")
     return parse_ratio(request.modelled, request.modelled_source, kind.name, site.types[0])
-
-
-# --- showing it -------------------------------------------------------------------------------------------------------------------
-
-
-class _Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *args: object) -> None:
-        """Say nothing: the terminal belongs to the command."""
-
-
-@contextmanager
-def served(folder: Path) -> Iterator[str]:
-    """Serve a folder's files on loopback, at a free port, for as long as the block lasts.
-
-    Yields:
-        URL of the folder.
-    """
-    handler = functools.partial(_Quiet, directory=str(folder))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever, name="fleet-page", daemon=True)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}/"
-        finally:
-            server.shutdown()
-            thread.join()
-
-
-def show(url: str) -> bool:
-    """Open a page in a graphical browser; false where there is none."""
-    if not (sys.platform == "darwin" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
-        return False
-    return webbrowser.open(url)

@@ -26,13 +26,13 @@ class FleetTable:
 
 @dataclass(frozen=True, slots=True)
 class FleetChart:
-    """A drawing in both widths, with its words and the same as a table."""
+    """A chart with its words and the same as a table; `wide` and `narrow` draw it as SVG when they are called."""
 
     key: str
     title: str
     caption: str
-    wide: str
-    narrow: str
+    wide: Callable[[], str]
+    narrow: Callable[[], str]
     table: FleetTable
     legend: tuple[tuple[str, str], ...] = ()
     y_title: str = ""
@@ -170,8 +170,13 @@ def _served_by_nodes(f: Forecast) -> list[float] | None:
     return None if serving is None else [nodes * f.node_tok_s for nodes in serving]
 
 
-def _both(spec: Callable[[int], Mapping[str, Any]]) -> tuple[str, str]:
-    return fleet_charts.draw(spec(charts.WIDE[0])), fleet_charts.draw(spec(charts.NARROW[0]))
+def _both(spec: Callable[[int], Mapping[str, Any]]) -> tuple[Callable[[], str], Callable[[], str]]:
+    """Drawing is the slow part, so it waits until somebody looks."""
+
+    def at(width: int) -> str:
+        return fleet_charts.draw(spec(width))
+
+    return partial(at, charts.WIDE[0]), partial(at, charts.NARROW[0])
 
 
 def _lines(
@@ -194,7 +199,8 @@ def _lines(
     )
     table = FleetTable(title, (x_title, *(name for name, _, y in series if y is not None)), rows)
     legend = tuple((f"s{position}", line.name) for position, line in enumerate(lines, 1)) if len(lines) > 1 else ()
-    return FleetChart(key, title, caption, charts.draw(chart, charts.WIDE), charts.draw(chart, charts.NARROW), table, legend, y_title)
+    wide, narrow = (partial(charts.draw, chart, size) for size in (charts.WIDE, charts.NARROW))
+    return FleetChart(key, title, caption, wide, narrow, table, legend, y_title)
 
 
 def _scenario_chart(f: Forecast | None) -> FleetChart | None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 from harness.core.records import Basis, Status
@@ -179,7 +180,7 @@ def _tiles(e: FleetEstimate) -> tuple[Tile, ...]:
         if figure.value is None:
             tiles.append(Tile(title, "absent", "", figure.note or ""))
         elif figure.p5 is None or figure.p95 is None:
-            tiles.append(Tile(title, plain(figure.value, 3), unit, note))
+            tiles.append(Tile(title, f"{figure.value:.2f}", unit, note))
         else:
             top = max(figure.p95, figure.value) * 1.15
             places = (100 * figure.p5 / top, 100 * figure.p95 / top, 100 * figure.value / top)
@@ -319,11 +320,12 @@ def _side_by_side(cases: Sequence[Case]) -> FleetTable:
     rows = []
     for key in _COMPARED:
         figures = [case.estimate.figure(key) for case in cases]
+        show = partial(scaled, digits=4) if key == "usd_per_gpu_h" else scaled
         unit = f" ({figures[0].unit})" if figures[0].unit not in {"1", "session"} else ""
         rows.append(
             (
                 figures[0].title.partition(" (")[0] + unit,
-                *(f"{scaled(figure.value)}  [{_span(figure)}]" if figure.value is not None else DASH for figure in figures),
+                *(f"{show(figure.value)}  [{_span(figure)}]" if figure.value is not None else DASH for figure in figures),
             )
         )
     rows.append(("Limited by", *(case.estimate.binding for case in cases)))

@@ -1,6 +1,6 @@
 """Writes what a fleet would do: fleet.html (one file, no network, no script needed), fleet.md with its charts beside it, fleet.json."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -34,10 +34,11 @@ def write_fleet(cases: Sequence[Case], refused: Sequence[Refusal], folder: Path)
         (folder / CHARTS_DIR).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ArtifactError(f"cannot make {folder}: {error.strerror or error}", cause="no permission, or no space") from error
-    for chart in shown.charts.values():
+    drawings = {key: {"wide": chart.wide(), "narrow": chart.narrow()} for key, chart in shown.charts.items()}
+    for key, drawing in drawings.items():
         for theme in ("light", "dark"):
-            write_bytes(folder / CHARTS_DIR / f"{chart.key}-{theme}.svg", themed(chart.wide, theme).encode())
-    write_bytes(paths[0], fleet_html(shown).encode())
+            write_bytes(folder / CHARTS_DIR / f"{key}-{theme}.svg", themed(drawing["wide"], theme).encode())
+    write_bytes(paths[0], fleet_html(shown, drawings).encode())
     write_bytes(paths[1], fleet_markdown(shown).encode())
     write_json(paths[2], fleet_json(cases, refused))
     return paths
@@ -55,14 +56,14 @@ def fleet_json(cases: Sequence[Case], refused: Sequence[Refusal]) -> dict[str, A
     }
 
 
-def fleet_html(shown: FleetView) -> str:
-    """The page, with a wide and a narrow drawing of each chart."""
+def fleet_html(shown: FleetView, drawings: Mapping[str, Mapping[str, str]]) -> str:
+    """The page, with a wide and a narrow drawing of each chart; a chart without drawings is left out."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("harness.report"), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
     drawn = {
-        key: {"wide": Markup(inline(chart.wide)), "narrow": Markup(inline(chart.narrow))}  # noqa: S704 - drawn by us
-        for key, chart in shown.charts.items()
+        key: {"wide": Markup(inline(drawing["wide"])), "narrow": Markup(inline(drawing["narrow"]))}  # noqa: S704 - drawn by us
+        for key, drawing in drawings.items()
     }
     assert environment.loader is not None
     style, more, script = (environment.loader.get_source(environment, name)[0] for name in ("style.css", "fleet.css", "report.js"))

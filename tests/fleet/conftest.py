@@ -1,5 +1,6 @@
 """A synthetic measured run: eight H100s with measured board power, written as the two small files that scaling needs."""
 
+import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -16,9 +17,33 @@ MakeRun = Callable[..., Path]
 H100 = "NVIDIA H100 80GB HBM3"
 
 
+def _report_conftest() -> Any:
+    """Headless Chromium lives with the report's tests; folders of tests are no packages."""
+    spec = importlib.util.spec_from_file_location("report_test_browser", Path(__file__).parents[1] / "report" / "conftest.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+page = _report_conftest()._page
+
+
 @pytest.fixture
 def make_run(tmp_path: Path) -> MakeRun:
     """A run directory; the defaults are one replica of 8 x H100 at 1,000 output tok/s and 600 W a GPU that meets its SLOs."""
+    return maker(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def run_maker() -> Callable[[Path], MakeRun]:
+    """`make_run` for a folder of one's own, in fixtures that outlive a test."""
+    return maker
+
+
+def maker(tmp_path: Path) -> MakeRun:
+    """Makes run directories in a folder."""
 
     def make(
         *,
@@ -41,6 +66,7 @@ def make_run(tmp_path: Path) -> MakeRun:
         kv_bytes_per_tok: int | None = None,
         parameters: int | None = None,
         j_per_output_tok: float | None = None,
+        concerns: tuple[Concern, ...] | None = None,
     ) -> Path:
         boards = max(1, len(gpus))
         watts = {"gpu_board": 600.0 * boards} if power is None else power
@@ -60,7 +86,7 @@ def make_run(tmp_path: Path) -> MakeRun:
             metrics["goodput_tok_s"] = Figure(whole * good_share, "tok/s", boundary="client")
         for position, (boundary, value) in enumerate(watts.items()):
             metrics["power_w" if position == 0 else f"power_w@{boundary}"] = Figure(value, "W", boundary=boundary)
-        concerns = {
+        default = {
             Status.INVALID: (Concern("drops", Severity.INVALID, "Half of the requests were dropped."),),
             Status.DEGRADED: (Concern("not_implemented", Severity.DEGRADED, "No certificate."),),
         }
@@ -70,7 +96,7 @@ def make_run(tmp_path: Path) -> MakeRun:
             run_id="measured",
             state="complete",
             profile={"name": "chat", "purpose": purpose, "workload_sha256": "w", "plan_sha256": "p"},
-            verdict=Verdict(status, concerns.get(status, ())),
+            verdict=Verdict(status, default.get(status, ()) if concerns is None else concerns),
             window=Window(0.0, window_s, window_s, "explicit"),
             requests=RequestCounts(100, 100, 100, 0, 0, 0, {"ok": 100}, 100),
             metrics=metrics,

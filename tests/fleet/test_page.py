@@ -1,0 +1,206 @@
+"""What people see: the page in a real browser, Markdown, JSON, the command."""
+
+import json
+import urllib.request
+
+import pytest
+from typer.testing import CliRunner
+
+from harness.cli import app
+from harness.core.errors import InvalidRunError, NotComparableError
+from harness.core.records import Concern, Severity, Status
+from harness.fleet.estimate import Options
+from harness.fleet.forecast import TimeOptions
+from harness.report.fleet import FleetRequest, fleet, served, show
+from harness.report.fleet_view import fleet_view
+from harness.report.fleet_write import fleet_html, write_fleet
+
+SITE = """
+ours:
+  title: Our hall
+  gpu: {value: H100, source: us, date: 2026-01}
+  gpus: {value: 4000, source: us, date: 2026-01-05}
+  power_mw: {value: 5, source: us, date: 2026-01}
+  usd_per_month: {value: 2.0e+7, source: us, date: 2026-01}
+"""
+
+
+@pytest.fixture
+def site(tmp_path):
+    path = tmp_path / "ours.yaml"
+    path.write_text(SITE)
+    return str(path)
+
+
+def ask(runs, sites, *, years=1, scenarios=("all",), **changes):
+    time = TimeOptions(years=years, scenarios=scenarios) if years else None
+    return fleet(FleetRequest(tuple(runs), tuple(sites), time=time, **changes))
+
+
+def text_of(html):
+    return html.replace("\u00a0", " ")
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory, run_maker):
+    """One answer over time, written once: drawing is the slow part."""
+    folder = tmp_path_factory.mktemp("fleet")
+    (folder / "ours.yaml").write_text(SITE)
+    answer = ask([run_maker(folder)()], [str(folder / "ours.yaml")], compare_sites=True)
+    return answer, write_fleet(answer.cases, answer.refused, folder / "out")
+
+
+@pytest.mark.browser
+def test_the_page_stands_alone_in_every_theme_and_width(written, page):
+    html = written[1][0]
+    for theme, width, mobile in (("light", 1100, False), ("dark", 1100, False), ("light", 390, True)):
+        page.open(html, theme=theme, width=width, mobile=mobile)
+        assert page.complaints == []
+        assert page.requested == [html.as_uri()]
+        assert page.js("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+    # One screen: what it delivers, draws and costs and how sure, before anything else.
+    page.open(html, width=1100)
+    assert page.js("document.querySelectorAll('.tile').length") == 9
+    assert page.js("document.querySelector('.tiles').getBoundingClientRect().bottom") < 1000
+    assert page.js("document.querySelectorAll('figure.chart').length") == 9
+    # Words beside bars stay inside their charts.
+    spills = "s => s.getBBox().x < -14 || s.getBBox().width > s.viewBox.baseVal.width + 14"
+    assert page.js(f"[...document.querySelectorAll('.wide svg')].filter({spills}).length") == 0
+
+
+def test_the_page_says_what_it_stands_on(written):
+    answer, (page_path, _, _) = written
+    html = text_of(page_path.read_text())
+    for words in ("modelled from a valid run", "P5 to P95", "What moves tokens most", "Where the watts go", "arXiv 2407.21783", "ServeGen",
+                  "What ready capacity is worth", "nothing here was validated", "claude-code"):  # fmt: skip
+        assert words in html, words
+    for factor in answer.cases[0].estimate.factors.values():
+        assert factor.title.split("'")[0] in html
+
+
+def test_without_power_the_page_says_so(make_run, site):
+    answer = ask([make_run(power={})], [site])
+    shown = fleet_view(answer.cases)
+    assert "the run measured no power of its boards" in fleet_html(shown, {})
+    assert not {"waterfall-power", "tornado-power-mean-mw", "day-power"} & set(shown.charts)
+
+
+def test_markdown_and_json_hold_the_same(written):
+    _, (_, markdown, data) = written
+    text = text_of(markdown.read_text())
+    assert text.count("<picture>") == 9
+    assert all((markdown.parent / "fleet-charts" / f"waterfall-tokens-{theme}.svg").is_file() for theme in ("light", "dark"))
+    assert "| Scenario |" in text
+    loaded = json.loads(data.read_text())
+    assert [case["estimate"]["site"]["name"] for case in loaded["cases"]] == ["ours", "colossus-1", "google-110k"]
+    first = loaded["cases"][0]
+    assert {"value", "p5", "p50", "p95", "basis", "assumptions"} <= set(first["estimate"]["figures"]["output_tok_s"])
+    assert set(first["forecast"]["scenarios"]) >= {"reclaim", "grid_connection"}
+    assert loaded["cases"][1]["forecast"] is None
+
+
+def test_several_runs_stand_side_by_side_and_other_work_is_told(make_run, site):
+    answer = ask([make_run(), make_run(model="org/other"), make_run(gpus=("NVIDIA H200",) * 8)], [site], years=0)
+    shown = fleet_view(answer.cases, answer.refused)
+    assert len(shown.side_by_side.head) == 3
+    assert "measured different work" in shown.side_by_side.caption
+    assert len(shown.refused.rows) == 1
+    assert "H200" in shown.refused.rows[0][2]
+    assert "Refused" in fleet_html(shown, {})
+
+
+def test_a_modelled_ratio_reaches_the_site_and_a_mix_is_none(make_run, site, tmp_path):
+    h200 = make_run(gpus=("NVIDIA H200",) * 8)
+    answer = ask([h200], [site], years=0, modelled="table")
+    assert answer.cases[0].estimate.gpu == "H100"
+    mixed = tmp_path / "mixed.yaml"
+    mixed.write_text("mixed:\n  gpus: {value: 80, source: us, date: 2026-01}\n  mix: {H100: {value: 0.5, source: us, date: 2026-01}, "
+                     "B200: {value: 0.5, source: us, date: 2026-01}}\n")  # fmt: skip
+    with pytest.raises(NotComparableError, match="a ratio to a mix"):
+        ask([h200], [str(mixed)], years=0, modelled="table")
+
+
+def test_a_test_double_is_only_ever_a_demonstration(make_run, site, monkeypatch):
+    double = Concern("double_hardware", Severity.INVALID, "Power comes from no real hardware.")
+    run = make_run(gpus=("NVML TEST DOUBLE",) * 8, status=Status.INVALID, concerns=(double,))
+    ratio = {"modelled": "1", "modelled_source": "a demonstration"}
+    with pytest.raises(InvalidRunError) as error:
+        ask([run], [site], years=0, **ratio)
+    assert "--demonstrate" in error.value.next_step
+    answer = ask([run], [site], years=0, options=Options(demonstrate=True), **ratio)
+    html = fleet_html(fleet_view(answer.cases), {})
+    assert "a demonstration, nothing measured" in html
+    assert answer.cases[0].estimate.flags[0].startswith("A demonstration")
+    other = make_run(status=Status.INVALID, concerns=(double, Concern("late_sends", Severity.INVALID, "late")))
+    with pytest.raises(InvalidRunError):
+        ask([other], [site], years=0, options=Options(demonstrate=True))
+
+
+def test_a_folder_is_served_on_loopback_only_while_it_is_shown(tmp_path, monkeypatch):
+    (tmp_path / "fleet.html").write_text("<p>here</p>")
+    with served(tmp_path) as url:
+        assert url.startswith("http://127.0.0.1:")
+        with urllib.request.urlopen(f"{url}fleet.html", timeout=10) as answer:
+            assert answer.read() == b"<p>here</p>"
+    with pytest.raises(OSError, match="refused"):
+        urllib.request.urlopen(f"{url}fleet.html", timeout=10)
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("sys.platform", "linux")
+    assert show(url) is False
+
+
+# --- the command ---
+
+
+def command(*arguments):
+    return CliRunner().invoke(app, ["fleet", *map(str, arguments)])
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """The command without its charts, which other tests look at."""
+    monkeypatch.setattr("harness.report.fleet_view.fleet_charts_of", lambda estimated, forecasted: {})
+
+
+def test_the_command_writes_three_files_and_prints_them(make_run, site, tmp_path, undrawn):
+    run = make_run()
+    done = command(run, "--site", site, "--years", 1, "--scenario", "reclaim", "--demand-sessions", 100, "--assume", "pue=1.2")
+    assert done.exit_code == 0, done.output
+    assert "Output tokens per day" in done.output
+    assert "The lessor takes part of the site back" in done.output
+    for name in ("fleet.html", "fleet.md", "fleet.json"):
+        assert (run / "fleet" / name).is_file()
+        assert name in done.output
+
+
+def test_json_is_all_that_the_command_prints(make_run, site, tmp_path, undrawn):
+    done = command(make_run(), "--site", site, "--years", 0, "--json", "--out", tmp_path / "o")
+    assert json.loads(done.stdout)["cases"][0]["estimate"]["site"]["name"] == "ours"
+
+
+def test_sites_are_listed_with_what_contradicts_them():
+    done = command("sites")
+    assert "colossus-1: 200,000 x 1.73 kW" in done.output
+    listed = json.loads(command("sites", "--json").stdout)
+    assert listed[0]["contradictions"]
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "code"),
+    [
+        ({"status": Status.INVALID}, (), 10),
+        ({"gpus": (), "power": {}}, (), 10),
+        ({"gpus": ("NVIDIA H200",) * 8}, (), 8),
+        ({}, ("--work", "model=other"), 8),
+        ({}, ("--assume", "pue=0.5"), 2),
+        ({}, ("--scenario", "flood"), 2),
+        ({}, ("--policy", "pray"), 2),
+        ({}, ("--demand-tok-s", "-1"), 2),
+        ({}, ("--work", "model"), 2),
+        ({}, ("--modelled", "1.2"), 0),
+    ],
+)
+def test_each_refusal_has_its_exit_code(make_run, site, tmp_path, undrawn, change, options, code):
+    done = command(make_run(**change), "--site", site, "--years", 0, "--out", tmp_path / "o", *options)
+    assert done.exit_code == code, done.output
