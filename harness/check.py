@@ -102,7 +102,7 @@ def describe_plan(profile: Profile) -> DescribedPlan:
         (
             stage.name,
             stage.load,
-            human_duration(stage.warmup_ns / 1e9),
+            "found" if profile.traffic.load[stage.index].warmup_s is None else human_duration(stage.warmup_ns / 1e9),
             "until done" if stage.window_ns is None else human_duration(stage.window_ns / 1e9),
             f"{'' if numbers['bounded'] else 'deck of '}{numbers['sessions']}",
             human_number(numbers["requests"]),
