@@ -125,6 +125,21 @@ def test_canaries_tell_how_wrong_the_clients_clock_was_beside_vllm(folder, summa
     assert "canary_failed" not in {concern["code"] for concern in summary["verdict"]["concerns"]}
 
 
+def test_the_load_did_not_change_vllms_answers(folder, summary):
+    quality = summary["quality"]
+    assert (quality["passed"], quality["logprobs"], quality["label"]) == (True, True, "quality unverified")  # there is no reference
+    assert quality["change"]["agreement"] == 1
+    assert quality["change"]["logprob_difference"] < 0.01
+    asked = json.loads((folder / "quality.json").read_text())["before"]["replica-0"]
+    assert (asked["route"], asked["error"], len(asked["answers"])) == ("completions", None, 6)
+
+
+def test_the_models_tokenizer_counts_the_prompts_as_vllm_does(summary):
+    found = summary["reconciliation"]["input_tokens"]["tokenizer"]
+    assert found["requests"] == found["of"] == 18
+    assert found["ok"], found
+
+
 def test_no_process_of_the_run_is_left(folder):
     marked = []
     for process in psutil.process_iter():
