@@ -11,6 +11,7 @@ from harness.core.records import Basis, Boundary, Concern, Severity
 from harness.reduce.energy_curves import (
     COUNTER_STEP_S,
     GAP_S,
+    INSTANT_LAG_S,
     LAG_S,
     RAPL_STEP_S,
     Curve,
@@ -382,7 +383,7 @@ def _power_readings(t: Floats, watts: Floats, source: npt.NDArray[Any], *, posit
     there = np.isfinite(watts) & (watts > 0 if positive else watts >= 0)  # a board that draws 0 W is one that was not measured
     by_lag: dict[tuple[float, float], npt.NDArray[np.bool_]] = {}
     for name in set(source):
-        lag = next((lag for word, lag in LAG_S.items() if word in str(name)), (0.0, 0.0))
+        lag = next((lag for word, lag in LAG_S.items() if word in str(name)), INSTANT_LAG_S)
         rows = there & (source == name)
         if np.any(rows):
             by_lag[lag] = by_lag.get(lag, np.zeros(len(t), dtype=bool)) | rows

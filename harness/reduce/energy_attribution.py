@@ -229,7 +229,7 @@ def fit(stages: Sequence[StageSlices], *, check_design: bool = True) -> Attribut
     held_out, jackknife = _held_out(stages)
     coefficients = tuple(
         Coefficient(term, float(value), error, unit)
-        for term, value, error, unit in zip(TERMS, values, _errors(work, joules, values, jackknife), UNITS, strict=True)
+        for term, value, error, unit in zip(TERMS, values, _errors(stages, values, jackknife), UNITS, strict=True)
     )
     reason: str | None = None
     worst = max(held_out, key=lambda name: abs(held_out[name]), default=None)
@@ -316,21 +316,33 @@ def _held_out(stages: Sequence[StageSlices]) -> tuple[dict[str, float], list[Flo
     return errors, fits
 
 
-def _errors(work: npt.NDArray[np.float64], joules: Floats, values: Floats, fits: Sequence[Floats]) -> list[float]:
-    """Half-widths: the larger of what the rows' scatter gives and of the jackknife over those stages that can be left out.
+def _errors(stages: Sequence[StageSlices], values: Floats, fits: Sequence[Floats]) -> list[float]:
+    """Half-widths: the largest of three.
 
-    The first knows nothing of a model that is wrong stage by stage, the second nothing of terms that one stage alone carries.
+    What the rows' scatter gives; the jackknife over those stages that can be left out; and what follows when each stage is off as a whole
+    by as much as the stages are (temperature and clocks differ from one to the next). The first two know nothing of a term that one stage
+    alone carries: that stage is fitted whatever its joules are.
     """
+    work, joules = _stacked(stages)
     rows, terms = work.shape
-    variance = float(np.sum((joules - work @ values) ** 2)) / (rows - terms)
     scale = np.sqrt(np.sum(work**2, axis=0))
     scaled = work / scale
+    residual = joules - work @ values
+    variance = float(np.sum(residual**2)) / (rows - terms)
     half = t_quantile(rows - terms) * np.sqrt(variance * np.diag(np.linalg.inv(scaled.T @ scaled))) / scale
-    n = len(fits)
-    if n >= 3:
+    if len(fits) >= 3:
         table = np.array(fits)
-        spread = np.sqrt((n - 1) / n * np.sum((table - table.mean(axis=0)) ** 2, axis=0))
-        half = np.maximum(half, t_quantile(n - 1) * spread)
+        spread = np.sqrt((len(fits) - 1) / len(fits) * np.sum((table - table.mean(axis=0)) ** 2, axis=0))
+        half = np.maximum(half, t_quantile(len(fits) - 1) * spread)
+    free = len(stages) - terms
+    if free > 0:
+        ends = np.cumsum([len(stage.joules) for stage in stages])
+        parts = [slice(int(end) - len(stage.joules), int(end)) for end, stage in zip(ends, stages, strict=True)]
+        off = [float(np.mean(residual[part]) / np.mean(joules[part])) for part in parts]
+        ratio = float(np.sqrt(np.sum(np.square(off)) / free))
+        solve = np.linalg.pinv(scaled)
+        moved = [solve[:, part] @ joules[part] * ratio / scale for part in parts]
+        half = np.maximum(half, t_quantile(free) * np.sqrt(np.sum(np.square(moved), axis=0)))
     return [float(value) for value in half]
 
 
