@@ -3,11 +3,9 @@
 Nothing is imported at the top that `harness --help` does not need: the rooms are imported inside the commands.
 """
 
-import contextlib
 import json
 import os
 import sys
-import threading
 import traceback
 from collections.abc import Callable, Sequence
 from functools import wraps
@@ -293,9 +291,16 @@ def reduce_command(run: RunPath, exports: Exports = None, json_output: Json = Fa
 
 @app.command("report")
 @_command
-def report_command(run: RunPath, exports: Exports = None, json_output: Json = False) -> None:
+def report_command(
+    run: RunPath,
+    exports: Exports = None,
+    open_page: Annotated[bool, typer.Option("--open", help="Serve the report on loopback and open it.")] = False,
+    json_output: Json = False,
+) -> None:
     """Write report.html and report.md of a run directory."""
+    from harness.artifacts.layout import RunDir
     from harness.report.export import exported_names
+    from harness.report.serve import serve_page
     from harness.report.terminal import reduce_and_report
 
     summary = reduce_and_report(run, report=True, exports=exports or ())
@@ -304,6 +309,8 @@ def report_command(run: RunPath, exports: Exports = None, json_output: Json = Fa
     else:
         for name in ("report.html", "report.md", *exported_names(exports or ())):
             print(run / name)
+    if open_page:
+        serve_page(RunDir(run).report_html)
 
 
 AllowMismatch = Annotated[list[str] | None, typer.Option("--allow-mismatch", metavar="KEY", help="Compare although KEY differs.")]
@@ -494,8 +501,9 @@ def fleet_command(
         return
     from harness.fleet.estimate import Options
     from harness.fleet.forecast import TimeOptions, policy_of
-    from harness.report.fleet import FleetRequest, fleet, served, show
+    from harness.report.fleet import FleetRequest, fleet
     from harness.report.fleet_write import fleet_json, write_fleet
+    from harness.report.serve import serve_page
 
     time = TimeOptions(
         years=max(years, 1), scenarios=tuple(scenario or ()), policy=policy_of(policy), demand_trace=demand_trace, processes=processes,
@@ -516,14 +524,8 @@ def fleet_command(
         _print_fleet(answer)
         for path in paths:
             print(path)
-    if not open_page:
-        return
-    with served(paths[0].parent) as url:
-        page = f"{url}{paths[0].name}"
-        print(page if show(page) else f"no browser here: open {page}", file=sys.stderr)
-        print("Ctrl-C ends it", file=sys.stderr)
-        with contextlib.suppress(KeyboardInterrupt):
-            threading.Event().wait()
+    if open_page:
+        serve_page(paths[0])
 
 
 def _print_sites(*, json_output: bool) -> None:
@@ -570,13 +572,20 @@ def _key_value(text: str) -> tuple[str, str]:
 @_command
 def results_command(
     folder: Annotated[Path, typer.Argument(metavar="[FOLDER]", help="Folder of run directories.")] = Path("results"),
+    where: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--where", metavar="KEY=VALUE", help="Only runs like this: verdict=valid, model=*llama*, gpu=*H100*; repeat for several."
+        ),
+    ] = None,
+    sort: Annotated[str, typer.Option("--sort", metavar="KEY", help="By this key; -KEY for the largest first.")] = "run",
     json_output: Json = False,
 ) -> None:
     """List runs with their verdicts and headlines."""
     from harness.console import print_table
-    from harness.report.terminal import LIST_COLUMNS, list_results, list_row
+    from harness.report.results import LIST_COLUMNS, list_results, list_row, selected
 
-    rows = list_results(folder)
+    rows = selected(list_results(folder), dict(_key_value(item) for item in where or ()), sort)
     if json_output:
         _dump(rows)
     else:

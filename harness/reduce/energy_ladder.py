@@ -178,7 +178,7 @@ def _node(board: Rung, boards: Energy | None, gpus: Sequence[Any], settings: Map
 
 def _times(rung: str, below: Rung, factor: Factor, length_s: float) -> Rung:
     if below.watts is None:
-        return _absent(rung, rung, f"no meter there, and the rung below is absent: {below.note}")
+        return _absent(rung, rung, "no meter there, and the rung below is absent")
     low = (below.watts if below.low_w is None else below.low_w) * factor.low
     high = (below.watts if below.high_w is None else below.high_w) * factor.high
     watts = below.watts * factor.value

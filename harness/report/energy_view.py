@@ -121,9 +121,9 @@ def _classes(found: Mapping[str, Any]) -> Table | None:
     ]  # fmt: skip
     if len(rows) < 2:
         return None
-    rule = f" ({found.get('rule_text')})" if found.get("rule_text") else ""
+    rule = str(found.get("rule_text") or "an allocation").removeprefix("an allocation: ")
     head = ("Class", "Energy", "Share", "Output tok/J", "J per output token", "J per answer")
-    return Table(f"Energy by class, an allocation{rule}", head, rows)
+    return Table(f"Energy by class, an allocation: {rule}", head, rows)
 
 
 _TERMS: Final = {
@@ -167,12 +167,18 @@ def _boards(found: Mapping[str, Any]) -> Table | None:
         if number(one.get("foreign_processes")):
             faults.append(f"{words.plain(number(one['foreign_processes']))} process(es) that are not the run's")
         rows.append((
-            str(one.get("device_id")), words.plain(number(one.get("sm_clock_mhz"))), words.plain(number(one.get("temperature_max_c"))),
+            _short(str(one.get("device_id"))), words.plain(number(one.get("sm_clock_mhz"))),
+            words.plain(number(one.get("temperature_max_c"))),
             f"{words.plain(limit)} of {words.plain(default)}", words.share(number(one.get("utilization_ratio"))),
             ", ".join(slowed) or "never", ", ".join(faults) or "none",
         ))  # fmt: skip
-    head = ("Board", "SM MHz, mean", "°C, max", "Power limit, W, of default", "Busy", "Clocks held back, share of window", "Faults")
-    return Table("The boards during the window", head, rows, text=(5, 6)) if rows else None
+    head = ("Board", "SM MHz, mean", "°C, max", "Power limit, W, of default", "Busy", "Clocks held back", "Faults")
+    return Table("The boards during the window; clocks held back as a share of it", head, rows, text=(5, 6)) if rows else None
+
+
+def _short(device: str) -> str:
+    """A board's UUID to its first dozen characters, which tell the boards of a machine apart."""
+    return device if len(device) <= 14 else f"{device[:12]}…"
 
 
 def _carbon(carbon: Mapping[str, Any]) -> str:

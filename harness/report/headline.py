@@ -151,6 +151,7 @@ def boundary_words(boundary: str | None) -> str:
 def _quantile(key: str, name: str, quantile: str, distribution: Distribution) -> HeadlineRow:
     seconds = getattr(distribution, quantile)
     value, unit = words.figure(seconds, "s")
+    low, high = distribution.ci.get(quantile) or (None, None)
     if seconds is not None:
         note = f"{distribution.n:,} requests"
     elif distribution.n:
@@ -162,7 +163,7 @@ def _quantile(key: str, name: str, quantile: str, distribution: Distribution) ->
         title=f"{METRICS[name].title}, {quantile}",
         value=value,
         unit=unit,
-        interval=words.interval(*(distribution.ci.get(quantile) or (None, None)), "s"),
+        interval=words.interval(low, high, "s"),
         basis=str(Basis.MEASURED if seconds is not None else Basis.ABSENT),
         boundary=boundary_words("client") if seconds is not None else "",
         tokens="",

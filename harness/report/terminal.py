@@ -1,16 +1,12 @@
 """What a terminal shows of finished runs: one run's result, and the list of a folder's runs."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from harness.artifacts.layout import RunDir
-from harness.artifacts.manifest import read_manifest
-from harness.core.errors import ArtifactError
 from harness.core.records import Severity
-from harness.core.units import human_duration, human_number
 from harness.reduce.reduction import reduce_fully, write_summary
 from harness.reduce.summary import Summary
 from harness.report.export import check_formats, export
@@ -18,7 +14,6 @@ from harness.report.headline import headline_rows, purpose_sentence
 from harness.report.write import write_report
 
 COLUMNS: Final = ("metric", "value", "unit", "95 % interval", "basis", "where")
-LIST_COLUMNS: Final = ("run", "state", "verdict", "model", "output tok/s", "TTFT p50")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,64 +74,7 @@ def result(path: Path, summary: Summary) -> Result:
     )
 
 
-def list_results(folder: Path) -> list[dict[str, Any]]:
-    """Every run below a folder, newest last; what is not known of one is None.
-
-    Raises:
-        ArtifactError: the folder is not there.
-    """
-    if not folder.is_dir():
-        raise ArtifactError(f"{folder} is no folder", next_step="name the folder that --out named; the default is results")
-    found = []
-    for manifest_path in sorted(folder.glob("*/manifest.json")):
-        run_dir = RunDir(manifest_path.parent)
-        try:
-            manifest = read_manifest(run_dir)
-        except ArtifactError as error:
-            found.append(
-                {
-                    "run": run_dir.root.name,
-                    "state": f"unreadable: {error.what}",
-                    "verdict": None,
-                    "model": None,
-                    "output_tok_s": None,
-                    "ttft_p50_s": None,
-                }
-            )
-            continue
-        summary = _summary(run_dir)
-        found.append(
-            {
-                "run": run_dir.root.name,
-                "state": manifest.get("state") or "failed",
-                "verdict": summary.get("verdict", {}).get("status"),
-                "model": manifest.get("model", {}).get("model_id"),
-                "output_tok_s": summary.get("metrics", {}).get("output_tok_s", {}).get("value"),
-                "ttft_p50_s": summary.get("latency", {}).get("ttft_s", {}).get("p50"),
-            }
-        )
-    return found
-
-
-def list_row(run: dict[str, Any]) -> tuple[str, ...]:
-    """One run of `list_results` under `LIST_COLUMNS`."""
-    ttft = run["ttft_p50_s"]
-    unknown = human_number(None)
-    return (
-        run["run"], run["state"], run["verdict"] or "not reduced", run["model"] or unknown, human_number(run["output_tok_s"]),
-        unknown if ttft is None else human_duration(ttft),
-    )  # fmt: skip
-
-
 def _short(path: Path) -> str:
     """As short as a person would type it."""
     here = Path.cwd()
     return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
-
-
-def _summary(run_dir: RunDir) -> dict[str, Any]:
-    try:
-        summary = json.loads(run_dir.summary.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return summary if isinstance(summary, dict) else {}

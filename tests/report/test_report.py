@@ -24,7 +24,7 @@ class TestInABrowser:
         assert page.complaints == []
         assert page.requested == [html.as_uri()]
         keys = page.js("[...document.querySelectorAll('figure.chart')].map(f => f.id)")
-        assert keys == ["chart-latency", "chart-throughput", "chart-input", "chart-in_flight", "chart-power"]
+        assert keys == [f"chart-{key}" for key in ("latency", "throughput", "input", "in_flight", "context", "power", "prefix", "kv")]
         drawn = page.js(
             "[...document.querySelectorAll('figure.chart .wide')].map(f => { const p = f.querySelector('.mark-line path');"
             " return [p.getTotalLength(), getComputedStyle(p).stroke, f.getBoundingClientRect().height]; })"
@@ -149,7 +149,7 @@ class TestText:
         assert rendered.count("<table>") >= 6
         assert "|---" not in rendered  # every table was taken for one
         pictures = re.findall(r'(?:src|srcset)="([^"]+)"', text)
-        assert len(pictures) == 10
+        assert len(pictures) == 16
         for picture in pictures:
             svg = (run_dir / picture).read_text()
             assert svg.startswith("<svg")
