@@ -29,12 +29,14 @@ def list_results(folder: Path) -> list[dict[str, Any]]:
     if not folder.is_dir():
         raise ArtifactError(f"{folder} is no folder", next_step="name the folder that --out named; the default is results")
     found = []
-    for manifest_path in sorted(folder.glob("*/manifest.json")):
+    # The runs of a series of repeats lie one folder deeper.
+    for manifest_path in sorted([*folder.glob("*/manifest.json"), *folder.glob("*-repeats-*/*/manifest.json")]):
         path = manifest_path.parent
+        name = str(path.relative_to(folder))
         try:
-            found.append(_row(load_result(path)))
+            found.append({**_row(load_result(path)), "run": name})
         except ArtifactError as error:
-            found.append({**dict.fromkeys(KEYS), "run": path.name, "state": _state(path, error)})
+            found.append({**dict.fromkeys(KEYS), "run": name, "state": _state(path, error)})
     return found
 
 
