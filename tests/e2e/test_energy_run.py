@@ -36,7 +36,7 @@ energy:
 
 def test_tokens_per_joule_and_joules_by_class_are_those_of_the_known_curve(harness, paced, tmp_path, nvml_double):
     origin_ns = time.monotonic_ns()
-    nvml_double(gpus=3, power_mw=START_MW, slope_mw_per_s=SLOPE_MW_PER_S, origin_ns=origin_ns)
+    nvml_double(gpus=3, power_mw=START_MW, slope_mw_per_s=SLOPE_MW_PER_S, origin_ns=origin_ns, clocks_event=4)
 
     def joules(start_ns, end_ns):
         """Of boards 0 and 1, which draw alike but for one watt."""
@@ -90,3 +90,6 @@ def test_tokens_per_joule_and_joules_by_class_are_those_of_the_known_curve(harne
     assert ladder["node"]["watts"] == pytest.approx(metrics["power_w"]["value"] + 200)
     assert [rung["basis"] for rung in ladder.values()] == ["measured", "modelled", "modelled", "modelled"]
     assert metrics["kgco2_per_mtok"]["basis"] == "modelled"
+    boards = summary["energy"]["boards"]["devices"]
+    assert [board["throttled_share"]["sw_power_cap"] for board in boards] == [1.0, 1.0]
+    assert summary["labels"]["power_limit"] == "650 of 700 W"  # the double's: set below its default
