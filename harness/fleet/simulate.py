@@ -14,7 +14,7 @@ from typing import Any, Final, Literal
 import numpy as np
 
 from harness.core.errors import ProfileError
-from harness.fleet.failures import HOURS_PER_YEAR, FailureClass, count_at, draw_failures, failure_classes, mean_between
+from harness.fleet.failures import HOURS_PER_YEAR, FailureClass, count_by_hour, draw_failures, failure_classes, mean_by_hour
 from harness.fleet.queueing import halfin_whitt
 from harness.fleet.records import Floats
 
@@ -178,14 +178,13 @@ def simulate(pool: Pool, seed: int = 0) -> Year:
     hours = len(pool.demand_tok_s)
     rng = np.random.default_rng([seed, *b"failures"])
     failures = draw_failures(pool.failures, pool.nodes, pool.gpus_per_node, float(hours), rng)
-    edges = np.arange(hours + 1, dtype=np.float64)
-    down = mean_between(failures.start_h, failures.end_h, failures.nodes, edges)
+    down = mean_by_hour(failures.start_h, failures.end_h, failures.nodes, hours)
     per_replica = max(1.0, pool.gpus_per_replica / pool.gpus_per_node)
     # A failure stops every replica that has a part on its nodes until another has taken over.
     blast = np.maximum(failures.nodes, np.ceil(failures.nodes / per_replica) * per_replica)
     until = np.minimum(failures.start_h + pool.detect_h + pool.failover_h, failures.end_h)
-    failing_over = mean_between(failures.start_h, until, blast, edges)
-    beside = mean_between(failures.start_h, until, blast - failures.nodes, edges)
+    failing_over = mean_by_hour(failures.start_h, until, blast, hours)
+    beside = mean_by_hour(failures.start_h, until, blast - failures.nodes, hours)
     out = np.minimum(down + _maintenance(pool), pool.nodes)
     # While spares last, what is lost is the time of taking over; beyond them, the failed nodes themselves.
     serving = np.minimum(pool.nodes - pool.spares - failing_over, pool.nodes - out - beside)
@@ -203,7 +202,7 @@ def simulate(pool: Pool, seed: int = 0) -> Year:
         slo_ratio=_attained(pool, capacity, on_time),
         serving_nodes=serving,
         online_nodes=online,
-        down_nodes=count_at(failures.start_h, failures.end_h, failures.nodes, edges[:-1]),
+        down_nodes=count_by_hour(failures.start_h, failures.end_h, failures.nodes, hours),
         power_mw=_power_mw(pool, online, served, node_tok_s, serving),
         events={item.key: int(np.sum(failures.kind[inside] == index)) for index, item in enumerate(pool.failures)},
         moved_sessions=moved,

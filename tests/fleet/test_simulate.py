@@ -1,7 +1,6 @@
 """The simulation over time against closed forms, against an event-by-event twin, and against what must hold whatever is drawn."""
 
 from dataclasses import replace
-from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -10,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.core.errors import ProfileError
-from harness.fleet.failures import FailureClass, count_at, draw_failures, failure_classes, mean_between
+from harness.fleet.failures import FailureClass, count_by_hour, draw_failures, failure_classes, mean_by_hour
 from harness.fleet.queueing import erlang_c, poisson_quantile
 from harness.fleet.simulate import Pool, closed_forms, diurnal, read_trace, simulate
 
@@ -70,11 +69,11 @@ def test_adding_up_intervals_agrees_with_counting_them_one_by_one(items):
     start = np.array([item[0] for item in items])
     end = start + np.array([item[1] for item in items])
     weight = np.array([float(item[2]) for item in items])
-    edges = np.arange(0.0, 25.0)
-    mean = [sum(w * max(0.0, min(b, e) - max(a, s)) for s, e, w in zip(start, end, weight, strict=True)) for a, b in pairwise(edges)]
-    assert mean_between(start, end, weight, edges) == pytest.approx(mean, abs=1e-9)
-    count = [sum(w for s, e, w in zip(start, end, weight, strict=True) if s <= t < e) for t in edges]
-    assert count_at(start, end, weight, edges) == pytest.approx(count)
+    items = list(zip(start, end, weight, strict=True))
+    mean = [sum(w * max(0.0, min(hour + 1, e) - max(hour, s)) for s, e, w in items) for hour in range(24)]
+    assert mean_by_hour(start, end, weight, 24) == pytest.approx(mean, abs=1e-9)
+    count = [sum(w for s, e, w in items if s <= hour < e) for hour in range(24)]
+    assert count_by_hour(start, end, weight, 24) == pytest.approx(count)
 
 
 # --- the twin ---
