@@ -1,0 +1,206 @@
+"""What `harness fleet` costs and how right it is: `python benchmarks/bench_fleet.py [--quick]`. Prints one JSON object.
+
+1. 10,000 Monte Carlo draws of a whole site, bar 2 s.
+2. One simulated year of 25,000 8-GPU nodes by the hour, with failures, repairs, demand and a queue: bars 30 s and 1 GB; the same at up to
+   10^6 GPUs, where cost must grow no worse than linearly.
+3. Failed nodes against M/G/infinity over repeated seeds: mean and P99.9 within 2 %. Nodes that are down do not fail again here, so that the
+   mean lies below that of M/G/infinity by the share of nodes that are down.
+4. Out of sample, on this machine: throughput of four replicas predicted from one and two, with the error and whether P5 to P95 held the
+   truth. The replicas are paced servers under laws of scaling that are known here and not told to the prediction; `harness run` measures
+   them. The last law is one that the prediction does not allow for.
+"""
+
+import argparse
+import contextlib
+import json
+import math
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from harness.fleet.catalog import load_site
+from harness.fleet.estimate import estimate
+from harness.fleet.failures import FailureClass
+from harness.fleet.further import predict_replicas
+from harness.fleet.queueing import mean_down, poisson_quantile
+from harness.fleet.simulate import Pool, diurnal, simulate
+from harness.testing.paced import Pace, PacedServer
+
+LLAMA_PER_GPU_H = 1 / 50_677
+
+
+def run_directory(folder: Path) -> Path:
+    """Two small files of a measured run: 8 H100 at 1,000 output tok/s and 600 W a GPU. The numbers are made up; the cost is not."""
+    figure = {"basis": "measured", "ci_low": None, "ci_high": None}
+    summary = {
+        "schema_version": 1, "run_id": "bench", "verdict": {"status": "valid", "concerns": []}, "window": {"duration_s": 600.0},
+        "profile": {"name": "bench", "purpose": "measure"}, "labels": {"context_scale": 1.0}, "slos": {"ttft_s": 1.5},
+        "metrics": {
+            "output_tok_s": {**figure, "value": 8000.0}, "goodput_tok_s": {**figure, "value": 7800.0},
+            "output_tok_s_per_gpu": {**figure, "value": 1000.0, "ci_low": 980.0, "ci_high": 1020.0},
+            "power_w": {**figure, "value": 4800.0, "boundary": "gpu_board"},
+        },
+    }  # fmt: skip
+    gpus = [{"uuid": f"GPU-{i}", "index": i, "name": "NVIDIA H100 80GB HBM3", "power_limit_w": 700.0} for i in range(8)]
+    manifest = {
+        "schema_version": 1,
+        "run_id": "bench",
+        "state": "complete",
+        "hardware": {"gpus": gpus},
+        "endpoints": [{}, {}],
+        "profile": {},
+    }
+    (folder / "summary.json").write_text(json.dumps(summary))
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
+def draws(repeats: int) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as name:
+        run, site = run_directory(Path(name)), load_site("colossus-1")
+        seconds = []
+        for seed in range(repeats):
+            start = time.perf_counter()
+            estimate(run, site, draws=10_000, seed=seed)
+            seconds.append(time.perf_counter() - start)
+    return {"seconds_median": round(statistics.median(seconds), 3), "seconds_max": round(max(seconds), 3), "bar_s": 2.0}
+
+
+def year(nodes: int) -> dict[str, float]:
+    """In a process of its own, so that its memory is its own."""
+    done = subprocess.run([sys.executable, __file__, "--year", str(nodes)], stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+def one_year(nodes: int) -> None:
+    demand = diurnal(0.55) * nodes * 8 * 900.0
+    rates = {"tok_s_per_gpu": 1000.0, "w_per_gpu": 1400.0, "tok_s_per_session": 100.0}
+    pool = Pool(nodes=nodes, spares=nodes // 20, demand_tok_s=demand, policy="queue", **rates)
+    simulate(pool, 1)  # first uses of numpy's parts
+    start, cpu = time.perf_counter(), time.process_time()
+    for seed in range(5):
+        found = simulate(pool, seed)
+    result = {
+        "nodes": nodes, "seconds": round((time.perf_counter() - start) / 5, 4), "cpu_s": round((time.process_time() - cpu) / 5, 4),
+        "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024), "failures": sum(found.events.values()),
+    }  # fmt: skip
+    print(json.dumps(result))
+
+
+def years(quick: bool) -> dict[str, Any]:
+    sizes = (25_000, 125_000) if quick else (1_000, 5_000, 25_000, 62_500, 125_000)
+    found = [year(nodes) for nodes in sizes]
+    at = next(row for row in found if row["nodes"] == 25_000)
+    last = found[-1]
+    # Cost has a part that no node adds to (hours); growth is that from 25,000 nodes to 10^6 GPUs.
+    growth = math.log(last["cpu_s"] / at["cpu_s"]) / math.log(last["nodes"] / at["nodes"])
+    return {"rows": found, "exponent_25k_nodes_to_1M_gpus": round(growth, 2), "bars": {"seconds": 30.0, "peak_mb": 1024, "exponent": 1.0}}
+
+
+def against_closed_form(seeds: int) -> dict[str, Any]:
+    rows = []
+    for repair_h in (2.2, 24.0, 96.0):
+        item = FailureClass("any", "any", LLAMA_PER_GPU_H, 1, 0.0, repair_h, 1.0, "Llama 3 report", "2024-07")
+        pool = Pool(
+            nodes=25_000, tok_s_per_gpu=1.0, demand_tok_s=np.ones(8760), failures=(item,), maintenance_every_h=None, scale_delay_h=None
+        )  # fmt: skip
+        down = np.concatenate([simulate(pool, seed).down_nodes for seed in range(seeds)])
+        mean = mean_down(25_000, 8 * LLAMA_PER_GPU_H, repair_h)
+        p999 = poisson_quantile(mean, 0.999)
+        seen = float(np.quantile(down, 0.999))
+        rows.append(
+            {
+                "repair_h": repair_h,
+                "mean": round(float(down.mean()), 2),
+                "mean_closed": round(mean, 2),
+                "p999": seen,
+                "p999_closed": p999,
+                "mean_error": round(float(down.mean()) / mean - 1, 4),
+                "p999_error": round(seen / p999 - 1, 4),
+            }
+        )
+    return {"seeds": seeds, "rows": rows, "bar": 0.02}
+
+
+# --- out of sample ----------------------------------------------------------------------------------------------------------------
+
+PROFILE = """\
+purpose: smoke
+model: {{id: paced-test-double, served_name: paced-test-double, max_context_tok: 8000, tok_per_word: 1.4}}
+server: {{kind: attach, urls: {urls}}}
+traffic:
+  api: chat
+  workload: {{kind: chat, system_tok: 50, user_tok: 20, output_tok: 60, turns: 2, think_s: 1ms, context_limit_tok: 3000}}
+  load: [{{kind: concurrency, concurrency: {concurrency}, warmup_s: 1s, window_s: {window_s}s}}]
+  drain_timeout_s: 10s
+telemetry: {{scrape_interval_s: 500ms, host_interval_s: 1s}}
+"""
+
+# Throughput of one replica among k, over that of a lone one. The prediction sees one and two only.
+LAWS: dict[str, Callable[[int], float]] = {
+    "no loss": lambda _k: 1.0,
+    "serial share of 5 %": lambda k: 1 / (1 + 0.05 * (k - 1)),
+    "loss of 8 % from two on": lambda k: 1.0 if k == 1 else 0.92,
+    "serial share of 3 % and 1 % of waiting for each other": lambda k: 1 / (1 + 0.03 * (k - 1) + 0.01 * k * (k - 1)),
+}
+
+
+def throughput(replicas: int, share: float, window_s: int, folder: Path) -> tuple[float, float]:
+    """Output tokens per second of so many paced servers, as `harness run` measures it, and half of its relative 95 % interval."""
+    with contextlib.ExitStack() as stack:
+        servers = [stack.enter_context(PacedServer(Pace(ttft_ms=20, gap_ms=20 / share))) for _ in range(replicas)]
+        profile = folder / f"p{replicas}.yaml"
+        urls = json.dumps([server.url for server in servers])
+        profile.write_text(PROFILE.format(urls=urls, concurrency=4 * replicas, window_s=window_s))
+        command = [sys.executable, "-m", "harness", "run", str(profile), "--json", "--quiet", "--out", str(folder / "results")]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(done.stderr[-2000:])
+    figure = json.loads(done.stdout)["metrics"]["output_tok_s"]
+    low, high = figure["ci_low"], figure["ci_high"]
+    return figure["value"], 0.0 if low is None or high is None else (high - low) / 2 / figure["value"]
+
+
+def out_of_sample(window_s: int, names: Sequence[str]) -> dict[str, Any]:
+    found = {}
+    for name in names:
+        with tempfile.TemporaryDirectory() as folder:
+            measured = {k: throughput(k, LAWS[name](k), window_s, Path(folder)) for k in (1, 2, 4)}
+        one, two, four = (measured[k][0] for k in (1, 2, 4))
+        predicted = predict_replicas(one, two, 4, max(measured[k][1] for k in (1, 2)) / 1.96)
+        found[name] = {
+            "one": round(one, 1), "two": round(two, 1), "four": round(four, 1), "predicted": round(predicted.value, 1),
+            "p5": round(predicted.low, 1), "p95": round(predicted.high, 1), "error": round(predicted.value / four - 1, 4),
+            "covered": predicted.low <= four <= predicted.high,
+        }  # fmt: skip
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--year", type=int)
+    given = parser.parse_args()
+    if given.year:
+        one_year(given.year)
+        return
+    quick = given.quick
+    result = {
+        "draws_10000": draws(3 if quick else 10),
+        "year": years(quick),
+        "m_g_infinity": against_closed_form(8 if quick else 40),
+        "replicas_4_from_1_and_2": out_of_sample(5 if quick else 10, list(LAWS)[: 2 if quick else None]),
+    }
+    print(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    main()
