@@ -99,11 +99,12 @@ def selected(rows: Sequence[Mapping[str, Any]], where: Mapping[str, str], sort: 
 
 
 def list_row(run: Mapping[str, Any]) -> tuple[str, ...]:
-    """One run under `LIST_COLUMNS`."""
+    """One run under `LIST_COLUMNS`; of a run of a series only its own name."""
     unknown = human_number(None)
     gpus = f"{run['gpus']} × {run['gpu']}" if run["gpu"] else "CPU" if run["gpus"] == 0 else unknown
     times = [unknown if run[key] is None else human_duration(run[key]) for key in ("ttft_p50_s", "ttft_p99_s")]
+    series, _, own = run["run"].rpartition("/")
     return (
-        run["run"], run["state"], run["verdict"] or "not reduced", run["model"] or unknown, gpus, human_number(run["output_tok_s"]),
+        f"…/{own}" if series else own, run["state"], run["verdict"] or "not reduced", run["model"] or unknown, gpus, human_number(run["output_tok_s"]),
         human_number(run["output_tok_s_per_gpu"]), human_number(run["output_tok_per_j"]), *times, human_number(run["usd_per_mtok"]),
     )  # fmt: skip
