@@ -36,6 +36,13 @@ def classes(summary: Summary) -> Cells | None:
     return "Classes of requests, in the same window", head, rows
 
 
+_SHORT: Final[Mapping[str, str]] = {
+    "output_tok_s": "Output", "tok_s_user": "A user", "tok_s_gpu": "A GPU", "power_w": "Power", "output_tok_per_j": "A joule",
+    "tok_s_per_mw": "A megawatt", "duration_s": "Over",
+}  # fmt: skip
+"""Headings that let the table fit; the cells have units."""
+
+
 def rosetta(summary: Summary) -> Cells | None:
     """The run under other tools' definitions: tools down, terms across, those that no tool could fill left out."""
     table = rosetta_table(summary.rosetta)
@@ -44,8 +51,9 @@ def rosetta(summary: Summary) -> Cells | None:
     columns = [i for i, row in enumerate(table.rows) if any(cell is not None for cell in row)]
     rows = [[tool, *(_cell(table.rows[i][position], table.terms[i][1]) for i in columns)] for position, tool in enumerate(table.head[1:])]
     paired = [any(isinstance(cell, tuple) for cell in table.rows[i]) for i in columns]
-    head = ["Definitions of", *(table.terms[i][0] + (", p50 / p99" if pair else "") for i, pair in zip(columns, paired, strict=True))]
-    return "The same records under other tools' definitions", head, rows
+    names = [_SHORT.get(key, heading) for key, (heading, _) in TERMS.items()]
+    head = ["Definitions of", *(names[i] + (", p50 / p99" if pair else "") for i, pair in zip(columns, paired, strict=True))]
+    return "The same records under other tools' definitions: latencies, tokens per second, power", head, rows
 
 
 def _cell(cell: tuple[float | None, float | None] | float | None, unit: str) -> str:
