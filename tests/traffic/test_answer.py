@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from harness.core.clock import wall_now
 from harness.core.records import Api, Outcome
-from harness.traffic._locust.answer import Answer, Ending, read_answer, retry_after_s
+from harness.traffic._locust.answer import Answer, Ending, read_answer
 from harness.traffic._locust.framing import Framing
+from harness.traffic._locust.refusals import retry_after_s
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\n"
 MS = 1_000_000

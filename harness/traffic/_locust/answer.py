@@ -8,16 +8,15 @@ import json
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from email.utils import parsedate_to_datetime
 from enum import Enum
 from itertools import pairwise
 from typing import Any, Final
 
-from harness.core.clock import wall_now
 from harness.core.records import Api, Outcome
 from harness.plan.live import Spoken, SpokenKind
 from harness.traffic._locust.events import events, fields
 from harness.traffic._locust.framing import Framing
+from harness.traffic._locust.refusals import ERROR_CHARS, error_of, error_text, retry_after_s
 from harness.traffic._locust.reply import Reply
 from harness.traffic._locust.shapes import MAX_LEARNT_PER_STREAM, escaped_size, known, learn, size_of
 
@@ -25,8 +24,6 @@ PAUSE_EVENTS: Final = 200
 """Events between two calls of `pause`: about half a millisecond, so that a long answer does not hold up the timestamps of the others."""
 
 _UINT32_MAX: Final = 2**32 - 1
-_ERROR_CHARS: Final = 500
-"""Most characters of a server's error text that a record keeps."""
 
 
 class Ending(Enum):
@@ -105,7 +102,7 @@ def read_answer(
     elif framing.status is None:
         answer.outcome, answer.error = _no_status(framing, ending, error)
     elif framing.status != 200:
-        answer.outcome, answer.error = Outcome.HTTP_ERROR, _error_text(framing.body) or f"HTTP {framing.status}"
+        answer.outcome, answer.error = Outcome.HTTP_ERROR, error_text(framing.body) or f"HTTP {framing.status}"
     elif stream is None:
         answer.outcome, answer.error = _no_stream(framing, content_type)
     else:
@@ -126,7 +123,7 @@ def _no_status(framing: Framing, ending: Ending, error: str | None) -> tuple[Out
 
 
 def _no_stream(framing: Framing, content_type: str) -> tuple[Outcome, str]:
-    text = _error_text(framing.body)
+    text = error_text(framing.body)
     if text is not None and b'"error"' in framing.body:
         return Outcome.API_ERROR, text
     return Outcome.MALFORMED, f"status 200 with content-type {content_type or 'none'!r}, not an event stream"
@@ -146,55 +143,6 @@ def _stream_outcome(framing: Framing, stream: "_Stream", ending: Ending, error: 
         tail = "; bytes followed the end of the HTTP message" if framing.extra else ""
         return Outcome.TRUNCATED, f"the stream ended without {stream.end_marker}{tail}"
     return Outcome.OK, None
-
-
-def retry_after_s(headers: dict[str, str]) -> float | None:
-    """Seconds that the server asks to wait: `retry-after-ms`, else `retry-after` in seconds or as a date; None without a usable one."""
-    try:
-        if "retry-after-ms" in headers:
-            return max(0.0, float(headers["retry-after-ms"]) / 1000)
-    except ValueError:
-        pass  # an unusable retry-after-ms leaves retry-after
-    value = headers.get("retry-after")
-    if value is None:
-        return None
-    try:
-        return max(0.0, float(value))
-    except ValueError:
-        pass  # then it is a date
-    try:
-        then = parsedate_to_datetime(value)
-        now = parsedate_to_datetime(headers["date"]) if "date" in headers else wall_now()
-        return max(0.0, (then - now).total_seconds())
-    except (ValueError, TypeError):
-        return None
-
-
-def _error_text(body: bytes) -> str | None:
-    """Type and message of a JSON error body in any of the forms that servers use, else the body's beginning; None when it is empty."""
-    try:
-        value = json.loads(body)
-    except ValueError:
-        return body[:_ERROR_CHARS].decode("utf-8", "replace").strip() or None
-    return _error_of(value) or json.dumps(value)[:_ERROR_CHARS]
-
-
-def _error_of(value: Any) -> str | None:  # noqa: ANN401 - any JSON value
-    """`type: message` of an error object ({"error": {…}}, {"error": "…"}, {"message": …}, {"detail": …}), else None."""
-    if not isinstance(value, dict):
-        return None
-    inner = value.get("error")
-    if isinstance(inner, str):
-        return inner[:_ERROR_CHARS]
-    if not isinstance(inner, dict):
-        inner = value
-    message = inner.get("message", inner.get("detail"))
-    if message is None:
-        return None
-    kind = inner.get("type")
-    if kind in (None, "error"):  # OpenAI's responses name the kind in `code`
-        kind = inner.get("code")
-    return (f"{kind}: {message}" if isinstance(kind, str) else str(message))[:_ERROR_CHARS]
 
 
 # --- streams ---------------------------------------------------------------------------------------------------------------------
@@ -408,7 +356,7 @@ class _Stream:
             case "message_stop":
                 self.ended = True
             case "error":
-                self.api_error = _error_of(value) or json.dumps(value)[:_ERROR_CHARS]
+                self.api_error = error_of(value) or json.dumps(value)[:ERROR_CHARS]
             case _:  # ping, block starts and stops, and types to come, which clients must ignore
                 pass
         return None
@@ -455,7 +403,7 @@ class _Stream:
 
     def _chat(self, name: str | None, value: dict[str, Any]) -> tuple[str, str] | None:
         if value.get("error") is not None or name == "error":
-            self.api_error = _error_of(value) or json.dumps(value)[:_ERROR_CHARS]
+            self.api_error = error_of(value) or json.dumps(value)[:ERROR_CHARS]
             return None
         usage = value.get("usage")
         if usage is not None:
@@ -514,9 +462,9 @@ class _Stream:
                 self.ended = True
             case "response.failed":
                 self._merge(value["response"].get("usage") or {})
-                self.api_error = _error_of(value["response"]) or "the server says that the response failed, and not why"
+                self.api_error = error_of(value["response"]) or "the server says that the response failed, and not why"
             case _ if event == "error" or value.get("error") is not None:
-                self.api_error = _error_of(value) or json.dumps(value)[:_ERROR_CHARS]
+                self.api_error = error_of(value) or json.dumps(value)[:ERROR_CHARS]
             case _:  # items and parts that begin or end repeat what the deltas said
                 pass
         return None
