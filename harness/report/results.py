@@ -105,6 +105,7 @@ def list_row(run: Mapping[str, Any]) -> tuple[str, ...]:
     times = [unknown if run[key] is None else human_duration(run[key]) for key in ("ttft_p50_s", "ttft_p99_s")]
     series, _, own = run["run"].rpartition("/")
     return (
-        f"…/{own}" if series else own, run["state"], run["verdict"] or "not reduced", run["model"] or unknown, gpus, human_number(run["output_tok_s"]),
-        human_number(run["output_tok_s_per_gpu"]), human_number(run["output_tok_per_j"]), *times, human_number(run["usd_per_mtok"]),
+        f"…/{own}" if series else own, run["state"], run["verdict"] or "not reduced", run["model"] or unknown, gpus,
+        human_number(run["output_tok_s"]), human_number(run["output_tok_s_per_gpu"]), human_number(run["output_tok_per_j"]), *times,
+        human_number(run["usd_per_mtok"]),
     )  # fmt: skip
