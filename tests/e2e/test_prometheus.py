@@ -58,16 +58,3 @@ def test_counts_agree_the_page_tells_and_nothing_is_left(harness, profile, until
     scopes = summary["host"]
     assert "prometheus" in scopes
     assert harness.processes() == []
-
-
-def test_a_kill_9_leaves_no_prometheus_and_a_run_that_is_read(harness, profile, in_flight, until):
-    run = harness.start("run", profile)
-    folder = in_flight()
-    until((folder / "scrapes" / "prometheus.arrows").exists, "the journal")
-    assert any(process.name() == "prometheus" for process in harness.processes())
-    run.kill()
-    run.communicate()
-    until(lambda: not any(process.name() == "prometheus" for process in harness.processes()), "Prometheus is gone")
-    done = harness("reduce", folder, "--json")
-    assert json.loads(done.stdout)["verdict"]["status"] == "invalid"  # it was killed
-    assert (folder / "scrapes" / "samples.parquet").exists()

@@ -5,6 +5,7 @@ import json
 import re
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from urllib.parse import parse_qs, urlsplit
 
 import pyarrow.parquet as pq
@@ -13,9 +14,11 @@ import pytest
 from harness.artifacts.expositions import write_samples
 from harness.artifacts.layout import RunDir
 from harness.core.clock import now_ns, take_anchor
+from harness.core.errors import TelemetryError
+from harness.core.network import Network
 from harness.core.records import Concern, Endpoint
 from harness.profile.schema import Telemetry
-from harness.telemetry.driver import TelemetryRecorder
+from harness.telemetry.prometheus_run import RunPrometheus
 
 ANCHOR = take_anchor()
 OFFSET_NS = ANCHOR.unix_ns - ANCHOR.monotonic_ns
@@ -89,9 +92,15 @@ def scripted() -> Iterator[Scripted]:
     server.close()
 
 
-def recorder(run: RunDir, scripted: Scripted, told: list[Concern], **settings: object) -> TelemetryRecorder:
-    wanted = {"prometheus": scripted.url, "selectors": {"replica-0": 'job="vllm"'}, "host_interval_s": 0.5, **settings}
-    return TelemetryRecorder(run, Telemetry(**wanted), on_concern=told.append, anchor=ANCHOR)
+@contextmanager
+def following(run: RunDir, scripted: Scripted, told: list[Concern], **settings: object) -> Iterator[RunPrometheus]:
+    wanted = {"prometheus": scripted.url, "selectors": {"replica-0": 'job="vllm"'}, **settings}
+    one = RunPrometheus(run, Telemetry(**wanted), network=Network(), unix_offset_ns=OFFSET_NS, tell=told.append)
+    try:
+        one.start()
+        yield one
+    finally:
+        one.stop()
 
 
 ENDPOINT = Endpoint("replica-0", "http://127.0.0.1:1", "m")
@@ -100,7 +109,7 @@ ENDPOINT = Endpoint("replica-0", "http://127.0.0.1:1", "m")
 def test_a_gateway_under_a_path_with_a_tenant(run: RunDir, scripted: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PROM_AUTH", "X-Scope-OrgID: tenant")
     told: list[Concern] = []
-    with recorder(run, scripted, told, prometheus_auth_env="PROM_AUTH") as one:
+    with following(run, scripted, told, prometheus_auth_env="PROM_AUTH") as one:
         one.add_targets([ENDPOINT])
         assert one.scrape_now("first_after_ready")
         assert one.latest()["generated_tokens"] is not None
@@ -119,7 +128,7 @@ def test_a_gateway_under_a_path_with_a_tenant(run: RunDir, scripted: Scripted, m
 def test_a_selector_that_is_too_wide_is_told(run: RunDir, scripted: Scripted) -> None:
     scripted.targets.append({"job": "vllm", "instance": "b"})
     told: list[Concern] = []
-    with recorder(run, scripted, told) as one:
+    with following(run, scripted, told) as one:
         one.add_targets([ENDPOINT])
         assert one.scrape_now("first_after_ready")
     assert [concern.code for concern in told] == ["selector_ambiguous"]
@@ -129,7 +138,7 @@ def test_a_selector_that_is_too_wide_is_told(run: RunDir, scripted: Scripted) ->
 def test_a_selector_that_matches_nothing_and_an_endpoint_without_one_are_told(run: RunDir, scripted: Scripted) -> None:
     scripted.targets.clear()
     told: list[Concern] = []
-    with recorder(run, scripted, told) as one:
+    with following(run, scripted, told) as one:
         one.add_targets([ENDPOINT, Endpoint("replica-1", "http://127.0.0.1:2", "m")])
         assert not one.scrape_now("first_after_ready", timeout_s=0.2)
         assert one.latest() == {}
@@ -139,7 +148,7 @@ def test_a_selector_that_matches_nothing_and_an_endpoint_without_one_are_told(ru
 def test_a_clock_that_is_off_is_told(run: RunDir, scripted: Scripted) -> None:
     scripted.ahead_s = -3.0
     told: list[Concern] = []
-    with recorder(run, scripted, told) as one:
+    with following(run, scripted, told) as one:
         one.add_targets([ENDPOINT])
         assert one.scrape_now("first_after_ready")  # waits by the server's clock
     (concern,) = told
@@ -149,7 +158,7 @@ def test_a_clock_that_is_off_is_told(run: RunDir, scripted: Scripted) -> None:
 
 def test_a_store_that_goes_away_is_told_and_what_it_could_not_give_is_missing(run: RunDir, scripted: Scripted) -> None:
     told: list[Concern] = []
-    with recorder(run, scripted, told) as one:
+    with following(run, scripted, told) as one:
         one.add_targets([ENDPOINT])
         assert one.scrape_now("first_after_ready")
         scripted.broken = True
@@ -159,8 +168,6 @@ def test_a_store_that_goes_away_is_told_and_what_it_could_not_give_is_missing(ru
 
 
 def test_a_page_that_is_no_prometheus_stops_the_start(run: RunDir, scripted: Scripted) -> None:
-    from harness.core.errors import TelemetryError
-
     scripted.url = scripted.url.removesuffix("/prometheus")
-    with pytest.raises(TelemetryError, match="404"):
-        recorder(run, scripted, []).start()
+    with pytest.raises(TelemetryError, match="404"), following(run, scripted, []):
+        pass
