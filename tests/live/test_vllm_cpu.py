@@ -53,10 +53,12 @@ def rows(folder, *, canaries=False):
 
 
 def samples(folder, metric, which):
-    """Sum over labels of a metric at its first or last scrape."""
-    rows = [row for row in pq.read_table(folder / "scrapes" / "samples.parquet").to_pylist() if row["metric"] == metric]
+    """Sum over labels of a metric at the scrape that bounds the reconciliation: the quality check lies outside of the two."""
+    table = pq.read_table(folder / "scrapes" / "samples.parquet").to_pylist()
+    label = {"first": "first_after_ready", "last": "last_after_drain"}[which]
+    (edge,) = [row["t_ns"] for row in table if row["metric"] == "harness_scrape_label" and json.loads(row["labels"])["label"] == label]
+    rows = [row for row in table if row["metric"] == metric]
     assert rows, f"vLLM exposes no {metric}"
-    edge = (min if which == "first" else max)(row["t_ns"] for row in rows)
     return sum(row["value"] for row in rows if row["t_ns"] == edge)
 
 

@@ -255,6 +255,7 @@ ELSEWHERE = {
     "ecc_errors": "test_energy*.py", "xid": "test_energy*.py", "throttling_not_watched": "test_energy*.py",
     "meter_calibration_unreadable": "test_energy*.py",
     "power_below_idle": "test_energy*.py",
+    "energy_absent": "test_energy*.py",
     "not_stationary": "test_steady.py", "steady_state_untested": "test_steady.py", "warmup_in_window": "test_steady.py",
     "scrape_problem": "test_scrapes.py", "target_unreachable": "test_scrapes.py",
 }  # fmt: skip

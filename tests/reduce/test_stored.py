@@ -76,7 +76,7 @@ summaries = st.builds(
 
 
 @given(summary=summaries)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_any_summary_comes_back_as_it_was(summary: Summary) -> None:
     stored = json.dumps(summary.to_dict(), allow_nan=False)
     again = Summary.from_dict(json.loads(stored))
