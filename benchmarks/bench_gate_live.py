@@ -61,13 +61,11 @@ def main() -> int:
                 paths.append(path)
             series = start_series(load_variants(paths), repeats=wanted.repeats, out=folder, cooldown_s=0)
             run_series(series, view=QuietView)
-            plain = compare_runs([series], gates=gates)
-            # The first run decides which variant is A; the baseline is named all the same.
-            runs = {side.name: [Path(path) for path in side.paths] for side in plain.sides}
-            found = {}
-            for name in ("slow", "same"):
-                judged = compare_runs([*runs["base"], *runs[name]], group_by=["variant"], gates=gates)
-                found[name] = [gate.to_dict() for gate in judged.gates]
+            judged = compare_runs([series], gates=gates)  # the first profile is the baseline
+            names = {side.label: side.name for side in judged.sides}
+            found: dict[str, list[dict[str, object]]] = {"slow": [], "same": []}
+            for gate in judged.gates:
+                found[names[gate.side]].append(gate.to_dict())
             trials.append(found)
             if wanted.write:
                 wanted.write.write_text(json.dumps(_result(trials, seconds(now_ns() - start_ns)), indent=2) + "\n")
