@@ -86,9 +86,7 @@ class Exporter:
         by = ("stage", "class")
         registry = self._registry
         self._requests = prom.Counter("harness_requests", "Requests that ended, by outcome.", (*by, "outcome"), registry=registry)
-        self._output = prom.Counter(
-            "harness_output_tokens", "Output tokens of ended requests, by the server.", by, registry=registry
-        )
+        self._output = prom.Counter("harness_output_tokens", "Output tokens of ended requests, by the server.", by, registry=registry)
         self._input = prom.Counter("harness_input_tokens", "Input tokens of ended requests, cached ones included.", by, registry=registry)
         self._ttft = prom.Histogram(
             "harness_ttft_seconds", "From the intended time to the first token.", by, buckets=TTFT_BUCKETS_S, registry=registry

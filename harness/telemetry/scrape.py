@@ -139,6 +139,18 @@ def _left_s(deadline_ns: int) -> float:
     return left_s
 
 
+def _is_exposition(scrape: Scrape) -> bool:
+    """Whether a whole body is what it should be: token counts will rest on scrapes that were asked for, so they are parsed at once."""
+    # The parser takes memory and time to load, and most scrapes are parsed after the run.
+    from harness.artifacts.expositions import ExpositionError, parse
+
+    try:
+        parse(scrape.body or b"", scrape.content_type)
+    except ExpositionError:
+        return False
+    return True
+
+
 @dataclass(slots=True)
 class Demand:
     """A scrape that was asked for out of turn."""
@@ -190,7 +202,7 @@ class Scraper(threading.Thread):
             if not (self._stopping.is_set() and scrape.error is not None):  # our own end is no failure of the target
                 self._on_scrape(scrape)
             if demand is not None:
-                demand.ok = scrape.error is None
+                demand.ok = scrape.error is None and _is_exposition(scrape)
                 demand.done.set()
             late_ns = now_ns() - due_ns
             if late_ns >= 0:

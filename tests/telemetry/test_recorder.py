@@ -72,6 +72,24 @@ def test_failed_scrapes_are_rows_and_live_values_unknown(run, endpoint, metrics_
     assert "HTTP 500" in errors
 
 
+@pytest.mark.parametrize(("mode", "error"), [("garbage", "not an exposition"), ("half", "cut off"), ("cut", "cut off")])
+def test_a_body_that_is_no_exposition_is_a_failed_scrape_and_the_run_goes_on(run, endpoint, metrics_server, mode: str, error: str) -> None:
+    with TelemetryRecorder(run, FAST) as recorder:
+        recorder.add_targets([endpoint])
+        assert recorder.scrape_now("ready")
+        metrics_server.mode = mode
+        assert not recorder.scrape_now("drained")
+        metrics_server.mode = "good"
+        assert recorder.scrape_now("after")
+    finalize(run)
+    errors = [json.loads(row["labels"])["error"] for row in samples(run) if row["metric"] == "harness_scrape_error"]
+    assert errors
+    assert all(error in one for one in errors)
+    ups = [row["value"] for row in samples(run) if row["metric"] == "up"]
+    assert ups[0] == ups[-1] == 1
+    assert 0 in ups
+
+
 def test_of_some_replicas_only_there_is_no_total(run, endpoint, until) -> None:
     dead = Endpoint("replica-1", "http://127.0.0.1:1", "m", "http://127.0.0.1:1/metrics")
     with TelemetryRecorder(run, FAST) as recorder:
