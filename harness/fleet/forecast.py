@@ -85,6 +85,8 @@ class Forecast:
         worst: the week around the worst hour of the first year, hour by hour, in the same columns.
         scenarios: in the order asked for.
         assumptions: what it stands on, with source and date.
+        horizon_days: how far scenarios look.
+        hours: the first year hour by hour, in the columns of `day`.
     """
 
     nodes: int
@@ -102,6 +104,7 @@ class Forecast:
     scenarios: tuple[ScenarioResult, ...]
     assumptions: tuple[str, ...]
     horizon_days: int
+    hours: dict[str, Floats | None]
 
     def columns(self) -> tuple[str, ...]:
         """Headings of `rows`."""
@@ -194,6 +197,7 @@ def forecast(estimated: FleetEstimate, options: TimeOptions | None = None) -> Fo
         scenarios=tuple(played),
         assumptions=_assumptions(pool, options),
         horizon_days=outlook.horizon_days,
+        hours=_columns(years[0]),
     )
 
 

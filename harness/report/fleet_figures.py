@@ -42,6 +42,8 @@ def scaled(value: float | None, digits: int = 3) -> str:
     """A number with k, M, B or T; thousands below a hundred thousand are written out."""
     if value is None or not math.isfinite(value):
         return DASH
+    if value == int(value) and abs(value) < 1e6:
+        return plain(value)
     for limit, name in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e5, "k")):
         if abs(value) >= limit:
             return f"{plain(value / (1e3 if name == 'k' else limit), digits)}\u00a0{name}"
@@ -125,7 +127,8 @@ _TORNADOS: Final = (
 def _tornado_charts(e: FleetEstimate) -> list[FleetChart]:
     found = []
     for key, title, x_title in _TORNADOS:
-        swings = [swing for swing in e.tornado if swing.figure == key][:8]
+        seen = abs(e.central[key]) * 1e-3 if key in e.central else 0.0  # narrower bars cannot be seen
+        swings = [swing for swing in e.tornado if swing.figure == key and swing.width > seen][:8]
         if not swings:
             continue
         centre = e.central[key]

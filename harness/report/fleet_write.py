@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 from harness.artifacts.atomic import write_bytes, write_json
 from harness.core.errors import ArtifactError
+from harness.fleet.forecast import Forecast
 from harness.report.charts import css_variables, inline, themed
 from harness.report.fleet_view import Case, FleetView, Refusal, fleet_view
 from harness.report.write import markdown_environment, spaced
@@ -16,9 +17,12 @@ from harness.report.write import markdown_environment, spaced
 CHARTS_DIR: Final = "fleet-charts"
 """Folder beside fleet.md with its charts, one for each theme."""
 
+HOURS: Final = "fleet-hours.csv"
+"""The first simulated year, one line an hour."""
+
 
 def write_fleet(cases: Sequence[Case], refused: Sequence[Refusal], folder: Path) -> tuple[Path, Path, Path]:
-    """Write fleet.html, fleet.md and fleet.json.
+    """Write fleet.html, fleet.md and fleet.json; beside them fleet-hours.csv where years were simulated.
 
     Args:
         cases: runs at sites, at least one; the first fills the page.
@@ -41,7 +45,19 @@ def write_fleet(cases: Sequence[Case], refused: Sequence[Refusal], folder: Path)
     write_bytes(paths[0], fleet_html(shown, drawings).encode())
     write_bytes(paths[1], fleet_markdown(shown).encode())
     write_json(paths[2], fleet_json(cases, refused))
+    if (forecast := cases[0].forecast) is not None:
+        write_bytes(folder / HOURS, hours_csv(forecast).encode())
     return paths
+
+
+def hours_csv(forecast: Forecast) -> str:
+    """The first simulated year hour by hour; a column is empty where it is not known."""
+    columns = {key: column for key, column in forecast.hours.items() if column is not None}
+    lines = [",".join(("hour", *forecast.hours))]
+    for hour in range(len(next(iter(columns.values())))):
+        values = (f"{columns[key][hour]:.7g}" if key in columns else "" for key in forecast.hours)
+        lines.append(",".join((str(hour), *values)))
+    return "\n".join(lines) + "\n"
 
 
 def fleet_json(cases: Sequence[Case], refused: Sequence[Refusal]) -> dict[str, Any]:

@@ -11,9 +11,10 @@ from harness.core.errors import InvalidRunError, NotComparableError
 from harness.core.records import Concern, Severity, Status
 from harness.fleet.estimate import Options
 from harness.fleet.forecast import TimeOptions
-from harness.report.fleet import FleetRequest, fleet, served, show
+from harness.report.fleet import FleetRequest, fleet
 from harness.report.fleet_view import fleet_view
 from harness.report.fleet_write import fleet_html, write_fleet
+from harness.report.serve import served, show
 
 SITE = """
 ours:
@@ -91,6 +92,9 @@ def test_markdown_and_json_hold_the_same(written):
     assert text.count("<picture>") == 9
     assert all((markdown.parent / "fleet-charts" / f"waterfall-tokens-{theme}.svg").is_file() for theme in ("light", "dark"))
     assert "| Scenario |" in text
+    hours = (markdown.parent / "fleet-hours.csv").read_text().splitlines()
+    assert len(hours) == 8761
+    assert hours[0].startswith("hour,demand_tok_s,served_tok_s,shed_tok_s,slo_ratio,power_mw")
     loaded = json.loads(data.read_text())
     assert [case["estimate"]["site"]["name"] for case in loaded["cases"]] == ["ours", "colossus-1", "google-110k"]
     first = loaded["cases"][0]

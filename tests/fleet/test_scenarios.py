@@ -1,6 +1,8 @@
 """Scenarios against arithmetic, as data that is checked, and wherever they run."""
 
 import os
+import sys
+import types
 from dataclasses import replace
 
 import numpy as np
@@ -218,7 +220,14 @@ def test_colossus_over_time(make_run):
     assert found.closed["p999"] > found.closed["mean"] > 0
 
 
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "nowhere", "127.0.0.1:port"])
+def test_a_cluster_that_does_not_answer_is_told_at_once(monkeypatch, address):
+    monkeypatch.setitem(sys.modules, "ray", types.ModuleType("ray"))  # the address is asked before Ray is
+    with pytest.raises(PreflightError, match="no Ray cluster at"):
+        spread(abs, [1], ray_address=address)
+
+
 def test_ray_that_is_not_there_is_told(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "ray", None)
+    monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(PreflightError, match="Ray is not installed"):
         spread(abs, [1], ray_address="auto")
