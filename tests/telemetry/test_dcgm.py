@@ -64,6 +64,16 @@ def test_names_before_and_since_4_6_and_instant_before_average(exporter, average
     assert {r.source for r in readings} == {"dcgm"}
 
 
+def test_names_of_version_1(exporter) -> None:
+    show, make = exporter
+    show(line("dcgm_power_usage", 300), line("dcgm_total_energy_consumption", 5000))
+    source = make()
+    (device,) = source.probe().devices
+    assert (device.power, device.energy) == ("dcgm", "dcgm")
+    show(line("dcgm_power_usage", 310), line("dcgm_total_energy_consumption", 6000))
+    assert {(r.power_w, r.energy_j) for r in source.sample("power")} == {(310.0, None), (None, 6.0)}
+
+
 def test_repeated_values_are_no_new_readings_and_new_ones_lie_between_two_looks(exporter) -> None:
     show, make = exporter
     show(line("DCGM_FI_DEV_POWER_USAGE", 300))
@@ -104,7 +114,7 @@ def test_mig_instances_repeat_their_board_and_are_kept_once(exporter) -> None:
     show(*instances(250))
     source = make()
     assert len(source.probe().devices) == 1
-    show(*instances(260))
+    show(*[f"{text} 1792000000000" for text in instances(260)])  # a timestamp behind the value changes nothing
     assert [r.power_w for r in source.sample("power")] == [260.0]
 
 

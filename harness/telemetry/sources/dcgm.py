@@ -1,6 +1,7 @@
 """A DCGM exporter's power and energy, whichever names its version uses.
 
-Names before DCGM 4.6 and since (NVIDIA/DCGM, dcgmlib/dcgm_fields.h: 155, 157 and 1130 were renamed, 156 and 1133 were not).
+Names before DCGM 4.6 and since (NVIDIA/DCGM, dcgmlib/dcgm_fields.h: 155, 157 and 1130 were renamed, 156 and 1133 were not), and those of
+exporters that keep the names of version 1 (NVIDIA/dcgm-exporter, etc/1.x-compatibility-metrics.csv).
 """
 
 import hashlib
@@ -22,8 +23,10 @@ URL: Final = "http://127.0.0.1:9400/metrics"
 SLOW_S: Final = 3.0
 """New values that come further apart than this leave gaps that void an integral; the exporter's default is 30 s."""
 
+_PREFIXES: Final = ("DCGM_", "dcgm_")
+_PREFIXES_B: Final = tuple(prefix.encode() for prefix in _PREFIXES)
 _BLANK: Final = 9e15  # DCGM_INT64_BLANK and DCGM_FP64_BLANK: "no value"
-_SAMPLE: Final = re.compile(r"^(DCGM_[A-Z0-9_]+)\{(.*)\}\s+(\S+)\s*$")
+_SAMPLE: Final = re.compile(r"^((?:DCGM|dcgm)_\w+)\{(.*)\}\s+(\S+)(?:\s+-?\d+)?\s*$")  # a timestamp may follow the value
 _LABEL: Final = re.compile(r'([A-Za-z_][A-Za-z0-9_]*)="((?:[^"\\]|\\.)*)"')
 
 
@@ -39,8 +42,8 @@ class _Field:
 # Of one boundary and device the first that has a value is taken: instant before averaged.
 _FIELDS: Final = (
     _Field(("DCGM_FI_DEV_BOARD_POWER_RAW_WATTS", "DCGM_FI_DEV_POWER_USAGE_INSTANT"), Boundary.GPU_BOARD, "power", "gpu"),
-    _Field(("DCGM_FI_DEV_BOARD_POWER_WATTS", "DCGM_FI_DEV_POWER_USAGE"), Boundary.GPU_BOARD, "power", "gpu"),
-    _Field(("DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION",), Boundary.GPU_BOARD, "energy", "gpu", 1e-3),
+    _Field(("DCGM_FI_DEV_BOARD_POWER_WATTS", "DCGM_FI_DEV_POWER_USAGE", "dcgm_power_usage"), Boundary.GPU_BOARD, "power", "gpu"),
+    _Field(("DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION", "dcgm_total_energy_consumption"), Boundary.GPU_BOARD, "energy", "gpu", 1e-3),
     _Field(("DCGM_FI_DEV_MODULE_POWER_UTIL_CURRENT",), Boundary.MODULE, "power", "cpu"),
     _Field(("DCGM_FI_DEV_CPU_POWER_WATTS", "DCGM_FI_DEV_CPU_POWER_UTIL_CURRENT", "DCGM_FI_DEV_CPU_POWER_CURRENT"),
            Boundary.CPU_PACKAGE, "power", "cpu"),
@@ -178,12 +181,12 @@ class DcgmPowerSource:
 
 
 def _digest(body: bytes) -> bytes:
-    return hashlib.blake2b(b"\n".join(line for line in body.splitlines() if line.startswith(b"DCGM_FI_"))).digest()
+    return hashlib.blake2b(b"\n".join(line for line in body.splitlines() if line.startswith(_PREFIXES_B))).digest()
 
 
 def _samples(text: str) -> Iterator[tuple[str, dict[str, str], float]]:
     for line in text.splitlines():
-        match = _SAMPLE.match(line) if line.startswith("DCGM_") else None
+        match = _SAMPLE.match(line) if line.startswith(_PREFIXES) else None
         if match is None or match[1] not in _WANTED:
             continue
         try:
