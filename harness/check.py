@@ -26,6 +26,8 @@ from harness.server.base import RunContext, raise_problems, read_api_key
 from harness.server.orphans import RunRegistry
 from harness.server.quality import ask, make_reference, routes_for
 from harness.server.wire import DIRECT, check_request
+from harness.telemetry.prometheus_run import MANAGED
+from harness.telemetry.prometheus_server import not_installed
 from harness.telemetry.sources.make import Surroundings, specs_of
 from harness.telemetry.survey import NEEDS, Channel, Surveyed, survey
 
@@ -247,6 +249,8 @@ def check_profile(profile: Profile, *, start: bool = False) -> list[Finding]:
         for problem in problems
     ]
     findings += _power_findings(profile, prepared)
+    if profile.telemetry.prometheus == MANAGED and (missing := not_installed()) is not None:
+        findings.append(Finding("prometheus", False, str(missing)))
     if not problems and (start or isinstance(profile.server, AttachServer)):
         findings += _guarded("one real request", lambda: _one_request(prepared))
     return findings

@@ -89,6 +89,17 @@ def target_groups(endpoints: Sequence[Endpoint]) -> list[dict[str, Any]]:
     return groups
 
 
+def not_installed(command: str = COMMAND) -> TelemetryError | None:
+    """Why a Prometheus cannot be started here; None where it can."""
+    if shutil.which(command) is not None:
+        return None
+    return TelemetryError(
+        f"telemetry.prometheus is `managed`, and there is no command `{command}` on PATH",
+        cause="Prometheus is not installed",
+        next_step="install it (Debian: apt-get install prometheus), or write `telemetry.prometheus: embedded`",
+    )
+
+
 class ManagedPrometheus:
     """Starts and ends a Prometheus. Its process group is recorded, and the kernel ends it should this process be killed.
 
@@ -142,13 +153,9 @@ class ManagedPrometheus:
         Raises:
             TelemetryError: there is no such command, or it does not get ready.
         """
-        found = shutil.which(self._command)
-        if found is None:
-            raise TelemetryError(
-                f"telemetry.prometheus is `managed`, and there is no command `{self._command}` on PATH",
-                cause="Prometheus is not installed",
-                next_step="install it (Debian: apt-get install prometheus), or write `telemetry.prometheus: embedded`",
-            )
+        missing = not_installed(self._command)
+        if missing is not None:
+            raise missing
         folder = self._run.prometheus_dir
         folder.mkdir(parents=True, exist_ok=True)
         self._run.logs_dir.mkdir(parents=True, exist_ok=True)
@@ -158,7 +165,7 @@ class ManagedPrometheus:
         (folder / "prometheus.yml").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
         self._write_targets()
         for attempt in range(_TRIES):
-            self._spawn(found, folder)
+            self._spawn(folder)
             if self._wait_ready():
                 return
             ended = self.ended
@@ -195,12 +202,12 @@ class ManagedPrometheus:
             os.close(self._key_fd)
             self._key_fd = None
 
-    def _spawn(self, command: str, folder: Path) -> None:
+    def _spawn(self, folder: Path) -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
         argv = [
-            command, f"--config.file={folder / 'prometheus.yml'}", f"--storage.tsdb.path={folder / 'data'}",
+            self._command, f"--config.file={folder / 'prometheus.yml'}", f"--storage.tsdb.path={folder / 'data'}",
             f"--web.listen-address=127.0.0.1:{port}", "--storage.tsdb.retention.time=10y", "--log.level=warn",
         ]  # fmt: skip
         self._child, self._release = self._start_child(argv)
