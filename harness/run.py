@@ -344,7 +344,7 @@ class _Run:
         self._phase("drained", "", event="drain", show=False)
         _settle(telemetry)
         self._mark(telemetry, "last_after_drain")
-        if not self._interrupted:
+        if not self._interrupted and not self._signals.count:
             self._ask("after", server)
         self._phase("stopping", "", event="stopping")
         telemetry.stop()  # before the servers go: a scrape that meets a stopping server would be counted as a failed one
