@@ -5,8 +5,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 
+from harness.artifacts.finalize import finalize
+from harness.artifacts.layout import RunDir
 from harness.reduce import reduce_run
 from harness.reduce.rosetta import HARNESS, TERMS, TOOLS, provisioned_kw, rosetta_table
 
@@ -77,6 +80,43 @@ def test_a_users_pace_by_hand(two: Callable[..., Any], tool: str, value: float) 
     assert figure(found, tool, "tok_s_user")["value"] == pytest.approx(value, rel=1e-9)
     assert figure(found, "aiperf", "tok_s_user")["p50"] == pytest.approx(9 / 0.4)
     assert figure(found, "guidellm", "tok_s_user")["p50"] == pytest.approx(10 / 0.801)
+
+
+ORACLE = """
+with seen as (
+    select
+        (first_token_ns - sent_ns) / 1e9 as to_first, (last_token_ns - sent_ns) / 1e9 as to_last, (done_ns - sent_ns) / 1e9 as to_done,
+        output_tok as n, input_tok, list_sum(chunk_tok) - chunk_tok[1] as after_first, sent_ns, done_ns
+    from read_parquet(?) where outcome = 'ok' and stage = 'main'
+), paced as (
+    select
+        *, case when n > 1 then (to_last - to_first) / (n - 1) end as pace,
+        case when n > 1 then (to_done - to_first) / (n - 1) end as to_end,
+        case when after_first > 0 then (to_done - to_first) / after_first end as after_chunk
+    from seen
+)
+select
+    avg(to_first), quantile_cont(to_first, 0.99), avg(pace), quantile_cont(pace, 0.99), avg(to_last / n), quantile_cont(to_end, 0.5),
+    1 / quantile_cont(after_chunk, 0.9), quantile_cont(1 / pace, 0.9), quantile_cont(n / to_done, 0.5),
+    sum(n) / ((max(done_ns) - min(sent_ns)) / 1e9)
+from paced
+"""
+
+
+@pytest.mark.parametrize("seed", [11, 12])
+def test_an_independent_computation_agrees(noisy: Callable[..., Any], tmp_path: Path, seed: int) -> None:
+    run = noisy(seed, requests=150).write(tmp_path / "run")
+    finalize(RunDir(run))
+    with duckdb.connect() as database:
+        (expected,) = database.execute(ORACLE, [str(RunDir(run).requests)]).fetchall()
+    found = reduce_run(run).rosetta
+    cells = [
+        ("vllm_bench", "ttft_s", "mean"), ("aiperf", "ttft_s", "p99"), ("aiperf", "itl_s", "mean"), ("vllm_bench", "tpot_s", "p99"),
+        ("guidellm", "tpot_s", "mean"), ("genai_bench", "tpot_s", "p50"), ("mlperf_endpoints", "tok_s_user", "value"),
+        ("aiperf", "tok_s_user", "p90"), ("llmperf", "tok_s_user", "p50"), ("inference_perf", "output_tok_s", "value"),
+    ]  # fmt: skip
+    got = [figure(found, tool, term)[statistic] for tool, term, statistic in cells]
+    assert got == pytest.approx(list(expected), rel=1e-9)
 
 
 def test_throughput_is_over_the_whole_stage_and_per_gpu_of_what_the_tool_counts(two: Callable[..., Any]) -> None:
