@@ -97,9 +97,13 @@ def window_energy(run: Run, start: float, end: float, gpu_uuids: Sequence[str]) 
     found = energies(
         run.power, start, end, gpu_uuids, calibration=calibration, limits_w=limits, invalid=None if why is None else f"throttled: {why}"
     )
+    smoke = run.profile.get("purpose") == Purpose.SMOKE
     if run.power is not None or run.boards is not None:
-        smoke = run.profile.get("purpose") == Purpose.SMOKE
         concerns += board_concerns(state, gpu_uuids, smoke=smoke)
+    plain = plain_of(found)
+    if plain is not None and plain.joules is None and why is None:
+        text = f"There is no energy at {plain.boundary}: {plain.reason}."
+        concerns.append(Concern("energy_absent", Severity.NOTE if smoke else Severity.DEGRADED, text))
     rungs = ladder(found, gpus, mapping(run.profile.get("energy")), (end - start) * NS)
     without = idles(run, list(gpu_uuids), calibration)
     concerns += _below_idle(found, without)

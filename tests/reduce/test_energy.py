@@ -150,6 +150,7 @@ def test_joules_of_adjacent_windows_add_up(cuts, name, counter, reset):
     columns = readings.columns
     parts = [energies(columns, a * S, b * S, ("GPU-0",))[0].joules for a, b in itertools.pairwise(cuts)]
     whole = energies(columns, cuts[0] * S, cuts[-1] * S, ("GPU-0",))[0]
+    assume(None not in parts)  # few readings do not place a step well enough in five seconds
     assert whole.joules == pytest.approx(sum(parts), rel=1e-9)
     assert float(np.sum(whole.per_bin(np.array(cuts) * S))) == pytest.approx(whole.joules, rel=1e-9)
 

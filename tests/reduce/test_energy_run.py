@@ -275,6 +275,12 @@ class TestFigures:
         assert {"Energy", "From", "Without", "By", "Boards"} <= set(tables_of)
         assert all(len(row) == len(table.columns) for table in tables_of.values() for row in table.rows)
 
+    def test_an_energy_that_is_absent_is_a_reason_to_doubt_a_measurement(self, run):
+        for purpose, severity in (("measure", "degraded"), ("smoke", "note")):
+            found = codes(reduce_run(run(watts=lambda _: 900.0, purpose=purpose)))
+            assert found["energy_absent"].severity == severity
+            assert "a unit or a device was mistaken" in found["energy_absent"].message
+
     def test_attribution_of_a_single_window_is_refused(self, run):
         assert "not made for it" in reduce_run(run()).energy["attribution"]["reason"]
         assert "lack" in reduce_run(run(energy={"attribute": True})).energy["attribution"]["reason"]
