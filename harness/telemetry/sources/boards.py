@@ -75,6 +75,8 @@ class BoardReader:
             value = nvml.ask(read, handle)
             if value is not None:
                 row[column] = value
+        if len(row) == len(("t_ns", "device_id")):  # it is lost, or NVML began anew: another handle may answer the next time
+            self._handles[uuid] = nvml.ask(pynvml.nvmlDeviceGetHandleByUUID, uuid) or handle
         foreign = self._foreign(handle)
         if foreign is not None:
             row["foreign_processes"] = foreign

@@ -141,7 +141,8 @@ class IpmiPowerSource:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.communicate()
-                raise ValueError(f"no answer within {self._timeout_s:g} s") from None
+                hint = "; some controllers need `cipher_suite: 3`" if self._host is not None and self._cipher_suite is None else ""
+                raise ValueError(f"no answer within {self._timeout_s:g} s{hint}") from None
         match = _INSTANT.search(out)
         if match is None:
             said = " ".join((err or out).split())[:200]
