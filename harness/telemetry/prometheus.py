@@ -77,6 +77,8 @@ class PrometheusApi:
 
     def __init__(self, url: str, *, network: Network | None = None, headers: Mapping[str, str] | None = None) -> None:
         self.url = url.rstrip("/")
+        self.warnings: set[str] = set()
+        """What the server warned of, such as parts of the data that it could not reach."""
         proxy = None if network is None else network.proxy_for(url)
         client_proxy = None
         if proxy is not None:
@@ -122,8 +124,11 @@ class PrometheusApi:
         Raises:
             PrometheusError: no answer, or not one of that kind.
         """
+        answer = _object(self.raw(selector, range_ms))
+        warnings = answer.get("warnings")
+        self.warnings |= {str(one) for one in warnings} if isinstance(warnings, list) else set()
         try:
-            return matrix(_object(self.raw(selector, range_ms)))
+            return matrix(answer)
         except AnswerError as error:
             raise PrometheusError(f"{self.url} answers with {error}") from error
 

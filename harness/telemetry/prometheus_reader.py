@@ -216,6 +216,9 @@ class PrometheusReader:
                 self._tell_once(target, "prometheus_unreachable", f"Prometheus did not answer for {target.name}: {error}")
                 continue
             self._look(target, found)
+            if self._api.warnings:  # Thanos, of a store that is away
+                text = f"{self._api.url} warns that its answers are not whole: {'; '.join(sorted(self._api.warnings))}."
+                self._tell_once(target, "prometheus_warning", text)
         return answered
 
     def _look(self, target: _Target, found: list[tuple[dict[str, str], Samples]]) -> None:

@@ -31,6 +31,7 @@ class Scripted:
         self.ahead_s = 0.0
         self.targets: list[dict[str, str]] = [{"job": "vllm", "instance": "a"}]
         self.broken = False
+        self.warnings: list[str] = []
         self.queries: list[str] = []
         self.headers: set[str | None] = set()
         outer = self
@@ -78,7 +79,8 @@ class Scripted:
             for name in ("up", "vllm:generation_tokens_total"):
                 values = [[t, "1" if name == "up" else str(1000 * position + t)] for t in times]
                 result.append({"metric": {"__name__": name, **labels}, "values": values})
-        return 200, json.dumps({"status": "success", "data": {"resultType": "matrix", "result": result}}).encode()
+        whole = {"status": "success", "data": {"resultType": "matrix", "result": result}, "warnings": self.warnings}
+        return 200, json.dumps(whole).encode()
 
     def close(self) -> None:
         self._server.shutdown()
@@ -143,6 +145,17 @@ def test_a_selector_that_matches_nothing_and_an_endpoint_without_one_are_told(ru
         assert not one.scrape_now("first_after_ready", timeout_s=0.2)
         assert one.latest() == {}
     assert {concern.code for concern in told} == {"selector_missing", "prometheus_no_target"}
+
+
+def test_answers_that_are_not_whole_are_told_once(run: RunDir, scripted: Scripted) -> None:
+    scripted.warnings = ["store a is away"]
+    told: list[Concern] = []
+    with following(run, scripted, told) as one:
+        one.add_targets([ENDPOINT])
+        assert one.scrape_now("first_after_ready")
+        assert one.scrape_now("last_after_drain")
+    assert [concern.code for concern in told] == ["prometheus_warning"]
+    assert "store a is away" in told[0].message
 
 
 def test_a_clock_that_is_off_is_told(run: RunDir, scripted: Scripted) -> None:
