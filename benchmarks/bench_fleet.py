@@ -7,7 +7,7 @@
    mean lies below that of M/G/infinity by the share of nodes that are down.
 4. Out of sample, on this machine: throughput of four replicas predicted from one and two, with the error and whether P5 to P95 held the
    truth. The replicas are paced servers under laws of scaling that are known here and not told to the prediction; `harness run` measures
-   them. The last law is one that the prediction does not allow for.
+   them. The last law is one that no two points could tell.
 """
 
 import argparse
@@ -85,11 +85,15 @@ def one_year(nodes: int) -> None:
     rates = {"tok_s_per_gpu": 1000.0, "w_per_gpu": 1400.0, "tok_s_per_session": 100.0}
     pool = Pool(nodes=nodes, spares=nodes // 20, demand_tok_s=demand, policy="queue", **rates)
     simulate(pool, 1)  # first uses of numpy's parts
-    start, cpu = time.perf_counter(), time.process_time()
-    for seed in range(5):
+    wall, cpu = [], []
+    for seed in range(7):
+        start, used = time.perf_counter(), time.process_time()
         found = simulate(pool, seed)
+        wall.append(time.perf_counter() - start)
+        cpu.append(time.process_time() - used)
+    # The least of several: what other work on the machine adds is not the simulation's.
     result = {
-        "nodes": nodes, "seconds": round((time.perf_counter() - start) / 5, 4), "cpu_s": round((time.process_time() - cpu) / 5, 4),
+        "nodes": nodes, "seconds_max": round(max(wall), 3), "cpu_s_min": round(min(cpu), 4),
         "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024), "failures": sum(found.events.values()),
     }  # fmt: skip
     print(json.dumps(result))
@@ -101,7 +105,7 @@ def years(quick: bool) -> dict[str, Any]:
     at = next(row for row in found if row["nodes"] == 25_000)
     last = found[-1]
     # Cost has a part that no node adds to (hours); growth is that from 25,000 nodes to 10^6 GPUs.
-    growth = math.log(last["cpu_s"] / at["cpu_s"]) / math.log(last["nodes"] / at["nodes"])
+    growth = math.log(last["cpu_s_min"] / at["cpu_s_min"]) / math.log(last["nodes"] / at["nodes"])
     return {"rows": found, "exponent_25k_nodes_to_1M_gpus": round(growth, 2), "bars": {"seconds": 30.0, "peak_mb": 1024, "exponent": 1.0}}
 
 
@@ -144,12 +148,14 @@ traffic:
 telemetry: {{scrape_interval_s: 500ms, host_interval_s: 1s}}
 """
 
-# Throughput of one replica among k, over that of a lone one. The prediction sees one and two only.
+# Throughput of one replica among k, over that of a lone one. The prediction sees one and two only. It was settled before these laws were
+# written; a rule before it, whose P5 was the serial share, covered none of four others by up to 6 % and gave way to it.
 LAWS: dict[str, Callable[[int], float]] = {
     "no loss": lambda _k: 1.0,
-    "serial share of 5 %": lambda k: 1 / (1 + 0.05 * (k - 1)),
-    "loss of 8 % from two on": lambda k: 1.0 if k == 1 else 0.92,
-    "serial share of 3 % and 1 % of waiting for each other": lambda k: 1 / (1 + 0.03 * (k - 1) + 0.01 * k * (k - 1)),
+    "serial share of 10 %": lambda k: 1 / (1 + 0.10 * (k - 1)),
+    "loss of 15 % from two on": lambda k: 1.0 if k == 1 else 0.85,
+    "serial share of 2 % and 2 % of waiting for each other": lambda k: 1 / (1 + 0.02 * (k - 1) + 0.02 * k * (k - 1)),
+    "none until four, then 12 %": lambda k: 1.0 if k < 4 else 0.88,
 }
 
 
@@ -188,17 +194,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--year", type=int)
+    parser.add_argument("--only", choices=("draws", "year", "closed", "replicas"))
     given = parser.parse_args()
     if given.year:
         one_year(given.year)
         return
     quick = given.quick
-    result = {
-        "draws_10000": draws(3 if quick else 10),
-        "year": years(quick),
-        "m_g_infinity": against_closed_form(8 if quick else 40),
-        "replicas_4_from_1_and_2": out_of_sample(5 if quick else 10, list(LAWS)[: 2 if quick else None]),
+    parts: dict[str, Callable[[], Any]] = {
+        "draws": lambda: draws(3 if quick else 10),
+        "year": lambda: years(quick),
+        "closed": lambda: against_closed_form(8 if quick else 40),
+        "replicas": lambda: out_of_sample(5 if quick else 10, list(LAWS)[: 2 if quick else None]),
     }
+    result = {name: part() for name, part in parts.items() if given.only in (None, name)}
     print(json.dumps(result, indent=2))
 
 

@@ -109,12 +109,16 @@ def efficiency_of(run: RunResult, others: Sequence[RunResult]) -> tuple[Linked |
     return Linked(ratio, ratio * math.hypot(*errors, 0.0), f"measured: {best.replicas} replicas ({best.run_id}) over one"), ""
 
 
+REPEAT_ERROR: Final = 0.005
+"""Standard deviation of a throughput between repeats of a run, over it, where within-run intervals say less: an assumption."""
+
+
 @dataclass(frozen=True, slots=True)
 class Replicas:
     """Throughput of k replicas, predicted from measurements of one and two.
 
     Attributes:
-        value: middle of the two laws.
+        value: P50.
         low: P5.
         high: P95.
     """
@@ -127,21 +131,20 @@ class Replicas:
 def predict_replicas(one: float, two: float, k: int, relative_error: float = 0.0) -> Replicas:
     """Whole throughput of k replicas from that of one and two.
 
-    Two laws bound what two points leave open: the loss seen between one and two is all there is (the efficiency of two holds for k), or it
-    grows as a serial share does (T(k) = k T(1) / (1 + s (k - 1)), Amdahl's law with s from the two points). They are taken as P95 and P5,
-    widened by the measurements' error. A loss that grows faster (replicas that wait for each other) lies below both. This predicts a few
-    replicas behind one client; over thousands of independent replicas a serial share is no law at all, so a site is never predicted with
-    it.
+    Two points leave open how a loss grows. P95: not at all (the efficiency of two holds for k). P50: as a serial share does, T(k) = k T(1)
+    / (1 + s (k - 1)), Amdahl's law with s from the two points. P5: as waiting for each other does, T(k) = k T(1) / (1 + w k (k - 1)), the
+    second term of Gunther's universal scalability law. P5 and P95 are widened by the measurements' error. This predicts a few replicas
+    behind one client; over thousands of independent replicas neither law holds, so a site is never predicted with it.
 
     Args:
         one: throughput of one replica.
         two: of two.
-        k: replicas to predict.
+        k: replicas to predict, two or more.
         relative_error: standard deviation of a measured throughput over it.
     """
-    kept = k * one * min(1.0, two / (2 * one)) if two < 2 * one else k / 2 * two
-    serial = max(0.0, 2 * one / two - 1)
-    grown = k * one / (1 + serial * (k - 1)) if two < 2 * one else kept
-    low, high = sorted((grown, kept))
-    error = 1.645 * relative_error * math.sqrt(2)
-    return Replicas((low + high) / 2, low * (1 - error), high * (1 + error))
+    lost = max(0.0, 2 * one / two - 1)  # what two replicas lose, over what they keep
+    kept = k / 2 * two
+    serial = k * one / (1 + lost * (k - 1)) if lost else kept
+    waiting = k * one / (1 + lost / 2 * k * (k - 1)) if lost else kept
+    error = 1.645 * max(relative_error, REPEAT_ERROR) * math.sqrt(2)
+    return Replicas(serial, waiting * (1 - error), kept * (1 + error))

@@ -106,10 +106,18 @@ def test_a_run_of_four_replicas_measures_what_replicas_cost(make_run):
     assert not any("fewer than two replicas" in flag for flag in found.flags)
 
 
-@pytest.mark.parametrize(("two", "low", "high"), [(200.0, 400.0, 400.0), (160.0, 228.0, 320.0), (100.0, 100.0, 200.0)])
+@pytest.mark.parametrize(
+    ("two", "low", "high"), [(200.0, 400.0, 400.0), (160.0, 160.0, 320.0), (100.0, 57.1, 200.0), (210.0, 420.0, 420.0)]
+)
 def test_four_replicas_lie_between_a_loss_that_stays_and_one_that_grows(two, low, high):
     found = predict_replicas(100.0, two, 4)
-    assert low * 0.99 <= found.low <= found.value <= found.high <= high * 1.01
+    assert (found.low, found.high) == pytest.approx((low, high), rel=0.015)
+    assert found.low < found.value < found.high
+
+
+def test_four_replicas_by_amdahls_law_are_in_the_middle():
+    serial = {k: k * 100.0 / (1 + 0.1 * (k - 1)) for k in (1, 2, 4)}
+    assert predict_replicas(serial[1], serial[2], 4).value == pytest.approx(serial[4])
 
 
 # --- demand ---
