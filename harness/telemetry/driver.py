@@ -136,7 +136,7 @@ class TelemetryRecorder:
             self.stop()
             raise TelemetryError(
                 "telemetry.require asks for gpu_power, and it cannot be read", cause=why,
-                next_step="take gpu_power out of telemetry.require, or run where NVML gives power (`nvidia-smi -q -d POWER`)",
+                next_step="take gpu_power out of telemetry.require, or run where boards tell their power (`harness check --system`)",
             )  # fmt: skip
         if self._prometheus is not None:
             try:
@@ -183,6 +183,8 @@ class TelemetryRecorder:
         reasons = [reason for probe in self.power for reason in (probe["why_not"], *(device["why_not"] for device in probe["devices"]))]
         if not self._config.gpu_uuids:
             reasons.insert(0, "the deployment has no GPU on this machine")
+        if not self.power:
+            reasons.append("telemetry.power names no source")
         return "; ".join(reason for reason in reasons if reason)
 
     @property

@@ -12,6 +12,7 @@ from harness.artifacts import tables
 from harness.artifacts.finalize import finalize
 from harness.artifacts.journal import read_table
 from harness.artifacts.layout import RunDir
+from harness.core.errors import TelemetryError
 from harness.core.records import Gpu, Severity
 from harness.profile.schema import Telemetry
 from harness.telemetry.driver import TelemetryRecorder
@@ -85,6 +86,15 @@ def test_boards_that_are_doubles_are_told_even_when_no_power_is_read(run) -> Non
     with TelemetryRecorder(run, Telemetry(power="none"), [board], double_severity=Severity.DEGRADED) as recorder:
         assert recorder.power == ()
     assert [(concern.code, concern.severity) for concern in recorder.concerns] == [("double_hardware", Severity.DEGRADED)]
+
+
+@pytest.mark.parametrize(("power", "why"), [("none", "names no source"), ([{"kind": "rapl", "root": "/nowhere"}], "no intel-rapl zone")])
+def test_power_of_boards_that_is_required_and_not_read_stops_the_start(run, power, why) -> None:
+    recorder = TelemetryRecorder(run, Telemetry(power=power, require=("gpu_power",)), [GPU])
+    with pytest.raises(TelemetryError, match="gpu_power") as caught:
+        recorder.start()
+    assert why in str(caught.value)
+    recorder.stop()
 
 
 def test_automatic_sources_are_boards_and_readable_packages_and_none_means_none() -> None:
