@@ -18,12 +18,12 @@ IDLE_S, STAGE_S, WARMUP_S = 20.0, 26.0, 1.0
 STAGES = {
     "prefill": (4, 4000, 0, 2, 0.05),
     "short-2": (2, 50, 0, 100, 0.020),
-    "short-6": (6, 50, 0, 100, 0.024),
-    "short-18": (18, 50, 0, 100, 0.030),
+    "short-4": (4, 50, 0, 100, 0.022),
+    "short-8": (8, 50, 0, 100, 0.024),
     "long-2": (2, 3000, 2950, 100, 0.021),
-    "long-6": (6, 3000, 2950, 100, 0.026),
+    "long-5": (5, 3000, 2950, 100, 0.026),
 }
-ONLY_ONE_CONTEXT = {name: STAGES[name] for name in ("prefill", "short-2", "short-6", "short-18")}
+ONLY_ONE_CONTEXT = {name: STAGES[name] for name in ("prefill", "short-2", "short-4", "short-8")}
 
 
 @pytest.fixture
@@ -106,7 +106,7 @@ def test_the_law_comes_back_and_splits_the_window_and_its_classes(run):
 
 @pytest.mark.parametrize(
     ("plan", "bend", "said"),
-    [(ONLY_ONE_CONTEXT, 0.0, "2 context sizes"), (STAGES, 0.7, "predict")],
+    [(ONLY_ONE_CONTEXT, 0.0, "2 context sizes"), (STAGES, 0.9, "predict")],
     ids=["one context", "another law"],
 )
 def test_it_is_refused_with_its_reason_and_classes_go_by_time(run, plan, bend, said):
