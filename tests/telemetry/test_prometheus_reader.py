@@ -25,7 +25,7 @@ OFFSET_NS = ANCHOR.unix_ns - ANCHOR.monotonic_ns
 
 
 class Scripted:
-    """Answers /api/v1/query as if it had scraped each target every 50 ms: `targets` are label sets, `ahead_s` is its clock's error."""
+    """Answers /api/v1/query as if it had scraped each target every 200 ms: `targets` are label sets, `ahead_s` is its clock's error."""
 
     def __init__(self) -> None:
         self.ahead_s = 0.0
@@ -73,7 +73,7 @@ class Scripted:
         until = float(parameters.get("time", [self.now_s()])[0])
         result = []
         for position, labels in enumerate(self.targets):
-            step = 0.05
+            step = 0.2
             first = int((until - int(length[1]) / 1000) / step) + 1
             times = [round(i * step, 3) for i in range(first, int(until / step) + 1)]
             for name in ("up", "vllm:generation_tokens_total"):
