@@ -47,6 +47,8 @@ def scaled(value: float | None, digits: int = 3) -> str:
     for limit, name in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e5, "k")):
         if abs(value) >= limit:
             return f"{plain(value / (1e3 if name == 'k' else limit), digits)}\u00a0{name}"
+    if abs(value) >= 1e3:
+        value = round(value, digits - 1 - math.floor(math.log10(abs(value))))
     return plain(value, digits)
 
 

@@ -121,6 +121,8 @@ def fleet_view(cases: Sequence[Case], refused: Sequence[Refusal] = ()) -> FleetV
 def _span(figure: FleetFigure) -> str:
     if figure.p5 is None or figure.p95 is None:
         return "as stated"
+    if scaled(figure.p5) == scaled(figure.p95):
+        return "in all draws"
     return f"{scaled(figure.p5)} to {scaled(figure.p95)}"
 
 
@@ -154,6 +156,13 @@ def _sure(e: FleetEstimate) -> tuple[str, ...]:
     if found:
         named = "; ".join(f"{swing.title[0].lower()}{swing.title[1:]} ({percent(swing, e.central['output_tok_s'])})" for swing in found)
         said.append(f"What moves tokens most: {named}.")
+    needed, met = e.figure("gpus_needed"), e.figure("demand_met_ratio")
+    if needed.value is not None and met.value is not None:
+        power = e.figure("mw_needed").value
+        at = "" if power is None else f" and {plain(power, 3)} MW"
+        said.append(
+            f"The stated demand needs {scaled(needed.value)} GPUs{at} at peak ({_span(needed)}); the site meets {share(met.value)} of it."
+        )
     measured = sum(1 for factor in e.factors.values() if factor.basis is Basis.MEASURED and not factor.key.startswith("usd"))
     guessed = sum(1 for factor in e.factors.values() if factor.basis is Basis.MODELLED and not factor.key.startswith("usd"))
     said.append(f"{measured} of the factors were measured in the run, {guessed} are assumptions with a source.")
