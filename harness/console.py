@@ -16,6 +16,8 @@ from harness.core.units import human_duration, human_number
 if TYPE_CHECKING:
     from rich.panel import Panel
 
+_PIPE_WIDTH = 400
+
 
 @dataclass(frozen=True, slots=True)
 class Progress:
@@ -265,4 +267,5 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     for row in rows:
         table.add_row(*[escape(cell) for cell in row])
     out = stream or sys.stdout
-    Console(file=out, highlight=False, width=None if out.isatty() else 120).print(table)
+    # Into a pipe or a file a row is a line, however long: what reads it there looks for whole words.
+    Console(file=out, highlight=False, width=None if out.isatty() else _PIPE_WIDTH).print(table)

@@ -436,7 +436,7 @@ def _prometheus(profile: "Profile") -> Iterator[Violation]:
         names = [f"replica-{position}" for position in range(len(profile.server.urls))]
         for name in telemetry.selectors:
             if name not in names:
-                yield Violation(("telemetry", "selectors", name), "is no endpoint of this profile", f"there are {_names(names)}")
+                yield Violation(("telemetry", "selectors", name), "is no endpoint of this profile", f"there are {_names(tuple(names))}")
 
 
 def _threshold_grammar(profile: "Profile") -> Iterator[Violation]:

@@ -68,7 +68,7 @@ def ratios(marks: Sequence[RatioMark], names: Sequence[str], width: int) -> dict
         {"f": mark.figure, "s": names[mark.side], "r": mark.ratio, "lo": mark.low or mark.ratio, "hi": mark.high or mark.ratio}
         for mark in marks
     ]
-    ends = [value for row in rows for value in (row["lo"], row["hi"])] + [1.0]
+    ends = [1.0, *(end for mark in marks for end in (mark.low or mark.ratio, mark.high or mark.ratio))]
     low, high = min(ends) / 1.03, max(ends) * 1.03
     colour = _colour(sides, names)
     room = round(6.8 * max(map(len, figures))) + 8  # of labels in the page's own font, which is wider than the one they are placed with
