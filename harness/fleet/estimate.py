@@ -371,7 +371,7 @@ class _Estimator:
             drawn = self._streams.prior(prior) * price.value
             title = f"Price of a GPU-hour, {tier.replace('_', ' ')}"
             self._add(
-                f"usd_per_gpu_h@{tier}", title, "USD/GPU-h", price.value, drawn, Basis.MODELLED, f"{price.cite()}; {prior.text()}"
+                f"usd_per_gpu_h@{tier}", title, "USD/GPU-h", price.value, drawn, Basis.MODELLED, f"{price.cite()}; spread: assumption of this harness ({prior.date})"
             )  # fmt: skip
 
     # answers

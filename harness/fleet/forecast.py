@@ -348,25 +348,22 @@ def _assumptions(pool: Pool, options: TimeOptions) -> tuple[str, ...]:
         + f", {item.repair_h:g} h until repaired; {item.source} ({item.date})"
         for item in failure_classes()
     ]
-    shape = (
-        f"demand of {options.demand_trace}"
-        if options.demand_trace is not None
-        else "demand as one wave a day with the estimate's load factor and an error of 2 %"
-    )
-    delay = (
-        "all replicas stay up"
-        if pool.scale_delay_h is None
-        else f"replicas follow demand {pool.scale_delay_h * 60:.0f} minutes late with a margin of {pool.scale_margin:.0%}"
-    )
+    shape = "a wave a day with the estimate's load factor and an error of 2 %"
+    if options.demand_trace is not None:
+        shape = f"the trace {options.demand_trace}"
+    delay = "all replicas stay up: as stated"
+    if pool.scale_delay_h is not None:
+        delay = f"replicas follow demand {pool.scale_delay_h * 60:.0f} minutes late with a margin of {pool.scale_margin:.0%}; {_OURS}"
+    every_days = None if pool.maintenance_every_h is None else pool.maintenance_every_h / 24
     return (
         *said,
-        (
-            f"{pool.detect_h * 60:.0f} minutes until a failure is noticed, {pool.failover_h * 60:.0f} until a spare serves: "
-            "assumptions of this harness (2026-11)"
-        ),
-        (
-            f"maintenance: {pool.maintenance_h:g} h for each node every {(pool.maintenance_every_h or 0) / 24:.0f} days, in the "
-            f"{pool.maintenance_hours} quietest hours of the day: assumption of this harness (2026-11)"
-        ),
-        f"{shape}; {delay}; demand beyond capacity: {pool.policy}",
+        f"Failover: {pool.detect_h * 60:.0f} minutes until a failure is noticed, {pool.failover_h * 60:.0f} until a spare serves; {_OURS}",
+        f"Maintenance: {pool.maintenance_h:g} h a node every {every_days:g} days, in the {pool.maintenance_hours} quietest hours; {_OURS}"
+        if every_days is not None
+        else "Maintenance: none",
+        f"Demand: {shape}; beyond capacity: {pool.policy}",
+        f"Autoscaling: {delay}",
     )
+
+
+_OURS: Final = "assumption of this harness (2026-11)"

@@ -365,7 +365,7 @@ def _assumptions(e: FleetEstimate, f: Forecast | None) -> FleetTable:
         title, _, rest = item.text.partition(": ")
         rows.append((f"Scenario: {title}", "", "", "", "modelled", rest))
     head = ("What", "Value", "P5 to P95", "Unit", "Basis", "Source and date")
-    return FleetTable("Every assumption, with its source and date", head, tuple(rows), (2, 3, 4, 5))
+    return FleetTable("Every assumption, with its source and date", head, tuple(rows), (3, 4, 5))
 
 
 def _ends(ends: tuple[float, float]) -> str:
