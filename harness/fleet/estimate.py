@@ -147,7 +147,7 @@ class _Estimator:
             self._prior(key)
         case = self._case()
         case = self._on_curve(case, absent_power)
-        self._prices(case)
+        self._prices()
         values = central(self._factors, case)
         drawn = evaluate({key: factor.draws for key, factor in self._factors.items()}, case)
         binding = self._binding(case, values, absent_power)
@@ -364,15 +364,13 @@ class _Estimator:
         self._why["curve"] = (f"power-cap curve {why}; boards run at {point.limit_w:.0f} W",)
         return replace(case, point=point)
 
-    def _prices(self, case: Case) -> None:
-        del case
+    def _prices(self) -> None:
         for tier, price in self._spec.usd_per_gpu_h.items():
             prior = replace(self._priors["price_spread"], key=f"price@{tier}")
             drawn = self._streams.prior(prior) * price.value
             title = f"Price of a GPU-hour, {tier.replace('_', ' ')}"
-            self._add(
-                f"usd_per_gpu_h@{tier}", title, "USD/GPU-h", price.value, drawn, Basis.MODELLED, f"{price.cite()}; spread: assumption of this harness ({prior.date})"
-            )  # fmt: skip
+            source = f"{price.cite()}; spread: assumption of this harness ({prior.date})"
+            self._add(f"usd_per_gpu_h@{tier}", title, "USD/GPU-h", price.value, drawn, Basis.MODELLED, source)
 
     # answers
 
