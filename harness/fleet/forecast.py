@@ -211,7 +211,10 @@ def pool_of(estimated: FleetEstimate, run: RunResult, options: TimeOptions) -> P
     per_node = GPUS_PER_NODE.get(estimated.gpu, 8)
     nodes = int(estimated.central["gpus_powered"] // per_node)
     if nodes < 1:
-        raise ProfileError(f"{estimated.central['gpus_powered']:.0f} GPUs are powered: not one node of {per_node}")
+        raise ProfileError(
+            f"{estimated.central['gpus_powered']:.0f} GPUs are powered: not one node of {per_node} to simulate",
+            next_step="--years 0 estimates the site without time",
+        )
     spares = options.spares if options.spares is not None else round(nodes * estimated.factors["reserved_spares"].value)
     spares = min(spares, nodes - 1) if options.spares is None else spares
     per_replica = options.gpus_per_replica
