@@ -19,6 +19,7 @@ from harness.core.records import Api, Outcome
 from harness.plan.bodies import Conversation, Texts
 from harness.plan.build import RunPlan
 from harness.plan.types import PRIME_SUFFIX, Session, Turn
+from harness.traffic._locust.alarm import alarm
 from harness.traffic._locust.answer import Answer, read_answer
 from harness.traffic._locust.record import Record
 from harness.traffic._locust.recorder import Recorder
@@ -27,6 +28,9 @@ from harness.traffic._locust.wire import Stopped, Target
 from harness.traffic._locust.wire import turns as loop_turns
 
 _NEVER_NS: Final = 1 << 62
+_LAST_NS: Final = 4_000_000
+"""The last of a sleep is waited for by `alarm`; what comes before it by the loop's timers, which are late by up to 2 ms but can be cut
+short."""
 _DROPS_AT_ONCE: Final = 16
 """Records of what was never started, between two turns of the loop: about a millisecond."""
 
@@ -314,7 +318,9 @@ class Dispatcher:
     def _sleep_until(self, stage: StageRun, t_ns: int) -> bool:
         """Sleep; False when the stage stops launching before that time."""
         while (left_ns := t_ns - monotonic_ns()) > 0:
-            if stage.closing.wait(left_ns / NS_PER_S):
+            if left_ns <= _LAST_NS:
+                alarm.wait(t_ns)
+            elif stage.closing.wait((left_ns - _LAST_NS / 2) / NS_PER_S):
                 return False
         return not stage.closing.is_set()
 
