@@ -16,7 +16,7 @@ now = time.monotonic_ns()
 def wait(name, at_ns):
     alarm.wait(at_ns)
     woken.append((name, time.monotonic_ns() >= at_ns))
-moments = {"late": 30, "past": -5, "soon": 3, "middle": 12, "soon too": 3}
+moments = {"late": 430, "past": -5, "soon": 403, "middle": 412, "soon too": 403}  # all wait before the first is due, on a busy machine too
 waits = [gevent.spawn(wait, name, now + ms * 1_000_000) for name, ms in moments.items()]
 gevent.joinall(waits, timeout=20)
 print(json.dumps(woken))
@@ -34,8 +34,8 @@ import json, time, gevent
 from harness.traffic._locust.alarm import Alarm
 alarm, woken = Alarm(), []
 now = time.monotonic_ns()
-given_up = gevent.spawn(alarm.wait, now + 5_000_000)
-kept = gevent.spawn(lambda: (alarm.wait(now + 10_000_000), woken.append("kept")))
+given_up = gevent.spawn(alarm.wait, now + 405_000_000)
+kept = gevent.spawn(lambda: (alarm.wait(now + 410_000_000), woken.append("kept")))
 gevent.sleep(0)
 given_up.kill()
 gevent.joinall([kept], timeout=20)
