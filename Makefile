@@ -47,9 +47,10 @@ venv: $(STAMP) ## the virtual environment, .venv
 run: $(STAMP) ## a first benchmark on this machine's CPU: loadprofiles/cpu-smoke.yaml
 	@$(BIN)/harness run loadprofiles/cpu-smoke.yaml
 
+# Tests start hundreds of processes: each would compile the whole package again where an environment forbids compiled files.
 .PHONY: test
 test: $(STAMP) ## all tests but those that need vLLM
-	@$(BIN)/python -m pytest -q -n $(TEST_PROCESSES) --dist loadfile
+	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q -n $(TEST_PROCESSES) --dist loadfile
 
 .PHONY: check
 check: $(STAMP) ## lint, types, import rules, generated files, shell and Docker lint

@@ -4,8 +4,9 @@ Messages of `load` and the reference of `generate` come from here, so that neith
 """
 
 import enum
+import functools
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
 
 import annotated_types
@@ -107,7 +108,8 @@ def yaml_path(loc: tuple[str | int, ...]) -> tuple[Path, Annotation]:
     return tuple(path), here
 
 
-def keys_by_name() -> dict[str, list[tuple[str, str | None]]]:
+@functools.cache
+def keys_by_name() -> Mapping[str, Sequence[tuple[str, str | None]]]:
     """Every key of a profile: where it can stand (dotted path) and under which `kind` (None: any)."""
     found: dict[str, list[tuple[str, str | None]]] = {}
     for path, kind, _ in _walk(Profile, (), None):

@@ -28,6 +28,7 @@ from locust.runners import MasterRunner
 from harness.artifacts.layout import RunDir
 from harness.core.clock import NS_PER_S
 from harness.core.errors import HarnessError
+from harness.core.imports import keep_pandas_out
 from harness.core.network import Network
 from harness.core.records import Api, Endpoint, ModelFacts, Outcome
 from harness.plan.build import make_plan
@@ -301,6 +302,7 @@ class PlannedTraffic(User):  # type: ignore[misc]  # Locust is not followed by t
 @events.init.add_listener  # type: ignore[untyped-decorator]
 def _start(environment: Environment, **_: Any) -> None:  # noqa: ANN401 - Locust's event arguments
     global _worker  # noqa: PLW0603 - Locust makes the users itself; they find the process's worker here
+    keep_pandas_out()
     _prepare_process()
     read_fd, write_fd = (int(fd) for fd in os.environ.pop(FDS_VARIABLE).split(","))
     pipes = _Pipes(read_fd, write_fd)

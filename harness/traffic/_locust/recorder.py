@@ -92,7 +92,7 @@ class Recorder:
         self._journal.append_batch(to_batch(batch))
 
     def _warm_up(self) -> None:
-        """Pay pyarrow's first-use costs (some 300 ms) before any stream runs."""
+        """Pay pyarrow's first-use costs before any stream runs."""
         record = Record("", 0, "", "", 0, 0, 0, 0, Answer(Outcome.OK))
         sink = pa.BufferOutputStream()
         with pa.ipc.new_stream(sink, REQUESTS) as stream:
