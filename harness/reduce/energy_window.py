@@ -17,7 +17,7 @@ from harness.reduce.energy_ladder import Rung, ladder
 from harness.reduce.load import Run, mapping, number, sequence
 from harness.reduce.stats import Floats, ratio_interval
 from harness.reduce.summary import Figure
-from harness.reduce.tokens import Flow
+from harness.reduce.tokens import Flow, Together
 
 NS: Final = 1e-9
 J_PER_KWH: Final = 3.6e6
@@ -238,7 +238,7 @@ def _note(energy: Energy) -> str:
     return f"{energy.devices} device(s), by {energy.method}, {energy.source}"
 
 
-def _ratio(out: _Figures, flow: Flow | None, energy: Energy) -> float | None:
+def _ratio(out: _Figures, flow: Flow | Together | None, energy: Energy) -> float | None:
     """Statistical error of an amount per joule: by batches, and what the readings leave unknown; None with too few batches."""
     if flow is None:
         return None
@@ -248,17 +248,6 @@ def _ratio(out: _Figures, flow: Flow | None, energy: Energy) -> float | None:
         return None
     half = ratio_of((interval[0] + interval[1]) / 2, *interval)
     return None if half is None else float(np.hypot(half, energy.error_ratio or 0.0))
-
-
-def _joined(*flows: Flow) -> Flow:
-    points = [(flow.t, np.diff(flow.cumulative, prepend=0.0)) for flow in flows]
-    return Flow.of(
-        np.concatenate([t for t, _ in points]),
-        np.concatenate([weight for _, weight in points]),
-        np.concatenate([flow.start for flow in flows]),
-        np.concatenate([flow.end for flow in flows]),
-        np.concatenate([flow.amount for flow in flows]),
-    )
 
 
 def _boundary(out: _Figures, energy: Energy, joules: float, suffix: str) -> None:
@@ -280,7 +269,7 @@ def _boundary(out: _Figures, energy: Energy, joules: float, suffix: str) -> None
         computed = work.computed_tok_s * out.length_s / joules
         error = _ratio(out, work.computed, energy)
         out.put("input_computed_tok_per_j", suffix, computed, note, energy, error_ratio=error, inverse=True)
-    total = _joined(work.output, work.input)
+    total = Together((work.output, work.input))
     error = _ratio(out, total, energy)
     out.put("total_tok_per_j", suffix, total.between(start, end) / joules, note, energy, error_ratio=error, inverse=True)
     allocation = f"an allocation; {note}"

@@ -16,7 +16,7 @@ from harness.reduce.load import Run, mapping, number, sequence
 from harness.reduce.requests import Requests
 from harness.reduce.stats import BATCH_COUNTS, Floats, batch_edges, distribution, mean_interval, ratio_interval
 from harness.reduce.summary import Distribution, Figure, RequestCounts
-from harness.reduce.tokens import Flow, Output, gaps, in_flight, live_conversations, output, spread_input, tpot
+from harness.reduce.tokens import Flow, Output, Together, gaps, in_flight, live_conversations, output, spread_input, tpot
 from harness.reduce.windows import StageWindow, last_evidence
 
 NS: Final = 1e-9
@@ -206,7 +206,7 @@ class _Figures:
         """Edges of the batches that intervals are made of; none for batches shorter than a second."""
         return {n: batch_edges(self.start, self.end, n) for n in BATCH_COUNTS if self.length_s / n >= 1.0}
 
-    def rate(self, key: str, flow: Flow, note: str | None = None) -> tuple[float, float] | None:
+    def rate(self, key: str, flow: Flow | Together, note: str | None = None) -> tuple[float, float] | None:
         """Amount in the window per second, with its interval."""
         interval = ratio_interval(
             {n: flow.per_bin(edges) for n, edges in self.edges().items()}, {n: np.diff(edges) * NS for n, edges in self.edges().items()}
@@ -285,15 +285,7 @@ def _throughput(out: _Figures, flow: Flows) -> tuple[float, float] | None:
         note = f"{flow.output.estimated_tok:.0f} tokens of {streams} unfinished streams (whole run) are estimated from bytes"
     interval = out.rate("output_tok_s", flow.output.flow, note)
     out.rate("input_tok_s", flow.input)
-    points = [(f.t, np.diff(f.cumulative, prepend=0.0)) for f in (flow.output.flow, flow.input)]
-    total = Flow.of(
-        np.concatenate([t for t, _ in points]),
-        np.concatenate([weight for _, weight in points]),
-        np.concatenate([flow.output.flow.start, flow.input.start]),
-        np.concatenate([flow.output.flow.end, flow.input.end]),
-        np.concatenate([flow.output.flow.amount, flow.input.amount]),
-    )
-    out.rate("total_tok_s", total)
+    out.rate("total_tok_s", Together((flow.output.flow, flow.input)))
     return interval
 
 

@@ -34,15 +34,22 @@ class Flow:
     @classmethod
     def of(cls, t: Floats, weight: Floats, start: Floats, end: Floats, amount: Floats) -> "Flow":
         """Moments with weights and stretches with amounts, in any order. Stretches of no length become moments; NaN ones are left out."""
+        # Copies are made only where something has to be left out or put in order: there may be a hundred million of them.
         good = ~(np.isnan(start) | np.isnan(end) | np.isnan(amount))
-        start, end, amount = start[good], end[good], amount[good]
+        if not np.all(good):
+            start, end, amount = start[good], end[good], amount[good]
         flat = end <= start
-        t = np.concatenate([t, end[flat]])
-        weight = np.concatenate([weight, amount[flat]])
+        if np.any(flat):
+            t = np.concatenate([t, end[flat]])
+            weight = np.concatenate([weight, amount[flat]])
+            start, end, amount = start[~flat], end[~flat], amount[~flat]
         good = ~(np.isnan(t) | np.isnan(weight))
-        t, weight = t[good], weight[good]
-        order = np.argsort(t)
-        return cls(t[order], np.cumsum(weight[order]), start[~flat], end[~flat], amount[~flat])
+        if not np.all(good):
+            t, weight = t[good], weight[good]
+        if np.any(t[1:] < t[:-1]):
+            order = np.argsort(t)
+            t, weight = t[order], weight[order]
+        return cls(t, np.cumsum(weight), start, end, amount)
 
     def between(self, start: float, end: float) -> float:
         """The amount in [start, end): adjacent windows add up."""
@@ -75,6 +82,21 @@ class Flow:
         slope = np.cumsum(np.concatenate([rate, -rate])[order])
         running = np.concatenate([np.zeros(1), np.cumsum(slope[:-1] * np.diff(moments))])
         return np.diff(np.interp(edges, moments, running))
+
+
+@dataclass(frozen=True, slots=True)
+class Together:
+    """Several amounts as one."""
+
+    flows: tuple[Flow, ...]
+
+    def between(self, start: float, end: float) -> float:
+        """The amount in [start, end)."""
+        return sum(flow.between(start, end) for flow in self.flows)
+
+    def per_bin(self, edges: Floats) -> Floats:
+        """The amount in each of the half-open stretches between ascending edges."""
+        return np.asarray(np.sum([flow.per_bin(edges) for flow in self.flows], axis=0), dtype=np.float64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,8 +156,12 @@ def output(requests: Requests) -> Output:
     rest = ~(total > 0) & (tokens > 0)
     start = np.where(np.isnan(requests.first_token), requests.done, requests.first_token)[rest]
     end = np.where(np.isnan(requests.last_token), requests.done, requests.last_token)[rest]
-    placed = total[chunks.request] > 0
-    flow = Flow.of(chunks.t[placed], share[placed], start, end, tokens[rest])
+    t = chunks.t
+    empty = (total <= 0) & (count > 0)
+    if np.any(empty):
+        placed = ~empty[chunks.request]
+        t, share = t[placed], share[placed]
+    flow = Flow.of(t, share, start, end, tokens[rest])
     streamed = ok & (count > 1)
     told = bool(np.any(streamed)) and not bool(np.any(np.isnan(tok_sum[streamed])))
     return Output(flow, tokens, estimated, float(np.sum(tokens[estimated])), told)
