@@ -143,9 +143,9 @@ def _new_builder() -> Callable[..., Any]:
     return _builders().Builder
 
 
-@pytest.fixture(name="run_dir")
-def _run_dir(tmp_path: Path) -> Path:
-    """A measured run on two GPUs with a few failures, prices and SLOs."""
+@pytest.fixture(name="run_dir", scope="session")
+def _run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A measured run on two GPUs with a few failures, prices and SLOs. Nobody changes it."""
     module = _builders()
     builder = module.Builder(
         purpose="measure",
@@ -163,4 +163,12 @@ def _run_dir(tmp_path: Path) -> Path:
     builder.scrape_counters()
     builder.idle_host()
     builder.constant_power(400)
-    return builder.write(tmp_path / "run")
+    return builder.write(tmp_path_factory.mktemp("reported") / "run")
+
+
+@pytest.fixture(name="written", scope="session")
+def _written(run_dir: Path) -> tuple[Path, Path]:
+    """Its report: page and Markdown."""
+    from harness.report import write_report
+
+    return write_report(run_dir)

@@ -18,8 +18,8 @@ from harness.report.charts import draw, inline, themed
 
 @pytest.mark.browser
 class TestInABrowser:
-    def test_it_opens_from_disk_without_network_or_complaints_and_draws_its_charts(self, run_dir: Path, page: Any) -> None:
-        html, _ = write_report(run_dir)
+    def test_it_opens_from_disk_without_network_or_complaints_and_draws_its_charts(self, written: tuple[Path, Path], page: Any) -> None:
+        html, _ = written
         page.open(html)
         assert page.complaints == []
         assert page.requested == [html.as_uri()]
@@ -35,8 +35,8 @@ class TestInABrowser:
             assert height > 150
         assert html.stat().st_size < 3_000_000
 
-    def test_the_verdict_leads_and_every_concern_is_shown(self, run_dir: Path, page: Any) -> None:
-        html, _ = write_report(run_dir)
+    def test_the_verdict_leads_and_every_concern_is_shown(self, run_dir: Path, written: tuple[Path, Path], page: Any) -> None:
+        html, _ = written
         summary = reduce_run(run_dir)
         page.open(html)
         assert page.js("document.querySelector('h2').innerText").startswith(str(summary.verdict.status))
@@ -45,8 +45,10 @@ class TestInABrowser:
         assert len(shown) > 2
 
     @pytest.mark.parametrize(("width", "mobile"), [(390, True), (1100, False)])
-    def test_nothing_sticks_out_and_the_chart_fits_the_screen(self, run_dir: Path, page: Any, width: int, *, mobile: bool) -> None:
-        html, _ = write_report(run_dir)
+    def test_nothing_sticks_out_and_the_chart_fits_the_screen(
+        self, written: tuple[Path, Path], page: Any, width: int, *, mobile: bool
+    ) -> None:
+        html, _ = written
         page.open(html, width=width, mobile=mobile)
         assert page.js("document.documentElement.scrollWidth") <= width
         shown = "[...document.querySelectorAll('#chart-throughput > div > svg')].filter(s => s.getBoundingClientRect().width > 0)"
@@ -55,8 +57,8 @@ class TestInABrowser:
         scale = page.js(f"{shown}.map(s => s.getBoundingClientRect().width / s.viewBox.baseVal.width)[0]")
         assert scale > 0.85
 
-    def test_light_and_dark_differ_and_both_are_readable(self, run_dir: Path, page: Any) -> None:
-        html, _ = write_report(run_dir)
+    def test_light_and_dark_differ_and_both_are_readable(self, written: tuple[Path, Path], page: Any) -> None:
+        html, _ = written
         grounds = []
         for theme in ("light", "dark"):
             page.open(html, theme=theme)
@@ -74,14 +76,14 @@ class TestInABrowser:
             grounds.append(ground)
         assert grounds[0] != grounds[1]
 
-    def test_printing_is_light_in_a_dark_room(self, run_dir: Path, page: Any) -> None:
-        html, _ = write_report(run_dir)
+    def test_printing_is_light_in_a_dark_room(self, written: tuple[Path, Path], page: Any) -> None:
+        html, _ = written
         page.open(html, theme="dark", media="print")
         assert _rgb(page.js("getComputedStyle(document.body).backgroundColor")) == (255, 255, 255)
         assert _contrast((255, 255, 255), _rgb(page.js("getComputedStyle(document.body).color"))) > 7
 
-    def test_columns_sort_by_number_and_come_back(self, run_dir: Path, page: Any) -> None:
-        html, _ = write_report(run_dir)
+    def test_columns_sort_by_number_and_come_back(self, written: tuple[Path, Path], page: Any) -> None:
+        html, _ = written
         page.open(html)
         values = "[...document.querySelectorAll('.headline tbody tr')].map(r => parseFloat(r.cells[1].innerText.replaceAll(',', '')))"
         click = "document.querySelectorAll('.headline thead button')[1].click()"
@@ -94,8 +96,8 @@ class TestInABrowser:
         page.js(click)
         assert page.js(values) == written
 
-    def test_every_chart_has_its_table_and_tables_their_captions(self, run_dir: Path, page: Any) -> None:
-        html, _ = write_report(run_dir)
+    def test_every_chart_has_its_table_and_tables_their_captions(self, written: tuple[Path, Path], page: Any) -> None:
+        html, _ = written
         page.open(html)
         assert page.js("[...document.querySelectorAll('figure.chart')].every(f => f.querySelectorAll('table tbody tr').length > 2)")
         assert page.js("[...document.querySelectorAll('table')].every(t => t.caption && t.caption.textContent.length > 5)")
@@ -142,8 +144,8 @@ def _contrast(a: tuple[int, ...], b: tuple[int, ...]) -> float:
 
 
 class TestText:
-    def test_markdown_is_whole_tables_and_its_pictures_exist(self, run_dir: Path) -> None:
-        _, markdown = write_report(run_dir)
+    def test_markdown_is_whole_tables_and_its_pictures_exist(self, run_dir: Path, written: tuple[Path, Path]) -> None:
+        _, markdown = written
         text = markdown.read_text()
         rendered = MarkdownIt("commonmark", {"html": True}).enable("table").render(text)
         assert rendered.count("<table>") >= 6
@@ -155,14 +157,14 @@ class TestText:
             assert svg.startswith("<svg")
             assert "#0101" not in svg
 
-    def test_what_a_server_says_is_text_and_not_markup(self, run_dir: Path) -> None:
-        html, markdown = write_report(run_dir)
+    def test_what_a_server_says_is_text_and_not_markup(self, written: tuple[Path, Path]) -> None:
+        html, markdown = written
         assert "after &lt;300&gt; s" in html.read_text()
         assert "list &lt;price&gt;" in html.read_text()
         assert r"no byte \| after \<300\> s" in markdown.read_text()
 
-    def test_the_profile_in_the_report_is_the_profile_of_the_run(self, run_dir: Path) -> None:
-        _, markdown = write_report(run_dir)
+    def test_the_profile_in_the_report_is_the_profile_of_the_run(self, run_dir: Path, written: tuple[Path, Path]) -> None:
+        _, markdown = written
         block = re.search(r"```yaml\n(.*?)```", markdown.read_text(), re.DOTALL)
         assert block is not None
         shown = YAML(typ="safe").load(block[1])
@@ -171,9 +173,9 @@ class TestText:
         assert shown["price"]["date"] == "2026-08"
         assert shown["slos"] == {"ttft_s": 0.25}
 
-    def test_terminal_markdown_and_page_say_the_same(self, run_dir: Path) -> None:
+    def test_terminal_markdown_and_page_say_the_same(self, run_dir: Path, written: tuple[Path, Path]) -> None:
         rows = headline_rows(reduce_run(run_dir))
-        html, markdown = (path.read_text() for path in write_report(run_dir))
+        html, markdown = (path.read_text() for path in written)
         for row in rows:
             if row.basis == "absent":
                 assert row.note
@@ -185,12 +187,12 @@ class TestText:
         assert keys[0] == "output_tok_s_per_gpu"
         assert {"ttft_s.p50", "ttft_s.p99", "usd_per_mtok", "output_tok_per_j", "output_tok_s_per_mw"} <= set(keys)
 
-    def test_writing_twice_gives_the_same_bytes(self, run_dir: Path) -> None:
-        first = [path.read_bytes() for path in write_report(run_dir)]
+    def test_writing_twice_gives_the_same_bytes(self, run_dir: Path, written: tuple[Path, Path]) -> None:
+        first = [path.read_bytes() for path in written]
         assert [path.read_bytes() for path in write_report(run_dir)] == first
 
-    def test_definitions_are_complete_and_units_match_their_keys(self, run_dir: Path) -> None:
-        text = write_report(run_dir)[0].read_text()
+    def test_definitions_are_complete_and_units_match_their_keys(self, written: tuple[Path, Path]) -> None:
+        text = written[0].read_text()
         suffixes = {"s": "_s", "J": "_j", "W": "_w", "tok": "_tok", "tok/J": "_tok_per_j", "tok/s/GPU": "_per_gpu"}
         for key, definition in METRICS.items():
             assert f"<td>{key}</td>" in text

@@ -2,6 +2,7 @@
 
 import http.server
 import json
+import math
 import re
 import threading
 from collections.abc import Iterator
@@ -70,12 +71,12 @@ class Scripted:
         self.queries.append(query)
         length = re.search(r"\[(\d+)ms\]$", query)
         assert length is not None
-        until = float(parameters.get("time", [self.now_s()])[0])
+        until_ms = math.floor(float(parameters.get("time", [self.now_s()])[0]) * 1000 + 0.01)
         result = []
         for position, labels in enumerate(self.targets):
-            step = 0.2
-            first = int((until - int(length[1]) / 1000) / step) + 1
-            times = [round(i * step, 3) for i in range(first, int(until / step) + 1)]
+            step_ms = 200
+            first = (until_ms - int(length[1])) // step_ms + 1
+            times = [i * step_ms / 1000 for i in range(first, until_ms // step_ms + 1)]
             for name in ("up", "vllm:generation_tokens_total"):
                 values = [[t, "1" if name == "up" else str(1000 * position + t)] for t in times]
                 result.append({"metric": {"__name__": name, **labels}, "values": values})
