@@ -483,7 +483,7 @@ def fleet_command(
     loads: Annotated[list[Path] | None, typer.Option("--loads", metavar="RUN", help="The same work at another load.")] = None,
     replicas: Annotated[list[Path] | None, typer.Option("--replicas", metavar="RUN", help="The same work on two or more replicas.")] = None,
     modelled: Annotated[
-        str | None, typer.Option("--modelled", metavar="RATIO", help="From the run's GPU to the site's: table, X or X:Y.")
+        str | None, typer.Option("--modelled", metavar="RATIO", help="From the run's GPU to the site's: table, aiconfigurator, X or X:Y.")
     ] = None,
     modelled_source: Annotated[str | None, typer.Option("--modelled-source", help="Who says so.")] = None,
     demonstrate: Annotated[bool, typer.Option("--demonstrate", help="Take a run on a test double; every page says so.")] = False,

@@ -75,7 +75,7 @@ def parse_ratio(text: str, source: str | None, of: str, to: str) -> Ratio:
         low, high = float(low_text), float(high_text or low_text)
     except ValueError:
         raise ProfileError(
-            f"--modelled {text}: no such model", next_step="use table, a number, or LOW:HIGH with --modelled-source"
+            f"--modelled {text}: no such model", next_step="use table, aiconfigurator, a number, or LOW:HIGH with --modelled-source"
         ) from None
     if not 0 < low <= high < math.inf:
         raise ProfileError(f"--modelled {text}: a ratio is above 0, and a range has its low end first")

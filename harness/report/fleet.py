@@ -6,6 +6,7 @@ from pathlib import Path
 
 from harness.artifacts.results import load_result
 from harness.core.errors import HarnessError, NotComparableError
+from harness.fleet import aiconfigurator
 from harness.fleet.catalog import list_sites, load_site
 from harness.fleet.estimate import Options, estimate
 from harness.fleet.evidence import type_of
@@ -25,7 +26,7 @@ class FleetRequest:
         compare_sites: all shipped sites beside those.
         options: of the estimates.
         time: of the simulation; None simulates nothing.
-        modelled: ratio between types of GPU as text: table, a number, LOW:HIGH.
+        modelled: ratio between types of GPU as text: table, a number, LOW:HIGH, aiconfigurator or aiconfigurator:MODEL.
         modelled_source: who says so.
     """
 
@@ -84,9 +85,14 @@ def _ratio(run: Path, site: Site, request: FleetRequest) -> Ratio | None:
     """The stated model between the run's type of GPU and the site's; None where they are the same or none is stated."""
     if request.modelled is None or not site.types:
         return None
-    kind = type_of(load_result(run))
+    result = load_result(run)
+    kind = type_of(result)
     if kind.name in site.types:
         return None
     if len(site.types) > 1:
         raise NotComparableError(f"{site.name} is a mix of {' + '.join(site.types)}: a ratio to a mix is none")
+    tool, _, model = request.modelled.partition(":")
+    if tool == aiconfigurator.NAME:
+        demonstrate = request.options is not None and request.options.demonstrate
+        return aiconfigurator.ratio_between(result, kind.name, site.types[0], model=model or None, demonstrate=demonstrate)
     return parse_ratio(request.modelled, request.modelled_source, kind.name, site.types[0])

@@ -66,6 +66,9 @@ def maker(tmp_path: Path) -> MakeRun:
         kv_bytes_per_tok: int | None = None,
         parameters: int | None = None,
         j_per_output_tok: float | None = None,
+        in_flight: float | None = None,
+        prefix_hit_ratio: float | None = None,
+        engine: str = "vllm",
         concerns: tuple[Concern, ...] | None = None,
     ) -> Path:
         boards = max(1, len(gpus))
@@ -80,6 +83,10 @@ def maker(tmp_path: Path) -> MakeRun:
         }
         metrics["mean_input_tok"] = Figure(input_tok, "tok", boundary="client")
         metrics["mean_output_tok"] = Figure(200.0, "tok", boundary="client")
+        if in_flight is not None:
+            metrics["requests_in_flight"] = Figure(in_flight, "1", boundary="client")
+        if prefix_hit_ratio is not None:
+            metrics["prefix_hit_ratio"] = Figure(prefix_hit_ratio, "1", boundary="client")
         if j_per_output_tok is not None:
             metrics["j_per_output_tok"] = Figure(j_per_output_tok, "J/tok", boundary="gpu_board")
         if good_share is not None:
@@ -124,6 +131,7 @@ def maker(tmp_path: Path) -> MakeRun:
             "hardware": {
                 "gpus": [{"uuid": f"GPU-{i}", "index": i, "name": name, "power_limit_w": power_limit_w} for i, name in enumerate(gpus)],
             },
+            "server": {"kind": engine, "settings": {}},
             "endpoints": [{"name": f"replica-{i}"} for i in range(replicas)],
         }
         folder = tmp_path / f"run-{len(list(tmp_path.iterdir()))}"
