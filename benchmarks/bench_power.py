@@ -23,7 +23,7 @@ from harness.artifacts.finalize import finalize
 from harness.artifacts.layout import RunDir
 from harness.core.clock import now_ns, seconds
 from harness.core.records import Endpoint, Gpu
-from harness.profile.schema import Telemetry
+from harness.profile.telemetry import Telemetry
 from harness.telemetry.driver import TelemetryRecorder
 
 DOUBLE = Path(__file__).parents[1] / "tests" / "telemetry" / "nvml_double" / "nvml_double.c"

@@ -30,7 +30,7 @@ from harness.artifacts.journal import JournalWriter
 from harness.artifacts.layout import RunDir
 from harness.core.clock import take_anchor
 from harness.core.records import Endpoint
-from harness.profile.schema import Telemetry
+from harness.profile.telemetry import Telemetry
 from harness.telemetry.driver import TelemetryRecorder
 from harness.telemetry.live import LiveReader
 from harness.telemetry.scrape import MetricsClient

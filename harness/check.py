@@ -20,7 +20,8 @@ from harness.plan.bodies import Conversation, Texts
 from harness.plan.build import RunPlan, make_plan
 from harness.plan.rows import PlanTotals, known_prefixes
 from harness.plan.types import StagePlan
-from harness.profile.schema import AttachServer, Profile, TorchServer, VllmServer
+from harness.profile.schema import Profile
+from harness.profile.serving import AttachServer, TorchServer, VllmServer
 from harness.run import Prepared, prepare
 from harness.server.base import RunContext, raise_problems, read_api_key
 from harness.server.orphans import RunRegistry

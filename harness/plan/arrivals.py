@@ -14,7 +14,7 @@ from typing import Final
 from harness.core.clock import NS_PER_S
 from harness.plan.draw import stream
 from harness.plan.types import Schedule, Segment
-from harness.profile.schema import ArrivalRateStage, DiurnalStage, OpenStage, RampStage, StepStage
+from harness.profile.stages import ArrivalRateStage, DiurnalStage, OpenStage, RampStage, StepStage
 
 SINE_POINTS: Final = 96
 """Points of a diurnal sine: one a quarter of an hour, with straight lines between them (off by 0.02 % of the mean at most)."""

@@ -23,17 +23,9 @@ from harness.plan.types import RequestSettings, Schedule, Session, StagePlan, Tu
 from harness.plan.words import in_words
 from harness.plan.workloads.classes import SUBAGENT, PlainWorkload, WorkClass, class_of, make_classes, make_tree
 from harness.plan.workloads.heads import MESSAGE_OVERHEAD_TOK, Head
-from harness.profile.schema import (
-    AllAtOnceStage,
-    ConcurrencyStage,
-    MixWorkload,
-    OpenStage,
-    Profile,
-    ReplayStage,
-    ReplayWorkload,
-    Stage,
-    Workload,
-)
+from harness.profile.schema import Profile
+from harness.profile.stages import AllAtOnceStage, ConcurrencyStage, OpenStage, ReplayStage, Stage
+from harness.profile.workloads import MixWorkload, ReplayWorkload, Workload
 
 PLAN_VERSION: Final = 3
 """Part of every plan's hash: raised whenever the same profile would give other requests."""

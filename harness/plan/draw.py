@@ -9,7 +9,7 @@ import random
 from bisect import bisect_right
 from typing import assert_never
 
-from harness.profile.schema import Constant, Geometric, Lognormal, Quantiles, Uniform
+from harness.profile.distributions import Constant, Geometric, Lognormal, Quantiles, Uniform
 
 Law = Constant | Uniform | Lognormal | Geometric | Quantiles
 

@@ -11,7 +11,7 @@ from harness.core.errors import ProfileError
 from harness.plan.replay import ReplayTally, replay_sessions
 from harness.plan.traces import Clock, Trace, open_trace
 from harness.plan.types import Session, StagePlan
-from harness.profile.schema import ReplayWorkload
+from harness.profile.workloads import ReplayWorkload
 
 KEPT: Final = 8192
 """Sessions that were read and not yet asked for, at most. Slots of a closed loop ask for theirs at their own pace."""

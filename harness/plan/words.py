@@ -2,7 +2,7 @@
 
 from typing import assert_never
 
-from harness.profile.schema import (
+from harness.profile.stages import (
     AllAtOnceStage,
     ArrivalRateStage,
     ConcurrencyStage,

@@ -15,58 +15,47 @@ from pydantic.json_schema import GenerateJsonSchema
 
 from harness.core.metrics import METRICS
 from harness.profile import shape
-from harness.profile.schema import (
+from harness.profile.distributions import Constant, Geometric, Lognormal, Quantiles, Uniform
+from harness.profile.fields import Strict
+from harness.profile.schema import Energy, Price, Profile, Quality, Slos, StatedFactor
+from harness.profile.serving import AttachServer, AutoServer, Model, TorchServer, VllmServer
+from harness.profile.stages import (
     AllAtOnceStage,
     ArrivalRateStage,
-    AttachServer,
-    AutoServer,
+    ConcurrencyStage,
+    DiurnalStage,
+    HourFactor,
+    RampStage,
+    RateStep,
+    ReplayStage,
+    StepStage,
+)
+from harness.profile.telemetry import (
+    CsvPower,
+    DcgmPower,
+    IpmiPower,
+    ModelledPower,
+    NvmlPower,
+    PromqlPower,
+    RaplPower,
+    RedfishPower,
+    ReplayPower,
+    Telemetry,
+)
+from harness.profile.thresholds import STATISTICS
+from harness.profile.traffic import Timeouts, Tls, Traffic
+from harness.profile.workloads import (
     BatchWorkload,
     ChatWorkload,
     ClaudeChatWorkload,
     ClaudeCodeWorkload,
-    ConcurrencyStage,
-    Constant,
-    CsvPower,
-    DcgmPower,
-    DiurnalStage,
     DocQaWorkload,
-    Energy,
-    Geometric,
-    HourFactor,
-    IpmiPower,
-    Lognormal,
     MixPart,
     MixWorkload,
-    Model,
-    ModelledPower,
-    NvmlPower,
-    Price,
-    Profile,
-    PromqlPower,
-    Quality,
-    Quantiles,
-    RampStage,
-    RaplPower,
-    RateStep,
-    RedfishPower,
-    ReplayPower,
-    ReplayStage,
     ReplayWorkload,
-    Slos,
-    StatedFactor,
-    StepStage,
-    Strict,
     Subagents,
-    Telemetry,
     ThinkingWorkload,
-    Timeouts,
-    Tls,
-    TorchServer,
-    Traffic,
-    Uniform,
-    VllmServer,
 )
-from harness.profile.thresholds import STATISTICS
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 SCHEMA_PATH: Final = Path(__file__).with_name("profile.schema.json")

@@ -10,8 +10,9 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from harness.profile import shape
+from harness.profile.fields import Strict
 from harness.profile.rules import Violation
-from harness.profile.schema import Profile, Strict
+from harness.profile.schema import Profile
 from harness.profile.source import Data, Path, Source
 
 _PASSES: Final = 8

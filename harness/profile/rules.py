@@ -18,7 +18,9 @@ from harness.core.records import CANARY, Api, Boundary, OutputLength
 from harness.profile.thresholds import parse_threshold
 
 if TYPE_CHECKING:
-    from harness.profile.schema import AttachServer, Profile, TorchServer, VllmServer, Workload
+    from harness.profile.schema import Profile
+    from harness.profile.serving import AttachServer, TorchServer, VllmServer
+    from harness.profile.workloads import Workload
 
 BUILTIN_MODELS: Final = ("builtin:tiny", "builtin:smollm2-135m")
 

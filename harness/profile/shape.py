@@ -12,7 +12,8 @@ from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
 import annotated_types
 from pydantic.fields import FieldInfo
 
-from harness.profile.schema import Form, Profile, Strict
+from harness.profile.fields import Form, Strict
+from harness.profile.schema import Profile
 
 Path = tuple[str | int, ...]
 Annotation = Any  # a type expression

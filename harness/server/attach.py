@@ -13,7 +13,8 @@ from harness.core.clock import now_ns
 from harness.core.errors import PreflightError, ServerError
 from harness.core.network import NONE, Network
 from harness.core.records import Endpoint, Gpu, ModelFacts, ServerInfo
-from harness.profile.schema import AttachServer, Profile
+from harness.profile.schema import Profile
+from harness.profile.serving import AttachServer
 from harness.server.base import NO_NEEDS, Needs, Problem, RunContext, raise_problems, read_api_key
 from harness.server.ready import Deadline, NotReadyError, not_ready, wait_ready
 from harness.server.wire import DIRECT, client_options

@@ -10,7 +10,7 @@ from typing import Final, Literal, Protocol
 from harness.artifacts.layout import RunDir
 from harness.core.errors import PreflightError
 from harness.core.records import Endpoint, ServerInfo
-from harness.profile.schema import AttachServer, AutoServer, TorchServer, VllmServer
+from harness.profile.serving import AttachServer, AutoServer, TorchServer, VllmServer
 from harness.server.orphans import RunRegistry
 
 

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from harness.core.errors import PreflightError
 from harness.core.records import Gpu, ModelFacts
-from harness.profile.schema import AttachServer, AutoServer, Profile, TorchServer, VllmServer
+from harness.profile.schema import Profile
+from harness.profile.serving import AttachServer, AutoServer, TorchServer, VllmServer
 from harness.server.attach import AttachServerRunner
 from harness.server.base import ModelServer, Needs
 from harness.server.environment import VLLM_PYTHON_VARIABLE, find_python, inspect

@@ -8,7 +8,8 @@ from typing import Final
 
 from harness.core.errors import PreflightError
 from harness.core.records import Gpu, ModelFacts
-from harness.profile.schema import Profile, TorchServer
+from harness.profile.schema import Profile
+from harness.profile.serving import TorchServer
 from harness.server.base import NO_NEEDS, Needs, Problem, RunContext, RunningServer, raise_problems, resolve_device
 from harness.server.environment import find_python, inspect
 from harness.server.managed import ReplicaPlan, ServicePlan, serve

@@ -17,7 +17,8 @@ from typing import Any, Final
 
 from harness.core.errors import HarnessError, PreflightError
 from harness.core.records import Gpu, ModelFacts
-from harness.profile.schema import Profile, TorchServer, VllmServer
+from harness.profile.schema import Profile
+from harness.profile.serving import TorchServer, VllmServer
 from harness.server.base import NO_NEEDS, Needs, Problem, RunContext, RunningServer, raise_problems, read_api_key, resolve_device
 from harness.server.environment import VLLM_PYTHON_VARIABLE, Environment, cuda, find_python, inspect, vllm_options
 from harness.server.managed import ReplicaPlan, ServicePlan, serve

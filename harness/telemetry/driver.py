@@ -19,7 +19,7 @@ from harness.core.errors import TelemetryError
 from harness.core.network import Network
 from harness.core.records import Boundary, Concern, Endpoint, Gpu, Severity
 from harness.hardware.gpus import double_of
-from harness.profile.schema import Telemetry
+from harness.profile.telemetry import Telemetry
 from harness.telemetry.prometheus_run import EMBEDDED, RunPrometheus
 from harness.telemetry.prometheus_server import Registry, same_origin
 from harness.telemetry.recorder import RecorderConfig

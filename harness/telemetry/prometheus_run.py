@@ -7,7 +7,7 @@ from harness.artifacts.layout import RunDir
 from harness.core.errors import TelemetryError
 from harness.core.network import Network
 from harness.core.records import Concern, Endpoint, Severity
-from harness.profile.schema import Telemetry
+from harness.profile.telemetry import Telemetry
 from harness.telemetry.prometheus import PrometheusApi, PrometheusError, headers_from
 from harness.telemetry.prometheus_reader import PrometheusReader
 from harness.telemetry.prometheus_server import ManagedPrometheus, Registry, selector_of, software

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from harness.core.errors import ProfileError
 from harness.core.records import Api, OutputLength, Purpose
+from harness.profile.distributions import Constant
 from harness.profile.load import MAX_BYTES, InvalidProfileError, load_profile, load_profile_text
-from harness.profile.schema import Constant, Profile
+from harness.profile.schema import Profile
 
 
 def test_suffixes_become_numbers_in_the_keys_own_unit(valid):

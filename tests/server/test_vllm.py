@@ -9,7 +9,8 @@ import pytest
 
 from harness.core.errors import PreflightError
 from harness.core.records import Gpu, ModelFacts
-from harness.profile.schema import Profile, TorchServer, VllmServer
+from harness.profile.schema import Profile
+from harness.profile.serving import TorchServer, VllmServer
 from harness.server import vllm
 from harness.server.base import Needs, raise_problems
 from harness.server.environment import Cuda, find_python, inspect, options_in_help, vllm_options

@@ -14,7 +14,7 @@ from harness.artifacts.journal import read_table
 from harness.artifacts.layout import RunDir
 from harness.core.errors import TelemetryError
 from harness.core.records import Gpu, Severity
-from harness.profile.schema import Telemetry
+from harness.profile.telemetry import Telemetry
 from harness.telemetry.driver import TelemetryRecorder
 from harness.telemetry.sources.make import Surroundings, make_source, specs_of
 from harness.telemetry.survey import survey

@@ -24,7 +24,7 @@ from harness.core.errors import TelemetryError
 from harness.core.metric_names import Concept
 from harness.core.network import Network
 from harness.core.records import Concern, Endpoint
-from harness.profile.schema import Telemetry
+from harness.profile.telemetry import Telemetry
 from harness.reduce.counters import ServerCounters, wanted
 from harness.reduce.load import load_run
 from harness.telemetry.driver import TelemetryRecorder

@@ -18,7 +18,7 @@ from harness.core.clock import now_ns, take_anchor
 from harness.core.errors import TelemetryError
 from harness.core.network import Network
 from harness.core.records import Concern, Endpoint
-from harness.profile.schema import Telemetry
+from harness.profile.telemetry import Telemetry
 from harness.telemetry.prometheus_run import RunPrometheus
 
 ANCHOR = take_anchor()

@@ -18,7 +18,7 @@ from harness.artifacts.journal import parts, read_table
 from harness.artifacts.layout import RunDir
 from harness.core.errors import TelemetryError
 from harness.core.records import Concern, Endpoint, Gpu, Severity
-from harness.profile.schema import Telemetry
+from harness.profile.telemetry import Telemetry
 from harness.telemetry.driver import TelemetryRecorder
 
 FAST = Telemetry(scrape_interval_s=0.05, scrape_timeout_s=2.0, power_interval_s=0.02, energy_interval_s=0.05, host_interval_s=0.05)
@@ -222,7 +222,7 @@ SUPERVISOR = """
 import os, sys
 from pathlib import Path
 from harness.artifacts.layout import RunDir
-from harness.profile.schema import Telemetry
+from harness.profile.telemetry import Telemetry
 from harness.telemetry.driver import TelemetryRecorder
 recorder = TelemetryRecorder(RunDir(Path(sys.argv[1])), Telemetry(host_interval_s=0.05)).start()
 print(recorder.pid, flush=True)

@@ -13,7 +13,7 @@ from harness.plan.workloads.frame import Frame, give_up
 from harness.plan.workloads.heads import Head, make_head
 from harness.plan.workloads.subagents import calls_of_subagents, start_subagent
 from harness.profile.rules import reasons
-from harness.profile.schema import (
+from harness.profile.workloads import (
     BatchWorkload,
     ChatWorkload,
     ClaudeCodeWorkload,

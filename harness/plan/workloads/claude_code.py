@@ -6,7 +6,7 @@ from harness.plan.draw import Law, draw, draw_gap_ns, draw_tok
 from harness.plan.types import Block, Message, Part, PartKind, Role, Turn
 from harness.plan.workloads.frame import LEAST_MESSAGE_TOK, Frame, assistant_text
 from harness.plan.workloads.heads import MESSAGE_OVERHEAD_TOK, TOOL_NAMES
-from harness.profile.schema import ClaudeCodeWorkload
+from harness.profile.workloads import ClaudeCodeWorkload
 
 _TOOLS_CALLED = 8
 """Calls go to the first tools of the list: the ones that read, search, write and run."""

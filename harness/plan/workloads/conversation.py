@@ -7,7 +7,7 @@ from harness.plan.draw import draw, draw_gap_ns, draw_tok
 from harness.plan.types import Block, Message, Part, PartKind, Role, Turn
 from harness.plan.workloads.frame import LEAST_MESSAGE_TOK, Frame, assistant_text, user_text
 from harness.plan.workloads.heads import MESSAGE_OVERHEAD_TOK
-from harness.profile.schema import BatchWorkload, ChatWorkload, DocQaWorkload, ThinkingWorkload
+from harness.profile.workloads import BatchWorkload, ChatWorkload, DocQaWorkload, ThinkingWorkload
 
 
 @dataclass(frozen=True, slots=True)

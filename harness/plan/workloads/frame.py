@@ -6,7 +6,7 @@ from typing import Final
 
 from harness.plan.draw import draw_gap_ns
 from harness.plan.types import Block, Message, Part, PartKind, Role, Turn
-from harness.profile.schema import SessionsBase
+from harness.profile.workloads import SessionsBase
 
 LEAST_MESSAGE_TOK: Final = 16
 """What an answer leaves for the message before it, where a context is very short."""

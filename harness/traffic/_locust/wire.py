@@ -20,7 +20,7 @@ from harness import __version__
 from harness.core.errors import TrafficError
 from harness.core.network import NONE, Network, Proxy
 from harness.core.records import Api, Endpoint, Outcome
-from harness.profile.schema import Timeouts
+from harness.profile.traffic import Timeouts
 from harness.traffic._locust.answer import Ending
 from harness.traffic._locust.framing import Framing
 from harness.traffic._locust.readiness import READ_SIZE, Handler, Receive, readiness, stamped, unstamped
