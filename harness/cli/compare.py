@@ -1,0 +1,165 @@
+"""Runs against each other: compare, repeat."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from harness.cli.base import Json, Overrides, app, command, dump
+from harness.core.errors import ExitCode
+
+if TYPE_CHECKING:
+    from harness.profile.thresholds import Threshold
+    from harness.report.compare_write import Conclusion
+
+AllowMismatch = Annotated[list[str] | None, typer.Option("--allow-mismatch", metavar="KEY", help="Compare although KEY differs.")]
+Baseline = Annotated[
+    str | None, typer.Option("--baseline", metavar="NAME|PATH", help="Side A: a folder, or a name below results/reference/.")
+]
+GateFile = Annotated[Path | None, typer.Option("--gate", metavar="FILE", help="YAML list of thresholds; one that fails exits 99.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Too few repeats for a gate are a failure as well.")]
+Junit = Annotated[Path | None, typer.Option("--junit", metavar="FILE", help="Write the gates as JUnit XML.")]
+Github = Annotated[bool, typer.Option("--github", help="Print GitHub annotations of the gates, and add the summary to the job's page.")]
+SummaryFile = Annotated[Path | None, typer.Option("--summary", metavar="FILE", help="Write a Markdown summary for a pull request.")]
+CompareOut = Annotated[
+    Path | None, typer.Option("--report", metavar="DIR", help="Write comparison.html, comparison.md and comparison.json there.")
+]
+
+
+@app.command("compare")
+@command
+def compare_command(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN…", help="Run directories, or folders of repeats; the first is the baseline.")],
+    allow_mismatch: AllowMismatch = None,
+    baseline: Baseline = None,
+    group_by: Annotated[
+        str | None,
+        typer.Option("--group-by", metavar="KEY,…", help="Runs with equal values are one side: gpu, model, engine, precision, …"),
+    ] = None,
+    gate: GateFile = None,
+    strict: Strict = False,
+    junit: Junit = None,
+    github: Github = False,
+    summary: SummaryFile = None,
+    report: CompareOut = None,
+    sensor_error: Annotated[
+        float | None, typer.Option("--sensor-error", min=0, max=1, help="Bound of a board's power sensor error; default: 0.05.")
+    ] = None,
+    json_output: Json = False,
+) -> ExitCode | None:
+    """Hold runs or sets of repeats against each other, or say why they cannot be; judge gates."""
+    from harness.compare.compare import compare_runs
+    from harness.compare.gates import read_gates
+    from harness.compare.sides import find_baseline
+    from harness.compare.table import BOARD_SENSOR_ERROR
+    from harness.report.compare_write import conclude
+
+    comparison = compare_runs(
+        runs,
+        tuple(allow_mismatch or ()),
+        baseline=find_baseline(baseline) if baseline is not None else None,
+        group_by=[key.strip() for key in group_by.split(",")] if group_by else (),
+        gates=read_gates(gate) if gate is not None else (),
+        sensor_error=BOARD_SENSOR_ERROR if sensor_error is None else sensor_error,
+    )
+    said = conclude(comparison, strict=strict, junit=junit, github=github, summary=summary, report=report)
+    return _print_comparison(said, json_output=json_output)
+
+
+def _print_comparison(said: "Conclusion", *, json_output: bool) -> ExitCode | None:
+    if json_output:
+        dump(said.comparison.to_dict())
+    else:
+        print(said.comparison.to_markdown())
+    for line in said.annotations:
+        print(line, file=sys.stderr if json_output else sys.stdout)
+    for line in said.lines:
+        print(line, file=sys.stderr)
+    return said.exit_code
+
+
+@app.command("repeat")
+@command
+def repeat_command(
+    profiles: Annotated[list[Path] | None, typer.Argument(metavar="PROFILE…", help="Profiles; the first is the baseline.")] = None,
+    overrides: Overrides = None,
+    repeats: Annotated[
+        int | None, typer.Option("--repeats", min=1, help="Runs of each profile; default: the first one's `repeats`.")
+    ] = None,
+    cooldown: Annotated[str | None, typer.Option("--cooldown", metavar="TIME", help="Pause between runs; default: `cooldown_s`.")] = None,
+    resume: Annotated[Path | None, typer.Option("--resume", metavar="DIR", help="Go on with a series that was cut off.")] = None,
+    out: Annotated[Path, typer.Option("--out", help="Folder for the series.")] = Path("results"),
+    allow_mismatch: AllowMismatch = None,
+    baseline: Baseline = None,
+    gate: GateFile = None,
+    strict: Strict = False,
+    junit: Junit = None,
+    github: Github = False,
+    summary: SummaryFile = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors, warnings and the result only.")] = False,
+    no_calibrate: Annotated[bool, typer.Option("--no-calibrate", help="Hold no certificate of the load generator, and say so.")] = False,
+    json_output: Json = False,
+) -> ExitCode | None:
+    """Run profiles several times each in random order, fresh seed and server every time, and compare."""
+    from harness.compare.gates import read_gates
+    from harness.compare.sides import find_baseline
+    from harness.core.units import parse_duration_s
+    from harness.repeat import load_variants, start_series
+
+    if (resume is None) == (not profiles):
+        raise typer.BadParameter("give one or more PROFILEs, or --resume DIR")
+    gates = read_gates(gate) if gate is not None else ()
+    against = find_baseline(baseline) if baseline is not None else None
+    if resume is None:
+        try:
+            pause_s = None if cooldown is None else parse_duration_s(cooldown)
+        except ValueError as error:
+            raise typer.BadParameter(f"--cooldown: {error}") from error
+        variants = load_variants(profiles or [], tuple(overrides or ()))
+        resume = start_series(variants, repeats=repeats, out=out, cooldown_s=pause_s, allow_mismatch=tuple(allow_mismatch or ()))
+    return repeat_series(
+        resume, gates=gates, baseline=against, strict=strict, junit=junit, github=github, summary=summary,
+        quiet=quiet, calibrate=not no_calibrate, json_output=json_output,
+    )  # fmt: skip
+
+
+def repeat_series(
+    folder: Path,
+    *,
+    gates: "Sequence[Threshold]" = (),
+    baseline: Path | None = None,
+    strict: bool = False,
+    junit: Path | None = None,
+    github: bool = False,
+    summary: Path | None = None,
+    quiet: bool,
+    calibrate: bool,
+    json_output: bool,
+) -> ExitCode | None:
+    """Run a series to its end, compare its variants, judge gates."""
+    from harness.compare.compare import compare_runs
+    from harness.compare.gates import parse_gates
+    from harness.console import choose_view
+    from harness.repeat import allowed_of, run_series, variants_of
+    from harness.report.compare_write import conclude
+
+    variants = variants_of(folder)
+    wanted = [*gates, *parse_gates([text for variant in variants for text in variant.profile.thresholds], where=str(folder))]
+    alone = baseline is None and len(variants) == 1
+    if alone and any(gate.relative for gate in gates):
+        raise typer.BadParameter("--gate names a share of a baseline, and there is none: pass --baseline, or a second PROFILE")
+    result = run_series(folder, view=lambda: choose_view(quiet=quiet, json_output=json_output), calibrate=calibrate)
+    for message in result.messages:
+        print(message, file=sys.stderr)
+    if result.exit_code is ExitCode.INTERRUPTED:
+        return result.exit_code
+    judged = list({gate.text: gate for gate in wanted if not (alone and gate.relative)}.values())
+    for gate in wanted:
+        if gate not in judged and alone:
+            print(f"threshold not judged: {gate.text}: there is no baseline (--baseline NAME)", file=sys.stderr)
+    comparison = compare_runs([folder], allowed_of(folder), baseline=baseline, gates=judged)
+    said = conclude(comparison, strict=strict, junit=junit, github=github, summary=summary, report=folder)
+    code = _print_comparison(said, json_output=json_output)
+    return result.exit_code or code

