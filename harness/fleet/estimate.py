@@ -256,7 +256,7 @@ class _Estimator:
     def _power(self) -> str | None:
         """Factors of power; the reason where there is none."""
         boards = len(self._run.gpus)
-        node, board, host = evidence.node_power_w(self._run), evidence.board_power_w(self._run), self._spec.host_rated_w
+        node, board, module = evidence.node_power_w(self._run), evidence.board_power_w(self._run), evidence.module_power_w(self._run)
         scaled = self._spec is not self._from
         counted: dict[str, Sequence[str]]
         if node is not None and boards and not scaled:
@@ -265,30 +265,20 @@ class _Estimator:
             error = evidence.power_error(self._run, Boundary.NODE)
             drawn = self._streams.normal("node", value, value * (meter.value if error is None else error) / Z95)
             self._add("node_w", "Measured node power per GPU", "W/GPU", value, drawn, Basis.MEASURED, f"{self._run.run_id}; {meter.text()}")
-            counted = {"measured power of the node": ("gpu", "host")}
-        elif board is None or not boards:
+            counted = {"measured power of the node": ("gpu", "cpu", "host")}
+        elif not boards or (board is None and module is None):
             return "the run measured no power of its boards"
-        elif host is None:
+        elif scaled and board is None:
+            return "the run measured modules (GPUs with their processors), which are not scaled to another type of GPU"
+        elif self._host() is None:
             return f"no sourced host power for {self._spec.name}"
+        elif module is not None and not scaled:
+            counted = self._module_power(module)
         else:
-            sensor = self._priors["board_sensor"]
-            value, source, basis = board / boards, f"{self._run.run_id}; {sensor.text()}", Basis.MEASURED
-            error = evidence.power_error(self._run, Boundary.GPU_BOARD)
-            if error is not None:
-                source = f"{self._run.run_id}; systematic error of {error:.1%}, as the run tells it"
-            if scaled:
-                rated = (self._from.board_power_w, self._spec.board_power_w)
-                if rated[0] is None or rated[1] is None:
-                    return f"no sourced board power for {self._from.name} or {self._spec.name}"
-                value, basis = value * rated[1].value / rated[0].value, Basis.MODELLED
-                source += f"; times {rated[1].value:g} W / {rated[0].value:g} W of rated power"
-            deviation = (sensor.value / math.sqrt(boards) if error is None else error) / Z95
-            drawn = self._streams.normal("sensor", value, value * deviation)
-            self._add("board_w", "Measured board power", "W/GPU", value, drawn, basis, source)
-            share = self._prior("host_power_share")
-            rated_by = f"{host.value:g} W rated ({host.cite()}) x {share.source}"
-            self._factors["host_power_share"] = replace(share, source=rated_by)
-            counted = {"measured power of the boards": ("gpu",), "host_rated_w": host.includes}
+            assert board is not None
+            if (found := self._board_power(board, scaled=scaled)) is None:
+                return f"no sourced board power for {self._from.name} or {self._spec.name}"
+            counted = found
         overhead = self._priors["network_storage"]
         site_pue = self._site.pue
         pue_includes = site_pue.includes or ("pue",) if site_pue is not None else self._priors["pue"].includes
@@ -307,6 +297,68 @@ class _Estimator:
                 self._flags.append(f"Power without load is not measured: {why}.")
         self._stated("co2_kg_per_kwh", self._site.co2_kg_per_kwh)
         return None
+
+    def _host(self) -> Sourced | None:
+        """Power of the host, a GPU: what the run's profile states, else rated; None where nobody tells it."""
+        stated = evidence.stated_host_w(self._run) if self._spec is self._from else None
+        if stated is None:
+            return self._spec.host_rated_w
+        beside_modules = evidence.module_power_w(self._run) is not None
+        return Sourced(*stated, date="in the run", includes=("host",) if beside_modules else ("cpu", "host"))
+
+    def _host_share(self) -> None:
+        """What share of that power the host draws: all of a stated one, the prior's of a rated one."""
+        host, prior = self._host(), self._priors["host_power_share"]
+        assert host is not None
+        if host is self._spec.host_rated_w:
+            self._prior("host_power_share")
+            source = f"{host.value:g} W rated ({host.cite()}) x {self._factors['host_power_share'].source}"
+            self._factors["host_power_share"] = replace(self._factors["host_power_share"], source=source)
+        else:
+            self._add(
+                "host_power_share", prior.title, "1", 1.0, self._streams.fixed(1.0), Basis.MODELLED, f"{host.value:g} W, {host.source}"
+            )
+
+    def _board_power(self, board: float, *, scaled: bool) -> dict[str, Sequence[str]] | None:
+        """Boards, and the whole host beside them: what each covers; None where a rated power is missing."""
+        boards, sensor, host = len(self._run.gpus), self._priors["board_sensor"], self._host()
+        assert host is not None
+        value, source, basis = board / boards, f"{self._run.run_id}; {sensor.text()}", Basis.MEASURED
+        error = evidence.power_error(self._run, Boundary.GPU_BOARD)
+        if error is not None:
+            source = f"{self._run.run_id}; systematic error of {error:.1%}, as the run tells it"
+        if scaled:
+            rated = (self._from.board_power_w, self._spec.board_power_w)
+            if rated[0] is None or rated[1] is None:
+                return None
+            value, basis = value * rated[1].value / rated[0].value, Basis.MODELLED
+            source += f"; times {rated[1].value:g} W / {rated[0].value:g} W of rated power"
+        deviation = (sensor.value / math.sqrt(boards) if error is None else error) / Z95
+        self._add(
+            "board_w", "Measured board power", "W/GPU", value, self._streams.normal("sensor", value, value * deviation), basis, source
+        )
+        self._host_share()
+        return {"measured power of the boards": ("gpu",), "host_rated_w": host.includes}
+
+    def _module_power(self, module: float) -> dict[str, Sequence[str]]:
+        """Superchip modules, which hold the processors, and the rest of the host beside them: what each covers."""
+        boards, sensor, host = len(self._run.gpus), self._priors["board_sensor"], self._host()
+        assert host is not None
+        value, error = module / boards, evidence.power_error(self._run, Boundary.MODULE)
+        deviation = (sensor.value / math.sqrt(boards) if error is None else error) / Z95
+        told = sensor.text() if error is None else f"systematic error of {error:.1%}, as the run tells it"
+        source = f"{self._run.run_id}; a module is a GPU with its processor; {told}"
+        drawn = self._streams.normal("sensor", value, value * deviation)
+        self._add("module_w", "Measured module power", "W/GPU", value, drawn, Basis.MEASURED, source)
+        self._host_share()
+        if host is self._spec.host_rated_w:
+            beside = self._prior("host_beside_module")
+            includes = self._priors["host_beside_module"].includes
+        else:  # what the profile states is beside what was measured
+            title = self._priors["host_beside_module"].title
+            beside = self._add("host_beside_module", title, "1", 1.0, self._streams.fixed(1.0), Basis.MODELLED, host.source)
+            includes = host.includes
+        return {"measured power of the modules": ("gpu", "cpu"), beside.key: includes}
 
     def _stated(self, key: str, stated: Sourced | None) -> None:
         """A figure that the site states, or else the prior."""
@@ -342,7 +394,7 @@ class _Estimator:
             gpus=count,
             cap_mw=site.power_mw.value * part if site.power_mw is not None else None,
             usd_per_h=None if monthly is None else monthly * part / arithmetic.HOURS_PER_MONTH,
-            host_w=self._spec.host_rated_w.value if self._spec.host_rated_w is not None else None,
+            host_w=host.value if (host := self._host()) is not None else None,
             tok_s_per_session=per_session,
             demand_tok_s=self._options.demand_tok_s,
             demand_sessions=self._options.demand_sessions,
@@ -356,9 +408,11 @@ class _Estimator:
         if central(self._factors, case)["gpus_powered"] >= case.gpus:
             return case
         curve, why = curve_of(self._run, [load_result(path) for path in self._options.limits])
-        if curve is None or "node_w" in self._factors:
+        if curve is None or "board_w" not in self._factors:
             if self._options.limits:
-                self._flags.append(f"No power-cap curve: {why if curve is None else 'it is of boards, and the node was metered'}.")
+                self._flags.append(
+                    f"No power-cap curve: {why if curve is None else 'it is of boards, and the node or the modules were measured'}."
+                )
             return case
         point = best_point(self._factors, case, curve)
         self._why["curve"] = (f"power-cap curve {why}; boards run at {point.limit_w:.0f} W",)
@@ -396,7 +450,9 @@ class _Estimator:
     ) -> list[FleetFigure]:
         tokens_why = self._texts("tok_s_per_gpu", "slo_share", "multi_replica_efficiency", "modelled_ratio", "slo_headroom")
         powered_why = self._powered_why(case, absent_power)
-        power_why = self._texts("board_w", "node_w", "host_power_share", "network_storage", "pue")
+        power_why = self._texts(
+            "board_w", "module_w", "node_w", "host_power_share", "host_beside_module", "network_storage", "pue"
+        )  # fmt: skip
         serving_why = self._texts("availability", "reserved_spares")
         peak_why = (*tokens_why, *powered_why, *serving_why)
         mean_why = (*peak_why, *self._texts("load_factor"))

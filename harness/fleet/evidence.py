@@ -168,6 +168,27 @@ def board_power_w(run: RunResult) -> float | None:
     return _power_at(run, Boundary.GPU_BOARD)
 
 
+def module_power_w(run: RunResult) -> float | None:
+    """Watts of all superchip modules (GPUs with their processors), where that is the run's plain power or its only one; else None."""
+    watts = _power_at(run, Boundary.MODULE)
+    return watts if run.figure("power_w").boundary == Boundary.MODULE or board_power_w(run) is None else None
+
+
+def gpu_power_w(run: RunResult) -> tuple[float, Boundary] | None:
+    """Watts of modules or boards, whichever the run is scaled by, and which of the two; None where neither was measured."""
+    for boundary, watts in ((Boundary.MODULE, module_power_w(run)), (Boundary.GPU_BOARD, board_power_w(run))):
+        if watts is not None:
+            return watts, boundary
+    return None
+
+
+def stated_host_w(run: RunResult) -> tuple[float, str] | None:
+    """Watts of host that the run's profile states for each GPU, beside what was measured, and who says so; None where it has none."""
+    stated = mapping(mapping(run.profile.get("energy")).get("host_w_per_gpu"))
+    value = number(stated.get("value"))
+    return None if value is None else (value, f"stated in the run's profile: {stated.get('source')}")
+
+
 def node_power_w(run: RunResult) -> float | None:
     """Watts of the node; None where it was not measured."""
     return _power_at(run, Boundary.NODE)
@@ -191,11 +212,12 @@ def power_error(run: RunResult, boundary: Boundary) -> float | None:
 
 
 def unloaded_share(run: RunResult) -> tuple[float, str] | None:
-    """Board power of the ready server without load over that of the window; None where it was not measured."""
-    loaded, ready = board_power_w(run), run.figure("ready_power_w")
-    if loaded is None or ready.value is None or ready.boundary != Boundary.GPU_BOARD or not 0 < ready.value <= loaded:
+    """Power of boards (or modules) of the ready server without load over that of the window; None where it was not measured."""
+    scaled, ready = gpu_power_w(run), run.figure("ready_power_w")
+    if scaled is None or ready.value is None or ready.boundary != scaled[1] or not 0 < ready.value <= scaled[0]:
         return None
-    return ready.value / loaded, f"boards of the ready server without load, {ready.value:.4g} W, over those under load; host taken alike"
+    what = "modules" if scaled[1] == Boundary.MODULE else "boards"
+    return ready.value / scaled[0], f"{what} of the ready server without load, {ready.value:.4g} W, over those under load; host taken alike"
 
 
 def slos_of(run: RunResult) -> dict[str, float]:

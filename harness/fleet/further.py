@@ -8,7 +8,7 @@ from typing import Any, Final
 from harness.artifacts.results import RunResult
 from harness.core.errors import NotComparableError
 from harness.fleet.draws import Z95
-from harness.fleet.evidence import board_power_w, good_share, mapping, measured_tokens, type_of, work_of
+from harness.fleet.evidence import board_power_w, good_share, gpu_power_w, mapping, measured_tokens, type_of, work_of
 from harness.fleet.model import CurvePoint
 
 LIMITS_NEEDED: Final = 3
@@ -66,13 +66,16 @@ def curve_of(run: RunResult, others: Sequence[RunResult]) -> tuple[tuple[CurvePo
 def idle_share_of(run: RunResult, others: Sequence[RunResult]) -> tuple[Linked | None, str]:
     """Power without load over that under the run's load, from a straight line through runs at several loads, or None with the reason."""
     points = []
+    mine = gpu_power_w(run)
     for one in (run, *others):
         if one is not run:
             check_same_work(run, one, "a point of power against load")
-        tokens, watts = one.figure("output_tok_s_per_gpu").value, board_power_w(one)
-        if tokens is None or watts is None:
+        tokens, power = one.figure("output_tok_s_per_gpu").value, gpu_power_w(one)
+        if tokens is None or power is None or mine is None:
             return None, f"{one.path} measured no power of its boards"
-        points.append((tokens, watts / len(one.gpus)))
+        if power[1] != mine[1]:
+            return None, f"{one.path} measured power at {power[1]}, {run.path} at {mine[1]}"
+        points.append((tokens, power[0] / len(one.gpus)))
     if len({tokens for tokens, _ in points}) < 2:
         return None, "runs at one load give no slope"
     at, full = points[0]

@@ -7,8 +7,8 @@ from typing import Any, Final, Literal
 from harness.core.units import human_number
 from harness.fleet.arithmetic import HOURS_PER_MONTH, usd_per_gpu_h
 
-PARTS: Final = ("gpu", "host", "network", "storage", "spares", "pue")
-"""What a constant of power can cover."""
+PARTS: Final = ("gpu", "cpu", "host", "network", "storage", "spares", "pue")
+"""What a constant of power can cover. A host's processors are `cpu`: a superchip's module holds them, a GPU board does not."""
 
 PriorKind = Literal["fixed", "uniform", "triangular", "quantiles"]
 

@@ -1,7 +1,7 @@
 """The model: factors in, answers out, in plain arithmetic that runs alike on one central value and on ten thousand draws.
 
     tok/s at peak  = measured tok/s/GPU x share within SLO x replicas x headroom x GPUs powered x min(availability, 1 - spares)
-    W a GPU        = (boards + host, or a measured node) x (1 + network and storage) x PUE
+    W a GPU        = (boards + host, or modules + what they leave of the host, or a measured node) x (1 + network and storage) x PUE
     GPUs powered   = min(GPUs of the site, cap / W a GPU); the cap is tested at the peak, with spares powered
     W, mean of day = W at peak x (idle + (1 - idle) x load): power is affine in load
 
@@ -37,7 +37,7 @@ class Case:
         gpus: GPUs of the run's type at the site.
         cap_mw: power at the utility's meter; None where nobody states it.
         usd_per_h: price of those GPUs, power included; None where nobody states it.
-        host_w: rated power of the host, a GPU; None with a measured node.
+        host_w: rated (or stated) power of the host, a GPU; None where nobody tells it.
         tok_s_per_session: measured output of one live session; None where sessions cannot be counted.
         demand_tok_s: output tokens per second at peak that are asked for.
         demand_sessions: sessions at peak that are asked for.
@@ -108,6 +108,8 @@ def _watts(x: Mapping[str, Floats], case: Case, point: CurvePoint) -> Floats | N
     """Watts at the utility's meter that one GPU stands for, under the run's load."""
     if "node_w" in x:
         it = x["node_w"]
+    elif "module_w" in x and case.host_w is not None:
+        it = x["module_w"] + case.host_w * x["host_power_share"] * x["host_beside_module"]
     elif "board_w" in x and case.host_w is not None:
         it = x["board_w"] * point.watts + case.host_w * x["host_power_share"]
     else:

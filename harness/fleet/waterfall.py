@@ -76,11 +76,27 @@ class Waterfall:
         load = factors["load_factor"].value
         self._step("tokens", "load_factor", "mean over peak load", "x", load, value * load, "tok/s, mean of a day")
 
+    def _modules(self, unit: str) -> float:
+        """Modules, and the part of the host that they do not hold."""
+        factors, host_w = self._factors, self._case.host_w
+        assert host_w is not None
+        module, used, beside = factors["module_w"].value, factors["host_power_share"], factors["host_beside_module"]
+        value = self._step("power", "module_w", "measured module power (GPU and processor)", "=", module, module, unit)
+        added = host_w * used.value * beside.value
+        ends = (host_w * float(end) for end in np.quantile(used.draws * beside.draws, (0.05, 0.95)))
+        spread = ends if used.spread or beside.spread else (None, None)
+        source = used.source if not beside.spread else f"{used.source}; {beside.text()}"
+        label = "host without the processors in the modules"
+        self._steps.append(Step("power", label, "+", added, value + added, unit, used.basis, source, *spread))
+        return value + added
+
     def _power(self) -> None:
         factors, case, unit = self._factors, self._case, "W/GPU"
         if "node_w" in factors:
             node = factors["node_w"].value
             value = self._step("power", "node_w", "measured node power", "=", node, node, unit)
+        elif "module_w" in factors:
+            value = self._modules(unit)
         else:
             assert case.host_w is not None
             board = factors["board_w"].value

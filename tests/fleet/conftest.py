@@ -69,6 +69,8 @@ def maker(tmp_path: Path) -> MakeRun:
         in_flight: float | None = None,
         prefix_hit_ratio: float | None = None,
         engine: str = "vllm",
+        host_w_per_gpu: float | None = None,
+        ready_power: tuple[float, str] | None = None,
         concerns: tuple[Concern, ...] | None = None,
     ) -> Path:
         boards = max(1, len(gpus))
@@ -93,6 +95,8 @@ def maker(tmp_path: Path) -> MakeRun:
             metrics["goodput_tok_s"] = Figure(whole * good_share, "tok/s", boundary="client")
         for position, (boundary, value) in enumerate(watts.items()):
             metrics["power_w" if position == 0 else f"power_w@{boundary}"] = Figure(value, "W", boundary=boundary)
+        if ready_power is not None:
+            metrics["ready_power_w"] = Figure(ready_power[0], "W", boundary=ready_power[1])
         default = {
             Status.INVALID: (Concern("drops", Severity.INVALID, "Half of the requests were dropped."),),
             Status.DEGRADED: (Concern("not_implemented", Severity.DEGRADED, "No certificate."),),
@@ -121,6 +125,7 @@ def maker(tmp_path: Path) -> MakeRun:
                 "name": "chat",
                 "purpose": purpose,
                 "server": {"kind": "vllm"},
+                "energy": {"host_w_per_gpu": {"value": host_w_per_gpu, "source": "our meter"} if host_w_per_gpu else None},
                 "traffic": {
                     "api": "chat",
                     "workload": workload or {"kind": "claude-code"},

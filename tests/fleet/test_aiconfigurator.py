@@ -1,4 +1,4 @@
-"""The modelled step by AIConfigurator, against what version 0.12.0 printed (recorded in `aiconfigurator/`), and against itself where it is installed."""
+"""The modelled step by AIConfigurator, against what version 0.12.0 printed (recorded beside), and live where it is installed."""
 
 import json
 import os
