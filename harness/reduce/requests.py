@@ -176,24 +176,47 @@ def _fit(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
+class _Column:
+    """An array that grows in place, so that there is never a second copy of it."""
+
+    __slots__ = ("_array", "_length")
+
+    def __init__(self, kind: type[np.generic]) -> None:
+        self._array = np.zeros(0, kind)
+        self._length = 0
+
+    def add(self, values: npt.NDArray[Any]) -> None:
+        end = self._length + len(values)
+        if end > len(self._array):
+            self._array.resize(max(end, len(self._array) * 3 // 2), refcheck=False)
+        self._array[self._length : end] = values
+        self._length = end
+
+    def taken(self) -> npt.NDArray[Any]:
+        """The array, which is no longer here afterwards."""
+        array, self._array = self._array, np.zeros(0, self._array.dtype)
+        array.resize(self._length, refcheck=False)
+        return array
+
+
 @dataclass(slots=True)
 class _Pieces:
     """Columns that grow batch by batch."""
 
     t0_ns: int
-    floats: dict[str, list[Floats]] = field(default_factory=lambda: {name: [] for name in (*_TIMES, *_NUMBERS)})
+    floats: dict[str, _Column] = field(default_factory=lambda: {name: _Column(np.float64) for name in (*_TIMES, *_NUMBERS)})
     labels: dict[str, list[Labels]] = field(default_factory=lambda: {name: [] for name in _LABELS})
     arrow: dict[str, list[pa.Array]] = field(default_factory=lambda: {"request_id": [], "session_id": [], "turn": [], "error": []})
-    lengths: list[Ints] = field(default_factory=list)
-    t: list[Floats] = field(default_factory=list)
-    content_bytes: list[Singles] = field(default_factory=list)
-    tok: list[Singles] = field(default_factory=list)
+    lengths: _Column = field(default_factory=lambda: _Column(np.int64))
+    t: _Column = field(default_factory=lambda: _Column(np.float64))
+    content_bytes: _Column = field(default_factory=lambda: _Column(np.float32))
+    tok: _Column = field(default_factory=lambda: _Column(np.float32))
 
     def add(self, batch: pa.RecordBatch) -> None:
         for name, column in _TIMES.items():
-            self.floats[name].append(floats(batch[column], self.t0_ns))
+            self.floats[name].add(floats(batch[column], self.t0_ns))
         for column in _NUMBERS:
-            self.floats[column].append(floats(batch[column]))
+            self.floats[column].add(floats(batch[column]))
         for name, column in _LABELS.items():
             self.labels[name].append(Labels.of(batch[column]))
         for column, parts in self.arrow.items():
@@ -204,20 +227,22 @@ class _Pieces:
         gaps = floats(pc.list_flatten(batch["chunk_dt_us"])) * 1000.0
         running = np.cumsum(gaps)
         before = np.concatenate([np.zeros(1), running])[start[:-1]]  # whole microseconds: exact in float64 up to 9e15 ns
-        self.lengths.append(lengths)
-        self.t.append(running + np.repeat(self.floats["first_token"][-1] - before, lengths))
-        self.content_bytes.append(_aligned(batch["chunk_bytes"], lengths, start))
-        self.tok.append(_aligned(batch["chunk_tok"], lengths, start))
+        self.lengths.add(lengths)
+        self.t.add(running + np.repeat(floats(batch["first_token_ns"], self.t0_ns) - before, lengths))
+        self.content_bytes.add(_aligned(batch["chunk_bytes"], lengths, start))
+        self.tok.add(_aligned(batch["chunk_tok"], lengths, start))
 
-    def column(self, name: str, order: Ints) -> Floats:
-        return _joined(self.floats[name])[order]
-
-    def chunks(self) -> Chunks:
-        lengths = np.concatenate([np.zeros(0, np.int64), *self.lengths])
+    def chunks(self, order: Ints) -> Chunks:
+        """All chunks, their requests in this order; one column after the other, so that only one is there twice."""
+        lengths = self.lengths.taken()
+        begins = np.cumsum(lengths) - lengths
+        lengths, begins = lengths[order], begins[order]
         start = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
         request = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
-        none = np.zeros(0, np.float32)
-        return Chunks(request, _joined(self.t), _joined([none, *self.content_bytes]), _joined([none, *self.tok]), start)
+        if np.any(begins != start[:-1]):
+            keep = np.repeat(begins - start[:-1], lengths) + np.arange(start[-1], dtype=np.int64)
+            return Chunks(request, self.t.taken()[keep], self.content_bytes.taken()[keep], self.tok.taken()[keep], start)
+        return Chunks(request, self.t.taken(), self.content_bytes.taken(), self.tok.taken(), start)
 
 
 def read_requests(source: RequestsSource, t0_ns: int) -> tuple[Requests, Sequence[Mapping[str, Any]]]:
@@ -245,15 +270,16 @@ def read_requests(source: RequestsSource, t0_ns: int) -> tuple[Requests, Sequenc
 
 def _requests(pieces: _Pieces) -> Requests:
     request_id = pa.chunked_array(pieces.arrow["request_id"], pa.string())
-    order = _order(_joined(list(pieces.floats["intended"])), request_id, pa.chunked_array(pieces.arrow["turn"], pa.int32()))
+    intended = pieces.floats.pop("intended").taken()
+    order = _order(intended, request_id, pa.chunked_array(pieces.arrow["turn"], pa.int32()))
     rows = pa.array(order)
     labels = {name: Labels.joined(parts)[order] for name, parts in pieces.labels.items()}
     session = _codes(pa.chunked_array(pieces.arrow.pop("session_id"), pa.string()))[order]
-    numbers = {name: pieces.column(name, order) for name in list(pieces.floats)}
-    columns: dict[str, Any] = {**labels, **numbers}
+    numbers = {name: pieces.floats.pop(name).taken()[order] for name in list(pieces.floats)}
+    columns: dict[str, Any] = {**labels, "intended": intended[order], **numbers}
     return Requests(
         request_id=request_id.take(rows), session=session, **columns,
-        error=pa.chunked_array(pieces.arrow["error"], pa.string()).take(rows), chunks=pieces.chunks().of_requests(order),
+        error=pa.chunked_array(pieces.arrow["error"], pa.string()).take(rows), chunks=pieces.chunks(order),
     )  # fmt: skip
 
 
@@ -275,13 +301,6 @@ def _codes(column: pa.ChunkedArray) -> npt.NDArray[np.int32]:
     """A number for each string, equal for equal ones."""
     pieces = column.dictionary_encode().unify_dictionaries().chunks
     return np.concatenate([np.zeros(0, np.int32), *(piece.indices.to_numpy(zero_copy_only=False) for piece in pieces)]).astype(np.int32)
-
-
-def _joined(parts: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:
-    """One array of several, which are let go of."""
-    joined = np.concatenate(parts) if parts else np.zeros(0)
-    parts.clear()
-    return joined
 
 
 def _lengths(lists: pa.Array) -> Ints:
