@@ -47,10 +47,11 @@ venv: $(STAMP) ## the virtual environment, .venv
 run: $(STAMP) ## a first benchmark on this machine's CPU: loadprofiles/cpu-smoke.yaml
 	@$(BIN)/harness run loadprofiles/cpu-smoke.yaml
 
+# Files in their order: the longest, of runs from end to end, are among the first then, and the last ones are short.
 # Tests start hundreds of processes: each would compile the whole package again where an environment forbids compiled files.
 .PHONY: test
 test: $(STAMP) ## all tests but those that need vLLM
-	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q -n $(TEST_PROCESSES) --dist loadfile
+	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 .PHONY: check
 check: $(STAMP) ## lint, types, import rules, generated files, shell and Docker lint

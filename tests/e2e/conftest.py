@@ -39,14 +39,23 @@ def paced():
         yield server
 
 
-@pytest.fixture
-def write_profile(tmp_path):
+def writer(folder):
     def write(url, *, purpose="smoke", api="messages", load="{kind: concurrency, concurrency: 3, sessions: 6}", name="e2e", extra=""):
-        path = tmp_path / f"{name}.yaml"
+        path = folder / f"{name}.yaml"
         path.write_text(PROFILE.format(url=url, purpose=purpose, api=api, load=load) + extra)
         return path
 
     return write
+
+
+@pytest.fixture
+def write_profile(tmp_path):
+    return writer(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def write_profile_in():
+    return writer
 
 
 class Command:
@@ -67,13 +76,13 @@ class Command:
             check=False,
         )
 
-    def start(self, *args):
+    def start(self, *args, stdout=subprocess.PIPE, stderr=subprocess.PIPE):
         return subprocess.Popen(
             [sys.executable, "-m", "harness", *map(str, args)],
             cwd=self.folder,
             env=self.env,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stdout=stdout,
+            stderr=stderr,
             text=True,
             start_new_session=True,
         )
@@ -93,10 +102,31 @@ class Command:
                 continue
         return found
 
+    def in_flight(self):
+        """Wait until a run that was started has recorded at least one request; its folder."""
+
+        def recorded():
+            for run in self.runs():
+                journals = list((run / "requests").glob("*.arrows"))
+                if any(journal.stat().st_size > 20_000 for journal in journals):
+                    return run
+            return None
+
+        return until(recorded, "a request in the journal")
+
 
 @pytest.fixture
 def harness(tmp_path):
     command = Command(tmp_path)
+    yield command
+    for process in command.processes():
+        process.kill()
+
+
+@pytest.fixture(scope="module")
+def module_harness(tmp_path_factory):
+    """One for runs that several tests of a module look at."""
+    command = Command(tmp_path_factory.mktemp("shared"))
     yield command
     for process in command.processes():
         process.kill()
@@ -118,20 +148,9 @@ def until_fixture():
 
 
 @pytest.fixture
-def in_flight(harness, until):
+def in_flight(harness):
     """Wait until a run that was started has recorded at least one request; gives its folder."""
-
-    def wait():
-        def recorded():
-            for run in harness.runs():
-                journals = list((run / "requests").glob("*.arrows"))
-                if any(journal.stat().st_size > 20_000 for journal in journals):
-                    return run
-            return None
-
-        return until(recorded, "a request in the journal")
-
-    return wait
+    return harness.in_flight
 
 
 @pytest.fixture
@@ -143,3 +162,9 @@ def summary_of():
 def shared_cache(harness, tmp_path_factory):
     """One cache of built-in models for the session, so that the tiny model is made once."""
     harness.env["HARNESS_CACHE_DIR"] = str(tmp_path_factory.getbasetemp() / "model-cache")
+
+
+@pytest.fixture(scope="module")
+def module_cache(module_harness, tmp_path_factory):
+    """The same cache for the runs that several tests look at."""
+    module_harness.env["HARNESS_CACHE_DIR"] = str(tmp_path_factory.getbasetemp() / "model-cache")

@@ -20,20 +20,20 @@ def reduced(harness, run):
     return json.loads(done.stdout)
 
 
-def test_sigint_drains_writes_and_exits_130(harness, paced, write_profile, in_flight):
+def test_sigint_drains_writes_and_exits_130(harness, paced, write_profile, in_flight, summary_of):
     process = harness.start("run", write_profile(paced.url, load=LONG))
     run = in_flight()
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, out + err
     assert json.loads((run / "manifest.json").read_text())["state"] == "interrupted"
-    summary = reduced(harness, run)
+    summary = summary_of(run)
     assert summary["requests"]["ok"] > 0
     assert (run / "report.html").exists()
     assert harness.processes() == []
 
 
-def test_a_second_sigint_stops_at_once_and_marks_what_was_in_flight(harness, write_profile, in_flight, until):
+def test_a_second_sigint_stops_at_once_and_marks_what_was_in_flight(harness, write_profile, in_flight, until, summary_of):
     with PacedServer(Pace(ttft_ms=20, gap_ms=2000)) as slow, PacedServer(Pace(ttft_ms=5, gap_ms=1)) as fast:
         profile = write_profile(slow.url, load=LONG)
         # One fast replica fills the journal, one slow one keeps requests in flight.
@@ -45,7 +45,7 @@ def test_a_second_sigint_stops_at_once_and_marks_what_was_in_flight(harness, wri
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
         assert process.returncode == 130, out + err
-        by_outcome = reduced(harness, run)["requests"]["by_outcome"]
+        by_outcome = summary_of(run)["requests"]["by_outcome"]
         assert by_outcome.get("interrupted", 0) >= 1
         assert by_outcome["ok"] >= 1
         assert harness.processes() == []
@@ -71,7 +71,7 @@ def test_kill_9_of_the_supervisor_leaves_a_readable_run_and_no_process(harness, 
     assert summary["verdict"]["status"] == "invalid"
 
 
-def test_kill_9_of_a_traffic_worker_fails_the_run_and_keeps_its_records(harness, paced, write_profile, in_flight):
+def test_kill_9_of_a_traffic_worker_fails_the_run_and_keeps_its_records(harness, paced, write_profile, in_flight, summary_of):
     process = harness.start("run", write_profile(paced.url, load=LONG))
     run = in_flight()
     (worker,) = [p for p in harness.processes() if "locust" in " ".join(p.cmdline())]
@@ -80,18 +80,18 @@ def test_kill_9_of_a_traffic_worker_fails_the_run_and_keeps_its_records(harness,
     assert process.returncode == 5, out + err
     assert "next step" in err
     assert json.loads((run / "manifest.json").read_text())["state"] == "failed"
-    assert reduced(harness, run)["requests"]["ok"] > 0
+    assert summary_of(run)["requests"]["ok"] > 0
     assert harness.processes() == []
 
 
-def test_a_server_that_dies_in_the_middle_is_a_server_error(harness, write_profile, in_flight):
+def test_a_server_that_dies_in_the_middle_is_a_server_error(harness, write_profile, in_flight, summary_of):
     with PacedServer(Pace(ttft_ms=20, gap_ms=5)) as server:
-        process = harness.start("run", write_profile(server.url, load=LONG.replace("120s", "6s")))
+        process = harness.start("run", write_profile(server.url, load=LONG.replace("120s", "3s")))
         run = in_flight()
         server.stop()
         out, err = process.communicate(timeout=90)
     assert process.returncode in (4, 10), out + err  # attached: nobody tells us that it died; the run ends invalid
-    summary = reduced(harness, run)
+    summary = summary_of(run)
     assert summary["verdict"]["status"] == "invalid"
     assert summary["requests"]["ok"] > 0
     assert summary["requests"]["failed"] > 0

@@ -43,11 +43,7 @@ def test_a_measurement_holds_a_certificate_and_canaries_and_the_next_one_finds_i
     assert "calibrating" not in again.stdout + again.stderr
 
 
-def test_a_smoke_run_does_neither_unless_it_is_told_to(harness, paced, write_profile, summary_of):
-    assert harness("run", write_profile(paced.url)).returncode == 0
-    (run,) = harness.runs()
-    assert not (run / "calibration.json").exists()
-    assert summary_of(run)["client"]["canary"] is None
+def test_a_smoke_run_has_canaries_where_it_is_told_to(harness, paced, write_profile):
     load = "{kind: arrival_rate, rate_per_s: 4, window_s: 4s}"
     done = harness("run", write_profile(paced.url, load=load, name="told"), "--set", "traffic.canary=true", "--json")
     assert done.returncode == 0, done.stderr

@@ -43,5 +43,8 @@ def test_a_rate_beyond_the_machine_is_invalid_and_loses_no_request(harness, pace
     assert planned <= {row["request_id"] for row in rows}
     dropped = [row for row in rows if row["outcome"] == "dropped"]
     assert all(row["sent_ns"] is None and row["error"] for row in dropped)
-    assert any("behind its schedule" in row["error"] for row in dropped)
+    # Which it met first, the limit of requests in flight or the end of the time to send, is a matter of the machine; it says which.
+    assert {row["error"] for row in dropped} <= {
+        "100 requests were in flight", "the load generator was so far behind its schedule that this was never sent"
+    }  # fmt: skip
     assert harness.processes() == []

@@ -1,26 +1,70 @@
 """From a profile to a report with the real command."""
 
+import contextlib
 import json
 import re
+import shutil
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
+from pathlib import Path
 
+import psutil
 import pyarrow.parquet as pq
 import pytest
+
+from harness.testing.paced import Pace, PacedServer
 
 SUMMARY_KEYS = {
     "schema_version", "run_id", "profile", "verdict", "window", "requests", "metrics", "latency", "reconciliation", "stages",
 }  # fmt: skip
 
 
+SECRET = "sk-very-secret-0123456789"
+
+
+@dataclass
+class Done:
+    run: Path
+    stdout: str
+    stderr: str
+    returncode: int
+
+
+@pytest.fixture(scope="module")
+def two(module_harness, write_profile_in):
+    """Two runs at the same time in one folder, each on a server of its own: `messages` with a key and words, `chat` with --json."""
+    harness = module_harness
+    harness.env["MY_KEY"] = SECRET
+    write_profile = write_profile_in(harness.folder)
+    with PacedServer(Pace(ttft_ms=20, gap_ms=5)) as one, PacedServer(Pace(ttft_ms=20, gap_ms=5)) as other:
+        keyed = write_profile(one.url, api="messages", name="messages")
+        keyed.write_text(keyed.read_text().replace("kind: attach,", "kind: attach, api_key_env: MY_KEY,"))
+        commands = {"messages": (keyed,), "chat": (write_profile(other.url, api="chat", name="chat"), "--json")}
+        started = {}
+        for name, args in commands.items():
+            with (harness.folder / f"{name}.out").open("w") as out, (harness.folder / f"{name}.err").open("w") as err:
+                started[name] = harness.start("run", *args, stdout=out, stderr=err)
+        processes = set()
+        while any(process.poll() is None for process in started.values()):
+            for process in harness.processes():
+                with contextlib.suppress(psutil.Error):  # it ended meanwhile
+                    processes.add((process.pid, " ".join(process.cmdline())))
+            time.sleep(0.1)
+    done = {}
+    for name, process in started.items():
+        out, err = ((harness.folder / f"{name}.{end}").read_text() for end in ("out", "err"))
+        (run,) = (folder for folder in harness.runs() if f"-{name}-" in folder.name)
+        done[name] = Done(run, out, err, process.returncode)
+    return done, processes, harness.processes()
+
+
 @pytest.mark.parametrize("api", ["messages", "chat"])
-def test_a_run_ends_with_a_verdict_a_table_and_the_reports_path(harness, paced, write_profile, api, summary_of):
-    done = harness("run", write_profile(paced.url, api=api))
+def test_a_run_ends_with_a_verdict_and_all_its_files(two, api, summary_of):
+    done = two[0][api]
     assert done.returncode == 0, done.stderr
-    assert "functional" in done.stdout
-    assert "report.html" in done.stdout
-    (run,) = harness.runs()
+    run = done.run
     for name in ("manifest.json", "plan.parquet", "requests.parquet", "host.parquet", "summary.json", "report.html", "report.md"):
         assert (run / name).stat().st_size > 0, name
     assert not (run / "power.parquet").exists()  # no GPU: absent, not zero
@@ -35,23 +79,65 @@ def test_a_run_ends_with_a_verdict_a_table_and_the_reports_path(harness, paced, 
     planned = {row["request_id"] for row in pq.read_table(run / "plan.parquet").to_pylist()}
     assert {row["request_id"] for row in requests} == planned
     assert json.loads((run / "manifest.json").read_text())["state"] == "complete"
-    assert harness.processes() == []
+    # A smoke run holds neither unless it is told to.
+    assert not (run / "calibration.json").exists()
+    assert summary["client"]["canary"] is None
 
 
-def test_json_is_the_summary_and_nothing_else_on_stdout(harness, paced, write_profile):
-    done = harness("run", write_profile(paced.url), "--json")
-    assert done.returncode == 0, done.stderr
-    summary = json.loads(done.stdout)
-    assert set(summary) >= SUMMARY_KEYS
+def test_two_runs_at_once_leave_no_process(two):
+    _, processes, left = two
+    assert len([line for _, line in processes if " -m locust " in line]) == 2
+    assert left == []
+
+
+def test_a_run_prints_its_verdict_a_table_and_the_reports_path(two):
+    done = two[0]["messages"]
+    assert "server ready" in done.stdout
+    assert "functional" in done.stdout
+    assert f"{done.run.name}/report.html" in done.stdout
+
+
+def test_json_is_the_summary_and_nothing_else_on_stdout(two, summary_of):
+    done = two[0]["chat"]
+    assert json.loads(done.stdout) == summary_of(done.run)
     assert "load" in done.stderr
 
 
-def test_quiet_prints_the_result_only(harness, paced, write_profile):
-    done = harness("run", write_profile(paced.url), "--quiet")
+def test_the_api_key_is_in_no_artifact_and_no_process_list(two):
+    done, processes, _ = two
+    assert processes
+    assert not any(SECRET in line for _, line in processes)
+    for path in done["messages"].run.rglob("*"):
+        if path.is_file():
+            assert SECRET.encode() not in path.read_bytes(), path
+
+
+def test_reduce_gives_the_same_bytes_twice_and_report_writes_both(two, harness):
+    run = harness.folder / "results" / two[0]["messages"].run.name
+    shutil.copytree(two[0]["messages"].run, run)
+    before = (run / "summary.json").read_bytes()
+    assert harness("reduce", run).returncode == 0
+    assert (run / "summary.json").read_bytes() == before
+    (run / "report.html").unlink()
+    (run / "report.md").unlink()
+    assert harness("report", run).returncode == 0
+    assert (run / "report.html").exists()
+    assert (run / "report.md").exists()
+    listed = harness("results")
+    assert run.name in listed.stdout
+
+
+def test_quiet_prints_the_result_only_and_overrides_reach_the_run(harness, paced, write_profile, summary_of):
+    done = harness("run", write_profile(paced.url), "--set", "traffic.load.0.sessions=2", "--set", "seed=9", "--quiet")
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert "server ready" not in done.stdout
     assert "functional" in done.stdout
+    (run,) = harness.runs()
+    assert summary_of(run)["requests"]["ok"] == 6
+    manifest = json.loads((run / "manifest.json").read_text())
+    assert manifest["seed"] == 9
+    assert manifest["overrides"] == ["traffic.load.0.sessions=2", "seed=9"]
 
 
 def test_an_open_loop_by_time_measures_its_window(harness, paced, write_profile, summary_of):
@@ -89,23 +175,6 @@ def test_a_failed_threshold_exits_99_and_an_absent_metric_never_passes(harness, 
     assert "absent" in done.stderr
 
 
-def test_set_overrides_reach_the_run(harness, paced, write_profile):
-    done = harness("run", write_profile(paced.url), "--set", "traffic.load.0.sessions=2", "--set", "seed=9", "--json")
-    assert json.loads(done.stdout)["requests"]["ok"] == 6
-    manifest = json.loads((harness.runs()[0] / "manifest.json").read_text())
-    assert manifest["seed"] == 9
-    assert manifest["overrides"] == ["traffic.load.0.sessions=2", "seed=9"]
-
-
-def test_two_runs_at_once_do_not_meet(harness, paced, write_profile, summary_of):
-    both = [harness.start("run", write_profile(paced.url, name=name), "--json") for name in ("one", "two")]
-    for process in both:
-        out, err = process.communicate(timeout=120)
-        assert process.returncode in (0, 10), err  # the server's counters see both runs: reconciliation may refuse, rightly
-        assert json.loads(out)["requests"]["ok"] == 18
-    assert len(harness.runs()) == 2
-
-
 def test_dry_run_and_plan_print_what_would_be_sent_and_start_nothing(harness, paced, write_profile):
     profile = write_profile(paced.url)
     dry, plan = harness("run", profile, "--dry-run"), harness("plan", profile)
@@ -136,44 +205,8 @@ def test_check_system_describes_the_machine(harness):
     assert json.loads(harness("check", "--system", "--json").stdout)["system"]
 
 
-def test_reduce_gives_the_same_bytes_twice_and_report_writes_both(harness, paced, write_profile):
-    harness("run", write_profile(paced.url))
-    (run,) = harness.runs()
-    before = (run / "summary.json").read_bytes()
-    assert harness("reduce", run).returncode == 0
-    assert (run / "summary.json").read_bytes() == before
-    (run / "report.html").unlink()
-    assert harness("report", run).returncode == 0
-    assert (run / "report.html").exists()
-    listed = harness("results")
-    assert run.name in listed.stdout
-
-
 def test_help_is_quick_to_import():
     """No room is imported for --help: not pandas, torch, locust, pyarrow or pydantic."""
     done = subprocess.run([sys.executable, "-X", "importtime", "-m", "harness", "--help"], capture_output=True, text=True, check=True)
     heavy = re.findall(r"\|\s+(pandas|torch|locust|gevent|pyarrow|pydantic|numpy)$", done.stderr, re.MULTILINE)
     assert heavy == []
-
-
-def test_the_api_key_is_in_no_artifact_and_no_process_list(harness, write_profile, tmp_path, until):
-    from harness.testing.paced import Pace, PacedServer
-
-    secret = "sk-very-secret-0123456789"
-    with PacedServer(Pace(ttft_ms=20, gap_ms=5)) as server:
-        profile = write_profile(server.url)
-        text = profile.read_text().replace("kind: attach,", "kind: attach, api_key_env: MY_KEY,")
-        profile.write_text(text)
-        harness.env["MY_KEY"] = secret
-        process = harness.start("run", profile)
-        command_lines = set()
-        while process.poll() is None:
-            command_lines |= {" ".join(p.cmdline()) for p in harness.processes()}
-            time.sleep(0.05)
-        assert process.wait() == 0, process.stderr.read()
-    assert command_lines
-    assert not any(secret in line for line in command_lines)
-    for path in harness.runs()[0].rglob("*"):
-        if path.is_file():
-            assert secret.encode() not in path.read_bytes(), path
-    process.communicate()

@@ -345,7 +345,7 @@ SNIPPETS = st.sampled_from([
 ])  # fmt: skip
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_mutation_of_a_profile_loads_or_is_told(valid, data):
     text = valid + "server2: &a {x: 1}\n" if data.draw(st.booleans()) else valid
@@ -371,7 +371,7 @@ KEYS = """purpose seed name model model.id model.max_context_tok server server.k
 PATHS = st.sampled_from(KEYS.split())
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(overrides=st.lists(st.tuples(PATHS, VALUES), min_size=1, max_size=4))
 def test_any_value_at_any_key_loads_or_is_told(valid, overrides):
     assert_loads_or_is_told(valid, [f"{path}={json.dumps(value)}" for path, value in overrides])
