@@ -186,6 +186,7 @@ class _Estimator:
                 "demand_tok_s": case.peak_demand_tok_s,
             },
             peak_draws=drawn["output_tok_s_peak"],
+            demonstration=evidence.is_demonstration(self._run),
         )
 
     # factors

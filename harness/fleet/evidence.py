@@ -27,9 +27,9 @@ DOUBLE: Final = "double_hardware"
 
 
 def is_demonstration(run: RunResult) -> bool:
-    """Whether nothing but a test double in place of hardware makes the run invalid."""
-    codes = {concern.get("code") for concern in run.concerns if concern.get("severity") == "invalid"}
-    return run.status is Status.INVALID and codes == {DOUBLE}
+    """Whether the run's boards are a test double and nothing else makes it invalid (in a smoke run the double does not)."""
+    invalid = {concern.get("code") for concern in run.concerns if concern.get("severity") == "invalid"}
+    return DOUBLE in {concern.get("code") for concern in run.concerns} and invalid <= {DOUBLE}
 
 
 def measured_tokens(run: RunResult, *, demonstrate: bool = False) -> Value:
@@ -37,7 +37,8 @@ def measured_tokens(run: RunResult, *, demonstrate: bool = False) -> Value:
 
     Args:
         run: the run.
-        demonstrate: take a run whose boards are a test double, where nothing else makes it invalid.
+        demonstrate: take a run whose boards are a test double, where nothing else makes it invalid; a smoke run too, since no figure means
+            anything then.
 
     Raises:
         InvalidRunError: the run is invalid, proves function only, or ran without GPUs.
@@ -57,10 +58,11 @@ def measured_tokens(run: RunResult, *, demonstrate: bool = False) -> Value:
             cause="the server ran on CPU, or the deployment's GPUs were not recorded (server.gpus)",
             next_step="measure on a GPU of the site's type, with purpose: measure",
         )
-    if run.status is Status.FUNCTIONAL or run.purpose == Purpose.SMOKE:
+    if (run.status is Status.FUNCTIONAL or run.purpose == Purpose.SMOKE) and not (demonstrate and is_demonstration(run)):
         raise InvalidRunError(
             f"{run.path} is a smoke run: it proves function and makes no performance claim that could be scaled",
-            next_step="run a profile with purpose: measure",
+            next_step="run a profile with purpose: measure"
+            + ("; --demonstrate shows the page with figures that mean nothing" if is_demonstration(run) else ""),
         )
     if run.manifest.get("endpoints") == []:
         raise InvalidRunError(f"{run.path} has no replica: nothing served its load", next_step="measure with one server or more")

@@ -181,6 +181,7 @@ class FleetEstimate:
         central: every output of the model at central values, by key.
         stated: what is stated and not drawn: gpus, cap_mw, usd_per_h, tok_s_per_session; None where it is not.
         peak_draws: output tokens per second at peak, one of each draw.
+        demonstration: the run's boards are a test double: no figure says anything about real hardware.
     """
 
     run_id: str
@@ -202,6 +203,7 @@ class FleetEstimate:
     central: Mapping[str, float] = field(default_factory=dict)
     stated: Mapping[str, float | None] = field(default_factory=dict)
     peak_draws: Floats = field(default_factory=lambda: np.zeros(0))
+    demonstration: bool = False
 
     def figure(self, key: str) -> FleetFigure:
         """One figure by its key."""
@@ -215,6 +217,7 @@ class FleetEstimate:
             "run": self.run,
             "run_name": self.run_name,
             "run_status": str(self.status),
+            "demonstration": self.demonstration,
             "site": {**self.site.to_dict(), "contradictions": list(self.contradictions)},
             "gpu": self.gpu,
             "work": dict(self.work),

@@ -83,12 +83,11 @@ def fleet_view(cases: Sequence[Case], refused: Sequence[Refusal] = ()) -> FleetV
     """
     case = cases[0]
     e, f = case.estimate, case.forecast
-    tone = {Status.VALID: "valid", Status.PRELIMINARY: "preliminary", Status.DEGRADED: "degraded", Status.INVALID: "invalid"}.get(
-        e.status, "degraded"
-    )
+    tones = {Status.VALID: "valid", Status.PRELIMINARY: "preliminary", Status.DEGRADED: "degraded", Status.INVALID: "invalid"}
+    tone = "invalid" if e.demonstration else tones.get(e.status, "degraded")
     return FleetView(
         title=f"{e.site.title}: what it would deliver",
-        badge="a demonstration, nothing measured" if e.status is Status.INVALID else f"modelled from a {e.status} run",
+        badge="a demonstration, nothing measured" if e.demonstration else f"modelled from a {e.status} run",
         tone=tone,
         lead=_lead(e),
         sure=_sure(e),

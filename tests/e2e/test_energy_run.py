@@ -93,3 +93,25 @@ def test_tokens_per_joule_and_joules_by_class_are_those_of_the_known_curve(harne
     boards = summary["energy"]["boards"]["devices"]
     assert [board["throttled_share"]["sw_power_cap"] for board in boards] == [1.0, 1.0]
     assert summary["labels"]["power_limit"] == "650 of 700 W"  # the double's: set below its default
+
+    # From the same run to a site, by the real command: a page that says what it is.
+    site = tmp_path / "site.yaml"
+    site.write_text("ours:\n  gpu: {value: H100, source: us, date: 2026-01}\n  gpus: {value: 800, source: us, date: 2026-01}\n")
+    ask = ("fleet", run, "--site", site, "--years", 1, "--modelled", 1, "--modelled-source", "a demonstration", "--json")
+    assert harness(*ask).returncode == 10
+    done = harness(*ask, "--demonstrate")
+    assert done.returncode == 0, done.stderr
+    (case,) = json.loads(done.stdout)["cases"]
+    estimate = case["estimate"]
+    assert estimate["flags"][0].startswith("A demonstration")
+    steps = {step["label"]: step for step in estimate["waterfall"]}
+    assert steps["measured in the run"]["result"] == pytest.approx(metrics["output_tok_s_per_gpu"]["value"], rel=1e-9)
+    assert steps["measured board power"]["result"] == pytest.approx(metrics["power_w"]["value"] / 2, rel=1e-9)  # 700 W rated here and there
+    figures = estimate["figures"]
+    assert figures["gpus_powered"]["value"] == 800
+    assert figures["output_tok_s"]["p5"] < figures["output_tok_s"]["value"] < figures["output_tok_s"]["p95"]
+    assert figures["j_per_output_tok_mean"]["value"] == pytest.approx(
+        figures["power_mean_mw"]["value"] * 1e6 / figures["output_tok_s"]["value"], rel=1e-9
+    )
+    assert case["forecast"] is not None
+    assert "a demonstration, nothing measured" in (run / "fleet" / "fleet.html").read_text()
