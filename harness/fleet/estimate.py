@@ -19,13 +19,15 @@ from harness.core.errors import ProfileError
 from harness.core.records import Basis, Boundary
 from harness.core.units import human_number
 from harness.fleet import arithmetic, evidence
-from harness.fleet.catalog import check_overlap, contradictions, gpus, load_site, overridden
+from harness.fleet.catalog import contradictions, gpus, load_site, overridden
 from harness.fleet.draws import BLOCK, Z95, Streams, draw
+from harness.fleet.factors import FactorBook
 from harness.fleet.flags import red_flags
-from harness.fleet.further import Linked, curve_of, efficiency_of, idle_share_of
-from harness.fleet.kinds import GpuSpec, Prior, Site, Sourced
+from harness.fleet.further import curve_of, efficiency_of
+from harness.fleet.kinds import GpuSpec, Site
 from harness.fleet.model import Case, best_point, central, evaluate, swings
 from harness.fleet.modelled import Ratio, no_ratio
+from harness.fleet.power import Power
 from harness.fleet.records import Factor, FleetEstimate, FleetFigure, Step, Swing
 from harness.fleet.waterfall import Waterfall
 
@@ -133,29 +135,28 @@ class _Estimator:
         self._spec = spec
         if options.modelled is not None and site.types and spec.name not in site.types:
             self._spec = gpus()[site.types[0]]
-        self._priors = overridden(options.assume)
-        self._streams = Streams(options.seed, options.draws)
+        self._book = FactorBook(overridden(options.assume), Streams(options.seed, options.draws))
         self._flags: list[str] = []
-        self._factors: dict[str, Factor] = {}
         self._why: dict[str, tuple[str, ...]] = {}
+        self._power = Power(run, site, (self._from, self._spec), self._book, options.loads, self._flags)
 
     def estimate(self) -> FleetEstimate:
         self._flags.extend(red_flags(self._run, self._from, self._site))
         self._tokens()
-        absent_power = self._power()
+        absent_power = self._power.factors()
         for key in ("availability", "reserved_spares", "load_factor"):
-            self._prior(key)
+            self._book.prior(key)
         case = self._case()
         case = self._on_curve(case, absent_power)
         self._prices()
-        values = central(self._factors, case)
-        drawn = evaluate({key: factor.draws for key, factor in self._factors.items()}, case)
+        values = central(self._book.factors, case)
+        drawn = evaluate({key: factor.draws for key, factor in self._book.factors.items()}, case)
         binding = self._binding(case, values, absent_power)
         figures = self._figures(case, values, drawn, absent_power, binding)
         powered_why = "; ".join(self._powered_why(case, absent_power))
-        waterfall = Waterfall(self._factors, case, values, powered_why, "; ".join(self._why.get("curve", ())))
+        waterfall = Waterfall(self._book.factors, case, values, powered_why, "; ".join(self._why.get("curve", ())))
         ranked = swings(
-            self._factors, case, ("output_tok_s", "output_tok_s_peak", "power_mean_mw", "usd_per_mtok", "j_per_output_tok_mean")
+            self._book.factors, case, ("output_tok_s", "output_tok_s_peak", "power_mean_mw", "usd_per_mtok", "j_per_output_tok_mean")
         )
         work = evidence.work_of(self._run)
         if (text := evidence.kv_text(self._run, self._from)) is not None:
@@ -175,7 +176,7 @@ class _Estimator:
             contradictions=contradictions(self._site),
             draws=self._options.draws,
             seed=self._options.seed,
-            factors=self._factors,
+            factors=self._book.factors,
             tornado=ranked,
             central=values,
             stated={
@@ -191,22 +192,6 @@ class _Estimator:
 
     # factors
 
-    def _add(self, key: str, title: str, unit: str, value: float, draws: object, basis: Basis, source: str) -> Factor:
-        array = np.asarray(draws, dtype=np.float64)
-        self._factors[key] = factor = Factor(key, title, unit, value, array, basis, source)
-        return factor
-
-    def _prior(self, key: str) -> Factor:
-        prior: Prior = self._priors[key]
-        source = f"{prior.source} ({prior.date})"
-        return self._add(key, prior.title, prior.unit, prior.value, self._streams.prior(prior), Basis.MODELLED, source)
-
-    def _linked(self, key: str, linked: Linked) -> Factor:
-        prior = self._priors[key]
-        most = 1.0 if key == "idle_power_share" else None  # nothing draws more without load than under it
-        drawn = np.clip(self._streams.normal(key, linked.value, linked.deviation), 0.01, most)
-        return self._add(key, prior.title, prior.unit, linked.value, drawn, Basis.MEASURED, linked.source)
-
     def _tokens(self) -> None:
         run, measured = self._run, self._measured
         assert measured.value is not None
@@ -215,160 +200,48 @@ class _Estimator:
             spread = (measured.ci_high - measured.ci_low) / 2 / Z95
         else:
             source += "; the run has no interval of its own, so its uncertainty is not in the ranges"
-        drawn = self._streams.normal("run", measured.value, spread)
-        self._add("tok_s_per_gpu", "Measured output tokens per second per GPU", "tok/s/GPU", measured.value, drawn, Basis.MEASURED, source)
+        drawn = self._book.streams.normal("run", measured.value, spread)
+        self._book.add(
+            "tok_s_per_gpu", "Measured output tokens per second per GPU", "tok/s/GPU", measured.value, drawn, Basis.MEASURED, source
+        )
         share, slos = evidence.good_share(run), evidence.slos_of(run)
         if share is not None:
             said = "goodput_tok_s / output_tok_s in the run, SLOs " + ", ".join(f"{key} <= {value:g}" for key, value in slos.items())
-            self._add("slo_share", "Tokens of requests that met every SLO", "1", share, self._streams.fixed(share), Basis.MEASURED, said)
+            self._book.add(
+                "slo_share", "Tokens of requests that met every SLO", "1", share, self._book.streams.fixed(share), Basis.MEASURED, said
+            )
         else:
             self._flags.append("The run has no SLO: its throughput is an upper bound for a site that must keep one.")
         self._replicas()
         if self._spec is not self._from:
             self._ratio()
-        self._prior("slo_headroom")
+        self._book.prior("slo_headroom")
 
     def _replicas(self) -> None:
         run = self._run
         if run.replicas is not None and run.replicas >= 2:
             source = f"measured over {run.replicas} replicas, so what many replicas cost is in the measured figure"
-            title = self._priors["multi_replica_efficiency"].title
-            self._add("multi_replica_efficiency", title, "1", 1.0, self._streams.fixed(1.0), Basis.MEASURED, source)
+            title = self._book.priors["multi_replica_efficiency"].title
+            self._book.add("multi_replica_efficiency", title, "1", 1.0, self._book.streams.fixed(1.0), Basis.MEASURED, source)
             return
         linked, why = efficiency_of(run, [load_result(path) for path in self._options.replicas])
         if linked is not None:
-            self._linked("multi_replica_efficiency", linked)
+            self._book.linked("multi_replica_efficiency", linked)
             return
         if self._options.replicas:
             self._flags.append(f"No measured efficiency of replicas: {why}.")
-        self._prior("multi_replica_efficiency")
+        self._book.prior("multi_replica_efficiency")
         self._flags.append("The run has fewer than two replicas: what many of them cost each other is a guess, not a measurement.")
 
     def _ratio(self) -> None:
         ratio = self._options.modelled or no_ratio(self._from.name, self._spec.name)
-        prior = replace(self._priors["modelled_spread"], key="modelled_ratio", **ratio.range_of(self._priors["modelled_spread"]))
+        prior = replace(self._book.priors["modelled_spread"], key="modelled_ratio", **ratio.range_of(self._book.priors["modelled_spread"]))
         title = f"Modelled: {self._spec.name} over {self._from.name}"
-        self._add("modelled_ratio", title, "1", prior.value, self._streams.prior(prior), Basis.MODELLED, ratio.source)
+        self._book.add("modelled_ratio", title, "1", prior.value, self._book.streams.prior(prior), Basis.MODELLED, ratio.source)
         self._flags.append(
             f"Modelled, not measured: the run's GPU is {self._from.name}, the site's {self._spec.name}; throughput is multiplied by "
             f"{human_number(prior.value)} ({ratio.source}), and boards are taken to draw the same share of their rated power."
         )
-
-    def _power(self) -> str | None:
-        """Factors of power; the reason where there is none."""
-        boards = len(self._run.gpus)
-        node, board, module = evidence.node_power_w(self._run), evidence.board_power_w(self._run), evidence.module_power_w(self._run)
-        scaled = self._spec is not self._from
-        counted: dict[str, Sequence[str]]
-        if node is not None and boards and not scaled:
-            meter = self._priors["node_meter"]
-            value = node / boards
-            error = evidence.power_error(self._run, Boundary.NODE)
-            drawn = self._streams.normal("node", value, value * (meter.value if error is None else error) / Z95)
-            self._add("node_w", "Measured node power per GPU", "W/GPU", value, drawn, Basis.MEASURED, f"{self._run.run_id}; {meter.text()}")
-            counted = {"measured power of the node": ("gpu", "cpu", "host")}
-        elif not boards or (board is None and module is None):
-            return "the run measured no power of its boards"
-        elif scaled and board is None:
-            return "the run measured modules (GPUs with their processors), which are not scaled to another type of GPU"
-        elif self._host() is None:
-            return f"no sourced host power for {self._spec.name}"
-        elif module is not None and not scaled:
-            counted = self._module_power(module)
-        else:
-            assert board is not None
-            if (found := self._board_power(board, scaled=scaled)) is None:
-                return f"no sourced board power for {self._from.name} or {self._spec.name}"
-            counted = found
-        overhead = self._priors["network_storage"]
-        site_pue = self._site.pue
-        pue_includes = site_pue.includes or ("pue",) if site_pue is not None else self._priors["pue"].includes
-        check_overlap({**counted, "network_storage": overhead.includes, "spares (all GPUs are powered)": ("spares",), "pue": pue_includes})
-        self._prior("network_storage")
-        self._stated("pue", site_pue)
-        linked, why = idle_share_of(self._run, [load_result(path) for path in self._options.loads])
-        ready = evidence.unloaded_share(self._run) if linked is None else None
-        if linked is not None:
-            self._linked("idle_power_share", linked)
-        elif ready is not None:
-            self._linked("idle_power_share", Linked(ready[0], 0.05 * ready[0], ready[1]))
-        else:
-            self._prior("idle_power_share")
-            if self._options.loads:
-                self._flags.append(f"Power without load is not measured: {why}.")
-        self._stated("co2_kg_per_kwh", self._site.co2_kg_per_kwh)
-        return None
-
-    def _host(self) -> Sourced | None:
-        """Power of the host, a GPU: what the run's profile states, else rated; None where nobody tells it."""
-        stated = evidence.stated_host_w(self._run) if self._spec is self._from else None
-        if stated is None:
-            return self._spec.host_rated_w
-        beside_modules = evidence.module_power_w(self._run) is not None
-        return Sourced(*stated, date="in the run", includes=("host",) if beside_modules else ("cpu", "host"))
-
-    def _host_share(self) -> None:
-        """What share of that power the host draws: all of a stated one, the prior's of a rated one."""
-        host, prior = self._host(), self._priors["host_power_share"]
-        assert host is not None
-        if host is self._spec.host_rated_w:
-            self._prior("host_power_share")
-            source = f"{host.value:g} W rated ({host.cite()}) x {self._factors['host_power_share'].source}"
-            self._factors["host_power_share"] = replace(self._factors["host_power_share"], source=source)
-        else:
-            self._add(
-                "host_power_share", prior.title, "1", 1.0, self._streams.fixed(1.0), Basis.MODELLED, f"{host.value:g} W, {host.source}"
-            )
-
-    def _board_power(self, board: float, *, scaled: bool) -> dict[str, Sequence[str]] | None:
-        """Boards, and the whole host beside them: what each covers; None where a rated power is missing."""
-        boards, sensor, host = len(self._run.gpus), self._priors["board_sensor"], self._host()
-        assert host is not None
-        value, source, basis = board / boards, f"{self._run.run_id}; {sensor.text()}", Basis.MEASURED
-        error = evidence.power_error(self._run, Boundary.GPU_BOARD)
-        if error is not None:
-            source = f"{self._run.run_id}; systematic error of {error:.1%}, as the run tells it"
-        if scaled:
-            rated = (self._from.board_power_w, self._spec.board_power_w)
-            if rated[0] is None or rated[1] is None:
-                return None
-            value, basis = value * rated[1].value / rated[0].value, Basis.MODELLED
-            source += f"; times {rated[1].value:g} W / {rated[0].value:g} W of rated power"
-        deviation = (sensor.value / math.sqrt(boards) if error is None else error) / Z95
-        self._add(
-            "board_w", "Measured board power", "W/GPU", value, self._streams.normal("sensor", value, value * deviation), basis, source
-        )
-        self._host_share()
-        return {"measured power of the boards": ("gpu",), "host_rated_w": host.includes}
-
-    def _module_power(self, module: float) -> dict[str, Sequence[str]]:
-        """Superchip modules, which hold the processors, and the rest of the host beside them: what each covers."""
-        boards, sensor, host = len(self._run.gpus), self._priors["board_sensor"], self._host()
-        assert host is not None
-        value, error = module / boards, evidence.power_error(self._run, Boundary.MODULE)
-        deviation = (sensor.value / math.sqrt(boards) if error is None else error) / Z95
-        told = sensor.text() if error is None else f"systematic error of {error:.1%}, as the run tells it"
-        source = f"{self._run.run_id}; a module is a GPU with its processor; {told}"
-        drawn = self._streams.normal("sensor", value, value * deviation)
-        self._add("module_w", "Measured module power", "W/GPU", value, drawn, Basis.MEASURED, source)
-        self._host_share()
-        if host is self._spec.host_rated_w:
-            beside = self._prior("host_beside_module")
-            includes = self._priors["host_beside_module"].includes
-        else:  # what the profile states is beside what was measured
-            title = self._priors["host_beside_module"].title
-            beside = self._add("host_beside_module", title, "1", 1.0, self._streams.fixed(1.0), Basis.MODELLED, host.source)
-            includes = host.includes
-        return {"measured power of the modules": ("gpu", "cpu"), beside.key: includes}
-
-    def _stated(self, key: str, stated: Sourced | None) -> None:
-        """A figure that the site states, or else the prior."""
-        if stated is None:
-            self._prior(key)
-        else:
-            prior = self._priors[key]
-            drawn = self._streams.fixed(stated.value)
-            self._add(key, prior.title, prior.unit, stated.value, drawn, Basis.MODELLED, f"stated for the site: {stated.cite()}")
 
     def _case(self) -> Case:
         site = self._site
@@ -395,7 +268,7 @@ class _Estimator:
             gpus=count,
             cap_mw=site.power_mw.value * part if site.power_mw is not None else None,
             usd_per_h=None if monthly is None else monthly * part / arithmetic.HOURS_PER_MONTH,
-            host_w=host.value if (host := self._host()) is not None else None,
+            host_w=host.value if (host := self._power.host()) is not None else None,
             tok_s_per_session=per_session,
             demand_tok_s=self._options.demand_tok_s,
             demand_sessions=self._options.demand_sessions,
@@ -406,26 +279,26 @@ class _Estimator:
         """At a power cap that binds, the best point of a measured curve; without a curve the run's own, and fewer GPUs."""
         if case.cap_mw is None or absent_power is not None:
             return case
-        if central(self._factors, case)["gpus_powered"] >= case.gpus:
+        if central(self._book.factors, case)["gpus_powered"] >= case.gpus:
             return case
         curve, why = curve_of(self._run, [load_result(path) for path in self._options.limits])
-        if curve is None or "board_w" not in self._factors:
+        if curve is None or "board_w" not in self._book.factors:
             if self._options.limits:
                 self._flags.append(
                     f"No power-cap curve: {why if curve is None else 'it is of boards, and the node or the modules were measured'}."
                 )
             return case
-        point = best_point(self._factors, case, curve)
+        point = best_point(self._book.factors, case, curve)
         self._why["curve"] = (f"power-cap curve {why}; boards run at {point.limit_w:.0f} W",)
         return replace(case, point=point)
 
     def _prices(self) -> None:
         for tier, price in self._spec.usd_per_gpu_h.items():
-            prior = replace(self._priors["price_spread"], key=f"price@{tier}")
-            drawn = self._streams.prior(prior) * price.value
+            prior = replace(self._book.priors["price_spread"], key=f"price@{tier}")
+            drawn = self._book.streams.prior(prior) * price.value
             title = f"Price of a GPU-hour, {tier.replace('_', ' ')}"
             source = f"{price.cite()}; spread: assumption of this harness ({prior.date})"
-            self._add(f"usd_per_gpu_h@{tier}", title, "USD/GPU-h", price.value, drawn, Basis.MODELLED, source)
+            self._book.add(f"usd_per_gpu_h@{tier}", title, "USD/GPU-h", price.value, drawn, Basis.MODELLED, source)
 
     # answers
 
@@ -486,8 +359,8 @@ class _Estimator:
             *[
                 (key.replace("usd_per_gpu_h", "usd_per_mtok"),
                  f"Dollars per million output tokens, {key.partition('@')[2].replace('_', ' ')}", "USD/Mtok",
-                 (*mean_why, self._factors[key].text()), "deployment", None)
-                for key in self._factors if key.startswith("usd_per_gpu_h@")
+                 (*mean_why, self._book.factors[key].text()), "deployment", None)
+                for key in self._book.factors if key.startswith("usd_per_gpu_h@")
             ],
             ("gpus_needed", "GPUs that the demand needs", "GPU", (*peak_why, *demand), "deployment", no_demand),
             ("mw_needed", "Power that the demand needs", "MW", (*peak_why, *power_why, *demand), facility, no_demand or no_power),
@@ -512,7 +385,7 @@ class _Estimator:
         return figures
 
     def _texts(self, *keys: str) -> tuple[str, ...]:
-        return tuple(self._factors[key].text() for key in keys if key in self._factors)
+        return tuple(self._book.factors[key].text() for key in keys if key in self._book.factors)
 
     def _powered_why(self, case: Case, absent_power: str | None) -> tuple[str, ...]:
         count, cap = self._site.gpus, self._site.power_mw
