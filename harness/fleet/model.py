@@ -164,7 +164,7 @@ def swings(factors: Mapping[str, Factor], case: Case, figures: Sequence[str]) ->
     if not varied:
         return ()
     width = 2 * len(varied)
-    x = {key: np.full(width, factor.value) for key, factor in factors.items()}
+    x = {key: np.full(width, factor.value, dtype=np.float64) for key, factor in factors.items()}
     for position, factor in enumerate(varied):
         x[factor.key][2 * position : 2 * position + 2] = factor.ends()
     answers = evaluate(x, case)
