@@ -4,9 +4,6 @@ import itertools
 import json
 
 import pytest
-from anthropic.types import OutputConfigParam, ThinkingConfigParam
-from openai.types.shared import ReasoningEffort
-from openai.types.shared_params import Reasoning
 from pydantic import TypeAdapter
 
 from harness.core.records import ModelFacts
@@ -39,6 +36,8 @@ def requests(plan):
 
 
 def test_a_budget_is_the_planned_reasoning_and_below_the_answer_s_length():
+    from anthropic.types import ThinkingConfigParam
+
     asked = 0
     for _, turn, body in requests(planned()):
         if "thinking" in body:
@@ -71,6 +70,8 @@ def test_auto_sends_a_budget_where_the_server_is_known_to_take_it(server, api, t
 
 
 def test_adaptive_is_in_every_request_of_a_class_that_reasons_and_in_no_other():
+    from anthropic.types import OutputConfigParam, ThinkingConfigParam
+
     seen = set()
     for session, _, body in requests(planned(MIX, thinking="adaptive", thinking_effort="high")):
         if session.workload_class == "thinking":
@@ -86,6 +87,9 @@ def test_adaptive_is_in_every_request_of_a_class_that_reasons_and_in_no_other():
 
 @pytest.mark.parametrize("effort", ["none", "minimal", "low", "medium", "high", "xhigh", "max"])
 def test_effort_has_the_form_of_each_openai_route(effort):
+    from openai.types.shared import ReasoningEffort
+    from openai.types.shared_params import Reasoning
+
     _, _, chat = next(requests(planned(api="chat", thinking="effort", thinking_effort=effort)))
     assert TypeAdapter(ReasoningEffort).validate_python(chat["reasoning_effort"]) == effort
     _, _, responses = next(requests(planned(api="responses", thinking="effort", thinking_effort=effort)))

@@ -6,9 +6,7 @@ from collections.abc import Iterable, Iterator
 from email.utils import format_datetime
 from typing import Any
 
-import anthropic
 import httpx2
-import openai
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -365,6 +363,8 @@ class Recorded(httpx2.MockTransport):
 
 @pytest.mark.parametrize("name", ["messages-anthropic", "messages-vllm"])
 def test_agrees_with_the_anthropic_client(streams: dict[str, tuple[Api, bytes]], name: str) -> None:
+    import anthropic
+
     api, body = streams[name]
     with httpx2.Client(transport=Recorded(body)) as http_client:
         client = anthropic.Anthropic(api_key="k", base_url="http://x", http_client=http_client, max_retries=0)
@@ -387,6 +387,8 @@ def test_agrees_with_the_anthropic_client(streams: dict[str, tuple[Api, bytes]],
 
 @pytest.mark.parametrize("name", ["completions-continuous", "completions-plain", "completions-vllm-0.32"])
 def test_agrees_with_the_openai_client_on_completions(streams: dict[str, tuple[Api, bytes]], name: str) -> None:
+    import openai
+
     api, body = streams[name]
     said, usage, finish = "", None, None
     with httpx2.Client(transport=Recorded(body)) as http_client:
@@ -408,6 +410,8 @@ def test_agrees_with_the_openai_client_on_completions(streams: dict[str, tuple[A
     "name", ["responses-openai", "responses-vllm", "responses-incomplete", "responses-vllm-0.32", "responses-vllm-0.32-tool"]
 )
 def test_agrees_with_the_openai_client_on_responses(streams: dict[str, tuple[Api, bytes]], name: str) -> None:
+    import openai
+
     api, body = streams[name]
     said, kinds, final = "", [], None
     with httpx2.Client(transport=Recorded(body)) as http_client:
@@ -456,6 +460,8 @@ def test_a_done_line_ends_no_responses_stream(streams: dict[str, tuple[Api, byte
 
 @pytest.mark.parametrize("name", ["chat-continuous", "chat-tools"])
 def test_agrees_with_the_openai_client(streams: dict[str, tuple[Api, bytes]], name: str) -> None:
+    import openai
+
     api, body = streams[name]
     said, usage, finish = "", None, None
     with httpx2.Client(transport=Recorded(body)) as http_client:

@@ -10,9 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
-import anthropic
 import httpx2
-import openai
 import pytest
 
 from harness.core.records import Api, Outcome
@@ -42,13 +40,17 @@ def http(status: str, body: bytes, content_type: str, headers: dict[str, str] | 
 
 
 @contextmanager
-def claude(wire: Wire) -> Iterator[anthropic.Anthropic]:
+def claude(wire: Wire) -> Iterator[Any]:
+    import anthropic
+
     with httpx2.Client(transport=httpx2.MockTransport(wire)) as http_client:
         yield anthropic.Anthropic(api_key="k", base_url="http://x", http_client=http_client, max_retries=0)
 
 
 @contextmanager
-def gpt(wire: Wire) -> Iterator[openai.OpenAI]:
+def gpt(wire: Wire) -> Iterator[Any]:
+    import openai
+
     with httpx2.Client(transport=httpx2.MockTransport(wire)) as http_client:
         yield openai.OpenAI(api_key="k", base_url="http://x/v1", http_client=http_client, max_retries=0)
 
@@ -174,6 +176,9 @@ MID_STREAM = {
 
 @pytest.mark.parametrize("api", list(Api))
 def test_an_error_in_mid_stream_is_an_error_to_both(streams: dict[str, tuple[Api, bytes]], api: Api) -> None:
+    import anthropic
+    import openai
+
     name, end = BEFORE[api]
     body = streams[name][1]
     sent, wire = http("200 OK", body[: body.index(end)] + MID_STREAM[api], "text/event-stream")
@@ -199,6 +204,9 @@ def test_an_error_in_mid_stream_is_an_error_to_both(streams: dict[str, tuple[Api
 def test_a_refusal_has_the_status_the_words_and_the_wait_that_the_clients_find(
     api: Api, status: str, headers: dict[str, str], wait_s: float | None, error: str | None
 ) -> None:
+    import anthropic
+    import openai
+
     body = json.dumps({"type": "error", "error": {"type": "rate_limit_error", "message": "slow down"}}).encode()
     sent, wire = http(status, body, "application/json", headers)
     with pytest.raises((anthropic.APIStatusError, openai.APIStatusError)) as caught:
@@ -239,6 +247,9 @@ def raw(server: PacedServer, api: Api, fields: dict[str, Any]) -> bytes:
 
 @pytest.mark.parametrize("api", list(Api))
 def test_a_live_stream_says_the_same_to_both(paced: PacedServer, api: Api) -> None:
+    import anthropic
+    import openai
+
     said, counts = "", None
     if api is Api.MESSAGES:
         fields: dict[str, Any] = {**MESSAGE, "model": MODEL, "max_tokens": 40, "stream": True}

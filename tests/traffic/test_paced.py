@@ -3,9 +3,7 @@
 import itertools
 from pathlib import Path
 
-import anthropic
 import httpx
-import openai
 import pytest
 
 from harness.core.clock import now_ns
@@ -14,6 +12,9 @@ from harness.testing.paced import MODEL, Pace, PacedServer, text_of
 
 
 def test_the_official_clients_work_against_it() -> None:
+    import anthropic
+    import openai
+
     with PacedServer(Pace(ttft_ms=1, gap_ms=0.5, tokens=20)) as server:
         with anthropic.Anthropic(api_key="k", base_url=server.url, max_retries=0) as claude:
             ask = [{"role": "user", "content": "x"}]
@@ -77,6 +78,8 @@ def test_its_truth_is_the_time_of_each_write(tmp_path: Path) -> None:
 @pytest.mark.parametrize("fault", [Fault.CRLF, Fault.SPLIT_BYTES, Fault.SEVERAL_PER_WRITE, Fault.COMMENTS, Fault.EVENT_OVER_WRITES,
                                    Fault.CONTENT_LENGTH, Fault.UNTIL_CLOSE])  # fmt: skip
 def test_odd_but_right_streams_are_right(fault: Fault) -> None:
+    import anthropic
+
     with (
         PacedServer(Pace(ttft_ms=1, gap_ms=0.2, faults=(fault,))) as server,
         anthropic.Anthropic(api_key="k", base_url=server.url, max_retries=0) as claude,

@@ -8,8 +8,6 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import anthropic
-import openai
 import pytest
 
 from harness.plan import corpus
@@ -28,12 +26,16 @@ def message(**more):
 
 @pytest.fixture(scope="module")
 def claude(engine):
+    import anthropic
+
     with anthropic.Anthropic(base_url=engine.url, api_key="none", max_retries=0) as client:
         yield client
 
 
 @pytest.fixture(scope="module")
 def gpt(engine):
+    import openai
+
     with openai.OpenAI(base_url=engine.url + "/v1", api_key="none", max_retries=0) as client:
         yield client
 
@@ -329,6 +331,9 @@ def test_over_the_context_is_a_400_with_the_numbers(engine, path):
 
 
 def test_sdks_raise_their_own_errors(claude, gpt):
+    import anthropic
+    import openai
+
     with pytest.raises(anthropic.BadRequestError, match="maximum context length"):
         claude.messages.create(model="tiny", max_tokens=5000, messages=HELLO)
     with pytest.raises(anthropic.NotFoundError, match="does not exist"):
