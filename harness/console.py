@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol, Self, TextIO
+from typing import TYPE_CHECKING, Final, Protocol, Self, TextIO
 
 from harness.core.clock import now_ns, seconds
 from harness.core.units import human_duration, human_number
@@ -16,7 +16,7 @@ from harness.core.units import human_duration, human_number
 if TYPE_CHECKING:
     from rich.panel import Panel
 
-_PIPE_WIDTH = 400
+_PIPE_WIDTH: Final = 400
 
 
 @dataclass(frozen=True, slots=True)

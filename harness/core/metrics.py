@@ -12,7 +12,7 @@ Better = Literal["higher", "lower", "neither"]
 TokenClass = Literal["output", "input", "computed_input", "cache_read", "cache_write", "total"]
 Kind = Literal["value", "distribution"]
 
-METRIC_VERSION: Final = 1
+METRIC_VERSION: Final = 2
 """Raised whenever a definition below changes its meaning; figures of different versions do not compare."""
 
 

@@ -27,7 +27,7 @@ _COLOURS: Final[Mapping[str, tuple[str, str, str]]] = {
 }
 SERIES: Final = ("#010103", "#010104", "#010105", "#010107")
 _DASHES: Final = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3])  # lines differ in more than colour
-_SOFT, _GRID, _WINDOW, _BAND = "#010101", "#010102", "#010106", "#010108"
+SOFT, GRID, _WINDOW, _BAND = "#010101", "#010102", "#010106", "#010108"
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,24 +171,39 @@ def _spec(chart: Chart, size: tuple[int, int]) -> dict[str, Any]:
             },
         }
     )
+    return whole(width, height, rows, layers)
+
+
+def whole(
+    width: int, height: int, rows: Sequence[Mapping[str, Any]], layers: Sequence[Mapping[str, Any]], *, padding: int | Mapping[str, int] = 2
+) -> dict[str, Any]:
+    """A drawing for Vega-Lite from its layers, in the look that all charts share.
+
+    Args:
+        width: in CSS pixels, padding included.
+        height: likewise.
+        rows: data of the layers that bring none of their own.
+        layers: from back to front.
+        padding: around it.
+    """
     return {
         "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
         "width": width,
         "height": height,
         "background": None,
-        "padding": 2,
+        "padding": padding,
         "autosize": {"type": "fit", "contains": "padding"},
-        "data": {"values": rows},
-        "layer": layers,
+        "data": {"values": list(rows)},
+        "layer": list(layers),
         "config": {
             "font": "Helvetica, Arial, sans-serif",
             "view": {"stroke": None},
             "axis": {
-                "labelColor": _SOFT,
-                "titleColor": _SOFT,
-                "gridColor": _GRID,
-                "domainColor": _SOFT,
-                "tickColor": _SOFT,
+                "labelColor": SOFT,
+                "titleColor": SOFT,
+                "gridColor": GRID,
+                "domainColor": SOFT,
+                "tickColor": SOFT,
                 "labelFontSize": 11.5,
                 "titleFontSize": 11.5,
                 "titleFontWeight": "normal",
@@ -203,9 +218,9 @@ def _marks(chart: Chart, x_scale: Mapping[str, Any], x_axis: Mapping[str, Any], 
     """Rules at moments, with their words at the top where there is room."""
     data = {"values": [{"at": at, "word": word} for at, word in chart.marks]}
     x = {"field": "at", "type": "quantitative", "scale": x_scale, "axis": x_axis}
-    layers: list[dict[str, Any]] = [{"data": data, "mark": {"type": "rule", "color": _SOFT, "strokeDash": [3, 3]}, "encoding": {"x": x}}]
+    layers: list[dict[str, Any]] = [{"data": data, "mark": {"type": "rule", "color": SOFT, "strokeDash": [3, 3]}, "encoding": {"x": x}}]
     if words:
-        text = {"type": "text", "align": "left", "baseline": "top", "dx": 4, "fontSize": 11, "color": _SOFT, "limit": 120}
+        text = {"type": "text", "align": "left", "baseline": "top", "dx": 4, "fontSize": 11, "color": SOFT, "limit": 120}
         layers.append({"data": data, "mark": text, "encoding": {"x": x, "y": {"value": 2}, "text": {"field": "word"}}})
     return layers
 

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from harness.report.charts import SERIES
+from harness.report.charts import SERIES, SOFT, whole
 
-_SOFT, _GRID = "#010101", "#010102"
+_PADDING: Final = {"left": 6, "right": 14, "top": 4, "bottom": 4}
 SHAPES: Final = ("circle", "square", "triangle-up", "diamond")
 """Points of sides differ in more than colour."""
 
@@ -85,12 +85,12 @@ def ratios(marks: Sequence[RatioMark], names: Sequence[str], width: int) -> dict
     def x(field: str) -> dict[str, Any]:
         return {"field": field, "type": "quantitative", "scale": scale, "axis": axis}
 
-    return _whole(
+    return whole(
         width,
         24 + len(figures) * max(26, 15 * len(sides)),
         rows,
         [
-            {"data": {"values": [{"one": 1}]}, "mark": {"type": "rule", "color": _SOFT}, "encoding": {"x": x("one")}},
+            {"data": {"values": [{"one": 1}]}, "mark": {"type": "rule", "color": SOFT}, "encoding": {"x": x("one")}},
             {
                 "mark": {"type": "rule", "strokeWidth": 2},
                 "encoding": {"x": x("lo"), "x2": {"field": "hi"}, "y": y, "color": colour, **offset},
@@ -100,6 +100,7 @@ def ratios(marks: Sequence[RatioMark], names: Sequence[str], width: int) -> dict
                 "encoding": {"x": x("r"), "y": y, "color": colour, "shape": _shape(sides, names), **offset},
             },
         ],
+        padding=_PADDING,
     )
 
 
@@ -136,7 +137,7 @@ def trade(points: Sequence[TradePoint], names: Sequence[str], size: tuple[int, i
                 },
             }
         )  # fmt: skip
-    return _whole(*size, rows, layers)
+    return whole(*size, rows, layers, padding=_PADDING)
 
 
 def _colour(sides: Sequence[str], names: Sequence[str]) -> dict[str, Any]:
@@ -162,32 +163,3 @@ def _ratio_ticks(low: float, high: float, *, narrow: bool) -> list[float]:
         if len(ticks) <= most:
             return ticks
     return [1.0]
-
-
-def _whole(width: int, height: int, rows: Sequence[Mapping[str, Any]], layers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    return {
-        "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
-        "width": width,
-        "height": height,
-        "background": None,
-        "padding": {"left": 6, "right": 14, "top": 4, "bottom": 4},
-        "autosize": {"type": "fit", "contains": "padding"},
-        "data": {"values": list(rows)},
-        "layer": list(layers),
-        "config": {
-            "font": "Helvetica, Arial, sans-serif",
-            "view": {"stroke": None},
-            "axis": {
-                "labelColor": _SOFT,
-                "titleColor": _SOFT,
-                "gridColor": _GRID,
-                "domainColor": _SOFT,
-                "tickColor": _SOFT,
-                "labelFontSize": 11.5,
-                "titleFontSize": 11.5,
-                "titleFontWeight": "normal",
-                "titlePadding": 8,
-                "labelPadding": 6,
-            },
-        },
-    }

@@ -5,9 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from harness.report.charts import SERIES
+from harness.report.charts import SERIES, SOFT, whole
 
-_SOFT, _GRID = "#010101", "#010102"
 ROW: Final = 30
 """Height of a row in CSS pixels."""
 
@@ -103,7 +102,7 @@ def waterfall(bars: Sequence[Bar], x_title: str, width: int) -> dict[str, Any]:
                 },
             },
             {
-                "mark": {"type": "text", "align": "left", "dx": 6, "color": _SOFT, "fontSize": 11.5},
+                "mark": {"type": "text", "align": "left", "dx": 6, "color": SOFT, "fontSize": 11.5},
                 "encoding": {"y": y, "x": {"field": "b", "type": "quantitative"}, "text": {"field": "text"}},
             },
         ],
@@ -146,7 +145,7 @@ def tornado(spans: Sequence[Span], centre: float, x_title: str, width: int) -> d
                     },
                 },
             },
-            {"mark": {"type": "rule", "color": _SOFT, "strokeWidth": 1.25}, "encoding": {"x": {"datum": centre, "type": "quantitative"}}},
+            {"mark": {"type": "rule", "color": SOFT, "strokeWidth": 1.25}, "encoding": {"x": {"datum": centre, "type": "quantitative"}}},
         ],
     )
 
@@ -189,7 +188,7 @@ def ranges(spans: Sequence[Span], x_title: str, width: int) -> dict[str, Any]:
                 "encoding": {"y": y, "x": {"field": "m", "type": "quantitative"}, "color": colour},
             },
             {
-                "mark": {"type": "text", "align": "left", "dx": 10, "color": _SOFT, "fontSize": 11.5},
+                "mark": {"type": "text", "align": "left", "dx": 10, "color": SOFT, "fontSize": 11.5},
                 "encoding": {"y": y, "x": {"field": "b", "type": "quantitative"}, "text": {"field": "text"}},
             },
         ],
@@ -227,27 +226,4 @@ def _axis(narrow: bool) -> dict[str, Any]:
 
 
 def _spec(width: int, count: int, rows: Sequence[Mapping[str, Any]], layers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    return {
-        "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
-        "width": width,
-        "height": ROW * max(1, count) + 46,
-        "background": None,
-        "padding": 2,
-        "autosize": {"type": "fit", "contains": "padding"},
-        "data": {"values": list(rows)},
-        "layer": list(layers),
-        "config": {
-            "font": "Helvetica, Arial, sans-serif",
-            "view": {"stroke": None},
-            "axis": {
-                "labelColor": _SOFT,
-                "titleColor": _SOFT,
-                "gridColor": _GRID,
-                "labelFontSize": 11.5,
-                "titleFontSize": 11.5,
-                "titleFontWeight": "normal",
-                "titlePadding": 8,
-                "labelPadding": 6,
-            },
-        },
-    }
+    return whole(width, ROW * max(1, count) + 46, rows, layers)

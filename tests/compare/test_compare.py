@@ -4,6 +4,7 @@ import pytest
 
 from harness.compare.compare import MISMATCH_KEYS, Word, compare_runs
 from harness.core.errors import ArtifactError, InvalidRunError, NotComparableError, ProfileError
+from harness.core.metrics import METRIC_VERSION
 from harness.core.records import Status
 
 
@@ -139,7 +140,7 @@ def test_repeats_that_share_a_seed_are_called_out(make_run):
         ("tokenizer", {"fingerprint": None}, "f1", "nothing recorded"),
         ("output_length", {"labels": {"output_length": "natural"}}, "forced", "natural"),
         ("context_scale", {"labels": {"context_scale": 0.25}}, "1.0", "0.25"),
-        ("metric_version", {"metric_version": 99}, "1", "99"),
+        ("metric_version", {"metric_version": 99}, str(METRIC_VERSION), "99"),
         ("boundary", {"values": {"power_w": 900.0}, "power_boundary": "node"}, "gpu_board", "node"),
     ],
 )

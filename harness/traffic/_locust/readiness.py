@@ -61,7 +61,7 @@ class Readiness:
         self._epoll.register(descriptor, select.POLLIN)
 
     def remove(self, descriptor: int) -> None:
-        """Leave a descriptor alone from here on; one that was closed meanwhile is no error."""
+        """Leave a descriptor alone from here on; to be called before it is closed, since another connection may get its number."""
         if self._handlers.pop(descriptor, None) is not None:
             self._epoll.unregister(descriptor)
 
