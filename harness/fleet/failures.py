@@ -1,7 +1,7 @@
-"""Failures of a pool of nodes as intervals: drawn all at once, added up by sorting. Cost grows with failures, not with nodes x hours."""
+"""Failures of a pool of nodes as intervals, drawn by blocks of nodes, added up by the hour. Cost grows with failures, not nodes x hours."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -96,57 +96,61 @@ class Failures:
     kind: npt.NDArray[np.int64]
 
 
-def draw_failures(classes: Sequence[FailureClass], nodes: int, gpus_per_node: int, hours: float, rng: np.random.Generator) -> Failures:
-    """Failures of a pool over so many hours and the warm-up before them.
+BLOCK_NODES: Final = 16_384
+"""Nodes that are drawn at a time. A block's arrays stay in a processor's cache whatever the size of the pool, so that cost grows with nodes
+and memory does not."""
+
+
+def failure_blocks(
+    classes: Sequence[FailureClass], nodes: int, gpus_per_node: int, hours: float, rng: np.random.Generator
+) -> Iterator[Failures]:
+    """Failures of a pool over so many hours and the warm-up before them, some nodes at a time, then the groups.
 
     A node that is down does not fail again until it is back. Groups may overlap with nodes that are down already; what is counted twice
     by that is the product of two small shares.
     """
-    starts, ends, sizes, kinds, owners = [], [], [], [], []
     warm = WARM_UP * max(item.repair_h for item in classes)
-    for index, item in enumerate(classes):
-        if item.group_nodes == 1:
-            units, rate = nodes, item.per_gpu_h * gpus_per_node
-        else:
-            units, rate = math.ceil(nodes / item.group_nodes), item.per_group_year / HOURS_PER_YEAR
-        n = int(rng.poisson(units * rate * (hours + warm)))
-        begin = rng.uniform(-warm, hours, n)
-        unit = rng.integers(0, units, n)
-        size = np.full(n, float(item.group_nodes))
-        if item.group_nodes > 1:
-            size = np.minimum(size, nodes - unit * item.group_nodes)  # the last group may be smaller
-        starts.append(begin)
-        ends.append(begin + _times(item, n, rng))
-        sizes.append(size)
-        kinds.append(np.full(n, index))
-        owners.append(unit if item.group_nodes == 1 else np.full(n, -1))
-    start, end, size, kind, owner = (np.concatenate(part) for part in (starts, ends, sizes, kinds, owners))
-    kept = _up_when_they_fail(start, end, owner)
-    return Failures(start[kept], end[kept], size[kept], kind[kept].astype(np.int64))
+    for first in range(0, nodes, BLOCK_NODES):
+        yield _of_nodes(classes, min(BLOCK_NODES, nodes - first), gpus_per_node, (-warm, hours), rng)
+    yield from (_of_groups(index, item, nodes, (-warm, hours), rng) for index, item in enumerate(classes) if item.group_nodes > 1)
 
 
-def _times(item: FailureClass, n: int, rng: np.random.Generator) -> Floats:
-    if item.repair_cv == 0:
-        return np.full(n, item.repair_h)
-    variance = math.log(1 + item.repair_cv**2)
-    return rng.lognormal(math.log(item.repair_h) - variance / 2, math.sqrt(variance), n)
+def _of_nodes(
+    classes: Sequence[FailureClass], nodes: int, gpus_per_node: int, span_h: tuple[float, float], rng: np.random.Generator
+) -> Failures:
+    """Failures that hit one node: up for an exponential time, then down for a repair, again and again. Nothing is sorted or thrown away."""
+    rates = np.array([item.per_gpu_h * gpus_per_node if item.group_nodes == 1 else 0.0 for item in classes])
+    rate = float(rates.sum())
+    starts, ends, kinds = [np.empty(0)], [np.empty(0)], [np.empty(0, dtype=np.int64)]
+    up_since = np.full(nodes if rate > 0 else 0, span_h[0])
+    shares, (mu, sigma) = np.cumsum(rates / rate) if rate > 0 else rates, _lognormal(classes)
+    while len(up_since):
+        start = up_since + rng.exponential(1 / rate, len(up_since))
+        start = start[start < span_h[1]]
+        # Which of the ways it was: shares add up to 1 but for rounding.
+        kind = np.minimum(np.searchsorted(shares, rng.random(len(start)), side="right"), np.flatnonzero(rates)[-1])
+        up_since = start + np.exp(mu[kind] + sigma[kind] * rng.standard_normal(len(start)))
+        starts.append(start)
+        ends.append(up_since)
+        kinds.append(kind)
+    start = np.concatenate(starts)
+    return Failures(start, np.concatenate(ends), np.ones(len(start)), np.concatenate(kinds))
 
 
-def _up_when_they_fail(start: Floats, end: Floats, owner: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-    """Which events hit a node that was up."""
-    kept = np.ones(len(start), dtype=np.bool_)
-    single = np.flatnonzero(owner >= 0)  # groups have no one owner
-    # One key for both, sorted once: starts lie closer together than owners.
-    width = float(np.ptp(start)) + 1.0 if len(start) else 1.0
-    order = single[np.argsort(owner[single] * width + (start[single] - start.min()))] if len(single) else single
-    while True:
-        alive = order[kept[order]]
-        again = (owner[alive[1:]] == owner[alive[:-1]]) & (start[alive[1:]] < end[alive[:-1]])
-        # Of a chain only the second falls now: what it would have covered may be up again for the third.
-        again[1:] &= ~again[:-1]
-        if not again.any():
-            return kept
-        kept[alive[1:][again]] = False
+def _of_groups(index: int, item: FailureClass, nodes: int, span_h: tuple[float, float], rng: np.random.Generator) -> Failures:
+    """Failures that take a group of nodes at once."""
+    groups = math.ceil(nodes / item.group_nodes)
+    n = int(rng.poisson(groups * item.per_group_year / HOURS_PER_YEAR * (span_h[1] - span_h[0])))
+    start, group = rng.uniform(*span_h, n), rng.integers(0, groups, n)
+    size = np.minimum(float(item.group_nodes), nodes - group * item.group_nodes)  # the last group may be smaller
+    mu, sigma = _lognormal([item])
+    return Failures(start, start + np.exp(mu + sigma * rng.standard_normal(n)), size, np.full(n, index))
+
+
+def _lognormal(classes: Sequence[FailureClass]) -> tuple[Floats, Floats]:
+    """Mean and deviation of the logarithm of repair times, by class."""
+    variance = np.log1p(np.array([item.repair_cv for item in classes]) ** 2)
+    return np.log([item.repair_h for item in classes]) - variance / 2, np.sqrt(variance)
 
 
 def mean_by_hour(start: Floats, end: Floats, weight: Floats, hours: int) -> Floats:

@@ -299,7 +299,7 @@ def _totals(years: Sequence[Year]) -> dict[str, Range | None]:
             continue
         found[key] = None if value is None else Range.of(np.array([row[key] for row in rows], dtype=np.float64))
     pooled = np.concatenate([year.down_nodes for year in years])
-    spares = float(np.quantile(pooled, 0.999, method="higher"))
+    spares = float(np.quantile(pooled, 0.999, method="inverted_cdf"))
     found["spares_for_999_pooled"] = Range(spares, spares, spares)
     return found
 

@@ -14,7 +14,7 @@ from typing import Any, Final, Literal
 import numpy as np
 
 from harness.core.errors import ProfileError
-from harness.fleet.failures import HOURS_PER_YEAR, FailureClass, count_by_hour, draw_failures, failure_classes, mean_by_hour
+from harness.fleet.failures import HOURS_PER_YEAR, FailureClass, Failures, count_by_hour, failure_blocks, failure_classes, mean_by_hour
 from harness.fleet.queueing import halfin_whitt
 from harness.fleet.records import Floats
 
@@ -89,6 +89,11 @@ class Pool:
     maintenance_hours: int = 8
     failures: Sequence[FailureClass] = field(default_factory=failure_classes)
 
+    @property
+    def nodes_per_replica(self) -> float:
+        """Nodes that a replica is spread over; 1 where several are on a node."""
+        return max(1.0, self.gpus_per_replica / self.gpus_per_node)
+
     def __post_init__(self) -> None:
         if self.nodes < 1 or not 0 <= self.spares < self.nodes:
             raise ProfileError(f"a pool of {self.nodes} nodes with {self.spares} spares serves nothing")
@@ -135,8 +140,8 @@ class Year:
     recomputed_tok: float | None
 
     def spares_for(self, share: float = 0.999) -> int:
-        """Spares that cover all failed nodes in this share of hours."""
-        return int(np.ceil(np.quantile(self.down_nodes, share, method="higher")))
+        """Fewest spares that cover all failed nodes in this share of hours."""
+        return int(np.ceil(np.quantile(self.down_nodes, share, method="inverted_cdf")))
 
     def totals(self) -> dict[str, Any]:
         """The year in a few numbers. Tokens are totals; shares are of what was asked."""
@@ -177,22 +182,17 @@ def simulate(pool: Pool, seed: int = 0) -> Year:
     """
     hours = len(pool.demand_tok_s)
     rng = np.random.default_rng([seed, *b"failures"])
-    failures = draw_failures(pool.failures, pool.nodes, pool.gpus_per_node, float(hours), rng)
-    down = mean_by_hour(failures.start_h, failures.end_h, failures.nodes, hours)
-    per_replica = max(1.0, pool.gpus_per_replica / pool.gpus_per_node)
-    # A failure stops every replica that has a part on its nodes until another has taken over.
-    blast = np.maximum(failures.nodes, np.ceil(failures.nodes / per_replica) * per_replica)
-    until = np.minimum(failures.start_h + pool.detect_h + pool.failover_h, failures.end_h)
-    failing_over = mean_by_hour(failures.start_h, until, blast, hours)
-    beside = mean_by_hour(failures.start_h, until, blast - failures.nodes, hours)
-    out = np.minimum(down + _maintenance(pool), pool.nodes)
+    lost = _Lost(pool)
+    for block in failure_blocks(pool.failures, pool.nodes, pool.gpus_per_node, float(hours), rng):
+        lost.add(block)
+    per_replica = pool.nodes_per_replica
+    out = np.minimum(lost.down + _maintenance(pool), pool.nodes)
     # While spares last, what is lost is the time of taking over; beyond them, the failed nodes themselves.
-    serving = np.minimum(pool.nodes - pool.spares - failing_over, pool.nodes - out - beside)
+    serving = np.minimum(pool.nodes - pool.spares - lost.failing_over, pool.nodes - out - lost.beside)
     serving = np.maximum(0.0, np.floor(serving / per_replica) * per_replica if per_replica > 1 else serving)
     node_tok_s = pool.tok_s_per_gpu * pool.gpus_per_node
     online = _autoscaled(pool, serving, node_tok_s)
-    inside = (failures.start_h >= 0) & (failures.start_h < hours)
-    moved, recomputed, lost_nodes = _lost_caches(pool, failures.start_h[inside], blast[inside], node_tok_s, hours)
+    moved, recomputed, lost_nodes = _lost_caches(pool, lost.blast, node_tok_s)
     capacity = np.maximum(0.0, online - lost_nodes) * node_tok_s
     served, shed, on_time = _admitted(pool, capacity)
     return Year(
@@ -202,12 +202,46 @@ def simulate(pool: Pool, seed: int = 0) -> Year:
         slo_ratio=_attained(pool, capacity, on_time),
         serving_nodes=serving,
         online_nodes=online,
-        down_nodes=count_by_hour(failures.start_h, failures.end_h, failures.nodes, hours),
+        down_nodes=lost.down_at,
         power_mw=_power_mw(pool, online, served, node_tok_s, serving),
-        events={item.key: int(np.sum(failures.kind[inside] == index)) for index, item in enumerate(pool.failures)},
+        events={item.key: int(count) for item, count in zip(pool.failures, lost.events, strict=True)},
         moved_sessions=moved,
         recomputed_tok=recomputed,
     )
+
+
+class _Lost:
+    """What failures take, by hour, added up over blocks of nodes.
+
+    Attributes:
+        down: failed nodes, mean of the hour.
+        down_at: failed nodes at its beginning.
+        failing_over: nodes whose replicas another has yet to take over, failed ones and those beside them; mean of the hour.
+        beside: of these, the nodes that did not fail.
+        blast: nodes whose replicas stopped in the hour.
+        events: failures by class.
+    """
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool, self._hours = pool, len(pool.demand_tok_s)
+        self.down, self.down_at, self.failing_over, self.beside, self.blast = np.zeros((5, self._hours))
+        self.events = np.zeros(len(pool.failures), dtype=np.int64)
+
+    def add(self, failures: Failures) -> None:
+        """Add those of a block."""
+        start, end, nodes = failures.start_h, failures.end_h, failures.nodes
+        per_replica = self._pool.nodes_per_replica
+        # A failure stops every replica that has a part on its nodes until another has taken over.
+        blast = np.maximum(nodes, np.ceil(nodes / per_replica) * per_replica)
+        until = np.minimum(start + self._pool.detect_h + self._pool.failover_h, end)
+        self.down += mean_by_hour(start, end, nodes, self._hours)
+        self.down_at += count_by_hour(start, end, nodes, self._hours)
+        self.failing_over += mean_by_hour(start, until, blast, self._hours)
+        if per_replica > 1:
+            self.beside += mean_by_hour(start, until, blast - nodes, self._hours)
+        inside = start >= 0
+        self.blast += np.bincount(start[inside].astype(np.int64), weights=blast[inside], minlength=self._hours)
+        self.events += np.bincount(failures.kind[inside], minlength=len(self.events))
 
 
 def _maintenance(pool: Pool) -> Floats:
@@ -233,20 +267,18 @@ def _autoscaled(pool: Pool, serving: Floats, node_tok_s: float) -> Floats:
     return np.minimum(serving, then / node_tok_s * (1 + pool.scale_margin))
 
 
-def _lost_caches(pool: Pool, start_h: Floats, blast: Floats, node_tok_s: float, hours: int) -> tuple[float | None, float | None, Floats]:
+def _lost_caches(pool: Pool, blast: Floats, node_tok_s: float) -> tuple[float | None, float | None, Floats]:
     """Sessions moved by failures, tokens of their lost prefix caches, and nodes by hour that recomputing them takes."""
-    nothing = np.zeros(hours)
+    nothing = np.zeros(len(blast))
     if pool.tok_s_per_session is None:
         return None, None, nothing
-    hour = np.clip(start_h.astype(np.int64), 0, hours - 1)
-    busy = np.minimum(1.0, pool.demand_tok_s[hour] / (pool.nodes * node_tok_s))
+    busy = np.minimum(1.0, pool.demand_tok_s / (pool.nodes * node_tok_s))
     moved = blast * node_tok_s / pool.tok_s_per_session * busy
     if pool.context_tok is None or pool.cached_share is None:
         return float(moved.sum()), None, nothing
     tokens = moved * pool.context_tok * pool.cached_share
     if pool.prefill_tok_s_per_gpu is not None and pool.prefill_tok_s_per_gpu > 0:
-        node_hours = tokens / (pool.prefill_tok_s_per_gpu * pool.gpus_per_node) / 3600
-        nothing = np.bincount(hour, weights=node_hours, minlength=hours)[:hours].astype(np.float64)
+        nothing = tokens / (pool.prefill_tok_s_per_gpu * pool.gpus_per_node) / 3600
     return float(moved.sum()), float(tokens.sum()), nothing
 
 

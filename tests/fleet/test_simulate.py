@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.core.errors import ProfileError
-from harness.fleet.failures import FailureClass, count_by_hour, draw_failures, failure_classes, mean_by_hour
+from harness.fleet.failures import FailureClass, Failures, count_by_hour, failure_blocks, failure_classes, mean_by_hour
 from harness.fleet.queueing import erlang_c, poisson_quantile
 from harness.fleet.simulate import Pool, closed_forms, diurnal, read_trace, simulate
 
@@ -21,6 +21,13 @@ def pool(nodes=100, *, share=0.5, hours=240, **changes):
     tok = changes.pop("tok_s_per_gpu", 1000.0)
     demand = changes.pop("demand_tok_s", np.full(hours, share * nodes * 8 * tok))
     return Pool(nodes=nodes, tok_s_per_gpu=tok, demand_tok_s=demand, **{"failures": (NEVER,), "maintenance_every_h": None, **changes})
+
+
+def all_failures(classes, nodes, hours, rng):
+    """Those of all blocks, eight GPUs a node."""
+    blocks = list(failure_blocks(classes, nodes, 8, hours, rng))
+    columns = ("start_h", "end_h", "nodes", "kind")
+    return Failures(*(np.concatenate([getattr(block, column) for block in blocks]) for column in columns))
 
 
 # --- failures ---
@@ -58,7 +65,7 @@ def test_a_node_that_is_down_does_not_fail_again():
 
 def test_groups_take_all_their_nodes():
     rows = FailureClass("row", "row", 0.0, 50, 20.0, 5.0, 0.0, "", "")
-    found = draw_failures((rows,), 120, 8, 5000.0, np.random.default_rng(1))
+    found = all_failures((rows,), 120, 5000.0, np.random.default_rng(1))
     assert set(found.nodes) == {50.0, 20.0}  # two whole rows and the rest
     assert np.allclose(found.end_h - found.start_h, 5.0)
 
@@ -81,7 +88,7 @@ def test_adding_up_intervals_agrees_with_counting_them_one_by_one(items):
 
 def event_by_event(config, seed, hours):
     """The same failures, one event after the other with SimPy; the serving nodes integrated exactly."""
-    failures = draw_failures(config.failures, config.nodes, config.gpus_per_node, float(hours), np.random.default_rng([seed, *b"failures"]))
+    failures = all_failures(config.failures, config.nodes, float(hours), np.random.default_rng([seed, *b"failures"]))
     env = simpy.Environment(initial_time=float(failures.start_h.min()) - 1 if len(failures.start_h) else 0.0)
     state = {"down": 0.0, "over": 0.0, "at": env.now, "area": np.zeros(hours)}
 
