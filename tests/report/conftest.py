@@ -12,6 +12,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -80,14 +81,17 @@ class Page:
         path.write_bytes(base64.b64decode(data))
 
 
-@pytest.fixture(scope="session", name="page")
-def _page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+@contextmanager
+def browser(data: Path) -> Iterator[Page]:
+    """A headless Chromium with its own profile folder, for as long as the block lasts.
+
+    Raises:
+        RuntimeError: there is none here, or it does not start.
+    """
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
     if chromium is None:
-        pytest.fail(
-            "Chromium is missing; the report is tested in a real browser. Install it (Debian: apt-get install chromium).", pytrace=False
-        )
-    data = tmp_path_factory.mktemp("chromium")
+        raise RuntimeError("Chromium is missing; reports are tested in a real browser. Install it (Debian: apt-get install chromium).")
+    data.mkdir(parents=True, exist_ok=True)
     flags = [
         "--headless",
         "--no-sandbox",
@@ -109,7 +113,7 @@ def _page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
         deadline = time.monotonic() + 60
         while not (port_file.exists() and port_file.read_text().count("\n")):
             if process.poll() is not None or time.monotonic() > deadline:
-                pytest.fail(f"Chromium did not start: {(data / 'log').read_text()[-2000:]}", pytrace=False)
+                raise RuntimeError(f"Chromium did not start: {(data / 'log').read_text()[-2000:]}")
             time.sleep(0.05)
         port = int(port_file.read_text().splitlines()[0])
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/json/list", timeout=30) as answer:
@@ -123,6 +127,12 @@ def _page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+
+@pytest.fixture(scope="session", name="page")
+def _page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    with browser(tmp_path_factory.mktemp("chromium")) as page:
+        yield page
 
 
 def _builders() -> ModuleType:
