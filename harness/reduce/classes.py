@@ -7,14 +7,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
-import numpy as np
-import pyarrow as pa
-
 from harness.plan.types import PRIME_SUFFIX
 from harness.reduce import stage as stages
 from harness.reduce.labels import Bools, Labels
 from harness.reduce.load import Run
-from harness.reduce.requests import Ints, Requests
+from harness.reduce.requests import Requests
 from harness.reduce.stage import Flows, StageFigures
 from harness.reduce.summary import ClassSummary, Figure
 from harness.reduce.windows import StageWindow
@@ -73,27 +70,14 @@ def class_names(requests: Requests) -> Labels:
 
 
 def _one(run: Run, window: StageWindow, whole: Flows, slos: Mapping[str, float | None], name: str, mine: Bools) -> ClassSummary:
-    rows = np.flatnonzero(mine)
-    requests = taken(run.requests, rows)
-    # Tokens as the whole run placed them: the estimate of an unfinished stream must not depend on what else is looked at.
-    flow = stages.flows(replace(run, requests=replace(requests, output_tok=whole.output.per_request[rows])))
-    estimated = whole.output.estimated[rows]
-    output = replace(flow.output, estimated=estimated, estimated_tok=float(np.sum(flow.output.per_request[estimated])))
-    flow = replace(flow, output=output, tpot_s=whole.tpot_s[rows])
-    part = replace(run, requests=requests, samples=None, power=None)
-    figures = stages.figures(part, window, flow, None, slos, {})
-    in_stage = requests.stage == window.name
-    counts = stages.count(requests, in_stage, None, stages.intended_in(requests, window), None)
+    requests = run.requests
+    flow = stages.flows_of(run, whole, mine)
+    figures = stages.figures(replace(run, samples=None, power=None), window, flow, None, slos, {}, mine)
+    in_stage = (requests.stage == window.name) & mine
+    counts = stages.count(requests, in_stage, None, stages.intended_in(requests, window) & mine, None)
+    requests.release()
     return ClassSummary(name, counts, _kept(figures.metrics), figures.latency)
 
 
 def _kept(metrics: Mapping[str, Figure]) -> dict[str, Figure]:
     return {key: metrics[key] for key in CLASS_KEYS if key in metrics}
-
-
-def taken(requests: Requests, rows: Ints) -> Requests:
-    """Some of the requests, with their chunks, in the same order."""
-    names = [name for name in Requests.__dataclass_fields__ if name not in ("request_id", "error", "chunks")]
-    columns = {name: getattr(requests, name)[rows] for name in names}
-    arrow = {name: getattr(requests, name).take(pa.array(rows)) for name in ("request_id", "error")}
-    return Requests(**columns, **arrow, chunks=requests.chunks.of_requests(rows))

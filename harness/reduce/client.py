@@ -9,6 +9,8 @@ import numpy as np
 from harness.artifacts.truth import pair
 from harness.core.records import Concern, Outcome, Severity
 from harness.reduce.load import Run, mapping, number, sequence
+from harness.reduce.requests import Requests
+from harness.reduce.scratch import Growing, blocks, release
 from harness.reduce.stats import Floats
 from harness.reduce.windows import StageWindow
 
@@ -72,8 +74,7 @@ def _load(run: Run, headline: StageWindow | None) -> dict[str, Any] | None:
     """The load that the load generator carried in the window: events are reads with content, as the certificate's are."""
     if headline is None or headline.start is None or headline.end is None or headline.end <= headline.start:
         return None
-    times = run.requests.chunks.t
-    inside = times[(times >= headline.start) & (times < headline.end)]
+    inside = _arrivals(run.requests, headline.start, headline.end)
     length_s = (headline.end - headline.start) * 1e-9
     bodies = run.requests.request_bytes[~np.isnan(run.requests.request_bytes)]
     return {
@@ -96,12 +97,28 @@ def _loop_lag(run: Run, headline: StageWindow) -> float | None:
     return max(found, default=None)
 
 
-def _peak(times: Floats, length_s: float) -> float:
-    if length_s <= PEAK_S or not len(times):
-        return len(times) / length_s
-    ordered = np.sort(times)
-    counts = np.searchsorted(ordered, ordered + PEAK_S * 1e9) - np.arange(len(ordered))
-    return float(np.max(counts)) / PEAK_S
+def _arrivals(requests: Requests, start: float, end: float) -> Floats:
+    """When chunks arrived in [start, end), ascending."""
+    t = requests.chunks.t
+    found = Growing(np.float64)
+    for rows in blocks(len(t)):
+        part = t[rows]
+        found.add(part[(part >= start) & (part < end)])
+        release(t)
+    ordered = found.taken()
+    ordered.sort()
+    return ordered
+
+
+def _peak(ordered: Floats, length_s: float) -> float:
+    if length_s <= PEAK_S or not len(ordered):
+        return len(ordered) / length_s
+    most = 0
+    for rows in blocks(len(ordered)):
+        first = np.arange(rows.start, rows.stop)
+        most = max(most, int(np.max(np.searchsorted(ordered, ordered[rows] + PEAK_S * 1e9) - first)))
+    release(ordered)
+    return most / PEAK_S
 
 
 def client_concerns(run: Run, figures: Mapping[str, Any], slos: Mapping[str, float | None], *, smoke: bool) -> list[Concern]:

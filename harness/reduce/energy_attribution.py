@@ -12,9 +12,11 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from harness.reduce.requests import Requests, Singles
+from harness.reduce.flow import Flow
+from harness.reduce.labels import Bools
+from harness.reduce.requests import Requests
 from harness.reduce.stats import Floats, t_quantile
-from harness.reduce.tokens import Flow, Output
+from harness.reduce.tokens import Output, placed
 
 NS: Final = 1e-9
 
@@ -165,31 +167,15 @@ class Attribution:
         }
 
 
-def decode_context(requests: Requests, out: Output) -> Flow:
-    """Output tokens x the context that each was generated in (prompt and what was generated before it), at their arrivals."""
-    chunks = requests.chunks
-    n = len(requests)
-    tokens = out.per_request
+def decode_context(requests: Requests, out: Output, who: Bools | None = None) -> Flow:
+    """Output tokens x the context that each was generated in (prompt and what was generated before it), at their arrivals.
 
-    def per_request(values: Floats | Singles) -> Floats:
-        return np.asarray(np.bincount(chunks.request, weights=values, minlength=n), dtype=np.float64)
-
-    tok_sum = per_request(chunks.tok)
-    weight = np.where((tok_sum > 0)[chunks.request], chunks.tok, chunks.content_bytes)
-    weight = np.where(np.isnan(weight), 0.0, weight)
-    total = per_request(weight)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        share = weight * (tokens / total)[chunks.request]
-    share = np.where(np.isfinite(share), share, 0.0)
-    running = np.cumsum(share)
-    before_request = np.concatenate([np.zeros(1), running])[chunks.start[:-1]]
-    middle = requests.input_tok[chunks.request] + running - before_request[chunks.request] - share / 2
-    placed = total[chunks.request] > 0
-    rest = ~(total > 0) & (tokens > 0)
-    start = np.where(np.isnan(requests.first_token), requests.done, requests.first_token)[rest]
-    end = np.where(np.isnan(requests.last_token), requests.done, requests.last_token)[rest]
-    amount = (tokens * (requests.input_tok + tokens / 2))[rest]
-    return Flow.of(chunks.t[placed], (share * middle)[placed], start, end, amount)
+    Args:
+        requests: all of them.
+        out: their output.
+        who: whose; default everybody's.
+    """
+    return placed(requests, out.per_request, who, context=requests.input_tok)
 
 
 def slice_edges(start: float, end: float) -> Floats:

@@ -8,13 +8,14 @@ import numpy as np
 
 from harness.core.metrics import METRICS
 from harness.core.records import Basis
-from harness.reduce.classes import class_names, taken
+from harness.reduce.classes import class_names
 from harness.reduce.energy import Energy
 from harness.reduce.energy_attribution import Attribution, decode_context
-from harness.reduce.requests import Ints, Requests
+from harness.reduce.labels import Bools
+from harness.reduce.requests import Requests
 from harness.reduce.stats import Floats
 from harness.reduce.summary import ClassSummary, Figure
-from harness.reduce.tokens import Flow, Output, output, spread_input
+from harness.reduce.tokens import Output, in_flight, output_of, spread_input
 
 BIN_S: Final = 1.0
 """Joules are split second by second, so that a class pays for the power of its own time."""
@@ -123,8 +124,8 @@ def allocate(
     if np.any(np.isnan(joules)):
         return None
     labels = class_names(requests)
-    rows = {name: np.flatnonzero(labels == name) for name in labels.counts()}
-    in_service = {name: _service(requests, mine, until).per_bin(edges) for name, mine in rows.items()}
+    rows = {name: labels == name for name in labels.counts()}
+    in_service = {name: in_flight(requests, until, mine).per_bin(edges) for name, mine in rows.items()}
     everyone = np.sum(list(in_service.values()), axis=0) if rows else np.zeros(len(joules))
     rule, direct = SERVICE_TIME, dict.fromkeys(rows, np.zeros(len(joules)))
     if attribution is not None and attribution.stands:
@@ -139,7 +140,7 @@ def allocate(
     for name, mine in rows.items():
         share = np.divide(in_service[name], everyone, out=np.zeros(len(joules)), where=busy)
         own = float(np.sum(direct[name]) + np.sum(rest * share))
-        count = int(np.sum(answered[mine]))
+        count = int(np.sum(answered & mine))
         if own == 0 and count == 0:
             continue
         found.append(ClassEnergy(name, own, own / total if total > 0 else 0.0, output_tok.get(name, 0.0), count))
@@ -181,22 +182,12 @@ def _figures(summary: ClassSummary, mine: ClassEnergy, shared: Allocation, energ
     }  # fmt: skip
 
 
-def _service(requests: Requests, rows: Ints, until: float) -> Flow:
-    done, sent = requests.done[rows], requests.sent[rows]
-    end = np.where(np.isnan(done), until, done)
-    none = np.zeros(0)
-    return Flow.of(none, none, sent, end, np.maximum(end - sent, 0.0))
-
-
-def _work(requests: Requests, out: Output, rows: Ints, edges: Floats) -> Floats:
+def _work(requests: Requests, out: Output, who: Bools, edges: Floats) -> Floats:
     """Computed input, output, output x context of some requests in each bin."""
-    mine = taken(requests, rows)
-    # Tokens as the whole run placed them.
-    own = output(replace(mine, output_tok=out.per_request[rows]))
     return np.column_stack(
         [
-            spread_input(mine, mine.input_tok - mine.cache_read_tok).per_bin(edges),
-            own.flow.per_bin(edges),
-            decode_context(mine, own).per_bin(edges),
+            spread_input(requests, lambda rows: requests.input_tok[rows] - requests.cache_read_tok[rows], who).per_bin(edges),
+            output_of(requests, out, who).flow.per_bin(edges),
+            decode_context(requests, out, who).per_bin(edges),
         ]
     )

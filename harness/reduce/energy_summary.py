@@ -14,11 +14,12 @@ from harness.reduce.energy_classes import Allocation, allocate
 from harness.reduce.energy_idle import BEFORE_SERVER, READY, Idle, above
 from harness.reduce.energy_ladder import Rung
 from harness.reduce.energy_window import WindowEnergy, carbon, plain_of
+from harness.reduce.flow import Flow
 from harness.reduce.load import Run, mapping
 from harness.reduce.requests import Requests
 from harness.reduce.stats import Floats
 from harness.reduce.summary import ClassSummary
-from harness.reduce.tokens import Flow, Output
+from harness.reduce.tokens import Output
 
 NS: Final = 1e-9
 

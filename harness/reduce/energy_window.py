@@ -14,10 +14,10 @@ from harness.reduce.energy_boards import Boards, board_concerns, boards
 from harness.reduce.energy_error import NO_CALIBRATION, MeterCalibration, parse_calibration, ratio_of
 from harness.reduce.energy_idle import BEFORE_SERVER, READY, Idle, above, idles
 from harness.reduce.energy_ladder import Rung, ladder
+from harness.reduce.flow import Flow, Together
 from harness.reduce.load import Run, mapping, number, sequence
 from harness.reduce.stats import Floats, ratio_interval
 from harness.reduce.summary import Figure
-from harness.reduce.tokens import Flow, Together
 
 NS: Final = 1e-9
 J_PER_KWH: Final = 3.6e6

@@ -10,7 +10,7 @@ from harness.reduce.energy import Energy, energies
 from harness.reduce.labels import Bools
 from harness.reduce.load import Run
 from harness.reduce.stage import Flows, gpu_count, gpu_uuids
-from harness.reduce.stats import QUANTILES, Floats, percentile
+from harness.reduce.stats import QUANTILES, Floats, distribution, percentile
 from harness.reduce.summary import Distribution
 from harness.reduce.tokens import gaps
 from harness.reduce.windows import StageWindow
@@ -87,37 +87,33 @@ class Seen:
 
     def _both(self, key: str) -> tuple[Distribution, Distribution]:
         if key not in self._spreads:
-            if key == "token_gap":
-                self._spreads[key] = (self._token_gaps(), Distribution())
+            if key in ("token_gap", "chunk_gap"):
+                self._spreads["chunk_gap"], self._spreads["token_gap"] = ((one, Distribution()) for one in self._gaps())
             else:
-                values = self._gaps()[0] if key == "chunk_gap" else ARRAYS[key](self)
-                ordered = np.sort(values[~np.isnan(values)])
+                values = ARRAYS[key](self)
+                ordered = values[~np.isnan(values)]
+                ordered.sort()
                 above = ordered[np.searchsorted(ordered, 0.0, side="right") :]
                 self._spreads[key] = (_spread(ordered), _spread(1.0 / above[::-1]) if key in INVERTED else Distribution())
         return self._spreads[key]
 
-    def _gaps(self) -> tuple[Floats, int]:
-        """Gaps between chunks in seconds, whole ones, and how many of them there are."""
-        gap_s, tok = gaps(self._run.requests, self._mine, told=self._told)
-        return (gap_s if tok is None else gap_s * tok), len(gap_s)
-
-    def _token_gaps(self) -> Distribution:
-        """Every token of a chunk at the chunk's arrival: k - 1 gaps of nothing, then one whole gap."""
-        ends, count = self._gaps()
+    def _gaps(self) -> tuple[Distribution, Distribution]:
+        """Gaps between chunks in seconds: whole ones, and with every token of a chunk at the chunk's arrival: k - 1 gaps of nothing, then
+        one whole gap.
+        """
+        gap_s, many = gaps(self._run.requests, self._mine, told=self._told, by_tok=False)
+        whole = distribution(gap_s, weights=many)
+        count = whole.n
         if not self._told or not count:
-            return _spread(np.sort(ends))
+            return whole, whole
         together = max(0, int(np.nansum(np.maximum(self.column("output_tok") - 1, 0))) - count)
-        return _spread(np.sort(ends), zeros=together)
+        weights = np.append(np.ones(len(gap_s)) if many is None else many, float(together))
+        return whole, distribution(np.append(gap_s, 0.0), weights=weights)
 
     def after_first_tok(self) -> Floats:
         """Output tokens after the first chunk; NaN where the stream does not tell."""
         chunks = self._run.requests.chunks
-        n = len(self._run.requests)
-        total = np.bincount(chunks.request, weights=chunks.tok, minlength=n)
-        first = np.full(n, np.nan)
-        has = np.diff(chunks.start) > 0
-        first[has] = chunks.tok[chunks.start[:-1][has]]
-        return np.asarray((total - first)[self._mine], dtype=np.float64)
+        return np.asarray((chunks.tok_sum - chunks.first_tok)[self._mine], dtype=np.float64)
 
     def to_first_s(self) -> Floats:
         """From sending to the first chunk with content."""
@@ -155,25 +151,15 @@ INVERTED: Final = frozenset({"pace", "pace_to_end", "whole_pace_to_end"})
 """Those whose inverse is asked for."""
 
 
-def _spread(ordered: Floats, zeros: int = 0) -> Distribution:
-    """Of ascending values, behind so many that are 0."""
-    n = len(ordered) + zeros
+def _spread(ordered: Floats) -> Distribution:
+    """Of ascending values."""
+    n = len(ordered)
     if n == 0:
         return Distribution()
-    quantiles: dict[str, Any] = {
-        name: _behind_zeros(ordered, zeros, q) if zeros else percentile(ordered, q) for name, q in QUANTILES.items()
-    }
-    largest = float(ordered[-1]) if len(ordered) else 0.0
-    smallest = 0.0 if zeros else float(ordered[0])
+    quantiles: dict[str, Any] = {name: percentile(ordered, q) for name, q in QUANTILES.items()}
+    smallest, largest = float(ordered[0]), float(ordered[-1])
     mean = min(max(float(np.sum(ordered)) / n, smallest), largest)
     return Distribution(mean=mean, max=largest, min=smallest, n=n, **quantiles)
-
-
-def _behind_zeros(ordered: Floats, zeros: int, q: float) -> float:
-    position = (len(ordered) + zeros - 1) * q
-    below = int(position)
-    low, high = (0.0 if at < zeros else float(ordered[min(at - zeros, len(ordered) - 1)]) for at in (below, below + 1))
-    return low + (high - low) * (position - below)
 
 
 def _most_in_flight(sent: Floats, done: Floats) -> int:

@@ -8,11 +8,12 @@ import numpy as np
 from harness.core.metric_names import Concept
 from harness.core.records import Boundary
 from harness.reduce.energy import Columns
+from harness.reduce.flow import Flow
 from harness.reduce.reduction import Reduction
 from harness.reduce.settle import prefix_hit_ratio, quotient
 from harness.reduce.stage import gpu_uuids
 from harness.reduce.stats import Floats
-from harness.reduce.tokens import Flow, context
+from harness.reduce.tokens import context, moments
 from harness.reduce.windows import last_evidence
 
 if TYPE_CHECKING:
@@ -89,16 +90,14 @@ def series(reduction: Reduction, most_steps: int = 240) -> Series:
     def rate(what: Flow) -> Floats:
         return what.per_bin(edges) / step_s
 
-    none = np.zeros(0)
-    failures, answers = requests.done[requests.failed], requests.done[requests.ok]
     tokens, known = context(requests, evidence or 0.0)
     columns = {
         "output_tok_s": rate(flow.output.flow),
         "input_tok_s": rate(flow.input),
         "requests_in_flight": np.maximum(rate(flow.in_flight) * _NS, 0.0),
         "live_conversations": np.maximum(rate(flow.live) * _NS, 0.0),
-        "requests_per_s": rate(Flow.of(answers, np.ones(len(answers)), none, none, none)),
-        "failed_per_s": rate(Flow.of(failures, np.ones(len(failures)), none, none, none)),
+        "requests_per_s": rate(moments(requests, requests.done, requests.ok)),
+        "failed_per_s": rate(moments(requests, requests.done, requests.failed)),
         "mean_context_tok": quotient(tokens.per_bin(edges), known.per_bin(edges), least=1e3 * step_s),
     }
     if flow.computed is not None and flow.cache_read is not None:

@@ -1,6 +1,6 @@
 """Figures of one window: latency of the requests intended in it, tokens that arrived in it, energy of the same stretch."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -11,12 +11,13 @@ from harness.core.metrics import METRICS
 from harness.core.records import Basis, Concern, Outcome
 from harness.reduce.counters import ServerCounters
 from harness.reduce.energy_window import WindowEnergy, Work, energy_figures, window_energy
+from harness.reduce.flow import Flow, Together
 from harness.reduce.labels import Bools
 from harness.reduce.load import Run, mapping, number, sequence
 from harness.reduce.requests import Requests
 from harness.reduce.stats import BATCH_COUNTS, Floats, batch_edges, distribution, mean_interval, ratio_interval
 from harness.reduce.summary import Distribution, Figure, RequestCounts
-from harness.reduce.tokens import Flow, Output, Together, gaps, in_flight, live_conversations, output, spread_input, tpot
+from harness.reduce.tokens import Output, gaps, in_flight, live_conversations, moments, output, output_of, spread_input, tpot
 from harness.reduce.windows import StageWindow, last_evidence
 
 NS: Final = 1e-9
@@ -49,20 +50,35 @@ class Flows:
 
 def flows(run: Run) -> Flows:
     """Spread tokens and requests of a run over time."""
+    return _flows(run, output(run.requests), tpot(run.requests), None)
+
+
+def flows_of(run: Run, whole: Flows, who: Bools) -> Flows:
+    """The part of some requests, as the whole run placed it."""
+    return _flows(run, output_of(run.requests, whole.output, who), whole.tpot_s, who)
+
+
+def _flows(run: Run, out: Output, tpot_s: Floats, who: Bools | None) -> Flows:
     requests = run.requests
     counted = ~np.isnan(requests.input_tok)
-    split = bool(np.any(counted)) and not bool(np.any(np.isnan(requests.cache_read_tok[counted])))
-    writes = bool(np.any(~np.isnan(requests.cache_write_tok)))
+    wrote = ~np.isnan(requests.cache_write_tok)
+    if who is not None:
+        counted, wrote = counted & who, wrote & who
+    split = bool(np.any(counted)) and not bool(np.any(counted & np.isnan(requests.cache_read_tok)))
     until = last_evidence(run) or 0.0
+
+    def read(rows: slice) -> Floats:
+        return requests.cache_read_tok[rows]
+
     return Flows(
-        output=output(requests),
-        input=spread_input(requests, requests.input_tok),
-        computed=spread_input(requests, requests.input_tok - requests.cache_read_tok) if split else None,
-        cache_read=spread_input(requests, requests.cache_read_tok) if split else None,
-        cache_write=spread_input(requests, requests.cache_write_tok) if writes else None,
-        in_flight=in_flight(requests, until),
-        live=live_conversations(requests, until),
-        tpot_s=tpot(requests),
+        output=out,
+        input=spread_input(requests, lambda rows: requests.input_tok[rows], who),
+        computed=spread_input(requests, lambda rows: requests.input_tok[rows] - read(rows), who) if split else None,
+        cache_read=spread_input(requests, read, who) if split else None,
+        cache_write=spread_input(requests, lambda rows: requests.cache_write_tok[rows], who) if np.any(wrote) else None,
+        in_flight=in_flight(requests, until, who),
+        live=live_conversations(requests, until, who),
+        tpot_s=tpot_s,
     )
 
 
@@ -108,11 +124,9 @@ def intended_in(requests: Requests, window: StageWindow) -> Bools:
 
 def latency(requests: Requests, mine: Bools, flow: Flows) -> dict[str, Distribution]:
     """Distributions over the requests of `mine`. Planned cancellations count only for what had come before them."""
-    start, sent = requests.intended[mine], requests.sent[mine]
     ok, cancelled = requests.ok[mine], requests.cancelled[mine]
     lost = ~(ok | cancelled)
-    first = requests.first_token[mine]
-    last = np.where(np.isnan(requests.last_token), requests.done, requests.last_token)[mine]
+    start, first = requests.intended[mine], requests.first_token[mine]
     censored = int(np.sum(lost))
     began = ok | (cancelled & ~np.isnan(first))  # a request that failed after its first token was no answer: it counts as lost throughout
 
@@ -120,19 +134,26 @@ def latency(requests: Requests, mine: Bools, flow: Flows) -> dict[str, Distribut
         """Of the counted requests, with the lost ones as censored, and its intervals: requests are in order of intended time."""
         return distribution(took[counted], censored, series=np.where(lost, np.inf, np.where(counted, took, np.nan)))
 
-    lag = (sent - start) * NS
+    def from_sent(moment: Floats) -> Floats:
+        return (moment - requests.sent[mine]) * NS
+
+    def last() -> Floats:
+        told = requests.last_token[mine]
+        return np.where(np.isnan(told), requests.done[mine], told)
+
+    lag = (requests.sent[mine] - start) * NS
     gap_s, weight = gaps(requests, mine, told=flow.output.told)
     broken = int(np.sum(lost & ~np.isnan(first)))  # streams that broke: one gap each never ended
     between = distribution(gap_s, broken, weight)
     empty = Distribution()
     return {
         "ttft_s": seconds((first - start) * NS, began),
-        "ttft_from_sent_s": seconds((first - sent) * NS, began),
+        "ttft_from_sent_s": seconds(from_sent(first), began),
         "tpot_s": seconds(flow.tpot_s[mine], ok),
         "itl_s": between if flow.output.told else empty,
         "inter_event_s": empty if flow.output.told else between,
-        "e2e_s": seconds((last - start) * NS, ok),
-        "e2e_from_sent_s": seconds((last - sent) * NS, ok),
+        "e2e_s": seconds((last() - start) * NS, ok),
+        "e2e_from_sent_s": seconds(from_sent(last()), ok),
         "schedule_lag_s": distribution(lag, int(np.sum(np.isnan(lag)))),
     }
 
@@ -140,14 +161,23 @@ def latency(requests: Requests, mine: Bools, flow: Flows) -> dict[str, Distribut
 def good(requests: Requests, mine: Bools, flow: Flows, slos: Mapping[str, float | None]) -> Bools:
     """Requests of `mine` that were answered in full and met every SLO; one that has no such figure (TPOT of one token) meets it."""
     met: Bools = mine & requests.ok
-    last = np.where(np.isnan(requests.last_token), requests.done, requests.last_token)
-    first = np.where(np.isnan(requests.first_token), last, requests.first_token)
-    figures = {"ttft_s": (first - requests.intended) * NS, "tpot_s": flow.tpot_s, "e2e_s": (last - requests.intended) * NS}
+
+    def last() -> Floats:
+        return np.where(np.isnan(requests.last_token), requests.done, requests.last_token)
+
+    def first() -> Floats:
+        return np.where(np.isnan(requests.first_token), last(), requests.first_token)
+
+    figures: Mapping[str, Callable[[], Floats]] = {
+        "ttft_s": lambda: (first() - requests.intended) * NS,
+        "tpot_s": lambda: flow.tpot_s,
+        "e2e_s": lambda: (last() - requests.intended) * NS,
+    }
     for key, values in figures.items():
         limit = slos.get(key)
         if limit is not None:
             with np.errstate(invalid="ignore"):
-                met &= ~(values > limit)
+                met &= ~(values() > limit)
     return met
 
 
@@ -215,17 +245,20 @@ class _Figures:
         return interval
 
 
-def _moments(t: Floats, weight: Floats | None = None) -> Flow:
-    none = np.zeros(0)
-    return Flow.of(t, np.ones(len(t)) if weight is None else weight, none, none, none)
-
-
 def figures(
-    run: Run, window: StageWindow, flow: Flows, counters: ServerCounters | None, slos: Mapping[str, float | None], price: Mapping[str, Any]
+    run: Run,
+    window: StageWindow,
+    flow: Flows,
+    counters: ServerCounters | None,
+    slos: Mapping[str, float | None],
+    price: Mapping[str, Any],
+    who: Bools | None = None,
 ) -> StageFigures:
-    """All figures of one window."""
+    """All figures of one window: of all requests, or of some (whose flows are given then)."""
     requests = run.requests
-    mine = intended_in(requests, window)
+    mine, ok = intended_in(requests, window), requests.ok
+    if who is not None:
+        mine, ok = mine & who, ok & who
     out = _Figures(window)
     distributions = latency(requests, mine, flow)
     if window.start is None or window.end is None:
@@ -237,8 +270,8 @@ def figures(
 
     interval = _throughput(out, flow)
     split = _input(out, flow, counters)
-    answered = requests.ok & (requests.done >= start) & (requests.done < end)
-    out.rate("requests_per_s", _moments(requests.done[requests.ok]))
+    answered = ok & (requests.done >= start) & (requests.done < end)
+    out.rate("requests_per_s", moments(requests, requests.done, ok))
     _goodput(out, requests, mine, flow, slos)
     pace = distributions["tpot_s"]
     for key, name in (("interactivity_tok_s_user", "p50"), ("interactivity_p90_tok_s_user", "p90")):
@@ -269,7 +302,7 @@ def figures(
         flow.input,
         flow.computed,
         out.figures["input_computed_tok_s"].value,
-        _moments(requests.done[answered]),
+        moments(requests, requests.done, answered),
     )
     settings = mapping(run.profile.get("energy"))
     out.figures |= energy_figures(joules, work, window.name, out.edges(), settings, nothing_read=run.power is None)
@@ -344,12 +377,12 @@ def _goodput(out: _Figures, requests: Requests, mine: Bools, flow: Flows, slos: 
     met = good(requests, mine, flow, slos)
     out.put("slo_met_ratio", int(np.sum(met)) / everyone if everyone else None, note=nobody)
     # Good requests are booked at the moment they were intended, so that batches add up to the window.
-    out.rate("goodput_rps", _moments(requests.intended[met]))
-    tokens = flow.output.per_request[met]
-    if np.any(np.isnan(tokens)):
+    out.rate("goodput_rps", moments(requests, requests.intended, met))
+    tokens = flow.output.per_request
+    if np.any(met & np.isnan(tokens)):
         out.absent("goodput_tok_s", "some answers came without a count of tokens")
     else:
-        out.rate("goodput_tok_s", _moments(requests.intended[met], tokens))
+        out.rate("goodput_tok_s", moments(requests, requests.intended, met, tokens))
 
 
 def _dollars(out: _Figures, price: Mapping[str, Any]) -> None:

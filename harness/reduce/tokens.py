@@ -1,102 +1,23 @@
-"""Where and when tokens were: output at the arrival of its chunks, input spread from sent to first token."""
+"""Where and when tokens were: output at the arrival of its chunks, input spread from sent to first token.
 
+Everything is over all requests, or over some of them (`who`): what is over the parts of a whole adds up to it.
+"""
+
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
 from harness.core.records import Outcome
+from harness.reduce.flow import Block, Flow
 from harness.reduce.labels import Bools
-from harness.reduce.requests import Requests, Singles
+from harness.reduce.requests import Requests
+from harness.reduce.scratch import column, release
 from harness.reduce.stats import Floats
 
-_FEW_EDGES: Final = 64
-
-
-@dataclass(frozen=True, slots=True)
-class Flow:
-    """An amount spread over time: some of it at moments, some of it evenly over stretches.
-
-    Attributes:
-        t: moments, ascending.
-        cumulative: amount up to and including each moment.
-        start: beginnings of the stretches.
-        end: their ends, after the beginnings.
-        amount: of each stretch.
-    """
-
-    t: Floats
-    cumulative: Floats
-    start: Floats
-    end: Floats
-    amount: Floats
-
-    @classmethod
-    def of(cls, t: Floats, weight: Floats, start: Floats, end: Floats, amount: Floats) -> "Flow":
-        """Moments with weights and stretches with amounts, in any order. Stretches of no length become moments; NaN ones are left out."""
-        # Copies are made only where something has to be left out or put in order: there may be a hundred million of them.
-        good = ~(np.isnan(start) | np.isnan(end) | np.isnan(amount))
-        if not np.all(good):
-            start, end, amount = start[good], end[good], amount[good]
-        flat = end <= start
-        if np.any(flat):
-            t = np.concatenate([t, end[flat]])
-            weight = np.concatenate([weight, amount[flat]])
-            start, end, amount = start[~flat], end[~flat], amount[~flat]
-        good = ~(np.isnan(t) | np.isnan(weight))
-        if not np.all(good):
-            t, weight = t[good], weight[good]
-        if np.any(t[1:] < t[:-1]):
-            order = np.argsort(t)
-            t, weight = t[order], weight[order]
-        return cls(t, np.cumsum(weight), start, end, amount)
-
-    def between(self, start: float, end: float) -> float:
-        """The amount in [start, end): adjacent windows add up."""
-        return float(self.per_bin(np.array([start, end]))[0]) if end > start else 0.0
-
-    def per_bin(self, edges: Floats) -> Floats:
-        """The amount in each of the half-open stretches between ascending edges."""
-        upto = np.concatenate([np.zeros(1), self.cumulative])[np.searchsorted(self.t, edges, side="left")]
-        return np.diff(upto) + self._spread(edges)
-
-    def _spread(self, edges: Floats) -> Floats:
-        if len(self.start) == 0:
-            return np.zeros(len(edges) - 1)
-        if len(edges) <= _FEW_EDGES:  # exact to rounding
-            first_inside = np.searchsorted(edges, self.start, side="right")  # the edges that cut a stretch: from this one
-            first_after = np.searchsorted(edges, self.end, side="left")  # to the one before this; here and later it counts in full
-            upto = np.cumsum(np.bincount(first_after, weights=self.amount, minlength=len(edges) + 1))[: len(edges)]
-            cut = first_inside < first_after
-            start, amount, length = self.start[cut], self.amount[cut], (self.end - self.start)[cut]
-            begins, ends = first_inside[cut], first_after[cut]
-            for number, edge in enumerate(edges):
-                here = (begins <= number) & (number < ends)
-                upto[number] += np.sum(amount[here] * ((edge - start[here]) / length[here]))
-            return np.diff(upto)
-        # For long grids: the rate changes only where a stretch begins or ends, so the running total is linear in between.
-        rate = self.amount / (self.end - self.start)
-        moments = np.concatenate([self.start, self.end])
-        order = np.argsort(moments)
-        moments = moments[order]
-        slope = np.cumsum(np.concatenate([rate, -rate])[order])
-        running = np.concatenate([np.zeros(1), np.cumsum(slope[:-1] * np.diff(moments))])
-        return np.diff(np.interp(edges, moments, running))
-
-
-@dataclass(frozen=True, slots=True)
-class Together:
-    """Several amounts as one."""
-
-    flows: tuple[Flow, ...]
-
-    def between(self, start: float, end: float) -> float:
-        """The amount in [start, end)."""
-        return sum(flow.between(start, end) for flow in self.flows)
-
-    def per_bin(self, edges: Floats) -> Floats:
-        """The amount in each of the half-open stretches between ascending edges."""
-        return np.asarray(np.sum([flow.per_bin(edges) for flow in self.flows], axis=0), dtype=np.float64)
+_MOST_VALUES: Final = 4_000_000
+"""Different gaps that are kept before equal ones are put together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +39,33 @@ class Output:
     told: bool
 
 
+def _spread(requests: Requests, make: Callable[[slice], Block], who: Bools | None = None) -> Flow:
+    """A flow of one piece a request; `make` gives those of consecutive rows."""
+    parts = requests.parts()
+
+    def block(number: int) -> Block:
+        rows = parts[number]
+        start, end, amount = make(rows)
+        if who is None:
+            return start, end, amount
+        mine = who[rows]
+        return start[mine], end[mine], amount[mine]
+
+    return Flow(len(parts), block)
+
+
+def moments(requests: Requests, t: Floats, who: Bools, amount: Floats | None = None) -> Flow:
+    """One moment for each of some requests.
+
+    Args:
+        requests: all of them.
+        t: of all of them; where it is NaN there is none.
+        who: whose.
+        amount: of all of them; default 1 each.
+    """
+    return _spread(requests, lambda rows: (t[rows], t[rows], np.ones(len(t[rows])) if amount is None else amount[rows]), who)
+
+
 def output(requests: Requests) -> Output:
     """Place every output token at its arrival.
 
@@ -126,64 +74,113 @@ def output(requests: Requests) -> Output:
     bytes at the bytes per token of the answered requests.
     """
     chunks = requests.chunks
-    n = len(requests)
+    count = chunks.count
+    tok_sum, bytes_sum, usage, ok = chunks.tok_sum, chunks.bytes_sum, requests.output_tok, requests.ok
+    good = ok & (usage > 0) & (bytes_sum > 0)
+    bytes_per_tok = float(np.sum(bytes_sum[good]) / np.sum(usage[good])) if np.any(good) else np.nan
 
-    def per_request(values: Floats | Singles) -> Floats:
-        return np.asarray(np.bincount(chunks.request, weights=values, minlength=n), dtype=np.float64)
-
-    count = np.diff(chunks.start).astype(np.float64)
-    tok_sum = per_request(chunks.tok)  # NaN where any chunk's is unknown
-    tok_sum[count == 0] = np.nan
-    byte_sum = per_request(chunks.content_bytes)
-    usage = requests.output_tok
-    ok = requests.ok
-    good = ok & (usage > 0) & (byte_sum > 0)
-    bytes_per_tok = float(np.sum(byte_sum[good]) / np.sum(usage[good])) if np.any(good) else np.nan
-
-    tokens = usage.copy()
+    tokens = column(len(requests), np.float64)
+    tokens[:] = usage
     no_usage = np.isnan(tokens)
     from_stream = no_usage & ~np.isnan(tok_sum)
     tokens[from_stream] = tok_sum[from_stream]
-    estimated = no_usage & ~from_stream & (byte_sum > 0) & ~np.isnan(bytes_per_tok)
-    tokens[estimated] = byte_sum[estimated] / bytes_per_tok
+    estimated = no_usage & ~from_stream & (bytes_sum > 0) & ~np.isnan(bytes_per_tok)
+    tokens[estimated] = bytes_sum[estimated] / bytes_per_tok
 
-    by_tok = (tok_sum > 0)[chunks.request]
-    weight = np.where(by_tok, chunks.tok, chunks.content_bytes)
-    total = per_request(np.where(np.isnan(weight), 0.0, weight))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        share = weight * (tokens / total)[chunks.request]
-    # Without chunks (none were kept, or they hold no bytes): evenly from first to last token, or at the end of a response without content.
-    rest = ~(total > 0) & (tokens > 0)
-    start = np.where(np.isnan(requests.first_token), requests.done, requests.first_token)[rest]
-    end = np.where(np.isnan(requests.last_token), requests.done, requests.last_token)[rest]
-    t = chunks.t
-    empty = (total <= 0) & (count > 0)
-    if np.any(empty):
-        placed = ~empty[chunks.request]
-        t, share = t[placed], share[placed]
-    flow = Flow.of(t, share, start, end, tokens[rest])
     streamed = ok & (count > 1)
     told = bool(np.any(streamed)) and not bool(np.any(np.isnan(tok_sum[streamed])))
-    return Output(flow, tokens, estimated, float(np.sum(tokens[estimated])), told)
+    return Output(placed(requests, tokens), tokens, estimated, float(np.sum(tokens[estimated])), told)
 
 
-def spread_input(requests: Requests, tokens: Floats) -> Flow:
-    """Tokens of prompts, each spread evenly from sent to first token (to the end of a response without content)."""
-    end = np.where(np.isnan(requests.first_token) & requests.ok, requests.done, requests.first_token)
-    none = np.zeros(0)
-    return Flow.of(none, none, requests.sent, end, tokens)
+def output_of(requests: Requests, whole: Output, who: Bools) -> Output:
+    """The part of some requests, as the whole run placed it: what is estimated must not depend on what else is looked at."""
+    estimated = whole.estimated & who
+    streamed = requests.ok & who & (requests.chunks.count > 1)
+    told = bool(np.any(streamed)) and not bool(np.any(np.isnan(requests.chunks.tok_sum[streamed])))
+    flow = placed(requests, whole.per_request, who)
+    return Output(flow, whole.per_request, estimated, float(np.sum(whole.per_request[estimated])), told)
 
 
-def in_flight(requests: Requests, until: float) -> Flow:
+def placed(requests: Requests, tokens: Floats, who: Bools | None = None, *, context: Floats | None = None) -> Flow:
+    """Output tokens at the arrival of their chunks. Without chunks (none were kept, or they hold nothing): evenly from first to last token,
+    or at the end of a response without content.
+
+    Args:
+        requests: all of them.
+        tokens: output tokens of each.
+        who: whose tokens; default everybody's.
+        context: tokens of each prompt: then every token counts as the context that it was generated in, the prompt and what was generated
+            before it.
+    """
+    chunks, parts = requests.chunks, requests.parts()
+
+    def block(number: int) -> Block:
+        rows = parts[number]
+        at, lengths = chunks.of(rows)
+        by_tok = chunks.tok_sum[rows] > 0
+        total = np.where(by_tok, chunks.tok_sum[rows], chunks.bytes_sum[rows])
+        own = tokens[rows]
+        weight = np.where(np.repeat(by_tok, lengths), chunks.tok[at], chunks.content_bytes[at])
+        with np.errstate(invalid="ignore", divide="ignore"):
+            amount = weight * np.repeat(own / total, lengths)
+        spread = ~(total > 0) & (own > 0)
+        rest = own
+        if context is not None:
+            rest = own * (context[rows] + own / 2)
+            known = np.where(np.isfinite(amount), amount, 0.0)
+            running = np.cumsum(known)
+            before = np.concatenate([np.zeros(1), running])[chunks.start[rows] - at.start]
+            amount = amount * (np.repeat(context[rows] - before, lengths) + running - known / 2)
+        t = chunks.t[at]
+        if who is not None:
+            mine = np.repeat(who[rows], lengths)
+            t, amount = t[mine], amount[mine]
+            spread &= who[rows]
+        # An infinite share is that of a request whose chunks hold nothing.
+        amount = np.where(np.isinf(amount), np.nan, amount)
+        if not np.any(spread):
+            return t, t, amount
+        done = requests.done[rows]
+        start = np.where(np.isnan(requests.first_token[rows]), done, requests.first_token[rows])[spread]
+        end = np.where(np.isnan(requests.last_token[rows]), done, requests.last_token[rows])[spread]
+        return np.concatenate([t, start]), np.concatenate([t, end]), np.concatenate([amount, rest[spread]])
+
+    return Flow(len(parts), block)
+
+
+def spread_input(requests: Requests, tokens: Callable[[slice], Floats], who: Bools | None = None) -> Flow:
+    """Tokens of prompts, each spread evenly from sent to first token (to the end of a response without content).
+
+    Args:
+        requests: all of them.
+        tokens: of consecutive rows.
+        who: whose; default everybody's.
+    """
+    ok = requests.ok
+
+    def make(rows: slice) -> Block:
+        first = requests.first_token[rows]
+        return requests.sent[rows], np.where(np.isnan(first) & ok[rows], requests.done[rows], first), tokens(rows)
+
+    return _spread(requests, make, who)
+
+
+def _until(requests: Requests, rows: slice, until: float) -> tuple[Floats, Floats, Floats]:
+    """When requests were sent, when they ended at the latest, and how long they lasted."""
+    done, sent = requests.done[rows], requests.sent[rows]
+    end = np.where(np.isnan(done), until, done)
+    return sent, end, np.maximum(end - sent, 0.0)
+
+
+def in_flight(requests: Requests, until: float, who: Bools | None = None) -> Flow:
     """Requests in flight: the amount of a stretch of time is the integral of their number over it, in request-nanoseconds.
 
     Args:
         requests: all of them.
         until: requests without an end are taken to last until then.
+        who: which of them; default all.
     """
-    end = np.where(np.isnan(requests.done), until, requests.done)
-    none = np.zeros(0)
-    return Flow.of(none, none, requests.sent, end, np.maximum(end - requests.sent, 0.0))
+    return _spread(requests, lambda rows: _until(requests, rows, until), who)
 
 
 def context(requests: Requests, until: float) -> tuple[Flow, Flow]:
@@ -191,61 +188,110 @@ def context(requests: Requests, until: float) -> tuple[Flow, Flow]:
 
     Over a stretch of time the one over the other is the mean context length: that of the requests in flight, weighted by time.
     """
-    end = np.where(np.isnan(requests.done), until, requests.done)
-    lasted = np.maximum(end - requests.sent, 0.0)
-    none = np.zeros(0)
-    known = np.where(np.isnan(requests.input_tok), np.nan, lasted)
-    return Flow.of(none, none, requests.sent, end, requests.input_tok * lasted), Flow.of(none, none, requests.sent, end, known)
+
+    def tokens(rows: slice) -> Block:
+        sent, end, lasted = _until(requests, rows, until)
+        return sent, end, requests.input_tok[rows] * lasted
+
+    def known(rows: slice) -> Block:
+        sent, end, lasted = _until(requests, rows, until)
+        return sent, end, np.where(np.isnan(requests.input_tok[rows]), np.nan, lasted)
+
+    return _spread(requests, tokens), _spread(requests, known)
 
 
-def live_conversations(requests: Requests, until: float) -> Flow:
-    """Conversations from the intended start of their first to the end of their last request, in conversation-nanoseconds."""
-    none = np.zeros(0)
-    if len(requests) == 0:
-        return Flow.of(none, none, none, none, none)
-    sessions = int(requests.session.max()) + 1
-    start = np.full(sessions, np.inf)
-    end = np.full(sessions, -np.inf)
-    np.minimum.at(start, requests.session, requests.intended)
-    done = np.where(np.isnan(requests.done), np.where(requests.outcome == Outcome.DROPPED, requests.intended, until), requests.done)
-    np.maximum.at(end, requests.session, done)
-    return Flow.of(none, none, start, end, np.maximum(end - start, 0.0))
+def live_conversations(requests: Requests, until: float, who: Bools | None = None) -> Flow:
+    """Conversations from the intended start of their first to the end of their last request, in conversation-nanoseconds.
+
+    Args:
+        requests: all of them.
+        until: requests without an end are taken to last until then.
+        who: whose conversations; default everybody's.
+    """
+    sessions = int(requests.session.max()) + 1 if len(requests) else 0
+    start, end = np.full(sessions, np.inf), np.full(sessions, -np.inf)
+    dropped = requests.outcome == Outcome.DROPPED
+    for rows in requests.parts():
+        mine = slice(None) if who is None else who[rows]
+        session, intended, done = requests.session[rows][mine], requests.intended[rows][mine], requests.done[rows][mine]
+        np.minimum.at(start, session, intended)
+        np.maximum.at(end, session, np.where(np.isnan(done), np.where(dropped[rows][mine], intended, until), done))
+    start[np.isinf(start)] = np.nan
+    return Flow.of(start, end, np.maximum(end - start, 0.0))
 
 
-def gaps(requests: Requests, counted: Bools, *, told: bool) -> tuple[Floats, Floats | None]:
+def gaps(requests: Requests, counted: Bools, *, told: bool, by_tok: bool = True) -> tuple[Floats, Floats | None]:
     """Gaps between chunks in seconds, of the counted requests, and how many equal ones each stands for (None: one each).
+
+    Gaps are recorded in whole microseconds: of many, equal ones are put together, so that their number is bounded.
 
     Args:
         requests: all of them.
         counted: which of them count.
-        told: the streams tell tokens per chunk: a gap before a chunk of k tokens then stands for k gaps of a k-th of its length, and
-            a chunk without tokens makes the next gap longer.
+        told: the streams tell tokens per chunk: a chunk without tokens then makes the next gap longer.
+        by_tok: where they tell, a gap before a chunk of k tokens stands for k gaps of a k-th of its length.
     """
+    found: list[tuple[Floats, Floats | None]] = []
+    parts = requests.parts()
+    kept = 0
+    for rows in parts:
+        values, weight = _gaps(requests, rows, counted, told=told, by_tok=by_tok)
+        if len(parts) > 1:
+            values, weight = _together([(values, weight)])
+        found.append((values, weight))
+        kept += len(values)
+        if kept > _MOST_VALUES:
+            found = [_together(found)]
+            kept = len(found[0][0])
+    if len(found) == 1:
+        return found[0]
+    return _together(found) if found else (np.zeros(0), None)
+
+
+def _gaps(requests: Requests, rows: slice, counted: Bools, *, told: bool, by_tok: bool) -> tuple[Floats, Floats | None]:
     chunks = requests.chunks
-    keep = counted[chunks.request] & ~np.isnan(chunks.t)
+    at, lengths = chunks.of(rows)
+    if not np.any(counted[rows]):
+        return np.zeros(0), None
+    t, owner = chunks.t[at], np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
+    keep = np.repeat(counted[rows], lengths) & ~np.isnan(t)
+    tok = chunks.tok[at]
     if told:
-        keep &= chunks.tok > 0
-    t, owner, tok = chunks.t[keep], chunks.request[keep], chunks.tok[keep]
+        keep &= tok > 0
+    if not np.all(keep):
+        t, owner, tok = t[keep], owner[keep], tok[keep]
     same = owner[1:] == owner[:-1]
     gap_s = np.diff(t)[same] * 1e-9
-    if not told:
+    if not told or not by_tok:
         return gap_s, None
     weight = tok[1:][same].astype(np.float64)
-    return gap_s / weight, weight
+    return (gap_s, None) if np.all(weight == 1) else (gap_s / weight, weight)
+
+
+def _together(parts: list[tuple[Floats, Floats | None]]) -> tuple[Floats, Floats]:
+    """Values in ascending order, each once, and how many there are of it."""
+    values = np.concatenate([np.zeros(0), *(part[0] for part in parts)])
+    if all(part[1] is None for part in parts):
+        values.sort()
+        first = np.flatnonzero(np.concatenate([np.ones(1, bool), values[1:] != values[:-1]])[: len(values)])
+        return values[first], np.diff(np.append(first, len(values))).astype(np.float64)
+    weight = np.concatenate([np.ones(len(part[0])) if part[1] is None else part[1] for part in parts])
+    order = np.argsort(values)
+    values, weight = values[order], weight[order]
+    first = np.flatnonzero(np.concatenate([np.ones(1, bool), values[1:] != values[:-1]])[: len(values)])
+    return values[first], np.add.reduceat(weight, first) if len(first) else np.zeros(0)
 
 
 def tpot(requests: Requests) -> Floats:
     """Seconds per output token of each request; NaN where there is no pace to see (one token, one chunk, no count)."""
     chunks = requests.chunks
-    n = len(requests)
-    count = np.diff(chunks.start)
-    tok_sum = np.bincount(chunks.request, weights=chunks.tok, minlength=n)
-    first = np.full(n, np.nan)
-    has = count > 0
-    first[has] = chunks.tok[chunks.start[:-1][has]]
-    after = np.where(has & ~np.isnan(tok_sum), tok_sum - first, requests.output_tok - 1)
-    span = requests.last_token - requests.first_token
-    pace = np.full(n, np.nan)
-    seen = (after > 0) & (span > 0)
-    pace[seen] = span[seen] * 1e-9 / after[seen]
+    pace = column(len(requests), np.float64)
+    for rows in requests.parts():
+        after = np.where(~np.isnan(chunks.tok_sum[rows]), chunks.tok_sum[rows] - chunks.first_tok[rows], requests.output_tok[rows] - 1)
+        span = requests.last_token[rows] - requests.first_token[rows]
+        seen = (after > 0) & (span > 0)
+        own = np.full(len(span), np.nan)
+        own[seen] = span[seen] * 1e-9 / after[seen]
+        pace[rows] = own
+    release(pace)
     return pace

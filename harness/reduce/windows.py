@@ -71,8 +71,8 @@ def stage_windows(run: Run) -> list[StageWindow]:
     names = list(started)
     if not names:
         first: dict[str, float] = {}
-        for name, intended in zip(run.requests.stage, run.requests.intended, strict=True):
-            first.setdefault(str(name), float(intended))
+        for name in run.requests.stage.counts():
+            first[name] = float(run.requests.intended[np.argmax(run.requests.stage == name)])
         names = sorted(first, key=lambda name: (first[name], name))
     load = _load_by_name(run, names)
     return [_window(run, name, started.get(name, {}), ended.get(name, {}), load.get(name, {})) for name in names]
