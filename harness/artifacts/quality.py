@@ -1,6 +1,7 @@
 """quality.json of a run, and the reference file that answers are held against: greedy answers to fixed texts."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +14,13 @@ CHECK_VERSION: Final = 1
 """Raised whenever the texts or the way they are asked changes: answers of different versions do not compare."""
 
 KIND: Final = "harness quality reference"
+
+
+def _finite(value: object) -> float:
+    number = float(str(value)) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+    if not math.isfinite(number):
+        raise ValueError(f"{value!r} is no log-probability")
+    return number
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +46,15 @@ class Answer:
         """As `dataclasses.asdict` wrote it.
 
         Raises:
-            KeyError, TypeError: it is none.
+            KeyError, TypeError, ValueError: it is none.
         """
         tokens, logprobs = raw.get("tokens"), raw.get("logprobs")
+        if logprobs is not None and (tokens is None or len(tokens) != len(logprobs)):
+            raise ValueError("each token has one log-probability")
         return cls(
             str(raw["text"]),
             tuple(str(token) for token in tokens) if tokens is not None else None,
-            tuple(float(value) for value in logprobs) if logprobs is not None else None,
+            tuple(_finite(value) for value in logprobs) if logprobs is not None else None,
             raw.get("input_tok"),
             raw.get("output_tok"),
         )

@@ -48,17 +48,21 @@ def quality(run: Run) -> dict[str, Any]:
     least, most = number(raw.get("min_agreement")), number(raw.get("logprob_tolerance"))
     compared = [found for found in (against["before"], against["after"], change) if found is not None]
     empty = bool(before) and not any(answer.text for found in before.values() for answer in found)
-    passed = all(_within(found, least, most) for found in compared) if compared and not failures and not empty else None
     broken = any(failure[1] for failure in failures)
-    if broken:
-        passed = False
+    named = {part: set(mapping(raw.get(part))) for part in _PARTS}
+    answered = all(set(answers[part]) == named[part] == named["before"] for part in _PARTS)
+    fits = all(len(before[name]) == len(after[name]) for name in before if name in after)
+    whole = change is not None and answered and fits and not failures and not empty
+    passed = True if whole else None
+    if broken or not all(_within(found, least, most) for found in compared):
+        passed = False  # what there is speaks against the server, whatever else is missing
     by_reference = expected is not None and against["before"] is not None and against["after"] is not None
     dummy = mapping(run.profile.get("model")).get("load_format") == "dummy"
     return {
         "label": VERIFIED if passed and by_reference and not dummy else UNVERIFIED,
         "basis": "reference" if by_reference else "self" if change is not None else None,
         "passed": passed,
-        "reason": _reason(raw, failures, empty=empty, dummy=dummy, by_reference=by_reference, whole=change is not None),
+        "reason": _reason(raw, failures, empty=empty, dummy=dummy, by_reference=by_reference, whole=whole),
         "min_agreement": least,
         "logprob_tolerance": most,
         "reference": {key: reference.get(key) for key in ("model_id", "fingerprint", "dtype", "quantization", "engine", "route")}
@@ -108,7 +112,7 @@ def _failures(part: object, when: str) -> list[tuple[str, bool]]:
 
 
 def _sum(values: Sequence[int | None]) -> int | None:
-    known = [value for value in values if value is not None]
+    known = [value for value in values if isinstance(value, int)]
     return sum(known) if known and len(known) == len(values) else None
 
 
@@ -164,12 +168,16 @@ def _reason(
         return "quality.json cannot be read"
     if empty:
         return "every answer was empty"
-    if not whole:
+    if not mapping(raw.get("after")):
         return "there are no answers from after the load"
+    if not whole:
+        return "not every replica's answers are whole"
     if dummy:
         return "the weights are dummies, so the answers mean nothing"
     if by_reference:
         return "held against the reference before and after the load"
+    if raw.get("reference"):
+        return "the reference's answers are not those to this check's texts"
     if raw.get("recorded"):
         return "this run recorded the reference, so its answers were held against each other only"
     return "there is no reference: the answers after the load were held against those before it"

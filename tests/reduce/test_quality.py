@@ -1,6 +1,7 @@
 """Whether the answers were right, from what a run wrote down."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -133,6 +134,13 @@ def test_a_smoke_run_claims_nothing_of_its_answers(checked: Callable[..., Any]) 
         ({"before": asked(answers([])), "after": asked(answers([]))}, "quality_missing", "degraded"),
         ({"before": "damaged", "after": [1]}, "quality_missing", "degraded"),
         ({"before": asked([{"txt": 1}]), "after": asked([None])}, "quality_missing", "degraded"),
+        ({"after": {}, "reference": answers()}, "quality_missing", "degraded"),
+        ({"after": asked([None]), "reference": answers()}, "quality_missing", "degraded"),
+        ({"before": {**asked(answers()), "replica-1": asked(answers())["replica-0"]}}, "quality_missing", "degraded"),
+        ({"after": asked([], 404, "no such route"), "reference": answers(["no"] * 9)}, "quality_failed", "invalid"),
+        ({"after": asked([{**answers()[0], "logprobs": [-1.0, math.inf]}] * 3)}, "quality_missing", "degraded"),
+        ({"before": asked(answers(texts=2))}, "quality_missing", "degraded"),
+        ({"before": asked(answers([]), None, None), "after": asked(answers([])), "reference": answers()}, "quality_failed", "invalid"),
     ],
 )
 def test_a_check_that_is_not_whole_says_so(checked: Callable[..., Any], fields: dict[str, Any], code: str, severity: str) -> None:
