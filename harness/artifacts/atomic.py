@@ -13,6 +13,11 @@ import pyarrow.parquet as pq
 from harness.core.errors import ArtifactError
 
 
+def _beside(path: Path) -> Path:
+    """A name of this process's own: another one that writes the same file at the same time has its own too, and the last one stays."""
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
 def _finish(tmp: Path, path: Path) -> None:
     with tmp.open("rb") as file:
         os.fsync(file.fileno())
@@ -38,7 +43,7 @@ def write_bytes(path: Path, data: bytes) -> None:
     Raises:
         ArtifactError: no space, no permission.
     """
-    tmp = path.with_name(f".{path.name}.tmp")
+    tmp = _beside(path)
     try:
         tmp.write_bytes(data)
         _finish(tmp, path)
@@ -54,7 +59,7 @@ def write_json(path: Path, value: Any) -> None:  # noqa: ANN401 - any JSON value
 
 def write_parquet(path: Path, table: pa.Table) -> None:
     """Write a whole Parquet file (zstd)."""
-    tmp = path.with_name(f".{path.name}.tmp")
+    tmp = _beside(path)
     try:
         pq.write_table(table, tmp, compression="zstd")
         _finish(tmp, path)
@@ -70,7 +75,7 @@ def parquet_writer(path: Path, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
     Raises:
         ArtifactError: no space, no permission.
     """
-    tmp = path.with_name(f".{path.name}.tmp")
+    tmp = _beside(path)
     try:
         with pq.ParquetWriter(tmp, schema, compression="zstd") as writer:
             yield writer

@@ -3,6 +3,7 @@
 The whole tables are for `reduce`; comparing and scaling runs needs these two files alone, so that it works on copies of them too.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -196,8 +197,8 @@ def statistic_of(summary: Mapping[str, Any], key: str, statistic: str) -> Value:
 
 
 def number(value: object) -> float | None:
-    """A JSON number as float, anything else as None."""
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+    """A finite JSON number as float, anything else as None (1e999 is JSON, and no figure)."""
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) else None
 
 
 def _mapping(value: object) -> Mapping[str, Any]:

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from harness.reduce.summary import Summary
 
 ORDER = (
-    "run", "plan", "check", "calibrate", "reduce", "report", "compare", "repeat", "fleet", "results", "models", "traces", "energy",
-    "quality",
+    "run", "plan", "check", "calibrate", "reduce", "report", "compare", "repeat", "baseline", "fleet", "results", "models", "traces",
+    "energy", "quality",
 )  # fmt: skip
 """Commands as `harness --help` lists them; their modules add them in another."""
 
@@ -44,6 +44,8 @@ app = typer.Typer(
 )
 models_app = typer.Typer(help="Built-in models: list them, add the one with real weights.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
+baseline_app = typer.Typer(help="Runs kept under a name, to hold later runs against: save them, list them.", no_args_is_help=True)
+app.add_typer(baseline_app, name="baseline")
 traces_app = typer.Typer(help="Recorded traffic: describe a trace, convert it to the plain form.", no_args_is_help=True)
 app.add_typer(traces_app, name="traces")
 energy_app = typer.Typer(help="Joules of a run in detail; power sensors held against a meter.", no_args_is_help=True)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harness.cli.base import Json, Overrides, app, command, dump
-from harness.core.errors import ExitCode
+from harness.cli.base import Json, Overrides, app, baseline_app, command, dump
+from harness.core.errors import ExitCode, HarnessError
 
 if TYPE_CHECKING:
     from harness.profile.thresholds import Threshold
@@ -159,7 +159,58 @@ def repeat_series(
     for gate in wanted:
         if gate not in judged and alone:
             print(f"threshold not judged: {gate.text}: there is no baseline (--baseline NAME)", file=sys.stderr)
-    comparison = compare_runs([folder], allowed_of(folder), baseline=baseline, gates=judged)
+    try:
+        comparison = compare_runs([folder], allowed_of(folder), baseline=baseline, gates=judged)
+    except HarnessError as error:
+        if result.exit_code is ExitCode.OK:
+            raise
+        print(f"not compared: {error}", file=sys.stderr)  # since a run failed, which is what the command ends with
+        return result.exit_code
     said = conclude(comparison, strict=strict, junit=junit, github=github, summary=summary, report=folder)
     code = _print_comparison(said, json_output=json_output)
     return result.exit_code or code
+
+
+@baseline_app.command("save")
+@command
+def baseline_save(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="As --baseline takes it.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN…", help="Run directories, or a folder of repeats.")],
+    variant: Annotated[str | None, typer.Option("--variant", metavar="NAME", help="Which one of a series with several profiles.")] = None,
+    out: Annotated[Path, typer.Option("--out", help="Folder of baselines.")] = Path("results/reference"),
+    replace: Annotated[bool, typer.Option("--replace", help="Take the place of a baseline of that name.")] = False,
+    allow_invalid: Annotated[bool, typer.Option("--allow-invalid", help="Keep invalid runs too.")] = False,
+    json_output: Json = False,
+) -> None:
+    """Keep runs, trimmed to 5 MB each, where --baseline finds them."""
+    from harness.compare.baseline import save_baseline
+
+    saved = save_baseline(
+        name, runs, into=out, variant=variant, replace=replace, allow_invalid=allow_invalid, command=["harness", *sys.argv[1:]]
+    )  # fmt: skip
+    if json_output:
+        dump(saved.to_dict())
+        return
+    for note in saved.notes:
+        print(f"note: {note}", file=sys.stderr)
+    size = sum(run.size_bytes for run in saved.runs)
+    print(f"{saved.folder}: {len(saved.runs)} run{'' if len(saved.runs) == 1 else 's'}, {size / 1e6:.1f} MB")
+    print(f"harness compare RUN… --baseline {saved.folder if out != Path('results/reference') else name}")
+
+
+@baseline_app.command("list")
+@command
+def baseline_list(
+    folder: Annotated[Path | None, typer.Argument(metavar="[FOLDER]", help="Folder of baselines.")] = None,
+    json_output: Json = False,
+) -> None:
+    """List baselines: what --baseline takes."""
+    from harness.compare.baseline import LIST_COLUMNS, list_baselines, list_row
+    from harness.compare.sides import reference_folders
+    from harness.console import print_table
+
+    rows = list_baselines(reference_folders() if folder is None else (folder,))
+    if json_output:
+        dump(rows)
+    else:
+        print_table("", LIST_COLUMNS, [list_row(row) for row in rows])

@@ -5,16 +5,17 @@ differs on purpose: they head the table.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from harness.artifacts.results import RunResult
-from harness.compare.gates import GateResult, evaluate_gates
+from harness.compare.gates import GateResult, Outcome, evaluate_gates
 from harness.compare.identity import MISMATCH_KEYS, Mismatch, check_keys, identities, mapping, output_lengths, unchecked, verdicts
 from harness.compare.sides import Member, RunSet, Treatment, group, load_set, names, side_label, treatment, treatments
 from harness.compare.table import BOARD_SENSOR_ERROR, CLAIMING, MIN_REPEATS, Cell, Row, Spread, Word, rows
-from harness.core.errors import ProfileError
+from harness.core.errors import ArtifactError, ProfileError
+from harness.core.records import Status
 from harness.core.units import human_number
 from harness.profile.thresholds import Threshold
 
@@ -167,14 +168,21 @@ def compare_runs(
         sensor_error: bound of a board's gain error, relative.
 
     Raises:
-        ProfileError: nothing to compare, one run twice, or an unknown key.
-        ArtifactError: a directory that is no reduced run.
+        ProfileError: nothing to compare, one run twice, a baseline of several variants, or an unknown key.
+        ArtifactError: a directory that is no reduced run, or a series of which no run of its first profile has finished.
         InvalidRunError: an invalid run, unless `verdict` is allowed.
         NotComparableError: an identity key differs, or is not recorded; it and both values are named.
     """
     check_keys(allow_mismatch)
     sets = [load_set(path) for path in ([baseline] if baseline is not None else []) + list(paths)]
     members = _members(sets)
+    if baseline is not None:
+        _one_variant(sets[0])
+    elif sets[0].missing[:1] == sets[0].variants[:1] != ():
+        raise ArtifactError(
+            f"no run of {sets[0].missing[0]!r} has finished in {sets[0].path}, and it is the baseline of that series",
+            next_step=f"harness repeat --resume {sets[0].path}",
+        )
     runs = [member.run for member in members]
     if len(runs) < 2 and not gates:
         raise ProfileError("a comparison needs at least two runs", next_step="harness compare RUN RUN")
@@ -191,8 +199,31 @@ def compare_runs(
         metrics=tuple(rows(plain, sensor_error)),
         allowed=tuple(dict.fromkeys(allowed)),
         notes=tuple(_notes(runs, sides, sets, sensor_error, group_by)),
-        gates=evaluate_gates(gates, plain, sensor_error=sensor_error) if gates else (),
+        gates=_withheld(evaluate_gates(gates, plain, sensor_error=sensor_error), plain) if gates else (),
     )
+
+
+def _one_variant(baseline: RunSet) -> None:
+    names = list(dict.fromkeys(str(mapping(run.manifest.get("repeat")).get("variant")) for run in baseline.runs))
+    if len(names) > 1:
+        raise ProfileError(
+            f"the baseline {baseline.path} holds {len(names)} variants: {', '.join(names)}",
+            cause="a baseline is one side",
+            next_step=f"keep one of them: harness baseline save NAME {baseline.path} --variant {names[0]}",
+        )
+
+
+def _withheld(results: Sequence[GateResult], sides: Mapping[str, Sequence[RunResult]]) -> tuple[GateResult, ...]:
+    """Gates as they are, but none that passes on invalid runs: those were let in to be looked at, without any claim."""
+    first = next(iter(sides.values()))
+
+    def shown(result: GateResult) -> GateResult:
+        invalid = dict.fromkeys(run.run_id for run in (*first, *sides[result.side]) if run.status is Status.INVALID)
+        if not invalid or result.outcome is Outcome.FAILED:
+            return result
+        return replace(result, outcome=Outcome.ABSENT, reason=f"nothing follows from invalid runs: {', '.join(invalid)}")
+
+    return tuple(shown(result) for result in results)
 
 
 def _members(sets: Sequence[RunSet]) -> list[Member]:
@@ -269,6 +300,8 @@ def _notes(
     for one in sets:
         for left_out in one.left_out:
             yield f"{left_out}."
+        for name in one.missing:
+            yield f"No run of {name} has finished in {one.path.name}: it is no side."
 
 
 def _spread_text(spread: Spread) -> tuple[str, ...]:
@@ -280,6 +313,6 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """Lines of a Markdown table."""
 
     def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+        return "| " + " | ".join(" ".join(cell.replace("|", "\\|").split("\n")) for cell in cells) + " |"
 
     return [line(columns), "|" + " --- |" * len(columns), *(line(row) for row in rows)]

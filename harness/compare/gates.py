@@ -245,6 +245,10 @@ def _relative(gate: Threshold, label: str, baseline: Sequence[RunResult], runs: 
     a, b = _values(gate, baseline), _values(gate, runs)
     if (absent := _absent(gate, label, a, "the baseline") or _absent(gate, label, b, label)) is not None:
         return _Draft(absent)
+    boundaries = sorted({value.boundary for value in (*a, *b) if value.boundary})
+    if len(boundaries) > 1:
+        text = f"boundaries differ: {', '.join(boundaries)}"
+        return _Draft(GateResult(label, gate, Outcome.ABSENT, n=len(b), n_baseline=len(a), reason=text))
     known_a, known_b = ([value.value for value in values if value.value is not None] for values in (a, b))
     mean_a, mean_b = mean(known_a), mean(known_b)
     result = GateResult(
@@ -311,6 +315,8 @@ def _decided(draft: _Draft, tests: int, *, worse: bool) -> GateResult:
     met = at is not None and gate.met_by(at, 1.0 if result.ratio is not None else result.baseline or 0.0)
     if draft.error <= 0:
         same = "the repeats do not differ at all"
+        if not met and 0 < loss <= draft.systematic:
+            return replace(result, reason=f"{same}, but the boards' sensors may, by {_relative_loss(draft.systematic, gate):.1%}")
         return replace(result, outcome=Outcome.PASSED if met else Outcome.FAILED, low=at, high=at, reason=same)
     critical = t_quantile(1 - 2 * GATE_ALPHA / tests, draft.df)
     half = critical * draft.error + draft.systematic

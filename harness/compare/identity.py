@@ -100,15 +100,17 @@ def identities(runs: Sequence[RunResult], allow: Sequence[str]) -> Iterator[Mism
     first = runs[0]
     for identity in IDENTITY:
         mine = identity.read(first)
+        if identity.key == "boundary":  # the first run that has power says it: one without has rows that are absent, not another boundary
+            first = next((run for run in runs if identity.read(run) is not None), runs[0])
+            mine = identity.read(first)
         if mine is None and identity.required and identity.key not in allow:
             raise NotComparableError(
                 f"{first.path} does not record its {identity.key}, so nothing can be compared with it",
                 cause="it was made by another version, or its manifest is incomplete",
                 next_step=f"run it again, or pass --allow-mismatch {identity.key}",
             )
-        for run in runs[1:]:
+        for run in runs:
             its = identity.read(run)
-            # A run without power has rows that are absent, not another boundary.
             if mine == its or (identity.key == "boundary" and None in {mine, its}):
                 continue
             yield _mismatch(identity.key, (_said(mine), str(first.path)), (_said(its), str(run.path)), run.run_id, allow)
@@ -146,9 +148,15 @@ def _mismatch(key: str, mine: tuple[str, str], its: tuple[str, str], whose: str,
         raise NotComparableError(
             f"the runs differ in {key}: {mine[0]} in {mine[1]}, {its[0]} in {its[1]}",
             cause="they do not answer the same question, so a ratio of their figures would mean nothing",
-            next_step=f"compare runs with equal {key}, or pass --allow-mismatch {key}, which the result will show",
+            next_step=f"{_TO_EQUAL.get(key, f'compare runs with equal {key}')}, or pass --allow-mismatch {key}, which the result will show",
         )
     return Mismatch(key, mine[0], f"{its[0]} ({whose})")
+
+
+_TO_EQUAL: Final[Mapping[str, str]] = {
+    "metric_version": "bring both to this harness's definitions with `harness reduce RUN`",
+}
+"""What makes a key equal, where it is not another run."""
 
 
 def _where(label: str, members: Sequence[RunResult]) -> str:

@@ -39,6 +39,8 @@ class RunSet:
         runs: those that finished.
         several: whether it is a folder of runs.
         left_out: runs in it that did not finish, with the reason.
+        variants: profiles of a series, as they were named; the first is its baseline.
+        missing: those of them of which no run has finished.
     """
 
     path: Path
@@ -46,6 +48,8 @@ class RunSet:
     runs: tuple[RunResult, ...]
     several: bool
     left_out: tuple[str, ...] = ()
+    variants: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +113,9 @@ def load_set(path: Path) -> RunSet:
     runs.sort(key=lambda run: order.get(str(mapping(run.manifest.get("repeat")).get("variant")), len(order)))  # stable: then by time
     if not runs:
         raise ArtifactError(f"no run in {path} has finished", next_step=f"harness repeat --resume {path}")
-    return RunSet(path, path.resolve().name, tuple(runs), several=True, left_out=tuple(left_out))
+    there = {str(mapping(run.manifest.get("repeat")).get("variant")) for run in runs}
+    missing = tuple(name for name in order if name not in there)
+    return RunSet(path, path.resolve().name, tuple(runs), True, tuple(left_out), tuple(order), missing)
 
 
 def _variant_order(path: Path) -> dict[str, int]:
@@ -122,21 +128,29 @@ def _variant_order(path: Path) -> dict[str, int]:
     return {str(mapping(one).get("name")): position for position, one in enumerate(listed)}
 
 
+def reference_folders() -> tuple[Path, ...]:
+    """Where baselines lie: results/reference/ of the working directory, then of the checkout."""
+    here, checkout = REFERENCE, Path(__file__).resolve().parents[2] / REFERENCE
+    return (here,) if here.resolve() == checkout else (here, checkout)
+
+
 def find_baseline(name: str) -> Path:
-    """Folder of a baseline: a path, or a name below results/reference/ of the working directory or the checkout.
+    """Folder of a baseline: a name below results/reference/ of the working directory or the checkout, or a path.
 
     Raises:
         ArtifactError: there is none.
     """
-    places = (Path(name), REFERENCE / name, Path(__file__).resolve().parents[2] / REFERENCE / name)
-    for place in places:
+    named = [folder / name for folder in reference_folders()] if name and not set(name) & {"/", "\\"} and name not in {".", ".."} else []
+    for place in (*named, Path(name)):
         if place.is_dir():
             return place
-    known = sorted({folder.name for place in places[1:] if place.parent.is_dir() for folder in place.parent.iterdir() if folder.is_dir()})
+    known = sorted(
+        {one.name for folder in reference_folders() if folder.is_dir() for one in folder.iterdir() if one.is_dir() and one.name[0] != "."}
+    )
     raise ArtifactError(
         f"there is no baseline {name!r}",
         cause=f"it is no folder, and {REFERENCE} has {', '.join(known) if known else 'none'}",
-        next_step="name a run, a folder of repeats, or a folder below results/reference",
+        next_step="name a run, a folder of repeats, or one that `harness baseline save NAME RUN…` kept",
     )
 
 
@@ -184,20 +198,24 @@ def group(members: Sequence[Member], by: Sequence[str] = ()) -> dict[str, list[M
         ProfileError: a key that no run has.
     """
     found = [treatment(member) for member in members]
-    known = {key for one in found for key in one} | set(GROUP_KEYS)
+    there = dict.fromkeys(key for one in found for key in one)
     for key in by:
-        if key not in known:
-            raise ProfileError(f"there is no treatment key {key!r}", next_step=f"use one of: {', '.join([*GROUP_KEYS, 'settings.<name>'])}")
+        if key in there:
+            continue
+        if key in GROUP_KEYS:
+            raise ProfileError(f"no run has a {key!r}, so it groups nothing", next_step=f"these do: {', '.join(there)}")
+        raise ProfileError(f"there is no treatment key {key!r}", next_step=f"use one of: {', '.join([*GROUP_KEYS, 'settings.<name>'])}")
     sides: dict[tuple[tuple[str, str], ...], list[Member]] = {}
     sets = any(member.argument.several for member in members)
     for member, values in zip(members, found, strict=True):
         if by:
             chosen = {key: values.get(key, "—") for key in by}
         elif sets and member.variant:
-            chosen = {"set": str(member.argument.path), "variant": member.variant}
+            series = str(mapping(member.run.manifest.get("repeat")).get("series"))
+            chosen = {"set": str(member.argument.path) if member.argument.several else series, "variant": member.variant}
         else:
             chosen = {key: value for key, value in values.items() if key not in _NO_TREATMENT}
-            if sets:
+            if member.argument.several:
                 chosen["set"] = str(member.argument.path)
         sides.setdefault(tuple(sorted(chosen.items())), []).append(member)
     listed = list(sides.values())
@@ -226,7 +244,12 @@ def names(sides: Mapping[str, Sequence[Member]], by: Sequence[str]) -> tuple[str
     chosen = [key for key in by if key in telling] or next(
         ([key] for key in ("variant", "set", "engine", "gpu", "precision") if key in telling and _apart(key, found)), telling[:2]
     )
-    return tuple(", ".join(one.get(key, "—") for key in chosen) or one["profile"] for one in found.values())
+    more = {label: len({member.argument.name for member in members}) - 1 for label, members in sides.items()}
+    return tuple(
+        ", ".join(one.get(key, "—") + (f" and {more[label]} more" if key == "set" and more[label] else "") for key in chosen)
+        or one["profile"]
+        for label, one in found.items()
+    )
 
 
 def _apart(key: str, found: Mapping[str, Mapping[str, str]]) -> bool:

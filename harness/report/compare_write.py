@@ -1,7 +1,9 @@
 """Writes a comparison: a page, Markdown with its charts beside it, JSON; and what machines read of its gates."""
 
+import fcntl
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -84,18 +86,34 @@ def write_comparison(comparison: Comparison, folder: Path) -> tuple[Path, Path, 
         ArtifactError: the folder cannot be written.
     """
     shown = compare_view(comparison)
+    page, markdown = comparison_html(shown).encode(), comparison_markdown(comparison, shown).encode()
     paths = (folder / "comparison.html", folder / "comparison.md", folder / "comparison.json")
     try:
         (folder / CHARTS_DIR).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ArtifactError(f"cannot make {folder}: {error.strerror or error}", cause="no permission, or no space") from error
-    for figure in shown.figures.values():
-        for theme in ("light", "dark"):
-            write_bytes(folder / CHARTS_DIR / f"{figure.key}-{theme}.svg", themed(figure.wide, theme).encode())
-    write_bytes(paths[0], comparison_html(shown).encode())
-    write_bytes(paths[1], comparison_markdown(comparison, shown).encode())
-    write_json(paths[2], comparison.to_dict())
+    with _alone_in(folder):
+        for figure in shown.figures.values():
+            for theme in ("light", "dark"):
+                write_bytes(folder / CHARTS_DIR / f"{figure.key}-{theme}.svg", themed(figure.wide, theme).encode())
+        for old in (folder / CHARTS_DIR).glob("*.svg"):
+            if old.stem.rpartition("-")[0] not in shown.figures:
+                old.unlink()  # of a comparison that was here before
+        write_bytes(paths[0], page)
+        write_bytes(paths[1], markdown)
+        write_json(paths[2], comparison.to_dict())
     return paths
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Of two comparisons that are written to one folder at once the files of the later one stay, not some of each."""
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(opened)
 
 
 def comparison_html(shown: ComparisonView) -> str:

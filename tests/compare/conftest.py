@@ -1,6 +1,8 @@
 """Run directories with only the two small files that comparing needs."""
 
+import importlib.util
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -109,3 +111,17 @@ def make_run(tmp_path: Path, summary: Summary) -> MakeRun:
         return folder
 
     return make
+
+
+@pytest.fixture(scope="session")
+def reduction_builder() -> Callable[..., Any]:
+    """Builds run directories with everything in them; it lives with the reduction's tests, and folders of tests are no packages."""
+    name = "reduce_test_builders"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, Path(__file__).parents[1] / "reduce" / "conftest.py")
+        assert spec is not None
+        assert spec.loader is not None
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    builder: Callable[..., Any] = sys.modules[name].Builder
+    return builder
