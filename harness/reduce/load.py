@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from harness.artifacts import tables
 from harness.artifacts.journal import parts, read_table
 from harness.artifacts.layout import SCHEMA_VERSION, RunDir
+from harness.artifacts.saved import saved_of
 from harness.artifacts.truth import read_truth
 from harness.core.errors import ArtifactError
 from harness.core.records import Concern, RunState, Severity
@@ -28,7 +29,8 @@ _UP: Final = "up"  # as in harness.artifacts.expositions, whose import would loa
 _LABEL: Final = "harness_scrape_label"
 _ERROR: Final = "harness_scrape_error"
 _PROBLEM: Final = "harness_scrape_problem"
-_OF_SCRAPES: Final = frozenset({_UP, _LABEL, _ERROR, _PROBLEM})
+OF_SCRAPES: Final = frozenset({_UP, _LABEL, _ERROR, _PROBLEM})
+"""Samples that tell of the scrapes themselves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +197,13 @@ def _manifest(run_dir: RunDir, concerns: list[Concern]) -> Mapping[str, Any]:
             cause="a newer harness wrote it",
             next_step="reduce it with that version, or upgrade this one",
         )
+    saved = saved_of(manifest)
+    if saved is not None and not saved.reducible:
+        raise ArtifactError(
+            f"{run_dir.root} is a trimmed copy and cannot be reduced again; its summary stands",
+            cause="; ".join(saved.left_out) or None,
+            next_step=f"compare and fleet read it as it is; reduce the run that it was copied from, {saved.source}",
+        )
     return manifest
 
 
@@ -307,7 +316,7 @@ def _samples(
         table = samples_table(run_dir)
     if table is None or len(table) == 0:
         return None, {}
-    series = _series(table, t0_ns, lambda name: name in _OF_SCRAPES or wanted(name))
+    series = _series(table, t0_ns, lambda name: name in OF_SCRAPES or wanted(name))
     scrapes: dict[str, Floats] = {}
     failed: dict[str, int] = {}
     marks: dict[tuple[str, str], float] = {}
@@ -323,7 +332,7 @@ def _samples(
             errors[target, str(json.loads(labels).get("error"))] = len(values)
         elif metric == _PROBLEM:
             problems[target, str(json.loads(labels).get("problem"))] = int(np.sum(values))
-    kept = {key: value for key, value in series.items() if key[1] not in _OF_SCRAPES}
+    kept = {key: value for key, value in series.items() if key[1] not in OF_SCRAPES}
     return Samples(kept, scrapes or _scrape_times(table, t0_ns), marks, errors, problems), failed
 
 
