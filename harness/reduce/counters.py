@@ -1,13 +1,13 @@
 """The server's own counters, gauges and histograms: differenced at the edges of a window, with resets seen and counted."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 
-from harness.core.metric_names import MAPPED, Concept, Source, identify, pick
+from harness.core.metric_names import MAPPED, Concept, Series, Source, identify, pick
 from harness.reduce.load import Samples
 from harness.reduce.stats import Floats
 
@@ -61,12 +61,11 @@ class ServerCounters:
         source = self._source(concept)
         if source is None or source.kind != "counter":
             return None
-        out = []
-        for target, t, values in self._matching(source, tuple(s.name for s in source.series)):
-            out.append((target, t, unwrap(values)[0]))
-        return out or None
+        found = self._matching(source, tuple(s.name for s in source.series))
+        return [(target, t, unwrap(values)[0]) for target, _, t, values in found] or None
 
-    def _matching(self, source: Source, names: Sequence[str]) -> list[tuple[str, Floats, Floats]]:
+    def _matching(self, source: Source, names: Sequence[str]) -> list[tuple[str, Mapping[str, str], Floats, Floats]]:
+        """(target, labels, times, values) of the samples of these names, one for each name of the source's series."""
         seen: set[tuple[str, str, tuple[tuple[str, str], ...]]] = set()
         out = []
         for (target, metric, labels_json), (t, values) in self.samples.series.items():
@@ -80,7 +79,8 @@ class ServerCounters:
             if key in seen:
                 continue
             seen.add(key)
-            out.append((target, t, values) if source.kind == "gauge" else (target, *self._from_zero(target, t, values)))
+            points = (t, values) if source.kind == "gauge" else self._from_zero(target, t, values)
+            out.append((target, labels, *points))
         return out
 
     def _from_zero(self, target: str, t: Floats, values: Floats) -> tuple[Floats, Floats]:
@@ -97,7 +97,7 @@ class ServerCounters:
         for concept in (Concept.GENERATED_TOKENS, Concept.PROMPT_TOKENS):
             source = self._source(concept)
             if source is not None and source.kind == "counter":
-                found = sum(unwrap(values)[1] for _, _, values in self._matching(source, tuple(s.name for s in source.series)))
+                found = sum(unwrap(values)[1] for *_, values in self._matching(source, tuple(s.name for s in source.series)))
                 most = max(most, found)
         return most
 
@@ -106,18 +106,17 @@ class ServerCounters:
         counters = self._counters(concept)
         if counters is None:
             return None
-        total = 0.0
-        for target, t, values in counters:
-            scrapes = self.samples.scrapes.get(target, t)
-            if len(scrapes) and t[0] > start and scrapes[0] <= start:
-                low: float | None = 0.0 if t[0] > scrapes[0] else None  # exposed only after this moment: still 0
-            else:
-                low = at(t, values, start)
-            high = at(t, values, end)
-            if high is None or low is None:
-                return None
-            total += high - low
-        return total
+        parts = [self._rise(target, t, values, start, end) for target, t, values in counters]
+        return None if None in parts else float(sum(part for part in parts if part is not None))
+
+    def _rise(self, target: str, t: Floats, values: Floats, start: float, end: float) -> float | None:
+        """What one series counted between two moments; None where nobody asked its target then."""
+        scrapes = self.samples.scrapes.get(target, t)
+        low = at(t, values, start)
+        if low is None and len(scrapes) and scrapes[0] <= start < t[0]:
+            low = 0.0  # exposed only after this moment: still 0
+        high = at(t, values, end)
+        return None if high is None or low is None else high - low
 
     def whole(self, concept: Concept, first: float | None, last: float | None) -> float | None:
         """What was counted over the whole run.
@@ -151,15 +150,10 @@ class ServerCounters:
             return float(scrapes[otherwise])
         return float(scrapes[np.argmin(np.abs(scrapes - moment))])
 
-    def value_at_first(self, concept: Concept, moment: float | None) -> float | None:
-        """The counter's value at the scrape nearest to a moment (the first scrape where None)."""
+    def value_at_first(self, concept: Concept) -> float | None:
+        """The counter's value at the first scrape; None when the server does not tell."""
         counters = self._counters(concept)
-        if counters is None:
-            return None
-        total = 0.0
-        for _, t, values in counters:
-            total += float(values[0] if moment is None else values[np.argmin(np.abs(t - moment))])
-        return total
+        return None if counters is None else float(sum(values[0] for _, _, values in counters))
 
     def gauge(self, concept: Concept, *, share: bool = False) -> tuple[Floats, Floats] | None:
         """A gauge over time: summed over series, or the highest of them where it is a share. None when the server does not tell."""
@@ -169,8 +163,8 @@ class ServerCounters:
         series = self._matching(source, tuple(s.name for s in source.series))
         if not series:
             return None
-        t = np.unique(np.concatenate([times for _, times, _ in series]))
-        stacked = np.stack([np.interp(t, times, values) for _, times, values in series])
+        t = np.unique(np.concatenate([times for *_, times, _ in series]))
+        stacked = np.stack([np.interp(t, times, values) for *_, times, values in series])
         return t, np.max(stacked, axis=0) if share else np.sum(stacked, axis=0)
 
     def cumulative(self, concept: Concept) -> tuple[Floats, Floats] | None:
@@ -198,14 +192,10 @@ class ServerCounters:
         if count is None or total is None or count <= 0:
             return None
         buckets: dict[float, float] = {}
-        for (_, metric, labels_json), (t, values) in self.samples.series.items():
-            bound = json.loads(labels_json).get("le") if metric == f"{base}_bucket" and labels_json else None
-            if bound is None:
-                continue
-            cumulative, _ = unwrap(values)
-            low, high = at(t, cumulative, start), at(t, cumulative, end)
-            if low is not None and high is not None:
-                buckets[float(bound)] = buckets.get(float(bound), 0.0) + high - low
+        for target, labels, t, values in self._of_histogram(source, f"{base}_bucket"):
+            rise = self._rise(target, t, unwrap(values)[0], start, end)
+            if rise is not None and "le" in labels:
+                buckets[float(labels["le"])] = buckets.get(float(labels["le"]), 0.0) + rise
         return {
             "count": count,
             "mean_s": total / count,
@@ -213,15 +203,12 @@ class ServerCounters:
             "p99_bucket_s": _bucket(buckets, 0.99),
         }
 
+    def _of_histogram(self, source: Source, name: str) -> list[tuple[str, Mapping[str, str], Floats, Floats]]:
+        return self._matching(Source("counter", (Series(name),), source.replicated), (name,))
+
     def _between(self, source: Source, name: str, start: float, end: float) -> float | None:
-        total, found = 0.0, False
-        for _, t, values in self._matching(Source("counter", (type(source.series[0])(name),), source.replicated), (name,)):
-            cumulative, _ = unwrap(values)
-            low, high = at(t, cumulative, start), at(t, cumulative, end)
-            if low is None or high is None:
-                return None
-            total, found = total + high - low, True
-        return total if found else None
+        found = [self._rise(target, t, unwrap(values)[0], start, end) for target, _, t, values in self._of_histogram(source, name)]
+        return None if not found or None in found else float(sum(rise for rise in found if rise is not None))
 
 
 def _bucket(buckets: dict[float, float], q: float) -> list[float | None] | None:

@@ -4,6 +4,7 @@ Times are nanoseconds from the run's start as float64 (exact up to 104 days), Na
 """
 
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -110,7 +111,13 @@ def sequence(value: object) -> Sequence[Any]:
 
 def number(value: object) -> float | None:
     """The value where it is a finite number, else None."""
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) and np.isfinite(value) else None
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    try:
+        found = float(value)
+    except OverflowError:  # JSON's whole numbers have no end
+        return None
+    return found if math.isfinite(found) else None
 
 
 def load_run(root: Path, *, wanted: Callable[[str], bool]) -> Run:
@@ -191,12 +198,15 @@ def _manifest(run_dir: RunDir, concerns: list[Concern]) -> Mapping[str, Any]:
         concerns.append(Concern("manifest_unreadable", Severity.INVALID, "manifest.json is no JSON object."))
         return {}
     version = manifest.get("schema_version")
-    if isinstance(version, int) and version > SCHEMA_VERSION:
+    if isinstance(version, int | float) and version > SCHEMA_VERSION:
         raise ArtifactError(
             f"{run_dir.root} has schema_version {version}; this harness reads up to {SCHEMA_VERSION}",
             cause="a newer harness wrote it",
             next_step="reduce it with that version, or upgrade this one",
         )
+    if isinstance(version, bool) or not isinstance(version, int) or version < 1:
+        text = f"manifest.json has schema_version {version!r}, which no harness wrote: it was edited or damaged."
+        concerns.append(Concern("manifest_unreadable", Severity.INVALID, text))
     saved = saved_of(manifest)
     if saved is not None and not saved.reducible:
         raise ArtifactError(
@@ -256,14 +266,38 @@ def _events(run_dir: RunDir) -> list[Mapping[str, Any]]:
 
 def _table(path: Path, journals: Sequence[Path], schema: pa.Schema, concerns: list[Concern]) -> pa.Table | None:
     """The finished table where it is whole, else the journals, else None."""
-    if path.exists():
-        try:
-            table = _parquet(path)
-            return table if table.schema.equals(schema) else _fit(table, schema)
-        except (pa.ArrowException, OSError, ValueError) as error:
-            concerns.append(_unreadable(path, error))
-    found = [journal for journal in journals if journal.exists()]
-    return read_table(found, schema) if found else None
+    table = _finished(path, schema, concerns)
+    if table is None:
+        found = [journal for journal in journals if journal.exists()]
+        table = read_table(found, schema) if found else None
+    return None if table is None else _told(table, schema, path.name, concerns)
+
+
+def _finished(path: Path, schema: pa.Schema, concerns: list[Concern]) -> pa.Table | None:
+    """A finished table in the columns of this version; None where there is none, or it cannot be read."""
+    if not path.exists():
+        return None
+    try:
+        table = _parquet(path)
+        return table if table.schema.equals(schema) else _fit(table, schema)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        concerns.append(_unreadable(path, error))
+        return None
+
+
+def _told(table: pa.Table, schema: pa.Schema, name: str, concerns: list[Concern]) -> pa.Table:
+    """The rows that say when and of what they are: nothing follows from others."""
+    lacking = [f.name for f in schema if not f.nullable and table[f.name].null_count]
+    if not lacking:
+        return table
+    keep = pc.is_valid(table[lacking[0]])
+    for column in lacking[1:]:
+        keep = pc.and_(keep, pc.is_valid(table[column]))
+    kept = table.filter(keep)
+    lost = len(table) - len(kept)
+    text = f"{lost} of {len(table)} rows of {name} lack {', '.join(lacking)} and are left out: the file is damaged, or of another harness."
+    concerns.append(Concern("rows_damaged", Severity.DEGRADED, text, lost, 0))
+    return kept
 
 
 def _parquet(path: Path) -> pa.Table:
@@ -303,17 +337,13 @@ def _strings(column: pa.ChunkedArray) -> npt.NDArray[np.object_]:
 def _samples(
     run_dir: RunDir, t0_ns: int, wanted: Callable[[str], bool], concerns: list[Concern]
 ) -> tuple[Samples | None, Mapping[str, int]]:
-    table: pa.Table | None = None
-    if run_dir.samples.exists():
-        try:
-            table = _parquet(run_dir.samples)
-        except (pa.ArrowException, OSError, ValueError) as error:
-            concerns.append(_unreadable(run_dir.samples, error))
+    table = _finished(run_dir.samples, tables.SAMPLES, concerns)
     if table is None:
         # Killed before samples.parquet was made. The parser is needed only here.
         from harness.artifacts.expositions import samples_table
 
         table = samples_table(run_dir)
+    table = None if table is None else _told(table, tables.SAMPLES, run_dir.samples.name, concerns)
     if table is None or len(table) == 0:
         return None, {}
     series = _series(table, t0_ns, lambda name: name in OF_SCRAPES or wanted(name))

@@ -276,7 +276,7 @@ def _server(
     out += scrape_concerns(run, counters, window, smoke=smoke)
     if window is not None and not smoke:
         out += _window_agreement(counters, flow, *window)
-    before = counters.value_at_first(Concept.PROMPT_TOKENS, None)
+    before = counters.value_at_first(Concept.PROMPT_TOKENS)
     if before is not None and before - checked_tok > WARM_TOK:
         text = f"The server had processed {before:.0f} prompt tokens before this run, so its prefix cache may be warm."
         out.append(Concern("server_warm", severity, text, before, WARM_TOK))
@@ -286,9 +286,9 @@ def _server(
 def _window_agreement(counters: ServerCounters, flow: Flows, start: float, end: float) -> list[Concern]:
     server = counters.difference(Concept.GENERATED_TOKENS, start, end)
     client = flow.output.flow.between(start, end)
-    if not server:
+    if server is None or not (server or client):
         return []
-    apart = abs(client - server) / server
+    apart = abs(client - server) / server if server else 1.0
     if apart <= WINDOW_TOLERANCE:
         return []
     text = f"Within the window the client saw {client:.0f} output tokens, the server counted {server:.0f} ({apart:.1%} apart)."

@@ -7,7 +7,7 @@ from typing import Any, Final
 import numpy as np
 
 from harness.core.records import RunState
-from harness.reduce.load import Run, mapping, sequence
+from harness.reduce.load import Run, mapping, number, sequence
 from harness.reduce.stats import Floats
 from harness.reduce.steady import SteadyState
 
@@ -89,8 +89,7 @@ def _load_by_name(run: Run, names: list[str]) -> dict[str, Mapping[str, Any]]:
 
 
 def _time(run: Run, event: Mapping[str, Any], key: str) -> float | None:
-    value = event.get(key)
-    return run.at(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+    return None if number(event.get(key)) is None else run.at(event[key])
 
 
 def last_evidence(run: Run) -> float | None:

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from harness.artifacts import tables
 from harness.artifacts.finalize import finalize
 from harness.artifacts.layout import RunDir
 from harness.core.errors import ArtifactError, HarnessError
@@ -21,6 +22,7 @@ from harness.reduce.summary import Summary, read_summary
 from harness.report.export import as_csv, as_openmetrics, rows
 
 S = 1_000_000_000
+tables_of = {"power": tables.POWER, "host": tables.HOST, "samples": tables.SAMPLES}
 
 
 @pytest.fixture(name="whole")
@@ -90,6 +92,18 @@ class TestNaN:
         columns(RunDir(whole).host, cpu_s=every(1, math.nan))
         assert accounts(whole).host["traffic:0"]["cpu_cores_mean"] is None
 
+    @pytest.mark.parametrize("value", ["NaN", "1e999", "-1e300", '"1"', "null", str(10**400)])
+    def test_in_the_events(self, whole: Path, value: str) -> None:
+        path = RunDir(whole).events
+        lines = path.read_text().splitlines()
+        stage = next(i for i, line in enumerate(lines) if "stage_ended" in line)
+        fields = json.loads(lines[stage])
+        ended = fields | dict.fromkeys(("t_ns", "end_ns", "window_end_ns"), "HERE")
+        idle = {"t_ns": 1, "event": "idle", "when": "ready", "start_ns": 1, "end_ns": "HERE"}
+        odd = [json.dumps(event).replace('"HERE"', value) for event in (ended, idle)]
+        path.write_text("\n".join([*lines[:stage], *odd, *lines[stage + 1 :]]) + "\n")
+        accounts(whole)
+
     def test_in_the_manifest(self, whole: Path) -> None:
         path = RunDir(whole).manifest
         path.write_text(path.read_text().replace('"context_scale": 1.0', '"context_scale": NaN').replace('"seed": 7', '"seed": Infinity'))
@@ -119,7 +133,43 @@ class TestClocks:
         accounts(whole)
 
 
+class TestDamagedTables:
+    @pytest.mark.parametrize(
+        ("name", "column"),
+        [("power", "device_id"), ("power", "boundary"), ("power", "t_ns"), ("host", "scope"), ("samples", "target"), ("samples", "value")],
+    )
+    def test_rows_that_do_not_say_of_what_they_are_are_left_out_and_told(self, whole: Path, name: str, column: str) -> None:
+        path = getattr(RunDir(whole), name)
+        table = pq.read_table(path)
+        kind = pa.string() if pa.types.is_dictionary(table[column].type) else table[column].type
+        cells = pa.array(every(3, None)(table[column].to_pylist()), kind)
+        pq.write_table(table.set_column(table.schema.get_field_index(column), column, cells), path)
+        summary = accounts(whole)
+        concern = next(concern for concern in summary.verdict.concerns if concern.code == "rows_damaged")
+        assert (concern.value, str(concern.severity)) == (-(-len(table) // 3), "degraded")
+        if name == "power":
+            assert summary.metrics["power_w"].value == pytest.approx(300.0)
+
+    @pytest.mark.parametrize("name", ["power", "host", "samples"])
+    def test_a_table_without_a_column_that_it_cannot_do_without_is_as_if_it_were_not_there(self, whole: Path, name: str) -> None:
+        path = getattr(RunDir(whole), name)
+        table = pq.read_table(path)
+        for column in table.column_names:
+            if not tables_of[name].field(column).nullable:
+                pq.write_table(table.drop_columns([column]), path)
+                assert "rows_damaged" in codes(accounts(whole)), column
+
+
 class TestVersions:
+    @pytest.mark.parametrize("version", [0, -1, "1", True, 0.5, [1]])
+    def test_a_number_that_no_harness_wrote_makes_the_run_invalid(self, whole: Path, version: Any) -> None:
+        path = RunDir(whole).manifest
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"schema_version": version}))
+        summary = accounts(whole)
+        assert summary.verdict.status == "invalid"
+        concern = next(concern for concern in summary.verdict.concerns if concern.code == "manifest_unreadable")
+        assert repr(version) in concern.message
+
     def test_a_newer_directory_is_refused_by_its_number(self, whole: Path) -> None:
         manifest = json.loads(RunDir(whole).manifest.read_text())
         RunDir(whole).manifest.write_text(json.dumps(manifest | {"schema_version": 7}))

@@ -257,6 +257,7 @@ ELSEWHERE = {
     "power_below_idle": "test_energy*.py",
     "energy_absent": "test_energy*.py",
     "not_stationary": "test_steady.py", "steady_state_untested": "test_steady.py", "warmup_in_window": "test_steady.py",
+    "rows_damaged": "test_bad_input.py",
     "scrape_problem": "test_scrapes.py", "target_unreachable": "test_scrapes.py",
 }  # fmt: skip
 """Code -> the tests of the part that raises it."""

@@ -1,6 +1,9 @@
 """Counters, percentiles and intervals by themselves."""
 
+import itertools
+import json
 import random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -97,17 +100,137 @@ def test_a_counter_that_shows_up_late_counted_from_zero() -> None:
     assert counters.whole(Concept.GENERATED_TOKENS, 0.0, 3e9) == 70
 
 
-def test_histograms_are_differenced() -> None:
-    name = "vllm:time_to_first_token_seconds"
-    points = {
-        **series({f"{name}_sum": [5, 5, 9], f"{name}_count": [10, 10, 30]}),
-        **series({f"{name}_bucket": [8, 8, 10]}, '{"le":"0.1"}'),
-        **series({f"{name}_bucket": [10, 10, 30]}, '{"le":"0.5"}'),
-        **series({f"{name}_bucket": [10, 10, 30]}, '{"le":"+Inf"}'),
-    }
-    counters = ServerCounters(Samples(points, {"replica-0": np.arange(3, dtype=np.float64) * 1e9}, {}))
-    found = counters.histogram(Concept.TTFT, 0.0, 2e9)
-    assert found == {"count": 20, "mean_s": pytest.approx(0.2), "p50_bucket_s": [0.1, 0.5], "p99_bucket_s": [0.1, 0.5]}
+TTFT = "vllm:time_to_first_token_seconds"
+
+
+def histogram(
+    total_s: list[float], buckets: dict[str, list[float]], extra: str = ""
+) -> dict[tuple[str, str, str], tuple[np.ndarray, np.ndarray]]:
+    """Cumulative buckets by upper bound, the last of which is `+Inf`; `extra` are further labels."""
+    plain = "{" + extra.rstrip(",") + "}"
+    points = series({f"{TTFT}_sum": total_s, f"{TTFT}_count": buckets["+Inf"]}, plain)
+    for bound, counts in buckets.items():
+        points |= series({f"{TTFT}_bucket": counts}, "{" + extra + f'"le":"{bound}"' + "}")
+    return points
+
+
+def counted(*parts: Any, scrapes: int = 4) -> ServerCounters:
+    times = np.arange(scrapes, dtype=np.float64) * 1e9
+    merged = {key: points for part in parts for key, points in part.items()}
+    return ServerCounters(Samples(merged, dict.fromkeys(sorted({target for target, *_ in merged}), times), {}))
+
+
+class TestHistograms:
+    def test_they_are_differenced(self) -> None:
+        found = counted(histogram([5, 5, 9], {"0.1": [8, 8, 10], "0.5": [10, 10, 30], "+Inf": [10, 10, 30]})).histogram(
+            Concept.TTFT, 0.0, 2e9
+        )
+        assert found == {"count": 20, "mean_s": pytest.approx(0.2), "p50_bucket_s": [0.1, 0.5], "p99_bucket_s": [0.1, 0.5]}
+
+    def test_what_lies_beyond_the_last_bound_has_no_upper_one_and_the_first_bucket_begins_at_0(self) -> None:
+        found = counted(histogram([0, 90], {"0.1": [0, 6], "+Inf": [0, 10]})).histogram(Concept.TTFT, 0.0, 1e9)
+        assert found is not None
+        assert (found["p50_bucket_s"], found["p99_bucket_s"]) == ([0.0, 0.1], [0.1, None])
+
+    def test_a_reset_loses_nothing_of_what_came_after_it(self) -> None:
+        found = counted(histogram([5, 8, 1], {"0.1": [10, 12, 3], "+Inf": [10, 14, 4]})).histogram(Concept.TTFT, 0.0, 2e9)
+        assert found is not None
+        assert (found["count"], found["mean_s"]) == (8, pytest.approx(4 / 8))
+        assert found["p50_bucket_s"] == [0.0, 0.1]  # 5 of 8
+
+    def test_replicas_add_up_and_ranks_that_repeat_a_figure_do_not(self) -> None:
+        one = {"0.1": [0.0, 8.0], "+Inf": [0.0, 10.0]}
+        other = {
+            ("replica-1", name, labels): points
+            for (_, name, labels), points in histogram([0, 30], {"0.1": [0, 0], "+Inf": [0, 20]}).items()
+        }
+        both = counted(histogram([0, 1], one), other).histogram(Concept.TTFT, 0.0, 1e9)
+        assert both == {"count": 30, "mean_s": pytest.approx(31 / 30), "p50_bucket_s": [0.1, None], "p99_bucket_s": [0.1, None]}
+        ranks = [
+            {
+                (target, name.replace("vllm", "sglang"), labels): points
+                for (target, name, labels), points in histogram([0, s], one, rank).items()
+            }
+            for rank, s in (('"tp_rank":"0",', 1), ('"tp_rank":"1",', 1))
+        ]
+        found = counted(*ranks).histogram(Concept.TTFT, 0.0, 1e9)
+        assert found == {"count": 10, "mean_s": pytest.approx(0.1), "p50_bucket_s": [0.0, 0.1], "p99_bucket_s": [0.1, None]}
+
+    def test_one_that_shows_up_within_the_window_counted_from_zero(self) -> None:
+        late = {
+            key: (points[0][2:], points[1][2:])
+            for key, points in histogram([0, 0, 1, 2], {"0.1": [0, 0, 10, 20], "+Inf": [0, 0, 10, 20]}).items()
+        }
+        found = counted(late).histogram(Concept.TTFT, 0.0, 3e9)
+        assert found == {"count": 20, "mean_s": pytest.approx(0.1), "p50_bucket_s": [0.0, 0.1], "p99_bucket_s": [0.0, 0.1]}
+
+    def test_nothing_counted_and_nobody_asked_are_absent(self) -> None:
+        still = counted(histogram([5, 5, 5], {"0.1": [8, 8, 8], "+Inf": [8, 8, 8]}))
+        assert still.histogram(Concept.TTFT, 0.0, 2e9) is None
+        assert still.histogram(Concept.TTFT, 0.0, 9e9) is None
+        assert still.histogram(Concept.ITL, 0.0, 2e9) is None
+        assert still.histogram(Concept.GENERATED_TOKENS, 0.0, 2e9) is None
+
+
+class TestGauges:
+    def test_they_add_up_over_replicas_or_the_highest_counts_where_they_are_shares(self) -> None:
+        one = series({"vllm:num_requests_running": [1, 2, 3], "vllm:kv_cache_usage_perc": [0.1, 0.9, 0.2]})
+        two = {("replica-1", name, labels): (t + 5e8, values) for (_, name, labels), (t, values) in one.items()}
+        counters = counted(one, two)
+        running = counters.gauge(Concept.RUNNING)
+        assert running is not None
+        assert running[0].tolist() == [0, 5e8, 1e9, 1.5e9, 2e9, 2.5e9]
+        assert running[1].tolist() == [2, 2.5, 3.5, 4.5, 5.5, 6]  # interpolated, and held at its ends
+        usage = counters.gauge(Concept.KV_USAGE, share=True)
+        assert usage is not None
+        assert usage[1].tolist() == pytest.approx([0.1, 0.5, 0.9, 0.9, 0.55, 0.2])
+
+    def test_what_the_server_does_not_tell_is_absent(self) -> None:
+        counters = counted(series({"vllm:generation_tokens_total": [1, 2]}))
+        assert counters.gauge(Concept.RUNNING) is None
+        assert counters.gauge(Concept.GENERATED_TOKENS) is None
+
+
+class TestCountersOverTime:
+    """A counter read now and then, through resets, with scrapes missing: what is found in neighbouring windows adds up."""
+
+    @given(
+        steps=st.lists(st.integers(1, 1000), min_size=3, max_size=25),
+        resets=st.sets(st.integers(1, 24), max_size=4),
+        missing=st.sets(st.integers(1, 24), max_size=8),
+        cuts=st.lists(st.floats(0, 1), max_size=4),
+    )
+    def test_neighbouring_windows_add_up(self, steps: list[int], resets: set[int], missing: set[int], cuts: list[float]) -> None:
+        value, points = 0, [(0.0, 0.0)]
+        for i, step in enumerate(steps):
+            value = step if i in resets and value > step else value + step
+            if i not in missing or i == len(steps) - 1:
+                points.append(((i + 1) * 1e9, float(value)))
+        t, values = (np.array(column) for column in zip(*points, strict=True))
+        counters = ServerCounters(Samples({("a", "vllm:generation_tokens_total", "{}"): (t, values)}, {"a": t}, {}))
+        edges = sorted({0.0, *(cut * t[-1] for cut in cuts), t[-1]})
+        parts = [counters.difference(Concept.GENERATED_TOKENS, a, b) for a, b in itertools.pairwise(edges)]
+        assert None not in parts
+        assert all(part >= -1e-9 for part in parts)  # nothing is ever counted backwards
+        whole = counters.difference(Concept.GENERATED_TOKENS, 0.0, t[-1])
+        assert sum(parts) == pytest.approx(whole)
+        assert whole <= sum(steps)  # a reset between two readings may hide what came before it
+        if not resets:
+            assert whole == sum(steps)
+
+    def test_only_the_label_values_that_are_the_concept_count(self) -> None:
+        name = "vllm:prompt_tokens_by_source_total"
+        by_source = {"local_compute": [0, 5, 9], "local_cache_hit": [0, 1, 2], "external_kv_transfer": [0, 10, 20], "else": [0, 500, 900]}
+        counters = counted(*(series({name: values}, json.dumps({"source": source})) for source, values in by_source.items()))
+        assert counters.difference(Concept.COMPUTED_TOKENS, 0.0, 2e9) == 9
+        assert counters.difference(Concept.CACHED_TOKENS, 0.0, 2e9) == 22
+
+    def test_the_value_at_the_first_scrape_is_what_was_there_before_the_run(self) -> None:
+        counters = counted(
+            series({"vllm:prompt_tokens_total": [7, 9]}),
+            {("b", *key[1:]): points for key, points in series({"vllm:prompt_tokens_total": [5, 30]}).items()},
+        )
+        assert counters.value_at_first(Concept.PROMPT_TOKENS) == 12
 
 
 def test_shuffled_values_have_the_same_distribution() -> None:
