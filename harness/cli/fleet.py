@@ -90,19 +90,30 @@ def _print_sites(*, json_output: bool) -> None:
 
 
 def _print_fleet(answer: "FleetAnswer") -> None:
+    """What the page tells, in short: what it delivers, draws and costs and how sure that is, then reasons to doubt it, then the figures."""
     from harness.console import print_table
+    from harness.report.fleet_view import fleet_view
 
-    for case in answer.cases:
-        e = case.estimate
-        print_table(f"{e.site.name} as {e.run_name} would serve it", e.columns(), e.rows())
+    shown = fleet_view(answer.cases, answer.refused)
+    print(f"{shown.title} ({shown.badge})")
+    print(shown.lead)
+    for line in shown.sure:
+        print(f"  {line}")
+    for flag in shown.flags:
+        print(f"doubt: {flag}")
+    first, *rest = [table for table in (shown.figures, shown.waterfall, *shown.time[:1], shown.scenarios) if table is not None]
+    tables = [first] if shown.side_by_side is None else [shown.side_by_side, first]
+    for table in (*tables, *rest):
         print()
-    first = answer.cases[0]
-    columns, rows = first.estimate.waterfall_columns()[:-1], [row[:-1] for row in first.estimate.waterfall_rows()]
-    print_table("From the measured number to the site's (sources: see the report)", columns, rows)
-    if first.forecast is not None and first.forecast.scenarios:
-        print()
-        print_table("Scenarios", first.forecast.columns(), first.forecast.rows())
-    for line in dict.fromkeys(line for case in answer.cases for line in (*case.estimate.contradictions, *case.estimate.flags)):
-        print(f"note: {line}")
+        # Sources and boundaries fill a page, not a terminal.
+        kept = [n for n, name in enumerate(table.head) if name not in {"Boundary", "P50", "Source"}]
+        print_table(table.caption, [table.head[n] for n in kept], [[row[n] for n in kept] for row in table.rows])
+    if shown.time_lead:
+        print(f"\n{shown.time_lead}")
+    print()
+    for title, why in shown.absent:
+        print(f"absent: {title}: {why}")
+    for line in shown.contradictions:
+        print(f"published figures disagree: {line}")
     for refusal in answer.refused:
         print(f"refused: {refusal.site} from {refusal.run}: {refusal.why}")

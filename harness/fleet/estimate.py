@@ -97,7 +97,7 @@ def estimate(
     Raises:
         ArtifactError: no reduced run.
         ProfileError: no such site, a site whose term has ended, or constants that overlap.
-        InvalidRunError: the run is invalid, proves function only, or ran without GPUs: there is nothing that may be scaled.
+        InvalidRunError: the run is invalid, proves function only, ran without GPUs or met its SLOs in no request: nothing may be scaled.
         NotComparableError: the site's GPUs are of another type than the run's, or what is asked for is other work than was measured.
     """
     options = options or Options()
@@ -107,6 +107,7 @@ def estimate(
     result = load_result(run)
     place = site if isinstance(site, Site) else load_site(site)
     measured = evidence.measured_tokens(result, demonstrate=options.demonstrate)
+    evidence.check_good(result)
     spec = evidence.type_of(result)
     if options.modelled is None:
         evidence.check_type(result, spec, place)
@@ -206,7 +207,9 @@ class _Estimator:
         )
         share, slos = evidence.good_share(run), evidence.slos_of(run)
         if share is not None:
-            said = "goodput_tok_s / output_tok_s in the run, SLOs " + ", ".join(f"{key} <= {value:g}" for key, value in slos.items())
+            said = "tokens of the run's good requests over those of all of its requests, SLOs " + ", ".join(
+                f"{key} <= {value:g}" for key, value in slos.items()
+            )
             self._book.add(
                 "slo_share", "Tokens of requests that met every SLO", "1", share, self._book.streams.fixed(share), Basis.MEASURED, said
             )
@@ -365,8 +368,8 @@ class _Estimator:
             ("gpus_needed", "GPUs that the demand needs", "GPU", (*peak_why, *demand), "deployment", no_demand),
             ("mw_needed", "Power that the demand needs", "MW", (*peak_why, *power_why, *demand), facility, no_demand or no_power),
             ("demand_met_ratio", "Share of the demand that is met at peak", "1", (*peak_why, *demand), "deployment", no_demand),
-            ("co2_t_per_day", "CO2 of a day, by place", "t", (*day_why, *self._texts("co2_kg_per_kwh")), facility, no_power),
-            ("co2_kg_per_mtok", "CO2 per million output tokens, by place", "kg/Mtok",
+            ("co2_t_per_day", "CO2 of a day (location-based)", "t", (*day_why, *self._texts("co2_kg_per_kwh")), facility, no_power),
+            ("co2_kg_per_mtok", "CO2 per million output tokens (location-based)", "kg/Mtok",
              (*mean_why, *day_why, *self._texts("co2_kg_per_kwh")), facility, no_power),
         ]  # fmt: skip
         figures = []

@@ -76,6 +76,20 @@ def measured_tokens(run: RunResult, *, demonstrate: bool = False) -> Value:
     return figure
 
 
+def check_good(run: RunResult) -> None:
+    """Refuse a run of which no request met its SLOs: a site that must keep them would serve nothing at this load.
+
+    Raises:
+        InvalidRunError: it is one.
+    """
+    if good_share(run) == 0:
+        raise InvalidRunError(
+            f"{run.path} has no request that met every SLO ({', '.join(f'{key} <= {value:g}' for key, value in slos_of(run).items())})",
+            cause="tokens count as far as they belong to requests within the SLO: here none does, so a site would serve nothing",
+            next_step="measure at a lower load, or state SLOs that the deployment can keep",
+        )
+
+
 def type_of(run: RunResult) -> GpuSpec:
     """The type of the run's GPUs.
 
@@ -232,9 +246,17 @@ def slos_of(run: RunResult) -> dict[str, float]:
 
 
 def good_share(run: RunResult) -> float | None:
-    """Share of output tokens that belong to requests within every SLO; None without SLOs."""
-    good, all_of_it = run.figure("goodput_tok_s").value, run.figure("output_tok_s").value
-    return min(1.0, good / all_of_it) if slos_of(run) and good is not None and all_of_it else None
+    """Share of output tokens that belong to requests within every SLO; None without SLOs.
+
+    Good tokens are those of requests intended in the window, so they are held against the tokens of all requests intended in it (a failed
+    one counts as of mean length). Tokens that arrived in the window are another set: its edges would pass for missed SLOs.
+    """
+    good, arrived = run.figure("goodput_tok_s").value, run.figure("output_tok_s").value
+    if not slos_of(run) or good is None:
+        return None
+    met, rate, mean = (run.figure(key).value for key in ("slo_met_ratio", "goodput_rps", "mean_output_tok"))
+    of_all = rate / met * mean if met and rate and mean else arrived
+    return min(1.0, good / of_all) if of_all else None
 
 
 def tok_s_per_session(run: RunResult) -> tuple[float | None, str]:

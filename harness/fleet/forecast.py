@@ -106,28 +106,6 @@ class Forecast:
     horizon_days: int
     hours: dict[str, Floats | None]
 
-    def columns(self) -> tuple[str, ...]:
-        """Headings of `rows`."""
-        return ("scenario", "demand served", "without it", "site-months missing", "USD/Mtok", "without it")
-
-    def rows(self) -> list[tuple[str, ...]]:
-        """The scenarios as text: medians."""
-
-        def middle(item: Range | None, form: str) -> str:
-            return "—" if item is None else format(item.p50, form)
-
-        return [
-            (
-                item.title,
-                f"{item.served_ratio.p50:.1%} ({item.served_ratio.p5:.1%} to {item.served_ratio.p95:.1%})",
-                f"{item.base_served_ratio.p50:.1%}",
-                middle(item.capacity_months, ".3g"),
-                middle(item.usd_per_mtok, ".4g"),
-                middle(item.base_usd_per_mtok, ".4g"),
-            )
-            for item in self.scenarios
-        ]
-
     def to_dict(self) -> dict[str, Any]:
         """As JSON."""
         return {

@@ -56,8 +56,9 @@ def curve_of(run: RunResult, others: Sequence[RunResult]) -> tuple[tuple[CurvePo
         one_tokens, one_watts = one.figure("output_tok_s_per_gpu").value, board_power_w(one)
         if limit is None or tokens is None or watts is None or one_tokens is None or one_watts is None:
             return None, f"{one.path} has no one enforced limit with measured board power"
-        good = (good_share(one) or 1.0) / (good_share(run) or 1.0)
-        points[limit] = CurvePoint(limit, one_tokens / tokens * good, one_watts / len(one.gpus) / (watts / len(run.gpus)))
+        good, mine = good_share(one), good_share(run)
+        kept = 1.0 if good is None or not mine else good / mine  # a share of 0 is known: that limit serves nothing
+        points[limit] = CurvePoint(limit, one_tokens / tokens * kept, one_watts / len(one.gpus) / (watts / len(run.gpus)))
     if len(points) < LIMITS_NEEDED:
         return None, f"a power-cap curve needs runs at {LIMITS_NEEDED} enforced limits or more; there are {len(points)}"
     return tuple(points[limit] for limit in sorted(points)), f"measured at {', '.join(f'{limit:g} W' for limit in sorted(points))} a board"

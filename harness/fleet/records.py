@@ -1,4 +1,4 @@
-"""What an estimate consists of: figures, the waterfall's steps, factors and their swings. All of it turns into JSON and rows of text."""
+"""What an estimate consists of: figures, the waterfall's steps, factors and their swings. All of it turns into JSON."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -49,11 +49,6 @@ class FleetFigure:
             "basis": str(self.basis), "boundary": self.boundary, "assumptions": list(self.assumptions), "note": self.note,
         }  # fmt: skip
 
-    def row(self) -> tuple[str, ...]:
-        """As text, under `FleetEstimate.columns`."""
-        span = "—" if self.p5 is None or self.p95 is None else f"{human_number(self.p5)} to {human_number(self.p95)}"
-        return (self.title, human_number(self.value), span, self.unit, str(self.basis), self.boundary, self.note or "")
-
 
 @dataclass(frozen=True, slots=True)
 class Step:
@@ -89,17 +84,6 @@ class Step:
             "part": self.part, "label": self.label, "operation": self.operation, "factor": self.factor, "p5": self.p5, "p95": self.p95,
             "result": self.result, "unit": self.unit, "basis": str(self.basis), "source": self.source,
         }  # fmt: skip
-
-    def row(self) -> tuple[str, ...]:
-        """As text, under `FleetEstimate.waterfall_columns`."""
-        span = "" if self.p5 is None or self.p95 is None else f" ({human_number(self.p5)} to {human_number(self.p95)})"
-        return (
-            self.label,
-            f"{self.operation} {human_number(self.factor)}{span}",
-            f"{human_number(self.result)} {self.unit}",
-            str(self.basis),
-            self.source,
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,22 +216,6 @@ class FleetEstimate:
             "draws": self.draws,
             "seed": self.seed,
         }
-
-    def columns(self) -> tuple[str, ...]:
-        """Headings of `rows`."""
-        return ("figure", "value", "P5 to P95", "unit", "basis", "boundary", "note")
-
-    def rows(self) -> list[tuple[str, ...]]:
-        """The figures as text."""
-        return [figure.row() for figure in self.figures]
-
-    def waterfall_columns(self) -> tuple[str, ...]:
-        """Headings of `waterfall_rows`."""
-        return ("step", "factor", "gives", "basis", "source")
-
-    def waterfall_rows(self) -> list[tuple[str, ...]]:
-        """The waterfall as text."""
-        return [step.row() for step in self.waterfall]
 
     def assumptions(self) -> tuple[str, ...]:
         """Every assumption that any figure stands on, once."""

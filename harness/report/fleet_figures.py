@@ -38,24 +38,47 @@ class FleetChart:
     y_title: str = ""
 
 
-def scaled(value: float | None, digits: int = 3) -> str:
-    """A number with k, M, B or T; thousands below a hundred thousand are written out."""
+_SCALES: Final = ((1e12, 1e12, "T"), (1e9, 1e9, "B"), (1e6, 1e6, "M"), (1e5, 1e3, "k"))
+
+
+def scaled(value: float | None, digits: int = 3, like: float | None = None) -> str:
+    """A number with k, M, B or T; thousands below a hundred thousand are written out.
+
+    Args:
+        value: the number.
+        digits: that count.
+        like: a number whose letter it takes, so that both ends of a range have the same.
+    """
     if value is None or not math.isfinite(value):
         return DASH
-    if value == int(value) and abs(value) < 1e6:
+    if value == 0:
+        return "0"
+    size = max(abs(value), abs(like or 0.0))
+    if value == int(value) and size < 1e6 and (like is None or like == int(like)):
         return plain(value)
-    for limit, name in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e5, "k")):
-        if abs(value) >= limit:
-            return f"{plain(value / (1e3 if name == 'k' else limit), digits)}\u00a0{name}"
+    for limit, unit, name in _SCALES:
+        if size >= limit:
+            return f"{plain(value / unit, digits)}\u00a0{name}"
     if abs(value) >= 1e3:
         value = round(value, digits - 1 - math.floor(math.log10(abs(value))))
     return plain(value, digits)
 
 
+def scaled_range(low: float, high: float, digits: int = 3) -> str:
+    """Both ends with the same letter; one number where they look alike."""
+    texts = [scaled(end, digits, max(abs(low), abs(high))) for end in (low, high)]
+    return texts[0] if texts[0] == texts[1] else f"{texts[0]} to {texts[1]}"
+
+
 def percent(swing: Swing, centre: float) -> str:
     """How far a factor moves an answer, in percent of the central value."""
     ends = sorted((swing.at_p5 / centre - 1, swing.at_p95 / centre - 1))
-    return f"{ends[0]:+.0%} to {ends[1]:+.0%}"
+    return f"{signed(ends[0])} to {signed(ends[1])}"
+
+
+def signed(ratio: float) -> str:
+    """A change in whole percent, with its sign."""
+    return f"{100 * ratio:+.0f}\u00a0%".replace("-", "\u2212")
 
 
 # --- charts -----------------------------------------------------------------------------------------------------------------------
@@ -163,9 +186,10 @@ def _time_charts(f: Forecast | None) -> list[FleetChart]:
     if (power := f.day["power_mw"]) is not None:
         words = "Megawatts at the meter by hour of the day, mean of the simulated years."
         found.append(_lines("day-power", "Power by the hour", words, ("hour of the day", "MW"), [("power", hours, power)]))
-    words = "Share of what was asked that was served within the SLO, by hour, in the week around the worst hour of a simulated year."
-    week = [("within the SLO", f.worst["hour"] or [], f.worst["slo_ratio"])]
-    found.append(_lines("worst-week", "The worst week", words, ("hour of the year", "served within the SLO"), week, percent=True))
+    words = "Percent of what was asked that was not served within the SLO, by hour, in the week around the worst hour of a simulated year."
+    missed = None if (kept := f.worst["slo_ratio"]) is None else [100 * (1 - ratio) for ratio in kept]
+    week = [("not within the SLO", f.worst["hour"] or [], missed)]
+    found.append(_lines("worst-week", "The worst week", words, ("hour of the year", "% not served within the SLO"), week))
     return found
 
 
@@ -190,17 +214,14 @@ def _lines(
     caption: str,
     axes: tuple[str, str],
     series: Sequence[tuple[str, Sequence[float], Sequence[float] | None]],
-    *,
-    percent: bool = False,
 ) -> FleetChart:
     lines = [Line(name, list(zip(x, y, strict=False))) for name, x, y in series if y is not None]
     x_title, y_title = axes
-    chart = Chart(key, title, caption, x_title, y_title, lines, y_percent=percent)
+    chart = Chart(key, title, caption, x_title, y_title, lines)
     xs = series[0][1]
     stride = max(1, len(xs) // 24)
-    show = share if percent else scaled
     rows = tuple(
-        (plain(x), *(show(y[position]) for _, _, y in series if y is not None)) for position, x in enumerate(xs) if position % stride == 0
+        (plain(x), *(scaled(y[position]) for _, _, y in series if y is not None)) for position, x in enumerate(xs) if position % stride == 0
     )
     table = FleetTable(title, (x_title, *(name for name, _, y in series if y is not None)), rows)
     legend = tuple((f"s{position}", line.name) for position, line in enumerate(lines, 1)) if len(lines) > 1 else ()

@@ -6,10 +6,11 @@ from functools import partial
 from typing import Final
 
 from harness.core.records import Basis, Status
+from harness.fleet.failures import failure_classes
 from harness.fleet.forecast import Forecast
 from harness.fleet.records import FleetEstimate, FleetFigure
 from harness.fleet.scenarios import Range, ScenarioResult
-from harness.report.fleet_figures import FleetChart, FleetTable, fleet_charts_of, percent, scaled
+from harness.report.fleet_figures import FleetChart, FleetTable, fleet_charts_of, percent, scaled, scaled_range
 from harness.report.words import DASH, plain, share
 
 SURE: Final = 3
@@ -120,9 +121,8 @@ def fleet_view(cases: Sequence[Case], refused: Sequence[Refusal] = ()) -> FleetV
 def _span(figure: FleetFigure) -> str:
     if figure.p5 is None or figure.p95 is None:
         return "as stated"
-    if scaled(figure.p5) == scaled(figure.p95):
-        return "in all draws"
-    return f"{scaled(figure.p5)} to {scaled(figure.p95)}"
+    text = scaled_range(figure.p5, figure.p95)
+    return text if " to " in text else "in all draws"
 
 
 def _lead(e: FleetEstimate) -> str:
@@ -149,12 +149,13 @@ def _sure(e: FleetEstimate) -> tuple[str, ...]:
     said = []
     if value.value and value.p5 is not None and value.p95 is not None:
         said.append(
-            f"Nine in ten draws lie between {value.p5 / value.value - 1:+.0%} and {value.p95 / value.value - 1:+.0%} of the central value."
+            f"How sure: nine in ten draws put the tokens between {_beside(value.p5 / value.value - 1)} and "
+            f"{_beside(value.p95 / value.value - 1)} the central value."
         )
     found = [swing for swing in e.tornado if swing.figure == "output_tok_s"][:SURE]
     if found:
         named = "; ".join(f"{swing.title[0].lower()}{swing.title[1:]} ({percent(swing, e.central['output_tok_s'])})" for swing in found)
-        said.append(f"What moves tokens most: {named}.")
+        said.append(f"What moves the tokens most: {named}.")
     needed, met = e.figure("gpus_needed"), e.figure("demand_met_ratio")
     if needed.value is not None and met.value is not None:
         power = e.figure("mw_needed").value
@@ -168,6 +169,10 @@ def _sure(e: FleetEstimate) -> tuple[str, ...]:
     return tuple(said)
 
 
+def _beside(change: float) -> str:
+    return f"{abs(100 * change):.0f}\u00a0% {'below' if change < 0 else 'above'}"
+
+
 _TILES: Final = (
     ("output_tok_per_day", "Output tokens a day", "", "mean of a day"),
     ("output_tok_s_peak", "Output tokens a second", "tok/s", "at peak"),
@@ -177,7 +182,7 @@ _TILES: Final = (
     ("j_per_output_tok_mean", "Energy per output token", "J", "mean of a day, at the meter"),
     ("usd_per_mtok", "Cost per million output tokens", "USD", "at the site's price"),
     ("usd_per_gpu_h", "Price of a GPU-hour", "USD", "implied by the site's price"),
-    ("co2_t_per_day", "CO2 a day", "t", "by place"),
+    ("co2_t_per_day", "CO2 a day", "t", "of its electricity"),
 )
 
 
@@ -204,11 +209,11 @@ def _figures(e: FleetEstimate) -> FleetTable:
     for figure in e.figures:
         if figure.value is None:
             continue
-        rows.append(
-            (figure.title, f"{scaled(figure.value, 4)} {figure.unit if figure.unit != '1' else ''}".strip(),
-             "—" if figure.p5 is None else scaled(figure.p5, 4), "—" if figure.p50 is None else scaled(figure.p50, 4),
-             "—" if figure.p95 is None else scaled(figure.p95, 4), str(figure.basis), figure.boundary, figure.note or "")
-        )  # fmt: skip
+        value, p5, p50, p95 = (
+            scaled(number, 4, max(figure.value, figure.p95 or 0.0)) for number in (figure.value, figure.p5, figure.p50, figure.p95)
+        )
+        unit = figure.unit if figure.unit not in {"1", "GPU", "session"} else ""
+        rows.append((figure.title, f"{value} {unit}".strip(), p5, p50, p95, str(figure.basis), figure.boundary, figure.note or ""))
     head = ("Figure", "Value", "P5", "P50", "P95", "Basis", "Boundary", "Note")
     return FleetTable("Value: every factor central. P5, P50, P95: of the draws", head, tuple(rows), (5, 6, 7))
 
@@ -228,8 +233,12 @@ def _waterfall_table(e: FleetEstimate) -> FleetTable:
 def _range(item: Range | None, of: str = "plain") -> str:
     if item is None:
         return DASH
-    show = share if of == "share" else scaled
-    low, middle, high = show(item.p5), show(item.p50), show(item.p95)
+    if of == "share":
+        low, middle, high = share(item.p5), share(item.p50), share(item.p95)
+    elif of == "months":  # a tenth of a month is all that assumptions of days are worth
+        low, middle, high = (f"{number:.1f}" for number in (item.p5, item.p50, item.p95))
+    else:
+        low, middle, high = (scaled(number, 3, item.p95) for number in (item.p5, item.p50, item.p95))
     return middle if low == high else f"{middle} ({low} to {high})"
 
 
@@ -260,10 +269,11 @@ def _time_tables(f: Forecast | None) -> tuple[FleetTable, ...]:
         ("Figure", "A year"),
         tuple((title, _range(f.totals.get(key), of)) for key, title, of in _TOTALS),
     )
+    titles = {item.key: item.title for item in failure_classes()}
     failures = FleetTable(
         "Failures of a simulated year, by what failed",
         ("What", "A year"),
-        tuple((key.replace("_", " "), scaled(count)) for key, count in f.events.items()),
+        tuple((titles.get(key, key), f"{count:,.0f}") for key, count in f.events.items()),
     )
     return totals, failures
 
@@ -273,12 +283,19 @@ def _time_lead(e: FleetEstimate, f: Forecast | None) -> str:
         return ""
     needed = f.totals["spares_for_999_pooled"]
     assert needed is not None
+    mean, estimated, power = f.totals["power_mean_mw"], e.figure("power_mean_mw").value, ""
+    asleep = sum(f.day["serving_nodes"] or ()) > sum(f.day["online_nodes"] or ())
+    if mean is not None and estimated is not None and asleep:
+        power = (
+            f" Power: {plain(mean.p50, 3)} MW on average here, {plain(estimated, 3)} MW in the estimate above, which keeps every replica "
+            "up; here those that demand does not need sleep."
+        )
     per_replica = f"{f.gpus_per_replica} GPU{'s' if f.gpus_per_replica > 1 else ''}"
     return (
         f"{f.nodes:,} nodes of {f.gpus_per_node} {e.gpu}, {f.spares:,} of them spares; a failure stops replicas of {per_replica} until a "
-        f"spare serves. {needed.p50:,.0f} spares ({needed.p50 / f.nodes:.1%}) cover the failed nodes in 99.9 % of hours. Single failures "
-        f"alone, in closed form (M/G/∞): {f.closed['mean']:,.0f} down on average, {f.closed['p999']:,.0f} at P99.9; the rest comes "
-        "from switches, cooling and power that take whole groups."
+        f"spare serves. {needed.p50:,.0f} spares ({share(needed.p50 / f.nodes)} of the nodes) cover the failed nodes in 99.9 % of hours. "
+        f"Single failures alone, in closed form (M/G/∞): {f.closed['mean']:,.0f} down on average, {f.closed['p999']:,.0f} at P99.9; the "
+        f"rest comes from switches, cooling and power that take whole groups.{power}"
     )
 
 
@@ -289,11 +306,11 @@ def _scenario_table(f: Forecast | None) -> FleetTable | None:
     head = (
         "Scenario",
         "Demand served",
-        "Without it",
+        "As it stands",
         "Site-months missing",
         "Paid (USD)",
         "USD/Mtok",
-        "Without it",
+        "As it stands",
         "Elsewhere (USD)",
         "Years",
     )
@@ -305,7 +322,7 @@ def _scenario_row(item: ScenarioResult) -> tuple[str, ...]:
         item.title,
         _range(item.served_ratio, "share"),
         _range(item.base_served_ratio, "share"),
-        _range(item.capacity_months),
+        _range(item.capacity_months, "months"),
         _range(item.cost_usd),
         _range(item.usd_per_mtok),
         _range(item.base_usd_per_mtok),

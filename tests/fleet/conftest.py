@@ -54,6 +54,7 @@ def maker(tmp_path: Path) -> MakeRun:
         interval: tuple[float, float] | None = (980.0, 1020.0),
         power: dict[str, float] | None = None,
         good_share: float | None = 1.0,
+        slo_met: tuple[float, float] | None = None,
         replicas: int = 1,
         window_s: float = 600.0,
         context_scale: float = 1.0,
@@ -91,6 +92,9 @@ def maker(tmp_path: Path) -> MakeRun:
             metrics["prefix_hit_ratio"] = Figure(prefix_hit_ratio, "1", boundary="client")
         if j_per_output_tok is not None:
             metrics["j_per_output_tok"] = Figure(j_per_output_tok, "J/tok", boundary="gpu_board")
+        if slo_met is not None:  # share of requests that met every SLO, and how many a second those are
+            metrics["slo_met_ratio"] = Figure(slo_met[0], "1", boundary="client")
+            metrics["goodput_rps"] = Figure(slo_met[1], "1/s", boundary="client")
         if good_share is not None:
             metrics["goodput_tok_s"] = Figure(whole * good_share, "tok/s", boundary="client")
         for position, (boundary, value) in enumerate(watts.items()):

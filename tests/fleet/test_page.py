@@ -72,7 +72,8 @@ def test_the_page_stands_alone_in_every_theme_and_width(written, page):
 def test_the_page_says_what_it_stands_on(written):
     answer, (page_path, _, _) = written
     html = text_of(page_path.read_text())
-    for words in ("modelled from a valid run", "P5 to P95", "What moves tokens most", "Where the watts go", "arXiv 2407.21783", "ServeGen",
+    for words in ("modelled from a valid run", "P5 to P95", "What moves the tokens most",
+                  "How sure: nine in ten draws", "Where the watts go", "arXiv 2407.21783", "ServeGen",
                   "What ready capacity is worth", "nothing here was validated", "claude-code"):  # fmt: skip
         assert words in html, words
     for factor in answer.cases[0].estimate.factors.values():
