@@ -163,8 +163,8 @@ def _power(rng: np.random.Generator, run: RunDir, length_s: float) -> None:
             "t_ns": (slow * NS).astype(np.int64), "device_id": [f"GPU-{gpu}"] * n, "sm_clock_mhz": np.where(hot, 1200, 1830),
             "mem_clock_mhz": np.full(n, 2619), "temperature_c": np.where(hot, 88.0, 61.0), "memory_temperature_c": np.full(n, 70.0),
             "power_limit_w": np.full(n, 700.0), "utilization_ratio": np.full(n, 0.97), "memory_used_bytes": np.full(n, 70 * 1024**3),
-            "throttle_reasons": np.where(hot, 0x40, 0), "ecc_uncorrected": np.zeros(n, np.int64), "foreign_processes": np.zeros(n, np.int64),
-            "xid": pa.nulls(n, pa.int64()),
+            "throttle_reasons": np.where(hot, 0x40, 0), "ecc_uncorrected": np.zeros(n, np.int64),
+            "foreign_processes": np.zeros(n, np.int64), "xid": pa.nulls(n, pa.int64()),
         }, schema=BOARDS))  # fmt: skip
     pq.write_table(pa.concat_tables(tables), run.power, compression="zstd")
     pq.write_table(pa.concat_tables(boards), run.boards, compression="zstd")
@@ -234,7 +234,9 @@ def _host(run: RunDir, length_s: float) -> None:
 def reported(root: Path) -> dict[str, Any]:
     """One `harness report` of a run directory: its time and its largest resident size."""
     before_s = time.perf_counter()
-    with subprocess.Popen([sys.executable, "-m", "harness", "report", str(root)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as child:
+    with subprocess.Popen(
+        [sys.executable, "-m", "harness", "report", str(root)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    ) as child:
         assert child.stdout is not None
         said = child.stdout.read()
         _, status, usage = os.wait4(child.pid, 0)  # of this child alone
@@ -251,7 +253,7 @@ _DRAWN = """new Promise(done => requestAnimationFrame(() => requestAnimationFram
 })))"""
 
 
-def drawn(page: Any, html: Path, repeats: int) -> dict[str, Any]:  # noqa: ANN401 - of the tests' conftest
+def drawn(page: Any, html: Path, repeats: int) -> dict[str, Any]:
     """Times until the page is drawn."""
     drawn_s, painted_s = [], []
     found: dict[str, Any] = {}

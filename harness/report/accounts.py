@@ -37,8 +37,8 @@ def classes(summary: Summary) -> Cells | None:
 
 
 _SHORT: Final[Mapping[str, str]] = {
-    "output_tok_s": "Output", "tok_s_user": "A user", "tok_s_gpu": "A GPU", "power_w": "Power", "output_tok_per_j": "A joule",
-    "tok_s_per_mw": "A megawatt", "duration_s": "Over",
+    "output_tok_s": "Output", "tok_s_user": "Per user", "tok_s_gpu": "Per GPU", "power_w": "Power", "output_tok_per_j": "Per joule",
+    "tok_s_per_mw": "Per megawatt", "duration_s": "Window",
 }  # fmt: skip
 """Headings that let the table fit; the cells have units."""
 
@@ -111,7 +111,8 @@ def quality(summary: Summary) -> list[str]:
     if not found:
         return ["The answers were not checked: quality unverified."]
     label = "The answers are verified" if found["label"] == "verified" else "Quality unverified"
-    out = [f"{label}: {found['reason']}."]
+    reason = str(found["reason"])
+    out = [f"{label}. {reason[:1].upper()}{reason[1:]}."]
     asked = f"{found['texts']} greedy completions of {found['max_output_tok']} tokens"
     told = "with log-probabilities" if found["logprobs"] else "without log-probabilities, which the API does not tell"
     least, most = found["min_agreement"], found["logprob_tolerance"]

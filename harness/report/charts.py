@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
+from xml.sax.saxutils import escape
 
 WIDE: Final = (880, 230)
 """Width and height in CSS pixels on a desk and on paper."""
@@ -57,6 +58,8 @@ class Chart:
         bands: further stretches on x, in another colour: when clocks were held back.
         marks: moments on x with a word each: where stages begin.
         points: draw every point, and lines through them.
+        point_names: a word for each point of the first line, beside it where there is room.
+        y_top: where a share's axis ends, for shares that stay small.
     """
 
     key: str
@@ -72,6 +75,8 @@ class Chart:
     bands: Sequence[tuple[float, float]] = ()
     marks: Sequence[tuple[float, str]] = ()
     points: bool = False
+    point_names: Sequence[str] = ()
+    y_top: float = 1.0
 
 
 def css_variables(theme: str) -> str:
@@ -95,11 +100,28 @@ def inline(svg: str) -> str:
     return re.sub(r"<svg ", '<svg aria-hidden="true" focusable="false" ', svg, count=1)
 
 
-def themed(svg: str, theme: str) -> str:
-    """A drawing as a file of its own, in the colours of `light` or `dark`."""
+def themed(svg: str, theme: str, y_title: str = "") -> str:
+    """A drawing as a file of its own, in the colours of `light` or `dark`; what its y is in stands above it, as it does on the page."""
+    if y_title:
+        svg = _headed(svg, y_title)
     for placeholder, (_, light, dark) in _COLOURS.items():
         svg = svg.replace(placeholder, light if theme == "light" else dark)
     return svg
+
+
+_HEAD_PX: Final = 20
+
+
+def _headed(svg: str, text: str) -> str:
+    """A drawing with a line of text above it."""
+    found = re.match(r'<svg [^>]*?width="([\d.]+)" height="([\d.]+)" viewBox="0 0 [\d.]+ [\d.]+"[^>]*>', svg)
+    if found is None:
+        raise ValueError("the drawing has no size")
+    width, height = found[1], float(found[2]) + _HEAD_PX
+    opening = found[0].replace(f'height="{found[2]}"', f'height="{height:g}"')
+    opening = re.sub(r'viewBox="[^"]*"', f'viewBox="0 -{_HEAD_PX} {width} {height:g}"', opening)
+    words = f'<text x="2" y="-6" font-family="Helvetica, Arial, sans-serif" font-size="11.5" fill="{SOFT}">{escape(text)}</text>'
+    return opening + words + svg[found.end() :]
 
 
 def _spec(chart: Chart, size: tuple[int, int]) -> dict[str, Any]:
@@ -137,7 +159,7 @@ def _spec(chart: Chart, size: tuple[int, int]) -> dict[str, Any]:
             }
         )
     if chart.marks:
-        layers += _marks(chart, x_scale, x_axis, words=not narrow)
+        layers += _marks(chart, x_scale, x_axis, width=0 if narrow else width)
     layers.append(
         {
             "mark": {
@@ -152,7 +174,7 @@ def _spec(chart: Chart, size: tuple[int, int]) -> dict[str, Any]:
                 "y": {
                     "field": "y",
                     "type": "quantitative",
-                    "scale": {"zero": True, **({"domain": [0, 1]} if chart.y_percent else {})},
+                    "scale": {"zero": True, **({"domain": [0, chart.y_top]} if chart.y_percent else {})},
                     "axis": y_axis,
                 },
                 "color": {
@@ -171,6 +193,8 @@ def _spec(chart: Chart, size: tuple[int, int]) -> dict[str, Any]:
             },
         }
     )
+    if chart.point_names and len(chart.point_names) <= _MOST_NAMES and not narrow:
+        layers.append(_names(chart))
     return whole(width, height, rows, layers)
 
 
@@ -214,15 +238,49 @@ def whole(
     }
 
 
-def _marks(chart: Chart, x_scale: Mapping[str, Any], x_axis: Mapping[str, Any], *, words: bool) -> list[dict[str, Any]]:
-    """Rules at moments, with their words at the top where there is room."""
-    data = {"values": [{"at": at, "word": word} for at, word in chart.marks]}
+def _marks(chart: Chart, x_scale: Mapping[str, Any], x_axis: Mapping[str, Any], *, width: int) -> list[dict[str, Any]]:
+    """Rules at moments, with their words above the plot as far as they fit beside each other; a width of 0 has none."""
+    data = {"values": [{"at": at} for at, _ in chart.marks]}
     x = {"field": "at", "type": "quantitative", "scale": x_scale, "axis": x_axis}
     layers: list[dict[str, Any]] = [{"data": data, "mark": {"type": "rule", "color": SOFT, "strokeDash": [3, 3]}, "encoding": {"x": x}}]
-    if words:
-        text = {"type": "text", "align": "left", "baseline": "top", "dx": 4, "fontSize": 11, "color": SOFT, "limit": 120}
-        layers.append({"data": data, "mark": text, "encoding": {"x": x, "y": {"value": 2}, "text": {"field": "word"}}})
+    told = _fitting(chart.marks, chart.x_domain, width)
+    if told:
+        text = {"type": "text", "align": "left", "baseline": "bottom", "dx": -1, "fontSize": 11, "color": SOFT}
+        encoding = {"x": x, "y": {"value": -3}, "text": {"field": "word"}}
+        layers.append({"data": {"values": [{"at": at, "word": word} for at, word in told]}, "mark": text, "encoding": encoding})
     return layers
+
+
+_LETTER_PX: Final = 6.2
+"""Mean width of a letter of 11 px, rounded up: Helvetica's digits are 6.1."""
+_AXIS_PX: Final = 50
+"""What the labels of the other axis take, at most."""
+
+
+_MOST_NAMES: Final = 8
+"""Of points; more would lie upon each other."""
+
+
+def _fitting(marks: Sequence[tuple[float, str]], domain: tuple[float, float] | None, width: int) -> list[tuple[float, str]]:
+    """Marks whose words overlap none before them nor stick out."""
+    if domain is None or domain[1] <= domain[0] or not width:
+        return []
+    out: list[tuple[float, str]] = []
+    free = 0.0
+    for at, word in sorted(marks):
+        left = (at - domain[0]) / (domain[1] - domain[0]) * (width - _AXIS_PX)
+        right = left + _LETTER_PX * len(word)
+        if left >= free and right <= width - _AXIS_PX + 10:
+            out.append((at, word))
+            free = right + _LETTER_PX
+    return out
+
+
+def _names(chart: Chart) -> dict[str, Any]:
+    values = [{"x": x, "y": y, "word": word} for (x, y), word in zip(chart.lines[0].points, chart.point_names, strict=True)]
+    text = {"type": "text", "align": "left", "baseline": "bottom", "dx": 6, "dy": -4, "fontSize": 11, "color": SOFT}
+    axes: dict[str, Any] = {axis: {"field": axis, "type": "quantitative"} for axis in ("x", "y")}
+    return {"data": {"values": values}, "mark": text, "encoding": {**axes, "text": {"field": "word"}}}
 
 
 _PERCENT_LABEL: Final = "format(datum.value, '.0%')"

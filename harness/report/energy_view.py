@@ -165,7 +165,8 @@ def _boards(found: Mapping[str, Any]) -> Table | None:
         if number(one.get("ecc_uncorrected")):
             faults.append(f"{words.plain(number(one['ecc_uncorrected']))} uncorrected ECC errors")
         if number(one.get("foreign_processes")):
-            faults.append(f"{words.plain(number(one['foreign_processes']))} process(es) that are not the run's")
+            others = number(one["foreign_processes"])
+            faults.append(f"{words.plain(others)} {'process' if others == 1 else 'processes'} not of this run")
         rows.append((
             _short(str(one.get("device_id"))), words.plain(number(one.get("sm_clock_mhz"))),
             words.plain(number(one.get("temperature_max_c"))),

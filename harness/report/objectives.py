@@ -30,4 +30,6 @@ def objectives(reduction: Reduction) -> Table | None:
     everything = summary.metrics["slo_met_ratio"].value
     rows.append(["All of them", "", words.share(everything), "", "", ""])
     head = ("Objective", "Limit", "Met by", "p50", "p90", "p99")
-    return Table(f"Objectives, over the {everyone:,} requests intended in the window", head, rows)
+    left = int(np.sum(mine & requests.cancelled))
+    but = f", without {left:,} that the plan cancelled" if left else ""
+    return Table(f"Objectives, over the {everyone:,} requests intended in the window{but}", head, rows)

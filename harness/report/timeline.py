@@ -1,12 +1,14 @@
 """Charts of a run: over time, distributions, and the trade of throughput against speed for each user."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 import numpy as np
 
+from harness.reduce.labels import Bools
 from harness.reduce.load import mapping, number, sequence
 from harness.reduce.reduction import Reduction
+from harness.reduce.requests import Requests
 from harness.reduce.series import Series
 from harness.reduce.stage import intended_in
 from harness.reduce.stats import Floats
@@ -77,13 +79,29 @@ def _timeline(
     bands = _held_back(reduction, span)
     if bands:
         caption.append("red: clocks of a board were held back")
-    marks = [(w.stage_start * _NS, w.name) for w in reduction.windows if w.stage_start is not None] if len(reduction.windows) > 1 else []
+    starts = [(w.stage_start * _NS, w.name) for w in reduction.windows if w.stage_start is not None] if len(reduction.windows) > 1 else []
+    marks = [mark for mark in starts if span[0] <= mark[0] <= span[1]]
+    if marks:
+        caption.append(f"dashed: {_listed([name for _, name in marks])} {'begins' if len(marks) == 1 else 'begin'}")
     lines = [Line(label, _steps(grid, values), stepped=True) for label, values in there.items()]
     chart = Chart(
         key, title, "; ".join(caption) + ".", "seconds from the start of the run", unit, lines, shaded, x_domain=span, y_percent=percent,
-        bands=bands, marks=[mark for mark in marks if span[0] <= mark[0] <= span[1]],
+        bands=bands, marks=marks, y_top=_top(there.values()) if percent else 1.0,
     )  # fmt: skip
     return ChartView(chart, _timeline_table(title, grid, there, percent=percent))
+
+
+def _listed(names: Sequence[str]) -> str:
+    """A few names, or what they are names of."""
+    if len(names) > 4:
+        return f"{len(names)} stages, {names[0]} to {names[-1]},"
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _top(columns: Iterable[Floats]) -> float:
+    """Where the axis of shares ends: 100 %, or well below where none comes near, so that their course can be seen."""
+    most = max(float(np.nanmax(values)) for values in columns)
+    return next(top for top in (0.05, 0.1, 0.2, 0.5, 1.0) if most <= 0.9 * top or top == 1.0)
 
 
 def _held_back(reduction: Reduction, span: tuple[float, float]) -> list[tuple[float, float]]:
@@ -148,26 +166,31 @@ _SHARES: Final = (("50 %", "p50"), ("90 %", "p90"), ("95 %", "p95"), ("99 %", "p
 
 
 def _latency(reduction: Reduction) -> ChartView | None:
-    """First tokens and whole answers of the requests intended in the window."""
+    """First tokens and whole answers of the requests intended in the window: the curves of the percentiles in the table beside them."""
     if reduction.headline is None:
         return None
-    requests = reduction.run.requests
-    counted = intended_in(requests, reduction.headline) & ~requests.cancelled
-    everyone = int(np.sum(counted))
-    lines = []
-    for name, moment in (("First token", requests.first_token), ("Whole answer", requests.last_token)):
-        line = _curve(name, (moment - requests.intended)[counted & requests.ok] * _NS, everyone)
-        if line is not None:
-            lines.append(line)
+    requests, latency = reduction.run.requests, reduction.summary.latency
+    mine = intended_in(requests, reduction.headline)
+    ends = np.where(np.isnan(requests.last_token), requests.done, requests.last_token)
+    ttft, e2e = latency["ttft_s"], latency["e2e_s"]
+    curves = (
+        _curve("First token", ((requests.first_token - requests.intended) * _NS)[mine & _began(requests)], ttft.n + ttft.censored),
+        _curve("Whole answer", ((ends - requests.intended) * _NS)[mine & requests.ok], e2e.n + e2e.censored),
+    )
+    lines = [line for line in curves if line is not None]
     if not lines:
         return None
-    latency = reduction.summary.latency
-    rows = [[q, words.duration(getattr(latency["ttft_s"], key)), words.duration(getattr(latency["e2e_s"], key))] for q, key in _SHARES]
-    caption = (
-        f"Share of the {everyone:,} requests intended in the window that got there within a time, counted from when each was intended."
-    )
-    chart = _distribution_chart("latency", "Latency", caption, lines)
+    rows = [[q, words.duration(getattr(ttft, key)), words.duration(getattr(e2e, key))] for q, key in _SHARES]
+    everyone = f"Share of the {e2e.n + e2e.censored:,} requests intended in the window that got there within a time"
+    cancelled = " Those that the plan cancelled count for what had come before." if np.any(mine & requests.cancelled) else ""
+    chart = _distribution_chart("latency", "Latency", f"{everyone}, counted from when each was intended.{cancelled}", lines)
     return ChartView(chart, Table("Latency: percentiles", ("Share", "First token", "Whole answer"), rows))
+
+
+def _began(requests: Requests) -> Bools:
+    """Requests whose first token counts, as in the summary's percentiles: answered, or cancelled by plan after it."""
+    began: Bools = requests.ok | (requests.cancelled & ~np.isnan(requests.first_token))
+    return began
 
 
 def _by_class(reduction: Reduction) -> ChartView | None:
@@ -175,12 +198,13 @@ def _by_class(reduction: Reduction) -> ChartView | None:
     if reduction.headline is None or len(reduction.summary.classes) < 2:
         return None
     requests = reduction.run.requests
-    counted = intended_in(requests, reduction.headline) & ~requests.cancelled
+    counted = intended_in(requests, reduction.headline) & _began(requests)
     lines: list[Line] = []
     found = []
     for one in sorted(reduction.summary.classes, key=lambda one: (-(one.requests.in_window or 0), one.name)):
         mine = counted & (requests.workload_class == one.name)
-        line = _curve(one.name, (requests.first_token - requests.intended)[mine & requests.ok] * _NS, int(np.sum(mine)))
+        ttft = one.latency["ttft_s"]
+        line = _curve(one.name, ((requests.first_token - requests.intended) * _NS)[mine], ttft.n + ttft.censored)
         if line is not None and len(lines) < len(SERIES):
             lines.append(line)
             found.append(one)
@@ -188,6 +212,9 @@ def _by_class(reduction: Reduction) -> ChartView | None:
         return None
     rows = [[q, *(words.duration(getattr(one.latency["ttft_s"], key)) for one in found)] for q, key in _SHARES]
     caption = "Time to first token by class: share of the class's requests intended in the window that had one within a time."
+    left = len(reduction.summary.classes) - len(lines)
+    if left:
+        caption += f" The {len(lines)} largest classes; {left} more {'is' if left == 1 else 'are'} in the table of classes."
     chart = _distribution_chart("classes", "Time to first token by class", caption, lines)
     return ChartView(chart, Table("Time to first token by class: percentiles", ("Share", *(one.name for one in found)), rows))
 
@@ -219,6 +246,6 @@ def _trade(reduction: Reduction) -> ChartView | None:
     unit = "tok/s/GPU" if key.endswith("per_gpu") else "tok/s"
     chart = Chart(
         "trade", title, caption, "tokens per second per user (1 / median TPOT)", unit, [Line("Stages", points)],
-        x_domain=(0.0, max(xs) * 1.08), points=True,
+        x_domain=(0.0, max(xs) * 1.12), points=True, point_names=[str(row[0]) for row in rows],
     )  # fmt: skip
     return ChartView(chart, Table(title, ("Stage", "tok/s per user, median", unit, "TTFT p99"), rows))

@@ -9,17 +9,19 @@ import numpy as np
 import pyarrow as pa
 
 from harness.core.metrics import LATENCY_KEYS, METRICS
-from harness.core.records import Concern, Severity
-from harness.reduce.load import mapping, number, sequence
+from harness.core.records import Basis, Concern, Severity
+from harness.reduce.load import mapping, number
 from harness.reduce.reduction import Reduction
 from harness.reduce.series import series
-from harness.reduce.summary import Distribution
+from harness.reduce.summary import Distribution, Summary
 from harness.report import words
 from harness.report.accounts import classes, quality, recount_row, rosetta, rosetta_notes
 from harness.report.energy_view import EnergyView, energy_view
 from harness.report.environment import environment
 from harness.report.headline import HeadlineRow, figure_row, headline_rows, purpose_sentence, rows_of
 from harness.report.objectives import objectives
+from harness.report.sentence import sentence
+from harness.report.server_view import cache, server
 from harness.report.tables import ChartView, Table
 from harness.report.timeline import charts
 
@@ -76,8 +78,9 @@ class View:
     rosetta_notes: Sequence[str]
     quality: Sequence[str]
     energy: EnergyView | None
+    energy_absent: str
     cache: Table | None
-    server: Table | None
+    server: Sequence[Table]
     errors: Table | None
     charts: Mapping[str, ChartView]
     environment: Sequence[tuple[str, str]]
@@ -102,7 +105,7 @@ def view(reduction: Reduction) -> View:
         status_words=_STATUS_WORDS[str(summary.verdict.status)],
         purpose_words=purpose_sentence(summary),
         concerns=[_concern(concern) for concern in summary.verdict.concerns],
-        sentence=_sentence(reduction),
+        sentence=sentence(reduction),
         window_rule=_window_sentence(reduction),
         tiles=_tiles(rows),
         headline=[row for row in rows if row.basis != "absent"],
@@ -121,8 +124,9 @@ def view(reduction: Reduction) -> View:
         rosetta_notes=rosetta_notes(summary),
         quality=quality(summary),
         energy=energy_view(summary.energy),
-        cache=_cache(reduction),
-        server=_server(reduction),
+        energy_absent=_energy_absent(summary),
+        cache=cache(reduction),
+        server=server(reduction),
         errors=_errors(reduction),
         charts=charts(reduction, grid),
         environment=environment(reduction),
@@ -135,13 +139,27 @@ def view(reduction: Reduction) -> View:
 
 
 def _concern(concern: Concern) -> dict[str, str]:
+    number_words = words.duration if concern.code in _IN_SECONDS else words.plain
     return {
         "severity": _SEVERITY_WORDS[concern.severity],
         "code": concern.code,
         "message": concern.message,
-        "value": f"{concern.value:.4g}" if concern.value is not None else "",
-        "limit": f"{concern.limit:.4g}" if concern.limit is not None else "",
+        "value": number_words(concern.value) if concern.value is not None else "",
+        "limit": number_words(concern.limit) if concern.limit is not None else "",
     }
+
+
+_IN_SECONDS: Final = frozenset({
+    "client_error", "event_loop_lag", "late_sends", "scrape_gap", "power_gap", "warmup_in_window", "energy_window_short",
+})  # fmt: skip
+"""Concerns whose figure is a time; those of the others are counts and shares."""
+
+
+def _energy_absent(summary: Summary) -> str:
+    """Why there are no joules, as a sentence."""
+    figure = summary.metrics.get("energy_j")
+    why = figure.note if figure is not None and figure.value is None and figure.note else "no power was read"
+    return f"No energy and no power: {why}."
 
 
 def _other_absent(reduction: Reduction, rows: Sequence[HeadlineRow]) -> list[HeadlineRow]:
@@ -165,42 +183,10 @@ def _tiles(rows: Sequence[HeadlineRow]) -> list[Tile]:
     for titles in (rates, latencies):
         found = [(title, by_key[key]) for key, title in titles if key in by_key][:3]
         for title, row in found:
-            tiles.append(Tile(title, row.value, "USD" if row.key == "usd_per_mtok" else row.unit, row.interval))
+            unit = {"usd_per_mtok": "USD", "requests_per_s": "per second"}.get(row.key, row.unit)
+            note = f"95 %: {row.interval}" if row.interval else "no interval"
+            tiles.append(Tile(title, row.value, unit, note if row.basis == Basis.MEASURED else f"{note} · {row.basis}"))
     return tiles
-
-
-def _sentence(reduction: Reduction) -> str:
-    manifest, profile = reduction.run.manifest, reduction.run.profile
-    if not profile:
-        return "What was run is not known: the manifest does not say."
-    model, server, traffic = (mapping(profile.get(key)) for key in ("model", "server", "traffic"))
-    info = mapping(manifest.get("server"))
-    kind = info.get("kind") or server.get("kind") or "an unknown server"
-    version = f" {info['version']}" if info.get("version") else ""
-    gpus = [mapping(gpu) for gpu in sequence(mapping(manifest.get("hardware")).get("gpus"))]
-    cpu = mapping(mapping(manifest.get("hardware")).get("cpu"))
-    if gpus:
-        where = f"{len(gpus)} × {gpus[0].get('name') or 'GPU'}"
-    elif cpu.get("usable_cores"):
-        where = f"{cpu['usable_cores']} CPU cores"
-    else:
-        where = "hardware that is not known"
-    workload = mapping(traffic.get("workload")).get("kind") or "unknown"
-    api = {"messages": "Anthropic Messages", "chat": "OpenAI chat completions"}.get(str(traffic.get("api")), "an unknown")
-    loads = []
-    for stage in sequence(traffic.get("load")):
-        fields = mapping(stage)
-        if fields.get("kind") == "concurrency":
-            loads.append(f"{words.plain(number(fields.get('concurrency')))} live conversations")
-        elif fields.get("kind") == "arrival_rate":
-            loads.append(
-                f"{words.plain(number(fields.get('rate_per_s')))} new conversations per second ({fields.get('process') or 'poisson'})"
-            )
-    load = ", then ".join(loads) or "load that is not known"
-    weights = " with dummy weights" if model.get("load_format") == "dummy" else ""
-    lengths = reduction.summary.labels.get("output_length")
-    forced = f", output lengths {lengths}" if lengths else ""
-    return f"{model.get('id')}{weights}, served by {kind}{version} on {where}: {workload} traffic over the {api} API, {load}{forced}."
 
 
 def _window_sentence(reduction: Reduction) -> str:
@@ -307,8 +293,9 @@ def _generator_notes(client: Mapping[str, Any]) -> list[str]:
         cost = number(highest.get("client_us_per_event"))
         upto = f"up to {words.plain(certified, 3)} events/s within {bound} (p99 of each error)" if certified is not None else "for no load"
         quick = "quick certificate" if calibration.get("quick") else "certificate"
+        held = f"{workers} {'worker' if workers == 1 else 'workers'}"
         at_cost = f", at {words.plain(cost, 3)} µs of CPU an event" if cost is not None else ""
-        notes.append(f"The {quick} of {calibration.get('made_at')} certifies {workers} worker(s) {upto}{at_cost}. {carried}".strip())
+        notes.append(f"The {quick} of {calibration.get('made_at')} certifies {held} {upto}{at_cost}. {carried}".strip())
         note = mapping(calibration.get("cores")).get("note")
         if note:
             notes.append(f"Cores: {note}.")
@@ -358,74 +345,6 @@ def _stages(reduction: Reduction) -> Table | None:
         rows.append([stage.name, words.duration(stage.window.duration_s), words.plain(stage.requests.in_window), *cells])
     head = ("Stage", "Window", "Requests", "Output", "TTFT p50", "TTFT p99", "TPOT p50", "E2E p99", "Within SLOs", "In flight")
     return Table("Load stages, each in a window of its own", head, rows)
-
-
-_CACHE_ROWS: Final = (
-    ("Read from cache", "input_cache_read_tok_s", "cached_tokens"),
-    ("Computed", "input_computed_tok_s", "computed_tokens"),
-    ("Written to cache", "input_cache_write_tok_s", None),
-    ("All input", "input_tok_s", "prompt_tokens"),
-)
-
-
-def _cache(reduction: Reduction) -> Table | None:
-    """Where prompts came from, by the answers' usage and by the server's counters; None where nobody tells."""
-    summary = reduction.summary
-    length_s = summary.window.duration_s
-    rows = []
-    known = False
-    for title, key, concept in _CACHE_ROWS:
-        figure = summary.metrics.get(key)
-        rate = None if figure is None else figure.value
-        count = number(summary.server.get(concept)) if concept is not None else None
-        server = count / length_s if count is not None and length_s else None
-        known |= title == "Read from cache" and (rate is not None or server is not None)
-        rows.append((title, f"{words.plain(rate)} tok/s" if rate is not None else words.DASH,
-                     f"{words.plain(server)} tok/s" if server is not None else words.DASH))  # fmt: skip
-    if not known:
-        return None
-    hit = summary.metrics["prefix_hit_ratio"].value
-    whole, cached = number(summary.server.get("prompt_tokens")), number(summary.server.get("cached_tokens"))
-    share = cached / whole if whole and cached is not None else None
-    rows.append(("Share read from cache", words.share(hit), words.share(share)))
-    return Table("Input of the window", ("", "Client (usage)", "Server (counters)"), rows)
-
-
-def _server(reduction: Reduction) -> Table | None:
-    server = reduction.summary.server
-    if not server:
-        return None
-    length_s = reduction.summary.window.duration_s
-    rows: list[tuple[str, str, str]] = []
-    names = {
-        "prompt_tokens": "Prompt tokens",
-        "computed_tokens": "computed",
-        "cached_tokens": "from cache",
-        "generated_tokens": "Generated tokens",
-        "finished": "Requests finished",
-        "preempted": "Preemptions",
-    }
-    for key, title in names.items():
-        value = number(server.get(key))
-        if value is not None:
-            rate = words.plain(value / length_s) + " /s" if length_s else ""
-            indent = "Prompt tokens, " if title in ("computed", "from cache") else ""
-            rows.append((indent + title, words.plain(round(value)), rate))  # interpolated between scrapes: whole in truth
-    for key, title in (("running", "Requests in the batch"), ("waiting", "Requests queued"), ("kv_usage", "KV cache in use")):
-        gauge = mapping(server.get(key))
-        if gauge:
-            mean = words.share(gauge["mean"]) if key == "kv_usage" else words.plain(gauge["mean"], 3)
-            most = words.share(gauge["max"]) if key == "kv_usage" else words.plain(gauge["max"], 3)
-            rows.append((title, f"mean {mean}", f"max {most}"))
-    for key, title, own in (("ttft_s", "Time to first token", "ttft_s"), ("itl_s", "Time between tokens", "itl_s")):
-        histogram = mapping(server.get(key))
-        if histogram:
-            client = reduction.summary.latency[own].mean
-            beside = f"client's mean {words.duration(client)}" if client is not None else ""
-            rows.append((f"{title}, server's histogram", f"mean {words.duration(histogram['mean_s'])}", beside))
-    kind = server.get("kind")
-    caption = f"The server's own counters over the window{f' ({kind} names)' if kind else ''}"
-    return Table(caption, ("", "Window", ""), rows) if rows else None
 
 
 def _errors(reduction: Reduction) -> Table | None:
@@ -478,4 +397,4 @@ def _definitions() -> Table:
 def _footer(reduction: Reduction) -> str:
     version = mapping(reduction.run.manifest.get("harness")).get("version")
     made = f"Run by colossus-harness {version}; " if version else ""
-    return f"{made}definitions of metrics version {reduction.summary.metric_version}. `harness report` makes this page again."
+    return f"{made}definitions of metrics version {reduction.summary.metric_version}. The command harness report makes this page again."

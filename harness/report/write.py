@@ -46,7 +46,7 @@ def write_report(run_path: Path, reduction: Reduction | None = None) -> tuple[Pa
             raise ArtifactError(f"cannot create {folder}: {error.strerror or error}", cause="no permission, or no space") from error
     for key, drawing in drawings.items():
         for theme in ("light", "dark"):
-            write_bytes(folder / f"{key}-{theme}.svg", themed(drawing["wide"], theme).encode())
+            write_bytes(folder / f"{key}-{theme}.svg", themed(drawing["wide"], theme, shown.charts[key].chart.y_title).encode())
     write_bytes(run_dir.report_md, markdown(shown).encode())
     return run_dir.report_html, run_dir.report_md
 
@@ -99,12 +99,21 @@ def markdown_environment() -> jinja2.Environment:
     )
     environment.filters["text"] = _escaped
     environment.filters["cell"] = lambda value: _escaped(value).replace("\n", " ")
+    environment.filters["figure"] = lambda value: _unbroken(_escaped(value))
     return environment
 
 
 def _escaped(value: object) -> str:
     """Text that Markdown takes as it is; in table cells a bar would end the cell."""
     return _MARKDOWN.sub(r"\\\1", str(value))
+
+
+_SHORT: Final = 24
+
+
+def _unbroken(text: str) -> str:
+    """A short figure on one line: a unit is not parted from its number. Longer ones are parted where they have to be."""
+    return text.replace(" ", "\u00a0") if len(text) <= _SHORT else text.replace("\n", " ")
 
 
 def _source(environment: jinja2.Environment, name: str) -> str:

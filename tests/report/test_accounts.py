@@ -37,8 +37,8 @@ def test_other_tools_stand_below_each_other_and_empty_terms_are_left_out(run: Pa
     _, head, rows = found
     assert [row[0] for row in rows][:3] == ["this harness", "vllm bench serve", "AIPerf"]
     assert all(len(row) == len(head) for row in rows)
-    assert not {"A GPU", "Power", "A joule", "A megawatt"} & set(head)  # no GPU here
-    assert head[-1] == "Over"
+    assert not {"Per GPU", "Power", "Per joule", "Per megawatt"} & set(head)  # no GPU here
+    assert head[-1] == "Window"
     assert any("upper bound" in note for note in rosetta_notes(summary))
 
 
