@@ -33,6 +33,13 @@ UNRESOLVED: Final = 0.10
 """An integral that its readings determine no better than this is absent: the load moves faster than the sensor."""
 OVER_LIMIT: Final = 1.05
 """Mean power beyond this multiple of a board's highest limit is no power of that board: a unit or a device was mistaken."""
+MOST_W: Final[Mapping[str, float]] = {
+    Boundary.GPU_BOARD: 1e4, Boundary.MODULE: 1e4, Boundary.CPU_PACKAGE: 3e3, Boundary.DRAM: 3e3, Boundary.NODE: 2e5, Boundary.RACK: 3e6,
+}  # fmt: skip
+"""Mean power of one device that nothing at its boundary takes, several times what the largest of 2026 are rated at (superchip modules below
+3 kW, nodes of eight boards below 20 kW, racks below 0.7 MW): milliwatts that were read as watts are beyond it."""
+LEAST_W: Final = 1.0
+"""Mean power below which no board serves anything: kilowatts that were read as watts, or a board that is switched off."""
 SLOW_INTERVALS: Final = 3.0
 """Node meters may read once in many seconds: a gap of theirs is longer than this many of their own intervals, and than `GAP_S`."""
 MIN_READINGS: Final = 10
@@ -61,6 +68,7 @@ class Device:
         disagreement: |counter - integral| / integral.
         gap_s: longest silence of its power readings that touches the window.
         gap_limit_s: longest that is allowed.
+        implausible_w: mean power that its readings give and that it cannot have; None where there is nothing wrong with it.
         error_j: half-width at 95 % of what readings leave unknown.
         resets: of its counter, in the whole run.
     """
@@ -77,6 +85,7 @@ class Device:
     error_j: float | None = None
     resets: int = 0
     gap_limit_s: float = GAP_S
+    implausible_w: float | None = None
     curve: Curve | None = field(default=None, compare=False, repr=False)
 
     def to_dict(self) -> dict[str, Any]:
@@ -281,7 +290,7 @@ class _Reader:
             concerns.append(Concern("energy_window_short", Severity.PRELIMINARY, text, self.length_s, PRELIMINARY_BELOW_S))
         parts = tuple(self.device(boundary, device, rows & (self.power["device_id"] == device)) for device in found)
         for part in parts:
-            concerns += self._concerns(part)
+            concerns += self._concerns(boundary, part)
         for part in parts:
             if part.joules is None:
                 return absent(f"{part.device_id}: {part.reason}")
@@ -296,7 +305,7 @@ class _Reader:
             combined_ratio(joules, {part.device_id: part.gain.error_ratio for part in parts}), parts, {}, tuple(concerns),
         )  # fmt: skip
 
-    def _concerns(self, part: Device) -> list[Concern]:
+    def _concerns(self, boundary: str, part: Device) -> list[Concern]:
         out = []
         if part.gap_s is not None and part.gap_s > part.gap_limit_s:
             text = f"Power of {part.device_id} was silent for {part.gap_s:.1f} s within the window."
@@ -307,6 +316,10 @@ class _Reader:
             if severity is Severity.NOTE:
                 text += " The power readings cannot resolve the load better than that, so the counter stands."
             out.append(Concern("energy_disagrees", severity, text, part.disagreement, DISAGREEMENT))
+        if part.implausible_w is not None:
+            text = f"Power of {part.device_id} cannot be right: {part.reason}."
+            most = self.limits_w.get(part.device_id) or MOST_W.get(boundary, LEAST_W)
+            out.append(Concern("power_implausible", Severity.DEGRADED, text, part.implausible_w, most))
         if part.resets:
             text = f"The energy counter of {part.device_id} started again {part.resets} time(s): its driver was loaded anew."
             out.append(Concern("energy_counter_reset", Severity.DEGRADED, text, part.resets, 0))
@@ -336,31 +349,40 @@ class _Reader:
             apart = abs(counter_j - integral_j) / integral_j
         unresolved = error / integral_j if error is not None and integral_j else 0.0
 
-        def result(value: float | None, reason: str | None, method: str | None, error_j: float | None, curve: Curve | None) -> Device:
+        def result(
+            value: float | None,
+            reason: str | None,
+            method: str | None = None,
+            error_j: float | None = None,
+            curve: Curve | None = None,
+            implausible_w: float | None = None,
+        ) -> Device:
             scaled = None if value is None else value * gain.factor
             scaled_error = None if error_j is None else error_j * gain.factor
             return Device(
-                device_id, scaled, reason, method, gain, counter_j, integral_j, apart, gap_s, scaled_error, counter.resets, limit, curve
+                device_id, scaled, reason, method, gain, counter_j, integral_j, apart, gap_s, scaled_error, counter.resets, limit,
+                implausible_w, curve,
             )  # fmt: skip
 
         best = counter_j if counter_j is not None else integral_j
-        most_w = self.limits_w.get(device_id) if boundary == Boundary.GPU_BOARD else None  # a module's CPU is not within the limit
-        if best is not None and most_w is not None and best / self.length_s > OVER_LIMIT * most_w:
-            reason = f"{best / self.length_s:.0f} W on average, and the board's limit is {most_w:.0f} W: a unit or a device was mistaken"
-            return result(None, reason, None, None, None)
         if best is not None and best < 0:
-            return result(None, "the readings give less than 0 J", None, None, None)
+            return result(None, "the readings give less than 0 J")
+        if best is not None:
+            mean_w = best / self.length_s
+            why = self._implausible(boundary, device_id, mean_w)
+            if why is not None:
+                return result(None, f"{mean_w:.4g} W on average, and {why}: a unit or a device was mistaken", implausible_w=mean_w)
         if counter_j is not None:
             if apart is not None and apart > DISAGREEMENT and apart > unresolved:
                 reason = f"its counter says {counter_j:.0f} J and the integral of its power {integral_j:.0f} J, {apart:.1%} apart"
-                return result(None, reason, None, None, None)
+                return result(None, reason)
             method = "counter bridged by integral" if counter.touches(counter.bridged, self.start, self.end) else "counter"
             step_s = RAPL_STEP_S if self.name == "rapl" else COUNTER_STEP_S
             return result(counter_j, None, method, counter_error(counter, self.start, self.end, step_s), counter)
         if integral_j is not None and not few:
             if unresolved > UNRESOLVED:
                 reason = f"power changes faster than it was read: its integral is known to ±{unresolved:.0%} only, and there is no counter"
-                return result(None, reason, None, None, None)
+                return result(None, reason)
             return result(integral_j, None, "integral", error, power)
         if counter.resets and counter.covers(self.start, self.end):
             reason = "its counter started again within the window and no power reading bridges that"
@@ -372,7 +394,19 @@ class _Reader:
             reason = "power readings are broken within the window"
         else:
             reason = "readings do not cover the window"
-        return Device(device_id, None, reason, None, gain, counter_j, integral_j, apart, gap_s, None, counter.resets, limit, None)
+        return result(None, reason)
+
+    def _implausible(self, boundary: str, device_id: str, mean_w: float) -> str | None:
+        """Why a device cannot have had this mean power; None where it can."""
+        stated = self.limits_w.get(device_id) if boundary == Boundary.GPU_BOARD else None  # a module's CPU is not within the limit
+        most = MOST_W.get(boundary)
+        if stated is not None and mean_w > OVER_LIMIT * stated:
+            return f"the board's limit is {stated:.0f} W"
+        if most is not None and mean_w > most:
+            return f"nothing at this boundary takes more than {most:.0f} W"
+        if boundary in GPU_BOUNDARIES and mean_w < LEAST_W:
+            return f"a board that serves takes more than {LEAST_W:g} W"
+        return None
 
 
 def _power_readings(t: Floats, watts: Floats, source: npt.NDArray[Any], *, positive: bool) -> tuple[Floats, Floats, float]:

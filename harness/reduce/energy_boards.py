@@ -224,10 +224,18 @@ def _board(table: Columns, device: str, start: float, end: float, gpu: Mapping[s
         power_limit_w=limit if limit is not None else number(gpu.get("power_limit_w")),
         default_limit_w=number(gpu.get("power_limit_default_w")),
         utilization=mean("utilization_ratio"),
-        ecc_uncorrected=int(errors[-1] - errors[0]) if len(errors) else None,
+        ecc_uncorrected=_counted(errors),
         xids=tuple(int(xid) for xid in xids[~np.isnan(xids)]),
         foreign_processes=int(foreign) if foreign is not None else None,
     )
+
+
+def _counted(errors: npt.NDArray[np.float64]) -> int | None:
+    """What a counter that starts at 0 with its driver counted from its first reading on; None without readings."""
+    if not len(errors):
+        return None
+    steps = np.diff(errors)
+    return int(np.sum(np.where(steps < 0, errors[1:], steps)))
 
 
 def _stretches(table: Columns, device: str) -> list[Stretch]:

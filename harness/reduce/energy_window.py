@@ -24,6 +24,21 @@ J_PER_KWH: Final = 3.6e6
 IDLE_TOLERANCE: Final = 1.05
 """Power under load may be below that without load by this factor: a machine in use drifts."""
 
+WITHIN: Final = (
+    (Boundary.GPU_BOARD, Boundary.MODULE),
+    (Boundary.GPU_BOARD, Boundary.NODE),
+    (Boundary.MODULE, Boundary.NODE),
+    (Boundary.CPU_PACKAGE, Boundary.NODE),
+    (Boundary.NODE, Boundary.RACK),
+    (Boundary.RACK, Boundary.FACILITY),
+    (Boundary.NODE, Boundary.FACILITY),
+    (Boundary.GPU_BOARD, Boundary.RACK),
+    (Boundary.GPU_BOARD, Boundary.FACILITY),
+)
+"""Boundaries that lie within others, whose power is part of theirs."""
+WITHIN_TOLERANCE: Final = 1.1
+"""What lies within may seem to draw more than the whole by this factor: both sensors have a gain error of some percent."""
+
 ENERGY_KEYS: Final = (
     "power_w",
     "energy_j",
@@ -107,6 +122,7 @@ def window_energy(run: Run, start: float, end: float, gpu_uuids: Sequence[str]) 
     rungs = ladder(found, gpus, mapping(run.profile.get("energy")), (end - start) * NS)
     without = idles(run, list(gpu_uuids), calibration)
     concerns += _below_idle(found, without)
+    concerns += _parts_above_whole(found)
     return WindowEnergy(start, end, tuple(found), state, without, rungs, tuple(concerns))
 
 
@@ -119,6 +135,20 @@ def _below_idle(found: Sequence[Energy], without: Mapping[str, Idle]) -> list[Co
             if at is not None and at.watts is not None and energy.watts is not None and energy.watts < at.watts / IDLE_TOLERANCE:
                 text = f"{energy.boundary} drew {energy.watts:.0f} W under load and {at.watts:.0f} W without ({idle.when})."
                 out.append(Concern("power_below_idle", Severity.DEGRADED, text, energy.watts, at.watts))
+    return out
+
+
+def _parts_above_whole(found: Sequence[Energy]) -> list[Concern]:
+    """Meters that show less than what is known to be behind them: a unit was mistaken, or they cover something else."""
+    measured = {energy.boundary: energy.watts for energy in found if energy.basis is Basis.MEASURED and energy.watts is not None}
+    out = []
+    for inner, outer in WITHIN:
+        part, whole = measured.get(inner), measured.get(outer)
+        if part is not None and whole is not None and part > WITHIN_TOLERANCE * whole:
+            text = (
+                f"{outer} drew {whole:.4g} W, and {inner} within it {part:.4g} W: a unit was mistaken, or the meter covers something else."
+            )
+            out.append(Concern("power_part_above_whole", Severity.DEGRADED, text, part, whole))
     return out
 
 

@@ -254,7 +254,7 @@ ELSEWHERE = {
     "energy_counter_reset": "test_energy*.py", "energy_sources_disagree": "test_energy*.py", "power_replayed": "test_energy*.py",
     "ecc_errors": "test_energy*.py", "xid": "test_energy*.py", "throttling_not_watched": "test_energy*.py",
     "meter_calibration_unreadable": "test_energy*.py",
-    "power_below_idle": "test_energy*.py",
+    "power_below_idle": "test_energy*.py", "power_implausible": "test_energy*.py", "power_part_above_whole": "test_energy*.py",
     "energy_absent": "test_energy*.py",
     "not_stationary": "test_steady.py", "steady_state_untested": "test_steady.py", "warmup_in_window": "test_steady.py",
     "rows_damaged": "test_bad_input.py",

@@ -186,11 +186,27 @@ def test_a_mistaken_unit_is_no_energy(factor, watts, where):
     readings = Readings()
     readings.power(right if where == "counter" else wrong)
     readings.counter(right, unit=1.0 if where == "power" else factor)
-    found = board(readings, limits_w={"GPU-0": 700.0})
-    if where == "both" and watts * factor <= 700:
-        return  # both wrong alike and within the board's power: nothing can tell
-    assert found.joules is None
-    assert found.reason
+    for limits in ({"GPU-0": 700.0}, {}, {"GPU-0": 700_000.0}):  # known, unknown, and mistaken in the same way
+        found = board(readings, limits_w=limits)
+        if where == "both" and 1 <= watts * factor <= (735 if limits.get("GPU-0") == 700.0 else 1e4):
+            continue  # both wrong alike and within what a board may draw: nothing can tell
+        assert found.joules is None
+        assert found.reason
+        assert where != "both" or codes(found)["power_implausible"].value == pytest.approx(watts * factor, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("boundary", "watts", "right"),
+    [
+        ("node", 12_000, True), ("node", 1_200_000, False), ("rack", 600_000, True), ("rack", 6e7, False),
+        ("facility", 5e8, True), ("cpu_package", 450, True), ("cpu_package", 450_000, False), ("dram", 40_000, False),
+        ("module", 2_700, True), ("module", 0.4, False),
+    ],
+)  # fmt: skip
+def test_no_boundary_takes_what_nothing_at_it_can_draw(boundary, watts, right):
+    found = of(Readings().power(constant(watts), boundary=boundary), 10, 70, uuids=())[boundary]
+    assert (found.joules is not None) is right
+    assert ("power_implausible" in codes(found)) is not right
 
 
 def test_short_windows_are_absent_and_those_below_30_s_preliminary():
@@ -260,6 +276,60 @@ def test_every_board_must_be_there_and_others_are_left_out():
     missing = board(readings, uuids=("GPU-0", "GPU-1", "GPU-2"))
     assert missing.joules is None
     assert "GPU-2" in missing.reason
+
+
+class TestStepsOfTheCounter:
+    """A counter that is read once a second: joules lie within its steps as power went there, where power says so."""
+
+    @pytest.mark.parametrize(("start", "end"), [(10.5, 24.5), (10.5, 31.5), (17.5, 24.5), (12.25, 29.75)])
+    def test_power_tells_on_which_side_of_an_edge_they_lie(self, start, end):
+        curve = square(100, 600, 7.0)  # switches at 10.5, 14, 17.5, …: in the middle of steps
+        truth = float(curve[1](np.array([end]))[0] - curve[1](np.array([start]))[0])
+        assert board(Readings().power(curve).counter(curve), start, end).joules == pytest.approx(truth, abs=26)  # 0.1 s of 500 W, halved
+        even = board(Readings().power(curve, every_s=40).counter(curve), start, end)
+        assert even.method == "counter"
+        assert even.joules == pytest.approx(truth, abs=251)
+
+    def test_power_that_does_not_resolve_the_load_says_nothing_and_joules_lie_evenly(self):
+        curve = square(50, 700, 0.07)
+        found = board(Readings().power(curve, jitter=1.0, every_s=0.5).counter(curve), 10.5, 60.5)
+        counter = curve[1](np.arange(0, END_S))
+        at = np.interp([10.5, 60.5], np.arange(0, END_S), counter)
+        assert found.joules == pytest.approx(at[1] - at[0], rel=1e-12)
+
+    def test_a_silence_of_power_within_a_step_leaves_that_step_even(self):
+        curve = ramp(100, 5)
+        keep = lambda t: (t < 10.2) | (t > 13.8)  # noqa: E731
+        found = board(Readings().power(curve, keep=keep).counter(curve, every_s=5.0), 12.5, 52.5)
+        assert found.joules is None  # the counter's readings are too far apart to cut the window at 12.5, and power was silent there
+        near = board(Readings().power(curve, keep=keep).counter(curve, every_s=2.5), 11.25, 52.5)
+        counter = curve[1](np.array([10.0, 12.5]))
+        truth = float(curve[1](np.array([52.5]))[0]) - (counter[0] + counter[1]) / 2
+        assert near.joules == pytest.approx(truth, rel=1e-9)
+
+    @pytest.mark.parametrize(
+        ("source", "boundary", "step_s"), [("nvml-counter", "gpu_board", 0.1), ("rapl", "cpu_package", 0.001)], ids=["nvml", "rapl"]
+    )
+    def test_what_a_step_leaves_unknown_is_its_share_of_the_window(self, source, boundary, step_s):
+        """Both ends fall anywhere in a step: a uniform error each, whose standard deviation is step / sqrt(12)."""
+        found = of(Readings().counter(constant(300), source=source, boundary=boundary), 10, 70, uuids=())[boundary]
+        assert found.error_ratio == pytest.approx(1.96 * math.sqrt(2 / 12) * step_s / 60, rel=1e-6)
+
+    def test_an_edge_within_a_step_of_moving_power_is_less_well_known(self):
+        curve = square(100, 600, 20.0)
+        readings = Readings().counter(curve)
+        errors = [board(readings, start, 67.0).error_ratio for start in (13.0, 13.5, 20.5)]  # even power: 100 W from 10 to 20 s
+        assert errors[0] == pytest.approx(errors[1], rel=0.05)
+        assert errors[2] > 2 * errors[0]
+
+
+def test_an_energy_that_is_absent_has_no_joules_in_any_stretch_of_it():
+    edges = np.linspace(10, 70, 5) * S
+    assert np.all(np.isnan(board(Readings().power(constant(300)).counter(constant(330))).per_bin(edges)))
+    assert np.all(np.isnan(board(Readings().power(constant(300)), 10, 13).per_bin(edges)))
+    found = board(Readings().power(constant(300)))
+    assert found.per_bin(edges) == pytest.approx(np.full(4, 4500))
+    assert np.isnan(found.per_bin(np.array([-5, 10, 20]) * S)[0])
 
 
 def test_boundaries_and_sources_are_never_mixed():

@@ -2,8 +2,10 @@
 
 import csv
 import json
+import math
 from datetime import UTC, datetime
 
+import pynvml
 import pytest
 from typer.testing import CliRunner
 
@@ -17,6 +19,7 @@ from harness.core.ladder import HOST_POWER_SHARE, HOST_RATED_W, NETWORK_STORAGE_
 from harness.fleet.catalog import gpus as fleet_gpus
 from harness.fleet.catalog import priors as fleet_priors
 from harness.reduce import reduce_run
+from harness.reduce.energy_boards import REASONS
 from harness.reduce.energy_calibrate import calibrate
 from harness.reduce.energy_text import energy_tables
 from harness.reduce.reduction import reduce_fully
@@ -40,6 +43,7 @@ def run(new_builder, times, tmp_path):
         energy=None,
         boards=None,
         node_w=None,
+        meters=None,
         gpus=2,
         idle=True,
         watts=watts_at,
@@ -78,14 +82,14 @@ def run(new_builder, times, tmp_path):
                 if i % 10 == 0:
                     builder.power.append({**row, "power_w": None, "energy_j": joules, "source": "nvml-counter"})
                 joules += w / 5
-        if node_w is not None:
+        for boundary, w in {**({"node": node_w} if node_w is not None else {}), **(meters or {})}.items():
             for i in range(-20, round(end_s / 2) + 1):
                 builder.power.append(
                     {
                         "t_ns": t0 + 2 * i * second,
-                        "boundary": "node",
+                        "boundary": boundary,
                         "device_id": "bmc",
-                        "power_w": node_w,
+                        "power_w": w,
                         "energy_j": None,
                         "source": "ipmi",
                     }
@@ -206,6 +210,26 @@ class TestBoards:
         assert [(s.device_id, round(s.start_s, 6), round(s.end_s, 6)) for s in thermal] == [("GPU-1", 60.0, 65.0)]  # from the run's start
         assert {s.reason for s in stretches} == {"hw_thermal_slowdown", "sw_power_cap"}
 
+    def test_a_board_that_was_watched_for_a_part_of_the_window_says_for_how_much(self, run):
+        """Its last row was 10 s into a window of 40 s, and holds for three more."""
+        summary = reduce_run(run(boards=lambda i, gpu: {"throttle_reasons": (0 if i <= 12 or gpu else None)}, purpose="measure"))
+        first, second = summary.energy["boards"]["devices"]
+        assert (first["watched_share"], second["watched_share"]) == (pytest.approx(11 / 40), pytest.approx(1))
+        assert codes(summary)["throttling_not_watched"].value == 1
+
+    def test_bits_are_those_of_nvml(self):
+        bits = {
+            "hw_slowdown": pynvml.nvmlClocksThrottleReasonHwSlowdown,
+            "sw_thermal_slowdown": pynvml.nvmlClocksEventReasonSwThermalSlowdown,
+            "hw_thermal_slowdown": pynvml.nvmlClocksThrottleReasonHwThermalSlowdown,
+            "hw_power_brake": pynvml.nvmlClocksThrottleReasonHwPowerBrakeSlowdown,
+            "sw_power_cap": pynvml.nvmlClocksEventReasonSwPowerCap,
+            "app_clocks": pynvml.nvmlClocksEventReasonApplicationsClocksSetting,
+            "sync_boost": pynvml.nvmlClocksEventReasonSyncBoost,
+            "display_clocks": pynvml.nvmlClocksEventReasonDisplayClockSetting,
+        }
+        assert bits == REASONS
+
     def test_a_slowdown_outside_the_window_does_not_count(self, run):
         summary = reduce_run(run(boards=lambda i, gpu: {"throttle_reasons": 0x8 if i < 1 else 0}))
         assert summary.metrics["energy_j"].value is not None
@@ -228,7 +252,7 @@ class TestBoards:
         def board(i, gpu):
             return {
                 "foreign_processes": 1 if gpu == 0 and i > 30 else 0,
-                "ecc_uncorrected": 3 + (i > 10),
+                "ecc_uncorrected": (3 + (i > 10)) if i < 20 else 0,  # the driver was loaded anew
                 "xid": 79 if i == 12 and gpu else None,
             }
 
@@ -243,10 +267,41 @@ class TestBoards:
 class TestFigures:
     def test_tokens_per_joule_are_tokens_per_second_per_watt(self, run):
         metrics = reduce_run(run(boards=lambda *_: {})).metrics
-        for boundary in ("",):
-            per_j, rate, power = metrics[f"output_tok_per_j{boundary}"], metrics["output_tok_s"], metrics[f"power_w{boundary}"]
-            assert per_j.value == pytest.approx(rate.value / power.value, rel=1e-12)
+        for per_j, rate in (
+            ("output_tok_per_j", "output_tok_s"),
+            ("input_computed_tok_per_j", "input_computed_tok_s"),
+            ("total_tok_per_j", "total_tok_s"),
+        ):
+            assert metrics[per_j].value == pytest.approx(metrics[rate].value / metrics["power_w"].value, rel=1e-12), per_j
         assert metrics["j_per_output_tok"].value == pytest.approx(1 / metrics["output_tok_per_j"].value)
+        assert metrics["j_per_request"].value == pytest.approx(metrics["power_w"].value / metrics["requests_per_s"].value)
+
+    def test_a_meter_of_the_utility_gives_tokens_per_megawatt_at_its_boundary(self, run):
+        path = run(meters={"facility": 2.5e6, "rack": 1400.0})
+        metrics = reduce_run(path).metrics
+        figure = metrics["output_tok_s_per_mw"]
+        assert figure.value == pytest.approx(metrics["output_tok_s"].value / 2.5)
+        assert (figure.boundary, figure.basis) == ("facility", "measured")
+        assert metrics["output_tok_per_j@rack"].value == pytest.approx(metrics["output_tok_s"].value / 1400)
+        rungs = {rung["rung"]: rung for rung in reduce_run(path).energy["ladder"]}
+        assert [rungs[rung]["basis"] for rung in ("node", "critical_it", "facility")] == ["modelled", "measured", "measured"]
+
+    def test_the_statistical_error_joins_that_of_the_work_and_that_of_the_readings(self, run):
+        metrics = reduce_run(run(boards=lambda *_: {})).metrics
+        half = lambda figure: (figure.ci_high - figure.ci_low) / 2 / figure.value  # noqa: E731
+        energy, rate, per_j = metrics["energy_j"], metrics["output_tok_s"], metrics["output_tok_per_j"]
+        assert rate.ci_low is not None
+        assert half(per_j) == pytest.approx(math.hypot(half(rate), half(energy)), rel=0.01)  # power is even, so all that varies is the work
+
+    @pytest.mark.parametrize(
+        ("meters", "seen"), [({"node": 1500.0}, False), ({"node": 3.0}, True), ({"rack": 500.0}, True), ({"node": 590.0}, False)]
+    )
+    def test_a_meter_that_shows_less_than_the_boards_behind_it_is_a_concern(self, run, meters, seen):
+        found = codes(reduce_run(run(meters=meters, purpose="measure")))
+        assert ("power_part_above_whole" in found) is seen
+        if seen:
+            concern = found["power_part_above_whole"]
+            assert (concern.severity, concern.value) == ("degraded", pytest.approx(2 * LOAD_W + 1))
 
     def test_every_figure_carries_both_errors(self, run):
         metrics = reduce_run(run(boards=lambda *_: {})).metrics
