@@ -99,7 +99,7 @@ def _print_fleet(answer: "FleetAnswer") -> None:
     print(shown.lead)
     for line in shown.sure:
         print(f"  {line}")
-    for flag in shown.flags:
+    for flag in (*shown.flags, *shown.notes):
         print(f"doubt: {flag}")
     first, *rest = [table for table in (shown.figures, shown.waterfall, *shown.time[:1], shown.scenarios) if table is not None]
     tables = [first] if shown.side_by_side is None else [shown.side_by_side, first]

@@ -189,6 +189,7 @@ class _Estimator:
             },
             peak_draws=drawn["output_tok_s_peak"],
             demonstration=evidence.is_demonstration(self._run),
+            measured_gpu=self._from.name,
         )
 
     # factors
@@ -254,7 +255,8 @@ class _Estimator:
             if share is not None:
                 count = math.floor(count * share.value)
                 self._flags.append(
-                    f"Only the {count:,.0f} GPUs of type {self._spec.name} are scaled ({share.value:.0%} of {site.gpus.value:,.0f}, "
+                    f"Only the {count:,.0f} GPUs of type {self._spec.name} are scaled "
+                    f"({100 * share.value:.0f} % of {site.gpus.value:,.0f}, "
                     f"{share.cite()}); power cap and price are taken in the same proportion."
                 )
         part = count / site.gpus.value
@@ -264,8 +266,8 @@ class _Estimator:
             raise ProfileError(f"a demand in sessions cannot be held against this run: {why}", next_step="state the demand in tokens")
         if self._options.oversubscribe > OVERSUBSCRIBED:
             self._flags.append(
-                f"{self._options.oversubscribe:.0%} of GPUs beyond the cap's provision; POLCA (arXiv 2308.12908) found room for "
-                f"{OVERSUBSCRIBED:.0%}."
+                f"{100 * self._options.oversubscribe:.0f} % of GPUs beyond the cap's provision; POLCA (arXiv 2308.12908) found room for "
+                f"{100 * OVERSUBSCRIBED:.0f} %."
             )
         return Case(
             gpus=count,
@@ -316,9 +318,8 @@ class _Estimator:
         uncapped = values["w_per_gpu"] * case.gpus / 1e6
         if uncapped > case.cap_mw * (1 + 1e-9):
             self._flags.append(
-                f"All {case.gpus:,.0f} GPUs at the run's load would draw {uncapped:,.0f} MW at the meter, "
-                f"above the site's {case.cap_mw:g} MW: "
-                f"{values['gpus_powered']:,.0f} run."
+                f"All {case.gpus:,.0f} GPUs at the run's load would draw {human_number(uncapped)} MW at the meter, "
+                f"above the site's {case.cap_mw:g} MW: {values['gpus_powered']:,.0f} run."
             )
         return "power" if values["gpus_powered"] < case.gpus else "count"
 
@@ -400,7 +401,8 @@ class _Estimator:
             said.append(f"{cap.value:g} MW at the meter: {cap.cite()}; {how[0]}")
             if case.oversubscribe:
                 said.append(
-                    f"{case.oversubscribe:.0%} of GPUs beyond the cap's provision, held there by power capping (POLCA, arXiv 2308.12908)"
+                    f"{100 * case.oversubscribe:.0f} % of GPUs beyond the cap's provision, held there by power capping "
+                    "(POLCA, arXiv 2308.12908)"
                 )
         return tuple(said)
 
@@ -409,7 +411,7 @@ class _Estimator:
             return "no power cap is stated"
         if binding == "unknown":
             return "upper bound: power was not measured"
-        return f"limited by {binding}; the power cap binds in {np.mean(drawn['gpus_powered'] < case.gpus):.0%} of draws"
+        return f"limited by {binding}; the power cap binds in {100 * np.mean(drawn['gpus_powered'] < case.gpus):.0f} % of draws"
 
     def _price_why(self) -> tuple[str, ...]:
         site = self._site

@@ -58,7 +58,7 @@ def _against_published(run: RunResult, spec: GpuSpec) -> list[str]:
     if measured > bound * ABOVE_PUBLISHED:
         flags.append(
             f"{measured:.4g} output tok/s per GPU is above the published {bound:g} on {spec.name} ({best.cite()}) by more than "
-            f"{ABOVE_PUBLISHED - 1:.0%}: that is an upper bound without SLO."
+            f"{100 * (ABOVE_PUBLISHED - 1):.0f} %: that is an upper bound without SLO."
         )
     limit = spec.board_power_w
     per_tok = run.figure("j_per_output_tok").value

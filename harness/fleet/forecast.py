@@ -334,7 +334,8 @@ def _assumptions(pool: Pool, options: TimeOptions) -> tuple[str, ...]:
         shape = f"the trace {options.demand_trace}"
     delay = "all replicas stay up: as stated"
     if pool.scale_delay_h is not None:
-        delay = f"replicas follow demand {pool.scale_delay_h * 60:.0f} minutes late with a margin of {pool.scale_margin:.0%}; {_OURS}"
+        late, margin = 60 * pool.scale_delay_h, 100 * pool.scale_margin
+        delay = f"replicas follow demand {late:.0f} minutes late with a margin of {margin:.0f} %; {_OURS}"
     every_days = None if pool.maintenance_every_h is None else pool.maintenance_every_h / 24
     return (
         *said,

@@ -108,7 +108,7 @@ class Power:
         value, source, basis = board / boards, f"{self._run.run_id}; {sensor.text()}", Basis.MEASURED
         error = evidence.power_error(self._run, Boundary.GPU_BOARD)
         if error is not None:
-            source = f"{self._run.run_id}; systematic error of {error:.1%}, as the run tells it"
+            source = f"{self._run.run_id}; systematic error of {100 * error:.1f} %, as the run tells it"
         if scaled:
             rated = (self._from.board_power_w, self._spec.board_power_w)
             if rated[0] is None or rated[1] is None:
@@ -128,7 +128,7 @@ class Power:
         assert host is not None
         value, error = module / boards, evidence.power_error(self._run, Boundary.MODULE)
         deviation = (sensor.value / math.sqrt(boards) if error is None else error) / Z95
-        told = sensor.text() if error is None else f"systematic error of {error:.1%}, as the run tells it"
+        told = sensor.text() if error is None else f"systematic error of {100 * error:.1f} %, as the run tells it"
         source = f"{self._run.run_id}; a module is a GPU with its processor; {told}"
         drawn = self._book.streams.normal("sensor", value, value * deviation)
         self._book.add("module_w", "Measured module power", "W/GPU", value, drawn, Basis.MEASURED, source)

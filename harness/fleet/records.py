@@ -166,6 +166,7 @@ class FleetEstimate:
         stated: what is stated and not drawn: gpus, cap_mw, usd_per_h, tok_s_per_session; None where it is not.
         peak_draws: output tokens per second at peak, one of each draw.
         demonstration: the run's boards are a test double: no figure says anything about real hardware.
+        measured_gpu: type of the run's GPUs; other than `gpu` where a modelled step lies between them.
     """
 
     run_id: str
@@ -188,6 +189,7 @@ class FleetEstimate:
     stated: Mapping[str, float | None] = field(default_factory=dict)
     peak_draws: Floats = field(default_factory=lambda: np.zeros(0))
     demonstration: bool = False
+    measured_gpu: str = ""
 
     def figure(self, key: str) -> FleetFigure:
         """One figure by its key."""
@@ -204,6 +206,7 @@ class FleetEstimate:
             "demonstration": self.demonstration,
             "site": {**self.site.to_dict(), "contradictions": list(self.contradictions)},
             "gpu": self.gpu,
+            "measured_gpu": self.measured_gpu,
             "work": dict(self.work),
             "binding": self.binding,
             "figures": {figure.key: figure.to_dict() for figure in self.figures},

@@ -53,7 +53,8 @@ def fleet(request: FleetRequest) -> FleetAnswer:
     Raises:
         HarnessError: of the first case, where not one has an answer.
     """
-    sites = [_site(name) for name in request.sites]
+    sites = [_site(name) for name in dict.fromkeys(request.sites)]
+    runs = {run.resolve(): run for run in request.runs}.values()  # one that is named twice is one
     if request.compare_sites:
         sites += [site for site in list_sites() if site.name not in {known.name for known in sites}]
     cases: list[Case] = []
@@ -61,7 +62,7 @@ def fleet(request: FleetRequest) -> FleetAnswer:
     first: HarnessError | None = None
     options = request.options or Options()
     for site in sites:
-        for run in request.runs:
+        for run in runs:
             try:
                 ratio = _ratio(run, site, request)
                 estimated = estimate(run, site, options=replace(options, modelled=ratio))

@@ -56,12 +56,10 @@ def scaled(value: float | None, digits: int = 3, like: float | None = None) -> s
     size = max(abs(value), abs(like or 0.0))
     if value == int(value) and size < 1e6 and (like is None or like == int(like)):
         return plain(value)
-    for limit, unit, name in _SCALES:
-        if size >= limit:
-            return f"{plain(value / unit, digits)}\u00a0{name}"
-    if abs(value) >= 1e3:
-        value = round(value, digits - 1 - math.floor(math.log10(abs(value))))
-    return plain(value, digits)
+    unit, name = next(((unit, name) for limit, unit, name in _SCALES if size >= limit), (1.0, ""))
+    value = float(f"{value / unit:.{digits - 1}e}")
+    places = max(0, digits - 1 - math.floor(math.log10(abs(value))))
+    return f"{value:,.{places}f}\u00a0{name}".rstrip()
 
 
 def scaled_range(low: float, high: float, digits: int = 3) -> str:

@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from pathlib import Path
 from typing import Final
 
 from harness.core.records import Basis, Status
+from harness.fleet.evidence import SAME_LENGTH
 from harness.fleet.failures import failure_classes
 from harness.fleet.forecast import Forecast
 from harness.fleet.records import FleetEstimate, FleetFigure
@@ -107,6 +108,7 @@ def fleet_view(cases: Sequence[Case], refused: Sequence[Refusal] = ()) -> FleetV
         assumptions=_assumptions(e, f),
         site=_site(e),
         run=_run(e),
+        notes=_further_flags(cases),
         footer=(
             "Scaled from one measured run by stated factors. Ranges are P5 to P95 of "
             f"{e.draws:,} draws (seed {e.seed}) and hold what the factors hold, no more: a factor that nobody thought of is not in them. "
@@ -131,7 +133,7 @@ def _lead(e: FleetEstimate) -> str:
     words = [
         (
             f"Serving the work that was measured ({work or 'not recorded'}), {e.central['gpus_powered']:,.0f} {e.gpu} would give "
-            f"{scaled(tokens.value)} output tokens a day ({_span(tokens)}, P5 to P95)"
+            f"{_value(tokens)} output tokens a day ({_span(tokens)}, P5 to P95)"
         )
     ]
     words.append(f"draw {plain(power.value, 3)} MW over the day" if power.value is not None else "draw an unknown power")
@@ -197,7 +199,7 @@ def _tiles(e: FleetEstimate) -> tuple[Tile, ...]:
         else:
             top = max(figure.p95, figure.value) * 1.15
             places = (100 * figure.p5 / top, 100 * figure.p95 / top, 100 * figure.value / top)
-            tiles.append(Tile(title, scaled(figure.value), unit, f"{_span(figure)} · {note}", *places))
+            tiles.append(Tile(title, _value(figure), unit, f"{_span(figure)} · {note}", *places))
     return tuple(tiles)
 
 
@@ -302,30 +304,28 @@ def _time_lead(e: FleetEstimate, f: Forecast | None) -> str:
 def _scenario_table(f: Forecast | None) -> FleetTable | None:
     if f is None or not f.scenarios:
         return None
-    rows = [_scenario_row(item) for item in f.scenarios]
-    head = (
-        "Scenario",
-        "Demand served",
+    first = f.scenarios[0]
+    base = (
         "As it stands",
-        "Site-months missing",
-        "Paid (USD)",
-        "USD/Mtok",
-        "As it stands",
-        "Elsewhere (USD)",
-        "Years",
+        _range(first.base_served_ratio, "share"),
+        "0",
+        _range(first.base_cost_usd),
+        _range(first.base_usd_per_mtok),
+        DASH,
+        plain(first.horizon_days / 365.25, 2),
     )
-    return FleetTable("What each does if it happens: median (P5 to P95)", head, tuple(rows))
+    head = ("Scenario", "Demand served", "Site-months missing", "Paid (USD)", "USD/Mtok", "Elsewhere (USD)", "Years")
+    rows = (base, *(_scenario_row(item) for item in f.scenarios))
+    return FleetTable("What each does if it happens: median (P5 to P95)", head, rows)
 
 
 def _scenario_row(item: ScenarioResult) -> tuple[str, ...]:
     return (
         item.title,
         _range(item.served_ratio, "share"),
-        _range(item.base_served_ratio, "share"),
         _range(item.capacity_months, "months"),
         _range(item.cost_usd),
         _range(item.usd_per_mtok),
-        _range(item.base_usd_per_mtok),
         _range(item.market_usd if item.market_usd is not None else item.elsewhere_usd),
         plain(item.horizon_days / 365.25, 2),
     )
@@ -337,28 +337,51 @@ _COMPARED: Final = (
 )  # fmt: skip
 
 
+def _names(cases: Sequence[Case]) -> tuple[str, ...]:
+    """What each case is called beside the others: site, run and GPU; a run goes by its folder where another has the same name."""
+    found = []
+    for e in (case.estimate for case in cases):
+        same = {case.estimate.run for case in cases if case.estimate.run_name == e.run_name}
+        run = e.run_name if len(same) == 1 else Path(e.run).name
+        gpu = e.gpu if e.measured_gpu in {"", e.gpu} else f"{e.gpu}, modelled from {e.measured_gpu}"
+        found.append(f"{e.site.name} · {run} ({gpu}, {e.status})")
+    return tuple(found)
+
+
+def _further_flags(cases: Sequence[Case]) -> tuple[str, ...]:
+    """Reasons to doubt the cases beside the first, each once, with what it is about."""
+    found: dict[str, list[str]] = {}
+    for case, name in zip(cases[1:], _names(cases)[1:], strict=True):
+        for flag in case.estimate.flags:
+            if flag not in cases[0].estimate.flags:
+                found.setdefault(flag, []).append(name)
+    return tuple(f"{'; '.join(names)}: {flag}" for flag, names in found.items())
+
+
 def _side_by_side(cases: Sequence[Case]) -> FleetTable:
-    head = (
-        "Figure",
-        *(f"{case.estimate.site.name} · {case.estimate.run_name} ({case.estimate.gpu}, {case.estimate.status})" for case in cases),
-    )
     rows = []
     for key in _COMPARED:
         figures = [case.estimate.figure(key) for case in cases]
-        show = partial(scaled, digits=4) if key == "usd_per_gpu_h" else scaled
+        digits = 4 if key == "usd_per_gpu_h" else 3
         unit = f" ({figures[0].unit})" if figures[0].unit not in {"1", "session"} else ""
         rows.append(
             (
                 figures[0].title.partition(" (")[0] + unit,
-                *(f"{show(figure.value)}  [{_span(figure)}]" if figure.value is not None else DASH for figure in figures),
+                *(f"{_value(figure, digits)}  [{_span(figure)}]" if figure.value is not None else DASH for figure in figures),
             )
         )
     rows.append(("Limited by", *(case.estimate.binding for case in cases)))
     work = {tuple(case.estimate.work.get(key) for key in ("model", "precision", "workload")) for case in cases}
+    lengths = [case.estimate.work.get("context_tok") or 0.0 for case in cases]
     caption = "Side by side: value [P5 to P95]"
-    if len(work) > 1:
-        caption += ". The runs measured different work: these columns do not compare"
-    return FleetTable(caption, head, tuple(rows))
+    if len(work) > 1 or max(lengths) - min(lengths) > SAME_LENGTH * max(lengths):
+        caption += ". The runs measured different work: columns of different runs do not compare"
+    return FleetTable(caption, ("Figure", *_names(cases)), tuple(rows))
+
+
+def _value(figure: FleetFigure, digits: int = 3) -> str:
+    """With the letter of its own range."""
+    return scaled(figure.value, digits, figure.p95)
 
 
 def _refused(refused: Sequence[Refusal]) -> FleetTable | None:

@@ -12,6 +12,7 @@ from harness.core.records import Concern, Severity, Status
 from harness.fleet.estimate import Options
 from harness.fleet.forecast import TimeOptions
 from harness.report.fleet import FleetRequest, fleet
+from harness.report.fleet_figures import scaled
 from harness.report.fleet_view import fleet_view
 from harness.report.fleet_write import fleet_html, write_fleet
 from harness.report.serve import served, show
@@ -112,6 +113,35 @@ def test_several_runs_stand_side_by_side_and_other_work_is_told(make_run, site):
     assert len(shown.refused.rows) == 1
     assert "H200" in shown.refused.rows[0][2]
     assert "Refused" in fleet_html(shown, {})
+
+
+def test_columns_beside_each_other_are_told_apart_and_keep_their_doubts(make_run, site):
+    here, modelled, longer = make_run(), make_run(gpus=("NVIDIA H200",) * 8), make_run(input_tok=30_000.0)
+    shown = fleet_view(ask([here, modelled, longer, here], [site, site], years=0, modelled="table").cases)
+    assert shown.side_by_side.head[1:] == (
+        f"ours · {here.name} (H100, valid)",
+        f"ours · {modelled.name} (H100, modelled from H200, valid)",
+        f"ours · {longer.name} (H100, valid)",
+    )
+    assert "measured different work" in shown.side_by_side.caption  # contexts of other lengths are other work
+    [note] = [note for note in shown.notes if "Modelled, not measured" in note]
+    assert note.startswith(f"ours · {modelled.name}")
+    assert "Modelled, not measured" in fleet_html(shown, {})
+    same = fleet_view(ask([here, make_run(input_tok=3100.0)], [site], years=0).cases)
+    assert same.side_by_side.caption == "Side by side: value [P5 to P95]"
+
+
+@pytest.mark.parametrize(
+    ("value", "like", "text"),
+    [
+        (9.9996, None, "10.0"), (93_712.0, 179_000.5, "93.7 k"), (9.2e11, 1.5e12, "0.920 T"), (1e12, None, "1.00 T"),
+        (200_000.0, None, "200,000"),
+        (4321.7, None, "4,320"), (0.0, 5e9, "0"), (0.01234, None, "0.0123"), (999_700.0, 1.2e6, "1.00 M"),
+        (None, None, "—"), (float("nan"), None, "—"),
+    ],
+)  # fmt: skip
+def test_numbers_have_three_digits_and_ranges_one_letter(value, like, text):
+    assert scaled(value, like=like).replace("\u00a0", " ") == text
 
 
 def test_a_modelled_ratio_reaches_the_site_and_a_mix_is_none(make_run, site, tmp_path):
