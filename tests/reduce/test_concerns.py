@@ -250,6 +250,19 @@ CASES = {
     "not_implemented": Case("degraded", root=manifest(lambda m: m.update(not_implemented=["something"])), numbers=False),
 }
 
+NUMBERS: dict[str, tuple[float, float]] = {
+    "client_saturated": (0.9, 0.85), "event_loop_lag": (0.4, 0.05), "client_error": (0.4, 0.05), "requests_dropped": (3, 0),
+    "late_sends": (0.2, 0.05), "turns_not_happened": (4, 0), "not_reconciled": (1, 0),
+    "window_not_reconciled": (1 - 31 / (1.05 * 33 - 2), 0.01), "usage_missing": (1, 0), "tokenizer_disagrees": (0.2, 0.005),
+    "window_short": (31, 600), "few_completions": (9 / 4, 20), "energy_window_short": (12, 30), "empty_window": (0, 1),
+    "scrapes_missed": (0.25, 0.05), "scrape_gap": (11, 5), "server_restarted": (1, 0), "server_warm": (5000, 1000), "power_gap": (10, 3),
+    "energy_disagrees": (0.375, 0.05), "gpu_set": (1, 0), "throttled": (1, 0), "power_limit": (500, 700), "foreign_processes": (1, 0),
+    "no_answer": (0, 1), "no_requests": (0, 1), "output_length": (1, 0), "input_length": (2, 1), "lengths_scaled": (0.5, 1),
+    "lengths_clipped": (0.25, 0.05), "duplicate_requests": (1, 0), "times_backwards": (1, 0), "calibration_stale": (92.04, 30),
+    "quality_failed": (0, 0.7), "quality_unverified": (1, 0.7),
+}  # fmt: skip
+"""What was found and what is allowed, where the case tells it."""
+
 ELSEWHERE = {
     "energy_counter_reset": "test_energy*.py", "energy_sources_disagree": "test_energy*.py", "power_replayed": "test_energy*.py",
     "ecc_errors": "test_energy*.py", "xid": "test_energy*.py", "throttling_not_watched": "test_energy*.py",
@@ -287,6 +300,8 @@ def test_a_run_directory_that_raises_it(code: str, steady: Callable[..., Any], t
     if case.numbers:
         assert concern.value is not None
         assert concern.limit is not None
+    if code in NUMBERS:
+        assert (concern.value, concern.limit) == pytest.approx(NUMBERS[code], rel=0.02)
 
 
 def test_nothing_else_is_wrong_with_the_base(steady: Callable[..., Any], tmp_path: Path) -> None:
@@ -327,6 +342,32 @@ def test_ten_minutes_with_everything_that_a_headline_wants_are_valid(new_builder
     verdict = reduce_run(root).verdict
     assert verdict.status == "valid", verdict.concerns
     assert {str(concern.severity) for concern in verdict.concerns} <= {"note"}
+
+
+@pytest.mark.parametrize(("acted_late_s", "found"), [(0.0, None), (0.2, "degraded"), (3.0, "invalid")])
+def test_drops_that_the_load_generator_came_to_late_are_late_sends(
+    acted_late_s: float, found: str | None, steady: Callable[..., Any], tmp_path: Path
+) -> None:
+    """What a full server makes drop is dropped in time; what the load generator did not get to is not."""
+    builder = base(steady)
+    for row in [builder.lost(10 + i / 10, "dropped") for i in range(40)]:
+        row["done_ns"] = row["intended_ns"] + round(acted_late_s * S)
+    concern = raised(write(builder, Case("note"), tmp_path / "run")).get("late_sends")
+    assert (concern and str(concern.severity)) == found
+    if concern is not None:
+        assert concern.value == pytest.approx(acted_late_s)
+        assert "sent or dropped" in concern.message
+
+
+def test_a_server_that_counted_nothing_within_the_window_is_told(steady: Callable[..., Any], tmp_path: Path) -> None:
+    """Its counters stood still while answers came, and jumped to the right sum at the end."""
+
+    def still(at: float, samples: dict[str, float]) -> dict[str, float]:
+        return {key: 0.0 if key.endswith("_total") and at < 34 else value for key, value in samples.items()}
+
+    found = raised(write(base(steady), Case("", scrapes(still)), tmp_path / "run"))
+    assert found["window_not_reconciled"].value == 1.0
+    assert "not_reconciled" not in found
 
 
 @pytest.mark.parametrize("code", ["late_sends", "quality_failed", "power_limit"])

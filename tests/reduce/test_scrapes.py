@@ -1,5 +1,7 @@
 """What scraping itself says against a run is in the verdict."""
 
+import json
+
 import pyarrow as pa
 import pytest
 
@@ -49,6 +51,57 @@ def test_another_process_is_seen_by_its_start_time_even_where_no_counter_fell(st
         samples["process_start_time_seconds"] = 1.7e9 + (moved_s if position > 8 else 0.0)
     found = concerns(builder.write(tmp_path / "run"))
     assert ("server_restarted" in found) is seen
+    assert not seen or (found["server_restarted"].severity, found["server_restarted"].value) == ("invalid", 1)
+
+
+@pytest.mark.parametrize(
+    ("telemetry", "every_s", "silent_s", "limit_s"),
+    [
+        ({"scrape_interval_s": 5.0}, 5.0, 20.0, None),
+        ({"scrape_interval_s": 5.0}, 5.0, 30.0, 25.0),
+        ({"scrape_interval_s": 0.5}, 0.5, 3.0, 2.5),
+        ({"scrape_interval_s": 1.0, "prometheus": "http://prometheus:9090"}, 5.0, 20.0, None),  # which keeps its own interval
+        ({"scrape_interval_s": 1.0, "prometheus": "http://prometheus:9090"}, 5.0, 30.0, 25.0),
+        ({"scrape_interval_s": 1.0, "prometheus": "managed"}, 5.0, 0.0, None),
+        ({"scrape_interval_s": 1.0, "prometheus": "managed"}, 6.0, 0.0, 5.0),
+    ],
+)
+def test_a_silence_of_more_than_five_intervals_within_the_window_is_a_gap(
+    steady, tmp_path, telemetry: dict, every_s: float, silent_s: float, limit_s: float | None
+) -> None:
+    builder = steady(purpose="measure", window_s=80.0, one_batch=True)
+    kept = {round(i * every_s * 2) for i in range(200) if not 20 < i * every_s < 20 + silent_s}
+    builder.scrapes = [one for one in builder.scrapes if round((one[0] + 0.5) * 2) in kept or one[1]]
+    if every_s == 0.5:
+        builder.scrapes += [
+            (at + 0.5, None, samples) for at, _, samples in builder.scrapes if at < 87.5 and not 20 <= at + 1 < 20 + silent_s
+        ]
+    root = builder.write(tmp_path / "run")
+    manifest = json.loads(RunDir(root).manifest.read_text())
+    RunDir(root).manifest.write_text(json.dumps(manifest | {"profile": manifest["profile"] | {"telemetry": telemetry}}))
+    found = concerns(root).get("scrape_gap")
+    assert (found is None) is (limit_s is None)
+    if found is not None:
+        assert found.limit == limit_s
+        assert limit_s < found.value <= limit_s + every_s + 1
+
+
+def test_a_silence_before_or_after_the_window_is_none_within_it(steady, tmp_path) -> None:
+    builder = steady(purpose="measure", window_s=20.0, warmup_s=20.0)
+    builder.scrapes = [one for one in builder.scrapes if not 1 < one[0] < 18 and not (one[0] > 42 and one[1] is None)]
+    assert "scrape_gap" not in concerns(builder.write(tmp_path / "run"))
+
+
+@pytest.mark.parametrize(("lost", "code"), [(1, "scrapes_failed"), (2, "scrapes_missed")])
+def test_more_than_a_twentieth_of_the_scrapes_failed(steady, tmp_path, lost: int, code: str) -> None:
+    builder = steady(purpose="measure")  # 29 scrapes
+    builder.scrapes = [
+        (at, label, None if label is None and i in range(3, 3 + lost * 5, 5) else samples)
+        for i, (at, label, samples) in enumerate(builder.scrapes)
+    ]
+    found = concerns(builder.write(tmp_path / "run"))
+    assert found[code].value == pytest.approx(lost / len(builder.scrapes))
+    assert ({"scrapes_failed", "scrapes_missed"} - {code}).isdisjoint(found)
 
 
 def test_samples_that_cannot_be_used_are_told_and_do_not_spoil_the_run(steady, tmp_path) -> None:
