@@ -7,25 +7,19 @@ differs on purpose: they head the table.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from harness.artifacts.results import RunResult
 from harness.compare.gates import GateResult, Outcome, evaluate_gates
 from harness.compare.identity import MISMATCH_KEYS, Mismatch, check_keys, identities, mapping, output_lengths, unchecked, verdicts
 from harness.compare.sides import Member, RunSet, Treatment, group, load_set, names, side_label, treatment, treatments
-from harness.compare.table import BOARD_SENSOR_ERROR, CLAIMING, MIN_REPEATS, Cell, Row, Spread, Word, rows
+from harness.compare.table import BOARD_SENSOR_ERROR, CLAIMING, HEADLINE, MIN_REPEATS, Cell, Row, Spread, Word, rows
 from harness.core.errors import ArtifactError, ProfileError
 from harness.core.records import Status
 from harness.core.units import human_number
 from harness.profile.thresholds import Threshold
 
-__all__ = ["MISMATCH_KEYS", "Cell", "Comparison", "Row", "Side", "Spread", "Treatment", "Word", "compare_runs"]
-
-HEADLINE: Final = (
-    "output_tok_s", "output_tok_s_per_gpu", "ttft_s.p50", "ttft_s.p99", "tpot_s.p50", "tpot_s.p99", "interactivity_tok_s_user",
-    "goodput_rps", "slo_met_ratio", "power_w", "output_tok_per_j", "usd_per_mtok",
-)  # fmt: skip
-"""Figures whose single repeats are shown."""
+__all__ = ["HEADLINE", "MISMATCH_KEYS", "Cell", "Comparison", "Row", "Side", "Spread", "Treatment", "Word", "compare_runs"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,8 +268,9 @@ def _notes(
         )
     if len(few) < len(sides) and len(sides) > 1:
         yield (
-            "Across repeats: ratios of geometric means with Welch's 95 % t-interval; better and worse are said after Holm's correction for "
-            "all judged figures of a side. Energy on different boards must differ by more than their sensors' error as well "
+            "Across repeats: ratios of geometric means with Welch's 95 % t-interval; better and worse are said after Holm's correction, at "
+            "5 % for a side's headline figures together, and at 5 % for all its others together. Energy on different boards must differ by "
+            "more than their sensors' error as well "
             f"({sensor_error:.0%} a board)."
         )
     for label, members in groups.items():

@@ -241,10 +241,10 @@ def names(sides: Mapping[str, Sequence[Member]], by: Sequence[str]) -> tuple[str
     found = {key: treatment(members[0]) for key, members in sides.items()}
     keys = dict.fromkeys(key for one in found.values() for key in one)
     telling = [key for key in keys if len({one.get(key) for one in found.values()}) > 1]
-    chosen = [key for key in by if key in telling] or next(
-        ([key] for key in ("variant", "set", "engine", "gpu", "precision") if key in telling and _apart(key, found)), telling[:2]
-    )
     more = {label: len({member.argument.name for member in members}) - 1 for label, members in sides.items()}
+    # A side of runs that were named one by one has no name of its own.
+    first = ("variant", "engine", "gpu", "precision", "set") if any(more.values()) else ("variant", "set", "engine", "gpu", "precision")
+    chosen = [key for key in by if key in telling] or next(([key] for key in first if key in telling and _apart(key, found)), telling[:2])
     return tuple(
         ", ".join(one.get(key, "—") + (f" and {more[label]} more" if key == "set" and more[label] else "") for key in chosen)
         or one["profile"]

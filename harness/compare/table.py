@@ -18,6 +18,12 @@ MIN_REPEATS: Final = 2
 BOARD_SENSOR_ERROR: Final = BOARD_GAIN_RATIO
 """Gain error of a board's power sensor that repeats do not remove, as a bound; common to runs on one board, independent between boards."""
 
+HEADLINE: Final = (
+    "output_tok_s", "output_tok_s_per_gpu", "ttft_s.p50", "ttft_s.p99", "tpot_s.p50", "tpot_s.p99", "interactivity_tok_s_user",
+    "goodput_rps", "slo_met_ratio", "power_w", "output_tok_per_j", "usd_per_mtok",
+)  # fmt: skip
+"""Figures that are asked first: they head the table, and their words are corrected for each other alone, not for dozens of others."""
+
 STATISTICS: Final = ("mean", "p50", "p90", "p95", "p99")
 CLAIMING: Final = frozenset({Status.VALID, Status.PRELIMINARY})
 """Verdicts of runs from which anything may be claimed."""
@@ -114,9 +120,14 @@ class Cell:
 
     def says(self) -> str:
         """The word, and how much would have been seen where none was."""
-        if self.word is Word.NO_DIFFERENCE and self.detectable is not None:
-            return f"{self.word} (≥ {self.detectable:.1%} would have shown)"
-        return str(self.word)
+        aside = self.aside()
+        return f"{self.word} ({aside})" if aside else str(self.word)
+
+    def aside(self) -> str:
+        """What belongs beside the word that no difference was found: how much would have been, and that the interval is of one figure."""
+        if self.word is not Word.NO_DIFFERENCE or self.detectable is None:
+            return ""
+        return "; ".join([f"≥\xa0{self.detectable * 100:.1f}\xa0% would have shown", *([self.note] if self.note else [])])
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +169,7 @@ Reader = Callable[[RunResult], Value]
 
 
 def rows(sides: Mapping[str, Sequence[RunResult]], sensor_error: float = BOARD_SENSOR_ERROR) -> Iterator[Row]:
-    """Rows of every figure that at least one run has, in the order of their definitions.
+    """Rows of every figure that at least one run has: the headline's, then the others in the order of their definitions.
 
     Args:
         sides: runs by label; the first is the baseline.
@@ -173,15 +184,16 @@ def rows(sides: Mapping[str, Sequence[RunResult]], sensor_error: float = BOARD_S
         tests = {
             key: difference.p_value for key, (_, difference) in found.items() if difference is not None and difference.p_value is not None
         }
-        standing = holm(tests)
-        for key, definition, _ in wanted:
-            cell, difference = found[key]
-            judged = (
-                _judged(cell, definition.better, difference, len(tests), (len(baseline), len(members)), stands=key in standing)
-                if difference is not None
-                else cell
-            )
-            drafts[key].append(judged)
+        for asked in ([key for key in tests if key in HEADLINE], [key for key in tests if key not in HEADLINE]):
+            standing = holm({key: tests[key] for key in asked})
+            for key in asked:
+                cell, difference = found[key]
+                assert difference is not None
+                counts = (len(baseline), len(members))
+                cell = _judged(cell, METRICS[base(key)].better, difference, len(asked), counts, stands=key in standing)
+                found[key] = cell, difference
+        for key, (cell, _) in found.items():
+            drafts[key].append(cell)
     for key, definition, read in wanted:
         spreads = tuple(spread(label, members, read) for label, members in sides.items())
         yield Row(
@@ -251,13 +263,13 @@ def systematic_error(definition: MetricDef, runs_a: Sequence[RunResult], runs_b:
 def _wanted(runs: Sequence[RunResult]) -> Iterator[tuple[str, MetricDef, Reader]]:
     keys = dict.fromkeys(key for run in runs for key in (*run.latencies, *run.metrics) if base(key) in METRICS)
     order = list(METRICS)
+    names: list[str] = []
     for key in sorted(keys, key=lambda key: (order.index(base(key)), key)):
-        definition = METRICS[base(key)]
-        names = [f"{key}.{statistic}" for statistic in STATISTICS] if definition.kind == "distribution" else [key]
-        for name in names:
-            read = reader(name)
-            if any(read(run).value is not None for run in runs):
-                yield name, definition, read
+        names += [f"{key}.{statistic}" for statistic in STATISTICS] if METRICS[base(key)].kind == "distribution" else [key]
+    for name in [*(name for name in HEADLINE if name in names), *(name for name in names if name not in HEADLINE)]:
+        read = reader(name)
+        if any(read(run).value is not None for run in runs):
+            yield name, METRICS[base(name)], read
 
 
 def _cell(
@@ -309,7 +321,8 @@ def _judged(cell: Cell, better: Better, difference: Difference, tests: int, runs
         design = two_samples(deviation, *runs, ALPHA / 2 / tests, systematic=difference.systematic)
         cell = replace(cell, detectable=math.expm1(design.detectable()))
     if not stands:
-        return cell
+        alone = difference.p_value is not None and difference.p_value <= ALPHA
+        return replace(cell, note=f"it would stand alone, not among {tests} figures") if alone else cell
     improved = (difference.difference > 0) == (better == "higher")
     return replace(cell, word=Word.BETTER if improved else Word.WORSE)
 

@@ -21,6 +21,7 @@ class RatioMark:
         ratio: to the baseline's.
         low: lower end of its interval; None where there is none.
         high: its upper end.
+        said: whether it was called better or worse.
     """
 
     figure: str
@@ -28,6 +29,7 @@ class RatioMark:
     ratio: float
     low: float | None
     high: float | None
+    said: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,14 @@ def ratios(marks: Sequence[RatioMark], names: Sequence[str], width: int) -> dict
     figures = list(dict.fromkeys(mark.figure for mark in marks))
     sides = [names[i] for i in sorted({mark.side for mark in marks})]
     rows = [
-        {"f": mark.figure, "s": names[mark.side], "r": mark.ratio, "lo": mark.low or mark.ratio, "hi": mark.high or mark.ratio}
+        {
+            "f": mark.figure,
+            "s": names[mark.side],
+            "r": mark.ratio,
+            "lo": mark.low or mark.ratio,
+            "hi": mark.high or mark.ratio,
+            "fill": mark.said,
+        }
         for mark in marks
     ]
     ends = [1.0, *(end for mark in marks for end in (mark.low or mark.ratio, mark.high or mark.ratio))]
@@ -96,8 +105,21 @@ def ratios(marks: Sequence[RatioMark], names: Sequence[str], width: int) -> dict
                 "encoding": {"x": x("lo"), "x2": {"field": "hi"}, "y": y, "color": colour, **offset},
             },
             {
-                "mark": {"type": "point", "filled": True, "size": 60, "opacity": 1},
-                "encoding": {"x": x("r"), "y": y, "color": colour, "shape": _shape(sides, names), **offset},
+                "mark": {"type": "point", "filled": False, "size": 60, "strokeWidth": 2, "opacity": 1},
+                "encoding": {
+                    "x": x("r"),
+                    "y": y,
+                    "stroke": colour,
+                    "fill": colour,
+                    "fillOpacity": {
+                        "field": "fill",
+                        "type": "nominal",
+                        "legend": None,
+                        "scale": {"domain": [True, False], "range": [1, 0]},
+                    },
+                    "shape": _shape(sides, names),
+                    **offset,
+                },
             },
         ],
         padding=_PADDING,

@@ -1,7 +1,6 @@
 """A comparison as the text, tables and charts of its page. All decisions are made here; the templates only place things."""
 
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 import pyarrow.parquet as pq
+from markupsafe import Markup
 
 from harness.artifacts.layout import RunDir
 from harness.artifacts.results import number
@@ -23,6 +23,7 @@ from harness.report import words
 from harness.report.charts import NARROW, SERIES, WIDE, Chart, Line
 from harness.report.charts import draw as draw_lines
 from harness.report.compare_charts import RatioMark, TradePoint, draw, ratios, trade
+from harness.report.headline import boundary_words
 from harness.report.tables import Table
 
 _MOST_SIDES: Final = len(SERIES)
@@ -95,7 +96,7 @@ def compare_view(comparison: Comparison) -> ComparisonView:
     )
     marked = "‡ stands apart from its side's other repeats; kept in all figures"
     return ComparisonView(
-        title=" against ".join(side.title for side in reversed(comparison.sides)) if len(comparison.sides) == 2 else _title(comparison),
+        title=_title(comparison),
         tone=tone,
         badge=badge,
         lead=_lead(comparison),
@@ -115,7 +116,10 @@ def compare_view(comparison: Comparison) -> ComparisonView:
 
 
 def _title(comparison: Comparison) -> str:
-    return comparison.sides[0].name if len(comparison.sides) == 1 else f"{len(comparison.sides)} sides, {comparison.sides[0].title} first"
+    baseline, *others = [side.title for side in comparison.sides]
+    if not others:
+        return comparison.sides[0].name
+    return f"{', '.join(others)} against {baseline}" if len(others) < _MOST_SIDES else f"{len(others)} sides against {baseline}"
 
 
 def _verdict(comparison: Comparison) -> tuple[str, str]:
@@ -150,9 +154,10 @@ def _lead(comparison: Comparison) -> list[str]:
         ]  # fmt: skip
         for word in (Word.NO_DIFFERENCE, Word.TOO_FEW, Word.NO_CLAIM):
             if found := by_word.get(word):
-                why = Counter(note for row in found if (note := row.cells[position].note)).most_common(1)
-                parts.append(f"{word} in {len(found)} figures" + (f" ({why[0][0]})" if why else ""))
-        sentences.append(f"{side.title}: {'; '.join(part for part in parts if part) or 'nothing to compare'}.")
+                whys = {row.cells[position].note for row in found}
+                why = whys.pop() if len(whys) == 1 else None
+                parts.append(f"{word} in {len(found)} figure{'s' if len(found) > 1 else ''}" + (f" ({why})" if why else ""))
+        sentences.append(f"{side.label} ({side.name}): {'; '.join(part for part in parts if part) or 'nothing to compare'}.")
     if len(comparison.sides) == 1:
         side = comparison.sides[0]
         sentences.append(f"{len(side.runs)} repeats of {side.name}: means with 95 % t-intervals.")
@@ -174,7 +179,17 @@ def _statistic(row: Row) -> str:
 def _percent(cell: Cell) -> str:
     if cell.ratio is None:
         return ""
-    return f"{cell.ratio - 1:+.1%}" if 0.2 < cell.ratio < 3 else f"{words.plain(cell.ratio, 3)} ×"
+    return _signed(cell.ratio - 1) if 0.2 < cell.ratio < 3 else f"{words.plain(cell.ratio, 3)}\xa0×"
+
+
+def _signed(share: float) -> str:
+    return f"{share * 100:+.1f}\xa0%".replace("-", "−")
+
+
+def _says(cell: Cell) -> Markup:
+    """The word, marked where it is better or worse, and what belongs beside it."""
+    aside = Markup("<small>{}</small>").format(cell.aside()) if cell.aside() else Markup("")
+    return Markup('<span class="word {}">{}</span>{}').format(str(cell.word).split()[0], str(cell.word), aside)
 
 
 def _gates(gates: Sequence[GateResult]) -> Table | None:
@@ -185,7 +200,7 @@ def _gates(gates: Sequence[GateResult]) -> Table | None:
 
 
 def _name(row: Row) -> str:
-    boundary = f" @ {row.boundary}" if row.boundary and METRICS[base(row.key)].boundary == "power" else ""
+    boundary = f", {boundary_words(row.boundary)}" if row.boundary and METRICS[base(row.key)].boundary == "power" else ""
     return f"{row.title}{', ' if _statistic(row) else ''}{_statistic(row).strip()}{boundary}"
 
 
@@ -208,7 +223,7 @@ def _rows(comparison: Comparison, rows: Sequence[Row]) -> list[Table]:
     tables = []
     for position, side in enumerate(comparison.sides[1:]):
         cells = [
-            (_name(row), _value(row.baseline, row.unit), _value(cell.value, row.unit), cell.text(), cell.says())
+            (_name(row), _value(row.baseline, row.unit), _value(cell.value, row.unit), cell.text(), _says(cell))
             for row in rows
             for cell in [row.cells[position]]
         ]
@@ -233,7 +248,7 @@ def _figures(comparison: Comparison, headline: Sequence[Row]) -> list[Figure]:
 
 def _ratio_figure(rows: Sequence[Row], names: Sequence[str]) -> Figure | None:
     marks = [
-        RatioMark(_short(row), position + 1, cell.ratio, cell.low, cell.high)
+        RatioMark(_short(row), position + 1, cell.ratio, cell.low, cell.high, said=cell.word in {Word.BETTER, Word.WORSE})
         for row in rows
         for position, cell in enumerate(row.cells[: _MOST_SIDES - 1])
         if cell.ratio is not None and cell.ratio > 0
@@ -241,7 +256,7 @@ def _ratio_figure(rows: Sequence[Row], names: Sequence[str]) -> Figure | None:
     if not marks:
         return None
     legend = [(i + 1, name) for i, name in enumerate(names) if i]
-    caption = "Ratios to A on a logarithmic scale; the line at 1 is A itself. An interval that crosses it is no detectable difference."
+    caption = "Ratios to A on a logarithmic scale; the line at 1 is A itself. Filled: called better or worse. Hollow: nothing is said."
     table = Table(
         "Ratios to A", ("Figure", *names[1:]),
         [(_name(row), *(cell.text() for cell in row.cells[: len(names) - 1])) for row in rows],
