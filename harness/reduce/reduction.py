@@ -24,6 +24,7 @@ from harness.reduce.rosetta import rosetta
 from harness.reduce.settle import settle
 from harness.reduce.stage import Flows, StageFigures
 from harness.reduce.summary import Agreement, StageSummary, Summary, Window
+from harness.reduce.unrecorded import unless_recorded
 from harness.reduce.verdict import judge
 from harness.reduce.windows import StageWindow, last_evidence, stage_windows
 
@@ -91,7 +92,7 @@ def reduce_fully(path: Path) -> Reduction:
     windows = tuple(settle(run, window, flow, counters) for window in stage_windows(run))
     slos = {key: number(mapping(run.profile.get("slos")).get(key)) for key in ("ttft_s", "tpot_s", "e2e_s")}
     price = mapping(run.profile.get("price"))
-    figures = {window.name: stages.figures(run, window, flow, counters, slos, price) for window in windows}
+    figures = {window.name: unless_recorded(stages.figures(run, window, flow, counters, slos, price), run.concerns) for window in windows}
     headline = _headline(windows)
     plan = mapping(run.manifest.get("plan"))
     planned = number(plan.get("planned_requests"))

@@ -109,8 +109,11 @@ def rows_of(metrics: Mapping[str, Figure], latency: Mapping[str, Distribution]) 
 
 def purpose_sentence(summary: Summary) -> str:
     """What the verdict claims."""
-    if summary.profile.get("purpose") == Purpose.SMOKE:
-        return "A smoke run shows that everything works and that the counts agree. It makes no performance claim."
+    purpose = summary.profile.get("purpose")
+    if purpose == Purpose.SMOKE:
+        return "A smoke run is made to see that everything works and that the counts agree. It makes no performance claim."
+    if purpose != Purpose.MEASURE:
+        return "Nobody knows what the run was for."
     quality = "" if summary.labels.get("quality") == "verified" else " Quality unverified."
     return f"A measurement: its figures are worth what the verdict says.{quality}"
 

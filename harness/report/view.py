@@ -14,6 +14,7 @@ from harness.reduce.load import mapping, number
 from harness.reduce.reduction import Reduction
 from harness.reduce.series import series
 from harness.reduce.summary import Distribution, Summary
+from harness.reduce.unrecorded import LOST
 from harness.report import words
 from harness.report.accounts import classes, quality, recount_row, rosetta, rosetta_notes
 from harness.report.energy_view import EnergyView, energy_view
@@ -68,6 +69,7 @@ class View:
     objectives: Table | None
     requests: Table
     latency: Table
+    latency_absent: str
     latency_notes: Sequence[str]
     generator: Table | None
     generator_notes: Sequence[str]
@@ -114,6 +116,7 @@ def view(reduction: Reduction) -> View:
         objectives=objectives(reduction),
         requests=_requests(reduction),
         latency=latency_rows,
+        latency_absent=_latency_absent(reduction),
         latency_notes=[*latency_notes, *_error_bound(summary.client)],
         generator=_generator(summary.client),
         generator_notes=_generator_notes(summary.client),
@@ -139,7 +142,7 @@ def view(reduction: Reduction) -> View:
 
 
 def _concern(concern: Concern) -> dict[str, str]:
-    number_words = words.duration if concern.code in _IN_SECONDS else words.plain
+    number_words = words.duration if concern.code in _IN_SECONDS else _short
     return {
         "severity": _SEVERITY_WORDS[concern.severity],
         "code": concern.code,
@@ -147,6 +150,12 @@ def _concern(concern: Concern) -> dict[str, str]:
         "value": number_words(concern.value) if concern.value is not None else "",
         "limit": number_words(concern.limit) if concern.limit is not None else "",
     }
+
+
+def _short(value: float) -> str:
+    """A limit as it was set: without zeros that only fill."""
+    text = words.plain(value)
+    return text.rstrip("0").rstrip(".") if "." in text and "e" not in text else text
 
 
 _IN_SECONDS: Final = frozenset({
@@ -199,8 +208,13 @@ def _window_sentence(reduction: Reduction) -> str:
 
 def _requests(reduction: Reduction) -> Table:
     counts = reduction.summary.requests
+    planned = words.plain(counts.planned) if counts.planned is not None else "bounded by time"
+    if any(concern.code == LOST for concern in reduction.run.concerns):
+        unknown = [(title, words.DASH) for title in ("Sent", "Answered", "Failed", "Dropped")]
+        return Table("How requests ended: not known", ("Requests", "Planned", *(title for title, _ in unknown)),
+                     [("Whole run", planned, *(dash for _, dash in unknown))])  # fmt: skip
     cells = [
-        ("Planned", words.plain(counts.planned) if counts.planned is not None else "bounded by time"),
+        ("Planned", planned),
         ("Sent", words.plain(counts.sent)),
         ("Answered", words.plain(counts.ok)),
         ("Failed", words.plain(counts.failed)),
@@ -236,6 +250,15 @@ def _latency(latency: Mapping[str, Distribution]) -> tuple[Table, list[str]]:
         )
     head = ("", "mean", "p50", "p90", "p95", "p99", "p99.9", "max", "n")
     return Table("Latency of the requests intended in the window", head, rows), notes
+
+
+def _latency_absent(reduction: Reduction) -> str:
+    """Why there is no latency, as a sentence."""
+    if reduction.headline is None or reduction.summary.window.duration_s is None:
+        return "There is no measured window."
+    if any(concern.code == LOST for concern in reduction.run.concerns):
+        return "There are no request records."
+    return "No request was intended in the window."
 
 
 def _error_bound(client: Mapping[str, Any]) -> list[str]:
