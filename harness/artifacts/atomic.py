@@ -1,16 +1,19 @@
 """Whole files that are either there or not: temporary file, fsync, rename, fsync of the folder."""
 
+import errno
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from harness.core.errors import ArtifactError
+
+_CAUSES: Final = {errno.ENOSPC: "no space left on that disk", errno.EROFS: "the disk is mounted read-only"}
 
 
 def _beside(path: Path) -> Path:
@@ -29,10 +32,15 @@ def _finish(tmp: Path, path: Path) -> None:
         os.close(folder)
 
 
+def _discard(tmp: Path) -> None:
+    with suppress(OSError):  # where nothing can be written, nothing is there to remove
+        tmp.unlink()
+
+
 def _explain(path: Path, error: OSError) -> ArtifactError:
     return ArtifactError(
         f"cannot write {path}: {error.strerror or error}",
-        cause="no space left on that disk" if error.errno == 28 else "no permission, or the folder is gone",
+        cause=_CAUSES.get(error.errno or 0, "no permission, or the folder is gone"),
         next_step="free some space or choose another folder with --out; what was recorded so far is kept",
     )
 
@@ -48,7 +56,7 @@ def write_bytes(path: Path, data: bytes) -> None:
         tmp.write_bytes(data)
         _finish(tmp, path)
     except OSError as error:
-        tmp.unlink(missing_ok=True)
+        _discard(tmp)
         raise _explain(path, error) from error
 
 
@@ -64,7 +72,7 @@ def write_parquet(path: Path, table: pa.Table) -> None:
         pq.write_table(table, tmp, compression="zstd")
         _finish(tmp, path)
     except OSError as error:
-        tmp.unlink(missing_ok=True)
+        _discard(tmp)
         raise _explain(path, error) from error
 
 
@@ -81,8 +89,8 @@ def parquet_writer(path: Path, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
             yield writer
         _finish(tmp, path)
     except OSError as error:
-        tmp.unlink(missing_ok=True)
+        _discard(tmp)
         raise _explain(path, error) from error
     except BaseException:
-        tmp.unlink(missing_ok=True)
+        _discard(tmp)
         raise

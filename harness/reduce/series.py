@@ -14,6 +14,7 @@ from harness.reduce.settle import prefix_hit_ratio, quotient
 from harness.reduce.stage import gpu_uuids
 from harness.reduce.stats import Floats
 from harness.reduce.tokens import context, moments
+from harness.reduce.unrecorded import OTHERS, lost
 from harness.reduce.windows import last_evidence
 
 if TYPE_CHECKING:
@@ -116,6 +117,8 @@ def series(reduction: Reduction, most_steps: int = 240) -> Series:
         if watts is not None:
             columns["power_w"] = watts
     boundary = _energy(reduction, edges, step_s, columns)
+    if lost(reduction.run.concerns):
+        columns = {name: values for name, values in columns.items() if name in OTHERS or name.endswith("_w")}
     return Series(step_s, edges_s[:-1], columns, boundary)
 
 

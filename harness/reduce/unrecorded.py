@@ -8,18 +8,25 @@ from harness.core.records import Basis, Concern
 from harness.reduce.stage import StageFigures
 from harness.reduce.summary import Figure
 
-LOST: Final = "requests_missing"
-"""Code of the concern that tells it."""
+_CODE: Final = "requests_missing"
 _NOTE: Final = "there are no request records"
 
 
 _READ: Final = frozenset({"power_w", "energy_j", "idle_power_w", "ready_power_w", "active_power_w"})
 """What power meters tell by themselves."""
 
+OTHERS: Final = frozenset({"prefix_hit_ratio", "server_running", "server_waiting", "kv_usage"})
+"""Series over time that the server tells; watts have the ending `_w`."""
+
+
+def lost(concerns: Sequence[Concern]) -> bool:
+    """Whether there are no request records at all: nobody knows what was sent."""
+    return any(concern.code == _CODE for concern in concerns)
+
 
 def unless_recorded(figures: StageFigures, concerns: Sequence[Concern]) -> StageFigures:
     """The same figures, without those that zero requests would have yielded where nobody knows how many there were."""
-    if not any(concern.code == LOST for concern in concerns):
+    if not lost(concerns):
         return figures
     return replace(figures, metrics={key: _known(key, figure) for key, figure in figures.metrics.items()})
 

@@ -10,7 +10,7 @@ from harness.report.tables import Table
 
 
 def objectives(reduction: Reduction) -> Table | None:
-    """What was asked and what share of the window's requests met it; None without objectives or window.
+    """What was asked and what share of the window's requests met it; None without objectives, window or requests in it.
 
     As in goodput, failed, dropped and unfinished requests are misses of every objective, and those that the user cancelled do not count.
     """
@@ -21,12 +21,14 @@ def objectives(reduction: Reduction) -> Table | None:
     requests = reduction.run.requests
     mine = intended_in(requests, reduction.headline)
     everyone = int(np.sum(mine & ~requests.cancelled))
+    if not everyone:
+        return None
     rows = []
     for key, limit in limits.items():
         met = int(np.sum(good(requests, mine, reduction.flows, {key: limit})))
         found = summary.latency[key]
         percentiles = [words.duration(getattr(found, name)) for name in ("p50", "p90", "p99")]
-        rows.append([METRICS[key].title, f"≤ {words.duration(limit)}", words.share(met / everyone if everyone else None), *percentiles])
+        rows.append([METRICS[key].title, f"≤ {words.duration(limit)}", words.share(met / everyone), *percentiles])
     everything = summary.metrics["slo_met_ratio"].value
     rows.append(["All of them", "", words.share(everything), "", "", ""])
     head = ("Objective", "Limit", "Met by", "p50", "p90", "p99")

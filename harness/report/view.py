@@ -14,7 +14,7 @@ from harness.reduce.load import mapping, number
 from harness.reduce.reduction import Reduction
 from harness.reduce.series import series
 from harness.reduce.summary import Distribution, Summary
-from harness.reduce.unrecorded import LOST
+from harness.reduce.unrecorded import lost
 from harness.report import words
 from harness.report.accounts import classes, quality, recount_row, rosetta, rosetta_notes
 from harness.report.energy_view import EnergyView, energy_view
@@ -209,7 +209,7 @@ def _window_sentence(reduction: Reduction) -> str:
 def _requests(reduction: Reduction) -> Table:
     counts = reduction.summary.requests
     planned = words.plain(counts.planned) if counts.planned is not None else "bounded by time"
-    if any(concern.code == LOST for concern in reduction.run.concerns):
+    if lost(reduction.run.concerns):
         unknown = [(title, words.DASH) for title in ("Sent", "Answered", "Failed", "Dropped")]
         return Table("How requests ended: not known", ("Requests", "Planned", *(title for title, _ in unknown)),
                      [("Whole run", planned, *(dash for _, dash in unknown))])  # fmt: skip
@@ -256,7 +256,7 @@ def _latency_absent(reduction: Reduction) -> str:
     """Why there is no latency, as a sentence."""
     if reduction.headline is None or reduction.summary.window.duration_s is None:
         return "There is no measured window."
-    if any(concern.code == LOST for concern in reduction.run.concerns):
+    if lost(reduction.run.concerns):
         return "There are no request records."
     return "No request was intended in the window."
 
@@ -365,7 +365,8 @@ def _stages(reduction: Reduction) -> Table | None:
     for stage in stages:
         by_key = {row.key: row for row in rows_of(stage.metrics, stage.latency)}
         cells = [f"{by_key[key].value} {by_key[key].unit}".strip() for key in _STAGE_KEYS]
-        rows.append([stage.name, words.duration(stage.window.duration_s), words.plain(stage.requests.in_window), *cells])
+        counted = words.DASH if lost(reduction.run.concerns) else words.plain(stage.requests.in_window)
+        rows.append([stage.name, words.duration(stage.window.duration_s), counted, *cells])
     head = ("Stage", "Window", "Requests", "Output", "TTFT p50", "TTFT p99", "TPOT p50", "E2E p99", "Within SLOs", "In flight")
     return Table("Load stages, each in a window of its own", head, rows)
 

@@ -1,7 +1,8 @@
 """Writes report.html and report.md of a run directory."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +19,7 @@ from harness.report.view import View, view
 CHARTS_DIR: Final = "report-charts"
 """Folder beside report.md with its charts, one for each theme."""
 
+_THEMES: Final = ("light", "dark")
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#|~])")
 
 
@@ -45,10 +47,24 @@ def write_report(run_path: Path, reduction: Reduction | None = None) -> tuple[Pa
         except OSError as error:
             raise ArtifactError(f"cannot create {folder}: {error.strerror or error}", cause="no permission, or no space") from error
     for key, drawing in drawings.items():
-        for theme in ("light", "dark"):
-            write_bytes(folder / f"{key}-{theme}.svg", themed(drawing["wide"], theme, shown.charts[key].chart.y_title).encode())
+        for theme in _THEMES:
+            write_bytes(_chart(folder, key, theme), themed(drawing["wide"], theme, shown.charts[key].chart.y_title).encode())
+    _forget(folder, {_chart(folder, key, theme) for key in drawings for theme in _THEMES})
     write_bytes(run_dir.report_md, markdown(shown).encode())
     return run_dir.report_html, run_dir.report_md
+
+
+def _chart(folder: Path, key: str, theme: str) -> Path:
+    return folder / f"{key}-{theme}.svg"
+
+
+def _forget(folder: Path, current: Collection[Path]) -> None:
+    """Remove charts that an earlier report of the directory had and this one has not; one that stays is linked by nothing."""
+    for theme in _THEMES:
+        for old in folder.glob(f"*-{theme}.svg"):
+            if old not in current:
+                with suppress(OSError):
+                    old.unlink()
 
 
 def html(shown: View, drawings: Mapping[str, Mapping[str, str]]) -> str:
