@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.artifacts import expositions, tables
-from harness.artifacts.expositions import ExpositionError, parse, write_samples
+from harness.artifacts.expositions import ExpositionError, parse, samples_table, write_samples
 from harness.artifacts.journal import JournalWriter
 from harness.artifacts.layout import RunDir
 
@@ -191,8 +191,7 @@ def test_a_body_read_by_its_numbers_alone_is_what_the_parser_makes_of_it(tmp_pat
         for t_ns, body in enumerate(bodies):
             packed = pa.Codec("zstd").compress(body, asbytes=True)
             journal.append([{"t_ns": t_ns, "duration_ns": 1, "target": "r", "body_zstd": packed, "body_bytes": len(body)}])
-    write_samples(run)
-    found = rows(run)
+    found = samples_table(run).to_pylist()
     for t_ns, body in enumerate(bodies):
         own = [row for row in found if row["t_ns"] == t_ns and not row["metric"].startswith(("harness_", "up", "scrape_"))]
         try:

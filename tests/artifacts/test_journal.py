@@ -16,7 +16,7 @@ from harness.artifacts.journal import JournalWriter, read_batches, read_table
 from harness.core.errors import ArtifactError
 
 SCHEMA = pa.schema([pa.field("n", pa.int64(), nullable=False), pa.field("text", pa.string()), pa.field("gaps", pa.list_(pa.uint32()))])
-ROWS = [[{"n": 0, "text": "ä", "gaps": [1, 2]}], [{"n": 1}, {"n": 2, "text": ""}], [{"n": 3, "gaps": []}], [{"n": 4, "text": "x" * 300}]]
+ROWS = [[{"n": 0, "text": "ä", "gaps": [1, 2]}], [{"n": 1}, {"n": 2, "text": ""}], [{"n": 3, "gaps": []}], [{"n": 4, "text": "x" * 40}]]
 
 
 def numbers(path: Path) -> list[int]:

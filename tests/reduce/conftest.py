@@ -19,6 +19,29 @@ S = 1_000_000_000
 T0 = 5_000_000 * S  # two months of uptime: times must stay exact
 
 
+class Steps:
+    """Two sums that grow at known moments."""
+
+    def __init__(self) -> None:
+        self._steps: list[tuple[int, int, int]] = []
+        self._taken = 0
+        self._sums = (0, 0)
+
+    def add(self, at_ns: int, first: int, second: int) -> None:
+        self._steps.append((at_ns, first, second))
+
+    def until(self, t: float) -> tuple[int, int]:
+        """Both at a moment; asked in ascending order, after everything was added."""
+        if not self._taken:
+            self._steps.sort()
+        first, second = self._sums
+        while self._taken < len(self._steps) and self._steps[self._taken][0] <= t:
+            _, a, b = self._steps[self._taken]
+            first, second, self._taken = first + a, second + b, self._taken + 1
+        self._sums = (first, second)
+        return self._sums
+
+
 @dataclass
 class Builder:
     """Parts of a run; change them, then `write`."""
@@ -116,23 +139,21 @@ class Builder:
         """Counters that agree with the requests: prompts when their first token comes, output as it comes."""
         end = self.window[1] + self.drain_s
         moments = [-0.5 + every_s * i for i in range(int((end + 0.5) / every_s))] + [end]
+        answered = [row for row in self.requests if row["first_token_ns"] is not None and row["output_tok"] is not None]
+        prompts, tokens, busy = Steps(), Steps(), Steps()
+        for row in answered:
+            prompts.add(row["first_token_ns"], row["input_tok"], row["cache_read_tok"] or 0)
+            busy.add(row["sent_ns"], 1, 0)
+            busy.add(row["done_ns"], -1, 1)
+            at = row["first_token_ns"]
+            for gap, tok in zip(row["chunk_dt_us"], row["chunk_tok"] or [], strict=False):
+                at += gap * 1000
+                tokens.add(at, tok, 0)
+            if row["chunk_tok"] is None:
+                tokens.add(row["done_ns"], row["output_tok"], 0)
         for i, at_s in enumerate(moments):
             t = T0 + at_s * S
-            out = prompt = cached = finished = running = 0
-            for row in self.requests:
-                if row["first_token_ns"] is None or row["output_tok"] is None:
-                    continue
-                if row["first_token_ns"] <= t:
-                    prompt += row["input_tok"]
-                    cached += row["cache_read_tok"] or 0
-                    at = row["first_token_ns"]
-                    for gap, tok in zip(row["chunk_dt_us"], row["chunk_tok"] or [], strict=False):
-                        at += gap * 1000
-                        out += tok if at <= t else 0
-                    if row["chunk_tok"] is None and row["done_ns"] <= t:
-                        out += row["output_tok"]
-                finished += row["done_ns"] <= t
-                running += row["sent_ns"] <= t < row["done_ns"]
+            (prompt, cached), (out, _), (running, finished) = prompts.until(t), tokens.until(t), busy.until(t)
             label = "first_after_ready" if i == 0 else "last_after_drain" if i == len(moments) - 1 else None
             samples = {
                 "vllm:generation_tokens_total": out,
@@ -332,7 +353,7 @@ def _steady() -> Callable[..., Builder]:
     """A run of four streams back to back: 10 tokens per 0.65 s and stream, from before the window until after it."""
 
     def make(**fields: Any) -> Builder:
-        builder = Builder(**fields)
+        builder = Builder(**{"one_batch": True, **fields})
         for stream in range(4):
             at = 0.01 * stream
             while at < builder.window[1] + 1:

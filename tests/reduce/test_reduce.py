@@ -355,7 +355,7 @@ class TestVerdict:
 class TestAccidents:
     def test_killed_in_the_middle(self, steady: Callable[..., Any], tmp_path: Path, times: tuple[int, int]) -> None:
         """kill -9: the manifest says running, no stage ended, the journals are torn."""
-        builder = steady(state="running", stage_ended=False)
+        builder = steady(one_batch=False, state="running", stage_ended=False)
         builder.requests = [row for row in builder.requests if row["done_ns"] < times[0] + 12 * times[1]]
         builder.scrapes = [scrape for scrape in builder.scrapes if scrape[0] < 12]
         builder.host = [row for row in builder.host if row["t_ns"] < times[0] + 12 * times[1]]
