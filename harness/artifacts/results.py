@@ -3,7 +3,6 @@
 The whole tables are for `reduce`; comparing and scaling runs needs these two files alone, so that it works on copies of them too.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,8 @@ from harness.artifacts.manifest import read_manifest
 from harness.artifacts.summaries import read_summary_json
 from harness.core.records import Basis, Boundary, Gpu, Status
 
-_GPU_FIELDS: Final = frozenset(Gpu.__dataclass_fields__)
+_LARGEST: Final = 1e100
+"""Beyond any figure, and far from where squares and ratios of doubles end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class RunResult:
     def status(self) -> Status:
         """The verdict; a missing one is invalid."""
         raw = _mapping(self.summary.get("verdict")).get("status")
-        return Status(raw) if raw in set(Status) else Status.INVALID
+        return Status(raw) if isinstance(raw, str) and raw in set(Status) else Status.INVALID
 
     @property
     def concerns(self) -> Sequence[Mapping[str, Any]]:
@@ -170,7 +170,7 @@ def figure_of(summary: Mapping[str, Any], key: str) -> Value:
         unit=_text(raw.get("unit")) or "",
         ci_low=number(raw.get("ci_low")),
         ci_high=number(raw.get("ci_high")),
-        basis=Basis(raw["basis"]) if raw.get("basis") in set(Basis) else Basis.ABSENT,
+        basis=Basis(raw["basis"]) if isinstance(raw.get("basis"), str) and raw["basis"] in set(Basis) else Basis.ABSENT,
         boundary=_text(raw.get("boundary")),
         note=note or ("it was not measured" if value is None else None),
     )
@@ -197,8 +197,10 @@ def statistic_of(summary: Mapping[str, Any], key: str, statistic: str) -> Value:
 
 
 def number(value: object) -> float | None:
-    """A finite JSON number as float, anything else as None (1e999 is JSON, and no figure)."""
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) else None
+    """A JSON number as float; anything else as None, and so is one that no figure ever has (1e999 is JSON too)."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not -_LARGEST < value < _LARGEST:
+        return None
+    return float(value) if abs(value) > 1 / _LARGEST else 0.0
 
 
 def _mapping(value: object) -> Mapping[str, Any]:
@@ -210,5 +212,17 @@ def _text(value: object) -> str | None:
 
 
 def _gpu(raw: Mapping[str, Any]) -> Gpu:
-    known = {key: raw[key] for key in _GPU_FIELDS if key in raw}
-    return Gpu(**{"uuid": "", "index": 0, **known})
+    def count(key: str) -> int | None:
+        found = number(raw.get(key))
+        return None if found is None else int(found)
+
+    return Gpu(
+        uuid=_text(raw.get("uuid")) or "",
+        index=count("index") or 0,
+        name=_text(raw.get("name")),
+        memory_bytes=count("memory_bytes"),
+        power_limit_w=number(raw.get("power_limit_w")),
+        power_limit_default_w=number(raw.get("power_limit_default_w")),
+        sm_clock_max_mhz=count("sm_clock_max_mhz"),
+        driver_version=_text(raw.get("driver_version")),
+    )

@@ -148,7 +148,8 @@ def parse_gates(texts: Sequence[str], where: str) -> tuple[Threshold, ...]:
         except ValueError as error:
             faults.append(f"  {text!r}: {error}")
     if faults:
-        raise ProfileError(f"{where} has {len(faults)} thresholds that cannot be read", details="\n".join(faults))
+        several = "s" if len(faults) > 1 else ""
+        raise ProfileError(f"{where} has {len(faults)} threshold{several} that cannot be read", details="\n".join(faults))
     return tuple(gates)
 
 
