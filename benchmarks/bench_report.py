@@ -175,7 +175,7 @@ def _server(run: RunDir, requests: pa.Table, length_s: float) -> None:
     ok = requests.filter(pa.compute.equal(requests["outcome"], "ok"))
     first = ok["first_token_ns"].to_numpy()
     done = ok["done_ns"].to_numpy()
-    at = (np.arange(0, length_s + 1, 1.0) * NS).astype(np.int64)
+    at = (np.arange(0, length_s + 31, 1.0) * NS).astype(np.int64)  # until the last answers have drained
 
     def total(column: str, moment: np.ndarray) -> np.ndarray:
         order = np.argsort(moment)
@@ -243,7 +243,10 @@ def reported(root: Path) -> dict[str, Any]:
         child.returncode = os.waitstatus_to_exitcode(status)
     if child.returncode:
         raise RuntimeError(said.decode()[-2000:])
-    return {"wall_s": round(time.perf_counter() - before_s, 2), "rss_max_mb": round(usage.ru_maxrss / 1e3, 1)}
+    wall_s = time.perf_counter() - before_s
+    return {
+        "wall_s": round(wall_s, 2), "cpu_s": round(usage.ru_utime + usage.ru_stime, 2), "rss_max_mb": round(usage.ru_maxrss / 1e3, 1),
+    }  # fmt: skip
 
 
 _DRAWN = """new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => {

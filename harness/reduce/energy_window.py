@@ -265,7 +265,7 @@ def energy_figures(
 
 
 def _note(energy: Energy) -> str:
-    return f"{energy.devices} device(s), by {energy.method}, {energy.source}"
+    return f"{energy.devices} {'device' if energy.devices == 1 else 'devices'}, by {energy.method}, {energy.source}"
 
 
 def _ratio(out: _Figures, flow: Flow | Together | None, energy: Energy) -> float | None:

@@ -249,7 +249,8 @@ def _agreement(
     excess = server - client
     ok = 0 <= excess <= tolerance
     if aborted:
-        note = f"{aborted} request(s) ended without usage; the server may have counted up to what they had asked for."
+        ended = f"{aborted} {'request' if aborted == 1 else 'requests'} ended without usage"
+        note = f"{ended}; the server may have counted up to what they had asked for."
     else:
         note = "Every request came with usage: the two must be equal."
     return Agreement(client, server, relative, tolerance, ok, note)

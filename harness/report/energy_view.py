@@ -51,7 +51,8 @@ def _title(boundary: str) -> str:
 
 def _share(value: object) -> str:
     found = number(value)
-    return words.DASH if found is None else f"±{found:.1%}"
+    text = words.share(found)
+    return text if found is None or text.startswith("<") else f"± {text}"
 
 
 def _watts(value: object) -> str:
@@ -61,7 +62,7 @@ def _watts(value: object) -> str:
 
 def _joules(value: object) -> str:
     found = number(value)
-    return words.DASH if found is None else f"{words.plain(found, 4)} J"
+    return words.DASH if found is None else " ".join(words.figure(found, "J"))
 
 
 def _ladder(rungs: Sequence[Mapping[str, Any]]) -> Table | None:

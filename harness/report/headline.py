@@ -156,7 +156,7 @@ def _quantile(key: str, name: str, quantile: str, distribution: Distribution) ->
     value, unit = words.figure(seconds, "s")
     low, high = distribution.ci.get(quantile) or (None, None)
     if seconds is not None:
-        note = f"{distribution.n:,} requests"
+        note = f"{distribution.n:,} {'request' if distribution.n == 1 else 'requests'}"
     elif distribution.n:
         note = f"beyond what is known: {distribution.censored:,} of {distribution.n + distribution.censored:,} requests never got there"
     else:

@@ -181,9 +181,14 @@ def _latency(reduction: Reduction) -> ChartView | None:
     if not lines:
         return None
     rows = [[q, words.duration(getattr(ttft, key)), words.duration(getattr(e2e, key))] for q, key in _SHARES]
-    everyone = f"Share of the {e2e.n + e2e.censored:,} requests intended in the window that got there within a time"
-    cancelled = " Those that the plan cancelled count for what had come before." if np.any(mine & requests.cancelled) else ""
-    chart = _distribution_chart("latency", "Latency", f"{everyone}, counted from when each was intended.{cancelled}", lines)
+    began, whole = ttft.n + ttft.censored, e2e.n + e2e.censored
+    caption = f"Share of the {whole:,} requests intended in the window that got there within a time, counted from when each was intended."
+    if began != whole:
+        caption = (
+            "Share of the requests intended in the window that got there within a time, counted from when each was intended:"
+            f" of {began:,} to the first token, of {whole:,} to the last; those that the plan cancelled count until then."
+        )
+    chart = _distribution_chart("latency", "Latency", caption, lines)
     return ChartView(chart, Table("Latency: percentiles", ("Share", "First token", "Whole answer"), rows))
 
 
@@ -222,6 +227,12 @@ def _by_class(reduction: Reduction) -> ChartView | None:
 # --- throughput against speed -------------------------------------------------------------------------------------------------------
 
 
+def _least(xs: Sequence[float]) -> float:
+    """Where the axis of speeds begins: at nothing, or nearer where all lie close together."""
+    low, high = min(xs), max(xs)
+    return 0.0 if low < 0.6 * high else low - (high - low) - 0.05 * high
+
+
 def _trade(reduction: Reduction) -> ChartView | None:
     """A point a stage: tokens per second per user against tokens per second, per GPU where there are any; None for a single stage."""
     key = "output_tok_s_per_gpu"
@@ -246,6 +257,6 @@ def _trade(reduction: Reduction) -> ChartView | None:
     unit = "tok/s/GPU" if key.endswith("per_gpu") else "tok/s"
     chart = Chart(
         "trade", title, caption, "tokens per second per user (1 / median TPOT)", unit, [Line("Stages", points)],
-        x_domain=(0.0, max(xs) * 1.12), points=True, point_names=[str(row[0]) for row in rows],
+        x_domain=(_least(xs), max(xs) * 1.12), points=True, point_names=[str(row[0]) for row in rows],
     )  # fmt: skip
     return ChartView(chart, Table(title, ("Stage", "tok/s per user, median", unit, "TTFT p99"), rows))

@@ -1,6 +1,7 @@
 """Numbers as text for people. What is not known is an em dash or the word absent, never 0."""
 
 import math
+from collections.abc import Callable
 from typing import Final
 
 DASH: Final = "—"
@@ -14,7 +15,7 @@ def plain(value: float | None, digits: int = 4) -> str:
         return "0"
     if value == int(value) and abs(value) < 10**15:
         return f"{int(value):,}"
-    exponent = math.floor(math.log10(abs(value)))
+    exponent = math.floor(math.log10(abs(float(f"{value:.{digits}g}"))))  # as it will be read: 0.99996 is 1.000
     if exponent < -4:
         return f"{value:.{digits - 1}g}"
     return f"{value:,.{max(0, digits - 1 - exponent)}f}"
@@ -25,7 +26,7 @@ def duration(seconds: float | None, digits: int = 3) -> str:
     if seconds is None or not math.isfinite(seconds):
         return DASH
     seconds = round(seconds, 9)  # times are whole nanoseconds; what is beyond is rounding of sums
-    size = abs(seconds)
+    size = abs(float(f"{seconds:.{digits}g}"))  # as it will be read: 999.9 µs are 1 ms
     if size == 0:
         return "0 s"
     if size < 1e-3:
@@ -74,7 +75,16 @@ def interval(low: float | None, high: float | None, unit: str) -> str:
     if low is None or high is None:
         return ""
     if unit == "s":
-        return f"{duration(low)} – {duration(high)}"
+        return _apart(duration, low, high, 3)
     if unit == "J" and high >= 10_000:
-        return f"{plain(low / 1000)} – {plain(high / 1000)}"
-    return f"{plain(low)} – {plain(high)}"
+        return _apart(plain, low / 1000, high / 1000, 4)
+    return _apart(plain, low, high, 4)
+
+
+def _apart(text: Callable[[float, int], str], low: float, high: float, digits: int) -> str:
+    """Two ends with as many digits as tell them apart, up to three more than usual."""
+    ends = text(low, digits), text(high, digits)
+    for more in (1, 2, 3):
+        if ends[0] == ends[1]:
+            ends = text(low, digits + more), text(high, digits + more)
+    return f"{ends[0]} – {ends[1]}"
