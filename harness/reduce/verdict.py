@@ -21,6 +21,10 @@ from harness.reduce.windows import StageWindow
 
 CLIENT_CPU_LIMIT: Final = 0.85
 """Share of one core above which a load generator's process is saturated: it then adds delays of its own."""
+WATCHED_SHARE: Final = 0.5
+"""The load generator's CPU must have been read over this share of the window."""
+WATCHED_FROM_S: Final = 5.0
+"""Windows shorter than this hold too few of its readings to tell."""
 LAG_SHARE_OF_SLO: Final = 0.05
 """Schedule lag (p99) must stay within this share of the TTFT SLO: the resolution at which the SLO is judged."""
 LAG_LIMIT_S: Final = 0.05
@@ -43,6 +47,9 @@ LENGTH_TOLERANCE: Final = 0.05
 """Mean realised input length may differ from the plan's by this share."""
 CLIPPED_SHARE: Final = 0.05
 """Share of clipped requests above which the load is another one than the workload describes."""
+SERVER_TTFT_SLACK: Final = 1.5
+"""The mean of the server's TTFT histogram may be this many times the longest wait that the client saw. It lies below it, but for requests
+at the window's edges."""
 WARM_TOK: Final = 1000
 """Prompt tokens counted before the load that probes and the quality check do not explain."""
 
@@ -229,8 +236,8 @@ def _client(
         if cores is not None and cores > CLIENT_CPU_LIMIT:
             text = f"Load generator process {scope} used {cores:.0%} of a core (p95 over the window), so it may add delays of its own."
             out.append(Concern("client_saturated", severity, text, cores, CLIENT_CPU_LIMIT))
-    if not traffic and headline is not None and headline.start is not None:
-        out.append(Concern("client_not_watched", severity, "The load generator's CPU was not recorded, so its saturation is not known."))
+    if headline is not None and headline.start is not None and headline.end is not None:
+        out += _watched(run, set(traffic), headline.start, headline.end, severity)
     if headline is None:
         return out
     lag = figures[headline.name].latency["schedule_lag_s"]
@@ -247,6 +254,22 @@ def _client(
         if hopeless:
             text += " The load generator did not keep its schedule: this is its own limit, not the server's."
         out.append(Concern("late_sends", Severity.INVALID if hopeless else severity, text, worst, limit))
+    return out
+
+
+def _watched(run: Run, scopes: set[str], start: float, end: float, severity: Severity) -> list[Concern]:
+    """Whether the CPU of each of the load generator's processes was read over most of the window."""
+    if not scopes:
+        return [Concern("client_not_watched", severity, "The load generator's CPU was not recorded, so its saturation is not known.")]
+    assert run.host is not None
+    out = []
+    for scope in sorted(scopes):
+        t = run.host["t_ns"][(run.host["scope"] == scope) & ~np.isnan(run.host["cpu_s"])]
+        t = t[(t >= start) & (t < end)]
+        share = float(t[-1] - t[0]) / (end - start) if len(t) else 0.0
+        if share < WATCHED_SHARE and (end - start) * 1e-9 >= WATCHED_FROM_S:
+            text = f"The CPU of {scope} was read over {share:.0%} of the window only, so its saturation is not known."
+            out.append(Concern("client_not_watched", severity, text, share, WATCHED_SHARE))
     return out
 
 
@@ -276,6 +299,8 @@ def _server(
     out += scrape_concerns(run, counters, window, smoke=smoke)
     if window is not None and not smoke:
         out += _window_agreement(counters, flow, *window)
+    if window is not None:
+        out += _first_token_agreement(run, counters, *window, severity)
     before = counters.value_at_first(Concept.PROMPT_TOKENS)
     if before is not None and before - checked_tok > WARM_TOK:
         text = f"The server had processed {before:.0f} prompt tokens before this run, so its prefix cache may be warm."
@@ -293,6 +318,23 @@ def _window_agreement(counters: ServerCounters, flow: Flows, start: float, end: 
         return []
     text = f"Within the window the client saw {client:.0f} output tokens, the server counted {server:.0f} ({apart:.1%} apart)."
     return [Concern("window_not_reconciled", Severity.DEGRADED, text, apart, WINDOW_TOLERANCE)]
+
+
+def _first_token_agreement(run: Run, counters: ServerCounters, start: float, end: float, severity: Severity) -> list[Concern]:
+    """No answer begins at the client before it does at the server."""
+    found = counters.histogram(Concept.TTFT, start, end)
+    waited = run.requests.first_token - run.requests.intended
+    waited = waited[np.isfinite(waited)]
+    if found is None or not len(waited):
+        return []
+    longest_s, mean_s = float(np.max(waited)) * 1e-9, float(found["mean_s"])
+    if mean_s <= SERVER_TTFT_SLACK * longest_s:
+        return []
+    text = (
+        f"By the server's histogram the first token took {mean_s:.3g} s on average, and no request waited longer than {longest_s:.3g} s"
+        " for it: the histogram is not in seconds, or what the client takes for the first token is none."
+    )
+    return [Concern("server_ttft_above_client", severity, text, mean_s, longest_s)]
 
 
 def _lengths(run: Run, *, smoke: bool) -> list[Concern]:

@@ -22,6 +22,7 @@ from harness.reduce.summary import Summary, read_summary
 from harness.report.export import as_csv, as_openmetrics, rows
 
 S = 1_000_000_000
+MIDDLE = 5_000_008 * S  # of the window, as in conftest.py
 tables_of = {"power": tables.POWER, "host": tables.HOST, "samples": tables.SAMPLES}
 
 
@@ -122,6 +123,31 @@ class TestClocks:
         columns(RunDir(whole).requests, **dict.fromkeys(times, jumped))
         assert accounts(whole).verdict.status in ("degraded", "invalid")
 
+    @pytest.mark.parametrize(
+        ("name", "change", "found"),
+        [
+            ("power", lambda t: t // S, "energy_absent"),  # seconds
+            ("power", lambda t: t - 10 * S if t > MIDDLE else t, "energy_absent"),
+            ("power", lambda t: t + 10 * S if t > MIDDLE else t, "power_gap"),
+            ("samples", lambda t: t // S, "scrape_gap"),
+            ("samples", lambda t: t - 10 * S if t > MIDDLE else t, "server_restarted"),
+            ("host", lambda t: t // 1000, "client_not_watched"),
+        ],
+    )
+    def test_times_of_one_table_that_are_not_the_runs(self, whole: Path, name: str, change: Callable[[int], int], found: str) -> None:
+        columns(getattr(RunDir(whole), name), t_ns=lambda column: [change(t) for t in column])
+        summary = accounts(whole)
+        assert found in codes(summary)
+        assert summary.verdict.status in ("degraded", "invalid")
+
+    @pytest.mark.parametrize("change", [lambda t: t // S, lambda t: -t, lambda t: t - 10 * S if t > MIDDLE else t], ids=["s", "-", "jump"])
+    def test_times_of_requests_that_are_not_the_runs(self, whole: Path, change: Callable[[int], int]) -> None:
+        times = ("intended_ns", "sent_ns", "first_byte_ns", "first_token_ns", "last_token_ns", "done_ns")
+        columns(RunDir(whole).requests, **dict.fromkeys(times, lambda column: [change(t) if t is not None else None for t in column]))
+        summary = accounts(whole)
+        assert summary.verdict.status == "invalid"
+        assert {"empty_window", "times_backwards"} & codes(summary)
+
     def test_a_response_that_ended_before_it_was_sent(self, whole: Path) -> None:
         columns(RunDir(whole).requests, done_ns=every(4, 1))
         summary = accounts(whole)
@@ -197,6 +223,21 @@ class TestVersions:
 
 
 class TestMixedUp:
+    def test_rows_that_were_written_twice(self, whole: Path) -> None:
+        """Readings that are there twice are the same readings; requests that are there twice are told."""
+        before = reduce_run(whole)
+        run = RunDir(whole)
+        for path in (run.power, run.samples, run.host):
+            table = pq.read_table(path)
+            pq.write_table(pa.concat_tables([table, table]), path)
+        twice = accounts(whole)
+        assert twice.metrics == before.metrics
+        assert twice.reconciliation == before.reconciliation
+        assert twice.server["resets"] == 0
+        table = pq.read_table(run.requests)
+        pq.write_table(pa.concat_tables([table, table]), run.requests)
+        assert {"duplicate_requests", "not_reconciled"} <= codes(accounts(whole))
+
     def test_the_journals_of_another_run(self, whole: Path, new_builder: Callable[..., Any], tmp_path: Path) -> None:
         """Ids that occur twice, and tokens that the server never counted: nobody takes this for one run."""
         other = new_builder(one_batch=True)

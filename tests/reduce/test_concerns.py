@@ -102,6 +102,16 @@ def scrapes(change: Callable[[float, dict[str, float]], Any]) -> Callable[[Any],
     )
 
 
+def server_ttft(unit: float) -> Callable[[Any], None]:
+    """A histogram of the time to the first token, 0.15 s each, in some unit of seconds."""
+
+    def told(_: float, samples: dict[str, float]) -> dict[str, float]:
+        answers, name = samples["vllm:request_success_total"], "vllm:time_to_first_token_seconds"
+        return {**samples, f"{name}_count": answers, f"{name}_sum": answers * 0.15 * unit}
+
+    return scrapes(told)
+
+
 def silent(builder: Any) -> None:
     builder.scrapes[:] = [one for one in builder.scrapes if not 10 < one[0] < 20]
 
@@ -209,6 +219,7 @@ CASES = {
     "scrape_gap": Case("degraded", silent),
     "server_restarted": Case("invalid", scrapes(restarted)),
     "server_warm": Case("degraded", warm),
+    "server_ttft_above_client": Case("degraded", server_ttft(1000)),
     # power
     "power_gap": Case("degraded", lambda b: without_power(b, (10, 20))),
     "power_missing": Case("degraded", lambda b: b.power.clear(), numbers=False),
@@ -317,6 +328,23 @@ def test_every_concern_of_the_reduction_has_a_run_that_raises_it() -> None:
     assert codes - set(CASES) - set(ELSEWHERE) == set()
     for code, pattern in ELSEWHERE.items():
         assert any(code in path.read_text() for path in Path(__file__).parent.glob(pattern)), f"{code} is tested nowhere"
+
+
+def test_a_servers_first_tokens_before_the_clients_are_as_they_should_be(steady: Callable[..., Any], tmp_path: Path) -> None:
+    assert "server_ttft_above_client" not in raised(write(base(steady), Case("", server_ttft(1.0)), tmp_path / "run"))
+
+
+@pytest.mark.parametrize(("until_s", "seen"), [(12.0, True), (25.0, False)])
+def test_a_load_generator_that_was_watched_for_less_than_half_of_the_window(
+    until_s: float, seen: bool, steady: Callable[..., Any], tmp_path: Path
+) -> None:
+    builder = base(steady)
+    start = builder.requests[0]["intended_ns"]
+    builder.host[:] = [row for row in builder.host if row["t_ns"] < start + until_s * S]
+    found = raised(write(builder, Case(""), tmp_path / "run"))
+    assert ("client_not_watched" in found) is seen
+    if seen:
+        assert found["client_not_watched"].value == pytest.approx(9 / 31, rel=0.1)
 
 
 def test_a_finalized_directory_raises_the_same(steady: Callable[..., Any], tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Joules of known power curves: they come back, they add up, and what cannot be known is absent with its reason."""
 
+import dataclasses
 import itertools
 import math
 
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from harness.reduce.energy import energies
 from harness.reduce.energy_error import Gain, MeterCalibration, combined_ratio
+from harness.reduce.energy_idle import above
 
 S = 1e9
 END_S = 80.0
@@ -398,3 +400,21 @@ class TestErrors:
         noisy = board(Readings().power((lambda t: 300 + noise.normal(0, 100, len(t)), None)))
         assert steady.error_ratio < 1e-6
         assert 0.02 < noisy.error_ratio < 0.05
+
+    def test_power_above_idle_has_the_error_of_both_and_the_gain_of_one(self):
+        noise = np.random.default_rng(2)
+        noisy = lambda mean: (lambda t: mean + noise.normal(0, 20, len(t)), None)  # noqa: E731
+        load, idle = board(Readings().power(noisy(400))), board(Readings().power(noisy(100)), 5, 35)
+        found = above(load, idle)
+        assert found.watts == pytest.approx(300, rel=0.03)
+        assert found.error_w == pytest.approx(math.hypot(load.error_ratio * load.watts, idle.error_ratio * idle.watts))
+        assert found.systematic_ratio == load.systematic_ratio
+        assert above(load, None) is None
+        assert above(load, board(Readings().power(noisy(100)), 5, 7)) is None
+        unknown = above(dataclasses.replace(load, error_ratio=None), idle)
+        assert (unknown.watts, unknown.error_w) == (found.watts, None)
+
+    def test_errors_of_unlike_boards_weigh_by_their_joules(self):
+        assert combined_ratio({"a": 300.0, "b": 100.0}, {"a": 0.04, "b": 0.08}) == pytest.approx(math.hypot(12, 8) / 400)
+        assert combined_ratio({"a": 300.0, "b": 100.0}, {"a": 0.04, "b": None}) is None
+        assert combined_ratio({"a": 0.0}, {"a": 0.04}) is None

@@ -112,3 +112,26 @@ def test_censored_values_take_part_in_the_interval() -> None:
 def test_no_interval_is_asked_for_none_is_given() -> None:
     assert distribution(np.arange(100.0)).ci == {}
     assert distribution(np.arange(5.0), series=np.arange(5.0)).ci == {"mean": None, **dict.fromkeys(QUANTILES)}
+
+
+@given(values=st.lists(st.floats(0.001, 1000), min_size=64, max_size=200), censored=st.integers(0, 3))
+def test_a_mean_of_which_some_are_not_known_is_absent_and_so_is_its_interval(values: list[float], censored: int) -> None:
+    series = np.concatenate([values, np.full(censored, np.inf)])
+    found = distribution(np.array(values), censored, series=series)
+    assert (found.mean is None) is (censored > 0)
+    assert (found.max is None) is (censored > 0)
+    assert found.min == min(values)
+    if censored:
+        assert found.ci["mean"] is None
+    elif found.ci["mean"] is not None:
+        low, high = found.ci["mean"]
+        assert low <= found.mean <= high
+
+
+def test_batches_that_go_together_have_no_interval() -> None:
+    """A wave of which the run holds two: neighbouring batches are alike, so nobody knows what the next hour would bring."""
+    wave = np.sin(np.linspace(0, 4 * np.pi, 640))
+    noise = np.random.default_rng(1).normal(scale=0.1, size=640)
+    assert mean_interval(10 + wave + noise) is None
+    assert mean_interval(10 + noise) is not None
+    assert mean_interval(np.random.default_rng(1).normal(size=31)) is None  # a batch is one value at least

@@ -81,6 +81,12 @@ def test_a_ratio_is_judged_in_its_own_unit() -> None:
     assert not examine(0.10 + 0.01 * line, ratio=True).drift
 
 
+def test_noise_alone_is_no_drift_however_much_of_it_there_is() -> None:
+    """A third of the mean from slice to slice: halves of it differ by more than 5 % by chance, which is no shift."""
+    draw = np.random.default_rng(8)
+    assert sum(examine(100 + 33 * draw.normal(size=SLICES)).drift for _ in range(200)) <= 6
+
+
 def test_mser_cuts_what_is_unlike_the_rest() -> None:
     means = np.concatenate([[9.0, 7.0, 5.0], np.tile([1.0, 1.1], 20)])
     assert mser(means, 20) == 3
@@ -92,6 +98,8 @@ def test_the_trend_test_knows_kendalls_s() -> None:
     found = trend(np.array([1.0, 2.0, 3.0, 4.0, 5.0]))
     assert found.slope == 1
     assert found.z == pytest.approx(9 / np.sqrt(5 * 4 * 15 / 18))
+    ties = trend(np.array([1.0, 1.0, 2.0, 2.0, 3.0, 3.0]))  # S = 12, var = (6 * 5 * 17 - 3 ties of 2: 2 * 1 * 9 each) / 18
+    assert ties.z == pytest.approx(11 / np.sqrt((6 * 5 * 17 - 3 * 2 * 1 * 9) / 18))
     assert trend(np.full(5, 3.0)).p_value == 1
 
 
@@ -135,12 +143,17 @@ class TestRuns:
         assert summary.window.start_s == pytest.approx(2.0)
         concern = next(c for c in summary.verdict.concerns if c.code == "warmup_in_window")
         assert concern.value == pytest.approx(13.0, abs=2.0)
+        assert concern.severity == "degraded"
+        steady = summary.window.steady
+        assert steady is not None
+        assert (steady["slices"], steady["slice_s"], steady["slices"] * steady["slice_s"]) == (60, 1.5, 90.0)
 
     def test_drift_is_called_drift(self, new_builder: Callable[..., Any], tmp_path: Path) -> None:
         builder = self.growing(new_builder(warmup_s=2.0, window_s=90.0, purpose="measure"), 0.5, 90.0, shrinks_to=0.4)
         summary = reduce_run(builder.write(tmp_path / "run"))
         messages = [c.message for c in summary.verdict.concerns if c.code == "not_stationary"]
         assert any("output tokens per second -" in message for message in messages)
+        assert {str(c.severity) for c in summary.verdict.concerns if c.code == "not_stationary"} == {"degraded"}
         assert "Drift: " in summary.window.rule
 
     def test_mean_context_and_prefix_hits_are_looked_at_as_well(self, new_builder: Callable[..., Any], tmp_path: Path) -> None:
@@ -167,5 +180,17 @@ class TestRuns:
     def test_a_short_window_is_not_tested_and_says_so(self, steady: Callable[..., Any], tmp_path: Path) -> None:
         summary = reduce_run(steady(purpose="measure", window_s=12.0).write(tmp_path / "run"))
         assert "No steady-state test was made" in summary.window.rule
-        assert "steady_state_untested" in codes(summary)
+        untested = next(c for c in summary.verdict.concerns if c.code == "steady_state_untested")
+        assert untested.severity == "preliminary"
+        assert "12 s are less than 20 slices of 1 s" in untested.message
         assert summary.window.steady is None
+
+    def test_a_window_that_was_cut_short_is_not_tested(self, steady: Callable[..., Any], times: tuple[int, int], tmp_path: Path) -> None:
+        builder = steady(purpose="measure", window_s=60.0, state="running", stage_ended=False)
+        until = times[0] + 40 * times[1]
+        builder.requests = [row for row in builder.requests if row["done_ns"] < until]
+        builder.host = [row for row in builder.host if row["t_ns"] < until]
+        builder.scrapes = [one for one in builder.scrapes if one[0] < 40]
+        summary = reduce_run(builder.write(tmp_path / "run"))
+        assert "the window was cut short" in summary.window.rule
+        assert "steady_state_untested" in codes(summary)
