@@ -3,8 +3,9 @@
 A gate on a share of the baseline fails where the loss is both beyond the gate's own margin and more than noise, the latter at an error of
 1 % for all gates together (Welch's t-test on the logarithm, one-sided, Holm's correction): systems that are equal fail a gate in at most
 1 of 100 comparisons, whatever their noise. It passes only where the repeats could have told: a true loss of three times the margin has to
-be found nine times in ten, else the answer is "too few repeats". A gate on a number fails where the figure lies beyond the number by more
-than noise, passes where it lies within it by more than noise, and has too few repeats in between.
+be found nine times in ten, or the whole noise band lies within the margin; else the answer is "too few repeats". A gate on a number fails
+where the figure lies beyond the number by more than noise, passes where it lies within it by more than noise, and has too few repeats in
+between.
 """
 
 import math
@@ -332,7 +333,7 @@ def _decided(draft: _Draft, tests: int, *, worse: bool) -> GateResult:
     if not met and by_margin:
         text = "beyond the limit, but no more than noise"
     elif by_margin:
-        if draft.margin == 0 or least <= SEEN_MARGINS * margin:
+        if draft.margin == 0 or least <= SEEN_MARGINS * margin or loss + half <= margin:
             return replace(result, outcome=Outcome.PASSED, reason="")
         text = f"within the limit, but a loss of {_relative_loss(SEEN_MARGINS * margin, gate):.1%} could have been missed"
     elif met and abs(loss - (draft.margin if gate.relative else 0.0)) > half:

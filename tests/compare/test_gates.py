@@ -73,6 +73,18 @@ def test_noise_that_could_hide_a_loss_is_too_few_repeats_and_says_how_many_would
     assert result.failed(strict=True)
 
 
+def test_a_noise_band_within_the_limit_passes_whatever_a_smaller_loss_would_have_needed(judge):
+    base = (980.0, 1020.0, 1000.0, 1010.0, 990.0)
+    [gain] = judge(["output_tok_s >= 0.99 * baseline"], scaled(1.1, base), base)
+    assert gain.detectable > 0.03
+    assert gain.low > 0.99
+    assert gain.outcome is Outcome.PASSED
+    [equal] = judge(["output_tok_s >= 0.99 * baseline"], base, base)
+    assert equal.outcome is Outcome.TOO_FEW
+    [lower] = judge(["output_tok_s <= 1.01 * baseline"], scaled(0.9, base), base)
+    assert lower.outcome is Outcome.PASSED
+
+
 def test_a_loss_beyond_the_margin_that_is_no_more_than_noise_does_not_fail(judge):
     noisy = (800.0, 1200.0, 1000.0)
     [result] = judge(["output_tok_s >= 0.975 * baseline"], scaled(0.95, noisy), noisy)
@@ -249,8 +261,38 @@ def test_junit_has_a_case_a_gate(judged):
 def test_too_few_repeats_are_skipped_in_junit_unless_strict():
     gate = GateResult("B", parse_threshold("output_tok_s >= 0.95 * baseline"), Outcome.TOO_FEW, reason="noise \x07 <&>")
     plain, strict = (ET.fromstring(junit([gate], strict=strict).split("\n", 1)[1]) for strict in (False, True))
-    assert (plain.attrib["skipped"], plain.attrib["failures"]) == ("1", "0")
-    assert (strict.attrib["skipped"], strict.attrib["failures"]) == ("0", "1")
+    assert (plain[0].attrib["skipped"], plain.attrib["failures"]) == ("1", "0")
+    assert (strict[0].attrib["skipped"], strict.attrib["failures"]) == ("0", "1")
+
+
+JUNIT = {
+    "testsuites": ({"testsuite"}, set(), {"name", "time", "tests", "failures", "errors"}),
+    "testsuite": (
+        {"testsuite", "properties", "testcase", "system-out", "system-err"}, {"name", "tests", "failures", "errors"},
+        {"group", "time", "skipped", "timestamp", "hostname", "id", "package", "file", "log", "url"},
+    ),
+    "testcase": ({"skipped", "error", "failure", "system-out", "system-err"}, {"name"}, {"time", "classname", "group"}),
+    **dict.fromkeys(("skipped", "failure"), (set(), set(), {"type", "message"})),
+    "system-out": (set(), set(), set()),
+}  # fmt: skip
+"""Element -> children, required and further attributes: what Jenkins' xUnit plugin takes (its junit-10.xsd), and no more."""
+
+
+def test_junit_keeps_to_the_schema(judged):
+    unclear = GateResult("C", parse_threshold("output_tok_s >= 0.95 * baseline"), Outcome.TOO_FEW, reason="noise")
+    root = ET.fromstring(junit([*judged.gates, unclear]).split("\n", 1)[1])
+    seen = set()
+    for element in root.iter():
+        children, required, further = JUNIT[element.tag]
+        assert {child.tag for child in element} <= children, element.tag
+        assert required <= set(element.attrib) <= required | further, element.tag
+        seen.add(element.tag)
+    assert seen == set(JUNIT)
+    for suite in root:
+        cases = list(suite)
+        assert suite.attrib["tests"] == str(len(cases))
+        assert suite.attrib["failures"] == str(sum(case.find("failure") is not None for case in cases))
+        assert suite.attrib["skipped"] == str(sum(case.find("skipped") is not None for case in cases))
 
 
 def test_annotations_are_one_line_each_and_escaped(judged):
