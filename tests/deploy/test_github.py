@@ -52,6 +52,8 @@ def test_every_harness_command_of_a_step_exists_with_its_options_and_files(workf
         for line in re.findall(r"\.venv/bin/harness (.+)", step.get("run", "").replace("\\\n", " ")):
             words = shlex.split(line)
             command = group.commands[words[0]]
+            if hasattr(command, "commands"):
+                command = command.commands[words[1]]
             known = {option for parameter in command.params for option in parameter.opts}
             assert {word for word in words if word.startswith("--")} <= known
             if "--gate" in words:
