@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.artifacts.journal import JournalWriter, read_batches, read_table
+from harness.artifacts.journal import JournalTail, JournalWriter, next_part, parts, read_batches, read_table
 from harness.core.errors import ArtifactError
 
 SCHEMA = pa.schema([pa.field("n", pa.int64(), nullable=False), pa.field("text", pa.string()), pa.field("gaps", pa.list_(pa.uint32()))])
@@ -166,3 +166,39 @@ def test_columns_added_since_are_null_in_an_old_journal(tmp_path: Path) -> None:
 def test_a_missing_journal_is_an_error_with_a_next_step(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="cannot read"):
         list(read_batches(tmp_path / "none.arrows"))
+
+
+def test_a_tail_follows_a_journal_batch_by_batch_however_much_of_it_is_there(tmp_path: Path) -> None:
+    """The file grows by a few bytes at a time; each batch is given once, when it has become whole."""
+    path, seen = tmp_path / "j.arrows", tmp_path / "seen.arrows"
+    tail = JournalTail(seen)
+    assert tail.new_batches() == []
+    with JournalWriter(path, SCHEMA) as journal:
+        for rows in ROWS:
+            journal.append(rows)
+    whole = path.read_bytes()
+    found: list[list[int]] = []
+    for size in range(0, len(whole), 53):
+        seen.write_bytes(whole[:size])
+        found += [batch.column("n").to_pylist() for batch in tail.new_batches()]
+        assert tail.new_batches() == []
+    seen.write_bytes(whole)
+    found += [batch.column("n").to_pylist() for batch in tail.new_batches()]
+    assert found == [[row["n"] for row in rows] for rows in ROWS]
+
+
+def test_a_journal_goes_on_in_parts_until_one_is_missing(tmp_path: Path) -> None:
+    path = tmp_path / "j.arrows"
+    assert (parts(path), next_part(path)) == ([], path)
+    for name in ("j.arrows", "j-1.arrows", "j-3.arrows"):
+        (tmp_path / name).touch()
+    assert [part.name for part in parts(path)] == ["j.arrows", "j-1.arrows"]
+    assert next_part(path).name == "j-2.arrows"
+
+
+def test_closing_twice_is_closing_once(tmp_path: Path) -> None:
+    journal = JournalWriter(tmp_path / "j.arrows", SCHEMA)
+    journal.append([])  # no batch
+    journal.close()
+    journal.close()
+    assert list(read_batches(tmp_path / "j.arrows")) == []
