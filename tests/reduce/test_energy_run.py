@@ -330,6 +330,25 @@ class TestFigures:
         assert {"Energy", "From", "Without", "By", "Boards"} <= set(tables_of)
         assert all(len(row) == len(table.columns) for table in tables_of.values() for row in table.rows)
 
+    def test_the_tables_say_what_is_known_and_why_the_rest_is_not(self, run):
+        board = lambda i, gpu: {  # noqa: E731
+            "throttle_reasons": 0x4 if gpu else None, "power_limit_w": 500.0 if gpu else None, "sm_clock_mhz": 1755, "foreign_processes": 0,
+        }  # fmt: skip
+        hardware = {"gpus": [{"uuid": f"GPU-{i}", "index": i, "name": "NVIDIA T9000", "power_limit_default_w": 700.0} for i in range(2)]}
+        found = energy_tables(reduce_run(run(boards=board, manifest={"hardware": hardware}, energy={"attribute": True})).energy)
+        table = {one.title.split(" ")[0]: one for one in found}
+        (energy,) = table["Energy"].rows
+        assert energy[0] == "gpu_board"
+        assert (energy[4], energy[5], energy[6], energy[7]) == ("±3.5%", "measured", "counter", "")
+        rungs = {row[0]: row for row in table["From"].rows}
+        assert rungs["board"][3:] == ("measured", "—", "nvml")
+        assert rungs["node"][1:5] == ("—", "—", "absent", "—")
+        assert "T9000" in rungs["node"][5]
+        assert [row[0] for row in table["Boards"].rows] == ["GPU-0", "GPU-1"]
+        assert table["Boards"].rows[0][3:6] == ("—", "—", "—")
+        assert table["Boards"].rows[1][3:6] == ("500", "0.0%", "100.0%")
+        assert "Attribution" not in table  # refused before it was fitted
+
     def test_an_energy_that_is_absent_is_a_reason_to_doubt_a_measurement(self, run):
         for purpose, severity in (("measure", "degraded"), ("smoke", "note")):
             found = codes(reduce_run(run(watts=lambda _: 900.0, purpose=purpose)))

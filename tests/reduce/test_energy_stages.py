@@ -10,6 +10,7 @@ from harness.artifacts.events import EventLog
 from harness.artifacts.journal import JournalWriter
 from harness.artifacts.layout import RunDir
 from harness.reduce import reduce_run
+from harness.reduce.energy_text import energy_tables
 
 TRUTH = {"time": 120.0, "computed_input": 0.012, "output": 0.4, "output_x_context": 1e-4}
 IDLE_S, STAGE_S, WARMUP_S = 20.0, 26.0, 1.0
@@ -31,7 +32,7 @@ def run(new_builder, times, tmp_path):
     """A run whose board draws what the law says of the work at each moment, read by its counter every half second."""
     t0, second = times
 
-    def make(plan, *, attribute=True, bend=0.0):
+    def make(plan, *, attribute=True, bend=0.0, told=True, events=lambda event: True, readings=lambda at_s: True):
         builder = new_builder(gpus=1, window_s=STAGE_S * len(plan) - WARMUP_S, warmup_s=WARMUP_S)
         end_s = STAGE_S * len(plan) + 2
         edges = np.arange(-IDLE_S - 2, end_s + 0.5, 0.5)
@@ -54,6 +55,8 @@ def run(new_builder, times, tmp_path):
                     work[:, 2] += before * prompt + before**2 / 2
                     start_s = (row["done_ns"] - t0) / second + 0.01
         builder.requests.sort(key=lambda row: row["intended_ns"])
+        if not told:
+            builder.requests[0]["cache_read_tok"] = None
         seconds = edges - edges[0]
         joules = seconds * TRUTH["time"] + work @ np.array([TRUTH[key] for key in ("computed_input", "output", "output_x_context")])
         if bend:
@@ -82,7 +85,10 @@ def run(new_builder, times, tmp_path):
             log.append("stage_ended", t_ns=ended, stage=name, end_ns=ended, window_end_ns=window["window_end_ns"], turns_not_happened=0)
         empty = {"boundary": "gpu_board", "device_id": "GPU-0", "power_w": None, "source": "nvml-counter"}
         with JournalWriter(files.power_journal, tables.POWER) as journal:
-            journal.append([{**empty, "t_ns": ns(at), "energy_j": 1e6 + float(j)} for at, j in zip(edges, joules, strict=True)])
+            rows = [{**empty, "t_ns": ns(at), "energy_j": 1e6 + float(j)} for at, j in zip(edges, joules, strict=True) if readings(at)]
+            journal.append(rows)
+        lines = files.events.read_text().splitlines(keepends=True)
+        files.events.write_text("".join(line for line in lines if events(json.loads(line))))
         return path
 
     return make
@@ -115,3 +121,26 @@ def test_it_is_refused_with_its_reason_and_classes_go_by_time(run, plan, bend, s
     assert all(one["value"] is None for one in energy["attribution"]["coefficients"].values())
     assert energy["attribution"]["components_j"] == {}
     assert energy["classes"]["rule"] == "service_time"
+    shown = next(table for table in energy_tables(energy) if table.title.startswith("Attribution"))
+    assert shown.rows[-1][0] == f"refused: {energy['attribution']['reason']}"
+    assert {row[1] for row in shown.rows[:-1]} == {"—"}
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ({"attribute": False}, "the stages are not made for it (energy.attribute)"),
+        ({"told": False}, "nobody tells how much of the input was computed"),
+        ({"events": lambda event: event["event"] != "idle"}, "there is no power of the loaded model without load (energy.idle_s)"),
+        (
+            {"readings": lambda at: at > -10},
+            "there is no power of the loaded model without load (energy.idle_s): GPU-0: readings do not cover",
+        ),
+        ({"readings": lambda at: not 5 < at < 60}, "stage prefill has no energy: GPU-0: readings do not cover the window"),
+    ],
+    ids=["not asked for", "input not told", "no idle", "idle not read", "a stage not read"],
+)
+def test_what_it_cannot_be_made_from_is_said(run, how, said):
+    energy = reduce_run(run({name: STAGES[name] for name in ("prefill", "short-2")}, **how)).energy
+    assert energy["attribution"]["reason"].startswith(said)
+    assert energy["attribution"]["components_j"] == {}
