@@ -1,6 +1,7 @@
 """Whole files that are either there or not: temporary file, fsync, rename, fsync of the folder."""
 
 import errno
+import fcntl
 import json
 import os
 from collections.abc import Iterator
@@ -43,6 +44,18 @@ def _explain(path: Path, error: OSError) -> ArtifactError:
         cause=_CAUSES.get(error.errno or 0, "no permission, or the folder is gone"),
         next_step="free some space or choose another folder with --out; what was recorded so far is kept",
     )
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Of two answers of several files that are written to one folder at once the later one's stay, not some of each."""
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a file system without locks writes as it can
+            fcntl.flock(opened, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(opened)
 
 
 def write_bytes(path: Path, data: bytes) -> None:

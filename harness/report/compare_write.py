@@ -1,9 +1,7 @@
 """Writes a comparison: a page, Markdown with its charts beside it, JSON; and what machines read of its gates."""
 
-import fcntl
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -11,7 +9,7 @@ from typing import Final
 import jinja2
 from markupsafe import Markup
 
-from harness.artifacts.atomic import write_bytes, write_json
+from harness.artifacts.atomic import alone_in, write_bytes, write_json
 from harness.compare import gate_output
 from harness.compare.compare import Comparison
 from harness.core.errors import ArtifactError, ExitCode
@@ -92,7 +90,7 @@ def write_comparison(comparison: Comparison, folder: Path) -> tuple[Path, Path, 
         (folder / CHARTS_DIR).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ArtifactError(f"cannot make {folder}: {error.strerror or error}", cause="no permission, or no space") from error
-    with _alone_in(folder):
+    with alone_in(folder):
         for figure in shown.figures.values():
             for theme in ("light", "dark"):
                 write_bytes(folder / CHARTS_DIR / f"{figure.key}-{theme}.svg", themed(figure.wide, theme).encode())
@@ -103,17 +101,6 @@ def write_comparison(comparison: Comparison, folder: Path) -> tuple[Path, Path, 
         write_bytes(paths[1], markdown)
         write_json(paths[2], comparison.to_dict())
     return paths
-
-
-@contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Of two comparisons that are written to one folder at once the files of the later one stay, not some of each."""
-    opened = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(opened, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(opened)
 
 
 def comparison_html(shown: ComparisonView) -> str:
