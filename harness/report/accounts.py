@@ -52,8 +52,19 @@ def rosetta(summary: Summary) -> Cells | None:
     rows = [[tool, *(_cell(table.rows[i][position], table.terms[i][1]) for i in columns)] for position, tool in enumerate(table.head[1:])]
     paired = [any(isinstance(cell, tuple) for cell in table.rows[i]) for i in columns]
     names = [_SHORT.get(key, heading) for key, (heading, _) in TERMS.items()]
-    head = ["Definitions of", *(names[i] + (", p50 / p99" if pair else "") for i, pair in zip(columns, paired, strict=True))]
+    units = [unit for _, unit in table.terms]
+    head = [
+        "Definitions of",
+        *(
+            names[i] + (f", {units[i]}" if units[i] not in _IN_CELLS else "") + (", p50 / p99" if pair else "")
+            for i, pair in zip(columns, paired, strict=True)
+        ),
+    ]
     return "The same records under other tools' definitions: latencies, tokens per second, power", head, rows
+
+
+_IN_CELLS: Final = frozenset({"s", "1"})
+"""Times have units that suit each of them; the other units stand in the heading."""
 
 
 def _cell(cell: tuple[float | None, float | None] | float | None, unit: str) -> str:
@@ -61,10 +72,13 @@ def _cell(cell: tuple[float | None, float | None] | float | None, unit: str) -> 
         return words.DASH
     if isinstance(cell, tuple):
         low, high = (words.figure(value, unit) for value in cell)
+        if unit not in _IN_CELLS:
+            return f"{low[0]} / {high[0]}"
         if low[1] == high[1]:
             return f"{low[0]} / {high[0]} {low[1]}".strip()
         return f"{low[0]} {low[1]} / {high[0]} {high[1]}".strip()
     value, shown = words.figure(cell, unit)
+    shown = shown if unit in _IN_CELLS else ""
     return f"{value} {shown}".strip()
 
 

@@ -162,6 +162,8 @@ def _boards(found: Mapping[str, Any]) -> Table | None:
             for reason, raw in mapping(one.get("throttled_share")).items()
             if (share := number(raw))
         ]
+        watched = number(one.get("watched_share"))
+        unread = number(one.get("ecc_uncorrected")) is None and number(one.get("foreign_processes")) is None
         faults = [f"XID {xid}" for xid in sequence(one.get("xids"))]
         if number(one.get("ecc_uncorrected")):
             faults.append(f"{words.plain(number(one['ecc_uncorrected']))} uncorrected ECC errors")
@@ -172,7 +174,7 @@ def _boards(found: Mapping[str, Any]) -> Table | None:
             _short(str(one.get("device_id"))), words.plain(number(one.get("sm_clock_mhz"))),
             words.plain(number(one.get("temperature_max_c"))),
             f"{words.plain(limit)} of {words.plain(default)}", words.share(number(one.get("utilization_ratio"))),
-            ", ".join(slowed) or "never", ", ".join(faults) or "none",
+            ", ".join(slowed) or ("never" if watched else "not watched"), ", ".join(faults) or ("not read" if unread else "none"),
         ))  # fmt: skip
     head = ("Board", "SM MHz, mean", "°C, max", "Power limit, W, of default", "Busy", "Clocks held back", "Faults")
     return Table("The boards during the window; clocks held back as a share of it", head, rows, text=(5, 6)) if rows else None

@@ -83,8 +83,7 @@ def interval(low: float | None, high: float | None, unit: str) -> str:
 
 def _apart(text: Callable[[float, int], str], low: float, high: float, digits: int) -> str:
     """Two ends with as many digits as tell them apart, up to three more than usual."""
-    ends = text(low, digits), text(high, digits)
-    for more in (1, 2, 3):
-        if ends[0] == ends[1]:
-            ends = text(low, digits + more), text(high, digits + more)
-    return f"{ends[0]} – {ends[1]}"
+    shown = digits
+    while shown < digits + 3 and float(f"{low:.{shown}g}") == float(f"{high:.{shown}g}"):
+        shown += 1
+    return f"{text(low, shown)} – {text(high, shown)}"

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,12 @@ from markdown_it import MarkdownIt
 from ruamel.yaml import YAML
 
 from harness.core.metrics import METRICS
+from harness.core.records import Concern, Severity
 from harness.reduce import reduce_run
 from harness.report import headline_rows, words, write_report
 from harness.report.charts import draw, inline, themed
+from harness.report.headline import purpose_sentence
+from harness.report.view import _concern
 
 
 @pytest.mark.browser
@@ -53,6 +57,8 @@ class TestInABrowser:
         assert page.js("document.documentElement.scrollWidth") <= width
         shown = "[...document.querySelectorAll('#chart-throughput > div > svg')].filter(s => s.getBoundingClientRect().width > 0)"
         assert page.js(f"{shown}.length") == 1
+        boxes = "[...document.querySelectorAll('.scroll')].filter(b => b.offsetParent && b.scrollWidth > b.clientWidth + 1)"
+        assert page.js(f"{boxes}.map(b => b.getAttribute('aria-label'))") == []
         # Text in a chart stays as large as it was drawn, instead of shrinking with a wide chart.
         scale = page.js(f"{shown}.map(s => s.getBoundingClientRect().width / s.viewBox.baseVal.width)[0]")
         assert scale > 0.85
@@ -192,6 +198,18 @@ class TestText:
         first = [path.read_bytes() for path in written]
         assert [path.read_bytes() for path in write_report(run_dir)] == first
 
+    def test_charts_of_an_earlier_report_do_not_stay(self, new_builder: Callable[..., Any], tmp_path: Path) -> None:
+        builder = new_builder()
+        builder.request(3.0)
+        run = builder.write(tmp_path / "run")
+        (run / "report-charts").mkdir()
+        (run / "report-charts" / "trade-light.svg").write_text("<svg/>")
+        (run / "report-charts" / "mine.svg").write_text("<svg/>")
+        _, report = write_report(run)
+        files = {file.name for file in (run / "report-charts").iterdir()} - {"mine.svg"}
+        assert files == set(re.findall(r'report-charts/([^"]+)"', report.read_text()))
+        assert (run / "report-charts" / "mine.svg").exists()
+
     def test_definitions_are_complete_and_units_match_their_keys(self, written: tuple[Path, Path]) -> None:
         text = written[0].read_text()
         suffixes = {"s": "_s", "J": "_j", "W": "_w", "tok": "_tok", "tok/J": "_tok_per_j", "tok/s/GPU": "_per_gpu"}
@@ -216,9 +234,37 @@ class TestWords:
     def test_times(self, seconds: float | None, text: str) -> None:
         assert words.duration(seconds) == text
 
+    @pytest.mark.parametrize(("seconds", "text"), [(0.0009999, "1.00 ms"), (0.9999, "1.00 s"), (119.96, "2.00 min"), (7199.9, "2.00 h")])
+    def test_times_that_round_up_to_a_larger_unit_are_told_in_it(self, seconds: float, text: str) -> None:
+        assert words.duration(seconds) == text
+
+    @pytest.mark.parametrize(
+        ("low", "high", "unit", "text"),
+        [
+            (1.0101, 1.0102, "s", "1.0101 s – 1.0102 s"), (1, 1, "s", "1 s – 1 s"), (3.5, 4, "tok", "3.500 – 4"),
+            (20_000, 20_001, "J", "20 – 20.001"), (None, 4, "s", ""),
+        ],
+    )  # fmt: skip
+    def test_ends_of_an_interval_differ_as_they_are_read(self, low: float | None, high: float | None, unit: str, text: str) -> None:
+        assert words.interval(low, high, unit) == text
+
     @pytest.mark.parametrize(("ratio", "text"), [(None, "—"), (1, "100 %"), (0.99999, "> 99.9 %"), (0, "0 %"), (0.00001, "< 0.1 %")])
     def test_shares_never_round_to_all_or_nothing(self, ratio: float | None, text: str) -> None:
         assert words.share(ratio) == text
+
+
+def test_what_a_run_was_for_is_not_guessed(run_dir: Path) -> None:
+    summary = reduce_run(run_dir)
+    assert purpose_sentence(summary).startswith("A measurement")
+    unknown = replace(summary, profile={**summary.profile, "purpose": None})
+    assert purpose_sentence(unknown) == "Nobody knows what the run was for."
+
+
+@pytest.mark.parametrize(
+    ("code", "value", "text"), [("client_error", 0.0202, "20.2 ms"), ("quality_unverified", 0.7, "0.7"), ("requests_failed", 1.0, "1")]
+)
+def test_figures_of_concerns_have_their_unit_and_no_filling_zeros(code: str, value: float, text: str) -> None:
+    assert _concern(Concern(code, Severity.NOTE, "m", value, 0.0))["value"] == text
 
 
 def test_one_drawing_serves_all_themes(run_dir: Path) -> None:
