@@ -11,7 +11,17 @@ from typing import Any
 
 from harness.artifacts.results import RunResult
 from harness.compare.gates import GateResult, Outcome, evaluate_gates
-from harness.compare.identity import MISMATCH_KEYS, Mismatch, check_keys, identities, mapping, output_lengths, unchecked, verdicts
+from harness.compare.identity import (
+    MISMATCH_KEYS,
+    Mismatch,
+    check_keys,
+    identities,
+    lengths_by_chance,
+    mapping,
+    output_lengths,
+    unchecked,
+    verdicts,
+)
 from harness.compare.sides import Member, RunSet, Treatment, group, load_set, names, side_label, treatment, treatments
 from harness.compare.table import BOARD_SENSOR_ERROR, CLAIMING, HEADLINE, MIN_REPEATS, Cell, Row, Spread, Word, rows
 from harness.core.errors import ArtifactError, ProfileError
@@ -283,6 +293,7 @@ def _notes(
         mixed = [key for key in mixed if key not in {"set", "profile", *by}]
         if mixed:
             yield f"Runs of {label} differ in {', '.join(mixed)}: they are taken for repeats of each other all the same."
+    yield from lengths_by_chance(groups)
     for key in unchecked(runs):
         yield f"No run records its {key}: that it is equal was not checked."
     made_by = {str(mapping(run.manifest.get("harness")).get("version") or "unknown") for run in runs}

@@ -1,5 +1,6 @@
 """Which runs answer the same question. What does not is refused by the name of the key that differs, unless that key is allowed."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -117,9 +118,10 @@ def identities(runs: Sequence[RunResult], allow: Sequence[str]) -> Iterator[Mism
 
 
 def output_lengths(sides: Mapping[str, Sequence[RunResult]], allow: Sequence[str]) -> Iterator[Mismatch]:
-    """Under `natural` the server decides how much work it does; beyond 2 % it was not the same work.
+    """Under `natural` the server decides how much work it does; beyond 2 %, and beyond chance, it was not the same work.
 
-    The means of whole sides are compared: lengths of single repeats differ by their seeds.
+    The means of whole sides are compared: lengths of single repeats differ by their seeds. What chance does is known from the runs' own
+    intervals; without these the 2 % decide alone.
 
     Raises:
         NotComparableError: mean output lengths of two sides lie further apart.
@@ -132,10 +134,26 @@ def output_lengths(sides: Mapping[str, Sequence[RunResult]], allow: Sequence[str
         its = _mean_output(members)
         if mine is None and its is None:
             continue  # neither has an answer: every row about answers is absent
-        if mine is not None and its is not None and abs(its - mine) <= OUTPUT_LENGTH_TOLERANCE * max(abs(mine), abs(its)):
+        if mine is not None and its is not None and not _apart(mine, its, _chance(baseline, members)):
             continue
         said = [human_number(value) if value is not None else "nothing recorded" for value in (mine, its)]
         yield _mismatch("mean_output_tok", (said[0], _where(first, baseline)), (said[1], _where(label, members)), label, allow)
+
+
+def lengths_by_chance(sides: Mapping[str, Sequence[RunResult]]) -> Iterator[str]:
+    """Sides whose mean output lengths lie beyond the tolerance, but not beyond chance: they are compared, and it is told."""
+    (first, baseline), *others = sides.items()
+    mine = _mean_output(baseline)
+    for label, members in others:
+        its = _mean_output(members)
+        if mine is None or its is None or OutputLength.NATURAL not in {_output_length(run) for run in (*baseline, *members)}:
+            continue
+        chance = _chance(baseline, members)
+        if _apart(mine, its) and not _apart(mine, its, chance):
+            yield (
+                f"Mean output lengths of {first} and {label}, {human_number(mine)} and {human_number(its)} tokens, are more than "
+                f"{OUTPUT_LENGTH_TOLERANCE:.0%} apart; so few answers leave that to chance (±{human_number(chance)})."
+            )
 
 
 def unchecked(runs: Sequence[RunResult]) -> list[str]:
@@ -167,6 +185,22 @@ def _mean_output(members: Sequence[RunResult]) -> float | None:
     values = [run.figure("mean_output_tok").value for run in members]
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known and len(known) == len(values) else None
+
+
+def _apart(mine: float, its: float, chance: float = 0.0) -> bool:
+    return abs(its - mine) > max(OUTPUT_LENGTH_TOLERANCE * max(abs(mine), abs(its)), chance)
+
+
+def _chance(*sides: Sequence[RunResult]) -> float:
+    """Half-width of the 95 % interval of how far two sides' mean lengths lie apart, by their runs' intervals; 0 where a run has none."""
+    squares = 0.0
+    for members in sides:
+        for run in members:
+            value = run.figure("mean_output_tok")
+            if value.ci_low is None or value.ci_high is None:
+                return 0.0
+            squares += ((value.ci_high - value.ci_low) / 2 / len(members)) ** 2
+    return math.sqrt(squares)
 
 
 def _output_length(run: RunResult) -> object:

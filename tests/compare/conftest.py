@@ -66,12 +66,15 @@ def make_run(tmp_path: Path, summary: Summary) -> MakeRun:
         ttft_p50: float = 0.3,
         power_boundary: str = "gpu_board",
         metric_version: int = METRIC_VERSION,
+        half_width: dict[str, float] | None = None,
     ) -> Path:
         metrics = dict(summary.metrics)
         for key, value in (values or {}).items():
             base = METRICS[key.partition("@")[0]]
             boundary = power_boundary if base.boundary == "power" else base.boundary
             metrics[key] = Figure(value, base.unit, boundary=boundary) if value is not None else Figure(None, base.unit, basis=Basis.ABSENT)
+            if value is not None and half_width and key in half_width:
+                metrics[key] = replace(metrics[key], ci_low=value - half_width[key], ci_high=value + half_width[key])
         if not intervals:
             metrics = {key: replace(figure, ci_low=None, ci_high=None) for key, figure in metrics.items()}
         concerns = (Concern("drops", Severity.INVALID, "Half of the requests were dropped."),) if status is Status.INVALID else ()

@@ -167,6 +167,30 @@ def test_under_natural_output_mean_lengths_may_differ_by_two_percent(make_run):
     assert compare_runs([a, longer], ["mean_output_tok"]).allowed
 
 
+def test_lengths_that_chance_alone_sets_apart_are_compared_and_told(make_run):
+    """Two quick runs of a few hundred answers each differ by more than 2 % for no reason at all."""
+    wide = {"labels": {"output_length": "natural"}, "half_width": {"mean_output_tok": 6.0}}
+    a, b = make_run("a", values={"mean_output_tok": 200.0}, **wide), make_run("b", values={"mean_output_tok": 208.0}, **wide)
+    assert any("Mean output lengths of A and B, 200 and 208 tokens" in note for note in compare_runs([a, b]).notes)
+    with pytest.raises(NotComparableError, match="mean_output_tok"):
+        compare_runs([a, make_run("c", values={"mean_output_tok": 212.0}, **wide)])  # beyond hypot(6, 6) = 8.5
+    sure = {**wide, "half_width": {"mean_output_tok": 1.0}}
+    with pytest.raises(NotComparableError, match="mean_output_tok"):
+        compare_runs([make_run("d", values={"mean_output_tok": 200.0}, **sure), make_run("e", values={"mean_output_tok": 208.0}, **sure)])
+    near = make_run("f", values={"mean_output_tok": 203.0}, **wide)
+    assert not any("output lengths" in note for note in compare_runs([a, near]).notes)
+
+
+def test_repeats_narrow_what_chance_may_do_to_lengths(make_run):
+    def side(name, tok, n):
+        changes = {"labels": {"output_length": "natural"}, "half_width": {"mean_output_tok": 6.0}, "engine_version": name}
+        return [make_run(f"{name}{i}", seed=i, values={"mean_output_tok": tok}, **changes) for i in range(n)]
+
+    assert compare_runs([*side("a", 200.0, 1), *side("b", 206.0, 1)]).notes
+    with pytest.raises(NotComparableError, match="mean_output_tok"):
+        compare_runs([*side("c", 200.0, 4), *side("d", 206.0, 4)])  # beyond hypot(3, 3) = 4.2
+
+
 def test_forced_output_needs_no_equal_realised_lengths(make_run):
     compare_runs([make_run("a", values={"mean_output_tok": 200.0}), make_run("b", values={"mean_output_tok": 220.0})])
 
