@@ -211,11 +211,16 @@ class TestBoards:
         assert {s.reason for s in stretches} == {"hw_thermal_slowdown", "sw_power_cap"}
 
     def test_a_board_that_was_watched_for_a_part_of_the_window_says_for_how_much(self, run):
-        """Its last row was 10 s into a window of 40 s, and holds for three more."""
-        summary = reduce_run(run(boards=lambda i, gpu: {"throttle_reasons": (0 if i <= 12 or gpu else None)}, purpose="measure"))
-        first, second = summary.energy["boards"]["devices"]
-        assert (first["watched_share"], second["watched_share"]) == (pytest.approx(11 / 40), pytest.approx(1))
-        assert codes(summary)["throttling_not_watched"].value == 1
+        """The last row of two of three boards was 10 s into a window of 40 s, and holds for a second more."""
+        state = lambda i, gpu: {  # noqa: E731
+            "throttle_reasons": (0 if i <= 12 or gpu == 2 else None), "temperature_c": 40.0 + i, "sm_clock_mhz": 1700 + 2 * i,
+        }  # fmt: skip
+        summary = reduce_run(run(boards=state, purpose="measure", gpus=3))
+        found = summary.energy["boards"]["devices"]
+        assert [one["watched_share"] for one in found] == pytest.approx([11 / 40, 11 / 40, 1])
+        assert codes(summary)["throttling_not_watched"].value == 2
+        assert {one["temperature_max_c"] for one in found} == {81.0}  # of the readings from 2 to 41 s
+        assert {one["sm_clock_mhz"] for one in found} == {1743.0}
 
     def test_bits_are_those_of_nvml(self):
         bits = {

@@ -21,11 +21,13 @@ def _windows(builder: Any, times: tuple[int, int], tmp_path: Path) -> Callable[.
     """The windows of a run of five requests, at 1, 3, 5, 7 and 9 s, each done after 0.651 s; times of events in seconds."""
 
     def make(
-        *events: dict[str, Any], state: str = "complete", load: list[dict[str, Any]] | None = None, stage: str = "main"
+        *events: dict[str, Any], state: str = "complete", load: list[dict[str, Any]] | None = None, stage: str = "main", host: bool = False
     ) -> list[StageWindow]:
         for start_s in (1, 3, 5, 7, 9):
             builder.request(start_s, stage=stage)
         builder.state = state
+        if host:
+            builder.idle_host()  # readings until 28 s
         root = builder.write(tmp_path / "run")
         run = RunDir(root)
         lines = [
@@ -79,6 +81,12 @@ class TestBounds:
 
     def test_a_killed_run_ends_where_its_records_end(self, windows: Callable[..., list[StageWindow]]) -> None:
         (window,) = windows(began(20.0), state="running")
+        assert (span(window), window.cut) == ((2, 9.651), True)
+
+    def test_a_killed_run_of_sessions_ends_with_the_last_of_its_requests_however_long_others_wrote(
+        self, windows: Callable[..., list[StageWindow]]
+    ) -> None:
+        (window,) = windows(began(None), state="running", host=True)
         assert (span(window), window.cut) == ((2, 9.651), True)
 
     def test_a_run_that_was_killed_after_its_window_has_the_whole_of_it(self, windows: Callable[..., list[StageWindow]]) -> None:
