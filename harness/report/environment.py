@@ -21,11 +21,11 @@ def environment(reduction: Reduction) -> list[tuple[str, str]]:
         rows.append(("Length of the run", words.duration(run.at(ended) * 1e-9)))
     gpus = [mapping(gpu) for gpu in sequence(hardware.get("gpus"))]
     for gpu in gpus:
-        parts = [str(gpu.get("name") or "GPU"), words.size(number(gpu.get("memory_bytes")))]
-        if gpu.get("power_limit_w") is not None:
-            parts.append(
-                f"power limit {words.plain(number(gpu['power_limit_w']))} W of {words.plain(number(gpu.get('power_limit_default_w')))} W"
-            )
+        held = number(gpu.get("memory_bytes"))
+        parts = [str(gpu.get("name") or "GPU"), words.size(held) if held is not None else "memory not known"]
+        limit, default = number(gpu.get("power_limit_w")), number(gpu.get("power_limit_default_w"))
+        if limit is not None:
+            parts.append(f"power limit {words.plain(limit)} W" + (f" of {words.plain(default)} W" if default is not None else ""))
         if gpu.get("driver_version"):
             parts.append(f"driver {gpu['driver_version']}")
         rows.append((f"GPU {gpu.get('index')}", ", ".join(parts)))
@@ -69,7 +69,7 @@ def environment(reduction: Reduction) -> list[tuple[str, str]]:
             title = {"host": "CPU in use, whole host"}.get(scope, f"CPU in use, {scope}")
             memory = f", {words.size(row['rss_bytes_max'])} of memory" if row.get("rss_bytes_max") is not None else ""
             rows.append((title, f"{words.plain(row['cpu_cores_mean'], 2)} cores (p95 {words.plain(row['cpu_cores_p95'], 2)}){memory}"))
-    rows.append(("Seed", str(manifest.get("seed", words.DASH))))
+    rows.append(("Seed", str(manifest["seed"]) if manifest.get("seed") is not None else words.DASH))
     for key, title in (("workload_sha256", "Workload (sha256)"), ("plan_sha256", "Plan (sha256)")):
         if manifest.get(key):
             rows.append((title, str(manifest[key])))

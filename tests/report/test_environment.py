@@ -1,0 +1,111 @@
+"""What a report says a run was made on, and its headline's rows."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from harness.core.records import Basis
+from harness.reduce.reduction import Reduction, reduce_fully
+from harness.reduce.summary import Distribution, Figure
+from harness.report import words
+from harness.report.environment import environment
+from harness.report.headline import figure_row, rows_of
+from harness.report.sentence import sentence
+
+
+@pytest.fixture(name="reduction", scope="module")
+def _reduction(new_builder: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Reduction:
+    builder = new_builder(gpus=2)
+    for i in range(4):
+        builder.request(3.0 + i)
+    builder.idle_host()
+    return reduce_fully(builder.write(tmp_path_factory.mktemp("environment") / "run"))
+
+
+def told(reduction: Reduction, **manifest: Any) -> dict[str, str]:
+    run = replace(reduction.run, manifest={**reduction.run.manifest, **manifest})
+    return dict(environment(replace(reduction, run=run)))
+
+
+def test_everything_that_the_manifest_says_is_told(reduction: Reduction) -> None:
+    found = told(reduction, harness={"version": "0.1.0", "commit": "0123456789abcdef", "dirty": True})
+    wanted = {
+        "Run": "20260801T120000Z-oracle-abc123",
+        "Started": "2026-08-01 12:00:00 UTC",
+        "Length of the run": "28 s",
+        "GPU 0": "NVIDIA H100 80GB HBM3, 80 GiB, power limit 700 W of 700 W, driver 580.1",
+        "CPU": "AMD EPYC 9554, 2 of 2 logical cores usable",
+        "Memory": "24 GiB",
+        "System": "Debian GNU/Linux 12, kernel 6.1",
+        "Model": "builtin:tiny, 3,000,000 parameters, float32",
+        "Server": "torch 0.1.0 (torch 2.13.0)",
+        "Server's command": "python -m harness.server.torch_app --port 8000",
+        "Server's settings": "max_model_len=4096",
+        "Server ready after": "4.20 s",
+        "Harness": "0.1.0, commit 0123456789ab with changes",
+        "Python": "3.11.9; locust 2.47.0, pandas 3.1.1",
+        "CPU in use, whole host": "1.2 cores (p95 1.2), 0.0931 GiB of memory",
+        "Seed": "7",
+        "Workload (sha256)": "a" * 64,
+        "Plan (sha256)": "b" * 64,
+    }
+    assert {key: found[key] for key in wanted} == wanted
+    assert set(found) == {*wanted, "GPU 1", "CPU in use, traffic:0", "CPU in use, server:replica-0"}
+
+
+def test_what_it_does_not_say_is_left_out_or_a_dash(reduction: Reduction) -> None:
+    nothing: dict[str, Any] = dict.fromkeys(
+        ("hardware", "software", "server", "harness", "model", "ended_ns", "workload_sha256", "plan_sha256", "clock_anchors")
+    )
+    bare = replace(reduction, summary=replace(reduction.summary, host={}))
+    assert told(bare, **nothing, seed=None) == {"Run": "20260801T120000Z-oracle-abc123", "GPU": "none", "Seed": words.DASH}
+    gpu = {"index": 3, "name": None, "memory_bytes": None, "power_limit_w": 500.0, "power_limit_default_w": None}
+    assert told(reduction, hardware={"gpus": [gpu]})["GPU 3"] == "GPU, memory not known, power limit 500 W"
+
+
+@pytest.mark.parametrize("anchors", [[], [{}], [{"monotonic_ns": "x", "unix_ns": 1}], "none", [None]])
+def test_a_clock_that_was_not_anchored_has_no_time_of_day(reduction: Reduction, anchors: object) -> None:
+    assert "Started" not in told(reduction, clock_anchors=anchors)
+
+
+def test_the_sentence_says_what_ran_on_what(reduction: Reduction) -> None:
+    assert sentence(reduction) == (
+        "builtin:tiny, served by torch 0.1.0 on 2 × NVIDIA H100 80GB HBM3: chat traffic over the OpenAI chat completions API,"
+        " 4 live conversations; output lengths forced."
+    )
+    hardware = {"gpus": [], "cpu": {"usable_cores": 1}}
+    dummy = {**reduction.run.profile, "model": {"id": "m", "load_format": "dummy"}}
+    run = replace(reduction.run, manifest={"hardware": hardware, "profile": dummy, "server": {"kind": "vllm"}})
+    assert sentence(replace(reduction, run=run)).startswith("m with dummy weights, served by vllm on 1 CPU core: ")
+    unknown = replace(reduction.run, manifest={})
+    assert sentence(replace(reduction, run=unknown)) == "What was run is not known: the manifest does not say."
+
+
+def test_a_figures_row_has_boundary_basis_tokens_interval_and_what_repeats_do_not_remove() -> None:
+    figure = Figure(12_345.0, "J", 12_000.0, 13_000.0, Basis.MODELLED, "node", "w", "a note", systematic_ratio=0.05)
+    row = figure_row("energy_j@node", figure)
+    assert (row.key, row.title, row.value, row.unit) == ("energy_j@node", "Energy (nodes)", "12.35", "kJ")
+    assert (row.interval, row.basis, row.boundary, row.tokens) == ("12 – 13", "modelled", "nodes", "")
+    assert row.note == "a note · ± 5 % systematic, which repeats do not remove"
+    share = figure_row("slo_met_ratio", Figure(0.9996, "1", 0.99, 1.0, boundary="client"))
+    assert (share.value, share.unit, share.interval, share.note) == ("> 99.9 %", "", "99 % – 100 %", "")
+    absent = figure_row("output_tok_s", Figure(None, "tok/s", basis=Basis.ABSENT, note="why", systematic_ratio=0.05))
+    assert (absent.value, absent.unit, absent.basis, absent.tokens, absent.note) == (words.DASH, "", "absent", "output", "why")
+    assert figure_row("slo_met_ratio", Figure(0.5, "1", None, 1.0)).interval == ""
+
+
+def test_percentiles_say_over_how_many_or_why_they_are_absent() -> None:
+    known = Distribution(p50=0.25, n=1, ci={"p50": (0.2, 0.3)})
+    rows = {row.key: row for row in rows_of({}, {"ttft_s": known, "e2e_s": Distribution(p50=0.5, n=1200, censored=300)})}
+    assert (rows["ttft_s.p50"].value, rows["ttft_s.p50"].unit, rows["ttft_s.p50"].note) == ("250", "ms", "1 request")
+    assert (rows["ttft_s.p50"].interval, rows["ttft_s.p50"].boundary, rows["ttft_s.p50"].basis) == (
+        "200 ms – 300 ms",
+        "at the client",
+        "measured",
+    )
+    assert rows["e2e_s.p50"].note == "1,200 requests"
+    assert rows["e2e_s.p99"].note == "beyond what is known: 300 of 1,500 requests never got there"
+    assert (rows["e2e_s.p99"].basis, rows["e2e_s.p99"].boundary, rows["e2e_s.p99"].value) == ("absent", "", words.DASH)
+    assert rows["tpot_s.p50"].note == "no request got there"
