@@ -18,7 +18,7 @@ def fleet_command(
     site: Annotated[list[str] | None, typer.Option("--site", metavar="NAME|FILE", help="A shipped site, or a YAML file of one.")] = None,
     compare_sites: Annotated[bool, typer.Option("--compare-sites", help="All shipped sites side by side.")] = False,
     scenario: Annotated[list[str] | None, typer.Option("--scenario", help="all, or one by name; may be repeated.")] = None,
-    years: Annotated[int, typer.Option("--years", min=0, help="Simulated years; 0 simulates none.")] = 4,
+    years: Annotated[int, typer.Option("--years", min=0, max=500, help="Simulated years; 0 simulates none.")] = 4,
     demand_tok_s: Annotated[float | None, typer.Option("--demand-tok-s", help="Output tokens per second asked at peak.")] = None,
     demand_sessions: Annotated[float | None, typer.Option("--demand-sessions", help="Live sessions asked at peak.")] = None,
     demand_trace: Annotated[Path | None, typer.Option("--demand-trace", metavar="FILE", help="Demand by hour, one number a line.")] = None,

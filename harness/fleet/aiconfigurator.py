@@ -19,9 +19,9 @@ from typing import Final
 from harness.artifacts.results import RunResult, number
 from harness.core.errors import NotComparableError, PreflightError
 from harness.fleet.evidence import mapping, measured_tokens, work_of
-from harness.fleet.modelled import Ratio
+from harness.fleet.modelled import TOOL, Ratio
 
-NAME: Final = "aiconfigurator"
+NAME: Final = TOOL
 
 COMMAND_VARIABLE: Final = "HARNESS_AICONFIGURATOR"
 """Environment variable with the path of the command, where it is not on PATH."""

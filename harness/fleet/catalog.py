@@ -1,5 +1,6 @@
 """Hardware, sites, priors and published throughput as data: YAML in `data/`, checked when it is read, each number with its source."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -39,7 +40,9 @@ def load_site(name: str | Path) -> Site:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise ProfileError(f"{path} cannot be read: {error.strerror or error}") from error
+        raise ProfileError(f"{path} cannot be read: {error.strerror or error}", next_step="give the path of a site's YAML file") from error
+    except UnicodeDecodeError as error:
+        raise ProfileError(f"{path} is no text", cause=str(error), next_step="give the path of a site's YAML file, in UTF-8") from error
     sites = _parse_sites(text, str(path))
     if len(sites) != 1:
         raise ProfileError(f"{path} holds {len(sites)} sites; one is needed", next_step="write `name:` and its keys below, one site a file")
@@ -137,6 +140,15 @@ def sanity() -> tuple[SanityRow, ...]:
     return rows
 
 
+_LEAST: Final = 1e-6  # what multiplies tokens or prices is above 0
+_SHARE: Final = (_LEAST, 1.0)
+_BOUNDS: Final[Mapping[str, tuple[float, float]]] = {
+    "reserved_spares": (0.0, 1 - _LEAST), "host_power_share": (0.0, 1.0), "host_beside_module": (0.0, 1.0), "idle_power_share": (0.0, 1.0),
+    "network_storage": (0.0, math.inf), "pue": (1.0, math.inf), "board_sensor": (0.0, 1.0), "node_meter": (0.0, 1.0),
+    "price_spread": (_LEAST, math.inf), "co2_kg_per_kwh": (0.0, math.inf), "modelled_spread": (_LEAST, math.inf),
+}  # fmt: skip
+"""What a stated assumption may be; all others are shares above 0. A facility draws what its IT draws, and more: a PUE is at least 1."""
+
 _ASSUMED: Final = re.compile(r"([a-z0-9_]+)=([0-9.eE+-]+)(?::([0-9.eE+-]+))?")
 
 
@@ -144,7 +156,7 @@ def overridden(texts: Sequence[str]) -> dict[str, Prior]:
     """The priors, with `KEY=VALUE` (no spread) and `KEY=LOW:HIGH` (uniform) in place of the shipped ones.
 
     Raises:
-        ProfileError: no such key, no number, or a range that is upside down or not positive.
+        ProfileError: no such key, no number, a range that is upside down, or a value that the factor cannot have.
     """
     found = dict(priors())
     for text in texts:
@@ -153,10 +165,14 @@ def overridden(texts: Sequence[str]) -> dict[str, Prior]:
             low, high = (float(match[2]), float(match[3] or match[2])) if match else (0.0, 0.0)
         except ValueError:
             match, low, high = None, 0.0, 0.0
-        if match is None or not 0 <= low <= high or match[1] not in found:
+        if match is None or match[1] not in found:
             raise ProfileError(f"{text!r} is no assumption", next_step=f"write KEY=VALUE or KEY=LOW:HIGH with one of: {', '.join(found)}")
-        if match[1] == "pue" and low < 1:
-            raise ProfileError(f"{text!r}: a PUE is at least 1: the facility draws what its IT draws, and more")
+        if not low <= high:
+            raise ProfileError(f"{text!r} has its ends the wrong way round", next_step="write KEY=LOW:HIGH with the lower end first")
+        least, most = _BOUNDS.get(match[1], _SHARE)
+        if not least <= low <= high <= most or high == math.inf:
+            at_most = f"at most {most:g}" if most < math.inf else "finite"
+            raise ProfileError(f"{text!r} makes no sense: {found[match[1]].title} must be at least {least:g} and {at_most}")
         found[match[1]] = replace(
             found[match[1]],
             kind="fixed" if low == high else "uniform",

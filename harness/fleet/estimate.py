@@ -15,7 +15,7 @@ import numpy as np
 
 from harness.artifacts.results import RunResult, Value, load_result
 from harness.core.clock import wall_now
-from harness.core.errors import ProfileError
+from harness.core.errors import ArtifactError, ProfileError
 from harness.core.records import Basis, Boundary
 from harness.core.units import human_number
 from harness.fleet import arithmetic, evidence
@@ -23,7 +23,7 @@ from harness.fleet.catalog import contradictions, gpus, load_site, overridden
 from harness.fleet.draws import BLOCK, Z95, Streams, draw
 from harness.fleet.factors import FactorBook
 from harness.fleet.flags import red_flags
-from harness.fleet.further import curve_of, efficiency_of
+from harness.fleet.further import check_same_work, curve_of, efficiency_of
 from harness.fleet.kinds import GpuSpec, Site
 from harness.fleet.model import Case, best_point, central, evaluate, swings
 from harness.fleet.modelled import Ratio, no_ratio
@@ -35,6 +35,9 @@ __all__ = ["DRAWS", "Factor", "FleetEstimate", "FleetFigure", "Options", "Step",
 
 DRAWS: Final = BLOCK
 """Default number of Monte Carlo draws: the Monte Carlo error of a P5 or P95 is then well below the width of any prior."""
+
+FEW: Final = 1000
+"""Fewer draws than these leave P5 and P95 to chance (50 beyond each)."""
 
 OVERSUBSCRIBED: Final = 0.30
 """Servers beyond the power cap's provision that POLCA (arXiv 2308.12908) found room for."""
@@ -95,7 +98,7 @@ def estimate(
         seed: in place of the options'.
 
     Raises:
-        ArtifactError: no reduced run.
+        ArtifactError: no reduced run, or a damaged one.
         ProfileError: no such site, a site whose term has ended, or constants that overlap.
         InvalidRunError: the run is invalid, proves function only, ran without GPUs or met its SLOs in no request: nothing may be scaled.
         NotComparableError: the site's GPUs are of another type than the run's, or what is asked for is other work than was measured.
@@ -112,6 +115,8 @@ def estimate(
     if options.modelled is None:
         evidence.check_type(result, spec, place)
     evidence.check_work(result, options.work)
+    for path in (*options.limits, *options.loads, *options.replicas):
+        check_same_work(result, load_result(path), "further evidence")
     check_term(place)
     return _Estimator(result, place, spec, measured, options).estimate()
 
@@ -143,6 +148,8 @@ class _Estimator:
 
     def estimate(self) -> FleetEstimate:
         self._flags.extend(red_flags(self._run, self._from, self._site))
+        if self._options.draws < FEW:
+            self._flags.append(f"Only {self._options.draws} draws: the ends of the ranges are chance; {FEW:,} are few enough to be quick.")
         self._tokens()
         absent_power = self._power.factors()
         for key in ("availability", "reserved_spares", "load_factor"):
@@ -151,6 +158,11 @@ class _Estimator:
         case = self._on_curve(case, absent_power)
         self._prices()
         values = central(self._book.factors, case)
+        if values["gpus_powered"] < 1:
+            raise ProfileError(
+                f"{case.cap_mw:g} MW power no GPU: one takes {values['w_per_gpu']:,.0f} W at the meter under the run's load",
+                next_step="mend power_mw of the site (its unit is megawatts)",
+            )
         drawn = evaluate({key: factor.draws for key, factor in self._book.factors.items()}, case)
         binding = self._binding(case, values, absent_power)
         figures = self._figures(case, values, drawn, absent_power, binding)
@@ -199,6 +211,13 @@ class _Estimator:
         assert measured.value is not None
         spread, source = 0.0, f"measured in {run.run_id}, {self._from.name}"
         if measured.ci_low is not None and measured.ci_high is not None:
+            if not measured.ci_low <= measured.value <= measured.ci_high:
+                raise ArtifactError(
+                    f"{run.path}: output_tok_s_per_gpu is {measured.value:g}, which its interval does not hold "
+                    f"({measured.ci_low:g} to {measured.ci_high:g})",
+                    cause="summary.json was edited or damaged",
+                    next_step=f"harness reduce {run.path} writes it again",
+                )
             spread = (measured.ci_high - measured.ci_low) / 2 / Z95
         else:
             source += "; the run has no interval of its own, so its uncertainty is not in the ranges"
@@ -254,6 +273,11 @@ class _Estimator:
             share = site.mix.get(self._spec.name)
             if share is not None:
                 count = math.floor(count * share.value)
+                if count < 1:
+                    raise ProfileError(
+                        f"{share.value:.3g} of the {site.gpus.value:,.0f} GPUs of {site.name} are not one {self._spec.name}",
+                        next_step="measure a type that the site has more of, or mend its mix",
+                    )
                 self._flags.append(
                     f"Only the {count:,.0f} GPUs of type {self._spec.name} are scaled "
                     f"({100 * share.value:.0f} % of {site.gpus.value:,.0f}, "
@@ -285,6 +309,8 @@ class _Estimator:
         if case.cap_mw is None or absent_power is not None:
             return case
         if central(self._book.factors, case)["gpus_powered"] >= case.gpus:
+            if self._options.limits:
+                self._flags.append("The power cap does not bind, so runs at other power limits change nothing.")
             return case
         curve, why = curve_of(self._run, [load_result(path) for path in self._options.limits])
         if curve is None or "board_w" not in self._book.factors:

@@ -5,6 +5,7 @@ import re
 from typing import Final
 
 from harness.artifacts.results import RunResult, number
+from harness.core.clock import wall_now
 from harness.core.records import Status
 from harness.fleet.catalog import sanity
 from harness.fleet.evidence import board_power_w, is_demonstration, work_of
@@ -38,6 +39,8 @@ def red_flags(run: RunResult, spec: GpuSpec, site: Site) -> list[str]:
         flags.append(f"Context lengths {said}: the figures hold for those lengths only; longer contexts give fewer tokens.")
     if run.labels.get("load_format") == "dummy":
         flags.append("Dummy weights: speed is representative for dense models only, and quality is unverified.")
+    if site.available is not None and site.available > wall_now().date().isoformat()[: len(site.available)]:
+        flags.append(f"The site is available from {site.available} on; until then it delivers nothing.")
     if not site.types:
         flags.append(f"Nobody states the site's type of GPU; the run's ({spec.name}) is assumed.")
     others = [item.figure for item in site.also_said if item.what == "gpus" and item.figure.note]

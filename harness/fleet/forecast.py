@@ -24,6 +24,9 @@ from harness.fleet.spread import spread
 YEARS: Final = 4
 """Simulated years by default: enough for the P99.9 of failed nodes, whose repairs take days."""
 
+MOST_YEARS: Final = 500
+"""Hours of that many years are held in memory (a quarter of a gigabyte); more tells nothing new."""
+
 HORIZON_DAYS: Final = 3 * 365
 """How far scenarios look where the site's term is not stated."""
 
@@ -66,8 +69,8 @@ class TimeOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.years < 1:
-            raise ProfileError(f"{self.years} simulated years: one is the least")
+        if not 1 <= self.years <= MOST_YEARS:
+            raise ProfileError(f"{self.years:,} simulated years: from 1 to {MOST_YEARS} can be asked for")
         if not 0 < self.demand_share < math.inf:
             raise ProfileError(f"a demand of {self.demand_share:g} of the site's peak: it must be above 0")
 
@@ -190,7 +193,7 @@ def pool_of(estimated: FleetEstimate, run: RunResult, options: TimeOptions) -> P
     nodes = int(estimated.central["gpus_powered"] // per_node)
     if nodes < 1:
         raise ProfileError(
-            f"{estimated.central['gpus_powered']:.0f} GPUs are powered: not one node of {per_node} to simulate",
+            f"GPUs that are powered: {estimated.central['gpus_powered']:.0f}, not one node of {per_node} to simulate",
             next_step="--years 0 estimates the site without time",
         )
     spares = options.spares if options.spares is not None else round(nodes * estimated.factors["reserved_spares"].value)

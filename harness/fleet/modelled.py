@@ -2,11 +2,14 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from harness.core.errors import NotComparableError, ProfileError
 from harness.fleet.catalog import sanity
 from harness.fleet.kinds import Prior, SanityRow
+
+TOOL: Final = "aiconfigurator"
+"""What the model of NVIDIA's tool goes by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,26 @@ def no_ratio(of: str, to: str) -> Ratio:
     raise NotComparableError(f"nothing is scaled from {of} to {to} without a model of their ratio", next_step="state one with --modelled")
 
 
+def check_ratio(text: str) -> tuple[float, float] | None:
+    """Low and high of a ratio that is stated as a number or LOW:HIGH; None where a model is named.
+
+    Raises:
+        ProfileError: neither.
+    """
+    if text == "table" or text.partition(":")[0] == TOOL:
+        return None
+    low_text, _, high_text = text.partition(":")
+    try:
+        low, high = float(low_text), float(high_text or low_text)
+    except ValueError:
+        raise ProfileError(
+            f"--modelled {text}: no such model", next_step=f"use table, {TOOL}, a number, or LOW:HIGH with --modelled-source"
+        ) from None
+    if not 0 < low <= high < math.inf:
+        raise ProfileError(f"--modelled {text}: a ratio is above 0, and a range has its low end first")
+    return low, high
+
+
 def parse_ratio(text: str, source: str | None, of: str, to: str) -> Ratio:
     """A ratio from the command line.
 
@@ -70,15 +93,10 @@ def parse_ratio(text: str, source: str | None, of: str, to: str) -> Ratio:
         middle = ratios[len(ratios) // 2] if len(ratios) % 2 else math.fsum(ratios[len(ratios) // 2 - 1 : len(ratios) // 2 + 1]) / 2
         said = ", ".join(f"{ratio:.2f} {row.title}" for row, ratio in rows)
         return Ratio(middle, f"published throughput: {said}; {rows[0][0].source} ({rows[0][0].date})", ratios[0], ratios[-1])
-    low_text, _, high_text = text.partition(":")
-    try:
-        low, high = float(low_text), float(high_text or low_text)
-    except ValueError:
-        raise ProfileError(
-            f"--modelled {text}: no such model", next_step="use table, aiconfigurator, a number, or LOW:HIGH with --modelled-source"
-        ) from None
-    if not 0 < low <= high < math.inf:
-        raise ProfileError(f"--modelled {text}: a ratio is above 0, and a range has its low end first")
+    stated = check_ratio(text)
+    assert stated is not None
+    low, high = stated
     if not source:
         raise ProfileError("a stated ratio needs its source", next_step="add --modelled-source 'who says so'")
-    return Ratio((low + high) / 2, f"stated: {source}", low if high_text else None, high if high_text else None)
+    ends = (low, high) if ":" in text else (None, None)
+    return Ratio((low + high) / 2, f"stated: {source}", *ends)

@@ -3,12 +3,28 @@
 import math
 import re
 from collections.abc import Mapping, Sequence
+from datetime import date
 from typing import Any, Final, cast
 
 from harness.core.errors import ProfileError
 from harness.fleet.kinds import PARTS, AlsoSaid, GpuSpec, Named, Prior, PriorKind, SanityRow, Site, Sourced
 
 _DATE: Final = re.compile(r"\d{4}-(0[1-9]|1[0-2])(-(0[1-9]|[12]\d|3[01]))?")
+
+MOST: Final = 1e15
+"""No number of a site or of hardware is greater; one that is has a slip in its exponent."""
+
+MOST_GPUS: Final = 1e8
+"""GPUs of a site."""
+
+
+def _of_calendar(text: str) -> bool:
+    """Whether a month or day is in the calendar."""
+    try:
+        date.fromisoformat(text if len(text) > len("YYYY-MM") else f"{text}-01")
+    except ValueError:
+        return False
+    return True
 
 
 class Reader:
@@ -29,7 +45,11 @@ class Reader:
         try:
             loaded = yaml.load(text)
         except YAMLError as error:
-            raise ProfileError(f"{self._where} is no YAML", cause=str(error)) from error
+            mark = getattr(error, "problem_mark", None)
+            where = "" if mark is None else f" in line {mark.line + 1}, column {mark.column + 1}"
+            cause = str(getattr(error, "problem", None) or error).partition("\n")[0]
+            step = "indent with spaces, not with tabs" if "\\t" in cause else "mend that line"
+            raise ProfileError(f"{self._where} is no YAML", cause=f"{cause}{where}", next_step=step) from error
         if not isinstance(loaded, dict) or not loaded:
             raise ProfileError(f"{self._where} holds no names with keys below them")
         found: dict[str, Mapping[str, Any]] = {}
@@ -69,13 +89,17 @@ class Reader:
             self.fault(f"{at}.{key}", "must be text")
         return None
 
-    def number(self, at: str, raw: Mapping[str, Any], key: str, *, above: float = 0.0, inclusive: bool = False) -> float:
-        """A finite number above a bound; NaN after a fault."""
+    def number(
+        self, at: str, raw: Mapping[str, Any], key: str, *, above: float = 0.0, inclusive: bool = False, most: float = MOST
+    ) -> float:
+        """A finite number between bounds; NaN after a fault."""
         value = raw.get(key)
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             self.fault(f"{at}.{key}", f"must be a number, not {value!r}")
         elif value < above or (value == above and not inclusive):
             self.fault(f"{at}.{key}", f"must be {'at least' if inclusive else 'above'} {above:g}, not {value:g}")
+        elif value > most:
+            self.fault(f"{at}.{key}", f"must be at most {most:,.0f}, not {value:g}")
         else:
             return float(value)
         return math.nan
@@ -83,7 +107,7 @@ class Reader:
     def date(self, at: str, raw: Mapping[str, Any], key: str, *, required: bool = False) -> str | None:
         """A month or day."""
         value = raw.get(key)
-        if isinstance(value, str) and _DATE.fullmatch(value):
+        if isinstance(value, str) and _DATE.fullmatch(value) and _of_calendar(value):
             return value
         if value is not None or required:
             self.fault(f"{at}.{key}", f"must be a date, YYYY-MM or YYYY-MM-DD, not {value!r}")
@@ -97,7 +121,7 @@ class Reader:
             return ()
         return tuple(value)
 
-    def sourced(self, at: str, raw: object, *, above: float = 0.0, inclusive: bool = False) -> Sourced | None:
+    def sourced(self, at: str, raw: object, *, above: float = 0.0, inclusive: bool = False, most: float = MOST) -> Sourced | None:
         """A number with its source and date; None where it is not stated."""
         if raw is None:
             return None
@@ -106,7 +130,7 @@ class Reader:
             return None
         self.known(at, raw, ("value", "source", "date", "includes", "note", "what"))
         return Sourced(
-            value=self.number(at, raw, "value", above=above, inclusive=inclusive),
+            value=self.number(at, raw, "value", above=above, inclusive=inclusive, most=most),
             source=self.text(at, raw, "source", required=True) or "",
             date=self.date(at, raw, "date", required=True) or "",
             includes=self.includes(at, raw),
@@ -186,13 +210,18 @@ def read_site(reader: Reader, name: str, raw: Mapping[str, Any], types: Sequence
     mix = _mix(reader, name, raw, types)
     if gpu is not None and mix:
         reader.fault(f"{name}.mix", "stands beside gpu: state one of the two")
-    count = reader.sourced(f"{name}.gpus", raw.get("gpus"), above=1, inclusive=True)
+    count = reader.sourced(f"{name}.gpus", raw.get("gpus"), above=1, inclusive=True, most=MOST_GPUS)
+    if count is not None and not math.isnan(count.value) and count.value != int(count.value):
+        reader.fault(f"{name}.gpus.value", f"must be a whole number, not {count.value:g}")
     if count is None:
         if raw.get("gpus") is None:
             reader.fault(f"{name}.gpus", "is needed: how many GPUs the site has")
         count = Sourced(math.nan, "", "")
     if raw.get("usd_per_month") is not None and raw.get("usd_per_gpu_h") is not None:
         reader.fault(f"{name}.usd_per_gpu_h", "stands beside usd_per_month: state one of the two")
+    available, until = reader.date(name, raw, "available"), reader.date(name, raw, "until")
+    if available is not None and until is not None and until < available[: len(until)]:
+        reader.fault(f"{name}.until", f"is {until}, before the site is available ({available})")
     others = raw.get("also_said", [])
     if not isinstance(others, list) or any(not isinstance(item, Mapping) for item in others):
         reader.fault(f"{name}.also_said", "must be a list of {what: …, value: …, source: …, date: …}")
@@ -216,9 +245,9 @@ def read_site(reader: Reader, name: str, raw: Mapping[str, Any], types: Sequence
         usd_per_month=reader.sourced(f"{name}.usd_per_month", raw.get("usd_per_month")),
         usd_per_gpu_h=reader.sourced(f"{name}.usd_per_gpu_h", raw.get("usd_per_gpu_h")),
         co2_kg_per_kwh=reader.sourced(f"{name}.co2_kg_per_kwh", raw.get("co2_kg_per_kwh"), inclusive=True),
-        available=reader.date(name, raw, "available"),
+        available=available,
         build_days=reader.sourced(f"{name}.build_days", raw.get("build_days")),
-        until=reader.date(name, raw, "until"),
+        until=until,
         terminable_after=reader.date(name, raw, "terminable_after"),
         notice_days=reader.sourced(f"{name}.notice_days", raw.get("notice_days"), inclusive=True),
         terms=reader.text(name, raw, "terms"),

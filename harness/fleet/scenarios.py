@@ -93,10 +93,10 @@ def choose(names: Sequence[str]) -> tuple[Scenario, ...]:
         ProfileError: no such scenario.
     """
     known = shipped_scenarios()
+    if unknown := [name for name in names if name not in {*known, "all"}]:
+        raise ProfileError(f"there is no scenario {unknown[0]!r}", next_step=f"use all, or some of: {', '.join(known)}")
     if "all" in names:
         return tuple(known.values())
-    if unknown := [name for name in names if name not in known]:
-        raise ProfileError(f"there is no scenario {unknown[0]!r}", next_step=f"use all, or some of: {', '.join(known)}")
     return tuple(known[name] for name in dict.fromkeys(names))
 
 

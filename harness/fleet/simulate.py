@@ -378,7 +378,9 @@ def read_trace(path: Path, hours: int = HOURS_OF_YEAR) -> Floats:
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
-        raise ProfileError(f"{path} cannot be read as a trace of demand: {error}") from error
+        cause = getattr(error, "strerror", None) or str(error)
+        step = "give a file of one number a line: demand by hour"
+        raise ProfileError(f"{path} cannot be read as a trace of demand", cause=cause, next_step=step) from error
     values: list[float] = []
     for number, line in enumerate(lines, 1):
         try:

@@ -12,7 +12,7 @@ from harness.fleet.estimate import Options, estimate
 from harness.fleet.evidence import type_of
 from harness.fleet.forecast import TimeOptions, forecast
 from harness.fleet.kinds import Site
-from harness.fleet.modelled import Ratio, parse_ratio
+from harness.fleet.modelled import Ratio, check_ratio, parse_ratio
 from harness.report.fleet_view import Case, Refusal
 
 
@@ -57,6 +57,8 @@ def fleet(request: FleetRequest) -> FleetAnswer:
     runs = {run.resolve(): run for run in request.runs}.values()  # one that is named twice is one
     if request.compare_sites:
         sites += [site for site in list_sites() if site.name not in {known.name for known in sites}]
+    if request.modelled is not None:
+        check_ratio(request.modelled)
     cases: list[Case] = []
     refused: list[Refusal] = []
     first: HarnessError | None = None

@@ -194,7 +194,7 @@ def _tiles(e: FleetEstimate) -> tuple[Tile, ...]:
         figure = e.figure(key)
         if figure.value is None:
             tiles.append(Tile(title, "absent", "", figure.note or ""))
-        elif figure.p5 is None or figure.p95 is None:
+        elif figure.p5 is None or figure.p95 is None or figure.p95 <= 0:  # nothing to draw a bar of
             tiles.append(Tile(title, f"{figure.value:.2f}", unit, note))
         else:
             top = max(figure.p95, figure.value) * 1.15

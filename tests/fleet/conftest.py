@@ -4,7 +4,7 @@ import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -51,7 +51,7 @@ def maker(tmp_path: Path) -> MakeRun:
         status: Status = Status.VALID,
         purpose: str = "measure",
         tok_s_per_gpu: float | None = 1000.0,
-        interval: tuple[float, float] | None = (980.0, 1020.0),
+        interval: tuple[float, float] | Literal["2 %"] | None = "2 %",
         power: dict[str, float] | None = None,
         good_share: float | None = 1.0,
         slo_met: tuple[float, float] | None = None,
@@ -77,7 +77,8 @@ def maker(tmp_path: Path) -> MakeRun:
         boards = max(1, len(gpus))
         watts = {"gpu_board": 600.0 * boards} if power is None else power
         whole = (tok_s_per_gpu or 0.0) * boards
-        low, high = interval or (None, None)
+        ends = (0.98 * (tok_s_per_gpu or 0.0), 1.02 * (tok_s_per_gpu or 0.0)) if interval == "2 %" else interval
+        low, high = ends or (None, None)
         metrics = {
             "output_tok_s": Figure(whole, "tok/s", boundary="client"),
             "output_tok_s_per_gpu": Figure(tok_s_per_gpu, "tok/s/GPU", low, high, boundary="deployment")

@@ -126,6 +126,14 @@ def test_a_site_file_of_ones_own(tmp_path):
         (("  power_mw", "  notice_days: {value: -1, source: us, date: 2026-01}\n  power_mw"), "ours.notice_days.value must be at least 0"),
         (("  power_mw", "  pue: {value: 0.9, source: us, date: 2026-01}\n  power_mw"), "ours.pue.value must be at least 1"),
         (("gpus: {value: 1000, source: us, date: 2026-01-05}", "title: x"), "ours.gpus is needed"),
+        (("value: 1000,", "value: 10.5,"), "ours.gpus.value must be a whole number"),
+        (("value: 1000,", "value: 1.0e+9,"), "ours.gpus.value must be at most 100,000,000"),
+        (("value: 2,", "value: 1.0e+300,"), "ours.power_mw.value must be at most"),
+        (("date: 2026-01-05", "date: 2026-02-30"), "ours.gpus.date must be a date"),
+        (
+            ("  power_mw", "  available: 2030-01\n  until: 2028-01\n  power_mw"),
+            "ours.until is 2028-01, before the site is available (2030-01)",
+        ),
     ],
 )
 def test_a_fault_in_a_site_file_is_told_by_its_key(tmp_path, change, fault):
@@ -151,6 +159,25 @@ def test_what_is_no_site_file_is_refused(tmp_path, text):
     path.write_text(text)
     with pytest.raises(ProfileError):
         load_site(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "cause", "step"),
+    [
+        (b"ours:\n\tgpus: {value: 1}\n", "in line 2, column 1", "spaces, not with tabs"),
+        (GOOD.encode() + GOOD.encode(), "duplicate key", "mend that line"),
+        (b"ours: !!python/object/apply:os.system ['id']\n", "could not determine a constructor", "mend that line"),
+        (b"\xff\xfe", "codec can't decode", "in UTF-8"),
+    ],
+)
+def test_what_is_no_yaml_is_told_in_a_line_with_its_place(tmp_path, text, cause, step):
+    path = tmp_path / "site.yaml"
+    path.write_bytes(text)
+    with pytest.raises(ProfileError) as error:
+        load_site(path)
+    assert cause in error.value.cause
+    assert "\n" not in error.value.cause
+    assert step in error.value.next_step
 
 
 def test_an_unknown_site_names_those_there_are(tmp_path):
@@ -180,10 +207,27 @@ def test_assumptions_replace_priors_by_value_or_range():
     assert found["availability"] is priors()["availability"]
 
 
-@pytest.mark.parametrize("text", ["pue=0.9", "pue=1.4:1.1", "nothing=1", "pue", "pue=x", "pue=-1", "load_factor=1e"])
+NO_ASSUMPTIONS = (
+    "pue=0.9 pue=1.4:1.1 nothing=1 pue pue=x pue=-1 load_factor=1e pue=inf pue=nan pue=1.1:1e400 load_factor=0 load_factor=1.1 availability=0 "
+    "availability=2 reserved_spares=1 multi_replica_efficiency=0 slo_headroom=0 idle_power_share=2 price_spread=0"
+)
+
+
+@pytest.mark.parametrize("text", NO_ASSUMPTIONS.split())
 def test_an_assumption_that_makes_no_sense_is_refused(text):
-    with pytest.raises(ProfileError):
+    with pytest.raises(ProfileError, match=text.split("=")[0]):
         overridden([text])
+
+
+def test_what_a_factor_may_be_is_taken_to_its_ends():
+    found = overridden(["co2_kg_per_kwh=0", "reserved_spares=0", "availability=1", "pue=1", "network_storage=0:3"])
+    assert [found[key].value for key in ("co2_kg_per_kwh", "reserved_spares", "availability", "pue", "network_storage")] == [
+        0,
+        0,
+        1,
+        1,
+        1.5,
+    ]
 
 
 def test_published_throughput_is_there_for_ratios():

@@ -4,7 +4,7 @@ import re
 import numpy as np
 import pytest
 
-from harness.core.errors import InvalidRunError, NotComparableError, ProfileError
+from harness.core.errors import ArtifactError, InvalidRunError, NotComparableError, ProfileError
 from harness.core.records import Basis, Status
 from harness.fleet.arithmetic import facility_w_per_gpu
 from harness.fleet.catalog import Named, Site, Sourced, gpus, load_site, priors
@@ -117,6 +117,25 @@ def test_tokens_of_the_windows_edges_are_no_missed_slo(make_run):
     # Half of the requests are good and have 40 % of the tokens: 20 a second of 40, 3,200 of 8,000 tok/s.
     run = make_run(good_share=0.4, slo_met=(0.5, 20.0))
     assert estimate(run, site()).factors["slo_share"].value == pytest.approx(0.4)
+
+
+def test_an_interval_that_does_not_hold_its_value_is_damage(make_run):
+    with pytest.raises(ArtifactError, match="its interval does not hold"):
+        estimate(make_run(interval=(1020.0, 980.0)), site())
+
+
+def test_a_cap_or_a_mix_that_leaves_no_gpu_is_refused(make_run):
+    with pytest.raises(ProfileError, match="power no GPU"):
+        estimate(make_run(), site(power_mw=1e-6))
+    said = {name: Sourced(share, "us", "2026-01") for name, share in (("H100", 0.001), ("H200", 0.999))}
+    with pytest.raises(ProfileError, match="not one H100"):
+        estimate(make_run(), site(count=40, gpu=None, mix=said))
+
+
+def test_few_draws_and_a_site_that_is_yet_to_come_are_flagged(make_run):
+    assert any("ends of the ranges are chance" in flag for flag in estimate(make_run(), site(), draws=10).flags)
+    assert any("available from 2999-01 on" in flag for flag in estimate(make_run(), site(available="2999-01")).flags)
+    assert not any("available" in flag for flag in estimate(make_run(), site(available="2020-01")).flags)
 
 
 def test_a_run_of_which_nothing_met_its_slos_is_refused(make_run):

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from harness.core.errors import InvalidRunError, NotComparableError, ProfileError
+from harness.core.errors import ArtifactError, InvalidRunError, NotComparableError, ProfileError
 from harness.core.records import Basis, Status
 from harness.fleet.catalog import Named, Site, Sourced, load_site, priors
 from harness.fleet.estimate import Options, estimate
@@ -150,6 +150,17 @@ def test_sessions_are_absent_where_the_run_did_not_hold_them(make_run):
 def test_what_makes_no_sense_is_refused(change):
     with pytest.raises(ProfileError):
         Options(**change)
+
+
+@pytest.mark.parametrize("key", ["limits", "loads", "replicas"])
+def test_further_runs_are_looked_at_whether_they_are_needed_or_not(make_run, tmp_path, key):
+    # The run has two replicas and no cap binds: none of the three would be used.
+    with pytest.raises(ArtifactError):
+        estimate(make_run(replicas=2), site(), options=Options(**{key: (tmp_path / "nothing",)}))
+    with pytest.raises(NotComparableError, match="model is"):
+        estimate(make_run(replicas=2), site(), options=Options(**{key: (make_run(model="org/other"),)}))
+    [flag] = estimate(make_run(replicas=2), site(power_mw=90.0), options=Options(limits=(make_run(),))).flags
+    assert "other power limits change nothing" in flag
 
 
 # --- other work ---

@@ -155,6 +155,23 @@ def test_a_modelled_ratio_reaches_the_site_and_a_mix_is_none(make_run, site, tmp
         ask([h200], [str(mixed)], years=0, modelled="table")
 
 
+def test_what_an_earlier_answer_left_does_not_stay(make_run, site, tmp_path, undrawn):
+    run, out = make_run(), tmp_path / "out"
+    first = ask([run], [site], scenarios=())
+    write_fleet(first.cases, first.refused, out)
+    (out / "fleet-charts" / "tornado-power-mean-mw-dark.svg").write_text("of an earlier answer")
+    assert (out / "fleet-hours.csv").is_file()
+    second = ask([run], [site], years=0)
+    write_fleet(second.cases, second.refused, out)
+    assert sorted(path.name for path in out.rglob("*")) == ["fleet-charts", "fleet.html", "fleet.json", "fleet.md"]
+
+
+def test_a_figure_of_nothing_has_no_bar(make_run, site):
+    answer = ask([make_run()], [site], years=0, options=Options(assume=("co2_kg_per_kwh=0",)))
+    [tile] = [tile for tile in fleet_view(answer.cases).tiles if tile.title == "CO2 a day"]
+    assert (tile.value, tile.low) == ("0.00", None)
+
+
 def test_a_test_double_is_only_ever_a_demonstration(make_run, site, monkeypatch):
     double = Concern("double_hardware", Severity.INVALID, "Power comes from no real hardware.")
     run = make_run(gpus=("NVML TEST DOUBLE",) * 8, status=Status.INVALID, concerns=(double,))
@@ -234,6 +251,10 @@ def test_sites_are_listed_with_what_contradicts_them():
         ({}, ("--demand-tok-s", "-1"), 2),
         ({}, ("--work", "model"), 2),
         ({}, ("--modelled", "1.2"), 0),
+        ({}, ("--modelled", "x"), 2),
+        ({}, ("--limits", "nowhere"), 7),
+        ({}, ("--years", "501"), 2),
+        ({"good_share": 0.0}, (), 10),
     ],
 )
 def test_each_refusal_has_its_exit_code(make_run, site, tmp_path, undrawn, change, options, code):

@@ -198,6 +198,17 @@ def test_a_site_of_less_than_a_node_is_refused(make_run):
         forecast(estimate(make_run(), Site("s", "s", said(4), Named("H100", "us", "2026-01"))))
 
 
+@pytest.mark.parametrize("years", [0, 501])
+def test_no_simulation_is_that_short_or_long(years):
+    with pytest.raises(ProfileError, match="from 1 to 500"):
+        TimeOptions(years=years)
+
+
+def test_a_name_that_is_wrong_is_told_beside_all():
+    with pytest.raises(ProfileError, match="no scenario 'flood'"):
+        choose(["all", "flood"])
+
+
 def test_the_same_seed_gives_the_same_answer_in_one_process_and_in_two(make_run, site):
     estimated = estimate(make_run(), site)
     alone, two = (forecast(estimated, TimeOptions(years=1, scenarios=("reclaim", "heat_wave"), processes=n, seed=4)) for n in (1, 2))
