@@ -208,8 +208,8 @@ def test_assumptions_replace_priors_by_value_or_range():
 
 
 NO_ASSUMPTIONS = (
-    "pue=0.9 pue=1.4:1.1 nothing=1 pue pue=x pue=-1 load_factor=1e pue=inf pue=nan pue=1.1:1e400 load_factor=0 load_factor=1.1 availability=0 "
-    "availability=2 reserved_spares=1 multi_replica_efficiency=0 slo_headroom=0 idle_power_share=2 price_spread=0"
+    "pue=0.9 pue=1.4:1.1 nothing=1 pue pue=x pue=-1 load_factor=1e pue=inf pue=nan pue=1.1:1e400 load_factor=0 load_factor=1.1 "
+    "availability=0 availability=2 reserved_spares=1 multi_replica_efficiency=0 slo_headroom=0 idle_power_share=2 price_spread=0"
 )
 
 
