@@ -120,6 +120,22 @@ def number(value: object) -> float | None:
     return found if math.isfinite(found) else None
 
 
+def strict_json(text: str) -> Any:  # noqa: ANN401 - any JSON value
+    """A JSON value; NaN and infinity, which are none, are refused.
+
+    Raises:
+        ValueError: it is no JSON.
+    """
+    return json.loads(text, parse_constant=_finite, parse_float=_finite)
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is no number")
+    return value
+
+
 def load_run(root: Path, *, wanted: Callable[[str], bool]) -> Run:
     """Read a run directory.
 
@@ -170,7 +186,7 @@ def load_run(root: Path, *, wanted: Callable[[str], bool]) -> Run:
 
 def _calibration(path: Path, concerns: list[Concern]) -> Mapping[str, Any]:
     try:
-        return mapping(json.loads(path.read_text(encoding="utf-8")))
+        return mapping(strict_json(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:

@@ -4,7 +4,6 @@ Greedy answers part for good at the first near tie that other arithmetic turns a
 beginning, is the same, and how far the log-probabilities of that part are apart.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from itertools import takewhile
 from typing import Any, Final
@@ -14,7 +13,7 @@ import numpy as np
 from harness.artifacts.layout import RunDir
 from harness.artifacts.quality import Answer, read_answers
 from harness.core.records import Concern, Purpose, RunState, Severity
-from harness.reduce.load import Run, mapping, number
+from harness.reduce.load import Run, mapping, number, strict_json
 
 VERIFIED: Final = "verified"
 UNVERIFIED: Final = "quality unverified"
@@ -82,7 +81,7 @@ def quality(run: Run) -> dict[str, Any]:
 
 def _read(run_dir: RunDir) -> Mapping[str, Any] | None:
     try:
-        raw = json.loads(run_dir.quality.read_text(encoding="utf-8"))
+        raw = strict_json(run_dir.quality.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError):

@@ -1,12 +1,11 @@
 """The third account of tokens: the model's own tokenizer, run after the load on a sample of the requests, against the server's usage."""
 
-import json
 from collections.abc import Mapping
 from typing import Any, Final
 
 from harness.artifacts.layout import RunDir
 from harness.core.records import Api, Concern, Severity
-from harness.reduce.load import Run, mapping, number
+from harness.reduce.load import Run, mapping, number, strict_json
 
 EXACT: Final = 0.005
 """Expected deviation where the prompt can be rendered as the server renders it: one template, one tokenizer."""
@@ -32,7 +31,7 @@ def recounted(run: Run) -> dict[str, dict[str, Any]]:
 
 def _read(run: Run) -> Mapping[str, Any]:
     try:
-        return mapping(json.loads(RunDir(run.root).recount.read_text(encoding="utf-8")))
+        return mapping(strict_json(RunDir(run.root).recount.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return {"reason": "the prompts were not counted again after the run"}
     except (OSError, ValueError):

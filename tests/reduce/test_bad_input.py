@@ -105,6 +105,25 @@ class TestNaN:
         path.write_text("\n".join([*lines[:stage], *odd, *lines[stage + 1 :]]) + "\n")
         accounts(whole)
 
+    @pytest.mark.parametrize(
+        ("name", "content", "code"),
+        [
+            ("calibration", '{"load": {"body_bytes": NaN}}', "calibration_unreadable"),
+            (
+                "meter_calibration",
+                '{"schema_version": 1, "devices": {"GPU-0": {"gain": 1e999, "error_ratio": 0}}}',
+                "calibration_unreadable",
+            ),
+            ("quality", '{"texts": Infinity}', "quality_missing"),
+            ("recount", '{"usage_tok": NaN}', None),
+        ],
+    )
+    def test_in_the_files_beside_the_tables(self, whole: Path, name: str, content: str, code: str | None) -> None:
+        getattr(RunDir(whole), name).write_text(content)
+        summary = accounts(whole)
+        assert code is None or code in codes(summary)
+        assert name != "recount" or "cannot be read" in summary.reconciliation["input_tokens"].tokenizer["note"]
+
     def test_in_the_manifest(self, whole: Path) -> None:
         path = RunDir(whole).manifest
         path.write_text(path.read_text().replace('"context_scale": 1.0', '"context_scale": NaN').replace('"seed": 7', '"seed": Infinity'))
