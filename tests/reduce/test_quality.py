@@ -128,6 +128,8 @@ def test_a_smoke_run_claims_nothing_of_its_answers(checked: Callable[..., Any]) 
     [
         ({"before": asked([], 404, "no such route")}, "quality_missing", "degraded"),
         ({"after": asked([], 500, "engine died")}, "quality_failed", "invalid"),
+        ({"before": asked([], 429, "too many requests")}, "quality_failed", "invalid"),
+        ({"before": asked([], 408, "timeout")}, "quality_failed", "invalid"),
         ({"after": asked(answers(texts=1), None, "ConnectError")}, "quality_failed", "invalid"),
         ({"after": {}}, "quality_missing", "degraded"),
         ({"after": {}, "state": "interrupted"}, "quality_missing", "note"),
@@ -163,6 +165,24 @@ def test_a_measurement_without_a_check_is_degraded_and_one_of_dummy_weights_is_l
     summary = reduce_run(tmp_path / "run")
     assert (concerns(summary)["quality_missing"].severity, summary.labels["quality"]) == ("degraded", "quality unverified")
     assert summary.quality == {}
+    path = tmp_path / "run" / "manifest.json"
+    path.write_text(path.read_text().replace('"load_format": "auto"', '"load_format": "dummy"'))
+    assert {code: str(one.severity) for code, one in concerns(reduce_run(tmp_path / "run")).items()} == {"quality_unverified": "note"}
+
+
+def test_the_checks_own_prompts_do_not_make_a_server_warm(checked: Callable[..., Any]) -> None:
+    """What it asked before the load is known where every answer came with its count, and else not."""
+    assert checked().quality["input_tok"] == 3 * 12
+
+
+def test_prompts_of_the_check_of_which_one_was_not_counted_are_not_known(checked: Callable[..., Any]) -> None:
+    found = checked(before=asked([*answers(texts=2), {**answers()[0], "input_tok": None}])).quality
+    assert (found["input_tok"], found["basis"]) == (None, "self")
+
+
+def test_where_nothing_could_be_compared_there_is_no_basis(checked: Callable[..., Any]) -> None:
+    found = checked(after={}).quality
+    assert (found["basis"], found["passed"], found["change"]) == (None, None, None)
 
 
 def test_the_worst_replica_counts(checked: Callable[..., Any]) -> None:
