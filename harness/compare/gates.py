@@ -29,6 +29,8 @@ GATE_ALPHA: Final = 0.01
 SEEN_MARGINS: Final = 3.0
 """A gate passes only where a true loss of so many margins would have been found nine times in ten."""
 _MOST_REPEATS: Final = 200
+_WIDE: Final = 10.0
+"""Two repeats can leave intervals of any width: beyond this the digits say nothing."""
 
 
 class Outcome(StrEnum):
@@ -100,16 +102,21 @@ class GateResult:
     def row(self) -> tuple[str, ...]:
         """As text, under `COLUMNS`."""
         if self.threshold.relative:
-            change = "—" if self.ratio is None else f"{self.ratio - 1:+.1%}"
-            band = "" if self.low is None or self.high is None else f" [{self.low - 1:+.1%}, {self.high - 1:+.1%}]"
+            change = "—" if self.ratio is None else _signed(self.ratio - 1)
+            band = "" if self.low is None or self.high is None else f" [{_signed(self.low - 1)}, {_signed(self.high - 1)}]"
         else:
             change = ""
             band = "" if self.low is None or self.high is None else f"[{human_number(self.low)}, {human_number(self.high)}]"
-        least = "—" if self.detectable is None else f"≥ {self.detectable:.1%}"
+        least = "—" if self.detectable is None else f"≥ {self.detectable:.1%}" if self.detectable < _WIDE else f"> {_WIDE:.0%}"
         return (
             f"`{self.threshold.text}`", self.side, human_number(self.baseline) if self.threshold.relative else "", human_number(self.value),
             (change + band).strip() or "—", least, str(self.outcome), self.reason,
         )  # fmt: skip
+
+
+def _signed(change: float) -> str:
+    """A change in percent."""
+    return f"{change:+.1%}" if change < _WIDE else f"> {_WIDE:+.0%}"
 
 
 def read_gates(path: Path) -> tuple[Threshold, ...]:

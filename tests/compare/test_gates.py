@@ -92,6 +92,15 @@ def test_a_loss_beyond_the_margin_that_is_no_more_than_noise_does_not_fail(judge
     assert "no more than noise" in result.reason
 
 
+def test_a_band_of_two_wild_repeats_is_not_told_to_the_last_digit(judge):
+    [result] = judge(["output_tok_s <= 1.05 * baseline"], (400.0, 2000.0), (900.0, 1100.0))
+    assert result.outcome is Outcome.TOO_FEW
+    assert result.high > 1000
+    assert "> +1000%" in result.row()[4]
+    assert result.row()[5] == "> 1000%"
+    assert "of > 1000% nine times in ten" in sentence(result)
+
+
 def test_single_runs_never_decide_a_share_of_the_baseline(judge):
     for a, b in (((1000.0,), (500.0, 501.0)), ((1000.0, 1001.0), (500.0,))):
         [result] = judge(["output_tok_s >= 0.95 * baseline"], b, a)
