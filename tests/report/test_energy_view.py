@@ -71,6 +71,8 @@ def test_boundaries_have_both_errors_or_the_reason_why_they_are_absent() -> None
 
 def test_idle_is_told_where_it_was_measured() -> None:
     assert tables()["Boundary, Idle, no server"].rows == [("GPU boards", "500 W", "700 W", "3,000 W", "2,500 W", "2,300 W")]
+    assert tables()["Rung"].text == (3, 4)
+    assert tables()["Boundary, Energy"].text == tables()["Board"].text == (5, 6)
     assert "Boundary, Idle, no server" not in tables(idle={"above": {"gpu_board": {"total_w": 3000.0}}})
 
 
@@ -117,6 +119,8 @@ def test_boards_tell_slowdowns_and_faults() -> None:
             "not read",
         ),
         ({"throttled_share": {}, "xids": [], "ecc_uncorrected": 0, "foreign_processes": 3}, "never", "3 processes not of this run"),
+        ({"throttled_share": {}, "xids": [], "ecc_uncorrected": 0, "foreign_processes": None}, "never", "none"),
+        ({"throttled_share": {}, "xids": [], "ecc_uncorrected": None, "foreign_processes": 0}, "never", "none"),
     ],
 )  # fmt: skip
 def test_a_board_that_nobody_watched_is_not_said_to_be_well(changed: dict[str, Any], slowed: str, faults: str) -> None:

@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 
+from harness.core.metrics import METRICS
 from harness.core.records import Basis
 from harness.reduce.reduction import Reduction, reduce_fully
 from harness.reduce.summary import Distribution, Figure
 from harness.report import words
 from harness.report.environment import environment
-from harness.report.headline import figure_row, rows_of
+from harness.report.headline import boundary_words, figure_row, rows_of
 from harness.report.sentence import sentence
 
 
@@ -109,3 +110,29 @@ def test_percentiles_say_over_how_many_or_why_they_are_absent() -> None:
     assert rows["e2e_s.p99"].note == "beyond what is known: 300 of 1,500 requests never got there"
     assert (rows["e2e_s.p99"].basis, rows["e2e_s.p99"].boundary, rows["e2e_s.p99"].value) == ("absent", "", words.DASH)
     assert rows["tpot_s.p50"].note == "no request got there"
+
+
+def test_the_headline_begins_with_tokens_per_gpu_and_has_every_figure_once() -> None:
+    metrics = {key: Figure(0.5, METRICS[key].unit) for key in METRICS}
+    rows = rows_of({**metrics, "output_tok_per_j@node": Figure(0.4, "tok/J")}, {})
+    assert [row.key for row in rows] == [
+        "output_tok_s_per_gpu", "output_tok_s", "output_tok_per_j", "output_tok_per_j@node", "output_tok_s_per_mw", "usd_per_mtok",
+        "ttft_s.p50", "ttft_s.p99", "tpot_s.p50", "tpot_s.p99", "e2e_s.p50", "e2e_s.p99", "interactivity_tok_s_user", "goodput_rps",
+        "goodput_tok_s", "slo_met_ratio", "requests_per_s", "error_ratio", "input_computed_tok_s", "prefix_hit_ratio",
+        "requests_in_flight", "mean_input_tok", "mean_output_tok", "power_w",
+    ]  # fmt: skip
+    assert [row.key for row in rows if row.value == "50 %"] == ["slo_met_ratio", "error_ratio", "prefix_hit_ratio"]
+    assert {row.key: row.tokens for row in rows if row.tokens} == {
+        "output_tok_s_per_gpu": "output", "output_tok_s": "output", "output_tok_per_j": "output", "output_tok_per_j@node": "output",
+        "output_tok_s_per_mw": "output", "usd_per_mtok": "output", "interactivity_tok_s_user": "output", "goodput_tok_s": "output",
+        "input_computed_tok_s": "computed input", "prefix_hit_ratio": "cached input", "mean_input_tok": "input, cached part included",
+        "mean_output_tok": "output",
+    }  # fmt: skip
+
+
+def test_boundaries_have_names_for_people() -> None:
+    keys = ("client", "server", "deployment", "gpu_board", "module", "cpu_package", "dram", "node", "rack", "facility", "of tomorrow", None)
+    assert [boundary_words(key) for key in keys] == [
+        "at the client", "server's counters", "all GPUs of the deployment", "GPU boards", "GPU modules", "CPU packages", "memory", "nodes",
+        "racks", "utility's meter", "of tomorrow", "",
+    ]  # fmt: skip
