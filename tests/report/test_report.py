@@ -256,7 +256,11 @@ class TestWords:
 def test_what_a_run_was_for_is_not_guessed(run_dir: Path) -> None:
     summary = reduce_run(run_dir)
     assert purpose_sentence(summary).startswith("A measurement")
-    unknown = replace(summary, profile={**summary.profile, "purpose": None})
+    assert purpose_sentence(summary).endswith("Quality unverified.")
+    verified = replace(summary, labels={**summary.labels, "quality": "verified"})
+    assert purpose_sentence(verified).endswith("what the verdict says.")
+    smoke, unknown = (replace(summary, profile={**summary.profile, "purpose": purpose}) for purpose in ("smoke", None))
+    assert purpose_sentence(smoke).endswith("It makes no performance claim.")
     assert purpose_sentence(unknown) == "Nobody knows what the run was for."
 
 
