@@ -298,7 +298,7 @@ def _server(
     window = None if headline is None or headline.start is None or headline.end is None else (headline.start, headline.end)
     out += scrape_concerns(run, counters, window, smoke=smoke)
     if window is not None and not smoke:
-        out += _window_agreement(counters, flow, *window)
+        out += _window_agreement(run, counters, flow, *window)
     if window is not None:
         out += _first_token_agreement(run, counters, *window, severity)
     before = counters.value_at_first(Concept.PROMPT_TOKENS)
@@ -308,16 +308,39 @@ def _server(
     return out
 
 
-def _window_agreement(counters: ServerCounters, flow: Flows, start: float, end: float) -> list[Concern]:
-    server = counters.difference(Concept.GENERATED_TOKENS, start, end)
-    client = flow.output.flow.between(start, end)
-    if server is None or not (server or client):
-        return []
-    apart = abs(client - server) / server if server else 1.0
-    if apart <= WINDOW_TOLERANCE:
-        return []
-    text = f"Within the window the client saw {client:.0f} output tokens, the server counted {server:.0f} ({apart:.1%} apart)."
-    return [Concern("window_not_reconciled", Severity.DEGRADED, text, apart, WINDOW_TOLERANCE)]
+def _window_agreement(run: Run, counters: ServerCounters, flow: Flows, start: float, end: float) -> list[Concern]:
+    """Client against server within the window. Prompts are counted at one moment and spread over their time here, so those under way at the
+    window's edges may be on either side; so may those whose counts came without usage.
+    """
+    out = []
+    for words, concept, client, apart_tok in (
+        ("output", Concept.GENERATED_TOKENS, flow.output.flow.between(start, end), 0.0),
+        ("input", Concept.PROMPT_TOKENS, flow.input.between(start, end), _unplaced_input_tok(run, counters, start, end)),
+    ):
+        server = counters.difference(concept, start, end)
+        if server is None or not (server or client):
+            continue
+        apart = max(0.0, abs(client - server) - apart_tok) / server if server else 1.0
+        if apart > WINDOW_TOLERANCE:
+            text = f"Within the window the client saw {client:.0f} {words} tokens, the server counted {server:.0f} ({apart:.1%} apart"
+            text += f", {apart_tok:.0f} left out that may be on either side)." if apart_tok else ")."
+            out.append(Concern("window_not_reconciled", Severity.DEGRADED, text, apart, WINDOW_TOLERANCE))
+    return out
+
+
+def _unplaced_input_tok(run: Run, counters: ServerCounters, start: float, end: float) -> float:
+    """Input tokens of which nobody knows on which side of the window's edges the server counted them, or whether it did."""
+    requests = run.requests
+    unplaced = np.zeros(len(requests), dtype=bool)
+    until = np.where(np.isnan(requests.first_token), requests.done, requests.first_token)
+    for times in counters.samples.scrapes.values():
+        for edge in (start, end):
+            before, after = times[times <= edge], times[times > edge]
+            if len(before) and len(after):  # counts are taken to lie evenly between these two
+                unplaced |= (requests.sent <= after[0]) & (until >= before[-1])
+    told = ~np.isnan(requests.input_tok)
+    untold = ~told & (requests.sent < end) & ~(until < start)
+    return float(np.sum(requests.input_tok[unplaced & told]) + np.nansum(requests.target_input_tok[untold]))
 
 
 def _first_token_agreement(run: Run, counters: ServerCounters, start: float, end: float, severity: Severity) -> list[Concern]:

@@ -330,6 +330,22 @@ def test_every_concern_of_the_reduction_has_a_run_that_raises_it() -> None:
         assert any(code in path.read_text() for path in Path(__file__).parent.glob(pattern)), f"{code} is tested nowhere"
 
 
+def test_input_that_the_server_did_not_count_in_the_window_is_told_beyond_what_lay_at_its_edges(
+    steady: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Prompts of 100 tokens, six a second. The counter runs ahead by so many in the window, and is right again at the end."""
+    for ahead_tok, seen in ((0.0, False), (600.0, False), (2400.0, True)):
+
+        def change(at: float, samples: dict[str, float], ahead_tok: float = ahead_tok) -> dict[str, float]:
+            more = min(max((at - 5) / 25, 0.0), 1.0) * ahead_tok if at < 34 else 0.0
+            return {key: value + (more if key == "vllm:prompt_tokens_total" else 0.0) for key, value in samples.items()}
+
+        found = raised(write(base(steady), Case("", scrapes(change)), tmp_path / f"run-{ahead_tok:.0f}"))
+        messages = [concern.message for code, concern in found.items() if code == "window_not_reconciled"]
+        assert bool(messages) is seen
+        assert all("input tokens" in message for message in messages)
+
+
 def test_a_servers_first_tokens_before_the_clients_are_as_they_should_be(steady: Callable[..., Any], tmp_path: Path) -> None:
     assert "server_ttft_above_client" not in raised(write(base(steady), Case("", server_ttft(1.0)), tmp_path / "run"))
 
