@@ -58,6 +58,9 @@ def test_a_user_who_gives_up_cancels_the_stream(traffic: Callable[..., Any], tmp
         assert len(row["chunk_bytes"]) > 0  # in mid-stream
         assert "gave up" in row["error"]
     assert one.named("stage_ended")[0]["turns_not_happened"] == 0
+    progress = one.named("progress")
+    assert progress
+    assert max(told["failed"] for told in progress) == 0  # on the console too, what the plan cancelled is no failure
 
 
 def test_a_trace_is_replayed_at_its_times_and_turns_wait_for_answers(traffic: Callable[..., Any], tmp_path: Path) -> None:

@@ -481,7 +481,7 @@ class Dispatcher:
             counts.ok += 1
         elif outcome is Outcome.DROPPED:
             counts.dropped += 1
-        else:
+        elif outcome is not Outcome.CANCELLED:  # the plan's own cancellations are no failures
             counts.failed += 1
         self._recorder.add(record)
         self._on_record(record)
