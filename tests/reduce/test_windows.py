@@ -1,6 +1,7 @@
 """Which stretch is measured: from what a run's events, its profile and its records say."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 
 from harness.artifacts.layout import RunDir
+from harness.reduce import reduce_run
 from harness.reduce.counters import wanted
 from harness.reduce.load import load_run
 from harness.reduce.steady import SignalTest, SteadyState
@@ -153,3 +155,32 @@ class TestSettled:
         rule = settled(self.window(), SteadyState(1.0, 60, 0, tests)).rule
         assert rule.startswith("R. Steady-state test over prefix hit ratio and output tokens per second, in slices of 1 s:")
         assert rule.endswith("Drift: prefix hit ratio +0.050.")
+
+
+@pytest.mark.parametrize("cut_s", [8.0, 13.37])
+def test_what_neighbouring_windows_hold_adds_up_to_what_both_hold(
+    cut_s: float, steady: Callable[..., Any], times: tuple[int, int], tmp_path: Path
+) -> None:
+    """Tokens, answers, good requests, joules and the server's own counters at once, by one directory whose window is moved."""
+    builder = steady(gpus=2)
+    builder.constant_power(300.0)
+    for i, row in enumerate(builder.power):  # a slow wave, and a counter of the one board only
+        if row["power_w"] is not None:
+            row["power_w"] += 10 * math.sin(i / 300)
+    builder.power = [row for row in builder.power if row["power_w"] is not None or row["device_id"] == "GPU-0"]
+    root = builder.write(tmp_path / "run")
+    events = RunDir(root).events
+    lines = [json.loads(line) for line in events.read_text().splitlines()]
+
+    def of(start_s: float, end_s: float) -> dict[str, float]:
+        bounds = {"window_start_ns": times[0] + round(start_s * S), "window_end_ns": times[0] + round(end_s * S)}
+        events.write_text("".join(json.dumps({**line, **{k: v for k, v in bounds.items() if k in line}}) + "\n" for line in lines))
+        summary = reduce_run(root)
+        length_s = summary.window.duration_s
+        rates = ("output_tok_s", "input_tok_s", "input_computed_tok_s", "total_tok_s", "requests_per_s", "goodput_rps", "goodput_tok_s")
+        found = {key: summary.metrics[key].value * length_s for key in (*rates, "requests_in_flight")}
+        found |= {key: summary.server[key] for key in ("prompt_tokens", "generated_tokens", "cached_tokens", "finished")}
+        return found | {"energy_j": summary.metrics["energy_j"].value, "in_window": float(summary.requests.in_window)}
+
+    first, second, both = of(2.0, cut_s), of(cut_s, 22.0), of(2.0, 22.0)
+    assert {key: first[key] + second[key] for key in both} == pytest.approx(both, rel=1e-9)
