@@ -10,7 +10,7 @@ from harness.artifacts.truth import pair
 from harness.core.records import Concern, Outcome, Severity
 from harness.reduce.load import Run, mapping, number, sequence
 from harness.reduce.requests import Requests
-from harness.reduce.scratch import Growing, blocks, release
+from harness.reduce.scratch import blocks, release
 from harness.reduce.stats import Floats
 from harness.reduce.windows import StageWindow
 
@@ -26,6 +26,8 @@ MAX_AGE_DAYS: Final = 30.0
 """A certificate older than this is stale: as `harness.traffic.calibrate` takes none from its cache that is."""
 PEAK_S: Final = 5.0
 """The load is held against the certificate at its busiest stretch of this length."""
+_STEP_NS: Final = 1e6
+_MOST_STEPS: Final = 4_000_000
 
 _CALIBRATION_KEYS: Final = ("made_at", "quick", "bound_s", "workers", "sufficient", "certified_events_per_s", "load", "cores", "host")
 _LEVEL_KEYS: Final = (
@@ -74,12 +76,12 @@ def _load(run: Run, headline: StageWindow | None) -> dict[str, Any] | None:
     """The load that the load generator carried in the window: events are reads with content, as the certificate's are."""
     if headline is None or headline.start is None or headline.end is None or headline.end <= headline.start:
         return None
-    inside = _arrivals(run.requests, headline.start, headline.end)
     length_s = (headline.end - headline.start) * 1e-9
+    events = _arrivals(run.requests, headline.start, headline.end)
     bodies = run.requests.request_bytes[~np.isnan(run.requests.request_bytes)]
     return {
-        "events_per_s": len(inside) / length_s,
-        "events_per_s_peak": _peak(inside, length_s),
+        "events_per_s": float(np.sum(events)) / length_s,
+        "events_per_s_peak": _peak(events, length_s),
         "body_bytes_mean": float(np.mean(bodies)) if len(bodies) else None,
         "loop_lag_s_max": _loop_lag(run, headline),
     }
@@ -98,27 +100,29 @@ def _loop_lag(run: Run, headline: StageWindow) -> float | None:
 
 
 def _arrivals(requests: Requests, start: float, end: float) -> Floats:
-    """When chunks arrived in [start, end), ascending."""
+    """How many chunks arrived in each step of [start, end): of a millisecond, or of more where that would be very many."""
     t = requests.chunks.t
-    found = Growing(np.float64)
+    steps = min(max(1, int((end - start) / _STEP_NS)), _MOST_STEPS)
+    counts = np.zeros(steps)
     for rows in blocks(len(t)):
         part = t[rows]
-        found.add(part[(part >= start) & (part < end)])
+        part = part[(part >= start) & (part < end)]
+        if len(part):
+            step = np.minimum(((part - start) * (steps / (end - start))).astype(np.int64), steps - 1)
+            first = int(np.min(step))
+            found = np.bincount(step - first)
+            counts[first : first + len(found)] += found
         release(t)
-    ordered = found.taken()
-    ordered.sort()
-    return ordered
+    return counts
 
 
-def _peak(ordered: Floats, length_s: float) -> float:
-    if length_s <= PEAK_S or not len(ordered):
-        return len(ordered) / length_s
-    most = 0
-    for rows in blocks(len(ordered)):
-        first = np.arange(rows.start, rows.stop)
-        most = max(most, int(np.max(np.searchsorted(ordered, ordered[rows] + PEAK_S * 1e9) - first)))
-    release(ordered)
-    return most / PEAK_S
+def _peak(events: Floats, length_s: float) -> float:
+    """Events per second in the busiest stretch of `PEAK_S` that begins with a step."""
+    width = round(PEAK_S / length_s * len(events))
+    if width >= len(events) or width < 1:
+        return float(np.sum(events)) / length_s
+    upto = np.concatenate([np.zeros(1), np.cumsum(events)])
+    return float(np.max(upto[width:] - upto[:-width])) / (width * length_s / len(events))
 
 
 def client_concerns(run: Run, figures: Mapping[str, Any], slos: Mapping[str, float | None], *, smoke: bool) -> list[Concern]:

@@ -31,7 +31,7 @@ class Flow:
     def __init__(self, count: int, make: Callable[[int], Block]) -> None:
         self._count = count
         self._make = make
-        self._index: tuple[Floats, Floats, Floats] | None = None
+        self._index: Floats | None = None
         self._only: Block | None = None
 
     @classmethod
@@ -50,32 +50,32 @@ class Flow:
 
     def per_bin(self, edges: Floats) -> Floats:
         """The amount in each of the half-open stretches between ascending edges."""
-        first, last, total = self._indexed()
-        bins = len(edges) - 1
+        amounts = np.zeros(len(edges) - 1)
+        if self._index is None:  # the blocks have to be made: their index is taken on the way
+            index = [self._add(amounts, edges, self._block(number)) for number in range(self._count)]
+            self._index = np.array(index).reshape(self._count, 3).T
+            return amounts
+        first, last, total = self._index
         low, high = np.searchsorted(edges, first, side="right"), np.searchsorted(edges, last, side="right")
-        whole = (low == high) & (low > 0) & (low <= bins)
-        amounts = np.bincount(low[whole] - 1, weights=total[whole], minlength=bins).astype(np.float64)
+        whole = (low == high) & (low > 0) & (low <= len(amounts))
+        amounts += np.bincount(low[whole] - 1, weights=total[whole], minlength=len(amounts))
         for number in np.flatnonzero(low < high):
-            here, after = int(low[number]), int(high[number])
-            upto = _upto(*self._block(int(number)), edges[here:after])
-            parts = np.diff(np.concatenate([np.zeros(1), upto, total[number : number + 1]]))
-            left_out = 1 if here == 0 else 0  # what lies before the first edge
-            amounts[here - 1 + left_out : after] += parts[left_out : bins - here + 1]
+            self._add(amounts, edges, self._block(int(number)))
         return amounts
 
-    def _indexed(self) -> tuple[Floats, Floats, Floats]:
-        """When the first piece of each block begins, when the last one ends, and how much they are."""
-        if self._index is None:
-            first, last, total = np.full(self._count, np.inf), np.full(self._count, -np.inf), np.zeros(self._count)
-            for number in range(self._count):
-                start, end, amount = self._block(number)
-                if len(start):
-                    first[number], last[number], total[number] = np.min(start), np.max(end), np.sum(amount)
-            there = first <= last
-            number_of = np.flatnonzero(~there)
-            first[number_of] = last[number_of] = -np.inf  # before every edge
-            self._index = first, last, total
-        return self._index
+    @staticmethod
+    def _add(amounts: Floats, edges: Floats, block: Block) -> tuple[float, float, float]:
+        """Add a block's pieces to the bins; returns when the first begins, when the last ends, and how much they are."""
+        start, end, amount = block
+        if len(start) == 0:
+            return -np.inf, -np.inf, 0.0  # before every edge
+        first, last, total = float(np.min(start)), float(np.max(end)), float(np.sum(amount))
+        low, high = np.searchsorted(edges, (first, last), side="right")
+        inside = edges[low:high]
+        parts = np.diff(np.concatenate([[0.0], _upto(start, end, amount, inside), [total]])) if len(inside) else np.array([total])
+        before = 1 if low == 0 else 0  # what lies before the first edge
+        amounts[low - 1 + before : high] += parts[before : len(amounts) - low + 1]
+        return first, last, total
 
     def _block(self, number: int) -> Block:
         if self._only is not None:

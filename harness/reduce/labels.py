@@ -1,6 +1,6 @@
 """A column of names: a small number for each row in place of a string, since ten million rows know but a handful of names."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,14 +39,6 @@ class Labels:
             codes = codes.fill_null(len(names) - 1)
         return cls(np.asarray(codes.to_numpy(zero_copy_only=False)).astype(np.int32), tuple(names))
 
-    @classmethod
-    def joined(cls, parts: Sequence["Labels"]) -> "Labels":
-        """One column of several, one after the other."""
-        names = tuple(dict.fromkeys(name for part in parts for name in part.names))
-        place = {name: code for code, name in enumerate(names)}
-        codes = [np.array([place[name] for name in part.names] or [0], dtype=np.int32)[part.codes] for part in parts]
-        return cls(np.concatenate([np.zeros(0, np.int32), *codes]), names)
-
     def __len__(self) -> int:
         return len(self.codes)
 
@@ -67,7 +59,10 @@ class Labels:
 
     def where(self, wanted: Callable[[str], bool]) -> Bools:
         """Which rows have a name that is wanted."""
-        return np.array([wanted(name) for name in self.names] or [False], dtype=bool)[self.codes]
+        found = [code for code, name in enumerate(self.names) if wanted(name)]
+        if len(found) <= 1:  # a comparison is ten times faster than a look-up
+            return np.asarray(self.codes == (found[0] if found else -1), dtype=bool)
+        return np.isin(np.arange(len(self.names)), found)[self.codes]
 
     def renamed(self, rename: Callable[[str], str]) -> "Labels":
         """With other names, some of which may become one."""

@@ -3,8 +3,8 @@
 Times are nanoseconds from the run's start as float64 (exact up to 104 days), NaN where it did not happen or is not known.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -60,6 +60,10 @@ class Chunks:
         """Where the chunks of consecutive requests are, and how many each of them has."""
         edges = self.start[rows.start : rows.stop + 1]
         return slice(int(edges[0]), int(edges[-1])), np.diff(edges)
+
+    def release(self) -> None:
+        """Give back the memory of the columns with an entry for each chunk, where they live in files."""
+        release(self.t, self.content_bytes, self.tok)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,10 +153,12 @@ _NUMBERS: Final = (
 )  # fmt: skip
 _LABELS: Final = {"workload_class": "class", "stage": "stage", "outcome": "outcome"}
 _LISTS: Final = ("chunk_dt_us", "chunk_bytes", "chunk_tok")
-_COLUMNS: Final = ("request_id", "session_id", "turn", "error", *_LABELS.values(), *_TIMES.values(), *_NUMBERS, *_LISTS)
+_ORDERED_BY: Final = ("request_id", "session_id", "turn", "class", "intended_ns")
+_COLUMNS: Final = ("error", *_LABELS.values(), *_TIMES.values(), *_NUMBERS, *_LISTS)
 _OF_CHUNKS: Final = ("bytes_sum", "tok_sum", "first_tok")
 _BATCH_ROWS: Final = 131_072
-_BASE: Final = 0x9E3779B97F4A7C15  # 2^64 over the golden ratio, odd
+_GOLDEN: Final = np.uint64(0x9E3779B97F4A7C15)  # 2^64 over the golden ratio: SplitMix64's increment
+_FIRST_BYTES: Final = np.array([(1 << 8 * count) - 1 for count in range(9)], dtype=np.uint64)
 PART_ROWS: Final = 131_072
 PART_CHUNKS: Final = 524_288
 """Rows and chunks that are worked on at a time: arrays of a megabyte and few, which stay in the caches."""
@@ -212,54 +218,74 @@ def _fit(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
-class _Names:
-    """A column of names that grows batch by batch."""
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """What the order of the rows follows from, and the columns that are made on the way.
 
-    __slots__ = ("_codes", "_places")
+    Attributes:
+        order: the rows on disk in their order; None where they are so already.
+        intended: in that order.
+        session: likewise.
+        duplicates: rows whose id another row has.
+    """
 
-    def __init__(self) -> None:
-        self._codes = Growing(np.int32)
-        self._places: dict[str, int] = {}
+    order: Ints | None
+    intended: Floats
+    session: npt.NDArray[np.int32]
+    duplicates: int
 
-    def add(self, values: pa.Array) -> None:
-        labels = Labels.of(values)
-        places = np.array([self._places.setdefault(name, len(self._places)) for name in labels.names] or [0], dtype=np.int32)
-        self._codes.add(places[labels.codes])
+    @classmethod
+    def read(cls, batches: Iterable[pa.RecordBatch], t0_ns: int) -> "_Rows":
+        intended, turn = Growing(np.float64), Growing(np.float64)
+        request, session = Growing(np.uint64), Growing(np.uint64)
+        for batch in batches:
+            intended.add(floats(batch["intended_ns"], t0_ns))
+            request.add(hashes(batch["request_id"]))
+            session.add(hashes(batch["session_id"]))
+            turn.add(floats(batch["turn"]))
+        when, ids = intended.taken(), request.taken()
+        order = _order(when, ids, turn.taken())
+        return cls(order, _ordered(when, order), _ordered(_numbered(session.taken()), order), _duplicates(ids))
 
-    def taken(self, order: Ints | None) -> Labels:
-        return Labels(_ordered(self._codes.taken(), order), tuple(self._places))
 
+class _Columns:
+    """The other columns, filled batch by batch, every row in its place."""
 
-@dataclass(slots=True)
-class _Pieces:
-    """Columns that grow batch by batch."""
-
-    t0_ns: int
-    floats: dict[str, Growing] = field(default_factory=lambda: {name: Growing(np.float64) for name in (*_TIMES, *_NUMBERS, *_OF_CHUNKS)})
-    labels: dict[str, _Names] = field(default_factory=lambda: {name: _Names() for name in _LABELS})
-    request: Growing = field(default_factory=lambda: Growing(np.uint64))
-    session: Growing = field(default_factory=lambda: Growing(np.uint64))
-    turn: Growing = field(default_factory=lambda: Growing(np.float64))
-    error: list[pa.Array] = field(default_factory=list)
-    lengths: Growing = field(default_factory=lambda: Growing(np.int64))
-    t: Growing = field(default_factory=lambda: Growing(np.float64))
-    content_bytes: Growing = field(default_factory=lambda: Growing(np.float32))
-    tok: Growing = field(default_factory=lambda: Growing(np.float32))
+    def __init__(self, rows: _Rows, t0_ns: int) -> None:
+        self._rows, self._t0_ns = rows, t0_ns
+        n = len(rows.intended)
+        self._at, self._n = 0, n
+        self._rank: Ints | None = None
+        if rows.order is not None:
+            self._rank = column(n, np.int64)
+            self._rank[rows.order] = np.arange(n)
+        self._floats = {name: column(n, np.float64) for name in (*_TIMES, *_NUMBERS, *_OF_CHUNKS) if name != "intended"}
+        self._codes = {name: column(n, np.int32) for name in _LABELS}
+        self._names: dict[str, dict[str, int]] = {name: {} for name in _LABELS}
+        self._error: list[pa.Array] = []
+        self._lengths = column(n, np.int64)
+        self._t = Growing(np.float64)
+        self._content_bytes, self._tok = Growing(np.float32), Growing(np.float32)
 
     def add(self, batch: pa.RecordBatch) -> None:
+        batch = batch.slice(0, self._n - self._at)  # a journal may have grown since its rows were counted
+        upto = self._at + batch.num_rows
+        place = slice(self._at, upto) if self._rank is None else self._rank[self._at : upto]
         for name, on_disk in _TIMES.items():
-            self.floats[name].add(floats(batch[on_disk], self.t0_ns))
+            if name != "intended":
+                self._floats[name][place] = floats(batch[on_disk], self._t0_ns)
         for name in _NUMBERS:
-            self.floats[name].add(floats(batch[name]))
+            self._floats[name][place] = floats(batch[name])
         for name, on_disk in _LABELS.items():
-            self.labels[name].add(batch[on_disk])
-        self.request.add(hashes(batch["request_id"]))
-        self.session.add(hashes(batch["session_id"]))
-        self.turn.add(floats(batch["turn"]))
-        self.error.append(batch["error"])
-        self._add_chunks(batch)
+            labels, known = Labels.of(batch[on_disk]), self._names[name]
+            codes = np.array([known.setdefault(label, len(known)) for label in labels.names] or [0], dtype=np.int32)
+            self._codes[name][place] = codes[labels.codes]
+        self._error.append(batch["error"])
+        self._add_chunks(batch, place)
+        self._at = upto
+        release(*self._floats.values(), *self._codes.values(), self._lengths)
 
-    def _add_chunks(self, batch: pa.RecordBatch) -> None:
+    def _add_chunks(self, batch: pa.RecordBatch, place: slice | Ints) -> None:
         lengths = _lengths(batch["chunk_dt_us"])
         # A chunk has a time only where the request has a first token; a list of another length than the gaps' belongs to no chunk.
         start = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
@@ -271,41 +297,56 @@ class _Pieces:
         has = lengths > 0
         first_tok = np.full(len(lengths), np.nan)
         first_tok[has] = tok[start[:-1][has]]
-        self.lengths.add(lengths)
-        self.t.add(running + np.repeat(floats(batch["first_token_ns"], self.t0_ns) - before, lengths))
-        self.content_bytes.add(content_bytes)
-        self.tok.add(tok)
-        self.floats["bytes_sum"].add(np.bincount(owner, weights=content_bytes, minlength=len(lengths)))
-        self.floats["tok_sum"].add(np.where(has, np.bincount(owner, weights=tok, minlength=len(lengths)), np.nan))
-        self.floats["first_tok"].add(first_tok)
+        self._lengths[self._at : self._at + len(lengths)] = lengths
+        self._t.add(running + np.repeat(floats(batch["first_token_ns"], self._t0_ns) - before, lengths))
+        self._content_bytes.add(content_bytes)
+        self._tok.add(tok)
+        self._floats["bytes_sum"][place] = np.bincount(owner, weights=content_bytes, minlength=len(lengths))
+        self._floats["tok_sum"][place] = np.where(has, np.bincount(owner, weights=tok, minlength=len(lengths)), np.nan)
+        self._floats["first_tok"][place] = first_tok
 
-    def chunks(self, order: Ints | None) -> Chunks:
-        """All chunks, their requests in this order."""
-        lengths = self.lengths.taken()
-        sums = {name: _ordered(self.floats.pop(name).taken(), order) for name in _OF_CHUNKS}
+    def chunks(self) -> Chunks:
+        """All chunks, their requests in order."""
+        lengths, order = self._lengths, self._rows.order
+        columns = [growing.taken() for growing in (self._t, self._content_bytes, self._tok)]
         start = column(len(lengths) + 1, np.int64)
         start[0] = 0
         if order is None:
             np.cumsum(lengths, out=start[1:])
-            return Chunks(self.t.taken(), self.content_bytes.taken(), self.tok.taken(), start, **sums)
-        begins = np.cumsum(lengths) - lengths
-        np.cumsum(lengths[order], out=start[1:])
+        else:
+            begins = np.cumsum(lengths) - lengths
+            np.cumsum(lengths[order], out=start[1:])
+            columns = [_moved(old, order, begins, lengths, start) for old in columns]
+        t, content_bytes, tok = columns
+        return Chunks(t, content_bytes, tok, start, **{name: self._floats[name] for name in _OF_CHUNKS})
 
-        def moved(old: npt.NDArray[Any]) -> npt.NDArray[Any]:
-            new = column(len(old), old.dtype)
-            for rows in blocks(len(order), PART_ROWS // 8):
-                mine = order[rows]
-                place = start[rows.start : rows.stop + 1]
-                keep = np.repeat(begins[mine] - place[:-1], lengths[mine]) + np.arange(place[0], place[-1], dtype=np.int64)
-                new[place[0] : place[-1]] = old[keep]
-            release(new)
-            return new
+    def requests(self) -> Requests:
+        """What was read."""
+        order = self._rows.order
+        error = pa.chunked_array(self._error, pa.string())
+        labels: dict[str, Any] = {name: Labels(codes, tuple(self._names[name])) for name, codes in self._codes.items()}
+        numbers: dict[str, Any] = {name: self._floats[name] for name in (*_TIMES, *_NUMBERS) if name != "intended"}
+        return Requests(
+            session=self._rows.session, intended=self._rows.intended, **labels, **numbers,
+            error=error if order is None else error.take(pa.array(order)), chunks=self.chunks(), duplicates=self._rows.duplicates,
+        )  # fmt: skip
 
-        return Chunks(moved(self.t.taken()), moved(self.content_bytes.taken()), moved(self.tok.taken()), start, **sums)
+
+def _moved(old: npt.NDArray[Any], order: Ints, begins: Ints, lengths: Ints, start: Ints) -> npt.NDArray[Any]:
+    """A column of chunks, their requests in another order."""
+    new = Growing(old.dtype)
+    for rows in blocks(len(order), PART_ROWS // 8):
+        mine = order[rows]
+        place = start[rows.start : rows.stop + 1]
+        new.add(old[np.repeat(begins[mine] - place[:-1], lengths[mine]) + np.arange(place[0], place[-1], dtype=np.int64)])
+        release(old)
+    return new.taken()
 
 
 def read_requests(source: RequestsSource, t0_ns: int) -> tuple[Requests, Sequence[Mapping[str, Any]]]:
     """The load's records as columns, and those of the canaries as they are, both ordered by intended time and id.
+
+    The records are read twice: once for their order, once for the rest.
 
     Args:
         source: of the run directory.
@@ -314,41 +355,34 @@ def read_requests(source: RequestsSource, t0_ns: int) -> tuple[Requests, Sequenc
     Raises:
         ArtifactError: no room for the temporary files of a run too large for memory.
     """
-    pieces = _Pieces(t0_ns)
-    canaries = False
-    for batch in source.batches():
-        mine = pc.equal(batch["class"], CANARY)
-        if pc.any(mine).as_py():
-            canaries = True
-            batch = batch.filter(pc.invert(mine))  # noqa: PLW2901 - the rest of it
-        pieces.add(batch)
+    canaries = 0
+
+    def load(columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        nonlocal canaries
+        for batch in source.batches(columns):
+            mine = pc.equal(batch["class"], CANARY)
+            found = pc.sum(mine).as_py() or 0
+            canaries += found
+            yield batch.filter(pc.invert(mine)) if found else batch
+
+    rows = _Rows.read(load(_ORDERED_BY), t0_ns)
+    columns = _Columns(rows, t0_ns)
+    for batch in load(_COLUMNS):
+        columns.add(batch)
+    requests = columns.requests()
     canary: list[Mapping[str, Any]] = []
     if canaries:
         for batch in source.batches(None):
             canary += batch.filter(pc.equal(batch["class"], CANARY)).to_pylist()
         canary.sort(key=lambda row: (row["intended_ns"], row["request_id"]))
-    requests = _requests(pieces)
     requests.release()
     pa.default_memory_pool().release_unused()
     return requests, canary
 
 
-def _requests(pieces: _Pieces) -> Requests:
-    intended, request = pieces.floats.pop("intended").taken(), pieces.request.taken()
-    order = _order(intended, request, pieces.turn.taken())
-    error = pa.chunked_array(pieces.error, pa.string())
-    columns: dict[str, Any] = {name: labels.taken(order) for name, labels in pieces.labels.items()}
-    columns |= {name: _ordered(pieces.floats.pop(name).taken(), order) for name in (*_TIMES, *_NUMBERS) if name != "intended"}
-    return Requests(
-        session=_numbered(pieces.session.taken(), order), intended=_ordered(intended, order), **columns,
-        error=error if order is None else error.take(pa.array(order)), chunks=pieces.chunks(order), duplicates=_duplicates(request),
-    )  # fmt: skip
-
-
 def _order(intended: Floats, request: Hashes, turn: Floats) -> Ints | None:
     """Rows by intended time, then id (by its hash), then turn; None where they are so already."""
-    later = intended[1:] > intended[:-1]
-    if np.all(later):
+    if np.all(intended[1:] > intended[:-1]):
         return None
     order = np.argsort(intended)
     ordered = intended[order]
@@ -370,13 +404,13 @@ def _ordered(values: npt.NDArray[Any], order: Ints | None) -> npt.NDArray[Any]:
     return out
 
 
-def _numbered(hashed: Hashes, order: Ints | None) -> npt.NDArray[np.int32]:
+def _numbered(hashed: Hashes) -> npt.NDArray[np.int32]:
     """A number for each hash, counted from 0."""
     by_hash = np.argsort(hashed)
     ordered = hashed[by_hash]
-    numbers = np.empty(len(hashed), np.int32)
+    numbers = column(len(hashed), np.int32)
     numbers[by_hash] = np.cumsum(np.concatenate([np.zeros(1, bool), ordered[1:] != ordered[:-1]])[: len(hashed)])
-    return _ordered(numbers, order)
+    return numbers
 
 
 def _duplicates(hashed: Hashes) -> int:
@@ -385,24 +419,35 @@ def _duplicates(hashed: Hashes) -> int:
 
 
 def hashes(text: pa.Array) -> Hashes:
-    """64 bits for each string, equal for equal ones (null is the empty one): ten million ids take a tenth of the memory, and all of
-    a run's are different with a chance of 3 in a million of a mistake (n^2 / 2^65).
+    """64 bits for each string, equal for equal ones (null is the empty one), so that ten million ids take 80 MB. That any two different
+    ones of n get the same has a chance of n^2 / 2^65: three in a million.
 
-    The polynomial of the bytes in an odd base modulo 2^64, mixed by the finaliser of SplitMix64 (Steele, Lea & Flood 2014, OOPSLA).
+    Eight bytes at a time go through the finaliser of SplitMix64 (Steele, Lea & Flood 2014, OOPSLA).
     """
     text = pc.fill_null(text.cast(pa.string()), "")
+    n = len(text)
     _, places, data = text.buffers()
-    start = np.frombuffer(places, np.int32, len(text) + 1, text.offset * 4).astype(np.int64) if len(text) else np.zeros(1, np.int64)
+    start = np.frombuffer(places, np.int32, n + 1, text.offset * 4).astype(np.int64) if n else np.zeros(1, np.int64)
     lengths = np.diff(start)
-    letters = np.frombuffer(data, np.uint8)[start[0] : start[-1]] if data is not None else np.zeros(0, np.uint8)
-    powers = np.cumprod(np.full(int(np.max(lengths, initial=0)) + 1, _BASE, np.uint64))
-    position = np.arange(len(letters)) - np.repeat(start[:-1] - start[0], lengths)
-    terms = (letters.astype(np.uint64) + np.uint64(1)) * powers[position]
-    running = np.concatenate([np.zeros(1, np.uint64), np.cumsum(terms)])
-    mixed = running[start[1:] - start[0]] - running[start[:-1] - start[0]]
+    letters = np.zeros(int(start[-1] - start[0]) + 8, np.uint8)
+    if data is not None:
+        letters[:-8] = np.frombuffer(data, np.uint8)[start[0] : start[-1]]
+    words = np.ndarray((len(letters) - 7,), "<u8", letters, strides=(1,))  # the eight bytes from each byte on
+    at, left = start[:-1] - start[0], lengths
+    mixed = _mixed(lengths.astype(np.uint64))
+    rows: Ints | slice = slice(None)
+    while len(left):
+        mixed[rows] = _mixed(mixed[rows] + _GOLDEN ^ words[at] & _FIRST_BYTES[np.minimum(left, 8)])
+        longer = left > 8
+        rows = np.flatnonzero(longer) if isinstance(rows, slice) else rows[longer]
+        at, left = at[longer] + 8, left[longer] - 8
+    return mixed
+
+
+def _mixed(values: Hashes) -> Hashes:
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-        mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
-    return np.asarray(mixed ^ (mixed >> np.uint64(31)), dtype=np.uint64)
+        values = (values ^ (values >> np.uint64(shift))) * np.uint64(factor)
+    return np.asarray(values ^ (values >> np.uint64(31)), dtype=np.uint64)
 
 
 def _lengths(lists: pa.Array) -> Ints:

@@ -8,16 +8,17 @@ import mmap
 import os
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from harness.core.errors import ArtifactError
 
-LARGE_BYTES: Final = 32 << 20
-"""Arrays from this size on live in files."""
+LARGE_BYTES: Final = 64 << 20
+"""Columns from this size on live in files: of 8 million requests, of 8 to 16 million chunks."""
 BLOCK: Final = 1 << 20
 """Rows that are worked on at a time."""
 _FOLDER: Final = Path("/var/tmp")  # noqa: S108 - files in it have no name
@@ -34,19 +35,61 @@ def column(rows: int, kind: npt.DTypeLike) -> npt.NDArray[Any]:
     size = rows * dtype.itemsize
     if size < LARGE_BYTES:
         return np.empty(rows, dtype)
-    folder = os.environ.get("TMPDIR") or (str(_FOLDER) if _FOLDER.is_dir() else None)
-    try:
-        with tempfile.TemporaryFile(dir=folder) as file:
-            # Room is taken now: a mapped page that finds none later kills the process (SIGBUS).
-            os.posix_fallocate(file.fileno(), 0, size)
-            mapped = mmap.mmap(file.fileno(), size)
-    except OSError as error:
-        raise ArtifactError(
-            f"no temporary file of {size / 1e6:.0f} MB for a column of {rows:,} rows: {error.strerror or error}",
-            cause="the run is too large for memory, and the folder of temporary files is full or cannot be written",
-            next_step="set TMPDIR to a folder with room: some 300 bytes a request and 40 a chunk",
-        ) from error
-    return np.frombuffer(mapped, dtype, rows)
+    with _clear_errors(size), _file() as file:
+        # Room is taken now: a mapped page that finds none later kills the process (SIGBUS).
+        os.posix_fallocate(file.fileno(), 0, size)
+        return _of(file, dtype, rows)
+
+
+class Growing:
+    """A column that grows at its end.
+
+    Args:
+        kind: of its values.
+    """
+
+    __slots__ = ("_dtype", "_file", "_length", "_parts")
+
+    def __init__(self, kind: npt.DTypeLike) -> None:
+        self._dtype = np.dtype(kind)
+        self._length = 0
+        self._parts: list[npt.NDArray[Any]] = []
+        self._file: IO[bytes] | None = None
+
+    def __del__(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def add(self, values: npt.NDArray[Any]) -> None:
+        """Append values.
+
+        Raises:
+            ArtifactError: no room for the column's file.
+        """
+        self._length += len(values)
+        self._parts.append(np.ascontiguousarray(values, self._dtype))
+        if self._length * self._dtype.itemsize >= LARGE_BYTES:
+            with _clear_errors(self._length * self._dtype.itemsize):
+                if self._file is None:
+                    self._file = _file()
+                for part in self._parts:  # written, not mapped: a write of a megabyte costs a fraction of the faults of its pages
+                    self._file.write(part.data)
+            self._parts.clear()
+
+    def taken(self) -> npt.NDArray[Any]:
+        """The column, which is no longer here afterwards.
+
+        Raises:
+            ArtifactError: no room for the column's file.
+        """
+        parts, self._parts = self._parts, []
+        length, self._length = self._length, 0
+        file, self._file = self._file, None
+        if file is None:
+            return np.concatenate([np.empty(0, self._dtype), *parts])
+        with _clear_errors(length * self._dtype.itemsize), file:
+            file.flush()
+            return _of(file, self._dtype, length)
 
 
 def release(*arrays: npt.NDArray[Any]) -> None:
@@ -57,13 +100,22 @@ def release(*arrays: npt.NDArray[Any]) -> None:
             mapped.madvise(mmap.MADV_DONTNEED)
 
 
-def is_mapped(array: npt.NDArray[Any]) -> bool:
-    """Whether the array lives in a file."""
-    return _mapped(array) is not None
+def blocks(rows: int, size: int = BLOCK) -> Iterator[slice]:
+    """Stretches of so many rows."""
+    for start in range(0, rows, size):
+        yield slice(start, min(start + size, rows))
 
 
-def _mapped(array: Any) -> mmap.mmap | None:  # noqa: ANN401 - whatever an array is a view of
-    base = array
+def _file() -> IO[bytes]:
+    return tempfile.TemporaryFile(dir=os.environ.get("TMPDIR") or (str(_FOLDER) if _FOLDER.is_dir() else None))
+
+
+def _of(file: IO[bytes], dtype: np.dtype[Any], rows: int) -> npt.NDArray[Any]:
+    return np.frombuffer(mmap.mmap(file.fileno(), rows * dtype.itemsize), dtype, rows)
+
+
+def _mapped(array: npt.NDArray[Any]) -> mmap.mmap | None:
+    base: Any = array
     while isinstance(base, np.ndarray):
         base = base.base
     if isinstance(base, memoryview):
@@ -71,35 +123,13 @@ def _mapped(array: Any) -> mmap.mmap | None:  # noqa: ANN401 - whatever an array
     return base if isinstance(base, mmap.mmap) else None
 
 
-def blocks(rows: int, size: int = BLOCK) -> Iterator[slice]:
-    """Stretches of so many rows."""
-    for start in range(0, rows, size):
-        yield slice(start, min(start + size, rows))
-
-
-class Growing:
-    """A column that grows at its end."""
-
-    __slots__ = ("_array", "_length")
-
-    def __init__(self, kind: npt.DTypeLike) -> None:
-        self._array: npt.NDArray[Any] = np.empty(0, kind)
-        self._length = 0
-
-    def add(self, values: npt.NDArray[Any]) -> None:
-        """Append values."""
-        end = self._length + len(values)
-        if end > len(self._array):
-            wider = column(max(end, len(self._array) * 3 // 2), self._array.dtype)
-            for block in blocks(self._length):
-                wider[block] = self._array[block]
-                release(wider, self._array)
-            self._array = wider
-        self._array[self._length : end] = values
-        self._length = end
-
-    def taken(self) -> npt.NDArray[Any]:
-        """The column, which is no longer here afterwards."""
-        array, self._array = self._array[: self._length], np.empty(0, self._array.dtype)
-        self._length = 0
-        return array
+@contextmanager
+def _clear_errors(size: int) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ArtifactError(
+            f"no temporary file of {size / 1e6:.0f} MB for a column of the run's records: {error.strerror or error}",
+            cause="the run is too large for memory, and the folder of temporary files is full or cannot be written",
+            next_step="set TMPDIR to a folder with room: some 200 bytes a request and 40 a chunk",
+        ) from error

@@ -15,7 +15,7 @@ from harness.reduce.flow import Flow, Together
 from harness.reduce.labels import Bools
 from harness.reduce.load import Run, mapping, number, sequence
 from harness.reduce.requests import Requests
-from harness.reduce.stats import BATCH_COUNTS, Floats, batch_edges, distribution, mean_interval, ratio_interval
+from harness.reduce.stats import BATCH_COUNTS, BATCHES, Floats, batch_edges, distribution, mean_interval, ratio_interval
 from harness.reduce.summary import Distribution, Figure, RequestCounts
 from harness.reduce.tokens import Output, gaps, in_flight, live_conversations, moments, output, output_of, spread_input, tpot
 from harness.reduce.windows import StageWindow, last_evidence
@@ -238,10 +238,11 @@ class _Figures:
 
     def rate(self, key: str, flow: Flow | Together, note: str | None = None) -> tuple[float, float] | None:
         """Amount in the window per second, with its interval."""
-        interval = ratio_interval(
-            {n: flow.per_bin(edges) for n, edges in self.edges().items()}, {n: np.diff(edges) * NS for n, edges in self.edges().items()}
-        )
-        self.put(key, flow.between(self.start, self.end) / self.length_s, interval, note=note)
+        edges = self.edges()
+        amounts = {n: flow.per_bin(edge) for n, edge in edges.items()}
+        interval = ratio_interval(amounts, {n: np.diff(edge) * NS for n, edge in edges.items()})
+        whole = float(np.sum(amounts[BATCHES])) if BATCHES in amounts else flow.between(self.start, self.end)
+        self.put(key, whole / self.length_s, interval, note=note)
         return interval
 
 
@@ -261,6 +262,7 @@ def figures(
         mine, ok = mine & who, ok & who
     out = _Figures(window)
     distributions = latency(requests, mine, flow)
+    requests.release()
     if window.start is None or window.end is None:
         for key, definition in METRICS.items():
             if definition.kind == "value":
@@ -273,6 +275,7 @@ def figures(
     answered = ok & (requests.done >= start) & (requests.done < end)
     out.rate("requests_per_s", moments(requests, requests.done, ok))
     _goodput(out, requests, mine, flow, slos)
+    requests.release()
     pace = distributions["tpot_s"]
     for key, name in (("interactivity_tok_s_user", "p50"), ("interactivity_p90_tok_s_user", "p90")):
         seconds = getattr(pace, name)

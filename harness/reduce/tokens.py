@@ -115,6 +115,7 @@ def placed(requests: Requests, tokens: Floats, who: Bools | None = None, *, cont
     chunks, parts = requests.chunks, requests.parts()
 
     def block(number: int) -> Block:
+        chunks.release()  # of the part before
         rows = parts[number]
         at, lengths = chunks.of(rows)
         by_tok = chunks.tok_sum[rows] > 0
@@ -235,6 +236,7 @@ def gaps(requests: Requests, counted: Bools, *, told: bool, by_tok: bool = True)
     parts = requests.parts()
     kept = 0
     for rows in parts:
+        requests.chunks.release()  # of the part before
         values, weight = _gaps(requests, rows, counted, told=told, by_tok=by_tok)
         if len(parts) > 1:
             values, weight = _together([(values, weight)])

@@ -1,0 +1,126 @@
+"""Runs too large for memory: columns in files, work in blocks. Small runs stand for large ones, with limits to match."""
+
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.core.errors import ArtifactError
+from harness.reduce import flow, requests, scratch, tokens
+from harness.reduce.flow import Flow
+from harness.reduce.reduction import reduce_run
+from harness.reduce.requests import hashes
+
+
+@pytest.fixture(name="tiny_limits")
+def _tiny_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything counts as large, and blocks hold a few rows."""
+    monkeypatch.setattr(scratch, "LARGE_BYTES", 64)
+    monkeypatch.setattr(flow, "BLOCK", 3)
+    monkeypatch.setattr(requests, "_BATCH_ROWS", 17)
+    monkeypatch.setattr(requests, "PART_ROWS", 11)
+    monkeypatch.setattr(requests, "PART_CHUNKS", 23)
+    monkeypatch.setattr(tokens, "_MOST_VALUES", 40)
+
+
+def close(value: Any, other: Any, where: str = "") -> None:
+    if isinstance(value, dict):
+        assert value.keys() == other.keys(), where
+        for key in value:
+            close(value[key], other[key], f"{where}/{key}")
+    elif isinstance(value, list | tuple):
+        assert len(value) == len(other), where
+        for number, (a, b) in enumerate(zip(value, other, strict=True)):
+            close(a, b, f"{where}/{number}")
+    elif isinstance(value, float):
+        # The change of a signal that hardly changes is a difference of nearly equal numbers.
+        assert other == pytest.approx(value, rel=1e-9, abs=1e-9), where
+    else:
+        assert value == other, where
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_a_large_run_reduces_to_what_a_small_one_does(
+    noisy: Callable[..., Any], tmp_path: Path, request: pytest.FixtureRequest, *, told: bool
+) -> None:
+    builder = noisy(3, requests=150, told=told, gpus=1)
+    for number, row in enumerate(builder.requests):
+        row["class"] = "agent" if number % 3 else "chat"
+        row["worker"] = number % 2
+    builder.constant_power(300)
+    root = builder.write(tmp_path / "run")
+    small = reduce_run(root).to_dict()
+    request.getfixturevalue("tiny_limits")
+    close(small, reduce_run(root).to_dict())
+
+
+pieces = st.lists(st.tuples(st.floats(0, 100), st.floats(-1, 30), st.floats(0, 10)), max_size=25)
+
+
+@given(pieces=pieces, edges=st.lists(st.floats(-10, 140), min_size=2, max_size=70, unique=True), asked=st.integers(1, 3))
+def test_a_flow_in_blocks_is_the_flow_of_its_pieces(pieces: list[tuple[float, float, float]], edges: list[float], asked: int) -> None:
+    start, length, amount = (np.array([piece[i] for piece in pieces]) for i in range(3))
+    end, grid = start + length, np.sort(np.array(edges))
+    blocks = [slice(at, at + 4) for at in range(0, len(start), 4)]
+    many = Flow(len(blocks), lambda number: (start[blocks[number]], end[blocks[number]], amount[blocks[number]]))
+    expected = np.zeros(len(grid) - 1)
+    for begins, ends, much in zip(start, end, amount, strict=True):
+        for number in range(len(expected)):
+            low, high = grid[number], grid[number + 1]
+            if ends > begins:
+                expected[number] += much * max(0.0, min(high, ends) - max(low, begins)) / (ends - begins)
+            elif low <= ends < high:
+                expected[number] += much
+    for _ in range(asked):  # the first answer makes the index, the later ones use it
+        assert many.per_bin(grid) == pytest.approx(expected, rel=1e-9, abs=1e-7)
+    assert many.between(grid[0], grid[-1]) == pytest.approx(expected.sum(), rel=1e-9, abs=1e-7)
+
+
+def test_a_flow_leaves_out_what_is_not_known() -> None:
+    nan = np.nan
+    flow = Flow.of(np.array([0.0, nan, 0.0, 0.0]), np.array([10.0, 10.0, nan, 10.0]), np.array([5.0, 1.0, 1.0, nan]))
+    assert flow.between(0, 5) == 2.5
+
+
+@given(st.lists(st.one_of(st.none(), st.text(max_size=40)), max_size=30))
+def test_hashes_are_equal_for_equal_strings_alone(words: list[str | None]) -> None:
+    found = hashes(pa.array(words, pa.string())).tolist()
+    by_hash: dict[int, set[str]] = {}
+    for word, value in zip(words, found, strict=True):
+        by_hash.setdefault(value, set()).add(word or "")
+    assert all(len(same) == 1 for same in by_hash.values())
+    assert len(by_hash) == len({word or "" for word in words})
+    assert hashes(pa.array(words, pa.string())[len(words) // 2 :]).tolist() == found[len(words) // 2 :]
+
+
+@pytest.mark.usefixtures("tiny_limits")
+def test_large_columns_live_in_files_and_keep_what_they_hold_when_their_memory_is_given_back() -> None:
+    growing = scratch.Growing(np.float64)
+    for number in range(10):
+        growing.add(np.arange(number * 10.0, number * 10.0 + 10))
+    grown, fixed = growing.taken(), scratch.column(1000, np.int32)
+    fixed[:] = 7
+    scratch.release(grown, fixed)
+    assert (grown == np.arange(100.0)).all()
+    assert (fixed == 7).all()
+    assert len(growing.taken()) == 0
+
+
+@pytest.mark.usefixtures("tiny_limits")
+def test_no_room_for_a_column_is_a_clear_error(noisy: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = noisy(1, requests=30).write(tmp_path / "run")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(ArtifactError, match="No space left") as caught:
+        reduce_run(root)
+    assert "TMPDIR" in str(caught.value.next_step)
