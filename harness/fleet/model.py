@@ -151,7 +151,8 @@ def best_point(factors: Mapping[str, Factor], case: Case, curve: Sequence[CurveP
             candidates.append(
                 CurvePoint(*(a + (b - a) * at for a, b in zip(_triple(low), _triple(high), strict=True)))
             )  # fmt: skip
-    return max(candidates, key=lambda point: central(factors, replace(case, point=point))["output_tok_s_peak"])
+    serving = [point for point in candidates if point.tokens > 0]  # a limit at which no SLO is met serves nothing
+    return max(serving, key=lambda point: central(factors, replace(case, point=point))["output_tok_s_peak"])
 
 
 def _triple(point: CurvePoint) -> tuple[float, float, float]:

@@ -130,9 +130,10 @@ def _span(figure: FleetFigure) -> str:
 def _lead(e: FleetEstimate) -> str:
     tokens, power, cost = e.figure("output_tok_per_day"), e.figure("power_mean_mw"), e.figure("usd_per_mtok")
     work = ", ".join(str(e.work[key]) for key in ("model", "precision", "workload") if e.work.get(key))
+    gpu = e.gpu if e.measured_gpu in {"", e.gpu} else f"{e.gpu} (modelled from the run's {e.measured_gpu})"
     words = [
         (
-            f"Serving the work that was measured ({work or 'not recorded'}), {e.central['gpus_powered']:,.0f} {e.gpu} would give "
+            f"Serving the work that was measured ({work or 'not recorded'}), {e.central['gpus_powered']:,.0f} {gpu} would give "
             f"{_value(tokens)} output tokens a day ({_span(tokens)}, P5 to P95)"
         )
     ]
@@ -367,13 +368,13 @@ def _side_by_side(cases: Sequence[Case]) -> FleetTable:
         rows.append(
             (
                 figures[0].title.partition(" (")[0] + unit,
-                *(f"{_value(figure, digits)}  [{_span(figure)}]" if figure.value is not None else DASH for figure in figures),
+                *(f"{_value(figure, digits)} ({_span(figure)})" if figure.value is not None else DASH for figure in figures),
             )
         )
     rows.append(("Limited by", *(case.estimate.binding for case in cases)))
     work = {tuple(case.estimate.work.get(key) for key in ("model", "precision", "workload")) for case in cases}
     lengths = [case.estimate.work.get("context_tok") or 0.0 for case in cases]
-    caption = "Side by side: value [P5 to P95]"
+    caption = "Side by side: value (P5 to P95)"
     if len(work) > 1 or max(lengths) - min(lengths) > SAME_LENGTH * max(lengths):
         caption += ". The runs measured different work: columns of different runs do not compare"
     return FleetTable(caption, ("Figure", *_names(cases)), tuple(rows))

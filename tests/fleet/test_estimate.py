@@ -8,7 +8,7 @@ from harness.core.errors import ArtifactError, InvalidRunError, NotComparableErr
 from harness.core.records import Basis, Status
 from harness.fleet.arithmetic import facility_w_per_gpu
 from harness.fleet.catalog import Named, Site, Sourced, gpus, load_site, priors
-from harness.fleet.estimate import draw, estimate
+from harness.fleet.estimate import Options, draw, estimate
 
 
 def site(count=1000, *, power_mw=None, pue=None, usd_per_month=None, gpu="H100", **changes):
@@ -80,6 +80,8 @@ def test_tokens_per_megawatt_joules_per_token_and_dollars_follow_from_the_same_n
     peak, mw = found.figure("output_tok_s_peak").value, found.figure("power_peak_mw").value
     assert found.figure("output_tok_s_per_mw").value == pytest.approx(peak / mw)
     assert found.figure("j_per_output_tok").value == pytest.approx(mw * 1e6 / peak)
+    of_day = found.figure("power_mean_mw").value * 1e6 / found.figure("output_tok_s").value
+    assert found.figure("j_per_output_tok_mean").value == pytest.approx(of_day)
     hourly = 6e6 / 730.5
     assert found.figure("usd_per_gpu_h").value == pytest.approx(hourly / 1000)
     assert found.figure("usd_per_mtok").value == pytest.approx(hourly / (found.figure("output_tok_s").value * 3600 / 1e6))
@@ -108,6 +110,13 @@ def test_a_run_without_an_interval_says_that_its_own_uncertainty_is_missing(make
 def test_tokens_that_missed_an_slo_do_not_count(make_run):
     full, partial = estimate(make_run(good_share=1.0), site()), estimate(make_run(good_share=0.75), site())
     assert partial.figure("output_tok_s").value == pytest.approx(0.75 * full.figure("output_tok_s").value)
+
+
+def test_p5_and_p95_are_those_of_the_runs_own_normal_error(make_run):
+    # A 95 % interval of +-19.6 is a deviation of 10: P5 and P95 lie 16.45 from the value, where nothing else varies.
+    known = Options(assume=("multi_replica_efficiency=1", "slo_headroom=1", "availability=1", "reserved_spares=0"))
+    found = estimate(make_run(interval=(980.4, 1019.6)), site(count=1), options=known).figure("output_tok_s_peak")
+    assert (found.p5, found.p50, found.p95) == pytest.approx((983.55, 1000.0, 1016.45), abs=0.5)
 
 
 def test_tokens_of_the_windows_edges_are_no_missed_slo(make_run):

@@ -7,7 +7,7 @@ import pytest
 
 from harness.core.errors import ArtifactError, InvalidRunError, NotComparableError, ProfileError
 from harness.core.records import Basis, Status
-from harness.fleet.catalog import Named, Site, Sourced, load_site, priors
+from harness.fleet.catalog import Named, Site, Sourced, gpus, load_site, priors
 from harness.fleet.estimate import Options, estimate
 from harness.fleet.further import predict_replicas
 from harness.fleet.modelled import parse_ratio
@@ -56,6 +56,16 @@ def test_three_enforced_limits_make_a_curve_and_more_gpus_at_less_power_serve_mo
     assert curve.figure("gpus_powered").value > alone.figure("gpus_powered").value
     assert any("450 W" in text for text in curve.figure("gpus_powered").assumptions)
     assert any(step.label.startswith("boards at") and step.basis is Basis.MEASURED for step in curve.waterfall)
+    for part, key in (("tokens", "output_tok_s"), ("power", "power_mean_mw")):
+        assert [step for step in curve.waterfall if step.part == part][-1].result == pytest.approx(curve.figure(key).value)
+
+
+def test_a_limit_at_which_no_request_meets_its_slos_serves_nothing(make_run):
+    base = make_run(replicas=2)
+    kept = make_run(replicas=2, tok_s_per_gpu=900.0, power={"gpu_board": 400.0 * 8}, power_limit_w=450.0)
+    late = make_run(replicas=2, tok_s_per_gpu=890.0, power={"gpu_board": 100.0 * 8}, power_limit_w=300.0, good_share=0.0)
+    found = estimate(base, site(1000, pue=1.2, power_mw=0.8), options=Options(limits=[kept, late]))
+    assert [step.label for step in found.waterfall if step.label.startswith("boards at")] == ["boards at 450 W"] * 2
 
 
 def test_two_limits_are_no_curve_and_the_site_runs_fewer_gpus(make_run):
@@ -221,6 +231,8 @@ def test_of_a_mix_only_the_measured_type_is_scaled(make_run):
     place = site(1000, None, pue=1.2, usd_per_month=6e6, mix={"H100": said(0.75), "H200": said(0.25)})
     found = estimate(make_run(), place)
     assert found.figure("gpus_powered").value == 750
+    capped = estimate(make_run(), replace(place, power_mw=said(0.8)))  # three quarters of the cap are theirs
+    assert capped.figure("power_peak_mw").value == pytest.approx(0.6)
     assert found.figure("usd_per_gpu_h").value == pytest.approx(6e6 / 730.5 / 1000)
     assert any("Only the 750 GPUs of type H100" in flag for flag in found.flags)
     with pytest.raises(NotComparableError):
@@ -248,6 +260,13 @@ def test_prices_by_tier_stand_beside_the_lease(make_run):
     tiers = [figure for figure in found.figures if figure.key.startswith("usd_per_mtok@")]
     assert len(tiers) == 3
     assert all(figure.value < lease.value for figure in tiers)
+    # On the market only GPUs that run are paid; the lease is paid for all of them.
+    found = estimate(make_run(), site(1000, pue=1.2, power_mw=0.6))
+    price, powered = gpus()["H100"].usd_per_gpu_h["rental_3_years"].value, found.figure("gpus_powered").value
+    assert powered < 600
+    assert found.figure("usd_per_mtok@rental_3_years").value == pytest.approx(
+        price * powered / (found.figure("output_tok_s").value * 0.0036)
+    )
 
 
 @pytest.mark.parametrize(

@@ -128,7 +128,7 @@ def test_columns_beside_each_other_are_told_apart_and_keep_their_doubts(make_run
     assert note.startswith(f"ours · {modelled.name}")
     assert "Modelled, not measured" in fleet_html(shown, {})
     same = fleet_view(ask([here, make_run(input_tok=3100.0)], [site], years=0).cases)
-    assert same.side_by_side.caption == "Side by side: value [P5 to P95]"
+    assert same.side_by_side.caption == "Side by side: value (P5 to P95)"
 
 
 @pytest.mark.parametrize(
@@ -182,6 +182,7 @@ def test_a_test_double_is_only_ever_a_demonstration(make_run, site, monkeypatch)
     answer = ask([run], [site], years=0, options=Options(demonstrate=True), **ratio)
     html = fleet_html(fleet_view(answer.cases), {})
     assert "a demonstration, nothing measured" in html
+    assert "H100 (modelled from the run&#39;s TEST-DOUBLE) would give" in html
     assert answer.cases[0].estimate.flags[0].startswith("A demonstration")
     other = make_run(status=Status.INVALID, concerns=(double, Concern("late_sends", Severity.INVALID, "late")))
     with pytest.raises(InvalidRunError):
