@@ -50,6 +50,8 @@ def github(gates: Sequence[GateResult], *, strict: bool = False) -> list[str]:
 def sentence(gate: GateResult) -> str:
     """One gate in one sentence, with its evidence."""
     _, side, baseline, value, change, least, outcome, reason = gate.row()
+    if gate.value is None:
+        return f"side {side}: {gate.threshold.text}: {outcome} ({reason})"
     against = f" against {baseline}" if gate.threshold.relative else ""
     runs = f"{gate.n_baseline} + {gate.n} runs" if gate.threshold.relative else f"{gate.n} run{'' if gate.n == 1 else 's'}"
     detects = f"; finds changes for the worse of {least.removeprefix('≥ ')} nine times in ten" if gate.detectable is not None else ""

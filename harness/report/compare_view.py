@@ -31,6 +31,8 @@ _MOST_SIDES: Final = len(SERIES)
 _CDF_POINTS: Final = 120
 _MONEY: Final = ("power_w", "energy_j", "output_tok_per_j", "j_per_output_tok", "j_per_request", "output_tok_s_per_mw", "usd_per_mtok")
 _MIN_LATENCIES: Final = 2
+_MOST_FAILED: Final = 4
+"""Gates that failed and are told at the top; the table below has all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +146,9 @@ def _lead(comparison: Comparison) -> list[str]:
     by_outcome = {outcome: [gate for gate in comparison.gates if gate.outcome is outcome] for outcome in Outcome}
     counted = [f"{len(found)} {outcome.lower()}" for outcome, found in by_outcome.items() if found]
     sentences = [f"Gates: {', '.join(counted)}."] if counted else []
-    sentences += [f"{gate_output.sentence(gate)}." for gate in by_outcome[Outcome.FAILED]]
+    failed = [*by_outcome[Outcome.FAILED], *by_outcome[Outcome.ABSENT]]
+    sentences += [f"{text[0].upper()}{text[1:]}." for gate in failed[:_MOST_FAILED] for text in [gate_output.sentence(gate)]]
+    sentences += [f"{len(failed) - _MOST_FAILED} further gates failed."] if len(failed) > _MOST_FAILED else []
     for position, side in enumerate(comparison.sides[1:]):
         by_word: dict[Word, list[Row]] = {}
         for row in comparison.metrics:
@@ -195,8 +199,14 @@ def _says(cell: Cell) -> Markup:
 def _gates(gates: Sequence[GateResult]) -> Table | None:
     if not gates:
         return None
-    head = ("Gate", "side", "baseline", "value", "change, noise band", "detects", "result", "why")
-    return Table("Gates", head, [(gate.row()[0].strip("`"), *gate.row()[1:]) for gate in gates], (1, 6, 7))
+    rows = []
+    for gate in gates:
+        text, side, baseline, value, change, detects, outcome, why = gate.row()
+        tone = {Outcome.PASSED: "better", Outcome.TOO_FEW: ""}.get(gate.outcome, "worse")
+        said = Markup('<span class="word {}">{}</span>').format(tone, outcome) + (Markup("<small>{}</small>").format(why) if why else "")
+        rows.append((text.strip("`"), side, said, value, baseline, change, detects))
+    head = ("Gate", "side", "result", "value", "baseline", "change, noise band", "detects")
+    return Table("What was asked, and what the repeats say", head, rows, (1, 2))
 
 
 def _name(row: Row) -> str:

@@ -1,8 +1,10 @@
 import json
+import math
 
 import pytest
 
 from harness.compare.compare import MISMATCH_KEYS, Word, compare_runs
+from harness.compare.statistics import two_samples, variance
 from harness.core.errors import ArtifactError, InvalidRunError, NotComparableError, ProfileError
 from harness.core.metrics import METRIC_VERSION
 from harness.core.records import Status
@@ -85,6 +87,31 @@ def test_noise_is_no_detectable_difference(make_run):
     found = cell(compare_runs([*a, *b]), "output_tok_s")
     assert found.word is Word.NO_DIFFERENCE
     assert found.low < 1.0 < found.high
+
+
+def test_short_runs_that_kept_every_rule_are_claimed_from(make_run):
+    a = side(make_run, "a", [1000.0, 1001.0, 1002.0], status=Status.PRELIMINARY)
+    b = side(make_run, "b", [1500.0, 1501.0, 1502.0], engine_version="0.33.0", status=Status.PRELIMINARY)
+    assert cell(compare_runs([*a, *b]), "output_tok_s").word is Word.BETTER
+
+
+def test_the_detectable_difference_is_that_of_the_two_sided_test_that_is_made(make_run):
+    """Alone in its family, at 5 % in two directions: as `two_samples` says at 2.5 % in one."""
+    a, b = [1000.0, 1010.0, 990.0, 1004.0], [1001.0, 1009.0, 992.0, 1002.0]
+    found = cell(compare_runs([*side(make_run, "a", a), *side(make_run, "b", b, engine_version="0.33.0")]), "output_tok_s")
+    logs = [[math.log(x) for x in values] for values in (a, b)]
+    deviation = math.sqrt(sum(variance(values) for values in logs) / 2)
+    assert found.detectable == pytest.approx(math.expm1(two_samples(deviation, 4, 4, 0.025).detectable()), rel=1e-6)
+
+
+def test_nothing_is_claimed_across_boundaries_though_their_difference_was_allowed(make_run):
+    def runs(name, watts, **changes):
+        return [make_run(f"{name}{i}", seed=i, engine_version=name, values={"power_w": w}, **changes) for i, w in enumerate(watts)]
+
+    sides = [*runs("a", (600.0, 601.0, 602.0)), *runs("b", (900.0, 901.0, 902.0), power_boundary="node")]
+    found = cell(compare_runs(sides, ["boundary"]), "power_w")
+    assert found.word is Word.NO_CLAIM
+    assert "gpu_board, node" in found.note
 
 
 def test_one_run_against_repeats_is_too_few(make_run):
