@@ -163,8 +163,13 @@ def _sure(e: FleetEstimate) -> tuple[str, ...]:
     if needed.value is not None and met.value is not None:
         power = e.figure("mw_needed").value
         at = "" if power is None else f" and {plain(power, 3)} MW"
+        cost, asked, peak = e.figure("usd_per_mtok").value, e.stated["demand_tok_s"], e.central["output_tok_s_peak"]
+        dearer = ""
+        if cost is not None and asked is not None and asked < peak:  # the whole site is paid for fewer tokens
+            dearer = f" Serving no more than that, a million output tokens cost ${plain(cost * peak / asked, 3)} at the site's price."
         said.append(
             f"The stated demand needs {scaled(needed.value)} GPUs{at} at peak ({_span(needed)}); the site meets {share(met.value)} of it."
+            f"{dearer}"
         )
     measured = sum(1 for factor in e.factors.values() if factor.basis is Basis.MEASURED and not factor.key.startswith("usd"))
     guessed = sum(1 for factor in e.factors.values() if factor.basis is Basis.MODELLED and not factor.key.startswith("usd"))

@@ -119,6 +119,14 @@ def test_p5_and_p95_are_those_of_the_runs_own_normal_error(make_run):
     assert (found.p5, found.p50, found.p95) == pytest.approx((983.55, 1000.0, 1016.45), abs=0.5)
 
 
+def test_factors_are_drawn_independently_and_have_their_p5_below_their_p95(make_run):
+    spread = [factor for factor in estimate(make_run(), "colossus-1").factors.values() if factor.spread]
+    assert len(spread) >= 12
+    assert all(factor.ends()[0] < np.median(factor.draws) < factor.ends()[1] for factor in spread)
+    correlation = np.corrcoef([factor.draws for factor in spread]) - np.eye(len(spread))
+    assert np.abs(correlation).max() < 0.05  # five deviations of chance in 10,000 draws
+
+
 def test_tokens_of_the_windows_edges_are_no_missed_slo(make_run):
     # 8,000 tok/s arrived in the window; requests intended in it had 7,600 (38 a second of 200), all of them good.
     run = make_run(good_share=0.95, slo_met=(1.0, 38.0))

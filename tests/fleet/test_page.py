@@ -166,6 +166,16 @@ def test_what_an_earlier_answer_left_does_not_stay(make_run, site, tmp_path, und
     assert sorted(path.name for path in out.rglob("*")) == ["fleet-charts", "fleet.html", "fleet.json", "fleet.md"]
 
 
+def test_a_site_that_is_asked_for_less_than_it_can_costs_more_a_token(make_run, site):
+    full = ask([make_run()], [site], years=0).cases[0].estimate
+    asked = full.central["output_tok_s_peak"] / 2
+    shown = fleet_view(ask([make_run()], [site], years=0, options=Options(demand_tok_s=asked)).cases)
+    [line] = [line for line in shown.sure if "stated demand" in line]
+    assert f"cost ${2 * full.figure('usd_per_mtok').value:.2f} at" in line
+    over = fleet_view(ask([make_run()], [site], years=0, options=Options(demand_tok_s=4 * asked)).cases)
+    assert not any("Serving no more" in line for line in over.sure)
+
+
 def test_a_figure_of_nothing_has_no_bar(make_run, site):
     answer = ask([make_run()], [site], years=0, options=Options(assume=("co2_kg_per_kwh=0",)))
     [tile] = [tile for tile in fleet_view(answer.cases).tiles if tile.title == "CO2 a day"]
