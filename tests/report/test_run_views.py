@@ -15,7 +15,7 @@ from harness.report import words
 from harness.report.charts import SERIES, WIDE, Chart, Line, _fitting, draw, themed
 from harness.report.objectives import objectives
 from harness.report.server_view import cache, server
-from harness.report.timeline import charts
+from harness.report.timeline import _curve, charts
 from harness.report.view import view
 from harness.report.write import markdown
 
@@ -123,6 +123,28 @@ class TestTimeline:
         assert chart.y_percent
         assert chart.y_top == top
 
+    def test_many_stages_are_counted_in_the_caption(self, mixed: Reduction) -> None:
+        windows = tuple(replace(mixed.windows[0], name=f"s{i}", stage_start=i * 1e9) for i in range(6))
+        chart = charts(replace(mixed, windows=windows), grid({"output_tok_s": [1.0] * 30}))["throughput"].chart
+        assert chart.caption.endswith("dashed: 6 stages, s0 to s5, begin.")
+        one = replace(mixed, windows=(*windows[:1], replace(windows[1], stage_start=99e9)))
+        assert charts(one, grid({"output_tok_s": [1.0] * 30}))["throughput"].chart.caption.endswith("dashed: s0 begins.")
+
+    def test_power_has_a_line_for_each_boundary_from_the_boards_outwards_as_many_as_there_are_colours(self, mixed: Reduction) -> None:
+        two = [1.0, 1.0]
+        names = [f"{key}_w" for key in ("facility", "rack", "node", "cpu_package", "module", "gpu_board")]
+        lines = charts(mixed, grid(dict.fromkeys([*names, "power_w"], two)))["power"].chart.lines
+        assert [line.name for line in lines] == ["GPU boards", "GPU modules", "CPU packages", "Nodes"]
+        lines = charts(mixed, grid({"facility_w": two, "rack_w": two, "power_w": two}))["power"].chart.lines
+        assert [line.name for line in lines] == ["Racks", "Facility"]
+        assert [line.name for line in charts(mixed, grid({"power_w": two}))["power"].chart.lines] == ["Power"]
+
+    def test_input_is_split_where_the_split_is_known(self, mixed: Reduction) -> None:
+        two = [1.0, 1.0]
+        known = charts(mixed, grid({"input_tok_s": two, "input_computed_tok_s": two, "input_cache_read_tok_s": two}))["input"].chart
+        assert [line.name for line in known.lines] == ["Computed", "Read from cache"]
+        assert [line.name for line in charts(mixed, grid({"input_tok_s": two}))["input"].chart.lines] == ["All input"]
+
     def test_one_moment_is_no_course(self, mixed: Reduction) -> None:
         assert not {"throughput", "in_flight"} & set(charts(mixed, grid({"output_tok_s": [1.0]})))
 
@@ -162,6 +184,13 @@ class TestDistributions:
         assert all(line.points[-1][1] == 1.0 for line in shown.chart.lines)
         assert "The 4 largest classes; 2 more are in the table" in shown.chart.caption
         assert list(shown.table.head) == ["Share", "a", "b", "c", "d"]
+
+    def test_a_curve_of_many_has_both_ends_and_is_as_fine_as_a_screen(self) -> None:
+        line = _curve("many", np.arange(1000, 0, -1) / 1000, 2000)
+        assert line is not None
+        assert len(line.points) == 160
+        assert (line.points[0], line.points[-1]) == ((0.001, 0.0005), (1.0, 0.5))
+        assert _curve("one", np.array([0.1, np.nan, 0.0]), 3) is None  # nothing on a logarithmic axis, and one point is no line
 
     def test_one_class_has_no_chart_of_classes(self, mixed: Reduction) -> None:
         assert "classes" not in charts(mixed, grid({"output_tok_s": [1.0, 1.0]}))
