@@ -4,6 +4,7 @@ Times are nanoseconds from the run's start as float64 (exact up to 104 days), Na
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -365,9 +366,9 @@ def read_requests(source: RequestsSource, t0_ns: int) -> tuple[Requests, Sequenc
             canaries += found
             yield batch.filter(pc.invert(mine)) if found else batch
 
-    rows = _Rows.read(load(_ORDERED_BY), t0_ns)
+    rows = _Rows.read(_ahead(load(_ORDERED_BY)), t0_ns)
     columns = _Columns(rows, t0_ns)
-    for batch in load(_COLUMNS):
+    for batch in _ahead(load(_COLUMNS)):
         columns.add(batch)
     requests = columns.requests()
     canary: list[Mapping[str, Any]] = []
@@ -378,6 +379,15 @@ def read_requests(source: RequestsSource, t0_ns: int) -> tuple[Requests, Sequenc
     requests.release()
     pa.default_memory_pool().release_unused()
     return requests, canary
+
+
+def _ahead(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The same, the next one read while one is worked on."""
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        upcoming = pool.submit(next, batches, None)
+        while (batch := upcoming.result()) is not None:
+            upcoming = pool.submit(next, batches, None)
+            yield batch
 
 
 def _order(intended: Floats, request: Hashes, turn: Floats) -> Ints | None:
