@@ -68,7 +68,8 @@ def environment(reduction: Reduction) -> list[tuple[str, str]]:
         if row.get("cpu_cores_mean") is not None and (scope == "host" or scope.startswith(("traffic:", "server:"))):
             title = {"host": "CPU in use, whole host"}.get(scope, f"CPU in use, {scope}")
             memory = f", {words.size(row['rss_bytes_max'])} of memory" if row.get("rss_bytes_max") is not None else ""
-            rows.append((title, f"{words.plain(row['cpu_cores_mean'], 2)} cores (p95 {words.plain(row['cpu_cores_p95'], 2)}){memory}"))
+            mean, p95 = (words.plain(row[key], 2) for key in ("cpu_cores_mean", "cpu_cores_p95"))
+            rows.append((title, f"{mean} {'core' if mean == '1' else 'cores'} (p95 {p95}){memory}"))
     rows.append(("Seed", str(manifest["seed"]) if manifest.get("seed") is not None else words.DASH))
     for key, title in (("workload_sha256", "Workload (sha256)"), ("plan_sha256", "Plan (sha256)")):
         if manifest.get(key):

@@ -2,13 +2,15 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from harness.reduce.reduction import reduce_fully
-from harness.report.accounts import classes, quality, recount_row, rosetta, rosetta_notes
+from harness.report import words
+from harness.report.accounts import _cell, classes, quality, recount_row, rosetta, rosetta_notes
 from harness.report.view import view
 from harness.report.write import markdown
 
@@ -28,6 +30,31 @@ def test_classes_stand_beside_each_other(run: Path) -> None:
     assert found is not None
     assert [row[0] for row in found[2]] == ["chat | talk", "code"]
     assert all(len(row) == len(found[1]) for row in found[2])
+    code = next(one for one in summary.classes if one.name == "code")
+    rate, ttft = code.metrics["output_tok_s"].value, code.latency["ttft_s"]
+    good, bad = code.metrics["slo_met_ratio"].value, code.metrics["error_ratio"].value
+    assert list(found[2][1]) == [
+        "code", words.plain(code.requests.in_window), f"{words.plain(rate)} tok/s",
+        f"{words.plain(code.metrics['input_computed_tok_s'].value)} tok/s", words.duration(ttft.p50), words.duration(ttft.p99),
+        words.duration(code.latency["tpot_s"].p50), words.duration(code.latency["e2e_s"].p99), words.share(good), words.share(bad),
+    ]  # fmt: skip
+    one = replace(summary, classes=(replace(code, metrics={}), code))
+    table = classes(one)
+    assert table is not None
+    assert [table[2][0][i] for i in (2, 3, 8, 9)] == [words.DASH] * 4
+    assert classes(replace(summary, classes=(code,))) is None
+
+
+@pytest.mark.parametrize(
+    ("cell", "unit", "text"),
+    [
+        (None, "s", words.DASH),
+        ((0.1, 0.2), "s", "100 / 200 ms"), ((0.1, 2.0), "s", "100 ms / 2 s"), ((1.5, 2.5), "tok/s", "1.500 / 2.500"),
+        (90.0, "s", "90 s"), (38.844, "tok/s", "38.84"), (0.5, "1", "0.5000"),
+    ],
+)  # fmt: skip
+def test_cells_of_the_dictionary_carry_units_only_where_these_differ(cell: Any, unit: str, text: str) -> None:
+    assert _cell(cell, unit) == text
 
 
 def test_other_tools_stand_below_each_other_and_empty_terms_are_left_out(run: Path) -> None:
@@ -39,6 +66,11 @@ def test_other_tools_stand_below_each_other_and_empty_terms_are_left_out(run: Pa
     assert all(len(row) == len(head) for row in rows)
     assert not {"Per GPU", "Power", "Per joule", "Per megawatt"} & set(head)  # no GPU here
     assert head[-1] == "Window"
+    assert "Output, tok/s" in head
+    assert "TTFT, p50 / p99" in head
+    ttft = summary.latency["ttft_s"]
+    assert rows[0][list(head).index("TTFT, p50 / p99")] == _cell((ttft.p50, ttft.p99), "s")
+    assert rows[0][list(head).index("Output, tok/s")] == words.plain(summary.metrics["output_tok_s"].value)
     assert any("upper bound" in note for note in rosetta_notes(summary))
 
 
@@ -66,6 +98,13 @@ def test_the_quality_of_the_answers_is_told_with_its_tolerance(run: Path) -> Non
     assert lines[0].startswith("The answers are verified")
     assert "The reference: m (bfloat16) on vllm 1." in lines
     assert any("At least 70 % must agree" in line for line in lines)
+    agreed = "100 % agree, 1 of 1 texts word for word, log-probabilities 0 nats apart."
+    told = [f"{when}: {agreed}" for when in ("Before the load", "After the load", "After against before the load")]
+    assert lines[-3:] == told
+    (run / "quality.json").write_text(json.dumps(content | {"reference": None}))
+    lines = quality(reduce_fully(run).summary)
+    assert lines[0].startswith("Quality unverified. ")
+    assert lines[2:] == told[2:]
 
 
 def test_markdown_has_all_four(run: Path) -> None:

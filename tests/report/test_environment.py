@@ -60,6 +60,10 @@ def test_what_it_does_not_say_is_left_out_or_a_dash(reduction: Reduction) -> Non
     nothing: dict[str, Any] = dict.fromkeys(
         ("hardware", "software", "server", "harness", "model", "ended_ns", "workload_sha256", "plan_sha256", "clock_anchors")
     )
+    one = {"cpu_cores_mean": 1.0, "cpu_cores_p95": 1.0, "rss_bytes_max": None}
+    hosts = {"host": one, "telemetry": one, "server:a": {"cpu_cores_mean": None, "cpu_cores_p95": None}}
+    found = told(replace(reduction, summary=replace(reduction.summary, host=hosts)))
+    assert {key: text for key, text in found.items() if key.startswith("CPU in use")} == {"CPU in use, whole host": "1 core (p95 1)"}
     bare = replace(reduction, summary=replace(reduction.summary, host={}))
     assert told(bare, **nothing, seed=None) == {"Run": "20260801T120000Z-oracle-abc123", "GPU": "none", "Seed": words.DASH}
     gpu = {"index": 3, "name": None, "memory_bytes": None, "power_limit_w": 500.0, "power_limit_default_w": None}
