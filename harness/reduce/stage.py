@@ -131,8 +131,15 @@ def latency(requests: Requests, mine: Bools, flow: Flows) -> dict[str, Distribut
     began = ok | (cancelled & ~np.isnan(first))  # a request that failed after its first token was no answer: it counts as lost throughout
 
     def seconds(took: Floats, counted: Bools) -> Distribution:
-        """Of the counted requests, with the lost ones as censored, and its intervals: requests are in order of intended time."""
-        return distribution(took[counted], censored, series=np.where(lost, np.inf, np.where(counted, took, np.nan)))
+        """Of the counted requests, with the lost ones as censored, and its intervals: requests are in order of intended time.
+
+        `took` is used up.
+        """
+        values = took[counted]
+        took[~counted] = np.nan
+        took[lost] = np.inf
+        requests.release()
+        return distribution(values, censored, series=took)
 
     def from_sent(moment: Floats) -> Floats:
         return (moment - requests.sent[mine]) * NS
