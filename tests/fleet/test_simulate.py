@@ -157,6 +157,17 @@ def test_a_wide_replica_loses_more_by_each_failure():
     assert 700 - wide > 5 * (700 - narrow) > 0
 
 
+def test_without_spares_a_failure_takes_its_node_for_the_repair_and_those_beside_it_until_they_are_rearranged():
+    # Down: N x (failure rate x repair) / (1 + that) = 7,200 / 11. Beside: 17 nodes of each of (N - down) / 1,000 h failures, for an hour.
+    often = replace(DAY, per_gpu_h=1 / 4000, repair_h=100.0, repair_cv=0.0)
+    config = pool(
+        7200, hours=2000, gpus_per_node=4, gpus_per_replica=72, failures=(often,), detect_h=0.5, failover_h=0.5, scale_delay_h=None
+    )
+    down = 7200 / 11
+    beside = 17 * (7200 - down) / 1000
+    assert simulate(config).serving_nodes.mean() == pytest.approx(7200 - down - beside - 17 / 2, rel=0.004)  # whole replicas only
+
+
 def test_moved_sessions_have_their_caches_to_recompute():
     config = pool(
         500, hours=2000, failures=(DAY,), tok_s_per_session=100.0, context_tok=50_000.0, cached_share=0.9, prefill_tok_s_per_gpu=5000.0
@@ -271,6 +282,8 @@ def test_power_is_affine_in_load_and_sleeping_nodes_draw_little():
     assert half.power_mw.mean() == pytest.approx(0.8 * (0.4 + 0.6 * 0.5))
     asleep = simulate(pool(share=0.5, scale_delay_h=0.0, scale_margin=0.0, w_per_gpu=1000.0, sleep_power_share=0.1))
     assert asleep.power_mw.mean() == pytest.approx(0.8 * (0.5 + 0.5 * 0.1))
+    ready = simulate(pool(spares=20, demand_tok_s=np.full(24, 640_000.0), scale_delay_h=None, w_per_gpu=1000.0, idle_power_share=0.4))
+    assert ready.power_mw.mean() == pytest.approx(0.8 * (0.8 + 0.2 * 0.4))  # spares are powered and idle
     assert simulate(pool()).power_mw is None
 
 
