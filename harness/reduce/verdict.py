@@ -9,6 +9,7 @@ import numpy as np
 from harness.core.metric_names import Concept
 from harness.core.records import Concern, OutputLength, Purpose, RunState, Severity, Status
 from harness.reduce.client import client_concerns
+from harness.reduce.consistent import record_concerns
 from harness.reduce.counters import ServerCounters
 from harness.reduce.load import Run, mapping, number, sequence
 from harness.reduce.quality import quality_concerns
@@ -146,12 +147,7 @@ def _requests(run: Run, headline: StageWindow | None, *, smoke: bool) -> list[Co
     if requests.duplicates:
         text = f"{requests.duplicates} request ids occur more than once: two runs are mixed up in here."
         out.append(Concern("duplicate_requests", Severity.INVALID, text, requests.duplicates, 0))
-    with np.errstate(invalid="ignore"):
-        backwards = (requests.first_token < requests.sent) | (requests.last_token < requests.first_token) | (requests.done < requests.sent)
-        backwards |= requests.done < requests.intended - 1e9
-    if np.any(backwards):
-        text = f"{int(np.sum(backwards))} records have times that run backwards: the clock jumped or records are damaged."
-        out.append(Concern("times_backwards", Severity.INVALID, text, int(np.sum(backwards)), 0))
+    out += record_concerns(requests, smoke=smoke)
     lost = sum(_turns(w) for w in ([headline] if headline is not None else []))
     if lost:
         text = f"{lost} planned turns did not happen, since a turn before them failed or was dropped."
@@ -330,28 +326,34 @@ def _window_agreement(run: Run, counters: ServerCounters, flow: Flows, start: fl
 
 def _unplaced_input_tok(run: Run, counters: ServerCounters, start: float, end: float) -> float:
     """Input tokens of which nobody knows on which side of the window's edges the server counted them, or whether it did."""
-    requests = run.requests
-    unplaced = np.zeros(len(requests), dtype=bool)
-    until = np.where(np.isnan(requests.first_token), requests.done, requests.first_token)
+    between = []  # counts are taken to lie evenly between the two scrapes about an edge
     for times in counters.samples.scrapes.values():
         for edge in (start, end):
             before, after = times[times <= edge], times[times > edge]
-            if len(before) and len(after):  # counts are taken to lie evenly between these two
-                unplaced |= (requests.sent <= after[0]) & (until >= before[-1])
-    told = ~np.isnan(requests.input_tok)
-    untold = ~told & (requests.sent < end) & ~(until < start)
-    return float(np.sum(requests.input_tok[unplaced & told]) + np.nansum(requests.target_input_tok[untold]))
+            if len(before) and len(after):
+                between.append((float(before[-1]), float(after[0])))
+    requests, found = run.requests, 0.0
+    for rows in requests.parts():
+        sent, first, tok = requests.sent[rows], requests.first_token[rows], requests.input_tok[rows]
+        until = np.where(np.isnan(first), requests.done[rows], first)
+        unplaced = np.zeros(len(tok), dtype=bool)
+        for before_edge, after_edge in between:
+            unplaced |= (sent <= after_edge) & (until >= before_edge)
+        untold = np.isnan(tok) & (sent < end) & ~(until < start)
+        found += float(np.nansum(tok[unplaced])) + float(np.nansum(requests.target_input_tok[rows][untold]))
+    return found
 
 
 def _first_token_agreement(run: Run, counters: ServerCounters, start: float, end: float, severity: Severity) -> list[Concern]:
     """No answer begins at the client before it does at the server."""
     found = counters.histogram(Concept.TTFT, start, end)
-    waited = run.requests.first_token - run.requests.intended
-    waited = waited[np.isfinite(waited)]
-    if found is None or not len(waited):
+    if found is None:
         return []
-    longest_s, mean_s = float(np.max(waited)) * 1e-9, float(found["mean_s"])
-    if mean_s <= SERVER_TTFT_SLACK * longest_s:
+    requests, longest_s, mean_s = run.requests, 0.0, float(found["mean_s"])
+    for rows in requests.parts():
+        waited = requests.first_token[rows] - requests.intended[rows]
+        longest_s = max(longest_s, float(np.max(waited[np.isfinite(waited)], initial=0.0)) * 1e-9)
+    if not longest_s or mean_s <= SERVER_TTFT_SLACK * longest_s:
         return []
     text = (
         f"By the server's histogram the first token took {mean_s:.3g} s on average, and no request waited longer than {longest_s:.3g} s"

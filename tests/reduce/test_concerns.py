@@ -239,6 +239,9 @@ CASES = {
     "lengths_clipped": Case("degraded", root=planned(clipped_requests=50, planned_requests=200)),
     "duplicate_requests": Case("invalid", lambda b: b.requests.append(dict(b.requests[7]))),
     "times_backwards": Case("invalid", lambda b: b.requests[50].update(last_token_ns=1)),
+    "usage_impossible": Case("invalid", lambda b: b.requests[50].update(cache_read_tok=101)),
+    "chunk_tokens_disagree": Case("degraded", every_row(chunk_tok=[2] * 10)),
+    "chunk_times_disagree": Case("degraded", every_row(chunk_dt_us=[0] + [50] * 9)),
     # certificate
     "calibration_missing": Case("degraded", root=lambda root: (root / "calibration.json").unlink(), numbers=False),
     "calibration_unreadable": Case("degraded", root=write_json("calibration.json", "{"), numbers=False),
@@ -348,6 +351,34 @@ def test_input_that_the_server_did_not_count_in_the_window_is_told_beyond_what_l
 
 def test_a_servers_first_tokens_before_the_clients_are_as_they_should_be(steady: Callable[..., Any], tmp_path: Path) -> None:
     assert "server_ttft_above_client" not in raised(write(base(steady), Case("", server_ttft(1.0)), tmp_path / "run"))
+
+
+@pytest.mark.parametrize(
+    ("fields", "code"),
+    [
+        ({"sent_ns": -2_000_000}, "times_backwards"),  # against the intended time
+        ({"last_token_ns": 10 * S}, "times_backwards"),
+        ({"cache_read_tok": -1}, "usage_impossible"),
+        ({"cache_write_tok": 101}, "usage_impossible"),
+        ({"output_tok": -1}, "usage_impossible"),
+        ({"chunk_tok": [1] * 8 + [3, 3]}, "chunk_tokens_disagree"),
+        ({"chunk_tok": [1] * 9 + [2]}, None),  # the end of the text, which some servers count
+        ({"chunk_dt_us": [0, *[50_000] * 8, 51_500]}, "chunk_times_disagree"),
+        ({"chunk_dt_us": [0, *[50_000] * 8, 50_100]}, None),
+        ({"cache_read_tok": 100, "cache_write_tok": 100}, None),
+        ({"sent_ns": 0, "chunk_tok": None}, None),
+    ],
+)
+def test_a_record_that_contradicts_itself_is_told(
+    fields: dict[str, Any], code: str | None, steady: Callable[..., Any], tmp_path: Path
+) -> None:
+    builder = base(steady)
+    row = builder.requests[50]
+    row.update({key: row["intended_ns"] + value if key.endswith("_ns") else value for key, value in fields.items()})
+    found = raised(write(builder, Case(""), tmp_path / "run"))
+    odd = {"times_backwards", "usage_impossible", "chunk_tokens_disagree", "chunk_times_disagree"}
+    assert code in found if code else not set(found) & odd
+    assert code is None or (found[code].value, found[code].limit) == (1, 0)
 
 
 @pytest.mark.parametrize(("until_s", "seen"), [(12.0, True), (25.0, False)])
