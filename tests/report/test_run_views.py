@@ -248,6 +248,25 @@ class TestServer:
         assert histograms.rows[1][:5] == ("Time between tokens", "50 ms", "—", "—", "80")
         assert "vllm's names" in counters.caption
 
+    def test_every_count_of_the_server_has_its_row(self, mixed: Reduction) -> None:
+        keys = ("prompt_tokens", "computed_tokens", "cached_tokens", "generated_tokens", "finished", "preempted")
+        gauge = {"mean": 1.0, "max": 2.0, "n": 3}
+        found = {**{key: 20.0 * (i + 1) for i, key in enumerate(keys)}, **dict.fromkeys(("running", "waiting", "kv_usage"), gauge)}
+        reduction = replace(mixed, summary=replace(mixed.summary, server=found))
+        counters, gauges = server(reduction)
+        assert counters.caption == "The server's own counters"
+        assert counters.rows == [
+            ("Prompt tokens", "20", "1 /s"), ("Prompt tokens, computed", "40", "2 /s"), ("Prompt tokens, from cache", "60", "3 /s"),
+            ("Generated tokens", "80", "4 /s"), ("Requests finished", "100", "5 /s"), ("Preemptions", "120", "6 /s"),
+        ]  # fmt: skip
+        assert [row[0] for row in gauges.rows] == ["Requests in the batch", "Requests queued", "KV cache in use"]
+        table = cache(reduction)
+        assert table is not None
+        assert [(row[0], row[2]) for row in table.rows] == [
+            ("Read from cache", "3 tok/s"), ("Computed", "2 tok/s"), ("Written to cache", words.DASH), ("All input", "1 tok/s"),
+            ("Share read from cache", "300 %"),
+        ]  # fmt: skip
+
     def test_a_server_that_tells_nothing_is_said_to(self, mixed: Reduction) -> None:
         silent = replace(mixed, summary=replace(mixed.summary, server={}, metrics={**mixed.summary.metrics, **dict.fromkeys(
             ("input_cache_read_tok_s", "prefix_hit_ratio"), replace(mixed.summary.metrics["prefix_hit_ratio"], value=None)
