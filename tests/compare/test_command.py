@@ -67,6 +67,11 @@ def test_a_failed_gate_exits_99_and_leaves_what_ci_reads(harness, two_sides, tmp
     assert page.read_text().startswith("before\n## ❌")
     assert json.loads((report / "comparison.json").read_text())["gates"][0]["outcome"] == "FAILED"
     assert {path.name for path in report.iterdir()} == {"comparison.html", "comparison.md", "comparison.json", "comparison-charts"}
+    text = (report / "comparison.md").read_text()
+    named = re.findall(r'(?:src|srcset)="([^"]+)"', text)
+    assert len(named) == 8
+    assert all((report / name).is_file() for name in named)
+    assert "#01010" not in "".join((report / name).read_text() for name in named)
 
 
 def test_a_gate_that_holds_exits_0_and_json_is_alone_on_stdout(harness, two_sides, tmp_path):
@@ -138,12 +143,3 @@ def test_one_side_alone_is_a_page_of_its_spread(two_sides, tmp_path):
     html, markdown, _ = write_comparison(comparison, tmp_path / "report")
     assert "3 repeats of" in html.read_text()
     assert "95 % interval" in markdown.read_text()
-
-
-def test_markdown_refers_to_charts_that_are_there(two_sides, tmp_path):
-    write_comparison(compare_runs(two_sides), tmp_path / "report")
-    text = (tmp_path / "report" / "comparison.md").read_text()
-    named = re.findall(r'(?:src|srcset)="([^"]+)"', text)
-    assert len(named) == 8
-    assert all((tmp_path / "report" / name).is_file() for name in named)
-    assert "#01010" not in "".join((tmp_path / "report" / name).read_text() for name in named)

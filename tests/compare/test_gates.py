@@ -123,6 +123,7 @@ def test_more_gates_make_each_harder_to_fail(judge):
     among = judge([gate, *["output_tok_s >= 0.5 * baseline"] * 20], doubtful, base)[0]
     assert (alone.outcome, among.outcome) == (Outcome.FAILED, Outcome.TOO_FEW)
     assert among.detectable > alone.detectable
+    assert among.low < alone.low < alone.high < among.high
 
 
 def test_energy_on_other_boards_must_be_worse_by_more_than_their_sensors(make_run):
@@ -138,6 +139,7 @@ def test_energy_on_other_boards_must_be_worse_by_more_than_their_sensors(make_ru
     held = evaluate_gates(gate, {"A": a, "B": other})[0]
     assert held.outcome is Outcome.TOO_FEW
     assert held.repeats_wanted is None  # no number of repeats removes a sensor's error
+    assert held.high / held.ratio > math.exp(0.05 * 2**0.5)  # and the band holds it
     calibrated = evaluate_gates(gate, {"A": a, "B": other}, sensor_error=0.001)[0]
     assert calibrated.outcome is Outcome.FAILED
 
@@ -151,6 +153,7 @@ def test_energy_on_other_boards_must_be_worse_by_more_than_their_sensors(make_ru
         ("output_tok_s >= 900", Outcome.PASSED),
         ("output_tok_s >= 1.1k", Outcome.FAILED),
         ("output_tok_s >= 1000.5", Outcome.TOO_FEW),
+        ("output_tok_s >= 999.5", Outcome.TOO_FEW),  # met, by less than the noise
         ("output_tok_s < 1.1k", Outcome.PASSED),
     ],
 )
@@ -173,6 +176,30 @@ def test_an_absent_figure_fails_on_either_side(judge):
         assert result.outcome is Outcome.ABSENT
         assert result.failed()
         assert "absent" in result.reason
+
+
+def test_a_gain_that_was_asked_for_and_is_met_by_less_than_the_noise_is_too_few_repeats(judge):
+    [result] = judge(["output_tok_s >= 1.10 * baseline"], scaled(1.101))
+    assert result.outcome is Outcome.TOO_FEW
+    assert "holds the limit" in result.reason
+
+
+def test_every_side_but_the_baseline_is_judged_with_the_sensors_that_were_stated(make_run):
+    def runs(name, watts, uuid):
+        return [
+            make_run(f"{name}{i}", seed=i, engine_version=name, uuid=uuid, values={"power_w": w + i / 10})
+            for i, w in enumerate([watts] * 4)
+        ]
+
+    gates = [parse_threshold("power_w <= 1.02 * baseline")]
+    paths = [*runs("a", 600.0, "GPU-1"), *runs("b", 600.0, "GPU-1"), *runs("c", 630.0, "GPU-2")]
+    words = []
+    for sensor_error in (0.05, 0.001):
+        found = compare_runs(paths, gates=gates, sensor_error=sensor_error)
+        assert [gate.side for gate in found.gates] == ["B", "C"]
+        assert found.gates[0].outcome is Outcome.PASSED
+        words.append((found.gates[1].outcome, str(next(row for row in found.metrics if row.key == "power_w").cells[1].word)))
+    assert words == [(Outcome.TOO_FEW, "no detectable difference"), (Outcome.FAILED, "worse")]
 
 
 def test_a_share_of_a_baseline_needs_one(judge):
