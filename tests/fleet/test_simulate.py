@@ -38,6 +38,23 @@ def test_published_failures_add_up_to_the_reports_count():
     assert all(item.source and item.date for item in failure_classes())
 
 
+def test_every_way_to_fail_has_its_own_rate_and_repair_over_all_blocks():
+    classes = failure_classes()
+    found = simulate(pool(40_000, share=0.1, hours=2000, failures=classes)).events
+    drawn = all_failures(classes, 40_000, 2000.0, np.random.default_rng(3))
+    for index, item in enumerate(classes):
+        units = 40_000 * 8 * item.per_gpu_h if item.group_nodes == 1 else 40_000 / item.group_nodes * item.per_group_year / 8766
+        due = units * 2000 * (1 if item.group_nodes > 1 else 0.992)  # about 0.8 % of nodes are down and do not fail
+        assert found[item.key] == pytest.approx(due, abs=5 * due**0.5 + 0.005 * due)
+        lasted = (drawn.end_h - drawn.start_h)[drawn.kind == index]
+        assert lasted.mean() == pytest.approx(item.repair_h, abs=5 * item.repair_h * item.repair_cv / len(lasted) ** 0.5)
+
+
+def test_the_fewest_spares_that_cover_a_share_of_hours():
+    year = replace(simulate(pool(hours=15)), down_nodes=np.arange(15.0))
+    assert [year.spares_for(share) for share in (0.9, 14 / 15, 0.94, 1.0)] == [13, 13, 14, 14]
+
+
 def test_down_nodes_agree_with_m_g_infinity():
     # 25,000 nodes, repairs of a day: mean 95, P99.9 125. Years of 8,760 hours over 12 seeds.
     down = np.concatenate(
@@ -176,6 +193,15 @@ def test_moved_sessions_have_their_caches_to_recompute():
     assert found.moved_sessions == pytest.approx(found.events["any"] * 8 * 1000 / 100 * 0.5)
     assert found.recomputed_tok == pytest.approx(found.moved_sessions * 45_000)
     assert simulate(replace(config, tok_s_per_session=None)).moved_sessions is None
+    # Computing them again takes capacity: so many tokens at 5,000 a second of a GPU, in which it would have served 1,000 a second.
+    full = replace(config, demand_tok_s=config.demand_tok_s * 4, scale_delay_h=None)
+    taken = simulate(full)
+    lost = simulate(replace(full, cached_share=None)).served_tok_s.sum() - taken.served_tok_s.sum()
+    assert lost == pytest.approx(taken.recomputed_tok / 5000 / 3600 * 1000)
+
+
+def test_what_misses_the_slo_by_itself_is_in_every_hour():
+    assert simulate(pool(slo_share=0.9, scale_delay_h=None)).slo_ratio == pytest.approx(np.full(240, 0.9))
 
 
 # --- demand ---
