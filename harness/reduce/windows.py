@@ -194,7 +194,7 @@ def settled(window: StageWindow, found: SteadyState) -> StageWindow:
         cut = f"MSER-5 finds a warm-up of {warmup_s:g} s ({', '.join(slowest)}), which is left out"
     drifting = [drift_in_words(name, test.change) for name, test in found.signals.items() if test.drift]
     trend = f"Drift: {'; '.join(drifting)}" if drifting else "Mann and Kendall's test finds no drift"
-    words = f" Steady-state test over {over}, in slices of {found.slice_s:g} s: {cut}. {trend}."
+    words = f" Steady-state test over {over}, in slices of {found.slice_s:.3g} s: {cut}. {trend}."
     return replace(window, start=start, steady=found, rule=window.rule + words)
 
 

@@ -1,5 +1,9 @@
 """What a run was made on: hardware, software, server, seed."""
 
+from collections.abc import Mapping
+from itertools import groupby
+from typing import Any
+
 from harness.core.clock import ClockAnchor
 from harness.reduce.load import mapping, number, sequence
 from harness.reduce.reduction import Reduction
@@ -20,15 +24,9 @@ def environment(reduction: Reduction) -> list[tuple[str, str]]:
     if ended is not None:
         rows.append(("Length of the run", words.duration(run.at(ended) * 1e-9)))
     gpus = [mapping(gpu) for gpu in sequence(hardware.get("gpus"))]
-    for gpu in gpus:
-        held = number(gpu.get("memory_bytes"))
-        parts = [str(gpu.get("name") or "GPU"), words.size(held) if held is not None else "memory not known"]
-        limit, default = number(gpu.get("power_limit_w")), number(gpu.get("power_limit_default_w"))
-        if limit is not None:
-            parts.append(f"power limit {words.plain(limit)} W" + (f" of {words.plain(default)} W" if default is not None else ""))
-        if gpu.get("driver_version"):
-            parts.append(f"driver {gpu['driver_version']}")
-        rows.append((f"GPU {gpu.get('index')}", ", ".join(parts)))
+    for text, same in groupby(gpus, key=_gpu):
+        indices = [gpu.get("index") for gpu in same]
+        rows.append((f"GPU {indices[0]}" if len(indices) == 1 else f"GPUs {indices[0]} – {indices[-1]}", text))
     if not gpus:
         rows.append(("GPU", "none"))
     cpu = mapping(hardware.get("cpu"))
@@ -75,6 +73,17 @@ def environment(reduction: Reduction) -> list[tuple[str, str]]:
         if manifest.get(key):
             rows.append((title, str(manifest[key])))
     return rows
+
+
+def _gpu(gpu: Mapping[str, Any]) -> str:
+    held = number(gpu.get("memory_bytes"))
+    parts = [str(gpu.get("name") or "GPU"), words.size(held) if held is not None else "memory not known"]
+    limit, default = number(gpu.get("power_limit_w")), number(gpu.get("power_limit_default_w"))
+    if limit is not None:
+        parts.append(f"power limit {words.plain(limit)} W" + (f" of {words.plain(default)} W" if default is not None else ""))
+    if gpu.get("driver_version"):
+        parts.append(f"driver {gpu['driver_version']}")
+    return ", ".join(parts)
 
 
 def _wall(reduction: Reduction) -> str | None:

@@ -36,7 +36,7 @@ def test_everything_that_the_manifest_says_is_told(reduction: Reduction) -> None
         "Run": "20260801T120000Z-oracle-abc123",
         "Started": "2026-08-01 12:00:00 UTC",
         "Length of the run": "28 s",
-        "GPU 0": "NVIDIA H100 80GB HBM3, 80 GiB, power limit 700 W of 700 W, driver 580.1",
+        "GPUs 0 – 1": "NVIDIA H100 80GB HBM3, 80 GiB, power limit 700 W of 700 W, driver 580.1",
         "CPU": "AMD EPYC 9554, 2 of 2 logical cores usable",
         "Memory": "24 GiB",
         "System": "Debian GNU/Linux 12, kernel 6.1",
@@ -53,7 +53,7 @@ def test_everything_that_the_manifest_says_is_told(reduction: Reduction) -> None
         "Plan (sha256)": "b" * 64,
     }
     assert {key: found[key] for key in wanted} == wanted
-    assert set(found) == {*wanted, "GPU 1", "CPU in use, traffic:0", "CPU in use, server:replica-0"}
+    assert set(found) == {*wanted, "CPU in use, traffic:0", "CPU in use, server:replica-0"}
 
 
 def test_what_it_does_not_say_is_left_out_or_a_dash(reduction: Reduction) -> None:
@@ -67,7 +67,9 @@ def test_what_it_does_not_say_is_left_out_or_a_dash(reduction: Reduction) -> Non
     bare = replace(reduction, summary=replace(reduction.summary, host={}))
     assert told(bare, **nothing, seed=None) == {"Run": "20260801T120000Z-oracle-abc123", "GPU": "none", "Seed": words.DASH}
     gpu = {"index": 3, "name": None, "memory_bytes": None, "power_limit_w": 500.0, "power_limit_default_w": None}
-    assert told(reduction, hardware={"gpus": [gpu]})["GPU 3"] == "GPU, memory not known, power limit 500 W"
+    found = told(reduction, hardware={"gpus": [gpu, gpu | {"index": 4, "name": "B"}]})
+    assert found["GPU 3"] == "GPU, memory not known, power limit 500 W"  # boards that differ have a row each
+    assert found["GPU 4"] == "B, memory not known, power limit 500 W"
 
 
 @pytest.mark.parametrize("anchors", [[], [{}], [{"monotonic_ns": "x", "unix_ns": 1}], "none", [None]])
