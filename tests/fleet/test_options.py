@@ -212,6 +212,14 @@ def test_a_ratio_between_types_is_labelled_modelled(make_run):
     assert "modelled: the site's type of GPU" in [step.label for step in found.waterfall]
 
 
+def test_boards_of_another_type_draw_the_same_share_of_their_rated_power(make_run):
+    found = estimate(make_run(), site(1000, "B200", pue=1.2), options=Options(modelled=parse_ratio("2", "us", "H100", "B200")))
+    rated = gpus()["B200"].board_power_w.value
+    assert rated > 900
+    [step] = [step for step in found.waterfall if step.label == "measured board power"]
+    assert (step.result, step.basis) == (pytest.approx(600.0 * rated / 700.0), Basis.MODELLED)
+
+
 def test_published_throughput_gives_a_ratio_with_the_range_over_models():
     ratio = parse_ratio("table", None, "H100", "H200")
     assert (ratio.low, ratio.high) == pytest.approx((2587 / 2209, 3288 / 1932))

@@ -4,15 +4,18 @@ import os
 import sys
 import types
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from harness.artifacts.results import load_result
 from harness.core.errors import PreflightError, ProfileError
 from harness.fleet.catalog import Named, Site, Sourced, load_site
 from harness.fleet.estimate import Options, estimate
-from harness.fleet.forecast import TimeOptions, forecast
+from harness.fleet.forecast import TimeOptions, forecast, outlook_of, pool_of
 from harness.fleet.scenarios import Outlook, Parameter, ScenarioTask, choose, play, read_scenarios, shipped_scenarios
+from harness.fleet.simulate import simulate
 from harness.fleet.spread import spread
 
 GRID = np.linspace(0, 2, 201)
@@ -184,6 +187,24 @@ def test_a_forecast_says_what_is_served_shed_and_drawn(make_run, site):
     assert [item.key for item in found.scenarios] == list(shipped_scenarios())
     assert found.gpus_per_replica == 8
     assert all(text.count("(2") for text in found.assumptions[:8])
+
+
+def test_scenarios_get_the_sites_terms_and_the_estimates_draws(make_run):
+    estimated = estimate(make_run(), load_site("colossus-1"))
+    pool = pool_of(estimated, load_result(Path(estimated.run)), TimeOptions())
+    seen = outlook_of(estimated, pool, simulate(pool))
+    assert seen.notice_days == 90
+    assert seen.market_usd_per_gpu_h == 1.3
+    assert seen.monthly_usd == pytest.approx(1.25e9)
+    assert seen.capacity == pytest.approx(estimated.peak_draws[:1000] / estimated.figure("output_tok_s_peak").value)
+    assert np.ptp(seen.capacity) > 0.1
+    assert seen.asked_tok_per_day == pytest.approx(estimated.figure("output_tok_per_day").value, rel=0.02)
+
+
+def test_four_gpus_share_a_tray_of_nvl72(make_run):
+    place = Site("s", "s", said(400), Named("GB200", "us", "2026-01"))
+    found = forecast(estimate(make_run(gpus=("NVIDIA GB200",) * 4, power={}), place), TimeOptions(years=1))
+    assert (found.nodes, found.gpus_per_node) == (100, 4)
 
 
 def test_without_power_the_years_have_no_megawatts(make_run, site):
