@@ -105,6 +105,8 @@ def run(new_builder, times, tmp_path):
             log = EventLog(files.events)
             log.append("idle", t_ns=t0, when="before_server", start_ns=t0 - 39 * second, end_ns=t0 - 9 * second)
             log.append("idle", t_ns=t0, when="ready", start_ns=t0 - 8 * second, end_ns=t0 - 1 * second)
+            log.append("idle", t_ns=t0, when="torn", start_ns=t0)
+            log.append("stage_primed", t_ns=t0, stage="main", start_ns=t0 - 2 * second, end_ns=t0 - 1 * second)
         if boards is not None:
             empty = dict.fromkeys(field.name for field in tables.BOARDS)
             with JournalWriter(files.boards_journal, tables.BOARDS) as journal:
@@ -132,6 +134,7 @@ class TestIdle:
         assert metrics["ready_power_w"].value == pytest.approx(2 * READY_W + 1)
         assert metrics["power_w"].value == pytest.approx(2 * LOAD_W + 1)
         assert metrics["active_power_w"].value == pytest.approx(2 * (LOAD_W - IDLE_W))
+        assert set(summary.energy["idle"]) == {"before_server", "ready", "above"}
         above = summary.energy["idle"]["above"]["gpu_board"]
         assert above["above_ready_w"] == pytest.approx(2 * (LOAD_W - READY_W))
         assert summary.energy["idle"]["ready"]["boundaries"]["gpu_board"]["watts"] == pytest.approx(2 * READY_W + 1)
@@ -444,6 +447,13 @@ class TestCalibration:
         assert shown.exit_code == 0, shown.output
         assert "facility" in shown.output
         assert "no attribution" in shown.output
+
+    def test_a_meter_that_was_silent_for_a_slice_is_refused(self, run, tmp_path, times):
+        path = run(gpus=1)
+        lines = self.meter(path, tmp_path, times).read_text().splitlines(keepends=True)
+        (tmp_path / "meter.csv").write_text("".join(line for i, line in enumerate(lines) if not 60 <= i < 72))
+        with pytest.raises(ArtifactError, match="silent for more than 5 s"):
+            calibrate(path, tmp_path / "meter.csv", accuracy=0.002)
 
     def test_several_boards_need_a_name(self, run, tmp_path, times):
         path = run(gpus=2)

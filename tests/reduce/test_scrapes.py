@@ -39,9 +39,13 @@ def test_a_target_that_never_answered_is_named_with_its_reason(steady, tmp_path)
 def test_a_few_failed_scrapes_are_a_note_with_their_reason(steady, tmp_path) -> None:
     builder = steady(purpose="measure")
     builder.scrapes = [(at, label, None if at == builder.scrapes[5][0] else samples) for at, label, samples in builder.scrapes]
-    found = concerns(builder.write(tmp_path / "run"))["scrapes_failed"]
+    root = builder.write(tmp_path / "run")
+    found = concerns(root)["scrapes_failed"]
     assert found.severity == "note"
     assert "connection refused" in found.message
+    answer = b"vllm:num_requests_running 1\n"
+    append(root, "replica-1", (T0 - 1, None, answer), *((T0 + i, "HTTP 503", None) for i in range(3)))
+    assert "HTTP 503 (3 times)" in concerns(root)["scrapes_missed"].message  # of the target that failed most
 
 
 @pytest.mark.parametrize(("moved_s", "seen"), [(0.2, False), (30.0, True)])
@@ -59,10 +63,8 @@ def test_another_process_is_seen_by_its_start_time_even_where_no_counter_fell(st
     [
         ({"scrape_interval_s": 5.0}, 5.0, 20.0, None),
         ({"scrape_interval_s": 5.0}, 5.0, 30.0, 25.0),
-        ({"scrape_interval_s": 0.5}, 0.5, 3.0, 2.5),
         ({"scrape_interval_s": 1.0, "prometheus": "http://prometheus:9090"}, 5.0, 20.0, None),  # which keeps its own interval
         ({"scrape_interval_s": 1.0, "prometheus": "http://prometheus:9090"}, 5.0, 30.0, 25.0),
-        ({"scrape_interval_s": 1.0, "prometheus": "managed"}, 5.0, 0.0, None),
         ({"scrape_interval_s": 1.0, "prometheus": "managed"}, 6.0, 0.0, 5.0),
     ],
 )
@@ -72,10 +74,6 @@ def test_a_silence_of_more_than_five_intervals_within_the_window_is_a_gap(
     builder = steady(purpose="measure", window_s=80.0, one_batch=True)
     kept = {round(i * every_s * 2) for i in range(200) if not 20 < i * every_s < 20 + silent_s}
     builder.scrapes = [one for one in builder.scrapes if round((one[0] + 0.5) * 2) in kept or one[1]]
-    if every_s == 0.5:
-        builder.scrapes += [
-            (at + 0.5, None, samples) for at, _, samples in builder.scrapes if at < 87.5 and not 20 <= at + 1 < 20 + silent_s
-        ]
     root = builder.write(tmp_path / "run")
     manifest = json.loads(RunDir(root).manifest.read_text())
     RunDir(root).manifest.write_text(json.dumps(manifest | {"profile": manifest["profile"] | {"telemetry": telemetry}}))
