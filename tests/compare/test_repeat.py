@@ -12,7 +12,7 @@ import pytest
 
 from harness.compare.compare import compare_runs
 from harness.console import QuietView
-from harness.core.errors import ArtifactError, ExitCode, NotComparableError, ProfileError, ServerError
+from harness.core.errors import ArtifactError, ExitCode, InterruptedRunError, NotComparableError, ProfileError, ServerError
 from harness.repeat import Variant, load_variants, plan_entries, run_series, start_series
 from harness.run import RunResult
 
@@ -20,7 +20,7 @@ PROFILE = """\
 purpose: smoke
 seed: 7
 repeats: {repeats}
-cooldown_s: 0s
+cooldown_s: {cooldown}
 model: {{id: "{model}"}}
 server: {server}
 traffic:
@@ -32,9 +32,9 @@ thresholds: ["output_tok_s >= 0.95 * baseline"]
 
 @pytest.fixture
 def profile(tmp_path):
-    def write(name, *, repeats=3, model="builtin:tiny", server="{kind: torch}", turns=2):
+    def write(name, *, repeats=3, model="builtin:tiny", server="{kind: torch}", turns=2, cooldown="0s"):
         path = tmp_path / f"{name}.yaml"
-        path.write_text(PROFILE.format(repeats=repeats, model=model, server=server, turns=turns))
+        path.write_text(PROFILE.format(repeats=repeats, model=model, server=server, turns=turns, cooldown=cooldown))
         return path
 
     return write
@@ -190,6 +190,60 @@ def test_what_makes_no_series_is_refused(profile, tmp_path):
         start_series(load_variants([profile("a")]), out=tmp_path / "out", allow_mismatch=["colour"])
     with pytest.raises(ArtifactError, match="no series"):
         run_series(tmp_path, view=quiet)
+
+
+def test_between_runs_it_cools_down_as_long_as_the_slowest_profile_asks(profile, runner, tmp_path, monkeypatch):
+    log = []
+    monkeypatch.setattr("harness.repeat.time.sleep", log.append)
+
+    def run(*args, **kwargs):
+        log.append("run")
+        return runner(*args, **kwargs)
+
+    variants = load_variants([profile("a", cooldown="20s"), profile("b", cooldown="90s")])
+    run_series(start_series(variants, repeats=2, out=tmp_path / "out"), view=quiet, run_one=run)
+    assert log == ["run", 90.0, "run", 90.0, "run", 90.0, "run"]
+    log.clear()
+    runner.fail = {len(runner.calls) + 1: ServerError("no server")}
+    run_series(start_series(variants[:1], repeats=2, cooldown_s=5.0, out=tmp_path / "out"), view=quiet, run_one=run)
+    assert log == ["run", 5.0, "run"]  # a failed one has heated the machine too
+
+
+def test_an_interruption_before_the_load_ends_the_series_at_once(profile, runner, tmp_path):
+    folder = start_series(load_variants([profile("a")]), out=tmp_path / "out")
+    runner.fail = {1: InterruptedRunError("interrupted")}
+    with pytest.raises(InterruptedRunError):
+        run_series(folder, view=quiet, run_one=runner)
+    assert len(runner.calls) == 1
+
+
+def test_a_variant_may_fail_now_and_then_but_not_twice_in_a_row(profile, runner, tmp_path):
+    folder = start_series(load_variants([profile("a")]), repeats=4, out=tmp_path / "out")
+    runner.fail = {1: ServerError("no server"), 3: ServerError("no server")}
+    result = run_series(folder, view=quiet, run_one=runner)
+    assert [entry.state for entry in result.entries] == ["failed", "done", "failed", "done"]
+    assert result.exit_code is ExitCode.SERVER
+
+
+def test_a_series_of_a_newer_harness_is_refused(profile, runner, tmp_path):
+    folder = start_series(load_variants([profile("a")]), out=tmp_path / "out")
+    fields = json.loads((folder / "series.json").read_text())
+    (folder / "series.json").write_text(json.dumps({**fields, "schema_version": 99}))
+    with pytest.raises(ArtifactError, match="schema_version 99"):
+        run_series(folder, view=quiet, run_one=runner)
+    assert runner.calls == []
+
+
+def test_a_run_that_was_interrupted_does_not_count_as_done(profile, runner, tmp_path):
+    folder = start_series(load_variants([profile("a")]), repeats=2, out=tmp_path / "out")
+    run_series(folder, view=quiet, run_one=runner)
+    fields = json.loads((folder / "series.json").read_text())
+    manifest = folder / fields["runs"][1]["run"] / "manifest.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "state": "interrupted"}))
+    fields["runs"][1] |= {"state": "planned", "run": None}
+    (folder / "series.json").write_text(json.dumps(fields))
+    run_series(folder, view=quiet, run_one=runner)
+    assert len(runner.calls) == 3
 
 
 def test_profiles_of_one_name_become_variants_of_two(profile, tmp_path):
