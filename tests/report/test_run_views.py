@@ -48,6 +48,7 @@ class TestObjectives:
         table = objectives(mixed)
         assert table is not None
         assert table.caption == "Objectives, over the 9 requests intended in the window, without 1 that the plan cancelled"
+        assert table.head == ("Objective", "Limit", "Met by", "p50", "p90", "p99")
         assert [row[:3] for row in table.rows] == [
             ["Time to first token", "≤ 250 ms", words.share(5 / 9)],
             ["Time per output token", "≤ 60 ms", words.share(6 / 9)],
