@@ -86,9 +86,17 @@ def test_a_gate_that_holds_exits_0_and_json_is_alone_on_stdout(harness, two_side
 def test_too_few_repeats_fail_only_under_strict(harness, two_sides, tmp_path):
     gates = tmp_path / "gates.yaml"
     gates.write_text("- output_tok_s >= 0.8 * baseline\n")
-    one_each = (two_sides[0], two_sides[3], "--gate", gates)
-    assert harness(*one_each).exit_code == 0
-    assert harness(*one_each, "--strict").exit_code == 99
+    junit, summary = tmp_path / "junit.xml", tmp_path / "summary.md"
+    one_each = (two_sides[0], two_sides[3], "--gate", gates, "--junit", junit, "--github", "--summary", summary)
+    done = harness(*one_each)
+    root = ET.parse(junit).getroot()
+    assert (done.exit_code, root.attrib["failures"], root[0].attrib["skipped"]) == (0, "0", "1")
+    assert "::warning " in done.stdout
+    assert summary.read_text().startswith("## ⚠️ 1 of 1 gates had too few repeats to tell; none failed")
+    done = harness(*one_each, "--strict")
+    assert (done.exit_code, ET.parse(junit).getroot().attrib["failures"]) == (99, "1")
+    assert "::error " in done.stdout
+    assert summary.read_text().startswith("## ❌ 1 of 1 gates failed")
 
 
 def test_what_is_not_comparable_exits_8(harness, make_run):

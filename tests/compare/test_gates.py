@@ -1,6 +1,7 @@
 import json
 import math
 import re
+from dataclasses import replace
 from xml.etree import ElementTree as ET
 
 import numpy as np
@@ -340,6 +341,8 @@ def test_annotations_are_one_line_each_and_escaped(judged):
     assert "\n" not in line
     assert "%0A" in line
     assert github([odd], strict=True)[0].startswith("::error ")
+    commas = GateResult("B", replace(odd.threshold, text="a,b:c%d"), Outcome.ABSENT, reason="100%, a\r\nb: c")
+    assert github([commas]) == ["::error title=a%2Cb%3Ac%25d%3A ABSENT::side B: a,b:c%25d: ABSENT (100%25, a%0D%0Ab: c)"]
 
 
 def test_a_summary_leads_with_the_answer(judged):
