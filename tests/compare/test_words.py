@@ -98,9 +98,22 @@ def test_every_output_says_the_same_earned_words(runs):
         for key, title in titles.items():
             assert headline[title][4].startswith(WORDS[key][place]), (key, side.title)
     assert shown.badge == "differences found"
+    said = [cell.word in {"better", "worse"} for row in comparison.metrics if row.key in HEADLINE for cell in row.cells[:3] if cell.ratio]
+    filled = re.findall(r'fill-opacity="(\d)"', shown.figures["ratios"].wide)
+    assert filled.count("1") == sum(said) == 4
+    assert filled.count("0") == len(said) - 4
     assert "B (vllm 0.31): better in output tokens per second (+11." in shown.lead[0]
     assert "worse in power (+4." in shown.lead[0]
     assert not re.search("better|worse", " ".join(shown.lead[1:]))
+
+
+def test_a_page_where_all_is_worse_has_found_differences(make_run):
+    runs = [
+        make_run(f"{name}{i}", seed=i, engine_version=name, values={"output_tok_s": tok_s + i})
+        for name, tok_s in (("a", 1000.0), ("b", 900.0))
+        for i in range(3)
+    ]
+    assert compare_view(compare_runs(runs)).badge == "differences found"
 
 
 def test_beside_no_difference_stands_what_would_have_been_one(runs):
