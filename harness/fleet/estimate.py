@@ -345,7 +345,8 @@ class _Estimator:
         if uncapped > case.cap_mw * (1 + 1e-9):
             self._flags.append(
                 f"All {case.gpus:,.0f} GPUs at the run's load would draw {human_number(uncapped)} MW at the meter, "
-                f"above the site's {case.cap_mw:g} MW: {values['gpus_powered']:,.0f} run."
+                f"above the site's {case.cap_mw:g} MW: {values['gpus_powered']:,.0f} run"
+                + (", held at the cap at peak; what that slows is not modelled." if case.oversubscribe else ".")
             )
         return "power" if values["gpus_powered"] < case.gpus else "count"
 

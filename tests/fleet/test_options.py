@@ -93,6 +93,8 @@ def test_oversubscription_powers_more_gpus_under_the_same_cap(make_run):
     assert over.figure("gpus_powered").value == pytest.approx(1.3 * plain.figure("gpus_powered").value)
     assert over.figure("power_peak_mw").value == pytest.approx(0.6)
     assert any("POLCA" in text for text in over.assumptions())
+    assert any("held at the cap at peak; what that slows is not modelled" in flag for flag in over.flags)
+    assert not any("held at the cap" in flag for flag in plain.flags)
     assert any("POLCA" in flag for flag in estimate(make_run(), place, options=Options(oversubscribe=0.5)).flags)
 
 
