@@ -139,6 +139,17 @@ def next_part(path: Path) -> Path:
     return part
 
 
+def closed(path: Path) -> bool:
+    """Whether a journal's writer closed it: it ends with the end marker. A torn one, or one that is still written, does not."""
+    try:
+        with path.open("rb") as file:
+            file.seek(0, 2)
+            file.seek(max(0, file.tell() - len(_END_OF_STREAM)))
+            return file.read() == _END_OF_STREAM
+    except OSError:
+        return False
+
+
 def read_batches(path: Path) -> Iterator[pa.RecordBatch]:
     """The whole batches of a journal; a torn tail (the writer was killed) ends the iteration.
 

@@ -25,6 +25,7 @@ from harness.core.errors import ArtifactError
 from harness.core.records import Concern, RunState, Severity
 from harness.reduce.requests import Requests, RequestsSource, floats, read_requests
 from harness.reduce.stats import Floats
+from harness.reduce.torn import torn
 
 _UP: Final = "up"  # as in harness.artifacts.expositions, whose import would load the parser
 _LABEL: Final = "harness_scrape_label"
@@ -152,6 +153,7 @@ def load_run(root: Path, *, wanted: Callable[[str], bool]) -> Run:
     events = _events(run_dir)
     state = _state(manifest, concerns)
     source = RequestsSource.of(run_dir, concerns)
+    concerns += torn(source.journals if state is RunState.COMPLETE else ())
     t0_ns = _start(manifest, events, source.batches)
     requests, canary = read_requests(source, t0_ns)
     samples, failed_scrapes = _samples(run_dir, t0_ns, wanted, concerns)

@@ -182,6 +182,10 @@ def changed(**fields: Any) -> dict[str, Any]:
     return QUALITY | fields
 
 
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-4])
+
+
 WRONG = {"replica-0": {**ASKED["replica-0"], "answers": [{**ANSWER, "text": "x", "tokens": ["x"], "logprobs": [-1.0]}]}}
 REFUSED = {"replica-0": {"route": "completions", "answers": [], "status": 404, "error": "no route"}}
 
@@ -259,6 +263,7 @@ CASES = {
     "manifest_missing": Case("invalid", root=lambda root: (root / "manifest.json").unlink(), numbers=False),
     "manifest_unreadable": Case("invalid", root=write_json("manifest.json", "{"), numbers=False),
     "purpose_unknown": Case("invalid", root=manifest(lambda m: m["profile"].pop("purpose")), numbers=False),
+    "requests_torn": Case("invalid", root=lambda root: [cut(path) for path in root.glob("requests/*")], numbers=False),
     "requests_missing": Case("invalid", root=lambda root: [path.unlink() for path in root.glob("requests/*")], numbers=False),
     "table_unreadable": Case("note", root=write_json("power.parquet", "PAR1 torn"), numbers=False),
     "not_implemented": Case("degraded", root=manifest(lambda m: m.update(not_implemented=["something"])), numbers=False),
