@@ -81,6 +81,47 @@ def test_the_page_says_what_it_stands_on(written):
         assert factor.title.split("'")[0] in html
 
 
+def test_the_first_screens_numbers_are_the_estimates(written):
+    e, f = written[0].cases[0].estimate, written[0].cases[0].forecast
+    shown, tokens = fleet_view(written[0].cases), e.figure("output_tok_per_day")
+    tile = shown.tiles[0]
+    assert (tile.high / tile.low, tile.at / tile.low) == pytest.approx((tokens.p95 / tokens.p5, tokens.value / tokens.p5))
+    below, above = 100 * (1 - tokens.p5 / tokens.value), 100 * (tokens.p95 / tokens.value - 1)
+    assert f"between {below:.0f} % below and {above:.0f} % above" in text_of(shown.sure[0])
+    row = next(row for row in shown.figures.rows if row[0] == "Output tokens per day")
+    numbers = [float(cell.split()[0]) * 1e9 for cell in row[1:5]]
+    assert numbers == pytest.approx([tokens.value, tokens.p5, tokens.p50, tokens.p95], rel=1e-3)
+    mean = f.totals["power_mean_mw"].p50
+    assert f"Power: {mean:.2f} MW on average here, {e.figure('power_mean_mw').value:.2f} MW in the estimate" in shown.time_lead
+
+
+def test_the_scenarios_numbers_stand_in_their_columns(written):
+    found = {item.key: item for item in written[0].cases[0].forecast.scenarios}
+    rows = {row[0]: row for row in fleet_view(written[0].cases).scenarios.rows}
+    reclaim = rows[found["reclaim"].title]
+    for column, figure in ((3, found["reclaim"].cost_usd), (4, found["reclaim"].usd_per_mtok), (5, found["reclaim"].elsewhere_usd)):
+        assert reclaim[column].startswith(f"{scaled(figure.p50, like=figure.p95)} (")
+    base = found["reclaim"].base_served_ratio.p50
+    assert float(rows["As it stands"][1].split()[0]) == pytest.approx(100 * base, abs=0.06)
+    assert base > found["reclaim"].served_ratio.p50 + 0.01
+
+
+def test_the_charts_numbers_are_the_estimates(written, monkeypatch):
+    e, f = written[0].cases[0].estimate, written[0].cases[0].forecast
+    monkeypatch.setattr("harness.report.fleet_charts.draw", lambda spec: spec)
+    charts = fleet_view(written[0].cases).charts
+    assert charts["waterfall-tokens"].table.rows[-1][2] == f"{scaled(e.figure('output_tok_s').value)} tok/s"
+    # More load lowers the cost: the end of its P95 is the lower one.
+    load = next(swing for swing in e.tornado if (swing.figure, swing.factor) == ("usd_per_mtok", "load_factor"))
+    drawn = [row for row in charts["tornado-usd-per-mtok"].wide()["data"]["values"] if row["label"] == load.title]
+    assert {row["end"]: min(row["a"], row["b"]) == load.at_p95 for row in drawn} == {"high": True, "low": False}
+    row = next(row for row in charts["tornado-usd-per-mtok"].table.rows if row[0] == load.title)
+    change = 100 * (load.at_p5 / e.central["usd_per_mtok"] - 1)
+    assert text_of(row[3]).endswith(f"to +{change:.0f} %")
+    assert charts["worst-week"].table.rows[0][1] == scaled(100 * (1 - f.worst["slo_ratio"][0]))
+    assert charts["day-tokens"].table.rows[12][3] == scaled(f.day["serving_nodes"][12] * f.node_tok_s)
+
+
 def test_without_power_the_page_says_so(make_run, site):
     answer = ask([make_run(power={})], [site])
     shown = fleet_view(answer.cases)
@@ -171,6 +212,7 @@ def test_a_site_that_is_asked_for_less_than_it_can_costs_more_a_token(make_run, 
     asked = full.central["output_tok_s_peak"] / 2
     shown = fleet_view(ask([make_run()], [site], years=0, options=Options(demand_tok_s=asked)).cases)
     [line] = [line for line in shown.sure if "stated demand" in line]
+    assert "the site meets 100 % of it" in line
     assert f"cost ${2 * full.figure('usd_per_mtok').value:.2f} at" in line
     over = fleet_view(ask([make_run()], [site], years=0, options=Options(demand_tok_s=4 * asked)).cases)
     assert not any("Serving no more" in line for line in over.sure)
