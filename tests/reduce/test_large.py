@@ -2,7 +2,8 @@
 
 import errno
 import os
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from harness.artifacts.layout import RunDir
 from harness.core.errors import ArtifactError
 from harness.reduce import flow, requests, scratch, tokens
 from harness.reduce.flow import Flow
+from harness.reduce.load import load_run
 from harness.reduce.reduction import reduce_run
 from harness.reduce.requests import hashes
 
@@ -124,3 +127,45 @@ def test_no_room_for_a_column_is_a_clear_error(noisy: Callable[..., Any], tmp_pa
     with pytest.raises(ArtifactError, match="No space left") as caught:
         reduce_run(root)
     assert "TMPDIR" in str(caught.value.next_step)
+
+
+def shuffled_and_not(noisy: Callable[..., Any], tmp_path: Path) -> tuple[requests.Requests, requests.Requests]:
+    """The same records in order and not, half of them intended at one moment."""
+    both = []
+    for name in ("kept", "shuffled"):
+        builder = noisy(2, requests=40, one_batch=True, workers=1)
+        for number, row in enumerate(builder.requests):
+            row["error"] = row["request_id"]
+            if number % 2:
+                row["intended_ns"] = builder.requests[1]["intended_ns"]
+        if name == "shuffled":
+            random.Random(1).shuffle(builder.requests)
+        both.append(load_run(builder.write(tmp_path / name), wanted=lambda _: True).requests)
+    return both[0], both[1]
+
+
+def test_rows_have_one_order_and_stay_whole_in_it(noisy: Callable[..., Any], tmp_path: Path) -> None:
+    kept, shuffled = shuffled_and_not(noisy, tmp_path)
+    assert kept.error.to_pylist() == shuffled.error.to_pylist()
+    for name in ("intended", "sent", "output_tok", "session", "done"):
+        assert np.array_equal(getattr(kept, name), getattr(shuffled, name), equal_nan=name != "session"), name
+    assert list(kept.outcome) == list(shuffled.outcome)
+    assert np.array_equal(kept.chunks.t, shuffled.chunks.t)
+    assert np.array_equal(kept.chunks.start, shuffled.chunks.start)
+
+
+def test_what_a_journal_gains_while_it_is_read_waits_for_the_next_time(noisy: Callable[..., Any], tmp_path: Path) -> None:
+    root = noisy(1, requests=30, one_batch=True, workers=1).write(tmp_path / "run")
+
+    class Growing(requests.RequestsSource):
+        """Its second reading finds every record twice."""
+
+        def batches(self, columns: Any = None) -> Iterator[pa.RecordBatch]:
+            for batch in super().batches(columns):
+                yield batch
+                if "output_tok" in batch.schema.names:
+                    yield batch
+
+    source = requests.RequestsSource.of(RunDir(root), [])
+    read, _ = requests.read_requests(Growing(source.parquet, source.journals), 0)
+    assert len(read) == len(read.error) == 30
