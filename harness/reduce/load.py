@@ -25,7 +25,7 @@ from harness.core.errors import ArtifactError
 from harness.core.records import Concern, RunState, Severity
 from harness.reduce.requests import Requests, RequestsSource, floats, read_requests
 from harness.reduce.stats import Floats
-from harness.reduce.torn import torn
+from harness.reduce.torn import torn, torn_events
 
 _UP: Final = "up"  # as in harness.artifacts.expositions, whose import would load the parser
 _LABEL: Final = "harness_scrape_label"
@@ -150,10 +150,12 @@ def load_run(root: Path, *, wanted: Callable[[str], bool]) -> Run:
     run_dir = RunDir(root)
     concerns: list[Concern] = []
     manifest = _manifest(run_dir, concerns)
-    events = _events(run_dir)
+    events, unreadable_events = _events(run_dir)
     state = _state(manifest, concerns)
     source = RequestsSource.of(run_dir, concerns)
-    concerns += torn(source.journals if state is RunState.COMPLETE else ())
+    if state is RunState.COMPLETE:  # else the last line and the last batch may be cut
+        concerns += torn(source.journals)
+        concerns += torn_events(unreadable_events)
     t0_ns = _start(manifest, events, source.batches)
     requests, canary = read_requests(source, t0_ns)
     samples, failed_scrapes = _samples(run_dir, t0_ns, wanted, concerns)
@@ -266,20 +268,24 @@ def _concern(raw: object) -> Concern | None:
     return Concern(str(fields["code"]), severity, str(fields.get("message", "")), number(fields.get("value")), number(fields.get("limit")))
 
 
-def _events(run_dir: RunDir) -> list[Mapping[str, Any]]:
+def _events(run_dir: RunDir) -> tuple[list[Mapping[str, Any]], int]:
+    """All events, and how many lines are none."""
     try:
         text = run_dir.events.read_bytes().decode("utf-8", errors="replace")
     except OSError:
-        return []
+        return [], 0
+    unreadable = 0
     events: list[Mapping[str, Any]] = []
     for line in text.splitlines():
         try:
             event = json.loads(line)
         except ValueError:
-            continue  # a torn last line
+            event = None
         if isinstance(event, dict) and "event" in event:
             events.append(event)
-    return events
+        elif line.strip():
+            unreadable += 1
+    return events, unreadable
 
 
 def _table(path: Path, journals: Sequence[Path], schema: pa.Schema, concerns: list[Concern]) -> pa.Table | None:

@@ -184,6 +184,8 @@ class RequestsSource:
         if run_dir.requests.exists():
             try:
                 source = cls(run_dir.requests)
+                with pq.ParquetFile(run_dir.requests) as file:
+                    _check_types(file.schema_arrow)
                 for _ in source.batches(("class",)):  # every page of one column, so that a file cut short shows before half of it is read
                     pass
                 return source
@@ -209,6 +211,23 @@ class RequestsSource:
             have = [name for name in names if name in file.schema_arrow.names]
             for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=have):
                 yield _fit(batch, schema)
+
+
+def _check_types(found: pa.Schema) -> None:
+    """Raise ValueError for a column that cannot hold what its name says."""
+    for name in found.names:
+        if name in tables.REQUESTS.names and _kind(found.field(name).type) not in (_kind(tables.REQUESTS.field(name).type), "null"):
+            raise ValueError(f"column {name} is of type {found.field(name).type}")
+
+
+def _kind(type_: pa.DataType) -> str:
+    if pa.types.is_dictionary(type_):
+        return _kind(type_.value_type)
+    if pa.types.is_list(type_) or pa.types.is_large_list(type_):
+        return f"list of {_kind(type_.value_type)}"
+    if pa.types.is_integer(type_) or pa.types.is_floating(type_):
+        return "number"
+    return "string" if pa.types.is_large_string(type_) else str(type_)
 
 
 def _fit(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:

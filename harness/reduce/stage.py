@@ -21,6 +21,8 @@ from harness.reduce.tokens import Output, gaps, in_flight, live_conversations, m
 from harness.reduce.windows import StageWindow, last_evidence
 
 NS: Final = 1e-9
+MOST_UNSPLIT: Final = 0.05
+"""Share of a class's input tokens whose split into computed and cached may be unknown (cancelled requests end before they tell it)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,8 @@ class Flows:
         input: whole prompts.
         computed: the part of prompts that was computed, None where usage does not split it.
         cache_read: the part that was read from cache, likewise.
+        split: whole prompts of the requests whose split is known.
+        unsplit: how many requests' is not, where `computed` goes without them.
         cache_write: the part that was written to cache, None where no answer tells.
         in_flight: request-nanoseconds.
         live: conversation-nanoseconds.
@@ -42,6 +46,8 @@ class Flows:
     input: Flow
     computed: Flow | None
     cache_read: Flow | None
+    split: Flow
+    unsplit: int
     cache_write: Flow | None
     in_flight: Flow
     live: Flow
@@ -64,7 +70,10 @@ def _flows(run: Run, out: Output, tpot_s: Floats, who: Bools | None) -> Flows:
     wrote = ~np.isnan(requests.cache_write_tok)
     if who is not None:
         counted, wrote = counted & who, wrote & who
-    split = bool(np.any(counted)) and not bool(np.any(counted & np.isnan(requests.cache_read_tok)))
+    unsplit = counted & np.isnan(requests.cache_read_tok)
+    untold_tok, all_tok = float(np.sum(requests.input_tok[unsplit])), float(np.sum(requests.input_tok[counted]))
+    # The server's counters tell the whole run's split to the token; nobody tells that of a part of it.
+    split = bool(np.any(counted)) and untold_tok <= (0.0 if who is None else MOST_UNSPLIT * all_tok) and not np.all(unsplit[counted])
     until = last_evidence(run) or 0.0
 
     def read(rows: slice) -> Floats:
@@ -75,6 +84,8 @@ def _flows(run: Run, out: Output, tpot_s: Floats, who: Bools | None) -> Flows:
         input=spread_input(requests, lambda rows: requests.input_tok[rows], who),
         computed=spread_input(requests, lambda rows: requests.input_tok[rows] - read(rows), who) if split else None,
         cache_read=spread_input(requests, read, who) if split else None,
+        split=spread_input(requests, lambda rows: np.where(np.isnan(read(rows)), np.nan, requests.input_tok[rows]), who),
+        unsplit=int(np.sum(unsplit)) if split else 0,
         cache_write=spread_input(requests, lambda rows: requests.cache_write_tok[rows], who) if np.any(wrote) else None,
         in_flight=in_flight(requests, until, who),
         live=live_conversations(requests, until, who),
@@ -288,7 +299,7 @@ def figures(
         seconds = getattr(pace, name)
         bounds = pace.ci.get(name)
         speeds = (1 / bounds[1], 1 / bounds[0]) if bounds is not None and bounds[0] > 0 else None
-        out.put(key, 1 / seconds if seconds else None, speeds, note=None if seconds else f"no {name} of tpot_s")
+        out.put(key, 1 / seconds if seconds else None, speeds, note=None if seconds else "the time per output token has no such percentile")
     edges = out.edges()
     in_flight = ratio_interval({n: flow.in_flight.per_bin(e) for n, e in edges.items()}, {n: np.diff(e) for n, e in edges.items()})
     out.put("requests_in_flight", flow.in_flight.between(start, end) / (end - start), in_flight)
@@ -304,7 +315,12 @@ def figures(
         out.absent("output_tok_s_per_gpu", "the deployment holds no GPU")
     elif output_tok_s is not None:
         scaled = (interval[0] / gpus, interval[1] / gpus) if interval else None
-        out.put("output_tok_s_per_gpu", output_tok_s / gpus, scaled, note=f"all {gpus} GPU(s) of the deployment")
+        out.put(
+            "output_tok_s_per_gpu",
+            output_tok_s / gpus,
+            scaled,
+            note="the deployment's only GPU" if gpus == 1 else f"all {gpus} GPUs of the deployment",
+        )
     _dollars(out, price)
     joules = window_energy(run, start, end, gpu_uuids(run))
     work = Work(
@@ -339,9 +355,15 @@ def _input(out: _Figures, flow: Flows, counters: ServerCounters | None) -> str |
     whole: float | None = None
     if flow.computed is not None and flow.cache_read is not None:
         split = "usage"
-        out.rate("input_computed_tok_s", flow.computed)
-        out.rate("input_cache_read_tok_s", flow.cache_read)
-        read, whole = flow.cache_read.between(out.start, out.end), flow.input.between(out.start, out.end)
+        note = None
+        if flow.unsplit:
+            gone = (
+                "1 request is left out (whole run): it" if flow.unsplit == 1 else f"{flow.unsplit} requests are left out (whole run): they"
+            )
+            note = f"{gone} ended without telling what was cached"
+        out.rate("input_computed_tok_s", flow.computed, note)
+        out.rate("input_cache_read_tok_s", flow.cache_read, note)
+        read, whole = flow.cache_read.between(out.start, out.end), flow.split.between(out.start, out.end)
     elif counters is not None:
         whole = counters.difference(Concept.PROMPT_TOKENS, out.start, out.end)
         read = counters.difference(Concept.CACHED_TOKENS, out.start, out.end)
@@ -350,7 +372,7 @@ def _input(out: _Figures, flow: Flows, counters: ServerCounters | None) -> str |
             computed = whole - read
         if computed is not None and read is not None:
             split = "server_counters"
-            note = "from the server's counters: its answers do not tell"
+            note = "from the server's counters: not every answer tells"
             out.put("input_computed_tok_s", computed / out.length_s, boundary="server", note=note)
             out.put("input_cache_read_tok_s", read / out.length_s, boundary="server", note=note)
     if split is None:
@@ -362,7 +384,7 @@ def _input(out: _Figures, flow: Flows, counters: ServerCounters | None) -> str |
         if split == "usage" and flow.cache_read is not None:
             edges = out.edges()
             reads = {n: flow.cache_read.per_bin(e) for n, e in edges.items()}
-            interval = ratio_interval(reads, {n: flow.input.per_bin(e) for n, e in edges.items()})
+            interval = ratio_interval(reads, {n: flow.split.per_bin(e) for n, e in edges.items()})
             interval = (max(0.0, interval[0]), min(1.0, interval[1])) if interval else None
         out.put("prefix_hit_ratio", read / whole, interval, boundary="client" if split == "usage" else "server")
     else:

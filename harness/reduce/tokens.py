@@ -215,8 +215,8 @@ def live_conversations(requests: Requests, until: float, who: Bools | None = Non
     for rows in requests.parts():
         mine = slice(None) if who is None else who[rows]
         session, intended, done = requests.session[rows][mine], requests.intended[rows][mine], requests.done[rows][mine]
-        np.minimum.at(start, session, intended)
-        np.maximum.at(end, session, np.where(np.isnan(done), np.where(dropped[rows][mine], intended, until), done))
+        np.fmin.at(start, session, intended)
+        np.fmax.at(end, session, np.where(np.isnan(done), np.where(dropped[rows][mine], intended, until), done))
     start[np.isinf(start)] = np.nan
     return Flow.of(start, end, np.maximum(end - start, 0.0))
 

@@ -1,4 +1,4 @@
-"""Journals of a run that ended well must be whole: a torn one was cut off later, by a copy that was not finished or by a disk."""
+"""Files of a run that ended well must be whole: a torn one was cut off later, by a copy that was not finished or by a disk."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,3 +14,12 @@ def torn(journals: Iterable[Path]) -> list[Concern]:
         for path in journals
         if not closed(path)
     ]
+
+
+def torn_events(unreadable: int) -> list[Concern]:
+    """A concern where lines of the events of a complete run are none."""
+    if not unreadable:
+        return []
+    lines = "1 line is" if unreadable == 1 else f"{unreadable} lines are"
+    text = f"{lines} damaged in events.jsonl: windows, marks and lags that they told are lost."
+    return [Concern("events_torn", Severity.DEGRADED, text, unreadable, 0)]

@@ -74,3 +74,21 @@ def _without_stages(builder: Any, tmp_path: Path) -> Path:
     run: Path = builder.write(tmp_path / "run")
     (run / "events.jsonl").unlink()
     return run
+
+
+@pytest.mark.parametrize("cancelled", [1, 6])
+def test_a_class_keeps_its_split_of_input_when_few_requests_ended_before_they_told_it(builder: Any, tmp_path: Path, cancelled: int) -> None:
+    """Its prefix hit ratio is that of the requests that told; where many did not, it has none."""
+    for number in range(60):
+        builder.request(3 + number / 4, **{"class": "code" if number % 2 else "chat"})
+    for row in builder.requests[1 : 2 * cancelled : 2]:
+        row.update(outcome="cancelled", cache_read_tok=None)
+    by_name = {one.name: one.metrics for one in reduce_run(builder.write(tmp_path / "run")).classes}
+    assert by_name["chat"]["prefix_hit_ratio"].value == pytest.approx(0.6)
+    assert by_name["chat"]["input_cache_read_tok_s"].note is None
+    code = by_name["code"]
+    if cancelled == 1:
+        assert code["prefix_hit_ratio"].value == pytest.approx(0.6)
+        assert code["input_cache_read_tok_s"].note == "without 1 request (whole run) that ended before telling what was cached"
+    else:
+        assert code["prefix_hit_ratio"].value is None

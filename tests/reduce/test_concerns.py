@@ -289,7 +289,7 @@ ELSEWHERE = {
     "power_below_idle": "test_energy*.py", "power_implausible": "test_energy*.py", "power_part_above_whole": "test_energy*.py",
     "energy_absent": "test_energy*.py",
     "not_stationary": "test_steady.py", "steady_state_untested": "test_steady.py", "warmup_in_window": "test_steady.py",
-    "rows_damaged": "test_bad_input.py",
+    "rows_damaged": "test_bad_input.py", "events_torn": "test_torn.py",
     "scrape_problem": "test_scrapes.py", "target_unreachable": "test_scrapes.py",
 }  # fmt: skip
 """Code -> the tests of the part that raises it."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -169,3 +170,21 @@ def test_what_a_journal_gains_while_it_is_read_waits_for_the_next_time(noisy: Ca
     source = requests.RequestsSource.of(RunDir(root), [])
     read, _ = requests.read_requests(Growing(source.parquet, source.journals), 0)
     assert len(read) == len(read.error) == 30
+
+
+def test_a_column_that_is_not_what_its_name_says_makes_its_table_unreadable(noisy: Callable[..., Any], tmp_path: Path) -> None:
+    run = RunDir(noisy(1, requests=30, one_batch=True, workers=1).write(tmp_path / "run"))
+    table = pa.Table.from_batches(list(requests.RequestsSource.of(run, []).batches(None)))
+    place = table.column_names.index("chunk_tok")
+    pq.write_table(table.set_column(place, "chunk_tok", pa.array(["many"] * len(table))), run.requests)
+    found: list[Any] = []
+    assert requests.RequestsSource.of(run, found).parquet is None
+    assert [concern.code for concern in found] == ["table_unreadable"]
+
+
+def test_requests_without_a_moment_belong_to_no_time(noisy: Callable[..., Any], tmp_path: Path) -> None:
+    builder = noisy(1, requests=30)
+    read = load_run(builder.write(tmp_path / "run"), wanted=lambda _: True).requests
+    read.intended[3] = np.nan
+    whole = tokens.live_conversations(read, 0.0).between(0, 1e12)
+    assert 0 < whole < np.inf

@@ -36,3 +36,17 @@ def test_a_killed_run_is_expected_to_be_torn(new_builder: Callable[..., Any], tm
     journal = run / "requests" / "worker-0.arrows"
     journal.write_bytes(journal.read_bytes()[:-8])
     assert torn(reduce_run(run)) == []
+
+
+def test_events_that_are_damaged_are_told(new_builder: Callable[..., Any], tmp_path: Path) -> None:
+    builder = new_builder()
+    builder.request(3.0)
+    run = builder.write(tmp_path / "run")
+    events = run / "events.jsonl"
+
+    def told() -> list[str]:
+        return [concern.message for concern in reduce_run(run).verdict.concerns if concern.code == "events_torn"]
+
+    assert told() == []
+    events.write_bytes(events.read_bytes()[:-5])
+    assert told() == ["1 line is damaged in events.jsonl: windows, marks and lags that they told are lost."]
