@@ -357,10 +357,8 @@ def _input(out: _Figures, flow: Flows, counters: ServerCounters | None) -> str |
         split = "usage"
         note = None
         if flow.unsplit:
-            gone = (
-                "1 request is left out (whole run): it" if flow.unsplit == 1 else f"{flow.unsplit} requests are left out (whole run): they"
-            )
-            note = f"{gone} ended without telling what was cached"
+            gone = "1 request" if flow.unsplit == 1 else f"{flow.unsplit} requests"
+            note = f"without {gone} (whole run) that ended before telling what was cached"
         out.rate("input_computed_tok_s", flow.computed, note)
         out.rate("input_cache_read_tok_s", flow.cache_read, note)
         read, whole = flow.cache_read.between(out.start, out.end), flow.split.between(out.start, out.end)
