@@ -88,6 +88,11 @@ def test_a_flow_in_blocks_is_the_flow_of_its_pieces(pieces: list[tuple[float, fl
     assert many.between(grid[0], grid[-1]) == pytest.approx(expected.sum(), rel=1e-9, abs=1e-7)
 
 
+def test_a_moment_at_an_edge_belongs_to_what_follows_it() -> None:
+    t = np.array([0.5, 1.0, 1.5])
+    assert Flow.of(t, t, np.array([1.0, 5.0, 2.0])).per_bin(np.array([0.0, 1.0, 2.0])).tolist() == [1, 7]
+
+
 def test_a_flow_leaves_out_what_is_not_known() -> None:
     nan = np.nan
     flow = Flow.of(np.array([0.0, nan, 0.0, 0.0]), np.array([10.0, 10.0, nan, 10.0]), np.array([5.0, 1.0, 1.0, nan]))

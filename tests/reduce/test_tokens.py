@@ -1,5 +1,6 @@
 """Where tokens are in time: of everybody, and of some."""
 
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from harness.reduce import reduce_run
 from harness.reduce.energy_attribution import decode_context
 from harness.reduce.load import Run, load_run
 from harness.reduce.stage import Flows, flows, flows_of
@@ -95,3 +97,26 @@ def test_moments_are_of_those_asked_for(builder: Any, tmp_path: Path) -> None:
     some = np.array([True, False, True])
     assert moments(requests, requests.intended, some).between(0, 4.5 * S) == 1
     assert moments(requests, requests.intended, some, requests.output_tok).between(0, 30 * S) == 20
+
+
+def test_lost_requests_are_slower_than_any_in_an_interval_too(builder: Any, tmp_path: Path) -> None:
+    """A fifth is lost: where p90 would lie nobody knows, and so it is with its interval; p50 has both."""
+    draw = random.Random(3)
+    for number in range(800):
+        if number % 5:
+            builder.request(2 + number / 40, ttft_s=draw.uniform(0.1, 0.9))
+        else:
+            builder.lost(2 + number / 40, "timeout_first_byte")
+    latency = reduce_run(builder.write(tmp_path / "run")).latency["ttft_s"]
+    assert latency.p90 is None
+    assert latency.ci["p90"] is None
+    assert latency.p50 is not None
+    assert latency.ci["p50"] is not None
+
+
+def test_stages_that_only_requests_name_are_in_the_order_of_their_requests(builder: Any, tmp_path: Path) -> None:
+    builder.request(3, stage="zeta")
+    builder.request(12, stage="alpha")
+    root = builder.write(tmp_path / "run")
+    (root / "events.jsonl").unlink()
+    assert [stage.name for stage in reduce_run(root).stages] == ["zeta", "alpha"]
