@@ -74,7 +74,6 @@ def output(requests: Requests) -> Output:
     bytes at the bytes per token of the answered requests.
     """
     chunks = requests.chunks
-    count = chunks.count
     tok_sum, bytes_sum, usage, ok = chunks.tok_sum, chunks.bytes_sum, requests.output_tok, requests.ok
     good = ok & (usage > 0) & (bytes_sum > 0)
     bytes_per_tok = float(np.sum(bytes_sum[good]) / np.sum(usage[good])) if np.any(good) else np.nan
@@ -86,19 +85,20 @@ def output(requests: Requests) -> Output:
     tokens[from_stream] = tok_sum[from_stream]
     estimated = no_usage & ~from_stream & (bytes_sum > 0) & ~np.isnan(bytes_per_tok)
     tokens[estimated] = bytes_sum[estimated] / bytes_per_tok
+    return Output(placed(requests, tokens), tokens, estimated, float(np.sum(tokens[estimated])), _told(requests, ok))
 
-    streamed = ok & (count > 1)
-    told = bool(np.any(streamed)) and not bool(np.any(np.isnan(tok_sum[streamed])))
-    return Output(placed(requests, tokens), tokens, estimated, float(np.sum(tokens[estimated])), told)
+
+def _told(requests: Requests, answered: Bools) -> bool:
+    """Whether every one of these streams of more than one chunk tells its tokens, and there is one."""
+    tok_sum = requests.chunks.tok_sum[answered & (requests.chunks.count > 1)]
+    return len(tok_sum) > 0 and not bool(np.any(np.isnan(tok_sum)))
 
 
 def output_of(requests: Requests, whole: Output, who: Bools) -> Output:
     """The part of some requests, as the whole run placed it: what is estimated must not depend on what else is looked at."""
     estimated = whole.estimated & who
-    streamed = requests.ok & who & (requests.chunks.count > 1)
-    told = bool(np.any(streamed)) and not bool(np.any(np.isnan(requests.chunks.tok_sum[streamed])))
-    flow = placed(requests, whole.per_request, who)
-    return Output(flow, whole.per_request, estimated, float(np.sum(whole.per_request[estimated])), told)
+    tokens = whole.per_request
+    return Output(placed(requests, tokens, who), tokens, estimated, float(np.sum(tokens[estimated])), _told(requests, requests.ok & who))
 
 
 def placed(requests: Requests, tokens: Floats, who: Bools | None = None, *, context: Floats | None = None) -> Flow:
@@ -137,8 +137,6 @@ def placed(requests: Requests, tokens: Floats, who: Bools | None = None, *, cont
             mine = np.repeat(who[rows], lengths)
             t, amount = t[mine], amount[mine]
             spread &= who[rows]
-        # An infinite share is that of a request whose chunks hold nothing.
-        amount = np.where(np.isinf(amount), np.nan, amount)
         if not np.any(spread):
             return t, t, amount
         done = requests.done[rows]
@@ -166,7 +164,7 @@ def spread_input(requests: Requests, tokens: Callable[[slice], Floats], who: Boo
     return _spread(requests, make, who)
 
 
-def _until(requests: Requests, rows: slice, until: float) -> tuple[Floats, Floats, Floats]:
+def _until(requests: Requests, rows: slice, until: float) -> Block:
     """When requests were sent, when they ended at the latest, and how long they lasted."""
     done, sent = requests.done[rows], requests.sent[rows]
     end = np.where(np.isnan(done), until, done)
