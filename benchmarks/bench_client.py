@@ -24,7 +24,7 @@ from harness.core.clock import now_ns
 from harness.core.records import Endpoint, ModelFacts
 from harness.plan.build import make_plan
 from harness.profile.schema import Profile
-from harness.testing.paced import MODEL, Pace, PacedServer, token_bytes
+from harness.reference_server.server import MODEL, Pace, PacedServer, token_bytes
 from harness.traffic.driver import LocustDriver
 
 

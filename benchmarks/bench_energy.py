@@ -12,8 +12,8 @@ from collections import defaultdict
 import numpy as np
 
 from harness.core.clock import now_ns, seconds
-from harness.reduce.energy import energies
-from harness.reduce.energy_attribution import StageSlices, fit
+from harness.reduce.energy.attribution import StageSlices, fit
+from harness.reduce.energy.devices import energies
 
 NS = 1e9
 LENGTH_S = 90.0

@@ -27,13 +27,13 @@ from typing import Any
 
 import numpy as np
 
-from harness.fleet.catalog import load_site
-from harness.fleet.estimate import estimate
-from harness.fleet.failures import FailureClass, failure_classes
-from harness.fleet.further import predict_replicas
-from harness.fleet.queueing import mean_down, poisson_quantile
-from harness.fleet.simulate import Pool, diurnal, simulate
-from harness.testing.paced import Pace, PacedServer
+from harness.fleet.estimate.estimate import estimate
+from harness.fleet.estimate.extra_runs import predict_replicas
+from harness.fleet.over_time.failures import FailureClass, failure_classes
+from harness.fleet.over_time.queueing import mean_down, poisson_quantile
+from harness.fleet.over_time.simulate import Pool, diurnal, simulate
+from harness.fleet.site.catalog import load_site
+from harness.reference_server.server import Pace, PacedServer
 
 LLAMA_PER_GPU_H = 1 / 50_677
 

@@ -13,9 +13,9 @@ from statistics import median
 
 import numpy as np
 
-from harness.artifacts.results import RunResult
+from harness.artifacts.run_result import RunResult
 from harness.compare.gates import GATE_ALPHA, Outcome, evaluate_gates
-from harness.compare.statistics import two_samples
+from harness.compare.hypothesis_tests import two_samples
 from harness.profile.thresholds import parse_threshold
 
 METRICS = ("output_tok_s", "requests_per_s", "goodput_rps", "interactivity_tok_s_user")

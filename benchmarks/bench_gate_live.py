@@ -13,13 +13,13 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
+from harness.commands.display import QuietView
+from harness.commands.repeat import load_variants, run_series, start_series
 from harness.compare.compare import compare_runs
 from harness.compare.gates import Outcome
-from harness.console import QuietView
 from harness.core.clock import now_ns, seconds
 from harness.profile.thresholds import parse_threshold
-from harness.repeat import load_variants, run_series, start_series
-from harness.testing.paced import Pace, PacedServer
+from harness.reference_server.server import Pace, PacedServer
 
 PROFILE = """\
 purpose: smoke

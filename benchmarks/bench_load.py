@@ -22,11 +22,11 @@ from typing import Any
 
 import bench_client
 
-from harness.artifacts.truth import spread
+from harness.artifacts.canary_truth import spread
 from harness.core.clock import now_ns
 from harness.models.facts import resolve
-from harness.testing.paced import MODEL, Pace, PacedServer
-from harness.traffic.calibrate import Load, measure
+from harness.reference_server.server import MODEL, Pace, PacedServer
+from harness.traffic.fidelity import Load, measure
 
 TTFT_MS, GAP_MS, TOKENS, STREAMS = 100.0, 20.0, 128, 100
 

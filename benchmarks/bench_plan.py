@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 from time import perf_counter, process_time
 
-from harness.artifacts.planned import write_plan
+from harness.artifacts.plan_table import write_plan
 from harness.core.records import ModelFacts
 from harness.plan.bodies import Conversation, Texts
 from harness.plan.build import RunPlan, make_plan

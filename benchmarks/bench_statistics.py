@@ -25,8 +25,8 @@ from typing import Any
 
 import numpy as np
 
-from harness.reduce.stats import Floats, mean_interval, quantile_intervals
-from harness.reduce.steady import PER_SLICE, SLICES, examine
+from harness.reduce.statistics.intervals import Floats, mean_interval, quantile_intervals
+from harness.reduce.statistics.stationarity import PER_SLICE, SLICES, examine
 
 RUNS = 4000
 PHI = 0.9

@@ -10,7 +10,7 @@ from typing import Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from harness.artifacts import atomic, expositions, tables
+from harness.artifacts import atomic, prometheus_text, tables
 from harness.artifacts.journal import conform, parts, read_batches
 from harness.artifacts.layout import RunDir
 
@@ -47,8 +47,8 @@ def finalize(run: RunDir, *, remove_journals: bool = False) -> Finalized:
     jobs: dict[str, tuple[Sequence[Path], Path, Callable[[Mapping[str, str]], int]]] = {}
     workers = sorted(run.requests_dir.glob("worker-*.arrows"), key=lambda path: (len(path.name), path.name))
     jobs["requests"] = (workers, run.requests, lambda stamp: _convert(workers, run.requests, tables.REQUESTS, stamp))
-    scrapes = expositions.journals(run)
-    jobs["samples"] = (scrapes, run.samples, lambda stamp: expositions.write_samples(run, stamp=stamp))
+    scrapes = prometheus_text.journals(run)
+    jobs["samples"] = (scrapes, run.samples, lambda stamp: prometheus_text.write_samples(run, stamp=stamp))
     for name, journal, path, schema in (
         ("power", run.power_journal, run.power, tables.POWER),
         ("boards", run.boards_journal, run.boards, tables.BOARDS),

@@ -73,7 +73,7 @@ SCRAPES_RAW = pa.schema(
         pa.field("unix_offset_ns", pa.int64()),  # wall clock minus monotonic clock, for times that the body holds itself; null: not known
     ]
 )
-"""One row a scrape, failed ones included; in `scrapes/prometheus.arrows` one row an answer (harness.artifacts.prometheus)."""
+"""One row a scrape, failed ones included; in `scrapes/prometheus.arrows` one row an answer (harness.artifacts.prometheus_answers)."""
 
 SAMPLES = pa.schema(
     [

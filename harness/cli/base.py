@@ -16,8 +16,8 @@ from harness import __version__
 from harness.core.errors import EXIT_MEANINGS, ExitCode, HarnessError
 
 if TYPE_CHECKING:
+    from harness.artifacts.run_summary import Summary
     from harness.profile.schema import Profile
-    from harness.reduce.summary import Summary
 
 ORDER = (
     "run", "plan", "check", "calibrate", "reduce", "report", "compare", "repeat", "baseline", "fleet", "results", "models", "traces",
@@ -143,7 +143,7 @@ def key_value(text: str) -> tuple[str, str]:
 
 def print_result(run: Path, summary: "Summary") -> None:
     """A run in a screenful."""
-    from harness.console import print_table
+    from harness.commands.display import print_table
     from harness.report.terminal import COLUMNS, result
 
     shown = result(run, summary)

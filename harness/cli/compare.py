@@ -12,7 +12,7 @@ from harness.core.errors import ExitCode, HarnessError
 
 if TYPE_CHECKING:
     from harness.profile.thresholds import Threshold
-    from harness.report.compare_write import Conclusion
+    from harness.report.comparison.write import Conclusion
 
 AllowMismatch = Annotated[list[str] | None, typer.Option("--allow-mismatch", metavar="KEY", help="Compare although KEY differs.")]
 Baseline = Annotated[
@@ -52,9 +52,9 @@ def compare_command(
     """Hold runs or sets of repeats against each other, or say why they cannot be; judge gates."""
     from harness.compare.compare import compare_runs
     from harness.compare.gates import read_gates
-    from harness.compare.sides import find_baseline
-    from harness.compare.table import BOARD_SENSOR_ERROR
-    from harness.report.compare_write import conclude
+    from harness.compare.groups import find_baseline
+    from harness.compare.ratios import BOARD_SENSOR_ERROR
+    from harness.report.comparison.write import conclude
 
     comparison = compare_runs(
         runs,
@@ -103,10 +103,10 @@ def repeat_command(
     json_output: Json = False,
 ) -> ExitCode | None:
     """Run profiles several times each in random order, fresh seed and server every time, and compare."""
+    from harness.commands.repeat import load_variants, start_series
     from harness.compare.gates import read_gates
-    from harness.compare.sides import find_baseline
+    from harness.compare.groups import find_baseline
     from harness.core.units import parse_duration_s
-    from harness.repeat import load_variants, start_series
 
     if (resume is None) == (not profiles):
         raise typer.BadParameter("give one or more PROFILEs, or --resume DIR")
@@ -139,11 +139,11 @@ def repeat_series(
     json_output: bool,
 ) -> ExitCode | None:
     """Run a series to its end, compare its variants, judge gates."""
+    from harness.commands.display import choose_view
+    from harness.commands.repeat import allowed_of, run_series, variants_of
     from harness.compare.compare import compare_runs
     from harness.compare.gates import parse_gates
-    from harness.console import choose_view
-    from harness.repeat import allowed_of, run_series, variants_of
-    from harness.report.compare_write import conclude
+    from harness.report.comparison.write import conclude
 
     variants = variants_of(folder)
     wanted = [*gates, *parse_gates([text for variant in variants for text in variant.profile.thresholds], where=str(folder))]
@@ -205,9 +205,9 @@ def baseline_list(
     json_output: Json = False,
 ) -> None:
     """List baselines: what --baseline takes."""
+    from harness.commands.display import print_table
     from harness.compare.baseline import LIST_COLUMNS, list_baselines, list_row
-    from harness.compare.sides import reference_folders
-    from harness.console import print_table
+    from harness.compare.groups import reference_folders
 
     rows = list_baselines(reference_folders() if folder is None else (folder,))
     if json_output:

@@ -8,7 +8,7 @@ import typer
 from harness.cli.base import Json, app, command, dump, key_value
 
 if TYPE_CHECKING:
-    from harness.report.fleet import FleetAnswer
+    from harness.commands.fleet import FleetAnswer
 
 
 @app.command("fleet")
@@ -46,10 +46,10 @@ def fleet_command(
     if [str(run) for run in runs] == ["sites"] and not runs[0].exists():
         _print_sites(json_output=json_output)
         return
-    from harness.fleet.estimate import Options
-    from harness.fleet.forecast import TimeOptions, policy_of
-    from harness.report.fleet import FleetRequest, fleet
-    from harness.report.fleet_write import fleet_json, write_fleet
+    from harness.commands.fleet import FleetRequest, fleet
+    from harness.fleet.estimate.estimate import Options
+    from harness.fleet.over_time.forecast import TimeOptions, policy_of
+    from harness.report.fleet.write import fleet_json, write_fleet
     from harness.report.serve import serve_page
 
     time = TimeOptions(
@@ -76,8 +76,8 @@ def fleet_command(
 
 
 def _print_sites(*, json_output: bool) -> None:
-    from harness.console import print_table
-    from harness.fleet.catalog import SITE_COLUMNS, contradictions, list_sites
+    from harness.commands.display import print_table
+    from harness.fleet.site.catalog import SITE_COLUMNS, contradictions, list_sites
 
     sites = list_sites()
     if json_output:
@@ -91,8 +91,8 @@ def _print_sites(*, json_output: bool) -> None:
 
 def _print_fleet(answer: "FleetAnswer") -> None:
     """What the page tells, in short: what it delivers, draws and costs and how sure that is, then reasons to doubt it, then the figures."""
-    from harness.console import print_table
-    from harness.report.fleet_view import fleet_view
+    from harness.commands.display import print_table
+    from harness.report.fleet.view import fleet_view
 
     shown = fleet_view(answer.cases, answer.refused)
     print(f"{shown.title} ({shown.badge})")

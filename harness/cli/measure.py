@@ -34,12 +34,12 @@ def run_command(
         _print_plan(loaded, json_output=json_output)
         return None
     if (loaded.repeats if repeats is None else repeats) > 1:
-        from harness.repeat import load_variants, start_series
+        from harness.commands.repeat import load_variants, start_series
 
         series = start_series(load_variants([profile], tuple(overrides or ())), repeats=repeats, out=out)
         return repeat_series(series, quiet=quiet, calibrate=not no_calibrate, json_output=json_output)
-    from harness.console import choose_view
-    from harness.run import run_profile
+    from harness.commands.display import choose_view
+    from harness.commands.run import run_profile
 
     with choose_view(quiet=quiet, json_output=json_output) as view:
         result = run_profile(loaded, out=out, view=view, source=profile, overrides=tuple(overrides or ()), calibrate=not no_calibrate)
@@ -60,8 +60,8 @@ def plan_command(profile: ProfilePath, overrides: Overrides = None, json_output:
 
 
 def _print_plan(profile: "Profile", *, json_output: bool) -> None:
-    from harness.check import describe_plan
-    from harness.console import print_table
+    from harness.commands.check import describe_plan
+    from harness.commands.display import print_table
 
     described = describe_plan(profile)
     if json_output:
@@ -84,8 +84,8 @@ def check_command(
     json_output: Json = False,
 ) -> ExitCode | None:
     """Say what is wrong here before an hour is spent."""
-    from harness.check import check_profile, describe_system, print_power, survey_power
-    from harness.console import print_table
+    from harness.commands.check import check_profile, describe_system, print_power, survey_power
+    from harness.commands.display import print_table
 
     if profile is None and not system:
         raise typer.BadParameter("give a PROFILE, --system, or both")
@@ -132,9 +132,9 @@ def calibrate_command(
 ) -> None:
     """Measure what this host's load generator can do, and how wrong its clock is."""
     from harness.artifacts.atomic import write_json
-    from harness.console import print_table
+    from harness.commands.display import print_table
     from harness.core.records import Api
-    from harness.traffic.calibrate import BOUND_S, LEVEL_COLUMNS, level_row, load_of, make_certificate, standard_load, store
+    from harness.traffic.fidelity import BOUND_S, LEVEL_COLUMNS, level_row, load_of, make_certificate, standard_load, store
 
     if profile is None:
         load = standard_load(api=Api.MESSAGES, gap_ms=gap_ms)
@@ -179,7 +179,7 @@ def models_list(json_output: Json = False) -> None:
     if json_output:
         dump(rows)
     else:
-        from harness.console import print_table
+        from harness.commands.display import print_table
 
         print_table("", ("model", "state", "what it is"), [tuple(map(str, row.values())) for row in rows])
 
@@ -205,7 +205,7 @@ def quality_record(
     json_output: Json = False,
 ) -> None:
     """Start the server, ask the check's texts, store the answers as the reference."""
-    from harness.check import record_quality
+    from harness.commands.check import record_quality
 
     path = record_quality(read_profile(profile, overrides), out, lambda text: print(text, file=sys.stderr))
     if json_output:

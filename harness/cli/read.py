@@ -64,8 +64,8 @@ def results_command(
     json_output: Json = False,
 ) -> None:
     """List runs with their verdicts and headlines."""
-    from harness.console import print_table
-    from harness.report.results import LIST_COLUMNS, list_results, list_row, selected
+    from harness.commands.display import print_table
+    from harness.report.list_runs import LIST_COLUMNS, list_results, list_row, selected
 
     rows = selected(list_results(folder), dict(key_value(item) for item in where or ()), sort)
     if json_output:
@@ -78,9 +78,9 @@ def results_command(
 @command
 def energy_show(run: RunPath, json_output: Json = False) -> None:
     """Print a run's joules: boundaries, ladder, idle, attribution, classes, boards."""
-    from harness.console import print_table
-    from harness.reduce.energy_text import energy_tables
+    from harness.commands.display import print_table
     from harness.reduce.reduction import reduce_run
+    from harness.report.run.energy_text import energy_tables
 
     energy = reduce_run(run).energy
     if json_output:
@@ -109,7 +109,7 @@ def energy_calibrate(
 ) -> None:
     """Hold a board's power sensor against a meter; the result replaces the default error of its joules."""
     from harness.artifacts.atomic import write_json
-    from harness.reduce.energy_calibrate import calibrate
+    from harness.reduce.energy.calibrate import calibrate
 
     found = calibrate(run, meter, accuracy=accuracy, device=device, name=name, into=out)
     write_json(out, found.document)

@@ -12,7 +12,7 @@ from harness.cli.base import Json, TraceKind, TracePath, command, dump, traces_a
 @command
 def traces_describe(trace: TracePath, kind: TraceKind = "auto", json_output: Json = False) -> None:
     """Print what is in a trace: counts, lengths, arrivals, sessions, ideal prefix hit."""
-    from harness.console import print_table
+    from harness.commands.display import print_table
     from harness.plan.traces import describe_trace
 
     described = describe_trace(trace, kind)

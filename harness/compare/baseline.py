@@ -23,19 +23,19 @@ import pyarrow.parquet as pq
 
 from harness import __version__
 from harness.artifacts import atomic
+from harness.artifacts.baseline_copy import SAVED, Saved, saved_of
 from harness.artifacts.finalize import finalize
 from harness.artifacts.journal import parts
 from harness.artifacts.layout import RunDir
-from harness.artifacts.results import RunResult
-from harness.artifacts.saved import SAVED, Saved, saved_of
-from harness.compare.identity import identities, mapping, verdicts
-from harness.compare.sides import REFERENCE, Member, RunSet, load_set, treatment
-from harness.compare.table import CLAIMING, MIN_REPEATS
+from harness.artifacts.run_result import RunResult
+from harness.compare.comparability import identities, mapping, verdicts
+from harness.compare.groups import REFERENCE, Member, RunSet, load_set, treatment
+from harness.compare.ratios import CLAIMING, MIN_REPEATS
 from harness.core.clock import wall_now
 from harness.core.errors import ArtifactError, HarnessError, InvalidRunError, ProfileError
 from harness.core.metrics import METRIC_VERSION
-from harness.reduce.counters import wanted
-from harness.reduce.load import OF_SCRAPES
+from harness.reduce.over_time.counters import wanted
+from harness.reduce.read.run import OF_SCRAPES
 from harness.reduce.reduction import reduce_run
 
 BASELINE_FILE: Final = "baseline.json"

@@ -1,6 +1,6 @@
 """Runs against each other: refused unless they answer the same question, and judged only where repeats allow it.
 
-What is named makes sides (`harness.compare.sides`); the first is the baseline A, the others are B, C, … Hardware and settings are what
+What is named makes sides (`harness.compare.groups`); the first is the baseline A, the others are B, C, … Hardware and settings are what
 differs on purpose: they head the table.
 """
 
@@ -9,9 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from harness.artifacts.results import RunResult
-from harness.compare.gates import GateResult, Outcome, evaluate_gates
-from harness.compare.identity import (
+from harness.artifacts.run_result import RunResult
+from harness.compare.comparability import (
     MISMATCH_KEYS,
     Mismatch,
     check_keys,
@@ -22,8 +21,9 @@ from harness.compare.identity import (
     unchecked,
     verdicts,
 )
-from harness.compare.sides import Member, RunSet, Treatment, group, load_set, names, side_label, treatment, treatments
-from harness.compare.table import BOARD_SENSOR_ERROR, CLAIMING, HEADLINE, MIN_REPEATS, Cell, Row, Spread, Word, rows
+from harness.compare.gates import GateResult, Outcome, evaluate_gates
+from harness.compare.groups import Member, RunSet, Treatment, group, load_set, names, side_label, treatment, treatments
+from harness.compare.ratios import BOARD_SENSOR_ERROR, CLAIMING, HEADLINE, MIN_REPEATS, Cell, Row, Spread, Word, rows
 from harness.core.errors import ArtifactError, ProfileError
 from harness.core.records import Status
 from harness.core.units import human_number

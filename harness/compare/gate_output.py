@@ -7,7 +7,7 @@ from xml.etree import ElementTree as ET
 
 from harness.compare.compare import Comparison, table
 from harness.compare.gates import GateResult, Outcome
-from harness.compare.table import Word
+from harness.compare.ratios import Word
 
 _NOT_XML: Final = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _SHOWN: Final = frozenset({Word.BETTER, Word.WORSE})

@@ -15,9 +15,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
-from harness.artifacts.results import RunResult, Value
-from harness.compare.statistics import POWER, Design, holm, mean, one_sample, t_beyond, t_quantile, two_samples, variance, welch
-from harness.compare.table import BOARD_SENSOR_ERROR, MIN_REPEATS, systematic_error
+from harness.artifacts.run_result import RunResult, Value
+from harness.compare.hypothesis_tests import POWER, Design, holm, mean, one_sample, t_beyond, t_quantile, two_samples, variance, welch
+from harness.compare.ratios import BOARD_SENSOR_ERROR, MIN_REPEATS, systematic_error
 from harness.core.errors import ProfileError
 from harness.core.metrics import METRICS
 from harness.core.units import human_number

@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from harness.artifacts.results import Value, figure_of, statistic_of
+from harness.artifacts.run_result import Value, figure_of, statistic_of
+from harness.artifacts.run_summary import Summary
 from harness.core.errors import ProfileError
 from harness.core.units import human_number
 from harness.profile.thresholds import Threshold, parse_threshold
-from harness.reduce.summary import Summary
 
 COLUMNS: Final = ("threshold", "value", "limit", "result", "reason")
 """Headings of `ThresholdResult.row`."""

@@ -13,7 +13,7 @@ import pynvml
 
 from harness.core.errors import PreflightError
 from harness.core.records import Gpu
-from harness.hardware.nvml import NvmlUnavailableError, ask, board_uuid, marked_double, session, text
+from harness.hardware.nvml import NvmlUnavailableError, ask, board_uuid, is_simulated, session, text
 
 Selection = Literal["all", "none"] | Sequence[str | int]
 
@@ -108,9 +108,9 @@ def _describe(index: int, driver: str | None) -> Gpu | None:
     )
 
 
-def double_of(gpus: Iterable[Gpu]) -> str | None:
+def simulated_by(gpus: Iterable[Gpu]) -> str | None:
     """Why one of these boards is no real hardware, or None."""
-    return next((why for gpu in gpus if (why := marked_double(gpu.name, gpu.driver_version)) is not None), None)
+    return next((why for gpu in gpus if (why := is_simulated(gpu.name, gpu.driver_version)) is not None), None)
 
 
 def _watts(milliwatts: int | None) -> float | None:

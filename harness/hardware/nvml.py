@@ -59,7 +59,7 @@ DOUBLE_MARKS: Final = ("TEST DOUBLE", "-double")
 """What this project's double of the library says in the names of its boards and in its driver version: no real one has either."""
 
 
-def marked_double(name: str | None, driver: str | None) -> str | None:
+def is_simulated(name: str | None, driver: str | None) -> str | None:
     """Why a board of this name and driver is no real one, or None."""
     if name is not None and DOUBLE_MARKS[0] in name:
         return f"a board is called {name!r}: a test double of the NVML library"
@@ -72,7 +72,7 @@ def double(handles: Iterable[Any]) -> str | None:
     """Why what NVML shows in this session is no real hardware, or None."""
     driver = text(ask(pynvml.nvmlSystemGetDriverVersion))
     names = [text(ask(pynvml.nvmlDeviceGetName, handle)) for handle in handles]
-    return next((why for name in (None, *names) if (why := marked_double(name, driver)) is not None), None)
+    return next((why for name in (None, *names) if (why := is_simulated(name, driver)) is not None), None)
 
 
 def board_uuid(uuid: str) -> str | None:

@@ -12,7 +12,7 @@ from random import Random
 from typing import Final
 
 from harness.core.clock import NS_PER_S
-from harness.plan.draw import stream
+from harness.plan.rng import stream
 from harness.plan.types import Schedule, Segment
 from harness.profile.stages import ArrivalRateStage, DiurnalStage, OpenStage, RampStage, StepStage
 

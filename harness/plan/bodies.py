@@ -13,8 +13,8 @@ from typing import Final
 
 from harness.core.records import Api
 from harness.plan import corpus, openai_forms
-from harness.plan.draw import stream
-from harness.plan.live import LiveTurn, Spoken, live_turn, render, tool_ids
+from harness.plan.assistant_turn import LiveTurn, ReplyBlock, live_turn, render, tool_ids
+from harness.plan.rng import stream
 from harness.plan.types import Block, Message, Part, PartKind, Place, RequestSettings, Role, Session, Thread, ToolDefinition
 
 CHUNK_WORDS = 24
@@ -103,7 +103,7 @@ class Conversation:
         self._live: dict[Place, LiveTurn] = {}
         self._tool_ids: dict[str, str] = {}  # the plan's id of a call -> the server's
 
-    def answered(self, turn_index: int, spoken: Sequence[Spoken]) -> bool:
+    def answered(self, turn_index: int, spoken: Sequence[ReplyBlock]) -> bool:
         """Take what the server answered to a turn; later bodies carry it in place of the recorded reply.
 
         Returns:

@@ -14,15 +14,15 @@ from typing import Any, Final
 
 from harness.core.errors import ProfileError
 from harness.core.records import ModelFacts, OutputLength, Purpose
-from harness.plan.ages import LEAST_POOL, MOST_POOL, Pool, span_ns
 from harness.plan.arrivals import arrivals_ns, schedule_of
 from harness.plan.bodies import LEAST_BUDGET_TOK
-from harness.plan.draw import stream
+from harness.plan.describe_load import in_words
+from harness.plan.residual_life import LEAST_POOL, MOST_POOL, Pool, span_ns
+from harness.plan.rng import stream
 from harness.plan.source import TraceSource, trace_sha256
 from harness.plan.types import RequestSettings, Schedule, Session, StagePlan, Turn
-from harness.plan.words import in_words
 from harness.plan.workloads.classes import SUBAGENT, PlainWorkload, WorkClass, class_of, make_classes, make_tree
-from harness.plan.workloads.heads import MESSAGE_OVERHEAD_TOK, Head
+from harness.plan.workloads.shared_prefix import MESSAGE_OVERHEAD_TOK, Head
 from harness.profile.schema import Profile
 from harness.profile.stages import AllAtOnceStage, ConcurrencyStage, OpenStage, ReplayStage, Stage
 from harness.profile.workloads import MixWorkload, ReplayWorkload, Workload

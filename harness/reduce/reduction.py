@@ -9,24 +9,24 @@ import numpy as np
 
 from harness.artifacts.atomic import write_json
 from harness.artifacts.layout import SCHEMA_VERSION, RunDir
+from harness.artifacts.run_summary import Agreement, StageSummary, Summary, Window
 from harness.core.metric_names import Concept
 from harness.core.metrics import METRIC_VERSION
-from harness.reduce import stage as stages
-from harness.reduce.classes import class_summaries
-from harness.reduce.client import client
-from harness.reduce.counters import LAST_LABELS, ServerCounters, wanted
-from harness.reduce.energy_classes import with_energy
-from harness.reduce.energy_summary import Flowing, RunEnergy, StageEnergy, run_energy
-from harness.reduce.load import Run, load_run, mapping, number, sequence
-from harness.reduce.quality import UNVERIFIED, quality
-from harness.reduce.recount import recounted
-from harness.reduce.rosetta import rosetta
-from harness.reduce.settle import settle
-from harness.reduce.stage import Flows, StageFigures
-from harness.reduce.summary import Agreement, StageSummary, Summary, Window
-from harness.reduce.unrecorded import unless_recorded
-from harness.reduce.verdict import judge
-from harness.reduce.windows import StageWindow, last_evidence, stage_windows
+from harness.reduce.figures import figures as stages
+from harness.reduce.figures.by_class import class_summaries
+from harness.reduce.figures.energy_by_class import with_energy
+from harness.reduce.figures.figures import Flows, StageFigures
+from harness.reduce.figures.other_tools import rosetta
+from harness.reduce.figures.run_energy import Flowing, RunEnergy, StageEnergy, run_energy
+from harness.reduce.figures.without_records import unless_recorded
+from harness.reduce.over_time.counters import LAST_LABELS, ServerCounters, wanted
+from harness.reduce.read.run import Run, load_run, mapping, number, sequence
+from harness.reduce.verdict.answers import UNVERIFIED, quality
+from harness.reduce.verdict.judge import judge
+from harness.reduce.verdict.load_generator import client
+from harness.reduce.verdict.recount import recounted
+from harness.reduce.windows.steady_state import settle
+from harness.reduce.windows.windows import StageWindow, last_evidence, stage_windows
 
 NS: Final = 1e-9
 _SERVER_COUNTERS: Final = (

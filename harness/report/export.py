@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from harness.artifacts.atomic import write_bytes
+from harness.artifacts.run_summary import Distribution, Figure, Summary
 from harness.core.errors import ProfileError
 from harness.core.metrics import METRICS
 from harness.core.records import Basis
 from harness.reduce.reduction import Reduction
 from harness.reduce.series import frame
-from harness.reduce.summary import Distribution, Figure, Summary
 
 STATISTICS: Final = ("mean", "p50", "p90", "p95", "p99", "p999", "min", "max")
 """Of a distribution, each a row of its own: `ttft_s.p99`."""

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from harness.artifacts.run_summary import Distribution, Figure, Summary
 from harness.core.metrics import METRICS
 from harness.core.records import Basis, Purpose
-from harness.reduce.summary import Distribution, Figure, Summary
-from harness.report import words
+from harness.report import numbers
 
 _RATIOS: Final = frozenset({"slo_met_ratio", "error_ratio", "prefix_hit_ratio"})
 _TOKEN_CLASSES: Final = {
@@ -123,16 +123,16 @@ def figure_row(key: str, figure: Figure) -> HeadlineRow:
     name, _, boundary = key.partition("@")
     definition = METRICS[name]
     if name in _RATIOS:
-        value, unit = words.share(figure.value), ""
+        value, unit = numbers.share(figure.value), ""
         between = ""
         if figure.ci_low is not None and figure.ci_high is not None:
-            between = f"{words.share(figure.ci_low)} – {words.share(figure.ci_high)}"
+            between = f"{numbers.share(figure.ci_low)} – {numbers.share(figure.ci_high)}"
     else:
-        value, unit = words.figure(figure.value, figure.unit)
-        between = words.interval(figure.ci_low, figure.ci_high, figure.unit)
+        value, unit = numbers.figure(figure.value, figure.unit)
+        between = numbers.interval(figure.ci_low, figure.ci_high, figure.unit)
     systematic = ""
     if figure.value is not None and figure.systematic_ratio:
-        systematic = f"± {words.share(figure.systematic_ratio)} systematic, which repeats do not remove"
+        systematic = f"± {numbers.share(figure.systematic_ratio)} systematic, which repeats do not remove"
     return HeadlineRow(
         key=key,
         title=definition.title + (f" ({boundary_words(boundary)})" if boundary else ""),
@@ -153,7 +153,7 @@ def boundary_words(boundary: str | None) -> str:
 
 def _quantile(key: str, name: str, quantile: str, distribution: Distribution) -> HeadlineRow:
     seconds = getattr(distribution, quantile)
-    value, unit = words.figure(seconds, "s")
+    value, unit = numbers.figure(seconds, "s")
     low, high = distribution.ci.get(quantile) or (None, None)
     if seconds is not None:
         note = f"{distribution.n:,} {'request' if distribution.n == 1 else 'requests'}"
@@ -166,7 +166,7 @@ def _quantile(key: str, name: str, quantile: str, distribution: Distribution) ->
         title=f"{METRICS[name].title}, {quantile}",
         value=value,
         unit=unit,
-        interval=words.interval(low, high, "s"),
+        interval=numbers.interval(low, high, "s"),
         basis=str(Basis.MEASURED if seconds is not None else Basis.ABSENT),
         boundary=boundary_words("client") if seconds is not None else "",
         tokens="",

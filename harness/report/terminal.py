@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Final
 
 from harness.artifacts.layout import RunDir
+from harness.artifacts.run_summary import Summary
 from harness.core.records import Severity
 from harness.reduce.reduction import reduce_fully, write_summary
-from harness.reduce.summary import Summary
 from harness.report.export import check_formats, export
 from harness.report.headline import headline_rows, purpose_sentence
-from harness.report.write import write_report
+from harness.report.run.write import write_report
 
 COLUMNS: Final = ("metric", "value", "unit", "95 % interval", "basis", "where")
 

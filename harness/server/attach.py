@@ -16,8 +16,8 @@ from harness.core.records import Endpoint, Gpu, ModelFacts, ServerInfo
 from harness.profile.schema import Profile
 from harness.profile.serving import AttachServer
 from harness.server.base import NO_NEEDS, Needs, Problem, RunContext, raise_problems, read_api_key
+from harness.server.one_request import DIRECT, client_options
 from harness.server.ready import Deadline, NotReadyError, not_ready, wait_ready
-from harness.server.wire import DIRECT, client_options
 
 _PROBE_TIMEOUT_S: Final = 5.0
 _CHECK_EVERY_NS: Final = 1_000_000_000

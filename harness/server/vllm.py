@@ -21,8 +21,8 @@ from harness.profile.schema import Profile
 from harness.profile.serving import TorchServer, VllmServer
 from harness.server.base import NO_NEEDS, Needs, Problem, RunContext, RunningServer, raise_problems, read_api_key, resolve_device
 from harness.server.environment import VLLM_PYTHON_VARIABLE, Environment, cuda, find_python, inspect, vllm_options
-from harness.server.managed import ReplicaPlan, ServicePlan, serve
 from harness.server.process import check_port_free, free_ports
+from harness.server.replicas import ReplicaPlan, ServicePlan, serve
 
 MODULE: Final = "vllm.entrypoints.openai.api_server"
 _GIB: Final = 1024**3

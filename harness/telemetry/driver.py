@@ -18,12 +18,12 @@ from harness.core.clock import NS_PER_S, ClockAnchor, now_ns, take_anchor
 from harness.core.errors import TelemetryError
 from harness.core.network import Network
 from harness.core.records import Boundary, Concern, Endpoint, Gpu, Severity
-from harness.hardware.gpus import double_of
+from harness.hardware.gpus import simulated_by
 from harness.profile.telemetry import Telemetry
-from harness.telemetry.prometheus_run import EMBEDDED, RunPrometheus
-from harness.telemetry.prometheus_server import Registry, same_origin
+from harness.telemetry.prometheus.run import EMBEDDED, RunPrometheus
+from harness.telemetry.prometheus.server import Registry, same_origin
 from harness.telemetry.recorder import RecorderConfig
-from harness.telemetry.sources.make import specs_of
+from harness.telemetry.sources.select import specs_of
 
 _START_TIMEOUT_S: Final = 30.0
 _STOP_TIMEOUT_S: Final = 10.0
@@ -162,7 +162,7 @@ class TelemetryRecorder:
     def _judge_sources(self) -> None:
         """Tell of doubles, and of sources that the profile names and that give nothing."""
         named = not isinstance(self._settings.power, str)
-        boards = double_of(self._gpus)
+        boards = simulated_by(self._gpus)
         if boards is not None and not any(probe["double"] for probe in self.power if probe["source"] == "nvml"):
             self._tell(Concern("double_hardware", self._double_severity, f"The deployment's boards are no real hardware: {boards}."))
         for probe in self.power:

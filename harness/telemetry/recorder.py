@@ -37,12 +37,12 @@ from harness.core.clock import now_ns
 from harness.core.errors import ArtifactError
 from harness.core.imports import keep_pandas_out
 from harness.core.network import Network
-from harness.telemetry.hosts import HostSampler
+from harness.telemetry.host import HostSampler
 from harness.telemetry.live import LiveReader, together
 from harness.telemetry.sampling import Loop, PowerSampler
 from harness.telemetry.scrape import MetricsClient, Scrape, Scraper
-from harness.telemetry.sources.boards import RUN_MARK, BoardReader
-from harness.telemetry.sources.make import Surroundings, make_source
+from harness.telemetry.sources.gpu_state import RUN_MARK, BoardReader
+from harness.telemetry.sources.select import SourceContext, make_source
 
 _NICE: Final = -5
 _ZSTD_LEVEL: Final = 3  # 55 kB of vLLM's exposition: 6.4 kB in 0.08 ms
@@ -144,7 +144,7 @@ class Recorder:
         self._scrape_count = 0
         self._failure_count = 0
         self._threads: list[threading.Thread] = []
-        around = Surroundings(config.gpu_uuids, config.power_interval_s, config.energy_interval_s, self._network())
+        around = SourceContext(config.gpu_uuids, config.power_interval_s, config.energy_interval_s, self._network())
         nvml_is_read = any(spec["kind"] == "nvml" for spec in config.power)
         run_id = os.environ.get(RUN_MARK) if config.count_foreign else None
         self._power_sampler = PowerSampler(

@@ -20,7 +20,7 @@ from typing import Any, Final
 from harness.core.clock import NS_PER_S, now_ns
 from harness.core.records import Boundary
 from harness.telemetry.sources.base import PowerProbe, PowerReading, PowerSource, What
-from harness.telemetry.sources.boards import BoardReader
+from harness.telemetry.sources.gpu_state import BoardReader
 
 STALE_POWER_S: Final = 3.0
 """A reading older than this is not shown as the present one."""
@@ -115,7 +115,7 @@ class PowerSampler:
     """Probes sources, samples those that answer, and writes what they say.
 
     Args:
-        sources: from `harness.telemetry.sources.make`.
+        sources: from `harness.telemetry.sources.select`.
         boards: reader of the boards' state; None: there is no board.
         append_power: takes rows of the power table.
         append_boards: takes rows of the boards table.

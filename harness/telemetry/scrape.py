@@ -142,7 +142,7 @@ def _left_s(deadline_ns: int) -> float:
 def _is_exposition(scrape: Scrape) -> bool:
     """Whether a whole body is what it should be: token counts will rest on scrapes that were asked for, so they are parsed at once."""
     # The parser takes memory and time to load, and most scrapes are parsed after the run.
-    from harness.artifacts.expositions import ExpositionError, parse
+    from harness.artifacts.prometheus_text import ExpositionError, parse
 
     try:
         parse(scrape.body or b"", scrape.content_type)

@@ -120,7 +120,7 @@ class LocustDriver:
         canary: a paced server on this host that each worker streams from all the while (`harness.traffic._locust.canary`); None: no canary.
         cores: cores that the Locust processes may run on; None: as this process.
         ready_timeout_s: for all processes.
-        arrival_stamps: time reads by the kernel's stamp of their arrival where it can be had (`harness.traffic._locust.readiness`).
+        arrival_stamps: time reads by the kernel's stamp of their arrival where it can be had (`harness.traffic._locust.stamped_reads`).
 
     Events are dicts with `event`:
         `stage_started` {stage, index, start_ns, window_start_ns, window_end_ns or None}: once a stage.

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from harness.artifacts.run_summary import Distribution, Figure, RequestCounts, Summary, Verdict, Window
 from harness.core.metrics import METRIC_VERSION, METRICS
 from harness.core.records import Basis, Concern, Severity, Status
-from harness.reduce.summary import Distribution, Figure, RequestCounts, Summary, Verdict, Window
 
 MakeRun = Callable[..., Path]
 

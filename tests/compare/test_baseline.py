@@ -9,10 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
+from harness.artifacts.baseline_copy import saved_of
 from harness.artifacts.finalize import finalize
 from harness.artifacts.layout import RunDir
-from harness.artifacts.results import load_result
-from harness.artifacts.saved import saved_of
+from harness.artifacts.run_result import load_result
 from harness.cli import app
 from harness.compare import baseline as baselines
 from harness.compare.baseline import BASELINE_FILE, list_baselines, save_baseline
@@ -324,7 +324,7 @@ def test_a_name_means_the_baseline_though_a_folder_here_has_it_too(make_run, tmp
     monkeypatch.chdir(tmp_path)
     save_baseline("h100", [make_run("a")])
     (tmp_path / "h100").mkdir()
-    from harness.compare.sides import find_baseline
+    from harness.compare.groups import find_baseline
 
     assert find_baseline("h100") == Path("results/reference/h100")
     assert find_baseline("./h100") == Path("h100")

@@ -14,8 +14,9 @@ from harness.compare.gates import Outcome
 from harness.core.errors import ArtifactError
 from harness.core.records import Status
 from harness.profile.thresholds import parse_threshold
-from harness.report import compare_view, compare_write
-from harness.report.compare_write import write_comparison
+from harness.report.comparison import view as compare_view
+from harness.report.comparison import write as compare_write
+from harness.report.comparison.write import write_comparison
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from harness.artifacts.results import load_result
-from harness.compare.table import systematic_error
+from harness.artifacts.run_result import load_result
+from harness.compare.ratios import systematic_error
 from harness.core.metrics import METRICS
 
 POWER = METRICS["power_w"]

@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 from harness.cli import app
 from harness.compare.compare import compare_runs
 from harness.profile.thresholds import parse_threshold
-from harness.report.compare_view import compare_view
-from harness.report.compare_write import comparison_html, write_comparison
+from harness.report.comparison.view import compare_view
+from harness.report.comparison.write import comparison_html, write_comparison
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import math
 import pytest
 
 from harness.compare.compare import MISMATCH_KEYS, Word, compare_runs
-from harness.compare.statistics import two_samples, variance
+from harness.compare.hypothesis_tests import two_samples, variance
 from harness.core.errors import ArtifactError, InvalidRunError, NotComparableError, ProfileError
 from harness.core.metrics import METRIC_VERSION
 from harness.core.records import Status

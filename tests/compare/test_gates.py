@@ -10,7 +10,7 @@ import pytest
 from harness.compare.compare import compare_runs
 from harness.compare.gate_output import github, junit, sentence, summary
 from harness.compare.gates import GATE_ALPHA, GateResult, Outcome, evaluate_gates, parse_gates, read_gates
-from harness.compare.statistics import two_samples
+from harness.compare.hypothesis_tests import two_samples
 from harness.core.errors import ProfileError
 from harness.profile.thresholds import parse_threshold
 
@@ -24,7 +24,7 @@ def judge(make_run):
 
     def evaluate(texts, b, a=QUIET, **changes):
         def runs(values, **more):
-            from harness.artifacts.results import load_result
+            from harness.artifacts.run_result import load_result
 
             return [load_result(make_run(f"r{next(made)}", seed=i, values={"output_tok_s": x}, **more)) for i, x in enumerate(values)]
 
@@ -129,7 +129,7 @@ def test_more_gates_make_each_harder_to_fail(judge):
 
 def test_energy_on_other_boards_must_be_worse_by_more_than_their_sensors(make_run):
     def runs(name, watts, uuid):
-        from harness.artifacts.results import load_result
+        from harness.artifacts.run_result import load_result
 
         return [load_result(make_run(f"{name}{i}", seed=i, uuid=uuid, values={"power_w": w})) for i, w in enumerate(watts)]
 
@@ -214,7 +214,7 @@ def test_a_share_of_a_baseline_needs_one(judge):
 def simulate(loss, times, repeats=5, cv=0.015):
     from pathlib import Path
 
-    from harness.artifacts.results import RunResult
+    from harness.artifacts.run_result import RunResult
 
     rng = np.random.default_rng(11)
     gate = [parse_threshold("output_tok_s >= 0.975 * baseline")]

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from harness.commands.display import QuietView
+from harness.commands.repeat import Variant, load_variants, plan_entries, run_series, start_series
+from harness.commands.run import RunResult
 from harness.compare.compare import compare_runs
-from harness.console import QuietView
 from harness.core.errors import ArtifactError, ExitCode, InterruptedRunError, NotComparableError, ProfileError, ServerError
-from harness.repeat import Variant, load_variants, plan_entries, run_series, start_series
-from harness.run import RunResult
 
 PROFILE = """\
 purpose: smoke
@@ -120,10 +120,10 @@ _KILLED = """\
 import json, os, signal, sys
 from contextlib import nullcontext
 from pathlib import Path
-from harness.console import QuietView
+from harness.commands.display import QuietView
 from harness.core.errors import ExitCode
-from harness.repeat import run_series
-from harness.run import RunResult
+from harness.commands.repeat import run_series
+from harness.commands.run import RunResult
 
 turns = []
 def run_one(profile, *, out, view, source=None, overrides=(), calibrate=True, repeat=None):
@@ -194,7 +194,7 @@ def test_what_makes_no_series_is_refused(profile, tmp_path):
 
 def test_between_runs_it_cools_down_as_long_as_the_slowest_profile_asks(profile, runner, tmp_path, monkeypatch):
     log = []
-    monkeypatch.setattr("harness.repeat.time.sleep", log.append)
+    monkeypatch.setattr("harness.commands.repeat.time.sleep", log.append)
 
     def run(*args, **kwargs):
         log.append("run")

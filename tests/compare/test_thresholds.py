@@ -3,9 +3,9 @@ from dataclasses import replace
 
 import pytest
 
+from harness.artifacts.run_summary import Figure
 from harness.compare.thresholds import COLUMNS, evaluate_thresholds
 from harness.core.errors import ProfileError
-from harness.reduce.summary import Figure
 
 
 @pytest.mark.parametrize(

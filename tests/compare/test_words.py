@@ -11,10 +11,10 @@ from typer.testing import CliRunner
 from harness.cli import app
 from harness.compare.compare import HEADLINE, compare_runs
 from harness.compare.gate_output import summary
-from harness.compare.statistics import ALPHA, welch
+from harness.compare.hypothesis_tests import ALPHA, welch
 from harness.core.records import Status
-from harness.report.compare_view import compare_view
-from harness.report.compare_write import comparison_html, comparison_markdown
+from harness.report.comparison.view import compare_view
+from harness.report.comparison.write import comparison_html, comparison_markdown
 
 SYSTEMS = {"base": (1.0, 0.01), "faster": (1.1, 0.01), "equal": (1.0, 0.01), "noisy": (1.1, 0.2)}
 WORDS = {

@@ -9,7 +9,7 @@ import sys
 import psutil
 import pytest
 
-from harness.testing.paced import Pace, PacedServer
+from harness.reference_server.server import Pace, PacedServer
 
 LONG = "{kind: concurrency, concurrency: 4, window_s: 120s}"
 

@@ -8,7 +8,7 @@ import urllib.request
 
 import pytest
 
-from harness.artifacts.expositions import parse
+from harness.artifacts.prometheus_text import parse
 
 pytestmark = pytest.mark.skipif(
     shutil.which("prometheus") is None, reason="needs the command prometheus (Debian: apt-get install prometheus)"

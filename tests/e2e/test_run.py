@@ -14,7 +14,7 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from harness.testing.paced import Pace, PacedServer
+from harness.reference_server.server import Pace, PacedServer
 
 SUMMARY_KEYS = {
     "schema_version", "run_id", "profile", "verdict", "window", "requests", "metrics", "latency", "reconciliation", "stages",

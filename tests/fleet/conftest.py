@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 import pytest
 
+from harness.artifacts.run_summary import Figure, RequestCounts, Summary, Verdict, Window
 from harness.core.metrics import METRIC_VERSION
 from harness.core.records import Basis, Concern, Severity, Status
-from harness.reduce.summary import Figure, RequestCounts, Summary, Verdict, Window
 
 MakeRun = Callable[..., Path]
 

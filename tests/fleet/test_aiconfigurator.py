@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from harness.artifacts.results import load_result
+from harness.artifacts.run_result import load_result
 from harness.cli import app
 from harness.core.errors import InvalidRunError, NotComparableError, PreflightError
 from harness.core.records import Status
-from harness.fleet import aiconfigurator
-from harness.fleet.aiconfigurator import COMMAND_VARIABLE, find_command, parse_answer, parse_fault, question_of, ratio_between
+from harness.fleet.estimate import aiconfigurator
+from harness.fleet.estimate.aiconfigurator import COMMAND_VARIABLE, find_command, parse_answer, parse_fault, question_of, ratio_between
 
 RECORDED = Path(__file__).parent / "aiconfigurator"
 LLAMA = "meta-llama/Meta-Llama-3.1-70B"

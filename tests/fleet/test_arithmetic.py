@@ -2,8 +2,8 @@
 
 import pytest
 
-from harness.fleet import arithmetic as a
-from harness.fleet.catalog import gpus
+from harness.fleet.site import arithmetic as a
+from harness.fleet.site.catalog import gpus
 
 WITHIN = 0.01
 

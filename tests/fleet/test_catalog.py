@@ -4,7 +4,7 @@ from dataclasses import fields
 import pytest
 
 from harness.core.errors import ProfileError
-from harness.fleet.catalog import (
+from harness.fleet.site.catalog import (
     PARTS,
     SITE_COLUMNS,
     Sourced,

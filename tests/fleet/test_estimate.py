@@ -6,9 +6,9 @@ import pytest
 
 from harness.core.errors import ArtifactError, InvalidRunError, NotComparableError, ProfileError
 from harness.core.records import Basis, Status
-from harness.fleet.arithmetic import facility_w_per_gpu
-from harness.fleet.catalog import Named, Site, Sourced, gpus, load_site, priors
-from harness.fleet.estimate import Options, draw, estimate
+from harness.fleet.estimate.estimate import Options, draw, estimate
+from harness.fleet.site.arithmetic import facility_w_per_gpu
+from harness.fleet.site.catalog import Named, Site, Sourced, gpus, load_site, priors
 
 
 def site(count=1000, *, power_mw=None, pue=None, usd_per_month=None, gpu="H100", **changes):

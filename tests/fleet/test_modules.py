@@ -4,9 +4,9 @@ import pytest
 
 from harness.core.errors import ProfileError
 from harness.core.records import Basis
-from harness.fleet.catalog import Named, Site, Sourced, check_overlap, gpus, priors
-from harness.fleet.estimate import Options, estimate
-from harness.fleet.modelled import Ratio
+from harness.fleet.estimate.estimate import Options, estimate
+from harness.fleet.estimate.gpu_ratio import Ratio
+from harness.fleet.site.catalog import Named, Site, Sourced, check_overlap, gpus, priors
 
 GB200 = ("NVIDIA GB200",) * 4
 MODULES = {"module": 4 * 1300.0}

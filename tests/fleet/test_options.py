@@ -7,10 +7,10 @@ import pytest
 
 from harness.core.errors import ArtifactError, InvalidRunError, NotComparableError, ProfileError
 from harness.core.records import Basis, Status
-from harness.fleet.catalog import Named, Site, Sourced, gpus, load_site, priors
-from harness.fleet.estimate import Options, estimate
-from harness.fleet.further import predict_replicas
-from harness.fleet.modelled import parse_ratio
+from harness.fleet.estimate.estimate import Options, estimate
+from harness.fleet.estimate.extra_runs import predict_replicas
+from harness.fleet.estimate.gpu_ratio import parse_ratio
+from harness.fleet.site.catalog import Named, Site, Sourced, gpus, load_site, priors
 
 H200 = ("NVIDIA H200",) * 8
 

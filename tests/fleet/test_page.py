@@ -7,14 +7,14 @@ import pytest
 from typer.testing import CliRunner
 
 from harness.cli import app
+from harness.commands.fleet import FleetRequest, fleet
 from harness.core.errors import InvalidRunError, NotComparableError
 from harness.core.records import Concern, Severity, Status
-from harness.fleet.estimate import Options
-from harness.fleet.forecast import TimeOptions
-from harness.report.fleet import FleetRequest, fleet
-from harness.report.fleet_figures import scaled
-from harness.report.fleet_view import fleet_view
-from harness.report.fleet_write import fleet_html, write_fleet
+from harness.fleet.estimate.estimate import Options
+from harness.fleet.over_time.forecast import TimeOptions
+from harness.report.fleet.figures import scaled
+from harness.report.fleet.view import fleet_view
+from harness.report.fleet.write import fleet_html, write_fleet
 from harness.report.serve import served, show
 
 SITE = """
@@ -108,7 +108,7 @@ def test_the_scenarios_numbers_stand_in_their_columns(written):
 
 def test_the_charts_numbers_are_the_estimates(written, monkeypatch):
     e, f = written[0].cases[0].estimate, written[0].cases[0].forecast
-    monkeypatch.setattr("harness.report.fleet_charts.draw", lambda spec: spec)
+    monkeypatch.setattr("harness.report.fleet.charts.draw", lambda spec: spec)
     charts = fleet_view(written[0].cases).charts
     assert charts["waterfall-tokens"].table.rows[-1][2] == f"{scaled(e.figure('output_tok_s').value)} tok/s"
     # More load lowers the cost: the end of its P95 is the lower one.
@@ -265,7 +265,7 @@ def command(*arguments):
 @pytest.fixture
 def undrawn(monkeypatch):
     """The command without its charts, which other tests look at."""
-    monkeypatch.setattr("harness.report.fleet_view.fleet_charts_of", lambda estimated, forecasted: {})
+    monkeypatch.setattr("harness.report.fleet.view.fleet_charts_of", lambda estimated, forecasted: {})
 
 
 def test_the_command_writes_three_files_and_prints_them(make_run, site, tmp_path, undrawn):

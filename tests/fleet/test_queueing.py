@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from harness.fleet.queueing import erlang_c, halfin_whitt, mean_down, poisson_quantile, staffed_utilisation
+from harness.fleet.over_time.queueing import erlang_c, halfin_whitt, mean_down, poisson_quantile, staffed_utilisation
 
 LLAMA = 8 / 50_677  # failures of an 8-GPU node an hour
 RSC = 6.5 / 1000 / 24

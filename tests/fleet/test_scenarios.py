@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness.artifacts.results import load_result
+from harness.artifacts.run_result import load_result
 from harness.core.errors import PreflightError, ProfileError
-from harness.fleet.catalog import Named, Site, Sourced, load_site
-from harness.fleet.estimate import Options, estimate
-from harness.fleet.forecast import TimeOptions, forecast, outlook_of, pool_of
-from harness.fleet.scenarios import Outlook, Parameter, ScenarioTask, choose, play, read_scenarios, shipped_scenarios
-from harness.fleet.simulate import simulate
-from harness.fleet.spread import spread
+from harness.fleet.estimate.estimate import Options, estimate
+from harness.fleet.over_time.forecast import TimeOptions, forecast, outlook_of, pool_of
+from harness.fleet.over_time.parallel import spread
+from harness.fleet.over_time.scenarios import Outlook, Parameter, ScenarioTask, choose, play, read_scenarios, shipped_scenarios
+from harness.fleet.over_time.simulate import simulate
+from harness.fleet.site.catalog import Named, Site, Sourced, load_site
 
 GRID = np.linspace(0, 2, 201)
 

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.core.errors import ProfileError
-from harness.fleet.failures import FailureClass, Failures, count_by_hour, failure_blocks, failure_classes, mean_by_hour
-from harness.fleet.queueing import erlang_c, poisson_quantile
-from harness.fleet.simulate import Pool, closed_forms, diurnal, read_trace, simulate
+from harness.fleet.over_time.failures import FailureClass, Failures, count_by_hour, failure_blocks, failure_classes, mean_by_hour
+from harness.fleet.over_time.queueing import erlang_c, poisson_quantile
+from harness.fleet.over_time.simulate import Pool, closed_forms, diurnal, read_trace, simulate
 
 DAY = FailureClass("any", "any", 1 / 50_677, 1, 0.0, 24.0, 1.0, "Llama 3", "2024-07")
 NEVER = replace(DAY, per_gpu_h=0.0)

@@ -9,7 +9,7 @@ import pytest
 
 from harness.core.errors import PreflightError
 from harness.core.records import Gpu
-from harness.hardware.gpus import double_of, nvidia_device_present, resolve_gpus
+from harness.hardware.gpus import nvidia_device_present, resolve_gpus, simulated_by
 
 UUIDS = [f"GPU-d0ub1e00-0000-0000-0000-{i:012d}" for i in range(4)]
 
@@ -161,6 +161,6 @@ def test_a_machine_without_a_device() -> None:
 
 def test_boards_of_the_double_are_known_as_doubles_and_real_ones_are_not() -> None:
     real = Gpu("GPU-a", 0, name="NVIDIA H100 80GB HBM3", driver_version="570.86.15")
-    assert double_of([real, Gpu("GPU-b", 1)]) is None
-    assert "NVML TEST DOUBLE" in str(double_of([real, Gpu("GPU-c", 2, name="NVML TEST DOUBLE A", driver_version="570.86.15")]))
-    assert "999.00-double" in str(double_of([Gpu("GPU-d", 0, driver_version="999.00-double")]))
+    assert simulated_by([real, Gpu("GPU-b", 1)]) is None
+    assert "NVML TEST DOUBLE" in str(simulated_by([real, Gpu("GPU-c", 2, name="NVML TEST DOUBLE A", driver_version="570.86.15")]))
+    assert "999.00-double" in str(simulated_by([Gpu("GPU-d", 0, driver_version="999.00-double")]))

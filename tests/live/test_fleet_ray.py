@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from harness.core.errors import PreflightError
-from harness.fleet.forecast import simulate_task
-from harness.fleet.scenarios import Outlook, ScenarioTask, choose, play
-from harness.fleet.simulate import Pool, diurnal
-from harness.fleet.spread import spread
+from harness.fleet.over_time.forecast import simulate_task
+from harness.fleet.over_time.parallel import spread
+from harness.fleet.over_time.scenarios import Outlook, ScenarioTask, choose, play
+from harness.fleet.over_time.simulate import Pool, diurnal
 
 pytestmark = pytest.mark.live
 

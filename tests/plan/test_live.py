@@ -5,20 +5,20 @@ import json
 import pytest
 
 from harness.core.records import Api
+from harness.plan.assistant_turn import ReplyBlock, SpokenKind
 from harness.plan.bodies import Conversation, Texts
-from harness.plan.live import Spoken, SpokenKind
-from harness.plan.rows import plan_rows
+from harness.plan.plan_table import plan_rows
 from harness.plan.types import PartKind
 
 CLOSED = {"kind": "concurrency", "concurrency": 2, "sessions": 6}
-TEXT = Spoken(SpokenKind.TEXT, rb"Gr\u00fc\u00dfe \"live\"")
-CALL = Spoken(SpokenKind.TOOL_USE, rb"{\"command\": \"ls\"}", tool_id="toolu_live", tool_name="Bash")
-THOUGHT = Spoken(SpokenKind.THINKING, b"hm", signature="sig=")
-SECRET = Spoken(SpokenKind.REDACTED_THINKING, b"c2VjcmV0")
+TEXT = ReplyBlock(SpokenKind.TEXT, rb"Gr\u00fc\u00dfe \"live\"")
+CALL = ReplyBlock(SpokenKind.TOOL_USE, rb"{\"command\": \"ls\"}", tool_id="toolu_live", tool_name="Bash")
+THOUGHT = ReplyBlock(SpokenKind.THINKING, b"hm", signature="sig=")
+SECRET = ReplyBlock(SpokenKind.REDACTED_THINKING, b"c2VjcmV0")
 
 
 def spoken(kind, text, **more):
-    return Spoken(SpokenKind(kind), json.dumps(text)[1:-1].encode(), **more)
+    return ReplyBlock(SpokenKind(kind), json.dumps(text)[1:-1].encode(), **more)
 
 
 def talk(plan, *, calls):

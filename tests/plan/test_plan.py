@@ -14,7 +14,7 @@ from harness.core.errors import ProfileError
 from harness.core.records import ModelFacts
 from harness.plan.bodies import Conversation, Texts
 from harness.plan.build import make_plan, workload_sha256
-from harness.plan.rows import PlanTotals, body_hashes, plan_rows
+from harness.plan.plan_table import PlanTotals, body_hashes, plan_rows
 from harness.plan.types import PartKind
 from harness.profile.schema import Profile
 

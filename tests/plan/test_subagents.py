@@ -5,10 +5,10 @@ import json
 
 import pytest
 
-from harness.plan.ages import REQUEST_NS, span_ns
 from harness.plan.bodies import Conversation, Texts
+from harness.plan.plan_table import PlanTotals, plan_rows
 from harness.plan.replay import ReplayTally, replay_sessions
-from harness.plan.rows import PlanTotals, plan_rows
+from harness.plan.residual_life import REQUEST_NS, span_ns
 from harness.plan.traces import open_trace
 from harness.plan.types import PartKind
 

@@ -6,9 +6,9 @@ from collections import Counter
 
 import pytest
 
-from harness.plan.rows import known_prefixes
+from harness.plan.plan_table import known_prefixes
 from harness.plan.types import PartKind
-from harness.plan.workloads.heads import MESSAGE_OVERHEAD_TOK
+from harness.plan.workloads.shared_prefix import MESSAGE_OVERHEAD_TOK
 
 OPEN = {"kind": "arrival_rate", "rate_per_s": 1, "window_s": 3600}
 UNSCALED = 262_144

@@ -8,10 +8,10 @@ import pytest
 
 from harness.artifacts import tables
 from harness.artifacts.layout import RunDir
+from harness.artifacts.run_summary import Summary
 from harness.core.errors import EXIT_MEANINGS
 from harness.core.records import Outcome, RunState
 from harness.profile.load import InvalidProfileError, load_profile_text
-from harness.reduce.summary import Summary
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 RUN_DIRECTORY = (DOCS / "run-directory.md").read_text(encoding="utf-8")

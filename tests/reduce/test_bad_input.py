@@ -15,10 +15,10 @@ import pytest
 from harness.artifacts import tables
 from harness.artifacts.finalize import finalize
 from harness.artifacts.layout import RunDir
+from harness.artifacts.run_summary import Summary, read_summary
 from harness.core.errors import ArtifactError, HarnessError
 from harness.reduce import reduce_run, write_summary
 from harness.reduce.reduction import reduce_fully
-from harness.reduce.summary import Summary, read_summary
 from harness.report.export import as_csv, as_openmetrics, rows
 
 S = 1_000_000_000

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from harness.artifacts.layout import SCHEMA_VERSION
+from harness.artifacts.run_summary import read_summary
 from harness.reduce import reduce_run, write_summary
-from harness.reduce.summary import read_summary
 
 EARLY = Path(__file__).parent / "fixtures" / "run-early"
 

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from harness.reduce.energy import energies
-from harness.reduce.energy_curves import from_power
-from harness.reduce.energy_error import Gain, MeterCalibration, combined_ratio
-from harness.reduce.energy_idle import above
+from harness.reduce.energy.curves import from_power
+from harness.reduce.energy.devices import energies
+from harness.reduce.energy.idle import above
+from harness.reduce.energy.sensor_gain import Gain, MeterCalibration, combined_ratio
 
 S = 1e9
 END_S = 80.0

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from harness.reduce.energy_attribution import (
+from harness.reduce.energy.attribution import (
     CONDITION_LIMIT,
     TERMS,
     StageSlices,

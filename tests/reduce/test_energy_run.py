@@ -15,14 +15,14 @@ from harness.artifacts.journal import JournalWriter
 from harness.artifacts.layout import RunDir
 from harness.cli import app
 from harness.core.errors import ArtifactError, ProfileError
-from harness.core.ladder import HOST_POWER_SHARE, HOST_RATED_W, NETWORK_STORAGE_RATIO, PUE, host_rated_w
-from harness.fleet.catalog import gpus as fleet_gpus
-from harness.fleet.catalog import priors as fleet_priors
+from harness.core.power_boundaries import HOST_POWER_SHARE, HOST_RATED_W, NETWORK_STORAGE_RATIO, PUE, host_rated_w
+from harness.fleet.site.catalog import gpus as fleet_gpus
+from harness.fleet.site.catalog import priors as fleet_priors
 from harness.reduce import reduce_run
-from harness.reduce.energy_boards import REASONS
-from harness.reduce.energy_calibrate import calibrate
-from harness.reduce.energy_text import energy_tables
+from harness.reduce.energy.calibrate import calibrate
+from harness.reduce.energy.gpu_state import REASONS
 from harness.reduce.reduction import reduce_fully
+from harness.report.run.energy_text import energy_tables
 
 IDLE_W, READY_W, LOAD_W = 80.0, 110.0, 300.0
 GRID = {"grid_kgco2_per_kwh": 0.4, "grid_source": "somewhere, 2025"}

@@ -16,17 +16,18 @@ from hypothesis import strategies as st
 
 from harness.artifacts.layout import RunDir
 from harness.core.errors import ArtifactError
-from harness.reduce import flow, requests, scratch, tokens
-from harness.reduce.flow import Flow
-from harness.reduce.load import load_run
+from harness.reduce.over_time import flow, tokens
+from harness.reduce.over_time.flow import Flow
+from harness.reduce.read import requests, spill
+from harness.reduce.read.requests import hashes
+from harness.reduce.read.run import load_run
 from harness.reduce.reduction import reduce_run
-from harness.reduce.requests import hashes
 
 
 @pytest.fixture(name="tiny_limits")
 def _tiny_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything counts as large, and blocks hold a few rows."""
-    monkeypatch.setattr(scratch, "LARGE_BYTES", 64)
+    monkeypatch.setattr(spill, "LARGE_BYTES", 64)
     monkeypatch.setattr(flow, "BLOCK", 3)
     monkeypatch.setattr(requests, "_BATCH_ROWS", 17)
     monkeypatch.setattr(requests, "PART_ROWS", 11)
@@ -112,15 +113,15 @@ def test_hashes_are_equal_for_equal_strings_alone(words: list[str | None]) -> No
 
 @pytest.mark.usefixtures("tiny_limits")
 def test_large_columns_live_in_files_and_keep_what_they_hold_when_their_memory_is_given_back() -> None:
-    growing = scratch.Growing(np.float64)
+    growing = spill.ColumnBuilder(np.float64)
     for number in range(10):
         growing.add(np.arange(number * 10.0, number * 10.0 + 10))
-    grown, fixed = growing.taken(), scratch.column(1000, np.int32)
+    grown, fixed = growing.finish(), spill.column(1000, np.int32)
     fixed[:] = 7
-    scratch.release(grown, fixed)
+    spill.release(grown, fixed)
     assert (grown == np.arange(100.0)).all()
     assert (fixed == 7).all()
-    assert len(growing.taken()) == 0
+    assert len(growing.finish()) == 0
 
 
 @pytest.mark.usefixtures("tiny_limits")
@@ -164,7 +165,7 @@ def test_rows_have_one_order_and_stay_whole_in_it(noisy: Callable[..., Any], tmp
 def test_what_a_journal_gains_while_it_is_read_waits_for_the_next_time(noisy: Callable[..., Any], tmp_path: Path) -> None:
     root = noisy(1, requests=30, one_batch=True, workers=1).write(tmp_path / "run")
 
-    class Growing(requests.RequestsSource):
+    class ColumnBuilder(requests.RequestsSource):
         """Its second reading finds every record twice."""
 
         def batches(self, columns: Any = None) -> Iterator[pa.RecordBatch]:
@@ -174,7 +175,7 @@ def test_what_a_journal_gains_while_it_is_read_waits_for_the_next_time(noisy: Ca
                     yield batch
 
     source = requests.RequestsSource.of(RunDir(root), [])
-    read, _ = requests.read_requests(Growing(source.parquet, source.journals), 0)
+    read, _ = requests.read_requests(ColumnBuilder(source.parquet, source.journals), 0)
     assert len(read) == len(read.error) == 30
 
 

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.core.metric_names import Concept
-from harness.reduce.counters import ServerCounters, unwrap
-from harness.reduce.load import Samples
-from harness.reduce.stats import BATCH_COUNTS, distribution, percentile, ratio_interval
+from harness.reduce.over_time.counters import ServerCounters, unwrap
+from harness.reduce.read.run import Samples
+from harness.reduce.statistics.intervals import BATCH_COUNTS, distribution, percentile, ratio_interval
 
 steps = st.lists(st.integers(0, 1000), min_size=1, max_size=40)
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from harness.artifacts.quality import Answer
 from harness.reduce import reduce_run
-from harness.reduce.quality import agreement, logprob_differences
+from harness.reduce.verdict.answers import agreement, logprob_differences
 
 WORDS = ["the", "sky", "is", "blue", "since", "light", "of", "short", "waves"]
 

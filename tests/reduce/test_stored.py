@@ -10,12 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.artifacts.results import load_result
-from harness.artifacts.summaries import migrated
-from harness.core.errors import ArtifactError
-from harness.core.records import Basis, Concern, Severity, Status
-from harness.reduce import reduce_run, write_summary
-from harness.reduce.summary import (
+from harness.artifacts.run_result import load_result
+from harness.artifacts.run_summary import (
     Agreement,
     ClassSummary,
     Distribution,
@@ -27,6 +23,10 @@ from harness.reduce.summary import (
     Window,
     read_summary,
 )
+from harness.artifacts.summaries import migrated
+from harness.core.errors import ArtifactError
+from harness.core.records import Basis, Concern, Severity, Status
+from harness.reduce import reduce_run, write_summary
 
 text = st.text(max_size=8)
 number = st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(10**6), 10**6)

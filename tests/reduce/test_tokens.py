@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from harness.reduce import reduce_run
-from harness.reduce.energy_attribution import decode_context
-from harness.reduce.load import Run, load_run
-from harness.reduce.stage import Flows, flows, flows_of
-from harness.reduce.tokens import gaps, moments, output, output_of, tpot
+from harness.reduce.energy.attribution import decode_context
+from harness.reduce.figures.figures import Flows, flows, flows_of
+from harness.reduce.over_time.tokens import gaps, moments, output, output_of, tpot
+from harness.reduce.read.run import Run, load_run
 
 S = 1e9
 

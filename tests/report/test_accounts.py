@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from harness.reduce.reduction import reduce_fully
-from harness.report import words
-from harness.report.accounts import _cell, classes, quality, recount_row, rosetta, rosetta_notes
-from harness.report.view import view
-from harness.report.write import markdown
+from harness.report import numbers
+from harness.report.run.accounts import _cell, classes, quality, recount_row, rosetta, rosetta_notes
+from harness.report.run.view import view
+from harness.report.run.write import markdown
 
 
 @pytest.fixture(name="run")
@@ -34,21 +34,21 @@ def test_classes_stand_beside_each_other(run: Path) -> None:
     rate, ttft = code.metrics["output_tok_s"].value, code.latency["ttft_s"]
     good, bad = code.metrics["slo_met_ratio"].value, code.metrics["error_ratio"].value
     assert list(found[2][1]) == [
-        "code", words.plain(code.requests.in_window), f"{words.plain(rate)} tok/s",
-        f"{words.plain(code.metrics['input_computed_tok_s'].value)} tok/s", words.duration(ttft.p50), words.duration(ttft.p99),
-        words.duration(code.latency["tpot_s"].p50), words.duration(code.latency["e2e_s"].p99), words.share(good), words.share(bad),
+        "code", numbers.plain(code.requests.in_window), f"{numbers.plain(rate)} tok/s",
+        f"{numbers.plain(code.metrics['input_computed_tok_s'].value)} tok/s", numbers.duration(ttft.p50), numbers.duration(ttft.p99),
+        numbers.duration(code.latency["tpot_s"].p50), numbers.duration(code.latency["e2e_s"].p99), numbers.share(good), numbers.share(bad),
     ]  # fmt: skip
     one = replace(summary, classes=(replace(code, metrics={}), code))
     table = classes(one)
     assert table is not None
-    assert [table[2][0][i] for i in (2, 3, 8, 9)] == [words.DASH] * 4
+    assert [table[2][0][i] for i in (2, 3, 8, 9)] == [numbers.DASH] * 4
     assert classes(replace(summary, classes=(code,))) is None
 
 
 @pytest.mark.parametrize(
     ("cell", "unit", "text"),
     [
-        (None, "s", words.DASH),
+        (None, "s", numbers.DASH),
         ((0.1, 0.2), "s", "100 / 200 ms"), ((0.1, 2.0), "s", "100 ms / 2 s"), ((1.5, 2.5), "tok/s", "1.500 / 2.500"),
         (90.0, "s", "90 s"), (38.844, "tok/s", "38.84"), (0.5, "1", "0.5000"),
     ],
@@ -70,7 +70,7 @@ def test_other_tools_stand_below_each_other_and_empty_terms_are_left_out(run: Pa
     assert "TTFT, p50 / p99" in head
     ttft = summary.latency["ttft_s"]
     assert rows[0][list(head).index("TTFT, p50 / p99")] == _cell((ttft.p50, ttft.p99), "s")
-    assert rows[0][list(head).index("Output, tok/s")] == words.plain(summary.metrics["output_tok_s"].value)
+    assert rows[0][list(head).index("Output, tok/s")] == numbers.plain(summary.metrics["output_tok_s"].value)
     notes = rosetta_notes(summary)
     assert any("upper bound" in note for note in notes)
     assert not any("None" in note for note in notes)  # terms without a remark have no line

@@ -13,7 +13,7 @@ from harness.artifacts.layout import RunDir
 from harness.compare.compare import compare_runs
 from harness.profile.thresholds import parse_threshold
 from harness.reduce.reduction import reduce_run, write_summary
-from harness.report.compare_write import write_comparison
+from harness.report.comparison.write import write_comparison
 
 
 @pytest.fixture(name="written", scope="session")

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from harness.report.energy_view import energy_view
+from harness.report.run.energy import energy_view
 from harness.report.tables import Table
 
 BOARD = {

@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
+from harness.artifacts.run_summary import Distribution, Figure
 from harness.core.metrics import METRICS
 from harness.core.records import Basis
 from harness.reduce.reduction import Reduction, reduce_fully
-from harness.reduce.summary import Distribution, Figure
-from harness.report import words
-from harness.report.environment import environment
+from harness.report import numbers
 from harness.report.headline import boundary_words, figure_row, rows_of
-from harness.report.sentence import sentence
+from harness.report.run.description import sentence
+from harness.report.run.environment import environment
 
 
 @pytest.fixture(name="reduction", scope="module")
@@ -65,7 +65,7 @@ def test_what_it_does_not_say_is_left_out_or_a_dash(reduction: Reduction) -> Non
     found = told(replace(reduction, summary=replace(reduction.summary, host=hosts)))
     assert {key: text for key, text in found.items() if key.startswith("CPU in use")} == {"CPU in use, whole host": "1 core (p95 1)"}
     bare = replace(reduction, summary=replace(reduction.summary, host={}))
-    assert told(bare, **nothing, seed=None) == {"Run": "20260801T120000Z-oracle-abc123", "GPU": "none", "Seed": words.DASH}
+    assert told(bare, **nothing, seed=None) == {"Run": "20260801T120000Z-oracle-abc123", "GPU": "none", "Seed": numbers.DASH}
     gpu = {"index": 3, "name": None, "memory_bytes": None, "power_limit_w": 500.0, "power_limit_default_w": None}
     found = told(reduction, hardware={"gpus": [gpu, gpu | {"index": 4, "name": "B"}]})
     assert found["GPU 3"] == "GPU, memory not known, power limit 500 W"  # boards that differ have a row each
@@ -99,7 +99,7 @@ def test_a_figures_row_has_boundary_basis_tokens_interval_and_what_repeats_do_no
     share = figure_row("slo_met_ratio", Figure(0.9996, "1", 0.99, 1.0, boundary="client"))
     assert (share.value, share.unit, share.interval, share.note) == ("> 99.9 %", "", "99 % – 100 %", "")
     absent = figure_row("output_tok_s", Figure(None, "tok/s", basis=Basis.ABSENT, note="why", systematic_ratio=0.05))
-    assert (absent.value, absent.unit, absent.basis, absent.tokens, absent.note) == (words.DASH, "", "absent", "output", "why")
+    assert (absent.value, absent.unit, absent.basis, absent.tokens, absent.note) == (numbers.DASH, "", "absent", "output", "why")
     assert figure_row("slo_met_ratio", Figure(0.5, "1", None, 1.0)).interval == ""
 
 
@@ -114,7 +114,7 @@ def test_percentiles_say_over_how_many_or_why_they_are_absent() -> None:
     )
     assert rows["e2e_s.p50"].note == "1,200 requests"
     assert rows["e2e_s.p99"].note == "beyond what is known: 300 of 1,500 requests never got there"
-    assert (rows["e2e_s.p99"].basis, rows["e2e_s.p99"].boundary, rows["e2e_s.p99"].value) == ("absent", "", words.DASH)
+    assert (rows["e2e_s.p99"].basis, rows["e2e_s.p99"].boundary, rows["e2e_s.p99"].value) == ("absent", "", numbers.DASH)
     assert rows["tpot_s.p50"].note == "no request got there"
 
 

@@ -14,10 +14,10 @@ from ruamel.yaml import YAML
 from harness.core.metrics import METRICS
 from harness.core.records import Concern, Severity
 from harness.reduce import reduce_run
-from harness.report import headline_rows, words, write_report
+from harness.report import headline_rows, numbers, write_report
 from harness.report.charts import draw, inline, themed
 from harness.report.headline import purpose_sentence
-from harness.report.view import _concern
+from harness.report.run.view import _concern
 
 
 @pytest.mark.browser
@@ -185,7 +185,7 @@ class TestText:
         for row in rows:
             if row.basis == "absent":
                 assert row.note
-                assert row.value == words.DASH
+                assert row.value == numbers.DASH
                 continue
             value = row.value.replace(" ", "\u00a0")
             assert (f"**{value}**&nbsp;{row.unit}" if row.unit else f"**{value}**") in markdown
@@ -225,18 +225,18 @@ class TestWords:
         [(None, "—"), (0, "0"), (1234567, "1,234,567"), (60.15, "60.15"), (1234.567, "1,235"), (0.10025, "0.1003"), (float("nan"), "—")],
     )
     def test_numbers(self, value: float | None, text: str) -> None:
-        assert words.plain(value) == text
+        assert numbers.plain(value) == text
 
     @pytest.mark.parametrize(
         ("seconds", "text"),
         [(None, "—"), (0.0000213, "21.3 µs"), (0.2, "200 ms"), (1.234, "1.23 s"), (600, "10 min"), (9000, "2.50 h")],
     )
     def test_times(self, seconds: float | None, text: str) -> None:
-        assert words.duration(seconds) == text
+        assert numbers.duration(seconds) == text
 
     @pytest.mark.parametrize(("seconds", "text"), [(0.0009999, "1.00 ms"), (0.9999, "1.00 s"), (119.96, "2.00 min"), (7199.9, "2.00 h")])
     def test_times_that_round_up_to_a_larger_unit_are_told_in_it(self, seconds: float, text: str) -> None:
-        assert words.duration(seconds) == text
+        assert numbers.duration(seconds) == text
 
     @pytest.mark.parametrize(
         ("low", "high", "unit", "text"),
@@ -246,11 +246,11 @@ class TestWords:
         ],
     )  # fmt: skip
     def test_ends_of_an_interval_differ_as_they_are_read(self, low: float | None, high: float | None, unit: str, text: str) -> None:
-        assert words.interval(low, high, unit) == text
+        assert numbers.interval(low, high, unit) == text
 
     @pytest.mark.parametrize(("ratio", "text"), [(None, "—"), (1, "100 %"), (0.99999, "> 99.9 %"), (0, "0 %"), (0.00001, "< 0.1 %")])
     def test_shares_never_round_to_all_or_nothing(self, ratio: float | None, text: str) -> None:
-        assert words.share(ratio) == text
+        assert numbers.share(ratio) == text
 
 
 def test_what_a_run_was_for_is_not_guessed(run_dir: Path) -> None:
@@ -273,7 +273,7 @@ def test_figures_of_concerns_have_their_unit_and_no_filling_zeros(code: str, val
 
 def test_one_drawing_serves_all_themes(run_dir: Path) -> None:
     from harness.reduce.reduction import reduce_fully
-    from harness.report.view import view
+    from harness.report.run.view import view
 
     chart = view(reduce_fully(run_dir)).charts["throughput"].chart
     drawing = draw(chart, (330, 210))

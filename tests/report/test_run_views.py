@@ -8,16 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 
+from harness.artifacts.run_summary import Window
 from harness.reduce.reduction import Reduction, reduce_fully
 from harness.reduce.series import Series
-from harness.reduce.summary import Window
-from harness.report import words
+from harness.report import numbers
 from harness.report.charts import SERIES, WIDE, Chart, Line, _fitting, draw, themed
-from harness.report.objectives import objectives
-from harness.report.server_view import cache, server
-from harness.report.timeline import _curve, charts
-from harness.report.view import view
-from harness.report.write import markdown
+from harness.report.run.server import cache, server
+from harness.report.run.slos import objectives
+from harness.report.run.timeline import _curve, charts
+from harness.report.run.view import view
+from harness.report.run.write import markdown
 
 
 @pytest.fixture(name="mixed", scope="module")
@@ -50,12 +50,12 @@ class TestObjectives:
         assert table.caption == "Objectives, over the 9 requests intended in the window, without 1 that the plan cancelled"
         assert table.head == ("Objective", "Limit", "Met by", "p50", "p90", "p99")
         assert [row[:3] for row in table.rows] == [
-            ["Time to first token", "≤ 250 ms", words.share(5 / 9)],
-            ["Time per output token", "≤ 60 ms", words.share(6 / 9)],
-            ["All of them", "", words.share(4 / 9)],
+            ["Time to first token", "≤ 250 ms", numbers.share(5 / 9)],
+            ["Time per output token", "≤ 60 ms", numbers.share(6 / 9)],
+            ["All of them", "", numbers.share(4 / 9)],
         ]
         ttft = mixed.summary.latency["ttft_s"]
-        assert table.rows[0][3:] == [words.duration(value) for value in (ttft.p50, ttft.p90, ttft.p99)]
+        assert table.rows[0][3:] == [numbers.duration(value) for value in (ttft.p50, ttft.p90, ttft.p99)]
 
     def test_without_limits_window_or_requests_there_is_no_table(self, mixed: Reduction) -> None:
         assert objectives(replace(mixed, summary=replace(mixed.summary, slos={"ttft_s": None}))) is None
@@ -167,7 +167,7 @@ class TestDistributions:
     def test_the_table_beside_has_the_percentiles_of_the_summary(self, mixed: Reduction) -> None:
         rows = charts(mixed, grid({"output_tok_s": [1.0, 1.0]}))["latency"].table.rows
         ttft, e2e = mixed.summary.latency["ttft_s"], mixed.summary.latency["e2e_s"]
-        assert list(rows[0]) == ["50 %", words.duration(ttft.p50), words.duration(e2e.p50)]
+        assert list(rows[0]) == ["50 %", numbers.duration(ttft.p50), numbers.duration(e2e.p50)]
         assert list(rows[3]) == ["99 %", "—", "—"]  # in the share of those that never got there
 
     def test_the_largest_classes_have_a_line_each_and_the_others_are_named_as_left_out(
@@ -244,7 +244,7 @@ class TestServer:
         assert counters.rows == [("Prompt tokens", "2,000", "99.98 /s"), ("Generated tokens", "100", "5 /s")]
         assert gauges.rows == [("Requests in the batch", "2.50", "4", "20"), ("KV cache in use", "4.5 %", "8 %", "20")]
         ttft = mixed.summary.latency["ttft_from_sent_s"]
-        own = tuple(words.duration(value) for value in (ttft.mean, ttft.p50, ttft.p99))
+        own = tuple(numbers.duration(value) for value in (ttft.mean, ttft.p50, ttft.p99))
         assert histograms.rows[0] == ("Time to first token", "210 ms", "100 ms – 250 ms", "over 2.50 s", "10", *own)
         assert histograms.rows[1][:5] == ("Time between tokens", "50 ms", "—", "—", "80")
         assert "vllm's names" in counters.caption
@@ -264,7 +264,7 @@ class TestServer:
         table = cache(reduction)
         assert table is not None
         assert [(row[0], row[2]) for row in table.rows] == [
-            ("Read from cache", "3 tok/s"), ("Computed", "2 tok/s"), ("Written to cache", words.DASH), ("All input", "1 tok/s"),
+            ("Read from cache", "3 tok/s"), ("Computed", "2 tok/s"), ("Written to cache", numbers.DASH), ("All input", "1 tok/s"),
             ("Share read from cache", "300 %"),
         ]  # fmt: skip
 
@@ -282,7 +282,7 @@ class TestServer:
     def test_what_the_servers_counters_stand_in_for_is_not_shown_as_the_clients(self, mixed: Reduction) -> None:
         table = cache(mixed)
         assert table is not None
-        assert table.rows[0][1] != words.DASH
+        assert table.rows[0][1] != numbers.DASH
         stands_in = {
             key: replace(figure, boundary="server") for key, figure in mixed.summary.metrics.items()
             if key in ("input_cache_read_tok_s", "input_computed_tok_s", "prefix_hit_ratio")
@@ -290,9 +290,9 @@ class TestServer:
         table = cache(replace(mixed, summary=replace(mixed.summary, metrics={**mixed.summary.metrics, **stands_in})))
         assert table is not None
         by_name = {row[0]: row[1:] for row in table.rows}
-        assert by_name["Read from cache"][0] == by_name["Computed"][0] == by_name["Share read from cache"][0] == words.DASH
-        assert by_name["All input"][0] != words.DASH
-        assert by_name["Read from cache"][1] != words.DASH
+        assert by_name["Read from cache"][0] == by_name["Computed"][0] == by_name["Share read from cache"][0] == numbers.DASH
+        assert by_name["All input"][0] != numbers.DASH
+        assert by_name["Read from cache"][1] != numbers.DASH
 
 
 class TestDrawing:

@@ -14,10 +14,10 @@ from harness.core.records import Api, ModelFacts
 from harness.profile.schema import Profile
 from harness.server import proc
 from harness.server.base import ModelServer, RunContext
-from harness.server.choose import choose_server
+from harness.server.one_request import one_token_body, request_once
 from harness.server.orphans import RUN_ID_VARIABLE
 from harness.server.process import port_is_free
-from harness.server.wire import one_token_body, request_once
+from harness.server.select import choose_server
 
 
 @dataclass

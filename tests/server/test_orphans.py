@@ -23,7 +23,7 @@ from harness.artifacts.layout import RunDir
 from harness.core.records import ModelFacts
 from harness.profile.schema import Profile
 from harness.server.base import RunContext
-from harness.server.choose import choose_server
+from harness.server.select import choose_server
 from harness.server.orphans import RunRegistry
 run_id, root, python = sys.argv[1:]
 root = Path(root)

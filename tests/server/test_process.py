@@ -18,9 +18,9 @@ from harness.core.records import ModelFacts
 from harness.profile.schema import Profile
 from harness.server import proc
 from harness.server.base import ModelServer, RunContext
-from harness.server.choose import choose_server
 from harness.server.orphans import RUN_ID_VARIABLE
 from harness.server.process import ChildSpec, ServerProcess, free_ports, loopback, port_is_free, redact
+from harness.server.select import choose_server
 
 Make = Callable[..., ModelServer]
 

@@ -13,8 +13,8 @@ from harness.profile.schema import Profile
 from harness.profile.serving import TorchServer, VllmServer
 from harness.server import vllm
 from harness.server.base import Needs, raise_problems
+from harness.server.embedded import TorchServerRunner
 from harness.server.environment import Cuda, find_python, inspect, options_in_help, vllm_options
-from harness.server.torch_engine import TorchServerRunner
 from harness.server.vllm import VllmServerRunner
 
 BOARDS = tuple(Gpu(f"GPU-{n}", n, name="H100") for n in range(4))

@@ -14,7 +14,7 @@ RUN = "run-of-the-test"
 READ = """
 import json
 from pathlib import Path
-from harness.telemetry.sources.boards import BoardReader
+from harness.telemetry.sources.gpu_state import BoardReader
 reader = BoardReader({uuids!r}, run_id={run_id!r})
 there = reader.open()
 first = reader.read()

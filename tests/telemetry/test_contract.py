@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.telemetry.sources.make import Surroundings, make_source
+from harness.telemetry.sources.select import SourceContext, make_source
 
 NOTHING = {
     "nvml": {},
@@ -23,7 +23,7 @@ NOTHING = {
 def test_nothing_there_is_a_reason_and_no_error(kind: str, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr("sushy.connector.time.sleep", lambda _s: None)  # it tries again after some seconds
     options = {key: value.format(folder=tmp_path) if isinstance(value, str) else value for key, value in NOTHING[kind].items()}
-    source = make_source({"kind": kind, **options}, Surroundings(("GPU-none",)))
+    source = make_source({"kind": kind, **options}, SourceContext(("GPU-none",)))
     assert source.name == kind
     probe = source.probe()
     assert probe.source == kind
@@ -51,7 +51,7 @@ def test_readings_have_one_value_and_belong_to_what_the_probe_named(kind: str, t
     (zone / "energy_uj").write_text("9")
     (tmp_path / "log.csv").write_text("time,watts\n")
     options = {key: value.format(folder=tmp_path) if isinstance(value, str) else value for key, value in SOMETHING[kind].items()}
-    source = make_source({"kind": kind, **options}, Surroundings())
+    source = make_source({"kind": kind, **options}, SourceContext())
     probe = source.probe()
     assert probe.has_power
     assert probe.why_not == ""

@@ -7,9 +7,9 @@ import pyarrow as pa
 import pytest
 
 from harness.artifacts import tables
-from harness.artifacts.expositions import parse
 from harness.artifacts.journal import JournalTail, JournalWriter
 from harness.artifacts.layout import RunDir
+from harness.artifacts.prometheus_text import parse
 from harness.core.errors import TelemetryError
 from harness.telemetry.exporter import NAMES, Exporter
 

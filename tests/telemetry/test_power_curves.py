@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from harness.core.records import Basis
-from harness.reduce.energy import Energy, energies
+from harness.reduce.energy.devices import Energy, energies
 
 UUIDS = ["GPU-d0ub1e00-0000-0000-0000-000000000000", "GPU-d0ub1e00-0000-0000-0000-000000000001"]
 WINDOWS = [(6.0, 11.0), (7.03, 17.4), (4.5, 34.5), (5.25, 65.25)]  # s since the origin

@@ -16,8 +16,8 @@ from harness.core.errors import TelemetryError
 from harness.core.records import Gpu, Severity
 from harness.profile.telemetry import Telemetry
 from harness.telemetry.driver import TelemetryRecorder
-from harness.telemetry.sources.make import Surroundings, make_source, specs_of
-from harness.telemetry.survey import survey
+from harness.telemetry.probe import survey
+from harness.telemetry.sources.select import SourceContext, make_source, specs_of
 
 UUID = "GPU-d0ub1e00-0000-0000-0000-000000000000"
 GPU = Gpu(UUID, 0)
@@ -112,7 +112,7 @@ def test_automatic_sources_are_boards_and_readable_packages_and_none_means_none(
         ]
     ).model_dump(mode="json")["power"]  # fmt: skip
     for spec in specs_of(every, [UUID]):  # every key of the profile is one that the source takes
-        source = make_source(spec, Surroundings())
+        source = make_source(spec, SourceContext())
         assert source.name == spec["kind"]
         source.close()
 
@@ -153,8 +153,8 @@ def test_the_survey_measures_resolution_renewal_and_cost(nvml_double, in_child) 
     nvml_double(gpus=2, saw_mw=100_000, saw_us=1_000_000, sensor_us=20_000, counter_us=100_000, counter_latency_us=2400)
     code = f"""
 import json
-from harness.telemetry.survey import survey
-from harness.telemetry.sources.make import Surroundings
+from harness.telemetry.probe import survey
+from harness.telemetry.sources.select import Surroundings
 found = survey([{{"kind": "nvml"}}], Surroundings(({UUID!r},)), observe_s=0.6)
 print(json.dumps(found[0].to_dict()))
 """
@@ -170,7 +170,7 @@ print(json.dumps(found[0].to_dict()))
 
 
 def test_the_survey_says_why_not(tmp_path: Path) -> None:
-    (found,) = survey([{"kind": "rapl", "root": str(tmp_path)}], Surroundings(), observe_s=0.01)
+    (found,) = survey([{"kind": "rapl", "root": str(tmp_path)}], SourceContext(), observe_s=0.01)
     assert found.channels == ()
     assert "no intel-rapl zone" in found.why_not[0]
-    assert survey([], Surroundings()) == ()
+    assert survey([], SourceContext()) == ()

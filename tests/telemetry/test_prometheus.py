@@ -25,11 +25,11 @@ from harness.core.metric_names import Concept
 from harness.core.network import Network
 from harness.core.records import Concern, Endpoint
 from harness.profile.telemetry import Telemetry
-from harness.reduce.counters import ServerCounters, wanted
-from harness.reduce.load import load_run
+from harness.reduce.over_time.counters import ServerCounters, wanted
+from harness.reduce.read.run import load_run
 from harness.telemetry.driver import TelemetryRecorder
-from harness.telemetry.prometheus import PrometheusApi
-from harness.telemetry.prometheus_server import ManagedPrometheus, configuration
+from harness.telemetry.prometheus.http_api import PrometheusApi
+from harness.telemetry.prometheus.server import ManagedPrometheus, configuration
 
 needs_prometheus = pytest.mark.skipif(
     shutil.which("prometheus") is None, reason="needs the command prometheus (Debian: apt-get install prometheus)"
@@ -39,7 +39,7 @@ MANAGED = FAST.model_copy(update={"prometheus": "managed"})
 RATE = 1000.0  # tokens a second that the server claims
 
 
-class Growing:
+class ColumnBuilder:
     """An exposition whose counters grow with time between `go` and `hold`, as under steady load. `go` again begins again from 0."""
 
     def __init__(self) -> None:
@@ -115,8 +115,8 @@ class Growing:
 
 
 @pytest.fixture
-def growing() -> Iterator[Growing]:
-    server = Growing()
+def growing() -> Iterator[ColumnBuilder]:
+    server = ColumnBuilder()
     yield server
     server.close()
 
@@ -147,7 +147,7 @@ class Somebodys(ManagedPrometheus):
 
 
 @needs_prometheus
-def test_embedded_managed_and_somebody_elses_give_the_same_table_and_the_same_figures(tmp_path: Path, growing: Growing, until) -> None:
+def test_embedded_managed_and_somebody_elses_give_the_same_table_and_the_same_figures(tmp_path: Path, growing: ColumnBuilder, until) -> None:
     """One server, one stretch of time, scraped three ways."""
     anchor = take_anchor()
     runs = {name: RunDir(tmp_path / name) for name in ("embedded", "managed", "url")}
@@ -221,7 +221,7 @@ def test_embedded_managed_and_somebody_elses_give_the_same_table_and_the_same_fi
 
 
 @needs_prometheus
-def test_what_goes_wrong_is_told_and_the_run_goes_on(run: RunDir, growing: Growing, until) -> None:
+def test_what_goes_wrong_is_told_and_the_run_goes_on(run: RunDir, growing: ColumnBuilder, until) -> None:
     """A key, a failing target, a server that starts again, a Prometheus that dies: one run."""
     told: list[Concern] = []
     run.root.mkdir()
@@ -262,7 +262,7 @@ import sys
 from pathlib import Path
 from harness.artifacts.layout import RunDir
 from harness.core.network import Network
-from harness.telemetry.prometheus_server import ManagedPrometheus
+from harness.telemetry.prometheus.server import ManagedPrometheus
 managed = ManagedPrometheus(RunDir(Path(sys.argv[1])), interval_s=1.0, timeout_s=1.0, network=Network())
 managed.start()
 print(managed.pid, flush=True)
@@ -346,8 +346,8 @@ def test_a_url_where_nothing_answers_stops_the_start(run: RunDir) -> None:
     assert gone(recorder.pid)
 
 
-def test_its_key_comes_from_the_environment(run: RunDir, growing: Growing, monkeypatch: pytest.MonkeyPatch) -> None:
-    from harness.telemetry.prometheus import headers_from
+def test_its_key_comes_from_the_environment(run: RunDir, growing: ColumnBuilder, monkeypatch: pytest.MonkeyPatch) -> None:
+    from harness.telemetry.prometheus.http_api import headers_from
 
     with pytest.raises(TelemetryError, match="PROM_AUTH"):
         headers_from("PROM_AUTH")

@@ -12,14 +12,14 @@ from urllib.parse import parse_qs, urlsplit
 import pyarrow.parquet as pq
 import pytest
 
-from harness.artifacts.expositions import write_samples
 from harness.artifacts.layout import RunDir
+from harness.artifacts.prometheus_text import write_samples
 from harness.core.clock import now_ns, take_anchor
 from harness.core.errors import TelemetryError
 from harness.core.network import Network
 from harness.core.records import Concern, Endpoint
 from harness.profile.telemetry import Telemetry
-from harness.telemetry.prometheus_run import RunPrometheus
+from harness.telemetry.prometheus.run import RunPrometheus
 
 ANCHOR = take_anchor()
 OFFSET_NS = ANCHOR.unix_ns - ANCHOR.monotonic_ns

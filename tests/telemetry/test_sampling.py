@@ -10,7 +10,7 @@ import pytest
 from harness.core.clock import now_ns
 from harness.core.records import Boundary
 from harness.telemetry.sampling import Loop, PowerSampler
-from harness.telemetry.sources.base import DeviceProbe, PowerProbe, PowerReading, PowerTrouble, What
+from harness.telemetry.sources.base import DeviceProbe, PowerProbe, PowerReading, ReadFailures, What
 
 
 class Scripted:
@@ -21,7 +21,7 @@ class Scripted:
         self.watts = watts
         self.boundary = boundary
         self.why_not = why_not
-        self.trouble = PowerTrouble()
+        self.trouble = ReadFailures()
         self.calls = 0
         self.closed = False
 

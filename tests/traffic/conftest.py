@@ -15,7 +15,7 @@ from harness.core.clock import now_ns
 from harness.core.records import Api, Endpoint, ModelFacts
 from harness.plan.build import make_plan
 from harness.profile.schema import Profile
-from harness.testing.paced import MODEL
+from harness.reference_server.server import MODEL
 from harness.traffic.driver import LocustDriver
 
 FACTS = ModelFacts(MODEL, tok_per_word=1.35)

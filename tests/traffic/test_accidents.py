@@ -20,7 +20,7 @@ from harness.artifacts.journal import read_table
 from harness.artifacts.tables import REQUESTS
 from harness.core.clock import now_ns
 from harness.core.errors import TrafficError
-from harness.testing.paced import Pace, PacedServer
+from harness.reference_server.server import Pace, PacedServer
 
 
 def closed(**more: Any) -> dict[str, Any]:

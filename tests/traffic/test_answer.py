@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from harness.core.clock import wall_now
 from harness.core.records import Api, Outcome
-from harness.traffic._locust.answer import Answer, Ending, read_answer
-from harness.traffic._locust.framing import Framing
-from harness.traffic._locust.refusals import retry_after_s
+from harness.traffic._locust.answer import Answer, EndOfStream, read_answer
+from harness.traffic._locust.http1 import Framing
+from harness.traffic._locust.http_errors import retry_after_s
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\n"
 MS = 1_000_000
@@ -38,15 +38,15 @@ def until_close(body: bytes) -> bytes:
     return OK + b"\r\n" + body
 
 
-def feed(reads: Iterable[bytes], *, eof: bool = False) -> tuple[Framing, Ending]:
+def feed(reads: Iterable[bytes], *, eof: bool = False) -> tuple[Framing, EndOfStream]:
     """Reads one millisecond apart, as the wire gives them: nothing is read behind the end."""
     framing = Framing()
     for i, data in enumerate(reads):
         if framing.add(data, i * MS):
-            return framing, Ending.COMPLETE
+            return framing, EndOfStream.COMPLETE
     if eof:
         framing.end_of_file()
-    return framing, Ending.COMPLETE if framing.complete else Ending.EOF
+    return framing, EndOfStream.COMPLETE if framing.complete else EndOfStream.EOF
 
 
 def answer_of(api: Api, reads: Iterable[bytes], *, eof: bool = False, keep_text: bool = False) -> Answer:
@@ -131,7 +131,7 @@ def test_chunk_times_add_up_without_drift() -> None:
     times = [i * 1_234_567 + 400 * (i % 3) for i in range(1, tokens + 1)]
     for event, time_ns in zip(events, times, strict=True):
         framing.add(event, time_ns)
-    answer = read_answer(framing, Api.MESSAGES, Ending.EOF)
+    answer = read_answer(framing, Api.MESSAGES, EndOfStream.EOF)
     assert answer.chunk_dt_us is not None
     assert answer.first_token_ns == times[0]
     assert answer.chunk_dt_us[0] == 0
@@ -292,7 +292,7 @@ def test_a_cut_stream_keeps_what_it_told(streams: dict[str, tuple[Api, bytes]]) 
     api, body = streams["chat-continuous"]
     for _ in range(2):  # the second time every event is recognised by its shape
         framing, _ = feed([until_close(body[: body.index(b'"content":" c"')])])
-        answer = read_answer(framing, api, Ending.LOCAL, local=Outcome.INTERRUPTED, error="the run was stopped")
+        answer = read_answer(framing, api, EndOfStream.LOCAL, local=Outcome.INTERRUPTED, error="the run was stopped")
         assert (answer.outcome, answer.error) == (Outcome.INTERRUPTED, "the run was stopped")
         assert (answer.input_tok, answer.output_tok) == (50, 6)
         assert list(answer.chunk_tok or ()) == [6]

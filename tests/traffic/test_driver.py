@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from harness.core.records import Outcome
-from harness.testing.faults import SAME_RECORD, Fault
-from harness.testing.paced import Pace, PacedServer
+from harness.reference_server.faults import SAME_RECORD, Fault
+from harness.reference_server.server import Pace, PacedServer
 
 SECOND = 1_000_000_000
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from harness.core.records import Api
-from harness.plan.live import SpokenKind
-from harness.traffic._locust.answer import Ending, read_answer
-from harness.traffic._locust.framing import Framing
+from harness.plan.assistant_turn import SpokenKind
+from harness.traffic._locust.answer import EndOfStream, read_answer
+from harness.traffic._locust.http1 import Framing
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n"
 
@@ -22,7 +22,7 @@ def spoken(api: Api, body: bytes, *, at: int | None = None) -> list[tuple[str, s
     for data in (OK, body) if at is None else (OK, body[:at], body[at:]):
         framing.add(data, 0)
     framing.end_of_file()
-    answer = read_answer(framing, api, Ending.COMPLETE, keep_reply=True)
+    answer = read_answer(framing, api, EndOfStream.COMPLETE, keep_reply=True)
     return [(one.kind, one.text, one.tool_id, one.tool_name, one.signature) for one in answer.spoken]
 
 
@@ -77,7 +77,7 @@ def test_nothing_is_kept_unless_it_is_asked_for(streams: dict[str, tuple[Api, by
     framing = Framing()
     framing.add(OK + body, 0)
     framing.end_of_file()
-    assert read_answer(framing, api, Ending.COMPLETE).spoken == ()
+    assert read_answer(framing, api, EndOfStream.COMPLETE).spoken == ()
 
 
 class _Scripted(BaseHTTPRequestHandler):

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from harness.core.errors import TrafficError
-from harness.testing.paced import Pace, PacedServer
+from harness.reference_server.server import Pace, PacedServer
 
 NAME = "models.example"  # resolves nowhere: only a proxy can know it
 PACE = Pace(ttft_ms=5, gap_ms=1)

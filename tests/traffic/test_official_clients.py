@@ -14,10 +14,10 @@ import httpx2
 import pytest
 
 from harness.core.records import Api, Outcome
-from harness.plan.live import Spoken
-from harness.testing.paced import MODEL, Pace, PacedServer
-from harness.traffic._locust.answer import Answer, Ending, read_answer
-from harness.traffic._locust.framing import Framing
+from harness.plan.assistant_turn import ReplyBlock
+from harness.reference_server.server import MODEL, Pace, PacedServer
+from harness.traffic._locust.answer import Answer, EndOfStream, read_answer
+from harness.traffic._locust.http1 import Framing
 
 Wire = Callable[[httpx2.Request], httpx2.Response]
 
@@ -27,8 +27,8 @@ def ours(wire: bytes, api: Api) -> Answer:
     framing = Framing()
     framing.add(wire, 0)
     framing.end_of_file()
-    answer = read_answer(framing, api, Ending.COMPLETE, keep_reply=True)
-    answer.text = read_answer(framing, api, Ending.COMPLETE, keep_text=True).text
+    answer = read_answer(framing, api, EndOfStream.COMPLETE, keep_reply=True)
+    answer.text = read_answer(framing, api, EndOfStream.COMPLETE, keep_text=True).text
     return answer
 
 
@@ -97,7 +97,7 @@ def test_blocks_are_those_of_the_anthropic_client(streams: dict[str, tuple[Api, 
             case _:
                 return block.type, block.text
 
-    def same(one: Spoken) -> tuple[Any, ...]:
+    def same(one: ReplyBlock) -> tuple[Any, ...]:
         match one.kind.value:
             case "thinking":
                 return "thinking", one.text, one.signature

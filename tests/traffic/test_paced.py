@@ -7,8 +7,8 @@ import httpx
 import pytest
 
 from harness.core.clock import now_ns
-from harness.testing.faults import Fault
-from harness.testing.paced import MODEL, Pace, PacedServer, text_of
+from harness.reference_server.faults import Fault
+from harness.reference_server.server import MODEL, Pace, PacedServer, text_of
 
 
 def test_the_official_clients_work_against_it() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from harness.plan.types import PRIME_SUFFIX
-from harness.testing.paced import Pace, PacedServer
+from harness.reference_server.server import Pace, PacedServer
 
 CHAT = {"turns": 6, "think_s": "60ms"}
 

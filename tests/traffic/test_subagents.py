@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.plan.bodies import Conversation, Texts
-from harness.testing.faults import Fault
-from harness.testing.paced import MODEL, Pace, PacedServer
+from harness.reference_server.faults import Fault
+from harness.reference_server.server import MODEL, Pace, PacedServer
 
 WORKLOAD = {
     "kind": "claude-code", "tools_tok": 400, "tools": 8, "system_tok": 40, "first_tok": 30, "resumed_share": 0, "append_tok": 20,

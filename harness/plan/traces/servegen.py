@@ -17,7 +17,7 @@ from pathlib import Path
 from random import Random
 from typing import Final
 
-from harness.plan.draw import stream
+from harness.plan.rng import stream
 from harness.plan.traces.records import Clock, ReadTally, Trace, TraceRequest, TraceSession, bad
 from harness.plan.traces.text import MAX_TOK, parse_json, raw_lines, read_text, text_seconds
 

@@ -4,6 +4,6 @@
 rewrites, `classes` what a profile's workload comes to: one class, or several with shares.
 """
 
-from harness.plan.workloads.heads import MESSAGE_OVERHEAD_TOK
+from harness.plan.workloads.shared_prefix import MESSAGE_OVERHEAD_TOK
 
 __all__ = ["MESSAGE_OVERHEAD_TOK"]

@@ -4,13 +4,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import assert_never
 
-from harness.plan.draw import stream
 from harness.plan.replay import SYSTEM
+from harness.plan.rng import stream
 from harness.plan.types import Subagent, Turn
 from harness.plan.workloads.claude_code import claude_code_turns
+from harness.plan.workloads.common import Frame, give_up
 from harness.plan.workloads.conversation import batch_turns, chat_turns, doc_qa_turns, thinking_turns
-from harness.plan.workloads.frame import Frame, give_up
-from harness.plan.workloads.heads import Head, make_head
+from harness.plan.workloads.shared_prefix import Head, make_head
 from harness.plan.workloads.subagents import calls_of_subagents, start_subagent
 from harness.profile.rules import reasons
 from harness.profile.workloads import (

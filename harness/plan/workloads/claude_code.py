@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-from harness.plan.draw import Law, draw, draw_gap_ns, draw_tok
+from harness.plan.rng import Law, draw, draw_gap_ns, draw_tok
 from harness.plan.types import Block, Message, Part, PartKind, Role, Turn
-from harness.plan.workloads.frame import LEAST_MESSAGE_TOK, Frame, assistant_text
-from harness.plan.workloads.heads import MESSAGE_OVERHEAD_TOK, TOOL_NAMES
+from harness.plan.workloads.common import LEAST_MESSAGE_TOK, Frame, assistant_text
+from harness.plan.workloads.shared_prefix import MESSAGE_OVERHEAD_TOK, TOOL_NAMES
 from harness.profile.workloads import ClaudeCodeWorkload
 
 _TOOLS_CALLED = 8

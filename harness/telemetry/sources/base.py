@@ -84,7 +84,7 @@ class PowerProbe:
 
 
 @dataclass(slots=True)
-class PowerTrouble:
+class ReadFailures:
     """Calls that used to answer and now fail: message -> how often. Safe between threads."""
 
     seen: dict[str, int] = field(default_factory=lambda: defaultdict(int))
@@ -105,7 +105,7 @@ class PowerSource(Protocol):
     """Where power comes from. `sample` may be called from two threads at once, one for each kind of reading."""
 
     name: str
-    trouble: PowerTrouble
+    trouble: ReadFailures
 
     @property
     def intervals_s(self) -> Mapping[What, float]:

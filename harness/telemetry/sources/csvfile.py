@@ -9,7 +9,7 @@ from pathlib import Path
 
 from harness.core.clock import NS_PER_S, now_ns, take_anchor
 from harness.core.records import Boundary
-from harness.telemetry.sources.base import DeviceProbe, PowerProbe, PowerReading, PowerTrouble, What
+from harness.telemetry.sources.base import DeviceProbe, PowerProbe, PowerReading, ReadFailures, What
 
 
 class CsvPowerSource:
@@ -32,7 +32,7 @@ class CsvPowerSource:
         self, path: Path, *, boundary: Boundary, time_column: str = "time", power_column: str = "watts", device_column: str | None = None,
         clock_offset_s: float = 0.0, interval_s: float = 1.0, clock: Callable[[], int] = now_ns,
     ) -> None:  # fmt: skip
-        self.trouble = PowerTrouble()
+        self.trouble = ReadFailures()
         self._path = path
         self._boundary = boundary
         self._columns = (time_column, power_column, device_column)

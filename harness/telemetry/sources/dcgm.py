@@ -14,9 +14,9 @@ from typing import Final, Literal
 from harness.core.clock import NS_PER_S, now_ns
 from harness.core.network import Network
 from harness.core.records import Boundary
-from harness.hardware.nvml import marked_double
+from harness.hardware.nvml import is_simulated
 from harness.telemetry.scrape import MetricsClient
-from harness.telemetry.sources.base import DeviceProbe, PowerProbe, PowerReading, PowerTrouble, What
+from harness.telemetry.sources.base import DeviceProbe, PowerProbe, PowerReading, ReadFailures, What
 
 URL: Final = "http://127.0.0.1:9400/metrics"
 """Where an exporter listens unless told otherwise."""
@@ -82,7 +82,7 @@ class DcgmPowerSource:
         self, url: str, uuids: Sequence[str] = (), *, interval_s: float = 0.5, timeout_s: float = 5.0, network: Network | None = None,
         clock: Callable[[], int] = now_ns,
     ) -> None:  # fmt: skip
-        self.trouble = PowerTrouble()
+        self.trouble = ReadFailures()
         self._url = url
         self._uuids = frozenset(uuids)
         self._interval_s = interval_s
@@ -158,7 +158,7 @@ class DcgmPowerSource:
             if field.entity == "gpu":
                 if self._uuids and device not in self._uuids:
                     continue
-                double = double or marked_double(labels.get("modelName"), labels.get("DCGM_FI_DRIVER_VERSION"))
+                double = double or is_simulated(labels.get("modelName"), labels.get("DCGM_FI_DRIVER_VERSION"))
                 names.setdefault(device, labels.get("modelName", ""))
             # The series without an instance comes first where there is one; the others repeat the board's value.
             if "GPU_I_ID" not in labels or (name, device) not in seen:

@@ -12,7 +12,7 @@ from typing import Final
 from harness.core.clock import now_ns
 from harness.core.network import is_loopback
 from harness.core.records import Boundary
-from harness.telemetry.sources.base import DeviceProbe, PowerProbe, PowerReading, PowerTrouble, What
+from harness.telemetry.sources.base import DeviceProbe, PowerProbe, PowerReading, ReadFailures, What
 from harness.telemetry.sources.secret import read_secret
 
 COMMAND: Final = "ipmitool"
@@ -48,7 +48,7 @@ class IpmiPowerSource:
         command: str = COMMAND, interval_s: float = 2.0, timeout_s: float = 5.0,
         clock: Callable[[], int] = now_ns, root: Path = Path("/"),
     ) -> None:  # fmt: skip
-        self.trouble = PowerTrouble()
+        self.trouble = ReadFailures()
         self._host = host
         self._port = port
         self._user = user

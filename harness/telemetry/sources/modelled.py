@@ -10,7 +10,7 @@ import pynvml
 from harness.core.clock import now_ns
 from harness.core.records import Boundary
 from harness.hardware import nvml
-from harness.telemetry.sources.base import DeviceProbe, PowerProbe, PowerReading, PowerTrouble, What
+from harness.telemetry.sources.base import DeviceProbe, PowerProbe, PowerReading, ReadFailures, What
 
 
 class ModelledPowerSource:
@@ -33,7 +33,7 @@ class ModelledPowerSource:
         self, of: Literal["cpu", "gpu"], *, idle_w: float, slope_w: float, boundary: Boundary, source: str, uuids: Sequence[str] = (),
         interval_s: float = 1.0, clock: Callable[[], int] = now_ns,
     ) -> None:  # fmt: skip
-        self.trouble = PowerTrouble()
+        self.trouble = ReadFailures()
         self._of = of
         self._idle_w = idle_w
         self._slope_w = slope_w

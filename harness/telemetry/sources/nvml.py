@@ -12,7 +12,7 @@ import pynvml
 from harness.core.clock import now_ns
 from harness.core.records import Boundary
 from harness.hardware import nvml
-from harness.telemetry.sources.base import DeviceProbe, PowerProbe, PowerReading, PowerTrouble, What
+from harness.telemetry.sources.base import DeviceProbe, PowerProbe, PowerReading, ReadFailures, What
 
 # A counter of exactly 0 and a board that draws 0 W are ways of saying "not measured" (seen on virtual GPUs): both count as no answer.
 INSTANT: Final = "nvml-instant"
@@ -56,7 +56,7 @@ class NvmlPowerSource:
     def __init__(
         self, uuids: Sequence[str], *, power_interval_s: float = 0.1, energy_interval_s: float = 1.0, clock: Callable[[], int] = now_ns
     ) -> None:
-        self.trouble = PowerTrouble()
+        self.trouble = ReadFailures()
         self._uuids = tuple(uuids)
         self._wanted_s: Mapping[What, float] = {"power": power_interval_s, "energy": energy_interval_s}
         self._clock = clock

@@ -8,7 +8,7 @@ from typing import Any, Final, Literal
 from harness.core.clock import NS_PER_S, now_ns, take_anchor
 from harness.core.network import Network
 from harness.core.records import Boundary
-from harness.telemetry.sources.base import DeviceProbe, PowerProbe, PowerReading, PowerTrouble, What
+from harness.telemetry.sources.base import DeviceProbe, PowerProbe, PowerReading, ReadFailures, What
 from harness.telemetry.sources.secret import read_secret
 
 _LEAST_RANGE_S: Final = 30.0
@@ -45,7 +45,7 @@ class PromqlPowerSource:
         device_label: str | None = None, token_env: str | None = None, interval_s: float = 5.0, timeout_s: float = 5.0,
         network: Network | None = None, clock: Callable[[], int] = now_ns,
     ) -> None:  # fmt: skip
-        self.trouble = PowerTrouble()
+        self.trouble = ReadFailures()
         self._url = url
         self._query = query
         self._boundary = boundary

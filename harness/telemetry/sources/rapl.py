@@ -7,7 +7,7 @@ from typing import Final
 
 from harness.core.clock import NS_PER_S, now_ns
 from harness.core.records import Boundary
-from harness.telemetry.sources.base import DeviceProbe, PowerProbe, PowerReading, PowerTrouble, What
+from harness.telemetry.sources.base import DeviceProbe, PowerProbe, PowerReading, ReadFailures, What
 
 ROOT: Final = Path("/sys/class/powercap")
 MOST_W: Final = 2000.0
@@ -45,7 +45,7 @@ class RaplPowerSource:
     name = "rapl"
 
     def __init__(self, root: Path = ROOT, *, interval_s: float = 1.0, clock: Callable[[], int] = now_ns) -> None:
-        self.trouble = PowerTrouble()
+        self.trouble = ReadFailures()
         self._root = root
         self._interval_s = interval_s
         self._clock = clock

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from harness.core.clock import now_ns
 from harness.core.network import is_loopback
 from harness.core.records import Boundary
-from harness.telemetry.sources.base import DeviceProbe, PowerProbe, PowerReading, PowerTrouble, What
+from harness.telemetry.sources.base import DeviceProbe, PowerProbe, PowerReading, ReadFailures, What
 from harness.telemetry.sources.secret import read_secret
 
 _J_PER_KWH: Final = 3.6e6
@@ -45,7 +45,7 @@ class RedfishPowerSource:
         password_file: str | None = None, ca_file: str | None = None, verify_tls: bool = True, boundary: Boundary = Boundary.NODE,
         interval_s: float = 2.0, timeout_s: float = 5.0, clock: Callable[[], int] = now_ns,
     ) -> None:  # fmt: skip
-        self.trouble = PowerTrouble()
+        self.trouble = ReadFailures()
         self._url = url
         self._chassis = chassis
         self._user = user

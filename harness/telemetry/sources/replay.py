@@ -13,7 +13,7 @@ from harness.artifacts.journal import read_table
 from harness.core.clock import now_ns
 from harness.core.errors import ArtifactError
 from harness.core.records import Boundary
-from harness.telemetry.sources.base import DeviceProbe, PowerProbe, PowerReading, PowerTrouble, What
+from harness.telemetry.sources.base import DeviceProbe, PowerProbe, PowerReading, ReadFailures, What
 
 
 class ReplayPowerSource:
@@ -30,7 +30,7 @@ class ReplayPowerSource:
     name = "replay"
 
     def __init__(self, path: Path, *, interval_s: float = 0.1, clock: Callable[[], int] = now_ns) -> None:
-        self.trouble = PowerTrouble()
+        self.trouble = ReadFailures()
         self._path = path
         self._interval_s = interval_s
         self._clock = clock

@@ -13,12 +13,12 @@ from itertools import pairwise
 from typing import Any, Final
 
 from harness.core.records import Api, Outcome
-from harness.plan.live import Spoken, SpokenKind
-from harness.traffic._locust.events import events, fields
-from harness.traffic._locust.framing import Framing
-from harness.traffic._locust.refusals import ERROR_CHARS, error_of, error_text, retry_after_s
+from harness.plan.assistant_turn import ReplyBlock, SpokenKind
+from harness.traffic._locust.event_patterns import MAX_LEARNT_PER_STREAM, escaped_size, known, learn, size_of
+from harness.traffic._locust.http1 import Framing
+from harness.traffic._locust.http_errors import ERROR_CHARS, error_of, error_text, retry_after_s
 from harness.traffic._locust.reply import Reply
-from harness.traffic._locust.shapes import MAX_LEARNT_PER_STREAM, escaped_size, known, learn, size_of
+from harness.traffic._locust.sse import events, fields
 
 PAUSE_EVENTS: Final = 200
 """Events between two calls of `pause`: about half a millisecond, so that a long answer does not hold up the timestamps of the others."""
@@ -26,7 +26,7 @@ PAUSE_EVENTS: Final = 200
 _UINT32_MAX: Final = 2**32 - 1
 
 
-class Ending(Enum):
+class EndOfStream(Enum):
     """Why reading stopped."""
 
     COMPLETE = "complete"  # the HTTP message is whole, or its bytes are no HTTP
@@ -57,13 +57,13 @@ class Answer:
     chunk_bytes: "array[int] | None" = None
     chunk_tok: "array[int] | None" = None
     text: str | None = None
-    spoken: tuple[Spoken, ...] = ()
+    spoken: tuple[ReplyBlock, ...] = ()
 
 
 def read_answer(
     framing: Framing,
     api: Api,
-    ending: Ending,
+    ending: EndOfStream,
     *,
     local: Outcome | None = None,
     error: str | None = None,
@@ -96,7 +96,7 @@ def read_answer(
         stream.read(framing, whole=framing.complete, pause=pause)
         stream.fill(answer)
 
-    if ending is Ending.LOCAL:
+    if ending is EndOfStream.LOCAL:
         assert local is not None
         answer.outcome, answer.error = local, error
     elif framing.status is None:
@@ -112,12 +112,12 @@ def read_answer(
     return answer
 
 
-def _no_status(framing: Framing, ending: Ending, error: str | None) -> tuple[Outcome, str]:
+def _no_status(framing: Framing, ending: EndOfStream, error: str | None) -> tuple[Outcome, str]:
     if framing.error is not None:
         return Outcome.MALFORMED, framing.error
     if framing.reads:
         return Outcome.TRUNCATED, "the connection closed within the headers"
-    if ending is Ending.EOF:
+    if ending is EndOfStream.EOF:
         return Outcome.CONNECTION_ERROR, error or "the server closed the connection without an answer"
     return Outcome.CONNECTION_ERROR, error or "the connection broke before an answer"
 
@@ -129,7 +129,7 @@ def _no_stream(framing: Framing, content_type: str) -> tuple[Outcome, str]:
     return Outcome.MALFORMED, f"status 200 with content-type {content_type or 'none'!r}, not an event stream"
 
 
-def _stream_outcome(framing: Framing, stream: "_Stream", ending: Ending, error: str | None) -> tuple[Outcome, str | None]:
+def _stream_outcome(framing: Framing, stream: "_Stream", ending: EndOfStream, error: str | None) -> tuple[Outcome, str | None]:
     if stream.api_error is not None:
         return Outcome.API_ERROR, stream.api_error
     if framing.error is not None:
@@ -137,7 +137,7 @@ def _stream_outcome(framing: Framing, stream: "_Stream", ending: Ending, error: 
     if stream.malformed is not None:
         return Outcome.MALFORMED, stream.malformed
     if not framing.complete:
-        cut = "the connection broke" if ending is Ending.RESET else "the connection closed"
+        cut = "the connection broke" if ending is EndOfStream.RESET else "the connection closed"
         return Outcome.TRUNCATED, error or f"{cut} before the HTTP message was complete"
     if not stream.ended:
         tail = "; bytes followed the end of the HTTP message" if framing.extra else ""

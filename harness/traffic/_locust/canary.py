@@ -15,9 +15,9 @@ import gevent
 from harness.core.clock import NS_PER_S
 from harness.core.records import CANARY, Api, Outcome
 from harness.traffic._locust.answer import Answer, read_answer
+from harness.traffic._locust.http_client import Cancelled, Target
 from harness.traffic._locust.record import Record
 from harness.traffic._locust.recorder import Recorder
-from harness.traffic._locust.wire import Stopped, Target
 
 STREAM_TOK: Final = 130
 """Tokens of one canary's answer. At 20 ms a token a stream lasts longer than the longest period: there is always one, so a worker
@@ -73,7 +73,7 @@ class Canary:
             self._loop.kill()
         live = list(self._live)
         for greenlet in live:
-            greenlet.kill(Stopped(Outcome.INTERRUPTED, "the load was over"), block=False)
+            greenlet.kill(Cancelled(Outcome.INTERRUPTED, "the load was over"), block=False)
         gevent.joinall(live)
 
     def _run(self, start_ns: int) -> None:

@@ -19,13 +19,13 @@ from harness.core.records import Api, Outcome
 from harness.plan.bodies import Conversation, Texts
 from harness.plan.build import RunPlan
 from harness.plan.types import PRIME_SUFFIX, Session, Turn
-from harness.traffic._locust.alarm import alarm
 from harness.traffic._locust.answer import Answer, read_answer
+from harness.traffic._locust.http_client import Cancelled, Target
+from harness.traffic._locust.http_client import turns as loop_turns
 from harness.traffic._locust.record import Record
 from harness.traffic._locust.recorder import Recorder
 from harness.traffic._locust.stage import Counts, Primed, StageRun
-from harness.traffic._locust.wire import Stopped, Target
-from harness.traffic._locust.wire import turns as loop_turns
+from harness.traffic._locust.timerfd import alarm
 
 _NEVER_NS: Final = 1 << 62
 _LAST_NS: Final = 4_000_000
@@ -150,7 +150,7 @@ class Dispatcher:
             stopped_ns = stopped_ns or monotonic_ns()
             if monotonic_ns() >= stopped_ns + self._stop_grace_s * NS_PER_S:
                 for greenlet in list(self._in_wire):
-                    greenlet.kill(Stopped(Outcome.INTERRUPTED, "the run was stopped"), block=False)
+                    greenlet.kill(Cancelled(Outcome.INTERRUPTED, "the run was stopped"), block=False)
         failed = sum(outcome is not Outcome.OK for outcome in outcomes)
         announce({
             "event": "stage_primed", "stage": plan.name, "index": index, "start_ns": started_ns, "end_ns": monotonic_ns(),
@@ -238,7 +238,7 @@ class Dispatcher:
         why = "the run was stopped" if self.is_stopped() else f"drain timeout of {self._drain_timeout_s:g} s"
         while not idle():
             for greenlet in list(self._in_wire):
-                greenlet.kill(Stopped(Outcome.INTERRUPTED, why), block=False)
+                greenlet.kill(Cancelled(Outcome.INTERRUPTED, why), block=False)
             self._wait(stage, idle, monotonic_ns() + 20_000_000)
 
     # --- sources of sessions ----------------------------------------------------------------------------------------------------
@@ -491,5 +491,5 @@ def _let_others() -> None:
     """Let the loop serve other streams between two parts of a long answer."""
     try:
         loop_turns.wait()
-    except Stopped:  # thrown while the answer was on its way out of the wire: it is complete and stays so
+    except Cancelled:  # thrown while the answer was on its way out of the wire: it is complete and stays so
         return

@@ -35,9 +35,9 @@ from harness.plan.build import make_plan
 from harness.profile.schema import Profile
 from harness.traffic._locust.canary import Canary
 from harness.traffic._locust.dispatcher import Dispatcher
+from harness.traffic._locust.http_client import Target
 from harness.traffic._locust.record import Record
 from harness.traffic._locust.recorder import Recorder
-from harness.traffic._locust.wire import Target
 from harness.traffic.child import FDS_VARIABLE, PARENT_VARIABLE, die_with_parent
 
 _log = logging.getLogger("harness.traffic")

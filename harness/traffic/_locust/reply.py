@@ -6,7 +6,7 @@ Pieces of text stay as they stood in the stream, escaped for JSON; nothing is pa
 import json
 from dataclasses import dataclass, field
 
-from harness.plan.live import Spoken, SpokenKind
+from harness.plan.assistant_turn import ReplyBlock, SpokenKind
 
 
 @dataclass(slots=True)
@@ -44,9 +44,9 @@ class Reply:
         if self._blocks and self._blocks[-1].kind is SpokenKind.THINKING:
             self._blocks[-1].signature += signature
 
-    def spoken(self) -> tuple[Spoken, ...]:
+    def spoken(self) -> tuple[ReplyBlock, ...]:
         """The blocks."""
-        return tuple(Spoken(one.kind, _utf8(b"".join(one.pieces)), one.tool_id, one.tool_name, one.signature) for one in self._blocks)
+        return tuple(ReplyBlock(one.kind, _utf8(b"".join(one.pieces)), one.tool_id, one.tool_name, one.signature) for one in self._blocks)
 
 
 def _utf8(escaped: bytes) -> bytes:

@@ -6,7 +6,7 @@ from gevent.event import Event
 
 from harness.plan.bodies import Conversation
 from harness.plan.types import Session, StagePlan
-from harness.traffic._locust.wire import Target
+from harness.traffic._locust.http_client import Target
 
 
 @dataclass(slots=True)

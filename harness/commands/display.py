@@ -1,0 +1,271 @@
+"""What a person sees while a run is under way. Listens to what `harness.commands.run` announces and knows nothing else.
+
+Three views of the same announcements: `LiveView` on a terminal (rich), `PlainView` line by line elsewhere, `QuietView`
+nothing but warnings. All write to the given stream, so that `--json` keeps stdout for the summary alone.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Final, Protocol, Self, TextIO
+
+from harness.core.clock import now_ns, seconds
+from harness.core.units import human_duration, human_number
+
+if TYPE_CHECKING:
+    from rich.panel import Panel
+
+_PIPE_WIDTH: Final = 400
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How the load is going. None is not known yet.
+
+    Attributes:
+        stage: name of the load stage.
+        phase: `warm-up`, `window`, `draining` or `sessions`.
+        elapsed_s: since the stage's start.
+        total_s: planned length of warm-up and window; None when the stage ends with its sessions.
+        in_flight: requests.
+        sessions: live conversations.
+        ok: finished well so far.
+        failed: finished otherwise.
+        dropped: never sent.
+        output_tok_s: over the last seconds.
+        ttft_p50_s: so far.
+        ttft_p99_s: so far.
+        power_w: of all boards.
+        queue: requests waiting in the servers.
+    """
+
+    stage: str
+    phase: str
+    elapsed_s: float
+    total_s: float | None = None
+    in_flight: int | None = None
+    sessions: int | None = None
+    ok: int | None = None
+    failed: int | None = None
+    dropped: int | None = None
+    output_tok_s: float | None = None
+    ttft_p50_s: float | None = None
+    ttft_p99_s: float | None = None
+    power_w: float | None = None
+    queue: float | None = None
+
+
+class View(Protocol):
+    """Somebody who watches a run."""
+
+    def phase(self, name: str, detail: str = "") -> None:
+        """A new phase has begun."""
+
+    def note(self, text: str) -> None:
+        """Something worth a line."""
+
+    def warn(self, text: str) -> None:
+        """Something that a person should see even when all is quiet."""
+
+    def progress(self, progress: Progress) -> None:
+        """The load's state, about twice a second."""
+
+    def __enter__(self) -> Self: ...
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None: ...
+
+
+class QuietView:
+    """Warnings only."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stderr
+
+    def phase(self, name: str, detail: str = "") -> None:
+        """Nothing."""
+
+    def note(self, text: str) -> None:
+        """Nothing."""
+
+    def warn(self, text: str) -> None:
+        """One line."""
+        print(f"warning: {text}", file=self._stream, flush=True)
+
+    def progress(self, progress: Progress) -> None:
+        """Nothing."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        pass
+
+
+def progress_line(progress: Progress) -> str:
+    """One line of plain text for a log."""
+    left = None if progress.total_s is None else max(0.0, progress.total_s - progress.elapsed_s)
+    parts = [f"{progress.stage} {progress.phase} {human_duration(progress.elapsed_s)}"]
+    if left is not None:
+        parts.append(f"{human_duration(left)} left")
+    if progress.in_flight is not None:
+        parts.append(f"in flight {progress.in_flight}")
+    if progress.output_tok_s is not None:
+        parts.append(f"{human_number(progress.output_tok_s)} tok/s")
+    if progress.ttft_p50_s is not None:
+        parts.append(f"TTFT p50 {human_duration(progress.ttft_p50_s)} p99 {human_duration(progress.ttft_p99_s or progress.ttft_p50_s)}")
+    if progress.ok is not None:
+        parts.append(f"ok {progress.ok}")
+    if progress.failed:
+        parts.append(f"failed {progress.failed}")
+    if progress.dropped:
+        parts.append(f"dropped {progress.dropped}")
+    if progress.power_w is not None:
+        parts.append(f"{human_number(progress.power_w)} W")
+    return " · ".join(parts)
+
+
+class PlainView(QuietView):
+    """One line an announcement; progress every `interval_s`."""
+
+    def __init__(self, stream: TextIO | None = None, *, interval_s: float = 5.0) -> None:
+        super().__init__(stream)
+        self._interval_s = interval_s
+        self._last_ns: int | None = None
+        self._start_ns = now_ns()
+
+    def _line(self, text: str) -> None:
+        print(f"[{seconds(now_ns() - self._start_ns):7.1f} s] {text}", file=self._stream, flush=True)
+
+    def phase(self, name: str, detail: str = "") -> None:
+        """One line."""
+        self._line(f"{name}{': ' + detail if detail else ''}")
+
+    def note(self, text: str) -> None:
+        """One line."""
+        self._line(text)
+
+    def progress(self, progress: Progress) -> None:
+        """One line every few seconds."""
+        now = now_ns()
+        if self._last_ns is None or seconds(now - self._last_ns) >= self._interval_s:
+            self._last_ns = now
+            self._line(progress_line(progress))
+
+
+class LiveView(QuietView):
+    """A panel that is redrawn in place, with phases and notes scrolling above it."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        super().__init__(stream)
+        from rich.console import Console
+        from rich.live import Live
+
+        self._console = Console(file=self._stream, highlight=False)
+        self._live = Live(console=self._console, refresh_per_second=4, transient=True)
+        self._phase = ""
+        self._start_ns = now_ns()
+        self._progress: Progress | None = None
+
+    def __enter__(self) -> Self:
+        self._live.__enter__()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._live.__exit__(kind, error, trace)
+
+    def phase(self, name: str, detail: str = "") -> None:
+        """A line with the time, and the panel's title."""
+        from rich.markup import escape
+
+        self._phase, self._progress = name, None
+        stamp = f"{seconds(now_ns() - self._start_ns):6.1f} s"
+        self._console.print(f"[dim]{stamp}[/dim]  [bold]{escape(name)}[/bold]{'  ' + escape(detail) if detail else ''}", soft_wrap=True)
+        self._redraw()
+
+    def note(self, text: str) -> None:
+        """An indented line."""
+        from rich.markup import escape
+
+        self._console.print(f"          {escape(text)}", soft_wrap=True)
+
+    def warn(self, text: str) -> None:
+        """A line in yellow."""
+        from rich.markup import escape
+
+        self._console.print(f"[yellow]warning:[/yellow] {escape(text)}", soft_wrap=True)
+
+    def progress(self, progress: Progress) -> None:
+        """Redraw the panel."""
+        self._progress = progress
+        self._redraw()
+
+    def _redraw(self) -> None:
+        from rich.spinner import Spinner
+
+        self._live.update(Spinner("dots", text=f" {self._phase}…") if self._progress is None else _panel(self._progress))
+
+
+def _panel(progress: Progress) -> "Panel":
+    from rich.panel import Panel
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+
+    grid = Table.grid(padding=(0, 3))
+    for _ in range(4):
+        grid.add_column(justify="left")
+
+    def cell(label: str, value: str, style: str = "bold") -> str:
+        return f"[dim]{label}[/dim] [{style}]{value}[/{style}]"
+
+    failed = None if progress.failed is None or progress.dropped is None else progress.failed + progress.dropped
+    unknown = human_number(None)
+    grid.add_row(
+        cell("in flight", human_number(progress.in_flight)),
+        cell("conversations", human_number(progress.sessions)),
+        cell("output tok/s", human_number(progress.output_tok_s)),
+        cell("queued in server", human_number(progress.queue)),
+    )
+    grid.add_row(
+        cell("TTFT p50", unknown if progress.ttft_p50_s is None else human_duration(progress.ttft_p50_s)),
+        cell("TTFT p99", unknown if progress.ttft_p99_s is None else human_duration(progress.ttft_p99_s)),
+        cell("ok", human_number(progress.ok)),
+        cell("failed or dropped", human_number(failed), "bold red" if failed else "bold"),
+    )
+    grid.add_row(cell("power", unknown if progress.power_w is None else f"{human_number(progress.power_w)} W"), "", "", "")
+    outer = Table.grid(expand=True)
+    if progress.total_s:
+        left_s = max(0.0, progress.total_s - progress.elapsed_s)
+        bar = Table.grid(expand=True, padding=(0, 1))
+        bar.add_column(ratio=1)
+        bar.add_column(justify="right", no_wrap=True)
+        bar.add_row(
+            ProgressBar(total=progress.total_s, completed=min(progress.elapsed_s, progress.total_s)), f"{human_duration(left_s)} left"
+        )
+        outer.add_row(bar)
+    outer.add_row(grid)
+    title = f"{progress.stage} · {progress.phase} · {human_duration(progress.elapsed_s)}"
+    return Panel(outer, title=title, title_align="left", border_style="cyan")
+
+
+def choose_view(*, quiet: bool, json_output: bool) -> View:
+    """The view for this terminal: with `--json` all of it goes to stderr."""
+    stream = sys.stderr if json_output else sys.stdout
+    if quiet:
+        return QuietView()
+    return LiveView(stream) if stream.isatty() else PlainView(stream)
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], stream: TextIO | None = None) -> None:
+    """A table for people; the first column is left-aligned, numbers to the right."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title=title or None, title_justify="left", title_style="bold", header_style="dim", box=None, pad_edge=False)
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*[escape(cell) for cell in row])
+    out = stream or sys.stdout
+    # Into a pipe or a file a row is a line, however long: what reads it there looks for whole words.
+    Console(file=out, highlight=False, width=None if out.isatty() else _PIPE_WIDTH).print(table)

@@ -1,0 +1,1 @@
+"""From a measured run to a site, at one moment."""

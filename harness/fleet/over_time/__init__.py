@@ -1,0 +1,1 @@
+"""A site over time: failures, demand and scenarios."""

@@ -1,0 +1,354 @@
+"""An estimate over time: simulated years of the site, and scenarios beside them."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from harness.artifacts.run_result import RunResult, load_result
+from harness.core.clock import wall_now
+from harness.core.errors import ProfileError
+from harness.fleet.estimate.measured import work_of
+from harness.fleet.estimate.results import FleetEstimate, Floats
+from harness.fleet.over_time.failures import failure_classes
+from harness.fleet.over_time.parallel import spread
+from harness.fleet.over_time.scenarios import DRAWS, Outlook, Range, ScenarioResult, ScenarioTask, choose, play
+from harness.fleet.over_time.simulate import HOURS_OF_YEAR, Policy, Pool, Year, closed_forms, diurnal, read_trace, simulate
+from harness.fleet.site.arithmetic import HOURS_PER_MONTH
+from harness.fleet.site.catalog import gpus
+
+YEARS: Final = 4
+"""Simulated years by default: enough for the P99.9 of failed nodes, whose repairs take days."""
+
+MOST_YEARS: Final = 500
+"""Hours of that many years are held in memory (a quarter of a gigabyte); more tells nothing new."""
+
+HORIZON_DAYS: Final = 3 * 365
+"""How far scenarios look where the site's term is not stated."""
+
+POLICIES: Final[dict[str, Policy]] = {"shed": "shed", "queue": "queue", "degrade": "degrade"}
+
+GPUS_PER_NODE: Final = {"GB200": 4, "GB300": 4}
+"""GPUs of a compute tray of NVL72; of all other types here eight are in a node."""
+
+_GRID: Final = np.concatenate((np.linspace(0, 1.2, 49), np.linspace(1.3, 4.0, 10)))
+
+
+@dataclass(frozen=True, slots=True)
+class TimeOptions:
+    """What the caller states about time.
+
+    Attributes:
+        years: simulated years, one seed each.
+        scenarios: names, or all.
+        policy: what happens to demand beyond capacity.
+        demand_trace: file of demand by hour; None takes a wave with the load factor.
+        demand_share: peak demand over the site's estimated peak, where no demand is stated.
+        gpus_per_replica: blast radius; None takes the run's.
+        spares: nodes kept as spares; None takes the central share.
+        scale_delay_h: of the autoscaler; None keeps all replicas up.
+        processes: on this machine.
+        ray_address: of a Ray cluster.
+        seed: of everything; the same seed gives the same answer wherever it runs.
+    """
+
+    years: int = YEARS
+    scenarios: Sequence[str] = ()
+    policy: Policy = "shed"
+    demand_trace: Path | None = None
+    demand_share: float = 1.0
+    gpus_per_replica: int | None = None
+    spares: int | None = None
+    scale_delay_h: float | None = 10 / 60
+    processes: int = 1
+    ray_address: str | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.years <= MOST_YEARS:
+            raise ProfileError(f"{self.years:,} simulated years: from 1 to {MOST_YEARS} can be asked for")
+        if not 0 < self.demand_share < math.inf:
+            raise ProfileError(f"a demand of {self.demand_share:g} of the site's peak: it must be above 0")
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """The site over simulated years, and what scenarios do to it.
+
+    Attributes:
+        nodes: of the pool, spares included.
+        node_tok_s: output tokens per second of a serving node.
+        totals: figures of the years: P5, median and P95 over them.
+        closed: M/G/infinity beside them.
+        day: by hour of the day: demand, capacity up, served (tok/s), MW, share within the SLO; means over all years.
+        worst: the week around the worst hour of the first year, hour by hour, in the same columns.
+        scenarios: in the order asked for.
+        assumptions: what it stands on, with source and date.
+        horizon_days: how far scenarios look.
+        hours: the first year hour by hour, in the columns of `day`.
+    """
+
+    nodes: int
+    spares: int
+    gpus_per_node: int
+    gpus_per_replica: int
+    node_tok_s: float
+    years: int
+    policy: str
+    totals: dict[str, Range | None]
+    closed: dict[str, float]
+    events: dict[str, float]
+    day: dict[str, list[float] | None]
+    worst: dict[str, list[float] | None]
+    scenarios: tuple[ScenarioResult, ...]
+    assumptions: tuple[str, ...]
+    horizon_days: int
+    hours: dict[str, Floats | None]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON."""
+        return {
+            "nodes": self.nodes,
+            "spares": self.spares,
+            "gpus_per_node": self.gpus_per_node,
+            "gpus_per_replica": self.gpus_per_replica,
+            "node_tok_s": self.node_tok_s,
+            "years": self.years,
+            "policy": self.policy,
+            "totals": {key: item.to_dict() if item is not None else None for key, item in self.totals.items()},
+            "closed_forms": self.closed,
+            "failures_per_year": self.events,
+            "day": self.day,
+            "worst_week": self.worst,
+            "scenarios": {item.key: item.to_dict() for item in self.scenarios},
+            "assumptions": list(self.assumptions),
+            "horizon_days": self.horizon_days,
+        }
+
+
+def policy_of(text: str) -> Policy:
+    """A policy by its name.
+
+    Raises:
+        ProfileError: no such policy.
+    """
+    if text not in POLICIES:
+        raise ProfileError(f"--policy {text}: no such policy", next_step=f"use {', '.join(POLICIES)}")
+    return POLICIES[text]
+
+
+def forecast(estimated: FleetEstimate, options: TimeOptions | None = None) -> Forecast:
+    """Simulate an estimated site over years and play scenarios on it.
+
+    Args:
+        estimated: the site at its peak.
+        options: what is stated about time.
+
+    Raises:
+        ProfileError: no such scenario, or a pool that serves nothing.
+        PreflightError: no Ray where one was asked for.
+    """
+    options = options or TimeOptions()
+    chosen = choose(options.scenarios)
+    pool = pool_of(estimated, load_result(Path(estimated.run)), options)
+    tasks = [(pool, options.seed + year) for year in range(options.years)]
+    where = {"processes": options.processes, "ray_address": options.ray_address}
+    years = spread(simulate_task, tasks, **where)  # type: ignore[arg-type]
+    outlook = outlook_of(estimated, pool, years[0])
+    played: list[ScenarioResult] = []
+    if chosen:
+        played = spread(play, [ScenarioTask(item, outlook, options.seed) for item in chosen], **where)  # type: ignore[arg-type]
+    return Forecast(
+        nodes=pool.nodes,
+        spares=pool.spares,
+        gpus_per_node=pool.gpus_per_node,
+        gpus_per_replica=pool.gpus_per_replica,
+        node_tok_s=pool.tok_s_per_gpu * pool.gpus_per_node,
+        years=len(years),
+        policy=pool.policy,
+        totals=_totals(years),
+        closed=closed_forms(pool),
+        events={key: float(np.mean([year.events[key] for year in years])) for key in years[0].events},
+        day=_day(years),
+        worst=_worst_week(years[0]),
+        scenarios=tuple(played),
+        assumptions=_assumptions(pool, options),
+        horizon_days=outlook.horizon_days,
+        hours=_columns(years[0]),
+    )
+
+
+def simulate_task(task: tuple[Pool, int]) -> Year:
+    """A pool and its seed -> its year; at the top of the module, so that other processes find it."""
+    return simulate(*task)
+
+
+def pool_of(estimated: FleetEstimate, run: RunResult, options: TimeOptions) -> Pool:
+    """The site as one pool: failures that are simulated take the place of the availability that the estimate assumed."""
+    per_node = GPUS_PER_NODE.get(estimated.gpu, 8)
+    nodes = int(estimated.central["gpus_powered"] // per_node)
+    if nodes < 1:
+        raise ProfileError(
+            f"GPUs that are powered: {estimated.central['gpus_powered']:.0f}, not one node of {per_node} to simulate",
+            next_step="--years 0 estimates the site without time",
+        )
+    spares = options.spares if options.spares is not None else round(nodes * estimated.factors["reserved_spares"].value)
+    spares = min(spares, nodes - 1) if options.spares is None else spares
+    per_replica = options.gpus_per_replica
+    if per_replica is None:
+        per_replica = max(1, len(run.gpus) // (run.replicas or 1)) if run.gpus else per_node
+    peak = estimated.stated["demand_tok_s"]
+    if peak is None:
+        peak = estimated.central["output_tok_s_peak"] * options.demand_share
+    load_factor = estimated.factors["load_factor"].value
+    curve = (
+        read_trace(options.demand_trace) if options.demand_trace is not None else diurnal(load_factor, HOURS_OF_YEAR, seed=options.seed)
+    )  # fmt: skip
+    idle = estimated.factors.get("idle_power_share")
+    work = work_of(run)
+    computed = run.figure("input_computed_tok_s").value
+    return Pool(
+        nodes=nodes,
+        spares=spares,
+        gpus_per_node=per_node,
+        gpus_per_replica=per_replica,
+        tok_s_per_gpu=estimated.central["tok_s_per_gpu"],
+        demand_tok_s=curve * peak,
+        w_per_gpu=estimated.central.get("w_per_gpu"),
+        idle_power_share=idle.value if idle is not None else 0.3,
+        tok_s_per_session=estimated.stated["tok_s_per_session"],
+        context_tok=work["context_tok"],
+        cached_share=run.figure("prefix_hit_ratio").value,
+        prefill_tok_s_per_gpu=computed / len(run.gpus) if computed and run.gpus else None,
+        scale_delay_h=options.scale_delay_h,
+        policy=options.policy,
+    )
+
+
+def outlook_of(estimated: FleetEstimate, pool: Pool, year: Year) -> Outlook:
+    """What scenarios need of a site."""
+    site, today = estimated.site, wall_now().date()
+    up = year.serving_nodes * pool.gpus_per_node * pool.tok_s_per_gpu
+    asked = pool.demand_tok_s
+    total = float(asked.sum())
+    served = np.array([float(np.minimum(asked, share * up).sum()) / total if total > 0 else 1.0 for share in _GRID])
+    draws = estimated.peak_draws[:DRAWS]
+    watts, pue = estimated.central.get("w_per_gpu"), estimated.factors.get("pue")
+    powered = estimated.central["gpus_powered"]
+    per_h = estimated.stated["usd_per_h"]
+    prices = gpus()[estimated.gpu].usd_per_gpu_h
+    market = prices.get("rental_3_years")
+    return Outlook(
+        asked_tok_per_day=float(asked.mean()) * 86400,
+        capacity_grid=_GRID,
+        served_of=served,
+        capacity=draws / estimated.central["output_tok_s_peak"],
+        gpus=powered,
+        horizon_days=_days_until(site.until, today) or HORIZON_DAYS,
+        monthly_usd=None if per_h is None else per_h * HOURS_PER_MONTH,
+        notice_days=site.notice_days.value if site.notice_days is not None else 0.0,
+        terminable_days=float(_days_until(site.terminable_after, today) or 0),
+        power=None
+        if watts is None or pue is None
+        else (pue.value, watts * float(estimated.stated["gpus"] or 0) / 1e6, estimated.stated["cap_mw"]),
+        market_usd_per_gpu_h=market.value if market is not None else None,
+    )
+
+
+def _days_until(text: str | None, today: date) -> int | None:
+    """Days to the end of a month or to a day; None where nothing is stated or it is past."""
+    if text is None:
+        return None
+    parts = [int(part) for part in text.split("-")]
+    if len(parts) == 3:
+        then = date(*parts)
+    else:
+        year, month = (parts[0] + 1, 1) if parts[1] == 12 else (parts[0], parts[1] + 1)
+        then = date(year, month, 1)
+    return (then - today).days if then > today else None
+
+
+def _totals(years: Sequence[Year]) -> dict[str, Range | None]:
+    rows = [year.totals() for year in years]
+    found: dict[str, Range | None] = {}
+    for key, value in rows[0].items():
+        if key in {"failures", "hours"}:
+            continue
+        found[key] = None if value is None else Range.of(np.array([row[key] for row in rows], dtype=np.float64))
+    pooled = np.concatenate([year.down_nodes for year in years])
+    spares = float(np.quantile(pooled, 0.999, method="inverted_cdf"))
+    found["spares_for_999_pooled"] = Range(spares, spares, spares)
+    return found
+
+
+def _columns(year: Year) -> dict[str, Floats | None]:
+    return {
+        "demand_tok_s": year.demand_tok_s,
+        "served_tok_s": year.served_tok_s,
+        "shed_tok_s": year.shed_tok_s,
+        "slo_ratio": year.slo_ratio,
+        "power_mw": year.power_mw,
+        "serving_nodes": year.serving_nodes,
+        "online_nodes": year.online_nodes,
+        "down_nodes": year.down_nodes,
+    }
+
+
+def _day(years: Sequence[Year]) -> dict[str, list[float] | None]:
+    found: dict[str, list[float] | None] = {}
+    for key in _columns(years[0]):
+        columns = [_columns(year)[key] for year in years]
+        if any(column is None for column in columns):
+            found[key] = None
+            continue
+        pooled = np.concatenate([column[: len(column) // 24 * 24] for column in columns if column is not None])
+        found[key] = [float(value) for value in pooled.reshape(-1, 24).mean(axis=0)] if len(pooled) else []
+    return found
+
+
+def _worst_week(year: Year) -> dict[str, list[float] | None]:
+    hours = len(year.demand_tok_s)
+    worst = int(np.argmin(year.slo_ratio))
+    start = max(0, min(worst - 84, hours - 168))
+    found: dict[str, list[float] | None] = {
+        key: None if column is None else [float(value) for value in column[start : start + 168]] for key, column in _columns(year).items()
+    }
+    found["hour"] = [float(hour) for hour in range(start, min(start + 168, hours))]
+    return found
+
+
+def _assumptions(pool: Pool, options: TimeOptions) -> tuple[str, ...]:
+    said = [
+        f"{item.title}: "
+        + (
+            f"one in {1 / item.per_gpu_h:,.0f} GPU-hours"
+            if item.group_nodes == 1
+            else f"{item.per_group_year:g} a year for each {item.group_nodes} nodes"
+        )
+        + f", {item.repair_h:g} h until repaired; {item.source} ({item.date})"
+        for item in failure_classes()
+    ]
+    shape = "a wave a day with the estimate's load factor and an error of 2 %"
+    if options.demand_trace is not None:
+        shape = f"the trace {options.demand_trace}"
+    delay = "all replicas stay up: as stated"
+    if pool.scale_delay_h is not None:
+        late, margin = 60 * pool.scale_delay_h, 100 * pool.scale_margin
+        delay = f"replicas follow demand {late:.0f} minutes late with a margin of {margin:.0f} %; {_OURS}"
+    every_days = None if pool.maintenance_every_h is None else pool.maintenance_every_h / 24
+    return (
+        *said,
+        f"Failover: {pool.detect_h * 60:.0f} minutes until a failure is noticed, {pool.failover_h * 60:.0f} until a spare serves; {_OURS}",
+        f"Maintenance: {pool.maintenance_h:g} h a node every {every_days:g} days, in the {pool.maintenance_hours} quietest hours; {_OURS}"
+        if every_days is not None
+        else "Maintenance: none",
+        f"Demand: {shape}; beyond capacity: {pool.policy}",
+        f"Autoscaling: {delay}",
+    )
+
+
+_OURS: Final = "assumption of this harness (2026-11)"

@@ -1,0 +1,384 @@
+"""Scenarios as data: what part of the demand is served at what cost when something happens, beside the same site without it, draw by draw.
+
+A day of a draw has a share of the site's capacity. What a share serves comes from the simulated year: the mean over its hours of the
+smaller of what was asked and what that share of the hour's capacity gives. So a site with slack loses little by losing a little.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import resources
+from itertools import pairwise
+from typing import Any, Final, Literal, cast
+
+import numpy as np
+
+from harness.core.errors import ProfileError
+from harness.fleet.estimate.results import Floats
+from harness.fleet.site.arithmetic import HOURS_PER_MONTH
+from harness.fleet.site.load_data import Reader
+
+Kind = Literal["lost", "delay", "heat", "bursts", "price"]
+DAYS_PER_MONTH: Final = 365.25 / 12
+DRAWS: Final = 1000
+"""Draws of a scenario: the Monte Carlo error of its P5 and P95 is below what its assumptions are worth."""
+
+_NEEDED: Final[Mapping[str, tuple[str, ...]]] = {
+    "lost": ("share",), "delay": ("years",), "heat": ("days_per_year", "pue_more", "derate"), "bursts": ("per_year", "days", "share"),
+    "price": ("fall_per_year",),
+}  # fmt: skip
+_OPTIONAL: Final[Mapping[str, tuple[str, ...]]] = {"lost": ("days",)}
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """A range: uniform from low to high, or triangular around a mode."""
+
+    low: float
+    high: float
+    mode: float | None = None
+
+    def draw(self, rng: np.random.Generator, n: int) -> Floats:
+        """So many draws."""
+        if self.low == self.high:
+            return np.full(n, self.low)
+        return rng.uniform(self.low, self.high, n) if self.mode is None else rng.triangular(self.low, self.mode, self.high, n)
+
+    def text(self) -> str:
+        """In words."""
+        if self.low == self.high:
+            return f"{self.low:g}"
+        return f"{self.low:g} to {self.high:g}" + (f", most often {self.mode:g}" if self.mode is not None else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """One thing that may come.
+
+    Attributes:
+        notice: it comes with the site's notice.
+        from_terminable: not before the site's term may be ended.
+        paid: what of the site's price is paid for capacity that is gone.
+        horizon_years: to look ahead; None takes the site's term.
+    """
+
+    key: str
+    title: str
+    kind: Kind
+    parameters: Mapping[str, Parameter]
+    source: str
+    date: str
+    notice: bool = False
+    from_terminable: bool = False
+    paid: Literal["all", "with_capacity"] = "all"
+    horizon_years: float | None = None
+
+    def text(self) -> str:
+        """What is assumed, with its source."""
+        said = ", ".join(f"{name.replace('_', ' ')} {parameter.text()}" for name, parameter in self.parameters.items())
+        return f"{self.title}: {said}; {self.source} ({self.date})"
+
+
+@cache
+def shipped_scenarios() -> Mapping[str, Scenario]:
+    """The scenarios that come with the harness, by key."""
+    return read_scenarios((resources.files("harness.fleet.site") / "data" / "scenarios.yaml").read_text(encoding="utf-8"), "scenarios.yaml")
+
+
+def choose(names: Sequence[str]) -> tuple[Scenario, ...]:
+    """Scenarios by name; `all` is all of them.
+
+    Raises:
+        ProfileError: no such scenario.
+    """
+    known = shipped_scenarios()
+    if unknown := [name for name in names if name not in {*known, "all"}]:
+        raise ProfileError(f"there is no scenario {unknown[0]!r}", next_step=f"use all, or some of: {', '.join(known)}")
+    if "all" in names:
+        return tuple(known.values())
+    return tuple(known[name] for name in dict.fromkeys(names))
+
+
+def read_scenarios(text: str, where: str) -> dict[str, Scenario]:
+    """Scenarios of a YAML text.
+
+    Raises:
+        ProfileError: with all faults at once.
+    """
+    reader = Reader(where)
+    found = {key: _read(reader, key, raw) for key, raw in reader.top(text).items()}
+    reader.finish()
+    return found
+
+
+def _read(reader: Reader, key: str, raw: Mapping[str, Any]) -> Scenario:
+    reader.known(key, raw, ("title", "kind", "parameters", "notice", "from_terminable", "paid", "horizon_years", "source", "date"))
+    said = raw.get("kind")
+    if said not in _NEEDED:
+        reader.fault(f"{key}.kind", f"must be one of: {', '.join(_NEEDED)}")
+        said = "price"
+    kind = cast("Kind", said)
+    given = raw.get("parameters")
+    given = given if isinstance(given, Mapping) else {}
+    allowed = (*_NEEDED[kind], *_OPTIONAL.get(kind, ()))
+    for name in given:
+        if name not in allowed:
+            reader.fault(f"{key}.parameters.{name}", f"is none of: {', '.join(allowed)}")
+    for name in _NEEDED[kind]:
+        if name not in given:
+            reader.fault(f"{key}.parameters.{name}", "is needed")
+    parameters = {}
+    for name in given:
+        at, item = f"{key}.parameters.{name}", given[name]
+        if not isinstance(item, Mapping):
+            reader.fault(at, "must be {low: …, high: …}, with a value: for the mode")
+            continue
+        reader.known(at, item, ("low", "value", "high"))
+        low, high = reader.number(at, item, "low", inclusive=True), reader.number(at, item, "high", inclusive=True)
+        mode = reader.number(at, item, "value", inclusive=True) if "value" in item else None
+        if not low <= (low if mode is None else mode) <= high and not math.isnan(low + high):
+            reader.fault(at, "must have low <= value <= high")
+        if name in {"share", "derate", "fall_per_year"} and high > 1:
+            reader.fault(at, "is a share: at most 1")
+        parameters[name] = Parameter(low, high, mode)
+    paid = raw.get("paid", "all")
+    if paid not in {"all", "with_capacity"}:
+        reader.fault(f"{key}.paid", "must be all or with_capacity")
+    for flag in ("notice", "from_terminable"):
+        if not isinstance(raw.get(flag, False), bool):
+            reader.fault(f"{key}.{flag}", "must be true or false")
+    return Scenario(
+        key=key,
+        title=reader.text(key, raw, "title", required=True) or key,
+        kind=kind,
+        parameters=parameters,
+        source=reader.text(key, raw, "source", required=True) or "",
+        date=reader.date(key, raw, "date", required=True) or "",
+        notice=raw.get("notice") is True,
+        from_terminable=raw.get("from_terminable") is True,
+        paid="with_capacity" if paid == "with_capacity" else "all",
+        horizon_years=reader.number(key, raw, "horizon_years") if "horizon_years" in raw else None,
+    )
+
+
+# --- a site over its term ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """A site as scenarios see it.
+
+    Attributes:
+        asked_tok_per_day: mean demand.
+        served_of: share of the demand that is served at each share of capacity in `capacity_grid`.
+        capacity: the site's capacity in each draw, over the central one.
+        gpus: that are powered.
+        horizon_days: to look ahead.
+        monthly_usd: price of the site; None where nobody states it.
+        notice_days: of a termination or reclaim.
+        terminable_days: until the term may be ended.
+        power: PUE, uncapped megawatts and cap, for what heat does; None where power is not known.
+        market_usd_per_gpu_h: published price of the same GPU on the market; None where there is none.
+    """
+
+    asked_tok_per_day: float
+    capacity_grid: Floats
+    served_of: Floats
+    capacity: Floats
+    gpus: float
+    horizon_days: int
+    monthly_usd: float | None = None
+    notice_days: float = 0.0
+    terminable_days: float = 0.0
+    power: tuple[float, float, float | None] | None = None
+    market_usd_per_gpu_h: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """P5, median and P95."""
+
+    p5: float
+    p50: float
+    p95: float
+
+    @classmethod
+    def of(cls, draws: Floats) -> "Range":
+        """Of some draws."""
+        return cls(*(float(q) for q in np.quantile(draws, (0.05, 0.5, 0.95))))
+
+    def to_dict(self) -> dict[str, float]:
+        """As JSON."""
+        return {"p5": self.p5, "p50": self.p50, "p95": self.p95}
+
+
+@dataclass(frozen=True, slots=True)
+class ScenarioResult:
+    """What a scenario does over its horizon, beside the base case with the same draws. None is not known.
+
+    Attributes:
+        served_ratio: served demand over demand.
+        base_served_ratio: without the scenario.
+        lost_tok: tokens that the base case serves and the scenario does not.
+        capacity_months: months of the whole site that are missing.
+        cost_usd: what is paid for the site.
+        usd_per_mtok: paid over served.
+        base_usd_per_mtok: without the scenario.
+        elsewhere_usd: price of the missing GPU-hours on the market.
+        market_usd: price of all GPU-hours on the market, where the market moves.
+        months: ends of months from now, and served share of demand in each: P5, median, P95.
+    """
+
+    key: str
+    title: str
+    text: str
+    horizon_days: int
+    served_ratio: Range
+    base_served_ratio: Range
+    lost_tok: Range
+    capacity_months: Range
+    cost_usd: Range | None
+    base_cost_usd: Range | None
+    usd_per_mtok: Range | None
+    base_usd_per_mtok: Range | None
+    elsewhere_usd: Range | None
+    market_usd: Range | None
+    months: tuple[tuple[float, float, float, float], ...] = field(default=())
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON."""
+
+        def of(item: Range | None) -> dict[str, float] | None:
+            return item.to_dict() if item is not None else None
+
+        return {
+            "title": self.title, "text": self.text, "horizon_days": self.horizon_days, "served_ratio": of(self.served_ratio),
+            "base_served_ratio": of(self.base_served_ratio), "lost_tok": of(self.lost_tok), "capacity_months": of(self.capacity_months),
+            "cost_usd": of(self.cost_usd), "base_cost_usd": of(self.base_cost_usd), "usd_per_mtok": of(self.usd_per_mtok),
+            "base_usd_per_mtok": of(self.base_usd_per_mtok), "elsewhere_usd": of(self.elsewhere_usd), "market_usd": of(self.market_usd),
+            "months": [list(month) for month in self.months],
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class ScenarioTask:
+    """One scenario to be played; carries all that another machine needs."""
+
+    scenario: Scenario
+    outlook: Outlook
+    seed: int
+
+
+def play(task: ScenarioTask) -> ScenarioResult:
+    """Play one scenario over its horizon, in as many draws as the outlook has capacities."""
+    scenario, outlook = task.scenario, task.outlook
+    n = len(outlook.capacity)
+    days = round(scenario.horizon_years * 365.25) if scenario.horizon_years is not None else outlook.horizon_days
+    rng = np.random.default_rng([task.seed, *scenario.key.encode()])
+    # In steps of a day, or longer over long horizons: nothing here turns on less than a five-hundredth of the time.
+    step = max(1, days // 1500)
+    at = np.arange(0, days, step, dtype=np.float64)
+    drawn = {name: parameter.draw(rng, n) for name, parameter in scenario.parameters.items()}
+    share = _capacity(scenario, outlook, drawn, at, days, rng)
+    served = _served(outlook, share)
+    base = _served(outlook, np.ones((n, 1)))[:, 0]
+    ratio = served.mean(axis=1)
+    asked = outlook.asked_tok_per_day * days
+    missing = 1 - share.mean(axis=1)
+    months = days / DAYS_PER_MONTH
+    cost = base_cost = per_mtok = base_per_mtok = None
+    if outlook.monthly_usd is not None:
+        base_cost = np.full(n, outlook.monthly_usd * months)
+        kept = share.mean(axis=1) if scenario.paid == "with_capacity" or scenario.kind == "delay" else np.ones(n)
+        cost = base_cost * kept
+        with np.errstate(divide="ignore", invalid="ignore"):
+            per_mtok = np.where(ratio > 0, cost / (ratio * asked / 1e6), np.nan)
+            base_per_mtok = base_cost / (base * asked / 1e6)
+    market = outlook.market_usd_per_gpu_h
+    gpu_hours = outlook.gpus * months * HOURS_PER_MONTH
+    elsewhere = None if market is None or scenario.kind == "price" else Range.of(missing * gpu_hours * market)
+    falling = None
+    if scenario.kind == "price" and market is not None:
+        years = days / 365.25
+        fall = -np.log1p(-np.minimum(drawn["fall_per_year"], 0.999))
+        falling = Range.of(gpu_hours * market * np.where(fall > 0, -np.expm1(-fall * years) / np.maximum(fall * years, 1e-12), 1.0))
+    return ScenarioResult(
+        key=scenario.key,
+        title=scenario.title,
+        text=scenario.text(),
+        horizon_days=days,
+        served_ratio=Range.of(ratio),
+        base_served_ratio=Range.of(base),
+        lost_tok=Range.of((base - ratio) * asked),
+        capacity_months=Range.of(missing * months),
+        cost_usd=_range(cost),
+        base_cost_usd=_range(base_cost),
+        usd_per_mtok=_range(per_mtok),
+        base_usd_per_mtok=_range(base_per_mtok),
+        elsewhere_usd=elsewhere,
+        market_usd=falling,
+        months=_by_month(served, at, days),
+    )
+
+
+def _range(draws: Floats | None) -> Range | None:
+    """Of the draws in which it is a number; None where it is one in none."""
+    if draws is None:
+        return None
+    known = draws[np.isfinite(draws)]
+    return Range.of(known) if len(known) else None
+
+
+def _served(outlook: Outlook, share: Floats) -> Floats:
+    """Served share of demand for shares of the site's capacity (draws x days)."""
+    return np.interp(share * outlook.capacity[:, None], outlook.capacity_grid, outlook.served_of)
+
+
+def _capacity(scenario: Scenario, outlook: Outlook, drawn: Mapping[str, Floats], at: Floats, days: int, rng: np.random.Generator) -> Floats:
+    """Share of the site's capacity that is there, draws x steps."""
+    n = len(outlook.capacity)
+    match scenario.kind:
+        case "lost":
+            earliest = min(outlook.terminable_days, days) if scenario.from_terminable else 0.0
+            start = rng.uniform(earliest, days, n) + (outlook.notice_days if scenario.notice else 0.0)
+            end = start + drawn["days"] if "days" in drawn else np.full(n, math.inf)
+            gone = (at >= start[:, None]) & (at < end[:, None])
+            return 1 - gone * drawn["share"][:, None]
+        case "delay":
+            return (at >= drawn["years"][:, None] * 365.25).astype(np.float64)
+        case "heat":
+            kept = 1 - drawn["derate"]
+            if outlook.power is not None:
+                pue, uncapped_mw, cap_mw = outlook.power
+                hot_mw = uncapped_mw * (pue + drawn["pue_more"]) / pue * kept
+                if cap_mw is not None:  # what the cap allowed before is the whole; heat takes from that
+                    kept = kept * np.minimum(1.0, cap_mw / hot_mw) / min(1.0, cap_mw / uncapped_mw)
+            of_year = at % 365.25
+            first = rng.uniform(150, 200, n)  # of the year: early June to late July
+            hot = (of_year >= first[:, None]) & (of_year < (first + drawn["days_per_year"])[:, None])
+            cool: Floats = 1 - hot * (1 - np.minimum(kept, 1.0))[:, None]
+            return cool
+        case "bursts":
+            share = np.ones((n, len(at)))
+            counts = rng.poisson(drawn["per_year"] * days / 365.25)
+            for draw in range(n):
+                for start in rng.uniform(0, days, counts[draw]):
+                    taken = (at >= start) & (at < start + drawn["days"][draw])
+                    share[draw, taken] = 1 - drawn["share"][draw]  # one burst at a time
+            return share
+        case "price":
+            return np.ones((n, len(at)))
+
+
+def _by_month(served: Floats, at: Floats, days: int) -> tuple[tuple[float, float, float, float], ...]:
+    """Served share by month; by longer stretches over long horizons."""
+    parts = min(60, max(1, round(days / DAYS_PER_MONTH)))
+    edges = np.linspace(0, days, parts + 1)
+    found = []
+    for low, high in pairwise(edges):
+        inside = (at >= low) & (at < high)
+        if inside.any():
+            p5, p50, p95 = np.quantile(served[:, inside].mean(axis=1), (0.05, 0.5, 0.95))
+            found.append((float(high / DAYS_PER_MONTH), float(p5), float(p50), float(p95)))
+    return tuple(found)

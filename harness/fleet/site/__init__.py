@@ -1,0 +1,1 @@
+"""GPUs, sites, priors and published throughput: checked data with sources."""

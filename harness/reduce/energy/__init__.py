@@ -1,0 +1,1 @@
+"""Joules of a window at each power boundary."""

@@ -1,0 +1,257 @@
+"""A board's power sensor held against a meter: its gain, and how far that is known. docs/energy.md says how to place the meter."""
+
+import csv
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from harness.core.errors import ArtifactError, ProfileError
+from harness.core.records import Basis
+from harness.reduce.energy.attribution import SLICE_S
+from harness.reduce.energy.curves import from_power
+from harness.reduce.energy.devices import GPU_BOUNDARIES, Columns, energies
+from harness.reduce.energy.sensor_gain import CALIBRATION_SCHEMA, MeterCalibration, parse_calibration, read_calibration
+from harness.reduce.figures.figures import gpu_uuids
+from harness.reduce.read.run import Run, load_run, mapping, sequence
+from harness.reduce.statistics.intervals import Floats
+
+NS: Final = 1e-9
+MIN_SLICES: Final = 6
+"""Fewest slices of `SLICE_S`: half a minute of both readings."""
+MAX_SHIFT_S: Final = 1.0
+"""Clocks further apart than this are set right before anything is compared."""
+_SHIFTS_S: Final = 6.0
+_GRID_S: Final = 0.5
+_MOVES: Final = 0.05
+"""Power that varies less than this (standard deviation over mean) does not tell a shift of clocks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Calibrated:
+    """What the meter says of one sensor.
+
+    Attributes:
+        gain: meter / sensor over all slices.
+        error_ratio: 95 % bound of what is left: the meter's own accuracy and how the ratio varied from slice to slice, in quadrature.
+        slices: how many.
+        low_w: least mean power of a slice, by the sensor.
+        high_w: largest.
+        document: the calibration file's content.
+    """
+
+    device_id: str
+    gain: float
+    error_ratio: float
+    slices: int
+    low_w: float
+    high_w: float
+    document: Mapping[str, Any]
+
+    @property
+    def calibration(self) -> MeterCalibration:
+        """As the reduction takes it."""
+        return parse_calibration(self.document, "the calibration")
+
+    def sentence(self) -> str:
+        """For people."""
+        return (
+            f"{self.device_id}: the sensor's joules x {self.gain:.4f} are the meter's, to ±{self.error_ratio:.1%}"
+            f" ({self.slices} slices between {self.low_w:.0f} and {self.high_w:.0f} W)"
+        )
+
+
+def calibrate(
+    run_dir: Path, meter: Path, *, accuracy: float, device: str | None = None, name: str | None = None, into: Path | None = None
+) -> Calibrated:
+    """Hold the power sensor of one board against a meter's readings of the same stretch of time.
+
+    Args:
+        run_dir: a run during which the meter was read; one with stages of different power, idle among them, says most.
+        meter: CSV with a header: `time` (ISO 8601 with its zone, or Unix seconds) and `power_w`; and `device_id` where it holds several.
+        accuracy: of the meter, relative, 95 %, from its data sheet.
+        device: UUID of the board (a part from the start is enough); needed where the run had several.
+        name: of the meter, for the file.
+        into: a calibration file whose other boards are kept, if it is there.
+
+    Raises:
+        ProfileError: an accuracy that is none, or a board that cannot be told.
+        ArtifactError: the run or the readings do not serve; says why.
+    """
+    if not 0 <= accuracy < 0.5:
+        raise ProfileError(f"an accuracy of {accuracy:g} is none", next_step="give it as a ratio: 0.005 for half a percent")
+    run = load_run(run_dir, wanted=lambda _: False)
+    if run.power is None:
+        raise ArtifactError(f"{run_dir} has no power readings", next_step="calibrate with a run that read its boards' power")
+    device_id, boundary = _device(run, device)
+    unix_s, watts = read_meter(meter, device_id)
+    t = _relative(run, unix_s)
+    start, end = _overlap(run.power, boundary, device_id, t)
+    if (end - start) * NS < MIN_SLICES * SLICE_S:
+        raise ArtifactError(
+            f"meter and sensor overlap for {max(0.0, (end - start) * NS):.0f} s; {MIN_SLICES * SLICE_S:.0f} s are needed",
+            cause="the readings are of another time, or in another time zone",
+            next_step="write times with their zone, such as 2026-08-01T12:00:00+00:00, or as Unix seconds",
+        )
+    rows = (run.power["boundary"] == boundary) & (run.power["device_id"] == device_id)
+    only = {key: values[rows] for key, values in run.power.items()}
+    sensor = energies(only, start, end, ())[0]
+    if sensor.joules is None or sensor.basis is not Basis.MEASURED:
+        raise ArtifactError(f"the run's own energy is not known: {sensor.reason or sensor.basis}")
+    edges = np.linspace(start, end, int((end - start) * NS / SLICE_S) + 1)
+    curve = from_power(t, watts, gap_s=SLICE_S)
+    if curve.between(start, end) is None:
+        raise ArtifactError(f"the meter's readings are silent for more than {SLICE_S:g} s", next_step="read it at least once a second")
+    _check_clocks(curve.at, sensor.per_bin, start, end)
+    by_meter, by_sensor = np.diff(curve.at(edges)), sensor.per_bin(edges)
+    ratios = by_meter / by_sensor
+    gain = float(np.sum(by_meter) / np.sum(by_sensor))
+    spread = 1.96 * float(np.std(ratios, ddof=1)) / gain
+    error = math.hypot(accuracy, spread)
+    slice_w = by_sensor / (np.diff(edges) * NS)
+    kept = mapping(read_calibration(into)[1].get("devices")) if into is not None and into.exists() else {}
+    document = {
+        "schema_version": CALIBRATION_SCHEMA,
+        "devices": {
+            **kept,
+            device_id: {
+                "gain": gain,
+                "error_ratio": error,
+                "meter": name or meter.name,
+                "meter_accuracy": accuracy,
+                "made_at": _when(run, start),
+                "run_id": str(run.manifest.get("run_id") or run.root.resolve().name),
+                "slices": len(ratios),
+                "power_w": [float(np.min(slice_w)), float(np.max(slice_w))],
+                "ratio": [float(np.min(ratios)), float(np.max(ratios))],
+            },
+        },
+    }
+    return Calibrated(device_id, gain, error, len(ratios), float(np.min(slice_w)), float(np.max(slice_w)), document)
+
+
+def read_meter(path: Path, device_id: str) -> tuple[Floats, Floats]:
+    """Unix seconds and watts of a meter's CSV.
+
+    Raises:
+        ArtifactError: it cannot be read, lacks a column, or a line of it is damaged; names the line.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            columns = [str(column).strip().lower() for column in reader.fieldnames or ()]
+            reader.fieldnames = columns
+            missing = {"time", "power_w"} - set(columns)
+            if missing:
+                raise ArtifactError(
+                    f"{path} has no column {', '.join(sorted(missing))}",
+                    cause=f"its header is: {', '.join(columns) or 'empty'}",
+                    next_step="the header must name time and power_w (and device_id where there are several)",
+                )
+            rows = [
+                (_moment(row["time"]), _watts(row["power_w"]), number)
+                for number, row in enumerate(reader, 2)
+                if not row.get("device_id") or str(row["device_id"]).strip() == device_id
+            ]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ArtifactError(f"{path} cannot be read: {error}") from error
+    for moment, watts, number in rows:
+        if moment is None or watts is None:
+            what = "time" if moment is None else "power_w"
+            raise ArtifactError(
+                f"{path}, line {number}: {what} is no {'time' if moment is None else 'power'}",
+                next_step="write times as ISO 8601 with their zone or as Unix seconds, and power in watts",
+            )
+    if len(rows) < 2:
+        raise ArtifactError(f"{path} has no readings of {device_id}")
+    rows.sort(key=lambda row: row[0] or 0.0)
+    return np.array([row[0] for row in rows], dtype=np.float64), np.array([row[1] for row in rows], dtype=np.float64)
+
+
+def _moment(text: str | None) -> float | None:
+    text = (text or "").strip()
+    try:
+        value = float(text)
+    except ValueError:
+        try:
+            moment = datetime.fromisoformat(text)
+        except ValueError:
+            return None
+        return moment.timestamp() if moment.tzinfo is not None else None  # without a zone nobody knows when it was
+    return value if math.isfinite(value) and value > 1e8 else None
+
+
+def _watts(text: str | None) -> float | None:
+    try:
+        value = float((text or "").strip())
+    except ValueError:
+        return None
+    return value if math.isfinite(value) and value >= 0 else None
+
+
+def _device(run: Run, wanted: str | None) -> tuple[str, str]:
+    assert run.power is not None
+    for boundary in GPU_BOUNDARIES:
+        there = sorted(set(run.power["device_id"][run.power["boundary"] == boundary]))
+        mine = [device for device in there if device in gpu_uuids(run)] or there
+        if wanted is not None:
+            mine = [device for device in there if device.lower().startswith(wanted.lower())]
+        if len(mine) == 1:
+            return mine[0], str(boundary)
+        if mine:
+            raise ProfileError(
+                f"{wanted or 'the run'} could be any of {', '.join(mine)}",
+                cause="a meter is held against one board at a time: gains differ from board to board",
+                next_step="name it with --device UUID",
+            )
+    raise ProfileError(f"the run read no power of {wanted or 'a board'}", next_step="name a board of the run with --device UUID")
+
+
+def _anchor(run: Run) -> tuple[float, float]:
+    for anchor in sequence(run.manifest.get("clock_anchors")):
+        unix, monotonic = mapping(anchor).get("unix_ns"), mapping(anchor).get("monotonic_ns")
+        if isinstance(unix, int) and isinstance(monotonic, int):
+            return unix * NS, run.at(monotonic)
+    raise ArtifactError("the run's manifest has no clock anchor, so its times cannot be told in the meter's")
+
+
+def _relative(run: Run, unix_s: Floats) -> Floats:
+    unix, at = _anchor(run)
+    return (unix_s - unix) / NS + at
+
+
+def _when(run: Run, moment: float) -> str:
+    unix, at = _anchor(run)
+    return datetime.fromtimestamp(unix + (moment - at) * NS, tz=UTC).isoformat(timespec="seconds")
+
+
+def _overlap(power: Columns, boundary: str, device_id: str, t: Floats) -> tuple[float, float]:
+    mine = power["t_ns"][(power["boundary"] == boundary) & (power["device_id"] == device_id)]
+    return max(float(np.min(mine)), float(t[0])) + NS, min(float(np.max(mine)), float(t[-1])) - NS
+
+
+def _check_clocks(meter_at: Any, sensor_per_bin: Any, start: float, end: float) -> None:  # noqa: ANN401 - functions of moments
+    """Refuse readings that fit much better when they are moved in time."""
+    margin = _SHIFTS_S / NS
+    edges = np.arange(start + margin, end - margin, _GRID_S / NS)
+    if len(edges) < 20:
+        return
+    sensor = sensor_per_bin(edges)
+    if not np.all(np.isfinite(sensor)) or np.std(sensor) < _MOVES * np.mean(sensor):
+        return
+    fits: Sequence[tuple[float, float]] = [
+        (float(np.corrcoef(sensor, np.diff(meter_at(edges + shift / NS)))[0, 1]), float(shift))
+        for shift in np.arange(-_SHIFTS_S, _SHIFTS_S + _GRID_S / 2, _GRID_S)
+    ]
+    best, shift = max(fits)
+    unmoved = next(fit for fit, by in fits if by == 0)
+    if abs(shift) > MAX_SHIFT_S and best > unmoved + 0.02:
+        raise ArtifactError(
+            f"the meter's clock is about {shift:+.1f} s off the run's",
+            cause="its readings follow the sensor's much better when they are moved by that",
+            next_step="set the meter's clock (NTP), or correct its times",
+        )

@@ -1,0 +1,87 @@
+"""Power without load: before the server starts, and with the model loaded."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from harness.reduce.energy.devices import Energy, energies
+from harness.reduce.energy.sensor_gain import MeterCalibration
+from harness.reduce.read.run import Run, number
+
+BEFORE_SERVER: Final = "before_server"
+READY: Final = "ready"
+
+
+@dataclass(frozen=True, slots=True)
+class Idle:
+    """One stretch without load.
+
+    Attributes:
+        when: `before_server` or `ready`.
+        start: nanoseconds from the run's start.
+        end: likewise.
+        energies: at each boundary that was read.
+    """
+
+    when: str
+    start: float
+    end: float
+    energies: tuple[Energy, ...]
+
+    def at(self, boundary: str) -> Energy | None:
+        """The boundary's energy, None where it was not read."""
+        return next((energy for energy in self.energies if energy.boundary == boundary), None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in summary.json."""
+        return {
+            "start_s": self.start * 1e-9,
+            "end_s": self.end * 1e-9,
+            "boundaries": {
+                energy.boundary: {
+                    "watts": energy.watts,
+                    "reason": energy.reason,
+                    "error_ratio": energy.error_ratio,
+                    "systematic_ratio": energy.systematic_ratio,
+                    "method": energy.method,
+                }
+                for energy in self.energies
+            },
+        }
+
+
+def idles(run: Run, gpu_uuids: list[str], calibration: MeterCalibration) -> Mapping[str, Idle]:
+    """The stretches that the run left without load, by `when`; those that it did not have are missing."""
+    found = {}
+    for event in run.events:
+        if event["event"] != "idle":
+            continue
+        start_ns, end_ns, when = number(event.get("start_ns")), number(event.get("end_ns")), str(event.get("when"))
+        if start_ns is None or end_ns is None or end_ns <= start_ns:
+            continue
+        start, end = run.at(event["start_ns"]), run.at(event["end_ns"])
+        found[when] = Idle(when, start, end, tuple(energies(run.power, start, end, gpu_uuids, calibration=calibration)))
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class AboveIdle:
+    """Power of the window less that of a stretch without load, at one boundary. Both come from the same sensors, so their gain error is
+    common and stays what it was, relative; their statistical errors add in quadrature.
+    """
+
+    watts: float
+    error_w: float | None
+    systematic_ratio: float | None
+
+
+def above(window: Energy, idle: Energy | None) -> AboveIdle | None:
+    """None where either is absent."""
+    if idle is None or window.watts is None or idle.watts is None:
+        return None
+    error = None
+    if window.error_ratio is not None and idle.error_ratio is not None:
+        error = float(np.hypot(window.error_ratio * window.watts, idle.error_ratio * idle.watts))
+    return AboveIdle(window.watts - idle.watts, error, window.systematic_ratio)

@@ -1,0 +1,444 @@
+"""Figures of one window: latency of the requests intended in it, tokens that arrived in it, energy of the same stretch."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from harness.artifacts.run_summary import Distribution, Figure, RequestCounts
+from harness.core.metric_names import Concept
+from harness.core.metrics import METRICS
+from harness.core.records import Basis, Concern, Outcome
+from harness.reduce.energy.window import WindowEnergy, Work, energy_figures, window_energy
+from harness.reduce.over_time.counters import ServerCounters
+from harness.reduce.over_time.flow import Flow, SumOf
+from harness.reduce.over_time.tokens import Output, gaps, in_flight, live_conversations, moments, output, output_of, spread_input, tpot
+from harness.reduce.read.categorical import Bools
+from harness.reduce.read.requests import Requests
+from harness.reduce.read.run import Run, mapping, number, sequence
+from harness.reduce.statistics.intervals import BATCH_COUNTS, BATCHES, Floats, batch_edges, distribution, mean_interval, ratio_interval
+from harness.reduce.windows.windows import StageWindow, last_evidence
+
+NS: Final = 1e-9
+MOST_UNSPLIT: Final = 0.05
+"""Share of a class's input tokens whose split into computed and cached may be unknown (cancelled requests end before they tell it)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Flows:
+    """Everything that is spread over the whole run's time, made once and asked per window.
+
+    Attributes:
+        output: output tokens.
+        input: whole prompts.
+        computed: the part of prompts that was computed, None where usage does not split it.
+        cache_read: the part that was read from cache, likewise.
+        split: whole prompts of the requests whose split is known.
+        unsplit: how many requests' is not, where `computed` goes without them.
+        cache_write: the part that was written to cache, None where no answer tells.
+        in_flight: request-nanoseconds.
+        live: conversation-nanoseconds.
+        tpot_s: per request.
+    """
+
+    output: Output
+    input: Flow
+    computed: Flow | None
+    cache_read: Flow | None
+    split: Flow
+    unsplit: int
+    cache_write: Flow | None
+    in_flight: Flow
+    live: Flow
+    tpot_s: Floats
+
+
+def flows(run: Run) -> Flows:
+    """Spread tokens and requests of a run over time."""
+    return _flows(run, output(run.requests), tpot(run.requests), None)
+
+
+def flows_of(run: Run, whole: Flows, who: Bools) -> Flows:
+    """The part of some requests, as the whole run placed it."""
+    return _flows(run, output_of(run.requests, whole.output, who), whole.tpot_s, who)
+
+
+def _flows(run: Run, out: Output, tpot_s: Floats, who: Bools | None) -> Flows:
+    requests = run.requests
+    counted = ~np.isnan(requests.input_tok)
+    wrote = ~np.isnan(requests.cache_write_tok)
+    if who is not None:
+        counted, wrote = counted & who, wrote & who
+    unsplit = counted & np.isnan(requests.cache_read_tok)
+    untold_tok, all_tok = float(np.sum(requests.input_tok[unsplit])), float(np.sum(requests.input_tok[counted]))
+    # The server's counters tell the whole run's split to the token; nobody tells that of a part of it.
+    split = bool(np.any(counted)) and untold_tok <= (0.0 if who is None else MOST_UNSPLIT * all_tok) and not np.all(unsplit[counted])
+    until = last_evidence(run) or 0.0
+
+    def read(rows: slice) -> Floats:
+        return requests.cache_read_tok[rows]
+
+    return Flows(
+        output=out,
+        input=spread_input(requests, lambda rows: requests.input_tok[rows], who),
+        computed=spread_input(requests, lambda rows: requests.input_tok[rows] - read(rows), who) if split else None,
+        cache_read=spread_input(requests, read, who) if split else None,
+        split=spread_input(requests, lambda rows: np.where(np.isnan(read(rows)), np.nan, requests.input_tok[rows]), who),
+        unsplit=int(np.sum(unsplit)) if split else 0,
+        cache_write=spread_input(requests, lambda rows: requests.cache_write_tok[rows], who) if np.any(wrote) else None,
+        in_flight=in_flight(requests, until, who),
+        live=live_conversations(requests, until, who),
+        tpot_s=tpot_s,
+    )
+
+
+def gpu_count(run: Run) -> int | None:
+    """All GPUs that the deployment holds; None where there is none or it is not known."""
+    stated = number(mapping(run.profile.get("server")).get("gpu_count"))
+    if stated:
+        return int(stated)
+    return len(sequence(mapping(run.manifest.get("hardware")).get("gpus"))) or None
+
+
+def gpu_uuids(run: Run) -> list[str]:
+    """UUIDs of the deployment's boards on this machine."""
+    gpus = sequence(mapping(run.manifest.get("hardware")).get("gpus"))
+    return [str(mapping(gpu)["uuid"]) for gpu in gpus if mapping(gpu).get("uuid")]
+
+
+def count(requests: Requests, mine: Bools, planned: int | None, in_window: Bools | None, turns_not_happened: int | None) -> RequestCounts:
+    """How the requests of `mine` ended; those that only primed a cache are counted apart."""
+    primed = int(np.sum(mine & requests.priming & requests.ok))
+    mine = mine & ~requests.priming
+    return RequestCounts(
+        planned=planned,
+        sent=int(np.sum(mine & ~requests.dropped)),
+        ok=int(np.sum(mine & requests.ok)),
+        failed=int(np.sum(mine & requests.failed)),
+        dropped=int(np.sum(mine & requests.dropped)),
+        cancelled=int(np.sum(mine & requests.cancelled)),
+        by_outcome=requests.outcome[mine].counts(),
+        in_window=int(np.sum(in_window)) if in_window is not None else None,
+        turns_not_happened=turns_not_happened,
+        primed=primed,
+    )
+
+
+def intended_in(requests: Requests, window: StageWindow) -> Bools:
+    """Requests of the stage that were intended in its window."""
+    if window.start is None or window.end is None:
+        return np.zeros(len(requests), dtype=bool)
+    mine: Bools = requests.stage == window.name
+    return mine & (requests.intended >= window.start) & (requests.intended < window.end)
+
+
+def latency(requests: Requests, mine: Bools, flow: Flows) -> dict[str, Distribution]:
+    """Distributions over the requests of `mine`. Planned cancellations count only for what had come before them."""
+    ok, cancelled = requests.ok[mine], requests.cancelled[mine]
+    lost = ~(ok | cancelled)
+    start, first = requests.intended[mine], requests.first_token[mine]
+    censored = int(np.sum(lost))
+    began = ok | (cancelled & ~np.isnan(first))  # a request that failed after its first token was no answer: it counts as lost throughout
+
+    def seconds(took: Floats, counted: Bools) -> Distribution:
+        """Of the counted requests, with the lost ones as censored, and its intervals: requests are in order of intended time.
+
+        `took` is used up.
+        """
+        values = took[counted]
+        took[~counted] = np.nan
+        took[lost] = np.inf
+        requests.release()
+        return distribution(values, censored, series=took)
+
+    def from_sent(moment: Floats) -> Floats:
+        return (moment - requests.sent[mine]) * NS
+
+    def last() -> Floats:
+        told = requests.last_token[mine]
+        return np.where(np.isnan(told), requests.done[mine], told)
+
+    lag = (requests.sent[mine] - start) * NS
+    gap_s, weight = gaps(requests, mine, told=flow.output.told)
+    broken = int(np.sum(lost & ~np.isnan(first)))  # streams that broke: one gap each never ended
+    between = distribution(gap_s, broken, weight)
+    empty = Distribution()
+    return {
+        "ttft_s": seconds((first - start) * NS, began),
+        "ttft_from_sent_s": seconds(from_sent(first), began),
+        "tpot_s": seconds(flow.tpot_s[mine], ok),
+        "itl_s": between if flow.output.told else empty,
+        "inter_event_s": empty if flow.output.told else between,
+        "e2e_s": seconds((last() - start) * NS, ok),
+        "e2e_from_sent_s": seconds(from_sent(last()), ok),
+        "schedule_lag_s": distribution(lag, int(np.sum(np.isnan(lag)))),
+    }
+
+
+def good(requests: Requests, mine: Bools, flow: Flows, slos: Mapping[str, float | None]) -> Bools:
+    """Requests of `mine` that were answered in full and met every SLO; one that has no such figure (TPOT of one token) meets it."""
+    met: Bools = mine & requests.ok
+
+    def last() -> Floats:
+        return np.where(np.isnan(requests.last_token), requests.done, requests.last_token)
+
+    def first() -> Floats:
+        return np.where(np.isnan(requests.first_token), last(), requests.first_token)
+
+    figures: Mapping[str, Callable[[], Floats]] = {
+        "ttft_s": lambda: (first() - requests.intended) * NS,
+        "tpot_s": lambda: flow.tpot_s,
+        "e2e_s": lambda: (last() - requests.intended) * NS,
+    }
+    for key, values in figures.items():
+        limit = slos.get(key)
+        if limit is not None:
+            with np.errstate(invalid="ignore"):
+                met &= ~(values() > limit)
+    return met
+
+
+@dataclass(frozen=True, slots=True)
+class StageFigures:
+    """What one window yields."""
+
+    metrics: dict[str, Figure]
+    latency: dict[str, Distribution]
+    energy: WindowEnergy | None
+    input_split: str | None
+
+    @property
+    def energy_concerns(self) -> list[Concern]:
+        """What is wrong with the window's joules."""
+        if self.energy is None:
+            return []
+        return [*self.energy.concerns, *(concern for one in self.energy.energies for concern in one.concerns)]
+
+
+class _Figures:
+    """Gathers figures of one window."""
+
+    def __init__(self, window: StageWindow) -> None:
+        self.window = window
+        self.start = window.start if window.start is not None else np.nan
+        self.end = window.end if window.end is not None else np.nan
+        self.length_s = (self.end - self.start) * NS
+        self.figures: dict[str, Figure] = {}
+
+    def absent(self, key: str, note: str) -> None:
+        self.figures[key] = Figure(None, METRICS[key].unit, basis=Basis.ABSENT, window=self.window.name, note=note)
+
+    def put(
+        self,
+        key: str,
+        value: float | None,
+        interval: tuple[float, float] | None = None,
+        *,
+        basis: Basis = Basis.MEASURED,
+        boundary: str | None = None,
+        note: str | None = None,
+        name: str | None = None,
+    ) -> None:
+        if value is None or not np.isfinite(value):
+            if name is None:
+                self.absent(key, note or "nothing to take it from")
+            return
+        low, high = interval if interval is not None else (None, None)
+        definition = METRICS[key]
+        self.figures[name or key] = Figure(
+            float(value), definition.unit, low, high, basis, boundary or definition.boundary, self.window.name, note
+        )
+
+    def edges(self) -> dict[int, Floats]:
+        """Edges of the batches that intervals are made of; none for batches shorter than a second."""
+        return {n: batch_edges(self.start, self.end, n) for n in BATCH_COUNTS if self.length_s / n >= 1.0}
+
+    def rate(self, key: str, flow: Flow | SumOf, note: str | None = None) -> tuple[float, float] | None:
+        """Amount in the window per second, with its interval."""
+        edges = self.edges()
+        amounts = {n: flow.per_bin(edge) for n, edge in edges.items()}
+        interval = ratio_interval(amounts, {n: np.diff(edge) * NS for n, edge in edges.items()})
+        whole = float(np.sum(amounts[BATCHES])) if BATCHES in amounts else flow.between(self.start, self.end)
+        self.put(key, whole / self.length_s, interval, note=note)
+        return interval
+
+
+def figures(
+    run: Run,
+    window: StageWindow,
+    flow: Flows,
+    counters: ServerCounters | None,
+    slos: Mapping[str, float | None],
+    price: Mapping[str, Any],
+    who: Bools | None = None,
+) -> StageFigures:
+    """All figures of one window: of all requests, or of some (whose flows are given then)."""
+    requests = run.requests
+    mine, ok = intended_in(requests, window), requests.ok
+    if who is not None:
+        mine, ok = mine & who, ok & who
+    out = _Figures(window)
+    distributions = latency(requests, mine, flow)
+    requests.release()
+    if window.start is None or window.end is None:
+        for key, definition in METRICS.items():
+            if definition.kind == "value":
+                out.absent(key, "there is no measured window")
+        return StageFigures(out.figures, distributions, None, None)
+    start, end = window.start, window.end
+
+    interval = _throughput(out, flow)
+    split = _input(out, flow, counters)
+    answered = ok & (requests.done >= start) & (requests.done < end)
+    out.rate("requests_per_s", moments(requests, requests.done, ok))
+    _goodput(out, requests, mine, flow, slos)
+    requests.release()
+    pace = distributions["tpot_s"]
+    for key, name in (("interactivity_tok_s_user", "p50"), ("interactivity_p90_tok_s_user", "p90")):
+        seconds = getattr(pace, name)
+        bounds = pace.ci.get(name)
+        speeds = (1 / bounds[1], 1 / bounds[0]) if bounds is not None and bounds[0] > 0 else None
+        out.put(key, 1 / seconds if seconds else None, speeds, note=None if seconds else "the time per output token has no such percentile")
+    edges = out.edges()
+    in_flight = ratio_interval({n: flow.in_flight.per_bin(e) for n, e in edges.items()}, {n: np.diff(e) for n, e in edges.items()})
+    out.put("requests_in_flight", flow.in_flight.between(start, end) / (end - start), in_flight)
+    done_right = mine & requests.ok
+    for key, values in (("mean_input_tok", requests.input_tok), ("mean_output_tok", requests.output_tok)):
+        known = values[done_right][~np.isnan(values[done_right])]
+        nothing = "no answer came with a count" if len(known) == 0 else None
+        out.put(key, float(np.mean(known)) if len(known) else None, mean_interval(known), note=nothing)
+
+    gpus = gpu_count(run)
+    output_tok_s = out.figures["output_tok_s"].value
+    if gpus is None:
+        out.absent("output_tok_s_per_gpu", "the deployment holds no GPU")
+    elif output_tok_s is not None:
+        scaled = (interval[0] / gpus, interval[1] / gpus) if interval else None
+        out.put(
+            "output_tok_s_per_gpu",
+            output_tok_s / gpus,
+            scaled,
+            note="the deployment's only GPU" if gpus == 1 else f"all {gpus} GPUs of the deployment",
+        )
+    _dollars(out, price)
+    joules = window_energy(run, start, end, gpu_uuids(run))
+    work = Work(
+        flow.output.flow,
+        flow.input,
+        flow.computed,
+        out.figures["input_computed_tok_s"].value,
+        moments(requests, requests.done, answered),
+    )
+    settings = mapping(run.profile.get("energy"))
+    out.figures |= energy_figures(joules, work, window.name, out.edges(), settings, nothing_read=run.power is None)
+    ordered = {key: out.figures[key] for key in METRICS if key in out.figures}
+    ordered |= {key: figure for key, figure in out.figures.items() if key not in ordered}
+    return StageFigures(ordered, distributions, joules, split)
+
+
+def _throughput(out: _Figures, flow: Flows) -> tuple[float, float] | None:
+    note = None
+    if np.any(flow.output.estimated):
+        streams = int(np.sum(flow.output.estimated))
+        note = f"{flow.output.estimated_tok:.0f} tokens of {streams} unfinished streams (whole run) are estimated from bytes"
+    interval = out.rate("output_tok_s", flow.output.flow, note)
+    out.rate("input_tok_s", flow.input)
+    out.rate("total_tok_s", SumOf((flow.output.flow, flow.input)))
+    return interval
+
+
+def _input(out: _Figures, flow: Flows, counters: ServerCounters | None) -> str | None:
+    """Computed and cached input; returns where the split comes from."""
+    split: str | None = None
+    read: float | None = None
+    whole: float | None = None
+    if flow.computed is not None and flow.cache_read is not None:
+        split = "usage"
+        note = None
+        if flow.unsplit:
+            gone = "1 request" if flow.unsplit == 1 else f"{flow.unsplit} requests"
+            note = f"without {gone} (whole run) that ended before telling what was cached"
+        out.rate("input_computed_tok_s", flow.computed, note)
+        out.rate("input_cache_read_tok_s", flow.cache_read, note)
+        read, whole = flow.cache_read.between(out.start, out.end), flow.split.between(out.start, out.end)
+    elif counters is not None:
+        whole = counters.difference(Concept.PROMPT_TOKENS, out.start, out.end)
+        read = counters.difference(Concept.CACHED_TOKENS, out.start, out.end)
+        computed = counters.difference(Concept.COMPUTED_TOKENS, out.start, out.end)
+        if computed is None and whole is not None and read is not None:
+            computed = whole - read
+        if computed is not None and read is not None:
+            split = "server_counters"
+            note = "from the server's counters: not every answer tells"
+            out.put("input_computed_tok_s", computed / out.length_s, boundary="server", note=note)
+            out.put("input_cache_read_tok_s", read / out.length_s, boundary="server", note=note)
+    if split is None:
+        reason = "neither the answers' usage nor the server's counters tell what was cached"
+        out.absent("input_computed_tok_s", reason)
+        out.absent("input_cache_read_tok_s", reason)
+    if read is not None and whole:
+        interval = None
+        if split == "usage" and flow.cache_read is not None:
+            edges = out.edges()
+            reads = {n: flow.cache_read.per_bin(e) for n, e in edges.items()}
+            interval = ratio_interval(reads, {n: flow.split.per_bin(e) for n, e in edges.items()})
+            interval = (max(0.0, interval[0]), min(1.0, interval[1])) if interval else None
+        out.put("prefix_hit_ratio", read / whole, interval, boundary="client" if split == "usage" else "server")
+    else:
+        out.absent("prefix_hit_ratio", "no input was processed in the window" if split else "nobody tells what was cached")
+    if flow.cache_write is not None:
+        out.rate("input_cache_write_tok_s", flow.cache_write)
+    else:
+        out.absent("input_cache_write_tok_s", "the answers' usage does not tell")
+    return split
+
+
+def _goodput(out: _Figures, requests: Requests, mine: Bools, flow: Flows, slos: Mapping[str, float | None]) -> None:
+    counted = mine & ~requests.cancelled
+    everyone = int(np.sum(counted))
+    lost = int(np.sum(counted & ~requests.ok))
+    nobody = None if everyone else "no request was intended in the window"
+    out.put("error_ratio", lost / everyone if everyone else None, note=nobody)
+    if all(limit is None for limit in slos.values()):
+        for key in ("goodput_rps", "goodput_tok_s", "slo_met_ratio"):
+            out.absent(key, "the profile sets no SLOs")
+        return
+    met = good(requests, mine, flow, slos)
+    out.put("slo_met_ratio", int(np.sum(met)) / everyone if everyone else None, note=nobody)
+    # Good requests are booked at the moment they were intended, so that batches add up to the window.
+    out.rate("goodput_rps", moments(requests, requests.intended, met))
+    tokens = flow.output.per_request
+    if np.any(met & np.isnan(tokens)):
+        out.absent("goodput_tok_s", "some answers came without a count of tokens")
+    else:
+        out.rate("goodput_tok_s", moments(requests, requests.intended, met, tokens))
+
+
+def _dollars(out: _Figures, price: Mapping[str, Any]) -> None:
+    usd_per_gpu_h = number(price.get("usd_per_gpu_h"))
+    per_gpu = out.figures["output_tok_s_per_gpu"]
+    if usd_per_gpu_h is None:
+        out.absent("usd_per_mtok", "the profile states no price")
+    elif not per_gpu.value:
+        out.absent("usd_per_mtok", per_gpu.note if per_gpu.value is None and per_gpu.note else "no output tokens in the window")
+    else:
+
+        def usd(rate: float) -> float:
+            return usd_per_gpu_h / (rate * 3600 / 1e6)
+
+        interval = None
+        if per_gpu.ci_low is not None and per_gpu.ci_high is not None and per_gpu.ci_low > 0:
+            interval = (usd(per_gpu.ci_high), usd(per_gpu.ci_low))
+        note = f"{usd_per_gpu_h:g} USD per GPU-hour: {price.get('source')}, {price.get('date')}"
+        out.put("usd_per_mtok", usd(per_gpu.value), interval, basis=Basis.MODELLED, note=note)
+
+
+def window_counts(run: Run, window: StageWindow, planned: int | None) -> RequestCounts:
+    """Counts of one stage."""
+    return count(run.requests, run.requests.stage == window.name, planned, intended_in(run.requests, window), window.turns_not_happened)
+
+
+def tried(requests: Requests) -> Bools:
+    """Requests that the server may have worked on: sent, or at least tried."""
+    return ~requests.dropped & (requests.outcome != Outcome.TIMEOUT_CONNECT)

@@ -1,0 +1,188 @@
+"""The joules of a whole run: what a report says of them beside the figures."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from harness.artifacts.run_summary import ClassSummary
+from harness.core.records import Boundary
+from harness.reduce.energy.attribution import Attribution, StageSlices, components, decode_context, fit, slice_edges
+from harness.reduce.energy.boundaries import Rung
+from harness.reduce.energy.devices import Energy
+from harness.reduce.energy.gpu_state import GpuState
+from harness.reduce.energy.idle import BEFORE_SERVER, READY, Idle, above
+from harness.reduce.energy.window import WindowEnergy, carbon, plain_of
+from harness.reduce.figures.energy_by_class import Allocation, allocate
+from harness.reduce.over_time.flow import Flow
+from harness.reduce.over_time.tokens import Output
+from harness.reduce.read.requests import Requests
+from harness.reduce.read.run import Run, mapping
+from harness.reduce.statistics.intervals import Floats
+
+NS: Final = 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class RunEnergy:
+    """Energy of the headline's window, with everything that a reader needs to hold against it.
+
+    Attributes:
+        window: name of the stage; None without a measured window.
+        energies: one a boundary.
+        idle: stretches without load, by `when`.
+        rungs: the ladder from board to facility.
+        attribution: joules by time, computed input, output and output x context, or why not.
+        allocation: joules by class; None where there are none.
+        boards: throttling, limits and errors, with stretches of the whole run.
+        carbon: CO2 of the window; None without the grid's factor.
+    """
+
+    window: str | None
+    energies: tuple[Energy, ...]
+    idle: Mapping[str, Idle]
+    rungs: tuple[Rung, ...]
+    attribution: Attribution
+    allocation: Allocation | None
+    boards: GpuState
+    carbon: Mapping[str, Any] | None
+
+    @property
+    def plain(self) -> Energy | None:
+        """The boundary that figures without a suffix are taken at."""
+        return plain_of(self.energies)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in summary.json."""
+        return {
+            "window": self.window,
+            "boundaries": {energy.boundary: energy.to_dict() for energy in self.energies},
+            "idle": {
+                **{when: idle.to_dict() for when, idle in self.idle.items()},
+                "above": {energy.boundary: self._above(energy) for energy in self.energies},
+            },
+            "ladder": [rung.to_dict() for rung in self.rungs],
+            "attribution": self.attribution.to_dict(),
+            "classes": None if self.allocation is None else self.allocation.to_dict(),
+            "boards": self.boards.to_dict(),
+            "carbon": None if self.carbon is None else dict(self.carbon),
+        }
+
+    def _above(self, energy: Energy) -> dict[str, Any]:
+        out: dict[str, Any] = {"total_w": energy.watts}
+        for key, when in (("active_w", BEFORE_SERVER), ("above_ready_w", READY)):
+            idle = self.idle.get(when)
+            found = above(energy, None if idle is None else idle.at(energy.boundary))
+            out[key] = None if found is None else found.watts
+            out[f"{key.removesuffix('_w')}_error_w"] = None if found is None else found.error_w
+        return out
+
+
+@dataclass(frozen=True, slots=True)
+class StageEnergy:
+    """What the attribution needs of one stage."""
+
+    name: str
+    found: WindowEnergy | None
+
+
+@dataclass(frozen=True, slots=True)
+class Flowing:
+    """Work spread over the run's time: output, computed and cached input (None where nobody tells), requests in flight."""
+
+    output: Output
+    input: Flow
+    computed: Flow | None
+    cache_read: Flow | None
+    in_flight: Flow
+
+
+def run_energy(
+    run: Run, headline: str | None, stages: Sequence[StageEnergy], flow: Flowing, until: float, classes: Sequence[ClassSummary]
+) -> RunEnergy:
+    """Energy of a run.
+
+    Args:
+        run: the directory in memory.
+        headline: name of the stage that heads the summary.
+        stages: all of them.
+        flow: work over the run's time.
+        until: requests without an end are taken to last until then.
+        classes: of the headline's window.
+    """
+    top = next((stage.found for stage in stages if stage.name == headline), None)
+    settings = mapping(run.profile.get("energy"))
+    if top is None:
+        return RunEnergy(None, (), {}, (), Attribution("there is no measured window"), None, GpuState(), None)
+    attribution = _attribution(run.requests, settings, stages, flow, headline)
+    plain = top.plain
+    shared = None
+    if plain is not None:
+        length_s = (top.end - top.start) * NS
+        rates = {one.name: one.metrics["output_tok_s"].value for one in classes}
+        tokens = {name: rate * length_s for name, rate in rates.items() if rate is not None}
+        shared = allocate(run.requests, flow.output, plain, top.start, top.end, until, tokens, attribution)
+    return RunEnergy(
+        headline, top.energies, top.idle, top.rungs, attribution, shared, top.boards, carbon(top.rungs, settings)
+    )  # fmt: skip
+
+
+def _attribution(
+    requests: Requests, settings: Mapping[str, Any], stages: Sequence[StageEnergy], flow: Flowing, headline: str | None
+) -> Attribution:
+    if not settings.get("attribute"):
+        return Attribution("the stages are not made for it (energy.attribute)")
+    if flow.computed is None:
+        return Attribution("nobody tells how much of the input was computed")
+    context = decode_context(requests, flow.output)
+    gathered: list[StageSlices] = []
+    boundary: str | None = None
+    ready: Idle | None = None
+    for stage in stages:
+        if stage.found is None or stage.found.plain is None:
+            return Attribution(f"stage {stage.name} has no energy")
+        plain = stage.found.plain
+        if plain.joules is None:
+            return Attribution(f"stage {stage.name} has no energy: {plain.reason}")
+        if plain.boundary == Boundary.FACILITY or (boundary is not None and plain.boundary != boundary):
+            return Attribution("the stages' energies are not all of the same boards")
+        boundary = plain.boundary
+        ready = stage.found.idle.get(READY)
+        gathered.append(_slices(stage.name, plain, stage.found.start, stage.found.end, flow, context))
+    idle = None if ready is None or boundary is None else ready.at(boundary)
+    if ready is None or idle is None or idle.joules is None:
+        why = "" if idle is None or idle.reason is None else f": {idle.reason}"
+        return Attribution(f"there is no power of the loaded model without load (energy.idle_s){why}")
+    gathered.insert(0, _slices("idle", idle, ready.start, ready.end, flow, context))
+    found = fit(gathered)
+    mine = next((one for one in gathered if one.name == headline), None)
+    top = next((stage.found for stage in stages if stage.name == headline), None)
+    if not found.stands or mine is None or top is None or top.plain is None or top.plain.joules is None:
+        return found
+    work = _work(flow, context, np.array([top.start, top.end]))[0]
+    return Attribution(
+        found.reason, found.coefficients, found.slices, found.stages, found.condition_number, found.residual_ratio, found.held_out,
+        found.systematic_ratio, components(found, work, top.plain.joules),
+    )  # fmt: skip
+
+
+def _work(flow: Flowing, context: Flow, edges: Floats) -> Floats:
+    assert flow.computed is not None
+    return np.column_stack(
+        [np.diff(edges) * NS, flow.computed.per_bin(edges), flow.output.flow.per_bin(edges), context.per_bin(edges)]
+    )  # fmt: skip
+
+
+def _slices(name: str, energy: Energy, start: float, end: float, flow: Flowing, context: Flow) -> StageSlices:
+    edges = slice_edges(start, end)
+    read = flow.cache_read.between(start, end) if flow.cache_read is not None else None
+    whole = flow.input.between(start, end)
+    return StageSlices(
+        name,
+        energy.per_bin(edges),
+        _work(flow, context, edges),
+        flow.in_flight.between(start, end) / (end - start),
+        read / whole if read is not None and whole > 0 else None,
+        energy.systematic_ratio,
+    )

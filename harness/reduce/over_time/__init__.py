@@ -1,0 +1,1 @@
+"""Tokens and server counters over time."""

@@ -1,0 +1,503 @@
+"""Reads the records of requests into columns, a batch at a time; large columns live in files.
+
+Times are nanoseconds from the run's start as float64 (exact up to 104 days), NaN where it did not happen or is not known.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from harness.artifacts import tables
+from harness.artifacts.journal import read_batches
+from harness.artifacts.layout import RunDir
+from harness.core.records import CANARY, Concern, Outcome, Severity
+from harness.plan.types import PRIME_SUFFIX
+from harness.reduce.read.categorical import Bools, Categorical
+from harness.reduce.read.spill import ColumnBuilder, blocks, column, release
+from harness.reduce.statistics.intervals import Floats
+
+Ints = npt.NDArray[np.int64]
+Hashes = npt.NDArray[np.uint64]
+Singles = npt.NDArray[np.float32]
+"""Whole numbers below 2**24, exact in 32 bits: bytes and tokens of a chunk, which is at most one read of 16 KiB. Sums are of float64."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chunks:
+    """All chunks of all requests, request after request. There may be a hundred million: their columns are as narrow as is exact.
+
+    Attributes:
+        t: arrival.
+        content_bytes: UTF-8 bytes of content.
+        tok: tokens, NaN where the stream does not tell.
+        start: per request, position of its first chunk; one more entry at the end.
+        bytes_sum: per request, NaN where any chunk's is unknown.
+        tok_sum: likewise; NaN without chunks.
+        first_tok: tokens of its first chunk; NaN without chunks, or where the stream does not tell.
+    """
+
+    t: Floats
+    content_bytes: Singles
+    tok: Singles
+    start: Ints
+    bytes_sum: Floats
+    tok_sum: Floats
+    first_tok: Floats
+
+    @property
+    def count(self) -> Ints:
+        """How many of each request."""
+        return np.diff(self.start)
+
+    def of(self, rows: slice) -> tuple[slice, Ints]:
+        """Where the chunks of consecutive requests are, and how many each of them has."""
+        edges = self.start[rows.start : rows.stop + 1]
+        return slice(int(edges[0]), int(edges[-1])), np.diff(edges)
+
+    def release(self) -> None:
+        """Give back the memory of the columns with an entry for each chunk, where they live in files."""
+        release(self.t, self.content_bytes, self.tok)
+
+
+@dataclass(frozen=True, slots=True)
+class Requests:
+    """Columns of the requests, ordered by intended time and id, so that the order of rows on disk never matters.
+
+    Attributes:
+        session: a number for each conversation.
+        duplicates: how many rows have an id that another row before them has.
+    """
+
+    session: npt.NDArray[np.int32]
+    workload_class: Categorical
+    stage: Categorical
+    outcome: Categorical
+    intended: Floats
+    sent: Floats
+    first_token: Floats
+    last_token: Floats
+    done: Floats
+    target_input_tok: Floats
+    target_output_tok: Floats
+    input_tok: Floats
+    cache_read_tok: Floats
+    cache_write_tok: Floats
+    output_tok: Floats
+    request_bytes: Floats
+    http_status: Floats
+    error: pa.ChunkedArray
+    chunks: Chunks
+    duplicates: int
+
+    def __len__(self) -> int:
+        return len(self.intended)
+
+    def parts(self) -> tuple[slice, ...]:
+        """All rows, in stretches that are worked on at a time: each of few rows and, unless it is a single row, few chunks."""
+        out = []
+        start, at, n = self.chunks.start, 0, len(self)
+        while at < n:
+            fit = int(np.searchsorted(start, start[at] + PART_CHUNKS, side="right")) - 1
+            after = min(max(fit, at + 1), at + PART_ROWS, n)
+            out.append(slice(at, after))
+            at = after
+        return tuple(out)
+
+    def release(self) -> None:
+        """Give back the memory of the columns that live in files."""
+        columns = [getattr(self, name) for name in (*_TIMES, *_NUMBERS, "session")]
+        labels = [getattr(self, name).codes for name in _LABELS]
+        chunks = self.chunks
+        release(
+            *columns, *labels, chunks.t, chunks.content_bytes, chunks.tok, chunks.start, chunks.bytes_sum, chunks.tok_sum, chunks.first_tok
+        )
+
+    @property
+    def priming(self) -> Bools:
+        """Sent before the load to warm the cache of a conversation that starts in its middle: work of the server, no part of the load."""
+        return self.workload_class.where(lambda name: name.endswith(PRIME_SUFFIX))
+
+    @property
+    def ok(self) -> Bools:
+        """Answered in full."""
+        return self.outcome == Outcome.OK
+
+    @property
+    def dropped(self) -> Bools:
+        """Never sent, since that would have been beyond its cap."""
+        return self.outcome == Outcome.DROPPED
+
+    @property
+    def cancelled(self) -> Bools:
+        """Abandoned by plan."""
+        return self.outcome == Outcome.CANCELLED
+
+    @property
+    def failed(self) -> Bools:
+        """Tried, and neither answered in full nor abandoned by plan."""
+        return ~(self.ok | self.dropped | self.cancelled)
+
+
+_TIMES: Final = {
+    "intended": "intended_ns", "sent": "sent_ns", "first_token": "first_token_ns", "last_token": "last_token_ns", "done": "done_ns",
+}  # fmt: skip
+_NUMBERS: Final = (
+    "target_input_tok", "target_output_tok", "input_tok", "cache_read_tok", "cache_write_tok", "output_tok", "request_bytes", "http_status",
+)  # fmt: skip
+_LABELS: Final = {"workload_class": "class", "stage": "stage", "outcome": "outcome"}
+_LISTS: Final = ("chunk_dt_us", "chunk_bytes", "chunk_tok")
+_ORDERED_BY: Final = ("request_id", "session_id", "turn", "class", "intended_ns")
+_COLUMNS: Final = ("error", *_LABELS.values(), *_TIMES.values(), *_NUMBERS, *_LISTS)
+_OF_CHUNKS: Final = ("bytes_sum", "tok_sum", "first_tok")
+_BATCH_ROWS: Final = 131_072
+_GOLDEN: Final = np.uint64(0x9E3779B97F4A7C15)  # 2^64 over the golden ratio: SplitMix64's increment
+_FIRST_BYTES: Final = np.array([(1 << 8 * count) - 1 for count in range(9)], dtype=np.uint64)
+PART_ROWS: Final = 131_072
+PART_CHUNKS: Final = 524_288
+"""Rows and chunks that are worked on at a time: arrays of a megabyte and few, which stay in the caches."""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestsSource:
+    """Where the records of a run are.
+
+    Attributes:
+        parquet: the finished table, where it is whole.
+        journals: else these; read to the last whole batch.
+    """
+
+    parquet: Path | None
+    journals: Sequence[Path] = ()
+
+    @classmethod
+    def of(cls, run_dir: RunDir, concerns: list[Concern]) -> "RequestsSource":
+        """Of a run directory; what cannot be read becomes a concern."""
+        journals = sorted(run_dir.requests_dir.glob("*.arrows")) if run_dir.requests_dir.is_dir() else []
+        if run_dir.requests.exists():
+            try:
+                source = cls(run_dir.requests)
+                with pq.ParquetFile(run_dir.requests) as file:
+                    _check_types(file.schema_arrow)
+                for _ in source.batches(("class",)):  # every page of one column, so that a file cut short shows before half of it is read
+                    pass
+                return source
+            except (pa.ArrowException, OSError, ValueError) as error:
+                text = (
+                    f"{run_dir.requests.name} cannot be read ({type(error).__name__}); its journal is used in its place, if there is one."
+                )
+                concerns.append(Concern("table_unreadable", Severity.NOTE, text))
+        if not journals:
+            concerns.append(Concern("requests_missing", Severity.INVALID, "There are no request records."))
+        return cls(None, journals)
+
+    def batches(self, columns: Sequence[str] | None = _COLUMNS) -> Iterator[pa.RecordBatch]:
+        """All records under some columns (None: all), a batch at a time; columns that an older harness did not write are null."""
+        names = tables.REQUESTS.names if columns is None else columns
+        schema = pa.schema([tables.REQUESTS.field(name) for name in names])
+        if self.parquet is None:
+            for journal in self.journals:
+                for batch in read_batches(journal):
+                    yield _fit(batch, schema)
+            return
+        with pq.ParquetFile(self.parquet) as file:
+            have = [name for name in names if name in file.schema_arrow.names]
+            for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=have):
+                yield _fit(batch, schema)
+
+
+def _check_types(found: pa.Schema) -> None:
+    """Raise ValueError for a column that cannot hold what its name says."""
+    for name in found.names:
+        if name in tables.REQUESTS.names and _kind(found.field(name).type) not in (_kind(tables.REQUESTS.field(name).type), "null"):
+            raise ValueError(f"column {name} is of type {found.field(name).type}")
+
+
+def _kind(type_: pa.DataType) -> str:
+    if pa.types.is_dictionary(type_):
+        return _kind(type_.value_type)
+    if pa.types.is_list(type_) or pa.types.is_large_list(type_):
+        return f"list of {_kind(type_.value_type)}"
+    if pa.types.is_integer(type_) or pa.types.is_floating(type_):
+        return "number"
+    return "string" if pa.types.is_large_string(type_) else str(type_)
+
+
+def _fit(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    if batch.schema.equals(schema):
+        return batch
+    have = set(batch.schema.names)
+    columns = [batch[f.name].cast(f.type) if f.name in have else pa.nulls(batch.num_rows, f.type) for f in schema]
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """What the order of the rows follows from, and the columns that are made on the way.
+
+    Attributes:
+        order: the rows on disk in their order; None where they are so already.
+        intended: in that order.
+        session: likewise.
+        duplicates: rows whose id another row has.
+    """
+
+    order: Ints | None
+    intended: Floats
+    session: npt.NDArray[np.int32]
+    duplicates: int
+
+    @classmethod
+    def read(cls, batches: Iterable[pa.RecordBatch], t0_ns: int) -> "_Rows":
+        intended, turn = ColumnBuilder(np.float64), ColumnBuilder(np.float64)
+        request, session = ColumnBuilder(np.uint64), ColumnBuilder(np.uint64)
+        for batch in batches:
+            intended.add(floats(batch["intended_ns"], t0_ns))
+            request.add(hashes(batch["request_id"]))
+            session.add(hashes(batch["session_id"]))
+            turn.add(floats(batch["turn"]))
+        when, ids = intended.finish(), request.finish()
+        order = _order(when, ids, turn.finish())
+        return cls(order, _ordered(when, order), _ordered(_numbered(session.finish()), order), _duplicates(ids))
+
+
+class _Columns:
+    """The other columns, filled batch by batch, every row in its place."""
+
+    def __init__(self, rows: _Rows, t0_ns: int) -> None:
+        self._rows, self._t0_ns = rows, t0_ns
+        n = len(rows.intended)
+        self._at, self._n = 0, n
+        self._rank: Ints | None = None
+        if rows.order is not None:
+            self._rank = column(n, np.int64)
+            self._rank[rows.order] = np.arange(n)
+        self._floats = {name: column(n, np.float64) for name in (*_TIMES, *_NUMBERS, *_OF_CHUNKS) if name != "intended"}
+        self._codes = {name: column(n, np.int32) for name in _LABELS}
+        self._names: dict[str, dict[str, int]] = {name: {} for name in _LABELS}
+        self._error: list[pa.Array] = []
+        self._lengths = column(n, np.int64)
+        self._t = ColumnBuilder(np.float64)
+        self._content_bytes, self._tok = ColumnBuilder(np.float32), ColumnBuilder(np.float32)
+
+    def add(self, batch: pa.RecordBatch) -> None:
+        batch = batch.slice(0, self._n - self._at)  # a journal may have grown since its rows were counted
+        upto = self._at + batch.num_rows
+        place = slice(self._at, upto) if self._rank is None else self._rank[self._at : upto]
+        for name, on_disk in _TIMES.items():
+            if name != "intended":
+                self._floats[name][place] = floats(batch[on_disk], self._t0_ns)
+        for name in _NUMBERS:
+            self._floats[name][place] = floats(batch[name])
+        for name, on_disk in _LABELS.items():
+            labels, known = Categorical.of(batch[on_disk]), self._names[name]
+            codes = np.array([known.setdefault(label, len(known)) for label in labels.names] or [0], dtype=np.int32)
+            self._codes[name][place] = codes[labels.codes]
+        self._error.append(batch["error"])
+        self._add_chunks(batch, place)
+        self._at = upto
+        release(*self._floats.values(), *self._codes.values(), self._lengths)
+
+    def _add_chunks(self, batch: pa.RecordBatch, place: slice | Ints) -> None:
+        lengths = _lengths(batch["chunk_dt_us"])
+        # A chunk has a time only where the request has a first token; a list of another length than the gaps' belongs to no chunk.
+        start = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+        gaps = floats(pc.list_flatten(batch["chunk_dt_us"])) * 1000.0
+        running = np.cumsum(gaps)
+        before = np.concatenate([np.zeros(1), running])[start[:-1]]  # whole microseconds: exact in float64 up to 9e15 ns
+        content_bytes, tok = _aligned(batch["chunk_bytes"], lengths, start), _aligned(batch["chunk_tok"], lengths, start)
+        owner = np.repeat(np.arange(len(lengths)), lengths)
+        has = lengths > 0
+        first_tok = np.full(len(lengths), np.nan)
+        first_tok[has] = tok[start[:-1][has]]
+        self._lengths[self._at : self._at + len(lengths)] = lengths
+        self._t.add(running + np.repeat(floats(batch["first_token_ns"], self._t0_ns) - before, lengths))
+        self._content_bytes.add(content_bytes)
+        self._tok.add(tok)
+        self._floats["bytes_sum"][place] = np.bincount(owner, weights=content_bytes, minlength=len(lengths))
+        self._floats["tok_sum"][place] = np.where(has, np.bincount(owner, weights=tok, minlength=len(lengths)), np.nan)
+        self._floats["first_tok"][place] = first_tok
+
+    def chunks(self) -> Chunks:
+        """All chunks, their requests in order."""
+        lengths, order = self._lengths, self._rows.order
+        columns = [growing.finish() for growing in (self._t, self._content_bytes, self._tok)]
+        start = column(len(lengths) + 1, np.int64)
+        start[0] = 0
+        if order is None:
+            np.cumsum(lengths, out=start[1:])
+        else:
+            begins = np.cumsum(lengths) - lengths
+            np.cumsum(lengths[order], out=start[1:])
+            columns = [_moved(old, order, begins, lengths, start) for old in columns]
+        t, content_bytes, tok = columns
+        return Chunks(t, content_bytes, tok, start, **{name: self._floats[name] for name in _OF_CHUNKS})
+
+    def requests(self) -> Requests:
+        """What was read."""
+        order = self._rows.order
+        error = pa.chunked_array(self._error, pa.string())
+        labels: dict[str, Any] = {name: Categorical(codes, tuple(self._names[name])) for name, codes in self._codes.items()}
+        numbers: dict[str, Any] = {name: self._floats[name] for name in (*_TIMES, *_NUMBERS) if name != "intended"}
+        return Requests(
+            session=self._rows.session, intended=self._rows.intended, **labels, **numbers,
+            error=error if order is None else error.take(pa.array(order)), chunks=self.chunks(), duplicates=self._rows.duplicates,
+        )  # fmt: skip
+
+
+def _moved(old: npt.NDArray[Any], order: Ints, begins: Ints, lengths: Ints, start: Ints) -> npt.NDArray[Any]:
+    """A column of chunks, their requests in another order."""
+    new = ColumnBuilder(old.dtype)
+    for rows in blocks(len(order), PART_ROWS // 8):
+        mine = order[rows]
+        place = start[rows.start : rows.stop + 1]
+        new.add(old[np.repeat(begins[mine] - place[:-1], lengths[mine]) + np.arange(place[0], place[-1], dtype=np.int64)])
+        release(old)
+    return new.finish()
+
+
+def read_requests(source: RequestsSource, t0_ns: int) -> tuple[Requests, Sequence[Mapping[str, Any]]]:
+    """The load's records as columns, and those of the canaries as they are, both ordered by intended time and id.
+
+    The records are read twice: once for their order, once for the rest.
+
+    Args:
+        source: of the run directory.
+        t0_ns: the run's start on the monotonic clock.
+
+    Raises:
+        ArtifactError: no room for the temporary files of a run too large for memory.
+    """
+    canaries = 0
+
+    def load(columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        nonlocal canaries
+        for batch in source.batches(columns):
+            mine = pc.equal(batch["class"], CANARY)
+            found = pc.sum(mine).as_py() or 0
+            canaries += found
+            yield batch.filter(pc.invert(mine)) if found else batch
+
+    rows = _Rows.read(_ahead(load(_ORDERED_BY)), t0_ns)
+    columns = _Columns(rows, t0_ns)
+    for batch in _ahead(load(_COLUMNS)):
+        columns.add(batch)
+    requests = columns.requests()
+    canary: list[Mapping[str, Any]] = []
+    if canaries:
+        for batch in source.batches(None):
+            canary += batch.filter(pc.equal(batch["class"], CANARY)).to_pylist()
+        canary.sort(key=lambda row: (row["intended_ns"], row["request_id"]))
+    requests.release()
+    pa.default_memory_pool().release_unused()
+    return requests, canary
+
+
+def _ahead(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The same, the next one read while one is worked on."""
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        upcoming = pool.submit(next, batches, None)
+        while (batch := upcoming.result()) is not None:
+            upcoming = pool.submit(next, batches, None)
+            yield batch
+
+
+def _order(intended: Floats, request: Hashes, turn: Floats) -> Ints | None:
+    """Rows by intended time, then id (by its hash), then turn; None where they are so already."""
+    if np.all(intended[1:] > intended[:-1]):
+        return None
+    order = np.argsort(intended)
+    ordered = intended[order]
+    same = ~(ordered[1:] > ordered[:-1])
+    tied = np.flatnonzero(np.append(same, False) | np.insert(same, 0, False))
+    if len(tied):
+        rows = order[tied]
+        order[tied] = rows[np.lexsort((turn[rows], request[rows], intended[rows]))]
+    return order
+
+
+def _ordered(values: npt.NDArray[Any], order: Ints | None) -> npt.NDArray[Any]:
+    if order is None:
+        return values
+    out = column(len(values), values.dtype)
+    for rows in blocks(len(values)):
+        out[rows] = values[order[rows]]
+    release(values, out)
+    return out
+
+
+def _numbered(hashed: Hashes) -> npt.NDArray[np.int32]:
+    """A number for each hash, counted from 0."""
+    by_hash = np.argsort(hashed)
+    ordered = hashed[by_hash]
+    numbers = column(len(hashed), np.int32)
+    numbers[by_hash] = np.cumsum(np.concatenate([np.zeros(1, bool), ordered[1:] != ordered[:-1]])[: len(hashed)])
+    return numbers
+
+
+def _duplicates(hashed: Hashes) -> int:
+    ordered = np.sort(hashed)
+    return int(np.sum(ordered[1:] == ordered[:-1]))
+
+
+def hashes(text: pa.Array) -> Hashes:
+    """64 bits for each string, equal for equal ones (null is the empty one), so that ten million ids take 80 MB. That any two different
+    ones of n get the same has a chance of n^2 / 2^65: three in a million.
+
+    Eight bytes at a time go through the finaliser of SplitMix64 (Steele, Lea & Flood 2014, OOPSLA).
+    """
+    text = pc.fill_null(text.cast(pa.string()), "")
+    n = len(text)
+    _, places, data = text.buffers()
+    start = np.frombuffer(places, np.int32, n + 1, text.offset * 4).astype(np.int64) if n else np.zeros(1, np.int64)
+    lengths = np.diff(start)
+    letters = np.zeros(int(start[-1] - start[0]) + 8, np.uint8)
+    if data is not None:
+        letters[:-8] = np.frombuffer(data, np.uint8)[start[0] : start[-1]]
+    words = np.ndarray((len(letters) - 7,), "<u8", letters, strides=(1,))  # the eight bytes from each byte on
+    at, left = start[:-1] - start[0], lengths
+    mixed = _mixed(lengths.astype(np.uint64))
+    rows: Ints | slice = slice(None)
+    while len(left):
+        mixed[rows] = _mixed(mixed[rows] + _GOLDEN ^ words[at] & _FIRST_BYTES[np.minimum(left, 8)])
+        longer = left > 8
+        rows = np.flatnonzero(longer) if isinstance(rows, slice) else rows[longer]
+        at, left = at[longer] + 8, left[longer] - 8
+    return mixed
+
+
+def _mixed(values: Hashes) -> Hashes:
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        values = (values ^ (values >> np.uint64(shift))) * np.uint64(factor)
+    return np.asarray(values ^ (values >> np.uint64(31)), dtype=np.uint64)
+
+
+def _lengths(lists: pa.Array) -> Ints:
+    return np.asarray(pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False), dtype=np.int64)
+
+
+def _aligned(lists: pa.Array, lengths: Ints, start: Ints) -> Singles:
+    """The flattened lists, NaN for requests whose list is null or not as long as that of the gaps."""
+    own = _lengths(lists)
+    values = floats(pc.list_flatten(lists)).astype(np.float32)
+    if np.array_equal(own, lengths):
+        return values
+    out = np.full(int(start[-1]), np.nan, np.float32)
+    good = own == lengths
+    out[np.repeat(good, lengths)] = values[np.repeat(good, own)]
+    return out
+
+
+def floats(column: pa.Array | pa.ChunkedArray, minus: int = 0) -> Floats:
+    """Numbers as float64, null as NaN; `minus` is taken off before, so that times stay exact."""
+    if minus and pa.types.is_integer(column.type):
+        column = pc.subtract(column, pa.scalar(minus, column.type))
+    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    return np.asarray(array.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False), dtype=np.float64)

@@ -1,0 +1,442 @@
+"""Reads a run directory into columns. Only the directory is read; what is missing or torn becomes a concern, never a traceback.
+
+Times are nanoseconds from the run's start as float64 (exact up to 104 days), NaN where it did not happen or is not known.
+"""
+
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from harness.artifacts import tables
+from harness.artifacts.baseline_copy import saved_of
+from harness.artifacts.canary_truth import read_truth
+from harness.artifacts.journal import parts, read_table
+from harness.artifacts.layout import SCHEMA_VERSION, RunDir
+from harness.core.errors import ArtifactError
+from harness.core.records import Concern, RunState, Severity
+from harness.reduce.read.requests import Requests, RequestsSource, floats, read_requests
+from harness.reduce.read.truncated import torn, torn_events
+from harness.reduce.statistics.intervals import Floats
+
+_UP: Final = "up"  # as in harness.artifacts.prometheus_text, whose import would load the parser
+_LABEL: Final = "harness_scrape_label"
+_ERROR: Final = "harness_scrape_error"
+_PROBLEM: Final = "harness_scrape_problem"
+OF_SCRAPES: Final = frozenset({_UP, _LABEL, _ERROR, _PROBLEM})
+"""Samples that tell of the scrapes themselves."""
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """One time series a (target, metric, labels)."""
+
+    series: Mapping[tuple[str, str, str], tuple[Floats, Floats]]
+    scrapes: Mapping[str, Floats]
+    """Per target, times of all successful scrapes."""
+    marks: Mapping[tuple[str, str], float]
+    """(target, label) -> time of the scrape that was labelled so, those that bound the reconciliation above all."""
+    errors: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """(target, why a scrape of it failed) -> how often."""
+    problems: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """(target, what could not be used of its scrapes) -> how many samples."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run directory in memory.
+
+    Attributes:
+        root: the folder.
+        manifest: manifest.json, {} when it is not there.
+        state: complete, interrupted or failed.
+        t0_ns: the run's start on the monotonic clock; all times count from it.
+        events: events.jsonl, whole lines only.
+        requests: all records of the load.
+        canary: records of the canaries, which are no part of the load, ordered by intended time.
+        canary_truth: request id -> what the canary's server wrote, and when.
+        calibration: calibration.json, {} without a certificate.
+        samples: the server's samples; None when nothing was scraped.
+        failed_scrapes: per target.
+        power: POWER's columns, None when no power was read.
+        host: HOST's columns, None when it is not there.
+        boards: BOARDS' columns: clocks, limits and errors of the GPUs; None when nobody watched them.
+        meter_calibration: meter-calibration.json, {} without one.
+        concerns: what reading found missing or torn, and what the run itself put into its manifest.
+    """
+
+    root: Path
+    manifest: Mapping[str, Any]
+    state: RunState
+    t0_ns: int
+    events: Sequence[Mapping[str, Any]]
+    requests: Requests
+    samples: Samples | None
+    failed_scrapes: Mapping[str, int]
+    power: Mapping[str, npt.NDArray[Any]] | None
+    host: Mapping[str, npt.NDArray[Any]] | None
+    concerns: tuple[Concern, ...] = field(default=())
+    canary: Sequence[Mapping[str, Any]] = ()
+    canary_truth: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    calibration: Mapping[str, Any] = field(default_factory=dict)
+    boards: Mapping[str, npt.NDArray[Any]] | None = None
+    meter_calibration: Mapping[str, Any] = field(default_factory=dict)
+
+    def at(self, t_ns: float) -> float:
+        """A monotonic reading as nanoseconds from the run's start."""
+        return float(int(t_ns) - self.t0_ns)
+
+    @property
+    def profile(self) -> Mapping[str, Any]:
+        """The resolved profile, {} when it is not known."""
+        return mapping(self.manifest.get("profile"))
+
+
+def mapping(value: object) -> Mapping[str, Any]:
+    """The value where it is a mapping, else {}."""
+    return value if isinstance(value, Mapping) else {}
+
+
+def sequence(value: object) -> Sequence[Any]:
+    """The value where it is a list, else ()."""
+    return value if isinstance(value, list | tuple) else ()
+
+
+def number(value: object) -> float | None:
+    """The value where it is a finite number, else None."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    try:
+        found = float(value)
+    except OverflowError:  # JSON's whole numbers have no end
+        return None
+    return found if math.isfinite(found) else None
+
+
+def strict_json(text: str) -> Any:  # noqa: ANN401 - any JSON value
+    """A JSON value; NaN and infinity, which are none, are refused.
+
+    Raises:
+        ValueError: it is no JSON.
+    """
+    return json.loads(text, parse_constant=_finite, parse_float=_finite)
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is no number")
+    return value
+
+
+def load_run(root: Path, *, wanted: Callable[[str], bool]) -> Run:
+    """Read a run directory.
+
+    Args:
+        root: the folder.
+        wanted: whether samples of this name are needed.
+
+    Raises:
+        ArtifactError: not a run directory, or written by a newer version.
+    """
+    run_dir = RunDir(root)
+    concerns: list[Concern] = []
+    manifest = _manifest(run_dir, concerns)
+    events, unreadable_events = _events(run_dir)
+    state = _state(manifest, concerns)
+    source = RequestsSource.of(run_dir, concerns)
+    if state is RunState.COMPLETE:  # else the last line and the last batch may be cut
+        concerns += torn(source.journals)
+        concerns += torn_events(unreadable_events)
+    t0_ns = _start(manifest, events, source.batches)
+    requests, canary = read_requests(source, t0_ns)
+    samples, failed_scrapes = _samples(run_dir, t0_ns, wanted, concerns)
+    power = _columns(_table(run_dir.power, parts(run_dir.power_journal), tables.POWER, concerns), t0_ns)
+    host = _columns(_table(run_dir.host, parts(run_dir.host_journal), tables.HOST, concerns), t0_ns)
+    boards = _columns(_table(run_dir.boards, parts(run_dir.boards_journal), tables.BOARDS, concerns), t0_ns)
+    calibration = _calibration(run_dir.calibration, concerns)
+    meter_calibration = _calibration(run_dir.meter_calibration, concerns)
+    for raw in sequence(manifest.get("concerns")):
+        concern = _concern(raw)
+        if concern is not None:
+            concerns.append(concern)
+    return Run(
+        root,
+        manifest,
+        state,
+        t0_ns,
+        events,
+        requests,
+        samples,
+        failed_scrapes,
+        power,
+        host,
+        tuple(concerns),
+        canary,
+        read_truth(run_dir.canary_truth),
+        calibration,
+        boards,
+        meter_calibration,
+    )
+
+
+def _calibration(path: Path, concerns: list[Concern]) -> Mapping[str, Any]:
+    try:
+        return mapping(strict_json(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        concerns.append(Concern("calibration_unreadable", Severity.DEGRADED, f"{path.name} cannot be read: {error}."))
+        return {}
+
+
+def _manifest(run_dir: RunDir, concerns: list[Concern]) -> Mapping[str, Any]:
+    if not run_dir.root.is_dir():
+        raise ArtifactError(f"{run_dir.root} is not a folder", next_step="give the path of a run directory; `harness results` lists them")
+    if not run_dir.manifest.exists():
+        if not run_dir.requests_dir.is_dir() and not run_dir.requests.exists():
+            raise ArtifactError(
+                f"{run_dir.root} is not a run directory: it has neither manifest.json nor requests",
+                next_step="give the path of a run directory; `harness results` lists them",
+            )
+        concerns.append(Concern("manifest_missing", Severity.INVALID, "manifest.json is missing, so nobody knows what was run."))
+        return {}
+    try:
+        manifest = json.loads(run_dir.manifest.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        concerns.append(Concern("manifest_unreadable", Severity.INVALID, f"manifest.json cannot be read: {error}."))
+        return {}
+    if not isinstance(manifest, dict):
+        concerns.append(Concern("manifest_unreadable", Severity.INVALID, "manifest.json is no JSON object."))
+        return {}
+    version = manifest.get("schema_version")
+    if isinstance(version, int | float) and version > SCHEMA_VERSION:
+        raise ArtifactError(
+            f"{run_dir.root} has schema_version {version}; this harness reads up to {SCHEMA_VERSION}",
+            cause="a newer harness wrote it",
+            next_step="reduce it with that version, or upgrade this one",
+        )
+    if isinstance(version, bool) or not isinstance(version, int) or version < 1:
+        text = f"manifest.json has schema_version {version!r}, which no harness wrote: it was edited or damaged."
+        concerns.append(Concern("manifest_unreadable", Severity.INVALID, text))
+    saved = saved_of(manifest)
+    if saved is not None and not saved.reducible:
+        raise ArtifactError(
+            f"{run_dir.root} is a trimmed copy and cannot be reduced again; its summary stands",
+            cause="; ".join(saved.left_out) or None,
+            next_step=f"compare and fleet read it as it is; reduce the run that it was copied from, {saved.source}",
+        )
+    return manifest
+
+
+def _state(manifest: Mapping[str, Any], concerns: list[Concern]) -> RunState:
+    raw = manifest.get("state")
+    if raw == RunState.COMPLETE:
+        return RunState.COMPLETE
+    if raw == RunState.INTERRUPTED:
+        concerns.append(Concern("interrupted", Severity.DEGRADED, "The run was interrupted before its load had ended."))
+        return RunState.INTERRUPTED
+    if raw == RunState.RUNNING:
+        text = "The manifest still says running: the run was killed (or still goes on). Figures cover what was recorded."
+        concerns.append(Concern("killed", Severity.INVALID, text))
+        return RunState.INTERRUPTED
+    what = mapping(manifest.get("error")).get("what")
+    if what:
+        text = f"The run failed: {what}"
+    else:
+        text = "The run failed." if raw == RunState.FAILED else "The run's state is missing, so it counts as failed."
+    concerns.append(Concern("failed", Severity.INVALID, text))
+    return RunState.FAILED
+
+
+def _concern(raw: object) -> Concern | None:
+    fields = mapping(raw)
+    try:
+        severity = Severity(fields.get("severity", ""))
+    except ValueError:
+        severity = Severity.DEGRADED  # a severity that this version does not know is not taken lightly
+    if not fields.get("code"):
+        return None
+    return Concern(str(fields["code"]), severity, str(fields.get("message", "")), number(fields.get("value")), number(fields.get("limit")))
+
+
+def _events(run_dir: RunDir) -> tuple[list[Mapping[str, Any]], int]:
+    """All events, and how many lines are none."""
+    try:
+        text = run_dir.events.read_bytes().decode("utf-8", errors="replace")
+    except OSError:
+        return [], 0
+    unreadable = 0
+    events: list[Mapping[str, Any]] = []
+    for line in text.splitlines():
+        try:
+            event = json.loads(line)
+        except ValueError:
+            event = None
+        if isinstance(event, dict) and "event" in event:
+            events.append(event)
+        elif line.strip():
+            unreadable += 1
+    return events, unreadable
+
+
+def _table(path: Path, journals: Sequence[Path], schema: pa.Schema, concerns: list[Concern]) -> pa.Table | None:
+    """The finished table where it is whole, else the journals, else None."""
+    table = _finished(path, schema, concerns)
+    if table is None:
+        found = [journal for journal in journals if journal.exists()]
+        table = read_table(found, schema) if found else None
+    return None if table is None else _told(table, schema, path.name, concerns)
+
+
+def _finished(path: Path, schema: pa.Schema, concerns: list[Concern]) -> pa.Table | None:
+    """A finished table in the columns of this version; None where there is none, or it cannot be read."""
+    if not path.exists():
+        return None
+    try:
+        table = _parquet(path)
+        return table if table.schema.equals(schema) else _fit(table, schema)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        concerns.append(_unreadable(path, error))
+        return None
+
+
+def _told(table: pa.Table, schema: pa.Schema, name: str, concerns: list[Concern]) -> pa.Table:
+    """The rows that say when and of what they are: nothing follows from others."""
+    lacking = [f.name for f in schema if not f.nullable and table[f.name].null_count]
+    if not lacking:
+        return table
+    keep = pc.is_valid(table[lacking[0]])
+    for column in lacking[1:]:
+        keep = pc.and_(keep, pc.is_valid(table[column]))
+    kept = table.filter(keep)
+    lost = len(table) - len(kept)
+    text = f"{lost} of {len(table)} rows of {name} lack {', '.join(lacking)} and are left out: the file is damaged, or of another harness."
+    concerns.append(Concern("rows_damaged", Severity.DEGRADED, text, lost, 0))
+    return kept
+
+
+def _parquet(path: Path) -> pa.Table:
+    # Not pyarrow.parquet.read_table, which imports pyarrow.dataset first.
+    with pq.ParquetFile(path) as file:
+        return file.read()
+
+
+def _unreadable(path: Path, error: Exception) -> Concern:
+    text = f"{path.name} cannot be read ({type(error).__name__}); its journal is used in its place, if there is one."
+    return Concern("table_unreadable", Severity.NOTE, text)
+
+
+def _fit(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """A table of an older or newer harness in the columns of this one; missing ones are null."""
+    have = set(table.column_names)
+    columns = [table[f.name].cast(f.type) if f.name in have else pa.nulls(len(table), f.type) for f in schema]
+    return pa.table(columns, schema=schema)
+
+
+def _start(manifest: Mapping[str, Any], events: Sequence[Mapping[str, Any]], batches: Callable[[], Iterable[pa.RecordBatch]]) -> int:
+    started = manifest.get("started_ns")
+    if isinstance(started, int):
+        return started
+    times = [event["t_ns"] for event in events if isinstance(event.get("t_ns"), int)]
+    firsts = [pc.min(batch["intended_ns"]).as_py() for batch in batches()]
+    times += [first for first in firsts if first is not None]
+    return min(times, default=0)
+
+
+def _strings(column: pa.ChunkedArray) -> npt.NDArray[np.object_]:
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(pa.string())
+    return np.asarray(column.to_numpy(), dtype=object)
+
+
+def _samples(
+    run_dir: RunDir, t0_ns: int, wanted: Callable[[str], bool], concerns: list[Concern]
+) -> tuple[Samples | None, Mapping[str, int]]:
+    table = _finished(run_dir.samples, tables.SAMPLES, concerns)
+    if table is None:
+        # Killed before samples.parquet was made. The parser is needed only here.
+        from harness.artifacts.prometheus_text import samples_table
+
+        table = samples_table(run_dir)
+    table = None if table is None else _told(table, tables.SAMPLES, run_dir.samples.name, concerns)
+    if table is None or len(table) == 0:
+        return None, {}
+    series = _series(table, t0_ns, lambda name: name in OF_SCRAPES or wanted(name))
+    scrapes: dict[str, Floats] = {}
+    failed: dict[str, int] = {}
+    marks: dict[tuple[str, str], float] = {}
+    errors: dict[tuple[str, str], int] = {}
+    problems: dict[tuple[str, str], int] = {}
+    for (target, metric, labels), (t, values) in series.items():
+        if metric == _UP:
+            scrapes[target] = t[values > 0]
+            failed[target] = int(np.sum(values <= 0))
+        elif metric == _LABEL:
+            marks[target, str(json.loads(labels).get("label"))] = float(t[-1])
+        elif metric == _ERROR:
+            errors[target, str(json.loads(labels).get("error"))] = len(values)
+        elif metric == _PROBLEM:
+            problems[target, str(json.loads(labels).get("problem"))] = int(np.sum(values))
+    kept = {key: value for key, value in series.items() if key[1] not in OF_SCRAPES}
+    return Samples(kept, scrapes or _scrape_times(table, t0_ns), marks, errors, problems), failed
+
+
+def _scrape_times(table: pa.Table, t0_ns: int) -> dict[str, Floats]:
+    targets = _strings(table["target"])
+    times = floats(table["t_ns"], t0_ns)
+    return {target: np.unique(times[targets == target]) for target in sorted(set(targets))}
+
+
+def _series(table: pa.Table, t0_ns: int, wanted: Callable[[str], bool]) -> dict[tuple[str, str, str], tuple[Floats, Floats]]:
+    """Split by (target, metric, labels), keeping wanted metrics, dropping NaN, ordered by time."""
+    table = table.unify_dictionaries().combine_chunks()
+    names, name_codes = _codes(table["metric"])
+    keep = np.isin(name_codes, [code for code, name in enumerate(names) if wanted(name)])
+    value = floats(table["value"])
+    keep &= ~np.isnan(value)
+    table_index = np.flatnonzero(keep)
+    if len(table_index) == 0:
+        return {}
+    t = floats(table["t_ns"], t0_ns)[table_index]
+    value = value[table_index]
+    targets, target_codes = _codes(table["target"])
+    labels, label_codes = _codes(table["labels"])
+    combined = (target_codes[table_index] * len(names) + name_codes[table_index]) * len(labels) + label_codes[table_index]
+    order = np.lexsort((t, combined))
+    combined, t, value = combined[order], t[order], value[order]
+    cuts = np.flatnonzero(np.diff(combined)) + 1
+    out: dict[tuple[str, str, str], tuple[Floats, Floats]] = {}
+    for begin, end in zip(np.concatenate([[0], cuts]), np.concatenate([cuts, [len(combined)]]), strict=True):
+        code = int(combined[begin])
+        rest, label = divmod(code, len(labels))
+        target, name = divmod(rest, len(names))
+        out[str(targets[target]), str(names[name]), str(labels[label])] = (t[begin:end], value[begin:end])
+    return dict(sorted(out.items()))
+
+
+def _codes(column: pa.ChunkedArray) -> tuple[list[str], npt.NDArray[np.int64]]:
+    array = column.combine_chunks()
+    if not pa.types.is_dictionary(array.type):
+        array = array.dictionary_encode()
+    return array.dictionary.to_pylist(), np.asarray(array.indices.to_numpy(zero_copy_only=False), dtype=np.int64)
+
+
+def _columns(table: pa.Table | None, t0_ns: int) -> Mapping[str, npt.NDArray[Any]] | None:
+    """Columns ordered by time: numbers as float64 with NaN for null, times from the run's start, text as objects."""
+    if table is None or len(table) == 0:
+        return None
+    keys = [("t_ns", "ascending"), *((f.name, "ascending") for f in table.schema if pa.types.is_string(f.type))]
+    table = table.take(pc.sort_indices(table, sort_keys=keys))
+    return {
+        f.name: _strings(table[f.name]) if pa.types.is_string(f.type) else floats(table[f.name], t0_ns if f.name == "t_ns" else 0)
+        for f in table.schema
+    }

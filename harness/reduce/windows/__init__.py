@@ -1,0 +1,1 @@
+"""Which stretch of time is measured."""

@@ -1,0 +1,149 @@
+"""Writes a comparison: a page, Markdown with its charts beside it, JSON; and what machines read of its gates."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import jinja2
+from markupsafe import Markup
+
+from harness.artifacts.atomic import alone_in, write_bytes, write_json
+from harness.compare import gate_output
+from harness.compare.compare import Comparison
+from harness.core.errors import ArtifactError, ExitCode
+from harness.report.charts import css_variables, inline, themed
+from harness.report.comparison.view import ComparisonView, compare_view
+
+CHARTS_DIR: Final = "comparison-charts"
+
+
+@dataclass(frozen=True, slots=True)
+class Conclusion:
+    """What a command says of a comparison.
+
+    Attributes:
+        comparison: as it was made.
+        annotations: lines for GitHub Actions; none unless asked for.
+        lines: files that were written, and gates that failed.
+        exit_code: 99 where a gate failed.
+    """
+
+    comparison: Comparison
+    annotations: tuple[str, ...]
+    lines: tuple[str, ...]
+    exit_code: ExitCode
+
+
+def conclude(
+    comparison: Comparison,
+    *,
+    strict: bool = False,
+    junit: Path | None = None,
+    github: bool = False,
+    summary: Path | None = None,
+    report: Path | None = None,
+) -> Conclusion:
+    """Write what was asked for, and judge.
+
+    Args:
+        comparison: with its gates.
+        strict: too few repeats for a gate are a failure as well.
+        junit: file for JUnit XML.
+        github: make annotations, and append the summary to the file that GITHUB_STEP_SUMMARY names.
+        summary: file for the Markdown summary.
+        report: folder for the page, Markdown and JSON.
+
+    Raises:
+        ArtifactError: a file cannot be written.
+    """
+    lines = []
+    if report is not None:
+        lines += [str(path) for path in write_comparison(comparison, report)]
+    if junit is not None:
+        _write(junit, gate_output.junit(comparison.gates, strict=strict))
+        lines.append(str(junit))
+    text = gate_output.summary(comparison, strict=strict)
+    if summary is not None:
+        _write(summary, text)
+        lines.append(str(summary))
+    page = os.environ.get("GITHUB_STEP_SUMMARY")
+    if github and page:
+        _append(Path(page), text)
+    failed = [gate for gate in comparison.gates if gate.failed(strict=strict)]
+    lines += [f"gate failed: {gate_output.sentence(gate)}" for gate in failed]
+    annotations = gate_output.github(comparison.gates, strict=strict) if github else []
+    return Conclusion(comparison, tuple(annotations), tuple(lines), ExitCode.THRESHOLD_FAILED if failed else ExitCode.OK)
+
+
+def write_comparison(comparison: Comparison, folder: Path) -> tuple[Path, Path, Path]:
+    """Write comparison.html (one file, no network, no script needed), comparison.md with its charts, and comparison.json.
+
+    Raises:
+        ArtifactError: the folder cannot be written.
+    """
+    shown = compare_view(comparison)
+    page, markdown = comparison_html(shown).encode(), comparison_markdown(comparison, shown).encode()
+    paths = (folder / "comparison.html", folder / "comparison.md", folder / "comparison.json")
+    try:
+        (folder / CHARTS_DIR).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ArtifactError(f"cannot make {folder}: {error.strerror or error}", cause="no permission, or no space") from error
+    with alone_in(folder):
+        for figure in shown.figures.values():
+            for theme in ("light", "dark"):
+                write_bytes(folder / CHARTS_DIR / f"{figure.key}-{theme}.svg", themed(figure.wide, theme).encode())
+        for old in (folder / CHARTS_DIR).glob("*.svg"):
+            if old.stem.rpartition("-")[0] not in shown.figures:
+                old.unlink()  # of a comparison that was here before
+        write_bytes(paths[0], page)
+        write_bytes(paths[1], markdown)
+        write_json(paths[2], comparison.to_dict())
+    return paths
+
+
+def comparison_html(shown: ComparisonView) -> str:
+    """The page, with a wide and a narrow drawing of each chart."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("harness.report"), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
+    )
+    drawn: Mapping[str, Mapping[str, Markup]] = {
+        key: {"wide": Markup(inline(figure.wide)), "narrow": Markup(inline(figure.narrow))}  # noqa: S704 - drawn by us
+        for key, figure in shown.figures.items()
+    }
+    assert environment.loader is not None
+    style, more, script = (environment.loader.get_source(environment, name)[0] for name in ("style.css", "compare.css", "report.js"))
+    style = style.replace("LIGHT_SERIES", css_variables("light")).replace("DARK_SERIES", css_variables("dark"))
+    template = environment.get_template("compare.html.j2")
+    return template.render(v=shown, drawn=drawn, style=Markup(style + more), script=Markup(script))  # noqa: S704 - ours
+
+
+def comparison_markdown(comparison: Comparison, shown: ComparisonView) -> str:
+    """GitHub-flavoured Markdown: the comparison's own, with the charts at its end."""
+    parts = [comparison.to_markdown().rstrip(), ""]
+    for figure in shown.figures.values():
+        dark, light = (f"{CHARTS_DIR}/{figure.key}-{theme}.svg" for theme in ("dark", "light"))
+        names = ", ".join(f"{name} ({_LOOKS[(place - 1) % len(_LOOKS)]})" for place, name in figure.legend)
+        parts += [f"## {figure.title}", "", "<picture>", f'<source media="(prefers-color-scheme: dark)" srcset="{dark}">']
+        parts += [f'<img src="{light}" alt="{figure.caption}">', "</picture>", "", f"{figure.caption} {names}.", ""]
+    return "\n".join(parts)
+
+
+_LOOKS: Final = ("blue", "orange", "green", "purple")
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ArtifactError(f"cannot make {path.parent}: {error.strerror or error}") from error
+    write_bytes(path, text.encode())
+
+
+def _append(path: Path, text: str) -> None:
+    try:
+        with path.open("a", encoding="utf-8") as stream:
+            stream.write(text + "\n")
+    except OSError as error:
+        raise ArtifactError(f"cannot write {path}: {error.strerror or error}", cause="GITHUB_STEP_SUMMARY names it") from error

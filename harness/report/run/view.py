@@ -1,0 +1,424 @@
+"""A reduction as the text, tables and charts of a report. All decisions are made here; the templates only place things."""
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+
+from harness.artifacts.run_summary import Distribution, Summary
+from harness.core.metrics import LATENCY_KEYS, METRICS
+from harness.core.records import Basis, Concern, Severity
+from harness.reduce.figures.without_records import lost
+from harness.reduce.read.run import mapping, number
+from harness.reduce.reduction import Reduction
+from harness.reduce.series import series
+from harness.report import numbers
+from harness.report.headline import HeadlineRow, figure_row, headline_rows, purpose_sentence, rows_of
+from harness.report.run.accounts import classes, quality, recount_row, rosetta, rosetta_notes
+from harness.report.run.description import sentence
+from harness.report.run.energy import EnergyView, energy_view
+from harness.report.run.environment import environment
+from harness.report.run.server import cache, server
+from harness.report.run.slos import objectives
+from harness.report.run.timeline import charts
+from harness.report.tables import ChartView, Table
+
+_SEVERITY_WORDS: Final[Mapping[Severity, str]] = {
+    Severity.INVALID: "invalid",
+    Severity.DEGRADED: "degraded",
+    Severity.PRELIMINARY: "preliminary",
+    Severity.NOTE: "note",
+}
+_STATUS_WORDS: Final = {
+    "functional": "Everything worked and the counts agree.",
+    "valid": "Nothing speaks against these figures.",
+    "preliminary": "The figures are sound as far as they go, but the run was too short for a headline.",
+    "degraded": "Something may have distorted these figures; see the concerns.",
+    "invalid": "Do not use these figures; see the concerns.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """One of the few figures at the top."""
+
+    title: str
+    value: str
+    unit: str
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """All that a report shows, as text."""
+
+    title: str
+    status: str
+    status_words: str
+    purpose_words: str
+    concerns: Sequence[Mapping[str, str]]
+    sentence: str
+    window_rule: str
+    tiles: Sequence[Tile]
+    headline: Sequence[HeadlineRow]
+    absent: Sequence[HeadlineRow]
+    absent_words: str
+    objectives: Table | None
+    requests: Table
+    latency: Table
+    latency_absent: str
+    latency_notes: Sequence[str]
+    generator: Table | None
+    generator_notes: Sequence[str]
+    reconciliation: Table
+    stages: Table | None
+    classes: Table | None
+    rosetta: Table | None
+    rosetta_notes: Sequence[str]
+    quality: Sequence[str]
+    energy: EnergyView | None
+    energy_absent: str
+    cache: Table | None
+    server: Sequence[Table]
+    errors: Table | None
+    charts: Mapping[str, ChartView]
+    environment: Sequence[tuple[str, str]]
+    profile_yaml: str
+    profile_name: str
+    definitions: Table
+    notes: Sequence[str]
+    footer: str
+
+
+def view(reduction: Reduction) -> View:
+    """Make a report's contents."""
+    summary = reduction.summary
+    rows = headline_rows(summary)
+    latency_rows, latency_notes = _latency(summary.latency)
+    grid = series(reduction)
+    name = summary.profile.get("name") or summary.run_id
+    absent = [row for row in [*rows, *_other_absent(reduction, rows)] if row.basis == "absent"]
+    return View(
+        title=str(name),
+        status=str(summary.verdict.status),
+        status_words=_STATUS_WORDS[str(summary.verdict.status)],
+        purpose_words=purpose_sentence(summary),
+        concerns=[_concern(concern) for concern in summary.verdict.concerns],
+        sentence=sentence(reduction),
+        window_rule=_window_sentence(reduction),
+        tiles=_tiles(rows),
+        headline=[row for row in rows if row.basis != "absent"],
+        absent=absent,
+        absent_words=f"{len(absent)} figures are absent, and why" if len(absent) != 1 else "One figure is absent, and why",
+        objectives=objectives(reduction),
+        requests=_requests(reduction),
+        latency=latency_rows,
+        latency_absent=_latency_absent(reduction),
+        latency_notes=[*latency_notes, *_error_bound(summary.client)],
+        generator=_generator(summary.client),
+        generator_notes=_generator_notes(summary.client),
+        reconciliation=_reconciliation(reduction),
+        stages=_stages(reduction),
+        classes=None if (by_class := classes(summary)) is None else Table(*by_class),
+        rosetta=None if (dictionary := rosetta(summary)) is None else Table(*dictionary),
+        rosetta_notes=rosetta_notes(summary),
+        quality=quality(summary),
+        energy=energy_view(summary.energy),
+        energy_absent=_energy_absent(summary),
+        cache=cache(reduction),
+        server=server(reduction),
+        errors=_errors(reduction),
+        charts=charts(reduction, grid),
+        environment=environment(reduction),
+        profile_yaml=_yaml(reduction.run.profile),
+        profile_name=f"{name}.yaml",
+        definitions=_definitions(),
+        notes=summary.notes,
+        footer=_footer(reduction),
+    )
+
+
+def _concern(concern: Concern) -> dict[str, str]:
+    number_words = numbers.duration if concern.code in _IN_SECONDS else _short
+    return {
+        "severity": _SEVERITY_WORDS[concern.severity],
+        "code": concern.code,
+        "message": concern.message,
+        "value": number_words(concern.value) if concern.value is not None else "",
+        "limit": number_words(concern.limit) if concern.limit is not None else "",
+    }
+
+
+def _short(value: float) -> str:
+    """A limit as it was set: without zeros that only fill."""
+    text = numbers.plain(value)
+    return text.rstrip("0").rstrip(".") if "." in text and "e" not in text else text
+
+
+_IN_SECONDS: Final = frozenset({
+    "client_error", "event_loop_lag", "late_sends", "scrape_gap", "power_gap", "warmup_in_window", "energy_window_short",
+})  # fmt: skip
+"""Concerns whose figure is a time; those of the others are counts and shares."""
+
+
+def _energy_absent(summary: Summary) -> str:
+    """Why there are no joules, as a sentence."""
+    figure = summary.metrics.get("energy_j")
+    why = figure.note if figure is not None and figure.value is None and figure.note else "no power was read"
+    return f"No energy and no power: {why}."
+
+
+def _other_absent(reduction: Reduction, rows: Sequence[HeadlineRow]) -> list[HeadlineRow]:
+    shown = {row.key for row in rows}
+    return [figure_row(key, f) for key, f in reduction.summary.metrics.items() if key not in shown and f.value is None]
+
+
+def _tiles(rows: Sequence[HeadlineRow]) -> list[Tile]:
+    by_key = {row.key: row for row in rows if row.basis != "absent"}
+    rates = (
+        ("output_tok_s_per_gpu", "Output per GPU"),
+        ("output_tok_s", "Output"),
+        ("output_tok_per_j", "Output per joule"),
+        ("usd_per_mtok", "Per million output tokens"),
+        ("slo_met_ratio", "Within all SLOs"),
+        ("requests_per_s", "Answers"),
+        ("prefix_hit_ratio", "Input read from cache"),
+    )
+    latencies = (("ttft_s.p50", "First token, p50"), ("ttft_s.p99", "First token, p99"), ("tpot_s.p50", "Time per token, p50"))
+    tiles: list[Tile] = []
+    for titles in (rates, latencies):
+        found = [(title, by_key[key]) for key, title in titles if key in by_key][:3]
+        for title, row in found:
+            unit = {"usd_per_mtok": "USD", "requests_per_s": "per second"}.get(row.key, row.unit)
+            note = f"95 %: {row.interval}" if row.interval else "no interval"
+            tiles.append(Tile(title, row.value, unit, note if row.basis == Basis.MEASURED else f"{note} · {row.basis}"))
+    return tiles
+
+
+def _window_sentence(reduction: Reduction) -> str:
+    window = reduction.summary.window
+    if window.duration_s is None:
+        return window.rule
+    span = f"{numbers.duration(window.duration_s)}, from {numbers.plain(window.start_s)} s to {numbers.plain(window.end_s)} s of the run"
+    return f"{span}. {window.rule}"
+
+
+def _requests(reduction: Reduction) -> Table:
+    counts = reduction.summary.requests
+    planned = numbers.plain(counts.planned) if counts.planned is not None else "bounded by time"
+    if lost(reduction.run.concerns):
+        unknown = [(title, numbers.DASH) for title in ("Sent", "Answered", "Failed", "Dropped")]
+        return Table("How requests ended: not known", ("Requests", "Planned", *(title for title, _ in unknown)),
+                     [("Whole run", planned, *(dash for _, dash in unknown))])  # fmt: skip
+    cells = [
+        ("Planned", planned),
+        ("Sent", numbers.plain(counts.sent)),
+        ("Answered", numbers.plain(counts.ok)),
+        ("Failed", numbers.plain(counts.failed)),
+        ("Dropped", numbers.plain(counts.dropped)),
+    ]
+    if counts.cancelled:
+        cells.append(("Cancelled by plan", numbers.plain(counts.cancelled)))
+    if counts.turns_not_happened:
+        cells.append(("Turns that did not happen", numbers.plain(counts.turns_not_happened)))
+    if counts.in_window is not None:
+        cells.append(("Intended in the window", numbers.plain(counts.in_window)))
+    head = ("Requests", *(title for title, _ in cells))
+    return Table("How requests ended", head, [("Whole run", *(value for _, value in cells))])
+
+
+_QUANTILES: Final = ("mean", "p50", "p90", "p95", "p99", "p999", "max")
+
+
+def _latency(latency: Mapping[str, Distribution]) -> tuple[Table, list[str]]:
+    rows = []
+    notes = []
+    censored = 0
+    for key in LATENCY_KEYS:
+        distribution = latency.get(key, Distribution())
+        if not distribution.n and not distribution.censored:
+            continue
+        rows.append([METRICS[key].title, *(numbers.duration(getattr(distribution, q)) for q in _QUANTILES), f"{distribution.n:,}"])
+        censored = max(censored, distribution.censored)
+    if censored:
+        notes.append(
+            f"Up to {censored:,} requests of the window never got there (failed, dropped or unfinished). They count as slower than any"
+            " percentile that is shown; percentiles that reach into their share are left out, and so are mean and max."
+        )
+    head = ("", "mean", "p50", "p90", "p95", "p99", "p99.9", "max", "n")
+    return Table("Latency of the requests intended in the window", head, rows), notes
+
+
+def _latency_absent(reduction: Reduction) -> str:
+    """Why there is no latency, as a sentence."""
+    if reduction.headline is None or reduction.summary.window.duration_s is None:
+        return "There is no measured window."
+    if lost(reduction.run.concerns):
+        return "There are no request records."
+    return "No request was intended in the window."
+
+
+def _error_bound(client: Mapping[str, Any]) -> list[str]:
+    """How far the latencies above can be wrong, in one sentence; none where nothing measured it."""
+    canary = mapping(client.get("canary"))
+    ttft, gap = number(mapping(canary.get("ttft_error")).get("p99_s")), number(mapping(canary.get("gap_error")).get("p99_s"))
+    if ttft is not None and gap is not None:
+        errors = f"{numbers.duration(ttft)} for first tokens, {numbers.duration(gap)} for gaps between tokens"
+        return [f"Error of the load generator's own clock during this run, p99: {errors} (canaries, below)."]
+    level = mapping(mapping(client.get("calibration")).get("at_load"))
+    ttft, gap = number(mapping(level.get("ttft_error")).get("p99_s")), number(mapping(level.get("gap_error")).get("p99_s"))
+    if ttft is not None and gap is not None:
+        errors = f"{numbers.duration(ttft)} for first tokens, {numbers.duration(gap)} for gaps between tokens"
+        return [f"Error of the load generator's own clock when it was calibrated, p99: {errors}; its live error was not measured."]
+    return []
+
+
+_ERROR_TITLES: Final = (
+    ("ttft_error", "First token"),
+    ("gap_error", "Gap between tokens"),
+    ("sent_error", "Time of sending"),
+    ("send_lag", "Lag of sends"),
+)
+
+
+def _generator(client: Mapping[str, Any]) -> Table | None:
+    """Errors of the load generator: live, and as certified at this load."""
+    calibration = mapping(client.get("calibration"))
+    places = (
+        ("during this run (canaries)", mapping(client.get("canary"))),
+        ("certified, at this load", mapping(calibration.get("at_load"))),
+        ("certified, highest load", mapping(calibration.get("highest"))),
+    )
+    rows = []
+    for place, figures in places:
+        for key, title in _ERROR_TITLES:
+            found = mapping(figures.get(key))
+            if number(found.get("n")):
+                values = [numbers.duration(number(found.get(quantile))) for quantile in ("p50_s", "p99_s", "max_s")]
+                rows.append([f"{title}, {place}", *values, numbers.plain(number(found.get("n")))])
+    head = ("Error, paired request by request", "p50", "p99", "max", "n")
+    return Table("How wrong the load generator's clock was, against a server that knows when it wrote", head, rows) if rows else None
+
+
+def _generator_notes(client: Mapping[str, Any]) -> list[str]:
+    notes = []
+    calibration, load = mapping(client.get("calibration")), mapping(client.get("load"))
+    peak = number(load.get("events_per_s_peak"))
+    carried = f"It carried up to {numbers.plain(peak, 3)} events/s in this run's window." if peak is not None else ""
+    if calibration:
+        workers = calibration.get("workers")
+        certified = number(mapping(calibration.get("certified_events_per_s")).get(str(workers)))
+        bound = numbers.duration(number(calibration.get("bound_s")))
+        highest = mapping(calibration.get("highest"))
+        cost = number(highest.get("client_us_per_event"))
+        upto = f"up to {numbers.plain(certified, 3)} events/s within {bound} (p99 of each error)" if certified is not None else "for no load"
+        quick = "quick certificate" if calibration.get("quick") else "certificate"
+        held = f"{workers} {'worker' if workers == 1 else 'workers'}"
+        at_cost = f", at {numbers.plain(cost, 3)} µs of CPU an event" if cost is not None else ""
+        notes.append(f"The {quick} of {calibration.get('made_at')} certifies {held} {upto}{at_cost}. {carried}".strip())
+        note = mapping(calibration.get("cores")).get("note")
+        if note:
+            notes.append(f"Cores: {note}.")
+    else:
+        notes.append(f"The run held no client-fidelity certificate. {carried}".strip())
+    if not client.get("canary"):
+        notes.append("No canaries were sent, so the load generator's live error is not known.")
+    return notes
+
+
+def _reconciliation(reduction: Reduction) -> Table:
+    rows: list[tuple[str, ...]] = []
+    for key, agreement in reduction.summary.reconciliation.items():
+        verdict = {True: "equal within tolerance", False: "not equal", None: "not known"}[agreement.ok]
+        if agreement.ok and agreement.client == agreement.server:
+            verdict = "equal"
+        difference = numbers.DASH
+        if agreement.client is not None and agreement.server is not None:
+            difference = numbers.plain(agreement.client - agreement.server, 12)
+        rows.append(
+            (
+                key.replace("_", " ").capitalize(),
+                numbers.plain(agreement.client, 12),
+                numbers.plain(agreement.server, 12),
+                difference,
+                numbers.plain(agreement.tolerance, 12),
+                verdict,
+                agreement.note or "",
+            )
+        )
+        rows.append(recount_row(key, agreement.tokenizer))
+    head = ("Whole run", "Client (usage)", "Server (counters)", "Difference", "Tolerance", "Result", "Note")
+    return Table("Tokens counted by the client and by the server", head, rows, text=(5, 6))
+
+
+_STAGE_KEYS: Final = ("output_tok_s", "ttft_s.p50", "ttft_s.p99", "tpot_s.p50", "e2e_s.p99", "slo_met_ratio", "requests_in_flight")
+
+
+def _stages(reduction: Reduction) -> Table | None:
+    stages = reduction.summary.stages
+    if len(stages) < 2:
+        return None
+    rows = []
+    for stage in stages:
+        by_key = {row.key: row for row in rows_of(stage.metrics, stage.latency)}
+        cells = [f"{by_key[key].value} {by_key[key].unit}".strip() for key in _STAGE_KEYS]
+        counted = numbers.DASH if lost(reduction.run.concerns) else numbers.plain(stage.requests.in_window)
+        rows.append([stage.name, numbers.duration(stage.window.duration_s), counted, *cells])
+    head = ("Stage", "Window", "Requests", "Output", "TTFT p50", "TTFT p99", "TPOT p50", "E2E p99", "Within SLOs", "In flight")
+    return Table("Load stages, each in a window of its own", head, rows)
+
+
+def _errors(reduction: Reduction) -> Table | None:
+    requests = reduction.run.requests
+    bad = np.flatnonzero(~requests.ok & ~requests.cancelled)
+    if len(bad) == 0:
+        return None
+    counts: dict[tuple[str, str, str], int] = {}
+    errors = requests.error.take(pa.array(bad)).to_pylist()
+    for outcome, status, error in zip(requests.outcome[bad], requests.http_status[bad], errors, strict=True):
+        key = (outcome, numbers.DASH if np.isnan(status) else f"{status:.0f}", (error or numbers.DASH)[:160])
+        counts[key] = counts.get(key, 0) + 1
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:12]
+    rows = [(*key, f"{n:,}") for key, n in ordered]
+    return Table("Requests that failed or were dropped", ("Outcome", "HTTP status", "Error", "Requests"), rows, text=(2,))
+
+
+# --- the profile and the definitions ----------------------------------------------------------------------------------------------
+
+
+def _yaml(profile: Mapping[str, Any]) -> str:
+    """The resolved profile as YAML that `harness run` takes; keys that are not set are left out."""
+    if not profile:
+        return ""
+    from ruamel.yaml import YAML
+
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = False
+    yaml.sort_base_mapping_type_on_output = False
+    yaml.width = 120
+    out = io.StringIO()
+    yaml.dump(_without_none(profile), out)
+    return out.getvalue()
+
+
+def _without_none(value: Any) -> Any:  # noqa: ANN401 - any JSON value
+    if isinstance(value, Mapping):
+        return {key: _without_none(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list | tuple):
+        return [_without_none(item) for item in value]
+    return value
+
+
+def _definitions() -> Table:
+    better = {"higher": "higher is better", "lower": "lower is better", "neither": ""}
+    rows = [(f"{d.title}", d.key, d.unit if d.unit != "1" else "", d.formula, better[d.better]) for d in METRICS.values()]
+    return Table("What every figure means", ("Figure", "Key", "Unit", "Definition", ""), rows)
+
+
+def _footer(reduction: Reduction) -> str:
+    version = mapping(reduction.run.manifest.get("harness")).get("version")
+    made = f"Run by colossus-harness {version}; " if version else ""
+    return f"{made}definitions of metrics version {reduction.summary.metric_version}. The command harness report makes this page again."

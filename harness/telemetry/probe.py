@@ -1,0 +1,158 @@
+"""What every source of power can do on this machine, as far as it can be seen: resolution, renewal, cost of a reading."""
+
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from typing import Any, Final
+
+from harness.core.clock import NS_PER_S, now_ns
+from harness.core.records import Boundary
+from harness.telemetry.sources.base import PowerProbe, PowerReading, PowerSource, What
+from harness.telemetry.sources.select import SourceContext, Spec, make_source
+
+OBSERVED_S: Final = 1.5
+"""How long each source is watched."""
+_PAUSE_S: Final = 0.002  # between two looks: ten times as often as the fastest sensor that was seen is renewed (about 20 ms)
+_MOST_CALLS: Final = 1000
+_LEAST_CHANGES: Final = 3
+
+NEEDS: Final[Mapping[str, str]] = {
+    "redfish": "needs the address of a management controller: `telemetry.power: [{kind: redfish, url: …}]`",
+    "promql": "needs a Prometheus that scrapes a meter: `{kind: promql, url: …, query: …, boundary: rack}`",
+    "csv": "needs a meter's log: `{kind: csv, path: …, boundary: facility}`",
+    "modelled": "always possible, never a measurement: `{kind: modelled, of: cpu, idle_w: …, slope_w: …, boundary: node, source: …}`",
+    "replay": "plays a recorded run back, for demonstrations: `{kind: replay, path: …}`",
+}
+"""Sources that cannot be found by looking: what a profile has to say."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sensor:
+    """One kind of reading of one device, as it was seen. None is not known.
+
+    Attributes:
+        what: power or energy.
+        reading: name of the reading in the power table.
+        power_w: present power: the mean of the readings, or the counter's rise over time.
+        resolution: smallest step between two values, in W or J.
+        renewed_s: mean time between two different values.
+        call_s: median time that one reading took.
+    """
+
+    boundary: Boundary
+    device_id: str
+    device_name: str | None
+    what: What
+    reading: str
+    power_w: float | None = None
+    resolution: float | None = None
+    renewed_s: float | None = None
+    call_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ProbedSource:
+    """One source.
+
+    Attributes:
+        kind: as a profile names it.
+        channels: what it can measure here; empty: nothing.
+        why_not: what it cannot, and why.
+        origin: library, program, file or address that was read.
+        double: why it is no real hardware; None where nothing says so.
+    """
+
+    kind: str
+    channels: tuple[Sensor, ...]
+    why_not: tuple[str, ...]
+    origin: str | None = None
+    double: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+def survey(specs: Sequence[Spec], around: SourceContext, *, observe_s: float = OBSERVED_S) -> tuple[ProbedSource, ...]:
+    """Probe the sources and watch those that answer for a while, all at once.
+
+    Args:
+        specs: entries of `telemetry.power`.
+        around: the machine's boards and the like.
+        observe_s: how long to watch; 0: probe only.
+    """
+    sources = [make_source(spec, around) for spec in specs]
+    if not sources:
+        return ()
+    with ThreadPoolExecutor(len(sources)) as pool:
+        return tuple(pool.map(lambda source: _one(source, observe_s), sources))
+
+
+def _one(source: PowerSource, observe_s: float) -> ProbedSource:
+    try:
+        probe = source.probe()
+        seen: dict[tuple[Boundary, str, What], list[PowerReading]] = defaultdict(list)
+        call_s: dict[What, float] = {}
+        for what in source.intervals_s if probe.devices and observe_s > 0 else ():
+            _watch(source, what, observe_s, seen, call_s)
+        return ProbedSource(source.name, tuple(_channels(probe, seen, call_s)), _reasons(probe, source), probe.origin, probe.double)
+    finally:
+        source.close()
+
+
+def _watch(
+    source: PowerSource, what: What, observe_s: float, seen: dict[tuple[Boundary, str, What], list[PowerReading]], call_s: dict[What, float]
+) -> None:
+    took: list[float] = []
+    end_ns = now_ns() + int(observe_s * NS_PER_S)
+    while now_ns() < end_ns and len(took) < _MOST_CALLS:
+        before = now_ns()
+        readings = source.sample(what)
+        took.append((now_ns() - before) / NS_PER_S / max(1, len(readings)))
+        for reading in readings:
+            kind: What = "power" if reading.power_w is not None else "energy"
+            seen[reading.boundary, reading.device_id, kind].append(reading)
+        time.sleep(_PAUSE_S)
+    call_s[what] = statistics.median(took)
+
+
+def _channels(
+    probe: PowerProbe, seen: Mapping[tuple[Boundary, str, What], Sequence[PowerReading]], call_s: Mapping[What, float]
+) -> list[Sensor]:
+    found = []
+    kinds: tuple[What, ...] = ("power", "energy")
+    both_s = next(iter(call_s.values()), None)  # a source that reads both kinds at once has one loop, and one cost for both
+    for device in probe.devices:
+        for what in kinds:
+            reading = device.power if what == "power" else device.energy
+            if reading is None:
+                continue
+            readings = seen.get((device.boundary, device.device_id, what), ())
+            values = [float(r.power_w if r.power_w is not None else r.energy_j or 0.0) for r in readings]
+            steps = [abs(b - a) for a, b in pairwise(values) if b != a]
+            changes = [i for i, (a, b) in enumerate(pairwise(values), 1) if b != a]
+            span_s = (readings[-1].t_ns - readings[0].t_ns) / NS_PER_S if len(readings) > 1 else 0.0
+            mean_w: float | None = None
+            if what == "power" and values:
+                mean_w = statistics.fmean(values)
+            elif len(changes) > 1 and values[changes[-1]] > values[changes[0]]:
+                # From one renewal to another: the counter stands still between them.
+                took_s = (readings[changes[-1]].t_ns - readings[changes[0]].t_ns) / NS_PER_S
+                mean_w = (values[changes[-1]] - values[changes[0]]) / took_s
+            found.append(
+                Sensor(
+                    device.boundary, device.device_id, device.name, what, reading, mean_w, min(steps) if steps else None,
+                    span_s / len(steps) if len(steps) >= _LEAST_CHANGES else None, call_s.get(what, both_s),
+                )
+            )  # fmt: skip
+    return found
+
+
+def _reasons(probe: PowerProbe, source: PowerSource) -> tuple[str, ...]:
+    reasons = [probe.why_not] if probe.why_not else []
+    reasons += [f"{device.name or device.device_id}: {device.why_not}" for device in probe.devices if device.why_not]
+    return tuple(dict.fromkeys([*reasons, *source.trouble.messages()]))

@@ -1,0 +1,453 @@
+"""Requests over raw sockets: a keep-alive pool for each endpoint, and a reader that never switches greenlets while a stream runs.
+
+The event loop calls back when a socket has bytes (`readiness`); the callback takes them and the time of their arrival. The greenlet that
+waits is woken once, at the end of the message, on an error, or by the stream's one timer.
+"""
+
+import logging
+import socket as plain_socket
+from collections import deque
+from dataclasses import dataclass, field
+from time import monotonic_ns
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import gevent
+from gevent import socket, ssl
+from gevent.hub import Waiter, get_hub
+
+from harness import __version__
+from harness.core.errors import TrafficError
+from harness.core.network import NONE, Network, Proxy
+from harness.core.records import Api, Endpoint, Outcome
+from harness.profile.traffic import Timeouts
+from harness.traffic._locust.answer import EndOfStream
+from harness.traffic._locust.http1 import Framing
+from harness.traffic._locust.stamped_reads import READ_SIZE, Handler, Receive, readiness, stamped, unstamped
+
+_log = logging.getLogger(__name__)
+
+KEEP_IDLE_S: Final = 3.0
+"""An idle connection is not used again after this: servers close theirs after 5 s (uvicorn's default), and a request that crosses that
+close would fail for no fault of the server."""
+
+DIRECT: Final = Network(proxy=NONE)
+_TUNNEL_HEAD_BYTES: Final = 64 * 1024
+"""Most that a proxy may say before a tunnel."""
+
+REQUEST_ID_HEADER: Final = "x-harness-request-id"
+"""Lets a server's log, and the paced server's truth, be paired with the records."""
+
+ANTHROPIC_VERSION: Final = "2023-06-01"
+_NS: Final = 1_000_000_000
+
+
+class Cancelled(Exception):  # noqa: N818 - thrown into a greenlet to end its request; no error
+    """Our side ends the request.
+
+    Args:
+        outcome: for the record.
+        error: words for the record, or None.
+    """
+
+    def __init__(self, outcome: Outcome, error: str | None = None) -> None:
+        super().__init__(outcome, error)
+        self.outcome = outcome
+        self.error = error
+
+
+class _Turns:
+    """Gives greenlets whose stream has ended their turn, one for each iteration of the loop.
+
+    What they do then (reading the answer, making the next body) takes up to a millisecond. Were a hundred of them woken in one iteration,
+    bytes that arrive meanwhile would get their time a tenth of a second late; so the loop polls its sockets between any two.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: deque[Waiter] = deque()
+        self._timer: Any = None
+
+    def put(self, waiter: Waiter) -> None:
+        """Wake a waiter when it is its turn. Called from anywhere."""
+        self._waiting.append(waiter)
+        if len(self._waiting) == 1:
+            self._arm()
+
+    def wait(self) -> None:
+        """Let the loop poll, and all others that wait have their turn, before the calling greenlet goes on."""
+        waiter = Waiter()
+        self.put(waiter)
+        waiter.get()
+
+    def _arm(self) -> None:
+        # A timer of 0 is due at the next iteration, behind its poll; `gevent.sleep(0)` can come back within the same one.
+        if self._timer is None:
+            self._timer = get_hub().loop.timer(0.0)
+        self._timer.start(self._next)
+
+    def _next(self) -> None:
+        self._timer.stop()
+        waiter = self._waiting[0]
+        try:
+            waiter.switch(None)
+        finally:
+            self._waiting.popleft()
+            if self._waiting:
+                self._arm()
+
+
+turns = _Turns()
+
+
+@dataclass(slots=True)
+class Exchange:
+    """One request and the reads of its response."""
+
+    framing: Framing = field(default_factory=Framing)
+    sent_ns: int | None = None
+    done_ns: int = 0
+    ending: EndOfStream = EndOfStream.COMPLETE
+    local: Outcome | None = None
+    error: str | None = None
+
+
+class _Connection:
+    """One connection. Plain ones tell when the kernel took bytes in; of TLS there is only the time of the read."""
+
+    __slots__ = ("_watcher", "idle_since_ns", "receive", "sock")
+
+    def __init__(self, sock: Any, *, arrival_stamps: bool) -> None:  # noqa: ANN401 - gevent's socket or SSLSocket
+        self.sock = sock
+        self.idle_since_ns = 0
+        self._watcher: Any = None
+        if isinstance(sock, ssl.SSLSocket):
+            self.receive = _tls_receive(sock)
+        elif arrival_stamps:
+            self.receive = stamped(sock._sock)
+            return
+        else:
+            self.receive = unstamped(sock._sock)
+        # Watched by itself and read at once: without the kernel's stamps a late look would be a late time.
+        self._watcher = get_hub().loop.io(sock.fileno(), 1)
+
+    def watch(self, handler: Handler) -> None:
+        """Call a handler whenever there are bytes."""
+        if self._watcher is not None:
+            self._watcher.start(handler, 0)
+        else:
+            readiness.add(self.sock.fileno(), handler)
+
+    def unwatch(self) -> None:
+        """No more calls."""
+        if self._watcher is not None:
+            self._watcher.stop()
+        else:
+            readiness.remove(self.sock.fileno())
+
+    def usable(self) -> bool:
+        """Idle for a short time and still open."""
+        if monotonic_ns() - self.idle_since_ns > KEEP_IDLE_S * _NS:
+            return False
+        try:  # on the raw descriptor: bytes, a close_notify or a FIN all mean that it is no clean connection
+            self.sock._sock.recv(1, plain_socket.MSG_PEEK | plain_socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return False
+
+    def close(self) -> None:
+        if self._watcher is not None:
+            self._watcher.close()
+        self.sock.close()
+
+
+def _tls_receive(sock: Any) -> Receive:  # noqa: ANN401 - gevent's SSLSocket
+    """Take everything the TLS layer holds: what stays inside it raises no further event on the descriptor. Its time is that of the read."""
+    read = sock._sslobj.read
+
+    def receive(_: int, __: int) -> tuple[bytes, int]:
+        pieces: list[bytes] = []
+        try:
+            while data := read(READ_SIZE):
+                pieces.append(data)
+        except ssl.SSLWantReadError:
+            if not pieces:
+                raise BlockingIOError from None
+        except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
+            pass  # the end: an empty read, now or at the next event
+        return b"".join(pieces), monotonic_ns()
+
+    return receive
+
+
+class _Reader:
+    """Reads one response: callbacks of the loop until the end, then one switch back."""
+
+    __slots__ = (
+        "_cancel_after_ns", "_connection", "_exchange", "_framing", "_last_ns", "_limits", "_receive", "_sent_ns", "_started_ns", "_timer",
+        "_waiter",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        connection: _Connection,
+        limits: Timeouts,
+        started_ns: int,
+        sent_ns: int,
+        cancel_after_ns: int | None,
+    ) -> None:
+        self._exchange = exchange
+        self._framing = exchange.framing
+        self._connection = connection
+        self._receive = connection.receive
+        self._last_ns = sent_ns
+        self._limits = limits
+        self._started_ns = started_ns
+        self._sent_ns = sent_ns
+        self._cancel_after_ns = cancel_after_ns
+        self._waiter = Waiter()
+        self._timer: Any = None
+
+    def run(self) -> None:
+        self._connection.watch(self._on_readable)
+        self._arm(monotonic_ns())
+        try:
+            self._waiter.get()
+        finally:
+            self._connection.unwatch()
+            self._timer.close()
+
+    def _on_readable(self, offset_ns: int) -> None:
+        try:
+            data, now_ns = self._receive(offset_ns, self._last_ns)
+            self._last_ns = now_ns
+            if data:
+                if self._framing.add(data, now_ns):
+                    self._end(EndOfStream.COMPLETE, now_ns)
+            else:
+                self._framing.end_of_file()
+                self._end(EndOfStream.COMPLETE if self._framing.complete else EndOfStream.EOF, now_ns)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._end(EndOfStream.RESET, monotonic_ns(), error=error.strerror or str(error))
+        except Exception as error:  # noqa: BLE001 - a defect here must cost one record's detail, not the worker
+            _log.exception("the reader failed")
+            self._end(EndOfStream.LOCAL, monotonic_ns(), Outcome.MALFORMED, f"the reader failed: {error!r}")
+
+    def _end(self, ending: EndOfStream, now_ns: int, local: Outcome | None = None, error: str | None = None) -> None:
+        exchange = self._exchange
+        if exchange.done_ns:
+            return
+        exchange.ending, exchange.done_ns, exchange.local, exchange.error = ending, now_ns, local, error
+        turns.put(self._waiter)
+
+    def _limit(self) -> tuple[int, Outcome, str]:
+        """The next limit: its time, outcome and words."""
+        limits, times = self._limits, self._framing.times_ns
+        total_ns = self._started_ns + round(limits.total_s * _NS)
+        if times:
+            next_ns, outcome = times[-1] + round(limits.idle_s * _NS), Outcome.TIMEOUT_IDLE
+            words = f"nothing came for {limits.idle_s:g} s"
+        else:
+            next_ns, outcome = self._sent_ns + round(limits.first_byte_s * _NS), Outcome.TIMEOUT_FIRST_BYTE
+            words = f"no answer within {limits.first_byte_s:g} s"
+        if total_ns < next_ns:
+            next_ns, outcome, words = total_ns, Outcome.TIMEOUT_TOTAL, f"not finished within {limits.total_s:g} s"
+        if self._cancel_after_ns is not None and self._sent_ns + self._cancel_after_ns < next_ns:
+            return self._sent_ns + self._cancel_after_ns, Outcome.CANCELLED, f"the user gave up after {self._cancel_after_ns / _NS:.3g} s"
+        return next_ns, outcome, words
+
+    def _arm(self, now_ns: int) -> None:
+        """One timer a stream, at the earliest limit: reads do not touch it, it looks at them when it fires."""
+        if self._timer is not None:
+            self._timer.close()
+        self._timer = get_hub().loop.timer(max(0.001, (self._limit()[0] - now_ns) / _NS))
+        self._timer.start(self._on_timer)
+
+    def _on_timer(self) -> None:
+        now_ns = monotonic_ns()
+        at_ns, outcome, words = self._limit()
+        if now_ns >= at_ns:
+            self._end(EndOfStream.LOCAL, now_ns, outcome, words)
+        else:
+            self._arm(now_ns)
+
+
+class Target:
+    """One endpoint: where, how, and its idle connections.
+
+    Args:
+        endpoint: where.
+        api: its route.
+        api_key: sent with every request.
+        limits: of a request's parts.
+        network: proxies and certificates.
+        arrival_stamps: take the kernel's time of arrival where it can be had; else the time of the read, as over TLS.
+
+    Attributes:
+        name: Endpoint.name.
+        model: name to send as `model`.
+        live: conversations that it has been given and that have not ended.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        api: Api,
+        api_key: str | None,
+        limits: Timeouts,
+        network: Network = DIRECT,
+        *,
+        arrival_stamps: bool = True,
+    ) -> None:
+        parts = urlsplit(endpoint.base_url)
+        self._arrival_stamps = arrival_stamps
+        self.name = endpoint.name
+        self.model = endpoint.model
+        self.live = 0
+        self._limits = limits
+        self._host = parts.hostname or "127.0.0.1"
+        self._tls = network.tls_context() if parts.scheme == "https" else None
+        port = parts.port or (443 if self._tls else 80)
+        proxy = network.proxy_for(endpoint.base_url, started=endpoint.pid is not None)
+        at, step = (self._host, "check the endpoint's URL") if proxy is None else (proxy.host, "check the proxy's URL")
+        try:
+            self._addresses = socket.getaddrinfo(at, port if proxy is None else proxy.port, type=socket.SOCK_STREAM)
+        except OSError as error:
+            raise TrafficError(f"cannot resolve {at}: {error}", next_step=step) from error
+        path = parts.path.rstrip("/") + api.path
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        self._proxy = proxy
+        self._authority = f"{host}:{port}"
+        if proxy is not None and self._tls is None:
+            path = f"http://{self._authority}{path}"  # the form that tells a proxy where to
+        lines = [
+            f"POST {path} HTTP/1.1", f"host: {host}:{port}", f"user-agent: colossus-harness/{__version__}",
+            "content-type: application/json", "accept: text/event-stream", "accept-encoding: identity",
+        ]  # fmt: skip
+        if api is Api.MESSAGES:
+            lines.append(f"anthropic-version: {ANTHROPIC_VERSION}")
+        if api_key is not None:
+            lines.append(f"authorization: Bearer {api_key}")  # vLLM reads this one on every route
+            if api is Api.MESSAGES:
+                lines.append(f"x-api-key: {api_key}")
+        if proxy is not None and self._tls is None:
+            lines += _authorized(proxy)
+        self._head = "\r\n".join(lines).encode("latin-1") + f"\r\n{REQUEST_ID_HEADER}: ".encode()
+        self._idle: list[_Connection] = []
+
+    def send(self, body: bytes, request_id: str, *, cancel_after_ns: int | None = None) -> Exchange:
+        """Send one request and read its response to the end. Never raises for what network or server do.
+
+        Args:
+            body: of the request.
+            request_id: goes with it in a header.
+            cancel_after_ns: the user gives up this long after it was sent.
+        """
+        exchange = Exchange()
+        started_ns = monotonic_ns()
+        connection: _Connection | None = None
+        try:
+            connection = self._take()
+            self._exchange(exchange, connection, body, request_id, started_ns, cancel_after_ns)
+        except Cancelled as stop:
+            if not exchange.done_ns:  # a response that is over stays what it is
+                exchange.ending, exchange.local, exchange.error = EndOfStream.LOCAL, stop.outcome, stop.error
+        except OSError as error:
+            exchange.ending, exchange.error = EndOfStream.RESET, f"cannot connect to {self.name}: {error.strerror or error}"
+        finally:
+            exchange.done_ns = exchange.done_ns or monotonic_ns()
+            if connection is not None:
+                self._give(connection, exchange)
+        return exchange
+
+    def _exchange(
+        self, exchange: Exchange, connection: _Connection, body: bytes, request_id: str, started_ns: int, cancel_after_ns: int | None
+    ) -> None:
+        head = self._head + f"{request_id}\r\ncontent-length: {len(body)}\r\n\r\n".encode("latin-1")
+        left_s = self._limits.total_s - (monotonic_ns() - started_ns) / _NS
+        try:
+            with gevent.Timeout(max(0.001, left_s), _TotalTimeoutError):
+                connection.sock.sendall(head + body)
+            exchange.sent_ns = monotonic_ns()
+        except _TotalTimeoutError:
+            raise Cancelled(Outcome.TIMEOUT_TOTAL, f"the request was not taken within {self._limits.total_s:g} s") from None
+        except OSError:
+            pass  # a server that refuses early answers before it closes: read that; without an answer the read tells the error
+        sent_ns = exchange.sent_ns or monotonic_ns()
+        _Reader(exchange, connection, self._limits, started_ns, sent_ns, cancel_after_ns).run()
+
+    def _take(self) -> _Connection:
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.usable():
+                return connection
+            connection.close()
+        try:
+            with gevent.Timeout(self._limits.connect_s, _ConnectTimeoutError):
+                return _Connection(self._connect(), arrival_stamps=self._arrival_stamps)
+        except _ConnectTimeoutError:
+            raise Cancelled(Outcome.TIMEOUT_CONNECT, f"no connection within {self._limits.connect_s:g} s") from None
+
+    def _connect(self) -> Any:  # noqa: ANN401 - gevent's socket or SSLSocket
+        failure: OSError | None = None
+        for info in self._addresses:
+            sock = socket.socket(info[0], info[1], info[2])
+            try:
+                sock.connect(info[4])
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                if self._tls is None:
+                    return sock
+                if self._proxy is not None:
+                    _tunnel(sock, self._proxy, self._authority)
+                return self._tls.wrap_socket(sock, server_hostname=self._host)
+            except OSError as error:
+                failure = error
+                sock.close()
+            except BaseException:
+                sock.close()
+                raise
+        assert failure is not None
+        raise failure
+
+    def _give(self, connection: _Connection, exchange: Exchange) -> None:
+        framing = exchange.framing
+        if exchange.ending is EndOfStream.COMPLETE and exchange.sent_ns is not None and framing.complete and framing.keep_alive:
+            connection.idle_since_ns = monotonic_ns()
+            self._idle.append(connection)
+        else:
+            connection.close()
+
+
+def _authorized(proxy: Proxy) -> list[str]:
+    return [] if proxy.authorization is None else [f"proxy-authorization: {proxy.authorization}"]
+
+
+def _tunnel(sock: Any, proxy: Proxy, authority: str) -> None:  # noqa: ANN401 - gevent's socket
+    """Have a proxy connect through to an authority.
+
+    Raises:
+        OSError: it does not.
+    """
+    lines = [f"CONNECT {authority} HTTP/1.1", f"host: {authority}", *_authorized(proxy)]
+    sock.sendall(("\r\n".join(lines) + "\r\n\r\n").encode("latin-1"))
+    said = b""
+    while b"\r\n\r\n" not in said:
+        data = sock.recv(4096)
+        said += data
+        if not data or len(said) > _TUNNEL_HEAD_BYTES:
+            raise OSError(f"the proxy {proxy.name} closed the connection without an answer" if not data else f"{proxy.name} is no proxy")
+    status = said.split(b"\r\n", 1)[0].decode("latin-1")
+    if status.split(" ")[1:2] != ["200"]:
+        raise OSError(f"the proxy {proxy.name} answered {status[:100]!r}")
+
+
+class _TotalTimeoutError(Exception):
+    """The total limit passed while the request was sent."""
+
+
+class _ConnectTimeoutError(Exception):
+    """The connect limit passed."""

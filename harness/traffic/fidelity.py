@@ -1,0 +1,597 @@
+"""`harness calibrate`: what this host's load generator can do, and how wrong its clock is while it does it.
+
+The shipped paced server, which knows when it wrote each token, is driven through the same driver, reader and recorder as a run, with the
+load's API, live streams, event rate, body size and arrival process. Records are paired with the truth request by request. What comes of it
+is a certificate: errors at the load itself, and the highest load at which they stay within bounds, by number of workers.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import psutil
+
+from harness import __version__
+from harness.artifacts.atomic import write_json
+from harness.artifacts.canary_truth import Spread, pair, read_truth
+from harness.artifacts.journal import read_table
+from harness.artifacts.layout import RunDir
+from harness.artifacts.tables import REQUESTS
+from harness.core.clock import NS_PER_S, now_ns, seconds, wall_now
+from harness.core.errors import ArtifactError, TrafficError
+from harness.core.records import Api, Endpoint, ModelFacts, Outcome
+from harness.hardware.cores import Partition, partition
+from harness.hardware.host import describe_host
+from harness.models.cache import cache_dir
+from harness.plan.bodies import Conversation, Texts
+from harness.plan.build import DEFAULT_TOK_PER_WORD, RunPlan, make_plan
+from harness.plan.types import Block, StagePlan
+from harness.profile.schema import Profile
+from harness.reference_server.server import MODEL, Pace, PacedServer
+from harness.traffic.driver import LocustDriver
+
+CERTIFICATE_VERSION: Final = 2
+"""Of calibration.json's keys and of the procedure: a certificate of another version is not used."""
+
+BOUND_S: Final = 0.005
+"""p99 of every error within which a load is certified: a hundredth of the tightest TTFT target in use (500 ms)."""
+
+CPU_LIMIT: Final = 0.85
+"""Share of a core above which a worker adds delays of its own, as in the verdict of a run."""
+
+MAX_AGE_DAYS: Final = 30.0
+BUDGET_S: Final = 60.0
+QUICK_BUDGET_S: Final = 15.0
+DEFAULT_GAP_MS: Final = 20.0
+"""Between two tokens of a stream where neither the SLOs nor the caller say: 50 tokens/s, as Claude Code sessions see (TraceLab: 50-54)."""
+
+TTFT_MS: Final = 50.0
+_STANDARD_STREAMS: Final = 100
+_STANDARD_OUTPUT_TOK: Final = 128
+_FACTORS: Final = (1.0, 2.0, 4.0, 8.0)
+_QUICK_FACTORS: Final = (1.0, 2.0)
+_LEAST_EVENTS_PER_S: Final = 2_000
+"""A small load is tried up to this: an engine that is faster than was thought should not outrun the certificate."""
+_MOST_EVENTS_PER_S: Final = 60_000
+"""What the paced server can write at the very most, at some 12 µs an event; levels beyond would measure it and not the client."""
+_SAMPLE_SESSIONS: Final = 8
+_FIXED_BYTES: Final = 300
+"""Of a request body beside its texts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What a certificate is about.
+
+    Attributes:
+        api: wire API.
+        process: `closed`, or the arrival process of an open loop; of one without a law of gaps (a trace's times, all at once) `poisson`.
+        streams: live streams: of a closed loop its concurrency, of an open one what is expected at the gap below.
+        requests_per_s: starts of an open loop; None for a closed one.
+        gap_ms: between two tokens of a stream.
+        output_tok: mean length of an answer.
+        body_bytes: mean size of a request.
+        clock: what the times of tokens are: the kernel's stamp of their `arrival`, or over TLS the time of the `read`.
+        shape: of the law of an open loop's gaps: 1 / CV^2 for gamma, k for Weibull; None for the others.
+    """
+
+    api: str
+    process: str
+    streams: int
+    requests_per_s: float | None
+    gap_ms: float
+    output_tok: int
+    body_bytes: int
+    clock: Literal["arrival", "read"] = "arrival"
+    shape: float | None = None
+
+    @property
+    def events_per_s(self) -> float:
+        """Tokens per second, all streams together."""
+        if self.requests_per_s is not None:
+            return self.requests_per_s * self.output_tok
+        return self.streams * 1000 / self.gap_ms
+
+    def load_class(self) -> dict[str, str | int | float | None]:
+        """The load to within a factor: what a cached certificate is looked up by. Sizes and rates are rounded up to powers of two."""
+        return {
+            "api": self.api, "process": self.process, "streams": _power(self.streams), "gap_ms": self.gap_ms,
+            "requests_per_s": None if self.requests_per_s is None else _power(self.requests_per_s), "output_tok": _power(self.output_tok),
+            "body_bytes": _power(max(1024, self.body_bytes)), "clock": self.clock,
+            "shape": self.shape,
+        }  # fmt: skip
+
+    def in_class(self) -> "Load":
+        """The heaviest load of the same class: what is measured."""
+        found = self.load_class()
+        return Load(**found)  # type: ignore[arg-type]  # the same fields
+
+
+def _power(value: float) -> int:
+    return 1 << max(0, math.ceil(math.log2(value)))
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """One load that was tried.
+
+    Attributes:
+        workers: Locust workers.
+        factor: of the load's streams or rate.
+        streams: live streams (closed loop), else None.
+        requests_per_s: answers per second in the window.
+        events_per_s: tokens per second that the server wrote in the window.
+        requests: answered requests that were intended in the window.
+        failed: others.
+        ttft_error: first token's time in the record minus the server's.
+        gap_error: size of the difference between recorded and true gaps.
+        sent_error: recorded sending behind the server's receipt.
+        send_lag: sending behind the intended time.
+        client_us_per_event: CPU time of all Locust processes per token, µs.
+        server_us_per_event: of the paced server, µs.
+        worker_cpu: largest share of a core that one worker used.
+        server_cpu: share of a core that the paced server used.
+        within: all errors' p99 within the bound, nothing failed, CPU within its limit.
+        why_not: the first reason against, in words.
+    """
+
+    workers: int
+    factor: float
+    streams: int | None
+    requests_per_s: float
+    events_per_s: float
+    requests: int
+    failed: int
+    ttft_error: Spread
+    gap_error: Spread
+    sent_error: Spread
+    send_lag: Spread
+    client_us_per_event: float | None
+    server_us_per_event: float | None
+    worker_cpu: float | None
+    server_cpu: float | None
+    within: bool
+    why_not: str | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in calibration.json."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """What this host's load generator can do.
+
+    Attributes:
+        version: CERTIFICATE_VERSION.
+        made_at: wall time (ISO 8601, UTC).
+        quick: fewer and shorter levels.
+        host: processor, cores, kernel and versions: a certificate holds for these.
+        load: what it is about; the heaviest load of its class.
+        bound_s: of every error's p99.
+        cores: who ran where.
+        levels: all that was tried, in order.
+        certified_events_per_s: number of workers -> highest load within bounds; None where not even the first level was.
+        workers: the fewest that carry the load; where none does, those that carry the most.
+        sufficient: these workers carry the load within bounds.
+        seconds: how long it took.
+    """
+
+    version: int
+    made_at: str
+    quick: bool
+    host: Mapping[str, Any]
+    load: Load
+    bound_s: float
+    cores: Partition
+    levels: tuple[Level, ...]
+    certified_events_per_s: Mapping[str, float | None]
+    workers: int
+    sufficient: bool
+    seconds: float
+
+    @property
+    def at_load(self) -> Level | None:
+        """The level of the load itself, with the chosen workers."""
+        return next((level for level in self.levels if level.workers == self.workers and level.factor == 1), None)
+
+    @property
+    def highest(self) -> Level | None:
+        """The highest level within bounds, with the chosen workers."""
+        return next((level for level in reversed(self.levels) if level.workers == self.workers and level.within), None)
+
+    def sentence(self) -> str:
+        """What it says, for people."""
+        highest = self.highest
+        if not self.sufficient or highest is None:
+            level = next((level for level in self.levels if level.workers == self.workers and not level.within), None)
+            why = f": {level.why_not}" if level is not None else ""
+            load = f"{self.load.events_per_s:,.0f} events/s"
+            return f"not certified: {load} are not within {self.bound_s * 1e3:g} ms with {self.workers} worker(s){why}"
+        return (
+            f"certified up to {highest.events_per_s:,.0f} events/s within {self.bound_s * 1e3:g} ms (p99 of each error) with "
+            f"{self.workers} worker(s), {highest.client_us_per_event:.1f} µs of CPU an event"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """calibration.json."""
+        at_load, highest = self.at_load, self.highest
+        return {
+            **asdict(self), "load": {**asdict(self.load), "events_per_s": self.load.events_per_s},
+            "at_load": None if at_load is None else at_load.to_dict(), "highest": None if highest is None else highest.to_dict(),
+        }  # fmt: skip
+
+
+LEVEL_COLUMNS: Final = (
+    "workers", "streams", "requests/s", "events/s", "TTFT error p50 / p99", "gap error p99", "send lag p99", "µs/event", "server µs/event",
+    "worker CPU", "within",
+)  # fmt: skip
+
+
+def level_row(level: Level) -> tuple[str, ...]:
+    """A level under `LEVEL_COLUMNS`."""
+
+    def ms(value_s: float | None) -> str:
+        return "—" if value_s is None else f"{value_s * 1e3:.2f} ms"
+
+    def number(value: float | None) -> str:
+        return "—" if value is None else f"{value:.1f}"
+
+    return (
+        str(level.workers), "open loop" if level.streams is None else str(level.streams), f"{level.requests_per_s:.1f}",
+        f"{level.events_per_s:,.0f}", f"{ms(level.ttft_error.p50_s)} / {ms(level.ttft_error.p99_s)}", ms(level.gap_error.p99_s),
+        ms(level.send_lag.p99_s), number(level.client_us_per_event), number(level.server_us_per_event),
+        "—" if level.worker_cpu is None else f"{level.worker_cpu:.0%}", "yes" if level.within else f"no: {level.why_not}",
+    )  # fmt: skip
+
+
+# --- the load -----------------------------------------------------------------------------------------------------------------------
+
+
+def standard_load(*, api: Api = Api.MESSAGES, gap_ms: float | None = None) -> Load:
+    """Without a profile: 100 streams of 50 tokens/s with small bodies."""
+    return Load(api.value, "closed", _STANDARD_STREAMS, None, gap_ms or DEFAULT_GAP_MS, _STANDARD_OUTPUT_TOK, 1024)
+
+
+def load_of(profile: Profile, plan: RunPlan, *, gap_ms: float | None = None) -> Load:
+    """The load of a profile's heaviest stage: lengths and sizes are means over its first sessions, pauses between turns are left out.
+
+    Args:
+        profile: the run's.
+        plan: made from it.
+        gap_ms: between two tokens; default: the TPOT target, else 20 ms.
+    """
+    gap_ms = gap_ms or (profile.slos.tpot_s * 1000 if profile.slos.tpot_s else DEFAULT_GAP_MS)
+    urls = profile.server.urls if profile.server.kind == "attach" else ()
+    clock: Literal["arrival", "read"] = "read" if any(str(url).startswith("https:") for url in urls) else "arrival"
+    load = max((_stage_load(plan, stage, gap_ms) for stage in plan.stages), key=lambda load: load.events_per_s)
+    return replace(load, clock=clock)
+
+
+def _stage_load(plan: RunPlan, stage: StagePlan, gap_ms: float) -> Load:
+    texts = Texts(plan.seed, plan.tok_per_word)
+    outputs: list[int] = []
+    bodies: list[int] = []
+    sessions = list(islice(plan.sessions(stage.index), _SAMPLE_SESSIONS))
+    for session in sessions:
+        outputs += [turn.target_output_tok for one in session.tree() for turn in one.turns]
+        bodies.append(len(Conversation(session, plan.settings, MODEL, texts).body(len(session.turns) // 2)))
+    output_tok = max(1, round(sum(outputs) / len(outputs)))
+    turns = 1.0 if stage.single else len(outputs) / len(sessions)
+    body_bytes = round(sum(bodies) / len(bodies))
+    if stage.concurrency is not None:
+        return Load(plan.settings.api, "closed", stage.concurrency, None, gap_ms, output_tok, body_bytes)
+    rate = (stage.rate_per_s or _planned_rate(plan, stage)) * turns
+    streams = max(1, round(rate * (TTFT_MS + output_tok * gap_ms) / 1000))
+    shape = stage.schedule.shape if stage.process and stage.schedule else None
+    return Load(plan.settings.api, stage.process or "poisson", streams, rate, gap_ms, output_tok, body_bytes, shape=shape)
+
+
+def _planned_rate(plan: RunPlan, stage: StagePlan) -> float:
+    """Starts per second of a stage that names no rate of its own."""
+    times = [session.intended_offset_ns for session in plan.horizon(stage.index) if session.intended_offset_ns is not None]
+    return len(times) / max(1.0, seconds(max(times) - min(times))) if times else 1.0
+
+
+# --- certificates -------------------------------------------------------------------------------------------------------------------
+
+
+def host_fingerprint() -> dict[str, Any]:
+    """What a certificate holds for: another processor, kernel or version needs another one."""
+    host = describe_host()
+    packages = {}
+    for package in ("locust", "gevent", "httptools", "pyarrow"):
+        with suppress(importlib.metadata.PackageNotFoundError):
+            packages[package] = importlib.metadata.version(package)
+    return {
+        "cpu": host["cpu"]["model"], "usable_cores": host["cpu"]["usable_cores"], "quota_cores": host["cpu"]["quota_cores"],
+        "kernel": host["kernel"], "harness": __version__, "python": platform.python_version(), "packages": packages,
+    }  # fmt: skip
+
+
+def cache_path(load: Load, workers: int | None) -> Path:
+    """Where the certificate of this load on this host is kept; any difference of host, versions or class is another file."""
+    key = {"version": CERTIFICATE_VERSION, "host": host_fingerprint(), "load": load.load_class(), "workers": workers}
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+    return cache_dir() / "calibration" / f"{digest[:24]}.json"
+
+
+def cached(load: Load, *, workers: int | None = None, quick: bool = False) -> dict[str, Any] | None:
+    """The certificate for this load, host and versions, as calibration.json; None where there is none, or it is older than 30 days.
+
+    Args:
+        load: the load.
+        workers: a fixed number of workers, or None.
+        quick: take a quick one too.
+    """
+    try:
+        found = json.loads(cache_path(load, workers).read_text(encoding="utf-8"))
+        age_s = wall_now().timestamp() - float(found["made_unix_s"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # nothing there, or nothing of use: a new one replaces it
+    fresh = 0 <= age_s <= MAX_AGE_DAYS * 86400 and found.get("version") == CERTIFICATE_VERSION and (quick or not found.get("quick"))
+    return found if fresh else None
+
+
+def store(certificate: Certificate, *, workers: int | None = None) -> dict[str, Any]:
+    """Keep a certificate in the cache and return it as calibration.json. A cache that cannot be written is no reason to fail."""
+    value: dict[str, Any] = json.loads(json.dumps({**certificate.to_dict(), "made_unix_s": int(wall_now().timestamp())}))
+    path = cache_path(certificate.load, workers)
+    with suppress(OSError, ArtifactError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, value)
+    return value
+
+
+def make_certificate(
+    load: Load,
+    *,
+    workers: int | None = None,
+    quick: bool = False,
+    budget_s: float | None = None,
+    bound_s: float = BOUND_S,
+    note: Callable[[str], None] = lambda _: None,
+) -> Certificate:
+    """Measure.
+
+    Args:
+        load: the load to certify; the heaviest of its class is measured.
+        workers: try this number only; None: one, then twice as many until the load is carried.
+        quick: two short levels in place of four.
+        budget_s: start nothing more that would end after this.
+        bound_s: of every error's p99.
+        note: hears what is being tried.
+
+    Raises:
+        TrafficError: the load generator failed.
+    """
+    load = load.in_class()
+    started_ns = now_ns()
+    budget_s = budget_s if budget_s is not None else QUICK_BUDGET_S if quick else BUDGET_S
+    factors = _factors(load, quick=quick)
+    levels: list[Level] = []
+    chosen = workers or 1
+    took_s = 0.0
+    for number, count in enumerate(_worker_counts(workers)):
+        if number and seconds(now_ns() - started_ns) + took_s > budget_s:
+            note(f"out of time ({budget_s:g} s) before {count} workers could be tried")
+            break
+        before_ns = now_ns()
+        beyond = ", ".join(f"x{factor:g}" for factor in factors[1:])
+        note(f"{count} worker{'s' if count > 1 else ''}: {_words(load)}{f', then {beyond}' if beyond else ''}")
+        tried = measure(load, count, factors, quick=quick, bound_s=bound_s)
+        levels += tried
+        took_s = seconds(now_ns() - before_ns)
+        if tried[0].within:
+            chosen = count
+            break
+    certified = {str(count): _certified(levels, count) for count in dict.fromkeys(level.workers for level in levels)}
+    sufficient = any(level.within and level.factor == 1 and level.workers == chosen for level in levels)
+    if not sufficient and workers is None:
+        chosen = int(max(certified, key=lambda count: (certified[count] or 0.0, -int(count))))
+    return Certificate(
+        version=CERTIFICATE_VERSION, made_at=wall_now().isoformat(timespec="seconds"), quick=quick, host=host_fingerprint(), load=load,
+        bound_s=bound_s, cores=partition(chosen), levels=tuple(levels), certified_events_per_s=certified, workers=chosen,
+        sufficient=sufficient, seconds=round(seconds(now_ns() - started_ns), 1),
+    )  # fmt: skip
+
+
+def _factors(load: Load, *, quick: bool) -> list[float]:
+    """Of the load: up to twice or eight times it, and at least up to `_LEAST_EVENTS_PER_S`."""
+    *lower, last = _QUICK_FACTORS if quick else _FACTORS
+    last = max(last, float(math.ceil(_LEAST_EVENTS_PER_S / load.events_per_s)))
+    return [factor for factor in (*lower, last) if factor == 1 or factor * load.events_per_s <= _MOST_EVENTS_PER_S]
+
+
+def _words(load: Load) -> str:
+    many = f"{load.streams} streams" if load.requests_per_s is None else f"{load.requests_per_s:g} {load.process} requests/s"
+    return f"{many}, {load.events_per_s:,.0f} events/s, bodies of {load.body_bytes:,} bytes"
+
+
+def _worker_counts(workers: int | None) -> Iterator[int]:
+    if workers is not None:
+        yield workers
+        return
+    count, most = 1, max(1, len(os.sched_getaffinity(0)) - 1)  # the paced server needs a core too
+    while count <= most:
+        yield count
+        count *= 2
+
+
+def _certified(levels: Sequence[Level], workers: int) -> float | None:
+    """Load of the highest level below which nothing was out of bounds."""
+    highest: float | None = None
+    for level in levels:
+        if level.workers == workers:
+            if not level.within:
+                break
+            highest = level.events_per_s
+    return highest
+
+
+# --- one number of workers ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Mark:
+    """CPU time of all processes at a moment."""
+
+    t_ns: int
+    client_s: tuple[float, ...]
+    server_s: float
+
+
+class _Cpu:
+    """Marks at the starts and ends of stages."""
+
+    def __init__(self, server_pid: int) -> None:
+        self._server = psutil.Process(server_pid)
+        self._client: list[psutil.Process] = []
+        self.starts: dict[str, _Mark] = {}
+        self.ends: dict[str, _Mark] = {}
+        self.windows: dict[str, tuple[int, int]] = {}
+
+    def watch(self, pids: Sequence[int]) -> None:
+        self._client = [psutil.Process(pid) for pid in pids]
+
+    def on_event(self, event: dict[str, Any]) -> None:
+        match event["event"]:
+            case "stage_started":
+                self.starts[event["stage"]] = self._mark()
+                self.windows[event["stage"]] = (event["window_start_ns"], event["window_end_ns"])
+            case "stage_ended":
+                self.ends[event["stage"]] = self._mark()
+            case _:
+                pass
+
+    def _mark(self) -> _Mark:
+        return _Mark(now_ns(), tuple(_cpu_s(process) for process in self._client), _cpu_s(self._server))
+
+
+def _cpu_s(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+def measure(load: Load, workers: int, factors: Sequence[float], *, quick: bool = False, bound_s: float = BOUND_S) -> list[Level]:
+    """All levels with one number of workers: stages of one run of the load generator."""
+    profile = _profile(load, factors, quick=quick)
+    facts = ModelFacts(MODEL, tok_per_word=DEFAULT_TOK_PER_WORD)
+    plan = make_plan(profile, facts)
+    cores = partition(workers)
+    own, other = (None, None) if cores.shared else (cores.traffic, cores.rest)
+    with tempfile.TemporaryDirectory(prefix="harness-calibrate-") as folder:
+        run_dir, truth_path = RunDir(Path(folder)), Path(folder) / "truth.jsonl"
+        with PacedServer(Pace(ttft_ms=TTFT_MS, gap_ms=load.gap_ms), truth_path, cores=other) as server:
+            cpu = _Cpu(server.pid)
+            endpoint = Endpoint("replica-0", server.url, MODEL)
+            with LocustDriver(
+                profile, facts, plan, [endpoint], run_dir, workers=workers, on_event=cpu.on_event, cores=own,
+                arrival_stamps=load.clock == "arrival",
+            ) as driver:  # fmt: skip
+                driver.start()
+                cpu.watch(list(driver.pids().values()))
+                driver.go(now_ns() + NS_PER_S)
+                while not driver.wait(1.0):
+                    pass
+            server.stop()
+        truth = read_truth(truth_path)
+        rows = read_table(sorted(run_dir.requests_dir.glob("*.arrows")), REQUESTS).to_pylist()
+    if not rows:
+        raise TrafficError("the load generator recorded nothing while it was being calibrated")
+    by_stage: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        by_stage.setdefault(row["stage"], []).append(row)
+    return [_level(load, workers, factor, by_stage[_name(factor)], truth, cpu, bound_s) for factor in factors if _name(factor) in by_stage]
+
+
+def _name(factor: float) -> str:
+    return f"x{factor:g}"
+
+
+def _profile(load: Load, factors: Sequence[float], *, quick: bool) -> Profile:
+    """Single-turn work of the load's sizes. Answers are spread over half to one and a half of their mean, so that streams fall out of step;
+    a mean of at most 1.5 or 4 s keeps levels short.
+    """
+    longest_s, warmup_s, window_s = (1.5, 0.5, 2.0) if quick else (4.0, 1.0, 4.0)
+    output_tok = max(2, min(load.output_tok, round(longest_s * 1000 / load.gap_ms)))
+    bytes_per_tok = len(Texts(0, DEFAULT_TOK_PER_WORD).escaped(Block("calibrate", 2000))) / 2000
+    head_tok = max(1, round((load.body_bytes - _FIXED_BYTES) / bytes_per_tok) - 16)
+    workload = {
+        "kind": "chat", "system_tok": head_tok, "user_tok": 16, "turns": 1, "think_s": 0, "context_limit_tok": head_tok + 100_000,
+        "output_tok": {"kind": "uniform", "min": max(1, output_tok // 2), "max": output_tok + output_tok // 2},
+    }  # fmt: skip
+    stages: list[dict[str, Any]] = []
+    for factor in factors:
+        stage: dict[str, Any] = {"name": _name(factor), "warmup_s": warmup_s, "window_s": window_s, "max_in_flight": 100_000}
+        if load.requests_per_s is None:
+            stage |= {"kind": "concurrency", "concurrency": max(1, round(load.streams * factor))}
+        else:
+            # As many tokens a second as the load has, also where its answers are longer than a level allows.
+            rate = load.requests_per_s * factor * load.output_tok / output_tok
+            stage |= {"kind": "arrival_rate", "rate_per_s": rate, "process": load.process}
+            if load.shape is not None:
+                stage |= {"cv": load.shape**-0.5} if load.process == "gamma" else {"weibull_shape": load.shape}
+        stages.append(stage)
+    return Profile.model_validate({
+        "purpose": "smoke", "model": {"id": MODEL}, "server": {"kind": "attach", "urls": ["http://127.0.0.1:1"]},
+        "traffic": {"api": load.api, "workload": workload, "load": stages, "context_scale": 1, "drain_timeout_s": 20},
+    })  # fmt: skip
+
+
+def _level(
+    load: Load,
+    workers: int,
+    factor: float,
+    rows: Sequence[Mapping[str, Any]],
+    truth: Mapping[str, Mapping[str, Any]],
+    cpu: _Cpu,
+    bound_s: float,
+) -> Level:
+    name = _name(factor)
+    start_ns, end_ns = cpu.windows[name]
+    inside = [row for row in rows if start_ns <= row["intended_ns"] < end_ns]
+    errors = pair(inside, truth)
+    spreads = errors.spreads()
+    failed = sum(1 for row in inside if row["outcome"] != Outcome.OK) + errors.unpaired
+    window_s = seconds(end_ns - start_ns)
+    written = [t_ns for row in rows if row["request_id"] in truth for t_ns in truth[row["request_id"]]["content_ns"]]
+    in_window = sum(1 for t_ns in written if start_ns <= t_ns < end_ns)
+    before, after = cpu.starts[name], cpu.ends[name]
+    length_s = seconds(after.t_ns - before.t_ns)
+    client_s = [b - a for a, b in zip(before.client_s, after.client_s, strict=True)]
+    server_s = after.server_s - before.server_s
+    worker_cpu = max(client_s) / length_s if client_s else None
+    why_not = _why_not(spreads, failed, worker_cpu, bound_s)
+    return Level(
+        workers=workers, factor=factor, streams=None if load.requests_per_s is not None else max(1, round(load.streams * factor)),
+        requests_per_s=round(len(errors.ttft_s) / window_s, 3), events_per_s=round(in_window / window_s, 1), requests=len(errors.ttft_s),
+        failed=failed, ttft_error=spreads["ttft_error"], gap_error=spreads["gap_error"], sent_error=spreads["sent_error"],
+        send_lag=spreads["send_lag"], client_us_per_event=round(sum(client_s) / len(written) * 1e6, 2) if written else None,
+        server_us_per_event=round(server_s / len(written) * 1e6, 2) if written else None,
+        worker_cpu=None if worker_cpu is None else round(worker_cpu, 3), server_cpu=round(server_s / length_s, 3), within=why_not is None,
+        why_not=why_not,
+    )  # fmt: skip
+
+
+def _why_not(spreads: Mapping[str, Spread], failed: int, worker_cpu: float | None, bound_s: float) -> str | None:
+    if failed:
+        return f"{failed} requests failed"
+    for key, found in spreads.items():
+        if found.p99_s is None:
+            return f"no {key.replace('_', ' ')} could be measured"
+        if found.p99_s > bound_s:
+            return f"p99 of {key.replace('_', ' ')} is {found.p99_s * 1e3:.1f} ms"
+    if worker_cpu is not None and worker_cpu > CPU_LIMIT:
+        return f"a worker used {worker_cpu:.0%} of a core"
+    return None
