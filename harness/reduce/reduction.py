@@ -15,18 +15,19 @@ from harness.core.metrics import METRIC_VERSION
 from harness.reduce.figures import figures as stages
 from harness.reduce.figures.by_class import class_summaries
 from harness.reduce.figures.energy_by_class import with_energy
-from harness.reduce.figures.figures import Flows, StageFigures
+from harness.reduce.figures.figures import StageFigures
 from harness.reduce.figures.other_tools import rosetta
 from harness.reduce.figures.run_energy import Flowing, RunEnergy, StageEnergy, run_energy
 from harness.reduce.figures.without_records import unless_recorded
 from harness.reduce.over_time.counters import LAST_LABELS, ServerCounters, wanted
-from harness.reduce.read.run import Run, load_run, mapping, number, sequence
+from harness.reduce.over_time.flows import Flows, flows
+from harness.reduce.read.run import Run, last_evidence, load_run, mapping, number, sequence
 from harness.reduce.verdict.answers import UNVERIFIED, quality
 from harness.reduce.verdict.judge import judge
 from harness.reduce.verdict.load_generator import client
 from harness.reduce.verdict.recount import recounted
 from harness.reduce.windows.steady_state import settle
-from harness.reduce.windows.windows import StageWindow, last_evidence, stage_windows
+from harness.reduce.windows.windows import StageWindow, stage_windows
 
 NS: Final = 1e-9
 _SERVER_COUNTERS: Final = (
@@ -88,7 +89,7 @@ def reduce_fully(path: Path) -> Reduction:
     """As `reduce_run`, keeping what the summary was made from."""
     run = load_run(path, wanted=wanted)
     counters = ServerCounters(run.samples) if run.samples is not None else None
-    flow = stages.flows(run)
+    flow = flows(run)
     windows = tuple(settle(run, window, flow, counters) for window in stage_windows(run))
     slos = {key: number(mapping(run.profile.get("slos")).get(key)) for key in ("ttft_s", "tpot_s", "e2e_s")}
     price = mapping(run.profile.get("price"))

@@ -8,14 +8,13 @@ import numpy as np
 from harness.core.metric_names import Concept
 from harness.core.records import Boundary
 from harness.reduce.energy.devices import Columns
-from harness.reduce.figures.figures import gpu_uuids
 from harness.reduce.figures.without_records import OTHERS, lost
 from harness.reduce.over_time.flow import Flow
 from harness.reduce.over_time.tokens import context, moments
+from harness.reduce.read.run import gpu_uuids, last_evidence
 from harness.reduce.reduction import Reduction
 from harness.reduce.statistics.intervals import Floats
 from harness.reduce.windows.steady_state import prefix_hit_ratio, quotient
-from harness.reduce.windows.windows import last_evidence
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -288,8 +288,8 @@ ELSEWHERE = {
     "meter_calibration_unreadable": "test_energy*.py",
     "power_below_idle": "test_energy*.py", "power_implausible": "test_energy*.py", "power_part_above_whole": "test_energy*.py",
     "energy_absent": "test_energy*.py",
-    "not_stationary": "test_steady.py", "steady_state_untested": "test_steady.py", "warmup_in_window": "test_steady.py",
-    "rows_damaged": "test_bad_input.py", "events_torn": "test_torn.py",
+    "not_stationary": "test_stationarity.py", "steady_state_untested": "test_stationarity.py", "warmup_in_window": "test_stationarity.py",
+    "rows_damaged": "test_bad_input.py", "events_torn": "test_truncated.py",
     "scrape_problem": "test_scrapes.py", "target_unreachable": "test_scrapes.py",
 }  # fmt: skip
 """Code -> the tests of the part that raises it."""
@@ -330,7 +330,7 @@ def test_nothing_else_is_wrong_with_the_base(steady: Callable[..., Any], tmp_pat
 
 
 def test_every_concern_of_the_reduction_has_a_run_that_raises_it() -> None:
-    source = "\n".join(path.read_text() for path in (ROOT / "harness" / "reduce").glob("*.py"))
+    source = "\n".join(path.read_text() for path in (ROOT / "harness" / "reduce").rglob("*.py"))
     codes = set(re.findall(r'Concern\(\s*"([a-z_]+)"', source))
     assert len(codes) > 40
     assert codes - set(CASES) - set(ELSEWHERE) == set()

@@ -10,7 +10,7 @@ import pytest
 
 from harness.reduce import reduce_run
 from harness.reduce.energy.attribution import decode_context
-from harness.reduce.figures.figures import Flows, flows, flows_of
+from harness.reduce.over_time.flows import Flows, flows, flows_of
 from harness.reduce.over_time.tokens import gaps, moments, output, output_of, tpot
 from harness.reduce.read.run import Run, load_run
 

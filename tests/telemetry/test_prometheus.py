@@ -147,7 +147,9 @@ class Somebodys(ManagedPrometheus):
 
 
 @needs_prometheus
-def test_embedded_managed_and_somebody_elses_give_the_same_table_and_the_same_figures(tmp_path: Path, growing: ColumnBuilder, until) -> None:
+def test_embedded_managed_and_somebody_elses_give_the_same_table_and_the_same_figures(
+    tmp_path: Path, growing: ColumnBuilder, until
+) -> None:
     """One server, one stretch of time, scraped three ways."""
     anchor = take_anchor()
     runs = {name: RunDir(tmp_path / name) for name in ("embedded", "managed", "url")}

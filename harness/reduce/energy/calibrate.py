@@ -16,8 +16,7 @@ from harness.reduce.energy.attribution import SLICE_S
 from harness.reduce.energy.curves import from_power
 from harness.reduce.energy.devices import GPU_BOUNDARIES, Columns, energies
 from harness.reduce.energy.sensor_gain import CALIBRATION_SCHEMA, MeterCalibration, parse_calibration, read_calibration
-from harness.reduce.figures.figures import gpu_uuids
-from harness.reduce.read.run import Run, load_run, mapping, sequence
+from harness.reduce.read.run import Run, gpu_uuids, load_run, mapping, sequence
 from harness.reduce.statistics.intervals import Floats
 
 NS: Final = 1e-9

@@ -8,10 +8,10 @@ import numpy as np
 from harness.artifacts.run_summary import Distribution
 from harness.core.records import Boundary
 from harness.reduce.energy.devices import Energy, energies
-from harness.reduce.figures.figures import Flows, gpu_count, gpu_uuids
+from harness.reduce.over_time.flows import Flows
 from harness.reduce.over_time.tokens import gaps
 from harness.reduce.read.categorical import Bools
-from harness.reduce.read.run import Run
+from harness.reduce.read.run import Run, gpu_count, gpu_uuids
 from harness.reduce.statistics.intervals import QUANTILES, Floats, distribution, percentile
 from harness.reduce.windows.windows import StageWindow
 

@@ -10,7 +10,8 @@ from typing import Final
 from harness.artifacts.run_summary import ClassSummary, Figure
 from harness.plan.types import PRIME_SUFFIX
 from harness.reduce.figures import figures as stages
-from harness.reduce.figures.figures import Flows, StageFigures
+from harness.reduce.figures.figures import StageFigures
+from harness.reduce.over_time.flows import Flows, flows_of
 from harness.reduce.read.categorical import Bools, Categorical
 from harness.reduce.read.requests import Requests
 from harness.reduce.read.run import Run
@@ -71,7 +72,7 @@ def class_names(requests: Requests) -> Categorical:
 
 def _one(run: Run, window: StageWindow, whole: Flows, slos: Mapping[str, float | None], name: str, mine: Bools) -> ClassSummary:
     requests = run.requests
-    flow = stages.flows_of(run, whole, mine)
+    flow = flows_of(run, whole, mine)
     figures = stages.figures(replace(run, samples=None, power=None), window, flow, None, slos, {}, mine)
     in_stage = (requests.stage == window.name) & mine
     counts = stages.count(requests, in_stage, None, stages.intended_in(requests, window) & mine, None)

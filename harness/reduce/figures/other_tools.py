@@ -15,7 +15,7 @@ import numpy as np
 
 from harness.artifacts.run_summary import Distribution, Figure
 from harness.reduce.figures.answered_requests import NS, AnsweredRequests
-from harness.reduce.figures.figures import Flows
+from harness.reduce.over_time.flows import Flows
 from harness.reduce.read.run import Run
 from harness.reduce.windows.windows import StageWindow
 

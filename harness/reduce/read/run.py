@@ -440,3 +440,29 @@ def _columns(table: pa.Table | None, t0_ns: int) -> Mapping[str, npt.NDArray[Any
         f.name: _strings(table[f.name]) if pa.types.is_string(f.type) else floats(table[f.name], t0_ns if f.name == "t_ns" else 0)
         for f in table.schema
     }
+
+
+def last_evidence(run: Run) -> float | None:
+    """The latest moment that anything was recorded at, None when nothing was."""
+    r = run.requests
+    times: list[Floats] = [r.done, r.last_token, r.sent, r.intended]
+    if run.samples is not None:
+        times += list(run.samples.scrapes.values())
+    if run.host is not None:
+        times.append(run.host["t_ns"])
+    latest = [float(np.nanmax(t)) for t in times if len(t) and not np.all(np.isnan(t))]
+    return max(latest, default=None)
+
+
+def gpu_count(run: Run) -> int | None:
+    """All GPUs that the deployment holds; None where there is none or it is not known."""
+    stated = number(mapping(run.profile.get("server")).get("gpu_count"))
+    if stated:
+        return int(stated)
+    return len(sequence(mapping(run.manifest.get("hardware")).get("gpus"))) or None
+
+
+def gpu_uuids(run: Run) -> list[str]:
+    """UUIDs of the deployment's boards on this machine."""
+    gpus = sequence(mapping(run.manifest.get("hardware")).get("gpus"))
+    return [str(mapping(gpu)["uuid"]) for gpu in gpus if mapping(gpu).get("uuid")]

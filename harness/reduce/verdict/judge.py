@@ -9,9 +9,10 @@ import numpy as np
 from harness.artifacts.run_summary import Agreement, Verdict
 from harness.core.metric_names import Concept
 from harness.core.records import Concern, OutputLength, Purpose, RunState, Severity, Status
-from harness.reduce.figures.figures import Flows, StageFigures, gpu_count, intended_in
+from harness.reduce.figures.figures import StageFigures, intended_in
 from harness.reduce.over_time.counters import ServerCounters
-from harness.reduce.read.run import Run, mapping, number, sequence
+from harness.reduce.over_time.flows import Flows
+from harness.reduce.read.run import Run, gpu_count, mapping, number, sequence
 from harness.reduce.verdict.answers import quality_concerns
 from harness.reduce.verdict.load_generator import client_concerns
 from harness.reduce.verdict.records import record_concerns

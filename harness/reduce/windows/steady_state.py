@@ -6,13 +6,13 @@ import numpy as np
 
 from harness.core.metric_names import Concept
 from harness.core.records import Concern, Severity
-from harness.reduce.figures.figures import Flows
 from harness.reduce.over_time.counters import ServerCounters
+from harness.reduce.over_time.flows import Flows
 from harness.reduce.over_time.tokens import context
-from harness.reduce.read.run import Run
+from harness.reduce.read.run import Run, last_evidence
 from harness.reduce.statistics.intervals import Floats
 from harness.reduce.statistics.stationarity import DRIFT_RATIO, DRIFT_SHARE, MIN_SLICE_S, MIN_SLICES, SLICES, examine_all
-from harness.reduce.windows.windows import RATIOS, StageWindow, drift_in_words, last_evidence, settled, untested
+from harness.reduce.windows.windows import RATIOS, StageWindow, drift_in_words, settled, untested
 
 MOST_UNKNOWN: Final = 0.1
 """Share of slices without a value up to which a signal is tested, with straight lines over its gaps."""

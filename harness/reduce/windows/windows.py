@@ -7,8 +7,7 @@ from typing import Any, Final
 import numpy as np
 
 from harness.core.records import RunState
-from harness.reduce.read.run import Run, mapping, number, sequence
-from harness.reduce.statistics.intervals import Floats
+from harness.reduce.read.run import Run, last_evidence, mapping, number, sequence
 from harness.reduce.statistics.stationarity import SteadyState
 
 
@@ -90,18 +89,6 @@ def _load_by_name(run: Run, names: list[str]) -> dict[str, Mapping[str, Any]]:
 
 def _time(run: Run, event: Mapping[str, Any], key: str) -> float | None:
     return None if number(event.get(key)) is None else run.at(event[key])
-
-
-def last_evidence(run: Run) -> float | None:
-    """The latest moment that anything was recorded at, None when nothing was."""
-    r = run.requests
-    times: list[Floats] = [r.done, r.last_token, r.sent, r.intended]
-    if run.samples is not None:
-        times += list(run.samples.scrapes.values())
-    if run.host is not None:
-        times.append(run.host["t_ns"])
-    latest = [float(np.nanmax(t)) for t in times if len(t) and not np.all(np.isnan(t))]
-    return max(latest, default=None)
 
 
 def _window(run: Run, name: str, started: Mapping[str, Any], ended: Mapping[str, Any], stage: Mapping[str, Any]) -> StageWindow:

@@ -12,7 +12,7 @@ from harness.core.errors import ArtifactError
 from harness.fleet.over_time.forecast import Forecast
 from harness.report.charts import css_variables, inline, themed
 from harness.report.fleet.view import Case, FleetView, Refusal, fleet_view
-from harness.report.run.write import markdown_environment, spaced
+from harness.report.pages import markdown_environment, spaced
 
 CHARTS_DIR: Final = "fleet-charts"
 """Folder beside fleet.md with its charts, one for each theme."""

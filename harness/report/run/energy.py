@@ -69,7 +69,11 @@ def _ladder(rungs: Sequence[Mapping[str, Any]]) -> Table | None:
     rows = []
     for rung in rungs:
         low, high = number(rung.get("low_w")), number(rung.get("high_w"))
-        spread = f"{numbers.plain(low, 4)} – {numbers.plain(high, 4)} W" if low is not None and high is not None and low != high else numbers.DASH
+        spread = (
+            f"{numbers.plain(low, 4)} – {numbers.plain(high, 4)} W"
+            if low is not None and high is not None and low != high
+            else numbers.DASH
+        )
         factor = f"{numbers.plain(number(rung['factor']), 4)}: {rung.get('factor_is')}" if rung.get("factor") is not None else ""
         told = [part for part in (factor, rung.get("source"), rung.get("note")) if part]
         rows.append((

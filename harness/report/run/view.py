@@ -314,7 +314,9 @@ def _generator_notes(client: Mapping[str, Any]) -> list[str]:
         bound = numbers.duration(number(calibration.get("bound_s")))
         highest = mapping(calibration.get("highest"))
         cost = number(highest.get("client_us_per_event"))
-        upto = f"up to {numbers.plain(certified, 3)} events/s within {bound} (p99 of each error)" if certified is not None else "for no load"
+        upto = (
+            f"up to {numbers.plain(certified, 3)} events/s within {bound} (p99 of each error)" if certified is not None else "for no load"
+        )
         quick = "quick certificate" if calibration.get("quick") else "certificate"
         held = f"{workers} {'worker' if workers == 1 else 'workers'}"
         at_cost = f", at {numbers.plain(cost, 3)} µs of CPU an event" if cost is not None else ""

@@ -1,6 +1,5 @@
 """Writes report.html and report.md of a run directory."""
 
-import re
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -14,13 +13,13 @@ from harness.artifacts.layout import RunDir
 from harness.core.errors import ArtifactError
 from harness.reduce.reduction import Reduction, reduce_fully
 from harness.report.charts import NARROW, WIDE, css_variables, draw, inline, themed
+from harness.report.pages import markdown_environment, spaced
 from harness.report.run.view import View, view
 
 CHARTS_DIR: Final = "report-charts"
 """Folder beside report.md with its charts, one for each theme."""
 
 _THEMES: Final = ("light", "dark")
-_MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#|~])")
 
 
 def write_report(run_path: Path, reduction: Reduction | None = None) -> tuple[Path, Path]:
@@ -83,53 +82,6 @@ def markdown(shown: View) -> str:
     }
     text = markdown_environment().get_template("report.md.j2").render(v=shown, files=files)
     return spaced(text)
-
-
-def spaced(text: str) -> str:
-    """Blank lines around headings, tables and HTML, which Markdown needs to tell them apart; nothing else, and never two of them."""
-    lines = text.splitlines()
-    out: list[str] = []
-    fenced = False
-    for i, line in enumerate(lines):
-        before = out[-1] if out else ""
-        if not fenced and line and before:
-            heads_table = line.startswith("|") and i + 1 < len(lines) and lines[i + 1].startswith("|--")
-            other_kind = before.startswith("|") != line.startswith("|")
-            if heads_table or other_kind or line.startswith(("#", "<picture", "<details", "</details")) or before.startswith(("#", "</")):
-                out.append("")
-        if line.startswith("```"):
-            fenced = not fenced
-        if fenced or line or before:
-            out.append(line)
-    return "\n".join(out).strip() + "\n"
-
-
-def markdown_environment() -> jinja2.Environment:
-    """Templates of this folder, with filters that escape text for Markdown."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("harness.report"),
-        autoescape=jinja2.select_autoescape(enabled_extensions=("html.j2",)),  # Markdown is escaped by the filters below
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["text"] = _escaped
-    environment.filters["cell"] = lambda value: _escaped(value).replace("\n", " ")
-    environment.filters["figure"] = lambda value: _unbroken(_escaped(value))
-    return environment
-
-
-def _escaped(value: object) -> str:
-    """Text that Markdown takes as it is; in table cells a bar would end the cell."""
-    return _MARKDOWN.sub(r"\\\1", str(value))
-
-
-_SHORT: Final = 24
-
-
-def _unbroken(text: str) -> str:
-    """A short figure on one line: a unit is not parted from its number. Longer ones are parted where they have to be."""
-    return text.replace(" ", "\u00a0") if len(text) <= _SHORT else text.replace("\n", " ")
 
 
 def _source(environment: jinja2.Environment, name: str) -> str:
