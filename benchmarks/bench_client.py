@@ -1,9 +1,11 @@
-"""What a streamed token costs the load generator, and how wrong its clock gets, against the paced server's truth. Prints JSON.
+"""What a streamed token costs the load generator, and how wrong its clock gets, against the paced
+server's truth. Prints JSON.
 
     python benchmarks/bench_client.py --streams 100 --gap-ms 20 --ttft-ms 100 --tokens 128
 
-Cost is the slope of the CPU time of all Locust processes between two numbers of requests, so that start-up does not count. Errors are
-paired: each token's time in the client's record minus the time just before the server wrote it.
+Cost is the slope of the CPU time of all Locust processes between two numbers of requests, so that
+start-up does not count. Errors are paired: each token's time in the client's record minus the time
+just before the server wrote it.
 """
 
 import argparse
@@ -49,22 +51,41 @@ def quantile(values: list[float], share: float) -> float | None:
 
 def quantiles(values: list[float]) -> dict[str, float | None]:
     """p50, p99 and the largest, to a thousandth."""
-    named = {"p50": quantile(values, 0.5), "p99": quantile(values, 0.99), "max": max(values, default=None)}
-    return {name: None if value is None else round(value, 4) for name, value in named.items()} | {"n": len(values)}
+    named = {
+        "p50": quantile(values, 0.5),
+        "p99": quantile(values, 0.99),
+        "max": max(values, default=None),
+    }
+    return {name: None if value is None else round(value, 4) for name, value in named.items()} | {
+        "n": len(values)
+    }
 
 
 def one_run(args: argparse.Namespace, requests: int) -> dict[str, Any]:
     """One run of so many requests."""
     load: dict[str, Any] = {"sessions": requests, "max_in_flight": 100_000}
-    load |= {"kind": "arrival_rate", "rate_per_s": args.rate} if args.rate else {"kind": "concurrency", "concurrency": args.streams}
+    load |= (
+        {"kind": "arrival_rate", "rate_per_s": args.rate}
+        if args.rate
+        else {"kind": "concurrency", "concurrency": args.streams}
+    )
     workload = {
-        "kind": "chat", "system_tok": args.head_tok, "user_tok": 20, "output_tok": args.tokens, "turns": 1, "think_s": 0,
+        "kind": "chat",
+        "system_tok": args.head_tok,
+        "user_tok": 20,
+        "output_tok": args.tokens,
+        "turns": 1,
+        "think_s": 0,
         "context_limit_tok": args.head_tok + 10_000,
-    }  # fmt: skip
-    profile = Profile.model_validate({
-        "purpose": "smoke", "model": {"id": MODEL}, "server": {"kind": "attach", "urls": ["http://127.0.0.1:1"]},
-        "traffic": {"api": args.api, "workload": workload, "load": [load], "context_scale": 1},
-    })  # fmt: skip
+    }
+    profile = Profile.model_validate(
+        {
+            "purpose": "smoke",
+            "model": {"id": MODEL},
+            "server": {"kind": "attach", "urls": ["http://127.0.0.1:1"]},
+            "traffic": {"api": args.api, "workload": workload, "load": [load], "context_scale": 1},
+        }
+    )
     facts = ModelFacts(MODEL, tok_per_word=1.35)
     plan = make_plan(profile, facts)
     with tempfile.TemporaryDirectory() as folder:
@@ -79,7 +100,9 @@ def one_run(args: argparse.Namespace, requests: int) -> dict[str, Any]:
 
         with PacedServer(Pace(ttft_ms=args.ttft_ms, gap_ms=args.gap_ms), truth) as server:
             endpoint = Endpoint("replica-0", server.url, MODEL)
-            with LocustDriver(profile, facts, plan, [endpoint], run_dir, workers=args.workers, on_event=on_event) as driver:
+            with LocustDriver(
+                profile, facts, plan, [endpoint], run_dir, workers=args.workers, on_event=on_event
+            ) as driver:
                 driver.start()
                 driver.go(now_ns() + 1_000_000_000)
                 while not driver.wait(1):
@@ -112,11 +135,19 @@ def one_run(args: argparse.Namespace, requests: int) -> dict[str, Any]:
     for row in rows:
         outcomes[row["outcome"]] = outcomes.get(row["outcome"], 0) + 1
     return {
-        "requests": requests, "outcomes": outcomes, "body_bytes": max(row["request_bytes"] for row in rows),
-        "client_cpu_s": round(client_cpu_s, 3), "server_cpu_s": round(server_cpu_s, 3),
-        "tokens": len(each), "ttft_error_ms": quantiles(first), "token_error_ms": quantiles(each), "gap_error_ms": quantiles(gap),
-        "send_lag_ms": quantiles(lag), "loop_lag_max_ms": round(max(loop_lag, default=0), 3), "rss_max_mb": round(rss / 1e6, 1),
-    }  # fmt: skip
+        "requests": requests,
+        "outcomes": outcomes,
+        "body_bytes": max(row["request_bytes"] for row in rows),
+        "client_cpu_s": round(client_cpu_s, 3),
+        "server_cpu_s": round(server_cpu_s, 3),
+        "tokens": len(each),
+        "ttft_error_ms": quantiles(first),
+        "token_error_ms": quantiles(each),
+        "gap_error_ms": quantiles(gap),
+        "send_lag_ms": quantiles(lag),
+        "loop_lag_max_ms": round(max(loop_lag, default=0), 3),
+        "rss_max_mb": round(rss / 1e6, 1),
+    }
 
 
 def floor(args: argparse.Namespace, requests: tuple[int, int]) -> float:
@@ -124,30 +155,62 @@ def floor(args: argparse.Namespace, requests: tuple[int, int]) -> float:
     with tempfile.TemporaryDirectory() as folder:
         binary, request = Path(folder) / "floor_client", Path(folder) / "request"
         source = Path(__file__).with_name("floor_client.c")
-        subprocess.run(["gcc", "-O2", "-Wall", "-Wextra", "-o", str(binary), str(source)], check=True)
-        body = json.dumps({"model": MODEL, "max_tokens": args.tokens, "stream": True, "messages": []})
+        subprocess.run(
+            ["gcc", "-O2", "-Wall", "-Wextra", "-o", str(binary), str(source)], check=True
+        )
+        body = json.dumps(
+            {"model": MODEL, "max_tokens": args.tokens, "stream": True, "messages": []}
+        )
         path = "/v1/messages" if args.api == "messages" else "/v1/chat/completions"
-        request.write_text(f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n{body}")
+        request.write_text(
+            f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n{body}"
+        )
         cpu = []
         for count in requests:
             with PacedServer(Pace(ttft_ms=args.ttft_ms, gap_ms=args.gap_ms)) as server:
-                command = [str(binary), server.url.rpartition(":")[2], str(args.streams), str(count), str(request)]
-                cpu.append(json.loads(subprocess.run(command, check=True, capture_output=True).stdout)["cpu_s"])
+                command = [
+                    str(binary),
+                    server.url.rpartition(":")[2],
+                    str(args.streams),
+                    str(count),
+                    str(request),
+                ]
+                cpu.append(
+                    json.loads(subprocess.run(command, check=True, capture_output=True).stdout)[
+                        "cpu_s"
+                    ]
+                )
     return (cpu[1] - cpu[0]) / ((requests[1] - requests[0]) * args.tokens) * 1e6
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--api", default="messages", choices=["messages", "chat"])
     parser.add_argument("--streams", type=int, default=100, help="live streams of a closed loop")
-    parser.add_argument("--rate", type=float, help="instead: an open loop of this many requests a second")
+    parser.add_argument(
+        "--rate", type=float, help="instead: an open loop of this many requests a second"
+    )
     parser.add_argument("--ttft-ms", type=float, default=100)
     parser.add_argument("--gap-ms", type=float, default=20)
     parser.add_argument("--tokens", type=int, default=128)
-    parser.add_argument("--head-tok", type=int, default=100, help="110000 makes bodies of about half a megabyte")
+    parser.add_argument(
+        "--head-tok", type=int, default=100, help="110000 makes bodies of about half a megabyte"
+    )
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--requests", type=int, nargs=2, default=(400, 1200), help="numbers of requests of the two runs")
-    parser.add_argument("--floor", action="store_true", help="run a minimal C client in the same load as well (needs gcc)")
+    parser.add_argument(
+        "--requests",
+        type=int,
+        nargs=2,
+        default=(400, 1200),
+        help="numbers of requests of the two runs",
+    )
+    parser.add_argument(
+        "--floor",
+        action="store_true",
+        help="run a minimal C client in the same load as well (needs gcc)",
+    )
     args = parser.parse_args()
     floor_us = floor(args, tuple(args.requests)) if args.floor and not args.rate else None
     few, many = (one_run(args, requests) for requests in args.requests)
@@ -155,11 +218,21 @@ def main() -> int:
     client_us = (many["client_cpu_s"] - few["client_cpu_s"]) / tokens * 1e6 if tokens else None
     result = {
         "settings": vars(args),
-        "machine": {"cpus": os.cpu_count(), "processor": platform.processor() or platform.machine(), "python": platform.python_version()},
+        "machine": {
+            "cpus": os.cpu_count(),
+            "processor": platform.processor() or platform.machine(),
+            "python": platform.python_version(),
+        },
         "client_us_per_token": None if client_us is None else round(client_us, 2),
         "floor_us_per_token": None if floor_us is None else round(floor_us, 2),
-        "client_over_floor": None if floor_us is None or client_us is None else round(client_us / floor_us, 2),
-        "server_us_per_token": round((many["server_cpu_s"] - few["server_cpu_s"]) / tokens * 1e6, 2) if tokens else None,
+        "client_over_floor": (
+            None if floor_us is None or client_us is None else round(client_us / floor_us, 2)
+        ),
+        "server_us_per_token": (
+            round((many["server_cpu_s"] - few["server_cpu_s"]) / tokens * 1e6, 2)
+            if tokens
+            else None
+        ),
         "runs": [few, many],
     }
     sys.stdout.write(json.dumps(result, indent=1) + "\n")

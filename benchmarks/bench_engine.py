@@ -1,6 +1,8 @@
-"""What the embedded engine does with builtin:tiny on this machine: time to ready, tokens a second, reuse of prefixes.
+"""What the embedded engine does with builtin:tiny on this machine: time to ready, tokens a second,
+reuse of prefixes.
 
-`python benchmarks/bench_engine.py [--streams 32] [--tokens 128]` prints one JSON object. Client and engine share the cores.
+`python benchmarks/bench_engine.py [--streams 32] [--tokens 128]` prints one JSON object. Client and
+engine share the cores.
 """
 
 import argparse
@@ -33,7 +35,11 @@ def free_port() -> int:
 
 
 def post(port: int, path: str, body: dict[str, object]) -> dict[str, object]:
-    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", json.dumps(body).encode(), {"content-type": "application/json"})
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}{path}",
+        json.dumps(body).encode(),
+        {"content-type": "application/json"},
+    )
     with urllib.request.urlopen(request, timeout=120) as reply:
         return json.load(reply)
 
@@ -41,13 +47,28 @@ def post(port: int, path: str, body: dict[str, object]) -> dict[str, object]:
 def metrics(port: int) -> dict[str, float]:
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as reply:
         lines = reply.read().decode().splitlines()
-    return {line.rsplit(" ", 1)[0]: float(line.rsplit(" ", 1)[1]) for line in lines if not line.startswith("#")}
+    return {
+        line.rsplit(" ", 1)[0]: float(line.rsplit(" ", 1)[1])
+        for line in lines
+        if not line.startswith("#")
+    }
 
 
 @contextmanager
 def engine(model_path: str, extra: list[str]) -> Iterator[tuple[int, float]]:
     port = free_port()
-    argv = [sys.executable, "-m", "harness.server.engine", "--model", model_path, "--served-name", "m", "--port", str(port), *extra]
+    argv = [
+        sys.executable,
+        "-m",
+        "harness.server.engine",
+        "--model",
+        model_path,
+        "--served-name",
+        "m",
+        "--port",
+        str(port),
+        *extra,
+    ]
     with tempfile.TemporaryFile() as log:
         started = time.monotonic()
         process = subprocess.Popen([*argv, "--die-with-parent"], stdout=log, stderr=log)
@@ -71,11 +92,16 @@ def engine(model_path: str, extra: list[str]) -> Iterator[tuple[int, float]]:
 
 
 async def stream(port: int, body: dict[str, object]) -> tuple[float, float, int]:
-    """One streamed answer: seconds to the first content event, seconds in all, output tokens by the server's usage."""
+    """One streamed answer: seconds to the first content event, seconds in all, output tokens by the
+    server's usage.
+    """
     raw = json.dumps(body).encode()
     started = time.monotonic()
     reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=2**22)
-    writer.write(b"POST /v1/messages HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(raw) + raw)
+    writer.write(
+        b"POST /v1/messages HTTP/1.1\r\nhost: x\r\ncontent-type:"
+        b" application/json\r\ncontent-length: %d\r\n\r\n" % len(raw) + raw
+    )
     first, received = None, bytearray()
     while b"message_stop" not in received[-400:]:
         chunk = await reader.read(65536)
@@ -91,7 +117,9 @@ async def stream(port: int, body: dict[str, object]) -> tuple[float, float, int]
     return first, ended, int(received[at : received.index(b"}", at)])
 
 
-async def load(port: int, streams: int, tokens: int, prompt_words: int, rounds: int) -> dict[str, float]:
+async def load(
+    port: int, streams: int, tokens: int, prompt_words: int, rounds: int
+) -> dict[str, float]:
     words = corpus.words()
 
     async def one_user(user: int) -> list[tuple[float, float, int]]:
@@ -100,7 +128,15 @@ async def load(port: int, streams: int, tokens: int, prompt_words: int, rounds: 
             at = (user * 131 + turn * 17) % (len(words) - prompt_words)
             text = f"{user} {turn} " + " ".join(words[at : at + prompt_words])
             done.append(
-                await stream(port, {"model": "m", "max_tokens": tokens, "stream": True, "messages": [{"role": "user", "content": text}]})
+                await stream(
+                    port,
+                    {
+                        "model": "m",
+                        "max_tokens": tokens,
+                        "stream": True,
+                        "messages": [{"role": "user", "content": text}],
+                    },
+                )
             )
         return done
 
@@ -114,7 +150,9 @@ async def load(port: int, streams: int, tokens: int, prompt_words: int, rounds: 
         "output_tok": sum(out for _, _, out in requests),
         "output_tok_s": sum(out for _, _, out in requests) / wall_s,
         "ttft_p50_s": statistics.median(first for first, _, _ in requests),
-        "tpot_p50_s": statistics.median((ended - first) / (out - 1) for first, ended, out in requests),
+        "tpot_p50_s": statistics.median(
+            (ended - first) / (out - 1) for first, ended, out in requests
+        ),
     }
 
 
@@ -136,19 +174,32 @@ def main() -> None:
         loaded = asyncio.run(load(port, args.streams, args.tokens, args.prompt_words, args.rounds))
         single = asyncio.run(load(port, 1, args.tokens, args.prompt_words, 1))
         prefix = " ".join(corpus.words()[: args.prefix_words])
-        body = {"model": "m", "max_tokens": 2, "stream": True, "messages": [{"role": "user", "content": prefix}]}
+        body = {
+            "model": "m",
+            "max_tokens": 2,
+            "stream": True,
+            "messages": [{"role": "user", "content": prefix}],
+        }
         cold, warm = asyncio.run(stream(port, body))[0], asyncio.run(stream(port, body))[0]
         after = metrics(port)
     labels = '{engine="0",model_name="m"}'
     generated = "vllm:generation_tokens_total" + labels
-    cached = after["vllm:prompt_tokens_cached_total" + labels] - before["vllm:prompt_tokens_cached_total" + labels]
+    cached = (
+        after["vllm:prompt_tokens_cached_total" + labels]
+        - before["vllm:prompt_tokens_cached_total" + labels]
+    )
     client_tok = loaded["output_tok"] + single["output_tok"] + args.streams * 16 + 4
     result = {
         "benchmark": "engine",
         "model": args.model,
         "machine": {
             "cpu": next(
-                (line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), None
+                (
+                    line.split(":", 1)[1].strip()
+                    for line in Path("/proc/cpuinfo").read_text().splitlines()
+                    if "model name" in line
+                ),
+                None,
             ),
             "cores": len(os.sched_getaffinity(0)),
             "system": platform.platform(),
@@ -164,7 +215,11 @@ def main() -> None:
         "prefix_cached_tok": cached,
         "client_tok_equal_server_tok": client_tok == after[generated] - before[generated],
         "bars": BARS,
-        "met": ready_s <= BARS["ready_s"] and loaded["output_tok_s"] >= BARS["output_tok_s"] and cached > 0,
+        "met": (
+            ready_s <= BARS["ready_s"]
+            and loaded["output_tok_s"] >= BARS["output_tok_s"]
+            and cached > 0
+        ),
     }
     print(json.dumps(result, indent=2))
 

@@ -1,13 +1,18 @@
-"""What `harness fleet` costs and how right it is: `python benchmarks/bench_fleet.py [--quick]`. Prints one JSON object.
+"""What `harness fleet` costs and how right it is: `python benchmarks/bench_fleet.py [--quick]`.
+Prints one JSON object.
 
 1. 10,000 Monte Carlo draws of a whole site, bar 2 s.
-2. One simulated year of 25,000 8-GPU nodes by the hour, with failures, repairs, demand and a queue: bars 30 s and 1 GB; the same at up to
-   10^6 GPUs and in other settings, where CPU time must grow no worse than linearly in nodes (exponent 1).
-3. Failed nodes against M/G/infinity over repeated seeds: mean and P99.9 within 2 %. Nodes that are down do not fail again here, so that the
+2. One simulated year of 25,000 8-GPU nodes by the hour, with failures, repairs, demand and a queue:
+  bars 30 s and 1 GB; the same at up to
+   10^6 GPUs and in other settings, where CPU time must grow no worse than linearly in nodes
+   (exponent 1).
+3. Failed nodes against M/G/infinity over repeated seeds: mean and P99.9 within 2 %. Nodes that are
+  down do not fail again here, so that the
    mean lies below that of M/G/infinity by the share of nodes that are down.
-4. Out of sample, on this machine: throughput of four replicas predicted from one and two, with the error and whether P5 to P95 held the
-   truth. The replicas are paced servers under laws of scaling that are known here and not told to the prediction; `harness run` measures
-   them. The last law is one that no two points could tell.
+4. Out of sample, on this machine: throughput of four replicas predicted from one and two, with the
+  error and whether P5 to P95 held the
+   truth. The replicas are paced servers under laws of scaling that are known here and not told to
+   the prediction; `harness run` measures them. The last law is one that no two points could tell.
 """
 
 import argparse
@@ -39,18 +44,29 @@ LLAMA_PER_GPU_H = 1 / 50_677
 
 
 def run_directory(folder: Path) -> Path:
-    """Two small files of a measured run: 8 H100 at 1,000 output tok/s and 600 W a GPU. The numbers are made up; the cost is not."""
+    """Two small files of a measured run: 8 H100 at 1,000 output tok/s and 600 W a GPU. The numbers
+    are made up; the cost is not.
+    """
     figure = {"basis": "measured", "ci_low": None, "ci_high": None}
     summary = {
-        "schema_version": 1, "run_id": "bench", "verdict": {"status": "valid", "concerns": []}, "window": {"duration_s": 600.0},
-        "profile": {"name": "bench", "purpose": "measure"}, "labels": {"context_scale": 1.0}, "slos": {"ttft_s": 1.5},
+        "schema_version": 1,
+        "run_id": "bench",
+        "verdict": {"status": "valid", "concerns": []},
+        "window": {"duration_s": 600.0},
+        "profile": {"name": "bench", "purpose": "measure"},
+        "labels": {"context_scale": 1.0},
+        "slos": {"ttft_s": 1.5},
         "metrics": {
-            "output_tok_s": {**figure, "value": 8000.0}, "goodput_tok_s": {**figure, "value": 7800.0},
+            "output_tok_s": {**figure, "value": 8000.0},
+            "goodput_tok_s": {**figure, "value": 7800.0},
             "output_tok_s_per_gpu": {**figure, "value": 1000.0, "ci_low": 980.0, "ci_high": 1020.0},
             "power_w": {**figure, "value": 4800.0, "boundary": "gpu_board"},
         },
-    }  # fmt: skip
-    gpus = [{"uuid": f"GPU-{i}", "index": i, "name": "NVIDIA H100 80GB HBM3", "power_limit_w": 700.0} for i in range(8)]
+    }
+    gpus = [
+        {"uuid": f"GPU-{i}", "index": i, "name": "NVIDIA H100 80GB HBM3", "power_limit_w": 700.0}
+        for i in range(8)
+    ]
     manifest = {
         "schema_version": 1,
         "run_id": "bench",
@@ -72,19 +88,45 @@ def draws(repeats: int) -> dict[str, Any]:
             start = time.perf_counter()
             estimate(run, site, draws=10_000, seed=seed)
             seconds.append(time.perf_counter() - start)
-    return {"seconds_median": round(statistics.median(seconds), 3), "seconds_max": round(max(seconds), 3), "bar_s": 2.0}
+    return {
+        "seconds_median": round(statistics.median(seconds), 3),
+        "seconds_max": round(max(seconds), 3),
+        "bar_s": 2.0,
+    }
 
 
 NODES = (1_000, 5_000, 25_000, 62_500, 125_000)
-RSC = FailureClass("rsc", "RSC's rate", 1 / (1.8 * 16_384), 1, 0.0, 24.0, 1.0, "Meta RSC, 1.8 h at 16,384 GPUs (secondary)", "2024-10")
-DELTA = FailureClass("delta", "Delta's rate of H100 memory", 1 / 88_768, 1, 0.0, 2.2, 1.0, "arXiv 2503.11901", "2025-03")
+RSC = FailureClass(
+    "rsc",
+    "RSC's rate",
+    1 / (1.8 * 16_384),
+    1,
+    0.0,
+    24.0,
+    1.0,
+    "Meta RSC, 1.8 h at 16,384 GPUs (secondary)",
+    "2024-10",
+)
+DELTA = FailureClass(
+    "delta",
+    "Delta's rate of H100 memory",
+    1 / 88_768,
+    1,
+    0.0,
+    2.2,
+    1.0,
+    "arXiv 2503.11901",
+    "2025-03",
+)
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "Llama 3's rates, groups, spares of 5 %, a queue": {},
     "RSC's rate": {"failures": (RSC,)},
     "Delta's rate": {"failures": (DELTA,)},
     "groups fail 100 times as often": {
-        "failures": tuple(replace(item, per_group_year=100 * item.per_group_year) for item in failure_classes())
+        "failures": tuple(
+            replace(item, per_group_year=100 * item.per_group_year) for item in failure_classes()
+        )
     },
     "no spares, what does not fit is shed": {"spares": 0, "policy": "shed"},
     "replicas of 72 GPUs on nodes of 4": {"gpus_per_node": 4, "gpus_per_replica": 72},
@@ -96,12 +138,26 @@ SETTINGS: dict[str, dict[str, Any]] = {
 def pool_of(nodes: int, setting: Mapping[str, Any]) -> Pool:
     demand = diurnal(0.55) * nodes * setting.get("gpus_per_node", 8) * 900.0
     rates = {"tok_s_per_gpu": 1000.0, "w_per_gpu": 1400.0, "tok_s_per_session": 100.0}
-    return Pool(**{"nodes": nodes, "spares": nodes // 20, "demand_tok_s": demand, "policy": "queue", **rates, **setting})
+    return Pool(
+        **{
+            "nodes": nodes,
+            "spares": nodes // 20,
+            "demand_tok_s": demand,
+            "policy": "queue",
+            **rates,
+            **setting,
+        }
+    )
 
 
 def peak(nodes: int) -> Any:
     """Memory, in a process of its own, and the longest of three years on the clock."""
-    done = subprocess.run([sys.executable, __file__, "--year", str(nodes)], stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, __file__, "--year", str(nodes)],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
     return json.loads(done.stdout)
 
 
@@ -112,11 +168,21 @@ def print_peak(nodes: int) -> None:
         found = simulate(pool, seed)
         wall.append(time.perf_counter() - start)
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"seconds_max": round(max(wall), 3), "peak_mb": round(used), "failures": sum(found.events.values())}))
+    print(
+        json.dumps(
+            {
+                "seconds_max": round(max(wall), 3),
+                "peak_mb": round(used),
+                "failures": sum(found.events.values()),
+            }
+        )
+    )
 
 
 def cpu_seconds(pools: Sequence[Pool], rounds: int) -> list[list[float]]:
-    """CPU seconds of a year of each pool, in rounds, so that what else the machine does meets all alike."""
+    """CPU seconds of a year of each pool, in rounds, so that what else the machine does meets all
+    alike.
+    """
     found: list[list[float]] = [[] for _ in pools]
     for seed in range(-1, rounds):
         for pool, seconds in zip(pools, found, strict=True):
@@ -134,15 +200,27 @@ def exponent(small: float, large: float, factor: float) -> float:
 def years(quick: bool) -> dict[str, Any]:
     sizes, rounds = ((25_000, 62_500, 125_000), 7) if quick else (NODES, 21)
     # The least of many rounds: what other work on the machine adds is not the simulation's.
-    least = {n: min(s) for n, s in zip(sizes, cpu_seconds([pool_of(n, {}) for n in sizes], rounds), strict=True)}
-    rows = [{"nodes": n, "cpu_s": round(least[n], 4), "cpu_us_per_node": round(least[n] / n * 1e6, 2), **peak(n)} for n in sizes]
+    least = {
+        n: min(s)
+        for n, s in zip(sizes, cpu_seconds([pool_of(n, {}) for n in sizes], rounds), strict=True)
+    }
+    rows = [
+        {
+            "nodes": n,
+            "cpu_s": round(least[n], 4),
+            "cpu_us_per_node": round(least[n] / n * 1e6, 2),
+            **peak(n),
+        }
+        for n in sizes
+    ]
     settings = {}
     for name, setting in SETTINGS.items():
         at = [min(s) for s in cpu_seconds([pool_of(n, setting) for n in (25_000, 125_000)], rounds)]
         settings[name] = {"cpu_s": [round(s, 4) for s in at], "exponent": exponent(at[0], at[1], 5)}
     return {
         "rows": rows,
-        # Cost has a part that no node adds to (hours), so the exponent is below 1 and comes nearer to it as pools grow.
+        # Cost has a part that no node adds to (hours), so the exponent is below 1 and comes nearer
+        # to it as pools grow.
         "exponent_25k_nodes_to_1M_gpus": exponent(least[25_000], least[125_000], 5),
         "exponent_62k_nodes_to_1M_gpus": exponent(least[62_500], least[125_000], 2),
         "settings_at_25k_and_125k_nodes": settings,
@@ -153,10 +231,17 @@ def years(quick: bool) -> dict[str, Any]:
 def against_closed_form(seeds: int) -> dict[str, Any]:
     rows = []
     for repair_h in (2.2, 24.0, 96.0):
-        item = FailureClass("any", "any", LLAMA_PER_GPU_H, 1, 0.0, repair_h, 1.0, "Llama 3 report", "2024-07")
+        item = FailureClass(
+            "any", "any", LLAMA_PER_GPU_H, 1, 0.0, repair_h, 1.0, "Llama 3 report", "2024-07"
+        )
         pool = Pool(
-            nodes=25_000, tok_s_per_gpu=1.0, demand_tok_s=np.ones(8760), failures=(item,), maintenance_every_h=None, scale_delay_h=None
-        )  # fmt: skip
+            nodes=25_000,
+            tok_s_per_gpu=1.0,
+            demand_tok_s=np.ones(8760),
+            failures=(item,),
+            maintenance_every_h=None,
+            scale_delay_h=None,
+        )
         down = np.concatenate([simulate(pool, seed).down_nodes for seed in range(seeds)])
         mean = mean_down(25_000, 8 * LLAMA_PER_GPU_H, repair_h)
         p999 = poisson_quantile(mean, 0.999)
@@ -175,7 +260,7 @@ def against_closed_form(seeds: int) -> dict[str, Any]:
     return {"seeds": seeds, "rows": rows, "bar": 0.02}
 
 
-# --- out of sample ----------------------------------------------------------------------------------------------------------------
+# --- out of sample ---
 
 PROFILE = """\
 purpose: smoke
@@ -189,31 +274,51 @@ traffic:
 telemetry: {{scrape_interval_s: 500ms, host_interval_s: 1s}}
 """
 
-# Throughput of one replica among k, over that of a lone one. The prediction sees one and two only. It was settled before these laws were
-# written; a rule before it, whose P5 was the serial share, covered none of four others by up to 6 % and gave way to it.
+# Throughput of one replica among k, over that of a lone one. The prediction sees one and two only.
+# It was settled before these laws were written; a rule before it, whose P5 was the serial share,
+# covered none of four others by up to 6 % and gave way to it.
 LAWS: dict[str, Callable[[int], float]] = {
     "no loss": lambda _k: 1.0,
     "serial share of 10 %": lambda k: 1 / (1 + 0.10 * (k - 1)),
     "loss of 15 % from two on": lambda k: 1.0 if k == 1 else 0.85,
-    "serial share of 2 % and 2 % of waiting for each other": lambda k: 1 / (1 + 0.02 * (k - 1) + 0.02 * k * (k - 1)),
+    "serial share of 2 % and 2 % of waiting for each other": (
+        lambda k: 1 / (1 + 0.02 * (k - 1) + 0.02 * k * (k - 1))
+    ),
     "none until four, then 12 %": lambda k: 1.0 if k < 4 else 0.88,
 }
 
 
 def throughput(replicas: int, share: float, window_s: int, folder: Path) -> tuple[float, float]:
-    """Output tokens per second of so many paced servers, as `harness run` measures it, and half of its relative 95 % interval."""
+    """Output tokens per second of so many paced servers, as `harness run` measures it, and half of
+    its relative 95 % interval.
+    """
     with contextlib.ExitStack() as stack:
-        servers = [stack.enter_context(PacedServer(Pace(ttft_ms=20, gap_ms=20 / share))) for _ in range(replicas)]
+        servers = [
+            stack.enter_context(PacedServer(Pace(ttft_ms=20, gap_ms=20 / share)))
+            for _ in range(replicas)
+        ]
         profile = folder / f"p{replicas}.yaml"
         urls = json.dumps([server.url for server in servers])
         profile.write_text(PROFILE.format(urls=urls, concurrency=4 * replicas, window_s=window_s))
-        command = [sys.executable, "-m", "harness", "run", str(profile), "--json", "--quiet", "--out", str(folder / "results")]
+        command = [
+            sys.executable,
+            "-m",
+            "harness",
+            "run",
+            str(profile),
+            "--json",
+            "--quiet",
+            "--out",
+            str(folder / "results"),
+        ]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(done.stderr[-2000:])
     figure = json.loads(done.stdout)["metrics"]["output_tok_s"]
     low, high = figure["ci_low"], figure["ci_high"]
-    return figure["value"], 0.0 if low is None or high is None else (high - low) / 2 / figure["value"]
+    return figure["value"], (
+        0.0 if low is None or high is None else (high - low) / 2 / figure["value"]
+    )
 
 
 def out_of_sample(window_s: int, names: Sequence[str]) -> dict[str, Any]:
@@ -224,10 +329,15 @@ def out_of_sample(window_s: int, names: Sequence[str]) -> dict[str, Any]:
         one, two, four = (measured[k][0] for k in (1, 2, 4))
         predicted = predict_replicas(one, two, 4, max(measured[k][1] for k in (1, 2)) / 1.96)
         found[name] = {
-            "one": round(one, 1), "two": round(two, 1), "four": round(four, 1), "predicted": round(predicted.value, 1),
-            "p5": round(predicted.low, 1), "p95": round(predicted.high, 1), "error": round(predicted.value / four - 1, 4),
+            "one": round(one, 1),
+            "two": round(two, 1),
+            "four": round(four, 1),
+            "predicted": round(predicted.value, 1),
+            "p5": round(predicted.low, 1),
+            "p95": round(predicted.high, 1),
+            "error": round(predicted.value / four - 1, 4),
             "covered": predicted.low <= four <= predicted.high,
-        }  # fmt: skip
+        }
     return found
 
 

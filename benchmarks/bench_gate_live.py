@@ -1,9 +1,11 @@
-"""Gates on real runs: a paced server, the same one slowed by 10 %, and one that is not slowed, in `harness repeat` with random order.
+"""Gates on real runs: a paced server, the same one slowed by 10 %, and one that is not slowed, in
+`harness repeat` with random order.
 
-Each trial is one series of three variants and three repeats; a gate at 5 % is asked of the slowed and of the unchanged variant. Right is:
-failed for the slowed one, not failed for the unchanged one. The bar: at least 18 of 20 of each. The three servers differ in nothing but
-their pace, so the truth is known. Runs are short (`--window-s`): the whole takes some half an hour, and is no part of `make bench` unless
-named: `python benchmarks/bench_gate_live.py`.
+Each trial is one series of three variants and three repeats; a gate at 5 % is asked of the slowed
+and of the unchanged variant. Right is: failed for the slowed one, not failed for the unchanged one.
+The bar: at least 18 of 20 of each. The three servers differ in nothing but their pace, so the truth
+is known. Runs are short (`--window-s`): the whole takes some half an hour, and is no part of
+`make bench` unless named: `python benchmarks/bench_gate_live.py`.
 """
 
 import argparse
@@ -51,15 +53,24 @@ def main() -> int:
     pace = Pace(ttft_ms=60, gap_ms=40)
     slowed = Pace(ttft_ms=60 * SLOWED, gap_ms=40 * SLOWED)
     start_ns = now_ns()
-    with tempfile.TemporaryDirectory() as scratch, PacedServer(pace) as base, PacedServer(slowed) as slow, PacedServer(pace) as same:
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        PacedServer(pace) as base,
+        PacedServer(slowed) as slow,
+        PacedServer(pace) as same,
+    ):
         folder = wanted.out or Path(scratch)
         for trial in range(wanted.trials):
             paths = []
             for name, server in (("base", base), ("slow", slow), ("same", same)):
                 path = Path(scratch) / f"{name}.yaml"
-                path.write_text(PROFILE.format(url=server.url, seed=1000 * trial, window_s=wanted.window_s))
+                path.write_text(
+                    PROFILE.format(url=server.url, seed=1000 * trial, window_s=wanted.window_s)
+                )
                 paths.append(path)
-            series = start_series(load_variants(paths), repeats=wanted.repeats, out=folder, cooldown_s=0)
+            series = start_series(
+                load_variants(paths), repeats=wanted.repeats, out=folder, cooldown_s=0
+            )
             run_series(series, view=QuietView)
             judged = compare_runs([series], gates=gates)  # the first profile is the baseline
             names = {side.label: side.name for side in judged.sides}
@@ -68,8 +79,15 @@ def main() -> int:
                 found[names[gate.side]].append(gate.to_dict())
             trials.append(found)
             if wanted.write:
-                wanted.write.write_text(json.dumps(_result(trials, seconds(now_ns() - start_ns)), indent=2) + "\n")
-            print(f"trial {trial + 1}: {[(name, [g['outcome'] for g in found[name]]) for name in found]}", file=sys.stderr, flush=True)
+                wanted.write.write_text(
+                    json.dumps(_result(trials, seconds(now_ns() - start_ns)), indent=2) + "\n"
+                )
+            print(
+                f"trial {trial + 1}:"
+                f" {[(name, [g['outcome'] for g in found[name]]) for name in found]}",
+                file=sys.stderr,
+                flush=True,
+            )
     result = _result(trials, seconds(now_ns() - start_ns))
     print(json.dumps(result, indent=2))
     return 0 if result["met"] else 1
@@ -79,7 +97,10 @@ def _result(trials: list[dict[str, object]], took_s: float) -> dict[str, object]
     slow = [any(gate["outcome"] == Outcome.FAILED for gate in trial["slow"]) for trial in trials]
     same = [all(gate["outcome"] != Outcome.FAILED for gate in trial["same"]) for trial in trials]
     words = {
-        name: {gate: Counter(str(trial[name][i]["outcome"]) for trial in trials) for i, gate in enumerate(GATES)}
+        name: {
+            gate: Counter(str(trial[name][i]["outcome"]) for trial in trials)
+            for i, gate in enumerate(GATES)
+        }
         for name in ("slow", "same")
     }
     return {

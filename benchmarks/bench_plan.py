@@ -1,8 +1,9 @@
 """What a long plan costs: `python benchmarks/bench_plan.py`.
 
-One hour at 100 requests a second of Claude Code's sessions with unscaled contexts (about 100k tokens at the median) is planned and written
-as `harness run` does (bar: under 60 s and 2 GB). Then bodies of about 0.5 MB are made as a worker makes them: the first of a session, whose
-history is rendered, and later ones, which join what is there. Prints one JSON object.
+One hour at 100 requests a second of Claude Code's sessions with unscaled contexts (about 100k
+tokens at the median) is planned and written as `harness run` does (bar: under 60 s and 2 GB). Then
+bodies of about 0.5 MB are made as a worker makes them: the first of a session, whose history is
+rendered, and later ones, which join what is there. Prints one JSON object.
 """
 
 import json
@@ -22,19 +23,23 @@ from harness.profile.schema import Profile
 HOUR_S = 3600
 REQUESTS_PER_S = 100
 REQUESTS_PER_SESSION = 70
-"""Mean of the workload's sessions, their subagents included: what turns requests into sessions a second."""
+"""Mean of the workload's sessions, their subagents included: what turns requests into sessions a
+second.
+"""
 BODIES = 40
 
 
 def profile(rate_per_s: float) -> Profile:
-    return Profile.model_validate({
-        "purpose": "measure",
-        "model": {"id": "builtin:tiny"},
-        "traffic": {
-            "workload": {"kind": "claude-code"},
-            "load": [{"kind": "arrival_rate", "rate_per_s": rate_per_s, "window_s": HOUR_S}],
-        },
-    })  # fmt: skip
+    return Profile.model_validate(
+        {
+            "purpose": "measure",
+            "model": {"id": "builtin:tiny"},
+            "traffic": {
+                "workload": {"kind": "claude-code"},
+                "load": [{"kind": "arrival_rate", "rate_per_s": rate_per_s, "window_s": HOUR_S}],
+            },
+        }
+    )
 
 
 def bodies(plan: RunPlan) -> dict[str, float]:
@@ -63,7 +68,9 @@ def bodies(plan: RunPlan) -> dict[str, float]:
 
 
 def main() -> int:
-    facts = ModelFacts("builtin:tiny", max_context_tok=262_144, tok_per_word=1.35, eos_reachable=False)
+    facts = ModelFacts(
+        "builtin:tiny", max_context_tok=262_144, tok_per_word=1.35, eos_reachable=False
+    )
     start, cpu = perf_counter(), process_time()
     plan = make_plan(profile(REQUESTS_PER_S / REQUESTS_PER_SESSION), facts)
     with tempfile.TemporaryDirectory() as name:

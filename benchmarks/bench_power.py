@@ -1,9 +1,10 @@
 """What sampling power costs and how late it is: `python benchmarks/bench_power.py [SECONDS]`.
 
-The recorder reads 8 boards of the NVML double (instant power at 10 Hz, the counter at 1 Hz and 2.4 ms a read, state at 1 Hz) and scrapes
-two endpoints of 55 kB at 1 Hz: alone, then beside busy processes on every core, then so without permission to raise its priority (for
-information). Bars: under 5 % of a core in all, and p99 of the samples' lateness under 20 ms beside the busy processes. Lateness is told by
-the recorder itself: when a loop's step began after its moment.
+The recorder reads 8 boards of the NVML double (instant power at 10 Hz, the counter at 1 Hz and 2.4
+ms a read, state at 1 Hz) and scrapes two endpoints of 55 kB at 1 Hz: alone, then beside busy
+processes on every core, then so without permission to raise its priority (for information). Bars:
+under 5 % of a core in all, and p99 of the samples' lateness under 20 ms beside the busy processes.
+Lateness is told by the recorder itself: when a loop's step began after its moment.
 """
 
 import ctypes
@@ -36,9 +37,13 @@ LOOPS = ("nvml-power", "nvml-energy")
 
 def exposition() -> bytes:
     """As many lines and bytes as a real vLLM's."""
-    lines = ['vllm:num_requests_running{engine="0",model_name="m"} 3.0', 'vllm:generation_tokens_total{engine="0",model_name="m"} 100.0']
+    lines = [
+        'vllm:num_requests_running{engine="0",model_name="m"} 3.0',
+        'vllm:generation_tokens_total{engine="0",model_name="m"} 100.0',
+    ]
     lines += [
-        f'vllm:h{h}_seconds_bucket{{engine="0",le="{b / 7:.4f}",model_name="some/model-name"}} {b * h}.0'
+        f'vllm:h{h}_seconds_bucket{{engine="0",le="{b / 7:.4f}",model_name="some/model-name"}}'
+        f" {b * h}.0"
         for h in range(26)
         for b in range(25)
     ]
@@ -112,11 +117,17 @@ def main() -> int:
         folder = Path(name)
         library = folder / "libnvidia-ml.so.1"
         subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", library, DOUBLE], check=True)
-        os.environ.update(LD_LIBRARY_PATH=name, NVML_DOUBLE_GPUS=str(BOARDS), NVML_DOUBLE_COUNTER_LATENCY_US="2400")
+        os.environ.update(
+            LD_LIBRARY_PATH=name,
+            NVML_DOUBLE_GPUS=str(BOARDS),
+            NVML_DOUBLE_COUNTER_LATENCY_US="2400",
+        )
         url = f"http://127.0.0.1:{server.server_port}/metrics"
         cores = len(os.sched_getaffinity(0))
         alone, crowded = (measure(folder, url, length_s, busy) for busy in (0, cores))
-        ctypes.CDLL(None).prctl(PR_CAPBSET_DROP, CAP_SYS_NICE, 0, 0, 0)  # for what is started from here on
+        ctypes.CDLL(None).prctl(
+            PR_CAPBSET_DROP, CAP_SYS_NICE, 0, 0, 0
+        )  # for what is started from here on
         unprivileged = measure(folder / "unprivileged", url, length_s, cores)
     server.shutdown()
     late_s = max(crowded["late_p99_ms"].values()) / 1e3
@@ -133,7 +144,9 @@ def main() -> int:
                 "beside_busy_processes_without_permission": unprivileged,
                 "bar_cpu_share": BAR_CPU,
                 "bar_late_p99_ms": BAR_LATE_S * 1e3,
-                "cpu_within_bar": max(alone["cpu_share_of_a_core"], crowded["cpu_share_of_a_core"]) < BAR_CPU,
+                "cpu_within_bar": (
+                    max(alone["cpu_share_of_a_core"], crowded["cpu_share_of_a_core"]) < BAR_CPU
+                ),
                 "lateness_within_bar": late_s < BAR_LATE_S,
             }
         )

@@ -3,8 +3,9 @@
     python benchmarks/bench_reduce.py                         10,000 and 10,000,000 requests
     python benchmarks/bench_reduce.py --rows 1000000
 
-The run directory is made here: an hour of answered requests of two classes, a tenth of them with their chunks, and power at
-10 Hz. Time and the largest resident size are those of a fresh `harness reduce --json`, imports included.
+The run directory is made here: an hour of answered requests of two classes, a tenth of them with
+their chunks, and power at 10 Hz. Time and the largest resident size are those of a fresh
+`harness reduce --json`, imports included.
 """
 
 import argparse
@@ -36,22 +37,49 @@ def make_run(root: Path, rows: int, seed: int = 1) -> None:
     rng = np.random.default_rng(seed)
     run = RunDir(root)
     root.mkdir(parents=True, exist_ok=True)
-    stage = {"name": "steady", "kind": "arrival_rate", "rate_per_s": rows / RUN_S, "warmup_s": 60.0, "window_s": RUN_S - 120}
+    stage = {
+        "name": "steady",
+        "kind": "arrival_rate",
+        "rate_per_s": rows / RUN_S,
+        "warmup_s": 60.0,
+        "window_s": RUN_S - 120,
+    }
     profile = {
-        "name": "bench-reduce", "purpose": "smoke", "slos": {"ttft_s": 1.0, "tpot_s": 0.05}, "traffic": {"load": [stage]},
+        "name": "bench-reduce",
+        "purpose": "smoke",
+        "slos": {"ttft_s": 1.0, "tpot_s": 0.05},
+        "traffic": {"load": [stage]},
         "server": {"gpu_count": 8},
-    }  # fmt: skip
+    }
     manifest = {
-        "schema_version": SCHEMA_VERSION, "run_id": "bench-reduce", "state": "complete", "started_ns": 0, "profile": profile,
+        "schema_version": SCHEMA_VERSION,
+        "run_id": "bench-reduce",
+        "state": "complete",
+        "started_ns": 0,
+        "profile": profile,
         "plan": {"output_length": "natural", "context_scale": 1.0},
-    }  # fmt: skip
+    }
     (root / "manifest.json").write_text(json.dumps(manifest))
     window = {"window_start_ns": 60 * NS, "window_end_ns": int((RUN_S - 60) * NS)}
     events = [
-        {"event": "stage_started", "t_ns": 0, "stage": "steady", "index": 0, "start_ns": 0, **window},
-        {"event": "stage_ended", "t_ns": int(RUN_S * NS), "stage": "steady", "end_ns": int(RUN_S * NS),
-         "window_end_ns": window["window_end_ns"], "turns_not_happened": 0, "turns_cut": 0},
-    ]  # fmt: skip
+        {
+            "event": "stage_started",
+            "t_ns": 0,
+            "stage": "steady",
+            "index": 0,
+            "start_ns": 0,
+            **window,
+        },
+        {
+            "event": "stage_ended",
+            "t_ns": int(RUN_S * NS),
+            "stage": "steady",
+            "end_ns": int(RUN_S * NS),
+            "window_end_ns": window["window_end_ns"],
+            "turns_not_happened": 0,
+            "turns_cut": 0,
+        },
+    ]
     run.events.write_text("".join(json.dumps(event) + "\n" for event in events))
     with pq.ParquetWriter(run.requests, REQUESTS, compression="zstd") as writer:
         for at in range(0, rows, PART_ROWS):
@@ -59,11 +87,15 @@ def make_run(root: Path, rows: int, seed: int = 1) -> None:
     t = np.arange(0, RUN_S, 0.1)
     power = pa.table(
         {
-            "t_ns": (t * NS).astype(np.int64), "boundary": ["gpu_board"] * len(t), "device_id": ["GPU-0"] * len(t),
-            "power_w": 400 + 50 * np.sin(t), "energy_j": pa.nulls(len(t), pa.float64()), "source": ["nvml-instant"] * len(t),
+            "t_ns": (t * NS).astype(np.int64),
+            "boundary": ["gpu_board"] * len(t),
+            "device_id": ["GPU-0"] * len(t),
+            "power_w": 400 + 50 * np.sin(t),
+            "energy_j": pa.nulls(len(t), pa.float64()),
+            "source": ["nvml-instant"] * len(t),
         },
         schema=POWER,
-    )  # fmt: skip
+    )
     pq.write_table(power, run.power)
 
 
@@ -92,17 +124,39 @@ def _part(rng: np.random.Generator, at: int, n: int, rows: int) -> pa.Table:
     ids = pa.array(session).cast(pa.string())
     turn = number % 4
     columns: dict[str, Any] = {
-        "request_id": pa.compute.binary_join_element_wise(ids, pa.array(turn).cast(pa.string()), "/"),
-        "session_id": ids, "turn": turn.astype(np.int32), "class": pa.array(np.where(number % 3 == 0, "agent", "chat")),
-        "stage": pa.array(["steady"] * n), "replica": pa.array(["replica-0"] * n), "worker": np.zeros(n, np.int32), "intended_ns": intended,
-        "sent_ns": sent, "first_byte_ns": first - 1000, "first_token_ns": first, "last_token_ns": last, "done_ns": last + 50_000,
-        "outcome": pa.array(["ok"] * n), "http_status": np.full(n, 200, np.int32), "retry_after_s": pa.nulls(n, pa.float64()),
-        "error": pa.nulls(n, pa.string()), "stop_reason": pa.array(["end_turn"] * n),
-        "content_kinds": pa.array([["text"]] * n, pa.list_(pa.string())), "target_input_tok": input_tok, "target_output_tok": output_tok,
-        "input_tok": input_tok, "cache_read_tok": input_tok // 2, "cache_write_tok": pa.nulls(n, pa.int64()), "output_tok": output_tok,
-        "request_bytes": input_tok * 4, "response_bytes": output_tok * 100, "chunk_dt_us": lists(flat),
-        "chunk_bytes": lists(pa.array(np.full(len(flat), 4, np.uint32))), "chunk_tok": lists(tok),
-    }  # fmt: skip
+        "request_id": pa.compute.binary_join_element_wise(
+            ids, pa.array(turn).cast(pa.string()), "/"
+        ),
+        "session_id": ids,
+        "turn": turn.astype(np.int32),
+        "class": pa.array(np.where(number % 3 == 0, "agent", "chat")),
+        "stage": pa.array(["steady"] * n),
+        "replica": pa.array(["replica-0"] * n),
+        "worker": np.zeros(n, np.int32),
+        "intended_ns": intended,
+        "sent_ns": sent,
+        "first_byte_ns": first - 1000,
+        "first_token_ns": first,
+        "last_token_ns": last,
+        "done_ns": last + 50_000,
+        "outcome": pa.array(["ok"] * n),
+        "http_status": np.full(n, 200, np.int32),
+        "retry_after_s": pa.nulls(n, pa.float64()),
+        "error": pa.nulls(n, pa.string()),
+        "stop_reason": pa.array(["end_turn"] * n),
+        "content_kinds": pa.array([["text"]] * n, pa.list_(pa.string())),
+        "target_input_tok": input_tok,
+        "target_output_tok": output_tok,
+        "input_tok": input_tok,
+        "cache_read_tok": input_tok // 2,
+        "cache_write_tok": pa.nulls(n, pa.int64()),
+        "output_tok": output_tok,
+        "request_bytes": input_tok * 4,
+        "response_bytes": output_tok * 100,
+        "chunk_dt_us": lists(flat),
+        "chunk_bytes": lists(pa.array(np.full(len(flat), 4, np.uint32))),
+        "chunk_tok": lists(tok),
+    }
     return pa.table(columns, schema=REQUESTS)
 
 
@@ -110,7 +164,9 @@ def measured(root: Path) -> dict[str, Any]:
     """One `harness reduce` of a run directory."""
     before_s = time.perf_counter()
     with subprocess.Popen(
-        [sys.executable, "-m", "harness", "reduce", str(root), "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, "-m", "harness", "reduce", str(root), "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     ) as child:
         out, err = child.communicate()
     wall_s = time.perf_counter() - before_s
@@ -119,17 +175,23 @@ def measured(root: Path) -> dict[str, Any]:
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     summary = json.loads(out)
     return {
-        "wall_s": round(wall_s, 2), "rss_max_mb": round(usage.ru_maxrss / 1e3, 1), "requests": summary["requests"]["ok"],
+        "wall_s": round(wall_s, 2),
+        "rss_max_mb": round(usage.ru_maxrss / 1e3, 1),
+        "requests": summary["requests"]["ok"],
         "output_tok_s": summary["metrics"]["output_tok_s"]["value"],
-    }  # fmt: skip
+    }
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rows", type=int, nargs="+", default=(10_000, 10_000_000))
     args = parser.parse_args()
     runs = []
-    for rows in sorted(args.rows):  # the largest last: the largest resident size is over all children so far
+    for rows in sorted(
+        args.rows
+    ):  # the largest last: the largest resident size is over all children so far
         with tempfile.TemporaryDirectory() as folder:
             root = Path(folder) / "run"
             make_run(root, rows)

@@ -1,16 +1,21 @@
-"""How right the statistics are: `python benchmarks/bench_statistics.py [intervals] [steady] [--runs N]`.
+"""How right the statistics are:
+`python benchmarks/bench_statistics.py [intervals] [steady] [--runs N]`.
 
-Intervals (bar: the 95 % intervals cover the truth in 94 to 96 % of 4,000 simulated runs at each length, or are absent where the run is too
-short): the mean of an autoregression of order one with phi 0.9, and p50 and p99 of the time in an M/M/1 queue at utilisation 0.5 and 0.8.
-`given` is the share of runs that have an interval, `covered` the share of those whose interval holds the truth, `wrong` the share of all
-runs that have an interval without it. Lengths between `too short` and `middle`, where some runs have an interval and others have none, are
-reported too: a run's presence depends on what it happened to see, and coverage given presence is lower there.
+Intervals (bar: the 95 % intervals cover the truth in 94 to 96 % of 4,000 simulated runs at each
+length, or are absent where the run is too short): the mean of an autoregression of order one with
+phi 0.9, and p50 and p99 of the time in an M/M/1 queue at utilisation 0.5 and 0.8. `given` is the
+share of runs that have an interval, `covered` the share of those whose interval holds the truth,
+`wrong` the share of all runs that have an interval without it. Lengths between `too short` and
+`middle`, where some runs have an interval and others have none, are reported too: a run's presence
+depends on what it happened to see, and coverage given presence is lower there.
 
-Steady state (bar: right within one slice in at least 95 % of 200 seeded cases, and drift is called drift): series of 300 observations in 60
-slices with a ramp, a decaying warm-up, a drift, an early step, a late step, noise or nothing. A case is right when drift is called where
-there is one and nowhere else and, without one, the end of the warm-up is found within one slice. The true end of a ramp and of a decay is
-where the noiseless curve comes within two standard deviations of a slice's noise: inside of that no slice can tell.
-`false_calls` are those of one signal of pure noise, by its correlation.
+Steady state (bar: right within one slice in at least 95 % of 200 seeded cases, and drift is called
+drift): series of 300 observations in 60 slices with a ramp, a decaying warm-up, a drift, an early
+step, a late step, noise or nothing. A case is right when drift is called where there is one and
+nowhere else and, without one, the end of the warm-up is found within one slice. The true end of a
+ramp and of a decay is where the noiseless curve comes within two standard deviations of a slice's
+noise: inside of that no slice can tell. `false_calls` are those of one signal of pure noise, by its
+correlation.
 
 Everything is seeded. Prints one JSON object.
 """
@@ -33,7 +38,9 @@ PHI = 0.9
 AR_LENGTHS = (100, 300, 2_000, 20_000)
 """Too short, in between, middle, long."""
 QUEUE_LENGTHS = {0.5: (500, 3_000, 20_000, 100_000), 0.8: (5_000, 30_000, 200_000, 500_000)}
-"""Requests, by utilisation: for p99 too short, in between, middle, long; p50 is given at all of them."""
+"""Requests, by utilisation: for p99 too short, in between, middle, long; p50 is given at all of
+them.
+"""
 CHUNK = 4_000_000
 """Values simulated at a time."""
 
@@ -48,13 +55,17 @@ def autoregression(runs: int, length: int, phi: float, draw: np.random.Generator
 
 
 def queue(runs: int, length: int, utilisation: float, draw: np.random.Generator) -> Floats:
-    """Times in an M/M/1 queue, first come first served, mean service time 1, stationary from the first request on; one run a row.
+    """Times in an M/M/1 queue, first come first served, mean service time 1, stationary from the
+    first request on; one run a row.
 
-    Lindley's recursion W' = max(0, W + S - A) as a running minimum. The stationary wait is 0 with probability 1 - utilisation and else
-    exponential with mean 1 / (1 - utilisation), and so is the time in the system without the zero.
+    Lindley's recursion W' = max(0, W + S - A) as a running minimum. The stationary wait is 0 with
+    probability 1 - utilisation and else exponential with mean 1 / (1 - utilisation), and so is the
+    time in the system without the zero.
     """
     service = draw.exponential(size=(runs, length))
-    first = np.where(draw.random(runs) < utilisation, draw.exponential(1 / (1 - utilisation), size=runs), 0.0)
+    first = np.where(
+        draw.random(runs) < utilisation, draw.exponential(1 / (1 - utilisation), size=runs), 0.0
+    )
     steps = -draw.exponential(1 / utilisation, size=(runs, length))
     steps[:, 1:] += service[:, :-1]
     steps[:, 0] = first
@@ -80,7 +91,12 @@ def intervals(runs: int) -> dict[str, Any]:
         draw = np.random.default_rng([1, length])
         found = []
         for made in range(0, runs, max(1, CHUNK // length)):
-            found += [mean_interval(row) for row in autoregression(min(max(1, CHUNK // length), runs - made), length, PHI, draw)]
+            found += [
+                mean_interval(row)
+                for row in autoregression(
+                    min(max(1, CHUNK // length), runs - made), length, PHI, draw
+                )
+            ]
         out[f"ar1_mean n={length}"] = tally(found, 0.0)
     for utilisation, lengths in QUEUE_LENGTHS.items():
         for length in lengths:
@@ -91,7 +107,9 @@ def intervals(runs: int) -> dict[str, Any]:
                 quantiles += [quantile_intervals(row) for row in batch]
             for name, q in (("p50", 0.5), ("p99", 0.99)):
                 truth = -math.log(1 - q) / (1 - utilisation)
-                out[f"mm1 {utilisation:g} {name} n={length}"] = tally([i[name] for i in quantiles], truth)
+                out[f"mm1 {utilisation:g} {name} n={length}"] = tally(
+                    [i[name] for i in quantiles], truth
+                )
     return out
 
 
@@ -113,10 +131,11 @@ class Case:
 def steady_case(number: int) -> Case:
     """Case `number`: kinds take turns, everything else is drawn from its own seed.
 
-    The level is 1 to 10,000; a slice's noise is 0.5 to 5 % of it (noise alone: 1 to 10 %); observations are correlated as an AR(1) series
-    with phi up to 0.8. Ramps start at 0 to 60 % of the level and last 3 to 25 slices, rising by two or more standard deviations a slice.
-    Decays begin 30 to 100 % off, with a time constant of half a slice to two. Drifts change by 10 to 50 % over the run. Steps are of 20 to
-    80 %, after 3 to 25 slices or, late, after 35 to 55.
+    The level is 1 to 10,000; a slice's noise is 0.5 to 5 % of it (noise alone: 1 to 10 %);
+    observations are correlated as an AR(1) series with phi up to 0.8. Ramps start at 0 to 60 % of
+    the level and last 3 to 25 slices, rising by two or more standard deviations a slice. Decays
+    begin 30 to 100 % off, with a time constant of half a slice to two. Drifts change by 10 to 50 %
+    over the run. Steps are of 20 to 80 %, after 3 to 25 slices or, late, after 35 to 55.
     """
     draw = np.random.default_rng([4, number])
     kind = KINDS[number % len(KINDS)]
@@ -146,9 +165,13 @@ def steady_case(number: int) -> Case:
     else:
         noise = 0.0
     lags = np.arange(1, PER_SLICE)
-    of_slice = math.sqrt((1 + 2 * np.sum((1 - lags / PER_SLICE) * phi**lags)) / PER_SLICE / (1 - phi * phi))
+    of_slice = math.sqrt(
+        (1 + 2 * np.sum((1 - lags / PER_SLICE) * phi**lags)) / PER_SLICE / (1 - phi * phi)
+    )
     series = level * (curve + noise / of_slice * autoregression(1, size, phi, draw)[0])
-    return Case(kind, series.reshape(SLICES, PER_SLICE).mean(axis=1), warmup, kind in {"drift", "late step"})
+    return Case(
+        kind, series.reshape(SLICES, PER_SLICE).mean(axis=1), warmup, kind in {"drift", "late step"}
+    )
 
 
 def is_right(case: Case) -> bool:
@@ -159,11 +182,15 @@ def is_right(case: Case) -> bool:
 
 
 def false_calls(runs: int = 1000) -> dict[str, dict[str, float]]:
-    """How often noise of 10 % a slice, correlated from slice to slice, is called a warm-up or a drift."""
+    """How often noise of 10 % a slice, correlated from slice to slice, is called a warm-up or a
+    drift.
+    """
     out = {}
     for slices in (20, 30, 60):
         for phi in (0.0, 0.3, 0.6, 0.8):
-            noise = autoregression(runs, slices, phi, np.random.default_rng([5, slices])) * math.sqrt(1 - phi * phi)
+            noise = autoregression(
+                runs, slices, phi, np.random.default_rng([5, slices])
+            ) * math.sqrt(1 - phi * phi)
             found = [examine(1 + 0.1 * row) for row in noise]
             out[f"{slices} slices, phi {phi:g}"] = {
                 "warmup": round(sum(one.warmup_slices > 0 for one in found) / runs, 4),
@@ -182,9 +209,13 @@ def steady() -> dict[str, Any]:
         "false_calls": false_calls(),
         "cases": CASES,
         "right": share(list(range(CASES))),
-        "right_by_kind": {kind: share(list(range(i, CASES, len(KINDS)))) for i, kind in enumerate(KINDS)},
+        "right_by_kind": {
+            kind: share(list(range(i, CASES, len(KINDS)))) for i, kind in enumerate(KINDS)
+        },
         f"right_of_{MORE_CASES}": share(list(range(MORE_CASES))),
-        f"right_of_{MORE_CASES}_by_kind": {kind: share(list(range(i, MORE_CASES, len(KINDS)))) for i, kind in enumerate(KINDS)},
+        f"right_of_{MORE_CASES}_by_kind": {
+            kind: share(list(range(i, MORE_CASES, len(KINDS)))) for i, kind in enumerate(KINDS)
+        },
     }
 
 

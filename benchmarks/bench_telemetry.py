@@ -1,11 +1,13 @@
 """What recording a server's metrics costs: `python benchmarks/bench_telemetry.py [EXPOSITION]`.
 
-One exposition (a real vLLM's if a path is given, or the one beside the repository; else one made of as many lines), with values that
-change from scrape to scrape. Measured: CPU of recording one scrape, bytes on disk an hour at 1 Hz, the whole parse against
-prometheus-client's parser alone in the same process, CPU of the recorder with two endpoints at 1 Hz, and the same for a managed Prometheus
-where there is one. The parse is measured twice: as in a run, where lines stay the same, and with one label that changes in every scrape.
-CPU time is what counts, so other work on the machine disturbs the figures little. benchmarks/bench_power.py has the cost with boards, and
-how late samples are.
+One exposition (a real vLLM's if a path is given, or the one beside the repository; else one made of
+as many lines), with values that change from scrape to scrape. Measured: CPU of recording one
+scrape, bytes on disk an hour at 1 Hz, the whole parse against prometheus-client's parser alone in
+the same process, CPU of the recorder with two endpoints at 1 Hz, and the same for a managed
+Prometheus where there is one. The parse is measured twice: as in a run, where lines stay the same,
+and with one label that changes in every scrape. CPU time is what counts, so other work on the
+machine disturbs the figures little. benchmarks/bench_power.py has the cost with boards, and how
+late samples are.
 """
 
 import http.server
@@ -36,7 +38,9 @@ from harness.telemetry.live import LiveReader
 from harness.telemetry.scrape import MetricsClient
 
 SCRAPES = 300
-WARM_UP = 5  # first uses: Arrow imports pandas here (the recorder keeps it from that), the live figures learn their names
+# first uses: Arrow imports pandas here (the recorder keeps it from that), the live figures learn
+# their names
+WARM_UP = 5
 ALONE = 60
 SHARE_S = 20.0
 BARS = {"recording_ms": 1.0, "disk_mb_per_hour": 30.0, "parse_ratio": 1.2, "recorder_cores": 0.05}
@@ -45,9 +49,13 @@ _COUNT = re.compile(rb" (\d+)\.0$", re.MULTILINE)
 
 
 def synthetic() -> bytes:
-    lines = ['vllm:num_requests_running{engine="0",model_name="m"} 3.0', 'vllm:generation_tokens_total{engine="0",model_name="m"} 100.0']
+    lines = [
+        'vllm:num_requests_running{engine="0",model_name="m"} 3.0',
+        'vllm:generation_tokens_total{engine="0",model_name="m"} 100.0',
+    ]
     lines += [
-        f'vllm:h{h}_seconds_bucket{{engine="0",le="{b / 7:.4f}",model_name="some/model-name"}} {b * h}.0'
+        f'vllm:h{h}_seconds_bucket{{engine="0",le="{b / 7:.4f}",model_name="some/model-name"}}'
+        f" {b * h}.0"
         for h in range(26)
         for b in range(25)
     ]
@@ -56,7 +64,9 @@ def synthetic() -> bytes:
 
 def at(body: bytes, n: int) -> bytes:
     """The exposition n scrapes later: every count has grown."""
-    return _COUNT.sub(lambda found: b" %d.0" % (int(found[1]) + 17 * n) if int(found[1]) else found[0], body)
+    return _COUNT.sub(
+        lambda found: b" %d.0" % (int(found[1]) + 17 * n) if int(found[1]) else found[0], body
+    )
 
 
 def serve(bodies: list[bytes]) -> http.server.ThreadingHTTPServer:
@@ -97,8 +107,22 @@ def recording(url: str, folder: Path) -> tuple[RunDir, dict[str, float]]:
             t.append(time.thread_time())
             packed = pa.Codec("zstd", compression_level=3).compress(scrape.body, asbytes=True)
             t.append(time.thread_time())
-            row = {"t_ns": scrape.t_ns, "duration_ns": scrape.duration_ns, "target": "replica-0", "http_status": 200}
-            journal.append([row | {"content_type": scrape.content_type, "body_zstd": packed, "body_bytes": len(scrape.body)}])
+            row = {
+                "t_ns": scrape.t_ns,
+                "duration_ns": scrape.duration_ns,
+                "target": "replica-0",
+                "http_status": 200,
+            }
+            journal.append(
+                [
+                    row
+                    | {
+                        "content_type": scrape.content_type,
+                        "body_zstd": packed,
+                        "body_bytes": len(scrape.body),
+                    }
+                ]
+            )
             t.append(time.thread_time())
             for i, step in enumerate(steps if n >= 0 else ()):
                 steps[step] += t[i + 1] - t[i]
@@ -130,7 +154,17 @@ def parse_changing_s(body: bytes, folder: Path) -> float:
         for n in range(ALONE):
             text = at(body, n) + b'changes{number="%d"} 1\n' % n
             packed = codec.compress(text, asbytes=True)
-            journal.append([{"t_ns": n, "duration_ns": 1, "target": "r", "body_zstd": packed, "body_bytes": len(text)}])
+            journal.append(
+                [
+                    {
+                        "t_ns": n,
+                        "duration_ns": 1,
+                        "target": "r",
+                        "body_zstd": packed,
+                        "body_bytes": len(text),
+                    }
+                ]
+            )
     return parse_s(run, ALONE)
 
 
@@ -146,7 +180,9 @@ def share(url: str, folder: Path, settings: Telemetry) -> dict[str, float]:
         before, start = {name: used(one) for name, one in processes.items()}, time.perf_counter()
         time.sleep(SHARE_S)
         length_s = time.perf_counter() - start
-        return {name: round((used(one) - before[name]) / length_s, 4) for name, one in processes.items()}
+        return {
+            name: round((used(one) - before[name]) / length_s, 4) for name, one in processes.items()
+        }
 
 
 def used(process: psutil.Process) -> float:
@@ -160,21 +196,31 @@ def main() -> int:
     server = serve([at(body, n) for n in range(50)])
     url = f"http://127.0.0.1:{server.server_port}/metrics"
     result: dict[str, Any] = {
-        "exposition": {"name": path.name if path.is_file() else "synthetic", "lines": len(body.splitlines()), "bytes": len(body)}
+        "exposition": {
+            "name": path.name if path.is_file() else "synthetic",
+            "lines": len(body.splitlines()),
+            "bytes": len(body),
+        }
     }
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         run, steps = recording(url, folder)
         result["record_cpu_ms"] = {step: round(value, 4) for step, value in steps.items()}
-        result["recording_ms"] = round(sum(value for step, value in steps.items() if step != "fetch"), 4)
-        result["disk_mb_per_hour"] = round(run.scrapes_journal.stat().st_size / (SCRAPES + WARM_UP) * 3600 / 1e6, 2)
+        result["recording_ms"] = round(
+            sum(value for step, value in steps.items() if step != "fetch"), 4
+        )
+        result["disk_mb_per_hour"] = round(
+            run.scrapes_journal.stat().st_size / (SCRAPES + WARM_UP) * 3600 / 1e6, 2
+        )
         # In turns, so that a change of the machine's speed meets both.
         turns = [(parse_alone_s(body), parse_s(run, SCRAPES + WARM_UP)) for _ in range(3)]
         alone_s, ours_s = (median(column) for column in zip(*turns, strict=True))
         result["parse_ms"] = round(ours_s * 1e3, 3)
         result["prometheus_client_ms"] = round(alone_s * 1e3, 3)
         result["parse_ratio"] = round(ours_s / alone_s, 3)
-        result["parse_ratio_changing_lines"] = round(parse_changing_s(body, folder) / parse_alone_s(body), 3)
+        result["parse_ratio_changing_lines"] = round(
+            parse_changing_s(body, folder) / parse_alone_s(body), 3
+        )
         result["embedded_cores"] = share(url, folder / "embedded", Telemetry(power="none"))
         if shutil.which("prometheus") is not None:
             managed = Telemetry(power="none", prometheus="managed")

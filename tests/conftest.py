@@ -20,26 +20,46 @@ _NVML_DOUBLE = Path(__file__).parent / "telemetry" / "nvml_double" / "nvml_doubl
 
 @pytest.fixture(scope="session")
 def nvml_double_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder with a test double of libnvidia-ml.so.1, built once a session. Its boards are called NVML TEST DOUBLE."""
+    """Folder with a test double of libnvidia-ml.so.1, built once a session. Its boards are called
+    NVML TEST DOUBLE.
+    """
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
         pytest.fail("the tests build a double of libnvidia-ml.so.1: install gcc")
     folder = tmp_path_factory.mktemp("nvml_double")
     library = folder / "libnvidia-ml.so.1"
-    subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror", "-o", library, _NVML_DOUBLE], check=True)
+    subprocess.run(
+        [
+            compiler,
+            "-shared",
+            "-fPIC",
+            "-O1",
+            "-Wall",
+            "-Wextra",
+            "-Werror",
+            "-o",
+            library,
+            _NVML_DOUBLE,
+        ],
+        check=True,
+    )
     return folder
 
 
 @pytest.fixture
 def nvml_double(nvml_double_library: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Make child processes see the double: `nvml_double(gpus=2, no_counter=1)` sets NVML_DOUBLE_GPUS and NVML_DOUBLE_NO_COUNTER.
+    """Make child processes see the double: `nvml_double(gpus=2, no_counter=1)` sets
+    NVML_DOUBLE_GPUS and NVML_DOUBLE_NO_COUNTER.
 
     This process is not changed: the loader reads LD_LIBRARY_PATH when a process starts.
     """
 
     def install(**settings: object) -> None:
         before = os.environ.get("LD_LIBRARY_PATH")
-        monkeypatch.setenv("LD_LIBRARY_PATH", f"{nvml_double_library}:{before}" if before else str(nvml_double_library))
+        monkeypatch.setenv(
+            "LD_LIBRARY_PATH",
+            f"{nvml_double_library}:{before}" if before else str(nvml_double_library),
+        )
         for name in ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"):
             monkeypatch.delenv(name, raising=False)
         for name, value in settings.items():
@@ -53,7 +73,9 @@ def in_child() -> Callable[[str], Any]:
     """Run Python code in a child process and give back the JSON that it prints."""
 
     def run(code: str) -> Any:
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, timeout=60
+        )
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 
@@ -62,8 +84,12 @@ def in_child() -> Callable[[str], Any]:
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder of real data beside the repository; tests that need it are skipped where it is absent."""
-    folder = Path(os.environ.get("HARNESS_TEST_DATA") or Path(__file__).parents[2] / "shared" / "data")
+    """The folder of real data beside the repository; tests that need it are skipped where it is
+    absent.
+    """
+    folder = Path(
+        os.environ.get("HARNESS_TEST_DATA") or Path(__file__).parents[2] / "shared" / "data"
+    )
     if not folder.is_dir():
         pytest.skip(f"no real data at {folder} (set HARNESS_TEST_DATA)")
     return folder

@@ -1,1 +1,3 @@
-"""The run directory: layout, manifest, writers and readers. The wall between measuring and reading."""
+"""The run directory: layout, manifest, writers and readers. The wall between measuring and
+reading.
+"""

@@ -14,11 +14,16 @@ import pyarrow.parquet as pq
 
 from harness.core.errors import ArtifactError
 
-_CAUSES: Final = {errno.ENOSPC: "no space left on that disk", errno.EROFS: "the disk is mounted read-only"}
+_CAUSES: Final = {
+    errno.ENOSPC: "no space left on that disk",
+    errno.EROFS: "the disk is mounted read-only",
+}
 
 
 def _beside(path: Path) -> Path:
-    """A name of this process's own: another one that writes the same file at the same time has its own too, and the last one stays."""
+    """A name of this process's own: another one that writes the same file at the same time has its
+    own too, and the last one stays.
+    """
     return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
@@ -42,13 +47,17 @@ def _explain(path: Path, error: OSError) -> ArtifactError:
     return ArtifactError(
         f"cannot write {path}: {error.strerror or error}",
         cause=_CAUSES.get(error.errno or 0, "no permission, or the folder is gone"),
-        next_step="free some space or choose another folder with --out; what was recorded so far is kept",
+        next_step=(
+            "free some space or choose another folder with --out; what was recorded so far is kept"
+        ),
     )
 
 
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """Of two answers of several files that are written to one folder at once the later one's stay, not some of each."""
+    """Of two answers of several files that are written to one folder at once the later one's stay,
+    not some of each.
+    """
     opened = os.open(folder, os.O_RDONLY)
     try:
         with suppress(OSError):  # a file system without locks writes as it can
@@ -75,7 +84,9 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 def write_json(path: Path, value: Any) -> None:  # noqa: ANN401 - any JSON value
     """Write a value as indented JSON; NaN and infinity are refused since they are no JSON."""
-    write_bytes(path, (json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n").encode())
+    write_bytes(
+        path, (json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n").encode()
+    )
 
 
 def write_parquet(path: Path, table: pa.Table) -> None:
@@ -91,7 +102,8 @@ def write_parquet(path: Path, table: pa.Table) -> None:
 
 @contextmanager
 def parquet_writer(path: Path, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
-    """Write a Parquet file (zstd) row group by row group; it appears under its name when the block ends without an error.
+    """Write a Parquet file (zstd) row group by row group; it appears under its name when the block
+    ends without an error.
 
     Raises:
         ArtifactError: no space, no permission.

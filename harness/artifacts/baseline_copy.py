@@ -1,4 +1,6 @@
-"""What the manifest of a saved run says of the copy: where it is from, and whether it can be reduced again."""
+"""What the manifest of a saved run says of the copy: where it is from, and whether it can be
+reduced again.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

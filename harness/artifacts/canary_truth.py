@@ -1,7 +1,9 @@
-"""The paced server's truth against a client's records: how wrong the client's clock was, request by request.
+"""The paced server's truth against a client's records: how wrong the client's clock was, request by
+request.
 
-Both sides read the same host's monotonic clock, so a difference of times is an error and nothing else. Requests are paired by id and
-tokens by their place in the answer; quantiles are taken over those differences, never over the two sides apart.
+Both sides read the same host's monotonic clock, so a difference of times is an error and nothing
+else. Requests are paired by id and tokens by their place in the answer; quantiles are taken over
+those differences, never over the two sides apart.
 """
 
 import json
@@ -45,13 +47,17 @@ class Errors:
     """What pairing found; lists are in seconds.
 
     Attributes:
-        ttft_s: per request, the first token's time in the record minus the time just before the server wrote it.
-        gap_s: per pair of neighbouring tokens, the size of the difference between the gap in the record and the true one.
-        sent_s: per request, by how much the record's time of sending lies behind the server's receipt of the last byte; 0 where it does
-            not. A record that says `sent` too late makes a latency from there too short.
+        ttft_s: per request, the first token's time in the record minus the time just before the
+            server wrote it.
+        gap_s: per pair of neighbouring tokens, the size of the difference between the gap in the
+            record and the true one.
+        sent_s: per request, by how much the record's time of sending lies behind the server's
+            receipt of the last byte; 0 where it does not. A record that says `sent` too late makes
+            a latency from there too short.
         lag_s: per request, sending minus the intended time.
         events: tokens that were paired.
-        unpaired: answered requests whose truth is missing or whose content is another than the server wrote.
+        unpaired: answered requests whose truth is missing or whose content is another than the
+            server wrote.
     """
 
     ttft_s: list[float] = field(default_factory=list)
@@ -64,9 +70,11 @@ class Errors:
     def spreads(self) -> dict[str, Spread]:
         """`ttft_error`, `gap_error`, `sent_error`, `send_lag`."""
         return {
-            "ttft_error": spread(self.ttft_s), "gap_error": spread(self.gap_s), "sent_error": spread(self.sent_s),
+            "ttft_error": spread(self.ttft_s),
+            "gap_error": spread(self.gap_s),
+            "sent_error": spread(self.sent_s),
             "send_lag": spread(self.lag_s),
-        }  # fmt: skip
+        }
 
 
 def read_truth(path: Path) -> dict[str, Mapping[str, Any]]:
@@ -111,14 +119,29 @@ def pair(rows: Iterable[Mapping[str, Any]], truth: Mapping[str, Mapping[str, Any
     return found
 
 
-def _token_errors_ns(row: Mapping[str, Any], line: Mapping[str, Any]) -> npt.NDArray[np.int64] | None:
-    """Per token: when its last byte was read minus when it was written; None where the two do not hold the same answer."""
+def _token_errors_ns(
+    row: Mapping[str, Any], line: Mapping[str, Any]
+) -> npt.NDArray[np.int64] | None:
+    """Per token: when its last byte was read minus when it was written; None where the two do not
+    hold the same answer.
+    """
     written, size = line.get("content_ns"), line.get("content_bytes")
-    if not written or not size or len(written) != len(size) or not row["chunk_dt_us"] or len(row["chunk_dt_us"]) != len(row["chunk_bytes"]):
+    if (
+        not written
+        or not size
+        or len(written) != len(size)
+        or not row["chunk_dt_us"]
+        or len(row["chunk_dt_us"]) != len(row["chunk_bytes"])
+    ):
         return None
-    read_ns = row["first_token_ns"] + 1000 * np.cumsum(np.asarray(row["chunk_dt_us"], dtype=np.int64))
+    read_ns = row["first_token_ns"] + 1000 * np.cumsum(
+        np.asarray(row["chunk_dt_us"], dtype=np.int64)
+    )
     read_bytes = np.cumsum(np.asarray(row["chunk_bytes"], dtype=np.int64))
     written_bytes = np.cumsum(np.asarray(size, dtype=np.int64))
     if read_bytes[-1] != written_bytes[-1]:
         return None
-    return np.asarray(read_ns[np.searchsorted(read_bytes, written_bytes)] - np.asarray(written, dtype=np.int64), dtype=np.int64)
+    return np.asarray(
+        read_ns[np.searchsorted(read_bytes, written_bytes)] - np.asarray(written, dtype=np.int64),
+        dtype=np.int64,
+    )

@@ -26,18 +26,23 @@ class EventLog:
         Raises:
             ArtifactError: the disk refused.
         """
-        line = json.dumps({"t_ns": now_ns() if t_ns is None else t_ns, "event": event, **fields}, allow_nan=False)
+        line = json.dumps(
+            {"t_ns": now_ns() if t_ns is None else t_ns, "event": event, **fields}, allow_nan=False
+        )
         try:
             with self._path.open("ab", buffering=0) as file:
                 file.write(line.encode() + b"\n")
         except OSError as error:
             raise ArtifactError(
-                f"cannot write {self._path}: {error.strerror or error}", cause="no space left, or the folder is gone"
+                f"cannot write {self._path}: {error.strerror or error}",
+                cause="no space left, or the folder is gone",
             ) from error
 
 
 def read_events(path: Path) -> Iterator[dict[str, Any]]:
-    """The whole events of a run in order of writing; a torn last line and a missing file are no events."""
+    """The whole events of a run in order of writing; a torn last line and a missing file are no
+    events.
+    """
     try:
         data = path.read_bytes()
     except FileNotFoundError:

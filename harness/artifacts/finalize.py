@@ -1,4 +1,6 @@
-"""Journals -> whole Parquet files. Called at the end of a run, and by `reduce` for runs that did not get that far."""
+"""Journals -> whole Parquet files. Called at the end of a run, and by `reduce` for runs that did
+not get that far.
+"""
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,10 +34,12 @@ class Finalized:
 
 
 def finalize(run: RunDir, *, remove_journals: bool = False) -> Finalized:
-    """Make requests.parquet, scrapes/samples.parquet, power.parquet, boards.parquet and host.parquet from their journals.
+    """Make requests.parquet, scrapes/samples.parquet, power.parquet, boards.parquet and
+    host.parquet from their journals.
 
-    May be called any number of times: a file that is up to date with its journals stays, each one is replaced as a whole, torn tails are
-    dropped, and where a journal is missing the file (if there is one) is left as it is.
+    May be called any number of times: a file that is up to date with its journals stays, each one
+    is replaced as a whole, torn tails are dropped, and where a journal is missing the file (if
+    there is one) is left as it is.
 
     Args:
         run: the run directory.
@@ -45,10 +49,20 @@ def finalize(run: RunDir, *, remove_journals: bool = False) -> Finalized:
         ArtifactError: a file cannot be written or read; journals are kept then.
     """
     jobs: dict[str, tuple[Sequence[Path], Path, Callable[[Mapping[str, str]], int]]] = {}
-    workers = sorted(run.requests_dir.glob("worker-*.arrows"), key=lambda path: (len(path.name), path.name))
-    jobs["requests"] = (workers, run.requests, lambda stamp: _convert(workers, run.requests, tables.REQUESTS, stamp))
+    workers = sorted(
+        run.requests_dir.glob("worker-*.arrows"), key=lambda path: (len(path.name), path.name)
+    )
+    jobs["requests"] = (
+        workers,
+        run.requests,
+        lambda stamp: _convert(workers, run.requests, tables.REQUESTS, stamp),
+    )
     scrapes = prometheus_text.journals(run)
-    jobs["samples"] = (scrapes, run.samples, lambda stamp: prometheus_text.write_samples(run, stamp=stamp))
+    jobs["samples"] = (
+        scrapes,
+        run.samples,
+        lambda stamp: prometheus_text.write_samples(run, stamp=stamp),
+    )
     for name, journal, path, schema in (
         ("power", run.power_journal, run.power, tables.POWER),
         ("boards", run.boards_journal, run.boards, tables.BOARDS),
@@ -63,7 +77,9 @@ def finalize(run: RunDir, *, remove_journals: bool = False) -> Finalized:
     return Finalized(**rows)
 
 
-def _bring_up_to_date(journals: Sequence[Path], path: Path, write: Callable[[Mapping[str, str]], int]) -> int | None:
+def _bring_up_to_date(
+    journals: Sequence[Path], path: Path, write: Callable[[Mapping[str, str]], int]
+) -> int | None:
     there = [journal for journal in journals if journal.exists()]
     if not there:
         return _rows(path)
@@ -90,7 +106,9 @@ def _stamp_of(path: Path) -> str | None:
     return None if value is None else value.decode()
 
 
-def _convert(journals: Sequence[Path], path: Path, schema: pa.Schema, stamp: Mapping[str, str]) -> int:
+def _convert(
+    journals: Sequence[Path], path: Path, schema: pa.Schema, stamp: Mapping[str, str]
+) -> int:
     rows = 0
     with atomic.parquet_writer(path, schema.with_metadata(dict(stamp))) as writer:
         for group in _groups(journals, schema):

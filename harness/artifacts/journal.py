@@ -1,4 +1,6 @@
-"""Journals: Arrow IPC streams that grow during a run and can be read after kill -9, with a torn tail dropped."""
+"""Journals: Arrow IPC streams that grow during a run and can be read after kill -9, with a torn
+tail dropped.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -10,20 +12,26 @@ import pyarrow as pa
 
 from harness.core.errors import ArtifactError
 
-_END_OF_STREAM = b"\xff\xff\xff\xff\x00\x00\x00\x00"  # Arrow IPC streaming format: continuation marker, then a length of 0
+_END_OF_STREAM = (  # Arrow IPC streaming format: continuation marker, then a length of 0
+    b"\xff\xff\xff\xff\x00\x00\x00\x00"
+)
 
 
 class JournalWriter:
-    """Appends record batches to one Arrow IPC stream. One writer a file; not safe for concurrent use.
+    """Appends record batches to one Arrow IPC stream. One writer a file; not safe for concurrent
+    use.
 
-    Every `append` reaches the kernel before it returns (unbuffered file), so a later kill -9 of the process loses nothing of it. A batch
-    is written whole or not at all: after an error the file is cut back to the last whole batch, so that a later `append` that finds space
-    again does not land behind a torn one, where no reader would find it.
+    Every `append` reaches the kernel before it returns (unbuffered file), so a later kill -9 of the
+    process loses nothing of it. A batch is written whole or not at all: after an error the file is
+    cut back to the last whole batch, so that a later `append` that finds space again does not land
+    behind a torn one, where no reader would find it.
     """
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
         if any(pa.types.is_dictionary(field.type) for field in schema):
-            raise ValueError("a journal has no dictionary columns: their batches would depend on one another")
+            raise ValueError(
+                "a journal has no dictionary columns: their batches would depend on one another"
+            )
         self.path = path
         self.schema = schema
         self._whole_bytes = 0
@@ -32,9 +40,10 @@ class JournalWriter:
             self._file = path.open("xb", buffering=0)
         except OSError as error:
             raise ArtifactError(
-                f"cannot create {path}: {error.strerror or error}", cause="no permission, no space, or the file is already there",
+                f"cannot create {path}: {error.strerror or error}",
+                cause="no permission, no space, or the file is already there",
                 next_step="choose another folder with --out",
-            ) from error  # fmt: skip
+            ) from error
         try:
             self._write(schema.serialize())
         except ArtifactError:
@@ -65,9 +74,12 @@ class JournalWriter:
                 self._file.seek(self._whole_bytes)
                 self._file.truncate()
             raise ArtifactError(
-                f"cannot write {self.path}: {error.strerror or error}", cause="no space left on that disk, or it is gone",
-                next_step="free some space; what was written before is kept and `harness reduce` reads it",
-            ) from error  # fmt: skip
+                f"cannot write {self.path}: {error.strerror or error}",
+                cause="no space left on that disk, or it is gone",
+                next_step=(
+                    "free some space; what was written before is kept and `harness reduce` reads it"
+                ),
+            ) from error
         self._whole_bytes += len(message)
 
     def close(self) -> None:
@@ -82,7 +94,12 @@ class JournalWriter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.close()
 
 
@@ -120,7 +137,9 @@ class JournalTail:
 
 
 def parts(path: Path) -> list[Path]:
-    """A journal and those that continue it after its writer died (`raw.arrows`, `raw-1.arrows`, …): those that are there, in order."""
+    """A journal and those that continue it after its writer died (`raw.arrows`, `raw-1.arrows`, …):
+    those that are there, in order.
+    """
     found = [path] if path.exists() else []
     number = 1
     while (part := path.with_name(f"{path.stem}-{number}{path.suffix}")).exists():
@@ -130,7 +149,9 @@ def parts(path: Path) -> list[Path]:
 
 
 def next_part(path: Path) -> Path:
-    """Where to go on with a journal: its own name while there is no such file, else the first free one of `parts`."""
+    """Where to go on with a journal: its own name while there is no such file, else the first free
+    one of `parts`.
+    """
     number = 0
     part = path
     while part.exists():
@@ -140,7 +161,9 @@ def next_part(path: Path) -> Path:
 
 
 def closed(path: Path) -> bool:
-    """Whether a journal's writer closed it: it ends with the end marker. A torn one, or one that is still written, does not."""
+    """Whether a journal's writer closed it: it ends with the end marker. A torn one, or one that is
+    still written, does not.
+    """
     try:
         with path.open("rb") as file:
             file.seek(0, 2)
@@ -159,7 +182,9 @@ def read_batches(path: Path) -> Iterator[pa.RecordBatch]:
     try:
         file = pa.OSFile(str(path), "rb")
     except OSError as error:
-        raise ArtifactError(f"cannot read {path}: {error}", next_step="check that this is a run directory") from error
+        raise ArtifactError(
+            f"cannot read {path}: {error}", next_step="check that this is a run directory"
+        ) from error
     with file:
         try:
             stream = pa.ipc.open_stream(file)
@@ -176,10 +201,15 @@ def read_batches(path: Path) -> Iterator[pa.RecordBatch]:
 
 
 def read_table(paths: Sequence[Path], schema: pa.Schema) -> pa.Table:
-    """All whole rows of several journals as one table of the given schema; columns added later are null in old journals."""
+    """All whole rows of several journals as one table of the given schema; columns added later are
+    null in old journals.
+    """
     batches: list[pa.RecordBatch] = []
     for path in paths:
-        batches += [batch if batch.schema.equals(schema) else conform(batch, schema) for batch in read_batches(path)]
+        batches += [
+            batch if batch.schema.equals(schema) else conform(batch, schema)
+            for batch in read_batches(path)
+        ]
     return pa.Table.from_batches(batches, schema=schema)
 
 
@@ -187,5 +217,9 @@ def conform(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
     """A batch of an older journal under today's schema: columns added since are null."""
     have = {name: batch.column(i) for i, name in enumerate(batch.schema.names)}
     return pa.RecordBatch.from_arrays(
-        [have[f.name].cast(f.type) if f.name in have else pa.nulls(batch.num_rows, f.type) for f in schema], schema=schema
+        [
+            have[f.name].cast(f.type) if f.name in have else pa.nulls(batch.num_rows, f.type)
+            for f in schema
+        ],
+        schema=schema,
     )

@@ -1,4 +1,6 @@
-"""Names inside a run directory (schema_version 1). They are fixed; fields and files may be added."""
+"""Names inside a run directory (schema_version 1). They are fixed; fields and files may be
+added.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +45,9 @@ class RunDir:
 
     @property
     def scrapes_dir(self) -> Path:
-        """scrapes/: `raw.arrows` (journal of whole bodies), `samples.parquet` (tidy), `<target>.first.prom` and `<target>.last.prom`."""
+        """scrapes/: `raw.arrows` (journal of whole bodies), `samples.parquet` (tidy),
+        `<target>.first.prom` and `<target>.last.prom`.
+        """
         return self.root / "scrapes"
 
     @property
@@ -103,7 +107,9 @@ class RunDir:
 
     @property
     def meter_calibration(self) -> Path:
-        """meter-calibration.json: gains of the power sensors against a meter, where the profile names a calibration."""
+        """meter-calibration.json: gains of the power sensors against a meter, where the profile
+        names a calibration.
+        """
         return self.root / "meter-calibration.json"
 
     @property
@@ -118,7 +124,9 @@ class RunDir:
 
     @property
     def recount(self) -> Path:
-        """recount.json: a sample of the prompts counted by the model's own tokenizer, after the run."""
+        """recount.json: a sample of the prompts counted by the model's own tokenizer, after the
+        run.
+        """
         return self.root / "recount.json"
 
     @property

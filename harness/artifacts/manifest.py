@@ -1,4 +1,6 @@
-"""manifest.json: what a run was. Written when the run starts and again at every change of state, whole each time."""
+"""manifest.json: what a run was. Written when the run starts and again at every change of state,
+whole each time.
+"""
 
 import json
 import re
@@ -34,7 +36,11 @@ def redacted(value: Any) -> Any:  # noqa: ANN401 - any JSON value
     """The same JSON value with what looks like a secret (by its key) replaced."""
     if isinstance(value, dict):
         return {
-            key: "<redacted>" if isinstance(item, str) and _SECRET_KEY.search(key) and key not in _KEPT_KEYS else redacted(item)
+            key: (
+                "<redacted>"
+                if isinstance(item, str) and _SECRET_KEY.search(key) and key not in _KEPT_KEYS
+                else redacted(item)
+            )
             for key, item in value.items()
         }
     if isinstance(value, list):
@@ -45,7 +51,8 @@ def redacted(value: Any) -> Any:  # noqa: ANN401 - any JSON value
 class Manifest:
     """The manifest of a run that is being made.
 
-    Every `update` rewrites the file whole (temporary file, fsync, rename), so a kill -9 leaves the one before or the one after.
+    Every `update` rewrites the file whole (temporary file, fsync, rename), so a kill -9 leaves the
+    one before or the one after.
     """
 
     def __init__(self, run_dir: RunDir, fields: Mapping[str, Any]) -> None:
@@ -94,19 +101,27 @@ def read_manifest(run_dir: RunDir) -> dict[str, Any]:
         text = run_dir.manifest.read_text(encoding="utf-8")
     except OSError as error:
         raise ArtifactError(
-            f"{run_dir.root} is no run directory: manifest.json cannot be read ({error.strerror or error})",
-            next_step="give the folder that `harness run` named at its end; `harness results` lists them",
+            f"{run_dir.root} is no run directory: manifest.json cannot be read"
+            f" ({error.strerror or error})",
+            next_step=(
+                "give the folder that `harness run` named at its end; `harness results` lists them"
+            ),
         ) from error
     try:
         manifest = json.loads(text)
     except ValueError as error:
-        raise ArtifactError(f"{run_dir.manifest} is not JSON: {error}", cause="it was edited or damaged") from error
+        raise ArtifactError(
+            f"{run_dir.manifest} is not JSON: {error}", cause="it was edited or damaged"
+        ) from error
     if not isinstance(manifest, dict):
-        raise ArtifactError(f"{run_dir.manifest} holds no JSON object", cause="it was edited or damaged")
+        raise ArtifactError(
+            f"{run_dir.manifest} holds no JSON object", cause="it was edited or damaged"
+        )
     version = manifest.get("schema_version")
     if not isinstance(version, int) or version > SCHEMA_VERSION:
         raise ArtifactError(
-            f"{run_dir.manifest} has schema_version {version!r}; this harness reads up to {SCHEMA_VERSION}",
+            f"{run_dir.manifest} has schema_version {version!r}; this harness reads up to"
+            f" {SCHEMA_VERSION}",
             cause="the run was made by a newer harness",
             next_step="reduce it with that version, or upgrade this one",
         )

@@ -1,4 +1,6 @@
-"""plan.parquet: every planned request, written as the plan is walked, so that a long plan costs no memory."""
+"""plan.parquet: every planned request, written as the plan is walked, so that a long plan costs no
+memory.
+"""
 
 from itertools import islice
 from pathlib import Path
@@ -16,7 +18,8 @@ ROWS_AT_ONCE: Final = 20_000
 
 
 def write_plan(path: Path, plan: RunPlan) -> PlanTotals:
-    """Write the plan's table, whole or not at all, and say what it adds up to: one pass over the sessions.
+    """Write the plan's table, whole or not at all, and say what it adds up to: one pass over the
+    sessions.
 
     Raises:
         ArtifactError: no space, no permission.

@@ -1,7 +1,9 @@
-"""Raw scrapes -> tidy samples. Works from the run directory alone, so `harness reduce` does it anywhere.
+"""Raw scrapes -> tidy samples. Works from the run directory alone, so `harness reduce` does it
+anywhere.
 
-prometheus-client parses. One scrape differs from the next in its values above all, so a body is parsed as a whole once; of those after it
-the numbers are read, and only lines that were not there before are parsed.
+prometheus-client parses. One scrape differs from the next in its values above all, so a body is
+parsed as a whole once; of those after it the numbers are read, and only lines that were not there
+before are parsed.
 """
 
 import json
@@ -32,7 +34,9 @@ LABEL: Final = "harness_scrape_label"
 PROBLEM: Final = "harness_scrape_problem"
 
 _ROW_GROUP_ROWS: Final = 200_000  # some 6 MB while they gather
-_COUNTER_WITHOUT_TOTAL = re.compile(r"^#[ \t]+TYPE[ \t]+(\S+)(?<!_total)[ \t]+counter[ \t]*$", re.MULTILINE)
+_COUNTER_WITHOUT_TOTAL = re.compile(
+    r"^#[ \t]+TYPE[ \t]+(\S+)(?<!_total)[ \t]+counter[ \t]*$", re.MULTILINE
+)
 _NEW_LINES: Final = 0.5  # share of lines not seen before from which on a body is parsed as a whole
 _AHEAD_S: Final = 1.0  # clocks of two hosts differ; beyond this a timestamp is in the future
 NOT_A_NUMBER: Final = "samples that are NaN, which count as absent"
@@ -54,7 +58,8 @@ class Parsed:
     Attributes:
         samples: name as exposed, labels, value; each name and label set once.
         problems: what cannot be used -> how many samples of that kind.
-        plain: in order of the lines, without duplicates and timestamps: a later body of the same lines needs its numbers read only.
+        plain: in order of the lines, without duplicates and timestamps: a later body of the same
+            lines needs its numbers read only.
     """
 
     samples: list[Sample]
@@ -63,13 +68,15 @@ class Parsed:
 
 
 def parse(body: bytes, content_type: str | None) -> list[Sample]:
-    """The samples of one exposition: name as exposed, labels, value. Timestamps inside it are left out: the scrape's own time counts.
+    """The samples of one exposition: name as exposed, labels, value. Timestamps inside it are left
+    out: the scrape's own time counts.
 
     Of a name and label set that comes twice the first one counts, as in Prometheus.
 
     Args:
         body: the exposition.
-        content_type: OpenMetrics where it says `application/openmetrics-text`, else the classic text format.
+        content_type: OpenMetrics where it says `application/openmetrics-text`, else the classic
+            text format.
 
     Raises:
         ExpositionError: the body is no exposition, or not a whole one.
@@ -83,7 +90,8 @@ def parse_whole(body: bytes, content_type: str | None, wall_s: float | None = No
     Args:
         body: the exposition.
         content_type: as the server named it.
-        wall_s: Unix time of the scrape, to which timestamps in the body are compared; None: not known.
+        wall_s: Unix time of the scrape, to which timestamps in the body are compared; None: not
+            known.
 
     Raises:
         ExpositionError: the body is no exposition, or not a whole one.
@@ -95,14 +103,24 @@ def parse_whole(body: bytes, content_type: str | None, wall_s: float | None = No
         raise ExpositionError("cut off: the last line has no end")
     try:
         text = body.decode("utf-8")
-        families: Iterable[Metric] = parse_openmetrics(text) if is_openmetrics else parse_classic(text)  # type: ignore[no-untyped-call]
+        families: Iterable[Metric] = (
+            parse_openmetrics(text) if is_openmetrics else parse_classic(text)  # type: ignore[no-untyped-call]
+        )
         raw = [sample for family in families for sample in family.samples]
         found: list[Sample] = [(sample.name, sample.labels, float(sample.value)) for sample in raw]
         stamps = [float(sample.timestamp) for sample in raw if sample.timestamp is not None]
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError, OverflowError) as error:  # what those parsers raise on garbage
+    except (
+        ValueError,
+        KeyError,
+        IndexError,
+        TypeError,
+        AttributeError,
+        OverflowError,
+    ) as error:  # what those parsers raise on garbage
         raise ExpositionError(f"{type(error).__name__}: {error}") from error
     if not is_openmetrics:
-        # The classic parser names such counters as OpenMetrics would; the table has the name that the server exposed.
+        # The classic parser names such counters as OpenMetrics would; the table has the name that
+        # the server exposed.
         renamed = {f"{name}_total": name for name in _COUNTER_WITHOUT_TOTAL.findall(text)}
         if renamed:
             found = [(renamed.get(name, name), labels, value) for name, labels, value in found]
@@ -154,15 +172,32 @@ class _Tidy:
         key = tuple(labels.items())
         code = self._label_codes.get(key)
         if code is None:
-            text = json.dumps(dict(labels), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+            text = json.dumps(
+                dict(labels), sort_keys=True, separators=(",", ":"), ensure_ascii=False
+            )
             code = self._label_codes[key] = self.code("labels", text)
         return code
 
-    def add(self, t_ns: int, target: str, metric: str, labels: Mapping[str, str], value: float) -> None:
+    def add(
+        self, t_ns: int, target: str, metric: str, labels: Mapping[str, str], value: float
+    ) -> None:
         """One sample."""
-        self.add_scrape(t_ns, target, array("i", [self.code("metric", metric)]), array("i", [self.label_code(labels)]), [value])
+        self.add_scrape(
+            t_ns,
+            target,
+            array("i", [self.code("metric", metric)]),
+            array("i", [self.label_code(labels)]),
+            [value],
+        )
 
-    def add_scrape(self, t_ns: int, target: str, metrics: "array[int]", labels: "array[int]", values: Sequence[float]) -> None:
+    def add_scrape(
+        self,
+        t_ns: int,
+        target: str,
+        metrics: "array[int]",
+        labels: "array[int]",
+        values: Sequence[float],
+    ) -> None:
         """All samples of one moment."""
         n = len(values)
         self._t_ns.extend(array("q", [t_ns]) * n)
@@ -188,12 +223,20 @@ class _Tidy:
         if len(self._t_ns) < at_least:
             return
         coded = {
-            name: pa.DictionaryArray.from_arrays(pa.array(codes, pa.int32()), pa.array(list(self._codes[name]), pa.string()))
+            name: pa.DictionaryArray.from_arrays(
+                pa.array(codes, pa.int32()), pa.array(list(self._codes[name]), pa.string())
+            )
             for name, codes in self._columns.items()
         }
         self._write(
             pa.table(
-                [pa.array(self._t_ns, pa.int64()), coded["target"], coded["metric"], coded["labels"], pa.array(self._value, pa.float64())],
+                [
+                    pa.array(self._t_ns, pa.int64()),
+                    coded["target"],
+                    coded["metric"],
+                    coded["labels"],
+                    pa.array(self._value, pa.float64()),
+                ],
                 schema=tables.SAMPLES,
             )
         )
@@ -224,9 +267,12 @@ class _Template:
         """From lines that are all known."""
         codes = [known[line] for line in lines if not _is_comment(line)]
         return cls(
-            lines, known, array("i", [metric for metric, _, _ in codes]), array("i", [labels for _, labels, _ in codes]),
+            lines,
+            known,
+            array("i", [metric for metric, _, _ in codes]),
+            array("i", [labels for _, labels, _ in codes]),
             [position for position, (_, _, mapped) in enumerate(codes) if mapped],
-        )  # fmt: skip
+        )
 
 
 def _is_comment(line: str) -> bool:
@@ -275,7 +321,11 @@ class _Scrapes:
                 self._body(t_ns, target, body, row)
                 self.first.setdefault(target, body)
                 self.last[target] = body
-            except (ExpositionError, OSError, TypeError) as broken:  # a body that is null or does not decompress counts as broken
+            except (
+                ExpositionError,
+                OSError,
+                TypeError,
+            ) as broken:  # a body that is null or does not decompress counts as broken
                 error = f"not an exposition: {broken}"
         self._tidy.add(t_ns, target, UP, {}, 0.0 if error is not None else 1.0)
         self._tidy.add(t_ns, target, DURATION, {}, seconds(row["duration_ns"]))
@@ -293,23 +343,33 @@ class _Scrapes:
 
     def _body(self, t_ns: int, target: str, body: bytes, row: Mapping[str, Any]) -> None:
         template = self._templates.get(target)
-        if template is not None and self._as_before(template, t_ns, target, body, row["content_type"]):
+        if template is not None and self._as_before(
+            template, t_ns, target, body, row["content_type"]
+        ):
             return
         offset_ns = row.get("unix_offset_ns")
-        parsed = parse_whole(body, row["content_type"], None if offset_ns is None else (t_ns + offset_ns) / NS_PER_S)
+        parsed = parse_whole(
+            body, row["content_type"], None if offset_ns is None else (t_ns + offset_ns) / NS_PER_S
+        )
         metrics = array("i", [self._tidy.code("metric", name) for name, _, _ in parsed.samples])
         labels = array("i", [self._tidy.label_code(one) for _, one, _ in parsed.samples])
-        self._tidy.add_scrape(t_ns, target, metrics, labels, [value for _, _, value in parsed.samples])
+        self._tidy.add_scrape(
+            t_ns, target, metrics, labels, [value for _, _, value in parsed.samples]
+        )
         self._problems(t_ns, target, parsed.problems)
         self._templates.pop(target, None)
         if parsed.plain:
             lines, numbers = _split(body)
             if _agrees(parsed.samples, lines, numbers):
                 series = (line for line in lines if not _is_comment(line))
-                codes = zip(metrics, labels, (name in MAPPED for name, _, _ in parsed.samples), strict=True)
+                codes = zip(
+                    metrics, labels, (name in MAPPED for name, _, _ in parsed.samples), strict=True
+                )
                 self._templates[target] = _Template.of(lines, dict(zip(series, codes, strict=True)))
 
-    def _as_before(self, template: _Template, t_ns: int, target: str, body: bytes, content_type: str | None) -> bool:
+    def _as_before(
+        self, template: _Template, t_ns: int, target: str, body: bytes, content_type: str | None
+    ) -> bool:
         """Take a body by its numbers alone; False where that cannot be done."""
         if _is_openmetrics(content_type) or not body.endswith(b"\n"):
             return False
@@ -331,26 +391,39 @@ class _Scrapes:
             self._problems(t_ns, target, {NOT_A_NUMBER: lost})
         return True
 
-    def _with_new_lines(self, template: _Template, lines: list[str], numbers: list[str]) -> _Template | None:
-        """The template of a body that differs in some lines; None where it is better parsed as a whole."""
-        if [line for line in lines if _is_comment(line)] != [line for line in template.lines if _is_comment(line)]:
+    def _with_new_lines(
+        self, template: _Template, lines: list[str], numbers: list[str]
+    ) -> _Template | None:
+        """The template of a body that differs in some lines; None where it is better parsed as a
+        whole.
+        """
+        if [line for line in lines if _is_comment(line)] != [
+            line for line in template.lines if _is_comment(line)
+        ]:
             return None
         series = [line for line in lines if not _is_comment(line)]
         new = [position for position, line in enumerate(series) if line not in template.known]
         if len(new) > _NEW_LINES * len(series):
             return None
-        # Without their comments these lines are samples of no family, and keep the names that the server exposed.
+        # Without their comments these lines are samples of no family, and keep the names that the
+        # server exposed.
         text = "".join(f"{series[position]} {numbers[position]}\n" for position in new)
         try:
             parsed = parse_whole(text.encode(), None) if new else Parsed([], {}, plain=True)
         except ExpositionError:
             return None
         own = [series[position] for position in new]
-        if not parsed.plain or not _agrees(parsed.samples, own, [numbers[position] for position in new]):
+        if not parsed.plain or not _agrees(
+            parsed.samples, own, [numbers[position] for position in new]
+        ):
             return None
         known = {line: template.known[line] for line in series if line in template.known}
         for line, (name, labels, _) in zip(own, parsed.samples, strict=True):
-            known[line] = (self._tidy.code("metric", name), self._tidy.label_code(labels), name in MAPPED)
+            known[line] = (
+                self._tidy.code("metric", name),
+                self._tidy.label_code(labels),
+                name in MAPPED,
+            )
         found = _Template.of(lines, known)
         distinct = set(zip(found.metrics, found.labels, strict=True))
         return found if len(distinct) == len(found.metrics) else None
@@ -361,11 +434,22 @@ class _Scrapes:
             body = self._codec.decompress(row["body_zstd"], row["body_bytes"], asbytes=True)
             found, targets = prometheus_answers.read(body, row["unix_offset_ns"])
         except (prometheus_answers.AnswerError, OSError, TypeError) as broken:
-            self._problems(t_ns, target, {f"an answer of Prometheus that cannot be read: {broken}": 1})
+            self._problems(
+                t_ns, target, {f"an answer of Prometheus that cannot be read: {broken}": 1}
+            )
             return
         for series in found:
             self._tidy.add_series(target, series)
-        problems = Counter({NOT_A_NUMBER: sum(math.isnan(value) for one in found if one.metric in MAPPED for value in one.values)})
+        problems = Counter(
+            {
+                NOT_A_NUMBER: sum(
+                    math.isnan(value)
+                    for one in found
+                    if one.metric in MAPPED
+                    for value in one.values
+                )
+            }
+        )
         if targets > 1:
             problems["targets that the selector matches at one time"] = targets
         self._problems(t_ns, target, +problems)
@@ -386,7 +470,9 @@ def _agrees(samples: Sequence[Sample], lines: Sequence[str], numbers: Sequence[s
 
 
 def journals(run: RunDir) -> list[Path]:
-    """The journals of scrapes of a run: those of its own scraper and those of what a Prometheus scraped."""
+    """The journals of scrapes of a run: those of its own scraper and those of what a Prometheus
+    scraped.
+    """
     return [*parts(run.scrapes_journal), *parts(run.prometheus_journal)]
 
 
@@ -410,11 +496,14 @@ def samples_table(run: RunDir) -> pa.Table:
 
 
 def write_samples(run: RunDir, *, stamp: Mapping[str, str] | None = None) -> int:
-    """Write scrapes/samples.parquet and the first and last whole body of each target from the journals of scrapes.
+    """Write scrapes/samples.parquet and the first and last whole body of each target from the
+    journals of scrapes.
 
-    Each scrape adds `up` (1, or 0 when it failed or was no exposition) and `scrape_duration_seconds`, as Prometheus does, and where they
-    apply `harness_scrape_error{error}`, `harness_scrape_label{label}` and `harness_scrape_problem{problem}` (the number of samples that
-    cannot be used). Nothing of a broken body becomes a sample.
+    Each scrape adds `up` (1, or 0 when it failed or was no exposition) and
+    `scrape_duration_seconds`, as Prometheus does, and where they apply
+    `harness_scrape_error{error}`, `harness_scrape_label{label}` and
+    `harness_scrape_problem{problem}` (the number of samples that cannot be used). Nothing of a
+    broken body becomes a sample.
 
     Args:
         run: the run directory.
@@ -426,7 +515,9 @@ def write_samples(run: RunDir, *, stamp: Mapping[str, str] | None = None) -> int
     Raises:
         ArtifactError: the file cannot be written.
     """
-    with atomic.parquet_writer(run.samples, tables.SAMPLES.with_metadata(dict(stamp or {}))) as writer:
+    with atomic.parquet_writer(
+        run.samples, tables.SAMPLES.with_metadata(dict(stamp or {}))
+    ) as writer:
         tidy, scrapes = _read(run, writer.write_table)
     for which, bodies in (("first", scrapes.first), ("last", scrapes.last)):
         for target, body in bodies.items():

@@ -1,4 +1,6 @@
-"""quality.json of a run, and the reference file that answers are held against: greedy answers to fixed texts."""
+"""quality.json of a run, and the reference file that answers are held against: greedy answers to
+fixed texts.
+"""
 
 import json
 import math
@@ -11,13 +13,19 @@ from harness.artifacts.atomic import write_json
 from harness.core.errors import ArtifactError, PreflightError
 
 CHECK_VERSION: Final = 1
-"""Raised whenever the texts or the way they are asked changes: answers of different versions do not compare."""
+"""Raised whenever the texts or the way they are asked changes: answers of different versions do not
+compare.
+"""
 
 KIND: Final = "harness quality reference"
 
 
 def _finite(value: object) -> float:
-    number = float(str(value)) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+    number = (
+        float(str(value))
+        if isinstance(value, int | float) and not isinstance(value, bool)
+        else math.nan
+    )
     if not math.isfinite(number):
         raise ValueError(f"{value!r} is no log-probability")
     return number
@@ -30,7 +38,8 @@ class Answer:
     Attributes:
         text: what was answered.
         tokens: its tokens as text, None where the API does not tell.
-        logprobs: natural logarithm of the probability of each of these tokens, None where the API does not tell.
+        logprobs: natural logarithm of the probability of each of these tokens, None where the API
+            does not tell.
         input_tok: the server's count of the prompt; None is unknown.
         output_tok: the server's count of the answer; None is unknown.
     """
@@ -102,10 +111,17 @@ class Reference:
         if raw.get("kind") != KIND:
             raise ValueError("it is no quality reference")
         return cls(
-            int(raw["check_version"]), str(raw["texts_sha256"]), int(raw["max_output_tok"]), str(raw["route"]), str(raw["model_id"]),
-            raw["fingerprint"], raw["dtype"], raw["quantization"], str(raw["engine"]),
+            int(raw["check_version"]),
+            str(raw["texts_sha256"]),
+            int(raw["max_output_tok"]),
+            str(raw["route"]),
+            str(raw["model_id"]),
+            raw["fingerprint"],
+            raw["dtype"],
+            raw["quantization"],
+            str(raw["engine"]),
             tuple(Answer.from_dict(answer) for answer in raw["answers"]),
-        )  # fmt: skip
+        )
 
 
 def read_reference(path: Path) -> Reference | None:
@@ -119,7 +135,10 @@ def read_reference(path: Path) -> Reference | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise PreflightError(f"quality.reference {path} cannot be read: {error}", next_step="name a file that a run may write") from error
+        raise PreflightError(
+            f"quality.reference {path} cannot be read: {error}",
+            next_step="name a file that a run may write",
+        ) from error
     try:
         reference = Reference.from_dict(raw)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -129,7 +148,8 @@ def read_reference(path: Path) -> Reference | None:
         ) from error
     if reference.check_version != CHECK_VERSION:
         raise PreflightError(
-            f"quality.reference {path} is of version {reference.check_version} of the check; this harness makes version {CHECK_VERSION}",
+            f"quality.reference {path} is of version {reference.check_version} of the check; this"
+            f" harness makes version {CHECK_VERSION}",
             cause="the check's texts have changed since it was recorded",
             next_step="harness quality record PROFILE writes a new one",
         )

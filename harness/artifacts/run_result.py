@@ -1,6 +1,7 @@
 """What later rooms need of a finished run: manifest.json and summary.json behind one typed view.
 
-The whole tables are for `reduce`; comparing and scaling runs needs these two files alone, so that it works on copies of them too.
+The whole tables are for `reduce`; comparing and scaling runs needs these two files alone, so that
+it works on copies of them too.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,9 @@ _LARGEST: Final = 1e100
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """One figure of a summary as it was written; `value` is None when it is absent and `note` then says why."""
+    """One figure of a summary as it was written; `value` is None when it is absent and `note` then
+    says why.
+    """
 
     value: float | None
     unit: str = ""
@@ -47,12 +50,20 @@ class RunResult:
     @property
     def run_id(self) -> str:
         """Id of the run; the folder's name where none was written."""
-        return _text(self.summary.get("run_id")) or _text(self.manifest.get("run_id")) or self.path.name
+        return (
+            _text(self.summary.get("run_id"))
+            or _text(self.manifest.get("run_id"))
+            or self.path.name
+        )
 
     @property
     def name(self) -> str:
         """Name of the profile."""
-        return _text(_mapping(self.summary.get("profile")).get("name")) or _text(self.profile.get("name")) or self.run_id
+        return (
+            _text(_mapping(self.summary.get("profile")).get("name"))
+            or _text(self.profile.get("name"))
+            or self.run_id
+        )
 
     @property
     def profile(self) -> Mapping[str, Any]:
@@ -69,22 +80,34 @@ class RunResult:
     def concerns(self) -> Sequence[Mapping[str, Any]]:
         """The verdict's concerns as they were written."""
         raw = _mapping(self.summary.get("verdict")).get("concerns")
-        return [concern for concern in raw if isinstance(concern, Mapping)] if isinstance(raw, list) else []
+        return (
+            [concern for concern in raw if isinstance(concern, Mapping)]
+            if isinstance(raw, list)
+            else []
+        )
 
     @property
     def purpose(self) -> str | None:
         """`smoke` or `measure`."""
-        return _text(_mapping(self.summary.get("profile")).get("purpose")) or _text(self.profile.get("purpose"))
+        return _text(_mapping(self.summary.get("profile")).get("purpose")) or _text(
+            self.profile.get("purpose")
+        )
 
     @property
     def gpus(self) -> tuple[Gpu, ...]:
         """The GPUs that the deployment holds; empty on CPU."""
         raw = _mapping(self.manifest.get("hardware")).get("gpus")
-        return tuple(_gpu(item) for item in raw if isinstance(item, Mapping)) if isinstance(raw, list) else ()
+        return (
+            tuple(_gpu(item) for item in raw if isinstance(item, Mapping))
+            if isinstance(raw, list)
+            else ()
+        )
 
     @property
     def calibrated_boards(self) -> Mapping[str, tuple[float, float]]:
-        """Boards whose power sensor was held against a meter: UUID -> gain and what is left of its error (95 %, relative)."""
+        """Boards whose power sensor was held against a meter: UUID -> gain and what is left of its
+        error (95 %, relative).
+        """
         energy = _mapping(self.summary.get("energy"))
         board = _mapping(_mapping(energy.get("boundaries")).get(Boundary.GPU_BOARD))
         devices = board.get("devices")
@@ -92,7 +115,11 @@ class RunResult:
         for device in devices if isinstance(devices, list) else ():
             fields = _mapping(device)
             gain, error = fields.get("gain"), fields.get("systematic_ratio")
-            if fields.get("calibrated") is True and isinstance(gain, int | float) and isinstance(error, int | float):
+            if (
+                fields.get("calibrated") is True
+                and isinstance(gain, int | float)
+                and isinstance(error, int | float)
+            ):
                 found[str(fields.get("device_id"))] = (float(gain), float(error))
         return found
 
@@ -150,7 +177,8 @@ def load_result(path: Path) -> RunResult:
     """Read manifest.json and summary.json of a run directory.
 
     Raises:
-        ArtifactError: no run directory, no summary, no JSON, or a schema that this version does not know.
+        ArtifactError: no run directory, no summary, no JSON, or a schema that this version does not
+            know.
     """
     run_dir = RunDir(path)
     manifest = read_manifest(run_dir)
@@ -170,7 +198,11 @@ def figure_of(summary: Mapping[str, Any], key: str) -> Value:
         unit=_text(raw.get("unit")) or "",
         ci_low=number(raw.get("ci_low")),
         ci_high=number(raw.get("ci_high")),
-        basis=Basis(raw["basis"]) if isinstance(raw.get("basis"), str) and raw["basis"] in set(Basis) else Basis.ABSENT,
+        basis=(
+            Basis(raw["basis"])
+            if isinstance(raw.get("basis"), str) and raw["basis"] in set(Basis)
+            else Basis.ABSENT
+        ),
         boundary=_text(raw.get("boundary")),
         note=note or ("it was not measured" if value is None else None),
     )
@@ -190,15 +222,24 @@ def statistic_of(summary: Mapping[str, Any], key: str, statistic: str) -> Value:
     elif n == 0:
         note = f"no request came to have a {key}"
     elif censored:
-        note = f"{censored:.0f} of {n + censored:.0f} requests never got there, and {statistic} reaches into their share"
+        note = (
+            f"{censored:.0f} of {n + censored:.0f} requests never got there, and {statistic}"
+            " reaches into their share"
+        )
     else:
         note = f"too few values ({n:.0f})"
     return Value(None, unit="s", note=note)
 
 
 def number(value: object) -> float | None:
-    """A JSON number as float; anything else as None, and so is one that no figure ever has (1e999 is JSON too)."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not -_LARGEST < value < _LARGEST:
+    """A JSON number as float; anything else as None, and so is one that no figure ever has (1e999
+    is JSON too).
+    """
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or not -_LARGEST < value < _LARGEST
+    ):
         return None
     return float(value) if abs(value) > 1 / _LARGEST else 0.0
 

@@ -18,14 +18,15 @@ class Figure:
     Attributes:
         value: in `unit`; None when absent.
         unit: as in the metric's definition.
-        ci_low: lower end of the 95 % interval within this run; None where there are too few effective batches.
+        ci_low: lower end of the 95 % interval within this run; None where there are too few
+            effective batches.
         ci_high: its upper end.
         basis: measured, modelled (uses a stated assumption such as a price) or absent.
         boundary: `client`, `server`, `deployment` or a power boundary; None when absent.
         window: name of the stage in whose window it was taken.
         note: why it is absent, or where it comes from.
-        systematic_ratio: 95 % bound of an error that no repetition removes, relative to the value (gain of the power sensors); None where
-            there is none or nobody knows it.
+        systematic_ratio: 95 % bound of an error that no repetition removes, relative to the value
+            (gain of the power sensors); None where there is none or nobody knows it.
         systematic_low: lower end of the interval of that error alone.
         systematic_high: its upper end.
     """
@@ -63,14 +64,14 @@ class Figure:
 class Distribution:
     """A distribution over requests (over gaps for itl_s and inter_event_s), in seconds.
 
-    Requests that never came to the moment in question are right-censored: percentiles that reach into their share are None, and so
-    are mean and max as soon as there is one.
+    Requests that never came to the moment in question are right-censored: percentiles that reach
+    into their share are None, and so are mean and max as soon as there is one.
 
     Attributes:
         n: observed values.
         censored: values that are only known to be larger than what was waited for.
-        ci: 95 % intervals within this run of the mean and the percentiles, by name, None where there are too few effective samples; empty
-            where none were asked for.
+        ci: 95 % intervals within this run of the mean and the percentiles, by name, None where
+            there are too few effective samples; empty where none were asked for.
     """
 
     mean: float | None = None
@@ -98,7 +99,10 @@ class Distribution:
             "n": self.n,
             "min": self.min,
             "censored": self.censored,
-            "ci": {key: list(interval) if interval is not None else None for key, interval in self.ci.items()},
+            "ci": {
+                key: list(interval) if interval is not None else None
+                for key, interval in self.ci.items()
+            },
         }
 
 
@@ -107,8 +111,9 @@ class Window:
     """The measured stretch of time, in seconds from the run's start; None where it is not known.
 
     Attributes:
-        steady: what the steady-state test found: `steady`, `slice_s`, `slices`, `warmup_s` and per signal `warmup_s`, `drift`, `change` (a
-            share of its mean; of ratios in their own unit) and the trend's `p_value`; None where it was not made.
+        steady: what the steady-state test found: `steady`, `slice_s`, `slices`, `warmup_s` and per
+            signal `warmup_s`, `drift`, `change` (a share of its mean; of ratios in their own unit)
+            and the trend's `p_value`; None where it was not made.
     """
 
     start_s: float | None
@@ -119,18 +124,27 @@ class Window:
 
     def to_dict(self) -> dict[str, Any]:
         """As in summary.json."""
-        return {"start_s": self.start_s, "end_s": self.end_s, "duration_s": self.duration_s, "rule": self.rule, "steady": self.steady}
+        return {
+            "start_s": self.start_s,
+            "end_s": self.end_s,
+            "duration_s": self.duration_s,
+            "rule": self.rule,
+            "steady": self.steady,
+        }
 
 
 @dataclass(frozen=True, slots=True)
 class RequestCounts:
-    """How requests ended. `failed` was tried but neither answered in full nor cancelled by plan; `dropped` was never sent.
+    """How requests ended. `failed` was tried but neither answered in full nor cancelled by plan;
+    `dropped` was never sent.
 
     Attributes:
         planned: None for a closed loop that is bounded by time.
         in_window: intended in the window: the ones that latency, SLOs and goodput are about.
-        turns_not_happened: turns behind a failed or dropped one of their conversation; None where the run did not tell.
-        primed: answered requests that warmed the caches of conversations that start in their middle; in none of the other counts.
+        turns_not_happened: turns behind a failed or dropped one of their conversation; None where
+            the run did not tell.
+        primed: answered requests that warmed the caches of conversations that start in their
+            middle; in none of the other counts.
     """
 
     planned: int | None
@@ -168,11 +182,12 @@ class Agreement:
         client: tokens by the usage that came with the answers.
         server: difference of the server's counter; None without one.
         relative_difference: (client - server) / server; None where that is unknown.
-        tolerance: how many tokens the server may have counted beyond the client: what streams without usage had asked for.
+        tolerance: how many tokens the server may have counted beyond the client: what streams
+            without usage had asked for.
         ok: None when there is nothing to hold against each other.
         note: in words.
-        tokenizer: the third account, the model's tokenizer on a sample of the requests (`harness.reduce.verdict.recount`); {} in summaries of
-            before there was one.
+        tokenizer: the third account, the model's tokenizer on a sample of the requests
+            (`harness.reduce.verdict.recount`); {} in summaries of before there was one.
     """
 
     client: float | None
@@ -221,12 +236,15 @@ class StageSummary:
 
 @dataclass(frozen=True, slots=True)
 class ClassSummary:
-    """One class of requests (a part of a mix, subagents of a trace) by itself, in the window that heads the summary.
+    """One class of requests (a part of a mix, subagents of a trace) by itself, in the window that
+    heads the summary.
 
     Attributes:
         name: the class, as in the records.
-        requests: counts of the class over the headline's stage; `planned` and `turns_not_happened` are not known by class.
-        metrics: figures that can be told apart by class: no power and no price; energy where it was allocated, as modelled.
+        requests: counts of the class over the headline's stage; `planned` and `turns_not_happened`
+            are not known by class.
+        metrics: figures that can be told apart by class: no power and no price; energy where it was
+            allocated, as modelled.
         latency: as the summary's.
     """
 
@@ -257,7 +275,13 @@ class Verdict:
         return {
             "status": str(self.status),
             "concerns": [
-                {"code": c.code, "severity": str(c.severity), "message": c.message, "value": c.value, "limit": c.limit}
+                {
+                    "code": c.code,
+                    "severity": str(c.severity),
+                    "message": c.message,
+                    "value": c.value,
+                    "limit": c.limit,
+                }
                 for c in self.concerns
             ],
         }
@@ -268,18 +292,24 @@ class Summary:
     """One run, reduced.
 
     Attributes:
-        state: of the run directory: complete, interrupted or failed; a run whose manifest still says running is `interrupted`.
+        state: of the run directory: complete, interrupted or failed; a run whose manifest still
+            says running is `interrupted`.
         profile: name, purpose, workload_sha256, plan_sha256.
-        labels: words that belong beside the figures: output_length, context_scale, load_format, tokens_in_chunks, input_split.
+        labels: words that belong beside the figures: output_length, context_scale, load_format,
+            tokens_in_chunks, input_split.
         slos: SLOs of the profile, by key; None is not set.
         server: server's counters and gauges over the window, by concept.
         host: load of the client's and the server's processes over the window.
-        client: how far the load generator's clock can be trusted: `canary`, `calibration`, `load`; each None where there is none.
-        energy: joules of the headline's window in detail (`harness.reduce.figures.run_energy.RunEnergy`): boundaries, idle, ladder,
-            attribution, classes, boards, carbon.
+        client: how far the load generator's clock can be trusted: `canary`, `calibration`, `load`;
+            each None where there is none.
+        energy: joules of the headline's window in detail
+            (`harness.reduce.figures.run_energy.RunEnergy`): boundaries, idle, ladder, attribution,
+            classes, boards, carbon.
         classes: the headline's window by class of requests, in the order of their names.
-        rosetta: the same records under other tools' definitions (`harness.reduce.figures.other_tools`).
-        quality: the answers' check before and after the load (`harness.reduce.verdict.answers`); {} where there was none.
+        rosetta: the same records under other tools' definitions
+            (`harness.reduce.figures.other_tools`).
+        quality: the answers' check before and after the load (`harness.reduce.verdict.answers`); {}
+            where there was none.
     """
 
     schema_version: int
@@ -310,13 +340,16 @@ class Summary:
         """The summary that `to_dict` gave, of this or an older version of the schema.
 
         Raises:
-            ArtifactError: a newer version, or something that is missing or of another kind than it should be.
+            ArtifactError: a newer version, or something that is missing or of another kind than it
+                should be.
         """
         current = migrated(raw)
         try:
             summary: Summary = decode(cls, current)
         except DecodeError as error:
-            raise ArtifactError(f"this is no summary: {error}", cause="it was edited or damaged") from error
+            raise ArtifactError(
+                f"this is no summary: {error}", cause="it was edited or damaged"
+            ) from error
         return summary
 
     def to_dict(self) -> dict[str, Any]:
@@ -332,7 +365,9 @@ class Summary:
             "requests": self.requests.to_dict(),
             "metrics": {key: figure.to_dict() for key, figure in self.metrics.items()},
             "latency": {key: distribution.to_dict() for key, distribution in self.latency.items()},
-            "reconciliation": {key: agreement.to_dict() for key, agreement in self.reconciliation.items()},
+            "reconciliation": {
+                key: agreement.to_dict() for key, agreement in self.reconciliation.items()
+            },
             "stages": [stage.to_dict() for stage in self.stages],
             "labels": dict(self.labels),
             "slos": dict(self.slos),

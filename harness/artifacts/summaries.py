@@ -14,8 +14,8 @@ Migration = Callable[[Mapping[str, Any]], dict[str, Any]]
 MIGRATIONS: Final[Mapping[int, Migration]] = {}
 """Version -> what makes the next one of it. Version 1 is the first, so there is none yet.
 
-Fields that were added to a version since it began are filled with their defaults by the types; only a key that changes its name or meaning
-raises the version and needs a line here.
+Fields that were added to a version since it began are filled with their defaults by the types; only
+a key that changes its name or meaning raises the version and needs a line here.
 """
 
 
@@ -23,7 +23,8 @@ def read_summary_json(path: Path) -> dict[str, Any]:
     """A summary.json in the present version's form.
 
     Raises:
-        ArtifactError: it cannot be read, is no JSON object, holds NaN or infinity, or is of a version that this harness does not know.
+        ArtifactError: it cannot be read, is no JSON object, holds NaN or infinity, or is of a
+            version that this harness does not know.
     """
     folder = path.parent
     try:
@@ -37,8 +38,14 @@ def read_summary_json(path: Path) -> dict[str, Any]:
     try:
         raw = json.loads(text, parse_constant=_no_constant)
     except ValueError as error:
-        raise ArtifactError(f"{path} is not JSON: {error}", next_step=f"harness reduce {folder} writes it again") from error
-    return migrated(raw, str(path), next_step=f"harness reduce {folder} writes it again, or upgrade this harness")
+        raise ArtifactError(
+            f"{path} is not JSON: {error}", next_step=f"harness reduce {folder} writes it again"
+        ) from error
+    return migrated(
+        raw,
+        str(path),
+        next_step=f"harness reduce {folder} writes it again, or upgrade this harness",
+    )
 
 
 def migrated(
@@ -62,7 +69,9 @@ def migrated(
         ArtifactError: no object, no version, a newer one, or one that nothing leads away from.
     """
     if not isinstance(raw, Mapping):
-        raise ArtifactError(f"{name} holds no JSON object", cause="it was edited or damaged", next_step=next_step)
+        raise ArtifactError(
+            f"{name} holds no JSON object", cause="it was edited or damaged", next_step=next_step
+        )
     summary: dict[str, Any] = dict(raw)
     version = summary.get("schema_version")
     if isinstance(version, bool) or not isinstance(version, int) or version > to:

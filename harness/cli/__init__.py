@@ -1,6 +1,7 @@
 """The `harness` command: parse arguments, call one function, print, map errors to exit codes.
 
-Nothing is imported at the top that `harness --help` does not need: the rooms are imported inside the commands.
+Nothing is imported at the top that `harness --help` does not need: the rooms are imported inside
+the commands.
 """
 
 from harness.cli import compare, fleet, measure, read, traces  # noqa: F401 - each adds its commands

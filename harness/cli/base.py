@@ -20,53 +20,103 @@ if TYPE_CHECKING:
     from harness.profile.schema import Profile
 
 ORDER = (
-    "run", "plan", "check", "calibrate", "reduce", "report", "compare", "repeat", "baseline", "fleet", "results", "models", "traces",
-    "energy", "quality",
-)  # fmt: skip
+    "run",
+    "plan",
+    "check",
+    "calibrate",
+    "reduce",
+    "report",
+    "compare",
+    "repeat",
+    "baseline",
+    "fleet",
+    "results",
+    "models",
+    "traces",
+    "energy",
+    "quality",
+)
 """Commands as `harness --help` lists them; their modules add them in another."""
 
 
 class _Ordered(TyperGroup):
     def list_commands(self, ctx: Any) -> list[str]:  # noqa: ANN401 - typer's own context
         """Names in the order of reading; any that is not in it comes last."""
-        return sorted(super().list_commands(ctx), key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER))
+        return sorted(
+            super().list_commands(ctx),
+            key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER),
+        )
 
 
 app = typer.Typer(
     name="harness",
     cls=_Ordered,
     help="Measure what AI inference really delivers per GPU, per watt and per dollar.",
-    epilog="Exit codes: " + " · ".join(f"{code.value} {meaning}" for code, meaning in EXIT_MEANINGS.items()),
+    epilog="Exit codes: "
+    + " · ".join(f"{code.value} {meaning}" for code, meaning in EXIT_MEANINGS.items()),
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-models_app = typer.Typer(help="Built-in models: list them, add the one with real weights.", no_args_is_help=True)
+models_app = typer.Typer(
+    help="Built-in models: list them, add the one with real weights.", no_args_is_help=True
+)
 app.add_typer(models_app, name="models")
-baseline_app = typer.Typer(help="Runs kept under a name, to hold later runs against: save them, list them.", no_args_is_help=True)
+baseline_app = typer.Typer(
+    help="Runs kept under a name, to hold later runs against: save them, list them.",
+    no_args_is_help=True,
+)
 app.add_typer(baseline_app, name="baseline")
-traces_app = typer.Typer(help="Recorded traffic: describe a trace, convert it to the plain form.", no_args_is_help=True)
+traces_app = typer.Typer(
+    help="Recorded traffic: describe a trace, convert it to the plain form.", no_args_is_help=True
+)
 app.add_typer(traces_app, name="traces")
-energy_app = typer.Typer(help="Joules of a run in detail; power sensors held against a meter.", no_args_is_help=True)
+energy_app = typer.Typer(
+    help="Joules of a run in detail; power sensors held against a meter.", no_args_is_help=True
+)
 app.add_typer(energy_app, name="energy")
 quality_app = typer.Typer(
-    help="Whether a served model's answers are right: record the reference that runs hold them against.", no_args_is_help=True
+    help=(
+        "Whether a served model's answers are right: record the reference that runs hold them"
+        " against."
+    ),
+    no_args_is_help=True,
 )
 app.add_typer(quality_app, name="quality")
 
 ProfilePath = Annotated[Path, typer.Argument(metavar="PROFILE", help="Profile (YAML).")]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Run directory.")]
-Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key: traffic.load.0.concurrency=32")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Override a key: traffic.load.0.concurrency=32"
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else on stdout.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 Exports = Annotated[
     list[str] | None,
-    typer.Option("--export", metavar="FORMAT", help="Write the figures beside it: csv, parquet, openmetrics, all. May be given again."),
+    typer.Option(
+        "--export",
+        metavar="FORMAT",
+        help="Write the figures beside it: csv, parquet, openmetrics, all. May be given again.",
+    ),
 ]
-TracePath = Annotated[Path, typer.Argument(metavar="FILE", help="Trace file, or folder of Claude Code sessions or ServeGen clients.")]
+TracePath = Annotated[
+    Path,
+    typer.Argument(
+        metavar="FILE", help="Trace file, or folder of Claude Code sessions or ServeGen clients."
+    ),
+]
 TraceKind = Annotated[
-    str, typer.Option("--kind", help="auto, claude-code, mooncake, azure, burstgpt, servegen, or the plain form: csv, jsonl.")
+    str,
+    typer.Option(
+        "--kind",
+        help=(
+            "auto, claude-code, mooncake, azure, burstgpt, servegen, or the plain form: csv, jsonl."
+        ),
+    ),
 ]
 
 
@@ -75,7 +125,9 @@ def _exit(code: ExitCode) -> None:
 
 
 def command(function: Callable[..., ExitCode | None]) -> Callable[..., None]:
-    """Map errors to messages on stderr and exit codes. `--debug` (or HARNESS_DEBUG=1) adds the traceback."""
+    """Map errors to messages on stderr and exit codes. `--debug` (or HARNESS_DEBUG=1) adds the
+    traceback.
+    """
 
     @wraps(function)
     def call(*args: Any, debug: bool = False, **kwargs: Any) -> None:  # noqa: ANN401 - typer's own signature
@@ -101,7 +153,9 @@ def command(function: Callable[..., ExitCode | None]) -> Callable[..., None]:
     import inspect
 
     signature = inspect.signature(function)
-    parameter = inspect.Parameter("debug", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Debug)
+    parameter = inspect.Parameter(
+        "debug", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Debug
+    )
     call.__signature__ = signature.replace(parameters=[*signature.parameters.values(), parameter])  # type: ignore[attr-defined]
     call.__annotations__ = {**function.__annotations__, "debug": Debug}
     return call
@@ -121,7 +175,9 @@ def _version(value: bool) -> None:
 
 @app.callback()
 def _root(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     """Nothing of its own."""
 

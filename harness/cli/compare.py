@@ -14,29 +14,70 @@ if TYPE_CHECKING:
     from harness.profile.thresholds import Threshold
     from harness.report.comparison.write import Conclusion
 
-AllowMismatch = Annotated[list[str] | None, typer.Option("--allow-mismatch", metavar="KEY", help="Compare although KEY differs.")]
-Baseline = Annotated[
-    str | None, typer.Option("--baseline", metavar="NAME|PATH", help="Side A: a folder, or a name below results/reference/.")
+AllowMismatch = Annotated[
+    list[str] | None,
+    typer.Option("--allow-mismatch", metavar="KEY", help="Compare although KEY differs."),
 ]
-GateFile = Annotated[Path | None, typer.Option("--gate", metavar="FILE", help="YAML list of thresholds; one that fails exits 99.")]
-Strict = Annotated[bool, typer.Option("--strict", help="Too few repeats for a gate are a failure as well.")]
-Junit = Annotated[Path | None, typer.Option("--junit", metavar="FILE", help="Write the gates as JUnit XML.")]
-Github = Annotated[bool, typer.Option("--github", help="Print GitHub annotations of the gates, and add the summary to the job's page.")]
-SummaryFile = Annotated[Path | None, typer.Option("--summary", metavar="FILE", help="Write a Markdown summary for a pull request.")]
+Baseline = Annotated[
+    str | None,
+    typer.Option(
+        "--baseline",
+        metavar="NAME|PATH",
+        help="Side A: a folder, or a name below results/reference/.",
+    ),
+]
+GateFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--gate", metavar="FILE", help="YAML list of thresholds; one that fails exits 99."
+    ),
+]
+Strict = Annotated[
+    bool, typer.Option("--strict", help="Too few repeats for a gate are a failure as well.")
+]
+Junit = Annotated[
+    Path | None, typer.Option("--junit", metavar="FILE", help="Write the gates as JUnit XML.")
+]
+Github = Annotated[
+    bool,
+    typer.Option(
+        "--github",
+        help="Print GitHub annotations of the gates, and add the summary to the job's page.",
+    ),
+]
+SummaryFile = Annotated[
+    Path | None,
+    typer.Option("--summary", metavar="FILE", help="Write a Markdown summary for a pull request."),
+]
 CompareOut = Annotated[
-    Path | None, typer.Option("--report", metavar="DIR", help="Write comparison.html, comparison.md and comparison.json there.")
+    Path | None,
+    typer.Option(
+        "--report",
+        metavar="DIR",
+        help="Write comparison.html, comparison.md and comparison.json there.",
+    ),
 ]
 
 
 @app.command("compare")
 @command
 def compare_command(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN…", help="Run directories, or folders of repeats; the first is the baseline.")],
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN…",
+            help="Run directories, or folders of repeats; the first is the baseline.",
+        ),
+    ],
     allow_mismatch: AllowMismatch = None,
     baseline: Baseline = None,
     group_by: Annotated[
         str | None,
-        typer.Option("--group-by", metavar="KEY,…", help="Runs with equal values are one side: gpu, model, engine, precision, …"),
+        typer.Option(
+            "--group-by",
+            metavar="KEY,…",
+            help="Runs with equal values are one side: gpu, model, engine, precision, …",
+        ),
     ] = None,
     gate: GateFile = None,
     strict: Strict = False,
@@ -45,7 +86,13 @@ def compare_command(
     summary: SummaryFile = None,
     report: CompareOut = None,
     sensor_error: Annotated[
-        float | None, typer.Option("--sensor-error", min=0, max=1, help="Bound of a board's power sensor error; default: 0.05.")
+        float | None,
+        typer.Option(
+            "--sensor-error",
+            min=0,
+            max=1,
+            help="Bound of a board's power sensor error; default: 0.05.",
+        ),
     ] = None,
     json_output: Json = False,
 ) -> ExitCode | None:
@@ -64,7 +111,9 @@ def compare_command(
         gates=read_gates(gate) if gate is not None else (),
         sensor_error=BOARD_SENSOR_ERROR if sensor_error is None else sensor_error,
     )
-    said = conclude(comparison, strict=strict, junit=junit, github=github, summary=summary, report=report)
+    said = conclude(
+        comparison, strict=strict, junit=junit, github=github, summary=summary, report=report
+    )
     return _print_comparison(said, json_output=json_output)
 
 
@@ -83,13 +132,27 @@ def _print_comparison(said: "Conclusion", *, json_output: bool) -> ExitCode | No
 @app.command("repeat")
 @command
 def repeat_command(
-    profiles: Annotated[list[Path] | None, typer.Argument(metavar="PROFILE…", help="Profiles; the first is the baseline.")] = None,
+    profiles: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="PROFILE…", help="Profiles; the first is the baseline."),
+    ] = None,
     overrides: Overrides = None,
     repeats: Annotated[
-        int | None, typer.Option("--repeats", min=1, help="Runs of each profile; default: the first one's `repeats`.")
+        int | None,
+        typer.Option(
+            "--repeats", min=1, help="Runs of each profile; default: the first one's `repeats`."
+        ),
     ] = None,
-    cooldown: Annotated[str | None, typer.Option("--cooldown", metavar="TIME", help="Pause between runs; default: `cooldown_s`.")] = None,
-    resume: Annotated[Path | None, typer.Option("--resume", metavar="DIR", help="Go on with a series that was cut off.")] = None,
+    cooldown: Annotated[
+        str | None,
+        typer.Option(
+            "--cooldown", metavar="TIME", help="Pause between runs; default: `cooldown_s`."
+        ),
+    ] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option("--resume", metavar="DIR", help="Go on with a series that was cut off."),
+    ] = None,
     out: Annotated[Path, typer.Option("--out", help="Folder for the series.")] = Path("results"),
     allow_mismatch: AllowMismatch = None,
     baseline: Baseline = None,
@@ -98,11 +161,20 @@ def repeat_command(
     junit: Junit = None,
     github: Github = False,
     summary: SummaryFile = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors, warnings and the result only.")] = False,
-    no_calibrate: Annotated[bool, typer.Option("--no-calibrate", help="Hold no certificate of the load generator, and say so.")] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Print errors, warnings and the result only.")
+    ] = False,
+    no_calibrate: Annotated[
+        bool,
+        typer.Option(
+            "--no-calibrate", help="Hold no certificate of the load generator, and say so."
+        ),
+    ] = False,
     json_output: Json = False,
 ) -> ExitCode | None:
-    """Run profiles several times each in random order, fresh seed and server every time, and compare."""
+    """Run profiles several times each in random order, fresh seed and server every time, and
+    compare.
+    """
     from harness.commands.repeat import load_variants, start_series
     from harness.compare.gates import read_gates
     from harness.compare.groups import find_baseline
@@ -118,11 +190,25 @@ def repeat_command(
         except ValueError as error:
             raise typer.BadParameter(f"--cooldown: {error}") from error
         variants = load_variants(profiles or [], tuple(overrides or ()))
-        resume = start_series(variants, repeats=repeats, out=out, cooldown_s=pause_s, allow_mismatch=tuple(allow_mismatch or ()))
+        resume = start_series(
+            variants,
+            repeats=repeats,
+            out=out,
+            cooldown_s=pause_s,
+            allow_mismatch=tuple(allow_mismatch or ()),
+        )
     return repeat_series(
-        resume, gates=gates, baseline=against, strict=strict, junit=junit, github=github, summary=summary,
-        quiet=quiet, calibrate=not no_calibrate, json_output=json_output,
-    )  # fmt: skip
+        resume,
+        gates=gates,
+        baseline=against,
+        strict=strict,
+        junit=junit,
+        github=github,
+        summary=summary,
+        quiet=quiet,
+        calibrate=not no_calibrate,
+        json_output=json_output,
+    )
 
 
 def repeat_series(
@@ -146,11 +232,21 @@ def repeat_series(
     from harness.report.comparison.write import conclude
 
     variants = variants_of(folder)
-    wanted = [*gates, *parse_gates([text for variant in variants for text in variant.profile.thresholds], where=str(folder))]
+    wanted = [
+        *gates,
+        *parse_gates(
+            [text for variant in variants for text in variant.profile.thresholds], where=str(folder)
+        ),
+    ]
     alone = baseline is None and len(variants) == 1
     if alone and any(gate.relative for gate in gates):
-        raise typer.BadParameter("--gate names a share of a baseline, and there is none: pass --baseline, or a second PROFILE")
-    result = run_series(folder, view=lambda: choose_view(quiet=quiet, json_output=json_output), calibrate=calibrate)
+        raise typer.BadParameter(
+            "--gate names a share of a baseline, and there is none: pass --baseline, or a second"
+            " PROFILE"
+        )
+    result = run_series(
+        folder, view=lambda: choose_view(quiet=quiet, json_output=json_output), calibrate=calibrate
+    )
     for message in result.messages:
         print(message, file=sys.stderr)
     if result.exit_code is ExitCode.INTERRUPTED:
@@ -158,15 +254,22 @@ def repeat_series(
     judged = list({gate.text: gate for gate in wanted if not (alone and gate.relative)}.values())
     for gate in wanted:
         if gate not in judged and alone:
-            print(f"threshold not judged: {gate.text}: there is no baseline (--baseline NAME)", file=sys.stderr)
+            print(
+                f"threshold not judged: {gate.text}: there is no baseline (--baseline NAME)",
+                file=sys.stderr,
+            )
     try:
         comparison = compare_runs([folder], allowed_of(folder), baseline=baseline, gates=judged)
     except HarnessError as error:
         if result.exit_code is ExitCode.OK:
             raise
-        print(f"not compared: {error}", file=sys.stderr)  # since a run failed, which is what the command ends with
+        print(
+            f"not compared: {error}", file=sys.stderr
+        )  # since a run failed, which is what the command ends with
         return result.exit_code
-    said = conclude(comparison, strict=strict, junit=junit, github=github, summary=summary, report=folder)
+    said = conclude(
+        comparison, strict=strict, junit=junit, github=github, summary=summary, report=folder
+    )
     code = _print_comparison(said, json_output=json_output)
     return result.exit_code or code
 
@@ -175,33 +278,60 @@ def repeat_series(
 @command
 def baseline_save(
     name: Annotated[str, typer.Argument(metavar="NAME", help="As --baseline takes it.")],
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN…", help="Run directories, or a folder of repeats.")],
-    variant: Annotated[str | None, typer.Option("--variant", metavar="NAME", help="Which one of a series with several profiles.")] = None,
-    out: Annotated[Path, typer.Option("--out", help="Folder of baselines.")] = Path("results/reference"),
-    replace: Annotated[bool, typer.Option("--replace", help="Take the place of a baseline of that name.")] = False,
-    allow_invalid: Annotated[bool, typer.Option("--allow-invalid", help="Keep invalid runs too.")] = False,
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN…", help="Run directories, or a folder of repeats.")
+    ],
+    variant: Annotated[
+        str | None,
+        typer.Option(
+            "--variant", metavar="NAME", help="Which one of a series with several profiles."
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", help="Folder of baselines.")] = Path(
+        "results/reference"
+    ),
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Take the place of a baseline of that name.")
+    ] = False,
+    allow_invalid: Annotated[
+        bool, typer.Option("--allow-invalid", help="Keep invalid runs too.")
+    ] = False,
     json_output: Json = False,
 ) -> None:
     """Keep runs, trimmed to 5 MB each, where --baseline finds them."""
     from harness.compare.baseline import save_baseline
 
     saved = save_baseline(
-        name, runs, into=out, variant=variant, replace=replace, allow_invalid=allow_invalid, command=["harness", *sys.argv[1:]]
-    )  # fmt: skip
+        name,
+        runs,
+        into=out,
+        variant=variant,
+        replace=replace,
+        allow_invalid=allow_invalid,
+        command=["harness", *sys.argv[1:]],
+    )
     if json_output:
         dump(saved.to_dict())
         return
     for note in saved.notes:
         print(f"note: {note}", file=sys.stderr)
     size = sum(run.size_bytes for run in saved.runs)
-    print(f"{saved.folder}: {len(saved.runs)} run{'' if len(saved.runs) == 1 else 's'}, {size / 1e6:.1f} MB")
-    print(f"harness compare RUN… --baseline {saved.folder if out != Path('results/reference') else name}")
+    print(
+        f"{saved.folder}: {len(saved.runs)} run{'' if len(saved.runs) == 1 else 's'},"
+        f" {size / 1e6:.1f} MB"
+    )
+    print(
+        "harness compare RUN… --baseline"
+        f" {saved.folder if out != Path('results/reference') else name}"
+    )
 
 
 @baseline_app.command("list")
 @command
 def baseline_list(
-    folder: Annotated[Path | None, typer.Argument(metavar="[FOLDER]", help="Folder of baselines.")] = None,
+    folder: Annotated[
+        Path | None, typer.Argument(metavar="[FOLDER]", help="Folder of baselines.")
+    ] = None,
     json_output: Json = False,
 ) -> None:
     """List baselines: what --baseline takes."""

@@ -6,7 +6,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from harness.cli.base import Json, Overrides, ProfilePath, app, command, dump, models_app, print_result, quality_app, read_profile
+from harness.cli.base import (
+    Json,
+    Overrides,
+    ProfilePath,
+    app,
+    command,
+    dump,
+    models_app,
+    print_result,
+    quality_app,
+    read_profile,
+)
 from harness.cli.compare import repeat_series
 from harness.core.errors import ExitCode
 
@@ -19,13 +30,29 @@ if TYPE_CHECKING:
 def run_command(
     profile: ProfilePath,
     overrides: Overrides = None,
-    out: Annotated[Path, typer.Option("--out", help="Folder for run directories.")] = Path("results"),
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would be sent.")] = False,
+    out: Annotated[Path, typer.Option("--out", help="Folder for run directories.")] = Path(
+        "results"
+    ),
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only print what would be sent.")
+    ] = False,
     json_output: Json = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors, warnings and the result only.")] = False,
-    no_calibrate: Annotated[bool, typer.Option("--no-calibrate", help="Hold no certificate of the load generator, and say so.")] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Print errors, warnings and the result only.")
+    ] = False,
+    no_calibrate: Annotated[
+        bool,
+        typer.Option(
+            "--no-calibrate", help="Hold no certificate of the load generator, and say so."
+        ),
+    ] = False,
     repeats: Annotated[
-        int | None, typer.Option("--repeats", min=1, help="Run it this often, with fresh seeds, into one folder; default: the profile's.")
+        int | None,
+        typer.Option(
+            "--repeats",
+            min=1,
+            help="Run it this often, with fresh seeds, into one folder; default: the profile's.",
+        ),
     ] = None,
 ) -> ExitCode | None:
     """Start the server, drive the traffic, measure, reduce, report."""
@@ -36,13 +63,24 @@ def run_command(
     if (loaded.repeats if repeats is None else repeats) > 1:
         from harness.commands.repeat import load_variants, start_series
 
-        series = start_series(load_variants([profile], tuple(overrides or ())), repeats=repeats, out=out)
-        return repeat_series(series, quiet=quiet, calibrate=not no_calibrate, json_output=json_output)
+        series = start_series(
+            load_variants([profile], tuple(overrides or ())), repeats=repeats, out=out
+        )
+        return repeat_series(
+            series, quiet=quiet, calibrate=not no_calibrate, json_output=json_output
+        )
     from harness.commands.display import choose_view
     from harness.commands.run import run_profile
 
     with choose_view(quiet=quiet, json_output=json_output) as view:
-        result = run_profile(loaded, out=out, view=view, source=profile, overrides=tuple(overrides or ()), calibrate=not no_calibrate)
+        result = run_profile(
+            loaded,
+            out=out,
+            view=view,
+            source=profile,
+            overrides=tuple(overrides or ()),
+            calibrate=not no_calibrate,
+        )
     if json_output:
         dump(result.summary.to_dict())
     else:
@@ -54,7 +92,9 @@ def run_command(
 
 @app.command("plan")
 @command
-def plan_command(profile: ProfilePath, overrides: Overrides = None, json_output: Json = False) -> None:
+def plan_command(
+    profile: ProfilePath, overrides: Overrides = None, json_output: Json = False
+) -> None:
     """Print what would be sent, when, and how many tokens in all."""
     _print_plan(read_profile(profile, overrides), json_output=json_output)
 
@@ -77,10 +117,18 @@ def _print_plan(profile: "Profile", *, json_output: bool) -> None:
 @app.command("check")
 @command
 def check_command(
-    profile: Annotated[Path | None, typer.Argument(metavar="[PROFILE]", help="Profile (YAML).")] = None,
+    profile: Annotated[
+        Path | None, typer.Argument(metavar="[PROFILE]", help="Profile (YAML).")
+    ] = None,
     overrides: Overrides = None,
-    system: Annotated[bool, typer.Option("--system", help="Describe this machine: CPU, GPUs, power sources, engines.")] = False,
-    start: Annotated[bool, typer.Option("--start", help="Start the server and send one real request of the workload.")] = False,
+    system: Annotated[
+        bool,
+        typer.Option("--system", help="Describe this machine: CPU, GPUs, power sources, engines."),
+    ] = False,
+    start: Annotated[
+        bool,
+        typer.Option("--start", help="Start the server and send one real request of the workload."),
+    ] = False,
     json_output: Json = False,
 ) -> ExitCode | None:
     """Say what is wrong here before an hour is spent."""
@@ -116,25 +164,54 @@ def check_command(
 @app.command("calibrate")
 @command
 def calibrate_command(
-    profile: Annotated[Path | None, typer.Argument(metavar="[PROFILE]", help="Profile whose load is certified.")] = None,
+    profile: Annotated[
+        Path | None, typer.Argument(metavar="[PROFILE]", help="Profile whose load is certified.")
+    ] = None,
     overrides: Overrides = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Two short levels, some 15 s, in place of four in a minute.")] = False,
-    workers: Annotated[int | None, typer.Option("--workers", min=1, help="This many Locust workers only.")] = None,
+    quick: Annotated[
+        bool,
+        typer.Option("--quick", help="Two short levels, some 15 s, in place of four in a minute."),
+    ] = False,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, help="This many Locust workers only.")
+    ] = None,
     gap_ms: Annotated[
-        float | None, typer.Option("--gap-ms", min=0.1, help="Between tokens of a stream; default: TPOT target, or 20.")
+        float | None,
+        typer.Option(
+            "--gap-ms", min=0.1, help="Between tokens of a stream; default: TPOT target, or 20."
+        ),
     ] = None,
-    budget_s: Annotated[float | None, typer.Option("--budget-s", min=1, help="Start nothing that would end after this.")] = None,
+    budget_s: Annotated[
+        float | None,
+        typer.Option("--budget-s", min=1, help="Start nothing that would end after this."),
+    ] = None,
     bound_ms: Annotated[
-        float | None, typer.Option("--bound-ms", min=0.001, help="p99 of every error within which a load is certified; default: 5.")
+        float | None,
+        typer.Option(
+            "--bound-ms",
+            min=0.001,
+            help="p99 of every error within which a load is certified; default: 5.",
+        ),
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write calibration.json there as well.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="FILE", help="Write calibration.json there as well."),
+    ] = None,
     json_output: Json = False,
 ) -> None:
     """Measure what this host's load generator can do, and how wrong its clock is."""
     from harness.artifacts.atomic import write_json
     from harness.commands.display import print_table
     from harness.core.records import Api
-    from harness.traffic.fidelity import BOUND_S, LEVEL_COLUMNS, level_row, load_of, make_certificate, standard_load, store
+    from harness.traffic.fidelity import (
+        BOUND_S,
+        LEVEL_COLUMNS,
+        level_row,
+        load_of,
+        make_certificate,
+        standard_load,
+        store,
+    )
 
     if profile is None:
         load = standard_load(api=Api.MESSAGES, gap_ms=gap_ms)
@@ -155,7 +232,11 @@ def calibrate_command(
         note=lambda text: print(text, file=sys.stderr),
     )
     # Another bound than the runs' own is a question of its own, and no certificate for them.
-    kept = store(certificate, workers=workers) if certificate.bound_s == BOUND_S else certificate.to_dict()
+    kept = (
+        store(certificate, workers=workers)
+        if certificate.bound_s == BOUND_S
+        else certificate.to_dict()
+    )
     if out is not None:
         write_json(out, kept)
     if json_output:
@@ -173,7 +254,11 @@ def models_list(json_output: Json = False) -> None:
     from harness.models.facts import available
 
     rows = [
-        {"model": model.model_id, "state": "made" if model.cached else model.add_command or "made at first use", "what": model.summary}
+        {
+            "model": model.model_id,
+            "state": "made" if model.cached else model.add_command or "made at first use",
+            "what": model.summary,
+        }
         for model in available()
     ]
     if json_output:
@@ -181,7 +266,9 @@ def models_list(json_output: Json = False) -> None:
     else:
         from harness.commands.display import print_table
 
-        print_table("", ("model", "state", "what it is"), [tuple(map(str, row.values())) for row in rows])
+        print_table(
+            "", ("model", "state", "what it is"), [tuple(map(str, row.values())) for row in rows]
+        )
 
 
 @models_app.command("add")
@@ -201,13 +288,20 @@ def models_add(name: Annotated[str, typer.Argument(help="smollm2")]) -> None:
 def quality_record(
     profile: ProfilePath,
     overrides: Overrides = None,
-    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Where to; default: quality.reference of the profile.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", metavar="FILE", help="Where to; default: quality.reference of the profile."
+        ),
+    ] = None,
     json_output: Json = False,
 ) -> None:
     """Start the server, ask the check's texts, store the answers as the reference."""
     from harness.commands.check import record_quality
 
-    path = record_quality(read_profile(profile, overrides), out, lambda text: print(text, file=sys.stderr))
+    path = record_quality(
+        read_profile(profile, overrides), out, lambda text: print(text, file=sys.stderr)
+    )
     if json_output:
         dump({"reference": str(path)})
     else:

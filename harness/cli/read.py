@@ -5,13 +5,25 @@ from typing import Annotated
 
 import typer
 
-from harness.cli.base import Exports, Json, RunPath, app, command, dump, energy_app, key_value, print_result
+from harness.cli.base import (
+    Exports,
+    Json,
+    RunPath,
+    app,
+    command,
+    dump,
+    energy_app,
+    key_value,
+    print_result,
+)
 from harness.core.errors import ExitCode
 
 
 @app.command("reduce")
 @command
-def reduce_command(run: RunPath, exports: Exports = None, json_output: Json = False) -> ExitCode | None:
+def reduce_command(
+    run: RunPath, exports: Exports = None, json_output: Json = False
+) -> ExitCode | None:
     """Reduce a run directory again: summary.json from what was recorded."""
     from harness.artifacts.finalize import finalize
     from harness.artifacts.layout import RunDir
@@ -31,7 +43,9 @@ def reduce_command(run: RunPath, exports: Exports = None, json_output: Json = Fa
 def report_command(
     run: RunPath,
     exports: Exports = None,
-    open_page: Annotated[bool, typer.Option("--open", help="Serve the report on loopback and open it.")] = False,
+    open_page: Annotated[
+        bool, typer.Option("--open", help="Serve the report on loopback and open it.")
+    ] = False,
     json_output: Json = False,
 ) -> None:
     """Write report.html and report.md of a run directory."""
@@ -53,14 +67,22 @@ def report_command(
 @app.command("results")
 @command
 def results_command(
-    folder: Annotated[Path, typer.Argument(metavar="[FOLDER]", help="Folder of run directories.")] = Path("results"),
+    folder: Annotated[
+        Path, typer.Argument(metavar="[FOLDER]", help="Folder of run directories.")
+    ] = Path("results"),
     where: Annotated[
         list[str] | None,
         typer.Option(
-            "--where", metavar="KEY=VALUE", help="Only runs like this: verdict=valid, model=*llama*, gpu=*H100*; repeat for several."
+            "--where",
+            metavar="KEY=VALUE",
+            help=(
+                "Only runs like this: verdict=valid, model=*llama*, gpu=*H100*; repeat for several."
+            ),
         ),
     ] = None,
-    sort: Annotated[str, typer.Option("--sort", metavar="KEY", help="By this key; -KEY for the largest first.")] = "run",
+    sort: Annotated[
+        str, typer.Option("--sort", metavar="KEY", help="By this key; -KEY for the largest first.")
+    ] = "run",
     json_output: Json = False,
 ) -> None:
     """List runs with their verdicts and headlines."""
@@ -98,16 +120,28 @@ def energy_show(run: RunPath, json_output: Json = False) -> None:
 @command
 def energy_calibrate(
     run: RunPath,
-    meter: Annotated[Path, typer.Option("--meter", metavar="CSV", help="The meter's readings during that run: time, power_w.")],
-    accuracy: Annotated[float, typer.Option("--accuracy", help="Of the meter, as a ratio: 0.005 is half a percent.")],
-    device: Annotated[str | None, typer.Option("--device", metavar="UUID", help="The board, where the run had several.")] = None,
+    meter: Annotated[
+        Path,
+        typer.Option(
+            "--meter", metavar="CSV", help="The meter's readings during that run: time, power_w."
+        ),
+    ],
+    accuracy: Annotated[
+        float, typer.Option("--accuracy", help="Of the meter, as a ratio: 0.005 is half a percent.")
+    ],
+    device: Annotated[
+        str | None,
+        typer.Option("--device", metavar="UUID", help="The board, where the run had several."),
+    ] = None,
     name: Annotated[str | None, typer.Option("--name", help="Of the meter.")] = None,
-    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="File to write, for energy.calibration.")] = Path(
-        "meter-calibration.json"
-    ),
+    out: Annotated[
+        Path, typer.Option("--out", metavar="FILE", help="File to write, for energy.calibration.")
+    ] = Path("meter-calibration.json"),
     json_output: Json = False,
 ) -> None:
-    """Hold a board's power sensor against a meter; the result replaces the default error of its joules."""
+    """Hold a board's power sensor against a meter; the result replaces the default error of its
+    joules.
+    """
     from harness.artifacts.atomic import write_json
     from harness.reduce.energy.calibrate import calibrate
 

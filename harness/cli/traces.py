@@ -30,9 +30,13 @@ def traces_describe(trace: TracePath, kind: TraceKind = "auto", json_output: Jso
 @command
 def traces_convert(
     trace: TracePath,
-    out: Annotated[Path, typer.Argument(metavar="OUT.jsonl", help="File to write; must not exist.")],
+    out: Annotated[
+        Path, typer.Argument(metavar="OUT.jsonl", help="File to write; must not exist.")
+    ],
     kind: TraceKind = "auto",
-    seed: Annotated[int, typer.Option("--seed", help="Of the draw, for a trace of distributions (ServeGen).")] = 0,
+    seed: Annotated[
+        int, typer.Option("--seed", help="Of the draw, for a trace of distributions (ServeGen).")
+    ] = 0,
     json_output: Json = False,
 ) -> None:
     """Write a trace in the plain form, JSON lines."""

@@ -1,4 +1,6 @@
-"""What can be said before a run: the plan in numbers, what stands in the way, what this machine has."""
+"""What can be said before a run: the plan in numbers, what stands in the way, what this machine
+has.
+"""
 
 import sys
 import tempfile
@@ -89,15 +91,23 @@ class DescribedPlan:
 
 
 def describe_plan(profile: Profile) -> DescribedPlan:
-    """What a run of this profile would send, when, and how many tokens in all. Starts nothing; may make a built-in model."""
+    """What a run of this profile would send, when, and how many tokens in all. Starts nothing; may
+    make a built-in model.
+    """
     facts = resolve(profile.model.id, load_format=profile.model.load_format)
     plan = make_plan(profile, facts)
     stages = tuple(_stage_numbers(plan, stage) for stage in plan.stages)
     context = f"contexts up to {plan.context_limit_tok} tokens"
     words = f"{plan.tok_per_word:.3g} tokens a word ({plan.tok_per_word_source})"
     lines = (
-        f"{profile.name}: purpose {profile.purpose}, {profile.traffic.workload.kind} over {profile.traffic.api}, seed {profile.seed}",
-        f"model {profile.model.id}, {context}, lengths x {plan.context_scale:.4g} ({plan.context_scale_reason})",
+        (
+            f"{profile.name}: purpose {profile.purpose}, {profile.traffic.workload.kind} over"
+            f" {profile.traffic.api}, seed {profile.seed}"
+        ),
+        (
+            f"model {profile.model.id}, {context}, lengths x {plan.context_scale:.4g}"
+            f" ({plan.context_scale_reason})"
+        ),
         f"output lengths {profile.output_length}; shared head of {plan.head.tok} tokens; {words}",
         f"workload {plan.workload_sha256[:12]}, plan {plan.plan_sha256[:12]}",
     )
@@ -105,7 +115,11 @@ def describe_plan(profile: Profile) -> DescribedPlan:
         (
             stage.name,
             stage.load,
-            "found" if profile.traffic.load[stage.index].warmup_s is None else human_duration(stage.warmup_ns / 1e9),
+            (
+                "found"
+                if profile.traffic.load[stage.index].warmup_s is None
+                else human_duration(stage.warmup_ns / 1e9)
+            ),
             "until done" if stage.window_ns is None else human_duration(stage.window_ns / 1e9),
             f"{'' if numbers['bounded'] else 'deck of '}{numbers['sessions']}",
             human_number(numbers["requests"]),
@@ -119,7 +133,10 @@ def describe_plan(profile: Profile) -> DescribedPlan:
     clipped = [note for numbers in stages for note in numbers.pop("notes")]
     notes = [*plan.notes, *clipped, *_kv_notes(profile, facts, plan, stages)]
     if not all(numbers["bounded"] for numbers in stages):
-        notes.append("a closed loop is bounded by time: the deck is for one second a request, and more follows from the seed")
+        notes.append(
+            "a closed loop is bounded by time: the deck is for one second a request, and more"
+            " follows from the seed"
+        )
     columns = (
         "stage",
         "load",
@@ -135,10 +152,17 @@ def describe_plan(profile: Profile) -> DescribedPlan:
     return DescribedPlan(lines, columns, rows, tuple(notes), stages, plan)
 
 
-def _kv_notes(profile: Profile, facts: ModelFacts, plan: RunPlan, stages: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """Whether the live conversations of each closed loop fit into the KV cache: what does not stay resident is computed again."""
+def _kv_notes(
+    profile: Profile, facts: ModelFacts, plan: RunPlan, stages: Sequence[Mapping[str, Any]]
+) -> Iterator[str]:
+    """Whether the live conversations of each closed loop fit into the KV cache: what does not stay
+    resident is computed again.
+    """
     if facts.kv_bytes_per_tok is None:
-        yield "KV cache: the size of a token is not known here (the model's config.json is not on this machine, or its layers differ)"
+        yield (
+            "KV cache: the size of a token is not known here (the model's config.json is not on"
+            " this machine, or its layers differ)"
+        )
         return
     capacity_tok, where = _kv_capacity_tok(profile, facts)
     for stage, numbers in zip(plan.stages, stages, strict=True):
@@ -149,20 +173,30 @@ def _kv_notes(profile: Profile, facts: ModelFacts, plan: RunPlan, stages: Sequen
         working_tok = plan.head.tok + stage.concurrency * private_tok
         size_gib = working_tok * facts.kv_bytes_per_tok / 2**30
         text = (
-            f"KV cache, {stage.name}: {stage.concurrency} live conversations of {mean_tok:,.0f} tokens in the mean keep "
-            f"{working_tok:,.0f} tokens ({size_gib:.3g} GiB at {facts.kv_bytes_per_tok / 1024:.4g} KiB a token)"
+            f"KV cache, {stage.name}: {stage.concurrency} live conversations of {mean_tok:,.0f}"
+            f" tokens in the mean keep {working_tok:,.0f} tokens ({size_gib:.3g} GiB at"
+            f" {facts.kv_bytes_per_tok / 1024:.4g} KiB a token)"
         )
         if capacity_tok is None:
             yield f"{text}; the capacity is not known here: {where}"
         elif working_tok <= capacity_tok:
             yield f"{text}; all stay resident in {capacity_tok:,.0f} tokens ({where})"
         else:
-            resident = max(0, int((capacity_tok - plan.head.tok) / private_tok)) if private_tok else stage.concurrency
-            yield f"{text}; about {resident} stay resident in {capacity_tok:,.0f} tokens ({where}): expect preemption and fewer prefix hits"
+            resident = (
+                max(0, int((capacity_tok - plan.head.tok) / private_tok))
+                if private_tok
+                else stage.concurrency
+            )
+            yield (
+                f"{text}; about {resident} stay resident in {capacity_tok:,.0f} tokens ({where}):"
+                " expect preemption and fewer prefix hits"
+            )
 
 
 def _kv_capacity_tok(profile: Profile, facts: ModelFacts) -> tuple[float | None, str]:
-    """Tokens that the KV cache of all replicas holds, and how that was found; None with the reason."""
+    """Tokens that the KV cache of all replicas holds, and how that was found; None with the
+    reason.
+    """
     assert facts.kv_bytes_per_tok is not None
     server = profile.server
     if isinstance(server, TorchServer) and server.kv_cache_tok is not None:
@@ -181,7 +215,10 @@ def _kv_capacity_tok(profile: Profile, facts: ModelFacts) -> tuple[float | None,
     left = max(0.0, memory - weights)
     return (
         left / facts.kv_bytes_per_tok,
-        f"{len(gpus)} GPUs at {server.gpu_memory_utilization:.0%} less the weights; activations take some more",
+        (
+            f"{len(gpus)} GPUs at {server.gpu_memory_utilization:.0%} less the weights; activations"
+            " take some more"
+        ),
     )
 
 
@@ -197,7 +234,9 @@ def _stage_numbers(plan: RunPlan, stage: StagePlan) -> dict[str, Any]:
         totals.add(session)
         shared = session.system.key in heads and not session.salt
         heads.add(session.system.key)
-        for turn, known in zip(session.turns, known_prefixes(session, head_is_known=shared), strict=True):
+        for turn, known in zip(
+            session.turns, known_prefixes(session, head_is_known=shared), strict=True
+        ):
             if turn.index < session.first_turn:
                 continue
             input_tok += turn.target_input_tok
@@ -225,7 +264,8 @@ def check_profile(profile: Profile, *, start: bool = False) -> list[Finding]:
 
     Args:
         profile: validated already.
-        start: start the server too and send it one real request of the workload, tools and all. A server of kind `attach` is asked anyway.
+        start: start the server too and send it one real request of the workload, tools and all. A
+            server of kind `attach` is asked anyway.
     """
     findings = [Finding("profile", True, f"{profile.name} is valid (purpose {profile.purpose})")]
     notes: list[str] = []
@@ -234,7 +274,12 @@ def check_profile(profile: Profile, *, start: bool = False) -> list[Finding]:
     except HarnessError as error:
         return [*findings, Finding("preparation", False, str(error))]
     findings.append(
-        Finding("plan", True, f"plan {prepared.plan.plan_sha256[:12]}, contexts up to {prepared.plan.context_limit_tok} tokens")
+        Finding(
+            "plan",
+            True,
+            f"plan {prepared.plan.plan_sha256[:12]}, contexts up to"
+            f" {prepared.plan.context_limit_tok} tokens",
+        )
     )
     findings += [Finding("plan", True, note) for note in prepared.plan.notes]
     findings.append(Finding("server", True, "; ".join(notes)))
@@ -244,7 +289,14 @@ def check_profile(profile: Profile, *, start: bool = False) -> list[Finding]:
             problem.code,
             False,
             "\n".join(
-                filter(None, (problem.what, problem.cause and f"  likely cause: {problem.cause}", f"  next step: {problem.next_step}"))
+                filter(
+                    None,
+                    (
+                        problem.what,
+                        problem.cause and f"  likely cause: {problem.cause}",
+                        f"  next step: {problem.next_step}",
+                    ),
+                )
             ),
         )
         for problem in problems
@@ -258,25 +310,48 @@ def check_profile(profile: Profile, *, start: bool = False) -> list[Finding]:
 
 
 def _power_findings(profile: Profile, prepared: Prepared) -> Iterator[Finding]:
-    """What of power and energy the run will measure; a source that the profile names and that gives nothing is a problem."""
+    """What of power and energy the run will measure; a source that the profile names and that gives
+    nothing is a problem.
+    """
     named = not isinstance(profile.telemetry.power, str)
     uuids = tuple(gpu.uuid for gpu in prepared.gpus)
     around = SourceContext(uuids, network=profile.traffic.network)
-    for found in survey(specs_of(profile.telemetry.model_dump(mode="json")["power"], uuids), around, observe_s=0):
+    for found in survey(
+        specs_of(profile.telemetry.model_dump(mode="json")["power"], uuids), around, observe_s=0
+    ):
         what = f"power: {found.kind}"
-        kinds = sorted({f"{channel.what} of {channel.boundary.value}" for channel in found.channels})
+        kinds = sorted(
+            {f"{channel.what} of {channel.boundary.value}" for channel in found.channels}
+        )
         if found.double is not None:
-            yield Finding(what, profile.purpose is not Purpose.MEASURE, f"no real hardware, so it measures nothing: {found.double}")
+            yield Finding(
+                what,
+                profile.purpose is not Purpose.MEASURE,
+                f"no real hardware, so it measures nothing: {found.double}",
+            )
         elif kinds:
             yield Finding(what, True, f"measures {', '.join(kinds)}")
         else:
             why = "; ".join(found.why_not) or "nothing answers"
-            step = "\n  next step: `harness check --system`, or take it out of telemetry.power" if named else ""
+            step = (
+                "\n  next step: `harness check --system`, or take it out of telemetry.power"
+                if named
+                else ""
+            )
             yield Finding(what, not named, f"measures nothing here: {why}{step}")
     for gpu in prepared.gpus:
-        if gpu.power_limit_w is not None and gpu.power_limit_default_w is not None and gpu.power_limit_w < gpu.power_limit_default_w:
-            limits = f"limited to {gpu.power_limit_w:g} W, and its default is {gpu.power_limit_default_w:g} W"
-            yield Finding("power limit", True, f"GPU {gpu.index} is {limits}: was a limit left behind?")
+        if (
+            gpu.power_limit_w is not None
+            and gpu.power_limit_default_w is not None
+            and gpu.power_limit_w < gpu.power_limit_default_w
+        ):
+            limits = (
+                f"limited to {gpu.power_limit_w:g} W, and its default is"
+                f" {gpu.power_limit_default_w:g} W"
+            )
+            yield Finding(
+                "power limit", True, f"GPU {gpu.index} is {limits}: was a limit left behind?"
+            )
 
 
 def _guarded(what: str, look: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
@@ -293,23 +368,37 @@ def _one_request(prepared: Prepared) -> Iterator[Finding]:
         run_dir = RunDir(Path(folder))
         run_dir.logs_dir.mkdir()
         with RunRegistry.open(f"check-{run_dir.root.name}", run_dir.root) as registry:
-            context = RunContext(run_id=f"check-{run_dir.root.name}", run_dir=run_dir, registry=registry)
+            context = RunContext(
+                run_id=f"check-{run_dir.root.name}", run_dir=run_dir, registry=registry
+            )
             with prepared.server.start(context) as server:
                 session = next(plan.sessions(0))
                 for endpoint in server.endpoints:
-                    talk = Conversation(session, plan.settings, endpoint.model, Texts(plan.seed, plan.tok_per_word))
+                    talk = Conversation(
+                        session, plan.settings, endpoint.model, Texts(plan.seed, plan.tok_per_word)
+                    )
                     network = DIRECT if endpoint.pid is not None else profile.traffic.network
                     key = read_api_key(profile.server)
-                    reply = check_request(endpoint, Api(profile.traffic.api), talk.body(0), key, network=network)
-                    counted = f"{human_number(reply.input_tok)} input tokens (planned {session.turns[0].target_input_tok})"
-                    yield Finding(f"one real request to {endpoint.name}", True, f"answered; the server counts {counted}")
+                    reply = check_request(
+                        endpoint, Api(profile.traffic.api), talk.body(0), key, network=network
+                    )
+                    counted = (
+                        f"{human_number(reply.input_tok)} input tokens (planned"
+                        f" {session.turns[0].target_input_tok})"
+                    )
+                    yield Finding(
+                        f"one real request to {endpoint.name}",
+                        True,
+                        f"answered; the server counts {counted}",
+                    )
 
 
 def record_quality(profile: Profile, out: Path | None, note: Callable[[str], None]) -> Path:
     """Start the server, ask it the quality check's texts and store the answers as a reference.
 
     Args:
-        profile: what serves the model whose answers are taken to be right: its best precision, on an engine that is trusted.
+        profile: what serves the model whose answers are taken to be right: its best precision, on
+            an engine that is trusted.
         out: the file; None: the one that the profile names.
         note: told what goes on.
 
@@ -317,37 +406,71 @@ def record_quality(profile: Profile, out: Path | None, note: Callable[[str], Non
         ProfileError: neither names a file.
         HarnessError: the server did not start or did not answer.
     """
-    path = out if out is not None else None if profile.quality.reference is None else Path(profile.quality.reference)
+    path = (
+        out
+        if out is not None
+        else None
+        if profile.quality.reference is None
+        else Path(profile.quality.reference)
+    )
     if path is None:
-        raise ProfileError("no file to write the reference to", next_step="give --out FILE, or set quality.reference in the profile")
+        raise ProfileError(
+            "no file to write the reference to",
+            next_step="give --out FILE, or set quality.reference in the profile",
+        )
     if profile.model.load_format == "dummy":
-        raise ProfileError("dummy weights have no right answers", next_step="record the reference with the model's weights")
+        raise ProfileError(
+            "dummy weights have no right answers",
+            next_step="record the reference with the model's weights",
+        )
     prepared = prepare(profile, note)
     raise_problems(prepared.server.preflight())
     with tempfile.TemporaryDirectory(prefix="harness-quality-") as folder:
         run_dir = RunDir(Path(folder))
         run_dir.logs_dir.mkdir()
         with RunRegistry.open(f"quality-{run_dir.root.name}", run_dir.root) as registry:
-            context = RunContext(run_id=f"quality-{run_dir.root.name}", run_dir=run_dir, registry=registry)
+            context = RunContext(
+                run_id=f"quality-{run_dir.root.name}", run_dir=run_dir, registry=registry
+            )
             with prepared.server.start(context) as server:
                 endpoint = server.endpoints[0]
                 network = DIRECT if endpoint.pid is not None else profile.traffic.network
                 routes = routes_for(Api(profile.traffic.api))
-                asked = ask(endpoint, routes, read_api_key(profile.server), profile.quality.max_output_tok, network=network)
+                asked = ask(
+                    endpoint,
+                    routes,
+                    read_api_key(profile.server),
+                    profile.quality.max_output_tok,
+                    network=network,
+                )
                 write_reference(path, make_reference(profile, prepared.facts, server.info, asked))
     return path
 
 
 def survey_power(profile: Profile | None = None) -> tuple[ProbedSource, ...]:
-    """Every source of power on this machine, and those that a profile names: what each can measure, and why not."""
+    """Every source of power on this machine, and those that a profile names: what each can measure,
+    and why not.
+    """
     try:
         uuids = tuple(gpu.uuid for gpu in list_gpus())
     except NvmlUnavailableError:
         uuids = ()
-    named = () if profile is None else specs_of(profile.telemetry.model_dump(mode="json")["power"], uuids)
+    named = (
+        ()
+        if profile is None
+        else specs_of(profile.telemetry.model_dump(mode="json")["power"], uuids)
+    )
     kinds = {spec["kind"] for spec in named}
-    found = survey([*named, *({"kind": kind} for kind in ("nvml", "dcgm", "rapl", "ipmi") if kind not in kinds)], SourceContext(uuids))
-    asked = tuple(ProbedSource(kind, (), (what,)) for kind, what in NEEDS.items() if kind not in kinds)
+    found = survey(
+        [
+            *named,
+            *({"kind": kind} for kind in ("nvml", "dcgm", "rapl", "ipmi") if kind not in kinds),
+        ],
+        SourceContext(uuids),
+    )
+    asked = tuple(
+        ProbedSource(kind, (), (what,)) for kind, what in NEEDS.items() if kind not in kinds
+    )
     return (*sorted(found, key=lambda one: not one.channels), *asked)
 
 
@@ -357,7 +480,14 @@ def print_power(surveyed: Sequence[ProbedSource], stream: TextIO | None = None) 
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title="Power sources", title_justify="left", title_style="bold", header_style="dim", box=None, pad_edge=False)
+    table = Table(
+        title="Power sources",
+        title_justify="left",
+        title_style="bold",
+        header_style="dim",
+        box=None,
+        pad_edge=False,
+    )
     for column in ("source", "boundary", "of", "reading"):
         table.add_column(column, no_wrap=column != "of")
     for column in ("now", "resolution", "renewed every", "a reading takes"):
@@ -374,9 +504,20 @@ def print_power(surveyed: Sequence[ProbedSource], stream: TextIO | None = None) 
         for reason in one.why_not:
             missing.add_row(one.kind, Text(reason))
     if not table.row_count:
-        table = Table(title="Power sources", title_justify="left", title_style="bold", box=None, pad_edge=False, show_header=False)
+        table = Table(
+            title="Power sources",
+            title_justify="left",
+            title_style="bold",
+            box=None,
+            pad_edge=False,
+            show_header=False,
+        )
         table.add_row("Nothing here measures power.")
-    parts = [table, Text("\nWhat is not measured, and why", style="bold"), missing] if missing.row_count else [table]
+    parts = (
+        [table, Text("\nWhat is not measured, and why", style="bold"), missing]
+        if missing.row_count
+        else [table]
+    )
     out = stream or sys.stdout
     Console(file=out, highlight=False, width=None if out.isatty() else 140).print(Group(*parts))
 
@@ -385,7 +526,14 @@ def _channel_rows(one: ProbedSource) -> Iterator[tuple[str, ...]]:
     """One row for devices that are alike: same boundary, reading and name."""
     groups: dict[tuple[str, str, str], list[Sensor]] = {}
     for channel in one.channels:
-        groups.setdefault((channel.boundary.value, f"{channel.what} ({channel.reading})", channel.device_name or ""), []).append(channel)
+        groups.setdefault(
+            (
+                channel.boundary.value,
+                f"{channel.what} ({channel.reading})",
+                channel.device_name or "",
+            ),
+            [],
+        ).append(channel)
     for (boundary, reading, name), those in groups.items():
         first = those[0]
         unit = "W" if first.what == "power" else "J"
@@ -420,9 +568,28 @@ def describe_system() -> list[tuple[str, str]]:
     if quota is not None:
         rows.append(("CPU quota", f"{quota:g} cores"))
     presence = nvidia_device_present()
-    rows.append(("NVIDIA device", f"{presence.count}, driver {presence.driver_version}" if presence.usable else presence.why or "none"))
-    rows += [("GPU", f"{gpu.index}: {gpu.name or 'unknown'} {gpu.uuid}") for gpu in (list_gpus() if presence.usable else ())]
+    rows.append(
+        (
+            "NVIDIA device",
+            (
+                f"{presence.count}, driver {presence.driver_version}"
+                if presence.usable
+                else presence.why or "none"
+            ),
+        )
+    )
     rows += [
-        ("model", f"{model.model_id}: {'made' if model.cached else model.add_command or 'made at first use'}") for model in available()
+        ("GPU", f"{gpu.index}: {gpu.name or 'unknown'} {gpu.uuid}")
+        for gpu in (list_gpus() if presence.usable else ())
+    ]
+    rows += [
+        (
+            "model",
+            (
+                f"{model.model_id}:"
+                f" {'made' if model.cached else model.add_command or 'made at first use'}"
+            ),
+        )
+        for model in available()
     ]
     return rows

@@ -1,7 +1,9 @@
-"""What a person sees while a run is under way. Listens to what `harness.commands.run` announces and knows nothing else.
+"""What a person sees while a run is under way. Listens to what `harness.commands.run` announces and
+knows nothing else.
 
-Three views of the same announcements: `LiveView` on a terminal (rich), `PlainView` line by line elsewhere, `QuietView`
-nothing but warnings. All write to the given stream, so that `--json` keeps stdout for the summary alone.
+Three views of the same announcements: `LiveView` on a terminal (rich), `PlainView` line by line
+elsewhere, `QuietView` nothing but warnings. All write to the given stream, so that `--json` keeps
+stdout for the summary alone.
 """
 
 import sys
@@ -72,7 +74,12 @@ class View(Protocol):
         """The load's state, about twice a second."""
 
     def __enter__(self) -> Self: ...
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None: ...
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
 
 
 class QuietView:
@@ -97,7 +104,12 @@ class QuietView:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         pass
 
 
@@ -112,7 +124,10 @@ def progress_line(progress: Progress) -> str:
     if progress.output_tok_s is not None:
         parts.append(f"{human_number(progress.output_tok_s)} tok/s")
     if progress.ttft_p50_s is not None:
-        parts.append(f"TTFT p50 {human_duration(progress.ttft_p50_s)} p99 {human_duration(progress.ttft_p99_s or progress.ttft_p50_s)}")
+        parts.append(
+            f"TTFT p50 {human_duration(progress.ttft_p50_s)} p99"
+            f" {human_duration(progress.ttft_p99_s or progress.ttft_p50_s)}"
+        )
     if progress.ok is not None:
         parts.append(f"ok {progress.ok}")
     if progress.failed:
@@ -134,7 +149,9 @@ class PlainView(QuietView):
         self._start_ns = now_ns()
 
     def _line(self, text: str) -> None:
-        print(f"[{seconds(now_ns() - self._start_ns):7.1f} s] {text}", file=self._stream, flush=True)
+        print(
+            f"[{seconds(now_ns() - self._start_ns):7.1f} s] {text}", file=self._stream, flush=True
+        )
 
     def phase(self, name: str, detail: str = "") -> None:
         """One line."""
@@ -170,7 +187,12 @@ class LiveView(QuietView):
         self._live.__enter__()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._live.__exit__(kind, error, trace)
 
     def phase(self, name: str, detail: str = "") -> None:
@@ -179,7 +201,11 @@ class LiveView(QuietView):
 
         self._phase, self._progress = name, None
         stamp = f"{seconds(now_ns() - self._start_ns):6.1f} s"
-        self._console.print(f"[dim]{stamp}[/dim]  [bold]{escape(name)}[/bold]{'  ' + escape(detail) if detail else ''}", soft_wrap=True)
+        self._console.print(
+            f"[dim]{stamp}[/dim] "
+            f" [bold]{escape(name)}[/bold]{'  ' + escape(detail) if detail else ''}",
+            soft_wrap=True,
+        )
         self._redraw()
 
     def note(self, text: str) -> None:
@@ -202,7 +228,11 @@ class LiveView(QuietView):
     def _redraw(self) -> None:
         from rich.spinner import Spinner
 
-        self._live.update(Spinner("dots", text=f" {self._phase}…") if self._progress is None else _panel(self._progress))
+        self._live.update(
+            Spinner("dots", text=f" {self._phase}…")
+            if self._progress is None
+            else _panel(self._progress)
+        )
 
 
 def _panel(progress: Progress) -> "Panel":
@@ -217,7 +247,11 @@ def _panel(progress: Progress) -> "Panel":
     def cell(label: str, value: str, style: str = "bold") -> str:
         return f"[dim]{label}[/dim] [{style}]{value}[/{style}]"
 
-    failed = None if progress.failed is None or progress.dropped is None else progress.failed + progress.dropped
+    failed = (
+        None
+        if progress.failed is None or progress.dropped is None
+        else progress.failed + progress.dropped
+    )
     unknown = human_number(None)
     grid.add_row(
         cell("in flight", human_number(progress.in_flight)),
@@ -226,12 +260,25 @@ def _panel(progress: Progress) -> "Panel":
         cell("queued in server", human_number(progress.queue)),
     )
     grid.add_row(
-        cell("TTFT p50", unknown if progress.ttft_p50_s is None else human_duration(progress.ttft_p50_s)),
-        cell("TTFT p99", unknown if progress.ttft_p99_s is None else human_duration(progress.ttft_p99_s)),
+        cell(
+            "TTFT p50",
+            unknown if progress.ttft_p50_s is None else human_duration(progress.ttft_p50_s),
+        ),
+        cell(
+            "TTFT p99",
+            unknown if progress.ttft_p99_s is None else human_duration(progress.ttft_p99_s),
+        ),
         cell("ok", human_number(progress.ok)),
         cell("failed or dropped", human_number(failed), "bold red" if failed else "bold"),
     )
-    grid.add_row(cell("power", unknown if progress.power_w is None else f"{human_number(progress.power_w)} W"), "", "", "")
+    grid.add_row(
+        cell(
+            "power", unknown if progress.power_w is None else f"{human_number(progress.power_w)} W"
+        ),
+        "",
+        "",
+        "",
+    )
     outer = Table.grid(expand=True)
     if progress.total_s:
         left_s = max(0.0, progress.total_s - progress.elapsed_s)
@@ -239,7 +286,10 @@ def _panel(progress: Progress) -> "Panel":
         bar.add_column(ratio=1)
         bar.add_column(justify="right", no_wrap=True)
         bar.add_row(
-            ProgressBar(total=progress.total_s, completed=min(progress.elapsed_s, progress.total_s)), f"{human_duration(left_s)} left"
+            ProgressBar(
+                total=progress.total_s, completed=min(progress.elapsed_s, progress.total_s)
+            ),
+            f"{human_duration(left_s)} left",
         )
         outer.add_row(bar)
     outer.add_row(grid)
@@ -255,17 +305,27 @@ def choose_view(*, quiet: bool, json_output: bool) -> View:
     return LiveView(stream) if stream.isatty() else PlainView(stream)
 
 
-def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], stream: TextIO | None = None) -> None:
+def print_table(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], stream: TextIO | None = None
+) -> None:
     """A table for people; the first column is left-aligned, numbers to the right."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=title or None, title_justify="left", title_style="bold", header_style="dim", box=None, pad_edge=False)
+    table = Table(
+        title=title or None,
+        title_justify="left",
+        title_style="bold",
+        header_style="dim",
+        box=None,
+        pad_edge=False,
+    )
     for index, column in enumerate(columns):
         table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
     for row in rows:
         table.add_row(*[escape(cell) for cell in row])
     out = stream or sys.stdout
-    # Into a pipe or a file a row is a line, however long: what reads it there looks for whole words.
+    # Into a pipe or a file a row is a line, however long: what reads it there looks for whole
+    # words.
     Console(file=out, highlight=False, width=None if out.isatty() else _PIPE_WIDTH).print(table)

@@ -1,4 +1,6 @@
-"""`harness fleet` as one call: runs at sites, over time where that is asked for, written and shown on loopback."""
+"""`harness fleet` as one call: runs at sites, over time where that is asked for, written and shown
+on loopback.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -26,7 +28,8 @@ class FleetRequest:
         compare_sites: all shipped sites beside those.
         options: of the estimates.
         time: of the simulation; None simulates nothing.
-        modelled: ratio between types of GPU as text: table, a number, LOW:HIGH, aiconfigurator or aiconfigurator:MODEL.
+        modelled: ratio between types of GPU as text: table, a number, LOW:HIGH, aiconfigurator or
+            aiconfigurator:MODEL.
         modelled_source: who says so.
     """
 
@@ -68,12 +71,19 @@ def fleet(request: FleetRequest) -> FleetAnswer:
             try:
                 ratio = _ratio(run, site, request)
                 estimated = estimate(run, site, options=replace(options, modelled=ratio))
-                # Several simulations would cost much and fill no page: the first stands for the site.
-                over_time = forecast(estimated, request.time) if request.time is not None and not cases else None
+                # Several simulations would cost much and fill no page: the first stands for the
+                # site.
+                over_time = (
+                    forecast(estimated, request.time)
+                    if request.time is not None and not cases
+                    else None
+                )
                 cases.append(Case(estimated, over_time))
             except HarnessError as error:
                 first = first or error
-                refused.append(Refusal(str(run), site.name, " ".join(filter(None, (error.what, error.cause)))))
+                refused.append(
+                    Refusal(str(run), site.name, " ".join(filter(None, (error.what, error.cause))))
+                )
     if not cases:
         assert first is not None
         raise first
@@ -85,7 +95,9 @@ def _site(name: str) -> Site:
 
 
 def _ratio(run: Path, site: Site, request: FleetRequest) -> Ratio | None:
-    """The stated model between the run's type of GPU and the site's; None where they are the same or none is stated."""
+    """The stated model between the run's type of GPU and the site's; None where they are the same
+    or none is stated.
+    """
     if request.modelled is None or not site.types:
         return None
     result = load_result(run)
@@ -93,9 +105,13 @@ def _ratio(run: Path, site: Site, request: FleetRequest) -> Ratio | None:
     if kind.name in site.types:
         return None
     if len(site.types) > 1:
-        raise NotComparableError(f"{site.name} is a mix of {' + '.join(site.types)}: a ratio to a mix is none")
+        raise NotComparableError(
+            f"{site.name} is a mix of {' + '.join(site.types)}: a ratio to a mix is none"
+        )
     tool, _, model = request.modelled.partition(":")
     if tool == aiconfigurator.NAME:
         demonstrate = request.options is not None and request.options.demonstrate
-        return aiconfigurator.ratio_between(result, kind.name, site.types[0], model=model or None, demonstrate=demonstrate)
+        return aiconfigurator.ratio_between(
+            result, kind.name, site.types[0], model=model or None, demonstrate=demonstrate
+        )
     return parse_ratio(request.modelled, request.modelled_source, kind.name, site.types[0])

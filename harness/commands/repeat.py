@@ -1,8 +1,11 @@
-"""Repeats of one or several profiles: fresh seed and fresh server each, variants in random order, everything in one folder.
+"""Repeats of one or several profiles: fresh seed and fresh server each, variants in random order,
+everything in one folder.
 
-A repeat is a block: each variant runs once in it, in an order drawn from the seed, so that whatever drifts over hours meets all variants
-alike. Variants of one block have the same seed and so the same plan. The folder's `series.json` says what is planned and what is done; it
-is written whole before and after each run, so a kill -9 loses nothing that has finished, and `resume` goes on with what is missing.
+A repeat is a block: each variant runs once in it, in an order drawn from the seed, so that whatever
+drifts over hours meets all variants alike. Variants of one block have the same seed and so the same
+plan. The folder's `series.json` says what is planned and what is done; it is written whole before
+and after each run, so a kill -9 loses nothing that has finished, and `resume` goes on with what is
+missing.
 """
 
 import json
@@ -21,7 +24,13 @@ from harness.commands.display import View
 from harness.commands.run import RunResult, run_profile
 from harness.compare.comparability import MISMATCH_KEYS
 from harness.core.clock import wall_now
-from harness.core.errors import ArtifactError, ExitCode, HarnessError, NotComparableError, ProfileError
+from harness.core.errors import (
+    ArtifactError,
+    ExitCode,
+    HarnessError,
+    NotComparableError,
+    ProfileError,
+)
 from harness.core.records import RunState
 from harness.core.units import human_duration
 from harness.plan.build import workload_sha256
@@ -82,8 +91,8 @@ class SeriesResult:
     Attributes:
         folder: where it lies; a comparison takes it.
         entries: in the order in which they ran.
-        exit_code: 130 when it was interrupted, else the first failure's, else 0. Verdicts and thresholds of single runs do not count: the
-            comparison says what they add up to.
+        exit_code: 130 when it was interrupted, else the first failure's, else 0. Verdicts and
+            thresholds of single runs do not count: the comparison says what they add up to.
         messages: what a person should be told.
     """
 
@@ -120,7 +129,11 @@ def load_variants(paths: Sequence[Path], overrides: Sequence[str] = ()) -> tuple
     for path in paths:
         profile = load_profile(path, overrides)
         taken = {variant.name for variant in variants}
-        name = next(one for i in range(1, len(paths) + 2) if (one := profile.name if i == 1 else f"{profile.name}-{i}") not in taken)
+        name = next(
+            one
+            for i in range(1, len(paths) + 2)
+            if (one := profile.name if i == 1 else f"{profile.name}-{i}") not in taken
+        )
         variants.append(Variant(name, profile, path, tuple(overrides)))
     return tuple(variants)
 
@@ -129,12 +142,16 @@ def check_comparable(variants: Sequence[Variant], allow: Sequence[str] = ()) -> 
     """Refuse before an hour is spent what a comparison would refuse after it.
 
     Raises:
-        NotComparableError: variants differ in their traffic, SLOs, model or output lengths, and the key is not allowed to.
+        NotComparableError: variants differ in their traffic, SLOs, model or output lengths, and the
+            key is not allowed to.
         ProfileError: an unknown key.
     """
     unknown = [key for key in allow if key not in MISMATCH_KEYS]
     if unknown:
-        raise ProfileError(f"{unknown[0]!r} is no identity key", next_step=f"use one of: {', '.join(MISMATCH_KEYS)}")
+        raise ProfileError(
+            f"{unknown[0]!r} is no identity key",
+            next_step=f"use one of: {', '.join(MISMATCH_KEYS)}",
+        )
     first = variants[0]
     keys: Mapping[str, Callable[[Profile], object]] = {
         "workload_sha256": workload_sha256,
@@ -145,19 +162,26 @@ def check_comparable(variants: Sequence[Variant], allow: Sequence[str] = ()) -> 
         for other in variants[1:]:
             if key not in allow and read(first.profile) != read(other.profile):
                 raise NotComparableError(
-                    f"the profiles differ in {key}: {read(first.profile)} in {first.source}, {read(other.profile)} in {other.source}",
+                    f"the profiles differ in {key}: {read(first.profile)} in {first.source},"
+                    f" {read(other.profile)} in {other.source}",
                     cause="their runs would not answer the same question",
-                    next_step=f"make {'traffic and slos' if key == 'workload_sha256' else key} equal, or pass --allow-mismatch {key}",
+                    next_step=(
+                        f"make {'traffic and slos' if key == 'workload_sha256' else key} equal, or"
+                        f" pass --allow-mismatch {key}"
+                    ),
                 )
 
 
 def plan_entries(variants: Sequence[Variant], repeats: int, seed: int) -> tuple[Entry, ...]:
     """Every run in its order.
 
-    The k-th repeat has seed `seed` + k - 1 in all variants. Where a variant attaches to a server that stays up, every run has a seed of its
-    own: the second variant would find the first one's prompts in the server's prefix cache.
+    The k-th repeat has seed `seed` + k - 1 in all variants. Where a variant attaches to a server
+    that stays up, every run has a seed of its own: the second variant would find the first one's
+    prompts in the server's prefix cache.
     """
-    shared = all(variant.profile.server.kind != "attach" for variant in variants) or len(variants) == 1
+    shared = (
+        all(variant.profile.server.kind != "attach" for variant in variants) or len(variants) == 1
+    )
     entries: list[Entry] = []
     for repeat in range(repeats):
         names = [variant.name for variant in variants]
@@ -193,22 +217,33 @@ def start_series(
     first = variants[0].profile
     repeats = first.repeats if repeats is None else repeats
     if repeats < 1 or repeats * len(variants) < 2:
-        raise ProfileError("one run is no series of repeats", next_step="pass --repeats 5, or set `repeats: 5` in the profile")
+        raise ProfileError(
+            "one run is no series of repeats",
+            next_step="pass --repeats 5, or set `repeats: 5` in the profile",
+        )
     names = "+".join(variant.name for variant in variants)[:60]
     folder = out / f"{wall_now().strftime('%Y%m%dT%H%M%SZ')}-{names}-repeats-{secrets.token_hex(3)}"
     try:
         (folder / PROFILES_DIR).mkdir(parents=True)
     except OSError as error:
-        raise ArtifactError(f"cannot make {folder}: {error.strerror or error}", next_step="choose another folder with --out") from error
+        raise ArtifactError(
+            f"cannot make {folder}: {error.strerror or error}",
+            next_step="choose another folder with --out",
+        ) from error
     for variant in variants:
         write_bytes(folder / PROFILES_DIR / f"{variant.name}.yaml", variant.source.read_bytes())
     fields = {
         "schema_version": SCHEMA_VERSION,
         "series_id": folder.name,
         "repeats": repeats,
-        "cooldown_s": max(v.profile.cooldown_s for v in variants) if cooldown_s is None else cooldown_s,
+        "cooldown_s": (
+            max(v.profile.cooldown_s for v in variants) if cooldown_s is None else cooldown_s
+        ),
         "allow_mismatch": list(allow_mismatch),
-        "variants": [{"name": v.name, "source": str(v.source), "overrides": list(v.overrides)} for v in variants],
+        "variants": [
+            {"name": v.name, "source": str(v.source), "overrides": list(v.overrides)}
+            for v in variants
+        ],
         "notes": _notes(variants),
     }
     _save(folder, fields, plan_entries(variants, repeats, first.seed))
@@ -216,7 +251,11 @@ def start_series(
 
 
 def run_series(
-    folder: Path, *, view: Callable[[], AbstractContextManager[View]], calibrate: bool = True, run_one: RunOne = run_profile
+    folder: Path,
+    *,
+    view: Callable[[], AbstractContextManager[View]],
+    calibrate: bool = True,
+    run_one: RunOne = run_profile,
 ) -> SeriesResult:
     """Run what a series has not done yet: all of a new one, the rest of one that was cut off.
 
@@ -229,7 +268,8 @@ def run_series(
     Raises:
         ArtifactError: no such series.
         ProfileError: one of its profiles does not load any more.
-        HarnessError: a variant failed twice in a row; what has finished is kept, and `series.json` says what failed.
+        HarnessError: a variant failed twice in a row; what has finished is kept, and `series.json`
+            says what failed.
     """
     fields, entries = _load(folder)
     variants = {variant.name: variant for variant in _variants(folder, fields)}
@@ -243,10 +283,18 @@ def run_series(
         with view() as watching:
             if turn:
                 _cool_down(float(fields.get("cooldown_s") or 0.0), watching)
-            watching.note(f"run {position + 1} of {len(entries)}: {entry.variant}, repeat {entry.repeat}, seed {entry.seed}")
+            watching.note(
+                f"run {position + 1} of {len(entries)}: {entry.variant}, repeat {entry.repeat},"
+                f" seed {entry.seed}"
+            )
             entries[position] = replace(entry, state=PLANNED, error=None)
             _save(folder, fields, entries)
-            label = {"series": fields.get("series_id"), "variant": entry.variant, "repeat": entry.repeat, "of": fields.get("repeats")}
+            label = {
+                "series": fields.get("series_id"),
+                "variant": entry.variant,
+                "repeat": entry.repeat,
+                "of": fields.get("repeats"),
+            }
             try:
                 result = run_one(
                     variant.profile.model_copy(update={"seed": entry.seed}),
@@ -267,14 +315,22 @@ def run_series(
                 failed_before.add(entry.variant)
                 continue
         if result.exit_code is ExitCode.INTERRUPTED:
-            messages.append(f"interrupted: harness repeat --resume {folder} goes on with what is missing")
+            messages.append(
+                f"interrupted: harness repeat --resume {folder} goes on with what is missing"
+            )
             return SeriesResult(folder, tuple(entries), ExitCode.INTERRUPTED, tuple(messages))
         failed_before.discard(entry.variant)
         entries[position] = replace(entry, state=DONE, run=result.run_dir.name)
         _save(folder, fields, entries)
-        messages += [f"{entry.variant}, repeat {entry.repeat}: {message}" for message in result.messages if "not judged" not in message]
+        messages += [
+            f"{entry.variant}, repeat {entry.repeat}: {message}"
+            for message in result.messages
+            if "not judged" not in message
+        ]
     messages += [f"failed: {error.what}" for error in failures]
-    return SeriesResult(folder, tuple(entries), failures[0].exit_code if failures else ExitCode.OK, tuple(messages))
+    return SeriesResult(
+        folder, tuple(entries), failures[0].exit_code if failures else ExitCode.OK, tuple(messages)
+    )
 
 
 def variants_of(folder: Path) -> tuple[Variant, ...]:
@@ -302,7 +358,8 @@ def _variants(folder: Path, fields: Mapping[str, Any]) -> tuple[Variant, ...]:
         copy = folder / PROFILES_DIR / f"{one['name']}.yaml"
         overrides = tuple(one.get("overrides", ()))
         profile = load_profile(copy, overrides)
-        # The name of a profile that has none is its file's stem, which the copy changes where two had the same.
+        # The name of a profile that has none is its file's stem, which the copy changes where two
+        # had the same.
         found.append(Variant(one["name"], profile, copy, overrides))
     return tuple(found)
 
@@ -311,7 +368,12 @@ def _notes(variants: Sequence[Variant]) -> list[str]:
     attached = [variant.name for variant in variants if variant.profile.server.kind == "attach"]
     if not attached:
         return []
-    return [f"Servers of {', '.join(attached)} were up before and are not restarted between repeats: their caches stay as they are."]
+    return [
+        (
+            f"Servers of {', '.join(attached)} were up before and are not restarted between repeats:"  # noqa: E501
+            " their caches stay as they are."
+        )
+    ]
 
 
 def _cool_down(duration_s: float, view: View) -> None:
@@ -325,7 +387,9 @@ def _save(folder: Path, fields: Mapping[str, Any], entries: Sequence[Entry]) -> 
 
 
 def _load(folder: Path) -> tuple[dict[str, Any], list[Entry]]:
-    """Fields and entries; a run that finished after the last word of the file (a kill between the two) counts as done."""
+    """Fields and entries; a run that finished after the last word of the file (a kill between the
+    two) counts as done.
+    """
     path = folder / SERIES_FILE
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
@@ -337,14 +401,23 @@ def _load(folder: Path) -> tuple[dict[str, Any], list[Entry]]:
             next_step="name a folder that `harness repeat` made",
         ) from error
     if version > SCHEMA_VERSION:
-        raise ArtifactError(f"{path} has schema_version {version}; this harness reads up to {SCHEMA_VERSION}", next_step="upgrade it")
+        raise ArtifactError(
+            f"{path} has schema_version {version}; this harness reads up to {SCHEMA_VERSION}",
+            next_step="upgrade it",
+        )
     finished = {}
     for manifest_path in sorted(folder.glob("*/manifest.json")):
         manifest = read_manifest(RunDir(manifest_path.parent))
         label = manifest.get("repeat")
-        if manifest.get("state") == RunState.COMPLETE and isinstance(label, dict) and (manifest_path.parent / "summary.json").exists():
+        if (
+            manifest.get("state") == RunState.COMPLETE
+            and isinstance(label, dict)
+            and (manifest_path.parent / "summary.json").exists()
+        ):
             finished[label.get("variant"), label.get("repeat")] = manifest_path.parent.name
     for position, entry in enumerate(entries):
         if entry.state != DONE and (entry.variant, entry.repeat) in finished:
-            entries[position] = replace(entry, state=DONE, run=finished[entry.variant, entry.repeat], error=None)
+            entries[position] = replace(
+                entry, state=DONE, run=finished[entry.variant, entry.repeat], error=None
+            )
     return fields, entries

@@ -1,7 +1,7 @@
 """One run, whole: the only place where the rooms that measure are wired together.
 
-`run_profile` starts what the profile names inside one ExitStack, keeps the manifest's state true whatever happens, and hands the run
-directory to the same reduction that `harness reduce` calls.
+`run_profile` starts what the profile names inside one ExitStack, keeps the manifest's state true
+whatever happens, and hands the run directory to the same reduction that `harness reduce` calls.
 """
 
 import importlib.metadata
@@ -32,7 +32,17 @@ from harness.commands.display import Progress, View
 from harness.compare.thresholds import evaluate_thresholds
 from harness.core.clock import ClockAnchor, now_ns, seconds, take_anchor, wall_now
 from harness.core.errors import ArtifactError, ExitCode, HarnessError, InterruptedRunError
-from harness.core.records import CANARY, Concern, Endpoint, Gpu, ModelFacts, Purpose, RunState, Severity, Status
+from harness.core.records import (
+    CANARY,
+    Concern,
+    Endpoint,
+    Gpu,
+    ModelFacts,
+    Purpose,
+    RunState,
+    Severity,
+    Status,
+)
 from harness.core.units import human_duration
 from harness.hardware.cores import Partition, confined, partition
 from harness.hardware.gpus import nvidia_device_present, resolve_gpus
@@ -44,7 +54,14 @@ from harness.reduce.energy.sensor_gain import read_calibration
 from harness.reference_server.server import MODEL, Pace, PacedServer
 from harness.report.terminal import reduce_and_report
 from harness.server.answers_check import QualityCheck
-from harness.server.base import ModelServer, Needs, RunContext, RunningServer, raise_problems, read_api_key
+from harness.server.base import (
+    ModelServer,
+    Needs,
+    RunContext,
+    RunningServer,
+    raise_problems,
+    read_api_key,
+)
 from harness.server.orphans import RunRegistry, reap_orphans
 from harness.server.select import choose_server
 from harness.telemetry.driver import TelemetryRecorder
@@ -56,17 +73,22 @@ MIN_FREE_BYTES: Final = 64 * 1024**2
 """Least free space to start with: a journal that meets a full disk ends the run."""
 
 SETTLE_S: Final = 5.0
-"""Longest wait, after the load, for the servers to report no running request, before the last scrape for reconciliation."""
+"""Longest wait, after the load, for the servers to report no running request, before the last
+scrape for reconciliation.
+"""
 
 IDLE_SETTLE_S: Final = 1.0
-"""From the end of what went before to the stretch in which idle is measured: boards keep their clocks up for a moment."""
+"""From the end of what went before to the stretch in which idle is measured: boards keep their
+clocks up for a moment.
+"""
 
 START_DELAY_S: Final = 0.5
 """From the word to the first stage's start, so that every worker has it before it is due."""
 
 CANARY_TTFT_MS: Final = 50.0
 CANARY_GAP_MS: Final = 20.0
-"""Pace of the canary's server: 50 tokens/s a stream, as `harness.traffic._locust.canary` counts on."""
+"""Pace of the canary's server: 50 tokens/s a stream, as `harness.traffic._locust.canary` counts on.
+"""
 
 QUICK_WINDOW_S: Final = 120.0
 """Runs whose windows are shorter than this in all make do with a quick certificate."""
@@ -87,7 +109,8 @@ class RunResult:
         run_dir: where it lies.
         summary: the reduction.
         exit_code: of the command.
-        messages: what a person should be told after the result (failed thresholds, the interruption).
+        messages: what a person should be told after the result (failed thresholds, the
+            interruption).
     """
 
     run_dir: Path
@@ -120,7 +143,13 @@ def prepare(profile: Profile, note: Callable[[str], None]) -> Prepared:
     selection = getattr(profile.server, "gpus", "all")
     gpus = resolve_gpus(selection)
     present = nvidia_device_present().present
-    choice = choose_server(profile, facts, gpus, nvidia_present=present, needs=Needs(tools=any(one.head.tools for one in plan.classes)))
+    choice = choose_server(
+        profile,
+        facts,
+        gpus,
+        nvidia_present=present,
+        needs=Needs(tools=any(one.head.tools for one in plan.classes)),
+    )
     note(f"server {choice.kind}: {choice.reason}")
     calibration = profile.energy.calibration
     meter = None if calibration is None else read_calibration(Path(calibration))[1]
@@ -152,13 +181,15 @@ def run_profile(
         The result; an interrupted or invalid run is a result, not an error.
 
     Raises:
-        HarnessError: preflight, server, traffic or artifacts failed. The run directory keeps what was recorded.
+        HarnessError: preflight, server, traffic or artifacts failed. The run directory keeps what
+            was recorded.
     """
     with _Signals() as signals:
         for reaped in reap_orphans():
             left = f"; still there: {', '.join(reaped.left)}" if reaped.left else ""
             view.warn(
-                f"run {reaped.run_id} had lost its supervisor; ended what it left behind: {', '.join(reaped.ended) or 'nothing'}{left}"
+                f"run {reaped.run_id} had lost its supervisor; ended what it left behind:"
+                f" {', '.join(reaped.ended) or 'nothing'}{left}"
             )
         view.phase("preparing", f"{profile.name} ({profile.purpose.value})")
         prepared = prepare(profile, view.note)
@@ -167,7 +198,16 @@ def run_profile(
         raise_problems(prepared.server.preflight())
         quality = QualityCheck(profile, prepared.facts) if profile.checks_quality else None
         run_dir = _make_run_dir(out, profile.name)
-        run = _Run(prepared, run_dir, view, signals, source=source, overrides=overrides, calibrate=calibrate, quality=quality)
+        run = _Run(
+            prepared,
+            run_dir,
+            view,
+            signals,
+            source=source,
+            overrides=overrides,
+            calibrate=calibrate,
+            quality=quality,
+        )
         if repeat is not None:
             run.label(repeat)
         try:
@@ -201,7 +241,9 @@ class _Run:
         self._started_ns = now_ns()
         self._events = EventLog(run_dir.events)
         self._anchor = take_anchor()
-        self._manifest = Manifest(run_dir, _manifest_fields(prepared, run_dir, self._started_ns, self._anchor, overrides))
+        self._manifest = Manifest(
+            run_dir, _manifest_fields(prepared, run_dir, self._started_ns, self._anchor, overrides)
+        )
         if source is not None:
             write_bytes(run_dir.root / "profile.yaml", source.read_bytes())
         if prepared.meter_calibration is not None:
@@ -217,7 +259,10 @@ class _Run:
         if self._profile.purpose is Purpose.MEASURE:
             for stage in prepared.plan.stages:
                 if stage.concurrency is not None and not stage.steady and not stage.single:
-                    text = f"all conversations of stage {stage.name} begin with it, so its contexts are shorter than in long operation"
+                    text = (
+                        f"all conversations of stage {stage.name} begin with it, so its contexts"
+                        " are shorter than in long operation"
+                    )
                     self._concern(Concern("fresh_start", Severity.DEGRADED, text))
 
     def label(self, repeat: Mapping[str, Any]) -> None:
@@ -227,7 +272,9 @@ class _Run:
     # --- measuring ---
 
     def measure(self) -> None:
-        """Start everything, drive the load, stop everything. Raises what failed; the manifest says so."""
+        """Start everything, drive the load, stop everything. Raises what failed; the manifest says
+        so.
+        """
         try:
             self._write_plan()
             with ExitStack() as stack:
@@ -238,14 +285,20 @@ class _Run:
             raise
         except KeyboardInterrupt as error:
             interrupted = InterruptedRunError(
-                "interrupted before the load began", next_step=f"what was recorded is in {self._run_dir.root}"
+                "interrupted before the load began",
+                next_step=f"what was recorded is in {self._run_dir.root}",
             )
             self._fail(interrupted)
             raise interrupted from error
         except BaseException as error:
-            self._fail(HarnessError(f"{type(error).__name__}: {error}", cause="a defect in the harness"))
+            self._fail(
+                HarnessError(f"{type(error).__name__}: {error}", cause="a defect in the harness")
+            )
             raise
-        self._manifest.update(state=RunState.INTERRUPTED if self._interrupted else RunState.COMPLETE, ended_ns=now_ns())
+        self._manifest.update(
+            state=RunState.INTERRUPTED if self._interrupted else RunState.COMPLETE,
+            ended_ns=now_ns(),
+        )
 
     def _write_plan(self) -> None:
         """plan.parquet and what it adds up to, in one pass over the sessions."""
@@ -269,7 +322,9 @@ class _Run:
     def _measure(self, stack: ExitStack) -> None:
         profile, prepared = self._profile, self._prepared
         run_id = self._run_dir.root.name
-        os.environ["HARNESS_RUN_ID"] = run_id  # marks every process of the run, so that a later start knows its orphans
+        os.environ["HARNESS_RUN_ID"] = (
+            run_id  # marks every process of the run, so that a later start knows its orphans
+        )
         stack.callback(os.environ.pop, "HARNESS_RUN_ID", None)
         registry = stack.enter_context(RunRegistry.open(run_id, self._run_dir.root))
         self._hold_certificate()
@@ -289,8 +344,11 @@ class _Run:
             profile.telemetry,
             gpus=prepared.gpus,
             on_concern=self._concern,
-            count_foreign=prepared.server.kind != "attach",  # a server that was up already cannot be told from a stranger
-            double_severity=Severity.INVALID if profile.purpose is Purpose.MEASURE else Severity.DEGRADED,
+            count_foreign=prepared.server.kind
+            != "attach",  # a server that was up already cannot be told from a stranger
+            double_severity=(
+                Severity.INVALID if profile.purpose is Purpose.MEASURE else Severity.DEGRADED
+            ),
             network=network,
             api_key=read_api_key(profile.server),
             registry=registry,
@@ -298,17 +356,35 @@ class _Run:
         )
         telemetry = stack.enter_context(recorder)
         self._manifest.update(telemetry={"nice": telemetry.nice, "power": telemetry.power})
-        if prepared.server.kind != "attach":  # a server that is up already leaves nothing to be measured without it
+        if (
+            prepared.server.kind != "attach"
+        ):  # a server that is up already leaves nothing to be measured without it
             self._measure_idle(telemetry, "before_server")
 
-        self._phase("starting the server", f"{prepared.server.kind}, {profile.model.id}", event="server_start")
-        with confined(None if cores is None or cores.shared else cores.rest):  # what is started within inherits it
-            server = stack.enter_context(prepared.server.start(RunContext(run_id=run_id, run_dir=self._run_dir, registry=registry)))
+        self._phase(
+            "starting the server",
+            f"{prepared.server.kind}, {profile.model.id}",
+            event="server_start",
+        )
+        with confined(
+            None if cores is None or cores.shared else cores.rest
+        ):  # what is started within inherits it
+            server = stack.enter_context(
+                prepared.server.start(
+                    RunContext(run_id=run_id, run_dir=self._run_dir, registry=registry)
+                )
+            )
         self._manifest.update(server=server.info, endpoints=server.endpoints)
         for concern in network.concerns(server.endpoints):
             self._concern(concern)
-        ready = "" if server.info.ready_s is None else f"after {human_duration(server.info.ready_s)}, "
-        self._phase("server ready", ready + ", ".join(endpoint.base_url for endpoint in server.endpoints), event="server_ready")
+        ready = (
+            "" if server.info.ready_s is None else f"after {human_duration(server.info.ready_s)}, "
+        )
+        self._phase(
+            "server ready",
+            ready + ", ".join(endpoint.base_url for endpoint in server.endpoints),
+            event="server_ready",
+        )
 
         telemetry.add_targets(server.endpoints)
         telemetry.add_scopes(server.pids())
@@ -347,11 +423,23 @@ class _Run:
         if not self._interrupted and not self._signals.count:
             self._ask("after", server)
         self._phase("stopping", "", event="stopping")
-        telemetry.stop()  # before the servers go: a scrape that meets a stopping server would be counted as a failed one
-        self._manifest.update(telemetry={"nice": telemetry.nice, "power": telemetry.power, "sampling": telemetry.sampling})
+        # before the servers go: a scrape that meets a stopping server would be counted as a failed
+        # one
+        telemetry.stop()
+        self._manifest.update(
+            telemetry={
+                "nice": telemetry.nice,
+                "power": telemetry.power,
+                "sampling": telemetry.sampling,
+            }
+        )
 
-    def _measure_idle(self, telemetry: TelemetryRecorder, when: str, server: RunningServer | None = None) -> None:
-        """Leave everything alone for as long as the profile says, and mark the stretch; nothing where no power can be read."""
+    def _measure_idle(
+        self, telemetry: TelemetryRecorder, when: str, server: RunningServer | None = None
+    ) -> None:
+        """Leave everything alone for as long as the profile says, and mark the stretch; nothing
+        where no power can be read.
+        """
         idle_s = self._profile.idle_s
         if idle_s <= 0 or not _reads_power(telemetry.power):
             return
@@ -376,14 +464,18 @@ class _Run:
         if when == "after" and (path := self._quality.record_first(self._run_dir, server.info)):
             self._view.note(f"these answers are now the reference: {path}")
 
-    def _watch(self, driver: LocustDriver, server: RunningServer, telemetry: TelemetryRecorder) -> None:
+    def _watch(
+        self, driver: LocustDriver, server: RunningServer, telemetry: TelemetryRecorder
+    ) -> None:
         """Until the load has finished: look after the server, tell the view, pass a signal on."""
         stopped = False
         while not driver.wait(0.25):
             server.check()
             if self._signals.count and not self._interrupted:
                 self._interrupted = True
-                self._view.warn("interrupted: letting requests in flight finish (once more to stop at once)")
+                self._view.warn(
+                    "interrupted: letting requests in flight finish (once more to stop at once)"
+                )
                 driver.stop(drain=True)
             if self._signals.count > 1 and not stopped:
                 stopped = True
@@ -398,7 +490,11 @@ class _Run:
     def _progress(self, traffic: Mapping[str, Any], live: Mapping[str, Any]) -> Progress:
         stage = traffic.get("stage") or self._prepared.plan.stages[0].name
         plan = next(s for s in self._prepared.plan.stages if s.name == stage)
-        elapsed_s = 0.0 if self._stage_start_ns is None else max(0.0, seconds(now_ns() - self._stage_start_ns))
+        elapsed_s = (
+            0.0
+            if self._stage_start_ns is None
+            else max(0.0, seconds(now_ns() - self._stage_start_ns))
+        )
         total_s = None if plan.window_ns is None else seconds(plan.warmup_ns + plan.window_ns)
         if elapsed_s < seconds(plan.warmup_ns):
             phase = "warm-up"
@@ -430,7 +526,9 @@ class _Run:
         return 1 if self._certificate is None else int(self._certificate["workers"])
 
     def _hold_certificate(self) -> None:
-        """Take the cached certificate for this load, or measure one, and put it into the run directory."""
+        """Take the cached certificate for this load, or measure one, and put it into the run
+        directory.
+        """
         profile = self._profile
         if not self._calibrate:
             if profile.purpose is Purpose.MEASURE:
@@ -439,18 +537,29 @@ class _Run:
             return
         fixed = None if profile.traffic.workers == "auto" else profile.traffic.workers
         load = load_of(profile, self._prepared.plan)
-        quick = sum(stage.window_ns or 0 for stage in self._prepared.plan.stages) < QUICK_WINDOW_S * 1e9
+        quick = (
+            sum(stage.window_ns or 0 for stage in self._prepared.plan.stages) < QUICK_WINDOW_S * 1e9
+        )
         found = cached(load, workers=fixed, quick=quick)
         if found is None:
-            self._phase("calibrating", "the load generator, against the paced server", event="calibrate")
-            found = store(make_certificate(load, workers=fixed, quick=quick, note=self._view.note), workers=fixed)
+            self._phase(
+                "calibrating", "the load generator, against the paced server", event="calibrate"
+            )
+            found = store(
+                make_certificate(load, workers=fixed, quick=quick, note=self._view.note),
+                workers=fixed,
+            )
         else:
-            self._view.note(f"client-fidelity certificate of {found['made_at']} ({found['workers']} worker(s))")
+            self._view.note(
+                f"client-fidelity certificate of {found['made_at']} ({found['workers']} worker(s))"
+            )
         self._certificate = found
         write_json(self._run_dir.calibration, found)
 
     def _share_cores(self, workers: int) -> Partition | None:
-        """Cores of their own for the load generator and the engine; only runs that measure set any apart."""
+        """Cores of their own for the load generator and the engine; only runs that measure set any
+        apart.
+        """
         return partition(workers) if self._profile.purpose is Purpose.MEASURE else None
 
     def _start_exporter(self, stack: ExitStack) -> Exporter | None:
@@ -458,8 +567,17 @@ class _Run:
         if telemetry.exporter_port is None:
             return None
         profile = self._profile
-        info = {"run_id": self._run_dir.root.name, "profile": profile.name, "purpose": profile.purpose.value, "version": __version__}
-        exporter = stack.enter_context(Exporter(self._run_dir, host=telemetry.exporter_host, port=telemetry.exporter_port, info=info))
+        info = {
+            "run_id": self._run_dir.root.name,
+            "profile": profile.name,
+            "purpose": profile.purpose.value,
+            "version": __version__,
+        }
+        exporter = stack.enter_context(
+            Exporter(
+                self._run_dir, host=telemetry.exporter_host, port=telemetry.exporter_port, info=info
+            )
+        )
         self._view.note(f"the run's own metrics: {exporter.url}")
         return exporter
 
@@ -468,7 +586,9 @@ class _Run:
             return None
         own = None if cores is None or cores.shared else cores.traffic
         pace = Pace(ttft_ms=CANARY_TTFT_MS, gap_ms=CANARY_GAP_MS)
-        server = stack.enter_context(PacedServer(pace, self._run_dir.canary_truth, live_truth=True, cores=own))
+        server = stack.enter_context(
+            PacedServer(pace, self._run_dir.canary_truth, live_truth=True, cores=own)
+        )
         return Endpoint(CANARY, server.url, MODEL, pid=server.pid)
 
     def _on_traffic_event(self, event: Mapping[str, Any]) -> None:
@@ -490,14 +610,21 @@ class _Run:
         if telemetry.scrape_now(label):
             self._events.append("scrape_mark", t_ns=t_ns, label=label)
         elif any(True for _ in self._manifest.fields.get("endpoints", ())):
-            self._view.note(f"no metrics from the server for {label.replace('_', ' ')}: token counts cannot be reconciled")
+            self._view.note(
+                f"no metrics from the server for {label.replace('_', ' ')}: token counts cannot be"
+                " reconciled"
+            )
 
     def _concern(self, concern: Concern) -> None:
         self._manifest.add_concern(concern)
-        if concern.severity is not Severity.NOTE and not concern.message.startswith("not_implemented"):
+        if concern.severity is not Severity.NOTE and not concern.message.startswith(
+            "not_implemented"
+        ):
             self._view.warn(concern.message)
 
-    def _phase(self, name: str, detail: str, *, event: str | None = None, show: bool = True) -> None:
+    def _phase(
+        self, name: str, detail: str, *, event: str | None = None, show: bool = True
+    ) -> None:
         self._events.append("phase", phase=event or name)
         if show:
             self._view.phase(name, detail)
@@ -511,13 +638,16 @@ class _Run:
                 error={"what": error.what, "cause": error.cause, "next_step": error.next_step},
             )
         except ArtifactError as second:
-            # The disk is what failed: the manifest stays `running`, which every reader takes for a run that did not finish.
+            # The disk is what failed: the manifest stays `running`, which every reader takes for a
+            # run that did not finish.
             self._view.warn(f"the manifest could not be brought up to date: {second.what}")
 
     # --- reading ---
 
     def finish(self) -> None:
-        """Make whole tables of the journals and reduce, also when measuring failed: nothing that was recorded is lost."""
+        """Make whole tables of the journals and reduce, also when measuring failed: nothing that
+        was recorded is lost.
+        """
         failing = sys.exc_info()[1] is not None
         self._view.phase("reducing", self._run_dir.root.name)
         try:
@@ -531,25 +661,41 @@ class _Run:
             self._view.warn(f"the run could not be reduced: {error.what}")
 
     def _recount(self) -> None:
-        """Count the prompts with the model's tokenizer where that is on this machine, in a process of its own. It fails no run."""
+        """Count the prompts with the model's tokenizer where that is on this machine, in a process
+        of its own. It fails no run.
+        """
         folder = self._prepared.facts.path
         if folder is None or not (Path(folder) / "tokenizer.json").is_file():
             return
         argv = [sys.executable, "-m", "harness.models.recount", str(self._run_dir.root)]
         try:
-            subprocess.run(argv, capture_output=True, text=True, check=True, timeout=RECOUNT_TIMEOUT_S)
+            subprocess.run(
+                argv, capture_output=True, text=True, check=True, timeout=RECOUNT_TIMEOUT_S
+            )
         except (OSError, subprocess.SubprocessError) as error:
             detail = getattr(error, "stderr", None) or str(error)
-            self._view.warn(f"the prompts could not be counted again: {detail.strip().splitlines()[-1] if detail.strip() else error}")
+            self._view.warn(
+                "the prompts could not be counted again:"
+                f" {detail.strip().splitlines()[-1] if detail.strip() else error}"
+            )
 
     def result(self) -> RunResult:
         """The verdict as an exit code: 130 before 10 before 99."""
         if self._summary is None:
-            raise ArtifactError(f"{self._run_dir.root} could not be reduced", next_step=f"harness reduce {self._run_dir.root} --debug")
+            raise ArtifactError(
+                f"{self._run_dir.root} could not be reduced",
+                next_step=f"harness reduce {self._run_dir.root} --debug",
+            )
         results = evaluate_thresholds(self._profile.thresholds, self._summary)
         failed = [result for result in results if result.judged and not result.passed]
-        messages = ["threshold failed: " + " · ".join(filter(None, result.row())) for result in failed]
-        messages += [f"threshold not judged: {result.threshold.text}: {result.reason}" for result in results if not result.judged]
+        messages = [
+            "threshold failed: " + " · ".join(filter(None, result.row())) for result in failed
+        ]
+        messages += [
+            f"threshold not judged: {result.threshold.text}: {result.reason}"
+            for result in results
+            if not result.judged
+        ]
         code = ExitCode.THRESHOLD_FAILED if failed else ExitCode.OK
         if self._summary.verdict.status is Status.INVALID:
             code = ExitCode.INVALID_RUN
@@ -575,7 +721,9 @@ class _Rate:
 
 
 class _Signals:
-    """SIGINT, SIGTERM and SIGHUP: raise KeyboardInterrupt while things are being started, are counted while load is running."""
+    """SIGINT, SIGTERM and SIGHUP: raise KeyboardInterrupt while things are being started, are
+    counted while load is running.
+    """
 
     def __init__(self) -> None:
         self.count = 0
@@ -599,13 +747,17 @@ class _Signals:
 
     @contextmanager
     def counted(self) -> Iterator[None]:
-        """Within: signals are counted and nothing is raised. Afterwards too: what is left is stopping."""
+        """Within: signals are counted and nothing is raised. Afterwards too: what is left is
+        stopping.
+        """
         self._counting = True
         yield
 
 
 def _settle(telemetry: TelemetryRecorder) -> None:
-    """Wait until the servers report nothing running, so that the last scrape holds every token that was sent."""
+    """Wait until the servers report nothing running, so that the last scrape holds every token that
+    was sent.
+    """
     start_ns = now_ns()
     while seconds(now_ns() - start_ns) < SETTLE_S:
         time.sleep(0.25)
@@ -619,7 +771,11 @@ def _settle(telemetry: TelemetryRecorder) -> None:
 def _reads_power(power: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None) -> bool:
     """Whether any source of the recorder gives power or energy of anything."""
     sources = [power] if isinstance(power, Mapping) else list(power or ())
-    return any(device.get("power") or device.get("energy") for source in sources for device in source.get("devices", ()))
+    return any(
+        device.get("power") or device.get("energy")
+        for source in sources
+        for device in source.get("devices", ())
+    )
 
 
 def _make_run_dir(out: Path, name: str) -> RunDir:
@@ -648,7 +804,13 @@ def _make_run_dir(out: Path, name: str) -> RunDir:
     return run_dir
 
 
-def _manifest_fields(prepared: Prepared, run_dir: RunDir, started_ns: int, anchor: ClockAnchor, overrides: Sequence[str]) -> dict[str, Any]:
+def _manifest_fields(
+    prepared: Prepared,
+    run_dir: RunDir,
+    started_ns: int,
+    anchor: ClockAnchor,
+    overrides: Sequence[str],
+) -> dict[str, Any]:
     profile, plan = prepared.profile, prepared.plan
     hardware = {"gpus": prepared.gpus, **describe_host()}
     return {
@@ -687,7 +849,18 @@ def _manifest_fields(prepared: Prepared, run_dir: RunDir, started_ns: int, ancho
 
 
 def _software() -> dict[str, Any]:
-    packages = ("locust", "gevent", "httptools", "prometheus-client", "pandas", "pyarrow", "nvidia-ml-py", "torch", "transformers", "vllm")
+    packages = (
+        "locust",
+        "gevent",
+        "httptools",
+        "prometheus-client",
+        "pandas",
+        "pyarrow",
+        "nvidia-ml-py",
+        "torch",
+        "transformers",
+        "vllm",
+    )
     versions = {}
     for package in packages:
         try:
@@ -698,15 +871,25 @@ def _software() -> dict[str, Any]:
 
 
 def _commit() -> dict[str, Any]:
-    """Commit of the harness: from git where it runs from a checkout, else from HARNESS_COMMIT (set in the image), else unknown."""
+    """Commit of the harness: from git where it runs from a checkout, else from HARNESS_COMMIT (set
+    in the image), else unknown.
+    """
     here = Path(__file__).resolve().parents[2]
     if (here / ".git").exists():
         try:
             commit = subprocess.run(
-                ["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10
+                ["git", "-C", str(here), "rev-parse", "HEAD"],
+                capture_output=True,
+                text=True,
+                check=True,
+                timeout=10,
             ).stdout.strip()
             status = subprocess.run(
-                ["git", "-C", str(here), "status", "--porcelain"], capture_output=True, text=True, check=True, timeout=10
+                ["git", "-C", str(here), "status", "--porcelain"],
+                capture_output=True,
+                text=True,
+                check=True,
+                timeout=10,
             ).stdout
         except (OSError, subprocess.SubprocessError):
             return {"commit": None, "dirty": None}

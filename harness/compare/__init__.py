@@ -1,1 +1,3 @@
-"""Runs against each other, and a run against its thresholds. Reads summaries and manifests; says what may be claimed and no more."""
+"""Runs against each other, and a run against its thresholds. Reads summaries and manifests; says
+what may be claimed and no more.
+"""

@@ -1,8 +1,10 @@
-"""Baselines: runs kept below results/reference/ under a name, small enough for a repository, to hold later runs against.
+"""Baselines: runs kept below results/reference/ under a name, small enough for a repository, to
+hold later runs against.
 
-A saved run is its two small files and, where they fit into `MOST_BYTES`, everything that the reduction reads, without journals, logs and
-pages. Whether the copy reduces to the same summary as its source is tried when it is saved, and written into its manifest: one that does
-not says so to whoever reduces it.
+A saved run is its two small files and, where they fit into `MOST_BYTES`, everything that the
+reduction reads, without journals, logs and pages. Whether the copy reduces to the same summary as
+its source is tried when it is saved, and written into its manifest: one that does not says so to
+whoever reduces it.
 """
 
 import json
@@ -45,14 +47,43 @@ MOST_BYTES: Final = 5_000_000
 """Most that one saved run takes: it is meant to be committed."""
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
-_COMPARED: Final = ("request_id", "class", "outcome", "intended_ns", "first_token_ns", "last_token_ns")
+_COMPARED: Final = (
+    "request_id",
+    "class",
+    "outcome",
+    "intended_ns",
+    "first_token_ns",
+    "last_token_ns",
+)
 """Columns of the requests that a comparison's latency curves are drawn from."""
-_FROM_JOURNALS: Final = frozenset({"requests.parquet", "scrapes/samples.parquet", "power.parquet", "boards.parquet", "host.parquet"})
+_FROM_JOURNALS: Final = frozenset(
+    {
+        "requests.parquet",
+        "scrapes/samples.parquet",
+        "power.parquet",
+        "boards.parquet",
+        "host.parquet",
+    }
+)
 _INPUTS: Final = (
-    "profile.yaml", "plan.parquet", "events.jsonl", *sorted(_FROM_JOURNALS), "calibration.json", "meter-calibration.json",
-    "canary-truth.jsonl", "quality.json", "recount.json",
-)  # fmt: skip
-_SMALL: Final = ("profile.yaml", "events.jsonl", "calibration.json", "meter-calibration.json", "quality.json", "recount.json")
+    "profile.yaml",
+    "plan.parquet",
+    "events.jsonl",
+    *sorted(_FROM_JOURNALS),
+    "calibration.json",
+    "meter-calibration.json",
+    "canary-truth.jsonl",
+    "quality.json",
+    "recount.json",
+)
+_SMALL: Final = (
+    "profile.yaml",
+    "events.jsonl",
+    "calibration.json",
+    "meter-calibration.json",
+    "quality.json",
+    "recount.json",
+)
 _NOTE_BYTES: Final = 1000
 """Most that the manifest grows by when it says what is missing."""
 _PAGE: Final = "report.html"
@@ -85,9 +116,15 @@ class SavedRun:
     def to_dict(self) -> dict[str, Any]:
         """As JSON."""
         return {
-            "run": self.run, "source": self.source, "status": self.status, "made": dict(self.made), "files": list(self.files),
-            "left_out": list(self.left_out), "reducible": self.reducible, "size_bytes": self.size_bytes,
-        }  # fmt: skip
+            "run": self.run,
+            "source": self.source,
+            "status": self.status,
+            "made": dict(self.made),
+            "files": list(self.files),
+            "left_out": list(self.left_out),
+            "reducible": self.reducible,
+            "size_bytes": self.size_bytes,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,10 +154,15 @@ class Baseline:
     def to_dict(self) -> dict[str, Any]:
         """As JSON."""
         return {
-            "schema_version": SCHEMA_VERSION, "name": self.name, "saved_at": self.saved_at, "command": self.command,
-            "harness": {"version": self.harness}, "treatment": dict(self.treatment), "runs": [run.to_dict() for run in self.runs],
+            "schema_version": SCHEMA_VERSION,
+            "name": self.name,
+            "saved_at": self.saved_at,
+            "command": self.command,
+            "harness": {"version": self.harness},
+            "treatment": dict(self.treatment),
+            "runs": [run.to_dict() for run in self.runs],
             "notes": list(self.notes),
-        }  # fmt: skip
+        }
 
 
 def save_baseline(
@@ -146,15 +188,22 @@ def save_baseline(
 
     Raises:
         ProfileError: no name for a folder, a run twice, or several variants and none chosen.
-        ArtifactError: a directory that is no reduced run, there is a baseline of that name, or it cannot be written.
+        ArtifactError: a directory that is no reduced run, there is a baseline of that name, or it
+            cannot be written.
         InvalidRunError: an invalid run.
         NotComparableError: the runs do not answer the same question.
     """
     if _NAME.fullmatch(name) is None:
-        raise ProfileError(f"{name!r} is no name of a baseline", next_step="use letters, digits, '.', '_' and '-', a letter or digit first")
+        raise ProfileError(
+            f"{name!r} is no name of a baseline",
+            next_step="use letters, digits, '.', '_' and '-', a letter or digit first",
+        )
     target = into / name
     if target.exists() and not replace:
-        raise ArtifactError(f"there is a baseline {name!r} already: {target}", next_step="choose another name, or pass --replace")
+        raise ArtifactError(
+            f"there is a baseline {name!r} already: {target}",
+            next_step="choose another name, or pass --replace",
+        )
     sets = [load_set(path) for path in paths]
     members = _chosen([Member(run, one) for one in sets for run in one.runs], variant)
     runs = [member.run for member in members]
@@ -162,14 +211,21 @@ def save_baseline(
     staged = into / f".{name}.{secrets.token_hex(4)}.tmp"
     try:
         staged.mkdir(parents=True)
-        saved = tuple(_save_run(run, staged / folder) for run, folder in zip(runs, _folders(runs), strict=True))
+        saved = tuple(
+            _save_run(run, staged / folder)
+            for run, folder in zip(runs, _folders(runs), strict=True)
+        )
         baseline = Baseline(
             name=name,
             folder=target,
             saved_at=wall_now().strftime("%Y-%m-%dT%H:%M:%SZ"),
             command=shlex.join(command),
             harness=__version__,
-            treatment={key: value for key, value in treatment(members[0]).items() if key not in {"set", "profile"}},
+            treatment={
+                key: value
+                for key, value in treatment(members[0]).items()
+                if key not in {"set", "profile"}
+            },
             runs=saved,
             notes=tuple(_notes(members, sets, saved)),
         )
@@ -187,7 +243,9 @@ def save_baseline(
 
 
 def list_baselines(places: Sequence[Path]) -> list[dict[str, Any]]:
-    """Baselines below folders, by name; where two folders have the same name, the first one's. What is not known of one is None."""
+    """Baselines below folders, by name; where two folders have the same name, the first one's. What
+    is not known of one is None.
+    """
     found: dict[str, dict[str, Any]] = {}
     for place in places:
         for folder in sorted(place.iterdir()) if place.is_dir() else []:
@@ -205,9 +263,15 @@ def list_row(row: Mapping[str, Any]) -> tuple[str, ...]:
         return (row["name"], "—", f"unreadable: {row['problem']}", *["—"] * (len(LIST_COLUMNS) - 3))
     on = row["cpu"] if row["gpu"] in {None, "none"} else row["gpu"]
     return (
-        row["name"], str(row["runs"]), row["verdict"], row["model"] or "—", on or "—", row["engine"] or "—",
-        f"version {row['metric_version']}", row["saved_at"] or "—",
-    )  # fmt: skip
+        row["name"],
+        str(row["runs"]),
+        row["verdict"],
+        row["model"] or "—",
+        on or "—",
+        row["engine"] or "—",
+        f"version {row['metric_version']}",
+        row["saved_at"] or "—",
+    )
 
 
 def _listed(folder: Path) -> dict[str, Any]:
@@ -215,9 +279,19 @@ def _listed(folder: Path) -> dict[str, Any]:
     with suppress(OSError, ValueError):  # made by hand: the runs say what it is
         fields = mapping(json.loads((folder / BASELINE_FILE).read_text(encoding="utf-8")))
     row: dict[str, Any] = {
-        "name": folder.name, "folder": str(folder), "runs": None, "verdict": None, "model": None, "gpu": None, "cpu": None, "engine": None,
-        "metric_version": None, "saved_at": fields.get("saved_at"), "command": fields.get("command"), "problem": None,
-    }  # fmt: skip
+        "name": folder.name,
+        "folder": str(folder),
+        "runs": None,
+        "verdict": None,
+        "model": None,
+        "gpu": None,
+        "cpu": None,
+        "engine": None,
+        "metric_version": None,
+        "saved_at": fields.get("saved_at"),
+        "command": fields.get("command"),
+        "problem": None,
+    }
     try:
         members = [Member(run, one) for one in [load_set(folder)] for run in one.runs]
     except HarnessError as error:
@@ -238,7 +312,11 @@ def _chosen(members: Sequence[Member], variant: str | None) -> list[Member]:
     if variant is not None:
         if variant not in names:
             has = f"they have {', '.join(names)}" if names else "they are of no series of repeats"
-            raise ProfileError(f"no run is of variant {variant!r}", cause=has, next_step="leave --variant out, or name one of these")
+            raise ProfileError(
+                f"no run is of variant {variant!r}",
+                cause=has,
+                next_step="leave --variant out, or name one of these",
+            )
         members = [member for member in members if member.variant == variant]
     elif len(names) > 1:
         raise ProfileError(
@@ -249,7 +327,10 @@ def _chosen(members: Sequence[Member], variant: str | None) -> list[Member]:
     seen: set[str] = set()
     for member in members:
         if member.run.run_id in seen:
-            raise ProfileError(f"{member.run.run_id} is named twice", next_step="name each run once: a run is no repeat of itself")
+            raise ProfileError(
+                f"{member.run.run_id} is named twice",
+                next_step="name each run once: a run is no repeat of itself",
+            )
         seen.add(member.run.run_id)
     return list(members)
 
@@ -260,28 +341,48 @@ def _check(runs: Sequence[RunResult], *, allow_invalid: bool) -> None:
         try:
             list(verdicts(runs, ()))
         except InvalidRunError as error:
-            raise InvalidRunError(error.what, cause=error.cause, next_step="run it again, or pass --allow-invalid") from None
+            raise InvalidRunError(
+                error.what, cause=error.cause, next_step="run it again, or pass --allow-invalid"
+            ) from None
     for run in runs:
         version = run.summary.get("metric_version")
         if version != METRIC_VERSION:
             raise ArtifactError(
-                f"the figures of {run.path} are of metric_version {version}, and this harness's of {METRIC_VERSION}",
-                cause="it was reduced by another version, and nothing that this one measures could be compared with it",
+                f"the figures of {run.path} are of metric_version {version}, and this harness's of"
+                f" {METRIC_VERSION}",
+                cause=(
+                    "it was reduced by another version, and nothing that this one measures could be"
+                    " compared with it"
+                ),
                 next_step=f"harness reduce {run.path}",
             )
     list(identities(runs, ()))
 
 
-def _notes(members: Sequence[Member], sets: Sequence[RunSet], saved: Sequence[SavedRun]) -> Iterator[str]:
+def _notes(
+    members: Sequence[Member], sets: Sequence[RunSet], saved: Sequence[SavedRun]
+) -> Iterator[str]:
     if len(members) < MIN_REPEATS:
-        yield "One run alone: comparisons with it show ratios and claim nothing. Five repeats make a baseline."
-    silent = sorted({str(member.run.status) for member in members if member.run.status not in CLAIMING})
+        yield (
+            "One run alone: comparisons with it show ratios and claim nothing. Five repeats make a"
+            " baseline."
+        )
+    silent = sorted(
+        {str(member.run.status) for member in members if member.run.status not in CLAIMING}
+    )
     if silent:
         yield f"Runs are {', '.join(silent)}: gates decide, and comparisons with it claim nothing."
     found = [treatment(member) for member in members]
-    mixed = [key for key in dict.fromkeys(k for one in found for k in one) if len({one.get(key) for one in found}) > 1]
+    mixed = [
+        key
+        for key in dict.fromkeys(k for one in found for k in one)
+        if len({one.get(key) for one in found}) > 1
+    ]
     if mixed := [key for key in mixed if key not in {"set", "profile"}]:
-        yield f"Runs differ in {', '.join(mixed)}: they are taken for repeats of each other all the same."
+        yield (
+            f"Runs differ in {', '.join(mixed)}: they are taken for repeats of each other all the"
+            " same."
+        )
     for one in sets:
         yield from (f"{left_out}." for left_out in one.left_out)
     for run in saved:
@@ -301,7 +402,9 @@ def _folders(runs: Sequence[RunResult]) -> list[str]:
 
 
 def _take_place(staged: Path, target: Path, *, replace: bool) -> None:
-    """Put a folder into its place. Of two that do so at once, unless they replace, the second one fails and the first one's stays."""
+    """Put a folder into its place. Of two that do so at once, unless they replace, the second one
+    fails and the first one's stays.
+    """
     if not replace or not target.exists():
         staged.rename(target)
         return
@@ -315,7 +418,7 @@ def _take_place(staged: Path, target: Path, *, replace: bool) -> None:
     shutil.rmtree(old)
 
 
-# --- one run ----------------------------------------------------------------------------------------------------------------------
+# --- one run ---
 
 
 def _save_run(run: RunResult, to: Path) -> SavedRun:
@@ -342,14 +445,17 @@ def _save_run(run: RunResult, to: Path) -> SavedRun:
         source=run.path.resolve().name,
         status=str(run.status),
         made={
-            "profile": run.name, "overrides": list(run.manifest.get("overrides") or ()), "seed": run.manifest.get("seed"),
-            "harness": {key: made_by.get(key) for key in ("version", "commit", "dirty")}, "started_at": _started_at(run),
+            "profile": run.name,
+            "overrides": list(run.manifest.get("overrides") or ()),
+            "seed": run.manifest.get("seed"),
+            "harness": {key: made_by.get(key) for key in ("version", "commit", "dirty")},
+            "started_at": _started_at(run),
         },
         files=tuple(str(path.relative_to(to)) for path in sorted(to.rglob("*")) if path.is_file()),
         left_out=tuple(left_out),
         reducible=reducible,
         size_bytes=_size(to),
-    )  # fmt: skip
+    )
 
 
 def _copy(source: Path, to: Path, names: Sequence[str]) -> None:
@@ -360,7 +466,9 @@ def _copy(source: Path, to: Path, names: Sequence[str]) -> None:
 
 
 def _copy_inputs(source: RunDir, to: RunDir) -> None:
-    """Everything that the reduction reads. Journals only where their table was never made: it is made of them here."""
+    """Everything that the reduction reads. Journals only where their table was never made: it is
+    made of them here.
+    """
     _copy(source.root, to.root, ("manifest.json", *_INPUTS))
     if all((to.root / name).exists() for name in _FROM_JOURNALS):
         return
@@ -371,7 +479,12 @@ def _copy_inputs(source: RunDir, to: RunDir) -> None:
         "boards.parquet": parts(source.boards_journal),
         "host.parquet": parts(source.host_journal),
     }
-    missing = [str(path.relative_to(source.root)) for name, paths in journals.items() if not (to.root / name).exists() for path in paths]
+    missing = [
+        str(path.relative_to(source.root))
+        for name, paths in journals.items()
+        if not (to.root / name).exists()
+        for path in paths
+    ]
     if missing:
         _copy(source.root, to.root, missing)
         finalize(to, remove_journals=True)
@@ -404,17 +517,28 @@ def _keep_compared(source: Path, to: Path) -> list[str]:
         if path.name in _FROM_JOURNALS | {"scrapes", "plan.parquet", "canary-truth.jsonl"}:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     _copy(source, to, _SMALL)
-    left_out = [f"only what a comparison reads was kept: the whole run takes more than {MOST_BYTES / 1e6:.0f} MB"]
+    left_out = [
+        (
+            "only what a comparison reads was kept: the whole run takes more than"
+            f" {MOST_BYTES / 1e6:.0f} MB"
+        )
+    ]
     requests = RunDir(source).requests
     if requests.exists():
         columns = [name for name in _COMPARED if name in pq.read_schema(requests).names]
         atomic.write_parquet(RunDir(to).requests, pq.read_table(requests, columns=columns))
-    small = sorted((path for path in to.rglob("*") if path.is_file() and path.name not in _KEPT), key=lambda path: -path.stat().st_size)
+    small = sorted(
+        (path for path in to.rglob("*") if path.is_file() and path.name not in _KEPT),
+        key=lambda path: -path.stat().st_size,
+    )
     for path in small:
         if _fits(to):
             break
         path.unlink()
-        left_out.append(f"{path.relative_to(to)}, which is too large" + (": no latency curves" if path.name == "requests.parquet" else ""))
+        left_out.append(
+            f"{path.relative_to(to)}, which is too large"
+            + (": no latency curves" if path.name == "requests.parquet" else "")
+        )
     return left_out
 
 

@@ -1,4 +1,6 @@
-"""Which runs answer the same question. What does not is refused by the name of the key that differs, unless that key is allowed."""
+"""Which runs answer the same question. What does not is refused by the name of the key that
+differs, unless that key is allowed.
+"""
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,7 +13,9 @@ from harness.core.records import OutputLength, Status
 from harness.core.units import human_number
 
 OUTPUT_LENGTH_TOLERANCE: Final = 0.02
-"""Largest relative difference of mean output lengths under `natural` before the sides did different work."""
+"""Largest relative difference of mean output lengths under `natural` before the sides did different
+work.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +38,19 @@ IDENTITY: Final = (
     # Token classes are part of a metric's definition, so equal versions mean equal classes.
     Identity("metric_version", required=True, read=lambda run: run.summary.get("metric_version")),
     Identity("workload_sha256", required=True, read=lambda run: _either(run, "workload_sha256")),
-    Identity("model", required=True, read=lambda run: run.model.get("model_id") or mapping(run.profile.get("model")).get("id")),
+    Identity(
+        "model",
+        required=True,
+        read=lambda run: run.model.get("model_id") or mapping(run.profile.get("model")).get("id"),
+    ),
     Identity("tokenizer", required=False, read=lambda run: run.model.get("fingerprint")),
     Identity("output_length", required=True, read=lambda run: _output_length(run)),
     Identity("context_scale", required=True, read=lambda run: _context_scale(run)),
     Identity("boundary", required=False, read=lambda run: _power_boundary(run)),
 )
-"""Keys that are equal or recorded as allowed. `mean_output_tok` and `verdict` join them with rules of their own."""
+"""Keys that are equal or recorded as allowed. `mean_output_tok` and `verdict` join them with rules
+of their own.
+"""
 
 MISMATCH_KEYS: Final = (*(identity.key for identity in IDENTITY), "mean_output_tok", "verdict")
 """What `--allow-mismatch` takes."""
@@ -70,7 +80,10 @@ def check_keys(allow: Sequence[str]) -> None:
     """
     unknown = [key for key in allow if key not in MISMATCH_KEYS]
     if unknown:
-        raise ProfileError(f"{unknown[0]!r} is no identity key", next_step=f"use one of: {', '.join(MISMATCH_KEYS)}")
+        raise ProfileError(
+            f"{unknown[0]!r} is no identity key",
+            next_step=f"use one of: {', '.join(MISMATCH_KEYS)}",
+        )
 
 
 def verdicts(runs: Sequence[RunResult], allow: Sequence[str]) -> Iterator[Mismatch]:
@@ -83,11 +96,18 @@ def verdicts(runs: Sequence[RunResult], allow: Sequence[str]) -> Iterator[Mismat
         if run.status is not Status.INVALID:
             continue
         if "verdict" not in allow:
-            reasons = [str(concern.get("message")) for concern in run.concerns if concern.get("severity") == "invalid"]
+            reasons = [
+                str(concern.get("message"))
+                for concern in run.concerns
+                if concern.get("severity") == "invalid"
+            ]
             raise InvalidRunError(
                 f"{run.path} is invalid and cannot be compared",
                 cause=reasons[0] if reasons else "its summary has no verdict",
-                next_step="run it again, or pass --allow-mismatch verdict to see its figures without any claim",
+                next_step=(
+                    "run it again, or pass --allow-mismatch verdict to see its figures without any"
+                    " claim"
+                ),
             )
         yield Mismatch("verdict", str(runs[0].status), f"{run.status} ({run.run_id})")
 
@@ -101,12 +121,17 @@ def identities(runs: Sequence[RunResult], allow: Sequence[str]) -> Iterator[Mism
     first = runs[0]
     for identity in IDENTITY:
         mine = identity.read(first)
-        if identity.key == "boundary":  # the first run that has power says it: one without has rows that are absent, not another boundary
+        if (
+            identity.key == "boundary"
+            # the first run that has power says it: one without has rows that are absent, not
+            # another boundary
+        ):
             first = next((run for run in runs if identity.read(run) is not None), runs[0])
             mine = identity.read(first)
         if mine is None and identity.required and identity.key not in allow:
             raise NotComparableError(
-                f"{first.path} does not record its {identity.key}, so nothing can be compared with it",
+                f"{first.path} does not record its {identity.key}, so nothing can be compared"
+                " with it",
                 cause="it was made by another version, or its manifest is incomplete",
                 next_step=f"run it again, or pass --allow-mismatch {identity.key}",
             )
@@ -114,14 +139,23 @@ def identities(runs: Sequence[RunResult], allow: Sequence[str]) -> Iterator[Mism
             its = identity.read(run)
             if mine == its or (identity.key == "boundary" and None in {mine, its}):
                 continue
-            yield _mismatch(identity.key, (_said(mine), str(first.path)), (_said(its), str(run.path)), run.run_id, allow)
+            yield _mismatch(
+                identity.key,
+                (_said(mine), str(first.path)),
+                (_said(its), str(run.path)),
+                run.run_id,
+                allow,
+            )
 
 
-def output_lengths(sides: Mapping[str, Sequence[RunResult]], allow: Sequence[str]) -> Iterator[Mismatch]:
-    """Under `natural` the server decides how much work it does; beyond 2 %, and beyond chance, it was not the same work.
+def output_lengths(
+    sides: Mapping[str, Sequence[RunResult]], allow: Sequence[str]
+) -> Iterator[Mismatch]:
+    """Under `natural` the server decides how much work it does; beyond 2 %, and beyond chance, it
+    was not the same work.
 
-    The means of whole sides are compared: lengths of single repeats differ by their seeds. What chance does is known from the runs' own
-    intervals; without these the 2 % decide alone.
+    The means of whole sides are compared: lengths of single repeats differ by their seeds. What
+    chance does is known from the runs' own intervals; without these the 2 % decide alone.
 
     Raises:
         NotComparableError: mean output lengths of two sides lie further apart.
@@ -134,39 +168,71 @@ def output_lengths(sides: Mapping[str, Sequence[RunResult]], allow: Sequence[str
         its = _mean_output(members)
         if mine is None and its is None:
             continue  # neither has an answer: every row about answers is absent
-        if mine is not None and its is not None and not _apart(mine, its, _chance(baseline, members)):
+        if (
+            mine is not None
+            and its is not None
+            and not _apart(mine, its, _chance(baseline, members))
+        ):
             continue
-        said = [human_number(value) if value is not None else "nothing recorded" for value in (mine, its)]
-        yield _mismatch("mean_output_tok", (said[0], _where(first, baseline)), (said[1], _where(label, members)), label, allow)
+        said = [
+            human_number(value) if value is not None else "nothing recorded"
+            for value in (mine, its)
+        ]
+        yield _mismatch(
+            "mean_output_tok",
+            (said[0], _where(first, baseline)),
+            (said[1], _where(label, members)),
+            label,
+            allow,
+        )
 
 
 def lengths_by_chance(sides: Mapping[str, Sequence[RunResult]]) -> Iterator[str]:
-    """Sides whose mean output lengths lie beyond the tolerance, but not beyond chance: they are compared, and it is told."""
+    """Sides whose mean output lengths lie beyond the tolerance, but not beyond chance: they are
+    compared, and it is told.
+    """
     (first, baseline), *others = sides.items()
     mine = _mean_output(baseline)
     for label, members in others:
         its = _mean_output(members)
-        if mine is None or its is None or OutputLength.NATURAL not in {_output_length(run) for run in (*baseline, *members)}:
+        if (
+            mine is None
+            or its is None
+            or OutputLength.NATURAL not in {_output_length(run) for run in (*baseline, *members)}
+        ):
             continue
         chance = _chance(baseline, members)
         if _apart(mine, its) and not _apart(mine, its, chance):
             yield (
-                f"Mean output lengths of {first} and {label}, {human_number(mine)} and {human_number(its)} tokens, are more than "
-                f"{OUTPUT_LENGTH_TOLERANCE:.0%} apart; so few answers leave that to chance (±{human_number(chance)})."
+                f"Mean output lengths of {first} and {label}, {human_number(mine)} and"
+                f" {human_number(its)} tokens, are more than {OUTPUT_LENGTH_TOLERANCE:.0%} apart;"
+                f" so few answers leave that to chance (±{human_number(chance)})."
             )
 
 
 def unchecked(runs: Sequence[RunResult]) -> list[str]:
     """Keys that no run records, so that nothing was held against anything."""
-    return [one.key for one in IDENTITY if not one.required and one.key != "boundary" and all(one.read(run) is None for run in runs)]
+    return [
+        one.key
+        for one in IDENTITY
+        if not one.required and one.key != "boundary" and all(one.read(run) is None for run in runs)
+    ]
 
 
-def _mismatch(key: str, mine: tuple[str, str], its: tuple[str, str], whose: str, allow: Sequence[str]) -> Mismatch:
+def _mismatch(
+    key: str, mine: tuple[str, str], its: tuple[str, str], whose: str, allow: Sequence[str]
+) -> Mismatch:
     if key not in allow:
         raise NotComparableError(
             f"the runs differ in {key}: {mine[0]} in {mine[1]}, {its[0]} in {its[1]}",
-            cause="they do not answer the same question, so a ratio of their figures would mean nothing",
-            next_step=f"{_TO_EQUAL.get(key, f'compare runs with equal {key}')}, or pass --allow-mismatch {key}, which the result will show",
+            cause=(
+                "they do not answer the same question, so a ratio of their figures would mean"
+                " nothing"
+            ),
+            next_step=(
+                f"{_TO_EQUAL.get(key, f'compare runs with equal {key}')}, or pass --allow-mismatch"
+                f" {key}, which the result will show"
+            ),
         )
     return Mismatch(key, mine[0], f"{its[0]} ({whose})")
 
@@ -192,7 +258,9 @@ def _apart(mine: float, its: float, chance: float = 0.0) -> bool:
 
 
 def _chance(*sides: Sequence[RunResult]) -> float:
-    """Half-width of the 95 % interval of how far two sides' mean lengths lie apart, by their runs' intervals; 0 where a run has none."""
+    """Half-width of the 95 % interval of how far two sides' mean lengths lie apart, by their runs'
+    intervals; 0 where a run has none.
+    """
     squares = 0.0
     for members in sides:
         for run in members:
@@ -204,7 +272,9 @@ def _chance(*sides: Sequence[RunResult]) -> float:
 
 
 def _output_length(run: RunResult) -> object:
-    return run.labels.get("output_length") or mapping(run.profile.get("traffic")).get("output_length")
+    return run.labels.get("output_length") or mapping(run.profile.get("traffic")).get(
+        "output_length"
+    )
 
 
 def _context_scale(run: RunResult) -> object:

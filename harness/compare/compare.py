@@ -1,7 +1,8 @@
-"""Runs against each other: refused unless they answer the same question, and judged only where repeats allow it.
+"""Runs against each other: refused unless they answer the same question, and judged only where
+repeats allow it.
 
-What is named makes sides (`harness.compare.groups`); the first is the baseline A, the others are B, C, … Hardware and settings are what
-differs on purpose: they head the table.
+What is named makes sides (`harness.compare.groups`); the first is the baseline A, the others are B,
+C, … Hardware and settings are what differs on purpose: they head the table.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,14 +23,45 @@ from harness.compare.comparability import (
     verdicts,
 )
 from harness.compare.gates import GateResult, Outcome, evaluate_gates
-from harness.compare.groups import Member, RunSet, Treatment, group, load_set, names, side_label, treatment, treatments
-from harness.compare.ratios import BOARD_SENSOR_ERROR, CLAIMING, HEADLINE, MIN_REPEATS, Cell, Row, Spread, Word, rows
+from harness.compare.groups import (
+    Member,
+    RunSet,
+    Treatment,
+    group,
+    load_set,
+    names,
+    side_label,
+    treatment,
+    treatments,
+)
+from harness.compare.ratios import (
+    BOARD_SENSOR_ERROR,
+    CLAIMING,
+    HEADLINE,
+    MIN_REPEATS,
+    Cell,
+    Row,
+    Spread,
+    Word,
+    rows,
+)
 from harness.core.errors import ArtifactError, ProfileError
 from harness.core.records import Status
 from harness.core.units import human_number
 from harness.profile.thresholds import Threshold
 
-__all__ = ["HEADLINE", "MISMATCH_KEYS", "Cell", "Comparison", "Row", "Side", "Spread", "Treatment", "Word", "compare_runs"]
+__all__ = [
+    "HEADLINE",
+    "MISMATCH_KEYS",
+    "Cell",
+    "Comparison",
+    "Row",
+    "Side",
+    "Spread",
+    "Treatment",
+    "Word",
+    "compare_runs",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +92,20 @@ class Side:
     def to_dict(self) -> dict[str, Any]:
         """As JSON."""
         return {
-            "label": self.label, "name": self.name, "runs": list(self.runs), "paths": list(self.paths), "statuses": list(self.statuses),
+            "label": self.label,
+            "name": self.name,
+            "runs": list(self.runs),
+            "paths": list(self.paths),
+            "statuses": list(self.statuses),
             "seeds": list(self.seeds),
-        }  # fmt: skip
+        }
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Sides, what differs between them on purpose, and a table of ratios to the first; one side alone shows its repeats' spread."""
+    """Sides, what differs between them on purpose, and a table of ratios to the first; one side
+    alone shows its repeats' spread.
+    """
 
     sides: tuple[Side, ...]
     treatments: tuple[Treatment, ...]
@@ -89,7 +127,13 @@ class Comparison:
 
     def treatment_columns(self) -> tuple[str, ...]:
         """Headings of `treatment_rows`."""
-        return ("treatment", *(f"{side.label} ({len(side.runs)} run{'s' if len(side.runs) > 1 else ''})" for side in self.sides))
+        return (
+            "treatment",
+            *(
+                f"{side.label} ({len(side.runs)} run{'s' if len(side.runs) > 1 else ''})"
+                for side in self.sides
+            ),
+        )
 
     def treatment_rows(self) -> list[tuple[str, ...]]:
         """What heads the table: verdicts, then treatments, those that differ first and marked."""
@@ -102,7 +146,12 @@ class Comparison:
         if len(self.sides) == 1:
             return ("metric", "unit", "mean", "95 % interval", "CV", "runs")
         others = [side.label for side in self.sides[1:]]
-        return ("metric", "unit", "A", *(text for label in others for text in (label, f"{label}/A", "says")))
+        return (
+            "metric",
+            "unit",
+            "A",
+            *(text for label in others for text in (label, f"{label}/A", "says")),
+        )
 
     def rows(self) -> list[tuple[str, ...]]:
         """The table of ratios as text; of one side alone, means with their t-intervals."""
@@ -113,7 +162,11 @@ class Comparison:
                 row.name,
                 row.unit,
                 human_number(row.baseline),
-                *(text for cell in row.cells for text in (human_number(cell.value), cell.text(), cell.says())),
+                *(
+                    text
+                    for cell in row.cells
+                    for text in (human_number(cell.value), cell.text(), cell.says())
+                ),
             )
             for row in self.metrics
         ]
@@ -123,14 +176,19 @@ class Comparison:
         return ("side", "run", "seed", *(row.name for row in self._headline()))
 
     def repeat_rows(self) -> list[tuple[str, ...]]:
-        """Every repeat's headline figures; outliers are marked ‡ and kept. Empty where no side has two runs."""
+        """Every repeat's headline figures; outliers are marked ‡ and kept. Empty where no side has
+        two runs.
+        """
         if all(len(side.runs) < MIN_REPEATS for side in self.sides):
             return []
         shown = []
         for position, side in enumerate(self.sides):
             for run, seed in zip(side.runs, side.seeds or (None,) * len(side.runs), strict=True):
                 spreads = [row.spreads[position] for row in self._headline()]
-                figures = [human_number(spread.values[run]) + (" ‡" if run in spread.outliers else "") for spread in spreads]
+                figures = [
+                    human_number(spread.values[run]) + (" ‡" if run in spread.outliers else "")
+                    for spread in spreads
+                ]
                 shown.append((side.label, run, "—" if seed is None else str(seed), *figures))
         return shown
 
@@ -139,13 +197,31 @@ class Comparison:
         runs = [f"- {side.title}: {', '.join(side.runs)}" for side in self.sides]
         allowed = [f"- **mismatch allowed:** {mismatch}" for mismatch in self.allowed]
         repeats = self.repeat_rows()
-        parts = ["# Comparison", "", *runs, *allowed, "", *table(self.treatment_columns(), self.treatment_rows()), ""]
+        parts = [
+            "# Comparison",
+            "",
+            *runs,
+            *allowed,
+            "",
+            *table(self.treatment_columns(), self.treatment_rows()),
+            "",
+        ]
         parts += ["Rows marked * differ.", ""] if len(self.sides) > 1 else []
         if self.gates:
-            parts += ["## Gates", "", *table(GateResult.COLUMNS, [gate.row() for gate in self.gates]), ""]
+            parts += [
+                "## Gates",
+                "",
+                *table(GateResult.COLUMNS, [gate.row() for gate in self.gates]),
+                "",
+            ]
         parts += [*table(self.columns(), self.rows()), ""]
         if repeats:
-            parts += ["Every repeat (‡ stands apart from the others; kept):", "", *table(self.repeat_columns(), repeats), ""]
+            parts += [
+                "Every repeat (‡ stands apart from the others; kept):",
+                "",
+                *table(self.repeat_columns(), repeats),
+                "",
+            ]
         return "\n".join([*parts, *(f"- {note}" for note in self.notes), ""])
 
     def _headline(self) -> list[Row]:
@@ -165,17 +241,22 @@ def compare_runs(
 
     Args:
         paths: run directories, or folders of repeats.
-        allow_mismatch: identity keys that may differ all the same (`MISMATCH_KEYS`); what they covered is part of the result.
+        allow_mismatch: identity keys that may differ all the same (`MISMATCH_KEYS`); what they
+            covered is part of the result.
         baseline: run or folder that is side A, before all others.
-        group_by: treatment keys whose equal values make a side; default: each variant of each folder, or runs of equal treatment.
+        group_by: treatment keys whose equal values make a side; default: each variant of each
+            folder, or runs of equal treatment.
         gates: conditions on every side but the baseline (on the only side where there is one).
         sensor_error: bound of a board's gain error, relative.
 
     Raises:
-        ProfileError: nothing to compare, one run twice, a baseline of several variants, or an unknown key.
-        ArtifactError: a directory that is no reduced run, or a series of which no run of its first profile has finished.
+        ProfileError: nothing to compare, one run twice, a baseline of several variants, or an
+            unknown key.
+        ArtifactError: a directory that is no reduced run, or a series of which no run of its first
+            profile has finished.
         InvalidRunError: an invalid run, unless `verdict` is allowed.
-        NotComparableError: an identity key differs, or is not recorded; it and both values are named.
+        NotComparableError: an identity key differs, or is not recorded; it and both values are
+            named.
     """
     check_keys(allow_mismatch)
     sets = [load_set(path) for path in ([baseline] if baseline is not None else []) + list(paths)]
@@ -184,12 +265,15 @@ def compare_runs(
         _one_variant(sets[0])
     elif sets[0].missing[:1] == sets[0].variants[:1] != ():
         raise ArtifactError(
-            f"no run of {sets[0].missing[0]!r} has finished in {sets[0].path}, and it is the baseline of that series",
+            f"no run of {sets[0].missing[0]!r} has finished in {sets[0].path}, and it is the"
+            " baseline of that series",
             next_step=f"harness repeat --resume {sets[0].path}",
         )
     runs = [member.run for member in members]
     if len(runs) < 2 and not gates:
-        raise ProfileError("a comparison needs at least two runs", next_step="harness compare RUN RUN")
+        raise ProfileError(
+            "a comparison needs at least two runs", next_step="harness compare RUN RUN"
+        )
     allowed = [*verdicts(runs, allow_mismatch), *identities(runs, allow_mismatch)]
     sides = group(members, group_by)
     if baseline is not None:
@@ -198,34 +282,57 @@ def compare_runs(
     allowed += output_lengths(plain, allow_mismatch)
     called = names(sides, group_by)
     return Comparison(
-        sides=tuple(_side(label, name, side) for (label, side), name in zip(plain.items(), called, strict=True)),
+        sides=tuple(
+            _side(label, name, side)
+            for (label, side), name in zip(plain.items(), called, strict=True)
+        ),
         treatments=treatments(sides),
         metrics=tuple(rows(plain, sensor_error)),
         allowed=tuple(dict.fromkeys(allowed)),
         notes=tuple(_notes(runs, sides, sets, sensor_error, group_by)),
-        gates=_withheld(evaluate_gates(gates, plain, sensor_error=sensor_error), plain) if gates else (),
+        gates=(
+            _withheld(evaluate_gates(gates, plain, sensor_error=sensor_error), plain)
+            if gates
+            else ()
+        ),
     )
 
 
 def _one_variant(baseline: RunSet) -> None:
-    names = list(dict.fromkeys(str(mapping(run.manifest.get("repeat")).get("variant")) for run in baseline.runs))
+    names = list(
+        dict.fromkeys(
+            str(mapping(run.manifest.get("repeat")).get("variant")) for run in baseline.runs
+        )
+    )
     if len(names) > 1:
         raise ProfileError(
             f"the baseline {baseline.path} holds {len(names)} variants: {', '.join(names)}",
             cause="a baseline is one side",
-            next_step=f"keep one of them: harness baseline save NAME {baseline.path} --variant {names[0]}",
+            next_step=(
+                f"keep one of them: harness baseline save NAME {baseline.path} --variant {names[0]}"
+            ),
         )
 
 
-def _withheld(results: Sequence[GateResult], sides: Mapping[str, Sequence[RunResult]]) -> tuple[GateResult, ...]:
-    """Gates as they are, but none that passes on invalid runs: those were let in to be looked at, without any claim."""
+def _withheld(
+    results: Sequence[GateResult], sides: Mapping[str, Sequence[RunResult]]
+) -> tuple[GateResult, ...]:
+    """Gates as they are, but none that passes on invalid runs: those were let in to be looked at,
+    without any claim.
+    """
     first = next(iter(sides.values()))
 
     def shown(result: GateResult) -> GateResult:
-        invalid = dict.fromkeys(run.run_id for run in (*first, *sides[result.side]) if run.status is Status.INVALID)
+        invalid = dict.fromkeys(
+            run.run_id for run in (*first, *sides[result.side]) if run.status is Status.INVALID
+        )
         if not invalid or result.outcome is Outcome.FAILED:
             return result
-        return replace(result, outcome=Outcome.ABSENT, reason=f"nothing follows from invalid runs: {', '.join(invalid)}")
+        return replace(
+            result,
+            outcome=Outcome.ABSENT,
+            reason=f"nothing follows from invalid runs: {', '.join(invalid)}",
+        )
 
     return tuple(shown(result) for result in results)
 
@@ -245,9 +352,15 @@ def _members(sets: Sequence[RunSet]) -> list[Member]:
 
 
 def _with_baseline(sides: Mapping[str, list[Member]], baseline: RunSet) -> dict[str, list[Member]]:
-    """Sides with the baseline's runs as one of their own: they never mix with what is held against them."""
+    """Sides with the baseline's runs as one of their own: they never mix with what is held against
+    them.
+    """
     mine = [member for side in sides.values() for member in side if member.argument is baseline]
-    others = [kept for side in sides.values() if (kept := [member for member in side if member.argument is not baseline])]
+    others = [
+        kept
+        for side in sides.values()
+        if (kept := [member for member in side if member.argument is not baseline])
+    ]
     return {side_label(position): side for position, side in enumerate([mine, *others])}
 
 
@@ -264,39 +377,63 @@ def _side(label: str, name: str, members: Sequence[RunResult]) -> Side:
 
 
 def _notes(
-    runs: Sequence[RunResult], sides: Mapping[str, Sequence[Member]], sets: Sequence[RunSet], sensor_error: float, by: Sequence[str]
+    runs: Sequence[RunResult],
+    sides: Mapping[str, Sequence[Member]],
+    sets: Sequence[RunSet],
+    sensor_error: float,
+    by: Sequence[str],
 ) -> Iterator[str]:
     groups = {label: [member.run for member in members] for label, members in sides.items()}
-    plain = [{key: value for key, value in treatment(m).items() if key not in {"set", "profile"}} for side in sides.values() for m in side]
+    plain = [
+        {key: value for key, value in treatment(m).items() if key not in {"set", "profile"}}
+        for side in sides.values()
+        for m in side
+    ]
     if len(sides) > 1 and all(one == plain[0] for one in plain):
-        yield "All runs have the same treatment: ratios show the spread between runs of one system, no effect."
+        yield (
+            "All runs have the same treatment: ratios show the spread between runs of one system,"
+            " no effect."
+        )
     few = [label for label, members in groups.items() if len(members) < MIN_REPEATS]
     if few:
         yield (
-            f"Too few repeats ({', '.join(few)}): comparisons stand on at least {MIN_REPEATS} runs a side, each with a fresh seed and a "
-            "fresh server. Intervals of single runs are within-run: how steady each was, not whether they differ."
+            f"Too few repeats ({', '.join(few)}): comparisons stand on at least {MIN_REPEATS} runs"
+            " a side, each with a fresh seed and a fresh server. Intervals of single runs are"
+            " within-run: how steady each was, not whether they differ."
         )
     if len(few) < len(sides) and len(sides) > 1:
         yield (
-            "Across repeats: ratios of geometric means with Welch's 95 % t-interval; better and worse are said after Holm's correction, at "
-            "5 % for a side's headline figures together, and at 5 % for all its others together. Energy on different boards must differ by "
-            "more than their sensors' error as well "
-            f"({sensor_error:.0%} a board)."
+            "Across repeats: ratios of geometric means with Welch's 95 % t-interval; better and"
+            " worse are said after Holm's correction, at 5 % for a side's headline figures"
+            " together, and at 5 % for all its others together. Energy on different boards must"
+            f" differ by more than their sensors' error as well ({sensor_error:.0%} a board)."
         )
     for label, members in groups.items():
         seeds = [run.manifest.get("seed") for run in members]
         if len(members) > 1 and len(set(map(str, seeds))) < len(members):
-            yield f"Runs of {label} share a seed: they are not independent, and their spread is too small."
+            yield (
+                f"Runs of {label} share a seed: they are not independent, and their spread is too"
+                " small."
+            )
     for label, side in sides.items():
         found = [treatment(member) for member in side]
-        mixed = [key for key in dict.fromkeys(k for one in found for k in one) if len({one.get(key) for one in found}) > 1]
+        mixed = [
+            key
+            for key in dict.fromkeys(k for one in found for k in one)
+            if len({one.get(key) for one in found}) > 1
+        ]
         mixed = [key for key in mixed if key not in {"set", "profile", *by}]
         if mixed:
-            yield f"Runs of {label} differ in {', '.join(mixed)}: they are taken for repeats of each other all the same."
+            yield (
+                f"Runs of {label} differ in {', '.join(mixed)}: they are taken for repeats of each"
+                " other all the same."
+            )
     yield from lengths_by_chance(groups)
     for key in unchecked(runs):
         yield f"No run records its {key}: that it is equal was not checked."
-    made_by = {str(mapping(run.manifest.get("harness")).get("version") or "unknown") for run in runs}
+    made_by = {
+        str(mapping(run.manifest.get("harness")).get("version") or "unknown") for run in runs
+    }
     if len(made_by) > 1:
         yield f"Made by different versions of the harness: {', '.join(sorted(made_by))}."
     for status in dict.fromkeys(run.status for run in runs if run.status not in CLAIMING):
@@ -311,14 +448,27 @@ def _notes(
 
 
 def _spread_text(spread: Spread) -> tuple[str, ...]:
-    interval = "—" if spread.low is None or spread.high is None else f"{human_number(spread.low)} – {human_number(spread.high)}"
-    return (human_number(spread.mean), interval, "—" if spread.cv is None else f"{spread.cv:.1%}", str(len(spread.values)))
+    interval = (
+        "—"
+        if spread.low is None or spread.high is None
+        else f"{human_number(spread.low)} – {human_number(spread.high)}"
+    )
+    return (
+        human_number(spread.mean),
+        interval,
+        "—" if spread.cv is None else f"{spread.cv:.1%}",
+        str(len(spread.values)),
+    )
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """Lines of a Markdown table."""
 
     def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(" ".join(cell.replace("|", "\\|").split("\n")) for cell in cells) + " |"
+        return (
+            "| "
+            + " | ".join(" ".join(cell.replace("|", "\\|").split("\n")) for cell in cells)
+            + " |"
+        )
 
     return [line(columns), "|" + " --- |" * len(columns), *(line(row) for row in rows)]

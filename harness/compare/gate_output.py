@@ -1,4 +1,6 @@
-"""Gates for machines that read them: JUnit XML, GitHub annotations, a Markdown summary for a pull request."""
+"""Gates for machines that read them: JUnit XML, GitHub annotations, a Markdown summary for a pull
+request.
+"""
 
 import re
 from collections.abc import Sequence
@@ -14,16 +16,25 @@ _SHOWN: Final = frozenset({Word.BETTER, Word.WORSE})
 
 
 def junit(gates: Sequence[GateResult], *, strict: bool = False) -> str:
-    """JUnit XML: a suite a side, a case a gate. Too few repeats are a skipped case, or with `strict` a failure."""
+    """JUnit XML: a suite a side, a case a gate. Too few repeats are a skipped case, or with
+    `strict` a failure.
+    """
     root = ET.Element("testsuites", name="harness gates")
     for side in dict.fromkeys(gate.side for gate in gates):
         mine = [gate for gate in gates if gate.side == side]
         suite = ET.SubElement(
-            root, "testsuite", name=f"side {side}", tests=str(len(mine)), failures=str(sum(gate.failed(strict=strict) for gate in mine)),
-            errors="0", skipped=str(sum(gate.outcome is Outcome.TOO_FEW and not strict for gate in mine)),
-        )  # fmt: skip
+            root,
+            "testsuite",
+            name=f"side {side}",
+            tests=str(len(mine)),
+            failures=str(sum(gate.failed(strict=strict) for gate in mine)),
+            errors="0",
+            skipped=str(sum(gate.outcome is Outcome.TOO_FEW and not strict for gate in mine)),
+        )
         for gate in mine:
-            case = ET.SubElement(suite, "testcase", classname=f"side {side}", name=_xml(gate.threshold.text))
+            case = ET.SubElement(
+                suite, "testcase", classname=f"side {side}", name=_xml(gate.threshold.text)
+            )
             said = _xml(sentence(gate))
             if gate.failed(strict=strict):
                 ET.SubElement(case, "failure", message=said, type=str(gate.outcome)).text = said
@@ -38,10 +49,18 @@ def junit(gates: Sequence[GateResult], *, strict: bool = False) -> str:
 
 
 def github(gates: Sequence[GateResult], *, strict: bool = False) -> list[str]:
-    """Workflow commands of GitHub Actions, one a gate: an error where it fails, a warning where it cannot tell, else a notice."""
+    """Workflow commands of GitHub Actions, one a gate: an error where it fails, a warning where it
+    cannot tell, else a notice.
+    """
     lines = []
     for gate in gates:
-        level = "error" if gate.failed(strict=strict) else "warning" if gate.outcome is Outcome.TOO_FEW else "notice"
+        level = (
+            "error"
+            if gate.failed(strict=strict)
+            else "warning"
+            if gate.outcome is Outcome.TOO_FEW
+            else "notice"
+        )
         title = _property(f"{gate.threshold.text}: {gate.outcome}")
         lines.append(f"::{level} title={title}::{_data(sentence(gate))}")
     return lines
@@ -53,15 +72,28 @@ def sentence(gate: GateResult) -> str:
     if gate.value is None:
         return f"side {side}: {gate.threshold.text}: {outcome} ({reason})"
     against = f" against {baseline}" if gate.threshold.relative else ""
-    runs = f"{gate.n_baseline} + {gate.n} runs" if gate.threshold.relative else f"{gate.n} run{'' if gate.n == 1 else 's'}"
-    detects = f"; finds changes for the worse of {least.removeprefix('≥ ')} nine times in ten" if gate.detectable is not None else ""
+    runs = (
+        f"{gate.n_baseline} + {gate.n} runs"
+        if gate.threshold.relative
+        else f"{gate.n} run{'' if gate.n == 1 else 's'}"
+    )
+    detects = (
+        f"; finds changes for the worse of {least.removeprefix('≥ ')} nine times in ten"
+        if gate.detectable is not None
+        else ""
+    )
     because = f" ({reason})" if reason else ""
     band = f", {change}" if change != "—" else ""
-    return f"side {side}: {gate.threshold.figure} is {value}{against}{band}, {runs}{detects}: {outcome}{because}"
+    return (
+        f"side {side}: {gate.threshold.figure} is {value}{against}{band}, {runs}{detects}:"
+        f" {outcome}{because}"
+    )
 
 
 def summary(comparison: Comparison, *, strict: bool = False) -> str:
-    """Markdown for a pull request or a job's summary page: the answer first, then gates, then what differs."""
+    """Markdown for a pull request or a job's summary page: the answer first, then gates, then what
+    differs.
+    """
     gates = comparison.gates
     failed = [gate for gate in gates if gate.failed(strict=strict)]
     unclear = [gate for gate in gates if gate.outcome is Outcome.TOO_FEW and gate not in failed]
@@ -79,14 +111,28 @@ def summary(comparison: Comparison, *, strict: bool = False) -> str:
     parts += [f"- **mismatch allowed:** {mismatch}" for mismatch in comparison.allowed]
     differing = [row for row in comparison.treatment_rows() if row[0].startswith("* ")]
     if len(comparison.sides) > 1:
-        parts += [*table(comparison.treatment_columns(), [comparison.treatment_rows()[0], *differing]), ""]
+        parts += [
+            *table(comparison.treatment_columns(), [comparison.treatment_rows()[0], *differing]),
+            "",
+        ]
         changed = [
             shown
             for row, shown in zip(comparison.metrics, comparison.rows(), strict=True)
             if any(cell.word in _SHOWN for cell in row.cells)
         ]
-        parts += [*table(comparison.columns(), changed), ""] if changed else ["No figure differs detectably.", ""]
-    parts += ["<details><summary>All figures</summary>", "", *table(comparison.columns(), comparison.rows()), "", "</details>", ""]
+        parts += (
+            [*table(comparison.columns(), changed), ""]
+            if changed
+            else ["No figure differs detectably.", ""]
+        )
+    parts += [
+        "<details><summary>All figures</summary>",
+        "",
+        *table(comparison.columns(), comparison.rows()),
+        "",
+        "</details>",
+        "",
+    ]
     return "\n".join([*parts, *(f"- {note}" for note in comparison.notes), ""])
 
 

@@ -20,13 +20,40 @@ SERIES_FILE: Final = "series.json"
 """Marks a folder of repeats, as `harness repeat` makes it."""
 
 GROUP_KEYS: Final = (
-    "set", "variant", "profile", "model", "gpu", "cpu", "precision", "load_format", "engine", "parallelism", "power_limit_w", "driver",
-)  # fmt: skip
+    "set",
+    "variant",
+    "profile",
+    "model",
+    "gpu",
+    "cpu",
+    "precision",
+    "load_format",
+    "engine",
+    "parallelism",
+    "power_limit_w",
+    "driver",
+)
 """What `--group-by` takes, beside `settings.<name>`."""
 
-_PARALLEL: Final = {"tp": "tensor_parallel_size", "dp": "data_parallel_size", "pp": "pipeline_parallel_size", "ep": "expert_parallel_size"}
-_NO_SETTING: Final = ("port", "path", "url", "seed", "host", "log")  # settings that name a place or differ between repeats on purpose
-_NO_TREATMENT: Final = ("set", "profile", "model")  # keys that group, but are no treatment by themselves
+_PARALLEL: Final = {
+    "tp": "tensor_parallel_size",
+    "dp": "data_parallel_size",
+    "pp": "pipeline_parallel_size",
+    "ep": "expert_parallel_size",
+}
+_NO_SETTING: Final = (
+    "port",
+    "path",
+    "url",
+    "seed",
+    "host",
+    "log",
+)  # settings that name a place or differ between repeats on purpose
+_NO_TREATMENT: Final = (
+    "set",
+    "profile",
+    "model",
+)  # keys that group, but are no treatment by themselves
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +119,8 @@ def load_set(path: Path) -> RunSet:
     """The run, or the finished runs of the folder, at a path.
 
     Raises:
-        ArtifactError: neither a run nor a folder with one that finished, or a run in it that cannot be read.
+        ArtifactError: neither a run nor a folder with one that finished, or a run in it that cannot
+            be read.
     """
     if (path / "manifest.json").exists() or not path.is_dir():
         return RunSet(path, path.name, (load_result(path),), several=False)
@@ -100,26 +128,42 @@ def load_set(path: Path) -> RunSet:
     if not folders:
         raise ArtifactError(
             f"{path} is no run directory, and holds none",
-            next_step="name a folder that `harness run` or `harness repeat` made; `harness results` lists runs",
+            next_step=(
+                "name a folder that `harness run` or `harness repeat` made; `harness results` lists"
+                " runs"
+            ),
         )
     runs, left_out = [], []
     for folder in folders:
         state = read_manifest(RunDir(folder)).get("state")
         if state != RunState.COMPLETE:
-            left_out.append(f"{folder.name} did not finish ({'killed' if state == RunState.RUNNING else state}) and is left out")
+            left_out.append(
+                f"{folder.name} did not finish ({'killed' if state == RunState.RUNNING else state})"
+                " and is left out"
+            )
             continue
         runs.append(load_result(folder))
     order = _variant_order(path)
-    runs.sort(key=lambda run: order.get(str(mapping(run.manifest.get("repeat")).get("variant")), len(order)))  # stable: then by time
+    runs.sort(
+        key=lambda run: order.get(
+            str(mapping(run.manifest.get("repeat")).get("variant")), len(order)
+        )
+    )  # stable: then by time
     if not runs:
-        raise ArtifactError(f"no run in {path} has finished", next_step=f"harness repeat --resume {path}")
+        raise ArtifactError(
+            f"no run in {path} has finished", next_step=f"harness repeat --resume {path}"
+        )
     there = {str(mapping(run.manifest.get("repeat")).get("variant")) for run in runs}
     missing = tuple(name for name in order if name not in there)
-    return RunSet(path, path.resolve().name, tuple(runs), True, tuple(left_out), tuple(order), missing)
+    return RunSet(
+        path, path.resolve().name, tuple(runs), True, tuple(left_out), tuple(order), missing
+    )
 
 
 def _variant_order(path: Path) -> dict[str, int]:
-    """Position of each variant of a series as its profiles were named: runs are in random order, and the first profile is the baseline."""
+    """Position of each variant of a series as its profiles were named: runs are in random order,
+    and the first profile is the baseline.
+    """
     try:
         raw = mapping(json.loads((path / SERIES_FILE).read_text(encoding="utf-8"))).get("variants")
     except (OSError, ValueError):
@@ -135,22 +179,35 @@ def reference_folders() -> tuple[Path, ...]:
 
 
 def find_baseline(name: str) -> Path:
-    """Folder of a baseline: a name below results/reference/ of the working directory or the checkout, or a path.
+    """Folder of a baseline: a name below results/reference/ of the working directory or the
+    checkout, or a path.
 
     Raises:
         ArtifactError: there is none.
     """
-    named = [folder / name for folder in reference_folders()] if name and not set(name) & {"/", "\\"} and name not in {".", ".."} else []
+    named = (
+        [folder / name for folder in reference_folders()]
+        if name and not set(name) & {"/", "\\"} and name not in {".", ".."}
+        else []
+    )
     for place in (*named, Path(name)):
         if place.is_dir():
             return place
     known = sorted(
-        {one.name for folder in reference_folders() if folder.is_dir() for one in folder.iterdir() if one.is_dir() and one.name[0] != "."}
+        {
+            one.name
+            for folder in reference_folders()
+            if folder.is_dir()
+            for one in folder.iterdir()
+            if one.is_dir() and one.name[0] != "."
+        }
     )
     raise ArtifactError(
         f"there is no baseline {name!r}",
         cause=f"it is no folder, and {REFERENCE} has {', '.join(known) if known else 'none'}",
-        next_step="name a run, a folder of repeats, or one that `harness baseline save NAME RUN…` kept",
+        next_step=(
+            "name a run, a folder of repeats, or one that `harness baseline save NAME RUN…` kept"
+        ),
     )
 
 
@@ -164,7 +221,11 @@ def treatment(member: Member) -> dict[str, str]:
         names[gpu.name or "unknown GPU"] = names.get(gpu.name or "unknown GPU", 0) + 1
     cpu = mapping(mapping(run.manifest.get("hardware")).get("cpu"))
     parallel = {short: settings.pop(key, None) for short, key in _PARALLEL.items()}
-    precision = [str(value) for key in ("dtype", "quantization") if (value := settings.pop(key, None) or model.get(key))]
+    precision = [
+        str(value)
+        for key in ("dtype", "quantization")
+        if (value := settings.pop(key, None) or model.get(key))
+    ]
     replicas = f"{run.replicas or 'unknown number of'} replica{'' if run.replicas == 1 else 's'}"
     watts = {gpu.power_limit_w for gpu in run.gpus}
     drivers = {gpu.driver_version or "unknown" for gpu in run.gpus}
@@ -176,9 +237,21 @@ def treatment(member: Member) -> dict[str, str]:
         "gpu": " + ".join(f"{count} x {name}" for name, count in sorted(names.items())) or "none",
         "cpu": str(cpu.get("model") or cpu.get("name") or "unknown"),
         "precision": " ".join(precision) or "unknown",
-        "load_format": str(settings.pop("load_format", None) or model.get("load_format") or "unknown"),
-        "engine": " ".join(str(value) for value in (run.server.get("kind"), run.server.get("version")) if value) or "unknown",
-        "parallelism": ", ".join([*(f"{short} {value}" for short, value in parallel.items() if value is not None), replicas]),
+        "load_format": str(
+            settings.pop("load_format", None) or model.get("load_format") or "unknown"
+        ),
+        "engine": (
+            " ".join(
+                str(value) for value in (run.server.get("kind"), run.server.get("version")) if value
+            )
+            or "unknown"
+        ),
+        "parallelism": ", ".join(
+            [
+                *(f"{short} {value}" for short, value in parallel.items() if value is not None),
+                replicas,
+            ]
+        ),
         "power_limit_w": ", ".join(sorted(human_number(limit) for limit in watts)) or "none",
         "driver": ", ".join(sorted(drivers)) or "none",
     }
@@ -191,8 +264,9 @@ def treatment(member: Member) -> dict[str, str]:
 def group(members: Sequence[Member], by: Sequence[str] = ()) -> dict[str, list[Member]]:
     """Members as sides, in the order in which they were named; the first is the baseline A.
 
-    With keys, equal values of them make a side. Without: runs of one variant of one folder of repeats, else runs of equal treatment. Where
-    only single runs were named and all have the same treatment, each is a side of its own: that shows the spread of one system.
+    With keys, equal values of them make a side. Without: runs of one variant of one folder of
+    repeats, else runs of equal treatment. Where only single runs were named and all have the same
+    treatment, each is a side of its own: that shows the spread of one system.
 
     Raises:
         ProfileError: a key that no run has.
@@ -203,8 +277,14 @@ def group(members: Sequence[Member], by: Sequence[str] = ()) -> dict[str, list[M
         if key in there:
             continue
         if key in GROUP_KEYS:
-            raise ProfileError(f"no run has a {key!r}, so it groups nothing", next_step=f"these do: {', '.join(there)}")
-        raise ProfileError(f"there is no treatment key {key!r}", next_step=f"use one of: {', '.join([*GROUP_KEYS, 'settings.<name>'])}")
+            raise ProfileError(
+                f"no run has a {key!r}, so it groups nothing",
+                next_step=f"these do: {', '.join(there)}",
+            )
+        raise ProfileError(
+            f"there is no treatment key {key!r}",
+            next_step=f"use one of: {', '.join([*GROUP_KEYS, 'settings.<name>'])}",
+        )
     sides: dict[tuple[tuple[str, str], ...], list[Member]] = {}
     sets = any(member.argument.several for member in members)
     for member, values in zip(members, found, strict=True):
@@ -212,7 +292,10 @@ def group(members: Sequence[Member], by: Sequence[str] = ()) -> dict[str, list[M
             chosen = {key: values.get(key, "—") for key in by}
         elif sets and member.variant:
             series = str(mapping(member.run.manifest.get("repeat")).get("series"))
-            chosen = {"set": str(member.argument.path) if member.argument.several else series, "variant": member.variant}
+            chosen = {
+                "set": str(member.argument.path) if member.argument.several else series,
+                "variant": member.variant,
+            }
         else:
             chosen = {key: value for key, value in values.items() if key not in _NO_TREATMENT}
             if member.argument.several:
@@ -232,8 +315,16 @@ def side_label(position: int) -> str:
 def treatments(sides: Mapping[str, Sequence[Member]]) -> tuple[Treatment, ...]:
     """Treatment keys with the values of each side."""
     found = [[treatment(member) for member in members] for members in sides.values()]
-    keys = dict.fromkeys(key for side in found for one in side for key in one if key not in _NO_TREATMENT)
-    return tuple(Treatment(key, tuple(" / ".join(dict.fromkeys(one.get(key, "—") for one in side)) for side in found)) for key in keys)
+    keys = dict.fromkeys(
+        key for side in found for one in side for key in one if key not in _NO_TREATMENT
+    )
+    return tuple(
+        Treatment(
+            key,
+            tuple(" / ".join(dict.fromkeys(one.get(key, "—") for one in side)) for side in found),
+        )
+        for key in keys
+    )
 
 
 def names(sides: Mapping[str, Sequence[Member]], by: Sequence[str]) -> tuple[str, ...]:
@@ -241,12 +332,24 @@ def names(sides: Mapping[str, Sequence[Member]], by: Sequence[str]) -> tuple[str
     found = {key: treatment(members[0]) for key, members in sides.items()}
     keys = dict.fromkeys(key for one in found.values() for key in one)
     telling = [key for key in keys if len({one.get(key) for one in found.values()}) > 1]
-    more = {label: len({member.argument.name for member in members}) - 1 for label, members in sides.items()}
+    more = {
+        label: len({member.argument.name for member in members}) - 1
+        for label, members in sides.items()
+    }
     # A side of runs that were named one by one has no name of its own.
-    first = ("variant", "engine", "gpu", "precision", "set") if any(more.values()) else ("variant", "set", "engine", "gpu", "precision")
-    chosen = [key for key in by if key in telling] or next(([key] for key in first if key in telling and _apart(key, found)), telling[:2])
+    first = (
+        ("variant", "engine", "gpu", "precision", "set")
+        if any(more.values())
+        else ("variant", "set", "engine", "gpu", "precision")
+    )
+    chosen = [key for key in by if key in telling] or next(
+        ([key] for key in first if key in telling and _apart(key, found)), telling[:2]
+    )
     return tuple(
-        ", ".join(one.get(key, "—") + (f" and {more[label]} more" if key == "set" and more[label] else "") for key in chosen)
+        ", ".join(
+            one.get(key, "—") + (f" and {more[label]} more" if key == "set" and more[label] else "")
+            for key in chosen
+        )
         or one["profile"]
         for label, one in found.items()
     )

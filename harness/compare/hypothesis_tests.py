@@ -1,4 +1,6 @@
-"""Student's t, Welch's test, Holm's correction and what a test of a handful of repeats a side can detect at all."""
+"""Student's t, Welch's test, Holm's correction and what a test of a handful of repeats a side can
+detect at all.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -26,7 +28,8 @@ _POINTS: Final = 21
 def t_within(t: float, df: float) -> float:
     """P(|T| <= t) of Student's t; degrees of freedom need not be whole (Welch's seldom are).
 
-    Abramowitz & Stegun, Handbook of Mathematical Functions (1964), 26.7.1: one less the regularized incomplete beta function.
+    Abramowitz & Stegun, Handbook of Mathematical Functions (1964), 26.7.1: one less the regularized
+    incomplete beta function.
 
     Raises:
         ValueError: less than one degree of freedom.
@@ -55,10 +58,14 @@ def t_quantile(within: float, df: float) -> float:
 
 
 def _incomplete_beta(x: float, a: float, b: float) -> float:
-    """Regularized incomplete beta function by its continued fraction (Abramowitz & Stegun 26.5.8), with Lentz's recurrence."""
+    """Regularized incomplete beta function by its continued fraction (Abramowitz & Stegun 26.5.8),
+    with Lentz's recurrence.
+    """
     if x <= 0 or x >= 1:
         return 0.0 if x <= 0 else 1.0
-    front = math.exp(math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x))
+    front = math.exp(
+        math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x)
+    )
     if x < (a + 1) / (a + b + 2):
         return front * _fraction(x, a, b) / a
     return 1.0 - front * _fraction(1 - x, b, a) / b
@@ -89,8 +96,8 @@ class Difference:
 
     Attributes:
         difference: in the values' own unit.
-        half_width: of the 95 % interval, statistical and systematic term added; None where the repeats do not differ at all, so that
-            nothing follows.
+        half_width: of the 95 % interval, statistical and systematic term added; None where the
+            repeats do not differ at all, so that nothing follows.
         p_value: two-sided, of a difference beyond the systematic term; None likewise.
         error: standard error of the difference; 0 where the repeats do not differ at all.
         df: Welch-Satterthwaite degrees of freedom; None likewise.
@@ -129,8 +136,8 @@ def welch(a: Sequence[float], b: Sequence[float], *, systematic: float = 0.0) ->
     Args:
         a: at least two values.
         b: at least two values.
-        systematic: bound of an error that repeats do not remove. It widens the interval, and the test asks whether the difference
-            exceeds it.
+        systematic: bound of an error that repeats do not remove. It widens the interval, and the
+            test asks whether the difference exceeds it.
     """
     share_a, share_b = variance(a) / len(a), variance(b) / len(b)
     difference = mean(b) - mean(a)
@@ -143,13 +150,19 @@ def welch(a: Sequence[float], b: Sequence[float], *, systematic: float = 0.0) ->
     error = math.sqrt(total)
     beyond = max(0.0, abs(difference) - systematic)
     half_width = t_quantile(1 - ALPHA, df) * error + systematic
-    return Difference(difference, half_width, 2 * t_beyond(beyond / error, df), error, df, systematic)
+    return Difference(
+        difference, half_width, 2 * t_beyond(beyond / error, df), error, df, systematic
+    )
 
 
 def holm(p_values: Mapping[str, float], alpha: float = ALPHA) -> frozenset[str]:
-    """Names whose difference stands when all of them are asked at once (Holm 1979, Scand. J. Statist. 6:65-70)."""
+    """Names whose difference stands when all of them are asked at once (Holm 1979, Scand. J.
+    Statist. 6:65-70).
+    """
     standing: set[str] = set()
-    for position, (name, p_value) in enumerate(sorted(p_values.items(), key=lambda item: (item[1], item[0]))):
+    for position, (name, p_value) in enumerate(
+        sorted(p_values.items(), key=lambda item: (item[1], item[0]))
+    ):
         if p_value > alpha / (len(p_values) - position):
             break
         standing.add(name)
@@ -158,9 +171,11 @@ def holm(p_values: Mapping[str, float], alpha: float = ALPHA) -> frozenset[str]:
 
 @dataclass(frozen=True, slots=True)
 class Design:
-    """A one-sided t-test that is going to be made: an effect counts as found where its estimate exceeds both a margin and the noise.
+    """A one-sided t-test that is going to be made: an effect counts as found where its estimate
+    exceeds both a margin and the noise.
 
-    The noise is estimated from the same repeats, so what has to be exceeded is itself random: it is held as points with weights.
+    The noise is estimated from the same repeats, so what has to be exceeded is itself random: it is
+    held as points with weights.
 
     Attributes:
         error: true standard error of the estimate.
@@ -179,7 +194,9 @@ class Design:
         return float(np.sum(self.weights * _normal((effect - self.least) / self.error)))
 
     def detectable(self, power: float = POWER) -> float:
-        """The smallest effect that is found in `power` of all cases: the minimum detectable effect."""
+        """The smallest effect that is found in `power` of all cases: the minimum detectable
+        effect.
+        """
         if self.error <= 0:
             return float(np.max(self.least))
         low, high = 0.0, float(np.sum(self.weights * self.least)) + self.error
@@ -191,7 +208,9 @@ class Design:
         return high
 
 
-def one_sample(deviation: float, n: int, alpha: float, *, margin: float = 0.0, systematic: float = 0.0) -> Design:
+def one_sample(
+    deviation: float, n: int, alpha: float, *, margin: float = 0.0, systematic: float = 0.0
+) -> Design:
     """Mean of `n` values against a number.
 
     Args:
@@ -199,15 +218,29 @@ def one_sample(deviation: float, n: int, alpha: float, *, margin: float = 0.0, s
         n: at least two.
         alpha: one-sided error of the test.
         margin: least estimate that counts.
-        systematic: bound of an error that repeats do not remove; the estimate has to exceed it on top of the noise.
+        systematic: bound of an error that repeats do not remove; the estimate has to exceed it on
+            top of the noise.
     """
     error = deviation / math.sqrt(n)
     u, weights = _chi_points(n - 1)
-    return Design(error, np.maximum(margin, systematic + t_quantile(1 - 2 * alpha, n - 1) * error * u), weights)
+    return Design(
+        error,
+        np.maximum(margin, systematic + t_quantile(1 - 2 * alpha, n - 1) * error * u),
+        weights,
+    )
 
 
-def two_samples(deviation: float, n_a: int, n_b: int, alpha: float, *, margin: float = 0.0, systematic: float = 0.0) -> Design:
-    """Means of two sides with equal spread, by Welch's test; its degrees of freedom follow the spreads that each side happens to show.
+def two_samples(
+    deviation: float,
+    n_a: int,
+    n_b: int,
+    alpha: float,
+    *,
+    margin: float = 0.0,
+    systematic: float = 0.0,
+) -> Design:
+    """Means of two sides with equal spread, by Welch's test; its degrees of freedom follow the
+    spreads that each side happens to show.
 
     Args:
         deviation: true standard deviation of a value, of either side.
@@ -215,34 +248,48 @@ def two_samples(deviation: float, n_a: int, n_b: int, alpha: float, *, margin: f
         n_b: at least two.
         alpha: one-sided error of the test.
         margin: least estimate that counts.
-        systematic: bound of an error that repeats do not remove; the estimate has to exceed it on top of the noise.
+        systematic: bound of an error that repeats do not remove; the estimate has to exceed it on
+            top of the noise.
     """
     (u_a, w_a), (u_b, w_b) = _chi_points(n_a - 1), _chi_points(n_b - 1)
     share_a, share_b = np.meshgrid(u_a**2 / n_a, u_b**2 / n_b, indexing="ij")
     total = np.maximum(share_a + share_b, 1e-12)
-    df = np.maximum(1.0, total**2 / np.maximum(share_a**2 / (n_a - 1) + share_b**2 / (n_b - 1), 1e-24))
+    df = np.maximum(
+        1.0, total**2 / np.maximum(share_a**2 / (n_a - 1) + share_b**2 / (n_b - 1), 1e-24)
+    )
     known = np.geomspace(max(1, min(n_a, n_b) - 1), n_a + n_b - 2, 12)
     quantiles = np.array([t_quantile(1 - 2 * alpha, float(one)) for one in known])
     critical = np.interp(-1 / df, -1 / known, quantiles)  # smooth in 1/df
     least = np.maximum(margin, systematic + critical * deviation * np.sqrt(total))
-    return Design(deviation * math.sqrt(1 / n_a + 1 / n_b), least.ravel(), np.outer(w_a, w_b).ravel())
+    return Design(
+        deviation * math.sqrt(1 / n_a + 1 / n_b), least.ravel(), np.outer(w_a, w_b).ravel()
+    )
 
 
 def _normal(x: Floats) -> Floats:
     """Distribution function of the normal law, to 1.5e-7 (Abramowitz & Stegun 7.1.26)."""
     t = 1 / (1 + 0.3275911 / math.sqrt(2) * np.abs(x))
-    series = t * (0.254829592 + t * (-0.284496736 + t * (1.421413741 + t * (-1.453152027 + t * 1.061405429))))
+    series = t * (
+        0.254829592 + t * (-0.284496736 + t * (1.421413741 + t * (-1.453152027 + t * 1.061405429)))
+    )
     tail = 0.5 * series * np.exp(-x * x / 2)
     return np.where(x > 0, 1 - tail, tail)
 
 
 @lru_cache(maxsize=256)
 def _chi_points(df: int) -> tuple[Floats, Floats]:
-    """Points and weights of sqrt(chi-squared / df): what a sample's standard deviation is, relative to the true one."""
+    """Points and weights of sqrt(chi-squared / df): what a sample's standard deviation is, relative
+    to the true one.
+    """
     # Nearly all of the mass lies within six of its own standard deviations of the truth.
     spread = 6 / math.sqrt(2 * df)
     u = np.linspace(max(0.0, 1 - spread), 1 + spread, _POINTS)
-    log = df / 2 * math.log(df / 2) - math.lgamma(df / 2) + (df - 1) * np.log(np.maximum(u, _TINY)) - df * u * u / 2
+    log = (
+        df / 2 * math.log(df / 2)
+        - math.lgamma(df / 2)
+        + (df - 1) * np.log(np.maximum(u, _TINY))
+        - df * u * u / 2
+    )
     density = np.exp(np.where((u > 0) | (df == 1), log, -np.inf))
     simpson = np.where(np.arange(_POINTS) % 2, 4.0, 2.0)
     simpson[[0, -1]] = 1.0
@@ -251,7 +298,8 @@ def _chi_points(df: int) -> tuple[Floats, Floats]:
 
 
 def outlier(values: Sequence[float]) -> int | None:
-    """Position of a value that stands apart from the others, by Grubbs' two-sided test at 1 % (1969, Technometrics 11:1-21), else None.
+    """Position of a value that stands apart from the others, by Grubbs' two-sided test at 1 %
+    (1969, Technometrics 11:1-21), else None.
 
     It is to be shown, not left out. Fewer than four values name none.
     """

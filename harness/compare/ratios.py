@@ -7,7 +7,17 @@ from enum import StrEnum
 from typing import Any, Final
 
 from harness.artifacts.run_result import RunResult, Value
-from harness.compare.hypothesis_tests import ALPHA, Difference, holm, mean, outlier, t_quantile, two_samples, variance, welch
+from harness.compare.hypothesis_tests import (
+    ALPHA,
+    Difference,
+    holm,
+    mean,
+    outlier,
+    t_quantile,
+    two_samples,
+    variance,
+    welch,
+)
 from harness.core.metrics import METRICS, Better, MetricDef
 from harness.core.records import Status
 from harness.reduce.energy.sensor_gain import BOARD_GAIN_RATIO
@@ -16,13 +26,27 @@ MIN_REPEATS: Final = 2
 """Fewest runs a side before anything is said about better or worse: one run has no spread."""
 
 BOARD_SENSOR_ERROR: Final = BOARD_GAIN_RATIO
-"""Gain error of a board's power sensor that repeats do not remove, as a bound; common to runs on one board, independent between boards."""
+"""Gain error of a board's power sensor that repeats do not remove, as a bound; common to runs on
+one board, independent between boards.
+"""
 
 HEADLINE: Final = (
-    "output_tok_s", "output_tok_s_per_gpu", "ttft_s.p50", "ttft_s.p99", "tpot_s.p50", "tpot_s.p99", "interactivity_tok_s_user",
-    "goodput_rps", "slo_met_ratio", "power_w", "output_tok_per_j", "usd_per_mtok",
-)  # fmt: skip
-"""Figures that are asked first: they head the table, and their words are corrected for each other alone, not for dozens of others."""
+    "output_tok_s",
+    "output_tok_s_per_gpu",
+    "ttft_s.p50",
+    "ttft_s.p99",
+    "tpot_s.p50",
+    "tpot_s.p99",
+    "interactivity_tok_s_user",
+    "goodput_rps",
+    "slo_met_ratio",
+    "power_w",
+    "output_tok_per_j",
+    "usd_per_mtok",
+)
+"""Figures that are asked first: they head the table, and their words are corrected for each other
+alone, not for dozens of others.
+"""
 
 STATISTICS: Final = ("mean", "p50", "p90", "p95", "p99")
 CLAIMING: Final = frozenset({Status.VALID, Status.PRELIMINARY})
@@ -66,9 +90,15 @@ class Spread:
     def to_dict(self) -> dict[str, Any]:
         """As JSON."""
         return {
-            "side": self.side, "n": len(self.values), "mean": self.mean, "ci_low": self.low, "ci_high": self.high, "cv": self.cv,
-            "values": dict(self.values), "outliers": list(self.outliers),
-        }  # fmt: skip
+            "side": self.side,
+            "n": len(self.values),
+            "mean": self.mean,
+            "ci_low": self.low,
+            "ci_high": self.high,
+            "cv": self.cv,
+            "values": dict(self.values),
+            "outliers": list(self.outliers),
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,15 +108,19 @@ class Cell:
     Attributes:
         side: its label.
         value: mean over the side's runs; None when any of them lacks it.
-        ratio: value / baseline's, of geometric means where there are repeats; None when either is absent or the baseline's is 0.
+        ratio: value / baseline's, of geometric means where there are repeats; None when either is
+            absent or the baseline's is 0.
         low: lower end of the ratio's 95 % interval, both terms included; None where there is none.
         high: its upper end.
-        interval: `within-run` (two single runs: says how steady they were, not whether they differ), `across repeats`, or None.
+        interval: `within-run` (two single runs: says how steady they were, not whether they
+            differ), `across repeats`, or None.
         word: what may be said.
         note: why, where the word does not say it all.
-        statistical: half-width of the interval by the repeats' spread, on the ratio's natural logarithm.
+        statistical: half-width of the interval by the repeats' spread, on the ratio's natural
+            logarithm.
         systematic: what sensors that differ add to it, likewise; 0 on the same boards.
-        detectable: the smallest relative difference that would have been found nine times in ten; None where nothing was tested.
+        detectable: the smallest relative difference that would have been found nine times in ten;
+            None where nothing was tested.
     """
 
     side: str
@@ -104,10 +138,18 @@ class Cell:
     def to_dict(self) -> dict[str, Any]:
         """As JSON."""
         return {
-            "side": self.side, "value": self.value, "ratio": self.ratio, "ratio_low": self.low, "ratio_high": self.high,
-            "interval": self.interval, "word": str(self.word), "note": self.note, "statistical_half_width": self.statistical,
-            "systematic_half_width": self.systematic, "detectable": self.detectable,
-        }  # fmt: skip
+            "side": self.side,
+            "value": self.value,
+            "ratio": self.ratio,
+            "ratio_low": self.low,
+            "ratio_high": self.high,
+            "interval": self.interval,
+            "word": str(self.word),
+            "note": self.note,
+            "statistical_half_width": self.statistical,
+            "systematic_half_width": self.systematic,
+            "detectable": self.detectable,
+        }
 
     def text(self) -> str:
         """The ratio with its interval, and what sensors contribute to it."""
@@ -124,10 +166,17 @@ class Cell:
         return f"{self.word} ({aside})" if aside else str(self.word)
 
     def aside(self) -> str:
-        """What belongs beside the word that no difference was found: how much would have been, and that the interval is of one figure."""
+        """What belongs beside the word that no difference was found: how much would have been, and
+        that the interval is of one figure.
+        """
         if self.word is not Word.NO_DIFFERENCE or self.detectable is None:
             return ""
-        return "; ".join([f"≥\xa0{self.detectable * 100:.1f}\xa0% would have shown", *([self.note] if self.note else [])])
+        return "; ".join(
+            [
+                f"≥\xa0{self.detectable * 100:.1f}\xa0% would have shown",
+                *([self.note] if self.note else []),
+            ]
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,22 +203,34 @@ class Row:
     @property
     def name(self) -> str:
         """The key, with the boundary where a power figure may have several."""
-        return f"{self.key} @ {self.boundary}" if self.boundary and METRICS[base(self.key)].boundary == "power" else self.key
+        return (
+            f"{self.key} @ {self.boundary}"
+            if self.boundary and METRICS[base(self.key)].boundary == "power"
+            else self.key
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON."""
         return {
-            "key": self.key, "title": self.title, "unit": self.unit, "better": self.better, "boundary": self.boundary,
-            "baseline": self.baseline, "sides": [cell.to_dict() for cell in self.cells],
+            "key": self.key,
+            "title": self.title,
+            "unit": self.unit,
+            "better": self.better,
+            "boundary": self.boundary,
+            "baseline": self.baseline,
+            "sides": [cell.to_dict() for cell in self.cells],
             "repeats": [spread.to_dict() for spread in self.spreads],
-        }  # fmt: skip
+        }
 
 
 Reader = Callable[[RunResult], Value]
 
 
-def rows(sides: Mapping[str, Sequence[RunResult]], sensor_error: float = BOARD_SENSOR_ERROR) -> Iterator[Row]:
-    """Rows of every figure that at least one run has: the headline's, then the others in the order of their definitions.
+def rows(
+    sides: Mapping[str, Sequence[RunResult]], sensor_error: float = BOARD_SENSOR_ERROR
+) -> Iterator[Row]:
+    """Rows of every figure that at least one run has: the headline's, then the others in the order
+    of their definitions.
 
     Args:
         sides: runs by label; the first is the baseline.
@@ -180,17 +241,32 @@ def rows(sides: Mapping[str, Sequence[RunResult]], sensor_error: float = BOARD_S
     wanted = list(_wanted(runs))
     drafts: dict[str, list[Cell]] = {key: [] for key, _, _ in wanted}
     for label, members in list(sides.items())[1:]:
-        found = {key: _cell(label, definition, read, baseline, members, sensor_error) for key, definition, read in wanted}
-        tests = {
-            key: difference.p_value for key, (_, difference) in found.items() if difference is not None and difference.p_value is not None
+        found = {
+            key: _cell(label, definition, read, baseline, members, sensor_error)
+            for key, definition, read in wanted
         }
-        for asked in ([key for key in tests if key in HEADLINE], [key for key in tests if key not in HEADLINE]):
+        tests = {
+            key: difference.p_value
+            for key, (_, difference) in found.items()
+            if difference is not None and difference.p_value is not None
+        }
+        for asked in (
+            [key for key in tests if key in HEADLINE],
+            [key for key in tests if key not in HEADLINE],
+        ):
             standing = holm({key: tests[key] for key in asked})
             for key in asked:
                 cell, difference = found[key]
                 assert difference is not None
                 counts = (len(baseline), len(members))
-                cell = _judged(cell, METRICS[base(key)].better, difference, len(asked), counts, stands=key in standing)
+                cell = _judged(
+                    cell,
+                    METRICS[base(key)].better,
+                    difference,
+                    len(asked),
+                    counts,
+                    stands=key in standing,
+                )
                 found[key] = cell, difference
         for key, (cell, _) in found.items():
             drafts[key].append(cell)
@@ -222,7 +298,15 @@ def spread(label: str, members: Sequence[RunResult], read: Reader) -> Spread:
     ids = list(values)
     position = outlier(known)
     apart = () if position is None else (ids[position],)
-    return Spread(label, values, middle, middle - half, middle + half, deviation / abs(middle) if middle else None, apart)
+    return Spread(
+        label,
+        values,
+        middle,
+        middle - half,
+        middle + half,
+        deviation / abs(middle) if middle else None,
+        apart,
+    )
 
 
 def base(key: str) -> str:
@@ -236,12 +320,19 @@ def reader(key: str) -> Reader:
     return (lambda run: run.statistic(metric, statistic)) if dot else (lambda run: run.figure(key))
 
 
-def systematic_error(definition: MetricDef, runs_a: Sequence[RunResult], runs_b: Sequence[RunResult], sensor_error: float) -> float:
+def systematic_error(
+    definition: MetricDef,
+    runs_a: Sequence[RunResult],
+    runs_b: Sequence[RunResult],
+    sensor_error: float,
+) -> float:
     """Bound of the ratio's error (on its logarithm) from the boards' sensors.
 
-    Each board has a gain of its own, independent of the others', that is in all its readings. A side's figure takes the mean over its
-    boards and runs, so what both sides have in common cancels: none is left where both used the same boards. A meter calibration replaces
-    a board's error by what it leaves of it; readings with and without one, or with two different ones, have no gain in common.
+    Each board has a gain of its own, independent of the others', that is in all its readings. A
+    side's figure takes the mean over its boards and runs, so what both sides have in common
+    cancels: none is left where both used the same boards. A meter calibration replaces a board's
+    error by what it leaves of it; readings with and without one, or with two different ones, have
+    no gain in common.
     """
     if definition.boundary != "power":
         return 0.0
@@ -254,26 +345,42 @@ def systematic_error(definition: MetricDef, runs_a: Sequence[RunResult], runs_b:
         for run in measured:
             for gpu in run.gpus:
                 gain, error = run.calibrated_boards.get(gpu.uuid, (None, sensor_error))
-                weights[gpu.uuid, gain] = weights.get((gpu.uuid, gain), 0.0) + sign / len(run.gpus) / len(measured)
+                weights[gpu.uuid, gain] = weights.get((gpu.uuid, gain), 0.0) + sign / len(
+                    run.gpus
+                ) / len(measured)
                 errors[gpu.uuid, gain] = error
     total = math.sqrt(math.fsum((weight * errors[key]) ** 2 for key, weight in weights.items()))
     return 0.0 if total < 1e-12 else total
 
 
 def _wanted(runs: Sequence[RunResult]) -> Iterator[tuple[str, MetricDef, Reader]]:
-    keys = dict.fromkeys(key for run in runs for key in (*run.latencies, *run.metrics) if base(key) in METRICS)
+    keys = dict.fromkeys(
+        key for run in runs for key in (*run.latencies, *run.metrics) if base(key) in METRICS
+    )
     order = list(METRICS)
     names: list[str] = []
     for key in sorted(keys, key=lambda key: (order.index(base(key)), key)):
-        names += [f"{key}.{statistic}" for statistic in STATISTICS] if METRICS[base(key)].kind == "distribution" else [key]
-    for name in [*(name for name in HEADLINE if name in names), *(name for name in names if name not in HEADLINE)]:
+        names += (
+            [f"{key}.{statistic}" for statistic in STATISTICS]
+            if METRICS[base(key)].kind == "distribution"
+            else [key]
+        )
+    for name in [
+        *(name for name in HEADLINE if name in names),
+        *(name for name in names if name not in HEADLINE),
+    ]:
         read = reader(name)
         if any(read(run).value is not None for run in runs):
             yield name, METRICS[base(name)], read
 
 
 def _cell(
-    label: str, definition: MetricDef, read: Reader, runs_a: Sequence[RunResult], runs_b: Sequence[RunResult], sensor_error: float
+    label: str,
+    definition: MetricDef,
+    read: Reader,
+    runs_a: Sequence[RunResult],
+    runs_b: Sequence[RunResult],
+    sensor_error: float,
 ) -> tuple[Cell, Difference | None]:
     """The cell, and what was tested where anything was."""
     a, b = [read(run) for run in runs_a], [read(run) for run in runs_b]
@@ -284,21 +391,41 @@ def _cell(
     if mean_a is None or mean_b is None:
         missing, values = ("A", a) if mean_a is None else (label, b)
         why = next(value.note for value in values if value.value is None)
-        return Cell(label, mean_b, None, None, None, None, Word.ABSENT, f"absent in {missing}: {why}"), None
-    plain = Cell(label, mean_b, mean_b / mean_a if mean_a != 0 else None, None, None, None, Word.NOT_JUDGED)
+        return (
+            Cell(label, mean_b, None, None, None, None, Word.ABSENT, f"absent in {missing}: {why}"),
+            None,
+        )
+    plain = Cell(
+        label, mean_b, mean_b / mean_a if mean_a != 0 else None, None, None, None, Word.NOT_JUDGED
+    )
     if len(a) < MIN_REPEATS or len(b) < MIN_REPEATS:
         low, high = _within_run(a, b) if len(a) == len(b) == 1 else (None, None)
         word = Word.NOT_JUDGED if definition.better == "neither" else Word.TOO_FEW
-        return replace(plain, low=low, high=high, interval="within-run" if low is not None else None, word=word), None
+        return (
+            replace(
+                plain,
+                low=low,
+                high=high,
+                interval="within-run" if low is not None else None,
+                word=word,
+            ),
+            None,
+        )
     logs = min(*known_a, *known_b) > 0
     systematic = systematic_error(definition, runs_a, runs_b, sensor_error) if logs else 0.0
-    scaled_a, scaled_b = ([math.log(x) for x in known] if logs else known for known in (known_a, known_b))
+    scaled_a, scaled_b = (
+        [math.log(x) for x in known] if logs else known for known in (known_a, known_b)
+    )
     difference = welch(scaled_a, scaled_b, systematic=systematic)
-    cell = replace(plain, systematic=systematic, statistical=difference.statistical if logs else None)
+    cell = replace(
+        plain, systematic=systematic, statistical=difference.statistical if logs else None
+    )
     if logs:
         cell = replace(cell, ratio=math.exp(difference.difference))
         if difference.half_width is not None:
-            low, high = (math.exp(difference.difference + sign * difference.half_width) for sign in (-1, 1))
+            low, high = (
+                math.exp(difference.difference + sign * difference.half_width) for sign in (-1, 1)
+            )
             cell = replace(cell, low=low, high=high, interval="across repeats")
     if definition.better == "neither":
         return cell, None
@@ -307,31 +434,55 @@ def _cell(
         return replace(cell, word=Word.NO_CLAIM, note=f"runs are {', '.join(silent)}"), None
     boundaries = sorted({value.boundary for value in (*a, *b) if value.boundary})
     if len(boundaries) > 1:
-        return replace(cell, word=Word.NO_CLAIM, note=f"boundaries differ: {', '.join(boundaries)}"), None
+        return (
+            replace(cell, word=Word.NO_CLAIM, note=f"boundaries differ: {', '.join(boundaries)}"),
+            None,
+        )
     if difference.p_value is None:
         same = difference.difference == 0
-        note = None if same else "the repeats do not differ at all, so no interval follows from them"
+        note = (
+            None if same else "the repeats do not differ at all, so no interval follows from them"
+        )
         return replace(cell, word=Word.NO_DIFFERENCE if same else Word.TOO_FEW, note=note), None
     return replace(cell, word=Word.NO_DIFFERENCE), difference
 
 
-def _judged(cell: Cell, better: Better, difference: Difference, tests: int, runs: tuple[int, int], *, stands: bool) -> Cell:
+def _judged(
+    cell: Cell,
+    better: Better,
+    difference: Difference,
+    tests: int,
+    runs: tuple[int, int],
+    *,
+    stands: bool,
+) -> Cell:
     if cell.statistical is not None:
         deviation = difference.error / math.sqrt(1 / runs[0] + 1 / runs[1])
         design = two_samples(deviation, *runs, ALPHA / 2 / tests, systematic=difference.systematic)
         cell = replace(cell, detectable=math.expm1(design.detectable()))
     if not stands:
         alone = difference.p_value is not None and difference.p_value <= ALPHA
-        return replace(cell, note=f"it would stand alone, not among {tests} figures") if alone else cell
+        return (
+            replace(cell, note=f"it would stand alone, not among {tests} figures")
+            if alone
+            else cell
+        )
     improved = (difference.difference > 0) == (better == "higher")
     return replace(cell, word=Word.BETTER if improved else Word.WORSE)
 
 
 def _within_run(a: Sequence[Value], b: Sequence[Value]) -> tuple[float, float] | tuple[None, None]:
-    """Interval of a ratio of two independent figures by propagating their relative half-widths on the logarithm."""
+    """Interval of a ratio of two independent figures by propagating their relative half-widths on
+    the logarithm.
+    """
     half = 0.0
     for value in (a[0], b[0]):
-        if value.value is None or value.ci_low is None or value.ci_high is None or value.ci_low <= 0:
+        if (
+            value.value is None
+            or value.ci_low is None
+            or value.ci_high is None
+            or value.ci_low <= 0
+        ):
             return None, None
         half = math.hypot(half, math.log(value.ci_high / value.ci_low) / 2)
     assert a[0].value is not None

@@ -1,4 +1,6 @@
-"""Whether a summary meets a profile's thresholds. The grammar is `harness.profile.thresholds`; an absent figure never passes."""
+"""Whether a summary meets a profile's thresholds. The grammar is `harness.profile.thresholds`; an
+absent figure never passes.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +25,8 @@ class ThresholdResult:
         value: the figure, in the metric's unit; None when it is absent.
         passed: False whenever the figure is absent.
         reason: why it is absent, or not judged; None where there is a value.
-        judged: whether one run can answer it: not a share of a baseline, which takes repeats (`harness.compare.gates`).
+        judged: whether one run can answer it: not a share of a baseline, which takes repeats
+            (`harness.compare.gates`).
     """
 
     threshold: Threshold
@@ -52,17 +55,21 @@ class ThresholdResult:
         return (
             self.threshold.text,
             human_number(self.value),
-            f"{self.threshold.operator} {human_number(self.threshold.limit)}" + (" * baseline" if self.threshold.relative else ""),
+            f"{self.threshold.operator} {human_number(self.threshold.limit)}"
+            + (" * baseline" if self.threshold.relative else ""),
             "not judged" if not self.judged else "passed" if self.passed else "FAILED",
             self.reason or "",
         )
 
 
-def evaluate_thresholds(thresholds: Sequence[str], summary: Summary | Mapping[str, Any]) -> list[ThresholdResult]:
+def evaluate_thresholds(
+    thresholds: Sequence[str], summary: Summary | Mapping[str, Any]
+) -> list[ThresholdResult]:
     """Hold a summary against thresholds, in their order.
 
     Args:
-        thresholds: as the profile writes them, `METRIC[@BOUNDARY][.STATISTIC] OPERATOR NUMBER[UNIT]`.
+        thresholds: as the profile writes them,
+            `METRIC[@BOUNDARY][.STATISTIC] OPERATOR NUMBER[UNIT]`.
         summary: of one run, or summary.json as it was read.
 
     Raises:
@@ -76,18 +83,26 @@ def _evaluate(text: str, summary: Mapping[str, Any]) -> ThresholdResult:
     try:
         threshold = parse_threshold(text)
     except ValueError as error:
-        raise ProfileError(f"threshold {text!r}: {error}", next_step="write it like 'ttft_s.p99 < 1.5'") from error
+        raise ProfileError(
+            f"threshold {text!r}: {error}", next_step="write it like 'ttft_s.p99 < 1.5'"
+        ) from error
     found = _lookup(threshold, summary)
     if threshold.relative:
-        reason = "a share of a baseline takes repeats of both: harness repeat, or harness compare --gate"
+        reason = (
+            "a share of a baseline takes repeats of both: harness repeat, or harness compare --gate"
+        )
         return ThresholdResult(threshold, found.value, passed=False, reason=reason, judged=False)
     if found.value is None:
-        return ThresholdResult(threshold, None, passed=False, reason=f"{threshold.figure} is absent: {found.note}")
+        return ThresholdResult(
+            threshold, None, passed=False, reason=f"{threshold.figure} is absent: {found.note}"
+        )
     return ThresholdResult(threshold, found.value, passed=threshold.met_by(found.value))
 
 
 def _lookup(threshold: Threshold, summary: Mapping[str, Any]) -> Value:
-    """The figure that a threshold means; the grammar has seen to it that distributions come with a statistic and nothing else does."""
+    """The figure that a threshold means; the grammar has seen to it that distributions come with a
+    statistic and nothing else does.
+    """
     if threshold.statistic is not None:
         return statistic_of(summary, threshold.metric, threshold.statistic)
     plain = figure_of(summary, threshold.metric)

@@ -1,1 +1,3 @@
-"""Records, units, clocks, errors and metric definitions. Standard library only; imports nothing of ours."""
+"""Records, units, clocks, errors and metric definitions. Standard library only; imports nothing of
+ours.
+"""

@@ -1,6 +1,8 @@
-"""The clocks. Durations and timestamps are `CLOCK_MONOTONIC` nanoseconds, comparable between the processes of one boot.
+"""The clocks. Durations and timestamps are `CLOCK_MONOTONIC` nanoseconds, comparable between the
+processes of one boot.
 
-Wall time enters a run once, as a `ClockAnchor` in the manifest. `time.time()` is banned everywhere else by a lint rule.
+Wall time enters a run once, as a `ClockAnchor` in the manifest. `time.time()` is banned everywhere
+else by a lint rule.
 """
 
 import time
@@ -12,7 +14,9 @@ NS_PER_S = 1_000_000_000
 
 
 def now_ns() -> int:
-    """Monotonic nanoseconds; the origin is the host's boot, so values of different boots or hosts do not compare."""
+    """Monotonic nanoseconds; the origin is the host's boot, so values of different boots or hosts
+    do not compare.
+    """
     return time.monotonic_ns()
 
 
@@ -36,7 +40,8 @@ class ClockAnchor:
     Attributes:
         monotonic_ns: monotonic clock at the anchor.
         unix_ns: wall clock (Unix epoch) at the same moment.
-        uncertainty_ns: time between the two monotonic readings around the wall reading; the anchor is right to within this.
+        uncertainty_ns: time between the two monotonic readings around the wall reading; the anchor
+            is right to within this.
         boot_id: the boot to which `monotonic_ns` belongs.
     """
 
@@ -47,7 +52,9 @@ class ClockAnchor:
 
     def wall(self, monotonic_ns: int) -> datetime:
         """The wall time (UTC) of a monotonic reading of the same boot."""
-        return datetime.fromtimestamp((self.unix_ns + monotonic_ns - self.monotonic_ns) / NS_PER_S, tz=UTC)
+        return datetime.fromtimestamp(
+            (self.unix_ns + monotonic_ns - self.monotonic_ns) / NS_PER_S, tz=UTC
+        )
 
 
 def take_anchor() -> ClockAnchor:

@@ -1,7 +1,8 @@
 """Errors that a person can act on, and the exit code of each.
 
-Every error that is meant for a user is a `HarnessError`: what happened, the likely cause, the next thing to do.
-`harness.cli` is the only place that turns one into an exit status; anything else that escapes is a defect and shows a traceback.
+Every error that is meant for a user is a `HarnessError`: what happened, the likely cause, the next
+thing to do. `harness.cli` is the only place that turns one into an exit status; anything else that
+escapes is a defect and shows a traceback.
 """
 
 from collections.abc import Mapping
@@ -52,7 +53,14 @@ class HarnessError(Exception):
 
     exit_code: ExitCode = ExitCode.PROFILE
 
-    def __init__(self, what: str, *, cause: str | None = None, next_step: str | None = None, details: str | None = None) -> None:
+    def __init__(
+        self,
+        what: str,
+        *,
+        cause: str | None = None,
+        next_step: str | None = None,
+        details: str | None = None,
+    ) -> None:
         super().__init__(what)
         self.what = what
         self.cause = cause

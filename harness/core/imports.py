@@ -7,7 +7,9 @@ _PANDAS: Final = "pandas"
 
 
 class _NoPandas:
-    """Before all other finders: says of pandas that it cannot be imported, and of the rest nothing."""
+    """Before all other finders: says of pandas that it cannot be imported, and of the rest
+    nothing.
+    """
 
     @staticmethod
     def find_spec(name: str, *_path: object) -> None:
@@ -18,7 +20,8 @@ class _NoPandas:
 def keep_pandas_out() -> None:
     """Make `import pandas` fail in this process from now on.
 
-    Arrow imports pandas at its first conversion where it can, which costs a process that measures some 0.3 s of CPU and 40 MB for nothing.
+    Arrow imports pandas at its first conversion where it can, which costs a process that measures
+    some 0.3 s of CPU and 40 MB for nothing.
     """
     if not any(isinstance(finder, _NoPandas) for finder in sys.meta_path):
         sys.meta_path.insert(0, _NoPandas())

@@ -1,9 +1,11 @@
 """What each model server calls the things that every model server counts.
 
-Names as exposed, renames over versions included: the first alternative that a server has is the one to use. A server that has none of them
-does not tell; then the figure is absent, never 0. Sources, read in 2026: expositions of real servers (vLLM 0.32, llama.cpp b11434), whose
-names the tests hold; SGLang's srt/metrics/collector.py; TensorRT-LLM's tensorrt_llm/metrics/collector.py; text-generation-inference's
-docs/source/reference/metrics.md and router; Dynamo's lib/runtime/src/metrics/prometheus_names.rs and its page on metrics.
+Names as exposed, renames over versions included: the first alternative that a server has is the one
+to use. A server that has none of them does not tell; then the figure is absent, never 0. Sources,
+read in 2026: expositions of real servers (vLLM 0.32, llama.cpp b11434), whose names the tests hold;
+SGLang's srt/metrics/collector.py; TensorRT-LLM's tensorrt_llm/metrics/collector.py;
+text-generation-inference's docs/source/reference/metrics.md and router; Dynamo's
+lib/runtime/src/metrics/prometheus_names.rs and its page on metrics.
 """
 
 import math
@@ -14,7 +16,9 @@ from typing import Final, Literal
 
 
 class Concept(StrEnum):
-    """One thing that servers count. Tokens and requests are cumulative counters, the others are named below."""
+    """One thing that servers count. Tokens and requests are cumulative counters, the others are
+    named below.
+    """
 
     PROMPT_TOKENS = "prompt_tokens"  # whole prompts, their cached part included
     COMPUTED_TOKENS = "computed_tokens"  # prompt tokens that were not in a cache
@@ -50,9 +54,11 @@ class Source:
     """Where one server has one concept.
 
     Attributes:
-        kind: how to read it. A histogram's samples are `<name>_bucket`, `<name>_sum` and `<name>_count`.
+        kind: how to read it. A histogram's samples are `<name>_bucket`, `<name>_sum` and
+            `<name>_count`.
         series: added up; all of them must be there.
-        replicated: labels whose values repeat the same figure (a tensor-parallel rank), so that they must not be added up.
+        replicated: labels whose values repeat the same figure (a tensor-parallel rank), so that
+            they must not be added up.
     """
 
     kind: Kind
@@ -73,10 +79,16 @@ PREFIXES: Final[Mapping[str, str]] = {
     "tgi": "tgi_",
     "dynamo": "dynamo_frontend_",
 }
-"""Server -> what its names begin with. The embedded engine reports what it measures under vLLM's names. `dynamo` is Dynamo's frontend; its
-workers pass their engine's names on, so they are read as that engine."""
+"""Server -> what its names begin with. The embedded engine reports what it measures under vLLM's
+names. `dynamo` is Dynamo's frontend; its workers pass their engine's names on, so they are read as
+that engine.
+"""
 
-_SGLANG_RANKS = ("tp_rank", "pp_rank", "moe_ep_rank")  # ranks of one scheduler; dp_rank has figures of its own
+_SGLANG_RANKS = (
+    "tp_rank",
+    "pp_rank",
+    "moe_ep_rank",
+)  # ranks of one scheduler; dp_rank has figures of its own
 
 
 def _counter(*names: str) -> tuple[Source, ...]:
@@ -96,17 +108,38 @@ def _sglang(kind: Kind, *names: str) -> tuple[Source, ...]:
 
 
 def _sglang_realtime(mode: str) -> Source:
-    return Source("counter", (Series("sglang:realtime_tokens_total", "mode", (mode,)),), _SGLANG_RANKS)
+    return Source(
+        "counter", (Series("sglang:realtime_tokens_total", "mode", (mode,)),), _SGLANG_RANKS
+    )
 
 
 NAMES: Final[Mapping[str, Mapping[Concept, tuple[Source, ...]]]] = {
     "vllm": {
         Concept.PROMPT_TOKENS: _counter("vllm:prompt_tokens_total"),
-        Concept.COMPUTED_TOKENS: (Source("counter", (Series("vllm:prompt_tokens_by_source_total", "source", ("local_compute",)),)),),
-        # By source first: the prefix cache's own hits were counted twice for requests that were scheduled again (vLLM #43736).
+        Concept.COMPUTED_TOKENS: (
+            Source(
+                "counter",
+                (Series("vllm:prompt_tokens_by_source_total", "source", ("local_compute",)),),
+            ),
+        ),
+        # By source first: the prefix cache's own hits were counted twice for requests that were
+        # scheduled again (vLLM #43736).
         Concept.CACHED_TOKENS: (
-            Source("counter", (Series("vllm:prompt_tokens_by_source_total", "source", ("local_cache_hit", "external_kv_transfer")),)),
-            *_counter("vllm:prompt_tokens_cached_total", "vllm:prefix_cache_hits_total", "vllm:gpu_prefix_cache_hits_total"),
+            Source(
+                "counter",
+                (
+                    Series(
+                        "vllm:prompt_tokens_by_source_total",
+                        "source",
+                        ("local_cache_hit", "external_kv_transfer"),
+                    ),
+                ),
+            ),
+            *_counter(
+                "vllm:prompt_tokens_cached_total",
+                "vllm:prefix_cache_hits_total",
+                "vllm:gpu_prefix_cache_hits_total",
+            ),
         ),
         Concept.GENERATED_TOKENS: _counter("vllm:generation_tokens_total"),
         Concept.FINISHED: _counter("vllm:request_success_total"),
@@ -115,27 +148,45 @@ NAMES: Final[Mapping[str, Mapping[Concept, tuple[Source, ...]]]] = {
         Concept.WAITING: _gauge("vllm:num_requests_waiting"),
         Concept.KV_USAGE: _gauge("vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc"),
         Concept.TTFT: _histogram("vllm:time_to_first_token_seconds"),
-        Concept.ITL: _histogram("vllm:inter_token_latency_seconds", "vllm:time_per_output_token_seconds"),
+        Concept.ITL: _histogram(
+            "vllm:inter_token_latency_seconds", "vllm:time_per_output_token_seconds"
+        ),
     },
     "sglang": {
         Concept.PROMPT_TOKENS: _sglang("counter", "sglang:prompt_tokens_total"),
         Concept.COMPUTED_TOKENS: (_sglang_realtime("prefill_compute"),),
         # Never sglang:cache_hit_rate, which is of the moment.
-        Concept.CACHED_TOKENS: (*_sglang("counter", "sglang:cached_tokens_total"), _sglang_realtime("prefill_cache")),
+        Concept.CACHED_TOKENS: (
+            *_sglang("counter", "sglang:cached_tokens_total"),
+            _sglang_realtime("prefill_cache"),
+        ),
         Concept.GENERATED_TOKENS: _sglang("counter", "sglang:generation_tokens_total"),
         Concept.FINISHED: _sglang("counter", "sglang:num_requests_total"),
         # Of older versions the gauge that only grows; sglang:num_retracted_reqs is of the moment.
-        Concept.PREEMPTED: _sglang("counter", "sglang:num_retracted_requests_total", "sglang:total_retracted_reqs"),
+        Concept.PREEMPTED: _sglang(
+            "counter", "sglang:num_retracted_requests_total", "sglang:total_retracted_reqs"
+        ),
         Concept.RUNNING: _sglang("gauge", "sglang:num_running_reqs"),
         Concept.WAITING: _sglang("gauge", "sglang:num_queue_reqs"),
         Concept.KV_USAGE: _sglang("gauge", "sglang:token_usage"),
         Concept.TTFT: _sglang("histogram", "sglang:time_to_first_token_seconds"),
-        Concept.ITL: _sglang("histogram", "sglang:inter_token_latency_seconds", "sglang:time_per_output_token_seconds"),
+        Concept.ITL: _sglang(
+            "histogram",
+            "sglang:inter_token_latency_seconds",
+            "sglang:time_per_output_token_seconds",
+        ),
     },
     "llama.cpp": {
-        # prompt_tokens_total leaves out the cached part, so the whole prompt is known only where that is exposed too.
+        # prompt_tokens_total leaves out the cached part, so the whole prompt is known only where
+        # that is exposed too.
         Concept.PROMPT_TOKENS: (
-            Source("counter", (Series("llamacpp:prompt_tokens_total"), Series("llamacpp:prompt_tokens_cached_total"))),
+            Source(
+                "counter",
+                (
+                    Series("llamacpp:prompt_tokens_total"),
+                    Series("llamacpp:prompt_tokens_cached_total"),
+                ),
+            ),
         ),
         Concept.COMPUTED_TOKENS: _counter("llamacpp:prompt_tokens_total"),
         Concept.CACHED_TOKENS: _counter("llamacpp:prompt_tokens_cached_total"),
@@ -144,8 +195,8 @@ NAMES: Final[Mapping[str, Mapping[Concept, tuple[Source, ...]]]] = {
         Concept.WAITING: _gauge("llamacpp:requests_deferred"),
         Concept.KV_USAGE: _gauge("llamacpp:kv_cache_usage_ratio"),
     },
-    # Served at /prometheus/metrics (/metrics is JSON). Tokens are counted when a request finishes, and only with return_perf_metrics;
-    # requests and KV usage only with enable_iter_perf_stats.
+    # Served at /prometheus/metrics (/metrics is JSON). Tokens are counted when a request finishes,
+    # and only with return_perf_metrics; requests and KV usage only with enable_iter_perf_stats.
     "trtllm": {
         Concept.PROMPT_TOKENS: _counter("trtllm_prompt_tokens_total"),
         Concept.CACHED_TOKENS: _counter("trtllm_prompt_cached_tokens_total"),
@@ -169,11 +220,25 @@ NAMES: Final[Mapping[str, Mapping[Concept, tuple[Source, ...]]]] = {
         Concept.PROMPT_TOKENS: _counter("dynamo_frontend_input_sequence_tokens_sum"),
         Concept.CACHED_TOKENS: _counter("dynamo_frontend_cached_tokens_sum"),
         Concept.GENERATED_TOKENS: _counter("dynamo_frontend_output_tokens_total"),
-        Concept.FINISHED: (Source("counter", (Series("dynamo_frontend_requests_total", "status", ("success",)),)),),
-        # From the arrival of a request to the end of its answer, so those that wait are in it as well.
-        Concept.RUNNING: _gauge("dynamo_frontend_active_requests", "dynamo_frontend_inflight_requests"),
+        Concept.FINISHED: (
+            Source("counter", (Series("dynamo_frontend_requests_total", "status", ("success",)),)),
+        ),
+        # From the arrival of a request to the end of its answer, so those that wait are in it as
+        # well.
+        Concept.RUNNING: _gauge(
+            "dynamo_frontend_active_requests", "dynamo_frontend_inflight_requests"
+        ),
         Concept.WAITING: (
-            Source("gauge", (Series("dynamo_frontend_stage_requests", "stage", ("preprocess", "route", "dispatch")),)),
+            Source(
+                "gauge",
+                (
+                    Series(
+                        "dynamo_frontend_stage_requests",
+                        "stage",
+                        ("preprocess", "route", "dispatch"),
+                    ),
+                ),
+            ),
             *_gauge("dynamo_frontend_queued_requests"),
         ),
         Concept.TTFT: _histogram("dynamo_frontend_time_to_first_token_seconds"),
@@ -184,8 +249,13 @@ NAMES: Final[Mapping[str, Mapping[Concept, tuple[Source, ...]]]] = {
 
 
 def identify(names: Collection[str]) -> str | None:
-    """The server that exposes these sample names (a key of `NAMES`), or None for one that is not known."""
-    counts = {server: sum(name.startswith(prefix) for name in names) for server, prefix in PREFIXES.items()}
+    """The server that exposes these sample names (a key of `NAMES`), or None for one that is not
+    known.
+    """
+    counts = {
+        server: sum(name.startswith(prefix) for name in names)
+        for server, prefix in PREFIXES.items()
+    }
     best = max(counts, key=lambda server: counts[server])
     return best if counts[best] else None
 
@@ -200,7 +270,9 @@ def pick(concept: Concept, names: Collection[str]) -> Source | None:
     return None
 
 
-def combine(source: Source, samples: Iterable[tuple[str, Mapping[str, str], float]]) -> float | None:
+def combine(
+    source: Source, samples: Iterable[tuple[str, Mapping[str, str], float]]
+) -> float | None:
     """One figure from the samples (name, labels, value) of one scrape, for counters and gauges.
 
     Ranks and models are added up, replicated ones taken once; of KV usage the highest counts.
@@ -223,7 +295,11 @@ def combine(source: Source, samples: Iterable[tuple[str, Mapping[str, str], floa
     return total
 
 
-_RATIOS: Final = frozenset(source.series[0].name for concepts in NAMES.values() for source in concepts.get(Concept.KV_USAGE, ()))
+_RATIOS: Final = frozenset(
+    source.series[0].name
+    for concepts in NAMES.values()
+    for source in concepts.get(Concept.KV_USAGE, ())
+)
 
 MAPPED: Final = frozenset(
     name
@@ -231,6 +307,10 @@ MAPPED: Final = frozenset(
     for sources in concepts.values()
     for source in sources
     for series in source.series
-    for name in ((f"{series.name}_bucket", f"{series.name}_sum", f"{series.name}_count") if source.kind == "histogram" else (series.name,))
+    for name in (
+        (f"{series.name}_bucket", f"{series.name}_sum", f"{series.name}_count")
+        if source.kind == "histogram"
+        else (series.name,)
+    )
 )
 """Every sample name that takes part in some figure."""

@@ -1,7 +1,9 @@
-"""What every figure means: one row a metric. Columns, headings and explanations of reports come from here.
+"""What every figure means: one row a metric. Columns, headings and explanations of reports come
+from here.
 
-Units are spelled as in the suffixes of keys: `tok/s` is tokens per second, `tok/J` tokens per joule, `1` a ratio. The window is the one that
-the summary states. A metric that was not measured is absent, never 0.
+Units are spelled as in the suffixes of keys: `tok/s` is tokens per second, `tok/J` tokens per
+joule, `1` a ratio. The window is the one that the summary states. A metric that was not measured is
+absent, never 0.
 """
 
 from collections.abc import Mapping
@@ -13,7 +15,9 @@ TokenClass = Literal["output", "input", "computed_input", "cache_read", "cache_w
 Kind = Literal["value", "distribution"]
 
 METRIC_VERSION: Final = 2
-"""Raised whenever a definition below changes its meaning; figures of different versions do not compare."""
+"""Raised whenever a definition below changes its meaning; figures of different versions do not
+compare.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +31,9 @@ class MetricDef:
         formula: definition in words.
         better: which direction is an improvement.
         token_class: which tokens it counts; None where it counts none.
-        boundary: what it is taken over: `client` (seen by the load generator), `server` (its own counters), `deployment` (all GPUs that it
-            holds) or `power` (a power boundary, named with each figure).
+        boundary: what it is taken over: `client` (seen by the load generator), `server` (its own
+            counters), `deployment` (all GPUs that it holds) or `power` (a power boundary, named
+            with each figure).
         kind: one value, or a distribution over requests (mean, percentiles, max).
     """
 
@@ -87,7 +92,9 @@ _VALUES: Final = (
     MetricDef("usd_per_mtok", "Dollars per million output tokens", "USD/Mtok", "Price of a GPU-hour / (output_tok_s_per_gpu x 3600 / 1e6). A model: the price is the profile's.", "lower", "output", boundary="deployment"),
 )  # fmt: skip
 
-METRICS: Final[Mapping[str, MetricDef]] = {definition.key: definition for definition in (*_LATENCIES, *_VALUES)}
+METRICS: Final[Mapping[str, MetricDef]] = {
+    definition.key: definition for definition in (*_LATENCIES, *_VALUES)
+}
 """All definitions by key, in the order in which reports show them."""
 
 LATENCY_KEYS: Final = tuple(definition.key for definition in _LATENCIES)
@@ -111,8 +118,19 @@ INPUTS: Final[Mapping[str, tuple[str, ...]]] = {
     "output_tok_s": ("output_tok", "first_token_ns", "chunk_dt_us", "chunk_tok", "chunk_bytes"),
     "output_tok_s_per_gpu": ("output_tok_s", "GPUs of the deployment"),
     "input_tok_s": ("input_tok", "sent_ns", "first_token_ns"),
-    "input_computed_tok_s": ("input_tok", "cache_read_tok", "sent_ns", "first_token_ns", "else the server's counters"),
-    "input_cache_read_tok_s": ("cache_read_tok", "sent_ns", "first_token_ns", "else the server's counters"),
+    "input_computed_tok_s": (
+        "input_tok",
+        "cache_read_tok",
+        "sent_ns",
+        "first_token_ns",
+        "else the server's counters",
+    ),
+    "input_cache_read_tok_s": (
+        "cache_read_tok",
+        "sent_ns",
+        "first_token_ns",
+        "else the server's counters",
+    ),
     "input_cache_write_tok_s": ("cache_write_tok", "sent_ns", "first_token_ns"),
     "total_tok_s": ("input_tok_s", "output_tok_s"),
     "requests_per_s": ("done_ns", "outcome"),
@@ -140,4 +158,5 @@ INPUTS: Final[Mapping[str, tuple[str, ...]]] = {
     "kgco2_per_mtok": ("energy_j", "output_tok_s", "the profile's factor of the grid"),
     "usd_per_mtok": ("output_tok_s_per_gpu", "price"),
 }
-"""What each metric is made of: columns of requests.parquet, other metrics, sections of the profile."""
+"""What each metric is made of: columns of requests.parquet, other metrics, sections of the profile.
+"""

@@ -49,9 +49,10 @@ class Network:
     """What a profile says of the way to its servers.
 
     Attributes:
-        proxy: `environment` (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY; never for loopback addresses), `none`, or a proxy's URL, which
-            then holds for every address.
-        ca_file: PEM file of the authorities to trust instead of the system's; None: the system's, or those that SSL_CERT_FILE names.
+        proxy: `environment` (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY; never for loopback
+            addresses), `none`, or a proxy's URL, which then holds for every address.
+        ca_file: PEM file of the authorities to trust instead of the system's; None: the system's,
+            or those that SSL_CERT_FILE names.
         verify: check certificates and names.
     """
 
@@ -79,7 +80,11 @@ class Network:
         host = parts.hostname or ""
         known = getproxies_environment()
         name = parts.scheme if parts.scheme in known else "all"
-        if name not in known or is_loopback(host) or _excepted(host, parts.port, known.get("no", "")):
+        if (
+            name not in known
+            or is_loopback(host)
+            or _excepted(host, parts.port, known.get("no", ""))
+        ):
             return None
         return _proxy(known[name], f"{name.upper()}_PROXY")
 
@@ -90,12 +95,16 @@ class Network:
             PreflightError: the file cannot be read or holds no certificate.
         """
         if self.ca_file is not None and not Path(self.ca_file).is_file():
-            raise PreflightError(f"traffic.tls.ca_file: there is no file {self.ca_file}", next_step="name a PEM file of certificates")
+            raise PreflightError(
+                f"traffic.tls.ca_file: there is no file {self.ca_file}",
+                next_step="name a PEM file of certificates",
+            )
         try:
             context = ssl.create_default_context(cafile=self.ca_file)
         except OSError as error:
             raise PreflightError(
-                f"traffic.tls.ca_file: {self.ca_file} cannot be read as certificates: {error}", next_step="name a PEM file of certificates"
+                f"traffic.tls.ca_file: {self.ca_file} cannot be read as certificates: {error}",
+                next_step="name a PEM file of certificates",
             ) from error
         if not self.verify:
             context.check_hostname = False
@@ -108,10 +117,16 @@ class Network:
         for endpoint in endpoints:
             proxy = self.proxy_for(endpoint.base_url, started=endpoint.pid is not None)
             if proxy is not None:
-                text = f"Requests to {endpoint.name} pass the proxy {proxy.name}: its time is in every figure."
+                text = (
+                    f"Requests to {endpoint.name} pass the proxy {proxy.name}: its time is in every"
+                    " figure."
+                )
                 found.append(Concern("through_proxy", Severity.NOTE, text))
             if endpoint.base_url.startswith("https:") and not self.verify:
-                text = f"The certificate of {endpoint.name} was not checked (traffic.tls.verify): who answered is not certain."
+                text = (
+                    f"The certificate of {endpoint.name} was not checked (traffic.tls.verify): who"
+                    " answered is not certain."
+                )
                 found.append(Concern("tls_unverified", Severity.NOTE, text))
         return found
 
@@ -127,7 +142,9 @@ def is_loopback(host: str) -> bool:
 
 
 def _excepted(host: str, port: int | None, exceptions: str) -> bool:
-    """Whether NO_PROXY holds for a host: names with all names below them, `host:port`, addresses, networks such as 10.0.0.0/8, or `*`."""
+    """Whether NO_PROXY holds for a host: names with all names below them, `host:port`, addresses,
+    networks such as 10.0.0.0/8, or `*`.
+    """
     for raw in exceptions.split(","):
         one = raw.strip().lower()
         if one == "*":
@@ -156,7 +173,8 @@ def _proxy(url: str, source: str) -> Proxy:
     if not host or parts.scheme != "http":
         # The URL itself may hold a password.
         raise PreflightError(
-            f"{source} names no HTTP proxy (scheme {parts.scheme or 'unknown'!r}, host {host or 'none'!r})",
+            f"{source} names no HTTP proxy (scheme {parts.scheme or 'unknown'!r}, host"
+            f" {host or 'none'!r})",
             next_step="name one as http://HOST:PORT, or write traffic.proxy: none",
         )
     authorization = None

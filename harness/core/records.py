@@ -7,11 +7,15 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 CANARY = "canary"
-"""Class and replica of requests that measure the load generator's live error: recorded, and no part of any figure of the load."""
+"""Class and replica of requests that measure the load generator's live error: recorded, and no part
+of any figure of the load.
+"""
 
 
 class Outcome(StrEnum):
-    """How a request ended. Only `OK` counts as served; all others but `DROPPED` were sent or tried."""
+    """How a request ended. Only `OK` counts as served; all others but `DROPPED` were sent or
+    tried.
+    """
 
     OK = "ok"
     HTTP_ERROR = "http_error"  # a status other than 200
@@ -45,8 +49,9 @@ class Api(StrEnum):
     def forces_output(self) -> bool:
         """Whether a request can ask for exactly so many tokens.
 
-        By `ignore_eos`, a field that vLLM has on its OpenAI routes (on `/v1/responses` since vllm-project/vllm #32609, early 2026), and
-        SGLang on chat completions and completions; `/v1/messages` drops it silently.
+        By `ignore_eos`, a field that vLLM has on its OpenAI routes (on `/v1/responses` since
+        vllm-project/vllm #32609, early 2026), and SGLang on chat completions and completions;
+        `/v1/messages` drops it silently.
         """
         return self is not Api.MESSAGES
 
@@ -104,7 +109,9 @@ class Status(StrEnum):
 
 
 class Severity(StrEnum):
-    """What one concern does to the verdict: a note nothing, the others as the status of the same name."""
+    """What one concern does to the verdict: a note nothing, the others as the status of the same
+    name.
+    """
 
     NOTE = "note"
     PRELIMINARY = "preliminary"
@@ -207,13 +214,16 @@ class ModelFacts:
         path: local folder with config.json and tokenizer, None when it is not on this machine.
         max_context_tok: the longest context that the model takes, None if unknown.
         vocab_size: None if unknown.
-        eos_reachable: False when no output can end by itself (built-in tiny, dummy weights); None if unknown.
-        tok_per_word: tokens per word of the harness's corpus under this model's tokenizer; None if it was not counted.
+        eos_reachable: False when no output can end by itself (built-in tiny, dummy weights); None
+            if unknown.
+        tok_per_word: tokens per word of the harness's corpus under this model's tokenizer; None if
+            it was not counted.
         parameters: number of weights, None if unknown.
         dtype: weights' type as in config.json, None if unknown.
         fingerprint: sha256 over config and tokenizer files, None when there is no local copy.
-        kv_bytes_per_tok: key and value cache of one token over all layers, in the weights' type; None if unknown or where the layers
-            do not all keep one (sliding windows, state-space layers).
+        kv_bytes_per_tok: key and value cache of one token over all layers, in the weights' type;
+            None if unknown or where the layers do not all keep one (sliding windows, state-space
+            layers).
     """
 
     model_id: str

@@ -5,7 +5,15 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-DURATION_S: Final[Mapping[str, float]] = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+DURATION_S: Final[Mapping[str, float]] = {
+    "us": 1e-6,
+    "ms": 1e-3,
+    "s": 1.0,
+    "m": 60.0,
+    "min": 60.0,
+    "h": 3600.0,
+    "d": 86400.0,
+}
 COUNT: Final[Mapping[str, int]] = {"k": 1000, "M": 1_000_000, "ki": 1024, "Ki": 1024, "Mi": 1024**2}
 BYTES: Final[Mapping[str, int]] = {
     "B": 1,
@@ -26,19 +34,26 @@ _NUMBER_AND_SUFFIX = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)
 def _split(text: str, what: str, suffixes: Mapping[str, float]) -> tuple[float, str]:
     match = _NUMBER_AND_SUFFIX.fullmatch(text)
     if match is None:
-        raise ValueError(f"{text!r} is not a {what}; write a number and one of: {', '.join(suffixes)}")
+        raise ValueError(
+            f"{text!r} is not a {what}; write a number and one of: {', '.join(suffixes)}"
+        )
     return float(match[1]), match[2]
 
 
 def parse_duration_s(value: str | float) -> float:
-    """A length of time in seconds, from a bare number of seconds or a number with a suffix of `DURATION_S`.
+    """A length of time in seconds, from a bare number of seconds or a number with a suffix of
+    `DURATION_S`.
 
     Raises:
         ValueError: no number, an unknown suffix, negative, or not finite.
     """
     if isinstance(value, bool):
         raise ValueError("a length of time is a number with a unit, not true or false")
-    number, suffix = _split(value, "length of time", DURATION_S) if isinstance(value, str) else (float(value), "s")
+    number, suffix = (
+        _split(value, "length of time", DURATION_S)
+        if isinstance(value, str)
+        else (float(value), "s")
+    )
     if suffix == "":
         suffix = "s"
     if suffix not in DURATION_S:
@@ -54,7 +69,9 @@ def parse_count(value: str | float) -> int:
     """
     if isinstance(value, bool):
         raise ValueError("a count is a whole number, not true or false")
-    number, suffix = _split(value, "count", {"": 1, **COUNT}) if isinstance(value, str) else (float(value), "")
+    number, suffix = (
+        _split(value, "count", {"": 1, **COUNT}) if isinstance(value, str) else (float(value), "")
+    )
     if suffix and suffix not in COUNT:
         raise ValueError(f"{suffix!r} is not a suffix of a count; use one of: {', '.join(COUNT)}")
     result = _finite(number * (COUNT[suffix] if suffix else 1), "a count")
@@ -98,7 +115,9 @@ def human_duration(duration_s: float) -> str:
 
 
 def human_number(value: float | None, digits: int = 4) -> str:
-    """A number to a few significant digits with thousands separators; an unknown one is an em dash, never 0."""
+    """A number to a few significant digits with thousands separators; an unknown one is an em dash,
+    never 0.
+    """
     if value is None or not math.isfinite(value):
         return "—"
     if value == 0:

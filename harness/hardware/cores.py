@@ -1,4 +1,6 @@
-"""Which cores the load generator gets: some of its own where there are enough, so that it and the engine do not wait for each other."""
+"""Which cores the load generator gets: some of its own where there are enough, so that it and the
+engine do not wait for each other.
+"""
 
 import os
 from collections.abc import Collection, Iterator
@@ -8,7 +10,9 @@ from pathlib import Path
 from typing import Final
 
 TRAFFIC_SHARE: Final = 0.25
-"""The load generator takes at most this share of the physical cores; where it would need more, nothing is set apart."""
+"""The load generator takes at most this share of the physical cores; where it would need more,
+nothing is set apart.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +32,11 @@ class Partition:
     note: str
 
 
-def partition(workers: int, *, usable: Collection[int] | None = None, root: Path = Path("/")) -> Partition:
-    """Set physical cores with all their threads apart: one a worker and one for what they share, from the end of the last NUMA node.
+def partition(
+    workers: int, *, usable: Collection[int] | None = None, root: Path = Path("/")
+) -> Partition:
+    """Set physical cores with all their threads apart: one a worker and one for what they share,
+    from the end of the last NUMA node.
 
     Args:
         workers: Locust workers.
@@ -42,7 +49,10 @@ def partition(workers: int, *, usable: Collection[int] | None = None, root: Path
         physical.setdefault(_place(core, root), []).append(core)
     wanted = workers + 1
     if wanted > len(physical) * TRAFFIC_SHARE:
-        note = f"load generator and server share {len(cores)} cores: its {wanted} would be over a quarter of {len(physical)} physical ones"
+        note = (
+            f"load generator and server share {len(cores)} cores: its {wanted} would be over a"
+            f" quarter of {len(physical)} physical ones"
+        )
         return Partition(tuple(cores), tuple(cores), shared=True, note=note)
     own = {core for place in sorted(physical)[-wanted:] for core in physical[place]}
     rest = tuple(core for core in cores if core not in own)
@@ -52,7 +62,9 @@ def partition(workers: int, *, usable: Collection[int] | None = None, root: Path
 
 @contextmanager
 def confined(cores: Collection[int] | None) -> Iterator[None]:
-    """Within: processes that the calling thread starts run on these cores only. None changes nothing."""
+    """Within: processes that the calling thread starts run on these cores only. None changes
+    nothing.
+    """
     if cores is None:
         yield
         return
@@ -65,7 +77,9 @@ def confined(cores: Collection[int] | None) -> Iterator[None]:
 
 
 def _place(core: int, root: Path) -> tuple[int, str]:
-    """(NUMA node, first of the threads that share the physical core, padded so that text sorts as numbers)."""
+    """(NUMA node, first of the threads that share the physical core, padded so that text sorts as
+    numbers).
+    """
     folder = root / f"sys/devices/system/cpu/cpu{core}"
     nodes = [int(path.name[4:]) for path in folder.glob("node[0-9]*")]
     try:

@@ -1,6 +1,8 @@
-"""The set of boards of a deployment: resolved to UUIDs once, the same for the server, the power readings and every per-GPU figure.
+"""The set of boards of a deployment: resolved to UUIDs once, the same for the server, the power
+readings and every per-GPU figure.
 
-NVML itself ignores CUDA_VISIBLE_DEVICES (design: a run must not count a neighbour's board), so it is applied here.
+NVML itself ignores CUDA_VISIBLE_DEVICES (design: a run must not count a neighbour's board), so it
+is applied here.
 """
 
 import os
@@ -17,9 +19,15 @@ from harness.hardware.nvml import NvmlUnavailableError, ask, board_uuid, is_simu
 
 Selection = Literal["all", "none"] | Sequence[str | int]
 
-_NONE_FROM_HERE: Final = ("-1", "nodevfiles", "none", "void")  # CUDA stops at -1; Slurm and the container runtime write the words
+_NONE_FROM_HERE: Final = (
+    "-1",
+    "nodevfiles",
+    "none",
+    "void",
+)  # CUDA stops at -1; Slurm and the container runtime write the words
 _NVIDIA_PCI_VENDOR: Final = "0x10de"
-_PCI_DISPLAY_CLASS: Final = "0x03"  # PCI base class 03h: display controllers, 3D controllers (data-centre boards) among them
+# PCI base class 03h: display controllers, 3D controllers (data-centre boards) among them
+_PCI_DISPLAY_CLASS: Final = "0x03"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +50,8 @@ class NvidiaPresence:
 
 
 def nvidia_device_present(root: Path = Path("/")) -> NvidiaPresence:
-    """Look for NVIDIA devices: NVML first, then what the kernel shows (device files, the driver's /proc, the PCI bus).
+    """Look for NVIDIA devices: NVML first, then what the kernel shows (device files, the driver's
+    /proc, the PCI bus).
 
     Args:
         root: where /dev, /proc and /sys are (tests).
@@ -57,20 +66,36 @@ def nvidia_device_present(root: Path = Path("/")) -> NvidiaPresence:
     except pynvml.NVMLError as error:
         count, driver, why = 0, None, f"NVML says: {error}"
     if count:
-        return NvidiaPresence(present=True, usable=True, why=None, count=count, driver_version=driver)
+        return NvidiaPresence(
+            present=True, usable=True, why=None, count=count, driver_version=driver
+        )
     traces = [str(path) for path in sorted((root / "dev").glob("nvidia[0-9]*"))]
     traces += [str(path) for path in sorted((root / "proc/driver/nvidia/gpus").glob("*"))]
     if traces:
-        return NvidiaPresence(present=True, usable=False, why=f"{', '.join(traces[:3])} is there, but {why or 'NVML sees no device'}")
+        return NvidiaPresence(
+            present=True,
+            usable=False,
+            why=f"{', '.join(traces[:3])} is there, but {why or 'NVML sees no device'}",
+        )
     if _nvidia_on_pci(root):
-        return NvidiaPresence(present=False, usable=False, why="an NVIDIA board is on the PCI bus, but no NVIDIA driver is loaded")
-    return NvidiaPresence(present=False, usable=False, why="no NVIDIA device: NVML sees none, and there is no /dev/nvidia0")
+        return NvidiaPresence(
+            present=False,
+            usable=False,
+            why="an NVIDIA board is on the PCI bus, but no NVIDIA driver is loaded",
+        )
+    return NvidiaPresence(
+        present=False,
+        usable=False,
+        why="no NVIDIA device: NVML sees none, and there is no /dev/nvidia0",
+    )
 
 
 def _nvidia_on_pci(root: Path) -> bool:
     for vendor in (root / "sys/bus/pci/devices").glob("*/vendor"):
         try:
-            if vendor.read_text().strip() == _NVIDIA_PCI_VENDOR and vendor.with_name("class").read_text().startswith(_PCI_DISPLAY_CLASS):
+            if vendor.read_text().strip() == _NVIDIA_PCI_VENDOR and vendor.with_name(
+                "class"
+            ).read_text().startswith(_PCI_DISPLAY_CLASS):
                 return True
         except OSError:
             continue
@@ -86,8 +111,10 @@ def list_gpus() -> tuple[Gpu, ...]:
     with session():
         driver = text(ask(pynvml.nvmlSystemGetDriverVersion))
         return tuple(
-            gpu for i in range(ask(pynvml.nvmlDeviceGetCount) or 0) if (gpu := _describe(i, driver)) is not None
-        )  # fmt: skip
+            gpu
+            for i in range(ask(pynvml.nvmlDeviceGetCount) or 0)
+            if (gpu := _describe(i, driver)) is not None
+        )
 
 
 def _describe(index: int, driver: str | None) -> Gpu | None:
@@ -110,7 +137,10 @@ def _describe(index: int, driver: str | None) -> Gpu | None:
 
 def simulated_by(gpus: Iterable[Gpu]) -> str | None:
     """Why one of these boards is no real hardware, or None."""
-    return next((why for gpu in gpus if (why := is_simulated(gpu.name, gpu.driver_version)) is not None), None)
+    return next(
+        (why for gpu in gpus if (why := is_simulated(gpu.name, gpu.driver_version)) is not None),
+        None,
+    )
 
 
 def _watts(milliwatts: int | None) -> float | None:
@@ -121,15 +151,18 @@ def resolve_gpus(selection: Selection, env: Mapping[str, str] = os.environ) -> t
     """The boards that a profile names, within those that the environment leaves visible.
 
     Args:
-        selection: `all` (every visible board; none on a machine without), `none`, or indices (as nvidia-smi counts) and UUIDs, of which a
-            part from the start is enough where it is unambiguous. MIG instances stand for their board.
+        selection: `all` (every visible board; none on a machine without), `none`, or indices (as
+            nvidia-smi counts) and UUIDs, of which a part from the start is enough where it is
+            unambiguous. MIG instances stand for their board.
         env: for CUDA_VISIBLE_DEVICES and CUDA_DEVICE_ORDER.
 
     Returns:
-        Each board once: in NVML's order for `all` without CUDA_VISIBLE_DEVICES, else in the order in which they were named.
+        Each board once: in NVML's order for `all` without CUDA_VISIBLE_DEVICES, else in the order
+        in which they were named.
 
     Raises:
-        PreflightError: a device is there and cannot be used, or what was named is not there, not visible or ambiguous.
+        PreflightError: a device is there and cannot be used, or what was named is not there, not
+            visible or ambiguous.
     """
     if selection == "none":
         return ()
@@ -142,15 +175,20 @@ def resolve_gpus(selection: Selection, env: Mapping[str, str] = os.environ) -> t
         presence = nvidia_device_present()
         if presence.present:
             raise PreflightError(
-                "an NVIDIA device is present, but it cannot be used", cause=presence.why,
-                next_step="make `nvidia-smi` work here (driver, container flags, permissions), or set server.gpus: none and device: cpu",
-            )  # fmt: skip
+                "an NVIDIA device is present, but it cannot be used",
+                cause=presence.why,
+                next_step=(
+                    "make `nvidia-smi` work here (driver, container flags, permissions), or set"
+                    " server.gpus: none and device: cpu"
+                ),
+            )
         if selection == "all":
             return ()
         raise PreflightError(
-            f"server.gpus names {_names(selection)}, but there is no NVIDIA device here", cause=why,
+            f"server.gpus names {_names(selection)}, but there is no NVIDIA device here",
+            cause=why,
             next_step="set server.gpus: all or none, or run on the machine that has them",
-        )  # fmt: skip
+        )
     visible = _visible(boards, env)
     if selection == "all":
         return visible
@@ -159,9 +197,13 @@ def resolve_gpus(selection: Selection, env: Mapping[str, str] = os.environ) -> t
         board = _find(str(item).strip(), boards)
         if board not in visible:
             raise PreflightError(
-                f"GPU {item} ({board.uuid}) is hidden by CUDA_VISIBLE_DEVICES={env.get('CUDA_VISIBLE_DEVICES')}",
+                f"GPU {item} ({board.uuid}) is hidden by"
+                f" CUDA_VISIBLE_DEVICES={env.get('CUDA_VISIBLE_DEVICES')}",
                 cause="another job may hold it; indices in server.gpus are those of nvidia-smi",
-                next_step=f"choose from {_names(gpu.index for gpu in visible) or 'no board at all'}, or change CUDA_VISIBLE_DEVICES",
+                next_step=(
+                    f"choose from {_names(gpu.index for gpu in visible) or 'no board at all'}, or"
+                    " change CUDA_VISIBLE_DEVICES"
+                ),
             )
         chosen.append(board)
     return tuple(dict.fromkeys(chosen))
@@ -176,11 +218,21 @@ def _visible(boards: tuple[Gpu, ...], env: Mapping[str, str]) -> tuple[Gpu, ...]
         token = raw.strip()
         if not token or token.lower() in _NONE_FROM_HERE:
             break
-        if token.isdigit() and len({gpu.name for gpu in boards}) > 1 and env.get("CUDA_DEVICE_ORDER") != "PCI_BUS_ID":
+        if (
+            token.isdigit()
+            and len({gpu.name for gpu in boards}) > 1
+            and env.get("CUDA_DEVICE_ORDER") != "PCI_BUS_ID"
+        ):
             raise PreflightError(
                 f"CUDA_VISIBLE_DEVICES={wish} does not say which boards are meant",
-                cause="the boards of this machine differ, and CUDA counts the fastest first unless told otherwise",
-                next_step="export CUDA_DEVICE_ORDER=PCI_BUS_ID, or name the boards by UUID (nvidia-smi -L)",
+                cause=(
+                    "the boards of this machine differ, and CUDA counts the fastest first unless"
+                    " told otherwise"
+                ),
+                next_step=(
+                    "export CUDA_DEVICE_ORDER=PCI_BUS_ID, or name the boards by UUID"
+                    " (nvidia-smi -L)"
+                ),
             )
         visible.append(_find(token, boards, where=f"CUDA_VISIBLE_DEVICES={wish}"))
     return tuple(dict.fromkeys(visible))
@@ -197,8 +249,10 @@ def _find(token: str, boards: tuple[Gpu, ...], where: str = "server.gpus") -> Gp
     if len(matches) == 1:
         return matches[0]
     raise PreflightError(
-        f"{where} names {token!r}, which {'could be any of several boards' if matches else 'is no board of this machine'}",
-        cause="there are: " + "; ".join(f"{gpu.index} = {gpu.uuid} {gpu.name or ''}".rstrip() for gpu in boards),
+        f"{where} names {token!r}, which"
+        f" {'could be any of several boards' if matches else 'is no board of this machine'}",
+        cause="there are: "
+        + "; ".join(f"{gpu.index} = {gpu.uuid} {gpu.name or ''}".rstrip() for gpu in boards),
         next_step="use an index or a UUID of that list (nvidia-smi -L prints it too)",
     )
 

@@ -1,4 +1,6 @@
-"""The host as the manifest describes it: processor, memory, system. No name or address of the machine is kept."""
+"""The host as the manifest describes it: processor, memory, system. No name or address of the
+machine is kept.
+"""
 
 import hashlib
 import os

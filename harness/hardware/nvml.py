@@ -1,4 +1,6 @@
-"""NVML by the official nvidia-ml-py: one way in, errors with their reason, and None where a board does not tell."""
+"""NVML by the official nvidia-ml-py: one way in, errors with their reason, and None where a board
+does not tell.
+"""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -9,9 +11,14 @@ import pynvml
 T = TypeVar("T")
 
 _REASONS: Final = {
-    pynvml.NVML_ERROR_LIBRARY_NOT_FOUND: "the NVML library (libnvidia-ml.so.1) is not there; in a container: was it started with --gpus?",
+    pynvml.NVML_ERROR_LIBRARY_NOT_FOUND: (
+        "the NVML library (libnvidia-ml.so.1) is not there; in a container: was it started with"
+        " --gpus?"
+    ),
     pynvml.NVML_ERROR_DRIVER_NOT_LOADED: "the NVIDIA driver is not loaded",
-    pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH: "driver and NVML library are of different versions; a reboot after a driver update helps",
+    pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH: (
+        "driver and NVML library are of different versions; a reboot after a driver update helps"
+    ),
     pynvml.NVML_ERROR_NO_PERMISSION: "no permission to talk to the NVIDIA driver",
 }
 
@@ -56,7 +63,9 @@ def text(value: str | bytes | None) -> str | None:
 
 
 DOUBLE_MARKS: Final = ("TEST DOUBLE", "-double")
-"""What this project's double of the library says in the names of its boards and in its driver version: no real one has either."""
+"""What this project's double of the library says in the names of its boards and in its driver
+version: no real one has either.
+"""
 
 
 def is_simulated(name: str | None, driver: str | None) -> str | None:
@@ -72,22 +81,32 @@ def double(handles: Iterable[Any]) -> str | None:
     """Why what NVML shows in this session is no real hardware, or None."""
     driver = text(ask(pynvml.nvmlSystemGetDriverVersion))
     names = [text(ask(pynvml.nvmlDeviceGetName, handle)) for handle in handles]
-    return next((why for name in (None, *names) if (why := is_simulated(name, driver)) is not None), None)
+    return next(
+        (why for name in (None, *names) if (why := is_simulated(name, driver)) is not None), None
+    )
 
 
 def board_uuid(uuid: str) -> str | None:
-    """The UUID of the board that holds a MIG instance; a board's own as it is; None when NVML does not know it."""
+    """The UUID of the board that holds a MIG instance; a board's own as it is; None when NVML does
+    not know it.
+    """
     if not uuid.upper().startswith("MIG-"):
         return uuid
     if uuid[4:].upper().startswith("GPU-"):  # drivers before 470: MIG-GPU-<uuid>/<gi>/<ci>
         return uuid[4:].split("/", 1)[0]
     instance = ask(pynvml.nvmlDeviceGetHandleByUUID, uuid)
-    handle = None if instance is None else ask(pynvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle, instance)
+    handle = (
+        None
+        if instance is None
+        else ask(pynvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle, instance)
+    )
     return None if handle is None else text(ask(pynvml.nvmlDeviceGetUUID, handle))
 
 
 def field_value(field: Any) -> float | None:  # noqa: ANN401 - a ctypes structure of pynvml
-    """The number in one answer of nvmlDeviceGetFieldValues, or None when the driver has none for that field."""
+    """The number in one answer of nvmlDeviceGetFieldValues, or None when the driver has none for
+    that field.
+    """
     if field.nvmlReturn != pynvml.NVML_SUCCESS:
         return None
     member = _MEMBERS.get(field.valueType)

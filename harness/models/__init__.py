@@ -1,4 +1,5 @@
-"""Models: the two built-in ones (made once, cached), local paths and hub ids, as facts that planning needs.
+"""Models: the two built-in ones (made once, cached), local paths and hub ids, as facts that
+planning needs.
 
 Nothing here imports torch; built-in models are made by a child process.
 """

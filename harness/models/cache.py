@@ -1,7 +1,8 @@
 """Where made models are kept, and how one is put there.
 
-A model's folder is written under a temporary name and renamed when it is whole, under a lock, so that a reader sees all of it or
-nothing, and two makers at once make one model. Its name ends in a hash of everything that it was made from.
+A model's folder is written under a temporary name and renamed when it is whole, under a lock, so
+that a reader sees all of it or nothing, and two makers at once make one model. Its name ends in a
+hash of everything that it was made from.
 """
 
 import fcntl
@@ -16,7 +17,9 @@ from harness.core.errors import PreflightError
 
 
 def cache_dir() -> Path:
-    """The folder of made models: `$HARNESS_CACHE_DIR`, else `$XDG_CACHE_HOME/colossus-harness`, else `~/.cache/colossus-harness`."""
+    """The folder of made models: `$HARNESS_CACHE_DIR`, else `$XDG_CACHE_HOME/colossus-harness`,
+    else `~/.cache/colossus-harness`.
+    """
     if own := os.environ.get("HARNESS_CACHE_DIR"):
         return Path(own)
     if xdg := os.environ.get("XDG_CACHE_HOME"):
@@ -30,7 +33,9 @@ def model_dir(name: str) -> Path:
 
 
 def is_whole(name: str) -> bool:
-    """Whether the model is there. A folder under its final name is always whole; config.json is checked against emptied caches."""
+    """Whether the model is there. A folder under its final name is always whole; config.json is
+    checked against emptied caches.
+    """
     return (model_dir(name) / "config.json").is_file()
 
 

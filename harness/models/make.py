@@ -1,4 +1,5 @@
-"""Makes one built-in model: `python -m harness.models.make tiny|smollm2-135m`; prints its folder as the last line.
+"""Makes one built-in model: `python -m harness.models.make tiny|smollm2-135m`; prints its folder as
+the last line.
 
 A process of its own, so that torch is never imported in the supervisor.
 """
@@ -13,7 +14,9 @@ MAKERS = {"tiny": (tiny.name, tiny.build), "smollm2-135m": (smollm2.name, smollm
 
 
 def main(argv: list[str]) -> int:
-    """Make the model named by the only argument; the exit status is that of the error, 0 when it is there."""
+    """Make the model named by the only argument; the exit status is that of the error, 0 when it is
+    there.
+    """
     if len(argv) != 1 or argv[0] not in MAKERS:
         sys.stderr.write(f"usage: python -m harness.models.make {'|'.join(MAKERS)}\n")
         return 2

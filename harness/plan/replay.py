@@ -1,18 +1,21 @@
 """A recorded trace as sessions of a plan.
 
-What a trace says of its prompts is how long they are and, by block ids, which starts they share. Both are kept:
+What a trace says of its prompts is how long they are and, by block ids, which starts they share.
+Both are kept:
 
-- Ids that mean the same in the whole trace (Mooncake): each block is a text of its own, a function of (seed, trace, id), so equal ids give
-  equal token prefixes in any two requests. The prompt is one user message of those blocks and, behind the last id, a text that nobody
-  shares.
-- Ids of one recording (Claude Code): a request that goes on from the prompt before adds the recorded answer and a new message. One that
-  keeps only a part of an earlier prompt (a compaction, a reminder taken out, a subagent's common start) keeps exactly that many blocks of
-  it: a text cut short is the start of the whole one.
-- Sessions that another one started (subagents) begin with the end of the turn after which they were recorded, and that session's next turn
-  waits for their ends. They are never split.
+- Ids that mean the same in the whole trace (Mooncake): each block is a text of its own, a function
+  of (seed, trace, id), so equal ids give equal token prefixes in any two requests. The prompt is
+  one user message of those blocks and, behind the last id, a text that nobody shares.
+- Ids of one recording (Claude Code): a request that goes on from the prompt before adds the
+  recorded answer and a new message. One that keeps only a part of an earlier prompt (a compaction,
+  a reminder taken out, a subagent's common start) keeps exactly that many blocks of it: a text cut
+  short is the start of the whole one.
+- Sessions that another one started (subagents) begin with the end of the turn after which they were
+  recorded, and that session's next turn waits for their ends. They are never split.
 - No ids: nothing is known to be shared, so each request's text is its own.
 
-A prompt is system text of one word and messages; the recorded tools and system prompt are part of the first message.
+A prompt is system text of one word and messages; the recorded tools and system prompt are part of
+the first message.
 """
 
 import hashlib
@@ -23,13 +26,27 @@ from typing import Final, Literal
 from harness.core.errors import ProfileError
 from harness.core.records import CANARY
 from harness.plan.traces.records import Clock, ReadTally, Trace, TraceRequest, TraceSession
-from harness.plan.types import PRIME_SUFFIX, Block, Message, Part, PartKind, Role, Session, Subagent, Turn
+from harness.plan.types import (
+    PRIME_SUFFIX,
+    Block,
+    Message,
+    Part,
+    PartKind,
+    Role,
+    Session,
+    Subagent,
+    Turn,
+)
 from harness.plan.workloads import MESSAGE_OVERHEAD_TOK
 
 SYSTEM: Final = Block("trace/system", 1)
-"""The one word that stands for a system prompt; the recorded one is in the messages, where it can differ between requests."""
+"""The one word that stands for a system prompt; the recorded one is in the messages, where it can
+differ between requests.
+"""
 HEAD_TOK: Final = SYSTEM.tok + 2 * MESSAGE_OVERHEAD_TOK
-"""What the system word and the markers around it and the first message cost; taken off the first text that nobody shares."""
+"""What the system word and the markers around it and the first message cost; taken off the first
+text that nobody shares.
+"""
 
 
 @dataclass(slots=True)
@@ -39,7 +56,8 @@ class ReplayTally(ReadTally):
     Attributes:
         requests: requests given out.
         sessions: sessions given out.
-        continuations: of these, sessions that go on with another because its context was rewritten (`rewrites="split"`).
+        continuations: of these, sessions that go on with another because its context was rewritten
+            (`rewrites="split"`).
         rewrites: requests whose prompt does not go on from the turn before, first ones aside.
         skipped: requests over the limit that were left out.
         capped_gaps: pauses that were shortened to `idle_cap_s`.
@@ -82,8 +100,8 @@ class _Step:
 
 
 class _Scope:
-    """The prompts of one recording so far, as a tree of their blocks: an id alone would not do, because some traces number blocks by
-    content, wherever they stand.
+    """The prompts of one recording so far, as a tree of their blocks: an id alone would not do,
+    because some traces number blocks by content, wherever they stand.
     """
 
     def __init__(self) -> None:
@@ -130,21 +148,25 @@ def replay_sessions(
 
     Args:
         trace: recorded requests.
-        seed: of the draw where the trace is one of distributions; the text's seed is that of `Texts`.
+        seed: of the draw where the trace is one of distributions; the text's seed is that of
+            `Texts`.
         time_scale: factor on times and pauses: 0.5 replays twice as fast.
         length_scale: factor on all lengths.
         limit_tok: longest input and output together, scaled.
-        over_limit: a longer request is an error that names its line, or is left out and counted; it is never cut.
+        over_limit: a longer request is an error that names its line, or is left out and counted; it
+            is never cut.
         idle_cap_s: longest pause between turns, after scaling; None: as recorded.
         stage: name of the stage, which begins every session's id.
         workload_class: class of requests to which the trace gives none.
-        rewrites: what becomes of a turn that does not go on from the one before: `inline` sends its whole prompt in the same session
-            (`Turn.prompt`); `split` ends the session and starts another with the prompt as one message, which costs the prefix hits
-            behind the first message's common start.
+        rewrites: what becomes of a turn that does not go on from the one before: `inline` sends its
+            whole prompt in the same session (`Turn.prompt`); `split` ends the session and starts
+            another with the prompt as one message, which costs the prefix hits behind the first
+            message's common start.
         tally: counts what was given out.
 
-    A session has an intended start only where the trace has one clock. A pause is the recorded one from end to start; where the end was not
-    recorded, from start to start. An answer of no tokens asks for one.
+    A session has an intended start only where the trace has one clock. A pause is the recorded one
+    from end to start; where the end was not recorded, from start to start. An answer of no tokens
+    asks for one.
 
     Raises:
         ProfileError: a factor that is not above 0, a request over the limit, or a broken trace.
@@ -155,11 +177,23 @@ def replay_sessions(
     if idle_cap_s is not None and not idle_cap_s >= 0:
         raise ProfileError(f"idle_cap_s is {idle_cap_s:g}; it must be at least 0")
     tally = tally if tally is not None else ReplayTally()
-    maker = _Maker(trace, time_scale, length_scale, limit_tok, over_limit, idle_cap_s, workload_class, tally, split=rewrites == "split")
+    maker = _Maker(
+        trace,
+        time_scale,
+        length_scale,
+        limit_tok,
+        over_limit,
+        idle_cap_s,
+        workload_class,
+        tally,
+        split=rewrites == "split",
+    )
     number = 0
     for tree in _trees(trace.sessions(seed=seed, tally=tally)):
         for session in maker.sessions(tree):
-            yield replace(session, session_id=f"{stage}-{number:06d}", number=number, stage=stage, slot=number)
+            yield replace(
+                session, session_id=f"{stage}-{number:06d}", number=number, stage=stage, slot=number
+            )
             number += 1
 
 
@@ -203,10 +237,14 @@ class _Maker:
         self._scopes: dict[str, _Scope] = {}
 
     def sessions(self, tree: Sequence[TraceSession]) -> Iterator[Session]:
-        """The sessions of a tree: its first, in parts where it is split, with the others started by its turns."""
+        """The sessions of a tree: its first, in parts where it is split, with the others started by
+        its turns.
+        """
         kept = [(recorded, self._steps(recorded)) for recorded in tree]
         steps_of = {recorded.session_id: steps for recorded, steps in kept if steps}
-        started: dict[tuple[str, int], list[tuple[TraceSession, list[_Step]]]] = {}  # by the session and its turn that starts them
+        started: dict[
+            tuple[str, int], list[tuple[TraceSession, list[_Step]]]
+        ] = {}  # by the session and its turn that starts them
         roots: list[tuple[TraceSession, list[_Step]]] = []
         for recorded, steps in kept:
             caller = _caller(steps_of.get(recorded.parent_id or "", ()), recorded.requests[0].t_s)
@@ -215,18 +253,36 @@ class _Maker:
             if caller is None or recorded is tree[0]:
                 roots.append((recorded, steps))
             else:
-                started.setdefault((recorded.parent_id or "", caller.request.turn), []).append((recorded, steps))
+                started.setdefault((recorded.parent_id or "", caller.request.turn), []).append(
+                    (recorded, steps)
+                )
 
         def subagents(recorded: TraceSession, step: _Step) -> tuple[Subagent, ...]:
             return tuple(
-                Subagent(steps[0].request.workload_class or self._workload_class, SYSTEM, (), turns(child, steps, flat=False))
+                Subagent(
+                    steps[0].request.workload_class or self._workload_class,
+                    SYSTEM,
+                    (),
+                    turns(child, steps, flat=False),
+                )
                 for child, steps in started.get((recorded.session_id, step.request.turn), ())
             )
 
         def turns(recorded: TraceSession, run: Sequence[_Step], *, flat: bool) -> tuple[Turn, ...]:
             self._tally.sessions += 1
-            made = _turns(self._trace, run, self._time_scale, self._length_scale, self._idle_cap_s, self._tally, flat=flat)
-            return tuple(replace(turn, subagents=subagents(recorded, step)) for turn, step in zip(made, run, strict=True))
+            made = _turns(
+                self._trace,
+                run,
+                self._time_scale,
+                self._length_scale,
+                self._idle_cap_s,
+                self._tally,
+                flat=flat,
+            )
+            return tuple(
+                replace(turn, subagents=subagents(recorded, step))
+                for turn, step in zip(made, run, strict=True)
+            )
 
         for recorded, steps in roots:
             for part, run in enumerate(_runs(steps) if self._split else [steps]):
@@ -247,7 +303,11 @@ class _Maker:
     def _steps(self, recorded: TraceSession) -> list[_Step]:
         """The requests of a session that fit."""
         _refuse_label(recorded.requests[0])
-        kept = [one for one in recorded.requests if _fits(one, self._length_scale, self._limit_tok, self._over_limit, self._tally)]
+        kept = [
+            one
+            for one in recorded.requests
+            if _fits(one, self._length_scale, self._limit_tok, self._over_limit, self._tally)
+        ]
         if not kept:
             return []
         scope_name = kept[0].hash_scope
@@ -261,21 +321,30 @@ class _Maker:
 
 
 def _caller(steps: Sequence[_Step], t_s: float) -> _Step | None:
-    """The turn whose tool call starts what begins at a time: the last one that began before it. None where there is no turn."""
-    return next((step for step in reversed(steps) if step.request.t_s <= t_s), steps[0] if steps else None)
+    """The turn whose tool call starts what begins at a time: the last one that began before it.
+    None where there is no turn.
+    """
+    return next(
+        (step for step in reversed(steps) if step.request.t_s <= t_s), steps[0] if steps else None
+    )
 
 
 def _refuse_label(first: TraceRequest) -> None:
-    """A class of the trace that would be taken for the harness's own requests, which count in no figure."""
+    """A class of the trace that would be taken for the harness's own requests, which count in no
+    figure.
+    """
     label = first.workload_class or ""
     if label == CANARY or label.endswith(PRIME_SUFFIX):
         raise ProfileError(
-            f"{first.where}: requests of class {label!r} would be taken for the harness's own, which count in no figure",
+            f"{first.where}: requests of class {label!r} would be taken for the harness's own,"
+            " which count in no figure",
             next_step="give the class another name in the trace",
         )
 
 
-def _fits(request: TraceRequest, scale: float, limit_tok: int, over_limit: str, tally: ReplayTally) -> bool:
+def _fits(
+    request: TraceRequest, scale: float, limit_tok: int, over_limit: str, tally: ReplayTally
+) -> bool:
     total = _scaled(request.input_tok, scale) + _scaled(request.output_tok, scale)
     if total <= limit_tok:
         tally.requests += 1
@@ -283,9 +352,12 @@ def _fits(request: TraceRequest, scale: float, limit_tok: int, over_limit: str, 
         return True
     if over_limit == "refuse":
         raise ProfileError(
-            f"{request.where}: {request.input_tok:,} input and {request.output_tok:,} output tokens, scaled by {scale:g}, are {total:,}: "
-            f"more than the limit of {limit_tok:,}",
-            next_step=f"scale lengths by {limit_tok / (request.input_tok + request.output_tok):.3g} or less, or skip what is longer",
+            f"{request.where}: {request.input_tok:,} input and {request.output_tok:,} output"
+            f" tokens, scaled by {scale:g}, are {total:,}: more than the limit of {limit_tok:,}",
+            next_step=(
+                f"scale lengths by {limit_tok / (request.input_tok + request.output_tok):.3g} or"
+                " less, or skip what is longer"
+            ),
         )
     tally.skipped += 1
     return False
@@ -295,12 +367,15 @@ def _scaled(tok: int, scale: float) -> int:
     return max(1, round(tok * scale))
 
 
-def _steps(trace: Trace, recorded: TraceSession, requests: Sequence[TraceRequest], scope: _Scope) -> list[_Step]:
+def _steps(
+    trace: Trace, recorded: TraceSession, requests: Sequence[TraceRequest], scope: _Scope
+) -> list[_Step]:
     """The prompts of a session, each in terms of what earlier ones of its scope said."""
     steps: list[_Step] = []
     before: _Step | None = None
     for request in requests:
-        # A key names who says it first; drawn and sessionless requests are told apart by the session's id, which holds their line.
+        # A key names who says it first; drawn and sessionless requests are told apart by the
+        # session's id, which holds their line.
         key = f"trace/{trace.name}/{request.hash_scope}/{recorded.session_id}/{request.turn}"
         hashes = request.block_hashes or ()
         if hashes and not request.hash_scope:
@@ -308,7 +383,10 @@ def _steps(trace: Trace, recorded: TraceSession, requests: Sequence[TraceRequest
         elif before is not None and _goes_on(before.request, request):
             grown = request.input_tok - before.request.input_tok
             reply = min(max(1, before.request.output_tok), grown - 1)
-            said = (_Piece(Role.ASSISTANT, _reply_key(before), reply), _Piece(Role.USER, key, grown - reply, 2 * MESSAGE_OVERHEAD_TOK))
+            said = (
+                _Piece(Role.ASSISTANT, _reply_key(before), reply),
+                _Piece(Role.USER, key, grown - reply, 2 * MESSAGE_OVERHEAD_TOK),
+            )
             step = _Step(request, (*before.pieces, *said), appended=True)
         else:
             step = _Step(request, _kept_start(request, key, scope), appended=False)
@@ -320,9 +398,16 @@ def _steps(trace: Trace, recorded: TraceSession, requests: Sequence[TraceRequest
 
 
 def _goes_on(before: TraceRequest, request: TraceRequest) -> bool:
-    """Whether a prompt holds the whole of the one before, and room for an answer and a message behind it."""
+    """Whether a prompt holds the whole of the one before, and room for an answer and a message
+    behind it.
+    """
     earlier, hashes = before.block_hashes, request.block_hashes
-    return bool(earlier and hashes and request.input_tok - before.input_tok >= 2 and hashes[: len(earlier)] == earlier)
+    return bool(
+        earlier
+        and hashes
+        and request.input_tok - before.input_tok >= 2
+        and hashes[: len(earlier)] == earlier
+    )
 
 
 def _reply_key(step: _Step) -> str:
@@ -349,7 +434,9 @@ def _id_text(h: int | str) -> str:
 
 
 def _kept_start(request: TraceRequest, key: str, scope: _Scope) -> tuple[_Piece, ...]:
-    """The blocks that an earlier prompt of the scope began with as well, cut at that block, and a new message for the rest."""
+    """The blocks that an earlier prompt of the scope began with as well, cut at that block, and a
+    new message for the rest.
+    """
     kept, owner = scope.longest_start(request.block_hashes or ())
     # At least one token is new: a request needs a message of its own.
     left = min(kept * (request.block_tok or 0), request.input_tok - 1)
@@ -400,13 +487,23 @@ def _turns(
         turns.append(
             Turn(
                 index=index,
-                gap_ns=_gap_ns(steps[index - 1].request, request, time_scale, idle_cap_s, tally) if index else 0,
+                gap_ns=(
+                    _gap_ns(steps[index - 1].request, request, time_scale, idle_cap_s, tally)
+                    if index
+                    else 0
+                ),
                 message=message,
-                reply=_message(Role.ASSISTANT, [_Piece(Role.ASSISTANT, _reply_key(step), reply_span)], length_scale),
+                reply=_message(
+                    Role.ASSISTANT,
+                    [_Piece(Role.ASSISTANT, _reply_key(step), reply_span)],
+                    length_scale,
+                ),
                 target_input_tok=_scaled(request.input_tok, length_scale),
                 target_output_tok=_scaled(request.output_tok, length_scale),
                 prompt=messages if rewritten and not flat else None,
-                intended_offset_ns=round(request.t_s * time_scale * 1e9) if trace.clock is Clock.TRACE else None,
+                intended_offset_ns=(
+                    round(request.t_s * time_scale * 1e9) if trace.clock is Clock.TRACE else None
+                ),
             )
         )
     return tuple(turns)
@@ -424,11 +521,27 @@ def _messages(pieces: Sequence[_Piece], scale: float) -> tuple[Message, ...]:
 
 
 def _message(role: Role, pieces: Sequence[_Piece], scale: float) -> Message:
-    return Message(role, tuple(Part(PartKind.TEXT, Block(p.key, max(1, _scaled(p.span, scale) - p.less))) for p in pieces))
+    return Message(
+        role,
+        tuple(
+            Part(PartKind.TEXT, Block(p.key, max(1, _scaled(p.span, scale) - p.less)))
+            for p in pieces
+        ),
+    )
 
 
-def _gap_ns(before: TraceRequest, request: TraceRequest, time_scale: float, idle_cap_s: float | None, tally: ReplayTally) -> int:
-    recorded_s = request.gap_s if request.gap_s is not None and request.turn == before.turn + 1 else request.t_s - before.t_s
+def _gap_ns(
+    before: TraceRequest,
+    request: TraceRequest,
+    time_scale: float,
+    idle_cap_s: float | None,
+    tally: ReplayTally,
+) -> int:
+    recorded_s = (
+        request.gap_s
+        if request.gap_s is not None and request.turn == before.turn + 1
+        else request.t_s - before.t_s
+    )
     gap_s = recorded_s * time_scale
     if idle_cap_s is not None and gap_s > idle_cap_s:
         tally.capped_gaps += 1

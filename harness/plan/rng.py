@@ -1,7 +1,8 @@
 """Numbers drawn from a profile's distributions, by generators that are seeded with text.
 
-`random.Random(text)` hashes the text with SHA-512 (seeding version 2), so a stream depends on nothing but its name: not on the
-process, not on the number of workers, not on what was drawn before.
+`random.Random(text)` hashes the text with SHA-512 (seeding version 2), so a stream depends on
+nothing but its name: not on the process, not on the number of workers, not on what was drawn
+before.
 """
 
 import math
@@ -47,7 +48,9 @@ def _between(law: Quantiles, share: float) -> float:
     after = min(max(1, bisect_right(law.at, share)), len(law.at) - 1)
     low, high = law.at[after - 1], law.at[after]
     part = (share - low) / (high - low)
-    return math.exp((1 - part) * math.log(law.values[after - 1]) + part * math.log(law.values[after]))
+    return math.exp(
+        (1 - part) * math.log(law.values[after - 1]) + part * math.log(law.values[after])
+    )
 
 
 def draw_tok(law: Law, rng: random.Random, scale: float, least: int = 1) -> int:

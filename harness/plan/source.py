@@ -1,4 +1,6 @@
-"""Where a replay's sessions come from: its trace, read once a stage; and what identifies a trace."""
+"""Where a replay's sessions come from: its trace, read once a stage; and what identifies a
+trace.
+"""
 
 import hashlib
 from collections.abc import Iterator
@@ -14,7 +16,9 @@ from harness.plan.types import Session, StagePlan
 from harness.profile.workloads import ReplayWorkload
 
 KEPT: Final = 8192
-"""Sessions that were read and not yet asked for, at most. Slots of a closed loop ask for theirs at their own pace."""
+"""Sessions that were read and not yet asked for, at most. Slots of a closed loop ask for theirs at
+their own pace.
+"""
 
 
 class EndOfTraceError(LookupError):
@@ -31,7 +35,9 @@ class TraceSource:
         limit_tok: longest input and output together, scaled.
     """
 
-    def __init__(self, workload: ReplayWorkload, seed: int, length_scale: float, limit_tok: int) -> None:
+    def __init__(
+        self, workload: ReplayWorkload, seed: int, length_scale: float, limit_tok: int
+    ) -> None:
         self._workload = workload
         self._seed = seed
         self._length_scale = length_scale
@@ -49,8 +55,12 @@ class TraceSource:
         """
         if stage.kind == "replay" and self.trace.clock is not Clock.TRACE:
             raise ProfileError(
-                f"stage {stage.name} replays times, and {self._workload.path} has none: each of its recordings has a clock of its own",
-                next_step="use `kind: concurrency` or `kind: arrival_rate`, which start its sessions in the trace's order",
+                f"stage {stage.name} replays times, and {self._workload.path} has none: each of its"
+                " recordings has a clock of its own",
+                next_step=(
+                    "use `kind: concurrency` or `kind: arrival_rate`, which start its sessions in"
+                    " the trace's order"
+                ),
             )
 
     def sessions(self, stage: StagePlan, tally: ReplayTally | None = None) -> Iterator[Session]:
@@ -71,10 +81,18 @@ class TraceSource:
         )
         timed = stage.kind == "replay"
         for session in read:
-            turns = session.turns if timed else tuple(replace(turn, intended_offset_ns=None) for turn in session.turns)
+            turns = (
+                session.turns
+                if timed
+                else tuple(replace(turn, intended_offset_ns=None) for turn in session.turns)
+            )
             if stage.single:
                 turns = (replace(turns[0], subagents=()),)
-            yield replace(session, turns=turns, intended_offset_ns=session.intended_offset_ns if timed else None)
+            yield replace(
+                session,
+                turns=turns,
+                intended_offset_ns=session.intended_offset_ns if timed else None,
+            )
 
     def session(self, stage: StagePlan, number: int) -> Session:
         """One session by its place in the trace. Cheap where numbers are asked for about in order.
@@ -104,10 +122,17 @@ def trace_sha256(path: str) -> str:
     root = Path(path)
     digest = hashlib.sha256()
     try:
-        files = sorted(file for file in root.iterdir() if file.is_file()) if root.is_dir() else [root]
+        files = (
+            sorted(file for file in root.iterdir() if file.is_file()) if root.is_dir() else [root]
+        )
         for file in files:
             with file.open("rb") as content:
-                digest.update(f"{file.name} {hashlib.file_digest(content, 'sha256').hexdigest()}\n".encode())
+                digest.update(
+                    f"{file.name} {hashlib.file_digest(content, 'sha256').hexdigest()}\n".encode()
+                )
     except OSError as error:
-        raise ProfileError(f"{path} cannot be read: {error.strerror or error}", next_step="name a trace file or folder") from error
+        raise ProfileError(
+            f"{path} cannot be read: {error.strerror or error}",
+            next_step="name a trace file or folder",
+        ) from error
     return digest.hexdigest()

@@ -1,4 +1,6 @@
-"""What a plan consists of. All lengths of text are targets; what the server counts is what is reported."""
+"""What a plan consists of. All lengths of text are targets; what the server counts is what is
+reported.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -8,7 +10,8 @@ from typing import Final
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A piece of text that is a pure function of (seed, key, tok): equal blocks give equal bytes and so equal token prefixes.
+    """A piece of text that is a pure function of (seed, key, tok): equal blocks give equal bytes
+    and so equal token prefixes.
 
     Attributes:
         key: who shares it: `chat/system` is shared by all, `s00012/3/user` by nobody.
@@ -70,15 +73,21 @@ class Turn:
         reply: the recorded answer that later turns carry in its place.
         target_input_tok: whole prompt.
         target_output_tok: answer.
-        keeps: how many exchanges (message and reply) of the request before this one still carries, counted from the front: None for all
-            of them; 0 after a compaction, where `message` opens with the summary.
-        thinking_tok: part of the answer that is meant to be reasoning, where the workload tells it apart; it is not in `reply`.
-        cancel_after_ns: the user gives up this long after the request was sent, if it still streams then; None: waits for the end.
-        clipped_tok: tokens of the drawn lengths that did not fit the context and were left out; 0 for nearly all.
-        prompt: all messages of this request, `message` last, where a recorded conversation does not simply go on; None: those of the
-            request before, its reply, and `message`.
-        intended_offset_ns: recorded time from the stage's start, which this turn waits for as well; None: `gap_ns` alone.
-        subagents: conversations that this turn's tool call starts when its answer is whole; the next turn waits for their ends as well.
+        keeps: how many exchanges (message and reply) of the request before this one still carries,
+            counted from the front: None for all of them; 0 after a compaction, where `message`
+            opens with the summary.
+        thinking_tok: part of the answer that is meant to be reasoning, where the workload tells it
+            apart; it is not in `reply`.
+        cancel_after_ns: the user gives up this long after the request was sent, if it still streams
+            then; None: waits for the end.
+        clipped_tok: tokens of the drawn lengths that did not fit the context and were left out; 0
+            for nearly all.
+        prompt: all messages of this request, `message` last, where a recorded conversation does not
+            simply go on; None: those of the request before, its reply, and `message`.
+        intended_offset_ns: recorded time from the stage's start, which this turn waits for as well;
+            None: `gap_ns` alone.
+        subagents: conversations that this turn's tool call starts when its answer is whole; the
+            next turn waits for their ends as well.
     """
 
     index: int
@@ -102,7 +111,9 @@ class Turn:
 
 
 Place = tuple[int, int]
-"""A message of a conversation: of which turn, and which one of it: 0 its message, 1 its reply, 2 + k the k-th of its `prompt`."""
+"""A message of a conversation: of which turn, and which one of it: 0 its message, 1 its reply, 2 +
+k the k-th of its `prompt`.
+"""
 
 
 class Thread:
@@ -118,7 +129,9 @@ class Thread:
         self._places: list[Place] = []
 
     def before(self, turn_index: int) -> Sequence[Place]:
-        """The places in front of a turn's message, in order; valid until the next call. Cheap where turns are asked for in order."""
+        """The places in front of a turn's message, in order; valid until the next call. Cheap where
+        turns are asked for in order.
+        """
         if turn_index < self._index:
             self._index, self._places = -1, []
         while self._index < turn_index:
@@ -175,23 +188,27 @@ class Session:
     """One conversation.
 
     Attributes:
-        session_id: unique within the plan, `<stage index>-<number>`; of a subagent its parent's, a dot, and the turn that starts it.
+        session_id: unique within the plan, `<stage index>-<number>`; of a subagent its parent's, a
+            dot, and the turn that starts it.
         number: position in its stage's order, from 0.
         workload_class: `chat`, `claude-code`, …
         stage: name of its stage.
-        slot: its fixed slice. Closed loop: the live slot that it occupies, number % concurrency; open loop: number.
-            Worker = slot % workers. A subagent is in its parent's.
-        intended_offset_ns: open loop: start, from the stage's start; closed loop: None (starts when its slot is free).
+        slot: its fixed slice. Closed loop: the live slot that it occupies, number % concurrency;
+            open loop: number. Worker = slot % workers. A subagent is in its parent's.
+        intended_offset_ns: open loop: start, from the stage's start; closed loop: None (starts when
+            its slot is free).
         system: shared system prompt.
         tools: offered tools, in order; empty for none.
         turns: the requests, in order.
-        first_turn: the turn that it starts with. Above 0 for a session that is in its middle when the stage starts: the turns before it
-            are history, and one priming request (`priming_turn`) brings what they carry into the server's cache.
+        first_turn: the turn that it starts with. Above 0 for a session that is in its middle when
+            the stage starts: the turns before it are history, and one priming request
+            (`priming_turn`) brings what they carry into the server's cache.
         first_gap_ns: what is left of the pause before that turn, from the stage's start.
         parent_request_id: of a subagent: the request whose tool call starts it; empty otherwise.
-        reasons: answers of its class hold reasoning, so its requests ask for it where the profile does.
-        salt: text that opens the first tool and the system prompt, so that no other session shares a cached prefix with this one;
-            empty: shared.
+        reasons: answers of its class hold reasoning, so its requests ask for it where the profile
+            does.
+        salt: text that opens the first tool and the system prompt, so that no other session shares
+            a cached prefix with this one; empty: shared.
     """
 
     session_id: str
@@ -216,7 +233,9 @@ class Session:
 
     @property
     def priming_turn(self) -> int:
-        """Index of the turn whose prompt the priming request sends: the last one before `first_turn`."""
+        """Index of the turn whose prompt the priming request sends: the last one before
+        `first_turn`.
+        """
         return self.first_turn - 1
 
     @property
@@ -259,7 +278,8 @@ PRIME_SUFFIX: Final = "/prime"
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A stretch of an arrival schedule in which the rate goes in a straight line from one value to another.
+    """A stretch of an arrival schedule in which the rate goes in a straight line from one value to
+    another.
 
     Attributes:
         length_s: its length.
@@ -277,9 +297,11 @@ class Schedule:
     """Arrivals of an open loop.
 
     Attributes:
-        process: `constant`, `poisson`, `gamma`, `weibull`; `all_at_once`: everything at the stage's start; `trace`: times of a trace.
+        process: `constant`, `poisson`, `gamma`, `weibull`; `all_at_once`: everything at the stage's
+            start; `trace`: times of a trace.
         shape: of the law of the gaps: 1 / CV^2 for gamma, k for Weibull; None for the others.
-        segments: the rate over time; after the last one its final rate holds, unless `repeats`. Empty for `all_at_once` and `trace`.
+        segments: the rate over time; after the last one its final rate holds, unless `repeats`.
+            Empty for `all_at_once` and `trace`.
         repeats: start again with the first segment after the last.
     """
 
@@ -304,7 +326,8 @@ class StagePlan:
         concurrency: live conversations of a closed loop, else None.
         schedule: arrivals of an open loop, else None.
         single: each session is cut to its first request.
-        steady: the sessions that occupy the slots at the start are in their middle (closed loop only).
+        steady: the sessions that occupy the slots at the start are in their middle (closed loop
+            only).
         max_in_flight: requests in flight over all workers.
         part: the only part of a mix that it draws from; None: all of them.
     """
@@ -332,7 +355,9 @@ class StagePlan:
     @property
     def process(self) -> str | None:
         """Law of the gaps between an open loop's starts, where it has one."""
-        return self.schedule.process if self.schedule is not None and self.schedule.segments else None
+        return (
+            self.schedule.process if self.schedule is not None and self.schedule.segments else None
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -343,10 +368,12 @@ class RequestSettings:
         api: a value of `core.records.Api`.
         force_output: add `ignore_eos` and, where the API has it, `min_tokens` (not on Messages).
         temperature: sampling temperature.
-        cache_control: mark the prompt-cache breakpoints that Claude's clients set (Messages API only): the last tool, the system prompt
-            and the last two user messages.
-        live: later turns carry what the server answered in place of the recorded reply, so their bytes are known at run time only.
-        thinking: how requests of classes that reason ask for it: `off`, or `budget`, `adaptive` or `effort` as in the profile.
+        cache_control: mark the prompt-cache breakpoints that Claude's clients set (Messages API
+            only): the last tool, the system prompt and the last two user messages.
+        live: later turns carry what the server answered in place of the recorded reply, so their
+            bytes are known at run time only.
+        thinking: how requests of classes that reason ask for it: `off`, or `budget`, `adaptive` or
+            `effort` as in the profile.
         effort: for `adaptive` and `effort`; None: the server's own.
     """
 

@@ -1,1 +1,3 @@
-"""YAML -> Profile. Strict: unknown keys are errors; every error is told at once, with line numbers."""
+"""YAML -> Profile. Strict: unknown keys are errors; every error is told at once, with line
+numbers.
+"""

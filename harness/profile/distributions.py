@@ -8,10 +8,29 @@ from pydantic import BeforeValidator, Field, GetJsonSchemaHandler, WithJsonSchem
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
-from harness.profile.fields import _COUNT, _COUNT_SCHEMA, AMOUNT_SCHEMA, TIME, TIME_SCHEMA, Form, Number, Strict, Whole, _count, seconds_of
+from harness.profile.fields import (
+    _COUNT,
+    _COUNT_SCHEMA,
+    AMOUNT_SCHEMA,
+    TIME,
+    TIME_SCHEMA,
+    Form,
+    Number,
+    Strict,
+    Whole,
+    _count,
+    seconds_of,
+)
 
-Amount = Annotated[float, Field(strict=True), WithJsonSchema(AMOUNT_SCHEMA), Form("a number, with the suffixes of the key above it", "16k")]
-"""A number of a distribution. Suffixes follow the key that the distribution is for (`think_s` takes lengths of time, `user_tok` counts)."""
+Amount = Annotated[
+    float,
+    Field(strict=True),
+    WithJsonSchema(AMOUNT_SCHEMA),
+    Form("a number, with the suffixes of the key above it", "16k"),
+]
+"""A number of a distribution. Suffixes follow the key that the distribution is for (`think_s` takes
+lengths of time, `user_tok` counts).
+"""
 
 
 class Constant(Strict):
@@ -57,7 +76,8 @@ class Geometric(Strict):
 
 
 class Quantiles(Strict):
-    """A distribution as a table of its quantiles, the way that measurements are published; between two of them the logarithm is linear.
+    """A distribution as a table of its quantiles, the way that measurements are published; between
+    two of them the logarithm is linear.
 
     `{kind: quantiles, at: [0, 0.5, 1], values: [5, 9, 60]}`. Values are clipped to `max`.
     """
@@ -81,7 +101,9 @@ class _Shorthand:
     parse: Callable[[object], float]
 
     def __call__(self, value: object) -> object:
-        if isinstance(value, str) or (isinstance(value, int | float) and not isinstance(value, bool)):
+        if isinstance(value, str) or (
+            isinstance(value, int | float) and not isinstance(value, bool)
+        ):
             return {"kind": "constant", "value": self.parse(value)}
         if not isinstance(value, dict):
             return value
@@ -106,13 +128,21 @@ class _OrNumber:
 
     short: dict[str, object]
 
-    def __get_pydantic_json_schema__(self, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+    def __get_pydantic_json_schema__(
+        self, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
         return {"anyOf": [self.short, handler(core_schema)]}
 
 
 Distribution = Annotated[
-    Annotated[AnyDistribution, Field(discriminator="kind")], BeforeValidator(_Shorthand(_count)), _OrNumber(_COUNT_SCHEMA), _COUNT,
-]  # fmt: skip
+    Annotated[AnyDistribution, Field(discriminator="kind")],
+    BeforeValidator(_Shorthand(_count)),
+    _OrNumber(_COUNT_SCHEMA),
+    _COUNT,
+]
 SecondsDistribution = Annotated[
-    Annotated[AnyDistribution, Field(discriminator="kind")], BeforeValidator(_Shorthand(seconds_of)), _OrNumber(TIME_SCHEMA), TIME,
-]  # fmt: skip
+    Annotated[AnyDistribution, Field(discriminator="kind")],
+    BeforeValidator(_Shorthand(seconds_of)),
+    _OrNumber(TIME_SCHEMA),
+    TIME,
+]

@@ -33,7 +33,9 @@ class Form:
     example: str
 
 
-def _suffixed(parse: Callable[[Any], float], form: Form, largest: float) -> Callable[[object], float]:
+def _suffixed(
+    parse: Callable[[Any], float], form: Form, largest: float
+) -> Callable[[object], float]:
     """A validator that tells text and numbers from everything else before it parses."""
 
     def validate(value: object) -> float:
@@ -59,10 +61,27 @@ _count = _suffixed(parse_count, _COUNT, _LARGEST)
 _bytes = _suffixed(parse_bytes, _BYTES, _LARGEST)
 
 _NUMBER = r"^\s*\+?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?\s*"
-TIME_SCHEMA: Final = {"anyOf": [{"type": "number", "minimum": 0}, {"type": "string", "pattern": _NUMBER + r"(us|ms|s|m|min|h|d)?\s*$"}]}
-_COUNT_SCHEMA: Final = {"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": _NUMBER + r"(k|M|ki|Ki|Mi)?\s*$"}]}
-_BYTES_SCHEMA: Final = {"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": _NUMBER + r"([kKMGT]B|[KMGT]iB|B)\s*$"}]}
-AMOUNT_SCHEMA: Final = {"anyOf": [{"type": "number"}, {"type": "string", "pattern": _NUMBER + r"[A-Za-z]*\s*$"}]}
+TIME_SCHEMA: Final = {
+    "anyOf": [
+        {"type": "number", "minimum": 0},
+        {"type": "string", "pattern": _NUMBER + r"(us|ms|s|m|min|h|d)?\s*$"},
+    ]
+}
+_COUNT_SCHEMA: Final = {
+    "anyOf": [
+        {"type": "integer", "minimum": 0},
+        {"type": "string", "pattern": _NUMBER + r"(k|M|ki|Ki|Mi)?\s*$"},
+    ]
+}
+_BYTES_SCHEMA: Final = {
+    "anyOf": [
+        {"type": "integer", "minimum": 0},
+        {"type": "string", "pattern": _NUMBER + r"([kKMGT]B|[KMGT]iB|B)\s*$"},
+    ]
+}
+AMOUNT_SCHEMA: Final = {
+    "anyOf": [{"type": "number"}, {"type": "string", "pattern": _NUMBER + r"[A-Za-z]*\s*$"}]
+}
 
 
 def _at_least_one(value: int) -> int:
@@ -73,9 +92,16 @@ def _at_least_one(value: int) -> int:
 
 Seconds = Annotated[float, BeforeValidator(seconds_of), WithJsonSchema(TIME_SCHEMA), TIME]
 Count = Annotated[int, BeforeValidator(_count), WithJsonSchema(_COUNT_SCHEMA), _COUNT]
-CountFromOne = Annotated[int, BeforeValidator(_count), AfterValidator(_at_least_one), WithJsonSchema(_COUNT_SCHEMA), _COUNT]
+CountFromOne = Annotated[
+    int,
+    BeforeValidator(_count),
+    AfterValidator(_at_least_one),
+    WithJsonSchema(_COUNT_SCHEMA),
+    _COUNT,
+]
 Bytes = Annotated[int, BeforeValidator(_bytes), WithJsonSchema(_BYTES_SCHEMA), _BYTES]
-# YAML already knows numbers, text and booleans apart: `concurrency: true` or `prefix_caching: "yes"` are mistakes, not 1 and true.
+# YAML already knows numbers, text and booleans apart: `concurrency: true` or
+# `prefix_caching: "yes"` are mistakes, not 1 and true.
 Whole = Annotated[int, Field(strict=True)]
 Number = Annotated[float, Field(strict=True)]
 Flag = Annotated[bool, Field(strict=True)]
@@ -89,14 +115,21 @@ def _http_url(value: str) -> str:
 
 
 HttpUrlText = Annotated[
-    str, AfterValidator(_http_url), WithJsonSchema({"type": "string", "pattern": "^https?://"}), Form("a URL", "http://127.0.0.1:8000")
+    str,
+    AfterValidator(_http_url),
+    WithJsonSchema({"type": "string", "pattern": "^https?://"}),
+    Form("a URL", "http://127.0.0.1:8000"),
 ]
 
 
 class Strict(BaseModel):
-    """Base of every part of a profile: unknown keys are errors and nothing changes after loading."""
+    """Base of every part of a profile: unknown keys are errors and nothing changes after
+    loading.
+    """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
 
 def _absolute(value: str) -> str:

@@ -1,14 +1,17 @@
-"""Writes what follows from the profile's types: the JSON Schema that editors complete with, and the reference for people.
+"""Writes what follows from the profile's types: the JSON Schema that editors complete with, and the
+reference for people.
 
-`python -m harness.profile.generate` writes both, `--check` fails if either is not what the types say.
+`python -m harness.profile.generate` writes both, `--check` fails if either is not what the types
+say.
 """
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from pydantic.fields import FieldInfo
 from pydantic.json_schema import GenerateJsonSchema
@@ -56,6 +59,8 @@ from harness.profile.workloads import (
     Subagents,
     ThinkingWorkload,
 )
+
+_PARAGRAPH = re.compile(r"(?<!\n)\n(?!\n)")
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 SCHEMA_PATH: Final = Path(__file__).with_name("profile.schema.json")
@@ -186,9 +191,16 @@ def _table(model: type[Strict]) -> Iterator[str]:
     yield "| key | value | default | meaning |"
     yield "|---|---|---|---|"
     fields = model.model_fields
-    for name in sorted(fields, key=lambda key: (key != "kind", not fields[key].is_required())) if "kind" in fields else fields:
+    for name in (
+        sorted(fields, key=lambda key: (key != "kind", not fields[key].is_required()))
+        if "kind" in fields
+        else fields
+    ):
         field = fields[name]
-        yield f"| `{name}` | {_value(field)} | {_default(name, field)} | {_text(field.description or _kind_text(name))} |"
+        yield (
+            f"| `{name}` | {_value(field)} | {_default(name, field)} |"
+            f" {_text(field.description or _kind_text(name))} |"
+        )
 
 
 def _kind_text(name: str) -> str:
@@ -197,14 +209,23 @@ def _kind_text(name: str) -> str:
 
 def _value(field: FieldInfo) -> str:
     annotation = shape.field_annotation(field)
-    model, variants = shape.model_of(annotation), shape.variants_of(shape.item_of(annotation) or annotation)
+    model, variants = (
+        shape.model_of(annotation),
+        shape.variants_of(shape.item_of(annotation) or annotation),
+    )
     if model is not None:
         return f"[section](#{_ANCHORS[model]})"
     if variants and not _is_distribution(variants):
         links = ", ".join(f"[`{kind}`](#{_ANCHORS[section]})" for kind, section in variants.items())
-        return f"{'list of sections' if shape.item_of(annotation) is not None else 'section'}, by `kind`: {links}"
+        return (
+            f"{'list of sections' if shape.item_of(annotation) is not None else 'section'}, by"
+            f" `kind`: {links}"
+        )
     if variants:
-        return shape.describe(annotation).split(", or a distribution")[0] + ", or a [distribution](#distribution-kind-constant)"
+        return (
+            shape.describe(annotation).split(", or a distribution")[0]
+            + ", or a [distribution](#distribution-kind-constant)"
+        )
     return shape.describe(annotation).replace("|", "\\|")
 
 
@@ -230,7 +251,10 @@ def _section_default(value: Strict) -> str:
     dumped = value.model_dump(mode="json", exclude_defaults=True)
     if "kind" in type(value).model_fields:
         dumped = {"kind": value.model_dump(mode="json")["kind"], **dumped}
-    inside = ", ".join(f"{key}: {_number(key, item) if isinstance(item, int | float) else item}" for key, item in dumped.items())
+    inside = ", ".join(
+        f"{key}: {_number(key, item) if isinstance(item, int | float) else item}"
+        for key, item in dumped.items()
+    )
     return f"`{{{inside}}}`" if inside else "see there"
 
 
@@ -243,10 +267,22 @@ def _number(name: str, value: float) -> str:
 def _thresholds() -> Iterator[str]:
     yield "## Thresholds"
     yield ""
-    yield "`thresholds` is a list of conditions on the result, each `METRIC[.STATISTIC] OPERATOR NUMBER[UNIT]`. The run exits 99 when one"
-    yield "fails. Operators: `<`, `<=`, `>`, `>=`. Metrics in seconds take units of time, others `k` and `M`, ratios `%`. A power figure at"
-    yield "another boundary than the summary's first is written `METRIC@BOUNDARY`. A figure that is absent meets no threshold. A limit may"
-    yield "be a share of a baseline; `harness repeat` and `harness compare` judge those, with the noise of repeats ([CI](ci.md))."
+    yield (
+        "`thresholds` is a list of conditions on the result, each `METRIC[.STATISTIC] OPERATOR"
+        " NUMBER[UNIT]`. The run exits 99 when one"
+    )
+    yield (
+        "fails. Operators: `<`, `<=`, `>`, `>=`. Metrics in seconds take units of time, others `k`"
+        " and `M`, ratios `%`. A power figure at"
+    )
+    yield (
+        "another boundary than the summary's first is written `METRIC@BOUNDARY`. A figure that is"
+        " absent meets no threshold. A limit may"
+    )
+    yield (
+        "be a share of a baseline; `harness repeat` and `harness compare` judge those, with the"
+        " noise of repeats ([CI](ci.md))."
+    )
     yield ""
     yield "```yaml"
     yield "thresholds:"
@@ -257,18 +293,27 @@ def _thresholds() -> Iterator[str]:
     yield "  - output_tok_s_per_gpu >= 0.95 * baseline"
     yield "```"
     yield ""
-    yield f"Distributions need a statistic ({', '.join(f'`{name}`' for name in STATISTICS)}), single values take none:"
+    yield (
+        f"Distributions need a statistic ({', '.join(f'`{name}`' for name in STATISTICS)}), single"
+        " values take none:"
+    )
     yield ""
     yield "| metric | unit | statistic | definition |"
     yield "|---|---|---|---|"
     for metric in METRICS.values():
-        yield f"| `{metric.key}` | {metric.unit} | {'needed' if metric.kind == 'distribution' else '–'} | {_text(metric.formula)} |"
+        yield (
+            f"| `{metric.key}` | {metric.unit} |"
+            f" {'needed' if metric.kind == 'distribution' else '–'} | {_text(metric.formula)} |"
+        )
 
 
 def _combinations() -> Iterator[str]:
     yield "## Impossible combinations"
     yield ""
-    yield "Each is an error of its own (`harness/profile/rules.py`). What is merely unwise loads, and shows as a concern in the report."
+    yield (
+        "Each is an error of its own (`harness/profile/rules.py`). What is merely unwise loads, and"
+        " shows as a concern in the report."
+    )
     yield ""
     yield _IMPOSSIBLE
 
@@ -279,7 +324,9 @@ def _text(text: str) -> str:
 
 
 def _anchor(title: str) -> str:
-    return "".join(char for char in title.lower().replace(" ", "-") if char.isalnum() or char in "-_")
+    return "".join(
+        char for char in title.lower().replace(" ", "-") if char.isalnum() or char in "-_"
+    )
 
 
 _ANCHORS: Final = {model: _anchor(title) for title, _, model in _SECTIONS}
@@ -291,19 +338,40 @@ def _is_distribution(variants: Mapping[str, type[Strict]]) -> bool:
 
 def json_schema() -> str:
     """harness/profile/profile.schema.json."""
-    schema = Profile.model_json_schema(mode="validation")
+    schema = _unwrapped(Profile.model_json_schema(mode="validation"))
     whole = {
         "$schema": GenerateJsonSchema.schema_dialect,
-        "$comment": "Generated from harness/profile/schema.py by `python -m harness.profile.generate`.",
+        "$comment": (
+            "Generated from harness/profile/schema.py by `python -m harness.profile.generate`."
+        ),
         **schema,
     }
     return json.dumps(whole, indent=1, ensure_ascii=False, sort_keys=False) + "\n"
 
 
+def _unwrapped(value: Any) -> Any:  # noqa: ANN401 - any JSON value
+    """The same with every description's paragraphs on one line each: the source wraps them."""
+    if isinstance(value, dict):
+        return {
+            key: _PARAGRAPH.sub(" ", item)
+            if key == "description" and isinstance(item, str)
+            else _unwrapped(item)
+            for key, item in value.items()
+        }
+    return [_unwrapped(item) for item in value] if isinstance(value, list) else value
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Write both files, or with `--check` say which are stale (exit 1)."""
-    parser = argparse.ArgumentParser(prog="python -m harness.profile.generate", description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if a file is not what the types say")
+    parser = argparse.ArgumentParser(
+        prog="python -m harness.profile.generate",
+        description=__doc__.splitlines()[0] if __doc__ else None,
+    )
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="write nothing; exit 1 if a file is not what the types say",
+    )
     arguments = parser.parse_args(argv)
     stale = []
     for path, text in ((SCHEMA_PATH, json_schema()), (REFERENCE_PATH, reference())):

@@ -31,7 +31,11 @@ class InvalidProfileError(ProfileError):
             super().__init__(only.headline, next_step=only.fix)
         else:
             details = "\n".join(str(problem) for problem in self.problems)
-            super().__init__(f"{name} has {len(self.problems)} errors", next_step="mend them all and run again", details=details)
+            super().__init__(
+                f"{name} has {len(self.problems)} errors",
+                next_step="mend them all and run again",
+                details=details,
+            )
 
 
 def load_profile(path: Path, overrides: Sequence[str] = ()) -> Profile:
@@ -39,7 +43,8 @@ def load_profile(path: Path, overrides: Sequence[str] = ()) -> Profile:
 
     Args:
         path: YAML, at most `MAX_BYTES`.
-        overrides: `dotted.path=value` each, values as YAML, later ones win: `traffic.load.0.concurrency=32`.
+        overrides: `dotted.path=value` each, values as YAML, later ones win:
+            `traffic.load.0.concurrency=32`.
 
     Raises:
         ProfileError: no such file, not readable, no UTF-8.
@@ -48,7 +53,9 @@ def load_profile(path: Path, overrides: Sequence[str] = ()) -> Profile:
     return load_profile_text(_read(path), source=str(path), name=_name(path), overrides=overrides)
 
 
-def load_profile_text(text: str, *, source: str = "<text>", name: str = "profile", overrides: Sequence[str] = ()) -> Profile:
+def load_profile_text(
+    text: str, *, source: str = "<text>", name: str = "profile", overrides: Sequence[str] = ()
+) -> Profile:
     """Read a profile from text.
 
     Args:
@@ -66,7 +73,12 @@ def load_profile_text(text: str, *, source: str = "<text>", name: str = "profile
         raise InvalidProfileError(source, [_problem(source, error.fault)]) from error
     if not isinstance(document.data, dict):
         what = "is empty" if document.data is None else "must be a mapping of keys to values"
-        fault = Fault(Place(1, 1), (), what, "start with `purpose: smoke`, `model:` and `traffic:`; loadprofiles/ has examples")
+        fault = Fault(
+            Place(1, 1),
+            (),
+            what,
+            "start with `purpose: smoke`, `model:` and `traffic:`; loadprofiles/ has examples",
+        )
         raise InvalidProfileError(source, [_problem(source, fault)])
     faults = list(document.faults)
     for override in overrides:
@@ -79,7 +91,12 @@ def load_profile_text(text: str, *, source: str = "<text>", name: str = "profile
     profile, findings = check(document)
     faults += [Fault(document.place(path), path, what, fix) for path, what, fix in findings]
     if faults or profile is None:
-        raise InvalidProfileError(source, sorted((_problem(source, fault) for fault in faults), key=lambda problem: problem.order))
+        raise InvalidProfileError(
+            source,
+            sorted(
+                (_problem(source, fault) for fault in faults), key=lambda problem: problem.order
+            ),
+        )
     return profile
 
 
@@ -102,23 +119,34 @@ def _read(path: Path) -> str:
             raw = file.read(MAX_BYTES + 1)
     except FileNotFoundError as error:
         raise ProfileError(
-            f"there is no file {path}", cause=_nearest_file(path), next_step="give the path of a profile; loadprofiles/ has examples"
+            f"there is no file {path}",
+            cause=_nearest_file(path),
+            next_step="give the path of a profile; loadprofiles/ has examples",
         ) from error
     except IsADirectoryError as error:
-        raise ProfileError(f"{path} is a folder", next_step=f"give one of its files: {_examples(path) or 'it holds no *.yaml'}") from error
+        raise ProfileError(
+            f"{path} is a folder",
+            next_step=f"give one of its files: {_examples(path) or 'it holds no *.yaml'}",
+        ) from error
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise ProfileError(f"cannot read {path}: {reason}", next_step="check the path and its permissions") from error
+        raise ProfileError(
+            f"cannot read {path}: {reason}", next_step="check the path and its permissions"
+        ) from error
     if len(raw) > MAX_BYTES:
         raise ProfileError(
-            f"{path} is larger than {MAX_BYTES // 1024} KiB", cause="this is no profile", next_step="give the path of a profile"
+            f"{path} is larger than {MAX_BYTES // 1024} KiB",
+            cause="this is no profile",
+            next_step="give the path of a profile",
         )
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise ProfileError(
-            f"{path}:{line}: is not UTF-8 text", cause="saved in another encoding, or no text at all", next_step="save it as UTF-8"
+            f"{path}:{line}: is not UTF-8 text",
+            cause="saved in another encoding, or no text at all",
+            next_step="save it as UTF-8",
         ) from error
 
 
@@ -136,17 +164,24 @@ def _examples(folder: Path) -> str:
     return ", ".join(sorted(file.name for file in folder.glob("*.y*ml"))[:6])
 
 
-# --- overrides ------------------------------------------------------------------------------------------------------------------------
+# --- overrides ---
 
 
 def _apply(document: Source, override: str) -> None:
-    """Write one `--set` into the document. Missing sections are made; whether the keys exist is for the types to say."""
+    """Write one `--set` into the document. Missing sections are made; whether the keys exist is for
+    the types to say.
+    """
     dotted, equals, text = override.partition("=")
     keys = dotted.strip().split(".")
     place = Place(None, None, override)
     if not equals or not all(keys):
         raise SourceError(
-            Fault(place, (), "is not KEY=VALUE", "write a dotted path and a value, as in --set traffic.load.0.concurrency=32")
+            Fault(
+                place,
+                (),
+                "is not KEY=VALUE",
+                "write a dotted path and a value, as in --set traffic.load.0.concurrency=32",
+            )
         )
     value = yaml_source.read(text, override)
     if value.faults:
@@ -162,7 +197,9 @@ def _apply(document: Source, override: str) -> None:
     document.places[path] = place
 
 
-def _container(document: Source, keys: list[str], place: Place) -> tuple[yaml_source.Path, dict[str, Data] | list[Data], str | int]:
+def _container(
+    document: Source, keys: list[str], place: Place
+) -> tuple[yaml_source.Path, dict[str, Data] | list[Data], str | int]:
     here: Data = document.data
     path: list[str | int] = []
     for position, key in enumerate(keys):
@@ -171,7 +208,14 @@ def _container(document: Source, keys: list[str], place: Place) -> tuple[yaml_so
             part = _index(here, key, path, place)
         elif not isinstance(here, dict):
             at = ".".join(map(str, path))
-            raise SourceError(Fault(place, tuple(path), "is a single value with no keys below it", f"set {at} itself, as in --set {at}=…"))
+            raise SourceError(
+                Fault(
+                    place,
+                    tuple(path),
+                    "is a single value with no keys below it",
+                    f"set {at} itself, as in --set {at}=…",
+                )
+            )
         path.append(part)
         if position == len(keys) - 1:
             return tuple(path), here, part
@@ -196,10 +240,22 @@ def _index(items: list[Data], key: str, path: list[str | int], place: Place) -> 
     """Position in a list; one past its end appends."""
     at = ".".join(map(str, path))
     if not (key.isascii() and key.isdecimal()) or len(key) > 6:
-        raise SourceError(Fault(place, tuple(path), f"is a list, and {key!r} is no position in it", f"count from 0, as in {at}.0"))
+        raise SourceError(
+            Fault(
+                place,
+                tuple(path),
+                f"is a list, and {key!r} is no position in it",
+                f"count from 0, as in {at}.0",
+            )
+        )
     index = int(key)
     if index > len(items):
         raise SourceError(
-            Fault(place, tuple(path), f"has {len(items)} items, and {index} is past them", f"use 0 to {len(items)} ({len(items)} appends)")
+            Fault(
+                place,
+                tuple(path),
+                f"has {len(items)} items, and {index} is past them",
+                f"use 0 to {len(items)} ({len(items)} appends)",
+            )
         )
     return index

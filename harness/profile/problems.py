@@ -1,4 +1,6 @@
-"""Pydantic's errors -> problems that a person can act on: where, what, and the fix. No word of pydantic's comes through."""
+"""Pydantic's errors -> problems that a person can act on: where, what, and the fix. No word of
+pydantic's comes through.
+"""
 
 import copy
 import difflib
@@ -16,7 +18,9 @@ from harness.profile.schema import Profile
 from harness.profile.source import Data, Path, Source
 
 _PASSES: Final = 8
-"""Each pass repairs what the one before found, so that errors behind errors show too; the types are five levels deep."""
+"""Each pass repairs what the one before found, so that errors behind errors show too; the types are
+five levels deep.
+"""
 _SHOWN: Final = 60
 
 
@@ -44,7 +48,9 @@ class Problem:
     @property
     def headline(self) -> str:
         """Where and what, in one line."""
-        return f"{self.where}: {self.path}: {self.what}" if self.path else f"{self.where}: {self.what}"
+        return (
+            f"{self.where}: {self.path}: {self.what}" if self.path else f"{self.where}: {self.what}"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +63,8 @@ class _Finding:
 def check(source: Source) -> tuple[Profile | None, list[tuple[Path, str, str]]]:
     """The profile that a document holds, or everything that is wrong with it as (path, what, fix).
 
-    What is wrong is repaired in a copy and asked again, since a wrong `kind` hides the errors behind it, and a wrong key those of
-    combinations.
+    What is wrong is repaired in a copy and asked again, since a wrong `kind` hides the errors
+    behind it, and a wrong key those of combinations.
     """
     data = copy.deepcopy(source.data)
     found: dict[tuple[Path, str], _Finding] = {}
@@ -76,8 +82,13 @@ def check(source: Source) -> tuple[Profile | None, list[tuple[Path, str, str]]]:
                             finding = _Finding(violation.path, violation.what, violation.fix)
                             found.setdefault((finding.path, finding.what), finding)
                     continue
-                if detail["type"] == "too_short" and len(detail["input"]) >= detail["ctx"]["min_length"]:
-                    continue  # pydantic counts the items that passed; those that did not have errors of their own
+                if (
+                    detail["type"] == "too_short"
+                    and len(detail["input"]) >= detail["ctx"]["min_length"]
+                ):
+                    # pydantic counts the items that passed; those that did not have errors of their
+                    # own
+                    continue
                 path, annotation = shape.yaml_path(detail["loc"])
                 if not any(_related(path, old) for old in repaired):
                     at = (*path, "kind") if detail["type"] == "union_tag_invalid" else path
@@ -92,14 +103,24 @@ def check(source: Source) -> tuple[Profile | None, list[tuple[Path, str, str]]]:
         else:
             break
     if found:
-        return None, [(finding.path, finding.what, finding.fix) for finding in _without_echoes(list(found.values()))]
+        return None, [
+            (finding.path, finding.what, finding.fix)
+            for finding in _without_echoes(list(found.values()))
+        ]
     return profile, []
 
 
 def _without_echoes(findings: list[_Finding]) -> list[_Finding]:
     """A misspelt key is missing as well: once is enough."""
-    meant = {(*finding.path[:-1], key) for finding in findings for key in shape.keys_by_name() if finding.fix == _did_you_mean(key)}
-    return [finding for finding in findings if not (finding.what == _MISSING and finding.path in meant)]
+    meant = {
+        (*finding.path[:-1], key)
+        for finding in findings
+        for key in shape.keys_by_name()
+        if finding.fix == _did_you_mean(key)
+    }
+    return [
+        finding for finding in findings if not (finding.what == _MISSING and finding.path in meant)
+    ]
 
 
 _MISSING: Final = "is missing"
@@ -115,14 +136,20 @@ def _related(one: Path, other: Path) -> bool:
 
 
 def _concerns(violation: Violation, repaired: Iterable[Path]) -> bool:
-    """Whether a combination rests on a key whose own error has been told, so that nothing can be said of it."""
-    return any(_related(path, old) for old in repaired for path in (violation.path, *violation.rests_on))
+    """Whether a combination rests on a key whose own error has been told, so that nothing can be
+    said of it.
+    """
+    return any(
+        _related(path, old) for old in repaired for path in (violation.path, *violation.rests_on)
+    )
 
 
-# --- one error in words -------------------------------------------------------------------------------------------------------------
+# --- one error in words ---
 
 
-def _explain(detail: ErrorDetails, path: Path, annotation: shape.Annotation, data: Data) -> tuple[str, str]:
+def _explain(
+    detail: ErrorDetails, path: Path, annotation: shape.Annotation, data: Data
+) -> tuple[str, str]:
     match detail["type"]:
         case "extra_forbidden":
             return _unknown_key(path, data)
@@ -131,7 +158,9 @@ def _explain(detail: ErrorDetails, path: Path, annotation: shape.Annotation, dat
         case "union_tag_not_found" | "union_tag_invalid":
             return _wrong_kind(detail, annotation)
         case "string_pattern_mismatch":
-            return f"{shown(detail['input'])} does not fit", _PATTERNS.get(str(path[-1]), f"it must match {detail['ctx']['pattern']}")
+            return f"{shown(detail['input'])} does not fit", _PATTERNS.get(
+                str(path[-1]), f"it must match {detail['ctx']['pattern']}"
+            )
         case "string_too_long":
             return f"is longer than {detail['ctx']['max_length']} characters", "shorten it"
         case "string_unicode":
@@ -171,8 +200,16 @@ def _wrong_value(value: object, annotation: shape.Annotation) -> tuple[str, str]
         return what, f"write {shape.choices(annotation)}"
     plain = shape.plain(annotation)
     if plain is bool and str(value).lower() in {"yes", "no", "on", "off", "y", "n"}:
-        return what, f"write {'true' if str(value).lower() in {'yes', 'on', 'y'} else 'false'}: YAML 1.2 knows no yes and no"
-    if isinstance(value, bool | int | float) and (plain is str or shape.value_of(annotation) is str):
+        return (
+            what,
+            (
+                f"write {'true' if str(value).lower() in {'yes', 'on', 'y'} else 'false'}: YAML 1.2"
+                " knows no yes and no"
+            ),
+        )
+    if isinstance(value, bool | int | float) and (
+        plain is str or shape.value_of(annotation) is str
+    ):
         return what, f'quote it: "{str(value).lower() if isinstance(value, bool) else value}"'
     if shape.item_of(annotation) is not None and not isinstance(value, dict | list):
         return what, f"write a list: [{value}]"
@@ -217,36 +254,55 @@ def _wrong_kind(detail: ErrorDetails, annotation: shape.Annotation) -> tuple[str
     suggestion = f"`kind: {guess}`? " if guess is not None else ""
     if detail["type"] == "union_tag_not_found":
         if not isinstance(detail["input"], dict):
-            return f"must be {shape.describe(annotation)}; it is {shown(detail['input'])}", f"write `kind: …` below it; kinds are {kinds}"
-        return "has no `kind`", f"{f'did you mean {suggestion}' if suggestion else 'add one. '}Kinds are {kinds}"
+            return (
+                f"must be {shape.describe(annotation)}; it is {shown(detail['input'])}",
+                f"write `kind: …` below it; kinds are {kinds}",
+            )
+        return (
+            "has no `kind`",
+            f"{f'did you mean {suggestion}' if suggestion else 'add one. '}Kinds are {kinds}",
+        )
     kind = detail["input"].get("kind") if isinstance(detail["input"], dict) else detail["input"]
     near = difflib.get_close_matches(str(kind), variants, n=1)
     meant = near[0] if near else guess
-    return f"there is no kind {shown(kind)} here", f"{f'did you mean `kind: {meant}`? ' if meant else ''}Kinds are {kinds}"
+    return (
+        f"there is no kind {shown(kind)} here",
+        f"{f'did you mean `kind: {meant}`? ' if meant else ''}Kinds are {kinds}",
+    )
 
 
 def _guess_kind(value: object, variants: Mapping[str, type[Strict]]) -> str | None:
-    """The variant that has most of the keys that were written; None where none has more than another."""
+    """The variant that has most of the keys that were written; None where none has more than
+    another.
+    """
     if not isinstance(value, dict):
         return None
-    scores = {kind: sum(key in model.model_fields for key in value if key != "kind") for kind, model in variants.items()}
+    scores = {
+        kind: sum(key in model.model_fields for key in value if key != "kind")
+        for kind, model in variants.items()
+    }
     best = max(scores.values(), default=0)
     winners = [kind for kind, score in scores.items() if score == best]
     return winners[0] if best > 0 and len(winners) == 1 else None
 
 
-# --- unknown keys -------------------------------------------------------------------------------------------------------------------
+# --- unknown keys ---
 
 
 def _unknown_key(path: Path, data: Data) -> tuple[str, str]:
     key, section = str(path[-1]), _at(data, path[:-1])
     here = _section_fields(path[:-1], section)
     valid = [name for name in here if name != "kind"] + (["kind"] if "kind" in here else [])
-    return "is not a key here", _suggestion(key, path, section, valid) or f"remove it; keys here: {', '.join(valid)}"
+    return (
+        "is not a key here",
+        _suggestion(key, path, section, valid) or f"remove it; keys here: {', '.join(valid)}",
+    )
 
 
 def _suggestion(key: str, path: Path, section: Data, valid: list[str]) -> str | None:
-    """The key that was meant: a near one of this section, the same one elsewhere, a near one elsewhere."""
+    """The key that was meant: a near one of this section, the same one elsewhere, a near one
+    elsewhere.
+    """
     known = shape.keys_by_name()
     absent = [name for name in valid if not (isinstance(section, dict) and name in section)]
     here = ".".join(shape.ITEM if isinstance(part, int) else str(part) for part in path)
@@ -267,7 +323,9 @@ def _suggestion(key: str, path: Path, section: Data, valid: list[str]) -> str | 
 
 
 def _close(key: str, names: list[str], cutoff: float) -> str | None:
-    """The nearest name; units are what people forget, so `window` and `window_ms` are near `window_s`."""
+    """The nearest name; units are what people forget, so `window` and `window_ms` are near
+    `window_s`.
+    """
     stem = key.replace("-", "_").lower()
     near = difflib.get_close_matches(stem, names, n=1, cutoff=cutoff)
     if near:
@@ -308,7 +366,7 @@ def _model_at(path: Path, section: Data) -> type[Strict] | None:
     return shape.model_of(here)
 
 
-# --- repairs, to see what else is wrong ------------------------------------------------------------------------------------------------
+# --- repairs, to see what else is wrong ---
 
 
 def _at(data: Data, path: Path) -> Data:
@@ -323,8 +381,12 @@ def _at(data: Data, path: Path) -> Data:
     return here
 
 
-def _repair(data: Data, path: Path, annotation: shape.Annotation, detail: ErrorDetails) -> Path | None:
-    """Change a copy so that this error is gone: the path of which nothing more can be said, or None if nothing could be done."""
+def _repair(
+    data: Data, path: Path, annotation: shape.Annotation, detail: ErrorDetails
+) -> Path | None:
+    """Change a copy so that this error is gone: the path of which nothing more can be said, or None
+    if nothing could be done.
+    """
     if detail["type"] in {"union_tag_not_found", "union_tag_invalid"}:
         section = _at(data, path)
         variants = shape.variants_of(annotation)
@@ -351,7 +413,9 @@ def _required(path: Path) -> bool:
         following: list[shape.Annotation] = []
         for annotation in here:
             model, item = shape.model_of(annotation), shape.item_of(annotation)
-            sections = [model] if model is not None else list(shape.variants_of(annotation).values())
+            sections = (
+                [model] if model is not None else list(shape.variants_of(annotation).values())
+            )
             for section in sections:
                 if part in section.model_fields:
                     field = section.model_fields[str(part)]
@@ -374,7 +438,9 @@ def _filler(annotation: shape.Annotation) -> Data:
 
 
 def _drop(data: Data, path: Path) -> bool:
-    """Remove the nearest key on the way up; items of lists stay, since the places of their neighbours would shift."""
+    """Remove the nearest key on the way up; items of lists stay, since the places of their
+    neighbours would shift.
+    """
     for length in range(len(path), 0, -1):
         parent, key = _at(data, path[: length - 1]), path[length - 1]
         if isinstance(parent, dict) and isinstance(key, str) and key in parent:

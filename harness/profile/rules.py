@@ -1,7 +1,9 @@
-"""What single keys cannot say: combinations that are impossible, each with the fix. All of them, in one place.
+"""What single keys cannot say: combinations that are impossible, each with the fix. All of them, in
+one place.
 
-Impossible is an error; unwise is not (`check` and the report's concerns speak of that). Every rule sees a profile whose keys are each right
-by themselves, and all rules are asked, so that one reading tells everything.
+Impossible is an error; unwise is not (`check` and the report's concerns speak of that). Every rule
+sees a profile whose keys are each right by themselves, and all rules are asked, so that one reading
+tells everything.
 """
 
 import difflib
@@ -24,8 +26,8 @@ if TYPE_CHECKING:
 
 BUILTIN_MODELS: Final = ("builtin:tiny", "builtin:smollm2-135m")
 
-# Arguments that the harness passes itself, with the key that sets them: given twice, the profile would say one thing and the server do
-# another.
+# Arguments that the harness passes itself, with the key that sets them: given twice, the profile
+# would say one thing and the server do another.
 OWN_ARGS: Final = {
     "--model": "model.id",
     "--served-model-name": "model.served_name",
@@ -54,7 +56,9 @@ OWN_ARGS: Final = {
     "--api-key": "server.api_key_env or server.api_key_file",
 }
 
-_SECRET_NAME: Final = re.compile(r"(^|_)(API_?KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)$", re.IGNORECASE)
+_SECRET_NAME: Final = re.compile(
+    r"(^|_)(API_?KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)$", re.IGNORECASE
+)
 _MATCHER: Final = r"[a-zA-Z_][a-zA-Z0-9_]*\s*(?:=~|!~|!=|=)\s*\"(?:[^\"\\]|\\.)*\""
 _MATCHERS: Final = re.compile(rf"\s*{_MATCHER}\s*(?:,\s*{_MATCHER}\s*)*,?\s*")
 _NEEDS_SLOS: Final = frozenset({"goodput_rps", "goodput_tok_s", "slo_met_ratio"})
@@ -71,7 +75,8 @@ class Violation:
         path: the key to change first.
         what: what is wrong, with the values.
         fix: what to write instead.
-        rests_on: other keys or sections that it follows from; where one of those is wrong by itself, nothing is said of the combination.
+        rests_on: other keys or sections that it follows from; where one of those is wrong by
+            itself, nothing is said of the combination.
     """
 
     path: Path
@@ -85,7 +90,11 @@ class Violation:
 
 def violations(profile: "Profile") -> tuple[Violation, ...]:
     """Everything that is impossible about a profile whose keys are each right by themselves."""
-    return tuple(replace(violation, rests_on=rests_on) for rule, rests_on in _RULES for violation in rule(profile))
+    return tuple(
+        replace(violation, rests_on=rests_on)
+        for rule, rests_on in _RULES
+        for violation in rule(profile)
+    )
 
 
 def _builtin(profile: "Profile") -> Iterator[Violation]:
@@ -93,7 +102,9 @@ def _builtin(profile: "Profile") -> Iterator[Violation]:
     if model.id.startswith("builtin:") and model.id not in BUILTIN_MODELS:
         near = difflib.get_close_matches(model.id, BUILTIN_MODELS, n=1, cutoff=0.0)[0]
         yield Violation(
-            ("model", "id"), f"there is no built-in model {model.id!r}", f"did you mean `{near}`? Built in are {_names(BUILTIN_MODELS)}"
+            ("model", "id"),
+            f"there is no built-in model {model.id!r}",
+            f"did you mean `{near}`? Built in are {_names(BUILTIN_MODELS)}",
         )
 
 
@@ -101,42 +112,65 @@ def _how_served(profile: "Profile") -> Iterator[Violation]:
     model, server = profile.model, profile.server
     if server.kind == "attach" and model.load_format == "dummy":
         yield Violation(
-            ("model", "load_format"), "`dummy` says how a server is started, and server.kind `attach` starts none",
+            ("model", "load_format"),
+            "`dummy` says how a server is started, and server.kind `attach` starts none",
             "drop it, and start that server with dummy weights yourself",
-        )  # fmt: skip
+        )
     if server.kind in {"attach", "torch"} and model.quantization is not None:
-        yield Violation(("model", "quantization"), f"is vLLM's, and server.kind is `{server.kind}`", "drop it, or use `server.kind: vllm`")
+        yield Violation(
+            ("model", "quantization"),
+            f"is vLLM's, and server.kind is `{server.kind}`",
+            "drop it, or use `server.kind: vllm`",
+        )
 
 
 def _output_length(profile: "Profile") -> Iterator[Violation]:
-    """The Messages API has neither `ignore_eos` nor `min_tokens`: a length is forced there only on a model that never ends by itself."""
+    """The Messages API has neither `ignore_eos` nor `min_tokens`: a length is forced there only on
+    a model that never ends by itself.
+    """
     model = profile.model
     if profile.output_length is not OutputLength.FORCED or profile.traffic.api.forces_output:
         return
     if model.id == "builtin:tiny" or model.load_format == "dummy":
         return
     said = profile.traffic.output_length is not None
-    why = "`output_length: forced`" if said else "purpose `measure` forces output lengths unless told otherwise, and that"
+    why = (
+        "`output_length: forced`"
+        if said
+        else "purpose `measure` forces output lengths unless told otherwise, and that"
+    )
     yield Violation(
-        ("traffic", "output_length" if said else "api"), f"{why} cannot be had over the Messages API: {model.id!r} may end an answer early",
-        "write `output_length: natural`, or `api: chat`; or serve a model that cannot end by itself (`builtin:tiny`, `load_format: dummy`)",
-    )  # fmt: skip
+        ("traffic", "output_length" if said else "api"),
+        f"{why} cannot be had over the Messages API: {model.id!r} may end an answer early",
+        "write `output_length: natural`, or `api: chat`; or serve a model that cannot end by itself"
+        " (`builtin:tiny`, `load_format: dummy`)",
+    )
 
 
 def _secrets(profile: "Profile") -> Iterator[Violation]:
     server = profile.server
     if server.api_key_env is not None and server.api_key_file is not None:
-        yield Violation(("server", "api_key_file"), "the API key is named twice, by api_key_env and by api_key_file", "keep one of the two")
+        yield Violation(
+            ("server", "api_key_file"),
+            "the API key is named twice, by api_key_env and by api_key_file",
+            "keep one of the two",
+        )
     if server.kind == "attach":
         return
     for name in server.env:
         if not name or "=" in name or "\0" in name:
-            yield Violation(("server", "env", name), f"{name!r} cannot be the name of an environment variable", "use letters, digits and _")
+            yield Violation(
+                ("server", "env", name),
+                f"{name!r} cannot be the name of an environment variable",
+                "use letters, digits and _",
+            )
         elif _SECRET_NAME.search(name):
             yield Violation(
-                ("server", "env", name), "looks like a secret, and a profile is stored with every run",
-                "export it in the shell (the server inherits the environment); for the server's API key use api_key_env or api_key_file",
-            )  # fmt: skip
+                ("server", "env", name),
+                "looks like a secret, and a profile is stored with every run",
+                "export it in the shell (the server inherits the environment); for the server's API"
+                " key use api_key_env or api_key_file",
+            )
 
 
 def _vllm_args(profile: "Profile") -> Iterator[Violation]:
@@ -145,7 +179,11 @@ def _vllm_args(profile: "Profile") -> Iterator[Violation]:
     for index, arg in enumerate(profile.server.extra_args):
         key = OWN_ARGS.get(arg.split("=", 1)[0].replace("_", "-") if arg.startswith("--") else arg)
         if key is not None:
-            yield Violation(("server", "extra_args", index), f"{arg.split('=', 1)[0]} is passed by the harness itself", f"set `{key}`")
+            yield Violation(
+                ("server", "extra_args", index),
+                f"{arg.split('=', 1)[0]} is passed by the harness itself",
+                f"set `{key}`",
+            )
 
 
 def _boards(profile: "Profile") -> Iterator[Violation]:
@@ -156,7 +194,9 @@ def _boards(profile: "Profile") -> Iterator[Violation]:
         yield from _board_list(server.gpus)
         if server.gpu_count is not None and server.gpus != "none":
             yield Violation(
-                ("server", "gpu_count"), "counts GPUs elsewhere, and server.gpus names boards on this machine", "keep one of the two"
+                ("server", "gpu_count"),
+                "counts GPUs elsewhere, and server.gpus names boards on this machine",
+                "keep one of the two",
             )
 
 
@@ -169,30 +209,63 @@ def _board_list(gpus: str | tuple[str | int, ...]) -> Iterator[Violation]:
         yield Violation(("server", "gpus"), "names a board twice", "name each board once")
     for index, gpu in enumerate(gpus):
         if isinstance(gpu, int) and gpu < 0:
-            yield Violation(("server", "gpus", index), f"{gpu} is no board", "count boards from 0, or give UUIDs")
+            yield Violation(
+                ("server", "gpus", index),
+                f"{gpu} is no board",
+                "count boards from 0, or give UUIDs",
+            )
 
 
 def _started_boards(server: "VllmServer | TorchServer") -> Iterator[Violation]:
     yield from _board_list(server.gpus)
     if server.device == "cuda" and server.gpus == "none":
-        yield Violation(("server", "gpus"), "`none` leaves nothing for `device: cuda`", "write `gpus: all`, or `device: cpu`")
+        yield Violation(
+            ("server", "gpus"),
+            "`none` leaves nothing for `device: cuda`",
+            "write `gpus: all`, or `device: cpu`",
+        )
     if server.device == "cpu" and isinstance(server.gpus, tuple) and server.gpus:
-        yield Violation(("server", "gpus"), "names boards, and `device: cpu` uses none", "drop gpus, or write `device: cuda`")
-    per_replica = server.tensor_parallel_size * server.data_parallel_size if server.kind == "vllm" else 1
-    if server.kind == "vllm" and server.gpus == "none" and server.device != "cpu" and per_replica > 1:
+        yield Violation(
+            ("server", "gpus"),
+            "names boards, and `device: cpu` uses none",
+            "drop gpus, or write `device: cuda`",
+        )
+    per_replica = (
+        server.tensor_parallel_size * server.data_parallel_size if server.kind == "vllm" else 1
+    )
+    if (
+        server.kind == "vllm"
+        and server.gpus == "none"
+        and server.device != "cpu"
+        and per_replica > 1
+    ):
         key = "tensor_parallel_size" if server.tensor_parallel_size > 1 else "data_parallel_size"
-        yield Violation(("server", key), f"asks for {per_replica} GPUs, and `gpus: none` gives none", "write `gpus: all`, or `device: cpu`")
+        yield Violation(
+            ("server", key),
+            f"asks for {per_replica} GPUs, and `gpus: none` gives none",
+            "write `gpus: all`, or `device: cpu`",
+        )
     if isinstance(server.gpus, tuple) and server.gpus and server.device != "cpu":
         replicas = 1 if server.replicas == "auto" else server.replicas
         needed = replicas * per_replica
         if needed > len(server.gpus):
             key = "replicas" if replicas > 1 else "tensor_parallel_size"
             yield Violation(
-                ("server", key), f"{replicas} replica(s) of {per_replica} GPU(s) need {needed} boards; gpus names {len(server.gpus)}",
+                ("server", key),
+                f"{replicas} replica(s) of {per_replica} GPU(s) need {needed} boards; gpus names"
+                f" {len(server.gpus)}",
                 "name more boards, or ask for fewer",
-            )  # fmt: skip
-    if server.port is not None and server.replicas != "auto" and server.port + server.replicas - 1 > 65535:
-        yield Violation(("server", "port"), f"{server.replicas} replicas from port {server.port} on pass 65535", "choose a lower port")
+            )
+    if (
+        server.port is not None
+        and server.replicas != "auto"
+        and server.port + server.replicas - 1 > 65535
+    ):
+        yield Violation(
+            ("server", "port"),
+            f"{server.replicas} replicas from port {server.port} on pass 65535",
+            "choose a lower port",
+        )
 
 
 def _attach(profile: "Profile") -> Iterator[Violation]:
@@ -202,9 +275,15 @@ def _attach(profile: "Profile") -> Iterator[Violation]:
     server = profile.server
     for index, url in enumerate(server.urls):
         if url.endswith("/v1"):
-            yield Violation(("server", "urls", index), f"{url!r} must be the base URL", f"write {url.removesuffix('/v1')!r}")
+            yield Violation(
+                ("server", "urls", index),
+                f"{url!r} must be the base URL",
+                f"write {url.removesuffix('/v1')!r}",
+            )
         if url in server.urls[:index]:
-            yield Violation(("server", "urls", index), f"{url!r} is there twice", "name each replica once")
+            yield Violation(
+                ("server", "urls", index), f"{url!r} is there twice", "name each replica once"
+            )
     for key, urls in (("urls", server.urls), ("metrics_urls", server.metrics_urls or ())):
         for index, url in enumerate(urls):
             try:
@@ -214,28 +293,44 @@ def _attach(profile: "Profile") -> Iterator[Violation]:
                 secret, usable = False, False
             if secret:
                 yield Violation(
-                    ("server", key, index), "carries a user or password, and a profile is stored with every run", "use api_key_env"
+                    ("server", key, index),
+                    "carries a user or password, and a profile is stored with every run",
+                    "use api_key_env",
                 )
             elif not usable:
-                yield Violation(("server", key, index), f"{url!r} has no usable host and port", "write http://HOST:PORT")
+                yield Violation(
+                    ("server", key, index),
+                    f"{url!r} has no usable host and port",
+                    "write http://HOST:PORT",
+                )
     if server.metrics_urls and len(server.metrics_urls) != len(server.urls):
         yield Violation(
-            ("server", "metrics_urls"), f"{len(server.metrics_urls)} of them for {len(server.urls)} urls",
+            ("server", "metrics_urls"),
+            f"{len(server.metrics_urls)} of them for {len(server.urls)} urls",
             "give one for each url in the same order, or [] where the servers have none",
-        )  # fmt: skip
+        )
 
 
 def _network(profile: "Profile") -> Iterator[Violation]:
     traffic = profile.traffic
     if traffic.proxy.startswith("https://"):
-        yield Violation(("traffic", "proxy"), "names a proxy that speaks TLS itself", "name one as http://HOST:PORT")
+        yield Violation(
+            ("traffic", "proxy"),
+            "names a proxy that speaks TLS itself",
+            "name one as http://HOST:PORT",
+        )
     elif "@" in traffic.proxy:
         yield Violation(
-            ("traffic", "proxy"), "carries a user or password, and a profile is stored with every run",
+            ("traffic", "proxy"),
+            "carries a user or password, and a profile is stored with every run",
             "write `environment`, and name it in HTTP_PROXY and HTTPS_PROXY",
-        )  # fmt: skip
+        )
     if not traffic.tls.verify and traffic.tls.ca_file is not None:
-        yield Violation(("traffic", "tls", "ca_file"), "names authorities, and `verify: false` asks none", "keep one of the two")
+        yield Violation(
+            ("traffic", "tls", "ca_file"),
+            "names authorities, and `verify: false` asks none",
+            "keep one of the two",
+        )
 
 
 def _stages(profile: "Profile") -> Iterator[Violation]:
@@ -243,14 +338,28 @@ def _stages(profile: "Profile") -> Iterator[Violation]:
     for index, stage in enumerate(profile.traffic.load):
         path: Path = ("traffic", "load", index)
         if stage.kind == "replay" and profile.traffic.workload.kind != "replay":
-            yield Violation(path, "there is no trace to take times from", "use `traffic.workload.kind: replay`, or another kind of load")
-        if stage.window_s is None and stage.sessions is None and stage.kind != "replay":  # a trace ends by itself
+            yield Violation(
+                path,
+                "there is no trace to take times from",
+                "use `traffic.workload.kind: replay`, or another kind of load",
+            )
+        if (
+            stage.window_s is None and stage.sessions is None and stage.kind != "replay"
+        ):  # a trace ends by itself
             yield Violation(path, "would never end", "give it `window_s` or `sessions`")
         if stage.window_s is not None and stage.window_s <= 0:
-            yield Violation((*path, "window_s"), "a window of no length measures nothing", "write a length of time such as 10m")
+            yield Violation(
+                (*path, "window_s"),
+                "a window of no length measures nothing",
+                "write a length of time such as 10m",
+            )
         name = stage.name or f"{index}-{stage.kind}"  # what the plan calls a stage without a name
         if name in seen:
-            yield Violation((*path, "name"), f"stage {seen[name]} is called {name!r} too", "give each stage a name of its own")
+            yield Violation(
+                (*path, "name"),
+                f"stage {seen[name]} is called {name!r} too",
+                "give each stage a name of its own",
+            )
         seen.setdefault(name, index)
 
 
@@ -260,29 +369,49 @@ def _schedules(profile: "Profile") -> Iterator[Violation]:
         path: Path = ("traffic", "load", index)
         if stage.kind == "concurrency":
             if stage.start == "steady" and stage.over == "requests":
-                yield Violation((*path, "start"), "single requests have no middle to start in", "drop it, or write `over: sessions`")
+                yield Violation(
+                    (*path, "start"),
+                    "single requests have no middle to start in",
+                    "drop it, or write `over: sessions`",
+                )
             continue
         if stage.kind == "all_at_once" or stage.kind == "replay":
             continue
         for key, law in (("cv", "gamma"), ("weibull_shape", "weibull")):
             given = getattr(stage, key) is not None
             if given and stage.process != law:
-                yield Violation((*path, key), f"belongs to process `{law}`, and this one is `{stage.process}`", f"write `process: {law}`")
+                yield Violation(
+                    (*path, key),
+                    f"belongs to process `{law}`, and this one is `{stage.process}`",
+                    f"write `process: {law}`",
+                )
             if not given and stage.process == law:
                 yield Violation((*path, "process"), f"`{law}` needs `{key}`", f"add `{key}`")
         if stage.kind == "ramp" and stage.ramp_s <= 0:
-            yield Violation((*path, "ramp_s"), "a ramp of no length", "write a length of time, or use `kind: step`")
+            yield Violation(
+                (*path, "ramp_s"),
+                "a ramp of no length",
+                "write a length of time, or use `kind: step`",
+            )
         if stage.kind == "ramp" and stage.from_per_s == stage.to_per_s == 0:
             yield Violation((*path, "to_per_s"), "nothing would ever start", "write a rate above 0")
         if stage.kind == "step":
             for at, step in enumerate(stage.steps):
                 if step.for_s <= 0:
-                    yield Violation((*path, "steps", at, "for_s"), "a step of no length", "write a length of time above 0")
+                    yield Violation(
+                        (*path, "steps", at, "for_s"),
+                        "a step of no length",
+                        "write a length of time above 0",
+                    )
             if not any(step.rate_per_s for step in stage.steps):
-                yield Violation((*path, "steps"), "nothing would ever start", "give one step a rate above 0")
+                yield Violation(
+                    (*path, "steps"), "nothing would ever start", "give one step a rate above 0"
+                )
         if stage.kind == "diurnal" and stage.curve:
             if not any(point.factor for point in stage.curve):
-                yield Violation((*path, "curve"), "nothing would ever start", "give one hour a factor above 0")
+                yield Violation(
+                    (*path, "curve"), "nothing would ever start", "give one hour a factor above 0"
+                )
             if len({point.hour for point in stage.curve}) < len(stage.curve):
                 yield Violation((*path, "curve"), "has an hour twice", "give each hour one factor")
 
@@ -294,41 +423,71 @@ def _workload(profile: "Profile") -> Iterator[Violation]:
         what = f"is of the Messages API, and the api is `{traffic.api}`"
         yield Violation(("traffic", "cache_control"), what, "drop it, or write `api: messages`")
     if traffic.workload.kind == "batch" and any(value is not None for _, value in profile.slos):
-        yield Violation(("slos",), "batch work has no deadlines", "drop it; in a `mix`, SLOs hold for all classes")
+        yield Violation(
+            ("slos",),
+            "batch work has no deadlines",
+            "drop it; in a `mix`, SLOs hold for all classes",
+        )
     if traffic.workload.kind == "mix":
         labels: dict[str, int] = {}
         for index, part in enumerate(traffic.workload.parts):
             label = part.name or part.workload.kind
             if label in labels:
                 fix = "give each part a `name` of its own"
-                yield Violation(("traffic", "workload", "parts", index), f"part {labels[label]} is called {label!r} too", fix)
+                yield Violation(
+                    ("traffic", "workload", "parts", index),
+                    f"part {labels[label]} is called {label!r} too",
+                    fix,
+                )
             labels.setdefault(label, index)
 
 
 def _thinking(profile: "Profile") -> Iterator[Violation]:
     """Ways to ask for reasoning that an API has not, or that nothing would carry."""
     traffic = profile.traffic
-    apis = {"budget": (Api.MESSAGES,), "adaptive": (Api.MESSAGES,), "effort": (Api.CHAT, Api.RESPONSES)}.get(traffic.thinking)
+    apis = {
+        "budget": (Api.MESSAGES,),
+        "adaptive": (Api.MESSAGES,),
+        "effort": (Api.CHAT, Api.RESPONSES),
+    }.get(traffic.thinking)
     path: Path = ("traffic", "thinking")
     if apis is not None and traffic.api not in apis:
         names = _names(tuple(api.value for api in apis))
-        yield Violation(path, f"`{traffic.thinking}` is of {names}, and the api is `{traffic.api}`", "write `off`, or what that API has")
+        yield Violation(
+            path,
+            f"`{traffic.thinking}` is of {names}, and the api is `{traffic.api}`",
+            "write `off`, or what that API has",
+        )
     if apis is not None and not reasons(traffic.workload):
-        yield Violation(path, "no class of this workload reasons", "drop it, or use `thinking` or a `claude-code` with a thinking_share")
+        yield Violation(
+            path,
+            "no class of this workload reasons",
+            "drop it, or use `thinking` or a `claude-code` with a thinking_share",
+        )
     effort, effort_path = traffic.thinking_effort, ("traffic", "thinking_effort")
     if traffic.thinking == "effort" and effort is None:
         yield Violation(path, "`effort` needs `thinking_effort`", "add `thinking_effort`")
     if effort is not None and traffic.thinking not in {"effort", "adaptive"}:
-        yield Violation(effort_path, f"means nothing with `thinking: {traffic.thinking}`", "write `thinking: effort` or `adaptive`")
+        yield Violation(
+            effort_path,
+            f"means nothing with `thinking: {traffic.thinking}`",
+            "write `thinking: effort` or `adaptive`",
+        )
     if effort in {"none", "minimal"} and traffic.thinking == "adaptive":
-        yield Violation(effort_path, f"{effort!r} is none of the Messages API's", "write `low`, `medium`, `high`, `xhigh` or `max`")
+        yield Violation(
+            effort_path,
+            f"{effort!r} is none of the Messages API's",
+            "write `low`, `medium`, `high`, `xhigh` or `max`",
+        )
 
 
 def reasons(workload: "Workload") -> bool:
     """Whether answers of a class of it hold reasoning."""
     if workload.kind == "mix":
         return any(reasons(part.workload) for part in workload.parts)
-    return workload.kind == "thinking" or (workload.kind == "claude-code" and workload.thinking_share > 0)
+    return workload.kind == "thinking" or (
+        workload.kind == "claude-code" and workload.thinking_share > 0
+    )
 
 
 def _canary(profile: "Profile") -> Iterator[Violation]:
@@ -338,21 +497,34 @@ def _canary(profile: "Profile") -> Iterator[Violation]:
         if part.name == CANARY:
             yield Violation(
                 ("traffic", "workload", "parts", index, "name"),
-                f"{CANARY!r} is the class of the requests that measure the load generator's own error, which count in no figure",
+                f"{CANARY!r} is the class of the requests that measure the load generator's own"
+                " error, which count in no figure",
                 "give the part another name",
-            )  # fmt: skip
+            )
 
 
 def _times(profile: "Profile") -> Iterator[Violation]:
     """Times at which everything fails."""
     for name, value in profile.traffic.timeouts:
         if value <= 0:
-            yield Violation(("traffic", "timeouts", name), "no request can be done in no time", "write a length of time above 0")
+            yield Violation(
+                ("traffic", "timeouts", name),
+                "no request can be done in no time",
+                "write a length of time above 0",
+            )
     for name, value in profile.slos:
         if value is not None and value <= 0:
-            yield Violation(("slos", name), "no request can meet 0", "write a length of time above 0, or drop the key")
+            yield Violation(
+                ("slos", name),
+                "no request can meet 0",
+                "write a length of time above 0, or drop the key",
+            )
     if profile.server.ready_timeout_s <= 0:
-        yield Violation(("server", "ready_timeout_s"), "no server is ready in no time", "write a length of time above 0")
+        yield Violation(
+            ("server", "ready_timeout_s"),
+            "no server is ready in no time",
+            "write a length of time above 0",
+        )
     for name, value in profile.telemetry:
         if isinstance(value, float) and value < 0.01:
             yield Violation(("telemetry", name), f"{value:g} s is too short", "write at least 10ms")
@@ -381,7 +553,9 @@ def _distributions_of(section: object, path: Path) -> Iterator[Violation]:
 def _distribution(value: object, kind: str, path: Path) -> Iterator[Violation]:
     low, high = getattr(value, "min", None), getattr(value, "max", None)
     if low is not None and high is not None and high < low:
-        yield Violation((*path, "max"), f"{high:g} is below min, {low:g}", "write min and max in order")
+        yield Violation(
+            (*path, "max"), f"{high:g} is below min, {low:g}", "write min and max in order"
+        )
     most = high
     if kind == "constant":
         most = getattr(value, "value", None)
@@ -389,14 +563,24 @@ def _distribution(value: object, kind: str, path: Path) -> Iterator[Violation]:
         at: tuple[float, ...] = getattr(value, "at", ())
         values: tuple[float, ...] = getattr(value, "values", ())
         if len(at) != len(values):
-            yield Violation((*path, "values"), f"{len(values)} values for {len(at)} shares", "give one value for each share")
+            yield Violation(
+                (*path, "values"),
+                f"{len(values)} values for {len(at)} shares",
+                "give one value for each share",
+            )
         if at[0] != 0 or at[-1] != 1 or any(b <= a for a, b in itertools.pairwise(at)):
-            yield Violation((*path, "at"), "shares must rise from 0 to 1", "write for example [0, 0.5, 1]")
+            yield Violation(
+                (*path, "at"), "shares must rise from 0 to 1", "write for example [0, 0.5, 1]"
+            )
         if values[0] <= 0 or any(b < a for a, b in itertools.pairwise(values)):
-            yield Violation((*path, "values"), "must be above 0 and must not fall", "write them in order")
+            yield Violation(
+                (*path, "values"), "must be above 0 and must not fall", "write them in order"
+            )
         most = values[-1] if high is None else min(high, values[-1])
     if not str(path[-1]).endswith("_s") and most is not None and most < 1:
-        yield Violation(path, f"is never more than {most:g}", "give it a largest value of at least 1")
+        yield Violation(
+            path, f"is never more than {most:g}", "give it a largest value of at least 1"
+        )
 
 
 def _watched(profile: "Profile") -> Iterator[Violation]:
@@ -406,13 +590,16 @@ def _watched(profile: "Profile") -> Iterator[Violation]:
     told = not isinstance(power, str) and any(source.kind in elsewhere for source in power)
     if "gpu_power" in require and _no_boards(profile) and not told:
         yield Violation(
-            ("telemetry", "require", require.index("gpu_power")), "no board on this machine serves here, so there is no GPU power to read",
+            ("telemetry", "require", require.index("gpu_power")),
+            "no board on this machine serves here, so there is no GPU power to read",
             "drop it, or name boards in server.gpus",
-        )  # fmt: skip
+        )
     if "server_metrics" in require and server.kind == "attach" and server.metrics_urls == ():
         yield Violation(
-            ("telemetry", "require", require.index("server_metrics")), "server.metrics_urls says there are none", "drop one of the two",
-        )  # fmt: skip
+            ("telemetry", "require", require.index("server_metrics")),
+            "server.metrics_urls says there are none",
+            "drop one of the two",
+        )
 
 
 def _prometheus(profile: "Profile") -> Iterator[Violation]:
@@ -421,24 +608,35 @@ def _prometheus(profile: "Profile") -> Iterator[Violation]:
     by_url = telemetry.prometheus not in {"embedded", "managed"}
     if by_url and not telemetry.selectors:
         yield Violation(
-            ("telemetry", "prometheus"), "is a URL, and nothing says which of its targets are this run's servers",
-            "add `telemetry.selectors`, such as `{replica-0: 'job=\"vllm\", instance=\"gpu-7:8000\"'}`",
-        )  # fmt: skip
+            ("telemetry", "prometheus"),
+            "is a URL, and nothing says which of its targets are this run's servers",
+            'add `telemetry.selectors`, such as `{replica-0: \'job="vllm",'
+            ' instance="gpu-7:8000"\'}`',
+        )
     if not by_url:
         for key in ("selectors", "prometheus_auth_env"):
             if getattr(telemetry, key):
-                yield Violation(("telemetry", key), f"is for a URL, and telemetry.prometheus is `{telemetry.prometheus}`", "drop it")
+                yield Violation(
+                    ("telemetry", key),
+                    f"is for a URL, and telemetry.prometheus is `{telemetry.prometheus}`",
+                    "drop it",
+                )
     for name, selector in telemetry.selectors.items():
         if not _MATCHERS.fullmatch(selector):
             yield Violation(
-                ("telemetry", "selectors", name), f"{selector!r} are no label matchers",
+                ("telemetry", "selectors", name),
+                f"{selector!r} are no label matchers",
                 'write them as PromQL does: `job="vllm", instance="gpu-7:8000"`',
-            )  # fmt: skip
+            )
     if profile.server.kind == "attach":
         names = [f"replica-{position}" for position in range(len(profile.server.urls))]
         for name in telemetry.selectors:
             if name not in names:
-                yield Violation(("telemetry", "selectors", name), "is no endpoint of this profile", f"there are {_names(tuple(names))}")
+                yield Violation(
+                    ("telemetry", "selectors", name),
+                    "is no endpoint of this profile",
+                    f"there are {_names(tuple(names))}",
+                )
 
 
 def _threshold_grammar(profile: "Profile") -> Iterator[Violation]:
@@ -446,7 +644,11 @@ def _threshold_grammar(profile: "Profile") -> Iterator[Violation]:
         try:
             parse_threshold(text)
         except ValueError as error:
-            yield Violation(("thresholds", index), str(error), "write it as in `ttft_s.p99 < 1.5` or `output_tok_s >= 100`")
+            yield Violation(
+                ("thresholds", index),
+                str(error),
+                "write it as in `ttft_s.p99 < 1.5` or `output_tok_s >= 100`",
+            )
 
 
 def _threshold_needs(profile: "Profile") -> Iterator[Violation]:
@@ -459,13 +661,24 @@ def _threshold_needs(profile: "Profile") -> Iterator[Violation]:
             continue  # told by _threshold_grammar
         metric = threshold.metric
         if metric in _NEEDS_SLOS and all(value is None for _, value in profile.slos):
-            yield Violation(path, f"{metric} counts requests that meet every SLO, and the profile has none", "add `slos`")
+            yield Violation(
+                path,
+                f"{metric} counts requests that meet every SLO, and the profile has none",
+                "add `slos`",
+            )
         if metric in _NEEDS_PRICE and profile.price is None:
             yield Violation(path, f"{metric} needs a price", "add `price`")
-        gpu_power = METRICS[metric].boundary == "power" and threshold.boundary in {None, Boundary.GPU_BOARD}
+        gpu_power = METRICS[metric].boundary == "power" and threshold.boundary in {
+            None,
+            Boundary.GPU_BOARD,
+        }
         per_gpu = METRICS[metric].boundary == "deployment"
         if (gpu_power and _no_boards(profile)) or (per_gpu and _no_gpus(profile)):
-            yield Violation(path, f"{metric} is absent where no GPU serves", "drop it, or name boards in server.gpus")
+            yield Violation(
+                path,
+                f"{metric} is absent where no GPU serves",
+                "drop it, or name boards in server.gpus",
+            )
 
 
 def _price(profile: "Profile") -> Iterator[Violation]:
@@ -475,7 +688,11 @@ def _price(profile: "Profile") -> Iterator[Violation]:
     try:
         date(parts[0], parts[1], parts[2] if len(parts) == 3 else 1)
     except ValueError as error:
-        yield Violation(("price", "date"), f"{profile.price.date} is no date: {error}", "write YYYY-MM or YYYY-MM-DD")
+        yield Violation(
+            ("price", "date"),
+            f"{profile.price.date} is no date: {error}",
+            "write YYYY-MM or YYYY-MM-DD",
+        )
 
 
 def _energy(profile: "Profile") -> Iterator[Violation]:
@@ -485,23 +702,41 @@ def _energy(profile: "Profile") -> Iterator[Violation]:
         yield Violation(("energy", "pue", "value"), what, "write at least 1")
     if energy.grid_kgco2_per_kwh is not None and energy.grid_source is None:
         yield Violation(
-            ("energy", "grid_source"), "a grid's factor without its source is not taken", "name who says so, the place and the year"
+            ("energy", "grid_source"),
+            "a grid's factor without its source is not taken",
+            "name who says so, the place and the year",
         )
     if energy.grid_source is not None and energy.grid_kgco2_per_kwh is None:
-        yield Violation(("energy", "grid_kgco2_per_kwh"), "there is a source, and no factor", "give the factor, or drop the source")
+        yield Violation(
+            ("energy", "grid_kgco2_per_kwh"),
+            "there is a source, and no factor",
+            "give the factor, or drop the source",
+        )
     if energy.attribute and len(profile.traffic.load) < 2:
         what = "one stage alone cannot tell time, input and output apart"
-        yield Violation(("energy", "attribute"), what, "use stages as in loadprofiles/gpu-energy-attribution.yaml")
+        yield Violation(
+            ("energy", "attribute"),
+            what,
+            "use stages as in loadprofiles/gpu-energy-attribution.yaml",
+        )
 
 
 def _stage_parts(profile: "Profile") -> Iterator[Violation]:
     workload = profile.traffic.workload
-    names = {part.name or part.workload.kind for part in workload.parts} if workload.kind == "mix" else set()
+    names = (
+        {part.name or part.workload.kind for part in workload.parts}
+        if workload.kind == "mix"
+        else set()
+    )
     for index, stage in enumerate(profile.traffic.load):
         if stage.part is None or stage.part in names:
             continue
         what = f"`{stage.part}` is no part of the workload"
-        fix = f"parts: {_names(tuple(sorted(names)))}" if names else "drop it, or use a workload of `kind: mix`"
+        fix = (
+            f"parts: {_names(tuple(sorted(names)))}"
+            if names
+            else "drop it, or use a workload of `kind: mix`"
+        )
         yield Violation(("traffic", "load", index, "part"), what, fix)
 
 
@@ -515,7 +750,9 @@ def _no_boards(profile: "Profile") -> bool:
 
 def _no_gpus(profile: "Profile") -> bool:
     """Whether it is certain that no GPU serves, here or elsewhere."""
-    return _no_boards(profile) and (profile.server.kind != "attach" or profile.server.gpu_count is None)
+    return _no_boards(profile) and (
+        profile.server.kind != "attach" or profile.server.gpu_count is None
+    )
 
 
 def _names(names: tuple[str, ...]) -> str:
@@ -526,7 +763,16 @@ def _names(names: tuple[str, ...]) -> str:
 _RULES: Final[tuple[tuple[Callable[["Profile"], Iterator[Violation]], tuple[Path, ...]], ...]] = (
     (_builtin, ()),
     (_how_served, (("server", "kind"),)),
-    (_output_length, (("purpose",), ("model", "id"), ("model", "load_format"), ("traffic", "api"), ("traffic", "output_length"))),
+    (
+        _output_length,
+        (
+            ("purpose",),
+            ("model", "id"),
+            ("model", "load_format"),
+            ("traffic", "api"),
+            ("traffic", "output_length"),
+        ),
+    ),
     (_secrets, (("server", "kind"),)),
     (_vllm_args, (("server", "kind"),)),
     (_boards, (("server",),)),

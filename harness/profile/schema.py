@@ -1,9 +1,10 @@
 """The types of a profile: one YAML file that says everything about a run.
 
-Pydantic is used here and nowhere else. All models are frozen and forbid unknown keys, so a stale profile fails instead of quietly losing a
-setting. Every number's unit is the suffix of its key; lengths of time, counts and sizes also take plain suffixes (`30s`, `2m`, `16k`,
-`4GiB`).
-`docs/profile-reference.md` and `harness/profile/profile.schema.json` are generated from these types.
+Pydantic is used here and nowhere else. All models are frozen and forbid unknown keys, so a stale
+profile fails instead of quietly losing a setting. Every number's unit is the suffix of its key;
+lengths of time, counts and sizes also take plain suffixes (`30s`, `2m`, `16k`, `4GiB`).
+`docs/profile-reference.md` and `harness/profile/profile.schema.json` are generated from these
+types.
 """
 
 from typing import Final, Self
@@ -40,26 +41,32 @@ class Slos(Strict):
 
 
 class Quality(Strict):
-    """A small fixed check of the served model's answers: the same greedy completions before and after the load, outside of every
-    measurement.
+    """A small fixed check of the served model's answers: the same greedy completions before and
+    after the load, outside of every measurement.
 
-    Answers that changed, or that are not the reference's, make a run invalid. Without a reference the two are only held against each other,
-    which finds a server that broke under load but not one that was wrong from the start: the headline then says "quality unverified".
+    Answers that changed, or that are not the reference's, make a run invalid. Without a reference
+    the two are only held against each other, which finds a server that broke under load but not one
+    that was wrong from the start: the headline then says "quality unverified".
     """
 
     check: Flag | None = None
     """Whether to make it; default: under purpose `measure`, and where a reference is named."""
     reference: PathText | None = None
-    """File with answers of the same model that are taken to be right (`harness quality record PROFILE` writes one). A first run whose
-    answers the load did not change writes it where there is none. A relative path is taken from the working directory."""
+    """File with answers of the same model that are taken to be right
+    (`harness quality record PROFILE` writes one). A first run whose answers the load did not change
+    writes it where there is none. A relative path is taken from the working directory.
+    """
     max_output_tok: Whole = Field(default=24, ge=4, le=256)
     """Length of each answer."""
     min_agreement: Number = Field(default=0.7, gt=0, le=1)
-    """Least share of an answer, from its beginning, that must be as in the reference (and after the load as before it), in the mean over
-    the texts. Other kernels, batch sizes and GPUs turn near ties around, after which greedy answers part for good; a broken one agrees on
-    nothing."""
+    """Least share of an answer, from its beginning, that must be as in the reference (and after the
+    load as before it), in the mean over the texts. Other kernels, batch sizes and GPUs turn near
+    ties around, after which greedy answers part for good; a broken one agrees on nothing.
+    """
     logprob_tolerance: Number = Field(default=0.1, gt=0)
-    """Largest mean difference of the log-probabilities (in nats) of the tokens that agree, where the API tells them."""
+    """Largest mean difference of the log-probabilities (in nats) of the tokens that agree, where
+    the API tells them.
+    """
 
 
 class Price(Strict):
@@ -83,26 +90,38 @@ class StatedFactor(Strict):
 
 
 class Energy(Strict):
-    """What belongs to the joules beside the power readings. docs/energy.md has boundaries, formulas and validity."""
+    """What belongs to the joules beside the power readings. docs/energy.md has boundaries, formulas
+    and validity.
+    """
 
     idle_s: Seconds | None = None
-    """Idle is measured this long before the server starts and again when it is ready, where power can be read. 0: not at all; below 5 s
-    no energy is had. Default: 30 s under purpose measure, 5 s under smoke."""
+    """Idle is measured this long before the server starts and again when it is ready, where power
+    can be read. 0: not at all; below 5 s no energy is had. Default: 30 s under purpose measure, 5 s
+    under smoke.
+    """
     attribute: Flag = False
-    """The load stages are made for attributing joules to time, computed input, output and output x context: fit them
-    (loadprofiles/gpu-energy-attribution.yaml)."""
+    """The load stages are made for attributing joules to time, computed input, output and output x
+    context: fit them (loadprofiles/gpu-energy-attribution.yaml).
+    """
     calibration: Text | None = None
-    """Meter calibration by `harness energy calibrate`; replaces the boards' default gain error. A relative path is taken from the working
-    directory."""
+    """Meter calibration by `harness energy calibrate`; replaces the boards' default gain error. A
+    relative path is taken from the working directory.
+    """
     host_w_per_gpu: StatedFactor | None = None
-    """Watts of the host (CPUs, memory, NICs, fans, losses of its supplies) for each of its GPUs, where no node meter was read. Default:
-    the published rated watts of the GPU's system, at the share of them that nodes are known to draw."""
+    """Watts of the host (CPUs, memory, NICs, fans, losses of its supplies) for each of its GPUs,
+    where no node meter was read. Default: the published rated watts of the GPU's system, at the
+    share of them that nodes are known to draw.
+    """
     network_storage_ratio: StatedFactor | None = None
     """Power of storage, switches and optics over that of servers. Default: a published one."""
     pue: StatedFactor | None = None
-    """Power at the utility's meter over that of the IT, at least 1. Default: the middle of a published range."""
+    """Power at the utility's meter over that of the IT, at least 1. Default: the middle of a
+    published range.
+    """
     grid_kgco2_per_kwh: Number | None = Field(default=None, ge=0, le=5)
-    """CO2 of a kilowatt-hour of the grid; needs `grid_source`. Without it no figure of carbon is given."""
+    """CO2 of a kilowatt-hour of the grid; needs `grid_source`. Without it no figure of carbon is
+    given.
+    """
     grid_source: Text | None = None
     """Where the grid's factor comes from, with its place and year."""
 
@@ -133,10 +152,13 @@ class Profile(Strict):
     quality: Quality = Quality()
     """Whether the answers are right."""
     thresholds: tuple[str, ...] = ()
-    """Conditions on the result, such as `ttft_s.p99 < 1.5`; one that fails exits 99. Those on a share of a baseline
-    (`output_tok_s >= 0.95 * baseline`) are judged over repeats."""
+    """Conditions on the result, such as `ttft_s.p99 < 1.5`; one that fails exits 99. Those on a
+    share of a baseline (`output_tok_s >= 0.95 * baseline`) are judged over repeats.
+    """
     repeats: Whole = Field(default=1, ge=1, le=1000)
-    """How often to run it, each time with a fresh seed and a fresh server, into one folder (`harness repeat` takes several profiles)."""
+    """How often to run it, each time with a fresh seed and a fresh server, into one folder
+    (`harness repeat` takes several profiles).
+    """
     cooldown_s: Seconds = 10.0
     """Pause between two repeats."""
     price: Price | None = None
@@ -153,49 +175,79 @@ class Profile(Strict):
     @property
     def calibrate(self) -> bool:
         """Whether a run holds a certificate: the profile's word, else under purpose measure."""
-        return self.purpose is Purpose.MEASURE if self.traffic.calibrate is None else self.traffic.calibrate
+        return (
+            self.purpose is Purpose.MEASURE
+            if self.traffic.calibrate is None
+            else self.traffic.calibrate
+        )
 
     @property
     def canary(self) -> bool:
         """Whether a run sends canaries: the profile's word, else under purpose measure."""
-        return self.purpose is Purpose.MEASURE if self.traffic.canary is None else self.traffic.canary
+        return (
+            self.purpose is Purpose.MEASURE if self.traffic.canary is None else self.traffic.canary
+        )
 
     @property
     def idle_s(self) -> float:
-        """How long idle is measured, each time: the profile's word, else 30 s under purpose measure and 5 s under smoke."""
+        """How long idle is measured, each time: the profile's word, else 30 s under purpose measure
+        and 5 s under smoke.
+        """
         if self.energy.idle_s is not None:
             return self.energy.idle_s
         return IDLE_S if self.purpose is Purpose.MEASURE else SMOKE_IDLE_S
 
     @property
     def checks_quality(self) -> bool:
-        """Whether a run checks its answers: the profile's word, else under purpose measure and with a reference."""
+        """Whether a run checks its answers: the profile's word, else under purpose measure and with
+        a reference.
+        """
         if self.quality.check is not None:
             return self.quality.check
         return self.purpose is Purpose.MEASURE or self.quality.reference is not None
 
     @property
     def output_length(self) -> OutputLength:
-        """The output-length mode in force: the profile's, else forced for measure and natural for smoke."""
+        """The output-length mode in force: the profile's, else forced for measure and natural for
+        smoke.
+        """
         if self.traffic.output_length is not None:
             return self.traffic.output_length
         return OutputLength.FORCED if self.purpose is Purpose.MEASURE else OutputLength.NATURAL
 
     @property
     def thinking(self) -> str:
-        """How requests ask for reasoning: as the profile says; `auto` is a budget where the server is known to take one, else off."""
+        """How requests ask for reasoning: as the profile says; `auto` is a budget where the server
+        is known to take one, else off.
+        """
         if self.traffic.thinking != "auto":
             return self.traffic.thinking
         workload, server = self.traffic.workload, self.server
-        kinds = {part.workload.kind for part in workload.parts} if isinstance(workload, MixWorkload) else {workload.kind}
-        taken = server.kind == "torch" or (server.kind == "vllm" and server.reasoning_parser is not None)
-        return "budget" if "thinking" in kinds and self.traffic.api is Api.MESSAGES and taken else "off"
+        kinds = (
+            {part.workload.kind for part in workload.parts}
+            if isinstance(workload, MixWorkload)
+            else {workload.kind}
+        )
+        taken = server.kind == "torch" or (
+            server.kind == "vllm" and server.reasoning_parser is not None
+        )
+        return (
+            "budget"
+            if "thinking" in kinds and self.traffic.api is Api.MESSAGES and taken
+            else "off"
+        )
 
     @property
     def cache_control(self) -> bool:
-        """Whether requests carry cache breakpoints: as the profile says, else where Claude's clients are played over their own API."""
+        """Whether requests carry cache breakpoints: as the profile says, else where Claude's
+        clients are played over their own API.
+        """
         if self.traffic.cache_control is not None:
             return self.traffic.cache_control
         workload = self.traffic.workload
-        kinds = {part.workload.kind for part in workload.parts} if isinstance(workload, MixWorkload) else {workload.kind}
+        kinds = (
+            {part.workload.kind for part in workload.parts}
+            if isinstance(workload, MixWorkload)
+            else {workload.kind}
+        )
         return self.traffic.api is Api.MESSAGES and bool(kinds & {"claude-code", "claude-chat"})

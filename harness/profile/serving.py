@@ -4,18 +4,32 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from harness.profile.fields import Bytes, CountFromOne, Flag, HttpUrlText, Number, Seconds, Strict, Text, Whole
+from harness.profile.fields import (
+    Bytes,
+    CountFromOne,
+    Flag,
+    HttpUrlText,
+    Number,
+    Seconds,
+    Strict,
+    Text,
+    Whole,
+)
 
 
 class Model(Strict):
     """What is served."""
 
     id: Text
-    """`builtin:tiny`, `builtin:smollm2-135m`, a folder with config.json, or a hub id that the server can load."""
+    """`builtin:tiny`, `builtin:smollm2-135m`, a folder with config.json, or a hub id that the
+    server can load.
+    """
     served_name: Text | None = None
     """Name that requests carry; default: the id."""
     load_format: Literal["auto", "dummy"] = "auto"
-    """`dummy` benchmarks a shape without its weights; its speed is representative for dense models only."""
+    """`dummy` benchmarks a shape without its weights; its speed is representative for dense models
+    only.
+    """
     dtype: Text = "auto"
     """Weights' type, as the server names it (`auto`, `bfloat16`, `float32`, …)."""
     quantization: Text | None = None
@@ -23,12 +37,14 @@ class Model(Strict):
     max_context_tok: CountFromOne | None = None
     """Longest context to serve; default: what the model takes."""
     tok_per_word: Number | None = Field(default=None, gt=0.2, lt=20)
-    """Tokens per word of the harness's corpus under this model's tokenizer; default: counted where the tokenizer is at hand, else 1.35."""
+    """Tokens per word of the harness's corpus under this model's tokenizer; default: counted where
+    the tokenizer is at hand, else 1.35.
+    """
     trust_remote_code: Flag = False
     """Let the server run code that comes with the model."""
 
 
-# --- server -----------------------------------------------------------------------------------------------------------------------
+# --- server ---
 
 
 class ServerBase(Strict):
@@ -43,7 +59,9 @@ class ServerBase(Strict):
     stop_timeout_s: Seconds = 30.0
     """Time for a clean stop before the process group is killed."""
     env: dict[str, str] = Field(default_factory=dict)
-    """Further environment variables of the server. Never put a secret here: use `api_key_env` or `api_key_file`."""
+    """Further environment variables of the server. Never put a secret here: use `api_key_env` or
+    `api_key_file`.
+    """
     api_key_env: Text | None = None
     """Name of the environment variable that holds the API key."""
     api_key_file: Text | None = None
@@ -55,14 +73,19 @@ class VllmServer(ServerBase):
 
     kind: Literal["vllm"]
     python: Text | None = None
-    """Python of the environment that has vLLM; default: what HARNESS_VLLM_PYTHON names, else the harness's own. A relative path is taken
-    from the working directory."""
+    """Python of the environment that has vLLM; default: what HARNESS_VLLM_PYTHON names, else the
+    harness's own. A relative path is taken from the working directory.
+    """
     device: Literal["auto", "cuda", "cpu"] = "auto"
     """`cpu` sets vLLM's CPU variables; `auto` is cuda where an NVIDIA device is present."""
     gpus: Literal["all", "none"] | tuple[Text | Whole, ...] = "all"
-    """Boards by index or UUID; resolved once to UUIDs, the same set for server, power and per-GPU figures."""
+    """Boards by index or UUID; resolved once to UUIDs, the same set for server, power and per-GPU
+    figures.
+    """
     replicas: Literal["auto"] | Annotated[Whole, Field(ge=1)] = "auto"
-    """Independent servers, each with its own GPUs and port; `auto`: as many as the GPUs hold (one on CPU)."""
+    """Independent servers, each with its own GPUs and port; `auto`: as many as the GPUs hold (one
+    on CPU).
+    """
     tensor_parallel_size: Whole = Field(default=1, ge=1)
     """GPUs that share each layer."""
     data_parallel_size: Whole = Field(default=1, ge=1)
@@ -82,7 +105,9 @@ class VllmServer(ServerBase):
     cpu_threads_bind: Text = "auto"
     """vLLM's `VLLM_CPU_OMP_THREADS_BIND` on CPU."""
     tool_call_parser: Text | None = None
-    """vLLM's `--tool-call-parser`; default: derived from the model where the workload has tools (`hermes` for built-in models)."""
+    """vLLM's `--tool-call-parser`; default: derived from the model where the workload has tools
+    (`hermes` for built-in models).
+    """
     reasoning_parser: Text | None = None
     """vLLM's `--reasoning-parser`."""
     extra_args: tuple[str, ...] = ()
@@ -118,7 +143,9 @@ class AttachServer(Strict):
     urls: tuple[HttpUrlText, ...] = Field(min_length=1)
     """Base URL of each replica (`http://host:port`, without `/v1`)."""
     metrics_urls: tuple[HttpUrlText, ...] | None = None
-    """Prometheus text of each replica; default: `<url>/metrics` where it answers. An empty list: none."""
+    """Prometheus text of each replica; default: `<url>/metrics` where it answers. An empty list:
+    none.
+    """
     gpus: Literal["all", "none"] | tuple[Text | Whole, ...] = "none"
     """Boards on this machine that serve; `none` leaves per-GPU and power figures absent."""
     gpu_count: Whole | None = Field(default=None, ge=1)
@@ -132,9 +159,13 @@ class AttachServer(Strict):
 
 
 class AutoServer(ServerBase):
-    """vLLM where it is installed and a GPU is visible, the embedded engine where there is no GPU, an error where a GPU cannot be used."""
+    """vLLM where it is installed and a GPU is visible, the embedded engine where there is no GPU,
+    an error where a GPU cannot be used.
+    """
 
     kind: Literal["auto"]
 
 
-Server = Annotated[VllmServer | TorchServer | AttachServer | AutoServer, Field(discriminator="kind")]
+Server = Annotated[
+    VllmServer | TorchServer | AttachServer | AutoServer, Field(discriminator="kind")
+]

@@ -1,6 +1,8 @@
-"""What the types of a profile look like from outside: which keys there are, where a key belongs, and each value in words.
+"""What the types of a profile look like from outside: which keys there are, where a key belongs,
+and each value in words.
 
-Messages of `load` and the reference of `generate` come from here, so that neither can fall behind the types.
+Messages of `load` and the reference of `generate` come from here, so that neither can fall behind
+the types.
 """
 
 import enum
@@ -81,9 +83,11 @@ def field_annotation(field: FieldInfo) -> Annotation:
 
 
 def yaml_path(loc: tuple[str | int, ...]) -> tuple[Path, Annotation]:
-    """Where in the YAML an error of pydantic's is, and the type there (None where the key is unknown).
+    """Where in the YAML an error of pydantic's is, and the type there (None where the key is
+    unknown).
 
-    pydantic's locations also name the chosen variant of a union and the members of a plain one; a reader of YAML knows neither.
+    pydantic's locations also name the chosen variant of a union and the members of a plain one; a
+    reader of YAML knows neither.
     """
     path: list[str | int] = []
     here: Annotation = Profile
@@ -111,14 +115,18 @@ def yaml_path(loc: tuple[str | int, ...]) -> tuple[Path, Annotation]:
 
 @functools.cache
 def keys_by_name() -> Mapping[str, Sequence[tuple[str, str | None]]]:
-    """Every key of a profile: where it can stand (dotted path) and under which `kind` (None: any)."""
+    """Every key of a profile: where it can stand (dotted path) and under which `kind` (None:
+    any).
+    """
     found: dict[str, list[tuple[str, str | None]]] = {}
     for path, kind, _ in _walk(Profile, (), None):
         found.setdefault(path[-1], []).append((".".join(path), kind))
     return found
 
 
-def _walk(annotation: Annotation, path: tuple[str, ...], kind: str | None) -> Iterator[tuple[tuple[str, ...], str | None, FieldInfo]]:
+def _walk(
+    annotation: Annotation, path: tuple[str, ...], kind: str | None
+) -> Iterator[tuple[tuple[str, ...], str | None, FieldInfo]]:
     annotation = plain(annotation)
     model = model_of(annotation)
     if model is not None:
@@ -143,7 +151,9 @@ def describe(annotation: Annotation) -> str:
     form = next((item for item in metadata if isinstance(item, Form)), None)
     variants = variants_of(annotation)
     if form is not None and variants:
-        return f"{form.text} such as {form.example}, or a distribution (`kind`: {', '.join(variants)})"
+        return (
+            f"{form.text} such as {form.example}, or a distribution (`kind`: {', '.join(variants)})"
+        )
     if form is not None:
         return f"{form.text} such as {form.example}"
     if is_union(annotation):
@@ -195,7 +205,9 @@ def _flat(metadata: list[object]) -> Iterator[Any]:
 
 
 def allowed(annotation: Annotation) -> tuple[str, ...]:
-    """The words that a value may be, where it is one of a few; empty otherwise. A union gives those of all members."""
+    """The words that a value may be, where it is one of a few; empty otherwise. A union gives those
+    of all members.
+    """
     annotation = plain(annotation)
     if is_union(annotation):
         return tuple(word for arg in get_args(annotation) for word in allowed(arg))

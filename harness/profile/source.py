@@ -1,7 +1,9 @@
-"""YAML text -> plain data, with the place of every key. One YAML 1.2 document; nothing in it can run code or grow without bound.
+"""YAML text -> plain data, with the place of every key. One YAML 1.2 document; nothing in it can
+run code or grow without bound.
 
-The parser's events are read instead of its objects: they carry line and column, duplicates are still there, and what plain text means is
-decided here, by the core schema of YAML 1.2 (`yes` is text, `0o17` a number, dates are text).
+The parser's events are read instead of its objects: they carry line and column, duplicates are
+still there, and what plain text means is decided here, by the core schema of YAML 1.2 (`yes` is
+text, `0o17` a number, dates are text).
 """
 
 import re
@@ -24,13 +26,15 @@ from ruamel.yaml.events import (
     SequenceStartEvent,
     StreamEndEvent,
     StreamStartEvent,
-)  # fmt: skip
+)
 
 Path: TypeAlias = tuple[str | int, ...]
 Data: TypeAlias = "bool | int | float | str | list[Data] | dict[str, Data] | None"
 
 MAX_NODES: Final = 20_000
-"""Values in one profile, those behind anchors counted each time they are used: bounds aliases of aliases."""
+"""Values in one profile, those behind anchors counted each time they are used: bounds aliases of
+aliases.
+"""
 MAX_DEPTH: Final = 40
 """Nesting of one profile; the deepest valid one has 6 levels."""
 
@@ -39,10 +43,13 @@ _OCT: Final = re.compile(r"0o[0-7]+")
 _HEX: Final = re.compile(r"0x[0-9a-fA-F]+")
 _FLOAT: Final = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _SPECIAL: Final = {
-    **dict.fromkeys(("", "~", "null", "Null", "NULL"), None), **dict.fromkeys(("true", "True", "TRUE"), True),
-    **dict.fromkeys(("false", "False", "FALSE"), False), **dict.fromkeys((".inf", ".Inf", ".INF", "+.inf", "+.Inf", "+.INF"), float("inf")),
-    **dict.fromkeys(("-.inf", "-.Inf", "-.INF"), float("-inf")), **dict.fromkeys((".nan", ".NaN", ".NAN"), float("nan")),
-}  # fmt: skip
+    **dict.fromkeys(("", "~", "null", "Null", "NULL"), None),
+    **dict.fromkeys(("true", "True", "TRUE"), True),
+    **dict.fromkeys(("false", "False", "FALSE"), False),
+    **dict.fromkeys((".inf", ".Inf", ".INF", "+.inf", "+.Inf", "+.INF"), float("inf")),
+    **dict.fromkeys(("-.inf", "-.Inf", "-.INF"), float("-inf")),
+    **dict.fromkeys((".nan", ".NaN", ".NAN"), float("nan")),
+}
 _LONGEST_NUMBER: Final = 40
 """Digits; what is longer is no sensible number, and Python refuses to convert thousands of them."""
 _TAG: Final = "tag:yaml.org,2002:"
@@ -50,7 +57,9 @@ _TAG: Final = "tag:yaml.org,2002:"
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where something was written: a line and column of the file (both from 1), or a `--set` of the command line."""
+    """Where something was written: a line and column of the file (both from 1), or a `--set` of the
+    command line.
+    """
 
     line: int | None
     column: int | None
@@ -115,12 +124,29 @@ def read(text: str, override: str | None = None) -> Source:
         mark = error.problem_mark or error.context_mark
         place = Place(mark.line + 1, mark.column + 1) if mark is not None else Place(1, 1)
         what = " ".join(part for part in (error.problem, error.context) if part) or "cannot be read"
-        raise SourceError(Fault(reader.here(place), (), f"is not valid YAML: {what}", _syntax_fix(text, place))) from error
-    except (YAMLError, ValueError, OverflowError, IndexError, AttributeError, AssertionError, KeyError, TypeError) as error:
-        # The parser's own defects on odd input (bad escapes, control characters) are still bad input to whoever wrote it.
+        raise SourceError(
+            Fault(reader.here(place), (), f"is not valid YAML: {what}", _syntax_fix(text, place))
+        ) from error
+    except (
+        YAMLError,
+        ValueError,
+        OverflowError,
+        IndexError,
+        AttributeError,
+        AssertionError,
+        KeyError,
+        TypeError,
+    ) as error:
+        # The parser's own defects on odd input (bad escapes, control characters) are still bad
+        # input to whoever wrote it.
         first = (str(error).splitlines() or ["?"])[0]
         raise SourceError(
-            Fault(reader.here(reader.last), (), f"is not valid YAML: {first}", "remove the odd characters near here")
+            Fault(
+                reader.here(reader.last),
+                (),
+                f"is not valid YAML: {first}",
+                "remove the odd characters near here",
+            )
         ) from error
 
 
@@ -166,7 +192,11 @@ class _Reader:
                     continue
                 case DocumentStartEvent():
                     if root is not None:
-                        raise self._fault(event, "holds more than one document", "keep one profile in a file: remove the `---` line")
+                        raise self._fault(
+                            event,
+                            "holds more than one document",
+                            "keep one profile in a file: remove the `---` line",
+                        )
                 case _:
                     root = self._node(event, events, 0)
         source = Source(None)
@@ -186,10 +216,16 @@ class _Reader:
     def _node(self, event: Event, events: Iterator[Event], depth: int) -> _Node:
         place = self._place(event)
         if depth > MAX_DEPTH:
-            raise self._fault(event, f"is nested more than {MAX_DEPTH} deep", "a profile has 6 levels at most")
+            raise self._fault(
+                event, f"is nested more than {MAX_DEPTH} deep", "a profile has 6 levels at most"
+            )
         if isinstance(event, AliasEvent):
             if event.anchor not in self._anchors:
-                raise self._fault(event, f"*{event.anchor} has no anchor &{event.anchor} above it", "define the anchor first")
+                raise self._fault(
+                    event,
+                    f"*{event.anchor} has no anchor &{event.anchor} above it",
+                    "define the anchor first",
+                )
             if self._anchors[event.anchor].open:
                 raise self._fault(event, f"*{event.anchor} contains itself", "remove the alias")
             return self._anchors[event.anchor]
@@ -232,31 +268,47 @@ class _Reader:
     def _tag(self, event: NodeEvent, expected: str) -> None:
         tag = event.tag
         if tag is not None and tag not in {"!", _TAG + expected}:
-            raise self._fault(event, f"carries the tag {tag}, which a profile has no use for", "remove the tag")
+            raise self._fault(
+                event, f"carries the tag {tag}, which a profile has no use for", "remove the tag"
+            )
 
     def _scalar(self, event: ScalarEvent) -> Data:
         text, tag = str(event.value), event.tag
         if tag in {"!", _TAG + "str"} or (tag is None and event.style not in {None, ""}):
             return text
-        if tag is not None and tag not in {_TAG + kind for kind in ("int", "float", "bool", "null")}:
-            raise self._fault(event, f"carries the tag {tag}, which a profile has no use for", "remove the tag")
+        if tag is not None and tag not in {
+            _TAG + kind for kind in ("int", "float", "bool", "null")
+        }:
+            raise self._fault(
+                event, f"carries the tag {tag}, which a profile has no use for", "remove the tag"
+            )
         return plain_scalar(text)
 
     def _data(self, node: _Node, path: Path, source: Source, depth: int) -> Data:
         self._count += 1
         if self._count > MAX_NODES or depth > MAX_DEPTH:
             raise SourceError(
-                Fault(node.place, path, f"holds more than {MAX_NODES:,} values once its anchors are filled in", "use fewer aliases")
+                Fault(
+                    node.place,
+                    path,
+                    f"holds more than {MAX_NODES:,} values once its anchors are filled in",
+                    "use fewer aliases",
+                )
             )
         if node.items is not None:
             for index, item in enumerate(node.items):
                 source.places[(*path, index)] = item.place
-            return [self._data(item, (*path, index), source, depth + 1) for index, item in enumerate(node.items)]
+            return [
+                self._data(item, (*path, index), source, depth + 1)
+                for index, item in enumerate(node.items)
+            ]
         if node.pairs is not None:
             return self._mapping(node.pairs, path, source, depth)
         return node.scalar
 
-    def _mapping(self, pairs: list[tuple[str, Place, _Node]], path: Path, source: Source, depth: int) -> dict[str, Data]:
+    def _mapping(
+        self, pairs: list[tuple[str, Place, _Node]], path: Path, source: Source, depth: int
+    ) -> dict[str, Data]:
         merged: dict[str, tuple[Place, _Node]] = {}
         own: dict[str, tuple[Place, _Node]] = {}
         for key, place, value in pairs:
@@ -266,7 +318,9 @@ class _Reader:
             elif key in own:
                 first = own[key][0]
                 line = f" (first on line {first.line})" if first.line is not None else ""
-                source.faults.append(Fault(place, (*path, key), f"is there twice{line}", "keep one of the two"))
+                source.faults.append(
+                    Fault(place, (*path, key), f"is there twice{line}", "keep one of the two")
+                )
             else:
                 own[key] = (place, value)
         result: dict[str, Data] = {}
@@ -275,7 +329,9 @@ class _Reader:
             result[key] = self._data(value, (*path, key), source, depth + 1)
         return result
 
-    def _merge(self, value: _Node, path: Path, source: Source, depth: int) -> dict[str, tuple[Place, _Node]]:
+    def _merge(
+        self, value: _Node, path: Path, source: Source, depth: int
+    ) -> dict[str, tuple[Place, _Node]]:
         """What `<<: *anchor` or `<<: [*a, *b]` brings in; earlier ones win."""
         found: dict[str, tuple[Place, _Node]] = {}
         self._count += 1
@@ -283,7 +339,14 @@ class _Reader:
             raise SourceError(Fault(value.place, path, "merges too much", "use fewer aliases"))
         for node in value.items if value.items is not None else [value]:
             if node.pairs is None:
-                source.faults.append(Fault(node.place, (*path, "<<"), "`<<` merges mappings only", "point it at an anchored mapping"))
+                source.faults.append(
+                    Fault(
+                        node.place,
+                        (*path, "<<"),
+                        "`<<` merges mappings only",
+                        "point it at an anchored mapping",
+                    )
+                )
                 continue
             self._count += len(node.pairs)
             for key, place, inner in node.pairs:

@@ -13,13 +13,19 @@ class StageBase(Strict):
     name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9._-]+$")
     """Label in tables; default: kind and position."""
     warmup_s: Seconds | None = None
-    """Time from the stage's start that is not measured; default: found in the data, and taken off the window (docs/statistics.md)."""
+    """Time from the stage's start that is not measured; default: found in the data, and taken off
+    the window (docs/statistics.md).
+    """
     window_s: Seconds | None = None
-    """Length of the measured window. Load goes on after it until every request intended in it has finished."""
+    """Length of the measured window. Load goes on after it until every request intended in it has
+    finished.
+    """
     sessions: Whole | None = Field(default=None, ge=1)
     """Ends the stage after this many sessions, started in order of the plan, have finished."""
     max_in_flight: Whole = Field(default=10_000, ge=1)
-    """Requests in flight, over all workers; one that would exceed it is recorded as dropped, never delayed."""
+    """Requests in flight, over all workers; one that would exceed it is recorded as dropped, never
+    delayed.
+    """
     part: Text | None = None
     """Only this part of a `mix` workload, by its name; default: all of them by their weights."""
 
@@ -28,16 +34,22 @@ Unit = Literal["sessions", "requests"]
 
 
 class ConcurrencyStage(StageBase):
-    """A closed loop: this many live conversations; when one ends, the next of the plan takes its place."""
+    """A closed loop: this many live conversations; when one ends, the next of the plan takes its
+    place.
+    """
 
     kind: Literal["concurrency"]
     concurrency: Whole = Field(ge=1, le=100_000)
     """Live conversations."""
     over: Unit = "sessions"
-    """`requests` cuts each session to its first request, so that this many requests are in flight at all times."""
+    """`requests` cuts each session to its first request, so that this many requests are in flight
+    at all times.
+    """
     start: Literal["steady", "fresh"] | None = None
-    """`steady`: the first conversation of each slot is in its middle, at a random, length-biased age, its cached prefix primed before the
-    stage's clock starts. `fresh`: all begin at their first turn. Default: steady under purpose measure, fresh under smoke."""
+    """`steady`: the first conversation of each slot is in its middle, at a random, length-biased
+    age, its cached prefix primed before the stage's clock starts. `fresh`: all begin at their first
+    turn. Default: steady under purpose measure, fresh under smoke.
+    """
 
 
 class OpenStage(StageBase):
@@ -46,7 +58,9 @@ class OpenStage(StageBase):
     process: Literal["poisson", "constant", "gamma", "weibull"] = "poisson"
     """Law of the gaps between starts, at a rate of 1; the rate over time stretches them."""
     cv: Number | None = Field(default=None, gt=0.05, le=50)
-    """Coefficient of variation of gamma gaps: 1 is Poisson, above 1 comes in bursts (ServeGen's clients: p50 1.0 to 2.0, p90 5.6 to 27)."""
+    """Coefficient of variation of gamma gaps: 1 is Poisson, above 1 comes in bursts (ServeGen's
+    clients: p50 1.0 to 2.0, p90 5.6 to 27).
+    """
     weibull_shape: Number | None = Field(default=None, gt=0.1, le=20)
     """Shape of Weibull gaps: 1 is Poisson, below 1 comes in bursts."""
     over: Unit = "sessions"
@@ -54,7 +68,9 @@ class OpenStage(StageBase):
 
 
 class ArrivalRateStage(OpenStage):
-    """An open loop: conversations start by a schedule that is drawn before the run, whatever the server does."""
+    """An open loop: conversations start by a schedule that is drawn before the run, whatever the
+    server does.
+    """
 
     kind: Literal["arrival_rate"]
     rate_per_s: Number = Field(gt=0, le=100_000)
@@ -100,15 +116,21 @@ class HourFactor(Strict):
 
 
 class DiurnalStage(OpenStage):
-    """An open loop that follows the hours of a day, in less time than a day. Rates are those of the day; only time is compressed."""
+    """An open loop that follows the hours of a day, in less time than a day. Rates are those of the
+    day; only time is compressed.
+    """
 
     kind: Literal["diurnal"]
     rate_per_s: Number = Field(gt=0, le=100_000)
     """Starts per second where the curve is 1."""
     curve: tuple[HourFactor, ...] = ()
-    """Factors on the rate by hour, with straight lines between them and round midnight. Default: a sine about 1."""
+    """Factors on the rate by hour, with straight lines between them and round midnight. Default: a
+    sine about 1.
+    """
     amplitude: Number = Field(default=0.5, ge=0, le=1)
-    """Of the sine that is the default curve: factor 1 + amplitude at the peak, 1 - amplitude twelve hours later."""
+    """Of the sine that is the default curve: factor 1 + amplitude at the peak, 1 - amplitude twelve
+    hours later.
+    """
     peak_hour: Number = Field(default=15.0, ge=0, lt=24)
     """Hour of the sine's peak."""
     start_hour: Number = Field(default=0.0, ge=0, lt=24)
@@ -128,7 +150,9 @@ class AllAtOnceStage(StageBase):
 
 
 class ReplayStage(StageBase):
-    """The times of a trace: each session starts when it did, and a later turn waits for its time and for the answer before it."""
+    """The times of a trace: each session starts when it did, and a later turn waits for its time
+    and for the answer before it.
+    """
 
     kind: Literal["replay"]
     over: Unit = "sessions"
@@ -136,5 +160,12 @@ class ReplayStage(StageBase):
 
 
 Stage = Annotated[
-    ConcurrencyStage | ArrivalRateStage | RampStage | StepStage | DiurnalStage | AllAtOnceStage | ReplayStage, Field(discriminator="kind")
+    ConcurrencyStage
+    | ArrivalRateStage
+    | RampStage
+    | StepStage
+    | DiurnalStage
+    | AllAtOnceStage
+    | ReplayStage,
+    Field(discriminator="kind"),
 ]

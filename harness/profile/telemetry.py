@@ -4,7 +4,18 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
-from harness.profile.fields import TIME, TIME_SCHEMA, Flag, HttpUrlText, Number, Seconds, Strict, Text, Whole, seconds_of
+from harness.profile.fields import (
+    TIME,
+    TIME_SCHEMA,
+    Flag,
+    HttpUrlText,
+    Number,
+    Seconds,
+    Strict,
+    Text,
+    Whole,
+    seconds_of,
+)
 
 
 def _not_too_often(value: float) -> float:
@@ -13,24 +24,36 @@ def _not_too_often(value: float) -> float:
     return value
 
 
-Interval = Annotated[float, BeforeValidator(seconds_of), AfterValidator(_not_too_often), WithJsonSchema(TIME_SCHEMA), TIME]
+Interval = Annotated[
+    float,
+    BeforeValidator(seconds_of),
+    AfterValidator(_not_too_often),
+    WithJsonSchema(TIME_SCHEMA),
+    TIME,
+]
 PowerBoundary = Literal["gpu_board", "module", "cpu_package", "dram", "node", "rack", "facility"]
 
 
 class NvmlPower(Strict):
-    """The deployment's NVIDIA boards: energy counter, instant or average power, and their state; as often as `telemetry` says."""
+    """The deployment's NVIDIA boards: energy counter, instant or average power, and their state; as
+    often as `telemetry` says.
+    """
 
     kind: Literal["nvml"]
 
 
 class DcgmPower(Strict):
-    """A DCGM exporter. It repeats its values until it collects anew (every 30 s unless started with `-c 1000`); repeats are no readings."""
+    """A DCGM exporter. It repeats its values until it collects anew (every 30 s unless started with
+    `-c 1000`); repeats are no readings.
+    """
 
     kind: Literal["dcgm"]
     url: HttpUrlText = "http://127.0.0.1:9400/metrics"
     """Its metrics."""
     gpus: tuple[Text, ...] = ()
-    """UUIDs of the boards to record; default: the deployment's, or all where it has none on this machine."""
+    """UUIDs of the boards to record; default: the deployment's, or all where it has none on this
+    machine.
+    """
     interval_s: Interval = 0.5
     """Between two looks for new values."""
     timeout_s: Seconds = 5.0
@@ -38,7 +61,9 @@ class DcgmPower(Strict):
 
 
 class RaplPower(Strict):
-    """The processors' packages and memory by the kernel's powercap files, which are for root unless their mode was changed."""
+    """The processors' packages and memory by the kernel's powercap files, which are for root unless
+    their mode was changed.
+    """
 
     kind: Literal["rapl"]
     root: Text = "/sys/class/powercap"
@@ -62,7 +87,9 @@ class IpmiPower(Strict):
     password_file: Text | None = None
     """File that holds the password."""
     cipher_suite: Whole | None = Field(default=None, ge=0, le=17)
-    """ipmitool's `-C`; default: asked for, which some controllers answer after long timeouts only (3 and 17 are common)."""
+    """ipmitool's `-C`; default: asked for, which some controllers answer after long timeouts only
+    (3 and 17 are common).
+    """
     command: Text = "ipmitool"
     """The program. Another name counts as a double of hardware, and the report says so."""
     interval_s: Interval = 2.0
@@ -72,7 +99,9 @@ class IpmiPower(Strict):
 
 
 class RedfishPower(Strict):
-    """The node (or chassis) by a Redfish service. Needs `pip install 'colossus-harness[redfish]'`."""
+    """The node (or chassis) by a Redfish service. Needs
+    `pip install 'colossus-harness[redfish]'`.
+    """
 
     kind: Literal["redfish"]
     url: HttpUrlText
@@ -98,14 +127,17 @@ class RedfishPower(Strict):
 
 
 class PromqlPower(Strict):
-    """Any meter that a Prometheus-compatible server knows, such as a metered power distribution unit."""
+    """Any meter that a Prometheus-compatible server knows, such as a metered power distribution
+    unit.
+    """
 
     kind: Literal["promql"]
     url: HttpUrlText
     """Base URL of the server, without `/api/v1`."""
     query: Text
-    """A selector (`pdu_outlet_watts{rack="r7"}`): its raw samples are read at their own times. Of any other expression the value at each
-    reading."""
+    """A selector (`pdu_outlet_watts{rack="r7"}`): its raw samples are read at their own times. Of
+    any other expression the value at each reading.
+    """
     boundary: PowerBoundary
     """What the meter covers."""
     quantity: Literal["power", "energy"] = "power"
@@ -143,7 +175,9 @@ class CsvPower(Strict):
 
 
 class ReplayPower(Strict):
-    """A recorded run's readings, played back: for demonstrations and tests. The report says so in red."""
+    """A recorded run's readings, played back: for demonstrations and tests. The report says so in
+    red.
+    """
 
     kind: Literal["replay"]
     path: Text
@@ -151,7 +185,9 @@ class ReplayPower(Strict):
 
 
 class ModelledPower(Strict):
-    """Power by a formula, idle + slope x utilisation: no measurement, labelled so everywhere, never mixed with one."""
+    """Power by a formula, idle + slope x utilisation: no measurement, labelled so everywhere, never
+    mixed with one.
+    """
 
     kind: Literal["modelled"]
     of: Literal["cpu", "gpu"]
@@ -179,7 +215,7 @@ PowerSourceSpec = Annotated[
     | ReplayPower
     | ModelledPower,
     Field(discriminator="kind"),
-]  # fmt: skip
+]
 
 
 class Telemetry(Strict):
@@ -190,17 +226,26 @@ class Telemetry(Strict):
     scrape_timeout_s: Seconds = 5.0
     """Limit of one scrape. A Prometheus takes the interval where that is shorter."""
     prometheus: Literal["embedded", "managed"] | HttpUrlText = "embedded"
-    """Who scrapes: `embedded` the harness itself, `managed` a Prometheus that it starts for the run, or the URL of one (or of Thanos,
-    Mimir, VictoriaMetrics) that scrapes these servers already and is read after the run. docs/prometheus.md has the three side by side."""
+    """Who scrapes: `embedded` the harness itself, `managed` a Prometheus that it starts for the
+    run, or the URL of one (or of Thanos, Mimir, VictoriaMetrics) that scrapes these servers already
+    and is read after the run. docs/prometheus.md has the three side by side.
+    """
     selectors: dict[str, Text] = Field(default_factory=dict)
-    """For a URL: endpoint (`replica-0`) -> PromQL label matchers of its one target, such as `job="vllm", instance="gpu-7:8000"`."""
+    """For a URL: endpoint (`replica-0`) -> PromQL label matchers of its one target, such as
+    `job="vllm", instance="gpu-7:8000"`.
+    """
     prometheus_auth_env: Text | None = None
-    """For a URL: environment variable with the value of its `Authorization` header, or with headers as lines of `Name: value`."""
+    """For a URL: environment variable with the value of its `Authorization` header, or with headers
+    as lines of `Name: value`.
+    """
     exporter_port: Whole | None = Field(default=None, ge=0, le=65535)
-    """Port on which the run tells of itself in Prometheus' format: requests, latencies, tokens, stage, watts. 0: any free one. Default:
-    not at all."""
+    """Port on which the run tells of itself in Prometheus' format: requests, latencies, tokens,
+    stage, watts. 0: any free one. Default: not at all.
+    """
     exporter_host: Text = "127.0.0.1"
-    """Address of that port. The page has no password: another address than loopback shows it to whoever can reach it."""
+    """Address of that port. The page has no password: another address than loopback shows it to
+    whoever can reach it.
+    """
     power_interval_s: Seconds = 0.1
     """Between two readings of instant power."""
     energy_interval_s: Seconds = 1.0
@@ -208,7 +253,8 @@ class Telemetry(Strict):
     host_interval_s: Seconds = 1.0
     """Between two readings of CPU, memory and network."""
     power: Literal["auto", "none"] | tuple[PowerSourceSpec, ...] = "auto"
-    """Where power comes from, any number of sources side by side. `auto`: NVML where the deployment has boards here, RAPL where it can be
-    read. `harness check --system` says what there is."""
+    """Where power comes from, any number of sources side by side. `auto`: NVML where the deployment
+    has boards here, RAPL where it can be read. `harness check --system` says what there is.
+    """
     require: tuple[Literal["server_metrics", "gpu_power"], ...] = ()
     """Sources without which the run must not start (exit 6)."""

@@ -1,8 +1,10 @@
-"""The grammar of `thresholds`: `METRIC[@BOUNDARY][.STATISTIC] OPERATOR LIMIT`, such as `ttft_s.p99 < 1.5` or `output_tok_s >= 1.2k`.
+"""The grammar of `thresholds`: `METRIC[@BOUNDARY][.STATISTIC] OPERATOR LIMIT`, such as
+`ttft_s.p99 < 1.5` or `output_tok_s >= 1.2k`.
 
-The limit is a number with a unit, or a share of a baseline: `output_tok_s_per_gpu >= 0.95 * baseline`, `tpot_s.p50 <= baseline + 5%`.
-Metrics are those of `harness.core.metrics`: distributions need a statistic, single values take none. Here text becomes a `Threshold`;
-whether a result meets it is decided on the reading side.
+The limit is a number with a unit, or a share of a baseline:
+`output_tok_s_per_gpu >= 0.95 * baseline`, `tpot_s.p50 <= baseline + 5%`. Metrics are those of
+`harness.core.metrics`: distributions need a statistic, single values take none. Here text becomes a
+`Threshold`; whether a result meets it is decided on the reading side.
 """
 
 import difflib
@@ -38,10 +40,12 @@ class Threshold:
     Attributes:
         text: as it was written.
         metric: a key of `harness.core.metrics.METRICS`.
-        boundary: a power boundary other than the summary's first, else None; the summary then has the figure under `metric@boundary`.
+        boundary: a power boundary other than the summary's first, else None; the summary then has
+            the figure under `metric@boundary`.
         statistic: one of `STATISTICS` for a distribution, else None.
         operator: how the result is held against the limit.
-        limit: in the metric's own unit (seconds for `_s`); for a relative one the factor on the baseline's figure.
+        limit: in the metric's own unit (seconds for `_s`); for a relative one the factor on the
+            baseline's figure.
         relative: whether the limit is a factor on a baseline.
     """
 
@@ -56,7 +60,11 @@ class Threshold:
     @property
     def figure(self) -> str:
         """The figure that is meant, as reports name it: `ttft_s.p99`, `power_w@node`."""
-        return self.metric + (f"@{self.boundary}" if self.boundary else "") + (f".{self.statistic}" if self.statistic else "")
+        return (
+            self.metric
+            + (f"@{self.boundary}" if self.boundary else "")
+            + (f".{self.statistic}" if self.statistic else "")
+        )
 
     @property
     def at_least(self) -> bool:
@@ -64,7 +72,8 @@ class Threshold:
         return self.operator in {">", ">="}
 
     def met_by(self, value: float, baseline: float = 1.0) -> bool:
-        """Whether a value satisfies the condition. A value that is absent satisfies none: that is for the caller to say.
+        """Whether a value satisfies the condition. A value that is absent satisfies none: that is
+        for the caller to say.
 
         Args:
             value: in the metric's own unit; with the default baseline, the ratio to it.
@@ -86,25 +95,37 @@ def parse_threshold(text: str) -> Threshold:
     """Read one threshold.
 
     Raises:
-        ValueError: not in the grammar, an unknown statistic, a missing one, or a unit that does not fit the metric.
+        ValueError: not in the grammar, an unknown statistic, a missing one, or a unit that does not
+            fit the metric.
     """
     match = _GRAMMAR.fullmatch(text) if len(text) <= _LONGEST else None
     if match is None:
         raise ValueError(
-            f"{text[:_LONGEST]!r} is not METRIC[.STATISTIC] OPERATOR NUMBER[UNIT]; write for example 'ttft_s.p99 < 1.5'"
-            " or 'output_tok_s >= 0.95 * baseline'"
+            f"{text[:_LONGEST]!r} is not METRIC[.STATISTIC] OPERATOR NUMBER[UNIT]; write for"
+            " example 'ttft_s.p99 < 1.5' or 'output_tok_s >= 0.95 * baseline'"
         )
     definition = _metric(match["metric"])
     boundary, statistic, operator = match["boundary"], match["statistic"], match["operator"]
     if operator not in {"<", "<=", ">", ">="}:
-        raise ValueError(f"{operator!r} is not an operator of a threshold; use one of: <, <=, >, >=")
+        raise ValueError(
+            f"{operator!r} is not an operator of a threshold; use one of: <, <=, >, >="
+        )
     if boundary is not None and (definition.boundary != "power" or boundary not in set(Boundary)):
-        raise ValueError(f"{definition.key} has no boundary {boundary!r}; power and energy have: {', '.join(Boundary)}")
+        raise ValueError(
+            f"{definition.key} has no boundary {boundary!r}; power and energy have:"
+            f" {', '.join(Boundary)}"
+        )
     _check_statistic(definition, statistic)
     relative = match["relative"]
-    limit = _limit(definition, match["number"], match["unit"]) if relative is None else _factor(relative)
+    limit = (
+        _limit(definition, match["number"], match["unit"])
+        if relative is None
+        else _factor(relative)
+    )
     operator = cast("Operator", operator)
-    return Threshold(text.strip(), definition.key, boundary, statistic, operator, limit, relative is not None)
+    return Threshold(
+        text.strip(), definition.key, boundary, statistic, operator, limit, relative is not None
+    )
 
 
 def _metric(name: str) -> MetricDef:
@@ -121,13 +142,20 @@ def _metric(name: str) -> MetricDef:
 def _check_statistic(definition: MetricDef, statistic: str | None) -> None:
     if definition.kind == "value":
         if statistic is not None:
-            raise ValueError(f"{definition.key} is one value and has no statistic {statistic!r}; write {definition.key!r} alone")
+            raise ValueError(
+                f"{definition.key} is one value and has no statistic {statistic!r}; write"
+                f" {definition.key!r} alone"
+            )
     elif statistic is None:
-        raise ValueError(f"{definition.key} is a distribution; name a statistic, as in {definition.key + '.p99'!r}")
+        raise ValueError(
+            f"{definition.key} is a distribution; name a statistic, as in"
+            f" {definition.key + '.p99'!r}"
+        )
     elif statistic not in STATISTICS:
         near = difflib.get_close_matches(statistic, STATISTICS, n=1)
         raise ValueError(
-            f"{statistic!r} is not a statistic; {f'did you mean {near[0]}? ' if near else ''}Use one of: {', '.join(STATISTICS)}"
+            f"{statistic!r} is not a statistic; {f'did you mean {near[0]}? ' if near else ''}Use"
+            f" one of: {', '.join(STATISTICS)}"
         )
 
 
@@ -141,7 +169,10 @@ def _limit(definition: MetricDef, number: str, unit: str) -> float:
     elif unit in COUNT and definition.unit != "1":
         limit = float(number) * COUNT[unit]
     else:
-        raise ValueError(f"{unit!r} does not fit {definition.key}, which is in {definition.unit}; write the bare number in that unit")
+        raise ValueError(
+            f"{unit!r} does not fit {definition.key}, which is in {definition.unit}; write the bare"
+            " number in that unit"
+        )
     if not math.isfinite(limit):
         raise ValueError("the limit must be finite")
     return limit
@@ -149,14 +180,24 @@ def _limit(definition: MetricDef, number: str, unit: str) -> float:
 
 def _factor(text: str) -> float:
     match = _RELATIVE.fullmatch(text.strip())
-    if match is None or (match["before"] is not None and (match["after"] or match["change"]) is not None):
-        raise ValueError(f"{text.strip()!r} is no share of the baseline; write 0.95 * baseline, baseline, or baseline - 5%")
+    if match is None or (
+        match["before"] is not None and (match["after"] or match["change"]) is not None
+    ):
+        raise ValueError(
+            f"{text.strip()!r} is no share of the baseline; write 0.95 * baseline, baseline, or"
+            " baseline - 5%"
+        )
     factor = 1.0
-    for number, percent in ((match["before"], match["before_percent"]), (match["after"], match["after_percent"])):
+    for number, percent in (
+        (match["before"], match["before_percent"]),
+        (match["after"], match["after_percent"]),
+    ):
         if number is not None:
             factor = float(number) / (100 if percent else 1)
     if match["change"] is not None:
         factor = 1 + float(match["sign"] + match["change"]) / 100
     if not 0 < factor <= 1000:
-        raise ValueError(f"the factor on the baseline must be above 0 and at most 1000, and is {factor:g}")
+        raise ValueError(
+            f"the factor on the baseline must be above 0 and at most 1000, and is {factor:g}"
+        )
     return factor

@@ -4,7 +4,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from harness.profile.distributions import Distribution, Geometric, Lognormal, Quantiles, SecondsDistribution, Uniform
+from harness.profile.distributions import (
+    Distribution,
+    Geometric,
+    Lognormal,
+    Quantiles,
+    SecondsDistribution,
+    Uniform,
+)
 from harness.profile.fields import Count, CountFromOne, Number, PathText, Seconds, Strict, Whole
 
 
@@ -12,8 +19,9 @@ class SessionsBase(Strict):
     """Settings of every workload whose users may give up."""
 
     abandon_share: Number = Field(default=0.0, ge=0, le=1)
-    """Share of requests whose user gives up: the stream is cancelled (outcome `cancelled`) and the session ends there. 0: nobody does; no
-    public figure was found."""
+    """Share of requests whose user gives up: the stream is cancelled (outcome `cancelled`) and the
+    session ends there. 0: nobody does; no public figure was found.
+    """
     abandon_after_s: SecondsDistribution = Uniform(kind="uniform", min=1, max=20)
     """Time from sending until the user gives up, where the answer has not ended before."""
 
@@ -21,7 +29,8 @@ class SessionsBase(Strict):
 class ChatWorkload(SessionsBase):
     """Conversations of several turns behind one shared system prompt.
 
-    Default lengths: Azure 2023 conversation trace (input p50 1,020, output p50 129) with a 3k system prompt.
+    Default lengths: Azure 2023 conversation trace (input p50 1,020, output p50 129) with a 3k
+    system prompt.
     """
 
     kind: Literal["chat"]
@@ -40,7 +49,8 @@ class ChatWorkload(SessionsBase):
 
 
 class ClaudeChatWorkload(ChatWorkload):
-    """`chat` as Claude's clients send it: with prompt-cache breakpoints, where the Messages API is spoken.
+    """`chat` as Claude's clients send it: with prompt-cache breakpoints, where the Messages API is
+    spoken.
 
     Lengths are those of `chat`: tokens and turns of claude.ai conversations are not published.
     """
@@ -49,16 +59,19 @@ class ClaudeChatWorkload(ChatWorkload):
 
 
 class Subagents(Strict):
-    """Subagents of Claude Code's sessions: a head of their own, shorter contexts, the class `claude-code/subagent`.
+    """Subagents of Claude Code's sessions: a head of their own, shorter contexts, the class
+    `claude-code/subagent`.
 
-    A tool call starts each of them when its answer is whole, and the session that made the call goes on when its subagent has ended.
-    Published (63 subagents in 773 sessions, kv-cache-tester traces): input p50 45k tokens, ideal prefix hit 87 %. Their other lengths are
-    set so that these come out.
+    A tool call starts each of them when its answer is whole, and the session that made the call
+    goes on when its subagent has ended. Published (63 subagents in 773 sessions, kv-cache-tester
+    traces): input p50 45k tokens, ideal prefix hit 87 %. Their other lengths are set so that these
+    come out.
     """
 
     share: Number = Field(default=0.08, ge=0, lt=1)
-    """Share of all sessions that are a subagent's: a session has a Poisson number of them, with mean share / (1 - share), at random
-    tool calls."""
+    """Share of all sessions that are a subagent's: a session has a Poisson number of them, with
+    mean share / (1 - share), at random tool calls.
+    """
     tools_tok: Count = 8000
     """Length of the tool definitions that all subagents share."""
     tools: Whole = Field(default=12, ge=1, le=200)
@@ -74,13 +87,16 @@ class Subagents(Strict):
 
 
 class ClaudeCodeWorkload(SessionsBase):
-    """Claude Code sessions: a shared head, a growing context, tool results, compaction, subagents, short outputs.
+    """Claude Code sessions: a shared head, a growing context, tool results, compaction, subagents,
+    short outputs.
 
-    Defaults follow 49,334 real requests (kv-cache-tester traces @94f6046, Apache-2.0): tools p50 12,262 tokens, system p50 2,773, and the
-    published quantiles of outputs, requests per session and gaps; stop reason tool_use 85.6 % against end_turn 5.7 %; thinking in 38 % of
-    outputs. The published fit of new input (lognormal 6.84/1.30) covers the answer before as well, which a request carries for the first
-    time; `append_tok` is what comes beside it, set so that the published quantiles of new input come out (docs/traffic.md holds the
-    generated ones against the published).
+    Defaults follow 49,334 real requests (kv-cache-tester traces @94f6046, Apache-2.0): tools p50
+    12,262 tokens, system p50 2,773, and the published quantiles of outputs, requests per session
+    and gaps; stop reason tool_use 85.6 % against end_turn 5.7 %; thinking in 38 % of outputs. The
+    published fit of new input (lognormal 6.84/1.30) covers the answer before as well, which a
+    request carries for the first time; `append_tok` is what comes beside it, set so that the
+    published quantiles of new input come out (docs/traffic.md holds the generated ones against the
+    published).
     """
 
     kind: Literal["claude-code"]
@@ -93,41 +109,70 @@ class ClaudeCodeWorkload(SessionsBase):
     first_tok: Distribution = Lognormal(kind="lognormal", mu=8.4, sigma=1.0, min=50, max=60000)
     """First message of a new session beyond the shared head."""
     resumed_share: Number = Field(default=0.35, ge=0, le=1)
-    """Share of sessions that are resumed: their first request brings the context of an earlier one (first input p75 104k)."""
-    resumed_tok: Distribution = Lognormal(kind="lognormal", mu=11.6, sigma=0.5, min=1000, max=165000)
+    """Share of sessions that are resumed: their first request brings the context of an earlier one
+    (first input p75 104k).
+    """
+    resumed_tok: Distribution = Lognormal(
+        kind="lognormal", mu=11.6, sigma=0.5, min=1000, max=165000
+    )
     """First message of a resumed session beyond the shared head."""
     append_tok: Distribution = Lognormal(kind="lognormal", mu=5.8, sigma=1.7, min=8, max=60000)
-    """What a later request adds beside the answer before it: a tool result or the next message of the user."""
+    """What a later request adds beside the answer before it: a tool result or the next message of
+    the user.
+    """
     rewrite_share: Number = Field(default=0.016, ge=0, le=1)
-    """Share of later requests that change the context at a random place (edited, cleared or re-read): all behind it is new input. With
-    first requests and compactions this is the heavy separate mode of new input (p99 94k)."""
+    """Share of later requests that change the context at a random place (edited, cleared or
+    re-read): all behind it is new input. With first requests and compactions this is the heavy
+    separate mode of new input (p99 94k).
+    """
     output_tok: Distribution = Quantiles(
-        kind="quantiles", at=(0, 0.05, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1), values=(20, 89, 137, 216, 426, 898, 1554, 3687, 8000)
+        kind="quantiles",
+        at=(0, 0.05, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1),
+        values=(20, 89, 137, 216, 426, 898, 1554, 3687, 8000),
     )
-    """Output of one request: the published quantiles (their lognormal fit 5.565/0.895 has p50 261 and mean 390 where 216 and 440 were
-    measured)."""
+    """Output of one request: the published quantiles (their lognormal fit 5.565/0.895 has p50 261
+    and mean 390 where 216 and 440 were measured).
+    """
     thinking_share: Number = Field(default=0.38, ge=0, le=1)
-    """Share of answers that hold reasoning: part of `output_tok`, and carried on by later requests as in Claude Code's tool loop."""
-    requests: Distribution = Quantiles(kind="quantiles", at=(0, 0.25, 0.5, 0.75, 0.9, 0.99, 1), values=(1, 18, 45, 94, 156, 330, 500))
+    """Share of answers that hold reasoning: part of `output_tok`, and carried on by later requests
+    as in Claude Code's tool loop.
+    """
+    requests: Distribution = Quantiles(
+        kind="quantiles",
+        at=(0, 0.25, 0.5, 0.75, 0.9, 0.99, 1),
+        values=(1, 18, 45, 94, 156, 330, 500),
+    )
     """Requests of one session: the published quantiles (lognormal fit 3.67/1.16)."""
     tool_use_share: Number = Field(default=0.9376, ge=0, le=1)
     """Share of requests that end in a tool call (85.6 / (85.6 + 5.7)); the rest end the turn."""
     tool_gap_s: SecondsDistribution = Quantiles(
-        kind="quantiles", at=(0, 0.25, 0.5, 0.75, 0.9, 0.99, 1), values=(0.5, 5, 9, 19, 71, 612, 3600), max=60
+        kind="quantiles",
+        at=(0, 0.25, 0.5, 0.75, 0.9, 0.99, 1),
+        values=(0.5, 5, 9, 19, 71, 612, 3600),
+        max=60,
     )
-    """Time that a tool takes, in seconds: the published quantiles (lognormal fit 2.51/1.22), capped at one minute; the cap is a note of
-    the plan."""
+    """Time that a tool takes, in seconds: the published quantiles (lognormal fit 2.51/1.22), capped
+    at one minute; the cap is a note of the plan.
+    """
     user_gap_s: SecondsDistribution = Quantiles(
-        kind="quantiles", at=(0, 0.25, 0.5, 0.75, 0.9, 1), values=(2, 58, 210, 929, 2982, 20000), max=60
+        kind="quantiles",
+        at=(0, 0.25, 0.5, 0.75, 0.9, 1),
+        values=(2, 58, 210, 929, 2982, 20000),
+        max=60,
     )
-    """Time until the user's next message, in seconds: the published quantiles (lognormal fit 5.31/2.24), capped at one minute; the cap
-    is a note of the plan."""
+    """Time until the user's next message, in seconds: the published quantiles (lognormal fit
+    5.31/2.24), capped at one minute; the cap is a note of the plan.
+    """
     context_limit_tok: CountFromOne = 200_000
     """Longest context, input and output."""
     compact_at: Number = Field(default=0.92, gt=0.1, le=1)
-    """Share of the context limit at which a session compacts: it goes on with a summary in place of its messages."""
+    """Share of the context limit at which a session compacts: it goes on with a summary in place of
+    its messages.
+    """
     compact_to: Number = Field(default=0.25, ge=0, le=0.6)
-    """Context after a compaction, as a share of the context before (published: 0.45 % of steps fall below 0.6 of it)."""
+    """Context after a compaction, as a share of the context before (published: 0.45 % of steps fall
+    below 0.6 of it).
+    """
     subagents: Subagents = Subagents()
     """Sessions of subagents among them."""
 
@@ -135,7 +180,8 @@ class ClaudeCodeWorkload(SessionsBase):
 class DocQaWorkload(SessionsBase):
     """Questions about one long document that nobody else has.
 
-    Lengths are assumptions (no public figures of Claude's were found): 30k to 150k tokens of document, one to four turns.
+    Lengths are assumptions (no public figures of Claude's were found): 30k to 150k tokens of
+    document, one to four turns.
     """
 
     kind: Literal["doc-qa"]
@@ -158,8 +204,9 @@ class DocQaWorkload(SessionsBase):
 class ThinkingWorkload(SessionsBase):
     """Long answers that are mostly reasoning, which later turns do not carry.
 
-    Defaults: ServeGen's DeepSeek-R1 clients (Apache-2.0): input p50 208 and p95 6.7k; output p50 792 and mean 1,527 (lognormal 6.674/1.146
-    gives p90 3.4k and p99 11.4k, published 3.4k and 12.6k); reasoning share of mean 0.70 with modes near 0.4 and 0.9. Turns are assumed.
+    Defaults: ServeGen's DeepSeek-R1 clients (Apache-2.0): input p50 208 and p95 6.7k; output p50
+    792 and mean 1,527 (lognormal 6.674/1.146 gives p90 3.4k and p99 11.4k, published 3.4k and
+    12.6k); reasoning share of mean 0.70 with modes near 0.4 and 0.9. Turns are assumed.
     """
 
     kind: Literal["thinking"]
@@ -188,7 +235,8 @@ class ThinkingWorkload(SessionsBase):
 class BatchWorkload(Strict):
     """Single requests without a deadline, such as a job over many records.
 
-    Default lengths: Azure 2023 conversation trace (input p50 1,020 and p99 4,142; output p50 129 and p99 601).
+    Default lengths: Azure 2023 conversation trace (input p50 1,020 and p99 4,142; output p50 129
+    and p99 601).
     """
 
     kind: Literal["batch"]
@@ -203,7 +251,13 @@ class BatchWorkload(Strict):
 
 
 PlainWorkload = Annotated[
-    ChatWorkload | ClaudeChatWorkload | ClaudeCodeWorkload | DocQaWorkload | ThinkingWorkload | BatchWorkload, Field(discriminator="kind")
+    ChatWorkload
+    | ClaudeChatWorkload
+    | ClaudeCodeWorkload
+    | DocQaWorkload
+    | ThinkingWorkload
+    | BatchWorkload,
+    Field(discriminator="kind"),
 ]
 
 
@@ -219,7 +273,9 @@ class MixPart(Strict):
 
 
 class MixWorkload(Strict):
-    """Several workloads at once. Each session's workload is drawn from the seed, and every record carries its class."""
+    """Several workloads at once. Each session's workload is drawn from the seed, and every record
+    carries its class.
+    """
 
     kind: Literal["mix"]
     parts: tuple[MixPart, ...] = Field(min_length=1)
@@ -232,25 +288,33 @@ class MixWorkload(Strict):
 
 
 class ReplayWorkload(Strict):
-    """A recorded trace, session by session. docs/traffic.md has the formats and what becomes of block ids.
+    """A recorded trace, session by session. docs/traffic.md has the formats and what becomes of
+    block ids.
 
     `context_scale` is the factor on its lengths; `auto` leaves them as they were recorded.
     """
 
     kind: Literal["replay"]
     path: PathText
-    """The trace: a file, or the folder of a format that has one. A relative path is taken from the working directory."""
-    format: Literal["auto", "claude-code", "mooncake", "azure", "burstgpt", "servegen", "csv", "jsonl"] = "auto"
+    """The trace: a file, or the folder of a format that has one. A relative path is taken from the
+    working directory.
+    """
+    format: Literal[
+        "auto", "claude-code", "mooncake", "azure", "burstgpt", "servegen", "csv", "jsonl"
+    ] = "auto"
     """Its format; `auto` tells it from the content. `csv` and `jsonl` are the plain form."""
     time_scale: Number = Field(default=1.0, gt=0, le=1e6)
     """Factor on times and pauses: 0.5 replays twice as fast."""
     idle_cap_s: Seconds | None = None
     """Longest pause between turns, after scaling; default: as recorded."""
     over_limit: Literal["refuse", "skip"] = "refuse"
-    """What becomes of a request that is longer than the context: an error that names its line, or left out and counted. Never cut."""
+    """What becomes of a request that is longer than the context: an error that names its line, or
+    left out and counted. Never cut.
+    """
     rewrites: Literal["inline", "split"] = "inline"
-    """What becomes of a turn that does not go on from the one before: `inline` sends its whole prompt in the same session, `split` starts
-    another session."""
+    """What becomes of a turn that does not go on from the one before: `inline` sends its whole
+    prompt in the same session, `split` starts another session.
+    """
     context_limit_tok: CountFromOne | None = None
     """Longest input and output together, scaled; default: what the model takes."""
 

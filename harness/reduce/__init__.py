@@ -1,4 +1,6 @@
-"""Run directory -> tidy tables -> Summary. Reads only the directory; the same directory gives the same bytes."""
+"""Run directory -> tidy tables -> Summary. Reads only the directory; the same directory gives the
+same bytes.
+"""
 
 from harness.artifacts.run_summary import Summary
 from harness.reduce.reduction import reduce_run, write_summary

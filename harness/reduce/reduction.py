@@ -1,4 +1,6 @@
-"""Run directory -> Summary. Pure: reads only the directory, and the same directory gives the same bytes."""
+"""Run directory -> Summary. Pure: reads only the directory, and the same directory gives the same
+bytes.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -52,7 +54,8 @@ class Reduction:
         flows: tokens and requests over time.
         counters: the server's counters; None without scrapes.
         figures: per stage.
-        energy: joules of the headline's window: ladder, idle, attribution, classes, boards with their stretches of throttling.
+        energy: joules of the headline's window: ladder, idle, attribution, classes, boards with
+            their stretches of throttling.
     """
 
     summary: Summary
@@ -69,7 +72,8 @@ def reduce_run(path: Path) -> Summary:
     """Reduce a run directory.
 
     Raises:
-        ArtifactError: it is not a run directory, or a newer harness wrote it. Whatever else is missing or torn is a concern in the verdict.
+        ArtifactError: it is not a run directory, or a newer harness wrote it. Whatever else is
+            missing or torn is a concern in the verdict.
     """
     return reduce_fully(path).summary
 
@@ -91,9 +95,17 @@ def reduce_fully(path: Path) -> Reduction:
     counters = ServerCounters(run.samples) if run.samples is not None else None
     flow = flows(run)
     windows = tuple(settle(run, window, flow, counters) for window in stage_windows(run))
-    slos = {key: number(mapping(run.profile.get("slos")).get(key)) for key in ("ttft_s", "tpot_s", "e2e_s")}
+    slos = {
+        key: number(mapping(run.profile.get("slos")).get(key))
+        for key in ("ttft_s", "tpot_s", "e2e_s")
+    }
     price = mapping(run.profile.get("price"))
-    figures = {window.name: unless_recorded(stages.figures(run, window, flow, counters, slos, price), run.concerns) for window in windows}
+    figures = {
+        window.name: unless_recorded(
+            stages.figures(run, window, flow, counters, slos, price), run.concerns
+        )
+        for window in windows
+    }
     headline = _headline(windows)
     plan = mapping(run.manifest.get("plan"))
     planned = number(plan.get("planned_requests"))
@@ -108,7 +120,9 @@ def reduce_fully(path: Path) -> Reduction:
         sum(turns) if turns else None,
     )
     counted = recounted(run)
-    reconciliation = {key: replace(one, tokenizer=counted[key]) for key, one in _reconcile(run, counters).items()}
+    reconciliation = {
+        key: replace(one, tokenizer=counted[key]) for key, one in _reconcile(run, counters).items()
+    }
     server = _server(counters, headline)
     host = _host(run, headline)
     stage_planned = int(planned) if planned is not None and len(windows) == 1 else None
@@ -123,10 +137,26 @@ def reduce_fully(path: Path) -> Reduction:
         )
         for window in windows
     )
-    top = figures[headline.name] if headline is not None else stages.figures(run, _nothing(), flow, counters, slos, price)
+    top = (
+        figures[headline.name]
+        if headline is not None
+        else stages.figures(run, _nothing(), flow, counters, slos, price)
+    )
     generator = client(run, headline)
     answers = quality(run)
-    verdict = judge(run, windows, headline, flow, figures, reconciliation, counters, host, slos, generator, answers)
+    verdict = judge(
+        run,
+        windows,
+        headline,
+        flow,
+        figures,
+        reconciliation,
+        counters,
+        host,
+        slos,
+        generator,
+        answers,
+    )
     profile = run.profile
     classes = class_summaries(run, headline, flow, slos, top)
     joules = run_energy(
@@ -149,7 +179,11 @@ def reduce_fully(path: Path) -> Reduction:
             "plan_sha256": _text(run.manifest.get("plan_sha256")),
         },
         verdict=verdict,
-        window=_public(headline, last_of=len(windows)) if headline is not None else Window(None, None, None, "No load stage was started."),
+        window=(
+            _public(headline, last_of=len(windows))
+            if headline is not None
+            else Window(None, None, None, "No load stage was started.")
+        ),
         requests=counts,
         metrics=top.metrics,
         latency=top.latency,
@@ -190,35 +224,63 @@ def _headline(windows: tuple[StageWindow, ...]) -> StageWindow | None:
 
 
 def _nothing() -> StageWindow:
-    return StageWindow("", None, None, None, None, None, False, "sessions", None, None, "No load stage was started.")
+    return StageWindow(
+        "",
+        None,
+        None,
+        None,
+        None,
+        None,
+        False,
+        "sessions",
+        None,
+        None,
+        "No load stage was started.",
+    )
 
 
 def _public(window: StageWindow, last_of: int = 1) -> Window:
     rule = window.rule
     if last_of > 1:
-        rule = f"The last of {last_of} stages heads the report; each has figures of its own below. " + rule
+        rule = (
+            f"The last of {last_of} stages heads the report; each has figures of its own below. "
+            + rule
+        )
     if window.start is None or window.end is None:
         return Window(None, None, None, rule)
     steady = window.steady.to_dict() if window.steady is not None else None
-    return Window(window.start * NS, window.end * NS, (window.end - window.start) * NS, rule, steady)
+    return Window(
+        window.start * NS, window.end * NS, (window.end - window.start) * NS, rule, steady
+    )
 
 
 def _mark(run: Run, label: str) -> float | None:
     for event in run.events:
-        if event["event"] == "scrape_mark" and event.get("label") == label and isinstance(event.get("t_ns"), int):
+        if (
+            event["event"] == "scrape_mark"
+            and event.get("label") == label
+            and isinstance(event.get("t_ns"), int)
+        ):
             return run.at(event["t_ns"])
     return None
 
 
 def _reconcile(run: Run, counters: ServerCounters | None) -> dict[str, Agreement]:
-    """Client's usage against the server's counters: first scrape after ready and probes to the last after drain."""
+    """Client's usage against the server's counters: first scrape after ready and probes to the last
+    after drain.
+    """
     requests = run.requests
     first, last = _mark(run, "first_after_ready"), _mark(run, "last_after_drain")
     labels = {label for _, label in counters.samples.marks} if counters is not None else set()
     drained = last is not None or not labels.isdisjoint(LAST_LABELS)
     out = {}
     for key, concept, tokens, asked in (
-        ("output_tokens", Concept.GENERATED_TOKENS, requests.output_tok, requests.target_output_tok),
+        (
+            "output_tokens",
+            Concept.GENERATED_TOKENS,
+            requests.output_tok,
+            requests.target_output_tok,
+        ),
         ("input_tokens", Concept.PROMPT_TOKENS, requests.input_tok, requests.target_input_tok),
     ):
         counted = ~np.isnan(tokens)
@@ -233,20 +295,38 @@ def _reconcile(run: Run, counters: ServerCounters | None) -> dict[str, Agreement
 
 
 def _agreement(
-    client: float | None, server: float | None, tolerance: float | None, aborted: int, drained: bool, counters: ServerCounters | None
+    client: float | None,
+    server: float | None,
+    tolerance: float | None,
+    aborted: int,
+    drained: bool,
+    counters: ServerCounters | None,
 ) -> Agreement:
     if counters is None:
-        return Agreement(client, None, None, tolerance, None, "The server's metrics were not scraped.")
+        return Agreement(
+            client, None, None, tolerance, None, "The server's metrics were not scraped."
+        )
     if server is None:
-        return Agreement(client, None, None, tolerance, None, "The server's metrics hold no such counter.")
+        return Agreement(
+            client, None, None, tolerance, None, "The server's metrics hold no such counter."
+        )
     if client is None:
-        return Agreement(None, server, None, tolerance, None, "No answer came with a count of tokens.")
+        return Agreement(
+            None, server, None, tolerance, None, "No answer came with a count of tokens."
+        )
     relative = (client - server) / server if server > 0 else 0.0 if client == 0 else None
     if not drained:
         note = "No scrape was taken after the drain, so the server's last count is too early."
         return Agreement(client, server, relative, tolerance, None, note)
     if tolerance is None:
-        return Agreement(client, server, relative, None, None, "Some streams ended without usage and what they had asked for is unknown.")
+        return Agreement(
+            client,
+            server,
+            relative,
+            None,
+            None,
+            "Some streams ended without usage and what they had asked for is unknown.",
+        )
     excess = server - client
     ok = 0 <= excess <= tolerance
     if aborted:
@@ -267,8 +347,16 @@ def _server(counters: ServerCounters | None, window: StageWindow | None) -> dict
         out[str(concept)] = counters.difference(concept, start, end)
     for concept in (Concept.RUNNING, Concept.WAITING, Concept.KV_USAGE):
         series = counters.gauge(concept, share=concept is Concept.KV_USAGE)
-        inside = series[1][(series[0] >= start) & (series[0] < end)] if series is not None else np.zeros(0)
-        out[str(concept)] = {"mean": float(np.mean(inside)), "max": float(np.max(inside)), "n": len(inside)} if len(inside) else None
+        inside = (
+            series[1][(series[0] >= start) & (series[0] < end)]
+            if series is not None
+            else np.zeros(0)
+        )
+        out[str(concept)] = (
+            {"mean": float(np.mean(inside)), "max": float(np.max(inside)), "n": len(inside)}
+            if len(inside)
+            else None
+        )
     for concept in (Concept.TTFT, Concept.ITL):
         out[f"{concept}_s"] = counters.histogram(concept, start, end)
     out["resets"] = counters.resets()
@@ -276,7 +364,9 @@ def _server(counters: ServerCounters | None, window: StageWindow | None) -> dict
 
 
 def _host(run: Run, window: StageWindow | None) -> dict[str, Any]:
-    """CPU of each scope over the window: mean and p95 of cores in use between readings, highest resident memory."""
+    """CPU of each scope over the window: mean and p95 of cores in use between readings, highest
+    resident memory.
+    """
     if run.host is None or window is None or window.start is None or window.end is None:
         return {}
     out: dict[str, Any] = {}
@@ -293,7 +383,9 @@ def _host(run: Run, window: StageWindow | None) -> dict[str, Any]:
         memory = run.host["rss_bytes"][rows]
         cpus = run.host["cpus"][rows]
         out[str(name)] = {
-            "cpu_cores_mean": float(np.sum(spent[fine]) / np.sum(steps[fine])) if len(rates) else None,
+            "cpu_cores_mean": (
+                float(np.sum(spent[fine]) / np.sum(steps[fine])) if len(rates) else None
+            ),
             "cpu_cores_p95": float(np.percentile(rates, 95)) if len(rates) else None,
             "rss_bytes_max": float(np.nanmax(memory)) if np.any(~np.isnan(memory)) else None,
             "cpus": float(np.nanmax(cpus)) if np.any(~np.isnan(cpus)) else None,
@@ -302,14 +394,20 @@ def _host(run: Run, window: StageWindow | None) -> dict[str, Any]:
     return out
 
 
-def _notes(plan: Mapping[str, Any], figures: Mapping[str, StageFigures], headline: StageWindow | None) -> tuple[str, ...]:
+def _notes(
+    plan: Mapping[str, Any], figures: Mapping[str, StageFigures], headline: StageWindow | None
+) -> tuple[str, ...]:
     notes = [str(note) for note in sequence(plan.get("notes"))]
     scale = number(plan.get("context_scale"))
     if scale is not None and scale != 1:
         reason = _text(plan.get("context_scale_reason"))
-        notes.append(f"All lengths of the workload are multiplied by {scale:.4g}" + (f": {reason.rstrip('.')}." if reason else "."))
+        notes.append(
+            f"All lengths of the workload are multiplied by {scale:.4g}"
+            + (f": {reason.rstrip('.')}." if reason else ".")
+        )
     if headline is not None and figures[headline.name].latency["inter_event_s"].n:
         notes.append(
-            "The stream does not tell how many tokens a chunk holds, so the time between events stands in for the time between tokens."
+            "The stream does not tell how many tokens a chunk holds, so the time between events"
+            " stands in for the time between tokens."
         )
     return tuple(dict.fromkeys(notes))

@@ -1,4 +1,6 @@
-"""The run on a common time grid, for charts and export. Rates are means over a step; NaN is not known."""
+"""The run on a common time grid, for charts and export. Rates are means over a step; NaN is not
+known.
+"""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -38,8 +40,14 @@ EXPORTED: Final = (
     "power_w",
     "output_tok_per_j",
 )
-"""Columns of every exported series, in this order and whether anything is known of them or not; those of single boundaries follow."""
-_RENAMED: Final = {"server_running": "server_running_requests", "server_waiting": "server_waiting_requests", "kv_usage": "kv_usage_ratio"}
+"""Columns of every exported series, in this order and whether anything is known of them or not;
+those of single boundaries follow.
+"""
+_RENAMED: Final = {
+    "server_running": "server_running_requests",
+    "server_waiting": "server_waiting_requests",
+    "kv_usage": "kv_usage_ratio",
+}
 _MOST_EXPORTED_STEPS: Final = 100_000
 """A bit more than a day of seconds."""
 
@@ -51,10 +59,12 @@ class Series:
     Attributes:
         step_s: length of a step, a whole number of seconds.
         t_s: starts of the steps, from the run's start.
-        columns: name -> one value a step. `output_tok_s`, `input_tok_s`, `requests_per_s`, `requests_in_flight`, `live_conversations`,
-            `failed_per_s`, `mean_context_tok` always; where known `input_computed_tok_s`, `input_cache_read_tok_s`, `prefix_hit_ratio`,
-            `server_running`, `server_waiting`, `kv_usage`, `power_w` (GPU boards, means of their readings), `output_tok_per_j` and
-            `<boundary>_w` (by the energy of each step, at each boundary of the headline's window).
+        columns: name -> one value a step. `output_tok_s`, `input_tok_s`, `requests_per_s`,
+            `requests_in_flight`, `live_conversations`, `failed_per_s`, `mean_context_tok` always;
+            where known `input_computed_tok_s`, `input_cache_read_tok_s`, `prefix_hit_ratio`,
+            `server_running`, `server_waiting`, `kv_usage`, `power_w` (GPU boards, means of their
+            readings), `output_tok_per_j` and `<boundary>_w` (by the energy of each step, at each
+            boundary of the headline's window).
         boundary: that `output_tok_per_j` is taken at; None without energy.
     """
 
@@ -65,7 +75,9 @@ class Series:
 
 
 def series(reduction: Reduction, most_steps: int = 240) -> Series:
-    """The load's time on a grid of whole seconds, of at most so many steps; what it is made from lies in the run directory."""
+    """The load's time on a grid of whole seconds, of at most so many steps; what it is made from
+    lies in the run directory.
+    """
     run, flow = reduction.run, reduction.flows
     requests = run.requests
     starts = [w.stage_start for w in reduction.windows if w.stage_start is not None]
@@ -98,7 +110,9 @@ def series(reduction: Reduction, most_steps: int = 240) -> Series:
         "live_conversations": np.maximum(rate(flow.live) * _NS, 0.0),
         "requests_per_s": rate(moments(requests, requests.done, requests.ok)),
         "failed_per_s": rate(moments(requests, requests.done, requests.failed)),
-        "mean_context_tok": quotient(tokens.per_bin(edges), known.per_bin(edges), least=1e3 * step_s),
+        "mean_context_tok": quotient(
+            tokens.per_bin(edges), known.per_bin(edges), least=1e3 * step_s
+        ),
     }
     if flow.computed is not None and flow.cache_read is not None:
         columns["input_computed_tok_s"] = np.maximum(rate(flow.computed), 0.0)
@@ -107,7 +121,11 @@ def series(reduction: Reduction, most_steps: int = 240) -> Series:
     if hits is not None:
         columns["prefix_hit_ratio"] = hits
     if reduction.counters is not None:
-        for name, concept in (("server_running", Concept.RUNNING), ("server_waiting", Concept.WAITING), ("kv_usage", Concept.KV_USAGE)):
+        for name, concept in (
+            ("server_running", Concept.RUNNING),
+            ("server_waiting", Concept.WAITING),
+            ("kv_usage", Concept.KV_USAGE),
+        ):
             gauge = reduction.counters.gauge(concept, share=concept is Concept.KV_USAGE)
             if gauge is not None:
                 columns[name] = _mean_per_step(*gauge, edges)
@@ -117,11 +135,17 @@ def series(reduction: Reduction, most_steps: int = 240) -> Series:
             columns["power_w"] = watts
     boundary = _energy(reduction, edges, step_s, columns)
     if lost(reduction.run.concerns):
-        columns = {name: values for name, values in columns.items() if name in OTHERS or name.endswith("_w")}
+        columns = {
+            name: values
+            for name, values in columns.items()
+            if name in OTHERS or name.endswith("_w")
+        }
     return Series(step_s, edges_s[:-1], columns, boundary)
 
 
-def _energy(reduction: Reduction, edges: Floats, step_s: int, columns: dict[str, Floats]) -> str | None:
+def _energy(
+    reduction: Reduction, edges: Floats, step_s: int, columns: dict[str, Floats]
+) -> str | None:
     """Add watts of each boundary and tokens per joule of the plain one; returns that boundary."""
     headline = reduction.headline
     energy = reduction.figures[headline.name].energy if headline is not None else None
@@ -133,16 +157,20 @@ def _energy(reduction: Reduction, edges: Floats, step_s: int, columns: dict[str,
     plain = energy.plain
     if plain is None or plain.joules is None:
         return None
-    columns["output_tok_per_j"] = quotient(columns["output_tok_s"], np.nan_to_num(columns[f"{plain.boundary}_w"]))
+    columns["output_tok_per_j"] = quotient(
+        columns["output_tok_s"], np.nan_to_num(columns[f"{plain.boundary}_w"])
+    )
     return str(plain.boundary)
 
 
 def frame(reduction: Reduction, most_steps: int = _MOST_EXPORTED_STEPS) -> "pd.DataFrame":
-    """The series as a table for export: one row a step, units as suffixes, NaN where nothing is known.
+    """The series as a table for export: one row a step, units as suffixes, NaN where nothing is
+    known.
 
-    Columns: `t_s` (start of the step, seconds from the run's start), `step_s`, `stage` (that the step begins in; None before, between and
-    after), `in_window` (the whole step lies in that stage's measured window), those of `EXPORTED`, and `<boundary>_w` of every boundary.
-    The boundary of `output_tok_per_j` is in `attrs["boundary"]`.
+    Columns: `t_s` (start of the step, seconds from the run's start), `step_s`, `stage` (that the
+    step begins in; None before, between and after), `in_window` (the whole step lies in that
+    stage's measured window), those of `EXPORTED`, and `<boundary>_w` of every boundary. The
+    boundary of `output_tok_per_j` is in `attrs["boundary"]`.
     """
     import pandas as pd  # here, so that reductions without export do not wait for it
 
@@ -156,7 +184,9 @@ def frame(reduction: Reduction, most_steps: int = _MOST_EXPORTED_STEPS) -> "pd.D
             until = window.stage_end if window.stage_end is not None else np.inf
             stage[(grid.t_s >= window.stage_start * _NS) & (grid.t_s < until * _NS)] = window.name
         if window.start is not None and window.end is not None:
-            in_window |= (grid.t_s >= window.start * _NS) & (grid.t_s + grid.step_s <= window.end * _NS)
+            in_window |= (grid.t_s >= window.start * _NS) & (
+                grid.t_s + grid.step_s <= window.end * _NS
+            )
     table = pd.DataFrame(
         {
             "t_s": grid.t_s,
@@ -183,7 +213,9 @@ def _mean_per_step(t: Floats, values: Floats, edges: Floats) -> Floats:
 def _power(power: Columns, uuids: list[str], edges: Floats) -> Floats | None:
     """Watts of the GPU boards per step, summed over devices; None when none was read."""
     rows = (power["boundary"] == Boundary.GPU_BOARD) & ~np.isnan(power["power_w"])
-    devices = [device for device in sorted(set(power["device_id"][rows])) if not uuids or device in uuids]
+    devices = [
+        device for device in sorted(set(power["device_id"][rows])) if not uuids or device in uuids
+    ]
     if not devices:
         return None
     summed = np.zeros(len(edges) - 1)

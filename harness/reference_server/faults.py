@@ -1,4 +1,6 @@
-"""What the paced server can do to a request, good or bad. The client must turn each into its own outcome, never into a hang or a crash."""
+"""What the paced server can do to a request, good or bad. The client must turn each into its own
+outcome, never into a hang or a crash.
+"""
 
 from enum import StrEnum
 
@@ -45,7 +47,13 @@ class Fault(StrEnum):
 
 
 SAME_RECORD = (
-    Fault.NONE, Fault.CRLF, Fault.SPLIT_BYTES, Fault.SEVERAL_PER_WRITE, Fault.COMMENTS, Fault.EVENT_OVER_WRITES, Fault.CONTENT_LENGTH,
+    Fault.NONE,
+    Fault.CRLF,
+    Fault.SPLIT_BYTES,
+    Fault.SEVERAL_PER_WRITE,
+    Fault.COMMENTS,
+    Fault.EVENT_OVER_WRITES,
+    Fault.CONTENT_LENGTH,
     Fault.UNTIL_CLOSE,
-)  # fmt: skip
+)
 """Answers whose records may differ in times and sizes only."""

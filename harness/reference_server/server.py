@@ -1,15 +1,19 @@
 """The paced test double: a server that streams at a set pace and knows when it wrote each token.
 
-It is no model: its text is a fixed list of words, its prompt counts are body bytes / 4, and it says so in its name, in a `server`
-header and in `/v1/models`. It is used to test the load generator and to measure the error of its clocks, so it must be lighter than
-what it tests: one thread, epoll, a heap of due writes, bytes made before they are due, nothing parsed but the few fields that it honours.
+It is no model: its text is a fixed list of words, its prompt counts are body bytes / 4, and it says
+so in its name, in a `server` header and in `/v1/models`. It is used to test the load generator and
+to measure the error of its clocks, so it must be lighter than what it tests: one thread, epoll, a
+heap of due writes, bytes made before they are due, nothing parsed but the few fields that it
+honours.
 
     python -m harness.reference_server.server --port 0 --ttft-ms 100 --gap-ms 20 --truth truth.jsonl
 
-prints one line, `{"url": "http://127.0.0.1:40123", "pid": 4711}`, and serves until SIGTERM. The truth file gets one JSON line a request,
-with `request_id` from the client's `x-harness-request-id` header, `content_ns`, the monotonic time just before each write that completed
-content events, and `content_bytes`, the content that each of them held (`harness.artifacts.canary_truth` pairs it with a client's records). That
-is the time of the write, not of the schedule: a late server is still a truthful one.
+prints one line, `{"url": "http://127.0.0.1:40123", "pid": 4711}`, and serves until SIGTERM. The
+truth file gets one JSON line a request, with `request_id` from the client's `x-harness-request-id`
+header, `content_ns`, the monotonic time just before each write that completed content events, and
+`content_bytes`, the content that each of them held (`harness.artifacts.canary_truth` pairs it with
+a client's records). That is the time of the write, not of the schedule: a late server is still a
+truthful one.
 """
 
 import argparse
@@ -48,9 +52,25 @@ BYTES_PER_TOK: Final = 4
 """Prompt counts are body bytes over this: a stated fiction that client and server can agree on."""
 
 _WORDS = (
-    " the", " load", " is", " paced", " by", " a", " clock", ";", " every", " write", " has", " its", " time", ".", "\n", " Überholt",
-    " nichts", ' "so"',
-)  # fmt: skip
+    " the",
+    " load",
+    " is",
+    " paced",
+    " by",
+    " a",
+    " clock",
+    ";",
+    " every",
+    " write",
+    " has",
+    " its",
+    " time",
+    ".",
+    "\n",
+    " Überholt",
+    " nichts",
+    ' "so"',
+)
 _MS = 1_000_000
 
 
@@ -97,12 +117,13 @@ class _Request:
     sent_tok: int = 0
 
 
-# A step: pause before it (ns), bytes or a function of the request that makes them or a `_Do`, number of tokens that it completes.
+# A step: pause before it (ns), bytes or a function of the request that makes them or a `_Do`,
+# number of tokens that it completes.
 _Data = bytes | _Do | Callable[[_Request], bytes]
 _Step = tuple[int, _Data, int]
 
 
-# --- bytes ------------------------------------------------------------------------------------------------------------------------
+# --- bytes ---
 
 
 def _dumps(value: Any) -> bytes:  # noqa: ANN401 - any JSON value
@@ -118,22 +139,40 @@ def _event(api: Api, value: dict[str, Any]) -> bytes:
 
 
 def _chunk(data: bytes) -> bytes:
-    return b"%x\r\n%s\r\n" % (len(data), data) if data else b""  # a chunk of nothing would end the message
+    return (
+        b"%x\r\n%s\r\n" % (len(data), data) if data else b""
+    )  # a chunk of nothing would end the message
 
 
-def _head(framing: bytes, content_type: bytes = b"text/event-stream; charset=utf-8", status: bytes = b"200 OK") -> bytes:
-    return b"HTTP/1.1 %s\r\nserver: %s\r\ncontent-type: %s\r\n%s\r\n" % (status, SERVER.encode(), content_type, framing)
+def _head(
+    framing: bytes,
+    content_type: bytes = b"text/event-stream; charset=utf-8",
+    status: bytes = b"200 OK",
+) -> bytes:
+    return b"HTTP/1.1 %s\r\nserver: %s\r\ncontent-type: %s\r\n%s\r\n" % (
+        status,
+        SERVER.encode(),
+        content_type,
+        framing,
+    )
 
 
 def _messages_start(request: _Request) -> bytes:
     message: dict[str, Any] = {
-        "id": "msg_paced", "type": "message", "role": "assistant", "model": MODEL, "content": [], "stop_reason": None,
-        "stop_sequence": None, "usage": {"input_tokens": request.input_tok, "output_tokens": 0},
-    }  # fmt: skip
+        "id": "msg_paced",
+        "type": "message",
+        "role": "assistant",
+        "model": MODEL,
+        "content": [],
+        "stop_reason": None,
+        "stop_sequence": None,
+        "usage": {"input_tokens": request.input_tok, "output_tokens": 0},
+    }
     if request.fault is Fault.NO_USAGE:
         message["usage"] = {"input_tokens": None, "output_tokens": None}
     return _event(Api.MESSAGES, {"type": "message_start", "message": message}) + _event(
-        Api.MESSAGES, {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}}
+        Api.MESSAGES,
+        {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
     )
 
 
@@ -142,28 +181,65 @@ def _messages_end(request: _Request) -> bytes:
     if request.fault is Fault.CACHE_USAGE:
         read, write = request.input_tok // 2, request.input_tok // 4
         usage |= {
-            "input_tokens": request.input_tok - read - write, "cache_read_input_tokens": read, "cache_creation_input_tokens": write,
-        }  # fmt: skip
+            "input_tokens": request.input_tok - read - write,
+            "cache_read_input_tokens": read,
+            "cache_creation_input_tokens": write,
+        }
     elif request.fault is Fault.NO_USAGE:
         usage = {"output_tokens": None}
     stop = "max_tokens" if request.capped else "end_turn"
     return _event(Api.MESSAGES, {"type": "content_block_stop", "index": 0}) + _event(
-        Api.MESSAGES, {"type": "message_delta", "delta": {"stop_reason": stop, "stop_sequence": None}, "usage": usage}
+        Api.MESSAGES,
+        {
+            "type": "message_delta",
+            "delta": {"stop_reason": stop, "stop_sequence": None},
+            "usage": usage,
+        },
     )
 
 
-def _chat_chunk(delta: dict[str, Any] | None, finish: str | None = None, **more: dict[str, Any]) -> dict[str, Any]:
-    choices = [] if delta is None else [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}]
-    return {"id": "chatcmpl-paced", "object": "chat.completion.chunk", "created": 0, "model": MODEL, "choices": choices, **more}
+def _chat_chunk(
+    delta: dict[str, Any] | None, finish: str | None = None, **more: dict[str, Any]
+) -> dict[str, Any]:
+    choices = (
+        []
+        if delta is None
+        else [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}]
+    )
+    return {
+        "id": "chatcmpl-paced",
+        "object": "chat.completion.chunk",
+        "created": 0,
+        "model": MODEL,
+        "choices": choices,
+        **more,
+    }
 
 
-def _completions_chunk(text: str | None, finish: str | None = None, **more: dict[str, Any]) -> dict[str, Any]:
-    choices = [] if text is None else [{"index": 0, "text": text, "logprobs": None, "finish_reason": finish}]
-    return {"id": "cmpl-paced", "object": "text_completion", "created": 0, "model": MODEL, "choices": choices, **more}
+def _completions_chunk(
+    text: str | None, finish: str | None = None, **more: dict[str, Any]
+) -> dict[str, Any]:
+    choices = (
+        []
+        if text is None
+        else [{"index": 0, "text": text, "logprobs": None, "finish_reason": finish}]
+    )
+    return {
+        "id": "cmpl-paced",
+        "object": "text_completion",
+        "created": 0,
+        "model": MODEL,
+        "choices": choices,
+        **more,
+    }
 
 
 def _chat_usage(request: _Request, done: int) -> dict[str, Any]:
-    usage: dict[str, Any] = {"prompt_tokens": request.input_tok, "total_tokens": request.input_tok + done, "completion_tokens": done}
+    usage: dict[str, Any] = {
+        "prompt_tokens": request.input_tok,
+        "total_tokens": request.input_tok + done,
+        "completion_tokens": done,
+    }
     if request.fault is Fault.CACHE_USAGE:
         usage["prompt_tokens_details"] = {"cached_tokens": request.input_tok // 2}
     return usage
@@ -182,7 +258,10 @@ def _chat_end(request: _Request) -> bytes:
     out = _event(request.api, _chat_chunk({}, finish) if chat else _completions_chunk("", finish))
     if request.fault is not Fault.NO_USAGE:
         usage = _chat_usage(request, request.output_tok)
-        out += _event(request.api, _chat_chunk(None, usage=usage) if chat else _completions_chunk(None, usage=usage))
+        out += _event(
+            request.api,
+            _chat_chunk(None, usage=usage) if chat else _completions_chunk(None, usage=usage),
+        )
     return out
 
 
@@ -196,15 +275,35 @@ _BEFORE_TOKENS: Final = 4  # events of a responses stream before its first text
 
 def _response(status: str, **more: object) -> dict[str, Any]:
     return {
-        "id": "resp_paced", "object": "response", "created_at": 0, "model": MODEL, "status": status, "error": None,
-        "incomplete_details": None, "instructions": None, "metadata": {}, "output": [], "parallel_tool_calls": True, "temperature": 0.0,
-        "tool_choice": "auto", "tools": [], "top_p": 1.0, "usage": None, **more,
-    }  # fmt: skip
+        "id": "resp_paced",
+        "object": "response",
+        "created_at": 0,
+        "model": MODEL,
+        "status": status,
+        "error": None,
+        "incomplete_details": None,
+        "instructions": None,
+        "metadata": {},
+        "output": [],
+        "parallel_tool_calls": True,
+        "temperature": 0.0,
+        "tool_choice": "auto",
+        "tools": [],
+        "top_p": 1.0,
+        "usage": None,
+        **more,
+    }
 
 
 def _responses_item(tokens: int, status: str) -> dict[str, Any]:
     part = [{"type": "output_text", "text": text_of(tokens), "annotations": []}] if tokens else []
-    return {"id": "msg_paced", "type": "message", "role": "assistant", "status": status, "content": part}
+    return {
+        "id": "msg_paced",
+        "type": "message",
+        "role": "assistant",
+        "status": status,
+        "content": part,
+    }
 
 
 def _responses_start(_request: _Request) -> bytes:
@@ -213,10 +312,17 @@ def _responses_start(_request: _Request) -> bytes:
     events: list[dict[str, Any]] = [
         {"type": "response.created", "response": response},
         {"type": "response.in_progress", "response": response},
-        {"type": "response.output_item.added", "output_index": 0, "item": _responses_item(0, "in_progress")},
+        {
+            "type": "response.output_item.added",
+            "output_index": 0,
+            "item": _responses_item(0, "in_progress"),
+        },
         {"type": "response.content_part.added", **_ITEM, "part": part},
     ]
-    return b"".join(_event(Api.RESPONSES, event | {"sequence_number": number}) for number, event in enumerate(events))
+    return b"".join(
+        _event(Api.RESPONSES, event | {"sequence_number": number})
+        for number, event in enumerate(events)
+    )
 
 
 def _responses_end(request: _Request) -> bytes:
@@ -228,21 +334,34 @@ def _responses_end(request: _Request) -> bytes:
         {"type": "response.output_item.done", "output_index": 0, "item": item},
     ]
     first = _BEFORE_TOKENS + request.output_tok
-    return b"".join(_event(Api.RESPONSES, event | {"sequence_number": first + number}) for number, event in enumerate(events))
+    return b"".join(
+        _event(Api.RESPONSES, event | {"sequence_number": first + number})
+        for number, event in enumerate(events)
+    )
 
 
 def _whole_response(request: _Request) -> dict[str, Any]:
-    """The response when it is over: with status 200 it is the whole answer, in a stream its last event."""
+    """The response when it is over: with status 200 it is the whole answer, in a stream its last
+    event.
+    """
     usage: dict[str, Any] | None = None
     if request.fault is not Fault.NO_USAGE:
         cached = request.input_tok // 2 if request.fault is Fault.CACHE_USAGE else 0
         usage = {
-            "input_tokens": request.input_tok, "input_tokens_details": {"cached_tokens": cached}, "output_tokens": request.output_tok,
-            "output_tokens_details": {"reasoning_tokens": 0}, "total_tokens": request.input_tok + request.output_tok,
-        }  # fmt: skip
+            "input_tokens": request.input_tok,
+            "input_tokens_details": {"cached_tokens": cached},
+            "output_tokens": request.output_tok,
+            "output_tokens_details": {"reasoning_tokens": 0},
+            "total_tokens": request.input_tok + request.output_tok,
+        }
     status = "incomplete" if request.capped else "completed"
     why = {"reason": "max_output_tokens"} if request.capped else None
-    return _response(status, usage=usage, output=[_responses_item(request.output_tok, status)], incomplete_details=why)
+    return _response(
+        status,
+        usage=usage,
+        output=[_responses_item(request.output_tok, status)],
+        incomplete_details=why,
+    )
 
 
 def _end_marker(request: _Request) -> bytes:
@@ -250,15 +369,28 @@ def _end_marker(request: _Request) -> bytes:
         return _event(Api.MESSAGES, {"type": "message_stop"})
     if request.api is not Api.RESPONSES:
         return b"data: [DONE]\n\n"
-    kind, number = f"response.{'incomplete' if request.capped else 'completed'}", _BEFORE_TOKENS + request.output_tok + 3
-    return _event(Api.RESPONSES, {"type": kind, "sequence_number": number, "response": _whole_response(request)})
+    kind, number = (
+        f"response.{'incomplete' if request.capped else 'completed'}",
+        _BEFORE_TOKENS + request.output_tok + 3,
+    )
+    return _event(
+        Api.RESPONSES,
+        {"type": kind, "sequence_number": number, "response": _whole_response(request)},
+    )
 
 
 @lru_cache(maxsize=4096)
 def _token_event(api: Api, index: int) -> bytes:
     word = _WORDS[index % len(_WORDS)]
     if api is Api.MESSAGES:
-        return _event(api, {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": word}})
+        return _event(
+            api,
+            {
+                "type": "content_block_delta",
+                "index": 0,
+                "delta": {"type": "text_delta", "text": word},
+            },
+        )
     if api is Api.COMPLETIONS:
         return _event(api, _completions_chunk(word))
     if api is Api.RESPONSES:
@@ -269,7 +401,9 @@ def _token_event(api: Api, index: int) -> bytes:
 
 @lru_cache(maxsize=4096)
 def _token_with_usage(api: Api, index: int) -> bytes:
-    """A chat or completions event that tells counts; `%(a)d` and so on are filled in for a request."""
+    """A chat or completions event that tells counts; `%(a)d` and so on are filled in for a
+    request.
+    """
     text = _token_event(api, index).rstrip()
     assert text.endswith(b"}")
     usage = b'{"prompt_tokens":%(prompt)d,"total_tokens":%(total)d,"completion_tokens":%(done)d}'
@@ -281,7 +415,11 @@ def _filled(api: Api, index: int) -> Callable[[_Request], bytes]:
 
     def fill(request: _Request) -> bytes:
         done = index + 1
-        return template % {b"prompt": request.input_tok, b"total": request.input_tok + done, b"done": done}
+        return template % {
+            b"prompt": request.input_tok,
+            b"total": request.input_tok + done,
+            b"done": done,
+        }
 
     return fill
 
@@ -302,28 +440,54 @@ def _all_token_bytes(tokens: int) -> tuple[int, ...]:
     return tuple(token_bytes(index) for index in range(tokens))
 
 
-_PING = dict.fromkeys(Api, b": keep-alive\n\n") | {Api.MESSAGES: _event(Api.MESSAGES, {"type": "ping"})}
-_OPENAI_ERROR = _event(Api.CHAT, {"error": {"message": "Overloaded", "type": "overloaded_error", "code": 529}})
+_PING = dict.fromkeys(Api, b": keep-alive\n\n") | {
+    Api.MESSAGES: _event(Api.MESSAGES, {"type": "ping"})
+}
+_OPENAI_ERROR = _event(
+    Api.CHAT, {"error": {"message": "Overloaded", "type": "overloaded_error", "code": 529}}
+)
 _ERROR_EVENT = {
-    Api.MESSAGES: _event(Api.MESSAGES, {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}),
+    Api.MESSAGES: _event(
+        Api.MESSAGES,
+        {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}},
+    ),
     Api.CHAT: _OPENAI_ERROR,
     Api.COMPLETIONS: _OPENAI_ERROR,
     Api.RESPONSES: _event(
-        Api.RESPONSES, {"type": "error", "code": "overloaded_error", "message": "Overloaded", "param": None, "sequence_number": 9}
+        Api.RESPONSES,
+        {
+            "type": "error",
+            "code": "overloaded_error",
+            "message": "Overloaded",
+            "param": None,
+            "sequence_number": 9,
+        },
     ),
 }
 _START = {
-    Api.MESSAGES: _messages_start, Api.CHAT: _chat_start, Api.COMPLETIONS: _completions_start, Api.RESPONSES: _responses_start,
-}  # fmt: skip
-_END = {Api.MESSAGES: _messages_end, Api.CHAT: _chat_end, Api.COMPLETIONS: _chat_end, Api.RESPONSES: _responses_end}
+    Api.MESSAGES: _messages_start,
+    Api.CHAT: _chat_start,
+    Api.COMPLETIONS: _completions_start,
+    Api.RESPONSES: _responses_start,
+}
+_END = {
+    Api.MESSAGES: _messages_end,
+    Api.CHAT: _chat_end,
+    Api.COMPLETIONS: _chat_end,
+    Api.RESPONSES: _responses_end,
+}
 
 
-# --- scripts ----------------------------------------------------------------------------------------------------------------------
+# --- scripts ---
 
 
 @lru_cache(maxsize=256)
-def _plain_script(api: Api, tokens: int, ttft_ns: int, gap_ns: int, *, usage: bool) -> tuple[_Step, ...]:
-    """The usual answer: headers and start at once, tokens at their pace, one write each, the end right behind the last."""
+def _plain_script(
+    api: Api, tokens: int, ttft_ns: int, gap_ns: int, *, usage: bool
+) -> tuple[_Step, ...]:
+    """The usual answer: headers and start at once, tokens at their pace, one write each, the end
+    right behind the last.
+    """
 
     def framed(make: Callable[[_Request], bytes]) -> Callable[[_Request], bytes]:
         return lambda request: _chunk(make(request))
@@ -334,29 +498,59 @@ def _plain_script(api: Api, tokens: int, ttft_ns: int, gap_ns: int, *, usage: bo
     for index in range(tokens):
         data: _Data = framed(_filled(api, index)) if usage else _chunk(_token_event(api, index))
         steps.append((gap_ns if index else ttft_ns, data, 1))
-    steps.append((0, lambda request: _chunk(end(request)) + _chunk(_end_marker(request)) + b"0\r\n\r\n", 0))
+    steps.append(
+        (0, lambda request: _chunk(end(request)) + _chunk(_end_marker(request)) + b"0\r\n\r\n", 0)
+    )
     return tuple(steps)
 
 
-def _error_answer(status: bytes, headers: bytes, body: bytes, content_type: bytes = b"application/json") -> bytes:
+def _error_answer(
+    status: bytes, headers: bytes, body: bytes, content_type: bytes = b"application/json"
+) -> bytes:
     return _head(b"content-length: %d\r\n%s" % (len(body), headers), content_type, status) + body
 
 
 def _early_error(request: _Request) -> tuple[_Step, ...] | None:
     """The script of a fault that comes before the stream."""
-    overloaded = _dumps({"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}})
+    overloaded = _dumps(
+        {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}
+    )
     match request.fault:
         case Fault.RATE_LIMITED:
-            body = _dumps({"type": "error", "error": {"type": "rate_limit_error", "message": "Slow down"}})
+            body = _dumps(
+                {"type": "error", "error": {"type": "rate_limit_error", "message": "Slow down"}}
+            )
             return ((0, _error_answer(b"429 Too Many Requests", b"retry-after: 2\r\n", body), 0),)
         case Fault.OVERLOADED:
-            return ((0, _error_answer(b"529 Overloaded", b"retry-after-ms: 1500\r\n", overloaded), 0),)
+            return (
+                (0, _error_answer(b"529 Overloaded", b"retry-after-ms: 1500\r\n", overloaded), 0),
+            )
         case Fault.UNAVAILABLE:
             date = format_datetime(wall_now().replace(microsecond=0), usegmt=True).encode()
-            then = format_datetime(wall_now().replace(microsecond=0, year=wall_now().year + 1, day=1), usegmt=True).encode()
-            return ((0, _error_answer(b"503 Service Unavailable", b"date: %s\r\nretry-after: %s\r\n" % (date, then), overloaded), 0),)
+            then = format_datetime(
+                wall_now().replace(microsecond=0, year=wall_now().year + 1, day=1), usegmt=True
+            ).encode()
+            return (
+                (
+                    0,
+                    _error_answer(
+                        b"503 Service Unavailable",
+                        b"date: %s\r\nretry-after: %s\r\n" % (date, then),
+                        overloaded,
+                    ),
+                    0,
+                ),
+            )
         case Fault.PLAIN_ERROR:
-            return ((0, _error_answer(b"500 Internal Server Error", b"", b"<h1>It broke</h1>", b"text/html"), 0),)
+            return (
+                (
+                    0,
+                    _error_answer(
+                        b"500 Internal Server Error", b"", b"<h1>It broke</h1>", b"text/html"
+                    ),
+                    0,
+                ),
+            )
         case Fault.NOT_A_STREAM:
             return ((0, _error_answer(b"200 OK", b"", b'{"hello":"there"}'), 0),)
         case Fault.RESET:
@@ -374,7 +568,9 @@ def _early_error(request: _Request) -> tuple[_Step, ...] | None:
 def _script(request: _Request, pace: Pace) -> tuple[_Step, ...]:
     ttft_ns, gap_ns = round(pace.ttft_ms * _MS), round(pace.gap_ms * _MS)
     if request.fault is Fault.NONE:
-        return _plain_script(request.api, request.output_tok, ttft_ns, gap_ns, usage=request.continuous_usage)
+        return _plain_script(
+            request.api, request.output_tok, ttft_ns, gap_ns, usage=request.continuous_usage
+        )
     if (early := _early_error(request)) is not None:
         return early
     return tuple(_odd_stream(request, ttft_ns, gap_ns))
@@ -398,27 +594,60 @@ def _odd_stream(request: _Request, ttft_ns: int, gap_ns: int) -> list[_Step]:
             pieces = [*pieces[:half], (0, _ERROR_EVENT[api], 0)]
         case Fault.TRUNCATED | Fault.RESET_IN_STREAM | Fault.STALL:
             pieces = pieces[:half]
-            last = [(gap_ns, {Fault.TRUNCATED: _Do.CLOSE, Fault.RESET_IN_STREAM: _Do.RESET, Fault.STALL: _Do.HOLD}[fault], 0)]
+            last = [
+                (
+                    gap_ns,
+                    {
+                        Fault.TRUNCATED: _Do.CLOSE,
+                        Fault.RESET_IN_STREAM: _Do.RESET,
+                        Fault.STALL: _Do.HOLD,
+                    }[fault],
+                    0,
+                )
+            ]
         case Fault.NO_END_MARKER:
             pieces = pieces[:half]
         case Fault.HALF_EVENT:
-            pieces = [*pieces[:half], (gap_ns, pieces[half][1][:25] if half < len(pieces) else b"data: {", 0)]
+            pieces = [
+                *pieces[:half],
+                (gap_ns, pieces[half][1][:25] if half < len(pieces) else b"data: {", 0),
+            ]
         case Fault.BAD_JSON:
-            pieces = [*pieces[:half], (0, b'data: {"type": oops}\n\n', 0), *pieces[half:], end, marker]
+            pieces = [
+                *pieces[:half],
+                (0, b'data: {"type": oops}\n\n', 0),
+                *pieces[half:],
+                end,
+                marker,
+            ]
         case Fault.AFTER_THE_END:
             pieces = [*pieces, end, marker, (0, _token_event(api, 0), 0)]
         case Fault.ENDLESS_PINGS:
             pieces = pieces[:half]
             last = [(max(gap_ns, _MS), _chunk(_PING[api]), 0)] * 100_000
         case Fault.COMMENTS:
-            with_pings = [piece for p in pieces for piece in ((p[0], b": comment\n\n", 0), (0, _PING[api] + p[1], p[2]))]
+            with_pings = [
+                piece
+                for p in pieces
+                for piece in ((p[0], b": comment\n\n", 0), (0, _PING[api] + p[1], p[2]))
+            ]
             pieces = [*with_pings, end, marker]
         case Fault.SEVERAL_PER_WRITE:
             grouped = [pieces[i : i + 4] for i in range(1, len(pieces), 4)]
-            joined = [(group[0][0], b"".join(piece[1] for piece in group), len(group)) for group in grouped]
+            joined = [
+                (group[0][0], b"".join(piece[1] for piece in group), len(group))
+                for group in grouped
+            ]
             pieces = [pieces[0], *joined, end, marker]
         case Fault.EVENT_OVER_WRITES:
-            halves = [h for p in pieces for h in ((p[0], p[1][: len(p[1]) // 2], 0), (gap_ns // 2, p[1][len(p[1]) // 2 :], p[2]))]
+            halves = [
+                h
+                for p in pieces
+                for h in (
+                    (p[0], p[1][: len(p[1]) // 2], 0),
+                    (gap_ns // 2, p[1][len(p[1]) // 2 :], p[2]),
+                )
+            ]
             pieces = [*halves, end, marker]
         case _:
             pieces = [*pieces, end, marker]
@@ -427,7 +656,11 @@ def _odd_stream(request: _Request, ttft_ns: int, gap_ns: int) -> list[_Step]:
     length = sum(len(data) for _, data, _ in pieces)
     if fault in (Fault.CONTENT_LENGTH, Fault.LENGTH_TOO_LONG, Fault.LENGTH_TOO_SHORT):
         chunked = False
-        promised = {Fault.CONTENT_LENGTH: length, Fault.LENGTH_TOO_LONG: length + 100, Fault.LENGTH_TOO_SHORT: length - 10}[fault]
+        promised = {
+            Fault.CONTENT_LENGTH: length,
+            Fault.LENGTH_TOO_LONG: length + 100,
+            Fault.LENGTH_TOO_SHORT: length - 10,
+        }[fault]
         framing = b"content-length: %d\r\n" % promised
     elif fault is Fault.UNTIL_CLOSE:
         chunked = False
@@ -436,7 +669,10 @@ def _odd_stream(request: _Request, ttft_ns: int, gap_ns: int) -> list[_Step]:
     for pause, data, tok in pieces:
         wire = _chunk(data) if chunked else data
         if fault is Fault.SPLIT_BYTES:
-            steps += [(pause if i == 0 else 0, wire[i : i + 1], tok if i == len(wire) - 1 else 0) for i in range(len(wire))]
+            steps += [
+                (pause if i == 0 else 0, wire[i : i + 1], tok if i == len(wire) - 1 else 0)
+                for i in range(len(wire))
+            ]
         else:
             steps.append((pause, wire, tok))
     if last:
@@ -446,7 +682,7 @@ def _odd_stream(request: _Request, ttft_ns: int, gap_ns: int) -> list[_Step]:
     return steps if fault is Fault.CONTENT_LENGTH else [*steps, (0, _Do.CLOSE, 0)]
 
 
-# --- server -----------------------------------------------------------------------------------------------------------------------
+# --- server ---
 
 _MAX_TOKENS = re.compile(rb'"max_(?:completion_|output_)?tokens"\s*:\s*(\d+)')
 _STREAM = re.compile(rb'"stream"\s*:\s*true')
@@ -458,7 +694,20 @@ _READ_SIZE = 1 << 18
 class _Connection:
     """One client connection: reads requests, plays scripts."""
 
-    __slots__ = ("body", "closed", "headers", "keep_alive", "out", "parser", "request", "script", "server", "sock", "step", "url")
+    __slots__ = (
+        "body",
+        "closed",
+        "headers",
+        "keep_alive",
+        "out",
+        "parser",
+        "request",
+        "script",
+        "server",
+        "sock",
+        "step",
+        "url",
+    )
 
     def __init__(self, server: "_Server", sock: socket.socket) -> None:
         self.server = server
@@ -492,7 +741,9 @@ class _Connection:
 
     def on_message_complete(self) -> None:
         self.keep_alive = bool(self.parser.should_keep_alive())
-        self.server.answer(self, self.parser.get_method(), self.url.partition(b"?")[0], b"".join(self.body))
+        self.server.answer(
+            self, self.parser.get_method(), self.url.partition(b"?")[0], b"".join(self.body)
+        )
         self._reset()
 
     def readable(self) -> None:
@@ -531,7 +782,9 @@ class _Connection:
         self.send(data)
 
     def close(self, *, reset: bool = False) -> None:
-        """End the connection; a request that was under way is noted as aborted unless its script closes."""
+        """End the connection; a request that was under way is noted as aborted unless its script
+        closes.
+        """
         if self.closed:
             return
         self.closed = True
@@ -559,7 +812,11 @@ class _Server:
         self.stopping = False
         self.accepted = self.running = self.generated_tok = self.prompt_tok = 0
         self.by_reason = {"stop": 0, "length": 0, "abort": 0}
-        self.routes: dict[bytes, Callable[[], bytes]] = {b"/health": lambda: b"", b"/v1/models": self._models, b"/metrics": self._metrics}
+        self.routes: dict[bytes, Callable[[], bytes]] = {
+            b"/health": lambda: b"",
+            b"/v1/models": self._models,
+            b"/metrics": self._metrics,
+        }
 
     @property
     def url(self) -> str:
@@ -614,15 +871,26 @@ class _Server:
     def answer(self, connection: _Connection, method: bytes, path: bytes, body: bytes) -> None:
         """Take one request."""
         if method == b"GET" and path in self.routes:
-            content_type = b"text/plain; version=0.0.4" if path == b"/metrics" else b"application/json"
+            content_type = (
+                b"text/plain; version=0.0.4" if path == b"/metrics" else b"application/json"
+            )
             connection.send(_error_answer(b"200 OK", b"", self.routes[path](), content_type))
             return
         if path == b"/v1/messages/count_tokens":
-            connection.send(_error_answer(b"200 OK", b"", _dumps({"input_tokens": max(1, len(body) // BYTES_PER_TOK)})))
+            connection.send(
+                _error_answer(
+                    b"200 OK", b"", _dumps({"input_tokens": max(1, len(body) // BYTES_PER_TOK)})
+                )
+            )
             return
         if method != b"POST" or path not in _ROUTES:
-            error = {"type": "not_found_error", "message": f"no route {path.decode(errors='replace')}"}
-            connection.send(_error_answer(b"404 Not Found", b"", _dumps({"type": "error", "error": error})))
+            error = {
+                "type": "not_found_error",
+                "message": f"no route {path.decode(errors='replace')}",
+            }
+            connection.send(
+                _error_answer(b"404 Not Found", b"", _dumps({"type": "error", "error": error}))
+            )
             return
         request = self._request(_ROUTES[path], connection.headers, body)
         connection.request = request
@@ -641,10 +909,13 @@ class _Server:
     def _request(self, api: Api, headers: dict[bytes, bytes], body: bytes) -> _Request:
         fault = self.pace.faults[self.accepted % len(self.pace.faults)]
         self.accepted += 1
-        # The harness writes max_tokens behind the messages, so the last occurrence is found without a walk through half a megabyte.
+        # The harness writes max_tokens behind the messages, so the last occurrence is found without
+        # a walk through half a megabyte.
         asked = _MAX_TOKENS.search(body, max(0, len(body) - 512)) or _MAX_TOKENS.search(body)
         most = int(asked[1]) if asked else None
-        tokens = self.pace.tokens if self.pace.tokens is not None else most if most is not None else 16
+        tokens = (
+            self.pace.tokens if self.pace.tokens is not None else most if most is not None else 16
+        )
         output_tok = max(1, tokens if most is None else min(tokens, most))
         input_tok = max(1, len(body) // BYTES_PER_TOK)
         self.prompt_tok += input_tok
@@ -656,7 +927,8 @@ class _Server:
             input_tok=input_tok,
             output_tok=output_tok,
             capped=output_tok == most,
-            continuous_usage=api in (Api.CHAT, Api.COMPLETIONS) and _CONTINUOUS.search(body) is not None,
+            continuous_usage=api in (Api.CHAT, Api.COMPLETIONS)
+            and _CONTINUOUS.search(body) is not None,
             received_ns=now_ns(),
             body_bytes=len(body),
             body_sha256=hashlib.sha256(body).hexdigest() if self.pace.hash_bodies else None,
@@ -707,31 +979,57 @@ class _Server:
         self.by_reason["abort" if aborted else "length" if request.capped else "stop"] += 1
         if self.truth is not None:
             line = {
-                "request_id": request.request_id, "api": request.api, "fault": request.fault, "received_ns": request.received_ns,
-                "content_ns": request.content_ns, "done_ns": now_ns(), "tokens": request.sent_tok, "input_tok": request.input_tok,
-                # Known where every write held one token; answers of several a write are no ground truth for gaps.
-                "content_bytes": _all_token_bytes(request.sent_tok) if len(request.content_ns) == request.sent_tok else None,
-                "aborted": aborted, "body_bytes": request.body_bytes, "body_sha256": request.body_sha256,
-            }  # fmt: skip
+                "request_id": request.request_id,
+                "api": request.api,
+                "fault": request.fault,
+                "received_ns": request.received_ns,
+                "content_ns": request.content_ns,
+                "done_ns": now_ns(),
+                "tokens": request.sent_tok,
+                "input_tok": request.input_tok,
+                # Known where every write held one token; answers of several a write are no ground
+                # truth for gaps.
+                "content_bytes": (
+                    _all_token_bytes(request.sent_tok)
+                    if len(request.content_ns) == request.sent_tok
+                    else None
+                ),
+                "aborted": aborted,
+                "body_bytes": request.body_bytes,
+                "body_sha256": request.body_sha256,
+            }
             self.truth.write(json.dumps(line) + "\n")
 
     def _models(self) -> bytes:
-        return _dumps({"object": "list", "data": [{"id": MODEL, "object": "model", "created": 0, "owned_by": SERVER}]})
+        return _dumps(
+            {
+                "object": "list",
+                "data": [{"id": MODEL, "object": "model", "created": 0, "owned_by": SERVER}],
+            }
+        )
 
     def _metrics(self) -> bytes:
         label = f'engine="0",model_name="{MODEL}"'
         lines = [
-            "# HELP vllm:num_requests_running Requests being answered by this test double.", "# TYPE vllm:num_requests_running gauge",
+            "# HELP vllm:num_requests_running Requests being answered by this test double.",
+            "# TYPE vllm:num_requests_running gauge",
             f"vllm:num_requests_running{{{label}}} {self.running}",
-            "# HELP vllm:num_requests_waiting A test double keeps nobody waiting.", "# TYPE vllm:num_requests_waiting gauge",
+            "# HELP vllm:num_requests_waiting A test double keeps nobody waiting.",
+            "# TYPE vllm:num_requests_waiting gauge",
             f"vllm:num_requests_waiting{{{label}}} 0",
-            "# HELP vllm:prompt_tokens_total Body bytes over four.", "# TYPE vllm:prompt_tokens_total counter",
+            "# HELP vllm:prompt_tokens_total Body bytes over four.",
+            "# TYPE vllm:prompt_tokens_total counter",
             f"vllm:prompt_tokens_total{{{label}}} {self.prompt_tok}",
-            "# HELP vllm:generation_tokens_total Words written.", "# TYPE vllm:generation_tokens_total counter",
+            "# HELP vllm:generation_tokens_total Words written.",
+            "# TYPE vllm:generation_tokens_total counter",
             f"vllm:generation_tokens_total{{{label}}} {self.generated_tok}",
-            "# HELP vllm:request_success_total Requests that ended, by reason.", "# TYPE vllm:request_success_total counter",
-            *(f'vllm:request_success_total{{finished_reason="{reason}",{label}}} {count}' for reason, count in self.by_reason.items()),
-        ]  # fmt: skip
+            "# HELP vllm:request_success_total Requests that ended, by reason.",
+            "# TYPE vllm:request_success_total counter",
+            *(
+                f'vllm:request_success_total{{finished_reason="{reason}",{label}}} {count}'
+                for reason, count in self.by_reason.items()
+            ),
+        ]
         return ("\n".join(lines) + "\n").encode()
 
 
@@ -740,24 +1038,39 @@ def _whole_answer(request: _Request) -> bytes:
     text, n = text_of(request.output_tok), request.output_tok
     if request.api is Api.MESSAGES:
         value: dict[str, Any] = {
-            "id": "msg_paced", "type": "message", "role": "assistant", "model": MODEL, "content": [{"type": "text", "text": text}],
-            "stop_reason": "max_tokens" if request.capped else "end_turn", "stop_sequence": None,
+            "id": "msg_paced",
+            "type": "message",
+            "role": "assistant",
+            "model": MODEL,
+            "content": [{"type": "text", "text": text}],
+            "stop_reason": "max_tokens" if request.capped else "end_turn",
+            "stop_sequence": None,
             "usage": {"input_tokens": request.input_tok, "output_tokens": n},
-        }  # fmt: skip
+        }
     elif request.api is Api.RESPONSES:
         value = _whole_response(request)
     elif request.api is Api.COMPLETIONS:
-        value = _completions_chunk(text, "length" if request.capped else "stop", usage=_chat_usage(request, n))
+        value = _completions_chunk(
+            text, "length" if request.capped else "stop", usage=_chat_usage(request, n)
+        )
     else:
-        choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "length" if request.capped else "stop"}
+        choice = {
+            "index": 0,
+            "message": {"role": "assistant", "content": text},
+            "finish_reason": "length" if request.capped else "stop",
+        }
         value = {
-            "id": "chatcmpl-paced", "object": "chat.completion", "created": 0, "model": MODEL, "choices": [choice],
+            "id": "chatcmpl-paced",
+            "object": "chat.completion",
+            "created": 0,
+            "model": MODEL,
+            "choices": [choice],
             "usage": _chat_usage(request, n),
-        }  # fmt: skip
+        }
     return _error_answer(b"200 OK", b"", _dumps(value))
 
 
-# --- as a child process -----------------------------------------------------------------------------------------------------------
+# --- as a child process ---
 
 
 class PacedServer:
@@ -774,7 +1087,14 @@ class PacedServer:
         pid: its process.
     """
 
-    def __init__(self, pace: Pace, truth: Path | None = None, *, live_truth: bool = False, cores: Collection[int] | None = None) -> None:
+    def __init__(
+        self,
+        pace: Pace,
+        truth: Path | None = None,
+        *,
+        live_truth: bool = False,
+        cores: Collection[int] | None = None,
+    ) -> None:
         self._pace = pace
         self._truth = truth
         self._live_truth = live_truth
@@ -786,15 +1106,25 @@ class PacedServer:
     def __enter__(self) -> Self:
         pace = self._pace
         command = [
-            sys.executable, "-m", "harness.reference_server.server", "--port", "0", "--ttft-ms", str(pace.ttft_ms), "--gap-ms", str(pace.gap_ms),
+            sys.executable,
+            "-m",
+            "harness.reference_server.server",
+            "--port",
+            "0",
+            "--ttft-ms",
+            str(pace.ttft_ms),
+            "--gap-ms",
+            str(pace.gap_ms),
             "--die-with-parent",
-        ]  # fmt: skip
+        ]
         command += [] if pace.tokens is None else ["--tokens", str(pace.tokens)]
         command += ["--hash-bodies"] if pace.hash_bodies else []
         command += [arg for fault in pace.faults for arg in ("--fault", fault.value)]
         command += ["--truth", str(self._truth)] if self._truth else []
         command += ["--live-truth"] if self._live_truth else []
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+        self._process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, text=True, start_new_session=True
+        )
         if self._cores is not None:
             os.sched_setaffinity(self._process.pid, self._cores)
         assert self._process.stdout is not None
@@ -819,7 +1149,12 @@ class PacedServer:
             self._process.stdout.close()
         self._process = None
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.stop()
 
     def truth(self) -> list[dict[str, Any]]:
@@ -829,35 +1164,58 @@ class PacedServer:
 
 
 def die_with_parent() -> None:
-    """Have the kernel send SIGTERM to this process when the thread that started it ends (Linux); elsewhere nothing."""
+    """Have the kernel send SIGTERM to this process when the thread that started it ends (Linux);
+    elsewhere nothing.
+    """
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; see the module's docstring."""
-    parser = argparse.ArgumentParser(prog="python -m harness.reference_server.server", description="Paced test double, no real engine.")
+    parser = argparse.ArgumentParser(
+        prog="python -m harness.reference_server.server",
+        description="Paced test double, no real engine.",
+    )
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
     parser.add_argument("--ttft-ms", type=float, default=100.0)
     parser.add_argument("--gap-ms", type=float, default=20.0)
-    parser.add_argument("--tokens", type=int, help="tokens of an answer, capped by max_tokens; default: max_tokens")
-    parser.add_argument("--fault", action="append", choices=[fault.value for fault in Fault], help="repeat to cycle through several")
+    parser.add_argument(
+        "--tokens", type=int, help="tokens of an answer, capped by max_tokens; default: max_tokens"
+    )
+    parser.add_argument(
+        "--fault",
+        action="append",
+        choices=[fault.value for fault in Fault],
+        help="repeat to cycle through several",
+    )
     parser.add_argument("--truth", type=Path, help="JSON lines with the time of every write")
-    parser.add_argument("--live-truth", action="store_true", help="write each request's truth as it ends, not in blocks")
+    parser.add_argument(
+        "--live-truth",
+        action="store_true",
+        help="write each request's truth as it ends, not in blocks",
+    )
     parser.add_argument("--hash-bodies", action="store_true")
     parser.add_argument("--die-with-parent", action="store_true")
     args = parser.parse_args(argv)
     if args.die_with_parent:
         die_with_parent()
     pace = Pace(
-        ttft_ms=args.ttft_ms, gap_ms=args.gap_ms, tokens=args.tokens, faults=tuple(Fault(name) for name in args.fault or ["none"]),
+        ttft_ms=args.ttft_ms,
+        gap_ms=args.gap_ms,
+        tokens=args.tokens,
+        faults=tuple(Fault(name) for name in args.fault or ["none"]),
         hash_bodies=args.hash_bodies,
-    )  # fmt: skip
+    )
     # Every stream is a descriptor, and shells often start with room for 1,024.
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    truth = args.truth.open("w", encoding="utf-8", buffering=1 if args.live_truth else 1 << 20) if args.truth else None
+    truth = (
+        args.truth.open("w", encoding="utf-8", buffering=1 if args.live_truth else 1 << 20)
+        if args.truth
+        else None
+    )
     server = _Server(pace, args.host, args.port, truth)
 
     def stop(_signal: int, _frame: object) -> None:
@@ -865,7 +1223,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
-    # A signal makes the pipe readable, which ends the poll that it interrupts (Python would resume it).
+    # A signal makes the pipe readable, which ends the poll that it interrupts (Python would resume
+    # it).
     woken, wake = os.pipe()
     os.set_blocking(wake, False)
     signal.set_wakeup_fd(wake)

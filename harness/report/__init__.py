@@ -1,4 +1,6 @@
-"""Summary and run directory -> report.html, report.md, and the headline rows that the terminal shows too."""
+"""Summary and run directory -> report.html, report.md, and the headline rows that the terminal
+shows too.
+"""
 
 from harness.report.headline import HeadlineRow, headline_rows
 from harness.report.run.write import write_report

@@ -1,7 +1,7 @@
 """Charts as SVG, drawn by Vega-Lite here, so that a report needs neither network nor script.
 
-Colours are placeholders while drawing. In HTML they become CSS variables, so that one drawing serves light, dark and paper; for files
-beside report.md they become fixed colours of either theme.
+Colours are placeholders while drawing. In HTML they become CSS variables, so that one drawing
+serves light, dark and paper; for files beside report.md they become fixed colours of either theme.
 """
 
 import re
@@ -15,7 +15,8 @@ WIDE: Final = (880, 230)
 NARROW: Final = (330, 210)
 """On a phone, where a wide chart would shrink until it cannot be read."""
 
-# Placeholder -> (CSS variable, light, dark). Contrast of lines against their ground is at least 3:1 in both themes (WCAG 1.4.11).
+# Placeholder -> (CSS variable, light, dark). Contrast of lines against their ground is at least 3:1
+# in both themes (WCAG 1.4.11).
 _COLOURS: Final[Mapping[str, tuple[str, str, str]]] = {
     "#010101": ("--ink-soft", "#57606f", "#a3adbd"),
     "#010102": ("--grid", "#e6e9ef", "#2a323f"),
@@ -81,7 +82,9 @@ class Chart:
 
 def css_variables(theme: str) -> str:
     """Declarations of the palette for `light` or `dark`."""
-    return " ".join(f"{name}: {light if theme == 'light' else dark};" for name, light, dark in _COLOURS.values())
+    return " ".join(
+        f"{name}: {light if theme == 'light' else dark};" for name, light, dark in _COLOURS.values()
+    )
 
 
 def draw(chart: Chart, size: tuple[int, int]) -> str:
@@ -101,7 +104,9 @@ def inline(svg: str) -> str:
 
 
 def themed(svg: str, theme: str, y_title: str = "") -> str:
-    """A drawing as a file of its own, in the colours of `light` or `dark`; what its y is in stands above it, as it does on the page."""
+    """A drawing as a file of its own, in the colours of `light` or `dark`; what its y is in stands
+    above it, as it does on the page.
+    """
     if y_title:
         svg = _headed(svg, y_title)
     for placeholder, (_, light, dark) in _COLOURS.items():
@@ -114,24 +119,37 @@ _HEAD_PX: Final = 20
 
 def _headed(svg: str, text: str) -> str:
     """A drawing with a line of text above it."""
-    found = re.match(r'<svg [^>]*?width="([\d.]+)" height="([\d.]+)" viewBox="0 0 [\d.]+ [\d.]+"[^>]*>', svg)
+    found = re.match(
+        r'<svg [^>]*?width="([\d.]+)" height="([\d.]+)" viewBox="0 0 [\d.]+ [\d.]+"[^>]*>', svg
+    )
     if found is None:
         raise ValueError("the drawing has no size")
     width, height = found[1], float(found[2]) + _HEAD_PX
     opening = found[0].replace(f'height="{found[2]}"', f'height="{height:g}"')
     opening = re.sub(r'viewBox="[^"]*"', f'viewBox="0 -{_HEAD_PX} {width} {height:g}"', opening)
-    words = f'<text x="2" y="-6" font-family="Helvetica, Arial, sans-serif" font-size="11.5" fill="{SOFT}">{escape(text)}</text>'
+    words = (
+        '<text x="2" y="-6" font-family="Helvetica, Arial, sans-serif" font-size="11.5"'
+        f' fill="{SOFT}">{escape(text)}</text>'
+    )
     return opening + words + svg[found.end() :]
 
 
 def _spec(chart: Chart, size: tuple[int, int]) -> dict[str, Any]:
     width, height = size
     narrow = width < 500
-    rows = [{"x": x, "y": y, "s": line.name, "o": order} for line in chart.lines for order, (x, y) in enumerate(line.points)]
+    rows = [
+        {"x": x, "y": y, "s": line.name, "o": order}
+        for line in chart.lines
+        for order, (x, y) in enumerate(line.points)
+    ]
     x_scale: dict[str, Any] = {"type": "log"} if chart.x_log else {"nice": False, "zero": False}
     if chart.x_domain is not None:
         x_scale["domain"] = list(chart.x_domain)
-    x_axis: dict[str, Any] = {"title": chart.x_title, "tickCount": 4 if narrow else 9, "grid": chart.x_log}
+    x_axis: dict[str, Any] = {
+        "title": chart.x_title,
+        "tickCount": 4 if narrow else 9,
+        "grid": chart.x_log,
+    }
     if chart.x_log:
         x_axis |= {"labelExpr": _SECONDS_LABEL, "values": _decades(chart.x_domain, narrow=narrow)}
     y_axis: dict[str, Any] = {
@@ -147,7 +165,10 @@ def _spec(chart: Chart, size: tuple[int, int]) -> dict[str, Any]:
             {
                 "data": {"values": [{"x0": chart.window[0], "x1": chart.window[1]}]},
                 "mark": {"type": "rect", "color": _WINDOW, "opacity": 0.08},
-                "encoding": {"x": {"field": "x0", "type": "quantitative", "scale": x_scale, "axis": x_axis}, "x2": {"field": "x1"}},
+                "encoding": {
+                    "x": {"field": "x0", "type": "quantitative", "scale": x_scale, "axis": x_axis},
+                    "x2": {"field": "x1"},
+                },
             }
         )
     if chart.bands:
@@ -155,7 +176,10 @@ def _spec(chart: Chart, size: tuple[int, int]) -> dict[str, Any]:
             {
                 "data": {"values": [{"x0": start, "x1": end} for start, end in chart.bands]},
                 "mark": {"type": "rect", "color": _BAND, "opacity": 0.16},
-                "encoding": {"x": {"field": "x0", "type": "quantitative", "scale": x_scale, "axis": x_axis}, "x2": {"field": "x1"}},
+                "encoding": {
+                    "x": {"field": "x0", "type": "quantitative", "scale": x_scale, "axis": x_axis},
+                    "x2": {"field": "x1"},
+                },
             }
         )
     if chart.marks:
@@ -165,7 +189,9 @@ def _spec(chart: Chart, size: tuple[int, int]) -> dict[str, Any]:
             "mark": {
                 "type": "line",
                 "strokeWidth": 1.75,
-                "interpolate": "step-after" if any(line.stepped for line in chart.lines) else "linear",
+                "interpolate": (
+                    "step-after" if any(line.stepped for line in chart.lines) else "linear"
+                ),
                 "strokeJoin": "round",
                 **({"point": {"filled": True, "size": 55}} if chart.points else {}),
             },
@@ -174,21 +200,30 @@ def _spec(chart: Chart, size: tuple[int, int]) -> dict[str, Any]:
                 "y": {
                     "field": "y",
                     "type": "quantitative",
-                    "scale": {"zero": True, **({"domain": [0, chart.y_top]} if chart.y_percent else {})},
+                    "scale": {
+                        "zero": True,
+                        **({"domain": [0, chart.y_top]} if chart.y_percent else {}),
+                    },
                     "axis": y_axis,
                 },
                 "color": {
                     "field": "s",
                     "type": "nominal",
                     "legend": None,
-                    "scale": {"domain": [line.name for line in chart.lines], "range": list(SERIES[: len(chart.lines)])},
+                    "scale": {
+                        "domain": [line.name for line in chart.lines],
+                        "range": list(SERIES[: len(chart.lines)]),
+                    },
                 },
                 **({"order": {"field": "o"}} if chart.points else {}),
                 "strokeDash": {
                     "field": "s",
                     "type": "nominal",
                     "legend": None,
-                    "scale": {"domain": [line.name for line in chart.lines], "range": list(_DASHES[: len(chart.lines)])},
+                    "scale": {
+                        "domain": [line.name for line in chart.lines],
+                        "range": list(_DASHES[: len(chart.lines)]),
+                    },
                 },
             },
         }
@@ -199,7 +234,12 @@ def _spec(chart: Chart, size: tuple[int, int]) -> dict[str, Any]:
 
 
 def whole(
-    width: int, height: int, rows: Sequence[Mapping[str, Any]], layers: Sequence[Mapping[str, Any]], *, padding: int | Mapping[str, int] = 2
+    width: int,
+    height: int,
+    rows: Sequence[Mapping[str, Any]],
+    layers: Sequence[Mapping[str, Any]],
+    *,
+    padding: int | Mapping[str, int] = 2,
 ) -> dict[str, Any]:
     """A drawing for Vega-Lite from its layers, in the look that all charts share.
 
@@ -238,16 +278,39 @@ def whole(
     }
 
 
-def _marks(chart: Chart, x_scale: Mapping[str, Any], x_axis: Mapping[str, Any], *, width: int) -> list[dict[str, Any]]:
-    """Rules at moments, with their words above the plot as far as they fit beside each other; a width of 0 has none."""
+def _marks(
+    chart: Chart, x_scale: Mapping[str, Any], x_axis: Mapping[str, Any], *, width: int
+) -> list[dict[str, Any]]:
+    """Rules at moments, with their words above the plot as far as they fit beside each other; a
+    width of 0 has none.
+    """
     data = {"values": [{"at": at} for at, _ in chart.marks]}
     x = {"field": "at", "type": "quantitative", "scale": x_scale, "axis": x_axis}
-    layers: list[dict[str, Any]] = [{"data": data, "mark": {"type": "rule", "color": SOFT, "strokeDash": [3, 3]}, "encoding": {"x": x}}]
+    layers: list[dict[str, Any]] = [
+        {
+            "data": data,
+            "mark": {"type": "rule", "color": SOFT, "strokeDash": [3, 3]},
+            "encoding": {"x": x},
+        }
+    ]
     told = _fitting(chart.marks, chart.x_domain, width)
     if told:
-        text = {"type": "text", "align": "left", "baseline": "bottom", "dx": -1, "fontSize": 11, "color": SOFT}
+        text = {
+            "type": "text",
+            "align": "left",
+            "baseline": "bottom",
+            "dx": -1,
+            "fontSize": 11,
+            "color": SOFT,
+        }
         encoding = {"x": x, "y": {"value": -3}, "text": {"field": "word"}}
-        layers.append({"data": {"values": [{"at": at, "word": word} for at, word in told]}, "mark": text, "encoding": encoding})
+        layers.append(
+            {
+                "data": {"values": [{"at": at, "word": word} for at, word in told]},
+                "mark": text,
+                "encoding": encoding,
+            }
+        )
     return layers
 
 
@@ -261,7 +324,9 @@ _MOST_NAMES: Final = 8
 """Of points; more would lie upon each other."""
 
 
-def _fitting(marks: Sequence[tuple[float, str]], domain: tuple[float, float] | None, width: int) -> list[tuple[float, str]]:
+def _fitting(
+    marks: Sequence[tuple[float, str]], domain: tuple[float, float] | None, width: int
+) -> list[tuple[float, str]]:
     """Marks whose words overlap none before them nor stick out."""
     if domain is None or domain[1] <= domain[0] or not width:
         return []
@@ -277,20 +342,35 @@ def _fitting(marks: Sequence[tuple[float, str]], domain: tuple[float, float] | N
 
 
 def _names(chart: Chart) -> dict[str, Any]:
-    values = [{"x": x, "y": y, "word": word} for (x, y), word in zip(chart.lines[0].points, chart.point_names, strict=True)]
-    text = {"type": "text", "align": "left", "baseline": "bottom", "dx": 6, "dy": -4, "fontSize": 11, "color": SOFT}
+    values = [
+        {"x": x, "y": y, "word": word}
+        for (x, y), word in zip(chart.lines[0].points, chart.point_names, strict=True)
+    ]
+    text = {
+        "type": "text",
+        "align": "left",
+        "baseline": "bottom",
+        "dx": 6,
+        "dy": -4,
+        "fontSize": 11,
+        "color": SOFT,
+    }
     axes: dict[str, Any] = {axis: {"field": axis, "type": "quantitative"} for axis in ("x", "y")}
-    return {"data": {"values": values}, "mark": text, "encoding": {**axes, "text": {"field": "word"}}}
+    return {
+        "data": {"values": values},
+        "mark": text,
+        "encoding": {**axes, "text": {"field": "word"}},
+    }
 
 
 _PERCENT_LABEL: Final = "format(datum.value, '.0%')"
 _COUNT_LABEL: Final = (
-    "datum.value >= 1e6 ? format(datum.value / 1e6, '~g') + 'M' : datum.value >= 1e4 ? format(datum.value / 1e3, '~g') + 'k'"
-    " : format(datum.value, ',~g')"
+    "datum.value >= 1e6 ? format(datum.value / 1e6, '~g') + 'M' : datum.value >= 1e4 ?"
+    " format(datum.value / 1e3, '~g') + 'k' : format(datum.value, ',~g')"
 )
 _SECONDS_LABEL: Final = (
-    "datum.value < 0.001 ? format(datum.value * 1e6, '~r') + ' µs' : datum.value < 1 ? format(datum.value * 1e3, '~r') + ' ms'"
-    " : format(datum.value, '~r') + ' s'"
+    "datum.value < 0.001 ? format(datum.value * 1e6, '~r') + ' µs' : datum.value < 1 ?"
+    " format(datum.value * 1e3, '~r') + ' ms' : format(datum.value, '~r') + ' s'"
 )
 
 

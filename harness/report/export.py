@@ -1,6 +1,8 @@
-"""A run's figures for other programs: tidy CSV and Parquet, OpenMetrics text, and the series over time.
+"""A run's figures for other programs: tidy CSV and Parquet, OpenMetrics text, and the series over
+time.
 
-One row a figure. What is absent has a row without a value and with the reason; it has no sample in OpenMetrics, where 0 would be a lie.
+One row a figure. What is absent has a row without a value and with the reason; it has no sample in
+OpenMetrics, where 0 would be a lie.
 """
 
 import csv
@@ -36,7 +38,8 @@ class Row:
 
     Attributes:
         run_id: of the run.
-        metric: key of the metric, with `.p99` and the like for a statistic of a distribution; without `@boundary`, which is a column.
+        metric: key of the metric, with `.p99` and the like for a statistic of a distribution;
+            without `@boundary`, which is a column.
         stage: load stage in whose window it was taken.
         workload_class: class of requests; None for all of them.
         headline: whether it is one of the figures that head the summary.
@@ -65,7 +68,9 @@ class Row:
     note: str | None
 
 
-COLUMNS: Final = tuple("class" if field.name == "workload_class" else field.name for field in fields(Row))
+COLUMNS: Final = tuple(
+    "class" if field.name == "workload_class" else field.name for field in fields(Row)
+)
 """Headings of figures.csv and figures.parquet."""
 
 
@@ -74,7 +79,14 @@ def rows(summary: Summary) -> list[Row]:
     out: list[Row] = []
     window = next((figure.window for figure in summary.metrics.values() if figure.window), None)
     for stage in summary.stages:
-        out += _rows(summary.run_id, stage.name, None, stage.metrics, stage.latency, headline=stage.name == window)
+        out += _rows(
+            summary.run_id,
+            stage.name,
+            None,
+            stage.metrics,
+            stage.latency,
+            headline=stage.name == window,
+        )
     if not any(row.headline for row in out):
         out += _rows(summary.run_id, None, None, summary.metrics, summary.latency, headline=True)
     for one in summary.classes:
@@ -96,18 +108,42 @@ def _rows(
         definition = METRICS.get(metric)
         token_class = definition.token_class if definition is not None else None
         yield Row(
-            run_id, metric, stage, workload_class, headline, _number(figure.value), figure.unit, _number(figure.ci_low),
-            _number(figure.ci_high), str(figure.basis), figure.boundary or boundary or None, token_class, figure.note,
-        )  # fmt: skip
+            run_id,
+            metric,
+            stage,
+            workload_class,
+            headline,
+            _number(figure.value),
+            figure.unit,
+            _number(figure.ci_low),
+            _number(figure.ci_high),
+            str(figure.basis),
+            figure.boundary or boundary or None,
+            token_class,
+            figure.note,
+        )
     for key, distribution in latency.items():
         for name in STATISTICS:
             value = _number(getattr(distribution, name))
             low, high = distribution.ci.get(name) or (None, None)
-            basis, note = (Basis.MEASURED, None) if value is not None else (Basis.ABSENT, _why(distribution))
+            basis, note = (
+                (Basis.MEASURED, None) if value is not None else (Basis.ABSENT, _why(distribution))
+            )
             yield Row(
-                run_id, f"{key}.{name}", stage, workload_class, headline, value, METRICS[key].unit, low, high, str(basis),
-                METRICS[key].boundary, None, note,
-            )  # fmt: skip
+                run_id,
+                f"{key}.{name}",
+                stage,
+                workload_class,
+                headline,
+                value,
+                METRICS[key].unit,
+                low,
+                high,
+                str(basis),
+                METRICS[key].boundary,
+                None,
+                note,
+            )
 
 
 def _number(value: float | None) -> float | None:
@@ -117,7 +153,10 @@ def _number(value: float | None) -> float | None:
 def _why(distribution: Distribution) -> str:
     if not distribution.n:
         return "no request got there"
-    return f"{distribution.censored} of {distribution.n + distribution.censored} never got there, and it reaches into their share"
+    return (
+        f"{distribution.censored} of {distribution.n + distribution.censored} never got there, and"
+        " it reaches into their share"
+    )
 
 
 def as_csv(found: Iterable[Row]) -> str:
@@ -126,7 +165,12 @@ def as_csv(found: Iterable[Row]) -> str:
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(COLUMNS)
     for row in found:
-        writer.writerow(["" if cell is None else str(cell).lower() if isinstance(cell, bool) else cell for cell in asdict(row).values()])
+        writer.writerow(
+            [
+                "" if cell is None else str(cell).lower() if isinstance(cell, bool) else cell
+                for cell in asdict(row).values()
+            ]
+        )
     return out.getvalue()
 
 
@@ -136,7 +180,10 @@ def as_parquet(found: Sequence[Row]) -> bytes:
 
     kinds = {"headline": pa.bool_(), **dict.fromkeys(("value", "ci_low", "ci_high"), pa.float64())}
     names = [field.name for field in fields(Row)]
-    arrays = [pa.array([getattr(row, name) for row in found], kinds.get(name, pa.string())) for name in names]
+    arrays = [
+        pa.array([getattr(row, name) for row in found], kinds.get(name, pa.string()))
+        for name in names
+    ]
     return _parquet(pa.table(dict(zip(COLUMNS, arrays, strict=True))))
 
 
@@ -154,19 +201,27 @@ _NAME: Final = re.compile(r"[^a-zA-Z0-9_]")
 
 
 def as_openmetrics(summary: Summary) -> str:
-    """The figures as OpenMetrics 1.0 text: a gauge a metric, its interval's ends beside it, the verdict and its concerns.
+    """The figures as OpenMetrics 1.0 text: a gauge a metric, its interval's ends beside it, the
+    verdict and its concerns.
 
-    Labels are run_id, stage, class, boundary, basis, token_class, unit, headline, and for distributions statistic; one without a value is
-    left out.
+    Labels are run_id, stage, class, boundary, basis, token_class, unit, headline, and for
+    distributions statistic; one without a value is left out.
     """
     families: dict[str, list[tuple[dict[str, str | None], float]]] = {}
     words: dict[str, str] = {}
     for row in rows(summary):
         metric, _, statistic = row.metric.partition(".")
         labels = {
-            "run_id": row.run_id, "stage": row.stage, "class": row.workload_class, "boundary": row.boundary, "basis": row.basis,
-            "token_class": row.token_class, "unit": row.unit, "headline": str(row.headline).lower(), "statistic": statistic or None,
-        }  # fmt: skip
+            "run_id": row.run_id,
+            "stage": row.stage,
+            "class": row.workload_class,
+            "boundary": row.boundary,
+            "basis": row.basis,
+            "token_class": row.token_class,
+            "unit": row.unit,
+            "headline": str(row.headline).lower(),
+            "statistic": statistic or None,
+        }
         name = _PREFIX + _NAME.sub("_", metric)
         definition = METRICS.get(metric)
         if definition is not None:
@@ -177,7 +232,10 @@ def as_openmetrics(summary: Summary) -> str:
     lines = list(_run_lines(summary))
     for name, samples in families.items():
         base = name.removesuffix("_ci_low").removesuffix("_ci_high")
-        end = {"_ci_low": "Lower end of the 95 % interval within the run: ", "_ci_high": "Upper end of the 95 % interval within the run: "}
+        end = {
+            "_ci_low": "Lower end of the 95 % interval within the run: ",
+            "_ci_high": "Upper end of the 95 % interval within the run: ",
+        }
         start = next((text for suffix, text in end.items() if name == base + suffix), "")
         lines.append(f"# TYPE {name} gauge")
         lines.append(f"# HELP {name} {_escaped(start + words.get(base, base))}")
@@ -188,10 +246,15 @@ def as_openmetrics(summary: Summary) -> str:
 def _run_lines(summary: Summary) -> Iterator[str]:
     verdict = summary.verdict
     info = {
-        "run_id": summary.run_id, "profile": summary.profile.get("name"), "purpose": summary.profile.get("purpose"),
-        "workload_sha256": summary.profile.get("workload_sha256"), "state": summary.state, "status": str(verdict.status),
-        "quality": _text(summary.labels.get("quality")), "metric_version": str(summary.metric_version),
-    }  # fmt: skip
+        "run_id": summary.run_id,
+        "profile": summary.profile.get("name"),
+        "purpose": summary.profile.get("purpose"),
+        "workload_sha256": summary.profile.get("workload_sha256"),
+        "state": summary.state,
+        "status": str(verdict.status),
+        "quality": _text(summary.labels.get("quality")),
+        "metric_version": str(summary.metric_version),
+    }
     yield "# TYPE harness_run info"
     yield "# HELP harness_run What was run, and the verdict."
     yield f"harness_run_info{_labels(info)} 1"
@@ -200,9 +263,14 @@ def _run_lines(summary: Summary) -> Iterator[str]:
         yield "# HELP harness_concern A reason to doubt the run, with how often it was found."
         seen: dict[tuple[str, str], int] = {}
         for concern in verdict.concerns:
-            seen[concern.code, str(concern.severity)] = seen.get((concern.code, str(concern.severity)), 0) + 1
+            seen[concern.code, str(concern.severity)] = (
+                seen.get((concern.code, str(concern.severity)), 0) + 1
+            )
         for (code, severity), count in seen.items():
-            yield f"harness_concern{_labels({'run_id': summary.run_id, 'code': code, 'severity': severity})} {count}"
+            yield (
+                f"harness_concern{_labels({'run_id': summary.run_id, 'code': code, 'severity': severity})}"  # noqa: E501
+                f" {count}"
+            )
 
 
 def _text(value: object) -> str | None:
@@ -210,7 +278,9 @@ def _text(value: object) -> str | None:
 
 
 def _labels(labels: Mapping[str, str | None]) -> str:
-    inside = ",".join(f'{key}="{_escaped(value)}"' for key, value in labels.items() if value is not None)
+    inside = ",".join(
+        f'{key}="{_escaped(value)}"' for key, value in labels.items() if value is not None
+    )
     return f"{{{inside}}}"
 
 
@@ -226,7 +296,9 @@ def series_table(reduction: Reduction, most_steps: int = 3600) -> Any:  # noqa: 
     """`harness.reduce.series.frame` as an Arrow table; null is not known."""
     import pyarrow as pa
 
-    return pa.Table.from_pandas(frame(reduction, most_steps), preserve_index=False).replace_schema_metadata(None)
+    return pa.Table.from_pandas(
+        frame(reduction, most_steps), preserve_index=False
+    ).replace_schema_metadata(None)
 
 
 def _series_csv(table: Any) -> str:  # noqa: ANN401 - pyarrow.Table
@@ -247,7 +319,9 @@ _WRITERS: Final[Mapping[str, Callable[[Reduction], Mapping[str, bytes]]]] = {
         f"{FIGURES}.parquet": as_parquet(rows(reduction.summary)),
         f"{SERIES}.parquet": _parquet(series_table(reduction)),
     },
-    "openmetrics": lambda reduction: {f"{FIGURES}.openmetrics": as_openmetrics(reduction.summary).encode()},
+    "openmetrics": lambda reduction: {
+        f"{FIGURES}.openmetrics": as_openmetrics(reduction.summary).encode()
+    },
 }
 
 
@@ -279,7 +353,11 @@ def export(path: Path, reduction: Reduction, formats: Sequence[str]) -> list[Pat
 def exported_names(formats: Sequence[str]) -> list[str]:
     """Names of the files that `export` writes."""
     wanted = FORMATS if "all" in formats else tuple(dict.fromkeys(formats))
-    return [f"{stem}.{name}" for name in wanted for stem in ((FIGURES,) if name == "openmetrics" else (FIGURES, SERIES))]
+    return [
+        f"{stem}.{name}"
+        for name in wanted
+        for stem in ((FIGURES,) if name == "openmetrics" else (FIGURES, SERIES))
+    ]
 
 
 def check_formats(formats: Sequence[str]) -> None:
@@ -290,4 +368,6 @@ def check_formats(formats: Sequence[str]) -> None:
     """
     for name in formats:
         if name not in (*FORMATS, "all"):
-            raise ProfileError(f"there is no export {name!r}", next_step=f"use one of: {', '.join(FORMATS)}, all")
+            raise ProfileError(
+                f"there is no export {name!r}", next_step=f"use one of: {', '.join(FORMATS)}, all"
+            )

@@ -9,7 +9,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from harness.core.metrics import INPUTS, LATENCY_KEYS, METRIC_VERSION, METRICS, MODELLED, VALUE_KEYS, MetricDef
+from harness.core.metrics import (
+    INPUTS,
+    LATENCY_KEYS,
+    METRIC_VERSION,
+    METRICS,
+    MODELLED,
+    VALUE_KEYS,
+    MetricDef,
+)
 from harness.reduce.figures.by_class import CLASS_KEYS
 from harness.reduce.figures.other_tools import HARNESS, TERMS, TOOLS
 from harness.report.headline import HEADLINE_KEYS, boundary_words
@@ -45,12 +53,29 @@ def page() -> str:
 
 
 def _page() -> Iterator[str]:
-    names = ("client", "server", "deployment", "gpu_board", "module", "cpu_package", "dram", "node", "rack", "facility")
+    names = (
+        "client",
+        "server",
+        "deployment",
+        "gpu_board",
+        "module",
+        "cpu_package",
+        "dram",
+        "node",
+        "rack",
+        "facility",
+    )
     yield _TOP.format(boundaries=", ".join(f"`{name}` ({boundary_words(name)})" for name in names))
     yield "## Distributions over requests"
     yield ""
-    yield "Mean, p50, p90, p95, p99, p99.9, smallest and largest: exact, from records. Requests that never came to the moment in"
-    yield "question are right-censored: a percentile that reaches into their share is absent, and so are mean and largest as soon as there"
+    yield (
+        "Mean, p50, p90, p95, p99, p99.9, smallest and largest: exact, from records. Requests that"
+        " never came to the moment in"
+    )
+    yield (
+        "question are right-censored: a percentile that reaches into their share is absent, and so"
+        " are mean and largest as soon as there"
+    )
     yield "is one."
     yield ""
     yield from _table(LATENCY_KEYS)
@@ -64,8 +89,11 @@ def _page() -> Iterator[str]:
 
 _BETTER: Final = {"higher": "higher", "lower": "lower", "neither": ""}
 _CLASSES: Final = {
-    "computed_input": "computed input", "cache_read": "cached input", "cache_write": "input written to cache", "total": "input and output",
-}  # fmt: skip
+    "computed_input": "computed input",
+    "cache_read": "cached input",
+    "cache_write": "input written to cache",
+    "total": "input and output",
+}
 
 
 def _table(keys: Sequence[str]) -> Iterator[str]:
@@ -75,9 +103,15 @@ def _table(keys: Sequence[str]) -> Iterator[str]:
         one = METRICS[key]
         token_class = _CLASSES.get(one.token_class or "", one.token_class or "")
         cells = (
-            f"`{key}`", one.title, _unit(one), one.formula, _BETTER[one.better], token_class, one.boundary,
+            f"`{key}`",
+            one.title,
+            _unit(one),
+            one.formula,
+            _BETTER[one.better],
+            token_class,
+            one.boundary,
             "modelled" if key in MODELLED else "measured",
-        )  # fmt: skip
+        )
         yield "| " + " | ".join(_cell(cell) for cell in cells) + " |"
     yield ""
 
@@ -93,15 +127,24 @@ def _cell(text: str) -> str:
 def _shown() -> Iterator[str]:
     yield "## Where they are shown"
     yield ""
-    yield "`summary.json`, `figures.csv`, `figures.parquet` and the OpenMetrics text have all of them, for each load stage. Reports and the"
+    yield (
+        "`summary.json`, `figures.csv`, `figures.parquet` and the OpenMetrics text have all of"
+        " them, for each load stage. Reports and the"
+    )
     yield "terminal name what is absent and why."
     yield ""
-    yield "| figure | headline (terminal, report.md, report.html) | latency table of the reports | by class of requests | comparison |"
+    yield (
+        "| figure | headline (terminal, report.md, report.html) | latency table of the reports | by"
+        " class of requests | comparison |"
+    )
     yield "|---|---|---|---|---|"
     for key in METRICS:
         marks = (
-            key in HEADLINE_KEYS, key in LATENCY_KEYS, key in LATENCY_KEYS or key in CLASS_KEYS, True,
-        )  # fmt: skip
+            key in HEADLINE_KEYS,
+            key in LATENCY_KEYS,
+            key in LATENCY_KEYS or key in CLASS_KEYS,
+            True,
+        )
         yield f"| `{key}` | " + " | ".join("yes" if mark else "" for mark in marks) + " |"
     yield ""
 
@@ -109,7 +152,10 @@ def _shown() -> Iterator[str]:
 def _made_of() -> Iterator[str]:
     yield "## What they are made of"
     yield ""
-    yield "Columns of `requests.parquet`, other figures, files of the run directory, sections of the profile."
+    yield (
+        "Columns of `requests.parquet`, other figures, files of the run directory, sections of the"
+        " profile."
+    )
     yield ""
     yield "| figure | inputs |"
     yield "|---|---|"
@@ -121,8 +167,14 @@ def _made_of() -> Iterator[str]:
 def _rosetta() -> Iterator[str]:
     yield "## The same words in other tools"
     yield ""
-    yield "Reports show the run's own records under each of these definitions (`rosetta` in `summary.json`). They were read from the"
-    yield "projects' sources, at the commits that are named, where nothing else is said. All see answered requests only, timed from"
+    yield (
+        "Reports show the run's own records under each of these definitions (`rosetta` in"
+        " `summary.json`). They were read from the"
+    )
+    yield (
+        "projects' sources, at the commits that are named, where nothing else is said. All see"
+        " answered requests only, timed from"
+    )
     yield "sending, over the whole stage."
     yield ""
     for term, (heading, unit) in TERMS.items():
@@ -131,11 +183,17 @@ def _rosetta() -> Iterator[str]:
         own = METRICS[HARNESS[term]] if term in HARNESS else None
         yield "| tool | definition |"
         yield "|---|---|"
-        yield f"| this harness | {_cell(f'`{own.key}`: {own.formula}' if own is not None else 'The measured window.')} |"
+        yield (
+            "| this harness |"
+            f" {_cell(f'`{own.key}`: {own.formula}' if own is not None else 'The measured window.')} |"
+        )
         for tool in TOOLS.values():
             if term in tool.terms:
                 one = tool.terms[term]
-                yield f"| {tool.title} | {_cell(one.words + (f'. Here: {one.note}' if one.note else ''))} |"
+                yield (
+                    f"| {tool.title} |"
+                    f" {_cell(one.words + (f'. Here: {one.note}' if one.note else ''))} |"
+                )
         yield ""
     yield "### Sources and windows"
     yield ""
@@ -147,8 +205,14 @@ def _rosetta() -> Iterator[str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the page, or with `--check` say if it is stale (exit 1)."""
-    parser = argparse.ArgumentParser(prog="python -m harness.report.generate", description="Write docs/metrics.md.")
-    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if the page is not what the tables say")
+    parser = argparse.ArgumentParser(
+        prog="python -m harness.report.generate", description="Write docs/metrics.md."
+    )
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="write nothing; exit 1 if the page is not what the tables say",
+    )
     arguments = parser.parse_args(argv)
     text = page()
     if METRICS_PATH.is_file() and METRICS_PATH.read_text(encoding="utf-8") == text:

@@ -95,7 +95,9 @@ def headline_rows(summary: Summary) -> list[HeadlineRow]:
     return rows_of(summary.metrics, summary.latency)
 
 
-def rows_of(metrics: Mapping[str, Figure], latency: Mapping[str, Distribution]) -> list[HeadlineRow]:
+def rows_of(
+    metrics: Mapping[str, Figure], latency: Mapping[str, Distribution]
+) -> list[HeadlineRow]:
     """As `headline_rows`, of one stage."""
     rows = []
     for key in _ORDER:
@@ -103,7 +105,11 @@ def rows_of(metrics: Mapping[str, Figure], latency: Mapping[str, Distribution]) 
         if quantile:
             rows.append(_quantile(key, name, quantile, latency.get(name, Distribution())))
             continue
-        rows += [figure_row(full, metrics[full]) for full in metrics if full == key or full.startswith(f"{key}@")]
+        rows += [
+            figure_row(full, metrics[full])
+            for full in metrics
+            if full == key or full.startswith(f"{key}@")
+        ]
     return rows
 
 
@@ -111,7 +117,10 @@ def purpose_sentence(summary: Summary) -> str:
     """What the verdict claims."""
     purpose = summary.profile.get("purpose")
     if purpose == Purpose.SMOKE:
-        return "A smoke run is made to see that everything works and that the counts agree. It makes no performance claim."
+        return (
+            "A smoke run is made to see that everything works and that the counts agree. It makes"
+            " no performance claim."
+        )
     if purpose != Purpose.MEASURE:
         return "Nobody knows what the run was for."
     quality = "" if summary.labels.get("quality") == "verified" else " Quality unverified."
@@ -132,7 +141,9 @@ def figure_row(key: str, figure: Figure) -> HeadlineRow:
         between = numbers.interval(figure.ci_low, figure.ci_high, figure.unit)
     systematic = ""
     if figure.value is not None and figure.systematic_ratio:
-        systematic = f"± {numbers.share(figure.systematic_ratio)} systematic, which repeats do not remove"
+        systematic = (
+            f"± {numbers.share(figure.systematic_ratio)} systematic, which repeats do not remove"
+        )
     return HeadlineRow(
         key=key,
         title=definition.title + (f" ({boundary_words(boundary)})" if boundary else ""),
@@ -158,7 +169,10 @@ def _quantile(key: str, name: str, quantile: str, distribution: Distribution) ->
     if seconds is not None:
         note = f"{distribution.n:,} {'request' if distribution.n == 1 else 'requests'}"
     elif distribution.n:
-        note = f"beyond what is known: {distribution.censored:,} of {distribution.n + distribution.censored:,} requests never got there"
+        note = (
+            f"beyond what is known: {distribution.censored:,} of"
+            f" {distribution.n + distribution.censored:,} requests never got there"
+        )
     else:
         note = "no request got there"
     return HeadlineRow(

@@ -11,26 +11,65 @@ from harness.artifacts.run_result import RunResult, load_result
 from harness.core.errors import ArtifactError, ProfileError
 from harness.core.units import human_duration, human_number
 
-_FIGURES: Final = ("output_tok_s", "output_tok_s_per_gpu", "output_tok_per_j", "usd_per_mtok", "slo_met_ratio")
-LIST_COLUMNS: Final = ("run", "state", "verdict", "model", "on", "output tok/s", "per GPU", "tok/J", "TTFT p50", "TTFT p99", "USD/Mtok")
+_FIGURES: Final = (
+    "output_tok_s",
+    "output_tok_s_per_gpu",
+    "output_tok_per_j",
+    "usd_per_mtok",
+    "slo_met_ratio",
+)
+LIST_COLUMNS: Final = (
+    "run",
+    "state",
+    "verdict",
+    "model",
+    "on",
+    "output tok/s",
+    "per GPU",
+    "tok/J",
+    "TTFT p50",
+    "TTFT p99",
+    "USD/Mtok",
+)
 KEYS: Final = (
-    "run", "state", "verdict", "purpose", "profile", "model", "engine", "gpu", "gpus", "output_tok_s", "output_tok_s_per_gpu",
-    "output_tok_per_j", "usd_per_mtok", "slo_met_ratio", "ttft_p50_s", "ttft_p99_s", "tpot_p50_s",
-)  # fmt: skip
+    "run",
+    "state",
+    "verdict",
+    "purpose",
+    "profile",
+    "model",
+    "engine",
+    "gpu",
+    "gpus",
+    "output_tok_s",
+    "output_tok_s_per_gpu",
+    "output_tok_per_j",
+    "usd_per_mtok",
+    "slo_met_ratio",
+    "ttft_p50_s",
+    "ttft_p99_s",
+    "tpot_p50_s",
+)
 """Of a listed run: what it can be chosen and sorted by."""
 
 
 def list_results(folder: Path) -> list[dict[str, Any]]:
-    """Every run below a folder, by name, which begins with its time; what is not known of one is None.
+    """Every run below a folder, by name, which begins with its time; what is not known of one is
+    None.
 
     Raises:
         ArtifactError: the folder is not there.
     """
     if not folder.is_dir():
-        raise ArtifactError(f"{folder} is no folder", next_step="name the folder that --out named; the default is results")
+        raise ArtifactError(
+            f"{folder} is no folder",
+            next_step="name the folder that --out named; the default is results",
+        )
     found = []
     # The runs of a series of repeats lie one folder deeper.
-    for manifest_path in sorted([*folder.glob("*/manifest.json"), *folder.glob("*-repeats-*/*/manifest.json")]):
+    for manifest_path in sorted(
+        [*folder.glob("*/manifest.json"), *folder.glob("*-repeats-*/*/manifest.json")]
+    ):
         path = manifest_path.parent
         name = str(path.relative_to(folder))
         try:
@@ -66,7 +105,13 @@ def _row(result: RunResult) -> dict[str, Any]:
         "gpus": len(result.gpus),
         **{
             key: result.figure(key).value
-            for key in ("output_tok_s", "output_tok_s_per_gpu", "output_tok_per_j", "usd_per_mtok", "slo_met_ratio")
+            for key in (
+                "output_tok_s",
+                "output_tok_s_per_gpu",
+                "output_tok_per_j",
+                "usd_per_mtok",
+                "slo_met_ratio",
+            )
         },
         "ttft_p50_s": result.statistic("ttft_s", "p50").value,
         "ttft_p99_s": result.statistic("ttft_s", "p99").value,
@@ -74,12 +119,15 @@ def _row(result: RunResult) -> dict[str, Any]:
     }
 
 
-def selected(rows: Sequence[Mapping[str, Any]], where: Mapping[str, str], sort: str) -> list[dict[str, Any]]:
+def selected(
+    rows: Sequence[Mapping[str, Any]], where: Mapping[str, str], sort: str
+) -> list[dict[str, Any]]:
     """Rows of `list_results` that are like all of `where`, sorted.
 
     Args:
         rows: of `list_results`.
-        where: key -> value, with `*` and `?` as in file names, upper and lower case alike; an empty value finds what is not known.
+        where: key -> value, with `*` and `?` as in file names, upper and lower case alike; an empty
+            value finds what is not known.
         sort: a key; with a leading minus the largest first. Runs without it come last.
 
     Raises:
@@ -91,10 +139,17 @@ def selected(rows: Sequence[Mapping[str, Any]], where: Mapping[str, str], sort: 
             raise ProfileError(f"runs have no {name}", next_step=f"use one of {', '.join(KEYS)}")
 
     def like(row: Mapping[str, Any]) -> bool:
-        return all(fnmatchcase("" if row[name] is None else str(row[name]).lower(), value.lower()) for name, value in where.items())
+        return all(
+            fnmatchcase("" if row[name] is None else str(row[name]).lower(), value.lower())
+            for name, value in where.items()
+        )
 
     kept = [dict(row) for row in rows if like(row)]
-    known = sorted((row for row in kept if row[key] is not None), key=lambda row: row[key], reverse=sort.startswith("-"))
+    known = sorted(
+        (row for row in kept if row[key] is not None),
+        key=lambda row: row[key],
+        reverse=sort.startswith("-"),
+    )
     return known + [row for row in kept if row[key] is None]
 
 
@@ -102,10 +157,20 @@ def list_row(run: Mapping[str, Any]) -> tuple[str, ...]:
     """One run under `LIST_COLUMNS`; of a run of a series only its own name."""
     unknown = human_number(None)
     gpus = f"{run['gpus']} × {run['gpu']}" if run["gpu"] else "CPU" if run["gpus"] == 0 else unknown
-    times = [unknown if run[key] is None else human_duration(run[key]) for key in ("ttft_p50_s", "ttft_p99_s")]
+    times = [
+        unknown if run[key] is None else human_duration(run[key])
+        for key in ("ttft_p50_s", "ttft_p99_s")
+    ]
     series, _, own = run["run"].rpartition("/")
     return (
-        f"…/{own}" if series else own, run["state"], run["verdict"] or "not reduced", run["model"] or unknown, gpus,
-        human_number(run["output_tok_s"]), human_number(run["output_tok_s_per_gpu"]), human_number(run["output_tok_per_j"]), *times,
+        f"…/{own}" if series else own,
+        run["state"],
+        run["verdict"] or "not reduced",
+        run["model"] or unknown,
+        gpus,
+        human_number(run["output_tok_s"]),
+        human_number(run["output_tok_s_per_gpu"]),
+        human_number(run["output_tok_per_j"]),
+        *times,
         human_number(run["usd_per_mtok"]),
-    )  # fmt: skip
+    )

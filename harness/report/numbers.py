@@ -15,7 +15,9 @@ def plain(value: float | None, digits: int = 4) -> str:
         return "0"
     if value == int(value) and abs(value) < 10**15:
         return f"{int(value):,}"
-    exponent = math.floor(math.log10(abs(float(f"{value:.{digits}g}"))))  # as it will be read: 0.99996 is 1.000
+    exponent = math.floor(
+        math.log10(abs(float(f"{value:.{digits}g}")))
+    )  # as it will be read: 0.99996 is 1.000
     if exponent < -4:
         return f"{value:.{digits - 1}g}"
     return f"{value:,.{max(0, digits - 1 - exponent)}f}"
@@ -41,7 +43,9 @@ def duration(seconds: float | None, digits: int = 3) -> str:
 
 
 def share(value: float | None) -> str:
-    """A ratio in percent. A share short of all is never rounded up to all, nor one above nothing down to nothing."""
+    """A ratio in percent. A share short of all is never rounded up to all, nor one above nothing
+    down to nothing.
+    """
     if value is None or not math.isfinite(value):
         return DASH
     percent = value * 100
@@ -59,7 +63,9 @@ def size(size_bytes: float | None) -> str:
 
 
 def figure(value: float | None, unit: str) -> tuple[str, str]:
-    """(number, unit) of a metric's value as people read it: ratios in percent, times in a unit that suits."""
+    """(number, unit) of a metric's value as people read it: ratios in percent, times in a unit that
+    suits.
+    """
     if value is None:
         return DASH, ""
     if unit == "s":

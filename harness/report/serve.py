@@ -36,16 +36,22 @@ def served(folder: Path) -> Iterator[str]:
 
 def show(url: str) -> bool:
     """Open a page in a graphical browser; false where there is none."""
-    if not (sys.platform == "darwin" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+    if not (
+        sys.platform == "darwin" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    ):
         return False
     return webbrowser.open(url)
 
 
 def serve_page(page: Path) -> None:
-    """Serve a page, open it where there is a browser, and wait for Ctrl-C. What to do is told on standard error."""
+    """Serve a page, open it where there is a browser, and wait for Ctrl-C. What to do is told on
+    standard error.
+    """
     with served(page.parent) as folder:
         url = f"{folder}{page.name}"
-        sys.stderr.write(f"{url if show(url) else f'no browser here: open {url}'}\nCtrl-C ends it\n")
+        sys.stderr.write(
+            f"{url if show(url) else f'no browser here: open {url}'}\nCtrl-C ends it\n"
+        )
         sys.stderr.flush()
         with suppress(KeyboardInterrupt):
             threading.Event().wait()

@@ -8,7 +8,9 @@ from harness.report.charts import Chart
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table as text. The first column names the row; `text` are the positions of other columns that hold words, not numbers."""
+    """A table as text. The first column names the row; `text` are the positions of other columns
+    that hold words, not numbers.
+    """
 
     caption: str
     head: Sequence[str]

@@ -68,9 +68,15 @@ def result(path: Path, summary: Summary) -> Result:
     return Result(
         verdict=f"verdict: {summary.verdict.status.value}. {purpose_sentence(summary)}",
         concerns=tuple(f"{concern.severity.value}: {concern.message}" for concern in concerns),
-        rows=tuple((row.title, row.value, row.unit, row.interval, row.basis, row.boundary) for row in shown),
+        rows=tuple(
+            (row.title, row.value, row.unit, row.interval, row.basis, row.boundary) for row in shown
+        ),
         absent=f"not measured: {', '.join(missing)}" if missing else "",
-        paths=tuple(_short(file) for file in (run_dir.report_html, run_dir.report_md, run_dir.summary) if file.exists()),
+        paths=tuple(
+            _short(file)
+            for file in (run_dir.report_html, run_dir.report_md, run_dir.summary)
+            if file.exists()
+        ),
     )
 
 

@@ -1,7 +1,8 @@
-"""A small fixed check of a served model's answers: the same greedy completions before and after the load, outside of every measurement.
+"""A small fixed check of a served model's answers: the same greedy completions before and after the
+load, outside of every measurement.
 
-Speed of a broken kernel is no result. The check asks a handful of short texts one after the other; whether the answers are right is decided
-by the reduction, from what is written here.
+Speed of a broken kernel is no result. The check asks a handful of short texts one after the other;
+whether the answers are right is decided by the reduction, from what is written here.
 """
 
 import hashlib
@@ -16,7 +17,13 @@ import httpx
 
 from harness.artifacts.atomic import write_json
 from harness.artifacts.layout import RunDir
-from harness.artifacts.quality import CHECK_VERSION, Answer, Reference, read_reference, write_reference
+from harness.artifacts.quality import (
+    CHECK_VERSION,
+    Answer,
+    Reference,
+    read_reference,
+    write_reference,
+)
 from harness.core.errors import PreflightError, ServerError
 from harness.core.network import Network
 from harness.core.records import Api, Endpoint, ModelFacts, ServerInfo
@@ -31,7 +38,9 @@ TEXTS: Final = (
     '{"city": "Paris", "country": "France"}\n{"city": "Tokyo", "country":',
     "Monday, Tuesday, Wednesday,",
 )
-"""What is asked: prose, code, arithmetic, a list, JSON and a sequence, short enough not to warm any cache worth the name."""
+"""What is asked: prose, code, arithmetic, a list, JSON and a sequence, short enough not to warm any
+cache worth the name.
+"""
 
 TIMEOUT_S: Final = 120.0
 """Limit of one of the answers: they are asked of an idle server."""
@@ -72,13 +81,24 @@ class Asked:
     def to_dict(self) -> dict[str, Any]:
         """As in quality.json."""
         return {
-            "route": str(self.route.api), "logprobs": self.route.logprobs, "answers": [asdict(answer) for answer in self.answers],
-            "status": self.status, "error": self.error,
-        }  # fmt: skip
+            "route": str(self.route.api),
+            "logprobs": self.route.logprobs,
+            "answers": [asdict(answer) for answer in self.answers],
+            "status": self.status,
+            "error": self.error,
+        }
 
 
-def ask(endpoint: Endpoint, routes: Sequence[Route], api_key: str | None, max_output_tok: int, *, network: Network = DIRECT) -> Asked:
-    """Ask every text of one replica, over the first of the routes that it has. Never raises for what the server or the network does.
+def ask(
+    endpoint: Endpoint,
+    routes: Sequence[Route],
+    api_key: str | None,
+    max_output_tok: int,
+    *,
+    network: Network = DIRECT,
+) -> Asked:
+    """Ask every text of one replica, over the first of the routes that it has. Never raises for
+    what the server or the network does.
 
     Args:
         endpoint: a server that is ready and idle.
@@ -97,7 +117,9 @@ def ask(endpoint: Endpoint, routes: Sequence[Route], api_key: str | None, max_ou
     return asked
 
 
-def _ask(client: httpx.Client, endpoint: Endpoint, route: Route, api_key: str | None, max_output_tok: int) -> Asked:
+def _ask(
+    client: httpx.Client, endpoint: Endpoint, route: Route, api_key: str | None, max_output_tok: int
+) -> Asked:
     answers: list[Answer] = []
     headers = auth_headers(route.api, api_key)
     for text in TEXTS:
@@ -111,42 +133,79 @@ def _ask(client: httpx.Client, endpoint: Endpoint, route: Route, api_key: str | 
         try:
             answers.append(_answer(route.api, response.json()))
         except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-            return Asked(route, tuple(answers), 200, f"the answer has another form than the API's ({type(error).__name__}: {error})")
+            return Asked(
+                route,
+                tuple(answers),
+                200,
+                f"the answer has another form than the API's ({type(error).__name__}: {error})",
+            )
     return Asked(route, tuple(answers))
 
 
 def _body(route: Route, model: str, text: str, max_output_tok: int) -> dict[str, Any]:
     body: dict[str, Any] = {"model": model, "temperature": 0, "stream": False}
     if route.api is Api.COMPLETIONS:
-        return body | {"prompt": text, "max_tokens": max_output_tok} | ({"logprobs": 1} if route.logprobs else {})
+        return (
+            body
+            | {"prompt": text, "max_tokens": max_output_tok}
+            | ({"logprobs": 1} if route.logprobs else {})
+        )
     if route.api is Api.RESPONSES:
         return body | {"input": text, "max_output_tokens": max(16, max_output_tok), "store": False}
     messages = [{"role": "user", "content": text}]
-    return body | {"messages": messages, "max_tokens": max_output_tok} | ({"logprobs": True} if route.logprobs else {})
+    return (
+        body
+        | {"messages": messages, "max_tokens": max_output_tok}
+        | ({"logprobs": True} if route.logprobs else {})
+    )
 
 
 def _answer(api: Api, document: Mapping[str, Any]) -> Answer:
     usage = document.get("usage") or {}
     if api is Api.MESSAGES:
-        text = "".join(block.get("text") or block.get("thinking") or "" for block in document["content"])
-        cached = (usage.get("cache_read_input_tokens") or 0) + (usage.get("cache_creation_input_tokens") or 0)
+        text = "".join(
+            block.get("text") or block.get("thinking") or "" for block in document["content"]
+        )
+        cached = (usage.get("cache_read_input_tokens") or 0) + (
+            usage.get("cache_creation_input_tokens") or 0
+        )
         counted = usage.get("input_tokens")
-        return Answer(text, None, None, None if counted is None else counted + cached, usage.get("output_tokens"))
+        return Answer(
+            text,
+            None,
+            None,
+            None if counted is None else counted + cached,
+            usage.get("output_tokens"),
+        )
     if api is Api.RESPONSES:
         parts = [part for item in document["output"] for part in item.get("content") or ()]
-        return Answer("".join(part.get("text") or "" for part in parts), None, None, usage.get("input_tokens"), usage.get("output_tokens"))
+        return Answer(
+            "".join(part.get("text") or "" for part in parts),
+            None,
+            None,
+            usage.get("input_tokens"),
+            usage.get("output_tokens"),
+        )
     choice = document["choices"][0]
     told: dict[str, Any] = choice.get("logprobs") or {}
     tokens: list[str]
     logprobs: list[float]
     if api is Api.COMPLETIONS:
-        text, tokens, logprobs = choice["text"], told.get("tokens") or [], told.get("token_logprobs") or []
+        text, tokens, logprobs = (
+            choice["text"],
+            told.get("tokens") or [],
+            told.get("token_logprobs") or [],
+        )
     else:
         message, listed = choice["message"], told.get("content")
-        text = (message.get("reasoning_content") or message.get("reasoning") or "") + (message.get("content") or "")
+        text = (message.get("reasoning_content") or message.get("reasoning") or "") + (
+            message.get("content") or ""
+        )
         tokens = [one["token"] for one in listed or ()]
         logprobs = [one["logprob"] for one in listed or ()]
-    whole = bool(tokens) and len(tokens) == len(logprobs) and all(_finite(value) for value in logprobs)
+    whole = (
+        bool(tokens) and len(tokens) == len(logprobs) and all(_finite(value) for value in logprobs)
+    )
     return Answer(
         text,
         tuple(tokens) if whole else None,
@@ -161,7 +220,9 @@ def _finite(value: object) -> bool:
 
 
 def routes_for(api: Api) -> tuple[Route, ...]:
-    """Ways to ask, best first: completions take the text as it is and tell log-probabilities; else the API that the traffic speaks."""
+    """Ways to ask, best first: completions take the text as it is and tell log-probabilities; else
+    the API that the traffic speaks.
+    """
     own = (Route(api, True), Route(api, False)) if api is Api.CHAT else (Route(api, False),)
     plain = (Route(Api.COMPLETIONS, True), Route(Api.COMPLETIONS, False))
     return (*plain, *(route for route in own if route not in plain))
@@ -188,7 +249,10 @@ class QualityCheck:
             _must_match(self._reference, facts, self._settings.max_output_tok, self._path)
         self._routes = routes_for(Api(profile.traffic.api))
         if self._reference is not None:  # the same way as then, or not at all
-            self._routes = tuple(route for route in self._routes if route.api == self._reference.route) or self._routes
+            self._routes = (
+                tuple(route for route in self._routes if route.api == self._reference.route)
+                or self._routes
+            )
         self._found: dict[str, dict[str, Asked]] = {}
         self._recorded = False
 
@@ -197,7 +261,9 @@ class QualityCheck:
         """What the answers are held against; None where they are only held against each other."""
         return self._reference
 
-    def ask(self, when: str, run_dir: RunDir, endpoints: Sequence[Endpoint], api_key: str | None) -> None:
+    def ask(
+        self, when: str, run_dir: RunDir, endpoints: Sequence[Endpoint], api_key: str | None
+    ) -> None:
         """Ask every replica, and write quality.json.
 
         Args:
@@ -212,15 +278,27 @@ class QualityCheck:
         self._found[when] = {}
         for endpoint in endpoints:
             network = DIRECT if endpoint.pid is not None else self._profile.traffic.network
-            self._found[when][endpoint.name] = ask(endpoint, self._routes, api_key, self._settings.max_output_tok, network=network)
+            self._found[when][endpoint.name] = ask(
+                endpoint, self._routes, api_key, self._settings.max_output_tok, network=network
+            )
         self._write(run_dir)
 
     def failure(self, when: str) -> str | None:
-        """Why an asking failed, in words; None where every text was answered, or nothing was asked."""
-        return next((f"{name}: {asked.error}" for name, asked in self._found.get(when, {}).items() if asked.error), None)
+        """Why an asking failed, in words; None where every text was answered, or nothing was
+        asked.
+        """
+        return next(
+            (
+                f"{name}: {asked.error}"
+                for name, asked in self._found.get(when, {}).items()
+                if asked.error
+            ),
+            None,
+        )
 
     def record_first(self, run_dir: RunDir, info: ServerInfo) -> Path | None:
-        """Store the answers as the reference that the profile names, where there is none yet and the load did not change them.
+        """Store the answers as the reference that the profile names, where there is none yet and
+        the load did not change them.
 
         Returns:
             The file that was written, None where none was.
@@ -231,9 +309,16 @@ class QualityCheck:
         before, after = self._found.get("before", {}), self._found.get("after", {})
         if self._path is None or self._reference is not None or not before or not after:
             return None
-        (first, *_) = before.values()
-        texts = [[answer.text for answer in asked.answers] for asked in (*before.values(), *after.values())]
-        if self.failure("before") or self.failure("after") or any(text != texts[0] for text in texts):
+        first, *_ = before.values()
+        texts = [
+            [answer.text for answer in asked.answers]
+            for asked in (*before.values(), *after.values())
+        ]
+        if (
+            self.failure("before")
+            or self.failure("after")
+            or any(text != texts[0] for text in texts)
+        ):
             return None
         write_reference(self._path, make_reference(self._profile, self._facts, info, first))
         self._recorded = True
@@ -254,19 +339,27 @@ class QualityCheck:
                 "reference_path": None if self._path is None else str(self._path),
                 "reference": None if self._reference is None else self._reference.to_dict(),
                 "recorded": self._recorded,
-                **{when: {name: asked.to_dict() for name, asked in found.items()} for when, found in self._found.items()},
+                **{
+                    when: {name: asked.to_dict() for name, asked in found.items()}
+                    for when, found in self._found.items()
+                },
             },
         )
 
 
-def make_reference(profile: Profile, facts: ModelFacts, info: ServerInfo, asked: Asked) -> Reference:
+def make_reference(
+    profile: Profile, facts: ModelFacts, info: ServerInfo, asked: Asked
+) -> Reference:
     """A reference from one replica's answers.
 
     Raises:
         ServerError: not every text was answered.
     """
     if asked.error is not None:
-        raise ServerError(f"the answers could not be recorded: {asked.error}", next_step="see the server's log for its reason")
+        raise ServerError(
+            f"the answers could not be recorded: {asked.error}",
+            next_step="see the server's log for its reason",
+        )
     dtype = info.settings.get("dtype")
     return Reference(
         check_version=CHECK_VERSION,
@@ -282,22 +375,34 @@ def make_reference(profile: Profile, facts: ModelFacts, info: ServerInfo, asked:
     )
 
 
-def _must_match(reference: Reference, facts: ModelFacts, max_output_tok: int, path: Path | None) -> None:
+def _must_match(
+    reference: Reference, facts: ModelFacts, max_output_tok: int, path: Path | None
+) -> None:
     next_step = "name the reference of this model, or record one: harness quality record PROFILE"
     if reference.texts_sha256 != texts_sha256():
-        raise PreflightError(f"quality.reference {path} answers other texts than this harness asks", next_step=next_step)
+        raise PreflightError(
+            f"quality.reference {path} answers other texts than this harness asks",
+            next_step=next_step,
+        )
     if reference.max_output_tok != max_output_tok:
         raise PreflightError(
-            f"quality.reference {path} has answers of {reference.max_output_tok} tokens; quality.max_output_tok is {max_output_tok}",
-            next_step=f"set quality.max_output_tok to {reference.max_output_tok}, or record another reference",
+            f"quality.reference {path} has answers of {reference.max_output_tok} tokens;"
+            f" quality.max_output_tok is {max_output_tok}",
+            next_step=(
+                f"set quality.max_output_tok to {reference.max_output_tok}, or record another"
+                " reference"
+            ),
         )
     if reference.fingerprint is not None and facts.fingerprint is not None:
         if reference.fingerprint != facts.fingerprint:
             raise PreflightError(
-                f"quality.reference {path} is of another model: {reference.model_id} with fingerprint {reference.fingerprint[:12]}, "
-                f"not {facts.fingerprint[:12]}",
+                f"quality.reference {path} is of another model: {reference.model_id} with"
+                f" fingerprint {reference.fingerprint[:12]}, not {facts.fingerprint[:12]}",
                 cause="the model's config or tokenizer differs",
                 next_step=next_step,
             )
     elif reference.model_id != facts.model_id:
-        raise PreflightError(f"quality.reference {path} is of {reference.model_id}, not of {facts.model_id}", next_step=next_step)
+        raise PreflightError(
+            f"quality.reference {path} is of {reference.model_id}, not of {facts.model_id}",
+            next_step=next_step,
+        )

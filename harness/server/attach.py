@@ -38,15 +38,20 @@ class AttachedServer:
         return {}
 
     def check(self) -> None:
-        """Raise `ServerError` when nothing listens any more. At most once a second, and without a request: the server is being measured."""
+        """Raise `ServerError` when nothing listens any more. At most once a second, and without a
+        request: the server is being measured.
+        """
         if now_ns() - self._checked_ns < _CHECK_EVERY_NS:
             return
         self._checked_ns = now_ns()
         for endpoint in self.endpoints:
             # Behind a proxy a connection says nothing of the server.
-            if self.network.proxy_for(endpoint.base_url) is None and not _listens(endpoint.base_url):
+            if self.network.proxy_for(endpoint.base_url) is None and not _listens(
+                endpoint.base_url
+            ):
                 raise ServerError(
-                    f"the attached server {endpoint.name} at {endpoint.base_url} is gone: it refuses connections",
+                    f"the attached server {endpoint.name} at {endpoint.base_url} is gone: it"
+                    " refuses connections",
                     next_step="look at its own log: the harness did not start it and has none",
                 )
 
@@ -55,7 +60,9 @@ class AttachedServer:
 
 
 def _listens(base_url: str) -> bool:
-    """Whether the port takes connections. Only a refusal means no: a server that is slow or far is none of this check's business."""
+    """Whether the port takes connections. Only a refusal means no: a server that is slow or far is
+    none of this check's business.
+    """
     parts = urlsplit(base_url)
     port = parts.port or (443 if parts.scheme == "https" else 80)
     try:
@@ -95,7 +102,11 @@ class AttachServerRunner:
             problems.append(Problem("api_key", error.what, error.next_step or "", error.cause))
         for url in self.server.urls:
             try:
-                httpx.get(f"{url}/health", timeout=_PROBE_TIMEOUT_S, **client_options(url, self.profile.traffic.network))
+                httpx.get(
+                    f"{url}/health",
+                    timeout=_PROBE_TIMEOUT_S,
+                    **client_options(url, self.profile.traffic.network),
+                )
             except PreflightError as error:
                 problems.append(Problem("network", error.what, error.next_step or "", error.cause))
             except httpx.HTTPError as error:
@@ -122,12 +133,28 @@ class AttachServerRunner:
             name = f"replica-{position}"
             wanted = Endpoint(name, url, self.profile.model.served_name or "")
             try:
-                served = wait_ready(wanted, traffic.api, api_key, deadline, lambda: None, health_required=False, network=traffic.network)
+                served = wait_ready(
+                    wanted,
+                    traffic.api,
+                    api_key,
+                    deadline,
+                    lambda: None,
+                    health_required=False,
+                    network=traffic.network,
+                )
             except NotReadyError as error:
                 raise not_ready(f"{name} at {url}", error) from error
             # Which board serves which of several URLs is not known here, and is not guessed.
             uuids = tuple(gpu.uuid for gpu in self.gpus) if len(self.server.urls) == 1 else ()
-            endpoints.append(Endpoint(name, url, wanted.model or served.names[0], self._metrics_url(position, url, api_key), uuids))
+            endpoints.append(
+                Endpoint(
+                    name,
+                    url,
+                    wanted.model or served.names[0],
+                    self._metrics_url(position, url, api_key),
+                    uuids,
+                )
+            )
             versions |= {served.version} if served.version else set()
             contexts |= {served.max_context_tok} if served.max_context_tok else set()
         if len(models := {endpoint.model for endpoint in endpoints}) > 1:
@@ -144,7 +171,9 @@ class AttachServerRunner:
         yield AttachedServer(tuple(endpoints), info, traffic.network)
 
     def _metrics_url(self, position: int, url: str, api_key: str | None) -> str | None:
-        """The profile's, else the first of the known paths that answers with Prometheus text; TensorRT-LLM's /metrics is JSON."""
+        """The profile's, else the first of the known paths that answers with Prometheus text;
+        TensorRT-LLM's /metrics is JSON.
+        """
         if self.server.metrics_urls is not None:
             return self.server.metrics_urls[position] if self.server.metrics_urls else None
         # Scraping goes straight: where that finds nothing, there are no metrics.
@@ -152,7 +181,9 @@ class AttachServerRunner:
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         for path in ("/metrics", "/prometheus/metrics"):
             try:
-                answer = httpx.get(f"{url}{path}", timeout=_PROBE_TIMEOUT_S, headers=headers, **options)
+                answer = httpx.get(
+                    f"{url}{path}", timeout=_PROBE_TIMEOUT_S, headers=headers, **options
+                )
             except httpx.HTTPError:
                 return None
             if answer.status_code == httpx.codes.OK and "# TYPE" in answer.text:

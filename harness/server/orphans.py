@@ -1,8 +1,11 @@
-"""What an earlier run left behind when it was killed, found by a record made before and ended after checking that it is the same.
+"""What an earlier run left behind when it was killed, found by a record made before and ended after
+checking that it is the same.
 
-Each run keeps one small file in the cache folder while its servers live. It names the supervisor and the process groups it started, each
-with its start time, and the boot and pid namespace in which these numbers mean something. A supervisor that is gone while its file is
-there has left orphans. Whatever carries the run's HARNESS_RUN_ID in its environment is the run's, whatever group it moved to.
+Each run keeps one small file in the cache folder while its servers live. It names the supervisor
+and the process groups it started, each with its start time, and the boot and pid namespace in which
+these numbers mean something. A supervisor that is gone while its file is there has left orphans.
+Whatever carries the run's HARNESS_RUN_ID in its environment is the run's, whatever group it moved
+to.
 """
 
 import json
@@ -25,7 +28,9 @@ _SCHEMA: Final = 1
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where process ids mean something: this host, this boot, this pid namespace (a container has its own)."""
+    """Where process ids mean something: this host, this boot, this pid namespace (a container has
+    its own).
+    """
 
     host: str
     boot_id: str | None
@@ -65,7 +70,8 @@ class Reaped:
     Attributes:
         run_id: the run.
         run_dir: its directory, as its supervisor named it.
-        ended: the processes that were ended, as `name (pid n)`; empty when all had gone by themselves.
+        ended: the processes that were ended, as `name (pid n)`; empty when all had gone by
+            themselves.
         left: processes that would not go; the record stays and the next start tries again.
     """
 
@@ -82,7 +88,8 @@ def registry_dir() -> Path:
 
 @dataclass(slots=True)
 class RunRegistry:
-    """The record of one run's process groups, on disk from before the first start until all are gone.
+    """The record of one run's process groups, on disk from before the first start until all are
+    gone.
 
     As a context manager it removes the record at the end, unless a group is still in it.
     """
@@ -118,12 +125,16 @@ class RunRegistry:
             self._write()
 
     def update(self, pgid: int, members: list[proc.Proc]) -> None:
-        """Record the processes of a group as they are by now. Writes only when there are new ones."""
+        """Record the processes of a group as they are by now. Writes only when there are new
+        ones.
+        """
         seen = {(member.pid, member.start_ticks) for member in members}
         with self._lock:
             for position, group in enumerate(self.groups):
                 if group.pgid == pgid and not seen <= set(group.members):
-                    self.groups[position] = replace(group, members=tuple(sorted(seen | set(group.members))))
+                    self.groups[position] = replace(
+                        group, members=tuple(sorted(seen | set(group.members)))
+                    )
                     self._write()
 
     def remove(self, pgid: int) -> None:
@@ -155,22 +166,31 @@ class RunRegistry:
         except OSError as error:
             raise PreflightError(
                 f"cannot write {self.path}: {error.strerror}",
-                cause="the cache folder is not writable; it records started servers, so that a later start can end orphans",
+                cause=(
+                    "the cache folder is not writable; it records started servers, so that a later"
+                    " start can end orphans"
+                ),
                 next_step="make it writable or set HARNESS_CACHE_DIR to a folder that is",
             ) from error
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.close()
 
 
 def reap_orphans(*, grace_s: float = 5.0) -> tuple[Reaped, ...]:
     """End what runs whose supervisor died have left, and remove their records.
 
-    A run whose supervisor lives is not touched, nor are records of another host or container (their pids mean nothing here). A process is
-    ended only if it carries the run's marker, was recorded (pid and start time), or shares its group with one that was.
+    A run whose supervisor lives is not touched, nor are records of another host or container (their
+    pids mean nothing here). A process is ended only if it carries the run's marker, was recorded
+    (pid and start time), or shares its group with one that was.
 
     Args:
         grace_s: time between SIGTERM and SIGKILL.
@@ -188,10 +208,14 @@ def reap_orphans(*, grace_s: float = 5.0) -> tuple[Reaped, ...]:
         if place.host != here.host:
             continue
         run_id, run_dir = entry["run_id"], entry["run_dir"]
-        if place.boot_id != here.boot_id:  # the machine was started anew: nothing of that run can live
+        if (
+            place.boot_id != here.boot_id
+        ):  # the machine was started anew: nothing of that run can live
             path.unlink(missing_ok=True)
             continue
-        if place.pid_namespace != here.pid_namespace or proc.same(entry["supervisor"]["pid"], entry["supervisor"]["start_ticks"]):
+        if place.pid_namespace != here.pid_namespace or proc.same(
+            entry["supervisor"]["pid"], entry["supervisor"]["start_ticks"]
+        ):
             continue
         reaped = _reap(run_id, run_dir, [_group(group) for group in entry["groups"]], grace_s)
         found.append(reaped)
@@ -209,14 +233,21 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 def _group(entry: dict[str, Any]) -> Group:
-    return Group(entry["label"], entry["pgid"], entry["leader_start_ticks"], tuple((pid, start) for pid, start in entry["members"]))
+    return Group(
+        entry["label"],
+        entry["pgid"],
+        entry["leader_start_ticks"],
+        tuple((pid, start) for pid, start in entry["members"]),
+    )
 
 
 def _members(run_id: str, groups: list[Group]) -> list[proc.Proc]:
-    """The run's live processes: those with its marker, those recorded, and the groups that these prove.
+    """The run's live processes: those with its marker, those recorded, and the groups that these
+    prove.
 
-    A group's number is given out again only after its last member has gone. So one recorded process in it proves that it is still the
-    recorded group; without one it proves nothing, and is left alone.
+    A group's number is given out again only after its last member has gone. So one recorded process
+    in it proves that it is still the recorded group; without one it proves nothing, and is left
+    alone.
     """
     members = {found.pid: found for found in proc.marked({RUN_ID_VARIABLE: run_id})}
     for group in groups:
@@ -233,7 +264,8 @@ def _members(run_id: str, groups: list[Group]) -> list[proc.Proc]:
 
 def _reap(run_id: str, run_dir: str, groups: list[Group], grace_s: float) -> Reaped:
     seen: dict[int, proc.Proc] = {}
-    # As the recorded processes die the group loses its proof, so members found once stay wanted, each by its own identity.
+    # As the recorded processes die the group loses its proof, so members found once stay wanted,
+    # each by its own identity.
     wanted: dict[int, proc.Proc] = {}
 
     def find() -> list[proc.Proc]:
@@ -241,4 +273,9 @@ def _reap(run_id: str, run_dir: str, groups: list[Group], grace_s: float) -> Rea
         return [member for member in wanted.values() if proc.same(member.pid, member.start_ticks)]
 
     left = proc.end(find, grace_s=grace_s, seen=seen)
-    return Reaped(run_id, run_dir, tuple(proc.describe([one]) for one in seen.values()), tuple(proc.describe([one]) for one in left))
+    return Reaped(
+        run_id,
+        run_dir,
+        tuple(proc.describe([one]) for one in seen.values()),
+        tuple(proc.describe([one]) for one in left),
+    )

@@ -1,7 +1,8 @@
 """Processes by identity rather than by number, read from Linux's /proc.
 
-A pid says little: it is given out again. A process is named here by its pid together with its start time (clock ticks since boot), which
-no later process of the same boot shares, and signals go through a pidfd, so that what was checked is what gets the signal.
+A pid says little: it is given out again. A process is named here by its pid together with its start
+time (clock ticks since boot), which no later process of the same boot shares, and signals go
+through a pidfd, so that what was checked is what gets the signal.
 """
 
 import os
@@ -44,7 +45,9 @@ class Proc:
 
 
 def read(pid: int) -> Proc | None:
-    """The process with this pid, or None when there is none or it is a zombie: a zombie holds no memory, port or GPU."""
+    """The process with this pid, or None when there is none or it is a zombie: a zombie holds no
+    memory, port or GPU.
+    """
     try:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -54,8 +57,11 @@ def read(pid: int) -> Proc | None:
     fields = rest.split()
     if fields[0] in _GONE:
         return None
-    # proc_pid_stat(5): state ppid pgrp session … starttime is field 22 of the line, so the 20th after the name.
-    return Proc(pid, int(fields[1]), int(fields[2]), int(fields[3]), int(fields[19]), head.partition("(")[2])
+    # proc_pid_stat(5): state ppid pgrp session … starttime is field 22 of the line, so the 20th
+    # after the name.
+    return Proc(
+        pid, int(fields[1]), int(fields[2]), int(fields[3]), int(fields[19]), head.partition("(")[2]
+    )
 
 
 def processes() -> Iterator[Proc]:
@@ -66,7 +72,9 @@ def processes() -> Iterator[Proc]:
 
 
 def environ(pid: int) -> dict[str, str]:
-    """The environment with which the process was started; empty where it may not be read (another user's) or is gone."""
+    """The environment with which the process was started; empty where it may not be read (another
+    user's) or is gone.
+    """
     try:
         raw = Path(f"/proc/{pid}/environ").read_bytes()
     except OSError:
@@ -76,10 +84,14 @@ def environ(pid: int) -> dict[str, str]:
 
 
 def marked(markers: dict[str, str]) -> list[Proc]:
-    """Live processes whose environment carries all the markers. Children inherit them, wherever they moved since."""
+    """Live processes whose environment carries all the markers. Children inherit them, wherever
+    they moved since.
+    """
     own = os.getpid()
     wanted = markers.items()
-    return [found for found in processes() if found.pid != own and wanted <= environ(found.pid).items()]
+    return [
+        found for found in processes() if found.pid != own and wanted <= environ(found.pid).items()
+    ]
 
 
 def in_group(pgid: int) -> list[Proc]:
@@ -96,8 +108,8 @@ def same(recorded_pid: int, start_ticks: int) -> bool:
 def send(target: Proc, signum: signal.Signals) -> bool:
     """Send a signal to exactly this process; False when it is gone.
 
-    The pidfd is opened first and the start time read after: had the pid been reused before the opening, the start time tells; after it,
-    the pidfd does.
+    The pidfd is opened first and the start time read after: had the pid been reused before the
+    opening, the start time tells; after it, the pidfd does.
     """
     try:
         fd = os.pidfd_open(target.pid)
@@ -123,7 +135,8 @@ def end(find: Finder, *, grace_s: float, seen: dict[int, Proc] | None = None) ->
     """SIGTERM once, then SIGKILL until nothing is found.
 
     Args:
-        find: looks the processes up afresh, so that children forked in the meantime are met by the next look.
+        find: looks the processes up afresh, so that children forked in the meantime are met by the
+            next look.
         grace_s: longest time between the SIGTERM and the first SIGKILL; 0 leaves the SIGTERM out.
         seen: collects what was signalled, by pid.
 

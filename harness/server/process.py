@@ -1,7 +1,9 @@
-"""One way to run a server as a child: own process group, ended with the harness, log in a file, stopped for good.
+"""One way to run a server as a child: own process group, ended with the harness, log in a file,
+stopped for good.
 
-A child is started by one thread that lives as long as the harness: the kernel ties "parent died" to the thread that started the child, so a
-server started by a short-lived thread would be ended with it.
+A child is started by one thread that lives as long as the harness: the kernel ties "parent died" to
+the thread that started the child, so a server started by a short-lived thread would be ended with
+it.
 """
 
 import os
@@ -33,7 +35,8 @@ _TAIL_BYTES: Final = 1 << 20
 _POLL_S: Final = 0.05
 _AFTER_LEADER_S: Final = 2.0  # children that the leader has told to end get this long
 _PORT_FREE_S: Final = 5.0
-# Below the range from which Linux gives ports to outgoing connections (32768 up): one of those cannot take the port while a server loads.
+# Below the range from which Linux gives ports to outgoing connections (32768 up): one of those
+# cannot take the port while a server loads.
 _PORTS: Final = range(18000, 32000)
 _SECRET_OPTIONS: Final = ("api-key", "token", "secret", "password", "credentials")
 
@@ -62,10 +65,14 @@ class ChildSpec:
 
 
 class _Starter:
-    """A daemon thread that starts all children; made at the first start, and again in a forked copy of this process."""
+    """A daemon thread that starts all children; made at the first start, and again in a forked copy
+    of this process.
+    """
 
     def __init__(self) -> None:
-        self._jobs: queue.SimpleQueue[tuple[Callable[[], subprocess.Popen[bytes]], Future[subprocess.Popen[bytes]]]] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[
+            tuple[Callable[[], subprocess.Popen[bytes]], Future[subprocess.Popen[bytes]]]
+        ] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._owner: int | None = None
 
@@ -94,7 +101,9 @@ _starter: Final = _Starter()
 class ServerProcess:
     """A started child. Made by `ServerProcess.start`."""
 
-    def __init__(self, spec: ChildSpec, run_id: str, registry: RunRegistry, child: subprocess.Popen[bytes]) -> None:
+    def __init__(
+        self, spec: ChildSpec, run_id: str, registry: RunRegistry, child: subprocess.Popen[bytes]
+    ) -> None:
         self.spec = spec
         self.pid = child.pid
         self._run_id = run_id
@@ -119,12 +128,18 @@ class ServerProcess:
             with spec.log_path.open("ab") as log:
                 child = _starter.start(
                     lambda: subprocess.Popen(
-                        command, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+                        command,
+                        env=env,
+                        stdin=subprocess.DEVNULL,
+                        stdout=log,
+                        stderr=subprocess.STDOUT,
+                        start_new_session=True,
                     )
                 )
         except OSError as error:
             raise ServerError(
-                f"cannot start the server {spec.name}: {error}", next_step=f"check that {spec.log_path.parent} can be written"
+                f"cannot start the server {spec.name}: {error}",
+                next_step=f"check that {spec.log_path.parent} can be written",
             ) from error
         started = cls(spec, run_id, registry, child)
         try:
@@ -138,9 +153,10 @@ class ServerProcess:
         """As `subprocess` gives it (negative: a signal), None while the process lives."""
         if self._child.returncode is not None:
             return self._child.returncode
-        # Looking without taking: as long as a dead leader is not taken off the process table, the kernel cannot give its number to another
-        # group, so membership in the group goes on proving a process ours. vLLM's engine processes carry no other proof: they write their
-        # title over their environment.
+        # Looking without taking: as long as a dead leader is not taken off the process table, the
+        # kernel cannot give its number to another group, so membership in the group goes on proving
+        # a process ours. vLLM's engine processes carry no other proof: they write their title over
+        # their environment.
         found = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         if found is None:
             return None
@@ -151,7 +167,9 @@ class ServerProcess:
         return self.exit_status() is None
 
     def members(self) -> list[proc.Proc]:
-        """Everything alive that came of this child: its process group, and what carries its markers in another group."""
+        """Everything alive that came of this child: its process group, and what carries its markers
+        in another group.
+        """
         if self._child.returncode is None:
             self._known.update({found.pid: found for found in proc.in_group(self.pid)})
         marked = proc.marked({RUN_ID_VARIABLE: self._run_id, CHILD_VARIABLE: self.spec.name})
@@ -159,7 +177,9 @@ class ServerProcess:
         return [found for found in self._known.values() if proc.same(found.pid, found.start_ticks)]
 
     def record(self) -> None:
-        """Write down which processes there are by now, for the next start of the harness if this one is killed."""
+        """Write down which processes there are by now, for the next start of the harness if this
+        one is killed.
+        """
         self._registry.update(self.pid, self.members())
 
     def listens(self) -> bool | None:
@@ -181,7 +201,9 @@ class ServerProcess:
         when = "died while serving" if was_ready else "died before it was ready"
         return self.failure(f"the server {self.spec.name} {when}: {how}", was_ready=was_ready)
 
-    def failure(self, what: str, *, was_ready: bool, cause: str | None = None, next_step: str | None = None) -> ServerError:
+    def failure(
+        self, what: str, *, was_ready: bool, cause: str | None = None, next_step: str | None = None
+    ) -> ServerError:
         """An error about this process: diagnosis, last log lines and where the log is."""
         log = self.log_text()
         diagnosis = classify(log, self.exit_status(), was_ready=was_ready)
@@ -198,10 +220,13 @@ class ServerProcess:
         """Ask for a clean end, once; `stop` waits for it."""
         if not self._terminated and not self._stopped and self.alive():
             self._terminated = True
-            os.kill(self.pid, signal.SIGTERM)  # not Popen.terminate: it would take a dead leader off the process table
+            os.kill(
+                self.pid, signal.SIGTERM
+            )  # not Popen.terminate: it would take a dead leader off the process table
 
     def stop(self, timeout_s: float) -> None:
-        """End it and all that came of it, and see that its port is free. Doing it again does nothing.
+        """End it and all that came of it, and see that its port is free. Doing it again does
+        nothing.
 
         Args:
             timeout_s: how long a clean end may take before SIGKILL.
@@ -225,14 +250,17 @@ class ServerProcess:
         if left:
             raise ServerError(
                 f"processes of the server {self.spec.name} would not end: {proc.describe(left)}",
-                cause="a process stuck in the kernel (a GPU or a network disk that does not answer)",
+                cause=(
+                    "a process stuck in the kernel (a GPU or a network disk that does not answer)"
+                ),
                 next_step="look at them with `ps`; the next start of the harness tries again",
             )
         self._stopped = True
         self._registry.remove(self.pid)
         if not self._wait_for(lambda: port_is_free(self.spec.host, self.spec.port), _PORT_FREE_S):
             raise ServerError(
-                f"port {self.spec.port} is still taken after the server {self.spec.name} ended{_held_by(self.spec.port)}",
+                f"port {self.spec.port} is still taken after the server {self.spec.name}"
+                f" ended{_held_by(self.spec.port)}",
                 next_step="find what holds it with `ss -ltnp`",
             )
 
@@ -272,7 +300,9 @@ def log_details(log: str, path: Path) -> str:
 
 
 def loopback(host: str) -> str:
-    """The address under which a server that listens on `host` is reached from this machine, as it stands in a URL."""
+    """The address under which a server that listens on `host` is reached from this machine, as it
+    stands in a URL.
+    """
     if host in ("0.0.0.0", ""):  # noqa: S104 (reading it, not binding)
         return "127.0.0.1"
     if host == "::":
@@ -283,7 +313,8 @@ def loopback(host: str) -> str:
 def port_is_free(host: str, port: int) -> bool:
     """Whether a server could listen there now.
 
-    Without SO_REUSEPORT on purpose: two servers that both set it would share the port and each get half of the requests.
+    Without SO_REUSEPORT on purpose: two servers that both set it would share the port and each get
+    half of the requests.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
@@ -298,12 +329,18 @@ def port_is_free(host: str, port: int) -> bool:
 def port_holders(port: int) -> set[int]:
     """Pids that listen on the port, as far as this user may know."""
     connections = psutil.net_connections("tcp")
-    return {item.pid for item in connections if item.status == psutil.CONN_LISTEN and item.laddr and item.laddr.port == port and item.pid}
+    return {
+        item.pid
+        for item in connections
+        if item.status == psutil.CONN_LISTEN and item.laddr and item.laddr.port == port and item.pid
+    }
 
 
 def _held_by(port: int) -> str:
     try:
-        holders = [found for pid in sorted(port_holders(port)) if (found := proc.read(pid)) is not None]
+        holders = [
+            found for pid in sorted(port_holders(port)) if (found := proc.read(pid)) is not None
+        ]
     except psutil.Error:
         return ""
     return f" (held by {proc.describe(holders)})" if holders else ""
@@ -313,16 +350,23 @@ def check_port_free(host: str, port: int) -> None:
     """See that a server could listen there.
 
     Raises:
-        ServerError: something listens there, and who it is where the system tells; or the address is not of this machine.
+        ServerError: something listens there, and who it is where the system tells; or the address
+            is not of this machine.
     """
     if port_is_free(host, port):
         return
     if not port_is_free(host, 0):
-        raise ServerError(f"cannot listen on {host}: it is no address of this machine", next_step="set server.host to 127.0.0.1 or 0.0.0.0")
+        raise ServerError(
+            f"cannot listen on {host}: it is no address of this machine",
+            next_step="set server.host to 127.0.0.1 or 0.0.0.0",
+        )
     raise ServerError(
         f"port {port} on {host} is taken{_held_by(port)}",
         cause="another server, or one that an earlier run left",
-        next_step="leave server.port out (a free one is taken), choose another, or end the process that holds it",
+        next_step=(
+            "leave server.port out (a free one is taken), choose another, or end the process that"
+            " holds it"
+        ),
     )
 
 
@@ -341,7 +385,10 @@ def free_ports(host: str, count: int) -> tuple[int, ...]:
             if port_is_free(host, port):
                 found.append(port)
     if len(found) < count:
-        raise ServerError(f"found {len(found)} of {count} free ports on {host}", next_step="check server.host, or set server.port")
+        raise ServerError(
+            f"found {len(found)} of {count} free ports on {host}",
+            next_step="check server.host, or set server.port",
+        )
     return tuple(found)
 
 
@@ -351,7 +398,9 @@ def redact(argv: tuple[str, ...]) -> tuple[str, ...]:
     hide_next = False
     for item in argv:
         option, equals, _ = item.partition("=")
-        secret = option.startswith("--") and option.lower().replace("_", "-").endswith(_SECRET_OPTIONS)
+        secret = option.startswith("--") and option.lower().replace("_", "-").endswith(
+            _SECRET_OPTIONS
+        )
         if hide_next and not item.startswith("-"):
             shown.append("***")  # and the next too: --api-key takes several
             continue

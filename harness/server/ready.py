@@ -1,7 +1,9 @@
-"""Waits until a server truly serves: `/health`, then `/v1/models`, then one real request of one token.
+"""Waits until a server truly serves: `/health`, then `/v1/models`, then one real request of one
+token.
 
-`/health` alone is not enough: it answers 200 while vLLM's engine hangs (vllm-project/vllm #39863), and SGLang lists its models before it is
-warm. One deadline bounds all of it; what the server itself calls a timeout does not bound every wait (#48031).
+`/health` alone is not enough: it answers 200 while vLLM's engine hangs (vllm-project/vllm #39863),
+and SGLang lists its models before it is warm. One deadline bounds all of it; what the server itself
+calls a timeout does not bound every wait (#48031).
 """
 
 import threading
@@ -15,11 +17,22 @@ from harness.core.clock import NS_PER_S, now_ns
 from harness.core.errors import ServerError
 from harness.core.network import Network
 from harness.core.records import Api, Endpoint
-from harness.server.one_request import DIRECT, PATHS, Reply, auth_headers, client_options, error_text, one_token_body, request_once
+from harness.server.one_request import (
+    DIRECT,
+    PATHS,
+    Reply,
+    auth_headers,
+    client_options,
+    error_text,
+    one_token_body,
+    request_once,
+)
 
 _POLL_S: Final = 0.1
 _PROBE_TIMEOUT_S: Final = 10.0
-_PASSING: Final = frozenset({408, 425, 429, 500, 502, 503, 504, 529})  # statuses of a server that may yet get ready
+_PASSING: Final = frozenset(
+    {408, 425, 429, 500, 502, 503, 504, 529}
+)  # statuses of a server that may yet get ready
 _PASSING_TRIES: Final = 10
 _NO_ROUTE: Final = frozenset({404, 405, 501})
 
@@ -27,7 +40,9 @@ _NO_ROUTE: Final = frozenset({404, 405, 501})
 class NotReadyError(Exception):
     """The server will not get ready: `what` happened, its likely `cause`, the `next_step`."""
 
-    def __init__(self, what: str, *, cause: str | None = None, next_step: str | None = None) -> None:
+    def __init__(
+        self, what: str, *, cause: str | None = None, next_step: str | None = None
+    ) -> None:
         super().__init__(what)
         self.what, self.cause, self.next_step = what, cause, next_step
 
@@ -72,12 +87,15 @@ def wait_ready(
     """Wait for one replica.
 
     Args:
-        endpoint: where it will be, and the model's name there; an empty name is any: the first that is listed.
+        endpoint: where it will be, and the model's name there; an empty name is any: the first that
+            is listed.
         api: the API that the one request speaks.
         api_key: the key, if the server wants one.
         deadline: bounds everything.
-        watch: called some ten times a second and raises when waiting has become pointless (the process died).
-        health_required: the server has `/health`; for a foreign one, "no such route" is taken as well.
+        watch: called some ten times a second and raises when waiting has become pointless (the
+            process died).
+        health_required: the server has `/health`; for a foreign one, "no such route" is taken as
+            well.
         network: the way to it.
 
     Raises:
@@ -85,7 +103,12 @@ def wait_ready(
         Exception: whatever `watch` raises.
     """
     options = client_options(endpoint.base_url, network)
-    with httpx.Client(base_url=endpoint.base_url, headers=auth_headers(api, api_key), timeout=_PROBE_TIMEOUT_S, **options) as client:
+    with httpx.Client(
+        base_url=endpoint.base_url,
+        headers=auth_headers(api, api_key),
+        timeout=_PROBE_TIMEOUT_S,
+        **options,
+    ) as client:
         _wait_health(client, deadline, watch, required=health_required)
         names, max_context_tok = _wait_models(client, endpoint, deadline, watch)
         model = endpoint.model or names[0]
@@ -103,8 +126,13 @@ def _get(client: httpx.Client, path: str, deadline: Deadline) -> httpx.Response 
 def _late(stage: str, last: str, deadline: Deadline) -> NotReadyError:
     return NotReadyError(
         f"was not ready within {deadline.timeout_s:g} s: {stage}; last answer: {last}",
-        cause="it is still loading or compiling (a cold start on a GPU can take half an hour), or it hangs",
-        next_step="see the end of its log; raise server.ready_timeout_s if it was still making progress",
+        cause=(
+            "it is still loading or compiling (a cold start on a GPU can take half an hour), or it"
+            " hangs"
+        ),
+        next_step=(
+            "see the end of its log; raise server.ready_timeout_s if it was still making progress"
+        ),
     )
 
 
@@ -112,7 +140,9 @@ def _pause(deadline: Deadline) -> None:
     threading.Event().wait(min(_POLL_S, deadline.left_s()))
 
 
-def _wait_health(client: httpx.Client, deadline: Deadline, watch: Callable[[], None], *, required: bool) -> None:
+def _wait_health(
+    client: httpx.Client, deadline: Deadline, watch: Callable[[], None], *, required: bool
+) -> None:
     last = "none"
     while True:
         watch()
@@ -142,8 +172,12 @@ def _wait_models(
             found = _listed(answer)
             if endpoint.model and endpoint.model not in found:
                 raise NotReadyError(
-                    f"does not serve {endpoint.model!r}; it serves: {', '.join(map(repr, found)) or 'nothing'}",
-                    cause="another server than the one meant answers there, or the model has another name",
+                    f"does not serve {endpoint.model!r}; it serves:"
+                    f" {', '.join(map(repr, found)) or 'nothing'}",
+                    cause=(
+                        "another server than the one meant answers there, or the model has another"
+                        " name"
+                    ),
                     next_step="set model.served_name to a name that it serves",
                 )
             if not found:
@@ -162,7 +196,11 @@ def _wait_models(
             tries += 1
             if answer.status_code not in _PASSING or tries >= _PASSING_TRIES:
                 raise NotReadyError(
-                    f"GET /v1/models: {last}", next_step="check that it is a server of the OpenAI or Anthropic API; set model.served_name"
+                    f"GET /v1/models: {last}",
+                    next_step=(
+                        "check that it is a server of the OpenAI or Anthropic API; set"
+                        " model.served_name"
+                    ),
                 )
         if deadline.left_s() == 0:
             raise _late("GET /v1/models never listed the model", last, deadline)
@@ -185,17 +223,35 @@ def _listed(answer: httpx.Response) -> dict[str, int | None]:
 
 
 def _wait_token(
-    endpoint: Endpoint, model: str, api: Api, api_key: str | None, deadline: Deadline, watch: Callable[[], None], network: Network
+    endpoint: Endpoint,
+    model: str,
+    api: Api,
+    api_key: str | None,
+    deadline: Deadline,
+    watch: Callable[[], None],
+    network: Network,
 ) -> None:
-    """The first request may compile kernels for minutes, so it runs beside a watch on the process."""
+    """The first request may compile kernels for minutes, so it runs beside a watch on the
+    process.
+    """
     body = one_token_body(model, api)
     tries = 0
     while True:
         reply = _watched(
-            lambda: request_once(endpoint, api, body, api_key, timeout_s=max(0.1, deadline.left_s()), network=network), deadline, watch
+            lambda: request_once(
+                endpoint, api, body, api_key, timeout_s=max(0.1, deadline.left_s()), network=network
+            ),
+            deadline,
+            watch,
         )
         if reply is None or (deadline.left_s() == 0 and not reply.ok):
-            last = "none" if reply is None else f"HTTP {reply.status}: {reply.error}" if reply.status else f"{reply.error}"
+            last = (
+                "none"
+                if reply is None
+                else f"HTTP {reply.status}: {reply.error}"
+                if reply.status
+                else f"{reply.error}"
+            )
             raise _late(f"a request of one token to {PATHS[api]} was not answered", last, deadline)
         if reply.ok:
             return
@@ -203,15 +259,24 @@ def _wait_token(
         watch()
         if reply.status is not None and (reply.status not in _PASSING or tries >= _PASSING_TRIES):
             raise NotReadyError(
-                f"refused a request of one token: POST {PATHS[api]}: HTTP {reply.status}: {reply.error}",
+                f"refused a request of one token: POST {PATHS[api]}: HTTP {reply.status}:"
+                f" {reply.error}",
                 cause="the server has no such route" if reply.status in _NO_ROUTE else None,
-                next_step="set traffic.api to one that the server speaks" if reply.status in _NO_ROUTE else "see its log for the reason",
+                next_step=(
+                    "set traffic.api to one that the server speaks"
+                    if reply.status in _NO_ROUTE
+                    else "see its log for the reason"
+                ),
             )
         _pause(deadline)
 
 
-def _watched(call: Callable[[], Reply], deadline: Deadline, watch: Callable[[], None]) -> Reply | None:
-    """Run the call in a thread; None when the deadline passed first. The thread ends with the server or with the call's own timeout."""
+def _watched(
+    call: Callable[[], Reply], deadline: Deadline, watch: Callable[[], None]
+) -> Reply | None:
+    """Run the call in a thread; None when the deadline passed first. The thread ends with the
+    server or with the call's own timeout.
+    """
     done = threading.Event()
     box: list[Reply] = []
 
@@ -240,5 +305,9 @@ def _version(client: httpx.Client) -> str | None:
 
 
 def not_ready(name: str, error: NotReadyError) -> ServerError:
-    """The error for people about a server that we did not start, so that there is no log to show."""
-    return ServerError(f"the server {name} {error.what}", cause=error.cause, next_step=error.next_step)
+    """The error for people about a server that we did not start, so that there is no log to
+    show.
+    """
+    return ServerError(
+        f"the server {name} {error.what}", cause=error.cause, next_step=error.next_step
+    )

@@ -1,4 +1,6 @@
-"""Starts replicas as children, waits until all are ready, and stops them: what `vllm` and `torch` have in common."""
+"""Starts replicas as children, waits until all are ready, and stops them: what `vllm` and `torch`
+have in common.
+"""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -69,7 +71,11 @@ class ManagedServer:
     """Replicas that were started here."""
 
     def __init__(
-        self, processes: Sequence[ServerProcess], endpoints: tuple[Endpoint, ...], info: ServerInfo, stop_timeout_s: float
+        self,
+        processes: Sequence[ServerProcess],
+        endpoints: tuple[Endpoint, ...],
+        info: ServerInfo,
+        stop_timeout_s: float,
     ) -> None:
         self._processes = processes
         self._endpoints = endpoints
@@ -140,7 +146,8 @@ def serve(plan: ServicePlan, context: RunContext) -> Iterator[ManagedServer]:
         for position, one in enumerate(plan.replicas):
             path = log_path(context.run_dir, position, count)
             secrets = (plan.api_key,) if plan.api_key else ()
-            # `-m` would look in the working directory first, where a folder called vllm or harness may lie.
+            # `-m` would look in the working directory first, where a folder called vllm or harness
+            # may lie.
             env = {"PYTHONSAFEPATH": "1"} | one.env
             spec = ChildSpec(one.name, one.argv, env, one.host, one.port, path, secrets)
             processes.append(ServerProcess.start(spec, context.run_id, context.registry))
@@ -155,14 +162,21 @@ def serve(plan: ServicePlan, context: RunContext) -> Iterator[ManagedServer]:
             )
             for one, process in zip(plan.replicas, processes, strict=True)
         )
-        served = [_wait_one(plan, endpoint, process, processes, deadline) for endpoint, process in zip(endpoints, processes, strict=True)]
+        served = [
+            _wait_one(plan, endpoint, process, processes, deadline)
+            for endpoint, process in zip(endpoints, processes, strict=True)
+        ]
         info = ServerInfo(
             kind=plan.kind,
             version=served[0].version,
             argv=tuple(redact(one.argv) for one in plan.replicas),
             software=plan.software,
-            settings=plan.settings | {"max_model_len": served[0].max_context_tok or plan.settings.get("max_model_len")},
-            log_paths=tuple(str(process.spec.log_path.relative_to(context.run_dir.root)) for process in processes),
+            settings=plan.settings
+            | {"max_model_len": served[0].max_context_tok or plan.settings.get("max_model_len")},
+            log_paths=tuple(
+                str(process.spec.log_path.relative_to(context.run_dir.root))
+                for process in processes
+            ),
             ready_s=seconds(now_ns() - began_ns),
         )
         yield ManagedServer(processes, endpoints, info, plan.stop_timeout_s)
@@ -171,7 +185,11 @@ def serve(plan: ServicePlan, context: RunContext) -> Iterator[ManagedServer]:
 
 
 def _wait_one(
-    plan: ServicePlan, endpoint: Endpoint, process: ServerProcess, all_processes: Sequence[ServerProcess], deadline: Deadline
+    plan: ServicePlan,
+    endpoint: Endpoint,
+    process: ServerProcess,
+    all_processes: Sequence[ServerProcess],
+    deadline: Deadline,
 ) -> Served:
     recorded_ns = 0
 
@@ -189,11 +207,15 @@ def _wait_one(
         served = wait_ready(endpoint, plan.api, plan.api_key, deadline, watch)
     except NotReadyError as error:
         raise process.failure(
-            f"the server {endpoint.name} {error.what}", was_ready=False, cause=error.cause, next_step=error.next_step
+            f"the server {endpoint.name} {error.what}",
+            was_ready=False,
+            cause=error.cause,
+            next_step=error.next_step,
         ) from error
     if process.listens() is False:
         raise process.failure(
-            f"something else answers on port {process.spec.port} in place of the server {endpoint.name}",
+            f"something else answers on port {process.spec.port} in place of the server"
+            f" {endpoint.name}",
             was_ready=False,
             cause="another server took the same port at the same time",
             next_step="start again, or set server.port",

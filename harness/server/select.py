@@ -30,7 +30,12 @@ class Choice:
 
 
 def choose_server(
-    profile: Profile, facts: ModelFacts, gpus: tuple[Gpu, ...] = (), *, nvidia_present: bool = False, needs: Needs | None = None
+    profile: Profile,
+    facts: ModelFacts,
+    gpus: tuple[Gpu, ...] = (),
+    *,
+    nvidia_present: bool = False,
+    needs: Needs | None = None,
 ) -> Choice:
     """Resolve the profile's server.
 
@@ -42,7 +47,8 @@ def choose_server(
         needs: what the workload asks for.
 
     Raises:
-        PreflightError: `auto`, and there is a GPU that cannot be used. Falling back to the CPU would measure something else than was meant.
+        PreflightError: `auto`, and there is a GPU that cannot be used. Falling back to the CPU
+            would measure something else than was meant.
     """
     wants = needs or Needs()
     server = profile.server
@@ -51,28 +57,46 @@ def choose_server(
     else:
         reason = "the profile says so"
     if isinstance(server, VllmServer):
-        return Choice(VllmServerRunner(profile, server, facts, gpus, nvidia_present, wants), "vllm", reason)
+        return Choice(
+            VllmServerRunner(profile, server, facts, gpus, nvidia_present, wants), "vllm", reason
+        )
     if isinstance(server, TorchServer):
-        return Choice(TorchServerRunner(profile, server, facts, gpus, nvidia_present, wants), "torch", reason)
+        return Choice(
+            TorchServerRunner(profile, server, facts, gpus, nvidia_present, wants), "torch", reason
+        )
     assert isinstance(server, AttachServer)
     return Choice(AttachServerRunner(profile, server, facts, gpus, wants), "attach", reason)
 
 
-def _resolve(server: AutoServer, gpus: tuple[Gpu, ...], nvidia_present: bool) -> tuple[VllmServer | TorchServer, str]:
+def _resolve(
+    server: AutoServer, gpus: tuple[Gpu, ...], nvidia_present: bool
+) -> tuple[VllmServer | TorchServer, str]:
     settings = server.model_dump(exclude={"kind"})
     if not nvidia_present and not gpus:
-        return TorchServer(kind="torch", device="cpu", **settings), "auto: there is no GPU, so the embedded engine serves on the CPU"
+        return (
+            TorchServer(kind="torch", device="cpu", **settings),
+            "auto: there is no GPU, so the embedded engine serves on the CPU",
+        )
     if not gpus:
         raise PreflightError(
             "this machine has an NVIDIA device, and none can be used",
             cause="the driver does not answer, or CUDA_VISIBLE_DEVICES hides the GPUs",
-            next_step="check `nvidia-smi`, in a container `--gpus all`; or say server: {kind: torch, device: cpu} to measure the CPU",
+            next_step=(
+                "check `nvidia-smi`, in a container `--gpus all`; or say server: {kind: torch,"
+                " device: cpu} to measure the CPU"
+            ),
         )
     environment = inspect(find_python(os.environ.get(VLLM_PYTHON_VARIABLE)))
     if environment.vllm_version is None:
         raise PreflightError(
-            f"there is a GPU ({gpus[0].name or gpus[0].uuid}), and vLLM is not installed for {environment.python}",
-            next_step="install it (`pip install vllm`, best in an environment of its own: server: {kind: vllm, python: PATH}), or say "
-            "server: {kind: torch} for the embedded engine",
+            f"there is a GPU ({gpus[0].name or gpus[0].uuid}), and vLLM is not installed for"
+            f" {environment.python}",
+            next_step=(
+                "install it (`pip install vllm`, best in an environment of its own: server: {kind:"
+                " vllm, python: PATH}), or say server: {kind: torch} for the embedded engine"
+            ),
         )
-    return VllmServer(kind="vllm", device="cuda", **settings), f"auto: a GPU is visible and vLLM {environment.vllm_version} is installed"
+    return (
+        VllmServer(kind="vllm", device="cuda", **settings),
+        f"auto: a GPU is visible and vLLM {environment.vllm_version} is installed",
+    )

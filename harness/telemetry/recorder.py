@@ -1,17 +1,22 @@
 """The recorder process: `python -m harness.telemetry.recorder`.
 
-A process of its own, above normal priority where that is allowed, so that a busy load generator cannot starve it. It reads one line of
-JSON, its configuration, then control lines from standard input, and writes lines of JSON to standard output:
+A process of its own, above normal priority where that is allowed, so that a busy load generator
+cannot starve it. It reads one line of JSON, its configuration, then control lines from standard
+input, and writes lines of JSON to standard output:
 
-in   {"add_targets": [{"name", "url", "keyed"}]}   {"add_scopes": {scope: pid}}   {"scrape_now": label, "id": n}   {"stop": true}
-out  {"event": "ready", "nice", "power": [{source, devices, why_not, origin, double}]}
-     {"event": "live", "t_ns", "running", "waiting", "kv_usage", "generated_tokens", "prompt_tokens", "power_w", "scrapes",
+in   {"add_targets": [{"name", "url", "keyed"}]}   {"add_scopes": {scope: pid}}   {"scrape_now":
+label, "id": n}   {"stop": true} out  {"event": "ready", "nice", "power": [{source, devices,
+why_not, origin, double}]}
+     {"event": "live", "t_ns", "running", "waiting", "kv_usage", "generated_tokens",
+     "prompt_tokens", "power_w", "scrapes",
       "scrape_failures"}
      {"event": "scraped", "id", "label", "ok": {target: bool}}
      {"event": "problem", "code", "message"}
-     {"event": "stopped", "scrapes", "scrape_failures", "rows_lost", "power": {loops: {name: calls, lateness}, failures: {message: n}}}
+     {"event": "stopped", "scrapes", "scrape_failures", "rows_lost", "power": {loops: {name: calls,
+     lateness}, failures: {message: n}}}
 
-The end of standard input means that the supervisor is gone: the recorder closes its journals and ends.
+The end of standard input means that the supervisor is gone: the recorder closes its journals and
+ends.
 """
 
 import ctypes
@@ -89,7 +94,9 @@ class _StopSignal(BaseException):
 class _Journal:
     """A journal that several threads append to and that comes into being with its first row."""
 
-    def __init__(self, path: Path, schema: pa.Schema, on_problem: Callable[[str, str], None]) -> None:
+    def __init__(
+        self, path: Path, schema: pa.Schema, on_problem: Callable[[str, str], None]
+    ) -> None:
         self._path = path
         self._schema = schema
         self._on_problem = on_problem
@@ -144,14 +151,22 @@ class Recorder:
         self._scrape_count = 0
         self._failure_count = 0
         self._threads: list[threading.Thread] = []
-        around = SourceContext(config.gpu_uuids, config.power_interval_s, config.energy_interval_s, self._network())
+        around = SourceContext(
+            config.gpu_uuids, config.power_interval_s, config.energy_interval_s, self._network()
+        )
         nvml_is_read = any(spec["kind"] == "nvml" for spec in config.power)
         run_id = os.environ.get(RUN_MARK) if config.count_foreign else None
         self._power_sampler = PowerSampler(
             [make_source(spec, around) for spec in config.power],
-            BoardReader(config.gpu_uuids, run_id=run_id) if config.gpu_uuids and nvml_is_read else None,
-            self._power.append, self._boards.append, self._problem,
-        )  # fmt: skip
+            (
+                BoardReader(config.gpu_uuids, run_id=run_id)
+                if config.gpu_uuids and nvml_is_read
+                else None
+            ),
+            self._power.append,
+            self._boards.append,
+            self._problem,
+        )
 
     def start(self) -> None:
         """Probe, start the samplers, and say `ready`."""
@@ -163,7 +178,9 @@ class Recorder:
             ("live", self._report, _LIVE_INTERVAL_S),
         ]
         for name, step, interval_s in loops:
-            thread = threading.Thread(target=Loop(name, step, interval_s, self._stop).run, name=name, daemon=True)
+            thread = threading.Thread(
+                target=Loop(name, step, interval_s, self._stop).run, name=name, daemon=True
+            )
             self._threads.append(thread)
             thread.start()
         self._emit({"event": "ready", "nice": os.nice(0), "power": self._power_sampler.described()})
@@ -195,7 +212,9 @@ class Recorder:
             if name in self._scrapers:
                 continue
             key = self._config.api_key if target.get("keyed") else None
-            client = MetricsClient(name, target["url"], self._config.scrape_timeout_s, self._network(), api_key=key)
+            client = MetricsClient(
+                name, target["url"], self._config.scrape_timeout_s, self._network(), api_key=key
+            )
             with self._state:
                 self._readers[name] = LiveReader()
                 self._shown[name] = None
@@ -212,7 +231,11 @@ class Recorder:
             with self._sampler_lock:
                 there = self._sampler.add(scope, int(pid))
             if not there:
-                self._problem("telemetry_scope_gone", f"process {pid} of {scope} is already gone; its CPU and memory are not recorded")
+                self._problem(
+                    "telemetry_scope_gone",
+                    f"process {pid} of {scope} is already gone; its CPU and memory are not"
+                    " recorded",
+                )
 
     def _scrape_now(self, label: str, request_id: int | None) -> None:
         demands = {name: scraper.demand(label) for name, scraper in self._scrapers.items()}
@@ -221,19 +244,33 @@ class Recorder:
         def answer() -> None:
             for demand in demands.values():
                 demand.done.wait()
-            self._emit({"event": "scraped", "id": request_id, "label": label, "ok": {name: demand.ok for name, demand in demands.items()}})
+            self._emit(
+                {
+                    "event": "scraped",
+                    "id": request_id,
+                    "label": label,
+                    "ok": {name: demand.ok for name, demand in demands.items()},
+                }
+            )
 
         threading.Thread(target=answer, name="scrape-now", daemon=True).start()
 
     def _record_scrape(self, scrape: Scrape) -> None:
         row: dict[str, Any] = {
-            "t_ns": scrape.t_ns, "duration_ns": scrape.duration_ns, "target": scrape.target, "http_status": scrape.http_status,
-            "error": scrape.error, "content_type": scrape.content_type, "label": scrape.label,
+            "t_ns": scrape.t_ns,
+            "duration_ns": scrape.duration_ns,
+            "target": scrape.target,
+            "http_status": scrape.http_status,
+            "error": scrape.error,
+            "content_type": scrape.content_type,
+            "label": scrape.label,
             "unix_offset_ns": self._config.unix_offset_ns,
-        }  # fmt: skip
+        }
         shown: dict[str, float] | None = None
         if scrape.body is not None:
-            row["body_zstd"] = pa.Codec("zstd", compression_level=_ZSTD_LEVEL).compress(scrape.body, asbytes=True)
+            row["body_zstd"] = pa.Codec("zstd", compression_level=_ZSTD_LEVEL).compress(
+                scrape.body, asbytes=True
+            )
             row["body_bytes"] = len(scrape.body)
             shown = self._readers[scrape.target].read(scrape.body)
         self._scrapes.append([row])
@@ -251,9 +288,12 @@ class Recorder:
         with self._state:
             shown = list(self._shown.values())
             live: dict[str, Any] = {
-                "event": "live", "t_ns": now_ns(), "power_w": self._power_sampler.power_now_w(),
-                "scrapes": self._scrape_count, "scrape_failures": self._failure_count,
-            }  # fmt: skip
+                "event": "live",
+                "t_ns": now_ns(),
+                "power_w": self._power_sampler.power_now_w(),
+                "scrapes": self._scrape_count,
+                "scrape_failures": self._failure_count,
+            }
         live |= together(shown)
         self._emit(live)
 
@@ -274,14 +314,19 @@ class Recorder:
         self._power_sampler.close()
         self._emit(
             {
-                "event": "stopped", "scrapes": self._scrape_count, "scrape_failures": self._failure_count,
-                "rows_lost": sum(journal.rows_lost for journal in journals), "power": self._power_sampler.told(),
+                "event": "stopped",
+                "scrapes": self._scrape_count,
+                "scrape_failures": self._failure_count,
+                "rows_lost": sum(journal.rows_lost for journal in journals),
+                "power": self._power_sampler.told(),
             }
-        )  # fmt: skip
+        )
 
 
 def _emitter() -> tuple[Callable[[dict[str, Any]], None], Callable[[], None]]:
-    """A function that puts a message on its way without ever waiting for the reader, and one that waits until all are out."""
+    """A function that puts a message on its way without ever waiting for the reader, and one that
+    waits until all are out.
+    """
     messages: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
 
     def write() -> None:
@@ -307,14 +352,17 @@ def _ignore_signals() -> None:
 
 
 def _end_with(supervisor_pid: int) -> None:
-    """Have the kernel tell this process when the supervisor ends, should another process hold the control pipe open then."""
+    """Have the kernel tell this process when the supervisor ends, should another process hold the
+    control pipe open then.
+    """
 
     def stop(_signal: int, _frame: FrameType | None) -> None:
         _ignore_signals()  # raised once: a second one would cut the closing of the journals short
         raise _StopSignal
 
     def orphaned(_signal: int, _frame: FrameType | None) -> None:
-        # The signal comes when the *thread* that started this process ends; only a new parent means that the supervisor is gone.
+        # The signal comes when the *thread* that started this process ends; only a new parent means
+        # that the supervisor is gone.
         if os.getppid() != supervisor_pid:
             stop(_signal, _frame)
 
@@ -334,9 +382,21 @@ def main() -> int:
     emit, finish = _emitter()
     try:
         raw = json.loads(sys.stdin.readline())
-        config = RecorderConfig(**{**raw, "gpu_uuids": tuple(raw.get("gpu_uuids", ())), "power": tuple(raw.get("power", ()))})
+        config = RecorderConfig(
+            **{
+                **raw,
+                "gpu_uuids": tuple(raw.get("gpu_uuids", ())),
+                "power": tuple(raw.get("power", ())),
+            }
+        )
     except (ValueError, TypeError) as error:
-        emit({"event": "problem", "code": "telemetry_config", "message": f"cannot read the configuration: {error}"})
+        emit(
+            {
+                "event": "problem",
+                "code": "telemetry_config",
+                "message": f"cannot read the configuration: {error}",
+            }
+        )
         finish()
         return 2
     with suppress(OSError):  # not permitted: normal priority, which `ready` tells

@@ -1,11 +1,13 @@
-"""The recorder's threads that sample power and boards: a loop for each kind of reading of each source, side by side.
+"""The recorder's threads that sample power and boards: a loop for each kind of reading of each
+source, side by side.
 
-Power is sampled once in each slot of its interval, at a moment drawn anew for each slot. On a fixed grid a load that repeats with the
-interval would be met at the same point of its period every time; drawn evenly from the whole slot, the mean is right for every load.
-(Phases that follow the golden ratio resonate with some periods: 5 % off after 30 s for one of 131 ms.)
+Power is sampled once in each slot of its interval, at a moment drawn anew for each slot. On a fixed
+grid a load that repeats with the interval would be met at the same point of its period every time;
+drawn evenly from the whole slot, the mean is right for every load. (Phases that follow the golden
+ratio resonate with some periods: 5 % off after 30 s for one of 131 ms.)
 
-Counters are read on a fixed grid: they are renewed on a grid of their own (about every 100 ms on NVIDIA boards), and the same lag at both
-ends of a window cancels.
+Counters are read on a fixed grid: they are renewed on a grid of their own (about every 100 ms on
+NVIDIA boards), and the same lag at both ends of a window cancels.
 """
 
 import os
@@ -36,7 +38,8 @@ Append = Callable[[Sequence[Mapping[str, Any]]], None]
 
 @dataclass(slots=True)
 class Loop:
-    """Calls `step` once in each slot of an interval until the stop; missed slots are left out, never made up for.
+    """Calls `step` once in each slot of an interval until the stop; missed slots are left out,
+    never made up for.
 
     Attributes:
         name: of the thread, and in what is told of it.
@@ -45,8 +48,9 @@ class Loop:
         stop: ends it.
         wake: set to have `step` called out of turn.
         spread: draw the moment within each slot; else its begin.
-        urgent: ask the kernel for real-time priority for this thread (round-robin, the lowest): its steps take microseconds to a few
-            milliseconds and must not wait behind a load generator that saturates the cores. Without permission it stays as it is.
+        urgent: ask the kernel for real-time priority for this thread (round-robin, the lowest): its
+            steps take microseconds to a few milliseconds and must not wait behind a load generator
+            that saturates the cores. Without permission it stays as it is.
         realtime: whether the kernel granted that.
         late_s: by how much each call began after its time.
     """
@@ -104,7 +108,9 @@ class Loop:
 
 
 def _drawn(slot: int) -> float:
-    """A number from 0 to 1 for each slot, the same in every run: splitmix64 (Steele, Lea and Flood, OOPSLA 2014)."""
+    """A number from 0 to 1 for each slot, the same in every run: splitmix64 (Steele, Lea and Flood,
+    OOPSLA 2014).
+    """
     z = (slot + 1) * 0x9E3779B97F4A7C15 & _64_BITS
     z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 & _64_BITS
     z = (z ^ z >> 27) * 0x94D049BB133111EB & _64_BITS
@@ -123,9 +129,13 @@ class PowerSampler:
     """
 
     def __init__(
-        self, sources: Sequence[PowerSource], boards: BoardReader | None, append_power: Append, append_boards: Append,
+        self,
+        sources: Sequence[PowerSource],
+        boards: BoardReader | None,
+        append_power: Append,
+        append_boards: Append,
         on_problem: Callable[[str, str], None],
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.probes: tuple[PowerProbe, ...] = ()
         self._sources = tuple(sources)
         self._boards = boards
@@ -138,7 +148,9 @@ class PowerSampler:
         self._threads: list[threading.Thread] = []
         self._state = threading.Lock()
         self._told: set[str] = set()
-        self._shown: tuple[str, frozenset[str]] | None = None  # which readings the live view adds up: source, devices
+        self._shown: tuple[str, frozenset[str]] | None = (
+            None  # which readings the live view adds up: source, devices
+        )
         self._latest: dict[str, PowerReading] = {}
 
     def start(self) -> None:
@@ -147,16 +159,30 @@ class PowerSampler:
             with ThreadPoolExecutor(len(self._sources), thread_name_prefix="probe") as pool:
                 self.probes = tuple(pool.map(lambda source: source.probe(), self._sources))
         for source, probe in zip(self._sources, self.probes, strict=True):
-            boards = frozenset(d.device_id for d in probe.devices if d.boundary is Boundary.GPU_BOARD and d.power)
+            boards = frozenset(
+                d.device_id for d in probe.devices if d.boundary is Boundary.GPU_BOARD and d.power
+            )
             if boards and self._shown is None:
                 self._shown = (source.name, boards)
-            for what, interval_s in source.intervals_s.items() if any(d.power or d.energy for d in probe.devices) else ():
+            for what, interval_s in (
+                source.intervals_s.items()
+                if any(d.power or d.energy for d in probe.devices)
+                else ()
+            ):
                 wake = threading.Event() if what == "energy" else None
                 if wake is not None:
                     self._energy_wanted.append(wake)
                 step = _step(self._sample, source, what)
                 self._loops.append(
-                    Loop(f"{source.name}-{what}", step, interval_s, self._stop, wake, spread=what == "power", urgent=source.name in _LOCAL)
+                    Loop(
+                        f"{source.name}-{what}",
+                        step,
+                        interval_s,
+                        self._stop,
+                        wake,
+                        spread=what == "power",
+                        urgent=source.name in _LOCAL,
+                    )
                 )
         if self._boards is not None and self._boards.open():
             self._loops.append(Loop("boards", self._read_boards, BOARDS_INTERVAL_S, self._stop))
@@ -169,7 +195,10 @@ class PowerSampler:
         try:
             loop.run()
         except Exception as error:
-            text = f"{loop.name} ended by a defect of the harness ({type(error).__name__}: {error}); its readings are absent from here on"
+            text = (
+                f"{loop.name} ended by a defect of the harness ({type(error).__name__}: {error});"
+                " its readings are absent from here on"
+            )
             self._on_problem("power_reading_failed", text)
             raise
 
@@ -189,7 +218,10 @@ class PowerSampler:
                 new = message not in self._told
                 self._told.add(message)
             if new:
-                self._on_problem("power_reading_failed", f"{message} (where it does not answer, readings are absent)")
+                self._on_problem(
+                    "power_reading_failed",
+                    f"{message} (where it does not answer, readings are absent)",
+                )
 
     def _read_boards(self) -> None:
         assert self._boards is not None
@@ -206,7 +238,11 @@ class PowerSampler:
             return None
         oldest_ns = now_ns() - int(STALE_POWER_S * NS_PER_S)
         with self._state:
-            fresh = [r.power_w for device in self._shown[1] if (r := self._latest.get(device)) is not None and r.t_ns >= oldest_ns]
+            fresh = [
+                r.power_w
+                for device in self._shown[1]
+                if (r := self._latest.get(device)) is not None and r.t_ns >= oldest_ns
+            ]
         known = [watts for watts in fresh if watts is not None]
         return sum(known) if known and len(known) == len(self._shown[1]) else None
 
@@ -238,5 +274,7 @@ class PowerSampler:
             self._boards.close()
 
 
-def _step(sample: Callable[[PowerSource, What], None], source: PowerSource, what: What) -> Callable[[], None]:
+def _step(
+    sample: Callable[[PowerSource, What], None], source: PowerSource, what: What
+) -> Callable[[], None]:
     return lambda: sample(source, what)

@@ -1,4 +1,6 @@
-"""Fetching `/metrics`: a thread a target, on its own clock, so that one slow server does not delay the others."""
+"""Fetching `/metrics`: a thread a target, on its own clock, so that one slow server does not delay
+the others.
+"""
 
 import http.client
 import math
@@ -13,9 +15,15 @@ from urllib.parse import urlsplit
 from harness.core.clock import NS_PER_S, now_ns
 from harness.core.network import Network
 
-_MAX_BODY_BYTES: Final = 64 * 1024**2  # a real exposition is some 55 kB a replica; more than this is no exposition
-# The classic text format is asked for since every server has it; what comes back is told by its content type.
-_HEADERS: Final = {"Accept": "text/plain;version=0.0.4;q=1,application/openmetrics-text;q=0.5,*/*;q=0.1", "User-Agent": "colossus-harness"}
+_MAX_BODY_BYTES: Final = (
+    64 * 1024**2
+)  # a real exposition is some 55 kB a replica; more than this is no exposition
+# The classic text format is asked for since every server has it; what comes back is told by its
+# content type.
+_HEADERS: Final = {
+    "Accept": "text/plain;version=0.0.4;q=1,application/openmetrics-text;q=0.5,*/*;q=0.1",
+    "User-Agent": "colossus-harness",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +55,20 @@ class MetricsClient:
         api_key: sent as a bearer token.
     """
 
-    def __init__(self, target: str, url: str, timeout_s: float, network: Network | None = None, *, api_key: str | None = None) -> None:
+    def __init__(
+        self,
+        target: str,
+        url: str,
+        timeout_s: float,
+        network: Network | None = None,
+        *,
+        api_key: str | None = None,
+    ) -> None:
         self.target = target
         self._timeout_s = timeout_s
-        self._headers = _HEADERS if api_key is None else {**_HEADERS, "Authorization": f"Bearer {api_key}"}
+        self._headers = (
+            _HEADERS if api_key is None else {**_HEADERS, "Authorization": f"Bearer {api_key}"}
+        )
         parts = urlsplit(url)
         if parts.scheme == "https":
             tls = (network or Network()).tls_context()
@@ -58,7 +76,9 @@ class MetricsClient:
                 parts.hostname or "", parts.port, timeout=timeout_s, context=tls
             )
         else:
-            self._connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=timeout_s)
+            self._connection = http.client.HTTPConnection(
+                parts.hostname or "", parts.port, timeout=timeout_s
+            )
         self._path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
 
     def fetch(self, label: str | None = None) -> Scrape:
@@ -76,7 +96,8 @@ class MetricsClient:
             except (ConnectionError, http.client.BadStatusLine):
                 if not reused:
                     raise
-                self._connection.close()  # the server closed the idle connection: that is no failure of it
+                # the server closed the idle connection: that is no failure of it
+                self._connection.close()
                 response = self._ask(deadline_ns)
             status, content_type = response.status, response.headers.get("Content-Type")
             body = self._read(response, deadline_ns)
@@ -115,7 +136,8 @@ class MetricsClient:
             self._socket.settimeout(_left_s(deadline_ns))
         if response.length:  # read1 takes the end of the connection for the end of the body
             raise _FetchError(f"cut off: {response.length} bytes are missing")
-        response.close()  # read1 leaves a response of known length open, and the connection could not be used again
+        # read1 leaves a response of known length open, and the connection could not be used again
+        response.close()
         return b"".join(parts)
 
     def abort(self) -> None:
@@ -140,7 +162,9 @@ def _left_s(deadline_ns: int) -> float:
 
 
 def _is_exposition(scrape: Scrape) -> bool:
-    """Whether a whole body is what it should be: token counts will rest on scrapes that were asked for, so they are parsed at once."""
+    """Whether a whole body is what it should be: token counts will rest on scrapes that were asked
+    for, so they are parsed at once.
+    """
     # The parser takes memory and time to load, and most scrapes are parsed after the run.
     from harness.artifacts.prometheus_text import ExpositionError, parse
 
@@ -163,7 +187,8 @@ class Demand:
 class Scraper(threading.Thread):
     """Scrapes one target at an interval, and at once when asked.
 
-    Slots that were missed (the server took longer than the interval) are left out, never made up for.
+    Slots that were missed (the server took longer than the interval) are left out, never made up
+    for.
 
     Args:
         client: the target.
@@ -171,7 +196,9 @@ class Scraper(threading.Thread):
         on_scrape: called with each scrape, on this thread, before a demand counts as done.
     """
 
-    def __init__(self, client: MetricsClient, interval_s: float, on_scrape: Callable[[Scrape], None]) -> None:
+    def __init__(
+        self, client: MetricsClient, interval_s: float, on_scrape: Callable[[Scrape], None]
+    ) -> None:
         super().__init__(name=f"scrape-{client.target}", daemon=True)
         self._client = client
         self._interval_ns = int(interval_s * NS_PER_S)
@@ -193,13 +220,19 @@ class Scraper(threading.Thread):
         due_ns = now_ns()
         while True:
             with self._wake:
-                while not self._stopping.is_set() and not self._demands and (left_ns := due_ns - now_ns()) > 0:
+                while (
+                    not self._stopping.is_set()
+                    and not self._demands
+                    and (left_ns := due_ns - now_ns()) > 0
+                ):
                     self._wake.wait(left_ns / NS_PER_S)
                 if self._stopping.is_set():
                     break
                 demand = self._demands.popleft() if self._demands else None
             scrape = self._client.fetch(demand.label if demand is not None else None)
-            if not (self._stopping.is_set() and scrape.error is not None):  # our own end is no failure of the target
+            if not (
+                self._stopping.is_set() and scrape.error is not None
+            ):  # our own end is no failure of the target
                 self._on_scrape(scrape)
             if demand is not None:
                 demand.ok = scrape.error is None and _is_exposition(scrape)

@@ -1,1 +1,3 @@
-"""The load generator: Locust processes that walk the plan, read streams and record requests. Locust and gevent stay in those processes."""
+"""The load generator: Locust processes that walk the plan, read streams and record requests. Locust
+and gevent stay in those processes.
+"""

@@ -15,6 +15,8 @@ _PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
 
 
 def die_with_parent() -> None:
-    """Have the kernel send SIGTERM to this process when the thread that started it ends (Linux); elsewhere nothing."""
+    """Have the kernel send SIGTERM to this process when the thread that started it ends (Linux);
+    elsewhere nothing.
+    """
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

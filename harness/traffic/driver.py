@@ -1,7 +1,9 @@
-"""The supervisor's side of the load generator: starts the Locust processes, tells them when, hears how it goes, ends them.
+"""The supervisor's side of the load generator: starts the Locust processes, tells them when, hears
+how it goes, ends them.
 
-Nothing here imports Locust. One plain `locust --headless` for one worker; else a master and workers on loopback and a free port, started
-one by one (`--processes` binds a fixed port on all interfaces, where a second run's workers would join).
+Nothing here imports Locust. One plain `locust --headless` for one worker; else a master and workers
+on loopback and a free port, started one by one (`--processes` binds a fixed port on all interfaces,
+where a second run's workers would join).
 """
 
 import json
@@ -29,7 +31,9 @@ from harness.profile.schema import Profile
 from harness.traffic.child import FDS_VARIABLE, PARENT_VARIABLE
 
 READY_TIMEOUT_S: Final = 120.0
-"""Longest start of all Locust processes: some 3 s on an idle machine, much more where an engine is compiling beside it."""
+"""Longest start of all Locust processes: some 3 s on an idle machine, much more where an engine is
+compiling beside it.
+"""
 
 STOP_GRACE_S: Final = 10.0
 """Time that requests in flight get when a run is stopped with `drain`."""
@@ -61,7 +65,9 @@ class TrafficDriver(Protocol):
         """Wait for the end of the plan, at most so long; True when it has ended."""
 
     def stop(self, *, drain: bool) -> None:
-        """Start nothing new; what is in flight may finish for a while (drain) or is recorded as interrupted."""
+        """Start nothing new; what is in flight may finish for a while (drain) or is recorded as
+        interrupted.
+        """
 
     def close(self) -> None:
         """End every process."""
@@ -71,7 +77,12 @@ class TrafficDriver(Protocol):
 
     def __enter__(self) -> Self: ...
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None: ...
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
 
 
 @dataclass(slots=True)
@@ -115,20 +126,26 @@ class LocustDriver:
         endpoints: where to send.
         run_dir: for journals and logs.
         workers: Locust worker processes.
-        api_key: sent with every request. It reaches the workers over a pipe: it is in no file, environment or process list.
-        on_event: called with every event, one at a time, from threads of the driver. Its exceptions fail the run.
-        canary: a paced server on this host that each worker streams from all the while (`harness.traffic._locust.canary`); None: no canary.
+        api_key: sent with every request. It reaches the workers over a pipe: it is in no file,
+            environment or process list.
+        on_event: called with every event, one at a time, from threads of the driver. Its exceptions
+            fail the run.
+        canary: a paced server on this host that each worker streams from all the while
+            (`harness.traffic._locust.canary`); None: no canary.
         cores: cores that the Locust processes may run on; None: as this process.
         ready_timeout_s: for all processes.
-        arrival_stamps: time reads by the kernel's stamp of their arrival where it can be had (`harness.traffic._locust.stamped_reads`).
+        arrival_stamps: time reads by the kernel's stamp of their arrival where it can be had
+            (`harness.traffic._locust.stamped_reads`).
 
     Events are dicts with `event`:
-        `stage_started` {stage, index, start_ns, window_start_ns, window_end_ns or None}: once a stage.
-        `stage_ended` {stage, index, end_ns, window_end_ns, turns_not_happened, turns_cut, replies_not_carried}: once a stage, sums
-        over workers.
-        `progress` {t_ns, stage, in_flight, live_sessions, sent, ok, failed, dropped, output_tok, ttft_p50_s, ttft_p99_s (of this stage so
-            far, from the intended time, None before the first), lag_p99_s (sends since the last such event; None without), loop_lag_s
-            (largest since the last), cpu (largest share of a core), workers: {label: the same by worker}}: every half second.
+        `stage_started` {stage, index, start_ns, window_start_ns, window_end_ns or None}: once a
+        stage. `stage_ended` {stage, index, end_ns, window_end_ns, turns_not_happened, turns_cut,
+        replies_not_carried}: once a stage, sums over workers.
+        `progress` {t_ns, stage, in_flight, live_sessions, sent, ok, failed, dropped, output_tok,
+        ttft_p50_s, ttft_p99_s (of this stage so
+            far, from the intended time, None before the first), lag_p99_s (sends since the last
+            such event; None without), loop_lag_s (largest since the last), cpu (largest share of a
+            core), workers: {label: the same by worker}}: every half second.
         `finished` {interrupted}: once, at the end.
         `error` {message, worker}: a worker failed; `wait` and `poll` raise it.
     """
@@ -173,19 +190,26 @@ class LocustDriver:
         self._ttft_ms: list[float] = []
         self._last_progress_ns = 0
 
-    # --- life -------------------------------------------------------------------------------------------------------------------
+    # --- life ---
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.close()
 
     def start(self) -> None:
-        """Start the processes and wait until all are ready. The thread that calls this must outlive the run: the processes end with it.
+        """Start the processes and wait until all are ready. The thread that calls this must outlive
+        the run: the processes end with it.
 
         Raises:
-            TrafficError: a process died, failed, disagreed about the plan, or was not ready in time.
+            TrafficError: a process died, failed, disagreed about the plan, or was not ready in
+                time.
         """
         self._run_dir.logs_dir.mkdir(parents=True, exist_ok=True)
         deadline_ns = now_ns() + round(self._ready_timeout_s * NS_PER_S)
@@ -193,11 +217,29 @@ class LocustDriver:
             self._spawn("traffic:0", 0, ["--users", "1", "--spawn-rate", "1", "--only-summary"])
         else:
             port = _free_port()
-            users = ["--users", str(self._workers), "--spawn-rate", str(self._workers), "--expect-workers", str(self._workers)]
-            bind = ["--master", "--master-bind-host", "127.0.0.1", "--master-bind-port", str(port), "--only-summary"]
+            users = [
+                "--users",
+                str(self._workers),
+                "--spawn-rate",
+                str(self._workers),
+                "--expect-workers",
+                str(self._workers),
+            ]
+            bind = [
+                "--master",
+                "--master-bind-host",
+                "127.0.0.1",
+                "--master-bind-port",
+                str(port),
+                "--only-summary",
+            ]
             self._spawn("traffic:master", None, [*bind, *users])
             for worker in range(self._workers):
-                self._spawn(f"traffic:{worker}", worker, ["--worker", "--master-host", "127.0.0.1", "--master-port", str(port)])
+                self._spawn(
+                    f"traffic:{worker}",
+                    worker,
+                    ["--worker", "--master-host", "127.0.0.1", "--master-port", str(port)],
+                )
         with self._state:
             while not all(process.ready for process in self._processes):
                 self._raise_failure()
@@ -214,9 +256,11 @@ class LocustDriver:
             self._raise_failure()
 
     def go(self, start_ns: int) -> None:
-        """Start the first stage at a monotonic time; a second or so ahead leaves room to make the first bodies.
+        """Start the first stage at a monotonic time; a second or so ahead leaves room to make the
+        first bodies.
 
-        A stage whose conversations start in their middle is primed first, and begins as soon as that is done.
+        A stage whose conversations start in their middle is primed first, and begins as soon as
+        that is done.
         """
         self._begin(0, start_ns)
 
@@ -235,8 +279,15 @@ class LocustDriver:
         with self._state:
             self._raise_failure()
             for process in self._processes:
-                if process.worker is not None and not process.finished and now_ns() - process.heard_ns > SILENCE_TIMEOUT_S * NS_PER_S:
-                    raise TrafficError(f"{process.label} has been silent for {SILENCE_TIMEOUT_S:g} s", next_step=f"see {process.log}")
+                if (
+                    process.worker is not None
+                    and not process.finished
+                    and now_ns() - process.heard_ns > SILENCE_TIMEOUT_S * NS_PER_S
+                ):
+                    raise TrafficError(
+                        f"{process.label} has been silent for {SILENCE_TIMEOUT_S:g} s",
+                        next_step=f"see {process.log}",
+                    )
             return self._ended
 
     def wait(self, timeout_s: float) -> bool:
@@ -250,12 +301,16 @@ class LocustDriver:
             return self.poll()
 
     def stop(self, *, drain: bool, grace_s: float = STOP_GRACE_S) -> None:
-        """Start no new requests. With `drain`, those in flight may finish for `grace_s`; the rest are recorded as interrupted."""
+        """Start no new requests. With `drain`, those in flight may finish for `grace_s`; the rest
+        are recorded as interrupted.
+        """
         self._interrupted = True
         self._tell_workers({"cmd": "stop", "grace_s": grace_s if drain else 0.0})
 
     def close(self) -> None:
-        """End every process: politely, then by SIGTERM (records in flight are still written), then by SIGKILL. May be called again."""
+        """End every process: politely, then by SIGTERM (records in flight are still written), then
+        by SIGKILL. May be called again.
+        """
         with self._state:
             self._closing = True
             polite = self._failure is None and self._ended
@@ -267,7 +322,9 @@ class LocustDriver:
                 _signal_group(process.popen, signal.SIGTERM)
         self._reap(EXIT_TIMEOUT_S)
         for process in self._processes:
-            _signal_group(process.popen, signal.SIGKILL)  # also what a process may have left in its group
+            _signal_group(
+                process.popen, signal.SIGKILL
+            )  # also what a process may have left in its group
             process.popen.wait()
             with suppress(OSError):
                 os.close(process.commands)
@@ -279,39 +336,68 @@ class LocustDriver:
         """`traffic:<worker>` and `traffic:master` -> process id."""
         return {process.label: process.popen.pid for process in self._processes}
 
-    # --- processes --------------------------------------------------------------------------------------------------------------
+    # --- processes ---
 
     def _spawn(self, label: str, worker: int | None, arguments: list[str]) -> None:
         single = self._workers == 1 or worker is None
         log = self._run_dir.logs_dir / ("locust.log" if single else f"locust-worker-{worker}.log")
         command_read, command_write = os.pipe()
         event_read, event_write = os.pipe()
-        command = [sys.executable, "-P", "-m", "locust", "--headless", "-f", str(_LOCUSTFILE), "--exit-code-on-error", "0", *arguments]
+        command = [
+            sys.executable,
+            "-P",
+            "-m",
+            "locust",
+            "--headless",
+            "-f",
+            str(_LOCUSTFILE),
+            "--exit-code-on-error",
+            "0",
+            *arguments,
+        ]
         try:
             with log.open("ab") as output:
                 popen = subprocess.Popen(
-                    command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
-                    env=self._environment(command_read, event_write), cwd=self._run_dir.logs_dir, pass_fds=(command_read, event_write),
-                )  # fmt: skip
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                    start_new_session=True,
+                    env=self._environment(command_read, event_write),
+                    cwd=self._run_dir.logs_dir,
+                    pass_fds=(command_read, event_write),
+                )
         except OSError as error:
             for fd in (command_write, event_read):
                 os.close(fd)
-            raise TrafficError(f"cannot start Locust: {error}", next_step="check that this Python can run `python -m locust`") from error
+            raise TrafficError(
+                f"cannot start Locust: {error}",
+                next_step="check that this Python can run `python -m locust`",
+            ) from error
         finally:
             os.close(command_read)
             os.close(event_write)
         if self._cores is not None:
-            os.sched_setaffinity(popen.pid, self._cores)  # before it has started any thread: those inherit
+            os.sched_setaffinity(
+                popen.pid, self._cores
+            )  # before it has started any thread: those inherit
         process = _Process(label, worker, log, popen, command_write, event_read)
         self._processes.append(process)
-        process.reader = threading.Thread(target=self._read, args=(process,), name=label, daemon=True)
+        process.reader = threading.Thread(
+            target=self._read, args=(process,), name=label, daemon=True
+        )
         process.reader.start()
         self._tell(self._setup(worker), [process])
 
     def _environment(self, command_fd: int, event_fd: int) -> dict[str, str]:
-        # Locust also reads LOCUST_* and, in its working directory, locust.conf and pyproject.toml: in logs/ there are none. GEVENT_* could
-        # choose another event loop than the one that the reader was measured with.
-        env = {key: value for key, value in os.environ.items() if not key.startswith(("LOCUST_", "GEVENT"))}
+        # Locust also reads LOCUST_* and, in its working directory, locust.conf and pyproject.toml:
+        # in logs/ there are none. GEVENT_* could choose another event loop than the one that the
+        # reader was measured with.
+        env = {
+            key: value
+            for key, value in os.environ.items()
+            if not key.startswith(("LOCUST_", "GEVENT"))
+        }
         key_variable = self._profile.server.api_key_env
         if key_variable:
             env.pop(key_variable, None)
@@ -326,11 +412,17 @@ class LocustDriver:
             return {"worker": None}
         profile = self._profile.model_dump(mode="json")
         return {
-            "worker": worker, "workers": self._workers, "profile": profile, "facts": asdict(self._facts),
-            "endpoints": [asdict(endpoint) for endpoint in self._endpoints], "run_dir": str(self._run_dir.root.resolve()),
-            "api_key": self._api_key, "canary": None if self._canary is None else asdict(self._canary),
-            "network": asdict(self._profile.traffic.network), "arrival_stamps": self._arrival_stamps,
-        }  # fmt: skip
+            "worker": worker,
+            "workers": self._workers,
+            "profile": profile,
+            "facts": asdict(self._facts),
+            "endpoints": [asdict(endpoint) for endpoint in self._endpoints],
+            "run_dir": str(self._run_dir.root.resolve()),
+            "api_key": self._api_key,
+            "canary": None if self._canary is None else asdict(self._canary),
+            "network": asdict(self._profile.traffic.network),
+            "arrival_stamps": self._arrival_stamps,
+        }
 
     def _tell(self, command: Event, processes: Sequence[_Process]) -> None:
         line = json.dumps(command).encode() + b"\n"
@@ -352,7 +444,7 @@ class LocustDriver:
             with suppress(subprocess.TimeoutExpired):
                 process.popen.wait(max(0.0, (deadline_ns - now_ns()) / NS_PER_S))
 
-    # --- events -----------------------------------------------------------------------------------------------------------------
+    # --- events ---
 
     def _read(self, process: _Process) -> None:
         """Thread of one process: its events until its end of the pipe closes."""
@@ -361,7 +453,9 @@ class LocustDriver:
                 try:
                     self._take(process, json.loads(line))
                 except Exception as error:  # noqa: BLE001 - raised in the thread that waits
-                    self._fail(TrafficError(f"an event of {process.label} could not be handled: {error!r}"))
+                    self._fail(
+                        TrafficError(f"an event of {process.label} could not be handled: {error!r}")
+                    )
         with self._state:
             expected = self._closing or process.finished or (process.worker is None and self._ended)
         if not expected:
@@ -370,7 +464,11 @@ class LocustDriver:
     def _died(self, process: _Process) -> None:
         try:
             code = process.popen.wait(EXIT_TIMEOUT_S)
-            how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+            how = (
+                f"was killed by {signal.Signals(-code).name}"
+                if code < 0
+                else f"ended with exit code {code}"
+            )
         except (subprocess.TimeoutExpired, ValueError):
             how = "closed its pipe"
         message = f"{process.label} {how} before the run was over"
@@ -404,7 +502,12 @@ class LocustDriver:
                 case "ready":
                     theirs = event["plan_sha256"]
                     if process.worker is not None and theirs != self._plan.plan_sha256:
-                        self._fail(TrafficError(f"{process.label} made another plan ({theirs[:12]}, not {self._plan.plan_sha256[:12]})"))
+                        self._fail(
+                            TrafficError(
+                                f"{process.label} made another plan ({theirs[:12]}, not"
+                                f" {self._plan.plan_sha256[:12]})"
+                            )
+                        )
                     process.ready = True
                 case "progress":
                     process.last = event
@@ -420,9 +523,15 @@ class LocustDriver:
                 case "error":
                     process.finished = True
                     self._fail(
-                        TrafficError(f"{process.label}: {event['message']}", next_step=f"see {process.log}", details=_tail(process.log))
+                        TrafficError(
+                            f"{process.label}: {event['message']}",
+                            next_step=f"see {process.log}",
+                            details=_tail(process.log),
+                        )
                     )
-                    self._announce({"event": "error", "message": event["message"], "worker": process.label})
+                    self._announce(
+                        {"event": "error", "message": event["message"], "worker": process.label}
+                    )
                 case other:
                     raise ValueError(f"unknown event {other!r}")
             self._state.notify_all()
@@ -446,11 +555,28 @@ class LocustDriver:
         ends = list(marks.values())
         if kind == "stage_primed":
             counts = {key: sum(end[key] for end in ends) for key in ("primed", "failed")}
-            self._announce({**event, "start_ns": min(e["start_ns"] for e in ends), "end_ns": max(e["end_ns"] for e in ends), **counts})
+            self._announce(
+                {
+                    **event,
+                    "start_ns": min(e["start_ns"] for e in ends),
+                    "end_ns": max(e["end_ns"] for e in ends),
+                    **counts,
+                }
+            )
             if not self._interrupted:
-                self._tell_workers({"cmd": "stage", "index": index, "start_ns": now_ns() + round(STAGE_LEAD_S * NS_PER_S)})
+                self._tell_workers(
+                    {
+                        "cmd": "stage",
+                        "index": index,
+                        "start_ns": now_ns() + round(STAGE_LEAD_S * NS_PER_S),
+                    }
+                )
             return
-        merged = {**event, "end_ns": max(end["end_ns"] for end in ends), "window_end_ns": max(end["window_end_ns"] for end in ends)}
+        merged = {
+            **event,
+            "end_ns": max(end["end_ns"] for end in ends),
+            "window_end_ns": max(end["window_end_ns"] for end in ends),
+        }
         for key in ("turns_not_happened", "turns_cut", "replies_not_carried"):
             merged[key] = sum(end[key] for end in ends)
         self._announce(merged)
@@ -458,34 +584,61 @@ class LocustDriver:
             self._begin(index + 1, now_ns() + round(STAGE_LEAD_S * NS_PER_S))
 
     def _progress(self, process: _Process) -> None:
-        """One merged event for each round of the workers' reports: worker 0's report closes a round."""
+        """One merged event for each round of the workers' reports: worker 0's report closes a
+        round.
+        """
         for ttft_ms in process.last["ttft_ms"]:
             insort(self._ttft_ms, ttft_ms)
         if len(self._ttft_ms) > _MOST_TTFTS:
             self._ttft_ms = self._ttft_ms[::2]  # for the display: quantiles stay, memory is bounded
         if process.worker != 0:
             return
-        last = {one.label: one.last for one in self._processes if one.worker is not None and one.last}
+        last = {
+            one.label: one.last for one in self._processes if one.worker is not None and one.last
+        }
         reports = list(last.values())
         lags = sorted(lag for report in reports for lag in report["lag_ms"])
         totals = {
             key: sum(report[key] for report in reports)
-            for key in ("in_flight", "live_sessions", "sent", "ok", "failed", "dropped", "output_tok")
+            for key in (
+                "in_flight",
+                "live_sessions",
+                "sent",
+                "ok",
+                "failed",
+                "dropped",
+                "output_tok",
+            )
         }
-        self._announce({
-            "event": "progress", "t_ns": process.last["t_ns"], "stage": process.last["stage"], **totals,
-            "ttft_p50_s": _quantile_s(self._ttft_ms, 0.5), "ttft_p99_s": _quantile_s(self._ttft_ms, 0.99),
-            "lag_p99_s": _quantile_s(lags, 0.99), "loop_lag_s": max(report["loop_lag_ms"] for report in reports) / 1000,
-            "cpu": max(report["cpu"] for report in reports),
-            "workers": {
-                label: {key: report[key] for key in ("in_flight", "sent", "cpu", "cpu_s", "loop_lag_ms")} for label, report in last.items()
-            },
-        })  # fmt: skip
+        self._announce(
+            {
+                "event": "progress",
+                "t_ns": process.last["t_ns"],
+                "stage": process.last["stage"],
+                **totals,
+                "ttft_p50_s": _quantile_s(self._ttft_ms, 0.5),
+                "ttft_p99_s": _quantile_s(self._ttft_ms, 0.99),
+                "lag_p99_s": _quantile_s(lags, 0.99),
+                "loop_lag_s": max(report["loop_lag_ms"] for report in reports) / 1000,
+                "cpu": max(report["cpu"] for report in reports),
+                "workers": {
+                    label: {
+                        key: report[key]
+                        for key in ("in_flight", "sent", "cpu", "cpu_s", "loop_lag_ms")
+                    }
+                    for label, report in last.items()
+                },
+            }
+        )
 
 
 def _quantile_s(sorted_ms: list[float], share: float) -> float | None:
     """Nearest-rank quantile in seconds; for the display."""
-    return sorted_ms[min(len(sorted_ms) - 1, int(share * len(sorted_ms)))] / 1000 if sorted_ms else None
+    return (
+        sorted_ms[min(len(sorted_ms) - 1, int(share * len(sorted_ms)))] / 1000
+        if sorted_ms
+        else None
+    )
 
 
 def _free_port() -> int:

@@ -1,8 +1,11 @@
-"""`harness calibrate`: what this host's load generator can do, and how wrong its clock is while it does it.
+"""`harness calibrate`: what this host's load generator can do, and how wrong its clock is while it
+does it.
 
-The shipped paced server, which knows when it wrote each token, is driven through the same driver, reader and recorder as a run, with the
-load's API, live streams, event rate, body size and arrival process. Records are paired with the truth request by request. What comes of it
-is a certificate: errors at the load itself, and the highest load at which they stay within bounds, by number of workers.
+The shipped paced server, which knows when it wrote each token, is driven through the same driver,
+reader and recorder as a run, with the load's API, live streams, event rate, body size and arrival
+process. Records are paired with the truth request by request. What comes of it is a certificate:
+errors at the load itself, and the highest load at which they stay within bounds, by number of
+workers.
 """
 
 import hashlib
@@ -44,7 +47,9 @@ CERTIFICATE_VERSION: Final = 2
 """Of calibration.json's keys and of the procedure: a certificate of another version is not used."""
 
 BOUND_S: Final = 0.005
-"""p99 of every error within which a load is certified: a hundredth of the tightest TTFT target in use (500 ms)."""
+"""p99 of every error within which a load is certified: a hundredth of the tightest TTFT target in
+use (500 ms).
+"""
 
 CPU_LIMIT: Final = 0.85
 """Share of a core above which a worker adds delays of its own, as in the verdict of a run."""
@@ -53,7 +58,9 @@ MAX_AGE_DAYS: Final = 30.0
 BUDGET_S: Final = 60.0
 QUICK_BUDGET_S: Final = 15.0
 DEFAULT_GAP_MS: Final = 20.0
-"""Between two tokens of a stream where neither the SLOs nor the caller say: 50 tokens/s, as Claude Code sessions see (TraceLab: 50-54)."""
+"""Between two tokens of a stream where neither the SLOs nor the caller say: 50 tokens/s, as Claude
+Code sessions see (TraceLab: 50-54).
+"""
 
 TTFT_MS: Final = 50.0
 _STANDARD_STREAMS: Final = 100
@@ -61,9 +68,13 @@ _STANDARD_OUTPUT_TOK: Final = 128
 _FACTORS: Final = (1.0, 2.0, 4.0, 8.0)
 _QUICK_FACTORS: Final = (1.0, 2.0)
 _LEAST_EVENTS_PER_S: Final = 2_000
-"""A small load is tried up to this: an engine that is faster than was thought should not outrun the certificate."""
+"""A small load is tried up to this: an engine that is faster than was thought should not outrun the
+certificate.
+"""
 _MOST_EVENTS_PER_S: Final = 60_000
-"""What the paced server can write at the very most, at some 12 µs an event; levels beyond would measure it and not the client."""
+"""What the paced server can write at the very most, at some 12 µs an event; levels beyond would
+measure it and not the client.
+"""
 _SAMPLE_SESSIONS: Final = 8
 _FIXED_BYTES: Final = 300
 """Of a request body beside its texts."""
@@ -75,14 +86,18 @@ class Load:
 
     Attributes:
         api: wire API.
-        process: `closed`, or the arrival process of an open loop; of one without a law of gaps (a trace's times, all at once) `poisson`.
-        streams: live streams: of a closed loop its concurrency, of an open one what is expected at the gap below.
+        process: `closed`, or the arrival process of an open loop; of one without a law of gaps (a
+            trace's times, all at once) `poisson`.
+        streams: live streams: of a closed loop its concurrency, of an open one what is expected at
+            the gap below.
         requests_per_s: starts of an open loop; None for a closed one.
         gap_ms: between two tokens of a stream.
         output_tok: mean length of an answer.
         body_bytes: mean size of a request.
-        clock: what the times of tokens are: the kernel's stamp of their `arrival`, or over TLS the time of the `read`.
-        shape: of the law of an open loop's gaps: 1 / CV^2 for gamma, k for Weibull; None for the others.
+        clock: what the times of tokens are: the kernel's stamp of their `arrival`, or over TLS the
+            time of the `read`.
+        shape: of the law of an open loop's gaps: 1 / CV^2 for gamma, k for Weibull; None for the
+            others.
     """
 
     api: str
@@ -103,13 +118,20 @@ class Load:
         return self.streams * 1000 / self.gap_ms
 
     def load_class(self) -> dict[str, str | int | float | None]:
-        """The load to within a factor: what a cached certificate is looked up by. Sizes and rates are rounded up to powers of two."""
+        """The load to within a factor: what a cached certificate is looked up by. Sizes and rates
+        are rounded up to powers of two.
+        """
         return {
-            "api": self.api, "process": self.process, "streams": _power(self.streams), "gap_ms": self.gap_ms,
-            "requests_per_s": None if self.requests_per_s is None else _power(self.requests_per_s), "output_tok": _power(self.output_tok),
-            "body_bytes": _power(max(1024, self.body_bytes)), "clock": self.clock,
+            "api": self.api,
+            "process": self.process,
+            "streams": _power(self.streams),
+            "gap_ms": self.gap_ms,
+            "requests_per_s": None if self.requests_per_s is None else _power(self.requests_per_s),
+            "output_tok": _power(self.output_tok),
+            "body_bytes": _power(max(1024, self.body_bytes)),
+            "clock": self.clock,
             "shape": self.shape,
-        }  # fmt: skip
+        }
 
     def in_class(self) -> "Load":
         """The heaviest load of the same class: what is measured."""
@@ -181,7 +203,8 @@ class Certificate:
         bound_s: of every error's p99.
         cores: who ran where.
         levels: all that was tried, in order.
-        certified_events_per_s: number of workers -> highest load within bounds; None where not even the first level was.
+        certified_events_per_s: number of workers -> highest load within bounds; None where not even
+            the first level was.
         workers: the fewest that carry the load; where none does, those that carry the most.
         sufficient: these workers carry the load within bounds.
         seconds: how long it took.
@@ -203,39 +226,71 @@ class Certificate:
     @property
     def at_load(self) -> Level | None:
         """The level of the load itself, with the chosen workers."""
-        return next((level for level in self.levels if level.workers == self.workers and level.factor == 1), None)
+        return next(
+            (level for level in self.levels if level.workers == self.workers and level.factor == 1),
+            None,
+        )
 
     @property
     def highest(self) -> Level | None:
         """The highest level within bounds, with the chosen workers."""
-        return next((level for level in reversed(self.levels) if level.workers == self.workers and level.within), None)
+        return next(
+            (
+                level
+                for level in reversed(self.levels)
+                if level.workers == self.workers and level.within
+            ),
+            None,
+        )
 
     def sentence(self) -> str:
         """What it says, for people."""
         highest = self.highest
         if not self.sufficient or highest is None:
-            level = next((level for level in self.levels if level.workers == self.workers and not level.within), None)
+            level = next(
+                (
+                    level
+                    for level in self.levels
+                    if level.workers == self.workers and not level.within
+                ),
+                None,
+            )
             why = f": {level.why_not}" if level is not None else ""
             load = f"{self.load.events_per_s:,.0f} events/s"
-            return f"not certified: {load} are not within {self.bound_s * 1e3:g} ms with {self.workers} worker(s){why}"
+            return (
+                f"not certified: {load} are not within {self.bound_s * 1e3:g} ms with"
+                f" {self.workers} worker(s){why}"
+            )
         return (
-            f"certified up to {highest.events_per_s:,.0f} events/s within {self.bound_s * 1e3:g} ms (p99 of each error) with "
-            f"{self.workers} worker(s), {highest.client_us_per_event:.1f} µs of CPU an event"
+            f"certified up to {highest.events_per_s:,.0f} events/s within {self.bound_s * 1e3:g} ms"
+            f" (p99 of each error) with {self.workers} worker(s), {highest.client_us_per_event:.1f}"
+            " µs of CPU an event"
         )
 
     def to_dict(self) -> dict[str, Any]:
         """calibration.json."""
         at_load, highest = self.at_load, self.highest
         return {
-            **asdict(self), "load": {**asdict(self.load), "events_per_s": self.load.events_per_s},
-            "at_load": None if at_load is None else at_load.to_dict(), "highest": None if highest is None else highest.to_dict(),
-        }  # fmt: skip
+            **asdict(self),
+            "load": {**asdict(self.load), "events_per_s": self.load.events_per_s},
+            "at_load": None if at_load is None else at_load.to_dict(),
+            "highest": None if highest is None else highest.to_dict(),
+        }
 
 
 LEVEL_COLUMNS: Final = (
-    "workers", "streams", "requests/s", "events/s", "TTFT error p50 / p99", "gap error p99", "send lag p99", "µs/event", "server µs/event",
-    "worker CPU", "within",
-)  # fmt: skip
+    "workers",
+    "streams",
+    "requests/s",
+    "events/s",
+    "TTFT error p50 / p99",
+    "gap error p99",
+    "send lag p99",
+    "µs/event",
+    "server µs/event",
+    "worker CPU",
+    "within",
+)
 
 
 def level_row(level: Level) -> tuple[str, ...]:
@@ -248,23 +303,39 @@ def level_row(level: Level) -> tuple[str, ...]:
         return "—" if value is None else f"{value:.1f}"
 
     return (
-        str(level.workers), "open loop" if level.streams is None else str(level.streams), f"{level.requests_per_s:.1f}",
-        f"{level.events_per_s:,.0f}", f"{ms(level.ttft_error.p50_s)} / {ms(level.ttft_error.p99_s)}", ms(level.gap_error.p99_s),
-        ms(level.send_lag.p99_s), number(level.client_us_per_event), number(level.server_us_per_event),
-        "—" if level.worker_cpu is None else f"{level.worker_cpu:.0%}", "yes" if level.within else f"no: {level.why_not}",
-    )  # fmt: skip
+        str(level.workers),
+        "open loop" if level.streams is None else str(level.streams),
+        f"{level.requests_per_s:.1f}",
+        f"{level.events_per_s:,.0f}",
+        f"{ms(level.ttft_error.p50_s)} / {ms(level.ttft_error.p99_s)}",
+        ms(level.gap_error.p99_s),
+        ms(level.send_lag.p99_s),
+        number(level.client_us_per_event),
+        number(level.server_us_per_event),
+        "—" if level.worker_cpu is None else f"{level.worker_cpu:.0%}",
+        "yes" if level.within else f"no: {level.why_not}",
+    )
 
 
-# --- the load -----------------------------------------------------------------------------------------------------------------------
+# --- the load ---
 
 
 def standard_load(*, api: Api = Api.MESSAGES, gap_ms: float | None = None) -> Load:
     """Without a profile: 100 streams of 50 tokens/s with small bodies."""
-    return Load(api.value, "closed", _STANDARD_STREAMS, None, gap_ms or DEFAULT_GAP_MS, _STANDARD_OUTPUT_TOK, 1024)
+    return Load(
+        api.value,
+        "closed",
+        _STANDARD_STREAMS,
+        None,
+        gap_ms or DEFAULT_GAP_MS,
+        _STANDARD_OUTPUT_TOK,
+        1024,
+    )
 
 
 def load_of(profile: Profile, plan: RunPlan, *, gap_ms: float | None = None) -> Load:
-    """The load of a profile's heaviest stage: lengths and sizes are means over its first sessions, pauses between turns are left out.
+    """The load of a profile's heaviest stage: lengths and sizes are means over its first sessions,
+    pauses between turns are left out.
 
     Args:
         profile: the run's.
@@ -273,8 +344,13 @@ def load_of(profile: Profile, plan: RunPlan, *, gap_ms: float | None = None) -> 
     """
     gap_ms = gap_ms or (profile.slos.tpot_s * 1000 if profile.slos.tpot_s else DEFAULT_GAP_MS)
     urls = profile.server.urls if profile.server.kind == "attach" else ()
-    clock: Literal["arrival", "read"] = "read" if any(str(url).startswith("https:") for url in urls) else "arrival"
-    load = max((_stage_load(plan, stage, gap_ms) for stage in plan.stages), key=lambda load: load.events_per_s)
+    clock: Literal["arrival", "read"] = (
+        "read" if any(str(url).startswith("https:") for url in urls) else "arrival"
+    )
+    load = max(
+        (_stage_load(plan, stage, gap_ms) for stage in plan.stages),
+        key=lambda load: load.events_per_s,
+    )
     return replace(load, clock=clock)
 
 
@@ -285,25 +361,42 @@ def _stage_load(plan: RunPlan, stage: StagePlan, gap_ms: float) -> Load:
     sessions = list(islice(plan.sessions(stage.index), _SAMPLE_SESSIONS))
     for session in sessions:
         outputs += [turn.target_output_tok for one in session.tree() for turn in one.turns]
-        bodies.append(len(Conversation(session, plan.settings, MODEL, texts).body(len(session.turns) // 2)))
+        bodies.append(
+            len(Conversation(session, plan.settings, MODEL, texts).body(len(session.turns) // 2))
+        )
     output_tok = max(1, round(sum(outputs) / len(outputs)))
     turns = 1.0 if stage.single else len(outputs) / len(sessions)
     body_bytes = round(sum(bodies) / len(bodies))
     if stage.concurrency is not None:
-        return Load(plan.settings.api, "closed", stage.concurrency, None, gap_ms, output_tok, body_bytes)
+        return Load(
+            plan.settings.api, "closed", stage.concurrency, None, gap_ms, output_tok, body_bytes
+        )
     rate = (stage.rate_per_s or _planned_rate(plan, stage)) * turns
     streams = max(1, round(rate * (TTFT_MS + output_tok * gap_ms) / 1000))
     shape = stage.schedule.shape if stage.process and stage.schedule else None
-    return Load(plan.settings.api, stage.process or "poisson", streams, rate, gap_ms, output_tok, body_bytes, shape=shape)
+    return Load(
+        plan.settings.api,
+        stage.process or "poisson",
+        streams,
+        rate,
+        gap_ms,
+        output_tok,
+        body_bytes,
+        shape=shape,
+    )
 
 
 def _planned_rate(plan: RunPlan, stage: StagePlan) -> float:
     """Starts per second of a stage that names no rate of its own."""
-    times = [session.intended_offset_ns for session in plan.horizon(stage.index) if session.intended_offset_ns is not None]
+    times = [
+        session.intended_offset_ns
+        for session in plan.horizon(stage.index)
+        if session.intended_offset_ns is not None
+    ]
     return len(times) / max(1.0, seconds(max(times) - min(times))) if times else 1.0
 
 
-# --- certificates -------------------------------------------------------------------------------------------------------------------
+# --- certificates ---
 
 
 def host_fingerprint() -> dict[str, Any]:
@@ -314,20 +407,33 @@ def host_fingerprint() -> dict[str, Any]:
         with suppress(importlib.metadata.PackageNotFoundError):
             packages[package] = importlib.metadata.version(package)
     return {
-        "cpu": host["cpu"]["model"], "usable_cores": host["cpu"]["usable_cores"], "quota_cores": host["cpu"]["quota_cores"],
-        "kernel": host["kernel"], "harness": __version__, "python": platform.python_version(), "packages": packages,
-    }  # fmt: skip
+        "cpu": host["cpu"]["model"],
+        "usable_cores": host["cpu"]["usable_cores"],
+        "quota_cores": host["cpu"]["quota_cores"],
+        "kernel": host["kernel"],
+        "harness": __version__,
+        "python": platform.python_version(),
+        "packages": packages,
+    }
 
 
 def cache_path(load: Load, workers: int | None) -> Path:
-    """Where the certificate of this load on this host is kept; any difference of host, versions or class is another file."""
-    key = {"version": CERTIFICATE_VERSION, "host": host_fingerprint(), "load": load.load_class(), "workers": workers}
+    """Where the certificate of this load on this host is kept; any difference of host, versions or
+    class is another file.
+    """
+    key = {
+        "version": CERTIFICATE_VERSION,
+        "host": host_fingerprint(),
+        "load": load.load_class(),
+        "workers": workers,
+    }
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
     return cache_dir() / "calibration" / f"{digest[:24]}.json"
 
 
 def cached(load: Load, *, workers: int | None = None, quick: bool = False) -> dict[str, Any] | None:
-    """The certificate for this load, host and versions, as calibration.json; None where there is none, or it is older than 30 days.
+    """The certificate for this load, host and versions, as calibration.json; None where there is
+    none, or it is older than 30 days.
 
     Args:
         load: the load.
@@ -339,13 +445,21 @@ def cached(load: Load, *, workers: int | None = None, quick: bool = False) -> di
         age_s = wall_now().timestamp() - float(found["made_unix_s"])
     except (OSError, ValueError, KeyError, TypeError):
         return None  # nothing there, or nothing of use: a new one replaces it
-    fresh = 0 <= age_s <= MAX_AGE_DAYS * 86400 and found.get("version") == CERTIFICATE_VERSION and (quick or not found.get("quick"))
+    fresh = (
+        0 <= age_s <= MAX_AGE_DAYS * 86400
+        and found.get("version") == CERTIFICATE_VERSION
+        and (quick or not found.get("quick"))
+    )
     return found if fresh else None
 
 
 def store(certificate: Certificate, *, workers: int | None = None) -> dict[str, Any]:
-    """Keep a certificate in the cache and return it as calibration.json. A cache that cannot be written is no reason to fail."""
-    value: dict[str, Any] = json.loads(json.dumps({**certificate.to_dict(), "made_unix_s": int(wall_now().timestamp())}))
+    """Keep a certificate in the cache and return it as calibration.json. A cache that cannot be
+    written is no reason to fail.
+    """
+    value: dict[str, Any] = json.loads(
+        json.dumps({**certificate.to_dict(), "made_unix_s": int(wall_now().timestamp())})
+    )
     path = cache_path(certificate.load, workers)
     with suppress(OSError, ArtifactError):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -388,33 +502,58 @@ def make_certificate(
             break
         before_ns = now_ns()
         beyond = ", ".join(f"x{factor:g}" for factor in factors[1:])
-        note(f"{count} worker{'s' if count > 1 else ''}: {_words(load)}{f', then {beyond}' if beyond else ''}")
+        note(
+            f"{count} worker{'s' if count > 1 else ''}:"
+            f" {_words(load)}{f', then {beyond}' if beyond else ''}"
+        )
         tried = measure(load, count, factors, quick=quick, bound_s=bound_s)
         levels += tried
         took_s = seconds(now_ns() - before_ns)
         if tried[0].within:
             chosen = count
             break
-    certified = {str(count): _certified(levels, count) for count in dict.fromkeys(level.workers for level in levels)}
-    sufficient = any(level.within and level.factor == 1 and level.workers == chosen for level in levels)
+    certified = {
+        str(count): _certified(levels, count)
+        for count in dict.fromkeys(level.workers for level in levels)
+    }
+    sufficient = any(
+        level.within and level.factor == 1 and level.workers == chosen for level in levels
+    )
     if not sufficient and workers is None:
         chosen = int(max(certified, key=lambda count: (certified[count] or 0.0, -int(count))))
     return Certificate(
-        version=CERTIFICATE_VERSION, made_at=wall_now().isoformat(timespec="seconds"), quick=quick, host=host_fingerprint(), load=load,
-        bound_s=bound_s, cores=partition(chosen), levels=tuple(levels), certified_events_per_s=certified, workers=chosen,
-        sufficient=sufficient, seconds=round(seconds(now_ns() - started_ns), 1),
-    )  # fmt: skip
+        version=CERTIFICATE_VERSION,
+        made_at=wall_now().isoformat(timespec="seconds"),
+        quick=quick,
+        host=host_fingerprint(),
+        load=load,
+        bound_s=bound_s,
+        cores=partition(chosen),
+        levels=tuple(levels),
+        certified_events_per_s=certified,
+        workers=chosen,
+        sufficient=sufficient,
+        seconds=round(seconds(now_ns() - started_ns), 1),
+    )
 
 
 def _factors(load: Load, *, quick: bool) -> list[float]:
     """Of the load: up to twice or eight times it, and at least up to `_LEAST_EVENTS_PER_S`."""
     *lower, last = _QUICK_FACTORS if quick else _FACTORS
     last = max(last, float(math.ceil(_LEAST_EVENTS_PER_S / load.events_per_s)))
-    return [factor for factor in (*lower, last) if factor == 1 or factor * load.events_per_s <= _MOST_EVENTS_PER_S]
+    return [
+        factor
+        for factor in (*lower, last)
+        if factor == 1 or factor * load.events_per_s <= _MOST_EVENTS_PER_S
+    ]
 
 
 def _words(load: Load) -> str:
-    many = f"{load.streams} streams" if load.requests_per_s is None else f"{load.requests_per_s:g} {load.process} requests/s"
+    many = (
+        f"{load.streams} streams"
+        if load.requests_per_s is None
+        else f"{load.requests_per_s:g} {load.process} requests/s"
+    )
     return f"{many}, {load.events_per_s:,.0f} events/s, bodies of {load.body_bytes:,} bytes"
 
 
@@ -439,7 +578,7 @@ def _certified(levels: Sequence[Level], workers: int) -> float | None:
     return highest
 
 
-# --- one number of workers ----------------------------------------------------------------------------------------------------------
+# --- one number of workers ---
 
 
 @dataclass(frozen=True, slots=True)
@@ -475,7 +614,9 @@ class _Cpu:
                 pass
 
     def _mark(self) -> _Mark:
-        return _Mark(now_ns(), tuple(_cpu_s(process) for process in self._client), _cpu_s(self._server))
+        return _Mark(
+            now_ns(), tuple(_cpu_s(process) for process in self._client), _cpu_s(self._server)
+        )
 
 
 def _cpu_s(process: psutil.Process) -> float:
@@ -483,7 +624,14 @@ def _cpu_s(process: psutil.Process) -> float:
     return float(times.user + times.system)
 
 
-def measure(load: Load, workers: int, factors: Sequence[float], *, quick: bool = False, bound_s: float = BOUND_S) -> list[Level]:
+def measure(
+    load: Load,
+    workers: int,
+    factors: Sequence[float],
+    *,
+    quick: bool = False,
+    bound_s: float = BOUND_S,
+) -> list[Level]:
     """All levels with one number of workers: stages of one run of the load generator."""
     profile = _profile(load, factors, quick=quick)
     facts = ModelFacts(MODEL, tok_per_word=DEFAULT_TOK_PER_WORD)
@@ -492,13 +640,22 @@ def measure(load: Load, workers: int, factors: Sequence[float], *, quick: bool =
     own, other = (None, None) if cores.shared else (cores.traffic, cores.rest)
     with tempfile.TemporaryDirectory(prefix="harness-calibrate-") as folder:
         run_dir, truth_path = RunDir(Path(folder)), Path(folder) / "truth.jsonl"
-        with PacedServer(Pace(ttft_ms=TTFT_MS, gap_ms=load.gap_ms), truth_path, cores=other) as server:
+        with PacedServer(
+            Pace(ttft_ms=TTFT_MS, gap_ms=load.gap_ms), truth_path, cores=other
+        ) as server:
             cpu = _Cpu(server.pid)
             endpoint = Endpoint("replica-0", server.url, MODEL)
             with LocustDriver(
-                profile, facts, plan, [endpoint], run_dir, workers=workers, on_event=cpu.on_event, cores=own,
+                profile,
+                facts,
+                plan,
+                [endpoint],
+                run_dir,
+                workers=workers,
+                on_event=cpu.on_event,
+                cores=own,
                 arrival_stamps=load.clock == "arrival",
-            ) as driver:  # fmt: skip
+            ) as driver:
                 driver.start()
                 cpu.watch(list(driver.pids().values()))
                 driver.go(now_ns() + NS_PER_S)
@@ -512,7 +669,11 @@ def measure(load: Load, workers: int, factors: Sequence[float], *, quick: bool =
     by_stage: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         by_stage.setdefault(row["stage"], []).append(row)
-    return [_level(load, workers, factor, by_stage[_name(factor)], truth, cpu, bound_s) for factor in factors if _name(factor) in by_stage]
+    return [
+        _level(load, workers, factor, by_stage[_name(factor)], truth, cpu, bound_s)
+        for factor in factors
+        if _name(factor) in by_stage
+    ]
 
 
 def _name(factor: float) -> str:
@@ -520,33 +681,62 @@ def _name(factor: float) -> str:
 
 
 def _profile(load: Load, factors: Sequence[float], *, quick: bool) -> Profile:
-    """Single-turn work of the load's sizes. Answers are spread over half to one and a half of their mean, so that streams fall out of step;
-    a mean of at most 1.5 or 4 s keeps levels short.
+    """Single-turn work of the load's sizes. Answers are spread over half to one and a half of their
+    mean, so that streams fall out of step; a mean of at most 1.5 or 4 s keeps levels short.
     """
     longest_s, warmup_s, window_s = (1.5, 0.5, 2.0) if quick else (4.0, 1.0, 4.0)
     output_tok = max(2, min(load.output_tok, round(longest_s * 1000 / load.gap_ms)))
     bytes_per_tok = len(Texts(0, DEFAULT_TOK_PER_WORD).escaped(Block("calibrate", 2000))) / 2000
     head_tok = max(1, round((load.body_bytes - _FIXED_BYTES) / bytes_per_tok) - 16)
     workload = {
-        "kind": "chat", "system_tok": head_tok, "user_tok": 16, "turns": 1, "think_s": 0, "context_limit_tok": head_tok + 100_000,
-        "output_tok": {"kind": "uniform", "min": max(1, output_tok // 2), "max": output_tok + output_tok // 2},
-    }  # fmt: skip
+        "kind": "chat",
+        "system_tok": head_tok,
+        "user_tok": 16,
+        "turns": 1,
+        "think_s": 0,
+        "context_limit_tok": head_tok + 100_000,
+        "output_tok": {
+            "kind": "uniform",
+            "min": max(1, output_tok // 2),
+            "max": output_tok + output_tok // 2,
+        },
+    }
     stages: list[dict[str, Any]] = []
     for factor in factors:
-        stage: dict[str, Any] = {"name": _name(factor), "warmup_s": warmup_s, "window_s": window_s, "max_in_flight": 100_000}
+        stage: dict[str, Any] = {
+            "name": _name(factor),
+            "warmup_s": warmup_s,
+            "window_s": window_s,
+            "max_in_flight": 100_000,
+        }
         if load.requests_per_s is None:
             stage |= {"kind": "concurrency", "concurrency": max(1, round(load.streams * factor))}
         else:
-            # As many tokens a second as the load has, also where its answers are longer than a level allows.
+            # As many tokens a second as the load has, also where its answers are longer than a
+            # level allows.
             rate = load.requests_per_s * factor * load.output_tok / output_tok
             stage |= {"kind": "arrival_rate", "rate_per_s": rate, "process": load.process}
             if load.shape is not None:
-                stage |= {"cv": load.shape**-0.5} if load.process == "gamma" else {"weibull_shape": load.shape}
+                stage |= (
+                    {"cv": load.shape**-0.5}
+                    if load.process == "gamma"
+                    else {"weibull_shape": load.shape}
+                )
         stages.append(stage)
-    return Profile.model_validate({
-        "purpose": "smoke", "model": {"id": MODEL}, "server": {"kind": "attach", "urls": ["http://127.0.0.1:1"]},
-        "traffic": {"api": load.api, "workload": workload, "load": stages, "context_scale": 1, "drain_timeout_s": 20},
-    })  # fmt: skip
+    return Profile.model_validate(
+        {
+            "purpose": "smoke",
+            "model": {"id": MODEL},
+            "server": {"kind": "attach", "urls": ["http://127.0.0.1:1"]},
+            "traffic": {
+                "api": load.api,
+                "workload": workload,
+                "load": stages,
+                "context_scale": 1,
+                "drain_timeout_s": 20,
+            },
+        }
+    )
 
 
 def _level(
@@ -565,7 +755,12 @@ def _level(
     spreads = errors.spreads()
     failed = sum(1 for row in inside if row["outcome"] != Outcome.OK) + errors.unpaired
     window_s = seconds(end_ns - start_ns)
-    written = [t_ns for row in rows if row["request_id"] in truth for t_ns in truth[row["request_id"]]["content_ns"]]
+    written = [
+        t_ns
+        for row in rows
+        if row["request_id"] in truth
+        for t_ns in truth[row["request_id"]]["content_ns"]
+    ]
     in_window = sum(1 for t_ns in written if start_ns <= t_ns < end_ns)
     before, after = cpu.starts[name], cpu.ends[name]
     length_s = seconds(after.t_ns - before.t_ns)
@@ -574,17 +769,29 @@ def _level(
     worker_cpu = max(client_s) / length_s if client_s else None
     why_not = _why_not(spreads, failed, worker_cpu, bound_s)
     return Level(
-        workers=workers, factor=factor, streams=None if load.requests_per_s is not None else max(1, round(load.streams * factor)),
-        requests_per_s=round(len(errors.ttft_s) / window_s, 3), events_per_s=round(in_window / window_s, 1), requests=len(errors.ttft_s),
-        failed=failed, ttft_error=spreads["ttft_error"], gap_error=spreads["gap_error"], sent_error=spreads["sent_error"],
-        send_lag=spreads["send_lag"], client_us_per_event=round(sum(client_s) / len(written) * 1e6, 2) if written else None,
+        workers=workers,
+        factor=factor,
+        streams=None if load.requests_per_s is not None else max(1, round(load.streams * factor)),
+        requests_per_s=round(len(errors.ttft_s) / window_s, 3),
+        events_per_s=round(in_window / window_s, 1),
+        requests=len(errors.ttft_s),
+        failed=failed,
+        ttft_error=spreads["ttft_error"],
+        gap_error=spreads["gap_error"],
+        sent_error=spreads["sent_error"],
+        send_lag=spreads["send_lag"],
+        client_us_per_event=round(sum(client_s) / len(written) * 1e6, 2) if written else None,
         server_us_per_event=round(server_s / len(written) * 1e6, 2) if written else None,
-        worker_cpu=None if worker_cpu is None else round(worker_cpu, 3), server_cpu=round(server_s / length_s, 3), within=why_not is None,
+        worker_cpu=None if worker_cpu is None else round(worker_cpu, 3),
+        server_cpu=round(server_s / length_s, 3),
+        within=why_not is None,
         why_not=why_not,
-    )  # fmt: skip
+    )
 
 
-def _why_not(spreads: Mapping[str, Spread], failed: int, worker_cpu: float | None, bound_s: float) -> str | None:
+def _why_not(
+    spreads: Mapping[str, Spread], failed: int, worker_cpu: float | None, bound_s: float
+) -> str | None:
     if failed:
         return f"{failed} requests failed"
     for key, found in spreads.items():

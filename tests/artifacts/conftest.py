@@ -27,11 +27,20 @@ def write_scrapes(run: RunDir) -> WriteScrapes:
         with JournalWriter(run.scrapes_journal, tables.SCRAPES_RAW) as journal:
             for t_ns, target, body, error, content_type, label in scrapes:
                 row = {
-                    "t_ns": t_ns, "duration_ns": 2_000_000, "target": target, "http_status": 200, "error": error,
-                    "content_type": content_type, "label": label, "unix_offset_ns": unix_offset_ns,
-                }  # fmt: skip
+                    "t_ns": t_ns,
+                    "duration_ns": 2_000_000,
+                    "target": target,
+                    "http_status": 200,
+                    "error": error,
+                    "content_type": content_type,
+                    "label": label,
+                    "unix_offset_ns": unix_offset_ns,
+                }
                 if body is not None:
-                    row |= {"body_zstd": pa.Codec("zstd").compress(body, asbytes=True), "body_bytes": len(body)}
+                    row |= {
+                        "body_zstd": pa.Codec("zstd").compress(body, asbytes=True),
+                        "body_bytes": len(body),
+                    }
                 journal.append([row])
 
     return write

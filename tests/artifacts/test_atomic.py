@@ -14,10 +14,14 @@ def test_a_file_is_replaced_as_a_whole_and_nothing_is_left_beside_it(tmp_path: P
     assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [("a", b"new")]
 
 
-def test_where_nothing_can_be_written_not_even_a_temporary_file_the_error_is_one_for_people(tmp_path: Path) -> None:
+def test_where_nothing_can_be_written_not_even_a_temporary_file_the_error_is_one_for_people(
+    tmp_path: Path,
+) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(ArtifactError, match="cannot write") as caught:
-        write_bytes(tmp_path / "file" / "a", b"x")  # opening fails, and so does removing what was not made
+        write_bytes(
+            tmp_path / "file" / "a", b"x"
+        )  # opening fails, and so does removing what was not made
     assert caught.value.next_step
 
 

@@ -19,14 +19,28 @@ def row(read_ms: list[int], sizes: list[int], **fields: Any) -> dict[str, Any]:
     """A record whose chunks were read at these times."""
     read_ns = [10 * S + ms * MS for ms in read_ms]
     return {
-        "request_id": "a/0", "outcome": "ok", "intended_ns": 9 * S, "sent_ns": 9 * S + 2 * MS, "first_token_ns": read_ns[0],
-        "chunk_dt_us": [0, *(np.diff(read_ns) // 1000).tolist()], "chunk_bytes": sizes, **fields,
-    }  # fmt: skip
+        "request_id": "a/0",
+        "outcome": "ok",
+        "intended_ns": 9 * S,
+        "sent_ns": 9 * S + 2 * MS,
+        "first_token_ns": read_ns[0],
+        "chunk_dt_us": [0, *(np.diff(read_ns) // 1000).tolist()],
+        "chunk_bytes": sizes,
+        **fields,
+    }
 
 
 def truth(written_ms: list[int], sizes: list[int], **fields: Any) -> dict[str, Any]:
     written_ns = [10 * S + ms * MS for ms in written_ms]
-    return {"a/0": {"request_id": "a/0", "received_ns": 9 * S, "content_ns": written_ns, "content_bytes": sizes, **fields}}
+    return {
+        "a/0": {
+            "request_id": "a/0",
+            "received_ns": 9 * S,
+            "content_ns": written_ns,
+            "content_bytes": sizes,
+            **fields,
+        }
+    }
 
 
 def test_errors_are_read_minus_written_token_by_token() -> None:
@@ -46,9 +60,13 @@ def test_tokens_that_were_read_together_are_paired_by_their_bytes() -> None:
 
 
 @given(
-    sizes=st.lists(st.integers(1, 9), min_size=1, max_size=12), cuts=st.sets(st.integers(1, 100), max_size=12), late_ms=st.integers(0, 50)
+    sizes=st.lists(st.integers(1, 9), min_size=1, max_size=12),
+    cuts=st.sets(st.integers(1, 100), max_size=12),
+    late_ms=st.integers(0, 50),
 )
-def test_however_reads_cut_the_stream_a_constant_delay_is_the_error_of_each_token(sizes: list[int], cuts: set[int], late_ms: int) -> None:
+def test_however_reads_cut_the_stream_a_constant_delay_is_the_error_of_each_token(
+    sizes: list[int], cuts: set[int], late_ms: int
+) -> None:
     """All is written at once and read at once, in other pieces."""
     whole = sum(sizes)
     edges = sorted({0, whole, *(cut for cut in cuts if cut < whole)})
@@ -70,7 +88,9 @@ def test_however_reads_cut_the_stream_a_constant_delay_is_the_error_of_each_toke
         ({"chunk_dt_us": None}, {}),
     ],
 )
-def test_what_cannot_be_paired_is_counted_and_gives_no_error(record: dict[str, Any], line: dict[str, Any]) -> None:
+def test_what_cannot_be_paired_is_counted_and_gives_no_error(
+    record: dict[str, Any], line: dict[str, Any]
+) -> None:
     whole = {"a/0": truth([0, 20, 40], [4, 4, 4])["a/0"] | line} if "request_id" not in line else {}
     found = pair([row([1, 22, 45], [4, 4, 4], **record)], whole)
     assert (found.unpaired, found.ttft_s, found.gap_s, found.events) == (1, [], [], 0)
@@ -91,7 +111,17 @@ def test_sending_that_is_recorded_before_its_receipt_is_no_error() -> None:
 
 def test_a_torn_truth_holds_its_whole_lines(tmp_path: Path) -> None:
     path = tmp_path / "truth.jsonl"
-    path.write_text("\n".join([json.dumps({"request_id": "a"}), "[1]", '{"request_id": 3}', '{"no": "id"}', '{"request_id": "b", "cont']))
+    path.write_text(
+        "\n".join(
+            [
+                json.dumps({"request_id": "a"}),
+                "[1]",
+                '{"request_id": 3}',
+                '{"no": "id"}',
+                '{"request_id": "b", "cont',
+            ]
+        )
+    )
     assert read_truth(path) == {"a": {"request_id": "a"}}
     assert read_truth(tmp_path / "none") == {}
 

@@ -15,9 +15,16 @@ from harness.core.errors import ArtifactError
 
 def request_row(worker: int, n: int) -> dict:
     return {
-        "request_id": f"s{n}/0", "session_id": f"s{n}", "turn": 0, "class": "chat", "stage": "main", "worker": worker,
-        "intended_ns": n, "outcome": "ok", "chunk_dt_us": [0, 5],
-    }  # fmt: skip
+        "request_id": f"s{n}/0",
+        "session_id": f"s{n}",
+        "turn": 0,
+        "class": "chat",
+        "stage": "main",
+        "worker": worker,
+        "intended_ns": n,
+        "outcome": "ok",
+        "chunk_dt_us": [0, 5],
+    }
 
 
 @pytest.fixture
@@ -47,15 +54,29 @@ def test_all_workers_land_in_one_table(run: RunDir, write_requests) -> None:
 
 def test_power_host_and_samples_too(run: RunDir, write_scrapes) -> None:
     with JournalWriter(run.power_journal, tables.POWER) as journal:
-        journal.append([{"t_ns": 1, "boundary": "gpu_board", "device_id": "GPU-0", "power_w": 300.0, "source": "nvml-instant"}])
+        journal.append(
+            [
+                {
+                    "t_ns": 1,
+                    "boundary": "gpu_board",
+                    "device_id": "GPU-0",
+                    "power_w": 300.0,
+                    "source": "nvml-instant",
+                }
+            ]
+        )
     with JournalWriter(run.host_journal, tables.HOST) as journal:
-        journal.append([{"t_ns": 1, "scope": "host", "cpu_s": 1.0}, {"t_ns": 1, "scope": "telemetry"}])
+        journal.append(
+            [{"t_ns": 1, "scope": "host", "cpu_s": 1.0}, {"t_ns": 1, "scope": "telemetry"}]
+        )
     write_scrapes((1, "replica-0", b"a 1\n", None, None, None))
     assert finalize(run) == Finalized(requests=None, samples=3, power=1, host=2)
     assert pq.read_table(run.power).to_pylist()[0]["energy_j"] is None
 
 
-def test_a_second_time_changes_nothing_and_a_longer_journal_is_seen(run: RunDir, write_requests) -> None:
+def test_a_second_time_changes_nothing_and_a_longer_journal_is_seen(
+    run: RunDir, write_requests
+) -> None:
     write_requests(0, 2)
     first = finalize(run)
     before = run.requests.stat()
@@ -96,7 +117,9 @@ def test_a_journal_without_a_whole_schema_gives_an_empty_table(run: RunDir, writ
     assert finalize(run).requests == 0
 
 
-def test_small_batches_are_gathered_into_row_groups(run: RunDir, write_requests, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_small_batches_are_gathered_into_row_groups(
+    run: RunDir, write_requests, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "_ROW_GROUP_ROWS", 10)
     write_requests(0, 25)
     finalize(run)

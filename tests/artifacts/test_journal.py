@@ -12,11 +12,29 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.artifacts.journal import JournalTail, JournalWriter, next_part, parts, read_batches, read_table
+from harness.artifacts.journal import (
+    JournalTail,
+    JournalWriter,
+    next_part,
+    parts,
+    read_batches,
+    read_table,
+)
 from harness.core.errors import ArtifactError
 
-SCHEMA = pa.schema([pa.field("n", pa.int64(), nullable=False), pa.field("text", pa.string()), pa.field("gaps", pa.list_(pa.uint32()))])
-ROWS = [[{"n": 0, "text": "ä", "gaps": [1, 2]}], [{"n": 1}, {"n": 2, "text": ""}], [{"n": 3, "gaps": []}], [{"n": 4, "text": "x" * 40}]]
+SCHEMA = pa.schema(
+    [
+        pa.field("n", pa.int64(), nullable=False),
+        pa.field("text", pa.string()),
+        pa.field("gaps", pa.list_(pa.uint32())),
+    ]
+)
+ROWS = [
+    [{"n": 0, "text": "ä", "gaps": [1, 2]}],
+    [{"n": 1}, {"n": 2, "text": ""}],
+    [{"n": 3, "gaps": []}],
+    [{"n": 4, "text": "x" * 40}],
+]
 
 
 def numbers(path: Path) -> list[int]:
@@ -51,20 +69,31 @@ def test_a_journal_cut_anywhere_gives_a_prefix_of_its_batches(tmp_path: Path) ->
     whole = path.read_bytes()
     cut = tmp_path / "cut.arrows"
     near = {size for end in (0, *ends, len(whole)) for size in range(end - 9, end + 10)}
-    for size in sorted({size for size in near if 0 <= size <= len(whole)} | set(range(0, len(whole), 7))):
+    for size in sorted(
+        {size for size in near if 0 <= size <= len(whole)} | set(range(0, len(whole), 7))
+    ):
         cut.write_bytes(whole[:size])
-        expected = [row for rows, end in zip(ROWS, ends, strict=True) if end <= size for row in rows]
+        expected = [
+            row for rows, end in zip(ROWS, ends, strict=True) if end <= size for row in rows
+        ]
         assert numbers(cut) == [row["n"] for row in expected], f"cut at {size}"
 
 
 @settings(max_examples=60, deadline=None)
 @given(
     batches=st.lists(
-        st.lists(st.tuples(st.integers(-(2**63), 2**63 - 1), st.none() | st.text(max_size=20)), min_size=1, max_size=4), max_size=5
+        st.lists(
+            st.tuples(st.integers(-(2**63), 2**63 - 1), st.none() | st.text(max_size=20)),
+            min_size=1,
+            max_size=4,
+        ),
+        max_size=5,
     ),
     data=st.data(),
 )
-def test_any_rows_cut_anywhere_are_a_prefix(tmp_path_factory: pytest.TempPathFactory, batches: list, data: st.DataObject) -> None:
+def test_any_rows_cut_anywhere_are_a_prefix(
+    tmp_path_factory: pytest.TempPathFactory, batches: list, data: st.DataObject
+) -> None:
     path = tmp_path_factory.mktemp("j") / "j.arrows"
     with JournalWriter(path, SCHEMA) as journal:
         for batch in batches:
@@ -93,7 +122,9 @@ while True:
 
 def test_nothing_that_was_appended_is_lost_by_kill_9(tmp_path: Path) -> None:
     path = tmp_path / "j.arrows"
-    with subprocess.Popen([sys.executable, "-c", WRITER, path], stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", WRITER, path], stdout=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout is not None
         said = [int(process.stdout.readline()) for _ in range(200)]
         process.send_signal(signal.SIGKILL)
@@ -138,11 +169,16 @@ def test_a_full_disk_is_told_and_costs_no_row_before_or_after_it(tmp_path: Path,
     assert "next step" in told["message"]
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small tmpfs needs root; the file size limit above covers the same path")
+@pytest.mark.skipif(
+    os.geteuid() != 0,
+    reason="mounting a small tmpfs needs root; the file size limit above covers the same path",
+)
 def test_a_disk_without_space_for_the_schema(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4k", "tmpfs", disk], capture_output=True).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=4k", "tmpfs", disk], capture_output=True
+    ).returncode:
         pytest.skip("this container may not mount")
     try:
         (disk / "filler").write_bytes(b"x" * resource.getpagesize())
@@ -161,7 +197,9 @@ def test_a_journal_is_never_written_over(tmp_path: Path) -> None:
 def test_columns_added_since_are_null_in_an_old_journal(tmp_path: Path) -> None:
     with JournalWriter(tmp_path / "old.arrows", pa.schema([SCHEMA.field("n")])) as journal:
         journal.append([{"n": 7}])
-    assert read_table([tmp_path / "old.arrows"], SCHEMA).to_pylist() == [{"n": 7, "text": None, "gaps": None}]
+    assert read_table([tmp_path / "old.arrows"], SCHEMA).to_pylist() == [
+        {"n": 7, "text": None, "gaps": None}
+    ]
 
 
 def test_a_missing_journal_is_an_error_with_a_next_step(tmp_path: Path) -> None:
@@ -169,7 +207,9 @@ def test_a_missing_journal_is_an_error_with_a_next_step(tmp_path: Path) -> None:
         list(read_batches(tmp_path / "none.arrows"))
 
 
-def test_a_tail_follows_a_journal_batch_by_batch_however_much_of_it_is_there(tmp_path: Path) -> None:
+def test_a_tail_follows_a_journal_batch_by_batch_however_much_of_it_is_there(
+    tmp_path: Path,
+) -> None:
     """The file grows by a few bytes at a time; each batch is given once, when it has become whole."""
     path, seen = tmp_path / "j.arrows", tmp_path / "seen.arrows"
     tail = JournalTail(seen)

@@ -20,14 +20,32 @@ class Part:
 
 
 def test_what_was_written_is_read_back_and_updates_replace_it(run: RunDir) -> None:
-    manifest = Manifest(run, {"run_id": "r", "part": Part(Path("/x"), (1, 2)), "kinds": {Severity.NOTE}, "by": {1: [Part(Path("y"), ())]}})
+    manifest = Manifest(
+        run,
+        {
+            "run_id": "r",
+            "part": Part(Path("/x"), (1, 2)),
+            "kinds": {Severity.NOTE},
+            "by": {1: [Part(Path("y"), ())]},
+        },
+    )
     assert manifest.state is RunState.RUNNING
     assert read_manifest(run) == {
-        "schema_version": SCHEMA_VERSION, "state": "running", "concerns": [], "error": None, "run_id": "r",
-        "part": {"where": "/x", "sizes": [1, 2]}, "kinds": ["note"], "by": {"1": [{"where": "y", "sizes": []}]},
-    }  # fmt: skip
+        "schema_version": SCHEMA_VERSION,
+        "state": "running",
+        "concerns": [],
+        "error": None,
+        "run_id": "r",
+        "part": {"where": "/x", "sizes": [1, 2]},
+        "kinds": ["note"],
+        "by": {"1": [{"where": "y", "sizes": []}]},
+    }
     manifest.update(state=RunState.COMPLETE, ended_ns=5)
-    assert (read_manifest(run)["state"], read_manifest(run)["ended_ns"], read_manifest(run)["run_id"]) == ("complete", 5, "r")
+    assert (
+        read_manifest(run)["state"],
+        read_manifest(run)["ended_ns"],
+        read_manifest(run)["run_id"],
+    ) == ("complete", 5, "r")
     assert manifest.state is RunState.COMPLETE
     assert plain(Part) is Part  # a class is no value
 
@@ -39,7 +57,10 @@ def test_a_concern_is_there_once(run: RunDir) -> None:
     assert [concern["value"] for concern in read_manifest(run)["concerns"]] == [1.0, 2.0]
 
 
-@pytest.mark.parametrize("key", ["api_key", "API-KEY", "apikey", "hf_token", "client_secret", "db_password", "Authorization"])
+@pytest.mark.parametrize(
+    "key",
+    ["api_key", "API-KEY", "apikey", "hf_token", "client_secret", "db_password", "Authorization"],
+)
 def test_secrets_do_not_reach_the_disk_at_any_depth(run: RunDir, key: str) -> None:
     manifest = Manifest(run, {"server": {"env": [{key: "hush"}]}})
     manifest.update(later={key: "hush"})
@@ -49,7 +70,14 @@ def test_secrets_do_not_reach_the_disk_at_any_depth(run: RunDir, key: str) -> No
 
 
 def test_names_of_places_numbers_and_other_keys_stay() -> None:
-    kept = {"api_key_env": "KEY", "api_key_file": "/k", "max_token": 5, "tokens": "many", "secretary": "x", "token": None}
+    kept = {
+        "api_key_env": "KEY",
+        "api_key_file": "/k",
+        "max_token": 5,
+        "tokens": "many",
+        "secretary": "x",
+        "token": None,
+    }
     assert redacted(kept) == kept
 
 
@@ -64,7 +92,9 @@ def test_names_of_places_numbers_and_other_keys_stay() -> None:
         ('{"schema_version": "1"}', "schema_version '1'"),
     ],
 )
-def test_what_is_no_manifest_is_refused_by_what_is_wrong_with_it(run: RunDir, content: str | None, says: str) -> None:
+def test_what_is_no_manifest_is_refused_by_what_is_wrong_with_it(
+    run: RunDir, content: str | None, says: str
+) -> None:
     if content is not None:
         run.manifest.write_text(content)
     with pytest.raises(ArtifactError) as caught:

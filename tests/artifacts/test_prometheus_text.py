@@ -45,7 +45,9 @@ def test_names_are_as_exposed_and_labels_canonical(run: RunDir, write_scrapes) -
     write_scrapes((10, "replica-0", CLASSIC, None, "text/plain; version=0.0.4", None))
     assert write_samples(run) == len(rows(run))
     found = {(row["metric"], row["labels"]): row["value"] for row in rows(run)}
-    assert found.pop(("g", json.dumps({"text": 'a "quoted" }{ \\ one'}, separators=(",", ":")))) != 0
+    assert (
+        found.pop(("g", json.dumps({"text": 'a "quoted" }{ \\ one'}, separators=(",", ":")))) != 0
+    )
     assert found == {
         ("vllm:generation_tokens_total", '{"engine":"0","model_name":"m"}'): 12,
         ("tgi_request_success", "{}"): 3,
@@ -56,35 +58,67 @@ def test_names_are_as_exposed_and_labels_canonical(run: RunDir, write_scrapes) -
         ("stamped", "{}"): 4,
         ("up", "{}"): 1,
         ("scrape_duration_seconds", "{}"): 0.002,
-        ("harness_scrape_problem", '{"problem":"samples with timestamps of their own, which are not used"}'): 1,
+        (
+            "harness_scrape_problem",
+            '{"problem":"samples with timestamps of their own, which are not used"}',
+        ): 1,
     }
-    assert {row["t_ns"] for row in rows(run)} == {10}  # the scrape's own time, whatever the exposition says
+    assert {row["t_ns"] for row in rows(run)} == {
+        10
+    }  # the scrape's own time, whatever the exposition says
 
 
 def test_the_content_type_chooses_the_parser() -> None:
-    assert ("tokens_total", {"a": "1"}, 5.0) in parse(OPENMETRICS, "application/openmetrics-text; version=1.0.0; charset=utf-8")
+    assert ("tokens_total", {"a": "1"}, 5.0) in parse(
+        OPENMETRICS, "application/openmetrics-text; version=1.0.0; charset=utf-8"
+    )
     with pytest.raises(ExpositionError):
         parse(OPENMETRICS.replace(b"# EOF\n", b""), "application/openmetrics-text; version=1.0.0")
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"\n", b"<html>Service Unavailable</html>\n", b"\xff\xfe\n", CLASSIC[:-4], b'a{b="c} 1\n', b"name without value\n"],
+    "body",
+    [
+        b"",
+        b"\n",
+        b"<html>Service Unavailable</html>\n",
+        b"\xff\xfe\n",
+        CLASSIC[:-4],
+        b'a{b="c} 1\n',
+        b"name without value\n",
+    ],
     ids=["empty", "blank", "html", "no text", "cut off", "open label", "no number"],
-)  # fmt: skip
-def test_what_is_no_exposition_is_told_and_gives_no_sample(body: bytes, run: RunDir, write_scrapes) -> None:
-    write_scrapes((1, "replica-0", body, None, "text/plain", None), (2, "replica-0", CLASSIC, None, "text/plain", None))
+)
+def test_what_is_no_exposition_is_told_and_gives_no_sample(
+    body: bytes, run: RunDir, write_scrapes
+) -> None:
+    write_scrapes(
+        (1, "replica-0", body, None, "text/plain", None),
+        (2, "replica-0", CLASSIC, None, "text/plain", None),
+    )
     write_samples(run)
     broken = {row["metric"]: row for row in rows(run) if row["t_ns"] == 1}
     assert set(broken) == {"up", "scrape_duration_seconds", "harness_scrape_error"}
     assert broken["up"]["value"] == 0
-    assert json.loads(broken["harness_scrape_error"]["labels"])["error"].startswith("not an exposition: ")
+    assert json.loads(broken["harness_scrape_error"]["labels"])["error"].startswith(
+        "not an exposition: "
+    )
     assert [row["value"] for row in rows(run) if row["t_ns"] == 2 and row["metric"] == "up"] == [1]
 
 
-def test_a_failed_scrape_keeps_its_error_and_a_demanded_one_its_label(run: RunDir, write_scrapes) -> None:
-    write_scrapes((1, "replica-0", b"a 1\n", None, None, "ready"), (2, "replica-0", None, "timeout after 5 s", None, "drained"))
+def test_a_failed_scrape_keeps_its_error_and_a_demanded_one_its_label(
+    run: RunDir, write_scrapes
+) -> None:
+    write_scrapes(
+        (1, "replica-0", b"a 1\n", None, None, "ready"),
+        (2, "replica-0", None, "timeout after 5 s", None, "drained"),
+    )
     write_samples(run)
-    special = {(row["t_ns"], row["metric"], row["labels"]) for row in rows(run) if row["metric"].startswith("harness_")}
+    special = {
+        (row["t_ns"], row["metric"], row["labels"])
+        for row in rows(run)
+        if row["metric"].startswith("harness_")
+    }
     assert special == {
         (1, prometheus_text.LABEL, '{"label":"ready"}'),
         (2, prometheus_text.LABEL, '{"label":"drained"}'),
@@ -95,16 +129,20 @@ def test_a_failed_scrape_keeps_its_error_and_a_demanded_one_its_label(run: RunDi
 def test_first_and_last_whole_bodies_are_kept_as_text(run: RunDir, write_scrapes) -> None:
     bodies = [b"a 1\n", b"a 2\n", b"a 3\n"]
     write_scrapes(
-        (1, "replica-0", None, "refused", None, None), *((2 + i, "replica-0", body, None, None, None) for i, body in enumerate(bodies)),
-        (9, "replica-0", b"a 4", None, None, None), (3, "../other", b"b 1\n", None, None, None),
-    )  # fmt: skip
+        (1, "replica-0", None, "refused", None, None),
+        *((2 + i, "replica-0", body, None, None, None) for i, body in enumerate(bodies)),
+        (9, "replica-0", b"a 4", None, None, None),
+        (3, "../other", b"b 1\n", None, None, None),
+    )
     write_samples(run)
     assert prometheus_text.body_path(run, "replica-0", "first").read_bytes() == b"a 1\n"
     assert prometheus_text.body_path(run, "replica-0", "last").read_bytes() == b"a 3\n"
     assert prometheus_text.body_path(run, "../other", "last").parent == run.scrapes_dir
 
 
-def test_many_scrapes_are_written_in_row_groups(run: RunDir, write_scrapes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_scrapes_are_written_in_row_groups(
+    run: RunDir, write_scrapes, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(prometheus_text, "_ROW_GROUP_ROWS", 50)
     write_scrapes(*((i, f"replica-{i % 2}", CLASSIC, None, None, None) for i in range(40)))
     written = write_samples(run)
@@ -120,15 +158,25 @@ def test_a_real_vllm_exposition(shared_data: Path, run: RunDir, write_scrapes) -
     write_samples(run)
     lines = [line for line in body.decode().splitlines() if line and not line.startswith("#")]
     found = [row for row in rows(run) if row["metric"] not in {"up", "scrape_duration_seconds"}]
-    assert sorted(row["metric"] for row in found) == sorted(line.replace("{", " ").split()[0] for line in lines)
-    assert math.fsum(row["value"] for row in found) == pytest.approx(math.fsum(float(line.split()[-1]) for line in lines))
+    assert sorted(row["metric"] for row in found) == sorted(
+        line.replace("{", " ").split()[0] for line in lines
+    )
+    assert math.fsum(row["value"] for row in found) == pytest.approx(
+        math.fsum(float(line.split()[-1]) for line in lines)
+    )
 
 
 def problems(run: RunDir) -> dict[str, float]:
-    return {json.loads(row["labels"])["problem"]: row["value"] for row in rows(run) if row["metric"] == prometheus_text.PROBLEM}
+    return {
+        json.loads(row["labels"])["problem"]: row["value"]
+        for row in rows(run)
+        if row["metric"] == prometheus_text.PROBLEM
+    }
 
 
-def test_duplicates_nan_and_timestamps_are_told_and_the_scrape_counts(run: RunDir, write_scrapes) -> None:
+def test_duplicates_nan_and_timestamps_are_told_and_the_scrape_counts(
+    run: RunDir, write_scrapes
+) -> None:
     body = b"""\
 vllm:num_requests_running{engine="0"} 3
 vllm:num_requests_running{engine="0"} 4
@@ -140,16 +188,26 @@ ahead 1 4102444800000
     write_samples(run)
     assert problems(run) == {
         "duplicate samples, of which the first counts": 1,
-        "samples that are NaN, which count as absent": 1,  # of figures that are used; an empty summary's NaN is normal
+        "samples that are NaN, which count as absent": (
+            1
+        ),  # of figures that are used; an empty summary's NaN is normal
         "samples with timestamps of their own, which are not used": 1,
         "samples with timestamps in the future": 1,
     }
-    assert [row["value"] for row in rows(run) if row["metric"] == "vllm:num_requests_running"] == [3]
+    assert [row["value"] for row in rows(run) if row["metric"] == "vllm:num_requests_running"] == [
+        3
+    ]
     assert [row["value"] for row in rows(run) if row["metric"] == "up"] == [1]
 
 
-def test_nan_is_told_in_bodies_that_are_read_by_their_numbers_alone(run: RunDir, write_scrapes) -> None:
-    bodies = [b"vllm:num_requests_running 3\n", b"vllm:num_requests_running NaN\n", b"vllm:num_requests_running 4\n"]
+def test_nan_is_told_in_bodies_that_are_read_by_their_numbers_alone(
+    run: RunDir, write_scrapes
+) -> None:
+    bodies = [
+        b"vllm:num_requests_running 3\n",
+        b"vllm:num_requests_running NaN\n",
+        b"vllm:num_requests_running 4\n",
+    ]
     write_scrapes(*((t, "replica-0", body, None, None, None) for t, body in enumerate(bodies)))
     write_samples(run)
     assert problems(run) == {"samples that are NaN, which count as absent": 1}
@@ -178,31 +236,59 @@ LINES = st.sampled_from(
 
 
 @given(st.lists(LINES, min_size=1, max_size=8), st.data())
-def test_a_body_read_by_its_numbers_alone_is_what_the_parser_makes_of_it(tmp_path_factory, lines: list[str], data: st.DataObject) -> None:
-    """Bodies of mostly the same lines: whatever is done to be quick, every one has the samples that prometheus-client finds in it."""
+def test_a_body_read_by_its_numbers_alone_is_what_the_parser_makes_of_it(
+    tmp_path_factory, lines: list[str], data: st.DataObject
+) -> None:
+    """Bodies of mostly the same lines: whatever is done to be quick, every one has the samples that
+    prometheus-client finds in it.
+    """
     bodies = []
     for _ in range(4):
         kept = data.draw(st.just(lines) | st.lists(st.sampled_from(lines), min_size=1, max_size=8))
         lines = [*kept, *data.draw(st.lists(LINES, max_size=2))]
-        texts = [line if not line or line.startswith("#") else f"{line} {data.draw(NUMBERS)}" for line in lines]
+        texts = [
+            line if not line or line.startswith("#") else f"{line} {data.draw(NUMBERS)}"
+            for line in lines
+        ]
         bodies.append("".join(f"{text}\n" for text in texts).encode())
     run = RunDir(tmp_path_factory.mktemp("run"))
     with JournalWriter(run.scrapes_journal, tables.SCRAPES_RAW) as journal:
         for t_ns, body in enumerate(bodies):
             packed = pa.Codec("zstd").compress(body, asbytes=True)
-            journal.append([{"t_ns": t_ns, "duration_ns": 1, "target": "r", "body_zstd": packed, "body_bytes": len(body)}])
+            journal.append(
+                [
+                    {
+                        "t_ns": t_ns,
+                        "duration_ns": 1,
+                        "target": "r",
+                        "body_zstd": packed,
+                        "body_bytes": len(body),
+                    }
+                ]
+            )
     found = samples_table(run).to_pylist()
     for t_ns, body in enumerate(bodies):
-        own = [row for row in found if row["t_ns"] == t_ns and not row["metric"].startswith(("harness_", "up", "scrape_"))]
+        own = [
+            row
+            for row in found
+            if row["t_ns"] == t_ns and not row["metric"].startswith(("harness_", "up", "scrape_"))
+        ]
         try:
             wanted = parse(body, None)
         except ExpositionError:
             wanted = []
-        text = sorted((name, json.dumps(labels, sort_keys=True, separators=(",", ":")), repr(value)) for name, labels, value in wanted)
+        text = sorted(
+            (name, json.dumps(labels, sort_keys=True, separators=(",", ":")), repr(value))
+            for name, labels, value in wanted
+        )
         assert sorted((row["metric"], row["labels"], repr(row["value"])) for row in own) == text
 
 
-@given(st.binary(max_size=200).map(lambda tail: CLASSIC + tail + b"\n") | st.binary(max_size=300) | st.text(max_size=200).map(str.encode))
+@given(
+    st.binary(max_size=200).map(lambda tail: CLASSIC + tail + b"\n")
+    | st.binary(max_size=300)
+    | st.text(max_size=200).map(str.encode)
+)
 def test_no_bytes_break_the_parser_other_than_by_saying_so(body: bytes) -> None:
     for content_type in (None, "application/openmetrics-text"):
         try:

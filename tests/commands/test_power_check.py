@@ -1,4 +1,6 @@
-"""What `harness check` says of power: every source with what it measures, and why the others measure nothing."""
+"""What `harness check` says of power: every source with what it measures, and why the others
+measure nothing.
+"""
 
 import io
 from pathlib import Path
@@ -13,7 +15,18 @@ PROFILE = Path(__file__).parents[2] / "loadprofiles" / "cpu-smoke.yaml"
 
 def test_the_table_has_what_is_measured_first_and_reasons_behind() -> None:
     boards = tuple(
-        Sensor(Boundary.GPU_BOARD, f"GPU-{i}", "NVIDIA H100", "power", "nvml-instant", 300.0 + i, 0.25, 0.02, 0.0005) for i in range(2)
+        Sensor(
+            Boundary.GPU_BOARD,
+            f"GPU-{i}",
+            "NVIDIA H100",
+            "power",
+            "nvml-instant",
+            300.0 + i,
+            0.25,
+            0.02,
+            0.0005,
+        )
+        for i in range(2)
     )
     counter = Sensor(Boundary.GPU_BOARD, "GPU-0", "NVIDIA H100", "energy", "nvml-counter")
     stream = io.StringIO()
@@ -46,12 +59,21 @@ def test_every_source_has_a_line_and_those_of_a_profile_are_looked_at(tmp_path: 
     assert all(one.channels or one.why_not for one in survey_power())
 
 
-def test_a_source_that_is_named_and_gives_nothing_is_a_problem_and_an_automatic_one_is_not(tmp_path: Path) -> None:
+def test_a_source_that_is_named_and_gives_nothing_is_a_problem_and_an_automatic_one_is_not(
+    tmp_path: Path,
+) -> None:
     def findings(power: str) -> dict[str, bool]:
-        return {one.what: one.ok for one in check_profile(load_profile(PROFILE, [f"telemetry.power={power}"])) if "power" in one.what}
+        return {
+            one.what: one.ok
+            for one in check_profile(load_profile(PROFILE, [f"telemetry.power={power}"]))
+            if "power" in one.what
+        }
 
-    assert findings(f"[{{kind: rapl, root: {tmp_path}}}, {{kind: csv, path: {tmp_path}/x, boundary: rack}}]") == {
-        "power: rapl": True, "power: csv": False,
-    }  # fmt: skip
+    assert findings(
+        f"[{{kind: rapl, root: {tmp_path}}}, {{kind: csv, path: {tmp_path}/x, boundary: rack}}]"
+    ) == {
+        "power: rapl": True,
+        "power: csv": False,
+    }
     assert all(findings("auto").values())
     assert findings("none") == {}

@@ -10,7 +10,14 @@ from typing import Any
 
 import pytest
 
-from harness.artifacts.run_summary import Distribution, Figure, RequestCounts, Summary, Verdict, Window
+from harness.artifacts.run_summary import (
+    Distribution,
+    Figure,
+    RequestCounts,
+    Summary,
+    Verdict,
+    Window,
+)
 from harness.core.metrics import METRIC_VERSION, METRICS
 from harness.core.records import Basis, Concern, Severity, Status
 
@@ -24,7 +31,12 @@ def summary() -> Summary:
         metric_version=METRIC_VERSION,
         run_id="run",
         state="complete",
-        profile={"name": "chat", "purpose": "measure", "workload_sha256": "w1", "plan_sha256": "p1"},
+        profile={
+            "name": "chat",
+            "purpose": "measure",
+            "workload_sha256": "w1",
+            "plan_sha256": "p1",
+        },
         verdict=Verdict(Status.VALID),
         window=Window(10.0, 640.0, 630.0, "explicit"),
         requests=RequestCounts(100, 100, 100, 0, 0, 0, {"ok": 100}, 90),
@@ -34,7 +46,9 @@ def summary() -> Summary:
             "goodput_rps": Figure(None, "1/s", basis=Basis.ABSENT, note="the profile has no SLO"),
         },
         latency={
-            "ttft_s": Distribution(mean=0.4, p50=0.3, p90=0.7, p95=0.9, p99=1.2, p999=1.4, max=1.5, min=0.1, n=90),
+            "ttft_s": Distribution(
+                mean=0.4, p50=0.3, p90=0.7, p95=0.9, p99=1.2, p999=1.4, max=1.5, min=0.1, n=90
+            ),
             "tpot_s": Distribution(p50=0.02, p90=0.03, n=80, censored=10),
         },
         reconciliation={},
@@ -72,12 +86,24 @@ def make_run(tmp_path: Path, summary: Summary) -> MakeRun:
         for key, value in (values or {}).items():
             base = METRICS[key.partition("@")[0]]
             boundary = power_boundary if base.boundary == "power" else base.boundary
-            metrics[key] = Figure(value, base.unit, boundary=boundary) if value is not None else Figure(None, base.unit, basis=Basis.ABSENT)
+            metrics[key] = (
+                Figure(value, base.unit, boundary=boundary)
+                if value is not None
+                else Figure(None, base.unit, basis=Basis.ABSENT)
+            )
             if value is not None and half_width and key in half_width:
-                metrics[key] = replace(metrics[key], ci_low=value - half_width[key], ci_high=value + half_width[key])
+                metrics[key] = replace(
+                    metrics[key], ci_low=value - half_width[key], ci_high=value + half_width[key]
+                )
         if not intervals:
-            metrics = {key: replace(figure, ci_low=None, ci_high=None) for key, figure in metrics.items()}
-        concerns = (Concern("drops", Severity.INVALID, "Half of the requests were dropped."),) if status is Status.INVALID else ()
+            metrics = {
+                key: replace(figure, ci_low=None, ci_high=None) for key, figure in metrics.items()
+            }
+        concerns = (
+            (Concern("drops", Severity.INVALID, "Half of the requests were dropped."),)
+            if status is Status.INVALID
+            else ()
+        )
         mine = replace(
             summary,
             run_id=run_id,
@@ -97,13 +123,23 @@ def make_run(tmp_path: Path, summary: Summary) -> MakeRun:
             "profile": {"name": "chat", "model": {"id": model_id, "dtype": "auto"}},
             "model": {"model_id": model_id, "fingerprint": fingerprint},
             "hardware": {
-                "gpus": [] if gpu is None else [{"uuid": uuid, "index": 0, "name": gpu, "power_limit_w": power_limit_w}],
+                "gpus": (
+                    []
+                    if gpu is None
+                    else [{"uuid": uuid, "index": 0, "name": gpu, "power_limit_w": power_limit_w}]
+                ),
                 "cpu": {"model": "EPYC"},
             },
             "server": {
                 "kind": "vllm",
                 "version": engine_version,
-                "settings": {"dtype": "bfloat16", "tensor_parallel_size": 1, "max_num_seqs": 256, "port": seed, **(settings or {})},
+                "settings": {
+                    "dtype": "bfloat16",
+                    "tensor_parallel_size": 1,
+                    "max_num_seqs": 256,
+                    "port": seed,
+                    **(settings or {}),
+                },
             },
             "endpoints": [{"name": "replica-0"}],
         }
@@ -118,10 +154,14 @@ def make_run(tmp_path: Path, summary: Summary) -> MakeRun:
 
 @pytest.fixture(scope="session")
 def reduction_builder() -> Callable[..., Any]:
-    """Builds run directories with everything in them; it lives with the reduction's tests, and folders of tests are no packages."""
+    """Builds run directories with everything in them; it lives with the reduction's tests, and
+    folders of tests are no packages.
+    """
     name = "reduce_test_builders"
     if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, Path(__file__).parents[1] / "reduce" / "conftest.py")
+        spec = importlib.util.spec_from_file_location(
+            name, Path(__file__).parents[1] / "reduce" / "conftest.py"
+        )
         assert spec is not None
         assert spec.loader is not None
         sys.modules[name] = importlib.util.module_from_spec(spec)

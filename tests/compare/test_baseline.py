@@ -34,7 +34,10 @@ def five(make_run):
     """Five repeats of one system, without what they were reduced from."""
 
     def make(name, tok_s=1000.0, **changes):
-        return [make_run(f"{name}{i}", seed=i, values={"output_tok_s": tok_s + i}, **changes) for i in range(5)]
+        return [
+            make_run(f"{name}{i}", seed=i, values={"output_tok_s": tok_s + i}, **changes)
+            for i in range(5)
+        ]
 
     return make
 
@@ -60,13 +63,17 @@ def recorded(reduction_builder, tmp_path_factory) -> Path:
 # --- round trip ---
 
 
-def test_a_saved_baseline_is_found_by_its_name_compared_with_and_gated_against(five, tmp_path, monkeypatch):
+def test_a_saved_baseline_is_found_by_its_name_compared_with_and_gated_against(
+    five, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     command = CliRunner().invoke(app, ["baseline", "save", "h100-chat", *map(str, five("a"))])
     assert command.exit_code == 0, command.output
     assert "--baseline h100-chat" in command.output
     found = list_baselines([Path("results/reference")])
-    assert [(row["name"], row["runs"], row["verdict"]) for row in found] == [("h100-chat", 5, "valid")]
+    assert [(row["name"], row["runs"], row["verdict"]) for row in found] == [
+        ("h100-chat", 5, "valid")
+    ]
     assert "h100-chat" in CliRunner().invoke(app, ["baseline", "list"]).output
     slow = [str(path) for path in five("b", 900.0)]
     gates = tmp_path / "gates.yaml"
@@ -76,7 +83,10 @@ def test_a_saved_baseline_is_found_by_its_name_compared_with_and_gated_against(f
     assert done.exit_code == 99, done.output
     result = json.loads(done.stdout)
     assert [len(side["runs"]) for side in result["sides"]] == [5, 5]
-    assert next(row for row in result["metrics"] if row["key"] == "output_tok_s")["sides"][0]["word"] == "worse"
+    assert (
+        next(row for row in result["metrics"] if row["key"] == "output_tok_s")["sides"][0]["word"]
+        == "worse"
+    )
     same = [str(path) for path in five("c", 1001.0)]
     assert CliRunner().invoke(app, ["compare", *same, *arguments]).exit_code == 0
 
@@ -97,16 +107,21 @@ def test_a_series_is_saved_with_its_finished_repeats_alone(five, tmp_path):
 def test_how_it_was_made_is_written_beside_it(make_run, tmp_path):
     run = make_run("a", seed=7)
     small(run, "manifest", overrides=["seed=7"], clock_anchors=[{"unix_ns": 1_795_319_575 * 10**9}])
-    saved = save_baseline("base", [run], into=tmp_path, command=["harness", "baseline", "save", "base", "a folder"])
+    saved = save_baseline(
+        "base", [run], into=tmp_path, command=["harness", "baseline", "save", "base", "a folder"]
+    )
     written = json.loads((saved.folder / BASELINE_FILE).read_text())
     assert written["command"] == "harness baseline save base 'a folder'"
     assert written["harness"]["version"]
     assert written["saved_at"].endswith("Z")
     [one] = written["runs"]
     assert one["made"] == {
-        "profile": "chat", "overrides": ["seed=7"], "seed": 7, "harness": {"version": "0.1.0", "commit": None, "dirty": None},
+        "profile": "chat",
+        "overrides": ["seed=7"],
+        "seed": 7,
+        "harness": {"version": "0.1.0", "commit": None, "dirty": None},
         "started_at": "2026-11-22T03:52:55Z",
-    }  # fmt: skip
+    }
     assert written["treatment"]["gpu"] == "1 x NVIDIA H100 80GB HBM3"
     assert any("One run alone" in note for note in written["notes"])
 
@@ -129,7 +144,9 @@ def test_a_run_that_fits_is_kept_whole_and_reduces_to_the_same_summary(recorded,
     assert not (copy / "report.html").exists()
 
 
-def test_tables_that_were_never_made_are_made_in_the_copy_and_the_source_stays_as_it_is(recorded, tmp_path):
+def test_tables_that_were_never_made_are_made_in_the_copy_and_the_source_stays_as_it_is(
+    recorded, tmp_path
+):
     source = tmp_path / "source"
     shutil.copytree(recorded, source)
     for table in source.rglob("*.parquet"):
@@ -159,8 +176,12 @@ def test_samples_that_no_figure_takes_go_first(recorded, tmp_path, monkeypatch):
     assert trimmed.size_bytes < whole.size_bytes
 
 
-def test_a_run_that_is_too_large_keeps_what_comparisons_read_and_says_that_it_cannot_be_reduced(recorded, tmp_path, monkeypatch):
-    monkeypatch.setattr(baselines, "MOST_BYTES", (recorded / "summary.json").stat().st_size + 12_000)
+def test_a_run_that_is_too_large_keeps_what_comparisons_read_and_says_that_it_cannot_be_reduced(
+    recorded, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(
+        baselines, "MOST_BYTES", (recorded / "summary.json").stat().st_size + 12_000
+    )
     saved = save_baseline("base", [recorded], into=tmp_path)
     [one] = saved.runs
     copy = saved.folder / one.run
@@ -192,7 +213,9 @@ def test_latency_curves_go_where_even_they_are_too_large(recorded, tmp_path, mon
 def test_a_copy_that_does_not_reduce_alike_is_called_so(recorded, tmp_path, monkeypatch):
     source = tmp_path / "source"
     shutil.copytree(recorded, source)
-    monkeypatch.setattr(baselines, "_INPUTS", tuple(name for name in baselines._INPUTS if name != "power.parquet"))
+    monkeypatch.setattr(
+        baselines, "_INPUTS", tuple(name for name in baselines._INPUTS if name != "power.parquet")
+    )
     monkeypatch.setattr(baselines, "parts", lambda path: [])
     [one] = save_baseline("base", [source], into=tmp_path / "reference").runs
     assert not one.reducible
@@ -251,7 +274,9 @@ def test_invalid_runs_make_no_baseline_unless_told(make_run, tmp_path):
     with pytest.raises(InvalidRunError) as error:
         save_baseline("base", [run], into=tmp_path)
     assert "--allow-invalid" in error.value.next_step
-    assert save_baseline("base", [run], into=tmp_path, allow_invalid=True).runs[0].status == "invalid"
+    assert (
+        save_baseline("base", [run], into=tmp_path, allow_invalid=True).runs[0].status == "invalid"
+    )
 
 
 def test_what_is_no_set_of_repeats_is_refused(make_run, five, tmp_path):
@@ -275,7 +300,11 @@ def test_a_baseline_is_one_variant(five, tmp_path):
     series.mkdir()
     for variant in ("base", "new"):
         for i, run in enumerate(five(variant)):
-            small(run, "manifest", repeat={"series": "s", "variant": variant, "repeat": i + 1, "of": 5})
+            small(
+                run,
+                "manifest",
+                repeat={"series": "s", "variant": variant, "repeat": i + 1, "of": 5},
+            )
             run.rename(series / run.name)
     with pytest.raises(ProfileError, match="2 variants: base, new") as error:
         save_baseline("x", [series], into=tmp_path)
@@ -287,7 +316,10 @@ def test_a_baseline_is_one_variant(five, tmp_path):
     with pytest.raises(ProfileError, match="holds 2 variants") as error:
         compare_runs(five("later"), baseline=series)
     assert "--variant base" in error.value.next_step
-    assert [side.name for side in compare_runs([series / "base0", series / "base1"], baseline=saved.folder).sides]
+    assert [
+        side.name
+        for side in compare_runs([series / "base0", series / "base1"], baseline=saved.folder).sides
+    ]
 
 
 def test_runs_from_which_nothing_is_claimed_are_kept_and_told(five, tmp_path):
@@ -295,7 +327,11 @@ def test_runs_from_which_nothing_is_claimed_are_kept_and_told(five, tmp_path):
     assert any("functional" in note and "claim nothing" in note for note in saved.notes)
     gate = [parse_threshold("output_tok_s >= 0.95 * baseline")]
     found = compare_runs(five("b"), baseline=saved.folder, gates=gate)
-    assert {cell.word for row in found.metrics for cell in row.cells} <= {Word.NO_CLAIM, Word.ABSENT, Word.NOT_JUDGED}
+    assert {cell.word for row in found.metrics for cell in row.cells} <= {
+        Word.NO_CLAIM,
+        Word.ABSENT,
+        Word.NOT_JUDGED,
+    }
     assert not found.gates[0].failed()
 
 
@@ -317,7 +353,10 @@ def test_a_folder_that_is_no_baseline_is_listed_as_that(tmp_path, make_run):
     broken, hand = list_baselines([tmp_path / "reference", tmp_path / "none"])
     assert "holds none" in broken["problem"]
     assert (hand["runs"], hand["saved_at"]) == (1, None)
-    assert "unreadable" in CliRunner().invoke(app, ["baseline", "list", str(tmp_path / "reference")]).output
+    assert (
+        "unreadable"
+        in CliRunner().invoke(app, ["baseline", "list", str(tmp_path / "reference")]).output
+    )
 
 
 def test_a_name_means_the_baseline_though_a_folder_here_has_it_too(make_run, tmp_path, monkeypatch):

@@ -1,4 +1,6 @@
-"""What is wrong, missing or contradictory ends in a named refusal, a figure that is absent, or a gate that fails: never in a pass."""
+"""What is wrong, missing or contradictory ends in a named refusal, a figure that is absent, or a
+gate that fails: never in a pass.
+"""
 
 import json
 import os
@@ -29,8 +31,13 @@ def five(make_run):
     """Repeats with these values of a metric; a noise of 0.1 % is put on a single number."""
 
     def make(name, values, metric="output_tok_s", **changes):
-        listed = [values * (1 + 0.001 * i) for i in range(5)] if isinstance(values, float) else values
-        return [make_run(f"{name}{i}", seed=i, engine_version=name, values={metric: x}, **changes) for i, x in enumerate(listed)]
+        listed = (
+            [values * (1 + 0.001 * i) for i in range(5)] if isinstance(values, float) else values
+        )
+        return [
+            make_run(f"{name}{i}", seed=i, engine_version=name, values={metric: x}, **changes)
+            for i, x in enumerate(listed)
+        ]
 
     return make
 
@@ -53,7 +60,13 @@ def gate(runs, *texts, **options):
         (lambda run: change(run, "manifest", schema_version=99), 7, "schema_version 99"),
         (lambda run: change(run, "summary", schema_version=99), 7, "schema_version 99"),
         (lambda run: change(run, "summary", metric_version=1), 8, "harness reduce"),
-        (lambda run: (run / "summary.json").write_text('{"schema_version": 1, "metrics": {"power_w": {"value": NaN}}}'), 7, "NaN"),
+        (
+            lambda run: (run / "summary.json").write_text(
+                '{"schema_version": 1, "metrics": {"power_w": {"value": NaN}}}'
+            ),
+            7,
+            "NaN",
+        ),
         (lambda run: (run / "summary.json").write_text('{"schema_version": 1, '), 7, "not JSON"),
         (lambda run: (run / "summary.json").unlink(), 7, "harness reduce"),
         (lambda run: (run / "manifest.json").unlink(), 7, "no run directory"),
@@ -92,18 +105,28 @@ def test_one_run_named_twice_is_refused(harness, make_run, tmp_path):
 
 def test_keys_that_group_nothing_are_refused(harness, make_run):
     a, b = make_run("a"), make_run("b")
-    for key, says in (("variant", "no run has a 'variant'"), ("settings.max_num_sqs", "no treatment key")):
+    for key, says in (
+        ("variant", "no run has a 'variant'"),
+        ("settings.max_num_sqs", "no treatment key"),
+    ):
         done = harness(a, b, "--group-by", key)
         assert done.exit_code == 2
         assert says in done.stderr
 
 
-@pytest.mark.parametrize("odd", ["1e999", "-1e999", "1" + "0" * 400, "true", '"600"', "[600]", "{}"])
+@pytest.mark.parametrize(
+    "odd", ["1e999", "-1e999", "1" + "0" * 400, "true", '"600"', "[600]", "{}"]
+)
 def test_what_is_no_number_is_no_figure(make_run, odd):
-    a, b = make_run("a", values={"power_w": 600.0}), make_run("b", engine_version="0.33.0", values={"power_w": 600.0})
+    a, b = (
+        make_run("a", values={"power_w": 600.0}),
+        make_run("b", engine_version="0.33.0", values={"power_w": 600.0}),
+    )
     path = b / "summary.json"
     path.write_text(path.read_text().replace('"value": 600.0', f'"value": {odd}'))
-    found = compare_runs([a, b], gates=[parse_threshold("power_w > 1"), parse_threshold("power_w < 1M")])
+    found = compare_runs(
+        [a, b], gates=[parse_threshold("power_w > 1"), parse_threshold("power_w < 1M")]
+    )
     [cell] = next(row for row in found.metrics if row.key == "power_w").cells
     assert (cell.value, cell.word) == (None, "absent")
     assert [one.outcome for one in found.gates] == [Outcome.ABSENT] * 2
@@ -112,7 +135,21 @@ def test_what_is_no_number_is_no_figure(make_run, odd):
 
 def test_hardware_that_makes_no_sense_is_unknown(make_run):
     a, b = make_run("a"), make_run("b")
-    change(b, "manifest", hardware={"gpus": [{"uuid": ["x"], "name": 3, "power_limit_w": "much", "index": None, "sm_clock_max_mhz": []}]})
+    change(
+        b,
+        "manifest",
+        hardware={
+            "gpus": [
+                {
+                    "uuid": ["x"],
+                    "name": 3,
+                    "power_limit_w": "much",
+                    "index": None,
+                    "sm_clock_max_mhz": [],
+                }
+            ]
+        },
+    )
     values = {treatment.key: treatment.values for treatment in compare_runs([a, b]).treatments}
     assert values["gpu"] == ("1 x NVIDIA H100 80GB HBM3", "1 x unknown GPU")
     assert values["power_limit_w"][1] == "—"
@@ -132,7 +169,9 @@ def test_hardware_that_makes_no_sense_is_unknown(make_run):
         ("output_tok_s >= 0 * baseline", "must be above 0"),
     ],
 )
-def test_a_gate_that_asks_nonsense_is_a_mistake_and_no_pass(harness, make_run, tmp_path, text, says):
+def test_a_gate_that_asks_nonsense_is_a_mistake_and_no_pass(
+    harness, make_run, tmp_path, text, says
+):
     file = tmp_path / "gates.yaml"
     file.write_text(json.dumps([text]))
     done = harness(make_run("a"), make_run("b"), "--gate", file)
@@ -142,7 +181,14 @@ def test_a_gate_that_asks_nonsense_is_a_mistake_and_no_pass(harness, make_run, t
 
 
 @pytest.mark.parametrize(
-    "text", ["goodput_rps >= 0", "goodput_rps <= 2 * baseline", "power_w@node < 1M", "j_per_request < 1M", "e2e_s.p99 < 1h"]
+    "text",
+    [
+        "goodput_rps >= 0",
+        "goodput_rps <= 2 * baseline",
+        "power_w@node < 1M",
+        "j_per_request < 1M",
+        "e2e_s.p99 < 1h",
+    ],
 )
 def test_a_gate_on_a_figure_that_is_absent_exits_99(harness, five, tmp_path, text):
     file = tmp_path / "gates.yaml"
@@ -154,15 +200,24 @@ def test_a_gate_on_a_figure_that_is_absent_exits_99(harness, five, tmp_path, tex
 
 def test_one_repeat_without_the_figure_is_enough_to_fail(five):
     runs = [*five("a", 1000.0), *five("b", (1000.0, 1001.0, None, 1002.0, 999.0))]
-    assert [one.outcome for one in gate(runs, "output_tok_s >= 0.5 * baseline", "output_tok_s > 1")] == [Outcome.ABSENT] * 2
+    assert [
+        one.outcome for one in gate(runs, "output_tok_s >= 0.5 * baseline", "output_tok_s > 1")
+    ] == [Outcome.ABSENT] * 2
 
 
 @pytest.mark.parametrize(
     ("values", "outcome"),
-    [((0.0,) * 5, Outcome.PASSED), ((0.02, 0.021, 0.019, 0.02, 0.0205), Outcome.FAILED), ((0.0, 0.0, 0.0, 0.0, 0.01), Outcome.TOO_FEW)],
+    [
+        ((0.0,) * 5, Outcome.PASSED),
+        ((0.02, 0.021, 0.019, 0.02, 0.0205), Outcome.FAILED),
+        ((0.0, 0.0, 0.0, 0.0, 0.01), Outcome.TOO_FEW),
+    ],
 )
 def test_a_baseline_of_zero_has_no_ratio_and_is_judged_all_the_same(five, values, outcome):
-    [found] = gate([*five("a", (0.0,) * 5, "error_ratio"), *five("b", values, "error_ratio")], "error_ratio <= 1.05 * baseline")
+    [found] = gate(
+        [*five("a", (0.0,) * 5, "error_ratio"), *five("b", values, "error_ratio")],
+        "error_ratio <= 1.05 * baseline",
+    )
     assert found.outcome is outcome
     assert found.ratio is None
     json.dumps(found.to_dict(), allow_nan=False)
@@ -181,7 +236,9 @@ def test_nothing_passes_on_invalid_runs_however_they_were_let_in(five):
     texts = ("output_tok_s >= 0.95 * baseline", "output_tok_s > 1", "output_tok_s > 1M")
     outcomes = [one.outcome for one in gate([*a, *b], *texts, allow_mismatch=["verdict"])]
     assert outcomes == [Outcome.ABSENT, Outcome.ABSENT, Outcome.FAILED]
-    assert [one.outcome for one in gate([*b, *a], *texts[:2], allow_mismatch=["verdict"])] == [Outcome.ABSENT] * 2
+    assert [one.outcome for one in gate([*b, *a], *texts[:2], allow_mismatch=["verdict"])] == [
+        Outcome.ABSENT
+    ] * 2
 
 
 def test_nothing_passes_across_boundaries_however_they_were_let_in(five):
@@ -191,7 +248,9 @@ def test_nothing_passes_across_boundaries_however_they_were_let_in(five):
     assert "gpu_board, node" in found.reason
 
 
-def test_a_run_without_power_does_not_hide_that_others_have_it_at_different_boundaries(harness, make_run):
+def test_a_run_without_power_does_not_hide_that_others_have_it_at_different_boundaries(
+    harness, make_run
+):
     a, b = make_run("a"), make_run("b", values={"power_w": 600.0})
     done = harness(a, b, make_run("c", values={"power_w": 900.0}, power_boundary="node"))
     assert done.exit_code == 8
@@ -204,7 +263,11 @@ def test_repeats_that_read_alike_on_two_boards_are_within_their_sensors(five):
     [other] = gate([*a, *five("b", (624.0,) * 5, "power_w", uuid="GPU-2")], text)
     [same] = gate([*a, *five("c", (624.0,) * 5, "power_w")], text)
     [beyond] = gate([*a, *five("d", (700.0,) * 5, "power_w", uuid="GPU-2")], text)
-    assert [one.outcome for one in (other, same, beyond)] == [Outcome.TOO_FEW, Outcome.FAILED, Outcome.FAILED]
+    assert [one.outcome for one in (other, same, beyond)] == [
+        Outcome.TOO_FEW,
+        Outcome.FAILED,
+        Outcome.FAILED,
+    ]
     assert "sensors" in other.reason
 
 
@@ -218,11 +281,17 @@ def series(make_run, tmp_path):
     def make(*variants):
         folder = tmp_path / "series"
         folder.mkdir()
-        (folder / "series.json").write_text(json.dumps({"variants": [{"name": name} for name in ("a", "b", "c")]}))
+        (folder / "series.json").write_text(
+            json.dumps({"variants": [{"name": name} for name in ("a", "b", "c")]})
+        )
         for name in variants:
             for i in range(2):
                 run = make_run(f"{name}{i}", seed=i, values={"output_tok_s": 1000.0 + i})
-                change(run, "manifest", repeat={"series": "series", "variant": name, "repeat": i + 1, "of": 2})
+                change(
+                    run,
+                    "manifest",
+                    repeat={"series": "series", "variant": name, "repeat": i + 1, "of": 2},
+                )
                 run.rename(folder / run.name)
         return folder
 
@@ -255,7 +324,10 @@ def test_runs_of_a_series_named_one_by_one_stay_repeats_of_each_other(series, ma
 
 
 def test_two_comparisons_into_one_folder_leave_the_files_of_one(make_run, tmp_path, monkeypatch):
-    comparisons = {name: compare_runs([make_run(f"{name}0"), make_run(f"{name}1", engine_version=name)]) for name in "xy"}
+    comparisons = {
+        name: compare_runs([make_run(f"{name}0"), make_run(f"{name}1", engine_version=name)])
+        for name in "xy"
+    }
     folder = tmp_path / "page"
     order, other_wrote = [], threading.Event()
     write = compare_write.write_bytes
@@ -272,7 +344,10 @@ def test_two_comparisons_into_one_folder_leave_the_files_of_one(make_run, tmp_pa
 
     monkeypatch.setattr(compare_write, "write_bytes", slow)
     monkeypatch.setattr(compare_view, "_figures", lambda *_: [])
-    threads = {name: threading.Thread(target=write_comparison, args=(comparisons[name], folder), name=name) for name in "xy"}
+    threads = {
+        name: threading.Thread(target=write_comparison, args=(comparisons[name], folder), name=name)
+        for name in "xy"
+    }
     threads["x"].start()
     threads["x"].join(60)
     threads["y"].join(60)
@@ -301,6 +376,8 @@ def test_charts_of_a_comparison_before_do_not_stay(make_run, tmp_path):
     stale = tmp_path / "page" / compare_write.CHARTS_DIR / "trade-light.svg"
     stale.parent.mkdir(parents=True)
     stale.write_text("<svg/>")
-    write_comparison(compare_runs([make_run("a"), make_run("b", engine_version="0.33.0")]), tmp_path / "page")
+    write_comparison(
+        compare_runs([make_run("a"), make_run("b", engine_version="0.33.0")]), tmp_path / "page"
+    )
     assert not stale.exists()
     assert (stale.parent / "ratios-light.svg").is_file()

@@ -22,7 +22,11 @@ def runs(make_run):
             summary = json.loads((path / "summary.json").read_text())
             device = {"device_id": uuid, "gain": 1.0, "systematic_ratio": 0.05, "calibrated": False}
             if calibrated is not None:
-                device |= {"gain": calibrated[0], "systematic_ratio": calibrated[1], "calibrated": True}
+                device |= {
+                    "gain": calibrated[0],
+                    "systematic_ratio": calibrated[1],
+                    "calibrated": True,
+                }
             summary["energy"] = {"boundaries": {"gpu_board": {"devices": [device]}}}
             (path / "summary.json").write_text(json.dumps(summary))
             found.append(load_result(path))
@@ -33,11 +37,16 @@ def runs(make_run):
 
 def test_a_calibration_replaces_the_default_error_of_its_board(runs):
     plain, calibrated = runs("a", "G1"), runs("b", "G2", (1.03, 0.01))
-    assert systematic_error(POWER, plain, calibrated, 0.05) == pytest.approx((0.05**2 + 0.01**2) ** 0.5)
+    assert systematic_error(POWER, plain, calibrated, 0.05) == pytest.approx(
+        (0.05**2 + 0.01**2) ** 0.5
+    )
 
 
 def test_the_same_calibration_on_both_sides_cancels(runs):
-    assert systematic_error(POWER, runs("a", "G1", (1.03, 0.01)), runs("b", "G1", (1.03, 0.01)), 0.05) == 0
+    assert (
+        systematic_error(POWER, runs("a", "G1", (1.03, 0.01)), runs("b", "G1", (1.03, 0.01)), 0.05)
+        == 0
+    )
 
 
 def test_readings_with_and_without_a_calibration_have_no_gain_in_common(runs):

@@ -23,7 +23,9 @@ def harness():
 
 @pytest.fixture
 def two_sides(make_run):
-    """Three repeats each of two engines; the second is 10 % slower and has the same requests on disk."""
+    """Three repeats each of two engines; the second is 10 % slower and has the same requests on
+    disk.
+    """
     found = []
     for name, version, factor in (("a", "0.32.0", 1.0), ("b", "0.33.0", 0.9)):
         for i in range(3):
@@ -38,13 +40,19 @@ def two_sides(make_run):
             manifest = json.loads((run / "manifest.json").read_text())
             (run / "manifest.json").write_text(json.dumps({**manifest, "started_ns": 0}))
             n = 40
-            intended = [round((5 + 20 * k) * 1e9) for k in range(n)]  # the first one lies before the window, the last ones after it
+            intended = [
+                round((5 + 20 * k) * 1e9) for k in range(n)
+            ]  # the first one lies before the window, the last ones after it
             columns = {
                 "class": ["chat"] * (n - 2) + ["canary", "chat/prime"],
                 "outcome": ["ok"] * (n - 1) + ["timeout_idle"],
                 "intended_ns": intended,
-                "first_token_ns": [t + round(1e6 * (300 + k) / factor) for k, t in enumerate(intended)],
-                "last_token_ns": [t + round(1e6 * (900 + 5 * k) / factor) for k, t in enumerate(intended)],
+                "first_token_ns": [
+                    t + round(1e6 * (300 + k) / factor) for k, t in enumerate(intended)
+                ],
+                "last_token_ns": [
+                    t + round(1e6 * (900 + 5 * k) / factor) for k, t in enumerate(intended)
+                ],
             }
             pq.write_table(pa.table(columns), run / "requests.parquet")
             found.append(run)
@@ -57,8 +65,23 @@ def test_a_failed_gate_exits_99_and_leaves_what_ci_reads(harness, two_sides, tmp
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(page))
     gates = tmp_path / "gates.yaml"
     gates.write_text("- output_tok_s >= 0.95 * baseline\n")
-    junit, summary, report = tmp_path / "out" / "junit.xml", tmp_path / "out" / "summary.md", tmp_path / "report"
-    done = harness(*two_sides, "--gate", gates, "--junit", junit, "--summary", summary, "--github", "--report", report)
+    junit, summary, report = (
+        tmp_path / "out" / "junit.xml",
+        tmp_path / "out" / "summary.md",
+        tmp_path / "report",
+    )
+    done = harness(
+        *two_sides,
+        "--gate",
+        gates,
+        "--junit",
+        junit,
+        "--summary",
+        summary,
+        "--github",
+        "--report",
+        report,
+    )
     assert done.exit_code == 99, done.output
     assert "::error title=" in done.stdout
     assert "gate failed: side B: output_tok_s" in done.stderr
@@ -66,7 +89,12 @@ def test_a_failed_gate_exits_99_and_leaves_what_ci_reads(harness, two_sides, tmp
     assert summary.read_text().startswith("## ❌")
     assert page.read_text().startswith("before\n## ❌")
     assert json.loads((report / "comparison.json").read_text())["gates"][0]["outcome"] == "FAILED"
-    assert {path.name for path in report.iterdir()} == {"comparison.html", "comparison.md", "comparison.json", "comparison-charts"}
+    assert {path.name for path in report.iterdir()} == {
+        "comparison.html",
+        "comparison.md",
+        "comparison.json",
+        "comparison-charts",
+    }
     text = (report / "comparison.md").read_text()
     named = re.findall(r'(?:src|srcset)="([^"]+)"', text)
     assert len(named) == 8
@@ -87,12 +115,24 @@ def test_too_few_repeats_fail_only_under_strict(harness, two_sides, tmp_path):
     gates = tmp_path / "gates.yaml"
     gates.write_text("- output_tok_s >= 0.8 * baseline\n")
     junit, summary = tmp_path / "junit.xml", tmp_path / "summary.md"
-    one_each = (two_sides[0], two_sides[3], "--gate", gates, "--junit", junit, "--github", "--summary", summary)
+    one_each = (
+        two_sides[0],
+        two_sides[3],
+        "--gate",
+        gates,
+        "--junit",
+        junit,
+        "--github",
+        "--summary",
+        summary,
+    )
     done = harness(*one_each)
     root = ET.parse(junit).getroot()
     assert (done.exit_code, root.attrib["failures"], root[0].attrib["skipped"]) == (0, "0", "1")
     assert "::warning " in done.stdout
-    assert summary.read_text().startswith("## ⚠️ 1 of 1 gates had too few repeats to tell; none failed")
+    assert summary.read_text().startswith(
+        "## ⚠️ 1 of 1 gates had too few repeats to tell; none failed"
+    )
     done = harness(*one_each, "--strict")
     assert (done.exit_code, ET.parse(junit).getroot().attrib["failures"]) == (99, "1")
     assert "::error " in done.stdout
@@ -133,7 +173,8 @@ def test_the_page_is_one_file_that_draws_its_charts_and_says_what_it_found(two_s
 
 def test_latency_curves_hold_the_requests_of_the_window_alone(two_sides):
     figure = compare_view(compare_runs(two_sides)).figures["ttft"]
-    # The window is 10-640 s: of requests intended at 5, 25, 45, … s those at 25 … 625 s, 31 of each of three runs.
+    # The window is 10-640 s: of requests intended at 5, 25, 45, … s those at 25 … 625 s, 31 of each
+    # of three runs.
     assert [row[-1] for row in figure.table.rows] == ["93", "93"]
     # Their first tokens took 301 … 331 ms: the 47th of 93, three at a time, is the 16th of them.
     assert figure.table.rows[0][1] == "316 ms"

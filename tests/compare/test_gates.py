@@ -9,7 +9,14 @@ import pytest
 
 from harness.compare.compare import compare_runs
 from harness.compare.gate_output import github, junit, sentence, summary
-from harness.compare.gates import GATE_ALPHA, GateResult, Outcome, evaluate_gates, parse_gates, read_gates
+from harness.compare.gates import (
+    GATE_ALPHA,
+    GateResult,
+    Outcome,
+    evaluate_gates,
+    parse_gates,
+    read_gates,
+)
 from harness.compare.hypothesis_tests import two_samples
 from harness.core.errors import ProfileError
 from harness.profile.thresholds import parse_threshold
@@ -19,16 +26,23 @@ QUIET = (1000.0, 1002.0, 999.0, 1001.0, 998.0)
 
 @pytest.fixture
 def judge(make_run):
-    """Gates on a side against a baseline, by output_tok_s (and whatever `others` sets) of their runs."""
+    """Gates on a side against a baseline, by output_tok_s (and whatever `others` sets) of their
+    runs.
+    """
     made = iter(range(10_000))
 
     def evaluate(texts, b, a=QUIET, **changes):
         def runs(values, **more):
             from harness.artifacts.run_result import load_result
 
-            return [load_result(make_run(f"r{next(made)}", seed=i, values={"output_tok_s": x}, **more)) for i, x in enumerate(values)]
+            return [
+                load_result(make_run(f"r{next(made)}", seed=i, values={"output_tok_s": x}, **more))
+                for i, x in enumerate(values)
+            ]
 
-        sides = {"A": runs(a), "B": runs(b, **changes)} if a is not None else {"A": runs(b, **changes)}
+        sides = (
+            {"A": runs(a), "B": runs(b, **changes)} if a is not None else {"A": runs(b, **changes)}
+        )
         return evaluate_gates([parse_threshold(text) for text in texts], sides)
 
     return evaluate
@@ -49,7 +63,11 @@ def scaled(factor, values=QUIET):
         (0.97, "output_tok_s >= 0.95 * baseline", Outcome.PASSED),
         (1.30, "output_tok_s >= 0.95 * baseline", Outcome.PASSED),
         (0.90, "output_tok_s >= baseline - 15%", Outcome.PASSED),
-        (1.00, "output_tok_s >= 105% * baseline", Outcome.FAILED),  # a gain that was asked for and did not come
+        (
+            1.00,
+            "output_tok_s >= 105% * baseline",
+            Outcome.FAILED,
+        ),  # a gain that was asked for and did not come
         (1.10, "output_tok_s >= 105% * baseline", Outcome.PASSED),
         (1.10, "output_tok_s <= 1.05 * baseline", Outcome.FAILED),
         (1.00, "output_tok_s <= 1.05 * baseline", Outcome.PASSED),
@@ -116,7 +134,9 @@ def test_repeats_without_any_spread_decide_by_the_value(judge):
 
 
 def test_more_gates_make_each_harder_to_fail(judge):
-    """Holm: a loss that fails alone is too doubtful as one of many questions, and only larger ones are called detectable."""
+    """Holm: a loss that fails alone is too doubtful as one of many questions, and only larger ones
+    are called detectable.
+    """
     doubtful = scaled(0.965, (1000.0, 1020.0, 985.0, 1010.0, 990.0))
     base = (1000.0, 1015.0, 990.0, 1005.0, 985.0)
     gate = "output_tok_s >= 0.975 * baseline"
@@ -131,11 +151,17 @@ def test_energy_on_other_boards_must_be_worse_by_more_than_their_sensors(make_ru
     def runs(name, watts, uuid):
         from harness.artifacts.run_result import load_result
 
-        return [load_result(make_run(f"{name}{i}", seed=i, uuid=uuid, values={"power_w": w})) for i, w in enumerate(watts)]
+        return [
+            load_result(make_run(f"{name}{i}", seed=i, uuid=uuid, values={"power_w": w}))
+            for i, w in enumerate(watts)
+        ]
 
     gate = [parse_threshold("power_w <= 1.02 * baseline")]
     a = runs("a", (600.0, 600.3, 599.8, 600.1), "GPU-1")
-    other, same = runs("b", (624.0, 624.2, 623.9, 624.1), "GPU-2"), runs("c", (624.0, 624.2, 623.9, 624.1), "GPU-1")
+    other, same = (
+        runs("b", (624.0, 624.2, 623.9, 624.1), "GPU-2"),
+        runs("c", (624.0, 624.2, 623.9, 624.1), "GPU-1"),
+    )
     assert evaluate_gates(gate, {"A": a, "B": same})[0].outcome is Outcome.FAILED
     held = evaluate_gates(gate, {"A": a, "B": other})[0]
     assert held.outcome is Outcome.TOO_FEW
@@ -188,7 +214,9 @@ def test_a_gain_that_was_asked_for_and_is_met_by_less_than_the_noise_is_too_few_
 def test_every_side_but_the_baseline_is_judged_with_the_sensors_that_were_stated(make_run):
     def runs(name, watts, uuid):
         return [
-            make_run(f"{name}{i}", seed=i, engine_version=name, uuid=uuid, values={"power_w": w + i / 10})
+            make_run(
+                f"{name}{i}", seed=i, engine_version=name, uuid=uuid, values={"power_w": w + i / 10}
+            )
             for i, w in enumerate([watts] * 4)
         ]
 
@@ -199,7 +227,12 @@ def test_every_side_but_the_baseline_is_judged_with_the_sensors_that_were_stated
         found = compare_runs(paths, gates=gates, sensor_error=sensor_error)
         assert [gate.side for gate in found.gates] == ["B", "C"]
         assert found.gates[0].outcome is Outcome.PASSED
-        words.append((found.gates[1].outcome, str(next(row for row in found.metrics if row.key == "power_w").cells[1].word)))
+        words.append(
+            (
+                found.gates[1].outcome,
+                str(next(row for row in found.metrics if row.key == "power_w").cells[1].word),
+            )
+        )
     assert words == [(Outcome.TOO_FEW, "no detectable difference"), (Outcome.FAILED, "worse")]
 
 
@@ -222,7 +255,11 @@ def simulate(loss, times, repeats=5, cv=0.015):
     for _ in range(times):
         sides = {
             label: [
-                RunResult(Path(f"{label}{i}"), {}, {"run_id": f"{label}{i}", "metrics": {"output_tok_s": {"value": float(x)}}})
+                RunResult(
+                    Path(f"{label}{i}"),
+                    {},
+                    {"run_id": f"{label}{i}", "metrics": {"output_tok_s": {"value": float(x)}}},
+                )
                 for i, x in enumerate(mean * (1 + cv * rng.standard_normal(repeats)))
             ]
             for label, mean in (("A", 1000.0), ("B", 1000.0 * (1 - loss)))
@@ -256,7 +293,9 @@ def test_a_gate_file_is_a_list_or_one_key(tmp_path):
     assert [gate.text for gate in read_gates(path)] == ["ttft_s.p99 < 1.5"]
 
 
-@pytest.mark.parametrize("text", ["", "a: [", "thresholds: 3", "[]", "- 3", "gates:\n  - ttft_s.p99 < 1", "\x00"])
+@pytest.mark.parametrize(
+    "text", ["", "a: [", "thresholds: 3", "[]", "- 3", "gates:\n  - ttft_s.p99 < 1", "\x00"]
+)
 def test_what_is_no_gate_file_is_refused_by_its_name(tmp_path, text):
     path = tmp_path / "gates.yaml"
     path.write_text(text)
@@ -280,15 +319,25 @@ def test_a_gate_file_that_is_missing_or_wrong_says_so(tmp_path):
 @pytest.fixture
 def judged(make_run):
     a = [make_run(f"a{i}", seed=i, values={"output_tok_s": x}) for i, x in enumerate(QUIET)]
-    b = [make_run(f"b{i}", seed=i, engine_version="0.33.0", values={"output_tok_s": 0.9 * x}) for i, x in enumerate(QUIET)]
-    texts = ("output_tok_s >= 0.95 * baseline", "mean_output_tok >= 0.9 * baseline", "ttft_s.p50 < 300ms", "goodput_rps >= 1")
+    b = [
+        make_run(f"b{i}", seed=i, engine_version="0.33.0", values={"output_tok_s": 0.9 * x})
+        for i, x in enumerate(QUIET)
+    ]
+    texts = (
+        "output_tok_s >= 0.95 * baseline",
+        "mean_output_tok >= 0.9 * baseline",
+        "ttft_s.p50 < 300ms",
+        "goodput_rps >= 1",
+    )
     return compare_runs([*a, *b], gates=[parse_threshold(text) for text in texts])
 
 
 def test_junit_has_a_case_a_gate(judged):
     root = ET.fromstring(junit(judged.gates).split("\n", 1)[1])
     assert root.attrib["tests"] == "4"
-    assert root.attrib["failures"] == "3"  # the loss, 0.3 s which is not below 0.3 s, and the absent one
+    assert (
+        root.attrib["failures"] == "3"
+    )  # the loss, 0.3 s which is not below 0.3 s, and the absent one
     cases = {case.attrib["name"]: case for case in root.iter("testcase")}
     assert "FAILED" in cases["output_tok_s >= 0.95 * baseline"].find("failure").attrib["message"]
     assert cases["mean_output_tok >= 0.9 * baseline"].find("failure") is None
@@ -296,8 +345,15 @@ def test_junit_has_a_case_a_gate(judged):
 
 
 def test_too_few_repeats_are_skipped_in_junit_unless_strict():
-    gate = GateResult("B", parse_threshold("output_tok_s >= 0.95 * baseline"), Outcome.TOO_FEW, reason="noise \x07 <&>")
-    plain, strict = (ET.fromstring(junit([gate], strict=strict).split("\n", 1)[1]) for strict in (False, True))
+    gate = GateResult(
+        "B",
+        parse_threshold("output_tok_s >= 0.95 * baseline"),
+        Outcome.TOO_FEW,
+        reason="noise \x07 <&>",
+    )
+    plain, strict = (
+        ET.fromstring(junit([gate], strict=strict).split("\n", 1)[1]) for strict in (False, True)
+    )
     assert (plain[0].attrib["skipped"], plain.attrib["failures"]) == ("1", "0")
     assert (strict[0].attrib["skipped"], strict.attrib["failures"]) == ("0", "1")
 
@@ -305,18 +361,38 @@ def test_too_few_repeats_are_skipped_in_junit_unless_strict():
 JUNIT = {
     "testsuites": ({"testsuite"}, set(), {"name", "time", "tests", "failures", "errors"}),
     "testsuite": (
-        {"testsuite", "properties", "testcase", "system-out", "system-err"}, {"name", "tests", "failures", "errors"},
-        {"group", "time", "skipped", "timestamp", "hostname", "id", "package", "file", "log", "url"},
+        {"testsuite", "properties", "testcase", "system-out", "system-err"},
+        {"name", "tests", "failures", "errors"},
+        {
+            "group",
+            "time",
+            "skipped",
+            "timestamp",
+            "hostname",
+            "id",
+            "package",
+            "file",
+            "log",
+            "url",
+        },
     ),
-    "testcase": ({"skipped", "error", "failure", "system-out", "system-err"}, {"name"}, {"time", "classname", "group"}),
+    "testcase": (
+        {"skipped", "error", "failure", "system-out", "system-err"},
+        {"name"},
+        {"time", "classname", "group"},
+    ),
     **dict.fromkeys(("skipped", "failure"), (set(), set(), {"type", "message"})),
     "system-out": (set(), set(), set()),
-}  # fmt: skip
-"""Element -> children, required and further attributes: what Jenkins' xUnit plugin takes (its junit-10.xsd), and no more."""
+}
+"""Element -> children, required and further attributes: what Jenkins' xUnit plugin takes (its
+junit-10.xsd), and no more.
+"""
 
 
 def test_junit_keeps_to_the_schema(judged):
-    unclear = GateResult("C", parse_threshold("output_tok_s >= 0.95 * baseline"), Outcome.TOO_FEW, reason="noise")
+    unclear = GateResult(
+        "C", parse_threshold("output_tok_s >= 0.95 * baseline"), Outcome.TOO_FEW, reason="noise"
+    )
     root = ET.fromstring(junit([*judged.gates, unclear]).split("\n", 1)[1])
     seen = set()
     for element in root.iter():
@@ -328,21 +404,34 @@ def test_junit_keeps_to_the_schema(judged):
     for suite in root:
         cases = list(suite)
         assert suite.attrib["tests"] == str(len(cases))
-        assert suite.attrib["failures"] == str(sum(case.find("failure") is not None for case in cases))
-        assert suite.attrib["skipped"] == str(sum(case.find("skipped") is not None for case in cases))
+        assert suite.attrib["failures"] == str(
+            sum(case.find("failure") is not None for case in cases)
+        )
+        assert suite.attrib["skipped"] == str(
+            sum(case.find("skipped") is not None for case in cases)
+        )
 
 
 def test_annotations_are_one_line_each_and_escaped(judged):
     lines = github(judged.gates)
-    assert [line.split(" ", 1)[0] for line in lines] == ["::error", "::notice", "::error", "::error"]
+    assert [line.split(" ", 1)[0] for line in lines] == [
+        "::error",
+        "::notice",
+        "::error",
+        "::error",
+    ]
     odd = GateResult("B", parse_threshold("error_ratio < 1%"), Outcome.TOO_FEW, reason="a\nb")
     [line] = github([odd])
     assert line.startswith("::warning title=error_ratio < 1%25%3A too few repeats::")
     assert "\n" not in line
     assert "%0A" in line
     assert github([odd], strict=True)[0].startswith("::error ")
-    commas = GateResult("B", replace(odd.threshold, text="a,b:c%d"), Outcome.ABSENT, reason="100%, a\r\nb: c")
-    assert github([commas]) == ["::error title=a%2Cb%3Ac%25d%3A ABSENT::side B: a,b:c%25d: ABSENT (100%25, a%0D%0Ab: c)"]
+    commas = GateResult(
+        "B", replace(odd.threshold, text="a,b:c%d"), Outcome.ABSENT, reason="100%, a\r\nb: c"
+    )
+    assert github([commas]) == [
+        "::error title=a%2Cb%3Ac%25d%3A ABSENT::side B: a,b:c%25d: ABSENT (100%25, a%0D%0Ab: c)"
+    ]
 
 
 def test_a_summary_leads_with_the_answer(judged):

@@ -19,7 +19,9 @@ def make_set(make_run, tmp_path):
         folder.mkdir()
         for variant, tok_s in variants.items():
             for i in range(n):
-                run = make_run(f"{name}-{variant}-{i}", seed=i, values={"output_tok_s": tok_s + i}, **changes)
+                run = make_run(
+                    f"{name}-{variant}-{i}", seed=i, values={"output_tok_s": tok_s + i}, **changes
+                )
                 if variant:
                     manifest = json.loads((run / "manifest.json").read_text())
                     label = {"series": name, "variant": variant, "repeat": i + 1, "of": n}
@@ -80,14 +82,25 @@ def test_a_run_that_did_not_finish_is_left_out_and_named(make_set):
         load_set(folder)
 
 
-def test_grouping_by_treatment_keys_takes_runs_that_differ_elsewhere_as_repeats_and_says_so(make_run):
+def test_grouping_by_treatment_keys_takes_runs_that_differ_elsewhere_as_repeats_and_says_so(
+    make_run,
+):
     runs = [
-        make_run(f"{gpu}{i}", gpu=gpu, seed=i, engine_version=f"0.3{i}", values={"output_tok_s": tok_s + i})
+        make_run(
+            f"{gpu}{i}",
+            gpu=gpu,
+            seed=i,
+            engine_version=f"0.3{i}",
+            values={"output_tok_s": tok_s + i},
+        )
         for gpu, tok_s in (("H100", 1000.0), ("H200", 1400.0))
         for i in range(3)
     ]
     found = compare_runs(runs, group_by=["gpu"])
-    assert [(side.name, len(side.runs)) for side in found.sides] == [("1 x H100", 3), ("1 x H200", 3)]
+    assert [(side.name, len(side.runs)) for side in found.sides] == [
+        ("1 x H100", 3),
+        ("1 x H200", 3),
+    ]
     assert any("Runs of A differ in engine" in note for note in found.notes)
     assert {t.key for t in found.treatments if t.differs} == {"gpu"}
     with pytest.raises(ProfileError, match="no treatment key 'colour'"):
@@ -126,7 +139,13 @@ def test_a_baseline_is_found_by_path_or_by_its_name_below_results(make_set, tmp_
 def test_natural_lengths_are_compared_over_all_repeats_of_a_side(make_run):
     def runs(name, lengths, **changes):
         return [
-            make_run(f"{name}{i}", seed=i, values={"mean_output_tok": x}, labels={"output_length": "natural"}, **changes)
+            make_run(
+                f"{name}{i}",
+                seed=i,
+                values={"mean_output_tok": x},
+                labels={"output_length": "natural"},
+                **changes,
+            )
             for i, x in enumerate(lengths)
         ]
 

@@ -5,7 +5,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.compare.hypothesis_tests import holm, one_sample, outlier, t_beyond, t_quantile, t_within, two_samples, welch
+from harness.compare.hypothesis_tests import (
+    holm,
+    one_sample,
+    outlier,
+    t_beyond,
+    t_quantile,
+    t_within,
+    two_samples,
+    welch,
+)
 
 SIDE = st.lists(st.floats(-5, 5), min_size=2, max_size=6)
 
@@ -35,7 +44,8 @@ def test_student_t_is_a_probability_that_grows_with_t(t, df):
 
 
 def test_welch_on_a_worked_example():
-    # Two sides of three: variances 1 and 4, so the squared error is 5/3 and Welch-Satterthwaite gives 50/17 = 2.94 degrees of freedom.
+    # Two sides of three: variances 1 and 4, so the squared error is 5/3 and Welch-Satterthwaite
+    # gives 50/17 = 2.94 degrees of freedom.
     found = welch([1.0, 2.0, 3.0], [4.0, 6.0, 8.0])
     assert found.difference == pytest.approx(4.0)
     assert found.df == pytest.approx(50 / 17)
@@ -95,7 +105,9 @@ def test_one_cauchy_quantile_is_known_exactly():
     assert t_quantile(0.9, 1) == pytest.approx(math.tan(math.pi * 0.45))
 
 
-@pytest.mark.parametrize(("n_a", "n_b", "margin"), [(3, 3, 0.025), (5, 5, 0.025), (4, 7, 0.0), (2, 10, 0.05)])
+@pytest.mark.parametrize(
+    ("n_a", "n_b", "margin"), [(3, 3, 0.025), (5, 5, 0.025), (4, 7, 0.0), (2, 10, 0.05)]
+)
 def test_the_detectable_effect_is_the_one_that_simulation_detects(n_a, n_b, margin):
     rng = np.random.default_rng(3)
     deviation = 0.015
@@ -103,8 +115,13 @@ def test_the_detectable_effect_is_the_one_that_simulation_detects(n_a, n_b, marg
     effect = design.detectable()
     found = 0
     for _ in range(500):
-        difference = welch(rng.normal(0, deviation, n_a).tolist(), rng.normal(effect, deviation, n_b).tolist())
-        found += difference.difference > margin and t_beyond(difference.difference / difference.error, difference.df) < 0.01
+        difference = welch(
+            rng.normal(0, deviation, n_a).tolist(), rng.normal(effect, deviation, n_b).tolist()
+        )
+        found += (
+            difference.difference > margin
+            and t_beyond(difference.difference / difference.error, difference.df) < 0.01
+        )
     assert found / 500 == pytest.approx(0.9, abs=0.035)
     assert design.detection(effect) == pytest.approx(0.9, abs=1e-3)
     assert design.detection(0.0) <= 0.0101

@@ -1,4 +1,6 @@
-"""Series of repeats: their plan, their folder, and what a kill leaves. Runs are written by a stand-in that leaves what a run leaves."""
+"""Series of repeats: their plan, their folder, and what a kill leaves. Runs are written by a
+stand-in that leaves what a run leaves.
+"""
 
 import json
 import signal
@@ -14,7 +16,14 @@ from harness.commands.display import QuietView
 from harness.commands.repeat import Variant, load_variants, plan_entries, run_series, start_series
 from harness.commands.run import RunResult
 from harness.compare.compare import compare_runs
-from harness.core.errors import ArtifactError, ExitCode, InterruptedRunError, NotComparableError, ProfileError, ServerError
+from harness.core.errors import (
+    ArtifactError,
+    ExitCode,
+    InterruptedRunError,
+    NotComparableError,
+    ProfileError,
+    ServerError,
+)
 
 PROFILE = """\
 purpose: smoke
@@ -32,9 +41,15 @@ thresholds: ["output_tok_s >= 0.95 * baseline"]
 
 @pytest.fixture
 def profile(tmp_path):
-    def write(name, *, repeats=3, model="builtin:tiny", server="{kind: torch}", turns=2, cooldown="0s"):
+    def write(
+        name, *, repeats=3, model="builtin:tiny", server="{kind: torch}", turns=2, cooldown="0s"
+    ):
         path = tmp_path / f"{name}.yaml"
-        path.write_text(PROFILE.format(repeats=repeats, model=model, server=server, turns=turns, cooldown=cooldown))
+        path.write_text(
+            PROFILE.format(
+                repeats=repeats, model=model, server=server, turns=turns, cooldown=cooldown
+            )
+        )
         return path
 
     return write
@@ -48,7 +63,9 @@ def runner(make_run):
         def __init__(self):
             self.calls, self.fail = [], {}
 
-        def __call__(self, profile, *, out, view, source=None, overrides=(), calibrate=True, repeat=None):
+        def __call__(
+            self, profile, *, out, view, source=None, overrides=(), calibrate=True, repeat=None
+        ):
             self.calls.append((repeat["variant"], repeat["repeat"], profile.seed))
             turn = len(self.calls)
             if turn in self.fail:
@@ -94,12 +111,19 @@ def test_a_series_runs_to_its_end_and_can_be_compared(profile, runner, tmp_path)
     assert [entry["state"] for entry in entries(folder)] == ["done"] * 6
     assert Counter(name for name, _, _ in runner.calls) == {"a": 3, "b": 3}
     found = compare_runs([folder])
-    assert [(side.name, len(side.runs)) for side in found.sides] == [("b", 3), ("a", 3)]  # as named, whichever ran first
+    assert [(side.name, len(side.runs)) for side in found.sides] == [
+        ("b", 3),
+        ("a", 3),
+    ]  # as named, whichever ran first
     assert not any("share a seed" in note for note in found.notes)
 
 
-def test_a_failure_is_recorded_and_the_others_go_on_until_one_fails_twice_in_a_row(profile, runner, tmp_path):
-    folder = start_series(load_variants([profile("a"), profile("b")]), repeats=2, out=tmp_path / "out")
+def test_a_failure_is_recorded_and_the_others_go_on_until_one_fails_twice_in_a_row(
+    profile, runner, tmp_path
+):
+    folder = start_series(
+        load_variants([profile("a"), profile("b")]), repeats=2, out=tmp_path / "out"
+    )
     runner.fail = {2: ServerError("no server")}
     result = run_series(folder, view=quiet, run_one=runner)
     assert result.exit_code is ExitCode.SERVER
@@ -145,7 +169,14 @@ def test_kill_9_loses_nothing_that_has_finished_and_the_rest_is_resumed(profile,
     folder = start_series(load_variants([profile("a"), profile("b")]), out=tmp_path / "out")
     killed = subprocess.run([sys.executable, "-c", _KILLED, folder], check=False)
     assert killed.returncode == -signal.SIGKILL
-    assert [entry["state"] for entry in entries(folder)] == ["done", "done", "planned", "planned", "planned", "planned"]
+    assert [entry["state"] for entry in entries(folder)] == [
+        "done",
+        "done",
+        "planned",
+        "planned",
+        "planned",
+        "planned",
+    ]
     result = run_series(folder, view=quiet, run_one=runner)
     assert len(runner.calls) == 4
     assert [entry.state for entry in result.entries] == ["done"] * 6
@@ -174,8 +205,13 @@ def test_an_interrupted_run_stops_the_series_and_says_how_to_go_on(profile, runn
     assert len(runner.calls) == 1
 
 
-@pytest.mark.parametrize(("change", "key"), [({"turns": 3}, "workload_sha256"), ({"model": "builtin:smollm2-135m"}, "model")])
-def test_variants_that_could_not_be_compared_are_refused_before_anything_runs(profile, tmp_path, change, key):
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [({"turns": 3}, "workload_sha256"), ({"model": "builtin:smollm2-135m"}, "model")],
+)
+def test_variants_that_could_not_be_compared_are_refused_before_anything_runs(
+    profile, tmp_path, change, key
+):
     variants = load_variants([profile("a"), profile("b", **change)])
     with pytest.raises(NotComparableError, match=key):
         start_series(variants, out=tmp_path / "out")
@@ -192,7 +228,9 @@ def test_what_makes_no_series_is_refused(profile, tmp_path):
         run_series(tmp_path, view=quiet)
 
 
-def test_between_runs_it_cools_down_as_long_as_the_slowest_profile_asks(profile, runner, tmp_path, monkeypatch):
+def test_between_runs_it_cools_down_as_long_as_the_slowest_profile_asks(
+    profile, runner, tmp_path, monkeypatch
+):
     log = []
     monkeypatch.setattr("harness.commands.repeat.time.sleep", log.append)
 
@@ -205,7 +243,11 @@ def test_between_runs_it_cools_down_as_long_as_the_slowest_profile_asks(profile,
     assert log == ["run", 90.0, "run", 90.0, "run", 90.0, "run"]
     log.clear()
     runner.fail = {len(runner.calls) + 1: ServerError("no server")}
-    run_series(start_series(variants[:1], repeats=2, cooldown_s=5.0, out=tmp_path / "out"), view=quiet, run_one=run)
+    run_series(
+        start_series(variants[:1], repeats=2, cooldown_s=5.0, out=tmp_path / "out"),
+        view=quiet,
+        run_one=run,
+    )
     assert log == ["run", 5.0, "run"]  # a failed one has heated the machine too
 
 

@@ -55,16 +55,23 @@ def test_a_summary_read_from_disk_gives_the_same_results(summary):
 
 
 def test_a_boundary_names_the_figure_at_that_boundary(summary):
-    metrics = {"power_w": Figure(600.0, "W", boundary="gpu_board"), "power_w@node": Figure(900.0, "W", boundary="node")}
+    metrics = {
+        "power_w": Figure(600.0, "W", boundary="gpu_board"),
+        "power_w@node": Figure(900.0, "W", boundary="node"),
+    }
     both = replace(summary, metrics={**summary.metrics, **metrics})
     values = [
         result.value
-        for result in evaluate_thresholds(["power_w < 1", "power_w@gpu_board < 1", "power_w@node < 1", "power_w@rack < 1"], both)
+        for result in evaluate_thresholds(
+            ["power_w < 1", "power_w@gpu_board < 1", "power_w@node < 1", "power_w@rack < 1"], both
+        )
     ]
     assert values == [600.0, 600.0, 900.0, None]
 
 
-@pytest.mark.parametrize("text", ["ttft_s.p99 == 1", "ttft_s < 1", "output_tok_s.p99 < 1", "nonsense_s < 1", ""])
+@pytest.mark.parametrize(
+    "text", ["ttft_s.p99 == 1", "ttft_s < 1", "output_tok_s.p99 < 1", "nonsense_s < 1", ""]
+)
 def test_a_threshold_outside_the_grammar_is_a_profile_error(summary, text):
     with pytest.raises(ProfileError):
         evaluate_thresholds([text], summary)

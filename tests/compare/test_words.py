@@ -1,4 +1,6 @@
-"""What every output says of valid repeats: five each of a system, of one 10 % faster, of an equal and of a noisy one, and one run alone."""
+"""What every output says of valid repeats: five each of a system, of one 10 % faster, of an equal
+and of a noisy one, and one run alone.
+"""
 
 import json
 import re
@@ -18,9 +20,24 @@ from harness.report.comparison.write import comparison_html, comparison_markdown
 
 SYSTEMS = {"base": (1.0, 0.01), "faster": (1.1, 0.01), "equal": (1.0, 0.01), "noisy": (1.1, 0.2)}
 WORDS = {
-    "output_tok_s": ("better", "no detectable difference", "no detectable difference", "too few repeats"),
-    "ttft_s.p50": ("better", "no detectable difference", "no detectable difference", "too few repeats"),
-    "usd_per_mtok": ("better", "no detectable difference", "no detectable difference", "too few repeats"),
+    "output_tok_s": (
+        "better",
+        "no detectable difference",
+        "no detectable difference",
+        "too few repeats",
+    ),
+    "ttft_s.p50": (
+        "better",
+        "no detectable difference",
+        "no detectable difference",
+        "too few repeats",
+    ),
+    "usd_per_mtok": (
+        "better",
+        "no detectable difference",
+        "no detectable difference",
+        "too few repeats",
+    ),
     "power_w": ("worse", "no detectable difference", "no detectable difference", "too few repeats"),
     "mean_output_tok": ("not judged",) * 4,
 }
@@ -29,18 +46,33 @@ WORDS = {
 
 @pytest.fixture
 def runs(make_run):
-    """Valid runs in the order of `SYSTEMS`, and one alone at the end. The faster system draws 4 % more power."""
+    """Valid runs in the order of `SYSTEMS`, and one alone at the end. The faster system draws 4 %
+    more power.
+    """
     rng = np.random.default_rng(8)
     made = []
     for number, (name, (speed, cv)) in enumerate({**SYSTEMS, "alone": (1.3, 0.0)}.items()):
         for i in range(1 if name == "alone" else 5):
             factor = speed * (1 + cv * rng.standard_normal())
             values = {
-                "output_tok_s": 1000 * factor, "usd_per_mtok": 2 / factor, "mean_output_tok": 200.0,
-                "power_w": 600 * (1.04 if name == "faster" else 1) * (1 + 0.002 * rng.standard_normal()),
-            }  # fmt: skip
+                "output_tok_s": 1000 * factor,
+                "usd_per_mtok": 2 / factor,
+                "mean_output_tok": 200.0,
+                "power_w": (
+                    600 * (1.04 if name == "faster" else 1) * (1 + 0.002 * rng.standard_normal())
+                ),
+            }
             engine = f"0.3{number}"
-            made.append(make_run(f"{name}{i}", seed=i, engine_version=engine, values=values, ttft_p50=0.3 / factor, status=Status.VALID))
+            made.append(
+                make_run(
+                    f"{name}{i}",
+                    seed=i,
+                    engine_version=engine,
+                    values=values,
+                    ttft_p50=0.3 / factor,
+                    status=Status.VALID,
+                )
+            )
     return made
 
 
@@ -72,7 +104,12 @@ class _Cells(HTMLParser):
 
 
 def markdown_rows(text):
-    return {row[1]: row for line in text.splitlines() if line.startswith("|") for row in [[cell.strip() for cell in line.split("|")]]}
+    return {
+        row[1]: row
+        for line in text.splitlines()
+        if line.startswith("|")
+        for row in [[cell.strip() for cell in line.split("|")]]
+    }
 
 
 def test_every_output_says_the_same_earned_words(runs):
@@ -80,7 +117,10 @@ def test_every_output_says_the_same_earned_words(runs):
     assert [len(side.runs) for side in comparison.sides] == [5, 5, 5, 5, 1]
     found = {row.key: tuple(str(cell.word) for cell in row.cells) for row in comparison.metrics}
     assert {key: found[key] for key in WORDS} == WORDS
-    as_json = {row["key"]: tuple(cell["word"] for cell in row["sides"]) for row in json.loads(json.dumps(comparison.to_dict()))["metrics"]}
+    as_json = {
+        row["key"]: tuple(cell["word"] for cell in row["sides"])
+        for row in json.loads(json.dumps(comparison.to_dict()))["metrics"]
+    }
     assert as_json == found
     shown = compare_view(comparison)
     terminal = CliRunner().invoke(app, ["compare", *map(str, runs)])
@@ -89,16 +129,32 @@ def test_every_output_says_the_same_earned_words(runs):
         rows = markdown_rows(text)
         for key, words in WORDS.items():
             says = rows["power_w @ gpu_board" if key == "power_w" else key][6::3][:4]
-            assert all(said.startswith(word) for said, word in zip(says, words, strict=True)), (key, says)
+            assert all(said.startswith(word) for said, word in zip(says, words, strict=True)), (
+                key,
+                says,
+            )
     page = _Cells()
     page.feed(comparison_html(shown))
-    titles = {"output_tok_s": "Output tokens per second", "ttft_s.p50": "Time to first token, p50", "power_w": "Power, GPU boards"}
+    titles = {
+        "output_tok_s": "Output tokens per second",
+        "ttft_s.p50": "Time to first token, p50",
+        "power_w": "Power, GPU boards",
+    }
     for place, side in enumerate(comparison.sides[1:]):
-        headline = {row[0]: row for row in page.tables[f"{side.title}, against {comparison.sides[0].title}"][0]}
+        headline = {
+            row[0]: row
+            for row in page.tables[f"{side.title}, against {comparison.sides[0].title}"][0]
+        }
         for key, title in titles.items():
             assert headline[title][4].startswith(WORDS[key][place]), (key, side.title)
     assert shown.badge == "differences found"
-    said = [cell.word in {"better", "worse"} for row in comparison.metrics if row.key in HEADLINE for cell in row.cells[:3] if cell.ratio]
+    said = [
+        cell.word in {"better", "worse"}
+        for row in comparison.metrics
+        if row.key in HEADLINE
+        for cell in row.cells[:3]
+        if cell.ratio
+    ]
     filled = re.findall(r'fill-opacity="(\d)"', shown.figures["ratios"].wide)
     assert filled.count("1") == sum(said) == 4
     assert filled.count("0") == len(said) - 4
@@ -121,35 +177,67 @@ def test_beside_no_difference_stands_what_would_have_been_one(runs):
     equal, noisy = row.cells[1:3]
     assert 0.01 < equal.detectable < 0.06
     assert noisy.detectable > 0.3
-    assert equal.says() == f"no detectable difference (≥\xa0{equal.detectable * 100:.1f}\xa0% would have shown)"
+    assert (
+        equal.says()
+        == f"no detectable difference (≥\xa0{equal.detectable * 100:.1f}\xa0% would have shown)"
+    )
 
 
 def test_the_headline_comes_first_and_is_corrected_for_itself_alone(runs, make_run):
-    """Dozens of other figures must not hide a difference of the headline, nor are they judged as if they were few."""
+    """Dozens of other figures must not hide a difference of the headline, nor are they judged as if
+    they were few.
+    """
     found = compare_runs(runs[:10])
     asked = [row.key for row in found.metrics if row.key in HEADLINE]
     assert [row.key for row in found.metrics][: len(asked)] == asked
     # A difference at p = 0.02: it stands alone in the headline, and would not among all six.
     a, b = (1000.0, 1002.0, 1004.0, 1006.0), (1005.5, 1007.5, 1009.5, 1011.5)
-    others = ("requests_per_s", "goodput_tok_s", "input_tok_s", "input_computed_tok_s", "interactivity_p90_tok_s_user")
+    others = (
+        "requests_per_s",
+        "goodput_tok_s",
+        "input_tok_s",
+        "input_computed_tok_s",
+        "interactivity_p90_tok_s_user",
+    )
     sides = [
-        make_run(f"{name}{i}", seed=i, engine_version=name, values={"output_tok_s": x, **dict.fromkeys(others, x)})
+        make_run(
+            f"{name}{i}",
+            seed=i,
+            engine_version=name,
+            values={"output_tok_s": x, **dict.fromkeys(others, x)},
+        )
         for name, side in (("x", a), ("y", b))
         for i, x in enumerate(side)
     ]
     p_value = welch(np.log(a).tolist(), np.log(b).tolist()).p_value
     rows = {row.key: row for row in compare_runs(sides).metrics}
     assert ALPHA / 5 < p_value < ALPHA
-    assert [rows[key].cells[0].word for key in ("output_tok_s", *others)] == ["better", *["no detectable difference"] * 5]
+    assert [rows[key].cells[0].word for key in ("output_tok_s", *others)] == [
+        "better",
+        *["no detectable difference"] * 5,
+    ]
     assert rows["output_tok_s"].cells[0].detectable < rows["input_tok_s"].cells[0].detectable
 
 
 def test_an_interval_off_one_without_a_word_says_why(make_run):
-    """Each figure's interval is its own, the word is corrected for all of them: where the two disagree it is told."""
+    """Each figure's interval is its own, the word is corrected for all of them: where the two
+    disagree it is told.
+    """
     a, b = (1000.0, 1004.0, 1008.0, 1012.0), (1010.0, 1014.0, 1018.0, 1022.0)
-    metrics = ("output_tok_s", "goodput_rps", "slo_met_ratio", "interactivity_tok_s_user", "output_tok_s_per_gpu")
+    metrics = (
+        "output_tok_s",
+        "goodput_rps",
+        "slo_met_ratio",
+        "interactivity_tok_s_user",
+        "output_tok_s_per_gpu",
+    )
     sides = [
-        make_run(f"{name}{i}", seed=i, engine_version=name, values={**dict.fromkeys(metrics, 1000.0 + i), metrics[0]: x})
+        make_run(
+            f"{name}{i}",
+            seed=i,
+            engine_version=name,
+            values={**dict.fromkeys(metrics, 1000.0 + i), metrics[0]: x},
+        )
         for name, side in (("x", a), ("y", b))
         for i, x in enumerate(side)
     ]

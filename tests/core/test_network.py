@@ -1,4 +1,6 @@
-"""Which way a request takes: proxies of the environment and of the profile, exceptions, certificates."""
+"""Which way a request takes: proxies of the environment and of the profile, exceptions,
+certificates.
+"""
 
 import ssl
 
@@ -98,7 +100,10 @@ def test_a_proxys_password_goes_into_its_header_and_into_no_words(monkeypatch):
         assert "dXNl" not in words
 
 
-@pytest.mark.parametrize("url", ["socks5://user:pw@proxy:1080", "https://proxy:3128", "http://:pw@", "http://proxy:99999"])
+@pytest.mark.parametrize(
+    "url",
+    ["socks5://user:pw@proxy:1080", "https://proxy:3128", "http://:pw@", "http://proxy:99999"],
+)
 def test_a_proxy_that_cannot_be_used_is_an_error_without_its_password(monkeypatch, url):
     monkeypatch.setenv("HTTP_PROXY", url)
     with pytest.raises(PreflightError, match="HTTP_PROXY names no HTTP proxy") as caught:
@@ -106,7 +111,10 @@ def test_a_proxy_that_cannot_be_used_is_an_error_without_its_password(monkeypatc
     assert "pw" not in str(caught.value)
 
 
-@given(exceptions=st.text(max_size=40), host=st.sampled_from(["gpu-7.example", "10.1.2.3", "[fd00::7]"]))
+@given(
+    exceptions=st.text(max_size=40),
+    host=st.sampled_from(["gpu-7.example", "10.1.2.3", "[fd00::7]"]),
+)
 def test_no_list_of_exceptions_fails(exceptions, host):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HTTP_PROXY", "proxy.example")
@@ -128,5 +136,7 @@ def test_certificates_are_checked_unless_told_otherwise(tmp_path):
     (tmp_path / "junk.pem").write_text("junk")
     with pytest.raises(PreflightError, match="cannot be read as certificates"):
         Network(ca_file=str(tmp_path / "junk.pem")).tls_context()
-    said = Network(verify=False).concerns([Endpoint("a", "https://x", "m"), Endpoint("b", "http://y", "m")])
+    said = Network(verify=False).concerns(
+        [Endpoint("a", "https://x", "m"), Endpoint("b", "http://y", "m")]
+    )
     assert [concern.code for concern in said] == ["tls_unverified"]

@@ -15,10 +15,16 @@ from harness.telemetry.exporter import NAMES
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
 FOLDER = DEPLOY / "prometheus"
-HISTOGRAMS = {name for name in NAMES if name.endswith("_seconds") and name != "harness_event_loop_lag_seconds"}
-EXPORTED = (NAMES - HISTOGRAMS) | {f"{name}{end}" for name in HISTOGRAMS for end in ("_bucket", "_sum", "_count")}
+HISTOGRAMS = {
+    name for name in NAMES if name.endswith("_seconds") and name != "harness_event_loop_lag_seconds"
+}
+EXPORTED = (NAMES - HISTOGRAMS) | {
+    f"{name}{end}" for name in HISTOGRAMS for end in ("_bucket", "_sum", "_count")
+}
 
-needs_promtool = pytest.mark.skipif(shutil.which("promtool") is None, reason="needs promtool (Debian: apt-get install prometheus)")
+needs_promtool = pytest.mark.skipif(
+    shutil.which("promtool") is None, reason="needs promtool (Debian: apt-get install prometheus)"
+)
 
 
 def yaml(path: Path) -> dict:
@@ -26,7 +32,12 @@ def yaml(path: Path) -> dict:
 
 
 def rules() -> list[dict]:
-    return [rule for path in sorted(FOLDER.glob("*.rules.yml")) for group in yaml(path)["groups"] for rule in group["rules"]]
+    return [
+        rule
+        for path in sorted(FOLDER.glob("*.rules.yml"))
+        for group in yaml(path)["groups"]
+        for rule in group["rules"]
+    ]
 
 
 RECORDED = {rule["record"] for rule in rules() if "record" in rule}
@@ -34,7 +45,9 @@ KNOWN = EXPORTED | RECORDED | MAPPED | {"up"}
 
 
 def metrics(expression: str) -> set[str]:
-    """Names of the metrics in an expression: what is left without texts, label lists, durations and functions."""
+    """Names of the metrics in an expression: what is left without texts, label lists, durations and
+    functions.
+    """
     bare = re.sub(r'"(?:[^"\\]|\\.)*"', "", expression)
     bare = re.sub(r"\{[^}]*\}|\[[^\]]*\]", " ", bare)
     bare = re.sub(r"\b(by|without|on|ignoring|group_left|group_right)\s*\([^)]*\)", " ", bare)
@@ -43,16 +56,28 @@ def metrics(expression: str) -> set[str]:
 
 
 def dashboard() -> list[dict]:
-    return [panel for panel in json.loads((DEPLOY / "grafana" / "harness.json").read_text())["panels"] if panel["type"] != "row"]
+    return [
+        panel
+        for panel in json.loads((DEPLOY / "grafana" / "harness.json").read_text())["panels"]
+        if panel["type"] != "row"
+    ]
 
 
 def test_names_are_found_in_an_expression() -> None:
-    text = 'sum by (le) (rate(a_bucket{x="b"}[1m])) / on (job) group_left () max(c:d:e{y=~"f|g"} > 0.5) unless on () h'
+    text = (
+        'sum by (le) (rate(a_bucket{x="b"}[1m])) / on (job) group_left () max(c:d:e{y=~"f|g"} >'
+        " 0.5) unless on () h"
+    )
     assert metrics(text) == {"a_bucket", "c:d:e", "h"}
 
 
 def test_every_metric_of_the_dashboard_is_exported_recorded_or_a_servers() -> None:
-    named = {name: panel["title"] for panel in dashboard() for target in panel["targets"] for name in metrics(target["expr"])}
+    named = {
+        name: panel["title"]
+        for panel in dashboard()
+        for target in panel["targets"]
+        for name in metrics(target["expr"])
+    }
     assert {name: title for name, title in named.items() if name not in KNOWN} == {}
     assert len(named) > 20
 
@@ -74,7 +99,9 @@ def test_panels_have_words_units_and_a_place_of_their_own() -> None:
         assert panel["description"].endswith(".")
         assert panel["fieldConfig"]["defaults"]["unit"]
         place = panel["gridPos"]
-        own = {(place["x"] + x, place["y"] + y) for x in range(place["w"]) for y in range(place["h"])}
+        own = {
+            (place["x"] + x, place["y"] + y) for x in range(place["w"]) for y in range(place["h"])
+        }
         assert not own & cells, panel["title"]
         assert place["x"] + place["w"] <= 24
         cells |= own
@@ -93,5 +120,7 @@ def test_panels_have_words_units_and_a_place_of_their_own() -> None:
     ids=["configuration", "rules", "what the rules say"],
 )
 def test_promtool_accepts_them(arguments: tuple[str, ...]) -> None:
-    done = subprocess.run(["promtool", *arguments], cwd=FOLDER, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["promtool", *arguments], cwd=FOLDER, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr

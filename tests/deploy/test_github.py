@@ -1,4 +1,6 @@
-"""The shipped workflows: what GitHub's schema takes, shell that parses, and commands that this harness has."""
+"""The shipped workflows: what GitHub's schema takes, shell that parses, and commands that this
+harness has.
+"""
 
 import re
 import shlex
@@ -33,7 +35,14 @@ def test_both_runners_have_a_workflow():
 
 
 def test_workflows_are_what_github_takes():
-    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.github-workflows", *map(str, WORKFLOWS)]
+    command = [
+        sys.executable,
+        "-m",
+        "check_jsonschema",
+        "--builtin-schema",
+        "vendor.github-workflows",
+        *map(str, WORKFLOWS),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -41,7 +50,9 @@ def test_workflows_are_what_github_takes():
 def test_every_step_is_shell_that_parses_and_names_no_expression(workflow):
     for _, step in steps(workflow):
         if "run" in step:
-            assert "${{" not in step["run"]  # values of a pull request reach the shell through variables only
+            assert (
+                "${{" not in step["run"]
+            )  # values of a pull request reach the shell through variables only
             subprocess.run(["bash", "-n", "-c", step["run"]], check=True)
 
 
@@ -49,7 +60,9 @@ def test_every_harness_command_of_a_step_exists_with_its_options_and_files(workf
     group = get_command(app)
     seen = 0
     for env, step in steps(workflow):
-        for line in re.findall(r"\.venv/bin/harness (.+)", step.get("run", "").replace("\\\n", " ")):
+        for line in re.findall(
+            r"\.venv/bin/harness (.+)", step.get("run", "").replace("\\\n", " ")
+        ):
             words = shlex.split(line)
             command = group.commands[words[0]]
             if hasattr(command, "commands"):

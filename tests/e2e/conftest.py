@@ -1,4 +1,6 @@
-"""`harness run` as a person starts it: the real command, real Locust, the paced test double as an attached server."""
+"""`harness run` as a person starts it: the real command, real Locust, the paced test double as an
+attached server.
+"""
 
 import json
 import os
@@ -40,7 +42,15 @@ def paced():
 
 
 def writer(folder):
-    def write(url, *, purpose="smoke", api="messages", load="{kind: concurrency, concurrency: 3, sessions: 6}", name="e2e", extra=""):
+    def write(
+        url,
+        *,
+        purpose="smoke",
+        api="messages",
+        load="{kind: concurrency, concurrency: 3, sessions: 6}",
+        name="e2e",
+        extra="",
+    ):
         path = folder / f"{name}.yaml"
         path.write_text(PROFILE.format(url=url, purpose=purpose, api=api, load=load) + extra)
         return path
@@ -88,7 +98,11 @@ class Command:
         )
 
     def runs(self):
-        return sorted((self.folder / "results").glob("*")) if (self.folder / "results").exists() else []
+        return (
+            sorted((self.folder / "results").glob("*"))
+            if (self.folder / "results").exists()
+            else []
+        )
 
     def processes(self):
         """What lives of any run that was started here, by the mark in its environment."""
@@ -96,7 +110,10 @@ class Command:
         ids = {run.name for run in self.runs()}
         for process in psutil.process_iter():
             try:
-                if process.environ().get("HARNESS_RUN_ID") in ids and process.status() != psutil.STATUS_ZOMBIE:
+                if (
+                    process.environ().get("HARNESS_RUN_ID") in ids
+                    and process.status() != psutil.STATUS_ZOMBIE
+                ):
                     found.append(process)
             except psutil.Error:
                 continue

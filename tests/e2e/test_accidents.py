@@ -1,4 +1,6 @@
-"""Whatever happens to a run: a clear message, the documented exit code, no process left, and nothing lost that was recorded."""
+"""Whatever happens to a run: a clear message, the documented exit code, no process left, and
+nothing lost that was recorded.
+"""
 
 import json
 import os
@@ -33,11 +35,20 @@ def test_sigint_drains_writes_and_exits_130(harness, paced, write_profile, in_fl
     assert harness.processes() == []
 
 
-def test_a_second_sigint_stops_at_once_and_marks_what_was_in_flight(harness, write_profile, in_flight, until, summary_of):
-    with PacedServer(Pace(ttft_ms=20, gap_ms=2000)) as slow, PacedServer(Pace(ttft_ms=5, gap_ms=1)) as fast:
+def test_a_second_sigint_stops_at_once_and_marks_what_was_in_flight(
+    harness, write_profile, in_flight, until, summary_of
+):
+    with (
+        PacedServer(Pace(ttft_ms=20, gap_ms=2000)) as slow,
+        PacedServer(Pace(ttft_ms=5, gap_ms=1)) as fast,
+    ):
         profile = write_profile(slow.url, load=LONG)
         # One fast replica fills the journal, one slow one keeps requests in flight.
-        profile.write_text(profile.read_text().replace(f'urls: ["{slow.url}"]', f'urls: ["{slow.url}", "{fast.url}"]'))
+        profile.write_text(
+            profile.read_text().replace(
+                f'urls: ["{slow.url}"]', f'urls: ["{slow.url}", "{fast.url}"]'
+            )
+        )
         process = harness.start("run", profile)
         run = in_flight()
         process.send_signal(signal.SIGINT)
@@ -60,7 +71,9 @@ def test_sigterm_is_an_interruption_too(harness, paced, write_profile, in_flight
     assert harness.processes() == []
 
 
-def test_kill_9_of_the_supervisor_leaves_a_readable_run_and_no_process(harness, paced, write_profile, in_flight, until):
+def test_kill_9_of_the_supervisor_leaves_a_readable_run_and_no_process(
+    harness, paced, write_profile, in_flight, until
+):
     process = harness.start("run", write_profile(paced.url, load=LONG))
     run = in_flight()
     process.kill()
@@ -71,7 +84,9 @@ def test_kill_9_of_the_supervisor_leaves_a_readable_run_and_no_process(harness, 
     assert summary["verdict"]["status"] == "invalid"
 
 
-def test_kill_9_of_a_traffic_worker_fails_the_run_and_keeps_its_records(harness, paced, write_profile, in_flight, summary_of):
+def test_kill_9_of_a_traffic_worker_fails_the_run_and_keeps_its_records(
+    harness, paced, write_profile, in_flight, summary_of
+):
     process = harness.start("run", write_profile(paced.url, load=LONG))
     run = in_flight()
     (worker,) = [p for p in harness.processes() if "locust" in " ".join(p.cmdline())]
@@ -84,13 +99,17 @@ def test_kill_9_of_a_traffic_worker_fails_the_run_and_keeps_its_records(harness,
     assert harness.processes() == []
 
 
-def test_a_server_that_dies_in_the_middle_is_a_server_error(harness, write_profile, in_flight, summary_of):
+def test_a_server_that_dies_in_the_middle_is_a_server_error(
+    harness, write_profile, in_flight, summary_of
+):
     with PacedServer(Pace(ttft_ms=20, gap_ms=5)) as server:
         process = harness.start("run", write_profile(server.url, load=LONG.replace("120s", "3s")))
         run = in_flight()
         server.stop()
         out, err = process.communicate(timeout=90)
-    assert process.returncode in (4, 10), out + err  # attached: nobody tells us that it died; the run ends invalid
+    assert process.returncode in (4, 10), (
+        out + err
+    )  # attached: nobody tells us that it died; the run ends invalid
     summary = summary_of(run)
     assert summary["verdict"]["status"] == "invalid"
     assert summary["requests"]["ok"] > 0
@@ -117,7 +136,9 @@ def test_a_bad_profile_exits_2_with_file_and_fix(harness, tmp_path, content, cod
 
 def test_a_missing_profile_and_a_negative_rate_exit_2(harness, paced, write_profile, tmp_path):
     assert harness("run", tmp_path / "nothing.yaml").returncode == 2
-    done = harness("run", write_profile(paced.url, load="{kind: arrival_rate, rate_per_s: -1, window_s: 1s}"))
+    done = harness(
+        "run", write_profile(paced.url, load="{kind: arrival_rate, rate_per_s: -1, window_s: 1s}")
+    )
     assert done.returncode == 2
     assert "rate_per_s" in done.stderr
 
@@ -125,7 +146,11 @@ def test_a_missing_profile_and_a_negative_rate_exit_2(harness, paced, write_prof
 def test_a_model_path_without_a_config_exits_3(harness, tmp_path, write_profile, paced):
     (tmp_path / "weights").mkdir()
     profile = write_profile(paced.url)
-    profile.write_text(profile.read_text().replace("id: paced-test-double, served_name", f"id: {tmp_path}/weights, served_name"))
+    profile.write_text(
+        profile.read_text().replace(
+            "id: paced-test-double, served_name", f"id: {tmp_path}/weights, served_name"
+        )
+    )
     done = harness("run", profile)
     assert done.returncode == 3
     assert "config.json" in done.stderr
@@ -139,7 +164,9 @@ def test_a_server_that_does_not_answer_exits_3(harness, write_profile):
 
 def test_no_permission_to_write_exits_7(harness, paced, write_profile, tmp_path):
     target = tmp_path / "file"
-    target.write_text("a file where a folder should be")  # permission bits do not stop root; this stops everybody
+    target.write_text(
+        "a file where a folder should be"
+    )  # permission bits do not stop root; this stops everybody
     done = harness("run", write_profile(paced.url), "--out", target)
     assert done.returncode == 7
     assert "--out" in done.stderr
@@ -156,7 +183,13 @@ def test_a_full_disk_exits_with_what_was_recorded(harness, paced, write_profile,
         "runpy.run_module('harness', run_name='__main__')\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], env=harness.env, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", code],
+        env=harness.env,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
     assert done.returncode in (5, 7), done.stdout + done.stderr
     assert "next step" in done.stderr
@@ -167,9 +200,15 @@ def test_a_full_disk_exits_with_what_was_recorded(harness, paced, write_profile,
 
 
 def test_the_process_table_is_read_right():
-    """The check for leftover processes would pass on an empty list: it must see a process that carries the mark."""
+    """The check for leftover processes would pass on an empty list: it must see a process that
+    carries the mark.
+    """
     env = {**os.environ, "HARNESS_RUN_ID": "marked"}
-    child = subprocess.Popen([sys.executable, "-c", "import time; print(1, flush=True); time.sleep(60)"], env=env, stdout=subprocess.PIPE)
+    child = subprocess.Popen(
+        [sys.executable, "-c", "import time; print(1, flush=True); time.sleep(60)"],
+        env=env,
+        stdout=subprocess.PIPE,
+    )
     try:
         child.stdout.readline()
         assert psutil.Process(child.pid).environ()["HARNESS_RUN_ID"] == "marked"

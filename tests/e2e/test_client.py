@@ -5,7 +5,9 @@ import json
 import pyarrow.parquet as pq
 
 
-def test_a_measurement_holds_a_certificate_and_canaries_and_the_next_one_finds_it(harness, paced, write_profile, summary_of):
+def test_a_measurement_holds_a_certificate_and_canaries_and_the_next_one_finds_it(
+    harness, paced, write_profile, summary_of
+):
     load = "{kind: concurrency, concurrency: 2, window_s: 5s}"
     profile = write_profile(paced.url, purpose="measure", api="chat", load=load)
     first = harness("run", profile)
@@ -16,7 +18,11 @@ def test_a_measurement_holds_a_certificate_and_canaries_and_the_next_one_finds_i
     assert certificate["levels"]
     assert certificate["load"]["api"] == "chat"
     manifest = json.loads((run / "manifest.json").read_text())
-    assert (manifest["calibration"], manifest["canary"], manifest["workers"]) == ("calibration.json", True, certificate["workers"])
+    assert (manifest["calibration"], manifest["canary"], manifest["workers"]) == (
+        "calibration.json",
+        True,
+        certificate["workers"],
+    )
     assert manifest["cores"]["note"]
 
     summary = summary_of(run)
@@ -45,13 +51,26 @@ def test_a_measurement_holds_a_certificate_and_canaries_and_the_next_one_finds_i
 
 def test_a_smoke_run_has_canaries_where_it_is_told_to(harness, paced, write_profile):
     load = "{kind: arrival_rate, rate_per_s: 4, window_s: 4s}"
-    done = harness("run", write_profile(paced.url, load=load, name="told"), "--set", "traffic.canary=true", "--json")
+    done = harness(
+        "run",
+        write_profile(paced.url, load=load, name="told"),
+        "--set",
+        "traffic.canary=true",
+        "--json",
+    )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["client"]["canary"]["paired"] >= 1
 
 
-def test_calibrate_prints_its_levels_and_keeps_the_certificate(harness, paced, write_profile, tmp_path):
-    profile = write_profile(paced.url, purpose="measure", api="chat", load="{kind: concurrency, concurrency: 2, window_s: 2s}")
+def test_calibrate_prints_its_levels_and_keeps_the_certificate(
+    harness, paced, write_profile, tmp_path
+):
+    profile = write_profile(
+        paced.url,
+        purpose="measure",
+        api="chat",
+        load="{kind: concurrency, concurrency: 2, window_s: 2s}",
+    )
     done = harness("calibrate", profile, "--quick", "--out", tmp_path / "c.json")
     assert done.returncode == 0, done.stderr
     assert "events/s" in done.stdout

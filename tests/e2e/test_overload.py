@@ -1,4 +1,6 @@
-"""An open loop at a rate that no machine of this size can send ends as invalid, for the load generator's sake, and not as a slow server."""
+"""An open loop at a rate that no machine of this size can send ends as invalid, for the load
+generator's sake, and not as a slow server.
+"""
 
 import json
 
@@ -32,16 +34,23 @@ def test_a_rate_beyond_the_machine_is_invalid_and_loses_no_request(harness, pace
     assert concerns["late_sends"]["severity"] == "invalid"
     assert "its own limit, not the server's" in concerns["late_sends"]["message"]
     assert concerns["requests_dropped"]["value"] > 500
-    # What was never sent is censored: no percentile of the few that got through stands for the server.
+    # What was never sent is censored: no percentile of the few that got through stands for the
+    # server.
     assert summary["latency"]["ttft_s"]["p50"] is None
     assert summary["latency"]["ttft_s"]["censored"] > 500
 
     (run,) = harness.runs()
-    planned = set(pq.read_table(run / "plan.parquet", columns=["request_id"])["request_id"].to_pylist())
-    rows = pq.read_table(run / "requests.parquet", columns=["request_id", "outcome", "sent_ns", "error"]).to_pylist()
+    planned = set(
+        pq.read_table(run / "plan.parquet", columns=["request_id"])["request_id"].to_pylist()
+    )
+    rows = pq.read_table(
+        run / "requests.parquet", columns=["request_id", "outcome", "sent_ns", "error"]
+    ).to_pylist()
     assert len(planned) == 11_999
     assert planned <= {row["request_id"] for row in rows}
     dropped = [row for row in rows if row["outcome"] == "dropped"]
     assert all(row["sent_ns"] is None and row["error"] for row in dropped)
-    assert {row["error"] for row in dropped} == {"the load generator was so far behind its schedule that this was never sent"}
+    assert {row["error"] for row in dropped} == {
+        "the load generator was so far behind its schedule that this was never sent"
+    }
     assert harness.processes() == []

@@ -11,25 +11,36 @@ import pytest
 from harness.artifacts.prometheus_text import parse
 
 pytestmark = pytest.mark.skipif(
-    shutil.which("prometheus") is None, reason="needs the command prometheus (Debian: apt-get install prometheus)"
+    shutil.which("prometheus") is None,
+    reason="needs the command prometheus (Debian: apt-get install prometheus)",
 )
 
 
 @pytest.fixture
 def profile(paced, write_profile):
     path = write_profile(paced.url, load="{kind: concurrency, concurrency: 3, window_s: 3s}")
-    path.write_text(path.read_text().replace("telemetry: {", "telemetry: {prometheus: managed, exporter_port: 0, "))
+    path.write_text(
+        path.read_text().replace(
+            "telemetry: {", "telemetry: {prometheus: managed, exporter_port: 0, "
+        )
+    )
     return path
 
 
 def test_counts_agree_the_page_tells_and_nothing_is_left(harness, profile, until, summary_of):
     told: list[str] = []
     with harness.start("run", profile) as run:
-        readers = [threading.Thread(target=lambda stream=stream: told.extend(stream), daemon=True) for stream in (run.stdout, run.stderr)]
+        readers = [
+            threading.Thread(target=lambda stream=stream: told.extend(stream), daemon=True)
+            for stream in (run.stdout, run.stderr)
+        ]
         for reader in readers:
             reader.start()
         try:
-            url = until(lambda: re.search(r"own metrics: (\S+)", "".join(told)), "the address of its own metrics")[1]
+            url = until(
+                lambda: re.search(r"own metrics: (\S+)", "".join(told)),
+                "the address of its own metrics",
+            )[1]
             page: set[str] = set()
 
             def shows(name: str) -> bool:
@@ -37,7 +48,12 @@ def test_counts_agree_the_page_tells_and_nothing_is_left(harness, profile, until
                     page.update(name for name, _, _ in parse(answer.read(), None))
                 return name in page
 
-            for name in ("harness_stage_info", "harness_requests_total", "harness_server_requests_running", "harness_ttft_seconds_count"):
+            for name in (
+                "harness_stage_info",
+                "harness_requests_total",
+                "harness_server_requests_running",
+                "harness_ttft_seconds_count",
+            ):
                 until(lambda name=name: shows(name), name)
             assert run.wait(60) == 0, "".join(told)
         finally:

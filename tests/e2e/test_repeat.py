@@ -1,17 +1,27 @@
-"""Repeats by the real command: `harness run --repeats`, a threshold over them, and the folder that is left."""
+"""Repeats by the real command: `harness run --repeats`, a threshold over them, and the folder that
+is left.
+"""
 
 import json
 
 
-def test_repeats_have_fresh_seeds_and_end_in_means_with_intervals_and_judged_thresholds(harness, paced, write_profile):
+def test_repeats_have_fresh_seeds_and_end_in_means_with_intervals_and_judged_thresholds(
+    harness, paced, write_profile
+):
     load = "{kind: concurrency, concurrency: 2, sessions: 3}"
-    extra = "seed: 40\ncooldown_s: 0s\nthresholds: ['error_ratio < 1%', 'output_tok_s > 1M', 'output_tok_s >= 0.9 * baseline']\n"
+    extra = (
+        "seed: 40\ncooldown_s: 0s\nthresholds: ['error_ratio < 1%', 'output_tok_s > 1M',"
+        " 'output_tok_s >= 0.9 * baseline']\n"
+    )
     profile = write_profile(paced.url, api="chat", load=load, extra=extra)
     done = harness("run", profile, "--repeats", "2", "--quiet")
     assert done.returncode == 99, done.stdout + done.stderr
     (series,) = harness.runs()
     planned = json.loads((series / "series.json").read_text())
-    assert [(entry["repeat"], entry["seed"], entry["state"]) for entry in planned["runs"]] == [(1, 40, "done"), (2, 41, "done")]
+    assert [(entry["repeat"], entry["seed"], entry["state"]) for entry in planned["runs"]] == [
+        (1, 40, "done"),
+        (2, 41, "done"),
+    ]
     runs = [series / entry["run"] for entry in planned["runs"]]
     manifests = [json.loads((run / "manifest.json").read_text()) for run in runs]
     assert [manifest["repeat"]["repeat"] for manifest in manifests] == [1, 2]
@@ -20,7 +30,9 @@ def test_repeats_have_fresh_seeds_and_end_in_means_with_intervals_and_judged_thr
     comparison = json.loads((series / "comparison.json").read_text())
     assert [len(side["runs"]) for side in comparison["sides"]] == [2]
     assert [gate["outcome"] for gate in comparison["gates"]] == ["passed", "FAILED"]
-    assert "threshold not judged: output_tok_s >= 0.9 * baseline: there is no baseline" in done.stderr
+    assert (
+        "threshold not judged: output_tok_s >= 0.9 * baseline: there is no baseline" in done.stderr
+    )
     assert "not restarted between repeats" in done.stderr
     assert "95 % interval" in done.stdout
     assert (series / "comparison.html").is_file()

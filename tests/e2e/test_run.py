@@ -17,8 +17,17 @@ import pytest
 from harness.reference_server.server import Pace, PacedServer
 
 SUMMARY_KEYS = {
-    "schema_version", "run_id", "profile", "verdict", "window", "requests", "metrics", "latency", "reconciliation", "stages",
-}  # fmt: skip
+    "schema_version",
+    "run_id",
+    "profile",
+    "verdict",
+    "window",
+    "requests",
+    "metrics",
+    "latency",
+    "reconciliation",
+    "stages",
+}
 
 
 SECRET = "sk-very-secret-0123456789"
@@ -34,17 +43,30 @@ class Done:
 
 @pytest.fixture(scope="module")
 def two(module_harness, write_profile_in):
-    """Two runs at the same time in one folder, each on a server of its own: `messages` with a key and words, `chat` with --json."""
+    """Two runs at the same time in one folder, each on a server of its own: `messages` with a key
+    and words, `chat` with --json.
+    """
     harness = module_harness
     harness.env["MY_KEY"] = SECRET
     write_profile = write_profile_in(harness.folder)
-    with PacedServer(Pace(ttft_ms=20, gap_ms=5)) as one, PacedServer(Pace(ttft_ms=20, gap_ms=5)) as other:
+    with (
+        PacedServer(Pace(ttft_ms=20, gap_ms=5)) as one,
+        PacedServer(Pace(ttft_ms=20, gap_ms=5)) as other,
+    ):
         keyed = write_profile(one.url, api="messages", name="messages")
-        keyed.write_text(keyed.read_text().replace("kind: attach,", "kind: attach, api_key_env: MY_KEY,"))
-        commands = {"messages": (keyed,), "chat": (write_profile(other.url, api="chat", name="chat"), "--json")}
+        keyed.write_text(
+            keyed.read_text().replace("kind: attach,", "kind: attach, api_key_env: MY_KEY,")
+        )
+        commands = {
+            "messages": (keyed,),
+            "chat": (write_profile(other.url, api="chat", name="chat"), "--json"),
+        }
         started = {}
         for name, args in commands.items():
-            with (harness.folder / f"{name}.out").open("w") as out, (harness.folder / f"{name}.err").open("w") as err:
+            with (
+                (harness.folder / f"{name}.out").open("w") as out,
+                (harness.folder / f"{name}.err").open("w") as err,
+            ):
                 started[name] = harness.start("run", *args, stdout=out, stderr=err)
         processes = set()
         while any(process.poll() is None for process in started.values()):
@@ -65,7 +87,15 @@ def test_a_run_ends_with_a_verdict_and_all_its_files(two, api, summary_of):
     done = two[0][api]
     assert done.returncode == 0, done.stderr
     run = done.run
-    for name in ("manifest.json", "plan.parquet", "requests.parquet", "host.parquet", "summary.json", "report.html", "report.md"):
+    for name in (
+        "manifest.json",
+        "plan.parquet",
+        "requests.parquet",
+        "host.parquet",
+        "summary.json",
+        "report.html",
+        "report.md",
+    ):
         assert (run / name).stat().st_size > 0, name
     assert not (run / "power.parquet").exists()  # no GPU: absent, not zero
     summary = summary_of(run)
@@ -127,8 +157,18 @@ def test_reduce_gives_the_same_bytes_twice_and_report_writes_both(two, harness):
     assert run.name in listed.stdout
 
 
-def test_quiet_prints_the_result_only_and_overrides_reach_the_run(harness, paced, write_profile, summary_of):
-    done = harness("run", write_profile(paced.url), "--set", "traffic.load.0.sessions=2", "--set", "seed=9", "--quiet")
+def test_quiet_prints_the_result_only_and_overrides_reach_the_run(
+    harness, paced, write_profile, summary_of
+):
+    done = harness(
+        "run",
+        write_profile(paced.url),
+        "--set",
+        "traffic.load.0.sessions=2",
+        "--set",
+        "seed=9",
+        "--quiet",
+    )
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert "server ready" not in done.stdout
@@ -151,20 +191,30 @@ def test_an_open_loop_by_time_measures_its_window(harness, paced, write_profile,
     assert ttft["n"] >= 5
 
 
-def test_a_measure_run_checks_its_answers_and_is_degraded_without_a_certificate(harness, paced, write_profile):
-    profile = write_profile(paced.url, purpose="measure", api="chat", load="{kind: concurrency, concurrency: 2, window_s: 2s}")
+def test_a_measure_run_checks_its_answers_and_is_degraded_without_a_certificate(
+    harness, paced, write_profile
+):
+    profile = write_profile(
+        paced.url,
+        purpose="measure",
+        api="chat",
+        load="{kind: concurrency, concurrency: 2, window_s: 2s}",
+    )
     summary = json.loads(harness("run", profile, "--no-calibrate", "--json").stdout)
     assert summary["verdict"]["status"] in ("degraded", "invalid")
     codes = {concern["code"] for concern in summary["verdict"]["concerns"]}
     assert {"calibration_missing", "quality_unverified"} <= codes
     assert not codes & {"quality_missing", "quality_failed", "not_implemented"}
-    # Asked before the first scrape and after the last one that count: the check is in neither account of tokens.
+    # Asked before the first scrape and after the last one that count: the check is in neither
+    # account of tokens.
     assert summary["quality"]["change"]["texts_equal"] == summary["quality"]["texts"] == 6
     output = summary["reconciliation"]["output_tokens"]
     assert output["client"] == output["server"]
 
 
-def test_a_failed_threshold_exits_99_and_an_absent_metric_never_passes(harness, paced, write_profile):
+def test_a_failed_threshold_exits_99_and_an_absent_metric_never_passes(
+    harness, paced, write_profile
+):
     failing = write_profile(paced.url, extra='thresholds: ["ttft_s.p50 < 1ms"]\n')
     done = harness("run", failing)
     assert done.returncode == 99, done.stderr
@@ -193,7 +243,9 @@ def test_check_sends_one_real_request_to_a_server_that_is_up(harness, paced, wri
 
 
 def test_check_finds_a_server_that_is_not_there(harness, write_profile):
-    done = harness("check", write_profile("http://127.0.0.1:9"), "--set", "server.ready_timeout_s=1s")
+    done = harness(
+        "check", write_profile("http://127.0.0.1:9"), "--set", "server.ready_timeout_s=1s"
+    )
     assert done.returncode == 3
     assert "PROBLEM" in done.stdout
 
@@ -207,6 +259,13 @@ def test_check_system_describes_the_machine(harness):
 
 def test_help_is_quick_to_import():
     """No room is imported for --help: not pandas, torch, locust, pyarrow or pydantic."""
-    done = subprocess.run([sys.executable, "-X", "importtime", "-m", "harness", "--help"], capture_output=True, text=True, check=True)
-    heavy = re.findall(r"\|\s+(pandas|torch|locust|gevent|pyarrow|pydantic|numpy)$", done.stderr, re.MULTILINE)
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "harness", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    heavy = re.findall(
+        r"\|\s+(pandas|torch|locust|gevent|pyarrow|pydantic|numpy)$", done.stderr, re.MULTILINE
+    )
     assert heavy == []

@@ -1,4 +1,6 @@
-"""The modelled step by AIConfigurator, against what version 0.12.0 printed (recorded beside), and live where it is installed."""
+"""The modelled step by AIConfigurator, against what version 0.12.0 printed (recorded beside), and
+live where it is installed.
+"""
 
 import json
 import os
@@ -16,7 +18,14 @@ from harness.cli import app
 from harness.core.errors import InvalidRunError, NotComparableError, PreflightError
 from harness.core.records import Status
 from harness.fleet.estimate import aiconfigurator
-from harness.fleet.estimate.aiconfigurator import COMMAND_VARIABLE, find_command, parse_answer, parse_fault, question_of, ratio_between
+from harness.fleet.estimate.aiconfigurator import (
+    COMMAND_VARIABLE,
+    find_command,
+    parse_answer,
+    parse_fault,
+    question_of,
+    ratio_between,
+)
 
 RECORDED = Path(__file__).parent / "aiconfigurator"
 LLAMA = "meta-llama/Meta-Llama-3.1-70B"
@@ -41,7 +50,9 @@ if not name.endswith("_sxm"):
 def recorded(tmp_path, monkeypatch):
     """A command that prints the recordings; gives the file of what it was asked."""
     asked, command = tmp_path / "asked", tmp_path / "aiconfigurator"
-    command.write_text(REPLAY.format(python=sys.executable, recorded=str(RECORDED), asked=str(asked), model=LLAMA))
+    command.write_text(
+        REPLAY.format(python=sys.executable, recorded=str(RECORDED), asked=str(asked), model=LLAMA)
+    )
     command.chmod(command.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setenv(COMMAND_VARIABLE, str(command))
     aiconfigurator._ask.cache_clear()
@@ -52,28 +63,45 @@ def recorded(tmp_path, monkeypatch):
 def b200(tmp_path):
     """A site file of B200s."""
     path = tmp_path / "b200.yaml"
-    path.write_text("ours:\n  gpu: {value: B200, source: us, date: 2026-01}\n  gpus: {value: 800, source: us, date: 2026-01}\n")
+    path.write_text(
+        "ours:\n  gpu: {value: B200, source: us, date: 2026-01}\n  gpus: {value: 800, source: us,"
+        " date: 2026-01}\n"
+    )
     return path
 
 
 def fleet(run, site, *options, out):
-    return CliRunner().invoke(app, ["fleet", str(run), "--site", str(site), "--years", "0", "--out", str(out), *options])
+    return CliRunner().invoke(
+        app, ["fleet", str(run), "--site", str(site), "--years", "0", "--out", str(out), *options]
+    )
 
 
 # --- what it is asked, and what is taken from its answer ---
 
 
-def test_it_is_asked_for_the_runs_work_on_both_types_and_the_ratio_is_labelled_with_tool_and_version(make_run, recorded, b200, tmp_path):
+def test_it_is_asked_for_the_runs_work_on_both_types_and_the_ratio_is_labelled_with_tool_and_version(
+    make_run, recorded, b200, tmp_path
+):
     run = make_run(model=LLAMA, in_flight=64.2)
     done = fleet(run, b200, "--modelled", "aiconfigurator", "--json", out=tmp_path / "o")
     assert done.exit_code == 0, done.output
     [case] = json.loads(done.stdout)["cases"]
-    [step] = [step for step in case["estimate"]["waterfall"] if step["label"].startswith("modelled")]
+    [step] = [
+        step for step in case["estimate"]["waterfall"] if step["label"].startswith("modelled")
+    ]
     assert step["basis"] == "modelled"
     assert step["factor"] == pytest.approx(ON_B200 / ON_H100)
-    assert step["source"].startswith("aiconfigurator 0.12.0, meta-llama/Meta-Llama-3.1-70B, bfloat16, 3,000 input and 200 output tokens")
-    assert "the run measured 1,000 (the model is -85% from it)" in step["source"]  # so that its error on the measured type is in sight
-    assert any(flag.startswith("Modelled, not measured") and "aiconfigurator 0.12.0" in flag for flag in case["estimate"]["flags"])
+    assert step["source"].startswith(
+        "aiconfigurator 0.12.0, meta-llama/Meta-Llama-3.1-70B, bfloat16, 3,000 input and 200 output"
+        " tokens"
+    )
+    assert (
+        "the run measured 1,000 (the model is -85% from it)" in step["source"]
+    )  # so that its error on the measured type is in sight
+    assert any(
+        flag.startswith("Modelled, not measured") and "aiconfigurator 0.12.0" in flag
+        for flag in case["estimate"]["flags"]
+    )
     asked = recorded.read_text().splitlines()
     work = "--batch-size 64 --isl 3000 --osl 200 --prefix 0 --tp-size 8 --moe-tp-size 8"
     assert [re.search(r"--system (\S+)", line)[1] for line in asked] == ["h100_sxm", "b200_sxm"]
@@ -102,10 +130,16 @@ def test_the_question_follows_the_run(make_run, change, said):
 @pytest.mark.parametrize(("name", "value"), [("h100_sxm", ON_H100), ("b200_sxm", ON_B200)])
 def test_the_box_that_it_prints_is_read(name, value):
     answer = parse_answer((RECORDED / f"{name}.out").read_text(), "")
-    assert (answer.tok_s_per_gpu, answer.backend, answer.version) == (value, "vllm (0.24.0)", "0.12.0")
+    assert (answer.tok_s_per_gpu, answer.backend, answer.version) == (
+        value,
+        "vllm (0.24.0)",
+        "0.12.0",
+    )
 
 
-@pytest.mark.parametrize("out", ["", "  tokens/s/gpu:     nan\n", "  tokens/s/gpu:     0.00\n", "  tokens/s/gpu:\n"])
+@pytest.mark.parametrize(
+    "out", ["", "  tokens/s/gpu:     nan\n", "  tokens/s/gpu:     0.00\n", "  tokens/s/gpu:\n"]
+)
 def test_no_throughput_is_no_answer(out):
     assert parse_answer(out, "") is None
 
@@ -120,14 +154,29 @@ def test_where_it_is_not_installed_the_error_says_how_to(make_run, b200, tmp_pat
         find_command()
     assert "not installed" in error.value.cause
     assert "pip install aiconfigurator==0.12.0" in error.value.next_step
-    assert fleet(make_run(in_flight=64), b200, "--modelled", "aiconfigurator", out=tmp_path / "o").exit_code == PreflightError.exit_code
+    assert (
+        fleet(
+            make_run(in_flight=64), b200, "--modelled", "aiconfigurator", out=tmp_path / "o"
+        ).exit_code
+        == PreflightError.exit_code
+    )
 
 
 @pytest.mark.parametrize(
     ("change", "types", "what", "cause"),
     [
-        ({}, ("H100", "B200"), "no answer for org/some-model", "is not a valid HuggingFace model path"),
-        ({"model": LLAMA, "replicas": 8}, ("H100", "B200"), "no answer", "does not fit in GPU memory"),
+        (
+            {},
+            ("H100", "B200"),
+            "no answer for org/some-model",
+            "is not a valid HuggingFace model path",
+        ),
+        (
+            {"model": LLAMA, "replicas": 8},
+            ("H100", "B200"),
+            "no answer",
+            "does not fit in GPU memory",
+        ),
         ({}, ("H100", "MI300X"), "no system for MI300X", "H100"),
         ({"engine": "torch"}, ("H100", "B200"), "does not model the run's engine, torch", "vllm"),
         ({"dtype": "float32"}, ("H100", "B200"), "weights of float32", "bfloat16"),
@@ -135,7 +184,9 @@ def test_where_it_is_not_installed_the_error_says_how_to(make_run, b200, tmp_pat
         ({"replicas": 3}, ("H100", "B200"), "how many GPUs a replica has", None),
     ],
 )
-def test_what_it_does_not_know_is_refused_with_its_own_words(make_run, recorded, change, types, what, cause):
+def test_what_it_does_not_know_is_refused_with_its_own_words(
+    make_run, recorded, change, types, what, cause
+):
     run = load_result(make_run(**{"in_flight": 64, **change}))
     with pytest.raises(NotComparableError, match=what) as error:
         ratio_between(run, *types)
@@ -166,7 +217,10 @@ def test_a_log_without_an_error_gives_its_last_line():
 
 
 @pytest.mark.live
-@pytest.mark.skipif(not shutil.which(os.environ.get(COMMAND_VARIABLE, "aiconfigurator")), reason="aiconfigurator is not installed here")
+@pytest.mark.skipif(
+    not shutil.which(os.environ.get(COMMAND_VARIABLE, "aiconfigurator")),
+    reason="aiconfigurator is not installed here",
+)
 def test_the_real_command_gives_what_was_recorded(make_run):
     ratio = ratio_between(load_result(make_run(model=LLAMA, in_flight=64)), "H100", "B200")
     assert 1 < ratio.value < 4

@@ -1,4 +1,6 @@
-"""Published results from their published inputs. This tests the arithmetic, no more: it validates no estimate."""
+"""Published results from their published inputs. This tests the arithmetic, no more: it validates
+no estimate.
+"""
 
 import pytest
 
@@ -40,7 +42,9 @@ def test_two_hundred_thousand_h100_need_more_than_three_hundred_megawatts():
     ],
 )
 def test_tokens_per_second_per_megawatt_as_inferencex_counts_them(gpu, tok_s_per_gpu, per_mw):
-    assert a.tok_s_per_mw(tok_s_per_gpu, gpus()[gpu].all_in_kw.value) == pytest.approx(per_mw, rel=WITHIN)
+    assert a.tok_s_per_mw(tok_s_per_gpu, gpus()[gpu].all_in_kw.value) == pytest.approx(
+        per_mw, rel=WITHIN
+    )
 
 
 def test_joules_per_token_and_tokens_per_megawatt_are_one_figure():
@@ -51,7 +55,9 @@ def test_joules_per_token_and_tokens_per_megawatt_are_one_figure():
 def test_dollars_per_million_tokens():
     # $1.30 a GPU-hour at 1,000 tok/s is 3.6 Mtok an hour.
     assert a.usd_per_mtok(1.30, 1000) == pytest.approx(1.30 / 3.6)
-    assert a.usd_per_mtok(gpus()["H100"].usd_per_gpu_h["rental_3_years"].value, 2209) == pytest.approx(0.1635, rel=WITHIN)
+    assert a.usd_per_mtok(
+        gpus()["H100"].usd_per_gpu_h["rental_3_years"].value, 2209
+    ) == pytest.approx(0.1635, rel=WITHIN)
 
 
 def test_critical_it_power_of_an_h100():
@@ -60,7 +66,8 @@ def test_critical_it_power_of_an_h100():
 
 
 def test_deepseeks_day_per_gpu():
-    # DeepSeek's overview of its inference system, 2025-03-01: 168 B output tokens in 24 h, 226.75 nodes of 8 H800 on average, 278 at peak.
+    # DeepSeek's overview of its inference system, 2025-03-01: 168 B output tokens in 24 h, 226.75
+    # nodes of 8 H800 on average, 278 at peak.
     per_gpu = a.tok_s_per_gpu_of_day(168e9, 226.75 * 8)
     assert per_gpu == pytest.approx(1072, rel=WITHIN)
     headline = 14_800  # tok/s a node, of decoding nodes alone
@@ -71,10 +78,13 @@ def test_deepseeks_day_per_gpu():
 
 
 def test_geminis_ladder_from_the_accelerator_to_the_facility():
-    # Google, arXiv 2508.15734: the median prompt takes 0.24 Wh: 58 % active accelerators, 25 % host, 10 % idle spares, 8 % overhead
-    # (PUE 1.09). The printed shares add up to 101 %. The method of active accelerators alone, at their best, gives 0.10 Wh.
+    # Google, arXiv 2508.15734: the median prompt takes 0.24 Wh: 58 % active accelerators, 25 %
+    # host, 10 % idle spares, 8 % overhead (PUE 1.09). The printed shares add up to 101 %. The
+    # method of active accelerators alone, at their best, gives 0.10 Wh.
     whole, printed = 0.24, 1.01
-    ladder = a.boundary_ladder(0.58 * whole / printed, host=0.25 * whole / printed, idle=0.10 * whole / printed, pue=1.09)
+    ladder = a.boundary_ladder(
+        0.58 * whole / printed, host=0.25 * whole / printed, idle=0.10 * whole / printed, pue=1.09
+    )
     assert ladder["facility"] == pytest.approx(whole, rel=WITHIN)
     assert ladder["facility"] / ladder["accelerator"] == pytest.approx(1.75, rel=WITHIN)
     assert whole / 0.10 == pytest.approx(2.4, rel=WITHIN)

@@ -17,7 +17,7 @@ from harness.fleet.site.catalog import (
     overridden,
     priors,
     sanity,
-)  # fmt: skip
+)
 
 GOOD = """
 ours:
@@ -46,7 +46,13 @@ def test_every_shipped_number_has_a_source_and_a_date():
 
 def test_every_constant_of_power_says_what_it_includes():
     for spec in gpus().values():
-        for constant in (spec.board_power_w, spec.board_idle_w, spec.host_rated_w, spec.all_in_kw, spec.all_in_it_kw):
+        for constant in (
+            spec.board_power_w,
+            spec.board_idle_w,
+            spec.host_rated_w,
+            spec.all_in_kw,
+            spec.all_in_it_kw,
+        ):
             assert constant is None or set(constant.includes) <= set(PARTS)
             assert constant is None or constant.includes
 
@@ -102,7 +108,12 @@ def test_a_site_file_of_ones_own(tmp_path):
     path = tmp_path / "site.yaml"
     path.write_text(GOOD)
     site = load_site(path)
-    assert (site.name, site.gpus.value, site.power_mw.value, site.pue) == ("ours", 1000.0, 2.0, None)
+    assert (site.name, site.gpus.value, site.power_mw.value, site.pue) == (
+        "ours",
+        1000.0,
+        2.0,
+        None,
+    )
 
 
 @pytest.mark.parametrize(
@@ -113,18 +124,36 @@ def test_a_site_file_of_ones_own(tmp_path):
         (("value: 2,", "value: true,"), "ours.power_mw.value must be a number"),
         (("value: 1000,", "value: 0,"), "ours.gpus.value must be at least 1"),
         (("value: H100", "value: H1000"), "ours.gpu must be"),
-        (("power_mw: {value: 2, source: us, date: 2026-01}", "power_mw: 2"), "a number without its source is not taken"),
+        (
+            ("power_mw: {value: 2, source: us, date: 2026-01}", "power_mw: 2"),
+            "a number without its source is not taken",
+        ),
         (("source: us, date: 2026-01-05", "date: 2026-01-05"), "ours.gpus.source must be text"),
         (("date: 2026-01-05", "date: 2026-13"), "ours.gpus.date must be a date"),
         (("power_mw", "power_kw"), "ours.power_kw is no key here"),
         (("power_mw", "power"), "ours.power is no key here; name its unit: power_mw"),
         (
-            ("  gpu: {value: H100", "  mix: {H100: {value: 0.5, source: us, date: 2026-01}}\n  gpu: {value: H100"),
+            (
+                "  gpu: {value: H100",
+                "  mix: {H100: {value: 0.5, source: us, date: 2026-01}}\n  gpu: {value: H100",
+            ),
             "ours.mix stands beside gpu",
         ),
-        (("  gpu: {value: H100, source: us, date: 2026-01}", "  mix: {H100: {value: 0.5, source: us, date: 2026-01}}"), "add up to 1"),
-        (("  power_mw", "  notice_days: {value: -1, source: us, date: 2026-01}\n  power_mw"), "ours.notice_days.value must be at least 0"),
-        (("  power_mw", "  pue: {value: 0.9, source: us, date: 2026-01}\n  power_mw"), "ours.pue.value must be at least 1"),
+        (
+            (
+                "  gpu: {value: H100, source: us, date: 2026-01}",
+                "  mix: {H100: {value: 0.5, source: us, date: 2026-01}}",
+            ),
+            "add up to 1",
+        ),
+        (
+            ("  power_mw", "  notice_days: {value: -1, source: us, date: 2026-01}\n  power_mw"),
+            "ours.notice_days.value must be at least 0",
+        ),
+        (
+            ("  power_mw", "  pue: {value: 0.9, source: us, date: 2026-01}\n  power_mw"),
+            "ours.pue.value must be at least 1",
+        ),
         (("gpus: {value: 1000, source: us, date: 2026-01-05}", "title: x"), "ours.gpus is needed"),
         (("value: 1000,", "value: 10.5,"), "ours.gpus.value must be a whole number"),
         (("value: 1000,", "value: 1.0e+9,"), "ours.gpus.value must be at most 100,000,000"),
@@ -166,7 +195,11 @@ def test_what_is_no_site_file_is_refused(tmp_path, text):
     [
         (b"ours:\n\tgpus: {value: 1}\n", "in line 2, column 1", "spaces, not with tabs"),
         (GOOD.encode() + GOOD.encode(), "duplicate key", "mend that line"),
-        (b"ours: !!python/object/apply:os.system ['id']\n", "could not determine a constructor", "mend that line"),
+        (
+            b"ours: !!python/object/apply:os.system ['id']\n",
+            "could not determine a constructor",
+            "mend that line",
+        ),
         (b"\xff\xfe", "codec can't decode", "in UTF-8"),
     ],
 )
@@ -191,8 +224,9 @@ def test_an_unknown_site_names_those_there_are(tmp_path):
 def test_a_mix_of_types_and_a_price_by_the_hour(tmp_path):
     path = tmp_path / "site.yaml"
     path.write_text(
-        "mixed:\n  gpus: {value: 1000, source: us, date: 2026-01}\n  usd_per_gpu_h: {value: 2, source: us, date: 2026-01}\n"
-        "  mix: {H100: {value: 0.75, source: us, date: 2026-01}, H200: {value: 0.25, source: us, date: 2026-01}}\n"
+        "mixed:\n  gpus: {value: 1000, source: us, date: 2026-01}\n  usd_per_gpu_h: {value: 2,"
+        " source: us, date: 2026-01}\n  mix: {H100: {value: 0.75, source: us, date: 2026-01}, H200:"
+        " {value: 0.25, source: us, date: 2026-01}}\n"
     )
     site = load_site(path)
     assert site.types == ("H100", "H200")
@@ -203,13 +237,18 @@ def test_a_mix_of_types_and_a_price_by_the_hour(tmp_path):
 def test_assumptions_replace_priors_by_value_or_range():
     found = overridden(["pue=1.2", "load_factor=0.6:0.8"])
     assert (found["pue"].kind, found["pue"].value) == ("fixed", 1.2)
-    assert (found["load_factor"].kind, found["load_factor"].low, found["load_factor"].value) == ("uniform", 0.6, pytest.approx(0.7))
+    assert (found["load_factor"].kind, found["load_factor"].low, found["load_factor"].value) == (
+        "uniform",
+        0.6,
+        pytest.approx(0.7),
+    )
     assert found["availability"] is priors()["availability"]
 
 
 NO_ASSUMPTIONS = (
-    "pue=0.9 pue=1.4:1.1 nothing=1 pue pue=x pue=-1 load_factor=1e pue=inf pue=nan pue=1.1:1e400 load_factor=0 load_factor=1.1 "
-    "availability=0 availability=2 reserved_spares=1 multi_replica_efficiency=0 slo_headroom=0 idle_power_share=2 price_spread=0"
+    "pue=0.9 pue=1.4:1.1 nothing=1 pue pue=x pue=-1 load_factor=1e pue=inf pue=nan pue=1.1:1e400"
+    " load_factor=0 load_factor=1.1 availability=0 availability=2 reserved_spares=1"
+    " multi_replica_efficiency=0 slo_headroom=0 idle_power_share=2 price_spread=0"
 )
 
 
@@ -220,8 +259,13 @@ def test_an_assumption_that_makes_no_sense_is_refused(text):
 
 
 def test_what_a_factor_may_be_is_taken_to_its_ends():
-    found = overridden(["co2_kg_per_kwh=0", "reserved_spares=0", "availability=1", "pue=1", "network_storage=0:3"])
-    assert [found[key].value for key in ("co2_kg_per_kwh", "reserved_spares", "availability", "pue", "network_storage")] == [
+    found = overridden(
+        ["co2_kg_per_kwh=0", "reserved_spares=0", "availability=1", "pue=1", "network_storage=0:3"]
+    )
+    assert [
+        found[key].value
+        for key in ("co2_kg_per_kwh", "reserved_spares", "availability", "pue", "network_storage")
+    ] == [
         0,
         0,
         1,

@@ -37,7 +37,9 @@ def test_tokens_are_the_product_of_the_printed_factors(make_run):
     peak = 1000.0 * p["multi_replica_efficiency"].value * p["slo_headroom"].value * 1000 * serving
     assert found.figure("output_tok_s_peak").value == pytest.approx(peak)
     assert found.figure("output_tok_s").value == pytest.approx(peak * p["load_factor"].value)
-    assert found.figure("output_tok_per_day").value == pytest.approx(peak * p["load_factor"].value * 86400)
+    assert found.figure("output_tok_per_day").value == pytest.approx(
+        peak * p["load_factor"].value * 86400
+    )
 
 
 def test_the_waterfall_leads_from_the_measured_number_to_the_answers(make_run):
@@ -46,7 +48,9 @@ def test_the_waterfall_leads_from_the_measured_number_to_the_answers(make_run):
         steps = [step for step in found.waterfall if step.part == part]
         value = 0.0
         for step in steps:
-            value = {"=": step.factor, "x": value * step.factor, "+": value + step.factor}[step.operation]
+            value = {"=": step.factor, "x": value * step.factor, "+": value + step.factor}[
+                step.operation
+            ]
             value = value / 1e6 if step.unit == "MW at peak" else value
             assert step.result == pytest.approx(value)
             assert step.source
@@ -61,11 +65,16 @@ def test_power_adds_hosts_to_measured_boards_and_multiplies_the_rest(make_run):
     each_w = facility_w_per_gpu(600.0, host, priors()["network_storage"].value, 1.2)
     assert found.figure("power_peak_mw").value == pytest.approx(each_w * 1000 / 1e6)
     assert found.figure("power_peak_mw").boundary == "facility"
-    day = priors()["idle_power_share"].value + (1 - priors()["idle_power_share"].value) * priors()["load_factor"].value
+    day = (
+        priors()["idle_power_share"].value
+        + (1 - priors()["idle_power_share"].value) * priors()["load_factor"].value
+    )
     assert found.figure("power_mean_mw").value == pytest.approx(each_w * 1000 / 1e6 * day)
     per_day = found.figure("power_mean_mw").value * 24 * priors()["co2_kg_per_kwh"].value
     assert found.figure("co2_t_per_day").value == pytest.approx(per_day)
-    assert found.figure("co2_kg_per_mtok").value == pytest.approx(per_day * 1000 / (found.figure("output_tok_per_day").value / 1e6))
+    assert found.figure("co2_kg_per_mtok").value == pytest.approx(
+        per_day * 1000 / (found.figure("output_tok_per_day").value / 1e6)
+    )
 
 
 def test_measured_node_power_replaces_the_guess_about_hosts(make_run):
@@ -84,7 +93,9 @@ def test_tokens_per_megawatt_joules_per_token_and_dollars_follow_from_the_same_n
     assert found.figure("j_per_output_tok_mean").value == pytest.approx(of_day)
     hourly = 6e6 / 730.5
     assert found.figure("usd_per_gpu_h").value == pytest.approx(hourly / 1000)
-    assert found.figure("usd_per_mtok").value == pytest.approx(hourly / (found.figure("output_tok_s").value * 3600 / 1e6))
+    assert found.figure("usd_per_mtok").value == pytest.approx(
+        hourly / (found.figure("output_tok_s").value * 3600 / 1e6)
+    )
 
 
 def test_ranges_hold_the_central_value_and_come_from_the_seed_alone(make_run):
@@ -99,28 +110,48 @@ def test_ranges_hold_the_central_value_and_come_from_the_seed_alone(make_run):
 
 
 def test_a_run_without_an_interval_says_that_its_own_uncertainty_is_missing(make_run):
-    with_it, without = (estimate(make_run(interval=interval), site()) for interval in ((500.0, 1500.0), None))
+    with_it, without = (
+        estimate(make_run(interval=interval), site()) for interval in ((500.0, 1500.0), None)
+    )
     width = {
-        name: e.figure("output_tok_s_peak").p95 - e.figure("output_tok_s_peak").p5 for name, e in (("with", with_it), ("without", without))
+        name: e.figure("output_tok_s_peak").p95 - e.figure("output_tok_s_peak").p5
+        for name, e in (("with", with_it), ("without", without))
     }
     assert width["with"] > 2 * width["without"]
     assert any("no interval of its own" in text for text in without.assumptions())
 
 
 def test_tokens_that_missed_an_slo_do_not_count(make_run):
-    full, partial = estimate(make_run(good_share=1.0), site()), estimate(make_run(good_share=0.75), site())
-    assert partial.figure("output_tok_s").value == pytest.approx(0.75 * full.figure("output_tok_s").value)
+    full, partial = (
+        estimate(make_run(good_share=1.0), site()),
+        estimate(make_run(good_share=0.75), site()),
+    )
+    assert partial.figure("output_tok_s").value == pytest.approx(
+        0.75 * full.figure("output_tok_s").value
+    )
 
 
 def test_p5_and_p95_are_those_of_the_runs_own_normal_error(make_run):
-    # A 95 % interval of +-19.6 is a deviation of 10: P5 and P95 lie 16.45 from the value, where nothing else varies.
-    known = Options(assume=("multi_replica_efficiency=1", "slo_headroom=1", "availability=1", "reserved_spares=0"))
-    found = estimate(make_run(interval=(980.4, 1019.6)), site(count=1), options=known).figure("output_tok_s_peak")
+    # A 95 % interval of +-19.6 is a deviation of 10: P5 and P95 lie 16.45 from the value, where
+    # nothing else varies.
+    known = Options(
+        assume=(
+            "multi_replica_efficiency=1",
+            "slo_headroom=1",
+            "availability=1",
+            "reserved_spares=0",
+        )
+    )
+    found = estimate(make_run(interval=(980.4, 1019.6)), site(count=1), options=known).figure(
+        "output_tok_s_peak"
+    )
     assert (found.p5, found.p50, found.p95) == pytest.approx((983.55, 1000.0, 1016.45), abs=0.5)
 
 
 def test_factors_are_drawn_independently_and_have_their_p5_below_their_p95(make_run):
-    spread = [factor for factor in estimate(make_run(), "colossus-1").factors.values() if factor.spread]
+    spread = [
+        factor for factor in estimate(make_run(), "colossus-1").factors.values() if factor.spread
+    ]
     assert len(spread) >= 12
     assert all(factor.ends()[0] < np.median(factor.draws) < factor.ends()[1] for factor in spread)
     correlation = np.corrcoef([factor.draws for factor in spread]) - np.eye(len(spread))
@@ -128,10 +159,12 @@ def test_factors_are_drawn_independently_and_have_their_p5_below_their_p95(make_
 
 
 def test_tokens_of_the_windows_edges_are_no_missed_slo(make_run):
-    # 8,000 tok/s arrived in the window; requests intended in it had 7,600 (38 a second of 200), all of them good.
+    # 8,000 tok/s arrived in the window; requests intended in it had 7,600 (38 a second of 200), all
+    # of them good.
     run = make_run(good_share=0.95, slo_met=(1.0, 38.0))
     assert estimate(run, site()).factors["slo_share"].value == pytest.approx(1.0)
-    # Half of the requests are good and have 40 % of the tokens: 20 a second of 40, 3,200 of 8,000 tok/s.
+    # Half of the requests are good and have 40 % of the tokens: 20 a second of 40, 3,200 of 8,000
+    # tok/s.
     run = make_run(good_share=0.4, slo_met=(0.5, 20.0))
     assert estimate(run, site()).factors["slo_share"].value == pytest.approx(0.4)
 
@@ -144,15 +177,25 @@ def test_an_interval_that_does_not_hold_its_value_is_damage(make_run):
 def test_a_cap_or_a_mix_that_leaves_no_gpu_is_refused(make_run):
     with pytest.raises(ProfileError, match="power no GPU"):
         estimate(make_run(), site(power_mw=1e-6))
-    said = {name: Sourced(share, "us", "2026-01") for name, share in (("H100", 0.001), ("H200", 0.999))}
+    said = {
+        name: Sourced(share, "us", "2026-01") for name, share in (("H100", 0.001), ("H200", 0.999))
+    }
     with pytest.raises(ProfileError, match="not one H100"):
         estimate(make_run(), site(count=40, gpu=None, mix=said))
 
 
 def test_few_draws_and_a_site_that_is_yet_to_come_are_flagged(make_run):
-    assert any("ends of the ranges are chance" in flag for flag in estimate(make_run(), site(), draws=10).flags)
-    assert any("available from 2999-01 on" in flag for flag in estimate(make_run(), site(available="2999-01")).flags)
-    assert not any("available" in flag for flag in estimate(make_run(), site(available="2020-01")).flags)
+    assert any(
+        "ends of the ranges are chance" in flag
+        for flag in estimate(make_run(), site(), draws=10).flags
+    )
+    assert any(
+        "available from 2999-01 on" in flag
+        for flag in estimate(make_run(), site(available="2999-01")).flags
+    )
+    assert not any(
+        "available" in flag for flag in estimate(make_run(), site(available="2020-01")).flags
+    )
 
 
 def test_a_run_of_which_nothing_met_its_slos_is_refused(make_run):
@@ -163,7 +206,9 @@ def test_a_run_of_which_nothing_met_its_slos_is_refused(make_run):
 
 def test_a_measured_cost_of_replicas_replaces_the_guess(make_run):
     one, two = estimate(make_run(replicas=1), site()), estimate(make_run(replicas=2), site())
-    assert two.figure("output_tok_s").value == pytest.approx(one.figure("output_tok_s").value / priors()["multi_replica_efficiency"].value)
+    assert two.figure("output_tok_s").value == pytest.approx(
+        one.figure("output_tok_s").value / priors()["multi_replica_efficiency"].value
+    )
     assert any("fewer than two replicas" in flag for flag in one.flags)
     assert not any("fewer than two replicas" in flag for flag in two.flags)
 
@@ -179,13 +224,18 @@ def test_power_binds_and_fewer_gpus_run(make_run):
     assert capped.binding == "power"
     assert capped.figure("power_peak_mw").value == pytest.approx(need / 2)
     assert capped.figure("gpus_powered").value == pytest.approx(500)
-    assert capped.figure("output_tok_s").value == pytest.approx(free.figure("output_tok_s").value / 2)
+    assert capped.figure("output_tok_s").value == pytest.approx(
+        free.figure("output_tok_s").value / 2
+    )
     assert capped.figure("power_peak_mw").p95 <= need / 2 * (1 + 1e-9)
     assert any("above the site's" in flag for flag in capped.flags)
 
 
 def test_a_cap_that_does_not_bind_changes_nothing(make_run):
-    free, capped = estimate(make_run(), site(pue=1.2)), estimate(make_run(), site(pue=1.2, power_mw=100.0))
+    free, capped = (
+        estimate(make_run(), site(pue=1.2)),
+        estimate(make_run(), site(pue=1.2, power_mw=100.0)),
+    )
     assert capped.binding == "count"
     assert capped.figure("output_tok_s").value == free.figure("output_tok_s").value
 
@@ -193,7 +243,9 @@ def test_a_cap_that_does_not_bind_changes_nothing(make_run):
 # --- what is absent ---
 
 
-def test_without_power_its_figures_are_absent_with_the_reason_and_tokens_are_an_upper_bound(make_run):
+def test_without_power_its_figures_are_absent_with_the_reason_and_tokens_are_an_upper_bound(
+    make_run,
+):
     found = estimate(make_run(power={}), site(power_mw=0.5))
     for key in ("power_peak_mw", "output_tok_s_per_mw", "j_per_output_tok"):
         assert found.figure(key).value is None
@@ -222,7 +274,10 @@ def test_without_a_price_dollars_are_absent(make_run):
         ({"status": Status.INVALID}, "is invalid"),
         ({"status": Status.FUNCTIONAL, "purpose": "smoke"}, "smoke run"),
         ({"gpus": (), "power": {}}, "without a GPU"),
-        ({"gpus": (), "power": {}, "status": Status.FUNCTIONAL, "purpose": "smoke"}, "without a GPU"),
+        (
+            {"gpus": (), "power": {}, "status": Status.FUNCTIONAL, "purpose": "smoke"},
+            "without a GPU",
+        ),
         ({"tok_s_per_gpu": None}, "no output tokens per second per GPU"),
     ],
 )
@@ -250,7 +305,12 @@ def test_nothing_is_scaled_across_types_of_gpu(make_run, names, gpu):
 
 
 @pytest.mark.parametrize(
-    ("includes", "other"), [(("host", "pue"), "host_rated_w"), (("spares", "pue"), "spares .*"), (("network", "pue"), "network_storage")]
+    ("includes", "other"),
+    [
+        (("host", "pue"), "host_rated_w"),
+        (("spares", "pue"), "spares .*"),
+        (("network", "pue"), "network_storage"),
+    ],
 )
 def test_a_pue_that_covers_something_else_too_overlaps_and_is_refused(make_run, includes, other):
     ladder = Sourced(1.7, "a boundary ladder", "2025-08", includes=includes)
@@ -292,7 +352,9 @@ def test_colossus_1_is_told_with_its_contradictions(make_run):
     assert found.binding in {"power", "count"}
     loaded = json.loads(json.dumps(found.to_dict(), allow_nan=False))
     assert loaded["figures"]["output_tok_s"]["basis"] == "modelled"
-    assert {"value", "p5", "p50", "p95", "basis", "assumptions"} <= set(loaded["figures"]["output_tok_s"])
+    assert {"value", "p5", "p50", "p95", "basis", "assumptions"} <= set(
+        loaded["figures"]["output_tok_s"]
+    )
 
 
 def test_googles_lease_is_limited_by_count_since_nobody_states_its_power(make_run):
@@ -310,7 +372,9 @@ def test_draws_have_the_published_quantiles_or_range(key):
     prior = priors()[key]
     drawn = draw(prior, np.random.default_rng(3), 200_000)
     if prior.kind == "quantiles":
-        assert np.quantile(drawn, [0.05, 0.5, 0.95]) == pytest.approx([prior.low, prior.value, prior.high], rel=0.01)
+        assert np.quantile(drawn, [0.05, 0.5, 0.95]) == pytest.approx(
+            [prior.low, prior.value, prior.high], rel=0.01
+        )
         assert drawn.max() <= 1.0
     else:
         assert drawn.min() >= prior.low
@@ -319,9 +383,13 @@ def test_draws_have_the_published_quantiles_or_range(key):
         assert drawn.mean() == pytest.approx((prior.low + prior.value + prior.high) / 3, rel=0.01)
 
 
-def test_the_error_of_sensors_falls_with_the_number_of_boards_and_a_nodes_meter_has_one_too(make_run):
+def test_the_error_of_sensors_falls_with_the_number_of_boards_and_a_nodes_meter_has_one_too(
+    make_run,
+):
     def width(gpus, power):
-        figure = estimate(make_run(gpus=("NVIDIA H100 80GB HBM3",) * gpus, power=power), site(pue=1.2)).figure("power_peak_mw")
+        figure = estimate(
+            make_run(gpus=("NVIDIA H100 80GB HBM3",) * gpus, power=power), site(pue=1.2)
+        ).figure("power_peak_mw")
         return figure.p95 - figure.p5
 
     assert width(1, {"gpu_board": 600.0}) > width(8, {"gpu_board": 4800.0}) > 0

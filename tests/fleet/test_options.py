@@ -1,4 +1,6 @@
-"""What the caller may state beside run and site: further runs, demand, other work, ratios between types of GPU, the term."""
+"""What the caller may state beside run and site: further runs, demand, other work, ratios between
+types of GPU, the term.
+"""
 
 import re
 from dataclasses import replace
@@ -20,8 +22,17 @@ def said(value):
 
 
 def site(count=1000, gpu="H100", **changes):
-    changes = {key: said(value) if isinstance(value, int | float) else value for key, value in changes.items()}
-    return Site(name="ours", title="ours", gpus=said(count), gpu=Named(gpu, "us", "2026-01") if gpu else None, **changes)
+    changes = {
+        key: said(value) if isinstance(value, int | float) else value
+        for key, value in changes.items()
+    }
+    return Site(
+        name="ours",
+        title="ours",
+        gpus=said(count),
+        gpu=Named(gpu, "us", "2026-01") if gpu else None,
+        **changes,
+    )
 
 
 # --- the tornado ---
@@ -32,7 +43,13 @@ def test_the_tornado_ranks_factors_by_how_far_they_move_the_answer(make_run):
     of = [swing for swing in found.tornado if swing.figure == "output_tok_s"]
     assert [swing.width for swing in of] == sorted((swing.width for swing in of), reverse=True)
     assert of[0].factor == "load_factor"
-    assert {swing.factor for swing in of} == {"tok_s_per_gpu", "slo_headroom", "availability", "reserved_spares", "load_factor"}
+    assert {swing.factor for swing in of} == {
+        "tok_s_per_gpu",
+        "slo_headroom",
+        "availability",
+        "reserved_spares",
+        "load_factor",
+    }
     low, high = found.factors["load_factor"].ends()
     value = found.figure("output_tok_s").value
     assert (of[0].at_p5, of[0].at_p95) == pytest.approx(
@@ -46,8 +63,12 @@ def test_the_tornado_ranks_factors_by_how_far_they_move_the_answer(make_run):
 def test_three_enforced_limits_make_a_curve_and_more_gpus_at_less_power_serve_more(make_run):
     base = make_run(replicas=2)
     further = [
-        make_run(replicas=2, tok_s_per_gpu=900.0, power={"gpu_board": 400.0 * 8}, power_limit_w=450.0),
-        make_run(replicas=2, tok_s_per_gpu=700.0, power={"gpu_board": 250.0 * 8}, power_limit_w=300.0),
+        make_run(
+            replicas=2, tok_s_per_gpu=900.0, power={"gpu_board": 400.0 * 8}, power_limit_w=450.0
+        ),
+        make_run(
+            replicas=2, tok_s_per_gpu=700.0, power={"gpu_board": 250.0 * 8}, power_limit_w=300.0
+        ),
     ]
     place = site(1000, pue=1.2, power_mw=0.8)
     alone, curve = estimate(base, place), estimate(base, place, options=Options(limits=further))
@@ -55,31 +76,56 @@ def test_three_enforced_limits_make_a_curve_and_more_gpus_at_less_power_serve_mo
     assert curve.figure("output_tok_s").value > alone.figure("output_tok_s").value * 1.05
     assert curve.figure("gpus_powered").value > alone.figure("gpus_powered").value
     assert any("450 W" in text for text in curve.figure("gpus_powered").assumptions)
-    assert any(step.label.startswith("boards at") and step.basis is Basis.MEASURED for step in curve.waterfall)
+    assert any(
+        step.label.startswith("boards at") and step.basis is Basis.MEASURED
+        for step in curve.waterfall
+    )
     for part, key in (("tokens", "output_tok_s"), ("power", "power_mean_mw")):
-        assert [step for step in curve.waterfall if step.part == part][-1].result == pytest.approx(curve.figure(key).value)
+        assert [step for step in curve.waterfall if step.part == part][-1].result == pytest.approx(
+            curve.figure(key).value
+        )
 
 
 def test_a_limit_at_which_no_request_meets_its_slos_serves_nothing(make_run):
     base = make_run(replicas=2)
-    kept = make_run(replicas=2, tok_s_per_gpu=900.0, power={"gpu_board": 400.0 * 8}, power_limit_w=450.0)
-    late = make_run(replicas=2, tok_s_per_gpu=890.0, power={"gpu_board": 100.0 * 8}, power_limit_w=300.0, good_share=0.0)
+    kept = make_run(
+        replicas=2, tok_s_per_gpu=900.0, power={"gpu_board": 400.0 * 8}, power_limit_w=450.0
+    )
+    late = make_run(
+        replicas=2,
+        tok_s_per_gpu=890.0,
+        power={"gpu_board": 100.0 * 8},
+        power_limit_w=300.0,
+        good_share=0.0,
+    )
     found = estimate(base, site(1000, pue=1.2, power_mw=0.8), options=Options(limits=[kept, late]))
-    assert [step.label for step in found.waterfall if step.label.startswith("boards at")] == ["boards at 450 W"] * 2
+    assert [step.label for step in found.waterfall if step.label.startswith("boards at")] == [
+        "boards at 450 W"
+    ] * 2
 
 
 def test_two_limits_are_no_curve_and_the_site_runs_fewer_gpus(make_run):
-    base, other = make_run(replicas=2), make_run(replicas=2, tok_s_per_gpu=900.0, power={"gpu_board": 3200.0}, power_limit_w=450.0)
+    base, other = (
+        make_run(replicas=2),
+        make_run(replicas=2, tok_s_per_gpu=900.0, power={"gpu_board": 3200.0}, power_limit_w=450.0),
+    )
     place = site(1000, pue=1.2, power_mw=0.8)
     found = estimate(base, place, options=Options(limits=[other]))
     assert found.figure("output_tok_s").value == estimate(base, place).figure("output_tok_s").value
     assert any("3 enforced limits or more; there are 2" in flag for flag in found.flags)
 
 
-@pytest.mark.parametrize("change", [{"model": "org/other"}, {"dtype": "fp8"}, {"workload": {"kind": "chat"}}, {"gpus": H200}])
+@pytest.mark.parametrize(
+    "change",
+    [{"model": "org/other"}, {"dtype": "fp8"}, {"workload": {"kind": "chat"}}, {"gpus": H200}],
+)
 def test_a_further_run_of_other_work_is_refused_by_name(make_run, change):
     with pytest.raises(NotComparableError):
-        estimate(make_run(), site(1000, pue=1.2, power_mw=0.8), options=Options(loads=[make_run(**change)]))
+        estimate(
+            make_run(),
+            site(1000, pue=1.2, power_mw=0.8),
+            options=Options(loads=[make_run(**change)]),
+        )
 
 
 def test_an_invalid_further_run_is_refused(make_run):
@@ -89,13 +135,22 @@ def test_an_invalid_further_run_is_refused(make_run):
 
 def test_oversubscription_powers_more_gpus_under_the_same_cap(make_run):
     place = site(1000, pue=1.2, power_mw=0.6)
-    plain, over = (estimate(make_run(), place, options=Options(oversubscribe=share)) for share in (0.0, 0.3))
-    assert over.figure("gpus_powered").value == pytest.approx(1.3 * plain.figure("gpus_powered").value)
+    plain, over = (
+        estimate(make_run(), place, options=Options(oversubscribe=share)) for share in (0.0, 0.3)
+    )
+    assert over.figure("gpus_powered").value == pytest.approx(
+        1.3 * plain.figure("gpus_powered").value
+    )
     assert over.figure("power_peak_mw").value == pytest.approx(0.6)
     assert any("POLCA" in text for text in over.assumptions())
-    assert any("held at the cap at peak; what that slows is not modelled" in flag for flag in over.flags)
+    assert any(
+        "held at the cap at peak; what that slows is not modelled" in flag for flag in over.flags
+    )
     assert not any("held at the cap" in flag for flag in plain.flags)
-    assert any("POLCA" in flag for flag in estimate(make_run(), place, options=Options(oversubscribe=0.5)).flags)
+    assert any(
+        "POLCA" in flag
+        for flag in estimate(make_run(), place, options=Options(oversubscribe=0.5)).flags
+    )
 
 
 # --- measured in place of a guess ---
@@ -112,14 +167,17 @@ def test_runs_at_two_loads_measure_power_without_load(make_run):
 
 
 def test_a_run_of_four_replicas_measures_what_replicas_cost(make_run):
-    found = estimate(make_run(), site(), options=Options(replicas=[make_run(replicas=4, tok_s_per_gpu=880.0)]))
+    found = estimate(
+        make_run(), site(), options=Options(replicas=[make_run(replicas=4, tok_s_per_gpu=880.0)])
+    )
     factor = found.factors["multi_replica_efficiency"]
     assert (factor.basis, factor.value) == (Basis.MEASURED, pytest.approx(0.88))
     assert not any("fewer than two replicas" in flag for flag in found.flags)
 
 
 @pytest.mark.parametrize(
-    ("two", "low", "high"), [(200.0, 400.0, 400.0), (160.0, 160.0, 320.0), (100.0, 57.1, 200.0), (210.0, 420.0, 420.0)]
+    ("two", "low", "high"),
+    [(200.0, 400.0, 400.0), (160.0, 160.0, 320.0), (100.0, 57.1, 200.0), (210.0, 420.0, 420.0)],
 )
 def test_four_replicas_lie_between_a_loss_that_stays_and_one_that_grows(two, low, high):
     found = predict_replicas(100.0, two, 4)
@@ -138,14 +196,24 @@ def test_four_replicas_by_amdahls_law_are_in_the_middle():
 def test_a_demand_in_tokens_or_sessions_needs_so_many_gpus_and_megawatts(make_run):
     run = make_run(replicas=2)
     whole = estimate(run, site(1000, pue=1.2))
-    found = estimate(run, site(1000, pue=1.2), options=Options(demand_tok_s=whole.figure("output_tok_s_peak").value / 4))
+    found = estimate(
+        run,
+        site(1000, pue=1.2),
+        options=Options(demand_tok_s=whole.figure("output_tok_s_peak").value / 4),
+    )
     assert found.figure("gpus_needed").value == pytest.approx(250)
     assert found.figure("mw_needed").value == pytest.approx(whole.figure("power_peak_mw").value / 4)
     assert found.figure("demand_met_ratio").value == 1.0
     each = 8000.0 / 64
-    assert whole.figure("sessions").value == pytest.approx(whole.figure("output_tok_s_peak").value / each)
+    assert whole.figure("sessions").value == pytest.approx(
+        whole.figure("output_tok_s_peak").value / each
+    )
     assert "claude-code" in whole.figure("sessions").title
-    by_sessions = estimate(run, site(1000, pue=1.2), options=Options(demand_sessions=whole.figure("sessions").value * 2))
+    by_sessions = estimate(
+        run,
+        site(1000, pue=1.2),
+        options=Options(demand_sessions=whole.figure("sessions").value * 2),
+    )
     assert by_sessions.figure("demand_met_ratio").value == pytest.approx(0.5)
     assert "shed" in by_sessions.figure("demand_met_ratio").note
     assert whole.figure("gpus_needed").value is None
@@ -158,7 +226,10 @@ def test_sessions_are_absent_where_the_run_did_not_hold_them(make_run):
         estimate(run, site(), options=Options(demand_sessions=10))
 
 
-@pytest.mark.parametrize("change", [{"demand_tok_s": 0.0}, {"demand_tok_s": float("inf")}, {"oversubscribe": -0.1}, {"draws": 0}])
+@pytest.mark.parametrize(
+    "change",
+    [{"demand_tok_s": 0.0}, {"demand_tok_s": float("inf")}, {"oversubscribe": -0.1}, {"draws": 0}],
+)
 def test_what_makes_no_sense_is_refused(change):
     with pytest.raises(ProfileError):
         Options(**change)
@@ -170,8 +241,12 @@ def test_further_runs_are_looked_at_whether_they_are_needed_or_not(make_run, tmp
     with pytest.raises(ArtifactError):
         estimate(make_run(replicas=2), site(), options=Options(**{key: (tmp_path / "nothing",)}))
     with pytest.raises(NotComparableError, match="model is"):
-        estimate(make_run(replicas=2), site(), options=Options(**{key: (make_run(model="org/other"),)}))
-    [flag] = estimate(make_run(replicas=2), site(power_mw=90.0), options=Options(limits=(make_run(),))).flags
+        estimate(
+            make_run(replicas=2), site(), options=Options(**{key: (make_run(model="org/other"),)})
+        )
+    [flag] = estimate(
+        make_run(replicas=2), site(power_mw=90.0), options=Options(limits=(make_run(),))
+    ).flags
     assert "other power limits change nothing" in flag
 
 
@@ -180,9 +255,19 @@ def test_further_runs_are_looked_at_whether_they_are_needed_or_not(make_run, tmp
 
 def test_work_that_was_measured_passes_and_other_work_is_refused(make_run):
     run = make_run()
-    same = {"model": "org/some-model", "precision": "bfloat16", "context_tok": "3200", "workload": "claude-code"}
+    same = {
+        "model": "org/some-model",
+        "precision": "bfloat16",
+        "context_tok": "3200",
+        "workload": "claude-code",
+    }
     assert estimate(run, site(), options=Options(work=same)).work["context_tok"] == 3200.0
-    for key, value in {"model": "other", "precision": "fp8", "context_tok": "100000", "workload": "chat"}.items():
+    for key, value in {
+        "model": "other",
+        "precision": "fp8",
+        "context_tok": "100000",
+        "workload": "chat",
+    }.items():
         with pytest.raises(NotComparableError, match=key) as error:
             estimate(run, site(), options=Options(work={key: value}))
         assert error.value.exit_code == 8
@@ -192,8 +277,11 @@ def test_work_that_was_measured_passes_and_other_work_is_refused(make_run):
 
 
 def test_the_arithmetic_of_the_cache_is_printed(make_run):
-    # Llama 3.1 8B: 128 KiB a token; 104k tokens are 13.6 GB; an H100 holds about four of them beside the weights.
-    text = estimate(make_run(kv_bytes_per_tok=131072, input_tok=103800.0, parameters=8_030_000_000), site()).work["kv"]
+    # Llama 3.1 8B: 128 KiB a token; 104k tokens are 13.6 GB; an H100 holds about four of them
+    # beside the weights.
+    text = estimate(
+        make_run(kv_bytes_per_tok=131072, input_tok=103800.0, parameters=8_030_000_000), site()
+    ).work["kv"]
     assert "128 KiB" in text
     assert "13.6 GB" in text
     assert "80 GB hold 4.1 of them beside 16.1 GB of weights" in text
@@ -205,17 +293,27 @@ def test_the_arithmetic_of_the_cache_is_printed(make_run):
 
 def test_a_ratio_between_types_is_labelled_modelled(make_run):
     ratio = parse_ratio("1.4", "a vendor", "H100", "H200")
-    found = estimate(make_run(replicas=2), site(1000, "H200", pue=1.2), options=Options(modelled=ratio))
+    found = estimate(
+        make_run(replicas=2), site(1000, "H200", pue=1.2), options=Options(modelled=ratio)
+    )
     plain = estimate(make_run(replicas=2), site(1000, pue=1.2))
     assert found.gpu == "H200"
-    assert found.figure("output_tok_s").value == pytest.approx(1.4 * plain.figure("output_tok_s").value)
-    assert found.figure("power_peak_mw").value == pytest.approx(plain.figure("power_peak_mw").value)  # the same 700 W of board and host
+    assert found.figure("output_tok_s").value == pytest.approx(
+        1.4 * plain.figure("output_tok_s").value
+    )
+    assert found.figure("power_peak_mw").value == pytest.approx(
+        plain.figure("power_peak_mw").value
+    )  # the same 700 W of board and host
     assert any(flag.startswith("Modelled, not measured") for flag in found.flags)
     assert "modelled: the site's type of GPU" in [step.label for step in found.waterfall]
 
 
 def test_boards_of_another_type_draw_the_same_share_of_their_rated_power(make_run):
-    found = estimate(make_run(), site(1000, "B200", pue=1.2), options=Options(modelled=parse_ratio("2", "us", "H100", "B200")))
+    found = estimate(
+        make_run(),
+        site(1000, "B200", pue=1.2),
+        options=Options(modelled=parse_ratio("2", "us", "H100", "B200")),
+    )
     rated = gpus()["B200"].board_power_w.value
     assert rated > 900
     [step] = [step for step in found.waterfall if step.label == "measured board power"]
@@ -238,10 +336,14 @@ def test_ratios_without_ground_are_refused():
 
 
 def test_of_a_mix_only_the_measured_type_is_scaled(make_run):
-    place = site(1000, None, pue=1.2, usd_per_month=6e6, mix={"H100": said(0.75), "H200": said(0.25)})
+    place = site(
+        1000, None, pue=1.2, usd_per_month=6e6, mix={"H100": said(0.75), "H200": said(0.25)}
+    )
     found = estimate(make_run(), place)
     assert found.figure("gpus_powered").value == 750
-    capped = estimate(make_run(), replace(place, power_mw=said(0.8)))  # three quarters of the cap are theirs
+    capped = estimate(
+        make_run(), replace(place, power_mw=said(0.8))
+    )  # three quarters of the cap are theirs
     assert capped.figure("power_peak_mw").value == pytest.approx(0.6)
     assert found.figure("usd_per_gpu_h").value == pytest.approx(6e6 / 730.5 / 1000)
     assert any("Only the 750 GPUs of type H100" in flag for flag in found.flags)
@@ -272,7 +374,10 @@ def test_prices_by_tier_stand_beside_the_lease(make_run):
     assert all(figure.value < lease.value for figure in tiers)
     # On the market only GPUs that run are paid; the lease is paid for all of them.
     found = estimate(make_run(), site(1000, pue=1.2, power_mw=0.6))
-    price, powered = gpus()["H100"].usd_per_gpu_h["rental_3_years"].value, found.figure("gpus_powered").value
+    price, powered = (
+        gpus()["H100"].usd_per_gpu_h["rental_3_years"].value,
+        found.figure("gpus_powered").value,
+    )
     assert powered < 600
     assert found.figure("usd_per_mtok@rental_3_years").value == pytest.approx(
         price * powered / (found.figure("output_tok_s").value * 0.0036)
@@ -282,8 +387,14 @@ def test_prices_by_tier_stand_beside_the_lease(make_run):
 @pytest.mark.parametrize(
     ("changes", "flag"),
     [
-        ({"model": "meta/Llama-3.3-70B-Instruct", "tok_s_per_gpu": 3000.0}, "above the published 2209"),
-        ({"model": "meta/Llama-3.3-70B-Instruct", "j_per_output_tok": 0.05}, "below a third of 700 W / 2209"),
+        (
+            {"model": "meta/Llama-3.3-70B-Instruct", "tok_s_per_gpu": 3000.0},
+            "above the published 2209",
+        ),
+        (
+            {"model": "meta/Llama-3.3-70B-Instruct", "j_per_output_tok": 0.05},
+            "below a third of 700 W / 2209",
+        ),
         ({"power": {"gpu_board": 8 * 40.0}}, "below that of 8 idle boards"),
     ],
 )

@@ -55,11 +55,17 @@ def written(tmp_path_factory, run_maker):
 @pytest.mark.browser
 def test_the_page_stands_alone_in_every_theme_and_width(written, page):
     html = written[1][0]
-    for theme, width, mobile in (("light", 1100, False), ("dark", 1100, False), ("light", 390, True)):
+    for theme, width, mobile in (
+        ("light", 1100, False),
+        ("dark", 1100, False),
+        ("light", 390, True),
+    ):
         page.open(html, theme=theme, width=width, mobile=mobile)
         assert page.complaints == []
         assert page.requested == [html.as_uri()]
-        assert page.js("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+        assert page.js(
+            "document.documentElement.scrollWidth <= document.documentElement.clientWidth"
+        )
     # One screen: what it delivers, draws and costs and how sure, before anything else.
     page.open(html, width=1100)
     assert page.js("document.querySelectorAll('.tile').length") == 9
@@ -73,9 +79,18 @@ def test_the_page_stands_alone_in_every_theme_and_width(written, page):
 def test_the_page_says_what_it_stands_on(written):
     answer, (page_path, _, _) = written
     html = text_of(page_path.read_text())
-    for words in ("modelled from a valid run", "P5 to P95", "What moves the tokens most",
-                  "How sure: nine in ten draws", "Where the watts go", "arXiv 2407.21783", "ServeGen",
-                  "What ready capacity is worth", "nothing here was validated", "claude-code"):  # fmt: skip
+    for words in (
+        "modelled from a valid run",
+        "P5 to P95",
+        "What moves the tokens most",
+        "How sure: nine in ten draws",
+        "Where the watts go",
+        "arXiv 2407.21783",
+        "ServeGen",
+        "What ready capacity is worth",
+        "nothing here was validated",
+        "claude-code",
+    ):
         assert words in html, words
     for factor in answer.cases[0].estimate.factors.values():
         assert factor.title.split("'")[0] in html
@@ -85,21 +100,30 @@ def test_the_first_screens_numbers_are_the_estimates(written):
     e, f = written[0].cases[0].estimate, written[0].cases[0].forecast
     shown, tokens = fleet_view(written[0].cases), e.figure("output_tok_per_day")
     tile = shown.tiles[0]
-    assert (tile.high / tile.low, tile.at / tile.low) == pytest.approx((tokens.p95 / tokens.p5, tokens.value / tokens.p5))
+    assert (tile.high / tile.low, tile.at / tile.low) == pytest.approx(
+        (tokens.p95 / tokens.p5, tokens.value / tokens.p5)
+    )
     below, above = 100 * (1 - tokens.p5 / tokens.value), 100 * (tokens.p95 / tokens.value - 1)
     assert f"between {below:.0f} % below and {above:.0f} % above" in text_of(shown.sure[0])
     row = next(row for row in shown.figures.rows if row[0] == "Output tokens per day")
     numbers = [float(cell.split()[0]) * 1e9 for cell in row[1:5]]
     assert numbers == pytest.approx([tokens.value, tokens.p5, tokens.p50, tokens.p95], rel=1e-3)
     mean = f.totals["power_mean_mw"].p50
-    assert f"Power: {mean:.2f} MW on average here, {e.figure('power_mean_mw').value:.2f} MW in the estimate" in shown.time_lead
+    assert (
+        f"Power: {mean:.2f} MW on average here, {e.figure('power_mean_mw').value:.2f} MW in the"
+        " estimate" in shown.time_lead
+    )
 
 
 def test_the_scenarios_numbers_stand_in_their_columns(written):
     found = {item.key: item for item in written[0].cases[0].forecast.scenarios}
     rows = {row[0]: row for row in fleet_view(written[0].cases).scenarios.rows}
     reclaim = rows[found["reclaim"].title]
-    for column, figure in ((3, found["reclaim"].cost_usd), (4, found["reclaim"].usd_per_mtok), (5, found["reclaim"].elsewhere_usd)):
+    for column, figure in (
+        (3, found["reclaim"].cost_usd),
+        (4, found["reclaim"].usd_per_mtok),
+        (5, found["reclaim"].elsewhere_usd),
+    ):
         assert reclaim[column].startswith(f"{scaled(figure.p50, like=figure.p95)} (")
     base = found["reclaim"].base_served_ratio.p50
     assert float(rows["As it stands"][1].split()[0]) == pytest.approx(100 * base, abs=0.06)
@@ -110,16 +134,32 @@ def test_the_charts_numbers_are_the_estimates(written, monkeypatch):
     e, f = written[0].cases[0].estimate, written[0].cases[0].forecast
     monkeypatch.setattr("harness.report.fleet.charts.draw", lambda spec: spec)
     charts = fleet_view(written[0].cases).charts
-    assert charts["waterfall-tokens"].table.rows[-1][2] == f"{scaled(e.figure('output_tok_s').value)} tok/s"
+    assert (
+        charts["waterfall-tokens"].table.rows[-1][2]
+        == f"{scaled(e.figure('output_tok_s').value)} tok/s"
+    )
     # More load lowers the cost: the end of its P95 is the lower one.
-    load = next(swing for swing in e.tornado if (swing.figure, swing.factor) == ("usd_per_mtok", "load_factor"))
-    drawn = [row for row in charts["tornado-usd-per-mtok"].wide()["data"]["values"] if row["label"] == load.title]
-    assert {row["end"]: min(row["a"], row["b"]) == load.at_p95 for row in drawn} == {"high": True, "low": False}
+    load = next(
+        swing
+        for swing in e.tornado
+        if (swing.figure, swing.factor) == ("usd_per_mtok", "load_factor")
+    )
+    drawn = [
+        row
+        for row in charts["tornado-usd-per-mtok"].wide()["data"]["values"]
+        if row["label"] == load.title
+    ]
+    assert {row["end"]: min(row["a"], row["b"]) == load.at_p95 for row in drawn} == {
+        "high": True,
+        "low": False,
+    }
     row = next(row for row in charts["tornado-usd-per-mtok"].table.rows if row[0] == load.title)
     change = 100 * (load.at_p5 / e.central["usd_per_mtok"] - 1)
     assert text_of(row[3]).endswith(f"to +{change:.0f} %")
     assert charts["worst-week"].table.rows[0][1] == scaled(100 * (1 - f.worst["slo_ratio"][0]))
-    assert charts["day-tokens"].table.rows[12][3] == scaled(f.day["serving_nodes"][12] * f.node_tok_s)
+    assert charts["day-tokens"].table.rows[12][3] == scaled(
+        f.day["serving_nodes"][12] * f.node_tok_s
+    )
 
 
 def test_without_power_the_page_says_so(make_run, site):
@@ -133,21 +173,34 @@ def test_markdown_and_json_hold_the_same(written):
     _, (_, markdown, data) = written
     text = text_of(markdown.read_text())
     assert text.count("<picture>") == 9
-    assert all((markdown.parent / "fleet-charts" / f"waterfall-tokens-{theme}.svg").is_file() for theme in ("light", "dark"))
+    assert all(
+        (markdown.parent / "fleet-charts" / f"waterfall-tokens-{theme}.svg").is_file()
+        for theme in ("light", "dark")
+    )
     assert "| Scenario |" in text
     hours = (markdown.parent / "fleet-hours.csv").read_text().splitlines()
     assert len(hours) == 8761
     assert hours[0].startswith("hour,demand_tok_s,served_tok_s,shed_tok_s,slo_ratio,power_mw")
     loaded = json.loads(data.read_text())
-    assert [case["estimate"]["site"]["name"] for case in loaded["cases"]] == ["ours", "colossus-1", "google-110k"]
+    assert [case["estimate"]["site"]["name"] for case in loaded["cases"]] == [
+        "ours",
+        "colossus-1",
+        "google-110k",
+    ]
     first = loaded["cases"][0]
-    assert {"value", "p5", "p50", "p95", "basis", "assumptions"} <= set(first["estimate"]["figures"]["output_tok_s"])
+    assert {"value", "p5", "p50", "p95", "basis", "assumptions"} <= set(
+        first["estimate"]["figures"]["output_tok_s"]
+    )
     assert set(first["forecast"]["scenarios"]) >= {"reclaim", "grid_connection"}
     assert loaded["cases"][1]["forecast"] is None
 
 
 def test_several_runs_stand_side_by_side_and_other_work_is_told(make_run, site):
-    answer = ask([make_run(), make_run(model="org/other"), make_run(gpus=("NVIDIA H200",) * 8)], [site], years=0)
+    answer = ask(
+        [make_run(), make_run(model="org/other"), make_run(gpus=("NVIDIA H200",) * 8)],
+        [site],
+        years=0,
+    )
     shown = fleet_view(answer.cases, answer.refused)
     assert len(shown.side_by_side.head) == 3
     assert "measured different work" in shown.side_by_side.caption
@@ -157,14 +210,22 @@ def test_several_runs_stand_side_by_side_and_other_work_is_told(make_run, site):
 
 
 def test_columns_beside_each_other_are_told_apart_and_keep_their_doubts(make_run, site):
-    here, modelled, longer = make_run(), make_run(gpus=("NVIDIA H200",) * 8), make_run(input_tok=30_000.0)
-    shown = fleet_view(ask([here, modelled, longer, here], [site, site], years=0, modelled="table").cases)
+    here, modelled, longer = (
+        make_run(),
+        make_run(gpus=("NVIDIA H200",) * 8),
+        make_run(input_tok=30_000.0),
+    )
+    shown = fleet_view(
+        ask([here, modelled, longer, here], [site, site], years=0, modelled="table").cases
+    )
     assert shown.side_by_side.head[1:] == (
         f"ours · {here.name} (H100, valid)",
         f"ours · {modelled.name} (H100, modelled from H200, valid)",
         f"ours · {longer.name} (H100, valid)",
     )
-    assert "measured different work" in shown.side_by_side.caption  # contexts of other lengths are other work
+    assert (
+        "measured different work" in shown.side_by_side.caption
+    )  # contexts of other lengths are other work
     [note] = [note for note in shown.notes if "Modelled, not measured" in note]
     assert note.startswith(f"ours · {modelled.name}")
     assert "Modelled, not measured" in fleet_html(shown, {})
@@ -175,12 +236,19 @@ def test_columns_beside_each_other_are_told_apart_and_keep_their_doubts(make_run
 @pytest.mark.parametrize(
     ("value", "like", "text"),
     [
-        (9.9996, None, "10.0"), (93_712.0, 179_000.5, "93.7 k"), (9.2e11, 1.5e12, "0.920 T"), (1e12, None, "1.00 T"),
+        (9.9996, None, "10.0"),
+        (93_712.0, 179_000.5, "93.7 k"),
+        (9.2e11, 1.5e12, "0.920 T"),
+        (1e12, None, "1.00 T"),
         (200_000.0, None, "200,000"),
-        (4321.7, None, "4,320"), (0.0, 5e9, "0"), (0.01234, None, "0.0123"), (999_700.0, 1.2e6, "1.00 M"),
-        (None, None, "—"), (float("nan"), None, "—"),
+        (4321.7, None, "4,320"),
+        (0.0, 5e9, "0"),
+        (0.01234, None, "0.0123"),
+        (999_700.0, 1.2e6, "1.00 M"),
+        (None, None, "—"),
+        (float("nan"), None, "—"),
     ],
-)  # fmt: skip
+)
 def test_numbers_have_three_digits_and_ranges_one_letter(value, like, text):
     assert scaled(value, like=like).replace("\u00a0", " ") == text
 
@@ -190,8 +258,10 @@ def test_a_modelled_ratio_reaches_the_site_and_a_mix_is_none(make_run, site, tmp
     answer = ask([h200], [site], years=0, modelled="table")
     assert answer.cases[0].estimate.gpu == "H100"
     mixed = tmp_path / "mixed.yaml"
-    mixed.write_text("mixed:\n  gpus: {value: 80, source: us, date: 2026-01}\n  mix: {H100: {value: 0.5, source: us, date: 2026-01}, "
-                     "B200: {value: 0.5, source: us, date: 2026-01}}\n")  # fmt: skip
+    mixed.write_text(
+        "mixed:\n  gpus: {value: 80, source: us, date: 2026-01}\n  mix: {H100: {value: 0.5, source:"
+        " us, date: 2026-01}, B200: {value: 0.5, source: us, date: 2026-01}}\n"
+    )
     with pytest.raises(NotComparableError, match="a ratio to a mix"):
         ask([h200], [str(mixed)], years=0, modelled="table")
 
@@ -204,17 +274,26 @@ def test_what_an_earlier_answer_left_does_not_stay(make_run, site, tmp_path, und
     assert (out / "fleet-hours.csv").is_file()
     second = ask([run], [site], years=0)
     write_fleet(second.cases, second.refused, out)
-    assert sorted(path.name for path in out.rglob("*")) == ["fleet-charts", "fleet.html", "fleet.json", "fleet.md"]
+    assert sorted(path.name for path in out.rglob("*")) == [
+        "fleet-charts",
+        "fleet.html",
+        "fleet.json",
+        "fleet.md",
+    ]
 
 
 def test_a_site_that_is_asked_for_less_than_it_can_costs_more_a_token(make_run, site):
     full = ask([make_run()], [site], years=0).cases[0].estimate
     asked = full.central["output_tok_s_peak"] / 2
-    shown = fleet_view(ask([make_run()], [site], years=0, options=Options(demand_tok_s=asked)).cases)
+    shown = fleet_view(
+        ask([make_run()], [site], years=0, options=Options(demand_tok_s=asked)).cases
+    )
     [line] = [line for line in shown.sure if "stated demand" in line]
     assert "the site meets 100 % of it" in line
     assert f"cost ${2 * full.figure('usd_per_mtok').value:.2f} at" in line
-    over = fleet_view(ask([make_run()], [site], years=0, options=Options(demand_tok_s=4 * asked)).cases)
+    over = fleet_view(
+        ask([make_run()], [site], years=0, options=Options(demand_tok_s=4 * asked)).cases
+    )
     assert not any("Serving no more" in line for line in over.sure)
 
 
@@ -236,7 +315,9 @@ def test_a_test_double_is_only_ever_a_demonstration(make_run, site, monkeypatch)
     assert "a demonstration, nothing measured" in html
     assert "H100 (modelled from the run&#39;s TEST-DOUBLE) would give" in html
     assert answer.cases[0].estimate.flags[0].startswith("A demonstration")
-    other = make_run(status=Status.INVALID, concerns=(double, Concern("late_sends", Severity.INVALID, "late")))
+    other = make_run(
+        status=Status.INVALID, concerns=(double, Concern("late_sends", Severity.INVALID, "late"))
+    )
     with pytest.raises(InvalidRunError):
         ask([other], [site], years=0, options=Options(demonstrate=True))
 
@@ -265,12 +346,26 @@ def command(*arguments):
 @pytest.fixture
 def undrawn(monkeypatch):
     """The command without its charts, which other tests look at."""
-    monkeypatch.setattr("harness.report.fleet.view.fleet_charts_of", lambda estimated, forecasted: {})
+    monkeypatch.setattr(
+        "harness.report.fleet.view.fleet_charts_of", lambda estimated, forecasted: {}
+    )
 
 
 def test_the_command_writes_three_files_and_prints_them(make_run, site, tmp_path, undrawn):
     run = make_run()
-    done = command(run, "--site", site, "--years", 1, "--scenario", "reclaim", "--demand-sessions", 100, "--assume", "pue=1.2")
+    done = command(
+        run,
+        "--site",
+        site,
+        "--years",
+        1,
+        "--scenario",
+        "reclaim",
+        "--demand-sessions",
+        100,
+        "--assume",
+        "pue=1.2",
+    )
     assert done.exit_code == 0, done.output
     assert "Output tokens per day" in done.output
     assert "The lessor takes part of the site back" in done.output
@@ -311,5 +406,7 @@ def test_sites_are_listed_with_what_contradicts_them():
     ],
 )
 def test_each_refusal_has_its_exit_code(make_run, site, tmp_path, undrawn, change, options, code):
-    done = command(make_run(**change), "--site", site, "--years", 0, "--out", tmp_path / "o", *options)
+    done = command(
+        make_run(**change), "--site", site, "--years", 0, "--out", tmp_path / "o", *options
+    )
     assert done.exit_code == code, done.output

@@ -4,7 +4,13 @@ import math
 
 import pytest
 
-from harness.fleet.over_time.queueing import erlang_c, halfin_whitt, mean_down, poisson_quantile, staffed_utilisation
+from harness.fleet.over_time.queueing import (
+    erlang_c,
+    halfin_whitt,
+    mean_down,
+    poisson_quantile,
+    staffed_utilisation,
+)
 
 LLAMA = 8 / 50_677  # failures of an 8-GPU node an hour
 RSC = 6.5 / 1000 / 24
@@ -12,7 +18,14 @@ RSC = 6.5 / 1000 / 24
 
 @pytest.mark.parametrize(
     ("per_node_h", "repair_h", "mean", "p999"),
-    [(LLAMA, 2.2, 9, 18), (RSC, 2.2, 15, 27), (LLAMA, 24, 95, 125), (RSC, 24, 163, 202), (LLAMA, 96, 379, 439), (RSC, 96, 651, 730)],
+    [
+        (LLAMA, 2.2, 9, 18),
+        (RSC, 2.2, 15, 27),
+        (LLAMA, 24, 95, 125),
+        (RSC, 24, 163, 202),
+        (LLAMA, 96, 379, 439),
+        (RSC, 96, 651, 730),
+    ],
 )
 def test_nodes_that_are_down_of_twenty_five_thousand(per_node_h, repair_h, mean, p999):
     found = mean_down(25_000, per_node_h, repair_h)
@@ -24,7 +37,10 @@ def test_nodes_that_are_down_of_twenty_five_thousand(per_node_h, repair_h, mean,
 @pytest.mark.parametrize("q", [0.5, 0.99, 0.999])
 def test_a_poisson_quantile_is_the_first_count_that_reaches_it(mean, q):
     def below(n):
-        terms = (k * math.log(mean) - mean - math.lgamma(k + 1) for k in range(max(0, int(mean - 12 * mean**0.5 - 30)), n + 1))
+        terms = (
+            k * math.log(mean) - mean - math.lgamma(k + 1)
+            for k in range(max(0, int(mean - 12 * mean**0.5 - 30)), n + 1)
+        )
         return math.fsum(math.exp(term) for term in terms)
 
     n = poisson_quantile(mean, q)
@@ -46,6 +62,8 @@ def test_erlang_c_of_many_servers_comes_to_halfin_and_whitts_limit(beta):
     assert halfin_whitt(0.0) == 1.0
 
 
-@pytest.mark.parametrize(("load", "share"), [(10, 0.76), (100, 0.91), (1000, 0.97), (25_000, 0.994)])
+@pytest.mark.parametrize(
+    ("load", "share"), [(10, 0.76), (100, 0.91), (1000, 0.97), (25_000, 0.994)]
+)
 def test_square_root_staffing(load, share):
     assert staffed_utilisation(load) == pytest.approx(share, abs=0.005)

@@ -14,7 +14,15 @@ from harness.core.errors import PreflightError, ProfileError
 from harness.fleet.estimate.estimate import Options, estimate
 from harness.fleet.over_time.forecast import TimeOptions, forecast, outlook_of, pool_of
 from harness.fleet.over_time.parallel import spread
-from harness.fleet.over_time.scenarios import Outlook, Parameter, ScenarioTask, choose, play, read_scenarios, shipped_scenarios
+from harness.fleet.over_time.scenarios import (
+    Outlook,
+    Parameter,
+    ScenarioTask,
+    choose,
+    play,
+    read_scenarios,
+    shipped_scenarios,
+)
 from harness.fleet.over_time.simulate import simulate
 from harness.fleet.site.catalog import Named, Site, Sourced, load_site
 
@@ -72,7 +80,9 @@ def test_what_the_estimate_is_unsure_of_is_in_scenarios_too():
     site = outlook(capacity=np.repeat([0.5, 0.8, 1.5], 200))
     base = played("falling_prices", site=site).base_served_ratio
     assert (base.p5, base.p50, base.p95) == pytest.approx((0.5, 0.8, 1.0))
-    lost = played("reclaim", {"share": fixed(0.5)}, outlook(capacity=np.repeat([0.5, 0.8, 1.5], 200)))
+    lost = played(
+        "reclaim", {"share": fixed(0.5)}, outlook(capacity=np.repeat([0.5, 0.8, 1.5], 200))
+    )
     assert lost.served_ratio.p5 < 0.5 < lost.served_ratio.p95 <= 1.0
 
 
@@ -83,7 +93,9 @@ def test_a_reclaim_comes_with_notice_and_its_part_is_not_paid():
     start = np.random.default_rng(0).uniform(0, 1000, 400_000) + 90
     lost = 0.5 * np.maximum(0, 1000 - start) / 1000
     assert found.capacity_months.p50 == pytest.approx(np.median(lost) * 1000 / 30.4375, rel=0.1)
-    assert found.cost_usd.p50 == pytest.approx(found.base_cost_usd.p50 * (1 - np.median(lost)), rel=0.02)
+    assert found.cost_usd.p50 == pytest.approx(
+        found.base_cost_usd.p50 * (1 - np.median(lost)), rel=0.02
+    )
     assert found.usd_per_mtok.p50 == pytest.approx(found.base_usd_per_mtok.p50, rel=1e-6)
     paid = played("reclaim", {"share": fixed(0.5)}, site, paid="all")
     assert paid.usd_per_mtok.p50 > found.usd_per_mtok.p50 * 1.05
@@ -96,14 +108,20 @@ def test_a_termination_does_not_come_before_it_may():
 
 
 def test_slack_takes_up_a_loss():
-    slack = outlook(served_of=np.minimum(1.0, GRID / 0.5))  # half of the site serves all of the demand
-    assert played("substation", {"share": fixed(0.5), "days": fixed(1000.0)}, slack).served_ratio.p5 == pytest.approx(1.0)
+    slack = outlook(
+        served_of=np.minimum(1.0, GRID / 0.5)
+    )  # half of the site serves all of the demand
+    assert played(
+        "substation", {"share": fixed(0.5), "days": fixed(1000.0)}, slack
+    ).served_ratio.p5 == pytest.approx(1.0)
     assert played("substation", {"share": fixed(0.5), "days": fixed(1e9)}).served_ratio.p5 < 0.6
 
 
 def test_heat_takes_only_what_the_power_cap_does_not_leave():
     hot = {"days_per_year": fixed(365.25), "pue_more": fixed(0.12), "derate": fixed(0.0)}
-    roomy, tight = (played("heat_wave", hot, outlook(power=(1.2, mw, 100.0))) for mw in (80.0, 100.0))
+    roomy, tight = (
+        played("heat_wave", hot, outlook(power=(1.2, mw, 100.0))) for mw in (80.0, 100.0)
+    )
     assert roomy.served_ratio.p50 == pytest.approx(1.0)
     assert tight.capacity_months.p50 > 0
     # From the first of 150 to 200 days into a year to its end, at 1.2 / 1.32 of the power.
@@ -113,15 +131,23 @@ def test_heat_takes_only_what_the_power_cap_does_not_leave():
 
 
 def test_bursts_take_their_share_of_their_days():
-    found = played("training_bursts", {"per_year": fixed(2.0), "days": fixed(10.0), "share": fixed(0.5)}, outlook(capacity=np.ones(2000)))
-    assert found.capacity_months.p50 * 30.4375 == pytest.approx(2 * 10 * 0.5 * 1000 / 365.25, rel=0.15)
+    found = played(
+        "training_bursts",
+        {"per_year": fixed(2.0), "days": fixed(10.0), "share": fixed(0.5)},
+        outlook(capacity=np.ones(2000)),
+    )
+    assert found.capacity_months.p50 * 30.4375 == pytest.approx(
+        2 * 10 * 0.5 * 1000 / 365.25, rel=0.15
+    )
 
 
 def test_falling_prices_make_the_lease_dear():
     found = played("falling_prices", {"fall_per_year": fixed(0.5)})
     years = 1000 / 365.25
     mean = (1 - 0.5**years) / (np.log(2) * years)
-    assert found.market_usd.p50 == pytest.approx(1000 * 1000 / 30.4375 * 730.5 * 2.0 * mean, rel=0.001)
+    assert found.market_usd.p50 == pytest.approx(
+        1000 * 1000 / 30.4375 * 730.5 * 2.0 * mean, rel=0.001
+    )
     assert found.served_ratio.p50 == 1.0
     assert found.elsewhere_usd is None
 
@@ -145,10 +171,19 @@ def test_what_was_never_served_has_no_price_a_token():
         ("kind: lost, parameters: {}", "share is needed"),
         ("kind: lost, parameters: {share: {low: 0.5, high: 0.1}}", "low <= value <= high"),
         ("kind: lost, parameters: {share: 0.5}", "must be {low"),
-        ("kind: lost, parameters: {share: {low: 0, high: 1}, years: {low: 1, high: 2}}", "is none of: share, days"),
+        (
+            "kind: lost, parameters: {share: {low: 0, high: 1}, years: {low: 1, high: 2}}",
+            "is none of: share, days",
+        ),
         ("kind: storm, parameters: {}", "must be one of"),
-        ("kind: delay, parameters: {years: {low: 1, high: 2}}, paid: never", "must be all or with_capacity"),
-        ("kind: delay, parameters: {years: {low: 1, high: 2}}, notice: 90", "must be true or false"),
+        (
+            "kind: delay, parameters: {years: {low: 1, high: 2}}, paid: never",
+            "must be all or with_capacity",
+        ),
+        (
+            "kind: delay, parameters: {years: {low: 1, high: 2}}, notice: 90",
+            "must be true or false",
+        ),
     ],
 )
 def test_a_fault_in_scenarios_is_told(text, fault):
@@ -172,7 +207,15 @@ def said(value):
 
 @pytest.fixture
 def site():
-    return Site("ours", "ours", said(4000), Named("H100", "us", "2026-01"), pue=said(1.2), power_mw=said(8.0), usd_per_month=said(2e7))
+    return Site(
+        "ours",
+        "ours",
+        said(4000),
+        Named("H100", "us", "2026-01"),
+        pue=said(1.2),
+        power_mw=said(8.0),
+        usd_per_month=said(2e7),
+    )
 
 
 def test_a_forecast_says_what_is_served_shed_and_drawn(make_run, site):
@@ -180,9 +223,15 @@ def test_a_forecast_says_what_is_served_shed_and_drawn(make_run, site):
     assert found.nodes == 500
     assert found.spares == 25
     assert 0.95 < found.totals["served_ratio"].p50 <= 1.0
-    assert 0 < found.totals["down_nodes_mean"].p5 < found.totals["down_nodes_mean"].p95  # each year has failures of its own
+    assert (
+        0 < found.totals["down_nodes_mean"].p5 < found.totals["down_nodes_mean"].p95
+    )  # each year has failures of its own
     assert found.totals["power_peak_mw"].p95 <= 8.0
-    assert [len(found.day[key]) for key in ("demand_tok_s", "served_tok_s", "power_mw")] == [24, 24, 24]
+    assert [len(found.day[key]) for key in ("demand_tok_s", "served_tok_s", "power_mw")] == [
+        24,
+        24,
+        24,
+    ]
     assert len(found.worst["slo_ratio"]) == 168
     assert [item.key for item in found.scenarios] == list(shipped_scenarios())
     assert found.gpus_per_replica == 8
@@ -196,14 +245,20 @@ def test_scenarios_get_the_sites_terms_and_the_estimates_draws(make_run):
     assert seen.notice_days == 90
     assert seen.market_usd_per_gpu_h == 1.3
     assert seen.monthly_usd == pytest.approx(1.25e9)
-    assert seen.capacity == pytest.approx(estimated.peak_draws[:1000] / estimated.figure("output_tok_s_peak").value)
+    assert seen.capacity == pytest.approx(
+        estimated.peak_draws[:1000] / estimated.figure("output_tok_s_peak").value
+    )
     assert np.ptp(seen.capacity) > 0.1
-    assert seen.asked_tok_per_day == pytest.approx(estimated.figure("output_tok_per_day").value, rel=0.02)
+    assert seen.asked_tok_per_day == pytest.approx(
+        estimated.figure("output_tok_per_day").value, rel=0.02
+    )
 
 
 def test_four_gpus_share_a_tray_of_nvl72(make_run):
     place = Site("s", "s", said(400), Named("GB200", "us", "2026-01"))
-    found = forecast(estimate(make_run(gpus=("NVIDIA GB200",) * 4, power={}), place), TimeOptions(years=1))
+    found = forecast(
+        estimate(make_run(gpus=("NVIDIA GB200",) * 4, power={}), place), TimeOptions(years=1)
+    )
     assert (found.nodes, found.gpus_per_node) == (100, 4)
 
 
@@ -216,7 +271,12 @@ def test_without_power_the_years_have_no_megawatts(make_run, site):
 def test_a_demand_beyond_the_site_is_shed_for_ever(make_run, site):
     whole = estimate(make_run(), site)
     found = forecast(
-        estimate(make_run(), site, options=Options(demand_tok_s=whole.figure("output_tok_s_peak").value * 10)), TimeOptions(years=1)
+        estimate(
+            make_run(),
+            site,
+            options=Options(demand_tok_s=whole.figure("output_tok_s_peak").value * 10),
+        ),
+        TimeOptions(years=1),
     )
     assert found.totals["served_ratio"].p50 < 0.3
     assert found.totals["shed_tok"].p50 > found.totals["served_tok"].p50
@@ -240,7 +300,12 @@ def test_a_name_that_is_wrong_is_told_beside_all():
 
 def test_the_same_seed_gives_the_same_answer_in_one_process_and_in_two(make_run, site):
     estimated = estimate(make_run(), site)
-    alone, two = (forecast(estimated, TimeOptions(years=1, scenarios=("reclaim", "heat_wave"), processes=n, seed=4)) for n in (1, 2))
+    alone, two = (
+        forecast(
+            estimated, TimeOptions(years=1, scenarios=("reclaim", "heat_wave"), processes=n, seed=4)
+        )
+        for n in (1, 2)
+    )
     assert alone.to_dict() == two.to_dict()
     other = forecast(estimated, TimeOptions(years=1, scenarios=("reclaim", "heat_wave"), seed=5))
     assert other.to_dict() != alone.to_dict()
@@ -254,15 +319,22 @@ def test_tasks_keep_their_order():
 
 
 def test_colossus_over_time(make_run):
-    found = forecast(estimate(make_run(), load_site("colossus-1")), TimeOptions(years=1, scenarios=("grid_connection", "reclaim")))
+    found = forecast(
+        estimate(make_run(), load_site("colossus-1")),
+        TimeOptions(years=1, scenarios=("grid_connection", "reclaim")),
+    )
     assert found.horizon_days > 600
     assert found.totals["spares_for_999_pooled"].p50 < found.spares
     assert found.closed["p999"] > found.closed["mean"] > 0
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "nowhere", "127.0.0.1:port"])
+@pytest.mark.parametrize(
+    "address", ["127.0.0.1:1", "ray://127.0.0.1:1", "nowhere", "127.0.0.1:port"]
+)
 def test_a_cluster_that_does_not_answer_is_told_at_once(monkeypatch, address):
-    monkeypatch.setitem(sys.modules, "ray", types.ModuleType("ray"))  # the address is asked before Ray is
+    monkeypatch.setitem(
+        sys.modules, "ray", types.ModuleType("ray")
+    )  # the address is asked before Ray is
     with pytest.raises(PreflightError, match="no Ray cluster at"):
         spread(abs, [1], ray_address=address)
 

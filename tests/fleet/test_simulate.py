@@ -1,4 +1,6 @@
-"""The simulation over time against closed forms, against an event-by-event twin, and against what must hold whatever is drawn."""
+"""The simulation over time against closed forms, against an event-by-event twin, and against what
+must hold whatever is drawn.
+"""
 
 from dataclasses import replace
 
@@ -9,7 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.core.errors import ProfileError
-from harness.fleet.over_time.failures import FailureClass, Failures, count_by_hour, failure_blocks, failure_classes, mean_by_hour
+from harness.fleet.over_time.failures import (
+    FailureClass,
+    Failures,
+    count_by_hour,
+    failure_blocks,
+    failure_classes,
+    mean_by_hour,
+)
 from harness.fleet.over_time.queueing import erlang_c, poisson_quantile
 from harness.fleet.over_time.simulate import Pool, closed_forms, diurnal, read_trace, simulate
 
@@ -20,14 +29,21 @@ NEVER = replace(DAY, per_gpu_h=0.0)
 def pool(nodes=100, *, share=0.5, hours=240, **changes):
     tok = changes.pop("tok_s_per_gpu", 1000.0)
     demand = changes.pop("demand_tok_s", np.full(hours, share * nodes * 8 * tok))
-    return Pool(nodes=nodes, tok_s_per_gpu=tok, demand_tok_s=demand, **{"failures": (NEVER,), "maintenance_every_h": None, **changes})
+    return Pool(
+        nodes=nodes,
+        tok_s_per_gpu=tok,
+        demand_tok_s=demand,
+        **{"failures": (NEVER,), "maintenance_every_h": None, **changes},
+    )
 
 
 def all_failures(classes, nodes, hours, rng):
     """Those of all blocks, eight GPUs a node."""
     blocks = list(failure_blocks(classes, nodes, 8, hours, rng))
     columns = ("start_h", "end_h", "nodes", "kind")
-    return Failures(*(np.concatenate([getattr(block, column) for block in blocks]) for column in columns))
+    return Failures(
+        *(np.concatenate([getattr(block, column) for block in blocks]) for column in columns)
+    )
 
 
 # --- failures ---
@@ -43,11 +59,19 @@ def test_every_way_to_fail_has_its_own_rate_and_repair_over_all_blocks():
     found = simulate(pool(40_000, share=0.1, hours=2000, failures=classes)).events
     drawn = all_failures(classes, 40_000, 2000.0, np.random.default_rng(3))
     for index, item in enumerate(classes):
-        units = 40_000 * 8 * item.per_gpu_h if item.group_nodes == 1 else 40_000 / item.group_nodes * item.per_group_year / 8766
-        due = units * 2000 * (1 if item.group_nodes > 1 else 0.992)  # about 0.8 % of nodes are down and do not fail
+        units = (
+            40_000 * 8 * item.per_gpu_h
+            if item.group_nodes == 1
+            else 40_000 / item.group_nodes * item.per_group_year / 8766
+        )
+        due = (
+            units * 2000 * (1 if item.group_nodes > 1 else 0.992)
+        )  # about 0.8 % of nodes are down and do not fail
         assert found[item.key] == pytest.approx(due, abs=5 * due**0.5 + 0.005 * due)
         lasted = (drawn.end_h - drawn.start_h)[drawn.kind == index]
-        assert lasted.mean() == pytest.approx(item.repair_h, abs=5 * item.repair_h * item.repair_cv / len(lasted) ** 0.5)
+        assert lasted.mean() == pytest.approx(
+            item.repair_h, abs=5 * item.repair_h * item.repair_cv / len(lasted) ** 0.5
+        )
 
 
 def test_the_fewest_spares_that_cover_a_share_of_hours():
@@ -58,23 +82,39 @@ def test_the_fewest_spares_that_cover_a_share_of_hours():
 def test_down_nodes_agree_with_m_g_infinity():
     # 25,000 nodes, repairs of a day: mean 95, P99.9 125. Years of 8,760 hours over 12 seeds.
     down = np.concatenate(
-        [simulate(pool(25_000, share=0.1, hours=8760, failures=(DAY,), scale_delay_h=None), seed).down_nodes for seed in range(12)]
+        [
+            simulate(
+                pool(25_000, share=0.1, hours=8760, failures=(DAY,), scale_delay_h=None), seed
+            ).down_nodes
+            for seed in range(12)
+        ]
     )
     form = closed_forms(pool(25_000, failures=(DAY,)))
     assert form["mean"] == pytest.approx(95, rel=0.01)
     assert down.mean() == pytest.approx(form["mean"], rel=0.02)
-    assert np.quantile(down, 0.999) == pytest.approx(poisson_quantile(form["mean"], 0.999), rel=0.02)
+    assert np.quantile(down, 0.999) == pytest.approx(
+        poisson_quantile(form["mean"], 0.999), rel=0.02
+    )
 
 
 @pytest.mark.parametrize("cv", [0.0, 0.5, 2.0])
 def test_the_distribution_of_repair_times_does_not_matter_to_the_mean(cv):
     item = replace(DAY, repair_cv=cv)
-    down = np.concatenate([simulate(pool(50_000, share=0.1, hours=2000, failures=(item,)), seed).down_nodes for seed in range(3)])
-    assert down.mean() == pytest.approx(closed_forms(pool(50_000, failures=(item,)))["mean"], rel=0.03)
+    down = np.concatenate(
+        [
+            simulate(pool(50_000, share=0.1, hours=2000, failures=(item,)), seed).down_nodes
+            for seed in range(3)
+        ]
+    )
+    assert down.mean() == pytest.approx(
+        closed_forms(pool(50_000, failures=(item,)))["mean"], rel=0.03
+    )
 
 
 def test_a_node_that_is_down_does_not_fail_again():
-    often = replace(DAY, per_gpu_h=1 / 80, repair_h=10.0)  # each node fails every 10 hours up and is down for 10: half are down
+    often = replace(
+        DAY, per_gpu_h=1 / 80, repair_h=10.0
+    )  # each node fails every 10 hours up and is down for 10: half are down
     down = simulate(pool(2000, share=0.1, hours=400, failures=(often,))).down_nodes
     assert down.max() <= 2000
     assert down.mean() == pytest.approx(1000, rel=0.05)
@@ -94,7 +134,10 @@ def test_adding_up_intervals_agrees_with_counting_them_one_by_one(items):
     end = start + np.array([item[1] for item in items])
     weight = np.array([float(item[2]) for item in items])
     items = list(zip(start, end, weight, strict=True))
-    mean = [sum(w * max(0.0, min(hour + 1, e) - max(hour, s)) for s, e, w in items) for hour in range(24)]
+    mean = [
+        sum(w * max(0.0, min(hour + 1, e) - max(hour, s)) for s, e, w in items)
+        for hour in range(24)
+    ]
     assert mean_by_hour(start, end, weight, 24) == pytest.approx(mean, abs=1e-9)
     count = [sum(w for s, e, w in items if s <= hour < e) for hour in range(24)]
     assert count_by_hour(start, end, weight, 24) == pytest.approx(count)
@@ -104,15 +147,27 @@ def test_adding_up_intervals_agrees_with_counting_them_one_by_one(items):
 
 
 def event_by_event(config, seed, hours):
-    """The same failures, one event after the other with SimPy; the serving nodes integrated exactly."""
-    failures = all_failures(config.failures, config.nodes, float(hours), np.random.default_rng([seed, *b"failures"]))
-    env = simpy.Environment(initial_time=float(failures.start_h.min()) - 1 if len(failures.start_h) else 0.0)
+    """The same failures, one event after the other with SimPy; the serving nodes integrated
+    exactly.
+    """
+    failures = all_failures(
+        config.failures, config.nodes, float(hours), np.random.default_rng([seed, *b"failures"])
+    )
+    env = simpy.Environment(
+        initial_time=float(failures.start_h.min()) - 1 if len(failures.start_h) else 0.0
+    )
     state = {"down": 0.0, "over": 0.0, "at": env.now, "area": np.zeros(hours)}
 
     def account():
-        serving = max(0.0, min(config.nodes - config.spares - state["over"], config.nodes - state["down"]))
-        for hour in range(max(0, int(np.floor(state["at"]))), min(hours, int(np.floor(env.now)) + 1)):
-            state["area"][hour] += serving * max(0.0, min(env.now, hour + 1) - max(state["at"], hour))
+        serving = max(
+            0.0, min(config.nodes - config.spares - state["over"], config.nodes - state["down"])
+        )
+        for hour in range(
+            max(0, int(np.floor(state["at"]))), min(hours, int(np.floor(env.now)) + 1)
+        ):
+            state["area"][hour] += serving * max(
+                0.0, min(env.now, hour + 1) - max(state["at"], hour)
+            )
         state["at"] = env.now
 
     def change(key, by):
@@ -138,7 +193,10 @@ def event_by_event(config, seed, hours):
 
 @pytest.mark.parametrize(("spares", "rate"), [(0, 1), (3, 1), (6, 3), (40, 3)])
 def test_serving_nodes_agree_with_an_event_by_event_simulation(spares, rate):
-    classes = (replace(DAY, per_gpu_h=rate * 8e-5), FailureClass("row", "row", 0.0, 10, 8.0, 3.0, 0.5, "", ""))
+    classes = (
+        replace(DAY, per_gpu_h=rate * 8e-5),
+        FailureClass("row", "row", 0.0, 10, 8.0, 3.0, 0.5, "", ""),
+    )
     config = pool(300, hours=500, spares=spares, failures=classes, scale_delay_h=None)
     twin, ours = event_by_event(config, 5, 500), simulate(config, 5).serving_nodes
     # Hours in which spares run out midway are means of a minimum there and a minimum of means here.
@@ -155,7 +213,13 @@ def test_spares_take_over_and_more_are_not_needed():
     none, some = (
         simulate(
             pool(
-                1000 + spares, spares=spares, hours=4000, share=0.9, failures=(busy,), scale_delay_h=None, demand_tok_s=np.full(4000, 7.9e6)
+                1000 + spares,
+                spares=spares,
+                hours=4000,
+                share=0.9,
+                failures=(busy,),
+                scale_delay_h=None,
+                demand_tok_s=np.full(4000, 7.9e6),
             )
         )
         for spares in (0, 120)
@@ -167,33 +231,58 @@ def test_spares_take_over_and_more_are_not_needed():
 
 
 def test_a_wide_replica_loses_more_by_each_failure():
-    slow = {"failover_h": 1.0, "spares": 20, "failures": (replace(DAY, per_gpu_h=5 / 50_677),), "scale_delay_h": None}
+    slow = {
+        "failover_h": 1.0,
+        "spares": 20,
+        "failures": (replace(DAY, per_gpu_h=5 / 50_677),),
+        "scale_delay_h": None,
+    }
     narrow, wide = (
-        simulate(pool(720, hours=3000, gpus_per_node=4, gpus_per_replica=gpus, **slow)).serving_nodes.mean() for gpus in (4, 72)
+        simulate(
+            pool(720, hours=3000, gpus_per_node=4, gpus_per_replica=gpus, **slow)
+        ).serving_nodes.mean()
+        for gpus in (4, 72)
     )
     assert 700 - wide > 5 * (700 - narrow) > 0
 
 
 def test_without_spares_a_failure_takes_its_node_for_the_repair_and_those_beside_it_until_they_are_rearranged():
-    # Down: N x (failure rate x repair) / (1 + that) = 7,200 / 11. Beside: 17 nodes of each of (N - down) / 1,000 h failures, for an hour.
+    # Down: N x (failure rate x repair) / (1 + that) = 7,200 / 11. Beside: 17 nodes of each of (N -
+    # down) / 1,000 h failures, for an hour.
     often = replace(DAY, per_gpu_h=1 / 4000, repair_h=100.0, repair_cv=0.0)
     config = pool(
-        7200, hours=2000, gpus_per_node=4, gpus_per_replica=72, failures=(often,), detect_h=0.5, failover_h=0.5, scale_delay_h=None
+        7200,
+        hours=2000,
+        gpus_per_node=4,
+        gpus_per_replica=72,
+        failures=(often,),
+        detect_h=0.5,
+        failover_h=0.5,
+        scale_delay_h=None,
     )
     down = 7200 / 11
     beside = 17 * (7200 - down) / 1000
-    assert simulate(config).serving_nodes.mean() == pytest.approx(7200 - down - beside - 17 / 2, rel=0.004)  # whole replicas only
+    assert simulate(config).serving_nodes.mean() == pytest.approx(
+        7200 - down - beside - 17 / 2, rel=0.004
+    )  # whole replicas only
 
 
 def test_moved_sessions_have_their_caches_to_recompute():
     config = pool(
-        500, hours=2000, failures=(DAY,), tok_s_per_session=100.0, context_tok=50_000.0, cached_share=0.9, prefill_tok_s_per_gpu=5000.0
+        500,
+        hours=2000,
+        failures=(DAY,),
+        tok_s_per_session=100.0,
+        context_tok=50_000.0,
+        cached_share=0.9,
+        prefill_tok_s_per_gpu=5000.0,
     )
     found = simulate(config)
     assert found.moved_sessions == pytest.approx(found.events["any"] * 8 * 1000 / 100 * 0.5)
     assert found.recomputed_tok == pytest.approx(found.moved_sessions * 45_000)
     assert simulate(replace(config, tok_s_per_session=None)).moved_sessions is None
-    # Computing them again takes capacity: so many tokens at 5,000 a second of a GPU, in which it would have served 1,000 a second.
+    # Computing them again takes capacity: so many tokens at 5,000 a second of a GPU, in which it
+    # would have served 1,000 a second.
     full = replace(config, demand_tok_s=config.demand_tok_s * 4, scale_delay_h=None)
     taken = simulate(full)
     lost = simulate(replace(full, cached_share=None)).served_tok_s.sum() - taken.served_tok_s.sum()
@@ -201,7 +290,9 @@ def test_moved_sessions_have_their_caches_to_recompute():
 
 
 def test_what_misses_the_slo_by_itself_is_in_every_hour():
-    assert simulate(pool(slo_share=0.9, scale_delay_h=None)).slo_ratio == pytest.approx(np.full(240, 0.9))
+    assert simulate(pool(slo_share=0.9, scale_delay_h=None)).slo_ratio == pytest.approx(
+        np.full(240, 0.9)
+    )
 
 
 # --- demand ---
@@ -244,7 +335,9 @@ def test_what_is_no_trace_is_refused(tmp_path, text):
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.3])
 def test_what_was_asked_is_served_or_shed(policy, share):
     found = simulate(pool(policy=policy, share=share, scale_delay_h=None))
-    assert found.served_tok_s.sum() + found.shed_tok_s.sum() == pytest.approx(found.demand_tok_s.sum())
+    assert found.served_tok_s.sum() + found.shed_tok_s.sum() == pytest.approx(
+        found.demand_tok_s.sum()
+    )
     assert np.all(found.served_tok_s >= 0)
     assert np.all(found.shed_tok_s >= -1e-6)
     assert np.all((found.slo_ratio >= 0) & (found.slo_ratio <= 1))
@@ -275,11 +368,20 @@ def test_waiting_below_the_hour_agrees_with_erlang_c(beta):
     load = 400
     slots = round(load + beta * load**0.5)
     config = Pool(
-        nodes=slots, tok_s_per_gpu=10.0, demand_tok_s=np.full(4, load * 80.0), tok_s_per_session=80.0, policy="queue", scale_delay_h=None,
-        failures=(NEVER,), maintenance_every_h=None, wait_slack=0.05,
-    )  # fmt: skip
+        nodes=slots,
+        tok_s_per_gpu=10.0,
+        demand_tok_s=np.full(4, load * 80.0),
+        tok_s_per_session=80.0,
+        policy="queue",
+        scale_delay_h=None,
+        failures=(NEVER,),
+        maintenance_every_h=None,
+        wait_slack=0.05,
+    )
     late = erlang_c(slots, load) * np.exp(-(slots - load) * 0.05)
-    assert 1 - simulate(config).slo_ratio[0] == pytest.approx(late, rel=0.15)  # it uses the limit of many servers
+    assert 1 - simulate(config).slo_ratio[0] == pytest.approx(
+        late, rel=0.15
+    )  # it uses the limit of many servers
     assert simulate(replace(config, policy="shed")).slo_ratio[0] == 1.0
 
 
@@ -288,7 +390,9 @@ def test_waiting_below_the_hour_agrees_with_erlang_c(beta):
 
 def test_an_autoscaler_that_is_late_sheds_at_the_rise():
     demand = np.array([0.2, 0.2, 0.8, 0.8, 0.8]) * 800_000.0
-    at_once, late = (simulate(pool(demand_tok_s=demand, scale_delay_h=delay)) for delay in (None, 0.5))
+    at_once, late = (
+        simulate(pool(demand_tok_s=demand, scale_delay_h=delay)) for delay in (None, 0.5)
+    )
     assert at_once.shed_tok_s.sum() == 0
     assert late.shed_tok_s[2] > 0
     assert late.shed_tok_s[4] == 0
@@ -296,20 +400,45 @@ def test_an_autoscaler_that_is_late_sheds_at_the_rise():
 
 def test_maintenance_is_done_in_quiet_hours_and_reaches_every_node():
     demand = np.tile(np.r_[np.full(12, 0.2), np.full(12, 0.9)], 10) * 800_000.0
-    found = simulate(pool(demand_tok_s=demand, maintenance_every_h=240.0, maintenance_h=6.0, maintenance_hours=8, scale_delay_h=None))
+    found = simulate(
+        pool(
+            demand_tok_s=demand,
+            maintenance_every_h=240.0,
+            maintenance_h=6.0,
+            maintenance_hours=8,
+            scale_delay_h=None,
+        )
+    )
     out = 100 - found.serving_nodes
     assert out.reshape(-1, 24)[:, 12:].max() == 0
     assert out.sum() == pytest.approx(100 * 6.0)  # each node once in ten days, for six hours
 
 
 def test_power_is_affine_in_load_and_sleeping_nodes_draw_little():
-    full, half = (simulate(pool(share=share, scale_delay_h=None, w_per_gpu=1000.0, idle_power_share=0.4)) for share in (1.0, 0.5))
+    full, half = (
+        simulate(pool(share=share, scale_delay_h=None, w_per_gpu=1000.0, idle_power_share=0.4))
+        for share in (1.0, 0.5)
+    )
     assert full.power_mw.mean() == pytest.approx(0.8)
     assert half.power_mw.mean() == pytest.approx(0.8 * (0.4 + 0.6 * 0.5))
-    asleep = simulate(pool(share=0.5, scale_delay_h=0.0, scale_margin=0.0, w_per_gpu=1000.0, sleep_power_share=0.1))
+    asleep = simulate(
+        pool(
+            share=0.5, scale_delay_h=0.0, scale_margin=0.0, w_per_gpu=1000.0, sleep_power_share=0.1
+        )
+    )
     assert asleep.power_mw.mean() == pytest.approx(0.8 * (0.5 + 0.5 * 0.1))
-    ready = simulate(pool(spares=20, demand_tok_s=np.full(24, 640_000.0), scale_delay_h=None, w_per_gpu=1000.0, idle_power_share=0.4))
-    assert ready.power_mw.mean() == pytest.approx(0.8 * (0.8 + 0.2 * 0.4))  # spares are powered and idle
+    ready = simulate(
+        pool(
+            spares=20,
+            demand_tok_s=np.full(24, 640_000.0),
+            scale_delay_h=None,
+            w_per_gpu=1000.0,
+            idle_power_share=0.4,
+        )
+    )
+    assert ready.power_mw.mean() == pytest.approx(
+        0.8 * (0.8 + 0.2 * 0.4)
+    )  # spares are powered and idle
     assert simulate(pool()).power_mw is None
 
 

@@ -1,16 +1,21 @@
-"""Bytes that must not change while the code behind them does: what commands make of committed run directories.
+"""Bytes that must not change while the code behind them does: what commands make of committed run
+directories.
 
-Every output below `expected/` is compared as it was written. After a change that is meant to alter a figure, a name or a word:
+Every output below `expected/` is compared as it was written. After a change that is meant to alter
+a figure, a name or a word:
 
     HARNESS_GOLDEN_UPDATE=1 python -m pytest tests/golden
 
-writes them anew, and the difference in git is what the change did. Commands run in this process, from a copy of `runs/`, with relative
-paths, so that no path depends on the machine.
+writes them anew, and the difference in git is what the change did. Commands run in this process,
+from a copy of `runs/`, with relative paths, so that no path depends on the machine.
 
-- runs/energy: two GPUs, meters of node and utility, idle, board state, price, carbon, two classes, canaries, certificate, checked answers.
-- runs/faults: journals only; throttled, restarted, unreachable, failed requests of every kind, streams that do not tell their tokens.
+- runs/energy: two GPUs, meters of node and utility, idle, board state, price, carbon, two classes,
+  canaries, certificate, checked answers.
+- runs/faults: journals only; throttled, restarted, unreachable, failed requests of every kind,
+  streams that do not tell their tokens.
 - runs/killed: journals only, one of them torn; no GPU, no end of the stage, warm-up to be found.
-- runs/attribution: stages from which joules of input and output can be told apart; a calibrated power sensor.
+- runs/attribution: stages from which joules of input and output can be told apart; a calibrated
+  power sensor.
 - runs/repeats: three runs each of two treatments, as `harness repeat` leaves them.
 - runs/fleet: manifests and summaries alone, as an earlier day's harness wrote them.
 - early: a run of an early commit, from tests/reduce/fixtures.
@@ -51,8 +56,14 @@ PROFILES = sorted(path.stem for path in (CHECKOUT / "loadprofiles").glob("*.yaml
 
 COMPARISONS = {
     "compare-gates": (99, "repeats --gate gates.yaml --strict"),
-    "compare-baseline": (99, "repeats/fp8-1 repeats/fp8-2 repeats/fp8-3 --baseline reference/b16 --gate gates.yaml"),
-    "compare-runs": (0, "repeats/b16-1 repeats/fp8-1 faults --group-by precision --sensor-error 0.01 --allow-mismatch verdict"),
+    "compare-baseline": (
+        99,
+        "repeats/fp8-1 repeats/fp8-2 repeats/fp8-3 --baseline reference/b16 --gate gates.yaml",
+    ),
+    "compare-runs": (
+        0,
+        "repeats/b16-1 repeats/fp8-1 faults --group-by precision --sensor-error 0.01 --allow-mismatch verdict",
+    ),
 }
 FLEET = {
     "fleet-scenarios": "fleet/two --site fleet/hall.yaml --scenario all --years 1 --limits fleet/at-450w --limits fleet/at-300w"
@@ -82,11 +93,15 @@ def harness(*argv: str) -> Done:
     """Run a command in this process, as `python -m harness` does, on the day TODAY."""
     from harness.core import clock
 
-    now_ns = int(datetime.fromisoformat(f"{TODAY}T12:00:00").replace(tzinfo=UTC).timestamp()) * 10**9
+    now_ns = (
+        int(datetime.fromisoformat(f"{TODAY}T12:00:00").replace(tzinfo=UTC).timestamp()) * 10**9
+    )
     out, err, code = io.StringIO(), io.StringIO(), 0
     with pytest.MonkeyPatch.context() as patched, redirect_stdout(out), redirect_stderr(err):
         patched.setattr(sys, "argv", ["harness", *argv])
-        patched.setattr(clock, "time", SimpleNamespace(time_ns=lambda: now_ns, monotonic_ns=time.monotonic_ns))
+        patched.setattr(
+            clock, "time", SimpleNamespace(time_ns=lambda: now_ns, monotonic_ns=time.monotonic_ns)
+        )
         try:
             runpy.run_module("harness", run_name="__main__")
         except SystemExit as end:
@@ -96,7 +111,9 @@ def harness(*argv: str) -> Done:
 
 @pytest.fixture(name="place", scope="module")
 def _place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The working directory of all commands: a copy of the runs, reduced, without a cache of models from a hub."""
+    """The working directory of all commands: a copy of the runs, reduced, without a cache of models
+    from a hub.
+    """
     place = tmp_path_factory.mktemp("golden") / "runs"
     shutil.copytree(HERE / "runs", place)
     shutil.copytree(HERE.parent / "reduce" / "fixtures" / "run-early", place / "early")
@@ -128,12 +145,16 @@ def differences(old: Any, new: Any, path: str = "$") -> Iterator[str]:
             yield f"{path}: {len(old)} entries, now {len(new)}"
         for position, (a, b) in enumerate(zip(old, new, strict=False)):
             yield from differences(a, b, f"{path}[{position}]")
-    elif (old != new and not (old != old and new != new)) or type(old) is not type(new):  # NaN is NaN
+    elif (old != new and not (old != old and new != new)) or type(old) is not type(
+        new
+    ):  # NaN is NaN
         yield f"{path}: {old!r}, now {new!r}"
 
 
 def check(name: str, found: bytes) -> None:
-    """Compare with expected/NAME, byte for byte but for what is masked; the first differences are the message."""
+    """Compare with expected/NAME, byte for byte but for what is masked; the first differences are
+    the message.
+    """
     file = EXPECTED / name
     if file.suffix == ".json" and (masked := MASKED.get(name.rpartition("/")[2])):
         found = _mask(found, masked)
@@ -147,7 +168,14 @@ def check(name: str, found: bytes) -> None:
     if file.suffix == ".json":
         lines = differences(json.loads(expected), json.loads(found))
     else:
-        lines = difflib.unified_diff(expected.decode().splitlines(), found.decode().splitlines(), "expected", "found", lineterm="", n=0)
+        lines = difflib.unified_diff(
+            expected.decode().splitlines(),
+            found.decode().splitlines(),
+            "expected",
+            "found",
+            lineterm="",
+            n=0,
+        )
     shown = list(islice(lines, 20)) or ["the same values in another form"]
     pytest.fail("\n".join([f"{name} is not what it was:", *shown]), pytrace=False)
 
@@ -164,7 +192,9 @@ def _mask(raw: bytes, paths: list[tuple[str, ...]]) -> bytes:
 
 
 def check_table(name: str, path: Path) -> None:
-    """Compare a Parquet file by its schema and its values: bytes of the format may differ between versions of its library."""
+    """Compare a Parquet file by its schema and its values: bytes of the format may differ between
+    versions of its library.
+    """
     file = EXPECTED / name
     if UPDATE:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -200,7 +230,9 @@ def test_report_in_words(place: Path, tmp_path: Path) -> None:
     shutil.copytree(place / "energy", tmp_path / "energy")
     done = harness("report", str(tmp_path / "energy"), "--json")
     assert done.code == 0, done.err
-    assert (tmp_path / "energy" / "summary.json").read_bytes() == (place / "energy" / "summary.json").read_bytes()
+    assert (tmp_path / "energy" / "summary.json").read_bytes() == (
+        place / "energy" / "summary.json"
+    ).read_bytes()
     check("energy/report.md", (tmp_path / "energy" / "report.md").read_bytes())
 
 
@@ -208,7 +240,10 @@ def test_energy_in_detail(place: Path) -> None:
     for run in ("energy", "attribution"):
         done = harness("energy", "show", run, "--json")
         assert done.code == 0, done.err
-        assert json.loads(done.out) == json.loads((place / run / "summary.json").read_bytes())["energy"]
+        assert (
+            json.loads(done.out)
+            == json.loads((place / run / "summary.json").read_bytes())["energy"]
+        )
     meter = ("--meter", "meter.csv", "--accuracy", "0.002", "--name", "WT310", "--device", "GPU-0")
     done = harness("energy", "calibrate", "energy", *meter, "--json")
     assert done.code == 0, done.err
@@ -249,7 +284,10 @@ def test_fleet(place: Path, name: str) -> None:
     check(f"{name}.json", written)
     hours = Path(name, "fleet-hours.csv")
     if hours.exists():
-        check(f"{name}-hours.csv.sha256", hashlib.sha256(hours.read_bytes()).hexdigest().encode() + b"\n")
+        check(
+            f"{name}-hours.csv.sha256",
+            hashlib.sha256(hours.read_bytes()).hexdigest().encode() + b"\n",
+        )
 
 
 def test_shipped_sites(place: Path) -> None:

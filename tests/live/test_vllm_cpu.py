@@ -1,4 +1,6 @@
-"""Real vLLM, real weights, real Locust: loadprofiles/cpu-vllm.yaml. An engine that cannot start fails here; nothing is skipped."""
+"""Real vLLM, real weights, real Locust: loadprofiles/cpu-vllm.yaml. An engine that cannot start
+fails here; nothing is skipped.
+"""
 
 import json
 import os
@@ -23,7 +25,16 @@ def run(tmp_path_factory):
     """One run of the shipped profile, as a person would start it."""
     out = tmp_path_factory.mktemp("live")
     done = subprocess.run(
-        [sys.executable, "-m", "harness", "run", "loadprofiles/cpu-vllm.yaml", "--out", str(out), "--json"],
+        [
+            sys.executable,
+            "-m",
+            "harness",
+            "run",
+            "loadprofiles/cpu-vllm.yaml",
+            "--out",
+            str(out),
+            "--json",
+        ],
         cwd=ROOT,
         env=os.environ,
         capture_output=True,
@@ -53,10 +64,16 @@ def rows(folder, *, canaries=False):
 
 
 def samples(folder, metric, which):
-    """Sum over labels of a metric at the scrape that bounds the reconciliation: the quality check lies outside of the two."""
+    """Sum over labels of a metric at the scrape that bounds the reconciliation: the quality check
+    lies outside of the two.
+    """
     table = pq.read_table(folder / "scrapes" / "samples.parquet").to_pylist()
     label = {"first": "first_after_ready", "last": "last_after_drain"}[which]
-    (edge,) = [row["t_ns"] for row in table if row["metric"] == "harness_scrape_label" and json.loads(row["labels"])["label"] == label]
+    (edge,) = [
+        row["t_ns"]
+        for row in table
+        if row["metric"] == "harness_scrape_label" and json.loads(row["labels"])["label"] == label
+    ]
     rows = [row for row in table if row["metric"] == metric]
     assert rows, f"vLLM exposes no {metric}"
     return sum(row["value"] for row in rows if row["t_ns"] == edge)
@@ -79,13 +96,20 @@ def test_every_planned_request_was_answered_over_the_messages_api(folder, summar
     requests = rows(folder)
     assert summary["requests"]["planned"] == len(requests) == 18
     assert {row["outcome"] for row in requests} == {"ok"}
-    assert all(row["http_status"] == 200 and row["output_tok"] >= 1 and row["first_token_ns"] > row["sent_ns"] for row in requests)
+    assert all(
+        row["http_status"] == 200
+        and row["output_tok"] >= 1
+        and row["first_token_ns"] > row["sent_ns"]
+        for row in requests
+    )
 
 
 def test_client_output_tokens_equal_the_delta_of_vllms_counter(folder, summary):
     requests = rows(folder)
     client = sum(row["output_tok"] for row in requests)
-    delta = samples(folder, "vllm:generation_tokens_total", "last") - samples(folder, "vllm:generation_tokens_total", "first")
+    delta = samples(folder, "vllm:generation_tokens_total", "last") - samples(
+        folder, "vllm:generation_tokens_total", "first"
+    )
     assert client == delta > 100
     output = summary["reconciliation"]["output_tokens"]
     assert output["ok"] is True
@@ -95,7 +119,9 @@ def test_client_output_tokens_equal_the_delta_of_vllms_counter(folder, summary):
 def test_client_input_tokens_equal_the_delta_of_vllms_counter(folder, summary):
     requests = rows(folder)
     client = sum(row["input_tok"] for row in requests)
-    assert client == samples(folder, "vllm:prompt_tokens_total", "last") - samples(folder, "vllm:prompt_tokens_total", "first")
+    assert client == samples(folder, "vllm:prompt_tokens_total", "last") - samples(
+        folder, "vllm:prompt_tokens_total", "first"
+    )
     assert summary["reconciliation"]["input_tokens"]["ok"] is True
 
 
@@ -123,13 +149,20 @@ def test_canaries_tell_how_wrong_the_clients_clock_was_beside_vllm(folder, summa
     assert canary["unpaired"] == 0
     assert canary["gap_error"]["n"] > 50
     assert canary["ttft_error"]["p50_s"] is not None
-    assert {row["outcome"] for row in rows(folder, canaries=True)} <= {"ok", "interrupted"}  # the last ones end with the load
+    assert {row["outcome"] for row in rows(folder, canaries=True)} <= {
+        "ok",
+        "interrupted",
+    }  # the last ones end with the load
     assert "canary_failed" not in {concern["code"] for concern in summary["verdict"]["concerns"]}
 
 
 def test_the_load_did_not_change_vllms_answers(folder, summary):
     quality = summary["quality"]
-    assert (quality["passed"], quality["logprobs"], quality["label"]) == (True, True, "quality unverified")  # there is no reference
+    assert (quality["passed"], quality["logprobs"], quality["label"]) == (
+        True,
+        True,
+        "quality unverified",
+    )  # there is no reference
     assert quality["change"]["agreement"] == 1
     assert quality["change"]["logprob_difference"] < 0.01
     asked = json.loads((folder / "quality.json").read_text())["before"]["replica-0"]
@@ -146,7 +179,10 @@ def test_no_process_of_the_run_is_left(folder):
     marked = []
     for process in psutil.process_iter():
         try:
-            if process.environ().get("HARNESS_RUN_ID") == folder.name and process.status() != psutil.STATUS_ZOMBIE:
+            if (
+                process.environ().get("HARNESS_RUN_ID") == folder.name
+                and process.status() != psutil.STATUS_ZOMBIE
+            ):
                 marked.append(process)
         except psutil.Error:
             continue

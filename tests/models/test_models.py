@@ -44,7 +44,9 @@ def test_two_makers_at_once_give_one_model(empty_cache):
     said = {maker.communicate(timeout=60)[0].strip() for maker in makers}
     assert [maker.returncode for maker in makers] == [0, 0, 0]
     assert said == {str(cache.model_dir(tiny.name()))}
-    visible = [path.name for path in (empty_cache / "models").iterdir() if not path.name.endswith(".lock")]
+    visible = [
+        path.name for path in (empty_cache / "models").iterdir() if not path.name.endswith(".lock")
+    ]
     assert visible == [tiny.name()], "no scratch folder is left"
 
 
@@ -81,7 +83,11 @@ def test_a_copy_of_a_folder_has_the_same_facts_under_its_own_name(made, tmp_path
     copy = tmp_path / "copy"
     shutil.copytree(made.path, copy)
     other = models.resolve(str(copy))
-    assert (other.fingerprint, other.eos_reachable, other.parameters) == (made.fingerprint, False, made.parameters)
+    assert (other.fingerprint, other.eos_reachable, other.parameters) == (
+        made.fingerprint,
+        False,
+        made.parameters,
+    )
     (copy / "generation_config.json").write_text("{}")
     assert models.resolve(str(copy)).fingerprint != made.fingerprint
 
@@ -104,18 +110,26 @@ def test_the_tokenizer_gives_back_any_text(made):
 
 
 def test_no_token_that_ends_or_garbles_an_answer_can_win(made):
-    """The promise behind `eos_reachable: false`, on the real forward pass: banned logits are below all others by far."""
+    """The promise behind `eos_reachable: false`, on the real forward pass: banned logits are below
+    all others by far.
+    """
     import torch
     from tokenizers import Tokenizer
     from transformers import AutoModelForCausalLM
 
     tokenizer = Tokenizer.from_file(f"{made.path}/tokenizer.json")
     banned = tiny._banned_ids(tokenizer)
-    assert {tokenizer.token_to_id(token) for token in (tiny.TURN_END, tiny.TURN_START, tiny.END_OF_TEXT)} <= set(banned)
+    assert {
+        tokenizer.token_to_id(token) for token in (tiny.TURN_END, tiny.TURN_START, tiny.END_OF_TEXT)
+    } <= set(banned)
     model = AutoModelForCausalLM.from_pretrained(made.path)
     config = json.loads(Path(made.path, "config.json").read_text())
-    assert model.config.eos_token_id == config["eos_token_id"] == tokenizer.token_to_id(tiny.TURN_END)
-    ids = torch.tensor([tokenizer.encode(" ".join(corpus.words()[:600])).ids[:512], list(range(512))])
+    assert (
+        model.config.eos_token_id == config["eos_token_id"] == tokenizer.token_to_id(tiny.TURN_END)
+    )
+    ids = torch.tensor(
+        [tokenizer.encode(" ".join(corpus.words()[:600])).ids[:512], list(range(512))]
+    )
     with torch.no_grad():
         logits = model(ids).logits
     allowed = torch.ones(tiny.VOCAB_SIZE, dtype=torch.bool)
@@ -129,15 +143,30 @@ def test_the_template_renders_system_tools_calls_and_results(made):
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(made.path)
-    tool = {"type": "function", "function": {"name": "look", "description": "looks", "parameters": {"type": "object"}}}
+    tool = {
+        "type": "function",
+        "function": {"name": "look", "description": "looks", "parameters": {"type": "object"}},
+    }
     messages = [
         {"role": "system", "content": [{"type": "text", "text": "Be brief."}]},
         {"role": "user", "content": "Where?"},
-        {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "look", "arguments": {"at": "map"}}}]},
+        {
+            "role": "assistant",
+            "content": "",
+            "tool_calls": [{"function": {"name": "look", "arguments": {"at": "map"}}}],
+        },
         {"role": "tool", "content": "north", "tool_call_id": "c1"},
     ]
-    text = tokenizer.apply_chat_template(messages, tools=[tool], tokenize=False, add_generation_prompt=True)
-    for part in ("Be brief.", '"look"', '<tool_call>\n{"name": "look", "arguments": {"at": "map"}}\n</tool_call>', "north", "Where?"):
+    text = tokenizer.apply_chat_template(
+        messages, tools=[tool], tokenize=False, add_generation_prompt=True
+    )
+    for part in (
+        "Be brief.",
+        '"look"',
+        '<tool_call>\n{"name": "look", "arguments": {"at": "map"}}\n</tool_call>',
+        "north",
+        "Where?",
+    ):
         assert part in text
     assert text.endswith("<|im_start|>assistant\n")
     # A longer conversation begins with the shorter one: that is what a prefix cache lives on.
@@ -174,7 +203,11 @@ def test_a_shape_without_weights_is_enough_for_dummy(made, tmp_path):
     for file in ("config.json", "tokenizer.json"):
         shutil.copy(Path(made.path, file), tmp_path)
     found = models.resolve(str(tmp_path), load_format="dummy")
-    assert (found.eos_reachable, found.parameters, found.vocab_size) == (False, None, tiny.VOCAB_SIZE)
+    assert (found.eos_reachable, found.parameters, found.vocab_size) == (
+        False,
+        None,
+        tiny.VOCAB_SIZE,
+    )
 
 
 @pytest.mark.parametrize("name", ["/nowhere/model", "./nowhere", "a/b/c"])
@@ -193,7 +226,12 @@ def test_a_damaged_config_is_named(tmp_path):
 def test_a_hub_id_is_looked_up_in_the_local_cache_only(made, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     absent = models.resolve("someone/some-8b")
-    assert (absent.path, absent.max_context_tok, absent.eos_reachable, absent.fingerprint) == (None, None, None, None)
+    assert (absent.path, absent.max_context_tok, absent.eos_reachable, absent.fingerprint) == (
+        None,
+        None,
+        None,
+        None,
+    )
     root = tmp_path / "models--someone--some-8b"
     shutil.copytree(made.path, root / "snapshots" / "abc")
     (root / "refs").mkdir()
@@ -231,7 +269,10 @@ def test_smollm2_converts_and_answers(empty_cache):
     assert (found.vocab_size, found.max_context_tok, found.eos_reachable) == (49152, 8192, True)
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    tokenizer, model = AutoTokenizer.from_pretrained(found.path), AutoModelForCausalLM.from_pretrained(found.path)
+    tokenizer, model = (
+        AutoTokenizer.from_pretrained(found.path),
+        AutoModelForCausalLM.from_pretrained(found.path),
+    )
     prompt = tokenizer("The capital of France is", return_tensors="pt")
     out = model.generate(**prompt, max_new_tokens=4, do_sample=False)
     assert "Paris" in tokenizer.decode(out[0])

@@ -20,7 +20,14 @@ from harness.plan.bodies import Conversation, Texts
 from harness.plan.build import make_plan
 from harness.profile.schema import Profile
 
-SETTINGS = {"kind": "chat", "system_tok": 40, "user_tok": 12, "output_tok": 8, "turns": 3, "context_limit_tok": 1000}
+SETTINGS = {
+    "kind": "chat",
+    "system_tok": 40,
+    "user_tok": 12,
+    "output_tok": 8,
+    "turns": 3,
+    "context_limit_tok": 1000,
+}
 
 
 def by_hand(document: dict[str, Any], folder: str) -> int:
@@ -30,9 +37,20 @@ def by_hand(document: dict[str, Any], folder: str) -> int:
     said = document["messages"]
     if "system" in document:
         said = [{"role": "system", "content": document["system"]}, *said]
-    turns = [(one["role"], one["content"] if isinstance(one["content"], str) else one["content"][0]["text"]) for one in said]
-    text = "".join(f"<|im_start|>{role}\n{content}<|im_end|>\n" for role, content in turns) + "<|im_start|>assistant\n"
-    return len(Tokenizer.from_file(f"{folder}/tokenizer.json").encode(text, add_special_tokens=False).ids)
+    turns = [
+        (
+            one["role"],
+            one["content"] if isinstance(one["content"], str) else one["content"][0]["text"],
+        )
+        for one in said
+    ]
+    text = (
+        "".join(f"<|im_start|>{role}\n{content}<|im_end|>\n" for role, content in turns)
+        + "<|im_start|>assistant\n"
+    )
+    return len(
+        Tokenizer.from_file(f"{folder}/tokenizer.json").encode(text, add_special_tokens=False).ids
+    )
 
 
 @pytest.fixture(name="written")
@@ -45,7 +63,11 @@ def _written(tmp_path: Path) -> Callable[..., RunDir]:
                 "purpose": "smoke",
                 "model": {"id": "builtin:tiny"},
                 "server": {"kind": "torch"},
-                "traffic": {"api": str(api), "workload": SETTINGS, "load": [{"kind": "concurrency", "concurrency": 2, "sessions": 3}]},
+                "traffic": {
+                    "api": str(api),
+                    "workload": SETTINGS,
+                    "load": [{"kind": "concurrency", "concurrency": 2, "sessions": 3}],
+                },
             }
         )
         facts = resolve("builtin:tiny")
@@ -53,20 +75,32 @@ def _written(tmp_path: Path) -> Callable[..., RunDir]:
         run_dir = RunDir(tmp_path / "run")
         run_dir.requests_dir.mkdir(parents=True)
         fields = {
-            "schema_version": 1, "state": "complete", "profile": profile.model_dump(mode="json"), "model": asdict(facts),
-            "plan_sha256": plan.plan_sha256, "endpoints": [{"name": "replica-0", "base_url": "http://x", "model": "m"}],
-        }  # fmt: skip
+            "schema_version": 1,
+            "state": "complete",
+            "profile": profile.model_dump(mode="json"),
+            "model": asdict(facts),
+            "plan_sha256": plan.plan_sha256,
+            "endpoints": [{"name": "replica-0", "base_url": "http://x", "model": "m"}],
+        }
         run_dir.manifest.write_text(json.dumps(fields | manifest))
         with JournalWriter(run_dir.requests_journal(0), tables.REQUESTS) as journal:
             for session in plan.sessions(0):
-                talk = Conversation(session, plan.settings, "m", Texts(plan.seed, plan.tok_per_word))
+                talk = Conversation(
+                    session, plan.settings, "m", Texts(plan.seed, plan.tok_per_word)
+                )
                 for turn in session.turns:
                     document = json.loads(talk.body(turn.index))
                     base = dict.fromkeys(tables.REQUESTS.names) | {
-                        "request_id": f"{session.session_id}/{turn.index}", "session_id": session.session_id, "turn": turn.index,
-                        "class": session.workload_class, "stage": session.stage, "worker": 0, "intended_ns": 1, "outcome": "ok",
+                        "request_id": f"{session.session_id}/{turn.index}",
+                        "session_id": session.session_id,
+                        "turn": turn.index,
+                        "class": session.workload_class,
+                        "stage": session.stage,
+                        "worker": 0,
+                        "intended_ns": 1,
+                        "outcome": "ok",
                         "input_tok": usage(document, str(facts.path)),
-                    }  # fmt: skip
+                    }
                     journal.append([base])
         return run_dir
 
@@ -74,7 +108,9 @@ def _written(tmp_path: Path) -> Callable[..., RunDir]:
 
 
 @pytest.mark.parametrize("api", [Api.CHAT, Api.MESSAGES])
-def test_prompts_are_made_again_and_rendered_with_the_models_template(written: Callable[..., RunDir], api: Api) -> None:
+def test_prompts_are_made_again_and_rendered_with_the_models_template(
+    written: Callable[..., RunDir], api: Api
+) -> None:
     found = recount(written(api, by_hand).root)
     assert (found["reason"], found["api"]) == (None, str(api))
     assert found["requests"] == found["answered"] == 9
@@ -98,7 +134,9 @@ def test_a_route_without_roles_has_no_template(written: Callable[..., RunDir]) -
         ({"schema_version": 99}, "schema_version 99"),
     ],
 )
-def test_what_cannot_be_counted_says_why(written: Callable[..., RunDir], manifest: dict[str, Any], says: str) -> None:
+def test_what_cannot_be_counted_says_why(
+    written: Callable[..., RunDir], manifest: dict[str, Any], says: str
+) -> None:
     found = recount(written(Api.CHAT, lambda document, folder: 10, **manifest).root)
     assert set(found) == {"reason"}
     assert says in found["reason"]
@@ -106,5 +144,7 @@ def test_what_cannot_be_counted_says_why(written: Callable[..., RunDir], manifes
 
 def test_it_is_a_process_of_its_own(written: Callable[..., RunDir]) -> None:
     run_dir = written(Api.CHAT, lambda document, folder: 10)
-    subprocess.run([sys.executable, "-m", "harness.models.recount", str(run_dir.root)], check=True, timeout=60)
+    subprocess.run(
+        [sys.executable, "-m", "harness.models.recount", str(run_dir.root)], check=True, timeout=60
+    )
     assert json.loads(run_dir.recount.read_text())["usage_tok"] == 90

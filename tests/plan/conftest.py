@@ -17,7 +17,11 @@ def _plan(workload="chat", load=None, *, context=16384, purpose="smoke", seed=1,
             "purpose": purpose,
             "seed": seed,
             "model": {"id": "builtin:tiny"},
-            "traffic": {"workload": workload, "load": [load] if isinstance(load, dict) else load, **traffic},
+            "traffic": {
+                "workload": workload,
+                "load": [load] if isinstance(load, dict) else load,
+                **traffic,
+            },
         }
     )
     return make_plan(profile, ModelFacts("builtin:tiny", max_context_tok=context, tok_per_word=1.5))

@@ -1,4 +1,6 @@
-"""Later turns carry what the server answered: text always, a call where the plan has one, reasoning only in front of a call."""
+"""Later turns carry what the server answered: text always, a call where the plan has one, reasoning
+only in front of a call.
+"""
 
 import json
 
@@ -12,7 +14,9 @@ from harness.plan.types import PartKind
 
 CLOSED = {"kind": "concurrency", "concurrency": 2, "sessions": 6}
 TEXT = ReplyBlock(SpokenKind.TEXT, rb"Gr\u00fc\u00dfe \"live\"")
-CALL = ReplyBlock(SpokenKind.TOOL_USE, rb"{\"command\": \"ls\"}", tool_id="toolu_live", tool_name="Bash")
+CALL = ReplyBlock(
+    SpokenKind.TOOL_USE, rb"{\"command\": \"ls\"}", tool_id="toolu_live", tool_name="Bash"
+)
 THOUGHT = ReplyBlock(SpokenKind.THINKING, b"hm", signature="sig=")
 SECRET = ReplyBlock(SpokenKind.REDACTED_THINKING, b"c2VjcmV0")
 
@@ -26,19 +30,25 @@ def talk(plan, *, calls):
     session = next(
         s
         for s in plan.sessions(0)
-        if len(s.turns) > 2 and s.turns[1].keeps is None and any(part.kind is PartKind.TOOL_USE for part in s.turns[0].reply.parts) is calls
+        if len(s.turns) > 2
+        and s.turns[1].keeps is None
+        and any(part.kind is PartKind.TOOL_USE for part in s.turns[0].reply.parts) is calls
     )
     return session, Conversation(session, plan.settings, "m", Texts(plan.seed, plan.tok_per_word))
 
 
 @pytest.fixture(name="plan")
 def _plan(make):
-    return lambda api, workload="claude-code", **more: make(workload, CLOSED, api=api, assistant="live", output_length="natural", **more)
+    return lambda api, workload="claude-code", **more: make(
+        workload, CLOSED, api=api, assistant="live", output_length="natural", **more
+    )
 
 
 def test_messages_carry_text_call_and_the_reasoning_in_front_of_it(plan):
     _, conversation = talk(plan("messages"), calls=True)
-    assert conversation.answered(0, [THOUGHT, SECRET, TEXT, CALL, spoken("tool_use", "{}", tool_id="b", tool_name="Read")])
+    assert conversation.answered(
+        0, [THOUGHT, SECRET, TEXT, CALL, spoken("tool_use", "{}", tool_id="b", tool_name="Read")]
+    )
     _, assistant, user = json.loads(conversation.body(1))["messages"][:3]
     assert assistant["content"] == [
         {"type": "thinking", "thinking": "hm", "signature": "sig="},
@@ -46,13 +56,18 @@ def test_messages_carry_text_call_and_the_reasoning_in_front_of_it(plan):
         {"type": "text", "text": 'Grüße "live"'},
         {"type": "tool_use", "id": "toolu_live", "name": "Bash", "input": {"command": "ls"}},
     ]
-    assert (user["content"][0]["type"], user["content"][0]["tool_use_id"]) == ("tool_result", "toolu_live")
+    assert (user["content"][0]["type"], user["content"][0]["tool_use_id"]) == (
+        "tool_result",
+        "toolu_live",
+    )
 
 
 def test_a_call_that_the_plan_has_not_and_reasoning_are_dropped(plan):
     _, conversation = talk(plan("messages"), calls=False)
     assert conversation.answered(0, [THOUGHT, TEXT, CALL])
-    assert json.loads(conversation.body(1))["messages"][1]["content"] == [{"type": "text", "text": 'Grüße "live"'}]
+    assert json.loads(conversation.body(1))["messages"][1]["content"] == [
+        {"type": "text", "text": 'Grüße "live"'}
+    ]
 
 
 def test_the_planned_call_stays_where_the_server_made_none(plan):
@@ -62,7 +77,10 @@ def test_the_planned_call_stays_where_the_server_made_none(plan):
     assert said == {"type": "text", "text": 'Grüße "live"'}
     planned = next(part for part in session.turns[0].reply.parts if part.kind is PartKind.TOOL_USE)
     assert (call["id"], call["name"]) == (planned.tool_id, planned.tool_name)
-    assert json.loads(conversation.body(1))["messages"][2]["content"][0]["tool_use_id"] == planned.tool_id
+    assert (
+        json.loads(conversation.body(1))["messages"][2]["content"][0]["tool_use_id"]
+        == planned.tool_id
+    )
 
 
 @pytest.mark.parametrize("nothing", [[], [THOUGHT], [CALL], [spoken("text", " \n")]])
@@ -116,12 +134,17 @@ def test_text_is_carried_as_it_came(plan, api):
     if api == "completions":
         assert f"\n\nAssistant:{said}\n\n" in body["prompt"]
     else:
-        assert {"role": "assistant", "content": said} in (body["messages"] if api == "chat" else body["input"])
+        assert {"role": "assistant", "content": said} in (
+            body["messages"] if api == "chat" else body["input"]
+        )
 
 
 def test_without_answers_the_bodies_are_the_recorded_ones(make, plan):
     """The option changes nothing of a first turn, and a later one only by what was answered."""
-    live, recorded = plan("messages"), make("claude-code", CLOSED, api="messages", output_length="natural")
+    live, recorded = (
+        plan("messages"),
+        make("claude-code", CLOSED, api="messages", output_length="natural"),
+    )
     assert live.settings.live
     assert not recorded.settings.live
     (_, one), (_, two) = talk(live, calls=True), talk(recorded, calls=True)
@@ -129,7 +152,10 @@ def test_without_answers_the_bodies_are_the_recorded_ones(make, plan):
 
 
 def test_the_plan_says_that_it_cannot_tell_the_bodies(make, plan):
-    live, recorded = plan("messages"), make("claude-code", CLOSED, api="messages", output_length="natural")
+    live, recorded = (
+        plan("messages"),
+        make("claude-code", CLOSED, api="messages", output_length="natural"),
+    )
     assert live.plan_sha256 != recorded.plan_sha256
     assert live.workload_sha256 != recorded.workload_sha256
     assert any("cannot be made again" in note for note in live.notes)

@@ -47,19 +47,27 @@ def test_the_same_inputs_give_the_same_sessions_and_bytes(workload):
     assert one.plan_sha256 == two.plan_sha256
     assert first(one, 20) == first(two, 20)
     session = first(one, 1)[0]
-    bodies = [Conversation(session, plan.settings, "m", Texts(plan.seed, plan.tok_per_word)).body(0) for plan in (one, two)]
+    bodies = [
+        Conversation(session, plan.settings, "m", Texts(plan.seed, plan.tok_per_word)).body(0)
+        for plan in (one, two)
+    ]
     assert bodies[0] == bodies[1]
 
 
 def test_another_process_makes_the_same_plan():
     code = (
-        "import sys, json; from harness.profile.schema import Profile; from harness.core.records import ModelFacts;"
-        "from harness.plan.build import make_plan;"
-        "p = Profile.model_validate(json.loads(sys.argv[1]));"
-        "print(make_plan(p, ModelFacts('builtin:tiny', max_context_tok=16384, tok_per_word=1.5)).plan_sha256)"
+        "import sys, json; from harness.profile.schema import Profile; from harness.core.records"
+        " import ModelFacts;from harness.plan.build import make_plan;p ="
+        " Profile.model_validate(json.loads(sys.argv[1]));print(make_plan(p,"
+        " ModelFacts('builtin:tiny', max_context_tok=16384, tok_per_word=1.5)).plan_sha256)"
     )
     mine = profile("claude-code", seed=7)
-    other = subprocess.run([sys.executable, "-c", code, mine.model_dump_json()], capture_output=True, text=True, check=True)
+    other = subprocess.run(
+        [sys.executable, "-c", code, mine.model_dump_json()],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert other.stdout.strip() == make_plan(mine, FACTS).plan_sha256
 
 
@@ -76,25 +84,40 @@ def test_the_number_of_workers_changes_neither_hash():
 
 
 @pytest.mark.parametrize(
-    "load", [{"kind": "concurrency", "concurrency": 7, "sessions": 60}, {"kind": "arrival_rate", "rate_per_s": 5, "sessions": 60}]
+    "load",
+    [
+        {"kind": "concurrency", "concurrency": 7, "sessions": 60},
+        {"kind": "arrival_rate", "rate_per_s": 5, "sessions": 60},
+    ],
 )
 @pytest.mark.parametrize("workers", [2, 3, 8])
 def test_workers_together_start_what_one_starts(load, workers):
     plan = make_plan(profile("claude-code", load=[load]), FACTS)
     alone = list(plan.sessions(0))
-    shared = [session for worker in range(workers) for session in plan.sessions(0, worker=worker, workers=workers)]
+    shared = [
+        session
+        for worker in range(workers)
+        for session in plan.sessions(0, worker=worker, workers=workers)
+    ]
     assert sorted(shared, key=lambda s: s.number) == alone
     assert len({s.session_id for s in shared}) == len(alone) == 60
 
 
 def test_a_closed_loop_keeps_a_slot_on_one_worker():
-    plan = make_plan(profile(load=[{"kind": "concurrency", "concurrency": 6, "sessions": 48}]), FACTS)
+    plan = make_plan(
+        profile(load=[{"kind": "concurrency", "concurrency": 6, "sessions": 48}]), FACTS
+    )
     for worker in range(4):
-        assert all(s.slot % 4 == worker and s.slot == s.number % 6 for s in plan.sessions(0, worker=worker, workers=4))
+        assert all(
+            s.slot % 4 == worker and s.slot == s.number % 6
+            for s in plan.sessions(0, worker=worker, workers=4)
+        )
 
 
 def test_poisson_arrivals_have_the_rate_and_the_spread_of_a_poisson_process():
-    plan = make_plan(profile(load=[{"kind": "arrival_rate", "rate_per_s": 20, "window_s": 10}]), FACTS)
+    plan = make_plan(
+        profile(load=[{"kind": "arrival_rate", "rate_per_s": 20, "window_s": 10}]), FACTS
+    )
     starts = [s.intended_offset_ns / 1e9 for s in first(plan, 4000)]
     gaps = [b - a for a, b in itertools.pairwise(starts)]
     assert min(gaps) >= 0
@@ -104,7 +127,12 @@ def test_poisson_arrivals_have_the_rate_and_the_spread_of_a_poisson_process():
 
 
 def test_constant_arrivals_do_not_drift():
-    plan = make_plan(profile(load=[{"kind": "arrival_rate", "rate_per_s": 3, "process": "constant", "window_s": 10}]), FACTS)
+    plan = make_plan(
+        profile(
+            load=[{"kind": "arrival_rate", "rate_per_s": 3, "process": "constant", "window_s": 10}]
+        ),
+        FACTS,
+    )
     assert [s.intended_offset_ns for s in first(plan, 3000)][-1] == 1_000_000_000_000
 
 
@@ -117,7 +145,10 @@ def test_contexts_grow_by_what_was_said_and_stay_within_the_limit(workload):
         for earlier, later in itertools.pairwise(session.turns):
             grows = later.target_input_tok > earlier.target_input_tok + earlier.target_output_tok
             assert grows or later.keeps is not None
-        assert all(turn.target_input_tok + turn.target_output_tok <= plan.context_limit_tok for turn in session.turns)
+        assert all(
+            turn.target_input_tok + turn.target_output_tok <= plan.context_limit_tok
+            for turn in session.turns
+        )
 
 
 def test_the_scale_is_said_in_words_and_notes():
@@ -140,7 +171,9 @@ def test_a_head_that_fills_the_context_is_refused():
 
 def longest_that_only_grows(plan):
     """A session without compactions and rewrites."""
-    growing = [session for session in first(plan, 60) if all(turn.keeps is None for turn in session.turns)]
+    growing = [
+        session for session in first(plan, 60) if all(turn.keeps is None for turn in session.turns)
+    ]
     return max(growing, key=lambda session: len(session.turns))
 
 
@@ -152,7 +185,14 @@ def test_a_transcript_extends_the_one_before_and_ends_with_the_cue(workload):
     bodies = [json.loads(talk.body(turn.index)) for turn in session.turns]
     texts = Texts(plan.seed, plan.tok_per_word)
     for turn, body in zip(session.turns, bodies, strict=True):
-        assert set(body) == {"model", "stream", "temperature", "stream_options", "prompt", "max_tokens"}
+        assert set(body) == {
+            "model",
+            "stream",
+            "temperature",
+            "stream_options",
+            "prompt",
+            "max_tokens",
+        }
         assert (body["stream"], body["max_tokens"]) == (True, turn.target_output_tok)
         assert body["prompt"].startswith("System: " + texts.text(session.system))
         assert body["prompt"].endswith("\n\nAssistant:")
@@ -162,9 +202,17 @@ def test_a_transcript_extends_the_one_before_and_ends_with_the_cue(workload):
         assert longer["prompt"].startswith(shorter["prompt"])
     if workload == "claude-code":
         offered = bodies[0]["prompt"].split("\n\nTools: ")[1].split("\n\nUser:")[0]
-        assert [tool["name"] for tool in json.loads(offered)] == [tool.name for tool in session.tools]
-        calls = [line for line in bodies[-1]["prompt"].split("\n\n") if line.startswith("Assistant: Call: ")]
-        results = [line for line in bodies[-1]["prompt"].split("\n\n") if line.startswith("Result of ")]
+        assert [tool["name"] for tool in json.loads(offered)] == [
+            tool.name for tool in session.tools
+        ]
+        calls = [
+            line
+            for line in bodies[-1]["prompt"].split("\n\n")
+            if line.startswith("Assistant: Call: ")
+        ]
+        results = [
+            line for line in bodies[-1]["prompt"].split("\n\n") if line.startswith("Result of ")
+        ]
         assert [json.loads(call.removeprefix("Assistant: Call: "))["id"] for call in calls] == [
             line.removeprefix("Result of ").split(":")[0] for line in results
         ]
@@ -181,14 +229,23 @@ def test_responses_bodies_are_what_the_official_types_describe(workload):
     talk = Conversation(session, plan.settings, "the-model", Texts(plan.seed, plan.tok_per_word))
     bodies = [json.loads(talk.body(turn.index)) for turn in session.turns]
     for turn, body in zip(session.turns, bodies, strict=True):
-        assert (body["stream"], body["store"], body["max_output_tokens"]) == (True, False, turn.target_output_tok)
+        assert (body["stream"], body["store"], body["max_output_tokens"]) == (
+            True,
+            False,
+            turn.target_output_tok,
+        )
         assert body["ignore_eos"] is True
         assert bool(body["tools"]) == (workload == "claude-code")
         assert "min_tokens" not in body
-    TypeAdapter(ResponseCreateParamsStreaming).validate_python({k: v for k, v in bodies[-1].items() if k != "ignore_eos"})
+    TypeAdapter(ResponseCreateParamsStreaming).validate_python(
+        {k: v for k, v in bodies[-1].items() if k != "ignore_eos"}
+    )
     for shorter, longer in itertools.pairwise(bodies):
         assert longer["input"][: len(shorter["input"])] == shorter["input"]
-        assert (longer["instructions"], longer["tools"]) == (shorter["instructions"], shorter["tools"])
+        assert (longer["instructions"], longer["tools"]) == (
+            shorter["instructions"],
+            shorter["tools"],
+        )
     calls = [item for item in bodies[-1]["input"] if item.get("type") == "function_call"]
     results = [item for item in bodies[-1]["input"] if item.get("type") == "function_call_output"]
     assert [call["call_id"] for call in calls] == [result["call_id"] for result in results]
@@ -221,7 +278,13 @@ def test_bodies_are_json_and_each_turn_extends_the_one_before(api, workload):
 def _unmarked(message):
     """A message without its cache breakpoints, which move on from turn to turn."""
     if isinstance(message["content"], list):
-        return {**message, "content": [{k: v for k, v in part.items() if k != "cache_control"} for part in message["content"]]}
+        return {
+            **message,
+            "content": [
+                {k: v for k, v in part.items() if k != "cache_control"}
+                for part in message["content"]
+            ],
+        }
     return message
 
 
@@ -229,7 +292,9 @@ def _unmarked(message):
 def test_every_tool_result_answers_the_tool_use_before_it(api):
     plan = make_plan(profile("claude-code", api=api), FACTS)
     session = max(first(plan, 30), key=lambda s: len(s.turns))
-    body = json.loads(Conversation(session, plan.settings, "m", Texts(1, 1.5)).body(len(session.turns) - 1))
+    body = json.loads(
+        Conversation(session, plan.settings, "m", Texts(1, 1.5)).body(len(session.turns) - 1)
+    )
     asked = None
     answered = 0
     names = {tool.get("name") or tool["function"]["name"] for tool in body["tools"]}
@@ -282,7 +347,10 @@ def test_a_text_has_the_words_that_its_target_asks_for(tok, tok_per_word):
 
 
 def test_plan_rows_say_what_the_sessions_are():
-    plan = make_plan(profile("claude-code", load=[{"kind": "concurrency", "concurrency": 3, "sessions": 9}]), FACTS)
+    plan = make_plan(
+        profile("claude-code", load=[{"kind": "concurrency", "concurrency": 3, "sessions": 9}]),
+        FACTS,
+    )
     totals = PlanTotals()
     rows = list(plan_rows(plan, totals))
     sessions = [one for session in plan.sessions(0) for one in session.tree()]
@@ -294,7 +362,15 @@ def test_plan_rows_say_what_the_sessions_are():
 
 
 def test_an_open_loop_is_written_down_up_to_the_end_of_its_window():
-    load = [{"kind": "arrival_rate", "rate_per_s": 10, "process": "constant", "warmup_s": 2, "window_s": 3}]
+    load = [
+        {
+            "kind": "arrival_rate",
+            "rate_per_s": 10,
+            "process": "constant",
+            "warmup_s": 2,
+            "window_s": 3,
+        }
+    ]
     plan = make_plan(profile(load=load), FACTS)
     assert plan.planned_sessions() == 49  # at 0.1, 0.2, … 4.9 s
     assert make_plan(profile(), FACTS).planned_sessions() is None

@@ -24,8 +24,11 @@ def test_a_slot_holds_long_conversations_more_often():
     """One of 1 s and one of 9 s (its requests and pauses): nine of ten slots hold the long one."""
     pool = Pool([conversation(0), conversation(0, 3, 3)])
     ages = [pool.age(Random(i)) for i in range(4000)]
-    assert sum(age.candidate == 1 for age in ages) / 4000 == pytest.approx(0.9, abs=0.025)  # five standard errors
-    # Of its 9 s: 1 s in its first request, 3 s before the second, 1 s in it, 3 s before the third, 1 s in that.
+    assert sum(age.candidate == 1 for age in ages) / 4000 == pytest.approx(
+        0.9, abs=0.025
+    )  # five standard errors
+    # Of its 9 s: 1 s in its first request, 3 s before the second, 1 s in it, 3 s before the third,
+    # 1 s in that.
     long = [age for age in ages if age.candidate == 1]
     for turn, share in ((0, 1 / 9), (1, 4 / 9), (2, 4 / 9)):
         assert sum(age.turn == turn for age in long) / len(long) == pytest.approx(share, abs=0.04)
@@ -35,14 +38,18 @@ def test_a_slot_holds_long_conversations_more_often():
 
 
 def test_ages_are_those_of_a_loop_that_has_gone_on_for_long(make, take):
-    """Against a simulation: slots that run one session after the other, looked at after a long time."""
+    """Against a simulation: slots that run one session after the other, looked at after a long
+    time.
+    """
     plan = make("chat", {**CLOSED, "start": "steady"}, context=65536)
     fresh = make("chat", CLOSED, context=65536)
     started = take(plan, 200)
     seen = []
     rng = Random(5)
     sessions = itertools.islice(fresh.sessions(0), 6000)
-    spans = [(sum(turn.gap_ns + REQUEST_NS for turn in session.turns), session) for session in sessions]
+    spans = [
+        (sum(turn.gap_ns + REQUEST_NS for turn in session.turns), session) for session in sessions
+    ]
     ends = list(itertools.accumulate(span for span, _ in spans))
     for _ in range(2000):
         at = rng.randrange(ends[-1])
@@ -55,10 +62,16 @@ def test_ages_are_those_of_a_loop_that_has_gone_on_for_long(make, take):
                 seen.append((turn.index, turn.target_input_tok))
                 break
     ours = [session.first_turn for session in started]
-    assert statistics.mean(ours) == pytest.approx(statistics.mean(turn for turn, _ in seen), rel=0.25)
+    assert statistics.mean(ours) == pytest.approx(
+        statistics.mean(turn for turn, _ in seen), rel=0.25
+    )
     contexts = [session.turns[session.first_turn].target_input_tok for session in started]
-    assert statistics.mean(contexts) == pytest.approx(statistics.mean(tok for _, tok in seen), rel=0.1)
-    assert statistics.mean(len(session.turns) for session in started) > 1.3 * statistics.mean(len(s.turns) for _, s in spans)
+    assert statistics.mean(contexts) == pytest.approx(
+        statistics.mean(tok for _, tok in seen), rel=0.1
+    )
+    assert statistics.mean(len(session.turns) for session in started) > 1.3 * statistics.mean(
+        len(s.turns) for _, s in spans
+    )
 
 
 def test_only_the_first_conversation_of_each_slot_starts_in_its_middle(make, take):
@@ -70,7 +83,9 @@ def test_only_the_first_conversation_of_each_slot_starts_in_its_middle(make, tak
         assert 0 <= session.first_turn < len(session.turns)
         assert 0 <= session.first_gap_ns <= session.turns[session.first_turn].gap_ns
         assert session.live_turns == session.turns[session.first_turn :]
-    assert len({turn.message for session in sessions for turn in session.turns}) == sum(len(session.turns) for session in sessions)
+    assert len({turn.message for session in sessions for turn in session.turns}) == sum(
+        len(session.turns) for session in sessions
+    )
 
 
 @pytest.mark.parametrize(
@@ -90,7 +105,9 @@ def test_steady_is_the_default_under_purpose_measure(make, load, purpose, steady
 
 
 def test_an_open_loop_starts_empty(make, take):
-    plan = make("claude-code", {"kind": "arrival_rate", "rate_per_s": 1, "window_s": 10}, purpose="measure")
+    plan = make(
+        "claude-code", {"kind": "arrival_rate", "rate_per_s": 1, "window_s": 10}, purpose="measure"
+    )
     assert not any(session.primed for session in take(plan, 20))
 
 
@@ -124,7 +141,13 @@ def test_the_plan_says_which_requests_are_priming(make):
 
 
 def test_the_same_seed_gives_the_same_ages_in_every_worker(make):
-    plan, other = (make("claude-code", {**CLOSED, "concurrency": 9, "start": "steady", "sessions": 12}) for _ in range(2))
+    plan, other = (
+        make("claude-code", {**CLOSED, "concurrency": 9, "start": "steady", "sessions": 12})
+        for _ in range(2)
+    )
     assert plan.plan_sha256 == other.plan_sha256
-    shared = sorted((s for w in range(4) for s in other.sessions(0, worker=w, workers=4)), key=lambda s: s.number)
+    shared = sorted(
+        (s for w in range(4) for s in other.sessions(0, worker=w, workers=4)),
+        key=lambda s: s.number,
+    )
     assert shared == list(plan.sessions(0))

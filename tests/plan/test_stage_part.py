@@ -22,7 +22,14 @@ MIX = {
 
 def load(*parts, **more):
     return [
-        {"kind": "concurrency", "concurrency": 2, "window_s": 20, "name": f"s{i}", **({} if part is None else {"part": part}), **more}
+        {
+            "kind": "concurrency",
+            "concurrency": 2,
+            "window_s": 20,
+            "name": f"s{i}",
+            **({} if part is None else {"part": part}),
+            **more,
+        }
         for i, part in enumerate(parts)
     ]
 

@@ -1,4 +1,6 @@
-"""A subagent is started by a tool call of its parent, which waits for it; a session with its subagents is one unit of the plan."""
+"""A subagent is started by a tool call of its parent, which waits for it; a session with its
+subagents is one unit of the plan.
+"""
 
 import itertools
 import json
@@ -38,7 +40,11 @@ def test_a_tool_call_starts_it_and_the_next_turn_waits_for_nothing_else(plan):
             (child,) = session.subagents(caller)
             assert child.session_id == f"{session.session_id}.{caller.index}"
             assert child.parent_request_id == f"{session.session_id}/{caller.index}"
-            assert (child.slot, child.stage, child.number) == (session.slot, session.stage, session.number)
+            assert (child.slot, child.stage, child.number) == (
+                session.slot,
+                session.stage,
+                session.number,
+            )
             assert child.workload_class == "claude-code/subagent"
             assert child.turns[0].gap_ns == 0
             seen += 1
@@ -49,7 +55,9 @@ def test_a_tool_call_starts_it_and_the_next_turn_waits_for_nothing_else(plan):
 def test_the_rest_of_a_session_does_not_depend_on_its_subagents(make, plan):
     alone = make({**WORKLOAD, "subagents": {"share": 0}}, CLOSED, context=65536)
     for ours, theirs in zip(plan.sessions(0), alone.sessions(0), strict=True):
-        assert [turn.target_input_tok for turn in ours.turns] == [turn.target_input_tok for turn in theirs.turns]
+        assert [turn.target_input_tok for turn in ours.turns] == [
+            turn.target_input_tok for turn in theirs.turns
+        ]
         assert [turn.message for turn in ours.turns] == [turn.message for turn in theirs.turns]
     assert alone.plan_sha256 != plan.plan_sha256
     assert alone.workload_sha256 != plan.workload_sha256
@@ -77,7 +85,11 @@ def test_its_requests_are_rows_of_the_plan_with_the_request_that_starts_them(pla
         assert (row["turn"], row["intended_offset_ns"], row["gap_ns"]) == (0, None, None)
         assert rows[row["parent_request_id"]]["slot"] == row["slot"]
     assert totals.sessions == 60 + len(children)
-    assert totals.requests == len(rows) == sum(turn.requests for session in plan.sessions(0) for turn in session.turns)
+    assert (
+        totals.requests
+        == len(rows)
+        == sum(turn.requests for session in plan.sessions(0) for turn in session.turns)
+    )
     assert totals.classes["claude-code/subagent"] == 4 * len(children)
 
 
@@ -85,7 +97,9 @@ def test_a_cold_subagent_shares_its_prefix_with_nobody(make):
     plan = make(WORKLOAD, CLOSED, context=65536, cache="cold")
     salts = [one.salt for session in plan.sessions(0) for one in session.tree()]
     assert len(set(salts)) == len(salts)
-    child = next(one for session in plan.sessions(0) for one in session.tree() if one.parent_request_id)
+    child = next(
+        one for session in plan.sessions(0) for one in session.tree() if one.parent_request_id
+    )
     body = json.loads(Conversation(child, plan.settings, "m", Texts(1, 1.5)).body(0))
     assert body["tools"][0]["description"].startswith(child.salt)
 
@@ -95,7 +109,9 @@ def test_single_requests_and_conversations_in_their_middle_start_what_they_still
     assert all(len(list(session.tree())) == 1 for session in single.sessions(0))
     steady = make(WORKLOAD, {**CLOSED, "concurrency": 40, "start": "steady"}, context=65536)
     for session in itertools.islice(steady.sessions(0), 40):
-        starting = [int(one.session_id.split(".")[1]) for one in session.tree() if one is not session]
+        starting = [
+            int(one.session_id.split(".")[1]) for one in session.tree() if one is not session
+        ]
         assert all(turn >= session.first_turn for turn in starting)
         assert session.first_gap_ns <= session.turns[session.first_turn].gap_ns
 
@@ -107,16 +123,45 @@ def test_the_planned_time_of_a_session_has_that_of_its_subagents(plan):
 
 
 def request(t, n, hashes, api=1.0):
-    return {"t": t, "type": "n", "model": "m", "in": n, "out": 20, "hash_ids": hashes, "stop": "tool_use", "api_time": api}
+    return {
+        "t": t,
+        "type": "n",
+        "model": "m",
+        "in": n,
+        "out": 20,
+        "hash_ids": hashes,
+        "stop": "tool_use",
+        "api_time": api,
+    }
 
 
 def recording():
-    """A session that starts two subagents at once after its second request, one of which starts another."""
+    """A session that starts two subagents at once after its second request, one of which starts
+    another.
+    """
     nested = {"t": 2, "type": "subagent", "requests": [request(0, 70, [50])]}
-    one = {"t": 4, "type": "subagent", "requests": [request(0, 130, [20, 21]), nested, request(9, 200, [20, 21, 22])]}
+    one = {
+        "t": 4,
+        "type": "subagent",
+        "requests": [request(0, 130, [20, 21]), nested, request(9, 200, [20, 21, 22])],
+    }
     two = {"t": 5, "type": "subagent", "requests": [request(0, 130, [30, 31])]}
-    main = [request(0, 130, [1, 2]), request(2, 260, [1, 2, 3, 4]), one, two, request(30, 400, [1, 2, 3, 4, 5, 6])]
-    return {"id": "a", "models": ["m"], "block_size": 64, "hash_id_scope": "local", "tool_tokens": 0, "system_tokens": 0, "requests": main}
+    main = [
+        request(0, 130, [1, 2]),
+        request(2, 260, [1, 2, 3, 4]),
+        one,
+        two,
+        request(30, 400, [1, 2, 3, 4, 5, 6]),
+    ]
+    return {
+        "id": "a",
+        "models": ["m"],
+        "block_size": 64,
+        "hash_id_scope": "local",
+        "tool_tokens": 0,
+        "system_tokens": 0,
+        "requests": main,
+    }
 
 
 @pytest.fixture(name="recorded")
@@ -129,12 +174,25 @@ def _recorded(tmp_path):
 @pytest.mark.parametrize("rewrites", ["inline", "split"])
 def test_recorded_subagents_are_started_by_the_turn_before_them(recorded, rewrites):
     tally = ReplayTally()
-    (session,) = replay_sessions(open_trace(recorded), seed=1, limit_tok=10**6, stage="0", rewrites=rewrites, tally=tally)
-    assert [one.session_id for one in session.tree()] == ["0-000000", "0-000000.1", "0-000000.1.0", "0-000000.1-1"]
+    (session,) = replay_sessions(
+        open_trace(recorded), seed=1, limit_tok=10**6, stage="0", rewrites=rewrites, tally=tally
+    )
+    assert [one.session_id for one in session.tree()] == [
+        "0-000000",
+        "0-000000.1",
+        "0-000000.1.0",
+        "0-000000.1-1",
+    ]
     assert [len(one.turns) for one in session.tree()] == [3, 2, 1, 1]
-    assert [one.parent_request_id for one in session.tree()] == ["", "0-000000/1", "0-000000.1/0", "0-000000/1"]
+    assert [one.parent_request_id for one in session.tree()] == [
+        "",
+        "0-000000/1",
+        "0-000000.1/0",
+        "0-000000/1",
+    ]
     assert (tally.sessions, tally.requests) == (4, 7)
-    # The recorded pause holds the subagents' time; the next turn is due at the later of its end and theirs.
+    # The recorded pause holds the subagents' time; the next turn is due at the later of its end and
+    # theirs.
     assert session.turns[2].gap_ns == 27_000_000_000
 
 
@@ -145,7 +203,9 @@ def test_a_subagent_whose_parent_was_left_out_is_a_session_of_its_own(tmp_path):
             entry["out"] = 100_000
     path = tmp_path / "a.json"
     path.write_text(json.dumps(value))
-    sessions = list(replay_sessions(open_trace(path), seed=1, limit_tok=10_000, over_limit="skip", stage="0"))
+    sessions = list(
+        replay_sessions(open_trace(path), seed=1, limit_tok=10_000, over_limit="skip", stage="0")
+    )
     assert [[len(one.turns) for one in session.tree()] for session in sessions] == [[2, 1], [1]]
 
 
@@ -153,7 +213,8 @@ def test_parents_that_are_not_there_or_that_go_in_a_circle_lose_no_request(tmp_p
     path = tmp_path / "p.jsonl"
     sessions = [("a", None), ("b", "nobody"), ("c", "d"), ("d", "c"), ("e", "a")]
     lines = [
-        {"t_s": 1, "input_tok": 9, "output_tok": 2, "scope": "s", "session_id": name} | ({"parent_id": parent} if parent else {})
+        {"t_s": 1, "input_tok": 9, "output_tok": 2, "scope": "s", "session_id": name}
+        | ({"parent_id": parent} if parent else {})
         for name, parent in sessions
     ]
     path.write_text("\n".join(map(json.dumps, lines)))

@@ -1,4 +1,6 @@
-"""Requests of classes that reason ask the model for it, in the form of each API, where the server takes it."""
+"""Requests of classes that reason ask the model for it, in the form of each API, where the server
+takes it.
+"""
 
 import itertools
 import json
@@ -13,7 +15,10 @@ from harness.profile.schema import Profile
 
 FACTS = ModelFacts("builtin:tiny", max_context_tok=65536, tok_per_word=1.5)
 CLOSED = {"kind": "concurrency", "concurrency": 2, "sessions": 40}
-MIX = {"kind": "mix", "parts": [{"weight": 1, "workload": {"kind": kind}} for kind in ("thinking", "chat")]}
+MIX = {
+    "kind": "mix",
+    "parts": [{"weight": 1, "workload": {"kind": kind}} for kind in ("thinking", "chat")],
+}
 
 
 def planned(workload="thinking", *, server=None, load=CLOSED, **traffic):
@@ -42,8 +47,16 @@ def test_a_budget_is_the_planned_reasoning_and_below_the_answer_s_length():
     for _, turn, body in requests(planned()):
         if "thinking" in body:
             TypeAdapter(ThinkingConfigParam).validate_python(body["thinking"])
-            assert body["thinking"] == {"type": "enabled", "budget_tokens": max(LEAST_BUDGET_TOK, turn.thinking_tok)}
-            assert LEAST_BUDGET_TOK <= body["thinking"]["budget_tokens"] < body["max_tokens"] == turn.target_output_tok
+            assert body["thinking"] == {
+                "type": "enabled",
+                "budget_tokens": max(LEAST_BUDGET_TOK, turn.thinking_tok),
+            }
+            assert (
+                LEAST_BUDGET_TOK
+                <= body["thinking"]["budget_tokens"]
+                < body["max_tokens"]
+                == turn.target_output_tok
+            )
             asked += 1
         else:
             assert turn.target_output_tok <= max(LEAST_BUDGET_TOK, turn.thinking_tok)
@@ -75,8 +88,12 @@ def test_adaptive_is_in_every_request_of_a_class_that_reasons_and_in_no_other():
     seen = set()
     for session, _, body in requests(planned(MIX, thinking="adaptive", thinking_effort="high")):
         if session.workload_class == "thinking":
-            assert body["thinking"] == TypeAdapter(ThinkingConfigParam).validate_python({"type": "adaptive"})
-            assert body["output_config"] == TypeAdapter(OutputConfigParam).validate_python({"effort": "high"})
+            assert body["thinking"] == TypeAdapter(ThinkingConfigParam).validate_python(
+                {"type": "adaptive"}
+            )
+            assert body["output_config"] == TypeAdapter(OutputConfigParam).validate_python(
+                {"effort": "high"}
+            )
         else:
             assert not {"thinking", "output_config"} & set(body)
         seen.add(session.workload_class)
@@ -92,15 +109,26 @@ def test_effort_has_the_form_of_each_openai_route(effort):
 
     _, _, chat = next(requests(planned(api="chat", thinking="effort", thinking_effort=effort)))
     assert TypeAdapter(ReasoningEffort).validate_python(chat["reasoning_effort"]) == effort
-    _, _, responses = next(requests(planned(api="responses", thinking="effort", thinking_effort=effort)))
+    _, _, responses = next(
+        requests(planned(api="responses", thinking="effort", thinking_effort=effort))
+    )
     assert TypeAdapter(Reasoning).validate_python(responses["reasoning"]) == {"effort": effort}
 
 
 def test_a_priming_request_has_no_budget_and_the_same_effort():
-    """Its answer is one token, which no budget is below; the effort may change the prompt that a template makes."""
+    """Its answer is one token, which no budget is below; the effort may change the prompt that a
+    template makes.
+    """
     for thinking, more in (("budget", {}), ("effort", {"api": "chat", "thinking_effort": "low"})):
-        plan = planned({"kind": "thinking", "turns": 6}, thinking=thinking, load={**CLOSED, "start": "steady"}, **more)
-        primed = next(session for session in itertools.islice(plan.sessions(0), 2) if session.primed)
+        plan = planned(
+            {"kind": "thinking", "turns": 6},
+            thinking=thinking,
+            load={**CLOSED, "start": "steady"},
+            **more,
+        )
+        primed = next(
+            session for session in itertools.islice(plan.sessions(0), 2) if session.primed
+        )
         body = json.loads(Conversation(primed, plan.settings, "m", Texts(1, 1.5)).priming_body())
         assert body["max_tokens"] == 1
         assert "thinking" not in body
@@ -108,6 +136,9 @@ def test_a_priming_request_has_no_budget_and_the_same_effort():
 
 
 def test_what_is_asked_for_is_part_of_the_workload():
-    hashes = [planned(**more).workload_sha256 for more in ({}, {"thinking": "off"}, {"thinking": "adaptive"})]
+    hashes = [
+        planned(**more).workload_sha256
+        for more in ({}, {"thinking": "off"}, {"thinking": "adaptive"})
+    ]
     assert len(set(hashes)) == 3
     assert planned("chat").workload_sha256 == planned("chat", thinking="off").workload_sha256

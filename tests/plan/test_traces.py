@@ -50,25 +50,72 @@ SESSION = {
     "tool_tokens": 100,
     "system_tokens": 20,
     "requests": [
-        {"t": 0.0, "type": "n", "in": 200, "out": 20, "hash_ids": [1, 2, 3], "stop": "tool_use", "api_time": 2.0, "think_time": 0.0},
+        {
+            "t": 0.0,
+            "type": "n",
+            "in": 200,
+            "out": 20,
+            "hash_ids": [1, 2, 3],
+            "stop": "tool_use",
+            "api_time": 2.0,
+            "think_time": 0.0,
+        },
         {
             "t": 3.0,
             "type": "subagent",
             "agent_id": "agent_001",
             "duration_ms": 9000,
             "requests": [
-                {"t": 0.0, "type": "n", "in": 130, "out": 9, "hash_ids": [1, 7], "stop": "tool_use", "api_time": 1.0},
-                {"t": 2.0, "type": "n", "in": 200, "out": 9, "hash_ids": [1, 7, 8], "stop": "end_turn", "api_time": 1.0},
+                {
+                    "t": 0.0,
+                    "type": "n",
+                    "in": 130,
+                    "out": 9,
+                    "hash_ids": [1, 7],
+                    "stop": "tool_use",
+                    "api_time": 1.0,
+                },
+                {
+                    "t": 2.0,
+                    "type": "n",
+                    "in": 200,
+                    "out": 9,
+                    "hash_ids": [1, 7, 8],
+                    "stop": "end_turn",
+                    "api_time": 1.0,
+                },
             ],
         },
-        {"t": 12.0, "type": "s", "in": 400, "out": 30, "hash_ids": [1, 2, 3, 4, 5, 6], "stop": "", "ttft": 1.5},
-        {"t": 20.0, "type": "s", "in": 150, "out": 0, "hash_ids": [1, 2], "stop": "end_turn", "api_time": 1.0},
+        {
+            "t": 12.0,
+            "type": "s",
+            "in": 400,
+            "out": 30,
+            "hash_ids": [1, 2, 3, 4, 5, 6],
+            "stop": "",
+            "ttft": 1.5,
+        },
+        {
+            "t": 20.0,
+            "type": "s",
+            "in": 150,
+            "out": 0,
+            "hash_ids": [1, 2],
+            "stop": "end_turn",
+            "api_time": 1.0,
+        },
     ],
 }
 CLAUDE = json.dumps(SESSION)
 CHUNK = "0,0,0,,0,0\n600,0.5,1.2,Gamma,0.7,0.3\n1200,0.1,3,Weibull,0.4,0.8\n1800,0,0,,0,0\n"
 DATASET = json.dumps(
-    {"0": {"input_tokens": "{100: 0.25, 200: 0.75}", "output_tokens": "{10: 1.0}", "reason_ratio": "{0.4: 0.5, 0.9: 0.5}"}}
+    {
+        "0": {
+            "input_tokens": "{100: 0.25, 200: 0.75}",
+            "output_tokens": "{10: 1.0}",
+            "reason_ratio": "{0.4: 0.5, 0.9: 0.5}",
+        }
+    }
 )
 FILES = {
     "azure": ("a.csv", AZURE),
@@ -106,12 +153,18 @@ def test_the_kind_is_told_from_the_content(write, kind):
 
 def test_azure_of_2023_counts_from_its_first_request(write):
     requests = list(open_trace(write("a.csv", AZURE)).requests())
-    assert [(r.input_tok, r.output_tok, r.line) for r in requests] == [(374, 44, 2), (396, 109, 3), (879, 55, 5)]
+    assert [(r.input_tok, r.output_tok, r.line) for r in requests] == [
+        (374, 44, 2),
+        (396, 109, 3),
+        (879, 55, 5),
+    ]
     assert [r.t_s for r in requests] == pytest.approx([0, 4.314579, 4.541877], abs=1e-6)
 
 
 def test_azure_of_2024_has_zones_and_any_number_of_decimals(write):
-    assert [r.t_s for r in open_trace(write("a.csv", AZURE_2024)).requests()] == pytest.approx([0, 0.99007, 2.49007], abs=1e-6)
+    assert [r.t_s for r in open_trace(write("a.csv", AZURE_2024)).requests()] == pytest.approx(
+        [0, 0.99007, 2.49007], abs=1e-6
+    )
 
 
 def test_burstgpt_leaves_out_and_counts_failures_and_knows_conversations(write):
@@ -129,14 +182,24 @@ def test_burstgpt_leaves_out_and_counts_failures_and_knows_conversations(write):
 
 def test_mooncake_has_milliseconds_and_blocks_of_512_for_the_whole_trace(write):
     first, second, _ = open_trace(write("m.jsonl", MOONCAKE)).requests()
-    assert (second.t_s, second.block_tok, second.block_hashes, second.hash_scope) == (3.0, 512, (0, 3), "")
+    assert (second.t_s, second.block_tok, second.block_hashes, second.hash_scope) == (
+        3.0,
+        512,
+        (0, 3),
+        "",
+    )
     assert first.session_id is None
 
 
 def test_plain_csv_reads_blocks_and_leaves_empty_cells_unknown(write):
     first, second, third = open_trace(write("p.csv", PLAIN_CSV)).requests()
     assert first.block_hashes == (1, 2, "x9")
-    assert (second.session_id, second.block_hashes, second.gap_s, second.workload_class) == (None, None, None, None)
+    assert (second.session_id, second.block_hashes, second.gap_s, second.workload_class) == (
+        None,
+        None,
+        None,
+        None,
+    )
     assert (third.turn, third.gap_s, third.stop) == (1, 2.5, None)
 
 
@@ -177,9 +240,16 @@ def test_servegen_draws_by_seed_with_the_rates_of_its_windows(client):
 
 def test_servegen_text_is_read_as_literals_and_never_run(client, tmp_path):
     ran = tmp_path / "ran"
-    evil = {"0": {"input_tokens": f"__import__('pathlib').Path({str(ran)!r}).touch() or {{1: 1.0}}", "output_tokens": "{1: 1.0}"}}
+    evil = {
+        "0": {
+            "input_tokens": f"__import__('pathlib').Path({str(ran)!r}).touch() or {{1: 1.0}}",
+            "output_tokens": "{1: 1.0}",
+        }
+    }
     (client / "chunk-3-dataset.json").write_text(json.dumps(evil))
-    with pytest.raises(ProfileError, match="input_tokens is not a dictionary written as Python text"):
+    with pytest.raises(
+        ProfileError, match="input_tokens is not a dictionary written as Python text"
+    ):
         list(open_trace(client).requests())
     assert not ran.exists()
 
@@ -195,7 +265,9 @@ def test_rows_a_little_late_are_put_in_order_and_counted(write):
 def test_rows_far_out_of_order_are_an_error_that_says_what_to_do(write):
     rows = [f"{t},10,5" for t in [*range(1, REORDER_ROWS + 5), 0]]
     path = write("p.csv", "\n".join(["t_s,input_tok,output_tok", *rows]))
-    with pytest.raises(ProfileError, match=rf"p.csv:{REORDER_ROWS + 6}: the time goes back") as error:
+    with pytest.raises(
+        ProfileError, match=rf"p.csv:{REORDER_ROWS + 6}: the time goes back"
+    ) as error:
         list(open_trace(path).requests())
     assert "sort the file" in str(error.value)
 
@@ -210,9 +282,21 @@ BROKEN = {
     "binary": ("x.csv", b"\x7fELF\x00\x01\n", "x.csv:1: holds a zero byte"),
     "not utf-8": ("x.csv", HEAD.encode() + b"1,\xff,3\n", "x.csv:2: is not UTF-8"),
     "gzip": ("x.csv", b"\x1f\x8b\x08abc\n", "compressed with gzip"),
-    "lfs pointer": ("x.csv", "version https://git-lfs.github.com/spec/v1\noid sha256:4b\n", "Git LFS pointer"),
-    "unknown column": ("x.csv", "t_s,input_tok,output_tok,sesion_id\n", "x.csv:1: 'sesion_id' is not a column"),
-    "column twice": ("x.csv", "t_s,input_tok,output_tok,t_s\n", "x.csv:1: column 't_s' is there twice"),
+    "lfs pointer": (
+        "x.csv",
+        "version https://git-lfs.github.com/spec/v1\noid sha256:4b\n",
+        "Git LFS pointer",
+    ),
+    "unknown column": (
+        "x.csv",
+        "t_s,input_tok,output_tok,sesion_id\n",
+        "x.csv:1: 'sesion_id' is not a column",
+    ),
+    "column twice": (
+        "x.csv",
+        "t_s,input_tok,output_tok,t_s\n",
+        "x.csv:1: column 't_s' is there twice",
+    ),
     "no time": ("x.csv", "input_tok,output_tok\n1,2\n", "exactly one of t_s"),
     "too few fields": ("x.csv", HEAD + "1,2,3\n4,5\n", "x.csv:3: has 2 fields, not 3"),
     "negative time": ("x.csv", HEAD + "-1,2,3\n", "x.csv:2: t_s is negative"),
@@ -222,29 +306,81 @@ BROKEN = {
     "underscore": ("x.csv", HEAD + "1,1_000,3\n", "x.csv:2: input_tok is not a whole number"),
     "zero input": ("x.csv", HEAD + "1,0,3\n", "x.csv:2: input_tok is 0"),
     "missing": ("x.csv", HEAD + "1,,3\n", "x.csv:2: input_tok is missing"),
-    "milliseconds as date": ("x.csv", "timestamp,input_tok,output_tok\n1747000000000,2,3\n", "beyond any date"),
-    "blocks without length": ("x.csv", "t_s,input_tok,output_tok,hash_ids\n1,2,3,4\n", "no block_tok"),
+    "milliseconds as date": (
+        "x.csv",
+        "timestamp,input_tok,output_tok\n1747000000000,2,3\n",
+        "beyond any date",
+    ),
+    "blocks without length": (
+        "x.csv",
+        "t_s,input_tok,output_tok,hash_ids\n1,2,3,4\n",
+        "no block_tok",
+    ),
     "open quote": ("x.csv", HEAD + '1,"2,3\n', "x.csv:2: is not CSV"),
-    "no such day": ("x.csv", AZURE + "\n2023-02-30 18:15:46.6805900,1,2\n", "x.csv:6: TIMESTAMP is not a date"),
+    "no such day": (
+        "x.csv",
+        AZURE + "\n2023-02-30 18:15:46.6805900,1,2\n",
+        "x.csv:6: TIMESTAMP is not a date",
+    ),
     "torn line": ("x.jsonl", MOONCAKE + '{"timestamp": 9, "inp', "x.jsonl:4: is not JSON"),
-    "no hashes": ("x.jsonl", MOONCAKE + '{"timestamp": 9000, "input_length": 3, "output_length": 1}', "x.jsonl:4: has no hash_ids"),
+    "no hashes": (
+        "x.jsonl",
+        MOONCAKE + '{"timestamp": 9000, "input_length": 3, "output_length": 1}',
+        "x.jsonl:4: has no hash_ids",
+    ),
     "too many hashes": (
         "x.jsonl",
         '{"timestamp":0,"input_length":3,"output_length":1,"hash_ids":[1,2]}',
         "2 block ids of 512 tokens for 3",
     ),
-    "negative hash": ("x.jsonl", '{"timestamp":0,"input_length":3,"output_length":1,"hash_ids":[-1]}', "a negative id"),
-    "json nan": ("x.jsonl", '{"timestamp":NaN,"input_length":3,"output_length":1,"hash_ids":[]}', "NaN is not a number"),
-    "json infinity": ("x.jsonl", '{"timestamp":1e999,"input_length":3,"output_length":1,"hash_ids":[]}', "timestamp is not finite"),
-    "json text": ("x.jsonl", '{"timestamp":0,"input_length":"3","output_length":1,"hash_ids":[]}', "input_length must be a whole number"),
-    "json true": ("x.jsonl", '{"timestamp":0,"input_length":true,"output_length":1,"hash_ids":[]}', "input_length must be a whole number"),
+    "negative hash": (
+        "x.jsonl",
+        '{"timestamp":0,"input_length":3,"output_length":1,"hash_ids":[-1]}',
+        "a negative id",
+    ),
+    "json nan": (
+        "x.jsonl",
+        '{"timestamp":NaN,"input_length":3,"output_length":1,"hash_ids":[]}',
+        "NaN is not a number",
+    ),
+    "json infinity": (
+        "x.jsonl",
+        '{"timestamp":1e999,"input_length":3,"output_length":1,"hash_ids":[]}',
+        "timestamp is not finite",
+    ),
+    "json text": (
+        "x.jsonl",
+        '{"timestamp":0,"input_length":"3","output_length":1,"hash_ids":[]}',
+        "input_length must be a whole number",
+    ),
+    "json true": (
+        "x.jsonl",
+        '{"timestamp":0,"input_length":true,"output_length":1,"hash_ids":[]}',
+        "input_length must be a whole number",
+    ),
     "a list": ("x.jsonl", MOONCAKE + "[]", "x.jsonl:4: is not a JSON object"),
-    "scope too late": ("x.jsonl", PLAIN_JSONL + '{"t_s": 9, "input_tok": 1, "output_tok": 1, "scope": "a"}', "x.jsonl:3: has a scope"),
+    "scope too late": (
+        "x.jsonl",
+        PLAIN_JSONL + '{"t_s": 9, "input_tok": 1, "output_tok": 1, "scope": "a"}',
+        "x.jsonl:3: has a scope",
+    ),
     "session without requests": ("x.json", '{"block_size": 64}', "it has no list of requests"),
     "session torn": ("x.json", json.dumps(SESSION, indent=1)[:400], r"x.json:\d+: is not JSON"),
-    "session backwards": ("x.json", CLAUDE.replace('"t": 20.0', '"t": 2.0'), r"x.json requests\[3\]: the time goes back by 10 s"),
-    "session without hashes": ("x.json", CLAUDE.replace('"hash_ids": [1, 7, 8], ', ""), r"requests\[1\] requests\[1\]: has no hash_ids"),
-    "session type": ("x.json", CLAUDE.replace('"type": "n"', '"type": "z"'), r"requests\[0\]: type is 'z'"),
+    "session backwards": (
+        "x.json",
+        CLAUDE.replace('"t": 20.0', '"t": 2.0'),
+        r"x.json requests\[3\]: the time goes back by 10 s",
+    ),
+    "session without hashes": (
+        "x.json",
+        CLAUDE.replace('"hash_ids": [1, 7, 8], ', ""),
+        r"requests\[1\] requests\[1\]: has no hash_ids",
+    ),
+    "session type": (
+        "x.json",
+        CLAUDE.replace('"type": "n"', '"type": "z"'),
+        r"requests\[0\]: type is 'z'",
+    ),
 }
 
 
@@ -259,7 +395,12 @@ def test_what_is_broken_is_named_with_file_and_line(write, name, content, messag
     [
         ("chunk-3-trace.csv", "600,0.5", "600,-0.5", "chunk-3-trace.csv:2: rate is negative"),
         ("chunk-3-trace.csv", "1200,", "600,", "chunk-3-trace.csv:3: the time does not go on"),
-        ("chunk-3-trace.csv", "Gamma", "Pareto", "chunk-3-trace.csv:2: needs a law of Gamma or Weibull"),
+        (
+            "chunk-3-trace.csv",
+            "Gamma",
+            "Pareto",
+            "chunk-3-trace.csv:2: needs a law of Gamma or Weibull",
+        ),
         ("chunk-3-trace.csv", ",0.3\n", "\n", "chunk-3-trace.csv:2: has 5 fields, not 6"),
         ("chunk-3-dataset.json", "0.75", "0.55", "probabilities of input_tokens add up to 0.8"),
         ("chunk-3-dataset.json", "{10: 1.0}", "{10.5: 1.0}", "output_tokens holds 10.5"),
@@ -288,7 +429,8 @@ MUTATIONS = st.lists(
     st.tuples(
         st.integers(0, 10_000),
         st.integers(0, 12),
-        st.binary(max_size=6) | st.sampled_from([b"-", b"nan", b"1e999", b",", b"\n", b"[", b"9" * 40]),
+        st.binary(max_size=6)
+        | st.sampled_from([b"-", b"nan", b"1e999", b",", b"\n", b"[", b"9" * 40]),
     ),
     min_size=1,
     max_size=4,
@@ -296,7 +438,9 @@ MUTATIONS = st.lists(
 
 
 @pytest.mark.parametrize("kind", [*FILES, "servegen"])
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(mutations=MUTATIONS)
 def test_any_mutation_of_a_valid_file_is_read_or_refused(tmp_path, kind, mutations):
     name, content = FILES.get(kind, ("chunk-3-dataset.json", DATASET))
@@ -314,7 +458,9 @@ def test_any_mutation_of_a_valid_file_is_read_or_refused(tmp_path, kind, mutatio
             assert str(tmp_path) in str(error)  # noqa: PT017 - both ends are fine, and each is checked
             continue
         assert described.requests > 0
-        assert all(math.isfinite(value) for d in described.distributions.values() for value in d.values)
+        assert all(
+            math.isfinite(value) for d in described.distributions.values() for value in d.values
+        )
         json.dumps(described.to_dict(), allow_nan=False)
 
 
@@ -338,7 +484,9 @@ def test_a_converted_trace_says_the_same(write, tmp_path, kind):
         "distributions",
         "distinct_times",
     )
-    assert {name: getattr(before, name) for name in same} == {name: getattr(after, name) for name in same}
+    assert {name: getattr(before, name) for name in same} == {
+        name: getattr(after, name) for name in same
+    }
     with pytest.raises(ProfileError, match="exists"):
         convert_trace(path, out)
 
@@ -353,13 +501,18 @@ def test_a_conversion_that_fails_leaves_nothing(write, tmp_path):
 def test_ids_of_the_whole_trace_stay_so_when_recordings_are_converted(write, tmp_path):
     path = write("t.jsonl", "\n".join([CLAUDE.replace('"local"', '"global"')] * 2))
     convert_trace(path, tmp_path / "out.jsonl")
-    shared, own = describe_trace(tmp_path / "out.jsonl"), describe_trace(write("u.jsonl", f"{CLAUDE}\n{CLAUDE}"))
+    shared, own = (
+        describe_trace(tmp_path / "out.jsonl"),
+        describe_trace(write("u.jsonl", f"{CLAUDE}\n{CLAUDE}")),
+    )
     assert shared.ideal_hit == describe_trace(path).ideal_hit > own.ideal_hit
 
 
 def test_memory_does_not_grow_with_the_file(write):
     def peak(rows):
-        path = write(f"{rows}.csv", "".join([HEAD, *(f"{t},{t % 500 + 1},{t % 90}\n" for t in range(rows))]))
+        path = write(
+            f"{rows}.csv", "".join([HEAD, *(f"{t},{t % 500 + 1},{t % 90}\n" for t in range(rows))])
+        )
         tracemalloc.start()
         describe_trace(path)
         _, most = tracemalloc.get_traced_memory()
@@ -376,7 +529,13 @@ def test_the_command_describes_converts_and_refuses(write, tmp_path):
     run = CliRunner().invoke
     shown = run(app, ["traces", "describe", str(path), "--json"])
     assert json.loads(shown.stdout)["ideal_hit"] == describe_trace(path).ideal_hit
-    assert "ideal prefix hit" in run(app, ["traces", "describe", str(path), "--kind", "mooncake"]).stdout
-    assert "3 requests" in run(app, ["traces", "convert", str(path), str(tmp_path / "out.jsonl")]).stdout
+    assert (
+        "ideal prefix hit"
+        in run(app, ["traces", "describe", str(path), "--kind", "mooncake"]).stdout
+    )
+    assert (
+        "3 requests"
+        in run(app, ["traces", "convert", str(path), str(tmp_path / "out.jsonl")]).stdout
+    )
     refused = run(app, ["traces", "describe", str(write("x.jsonl", MOONCAKE + "{torn"))])
     assert (refused.exit_code, "x.jsonl:4: is not JSON" in refused.stderr) == (2, True)

@@ -23,8 +23,18 @@ def test_quantiles_are_those_of_the_sorted_values():
 def test_the_ideal_hit_counts_blocks_from_the_start_that_were_seen_before(tmp_path):
     rows = [
         {"timestamp": 0, "input_length": 1100, "output_length": 1, "hash_ids": [0, 1, 2]},
-        {"timestamp": 1, "input_length": 1100, "output_length": 1, "hash_ids": [0, 1, 2]},  # whole: the last block up to the prompt's end
-        {"timestamp": 2, "input_length": 1536, "output_length": 1, "hash_ids": [0, 7, 2]},  # 2 was seen, but not from the start
+        {
+            "timestamp": 1,
+            "input_length": 1100,
+            "output_length": 1,
+            "hash_ids": [0, 1, 2],
+        },  # whole: the last block up to the prompt's end
+        {
+            "timestamp": 2,
+            "input_length": 1536,
+            "output_length": 1,
+            "hash_ids": [0, 7, 2],
+        },  # 2 was seen, but not from the start
         {"timestamp": 3, "input_length": 512, "output_length": 1, "hash_ids": [8]},
     ]
     path = tmp_path / "m.jsonl"
@@ -85,7 +95,16 @@ def test_ten_claude_code_sessions_look_like_the_710(shared_data):
     assert described.ideal_hit == pytest.approx(0.954, abs=0.0005)
     assert described.stops == {"tool_use": 346, "": 53, "end_turn": 19}
     # Ten of 710 sessions: near the published fits (5.565/0.895 and 2.51/1.22), not equal to them.
-    output, tool_gap = described.distributions["output_tok"], described.distributions["gap_after_tool_use_s"]
-    assert (output.ln_mu, output.ln_sigma) == (pytest.approx(5.565, abs=0.1), pytest.approx(0.895, abs=0.1))
-    assert (tool_gap.ln_mu, tool_gap.ln_sigma) == (pytest.approx(2.51, abs=0.05), pytest.approx(1.22, abs=0.1))
+    output, tool_gap = (
+        described.distributions["output_tok"],
+        described.distributions["gap_after_tool_use_s"],
+    )
+    assert (output.ln_mu, output.ln_sigma) == (
+        pytest.approx(5.565, abs=0.1),
+        pytest.approx(0.895, abs=0.1),
+    )
+    assert (tool_gap.ln_mu, tool_gap.ln_sigma) == (
+        pytest.approx(2.51, abs=0.05),
+        pytest.approx(1.22, abs=0.1),
+    )
     assert p(described, "input_tok", "p50") == pytest.approx(104_000, rel=0.01)

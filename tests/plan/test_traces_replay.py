@@ -32,7 +32,9 @@ def words(messages, texts):
 
 
 def infinite_cache(sessions, texts):
-    """Tokens of all prompts and the share that an infinite cache of 16-word blocks knows, at one word a token."""
+    """Tokens of all prompts and the share that an infinite cache of 16-word blocks knows, at one
+    word a token.
+    """
     seen, hit, total = set(), 0, 0
     for session in sessions:
         for _, messages in prompts(session):
@@ -48,14 +50,30 @@ def infinite_cache(sessions, texts):
 
 
 def replay(path, **options):
-    return list(replay_sessions(open_trace(path), **{"seed": 1, "limit_tok": 10**6, "stage": "replay", "rewrites": "inline", **options}))
+    return list(
+        replay_sessions(
+            open_trace(path),
+            **{"seed": 1, "limit_tok": 10**6, "stage": "replay", "rewrites": "inline", **options},
+        )
+    )
 
 
 def write_session(path, requests, scope="local"):
     entries = [
-        {"t": t, "type": "n", "in": tok, "out": 40, "hash_ids": ids, "stop": "tool_use", "api_time": 2.0} for t, tok, ids in requests
+        {
+            "t": t,
+            "type": "n",
+            "in": tok,
+            "out": 40,
+            "hash_ids": ids,
+            "stop": "tool_use",
+            "api_time": 2.0,
+        }
+        for t, tok, ids in requests
     ]
-    path.write_text(json.dumps({"id": "x", "block_size": 64, "hash_id_scope": scope, "requests": entries}))
+    path.write_text(
+        json.dumps({"id": "x", "block_size": 64, "hash_id_scope": scope, "requests": entries})
+    )
     return path
 
 
@@ -87,7 +105,9 @@ def test_a_session_grows_by_the_recorded_answer_and_the_new_blocks(compacted):
     assert (second.prompt, first.prompt) == (None, None)
     assert first.reply.parts[0].block.tok == 40
     grown = 64 * 40 - (64 * 30 + 9)
-    assert first.reply.parts[0].block.tok + second.message.parts[0].block.tok == pytest.approx(grown, abs=12)
+    assert first.reply.parts[0].block.tok + second.message.parts[0].block.tok == pytest.approx(
+        grown, abs=12
+    )
     assert [turn.target_input_tok for turn in session.turns] == [1929, 2560, 3201, 960, 1280]
 
 
@@ -112,7 +132,9 @@ def test_splitting_ends_the_session_where_its_context_was_rewritten(compacted):
 
 def test_messages_alternate_and_begin_with_the_user(compacted):
     for _, messages in prompts(replay(compacted)[0]):
-        assert [message.role for message in messages] == [Role.ASSISTANT if i % 2 else Role.USER for i in range(len(messages))]
+        assert [message.role for message in messages] == [
+            Role.ASSISTANT if i % 2 else Role.USER for i in range(len(messages))
+        ]
 
 
 def test_pauses_are_scaled_then_capped_and_counted(compacted):
@@ -126,11 +148,18 @@ def test_pauses_are_scaled_then_capped_and_counted(compacted):
 def test_equal_ids_of_a_whole_trace_give_equal_starts_in_any_request(tmp_path):
     path = tmp_path / "m.jsonl"
     rows = [(0, 1536, [1, 2, 3]), (1500, 1300, [1, 2, 9]), (3000, 700, [4])]
-    path.write_text("\n".join(json.dumps({"timestamp": t, "input_length": n, "output_length": 3, "hash_ids": h}) for t, n, h in rows))
+    path.write_text(
+        "\n".join(
+            json.dumps({"timestamp": t, "input_length": n, "output_length": 3, "hash_ids": h})
+            for t, n, h in rows
+        )
+    )
     sessions = replay(path, time_scale=2, length_scale=0.5)
     assert [session.intended_offset_ns for session in sessions] == [0, 3_000_000_000, 6_000_000_000]
     texts = Texts(1, 1.0)
-    one, two, _ = ([*words(messages, texts)] for session in sessions for _, messages in prompts(session))
+    one, two, _ = (
+        [*words(messages, texts)] for session in sessions for _, messages in prompts(session)
+    )
     assert one[: 1 + 512] == two[: 1 + 512]
     assert one[1 + 512 :][:32] != two[1 + 512 :][:32]
     assert (len(one), len(two)) == (1 + 768, 1 + 650)
@@ -141,10 +170,18 @@ def test_requests_without_ids_share_nothing(tmp_path):
     path.write_text("t_s,input_tok,output_tok,session_id\n0,100,5,a\n2,200,5,b\n5,300,0,a\n")
     tally = ReplayTally()
     sessions = replay(path, tally=tally)
-    keys = [part.block.key for session in sessions for _, messages in prompts(session) for message in messages for part in message.parts]
+    keys = [
+        part.block.key
+        for session in sessions
+        for _, messages in prompts(session)
+        for message in messages
+        for part in message.parts
+    ]
     assert len(set(keys)) == len(keys) == 3
     assert [len(session.turns) for session in sessions] == [2, 1]
-    assert sessions[0].turns[1].gap_ns == 5_000_000_000  # the end is not recorded: from start to start
+    assert (
+        sessions[0].turns[1].gap_ns == 5_000_000_000
+    )  # the end is not recorded: from start to start
     assert sessions[0].turns[1].target_output_tok == 1
     assert sessions[0].turns[1].intended_offset_ns == 5_000_000_000
 
@@ -160,7 +197,9 @@ def test_a_request_over_the_limit_is_refused_by_line_or_skipped_and_counted(tmp_
     assert len(replay(path, limit_tok=150, length_scale=0.5)) == 2
 
 
-@pytest.mark.parametrize("options", [{"time_scale": 0}, {"length_scale": float("nan")}, {"idle_cap_s": -1}])
+@pytest.mark.parametrize(
+    "options", [{"time_scale": 0}, {"length_scale": float("nan")}, {"idle_cap_s": -1}]
+)
 def test_senseless_factors_are_refused(compacted, options):
     with pytest.raises(ProfileError):
         replay(compacted, **options)
@@ -170,16 +209,24 @@ def test_the_same_trace_and_seed_give_the_same_sessions(compacted):
     assert replay(compacted) == replay(compacted)
 
 
-@pytest.mark.parametrize(("name", "ideal"), [("trace_0142", 0.923), ("trace_0184", 0.736), ("trace_0506", 0.739)])
+@pytest.mark.parametrize(
+    ("name", "ideal"), [("trace_0142", 0.923), ("trace_0184", 0.736), ("trace_0506", 0.739)]
+)
 def test_replayed_sessions_have_the_trace_s_own_hit_rate(shared_data, name, ideal):
     sessions = replay(shared_data / "traces" / "claude-code" / f"{name}.json", length_scale=0.2)
     total, hit = infinite_cache(sessions, Texts(1, 1.0))
     assert hit == pytest.approx(ideal, abs=0.005)
-    assert total == pytest.approx(sum(turn.target_input_tok for session in sessions for turn in session.turns), rel=0.01)
+    assert total == pytest.approx(
+        sum(turn.target_input_tok for session in sessions for turn in session.turns), rel=0.01
+    )
 
 
 def test_a_replayed_mooncake_has_the_trace_s_own_hit_rate(shared_data, tmp_path):
-    lines = (shared_data / "traces" / "mooncake" / "conversation_trace.jsonl").read_text().splitlines()[:300]
+    lines = (
+        (shared_data / "traces" / "mooncake" / "conversation_trace.jsonl")
+        .read_text()
+        .splitlines()[:300]
+    )
     path = tmp_path / "conversation_trace.jsonl"
     path.write_text("\n".join(lines))
     _, hit = infinite_cache(replay(path, length_scale=0.125), Texts(1, 1.0))
@@ -187,8 +234,13 @@ def test_a_replayed_mooncake_has_the_trace_s_own_hit_rate(shared_data, tmp_path)
 
 
 @pytest.mark.parametrize("label", ["canary", "chat/prime"])
-def test_a_class_that_would_be_taken_for_the_harness_s_own_requests_is_refused_by_line(tmp_path, label):
+def test_a_class_that_would_be_taken_for_the_harness_s_own_requests_is_refused_by_line(
+    tmp_path, label
+):
     path = tmp_path / "p.csv"
     path.write_text(f"t_s,input_tok,output_tok,class\n0,100,5,chat\n2,200,5,{label}\n")
-    with pytest.raises(ProfileError, match=rf"p.csv:3: requests of class '{label}' would be taken for the harness's own"):
+    with pytest.raises(
+        ProfileError,
+        match=rf"p.csv:3: requests of class '{label}' would be taken for the harness's own",
+    ):
         replay(path)

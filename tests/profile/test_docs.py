@@ -18,7 +18,9 @@ RUN_DIRECTORY = (DOCS / "run-directory.md").read_text(encoding="utf-8")
 
 
 def section(title: str) -> str:
-    return re.split(r"^## ", RUN_DIRECTORY.split(f"\n## {title}\n")[1], maxsplit=1, flags=re.MULTILINE)[0]
+    return re.split(
+        r"^## ", RUN_DIRECTORY.split(f"\n## {title}\n")[1], maxsplit=1, flags=re.MULTILINE
+    )[0]
 
 
 @pytest.mark.parametrize(
@@ -36,7 +38,9 @@ def test_every_column_of_a_table_is_explained_in_its_order(title, schemas):
     rows = re.findall(r"^\| `(\w+)` \|.*\| ([^|]+) \|$", section(title), flags=re.MULTILINE)
     assert [name for name, _ in rows] == [name for schema in schemas for name in schema.names]
     nullable = [field.nullable for schema in schemas for field in schema]
-    assert [null.startswith("never") and not null.startswith("never sent") for _, null in rows] == [not may for may in nullable]
+    assert [null.startswith("never") and not null.startswith("never sent") for _, null in rows] == [
+        not may for may in nullable
+    ]
 
 
 def test_every_outcome_and_state_is_named():
@@ -66,9 +70,16 @@ def test_every_exit_code_is_in_getting_started():
 
 
 def test_the_errors_shown_in_getting_started_are_those_of_the_loader():
-    shown = (DOCS / "getting-started.md").read_text(encoding="utf-8").split("```text\nerror: ")[1].split("```")[0]
+    shown = (
+        (DOCS / "getting-started.md")
+        .read_text(encoding="utf-8")
+        .split("```text\nerror: ")[1]
+        .split("```")[0]
+    )
     profile = (DOCS.parent / "loadprofiles" / "cpu-smoke.yaml").read_text(encoding="utf-8")
-    broken = profile.replace("      concurrency: 8", "      concurency: 8").replace("window_s: 15s", "window_s: 15 sec")
+    broken = profile.replace("      concurrency: 8", "      concurency: 8").replace(
+        "window_s: 15s", "window_s: 15 sec"
+    )
     with pytest.raises(InvalidProfileError) as caught:
         load_profile_text(broken, source="mine.yaml")
     assert str(caught.value) == shown.strip()

@@ -4,7 +4,10 @@ import pytest
 
 from harness.profile.load import load_profile_text
 
-MIX = "traffic.workload={kind: mix, parts: [{weight: 1, name: a, workload: {kind: batch}}, {weight: 1, workload: {kind: chat}}]}"
+MIX = (
+    "traffic.workload={kind: mix, parts: [{weight: 1, name: a, workload: {kind: batch}}, {weight:"
+    " 1, workload: {kind: chat}}]}"
+)
 
 
 @pytest.mark.parametrize(
@@ -27,8 +30,15 @@ def test_what_cannot_be_is_told_with_its_fix(valid, problems, overrides, path, w
 def test_idle_is_long_for_measurements_and_short_for_smoke(valid):
     assert load_profile_text(valid, source="p.yaml").idle_s == 5
     assert load_profile_text(valid, source="p.yaml", overrides=["purpose=measure"]).idle_s == 30
-    assert load_profile_text(valid, source="p.yaml", overrides=["energy={idle_s: 2m}"]).idle_s == 120
+    assert (
+        load_profile_text(valid, source="p.yaml", overrides=["energy={idle_s: 2m}"]).idle_s == 120
+    )
 
 
 def test_a_part_may_be_named_by_its_kind(valid):
-    assert load_profile_text(valid, source="p.yaml", overrides=[MIX, "traffic.load.0.part=chat"]).traffic.load[0].part == "chat"
+    assert (
+        load_profile_text(valid, source="p.yaml", overrides=[MIX, "traffic.load.0.part=chat"])
+        .traffic.load[0]
+        .part
+        == "chat"
+    )

@@ -1,4 +1,6 @@
-"""What follows from the types is committed and current; the JSON Schema takes what the loader takes."""
+"""What follows from the types is committed and current; the JSON Schema takes what the loader
+takes.
+"""
 
 import json
 from pathlib import Path
@@ -35,7 +37,11 @@ def test_a_stale_file_fails_the_check(tmp_path, monkeypatch, capsys):
 
 
 def test_every_key_is_explained():
-    undocumented = [path for path, _, field in shape._walk(generate.Profile, (), None) if not field.description and path[-1] != "kind"]
+    undocumented = [
+        path
+        for path, _, field in shape._walk(generate.Profile, (), None)
+        if not field.description and path[-1] != "kind"
+    ]
     assert undocumented == []
 
 
@@ -61,7 +67,9 @@ def test_a_ready_made_profile_is_valid(path, validator):
     assert rest.startswith("# "), "a ready-made profile says what it is for"
 
 
-@pytest.mark.parametrize("path", [path for path in PROFILES if path.stem.startswith("cpu-")], ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", [path for path in PROFILES if path.stem.startswith("cpu-")], ids=lambda path: path.stem
+)
 def test_profiles_for_cpus_need_no_hub_and_no_gpu(path):
     profile = load_profile(path)
     assert profile.purpose == "smoke"
@@ -69,17 +77,26 @@ def test_profiles_for_cpus_need_no_hub_and_no_gpu(path):
     assert profile.server.device == "cpu"
 
 
-@pytest.mark.parametrize("path", [path for path in PROFILES if path.stem.startswith("gpu-")], ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", [path for path in PROFILES if path.stem.startswith("gpu-")], ids=lambda path: path.stem
+)
 def test_profiles_for_gpus_measure_long_enough_for_a_headline(path):
     profile = load_profile(path)
     assert profile.purpose == "measure"
-    # Stages made for attribution are many and short: their slices are what counts, and no headline is claimed from them.
-    assert all(stage.window_s >= (90 if profile.energy.attribute else 600) for stage in profile.traffic.load)
+    # Stages made for attribution are many and short: their slices are what counts, and no headline
+    # is claimed from them.
+    assert all(
+        stage.window_s >= (90 if profile.energy.attribute else 600)
+        for stage in profile.traffic.load
+    )
     assert set(profile.telemetry.require) == {"server_metrics", "gpu_power"}
 
 
 def test_the_hint_in_the_70b_profile_works():
-    profile = load_profile(ROOT / "loadprofiles" / "gpu-dummy-70b.yaml", ["server.gpus=[0, 1]", "server.tensor_parallel_size=2"])
+    profile = load_profile(
+        ROOT / "loadprofiles" / "gpu-dummy-70b.yaml",
+        ["server.gpus=[0, 1]", "server.tensor_parallel_size=2"],
+    )
     assert profile.server.gpus == (0, 1)
 
 
@@ -108,7 +125,11 @@ def test_the_example_of_the_reference_loads(tmp_path):
         (("traffic", "workload", "user_tok"), {"kind": "normal"}, False),
         (("model", "max_context_tok"), "16Ki", True),
         (("model", "max_context_tok"), "16kB", False),
-        (("server",), {"kind": "vllm", "cpu_kv_cache_bytes": "4GiB", "gpus": [0, "GPU-1"], "replicas": 2}, True),
+        (
+            ("server",),
+            {"kind": "vllm", "cpu_kv_cache_bytes": "4GiB", "gpus": [0, "GPU-1"], "replicas": 2},
+            True,
+        ),
         (("server",), {"kind": "vllm", "cpu_kv_cache_bytes": "4 GiB", "gpus": "some"}, False),
         (("server",), {"kind": "attach", "urls": ["ftp://h"]}, False),
         (("purpose",), "smok", False),

@@ -28,10 +28,16 @@ def test_suffixes_become_numbers_in_the_keys_own_unit(valid):
 
 
 def test_suffixes_inside_a_distribution_follow_the_key_that_it_is_for(valid, problems):
-    good = valid.replace("user_tok: 40", "think_s: {kind: uniform, min: 100ms, max: 2s}\n    user_tok: {kind: uniform, min: 10, max: 1k}")
+    good = valid.replace(
+        "user_tok: 40",
+        "think_s: {kind: uniform, min: 100ms, max: 2s}\n    user_tok: {kind: uniform, min: 10,"
+        " max: 1k}",
+    )
     workload = load_profile_text(good).traffic.workload
     assert (workload.think_s.min, workload.think_s.max, workload.user_tok.max) == (0.1, 2, 1000)
-    [problem] = problems(valid.replace("user_tok: 40", "user_tok: {kind: uniform, min: 10, max: 1s}"))
+    [problem] = problems(
+        valid.replace("user_tok: 40", "user_tok: {kind: uniform, min: 10, max: 1s}")
+    )
     assert "max: 's' is not a suffix of a count" in problem.what
 
 
@@ -58,7 +64,7 @@ def test_a_stored_profile_loads_again(valid):
     assert Profile.model_validate_json(profile.model_dump_json()) == profile
 
 
-# --- errors of single keys -------------------------------------------------------------------------------------------------------
+# --- errors of single keys ---
 
 
 def test_all_errors_come_at_once_in_the_order_of_the_file(problems):
@@ -93,44 +99,236 @@ def test_all_errors_come_at_once_in_the_order_of_the_file(problems):
         ("p.yaml:13:14", "thresholds.0"),
         ("p.yaml:14:43", "price.date"),
     ]
-    assert not any("pydantic" in str(problem) or "Input should" in str(problem) or "literal[" in str(problem) for problem in found)
+    assert not any(
+        "pydantic" in str(problem) or "Input should" in str(problem) or "literal[" in str(problem)
+        for problem in found
+    )
 
 
 @pytest.mark.parametrize(
     ("old", "new", "where", "path", "what", "fix"),
     [
-        ("concurrency: 8", "concurency: 8", "13:7", "traffic.load.0.concurency", "not a key", "did you mean `concurrency`?"),
-        ("window_s", "window", "14:7", "traffic.load.0.window", "not a key", "did you mean `window_s`?"),
-        ("window_s", "window_ms", "14:7", "traffic.load.0.window_ms", "not a key", "did you mean `window_s`?"),
-        ("api:", "concurrency: 3\n  api:", "7:3", "traffic.concurrency", "not a key", "belongs at `traffic.load.N.concurrency`"),
-        ("user_tok: 40", "tools_tok: 4", "10:5", "traffic.workload.tools_tok", "not a key", "belongs to `kind: claude-code`"),
-        ("purpose: smoke", "purpose: smoke\nzzzz: 1", "2:1", "zzzz", "not a key", "keys here: name, purpose"),
-        ("concurrency: 8", "concurrency: eight", "13:7", "traffic.load.0.concurrency", "it is 'eight'", "a whole number, at least 1"),
-        ("concurrency: 8", "concurrency: true", "13:7", "traffic.load.0.concurrency", "it is true", "a whole number"),
-        ("concurrency: 8", "concurrency: -8", "13:7", "traffic.load.0.concurrency", "it is -8", "at least 1"),
-        ("concurrency: 8", "concurrency:", "13:7", "traffic.load.0.concurrency", "is empty", "a whole number"),
-        ("window_s: 15s", "window_s: 15q", "14:7", "traffic.load.0.window_s", "'q' is not a unit of time", "such as 30s"),
-        ("window_s: 15s", "window_s: -3", "14:7", "traffic.load.0.window_s", "cannot be negative", "such as 30s"),
-        ("window_s: 15s", "window_s: [3]", "14:7", "traffic.load.0.window_s", "must be a length of time", "such as 30s"),
-        ("window_s: 15s", "window_s: .nan", "14:7", "traffic.load.0.window_s", "must be finite", "such as 30s"),
-        ("window_s: 15s", f"window_s: '{'1' * 500_000}!'", "14:7", "traffic.load.0.window_s", "longer than any number", "such as 30s"),
-        ("window_s: 15s", "window_s: 99999999d", "14:7", "traffic.load.0.window_s", "is beyond", "such as 30s"),
-        ("api: messages", "api: mesages", "7:3", "traffic.api", "`messages` or `chat`", "did you mean `messages`?"),
+        (
+            "concurrency: 8",
+            "concurency: 8",
+            "13:7",
+            "traffic.load.0.concurency",
+            "not a key",
+            "did you mean `concurrency`?",
+        ),
+        (
+            "window_s",
+            "window",
+            "14:7",
+            "traffic.load.0.window",
+            "not a key",
+            "did you mean `window_s`?",
+        ),
+        (
+            "window_s",
+            "window_ms",
+            "14:7",
+            "traffic.load.0.window_ms",
+            "not a key",
+            "did you mean `window_s`?",
+        ),
+        (
+            "api:",
+            "concurrency: 3\n  api:",
+            "7:3",
+            "traffic.concurrency",
+            "not a key",
+            "belongs at `traffic.load.N.concurrency`",
+        ),
+        (
+            "user_tok: 40",
+            "tools_tok: 4",
+            "10:5",
+            "traffic.workload.tools_tok",
+            "not a key",
+            "belongs to `kind: claude-code`",
+        ),
+        (
+            "purpose: smoke",
+            "purpose: smoke\nzzzz: 1",
+            "2:1",
+            "zzzz",
+            "not a key",
+            "keys here: name, purpose",
+        ),
+        (
+            "concurrency: 8",
+            "concurrency: eight",
+            "13:7",
+            "traffic.load.0.concurrency",
+            "it is 'eight'",
+            "a whole number, at least 1",
+        ),
+        (
+            "concurrency: 8",
+            "concurrency: true",
+            "13:7",
+            "traffic.load.0.concurrency",
+            "it is true",
+            "a whole number",
+        ),
+        (
+            "concurrency: 8",
+            "concurrency: -8",
+            "13:7",
+            "traffic.load.0.concurrency",
+            "it is -8",
+            "at least 1",
+        ),
+        (
+            "concurrency: 8",
+            "concurrency:",
+            "13:7",
+            "traffic.load.0.concurrency",
+            "is empty",
+            "a whole number",
+        ),
+        (
+            "window_s: 15s",
+            "window_s: 15q",
+            "14:7",
+            "traffic.load.0.window_s",
+            "'q' is not a unit of time",
+            "such as 30s",
+        ),
+        (
+            "window_s: 15s",
+            "window_s: -3",
+            "14:7",
+            "traffic.load.0.window_s",
+            "cannot be negative",
+            "such as 30s",
+        ),
+        (
+            "window_s: 15s",
+            "window_s: [3]",
+            "14:7",
+            "traffic.load.0.window_s",
+            "must be a length of time",
+            "such as 30s",
+        ),
+        (
+            "window_s: 15s",
+            "window_s: .nan",
+            "14:7",
+            "traffic.load.0.window_s",
+            "must be finite",
+            "such as 30s",
+        ),
+        (
+            "window_s: 15s",
+            f"window_s: '{'1' * 500_000}!'",
+            "14:7",
+            "traffic.load.0.window_s",
+            "longer than any number",
+            "such as 30s",
+        ),
+        (
+            "window_s: 15s",
+            "window_s: 99999999d",
+            "14:7",
+            "traffic.load.0.window_s",
+            "is beyond",
+            "such as 30s",
+        ),
+        (
+            "api: messages",
+            "api: mesages",
+            "7:3",
+            "traffic.api",
+            "`messages` or `chat`",
+            "did you mean `messages`?",
+        ),
         ("purpose: smoke", "name: a b", "1:1", "name", "does not fit", "letters, digits"),
-        ("kind: torch", "kind: torhc", "5:3", "server.kind", "no kind 'torhc'", "`kind: torch`? Kinds are `vllm`, `torch`,"),
-        ("kind: torch", "threads: 1", "4:1", "server", "has no `kind`", "did you mean `kind: torch`?"),
+        (
+            "kind: torch",
+            "kind: torhc",
+            "5:3",
+            "server.kind",
+            "no kind 'torhc'",
+            "`kind: torch`? Kinds are `vllm`, `torch`,",
+        ),
+        (
+            "kind: torch",
+            "threads: 1",
+            "4:1",
+            "server",
+            "has no `kind`",
+            "did you mean `kind: torch`?",
+        ),
         ("  kind: torch", "  {}", "4:1", "server", "has no `kind`", "Kinds are `vllm`"),
-        ("  - kind: concurrency", "  - name: a", "12:7", "traffic.load.0", "has no `kind`", "did you mean `kind: concurrency`?"),
-        ("kind: torch", "kind: torch\n  env: {A: 1}", "6:9", "server.env.A", "must be text; it is 1", 'quote it: "1"'),
-        ("kind: torch", "kind: torch\n  gpus: 1", "6:3", "server.gpus", "`all` or `none` or a list", "`all`"),
-        ("kind: torch", "kind: torch\n  replicas: true", "6:3", "server.replicas", "it is true", "`auto` or a whole number"),
-        ("kind: torch", "kind: torch\n  port: 99999", "6:3", "server.port", "at most 65,535", "a whole number"),
-        ("id: builtin:tiny", "id: x\n  trust_remote_code: yes", "4:3", "model.trust_remote_code", "it is 'yes'", "write true"),
+        (
+            "  - kind: concurrency",
+            "  - name: a",
+            "12:7",
+            "traffic.load.0",
+            "has no `kind`",
+            "did you mean `kind: concurrency`?",
+        ),
+        (
+            "kind: torch",
+            "kind: torch\n  env: {A: 1}",
+            "6:9",
+            "server.env.A",
+            "must be text; it is 1",
+            'quote it: "1"',
+        ),
+        (
+            "kind: torch",
+            "kind: torch\n  gpus: 1",
+            "6:3",
+            "server.gpus",
+            "`all` or `none` or a list",
+            "`all`",
+        ),
+        (
+            "kind: torch",
+            "kind: torch\n  replicas: true",
+            "6:3",
+            "server.replicas",
+            "it is true",
+            "`auto` or a whole number",
+        ),
+        (
+            "kind: torch",
+            "kind: torch\n  port: 99999",
+            "6:3",
+            "server.port",
+            "at most 65,535",
+            "a whole number",
+        ),
+        (
+            "id: builtin:tiny",
+            "id: x\n  trust_remote_code: yes",
+            "4:3",
+            "model.trust_remote_code",
+            "it is 'yes'",
+            "write true",
+        ),
         ("  id: builtin:tiny", "  {}", "2:1", "model.id", "is missing", "add `id`"),
-        ("purpose: smoke", "seed: 1", "1:1", "purpose", "is missing", "`purpose: smoke` or `purpose: measure`"),
-        ("  load:\n", "  load: []\n  loud:\n", "11:3", "traffic.load", "is an empty list", "a list"),
+        (
+            "purpose: smoke",
+            "seed: 1",
+            "1:1",
+            "purpose",
+            "is missing",
+            "`purpose: smoke` or `purpose: measure`",
+        ),
+        (
+            "  load:\n",
+            "  load: []\n  loud:\n",
+            "11:3",
+            "traffic.load",
+            "is an empty list",
+            "a list",
+        ),
     ],
-)  # fmt: skip
+)
 def test_an_error_says_where_what_and_the_fix(valid, problems, old, new, where, path, what, fix):
     assert old in valid
     found = {problem.path: problem for problem in problems(valid.replace(old, new, 1))}
@@ -147,12 +345,14 @@ def test_a_misspelt_key_is_one_error_and_not_a_missing_one_too(valid, problems):
 def test_the_only_error_is_the_headline_of_the_exception(valid):
     with pytest.raises(InvalidProfileError) as caught:
         load_profile_text(valid.replace("8", "0"), source="p.yaml")
-    assert str(caught.value).startswith("p.yaml:13:7: traffic.load.0.concurrency: must be a whole number, at least 1")
+    assert str(caught.value).startswith(
+        "p.yaml:13:7: traffic.load.0.concurrency: must be a whole number, at least 1"
+    )
     assert "next step: write a whole number" in str(caught.value)
     assert caught.value.exit_code == 2
 
 
-# --- the file ---------------------------------------------------------------------------------------------------------------------
+# --- the file ---
 
 
 @pytest.mark.parametrize(
@@ -174,7 +374,7 @@ def test_the_only_error_is_the_headline_of_the_exception(valid):
         ("a: " + "[" * 5000, "1:44", "nested more than"),
         ('a: "\\UFFFFFFFF"\n', "1:1", "is not valid YAML"),
     ],
-)  # fmt: skip
+)
 def test_text_that_is_no_profile_at_all(problems, text, where, what):
     [problem] = problems(text)
     assert problem.where == f"p.yaml:{where}"
@@ -183,25 +383,40 @@ def test_text_that_is_no_profile_at_all(problems, text, where, what):
 
 
 def test_a_key_given_twice_is_told_beside_the_other_errors(valid, problems):
-    found = problems(valid.replace("purpose: smoke", "purpose: smoke\nseed: 1\nseed: 2").replace("concurrency: 8", "concurrency: 0"))
-    assert [(problem.where, problem.path) for problem in found] == [("p.yaml:3:1", "seed"), ("p.yaml:15:7", "traffic.load.0.concurrency")]
+    found = problems(
+        valid.replace("purpose: smoke", "purpose: smoke\nseed: 1\nseed: 2").replace(
+            "concurrency: 8", "concurrency: 0"
+        )
+    )
+    assert [(problem.where, problem.path) for problem in found] == [
+        ("p.yaml:3:1", "seed"),
+        ("p.yaml:15:7", "traffic.load.0.concurrency"),
+    ]
     assert "first on line 2" in found[0].what
 
 
 def test_yaml_1_2_knows_few_booleans_and_no_dates(valid):
-    profile = load_profile_text(valid + "description: no\nprice: {usd_per_gpu_h: 2, source: list, date: 2026-11-21}\n")
+    profile = load_profile_text(
+        valid + "description: no\nprice: {usd_per_gpu_h: 2, source: list, date: 2026-11-21}\n"
+    )
     assert profile.description == "no"
     assert profile.price.date == "2026-11-21"
 
 
 def test_anchors_and_merges_are_filled_in(valid):
-    text = valid.replace("    - kind: concurrency", "    - &first\n      kind: concurrency") + "    - {<<: *first, concurrency: 16}\n"
+    text = (
+        valid.replace("    - kind: concurrency", "    - &first\n      kind: concurrency")
+        + "    - {<<: *first, concurrency: 16}\n"
+    )
     first, second = load_profile_text(text).traffic.load
     assert (first.concurrency, second.concurrency, second.window_s) == (8, 16, 15)
 
 
 def test_an_error_behind_an_alias_names_the_path_and_the_anchored_line(valid, problems):
-    text = valid.replace("    - kind: concurrency\n      concurrency: 8", "    - &first\n      kind: concurrency\n      concurrency: 0")
+    text = valid.replace(
+        "    - kind: concurrency\n      concurrency: 8",
+        "    - &first\n      kind: concurrency\n      concurrency: 0",
+    )
     found = problems(text + "    - {<<: *first, name: b}\n")
     assert [(problem.where, problem.path) for problem in found] == [
         ("p.yaml:14:7", "traffic.load.0.concurrency"),
@@ -210,7 +425,9 @@ def test_an_error_behind_an_alias_names_the_path_and_the_anchored_line(valid, pr
 
 
 def test_aliases_of_aliases_are_bounded(problems):
-    bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 12))
+    bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+        f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 12)
+    )
     [problem] = problems(bomb)
     assert "values once its anchors are filled in" in problem.what
 
@@ -259,7 +476,7 @@ def test_an_odd_path_is_an_error_for_people():
         load_profile(Path("a\0b"))
 
 
-# --- overrides ------------------------------------------------------------------------------------------------------------------------
+# --- overrides ---
 
 
 def test_overrides_change_keys_list_items_and_sections(valid):
@@ -293,21 +510,41 @@ def test_overrides_change_keys_list_items_and_sections(valid):
 @pytest.mark.parametrize(
     ("override", "path", "what", "fix"),
     [
-        ("traffic.load.0.concurency=1", "traffic.load.0.concurency", "not a key", "did you mean `concurrency`?"),
+        (
+            "traffic.load.0.concurency=1",
+            "traffic.load.0.concurency",
+            "not a key",
+            "did you mean `concurrency`?",
+        ),
         ("trafic.api=chat", "trafic", "not a key", "did you mean `traffic`?"),
-        ("traffic.load.0.concurrency=many", "traffic.load.0.concurrency", "it is 'many'", "a whole number"),
+        (
+            "traffic.load.0.concurrency=many",
+            "traffic.load.0.concurrency",
+            "it is 'many'",
+            "a whole number",
+        ),
         ("traffic.load.3.concurrency=1", "traffic.load", "has 1 items", "0 to 1"),
-        ("traffic.load.first.concurrency=1", "traffic.load", "'first' is no position", "traffic.load.0"),
+        (
+            "traffic.load.first.concurrency=1",
+            "traffic.load",
+            "'first' is no position",
+            "traffic.load.0",
+        ),
         ("model.id.x=1", "model.id", "single value", "--set model.id=…"),
         ("traffic.api", "", "is not KEY=VALUE", "dotted path"),
         ("=3", "", "is not KEY=VALUE", "dotted path"),
         ("a..b=3", "", "is not KEY=VALUE", "dotted path"),
         ("seed=[1", "", "is not valid YAML", "check"),
         ("seed={a: 1, a: 2}", "a", "is there twice", "keep one"),
-        ("server=3", "server", "must be a section with `kind`", "write a section with `kind`: vllm"),
+        (
+            "server=3",
+            "server",
+            "must be a section with `kind`",
+            "write a section with `kind`: vllm",
+        ),
         ("traffic.output_length=forced", "", "", ""),
     ],
-)  # fmt: skip
+)
 def test_a_wrong_override_is_named_in_place_of_a_line(valid, problems, override, path, what, fix):
     found = problems(valid, override)
     if not what:
@@ -325,7 +562,7 @@ def test_errors_of_overrides_come_after_those_of_the_file(valid, problems):
     assert [problem.where for problem in found] == ["p.yaml:1:1", "--set seed=-1", "--set x=1"]
 
 
-# --- anything at all ---------------------------------------------------------------------------------------------------------------------
+# --- anything at all ---
 
 
 def assert_loads_or_is_told(text, overrides=()):
@@ -338,14 +575,64 @@ def assert_loads_or_is_told(text, overrides=()):
     assert told is None or (told and all(problem.what and problem.fix for problem in told))
 
 
-SNIPPETS = st.sampled_from([
-    ":", "-", "{", "}", "[", "]", "&a", "*a", "<<: *a", "!!int", "'", '"', "|", ">", "\t", "\n", "%YAML 1.1", "---", "...", "#", "~", "? ",
-    "\\x", "\0", "\x07", "\ufeff", "\U0001f600", "1e999", ".inf", ".nan", "-0", "0x", "0o9", "9" * 60, "true", "null", "kind:", "traffic:",
-    "load:", "30s", "-1", "NaN", "[[[[", "{a: {a: {a: ", "!<tag:x> y", "@", "`", "\u2028", "\x85",
-])  # fmt: skip
+SNIPPETS = st.sampled_from(
+    [
+        ":",
+        "-",
+        "{",
+        "}",
+        "[",
+        "]",
+        "&a",
+        "*a",
+        "<<: *a",
+        "!!int",
+        "'",
+        '"',
+        "|",
+        ">",
+        "\t",
+        "\n",
+        "%YAML 1.1",
+        "---",
+        "...",
+        "#",
+        "~",
+        "? ",
+        "\\x",
+        "\0",
+        "\x07",
+        "\ufeff",
+        "\U0001f600",
+        "1e999",
+        ".inf",
+        ".nan",
+        "-0",
+        "0x",
+        "0o9",
+        "9" * 60,
+        "true",
+        "null",
+        "kind:",
+        "traffic:",
+        "load:",
+        "30s",
+        "-1",
+        "NaN",
+        "[[[[",
+        "{a: {a: {a: ",
+        "!<tag:x> y",
+        "@",
+        "`",
+        "\u2028",
+        "\x85",
+    ]
+)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(data=st.data())
 def test_any_mutation_of_a_profile_loads_or_is_told(valid, data):
     text = valid + "server2: &a {x: 1}\n" if data.draw(st.booleans()) else valid
@@ -359,7 +646,10 @@ def test_any_mutation_of_a_profile_loads_or_is_told(valid, data):
 VALUES = st.recursive(
     st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8), SNIPPETS),
     lambda inner: st.one_of(
-        st.lists(inner, max_size=3), st.dictionaries(st.sampled_from(["kind", "min", "max", "value", "x", "mean"]), inner, max_size=3)
+        st.lists(inner, max_size=3),
+        st.dictionaries(
+            st.sampled_from(["kind", "min", "max", "value", "x", "mean"]), inner, max_size=3
+        ),
     ),
     max_leaves=6,
 )
@@ -371,7 +661,9 @@ KEYS = """purpose seed name model model.id model.max_context_tok server server.k
 PATHS = st.sampled_from(KEYS.split())
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(overrides=st.lists(st.tuples(PATHS, VALUES), min_size=1, max_size=4))
 def test_any_value_at_any_key_loads_or_is_told(valid, overrides):
     assert_loads_or_is_told(valid, [f"{path}={json.dumps(value)}" for path, value in overrides])

@@ -20,8 +20,16 @@ ATTACH = "server={kind: attach, urls: [http://h:1], %s}"
         ([ATTACH % "", "model.load_format=dummy"], "model.load_format", "drop it"),
         (["model.quantization=fp8"], "model.quantization", "kind: vllm"),
         # lengths that the API cannot force
-        (["model.id=org/m", "purpose=measure"], "traffic.api", "`output_length: natural`, or `api: chat`"),
-        (["model.id=builtin:smollm2-135m", "traffic.output_length=forced"], "traffic.output_length", "`load_format: dummy`"),
+        (
+            ["model.id=org/m", "purpose=measure"],
+            "traffic.api",
+            "`output_length: natural`, or `api: chat`",
+        ),
+        (
+            ["model.id=builtin:smollm2-135m", "traffic.output_length=forced"],
+            "traffic.output_length",
+            "`load_format: dummy`",
+        ),
         # secrets
         (["server.api_key_env=A", "server.api_key_file=b"], "server.api_key_file", "keep one"),
         (["server.env={HF_TOKEN: x}"], "server.env.HF_TOKEN", "export it"),
@@ -30,12 +38,24 @@ ATTACH = "server={kind: attach, urls: [http://h:1], %s}"
         ([VLLM % "extra_args: [--api-key, x]"], "server.extra_args.0", "server.api_key_env"),
         ([ATTACH.replace("h:1", "u:p@h:1") % ""], "server.urls.0", "api_key_env"),
         # arguments that the harness passes itself
-        ([VLLM % "extra_args: [--foo, --max_model_len=3]"], "server.extra_args.1", "model.max_context_tok"),
+        (
+            [VLLM % "extra_args: [--foo, --max_model_len=3]"],
+            "server.extra_args.1",
+            "model.max_context_tok",
+        ),
         # boards
         ([VLLM % "gpus: none, device: cuda"], "server.gpus", "device: cpu"),
-        ([VLLM % "gpus: none, tensor_parallel_size: 2"], "server.tensor_parallel_size", "gpus: all"),
+        (
+            [VLLM % "gpus: none, tensor_parallel_size: 2"],
+            "server.tensor_parallel_size",
+            "gpus: all",
+        ),
         ([VLLM % "gpus: [0], device: cpu"], "server.gpus", "drop gpus"),
-        ([VLLM % "gpus: [0, 1], tensor_parallel_size: 4"], "server.tensor_parallel_size", "more boards"),
+        (
+            [VLLM % "gpus: [0, 1], tensor_parallel_size: 4"],
+            "server.tensor_parallel_size",
+            "more boards",
+        ),
         ([VLLM % "gpus: [0, 1], replicas: 3"], "server.replicas", "more boards"),
         ([VLLM % "gpus: [0, 0]"], "server.gpus", "once"),
         ([VLLM % "gpus: []"], "server.gpus", "none"),
@@ -46,7 +66,11 @@ ATTACH = "server={kind: attach, urls: [http://h:1], %s}"
         (["server={kind: attach, urls: ['http://h:1', 'http://h:1/']}"], "server.urls.1", "once"),
         (["server={kind: attach, urls: ['http://']}"], "server.urls.0", "http://HOST:PORT"),
         (["server={kind: attach, urls: ['http://[::']}"], "server.urls.0", "http://HOST:PORT"),
-        ([ATTACH % "metrics_urls: ['http://h:1/metrics', 'http://h:2/metrics']"], "server.metrics_urls", "one for each"),
+        (
+            [ATTACH % "metrics_urls: ['http://h:1/metrics', 'http://h:2/metrics']"],
+            "server.metrics_urls",
+            "one for each",
+        ),
         ([ATTACH % "gpus: all, gpu_count: 3"], "server.gpu_count", "keep one"),
         # the way to it
         (["traffic.proxy=https://p:3128"], "traffic.proxy", "http://HOST:PORT"),
@@ -57,46 +81,154 @@ ATTACH = "server={kind: attach, urls: [http://h:1], %s}"
         (["traffic.load.0.window_s=0"], "traffic.load.0.window_s", "10m"),
         (["traffic.load.0.name=a", SECOND % ", name: a"], "traffic.load.1.name", "its own"),
         (["traffic.load.0.name=1-concurrency", SECOND % ""], "traffic.load.1.name", "its own"),
-        ([LOAD % "kind: arrival_rate, rate_per_s: 1, cv: 2"], "traffic.load.0.cv", "process: gamma"),
-        ([LOAD % "kind: arrival_rate, rate_per_s: 1, process: weibull"], "traffic.load.0.process", "weibull_shape"),
-        ([LOAD % "kind: ramp, from_per_s: 0, to_per_s: 0, ramp_s: 1"], "traffic.load.0.to_per_s", "above 0"),
-        ([LOAD % "kind: ramp, from_per_s: 0, to_per_s: 1, ramp_s: 0"], "traffic.load.0.ramp_s", "kind: step"),
-        ([LOAD % "kind: step, steps: [{rate_per_s: 0, for_s: 1}]"], "traffic.load.0.steps", "above 0"),
-        ([LOAD % "kind: step, steps: [{rate_per_s: 1, for_s: 0}]"], "traffic.load.0.steps.0.for_s", "above 0"),
-        ([LOAD % "kind: diurnal, rate_per_s: 1, curve: [{hour: 1, factor: 0}]"], "traffic.load.0.curve", "above 0"),
-        ([LOAD % "kind: diurnal, rate_per_s: 1, curve: [{hour: 1, factor: 1}, {hour: 1, factor: 2}]"], "traffic.load.0.curve", "one"),
-        ([LOAD % "kind: concurrency, concurrency: 1, over: requests, start: steady"], "traffic.load.0.start", "over: sessions"),
+        (
+            [LOAD % "kind: arrival_rate, rate_per_s: 1, cv: 2"],
+            "traffic.load.0.cv",
+            "process: gamma",
+        ),
+        (
+            [LOAD % "kind: arrival_rate, rate_per_s: 1, process: weibull"],
+            "traffic.load.0.process",
+            "weibull_shape",
+        ),
+        (
+            [LOAD % "kind: ramp, from_per_s: 0, to_per_s: 0, ramp_s: 1"],
+            "traffic.load.0.to_per_s",
+            "above 0",
+        ),
+        (
+            [LOAD % "kind: ramp, from_per_s: 0, to_per_s: 1, ramp_s: 0"],
+            "traffic.load.0.ramp_s",
+            "kind: step",
+        ),
+        (
+            [LOAD % "kind: step, steps: [{rate_per_s: 0, for_s: 1}]"],
+            "traffic.load.0.steps",
+            "above 0",
+        ),
+        (
+            [LOAD % "kind: step, steps: [{rate_per_s: 1, for_s: 0}]"],
+            "traffic.load.0.steps.0.for_s",
+            "above 0",
+        ),
+        (
+            [LOAD % "kind: diurnal, rate_per_s: 1, curve: [{hour: 1, factor: 0}]"],
+            "traffic.load.0.curve",
+            "above 0",
+        ),
+        (
+            [
+                LOAD % "kind: diurnal, rate_per_s: 1, curve: [{hour: 1, factor: 1}, {hour: 1,"
+                " factor: 2}]"
+            ],
+            "traffic.load.0.curve",
+            "one",
+        ),
+        (
+            [LOAD % "kind: concurrency, concurrency: 1, over: requests, start: steady"],
+            "traffic.load.0.start",
+            "over: sessions",
+        ),
         ([LOAD % "kind: replay"], "traffic.load.0", "kind: replay"),
         # workloads
-        (["traffic.api=chat", "traffic.cache_control=true"], "traffic.cache_control", "api: messages"),
+        (
+            ["traffic.api=chat", "traffic.cache_control=true"],
+            "traffic.cache_control",
+            "api: messages",
+        ),
         (["traffic.workload={kind: batch}", "slos.ttft_s=1"], "slos", "drop it"),
-        ([MIX % "{weight: 1, workload: {kind: batch}}, {weight: 1, workload: {kind: batch}}"], "traffic.workload.parts.1", "`name`"),
-        ([MIX % "{weight: 1, workload: {kind: batch, user_tok: {kind: uniform, min: 3, max: 2}}}"],
-         "traffic.workload.parts.0.workload.user_tok.max", "in order"),
-        (["traffic.workload.user_tok={kind: quantiles, at: [0, 0.5], values: [1, 2]}"], "traffic.workload.user_tok.at", "[0, 0.5, 1]"),
-        (["traffic.workload.user_tok={kind: quantiles, at: [0, 1], values: [2, 1]}"], "traffic.workload.user_tok.values", "in order"),
-        (["traffic.workload.user_tok={kind: quantiles, at: [0, 1], values: [1, 2, 3]}"], "traffic.workload.user_tok.values", "each share"),
-        ([MIX % "{weight: 1, name: canary, workload: {kind: batch}}"], "traffic.workload.parts.0.name", "another name"),
+        (
+            [MIX % "{weight: 1, workload: {kind: batch}}, {weight: 1, workload: {kind: batch}}"],
+            "traffic.workload.parts.1",
+            "`name`",
+        ),
+        (
+            [
+                MIX
+                % "{weight: 1, workload: {kind: batch, user_tok: {kind: uniform, min: 3, max: 2}}}"
+            ],
+            "traffic.workload.parts.0.workload.user_tok.max",
+            "in order",
+        ),
+        (
+            ["traffic.workload.user_tok={kind: quantiles, at: [0, 0.5], values: [1, 2]}"],
+            "traffic.workload.user_tok.at",
+            "[0, 0.5, 1]",
+        ),
+        (
+            ["traffic.workload.user_tok={kind: quantiles, at: [0, 1], values: [2, 1]}"],
+            "traffic.workload.user_tok.values",
+            "in order",
+        ),
+        (
+            ["traffic.workload.user_tok={kind: quantiles, at: [0, 1], values: [1, 2, 3]}"],
+            "traffic.workload.user_tok.values",
+            "each share",
+        ),
+        (
+            [MIX % "{weight: 1, name: canary, workload: {kind: batch}}"],
+            "traffic.workload.parts.0.name",
+            "another name",
+        ),
         # reasoning
-        (["traffic.workload={kind: thinking}", "traffic.thinking=effort", "traffic.thinking_effort=low"], "traffic.thinking", "off"),
-        (["traffic.workload={kind: thinking}", "traffic.api=chat", "traffic.thinking=budget"], "traffic.thinking", "that API has"),
-        (["traffic.workload={kind: thinking}", "traffic.api=chat", "traffic.thinking=effort"], "traffic.thinking", "thinking_effort"),
+        (
+            [
+                "traffic.workload={kind: thinking}",
+                "traffic.thinking=effort",
+                "traffic.thinking_effort=low",
+            ],
+            "traffic.thinking",
+            "off",
+        ),
+        (
+            ["traffic.workload={kind: thinking}", "traffic.api=chat", "traffic.thinking=budget"],
+            "traffic.thinking",
+            "that API has",
+        ),
+        (
+            ["traffic.workload={kind: thinking}", "traffic.api=chat", "traffic.thinking=effort"],
+            "traffic.thinking",
+            "thinking_effort",
+        ),
         (["traffic.thinking=budget"], "traffic.thinking", "thinking_share"),
         (["traffic.thinking_effort=low"], "traffic.thinking_effort", "thinking: effort"),
-        (["traffic.workload={kind: thinking}", "traffic.thinking=adaptive", "traffic.thinking_effort=none"],
-         "traffic.thinking_effort", "medium"),
+        (
+            [
+                "traffic.workload={kind: thinking}",
+                "traffic.thinking=adaptive",
+                "traffic.thinking_effort=none",
+            ],
+            "traffic.thinking_effort",
+            "medium",
+        ),
         # times at which everything fails
         (["traffic.timeouts.idle_s=0"], "traffic.timeouts.idle_s", "above 0"),
         (["slos.ttft_s=0"], "slos.ttft_s", "above 0"),
         (["server.ready_timeout_s=0"], "server.ready_timeout_s", "above 0"),
         (["telemetry.power_interval_s=1ms"], "telemetry.power_interval_s", "10ms"),
         # distributions
-        (["traffic.workload.user_tok={kind: uniform, min: 3, max: 2}"], "traffic.workload.user_tok.max", "in order"),
+        (
+            ["traffic.workload.user_tok={kind: uniform, min: 3, max: 2}"],
+            "traffic.workload.user_tok.max",
+            "in order",
+        ),
         (["traffic.workload.output_tok=0"], "traffic.workload.output_tok", "at least 1"),
-        (["traffic.workload.turns={kind: uniform, min: 0, max: 0.5}"], "traffic.workload.turns", "at least 1"),
+        (
+            ["traffic.workload.turns={kind: uniform, min: 0, max: 0.5}"],
+            "traffic.workload.turns",
+            "at least 1",
+        ),
         # what cannot be watched
-        (["server.gpus=none", "telemetry.require=[gpu_power]"], "telemetry.require.0", "server.gpus"),
-        ([ATTACH % "metrics_urls: []", "telemetry.require=[server_metrics]"], "telemetry.require.0", "drop one"),
+        (
+            ["server.gpus=none", "telemetry.require=[gpu_power]"],
+            "telemetry.require.0",
+            "server.gpus",
+        ),
+        (
+            [ATTACH % "metrics_urls: []", "telemetry.require=[server_metrics]"],
+            "telemetry.require.0",
+            "drop one",
+        ),
         # thresholds
         (["thresholds=[ttft_s.p98 < 1]"], "thresholds.0", "ttft_s.p99 < 1.5"),
         (["thresholds=[goodput_rps > 1]"], "thresholds.0", "add `slos`"),
@@ -104,7 +236,7 @@ ATTACH = "server={kind: attach, urls: [http://h:1], %s}"
         (["server.device=cpu", "thresholds=[output_tok_per_j > 1]"], "thresholds.0", "server.gpus"),
         (["price={usd_per_gpu_h: 2, source: x, date: 2026-02-30}"], "price.date", "YYYY-MM"),
     ],
-)  # fmt: skip
+)
 def test_an_impossible_combination_is_an_error(valid, problems, overrides, path, word):
     [problem] = problems(valid, *overrides)
     assert problem.path == path
@@ -135,7 +267,9 @@ def test_what_is_possible_loads(valid, overrides):
     load_profile_text(valid, overrides=overrides)
 
 
-def test_a_combination_is_not_complained_of_while_one_of_its_keys_is_wrong_by_itself(valid, problems):
+def test_a_combination_is_not_complained_of_while_one_of_its_keys_is_wrong_by_itself(
+    valid, problems
+):
     found = problems(valid, "purpose=measure", "model.id=org/m", "traffic.output_length=naturl")
     assert [problem.path for problem in found] == ["traffic.output_length"]
 
@@ -145,7 +279,7 @@ def test_combinations_are_told_beside_errors_of_single_keys(valid, problems):
     assert {problem.path for problem in found} == {"seed", "trafic", "traffic.api"}
 
 
-# --- thresholds --------------------------------------------------------------------------------------------------------------------------
+# --- thresholds ---
 
 
 @pytest.mark.parametrize(
@@ -162,7 +296,11 @@ def test_combinations_are_told_beside_errors_of_single_keys(valid, problems):
 )
 def test_a_threshold_in_the_metrics_own_unit(text, metric, statistic, operator, limit):
     threshold = parse_threshold(text)
-    assert (threshold.metric, threshold.statistic, threshold.operator) == (metric, statistic, operator)
+    assert (threshold.metric, threshold.statistic, threshold.operator) == (
+        metric,
+        statistic,
+        operator,
+    )
     assert threshold.limit == pytest.approx(limit)
 
 
@@ -195,9 +333,17 @@ def test_a_figure_at_another_boundary():
 
 
 def test_thresholds_hold_a_value_against_the_limit():
-    assert [parse_threshold(f"output_tok_s {operator} 5").met_by(5) for operator in ("<", "<=", ">", ">=")] == [False, True, False, True]
+    assert [
+        parse_threshold(f"output_tok_s {operator} 5").met_by(5)
+        for operator in ("<", "<=", ">", ">=")
+    ] == [False, True, False, True]
 
 
 def test_every_metric_can_have_a_threshold():
     for metric in METRICS.values():
-        assert parse_threshold(f"{metric.key}{'.p50' if metric.kind == 'distribution' else ''} > 0").metric == metric.key
+        assert (
+            parse_threshold(
+                f"{metric.key}{'.p50' if metric.kind == 'distribution' else ''} > 0"
+            ).metric
+            == metric.key
+        )

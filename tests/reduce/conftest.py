@@ -1,4 +1,6 @@
-"""A run directory whose truth is known, written with the journals, manifest and events of a real one."""
+"""A run directory whose truth is known, written with the journals, manifest and events of a real
+one.
+"""
 
 import json
 import random
@@ -49,12 +51,16 @@ class Builder:
     purpose: str = "smoke"
     state: str | None = "complete"
     warmup_s: float = 2.0
-    find_warmup: bool = False  # the profile leaves warmup_s open; the window opens with the stage then
+    find_warmup: bool = (
+        False  # the profile leaves warmup_s open; the window opens with the stage then
+    )
     window_s: float = 20.0
     drain_s: float = 6.0
     gpus: int = 0
     price: dict[str, Any] | None = None
-    slos: dict[str, float | None] = field(default_factory=lambda: {"ttft_s": 1.0, "tpot_s": None, "e2e_s": None})
+    slos: dict[str, float | None] = field(
+        default_factory=lambda: {"ttft_s": 1.0, "tpot_s": None, "e2e_s": None}
+    )
     requests: list[dict[str, Any]] = field(default_factory=list)
     scrapes: list[tuple[float, str | None, dict[str, float] | None]] = field(default_factory=list)
     power: list[dict[str, Any]] = field(default_factory=list)
@@ -69,7 +75,9 @@ class Builder:
         return self.warmup_s, self.warmup_s + self.window_s
 
     def request(self, start_s: float, **fields: Any) -> dict[str, Any]:
-        """An answered request: sent 1 ms late, first token 200 ms after, then ten chunks of one token every 50 ms."""
+        """An answered request: sent 1 ms late, first token 200 ms after, then ten chunks of one
+        token every 50 ms.
+        """
         n = len(self.requests)
         tokens = int(fields.pop("tokens", 10))
         gap_us = int(fields.pop("gap_us", 50_000))
@@ -130,16 +138,24 @@ class Builder:
                 "http_status",
             )
         )
-        row = self.request(start_s, **{**nothing, "outcome": outcome, "error": f"it was {outcome}", **fields})
+        row = self.request(
+            start_s, **{**nothing, "outcome": outcome, "error": f"it was {outcome}", **fields}
+        )
         if outcome == "dropped":
             row.update(sent_ns=None, done_ns=row["intended_ns"], replica=None)
         return row
 
     def scrape_counters(self, every_s: float = 1.0) -> None:
-        """Counters that agree with the requests: prompts when their first token comes, output as it comes."""
+        """Counters that agree with the requests: prompts when their first token comes, output as it
+        comes.
+        """
         end = self.window[1] + self.drain_s
         moments = [-0.5 + every_s * i for i in range(int((end + 0.5) / every_s))] + [end]
-        answered = [row for row in self.requests if row["first_token_ns"] is not None and row["output_tok"] is not None]
+        answered = [
+            row
+            for row in self.requests
+            if row["first_token_ns"] is not None and row["output_tok"] is not None
+        ]
         prompts, tokens, busy = Steps(), Steps(), Steps()
         for row in answered:
             prompts.add(row["first_token_ns"], row["input_tok"], row["cache_read_tok"] or 0)
@@ -153,8 +169,18 @@ class Builder:
                 tokens.add(row["done_ns"], row["output_tok"], 0)
         for i, at_s in enumerate(moments):
             t = T0 + at_s * S
-            (prompt, cached), (out, _), (running, finished) = prompts.until(t), tokens.until(t), busy.until(t)
-            label = "first_after_ready" if i == 0 else "last_after_drain" if i == len(moments) - 1 else None
+            (prompt, cached), (out, _), (running, finished) = (
+                prompts.until(t),
+                tokens.until(t),
+                busy.until(t),
+            )
+            label = (
+                "first_after_ready"
+                if i == 0
+                else "last_after_drain"
+                if i == len(moments) - 1
+                else None
+            )
             samples = {
                 "vllm:generation_tokens_total": out,
                 "vllm:prompt_tokens_total": prompt,
@@ -166,9 +192,13 @@ class Builder:
                 "vllm:request_success_total": finished,
                 "vllm:num_preemptions_total": 0,
             }
-            self.scrapes.append((at_s, label, {name: float(value) for name, value in samples.items()}))
+            self.scrapes.append(
+                (at_s, label, {name: float(value) for name, value in samples.items()})
+            )
 
-    def constant_power(self, watts: float, *, counter: bool = True, until_s: float | None = None) -> None:
+    def constant_power(
+        self, watts: float, *, counter: bool = True, until_s: float | None = None
+    ) -> None:
         """Readings every 100 ms, the counter every second, of every GPU."""
         for gpu in range(self.gpus):
             for i in range(-10, round((until_s or self.window[1] + self.drain_s) * 10)):
@@ -182,11 +212,22 @@ class Builder:
                 }
                 self.power.append(row)
                 if counter and i % 10 == 0:
-                    self.power.append({**row, "power_w": None, "energy_j": 7000.0 + watts * i / 10, "source": "nvml-counter"})
+                    self.power.append(
+                        {
+                            **row,
+                            "power_w": None,
+                            "energy_j": 7000.0 + watts * i / 10,
+                            "source": "nvml-counter",
+                        }
+                    )
 
     def idle_host(self, client_cores: float = 0.2) -> None:
         for i in range(int(self.window[1] + self.drain_s)):
-            for scope, cores in (("host", 1.2), ("traffic:0", client_cores), ("server:replica-0", 1.0)):
+            for scope, cores in (
+                ("host", 1.2),
+                ("traffic:0", client_cores),
+                ("server:replica-0", 1.0),
+            ):
                 self.host.append(
                     {
                         "t_ns": T0 + i * S,
@@ -221,7 +262,12 @@ class Builder:
                     "api": "chat",
                     "workload": {"kind": "chat", "system_tok": 60},
                     "load": [
-                        {"kind": "concurrency", "name": "main", "concurrency": 4, "window_s": self.window_s}
+                        {
+                            "kind": "concurrency",
+                            "name": "main",
+                            "concurrency": 4,
+                            "window_s": self.window_s,
+                        }
                         | {"warmup_s": None if self.find_warmup else self.warmup_s}
                     ],
                 },
@@ -242,7 +288,12 @@ class Builder:
                 "planned_sessions": len(self.requests),
                 "notes": [],
             },
-            "model": {"model_id": "builtin:tiny", "max_context_tok": 4096, "parameters": 3_000_000, "dtype": "float32"},
+            "model": {
+                "model_id": "builtin:tiny",
+                "max_context_tok": 4096,
+                "parameters": 3_000_000,
+                "dtype": "float32",
+            },
             "hardware": {
                 "gpus": [
                     {
@@ -282,7 +333,15 @@ class Builder:
                     "pid": 1,
                 }
             ],
-            "clock_anchors": [{"host": "h", "monotonic_ns": start, "unix_ns": 1_785_585_600 * S, "uncertainty_ns": 900, "boot_id": "b"}],
+            "clock_anchors": [
+                {
+                    "host": "h",
+                    "monotonic_ns": start,
+                    "unix_ns": 1_785_585_600 * S,
+                    "uncertainty_ns": 900,
+                    "boot_id": "b",
+                }
+            ],
             "started_ns": start,
             "ended_ns": end if self.state != "running" else None,
             "workers": self.workers,
@@ -296,9 +355,23 @@ class Builder:
         events.append("phase", t_ns=start, phase="server_start")
         events.append("phase", t_ns=start, phase="traffic_start")
         window_ns = [T0 + round(s * S) for s in self.window]
-        events.append("stage_started", t_ns=start, stage="main", start_ns=start, window_start_ns=window_ns[0], window_end_ns=window_ns[1])
+        events.append(
+            "stage_started",
+            t_ns=start,
+            stage="main",
+            start_ns=start,
+            window_start_ns=window_ns[0],
+            window_end_ns=window_ns[1],
+        )
         if self.stage_ended:
-            events.append("stage_ended", t_ns=end, stage="main", end_ns=end, window_end_ns=window_ns[1], turns_not_happened=0)
+            events.append(
+                "stage_ended",
+                t_ns=end,
+                stage="main",
+                end_ns=end,
+                window_end_ns=window_ns[1],
+                turns_not_happened=0,
+            )
             events.append("phase", t_ns=end, phase="done")
         for worker in range(self.workers):
             with JournalWriter(run.requests_journal(worker), tables.REQUESTS) as journal:
@@ -307,7 +380,9 @@ class Builder:
                     journal.append(rows)
         if self.scrapes:
             with JournalWriter(run.scrapes_journal, tables.SCRAPES_RAW) as journal:
-                journal.append([_scrape(at_s, label, samples) for at_s, label, samples in self.scrapes])
+                journal.append(
+                    [_scrape(at_s, label, samples) for at_s, label, samples in self.scrapes]
+                )
         if self.power:
             with JournalWriter(run.power_journal, tables.POWER) as journal:
                 journal.append(self.power)
@@ -328,13 +403,27 @@ def _scrape(at_s: float, label: str | None, samples: Mapping[str, float] | None)
         "label": label,
     }
     if samples is None:
-        return {**row, "http_status": None, "error": "connection refused", "body_zstd": None, "body_bytes": None}
+        return {
+            **row,
+            "http_status": None,
+            "error": "connection refused",
+            "body_zstd": None,
+            "body_bytes": None,
+        }
     lines = []
     for name, value in samples.items():
         kind = "counter" if name.endswith("_total") else "gauge"
-        lines += [f"# HELP {name} of the oracle", f"# TYPE {name} {kind}", f'{name}{{engine="0",model_name="m"}} {value}']
+        lines += [
+            f"# HELP {name} of the oracle",
+            f"# TYPE {name} {kind}",
+            f'{name}{{engine="0",model_name="m"}} {value}',
+        ]
     body = ("\n".join(lines) + "\n").encode()
-    return {**row, "body_zstd": pa.Codec("zstd").compress(body, asbytes=True), "body_bytes": len(body)}
+    return {
+        **row,
+        "body_zstd": pa.Codec("zstd").compress(body, asbytes=True),
+        "body_bytes": len(body),
+    }
 
 
 @pytest.fixture(name="builder")
@@ -350,7 +439,9 @@ def _new_builder() -> Callable[..., Builder]:
 
 @pytest.fixture(name="steady")
 def _steady() -> Callable[..., Builder]:
-    """A run of four streams back to back: 10 tokens per 0.65 s and stream, from before the window until after it."""
+    """A run of four streams back to back: 10 tokens per 0.65 s and stream, from before the window
+    until after it.
+    """
 
     def make(**fields: Any) -> Builder:
         builder = Builder(**{"one_batch": True, **fields})
@@ -383,7 +474,12 @@ def _noisy() -> Callable[..., Builder]:
                 builder.lost(start, "timeout_first_byte")
             else:
                 tokens = draw.randint(1, 40)
-                row = builder.request(start, ttft_s=draw.lognormvariate(-1.5, 0.6), tokens=tokens, gap_us=draw.randint(5_000, 60_000))
+                row = builder.request(
+                    start,
+                    ttft_s=draw.lognormvariate(-1.5, 0.6),
+                    tokens=tokens,
+                    gap_us=draw.randint(5_000, 60_000),
+                )
                 row["cache_read_tok"] = draw.choice([0, 60, 90])
                 if not told:
                     row["chunk_tok"] = None

@@ -1,4 +1,6 @@
-"""Damaged and odd run directories: a degraded account or a clear refusal, never a traceback, never 0 in the place of unknown."""
+"""Damaged and odd run directories: a degraded account or a clear refusal, never a traceback, never
+0 in the place of unknown.
+"""
 
 import contextlib
 import json
@@ -60,7 +62,9 @@ def columns(path: Path, **values: Callable[[list[Any]], list[Any]]) -> None:
     for name, change in values.items():
         place = table.schema.get_field_index(name)
         table = table.set_column(
-            place, table.schema.field(place), pa.array(change(table[name].to_pylist()), table.schema.field(place).type)
+            place,
+            table.schema.field(place),
+            pa.array(change(table[name].to_pylist()), table.schema.field(place).type),
         )
     pq.write_table(table, path)
 
@@ -118,26 +122,47 @@ class TestNaN:
             ("recount", '{"usage_tok": NaN}', None),
         ],
     )
-    def test_in_the_files_beside_the_tables(self, whole: Path, name: str, content: str, code: str | None) -> None:
+    def test_in_the_files_beside_the_tables(
+        self, whole: Path, name: str, content: str, code: str | None
+    ) -> None:
         getattr(RunDir(whole), name).write_text(content)
         summary = accounts(whole)
         assert code is None or code in codes(summary)
-        assert name != "recount" or "cannot be read" in summary.reconciliation["input_tokens"].tokenizer["note"]
+        assert (
+            name != "recount"
+            or "cannot be read" in summary.reconciliation["input_tokens"].tokenizer["note"]
+        )
 
     def test_in_the_manifest(self, whole: Path) -> None:
         path = RunDir(whole).manifest
-        path.write_text(path.read_text().replace('"context_scale": 1.0', '"context_scale": NaN').replace('"seed": 7', '"seed": Infinity'))
+        path.write_text(
+            path.read_text()
+            .replace('"context_scale": 1.0', '"context_scale": NaN')
+            .replace('"seed": 7', '"seed": Infinity')
+        )
         assert accounts(whole).labels["context_scale"] is None
 
 
 class TestClocks:
     @pytest.mark.parametrize("jump_s", [-3600, 3600])
     def test_a_clock_that_jumped_in_the_middle(self, whole: Path, jump_s: int) -> None:
-        """Everything after the middle moved by an hour: no token is lost silently, and the run is not valid."""
-        times = ("intended_ns", "sent_ns", "first_byte_ns", "first_token_ns", "last_token_ns", "done_ns")
+        """Everything after the middle moved by an hour: no token is lost silently, and the run is
+        not valid.
+        """
+        times = (
+            "intended_ns",
+            "sent_ns",
+            "first_byte_ns",
+            "first_token_ns",
+            "last_token_ns",
+            "done_ns",
+        )
 
         def jumped(column: list[int | None]) -> list[int | None]:
-            return [cell + jump_s * S if cell is not None and i > len(column) // 2 else cell for i, cell in enumerate(column)]
+            return [
+                cell + jump_s * S if cell is not None and i > len(column) // 2 else cell
+                for i, cell in enumerate(column)
+            ]
 
         columns(RunDir(whole).requests, **dict.fromkeys(times, jumped))
         assert accounts(whole).verdict.status in ("degraded", "invalid")
@@ -153,16 +178,36 @@ class TestClocks:
             ("host", lambda t: t // 1000, "client_not_watched"),
         ],
     )
-    def test_times_of_one_table_that_are_not_the_runs(self, whole: Path, name: str, change: Callable[[int], int], found: str) -> None:
+    def test_times_of_one_table_that_are_not_the_runs(
+        self, whole: Path, name: str, change: Callable[[int], int], found: str
+    ) -> None:
         columns(getattr(RunDir(whole), name), t_ns=lambda column: [change(t) for t in column])
         summary = accounts(whole)
         assert found in codes(summary)
         assert summary.verdict.status in ("degraded", "invalid")
 
-    @pytest.mark.parametrize("change", [lambda t: t // S, lambda t: -t, lambda t: t - 10 * S if t > MIDDLE else t], ids=["s", "-", "jump"])
-    def test_times_of_requests_that_are_not_the_runs(self, whole: Path, change: Callable[[int], int]) -> None:
-        times = ("intended_ns", "sent_ns", "first_byte_ns", "first_token_ns", "last_token_ns", "done_ns")
-        columns(RunDir(whole).requests, **dict.fromkeys(times, lambda column: [change(t) if t is not None else None for t in column]))
+    @pytest.mark.parametrize(
+        "change",
+        [lambda t: t // S, lambda t: -t, lambda t: t - 10 * S if t > MIDDLE else t],
+        ids=["s", "-", "jump"],
+    )
+    def test_times_of_requests_that_are_not_the_runs(
+        self, whole: Path, change: Callable[[int], int]
+    ) -> None:
+        times = (
+            "intended_ns",
+            "sent_ns",
+            "first_byte_ns",
+            "first_token_ns",
+            "last_token_ns",
+            "done_ns",
+        )
+        columns(
+            RunDir(whole).requests,
+            **dict.fromkeys(
+                times, lambda column: [change(t) if t is not None else None for t in column]
+            ),
+        )
         summary = accounts(whole)
         assert summary.verdict.status == "invalid"
         assert {"empty_window", "times_backwards"} & codes(summary)
@@ -181,22 +226,35 @@ class TestClocks:
 class TestDamagedTables:
     @pytest.mark.parametrize(
         ("name", "column"),
-        [("power", "device_id"), ("power", "boundary"), ("power", "t_ns"), ("host", "scope"), ("samples", "target"), ("samples", "value")],
+        [
+            ("power", "device_id"),
+            ("power", "boundary"),
+            ("power", "t_ns"),
+            ("host", "scope"),
+            ("samples", "target"),
+            ("samples", "value"),
+        ],
     )
-    def test_rows_that_do_not_say_of_what_they_are_are_left_out_and_told(self, whole: Path, name: str, column: str) -> None:
+    def test_rows_that_do_not_say_of_what_they_are_are_left_out_and_told(
+        self, whole: Path, name: str, column: str
+    ) -> None:
         path = getattr(RunDir(whole), name)
         table = pq.read_table(path)
         kind = pa.string() if pa.types.is_dictionary(table[column].type) else table[column].type
         cells = pa.array(every(3, None)(table[column].to_pylist()), kind)
         pq.write_table(table.set_column(table.schema.get_field_index(column), column, cells), path)
         summary = accounts(whole)
-        concern = next(concern for concern in summary.verdict.concerns if concern.code == "rows_damaged")
+        concern = next(
+            concern for concern in summary.verdict.concerns if concern.code == "rows_damaged"
+        )
         assert (concern.value, str(concern.severity)) == (-(-len(table) // 3), "degraded")
         if name == "power":
             assert summary.metrics["power_w"].value == pytest.approx(300.0)
 
     @pytest.mark.parametrize("name", ["power", "host", "samples"])
-    def test_a_table_without_a_column_that_it_cannot_do_without_is_as_if_it_were_not_there(self, whole: Path, name: str) -> None:
+    def test_a_table_without_a_column_that_it_cannot_do_without_is_as_if_it_were_not_there(
+        self, whole: Path, name: str
+    ) -> None:
         path = getattr(RunDir(whole), name)
         table = pq.read_table(path)
         for column in table.column_names:
@@ -207,12 +265,16 @@ class TestDamagedTables:
 
 class TestVersions:
     @pytest.mark.parametrize("version", [0, -1, "1", True, 0.5, [1]])
-    def test_a_number_that_no_harness_wrote_makes_the_run_invalid(self, whole: Path, version: Any) -> None:
+    def test_a_number_that_no_harness_wrote_makes_the_run_invalid(
+        self, whole: Path, version: Any
+    ) -> None:
         path = RunDir(whole).manifest
         path.write_text(json.dumps(json.loads(path.read_text()) | {"schema_version": version}))
         summary = accounts(whole)
         assert summary.verdict.status == "invalid"
-        concern = next(concern for concern in summary.verdict.concerns if concern.code == "manifest_unreadable")
+        concern = next(
+            concern for concern in summary.verdict.concerns if concern.code == "manifest_unreadable"
+        )
         assert repr(version) in concern.message
 
     def test_a_newer_directory_is_refused_by_its_number(self, whole: Path) -> None:
@@ -221,9 +283,13 @@ class TestVersions:
         with pytest.raises(ArtifactError, match="schema_version 7"):
             reduce_run(whole)
 
-    def test_an_early_directory_lacks_columns_and_sections_that_came_later(self, whole: Path) -> None:
+    def test_an_early_directory_lacks_columns_and_sections_that_came_later(
+        self, whole: Path
+    ) -> None:
         run = RunDir(whole)
-        table = pq.read_table(run.requests).drop_columns(["retry_after_s", "content_kinds", "response_bytes", "cache_write_tok"])
+        table = pq.read_table(run.requests).drop_columns(
+            ["retry_after_s", "content_kinds", "response_bytes", "cache_write_tok"]
+        )
         pq.write_table(table, run.requests)
         manifest = json.loads(run.manifest.read_text())
         for key in ("workers", "plan", "clock_anchors", "concerns", "not_implemented", "model"):
@@ -237,13 +303,17 @@ class TestVersions:
         run = RunDir(whole)
         before = reduce_run(whole)
         table = pq.read_table(run.requests)
-        pq.write_table(table.append_column("invented_later", pa.array([1] * len(table))), run.requests)
+        pq.write_table(
+            table.append_column("invented_later", pa.array([1] * len(table))), run.requests
+        )
         assert reduce_run(whole) == before
 
 
 class TestMixedUp:
     def test_rows_that_were_written_twice(self, whole: Path) -> None:
-        """Readings that are there twice are the same readings; requests that are there twice are told."""
+        """Readings that are there twice are the same readings; requests that are there twice are
+        told.
+        """
         before = reduce_run(whole)
         run = RunDir(whole)
         for path in (run.power, run.samples, run.host):
@@ -257,8 +327,12 @@ class TestMixedUp:
         pq.write_table(pa.concat_tables([table, table]), run.requests)
         assert {"duplicate_requests", "not_reconciled"} <= codes(accounts(whole))
 
-    def test_the_journals_of_another_run(self, whole: Path, new_builder: Callable[..., Any], tmp_path: Path) -> None:
-        """Ids that occur twice, and tokens that the server never counted: nobody takes this for one run."""
+    def test_the_journals_of_another_run(
+        self, whole: Path, new_builder: Callable[..., Any], tmp_path: Path
+    ) -> None:
+        """Ids that occur twice, and tokens that the server never counted: nobody takes this for one
+        run.
+        """
         other = new_builder(one_batch=True)
         for i in range(50):
             other.request(3 + i / 10)
@@ -282,13 +356,23 @@ def test_any_file_cut_anywhere(whole: Path, seed: int) -> None:
     path = draw.choice(files)
     content = path.read_bytes()
     at = draw.randrange(len(content) + 1)
-    path.write_bytes(content[:at] if seed % 2 else content[:at] + draw.randbytes(20) + content[at + 20 :])
+    path.write_bytes(
+        content[:at] if seed % 2 else content[:at] + draw.randbytes(20) + content[at + 20 :]
+    )
     with contextlib.suppress(HarnessError):  # a clear refusal; anything else is a traceback
         accounts(whole)
 
 
 @pytest.mark.parametrize(
-    "name", ["manifest.json", "events.jsonl", "requests.parquet", "host.parquet", "power.parquet", "scrapes/samples.parquet"]
+    "name",
+    [
+        "manifest.json",
+        "events.jsonl",
+        "requests.parquet",
+        "host.parquet",
+        "power.parquet",
+        "scrapes/samples.parquet",
+    ],
 )
 def test_a_file_that_is_a_folder(whole: Path, name: str) -> None:
     (whole / name).unlink()

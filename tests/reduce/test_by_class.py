@@ -19,13 +19,24 @@ def mixed(builder: Any) -> Any:
     return builder
 
 
-def test_every_class_of_a_mix_has_figures_of_its_own_that_add_up(noisy: Callable[..., Any], tmp_path: Path) -> None:
+def test_every_class_of_a_mix_has_figures_of_its_own_that_add_up(
+    noisy: Callable[..., Any], tmp_path: Path
+) -> None:
     builder = mixed(noisy(seed=5))
-    cut = builder.requests[40]  # a stream without usage: its tokens are an estimate, which is the same in both accounts
+    cut = builder.requests[
+        40
+    ]  # a stream without usage: its tokens are an estimate, which is the same in both accounts
     cut.update(outcome="cancelled", output_tok=None, chunk_tok=None)
     summary = reduce_run(builder.write(tmp_path / "run"))
     assert [one.name for one in summary.classes] == ["chat", "code"]
-    for key in ("output_tok_s", "input_tok_s", "requests_per_s", "goodput_rps", "goodput_tok_s", "requests_in_flight"):
+    for key in (
+        "output_tok_s",
+        "input_tok_s",
+        "requests_per_s",
+        "goodput_rps",
+        "goodput_tok_s",
+        "requests_in_flight",
+    ):
         parts = [one.metrics[key].value for one in summary.classes]
         assert sum(parts) == pytest.approx(summary.metrics[key].value, rel=1e-9), key
         assert all(part > 0 for part in parts)
@@ -44,7 +55,9 @@ def test_a_class_has_the_latency_of_its_own_requests(builder: Any, tmp_path: Pat
     assert set(by_name["slow"].latency) == set(LATENCY_KEYS)
 
 
-def test_priming_requests_belong_to_the_class_of_their_conversation(builder: Any, tmp_path: Path) -> None:
+def test_priming_requests_belong_to_the_class_of_their_conversation(
+    builder: Any, tmp_path: Path
+) -> None:
     builder.request(3, **{"class": "chat"})
     builder.request(2.5, **{"class": "code/prime"})
     builder.request(4, **{"class": "code"})
@@ -53,7 +66,9 @@ def test_priming_requests_belong_to_the_class_of_their_conversation(builder: Any
     assert (by_name["code"].requests.primed, by_name["chat"].requests.primed) == (1, 0)
 
 
-def test_a_run_of_one_class_has_that_class_with_the_headlines_figures(steady: Callable[..., Any], tmp_path: Path) -> None:
+def test_a_run_of_one_class_has_that_class_with_the_headlines_figures(
+    steady: Callable[..., Any], tmp_path: Path
+) -> None:
     summary = reduce_run(steady().write(tmp_path / "run"))
     (only,) = summary.classes
     assert (only.name, only.latency) == ("chat", summary.latency)
@@ -77,7 +92,9 @@ def _without_stages(builder: Any, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("cancelled", [1, 6])
-def test_a_class_keeps_its_split_of_input_when_few_requests_ended_before_they_told_it(builder: Any, tmp_path: Path, cancelled: int) -> None:
+def test_a_class_keeps_its_split_of_input_when_few_requests_ended_before_they_told_it(
+    builder: Any, tmp_path: Path, cancelled: int
+) -> None:
     """Its prefix hit ratio is that of the requests that told; where many did not, it has none."""
     for number in range(60):
         builder.request(3 + number / 4, **{"class": "code" if number % 2 else "chat"})
@@ -89,6 +106,9 @@ def test_a_class_keeps_its_split_of_input_when_few_requests_ended_before_they_to
     code = by_name["code"]
     if cancelled == 1:
         assert code["prefix_hit_ratio"].value == pytest.approx(0.6)
-        assert code["input_cache_read_tok_s"].note == "without 1 request (whole run) that ended before telling what was cached"
+        assert (
+            code["input_cache_read_tok_s"].note
+            == "without 1 request (whole run) that ended before telling what was cached"
+        )
     else:
         assert code["prefix_hit_ratio"].value is None

@@ -1,4 +1,6 @@
-"""Joules of known power curves: they come back, they add up, and what cannot be known is absent with its reason."""
+"""Joules of known power curves: they come back, they add up, and what cannot be known is absent
+with its reason.
+"""
 
 import dataclasses
 import itertools
@@ -28,14 +30,19 @@ def ramp(start_w, per_s):
 
 def sine(mean_w, swing_w, period_s):
     k = 2 * math.pi / period_s
-    return lambda t: mean_w + swing_w * np.sin(k * t), lambda t: mean_w * t + swing_w / k * (1 - np.cos(k * t))
+    return (
+        lambda t: mean_w + swing_w * np.sin(k * t),
+        lambda t: mean_w * t + swing_w / k * (1 - np.cos(k * t)),
+    )
 
 
 def square(low_w, high_w, period_s):
     def joules(t):
         whole, into = np.divmod(t, period_s)
         return (
-            whole * period_s * (low_w + high_w) / 2 + np.minimum(into, period_s / 2) * high_w + np.maximum(into - period_s / 2, 0) * low_w
+            whole * period_s * (low_w + high_w) / 2
+            + np.minimum(into, period_s / 2) * high_w
+            + np.maximum(into - period_s / 2, 0) * low_w
         )
 
     return lambda t: np.where(t % period_s < period_s / 2, high_w, low_w), joules
@@ -47,26 +54,58 @@ class Readings:
     def __init__(self):
         self.rows = []
 
-    def power(self, curve, *, device="GPU-0", every_s=0.1, boundary="gpu_board", source="nvml-instant", jitter=0.0, seed=0, keep=None):
+    def power(
+        self,
+        curve,
+        *,
+        device="GPU-0",
+        every_s=0.1,
+        boundary="gpu_board",
+        source="nvml-instant",
+        jitter=0.0,
+        seed=0,
+        keep=None,
+    ):
         t = np.arange(0, END_S, every_s)
         t = t + np.random.default_rng(seed).uniform(0, jitter * every_s, len(t))
         if keep is not None:
             t = t[keep(t)]
-        self.rows += [(at, boundary, device, float(w), np.nan, source) for at, w in zip(t, curve[0](t), strict=True)]
+        self.rows += [
+            (at, boundary, device, float(w), np.nan, source)
+            for at, w in zip(t, curve[0](t), strict=True)
+        ]
         return self
 
-    def counter(self, curve, *, device="GPU-0", every_s=1.0, boundary="gpu_board", source="nvml-counter", start_j=7e6, resets=(), unit=1.0):
+    def counter(
+        self,
+        curve,
+        *,
+        device="GPU-0",
+        every_s=1.0,
+        boundary="gpu_board",
+        source="nvml-counter",
+        start_j=7e6,
+        resets=(),
+        unit=1.0,
+    ):
         t = np.arange(0, END_S, every_s)
         joules = start_j + curve[1](t)
         for reset in resets:
-            joules = np.where(t >= reset, joules - (start_j + curve[1](np.array([reset])))[0], joules)
+            joules = np.where(
+                t >= reset, joules - (start_j + curve[1](np.array([reset])))[0], joules
+            )
             start_j = 0.0
-        self.rows += [(at, boundary, device, np.nan, float(j) * unit, source) for at, j in zip(t, joules, strict=True)]
+        self.rows += [
+            (at, boundary, device, np.nan, float(j) * unit, source)
+            for at, j in zip(t, joules, strict=True)
+        ]
         return self
 
     @property
     def columns(self):
-        t, boundary, device, watts, joules, source = zip(*sorted(self.rows, key=lambda row: row[0]), strict=True)
+        t, boundary, device, watts, joules, source = zip(
+            *sorted(self.rows, key=lambda row: row[0]), strict=True
+        )
         return {
             "t_ns": np.array(t) * S,
             "boundary": np.array(boundary, dtype=object),
@@ -90,7 +129,12 @@ def codes(energy):
     return {concern.code: concern for concern in energy.concerns}
 
 
-RESOLVED = {"constant": constant(300), "ramp": ramp(100, 5), "slow wave": sine(300, 200, 10), "steps": square(100, 600, 8)}
+RESOLVED = {
+    "constant": constant(300),
+    "ramp": ramp(100, 5),
+    "slow wave": sine(300, 200, 10),
+    "steps": square(100, 600, 8),
+}
 
 
 @pytest.mark.parametrize("name", RESOLVED)
@@ -151,7 +195,9 @@ def test_joules_of_adjacent_windows_add_up(cuts, name, counter, reset):
     if counter:
         readings.counter(curve, resets=() if reset is None else (reset,))
     columns = readings.columns
-    parts = [energies(columns, a * S, b * S, ("GPU-0",))[0].joules for a, b in itertools.pairwise(cuts)]
+    parts = [
+        energies(columns, a * S, b * S, ("GPU-0",))[0].joules for a, b in itertools.pairwise(cuts)
+    ]
     whole = energies(columns, cuts[0] * S, cuts[-1] * S, ("GPU-0",))[0]
     assume(None not in parts)  # few readings do not place a step well enough in five seconds
     assert whole.joules == pytest.approx(sum(parts), rel=1e-9)
@@ -189,23 +235,38 @@ def test_a_mistaken_unit_is_no_energy(factor, watts, where):
     readings = Readings()
     readings.power(right if where == "counter" else wrong)
     readings.counter(right, unit=1.0 if where == "power" else factor)
-    for limits in ({"GPU-0": 700.0}, {}, {"GPU-0": 700_000.0}):  # known, unknown, and mistaken in the same way
+    for limits in (
+        {"GPU-0": 700.0},
+        {},
+        {"GPU-0": 700_000.0},
+    ):  # known, unknown, and mistaken in the same way
         found = board(readings, limits_w=limits)
-        if where == "both" and 1 <= watts * factor <= (735 if limits.get("GPU-0") == 700.0 else 1e4):
+        if where == "both" and 1 <= watts * factor <= (
+            735 if limits.get("GPU-0") == 700.0 else 1e4
+        ):
             continue  # both wrong alike and within what a board may draw: nothing can tell
         assert found.joules is None
         assert found.reason
-        assert where != "both" or codes(found)["power_implausible"].value == pytest.approx(watts * factor, rel=1e-3)
+        assert where != "both" or codes(found)["power_implausible"].value == pytest.approx(
+            watts * factor, rel=1e-3
+        )
 
 
 @pytest.mark.parametrize(
     ("boundary", "watts", "right"),
     [
-        ("node", 12_000, True), ("node", 1_200_000, False), ("rack", 600_000, True), ("rack", 6e7, False),
-        ("facility", 5e8, True), ("cpu_package", 450, True), ("cpu_package", 450_000, False), ("dram", 40_000, False),
-        ("module", 2_700, True), ("module", 0.4, False),
+        ("node", 12_000, True),
+        ("node", 1_200_000, False),
+        ("rack", 600_000, True),
+        ("rack", 6e7, False),
+        ("facility", 5e8, True),
+        ("cpu_package", 450, True),
+        ("cpu_package", 450_000, False),
+        ("dram", 40_000, False),
+        ("module", 2_700, True),
+        ("module", 0.4, False),
     ],
-)  # fmt: skip
+)
 def test_no_boundary_takes_what_nothing_at_it_can_draw(boundary, watts, right):
     found = of(Readings().power(constant(watts), boundary=boundary), 10, 70, uuids=())[boundary]
     assert (found.joules is not None) is right
@@ -246,10 +307,15 @@ def test_a_silence_before_or_after_the_window_does_not_matter():
 
 
 @given(
-    times=st.lists(st.integers(0, 800), min_size=3, max_size=30, unique=True), start=st.floats(0, 1), length=st.floats(0.01, 1),
-    watts=st.floats(10, 500), slope=st.floats(-5, 5),
-)  # fmt: skip
-def test_power_that_is_linear_is_integrated_exactly_however_seldom_it_was_read(times, start, length, watts, slope):
+    times=st.lists(st.integers(0, 800), min_size=3, max_size=30, unique=True),
+    start=st.floats(0, 1),
+    length=st.floats(0.01, 1),
+    watts=st.floats(10, 500),
+    slope=st.floats(-5, 5),
+)
+def test_power_that_is_linear_is_integrated_exactly_however_seldom_it_was_read(
+    times, start, length, watts, slope
+):
     t = np.sort(np.array(times)) / 10
     curve = from_power(t * S, 500 + watts + slope * t, gap_s=100.0)
     a = t[0] + start * (t[-1] - t[0])
@@ -270,14 +336,18 @@ def test_counter_and_integral_that_disagree_are_no_energy():
     assert found.joules is None
     assert "10.0% apart" in found.reason or "10% apart" in found.reason
     assert codes(found)["energy_disagrees"].severity == "degraded"
-    assert board(Readings().power(constant(300)).counter(constant(312))).joules == pytest.approx(60 * 312)
+    assert board(Readings().power(constant(300)).counter(constant(312))).joules == pytest.approx(
+        60 * 312
+    )
 
 
 def test_averages_over_a_trailing_second_are_moved_to_their_middle():
     curve = ramp(100, 8)
     late = (lambda t: curve[0](t - 0.5), curve[1])
     truth = float(curve[1](np.array([70.0]))[0] - curve[1](np.array([10.0]))[0])
-    assert board(Readings().power(late, source="nvml-average")).joules == pytest.approx(truth, rel=1e-6)
+    assert board(Readings().power(late, source="nvml-average")).joules == pytest.approx(
+        truth, rel=1e-6
+    )
 
 
 def test_readings_of_an_unknown_age_have_a_wider_interval_that_contains_the_truth():
@@ -292,7 +362,12 @@ def test_readings_of_an_unknown_age_have_a_wider_interval_that_contains_the_trut
 
 
 def test_every_board_must_be_there_and_others_are_left_out():
-    readings = Readings().power(constant(300)).power(constant(200), device="GPU-1").power(constant(90), device="GPU-9")
+    readings = (
+        Readings()
+        .power(constant(300))
+        .power(constant(200), device="GPU-1")
+        .power(constant(90), device="GPU-9")
+    )
     both = board(readings, uuids=("GPU-0", "GPU-1"))
     assert both.joules == pytest.approx(60 * 500)
     assert codes(both)["gpu_set"].severity == "note"
@@ -302,13 +377,19 @@ def test_every_board_must_be_there_and_others_are_left_out():
 
 
 class TestStepsOfTheCounter:
-    """A counter that is read once a second: joules lie within its steps as power went there, where power says so."""
+    """A counter that is read once a second: joules lie within its steps as power went there, where
+    power says so.
+    """
 
-    @pytest.mark.parametrize(("start", "end"), [(10.5, 27.0), (12.0, 24.5), (13.25, 31.5), (17.5, 29.75)])
+    @pytest.mark.parametrize(
+        ("start", "end"), [(10.5, 27.0), (12.0, 24.5), (13.25, 31.5), (17.5, 29.75)]
+    )
     def test_power_tells_on_which_side_of_an_edge_they_lie(self, start, end):
         curve = square(100, 600, 7.0)  # switches at 10.5, 14, 17.5, …: in the middle of steps
         truth = float(curve[1](np.array([end]))[0] - curve[1](np.array([start]))[0])
-        assert board(Readings().power(curve).counter(curve), start, end).joules == pytest.approx(truth, abs=26)  # 0.1 s of 500 W, halved
+        assert board(Readings().power(curve).counter(curve), start, end).joules == pytest.approx(
+            truth, abs=26
+        )  # 0.1 s of 500 W, halved
         even = board(Readings().power(curve, every_s=40).counter(curve), start, end)
         assert even.method == "counter"
         assert even.joules == pytest.approx(truth, abs=251)
@@ -324,31 +405,45 @@ class TestStepsOfTheCounter:
         curve = ramp(100, 5)
         keep = lambda t: (t < 10.2) | (t > 13.8)  # noqa: E731
         found = board(Readings().power(curve, keep=keep).counter(curve, every_s=5.0), 12.5, 52.5)
-        assert found.joules is None  # the counter's readings are too far apart to cut the window at 12.5, and power was silent there
+        assert (
+            found.joules is None
+            # the counter's readings are too far apart to cut the window at 12.5, and power was silent
+            # there
+        )
         near = board(Readings().power(curve, keep=keep).counter(curve, every_s=2.5), 11.25, 52.5)
         counter = curve[1](np.array([10.0, 12.5]))
         truth = float(curve[1](np.array([52.5]))[0]) - (counter[0] + counter[1]) / 2
         assert near.joules == pytest.approx(truth, rel=1e-9)
 
     @pytest.mark.parametrize(
-        ("source", "boundary", "step_s"), [("nvml-counter", "gpu_board", 0.1), ("rapl", "cpu_package", 0.001)], ids=["nvml", "rapl"]
+        ("source", "boundary", "step_s"),
+        [("nvml-counter", "gpu_board", 0.1), ("rapl", "cpu_package", 0.001)],
+        ids=["nvml", "rapl"],
     )
     def test_what_a_step_leaves_unknown_is_its_share_of_the_window(self, source, boundary, step_s):
-        """Both ends fall anywhere in a step: a uniform error each, whose standard deviation is step / sqrt(12)."""
-        found = of(Readings().counter(constant(300), source=source, boundary=boundary), 10, 70, uuids=())[boundary]
+        """Both ends fall anywhere in a step: a uniform error each, whose standard deviation is step
+        / sqrt(12).
+        """
+        found = of(
+            Readings().counter(constant(300), source=source, boundary=boundary), 10, 70, uuids=()
+        )[boundary]
         assert found.error_ratio == pytest.approx(1.96 * math.sqrt(2 / 12) * step_s / 60, rel=1e-6)
 
     def test_an_edge_within_a_step_of_moving_power_is_less_well_known(self):
         curve = square(100, 600, 20.0)
         readings = Readings().counter(curve)
-        errors = [board(readings, start, 67.0).error_ratio for start in (13.0, 13.5, 20.5)]  # even power: 100 W from 10 to 20 s
+        errors = [
+            board(readings, start, 67.0).error_ratio for start in (13.0, 13.5, 20.5)
+        ]  # even power: 100 W from 10 to 20 s
         assert errors[0] == pytest.approx(errors[1], rel=0.05)
         assert errors[2] > 2 * errors[0]
 
 
 def test_an_energy_that_is_absent_has_no_joules_in_any_stretch_of_it():
     edges = np.linspace(10, 70, 5) * S
-    assert np.all(np.isnan(board(Readings().power(constant(300)).counter(constant(330))).per_bin(edges)))
+    assert np.all(
+        np.isnan(board(Readings().power(constant(300)).counter(constant(330))).per_bin(edges))
+    )
     assert np.all(np.isnan(board(Readings().power(constant(300)), 10, 13).per_bin(edges)))
     found = board(Readings().power(constant(300)))
     assert found.per_bin(edges) == pytest.approx(np.full(4, 4500))
@@ -356,21 +451,34 @@ def test_an_energy_that_is_absent_has_no_joules_in_any_stretch_of_it():
 
 
 def test_boundaries_and_sources_are_never_mixed():
-    readings = Readings().power(constant(300)).power(constant(310), source="dcgm").power(constant(250), source="modelled")
+    readings = (
+        Readings()
+        .power(constant(300))
+        .power(constant(310), source="dcgm")
+        .power(constant(250), source="modelled")
+    )
     readings.power(constant(900), boundary="node", device="bmc", source="ipmi", every_s=2.0)
     found = of(readings, 10, 70)
     assert set(found) == {"gpu_board", "node"}
     assert (found["gpu_board"].source, found["gpu_board"].basis) == ("nvml", "measured")
     assert found["gpu_board"].joules == pytest.approx(18_000)
-    assert found["gpu_board"].others == {"dcgm": pytest.approx(18_600), "modelled": pytest.approx(15_000)}
+    assert found["gpu_board"].others == {
+        "dcgm": pytest.approx(18_600),
+        "modelled": pytest.approx(15_000),
+    }
     assert found["node"].joules == pytest.approx(54_000)
 
 
 def test_a_modules_power_may_exceed_the_boards_limit():
-    readings = Readings().power(constant(850), boundary="module").power(constant(850), device="GPU-1")
+    readings = (
+        Readings().power(constant(850), boundary="module").power(constant(850), device="GPU-1")
+    )
     limits = {"GPU-0": 700.0, "GPU-1": 700.0}
     assert of(readings, 10, 70, limits_w=limits)["module"].joules == pytest.approx(60 * 850)
-    assert "a unit or a device was mistaken" in board(readings, uuids=("GPU-1",), limits_w=limits).reason
+    assert (
+        "a unit or a device was mistaken"
+        in board(readings, uuids=("GPU-1",), limits_w=limits).reason
+    )
 
 
 def test_sources_that_disagree_are_a_concern_and_modelled_ones_are_called_so():
@@ -384,12 +492,18 @@ def test_sources_that_disagree_are_a_concern_and_modelled_ones_are_called_so():
 
 
 def test_slow_node_meters_may_be_slow_and_stop_being_trusted_when_they_are_silent():
-    node = Readings().power(constant(900), boundary="node", device="bmc", source="redfish", every_s=4.0)
+    node = Readings().power(
+        constant(900), boundary="node", device="bmc", source="redfish", every_s=4.0
+    )
     assert of(node, 10, 70)["node"].joules == pytest.approx(54_000)
-    few = Readings().power(constant(900), boundary="node", device="bmc", source="redfish", every_s=10.0)
+    few = Readings().power(
+        constant(900), boundary="node", device="bmc", source="redfish", every_s=10.0
+    )
     assert "at least 10 are needed" in of(few, 10, 70)["node"].reason
     keep = lambda t: (t < 30) | (t > 45)  # noqa: E731
-    silent = Readings().power(constant(900), boundary="node", device="bmc", source="redfish", every_s=2.0, keep=keep)
+    silent = Readings().power(
+        constant(900), boundary="node", device="bmc", source="redfish", every_s=2.0, keep=keep
+    )
     assert "silent" in of(silent, 10, 70)["node"].reason
 
 
@@ -397,7 +511,9 @@ class TestErrors:
     def test_gains_of_boards_are_independent(self):
         readings = Readings().power(constant(300)).power(constant(300), device="GPU-1")
         assert board(readings).systematic_ratio == pytest.approx(0.05)
-        assert board(readings, uuids=("GPU-0", "GPU-1")).systematic_ratio == pytest.approx(0.05 / math.sqrt(2))
+        assert board(readings, uuids=("GPU-0", "GPU-1")).systematic_ratio == pytest.approx(
+            0.05 / math.sqrt(2)
+        )
 
     def test_the_accuracy_of_a_bmc_is_not_known(self):
         node = Readings().power(constant(900), boundary="node", device="bmc", source="redfish")
@@ -405,12 +521,17 @@ class TestErrors:
 
     def test_a_calibration_moves_the_joules_and_replaces_the_default(self):
         calibration = MeterCalibration({"GPU-0": Gain(1.04, 0.01, "a meter")})
-        found = board(Readings().power(constant(300)).counter(constant(300)), calibration=calibration)
+        found = board(
+            Readings().power(constant(300)).counter(constant(300)), calibration=calibration
+        )
         assert found.joules == pytest.approx(60 * 312)
         assert found.systematic_ratio == pytest.approx(0.01)
         assert float(np.sum(found.per_bin(np.linspace(10, 70, 7) * S))) == pytest.approx(60 * 312)
 
-    @given(st.dictionaries(st.sampled_from("abcdef"), st.floats(1, 1e6), min_size=1), st.floats(0.001, 0.3))
+    @given(
+        st.dictionaries(st.sampled_from("abcdef"), st.floats(1, 1e6), min_size=1),
+        st.floats(0.001, 0.3),
+    )
     def test_a_sum_errs_between_one_board_and_all_boards_alike(self, joules, ratio):
         found = combined_ratio(joules, dict.fromkeys(joules, ratio))
         assert ratio / math.sqrt(len(joules)) * 0.999 <= found <= ratio * 1.001
@@ -428,7 +549,9 @@ class TestErrors:
         load, idle = board(Readings().power(noisy(400))), board(Readings().power(noisy(100)), 5, 35)
         found = above(load, idle)
         assert found.watts == pytest.approx(300, rel=0.03)
-        assert found.error_w == pytest.approx(math.hypot(load.error_ratio * load.watts, idle.error_ratio * idle.watts))
+        assert found.error_w == pytest.approx(
+            math.hypot(load.error_ratio * load.watts, idle.error_ratio * idle.watts)
+        )
         assert found.systematic_ratio == load.systematic_ratio
         assert above(load, None) is None
         assert above(load, board(Readings().power(noisy(100)), 5, 7)) is None
@@ -436,6 +559,8 @@ class TestErrors:
         assert (unknown.watts, unknown.error_w) == (found.watts, None)
 
     def test_errors_of_unlike_boards_weigh_by_their_joules(self):
-        assert combined_ratio({"a": 300.0, "b": 100.0}, {"a": 0.04, "b": 0.08}) == pytest.approx(math.hypot(12, 8) / 400)
+        assert combined_ratio({"a": 300.0, "b": 100.0}, {"a": 0.04, "b": 0.08}) == pytest.approx(
+            math.hypot(12, 8) / 400
+        )
         assert combined_ratio({"a": 300.0, "b": 100.0}, {"a": 0.04, "b": None}) is None
         assert combined_ratio({"a": 0.0}, {"a": 0.04}) is None

@@ -1,4 +1,6 @@
-"""Attribution: known coefficients come back from stages made for it, and stages that cannot tell the terms apart are refused."""
+"""Attribution: known coefficients come back from stages made for it, and stages that cannot tell
+the terms apart are refused.
+"""
 
 import math
 
@@ -29,15 +31,36 @@ PLAN = [
 ]
 
 
-def stage(name, computed, output, context, in_flight, cached, *, truth=TRUTH, noise=0.0, slices=12, seed=0, spread=0.0, bend=0.0):
+def stage(
+    name,
+    computed,
+    output,
+    context,
+    in_flight,
+    cached,
+    *,
+    truth=TRUTH,
+    noise=0.0,
+    slices=12,
+    seed=0,
+    spread=0.0,
+    bend=0.0,
+):
     rng = np.random.default_rng([seed, *name.encode()])
     seconds = np.full(slices, 5.0)
     vary = 1 + spread * rng.standard_normal((slices, 2))
     work = np.column_stack(
-        [seconds, computed * seconds * vary[:, 0], output * seconds * vary[:, 1], output * context * seconds * vary[:, 1]]
+        [
+            seconds,
+            computed * seconds * vary[:, 0],
+            output * seconds * vary[:, 1],
+            output * context * seconds * vary[:, 1],
+        ]
     )
     joules = work @ truth
-    joules = joules * (1 - bend * joules / (seconds * 700)) * (1 + noise * rng.standard_normal(slices))
+    joules = (
+        joules * (1 - bend * joules / (seconds * 700)) * (1 + noise * rng.standard_normal(slices))
+    )
     return StageSlices(name, joules, work, in_flight, cached if computed else None)
 
 
@@ -54,7 +77,9 @@ def without(found, *names):
 
 @settings(max_examples=20, deadline=None)
 @given(
-    truth=st.tuples(st.floats(40, 400), st.floats(0.001, 0.1), st.floats(0.02, 1.0), st.floats(1e-6, 2e-4)),
+    truth=st.tuples(
+        st.floats(40, 400), st.floats(0.001, 0.1), st.floats(0.02, 1.0), st.floats(1e-6, 2e-4)
+    ),
     seed=st.integers(0, 10**6),
 )
 def test_known_coefficients_come_back(truth, seed):
@@ -72,7 +97,10 @@ def test_noise_widens_the_error_and_the_error_holds_the_truth():
         found = fit(stages(noise=0.02, spread=0.05, seed=seed))
         assert found.stands, found.reason
         assert 0 < found.residual_ratio < 0.05
-        held += all(abs(c.value - t) <= c.error + 1e-12 for c, t in zip(found.coefficients, TRUTH, strict=True))
+        held += all(
+            abs(c.value - t) <= c.error + 1e-12
+            for c, t in zip(found.coefficients, TRUTH, strict=True)
+        )
     assert held >= 16
 
 
@@ -86,7 +114,10 @@ def test_coefficients_are_never_negative():
 def test_collinear_stages_are_refused(ratio, context):
     """One mix of work at several loads: whatever the loads, input, output and context go together."""
     rows = [(f"c{n}", 40.0 * n * ratio, 40.0 * n, context, float(n), 0.6) for n in (4, 16, 64, 128)]
-    found = fit([stage("idle", 0.0, 0.0, 0.0, 0.0, None), *(stage(*row) for row in rows)], check_design=False)
+    found = fit(
+        [stage("idle", 0.0, 0.0, 0.0, 0.0, None), *(stage(*row) for row in rows)],
+        check_design=False,
+    )
     assert not found.stands
     assert "go together" in found.reason
     assert all(c["value"] is None for c in found.to_dict()["coefficients"].values())

@@ -1,4 +1,6 @@
-"""The joules of whole run directories whose truth is known: idle, ladder, boards, classes, carbon, calibration."""
+"""The joules of whole run directories whose truth is known: idle, ladder, boards, classes, carbon,
+calibration.
+"""
 
 import csv
 import json
@@ -15,7 +17,13 @@ from harness.artifacts.journal import JournalWriter
 from harness.artifacts.layout import RunDir
 from harness.cli import app
 from harness.core.errors import ArtifactError, ProfileError
-from harness.core.power_boundaries import HOST_POWER_SHARE, HOST_RATED_W, NETWORK_STORAGE_RATIO, PUE, host_rated_w
+from harness.core.power_boundaries import (
+    HOST_POWER_SHARE,
+    HOST_RATED_W,
+    NETWORK_STORAGE_RATIO,
+    PUE,
+    host_rated_w,
+)
 from harness.fleet.site.catalog import gpus as fleet_gpus
 from harness.fleet.site.catalog import priors as fleet_priors
 from harness.reduce import reduce_run
@@ -34,7 +42,9 @@ def watts_at(t):
 
 @pytest.fixture
 def run(new_builder, times, tmp_path):
-    """A run of two boards that draw 80 W, with the model 110 W, under load 300 W; they were read from 40 s before the load."""
+    """A run of two boards that draw 80 W, with the model 110 W, under load 300 W; they were read
+    from 40 s before the load.
+    """
     t0, second = times
     number = 0
 
@@ -80,9 +90,14 @@ def run(new_builder, times, tmp_path):
                 }
                 builder.power.append(row)
                 if i % 10 == 0:
-                    builder.power.append({**row, "power_w": None, "energy_j": joules, "source": "nvml-counter"})
+                    builder.power.append(
+                        {**row, "power_w": None, "energy_j": joules, "source": "nvml-counter"}
+                    )
                 joules += w / 5
-        for boundary, w in {**({"node": node_w} if node_w is not None else {}), **(meters or {})}.items():
+        for boundary, w in {
+            **({"node": node_w} if node_w is not None else {}),
+            **(meters or {}),
+        }.items():
             for i in range(-20, round(end_s / 2) + 1):
                 builder.power.append(
                     {
@@ -103,16 +118,36 @@ def run(new_builder, times, tmp_path):
         files.manifest.write_text(json.dumps(raw))
         if idle:
             log = EventLog(files.events)
-            log.append("idle", t_ns=t0, when="before_server", start_ns=t0 - 39 * second, end_ns=t0 - 9 * second)
-            log.append("idle", t_ns=t0, when="ready", start_ns=t0 - 8 * second, end_ns=t0 - 1 * second)
+            log.append(
+                "idle",
+                t_ns=t0,
+                when="before_server",
+                start_ns=t0 - 39 * second,
+                end_ns=t0 - 9 * second,
+            )
+            log.append(
+                "idle", t_ns=t0, when="ready", start_ns=t0 - 8 * second, end_ns=t0 - 1 * second
+            )
             log.append("idle", t_ns=t0, when="torn", start_ns=t0)
-            log.append("stage_primed", t_ns=t0, stage="main", start_ns=t0 - 2 * second, end_ns=t0 - 1 * second)
+            log.append(
+                "stage_primed",
+                t_ns=t0,
+                stage="main",
+                start_ns=t0 - 2 * second,
+                end_ns=t0 - 1 * second,
+            )
         if boards is not None:
             empty = dict.fromkeys(field.name for field in tables.BOARDS)
             with JournalWriter(files.boards_journal, tables.BOARDS) as journal:
                 journal.append(
                     [
-                        {**empty, "t_ns": t0 + i * second, "device_id": f"GPU-{gpu}", "throttle_reasons": 0, **boards(i, gpu)}
+                        {
+                            **empty,
+                            "t_ns": t0 + i * second,
+                            "device_id": f"GPU-{gpu}",
+                            "throttle_reasons": 0,
+                            **boards(i, gpu),
+                        }
                         for gpu in range(gpus)
                         for i in range(-40, round(end_s))
                     ]
@@ -137,7 +172,9 @@ class TestIdle:
         assert set(summary.energy["idle"]) == {"before_server", "ready", "above"}
         above = summary.energy["idle"]["above"]["gpu_board"]
         assert above["above_ready_w"] == pytest.approx(2 * (LOAD_W - READY_W))
-        assert summary.energy["idle"]["ready"]["boundaries"]["gpu_board"]["watts"] == pytest.approx(2 * READY_W + 1)
+        assert summary.energy["idle"]["ready"]["boundaries"]["gpu_board"]["watts"] == pytest.approx(
+            2 * READY_W + 1
+        )
 
     def test_less_under_load_than_without_is_a_concern(self, run):
         summary = reduce_run(run(watts=lambda t: 200.0 if t < 0 else 150.0))
@@ -157,40 +194,79 @@ class TestLadder:
         rungs = self.rungs(run())
         board = 2 * LOAD_W + 1
         node = board + 2 * 575 * 0.7
-        assert (rungs["board"]["watts"], rungs["board"]["basis"]) == (pytest.approx(board), "measured")
+        assert (rungs["board"]["watts"], rungs["board"]["basis"]) == (
+            pytest.approx(board),
+            "measured",
+        )
         assert (rungs["node"]["watts"], rungs["node"]["basis"]) == (pytest.approx(node), "modelled")
-        assert (rungs["critical_it"]["watts"], rungs["critical_it"]["basis"]) == (pytest.approx(node * 1.1), "modelled")
-        assert (rungs["facility"]["watts"], rungs["facility"]["basis"]) == (pytest.approx(node * 1.1 * 1.225), "modelled")
+        assert (rungs["critical_it"]["watts"], rungs["critical_it"]["basis"]) == (
+            pytest.approx(node * 1.1),
+            "modelled",
+        )
+        assert (rungs["facility"]["watts"], rungs["facility"]["basis"]) == (
+            pytest.approx(node * 1.1 * 1.225),
+            "modelled",
+        )
         assert rungs["facility"]["low_w"] == pytest.approx((board + 2 * 575 * 0.4) * 1.05 * 1.05)
         assert rungs["facility"]["high_w"] == pytest.approx((board + 2 * 575 * 0.9) * 1.15 * 1.40)
-        assert all("20" in rungs[rung]["source"] for rung in ("node", "critical_it", "facility"))  # each with its date
+        assert all(
+            "20" in rungs[rung]["source"] for rung in ("node", "critical_it", "facility")
+        )  # each with its date
 
     def test_a_node_meter_is_taken_as_it_is_and_what_stands_on_it_stays_modelled(self, run):
         path = run(node_w=1500.0, energy={"pue": {"value": 1.2, "source": "the site"}})
         rungs = self.rungs(path)
-        assert (rungs["node"]["watts"], rungs["node"]["basis"], rungs["node"]["factor"]) == (pytest.approx(1500), "measured", None)
+        assert (rungs["node"]["watts"], rungs["node"]["basis"], rungs["node"]["factor"]) == (
+            pytest.approx(1500),
+            "measured",
+            None,
+        )
         assert rungs["facility"]["watts"] == pytest.approx(1500 * 1.1 * 1.2)
-        assert (rungs["facility"]["basis"], rungs["facility"]["factor_stated"]) == ("modelled", True)
+        assert (rungs["facility"]["basis"], rungs["facility"]["factor_stated"]) == (
+            "modelled",
+            True,
+        )
         assert "the site" in rungs["facility"]["source"]
         metrics = reduce_run(path).metrics
-        assert metrics["power_w"].value == pytest.approx(2 * LOAD_W + 1)  # the boards', whatever else was read
+        assert metrics["power_w"].value == pytest.approx(
+            2 * LOAD_W + 1
+        )  # the boards', whatever else was read
         assert metrics["power_w@node"].value == pytest.approx(1500)
         assert metrics["power_w@node"].systematic_ratio is None
-        assert metrics["output_tok_s_per_mw"].value is None  # nothing modelled stands in for the utility's meter
+        assert (
+            metrics["output_tok_s_per_mw"].value is None
+        )  # nothing modelled stands in for the utility's meter
 
     def test_a_host_that_nobody_published_is_absent_until_it_is_stated(self, run):
-        hardware = {"gpus": [{"uuid": f"GPU-{i}", "index": i, "name": "NVIDIA T9000"} for i in range(2)]}
+        hardware = {
+            "gpus": [{"uuid": f"GPU-{i}", "index": i, "name": "NVIDIA T9000"} for i in range(2)]
+        }
         rungs = self.rungs(run(manifest={"hardware": hardware}))
         assert rungs["node"]["basis"] == rungs["facility"]["basis"] == "absent"
         assert "T9000" in rungs["node"]["note"]
-        stated = self.rungs(run(manifest={"hardware": hardware}, energy={"host_w_per_gpu": {"value": 200, "source": "measured once"}}))
+        stated = self.rungs(
+            run(
+                manifest={"hardware": hardware},
+                energy={"host_w_per_gpu": {"value": 200, "source": "measured once"}},
+            )
+        )
         assert stated["node"]["watts"] == pytest.approx(2 * LOAD_W + 1 + 400)
 
     def test_the_constants_are_those_of_the_fleet(self):
         priors = fleet_priors()
-        for ours, key in ((HOST_POWER_SHARE, "host_power_share"), (NETWORK_STORAGE_RATIO, "network_storage"), (PUE, "pue")):
-            assert (ours.low, ours.value, ours.high) == pytest.approx((priors[key].low, priors[key].value, priors[key].high)), key
-        hosts = {spec.nvml_name: spec.host_rated_w.value for spec in fleet_gpus().values() if spec.host_rated_w is not None}
+        for ours, key in (
+            (HOST_POWER_SHARE, "host_power_share"),
+            (NETWORK_STORAGE_RATIO, "network_storage"),
+            (PUE, "pue"),
+        ):
+            assert (ours.low, ours.value, ours.high) == pytest.approx(
+                (priors[key].low, priors[key].value, priors[key].high)
+            ), key
+        hosts = {
+            spec.nvml_name: spec.host_rated_w.value
+            for spec in fleet_gpus().values()
+            if spec.host_rated_w is not None
+        }
         assert {pattern: factor.value for pattern, factor in HOST_RATED_W.items()} == hosts
         assert host_rated_w("NVIDIA H100 PCIe") is None
 
@@ -210,19 +286,27 @@ class TestBoards:
         hot = lambda i, gpu: {"throttle_reasons": 0x4 | (0x40 if gpu == 1 and 20 <= i < 25 else 0)}  # noqa: E731
         stretches = reduce_fully(run(boards=hot)).energy.boards.stretches
         thermal = [s for s in stretches if s.reason == "hw_thermal_slowdown"]
-        assert [(s.device_id, round(s.start_s, 6), round(s.end_s, 6)) for s in thermal] == [("GPU-1", 60.0, 65.0)]  # from the run's start
+        assert [(s.device_id, round(s.start_s, 6), round(s.end_s, 6)) for s in thermal] == [
+            ("GPU-1", 60.0, 65.0)
+        ]  # from the run's start
         assert {s.reason for s in stretches} == {"hw_thermal_slowdown", "sw_power_cap"}
 
     def test_a_board_that_was_watched_for_a_part_of_the_window_says_for_how_much(self, run):
-        """The last row of two of three boards was 10 s into a window of 40 s, and holds for a second more."""
+        """The last row of two of three boards was 10 s into a window of 40 s, and holds for a
+        second more.
+        """
         state = lambda i, gpu: {  # noqa: E731
-            "throttle_reasons": (0 if i <= 12 or gpu == 2 else None), "temperature_c": 40.0 + i, "sm_clock_mhz": 1700 + 2 * i,
-        }  # fmt: skip
+            "throttle_reasons": 0 if i <= 12 or gpu == 2 else None,
+            "temperature_c": 40.0 + i,
+            "sm_clock_mhz": 1700 + 2 * i,
+        }
         summary = reduce_run(run(boards=state, purpose="measure", gpus=3))
         found = summary.energy["boards"]["devices"]
         assert [one["watched_share"] for one in found] == pytest.approx([11 / 40, 11 / 40, 1])
         assert codes(summary)["throttling_not_watched"].value == 2
-        assert {one["temperature_max_c"] for one in found} == {81.0}  # of the readings from 2 to 41 s
+        assert {one["temperature_max_c"] for one in found} == {
+            81.0
+        }  # of the readings from 2 to 41 s
         assert {one["sm_clock_mhz"] for one in found} == {1743.0}
 
     def test_bits_are_those_of_nvml(self):
@@ -244,7 +328,9 @@ class TestBoards:
         assert "throttled" not in codes(summary)
 
     def test_the_power_cap_at_its_default_is_normal_and_its_share_is_told(self, run):
-        capped = lambda i, _: {"throttle_reasons": 0x4 if i % 4 == 0 else 0, "power_limit_w": 700.0}  # noqa: E731
+        def capped(i, _):
+            return {"throttle_reasons": 0x4 if i % 4 == 0 else 0, "power_limit_w": 700.0}
+
         summary = reduce_run(run(boards=capped))
         assert codes(summary)["power_capped"].severity == "note"
         assert codes(summary)["power_capped"].value == pytest.approx(0.25)
@@ -280,9 +366,15 @@ class TestFigures:
             ("input_computed_tok_per_j", "input_computed_tok_s"),
             ("total_tok_per_j", "total_tok_s"),
         ):
-            assert metrics[per_j].value == pytest.approx(metrics[rate].value / metrics["power_w"].value, rel=1e-12), per_j
-        assert metrics["j_per_output_tok"].value == pytest.approx(1 / metrics["output_tok_per_j"].value)
-        assert metrics["j_per_request"].value == pytest.approx(metrics["power_w"].value / metrics["requests_per_s"].value)
+            assert metrics[per_j].value == pytest.approx(
+                metrics[rate].value / metrics["power_w"].value, rel=1e-12
+            ), per_j
+        assert metrics["j_per_output_tok"].value == pytest.approx(
+            1 / metrics["output_tok_per_j"].value
+        )
+        assert metrics["j_per_request"].value == pytest.approx(
+            metrics["power_w"].value / metrics["requests_per_s"].value
+        )
 
     def test_a_meter_of_the_utility_gives_tokens_per_megawatt_at_its_boundary(self, run):
         path = run(meters={"facility": 2.5e6, "rack": 1400.0})
@@ -290,21 +382,41 @@ class TestFigures:
         figure = metrics["output_tok_s_per_mw"]
         assert figure.value == pytest.approx(metrics["output_tok_s"].value / 2.5)
         assert (figure.boundary, figure.basis) == ("facility", "measured")
-        assert metrics["output_tok_per_j@rack"].value == pytest.approx(metrics["output_tok_s"].value / 1400)
+        assert metrics["output_tok_per_j@rack"].value == pytest.approx(
+            metrics["output_tok_s"].value / 1400
+        )
         rungs = {rung["rung"]: rung for rung in reduce_run(path).energy["ladder"]}
-        assert [rungs[rung]["basis"] for rung in ("node", "critical_it", "facility")] == ["modelled", "measured", "measured"]
+        assert [rungs[rung]["basis"] for rung in ("node", "critical_it", "facility")] == [
+            "modelled",
+            "measured",
+            "measured",
+        ]
 
     def test_the_statistical_error_joins_that_of_the_work_and_that_of_the_readings(self, run):
         metrics = reduce_run(run(boards=lambda *_: {})).metrics
         half = lambda figure: (figure.ci_high - figure.ci_low) / 2 / figure.value  # noqa: E731
-        energy, rate, per_j = metrics["energy_j"], metrics["output_tok_s"], metrics["output_tok_per_j"]
+        energy, rate, per_j = (
+            metrics["energy_j"],
+            metrics["output_tok_s"],
+            metrics["output_tok_per_j"],
+        )
         assert rate.ci_low is not None
-        assert half(per_j) == pytest.approx(math.hypot(half(rate), half(energy)), rel=0.01)  # power is even, so all that varies is the work
+        assert half(per_j) == pytest.approx(
+            math.hypot(half(rate), half(energy)), rel=0.01
+        )  # power is even, so all that varies is the work
 
     @pytest.mark.parametrize(
-        ("meters", "seen"), [({"node": 1500.0}, False), ({"node": 3.0}, True), ({"rack": 500.0}, True), ({"node": 590.0}, False)]
+        ("meters", "seen"),
+        [
+            ({"node": 1500.0}, False),
+            ({"node": 3.0}, True),
+            ({"rack": 500.0}, True),
+            ({"node": 590.0}, False),
+        ],
     )
-    def test_a_meter_that_shows_less_than_the_boards_behind_it_is_a_concern(self, run, meters, seen):
+    def test_a_meter_that_shows_less_than_the_boards_behind_it_is_a_concern(
+        self, run, meters, seen
+    ):
         found = codes(reduce_run(run(meters=meters, purpose="measure")))
         assert ("power_part_above_whole" in found) is seen
         if seen:
@@ -314,12 +426,21 @@ class TestFigures:
     def test_every_figure_carries_both_errors(self, run):
         metrics = reduce_run(run(boards=lambda *_: {})).metrics
         ratio = 0.05 * (300**2 + 301**2) ** 0.5 / 601
-        for key in ("power_w", "energy_j", "output_tok_per_j", "input_computed_tok_per_j", "total_tok_per_j", "j_per_output_tok"):
+        for key in (
+            "power_w",
+            "energy_j",
+            "output_tok_per_j",
+            "input_computed_tok_per_j",
+            "total_tok_per_j",
+            "j_per_output_tok",
+        ):
             figure = metrics[key]
             assert figure.systematic_ratio == pytest.approx(ratio), key
             assert figure.systematic_low < figure.value < figure.systematic_high, key
         per_j = metrics["output_tok_per_j"]
-        assert per_j.systematic_high == pytest.approx(per_j.value / (1 - ratio))  # the joules are its denominator
+        assert per_j.systematic_high == pytest.approx(
+            per_j.value / (1 - ratio)
+        )  # the joules are its denominator
         assert metrics["energy_j"].ci_low < metrics["energy_j"].value < metrics["energy_j"].ci_high
         assert metrics["output_tok_s"].systematic_ratio is None
 
@@ -334,16 +455,38 @@ class TestFigures:
         assert "somewhere, 2025" in figure.note
 
     def test_the_summary_shows_as_tables(self, run):
-        tables_of = {table.title.split(" ")[0]: table for table in energy_tables(reduce_run(run(boards=lambda *_: {})).energy)}
+        tables_of = {
+            table.title.split(" ")[0]: table
+            for table in energy_tables(reduce_run(run(boards=lambda *_: {})).energy)
+        }
         assert {"Energy", "From", "Without", "By", "Boards"} <= set(tables_of)
-        assert all(len(row) == len(table.columns) for table in tables_of.values() for row in table.rows)
+        assert all(
+            len(row) == len(table.columns) for table in tables_of.values() for row in table.rows
+        )
 
     def test_the_tables_say_what_is_known_and_why_the_rest_is_not(self, run):
         board = lambda i, gpu: {  # noqa: E731
-            "throttle_reasons": 0x4 if gpu else None, "power_limit_w": 500.0 if gpu else None, "sm_clock_mhz": 1755, "foreign_processes": 0,
-        }  # fmt: skip
-        hardware = {"gpus": [{"uuid": f"GPU-{i}", "index": i, "name": "NVIDIA T9000", "power_limit_default_w": 700.0} for i in range(2)]}
-        found = energy_tables(reduce_run(run(boards=board, manifest={"hardware": hardware}, energy={"attribute": True})).energy)
+            "throttle_reasons": 0x4 if gpu else None,
+            "power_limit_w": 500.0 if gpu else None,
+            "sm_clock_mhz": 1755,
+            "foreign_processes": 0,
+        }
+        hardware = {
+            "gpus": [
+                {
+                    "uuid": f"GPU-{i}",
+                    "index": i,
+                    "name": "NVIDIA T9000",
+                    "power_limit_default_w": 700.0,
+                }
+                for i in range(2)
+            ]
+        }
+        found = energy_tables(
+            reduce_run(
+                run(boards=board, manifest={"hardware": hardware}, energy={"attribute": True})
+            ).energy
+        )
         table = {one.title.split(" ")[0]: one for one in found}
         (energy,) = table["Energy"].rows
         assert energy[0] == "gpu_board"
@@ -370,13 +513,20 @@ class TestFigures:
 
 class TestClasses:
     def test_the_classes_joules_add_up_and_go_by_time_in_service(self, run):
-        summary = reduce_run(run(classes=lambda row: "long" if int(row["request_id"][1:6]) % 4 else "short"))
+        summary = reduce_run(
+            run(classes=lambda row: "long" if int(row["request_id"][1:6]) % 4 else "short")
+        )
         shared = summary.energy["classes"]
         assert "allocation" in shared["rule_text"]
         by_class = {one["class"]: one for one in shared["classes"]}
-        assert sum(one["joules"] for one in by_class.values()) == pytest.approx(summary.metrics["energy_j"].value, rel=1e-9)
-        # Four like streams, one request in four of which is short: joules go by the time that requests are in flight.
-        assert by_class["long"]["joules"] / by_class["short"]["joules"] == pytest.approx(3, rel=0.05)
+        assert sum(one["joules"] for one in by_class.values()) == pytest.approx(
+            summary.metrics["energy_j"].value, rel=1e-9
+        )
+        # Four like streams, one request in four of which is short: joules go by the time that
+        # requests are in flight.
+        assert by_class["long"]["joules"] / by_class["short"]["joules"] == pytest.approx(
+            3, rel=0.05
+        )
         for one in summary.classes:
             assert one.metrics["energy_j"].value == by_class[one.name]["joules"]
             assert one.metrics["output_tok_per_j"].basis == "modelled"
@@ -410,7 +560,9 @@ class TestCalibration:
     @pytest.mark.parametrize("iso", [False, True])
     def test_the_gain_comes_back_and_replaces_the_default(self, run, tmp_path, times, iso):
         path = run(gpus=1)
-        found = calibrate(path, self.meter(path, tmp_path, times, iso=iso), accuracy=0.002, name="WT310")
+        found = calibrate(
+            path, self.meter(path, tmp_path, times, iso=iso), accuracy=0.002, name="WT310"
+        )
         assert found.gain == pytest.approx(1.03, rel=0.005)
         assert 0.002 <= found.error_ratio < 0.05
         assert found.low_w == pytest.approx(IDLE_W, rel=0.02)
@@ -418,7 +570,10 @@ class TestCalibration:
         (path / "meter-calibration.json").write_text(json.dumps(found.document))
         after = reduce_run(path).metrics["energy_j"]
         assert after.value == pytest.approx(before.value * found.gain)
-        assert (before.systematic_ratio, after.systematic_ratio) == (pytest.approx(0.05), pytest.approx(found.error_ratio))
+        assert (before.systematic_ratio, after.systematic_ratio) == (
+            pytest.approx(0.05),
+            pytest.approx(found.error_ratio),
+        )
 
     def test_a_clock_that_is_off_is_told(self, run, tmp_path, times):
         path = run(gpus=1)
@@ -451,7 +606,9 @@ class TestCalibration:
     def test_a_meter_that_was_silent_for_a_slice_is_refused(self, run, tmp_path, times):
         path = run(gpus=1)
         lines = self.meter(path, tmp_path, times).read_text().splitlines(keepends=True)
-        (tmp_path / "meter.csv").write_text("".join(line for i, line in enumerate(lines) if not 60 <= i < 72))
+        (tmp_path / "meter.csv").write_text(
+            "".join(line for i, line in enumerate(lines) if not 60 <= i < 72)
+        )
         with pytest.raises(ArtifactError, match="silent for more than 5 s"):
             calibrate(path, tmp_path / "meter.csv", accuracy=0.002)
 
@@ -459,7 +616,12 @@ class TestCalibration:
         path = run(gpus=2)
         with pytest.raises(ProfileError, match="could be any of"):
             calibrate(path, self.meter(path, tmp_path, times), accuracy=0.002)
-        assert calibrate(path, self.meter(path, tmp_path, times), accuracy=0.002, device="GPU-1").device_id == "GPU-1"
+        assert (
+            calibrate(
+                path, self.meter(path, tmp_path, times), accuracy=0.002, device="GPU-1"
+            ).device_id
+            == "GPU-1"
+        )
 
     @pytest.mark.parametrize(
         ("text", "said"),
@@ -480,7 +642,9 @@ class TestCalibration:
 
     def test_a_damaged_calibration_is_a_concern_and_the_default_holds(self, run):
         path = run(gpus=1)
-        (path / "meter-calibration.json").write_text('{"schema_version": 1, "devices": {"GPU-0": {"gain": 99}}}')
+        (path / "meter-calibration.json").write_text(
+            '{"schema_version": 1, "devices": {"GPU-0": {"gain": 99}}}'
+        )
         summary = reduce_run(path)
         assert "meter_calibration_unreadable" in codes(summary)
         assert summary.metrics["energy_j"].systematic_ratio == pytest.approx(0.05)

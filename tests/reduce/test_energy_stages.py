@@ -1,4 +1,6 @@
-"""Attribution of a whole run directory: boards that draw by a known law, over stages made to tell its terms apart."""
+"""Attribution of a whole run directory: boards that draw by a known law, over stages made to tell
+its terms apart.
+"""
 
 import json
 
@@ -29,10 +31,20 @@ ONLY_ONE_CONTEXT = {name: STAGES[name] for name in ("prefill", "short-2", "short
 
 @pytest.fixture
 def run(new_builder, times, tmp_path):
-    """A run whose board draws what the law says of the work at each moment, read by its counter every half second."""
+    """A run whose board draws what the law says of the work at each moment, read by its counter
+    every half second.
+    """
     t0, second = times
 
-    def make(plan, *, attribute=True, bend=0.0, told=True, events=lambda event: True, readings=lambda at_s: True):
+    def make(
+        plan,
+        *,
+        attribute=True,
+        bend=0.0,
+        told=True,
+        events=lambda event: True,
+        readings=lambda at_s: True,
+    ):
         builder = new_builder(gpus=1, window_s=STAGE_S * len(plan) - WARMUP_S, warmup_s=WARMUP_S)
         end_s = STAGE_S * len(plan) + 2
         edges = np.arange(-IDLE_S - 2, end_s + 0.5, 0.5)
@@ -43,12 +55,21 @@ def run(new_builder, times, tmp_path):
                 while start_s < STAGE_S * (index + 1) - 0.5:
                     ttft_s = 0.05 + (prompt - cached) * 1e-4
                     row = builder.request(
-                        start_s, stage=name, tokens=tokens, ttft_s=ttft_s, gap_us=round(gap_s * 1e6),
-                        input_tok=prompt, cache_read_tok=cached, target_input_tok=prompt, **{"class": name.split("-")[0]},
-                    )  # fmt: skip
+                        start_s,
+                        stage=name,
+                        tokens=tokens,
+                        ttft_s=ttft_s,
+                        gap_us=round(gap_s * 1e6),
+                        input_tok=prompt,
+                        cache_read_tok=cached,
+                        target_input_tok=prompt,
+                        **{"class": name.split("-")[0]},
+                    )
                     sent_s = start_s + 0.001
                     first_s = start_s + ttft_s
-                    work[:, 0] += (prompt - cached) * np.clip((edges - sent_s) / (first_s - sent_s), 0, 1)
+                    work[:, 0] += (prompt - cached) * np.clip(
+                        (edges - sent_s) / (first_s - sent_s), 0, 1
+                    )
                     came = np.sort(first_s + gap_s * np.arange(tokens))
                     before = np.searchsorted(came, edges)
                     work[:, 1] += before
@@ -58,7 +79,9 @@ def run(new_builder, times, tmp_path):
         if not told:
             builder.requests[0]["cache_read_tok"] = None
         seconds = edges - edges[0]
-        joules = seconds * TRUTH["time"] + work @ np.array([TRUTH[key] for key in ("computed_input", "output", "output_x_context")])
+        joules = seconds * TRUTH["time"] + work @ np.array(
+            [TRUTH[key] for key in ("computed_input", "output", "output_x_context")]
+        )
         if bend:
             watts = np.diff(joules, prepend=0.0) / 0.5
             joules = np.cumsum(watts * (1 - bend * watts / watts.max()) * 0.5)
@@ -67,7 +90,13 @@ def run(new_builder, times, tmp_path):
         raw = json.loads(files.manifest.read_text())
         raw["profile"]["energy"] = {"attribute": attribute}
         raw["profile"]["traffic"]["load"] = [
-            {"kind": "concurrency", "name": name, "concurrency": streams, "warmup_s": WARMUP_S, "window_s": STAGE_S - WARMUP_S - 1}
+            {
+                "kind": "concurrency",
+                "name": name,
+                "concurrency": streams,
+                "warmup_s": WARMUP_S,
+                "window_s": STAGE_S - WARMUP_S - 1,
+            }
             for name, (streams, *_) in plan.items()
         ]
         files.manifest.write_text(json.dumps(raw))
@@ -79,13 +108,38 @@ def run(new_builder, times, tmp_path):
 
         log.append("idle", t_ns=ns(0), when="ready", start_ns=ns(-IDLE_S - 1), end_ns=ns(-1))
         for index, name in enumerate(plan):
-            window = {"window_start_ns": ns(STAGE_S * index + WARMUP_S), "window_end_ns": ns(STAGE_S * (index + 1) - 1)}
-            log.append("stage_started", t_ns=ns(STAGE_S * index), stage=name, start_ns=ns(STAGE_S * index), **window)
+            window = {
+                "window_start_ns": ns(STAGE_S * index + WARMUP_S),
+                "window_end_ns": ns(STAGE_S * (index + 1) - 1),
+            }
+            log.append(
+                "stage_started",
+                t_ns=ns(STAGE_S * index),
+                stage=name,
+                start_ns=ns(STAGE_S * index),
+                **window,
+            )
             ended = ns(STAGE_S * (index + 1))
-            log.append("stage_ended", t_ns=ended, stage=name, end_ns=ended, window_end_ns=window["window_end_ns"], turns_not_happened=0)
-        empty = {"boundary": "gpu_board", "device_id": "GPU-0", "power_w": None, "source": "nvml-counter"}
+            log.append(
+                "stage_ended",
+                t_ns=ended,
+                stage=name,
+                end_ns=ended,
+                window_end_ns=window["window_end_ns"],
+                turns_not_happened=0,
+            )
+        empty = {
+            "boundary": "gpu_board",
+            "device_id": "GPU-0",
+            "power_w": None,
+            "source": "nvml-counter",
+        }
         with JournalWriter(files.power_journal, tables.POWER) as journal:
-            rows = [{**empty, "t_ns": ns(at), "energy_j": 1e6 + float(j)} for at, j in zip(edges, joules, strict=True) if readings(at)]
+            rows = [
+                {**empty, "t_ns": ns(at), "energy_j": 1e6 + float(j)}
+                for at, j in zip(edges, joules, strict=True)
+                if readings(at)
+            ]
             journal.append(rows)
         lines = files.events.read_text().splitlines(keepends=True)
         files.events.write_text("".join(line for line in lines if events(json.loads(line))))
@@ -102,8 +156,13 @@ def test_the_law_comes_back_and_splits_the_window_and_its_classes(run):
     for term, truth in TRUTH.items():
         assert found["coefficients"][term]["value"] == pytest.approx(truth, rel=0.05), term
     assert max(map(abs, found["held_out"].values())) < 0.05
-    assert sum(found["components_j"].values()) == pytest.approx(energy["boundaries"]["gpu_board"]["joules"], rel=1e-9)
-    assert abs(found["components_j"]["unexplained"]) < 0.02 * energy["boundaries"]["gpu_board"]["joules"]
+    assert sum(found["components_j"].values()) == pytest.approx(
+        energy["boundaries"]["gpu_board"]["joules"], rel=1e-9
+    )
+    assert (
+        abs(found["components_j"]["unexplained"])
+        < 0.02 * energy["boundaries"]["gpu_board"]["joules"]
+    )
     assert energy["classes"]["rule"] == "fitted"
     assert sum(one["joules"] for one in energy["classes"]["classes"]) == pytest.approx(
         energy["boundaries"]["gpu_board"]["joules"], rel=1e-9
@@ -122,7 +181,9 @@ def test_it_is_refused_with_its_reason_and_classes_go_by_time(run, plan, bend, s
     assert energy["attribution"]["components_j"] == {}
     assert energy["classes"]["rule"] == "service_time"
     if bend:  # it was fitted, and did not hold
-        shown = next(table for table in energy_tables(energy) if table.title.startswith("Attribution"))
+        shown = next(
+            table for table in energy_tables(energy) if table.title.startswith("Attribution")
+        )
         assert shown.rows[-1][0] == f"refused: {energy['attribution']['reason']}"
         assert {row[1] for row in shown.rows[:-1]} == {"—"}
 
@@ -132,12 +193,21 @@ def test_it_is_refused_with_its_reason_and_classes_go_by_time(run, plan, bend, s
     [
         ({"attribute": False}, "the stages are not made for it (energy.attribute)"),
         ({"told": False}, "nobody tells how much of the input was computed"),
-        ({"events": lambda event: event["event"] != "idle"}, "there is no power of the loaded model without load (energy.idle_s)"),
+        (
+            {"events": lambda event: event["event"] != "idle"},
+            "there is no power of the loaded model without load (energy.idle_s)",
+        ),
         (
             {"readings": lambda at: at > -10},
-            "there is no power of the loaded model without load (energy.idle_s): GPU-0: readings do not cover",
+            (
+                "there is no power of the loaded model without load (energy.idle_s): GPU-0:"
+                " readings do not cover"
+            ),
         ),
-        ({"readings": lambda at: not 5 < at < 60}, "stage prefill has no energy: GPU-0: readings do not cover the window"),
+        (
+            {"readings": lambda at: not 5 < at < 60},
+            "stage prefill has no energy: GPU-0: readings do not cover the window",
+        ),
     ],
     ids=["not asked for", "input not told", "no idle", "idle not read", "a stage not read"],
 )

@@ -1,4 +1,6 @@
-"""Intervals within a run: how often they hold the truth, and when there is none. benchmarks/bench_statistics.py has the whole picture."""
+"""Intervals within a run: how often they hold the truth, and when there is none.
+benchmarks/bench_statistics.py has the whole picture.
+"""
 
 import math
 
@@ -20,7 +22,9 @@ from harness.reduce.statistics.intervals import (
 floats = st.lists(st.floats(0.001, 1000), min_size=1, max_size=300)
 
 
-@pytest.mark.parametrize(("df", "t"), [(1, 12.7062), (2, 4.3027), (9, 2.2622), (31, 2.0395), (1e6, 1.95996)])
+@pytest.mark.parametrize(
+    ("df", "t"), [(1, 12.7062), (2, 4.3027), (9, 2.2622), (31, 2.0395), (1e6, 1.95996)]
+)
 def test_students_quantile_is_that_of_the_tables(df: float, t: float) -> None:
     assert t_quantile(df) == pytest.approx(t, abs=1e-4)
 
@@ -32,7 +36,9 @@ def test_students_quantile_inverts_its_distribution(df: float, within: float) ->
 
 def queue(draw: np.random.Generator, runs: int, length: int, utilisation: float) -> np.ndarray:
     """Times in a stationary M/M/1 queue by Lindley's recursion, step by step."""
-    wait = np.where(draw.random(runs) < utilisation, draw.exponential(1 / (1 - utilisation), size=runs), 0.0)
+    wait = np.where(
+        draw.random(runs) < utilisation, draw.exponential(1 / (1 - utilisation), size=runs), 0.0
+    )
     out = np.empty((length, runs))
     for i in range(length):
         service = draw.exponential(size=runs)
@@ -42,7 +48,9 @@ def queue(draw: np.random.Generator, runs: int, length: int, utilisation: float)
 
 
 def test_quantiles_of_a_queue_are_covered_or_absent() -> None:
-    """300 queues of 3,000: 95 % nominal for p50 and p90 (three standard errors: 91.2 to 98.8 %); too short for p99.9."""
+    """300 queues of 3,000: 95 % nominal for p50 and p90 (three standard errors: 91.2 to 98.8 %);
+    too short for p99.9.
+    """
     found = [quantile_intervals(row) for row in queue(np.random.default_rng(3), 300, 3000, 0.5)]
     for name in ("p50", "p90"):
         truth = -math.log(1 - QUANTILES[name]) / 0.5
@@ -60,7 +68,11 @@ def test_the_mean_of_a_correlated_series_is_covered_or_absent() -> None:
         series = draw.normal(size=(length + 200, 300))
         for i in range(1, len(series)):
             series[i] += 0.9 * series[i - 1]
-        given = [one for one in (mean_interval(np.ascontiguousarray(row)) for row in series[200:].T) if one is not None]
+        given = [
+            one
+            for one in (mean_interval(np.ascontiguousarray(row)) for row in series[200:].T)
+            if one is not None
+        ]
         if least:
             assert len(given) > least
             assert 0.912 <= np.mean([low <= 0 <= high for low, high in given]) <= 0.988
@@ -74,7 +86,9 @@ def test_a_trend_has_no_interval() -> None:
 
 
 def test_the_error_of_independent_batches_is_students() -> None:
-    """Without correlation the variance is s^2 / k, up to the correction for what was not known beforehand."""
+    """Without correlation the variance is s^2 / k, up to the correction for what was not known
+    beforehand.
+    """
     means = np.tile([1.0, -1.0, -1.0, 1.0], 8)  # lag-1 correlation -1/32 before correction
     error = mean_error(means)
     assert error is not None
@@ -83,7 +97,9 @@ def test_the_error_of_independent_batches_is_students() -> None:
 
 
 @given(values=floats, censored=st.integers(0, 20), seed=st.integers(0, 99))
-def test_intervals_hold_their_percentile_and_stay_within_the_extremes(values: list[float], censored: int, seed: int) -> None:
+def test_intervals_hold_their_percentile_and_stay_within_the_extremes(
+    values: list[float], censored: int, seed: int
+) -> None:
     series = np.concatenate([np.repeat(values, 4), np.full(censored, np.inf)])
     np.random.default_rng(seed).shuffle(series)
     found = distribution(series[np.isfinite(series)], censored, series=series)
@@ -98,7 +114,9 @@ def test_intervals_hold_their_percentile_and_stay_within_the_extremes(values: li
 
 
 def test_censored_values_take_part_in_the_interval() -> None:
-    """Values that are known to be large only widen what the largest known ones bound; a share of 2 % leaves nothing of p99."""
+    """Values that are known to be large only widen what the largest known ones bound; a share of 2
+    % leaves nothing of p99.
+    """
     draw = np.random.default_rng(6)
     series = draw.exponential(size=20_000)
     whole = quantile_intervals(series)
@@ -111,11 +129,18 @@ def test_censored_values_take_part_in_the_interval() -> None:
 
 def test_no_interval_is_asked_for_none_is_given() -> None:
     assert distribution(np.arange(100.0)).ci == {}
-    assert distribution(np.arange(5.0), series=np.arange(5.0)).ci == {"mean": None, **dict.fromkeys(QUANTILES)}
+    assert distribution(np.arange(5.0), series=np.arange(5.0)).ci == {
+        "mean": None,
+        **dict.fromkeys(QUANTILES),
+    }
 
 
-@given(values=st.lists(st.floats(0.001, 1000), min_size=64, max_size=200), censored=st.integers(0, 3))
-def test_a_mean_of_which_some_are_not_known_is_absent_and_so_is_its_interval(values: list[float], censored: int) -> None:
+@given(
+    values=st.lists(st.floats(0.001, 1000), min_size=64, max_size=200), censored=st.integers(0, 3)
+)
+def test_a_mean_of_which_some_are_not_known_is_absent_and_so_is_its_interval(
+    values: list[float], censored: int
+) -> None:
     series = np.concatenate([values, np.full(censored, np.inf)])
     found = distribution(np.array(values), censored, series=series)
     assert (found.mean is None) is (censored > 0)
@@ -129,9 +154,13 @@ def test_a_mean_of_which_some_are_not_known_is_absent_and_so_is_its_interval(val
 
 
 def test_batches_that_go_together_have_no_interval() -> None:
-    """A wave of which the run holds two: neighbouring batches are alike, so nobody knows what the next hour would bring."""
+    """A wave of which the run holds two: neighbouring batches are alike, so nobody knows what the
+    next hour would bring.
+    """
     wave = np.sin(np.linspace(0, 4 * np.pi, 640))
     noise = np.random.default_rng(1).normal(scale=0.1, size=640)
     assert mean_interval(10 + wave + noise) is None
     assert mean_interval(10 + noise) is not None
-    assert mean_interval(np.random.default_rng(1).normal(size=31)) is None  # a batch is one value at least
+    assert (
+        mean_interval(np.random.default_rng(1).normal(size=31)) is None
+    )  # a batch is one value at least

@@ -1,4 +1,6 @@
-"""Runs too large for memory: columns in files, work in blocks. Small runs stand for large ones, with limits to match."""
+"""Runs too large for memory: columns in files, work in blocks. Small runs stand for large ones,
+with limits to match.
+"""
 
 import errno
 import os
@@ -66,22 +68,35 @@ def test_a_large_run_reduces_to_what_a_small_one_does(
     close(small, reduce_run(root).to_dict())
 
 
-lengths = st.one_of(st.floats(-1, 0), st.floats(1e-3, 30))  # of time in ns: what is shorter is nothing
+lengths = st.one_of(
+    st.floats(-1, 0), st.floats(1e-3, 30)
+)  # of time in ns: what is shorter is nothing
 pieces = st.lists(st.tuples(st.floats(0, 100), lengths, st.floats(0, 10)), max_size=25)
 
 
-@given(pieces=pieces, edges=st.lists(st.floats(-10, 140), min_size=2, max_size=70, unique=True), asked=st.integers(1, 3))
-def test_a_flow_in_blocks_is_the_flow_of_its_pieces(pieces: list[tuple[float, float, float]], edges: list[float], asked: int) -> None:
+@given(
+    pieces=pieces,
+    edges=st.lists(st.floats(-10, 140), min_size=2, max_size=70, unique=True),
+    asked=st.integers(1, 3),
+)
+def test_a_flow_in_blocks_is_the_flow_of_its_pieces(
+    pieces: list[tuple[float, float, float]], edges: list[float], asked: int
+) -> None:
     start, length, amount = (np.array([piece[i] for piece in pieces]) for i in range(3))
     end, grid = start + length, np.sort(np.array(edges))
     blocks = [slice(at, at + 4) for at in range(0, len(start), 4)]
-    many = Flow(len(blocks), lambda number: (start[blocks[number]], end[blocks[number]], amount[blocks[number]]))
+    many = Flow(
+        len(blocks),
+        lambda number: (start[blocks[number]], end[blocks[number]], amount[blocks[number]]),
+    )
     expected = np.zeros(len(grid) - 1)
     for begins, ends, much in zip(start, end, amount, strict=True):
         for number in range(len(expected)):
             low, high = grid[number], grid[number + 1]
             if ends > begins:
-                expected[number] += much * (max(0.0, min(high, ends) - max(low, begins)) / (ends - begins))
+                expected[number] += much * (
+                    max(0.0, min(high, ends) - max(low, begins)) / (ends - begins)
+                )
             elif low <= ends < high:
                 expected[number] += much
     for _ in range(asked):  # the first answer makes the index, the later ones use it
@@ -91,12 +106,19 @@ def test_a_flow_in_blocks_is_the_flow_of_its_pieces(pieces: list[tuple[float, fl
 
 def test_a_moment_at_an_edge_belongs_to_what_follows_it() -> None:
     t = np.array([0.5, 1.0, 1.5])
-    assert Flow.of(t, t, np.array([1.0, 5.0, 2.0])).per_bin(np.array([0.0, 1.0, 2.0])).tolist() == [1, 7]
+    assert Flow.of(t, t, np.array([1.0, 5.0, 2.0])).per_bin(np.array([0.0, 1.0, 2.0])).tolist() == [
+        1,
+        7,
+    ]
 
 
 def test_a_flow_leaves_out_what_is_not_known() -> None:
     nan = np.nan
-    flow = Flow.of(np.array([0.0, nan, 0.0, 0.0]), np.array([10.0, 10.0, nan, 10.0]), np.array([5.0, 1.0, 1.0, nan]))
+    flow = Flow.of(
+        np.array([0.0, nan, 0.0, 0.0]),
+        np.array([10.0, 10.0, nan, 10.0]),
+        np.array([5.0, 1.0, 1.0, nan]),
+    )
     assert flow.between(0, 5) == 2.5
 
 
@@ -108,11 +130,15 @@ def test_hashes_are_equal_for_equal_strings_alone(words: list[str | None]) -> No
         by_hash.setdefault(value, set()).add(word or "")
     assert all(len(same) == 1 for same in by_hash.values())
     assert len(by_hash) == len({word or "" for word in words})
-    assert hashes(pa.array(words, pa.string())[len(words) // 2 :]).tolist() == found[len(words) // 2 :]
+    assert (
+        hashes(pa.array(words, pa.string())[len(words) // 2 :]).tolist() == found[len(words) // 2 :]
+    )
 
 
 @pytest.mark.usefixtures("tiny_limits")
-def test_large_columns_live_in_files_and_keep_what_they_hold_when_their_memory_is_given_back() -> None:
+def test_large_columns_live_in_files_and_keep_what_they_hold_when_their_memory_is_given_back() -> (
+    None
+):
     growing = spill.ColumnBuilder(np.float64)
     for number in range(10):
         growing.add(np.arange(number * 10.0, number * 10.0 + 10))
@@ -125,7 +151,9 @@ def test_large_columns_live_in_files_and_keep_what_they_hold_when_their_memory_i
 
 
 @pytest.mark.usefixtures("tiny_limits")
-def test_no_room_for_a_column_is_a_clear_error(noisy: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_room_for_a_column_is_a_clear_error(
+    noisy: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     root = noisy(1, requests=30).write(tmp_path / "run")
 
     def full(*_: object) -> None:
@@ -137,7 +165,9 @@ def test_no_room_for_a_column_is_a_clear_error(noisy: Callable[..., Any], tmp_pa
     assert "TMPDIR" in str(caught.value.next_step)
 
 
-def shuffled_and_not(noisy: Callable[..., Any], tmp_path: Path) -> tuple[requests.Requests, requests.Requests]:
+def shuffled_and_not(
+    noisy: Callable[..., Any], tmp_path: Path
+) -> tuple[requests.Requests, requests.Requests]:
     """The same records in order and not, half of them intended at one moment."""
     both = []
     for name in ("kept", "shuffled"):
@@ -152,17 +182,23 @@ def shuffled_and_not(noisy: Callable[..., Any], tmp_path: Path) -> tuple[request
     return both[0], both[1]
 
 
-def test_rows_have_one_order_and_stay_whole_in_it(noisy: Callable[..., Any], tmp_path: Path) -> None:
+def test_rows_have_one_order_and_stay_whole_in_it(
+    noisy: Callable[..., Any], tmp_path: Path
+) -> None:
     kept, shuffled = shuffled_and_not(noisy, tmp_path)
     assert kept.error.to_pylist() == shuffled.error.to_pylist()
     for name in ("intended", "sent", "output_tok", "session", "done"):
-        assert np.array_equal(getattr(kept, name), getattr(shuffled, name), equal_nan=name != "session"), name
+        assert np.array_equal(
+            getattr(kept, name), getattr(shuffled, name), equal_nan=name != "session"
+        ), name
     assert list(kept.outcome) == list(shuffled.outcome)
     assert np.array_equal(kept.chunks.t, shuffled.chunks.t)
     assert np.array_equal(kept.chunks.start, shuffled.chunks.start)
 
 
-def test_what_a_journal_gains_while_it_is_read_waits_for_the_next_time(noisy: Callable[..., Any], tmp_path: Path) -> None:
+def test_what_a_journal_gains_while_it_is_read_waits_for_the_next_time(
+    noisy: Callable[..., Any], tmp_path: Path
+) -> None:
     root = noisy(1, requests=30, one_batch=True, workers=1).write(tmp_path / "run")
 
     class ColumnBuilder(requests.RequestsSource):
@@ -179,17 +215,23 @@ def test_what_a_journal_gains_while_it_is_read_waits_for_the_next_time(noisy: Ca
     assert len(read) == len(read.error) == 30
 
 
-def test_a_column_that_is_not_what_its_name_says_makes_its_table_unreadable(noisy: Callable[..., Any], tmp_path: Path) -> None:
+def test_a_column_that_is_not_what_its_name_says_makes_its_table_unreadable(
+    noisy: Callable[..., Any], tmp_path: Path
+) -> None:
     run = RunDir(noisy(1, requests=30, one_batch=True, workers=1).write(tmp_path / "run"))
     table = pa.Table.from_batches(list(requests.RequestsSource.of(run, []).batches(None)))
     place = table.column_names.index("chunk_tok")
-    pq.write_table(table.set_column(place, "chunk_tok", pa.array(["many"] * len(table))), run.requests)
+    pq.write_table(
+        table.set_column(place, "chunk_tok", pa.array(["many"] * len(table))), run.requests
+    )
     found: list[Any] = []
     assert requests.RequestsSource.of(run, found).parquet is None
     assert [concern.code for concern in found] == ["table_unreadable"]
 
 
-def test_requests_without_a_moment_belong_to_no_time(noisy: Callable[..., Any], tmp_path: Path) -> None:
+def test_requests_without_a_moment_belong_to_no_time(
+    noisy: Callable[..., Any], tmp_path: Path
+) -> None:
     builder = noisy(1, requests=30)
     read = load_run(builder.write(tmp_path / "run"), wanted=lambda _: True).requests
     read.intended[3] = np.nan

@@ -1,6 +1,8 @@
-"""Percentiles, rates and energies against an independent computation: SQL in DuckDB over the run directory's own Parquet files.
+"""Percentiles, rates and energies against an independent computation: SQL in DuckDB over the run
+directory's own Parquet files.
 
-The queries know the tables (docs/run-directory.md) and the metrics' definitions (docs/measurement), and share no code with the reduction.
+The queries know the tables (docs/run-directory.md) and the metrics' definitions (docs/measurement),
+and share no code with the reduction.
 """
 
 import json
@@ -25,9 +27,12 @@ LATENCIES = {
     "ttft_s": "(first_token_ns - intended_ns) / 1e9",
     "e2e_s": "(last_token_ns - intended_ns) / 1e9",
     "ttft_from_sent_s": "(first_token_ns - sent_ns) / 1e9",
-    # Tokens after the first chunk over the time since it; requests with nothing after it have no pace.
-    "tpot_s": """case when list_sum(chunk_tok) > chunk_tok[1] and last_token_ns > first_token_ns
-                 then (last_token_ns - first_token_ns) / 1e9 / (list_sum(chunk_tok) - chunk_tok[1]) end""",
+    # Tokens after the first chunk over the time since it; requests with nothing after it have no
+    # pace.
+    "tpot_s": (
+        """case when list_sum(chunk_tok) > chunk_tok[1] and last_token_ns > first_token_ns
+                 then (last_token_ns - first_token_ns) / 1e9 / (list_sum(chunk_tok) - chunk_tok[1]) end"""
+    ),
 }
 
 CHUNKS = """
@@ -44,18 +49,31 @@ CHUNKS = """
 """
 
 RATES = {
-    "input_tok_s": """select sum(input_tok * greatest(0, least(first_token_ns, {end}) - greatest(sent_ns, {start}))
-                                 / (first_token_ns - sent_ns)) from requests where input_tok is not null""",
-    "input_cache_read_tok_s": """select sum(cache_read_tok * greatest(0, least(first_token_ns, {end}) - greatest(sent_ns, {start}))
-                                            / (first_token_ns - sent_ns)) from requests where input_tok is not null""",
+    "input_tok_s": (
+        """select sum(input_tok * greatest(0, least(first_token_ns, {end}) - greatest(sent_ns, {start}))
+                                 / (first_token_ns - sent_ns)) from requests where input_tok is not null"""
+    ),
+    "input_cache_read_tok_s": (
+        """select sum(cache_read_tok * greatest(0, least(first_token_ns, {end}) - greatest(sent_ns, {start}))
+                                            / (first_token_ns - sent_ns)) from requests where input_tok is not null"""
+    ),
     "output_tok_s": CHUNKS,
-    "requests_per_s": "select count(*) from requests where outcome = 'ok' and done_ns >= {start} and done_ns < {end}",
-    "requests_in_flight": """select sum(greatest(0, least(done_ns, {end}) - greatest(sent_ns, {start}))) / 1e9
-                             from requests where sent_ns is not null""",
-    "goodput_rps": """select count(*) from requests where outcome = 'ok' and intended_ns >= {start} and intended_ns < {end}
-                      and first_token_ns - intended_ns <= {ttft_slo}""",
-    "goodput_tok_s": """select sum(output_tok) from requests where outcome = 'ok' and intended_ns >= {start} and intended_ns < {end}
-                        and first_token_ns - intended_ns <= {ttft_slo}""",
+    "requests_per_s": (
+        "select count(*) from requests where outcome = 'ok' and done_ns >= {start} and done_ns <"
+        " {end}"
+    ),
+    "requests_in_flight": (
+        """select sum(greatest(0, least(done_ns, {end}) - greatest(sent_ns, {start}))) / 1e9
+                             from requests where sent_ns is not null"""
+    ),
+    "goodput_rps": (
+        """select count(*) from requests where outcome = 'ok' and intended_ns >= {start} and intended_ns < {end}
+                      and first_token_ns - intended_ns <= {ttft_slo}"""
+    ),
+    "goodput_tok_s": (
+        """select sum(output_tok) from requests where outcome = 'ok' and intended_ns >= {start} and intended_ns < {end}
+                        and first_token_ns - intended_ns <= {ttft_slo}"""
+    ),
 }
 
 COUNTER = """
@@ -93,10 +111,13 @@ def opened(run: Path) -> tuple[duckdb.DuckDBPyConnection, dict[str, int]]:
     return database, {"start": stage["window_start_ns"], "end": stage["window_end_ns"]}
 
 
-def quantile(database: duckdb.DuckDBPyConnection, window: dict[str, int], value: str, q: float) -> float | None:
-    """By linear interpolation between order statistics; requests without an answer are infinitely late, cancelled ones take no part."""
-    low, high, position = database.execute(
-        f"""
+def quantile(
+    database: duckdb.DuckDBPyConnection, window: dict[str, int], value: str, q: float
+) -> float | None:
+    """By linear interpolation between order statistics; requests without an answer are infinitely
+    late, cancelled ones take no part.
+    """
+    low, high, position = database.execute(f"""
         with took as (
             select case when outcome = 'ok' then {value} else 'infinity'::double end as x
             from requests where intended_ns >= {window["start"]} and intended_ns < {window["end"]} and outcome != 'cancelled'
@@ -105,8 +126,7 @@ def quantile(database: duckdb.DuckDBPyConnection, window: dict[str, int], value:
             from took where x is not null
         )
         select max(x) filter (i = floor(position)), max(x) filter (i = ceil(position)), max(position) from ranked
-        """
-    ).fetchone() or (None, None, None)
+        """).fetchone() or (None, None, None)
     if high is None or math.isinf(high):
         return None
     return float(low + (high - low) * (position - math.floor(position)))
@@ -119,7 +139,9 @@ def close(value: float | None, truth: float | None) -> bool:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_percentiles_and_rates_equal_those_of_sql(noisy: Callable[..., Any], tmp_path: Path, seed: int) -> None:
+def test_percentiles_and_rates_equal_those_of_sql(
+    noisy: Callable[..., Any], tmp_path: Path, seed: int
+) -> None:
     run = noisy(seed, requests=150 + 100 * (seed % 3)).write(tmp_path / "run")
     summary = reduce_run(run)
     finalize(RunDir(run))
@@ -138,34 +160,58 @@ def test_percentiles_and_rates_equal_those_of_sql(noisy: Callable[..., Any], tmp
 
 @pytest.mark.parametrize(
     ("read", "query", "method"),
-    [("counter", COUNTER, "counter"), ("power", INTEGRAL, "integral"), ("both", INTEGRAL, "counter")],
+    [
+        ("counter", COUNTER, "counter"),
+        ("power", INTEGRAL, "integral"),
+        ("both", INTEGRAL, "counter"),
+    ],
 )
 @pytest.mark.parametrize("seed", range(3))
 def test_energies_equal_those_of_sql(
-    steady: Callable[..., Any], tmp_path: Path, times: tuple[int, int], seed: int, read: str, query: str, method: str
+    steady: Callable[..., Any],
+    tmp_path: Path,
+    times: tuple[int, int],
+    seed: int,
+    read: str,
+    query: str,
+    method: str,
 ) -> None:
-    """Boards whose power wanders smoothly, read at irregular moments, with a counter that is read about once a second.
+    """Boards whose power wanders smoothly, read at irregular moments, with a counter that is read
+    about once a second.
 
-    A counter by itself is cut evenly at the window's edges. Where power was read as well, it is cut as power went there: a counter that is
-    the integral times a gain gives the integral times that gain.
+    A counter by itself is cut evenly at the window's edges. Where power was read as well, it is cut
+    as power went there: a counter that is the integral times a gain gives the integral times that
+    gain.
     """
     gain = 1.02 if read == "both" else 1.0
     start_ns, second = times
     draw = random.Random(seed)
     builder = steady(gpus=2, window_s=40.0)
     for gpu in range(2):
-        swing, phase, joules, last = draw.uniform(50, 100), draw.uniform(0, 6), draw.uniform(0, 1e6), None
+        swing, phase, joules, last = (
+            draw.uniform(50, 100),
+            draw.uniform(0, 6),
+            draw.uniform(0, 1e6),
+            None,
+        )
         t, readings = -1.0, 0
         while t < 46:
             watts = 400 + swing * math.sin(t / 5 + phase)
             if last is not None:
                 joules += (t - last[0]) * (watts + last[1]) / 2
             last = (t, watts)
-            row = {"t_ns": start_ns + round(t * second), "boundary": "gpu_board", "device_id": f"GPU-{gpu}", "source": "nvml-instant"}
+            row = {
+                "t_ns": start_ns + round(t * second),
+                "boundary": "gpu_board",
+                "device_id": f"GPU-{gpu}",
+                "source": "nvml-instant",
+            }
             if read != "counter":
                 builder.power.append({**row, "power_w": watts, "energy_j": None})
             if read != "power" and readings % 8 == 0:
-                builder.power.append({**row, "power_w": None, "energy_j": gain * joules, "source": "nvml-counter"})
+                builder.power.append(
+                    {**row, "power_w": None, "energy_j": gain * joules, "source": "nvml-counter"}
+                )
             t, readings = t + draw.uniform(0.05, 0.15), readings + 1
     run = builder.write(tmp_path / "run")
     summary = reduce_run(run)
@@ -184,10 +230,15 @@ def test_energies_equal_those_of_sql(
     assert close(summary.metrics["output_tok_per_j"].value, float(tokens[0]) / truth)
 
 
-@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(order=st.randoms(use_true_random=False), seed=st.integers(0, 50))
 def test_the_order_of_rows_never_matters(
-    noisy: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory, order: random.Random, seed: int
+    noisy: Callable[..., Any],
+    tmp_path_factory: pytest.TempPathFactory,
+    order: random.Random,
+    seed: int,
 ) -> None:
     """Requests and power readings in any order, and any of two workers' journals."""
     kept, shuffled = noisy(seed, requests=60, gpus=1), noisy(seed, requests=60, gpus=1)
@@ -198,5 +249,8 @@ def test_the_order_of_rows_never_matters(
     for row in shuffled.requests:
         row["worker"] = order.randrange(2)
     root = tmp_path_factory.mktemp("order")
-    a, b = (reduce_run(builder.write(root / name)).to_dict() for name, builder in (("a", kept), ("b", shuffled)))
+    a, b = (
+        reduce_run(builder.write(root / name)).to_dict()
+        for name, builder in (("a", kept), ("b", shuffled))
+    )
     assert a == b

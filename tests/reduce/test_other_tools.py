@@ -16,7 +16,9 @@ from harness.reduce.figures.other_tools import HARNESS, TERMS, TOOLS, provisione
 
 @pytest.fixture(name="two")
 def _two(builder: Any, tmp_path: Path) -> Callable[..., Any]:
-    """Two answers at 3 s and 5 s: sent 1 ms late, first chunk of 2 tokens 400 ms later, then 4 chunks of 2 tokens every 100 ms."""
+    """Two answers at 3 s and 5 s: sent 1 ms late, first chunk of 2 tokens 400 ms later, then 4
+    chunks of 2 tokens every 100 ms.
+    """
 
     def make(*, told: bool = True, gpus: int = 0, watts: float | None = None) -> Any:
         builder.gpus = gpus
@@ -42,7 +44,8 @@ def figure(found: Any, tool: str, term: str) -> Any:
     return found["tools"][tool]["figures"][term]
 
 
-# Sent to first: 0.4 s; to last chunk: 0.8 s; to the end 0.801 s (a millisecond after the last chunk). 10 tokens in chunks of 2.
+# Sent to first: 0.4 s; to last chunk: 0.8 s; to the end 0.801 s (a millisecond after the last
+# chunk). 10 tokens in chunks of 2.
 @pytest.mark.parametrize(
     ("tool", "term", "seconds"),
     [
@@ -104,29 +107,42 @@ from paced
 
 
 @pytest.mark.parametrize("seed", [11, 12])
-def test_an_independent_computation_agrees(noisy: Callable[..., Any], tmp_path: Path, seed: int) -> None:
+def test_an_independent_computation_agrees(
+    noisy: Callable[..., Any], tmp_path: Path, seed: int
+) -> None:
     run = noisy(seed, requests=150).write(tmp_path / "run")
     finalize(RunDir(run))
     with duckdb.connect() as database:
         (expected,) = database.execute(ORACLE, [str(RunDir(run).requests)]).fetchall()
     found = reduce_run(run).rosetta
     cells = [
-        ("vllm_bench", "ttft_s", "mean"), ("aiperf", "ttft_s", "p99"), ("aiperf", "itl_s", "mean"), ("vllm_bench", "tpot_s", "p99"),
-        ("guidellm", "tpot_s", "mean"), ("genai_bench", "tpot_s", "p50"), ("mlperf_endpoints", "tok_s_user", "value"),
-        ("aiperf", "tok_s_user", "p90"), ("llmperf", "tok_s_user", "p50"), ("inference_perf", "output_tok_s", "value"),
-    ]  # fmt: skip
+        ("vllm_bench", "ttft_s", "mean"),
+        ("aiperf", "ttft_s", "p99"),
+        ("aiperf", "itl_s", "mean"),
+        ("vllm_bench", "tpot_s", "p99"),
+        ("guidellm", "tpot_s", "mean"),
+        ("genai_bench", "tpot_s", "p50"),
+        ("mlperf_endpoints", "tok_s_user", "value"),
+        ("aiperf", "tok_s_user", "p90"),
+        ("llmperf", "tok_s_user", "p50"),
+        ("inference_perf", "output_tok_s", "value"),
+    ]
     got = [figure(found, tool, term)[statistic] for tool, term, statistic in cells]
     assert got == pytest.approx(list(expected), rel=1e-9)
 
 
-def test_throughput_is_over_the_whole_stage_and_per_gpu_of_what_the_tool_counts(two: Callable[..., Any]) -> None:
+def test_throughput_is_over_the_whole_stage_and_per_gpu_of_what_the_tool_counts(
+    two: Callable[..., Any],
+) -> None:
     found = two(gpus=2, watts=300.0)
     for tool in TOOLS:
         assert figure(found, tool, "duration_s")["value"] == pytest.approx(2.801)
         assert figure(found, tool, "output_tok_s")["value"] == pytest.approx(20 / 2.801)
     assert figure(found, "vllm_bench", "tok_s_gpu")["value"] == pytest.approx(20 / 2.801 / 2)
     assert figure(found, "inferencex", "tok_s_gpu")["value"] == pytest.approx(400 / 2.801 / 2)
-    assert figure(found, "inferencex", "tok_s_per_mw")["value"] == pytest.approx(400 / 2.801 / 2 * 1000 / 1.73)
+    assert figure(found, "inferencex", "tok_s_per_mw")["value"] == pytest.approx(
+        400 / 2.801 / 2 * 1000 / 1.73
+    )
 
 
 def test_power_of_less_than_five_seconds_is_absent_and_says_so(two: Callable[..., Any]) -> None:
@@ -142,12 +158,18 @@ def test_power_as_measured_at_the_boards(steady: Callable[..., Any], tmp_path: P
     assert figure(found, "aiperf", "power_w")["value"] == pytest.approx(600.0, rel=1e-3)
     assert figure(found, "inferencex", "power_w")["value"] == pytest.approx(300.0, rel=1e-3)
     tokens_s = figure(found, "aiperf", "output_tok_s")["value"]
-    assert figure(found, "aiperf", "output_tok_per_j")["value"] == pytest.approx(tokens_s / 600, rel=1e-3)
+    assert figure(found, "aiperf", "output_tok_per_j")["value"] == pytest.approx(
+        tokens_s / 600, rel=1e-3
+    )
 
 
 def test_without_a_gpu_its_figures_are_absent_with_the_reason(two: Callable[..., Any]) -> None:
     found = two()
-    for tool, term in (("vllm_bench", "tok_s_gpu"), ("inferencex", "tok_s_per_mw"), ("aiperf", "power_w")):
+    for tool, term in (
+        ("vllm_bench", "tok_s_gpu"),
+        ("inferencex", "tok_s_per_mw"),
+        ("aiperf", "power_w"),
+    ):
         assert figure(found, tool, term)["value"] is None
         assert "no GPU" in figure(found, tool, term)["note"]
 

@@ -17,23 +17,45 @@ from harness.reduce.verdict.answers import agreement, logprob_differences
 WORDS = ["the", "sky", "is", "blue", "since", "light", "of", "short", "waves"]
 
 
-def answers(words: list[str] = WORDS, logprob: float | None = -0.5, texts: int = 3) -> list[dict[str, Any]]:
+def answers(
+    words: list[str] = WORDS, logprob: float | None = -0.5, texts: int = 3
+) -> list[dict[str, Any]]:
     """One answer a text, all alike."""
     told = logprob is not None
     one = {
-        "text": " ".join(words), "tokens": words if told else None, "logprobs": [logprob] * len(words) if told else None,
-        "input_tok": 12, "output_tok": len(words),
-    }  # fmt: skip
+        "text": " ".join(words),
+        "tokens": words if told else None,
+        "logprobs": [logprob] * len(words) if told else None,
+        "input_tok": 12,
+        "output_tok": len(words),
+    }
     return [one] * texts
 
 
-def asked(found: list[dict[str, Any]], status: int | None = None, error: str | None = None) -> dict[str, Any]:
-    return {"replica-0": {"route": "completions", "logprobs": True, "answers": found, "status": status, "error": error}}
+def asked(
+    found: list[dict[str, Any]], status: int | None = None, error: str | None = None
+) -> dict[str, Any]:
+    return {
+        "replica-0": {
+            "route": "completions",
+            "logprobs": True,
+            "answers": found,
+            "status": status,
+            "error": error,
+        }
+    }
 
 
 @pytest.fixture(name="checked")
 def _checked(steady: Callable[..., Any], tmp_path: Path) -> Callable[..., Any]:
-    def make(*, before: Any = None, after: Any = None, reference: Any = None, smoke: bool = False, **fields: Any) -> Any:
+    def make(
+        *,
+        before: Any = None,
+        after: Any = None,
+        reference: Any = None,
+        smoke: bool = False,
+        **fields: Any,
+    ) -> Any:
         builder = steady(window_s=6.0, purpose="smoke" if smoke else "measure")
         load_format = fields.pop("load_format", "auto")
         state = fields.pop("state", "complete")
@@ -43,12 +65,25 @@ def _checked(steady: Callable[..., Any], tmp_path: Path) -> Callable[..., Any]:
         manifest["profile"]["model"]["load_format"] = load_format
         (run / "manifest.json").write_text(json.dumps(manifest))
         content = {
-            "check_version": 1, "texts": 3, "max_output_tok": 24, "min_agreement": 0.7, "logprob_tolerance": 0.1, "recorded": False,
-            "reference_path": None, "reference": None, "before": asked(answers()), "after": asked(answers()),
-        }  # fmt: skip
+            "check_version": 1,
+            "texts": 3,
+            "max_output_tok": 24,
+            "min_agreement": 0.7,
+            "logprob_tolerance": 0.1,
+            "recorded": False,
+            "reference_path": None,
+            "reference": None,
+            "before": asked(answers()),
+            "after": asked(answers()),
+        }
         if reference is not None:
-            content |= {"reference": {"model_id": "m", "dtype": "bfloat16", "answers": reference}, "reference_path": "ref.json"}
-        content |= {key: value for key, value in (("before", before), ("after", after)) if value is not None}
+            content |= {
+                "reference": {"model_id": "m", "dtype": "bfloat16", "answers": reference},
+                "reference_path": "ref.json",
+            }
+        content |= {
+            key: value for key, value in (("before", before), ("after", after)) if value is not None
+        }
         (run / "quality.json").write_text(json.dumps(content | fields))
         return reduce_run(run)
 
@@ -56,16 +91,30 @@ def _checked(steady: Callable[..., Any], tmp_path: Path) -> Callable[..., Any]:
 
 
 def concerns(summary: Any) -> dict[str, Any]:
-    return {concern.code: concern for concern in summary.verdict.concerns if concern.code.startswith("quality")}
+    return {
+        concern.code: concern
+        for concern in summary.verdict.concerns
+        if concern.code.startswith("quality")
+    }
 
 
-def test_the_references_answers_before_and_after_the_load_are_verified(checked: Callable[..., Any]) -> None:
+def test_the_references_answers_before_and_after_the_load_are_verified(
+    checked: Callable[..., Any],
+) -> None:
     summary = checked(reference=answers())
-    assert (summary.quality["label"], summary.quality["basis"], summary.quality["passed"]) == ("verified", "reference", True)
+    assert (summary.quality["label"], summary.quality["basis"], summary.quality["passed"]) == (
+        "verified",
+        "reference",
+        True,
+    )
     assert summary.labels["quality"] == "verified"
     assert concerns(summary) == {}
     assert summary.quality["reference"]["dtype"] == "bfloat16"
-    assert summary.quality["before"] == {"agreement": 1.0, "logprob_difference": 0.0, "texts_equal": 3}
+    assert summary.quality["before"] == {
+        "agreement": 1.0,
+        "logprob_difference": 0.0,
+        "texts_equal": 3,
+    }
 
 
 @pytest.mark.parametrize(
@@ -90,12 +139,16 @@ def test_answers_that_are_not_the_references_make_a_run_invalid(
 
 
 def test_a_near_tie_that_turns_around_late_is_no_failure(checked: Callable[..., Any]) -> None:
-    summary = checked(reference=answers(), before=asked(answers([*WORDS[:8], "rays"], logprob=-0.52)))
+    summary = checked(
+        reference=answers(), before=asked(answers([*WORDS[:8], "rays"], logprob=-0.52))
+    )
     assert summary.quality["passed"] is True
     assert summary.quality["before"]["agreement"] == pytest.approx(8 / 9)
 
 
-def test_answers_that_the_load_changed_are_a_failure_without_any_reference(checked: Callable[..., Any]) -> None:
+def test_answers_that_the_load_changed_are_a_failure_without_any_reference(
+    checked: Callable[..., Any],
+) -> None:
     summary = checked(after=asked(answers(["gibberish"] * 9)))
     assert summary.verdict.status == "invalid"
     assert "The load changed the answers" in concerns(summary)["quality_failed"].message
@@ -109,7 +162,9 @@ def test_answers_that_the_load_changed_are_a_failure_without_any_reference(check
         ({"load_format": "dummy", "reference": answers()}, "dummies"),
     ],
 )
-def test_without_a_reference_or_weights_quality_is_unverified(checked: Callable[..., Any], fields: dict[str, Any], says: str) -> None:
+def test_without_a_reference_or_weights_quality_is_unverified(
+    checked: Callable[..., Any], fields: dict[str, Any], says: str
+) -> None:
     summary = checked(**fields)
     assert summary.quality["passed"] is True
     assert summary.labels["quality"] == "quality unverified"
@@ -133,19 +188,45 @@ def test_a_smoke_run_claims_nothing_of_its_answers(checked: Callable[..., Any]) 
         ({"after": asked(answers(texts=1), None, "ConnectError")}, "quality_failed", "invalid"),
         ({"after": {}}, "quality_missing", "degraded"),
         ({"after": {}, "state": "interrupted"}, "quality_missing", "note"),
-        ({"before": asked(answers([])), "after": asked(answers([]))}, "quality_missing", "degraded"),
+        (
+            {"before": asked(answers([])), "after": asked(answers([]))},
+            "quality_missing",
+            "degraded",
+        ),
         ({"before": "damaged", "after": [1]}, "quality_missing", "degraded"),
         ({"before": asked([{"txt": 1}]), "after": asked([None])}, "quality_missing", "degraded"),
         ({"after": {}, "reference": answers()}, "quality_missing", "degraded"),
         ({"after": asked([None]), "reference": answers()}, "quality_missing", "degraded"),
-        ({"before": {**asked(answers()), "replica-1": asked(answers())["replica-0"]}}, "quality_missing", "degraded"),
-        ({"after": asked([], 404, "no such route"), "reference": answers(["no"] * 9)}, "quality_failed", "invalid"),
-        ({"after": asked([{**answers()[0], "logprobs": [-1.0, math.inf]}] * 3)}, "quality_missing", "degraded"),
+        (
+            {"before": {**asked(answers()), "replica-1": asked(answers())["replica-0"]}},
+            "quality_missing",
+            "degraded",
+        ),
+        (
+            {"after": asked([], 404, "no such route"), "reference": answers(["no"] * 9)},
+            "quality_failed",
+            "invalid",
+        ),
+        (
+            {"after": asked([{**answers()[0], "logprobs": [-1.0, math.inf]}] * 3)},
+            "quality_missing",
+            "degraded",
+        ),
         ({"before": asked(answers(texts=2))}, "quality_missing", "degraded"),
-        ({"before": asked(answers([]), None, None), "after": asked(answers([])), "reference": answers()}, "quality_failed", "invalid"),
+        (
+            {
+                "before": asked(answers([]), None, None),
+                "after": asked(answers([])),
+                "reference": answers(),
+            },
+            "quality_failed",
+            "invalid",
+        ),
     ],
 )
-def test_a_check_that_is_not_whole_says_so(checked: Callable[..., Any], fields: dict[str, Any], code: str, severity: str) -> None:
+def test_a_check_that_is_not_whole_says_so(
+    checked: Callable[..., Any], fields: dict[str, Any], code: str, severity: str
+) -> None:
     found = concerns(checked(**fields))
     assert {one.code: str(one.severity) for one in found.values()} == {code: severity}
 
@@ -154,7 +235,9 @@ def test_a_torn_file_is_no_traceback(checked: Callable[..., Any], tmp_path: Path
     checked()
     (tmp_path / "run" / "quality.json").write_text('{"before": ')
     summary = reduce_run(tmp_path / "run")
-    assert concerns(summary)["quality_missing"].message.startswith("The check of the answers is not whole (quality.json cannot be read)")
+    assert concerns(summary)["quality_missing"].message.startswith(
+        "The check of the answers is not whole (quality.json cannot be read)"
+    )
 
 
 def test_a_measurement_without_a_check_is_degraded_and_one_of_dummy_weights_is_labelled(
@@ -163,11 +246,16 @@ def test_a_measurement_without_a_check_is_degraded_and_one_of_dummy_weights_is_l
     checked()
     (tmp_path / "run" / "quality.json").unlink()
     summary = reduce_run(tmp_path / "run")
-    assert (concerns(summary)["quality_missing"].severity, summary.labels["quality"]) == ("degraded", "quality unverified")
+    assert (concerns(summary)["quality_missing"].severity, summary.labels["quality"]) == (
+        "degraded",
+        "quality unverified",
+    )
     assert summary.quality == {}
     path = tmp_path / "run" / "manifest.json"
     path.write_text(path.read_text().replace('"load_format": "auto"', '"load_format": "dummy"'))
-    assert {code: str(one.severity) for code, one in concerns(reduce_run(tmp_path / "run")).items()} == {"quality_unverified": "note"}
+    assert {
+        code: str(one.severity) for code, one in concerns(reduce_run(tmp_path / "run")).items()
+    } == {"quality_unverified": "note"}
 
 
 def test_the_checks_own_prompts_do_not_make_a_server_warm(checked: Callable[..., Any]) -> None:
@@ -175,7 +263,9 @@ def test_the_checks_own_prompts_do_not_make_a_server_warm(checked: Callable[...,
     assert checked().quality["input_tok"] == 3 * 12
 
 
-def test_prompts_of_the_check_of_which_one_was_not_counted_are_not_known(checked: Callable[..., Any]) -> None:
+def test_prompts_of_the_check_of_which_one_was_not_counted_are_not_known(
+    checked: Callable[..., Any],
+) -> None:
     found = checked(before=asked([*answers(texts=2), {**answers()[0], "input_tok": None}])).quality
     assert (found["input_tok"], found["basis"]) == (None, "self")
 
@@ -190,7 +280,9 @@ def test_the_worst_replica_counts(checked: Callable[..., Any]) -> None:
     assert checked(reference=answers(), before=two, after=two).quality["before"]["agreement"] == 0.0
 
 
-@given(a=st.lists(st.sampled_from("abc"), max_size=6), b=st.lists(st.sampled_from("abc"), max_size=6))
+@given(
+    a=st.lists(st.sampled_from("abc"), max_size=6), b=st.lists(st.sampled_from("abc"), max_size=6)
+)
 def test_agreement_is_a_share_and_symmetric(a: list[str], b: list[str]) -> None:
     left = Answer("".join(a), tuple(a), tuple(0.0 for _ in a))
     right = Answer("".join(b), tuple(b), tuple(-1.0 for _ in b))

@@ -10,9 +10,15 @@ import pytest
 from harness.reduce import reduce_run
 
 COUNTED = {
-    "reason": None, "api": "chat", "answered": 120, "requests": 100, "messages": 300, "usage_tok": 10_000, "text_tok": 9_400,
+    "reason": None,
+    "api": "chat",
+    "answered": 120,
+    "requests": 100,
+    "messages": 300,
+    "usage_tok": 10_000,
+    "text_tok": 9_400,
     "template_tok": 10_000,
-}  # fmt: skip
+}
 
 
 @pytest.fixture(name="counted")
@@ -20,7 +26,9 @@ def _counted(steady: Callable[..., Any], tmp_path: Path) -> Callable[..., Any]:
     def make(content: str | dict[str, Any] | None) -> Any:
         run = steady(window_s=4.0).write(tmp_path / "run")
         if content is not None:
-            (run / "recount.json").write_text(content if isinstance(content, str) else json.dumps(content))
+            (run / "recount.json").write_text(
+                content if isinstance(content, str) else json.dumps(content)
+            )
         return reduce_run(run)
 
     return make
@@ -46,23 +54,35 @@ def test_it_is_shown_with_the_deviation_that_is_to_be_expected(
     assert found["relative_difference"] == pytest.approx(relative)
     assert found["expected"] == pytest.approx(expected)
     assert (found["ok"], found["requests"], found["of"]) == (ok, 100, 120)
-    raised = [concern for concern in summary.verdict.concerns if concern.code == "tokenizer_disagrees"]
+    raised = [
+        concern for concern in summary.verdict.concerns if concern.code == "tokenizer_disagrees"
+    ]
     assert bool(raised) is not ok
-    assert all(concern.value == pytest.approx(abs(relative)) and concern.limit == pytest.approx(expected) for concern in raised)
-    assert summary.reconciliation["input_tokens"].ok is True  # a cross-check never replaces the other two
+    assert all(
+        concern.value == pytest.approx(abs(relative)) and concern.limit == pytest.approx(expected)
+        for concern in raised
+    )
+    assert (
+        summary.reconciliation["input_tokens"].ok is True
+    )  # a cross-check never replaces the other two
 
 
 @pytest.mark.parametrize(
     ("content", "note"),
     [
         (None, "the prompts were not counted again after the run"),
-        ({"reason": "the model's tokenizer is not on this machine"}, "the model's tokenizer is not on this machine"),
+        (
+            {"reason": "the model's tokenizer is not on this machine"},
+            "the model's tokenizer is not on this machine",
+        ),
         ("{", "recount.json cannot be read"),
         ("[]", "nothing was counted"),
         (COUNTED | {"usage_tok": 0}, "nothing was counted"),
     ],
 )
-def test_where_nothing_was_counted_it_is_absent_with_the_reason(counted: Callable[..., Any], content: Any, note: str) -> None:
+def test_where_nothing_was_counted_it_is_absent_with_the_reason(
+    counted: Callable[..., Any], content: Any, note: str
+) -> None:
     found = counted(content).reconciliation["input_tokens"].tokenizer
     assert found["note"] == note
     assert {value for key, value in found.items() if key != "note"} == {None}

@@ -27,12 +27,18 @@ def codes(summary: Any) -> set[str]:
 
 
 class TestKnownTruth:
-    def test_a_steady_smoke_run_is_functional_and_its_figures_are_exact(self, steady: Callable[..., Any], tmp_path: Path) -> None:
+    def test_a_steady_smoke_run_is_functional_and_its_figures_are_exact(
+        self, steady: Callable[..., Any], tmp_path: Path
+    ) -> None:
         builder = steady()
         summary = reduce_run(builder.write(tmp_path / "run"))
         assert summary.verdict.status == "functional"
         assert not codes(summary)
-        assert (summary.window.start_s, summary.window.end_s, summary.window.duration_s) == (2.0, 22.0, 20.0)
+        assert (summary.window.start_s, summary.window.end_s, summary.window.duration_s) == (
+            2.0,
+            22.0,
+            20.0,
+        )
         start, end = (5_000_000 * 10**9 + s * 10**9 for s in (2, 22))
         in_window = 0
         for row in builder.requests:
@@ -45,7 +51,9 @@ class TestKnownTruth:
         assert summary.requests.in_window == len(intended)
         assert summary.metrics["goodput_rps"].value == len(intended) / 20
         ttft = summary.latency["ttft_s"]
-        assert (ttft.p50, ttft.p99, ttft.max, ttft.n) == (pytest.approx(0.2, rel=1e-12),) * 3 + (len(intended),)
+        assert (ttft.p50, ttft.p99, ttft.max, ttft.n) == (pytest.approx(0.2, rel=1e-12),) * 3 + (
+            len(intended),
+        )
         assert summary.latency["schedule_lag_s"].p50 == pytest.approx(0.001, rel=1e-12)
         assert summary.latency["ttft_from_sent_s"].mean == pytest.approx(0.199, rel=1e-12)
         assert summary.latency["tpot_s"].p50 == pytest.approx(0.05, rel=1e-12)
@@ -54,7 +62,9 @@ class TestKnownTruth:
         assert summary.metrics["mean_output_tok"].value == 10
         assert summary.metrics["prefix_hit_ratio"].value == pytest.approx(0.6)
 
-    def test_every_key_that_is_defined_is_in_the_summary_and_absence_says_why(self, steady: Callable[..., Any], tmp_path: Path) -> None:
+    def test_every_key_that_is_defined_is_in_the_summary_and_absence_says_why(
+        self, steady: Callable[..., Any], tmp_path: Path
+    ) -> None:
         shown = reduce_run(steady().write(tmp_path / "run")).to_dict()
         assert tuple(shown["metrics"]) == VALUE_KEYS
         assert tuple(shown["latency"]) == LATENCY_KEYS
@@ -64,8 +74,17 @@ class TestKnownTruth:
             assert figure["basis"] == "absent"
             assert figure["note"]
         wanted = {
-            "schema_version", "run_id", "profile", "verdict", "window", "requests", "metrics", "latency", "reconciliation", "stages",
-        }  # fmt: skip
+            "schema_version",
+            "run_id",
+            "profile",
+            "verdict",
+            "window",
+            "requests",
+            "metrics",
+            "latency",
+            "reconciliation",
+            "stages",
+        }
         assert wanted <= set(shown)
         assert [stage["name"] for stage in shown["stages"]] == ["main"]
 
@@ -82,26 +101,45 @@ class TestKnownTruth:
         finalize(RunDir(run), remove_journals=True)
         assert write_summary(run, reduce_run(run)).read_bytes() == from_journals
 
-    def test_the_order_of_rows_never_matters(self, noisy: Callable[..., Any], tmp_path: Path) -> None:
+    def test_the_order_of_rows_never_matters(
+        self, noisy: Callable[..., Any], tmp_path: Path
+    ) -> None:
         forward, backward = noisy(), noisy()
         backward.requests.reverse()
         a = reduce_run(forward.write(tmp_path / "a")).to_dict()
         b = reduce_run(backward.write(tmp_path / "b")).to_dict()
         assert a == b
 
-    def test_tokens_are_placed_by_bytes_where_chunks_do_not_tell(self, builder: Any, tmp_path: Path) -> None:
+    def test_tokens_are_placed_by_bytes_where_chunks_do_not_tell(
+        self, builder: Any, tmp_path: Path
+    ) -> None:
         """Ten tokens in two chunks of 30 and 10 bytes, either side of the window's opening."""
         builder.request(
-            1.5, ttft_s=0.4, tokens=10, chunk_dt_us=[0, 200_000], chunk_bytes=[30, 10], chunk_tok=None, last_token_ns=None
-        )  # fmt: skip
+            1.5,
+            ttft_s=0.4,
+            tokens=10,
+            chunk_dt_us=[0, 200_000],
+            chunk_bytes=[30, 10],
+            chunk_tok=None,
+            last_token_ns=None,
+        )
         row = builder.requests[0]
         row["last_token_ns"] = row["first_token_ns"] + 200_000_000
         summary = reduce_run(builder.write(tmp_path / "run"))
         assert summary.metrics["output_tok_s"].value == pytest.approx(10 * 10 / 40 / 20)
         assert summary.labels["tokens_in_chunks"] == "not told"
 
-    def test_a_chunk_of_several_tokens_counts_as_several_shorter_gaps(self, builder: Any, tmp_path: Path) -> None:
-        row = builder.request(5, tokens=4, chunk_dt_us=[0, 90_000, 10_000], chunk_bytes=[4, 12, 4], chunk_tok=[1, 3, 1], output_tok=5)
+    def test_a_chunk_of_several_tokens_counts_as_several_shorter_gaps(
+        self, builder: Any, tmp_path: Path
+    ) -> None:
+        row = builder.request(
+            5,
+            tokens=4,
+            chunk_dt_us=[0, 90_000, 10_000],
+            chunk_bytes=[4, 12, 4],
+            chunk_tok=[1, 3, 1],
+            output_tok=5,
+        )
         row["last_token_ns"] = row["first_token_ns"] + 100_000_000
         latency = reduce_run(builder.write(tmp_path / "run")).latency
         assert latency["itl_s"].n == 4
@@ -110,7 +148,9 @@ class TestKnownTruth:
         assert latency["tpot_s"].p50 == pytest.approx(0.1 / 4)
         assert latency["inter_event_s"].n == 0
 
-    def test_gaps_are_called_events_where_chunks_do_not_tell(self, builder: Any, tmp_path: Path) -> None:
+    def test_gaps_are_called_events_where_chunks_do_not_tell(
+        self, builder: Any, tmp_path: Path
+    ) -> None:
         builder.request(5, tokens=5, chunk_tok=None)
         summary = reduce_run(builder.write(tmp_path / "run"))
         assert summary.latency["itl_s"].n == 0
@@ -123,7 +163,9 @@ class TestKnownTruth:
         assert latency["tpot_s"].p50 is None
         assert latency["ttft_s"].p50 == pytest.approx(0.2)
 
-    def test_lost_requests_censor_the_tail_and_miss_the_slo(self, builder: Any, tmp_path: Path) -> None:
+    def test_lost_requests_censor_the_tail_and_miss_the_slo(
+        self, builder: Any, tmp_path: Path
+    ) -> None:
         for i in range(95):
             builder.request(3 + 0.1 * i, ttft_s=0.1 + i / 1000)
         for i in range(5):
@@ -136,18 +178,29 @@ class TestKnownTruth:
         assert (ttft.n, ttft.censored) == (95, 5)
         assert summary.metrics["slo_met_ratio"].value == 0.95
         assert summary.metrics["error_ratio"].value == 0.05
-        assert (summary.requests.ok, summary.requests.failed, summary.requests.dropped, summary.requests.sent) == (95, 4, 1, 99)
+        assert (
+            summary.requests.ok,
+            summary.requests.failed,
+            summary.requests.dropped,
+            summary.requests.sent,
+        ) == (95, 4, 1, 99)
 
-    def test_latency_counts_requests_by_intention_and_tokens_by_arrival(self, builder: Any, tmp_path: Path) -> None:
+    def test_latency_counts_requests_by_intention_and_tokens_by_arrival(
+        self, builder: Any, tmp_path: Path
+    ) -> None:
         builder.request(1.9, ttft_s=0.5)  # intended before the window, streams into it
         builder.request(21.95, ttft_s=0.5)  # intended in it, streams after it
         summary = reduce_run(builder.write(tmp_path / "run"))
         assert summary.latency["ttft_s"].n == 1
         assert summary.metrics["output_tok_s"].value == 10 / 20
 
-    def test_cancelled_streams_are_estimated_from_bytes_and_flagged(self, builder: Any, tmp_path: Path) -> None:
+    def test_cancelled_streams_are_estimated_from_bytes_and_flagged(
+        self, builder: Any, tmp_path: Path
+    ) -> None:
         builder.request(3)
-        builder.request(5, outcome="cancelled", output_tok=None, chunk_tok=None, chunk_bytes=[8] * 10)
+        builder.request(
+            5, outcome="cancelled", output_tok=None, chunk_tok=None, chunk_bytes=[8] * 10
+        )
         summary = reduce_run(builder.write(tmp_path / "run"))
         assert summary.metrics["output_tok_s"].value == pytest.approx((10 + 20) / 20)
         assert "estimated" in (summary.metrics["output_tok_s"].note or "")
@@ -155,7 +208,9 @@ class TestKnownTruth:
         assert summary.reconciliation["output_tokens"].tolerance == 10
         assert summary.metrics["error_ratio"].value == 0
 
-    def test_computed_input_is_spread_from_sent_to_first_token(self, builder: Any, tmp_path: Path) -> None:
+    def test_computed_input_is_spread_from_sent_to_first_token(
+        self, builder: Any, tmp_path: Path
+    ) -> None:
         """Sent at 1 s, first token at 3 s, window from 2 s: half of the prompt belongs to it."""
         row = builder.request(1.0, ttft_s=2.0)
         row["sent_ns"] = row["intended_ns"]
@@ -164,7 +219,9 @@ class TestKnownTruth:
         assert metrics["input_computed_tok_s"].value == pytest.approx(20 / 20)
         assert metrics["input_cache_read_tok_s"].value == pytest.approx(30 / 20)
 
-    def test_the_split_of_input_comes_from_counters_where_usage_does_not_tell(self, steady: Callable[..., Any], tmp_path: Path) -> None:
+    def test_the_split_of_input_comes_from_counters_where_usage_does_not_tell(
+        self, steady: Callable[..., Any], tmp_path: Path
+    ) -> None:
         told, untold = steady(), steady()
         for row in untold.requests:
             row["cache_read_tok"] = None
@@ -193,9 +250,19 @@ def test_the_last_of_several_stages_heads_the_summary_and_each_has_its_own(
     with (run / "events.jsonl").open("w") as file:
         for stage, (start, opens, closes) in bounds.items():
             start_ns, opens_ns, closes_ns = (t0 + s * second for s in (start, opens, closes))
-            fields = {"stage": stage, "start_ns": start_ns, "window_start_ns": opens_ns, "window_end_ns": closes_ns}
+            fields = {
+                "stage": stage,
+                "start_ns": start_ns,
+                "window_start_ns": opens_ns,
+                "window_end_ns": closes_ns,
+            }
             file.write(json.dumps({"t_ns": start_ns, "event": "stage_started", **fields}) + "\n")
-            ended = {"stage": stage, "end_ns": closes_ns + second, "window_end_ns": closes_ns, "turns_not_happened": 0}
+            ended = {
+                "stage": stage,
+                "end_ns": closes_ns + second,
+                "window_end_ns": closes_ns,
+                "turns_not_happened": 0,
+            }
             file.write(json.dumps({"t_ns": closes_ns, "event": "stage_ended", **ended}) + "\n")
     summary = reduce_run(run)
     first, main = summary.stages
@@ -220,9 +287,13 @@ class TestReconciliation:
         assert summary.verdict.status == "invalid"
         assert "not_reconciled" in codes(summary)
 
-    def test_aborted_streams_bound_the_difference(self, steady: Callable[..., Any], tmp_path: Path) -> None:
+    def test_aborted_streams_bound_the_difference(
+        self, steady: Callable[..., Any], tmp_path: Path
+    ) -> None:
         builder = steady(purpose="measure")
-        row = builder.requests[50]  # the server produced its ten tokens, the client never saw the usage
+        row = builder.requests[
+            50
+        ]  # the server produced its ten tokens, the client never saw the usage
         row.update(outcome="timeout_total", output_tok=None, input_tok=None, cache_read_tok=None)
         summary = reduce_run(builder.write(tmp_path / "run"))
         agreement = summary.reconciliation["output_tokens"]
@@ -237,19 +308,29 @@ class TestReconciliation:
         assert summary.reconciliation["output_tokens"].ok is None
         assert summary.verdict.status == "functional"
 
-    def test_tokens_before_the_first_labelled_scrape_do_not_count(self, steady: Callable[..., Any], tmp_path: Path) -> None:
+    def test_tokens_before_the_first_labelled_scrape_do_not_count(
+        self, steady: Callable[..., Any], tmp_path: Path
+    ) -> None:
         builder = steady()
         for at_s, _, samples in builder.scrapes:
             samples["vllm:generation_tokens_total"] += 1000
             assert at_s >= -0.5
         builder.scrapes.insert(0, (-2.0, None, dict.fromkeys(builder.scrapes[0][2], 0.0)))
-        assert reduce_run(builder.write(tmp_path / "run")).reconciliation["output_tokens"].ok is True
+        assert (
+            reduce_run(builder.write(tmp_path / "run")).reconciliation["output_tokens"].ok is True
+        )
 
 
 class TestEnergy:
-    def test_counter_and_integral_agree_with_the_truth(self, steady: Callable[..., Any], tmp_path: Path) -> None:
+    def test_counter_and_integral_agree_with_the_truth(
+        self, steady: Callable[..., Any], tmp_path: Path
+    ) -> None:
         for counter in (True, False):
-            builder = steady(gpus=2, window_s=40.0, price={"usd_per_gpu_h": 3.6, "source": "s", "date": "2026-08"})
+            builder = steady(
+                gpus=2,
+                window_s=40.0,
+                price={"usd_per_gpu_h": 3.6, "source": "s", "date": "2026-08"},
+            )
             builder.constant_power(300, counter=counter)
             summary = reduce_run(builder.write(tmp_path / f"run-{counter}"))
             metrics = summary.metrics
@@ -263,14 +344,18 @@ class TestEnergy:
             assert metrics["usd_per_mtok"].basis == "modelled"
             assert metrics["output_tok_s_per_mw"].value is None
 
-    def test_it_is_absent_for_short_windows(self, steady: Callable[..., Any], tmp_path: Path) -> None:
+    def test_it_is_absent_for_short_windows(
+        self, steady: Callable[..., Any], tmp_path: Path
+    ) -> None:
         builder = steady(gpus=1, window_s=4.0)
         builder.constant_power(300)
         figure = reduce_run(builder.write(tmp_path / "run")).metrics["energy_j"]
         assert figure.value is None
         assert "at least 5 s" in (figure.note or "")
 
-    def test_a_missing_board_leaves_the_deployment_without_energy(self, steady: Callable[..., Any], tmp_path: Path) -> None:
+    def test_a_missing_board_leaves_the_deployment_without_energy(
+        self, steady: Callable[..., Any], tmp_path: Path
+    ) -> None:
         builder = steady(gpus=2)
         builder.constant_power(300)
         builder.power = [row for row in builder.power if row["device_id"] == "GPU-0"]
@@ -286,7 +371,9 @@ class TestEnergy:
                 row["energy_j"] *= 1.2
         assert "energy_disagrees" in codes(reduce_run(builder.write(tmp_path / "run")))
 
-    def test_silence_voids_the_integral(self, steady: Callable[..., Any], tmp_path: Path, times: tuple[int, int]) -> None:
+    def test_silence_voids_the_integral(
+        self, steady: Callable[..., Any], tmp_path: Path, times: tuple[int, int]
+    ) -> None:
         t0, second = times
         builder = steady(gpus=1, window_s=40.0)
         builder.constant_power(300, counter=False)
@@ -297,21 +384,36 @@ class TestEnergy:
 
 
 class TestVerdict:
-    def test_a_measurement_states_what_this_version_lacks(self, steady: Callable[..., Any], tmp_path: Path) -> None:
-        summary = reduce_run(steady(purpose="measure", manifest={"not_implemented": ["a test of something"]}).write(tmp_path / "run"))
+    def test_a_measurement_states_what_this_version_lacks(
+        self, steady: Callable[..., Any], tmp_path: Path
+    ) -> None:
+        summary = reduce_run(
+            steady(purpose="measure", manifest={"not_implemented": ["a test of something"]}).write(
+                tmp_path / "run"
+            )
+        )
         assert summary.verdict.status == "degraded"
         assert {"not_implemented", "window_short"} <= codes(summary)
-        whole = reduce_run(steady(purpose="measure", manifest={"not_implemented": []}).write(tmp_path / "whole"))
+        whole = reduce_run(
+            steady(purpose="measure", manifest={"not_implemented": []}).write(tmp_path / "whole")
+        )
         assert "not_implemented" not in codes(whole)
         assert [c.severity for c in summary.verdict.concerns] == sorted(
-            (c.severity for c in summary.verdict.concerns), key=["invalid", "degraded", "preliminary", "note"].index
+            (c.severity for c in summary.verdict.concerns),
+            key=["invalid", "degraded", "preliminary", "note"].index,
         )
 
-    def test_a_busy_load_generator_degrades(self, steady: Callable[..., Any], tmp_path: Path) -> None:
+    def test_a_busy_load_generator_degrades(
+        self, steady: Callable[..., Any], tmp_path: Path
+    ) -> None:
         builder = steady(purpose="measure")
         builder.host.clear()
         builder.idle_host(client_cores=0.93)
-        concern = next(c for c in reduce_run(builder.write(tmp_path / "run")).verdict.concerns if c.code == "client_saturated")
+        concern = next(
+            c
+            for c in reduce_run(builder.write(tmp_path / "run")).verdict.concerns
+            if c.code == "client_saturated"
+        )
         assert (concern.value, concern.limit) == (pytest.approx(0.93), 0.85)
 
     def test_late_sends_degrade(self, steady: Callable[..., Any], tmp_path: Path) -> None:
@@ -320,14 +422,18 @@ class TestVerdict:
             row["sent_ns"] = row["intended_ns"] + 80_000_000
         assert "late_sends" in codes(reduce_run(builder.write(tmp_path / "run")))
 
-    def test_a_failed_request_fails_a_smoke_run(self, steady: Callable[..., Any], tmp_path: Path) -> None:
+    def test_a_failed_request_fails_a_smoke_run(
+        self, steady: Callable[..., Any], tmp_path: Path
+    ) -> None:
         builder = steady()
         builder.lost(5, "http_error", http_status=500)
         summary = reduce_run(builder.write(tmp_path / "run"))
         assert summary.verdict.status == "invalid"
         assert "requests_failed" in codes(summary)
 
-    def test_a_restarted_server_is_seen_and_its_counters_go_on(self, steady: Callable[..., Any], tmp_path: Path) -> None:
+    def test_a_restarted_server_is_seen_and_its_counters_go_on(
+        self, steady: Callable[..., Any], tmp_path: Path
+    ) -> None:
         builder = steady(purpose="measure")
         names = ("vllm:generation_tokens_total", "vllm:prompt_tokens_total")
         base = {name: builder.scrapes[12][2][name] for name in names}
@@ -339,31 +445,44 @@ class TestVerdict:
         assert "server_restarted" in codes(summary)
         assert summary.reconciliation["output_tokens"].server == whole
 
-    def test_missing_scrapes_and_silence_are_concerns(self, steady: Callable[..., Any], tmp_path: Path) -> None:
+    def test_missing_scrapes_and_silence_are_concerns(
+        self, steady: Callable[..., Any], tmp_path: Path
+    ) -> None:
         builder = steady(purpose="measure")
         builder.scrapes = [
-            (at_s, label, None if 5 < at_s < 14 else samples) for at_s, label, samples in builder.scrapes
-        ]  # fmt: skip
-        assert {"scrapes_missed", "scrape_gap"} <= codes(reduce_run(builder.write(tmp_path / "run")))
+            (at_s, label, None if 5 < at_s < 14 else samples)
+            for at_s, label, samples in builder.scrapes
+        ]
+        assert {"scrapes_missed", "scrape_gap"} <= codes(
+            reduce_run(builder.write(tmp_path / "run"))
+        )
 
-    def test_forced_lengths_that_were_not_kept_are_a_concern(self, steady: Callable[..., Any], tmp_path: Path) -> None:
+    def test_forced_lengths_that_were_not_kept_are_a_concern(
+        self, steady: Callable[..., Any], tmp_path: Path
+    ) -> None:
         builder = steady(purpose="measure")
         builder.requests[3]["target_output_tok"] += 5
         assert "output_length" in codes(reduce_run(builder.write(tmp_path / "run")))
 
 
 class TestAccidents:
-    def test_killed_in_the_middle(self, steady: Callable[..., Any], tmp_path: Path, times: tuple[int, int]) -> None:
+    def test_killed_in_the_middle(
+        self, steady: Callable[..., Any], tmp_path: Path, times: tuple[int, int]
+    ) -> None:
         """kill -9: the manifest says running, no stage ended, the journals are torn."""
         builder = steady(one_batch=False, state="running", stage_ended=False)
-        builder.requests = [row for row in builder.requests if row["done_ns"] < times[0] + 12 * times[1]]
+        builder.requests = [
+            row for row in builder.requests if row["done_ns"] < times[0] + 12 * times[1]
+        ]
         builder.scrapes = [scrape for scrape in builder.scrapes if scrape[0] < 12]
         builder.host = [row for row in builder.host if row["t_ns"] < times[0] + 12 * times[1]]
         run = builder.write(tmp_path / "run")
         for journal in (run / "requests" / "worker-0.arrows", run / "scrapes" / "raw.arrows"):
             data = journal.read_bytes()
             journal.write_bytes(data[: len(data) - 150])
-        (run / "events.jsonl").write_bytes((run / "events.jsonl").read_bytes() + b'{"t_ns": 12, "eve')
+        (run / "events.jsonl").write_bytes(
+            (run / "events.jsonl").read_bytes() + b'{"t_ns": 12, "eve'
+        )
         summary = reduce_run(run)
         assert summary.state == "interrupted"
         assert summary.verdict.status == "invalid"
@@ -373,7 +492,9 @@ class TestAccidents:
         assert summary.metrics["output_tok_s"].value == pytest.approx(60, rel=0.05)
 
     @pytest.mark.parametrize("purpose", ["smoke", "measure"])
-    def test_interrupted_in_the_window(self, steady: Callable[..., Any], tmp_path: Path, times: tuple[int, int], purpose: str) -> None:
+    def test_interrupted_in_the_window(
+        self, steady: Callable[..., Any], tmp_path: Path, times: tuple[int, int], purpose: str
+    ) -> None:
         """SIGINT: the load drains, the stage ends early, the manifest says interrupted."""
         builder = steady(state="interrupted", purpose=purpose)
         run = builder.write(tmp_path / "run")
@@ -389,7 +510,9 @@ class TestAccidents:
         assert summary.window.duration_s == 10
         assert "cut short" in summary.window.rule
 
-    def test_a_stage_that_ran_out_of_sessions_was_not_cut(self, steady: Callable[..., Any], tmp_path: Path, times: tuple[int, int]) -> None:
+    def test_a_stage_that_ran_out_of_sessions_was_not_cut(
+        self, steady: Callable[..., Any], tmp_path: Path, times: tuple[int, int]
+    ) -> None:
         run = steady().write(tmp_path / "run")
         text = (run / "events.jsonl").read_text()
         early = times[0] + 12 * times[1]
@@ -413,7 +536,10 @@ class TestAccidents:
         assert summary.verdict.status == "invalid"
         json.dumps(summary.to_dict(), allow_nan=False)
 
-    @pytest.mark.parametrize("part", ["manifest.json", "events.jsonl", "requests", "scrapes", "power.arrows", "host.arrows"])
+    @pytest.mark.parametrize(
+        "part",
+        ["manifest.json", "events.jsonl", "requests", "scrapes", "power.arrows", "host.arrows"],
+    )
     def test_any_part_missing(self, steady: Callable[..., Any], tmp_path: Path, part: str) -> None:
         builder = steady(gpus=1, purpose="measure")
         builder.constant_power(100)
@@ -429,8 +555,12 @@ class TestAccidents:
         assert summary.verdict.status in ("degraded", "invalid")
         json.dumps(summary.to_dict(), allow_nan=False)
 
-    @pytest.mark.parametrize("part", ["requests.parquet", "scrapes/samples.parquet", "power.parquet", "host.parquet"])
-    def test_a_truncated_table_falls_back_to_its_journal(self, steady: Callable[..., Any], tmp_path: Path, part: str) -> None:
+    @pytest.mark.parametrize(
+        "part", ["requests.parquet", "scrapes/samples.parquet", "power.parquet", "host.parquet"]
+    )
+    def test_a_truncated_table_falls_back_to_its_journal(
+        self, steady: Callable[..., Any], tmp_path: Path, part: str
+    ) -> None:
         builder = steady(gpus=1)
         builder.constant_power(100)
         run = builder.write(tmp_path / "run")
@@ -478,9 +608,18 @@ class TestAccidents:
         assert "times_backwards" in codes(summary)
 
     @pytest.mark.parametrize(
-        "manifest", [b"", b"{", b"[]", b'{"schema_version": 1}', b'{"schema_version": 1, "profile": 3, "hardware": []}']
+        "manifest",
+        [
+            b"",
+            b"{",
+            b"[]",
+            b'{"schema_version": 1}',
+            b'{"schema_version": 1, "profile": 3, "hardware": []}',
+        ],
     )
-    def test_a_damaged_manifest(self, steady: Callable[..., Any], tmp_path: Path, manifest: bytes) -> None:
+    def test_a_damaged_manifest(
+        self, steady: Callable[..., Any], tmp_path: Path, manifest: bytes
+    ) -> None:
         run = steady().write(tmp_path / "run")
         (run / "manifest.json").write_bytes(manifest)
         summary = reduce_run(run)
@@ -489,11 +628,20 @@ class TestAccidents:
         assert summary.metrics["output_tok_s"].value == pytest.approx(60, rel=0.05)
 
     def test_a_failed_run_says_what_failed(self, builder: Any, tmp_path: Path) -> None:
-        builder.manifest = {"state": "failed", "error": {"what": "the server died", "cause": None, "next_step": None}}
-        concern = next(c for c in reduce_run(builder.write(tmp_path / "run")).verdict.concerns if c.code == "failed")
+        builder.manifest = {
+            "state": "failed",
+            "error": {"what": "the server died", "cause": None, "next_step": None},
+        }
+        concern = next(
+            c
+            for c in reduce_run(builder.write(tmp_path / "run")).verdict.concerns
+            if c.code == "failed"
+        )
         assert "the server died" in concern.message
 
-    def test_a_newer_run_is_refused_and_a_foreign_folder_too(self, builder: Any, tmp_path: Path) -> None:
+    def test_a_newer_run_is_refused_and_a_foreign_folder_too(
+        self, builder: Any, tmp_path: Path
+    ) -> None:
         builder.manifest["schema_version"] = 99
         with pytest.raises(ArtifactError, match="schema_version 99"):
             reduce_run(builder.write(tmp_path / "run"))
@@ -504,15 +652,30 @@ class TestAccidents:
 
 
 class TestProperties:
-    @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(
+        max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    )
     @given(seed=st.integers(0, 10_000), told=st.booleans())
-    def test_percentiles_are_ordered_within_the_extremes(self, noisy: Callable[..., Any], tmp_path: Path, seed: int, *, told: bool) -> None:
-        summary = reduce_run(noisy(seed, requests=60, told=told).write(tmp_path / f"run-{next(numbers)}"))
+    def test_percentiles_are_ordered_within_the_extremes(
+        self, noisy: Callable[..., Any], tmp_path: Path, seed: int, *, told: bool
+    ) -> None:
+        summary = reduce_run(
+            noisy(seed, requests=60, told=told).write(tmp_path / f"run-{next(numbers)}")
+        )
         for distribution in summary.latency.values():
-            values = [distribution.p50, distribution.p90, distribution.p95, distribution.p99, distribution.p999, distribution.max]
+            values = [
+                distribution.p50,
+                distribution.p90,
+                distribution.p95,
+                distribution.p99,
+                distribution.p999,
+                distribution.max,
+            ]
             known = [value for value in values if value is not None]
             assert known == sorted(known)
-            assert values[: len(known)] == known  # what is beyond the censored share is absent, and all that is beyond it
+            assert (
+                values[: len(known)] == known
+            )  # what is beyond the censored share is absent, and all that is beyond it
             if known:
                 assert distribution.min is not None
                 assert distribution.min <= known[0]
@@ -520,24 +683,47 @@ class TestProperties:
                 assert distribution.min <= distribution.mean <= distribution.max
         json.dumps(summary.to_dict(), allow_nan=False)
 
-    @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-    @given(seed=st.integers(0, 10_000), told=st.booleans(), cuts=st.lists(st.floats(0, 30), min_size=1, max_size=6))
-    def test_adjacent_windows_add_up(self, noisy: Callable[..., Any], tmp_path: Path, seed: int, cuts: list[float], *, told: bool) -> None:
-        reduction = reduce_fully(noisy(seed, requests=60, told=told).write(tmp_path / f"run-{next(numbers)}"))
+    @settings(
+        max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    )
+    @given(
+        seed=st.integers(0, 10_000),
+        told=st.booleans(),
+        cuts=st.lists(st.floats(0, 30), min_size=1, max_size=6),
+    )
+    def test_adjacent_windows_add_up(
+        self, noisy: Callable[..., Any], tmp_path: Path, seed: int, cuts: list[float], *, told: bool
+    ) -> None:
+        reduction = reduce_fully(
+            noisy(seed, requests=60, told=told).write(tmp_path / f"run-{next(numbers)}")
+        )
         edges = sorted({0.0, 30.0, *cuts})
-        for flow in (reduction.flows.output.flow, reduction.flows.input, reduction.flows.computed, reduction.flows.in_flight):
+        for flow in (
+            reduction.flows.output.flow,
+            reduction.flows.input,
+            reduction.flows.computed,
+            reduction.flows.in_flight,
+        ):
             assert flow is not None
             parts = [flow.between(a * 1e9, b * 1e9) for a, b in itertools.pairwise(edges)]
             assert math.fsum(parts) == pytest.approx(flow.between(0.0, 30e9), rel=1e-9)
         usage = reduction.run.requests.output_tok
-        assert reduction.flows.output.flow.between(-1e12, 1e12) == pytest.approx(float(usage[usage > 0].sum()), rel=1e-9)
+        assert reduction.flows.output.flow.between(-1e12, 1e12) == pytest.approx(
+            float(usage[usage > 0].sum()), rel=1e-9
+        )
 
-    def test_the_series_holds_every_token_whatever_its_step(self, noisy: Callable[..., Any], tmp_path: Path) -> None:
+    def test_the_series_holds_every_token_whatever_its_step(
+        self, noisy: Callable[..., Any], tmp_path: Path
+    ) -> None:
         reduction = reduce_fully(noisy(requests=300).write(tmp_path / "run"))
         usage = reduction.run.requests.output_tok
         read = reduction.run.requests.cache_read_tok
         for most in (5, 240, 1000):
             grid = series(reduction, most)
             assert len(grid.t_s) <= most
-            assert grid.columns["output_tok_s"].sum() * grid.step_s == pytest.approx(float(usage[usage > 0].sum()))
-            assert grid.columns["input_cache_read_tok_s"].sum() * grid.step_s == pytest.approx(float(read[read > 0].sum()))
+            assert grid.columns["output_tok_s"].sum() * grid.step_s == pytest.approx(
+                float(usage[usage > 0].sum())
+            )
+            assert grid.columns["input_cache_read_tok_s"].sum() * grid.step_s == pytest.approx(
+                float(read[read > 0].sum())
+            )

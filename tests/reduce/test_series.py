@@ -10,7 +10,9 @@ from harness.reduce.reduction import reduce_fully
 from harness.reduce.series import EXPORTED, frame
 
 
-def test_the_exported_series_adds_up_to_the_windows_figures(steady: Callable[..., Any], tmp_path: Path) -> None:
+def test_the_exported_series_adds_up_to_the_windows_figures(
+    steady: Callable[..., Any], tmp_path: Path
+) -> None:
     builder = steady(gpus=1, window_s=40.0)
     builder.constant_power(300)
     reduction = reduce_fully(builder.write(tmp_path / "run"))
@@ -19,7 +21,15 @@ def test_the_exported_series_adds_up_to_the_windows_figures(steady: Callable[...
     metrics = reduction.summary.metrics
     assert len(inside) == 40
     assert set(inside["stage"]) == {"main"}
-    for column in ("output_tok_s", "input_tok_s", "requests_in_flight", "requests_per_s", "power_w", "gpu_board_w", "prefix_hit_ratio"):
+    for column in (
+        "output_tok_s",
+        "input_tok_s",
+        "requests_in_flight",
+        "requests_per_s",
+        "power_w",
+        "gpu_board_w",
+        "prefix_hit_ratio",
+    ):
         key = {"gpu_board_w": "power_w"}.get(column, column)
         assert inside[column].mean() == pytest.approx(metrics[key].value, rel=1e-6), column
     assert inside["mean_context_tok"].to_numpy() == pytest.approx(100)
@@ -29,7 +39,9 @@ def test_the_exported_series_adds_up_to_the_windows_figures(steady: Callable[...
     assert tokens / energy_j == pytest.approx(metrics["output_tok_per_j"].value, rel=1e-6)
 
 
-def test_what_nobody_tells_is_nan_and_its_column_is_there(steady: Callable[..., Any], tmp_path: Path) -> None:
+def test_what_nobody_tells_is_nan_and_its_column_is_there(
+    steady: Callable[..., Any], tmp_path: Path
+) -> None:
     builder = steady()
     builder.scrapes.clear()
     for row in builder.requests:
@@ -38,9 +50,15 @@ def test_what_nobody_tells_is_nan_and_its_column_is_there(steady: Callable[..., 
     assert [name for name in table.columns if name in EXPORTED] == list(EXPORTED)
     unknown = {name for name in EXPORTED if table[name].isna().all()}
     assert unknown == {
-        "input_computed_tok_s", "input_cache_read_tok_s", "prefix_hit_ratio", "server_running_requests", "server_waiting_requests",
-        "kv_usage_ratio", "power_w", "output_tok_per_j",
-    }  # fmt: skip
+        "input_computed_tok_s",
+        "input_cache_read_tok_s",
+        "prefix_hit_ratio",
+        "server_running_requests",
+        "server_waiting_requests",
+        "kv_usage_ratio",
+        "power_w",
+        "output_tok_per_j",
+    }
 
 
 def test_a_run_without_a_load_has_an_empty_series(builder: Any, tmp_path: Path) -> None:

@@ -1,4 +1,6 @@
-"""The steady-state test on series whose change points are known, and what becomes of a run's window."""
+"""The steady-state test on series whose change points are known, and what becomes of a run's
+window.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.reduce import reduce_run
-from harness.reduce.statistics.stationarity import MIN_SLICES, PER_SLICE, SLICES, examine, mser, trend
+from harness.reduce.statistics.stationarity import (
+    MIN_SLICES,
+    PER_SLICE,
+    SLICES,
+    examine,
+    mser,
+    trend,
+)
 
 
 def codes(summary: Any) -> set[str]:
@@ -25,7 +34,9 @@ def correlated(draw: np.random.Generator, size: int, phi: float) -> np.ndarray:
 
 
 def made(kind: str, seed: int) -> tuple[np.ndarray, float, bool]:
-    """(slices, end of the warm-up, drifts): observations with 2 % noise a slice, correlated from one to the next."""
+    """(slices, end of the warm-up, drifts): observations with 2 % noise a slice, correlated from
+    one to the next.
+    """
     draw = np.random.default_rng([9, seed])
     t = np.arange(SLICES * PER_SLICE) / PER_SLICE
     noise = 0.02 * correlated(draw, len(t), 0.5) * 1.2
@@ -43,12 +54,18 @@ def made(kind: str, seed: int) -> tuple[np.ndarray, float, bool]:
 
 @pytest.mark.parametrize("kind", ["noise", "ramp", "decay", "step", "late step", "drift"])
 def test_known_change_points_are_found_within_one_slice(kind: str) -> None:
-    """19 of 20 seeded cases of each kind; benchmarks/bench_statistics.py has harder ones and more of them."""
+    """19 of 20 seeded cases of each kind; benchmarks/bench_statistics.py has harder ones and more
+    of them.
+    """
     right = 0
     for seed in range(20):
         means, warmup, drifts = made(kind, seed)
         found = examine(means)
-        right += found.drift if drifts else not found.drift and abs(found.warmup_slices - np.ceil(warmup)) <= 1
+        right += (
+            found.drift
+            if drifts
+            else not found.drift and abs(found.warmup_slices - np.ceil(warmup)) <= 1
+        )
     assert right >= 19
 
 
@@ -67,7 +84,9 @@ def test_the_unit_does_not_matter(seed: int, scale: float) -> None:
 
 
 def test_a_significant_drift_that_is_too_small_to_matter_is_none() -> None:
-    means = 100 * (1 + 0.03 * np.arange(SLICES) / SLICES) + np.random.default_rng(1).normal(scale=0.1, size=SLICES)
+    means = 100 * (1 + 0.03 * np.arange(SLICES) / SLICES) + np.random.default_rng(1).normal(
+        scale=0.1, size=SLICES
+    )
     found = examine(means)
     assert found.p_value < 1e-6
     assert not found.drift
@@ -75,14 +94,18 @@ def test_a_significant_drift_that_is_too_small_to_matter_is_none() -> None:
 
 
 def test_a_ratio_is_judged_in_its_own_unit() -> None:
-    """From 0.50 to 0.53 is 6 % of the ratio and beyond the 0.02 that are tolerated; from 0.10 to 0.11 is 10 % of it and within."""
+    """From 0.50 to 0.53 is 6 % of the ratio and beyond the 0.02 that are tolerated; from 0.10 to
+    0.11 is 10 % of it and within.
+    """
     line = np.linspace(0, 1, SLICES)
     assert examine(0.50 + 0.03 * line, ratio=True).drift
     assert not examine(0.10 + 0.01 * line, ratio=True).drift
 
 
 def test_noise_alone_is_no_drift_however_much_of_it_there_is() -> None:
-    """A third of the mean from slice to slice: halves of it differ by more than 5 % by chance, which is no shift."""
+    """A third of the mean from slice to slice: halves of it differ by more than 5 % by chance,
+    which is no shift.
+    """
     draw = np.random.default_rng(8)
     assert sum(examine(100 + 33 * draw.normal(size=SLICES)).drift for _ in range(200)) <= 6
 
@@ -98,7 +121,9 @@ def test_the_trend_test_knows_kendalls_s() -> None:
     found = trend(np.array([1.0, 2.0, 3.0, 4.0, 5.0]))
     assert found.slope == 1
     assert found.z == pytest.approx(9 / np.sqrt(5 * 4 * 15 / 18))
-    ties = trend(np.array([1.0, 1.0, 2.0, 2.0, 3.0, 3.0]))  # S = 12, var = (6 * 5 * 17 - 3 ties of 2: 2 * 1 * 9 each) / 18
+    ties = trend(
+        np.array([1.0, 1.0, 2.0, 2.0, 3.0, 3.0])
+    )  # S = 12, var = (6 * 5 * 17 - 3 ties of 2: 2 * 1 * 9 each) / 18
     assert ties.z == pytest.approx(11 / np.sqrt((6 * 5 * 17 - 3 * 2 * 1 * 9) / 18))
     assert trend(np.full(5, 3.0)).p_value == 1
 
@@ -114,7 +139,9 @@ class TestRuns:
 
     @staticmethod
     def growing(builder: Any, grows_s: float, until_s: float, *, shrinks_to: float = 1.0) -> Any:
-        """One, two, three, then four streams; `shrinks_to` makes later answers shorter, step by step."""
+        """One, two, three, then four streams; `shrinks_to` makes later answers shorter, step by
+        step.
+        """
         for stream in range(4):
             at = stream * grows_s / 3
             while at < builder.window[1] + 1:
@@ -126,19 +153,31 @@ class TestRuns:
         builder.idle_host()
         return builder
 
-    def test_the_warmup_is_found_where_the_profile_leaves_it_open(self, new_builder: Callable[..., Any], tmp_path: Path) -> None:
-        builder = self.growing(new_builder(warmup_s=0.0, find_warmup=True, window_s=90.0, purpose="measure"), 15.0, 90.0)
+    def test_the_warmup_is_found_where_the_profile_leaves_it_open(
+        self, new_builder: Callable[..., Any], tmp_path: Path
+    ) -> None:
+        builder = self.growing(
+            new_builder(warmup_s=0.0, find_warmup=True, window_s=90.0, purpose="measure"),
+            15.0,
+            90.0,
+        )
         summary = reduce_run(builder.write(tmp_path / "run"))
         assert summary.window.start_s == pytest.approx(15.0, abs=1.6)  # a slice is 1.5 s
         assert summary.window.end_s == pytest.approx(90.0)
         assert "MSER-5 finds a warm-up" in summary.window.rule
         assert summary.window.steady is not None
         assert summary.window.steady["steady"] is True
-        assert summary.metrics["requests_in_flight"].value == pytest.approx(4 * 0.651 / 0.66, rel=0.02)
+        assert summary.metrics["requests_in_flight"].value == pytest.approx(
+            4 * 0.651 / 0.66, rel=0.02
+        )
         assert not {"not_stationary", "warmup_in_window", "steady_state_untested"} & codes(summary)
 
-    def test_a_given_warmup_stands_and_what_is_left_of_it_is_a_concern(self, new_builder: Callable[..., Any], tmp_path: Path) -> None:
-        builder = self.growing(new_builder(warmup_s=2.0, window_s=90.0, purpose="measure"), 15.0, 90.0)
+    def test_a_given_warmup_stands_and_what_is_left_of_it_is_a_concern(
+        self, new_builder: Callable[..., Any], tmp_path: Path
+    ) -> None:
+        builder = self.growing(
+            new_builder(warmup_s=2.0, window_s=90.0, purpose="measure"), 15.0, 90.0
+        )
         summary = reduce_run(builder.write(tmp_path / "run"))
         assert summary.window.start_s == pytest.approx(2.0)
         concern = next(c for c in summary.verdict.concerns if c.code == "warmup_in_window")
@@ -146,38 +185,59 @@ class TestRuns:
         assert concern.severity == "degraded"
         steady = summary.window.steady
         assert steady is not None
-        assert (steady["slices"], steady["slice_s"], steady["slices"] * steady["slice_s"]) == (60, 1.5, 90.0)
+        assert (steady["slices"], steady["slice_s"], steady["slices"] * steady["slice_s"]) == (
+            60,
+            1.5,
+            90.0,
+        )
 
     def test_drift_is_called_drift(self, new_builder: Callable[..., Any], tmp_path: Path) -> None:
-        builder = self.growing(new_builder(warmup_s=2.0, window_s=90.0, purpose="measure"), 0.5, 90.0, shrinks_to=0.4)
+        builder = self.growing(
+            new_builder(warmup_s=2.0, window_s=90.0, purpose="measure"), 0.5, 90.0, shrinks_to=0.4
+        )
         summary = reduce_run(builder.write(tmp_path / "run"))
         messages = [c.message for c in summary.verdict.concerns if c.code == "not_stationary"]
         assert any("output tokens per second -" in message for message in messages)
-        assert {str(c.severity) for c in summary.verdict.concerns if c.code == "not_stationary"} == {"degraded"}
+        assert {
+            str(c.severity) for c in summary.verdict.concerns if c.code == "not_stationary"
+        } == {"degraded"}
         assert "Drift: " in summary.window.rule
 
-    def test_mean_context_and_prefix_hits_are_looked_at_as_well(self, new_builder: Callable[..., Any], tmp_path: Path) -> None:
-        builder = self.growing(new_builder(warmup_s=2.0, window_s=60.0, purpose="measure"), 0.5, 60.0)
+    def test_mean_context_and_prefix_hits_are_looked_at_as_well(
+        self, new_builder: Callable[..., Any], tmp_path: Path
+    ) -> None:
+        builder = self.growing(
+            new_builder(warmup_s=2.0, window_s=60.0, purpose="measure"), 0.5, 60.0
+        )
         for i, row in enumerate(builder.requests):
             row["input_tok"] = 100 + 100 * i // len(builder.requests)
         builder.scrapes.clear()
         builder.scrape_counters()
         summary = reduce_run(builder.write(tmp_path / "run"))
         assert summary.window.steady is not None
-        drifting = {name for name, test in summary.window.steady["signals"].items() if test["drift"]}
-        assert drifting == {"mean_context_tok", "prefix_hit_ratio"}  # 60 of them are read from cache throughout
+        drifting = {
+            name for name, test in summary.window.steady["signals"].items() if test["drift"]
+        }
+        assert drifting == {
+            "mean_context_tok",
+            "prefix_hit_ratio",
+        }  # 60 of them are read from cache throughout
 
     def test_prefix_hits_come_from_the_servers_counters_where_answers_do_not_tell(
         self, new_builder: Callable[..., Any], tmp_path: Path
     ) -> None:
-        builder = self.growing(new_builder(warmup_s=2.0, window_s=60.0, purpose="measure"), 0.5, 60.0)
+        builder = self.growing(
+            new_builder(warmup_s=2.0, window_s=60.0, purpose="measure"), 0.5, 60.0
+        )
         for row in builder.requests:
             row["cache_read_tok"] = None
         summary = reduce_run(builder.write(tmp_path / "run"))
         assert summary.window.steady is not None
         assert "prefix_hit_ratio" in summary.window.steady["signals"]
 
-    def test_a_short_window_is_not_tested_and_says_so(self, steady: Callable[..., Any], tmp_path: Path) -> None:
+    def test_a_short_window_is_not_tested_and_says_so(
+        self, steady: Callable[..., Any], tmp_path: Path
+    ) -> None:
         summary = reduce_run(steady(purpose="measure", window_s=12.0).write(tmp_path / "run"))
         assert "No steady-state test was made" in summary.window.rule
         untested = next(c for c in summary.verdict.concerns if c.code == "steady_state_untested")
@@ -185,7 +245,9 @@ class TestRuns:
         assert "12 s are less than 20 slices of 1 s" in untested.message
         assert summary.window.steady is None
 
-    def test_a_window_that_was_cut_short_is_not_tested(self, steady: Callable[..., Any], times: tuple[int, int], tmp_path: Path) -> None:
+    def test_a_window_that_was_cut_short_is_not_tested(
+        self, steady: Callable[..., Any], times: tuple[int, int], tmp_path: Path
+    ) -> None:
         builder = steady(purpose="measure", window_s=60.0, state="running", stage_ended=False)
         until = times[0] + 40 * times[1]
         builder.requests = [row for row in builder.requests if row["done_ns"] < until]

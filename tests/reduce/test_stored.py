@@ -33,21 +33,48 @@ number = st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(10**6)
 maybe = st.none() | number
 whole = st.integers(0, 10**9)
 figure = st.builds(
-    Figure, maybe, text, maybe, maybe, st.sampled_from(Basis), st.none() | text, st.none() | text, st.none() | text, maybe, maybe, maybe
+    Figure,
+    maybe,
+    text,
+    maybe,
+    maybe,
+    st.sampled_from(Basis),
+    st.none() | text,
+    st.none() | text,
+    st.none() | text,
+    maybe,
+    maybe,
+    maybe,
 )
 interval = st.none() | st.tuples(number, number)
-distribution = st.builds(Distribution, *[maybe] * 8, whole, whole, st.dictionaries(text, interval, max_size=2))
-value = st.recursive(maybe | text | st.booleans(), lambda inner: st.lists(inner, max_size=2), max_leaves=3)
+distribution = st.builds(
+    Distribution, *[maybe] * 8, whole, whole, st.dictionaries(text, interval, max_size=2)
+)
+value = st.recursive(
+    maybe | text | st.booleans(), lambda inner: st.lists(inner, max_size=2), max_leaves=3
+)
 anything = st.dictionaries(text, value, max_size=2)
 window = st.builds(Window, maybe, maybe, maybe, text, st.none() | anything)
 by_outcome = st.dictionaries(text, whole, max_size=3)
 counts = st.builds(
-    RequestCounts, st.none() | whole, whole, whole, whole, whole, whole, by_outcome, st.none() | whole, st.none() | whole, whole
+    RequestCounts,
+    st.none() | whole,
+    whole,
+    whole,
+    whole,
+    whole,
+    whole,
+    by_outcome,
+    st.none() | whole,
+    st.none() | whole,
+    whole,
 )
 figures = st.dictionaries(text, figure, max_size=3)
 distributions = st.dictionaries(text, distribution, max_size=2)
 concern = st.builds(Concern, text, st.sampled_from(Severity), text, maybe, maybe)
-agreement = st.builds(Agreement, maybe, maybe, maybe, maybe, st.none() | st.booleans(), st.none() | text, anything)
+agreement = st.builds(
+    Agreement, maybe, maybe, maybe, maybe, st.none() | st.booleans(), st.none() | text, anything
+)
 summaries = st.builds(
     Summary,
     schema_version=st.just(1),
@@ -61,14 +88,19 @@ summaries = st.builds(
     metrics=figures,
     latency=distributions,
     reconciliation=st.dictionaries(text, agreement, max_size=2),
-    stages=st.lists(st.builds(StageSummary, text, st.none() | text, window, counts, figures, distributions), max_size=2).map(tuple),
+    stages=st.lists(
+        st.builds(StageSummary, text, st.none() | text, window, counts, figures, distributions),
+        max_size=2,
+    ).map(tuple),
     labels=st.dictionaries(text, st.none() | text | number, max_size=2),
     slos=st.dictionaries(text, maybe, max_size=2),
     server=anything,
     host=anything,
     client=anything,
     notes=st.lists(text, max_size=2).map(tuple),
-    classes=st.lists(st.builds(ClassSummary, text, counts, figures, distributions), max_size=2).map(tuple),
+    classes=st.lists(st.builds(ClassSummary, text, counts, figures, distributions), max_size=2).map(
+        tuple
+    ),
     rosetta=anything,
     quality=anything,
     energy=anything,
@@ -107,7 +139,9 @@ def _stored(steady: Callable[..., Any], tmp_path: Path) -> Path:
 
 def changed(path: Path, **fields: Any) -> Path:
     raw = json.loads(path.read_text())
-    path.write_text(json.dumps({key: value for key, value in (raw | fields).items() if value != "gone"}))
+    path.write_text(
+        json.dumps({key: value for key, value in (raw | fields).items() if value != "gone"})
+    )
     return path
 
 
@@ -126,7 +160,9 @@ def test_a_summary_that_the_first_version_of_the_reduction_wrote() -> None:
 
 def test_a_summary_of_early_version_1_lacks_what_came_later(stored: Path) -> None:
     before = read_summary(stored)
-    early = read_summary(changed(stored, classes="gone", rosetta="gone", quality="gone", client="gone"))
+    early = read_summary(
+        changed(stored, classes="gone", rosetta="gone", quality="gone", client="gone")
+    )
     assert early == replace(before, classes=(), rosetta={}, quality={}, client={})
 
 
@@ -140,8 +176,14 @@ def test_older_versions_go_through_every_migration_in_between() -> None:
         1: lambda old: {**old, "requests": old["counts"]},
         2: lambda old: {key: value for key, value in old.items() if key != "counts"},
     }
-    assert migrated({"schema_version": 1, "counts": 7}, table=table, to=3) == {"schema_version": 3, "requests": 7}
-    assert migrated({"schema_version": 3, "requests": 7}, table=table, to=3) == {"schema_version": 3, "requests": 7}
+    assert migrated({"schema_version": 1, "counts": 7}, table=table, to=3) == {
+        "schema_version": 3,
+        "requests": 7,
+    }
+    assert migrated({"schema_version": 3, "requests": 7}, table=table, to=3) == {
+        "schema_version": 3,
+        "requests": 7,
+    }
     with pytest.raises(ArtifactError, match="no longer reads"):
         migrated({"schema_version": 0}, table=table, to=3)
 
@@ -155,17 +197,25 @@ def test_older_versions_go_through_every_migration_in_between() -> None:
         ({"window": "gone"}, "summary has no window"),
         ({"window": [1]}, "summary.window is"),
         ({"verdict": {"status": "fine", "concerns": []}}, "summary.verdict.status is 'fine'"),
-        ({"metrics": {"power_w": {"value": "much", "unit": "W"}}}, "summary.metrics.power_w.value is 'much'"),
+        (
+            {"metrics": {"power_w": {"value": "much", "unit": "W"}}},
+            "summary.metrics.power_w.value is 'much'",
+        ),
         ({"stages": {}}, "summary.stages is"),
     ],
 )
-def test_what_is_newer_or_damaged_is_refused_by_name(stored: Path, fields: dict[str, Any], says: str) -> None:
+def test_what_is_newer_or_damaged_is_refused_by_name(
+    stored: Path, fields: dict[str, Any], says: str
+) -> None:
     with pytest.raises(ArtifactError) as caught:
         read_summary(changed(stored, **fields))
     assert says in str(caught.value)
 
 
-@pytest.mark.parametrize(("content", "says"), [("{", "is not JSON"), ('{"a": NaN}', "NaN is no number"), ("[]", "no JSON object")])
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [("{", "is not JSON"), ('{"a": NaN}', "NaN is no number"), ("[]", "no JSON object")],
+)
 def test_a_torn_file_is_refused(stored: Path, content: str, says: str) -> None:
     stored.write_text(content)
     with pytest.raises(ArtifactError, match=says):

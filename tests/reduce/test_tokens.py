@@ -21,10 +21,14 @@ def loaded(builder: Any, root: Path) -> Run:
     return load_run(builder.write(root), wanted=lambda _: True)
 
 
-def test_a_token_was_generated_in_the_context_of_its_prompt_and_of_what_came_before_it(builder: Any, tmp_path: Path) -> None:
+def test_a_token_was_generated_in_the_context_of_its_prompt_and_of_what_came_before_it(
+    builder: Any, tmp_path: Path
+) -> None:
     builder.request(3, tokens=4)  # after 100 tokens of prompt, half of each token itself counted
     builder.request(9, tokens=2, chunk_tok=[1, 3], output_tok=4)
-    builder.request(15, tokens=4, chunk_dt_us=None, chunk_bytes=None, chunk_tok=None)  # evenly, in its mean context
+    builder.request(
+        15, tokens=4, chunk_dt_us=None, chunk_bytes=None, chunk_tok=None
+    )  # evenly, in its mean context
     run = loaded(builder, tmp_path / "run")
     context = decode_context(run.requests, output(run.requests))
     assert context.between(0, 6 * S) == pytest.approx(100.5 + 101.5 + 102.5 + 103.5)
@@ -33,7 +37,9 @@ def test_a_token_was_generated_in_the_context_of_its_prompt_and_of_what_came_bef
     assert context.between(12 * S, 30 * S) == pytest.approx(4 * 102)
 
 
-def test_parts_add_up_to_the_whole_in_every_account(noisy: Callable[..., Any], tmp_path: Path) -> None:
+def test_parts_add_up_to_the_whole_in_every_account(
+    noisy: Callable[..., Any], tmp_path: Path
+) -> None:
     builder = noisy(4, requests=120)
     for number, row in enumerate(builder.requests):
         row["class"] = "agent" if number % 3 else "chat"
@@ -44,16 +50,30 @@ def test_parts_add_up_to_the_whole_in_every_account(noisy: Callable[..., Any], t
             row.update(outcome="interrupted", output_tok=None, chunk_tok=None)
     run = loaded(builder, tmp_path / "run")
     whole = flows(run)
-    parts = [flows_of(run, whole, run.requests.workload_class == name) for name in ("agent", "chat")]
+    parts = [
+        flows_of(run, whole, run.requests.workload_class == name) for name in ("agent", "chat")
+    ]
     edges = np.linspace(0, 30 * S, 41)
 
     def all_of(flow: Flows) -> list[Any]:
-        return [flow.output.flow, flow.input, flow.computed, flow.cache_read, flow.cache_write, flow.in_flight, flow.live]
+        return [
+            flow.output.flow,
+            flow.input,
+            flow.computed,
+            flow.cache_read,
+            flow.cache_write,
+            flow.in_flight,
+            flow.live,
+        ]
 
     for one, *others in zip(all_of(whole), *(all_of(part) for part in parts), strict=True):
         assert np.sum(one.per_bin(edges)) > 0
-        assert sum(other.per_bin(edges) for other in others) == pytest.approx(one.per_bin(edges), rel=1e-9, abs=1e-6)
-    assert sum(part.output.estimated_tok for part in parts) == pytest.approx(whole.output.estimated_tok)
+        assert sum(other.per_bin(edges) for other in others) == pytest.approx(
+            one.per_bin(edges), rel=1e-9, abs=1e-6
+        )
+    assert sum(part.output.estimated_tok for part in parts) == pytest.approx(
+        whole.output.estimated_tok
+    )
     assert all(0 < part.output.estimated_tok < whole.output.estimated_tok for part in parts)
 
 
@@ -100,7 +120,9 @@ def test_moments_are_of_those_asked_for(builder: Any, tmp_path: Path) -> None:
 
 
 def test_lost_requests_are_slower_than_any_in_an_interval_too(builder: Any, tmp_path: Path) -> None:
-    """A fifth is lost: where p90 would lie nobody knows, and so it is with its interval; p50 has both."""
+    """A fifth is lost: where p90 would lie nobody knows, and so it is with its interval; p50 has
+    both.
+    """
     draw = random.Random(3)
     for number in range(800):
         if number % 5:
@@ -114,7 +136,9 @@ def test_lost_requests_are_slower_than_any_in_an_interval_too(builder: Any, tmp_
     assert latency.ci["p50"] is not None
 
 
-def test_stages_that_only_requests_name_are_in_the_order_of_their_requests(builder: Any, tmp_path: Path) -> None:
+def test_stages_that_only_requests_name_are_in_the_order_of_their_requests(
+    builder: Any, tmp_path: Path
+) -> None:
     builder.request(3, stage="zeta")
     builder.request(12, stage="alpha")
     root = builder.write(tmp_path / "run")

@@ -10,7 +10,9 @@ from harness.reduce import reduce_run
 
 
 def torn(summary: Any) -> list[str]:
-    return [concern.message for concern in summary.verdict.concerns if concern.code == "requests_torn"]
+    return [
+        concern.message for concern in summary.verdict.concerns if concern.code == "requests_torn"
+    ]
 
 
 @pytest.mark.parametrize("lost", [1, 8, 400])
@@ -25,11 +27,15 @@ def test_records_that_were_cut_off_are_told_where_the_run_says_that_it_is_comple
     journal = run / "requests" / "worker-1.arrows"
     journal.write_bytes(journal.read_bytes()[:-lost])
     summary = reduce_run(run)
-    assert torn(summary) == ["requests/worker-1.arrows ends in the middle: records of requests are lost."]
+    assert torn(summary) == [
+        "requests/worker-1.arrows ends in the middle: records of requests are lost."
+    ]
     assert str(summary.verdict.status) == "invalid"
 
 
-def test_a_killed_run_is_expected_to_be_torn(new_builder: Callable[..., Any], tmp_path: Path) -> None:
+def test_a_killed_run_is_expected_to_be_torn(
+    new_builder: Callable[..., Any], tmp_path: Path
+) -> None:
     builder = new_builder(state="running")
     builder.request(3.0)
     run = builder.write(tmp_path / "run")
@@ -45,8 +51,14 @@ def test_events_that_are_damaged_are_told(new_builder: Callable[..., Any], tmp_p
     events = run / "events.jsonl"
 
     def told() -> list[str]:
-        return [concern.message for concern in reduce_run(run).verdict.concerns if concern.code == "events_torn"]
+        return [
+            concern.message
+            for concern in reduce_run(run).verdict.concerns
+            if concern.code == "events_torn"
+        ]
 
     assert told() == []
     events.write_bytes(events.read_bytes()[:-5])
-    assert told() == ["1 line is damaged in events.jsonl: windows, marks and lags that they told are lost."]
+    assert told() == [
+        "1 line is damaged in events.jsonl: windows, marks and lags that they told are lost."
+    ]

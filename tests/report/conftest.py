@@ -41,11 +41,25 @@ class Page:
                 return message["result"]
             self.events.append(message)
 
-    def open(self, path: Path, *, width: int = 1100, theme: str = "light", mobile: bool = False, media: str = "screen") -> None:
+    def open(
+        self,
+        path: Path,
+        *,
+        width: int = 1100,
+        theme: str = "light",
+        mobile: bool = False,
+        media: str = "screen",
+    ) -> None:
         self.events.clear()
         features = [{"name": "prefers-color-scheme", "value": theme}]
         self.call("Emulation.setEmulatedMedia", media=media, features=features)
-        self.call("Emulation.setDeviceMetricsOverride", width=width, height=1000, deviceScaleFactor=1, mobile=mobile)
+        self.call(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=1000,
+            deviceScaleFactor=1,
+            mobile=mobile,
+        )
         self.call("Page.navigate", url=path.as_uri())
         while not any(event["method"] == "Page.loadEventFired" for event in self.events):
             self.events.append(json.loads(self._socket.recv()))
@@ -65,19 +79,34 @@ class Page:
             event
             for event in self.events
             if event["method"] in bad
-            or (event["method"] == "Runtime.consoleAPICalled" and event["params"]["type"] in ("error", "warning", "assert"))
+            or (
+                event["method"] == "Runtime.consoleAPICalled"
+                and event["params"]["type"] in ("error", "warning", "assert")
+            )
         ]
 
     @property
     def requested(self) -> list[str]:
         """Addresses that the page asked for."""
-        urls = [event["params"]["request"]["url"] for event in self.events if event["method"] == "Network.requestWillBeSent"]
+        urls = [
+            event["params"]["request"]["url"]
+            for event in self.events
+            if event["method"] == "Network.requestWillBeSent"
+        ]
         return [url for url in urls if not url.startswith("data:")]
 
     def screenshot(self, path: Path, top: int = 0, height: int | None = None) -> None:
         size = self.call("Page.getLayoutMetrics")["cssContentSize"]
-        clip = {"x": 0, "y": top, "width": size["width"], "height": height or size["height"] - top, "scale": 1}
-        data = self.call("Page.captureScreenshot", format="png", clip=clip, captureBeyondViewport=True)["data"]
+        clip = {
+            "x": 0,
+            "y": top,
+            "width": size["width"],
+            "height": height or size["height"] - top,
+            "scale": 1,
+        }
+        data = self.call(
+            "Page.captureScreenshot", format="png", clip=clip, captureBeyondViewport=True
+        )["data"]
         path.write_bytes(base64.b64decode(data))
 
 
@@ -88,9 +117,17 @@ def browser(data: Path) -> Iterator[Page]:
     Raises:
         RuntimeError: there is none here, or it does not start.
     """
-    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+    chromium = next(
+        filter(
+            None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))
+        ),
+        None,
+    )
     if chromium is None:
-        raise RuntimeError("Chromium is missing; reports are tested in a real browser. Install it (Debian: apt-get install chromium).")
+        raise RuntimeError(
+            "Chromium is missing; reports are tested in a real browser. Install it (Debian: apt-get"
+            " install chromium)."
+        )
     data.mkdir(parents=True, exist_ok=True)
     flags = [
         "--headless",
@@ -107,7 +144,9 @@ def browser(data: Path) -> Iterator[Page]:
         f"--user-data-dir={data}",
     ]
     with (data / "log").open("wb") as log:
-        process = subprocess.Popen([chromium, *flags, "about:blank"], stdout=log, stderr=log, start_new_session=True)
+        process = subprocess.Popen(
+            [chromium, *flags, "about:blank"], stdout=log, stderr=log, start_new_session=True
+        )
     try:
         port_file = data / "DevToolsActivePort"
         deadline = time.monotonic() + 60
@@ -139,7 +178,9 @@ def _builders() -> ModuleType:
     """The run builder lives with the reduction's tests; folders of tests are no packages."""
     name = "reduce_test_builders"
     if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, Path(__file__).parents[1] / "reduce" / "conftest.py")
+        spec = importlib.util.spec_from_file_location(
+            name, Path(__file__).parents[1] / "reduce" / "conftest.py"
+        )
         assert spec is not None
         assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)

@@ -1,4 +1,6 @@
-"""What a report says of classes, other tools' terms, the tokenizer's count and the quality of the answers."""
+"""What a report says of classes, other tools' terms, the tokenizer's count and the quality of the
+answers.
+"""
 
 import json
 from collections.abc import Callable
@@ -19,7 +21,9 @@ from harness.report.run.write import markdown
 def _run(new_builder: Callable[..., Any], tmp_path: Path) -> Path:
     builder = new_builder(window_s=6.0)
     for i in range(40):
-        builder.request(1.5 + i / 6, ttft_s=0.1 + i / 100, **{"class": "code" if i % 2 else "chat | talk"})
+        builder.request(
+            1.5 + i / 6, ttft_s=0.1 + i / 100, **{"class": "code" if i % 2 else "chat | talk"}
+        )
     root: Path = builder.write(tmp_path / "run")
     return root
 
@@ -34,10 +38,17 @@ def test_classes_stand_beside_each_other(run: Path) -> None:
     rate, ttft = code.metrics["output_tok_s"].value, code.latency["ttft_s"]
     good, bad = code.metrics["slo_met_ratio"].value, code.metrics["error_ratio"].value
     assert list(found[2][1]) == [
-        "code", numbers.plain(code.requests.in_window), f"{numbers.plain(rate)} tok/s",
-        f"{numbers.plain(code.metrics['input_computed_tok_s'].value)} tok/s", numbers.duration(ttft.p50), numbers.duration(ttft.p99),
-        numbers.duration(code.latency["tpot_s"].p50), numbers.duration(code.latency["e2e_s"].p99), numbers.share(good), numbers.share(bad),
-    ]  # fmt: skip
+        "code",
+        numbers.plain(code.requests.in_window),
+        f"{numbers.plain(rate)} tok/s",
+        f"{numbers.plain(code.metrics['input_computed_tok_s'].value)} tok/s",
+        numbers.duration(ttft.p50),
+        numbers.duration(ttft.p99),
+        numbers.duration(code.latency["tpot_s"].p50),
+        numbers.duration(code.latency["e2e_s"].p99),
+        numbers.share(good),
+        numbers.share(bad),
+    ]
     one = replace(summary, classes=(replace(code, metrics={}), code))
     table = classes(one)
     assert table is not None
@@ -49,11 +60,17 @@ def test_classes_stand_beside_each_other(run: Path) -> None:
     ("cell", "unit", "text"),
     [
         (None, "s", numbers.DASH),
-        ((0.1, 0.2), "s", "100 / 200 ms"), ((0.1, 2.0), "s", "100 ms / 2 s"), ((1.5, 2.5), "tok/s", "1.500 / 2.500"),
-        (90.0, "s", "90 s"), (38.844, "tok/s", "38.84"), (0.5, "1", "0.5000"),
+        ((0.1, 0.2), "s", "100 / 200 ms"),
+        ((0.1, 2.0), "s", "100 ms / 2 s"),
+        ((1.5, 2.5), "tok/s", "1.500 / 2.500"),
+        (90.0, "s", "90 s"),
+        (38.844, "tok/s", "38.84"),
+        (0.5, "1", "0.5000"),
     ],
-)  # fmt: skip
-def test_cells_of_the_dictionary_carry_units_only_where_these_differ(cell: Any, unit: str, text: str) -> None:
+)
+def test_cells_of_the_dictionary_carry_units_only_where_these_differ(
+    cell: Any, unit: str, text: str
+) -> None:
     assert _cell(cell, unit) == text
 
 
@@ -70,7 +87,9 @@ def test_other_tools_stand_below_each_other_and_empty_terms_are_left_out(run: Pa
     assert "TTFT, p50 / p99" in head
     ttft = summary.latency["ttft_s"]
     assert rows[0][list(head).index("TTFT, p50 / p99")] == _cell((ttft.p50, ttft.p99), "s")
-    assert rows[0][list(head).index("Output, tok/s")] == numbers.plain(summary.metrics["output_tok_s"].value)
+    assert rows[0][list(head).index("Output, tok/s")] == numbers.plain(
+        summary.metrics["output_tok_s"].value
+    )
     notes = rosetta_notes(summary)
     assert any("upper bound" in note for note in notes)
     assert not any("None" in note for note in notes)  # terms without a remark have no line
@@ -78,39 +97,72 @@ def test_other_tools_stand_below_each_other_and_empty_terms_are_left_out(run: Pa
 
 def test_the_tokenizers_row_says_what_was_to_be_expected() -> None:
     counted = {
-        "requests": 100, "of": 120, "usage": 10_000.0, "tokenizer": 9_900.0, "relative_difference": 0.01, "expected": 0.03, "ok": True,
+        "requests": 100,
+        "of": 120,
+        "usage": 10_000.0,
+        "tokenizer": 9_900.0,
+        "relative_difference": 0.01,
+        "expected": 0.03,
+        "ok": True,
         "note": "rendered",
-    }  # fmt: skip
+    }
     assert recount_row("input_tokens", counted)[3:6] == ("100", "3 % expected", "as expected")
     assert recount_row("input_tokens", counted | {"ok": False})[5] == "further apart than expected"
-    assert recount_row("output_tokens", {"usage": None, "note": "not kept"})[5:] == ("not known", "not kept")
+    assert recount_row("output_tokens", {"usage": None, "note": "not kept"})[5:] == (
+        "not known",
+        "not kept",
+    )
     assert recount_row("output_tokens", {})[5] == "not known"
 
 
 def test_the_quality_of_the_answers_is_told_with_its_tolerance(run: Path) -> None:
-    assert quality(reduce_fully(run).summary) == ["The answers were not checked: quality unverified."]
+    assert quality(reduce_fully(run).summary) == [
+        "The answers were not checked: quality unverified."
+    ]
     answer = {"text": "a b", "tokens": ["a", " b"], "logprobs": [-1.0, -1.0]}
     asked = {"replica-0": {"answers": [answer], "status": None, "error": None}}
     content = {
-        "min_agreement": 0.7, "logprob_tolerance": 0.1, "texts": 1, "max_output_tok": 24, "before": asked, "after": asked,
-        "reference": {"model_id": "m", "dtype": "bfloat16", "engine": "vllm 1", "answers": [answer]},
-    }  # fmt: skip
+        "min_agreement": 0.7,
+        "logprob_tolerance": 0.1,
+        "texts": 1,
+        "max_output_tok": 24,
+        "before": asked,
+        "after": asked,
+        "reference": {
+            "model_id": "m",
+            "dtype": "bfloat16",
+            "engine": "vllm 1",
+            "answers": [answer],
+        },
+    }
     (run / "quality.json").write_text(json.dumps(content))
     lines = quality(reduce_fully(run).summary)
     assert lines[0].startswith("The answers are verified")
     assert "The reference: m (bfloat16) on vllm 1." in lines
     assert any("At least 70 % must agree" in line for line in lines)
     agreed = "100 % agree, 1 of 1 texts word for word, log-probabilities 0 nats apart."
-    told = [f"{when}: {agreed}" for when in ("Before the load", "After the load", "After against before the load")]
+    told = [
+        f"{when}: {agreed}"
+        for when in ("Before the load", "After the load", "After against before the load")
+    ]
     assert lines[-3:] == told
     (run / "quality.json").write_text(json.dumps(content | {"reference": None}))
     lines = quality(reduce_fully(run).summary)
-    assert lines[0] == "Quality unverified. There is no reference: the answers after the load were held against those before it."
+    assert (
+        lines[0]
+        == "Quality unverified. There is no reference: the answers after the load were held against"
+        " those before it."
+    )
     assert lines[2:] == told[2:]
 
 
 def test_markdown_has_all_four(run: Path) -> None:
     text = markdown(view(reduce_fully(run)))
-    for heading in ("## Classes of requests", "## Quality of the answers", "## As other tools would say it", "model's tokenizer"):
+    for heading in (
+        "## Classes of requests",
+        "## Quality of the answers",
+        "## As other tools would say it",
+        "model's tokenizer",
+    ):
         assert heading in text
     assert "chat \\| talk" in text

@@ -11,12 +11,27 @@ from harness.report.run.description import load_words
         ([], "load that is not known"),
         ([{"kind": "concurrency", "concurrency": 1}], "1 live conversation"),
         ([{"kind": "concurrency", "concurrency": 8, "over": "requests"}], "8 requests in flight"),
-        ([{"kind": "concurrency", "concurrency": n} for n in (1, 2, 4)], "1, 2 and 4 live conversations in turn"),
-        ([{"kind": "arrival_rate", "rate_per_s": 0.5, "process": "poisson"}], "0.5000 new conversations per second (poisson arrivals)"),
+        (
+            [{"kind": "concurrency", "concurrency": n} for n in (1, 2, 4)],
+            "1, 2 and 4 live conversations in turn",
+        ),
+        (
+            [{"kind": "arrival_rate", "rate_per_s": 0.5, "process": "poisson"}],
+            "0.5000 new conversations per second (poisson arrivals)",
+        ),
         ([{"kind": "arrival_rate", "rate_per_s": 3, "over": "requests"}], "3 requests per second"),
-        ([{"kind": "ramp", "from_per_s": 1, "to_per_s": 9}], "a ramp from 1 to 9 new conversations per second"),
-        ([{"kind": "step", "steps": [{"rate_per_s": 1}, {"rate_per_s": 5}]}], "steps of 1, 5 new conversations per second"),
-        ([{"kind": "diurnal", "rate_per_s": 2}], "a day's curve around 2 new conversations per second"),
+        (
+            [{"kind": "ramp", "from_per_s": 1, "to_per_s": 9}],
+            "a ramp from 1 to 9 new conversations per second",
+        ),
+        (
+            [{"kind": "step", "steps": [{"rate_per_s": 1}, {"rate_per_s": 5}]}],
+            "steps of 1, 5 new conversations per second",
+        ),
+        (
+            [{"kind": "diurnal", "rate_per_s": 2}],
+            "a day's curve around 2 new conversations per second",
+        ),
         ([{"kind": "all_at_once", "sessions": 1}], "1 conversation at once"),
         ([{"kind": "replay"}], "recorded conversations at their own times"),
         (

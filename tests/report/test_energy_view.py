@@ -1,4 +1,6 @@
-"""What a report says of joules, from what a summary holds: every cell, with unknown ones as unknown."""
+"""What a report says of joules, from what a summary holds: every cell, with unknown ones as
+unknown.
+"""
 
 from typing import Any
 
@@ -8,49 +10,124 @@ from harness.report.run.energy import energy_view
 from harness.report.tables import Table
 
 BOARD = {
-    "device_id": "GPU-0123456789abcdef", "throttled_share": {"hw_thermal_slowdown": 0.25, "sw_power_cap": 0.0}, "watched_share": 1.0,
-    "sm_clock_mhz": 1830.0, "temperature_max_c": 61.0, "power_limit_w": 650.0, "power_limit_default_w": 700.0, "utilization_ratio": 0.97,
-    "ecc_uncorrected": 2, "xids": [79, 48], "foreign_processes": 1,
-}  # fmt: skip
+    "device_id": "GPU-0123456789abcdef",
+    "throttled_share": {"hw_thermal_slowdown": 0.25, "sw_power_cap": 0.0},
+    "watched_share": 1.0,
+    "sm_clock_mhz": 1830.0,
+    "temperature_max_c": 61.0,
+    "power_limit_w": 650.0,
+    "power_limit_default_w": 700.0,
+    "utilization_ratio": 0.97,
+    "ecc_uncorrected": 2,
+    "xids": [79, 48],
+    "foreign_processes": 1,
+}
 ENERGY: dict[str, Any] = {
     "ladder": [
-        {"rung": "board", "watts": 3000.0, "low_w": None, "high_w": None, "basis": "measured", "factor": None, "source": "nvml"},
-        {"rung": "node", "watts": 6000.0, "low_w": 5000.0, "high_w": 7000.0, "basis": "modelled", "factor": 402.5, "factor_is": "W a GPU",
-         "source": "a paper", "note": "assumed"},
-        {"rung": "facility", "watts": None, "low_w": 1.0, "high_w": 1.0, "basis": "absent", "note": "no boards"},
+        {
+            "rung": "board",
+            "watts": 3000.0,
+            "low_w": None,
+            "high_w": None,
+            "basis": "measured",
+            "factor": None,
+            "source": "nvml",
+        },
+        {
+            "rung": "node",
+            "watts": 6000.0,
+            "low_w": 5000.0,
+            "high_w": 7000.0,
+            "basis": "modelled",
+            "factor": 402.5,
+            "factor_is": "W a GPU",
+            "source": "a paper",
+            "note": "assumed",
+        },
+        {
+            "rung": "facility",
+            "watts": None,
+            "low_w": 1.0,
+            "high_w": 1.0,
+            "basis": "absent",
+            "note": "no boards",
+        },
     ],
     "boundaries": {
-        "gpu_board": {"joules": 60_000.0, "watts": 3000.0, "error_ratio": 0.00001, "systematic_ratio": 0.05, "basis": "measured",
-                      "method": "counter"},
-        "rack": {"joules": None, "watts": None, "error_ratio": None, "basis": "absent", "reason": "no meter"},
+        "gpu_board": {
+            "joules": 60_000.0,
+            "watts": 3000.0,
+            "error_ratio": 0.00001,
+            "systematic_ratio": 0.05,
+            "basis": "measured",
+            "method": "counter",
+        },
+        "rack": {
+            "joules": None,
+            "watts": None,
+            "error_ratio": None,
+            "basis": "absent",
+            "reason": "no meter",
+        },
         "side_car": {"joules": 5.0, "watts": 0.25, "basis": "measured", "method": "integral"},
     },
     "idle": {
         "before_server": {"boundaries": {"gpu_board": {"watts": 500.0}}},
         "ready": {"boundaries": {"gpu_board": {"watts": 700.0}}},
-        "above": {"gpu_board": {"total_w": 3000.0, "active_w": 2500.0, "above_ready_w": 2300.0}, "node": {"total_w": 6000.0}},
+        "above": {
+            "gpu_board": {"total_w": 3000.0, "active_w": 2500.0, "above_ready_w": 2300.0},
+            "node": {"total_w": 6000.0},
+        },
     },
     "classes": {
         "rule_text": "an allocation: by requests in flight",
         "classes": [
-            {"class": "chat", "joules": 45_000.0, "share": 0.75, "output_tok_per_j": 0.5, "j_per_output_tok": 2.0, "j_per_request": 100.0},
-            {"class": "idle", "joules": 15_000.0, "share": 0.25, "output_tok_per_j": None, "j_per_output_tok": None, "j_per_request": None},
+            {
+                "class": "chat",
+                "joules": 45_000.0,
+                "share": 0.75,
+                "output_tok_per_j": 0.5,
+                "j_per_output_tok": 2.0,
+                "j_per_request": 100.0,
+            },
+            {
+                "class": "idle",
+                "joules": 15_000.0,
+                "share": 0.25,
+                "output_tok_per_j": None,
+                "j_per_output_tok": None,
+                "j_per_request": None,
+            },
         ],
     },
     "attribution": {
-        "reason": None, "slices": 240, "stages": ["a", "b"],
-        "coefficients": {"time": {"value": 500.0, "error": 10.0, "unit": "W"}, "output": {"value": 0.25, "error": None, "unit": "J/tok"}},
+        "reason": None,
+        "slices": 240,
+        "stages": ["a", "b"],
+        "coefficients": {
+            "time": {"value": 500.0, "error": 10.0, "unit": "W"},
+            "output": {"value": 0.25, "error": None, "unit": "J/tok"},
+        },
         "components_j": {"time": 30_000.0, "output": 10_000.0},
     },
     "boards": {"devices": [BOARD], "stretches": []},
-    "carbon": {"kgco2": 0.0123, "kgco2_per_kwh": 0.4, "source": "a grid", "rung": "node", "rung_basis": "modelled"},
-}  # fmt: skip
+    "carbon": {
+        "kgco2": 0.0123,
+        "kgco2_per_kwh": 0.4,
+        "source": "a grid",
+        "rung": "node",
+        "rung_basis": "modelled",
+    },
+}
 
 
 def tables(**changed: Any) -> dict[str, Table]:
     found = energy_view({**ENERGY, **changed})
     assert found is not None
-    return {table.head[0] + ("" if table.head[0] != "Boundary" else f", {table.head[1]}"): table for table in found.tables}
+    return {
+        table.head[0] + ("" if table.head[0] != "Boundary" else f", {table.head[1]}"): table
+        for table in found.tables
+    }
 
 
 def test_the_ladder_tells_what_is_modelled_by_which_factor_and_from_where() -> None:
@@ -70,60 +147,116 @@ def test_boundaries_have_both_errors_or_the_reason_why_they_are_absent() -> None
 
 
 def test_idle_is_told_where_it_was_measured() -> None:
-    assert tables()["Boundary, Idle, no server"].rows == [("GPU boards", "500 W", "700 W", "3,000 W", "2,500 W", "2,300 W")]
+    assert tables()["Boundary, Idle, no server"].rows == [
+        ("GPU boards", "500 W", "700 W", "3,000 W", "2,500 W", "2,300 W")
+    ]
     assert tables()["Rung"].text == (3, 4)
     assert tables()["Boundary, Energy"].text == tables()["Board"].text == (5, 6)
-    assert "Boundary, Idle, no server" not in tables(idle={"above": {"gpu_board": {"total_w": 3000.0}}})
+    assert "Boundary, Idle, no server" not in tables(
+        idle={"above": {"gpu_board": {"total_w": 3000.0}}}
+    )
 
 
-def test_classes_share_the_joules_by_a_rule_that_is_named_and_one_class_alone_has_no_table() -> None:
+def test_classes_share_the_joules_by_a_rule_that_is_named_and_one_class_alone_has_no_table() -> (
+    None
+):
     table = tables()["Class"]
     assert table.caption == "Energy by class, an allocation: by requests in flight"
-    assert table.rows == [("chat", "45 kJ", "75 %", "0.5000", "2", "100"), ("idle", "15 kJ", "25 %", "—", "—", "—")]
+    assert table.rows == [
+        ("chat", "45 kJ", "75 %", "0.5000", "2", "100"),
+        ("idle", "15 kJ", "25 %", "—", "—", "—"),
+    ]
     assert "Class" not in tables(classes={"classes": ENERGY["classes"]["classes"][:1]})
 
 
-def test_kinds_of_work_have_coefficients_with_errors_and_their_share_of_what_was_attributed() -> None:
+def test_kinds_of_work_have_coefficients_with_errors_and_their_share_of_what_was_attributed() -> (
+    None
+):
     table = tables()["Kind"]
     assert table.caption == "Joules by kind of work, fitted over 240 slices of the stages a, b"
-    assert table.rows == [("Time", "500 ± 10 W", "30 kJ", "75 %"), ("Output", "0.2500 J/tok", "10 kJ", "25 %")]
+    assert table.rows == [
+        ("Time", "500 ± 10 W", "30 kJ", "75 %"),
+        ("Output", "0.2500 J/tok", "10 kJ", "25 %"),
+    ]
 
 
 def test_an_attribution_that_was_refused_is_a_sentence_and_no_table() -> None:
-    found = energy_view({**ENERGY, "attribution": {"reason": "the stages are not made for it"}, "carbon": None})
+    found = energy_view(
+        {**ENERGY, "attribution": {"reason": "the stages are not made for it"}, "carbon": None}
+    )
     assert found is not None
-    assert found.notes == ["Joules are not attributed to kinds of work: the stages are not made for it."]
+    assert found.notes == [
+        "Joules are not attributed to kinds of work: the stages are not made for it."
+    ]
     assert "Kind" not in [table.head[0] for table in found.tables]
 
 
 def test_co2_names_its_factor_and_what_it_is_of() -> None:
     found = energy_view(ENERGY)
     assert found is not None
-    assert found.notes == ["CO2 of the window: 0.0123 kg, at 0.400 kg/kWh (a grid), of the nodes (modelled)."]
+    assert found.notes == [
+        "CO2 of the window: 0.0123 kg, at 0.400 kg/kWh (a grid), of the nodes (modelled)."
+    ]
 
 
 def test_boards_tell_slowdowns_and_faults() -> None:
     assert tables()["Board"].rows == [
-        ("GPU-01234567…", "1,830", "61", "650 of 700", "97 %", "thermal slowdown by hardware 25 %",
-         "XID 79, XID 48, 2 uncorrected ECC errors, 1 process not of this run"),
-    ]  # fmt: skip
+        (
+            "GPU-01234567…",
+            "1,830",
+            "61",
+            "650 of 700",
+            "97 %",
+            "thermal slowdown by hardware 25 %",
+            "XID 79, XID 48, 2 uncorrected ECC errors, 1 process not of this run",
+        ),
+    ]
 
 
 @pytest.mark.parametrize(
     ("changed", "slowed", "faults"),
     [
-        ({"throttled_share": {"sw_power_cap": 0.0}, "xids": [], "ecc_uncorrected": 0, "foreign_processes": 0}, "never", "none"),
         (
-            {"throttled_share": {}, "watched_share": 0.0, "xids": [], "ecc_uncorrected": None, "foreign_processes": None},
+            {
+                "throttled_share": {"sw_power_cap": 0.0},
+                "xids": [],
+                "ecc_uncorrected": 0,
+                "foreign_processes": 0,
+            },
+            "never",
+            "none",
+        ),
+        (
+            {
+                "throttled_share": {},
+                "watched_share": 0.0,
+                "xids": [],
+                "ecc_uncorrected": None,
+                "foreign_processes": None,
+            },
             "not watched",
             "not read",
         ),
-        ({"throttled_share": {}, "xids": [], "ecc_uncorrected": 0, "foreign_processes": 3}, "never", "3 processes not of this run"),
-        ({"throttled_share": {}, "xids": [], "ecc_uncorrected": 0, "foreign_processes": None}, "never", "none"),
-        ({"throttled_share": {}, "xids": [], "ecc_uncorrected": None, "foreign_processes": 0}, "never", "none"),
+        (
+            {"throttled_share": {}, "xids": [], "ecc_uncorrected": 0, "foreign_processes": 3},
+            "never",
+            "3 processes not of this run",
+        ),
+        (
+            {"throttled_share": {}, "xids": [], "ecc_uncorrected": 0, "foreign_processes": None},
+            "never",
+            "none",
+        ),
+        (
+            {"throttled_share": {}, "xids": [], "ecc_uncorrected": None, "foreign_processes": 0},
+            "never",
+            "none",
+        ),
     ],
-)  # fmt: skip
-def test_a_board_that_nobody_watched_is_not_said_to_be_well(changed: dict[str, Any], slowed: str, faults: str) -> None:
+)
+def test_a_board_that_nobody_watched_is_not_said_to_be_well(
+    changed: dict[str, Any], slowed: str, faults: str
+) -> None:
     (row,) = tables(boards={"devices": [BOARD | changed]})["Board"].rows
     assert row[5:] == (slowed, faults)
 

@@ -17,7 +17,9 @@ from harness.report.run.environment import environment
 
 
 @pytest.fixture(name="reduction", scope="module")
-def _reduction(new_builder: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Reduction:
+def _reduction(
+    new_builder: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory
+) -> Reduction:
     builder = new_builder(gpus=2)
     for i in range(4):
         builder.request(3.0 + i)
@@ -31,7 +33,9 @@ def told(reduction: Reduction, **manifest: Any) -> dict[str, str]:
 
 
 def test_everything_that_the_manifest_says_is_told(reduction: Reduction) -> None:
-    found = told(reduction, harness={"version": "0.1.0", "commit": "0123456789abcdef", "dirty": True})
+    found = told(
+        reduction, harness={"version": "0.1.0", "commit": "0123456789abcdef", "dirty": True}
+    )
     wanted = {
         "Run": "20260801T120000Z-oracle-abc123",
         "Started": "2026-08-01 12:00:00 UTC",
@@ -58,55 +62,137 @@ def test_everything_that_the_manifest_says_is_told(reduction: Reduction) -> None
 
 def test_what_it_does_not_say_is_left_out_or_a_dash(reduction: Reduction) -> None:
     nothing: dict[str, Any] = dict.fromkeys(
-        ("hardware", "software", "server", "harness", "model", "ended_ns", "workload_sha256", "plan_sha256", "clock_anchors")
+        (
+            "hardware",
+            "software",
+            "server",
+            "harness",
+            "model",
+            "ended_ns",
+            "workload_sha256",
+            "plan_sha256",
+            "clock_anchors",
+        )
     )
     one = {"cpu_cores_mean": 1.0, "cpu_cores_p95": 1.0, "rss_bytes_max": None}
-    hosts = {"host": one, "telemetry": one, "server:a": {"cpu_cores_mean": None, "cpu_cores_p95": None}}
+    hosts = {
+        "host": one,
+        "telemetry": one,
+        "server:a": {"cpu_cores_mean": None, "cpu_cores_p95": None},
+    }
     found = told(replace(reduction, summary=replace(reduction.summary, host=hosts)))
-    assert {key: text for key, text in found.items() if key.startswith("CPU in use")} == {"CPU in use, whole host": "1 core (p95 1)"}
+    assert {key: text for key, text in found.items() if key.startswith("CPU in use")} == {
+        "CPU in use, whole host": "1 core (p95 1)"
+    }
     bare = replace(reduction, summary=replace(reduction.summary, host={}))
-    assert told(bare, **nothing, seed=None) == {"Run": "20260801T120000Z-oracle-abc123", "GPU": "none", "Seed": numbers.DASH}
-    gpu = {"index": 3, "name": None, "memory_bytes": None, "power_limit_w": 500.0, "power_limit_default_w": None}
+    assert told(bare, **nothing, seed=None) == {
+        "Run": "20260801T120000Z-oracle-abc123",
+        "GPU": "none",
+        "Seed": numbers.DASH,
+    }
+    gpu = {
+        "index": 3,
+        "name": None,
+        "memory_bytes": None,
+        "power_limit_w": 500.0,
+        "power_limit_default_w": None,
+    }
     found = told(reduction, hardware={"gpus": [gpu, gpu | {"index": 4, "name": "B"}]})
-    assert found["GPU 3"] == "GPU, memory not known, power limit 500 W"  # boards that differ have a row each
+    assert (
+        found["GPU 3"] == "GPU, memory not known, power limit 500 W"
+    )  # boards that differ have a row each
     assert found["GPU 4"] == "B, memory not known, power limit 500 W"
 
 
-@pytest.mark.parametrize("anchors", [[], [{}], [{"monotonic_ns": "x", "unix_ns": 1}], "none", [None]])
-def test_a_clock_that_was_not_anchored_has_no_time_of_day(reduction: Reduction, anchors: object) -> None:
+@pytest.mark.parametrize(
+    "anchors", [[], [{}], [{"monotonic_ns": "x", "unix_ns": 1}], "none", [None]]
+)
+def test_a_clock_that_was_not_anchored_has_no_time_of_day(
+    reduction: Reduction, anchors: object
+) -> None:
     assert "Started" not in told(reduction, clock_anchors=anchors)
 
 
 def test_the_sentence_says_what_ran_on_what(reduction: Reduction) -> None:
-    assert sentence(reduction) == (
-        "builtin:tiny, served by torch 0.1.0 on 2 × NVIDIA H100 80GB HBM3: chat traffic over the OpenAI chat completions API,"
-        " 4 live conversations; output lengths forced."
+    assert (
+        sentence(reduction)
+        == "builtin:tiny, served by torch 0.1.0 on 2 × NVIDIA H100 80GB HBM3: chat traffic over the"
+        " OpenAI chat completions API, 4 live conversations; output lengths forced."
     )
     hardware = {"gpus": [], "cpu": {"usable_cores": 1}}
     dummy = {**reduction.run.profile, "model": {"id": "m", "load_format": "dummy"}}
-    run = replace(reduction.run, manifest={"hardware": hardware, "profile": dummy, "server": {"kind": "vllm"}})
-    assert sentence(replace(reduction, run=run)).startswith("m with dummy weights, served by vllm on 1 CPU core: ")
+    run = replace(
+        reduction.run, manifest={"hardware": hardware, "profile": dummy, "server": {"kind": "vllm"}}
+    )
+    assert sentence(replace(reduction, run=run)).startswith(
+        "m with dummy weights, served by vllm on 1 CPU core: "
+    )
     unknown = replace(reduction.run, manifest={})
-    assert sentence(replace(reduction, run=unknown)) == "What was run is not known: the manifest does not say."
+    assert (
+        sentence(replace(reduction, run=unknown))
+        == "What was run is not known: the manifest does not say."
+    )
 
 
 def test_a_figures_row_has_boundary_basis_tokens_interval_and_what_repeats_do_not_remove() -> None:
-    figure = Figure(12_345.0, "J", 12_000.0, 13_000.0, Basis.MODELLED, "node", "w", "a note", systematic_ratio=0.05)
+    figure = Figure(
+        12_345.0,
+        "J",
+        12_000.0,
+        13_000.0,
+        Basis.MODELLED,
+        "node",
+        "w",
+        "a note",
+        systematic_ratio=0.05,
+    )
     row = figure_row("energy_j@node", figure)
-    assert (row.key, row.title, row.value, row.unit) == ("energy_j@node", "Energy (nodes)", "12.35", "kJ")
-    assert (row.interval, row.basis, row.boundary, row.tokens) == ("12 – 13", "modelled", "nodes", "")
+    assert (row.key, row.title, row.value, row.unit) == (
+        "energy_j@node",
+        "Energy (nodes)",
+        "12.35",
+        "kJ",
+    )
+    assert (row.interval, row.basis, row.boundary, row.tokens) == (
+        "12 – 13",
+        "modelled",
+        "nodes",
+        "",
+    )
     assert row.note == "a note · ± 5 % systematic, which repeats do not remove"
     share = figure_row("slo_met_ratio", Figure(0.9996, "1", 0.99, 1.0, boundary="client"))
-    assert (share.value, share.unit, share.interval, share.note) == ("> 99.9 %", "", "99 % – 100 %", "")
-    absent = figure_row("output_tok_s", Figure(None, "tok/s", basis=Basis.ABSENT, note="why", systematic_ratio=0.05))
-    assert (absent.value, absent.unit, absent.basis, absent.tokens, absent.note) == (numbers.DASH, "", "absent", "output", "why")
+    assert (share.value, share.unit, share.interval, share.note) == (
+        "> 99.9 %",
+        "",
+        "99 % – 100 %",
+        "",
+    )
+    absent = figure_row(
+        "output_tok_s", Figure(None, "tok/s", basis=Basis.ABSENT, note="why", systematic_ratio=0.05)
+    )
+    assert (absent.value, absent.unit, absent.basis, absent.tokens, absent.note) == (
+        numbers.DASH,
+        "",
+        "absent",
+        "output",
+        "why",
+    )
     assert figure_row("slo_met_ratio", Figure(0.5, "1", None, 1.0)).interval == ""
 
 
 def test_percentiles_say_over_how_many_or_why_they_are_absent() -> None:
     known = Distribution(p50=0.25, n=1, ci={"p50": (0.2, 0.3)})
-    rows = {row.key: row for row in rows_of({}, {"ttft_s": known, "e2e_s": Distribution(p50=0.5, n=1200, censored=300)})}
-    assert (rows["ttft_s.p50"].value, rows["ttft_s.p50"].unit, rows["ttft_s.p50"].note) == ("250", "ms", "1 request")
+    rows = {
+        row.key: row
+        for row in rows_of(
+            {}, {"ttft_s": known, "e2e_s": Distribution(p50=0.5, n=1200, censored=300)}
+        )
+    }
+    assert (rows["ttft_s.p50"].value, rows["ttft_s.p50"].unit, rows["ttft_s.p50"].note) == (
+        "250",
+        "ms",
+        "1 request",
+    )
     assert (rows["ttft_s.p50"].interval, rows["ttft_s.p50"].boundary, rows["ttft_s.p50"].basis) == (
         "200 ms – 300 ms",
         "at the client",
@@ -114,7 +200,11 @@ def test_percentiles_say_over_how_many_or_why_they_are_absent() -> None:
     )
     assert rows["e2e_s.p50"].note == "1,200 requests"
     assert rows["e2e_s.p99"].note == "beyond what is known: 300 of 1,500 requests never got there"
-    assert (rows["e2e_s.p99"].basis, rows["e2e_s.p99"].boundary, rows["e2e_s.p99"].value) == ("absent", "", numbers.DASH)
+    assert (rows["e2e_s.p99"].basis, rows["e2e_s.p99"].boundary, rows["e2e_s.p99"].value) == (
+        "absent",
+        "",
+        numbers.DASH,
+    )
     assert rows["tpot_s.p50"].note == "no request got there"
 
 
@@ -122,23 +212,78 @@ def test_the_headline_begins_with_tokens_per_gpu_and_has_every_figure_once() -> 
     metrics = {key: Figure(0.5, METRICS[key].unit) for key in METRICS}
     rows = rows_of({**metrics, "output_tok_per_j@node": Figure(0.4, "tok/J")}, {})
     assert [row.key for row in rows] == [
-        "output_tok_s_per_gpu", "output_tok_s", "output_tok_per_j", "output_tok_per_j@node", "output_tok_s_per_mw", "usd_per_mtok",
-        "ttft_s.p50", "ttft_s.p99", "tpot_s.p50", "tpot_s.p99", "e2e_s.p50", "e2e_s.p99", "interactivity_tok_s_user", "goodput_rps",
-        "goodput_tok_s", "slo_met_ratio", "requests_per_s", "error_ratio", "input_computed_tok_s", "prefix_hit_ratio",
-        "requests_in_flight", "mean_input_tok", "mean_output_tok", "power_w",
-    ]  # fmt: skip
-    assert [row.key for row in rows if row.value == "50 %"] == ["slo_met_ratio", "error_ratio", "prefix_hit_ratio"]
+        "output_tok_s_per_gpu",
+        "output_tok_s",
+        "output_tok_per_j",
+        "output_tok_per_j@node",
+        "output_tok_s_per_mw",
+        "usd_per_mtok",
+        "ttft_s.p50",
+        "ttft_s.p99",
+        "tpot_s.p50",
+        "tpot_s.p99",
+        "e2e_s.p50",
+        "e2e_s.p99",
+        "interactivity_tok_s_user",
+        "goodput_rps",
+        "goodput_tok_s",
+        "slo_met_ratio",
+        "requests_per_s",
+        "error_ratio",
+        "input_computed_tok_s",
+        "prefix_hit_ratio",
+        "requests_in_flight",
+        "mean_input_tok",
+        "mean_output_tok",
+        "power_w",
+    ]
+    assert [row.key for row in rows if row.value == "50 %"] == [
+        "slo_met_ratio",
+        "error_ratio",
+        "prefix_hit_ratio",
+    ]
     assert {row.key: row.tokens for row in rows if row.tokens} == {
-        "output_tok_s_per_gpu": "output", "output_tok_s": "output", "output_tok_per_j": "output", "output_tok_per_j@node": "output",
-        "output_tok_s_per_mw": "output", "usd_per_mtok": "output", "interactivity_tok_s_user": "output", "goodput_tok_s": "output",
-        "input_computed_tok_s": "computed input", "prefix_hit_ratio": "cached input", "mean_input_tok": "input, cached part included",
+        "output_tok_s_per_gpu": "output",
+        "output_tok_s": "output",
+        "output_tok_per_j": "output",
+        "output_tok_per_j@node": "output",
+        "output_tok_s_per_mw": "output",
+        "usd_per_mtok": "output",
+        "interactivity_tok_s_user": "output",
+        "goodput_tok_s": "output",
+        "input_computed_tok_s": "computed input",
+        "prefix_hit_ratio": "cached input",
+        "mean_input_tok": "input, cached part included",
         "mean_output_tok": "output",
-    }  # fmt: skip
+    }
 
 
 def test_boundaries_have_names_for_people() -> None:
-    keys = ("client", "server", "deployment", "gpu_board", "module", "cpu_package", "dram", "node", "rack", "facility", "of tomorrow", None)
+    keys = (
+        "client",
+        "server",
+        "deployment",
+        "gpu_board",
+        "module",
+        "cpu_package",
+        "dram",
+        "node",
+        "rack",
+        "facility",
+        "of tomorrow",
+        None,
+    )
     assert [boundary_words(key) for key in keys] == [
-        "at the client", "server's counters", "all GPUs of the deployment", "GPU boards", "GPU modules", "CPU packages", "memory", "nodes",
-        "racks", "utility's meter", "of tomorrow", "",
-    ]  # fmt: skip
+        "at the client",
+        "server's counters",
+        "all GPUs of the deployment",
+        "GPU boards",
+        "GPU modules",
+        "CPU packages",
+        "memory",
+        "nodes",
+        "racks",
+        "utility's meter",
+        "of tomorrow",
+        "",
+    ]

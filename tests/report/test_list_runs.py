@@ -11,16 +11,38 @@ from harness.report.list_runs import KEYS, LIST_COLUMNS, list_results, list_row,
 from harness.report.serve import served
 
 
-def write_run(folder: Path, name: str, *, verdict: str = "valid", gpu: str | None = "NVIDIA H100", tok_s: float | None = 100.0) -> None:
+def write_run(
+    folder: Path,
+    name: str,
+    *,
+    verdict: str = "valid",
+    gpu: str | None = "NVIDIA H100",
+    tok_s: float | None = 100.0,
+) -> None:
     run = folder / name
     run.mkdir(parents=True)
     gpus = [] if gpu is None else [{"uuid": f"GPU-{name}", "index": 0, "name": gpu}]
-    manifest = {"schema_version": 1, "run_id": name, "state": "complete", "hardware": {"gpus": gpus}, "model": {"model_id": "llama"}}
-    figure = {"value": tok_s, "unit": "tok/s", "basis": "measured" if tok_s is not None else "absent"}
+    manifest = {
+        "schema_version": 1,
+        "run_id": name,
+        "state": "complete",
+        "hardware": {"gpus": gpus},
+        "model": {"model_id": "llama"},
+    }
+    figure = {
+        "value": tok_s,
+        "unit": "tok/s",
+        "basis": "measured" if tok_s is not None else "absent",
+    }
     summary = {
-        "schema_version": 1, "run_id": name, "state": "complete", "verdict": {"status": verdict, "concerns": []},
-        "profile": {"name": "p", "purpose": "measure"}, "metrics": {"output_tok_s": figure}, "latency": {"ttft_s": {"p50": 0.2, "n": 9}},
-    }  # fmt: skip
+        "schema_version": 1,
+        "run_id": name,
+        "state": "complete",
+        "verdict": {"status": verdict, "concerns": []},
+        "profile": {"name": "p", "purpose": "measure"},
+        "metrics": {"output_tok_s": figure},
+        "latency": {"ttft_s": {"p50": 0.2, "n": 9}},
+    }
     (run / "manifest.json").write_text(json.dumps(manifest))
     (run / "summary.json").write_text(json.dumps(summary))
 
@@ -54,14 +76,23 @@ def test_what_is_not_known_is_none_and_sorted_last(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("where", "want"),
-    [({"gpu": "*h100*"}, ["a"]), ({"verdict": "valid"}, ["a", "c"]), ({"gpu": ""}, ["c"]), ({"gpu": "*H100*", "verdict": "degraded"}, [])],
+    [
+        ({"gpu": "*h100*"}, ["a"]),
+        ({"verdict": "valid"}, ["a", "c"]),
+        ({"gpu": ""}, ["c"]),
+        ({"gpu": "*H100*", "verdict": "degraded"}, []),
+    ],
 )
-def test_runs_are_chosen_by_what_they_are(folder: Path, where: dict[str, str], want: list[str]) -> None:
+def test_runs_are_chosen_by_what_they_are(
+    folder: Path, where: dict[str, str], want: list[str]
+) -> None:
     assert names(selected(list_results(folder), where, "run")) == want
 
 
 @pytest.mark.parametrize(("where", "sort"), [({"colour": "red"}, "run"), ({}, "-speed")])
-def test_a_key_that_runs_do_not_have_is_named(folder: Path, where: dict[str, str], sort: str) -> None:
+def test_a_key_that_runs_do_not_have_is_named(
+    folder: Path, where: dict[str, str], sort: str
+) -> None:
     with pytest.raises(ProfileError, match=r"colour|speed") as caught:
         selected(list_results(folder), where, sort)
     assert "output_tok_s" in str(caught.value.next_step)

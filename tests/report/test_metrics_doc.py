@@ -10,7 +10,9 @@ from harness.report.headline import HEADLINE_KEYS
 
 
 def test_the_page_is_what_the_tables_say() -> None:
-    assert generate.METRICS_PATH.read_text() == generate.page(), "run `make fmt` (or python -m harness.report.generate)"
+    assert generate.METRICS_PATH.read_text() == generate.page(), (
+        "run `make fmt` (or python -m harness.report.generate)"
+    )
     assert generate.main(["--check"]) == 0
 
 
@@ -44,4 +46,10 @@ def test_a_metric_is_made_of_what_there_is() -> None:
     columns = set(tables.REQUESTS.names)
     for inputs in INPUTS.values():
         for name in inputs:
-            assert name in columns or name in METRICS or " " in name or "." in name or name in ("slos", "price"), name
+            assert (
+                name in columns
+                or name in METRICS
+                or " " in name
+                or "." in name
+                or name in ("slos", "price")
+            ), name

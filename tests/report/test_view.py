@@ -1,4 +1,6 @@
-"""What a report's page holds of a run: tiles, how requests ended, the load generator's account, the counts of tokens, errors, concerns."""
+"""What a report's page holds of a run: tiles, how requests ended, the load generator's account, the
+counts of tokens, errors, concerns.
+"""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,7 +20,9 @@ LOST = 3
 
 
 @pytest.fixture(name="reduction", scope="module")
-def _reduction(new_builder: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Reduction:
+def _reduction(
+    new_builder: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory
+) -> Reduction:
     builder = new_builder()
     for i in range(8):
         builder.request(3.0 + i)
@@ -33,27 +37,47 @@ def with_summary(reduction: Reduction, **fields: Any) -> Reduction:
     return replace(reduction, summary=replace(reduction.summary, **fields))
 
 
-def test_three_rates_and_three_latencies_lead_each_with_its_interval_and_a_model_is_called_one() -> None:
+def test_three_rates_and_three_latencies_lead_each_with_its_interval_and_a_model_is_called_one() -> (
+    None
+):
     metrics = {key: Figure(0.5, METRICS[key].unit, 0.25, 0.75) for key in METRICS}
     metrics["usd_per_mtok"] = Figure(3.0, "USD/Mtok", basis=Basis.MODELLED)
-    latency = {"ttft_s": Distribution(p50=0.2, p99=0.5, n=9, ci={"p50": (0.1, 0.3)}), "tpot_s": Distribution(p50=0.02, n=9)}
-    shown = {tile.title: (tile.value, tile.unit, tile.note) for tile in _tiles(rows_of(metrics, latency))}
-    assert list(shown) == ["Output per GPU", "Output", "Output per joule", "First token, p50", "First token, p99", "Time per token, p50"]
+    latency = {
+        "ttft_s": Distribution(p50=0.2, p99=0.5, n=9, ci={"p50": (0.1, 0.3)}),
+        "tpot_s": Distribution(p50=0.02, n=9),
+    }
+    shown = {
+        tile.title: (tile.value, tile.unit, tile.note) for tile in _tiles(rows_of(metrics, latency))
+    }
+    assert list(shown) == [
+        "Output per GPU",
+        "Output",
+        "Output per joule",
+        "First token, p50",
+        "First token, p99",
+        "Time per token, p50",
+    ]
     assert shown["Output per GPU"] == ("0.5000", "tok/s/GPU", "95 %: 0.2500 – 0.7500")
     assert shown["First token, p50"] == ("200", "ms", "95 %: 100 ms – 300 ms")
     assert shown["First token, p99"] == ("500", "ms", "no interval")
     few = {key: metrics[key] for key in ("usd_per_mtok", "requests_per_s", "prefix_hit_ratio")}
     assert [(tile.title, tile.unit, tile.note) for tile in _tiles(rows_of(few, {}))] == [
-        ("Per million output tokens", "USD", "no interval · modelled"), ("Answers", "per second", "95 %: 0.2500 – 0.7500"),
+        ("Per million output tokens", "USD", "no interval · modelled"),
+        ("Answers", "per second", "95 %: 0.2500 – 0.7500"),
         ("Input read from cache", "", "95 %: 25 % – 75 %"),
-    ]  # fmt: skip
+    ]
 
 
 def test_how_requests_ended(reduction: Reduction) -> None:
     table = view(reduction).requests
     found = dict(zip(table.head[1:], table.rows[0][1:], strict=True))
     assert found["Sent"] == "12"
-    assert (found["Answered"], found["Failed"], found["Dropped"], found["Cancelled by plan"]) == ("8", "3", "1", "1")
+    assert (found["Answered"], found["Failed"], found["Dropped"], found["Cancelled by plan"]) == (
+        "8",
+        "3",
+        "1",
+        "1",
+    )
     assert (found["Planned"], found["Intended in the window"]) == ("13", "13")
     assert "Turns that did not happen" not in found
     counts = replace(reduction.summary.requests, planned=None, turns_not_happened=5, cancelled=0)
@@ -63,25 +87,38 @@ def test_how_requests_ended(reduction: Reduction) -> None:
     assert "Cancelled by plan" not in found
 
 
-def test_latency_names_those_that_never_got_there_and_leaves_out_what_nobody_has(reduction: Reduction) -> None:
+def test_latency_names_those_that_never_got_there_and_leaves_out_what_nobody_has(
+    reduction: Reduction,
+) -> None:
     shown = view(reduction)
     assert [row[0] for row in shown.latency.rows].count("Time between tokens") == 1
-    assert not any(row[0] == "Time between events" for row in shown.latency.rows)  # the stream tells its tokens
+    assert not any(
+        row[0] == "Time between events" for row in shown.latency.rows
+    )  # the stream tells its tokens
     assert shown.latency_notes[0].startswith("Up to 4 requests of the window never got there")
     (ttft,) = [row for row in shown.latency.rows if row[0] == "Time to first token"]
     assert (ttft[2], ttft[-1]) == (numbers.duration(reduction.summary.latency["ttft_s"].p50), "9")
 
 
-def test_errors_are_counted_the_most_frequent_first_without_what_the_plan_cancelled(reduction: Reduction) -> None:
+def test_errors_are_counted_the_most_frequent_first_without_what_the_plan_cancelled(
+    reduction: Reduction,
+) -> None:
     table = view(reduction).errors
     assert table is not None
-    assert table.rows == [("http_error", "503", "busy", str(LOST)), ("dropped", numbers.DASH, "it was dropped", "1")]
+    assert table.rows == [
+        ("http_error", "503", "busy", str(LOST)),
+        ("dropped", numbers.DASH, "it was dropped", "1"),
+    ]
 
 
 def test_counts_of_tokens_that_agree_differ_or_are_not_known(reduction: Reduction) -> None:
     def told(client: float | None, server: float | None, ok: bool | None) -> tuple[str, ...]:
         agreement = Agreement(client, server, None, 8.0, ok, "n")
-        return tuple(view(with_summary(reduction, reconciliation={"output_tokens": agreement})).reconciliation.rows[0])
+        return tuple(
+            view(
+                with_summary(reduction, reconciliation={"output_tokens": agreement})
+            ).reconciliation.rows[0]
+        )
 
     assert told(100.0, 100.0, True) == ("Output tokens", "100", "100", "0", "8", "equal", "n")
     assert told(100.0, 104.0, True)[3:6] == ("-4", "8", "equal within tolerance")
@@ -96,24 +133,56 @@ def error(p99: float) -> dict[str, float]:
 def test_the_load_generators_account_live_and_certified(reduction: Reduction) -> None:
     level = {"ttft_error": error(0.001), "gap_error": error(0.002)}
     calibration = {
-        "at_load": level, "highest": {"send_lag": error(0.003), "client_us_per_event": 41.26}, "workers": 2, "quick": True,
-        "certified_events_per_s": {"2": 1235.0}, "bound_s": 0.005, "made_at": "2026-08-01", "cores": {"note": "two"},
-    }  # fmt: skip
+        "at_load": level,
+        "highest": {"send_lag": error(0.003), "client_us_per_event": 41.26},
+        "workers": 2,
+        "quick": True,
+        "certified_events_per_s": {"2": 1235.0},
+        "bound_s": 0.005,
+        "made_at": "2026-08-01",
+        "cores": {"note": "two"},
+    }
     canary = {"ttft_error": error(0.02), "gap_error": error(0.01)}
-    shown = view(with_summary(reduction, client={"canary": canary, "calibration": calibration, "load": {"events_per_s_peak": 46.81}}))
+    shown = view(
+        with_summary(
+            reduction,
+            client={
+                "canary": canary,
+                "calibration": calibration,
+                "load": {"events_per_s_peak": 46.81},
+            },
+        )
+    )
     assert shown.generator is not None
     assert [(row[0], row[2]) for row in shown.generator.rows] == [
-        ("First token, during this run (canaries)", "20 ms"), ("Gap between tokens, during this run (canaries)", "10 ms"),
-        ("First token, certified, at this load", "1 ms"), ("Gap between tokens, certified, at this load", "2 ms"),
+        ("First token, during this run (canaries)", "20 ms"),
+        ("Gap between tokens, during this run (canaries)", "10 ms"),
+        ("First token, certified, at this load", "1 ms"),
+        ("Gap between tokens, certified, at this load", "2 ms"),
         ("Lag of sends, certified, highest load", "3 ms"),
-    ]  # fmt: skip
-    certifies = "certifies 2 workers up to 1,235 events/s within 5 ms (p99 of each error), at 41.3 µs of CPU an event."
+    ]
+    certifies = (
+        "certifies 2 workers up to 1,235 events/s within 5 ms (p99 of each error), at 41.3 µs of"
+        " CPU an event."
+    )
     carried = "It carried up to 46.8 events/s in this run's window."
-    assert shown.generator_notes == [f"The quick certificate of 2026-08-01 {certifies} {carried}", "Cores: two."]
-    live = "Error of the load generator's own clock during this run, p99: 20 ms for first tokens, 10 ms for gaps between tokens"
+    assert shown.generator_notes == [
+        f"The quick certificate of 2026-08-01 {certifies} {carried}",
+        "Cores: two.",
+    ]
+    live = (
+        "Error of the load generator's own clock during this run, p99: 20 ms for first tokens, 10"
+        " ms for gaps between tokens"
+    )
     assert shown.latency_notes[-1].startswith(live)
-    quiet = view(with_summary(reduction, client={"calibration": calibration | {"workers": 1, "quick": False}}))
-    assert quiet.generator_notes[0].startswith("The certificate of 2026-08-01 certifies 1 worker for no load")
+    quiet = view(
+        with_summary(
+            reduction, client={"calibration": calibration | {"workers": 1, "quick": False}}
+        )
+    )
+    assert quiet.generator_notes[0].startswith(
+        "The certificate of 2026-08-01 certifies 1 worker for no load"
+    )
     assert quiet.generator_notes[-1].startswith("No canaries were sent")
     assert "when it was calibrated, p99: 1 ms for first tokens, 2 ms" in quiet.latency_notes[-1]
     nothing = view(with_summary(reduction, client={}))
@@ -130,11 +199,18 @@ def test_what_is_absent_is_counted_and_said_why(reduction: Reduction) -> None:
     assert all(row.note for row in shown.absent)
     why = replace(reduction.summary.metrics["energy_j"], note="the meter was asleep")
     metrics = {**reduction.summary.metrics, "energy_j": why}
-    assert view(with_summary(reduction, metrics=metrics)).energy_absent == "No energy and no power: the meter was asleep."
+    assert (
+        view(with_summary(reduction, metrics=metrics)).energy_absent
+        == "No energy and no power: the meter was asleep."
+    )
 
 
 def test_a_concern_without_figures_has_none() -> None:
     assert _concern(Concern("killed", Severity.INVALID, "m")) == {
-        "severity": "invalid", "code": "killed", "message": "m", "value": "", "limit": "",
-    }  # fmt: skip
+        "severity": "invalid",
+        "code": "killed",
+        "message": "m",
+        "value": "",
+        "limit": "",
+    }
     assert _concern(Concern("scrape_gap", Severity.NOTE, "m", 12.5, 3.0))["limit"] == "3 s"

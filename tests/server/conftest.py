@@ -1,4 +1,6 @@
-"""A light server process in place of vLLM's and of the embedded engine's, found by `-m` as the real ones are."""
+"""A light server process in place of vLLM's and of the embedded engine's, found by `-m` as the real
+ones are.
+"""
 
 import shutil
 import sys
@@ -33,7 +35,14 @@ def fake_python(tmp_path_factory: pytest.TempPathFactory) -> str:
     """An interpreter in whose environment vLLM 0.32.0 and the embedded engine are the fake."""
     root = tmp_path_factory.mktemp("fake")
     site = root / "site"
-    for package in ("vllm/entrypoints/openai", "harness/server/engine", "torch", "transformers", "uvicorn", "starlette"):
+    for package in (
+        "vllm/entrypoints/openai",
+        "harness/server/engine",
+        "torch",
+        "transformers",
+        "uvicorn",
+        "starlette",
+    ):
         folder = site / package
         folder.mkdir(parents=True)
         while folder != site:
@@ -42,7 +51,9 @@ def fake_python(tmp_path_factory: pytest.TempPathFactory) -> str:
     shutil.copy(FAKES / "api_server.py", site / "vllm/entrypoints/openai/api_server.py")
     shutil.copy(FAKES / "api_server.py", site / "harness/server/engine/__main__.py")
     (site / "vllm-0.32.0.dist-info").mkdir()
-    (site / "vllm-0.32.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: vllm\nVersion: 0.32.0\n")
+    (site / "vllm-0.32.0.dist-info" / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: vllm\nVersion: 0.32.0\n"
+    )
     python = root / "python"
     python.write_text(f'#!/bin/sh\nPYTHONPATH="{site}:$PYTHONPATH" exec "{sys.executable}" "$@"\n')
     python.chmod(0o755)
@@ -79,7 +90,11 @@ def profile() -> Callable[..., Profile]:
     def make(server: dict[str, Any], **changes: Any) -> Profile:
         load = [{"kind": "concurrency", "concurrency": 1, "sessions": 1}]
         api = changes.pop("api", "messages")
-        raw = {"purpose": "smoke", "model": {"id": "builtin:tiny"}, "traffic": {"api": api, "workload": {"kind": "chat"}, "load": load}}
+        raw = {
+            "purpose": "smoke",
+            "model": {"id": "builtin:tiny"},
+            "traffic": {"api": api, "workload": {"kind": "chat"}, "load": load},
+        }
         return Profile.model_validate(raw | {"server": server} | changes)
 
     return make

@@ -64,9 +64,13 @@ def _serve() -> Iterator[Callable[..., Any]]:
     def serve(reply: Callable[[str, Any], tuple[int, Any]]) -> Any:
         server: Any = ThreadingHTTPServer(("127.0.0.1", 0), _OpenAi)
         server.reply, server.seen = reply, []
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        threading.Thread(
+            target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
+        ).start()
         servers.append(server)
-        server.endpoint = Endpoint("replica-0", f"http://127.0.0.1:{server.server_address[1]}", "some-model", pid=1)
+        server.endpoint = Endpoint(
+            "replica-0", f"http://127.0.0.1:{server.server_address[1]}", "some-model", pid=1
+        )
         return server
 
     yield serve
@@ -79,7 +83,9 @@ def completion(path: str, body: Any) -> tuple[int, Any]:
     if path != "/v1/completions":
         return 404, {"error": {"message": "Not Found"}}
     words = [f" w{i}" for i in range(body["max_tokens"])]
-    told = {"tokens": words, "token_logprobs": [-0.25] * len(words)} if body.get("logprobs") else None
+    told = (
+        {"tokens": words, "token_logprobs": [-0.25] * len(words)} if body.get("logprobs") else None
+    )
     usage = {"prompt_tokens": 11, "completion_tokens": len(words)}
     return 200, {"choices": [{"text": "".join(words), "logprobs": told}], "usage": usage}
 
@@ -90,15 +96,29 @@ def test_every_text_is_asked_greedily_with_log_probabilities(serve: Callable[...
     assert asked.error is None
     assert asked.route == Route(Api.COMPLETIONS, logprobs=True)
     assert [body["prompt"] for _, body in server.seen] == list(TEXTS)
-    assert {(body["temperature"], body["max_tokens"], body["model"]) for _, body in server.seen} == {(0, 6, "some-model")}
+    assert {
+        (body["temperature"], body["max_tokens"], body["model"]) for _, body in server.seen
+    } == {(0, 6, "some-model")}
     assert asked.answers[0].logprobs == (-0.25,) * 6
     assert asked.answers[0].tokens == (" w0", " w1", " w2", " w3", " w4", " w5")
 
 
-def test_a_server_without_log_probabilities_is_asked_without_them(serve: Callable[..., Any]) -> None:
-    server = serve(lambda path, body: (400, {"error": {"message": "logprobs?"}}) if body.get("logprobs") else completion(path, body))
+def test_a_server_without_log_probabilities_is_asked_without_them(
+    serve: Callable[..., Any],
+) -> None:
+    server = serve(
+        lambda path, body: (
+            (400, {"error": {"message": "logprobs?"}})
+            if body.get("logprobs")
+            else completion(path, body)
+        )
+    )
     asked = ask(server.endpoint, routes_for(Api.MESSAGES), None, 4)
-    assert (asked.error, asked.route, asked.answers[0].logprobs) == (None, Route(Api.COMPLETIONS, logprobs=False), None)
+    assert (asked.error, asked.route, asked.answers[0].logprobs) == (
+        None,
+        Route(Api.COMPLETIONS, logprobs=False),
+        None,
+    )
 
 
 def test_a_chat_only_server_is_asked_over_chat(serve: Callable[..., Any]) -> None:
@@ -106,7 +126,10 @@ def test_a_chat_only_server_is_asked_over_chat(serve: Callable[..., Any]) -> Non
         if path != "/v1/chat/completions":
             return 404, {"error": "no such route"}
         listed = [{"token": "a", "logprob": -1.0}, {"token": "b", "logprob": float("-1e3")}]
-        return 200, {"choices": [{"message": {"content": "ab"}, "logprobs": {"content": listed}}], "usage": {}}
+        return 200, {
+            "choices": [{"message": {"content": "ab"}, "logprobs": {"content": listed}}],
+            "usage": {},
+        }
 
     asked = ask(serve(reply).endpoint, routes_for(Api.CHAT), None, 4)
     assert asked.route == Route(Api.CHAT, logprobs=True)
@@ -122,27 +145,37 @@ def test_a_chat_only_server_is_asked_over_chat(serve: Callable[..., Any]) -> Non
         (lambda path, body: (200, [1, 2]), 200, "another form"),
     ],
 )
-def test_what_a_server_does_wrong_is_told_and_never_raised(serve: Callable[..., Any], reply: Any, status: int, says: str) -> None:
+def test_what_a_server_does_wrong_is_told_and_never_raised(
+    serve: Callable[..., Any], reply: Any, status: int, says: str
+) -> None:
     asked = ask(serve(reply).endpoint, routes_for(Api.CHAT), None, 4)
     assert asked.status == status
     assert says in str(asked.error)
 
 
 def test_a_server_that_is_gone_is_told(serve: Callable[..., Any]) -> None:
-    asked = ask(Endpoint("replica-0", "http://127.0.0.1:9", "m", pid=1), routes_for(Api.CHAT), None, 4)
+    asked = ask(
+        Endpoint("replica-0", "http://127.0.0.1:9", "m", pid=1), routes_for(Api.CHAT), None, 4
+    )
     assert (asked.status, "Connect" in str(asked.error)) == (None, True)
 
 
 @pytest.mark.parametrize("api", list(Api))
 def test_every_api_of_the_paced_server_is_read(api: Api) -> None:
     with PacedServer(Pace(ttft_ms=0, gap_ms=0)) as server:
-        asked = ask(Endpoint("replica-0", server.url, MODEL, pid=1), (Route(api, logprobs=False),), None, 16)
+        asked = ask(
+            Endpoint("replica-0", server.url, MODEL, pid=1), (Route(api, logprobs=False),), None, 16
+        )
     assert asked.error is None
     assert len(asked.answers) == len(TEXTS)
-    assert all(answer.text and answer.output_tok == 16 and answer.input_tok for answer in asked.answers)
+    assert all(
+        answer.text and answer.output_tok == 16 and answer.input_tok for answer in asked.answers
+    )
 
 
-def test_the_first_run_records_the_reference_and_the_next_one_reads_it(serve: Callable[..., Any], tmp_path: Path) -> None:
+def test_the_first_run_records_the_reference_and_the_next_one_reads_it(
+    serve: Callable[..., Any], tmp_path: Path
+) -> None:
     server, run_dir, path = serve(completion), RunDir(tmp_path), tmp_path / "refs" / "model.json"
     first = QualityCheck(profile(path), FACTS)
     assert first.reference is None
@@ -152,14 +185,20 @@ def test_the_first_run_records_the_reference_and_the_next_one_reads_it(serve: Ca
     assert json.loads(run_dir.quality.read_text())["recorded"] is True
     second = QualityCheck(profile(path), FACTS)
     assert second.reference is not None
-    assert (second.reference.dtype, second.reference.engine, second.reference.fingerprint) == ("bfloat16", "vllm 0.25.0", "f" * 64)
+    assert (second.reference.dtype, second.reference.engine, second.reference.fingerprint) == (
+        "bfloat16",
+        "vllm 0.25.0",
+        "f" * 64,
+    )
     second.ask("before", run_dir, (server.endpoint,), None)
     assert second.record_first(run_dir, INFO) is None
     written = json.loads(run_dir.quality.read_text())
     assert written["reference"]["answers"] == written["before"]["replica-0"]["answers"]
 
 
-def test_answers_that_changed_or_failed_are_never_recorded(serve: Callable[..., Any], tmp_path: Path) -> None:
+def test_answers_that_changed_or_failed_are_never_recorded(
+    serve: Callable[..., Any], tmp_path: Path
+) -> None:
     path, run_dir = tmp_path / "ref.json", RunDir(tmp_path)
     answers = iter(range(1000))
     server = serve(lambda path, body: (200, {"choices": [{"text": f"{next(answers)}"}]}))
@@ -175,7 +214,9 @@ def test_answers_that_changed_or_failed_are_never_recorded(serve: Callable[..., 
     assert not path.exists()
 
 
-GOOD = Reference(1, texts_sha256(), 24, "completions", "some-model", "f" * 64, "bfloat16", None, "vllm 0.25", ())
+GOOD = Reference(
+    1, texts_sha256(), 24, "completions", "some-model", "f" * 64, "bfloat16", None, "vllm 0.25", ()
+)
 
 
 @pytest.mark.parametrize(
@@ -191,9 +232,13 @@ GOOD = Reference(1, texts_sha256(), 24, "completions", "some-model", "f" * 64, "
         ("{", FACTS, "cannot be read"),
     ],
 )
-def test_a_reference_of_something_else_stops_a_run_before_it_starts(tmp_path: Path, changes: Any, facts: ModelFacts, says: str) -> None:
+def test_a_reference_of_something_else_stops_a_run_before_it_starts(
+    tmp_path: Path, changes: Any, facts: ModelFacts, says: str
+) -> None:
     path = tmp_path / "ref.json"
-    path.write_text(changes if isinstance(changes, str) else json.dumps({**GOOD.to_dict(), **changes}))
+    path.write_text(
+        changes if isinstance(changes, str) else json.dumps({**GOOD.to_dict(), **changes})
+    )
     with pytest.raises(PreflightError) as caught:
         QualityCheck(profile(path), facts)
     assert says in str(caught.value)

@@ -28,15 +28,31 @@ class Case:
 
 @pytest.fixture(params=["vllm", "torch", "attach"])
 def case(
-    request: pytest.FixtureRequest, profile: Callable[..., Profile], facts: ModelFacts, fake_python: str, context: RunContext
+    request: pytest.FixtureRequest,
+    profile: Callable[..., Profile],
+    facts: ModelFacts,
+    fake_python: str,
+    context: RunContext,
 ) -> Iterator[Case]:
     kind = request.param
-    settings: dict[str, Any] = {"python": fake_python, "device": "cpu", "ready_timeout_s": 30, "stop_timeout_s": 5}
+    settings: dict[str, Any] = {
+        "python": fake_python,
+        "device": "cpu",
+        "ready_timeout_s": 30,
+        "stop_timeout_s": 5,
+    }
     if kind != "attach":
         yield Case(choose_server(profile({"kind": kind, **settings}), facts).server, ours=True)
         return
-    with choose_server(profile({"kind": "vllm", **settings}), facts).server.start(context) as running:
-        yield Case(choose_server(profile({"kind": "attach", "urls": [running.endpoints[0].base_url]}), facts).server, ours=False)
+    with choose_server(profile({"kind": "vllm", **settings}), facts).server.start(
+        context
+    ) as running:
+        yield Case(
+            choose_server(
+                profile({"kind": "attach", "urls": [running.endpoints[0].base_url]}), facts
+            ).server,
+            ours=False,
+        )
 
 
 def test_preflight_finds_nothing_wrong(case: Case) -> None:
@@ -68,7 +84,9 @@ def test_pids_are_those_that_the_harness_started(case: Case, context: RunContext
             assert os.getpgid(pid) == pid
 
 
-def test_afterwards_nothing_of_ours_is_left_and_nothing_of_others_is_touched(case: Case, context: RunContext) -> None:
+def test_afterwards_nothing_of_ours_is_left_and_nothing_of_others_is_touched(
+    case: Case, context: RunContext
+) -> None:
     with case.server.start(context) as running:
         port = int(running.endpoints[0].base_url.rpartition(":")[2])
         running.stop()
@@ -79,13 +97,17 @@ def test_afterwards_nothing_of_ours_is_left_and_nothing_of_others_is_touched(cas
         assert context.registry.groups == []
 
 
-def test_an_error_inside_passes_through_and_still_stops_the_server(case: Case, context: RunContext) -> None:
+def test_an_error_inside_passes_through_and_still_stops_the_server(
+    case: Case, context: RunContext
+) -> None:
     with pytest.raises(KeyboardInterrupt), case.server.start(context):
         raise KeyboardInterrupt
     assert bool(proc.marked({RUN_ID_VARIABLE: context.run_id})) != case.ours
 
 
-def test_a_death_in_the_middle_is_noticed(case: Case, context: RunContext, eventually: Callable[..., None]) -> None:
+def test_a_death_in_the_middle_is_noticed(
+    case: Case, context: RunContext, eventually: Callable[..., None]
+) -> None:
     with ExitStack() as stack:
         running = stack.enter_context(case.server.start(context))
         with pytest.raises(httpx.HTTPError):

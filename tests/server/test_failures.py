@@ -1,4 +1,6 @@
-"""Failures are told by their cause, from real logs of vLLM 0.32 and from the wordings of other versions."""
+"""Failures are told by their cause, from real logs of vLLM 0.32 and from the wordings of other
+versions.
+"""
 
 from pathlib import Path
 
@@ -49,31 +51,88 @@ def test_every_log_at_hand_is_expected() -> None:
 @pytest.mark.parametrize(
     ("line", "code"),
     [
-        ("Free memory on device cuda:0 (3.1/79.2 GiB) on startup is less than desired GPU memory utilization (0.9,", "no_free_gpu_memory"),
-        ("Free memory on device (3.1/79.2 GiB) on startup is less than desired GPU memory utilization (0.9,", "no_free_gpu_memory"),
         (
-            "The model's max seq len (131072) is larger than the maximum number of tokens that can be stored in KV cache (41408).",
+            (
+                "Free memory on device cuda:0 (3.1/79.2 GiB) on startup is less than desired GPU"
+                " memory utilization (0.9,"
+            ),
+            "no_free_gpu_memory",
+        ),
+        (
+            (
+                "Free memory on device (3.1/79.2 GiB) on startup is less than desired GPU memory"
+                " utilization (0.9,"
+            ),
+            "no_free_gpu_memory",
+        ),
+        (
+            (
+                "The model's max seq len (131072) is larger than the maximum number of tokens that"
+                " can be stored in KV cache (41408)."
+            ),
             "context_too_long",
         ),
-        ("ValueError: No available memory for the cache blocks. Try increasing `gpu_memory_utilization`", "context_too_long"),
-        ("OSError: [Errno 98] error while attempting to bind on address ('0.0.0.0', 8000): address already in use", "port_taken"),
-        ("RuntimeError: The NVIDIA driver on your system is too old (found version 12040).", "driver_mismatch"),
-        ("RuntimeError: CUDA error: no kernel image is available for execution on the device", "driver_mismatch"),
+        (
+            (
+                "ValueError: No available memory for the cache blocks. Try increasing"
+                " `gpu_memory_utilization`"
+            ),
+            "context_too_long",
+        ),
+        (
+            (
+                "OSError: [Errno 98] error while attempting to bind on address ('0.0.0.0', 8000):"
+                " address already in use"
+            ),
+            "port_taken",
+        ),
+        (
+            "RuntimeError: The NVIDIA driver on your system is too old (found version 12040).",
+            "driver_mismatch",
+        ),
+        (
+            "RuntimeError: CUDA error: no kernel image is available for execution on the device",
+            "driver_mismatch",
+        ),
         ("RuntimeError: Failed to infer device type", "no_usable_device"),
-        ("RuntimeError: Could not find nvcc and default cuda_home='/usr/local/cuda' doesn't exist", "no_compiler"),
-        ("FileNotFoundError: [Errno 2] No such file or directory: '/usr/local/cuda/bin/nvcc'", "no_compiler"),
+        (
+            (
+                "RuntimeError: Could not find nvcc and default cuda_home='/usr/local/cuda' doesn't"
+                " exist"
+            ),
+            "no_compiler",
+        ),
+        (
+            "FileNotFoundError: [Errno 2] No such file or directory: '/usr/local/cuda/bin/nvcc'",
+            "no_compiler",
+        ),
         ("FileNotFoundError: [Errno 2] No such file or directory: 'ninja'", "no_compiler"),
-        ("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.", "gpu_out_of_memory"),
+        (
+            "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.",
+            "gpu_out_of_memory",
+        ),
         ("huggingface_hub.errors.GatedRepoError: 401 Client Error. (Request ID: x)", "gated_model"),
         ("OSError: /m does not appear to have a file named config.json.", "config_missing"),
         ("RuntimeError: Cannot find any model weights with `/m`", "weights_missing"),
-        ("Please pass the argument `trust_remote_code=True` to allow custom code to be run.", "remote_code"),
+        (
+            "Please pass the argument `trust_remote_code=True` to allow custom code to be run.",
+            "remote_code",
+        ),
         ("/bin/python: No module named vllm", "not_installed"),
-        ("importlib.metadata.PackageNotFoundError: No package metadata was found for vllm", "not_installed"),
-        ("Engine core initialization failed. See root cause above. Failed core proc(s): {'EngineCore_0': -9}", "out_of_host_memory"),
+        (
+            "importlib.metadata.PackageNotFoundError: No package metadata was found for vllm",
+            "not_installed",
+        ),
+        (
+            (
+                "Engine core initialization failed. See root cause above. Failed core proc(s):"
+                " {'EngineCore_0': -9}"
+            ),
+            "out_of_host_memory",
+        ),
         ("OSError: [Errno 28] No space left on device", "disk_full"),
     ],
-)  # fmt: skip
+)
 def test_wordings(line: str, code: str) -> None:
     found = classify(f"INFO loading\n{line}\nINFO bye", 1)
     assert found is not None
@@ -82,9 +141,10 @@ def test_wordings(line: str, code: str) -> None:
 
 def test_the_root_cause_stands_above_what_follows_from_it() -> None:
     log = (
-        "(EngineCore pid=2) ERROR 01-01 00:00:00 [core.py:1] Traceback (most recent call last):\n"
-        "(EngineCore pid=2) ERROR 01-01 00:00:00 [core.py:1] ZeroDivisionError: float division by zero\n"
-        "(APIServer pid=1) RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {'EngineCore': 1}\n"
+        "(EngineCore pid=2) ERROR 01-01 00:00:00 [core.py:1] Traceback (most recent call"
+        " last):\n(EngineCore pid=2) ERROR 01-01 00:00:00 [core.py:1] ZeroDivisionError: float"
+        " division by zero\n(APIServer pid=1) RuntimeError: Engine core initialization failed. See"
+        " root cause above. Failed core proc(s): {'EngineCore': 1}\n"
     )
     assert root_cause(log) == "ZeroDivisionError: float division by zero"
     found = classify(log, 1)
@@ -93,13 +153,20 @@ def test_the_root_cause_stands_above_what_follows_from_it() -> None:
     assert "ZeroDivisionError" in found.cause
 
 
-def test_a_request_error_in_the_log_of_a_server_that_was_ready_is_not_taken_for_the_cause_of_its_death() -> None:
-    log = "ERROR max seq len (8192) is larger than the maximum number of tokens that can be stored in KV cache\n"
+def test_a_request_error_in_the_log_of_a_server_that_was_ready_is_not_taken_for_the_cause_of_its_death() -> (
+    None
+):
+    log = (
+        "ERROR max seq len (8192) is larger than the maximum number of tokens that can be stored in"
+        " KV cache\n"
+    )
     assert classify(log, 1) is not None
     assert classify(log, 1, was_ready=True) is None
 
 
-@pytest.mark.parametrize(("status", "code"), [(-9, "killed"), (-11, "crashed"), (-4, "crashed"), (-15, "told_to_end")])
+@pytest.mark.parametrize(
+    ("status", "code"), [(-9, "killed"), (-11, "crashed"), (-4, "crashed"), (-15, "told_to_end")]
+)
 def test_without_words_the_signal_speaks(status: int, code: str) -> None:
     found = classify("INFO all well\n", status)
     assert found is not None
@@ -112,4 +179,9 @@ def test_what_is_not_recognised_is_not_guessed() -> None:
 
 
 def test_exit_text() -> None:
-    assert [exit_text(status) for status in (0, 2, -9, -99)] == ["exit code 0", "exit code 2", "killed by SIGKILL", "killed by signal 99"]
+    assert [exit_text(status) for status in (0, 2, -9, -99)] == [
+        "exit code 0",
+        "exit code 2",
+        "killed by SIGKILL",
+        "killed by signal 99",
+    ]

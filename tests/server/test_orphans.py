@@ -15,7 +15,8 @@ from harness.server import proc
 from harness.server.orphans import RunRegistry, reap_orphans, registry_dir
 
 ROOT = Path(__file__).parents[2]
-# A supervisor with a server that ignores SIGTERM, so that the death signal alone does not end it, and with children of all kinds.
+# A supervisor with a server that ignores SIGTERM, so that the death signal alone does not end it,
+# and with children of all kinds.
 SUPERVISOR = """
 import os, sys, time
 from pathlib import Path
@@ -89,18 +90,27 @@ def test_what_a_killed_harness_left_is_ended(supervise: Callable[[str], Supervis
     dead.kill()
     assert dead.alive() == dead.all
     (reaped,) = reap_orphans(grace_s=0.1)
-    assert (reaped.run_id, reaped.run_dir, len(reaped.ended), reaped.left) == ("run-a", str(dead.root), 4, ())
+    assert (reaped.run_id, reaped.run_dir, len(reaped.ended), reaped.left) == (
+        "run-a",
+        str(dead.root),
+        4,
+        (),
+    )
     assert dead.alive() == []
     assert entries() == []
     assert reap_orphans() == ()
 
 
-def test_stragglers_are_ended_when_their_leader_died_too(supervise: Callable[[str], Supervisor]) -> None:
+def test_stragglers_are_ended_when_their_leader_died_too(
+    supervise: Callable[[str], Supervisor],
+) -> None:
     dead = supervise("run-a")
     dead.kill()
     os.kill(dead.server, signal.SIGKILL)
     (reaped,) = reap_orphans(grace_s=0.1)
-    assert len(reaped.ended) == 3  # among them one without a marker: it is in the group of others that were recorded
+    assert (
+        len(reaped.ended) == 3
+    )  # among them one without a marker: it is in the group of others that were recorded
     assert dead.alive() == []
 
 
@@ -115,7 +125,9 @@ def test_a_run_that_lives_is_left_alone(supervise: Callable[[str], Supervisor]) 
 @pytest.fixture
 def stranger() -> Iterator[proc.Proc]:
     """A process group that has nothing to do with any run."""
-    with subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(1000)"], start_new_session=True) as child:
+    with subprocess.Popen(
+        [sys.executable, "-S", "-c", "import time; time.sleep(1000)"], start_new_session=True
+    ) as child:
         found = proc.read(child.pid)
         assert found is not None
         yield found
@@ -130,8 +142,18 @@ def dead_entry(tmp_path: Path) -> Callable[..., Path]:
     def write(pgid: int, leader_start_ticks: int, members: list[list[int]], **changes: Any) -> Path:
         registry = RunRegistry.open("run-x", tmp_path)
         body = json.loads(registry.path.read_text())
-        body["supervisor"] = {"pid": os.getpid(), "start_ticks": 1}  # our pid, another start: the supervisor is gone, its pid reused
-        body["groups"] = [{"label": "server:replica-0", "pgid": pgid, "leader_start_ticks": leader_start_ticks, "members": members}]
+        body["supervisor"] = {
+            "pid": os.getpid(),
+            "start_ticks": 1,
+        }  # our pid, another start: the supervisor is gone, its pid reused
+        body["groups"] = [
+            {
+                "label": "server:replica-0",
+                "pgid": pgid,
+                "leader_start_ticks": leader_start_ticks,
+                "members": members,
+            }
+        ]
         body["place"] |= changes
         registry.path.write_text(json.dumps(body))
         return registry.path
@@ -139,19 +161,26 @@ def dead_entry(tmp_path: Path) -> Callable[..., Path]:
     return write
 
 
-def test_a_process_that_reused_the_pid_of_a_leader_is_left_alone(stranger: proc.Proc, dead_entry: Callable[..., Path]) -> None:
+def test_a_process_that_reused_the_pid_of_a_leader_is_left_alone(
+    stranger: proc.Proc, dead_entry: Callable[..., Path]
+) -> None:
     path = dead_entry(stranger.pid, stranger.start_ticks - 1, [])
     (reaped,) = reap_orphans(grace_s=0)
     assert reaped.ended == ()
     assert not path.exists()
 
 
-def test_a_process_that_reused_the_pid_of_a_member_is_left_alone(stranger: proc.Proc, dead_entry: Callable[..., Path]) -> None:
+def test_a_process_that_reused_the_pid_of_a_member_is_left_alone(
+    stranger: proc.Proc, dead_entry: Callable[..., Path]
+) -> None:
     dead_entry(stranger.pid, 1, [[stranger.pid, stranger.start_ticks - 1]])
     assert reap_orphans(grace_s=0)[0].ended == ()
 
 
-@pytest.mark.parametrize(("change", "kept"), [({"host": "another"}, True), ({"pid_namespace": "pid:[1]"}, True), ({"boot_id": "b"}, False)])
+@pytest.mark.parametrize(
+    ("change", "kept"),
+    [({"host": "another"}, True), ({"pid_namespace": "pid:[1]"}, True), ({"boot_id": "b"}, False)],
+)
 def test_pids_of_another_host_container_or_boot_mean_nothing_here(
     stranger: proc.Proc, dead_entry: Callable[..., Path], change: dict[str, str], kept: bool
 ) -> None:
@@ -161,7 +190,9 @@ def test_pids_of_another_host_container_or_boot_mean_nothing_here(
 
 
 def test_a_recorded_process_that_is_the_same_is_ended(dead_entry: Callable[..., Path]) -> None:
-    with subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(1000)"], start_new_session=True) as child:
+    with subprocess.Popen(
+        [sys.executable, "-S", "-c", "import time; time.sleep(1000)"], start_new_session=True
+    ) as child:
         found = proc.read(child.pid)
         assert found is not None
         dead_entry(child.pid, found.start_ticks, [])
@@ -171,13 +202,19 @@ def test_a_recorded_process_that_is_the_same_is_ended(dead_entry: Callable[..., 
 
 def test_files_that_are_no_records_are_left_alone(cache: Path) -> None:
     registry_dir().mkdir(parents=True)
-    for name, text in {"torn.json": '{"schema": 1, "run', "list.json": "[]", "newer.json": '{"schema": 99}'}.items():
+    for name, text in {
+        "torn.json": '{"schema": 1, "run',
+        "list.json": "[]",
+        "newer.json": '{"schema": 99}',
+    }.items():
         (registry_dir() / name).write_text(text)
     assert reap_orphans() == ()
     assert len(list(registry_dir().glob("*.json"))) == 3
 
 
-def test_a_record_is_removed_at_a_clean_end_and_stays_while_a_group_is_in_it(tmp_path: Path, stranger: proc.Proc) -> None:
+def test_a_record_is_removed_at_a_clean_end_and_stays_while_a_group_is_in_it(
+    tmp_path: Path, stranger: proc.Proc
+) -> None:
     with RunRegistry.open("run-c", tmp_path) as registry:
         assert [entry["run_id"] for entry in entries()] == ["run-c"]
         registry.add("server:replica-0", stranger.pid)

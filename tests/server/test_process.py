@@ -19,7 +19,14 @@ from harness.profile.schema import Profile
 from harness.server import proc
 from harness.server.base import ModelServer, RunContext
 from harness.server.orphans import RUN_ID_VARIABLE
-from harness.server.process import ChildSpec, ServerProcess, free_ports, loopback, port_is_free, redact
+from harness.server.process import (
+    ChildSpec,
+    ServerProcess,
+    free_ports,
+    loopback,
+    port_is_free,
+    redact,
+)
 from harness.server.select import choose_server
 
 Make = Callable[..., ModelServer]
@@ -29,9 +36,19 @@ Make = Callable[..., ModelServer]
 def make(profile: Callable[..., Profile], facts: ModelFacts, fake_python: str) -> Make:
     """A vLLM server on the fake, with a fault."""
 
-    def with_fault(fault: str = "", env: dict[str, str] | None = None, **settings: Any) -> ModelServer:
-        base = {"kind": "vllm", "python": fake_python, "device": "cpu", "ready_timeout_s": 30, "stop_timeout_s": 5}
-        return choose_server(profile(base | settings | {"env": {"FAKE_FAULT": fault} | (env or {})}), facts).server
+    def with_fault(
+        fault: str = "", env: dict[str, str] | None = None, **settings: Any
+    ) -> ModelServer:
+        base = {
+            "kind": "vllm",
+            "python": fake_python,
+            "device": "cpu",
+            "ready_timeout_s": 30,
+            "stop_timeout_s": 5,
+        }
+        return choose_server(
+            profile(base | settings | {"env": {"FAKE_FAULT": fault} | (env or {})}), facts
+        ).server
 
     return with_fault
 
@@ -46,7 +63,10 @@ def fails(server: ModelServer, context: RunContext) -> HarnessError:
 
 def test_a_death_at_the_start_is_told_with_cause_and_log(make: Make, context: RunContext) -> None:
     lines = "\n".join(f"line {n}" for n in range(100))
-    last = "Free memory on device cuda:0 (3.1/79.2 GiB) on startup is less than desired GPU memory utilization (0.9, 71.3 GiB)."
+    last = (
+        "Free memory on device cuda:0 (3.1/79.2 GiB) on startup is less than desired GPU memory"
+        " utilization (0.9, 71.3 GiB)."
+    )
     log = f"{lines}\nValueError: {last}"
     error = fails(make("dies_at_start", {"FAKE_LOG": log}), context)
     assert error.exit_code is ExitCode.SERVER
@@ -61,8 +81,13 @@ def test_a_death_at_the_start_is_told_with_cause_and_log(make: Make, context: Ru
     assert "line 99" in shown[-2]
 
 
-@pytest.mark.parametrize(("fault", "stage"), [("never_healthy", "GET /health"), ("hangs_on_request", "a request of one token")])
-def test_a_server_that_never_gets_ready_is_stopped_at_the_deadline(make: Make, context: RunContext, fault: str, stage: str) -> None:
+@pytest.mark.parametrize(
+    ("fault", "stage"),
+    [("never_healthy", "GET /health"), ("hangs_on_request", "a request of one token")],
+)
+def test_a_server_that_never_gets_ready_is_stopped_at_the_deadline(
+    make: Make, context: RunContext, fault: str, stage: str
+) -> None:
     error = fails(make(fault, ready_timeout_s=1.5), context)
     assert error.exit_code is ExitCode.SERVER
     assert "not ready within 1.5 s" in error.what
@@ -71,7 +96,9 @@ def test_a_server_that_never_gets_ready_is_stopped_at_the_deadline(make: Make, c
     assert "ready_timeout_s" in error.next_step
 
 
-def test_a_taken_port_is_found_before_the_start_and_its_holder_named(make: Make, context: RunContext) -> None:
+def test_a_taken_port_is_found_before_the_start_and_its_holder_named(
+    make: Make, context: RunContext
+) -> None:
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))
         holder.listen()
@@ -90,7 +117,9 @@ def test_a_port_shared_by_reuseport_counts_as_taken() -> None:
         assert not port_is_free("127.0.0.1", holder.getsockname()[1])
 
 
-def test_an_address_of_another_machine_is_told_apart_from_a_taken_port(make: Make, context: RunContext) -> None:
+def test_an_address_of_another_machine_is_told_apart_from_a_taken_port(
+    make: Make, context: RunContext
+) -> None:
     error = fails(make(host="192.0.2.1", port=18000), context)  # TEST-NET-1: nobody's address
     assert "no address of this machine" in error.what
 
@@ -101,14 +130,18 @@ def test_a_server_that_ignores_sigterm_is_killed(make: Make, context: RunContext
     assert proc.read(pid) is None
 
 
-def test_grandchildren_are_ended_wherever_they_moved(make: Make, context: RunContext, tmp_path: Path) -> None:
+def test_grandchildren_are_ended_wherever_they_moved(
+    make: Make, context: RunContext, tmp_path: Path
+) -> None:
     with make(env={"FAKE_CHILDREN": str(tmp_path / "pids")}).start(context):
         children = [int(pid) for pid in (tmp_path / "pids").read_text().split()]
         assert all(proc.read(pid) for pid in children)
     assert not any(proc.read(pid) for pid in children)
 
 
-def test_grandchildren_are_ended_after_their_parent_was_killed(make: Make, context: RunContext, tmp_path: Path) -> None:
+def test_grandchildren_are_ended_after_their_parent_was_killed(
+    make: Make, context: RunContext, tmp_path: Path
+) -> None:
     with make(env={"FAKE_CHILDREN": str(tmp_path / "pids")}).start(context) as running:
         children = [int(pid) for pid in (tmp_path / "pids").read_text().split()]
         (pid,) = running.pids().values()
@@ -125,16 +158,28 @@ def test_two_replicas_have_ports_and_logs_of_their_own(make: Make, context: RunC
         os.kill(running.pids()["server:replica-1"], signal.SIGKILL)
         while "server:replica-1" in running.pids():
             pass
-        with pytest.raises(ServerError, match="replica-1 died while serving: killed by SIGKILL") as caught:
+        with pytest.raises(
+            ServerError, match="replica-1 died while serving: killed by SIGKILL"
+        ) as caught:
             running.check()
         assert "memory" in str(caught.value.cause)
 
 
-def test_one_replica_that_dies_at_the_start_stops_the_others(make: Make, context: RunContext) -> None:
+def test_one_replica_that_dies_at_the_start_stops_the_others(
+    make: Make, context: RunContext
+) -> None:
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))
         free = holder.getsockname()[1]
-    error = fails(make("dies_at_start", {"FAKE_LOG": "OSError: [Errno 98] Address already in use"}, replicas=2, port=free), context)
+    error = fails(
+        make(
+            "dies_at_start",
+            {"FAKE_LOG": "OSError: [Errno 98] Address already in use"},
+            replicas=2,
+            port=free,
+        ),
+        context,
+    )
     assert error.cause == "another process listens on the port"
 
 
@@ -150,26 +195,47 @@ def test_the_key_is_in_the_environment_and_nowhere_else(
         assert "sk-very-secret" not in context.registry.path.read_text()
 
 
-def test_log_lines_that_are_shown_hide_the_key(make: Make, context: RunContext, tmp_path: Path) -> None:
+def test_log_lines_that_are_shown_hide_the_key(
+    make: Make, context: RunContext, tmp_path: Path
+) -> None:
     (tmp_path / "key").write_text("sk-very-secret\n")
-    error = fails(make("dies_at_start", {"FAKE_LOG": "no"}, api_key_file=str(tmp_path / "key")), context)
+    error = fails(
+        make("dies_at_start", {"FAKE_LOG": "no"}, api_key_file=str(tmp_path / "key")), context
+    )
     assert "secret in the environment: ***" in str(error)
     assert "sk-very-secret" not in str(error)
 
 
-def test_a_wrong_key_file_is_a_preflight_error(make: Make, context: RunContext, tmp_path: Path) -> None:
+def test_a_wrong_key_file_is_a_preflight_error(
+    make: Make, context: RunContext, tmp_path: Path
+) -> None:
     (tmp_path / "empty").touch()
     for name in ("absent", "empty"):
-        assert fails(make(api_key_file=str(tmp_path / name)), context).exit_code is ExitCode.PREFLIGHT
+        assert (
+            fails(make(api_key_file=str(tmp_path / name)), context).exit_code is ExitCode.PREFLIGHT
+        )
 
 
-def test_a_server_outlives_the_thread_that_asked_for_it(context: RunContext, eventually: Callable[..., None]) -> None:
-    """The kernel sends the death signal when the starting thread ends, not only when the process does."""
+def test_a_server_outlives_the_thread_that_asked_for_it(
+    context: RunContext, eventually: Callable[..., None]
+) -> None:
+    """The kernel sends the death signal when the starting thread ends, not only when the process
+    does.
+    """
     (port,) = free_ports("127.0.0.1", 1)
     argv = (sys.executable, "-S", "-c", "print('up', flush=True); import time; time.sleep(1000)")
-    spec = ChildSpec("replica-0", argv, dict(os.environ), "127.0.0.1", port, context.run_dir.logs_dir / "server.log")
+    spec = ChildSpec(
+        "replica-0",
+        argv,
+        dict(os.environ),
+        "127.0.0.1",
+        port,
+        context.run_dir.logs_dir / "server.log",
+    )
     made: list[ServerProcess] = []
-    thread = threading.Thread(target=lambda: made.append(ServerProcess.start(spec, context.run_id, context.registry)))
+    thread = threading.Thread(
+        target=lambda: made.append(ServerProcess.start(spec, context.run_id, context.registry))
+    )
     thread.start()
     thread.join()
     eventually(lambda: "up" in made[0].log_text())
@@ -178,33 +244,46 @@ def test_a_server_outlives_the_thread_that_asked_for_it(context: RunContext, eve
     assert not made[0].alive()
 
 
-def test_a_server_ends_with_a_harness_that_was_killed(tmp_path: Path, eventually: Callable[..., None]) -> None:
+def test_a_server_ends_with_a_harness_that_was_killed(
+    tmp_path: Path, eventually: Callable[..., None]
+) -> None:
     supervisor = tmp_path / "supervisor.py"
     supervisor.write_text(
-        "import os, sys, time\n"
-        "from pathlib import Path\n"
-        "from harness.server.orphans import RunRegistry\n"
-        "from harness.server.process import ChildSpec, ServerProcess, free_ports\n"
-        "argv = (sys.executable, '-S', '-c', 'import time; time.sleep(1000)')\n"
-        "spec = ChildSpec('replica-0', argv, dict(os.environ), '127.0.0.1', free_ports('127.0.0.1', 1)[0], Path(sys.argv[1]) / 'log')\n"
-        "print(ServerProcess.start(spec, 'killed', RunRegistry.open('killed', Path(sys.argv[1]))).pid, flush=True)\n"
-        "time.sleep(1000)\n"
+        "import os, sys, time\nfrom pathlib import Path\nfrom harness.server.orphans import"
+        " RunRegistry\nfrom harness.server.process import ChildSpec, ServerProcess,"
+        " free_ports\nargv = (sys.executable, '-S', '-c', 'import time; time.sleep(1000)')\nspec ="
+        " ChildSpec('replica-0', argv, dict(os.environ), '127.0.0.1', free_ports('127.0.0.1',"
+        " 1)[0], Path(sys.argv[1]) / 'log')\nprint(ServerProcess.start(spec, 'killed',"
+        " RunRegistry.open('killed', Path(sys.argv[1]))).pid, flush=True)\ntime.sleep(1000)\n"
     )
     root = Path(__file__).parents[2]
     with subprocess.Popen(
-        [sys.executable, str(supervisor), str(tmp_path)], stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": str(root)}
+        [sys.executable, str(supervisor), str(tmp_path)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(root)},
     ) as started:
         assert started.stdout is not None
         pid = int(started.stdout.readline())
-        # The launcher has become the command once the name changed; before that the death signal may not be set yet.
+        # The launcher has become the command once the name changed; before that the death signal
+        # may not be set yet.
         eventually(lambda: "launcher.py" not in Path(f"/proc/{pid}/cmdline").read_text())
         started.kill()
     eventually(lambda: proc.read(pid) is None)
 
 
-def test_a_command_that_does_not_exist_is_told(context: RunContext, eventually: Callable[..., None]) -> None:
+def test_a_command_that_does_not_exist_is_told(
+    context: RunContext, eventually: Callable[..., None]
+) -> None:
     (port,) = free_ports("127.0.0.1", 1)
-    spec = ChildSpec("replica-0", ("/no/such/program",), {}, "127.0.0.1", port, context.run_dir.logs_dir / "server.log")
+    spec = ChildSpec(
+        "replica-0",
+        ("/no/such/program",),
+        {},
+        "127.0.0.1",
+        port,
+        context.run_dir.logs_dir / "server.log",
+    )
     child = ServerProcess.start(spec, context.run_id, context.registry)
     eventually(lambda: not child.alive())
     error = child.died(was_ready=False)
@@ -217,13 +296,17 @@ def test_a_signal_is_never_sent_to_a_process_that_reused_the_pid() -> None:
     with subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(1000)"]) as other:
         found = proc.read(other.pid)
         assert found is not None
-        earlier = proc.Proc(found.pid, found.ppid, found.pgid, found.sid, found.start_ticks - 1, found.name)
+        earlier = proc.Proc(
+            found.pid, found.ppid, found.pgid, found.sid, found.start_ticks - 1, found.name
+        )
         assert not proc.send(earlier, signal.SIGKILL)
         assert other.poll() is None
         assert proc.send(found, signal.SIGKILL)
 
 
-def test_a_second_interruption_while_stopping_still_leaves_nothing(make: Make, context: RunContext) -> None:
+def test_a_second_interruption_while_stopping_still_leaves_nothing(
+    make: Make, context: RunContext
+) -> None:
     class ImpatientError(Exception):
         pass
 
@@ -233,7 +316,10 @@ def test_a_second_interruption_while_stopping_still_leaves_nothing(make: Make, c
     before = signal.signal(signal.SIGALRM, interrupt)
     began = now_ns()
     try:
-        with pytest.raises(ImpatientError), make("ignores_sigterm", stop_timeout_s=60).start(context):
+        with (
+            pytest.raises(ImpatientError),
+            make("ignores_sigterm", stop_timeout_s=60).start(context),
+        ):
             signal.setitimer(signal.ITIMER_REAL, 0.3)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
@@ -249,15 +335,34 @@ def test_free_ports_differ_and_can_be_bound() -> None:
 
 
 def test_loopback_names_an_address_that_can_be_reached() -> None:
-    assert [loopback(host) for host in ("0.0.0.0", "::", "127.0.0.1", "::1")] == ["127.0.0.1", "[::1]", "127.0.0.1", "[::1]"]
+    assert [loopback(host) for host in ("0.0.0.0", "::", "127.0.0.1", "::1")] == [
+        "127.0.0.1",
+        "[::1]",
+        "127.0.0.1",
+        "[::1]",
+    ]
 
 
 def test_redact_hides_values_of_secret_options_only() -> None:
-    argv = ("python", "-m", "x", "--api-key", "a", "b", "--hf-token=c", "--max-num-batched-tokens", "512", "--tokenizer", "t")
+    argv = (
+        "python",
+        "-m",
+        "x",
+        "--api-key",
+        "a",
+        "b",
+        "--hf-token=c",
+        "--max-num-batched-tokens",
+        "512",
+        "--tokenizer",
+        "t",
+    )
     assert redact(argv) == (*argv[:4], "***", "***", "--hf-token=***", *argv[7:])
 
 
-def test_a_cache_folder_that_cannot_be_written_stops_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_folder_that_cannot_be_written_stops_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from harness.server.orphans import RunRegistry
 
     (tmp_path / "file").touch()

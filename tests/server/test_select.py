@@ -14,16 +14,25 @@ from harness.server.vllm import VllmServerRunner
 BOARD = (Gpu("GPU-1", 0, name="H100"),)
 
 
-def test_without_a_gpu_the_embedded_engine_serves(profile: Callable[..., Profile], facts: ModelFacts) -> None:
+def test_without_a_gpu_the_embedded_engine_serves(
+    profile: Callable[..., Profile], facts: ModelFacts
+) -> None:
     choice = choose_server(profile({"kind": "auto", "port": 4242, "env": {"A": "b"}}), facts)
     assert choice.kind == "torch"
     assert "no GPU" in choice.reason
     assert isinstance(choice.server, TorchServerRunner)
-    assert (choice.server.device, choice.server.server.port, choice.server.server.env) == ("cpu", 4242, {"A": "b"})
+    assert (choice.server.device, choice.server.server.port, choice.server.server.env) == (
+        "cpu",
+        4242,
+        {"A": "b"},
+    )
 
 
 def test_with_a_gpu_and_vllm_it_is_vllm(
-    profile: Callable[..., Profile], facts: ModelFacts, fake_python: str, monkeypatch: pytest.MonkeyPatch
+    profile: Callable[..., Profile],
+    facts: ModelFacts,
+    fake_python: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("HARNESS_VLLM_PYTHON", fake_python)
     choice = choose_server(profile({"kind": "auto"}), facts, BOARD, nvidia_present=True)
@@ -33,9 +42,15 @@ def test_with_a_gpu_and_vllm_it_is_vllm(
     assert choice.server.device == "cuda"
 
 
-@pytest.mark.parametrize("gpus", [(), BOARD], ids=["driver does not answer", "vLLM is not installed"])
+@pytest.mark.parametrize(
+    "gpus", [(), BOARD], ids=["driver does not answer", "vLLM is not installed"]
+)
 def test_a_gpu_that_cannot_be_used_is_an_error(
-    profile: Callable[..., Profile], facts: ModelFacts, gpus: tuple[Gpu, ...], bare_python: str, monkeypatch: pytest.MonkeyPatch
+    profile: Callable[..., Profile],
+    facts: ModelFacts,
+    gpus: tuple[Gpu, ...],
+    bare_python: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("HARNESS_VLLM_PYTHON", bare_python)
     with pytest.raises(PreflightError) as caught:
@@ -45,6 +60,10 @@ def test_a_gpu_that_cannot_be_used_is_an_error(
 
 
 @pytest.mark.parametrize("kind", ["vllm", "torch"])
-def test_what_the_profile_says_is_taken(profile: Callable[..., Profile], facts: ModelFacts, kind: str) -> None:
-    choice = choose_server(profile({"kind": kind, "device": "cpu"}), facts, BOARD, nvidia_present=True)
+def test_what_the_profile_says_is_taken(
+    profile: Callable[..., Profile], facts: ModelFacts, kind: str
+) -> None:
+    choice = choose_server(
+        profile({"kind": kind, "device": "cpu"}), facts, BOARD, nvidia_present=True
+    )
     assert (choice.kind, choice.reason) == (kind, "the profile says so")

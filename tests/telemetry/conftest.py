@@ -26,7 +26,9 @@ vllm:generation_tokens_total{{engine="0"}} {tokens}
 
 
 class MetricsServer:
-    """`mode` says how /metrics answers; `hits` counts requests, `connections` the connections they came over."""
+    """`mode` says how /metrics answers; `hits` counts requests, `connections` the connections they
+    came over.
+    """
 
     def __init__(self) -> None:
         self.mode = "good"
@@ -112,7 +114,9 @@ def metrics_server() -> Iterator[MetricsServer]:
 
 @pytest.fixture
 def endpoint(metrics_server: MetricsServer) -> Endpoint:
-    return Endpoint("replica-0", metrics_server.url.removesuffix("/metrics"), "m", metrics_server.url)
+    return Endpoint(
+        "replica-0", metrics_server.url.removesuffix("/metrics"), "m", metrics_server.url
+    )
 
 
 @pytest.fixture

@@ -1,4 +1,6 @@
-"""The state of boards: what they tell is a row, what they do not tell is absent, strangers on them are counted."""
+"""The state of boards: what they tell is a row, what they do not tell is absent, strangers on them
+are counted.
+"""
 
 import os
 import subprocess
@@ -38,10 +40,18 @@ def test_what_a_board_tells_is_a_row_and_the_rest_is_absent(nvml_double, read) -
     (row,) = read()["first"]
     assert row.pop("t_ns") > 0
     assert row == {
-        "device_id": UUID, "sm_clock_mhz": 1755, "mem_clock_mhz": 2619, "temperature_c": 61.0, "memory_temperature_c": 68.0,
-        "power_limit_w": 650.0, "utilization_ratio": 0.87, "memory_used_bytes": 1 << 30, "throttle_reasons": 0x48, "ecc_uncorrected": 3,
+        "device_id": UUID,
+        "sm_clock_mhz": 1755,
+        "mem_clock_mhz": 2619,
+        "temperature_c": 61.0,
+        "memory_temperature_c": 68.0,
+        "power_limit_w": 650.0,
+        "utilization_ratio": 0.87,
+        "memory_used_bytes": 1 << 30,
+        "throttle_reasons": 0x48,
+        "ecc_uncorrected": 3,
         "foreign_processes": 0,
-    }  # fmt: skip
+    }
 
 
 def test_a_mig_instance_stands_for_its_board_and_tells_no_utilisation(nvml_double, read) -> None:
@@ -69,9 +79,17 @@ def test_a_lost_board_leaves_a_row_without_values(nvml_double, read, tmp_path) -
 
 def test_processes_of_the_run_are_its_own_and_others_are_counted(nvml_double, read) -> None:
     def sleeper(**environment: str) -> subprocess.Popen[bytes]:
-        return subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, env={**os.environ, **environment})
+        return subprocess.Popen(
+            [sys.executable, "-c", "input()"],
+            stdin=subprocess.PIPE,
+            env={**os.environ, **environment},
+        )
 
-    ours, stranger, other_run = sleeper(HARNESS_RUN_ID=RUN), sleeper(), sleeper(HARNESS_RUN_ID="another")
+    ours, stranger, other_run = (
+        sleeper(HARNESS_RUN_ID=RUN),
+        sleeper(),
+        sleeper(HARNESS_RUN_ID="another"),
+    )
     gone = sleeper()
     try:
         gone.communicate(b"\n")
@@ -83,7 +101,8 @@ def test_processes_of_the_run_are_its_own_and_others_are_counted(nvml_double, re
         assert foreign(ours.pid) == 0
         assert foreign(ours.pid, stranger.pid, other_run.pid) == 2
         assert foreign(stranger.pid) == 1
-        # A number that is not here may be a process of another namespace; beside one that is ours it is a stranger.
+        # A number that is not here may be a process of another namespace; beside one that is ours
+        # it is a stranger.
         assert foreign(gone.pid) is None
         assert foreign(ours.pid, gone.pid) == 1
         assert foreign(stranger.pid, run_id=None) is None

@@ -1,4 +1,6 @@
-"""What holds for every source, whatever it reads: nothing there is a reason and no error, and closing is final."""
+"""What holds for every source, whatever it reads: nothing there is a reason and no error, and
+closing is final.
+"""
 
 from pathlib import Path
 
@@ -15,14 +17,25 @@ NOTHING = {
     "promql": {"url": "http://127.0.0.1:1", "query": "up", "boundary": "rack", "timeout_s": 1.0},
     "csv": {"path": "{folder}/none.csv", "boundary": "rack"},
     "replay": {"path": "{folder}/none.parquet"},
-    "modelled": {"of": "gpu", "idle_w": 1.0, "slope_w": 1.0, "boundary": "gpu_board", "source": "x"},
+    "modelled": {
+        "of": "gpu",
+        "idle_w": 1.0,
+        "slope_w": 1.0,
+        "boundary": "gpu_board",
+        "source": "x",
+    },
 }
 
 
 @pytest.mark.parametrize("kind", NOTHING)
 def test_nothing_there_is_a_reason_and_no_error(kind: str, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("sushy.connector.time.sleep", lambda _s: None)  # it tries again after some seconds
-    options = {key: value.format(folder=tmp_path) if isinstance(value, str) else value for key, value in NOTHING[kind].items()}
+    monkeypatch.setattr(
+        "sushy.connector.time.sleep", lambda _s: None
+    )  # it tries again after some seconds
+    options = {
+        key: value.format(folder=tmp_path) if isinstance(value, str) else value
+        for key, value in NOTHING[kind].items()
+    }
     source = make_source({"kind": kind, **options}, SourceContext(("GPU-none",)))
     assert source.name == kind
     probe = source.probe()
@@ -44,13 +57,18 @@ SOMETHING = {
 
 
 @pytest.mark.parametrize("kind", SOMETHING)
-def test_readings_have_one_value_and_belong_to_what_the_probe_named(kind: str, tmp_path: Path) -> None:
+def test_readings_have_one_value_and_belong_to_what_the_probe_named(
+    kind: str, tmp_path: Path
+) -> None:
     zone = tmp_path / "intel-rapl:0"
     zone.mkdir()
     (zone / "name").write_text("package-0")
     (zone / "energy_uj").write_text("9")
     (tmp_path / "log.csv").write_text("time,watts\n")
-    options = {key: value.format(folder=tmp_path) if isinstance(value, str) else value for key, value in SOMETHING[kind].items()}
+    options = {
+        key: value.format(folder=tmp_path) if isinstance(value, str) else value
+        for key, value in SOMETHING[kind].items()
+    }
     source = make_source({"kind": kind, **options}, SourceContext())
     probe = source.probe()
     assert probe.has_power

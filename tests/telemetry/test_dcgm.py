@@ -1,4 +1,6 @@
-"""A DCGM exporter over loopback: names old and new, repeated values, MIG, and what it says when it does not answer well."""
+"""A DCGM exporter over loopback: names old and new, repeated values, MIG, and what it says when it
+does not answer well.
+"""
 
 import pytest
 
@@ -9,14 +11,22 @@ A, B = "GPU-aaaaaaaa-0000-0000-0000-000000000000", "GPU-bbbbbbbb-0000-0000-0000-
 
 
 def line(name: str, value: object, uuid: str = A, **labels: str) -> str:
-    shown = {"gpu": "0", "UUID": uuid, "modelName": "NVIDIA H100 80GB HBM3", "DCGM_FI_DRIVER_VERSION": "570.86.15", **labels}
+    shown = {
+        "gpu": "0",
+        "UUID": uuid,
+        "modelName": "NVIDIA H100 80GB HBM3",
+        "DCGM_FI_DRIVER_VERSION": "570.86.15",
+        **labels,
+    }
     inside = ",".join(f'{key}="{text}"' for key, text in shown.items())
     return f"# TYPE {name} gauge\n{name}{{{inside}}} {value}"
 
 
 @pytest.fixture
 def exporter(metrics_server):
-    """`exporter(lines)` is what it shows from now on; gives a source that moves its own clock on by a second at each reading."""
+    """`exporter(lines)` is what it shows from now on; gives a source that moves its own clock on by
+    a second at each reading.
+    """
     shown: list[str] = []
     metrics_server.body = lambda: ("\n".join(shown) + "\n").encode()
     clock = [0]
@@ -39,20 +49,47 @@ def exporter(metrics_server):
         one.close()
 
 
-OLD = ("DCGM_FI_DEV_POWER_USAGE", "DCGM_FI_DEV_POWER_USAGE_INSTANT", "DCGM_FI_DEV_CPU_POWER_UTIL_CURRENT")
-NEW = ("DCGM_FI_DEV_BOARD_POWER_WATTS", "DCGM_FI_DEV_BOARD_POWER_RAW_WATTS", "DCGM_FI_DEV_CPU_POWER_WATTS")
+OLD = (
+    "DCGM_FI_DEV_POWER_USAGE",
+    "DCGM_FI_DEV_POWER_USAGE_INSTANT",
+    "DCGM_FI_DEV_CPU_POWER_UTIL_CURRENT",
+)
+NEW = (
+    "DCGM_FI_DEV_BOARD_POWER_WATTS",
+    "DCGM_FI_DEV_BOARD_POWER_RAW_WATTS",
+    "DCGM_FI_DEV_CPU_POWER_WATTS",
+)
 
 
 @pytest.mark.parametrize(("average", "instant", "cpu"), [OLD, NEW])
-def test_names_before_and_since_4_6_and_instant_before_average(exporter, average, instant, cpu) -> None:
+def test_names_before_and_since_4_6_and_instant_before_average(
+    exporter, average, instant, cpu
+) -> None:
     show, make = exporter
-    grace = f'{cpu}{{cpu="0",Hostname="h"}} 75\nDCGM_FI_DEV_MODULE_POWER_UTIL_CURRENT{{cpu="0",Hostname="h"}} 690'
+    grace = (
+        f'{cpu}{{cpu="0",Hostname="h"}}'
+        ' 75\nDCGM_FI_DEV_MODULE_POWER_UTIL_CURRENT{cpu="0",Hostname="h"} 690'
+    )
     show(line(average, 400.0), line("DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION", 1_000_000))
     source = make()
     (device,) = source.probe().devices
-    assert (device.device_id, device.power, device.energy, device.name) == (A, "dcgm", "dcgm", "NVIDIA H100 80GB HBM3")
-    show(line(average, 410.5), line(instant, 432.1), line("DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION", 1_500_000), grace)
-    found = {(r.boundary, r.device_id): (r.power_w, r.energy_j) for r in source.sample("power") if r.power_w is not None}
+    assert (device.device_id, device.power, device.energy, device.name) == (
+        A,
+        "dcgm",
+        "dcgm",
+        "NVIDIA H100 80GB HBM3",
+    )
+    show(
+        line(average, 410.5),
+        line(instant, 432.1),
+        line("DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION", 1_500_000),
+        grace,
+    )
+    found = {
+        (r.boundary, r.device_id): (r.power_w, r.energy_j)
+        for r in source.sample("power")
+        if r.power_w is not None
+    }
     assert found == {
         (Boundary.GPU_BOARD, A): (432.1, None),
         (Boundary.CPU_PACKAGE, "0"): (75.0, None),
@@ -109,19 +146,32 @@ def test_mig_instances_repeat_their_board_and_are_kept_once(exporter) -> None:
     show, make = exporter
 
     def instances(watts: float) -> list[str]:
-        return [line("DCGM_FI_DEV_POWER_USAGE", watts, GPU_I_ID=str(i), GPU_I_PROFILE="2g.20gb") for i in (3, 5)]
+        return [
+            line("DCGM_FI_DEV_POWER_USAGE", watts, GPU_I_ID=str(i), GPU_I_PROFILE="2g.20gb")
+            for i in (3, 5)
+        ]
 
     show(*instances(250))
     source = make()
     assert len(source.probe().devices) == 1
-    show(*[f"{text} 1792000000000" for text in instances(260)])  # a timestamp behind the value changes nothing
+    show(
+        *[f"{text} 1792000000000" for text in instances(260)]
+    )  # a timestamp behind the value changes nothing
     assert [r.power_w for r in source.sample("power")] == [260.0]
 
 
 def test_neighbours_are_left_out_and_blanks_zeros_and_rubbish_are_no_values(exporter) -> None:
     show, make = exporter
-    bad = [line("DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION", value) for value in (0, "NaN", "9223372036854775794", "garbage", "+Inf")]
-    show(line("DCGM_FI_DEV_POWER_USAGE", 200), line("DCGM_FI_DEV_POWER_USAGE", 500, B), *bad, "DCGM_FI_DEV_POWER_USAGE{broken 1")
+    bad = [
+        line("DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION", value)
+        for value in (0, "NaN", "9223372036854775794", "garbage", "+Inf")
+    ]
+    show(
+        line("DCGM_FI_DEV_POWER_USAGE", 200),
+        line("DCGM_FI_DEV_POWER_USAGE", 500, B),
+        *bad,
+        "DCGM_FI_DEV_POWER_USAGE{broken 1",
+    )
     (device,) = make(A).probe().devices
     assert (device.device_id, device.power, device.energy) == (A, "dcgm", None)
     assert [d.device_id for d in make().probe().devices] == [A, B]

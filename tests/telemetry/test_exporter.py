@@ -1,4 +1,6 @@
-"""The run's own metrics: what was recorded and announced, nothing else, and nothing for what is not known."""
+"""The run's own metrics: what was recorded and announced, nothing else, and nothing for what is not
+known.
+"""
 
 import urllib.request
 from collections.abc import Iterator
@@ -19,10 +21,20 @@ INFO = {"run_id": "r-1", "profile": "p", "purpose": "smoke", "version": "0"}
 
 def request(number: int, **changes: object) -> dict:
     row = {
-        "request_id": f"s/{number}", "session_id": "s", "turn": number, "class": "chat", "stage": "main", "worker": 0, "outcome": "ok",
-        "intended_ns": 1000 * MS, "sent_ns": 1004 * MS, "first_token_ns": 1250 * MS, "last_token_ns": 2250 * MS,
-        "input_tok": 100, "output_tok": 11,
-    }  # fmt: skip
+        "request_id": f"s/{number}",
+        "session_id": "s",
+        "turn": number,
+        "class": "chat",
+        "stage": "main",
+        "worker": 0,
+        "outcome": "ok",
+        "intended_ns": 1000 * MS,
+        "sent_ns": 1004 * MS,
+        "first_token_ns": 1250 * MS,
+        "last_token_ns": 2250 * MS,
+        "input_tok": 100,
+        "output_tok": 11,
+    }
     return row | changes
 
 
@@ -34,19 +46,40 @@ def exporter(run: RunDir) -> Iterator[Exporter]:
 
 def page(exporter: Exporter) -> dict[tuple[str, frozenset], float]:
     with urllib.request.urlopen(exporter.url, timeout=10) as answer:
-        return {(name, frozenset(labels.items())): value for name, labels, value in parse(answer.read(), None)}
+        return {
+            (name, frozenset(labels.items())): value
+            for name, labels, value in parse(answer.read(), None)
+        }
 
 
 def of(found: dict, name: str) -> dict:
     return {tuple(sorted(labels)): value for (one, labels), value in found.items() if one == name}
 
 
-def test_requests_are_counted_as_their_batches_reach_the_journal(run: RunDir, exporter: Exporter, until) -> None:
+def test_requests_are_counted_as_their_batches_reach_the_journal(
+    run: RunDir, exporter: Exporter, until
+) -> None:
     with JournalWriter(run.requests_journal(0), tables.REQUESTS) as journal:
-        journal.append([request(0), request(1, outcome="http_error", first_token_ns=None, last_token_ns=None, output_tok=None)])
+        journal.append(
+            [
+                request(0),
+                request(
+                    1,
+                    outcome="http_error",
+                    first_token_ns=None,
+                    last_token_ns=None,
+                    output_tok=None,
+                ),
+            ]
+        )
         until(lambda: of(page(exporter), "harness_requests_total"), "the first batch")
-        journal.append([request(2), request(3, **{"class": "canary"}), request(4, **{"class": "chat/prime"})])
-        until(lambda: sum(of(page(exporter), "harness_requests_total").values()) == 3, "the second batch")
+        journal.append(
+            [request(2), request(3, **{"class": "canary"}), request(4, **{"class": "chat/prime"})]
+        )
+        until(
+            lambda: sum(of(page(exporter), "harness_requests_total").values()) == 3,
+            "the second batch",
+        )
     found = page(exporter)
     by = (("class", "chat"), ("stage", "main"))
     assert of(found, "harness_requests_total") == {
@@ -58,7 +91,9 @@ def test_requests_are_counted_as_their_batches_reach_the_journal(run: RunDir, ex
     assert of(found, "harness_ttft_seconds_sum")[by] == pytest.approx(0.5)
     assert of(found, "harness_tpot_seconds_sum")[by] == pytest.approx(0.2)
     assert of(found, "harness_e2e_seconds_sum")[by] == pytest.approx(2.5)
-    assert of(found, "harness_schedule_lag_seconds_count") == {by: 3}  # a failed one was sent as well
+    assert of(found, "harness_schedule_lag_seconds_count") == {
+        by: 3
+    }  # a failed one was sent as well
     assert of(found, "harness_ttft_seconds_bucket")[tuple(sorted((*by, ("le", "0.3"))))] == 2
     assert of(found, "harness_ttft_seconds_bucket")[tuple(sorted((*by, ("le", "0.2"))))] == 0
 
@@ -67,7 +102,12 @@ def test_what_is_announced_is_shown_and_what_is_not_known_has_no_sample(exporter
     before = page(exporter)
     assert not of(before, "harness_stage_info")
     assert not of(before, "harness_requests_in_flight")
-    exporter.tell("main", "window", {"in_flight": 3, "cpu": None}, {"power_w": 420.0, "running": None, "scrapes": 9, "scrape_failures": 0})
+    exporter.tell(
+        "main",
+        "window",
+        {"in_flight": 3, "cpu": None},
+        {"power_w": 420.0, "running": None, "scrapes": 9, "scrape_failures": 0},
+    )
     found = page(exporter)
     assert of(found, "harness_stage_info") == {(("phase", "window"), ("stage", "main")): 1}
     assert of(found, "harness_requests_in_flight") == {(): 3}
@@ -82,15 +122,30 @@ def test_what_is_announced_is_shown_and_what_is_not_known_has_no_sample(exporter
     assert not of(after, "harness_power_watts")  # it became unknown
 
 
-def test_every_name_is_declared_and_every_declared_name_is_exported(run: RunDir, exporter: Exporter, until) -> None:
-    keys = ("in_flight", "live_sessions", "cpu", "loop_lag_s", "power_w", "running", "waiting", "kv_usage", "scrapes", "scrape_failures")
+def test_every_name_is_declared_and_every_declared_name_is_exported(
+    run: RunDir, exporter: Exporter, until
+) -> None:
+    keys = (
+        "in_flight",
+        "live_sessions",
+        "cpu",
+        "loop_lag_s",
+        "power_w",
+        "running",
+        "waiting",
+        "kv_usage",
+        "scrapes",
+        "scrape_failures",
+    )
     told = dict.fromkeys(keys, 1)
     exporter.tell("main", "window", told, told)
     with JournalWriter(run.requests_journal(0), tables.REQUESTS) as journal:
         journal.append([request(0)])
         until(lambda: of(page(exporter), "harness_requests_total"), "the batch")
     names = {name for name, _ in page(exporter) if not name.endswith("_created")}
-    families = {name.removesuffix("_bucket").removesuffix("_sum").removesuffix("_count") for name in names}
+    families = {
+        name.removesuffix("_bucket").removesuffix("_sum").removesuffix("_count") for name in names
+    }
     assert families == NAMES
 
 
@@ -117,4 +172,6 @@ def test_a_tail_gives_each_batch_once_however_the_writes_are_cut(run: RunDir) ->
                 if step > 1 or at % 50 == 0:
                     found += tail.new_batches()
         found += tail.new_batches()
-        assert [row["t_ns"] for batch in found for row in batch.to_pylist()] == [n for n in range(5) for _ in range(2)]
+        assert [row["t_ns"] for batch in found for row in batch.to_pylist()] == [
+            n for n in range(5) for _ in range(2)
+        ]

@@ -35,7 +35,9 @@ sys.stdin.readline()
 
 @pytest.fixture
 def parent() -> Iterator[subprocess.Popen[str]]:
-    with subprocess.Popen([sys.executable, "-c", PARENT], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", PARENT], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
         yield process
         process.kill()
 
@@ -66,7 +68,9 @@ def test_a_tree_keeps_the_cpu_time_of_its_ended_children(parent) -> None:
     hear(parent)
     with_child = sampled_anew(sampler)["server:replica-0"]
     assert with_child["processes"] == 2
-    assert with_child["cpu_s"] >= 0.28  # the child burns 0.3 s; user and system time are each counted in ticks of 10 ms
+    assert (
+        with_child["cpu_s"] >= 0.28
+    )  # the child burns 0.3 s; user and system time are each counted in ticks of 10 ms
     assert with_child["rss_bytes"] > 1_000_000
     say(parent)
     assert hear(parent) == "child gone"
@@ -83,8 +87,14 @@ def test_a_scope_inside_another_is_counted_apart(parent) -> None:
     before = sampled_anew(sampler)["supervisor"]
     sampler.add("traffic:0", child)
     after = sampled_anew(sampler)
-    assert (before["processes"], after["supervisor"]["processes"], after["traffic:0"]["processes"]) == (2, 1, 1)
-    assert after["traffic:0"]["cpu_s"] >= 0.28  # the child burns 0.3 s; user and system time are each counted in ticks of 10 ms
+    assert (
+        before["processes"],
+        after["supervisor"]["processes"],
+        after["traffic:0"]["processes"],
+    ) == (2, 1, 1)
+    assert (
+        after["traffic:0"]["cpu_s"] >= 0.28
+    )  # the child burns 0.3 s; user and system time are each counted in ticks of 10 ms
     assert after["supervisor"]["cpu_s"] >= before["cpu_s"]  # never backwards
 
 
@@ -121,11 +131,13 @@ def test_a_process_that_is_gone_is_said_to_be(parent) -> None:
 
 def test_orphans_stay_in_the_tree_they_came_from(until: Callable) -> None:
     code = (
-        "import subprocess, sys; p = subprocess.Popen([sys.executable, '-c', 'import sys; sys.stdin.readline()']);"
-        "print(p.pid, flush=True); sys.stdin.readline()"
+        "import subprocess, sys; p = subprocess.Popen([sys.executable, '-c', 'import sys;"
+        " sys.stdin.readline()']);print(p.pid, flush=True); sys.stdin.readline()"
     )
     sampler = HostSampler()
-    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
         sampler.add("server:replica-0", process.pid)
         orphan = psutil.Process(int(hear(process)))
         try:
@@ -135,7 +147,10 @@ def test_orphans_stay_in_the_tree_they_came_from(until: Callable) -> None:
             assert sampled_anew(sampler)["server:replica-0"]["processes"] == 1
         finally:
             orphan.kill()
-    until(lambda: not orphan.is_running() or orphan.status() == psutil.STATUS_ZOMBIE, "the orphan is gone")
+    until(
+        lambda: not orphan.is_running() or orphan.status() == psutil.STATUS_ZOMBIE,
+        "the orphan is gone",
+    )
 
 
 def test_the_host_itself() -> None:

@@ -1,4 +1,6 @@
-"""IPMI: the real ipmitool against OpenIPMI's simulated controller, and what it says when there is no power to read."""
+"""IPMI: the real ipmitool against OpenIPMI's simulated controller, and what it says when there is
+no power to read.
+"""
 
 import shutil
 import socket
@@ -27,7 +29,9 @@ set_working_mc 0x20
   endlan
   user 2 true "reader" "{password}" admin 10 none md2 md5 straight
 """
-CONTROLLER = "mc_setbmc 0x20\nmc_add 0x20 0 no-device-sdrs 0x23 9 8 0x9f 0x1291 0xf02\nmc_enable 0x20\n"
+CONTROLLER = (
+    "mc_setbmc 0x20\nmc_add 0x20 0 no-device-sdrs 0x23 9 8 0x9f 0x1291 0xf02\nmc_enable 0x20\n"
+)
 
 
 class Controller:
@@ -37,7 +41,14 @@ class Controller:
 
     def source(self, **settings) -> IpmiPowerSource:
         return IpmiPowerSource(
-            **{"host": "127.0.0.1", "port": self.port, "user": "reader", "password_env": "BMC_PASSWORD", "cipher_suite": 3, **settings}
+            **{
+                "host": "127.0.0.1",
+                "port": self.port,
+                "user": "reader",
+                "password_env": "BMC_PASSWORD",
+                "cipher_suite": 3,
+                **settings,
+            }
         )
 
 
@@ -48,22 +59,40 @@ def module(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if missing or compiler is None or not Path("/usr/include/OpenIPMI/mcserv.h").exists():
         pytest.skip("needs a compiler and Debian's openipmi, ipmitool and libopenipmi-dev")
     built = tmp_path_factory.mktemp("ipmi") / "dcmi.so"
-    subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror", "-o", built, MODULE], check=True)
+    subprocess.run(
+        [compiler, "-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror", "-o", built, MODULE],
+        check=True,
+    )
     return built
 
 
 @pytest.fixture
-def controller(module: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, until) -> Iterator[Controller]:
+def controller(
+    module: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, until
+) -> Iterator[Controller]:
     monkeypatch.setenv("BMC_PASSWORD", PASSWORD)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     watts = tmp_path / "watts"
     (tmp_path / "state").mkdir()
-    (tmp_path / "lan.conf").write_text(LAN.format(module=module, watts=watts, port=port, password=PASSWORD))
+    (tmp_path / "lan.conf").write_text(
+        LAN.format(module=module, watts=watts, port=port, password=PASSWORD)
+    )
     (tmp_path / "commands").write_text(CONTROLLER)
-    argv = ["ipmi_sim", "-c", tmp_path / "lan.conf", "-f", tmp_path / "commands", "-s", tmp_path / "state", "-n"]
-    process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    argv = [
+        "ipmi_sim",
+        "-c",
+        tmp_path / "lan.conf",
+        "-f",
+        tmp_path / "commands",
+        "-s",
+        tmp_path / "state",
+        "-n",
+    ]
+    process = subprocess.Popen(
+        argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     try:
         here = f"0100007F:{port:04X}"
         until(lambda: here in Path("/proc/net/udp").read_text(), "the controller listens")
@@ -73,7 +102,9 @@ def controller(module: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, un
         process.wait()
 
 
-def test_the_nodes_power_is_read_and_the_controller_on_loopback_is_told_to_be_no_hardware(controller: Controller) -> None:
+def test_the_nodes_power_is_read_and_the_controller_on_loopback_is_told_to_be_no_hardware(
+    controller: Controller,
+) -> None:
     controller.watts.write_text("1234")
     source = controller.source()
     probe = source.probe()
@@ -83,7 +114,12 @@ def test_the_nodes_power_is_read_and_the_controller_on_loopback_is_told_to_be_no
     assert source.intervals_s == {"power": 2.0}
     controller.watts.write_text("4321")
     (reading,) = source.sample("power")
-    assert (reading.power_w, reading.energy_j, reading.source, reading.boundary) == (4321.0, None, "ipmi", Boundary.NODE)
+    assert (reading.power_w, reading.energy_j, reading.source, reading.boundary) == (
+        4321.0,
+        None,
+        "ipmi",
+        Boundary.NODE,
+    )
     controller.watts.unlink()
     assert source.sample("power") == ()
     assert any("does not measure" in message for message in source.trouble.seen)
@@ -93,7 +129,9 @@ def test_the_nodes_power_is_read_and_the_controller_on_loopback_is_told_to_be_no
     assert source.sample("power") == ()
 
 
-def test_a_controller_that_does_not_measure_and_a_wrong_password_say_so(controller: Controller, monkeypatch) -> None:
+def test_a_controller_that_does_not_measure_and_a_wrong_password_say_so(
+    controller: Controller, monkeypatch
+) -> None:
     probe = controller.source().probe()
     assert not probe.devices
     assert "does not measure" in probe.why_not
@@ -123,7 +161,9 @@ def test_a_controller_that_hangs_is_given_up_and_told(tmp_path: Path) -> None:
 
 def test_closing_ends_a_reading_that_is_under_way(tmp_path: Path, until) -> None:
     began = tmp_path / "began"
-    source = IpmiPowerSource(command=script(tmp_path, f"touch {began}; exec sleep 60"), timeout_s=60.0)
+    source = IpmiPowerSource(
+        command=script(tmp_path, f"touch {began}; exec sleep 60"), timeout_s=60.0
+    )
     thread = threading.Thread(target=source.sample, args=("power",))
     thread.start()
     until(began.exists, "the program runs")

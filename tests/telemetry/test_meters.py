@@ -1,4 +1,6 @@
-"""Meters that others read (PromQL, CSV) and power by a formula: times, units, and what is no reading."""
+"""Meters that others read (PromQL, CSV) and power by a formula: times, units, and what is no
+reading.
+"""
 
 import json
 import shutil
@@ -24,7 +26,9 @@ def unix_s(monotonic_ns: int) -> float:
 
 
 class Api:
-    """Answers /api/v1/query as Prometheus does; `series` is what there is, `asked` what was asked for."""
+    """Answers /api/v1/query as Prometheus does; `series` is what there is, `asked` what was asked
+    for.
+    """
 
     def __init__(self) -> None:
         self.series: list[tuple[dict, list[tuple[float, str]]]] = []
@@ -40,12 +44,25 @@ class Api:
         status, body = self.status, self.raw
         if body is None:
             if query.endswith("s]") and self.only_vectors:
-                status, answer = 400, {"status": "error", "errorType": "bad_data", "error": "ranges only allowed for vector selectors"}
+                status, answer = (
+                    400,
+                    {
+                        "status": "error",
+                        "errorType": "bad_data",
+                        "error": "ranges only allowed for vector selectors",
+                    },
+                )
             elif query.endswith("s]"):
-                result = [{"metric": labels, "values": [[t, value] for t, value in samples]} for labels, samples in self.series]
+                result = [
+                    {"metric": labels, "values": [[t, value] for t, value in samples]}
+                    for labels, samples in self.series
+                ]
                 answer = {"status": "success", "data": {"resultType": "matrix", "result": result}}
             else:
-                result = [{"metric": labels, "value": list(samples[-1])} for labels, samples in self.series]
+                result = [
+                    {"metric": labels, "value": list(samples[-1])}
+                    for labels, samples in self.series
+                ]
                 answer = {"status": "success", "data": {"resultType": "vector", "result": result}}
             body = json.dumps(answer).encode()
         to.send_response(status)
@@ -62,7 +79,13 @@ def api(metrics_server):
     made = []
 
     def make(**settings) -> PromqlPowerSource:
-        made.append(PromqlPowerSource(found.url, settings.pop("query", "pdu_watts"), **{"boundary": Boundary.RACK, **settings}))
+        made.append(
+            PromqlPowerSource(
+                found.url,
+                settings.pop("query", "pdu_watts"),
+                **{"boundary": Boundary.RACK, **settings},
+            )
+        )
         return made[-1]
 
     found.make = make
@@ -103,16 +126,27 @@ def test_a_prometheus_that_fails_is_told_and_nan_is_no_reading(api) -> None:
     api.series = [({}, [(unix_s(now_ns() + 10**9), "100")])]
     source = api.make()
     assert source.probe().devices
-    for status, raw in ((500, b"oops"), (200, b"[]"), (503, b'{"status":"error","error":"overloaded"}'), (200, b'{"status":"success"}')):
+    for status, raw in (
+        (500, b"oops"),
+        (200, b"[]"),
+        (503, b'{"status":"error","error":"overloaded"}'),
+        (200, b'{"status":"success"}'),
+    ):
         api.status, api.raw = status, raw
         assert source.sample("power") == ()
     assert any("overloaded" in message for message in source.trouble.seen)
     api.status, api.raw = 200, None
-    api.series = [({}, [(unix_s(now_ns() + 2 * 10**9), "NaN"), (unix_s(now_ns() + 3 * 10**9), "7")])]
+    api.series = [
+        ({}, [(unix_s(now_ns() + 2 * 10**9), "NaN"), (unix_s(now_ns() + 3 * 10**9), "7")])
+    ]
     assert [r.power_w for r in source.sample("power")] == [7.0]
     api.series = []
     assert "no samples" in api.make().probe().why_not
-    assert not PromqlPowerSource("http://127.0.0.1:1", "x", boundary=Boundary.RACK, timeout_s=2.0).probe().devices
+    assert (
+        not PromqlPowerSource("http://127.0.0.1:1", "x", boundary=Boundary.RACK, timeout_s=2.0)
+        .probe()
+        .devices
+    )
 
 
 def append(path: Path, text: str) -> None:
@@ -123,13 +157,20 @@ def append(path: Path, text: str) -> None:
 def test_a_meters_log_is_followed_line_by_line(tmp_path: Path) -> None:
     log = tmp_path / "pdu.csv"
     log.write_text(f"outlet,time,watts\n1,{unix_s(now_ns()) - 60},900\n")
-    source = CsvPowerSource(log, boundary=Boundary.FACILITY, device_column="outlet", clock_offset_s=2.0)
+    source = CsvPowerSource(
+        log, boundary=Boundary.FACILITY, device_column="outlet", clock_offset_s=2.0
+    )
     assert [d.device_id for d in source.probe().devices] == ["1"]
     assert source.sample("power") == ()
     due_ns = now_ns() + 10**9
-    append(log, f"1,{unix_s(due_ns) + 2.0},1000\n2,{wall_now().isoformat()},5\n1,{unix_s(due_ns) + 3.0},11")
+    append(
+        log,
+        f"1,{unix_s(due_ns) + 2.0},1000\n2,{wall_now().isoformat()},5\n1,{unix_s(due_ns) + 3.0},11",
+    )
     first = source.sample("power")
-    assert [(r.device_id, r.power_w) for r in first] == [("1", 1000.0)]  # 2 s ahead, the second line is of before the run
+    assert [(r.device_id, r.power_w) for r in first] == [
+        ("1", 1000.0)
+    ]  # 2 s ahead, the second line is of before the run
     assert abs(first[0].t_ns - due_ns) < 5_000_000
     append(log, "00\nrubbish\n1,never,3\n")
     assert [r.power_w for r in source.sample("power")] == [1100.0]
@@ -150,7 +191,9 @@ def test_a_log_without_the_columns_says_which(tmp_path: Path, text: str) -> None
 
 
 def test_power_by_a_formula_is_called_modelled_wherever_it_goes() -> None:
-    source = ModelledPowerSource("cpu", idle_w=50.0, slope_w=100.0, boundary=Boundary.NODE, source="a data sheet")
+    source = ModelledPowerSource(
+        "cpu", idle_w=50.0, slope_w=100.0, boundary=Boundary.NODE, source="a data sheet"
+    )
     probe = source.probe()
     assert probe.devices[0].power == "modelled"
     assert "a data sheet" in str(probe.origin)
@@ -191,14 +234,24 @@ def prometheus(metrics_server, tmp_path: Path, until):
     program = shutil.which("prometheus")
     if program is None:
         pytest.skip("needs Debian's prometheus")
-    metrics_server.body = lambda: f'# TYPE pdu_watts gauge\npdu_watts{{outlet="3"}} {1500 + metrics_server.hits}\n'.encode()
+    metrics_server.body = lambda: (
+        f'# TYPE pdu_watts gauge\npdu_watts{{outlet="3"}} {1500 + metrics_server.hits}\n'.encode()
+    )
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
     target = urlsplit(metrics_server.url).netloc
     config = tmp_path / "prometheus.yml"
-    config.write_text(f"scrape_configs: [{{job_name: pdu, scrape_interval: 1s, static_configs: [{{targets: ['{target}']}}]}}]\n")
-    argv = [program, f"--config.file={config}", f"--storage.tsdb.path={tmp_path / 'data'}", f"--web.listen-address={address}"]
+    config.write_text(
+        "scrape_configs: [{job_name: pdu, scrape_interval: 1s, static_configs: [{targets:"
+        f" ['{target}']}}]}}]\n"
+    )
+    argv = [
+        program,
+        f"--config.file={config}",
+        f"--storage.tsdb.path={tmp_path / 'data'}",
+        f"--web.listen-address={address}",
+    ]
     process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         until(lambda: metrics_server.hits, "a scrape")
@@ -208,12 +261,18 @@ def prometheus(metrics_server, tmp_path: Path, until):
         process.wait()
 
 
-def test_a_real_prometheus_gives_its_raw_samples_once(prometheus: str, metrics_server, until) -> None:
-    source = PromqlPowerSource(prometheus, 'pdu_watts{outlet="3"}', boundary=Boundary.RACK, device_label="outlet")
+def test_a_real_prometheus_gives_its_raw_samples_once(
+    prometheus: str, metrics_server, until
+) -> None:
+    source = PromqlPowerSource(
+        prometheus, 'pdu_watts{outlet="3"}', boundary=Boundary.RACK, device_label="outlet"
+    )
     until(lambda: source.probe().devices or source.close(), "the meter is known")
     readings = []
     until(lambda: readings.extend(source.sample("power")) or len(readings) >= 2, "two new samples")
-    assert [after.power_w - before.power_w for before, after in pairwise(readings)] == [1.0] * (len(readings) - 1)
+    assert [after.power_w - before.power_w for before, after in pairwise(readings)] == [1.0] * (
+        len(readings) - 1
+    )
     gaps_s = [(after.t_ns - before.t_ns) / 1e9 for before, after in pairwise(readings)]
     assert all(gap == pytest.approx(1.0, abs=0.5) for gap in gaps_s)
     assert abs(now_ns() - readings[-1].t_ns) < 5e9

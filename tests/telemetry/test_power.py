@@ -1,4 +1,6 @@
-"""Power sources: what answers is read, what does not is absent with its reason. NVML runs against its double, in child processes."""
+"""Power sources: what answers is read, what does not is absent with its reason. NVML runs against
+its double, in child processes.
+"""
 
 import json
 from collections.abc import Callable
@@ -47,8 +49,9 @@ def test_instant_power_and_the_counter_of_the_chosen_boards(nvml_double, read) -
     told = read([f"{UUID}2", f"{UUID}0"], wait_s=0.3)
     assert told["has_power"]
     assert [(r["device_id"], r["power_w"], r["energy_j"], r["source"]) for r in told["power"]] == [
-        (f"{UUID}2", 252.0, None, "nvml-instant"), (f"{UUID}0", 250.0, None, "nvml-instant"),
-    ]  # fmt: skip
+        (f"{UUID}2", 252.0, None, "nvml-instant"),
+        (f"{UUID}0", 250.0, None, "nvml-instant"),
+    ]
     for first, second, watts in zip(told["first"], told["second"], (252.0, 250.0), strict=True):
         assert first["source"] == "nvml-counter"
         assert first["power_w"] is None
@@ -68,7 +71,9 @@ def test_instant_power_and_the_counter_of_the_chosen_boards(nvml_double, read) -
         ({"no_instant": 1, "no_average": 1, "no_usage": 1}, None, "nvml-counter"),
     ],
 )
-def test_the_first_call_that_answers_is_used_and_zero_is_no_answer(nvml_double, read, missing, power, energy) -> None:
+def test_the_first_call_that_answers_is_used_and_zero_is_no_answer(
+    nvml_double, read, missing, power, energy
+) -> None:
     nvml_double(**missing)
     told = read([f"{UUID}0"])
     (device,) = told["probe"]["devices"]
@@ -114,9 +119,30 @@ def test_a_board_lost_in_mid_run_is_absent_and_told(nvml_double, read, tmp_path:
 
 
 RECORDED = [
-    {"t_ns": 10, "boundary": "gpu_board", "device_id": "GPU-a", "power_w": 100.0, "energy_j": None, "source": "nvml-instant"},
-    {"t_ns": 10, "boundary": "gpu_board", "device_id": "GPU-a", "power_w": None, "energy_j": 7.0, "source": "nvml-counter"},
-    {"t_ns": 20_000_010, "boundary": "gpu_board", "device_id": "GPU-a", "power_w": 200.0, "energy_j": None, "source": "nvml-instant"},
+    {
+        "t_ns": 10,
+        "boundary": "gpu_board",
+        "device_id": "GPU-a",
+        "power_w": 100.0,
+        "energy_j": None,
+        "source": "nvml-instant",
+    },
+    {
+        "t_ns": 10,
+        "boundary": "gpu_board",
+        "device_id": "GPU-a",
+        "power_w": None,
+        "energy_j": 7.0,
+        "source": "nvml-counter",
+    },
+    {
+        "t_ns": 20_000_010,
+        "boundary": "gpu_board",
+        "device_id": "GPU-a",
+        "power_w": 200.0,
+        "energy_j": None,
+        "source": "nvml-instant",
+    },
     {
         "t_ns": 3_600_000_000_010,
         "boundary": "gpu_board",
@@ -129,7 +155,9 @@ RECORDED = [
 
 
 @pytest.mark.parametrize("kind", ["power.parquet", "power.arrows"])
-def test_a_recording_is_played_back_in_its_own_time_and_marked(tmp_path: Path, until, kind: str) -> None:
+def test_a_recording_is_played_back_in_its_own_time_and_marked(
+    tmp_path: Path, until, kind: str
+) -> None:
     path = tmp_path / kind
     if kind.endswith("parquet"):
         pq.write_table(pa.Table.from_pylist(RECORDED, schema=tables.POWER), path)
@@ -138,10 +166,19 @@ def test_a_recording_is_played_back_in_its_own_time_and_marked(tmp_path: Path, u
             journal.append(RECORDED)
     source: PowerSource = ReplayPowerSource(path)
     probe = source.probe()
-    assert [(d.device_id, d.power, d.energy) for d in probe.devices] == [("GPU-a", "replay:nvml-instant", "replay:nvml-counter")]
+    assert [(d.device_id, d.power, d.energy) for d in probe.devices] == [
+        ("GPU-a", "replay:nvml-instant", "replay:nvml-counter")
+    ]
     readings = list(source.sample("energy"))
-    until(lambda: readings.extend(source.sample("power")) or len(readings) == 3, "both readings that are due")
-    assert [(r.power_w, r.energy_j) for r in readings] == [(None, 7.0), (100.0, None), (200.0, None)]
+    until(
+        lambda: readings.extend(source.sample("power")) or len(readings) == 3,
+        "both readings that are due",
+    )
+    assert [(r.power_w, r.energy_j) for r in readings] == [
+        (None, 7.0),
+        (100.0, None),
+        (200.0, None),
+    ]
     assert readings[2].t_ns - readings[1].t_ns == 20_000_000
     assert {r.source.split(":")[0] for r in readings} == {"replay"}
     assert source.sample("power") == ()  # the last one is an hour away

@@ -1,4 +1,6 @@
-"""The energy of a known curve comes back: the double of NVML on a virtual clock, the real bindings, the real source, the real reduction."""
+"""The energy of a known curve comes back: the double of NVML on a virtual clock, the real bindings,
+the real source, the real reduction.
+"""
 
 import json
 import struct
@@ -18,7 +20,8 @@ WINDOWS = [(6.0, 11.0), (7.03, 17.4), (4.5, 34.5), (5.25, 65.25)]  # s since the
 START_NS = 37_000_000_000_000
 OFFSET_S = 0.037  # of the first reading behind a renewal of the counter
 
-# Samples at the moments that the recorder's loops would choose; the clock moves on by what the calls take, and never waits.
+# Samples at the moments that the recorder's loops would choose; the clock moves on by what the
+# calls take, and never waits.
 SAMPLE = """
 import json, mmap, struct, sys
 from pathlib import Path
@@ -50,21 +53,42 @@ RECORDED: dict[str, list[dict]] = {}  # curves that several tests look at
 def record(nvml_double, tmp_path: Path) -> Record:
     """Power rows of 72 s of a curve; settings are the double's."""
 
-    def run(*, uuids: list[str] = UUIDS[:1], load: list[tuple[float, float]] | None = None, **settings: object) -> list[dict]:
+    def run(
+        *,
+        uuids: list[str] = UUIDS[:1],
+        load: list[tuple[float, float]] | None = None,
+        **settings: object,
+    ) -> list[dict]:
         key = json.dumps([uuids, load, settings])
         if key not in RECORDED:
             RECORDED[key] = play(uuids, load, settings)
         return RECORDED[key]
 
-    def play(uuids: list[str], load: list[tuple[float, float]] | None, settings: dict[str, object]) -> list[dict]:
+    def play(
+        uuids: list[str], load: list[tuple[float, float]] | None, settings: dict[str, object]
+    ) -> list[dict]:
         clock = tmp_path / "clock"
         clock.write_bytes(struct.pack("q", START_NS))
         if load is not None:
             path = tmp_path / "load"
             path.write_text("".join(f"{START_NS + int(t * 1e9)} {mw}\n" for t, mw in load))
             settings["load_file"] = path
-        nvml_double(clock_file=clock, origin_ns=START_NS, gpus=2, sensor_us=20_000, counter_us=100_000, **settings)
-        argv = [sys.executable, "-c", SAMPLE, str(clock), json.dumps(uuids), str(START_NS + int(OFFSET_S * 1e9))]
+        nvml_double(
+            clock_file=clock,
+            origin_ns=START_NS,
+            gpus=2,
+            sensor_us=20_000,
+            counter_us=100_000,
+            **settings,
+        )
+        argv = [
+            sys.executable,
+            "-c",
+            SAMPLE,
+            str(clock),
+            json.dumps(uuids),
+            str(START_NS + int(OFFSET_S * 1e9)),
+        ]
         done = subprocess.run(argv, capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)["rows"]
@@ -73,10 +97,23 @@ def record(nvml_double, tmp_path: Path) -> Record:
 
 
 def reduced(rows: list[dict], window: tuple[float, float], uuids: list[str] = UUIDS[:1]) -> Energy:
-    kinds = {"t_ns": float, "power_w": float, "energy_j": float, "boundary": object, "device_id": object, "source": object}
-    columns = {name: np.array([row[name] if row[name] is not None else np.nan for row in rows], dtype=kind) for name, kind in kinds.items()}
+    kinds = {
+        "t_ns": float,
+        "power_w": float,
+        "energy_j": float,
+        "boundary": object,
+        "device_id": object,
+        "source": object,
+    }
+    columns = {
+        name: np.array([row[name] if row[name] is not None else np.nan for row in rows], dtype=kind)
+        for name, kind in kinds.items()
+    }
     columns["t_ns"] -= START_NS
-    found = {energy.boundary: energy for energy in energies(columns, window[0] * 1e9, window[1] * 1e9, uuids)}
+    found = {
+        energy.boundary: energy
+        for energy in energies(columns, window[0] * 1e9, window[1] * 1e9, uuids)
+    }
     return found["gpu_board"]
 
 
@@ -84,17 +121,25 @@ def steps(seed: int = 7) -> list[tuple[float, float]]:
     """A load: further mW from a time on, changing every second or so."""
     draw = np.random.default_rng(seed)
     times = np.cumsum(draw.uniform(0.4, 2.0, 70))
-    return [(float(t), float(mw)) for t, mw in zip(times, draw.uniform(0, 200_000, 70), strict=True)]
+    return [
+        (float(t), float(mw)) for t, mw in zip(times, draw.uniform(0, 200_000, 70), strict=True)
+    ]
 
 
-def truth_j(window: tuple[float, float], *, power_mw=300_000.0, slope=0.0, saw_mw=0.0, saw_s=0.0, load=()) -> float:
+def truth_j(
+    window: tuple[float, float], *, power_mw=300_000.0, slope=0.0, saw_mw=0.0, saw_s=0.0, load=()
+) -> float:
     def until(t: float) -> float:
         mj = power_mw * t + slope * t * t / 2
         if saw_s:
             whole = int(t / saw_s)
             mj += saw_mw * saw_s * (whole / 2 + (t / saw_s - whole) ** 2 / 2)
         ends = [*(at for at, _ in load[1:]), float("inf")]
-        mj += sum(mw * max(0.0, min(t, end) - at) for (at, mw), end in zip(load, ends, strict=True)) if load else 0.0
+        mj += (
+            sum(mw * max(0.0, min(t, end) - at) for (at, mw), end in zip(load, ends, strict=True))
+            if load
+            else 0.0
+        )
         return mj
 
     return (until(window[1]) - until(window[0])) / 1000
@@ -103,13 +148,18 @@ def truth_j(window: tuple[float, float], *, power_mw=300_000.0, slope=0.0, saw_m
 CURVES = {
     "constant": ({}, {}),
     "ramp": ({"slope_mw_per_s": 5000}, {"slope": 5000}),
-    "sawtooth that the sensor resolves": ({"saw_mw": 200_000, "saw_us": 4_000_000}, {"saw_mw": 200_000, "saw_s": 4.0}),
+    "sawtooth that the sensor resolves": (
+        {"saw_mw": 200_000, "saw_us": 4_000_000},
+        {"saw_mw": 200_000, "saw_s": 4.0},
+    ),
     "load-following": ({"load": steps()}, {"load": steps()}),
 }
 
 
 @pytest.mark.parametrize("name", CURVES)
-def test_by_counter_within_half_a_percent_and_by_power_within_two(record: Record, name: str) -> None:
+def test_by_counter_within_half_a_percent_and_by_power_within_two(
+    record: Record, name: str
+) -> None:
     settings, formula = CURVES[name]
     rows = record(**settings)
     power_only = [row for row in rows if row["source"] != "nvml-counter"]
@@ -118,12 +168,18 @@ def test_by_counter_within_half_a_percent_and_by_power_within_two(record: Record
     for window in WINDOWS:
         truth = truth_j(window, **formula)
         counter, integral = reduced(rows, window), reduced(power_only, window)
-        assert (counter.method, integral.method, counter.basis) == ("counter", "integral", Basis.MEASURED)
+        assert (counter.method, integral.method, counter.basis) == (
+            "counter",
+            "integral",
+            Basis.MEASURED,
+        )
         assert counter.joules == pytest.approx(truth, rel=0.005), window
         assert integral.joules == pytest.approx(truth, rel=0.02), window
         if averages:
             averaged = reduced(averages, window)
-            assert averaged.joules is None or averaged.joules == pytest.approx(truth, rel=0.02), window
+            assert averaged.joules is None or averaged.joules == pytest.approx(truth, rel=0.02), (
+                window
+            )
 
 
 @pytest.mark.parametrize("name", ["constant", "ramp"])
@@ -145,14 +201,22 @@ def test_dropped_readings_up_to_the_limit_change_nothing(record: Record, name: s
         assert reduced(left, window).joules == pytest.approx(truth, rel=0.005)
         integral = reduced([row for row in left if row["source"] == "nvml-instant"], window)
         assert integral.joules == pytest.approx(truth, rel=0.02)
-    silent = [row for row in rows if not 20.0 < (row["t_ns"] - START_NS) / 1e9 < 23.5 and row["source"] == "nvml-instant"]
+    silent = [
+        row
+        for row in rows
+        if not 20.0 < (row["t_ns"] - START_NS) / 1e9 < 23.5 and row["source"] == "nvml-instant"
+    ]
     absent = reduced(silent, WINDOWS[-1])
     assert absent.joules is None
     assert "silent" in str(absent.reason)
 
 
-@pytest.mark.parametrize(("period_us", "locked"), [(37_313, False), (131_071, False), (130_000, True)])
-def test_a_load_faster_than_the_sensor_is_counted_right_or_known_to_be_unknown(record: Record, period_us: int, locked: bool) -> None:
+@pytest.mark.parametrize(
+    ("period_us", "locked"), [(37_313, False), (131_071, False), (130_000, True)]
+)
+def test_a_load_faster_than_the_sensor_is_counted_right_or_known_to_be_unknown(
+    record: Record, period_us: int, locked: bool
+) -> None:
     rows = record(saw_mw=300_000, saw_us=period_us)
     power_only = [row for row in rows if row["source"] != "nvml-counter"]
     for window in WINDOWS:
@@ -167,16 +231,21 @@ def test_a_load_faster_than_the_sensor_is_counted_right_or_known_to_be_unknown(r
             continue
         assert integral.error_ratio is not None
         assert integral.systematic_ratio is not None
-        # A load in step with the sensor's own renewals shows it few points of its period, the same ones for ever: a bias that no number of
-        # readings removes. It is held by the systematic error of the board.
+        # A load in step with the sensor's own renewals shows it few points of its period, the same
+        # ones for ever: a bias that no number of readings removes. It is held by the systematic
+        # error of the board.
         ratio = integral.error_ratio + 0.002 + (integral.systematic_ratio if locked else 0.0)
         assert abs(integral.joules - truth) <= integral.joules * ratio, window
 
 
-def test_every_board_of_a_deployment_is_summed_and_slow_counters_do_not_shift_power(record: Record) -> None:
+def test_every_board_of_a_deployment_is_summed_and_slow_counters_do_not_shift_power(
+    record: Record,
+) -> None:
     rows = record(uuids=UUIDS, counter_latency_us=2400)
     energy = reduced(rows, (4.5, 34.5), UUIDS)
-    assert energy.joules == pytest.approx(truth_j((4.5, 34.5)) + truth_j((4.5, 34.5), power_mw=301_000), rel=0.005)
+    assert energy.joules == pytest.approx(
+        truth_j((4.5, 34.5)) + truth_j((4.5, 34.5), power_mw=301_000), rel=0.005
+    )
     assert energy.devices == 2
 
 

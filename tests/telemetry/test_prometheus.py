@@ -1,4 +1,6 @@
-"""A real Prometheus in the scraper's place: the same tidy table, the same figures, and nothing left behind."""
+"""A real Prometheus in the scraper's place: the same tidy table, the same figures, and nothing left
+behind.
+"""
 
 import http.server
 import json
@@ -32,7 +34,8 @@ from harness.telemetry.prometheus.http_api import PrometheusApi
 from harness.telemetry.prometheus.server import ManagedPrometheus, configuration
 
 needs_prometheus = pytest.mark.skipif(
-    shutil.which("prometheus") is None, reason="needs the command prometheus (Debian: apt-get install prometheus)"
+    shutil.which("prometheus") is None,
+    reason="needs the command prometheus (Debian: apt-get install prometheus)",
 )
 FAST = Telemetry(scrape_interval_s=0.5, scrape_timeout_s=2.0, host_interval_s=2.0)
 MANAGED = FAST.model_copy(update={"prometheus": "managed"})
@@ -40,7 +43,9 @@ RATE = 1000.0  # tokens a second that the server claims
 
 
 class ColumnBuilder:
-    """An exposition whose counters grow with time between `go` and `hold`, as under steady load. `go` again begins again from 0."""
+    """An exposition whose counters grow with time between `go` and `hold`, as under steady load.
+    `go` again begins again from 0.
+    """
 
     def __init__(self) -> None:
         self.status = 200
@@ -91,7 +96,8 @@ class ColumnBuilder:
         lines = [
             "# TYPE vllm:generation_tokens_total counter",
             *(
-                f'vllm:generation_tokens_total{{engine="{engine}",model_name="a,b=\\"c\\""}} {tokens * (engine + 1):.3f}'
+                f'vllm:generation_tokens_total{{engine="{engine}",model_name="a,b=\\"c\\""}}'
+                f" {tokens * (engine + 1):.3f}"
                 for engine in (0, 1)
             ),
             "# TYPE vllm:prompt_tokens_total counter",
@@ -136,7 +142,9 @@ def counters(run: RunDir) -> ServerCounters:
 
 
 class Somebodys(ManagedPrometheus):
-    """A Prometheus as others run it: labels of the target win, several of them, other names than ours."""
+    """A Prometheus as others run it: labels of the target win, several of them, other names than
+    ours.
+    """
 
     def add_targets(self, endpoints) -> None:
         config = configuration(0.5, 0.5, Network(), None)
@@ -167,7 +175,9 @@ def test_embedded_managed_and_somebody_elses_give_the_same_table_and_the_same_fi
         for name, settings in (("embedded", FAST), ("managed", MANAGED), ("url", by_url)):
             runs[name].root.mkdir()
             Manifest(runs[name], {"run_id": name, "started_ns": started_ns})
-            recorders[name] = TelemetryRecorder(runs[name], settings, on_concern=told.append, anchor=anchor).start()
+            recorders[name] = TelemetryRecorder(
+                runs[name], settings, on_concern=told.append, anchor=anchor
+            ).start()
         try:
             for recorder in recorders.values():
                 recorder.add_targets([growing.endpoint])
@@ -178,7 +188,9 @@ def test_embedded_managed_and_somebody_elses_give_the_same_table_and_the_same_fi
                 assert recorder.scrape_now("before")
             growing.go()
             for name in ("managed", "url"):
-                until(lambda name=name: recorders[name].latest().get("running") == 3.0, "live figures")
+                until(
+                    lambda name=name: recorders[name].latest().get("running") == 3.0, "live figures"
+                )
             middle_ns = now_ns() + NS_PER_S
             until(lambda: now_ns() - middle_ns > 2 * NS_PER_S, "three seconds")
             truth = growing.hold()
@@ -199,37 +211,57 @@ def test_embedded_managed_and_somebody_elses_give_the_same_table_and_the_same_fi
     keys, found, halves = {}, {}, {}
     for name, run in runs.items():
         finalize(run)
-        keys[name] = {(row["target"], row["metric"], row["labels"]) for row in rows(run) if not row["metric"].startswith("harness_")}
+        keys[name] = {
+            (row["target"], row["metric"], row["labels"])
+            for row in rows(run)
+            if not row["metric"].startswith("harness_")
+        }
         read = counters(run)
         histogram = read.histogram(Concept.TTFT, start, end)
         assert histogram is not None
-        found[name] = [read.difference(Concept.GENERATED_TOKENS, start, end), read.difference(Concept.PROMPT_TOKENS, start, end)]
+        found[name] = [
+            read.difference(Concept.GENERATED_TOKENS, start, end),
+            read.difference(Concept.PROMPT_TOKENS, start, end),
+        ]
         found[name] += [histogram["count"], histogram["mean_s"]]
         halves[name] = read.difference(Concept.GENERATED_TOKENS, middle, end)
         assert histogram["p50_bucket_s"] == [0.5, 1.0]
-        marks = [key for key in read.samples.marks if key[1] in ("first_after_ready", "last_after_drain")]
+        marks = [
+            key for key in read.samples.marks if key[1] in ("first_after_ready", "last_after_drain")
+        ]
         assert len(marks) == 2
-        times = sorted(row["t_ns"] for row in rows(run) if row["metric"] == "up" and row["value"] == 1)
+        times = sorted(
+            row["t_ns"] for row in rows(run) if row["metric"] == "up" and row["value"] == 1
+        )
         assert len(times) == len(set(times)), "no scrape is read twice"
-        tokens = sorted((row["t_ns"], row["value"]) for row in rows(run) if row["metric"] == "vllm:prompt_tokens_total")
+        tokens = sorted(
+            (row["t_ns"], row["value"])
+            for row in rows(run)
+            if row["metric"] == "vllm:prompt_tokens_total"
+        )
         assert [t for t, _ in tokens] == times, "every sample bears the time of its scrape"
     assert keys["managed"] == keys["embedded"]
     assert keys["url"] == keys["embedded"]
     assert found["embedded"][:2] == pytest.approx([3 * truth, 2 * truth], rel=0.005)
     for name in ("managed", "url"):
         assert found[name] == pytest.approx(found["embedded"], rel=0.005), name
-        # In the middle of the growth the samples' own times count; a busy machine delays the server's answers by some ms.
+        # In the middle of the growth the samples' own times count; a busy machine delays the
+        # server's answers by some ms.
         assert halves[name] == pytest.approx(halves["embedded"], rel=0.05), name
 
 
 @needs_prometheus
-def test_what_goes_wrong_is_told_and_the_run_goes_on(run: RunDir, growing: ColumnBuilder, until) -> None:
+def test_what_goes_wrong_is_told_and_the_run_goes_on(
+    run: RunDir, growing: ColumnBuilder, until
+) -> None:
     """A key, a failing target, a server that starts again, a Prometheus that dies: one run."""
     told: list[Concern] = []
     run.root.mkdir()
     Manifest(run, {"run_id": "run", "started_ns": now_ns()})
     growing.go()
-    with TelemetryRecorder(run, MANAGED, on_concern=told.append, api_key="a-secret-key") as recorder:
+    with TelemetryRecorder(
+        run, MANAGED, on_concern=told.append, api_key="a-secret-key"
+    ) as recorder:
         recorder.add_targets([growing.endpoint])
         assert recorder.scrape_now("first_after_ready")
         assert growing.keys == {"Bearer a-secret-key"}
@@ -249,13 +281,29 @@ def test_what_goes_wrong_is_told_and_the_run_goes_on(run: RunDir, growing: Colum
     assert gone(second)
     assert {one.code for one in told} <= {"prometheus_restarted", "prometheus_unreachable"}
     finalize(run)
-    errors = {json.loads(row["labels"])["error"] for row in rows(run) if row["metric"] == "harness_scrape_error"}
+    errors = {
+        json.loads(row["labels"])["error"]
+        for row in rows(run)
+        if row["metric"] == "harness_scrape_error"
+    }
     assert any("500" in error for error in errors), errors
     assert [row for row in rows(run) if row["metric"] == "up" and row["value"] == 0]
     assert counters(run).resets() >= 1
-    labels = {json.loads(row["labels"])["label"] for row in rows(run) if row["metric"] == "harness_scrape_label"}
-    assert labels == {"first_after_ready", "well again", "last_after_drain"}  # a scrape that failed bounds nothing
-    secret = [path for path in run.root.rglob("*") if path.is_file() and b"a-secret-key" in path.read_bytes()]
+    labels = {
+        json.loads(row["labels"])["label"]
+        for row in rows(run)
+        if row["metric"] == "harness_scrape_label"
+    }
+    assert labels == {
+        "first_after_ready",
+        "well again",
+        "last_after_drain",
+    }  # a scrape that failed bounds nothing
+    secret = [
+        path
+        for path in run.root.rglob("*")
+        if path.is_file() and b"a-secret-key" in path.read_bytes()
+    ]
     assert secret == []
 
 
@@ -276,7 +324,10 @@ sys.stdin.read()
 def test_the_supervisors_kill_9_ends_prometheus(run: RunDir, until) -> None:
     run.root.mkdir()
     with subprocess.Popen(
-        [sys.executable, "-c", SUPERVISOR, run.root], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", SUPERVISOR, run.root],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     ) as supervisor:
         assert supervisor.stdout is not None
         pid = int(supervisor.stdout.readline())
@@ -300,7 +351,9 @@ def test_its_process_group_is_recorded_while_it_lives(run: RunDir) -> None:
 
     registry = Registry()
     run.root.mkdir()
-    managed = ManagedPrometheus(run, interval_s=1.0, timeout_s=5.0, network=Network(), registry=registry)
+    managed = ManagedPrometheus(
+        run, interval_s=1.0, timeout_s=5.0, network=Network(), registry=registry
+    )
     managed.start()
     assert registry.groups == {managed.pid: "prometheus"}
     assert os.getpgid(managed.pid) == managed.pid
@@ -310,7 +363,9 @@ def test_its_process_group_is_recorded_while_it_lives(run: RunDir) -> None:
 
 
 def test_a_command_that_is_not_there_is_told_before_anything_starts(run: RunDir) -> None:
-    managed = ManagedPrometheus(run, interval_s=1.0, timeout_s=1.0, network=Network(), command="no-such-prometheus")
+    managed = ManagedPrometheus(
+        run, interval_s=1.0, timeout_s=1.0, network=Network(), command="no-such-prometheus"
+    )
     with pytest.raises(TelemetryError, match="no-such-prometheus") as caught:
         managed.start()
     assert "apt-get install prometheus" in (caught.value.next_step or "")
@@ -320,7 +375,9 @@ def test_one_that_ends_at_once_shows_its_last_words(run: RunDir, tmp_path: Path)
     command = tmp_path / "prometheus"
     command.write_text("#!/bin/sh\necho 'opening storage failed' >&2\nexit 3\n")
     command.chmod(0o755)
-    managed = ManagedPrometheus(run, interval_s=1.0, timeout_s=1.0, network=Network(), command=str(command))
+    managed = ManagedPrometheus(
+        run, interval_s=1.0, timeout_s=1.0, network=Network(), command=str(command)
+    )
     with pytest.raises(TelemetryError, match="exit status 3") as caught:
         managed.start()
     assert "opening storage failed" in (caught.value.details or "")
@@ -328,19 +385,28 @@ def test_one_that_ends_at_once_shows_its_last_words(run: RunDir, tmp_path: Path)
 
 
 @needs_prometheus
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="needs promtool (Debian: apt-get install prometheus)")
+@pytest.mark.skipif(
+    shutil.which("promtool") is None, reason="needs promtool (Debian: apt-get install prometheus)"
+)
 def test_the_generated_configuration_is_valid_with_every_setting(tmp_path: Path) -> None:
     (tmp_path / "ca.pem").write_text("x")
     network = Network(ca_file=str(tmp_path / "ca.pem"), verify=False)
-    (tmp_path / "prometheus.yml").write_text(json.dumps(configuration(0.25, 10.0, network, "/proc/self/fd/9")))
+    (tmp_path / "prometheus.yml").write_text(
+        json.dumps(configuration(0.25, 10.0, network, "/proc/self/fd/9"))
+    )
     done = subprocess.run(
-        ["promtool", "check", "config", "--syntax-only", str(tmp_path / "prometheus.yml")], capture_output=True, text=True, check=False
+        ["promtool", "check", "config", "--syntax-only", str(tmp_path / "prometheus.yml")],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_a_url_where_nothing_answers_stops_the_start(run: RunDir) -> None:
-    settings = FAST.model_copy(update={"prometheus": "http://127.0.0.1:1", "selectors": {"replica-0": 'job="x"'}})
+    settings = FAST.model_copy(
+        update={"prometheus": "http://127.0.0.1:1", "selectors": {"replica-0": 'job="x"'}}
+    )
     recorder = TelemetryRecorder(run, settings)
     with pytest.raises(TelemetryError, match="does not answer"):
         recorder.start()
@@ -348,7 +414,9 @@ def test_a_url_where_nothing_answers_stops_the_start(run: RunDir) -> None:
     assert gone(recorder.pid)
 
 
-def test_its_key_comes_from_the_environment(run: RunDir, growing: ColumnBuilder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_its_key_comes_from_the_environment(
+    run: RunDir, growing: ColumnBuilder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from harness.telemetry.prometheus.http_api import headers_from
 
     with pytest.raises(TelemetryError, match="PROM_AUTH"):

@@ -1,4 +1,6 @@
-"""Reading from a Prometheus that behaves badly: told, and the rest goes on. The server here is a small one with scripted answers."""
+"""Reading from a Prometheus that behaves badly: told, and the rest goes on. The server here is a
+small one with scripted answers.
+"""
 
 import http.server
 import json
@@ -26,7 +28,9 @@ OFFSET_NS = ANCHOR.unix_ns - ANCHOR.monotonic_ns
 
 
 class Scripted:
-    """Answers /api/v1/query as if it had scraped each target every 200 ms: `targets` are label sets, `ahead_s` is its clock's error."""
+    """Answers /api/v1/query as if it had scraped each target every 200 ms: `targets` are label
+    sets, `ahead_s` is its clock's error.
+    """
 
     def __init__(self) -> None:
         self.ahead_s = 0.0
@@ -65,9 +69,18 @@ class Scripted:
         parameters = parse_qs(parts.query)
         query = parameters["query"][0]
         if query == "time()":
-            return 200, json.dumps(
-                {"status": "success", "data": {"resultType": "scalar", "result": [self.now_s(), str(self.now_s())]}}
-            ).encode()
+            return (
+                200,
+                json.dumps(
+                    {
+                        "status": "success",
+                        "data": {
+                            "resultType": "scalar",
+                            "result": [self.now_s(), str(self.now_s())],
+                        },
+                    }
+                ).encode(),
+            )
         self.queries.append(query)
         length = re.search(r"\[(\d+)ms\]$", query)
         assert length is not None
@@ -80,7 +93,11 @@ class Scripted:
             for name in ("up", "vllm:generation_tokens_total"):
                 values = [[t, "1" if name == "up" else str(1000 * position + t)] for t in times]
                 result.append({"metric": {"__name__": name, **labels}, "values": values})
-        whole = {"status": "success", "data": {"resultType": "matrix", "result": result}, "warnings": self.warnings}
+        whole = {
+            "status": "success",
+            "data": {"resultType": "matrix", "result": result},
+            "warnings": self.warnings,
+        }
         return 200, json.dumps(whole).encode()
 
     def close(self) -> None:
@@ -96,9 +113,13 @@ def scripted() -> Iterator[Scripted]:
 
 
 @contextmanager
-def following(run: RunDir, scripted: Scripted, told: list[Concern], **settings: object) -> Iterator[RunPrometheus]:
+def following(
+    run: RunDir, scripted: Scripted, told: list[Concern], **settings: object
+) -> Iterator[RunPrometheus]:
     wanted = {"prometheus": scripted.url, "selectors": {"replica-0": 'job="vllm"'}, **settings}
-    one = RunPrometheus(run, Telemetry(**wanted), network=Network(), unix_offset_ns=OFFSET_NS, tell=told.append)
+    one = RunPrometheus(
+        run, Telemetry(**wanted), network=Network(), unix_offset_ns=OFFSET_NS, tell=told.append
+    )
     try:
         one.start()
         yield one
@@ -109,7 +130,9 @@ def following(run: RunDir, scripted: Scripted, told: list[Concern], **settings: 
 ENDPOINT = Endpoint("replica-0", "http://127.0.0.1:1", "m")
 
 
-def test_a_gateway_under_a_path_with_a_tenant(run: RunDir, scripted: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gateway_under_a_path_with_a_tenant(
+    run: RunDir, scripted: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PROM_AUTH", "X-Scope-OrgID: tenant")
     told: list[Concern] = []
     with following(run, scripted, told, prometheus_auth_env="PROM_AUTH") as one:
@@ -122,7 +145,9 @@ def test_a_gateway_under_a_path_with_a_tenant(run: RunDir, scripted: Scripted, m
     assert all(query.startswith('{job="vllm"') for query in scripted.queries)
     write_samples(run)
     rows = pq.read_table(run.samples).to_pylist()
-    assert {row["labels"] for row in rows if row["metric"] == "vllm:generation_tokens_total"} == {"{}"}
+    assert {row["labels"] for row in rows if row["metric"] == "vllm:generation_tokens_total"} == {
+        "{}"
+    }
     marks = [row["t_ns"] for row in rows if row["metric"] == "harness_scrape_label"]
     assert len(marks) == 2
     assert set(marks) <= {row["t_ns"] for row in rows if row["metric"] == "up"}
@@ -138,7 +163,9 @@ def test_a_selector_that_is_too_wide_is_told(run: RunDir, scripted: Scripted) ->
     assert told[0].message.startswith('The selector of replica-0 (job="vllm") matches 2 targets')
 
 
-def test_a_selector_that_matches_nothing_and_an_endpoint_without_one_are_told(run: RunDir, scripted: Scripted) -> None:
+def test_a_selector_that_matches_nothing_and_an_endpoint_without_one_are_told(
+    run: RunDir, scripted: Scripted
+) -> None:
     scripted.targets.clear()
     told: list[Concern] = []
     with following(run, scripted, told) as one:
@@ -170,7 +197,9 @@ def test_a_clock_that_is_off_is_told(run: RunDir, scripted: Scripted) -> None:
     assert concern.value == pytest.approx(3.0, abs=0.2)
 
 
-def test_a_store_that_goes_away_is_told_and_what_it_could_not_give_is_missing(run: RunDir, scripted: Scripted) -> None:
+def test_a_store_that_goes_away_is_told_and_what_it_could_not_give_is_missing(
+    run: RunDir, scripted: Scripted
+) -> None:
     told: list[Concern] = []
     with following(run, scripted, told) as one:
         one.add_targets([ENDPOINT])

@@ -1,4 +1,6 @@
-"""RAPL from a tree of powercap files: which zones count, wrapping around, permissions, and that another tree is told."""
+"""RAPL from a tree of powercap files: which zones count, wrapping around, permissions, and that
+another tree is told.
+"""
 
 import os
 from itertools import pairwise
@@ -18,7 +20,9 @@ class Tree:
         self.root = root
         self.now_ns = 0
 
-    def zone(self, path: str, name: str, energy_uj: int = 1_000_000, range_uj: int | None = RANGE_UJ) -> Path:
+    def zone(
+        self, path: str, name: str, energy_uj: int = 1_000_000, range_uj: int | None = RANGE_UJ
+    ) -> Path:
         folder = self.root / path
         folder.mkdir(parents=True)
         (folder / "name").write_text(f"{name}\n")
@@ -41,15 +45,19 @@ def test_packages_and_their_memory_and_nothing_twice(tree: Tree) -> None:
         tree.zone(f"intel-rapl:{socket}", f"package-{socket}")
         tree.zone(f"intel-rapl:{socket}/intel-rapl:{socket}:0", "core")
         tree.zone(f"intel-rapl:{socket}/intel-rapl:{socket}:1", "dram")
-        (tree.root / f"intel-rapl:{socket}:1").symlink_to(tree.root / f"intel-rapl:{socket}/intel-rapl:{socket}:1")
+        (tree.root / f"intel-rapl:{socket}:1").symlink_to(
+            tree.root / f"intel-rapl:{socket}/intel-rapl:{socket}:1"
+        )
     tree.zone("intel-rapl:2", "psys")
     tree.zone("intel-rapl-mmio:0", "package-0")
     source = tree.source()
     probe = source.probe()
     assert [(d.device_id, d.boundary, d.energy) for d in probe.devices] == [
-        ("package-0", Boundary.CPU_PACKAGE, "rapl"), ("package-0/dram", Boundary.DRAM, "rapl"),
-        ("package-1", Boundary.CPU_PACKAGE, "rapl"), ("package-1/dram", Boundary.DRAM, "rapl"),
-    ]  # fmt: skip
+        ("package-0", Boundary.CPU_PACKAGE, "rapl"),
+        ("package-0/dram", Boundary.DRAM, "rapl"),
+        ("package-1", Boundary.CPU_PACKAGE, "rapl"),
+        ("package-1/dram", Boundary.DRAM, "rapl"),
+    ]
     assert str(tree.root) in str(probe.double)
     assert RaplPowerSource().probe().double is None
     readings = source.sample("energy")

@@ -1,4 +1,6 @@
-"""The recorder process and its driver: what is recorded, what is told, and that nothing is left behind."""
+"""The recorder process and its driver: what is recorded, what is told, and that nothing is left
+behind.
+"""
 
 import json
 import os
@@ -21,7 +23,13 @@ from harness.core.records import Concern, Endpoint, Gpu, Severity
 from harness.profile.telemetry import Telemetry
 from harness.telemetry.driver import TelemetryRecorder
 
-FAST = Telemetry(scrape_interval_s=0.05, scrape_timeout_s=2.0, power_interval_s=0.02, energy_interval_s=0.05, host_interval_s=0.05)
+FAST = Telemetry(
+    scrape_interval_s=0.05,
+    scrape_timeout_s=2.0,
+    power_interval_s=0.02,
+    energy_interval_s=0.05,
+    host_interval_s=0.05,
+)
 GPU = Gpu("GPU-d0ub1e00-0000-0000-0000-000000000000", 0)
 
 
@@ -33,13 +41,20 @@ def samples(run: RunDir) -> list[dict]:
     return pq.read_table(run.samples).to_pylist()
 
 
-def test_scrapes_and_host_are_recorded_and_nothing_is_left_in_the_process_list(run, endpoint, until) -> None:
+def test_scrapes_and_host_are_recorded_and_nothing_is_left_in_the_process_list(
+    run, endpoint, until
+) -> None:
     with TelemetryRecorder(run, FAST) as recorder:
         recorder.add_targets([endpoint, Endpoint("no-metrics", "http://127.0.0.1:1", "m")])
         assert recorder.scrape_now("ready")
         until(lambda: recorder.latest().get("generated_tokens"), "live values")
         live = recorder.latest()
-        assert (live["running"], live["waiting"], live["kv_usage"], live["power_w"]) == (4.0, 2.0, 0.5, None)
+        assert (live["running"], live["waiting"], live["kv_usage"], live["power_w"]) == (
+            4.0,
+            2.0,
+            0.5,
+            None,
+        )
         assert live["scrape_failures"] == 0
         assert recorder.scrape_now("drained")
         pid = recorder.pid
@@ -49,9 +64,15 @@ def test_scrapes_and_host_are_recorded_and_nothing_is_left_in_the_process_list(r
     rows = finalize(run)
     assert rows.power is None  # no board, no file
     assert not run.power.exists()
-    labels = [json.loads(row["labels"])["label"] for row in samples(run) if row["metric"] == "harness_scrape_label"]
+    labels = [
+        json.loads(row["labels"])["label"]
+        for row in samples(run)
+        if row["metric"] == "harness_scrape_label"
+    ]
     assert labels == ["ready", "drained"]
-    tokens = [row["value"] for row in samples(run) if row["metric"] == "vllm:generation_tokens_total"]
+    tokens = [
+        row["value"] for row in samples(run) if row["metric"] == "vllm:generation_tokens_total"
+    ]
     assert tokens == sorted(tokens)
     assert len(tokens) >= 3
     host = pq.read_table(run.host).to_pylist()
@@ -59,7 +80,9 @@ def test_scrapes_and_host_are_recorded_and_nothing_is_left_in_the_process_list(r
     assert recorder.scrape_now("late") is False
 
 
-def test_failed_scrapes_are_rows_and_live_values_unknown(run, endpoint, metrics_server, until) -> None:
+def test_failed_scrapes_are_rows_and_live_values_unknown(
+    run, endpoint, metrics_server, until
+) -> None:
     with TelemetryRecorder(run, FAST) as recorder:
         recorder.add_targets([endpoint])
         assert recorder.scrape_now("ready")
@@ -68,12 +91,20 @@ def test_failed_scrapes_are_rows_and_live_values_unknown(run, endpoint, metrics_
         until(lambda: recorder.latest().get("scrape_failures"), "the failure is told")
         assert recorder.latest()["running"] is None
     finalize(run)
-    errors = [json.loads(row["labels"])["error"] for row in samples(run) if row["metric"] == "harness_scrape_error"]
+    errors = [
+        json.loads(row["labels"])["error"]
+        for row in samples(run)
+        if row["metric"] == "harness_scrape_error"
+    ]
     assert "HTTP 500" in errors
 
 
-@pytest.mark.parametrize(("mode", "error"), [("garbage", "not an exposition"), ("half", "cut off"), ("cut", "cut off")])
-def test_a_body_that_is_no_exposition_is_a_failed_scrape_and_the_run_goes_on(run, endpoint, metrics_server, mode: str, error: str) -> None:
+@pytest.mark.parametrize(
+    ("mode", "error"), [("garbage", "not an exposition"), ("half", "cut off"), ("cut", "cut off")]
+)
+def test_a_body_that_is_no_exposition_is_a_failed_scrape_and_the_run_goes_on(
+    run, endpoint, metrics_server, mode: str, error: str
+) -> None:
     with TelemetryRecorder(run, FAST) as recorder:
         recorder.add_targets([endpoint])
         assert recorder.scrape_now("ready")
@@ -82,7 +113,11 @@ def test_a_body_that_is_no_exposition_is_a_failed_scrape_and_the_run_goes_on(run
         metrics_server.mode = "good"
         assert recorder.scrape_now("after")
     finalize(run)
-    errors = [json.loads(row["labels"])["error"] for row in samples(run) if row["metric"] == "harness_scrape_error"]
+    errors = [
+        json.loads(row["labels"])["error"]
+        for row in samples(run)
+        if row["metric"] == "harness_scrape_error"
+    ]
     assert errors
     assert all(error in one for one in errors)
     ups = [row["value"] for row in samples(run) if row["metric"] == "up"]
@@ -113,11 +148,17 @@ def test_power_of_a_board_is_recorded_and_shown(run, nvml_double, until) -> None
     assert {row["boundary"] for row in rows} == {"gpu_board"}
     counter = [row for row in rows if row["source"] == "nvml-counter"]
     assert len(counter) >= 2
-    watts = (counter[-1]["energy_j"] - counter[0]["energy_j"]) / (counter[-1]["t_ns"] - counter[0]["t_ns"]) * 1e9
+    watts = (
+        (counter[-1]["energy_j"] - counter[0]["energy_j"])
+        / (counter[-1]["t_ns"] - counter[0]["t_ns"])
+        * 1e9
+    )
     assert watts == pytest.approx(420.0, rel=0.02)
 
 
-def test_a_board_lost_in_mid_run_is_told_once_and_the_rest_goes_on(run, nvml_double, tmp_path: Path, until) -> None:
+def test_a_board_lost_in_mid_run_is_told_once_and_the_rest_goes_on(
+    run, nvml_double, tmp_path: Path, until
+) -> None:
     lost = tmp_path / "lost"
     nvml_double(lost_file=lost, no_counter=1)
     with TelemetryRecorder(run, FAST, [GPU]) as recorder:
@@ -126,7 +167,10 @@ def test_a_board_lost_in_mid_run_is_told_once_and_the_rest_goes_on(run, nvml_dou
         until(lambda: len(recorder.concerns) > 1, "the loss is told")
         assert recorder.failed is None
         assert recorder.latest() != {}
-    assert [concern.code for concern in recorder.concerns] == ["double_hardware", "power_reading_failed"]
+    assert [concern.code for concern in recorder.concerns] == [
+        "double_hardware",
+        "power_reading_failed",
+    ]
 
 
 def test_power_that_is_required_and_missing_stops_the_start(run, nvml_double) -> None:
@@ -140,7 +184,9 @@ def test_power_that_is_required_and_missing_stops_the_start(run, nvml_double) ->
 
 
 def test_server_metrics_that_are_required_and_missing(run, endpoint, metrics_server) -> None:
-    with TelemetryRecorder(run, FAST.model_copy(update={"require": ("server_metrics",)})) as recorder:
+    with TelemetryRecorder(
+        run, FAST.model_copy(update={"require": ("server_metrics",)})
+    ) as recorder:
         with pytest.raises(TelemetryError, match="server_metrics"):
             recorder.ensure_required()
         recorder.add_targets([endpoint])
@@ -150,7 +196,9 @@ def test_server_metrics_that_are_required_and_missing(run, endpoint, metrics_ser
             recorder.ensure_required()
 
 
-def test_a_recorder_that_dies_is_started_again_once_and_goes_on_in_new_parts(run, endpoint, until) -> None:
+def test_a_recorder_that_dies_is_started_again_once_and_goes_on_in_new_parts(
+    run, endpoint, until
+) -> None:
     told: list[Concern] = []
     with TelemetryRecorder(run, FAST, on_concern=told.append) as recorder:
         recorder.add_targets([endpoint])
@@ -163,19 +211,32 @@ def test_a_recorder_that_dies_is_started_again_once_and_goes_on_in_new_parts(run
         assert (told[0].code, told[0].severity) == ("telemetry_restarted", Severity.DEGRADED)
         assert "signal 9" in told[0].message
         assert recorder.failed is None
-        until(lambda: recorder.scrape_now("last_after_drain"), "the second one scrapes the same target")
+        until(
+            lambda: recorder.scrape_now("last_after_drain"),
+            "the second one scrapes the same target",
+        )
         assert recorder.pid != first
     rows = finalize(run)
     assert len(parts(run.scrapes_journal)) == len(parts(run.host_journal)) == 2
-    labels = [json.loads(row["labels"])["label"] for row in samples(run) if row["metric"] == "harness_scrape_label"]
+    labels = [
+        json.loads(row["labels"])["label"]
+        for row in samples(run)
+        if row["metric"] == "harness_scrape_label"
+    ]
     assert labels[0] == "first_after_ready"
     assert labels[-1] == "last_after_drain"
-    second = [row["scope"] for row in read_table([parts(run.host_journal)[1]], tables.HOST).to_pylist()]
+    second = [
+        row["scope"] for row in read_table([parts(run.host_journal)[1]], tables.HOST).to_pylist()
+    ]
     assert "traffic:0" in second
-    assert rows.host == sum(read_table([part], tables.HOST).num_rows for part in parts(run.host_journal))
+    assert rows.host == sum(
+        read_table([part], tables.HOST).num_rows for part in parts(run.host_journal)
+    )
 
 
-def test_the_second_death_of_the_recorder_is_final_and_the_run_goes_on(run, endpoint, until) -> None:
+def test_the_second_death_of_the_recorder_is_final_and_the_run_goes_on(
+    run, endpoint, until
+) -> None:
     told: list[Concern] = []
     with TelemetryRecorder(run, FAST, on_concern=told.append) as recorder:
         recorder.add_targets([endpoint])
@@ -199,7 +260,10 @@ def test_a_journal_that_cannot_be_written_is_told_once(run, endpoint, until) -> 
     with TelemetryRecorder(run, FAST) as recorder:
         recorder.add_targets([endpoint])
         until(lambda: recorder.concerns, "the concern")
-    assert [concern.code for concern in recorder.concerns] == ["telemetry_not_written", "telemetry_rows_lost"]
+    assert [concern.code for concern in recorder.concerns] == [
+        "telemetry_not_written",
+        "telemetry_rows_lost",
+    ]
     assert finalize(run).host  # the other journals are whole
 
 
@@ -237,10 +301,19 @@ sys.stdin.read()
 
 
 @pytest.mark.parametrize("how", ["end of the pipe", "pipe held open"])
-def test_the_supervisors_kill_9_ends_the_recorder_with_its_journals_closed(run, until: Callable, how: str) -> None:
-    code = SUPERVISOR if how == "pipe held open" else SUPERVISOR.split("held =", maxsplit=1)[0] + "sys.stdin.read()"
+def test_the_supervisors_kill_9_ends_the_recorder_with_its_journals_closed(
+    run, until: Callable, how: str
+) -> None:
+    code = (
+        SUPERVISOR
+        if how == "pipe held open"
+        else SUPERVISOR.split("held =", maxsplit=1)[0] + "sys.stdin.read()"
+    )
     with subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-c", code, run.root, how], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-W", "ignore", "-c", code, run.root, how],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     ) as supervisor:
         assert supervisor.stdout is not None
         pid = int(supervisor.stdout.readline())
@@ -267,7 +340,9 @@ def test_sigterm_ends_it_cleanly_and_the_terminals_sigint_does_not_touch_it(run,
 
 def test_the_key_of_an_endpoint_goes_to_its_own_metrics_only(run, metrics_server, until) -> None:
     elsewhere = Endpoint("elsewhere", "http://127.0.0.1:1", "m", metrics_server.url)
-    own = Endpoint("replica-0", metrics_server.url.removesuffix("/metrics"), "m", metrics_server.url)
+    own = Endpoint(
+        "replica-0", metrics_server.url.removesuffix("/metrics"), "m", metrics_server.url
+    )
     with TelemetryRecorder(run, FAST, api_key="a-key") as recorder:
         recorder.add_targets([elsewhere])
         assert recorder.scrape_now("ready")
@@ -275,7 +350,9 @@ def test_the_key_of_an_endpoint_goes_to_its_own_metrics_only(run, metrics_server
         recorder.add_targets([own])
         assert recorder.scrape_now("ready")
     assert metrics_server.authorizations == {None, "Bearer a-key"}
-    assert b"a-key" not in b"".join(path.read_bytes() for path in run.root.rglob("*") if path.is_file())
+    assert b"a-key" not in b"".join(
+        path.read_bytes() for path in run.root.rglob("*") if path.is_file()
+    )
 
 
 def test_control_lines_that_make_no_sense_are_told_and_change_nothing(run, until) -> None:
@@ -291,6 +368,12 @@ def test_control_lines_that_make_no_sense_are_told_and_change_nothing(run, until
 
 
 def test_a_configuration_that_cannot_be_read_is_an_exit_status(run) -> None:
-    done = subprocess.run([sys.executable, "-m", "harness.telemetry.recorder"], input="{}\n", capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-m", "harness.telemetry.recorder"],
+        input="{}\n",
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert done.returncode == 2
     assert json.loads(done.stdout)["code"] == "telemetry_config"

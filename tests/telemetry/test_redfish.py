@@ -21,7 +21,15 @@ class Service:
     def __init__(self, root: Path, port: int) -> None:
         self.root = root
         self.url = f"http://127.0.0.1:{port}"
-        self.put("", {"Id": "RootService", "Name": "Root", "RedfishVersion": "1.15.0", "Chassis": {"@odata.id": "/redfish/v1/Chassis"}})
+        self.put(
+            "",
+            {
+                "Id": "RootService",
+                "Name": "Root",
+                "RedfishVersion": "1.15.0",
+                "Chassis": {"@odata.id": "/redfish/v1/Chassis"},
+            },
+        )
         self.chassis()
 
     def put(self, path: str, body: dict) -> None:
@@ -32,13 +40,20 @@ class Service:
 
     def chassis(self, **resources: tuple[str, ...]) -> None:
         members = [{"@odata.id": f"/redfish/v1/Chassis/{name}"} for name in resources]
-        self.put("Chassis", {"Name": "Chassis", "Members": members, "Members@odata.count": len(members)})
+        self.put(
+            "Chassis", {"Name": "Chassis", "Members": members, "Members@odata.count": len(members)}
+        )
         for name, parts in resources.items():
             links = {part: {"@odata.id": f"/redfish/v1/Chassis/{name}/{part}"} for part in parts}
-            self.put(f"Chassis/{name}", {"Id": name, "Name": name, "ChassisType": "RackMount", **links})
+            self.put(
+                f"Chassis/{name}", {"Id": name, "Name": name, "ChassisType": "RackMount", **links}
+            )
 
     def power(self, chassis: str, watts: float | None) -> None:
-        self.put(f"Chassis/{chassis}/Power", {"Id": "Power", "Name": "Power", "PowerControl": [{"PowerConsumedWatts": watts}]})
+        self.put(
+            f"Chassis/{chassis}/Power",
+            {"Id": "Power", "Name": "Power", "PowerControl": [{"PowerConsumedWatts": watts}]},
+        )
 
 
 @pytest.fixture
@@ -46,12 +61,17 @@ def service(tmp_path: Path, until) -> Iterator[Service]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    code = "import sys; from sushy_tools.static.main import main; sys.argv[0] = 'sushy-static'; main()"
+    code = (
+        "import sys; from sushy_tools.static.main import main; sys.argv[0] = 'sushy-static'; main()"
+    )
     argv = [sys.executable, "-c", code, "-i", "127.0.0.1", "-p", str(port), "-m", str(tmp_path)]
     found = Service(tmp_path, port)
     process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        until(lambda: f"0100007F:{port:04X} 00000000:0000 0A" in Path("/proc/net/tcp").read_text(), "the service listens")
+        until(
+            lambda: f"0100007F:{port:04X} 00000000:0000 0A" in Path("/proc/net/tcp").read_text(),
+            "the service listens",
+        )
         yield found
     finally:
         process.kill()
@@ -64,10 +84,17 @@ def test_power_control_is_read_and_an_emulator_is_told(service: Service) -> None
     source = RedfishPowerSource(service.url, timeout_s=20.0)
     probe = source.probe()
     (device,) = probe.devices
-    assert (device.device_id, device.boundary, device.power, device.energy) == ("node", Boundary.NODE, "redfish", None)
+    assert (device.device_id, device.boundary, device.power, device.energy) == (
+        "node",
+        Boundary.NODE,
+        "redfish",
+        None,
+    )
     assert "127.0.0.1" in str(probe.double)
     service.power("node", 1300.5)
-    assert [(r.power_w, r.energy_j, r.source) for r in source.sample("power")] == [(1300.5, None, "redfish")]
+    assert [(r.power_w, r.energy_j, r.source) for r in source.sample("power")] == [
+        (1300.5, None, "redfish")
+    ]
     service.power("node", None)
     assert source.sample("power") == ()
     (service.root / "Chassis/node/Power/index.json").unlink()
@@ -81,12 +108,20 @@ def test_power_control_is_read_and_an_emulator_is_told(service: Service) -> None
 def test_environment_metrics_come_first_and_count_energy(service: Service) -> None:
     service.chassis(node=("Power", "EnvironmentMetrics"))
     service.power("node", 1)
-    metrics = {"Id": "E", "Name": "E", "PowerWatts": {"Reading": 812.5}, "EnergykWh": {"Reading": 2.0}}
+    metrics = {
+        "Id": "E",
+        "Name": "E",
+        "PowerWatts": {"Reading": 812.5},
+        "EnergykWh": {"Reading": 2.0},
+    }
     service.put("Chassis/node/EnvironmentMetrics", metrics)
     source = RedfishPowerSource(service.url, timeout_s=20.0, boundary=Boundary.RACK)
     (device,) = source.probe().devices
     assert (device.boundary, device.power, device.energy) == (Boundary.RACK, "redfish", "redfish")
-    assert [(r.power_w, r.energy_j) for r in source.sample("power")] == [(812.5, None), (None, 7.2e6)]
+    assert [(r.power_w, r.energy_j) for r in source.sample("power")] == [
+        (812.5, None),
+        (None, 7.2e6),
+    ]
     source.close()
 
 
@@ -95,14 +130,25 @@ def test_a_choice_that_has_to_be_made_is_asked_for(service: Service, monkeypatch
     service.power("one", 100)
     service.power("two", 200)
     assert "name one: one, two" in RedfishPowerSource(service.url, timeout_s=20.0).probe().why_not
-    assert RedfishPowerSource(service.url, timeout_s=20.0, chassis="two").probe().devices[0].device_id == "two"
-    assert "it has: one, two" in RedfishPowerSource(service.url, timeout_s=20.0, chassis="three").probe().why_not
+    assert (
+        RedfishPowerSource(service.url, timeout_s=20.0, chassis="two").probe().devices[0].device_id
+        == "two"
+    )
+    assert (
+        "it has: one, two"
+        in RedfishPowerSource(service.url, timeout_s=20.0, chassis="three").probe().why_not
+    )
     monkeypatch.delenv("BMC_PASSWORD", raising=False)
-    assert "BMC_PASSWORD" in RedfishPowerSource(service.url, user="u", password_env="BMC_PASSWORD").probe().why_not
+    assert (
+        "BMC_PASSWORD"
+        in RedfishPowerSource(service.url, user="u", password_env="BMC_PASSWORD").probe().why_not
+    )
 
 
 def test_a_service_that_is_not_there_says_so(monkeypatch) -> None:
-    monkeypatch.setattr("sushy.connector.time.sleep", lambda _s: None)  # it tries again after some seconds
+    monkeypatch.setattr(
+        "sushy.connector.time.sleep", lambda _s: None
+    )  # it tries again after some seconds
     probe = RedfishPowerSource("http://127.0.0.1:1", timeout_s=2.0).probe()
     assert not probe.devices
     assert "127.0.0.1:1" in probe.why_not

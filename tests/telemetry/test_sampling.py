@@ -16,7 +16,14 @@ from harness.telemetry.sources.base import DeviceProbe, PowerProbe, PowerReading
 class Scripted:
     """A source that gives what it is told to."""
 
-    def __init__(self, name: str, *, watts: float | None = 100.0, boundary: Boundary = Boundary.GPU_BOARD, why_not: str = "") -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        watts: float | None = 100.0,
+        boundary: Boundary = Boundary.GPU_BOARD,
+        why_not: str = "",
+    ) -> None:
         self.name = name
         self.watts = watts
         self.boundary = boundary
@@ -50,16 +57,29 @@ def rows() -> list[dict]:
     return []
 
 
-def sampler(sources: list[Scripted], rows: list[dict], problems: list[tuple[str, str]] | None = None) -> PowerSampler:
+def sampler(
+    sources: list[Scripted], rows: list[dict], problems: list[tuple[str, str]] | None = None
+) -> PowerSampler:
     told = [] if problems is None else problems
-    return PowerSampler(sources, None, rows.extend, rows.extend, lambda code, text: told.append((code, text)))
+    return PowerSampler(
+        sources, None, rows.extend, rows.extend, lambda code, text: told.append((code, text))
+    )
 
 
-def test_sources_run_side_by_side_and_one_without_an_answer_is_only_described(rows: list[dict], until) -> None:
-    board, node, absent = Scripted("nvml"), Scripted("ipmi", watts=900.0, boundary=Boundary.NODE), Scripted("rapl", why_not="not here")
+def test_sources_run_side_by_side_and_one_without_an_answer_is_only_described(
+    rows: list[dict], until
+) -> None:
+    board, node, absent = (
+        Scripted("nvml"),
+        Scripted("ipmi", watts=900.0, boundary=Boundary.NODE),
+        Scripted("rapl", why_not="not here"),
+    )
     power = sampler([board, node, absent], rows)
     power.start()
-    until(lambda: {"nvml", "ipmi"} == {row["source"] for row in rows} and len(rows) > 8, "readings of both")
+    until(
+        lambda: {"nvml", "ipmi"} == {row["source"] for row in rows} and len(rows) > 8,
+        "readings of both",
+    )
     assert power.power_now_w() == 100.0  # boards alone: a node's power holds theirs
     power.stop()
     power.close()
@@ -85,14 +105,21 @@ def test_a_failure_is_told_once_counted_and_the_rest_goes_on(rows: list[dict], u
     assert power.told()["failures"]["ipmi: no answer"] > 1
 
 
-def test_a_defect_in_a_source_is_told_and_the_others_go_on(rows: list[dict], until, monkeypatch) -> None:
+def test_a_defect_in_a_source_is_told_and_the_others_go_on(
+    rows: list[dict], until, monkeypatch
+) -> None:
     problems: list[tuple[str, str]] = []
     broken, working = Scripted("ipmi"), Scripted("nvml")
     monkeypatch.setattr(broken, "sample", lambda _what: {}["defect"])
-    monkeypatch.setattr(threading, "excepthook", lambda _args: None)  # the recorder's log has the traceback
+    monkeypatch.setattr(
+        threading, "excepthook", lambda _args: None
+    )  # the recorder's log has the traceback
     power = sampler([broken, working], rows, problems)
     power.start()
-    until(lambda: len(problems) == 2 and len(rows) > 5, "both loops of the broken one ended, the other goes on")
+    until(
+        lambda: len(problems) == 2 and len(rows) > 5,
+        "both loops of the broken one ended, the other goes on",
+    )
     power.stop()
     power.close()
     assert all("defect" in text for _, text in problems)
@@ -101,7 +128,10 @@ def test_a_defect_in_a_source_is_told_and_the_others_go_on(rows: list[dict], unt
 def test_counters_are_read_at_once_when_asked(rows: list[dict], until) -> None:
     power = sampler([Scripted("nvml")], rows)
     power.start()
-    until(lambda: sum(row["energy_j"] is not None for row in rows) == 1, "the first reading of the grid")
+    until(
+        lambda: sum(row["energy_j"] is not None for row in rows) == 1,
+        "the first reading of the grid",
+    )
     power.wake()
     until(lambda: sum(row["energy_j"] is not None for row in rows) == 2, "a reading out of turn")
     power.stop()
@@ -111,11 +141,19 @@ def test_counters_are_read_at_once_when_asked(rows: list[dict], until) -> None:
 def test_moments_of_power_are_spread_over_the_slot_and_those_of_counters_stay() -> None:
     spread = Loop("p", lambda: None, 0.1, threading.Event(), spread=True)
     grid = Loop("e", lambda: None, 1.0, threading.Event())
-    phases = np.array([(spread._moment_ns(0, slot) - slot * 100_000_000) / 1e8 for slot in range(10_000)])
+    phases = np.array(
+        [(spread._moment_ns(0, slot) - slot * 100_000_000) / 1e8 for slot in range(10_000)]
+    )
     counts, _ = np.histogram(phases, bins=10, range=(0, 1))
     assert sum(counts) == 10_000
     assert np.all(np.abs(counts - 1000) < 150)  # 5 standard deviations
-    for period in (0.37313, 1.0, 1.31071, 2.0, 7.77):  # in slots: no load's period is met at some of its points only
+    for period in (
+        0.37313,
+        1.0,
+        1.31071,
+        2.0,
+        7.77,
+    ):  # in slots: no load's period is met at some of its points only
         at = (np.arange(10_000) + phases) / period
         assert abs(np.mean(np.exp(2j * np.pi * at))) < 0.05
     assert [grid._moment_ns(5, slot) for slot in range(3)] == [5, 1_000_000_005, 2_000_000_005]

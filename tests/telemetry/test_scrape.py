@@ -1,4 +1,6 @@
-"""Scraping: whole bodies, or an error that says what was wrong; in time, and out of turn when asked."""
+"""Scraping: whole bodies, or an error that says what was wrong; in time, and out of turn when
+asked.
+"""
 
 import socket
 import threading
@@ -32,16 +34,26 @@ def test_a_server_that_closes_the_connection_is_no_failure(metrics_server) -> No
 
 @pytest.mark.parametrize(
     ("mode", "status", "error"),
-    [("error", 500, "HTTP 500"), ("half", 200, "cut off"), ("cut", 200, "cut off"), ("hang", None, "timeout"), ("trickle", 200, "timeout")],
+    [
+        ("error", 500, "HTTP 500"),
+        ("half", 200, "cut off"),
+        ("cut", 200, "cut off"),
+        ("hang", None, "timeout"),
+        ("trickle", 200, "timeout"),
+    ],
 )
-def test_failures_are_told_and_the_next_scrape_is_fine(metrics_server, mode: str, status: int | None, error: str) -> None:
+def test_failures_are_told_and_the_next_scrape_is_fine(
+    metrics_server, mode: str, status: int | None, error: str
+) -> None:
     client = MetricsClient("replica-0", metrics_server.url, 0.5 if error == "timeout" else 5.0)
     metrics_server.mode = mode
     failed = client.fetch("ready")
     assert failed.error is not None
     assert error in failed.error
     assert (failed.http_status, failed.body, failed.label) == (status, None, "ready")
-    assert failed.duration_ns < 5 * NS_PER_S  # the timeout is for the whole scrape, however the bytes trickle
+    assert (
+        failed.duration_ns < 5 * NS_PER_S
+    )  # the timeout is for the whole scrape, however the bytes trickle
     metrics_server.mode = "good"
     assert client.fetch().error is None
     client.close()
@@ -66,7 +78,11 @@ def test_something_that_is_no_http() -> None:
 
         thread = threading.Thread(target=answer)
         thread.start()
-        error = MetricsClient("replica-0", f"http://127.0.0.1:{server.getsockname()[1]}/metrics", 5.0).fetch().error
+        error = (
+            MetricsClient("replica-0", f"http://127.0.0.1:{server.getsockname()[1]}/metrics", 5.0)
+            .fetch()
+            .error
+        )
         thread.join()
     assert error is not None
     assert "BadStatusLine" in error
@@ -89,7 +105,9 @@ def test_scrapes_keep_their_rhythm_and_stop_when_told(metrics_server, until) -> 
     assert len(seen) <= slots + 2  # slots that were missed are not made up for
 
 
-def test_a_demanded_scrape_comes_at_once_and_is_recorded_before_it_counts(metrics_server, until) -> None:
+def test_a_demanded_scrape_comes_at_once_and_is_recorded_before_it_counts(
+    metrics_server, until
+) -> None:
     thread, seen = scraper(metrics_server, 3600.0)
     until(lambda: seen, "the first scrape")
     demand = thread.demand("ready")

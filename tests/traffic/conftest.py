@@ -1,4 +1,6 @@
-"""Parts for the traffic tests: profiles against the paced server, a driver that collects its events, recorded streams."""
+"""Parts for the traffic tests: profiles against the paced server, a driver that collects its
+events, recorded streams.
+"""
 
 import json
 import time
@@ -24,8 +26,23 @@ FACTS = ModelFacts(MODEL, tok_per_word=1.35)
 class Traffic:
     """One run of the load generator against given URLs."""
 
-    def __init__(self, folder: Path, urls: list[str], load: list[dict[str, Any]], *, workers: int = 1, **traffic: Any) -> None:
-        workload = {"kind": "chat", "system_tok": 30, "user_tok": 10, "output_tok": 6, "turns": 1, "think_s": 0}
+    def __init__(
+        self,
+        folder: Path,
+        urls: list[str],
+        load: list[dict[str, Any]],
+        *,
+        workers: int = 1,
+        **traffic: Any,
+    ) -> None:
+        workload = {
+            "kind": "chat",
+            "system_tok": 30,
+            "user_tok": 10,
+            "output_tok": 6,
+            "turns": 1,
+            "think_s": 0,
+        }
         self.profile = Profile.model_validate(
             {
                 "purpose": "smoke",
@@ -33,7 +50,10 @@ class Traffic:
                 "server": {"kind": "attach", "urls": urls},
                 "traffic": {
                     "api": "messages",
-                    "workload": traffic.pop("replace_workload", None) or workload | traffic.pop("workload", {}),
+                    "workload": (
+                        traffic.pop("replace_workload", None)
+                        or workload | traffic.pop("workload", {})
+                    ),
                     "load": load,
                     "context_scale": 1,
                     **traffic,
@@ -46,7 +66,14 @@ class Traffic:
         self.events: list[dict[str, Any]] = []
         endpoints = [Endpoint(f"replica-{i}", url, MODEL) for i, url in enumerate(urls)]
         self.driver = LocustDriver(
-            self.profile, FACTS, self.plan, endpoints, self.run_dir, workers=workers, api_key="k3y", on_event=self.events.append
+            self.profile,
+            FACTS,
+            self.plan,
+            endpoints,
+            self.run_dir,
+            workers=workers,
+            api_key="k3y",
+            on_event=self.events.append,
         )
 
     def run(self) -> list[dict[str, Any]]:
@@ -85,13 +112,15 @@ def traffic(tmp_path: Path) -> Callable[..., Traffic]:
     return make
 
 
-# --- recorded streams -------------------------------------------------------------------------------------------------------------
+# --- recorded streams ---
 
 
 def sse(value: dict[str, Any], name: str | None = None) -> bytes:
     """One event."""
     head = f"event: {name}\n" if name else ""
-    return f"{head}data: {json.dumps(value, ensure_ascii=False, separators=(',', ':'))}\n\n".encode()
+    return (
+        f"{head}data: {json.dumps(value, ensure_ascii=False, separators=(',', ':'))}\n\n".encode()
+    )
 
 
 def _messages(events: list[dict[str, Any]]) -> bytes:
@@ -117,13 +146,29 @@ def _message_start(**usage: int) -> dict[str, Any]:
 
 
 def _message_end(stop: str, **usage: int) -> list[dict[str, Any]]:
-    return [{"type": "message_delta", "delta": {"stop_reason": stop, "stop_sequence": None}, "usage": usage}, {"type": "message_stop"}]
+    return [
+        {
+            "type": "message_delta",
+            "delta": {"stop_reason": stop, "stop_sequence": None},
+            "usage": usage,
+        },
+        {"type": "message_stop"},
+    ]
 
 
 MESSAGES_ANTHROPIC = _messages(
     [
-        _message_start(input_tokens=12, cache_creation_input_tokens=3, cache_read_input_tokens=1000, output_tokens=1),
-        {"type": "content_block_start", "index": 0, "content_block": {"type": "thinking", "thinking": "", "signature": ""}},
+        _message_start(
+            input_tokens=12,
+            cache_creation_input_tokens=3,
+            cache_read_input_tokens=1000,
+            output_tokens=1,
+        ),
+        {
+            "type": "content_block_start",
+            "index": 0,
+            "content_block": {"type": "thinking", "thinking": "", "signature": ""},
+        },
         {"type": "ping"},
         _delta(0, type="thinking_delta", thinking='Hm, 1 < 2 "quoted"'),
         _delta(0, type="thinking_delta", thinking="\nso\\"),
@@ -135,7 +180,11 @@ MESSAGES_ANTHROPIC = _messages(
         _delta(1, type="text_delta", text=""),
         _delta(1, type="text_delta", text="end."),
         {"type": "content_block_stop", "index": 1},
-        {"type": "content_block_start", "index": 2, "content_block": {"type": "tool_use", "id": "t1", "name": "Bash", "input": {}}},
+        {
+            "type": "content_block_start",
+            "index": 2,
+            "content_block": {"type": "tool_use", "id": "t1", "name": "Bash", "input": {}},
+        },
         _delta(2, type="input_json_delta", partial_json=""),
         _delta(2, type="input_json_delta", partial_json='{"input": "l'),
         _delta(2, type="input_json_delta", partial_json='s -l"}'),
@@ -151,26 +200,57 @@ MESSAGES_VLLM = _messages(
         {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
         *[_delta(0, type="text_delta", text=f" word{i}") for i in range(7)],
         {"type": "content_block_stop", "index": 0},
-        *_message_end("end_turn", input_tokens=114, cache_creation_input_tokens=2304, cache_read_input_tokens=0, output_tokens=7),
+        *_message_end(
+            "end_turn",
+            input_tokens=114,
+            cache_creation_input_tokens=2304,
+            cache_read_input_tokens=0,
+            output_tokens=7,
+        ),
     ]
 )
-"""As vLLM 0.32 sends it with --enable-prompt-tokens-details: the whole prompt at the start, its parts at the end."""
+"""As vLLM 0.32 sends it with --enable-prompt-tokens-details: the whole prompt at the start, its
+parts at the end.
+"""
 
 
-def _chat(delta: dict[str, Any] | None, finish: str | None = None, usage: dict[str, Any] | None = None, ident: str = "c-1") -> bytes:
-    choices = [] if delta is None else [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}]
-    value = {"id": ident, "object": "chat.completion.chunk", "created": 1, "model": "m-7b", "choices": choices}
+def _chat(
+    delta: dict[str, Any] | None,
+    finish: str | None = None,
+    usage: dict[str, Any] | None = None,
+    ident: str = "c-1",
+) -> bytes:
+    choices = (
+        []
+        if delta is None
+        else [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}]
+    )
+    value = {
+        "id": ident,
+        "object": "chat.completion.chunk",
+        "created": 1,
+        "model": "m-7b",
+        "choices": choices,
+    }
     return sse(value if usage is None else value | {"usage": usage})
 
 
 def _usage(completion: int, **more: Any) -> dict[str, Any]:
-    return {"prompt_tokens": 50, "total_tokens": 50 + completion, "completion_tokens": completion, **more}
+    return {
+        "prompt_tokens": 50,
+        "total_tokens": 50 + completion,
+        "completion_tokens": completion,
+        **more,
+    }
 
 
 CHAT_CONTINUOUS = (
     _chat({"role": "assistant", "content": ""}, usage=_usage(0))
     + b": a comment\n\n"
-    + b"".join(_chat({"content": text}, usage=_usage(n)) for text, n in ((" a", 1), ('"b"', 3), ("", 4), (" ü", 5), ("\n", 6), (" c", 7)))
+    + b"".join(
+        _chat({"content": text}, usage=_usage(n))
+        for text, n in ((" a", 1), ('"b"', 3), ("", 4), (" ü", 5), ("\n", 6), (" c", 7))
+    )
     + _chat({}, "stop", _usage(8))
     + _chat(None, usage=_usage(8, prompt_tokens_details={"cached_tokens": 48}))
     + b"data: [DONE]\n\n"
@@ -182,7 +262,18 @@ CHAT_TOOLS = (
     + _chat({"reasoning_content": "Let me"})
     + _chat({"reasoning_content": " see"})
     + _chat({"content": "I look."})
-    + _chat({"tool_calls": [{"index": 0, "id": "x", "type": "function", "function": {"name": "Bash", "arguments": ""}}]})
+    + _chat(
+        {
+            "tool_calls": [
+                {
+                    "index": 0,
+                    "id": "x",
+                    "type": "function",
+                    "function": {"name": "Bash", "arguments": ""},
+                }
+            ]
+        }
+    )
     + _chat({"tool_calls": [{"index": 0, "function": {"arguments": '{"input":'}}]})
     + _chat({"tool_calls": [{"index": 0, "function": {"arguments": ' "ls"}'}}]})
     + _chat({}, "tool_calls")
@@ -192,14 +283,37 @@ CHAT_TOOLS = (
 """Reasoning, text and a tool call; usage at the end only."""
 
 
-def _completion(text: str | None, finish: str | None = None, usage: dict[str, Any] | None = None) -> bytes:
-    choices = [] if text is None else [{"index": 0, "text": text, "logprobs": None, "finish_reason": finish, "stop_reason": None}]
-    value = {"id": "cmpl-9f3", "object": "text_completion", "created": 1, "model": "m-7b", "choices": choices}
+def _completion(
+    text: str | None, finish: str | None = None, usage: dict[str, Any] | None = None
+) -> bytes:
+    choices = (
+        []
+        if text is None
+        else [
+            {
+                "index": 0,
+                "text": text,
+                "logprobs": None,
+                "finish_reason": finish,
+                "stop_reason": None,
+            }
+        ]
+    )
+    value = {
+        "id": "cmpl-9f3",
+        "object": "text_completion",
+        "created": 1,
+        "model": "m-7b",
+        "choices": choices,
+    }
     return sse(value if usage is None else value | {"usage": usage})
 
 
 COMPLETIONS_CONTINUOUS = (
-    b"".join(_completion(text, usage=_usage(n)) for text, n in ((" a", 1), ('"b"', 3), ("", 4), (" ü", 5), ("\n", 6), (" c", 7)))
+    b"".join(
+        _completion(text, usage=_usage(n))
+        for text, n in ((" a", 1), ('"b"', 3), ("", 4), (" ü", 5), ("\n", 6), (" c", 7))
+    )
     + _completion(" d", "length", _usage(8))
     + _completion(None, usage=_usage(8, prompt_tokens_details={"cached_tokens": 48}))
     + b"data: [DONE]\n\n"
@@ -216,10 +330,18 @@ COMPLETIONS_PLAIN = (
 
 
 def _responses(events: list[dict[str, Any]]) -> bytes:
-    return b"".join(sse(event | {"sequence_number": number}, event["type"]) for number, event in enumerate(events))
+    return b"".join(
+        sse(event | {"sequence_number": number}, event["type"])
+        for number, event in enumerate(events)
+    )
 
 
-def _response(status: str, output: list[dict[str, Any]], usage: dict[str, Any] | None = None, why: str | None = None) -> dict[str, Any]:
+def _response(
+    status: str,
+    output: list[dict[str, Any]],
+    usage: dict[str, Any] | None = None,
+    why: str | None = None,
+) -> dict[str, Any]:
     return {
         "id": "resp_1",
         "object": "response",
@@ -232,7 +354,9 @@ def _response(status: str, output: list[dict[str, Any]], usage: dict[str, Any] |
         "parallel_tool_calls": True,
         "tool_choice": "auto",
         "usage": usage,
-        "tools": [{"type": "function", "name": "Bash", "parameters": {"type": "object"}, "strict": False}],
+        "tools": [
+            {"type": "function", "name": "Bash", "parameters": {"type": "object"}, "strict": False}
+        ],
         "instructions": "content",
         "metadata": {},
         "temperature": 0.0,
@@ -251,7 +375,9 @@ def _responses_usage(read: int, output: int, **more: int) -> dict[str, Any]:
     }
 
 
-def _item_events(index: int, item: dict[str, Any], done: dict[str, Any], deltas: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _item_events(
+    index: int, item: dict[str, Any], done: dict[str, Any], deltas: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
     at = {"item_id": item["id"], "output_index": index}
     return [
         {"type": "response.output_item.added", "output_index": index, "item": item},
@@ -261,16 +387,39 @@ def _item_events(index: int, item: dict[str, Any], done: dict[str, Any], deltas:
 
 
 def _message_item(index: int, texts: list[str]) -> list[dict[str, Any]]:
-    item = {"id": f"msg_8f{index}a", "type": "message", "role": "assistant", "status": "in_progress", "content": []}
+    item = {
+        "id": f"msg_8f{index}a",
+        "type": "message",
+        "role": "assistant",
+        "status": "in_progress",
+        "content": [],
+    }
     part = {"type": "output_text", "text": "".join(texts), "annotations": []}
     return _item_events(
         index,
         item,
         item | {"status": "completed", "content": [part]},
         [
-            {"type": "response.content_part.added", "content_index": 0, "part": part | {"text": ""}},
-            *[{"type": "response.output_text.delta", "content_index": 0, "delta": text, "logprobs": []} for text in texts],
-            {"type": "response.output_text.done", "content_index": 0, "text": part["text"], "logprobs": []},
+            {
+                "type": "response.content_part.added",
+                "content_index": 0,
+                "part": part | {"text": ""},
+            },
+            *[
+                {
+                    "type": "response.output_text.delta",
+                    "content_index": 0,
+                    "delta": text,
+                    "logprobs": [],
+                }
+                for text in texts
+            ],
+            {
+                "type": "response.output_text.done",
+                "content_index": 0,
+                "text": part["text"],
+                "logprobs": [],
+            },
             {"type": "response.content_part.done", "content_index": 0, "part": part},
         ],
     )
@@ -278,7 +427,14 @@ def _message_item(index: int, texts: list[str]) -> list[dict[str, Any]]:
 
 _THOUGHT = {"id": "rs_1", "type": "reasoning", "summary": []}
 _SUMMARY = {"type": "summary_text", "text": 'Hm, "so"'}
-_CALL = {"id": "fc_1", "type": "function_call", "call_id": "call_1", "name": "Bash", "arguments": "", "status": "in_progress"}
+_CALL = {
+    "id": "fc_1",
+    "type": "function_call",
+    "call_id": "call_1",
+    "name": "Bash",
+    "arguments": "",
+    "status": "in_progress",
+}
 _CALLED = _CALL | {"arguments": '{"input": "ls -l"}', "status": "completed"}
 _SAID = ["Grüße", " 🙂 ", "", "end."]
 _MESSAGE = _message_item(1, _SAID)
@@ -292,11 +448,31 @@ RESPONSES_OPENAI = _responses(
             _THOUGHT,
             _THOUGHT | {"summary": [_SUMMARY]},
             [
-                {"type": "response.reasoning_summary_part.added", "summary_index": 0, "part": _SUMMARY | {"text": ""}},
-                {"type": "response.reasoning_summary_text.delta", "summary_index": 0, "delta": "Hm, "},
-                {"type": "response.reasoning_summary_text.delta", "summary_index": 0, "delta": '"so"'},
-                {"type": "response.reasoning_summary_text.done", "summary_index": 0, "text": _SUMMARY["text"]},
-                {"type": "response.reasoning_summary_part.done", "summary_index": 0, "part": _SUMMARY},
+                {
+                    "type": "response.reasoning_summary_part.added",
+                    "summary_index": 0,
+                    "part": _SUMMARY | {"text": ""},
+                },
+                {
+                    "type": "response.reasoning_summary_text.delta",
+                    "summary_index": 0,
+                    "delta": "Hm, ",
+                },
+                {
+                    "type": "response.reasoning_summary_text.delta",
+                    "summary_index": 0,
+                    "delta": '"so"',
+                },
+                {
+                    "type": "response.reasoning_summary_text.done",
+                    "summary_index": 0,
+                    "text": _SUMMARY["text"],
+                },
+                {
+                    "type": "response.reasoning_summary_part.done",
+                    "summary_index": 0,
+                    "part": _SUMMARY,
+                },
             ],
         ),
         *_MESSAGE,
@@ -305,9 +481,21 @@ RESPONSES_OPENAI = _responses(
             _CALL,
             _CALLED,
             [
-                {"type": "response.function_call_arguments.delta", "delta": '{"input": "l', "obfuscation": "x8"},
-                {"type": "response.function_call_arguments.delta", "delta": 's -l"}', "obfuscation": "aQ1"},
-                {"type": "response.function_call_arguments.done", "arguments": _CALLED["arguments"], "name": "Bash"},
+                {
+                    "type": "response.function_call_arguments.delta",
+                    "delta": '{"input": "l',
+                    "obfuscation": "x8",
+                },
+                {
+                    "type": "response.function_call_arguments.delta",
+                    "delta": 's -l"}',
+                    "obfuscation": "aQ1",
+                },
+                {
+                    "type": "response.function_call_arguments.done",
+                    "arguments": _CALLED["arguments"],
+                    "name": "Bash",
+                },
             ],
         ),
         {
@@ -320,7 +508,9 @@ RESPONSES_OPENAI = _responses(
         },
     ]
 )
-"""As OpenAI's API sends it: a summary of the reasoning, text and a call; the counts come with the last event."""
+"""As OpenAI's API sends it: a summary of the reasoning, text and a call; the counts come with the
+last event.
+"""
 
 RESPONSES_VLLM = _responses(
     [
@@ -337,10 +527,15 @@ RESPONSES_VLLM = _responses(
             ],
         ),
         *_message_item(1, [f" word{i}" for i in range(7)]),
-        {"type": "response.completed", "response": _response("incomplete", [], _responses_usage(0, 12), "max_output_tokens")},
+        {
+            "type": "response.completed",
+            "response": _response("incomplete", [], _responses_usage(0, 12), "max_output_tokens"),
+        },
     ]
 )
-"""As vLLM sends an answer that reached its length: the event says `completed`, the response inside `incomplete`."""
+"""As vLLM sends an answer that reached its length: the event says `completed`, the response inside
+`incomplete`.
+"""
 
 RESPONSES_INCOMPLETE = RESPONSES_VLLM.replace(b"response.completed", b"response.incomplete")
 """As OpenAI's API sends that."""
@@ -350,7 +545,10 @@ _RECORDED = Path(__file__).with_name("fixtures")
 STREAMS = {
     "completions-vllm-0.32": (Api.COMPLETIONS, (_RECORDED / "vllm-completions.sse").read_bytes()),
     "responses-vllm-0.32": (Api.RESPONSES, (_RECORDED / "vllm-responses.sse").read_bytes()),
-    "responses-vllm-0.32-tool": (Api.RESPONSES, (_RECORDED / "vllm-responses-tool.sse").read_bytes()),
+    "responses-vllm-0.32-tool": (
+        Api.RESPONSES,
+        (_RECORDED / "vllm-responses-tool.sse").read_bytes(),
+    ),
     "completions-continuous": (Api.COMPLETIONS, COMPLETIONS_CONTINUOUS),
     "completions-plain": (Api.COMPLETIONS, COMPLETIONS_PLAIN),
     "responses-openai": (Api.RESPONSES, RESPONSES_OPENAI),
@@ -364,7 +562,9 @@ STREAMS = {
 
 
 # What is cut at every byte: not the long ones, nor the one that differs from another in a word.
-@pytest.fixture(params=sorted(name for name in STREAMS if "0.32" not in name and name != "responses-incomplete"))
+@pytest.fixture(
+    params=sorted(name for name in STREAMS if "0.32" not in name and name != "responses-incomplete")
+)
 def stream(request: pytest.FixtureRequest) -> tuple[Api, bytes]:
     """API and body of one recorded stream."""
     return STREAMS[request.param]

@@ -1,4 +1,6 @@
-"""Accidents: stops, kills, refusals, secrets. Whatever happens, no record that was made is lost and no process is left."""
+"""Accidents: stops, kills, refusals, secrets. Whatever happens, no record that was made is lost and
+no process is left.
+"""
 
 import json
 import os
@@ -32,9 +34,13 @@ def opened(**more: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("drain", [True, False])
-def test_stop_keeps_every_request(traffic: Callable[..., Any], tmp_path: Path, deadline: Callable[..., Any], drain: bool) -> None:
+def test_stop_keeps_every_request(
+    traffic: Callable[..., Any], tmp_path: Path, deadline: Callable[..., Any], drain: bool
+) -> None:
     with PacedServer(Pace(ttft_ms=10, gap_ms=20), tmp_path / "truth") as server:
-        one = traffic([server.url], [closed(window_s=60), opened(window_s=60)], workload={"output_tok": 30})
+        one = traffic(
+            [server.url], [closed(window_s=60), opened(window_s=60)], workload={"output_tok": 30}
+        )
         with one.driver as driver:
             driver.start()
             driver.go(now_ns())
@@ -57,7 +63,9 @@ def test_stop_keeps_every_request(traffic: Callable[..., Any], tmp_path: Path, d
     assert not one.named("stage_started")[1:]  # the second stage never began
 
 
-def test_sigterm_to_a_worker_loses_no_record(traffic: Callable[..., Any], tmp_path: Path, deadline: Callable[..., Any]) -> None:
+def test_sigterm_to_a_worker_loses_no_record(
+    traffic: Callable[..., Any], tmp_path: Path, deadline: Callable[..., Any]
+) -> None:
     with PacedServer(Pace(ttft_ms=10, gap_ms=50), tmp_path / "truth") as server:
         one = traffic([server.url], [closed(window_s=60)], workload={"output_tok": 1000})
         with one.driver as driver:
@@ -73,7 +81,9 @@ def test_sigterm_to_a_worker_loses_no_record(traffic: Callable[..., Any], tmp_pa
     assert {row["outcome"] for row in rows} == {"interrupted"}
 
 
-def test_a_killed_worker_fails_the_run_and_leaves_its_records(traffic: Callable[..., Any], deadline: Callable[..., Any]) -> None:
+def test_a_killed_worker_fails_the_run_and_leaves_its_records(
+    traffic: Callable[..., Any], deadline: Callable[..., Any]
+) -> None:
     with PacedServer(Pace(ttft_ms=5, gap_ms=1)) as server:
         one = traffic([server.url], [closed(window_s=60)])
         with one.driver as driver:
@@ -99,12 +109,16 @@ def test_a_journal_that_cannot_be_written_fails_the_run(traffic: Callable[..., A
             driver.start()
 
 
-def test_a_full_disk_fails_the_run_and_keeps_what_was_written(traffic: Callable[..., Any], deadline: Callable[..., Any]) -> None:
+def test_a_full_disk_fails_the_run_and_keeps_what_was_written(
+    traffic: Callable[..., Any], deadline: Callable[..., Any]
+) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     with PacedServer(Pace(ttft_ms=5, gap_ms=1)) as server:
         one = traffic([server.url], [closed(window_s=60)])
         with one.driver as driver:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, hard))  # inherited: a file beyond this is refused as on a full disk
+            resource.setrlimit(
+                resource.RLIMIT_FSIZE, (40_000, hard)
+            )  # inherited: a file beyond this is refused as on a full disk
             try:
                 driver.start()
             finally:
@@ -127,7 +141,11 @@ def test_nobody_listening_is_a_connection_error(traffic: Callable[..., Any]) -> 
 
 def test_the_key_is_sent_and_nowhere_else(traffic: Callable[..., Any]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        one = traffic([f"http://127.0.0.1:{listener.getsockname()[1]}"], [opened(sessions=1)], timeouts={"first_byte_s": 0.5})
+        one = traffic(
+            [f"http://127.0.0.1:{listener.getsockname()[1]}"],
+            [opened(sessions=1)],
+            timeouts={"first_byte_s": 0.5},
+        )
         with one.driver as driver:
             driver.start()
             driver.go(now_ns())
@@ -142,10 +160,14 @@ def test_the_key_is_sent_and_nowhere_else(traffic: Callable[..., Any]) -> None:
     assert "accept-encoding: identity" in head
     assert "x-harness-request-id: 0-000000/0" in head
     assert "k3y" not in seen
-    assert not any(b"k3y" in path.read_bytes() for path in one.run_dir.root.rglob("*") if path.is_file())
+    assert not any(
+        b"k3y" in path.read_bytes() for path in one.run_dir.root.rglob("*") if path.is_file()
+    )
 
 
-def test_the_processes_end_with_a_killed_supervisor(tmp_path: Path, deadline: Callable[..., Any]) -> None:
+def test_the_processes_end_with_a_killed_supervisor(
+    tmp_path: Path, deadline: Callable[..., Any]
+) -> None:
     """kill -9 of the supervisor: workers and master end, and what was in flight is in the journals."""
     script = tmp_path / "supervise.py"
     script.write_text(
@@ -175,19 +197,46 @@ def test_the_processes_end_with_a_killed_supervisor(tmp_path: Path, deadline: Ca
             processes = [psutil.Process(pid) for pid in pids.values()]
             supervisor.kill()
         assert sorted(pids) == ["traffic:0", "traffic:1", "traffic:master"]
-        deadline(lambda: not any(process.is_running() and process.status() != "zombie" for process in processes))
+        deadline(
+            lambda: (
+                not any(
+                    process.is_running() and process.status() != "zombie" for process in processes
+                )
+            )
+        )
     rows = read_table(sorted((tmp_path / "run" / "requests").iterdir()), REQUESTS).to_pylist()
     assert [row["outcome"] for row in rows] == ["interrupted"] * 4
 
 
-def test_tls_with_a_private_authority(traffic: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Everything that the TLS layer holds is drained: an answer of several records in one read comes whole."""
+def test_tls_with_a_private_authority(
+    traffic: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Everything that the TLS layer holds is drained: an answer of several records in one read
+    comes whole.
+    """
     key, cert = tmp_path / "key.pem", tmp_path / "cert.pem"
     subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost", "-addext",
-         "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", str(key), "-out", str(cert)],
-        check=True, capture_output=True,
-    )  # fmt: skip
+        [
+            "openssl",
+            "req",
+            "-x509",
+            "-newkey",
+            "rsa:2048",
+            "-nodes",
+            "-days",
+            "2",
+            "-subj",
+            "/CN=localhost",
+            "-addext",
+            "subjectAltName=DNS:localhost,IP:127.0.0.1",
+            "-keyout",
+            str(key),
+            "-out",
+            str(cert),
+        ],
+        check=True,
+        capture_output=True,
+    )
     script = tmp_path / "serve.py"
     script.write_text(
         textwrap.dedent("""
@@ -209,17 +258,34 @@ def test_tls_with_a_private_authority(traffic: Callable[..., Any], tmp_path: Pat
         """)
     )
     monkeypatch.setenv("SSL_CERT_FILE", str(cert))
-    with subprocess.Popen([sys.executable, str(script), str(cert), str(key)], stdout=subprocess.PIPE, text=True) as server:
+    with subprocess.Popen(
+        [sys.executable, str(script), str(cert), str(key)], stdout=subprocess.PIPE, text=True
+    ) as server:
         try:
             assert server.stdout is not None
             url = f"https://localhost:{server.stdout.readline().strip()}"
-            rows = traffic([url], [closed(concurrency=1, sessions=2)], timeouts={"idle_s": 3, "first_byte_s": 3}).run()
+            rows = traffic(
+                [url],
+                [closed(concurrency=1, sessions=2)],
+                timeouts={"idle_s": 3, "first_byte_s": 3},
+            ).run()
         finally:
             server.kill()
-    assert [row["outcome"] for row in rows] == ["ok", "ok"], rows  # the second on the same connection
+    assert [row["outcome"] for row in rows] == [
+        "ok",
+        "ok",
+    ], rows  # the second on the same connection
     assert [sum(row["chunk_bytes"]) for row in rows] == [90_000, 90_000]
 
 
 def test_locust_stays_out_of_the_supervisor() -> None:
-    code = "import sys, harness.traffic.driver; print([m for m in sys.modules if m.split('.')[0] in ('locust', 'gevent', 'pandas')])"
-    assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.strip() == "[]"
+    code = (
+        "import sys, harness.traffic.driver; print([m for m in sys.modules if m.split('.')[0] in"
+        " ('locust', 'gevent', 'pandas')])"
+    )
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], check=True, capture_output=True, text=True
+        ).stdout.strip()
+        == "[]"
+    )

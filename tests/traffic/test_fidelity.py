@@ -1,4 +1,6 @@
-"""Calibration: pairing against a known truth, a certificate from a real run of the load generator, its cache, and the canaries."""
+"""Calibration: pairing against a known truth, a certificate from a real run of the load generator,
+its cache, and the canaries.
+"""
 
 import itertools
 import json
@@ -37,19 +39,33 @@ from harness.traffic.fidelity import (
 MS = 1_000_000
 
 
-def record(request_id: str, sent_ns: int, reads: list[tuple[int, int]], **more: Any) -> dict[str, Any]:
+def record(
+    request_id: str, sent_ns: int, reads: list[tuple[int, int]], **more: Any
+) -> dict[str, Any]:
     """A record whose content came in reads of (time, bytes)."""
     times = [t_ns for t_ns, _ in reads]
     gaps = [0] + [(b - a) // 1000 for a, b in pairwise(times)]
     return {
-        "request_id": request_id, "outcome": "ok", "intended_ns": sent_ns - 2 * MS, "sent_ns": sent_ns, "first_token_ns": times[0],
-        "chunk_dt_us": gaps, "chunk_bytes": [size for _, size in reads], **more,
-    }  # fmt: skip
+        "request_id": request_id,
+        "outcome": "ok",
+        "intended_ns": sent_ns - 2 * MS,
+        "sent_ns": sent_ns,
+        "first_token_ns": times[0],
+        "chunk_dt_us": gaps,
+        "chunk_bytes": [size for _, size in reads],
+        **more,
+    }
 
 
 class TestPairing:
     def test_errors_are_those_of_each_token_also_where_a_read_holds_several(self) -> None:
-        truth = {"a/0": {"received_ns": 1 * MS, "content_ns": [50 * MS, 70 * MS, 90 * MS, 110 * MS], "content_bytes": [4, 5, 1, 3]}}
+        truth = {
+            "a/0": {
+                "received_ns": 1 * MS,
+                "content_ns": [50 * MS, 70 * MS, 90 * MS, 110 * MS],
+                "content_bytes": [4, 5, 1, 3],
+            }
+        }
         # Token 0 came 1 ms late; tokens 1 and 2 together, 23 and 3 ms late; token 3 in time.
         rows = [record("a/0", 0, [(51 * MS, 4), (93 * MS, 6), (110 * MS, 3)])]
         errors = pair(rows, truth)
@@ -72,7 +88,9 @@ class TestPairing:
             {"received_ns": 0, "content_ns": [1], "content_bytes": [9]},
         ],
     )
-    def test_an_answer_that_is_not_the_servers_is_counted_and_not_compared(self, line: dict[str, Any] | None) -> None:
+    def test_an_answer_that_is_not_the_servers_is_counted_and_not_compared(
+        self, line: dict[str, Any] | None
+    ) -> None:
         errors = pair([record("a/0", 0, [(50 * MS, 4)])], {} if line is None else {"a/0": line})
         assert (errors.ttft_s, errors.gap_s, errors.unpaired) == ([], [], 1)
 
@@ -81,7 +99,9 @@ class TestPairing:
         assert (errors.ttft_s, errors.unpaired, len(errors.lag_s)) == ([], 0, 1)
 
     @given(st.integers(0, 2**32), st.integers(1, 40), st.integers(1, 6))
-    def test_whatever_the_reads_the_errors_are_the_delays_that_were_put_in(self, seed: int, tokens: int, most: int) -> None:
+    def test_whatever_the_reads_the_errors_are_the_delays_that_were_put_in(
+        self, seed: int, tokens: int, most: int
+    ) -> None:
         rng = random.Random(seed)
         size = [rng.randint(1, 9) for _ in range(tokens)]
         written = [10**15 + 20 * MS * i for i in range(tokens)]
@@ -93,7 +113,10 @@ class TestPairing:
             reads.append((t_ns, sum(size[at : at + count])))
             at += count
         reads.sort()
-        errors = pair([record("a/0", 10**15, reads)], {"a/0": {"received_ns": 10**15, "content_ns": written, "content_bytes": size}})
+        errors = pair(
+            [record("a/0", 10**15, reads)],
+            {"a/0": {"received_ns": 10**15, "content_ns": written, "content_bytes": size}},
+        )
         assert errors.ttft_s == pytest.approx([delays[0] / 1e9])
         assert errors.gap_s == pytest.approx([abs(b - a) / 1e9 for a, b in pairwise(delays)])
 
@@ -102,21 +125,28 @@ class TestPairing:
 
     def test_a_torn_truth_file_keeps_its_whole_lines(self, tmp_path: Path) -> None:
         path = tmp_path / "truth"
-        path.write_text('{"request_id": "a", "x": 1}\n{"request_id": null}\n[]\n{"request_id": "b", "co')
+        path.write_text(
+            '{"request_id": "a", "x": 1}\n{"request_id": null}\n[]\n{"request_id": "b", "co'
+        )
         assert read_truth(path) == {"a": {"request_id": "a", "x": 1}}
         assert read_truth(tmp_path / "none") == {}
 
-    def test_the_paced_server_tells_the_content_of_each_write_where_each_held_one_token(self, tmp_path: Path, traffic: Any) -> None:
+    def test_the_paced_server_tells_the_content_of_each_write_where_each_held_one_token(
+        self, tmp_path: Path, traffic: Any
+    ) -> None:
         pace = Pace(ttft_ms=1, gap_ms=1, faults=(Fault.NONE, Fault.SEVERAL_PER_WRITE))
         with PacedServer(pace, tmp_path / "truth") as server:
             one = traffic([server.url], [{"kind": "concurrency", "concurrency": 1, "sessions": 2}])
             one.run()
             server.stop()
             lines = server.truth()
-        assert [line["content_bytes"] for line in lines] == [[token_bytes(i) for i in range(6)], None]
+        assert [line["content_bytes"] for line in lines] == [
+            [token_bytes(i) for i in range(6)],
+            None,
+        ]
 
 
-# --- certificates -------------------------------------------------------------------------------------------------------------------
+# --- certificates ---
 
 SMALL = Load("messages", "closed", 4, None, 10.0, 16, 1024)
 
@@ -143,7 +173,8 @@ class TestCertificate:
             assert level.failed == 0
             assert level.requests == level.ttft_error.n > 0
             assert level.gap_error.n > level.requests
-            # 100 tokens/s a stream less the pauses for first tokens. A busy machine writes fewer, and more when it catches up.
+            # 100 tokens/s a stream less the pauses for first tokens. A busy machine writes fewer,
+            # and more when it catches up.
             assert 0 < level.events_per_s <= level.streams * 200
             assert level.ttft_error.p50_s is not None
             assert level.ttft_error.p50_s > 0  # read after it was written
@@ -153,19 +184,27 @@ class TestCertificate:
         assert last.events_per_s > first.events_per_s
 
     def test_it_certifies_the_highest_level_within_bounds(self, certificate: Certificate) -> None:
-        """Whether this machine was quiet enough just now or not, the certificate follows from its levels."""
+        """Whether this machine was quiet enough just now or not, the certificate follows from its
+        levels.
+        """
         within = list(itertools.takewhile(lambda level: level.within, certificate.levels))
         assert certificate.sufficient == bool(within)
-        assert certificate.certified_events_per_s == {"1": within[-1].events_per_s if within else None}
+        assert certificate.certified_events_per_s == {
+            "1": within[-1].events_per_s if within else None
+        }
         assert certificate.at_load == certificate.levels[0]
         assert ("certified up to" in certificate.sentence()) == bool(within)
 
-    def test_a_level_beyond_one_that_failed_certifies_nothing(self, certificate: Certificate) -> None:
+    def test_a_level_beyond_one_that_failed_certifies_nothing(
+        self, certificate: Certificate
+    ) -> None:
         bad = replace(certificate.levels[0], within=False, why_not="p99 of ttft error is 7.0 ms")
         good = replace(certificate.levels[1], within=True)
         assert fidelity._certified([bad, good], 1) is None
         assert fidelity._certified([good, bad], 1) == good.events_per_s
-        refused = replace(certificate, levels=(bad, good), sufficient=False, certified_events_per_s={"1": None})
+        refused = replace(
+            certificate, levels=(bad, good), sufficient=False, certified_events_per_s={"1": None}
+        )
         assert "not certified" in refused.sentence()
         assert "7.0 ms" in refused.sentence()
 
@@ -178,14 +217,20 @@ class TestCertificate:
             ("sent_error", 0.1, "sent"),
         ],
     )
-    def test_each_error_has_to_be_within_the_bound(self, key: str, value: float, words: str) -> None:
-        fine = {name: spread([0.001]) for name in ("ttft_error", "gap_error", "sent_error", "send_lag")}
+    def test_each_error_has_to_be_within_the_bound(
+        self, key: str, value: float, words: str
+    ) -> None:
+        fine = {
+            name: spread([0.001]) for name in ("ttft_error", "gap_error", "sent_error", "send_lag")
+        }
         assert fidelity._why_not(fine, 0, 0.5, 0.005) is None
         assert words in (fidelity._why_not(fine | {key: spread([value])}, 0, 0.5, 0.005) or "")
         assert "no " in (fidelity._why_not(fine | {key: spread([])}, 0, 0.5, 0.005) or "")
 
     def test_failures_and_a_full_core_are_out_of_bounds_too(self) -> None:
-        fine = {name: spread([0.001]) for name in ("ttft_error", "gap_error", "sent_error", "send_lag")}
+        fine = {
+            name: spread([0.001]) for name in ("ttft_error", "gap_error", "sent_error", "send_lag")
+        }
         assert "failed" in (fidelity._why_not(fine, 1, 0.5, 0.005) or "")
         assert "core" in (fidelity._why_not(fine, 0, 0.9, 0.005) or "")
 
@@ -197,11 +242,15 @@ class TestCertificate:
 
 
 class TestCache:
-    def test_a_certificate_is_found_for_its_class_of_load_only(self, certificate: Certificate, cache: Path) -> None:
+    def test_a_certificate_is_found_for_its_class_of_load_only(
+        self, certificate: Certificate, cache: Path
+    ) -> None:
         assert cached(SMALL, quick=True) is None
         stored = store(certificate)
         assert cached(SMALL, quick=True) == stored
-        assert cached(replace(SMALL, streams=3, output_tok=15, body_bytes=700), quick=True) == stored
+        assert (
+            cached(replace(SMALL, streams=3, output_tok=15, body_bytes=700), quick=True) == stored
+        )
         others = [
             {"streams": 5},
             {"gap_ms": 5.0},
@@ -214,24 +263,36 @@ class TestCache:
             assert cached(replace(SMALL, **other), quick=True) is None, other  # type: ignore[arg-type]
         assert cached(SMALL, workers=2, quick=True) is None
 
-    def test_a_quick_one_is_not_taken_where_a_full_one_is_wanted(self, certificate: Certificate, cache: Path) -> None:
+    def test_a_quick_one_is_not_taken_where_a_full_one_is_wanted(
+        self, certificate: Certificate, cache: Path
+    ) -> None:
         store(certificate)
         assert cached(SMALL) is None
         store(replace(certificate, quick=False))
         assert cached(SMALL) is not None
 
-    @pytest.mark.parametrize("change", [{"made_unix_s": 1.7e9}, {"version": 0}, {"made_unix_s": None}])
-    def test_an_old_one_is_stale(self, certificate: Certificate, cache: Path, change: dict[str, Any]) -> None:
+    @pytest.mark.parametrize(
+        "change", [{"made_unix_s": 1.7e9}, {"version": 0}, {"made_unix_s": None}]
+    )
+    def test_an_old_one_is_stale(
+        self, certificate: Certificate, cache: Path, change: dict[str, Any]
+    ) -> None:
         stored = store(certificate)
         cache_path(SMALL, None).write_text(json.dumps(stored | change))
         assert cached(SMALL, quick=True) is None
 
-    def test_another_host_or_version_needs_its_own(self, certificate: Certificate, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_another_host_or_version_needs_its_own(
+        self, certificate: Certificate, cache: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         store(certificate)
-        monkeypatch.setattr(fidelity, "host_fingerprint", lambda: {**host_fingerprint(), "kernel": "another"})
+        monkeypatch.setattr(
+            fidelity, "host_fingerprint", lambda: {**host_fingerprint(), "kernel": "another"}
+        )
         assert cached(SMALL, quick=True) is None
 
-    def test_a_cache_that_cannot_be_written_is_no_failure(self, certificate: Certificate, tmp_path: Path, monkeypatch: Any) -> None:
+    def test_a_cache_that_cannot_be_written_is_no_failure(
+        self, certificate: Certificate, tmp_path: Path, monkeypatch: Any
+    ) -> None:
         (tmp_path / "file").write_text("")
         monkeypatch.setenv("HARNESS_CACHE_DIR", str(tmp_path / "file"))
         assert store(certificate)["workers"] == 1
@@ -240,23 +301,52 @@ class TestCache:
 
 class TestLoad:
     def profile(self, load: dict[str, Any], **more: Any) -> Profile:
-        workload = {"kind": "chat", "system_tok": 2000, "user_tok": 10, "output_tok": 50, "turns": 2, "think_s": 0}
-        return Profile.model_validate({
-            "purpose": "smoke", "model": {"id": MODEL}, "server": {"kind": "attach", "urls": ["http://h"]},
-            "traffic": {"api": "chat", "workload": workload, "load": [load], "context_scale": 1}, **more,
-        })  # fmt: skip
+        workload = {
+            "kind": "chat",
+            "system_tok": 2000,
+            "user_tok": 10,
+            "output_tok": 50,
+            "turns": 2,
+            "think_s": 0,
+        }
+        return Profile.model_validate(
+            {
+                "purpose": "smoke",
+                "model": {"id": MODEL},
+                "server": {"kind": "attach", "urls": ["http://h"]},
+                "traffic": {
+                    "api": "chat",
+                    "workload": workload,
+                    "load": [load],
+                    "context_scale": 1,
+                },
+                **more,
+            }
+        )
 
     def of(self, profile: Profile, **more: Any) -> Load:
         return load_of(profile, make_plan(profile, ModelFacts(MODEL, tok_per_word=1.35)), **more)
 
     def test_a_closed_loop_is_its_streams_at_the_pace_of_its_slo(self) -> None:
-        load = self.of(self.profile({"kind": "concurrency", "concurrency": 7, "window_s": 5}, slos={"tpot_s": "40ms"}))
-        assert (load.api, load.process, load.streams, load.gap_ms, load.output_tok) == ("chat", "closed", 7, 40, 50)
+        load = self.of(
+            self.profile(
+                {"kind": "concurrency", "concurrency": 7, "window_s": 5}, slos={"tpot_s": "40ms"}
+            )
+        )
+        assert (load.api, load.process, load.streams, load.gap_ms, load.output_tok) == (
+            "chat",
+            "closed",
+            7,
+            40,
+            50,
+        )
         assert load.events_per_s == pytest.approx(7 * 25)
         assert 6_000 < load.body_bytes < 20_000
 
     def test_an_open_loop_starts_as_many_requests_as_its_sessions_have(self) -> None:
-        load = self.of(self.profile({"kind": "arrival_rate", "rate_per_s": 3, "window_s": 5}), gap_ms=10)
+        load = self.of(
+            self.profile({"kind": "arrival_rate", "rate_per_s": 3, "window_s": 5}), gap_ms=10
+        )
         assert (load.process, load.requests_per_s, load.gap_ms) == ("poisson", 6, 10)
         assert load.events_per_s == 300
 
@@ -268,17 +358,31 @@ class TestLoad:
             ({"process": "constant"}, None),
         ],
     )
-    def test_arrivals_are_calibrated_with_their_own_law(self, law: dict[str, Any], shape: float | None) -> None:
+    def test_arrivals_are_calibrated_with_their_own_law(
+        self, law: dict[str, Any], shape: float | None
+    ) -> None:
         profile = self.profile({"kind": "arrival_rate", "rate_per_s": 3, "window_s": 5, **law})
         load = self.of(profile).in_class()
-        assert (load.process, load.shape) == (law["process"], pytest.approx(shape) if shape else None)
-        tried = make_plan(fidelity._profile(load, [1.0, 2.0], quick=True), ModelFacts(MODEL, tok_per_word=1.35))
+        assert (load.process, load.shape) == (
+            law["process"],
+            pytest.approx(shape) if shape else None,
+        )
+        tried = make_plan(
+            fidelity._profile(load, [1.0, 2.0], quick=True), ModelFacts(MODEL, tok_per_word=1.35)
+        )
         asked = make_plan(profile, ModelFacts(MODEL, tok_per_word=1.35)).stages[0].schedule
         assert asked is not None
         for stage in tried.stages:
             assert stage.schedule is not None
-            assert (stage.schedule.process, stage.schedule.shape) == (asked.process, pytest.approx(shape) if shape else None)
-        ramp = self.of(self.profile({"kind": "ramp", "from_per_s": 1, "to_per_s": 3, "ramp_s": 5, "window_s": 5, **law}))
+            assert (stage.schedule.process, stage.schedule.shape) == (
+                asked.process,
+                pytest.approx(shape) if shape else None,
+            )
+        ramp = self.of(
+            self.profile(
+                {"kind": "ramp", "from_per_s": 1, "to_per_s": 3, "ramp_s": 5, "window_s": 5, **law}
+            )
+        )
         assert (ramp.process, ramp.shape) == (load.process, load.shape)
 
     def test_what_is_measured_is_the_heaviest_of_its_class(self) -> None:
@@ -291,7 +395,9 @@ class TestLoad:
     @pytest.mark.parametrize("process", ["closed", "poisson", "constant"])
     @pytest.mark.parametrize("api", [Api.MESSAGES, Api.CHAT])
     @pytest.mark.parametrize("body_bytes", [1024, 524_288])
-    def test_the_calibration_sends_bodies_of_the_loads_size(self, process: str, api: Api, body_bytes: int) -> None:
+    def test_the_calibration_sends_bodies_of_the_loads_size(
+        self, process: str, api: Api, body_bytes: int
+    ) -> None:
         rate = None if process == "closed" else 10.0
         load = Load(api.value, process, 8, rate, 20.0, 128, body_bytes)
         profile = fidelity._profile(load, [1.0, 2.0], quick=False)
@@ -300,15 +406,19 @@ class TestLoad:
         assert again.events_per_s == pytest.approx(2 * load.events_per_s, rel=0.35)
 
 
-# --- canaries -----------------------------------------------------------------------------------------------------------------------
+# --- canaries ---
 
 
 @pytest.fixture
 def with_canary(traffic: Callable[..., Any], tmp_path: Path) -> Iterator[Callable[..., Any]]:
-    """A run of some seconds with a canary; gives (real rows, canary rows, truth, the run). `during` is called when streams run."""
+    """A run of some seconds with a canary; gives (real rows, canary rows, truth, the run). `during`
+    is called when streams run.
+    """
     truth_path = tmp_path / "canary-truth"
 
-    def run(during: Callable[[Any], None] = lambda _: None) -> tuple[list[dict[str, Any]], list[dict[str, Any]], Any, Any]:
+    def run(
+        during: Callable[[Any], None] = lambda _: None,
+    ) -> tuple[list[dict[str, Any]], list[dict[str, Any]], Any, Any]:
         with (
             PacedServer(Pace(ttft_ms=5, gap_ms=5)) as server,
             PacedServer(Pace(ttft_ms=50, gap_ms=20), truth_path, live_truth=True) as bird,
@@ -331,7 +441,9 @@ def with_canary(traffic: Callable[..., Any], tmp_path: Path) -> Iterator[Callabl
 
 
 class TestCanary:
-    def test_canaries_are_recorded_and_are_no_part_of_the_load(self, with_canary: Callable[..., Any]) -> None:
+    def test_canaries_are_recorded_and_are_no_part_of_the_load(
+        self, with_canary: Callable[..., Any]
+    ) -> None:
         real, canary, truth, one = with_canary()
         assert canary
         assert {row["replica"] for row in canary} == {CANARY}
@@ -344,7 +456,9 @@ class TestCanary:
         assert errors.unpaired == 0
         assert errors.ttft_s
 
-    def test_a_worker_that_stood_still_shows_in_its_canarys_error(self, with_canary: Callable[..., Any]) -> None:
+    def test_a_worker_that_stood_still_shows_in_its_canarys_error(
+        self, with_canary: Callable[..., Any]
+    ) -> None:
         def stop(driver: Any) -> None:
             pid = driver.pids()["traffic:0"]
             os.kill(pid, signal.SIGSTOP)
@@ -354,5 +468,6 @@ class TestCanary:
         _, canary, truth, _ = with_canary(stop)
         errors = pair(canary, truth)
         assert errors.unpaired == 0
-        # Tokens were due all the while: one was read at least a gap of 20 ms less than the halt late, or a first token was.
+        # Tokens were due all the while: one was read at least a gap of 20 ms less than the halt
+        # late, or a first token was.
         assert max([*errors.gap_s, *errors.ttft_s]) > 0.3

@@ -1,4 +1,6 @@
-"""`assistant: live` on the wire: what a server said is what the next request carries, whatever the stream's form."""
+"""`assistant: live` on the wire: what a server said is what the next request carries, whatever the
+stream's form.
+"""
 
 import json
 import threading
@@ -23,7 +25,9 @@ def spoken(api: Api, body: bytes, *, at: int | None = None) -> list[tuple[str, s
         framing.add(data, 0)
     framing.end_of_file()
     answer = read_answer(framing, api, EndOfStream.COMPLETE, keep_reply=True)
-    return [(one.kind, one.text, one.tool_id, one.tool_name, one.signature) for one in answer.spoken]
+    return [
+        (one.kind, one.text, one.tool_id, one.tool_name, one.signature) for one in answer.spoken
+    ]
 
 
 EXPECTED = {
@@ -46,12 +50,17 @@ EXPECTED = {
         ("text", "Grüße 🙂 end.", "", "", ""),
         ("tool_use", '{"input": "ls -l"}', "call_1", "Bash", ""),
     ],
-    "responses-vllm": [("thinking", "Let me see", "", "", ""), ("text", "".join(f" word{i}" for i in range(7)), "", "", "")],
+    "responses-vllm": [
+        ("thinking", "Let me see", "", "", ""),
+        ("text", "".join(f" word{i}" for i in range(7)), "", "", ""),
+    ],
 }
 
 
 @pytest.mark.parametrize("name", EXPECTED)
-def test_the_blocks_of_an_answer_are_put_together_again(streams: dict[str, tuple[Api, bytes]], name: str) -> None:
+def test_the_blocks_of_an_answer_are_put_together_again(
+    streams: dict[str, tuple[Api, bytes]], name: str
+) -> None:
     api, body = streams[name]
     for _ in range(2):  # the second time events are recognised by their shapes
         assert spoken(api, body) == EXPECTED[name]
@@ -59,17 +68,29 @@ def test_the_blocks_of_an_answer_are_put_together_again(streams: dict[str, tuple
         assert spoken(api, body, at=at) == EXPECTED[name]
 
 
-def test_a_tool_call_that_vllm_cut_short_is_kept_as_it_came(streams: dict[str, tuple[Api, bytes]]) -> None:
-    [(kind, text, tool_id, name, _)] = [one for one in spoken(*streams["responses-vllm-0.32-tool"]) if one[0] == SpokenKind.TOOL_USE]
+def test_a_tool_call_that_vllm_cut_short_is_kept_as_it_came(
+    streams: dict[str, tuple[Api, bytes]],
+) -> None:
+    [(kind, text, tool_id, name, _)] = [
+        one for one in spoken(*streams["responses-vllm-0.32-tool"]) if one[0] == SpokenKind.TOOL_USE
+    ]
     assert (kind, bool(tool_id), bool(name)) == ("tool_use", True, True)
     assert text.startswith('["queue", "Bash"')
 
 
 def test_bytes_that_are_no_text_do_not_reach_the_next_body() -> None:
-    event = b'data: {"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"%s"}}\n\n'
+    event = (
+        b"data:"
+        b' {"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"%s"}}\n\n'
+    )
     for _ in range(2):
-        [(_, text, *_)] = spoken(Api.MESSAGES, event % b"a" + event % b"b\xff" + event % rb"\ud83d" + event % rb"\ude42")
-        assert text in ("ab�🙂", "a🙂")  # an event that JSON refuses is left out, one that a shape lets through is mended
+        [(_, text, *_)] = spoken(
+            Api.MESSAGES, event % b"a" + event % b"b\xff" + event % rb"\ud83d" + event % rb"\ude42"
+        )
+        assert text in (
+            "ab�🙂",
+            "a🙂",
+        )  # an event that JSON refuses is left out, one that a shape lets through is mended
 
 
 def test_nothing_is_kept_unless_it_is_asked_for(streams: dict[str, tuple[Api, bytes]]) -> None:
@@ -91,12 +112,38 @@ class _Scripted(BaseHTTPRequestHandler):
         ident = self.headers["x-harness-request-id"]
         self.bodies[ident] = body
         events: list[dict[str, Any]] = [
-            {"type": "message_start", "message": {"usage": {"input_tokens": 5, "output_tokens": 0}}},
-            {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
-            *[{"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": t}} for t in ("said ", "in ", ident)],
-            {"type": "content_block_start", "index": 1, "content_block": {"type": "tool_use", "id": f"live_{ident[-1]}", "name": "Grep"}},
-            {"type": "content_block_delta", "index": 1, "delta": {"type": "input_json_delta", "partial_json": '{"pattern": "x"}'}},
-            {"type": "message_delta", "delta": {"stop_reason": "tool_use"}, "usage": {"output_tokens": 9}},
+            {
+                "type": "message_start",
+                "message": {"usage": {"input_tokens": 5, "output_tokens": 0}},
+            },
+            {
+                "type": "content_block_start",
+                "index": 0,
+                "content_block": {"type": "text", "text": ""},
+            },
+            *[
+                {
+                    "type": "content_block_delta",
+                    "index": 0,
+                    "delta": {"type": "text_delta", "text": t},
+                }
+                for t in ("said ", "in ", ident)
+            ],
+            {
+                "type": "content_block_start",
+                "index": 1,
+                "content_block": {"type": "tool_use", "id": f"live_{ident[-1]}", "name": "Grep"},
+            },
+            {
+                "type": "content_block_delta",
+                "index": 1,
+                "delta": {"type": "input_json_delta", "partial_json": '{"pattern": "x"}'},
+            },
+            {
+                "type": "message_delta",
+                "delta": {"stop_reason": "tool_use"},
+                "usage": {"output_tokens": 9},
+            },
             {"type": "message_stop"},
         ]
         sent = b"".join(b"data: " + json.dumps(event).encode() + b"\n\n" for event in events)
@@ -121,13 +168,27 @@ def scripted() -> Iterator[tuple[str, dict[str, dict[str, Any]]]]:
 
 
 WORKLOAD = {
-    "kind": "claude-code", "tools_tok": 400, "tools": 4, "system_tok": 40, "first_tok": 30, "resumed_share": 0, "rewrite_share": 0,
-    "append_tok": 20, "output_tok": 40, "requests": 3, "tool_use_share": 0.5, "subagents": {"share": 0}, "tool_gap_s": "10ms",
-    "user_gap_s": "10ms", "context_limit_tok": 8000,
-}  # fmt: skip
+    "kind": "claude-code",
+    "tools_tok": 400,
+    "tools": 4,
+    "system_tok": 40,
+    "first_tok": 30,
+    "resumed_share": 0,
+    "rewrite_share": 0,
+    "append_tok": 20,
+    "output_tok": 40,
+    "requests": 3,
+    "tool_use_share": 0.5,
+    "subagents": {"share": 0},
+    "tool_gap_s": "10ms",
+    "user_gap_s": "10ms",
+    "context_limit_tok": 8000,
+}
 
 
-def test_later_requests_carry_what_the_server_said(traffic: Callable[..., Any], scripted: tuple[str, dict[str, dict[str, Any]]]) -> None:
+def test_later_requests_carry_what_the_server_said(
+    traffic: Callable[..., Any], scripted: tuple[str, dict[str, dict[str, Any]]]
+) -> None:
     url, bodies = scripted
     load = [{"kind": "concurrency", "concurrency": 2, "sessions": 6}]
     one = traffic([url], load, replace_workload=WORKLOAD, assistant="live")

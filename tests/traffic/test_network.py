@@ -1,4 +1,6 @@
-"""Proxies and private certificates, over a real proxy and a real TLS server in front of the paced one."""
+"""Proxies and private certificates, over a real proxy and a real TLS server in front of the paced
+one.
+"""
 
 import socket
 import ssl
@@ -90,7 +92,11 @@ class Proxy:
             else:
                 method, url, version = line.split(" ")
                 kept = [field for field in fields if not field.lower().startswith("proxy-")]
-                changed = [f"{method} {urlsplit(url).path} {version}", *kept, "connection: close"]  # one request a connection
+                changed = [
+                    f"{method} {urlsplit(url).path} {version}",
+                    *kept,
+                    "connection: close",
+                ]  # one request a connection
                 server.sendall("\r\n".join(changed).encode() + b"\r\n\r\n" + rest)
             up = threading.Thread(target=relay, args=(client, server), daemon=True)
             up.start()
@@ -114,10 +120,29 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("tls")
     key, cert = folder / "key.pem", folder / "cert.pem"
     subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2", "-subj",
-         f"/CN={NAME}", "-addext", f"subjectAltName=DNS:{NAME},DNS:localhost", "-keyout", str(key), "-out", str(cert)],
-        check=True, capture_output=True,
-    )  # fmt: skip
+        [
+            "openssl",
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:prime256v1",
+            "-nodes",
+            "-days",
+            "2",
+            "-subj",
+            f"/CN={NAME}",
+            "-addext",
+            f"subjectAltName=DNS:{NAME},DNS:localhost",
+            "-keyout",
+            str(key),
+            "-out",
+            str(cert),
+        ],
+        check=True,
+        capture_output=True,
+    )
     return cert, key
 
 
@@ -129,7 +154,10 @@ def tls_before(upstream_url: str, certificate: tuple[Path, Path]) -> Iterator[in
     upstream = urlsplit(upstream_url).port
 
     def serve(connection: socket.socket) -> None:
-        with socket.create_connection(("127.0.0.1", upstream)) as server, context.wrap_socket(connection, server_side=True) as client:
+        with (
+            socket.create_connection(("127.0.0.1", upstream)) as server,
+            context.wrap_socket(connection, server_side=True) as client,
+        ):
             up = threading.Thread(target=relay, args=(client, server), daemon=True)
             up.start()
             relay(server, client)
@@ -148,7 +176,10 @@ def no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_plain_requests_go_through_the_proxy_of_the_environment(
     traffic: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with PacedServer(Pace(ttft_ms=5, gap_ms=30), tmp_path / "truth") as server, proxy_before(server.url) as (proxy, url):
+    with (
+        PacedServer(Pace(ttft_ms=5, gap_ms=30), tmp_path / "truth") as server,
+        proxy_before(server.url) as (proxy, url),
+    ):
         monkeypatch.setenv("HTTP_PROXY", url.replace("http://", "http://user:secret@"))
         one = traffic([f"http://{NAME}:8123"], [one_session()])
         rows = one.run()
@@ -164,7 +195,9 @@ def test_plain_requests_go_through_the_proxy_of_the_environment(
     assert "secret" not in one.log()
 
 
-def test_loopback_is_not_proxied_unless_the_profile_says_so(traffic: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loopback_is_not_proxied_unless_the_profile_says_so(
+    traffic: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     with PacedServer(PACE) as server, proxy_before(server.url) as (proxy, url):
         monkeypatch.setenv("HTTP_PROXY", url)
         rows = traffic([server.url], [one_session()]).run()
@@ -175,7 +208,9 @@ def test_loopback_is_not_proxied_unless_the_profile_says_so(traffic: Callable[..
     assert len(proxy.lines) == 2
 
 
-def test_a_name_in_no_proxy_is_asked_directly(traffic: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_in_no_proxy_is_asked_directly(
+    traffic: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     monkeypatch.setenv("NO_PROXY", "other.example,example")
     with pytest.raises(TrafficError, match=f"cannot resolve {NAME}"):
@@ -185,14 +220,23 @@ def test_a_name_in_no_proxy_is_asked_directly(traffic: Callable[..., Any], monke
 def test_https_goes_through_a_tunnel_and_its_connection_is_kept(
     traffic: Callable[..., Any], certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with PacedServer(PACE) as server, tls_before(server.url, certificate) as port, proxy_before(f"http://x:{port}") as (proxy, url):
+    with (
+        PacedServer(PACE) as server,
+        tls_before(server.url, certificate) as port,
+        proxy_before(f"http://x:{port}") as (proxy, url),
+    ):
         monkeypatch.setenv("HTTPS_PROXY", url)
-        rows = traffic([f"https://{NAME}"], [one_session()], tls={"ca_file": str(certificate[0])}).run()
+        rows = traffic(
+            [f"https://{NAME}"], [one_session()], tls={"ca_file": str(certificate[0])}
+        ).run()
     assert [row["outcome"] for row in rows] == ["ok", "ok"], rows
     assert proxy.lines == [f"CONNECT {NAME}:443 HTTP/1.1"]
 
 
-@pytest.mark.parametrize(("tls", "outcome"), [({}, "connection_error"), ({"verify": False}, "ok"), ({"ca_file": "the certificate"}, "ok")])
+@pytest.mark.parametrize(
+    ("tls", "outcome"),
+    [({}, "connection_error"), ({"verify": False}, "ok"), ({"ca_file": "the certificate"}, "ok")],
+)
 def test_certificates_of_a_private_authority(
     traffic: Callable[..., Any], certificate: tuple[Path, Path], tls: dict[str, Any], outcome: str
 ) -> None:
@@ -206,9 +250,14 @@ def test_certificates_of_a_private_authority(
 
 @pytest.mark.parametrize(
     ("scheme", "outcome", "status", "words"),
-    [("https", "connection_error", None, "the proxy 127.0.0.1:"), ("http", "http_error", 407, "HTTP 407")],
+    [
+        ("https", "connection_error", None, "the proxy 127.0.0.1:"),
+        ("http", "http_error", 407, "HTTP 407"),
+    ],
 )
-def test_a_proxy_that_refuses_is_named(traffic: Callable[..., Any], scheme: str, outcome: str, status: int | None, words: str) -> None:
+def test_a_proxy_that_refuses_is_named(
+    traffic: Callable[..., Any], scheme: str, outcome: str, status: int | None, words: str
+) -> None:
     with proxy_before("http://x:9", refusal="407 Proxy Authentication Required") as (_, url):
         rows = traffic([f"{scheme}://{NAME}"], [one_session()], proxy=url).run()
     assert [(row["outcome"], row["http_status"]) for row in rows] == [(outcome, status)] * 2

@@ -1,4 +1,5 @@
-"""The reader against the official `anthropic` and `openai` clients: same blocks, same errors, same waits, on recorded and live streams.
+"""The reader against the official `anthropic` and `openai` clients: same blocks, same errors, same
+waits, on recorded and live streams.
 
 Texts and usage of the recorded streams are compared in test_answer.py.
 """
@@ -32,11 +33,19 @@ def ours(wire: bytes, api: Api) -> Answer:
     return answer
 
 
-def http(status: str, body: bytes, content_type: str, headers: dict[str, str] | None = None) -> tuple[bytes, Wire]:
+def http(
+    status: str, body: bytes, content_type: str, headers: dict[str, str] | None = None
+) -> tuple[bytes, Wire]:
     """A response as bytes for the reader, and as what the official clients' transport gives."""
     fields = {"content-type": content_type, "content-length": str(len(body)), **(headers or {})}
-    head = f"HTTP/1.1 {status}\r\n" + "".join(f"{name}: {value}\r\n" for name, value in fields.items()) + "\r\n"
-    return head.encode() + body, lambda _request: httpx2.Response(int(status.split()[0]), headers=fields, content=body)
+    head = (
+        f"HTTP/1.1 {status}\r\n"
+        + "".join(f"{name}: {value}\r\n" for name, value in fields.items())
+        + "\r\n"
+    )
+    return head.encode() + body, lambda _request: httpx2.Response(
+        int(status.split()[0]), headers=fields, content=body
+    )
 
 
 @contextmanager
@@ -44,7 +53,9 @@ def claude(wire: Wire) -> Iterator[Any]:
     import anthropic
 
     with httpx2.Client(transport=httpx2.MockTransport(wire)) as http_client:
-        yield anthropic.Anthropic(api_key="k", base_url="http://x", http_client=http_client, max_retries=0)
+        yield anthropic.Anthropic(
+            api_key="k", base_url="http://x", http_client=http_client, max_retries=0
+        )
 
 
 @contextmanager
@@ -52,7 +63,9 @@ def gpt(wire: Wire) -> Iterator[Any]:
     import openai
 
     with httpx2.Client(transport=httpx2.MockTransport(wire)) as http_client:
-        yield openai.OpenAI(api_key="k", base_url="http://x/v1", http_client=http_client, max_retries=0)
+        yield openai.OpenAI(
+            api_key="k", base_url="http://x/v1", http_client=http_client, max_retries=0
+        )
 
 
 MESSAGE: Any = {"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "x"}]}
@@ -69,7 +82,9 @@ def ask(api: Api, wire: Wire) -> None:
         stream: Any
         match api:
             case Api.CHAT:
-                stream = client.chat.completions.create(model="m", messages=[{"role": "user", "content": "x"}], stream=True)
+                stream = client.chat.completions.create(
+                    model="m", messages=[{"role": "user", "content": "x"}], stream=True
+                )
             case Api.COMPLETIONS:
                 stream = client.completions.create(model="m", prompt="x", stream=True)
             case _:
@@ -78,11 +93,13 @@ def ask(api: Api, wire: Wire) -> None:
             pass
 
 
-# --- blocks -------------------------------------------------------------------------------------------------------------------------
+# --- blocks ---
 
 
 @pytest.mark.parametrize("name", ["messages-anthropic", "messages-vllm"])
-def test_blocks_are_those_of_the_anthropic_client(streams: dict[str, tuple[Api, bytes]], name: str) -> None:
+def test_blocks_are_those_of_the_anthropic_client(
+    streams: dict[str, tuple[Api, bytes]], name: str
+) -> None:
     """Thinking with its signature, text, and a call whose input came in pieces of JSON."""
     sent, wire = http("200 OK", streams[name][1], "text/event-stream")
     with claude(wire) as client, client.messages.stream(**MESSAGE) as stream:
@@ -106,19 +123,25 @@ def test_blocks_are_those_of_the_anthropic_client(streams: dict[str, tuple[Api, 
             case kind:
                 return kind, one.text
 
-    assert [same(one) for one in ours(sent, Api.MESSAGES).spoken] == [theirs(block) for block in message.content]
+    assert [same(one) for one in ours(sent, Api.MESSAGES).spoken] == [
+        theirs(block) for block in message.content
+    ]
 
 
 def test_calls_are_those_of_the_openai_client(streams: dict[str, tuple[Api, bytes]]) -> None:
     sent, wire = http("200 OK", streams["chat-tools"][1], "text/event-stream")
     calls: dict[int, list[str]] = {}
     with gpt(wire) as client:
-        for chunk in client.chat.completions.create(model="m", messages=[{"role": "user", "content": "x"}], stream=True):
+        for chunk in client.chat.completions.create(
+            model="m", messages=[{"role": "user", "content": "x"}], stream=True
+        ):
             for choice in chunk.choices:
                 for call in choice.delta.tool_calls or ():
                     kept = calls.setdefault(call.index, ["", "", ""])
                     assert call.function is not None
-                    for place, text in enumerate((call.id, call.function.name, call.function.arguments)):
+                    for place, text in enumerate(
+                        (call.id, call.function.name, call.function.arguments)
+                    ):
                         kept[place] += text or ""
     found = [one for one in ours(sent, Api.CHAT).spoken if one.kind == "tool_use"]
     assert [[one.tool_id, one.tool_name, one.text] for one in found] == list(calls.values())
@@ -126,22 +149,37 @@ def test_calls_are_those_of_the_openai_client(streams: dict[str, tuple[Api, byte
 
 def test_two_calls_in_one_answer_stay_apart() -> None:
     pieces: list[dict[str, Any]] = [
-        {"index": 0, "id": "a", "type": "function", "function": {"name": "Read", "arguments": '{"p"'}},
+        {
+            "index": 0,
+            "id": "a",
+            "type": "function",
+            "function": {"name": "Read", "arguments": '{"p"'},
+        },
         {"index": 0, "function": {"arguments": ": 1"}},
         {"index": 0, "function": {"arguments": "}"}},
         {"index": 1, "id": "b", "type": "function", "function": {"name": "Grep", "arguments": ""}},
         {"index": 1, "function": {"arguments": "{}"}},
     ]
     body = b"".join(
-        b"data: " + json.dumps({"choices": [{"index": 0, "delta": {"tool_calls": [one]}}]}).encode() + b"\n\n" for one in pieces
+        b"data: "
+        + json.dumps({"choices": [{"index": 0, "delta": {"tool_calls": [one]}}]}).encode()
+        + b"\n\n"
+        for one in pieces
     )
     for _ in range(2):
-        found = ours(http("200 OK", body + b"data: [DONE]\n\n", "text/event-stream")[0], Api.CHAT).spoken
-        assert [(one.tool_id, one.tool_name, one.text) for one in found] == [("a", "Read", '{"p": 1}'), ("b", "Grep", "{}")]
+        found = ours(
+            http("200 OK", body + b"data: [DONE]\n\n", "text/event-stream")[0], Api.CHAT
+        ).spoken
+        assert [(one.tool_id, one.tool_name, one.text) for one in found] == [
+            ("a", "Read", '{"p": 1}'),
+            ("b", "Grep", "{}"),
+        ]
 
 
 @pytest.mark.parametrize("name", ["responses-openai", "responses-vllm"])
-def test_items_are_those_of_the_openai_client(streams: dict[str, tuple[Api, bytes]], name: str) -> None:
+def test_items_are_those_of_the_openai_client(
+    streams: dict[str, tuple[Api, bytes]], name: str
+) -> None:
     sent, wire = http("200 OK", streams[name][1], "text/event-stream")
     theirs: list[tuple[str, ...]] = []
     with gpt(wire) as client:
@@ -151,13 +189,30 @@ def test_items_are_those_of_the_openai_client(streams: dict[str, tuple[Api, byte
                 if item.type == "function_call":
                     theirs.append(("tool_use", item.arguments, item.call_id, item.name))
                 elif item.type == "message":
-                    theirs.append(("text", "".join(getattr(part, "text", "") for part in item.content), "", ""))
+                    theirs.append(
+                        (
+                            "text",
+                            "".join(getattr(part, "text", "") for part in item.content),
+                            "",
+                            "",
+                        )
+                    )
                 elif item.type == "reasoning":
-                    theirs.append(("thinking", "".join(part.text for part in (*item.summary, *(item.content or ()))), "", ""))
-    assert [(one.kind.value, one.text, one.tool_id, one.tool_name) for one in ours(sent, Api.RESPONSES).spoken] == theirs
+                    theirs.append(
+                        (
+                            "thinking",
+                            "".join(part.text for part in (*item.summary, *(item.content or ()))),
+                            "",
+                            "",
+                        )
+                    )
+    assert [
+        (one.kind.value, one.text, one.tool_id, one.tool_name)
+        for one in ours(sent, Api.RESPONSES).spoken
+    ] == theirs
 
 
-# --- errors -------------------------------------------------------------------------------------------------------------------------
+# --- errors ---
 
 BEFORE = {
     Api.MESSAGES: ("messages-anthropic", b"event: message_delta"),
@@ -167,15 +222,25 @@ BEFORE = {
 }
 OVERLOADED = {"type": "overloaded_error", "message": "Overloaded"}
 MID_STREAM = {
-    Api.MESSAGES: b"event: error\ndata: " + json.dumps({"type": "error", "error": OVERLOADED}).encode() + b"\n\n",
+    Api.MESSAGES: (
+        b"event: error\ndata: "
+        + json.dumps({"type": "error", "error": OVERLOADED}).encode()
+        + b"\n\n"
+    ),
     Api.CHAT: b"data: " + json.dumps({"error": OVERLOADED}).encode() + b"\n\n",
     Api.COMPLETIONS: b"data: " + json.dumps({"error": OVERLOADED}).encode() + b"\n\n",
-    Api.RESPONSES: b"event: error\ndata: " + json.dumps({"type": "error", "error": OVERLOADED}).encode() + b"\n\n",
+    Api.RESPONSES: (
+        b"event: error\ndata: "
+        + json.dumps({"type": "error", "error": OVERLOADED}).encode()
+        + b"\n\n"
+    ),
 }
 
 
 @pytest.mark.parametrize("api", list(Api))
-def test_an_error_in_mid_stream_is_an_error_to_both(streams: dict[str, tuple[Api, bytes]], api: Api) -> None:
+def test_an_error_in_mid_stream_is_an_error_to_both(
+    streams: dict[str, tuple[Api, bytes]], api: Api
+) -> None:
     import anthropic
     import openai
 
@@ -195,7 +260,12 @@ def test_an_error_in_mid_stream_is_an_error_to_both(streams: dict[str, tuple[Api
     ("status", "headers", "wait_s", "error"),
     [
         ("429 Too Many Requests", {"retry-after": "7"}, 7.0, "RateLimitError"),
-        ("429 Too Many Requests", {"retry-after-ms": "1500", "retry-after": "9"}, 1.5, "RateLimitError"),
+        (
+            "429 Too Many Requests",
+            {"retry-after-ms": "1500", "retry-after": "9"},
+            1.5,
+            "RateLimitError",
+        ),
         ("529 Site Overloaded", {"retry-after": "2.5"}, 2.5, None),
         ("503 Service Unavailable", {}, None, None),
         ("400 Bad Request", {}, None, "BadRequestError"),
@@ -207,20 +277,28 @@ def test_a_refusal_has_the_status_the_words_and_the_wait_that_the_clients_find(
     import anthropic
     import openai
 
-    body = json.dumps({"type": "error", "error": {"type": "rate_limit_error", "message": "slow down"}}).encode()
+    body = json.dumps(
+        {"type": "error", "error": {"type": "rate_limit_error", "message": "slow down"}}
+    ).encode()
     sent, wire = http(status, body, "application/json", headers)
     with pytest.raises((anthropic.APIStatusError, openai.APIStatusError)) as caught:
         ask(api, wire)
     answer = ours(sent, api)
     assert error in (None, type(caught.value).__name__)
     assert answer.http_status == caught.value.status_code
-    assert (answer.outcome, answer.error, answer.retry_after_s) == (Outcome.HTTP_ERROR, "rate_limit_error: slow down", wait_s)
-    client: Any = anthropic.Anthropic(api_key="k") if api is Api.MESSAGES else openai.OpenAI(api_key="k")
+    assert (answer.outcome, answer.error, answer.retry_after_s) == (
+        Outcome.HTTP_ERROR,
+        "rate_limit_error: slow down",
+        wait_s,
+    )
+    client: Any = (
+        anthropic.Anthropic(api_key="k") if api is Api.MESSAGES else openai.OpenAI(api_key="k")
+    )
     assert client._parse_retry_after_header(httpx2.Headers(headers)) == wait_s
     client.close()
 
 
-# --- live -----------------------------------------------------------------------------------------------------------------------------
+# --- live ---
 
 
 @pytest.fixture(scope="module")
@@ -233,7 +311,10 @@ def raw(server: PacedServer, api: Api, fields: dict[str, Any]) -> bytes:
     """Everything that a server answers to one request."""
     body = json.dumps(fields).encode()
     parts = urlsplit(server.url)
-    head = f"POST {api.path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+    head = (
+        f"POST {api.path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length:"
+        f" {len(body)}\r\n\r\n"
+    )
     framing, got = Framing(), b""
     with socket.create_connection((parts.hostname or "", parts.port or 0)) as connection:
         connection.settimeout(10)
@@ -255,7 +336,9 @@ def test_a_live_stream_says_the_same_to_both(paced: PacedServer, api: Api) -> No
         fields: dict[str, Any] = {**MESSAGE, "model": MODEL, "max_tokens": 40, "stream": True}
         with (
             anthropic.Anthropic(api_key="k", base_url=paced.url, max_retries=0) as client,
-            client.messages.stream(model=MODEL, max_tokens=40, messages=MESSAGE["messages"]) as stream,
+            client.messages.stream(
+                model=MODEL, max_tokens=40, messages=MESSAGE["messages"]
+            ) as stream,
         ):
             said = "".join(stream.text_stream)
             counts = stream.get_final_message().usage.output_tokens
@@ -263,12 +346,24 @@ def test_a_live_stream_says_the_same_to_both(paced: PacedServer, api: Api) -> No
         with openai.OpenAI(api_key="k", base_url=f"{paced.url}/v1", max_retries=0) as client:
             options: Any = {"include_usage": True}
             if api is Api.CHAT:
-                fields = {"model": MODEL, "messages": MESSAGE["messages"], "max_tokens": 40, "stream": True, "stream_options": options}
+                fields = {
+                    "model": MODEL,
+                    "messages": MESSAGE["messages"],
+                    "max_tokens": 40,
+                    "stream": True,
+                    "stream_options": options,
+                }
                 for chunk in client.chat.completions.create(**fields):
                     said += "".join(choice.delta.content or "" for choice in chunk.choices)
                     counts = chunk.usage.completion_tokens if chunk.usage else counts
             elif api is Api.COMPLETIONS:
-                fields = {"model": MODEL, "prompt": "x", "max_tokens": 40, "stream": True, "stream_options": options}
+                fields = {
+                    "model": MODEL,
+                    "prompt": "x",
+                    "max_tokens": 40,
+                    "stream": True,
+                    "stream_options": options,
+                }
                 for part in client.completions.create(**fields):
                     said += "".join(choice.text for choice in part.choices)
                     counts = part.usage.completion_tokens if part.usage else counts

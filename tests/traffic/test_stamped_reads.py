@@ -48,7 +48,9 @@ print(json.dumps([data.decode(), at_ns - before, time.monotonic_ns() - before]))
     assert -1_000_000 <= late_ns < now_ns - 40_000_000
 
 
-def test_a_time_is_never_before_the_one_before_it_nor_after_the_present(in_child: Callable[[str], Any]) -> None:
+def test_a_time_is_never_before_the_one_before_it_nor_after_the_present(
+    in_child: Callable[[str], Any],
+) -> None:
     found = in_child(
         PAIR
         + """
@@ -81,10 +83,13 @@ print(json.dumps([data.decode(), at_ns >= before]))
     ) == ["four", True]
 
 
-def test_busy_streams_are_read_once_a_period_and_all_of_them(in_child: Callable[[str], Any]) -> None:
-    """Many small writes of many streams: every byte is read, with fewer looks than writes, and an idle set goes back to waking at once."""
-    found = in_child(
-        """
+def test_busy_streams_are_read_once_a_period_and_all_of_them(
+    in_child: Callable[[str], Any],
+) -> None:
+    """Many small writes of many streams: every byte is read, with fewer looks than writes, and an
+    idle set goes back to waking at once.
+    """
+    found = in_child("""
 import gevent.monkey
 gevent.monkey.patch_all()
 import json, socket, time, gevent
@@ -131,6 +136,5 @@ for reader, writer in pairs:
     readiness.remove(reader.fileno())
     readiness.remove(reader.fileno())
 print(json.dumps([looks < writes / 2, idle, min(times) >= started - 1_000_000, max(times) <= time.monotonic_ns()]))
-"""
-    )
+""")
     assert found == [True, True, True, True]

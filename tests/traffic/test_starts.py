@@ -1,4 +1,6 @@
-"""How conversations begin and end: primed in their middle, given up by their user, at the times of a trace."""
+"""How conversations begin and end: primed in their middle, given up by their user, at the times of
+a trace.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +18,9 @@ CHAT = {"turns": 6, "think_s": "60ms"}
 def test_conversations_in_their_middle_are_primed_before_the_stage_begins(
     traffic: Callable[..., Any], tmp_path: Path, workers: int
 ) -> None:
-    load = [{"kind": "concurrency", "concurrency": 6, "sessions": 9, "start": "steady", "name": "s"}]
+    load = [
+        {"kind": "concurrency", "concurrency": 6, "sessions": 9, "start": "steady", "name": "s"}
+    ]
     with PacedServer(Pace(ttft_ms=5, gap_ms=2), tmp_path / "truth") as server:
         one = traffic([server.url], load, workload=CHAT, workers=workers)
         rows = one.run()
@@ -26,7 +30,11 @@ def test_conversations_in_their_middle_are_primed_before_the_stage_begins(
     assert set(primes) == {name for name, session in sessions.items() if session.primed}
     assert len(primes) > 2
     for name, row in primes.items():
-        assert (row["outcome"], row["turn"], row["target_output_tok"]) == ("ok", sessions[name].first_turn - 1, 1)
+        assert (row["outcome"], row["turn"], row["target_output_tok"]) == (
+            "ok",
+            sessions[name].first_turn - 1,
+            1,
+        )
         assert row["done_ns"] < started_ns
     [primed] = one.named("stage_primed")
     assert (primed["primed"], primed["failed"]) == (len(primes), 0)
@@ -34,7 +42,9 @@ def test_conversations_in_their_middle_are_primed_before_the_stage_begins(
 
     load_rows = [row for row in rows if row["class"] == "chat"]
     sent = {(row["session_id"], row["turn"]) for row in load_rows}
-    assert sent == {(name, turn.index) for name, session in sessions.items() for turn in session.live_turns}
+    assert sent == {
+        (name, turn.index) for name, session in sessions.items() for turn in session.live_turns
+    }
     for row in load_rows:
         session = sessions[row["session_id"]]
         if session.primed and row["turn"] == session.first_turn:
@@ -42,14 +52,22 @@ def test_conversations_in_their_middle_are_primed_before_the_stage_begins(
     assert one.named("stage_ended")[0]["turns_cut"] == 0
 
 
-def test_a_user_who_gives_up_cancels_the_stream(traffic: Callable[..., Any], tmp_path: Path) -> None:
+def test_a_user_who_gives_up_cancels_the_stream(
+    traffic: Callable[..., Any], tmp_path: Path
+) -> None:
     workload = {**CHAT, "output_tok": 400, "abandon_share": 0.4, "abandon_after_s": "150ms"}
     with PacedServer(Pace(ttft_ms=5, gap_ms=2), tmp_path / "truth") as server:
-        one = traffic([server.url], [{"kind": "concurrency", "concurrency": 4, "sessions": 8}], workload=workload)
+        one = traffic(
+            [server.url],
+            [{"kind": "concurrency", "concurrency": 4, "sessions": 8}],
+            workload=workload,
+        )
         rows = one.run()
     planned = {(s.session_id, t.index): t for s in one.plan.sessions(0) for t in s.turns}
     assert {(row["session_id"], row["turn"]) for row in rows} == set(planned)
-    given_up = [row for row in rows if planned[row["session_id"], row["turn"]].cancel_after_ns is not None]
+    given_up = [
+        row for row in rows if planned[row["session_id"], row["turn"]].cancel_after_ns is not None
+    ]
     assert given_up
     assert {row["outcome"] for row in given_up} == {"cancelled"}
     assert {row["outcome"] for row in rows if row not in given_up} <= {"ok"}
@@ -60,13 +78,21 @@ def test_a_user_who_gives_up_cancels_the_stream(traffic: Callable[..., Any], tmp
     assert one.named("stage_ended")[0]["turns_not_happened"] == 0
     progress = one.named("progress")
     assert progress
-    assert max(told["failed"] for told in progress) == 0  # on the console too, what the plan cancelled is no failure
+    assert (
+        max(told["failed"] for told in progress) == 0
+    )  # on the console too, what the plan cancelled is no failure
 
 
-def test_a_trace_is_replayed_at_its_times_and_turns_wait_for_answers(traffic: Callable[..., Any], tmp_path: Path) -> None:
-    """Two turns of one conversation, 50 ms apart in the trace: the second waits for the first answer. Another comes at its own time."""
+def test_a_trace_is_replayed_at_its_times_and_turns_wait_for_answers(
+    traffic: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Two turns of one conversation, 50 ms apart in the trace: the second waits for the first
+    answer. Another comes at its own time.
+    """
     trace = tmp_path / "trace.csv"
-    trace.write_text("t_s,input_tok,output_tok,session_id\n0,60,30,a\n0.05,120,5,a\n0.2,50,5,b\n0.9,150,5,a\n")
+    trace.write_text(
+        "t_s,input_tok,output_tok,session_id\n0,60,30,a\n0.05,120,5,a\n0.2,50,5,b\n0.9,150,5,a\n"
+    )
     with PacedServer(Pace(ttft_ms=100, gap_ms=5), tmp_path / "truth") as server:
         workload = {"kind": "replay", "path": str(trace)}
         one = traffic([server.url], [{"kind": "replay"}], replace_workload=workload)
@@ -83,11 +109,17 @@ def test_a_trace_is_replayed_at_its_times_and_turns_wait_for_answers(traffic: Ca
     assert by_id[a, 2]["intended_ns"] >= started_ns + 900_000_000
 
 
-def test_a_closed_loop_over_a_trace_ends_with_the_trace(traffic: Callable[..., Any], tmp_path: Path) -> None:
+def test_a_closed_loop_over_a_trace_ends_with_the_trace(
+    traffic: Callable[..., Any], tmp_path: Path
+) -> None:
     trace = tmp_path / "trace.jsonl"
-    trace.write_text("".join(f'{{"t_s": {i}, "input_tok": 40, "output_tok": 3}}\n' for i in range(7)))
+    trace.write_text(
+        "".join(f'{{"t_s": {i}, "input_tok": 40, "output_tok": 3}}\n' for i in range(7))
+    )
     with PacedServer(Pace(ttft_ms=5, gap_ms=2), tmp_path / "truth") as server:
         load = [{"kind": "concurrency", "concurrency": 3, "window_s": 20}]
-        one = traffic([server.url], load, replace_workload={"kind": "replay", "path": str(trace)}, workers=2)
+        one = traffic(
+            [server.url], load, replace_workload={"kind": "replay", "path": str(trace)}, workers=2
+        )
         rows = one.run()
     assert sorted(row["session_id"] for row in rows) == [f"0-{number:06d}" for number in range(7)]

@@ -1,4 +1,6 @@
-"""Subagents on the wire: started by the end of the turn that calls them, awaited by the next, in their parent's worker."""
+"""Subagents on the wire: started by the end of the turn that calls them, awaited by the next, in
+their parent's worker.
+"""
 
 import hashlib
 from collections.abc import Callable
@@ -10,14 +12,37 @@ from harness.reference_server.faults import Fault
 from harness.reference_server.server import MODEL, Pace, PacedServer
 
 WORKLOAD = {
-    "kind": "claude-code", "tools_tok": 400, "tools": 8, "system_tok": 40, "first_tok": 30, "resumed_share": 0, "append_tok": 20,
-    "output_tok": 20, "requests": 4, "tool_use_share": 1, "tool_gap_s": "20ms", "user_gap_s": "20ms", "context_limit_tok": 8000,
-    "subagents": {"share": 0.6, "requests": 2, "first_tok": 50, "append_tok": 20, "tools_tok": 200, "tools": 4, "system_tok": 30},
-}  # fmt: skip
+    "kind": "claude-code",
+    "tools_tok": 400,
+    "tools": 8,
+    "system_tok": 40,
+    "first_tok": 30,
+    "resumed_share": 0,
+    "append_tok": 20,
+    "output_tok": 20,
+    "requests": 4,
+    "tool_use_share": 1,
+    "tool_gap_s": "20ms",
+    "user_gap_s": "20ms",
+    "context_limit_tok": 8000,
+    "subagents": {
+        "share": 0.6,
+        "requests": 2,
+        "first_tok": 50,
+        "append_tok": 20,
+        "tools_tok": 200,
+        "tools": 4,
+        "system_tok": 30,
+    },
+}
 
 
-def test_a_subagent_runs_between_the_turn_that_starts_it_and_the_next(traffic: Callable[..., Any], tmp_path: Path) -> None:
-    """Two workers send what the plan has and nothing else, with the bytes that any process makes of it."""
+def test_a_subagent_runs_between_the_turn_that_starts_it_and_the_next(
+    traffic: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Two workers send what the plan has and nothing else, with the bytes that any process makes of
+    it.
+    """
     with PacedServer(Pace(ttft_ms=5, gap_ms=1, hash_bodies=True), tmp_path / "truth") as server:
         load = [{"kind": "concurrency", "concurrency": 3, "sessions": 8}]
         one = traffic([server.url], load, replace_workload=WORKLOAD, workers=2)
@@ -30,13 +55,17 @@ def test_a_subagent_runs_between_the_turn_that_starts_it_and_the_next(traffic: C
     for session in (one for top in one.plan.sessions(0) for one in top.tree()):
         talk = Conversation(session, one.plan.settings, MODEL, texts)
         for turn in session.turns:
-            bodies[f"{session.session_id}/{turn.index}"] = hashlib.sha256(talk.body(turn.index)).hexdigest()
+            bodies[f"{session.session_id}/{turn.index}"] = hashlib.sha256(
+                talk.body(turn.index)
+            ).hexdigest()
             row = rows[f"{session.session_id}/{turn.index}"]
             assert (row["worker"], row["class"]) == (session.slot % 2, session.workload_class)
             for child in session.subagents(turn):
                 last = rows[f"{child.session_id}/{child.turns[-1].index}"]
                 assert rows[f"{child.session_id}/0"]["intended_ns"] == row["done_ns"]
-                assert rows[f"{session.session_id}/{turn.index + 1}"]["intended_ns"] == last["done_ns"]
+                assert (
+                    rows[f"{session.session_id}/{turn.index + 1}"]["intended_ns"] == last["done_ns"]
+                )
                 children += 1
     assert sent == bodies
     assert children > 4
@@ -45,11 +74,23 @@ def test_a_subagent_runs_between_the_turn_that_starts_it_and_the_next(traffic: C
     assert max(event["live_sessions"] for event in one.named("progress")) <= 3
 
 
-def test_a_parent_goes_on_when_its_subagent_fails_and_what_did_not_happen_is_counted(traffic: Callable[..., Any]) -> None:
-    workload = {**WORKLOAD, "requests": 3, "subagents": {**WORKLOAD["subagents"], "share": 0.9, "requests": 3}}  # type: ignore[dict-item]
+def test_a_parent_goes_on_when_its_subagent_fails_and_what_did_not_happen_is_counted(
+    traffic: Callable[..., Any],
+) -> None:
+    workload = {
+        **WORKLOAD,
+        "requests": 3,
+        "subagents": {**WORKLOAD["subagents"], "share": 0.9, "requests": 3},
+    }  # type: ignore[dict-item]
     # The parent's first answer, then its subagent's: the second request of the run fails.
-    with PacedServer(Pace(ttft_ms=2, gap_ms=1, faults=(Fault.NONE, Fault.RATE_LIMITED, *(Fault.NONE,) * 30))) as server:
-        one = traffic([server.url], [{"kind": "concurrency", "concurrency": 1, "sessions": 1}], replace_workload=workload)
+    with PacedServer(
+        Pace(ttft_ms=2, gap_ms=1, faults=(Fault.NONE, Fault.RATE_LIMITED, *(Fault.NONE,) * 30))
+    ) as server:
+        one = traffic(
+            [server.url],
+            [{"kind": "concurrency", "concurrency": 1, "sessions": 1}],
+            replace_workload=workload,
+        )
         rows = one.run()
     (session,) = one.plan.sessions(0)
     assert session.turns[0].subagents

@@ -4,9 +4,10 @@ from collections.abc import Callable
 from typing import Any
 
 
-def test_waits_end_in_the_order_of_their_times_and_never_early(in_child: Callable[[str], Any]) -> None:
-    found = in_child(
-        """
+def test_waits_end_in_the_order_of_their_times_and_never_early(
+    in_child: Callable[[str], Any],
+) -> None:
+    found = in_child("""
 import gevent.monkey
 gevent.monkey.patch_all()
 import json, time, gevent
@@ -20,14 +21,18 @@ moments = {"late": 430, "past": -5, "soon": 403, "middle": 412, "soon too": 403}
 waits = [gevent.spawn(wait, name, now + ms * 1_000_000) for name, ms in moments.items()]
 gevent.joinall(waits, timeout=20)
 print(json.dumps(woken))
-"""
-    )
-    assert found == [["past", True], ["soon", True], ["soon too", True], ["middle", True], ["late", True]]
+""")
+    assert found == [
+        ["past", True],
+        ["soon", True],
+        ["soon too", True],
+        ["middle", True],
+        ["late", True],
+    ]
 
 
 def test_a_wait_that_was_given_up_holds_up_nobody(in_child: Callable[[str], Any]) -> None:
-    assert in_child(
-        """
+    assert in_child("""
 import gevent.monkey
 gevent.monkey.patch_all()
 import json, time, gevent
@@ -40,5 +45,4 @@ gevent.sleep(0)
 given_up.kill()
 gevent.joinall([kept], timeout=20)
 print(json.dumps(woken))
-"""
-    ) == ["kept"]
+""") == ["kept"]

@@ -1,9 +1,12 @@
-"""The modelled step between two types of GPU by NVIDIA's AIConfigurator: its command, where one is installed, asked once for each type.
+"""The modelled step between two types of GPU by NVIDIA's AIConfigurator: its command, where one is
+installed, asked once for each type.
 
-AIConfigurator (PyPI, https://github.com/ai-dynamo/aiconfigurator) models an engine's iterations from measured kernels. It brings a few
-hundred megabytes of data and plotting packages, so it stays in an environment of its own and only its command is used: `cli estimate` at
-the run's model, precision, lengths, share of cached input, requests on each replica and tensor parallelism, once on the run's type of GPU
-and once on the site's. Only the ratio of its two throughputs is taken. What was read here is the output of version 0.12.0.
+AIConfigurator (PyPI, https://github.com/ai-dynamo/aiconfigurator) models an engine's iterations
+from measured kernels. It brings a few hundred megabytes of data and plotting packages, so it stays
+in an environment of its own and only its command is used: `cli estimate` at the run's model,
+precision, lengths, share of cached input, requests on each replica and tensor parallelism, once on
+the run's type of GPU and once on the site's. Only the ratio of its two throughputs is taken. What
+was read here is the output of version 0.12.0.
 """
 
 import os
@@ -30,18 +33,32 @@ DEADLINE_S: Final = 300.0
 """Upper bound of one question; version 0.12.0 answers in 10 s on two cores."""
 
 SYSTEMS: Final[Mapping[str, str]] = {
-    "A100": "a100_sxm", "H100": "h100_sxm", "H200": "h200_sxm", "B200": "b200_sxm", "B300": "b300_sxm", "GB200": "gb200", "GB300": "gb300",
-}  # fmt: skip
+    "A100": "a100_sxm",
+    "H100": "h100_sxm",
+    "H200": "h200_sxm",
+    "B200": "b200_sxm",
+    "B300": "b300_sxm",
+    "GB200": "gb200",
+    "GB300": "gb300",
+}
 """AIConfigurator's name of a type of GPU."""
 
 ENGINES: Final = ("vllm", "sglang", "trtllm")
 """Engines that it models."""
 
 PRECISIONS: Final[Mapping[str, str | None]] = {
-    "bfloat16": "bfloat16", "float16": "bfloat16", "fp8": "fp8", "auto": None, "modelopt": None, "modelopt_fp4": None,
-    "compressed-tensors": None, "fbgemm_fp8": None,
-}  # fmt: skip
-"""Its name of a type of weights; None leaves it to the model's own configuration, which is where the engine read it."""
+    "bfloat16": "bfloat16",
+    "float16": "bfloat16",
+    "fp8": "fp8",
+    "auto": None,
+    "modelopt": None,
+    "modelopt_fp4": None,
+    "compressed-tensors": None,
+    "fbgemm_fp8": None,
+}
+"""Its name of a type of weights; None leaves it to the model's own configuration, which is where
+the engine read it.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +88,30 @@ class Question:
     def arguments(self, system: str) -> tuple[str, ...]:
         """Of `cli estimate`."""
         said = [
-            "--model-path", self.model, "--system", system, "--backend", self.engine, "--estimate-mode", "agg", "--batch-size", self.batch,
-            "--isl", self.input_tok, "--osl", self.output_tok, "--prefix", self.cached_tok, "--tp-size", self.tensor_parallel,
-            # vLLM shards experts as it shards everything else unless it is told to spread them; a dense model has none.
-            "--moe-tp-size", self.tensor_parallel, "--no-color",
-        ]  # fmt: skip
+            "--model-path",
+            self.model,
+            "--system",
+            system,
+            "--backend",
+            self.engine,
+            "--estimate-mode",
+            "agg",
+            "--batch-size",
+            self.batch,
+            "--isl",
+            self.input_tok,
+            "--osl",
+            self.output_tok,
+            "--prefix",
+            self.cached_tok,
+            "--tp-size",
+            self.tensor_parallel,
+            # vLLM shards experts as it shards everything else unless it is told to spread them; a
+            # dense model has none.
+            "--moe-tp-size",
+            self.tensor_parallel,
+            "--no-color",
+        ]
         if self.precision is not None:
             said += ["--gemm-quant-mode", self.precision, "--moe-quant-mode", self.precision]
         return tuple(map(str, said))
@@ -84,8 +120,10 @@ class Question:
         """In words."""
         cached = f" ({self.cached_tok:,} of them cached)" if self.cached_tok else ""
         return (
-            f"{self.model}, {self.precision or 'precision of its configuration'}, {self.input_tok:,}{cached} input and {self.output_tok:,} "
-            f"output tokens, {self.batch:,} requests on each replica of {self.tensor_parallel} GPU{'s' if self.tensor_parallel > 1 else ''}"
+            f"{self.model}, {self.precision or 'precision of its configuration'},"
+            f" {self.input_tok:,}{cached} input and {self.output_tok:,} output tokens,"
+            f" {self.batch:,} requests on each replica of {self.tensor_parallel}"
+            f" GPU{'s' if self.tensor_parallel > 1 else ''}"
         )
 
 
@@ -104,20 +142,23 @@ class Answer:
     version: str
 
 
-def ratio_between(run: RunResult, of: str, to: str, *, model: str | None = None, demonstrate: bool = False) -> Ratio:
+def ratio_between(
+    run: RunResult, of: str, to: str, *, model: str | None = None, demonstrate: bool = False
+) -> Ratio:
     """Throughput of one type of GPU over another's for the run's work, as AIConfigurator models it.
 
     Args:
         run: the measured run.
         of: type of the run's GPUs.
         to: type of the site's GPUs.
-        model: a model that AIConfigurator knows and that has the run's shape, where it does not know the run's by its name.
+        model: a model that AIConfigurator knows and that has the run's shape, where it does not
+            know the run's by its name.
         demonstrate: as in `measured_tokens`.
 
     Raises:
         PreflightError: AIConfigurator is not installed, or does not run.
-        NotComparableError: it does not know the system, the model, the engine or the precision, or says that the model does not fit; or the
-            run does not tell what it has to be asked.
+        NotComparableError: it does not know the system, the model, the engine or the precision, or
+            says that the model does not fit; or the run does not tell what it has to be asked.
         InvalidRunError: the run may not be scaled at all.
     """
     measured = measured_tokens(run, demonstrate=demonstrate).value or 0.0
@@ -128,9 +169,9 @@ def ratio_between(run: RunResult, of: str, to: str, *, model: str | None = None,
     apart = had.tok_s_per_gpu / measured - 1
     engine = had.backend if had.backend == would.backend else f"{had.backend} and {would.backend}"
     source = (
-        f"{NAME} {had.version}, {question.text()}, {engine}: {would.tok_s_per_gpu:,.0f} tok/s/GPU on {systems[1]} over "
-        f"{had.tok_s_per_gpu:,.0f} on {systems[0]}, where the run measured {measured:,.0f} (the model is {apart:+.0%} from it); "
-        "nobody publishes its error"
+        f"{NAME} {had.version}, {question.text()}, {engine}: {would.tok_s_per_gpu:,.0f} tok/s/GPU"
+        f" on {systems[1]} over {had.tok_s_per_gpu:,.0f} on {systems[0]}, where the run measured"
+        f" {measured:,.0f} (the model is {apart:+.0%} from it); nobody publishes its error"
     )
     return Ratio(would.tok_s_per_gpu / had.tok_s_per_gpu, source)
 
@@ -142,7 +183,17 @@ def question_of(run: RunResult, model: str | None = None) -> Question:
         NotComparableError: the run does not tell it, or AIConfigurator has no word for it.
     """
     work = work_of(run)
-    engine = next((name for name in (str(run.server.get("kind")), *map(str, mapping(run.server.get("software")))) if name in ENGINES), None)
+    engine = next(
+        (
+            name
+            for name in (
+                str(run.server.get("kind")),
+                *map(str, mapping(run.server.get("software"))),
+            )
+            if name in ENGINES
+        ),
+        None,
+    )
     if engine is None:
         raise NotComparableError(
             f"{NAME} does not model the run's engine, {run.server.get('kind') or 'unknown'}",
@@ -156,7 +207,11 @@ def question_of(run: RunResult, model: str | None = None) -> Question:
             cause=f"its word for them is not certain; certain are {', '.join(PRECISIONS)}",
             next_step="state a ratio and its source: --modelled 1.2 --modelled-source …",
         )
-    inputs, outputs, batch = work["mean_input_tok"], work["mean_output_tok"], run.figure("requests_in_flight").value
+    inputs, outputs, batch = (
+        work["mean_input_tok"],
+        work["mean_output_tok"],
+        run.figure("requests_in_flight").value,
+    )
     replicas = run.replicas or 1
     settings = run.settings
     parallel = number(settings.get("tensor_parallel_size"))
@@ -166,19 +221,30 @@ def question_of(run: RunResult, model: str | None = None) -> Question:
     missing = [
         name
         for name, value in (
-            ("mean_input_tok", inputs), ("mean_output_tok", outputs), ("requests_in_flight", batch), ("tensor_parallel_size", parallel),
+            ("mean_input_tok", inputs),
+            ("mean_output_tok", outputs),
+            ("requests_in_flight", batch),
+            ("tensor_parallel_size", parallel),
             ("a model", model or run.model.get("path") or work["model"]),
         )
         if not value
-    ]  # fmt: skip
+    ]
     if missing or parallel != round(parallel or 0):
         raise NotComparableError(
-            f"{NAME} cannot be asked about {run.path}: it does not tell {', '.join(missing) or 'how many GPUs a replica has'}",
-            next_step="reduce the run again (harness reduce RUN), or state a ratio: --modelled 1.2 --modelled-source …",
+            f"{NAME} cannot be asked about {run.path}: it does not tell"
+            f" {', '.join(missing) or 'how many GPUs a replica has'}",
+            next_step=(
+                "reduce the run again (harness reduce RUN), or state a ratio: --modelled 1.2"
+                " --modelled-source …"
+            ),
         )
     folder = run.model.get("path")
     if model is None:
-        model = str(folder) if isinstance(folder, str) and (Path(folder) / "config.json").is_file() else str(work["model"])
+        model = (
+            str(folder)
+            if isinstance(folder, str) and (Path(folder) / "config.json").is_file()
+            else str(work["model"])
+        )
     assert inputs is not None
     assert outputs is not None
     assert batch is not None
@@ -188,7 +254,9 @@ def question_of(run: RunResult, model: str | None = None) -> Question:
         model=model,
         precision=PRECISIONS[precision],
         input_tok=max(1, round(inputs)),
-        cached_tok=max(0, min(round(inputs) - 1, round(inputs * cached))),  # one token at least is computed
+        cached_tok=max(
+            0, min(round(inputs) - 1, round(inputs * cached))
+        ),  # one token at least is computed
         output_tok=max(2, round(outputs)),
         batch=max(1, round(batch / copies)),
         tensor_parallel=round(parallel),
@@ -206,10 +274,13 @@ def find_command() -> str:
     found = shutil.which(stated or NAME)
     if found is None:
         raise PreflightError(
-            f"--modelled {NAME}: {f'{COMMAND_VARIABLE}={stated} is no command' if stated else 'the command is not on PATH'}",
+            f"--modelled {NAME}:"
+            f" {f'{COMMAND_VARIABLE}={stated} is no command' if stated else 'the command is not on PATH'}",  # noqa: E501
             cause="AIConfigurator is not installed; it is no part of the harness",
-            next_step=f"python -m venv aic && aic/bin/pip install {NAME}==0.12.0, then set {COMMAND_VARIABLE}=aic/bin/{NAME}; or use "
-            "--modelled table, or a stated ratio",
+            next_step=(
+                f"python -m venv aic && aic/bin/pip install {NAME}==0.12.0, then set"
+                f" {COMMAND_VARIABLE}=aic/bin/{NAME}; or use --modelled table, or a stated ratio"
+            ),
         )
     return found
 
@@ -227,14 +298,19 @@ def parse_answer(out: str, log: str) -> Answer | None:
     value = float(figure[1].replace(",", "")) if figure else 0.0
     if value <= 0:
         return None
-    return Answer(value, backend[1] if backend else "engine not told", version[1] if version else "(version not told)")
+    return Answer(
+        value,
+        backend[1] if backend else "engine not told",
+        version[1] if version else "(version not told)",
+    )
 
 
 def parse_fault(log: str) -> str:
     """Why it gave no answer: the last line of its log that names an error, else the last line."""
     lines = [line.strip() for line in log.splitlines() if line.strip()]
     said = next(
-        (line for line in reversed(lines) if re.search(r"\b(Error|error|OOM)\b|Error:", line)), lines[-1] if lines else "it said nothing"
+        (line for line in reversed(lines) if re.search(r"\b(Error|error|OOM)\b|Error:", line)),
+        lines[-1] if lines else "it said nothing",
     )
     return re.sub(r"^(aiconfigurator [a-z]+: error|RuntimeError|Error|ValueError): ", "", said)
 
@@ -242,13 +318,23 @@ def parse_fault(log: str) -> str:
 @cache
 def _ask(command: str, question: Question, system: str) -> Answer:
     argv = (command, "cli", "estimate", *question.arguments(system))
-    nowhere = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")  # nothing is fetched
+    nowhere = dict.fromkeys(
+        ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9"
+    )  # nothing is fetched
     try:
         done = subprocess.run(
-            argv, capture_output=True, text=True, errors="replace", timeout=DEADLINE_S, env={**os.environ, **nowhere}, check=False
-        )  # fmt: skip
+            argv,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=DEADLINE_S,
+            env={**os.environ, **nowhere},
+            check=False,
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise PreflightError(f"{command} does not run: {error}", next_step=f"run it by hand: {' '.join(argv)}") from error
+        raise PreflightError(
+            f"{command} does not run: {error}", next_step=f"run it by hand: {' '.join(argv)}"
+        ) from error
     answer = parse_answer(done.stdout, done.stderr) if done.returncode == 0 else None
     if answer is None:
         raise NotComparableError(
@@ -261,8 +347,14 @@ def _ask(command: str, question: Question, system: str) -> Answer:
 
 def _next(log: str, argv: Sequence[str]) -> str:
     if "--model-path" in log and "config.json" in log:
-        return f"name a model of the same shape that it knows: --modelled {NAME}:meta-llama/Meta-Llama-3.1-8B; or state a ratio"
-    return f"run it by hand ({' '.join(argv)}), or state a ratio and its source: --modelled 1.2 --modelled-source …"
+        return (
+            "name a model of the same shape that it knows: --modelled"
+            f" {NAME}:meta-llama/Meta-Llama-3.1-8B; or state a ratio"
+        )
+    return (
+        f"run it by hand ({' '.join(argv)}), or state a ratio and its source: --modelled 1.2"
+        " --modelled-source …"
+    )
 
 
 def _system(kind: str) -> str:

@@ -1,4 +1,6 @@
-"""Further runs of the same work: what they measure in place of a prior. A power-cap curve, power without load, the cost of replicas."""
+"""Further runs of the same work: what they measure in place of a prior. A power-cap curve, power
+without load, the cost of replicas.
+"""
 
 import math
 from collections.abc import Sequence
@@ -7,7 +9,15 @@ from typing import Any, Final
 
 from harness.artifacts.run_result import RunResult
 from harness.core.errors import NotComparableError
-from harness.fleet.estimate.measured import board_power_w, good_share, gpu_power_w, mapping, measured_tokens, type_of, work_of
+from harness.fleet.estimate.measured import (
+    board_power_w,
+    good_share,
+    gpu_power_w,
+    mapping,
+    measured_tokens,
+    type_of,
+    work_of,
+)
 from harness.fleet.estimate.model import CurvePoint
 from harness.fleet.estimate.sampling import Z95
 
@@ -33,19 +43,26 @@ def check_same_work(run: RunResult, other: RunResult, why: str) -> None:
     """
     measured_tokens(other)
     mine, others = work_of(run), work_of(other)
-    pairs: dict[str, tuple[Any, Any]] = {key: (mine[key], others[key]) for key in ("model", "precision", "workload", "api")}
+    pairs: dict[str, tuple[Any, Any]] = {
+        key: (mine[key], others[key]) for key in ("model", "precision", "workload", "api")
+    }
     pairs["gpu"] = (type_of(run).name, type_of(other).name)
     workloads = [mapping(one.profile.get("traffic")).get("workload") for one in (run, other)]
     pairs["workload's keys"] = (workloads[0], workloads[1])
     for key, (a, b) in pairs.items():
         if a != b:
             raise NotComparableError(
-                f"{other.path} cannot be {why} for {run.path}: {key} is {b!r}, not {a!r}", next_step="measure the same work again"
+                f"{other.path} cannot be {why} for {run.path}: {key} is {b!r}, not {a!r}",
+                next_step="measure the same work again",
             )
 
 
-def curve_of(run: RunResult, others: Sequence[RunResult]) -> tuple[tuple[CurvePoint, ...] | None, str]:
-    """A power-cap curve from runs at three or more enforced limits and its source, or None with the reason."""
+def curve_of(
+    run: RunResult, others: Sequence[RunResult]
+) -> tuple[tuple[CurvePoint, ...] | None, str]:
+    """A power-cap curve from runs at three or more enforced limits and its source, or None with the
+    reason.
+    """
     points: dict[float, CurvePoint] = {}
     tokens, watts = run.figure("output_tok_s_per_gpu").value, board_power_w(run)
     for one in (run, *others):
@@ -54,18 +71,39 @@ def curve_of(run: RunResult, others: Sequence[RunResult]) -> tuple[tuple[CurvePo
         limits = {gpu.power_limit_w for gpu in one.gpus}
         limit = next(iter(limits)) if len(limits) == 1 else None
         one_tokens, one_watts = one.figure("output_tok_s_per_gpu").value, board_power_w(one)
-        if limit is None or tokens is None or watts is None or one_tokens is None or one_watts is None:
+        if (
+            limit is None
+            or tokens is None
+            or watts is None
+            or one_tokens is None
+            or one_watts is None
+        ):
             return None, f"{one.path} has no one enforced limit with measured board power"
         good, mine = good_share(one), good_share(run)
-        kept = 1.0 if good is None or not mine else good / mine  # a share of 0 is known: that limit serves nothing
-        points[limit] = CurvePoint(limit, one_tokens / tokens * kept, one_watts / len(one.gpus) / (watts / len(run.gpus)))
+        kept = (
+            1.0 if good is None or not mine else good / mine
+        )  # a share of 0 is known: that limit serves nothing
+        points[limit] = CurvePoint(
+            limit, one_tokens / tokens * kept, one_watts / len(one.gpus) / (watts / len(run.gpus))
+        )
     if len(points) < LIMITS_NEEDED:
-        return None, f"a power-cap curve needs runs at {LIMITS_NEEDED} enforced limits or more; there are {len(points)}"
-    return tuple(points[limit] for limit in sorted(points)), f"measured at {', '.join(f'{limit:g} W' for limit in sorted(points))} a board"
+        return (
+            None,
+            (
+                f"a power-cap curve needs runs at {LIMITS_NEEDED} enforced limits or more; there"
+                f" are {len(points)}"
+            ),
+        )
+    return (
+        tuple(points[limit] for limit in sorted(points)),
+        f"measured at {', '.join(f'{limit:g} W' for limit in sorted(points))} a board",
+    )
 
 
 def idle_share_of(run: RunResult, others: Sequence[RunResult]) -> tuple[Linked | None, str]:
-    """Power without load over that under the run's load, from a straight line through runs at several loads, or None with the reason."""
+    """Power without load over that under the run's load, from a straight line through runs at
+    several loads, or None with the reason.
+    """
     points = []
     mine = gpu_power_w(run)
     for one in (run, *others):
@@ -82,23 +120,32 @@ def idle_share_of(run: RunResult, others: Sequence[RunResult]) -> tuple[Linked |
     at, full = points[0]
     u, w = [tokens / at for tokens, _ in points], [watts / full for _, watts in points]
     mean_u, mean_w = math.fsum(u) / len(u), math.fsum(w) / len(w)
-    slope = math.fsum((a - mean_u) * (b - mean_w) for a, b in zip(u, w, strict=True)) / math.fsum((a - mean_u) ** 2 for a in u)
+    slope = math.fsum((a - mean_u) * (b - mean_w) for a, b in zip(u, w, strict=True)) / math.fsum(
+        (a - mean_u) ** 2 for a in u
+    )
     idle = mean_w - slope * mean_u
     share = min(1.0, max(0.01, idle / (idle + slope)))
-    rest = math.fsum((b - idle - slope * a) ** 2 for a, b in zip(u, w, strict=True)) / max(1, len(u) - 2)
+    rest = math.fsum((b - idle - slope * a) ** 2 for a, b in zip(u, w, strict=True)) / max(
+        1, len(u) - 2
+    )
     source = (
-        f"straight line through {len(points)} runs at {min(u):.2f} to {max(u):.2f} of the run's load; boards measured, host taken alike"
+        f"straight line through {len(points)} runs at {min(u):.2f} to {max(u):.2f} of the run's"
+        " load; boards measured, host taken alike"
     )
     return Linked(share, max(0.02, math.sqrt(rest)), source), source
 
 
 def efficiency_of(run: RunResult, others: Sequence[RunResult]) -> tuple[Linked | None, str]:
-    """Per-GPU throughput at k >= 2 replicas over that of one, measured, or None with the reason. `run` has the single replica."""
+    """Per-GPU throughput at k >= 2 replicas over that of one, measured, or None with the reason.
+    `run` has the single replica.
+    """
     single = run.figure("output_tok_s_per_gpu")
     best: RunResult | None = None
     for one in others:
         check_same_work(run, one, "a run of more replicas")
-        if (one.replicas or 0) >= 2 and (best is None or (one.replicas or 0) > (best.replicas or 0)):
+        if (one.replicas or 0) >= 2 and (
+            best is None or (one.replicas or 0) > (best.replicas or 0)
+        ):
             best = one
     if best is None or single.value is None:
         return None, "none of the further runs has two or more replicas"
@@ -110,11 +157,20 @@ def efficiency_of(run: RunResult, others: Sequence[RunResult]) -> tuple[Linked |
         for figure in (single, many)
         if figure.value and figure.ci_low is not None and figure.ci_high is not None
     ]
-    return Linked(ratio, ratio * math.hypot(*errors, 0.0), f"measured: {best.replicas} replicas ({best.run_id}) over one"), ""
+    return (
+        Linked(
+            ratio,
+            ratio * math.hypot(*errors, 0.0),
+            f"measured: {best.replicas} replicas ({best.run_id}) over one",
+        ),
+        "",
+    )
 
 
 REPEAT_ERROR: Final = 0.005
-"""Standard deviation of a throughput between repeats of a run, over it, where within-run intervals say less: an assumption."""
+"""Standard deviation of a throughput between repeats of a run, over it, where within-run intervals
+say less: an assumption.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,10 +191,12 @@ class Replicas:
 def predict_replicas(one: float, two: float, k: int, relative_error: float = 0.0) -> Replicas:
     """Whole throughput of k replicas from that of one and two.
 
-    Two points leave open how a loss grows. P95: not at all (the efficiency of two holds for k). P50: as a serial share does, T(k) = k T(1)
-    / (1 + s (k - 1)), Amdahl's law with s from the two points. P5: as waiting for each other does, T(k) = k T(1) / (1 + w k (k - 1)), the
-    second term of Gunther's universal scalability law. P5 and P95 are widened by the measurements' error. This predicts a few replicas
-    behind one client; over thousands of independent replicas neither law holds, so a site is never predicted with it.
+    Two points leave open how a loss grows. P95: not at all (the efficiency of two holds for k).
+    P50: as a serial share does, T(k) = k T(1) / (1 + s (k - 1)), Amdahl's law with s from the two
+    points. P5: as waiting for each other does, T(k) = k T(1) / (1 + w k (k - 1)), the second term
+    of Gunther's universal scalability law. P5 and P95 are widened by the measurements' error. This
+    predicts a few replicas behind one client; over thousands of independent replicas neither law
+    holds, so a site is never predicted with it.
 
     Args:
         one: throughput of one replica.

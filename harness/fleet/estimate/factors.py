@@ -23,7 +23,16 @@ class FactorBook:
         self.priors, self.streams = priors, streams
         self.factors: dict[str, Factor] = {}
 
-    def add(self, key: str, title: str, unit: str, value: float, draws: object, basis: Basis, source: str) -> Factor:
+    def add(
+        self,
+        key: str,
+        title: str,
+        unit: str,
+        value: float,
+        draws: object,
+        basis: Basis,
+        source: str,
+    ) -> Factor:
         """A factor with its draws and where it comes from."""
         array = np.asarray(draws, dtype=np.float64)
         self.factors[key] = factor = Factor(key, title, unit, value, array, basis, source)
@@ -33,14 +42,26 @@ class FactorBook:
         """A factor that nothing measured: its prior."""
         prior: Prior = self.priors[key]
         source = f"{prior.source} ({prior.date})"
-        return self.add(key, prior.title, prior.unit, prior.value, self.streams.prior(prior), Basis.MODELLED, source)
+        return self.add(
+            key,
+            prior.title,
+            prior.unit,
+            prior.value,
+            self.streams.prior(prior),
+            Basis.MODELLED,
+            source,
+        )
 
     def linked(self, key: str, linked: Linked) -> Factor:
         """A factor that further runs measured in place of its prior."""
         prior = self.priors[key]
-        most = 1.0 if key == "idle_power_share" else None  # nothing draws more without load than under it
+        most = (
+            1.0 if key == "idle_power_share" else None
+        )  # nothing draws more without load than under it
         drawn = np.clip(self.streams.normal(key, linked.value, linked.deviation), 0.01, most)
-        return self.add(key, prior.title, prior.unit, linked.value, drawn, Basis.MEASURED, linked.source)
+        return self.add(
+            key, prior.title, prior.unit, linked.value, drawn, Basis.MEASURED, linked.source
+        )
 
     def stated(self, key: str, stated: Sourced | None) -> None:
         """A figure that the site states, or else the prior."""
@@ -49,4 +70,12 @@ class FactorBook:
         else:
             prior = self.priors[key]
             drawn = self.streams.fixed(stated.value)
-            self.add(key, prior.title, prior.unit, stated.value, drawn, Basis.MODELLED, f"stated for the site: {stated.cite()}")
+            self.add(
+                key,
+                prior.title,
+                prior.unit,
+                stated.value,
+                drawn,
+                Basis.MODELLED,
+                f"stated for the site: {stated.cite()}",
+            )

@@ -12,7 +12,8 @@ from harness.fleet.site.catalog import sanity
 from harness.fleet.site.types import GpuSpec, Site
 
 STEADY_S: Final = 30.0
-"""Shortest window of steady state that may be scaled without a red flag (as for headline energies)."""
+"""Shortest window of steady state that may be scaled without a red flag (as for headline energies).
+"""
 
 ABOVE_PUBLISHED: Final = 1.3
 """Throughput above a published upper bound by more than this is a red flag."""
@@ -25,26 +26,54 @@ def red_flags(run: RunResult, spec: GpuSpec, site: Site) -> list[str]:
     """Reasons to doubt the estimate that the run and the site give by themselves."""
     flags = []
     if is_demonstration(run):
-        flags.append("A demonstration: the run's boards are a test double, so no figure here says anything about real hardware.")
+        flags.append(
+            "A demonstration: the run's boards are a test double, so no figure here says anything"
+            " about real hardware."
+        )
     elif run.status is not Status.VALID:
-        codes = ", ".join(dict.fromkeys(str(concern.get("code")) for concern in run.concerns if concern.get("severity") != "note"))
-        flags.append(f"The run is {run.status}{f' ({codes})' if codes else ''}: so is everything below.")
+        codes = ", ".join(
+            dict.fromkeys(
+                str(concern.get("code"))
+                for concern in run.concerns
+                if concern.get("severity") != "note"
+            )
+        )
+        flags.append(
+            f"The run is {run.status}{f' ({codes})' if codes else ''}: so is everything below."
+        )
     window = run.window_s
     if window is None or window < STEADY_S:
         said = "of unknown length" if window is None else f"of {window:.0f} s"
-        flags.append(f"The run's window is {said}; less than {STEADY_S:.0f} s of steady state is no ground for a site.")
+        flags.append(
+            f"The run's window is {said}; less than {STEADY_S:.0f} s of steady state is no ground"
+            " for a site."
+        )
     scale = number(run.labels.get("context_scale"))
     if scale is None or scale < 1:
         said = "are not recorded" if scale is None else f"were scaled by {scale:.3g}"
-        flags.append(f"Context lengths {said}: the figures hold for those lengths only; longer contexts give fewer tokens.")
+        flags.append(
+            f"Context lengths {said}: the figures hold for those lengths only; longer contexts give"
+            " fewer tokens."
+        )
     if run.labels.get("load_format") == "dummy":
-        flags.append("Dummy weights: speed is representative for dense models only, and quality is unverified.")
-    if site.available is not None and site.available > wall_now().date().isoformat()[: len(site.available)]:
-        flags.append(f"The site is available from {site.available} on; until then it delivers nothing.")
+        flags.append(
+            "Dummy weights: speed is representative for dense models only, and quality is"
+            " unverified."
+        )
+    if (
+        site.available is not None
+        and site.available > wall_now().date().isoformat()[: len(site.available)]
+    ):
+        flags.append(
+            f"The site is available from {site.available} on; until then it delivers nothing."
+        )
     if not site.types:
         flags.append(f"Nobody states the site's type of GPU; the run's ({spec.name}) is assumed.")
     others = [item.figure for item in site.also_said if item.what == "gpus" and item.figure.note]
-    flags.extend(f"Taken as {site.gpus.value:,.0f} GPUs; also said: {item.value:,.0f} ({item.note})." for item in others)
+    flags.extend(
+        f"Taken as {site.gpus.value:,.0f} GPUs; also said: {item.value:,.0f} ({item.note})."
+        for item in others
+    )
     return [*flags, *_against_published(run, spec), *_of_boards(run, spec)]
 
 
@@ -52,7 +81,9 @@ def _against_published(run: RunResult, spec: GpuSpec) -> list[str]:
     """Held against published throughput of the same model on the same type of GPU."""
     flags: list[str] = []
     model = str(work_of(run)["model"] or "")
-    rows = [row for row in sanity() if spec.name in row.tok_s_per_gpu and re.fullmatch(row.model, model)]
+    rows = [
+        row for row in sanity() if spec.name in row.tok_s_per_gpu and re.fullmatch(row.model, model)
+    ]
     measured = run.figure("output_tok_s_per_gpu").value
     if not rows or measured is None:
         return flags
@@ -60,15 +91,20 @@ def _against_published(run: RunResult, spec: GpuSpec) -> list[str]:
     bound = best.tok_s_per_gpu[spec.name]
     if measured > bound * ABOVE_PUBLISHED:
         flags.append(
-            f"{measured:.4g} output tok/s per GPU is above the published {bound:g} on {spec.name} ({best.cite()}) by more than "
-            f"{100 * (ABOVE_PUBLISHED - 1):.0f} %: that is an upper bound without SLO."
+            f"{measured:.4g} output tok/s per GPU is above the published {bound:g} on {spec.name}"
+            f" ({best.cite()}) by more than {100 * (ABOVE_PUBLISHED - 1):.0f} %: that is an upper"
+            " bound without SLO."
         )
     limit = spec.board_power_w
     per_tok = run.figure("j_per_output_tok").value
-    if limit is not None and per_tok is not None and per_tok < limit.value / bound * BELOW_PUBLISHED_J:
+    if (
+        limit is not None
+        and per_tok is not None
+        and per_tok < limit.value / bound * BELOW_PUBLISHED_J
+    ):
         flags.append(
-            f"{per_tok:.3g} J per output token is below a third of {limit.value:g} W / {bound:g} tok/s ({best.cite()}): "
-            "energy or tokens are missing."
+            f"{per_tok:.3g} J per output token is below a third of {limit.value:g} W / {bound:g}"
+            f" tok/s ({best.cite()}): energy or tokens are missing."
         )
     return flags
 
@@ -78,14 +114,28 @@ def _of_boards(run: RunResult, spec: GpuSpec) -> list[str]:
     watts = board_power_w(run)
     if watts is not None:
         limits = [gpu.power_limit_w for gpu in run.gpus]
-        limit = math.fsum(limit for limit in limits if limit is not None) if None not in limits else None
+        limit = (
+            math.fsum(limit for limit in limits if limit is not None)
+            if None not in limits
+            else None
+        )
         if limit is not None and watts > limit * 1.05:
-            flags.append(f"Measured board power of {watts:.0f} W is above the boards' limit of {limit:.0f} W by more than 5 %.")
+            flags.append(
+                f"Measured board power of {watts:.0f} W is above the boards' limit of {limit:.0f} W"
+                " by more than 5 %."
+            )
         idle = spec.board_idle_w
         if idle is not None and watts < idle.value * len(run.gpus):
             flags.append(
-                f"Measured board power of {watts:.0f} W is below that of {len(run.gpus)} idle boards "
-                f"({idle.value:g} W each; {idle.source})."
+                f"Measured board power of {watts:.0f} W is below that of {len(run.gpus)} idle"
+                f" boards ({idle.value:g} W each; {idle.source})."
             )
-    apart = [str(concern.get("message")) for concern in run.concerns if concern.get("code") == "energy_disagrees"]
-    return [*flags, *(f"Energy counter and integrated power disagree: {message}" for message in apart)]
+    apart = [
+        str(concern.get("message"))
+        for concern in run.concerns
+        if concern.get("code") == "energy_disagrees"
+    ]
+    return [
+        *flags,
+        *(f"Energy counter and integrated power disagree: {message}" for message in apart),
+    ]

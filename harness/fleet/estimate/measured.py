@@ -1,4 +1,6 @@
-"""What a measured run gives to an estimate, and what may not be taken from it: refusals and measured figures."""
+"""What a measured run gives to an estimate, and what may not be taken from it: refusals and
+measured figures.
+"""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -12,14 +14,21 @@ from harness.fleet.site.types import GpuSpec, Site
 SAME_LENGTH: Final = 0.1
 """Context lengths further apart than this are another work."""
 
-WEIGHT_BYTES: Final[Mapping[str, float]] = {"float32": 4, "bfloat16": 2, "float16": 2, "fp8": 1, "int8": 1, "fp4": 0.5}
+WEIGHT_BYTES: Final[Mapping[str, float]] = {
+    "float32": 4,
+    "bfloat16": 2,
+    "float16": 2,
+    "fp8": 1,
+    "int8": 1,
+    "fp4": 0.5,
+}
 """Bytes of one weight by the name of its type."""
 
 USED_SHARE: Final = 0.9
 """Share of a board's memory that vLLM uses unless told otherwise (`gpu_memory_utilization`)."""
 
 
-# --- what may be scaled -----------------------------------------------------------------------------------------------------------
+# --- what may be scaled ---
 
 
 DOUBLE: Final = "double_hardware"
@@ -27,8 +36,12 @@ DOUBLE: Final = "double_hardware"
 
 
 def is_demonstration(run: RunResult) -> bool:
-    """Whether the run's boards are a test double and nothing else makes it invalid (in a smoke run the double does not)."""
-    invalid = {concern.get("code") for concern in run.concerns if concern.get("severity") == "invalid"}
+    """Whether the run's boards are a test double and nothing else makes it invalid (in a smoke run
+    the double does not).
+    """
+    invalid = {
+        concern.get("code") for concern in run.concerns if concern.get("severity") == "invalid"
+    }
     return DOUBLE in {concern.get("code") for concern in run.concerns} and invalid <= {DOUBLE}
 
 
@@ -37,20 +50,26 @@ def measured_tokens(run: RunResult, *, demonstrate: bool = False) -> Value:
 
     Args:
         run: the run.
-        demonstrate: take a run whose boards are a test double, where nothing else makes it invalid; a smoke run too, since no figure means
-            anything then.
+        demonstrate: take a run whose boards are a test double, where nothing else makes it invalid;
+            a smoke run too, since no figure means anything then.
 
     Raises:
         InvalidRunError: the run is invalid, proves function only, or ran without GPUs.
     """
     if run.status is Status.INVALID and not (demonstrate and is_demonstration(run)):
-        reasons = [str(concern.get("message")) for concern in run.concerns if concern.get("severity") == "invalid"]
+        reasons = [
+            str(concern.get("message"))
+            for concern in run.concerns
+            if concern.get("severity") == "invalid"
+        ]
         raise InvalidRunError(
             f"{run.path} is invalid and cannot be scaled to a site",
             cause=reasons[0] if reasons else "its summary has no verdict",
-            next_step="--demonstrate shows the page with figures that mean nothing"
-            if is_demonstration(run)
-            else "repeat the run and remove what made it invalid",
+            next_step=(
+                "--demonstrate shows the page with figures that mean nothing"
+                if is_demonstration(run)
+                else "repeat the run and remove what made it invalid"
+            ),
         )
     if not run.gpus and not _stated_gpus(run):
         raise InvalidRunError(
@@ -58,14 +77,24 @@ def measured_tokens(run: RunResult, *, demonstrate: bool = False) -> Value:
             cause="the server ran on CPU, or the deployment's GPUs were not recorded (server.gpus)",
             next_step="measure on a GPU of the site's type, with purpose: measure",
         )
-    if (run.status is Status.FUNCTIONAL or run.purpose == Purpose.SMOKE) and not (demonstrate and is_demonstration(run)):
+    if (run.status is Status.FUNCTIONAL or run.purpose == Purpose.SMOKE) and not (
+        demonstrate and is_demonstration(run)
+    ):
         raise InvalidRunError(
-            f"{run.path} is a smoke run: it proves function and makes no performance claim that could be scaled",
+            f"{run.path} is a smoke run: it proves function and makes no performance claim that"
+            " could be scaled",
             next_step="run a profile with purpose: measure"
-            + ("; --demonstrate shows the page with figures that mean nothing" if is_demonstration(run) else ""),
+            + (
+                "; --demonstrate shows the page with figures that mean nothing"
+                if is_demonstration(run)
+                else ""
+            ),
         )
     if run.manifest.get("endpoints") == []:
-        raise InvalidRunError(f"{run.path} has no replica: nothing served its load", next_step="measure with one server or more")
+        raise InvalidRunError(
+            f"{run.path} has no replica: nothing served its load",
+            next_step="measure with one server or more",
+        )
     figure = run.figure("output_tok_s_per_gpu")
     if figure.value is None or figure.value <= 0:
         raise InvalidRunError(
@@ -77,15 +106,20 @@ def measured_tokens(run: RunResult, *, demonstrate: bool = False) -> Value:
 
 
 def check_good(run: RunResult) -> None:
-    """Refuse a run of which no request met its SLOs: a site that must keep them would serve nothing at this load.
+    """Refuse a run of which no request met its SLOs: a site that must keep them would serve nothing
+    at this load.
 
     Raises:
         InvalidRunError: it is one.
     """
     if good_share(run) == 0:
         raise InvalidRunError(
-            f"{run.path} has no request that met every SLO ({', '.join(f'{key} <= {value:g}' for key, value in slos_of(run).items())})",
-            cause="tokens count as far as they belong to requests within the SLO: here none does, so a site would serve nothing",
+            f"{run.path} has no request that met every SLO"
+            f" ({', '.join(f'{key} <= {value:g}' for key, value in slos_of(run).items())})",
+            cause=(
+                "tokens count as far as they belong to requests within the SLO: here none does, so"
+                " a site would serve nothing"
+            ),
             next_step="measure at a lower load, or state SLOs that the deployment can keep",
         )
 
@@ -100,14 +134,17 @@ def type_of(run: RunResult) -> GpuSpec:
     types = {gpu_type(gpu.name) for gpu in run.gpus} or {None}
     if len(types) > 1:
         raise NotComparableError(
-            f"{run.path} used GPUs of several types ({', '.join(names)}), and a per-GPU figure of a mix scales to no site",
+            f"{run.path} used GPUs of several types ({', '.join(names)}), and a per-GPU figure of a"
+            " mix scales to no site",
             next_step="measure one type at a time",
         )
     kind = next(iter(types))
     if kind is None:
         raise NotComparableError(
             f"the run's GPU is {', '.join(names)}, which is no type that is known",
-            cause=f"the GPU is none of: {', '.join(gpus())} (an H100 PCIe or NVL is not an H100 SXM)",
+            cause=(
+                f"the GPU is none of: {', '.join(gpus())} (an H100 PCIe or NVL is not an H100 SXM)"
+            ),
             next_step="measure on the site's type of GPU",
         )
     return gpus()[kind]
@@ -121,9 +158,13 @@ def check_type(run: RunResult, kind: GpuSpec, site: Site) -> None:
     """
     if site.types and kind.name not in site.types:
         raise NotComparableError(
-            f"the run's GPU is {', '.join(_names(run))}, the site {site.name} has {' + '.join(site.types)}",
+            f"the run's GPU is {', '.join(_names(run))}, the site {site.name} has"
+            f" {' + '.join(site.types)}",
             cause="nothing is scaled across GPU types without a model of their ratio",
-            next_step="measure on the site's type of GPU, choose a site of this type, or state a ratio (--modelled)",
+            next_step=(
+                "measure on the site's type of GPU, choose a site of this type, or state a ratio"
+                " (--modelled)"
+            ),
         )
 
 
@@ -133,7 +174,9 @@ def work_of(run: RunResult) -> dict[str, Any]:
     inputs, outputs = run.figure("mean_input_tok").value, run.figure("mean_output_tok").value
     return {
         "model": _first(run.model.get("model_id"), mapping(run.profile.get("model")).get("id")),
-        "precision": _first(run.settings.get("quantization"), run.settings.get("dtype"), run.model.get("dtype")),
+        "precision": _first(
+            run.settings.get("quantization"), run.settings.get("dtype"), run.model.get("dtype")
+        ),
         "workload": _first(mapping(traffic.get("workload")).get("kind")),
         "api": _first(traffic.get("api")),
         "context_tok": None if inputs is None else inputs + (outputs or 0.0),
@@ -158,25 +201,34 @@ def check_work(run: RunResult, wanted: Mapping[str, str]) -> None:
     work = work_of(run)
     for key, value in wanted.items():
         if key not in {"model", "precision", "workload", "context_tok"}:
-            raise ProfileError(f"--work {key}: no such key", next_step="use model, precision, workload or context_tok")
+            raise ProfileError(
+                f"--work {key}: no such key",
+                next_step="use model, precision, workload or context_tok",
+            )
         had = work[key]
         if key == "context_tok":
             try:
                 asked = float(value)
             except ValueError:
-                raise ProfileError(f"--work context_tok={value}: must be a number of tokens") from None
+                raise ProfileError(
+                    f"--work context_tok={value}: must be a number of tokens"
+                ) from None
             same = had is not None and asked > 0 and abs(had - asked) <= SAME_LENGTH * asked
         else:
             same = had is not None and str(had) == value
         if not same:
             raise NotComparableError(
-                f"the site is to serve {key} {value}; the run measured {key} {'unknown' if had is None else had}",
-                cause="nothing is scaled across models, precisions and lengths: tokens per watt halve as contexts double (2603.17280)",
+                f"the site is to serve {key} {value}; the run measured {key}"
+                f" {'unknown' if had is None else had}",
+                cause=(
+                    "nothing is scaled across models, precisions and lengths: tokens per watt halve"
+                    " as contexts double (2603.17280)"
+                ),
                 next_step="measure that work",
             )
 
 
-# --- measured figures -------------------------------------------------------------------------------------------------------------
+# --- measured figures ---
 
 
 def board_power_w(run: RunResult) -> float | None:
@@ -185,24 +237,39 @@ def board_power_w(run: RunResult) -> float | None:
 
 
 def module_power_w(run: RunResult) -> float | None:
-    """Watts of all superchip modules (GPUs with their processors), where that is the run's plain power or its only one; else None."""
+    """Watts of all superchip modules (GPUs with their processors), where that is the run's plain
+    power or its only one; else None.
+    """
     watts = _power_at(run, Boundary.MODULE)
-    return watts if run.figure("power_w").boundary == Boundary.MODULE or board_power_w(run) is None else None
+    return (
+        watts
+        if run.figure("power_w").boundary == Boundary.MODULE or board_power_w(run) is None
+        else None
+    )
 
 
 def gpu_power_w(run: RunResult) -> tuple[float, Boundary] | None:
-    """Watts of modules or boards, whichever the run is scaled by, and which of the two; None where neither was measured."""
-    for boundary, watts in ((Boundary.MODULE, module_power_w(run)), (Boundary.GPU_BOARD, board_power_w(run))):
+    """Watts of modules or boards, whichever the run is scaled by, and which of the two; None where
+    neither was measured.
+    """
+    for boundary, watts in (
+        (Boundary.MODULE, module_power_w(run)),
+        (Boundary.GPU_BOARD, board_power_w(run)),
+    ):
         if watts is not None:
             return watts, boundary
     return None
 
 
 def stated_host_w(run: RunResult) -> tuple[float, str] | None:
-    """Watts of host that the run's profile states for each GPU, beside what was measured, and who says so; None where it has none."""
+    """Watts of host that the run's profile states for each GPU, beside what was measured, and who
+    says so; None where it has none.
+    """
     stated = mapping(mapping(run.profile.get("energy")).get("host_w_per_gpu"))
     value = number(stated.get("value"))
-    return None if value is None else (value, f"stated in the run's profile: {stated.get('source')}")
+    return (
+        None if value is None else (value, f"stated in the run's profile: {stated.get('source')}")
+    )
 
 
 def node_power_w(run: RunResult) -> float | None:
@@ -213,27 +280,50 @@ def node_power_w(run: RunResult) -> float | None:
 def _power_at(run: RunResult, boundary: Boundary) -> float | None:
     for key in ("power_w", f"power_w@{boundary}"):
         figure = run.figure(key)
-        if figure.value is not None and figure.value > 0 and figure.basis is Basis.MEASURED and figure.boundary == boundary:
+        if (
+            figure.value is not None
+            and figure.value > 0
+            and figure.basis is Basis.MEASURED
+            and figure.boundary == boundary
+        ):
             return figure.value
     return None
 
 
 def power_error(run: RunResult, boundary: Boundary) -> float | None:
-    """Half of the 95 % interval of the systematic error of the run's power over its value; None where the run does not tell it."""
+    """Half of the 95 % interval of the systematic error of the run's power over its value; None
+    where the run does not tell it.
+    """
     for key in ("power_w", f"power_w@{boundary}"):
         raw = mapping(mapping(run.summary.get("metrics")).get(key))
-        if raw.get("boundary") == boundary and (ratio := number(raw.get("systematic_ratio"))) is not None:
+        if (
+            raw.get("boundary") == boundary
+            and (ratio := number(raw.get("systematic_ratio"))) is not None
+        ):
             return ratio
     return None
 
 
 def unloaded_share(run: RunResult) -> tuple[float, str] | None:
-    """Power of boards (or modules) of the ready server without load over that of the window; None where it was not measured."""
+    """Power of boards (or modules) of the ready server without load over that of the window; None
+    where it was not measured.
+    """
     scaled, ready = gpu_power_w(run), run.figure("ready_power_w")
-    if scaled is None or ready.value is None or ready.boundary != scaled[1] or not 0 < ready.value <= scaled[0]:
+    if (
+        scaled is None
+        or ready.value is None
+        or ready.boundary != scaled[1]
+        or not 0 < ready.value <= scaled[0]
+    ):
         return None
     what = "modules" if scaled[1] == Boundary.MODULE else "boards"
-    return ready.value / scaled[0], f"{what} of the ready server without load, {ready.value:.4g} W, over those under load; host taken alike"
+    return (
+        ready.value / scaled[0],
+        (
+            f"{what} of the ready server without load, {ready.value:.4g} W, over those under load;"
+            " host taken alike"
+        ),
+    )
 
 
 def slos_of(run: RunResult) -> dict[str, float]:
@@ -248,23 +338,32 @@ def slos_of(run: RunResult) -> dict[str, float]:
 def good_share(run: RunResult) -> float | None:
     """Share of output tokens that belong to requests within every SLO; None without SLOs.
 
-    Good tokens are those of requests intended in the window, so they are held against the tokens of all requests intended in it (a failed
-    one counts as of mean length). Tokens that arrived in the window are another set: its edges would pass for missed SLOs.
+    Good tokens are those of requests intended in the window, so they are held against the tokens of
+    all requests intended in it (a failed one counts as of mean length). Tokens that arrived in the
+    window are another set: its edges would pass for missed SLOs.
     """
     good, arrived = run.figure("goodput_tok_s").value, run.figure("output_tok_s").value
     if not slos_of(run) or good is None:
         return None
-    met, rate, mean = (run.figure(key).value for key in ("slo_met_ratio", "goodput_rps", "mean_output_tok"))
+    met, rate, mean = (
+        run.figure(key).value for key in ("slo_met_ratio", "goodput_rps", "mean_output_tok")
+    )
     of_all = rate / met * mean if met and rate and mean else arrived
     return min(1.0, good / of_all) if of_all else None
 
 
 def tok_s_per_session(run: RunResult) -> tuple[float | None, str]:
-    """Measured output tokens per second of one live session, and its workload; None with the reason where none is counted."""
+    """Measured output tokens per second of one live session, and its workload; None with the reason
+    where none is counted.
+    """
     traffic = mapping(run.profile.get("traffic"))
     kind = str(mapping(traffic.get("workload")).get("kind") or "unknown")
     loads = traffic.get("load")
-    live = [number(mapping(load).get("concurrency")) for load in loads] if isinstance(loads, list) else []
+    live = (
+        [number(mapping(load).get("concurrency")) for load in loads]
+        if isinstance(loads, list)
+        else []
+    )
     tokens = run.figure("output_tok_s").value
     if kind == "unknown" or tokens is None or len(live) != 1 or live[0] is None or live[0] <= 0:
         return None, "live sessions are counted in runs of one load of kind concurrency"
@@ -272,7 +371,9 @@ def tok_s_per_session(run: RunResult) -> tuple[float | None, str]:
 
 
 def kv_text(run: RunResult, spec: GpuSpec) -> str | None:
-    """How many contexts of this work a board's memory could hold at most, in words; None where the model's cache is not known."""
+    """How many contexts of this work a board's memory could hold at most, in words; None where the
+    model's cache is not known.
+    """
     work = work_of(run)
     per_tok, context, memory = work["kv_bytes_per_tok"], work["context_tok"], spec.memory_gb
     if not per_tok or not context or memory is None:
@@ -280,10 +381,15 @@ def kv_text(run: RunResult, spec: GpuSpec) -> str | None:
     number_bytes, parameters = WEIGHT_BYTES.get(str(work["precision"])), work["parameters"]
     room, beside = memory.value * 1e9, "nothing else"
     if number_bytes is not None and parameters:
-        room, beside = room * USED_SHARE - parameters * number_bytes, f"{parameters * number_bytes / 1e9:.3g} GB of weights"
+        room, beside = (
+            room * USED_SHARE - parameters * number_bytes,
+            f"{parameters * number_bytes / 1e9:.3g} GB of weights",
+        )
     return (
-        f"A context of {context:,.0f} tokens at {per_tok / 1024:.3g} KiB a token is {per_tok * context / 1e9:.3g} GB of keys and values: "
-        f"{memory.value:g} GB hold {max(0.0, room / (per_tok * context)):,.2g} of them beside {beside}, before any sharing of prefixes."
+        f"A context of {context:,.0f} tokens at {per_tok / 1024:.3g} KiB a token is"
+        f" {per_tok * context / 1e9:.3g} GB of keys and values: {memory.value:g} GB hold"
+        f" {max(0.0, room / (per_tok * context)):,.2g} of them beside {beside}, before any sharing"
+        " of prefixes."
     )
 
 
@@ -293,7 +399,9 @@ def mapping(value: object) -> Mapping[str, Any]:
 
 
 def _names(run: RunResult) -> list[str]:
-    return sorted({gpu.name or "unknown" for gpu in run.gpus}) or ["unknown (not on the machine that measured)"]
+    return sorted({gpu.name or "unknown" for gpu in run.gpus}) or [
+        "unknown (not on the machine that measured)"
+    ]
 
 
 def _stated_gpus(run: RunResult) -> float | None:

@@ -1,9 +1,11 @@
-"""The model: factors in, answers out, in plain arithmetic that runs alike on one central value and on ten thousand draws.
+"""The model: factors in, answers out, in plain arithmetic that runs alike on one central value and
+on ten thousand draws.
 
-    tok/s at peak  = measured tok/s/GPU x share within SLO x replicas x headroom x GPUs powered x min(availability, 1 - spares)
-    W a GPU        = (boards + host, or modules + what they leave of the host, or a measured node) x (1 + network and storage) x PUE
-    GPUs powered   = min(GPUs of the site, cap / W a GPU); the cap is tested at the peak, with spares powered
-    W, mean of day = W at peak x (idle + (1 - idle) x load): power is affine in load
+    tok/s at peak  = measured tok/s/GPU x share within SLO x replicas x headroom x GPUs powered x
+    min(availability, 1 - spares) W a GPU        = (boards + host, or modules + what they leave of
+    the host, or a measured node) x (1 + network and storage) x PUE GPUs powered   = min(GPUs of the
+    site, cap / W a GPU); the cap is tested at the peak, with spares powered W, mean of day = W at
+    peak x (idle + (1 - idle) x load): power is affine in load
 
 Spares replace failures, so availability and spares are not multiplied: the smaller of both counts.
 """
@@ -38,10 +40,12 @@ class Case:
         cap_mw: power at the utility's meter; None where nobody states it.
         usd_per_h: price of those GPUs, power included; None where nobody states it.
         host_w: rated (or stated) power of the host, a GPU; None where nobody tells it.
-        tok_s_per_session: measured output of one live session; None where sessions cannot be counted.
+        tok_s_per_session: measured output of one live session; None where sessions cannot be
+            counted.
         demand_tok_s: output tokens per second at peak that are asked for.
         demand_sessions: sessions at peak that are asked for.
-        oversubscribe: share of GPUs powered beyond the cap's provision, held there by power capping.
+        oversubscribe: share of GPUs powered beyond the cap's provision, held there by power
+            capping.
         point: operating point on a measured power-cap curve.
     """
 
@@ -58,7 +62,11 @@ class Case:
     @property
     def peak_demand_tok_s(self) -> float | None:
         """What is asked for at peak, in tokens; None where no demand is stated."""
-        if self.demand_tok_s is None and self.demand_sessions is not None and self.tok_s_per_session is not None:
+        if (
+            self.demand_tok_s is None
+            and self.demand_sessions is not None
+            and self.tok_s_per_session is not None
+        ):
             return self.demand_sessions * self.tok_s_per_session
         return self.demand_tok_s
 
@@ -85,7 +93,12 @@ def evaluate(x: Mapping[str, Floats], case: Case) -> dict[str, Floats]:
             powered = np.minimum(powered, case.cap_mw * 1e6 * (1 + case.oversubscribe) / watts)
     peak = tokens * powered * serving
     mean = peak * x["load_factor"]
-    out |= {"gpus_powered": powered, "output_tok_s_peak": peak, "output_tok_s": mean, "output_tok_per_day": mean * 86400.0}
+    out |= {
+        "gpus_powered": powered,
+        "output_tok_s_peak": peak,
+        "output_tok_s": mean,
+        "output_tok_per_day": mean * 86400.0,
+    }
     if case.tok_s_per_session is not None:
         out["sessions"] = peak / case.tok_s_per_session
     demand = case.peak_demand_tok_s
@@ -117,10 +130,14 @@ def _watts(x: Mapping[str, Floats], case: Case, point: CurvePoint) -> Floats | N
     return it * (1 + x["network_storage"]) * x["pue"]
 
 
-def _power(x: Mapping[str, Floats], case: Case, watts: Floats, powered: Floats, peak: Floats, mean: Floats) -> dict[str, Floats]:
+def _power(
+    x: Mapping[str, Floats], case: Case, watts: Floats, powered: Floats, peak: Floats, mean: Floats
+) -> dict[str, Floats]:
     at_peak = watts * powered / 1e6
     if case.cap_mw is not None:
-        at_peak = np.minimum(at_peak, case.cap_mw)  # GPUs beyond the cap's provision are held at the cap
+        at_peak = np.minimum(
+            at_peak, case.cap_mw
+        )  # GPUs beyond the cap's provision are held at the cap
     of_day = at_peak * (x["idle_power_share"] + (1 - x["idle_power_share"]) * x["load_factor"])
     t_per_day = of_day * 24 * x["co2_kg_per_kwh"]  # MWh x kg/kWh = t
     return {
@@ -141,18 +158,28 @@ def central(factors: Mapping[str, Factor], case: Case) -> dict[str, float]:
     return {key: float(value[0]) for key, value in found.items()}
 
 
-def best_point(factors: Mapping[str, Factor], case: Case, curve: Sequence[CurvePoint], steps: int = 20) -> CurvePoint:
-    """The power limit at which the site serves most, on a measured curve and straight lines between its points; never beyond its ends."""
+def best_point(
+    factors: Mapping[str, Factor], case: Case, curve: Sequence[CurvePoint], steps: int = 20
+) -> CurvePoint:
+    """The power limit at which the site serves most, on a measured curve and straight lines between
+    its points; never beyond its ends.
+    """
     points = sorted(curve, key=lambda point: point.limit_w)
     candidates = [points[0]]
     for low, high in pairwise(points):
         for step in range(1, steps + 1):
             at = step / steps
             candidates.append(
-                CurvePoint(*(a + (b - a) * at for a, b in zip(_triple(low), _triple(high), strict=True)))
-            )  # fmt: skip
-    serving = [point for point in candidates if point.tokens > 0]  # a limit at which no SLO is met serves nothing
-    return max(serving, key=lambda point: central(factors, replace(case, point=point))["output_tok_s_peak"])
+                CurvePoint(
+                    *(a + (b - a) * at for a, b in zip(_triple(low), _triple(high), strict=True))
+                )
+            )
+    serving = [
+        point for point in candidates if point.tokens > 0
+    ]  # a limit at which no SLO is met serves nothing
+    return max(
+        serving, key=lambda point: central(factors, replace(case, point=point))["output_tok_s_peak"]
+    )
 
 
 def _triple(point: CurvePoint) -> tuple[float, float, float]:
@@ -160,7 +187,9 @@ def _triple(point: CurvePoint) -> tuple[float, float, float]:
 
 
 def swings(factors: Mapping[str, Factor], case: Case, figures: Sequence[str]) -> tuple[Swing, ...]:
-    """The tornado: for each figure, the answer with one factor at its P5 and P95 and all others central, widest first."""
+    """The tornado: for each figure, the answer with one factor at its P5 and P95 and all others
+    central, widest first.
+    """
     varied = [factor for factor in factors.values() if factor.spread]
     if not varied:
         return ()
@@ -175,7 +204,12 @@ def swings(factors: Mapping[str, Factor], case: Case, figures: Sequence[str]) ->
             continue
         ends = answers[figure].reshape(-1, 2)
         of_figure = [
-            Swing(figure, factor.key, factor.title, float(low), float(high)) for factor, (low, high) in zip(varied, ends, strict=True)
+            Swing(figure, factor.key, factor.title, float(low), float(high))
+            for factor, (low, high) in zip(varied, ends, strict=True)
         ]
-        found.extend(sorted((swing for swing in of_figure if swing.width > 0), key=lambda swing: -swing.width))
+        found.extend(
+            sorted(
+                (swing for swing in of_figure if swing.width > 0), key=lambda swing: -swing.width
+            )
+        )
     return tuple(found)

@@ -1,4 +1,6 @@
-"""What an estimate consists of: figures, the waterfall's steps, factors and their swings. All of it turns into JSON."""
+"""What an estimate consists of: figures, the waterfall's steps, factors and their swings. All of it
+turns into JSON.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -45,9 +47,17 @@ class FleetFigure:
     def to_dict(self) -> dict[str, Any]:
         """As JSON."""
         return {
-            "title": self.title, "unit": self.unit, "value": self.value, "p5": self.p5, "p50": self.p50, "p95": self.p95,
-            "basis": str(self.basis), "boundary": self.boundary, "assumptions": list(self.assumptions), "note": self.note,
-        }  # fmt: skip
+            "title": self.title,
+            "unit": self.unit,
+            "value": self.value,
+            "p5": self.p5,
+            "p50": self.p50,
+            "p95": self.p95,
+            "basis": str(self.basis),
+            "boundary": self.boundary,
+            "assumptions": list(self.assumptions),
+            "note": self.note,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +91,17 @@ class Step:
     def to_dict(self) -> dict[str, Any]:
         """As JSON."""
         return {
-            "part": self.part, "label": self.label, "operation": self.operation, "factor": self.factor, "p5": self.p5, "p95": self.p95,
-            "result": self.result, "unit": self.unit, "basis": str(self.basis), "source": self.source,
-        }  # fmt: skip
+            "part": self.part,
+            "label": self.label,
+            "operation": self.operation,
+            "factor": self.factor,
+            "p5": self.p5,
+            "p95": self.p95,
+            "result": self.result,
+            "unit": self.unit,
+            "basis": str(self.basis),
+            "source": self.source,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,14 +142,22 @@ class Factor:
         """As JSON, without the draws."""
         low, high = self.ends()
         return {
-            "title": self.title, "unit": self.unit, "value": self.value, "p5": low, "p95": high, "spread": self.spread,
-            "basis": str(self.basis), "source": self.source,
-        }  # fmt: skip
+            "title": self.title,
+            "unit": self.unit,
+            "value": self.value,
+            "p5": low,
+            "p95": high,
+            "spread": self.spread,
+            "basis": str(self.basis),
+            "source": self.source,
+        }
 
 
 @dataclass(frozen=True, slots=True)
 class Swing:
-    """How far one factor moves one answer: the answer with that factor at its P5 and its P95, all others central."""
+    """How far one factor moves one answer: the answer with that factor at its P5 and its P95, all
+    others central.
+    """
 
     figure: str
     factor: str
@@ -146,7 +172,13 @@ class Swing:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON."""
-        return {"figure": self.figure, "factor": self.factor, "title": self.title, "at_p5": self.at_p5, "at_p95": self.at_p95}
+        return {
+            "figure": self.figure,
+            "factor": self.factor,
+            "title": self.title,
+            "at_p5": self.at_p5,
+            "at_p95": self.at_p95,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,10 +195,13 @@ class FleetEstimate:
         factors: every input of the model by key.
         tornado: swings, widest first within each figure.
         central: every output of the model at central values, by key.
-        stated: what is stated and not drawn: gpus, cap_mw, usd_per_h, tok_s_per_session; None where it is not.
+        stated: what is stated and not drawn: gpus, cap_mw, usd_per_h, tok_s_per_session; None where
+            it is not.
         peak_draws: output tokens per second at peak, one of each draw.
-        demonstration: the run's boards are a test double: no figure says anything about real hardware.
-        measured_gpu: type of the run's GPUs; other than `gpu` where a modelled step lies between them.
+        demonstration: the run's boards are a test double: no figure says anything about real
+            hardware.
+        measured_gpu: type of the run's GPUs; other than `gpu` where a modelled step lies between
+            them.
     """
 
     run_id: str

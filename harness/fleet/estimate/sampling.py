@@ -1,4 +1,6 @@
-"""Draws from what is not known. Every factor has a stream of its own, so that adding one leaves the others' draws as they are."""
+"""Draws from what is not known. Every factor has a stream of its own, so that adding one leaves the
+others' draws as they are.
+"""
 
 import math
 from typing import Final
@@ -14,11 +16,15 @@ Z95: Final = 1.959964
 _Z90: Final = 1.644854  # 95 % quantile: P5 and P95 lie this many deviations from the median
 
 BLOCK: Final = 10_000
-"""Draws of one block. A block's stream depends on the seed, the factor's name and the block's number alone, never on who draws it."""
+"""Draws of one block. A block's stream depends on the seed, the factor's name and the block's
+number alone, never on who draws it.
+"""
 
 
 def draw(prior: Prior, rng: np.random.Generator, n: int) -> Floats:
-    """Draws from a prior. One given by quantiles is cut at 1: a share of a rated power cannot be more."""
+    """Draws from a prior. One given by quantiles is cut at 1: a share of a rated power cannot be
+    more.
+    """
     match prior.kind:
         case "fixed":
             return np.full(n, prior.value)
@@ -28,7 +34,10 @@ def draw(prior: Prior, rng: np.random.Generator, n: int) -> Floats:
             return rng.triangular(prior.low, prior.value, prior.high, n)
         case "quantiles":
             z = rng.standard_normal(n)
-            below, above = math.log(prior.value / prior.low) / _Z90, math.log(prior.high / prior.value) / _Z90
+            below, above = (
+                math.log(prior.value / prior.low) / _Z90,
+                math.log(prior.high / prior.value) / _Z90,
+            )
             return np.minimum(1.0, prior.value * np.exp(np.where(z < 0, below, above) * z))
 
 
@@ -46,7 +55,10 @@ class Streams:
     def _blocks(self, name: str) -> list[tuple[np.random.Generator, int]]:
         starts = range(0, self.n, BLOCK)
         return [
-            (np.random.default_rng([self.seed, *([block] if block else []), *name.encode()]), min(BLOCK, self.n - start))
+            (
+                np.random.default_rng([self.seed, *([block] if block else []), *name.encode()]),
+                min(BLOCK, self.n - start),
+            )
             for block, start in enumerate(starts)
         ]
 

@@ -1,4 +1,6 @@
-"""Failures of a pool of nodes as intervals, drawn by blocks of nodes, added up by the hour. Cost grows with failures, not nodes x hours."""
+"""Failures of a pool of nodes as intervals, drawn by blocks of nodes, added up by the hour. Cost
+grows with failures, not nodes x hours.
+"""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +19,9 @@ HOURS_PER_YEAR: Final = 8766.0
 """365.25 days."""
 
 WARM_UP: Final = 12.0
-"""Mean repairs before the first hour, so that a simulation starts with as many nodes down as it will have."""
+"""Mean repairs before the first hour, so that a simulation starts with as many nodes down as it
+will have.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,16 +49,24 @@ class FailureClass:
     def to_dict(self) -> dict[str, Any]:
         """As JSON."""
         return {
-            "title": self.title, "per_gpu_h": self.per_gpu_h, "group_nodes": self.group_nodes, "per_group_year": self.per_group_year,
-            "repair_h": self.repair_h, "repair_cv": self.repair_cv, "source": self.source, "date": self.date,
-        }  # fmt: skip
+            "title": self.title,
+            "per_gpu_h": self.per_gpu_h,
+            "group_nodes": self.group_nodes,
+            "per_group_year": self.per_group_year,
+            "repair_h": self.repair_h,
+            "repair_cv": self.repair_cv,
+            "source": self.source,
+            "date": self.date,
+        }
 
 
 @cache
 def failure_classes() -> tuple[FailureClass, ...]:
     """The published and assumed ways to fail."""
     reader = Reader("failures.yaml")
-    text = (resources.files("harness.fleet.site") / "data" / "failures.yaml").read_text(encoding="utf-8")
+    text = (resources.files("harness.fleet.site") / "data" / "failures.yaml").read_text(
+        encoding="utf-8"
+    )
     found = tuple(_read(reader, key, raw) for key, raw in reader.top(text).items())
     reader.finish()
     return found
@@ -64,7 +76,20 @@ def _read(reader: Reader, key: str, raw: Mapping[str, Any]) -> FailureClass:
     group = raw.get("unit") == "group"
     if raw.get("unit") not in {"node", "group"}:
         reader.fault(f"{key}.unit", "must be node or group")
-    reader.known(key, raw, ("title", "unit", "nodes" if group else "gpu_hours", "events", "repair_h", "repair_cv", "source", "date"))
+    reader.known(
+        key,
+        raw,
+        (
+            "title",
+            "unit",
+            "nodes" if group else "gpu_hours",
+            "events",
+            "repair_h",
+            "repair_cv",
+            "source",
+            "date",
+        ),
+    )
     events = reader.number(key, raw, "events")
     return FailureClass(
         key=key,
@@ -97,29 +122,49 @@ class Failures:
 
 
 BLOCK_NODES: Final = 16_384
-"""Nodes that are drawn at a time. A block's arrays stay in a processor's cache whatever the size of the pool, so that cost grows with nodes
-and memory does not."""
+"""Nodes that are drawn at a time. A block's arrays stay in a processor's cache whatever the size of
+the pool, so that cost grows with nodes and memory does not.
+"""
 
 
 def failure_blocks(
-    classes: Sequence[FailureClass], nodes: int, gpus_per_node: int, hours: float, rng: np.random.Generator
+    classes: Sequence[FailureClass],
+    nodes: int,
+    gpus_per_node: int,
+    hours: float,
+    rng: np.random.Generator,
 ) -> Iterator[Failures]:
-    """Failures of a pool over so many hours and the warm-up before them, some nodes at a time, then the groups.
+    """Failures of a pool over so many hours and the warm-up before them, some nodes at a time, then
+    the groups.
 
-    A node that is down does not fail again until it is back. Groups may overlap with nodes that are down already; what is counted twice
-    by that is the product of two small shares.
+    A node that is down does not fail again until it is back. Groups may overlap with nodes that are
+    down already; what is counted twice by that is the product of two small shares.
     """
     warm = WARM_UP * max(item.repair_h for item in classes)
     for first in range(0, nodes, BLOCK_NODES):
-        yield _of_nodes(classes, min(BLOCK_NODES, nodes - first), gpus_per_node, (-warm, hours), rng)
-    yield from (_of_groups(index, item, nodes, (-warm, hours), rng) for index, item in enumerate(classes) if item.group_nodes > 1)
+        yield _of_nodes(
+            classes, min(BLOCK_NODES, nodes - first), gpus_per_node, (-warm, hours), rng
+        )
+    yield from (
+        _of_groups(index, item, nodes, (-warm, hours), rng)
+        for index, item in enumerate(classes)
+        if item.group_nodes > 1
+    )
 
 
 def _of_nodes(
-    classes: Sequence[FailureClass], nodes: int, gpus_per_node: int, span_h: tuple[float, float], rng: np.random.Generator
+    classes: Sequence[FailureClass],
+    nodes: int,
+    gpus_per_node: int,
+    span_h: tuple[float, float],
+    rng: np.random.Generator,
 ) -> Failures:
-    """Failures that hit one node: up for an exponential time, then down for a repair, again and again. Nothing is sorted or thrown away."""
-    rates = np.array([item.per_gpu_h * gpus_per_node if item.group_nodes == 1 else 0.0 for item in classes])
+    """Failures that hit one node: up for an exponential time, then down for a repair, again and
+    again. Nothing is sorted or thrown away.
+    """
+    rates = np.array(
+        [item.per_gpu_h * gpus_per_node if item.group_nodes == 1 else 0.0 for item in classes]
+    )
     rate = float(rates.sum())
     starts, ends, kinds = [np.empty(0)], [np.empty(0)], [np.empty(0, dtype=np.int64)]
     up_since = np.full(nodes if rate > 0 else 0, span_h[0])
@@ -128,7 +173,9 @@ def _of_nodes(
         start = up_since + rng.exponential(1 / rate, len(up_since))
         start = start[start < span_h[1]]
         # Which of the ways it was: shares add up to 1 but for rounding.
-        kind = np.minimum(np.searchsorted(shares, rng.random(len(start)), side="right"), np.flatnonzero(rates)[-1])
+        kind = np.minimum(
+            np.searchsorted(shares, rng.random(len(start)), side="right"), np.flatnonzero(rates)[-1]
+        )
         up_since = start + np.exp(mu[kind] + sigma[kind] * rng.standard_normal(len(start)))
         starts.append(start)
         ends.append(up_since)
@@ -137,14 +184,24 @@ def _of_nodes(
     return Failures(start, np.concatenate(ends), np.ones(len(start)), np.concatenate(kinds))
 
 
-def _of_groups(index: int, item: FailureClass, nodes: int, span_h: tuple[float, float], rng: np.random.Generator) -> Failures:
+def _of_groups(
+    index: int,
+    item: FailureClass,
+    nodes: int,
+    span_h: tuple[float, float],
+    rng: np.random.Generator,
+) -> Failures:
     """Failures that take a group of nodes at once."""
     groups = math.ceil(nodes / item.group_nodes)
     n = int(rng.poisson(groups * item.per_group_year / HOURS_PER_YEAR * (span_h[1] - span_h[0])))
     start, group = rng.uniform(*span_h, n), rng.integers(0, groups, n)
-    size = np.minimum(float(item.group_nodes), nodes - group * item.group_nodes)  # the last group may be smaller
+    size = np.minimum(
+        float(item.group_nodes), nodes - group * item.group_nodes
+    )  # the last group may be smaller
     mu, sigma = _lognormal([item])
-    return Failures(start, start + np.exp(mu + sigma * rng.standard_normal(n)), size, np.full(n, index))
+    return Failures(
+        start, start + np.exp(mu + sigma * rng.standard_normal(n)), size, np.full(n, index)
+    )
 
 
 def _lognormal(classes: Sequence[FailureClass]) -> tuple[Floats, Floats]:
@@ -154,7 +211,8 @@ def _lognormal(classes: Sequence[FailureClass]) -> tuple[Floats, Floats]:
 
 
 def mean_by_hour(start: Floats, end: Floats, weight: Floats, hours: int) -> Floats:
-    """Time-average of the number of things under way in each hour from 0 on, exactly, without sorting anything.
+    """Time-average of the number of things under way in each hour from 0 on, exactly, without
+    sorting anything.
 
     Args:
         start: when each began, in hours.
@@ -164,7 +222,8 @@ def mean_by_hour(start: Floats, end: Floats, weight: Floats, hours: int) -> Floa
     """
     s, e = np.clip(start, 0, hours), np.clip(end, 0, hours)
     first, last = s.astype(np.int64), e.astype(np.int64)
-    # Whole from the hour in which it begins, less what had passed of that hour, and of the last hour what had.
+    # Whole from the hour in which it begins, less what had passed of that hour, and of the last
+    # hour what had.
     change = _binned(first, weight, hours) - _binned(last, weight, hours)
     edges = _binned(last, weight * (e - last), hours) - _binned(first, weight * (s - first), hours)
     mean: Floats = np.cumsum(change)[:hours] + edges[:hours]
@@ -180,5 +239,7 @@ def count_by_hour(start: Floats, end: Floats, weight: Floats, hours: int) -> Flo
 
 
 def _binned(hour: npt.NDArray[np.int64], weight: Floats, hours: int) -> Floats:
-    found: Floats = np.bincount(hour, weights=weight, minlength=hours + 1).astype(np.float64, copy=False)
+    found: Floats = np.bincount(hour, weights=weight, minlength=hours + 1).astype(
+        np.float64, copy=False
+    )
     return found

@@ -16,8 +16,25 @@ from harness.fleet.estimate.measured import work_of
 from harness.fleet.estimate.results import FleetEstimate, Floats
 from harness.fleet.over_time.failures import failure_classes
 from harness.fleet.over_time.parallel import spread
-from harness.fleet.over_time.scenarios import DRAWS, Outlook, Range, ScenarioResult, ScenarioTask, choose, play
-from harness.fleet.over_time.simulate import HOURS_OF_YEAR, Policy, Pool, Year, closed_forms, diurnal, read_trace, simulate
+from harness.fleet.over_time.scenarios import (
+    DRAWS,
+    Outlook,
+    Range,
+    ScenarioResult,
+    ScenarioTask,
+    choose,
+    play,
+)
+from harness.fleet.over_time.simulate import (
+    HOURS_OF_YEAR,
+    Policy,
+    Pool,
+    Year,
+    closed_forms,
+    diurnal,
+    read_trace,
+    simulate,
+)
 from harness.fleet.site.arithmetic import HOURS_PER_MONTH
 from harness.fleet.site.catalog import gpus
 
@@ -70,9 +87,13 @@ class TimeOptions:
 
     def __post_init__(self) -> None:
         if not 1 <= self.years <= MOST_YEARS:
-            raise ProfileError(f"{self.years:,} simulated years: from 1 to {MOST_YEARS} can be asked for")
+            raise ProfileError(
+                f"{self.years:,} simulated years: from 1 to {MOST_YEARS} can be asked for"
+            )
         if not 0 < self.demand_share < math.inf:
-            raise ProfileError(f"a demand of {self.demand_share:g} of the site's peak: it must be above 0")
+            raise ProfileError(
+                f"a demand of {self.demand_share:g} of the site's peak: it must be above 0"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +105,8 @@ class Forecast:
         node_tok_s: output tokens per second of a serving node.
         totals: figures of the years: P5, median and P95 over them.
         closed: M/G/infinity beside them.
-        day: by hour of the day: demand, capacity up, served (tok/s), MW, share within the SLO; means over all years.
+        day: by hour of the day: demand, capacity up, served (tok/s), MW, share within the SLO;
+            means over all years.
         worst: the week around the worst hour of the first year, hour by hour, in the same columns.
         scenarios: in the order asked for.
         assumptions: what it stands on, with source and date.
@@ -119,7 +141,10 @@ class Forecast:
             "node_tok_s": self.node_tok_s,
             "years": self.years,
             "policy": self.policy,
-            "totals": {key: item.to_dict() if item is not None else None for key, item in self.totals.items()},
+            "totals": {
+                key: item.to_dict() if item is not None else None
+                for key, item in self.totals.items()
+            },
             "closed_forms": self.closed,
             "failures_per_year": self.events,
             "day": self.day,
@@ -137,7 +162,9 @@ def policy_of(text: str) -> Policy:
         ProfileError: no such policy.
     """
     if text not in POLICIES:
-        raise ProfileError(f"--policy {text}: no such policy", next_step=f"use {', '.join(POLICIES)}")
+        raise ProfileError(
+            f"--policy {text}: no such policy", next_step=f"use {', '.join(POLICIES)}"
+        )
     return POLICIES[text]
 
 
@@ -161,7 +188,8 @@ def forecast(estimated: FleetEstimate, options: TimeOptions | None = None) -> Fo
     outlook = outlook_of(estimated, pool, years[0])
     played: list[ScenarioResult] = []
     if chosen:
-        played = spread(play, [ScenarioTask(item, outlook, options.seed) for item in chosen], **where)  # type: ignore[arg-type]
+        scenes = [ScenarioTask(item, outlook, options.seed) for item in chosen]
+        played = spread(play, scenes, **where)  # type: ignore[arg-type]
     return Forecast(
         nodes=pool.nodes,
         spares=pool.spares,
@@ -172,7 +200,9 @@ def forecast(estimated: FleetEstimate, options: TimeOptions | None = None) -> Fo
         policy=pool.policy,
         totals=_totals(years),
         closed=closed_forms(pool),
-        events={key: float(np.mean([year.events[key] for year in years])) for key in years[0].events},
+        events={
+            key: float(np.mean([year.events[key] for year in years])) for key in years[0].events
+        },
         day=_day(years),
         worst=_worst_week(years[0]),
         scenarios=tuple(played),
@@ -183,20 +213,29 @@ def forecast(estimated: FleetEstimate, options: TimeOptions | None = None) -> Fo
 
 
 def simulate_task(task: tuple[Pool, int]) -> Year:
-    """A pool and its seed -> its year; at the top of the module, so that other processes find it."""
+    """A pool and its seed -> its year; at the top of the module, so that other processes find
+    it.
+    """
     return simulate(*task)
 
 
 def pool_of(estimated: FleetEstimate, run: RunResult, options: TimeOptions) -> Pool:
-    """The site as one pool: failures that are simulated take the place of the availability that the estimate assumed."""
+    """The site as one pool: failures that are simulated take the place of the availability that the
+    estimate assumed.
+    """
     per_node = GPUS_PER_NODE.get(estimated.gpu, 8)
     nodes = int(estimated.central["gpus_powered"] // per_node)
     if nodes < 1:
         raise ProfileError(
-            f"GPUs that are powered: {estimated.central['gpus_powered']:.0f}, not one node of {per_node} to simulate",
+            f"GPUs that are powered: {estimated.central['gpus_powered']:.0f}, not one node of"
+            f" {per_node} to simulate",
             next_step="--years 0 estimates the site without time",
         )
-    spares = options.spares if options.spares is not None else round(nodes * estimated.factors["reserved_spares"].value)
+    spares = (
+        options.spares
+        if options.spares is not None
+        else round(nodes * estimated.factors["reserved_spares"].value)
+    )
     spares = min(spares, nodes - 1) if options.spares is None else spares
     per_replica = options.gpus_per_replica
     if per_replica is None:
@@ -206,8 +245,10 @@ def pool_of(estimated: FleetEstimate, run: RunResult, options: TimeOptions) -> P
         peak = estimated.central["output_tok_s_peak"] * options.demand_share
     load_factor = estimated.factors["load_factor"].value
     curve = (
-        read_trace(options.demand_trace) if options.demand_trace is not None else diurnal(load_factor, HOURS_OF_YEAR, seed=options.seed)
-    )  # fmt: skip
+        read_trace(options.demand_trace)
+        if options.demand_trace is not None
+        else diurnal(load_factor, HOURS_OF_YEAR, seed=options.seed)
+    )
     idle = estimated.factors.get("idle_power_share")
     work = work_of(run)
     computed = run.figure("input_computed_tok_s").value
@@ -235,7 +276,12 @@ def outlook_of(estimated: FleetEstimate, pool: Pool, year: Year) -> Outlook:
     up = year.serving_nodes * pool.gpus_per_node * pool.tok_s_per_gpu
     asked = pool.demand_tok_s
     total = float(asked.sum())
-    served = np.array([float(np.minimum(asked, share * up).sum()) / total if total > 0 else 1.0 for share in _GRID])
+    served = np.array(
+        [
+            float(np.minimum(asked, share * up).sum()) / total if total > 0 else 1.0
+            for share in _GRID
+        ]
+    )
     draws = estimated.peak_draws[:DRAWS]
     watts, pue = estimated.central.get("w_per_gpu"), estimated.factors.get("pue")
     powered = estimated.central["gpus_powered"]
@@ -252,9 +298,15 @@ def outlook_of(estimated: FleetEstimate, pool: Pool, year: Year) -> Outlook:
         monthly_usd=None if per_h is None else per_h * HOURS_PER_MONTH,
         notice_days=site.notice_days.value if site.notice_days is not None else 0.0,
         terminable_days=float(_days_until(site.terminable_after, today) or 0),
-        power=None
-        if watts is None or pue is None
-        else (pue.value, watts * float(estimated.stated["gpus"] or 0) / 1e6, estimated.stated["cap_mw"]),
+        power=(
+            None
+            if watts is None or pue is None
+            else (
+                pue.value,
+                watts * float(estimated.stated["gpus"] or 0) / 1e6,
+                estimated.stated["cap_mw"],
+            )
+        ),
         market_usd_per_gpu_h=market.value if market is not None else None,
     )
 
@@ -278,7 +330,11 @@ def _totals(years: Sequence[Year]) -> dict[str, Range | None]:
     for key, value in rows[0].items():
         if key in {"failures", "hours"}:
             continue
-        found[key] = None if value is None else Range.of(np.array([row[key] for row in rows], dtype=np.float64))
+        found[key] = (
+            None
+            if value is None
+            else Range.of(np.array([row[key] for row in rows], dtype=np.float64))
+        )
     pooled = np.concatenate([year.down_nodes for year in years])
     spares = float(np.quantile(pooled, 0.999, method="inverted_cdf"))
     found["spares_for_999_pooled"] = Range(spares, spares, spares)
@@ -305,8 +361,12 @@ def _day(years: Sequence[Year]) -> dict[str, list[float] | None]:
         if any(column is None for column in columns):
             found[key] = None
             continue
-        pooled = np.concatenate([column[: len(column) // 24 * 24] for column in columns if column is not None])
-        found[key] = [float(value) for value in pooled.reshape(-1, 24).mean(axis=0)] if len(pooled) else []
+        pooled = np.concatenate(
+            [column[: len(column) // 24 * 24] for column in columns if column is not None]
+        )
+        found[key] = (
+            [float(value) for value in pooled.reshape(-1, 24).mean(axis=0)] if len(pooled) else []
+        )
     return found
 
 
@@ -315,7 +375,8 @@ def _worst_week(year: Year) -> dict[str, list[float] | None]:
     worst = int(np.argmin(year.slo_ratio))
     start = max(0, min(worst - 84, hours - 168))
     found: dict[str, list[float] | None] = {
-        key: None if column is None else [float(value) for value in column[start : start + 168]] for key, column in _columns(year).items()
+        key: None if column is None else [float(value) for value in column[start : start + 168]]
+        for key, column in _columns(year).items()
     }
     found["hour"] = [float(hour) for hour in range(start, min(start + 168, hours))]
     return found
@@ -338,14 +399,23 @@ def _assumptions(pool: Pool, options: TimeOptions) -> tuple[str, ...]:
     delay = "all replicas stay up: as stated"
     if pool.scale_delay_h is not None:
         late, margin = 60 * pool.scale_delay_h, 100 * pool.scale_margin
-        delay = f"replicas follow demand {late:.0f} minutes late with a margin of {margin:.0f} %; {_OURS}"
+        delay = (
+            f"replicas follow demand {late:.0f} minutes late with a margin of {margin:.0f} %;"
+            f" {_OURS}"
+        )
     every_days = None if pool.maintenance_every_h is None else pool.maintenance_every_h / 24
     return (
         *said,
-        f"Failover: {pool.detect_h * 60:.0f} minutes until a failure is noticed, {pool.failover_h * 60:.0f} until a spare serves; {_OURS}",
-        f"Maintenance: {pool.maintenance_h:g} h a node every {every_days:g} days, in the {pool.maintenance_hours} quietest hours; {_OURS}"
-        if every_days is not None
-        else "Maintenance: none",
+        (
+            f"Failover: {pool.detect_h * 60:.0f} minutes until a failure is noticed,"
+            f" {pool.failover_h * 60:.0f} until a spare serves; {_OURS}"
+        ),
+        (
+            f"Maintenance: {pool.maintenance_h:g} h a node every {every_days:g} days, in the"
+            f" {pool.maintenance_hours} quietest hours; {_OURS}"
+            if every_days is not None
+            else "Maintenance: none"
+        ),
         f"Demand: {shape}; beyond capacity: {pool.policy}",
         f"Autoscaling: {delay}",
     )

@@ -1,4 +1,6 @@
-"""Independent tasks in this process, in several, or on a Ray cluster. A task carries its own seed, so where it runs changes nothing."""
+"""Independent tasks in this process, in several, or on a Ray cluster. A task carries its own seed,
+so where it runs changes nothing.
+"""
 
 import multiprocessing
 import socket
@@ -13,7 +15,11 @@ Result = TypeVar("Result")
 
 
 def spread(
-    function: Callable[[Task], Result], tasks: Sequence[Task], *, processes: int = 1, ray_address: str | None = None
+    function: Callable[[Task], Result],
+    tasks: Sequence[Task],
+    *,
+    processes: int = 1,
+    ray_address: str | None = None,
 ) -> list[Result]:
     """Results of a function over tasks, in their order.
 
@@ -21,7 +27,8 @@ def spread(
         function: at the top of a module, so that another process finds it.
         tasks: what it takes; each with its own seed.
         processes: on this machine; 1 stays in this one.
-        ray_address: of a Ray cluster (`ray://host:10001`, `host:6379`, `auto`), or `local` for one of `processes` workers on this machine.
+        ray_address: of a Ray cluster (`ray://host:10001`, `host:6379`, `auto`), or `local` for one
+            of `processes` workers on this machine.
 
     Raises:
         PreflightError: Ray is not installed, or there is no cluster at the address.
@@ -31,7 +38,9 @@ def spread(
     if processes <= 1 or len(tasks) <= 1:
         return [function(task) for task in tasks]
     # Not forked: a caller may have threads (a live view, telemetry).
-    with ProcessPoolExecutor(min(processes, len(tasks)), mp_context=multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(
+        min(processes, len(tasks)), mp_context=multiprocessing.get_context("spawn")
+    ) as pool:
         return list(pool.map(function, tasks))
 
 
@@ -47,16 +56,22 @@ def _check_reachable(address: str) -> None:
             return
     except (OSError, ValueError, OverflowError) as error:
         raise PreflightError(
-            f"there is no Ray cluster at {address}", cause=str(error), next_step="start one: ray start --head, or give HOST:PORT"
+            f"there is no Ray cluster at {address}",
+            cause=str(error),
+            next_step="start one: ray start --head, or give HOST:PORT",
         ) from error
 
 
-def _on_ray(function: Callable[[Task], Result], tasks: Sequence[Task], processes: int, address: str) -> list[Result]:
+def _on_ray(
+    function: Callable[[Task], Result], tasks: Sequence[Task], processes: int, address: str
+) -> list[Result]:
     try:
         import ray
     except ImportError as error:
         raise PreflightError(
-            "Ray is not installed here", cause=str(error), next_step="pip install 'colossus-harness[ray]', or leave out --ray-address"
+            "Ray is not installed here",
+            cause=str(error),
+            next_step="pip install 'colossus-harness[ray]', or leave out --ray-address",
         ) from error
     if address not in {"local", "auto"}:
         _check_reachable(address)
@@ -68,7 +83,9 @@ def _on_ray(function: Callable[[Task], Result], tasks: Sequence[Task], processes
             ray.init(address=address, log_to_driver=False, logging_level="error")
     except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
         raise PreflightError(
-            f"there is no Ray cluster at {address}", cause=str(error).splitlines()[0], next_step="start one: ray start --head"
+            f"there is no Ray cluster at {address}",
+            cause=str(error).splitlines()[0],
+            next_step="start one: ray start --head",
         ) from error
     try:
         remote = ray.remote(function)

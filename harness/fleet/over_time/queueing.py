@@ -1,7 +1,9 @@
-"""Closed forms of queueing: oracles of the simulation, and waiting where simulating requests would be absurd.
+"""Closed forms of queueing: oracles of the simulation, and waiting where simulating requests would
+be absurd.
 
-M/G/infinity: in the long run the number of busy servers is Poisson with mean rate x time, whatever the distribution of times. Erlang C:
-waiting in M/M/c. Square-root staffing and its limit of many servers: Halfin and Whitt, Operations Research 29 (1981).
+M/G/infinity: in the long run the number of busy servers is Poisson with mean rate x time, whatever
+the distribution of times. Erlang C: waiting in M/M/c. Square-root staffing and its limit of many
+servers: Halfin and Whitt, Operations Research 29 (1981).
 """
 
 import math
@@ -11,7 +13,8 @@ def poisson_quantile(mean: float, q: float) -> int:
     """Smallest n with P(N <= n) >= q for a Poisson count."""
     if mean <= 0:
         return 0
-    # Start well below the quantile so that no more than some hundred terms are added, in logarithms so that none is lost.
+    # Start well below the quantile so that no more than some hundred terms are added, in logarithms
+    # so that none is lost.
     n = max(0, math.floor(mean - 10 * math.sqrt(mean)))
     log_p = n * math.log(mean) - mean - math.lgamma(n + 1)
     p = math.exp(log_p)
@@ -31,7 +34,9 @@ def mean_down(nodes: float, per_node_h: float, repair_h: float) -> float:
 
 
 def erlang_c(servers: int, load: float) -> float:
-    """Chance that an arrival waits in M/M/c, for a load in erlangs; 1 where the load is more than the servers can do."""
+    """Chance that an arrival waits in M/M/c, for a load in erlangs; 1 where the load is more than
+    the servers can do.
+    """
     if load <= 0:
         return 0.0
     if load >= servers:
@@ -43,7 +48,9 @@ def erlang_c(servers: int, load: float) -> float:
 
 
 def halfin_whitt(beta: float) -> float:
-    """Chance that an arrival waits with load + beta x sqrt(load) servers, in the limit of many; 1 for beta <= 0."""
+    """Chance that an arrival waits with load + beta x sqrt(load) servers, in the limit of many; 1
+    for beta <= 0.
+    """
     if beta <= 0:
         return 1.0
     density = math.exp(-beta * beta / 2) / math.sqrt(2 * math.pi)

@@ -1,7 +1,9 @@
-"""Scenarios as data: what part of the demand is served at what cost when something happens, beside the same site without it, draw by draw.
+"""Scenarios as data: what part of the demand is served at what cost when something happens, beside
+the same site without it, draw by draw.
 
-A day of a draw has a share of the site's capacity. What a share serves comes from the simulated year: the mean over its hours of the
-smaller of what was asked and what that share of the hour's capacity gives. So a site with slack loses little by losing a little.
+A day of a draw has a share of the site's capacity. What a share serves comes from the simulated
+year: the mean over its hours of the smaller of what was asked and what that share of the hour's
+capacity gives. So a site with slack loses little by losing a little.
 """
 
 import math
@@ -22,12 +24,17 @@ from harness.fleet.site.load_data import Reader
 Kind = Literal["lost", "delay", "heat", "bursts", "price"]
 DAYS_PER_MONTH: Final = 365.25 / 12
 DRAWS: Final = 1000
-"""Draws of a scenario: the Monte Carlo error of its P5 and P95 is below what its assumptions are worth."""
+"""Draws of a scenario: the Monte Carlo error of its P5 and P95 is below what its assumptions are
+worth.
+"""
 
 _NEEDED: Final[Mapping[str, tuple[str, ...]]] = {
-    "lost": ("share",), "delay": ("years",), "heat": ("days_per_year", "pue_more", "derate"), "bursts": ("per_year", "days", "share"),
+    "lost": ("share",),
+    "delay": ("years",),
+    "heat": ("days_per_year", "pue_more", "derate"),
+    "bursts": ("per_year", "days", "share"),
     "price": ("fall_per_year",),
-}  # fmt: skip
+}
 _OPTIONAL: Final[Mapping[str, tuple[str, ...]]] = {"lost": ("days",)}
 
 
@@ -43,13 +50,19 @@ class Parameter:
         """So many draws."""
         if self.low == self.high:
             return np.full(n, self.low)
-        return rng.uniform(self.low, self.high, n) if self.mode is None else rng.triangular(self.low, self.mode, self.high, n)
+        return (
+            rng.uniform(self.low, self.high, n)
+            if self.mode is None
+            else rng.triangular(self.low, self.mode, self.high, n)
+        )
 
     def text(self) -> str:
         """In words."""
         if self.low == self.high:
             return f"{self.low:g}"
-        return f"{self.low:g} to {self.high:g}" + (f", most often {self.mode:g}" if self.mode is not None else "")
+        return f"{self.low:g} to {self.high:g}" + (
+            f", most often {self.mode:g}" if self.mode is not None else ""
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,14 +89,22 @@ class Scenario:
 
     def text(self) -> str:
         """What is assumed, with its source."""
-        said = ", ".join(f"{name.replace('_', ' ')} {parameter.text()}" for name, parameter in self.parameters.items())
+        said = ", ".join(
+            f"{name.replace('_', ' ')} {parameter.text()}"
+            for name, parameter in self.parameters.items()
+        )
         return f"{self.title}: {said}; {self.source} ({self.date})"
 
 
 @cache
 def shipped_scenarios() -> Mapping[str, Scenario]:
     """The scenarios that come with the harness, by key."""
-    return read_scenarios((resources.files("harness.fleet.site") / "data" / "scenarios.yaml").read_text(encoding="utf-8"), "scenarios.yaml")
+    return read_scenarios(
+        (resources.files("harness.fleet.site") / "data" / "scenarios.yaml").read_text(
+            encoding="utf-8"
+        ),
+        "scenarios.yaml",
+    )
 
 
 def choose(names: Sequence[str]) -> tuple[Scenario, ...]:
@@ -94,7 +115,10 @@ def choose(names: Sequence[str]) -> tuple[Scenario, ...]:
     """
     known = shipped_scenarios()
     if unknown := [name for name in names if name not in {*known, "all"}]:
-        raise ProfileError(f"there is no scenario {unknown[0]!r}", next_step=f"use all, or some of: {', '.join(known)}")
+        raise ProfileError(
+            f"there is no scenario {unknown[0]!r}",
+            next_step=f"use all, or some of: {', '.join(known)}",
+        )
     if "all" in names:
         return tuple(known.values())
     return tuple(known[name] for name in dict.fromkeys(names))
@@ -113,7 +137,21 @@ def read_scenarios(text: str, where: str) -> dict[str, Scenario]:
 
 
 def _read(reader: Reader, key: str, raw: Mapping[str, Any]) -> Scenario:
-    reader.known(key, raw, ("title", "kind", "parameters", "notice", "from_terminable", "paid", "horizon_years", "source", "date"))
+    reader.known(
+        key,
+        raw,
+        (
+            "title",
+            "kind",
+            "parameters",
+            "notice",
+            "from_terminable",
+            "paid",
+            "horizon_years",
+            "source",
+            "date",
+        ),
+    )
     said = raw.get("kind")
     if said not in _NEEDED:
         reader.fault(f"{key}.kind", f"must be one of: {', '.join(_NEEDED)}")
@@ -135,7 +173,10 @@ def _read(reader: Reader, key: str, raw: Mapping[str, Any]) -> Scenario:
             reader.fault(at, "must be {low: …, high: …}, with a value: for the mode")
             continue
         reader.known(at, item, ("low", "value", "high"))
-        low, high = reader.number(at, item, "low", inclusive=True), reader.number(at, item, "high", inclusive=True)
+        low, high = (
+            reader.number(at, item, "low", inclusive=True),
+            reader.number(at, item, "high", inclusive=True),
+        )
         mode = reader.number(at, item, "value", inclusive=True) if "value" in item else None
         if not low <= (low if mode is None else mode) <= high and not math.isnan(low + high):
             reader.fault(at, "must have low <= value <= high")
@@ -162,7 +203,7 @@ def _read(reader: Reader, key: str, raw: Mapping[str, Any]) -> Scenario:
     )
 
 
-# --- a site over its term ---------------------------------------------------------------------------------------------------------
+# --- a site over its term ---
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +220,8 @@ class Outlook:
         notice_days: of a termination or reclaim.
         terminable_days: until the term may be ended.
         power: PUE, uncapped megawatts and cap, for what heat does; None where power is not known.
-        market_usd_per_gpu_h: published price of the same GPU on the market; None where there is none.
+        market_usd_per_gpu_h: published price of the same GPU on the market; None where there is
+            none.
     """
 
     asked_tok_per_day: float
@@ -215,7 +257,8 @@ class Range:
 
 @dataclass(frozen=True, slots=True)
 class ScenarioResult:
-    """What a scenario does over its horizon, beside the base case with the same draws. None is not known.
+    """What a scenario does over its horizon, beside the base case with the same draws. None is not
+    known.
 
     Attributes:
         served_ratio: served demand over demand.
@@ -253,12 +296,21 @@ class ScenarioResult:
             return item.to_dict() if item is not None else None
 
         return {
-            "title": self.title, "text": self.text, "horizon_days": self.horizon_days, "served_ratio": of(self.served_ratio),
-            "base_served_ratio": of(self.base_served_ratio), "lost_tok": of(self.lost_tok), "capacity_months": of(self.capacity_months),
-            "cost_usd": of(self.cost_usd), "base_cost_usd": of(self.base_cost_usd), "usd_per_mtok": of(self.usd_per_mtok),
-            "base_usd_per_mtok": of(self.base_usd_per_mtok), "elsewhere_usd": of(self.elsewhere_usd), "market_usd": of(self.market_usd),
+            "title": self.title,
+            "text": self.text,
+            "horizon_days": self.horizon_days,
+            "served_ratio": of(self.served_ratio),
+            "base_served_ratio": of(self.base_served_ratio),
+            "lost_tok": of(self.lost_tok),
+            "capacity_months": of(self.capacity_months),
+            "cost_usd": of(self.cost_usd),
+            "base_cost_usd": of(self.base_cost_usd),
+            "usd_per_mtok": of(self.usd_per_mtok),
+            "base_usd_per_mtok": of(self.base_usd_per_mtok),
+            "elsewhere_usd": of(self.elsewhere_usd),
+            "market_usd": of(self.market_usd),
             "months": [list(month) for month in self.months],
-        }  # fmt: skip
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,9 +326,14 @@ def play(task: ScenarioTask) -> ScenarioResult:
     """Play one scenario over its horizon, in as many draws as the outlook has capacities."""
     scenario, outlook = task.scenario, task.outlook
     n = len(outlook.capacity)
-    days = round(scenario.horizon_years * 365.25) if scenario.horizon_years is not None else outlook.horizon_days
+    days = (
+        round(scenario.horizon_years * 365.25)
+        if scenario.horizon_years is not None
+        else outlook.horizon_days
+    )
     rng = np.random.default_rng([task.seed, *scenario.key.encode()])
-    # In steps of a day, or longer over long horizons: nothing here turns on less than a five-hundredth of the time.
+    # In steps of a day, or longer over long horizons: nothing here turns on less than a
+    # five-hundredth of the time.
     step = max(1, days // 1500)
     at = np.arange(0, days, step, dtype=np.float64)
     drawn = {name: parameter.draw(rng, n) for name, parameter in scenario.parameters.items()}
@@ -290,19 +347,31 @@ def play(task: ScenarioTask) -> ScenarioResult:
     cost = base_cost = per_mtok = base_per_mtok = None
     if outlook.monthly_usd is not None:
         base_cost = np.full(n, outlook.monthly_usd * months)
-        kept = share.mean(axis=1) if scenario.paid == "with_capacity" or scenario.kind == "delay" else np.ones(n)
+        kept = (
+            share.mean(axis=1)
+            if scenario.paid == "with_capacity" or scenario.kind == "delay"
+            else np.ones(n)
+        )
         cost = base_cost * kept
         with np.errstate(divide="ignore", invalid="ignore"):
             per_mtok = np.where(ratio > 0, cost / (ratio * asked / 1e6), np.nan)
             base_per_mtok = base_cost / (base * asked / 1e6)
     market = outlook.market_usd_per_gpu_h
     gpu_hours = outlook.gpus * months * HOURS_PER_MONTH
-    elsewhere = None if market is None or scenario.kind == "price" else Range.of(missing * gpu_hours * market)
+    elsewhere = (
+        None
+        if market is None or scenario.kind == "price"
+        else Range.of(missing * gpu_hours * market)
+    )
     falling = None
     if scenario.kind == "price" and market is not None:
         years = days / 365.25
         fall = -np.log1p(-np.minimum(drawn["fall_per_year"], 0.999))
-        falling = Range.of(gpu_hours * market * np.where(fall > 0, -np.expm1(-fall * years) / np.maximum(fall * years, 1e-12), 1.0))
+        falling = Range.of(
+            gpu_hours
+            * market
+            * np.where(fall > 0, -np.expm1(-fall * years) / np.maximum(fall * years, 1e-12), 1.0)
+        )
     return ScenarioResult(
         key=scenario.key,
         title=scenario.title,
@@ -335,13 +404,22 @@ def _served(outlook: Outlook, share: Floats) -> Floats:
     return np.interp(share * outlook.capacity[:, None], outlook.capacity_grid, outlook.served_of)
 
 
-def _capacity(scenario: Scenario, outlook: Outlook, drawn: Mapping[str, Floats], at: Floats, days: int, rng: np.random.Generator) -> Floats:
+def _capacity(
+    scenario: Scenario,
+    outlook: Outlook,
+    drawn: Mapping[str, Floats],
+    at: Floats,
+    days: int,
+    rng: np.random.Generator,
+) -> Floats:
     """Share of the site's capacity that is there, draws x steps."""
     n = len(outlook.capacity)
     match scenario.kind:
         case "lost":
             earliest = min(outlook.terminable_days, days) if scenario.from_terminable else 0.0
-            start = rng.uniform(earliest, days, n) + (outlook.notice_days if scenario.notice else 0.0)
+            start = rng.uniform(earliest, days, n) + (
+                outlook.notice_days if scenario.notice else 0.0
+            )
             end = start + drawn["days"] if "days" in drawn else np.full(n, math.inf)
             gone = (at >= start[:, None]) & (at < end[:, None])
             return 1 - gone * drawn["share"][:, None]
@@ -352,11 +430,15 @@ def _capacity(scenario: Scenario, outlook: Outlook, drawn: Mapping[str, Floats],
             if outlook.power is not None:
                 pue, uncapped_mw, cap_mw = outlook.power
                 hot_mw = uncapped_mw * (pue + drawn["pue_more"]) / pue * kept
-                if cap_mw is not None:  # what the cap allowed before is the whole; heat takes from that
+                if (
+                    cap_mw is not None
+                ):  # what the cap allowed before is the whole; heat takes from that
                     kept = kept * np.minimum(1.0, cap_mw / hot_mw) / min(1.0, cap_mw / uncapped_mw)
             of_year = at % 365.25
             first = rng.uniform(150, 200, n)  # of the year: early June to late July
-            hot = (of_year >= first[:, None]) & (of_year < (first + drawn["days_per_year"])[:, None])
+            hot = (of_year >= first[:, None]) & (
+                of_year < (first + drawn["days_per_year"])[:, None]
+            )
             cool: Floats = 1 - hot * (1 - np.minimum(kept, 1.0))[:, None]
             return cool
         case "bursts":
@@ -371,7 +453,9 @@ def _capacity(scenario: Scenario, outlook: Outlook, drawn: Mapping[str, Floats],
             return np.ones((n, len(at)))
 
 
-def _by_month(served: Floats, at: Floats, days: int) -> tuple[tuple[float, float, float, float], ...]:
+def _by_month(
+    served: Floats, at: Floats, days: int
+) -> tuple[tuple[float, float, float, float], ...]:
     """Served share by month; by longer stretches over long horizons."""
     parts = min(60, max(1, round(days / DAYS_PER_MONTH)))
     edges = np.linspace(0, days, parts + 1)

@@ -1,8 +1,10 @@
-"""A pool of replicas over time, by the hour: failures, spares, maintenance, demand, autoscaling, admission, power.
+"""A pool of replicas over time, by the hour: failures, spares, maintenance, demand, autoscaling,
+admission, power.
 
-Requests are not simulated: at 10^5 GPUs the number in flight is its mean to within a tenth of a percent, so an hour is arithmetic on means.
-What varies is how many nodes are up and how much is asked. Failures are drawn as intervals and added up exactly; hours then follow from
-them, all at once except for a queue, which is carried from hour to hour.
+Requests are not simulated: at 10^5 GPUs the number in flight is its mean to within a tenth of a
+percent, so an hour is arithmetic on means. What varies is how many nodes are up and how much is
+asked. Failures are drawn as intervals and added up exactly; hours then follow from them, all at
+once except for a queue, which is carried from hour to hour.
 """
 
 import math
@@ -34,7 +36,9 @@ LEAST_LOAD: Final = 0.09
 """Mean over peak of the sharpest wave: one busy hour above a low floor."""
 
 TROUGH: Final = 0.25
-"""Demand in the quietest hour over that in the busiest: an assumption of this harness; a trace of one's own replaces the wave."""
+"""Demand in the quietest hour over that in the busiest: an assumption of this harness; a trace of
+one's own replaces the wave.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +59,14 @@ class Pool:
         tok_s_per_session: output of one live session; None where sessions are not known.
         context_tok: mean context of a session.
         cached_share: share of a context that is read from the prefix cache.
-        prefill_tok_s_per_gpu: input tokens per second that a GPU computes; None where that is not known.
+        prefill_tok_s_per_gpu: input tokens per second that a GPU computes; None where that is not
+            known.
         detect_h: until a failure is noticed.
         failover_h: until a spare has the weights and serves.
         scale_delay_h: until more replicas serve after demand has grown; None keeps all of them up.
         scale_margin: replicas kept up beyond demand.
-        policy: what happens to demand beyond capacity: it waits, is refused, or all of it is served slower.
+        policy: what happens to demand beyond capacity: it waits, is refused, or all of it is served
+            slower.
         wait_slack: wait that the SLO allows, over the time that a session holds its slot.
         patience_h: how long what waits will wait.
         degrade_gain: throughput beyond the SLO's that a replica gives when latency is let go.
@@ -104,17 +110,26 @@ class Pool:
 
     def __post_init__(self) -> None:
         if self.nodes < 1 or not 0 <= self.spares < self.nodes:
-            raise ProfileError(f"a pool of {self.nodes} nodes with {self.spares} spares serves nothing")
+            raise ProfileError(
+                f"a pool of {self.nodes} nodes with {self.spares} spares serves nothing"
+            )
         if self.gpus_per_node < 1 or self.gpus_per_replica < 1:
             raise ProfileError("a node and a replica have at least one GPU")
         if self.gpus_per_replica > self.nodes * self.gpus_per_node:
             raise ProfileError(
-                f"a replica of {self.gpus_per_replica} GPUs does not fit into {self.nodes * self.gpus_per_node}: zero replicas"
+                f"a replica of {self.gpus_per_replica} GPUs does not fit into"
+                f" {self.nodes * self.gpus_per_node}: zero replicas"
             )
         if not self.tok_s_per_gpu > 0:
             raise ProfileError("a pool that gives no tokens serves nothing")
-        if len(self.demand_tok_s) == 0 or not np.all(np.isfinite(self.demand_tok_s)) or np.any(self.demand_tok_s < 0):
-            raise ProfileError("a demand is a number of tokens per second, 0 or more, for every hour")
+        if (
+            len(self.demand_tok_s) == 0
+            or not np.all(np.isfinite(self.demand_tok_s))
+            or np.any(self.demand_tok_s < 0)
+        ):
+            raise ProfileError(
+                "a demand is a number of tokens per second, 0 or more, for every hour"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +192,11 @@ class Year:
         }
         if self.power_mw is not None:
             mean = float(self.power_mw.mean())
-            out |= {"power_mean_mw": mean, "power_peak_mw": float(self.power_mw.max()), "energy_mwh": mean * len(self.power_mw)}
+            out |= {
+                "power_mean_mw": mean,
+                "power_peak_mw": float(self.power_mw.max()),
+                "energy_mwh": mean * len(self.power_mw),
+            }
         return out
 
 
@@ -195,9 +214,14 @@ def simulate(pool: Pool, seed: int = 0) -> Year:
         lost.add(block)
     per_replica = pool.nodes_per_replica
     out = np.minimum(lost.down + _maintenance(pool), pool.nodes)
-    # While spares last, what is lost is the time of taking over; beyond them, the failed nodes themselves.
-    serving = np.minimum(pool.nodes - pool.spares - lost.failing_over, pool.nodes - out - lost.beside)
-    serving = np.maximum(0.0, np.floor(serving / per_replica) * per_replica if per_replica > 1 else serving)
+    # While spares last, what is lost is the time of taking over; beyond them, the failed nodes
+    # themselves.
+    serving = np.minimum(
+        pool.nodes - pool.spares - lost.failing_over, pool.nodes - out - lost.beside
+    )
+    serving = np.maximum(
+        0.0, np.floor(serving / per_replica) * per_replica if per_replica > 1 else serving
+    )
     node_tok_s = pool.tok_s_per_gpu * pool.gpus_per_node
     online = _autoscaled(pool, serving, node_tok_s)
     moved, recomputed, lost_nodes = _lost_caches(pool, lost.blast, node_tok_s)
@@ -212,7 +236,9 @@ def simulate(pool: Pool, seed: int = 0) -> Year:
         online_nodes=online,
         down_nodes=lost.down_at,
         power_mw=_power_mw(pool, online, served, node_tok_s, serving),
-        events={item.key: int(count) for item, count in zip(pool.failures, lost.events, strict=True)},
+        events={
+            item.key: int(count) for item, count in zip(pool.failures, lost.events, strict=True)
+        },
         moved_sessions=moved,
         recomputed_tok=recomputed,
     )
@@ -224,7 +250,8 @@ class _Lost:
     Attributes:
         down: failed nodes, mean of the hour.
         down_at: failed nodes at its beginning.
-        failing_over: nodes whose replicas another has yet to take over, failed ones and those beside them; mean of the hour.
+        failing_over: nodes whose replicas another has yet to take over, failed ones and those
+            beside them; mean of the hour.
         beside: of these, the nodes that did not fail.
         blast: nodes whose replicas stopped in the hour.
         events: failures by class.
@@ -232,7 +259,9 @@ class _Lost:
 
     def __init__(self, pool: Pool) -> None:
         self._pool, self._hours = pool, len(pool.demand_tok_s)
-        self.down, self.down_at, self.failing_over, self.beside, self.blast = np.zeros((5, self._hours))
+        self.down, self.down_at, self.failing_over, self.beside, self.blast = np.zeros(
+            (5, self._hours)
+        )
         self.events = np.zeros(len(pool.failures), dtype=np.int64)
 
     def add(self, failures: Failures) -> None:
@@ -248,18 +277,27 @@ class _Lost:
         if per_replica > 1:
             self.beside += mean_by_hour(start, until, blast - nodes, self._hours)
         inside = start >= 0
-        self.blast += np.bincount(start[inside].astype(np.int64), weights=blast[inside], minlength=self._hours)
+        self.blast += np.bincount(
+            start[inside].astype(np.int64), weights=blast[inside], minlength=self._hours
+        )
         self.events += np.bincount(failures.kind[inside], minlength=len(self.events))
 
 
 def _maintenance(pool: Pool) -> Floats:
-    """Nodes out for maintenance by hour: in waves, in the hours of a day in which least is asked."""
+    """Nodes out for maintenance by hour: in waves, in the hours of a day in which least is
+    asked.
+    """
     hours = len(pool.demand_tok_s)
     out = np.zeros(hours)
     if pool.maintenance_every_h is None:
         return out
     of_day = np.arange(hours) % 24
-    mean = np.array([pool.demand_tok_s[of_day == hour].mean() if np.any(of_day == hour) else math.inf for hour in range(24)])
+    mean = np.array(
+        [
+            pool.demand_tok_s[of_day == hour].mean() if np.any(of_day == hour) else math.inf
+            for hour in range(24)
+        ]
+    )
     quiet = np.argsort(mean, kind="stable")[: pool.maintenance_hours]
     share = pool.maintenance_h / pool.maintenance_every_h * 24 / pool.maintenance_hours
     out[np.isin(of_day, quiet)] = min(1.0, share) * pool.nodes
@@ -275,8 +313,12 @@ def _autoscaled(pool: Pool, serving: Floats, node_tok_s: float) -> Floats:
     return np.minimum(serving, then / node_tok_s * (1 + pool.scale_margin))
 
 
-def _lost_caches(pool: Pool, blast: Floats, node_tok_s: float) -> tuple[float | None, float | None, Floats]:
-    """Sessions moved by failures, tokens of their lost prefix caches, and nodes by hour that recomputing them takes."""
+def _lost_caches(
+    pool: Pool, blast: Floats, node_tok_s: float
+) -> tuple[float | None, float | None, Floats]:
+    """Sessions moved by failures, tokens of their lost prefix caches, and nodes by hour that
+    recomputing them takes.
+    """
     nothing = np.zeros(len(blast))
     if pool.tok_s_per_session is None:
         return None, None, nothing
@@ -304,7 +346,8 @@ def _admitted(pool: Pool, capacity: Floats) -> tuple[Floats, Floats, Floats]:
     served, shed, on_time = np.empty_like(asked), np.empty_like(asked), np.empty_like(asked)
     for hour, (demand, room) in enumerate(zip(asked.tolist(), capacity.tolist(), strict=True)):
         done = min(room, waiting + demand)
-        # First come, first served: where anything was left over, all wait longer than an SLO allows.
+        # First come, first served: where anything was left over, all wait longer than an SLO
+        # allows.
         on_time[hour] = demand if waiting + demand <= room else 0.0
         left = waiting + demand - done
         waiting = min(left, pool.patience_h * room)
@@ -317,32 +360,48 @@ def _attained(pool: Pool, capacity: Floats, on_time: Floats) -> Floats:
     """Served within the SLO over asked."""
     asked = pool.demand_tok_s
     ratio = np.divide(on_time, asked, out=np.ones_like(asked), where=asked > 0) * pool.slo_share
-    if pool.policy == "queue" and pool.tok_s_per_session is not None:  # who is refused does not wait
+    if (
+        pool.policy == "queue" and pool.tok_s_per_session is not None
+    ):  # who is refused does not wait
         load, slots = asked / pool.tok_s_per_session, capacity / pool.tok_s_per_session
-        beta = np.divide(slots - load, np.sqrt(load), out=np.full_like(load, math.inf), where=load > 0)
-        near = (beta > 0) & (beta < 6)  # beyond, nobody waits; below, hours are short of capacity: none is on time
+        beta = np.divide(
+            slots - load, np.sqrt(load), out=np.full_like(load, math.inf), where=load > 0
+        )
+        near = (beta > 0) & (
+            beta < 6
+        )  # beyond, nobody waits; below, hours are short of capacity: none is on time
         waits = np.array([halfin_whitt(float(value)) for value in beta[near]])
-        # Of those that wait, few wait long: the wait is exponential with the spare slots over the time that a slot is held.
+        # Of those that wait, few wait long: the wait is exponential with the spare slots over the
+        # time that a slot is held.
         ratio[near] *= 1 - waits * np.exp(-beta[near] * np.sqrt(load[near]) * pool.wait_slack)
     return ratio
 
 
-def _power_mw(pool: Pool, online: Floats, served: Floats, node_tok_s: float, serving: Floats) -> Floats | None:
+def _power_mw(
+    pool: Pool, online: Floats, served: Floats, node_tok_s: float, serving: Floats
+) -> Floats | None:
     if pool.w_per_gpu is None:
         return None
     idle = pool.idle_power_share
-    used = np.minimum(1.0, np.divide(served, online * node_tok_s, out=np.zeros_like(served), where=online > 0))
+    used = np.minimum(
+        1.0, np.divide(served, online * node_tok_s, out=np.zeros_like(served), where=online > 0)
+    )
     asleep = np.maximum(0.0, serving - online)
-    at_load = online * (idle + (1 - idle) * used) + asleep * pool.sleep_power_share + pool.spares * idle
+    at_load = (
+        online * (idle + (1 - idle) * used) + asleep * pool.sleep_power_share + pool.spares * idle
+    )
     power: Floats = at_load * pool.gpus_per_node * pool.w_per_gpu / 1e6
     return power
 
 
-# --- demand -----------------------------------------------------------------------------------------------------------------------
+# --- demand ---
 
 
-def diurnal(load_factor: float, hours: int = HOURS_OF_YEAR, *, noise: float = 0.02, seed: int = 0) -> Floats:
-    """Demand by hour over its peak: one wave a day whose mean is the load factor, with a slowly changing error.
+def diurnal(
+    load_factor: float, hours: int = HOURS_OF_YEAR, *, noise: float = 0.02, seed: int = 0
+) -> Floats:
+    """Demand by hour over its peak: one wave a day whose mean is the load factor, with a slowly
+    changing error.
 
     Args:
         load_factor: mean over peak of the wave.
@@ -355,7 +414,8 @@ def diurnal(load_factor: float, hours: int = HOURS_OF_YEAR, *, noise: float = 0.
     """
     if not LEAST_LOAD <= load_factor <= 1:
         raise ProfileError(
-            f"a load factor of {load_factor:g}: a wave a day has from {LEAST_LOAD:g} to 1; less needs a trace (--demand-trace)"
+            f"a load factor of {load_factor:g}: a wave a day has from {LEAST_LOAD:g} to 1; less"
+            " needs a trace (--demand-trace)"
         )
     wave = (1 - np.cos(2 * np.pi * np.arange(24) / 24)) / 2
     floor = min(TROUGH, load_factor / 2)
@@ -370,7 +430,9 @@ def diurnal(load_factor: float, hours: int = HOURS_OF_YEAR, *, noise: float = 0.
         keep = math.exp(-1 / 6)
         error = np.empty(hours)
         now = 0.0
-        for hour, step in enumerate(rng.normal(0.0, noise * math.sqrt(1 - keep * keep), hours).tolist()):
+        for hour, step in enumerate(
+            rng.normal(0.0, noise * math.sqrt(1 - keep * keep), hours).tolist()
+        ):
             now = keep * now + step
             error[hour] = now
         curve = curve * np.exp(error)
@@ -378,17 +440,22 @@ def diurnal(load_factor: float, hours: int = HOURS_OF_YEAR, *, noise: float = 0.
 
 
 def read_trace(path: Path, hours: int = HOURS_OF_YEAR) -> Floats:
-    """Demand by hour over its peak, from a file of one number a line (a heading is passed over), repeated as often as needed.
+    """Demand by hour over its peak, from a file of one number a line (a heading is passed over),
+    repeated as often as needed.
 
     Raises:
         ProfileError: it cannot be read, or holds no demand.
     """
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        lines = [
+            line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()
+        ]
     except (OSError, UnicodeDecodeError) as error:
         cause = getattr(error, "strerror", None) or str(error)
         step = "give a file of one number a line: demand by hour"
-        raise ProfileError(f"{path} cannot be read as a trace of demand", cause=cause, next_step=step) from error
+        raise ProfileError(
+            f"{path} cannot be read as a trace of demand", cause=cause, next_step=step
+        ) from error
     values: list[float] = []
     for number, line in enumerate(lines, 1):
         try:
@@ -396,7 +463,11 @@ def read_trace(path: Path, hours: int = HOURS_OF_YEAR) -> Floats:
         except ValueError:
             if number > 1:
                 raise ProfileError(f"{path}: line {number} is no number: {line[:40]!r}") from None
-    if not values or not all(math.isfinite(value) and value >= 0 for value in values) or max(values) == 0:
+    if (
+        not values
+        or not all(math.isfinite(value) and value >= 0 for value in values)
+        or max(values) == 0
+    ):
         raise ProfileError(f"{path} holds no demand: one number a line, 0 or more and not all 0")
     curve: Floats = np.resize(np.array(values) / max(values), hours)
     return curve
@@ -406,8 +477,14 @@ def closed_forms(pool: Pool) -> dict[str, float]:
     """What M/G/infinity says of the classes that hit one node: mean and P99.9 of failed nodes."""
     from harness.fleet.over_time.queueing import poisson_quantile
 
-    mean = math.fsum(item.per_gpu_h * pool.gpus_per_node * item.repair_h * pool.nodes for item in pool.failures if item.group_nodes == 1)
+    mean = math.fsum(
+        item.per_gpu_h * pool.gpus_per_node * item.repair_h * pool.nodes
+        for item in pool.failures
+        if item.group_nodes == 1
+    )
     groups = math.fsum(
-        item.per_group_year / HOURS_PER_YEAR * item.repair_h * pool.nodes for item in pool.failures if item.group_nodes > 1
-    )  # fmt: skip
+        item.per_group_year / HOURS_PER_YEAR * item.repair_h * pool.nodes
+        for item in pool.failures
+        if item.group_nodes > 1
+    )
     return {"mean": mean, "p999": float(poisson_quantile(mean, 0.999)), "mean_of_groups": groups}

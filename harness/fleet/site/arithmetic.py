@@ -1,4 +1,6 @@
-"""The arithmetic that published figures are made with. Reproducing them tests the arithmetic, no more."""
+"""The arithmetic that published figures are made with. Reproducing them tests the arithmetic, no
+more.
+"""
 
 from typing import Final
 
@@ -37,7 +39,9 @@ def gpus_within(power_mw: float, kw_per_gpu: float) -> int:
 
 
 def facility_w_per_gpu(board_w: float, host_w: float, network_storage: float, pue: float) -> float:
-    """Watts at the utility's meter that one GPU stands for: hosts add to boards, networks and storage and then cooling multiply both."""
+    """Watts at the utility's meter that one GPU stands for: hosts add to boards, networks and
+    storage and then cooling multiply both.
+    """
     return (board_w + host_w) * (1 + network_storage) * pue
 
 
@@ -51,8 +55,12 @@ def mwh(power_mw: float, hours: float) -> float:
     return power_mw * hours
 
 
-def boundary_ladder(accelerator: float, *, host: float, idle: float, pue: float) -> dict[str, float]:
-    """Energy at widening boundaries, in the unit of its parts: active accelerators, with hosts, with idle machines, at the meter."""
+def boundary_ladder(
+    accelerator: float, *, host: float, idle: float, pue: float
+) -> dict[str, float]:
+    """Energy at widening boundaries, in the unit of its parts: active accelerators, with hosts,
+    with idle machines, at the meter.
+    """
     node = accelerator + host
     fleet = node + idle
     return {"accelerator": accelerator, "node": node, "fleet": fleet, "facility": fleet * pue}

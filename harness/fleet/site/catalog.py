@@ -1,4 +1,6 @@
-"""Hardware, sites, priors and published throughput as data: YAML in `data/`, checked when it is read, each number with its source."""
+"""Hardware, sites, priors and published throughput as data: YAML in `data/`, checked when it is
+read, each number with its source.
+"""
 
 import math
 import re
@@ -12,12 +14,40 @@ from typing import Final
 from harness.core.errors import ProfileError
 from harness.fleet.site.arithmetic import gpus_within, site_mw, usd_per_gpu_h
 from harness.fleet.site.load_data import Reader, read_gpu, read_prior, read_sanity, read_site
-from harness.fleet.site.types import PARTS, SITE_COLUMNS, AlsoSaid, GpuSpec, Named, Prior, PriorKind, SanityRow, Site, Sourced
+from harness.fleet.site.types import (
+    PARTS,
+    SITE_COLUMNS,
+    AlsoSaid,
+    GpuSpec,
+    Named,
+    Prior,
+    PriorKind,
+    SanityRow,
+    Site,
+    Sourced,
+)
 
 __all__ = [
-    "PARTS", "SITE_COLUMNS", "AlsoSaid", "GpuSpec", "Named", "Prior", "PriorKind", "SanityRow", "Site", "Sourced", "check_overlap",
-    "contradictions", "gpu_type", "gpus", "list_sites", "load_site", "overridden", "priors", "sanity",
-]  # fmt: skip
+    "PARTS",
+    "SITE_COLUMNS",
+    "AlsoSaid",
+    "GpuSpec",
+    "Named",
+    "Prior",
+    "PriorKind",
+    "SanityRow",
+    "Site",
+    "Sourced",
+    "check_overlap",
+    "contradictions",
+    "gpu_type",
+    "gpus",
+    "list_sites",
+    "load_site",
+    "overridden",
+    "priors",
+    "sanity",
+]
 
 
 def list_sites() -> tuple[Site, ...]:
@@ -36,16 +66,29 @@ def load_site(name: str | Path) -> Site:
         return shipped[str(name)]
     path = Path(name)
     if path.suffix not in {".yaml", ".yml"}:
-        raise ProfileError(f"there is no site {str(name)!r}", next_step=f"use one of: {', '.join(shipped)}, or the path of a YAML file")
+        raise ProfileError(
+            f"there is no site {str(name)!r}",
+            next_step=f"use one of: {', '.join(shipped)}, or the path of a YAML file",
+        )
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise ProfileError(f"{path} cannot be read: {error.strerror or error}", next_step="give the path of a site's YAML file") from error
+        raise ProfileError(
+            f"{path} cannot be read: {error.strerror or error}",
+            next_step="give the path of a site's YAML file",
+        ) from error
     except UnicodeDecodeError as error:
-        raise ProfileError(f"{path} is no text", cause=str(error), next_step="give the path of a site's YAML file, in UTF-8") from error
+        raise ProfileError(
+            f"{path} is no text",
+            cause=str(error),
+            next_step="give the path of a site's YAML file, in UTF-8",
+        ) from error
     sites = _parse_sites(text, str(path))
     if len(sites) != 1:
-        raise ProfileError(f"{path} holds {len(sites)} sites; one is needed", next_step="write `name:` and its keys below, one site a file")
+        raise ProfileError(
+            f"{path} holds {len(sites)} sites; one is needed",
+            next_step="write `name:` and its keys below, one site a file",
+        )
     return next(iter(sites.values()))
 
 
@@ -59,19 +102,22 @@ def contradictions(site: Site) -> tuple[str, ...]:
         needed = site_mw(count, each.value)
         if needed > power.value:
             found.append(
-                f"{count:,.0f} x {each.value:g} kW ({each.source}) = {needed:.0f} MW against {power.value:g} MW, "
-                f"which provision {gpus_within(power.value, each.value):,} of them"
+                f"{count:,.0f} x {each.value:g} kW ({each.source}) = {needed:.0f} MW against"
+                f" {power.value:g} MW, which provision {gpus_within(power.value, each.value):,} of"
+                " them"
             )
     if power is not None:
         found.extend(
-            f"{item.figure.value:g} MW against {power.value:g} MW: {item.figure.note or 'also said'} ({item.figure.cite()})"
+            f"{item.figure.value:g} MW against {power.value:g} MW:"
+            f" {item.figure.note or 'also said'} ({item.figure.cite()})"
             for item in site.also_said
             if item.what == "power_mw"
         )
     if power is not None and spec is not None and spec.all_in_it_kw is not None:
         it = site_mw(count, spec.all_in_it_kw.value)
         found.append(
-            f"{count:,.0f} x {spec.all_in_it_kw.value:g} kW of chip and host ({spec.all_in_it_kw.cite()}) = {it:.0f} MW of IT power, "
+            f"{count:,.0f} x {spec.all_in_it_kw.value:g} kW of chip and host"
+            f" ({spec.all_in_it_kw.cite()}) = {it:.0f} MW of IT power, "
             + (
                 f"which fits {power.value:g} MW at a PUE up to {power.value / it:.2f}"
                 if it < power.value
@@ -84,9 +130,13 @@ def contradictions(site: Site) -> tuple[str, ...]:
         price = ""
         if site.usd_per_month is not None:
             implied = usd_per_gpu_h(site.usd_per_month.value, item.figure.value)
-            price = f"; ${implied:.2f} a GPU-hour instead of ${usd_per_gpu_h(site.usd_per_month.value, site.gpus.value):.2f}"
+            price = (
+                f"; ${implied:.2f} a GPU-hour instead of"
+                f" ${usd_per_gpu_h(site.usd_per_month.value, site.gpus.value):.2f}"
+            )
         found.append(
-            f"{item.figure.value:,.0f} GPUs against {site.gpus.value:,.0f}: {item.figure.note or 'also said'}{price} ({item.figure.cite()})"
+            f"{item.figure.value:,.0f} GPUs against {site.gpus.value:,.0f}:"
+            f" {item.figure.note or 'also said'}{price} ({item.figure.cite()})"
         )
     return tuple(found)
 
@@ -105,19 +155,22 @@ def check_overlap(constants: Mapping[str, Sequence[str]]) -> None:
         for part in includes:
             if part in owner:
                 raise ProfileError(
-                    f"{owner[part]} and {name} both include {part}, which would be counted twice", next_step="leave one of the two out"
+                    f"{owner[part]} and {name} both include {part}, which would be counted twice",
+                    next_step="leave one of the two out",
                 )
             owner[part] = name
 
 
-# --- reading ----------------------------------------------------------------------------------------------------------------------
+# --- reading ---
 
 
 @cache
 def gpus() -> Mapping[str, GpuSpec]:
     """Types of GPU by name."""
     reader = Reader("gpus.yaml")
-    specs = {name: read_gpu(reader, name, raw) for name, raw in reader.top(_shipped("gpus.yaml")).items()}
+    specs = {
+        name: read_gpu(reader, name, raw) for name, raw in reader.top(_shipped("gpus.yaml")).items()
+    }
     reader.finish()
     return specs
 
@@ -126,7 +179,10 @@ def gpus() -> Mapping[str, GpuSpec]:
 def priors() -> Mapping[str, Prior]:
     """Priors by key."""
     reader = Reader("priors.yaml")
-    found = {key: read_prior(reader, key, raw) for key, raw in reader.top(_shipped("priors.yaml")).items()}
+    found = {
+        key: read_prior(reader, key, raw)
+        for key, raw in reader.top(_shipped("priors.yaml")).items()
+    }
     reader.finish()
     return found
 
@@ -135,7 +191,10 @@ def priors() -> Mapping[str, Prior]:
 def sanity() -> tuple[SanityRow, ...]:
     """Published throughput."""
     reader = Reader("sanity.yaml")
-    rows = tuple(read_sanity(reader, key, raw, tuple(gpus())) for key, raw in reader.top(_shipped("sanity.yaml")).items())
+    rows = tuple(
+        read_sanity(reader, key, raw, tuple(gpus()))
+        for key, raw in reader.top(_shipped("sanity.yaml")).items()
+    )
     reader.finish()
     return rows
 
@@ -143,20 +202,32 @@ def sanity() -> tuple[SanityRow, ...]:
 _LEAST: Final = 1e-6  # what multiplies tokens or prices is above 0
 _SHARE: Final = (_LEAST, 1.0)
 _BOUNDS: Final[Mapping[str, tuple[float, float]]] = {
-    "reserved_spares": (0.0, 1 - _LEAST), "host_power_share": (0.0, 1.0), "host_beside_module": (0.0, 1.0), "idle_power_share": (0.0, 1.0),
-    "network_storage": (0.0, math.inf), "pue": (1.0, math.inf), "board_sensor": (0.0, 1.0), "node_meter": (0.0, 1.0),
-    "price_spread": (_LEAST, math.inf), "co2_kg_per_kwh": (0.0, math.inf), "modelled_spread": (_LEAST, math.inf),
-}  # fmt: skip
-"""What a stated assumption may be; all others are shares above 0. A facility draws what its IT draws, and more: a PUE is at least 1."""
+    "reserved_spares": (0.0, 1 - _LEAST),
+    "host_power_share": (0.0, 1.0),
+    "host_beside_module": (0.0, 1.0),
+    "idle_power_share": (0.0, 1.0),
+    "network_storage": (0.0, math.inf),
+    "pue": (1.0, math.inf),
+    "board_sensor": (0.0, 1.0),
+    "node_meter": (0.0, 1.0),
+    "price_spread": (_LEAST, math.inf),
+    "co2_kg_per_kwh": (0.0, math.inf),
+    "modelled_spread": (_LEAST, math.inf),
+}
+"""What a stated assumption may be; all others are shares above 0. A facility draws what its IT
+draws, and more: a PUE is at least 1.
+"""
 
 _ASSUMED: Final = re.compile(r"([a-z0-9_]+)=([0-9.eE+-]+)(?::([0-9.eE+-]+))?")
 
 
 def overridden(texts: Sequence[str]) -> dict[str, Prior]:
-    """The priors, with `KEY=VALUE` (no spread) and `KEY=LOW:HIGH` (uniform) in place of the shipped ones.
+    """The priors, with `KEY=VALUE` (no spread) and `KEY=LOW:HIGH` (uniform) in place of the shipped
+    ones.
 
     Raises:
-        ProfileError: no such key, no number, a range that is upside down, or a value that the factor cannot have.
+        ProfileError: no such key, no number, a range that is upside down, or a value that the
+            factor cannot have.
     """
     found = dict(priors())
     for text in texts:
@@ -166,13 +237,22 @@ def overridden(texts: Sequence[str]) -> dict[str, Prior]:
         except ValueError:
             match, low, high = None, 0.0, 0.0
         if match is None or match[1] not in found:
-            raise ProfileError(f"{text!r} is no assumption", next_step=f"write KEY=VALUE or KEY=LOW:HIGH with one of: {', '.join(found)}")
+            raise ProfileError(
+                f"{text!r} is no assumption",
+                next_step=f"write KEY=VALUE or KEY=LOW:HIGH with one of: {', '.join(found)}",
+            )
         if not low <= high:
-            raise ProfileError(f"{text!r} has its ends the wrong way round", next_step="write KEY=LOW:HIGH with the lower end first")
+            raise ProfileError(
+                f"{text!r} has its ends the wrong way round",
+                next_step="write KEY=LOW:HIGH with the lower end first",
+            )
         least, most = _BOUNDS.get(match[1], _SHARE)
         if not least <= low <= high <= most or high == math.inf:
             at_most = f"at most {most:g}" if most < math.inf else "finite"
-            raise ProfileError(f"{text!r} makes no sense: {found[match[1]].title} must be at least {least:g} and {at_most}")
+            raise ProfileError(
+                f"{text!r} makes no sense: {found[match[1]].title} must be at least {least:g} and"
+                f" {at_most}"
+            )
         found[match[1]] = replace(
             found[match[1]],
             kind="fixed" if low == high else "uniform",
@@ -186,8 +266,17 @@ def overridden(texts: Sequence[str]) -> dict[str, Prior]:
 
 
 def gpu_type(nvml_name: str | None) -> str | None:
-    """Type of a board by the name that NVML gives it; None when it is none of ours (an H100 PCIe is not an H100 SXM)."""
-    return next((name for name, spec in gpus().items() if nvml_name and re.fullmatch(spec.nvml_name, nvml_name)), None)
+    """Type of a board by the name that NVML gives it; None when it is none of ours (an H100 PCIe is
+    not an H100 SXM).
+    """
+    return next(
+        (
+            name
+            for name, spec in gpus().items()
+            if nvml_name and re.fullmatch(spec.nvml_name, nvml_name)
+        ),
+        None,
+    )
 
 
 @cache
@@ -201,6 +290,8 @@ def _shipped(name: str) -> str:
 
 def _parse_sites(text: str, where: str) -> dict[str, Site]:
     reader = Reader(where)
-    sites = {name: read_site(reader, name, raw, tuple(gpus())) for name, raw in reader.top(text).items()}
+    sites = {
+        name: read_site(reader, name, raw, tuple(gpus())) for name, raw in reader.top(text).items()
+    }
     reader.finish()
     return sites

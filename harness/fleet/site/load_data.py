@@ -1,4 +1,6 @@
-"""YAML of the data files and of sites' own files -> checked values; every fault of a file is told at once."""
+"""YAML of the data files and of sites' own files -> checked values; every fault of a file is told
+at once.
+"""
 
 import math
 import re
@@ -7,7 +9,17 @@ from datetime import date
 from typing import Any, Final, cast
 
 from harness.core.errors import ProfileError
-from harness.fleet.site.types import PARTS, AlsoSaid, GpuSpec, Named, Prior, PriorKind, SanityRow, Site, Sourced
+from harness.fleet.site.types import (
+    PARTS,
+    AlsoSaid,
+    GpuSpec,
+    Named,
+    Prior,
+    PriorKind,
+    SanityRow,
+    Site,
+    Sourced,
+)
 
 _DATE: Final = re.compile(r"\d{4}-(0[1-9]|1[0-2])(-(0[1-9]|[12]\d|3[01]))?")
 
@@ -41,7 +53,9 @@ class Reader:
 
         yaml = YAML(typ="safe", pure=True)
         # Dates stay text, so that 2026-05 and 2026-05-20 read alike.
-        yaml.constructor.add_constructor("tag:yaml.org,2002:timestamp", lambda loader, node: loader.construct_scalar(node))
+        yaml.constructor.add_constructor(
+            "tag:yaml.org,2002:timestamp", lambda loader, node: loader.construct_scalar(node)
+        )
         try:
             loaded = yaml.load(text)
         except YAMLError as error:
@@ -49,7 +63,9 @@ class Reader:
             where = "" if mark is None else f" in line {mark.line + 1}, column {mark.column + 1}"
             cause = str(getattr(error, "problem", None) or error).partition("\n")[0]
             step = "indent with spaces, not with tabs" if "\\t" in cause else "mend that line"
-            raise ProfileError(f"{self._where} is no YAML", cause=f"{cause}{where}", next_step=step) from error
+            raise ProfileError(
+                f"{self._where} is no YAML", cause=f"{cause}{where}", next_step=step
+            ) from error
         if not isinstance(loaded, dict) or not loaded:
             raise ProfileError(f"{self._where} holds no names with keys below them")
         found: dict[str, Mapping[str, Any]] = {}
@@ -68,7 +84,8 @@ class Reader:
         """Refuse the file if it has faults."""
         if self._faults:
             raise ProfileError(
-                f"{self._where} has {len(self._faults)} fault{'s' if len(self._faults) > 1 else ''}",
+                f"{self._where} has {len(self._faults)}"
+                f" fault{'s' if len(self._faults) > 1 else ''}",
                 details="\n".join(f"  {fault}" for fault in self._faults),
             )
 
@@ -77,10 +94,16 @@ class Reader:
         for key in raw:
             if key not in keys:
                 meant = [known for known in keys if known.startswith(f"{key}_")]
-                hint = f"; name its unit: {' or '.join(meant)}" if meant else f"; keys: {', '.join(keys)}"
+                hint = (
+                    f"; name its unit: {' or '.join(meant)}"
+                    if meant
+                    else f"; keys: {', '.join(keys)}"
+                )
                 self.fault(f"{at}.{key}", f"is no key here{hint}")
 
-    def text(self, at: str, raw: Mapping[str, Any], key: str, *, required: bool = False) -> str | None:
+    def text(
+        self, at: str, raw: Mapping[str, Any], key: str, *, required: bool = False
+    ) -> str | None:
         """Text of a key."""
         value = raw.get(key)
         if isinstance(value, str) and value.strip():
@@ -90,21 +113,37 @@ class Reader:
         return None
 
     def number(
-        self, at: str, raw: Mapping[str, Any], key: str, *, above: float = 0.0, inclusive: bool = False, most: float = MOST
+        self,
+        at: str,
+        raw: Mapping[str, Any],
+        key: str,
+        *,
+        above: float = 0.0,
+        inclusive: bool = False,
+        most: float = MOST,
     ) -> float:
         """A finite number between bounds; NaN after a fault."""
         value = raw.get(key)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or not math.isfinite(value)
+        ):
             self.fault(f"{at}.{key}", f"must be a number, not {value!r}")
         elif value < above or (value == above and not inclusive):
-            self.fault(f"{at}.{key}", f"must be {'at least' if inclusive else 'above'} {above:g}, not {value:g}")
+            self.fault(
+                f"{at}.{key}",
+                f"must be {'at least' if inclusive else 'above'} {above:g}, not {value:g}",
+            )
         elif value > most:
             self.fault(f"{at}.{key}", f"must be at most {most:,.0f}, not {value:g}")
         else:
             return float(value)
         return math.nan
 
-    def date(self, at: str, raw: Mapping[str, Any], key: str, *, required: bool = False) -> str | None:
+    def date(
+        self, at: str, raw: Mapping[str, Any], key: str, *, required: bool = False
+    ) -> str | None:
         """A month or day."""
         value = raw.get(key)
         if isinstance(value, str) and _DATE.fullmatch(value) and _of_calendar(value):
@@ -121,12 +160,23 @@ class Reader:
             return ()
         return tuple(value)
 
-    def sourced(self, at: str, raw: object, *, above: float = 0.0, inclusive: bool = False, most: float = MOST) -> Sourced | None:
+    def sourced(
+        self,
+        at: str,
+        raw: object,
+        *,
+        above: float = 0.0,
+        inclusive: bool = False,
+        most: float = MOST,
+    ) -> Sourced | None:
         """A number with its source and date; None where it is not stated."""
         if raw is None:
             return None
         if not isinstance(raw, Mapping):
-            self.fault(at, "must be {value: …, source: …, date: …}: a number without its source is not taken")
+            self.fault(
+                at,
+                "must be {value: …, source: …, date: …}: a number without its source is not taken",
+            )
             return None
         self.known(at, raw, ("value", "source", "date", "includes", "note", "what"))
         return Sourced(
@@ -140,13 +190,23 @@ class Reader:
 
 def read_gpu(reader: Reader, name: str, raw: Mapping[str, Any], /) -> GpuSpec:
     """Constants of one type of GPU."""
-    numbers = ("memory_gb", "board_power_w", "board_idle_w", "host_rated_w", "all_in_kw", "all_in_it_kw")
+    numbers = (
+        "memory_gb",
+        "board_power_w",
+        "board_idle_w",
+        "host_rated_w",
+        "all_in_kw",
+        "all_in_it_kw",
+    )
     reader.known(name, raw, ("title", "nvml_name", *numbers, "usd_per_gpu_h"))
     prices = raw.get("usd_per_gpu_h", {})
     if not isinstance(prices, Mapping):
         reader.fault(f"{name}.usd_per_gpu_h", "must hold prices by tier")
         prices = {}
-    tiers = {str(tier): reader.sourced(f"{name}.usd_per_gpu_h.{tier}", price) for tier, price in prices.items()}
+    tiers = {
+        str(tier): reader.sourced(f"{name}.usd_per_gpu_h.{tier}", price)
+        for tier, price in prices.items()
+    }
     found = {key: reader.sourced(f"{name}.{key}", raw.get(key)) for key in numbers}
     for key in numbers[1:]:
         if (constant := found[key]) is not None and not constant.includes:
@@ -162,7 +222,9 @@ def read_gpu(reader: Reader, name: str, raw: Mapping[str, Any], /) -> GpuSpec:
 
 def read_prior(reader: Reader, key: str, raw: Mapping[str, Any], /) -> Prior:
     """One prior."""
-    reader.known(key, raw, ("title", "kind", "low", "value", "high", "unit", "source", "date", "includes"))
+    reader.known(
+        key, raw, ("title", "kind", "low", "value", "high", "unit", "source", "date", "includes")
+    )
     kind = raw.get("kind")
     if kind not in {"fixed", "uniform", "triangular", "quantiles"}:
         reader.fault(f"{key}.kind", "must be fixed, uniform, triangular or quantiles")
@@ -189,9 +251,23 @@ def read_prior(reader: Reader, key: str, raw: Mapping[str, Any], /) -> Prior:
 
 
 _SITE_KEYS: Final = (
-    "title", "gpu", "mix", "gpus", "power_mw", "pue", "usd_per_month", "usd_per_gpu_h", "co2_kg_per_kwh", "available", "build_days",
-    "until", "terminable_after", "notice_days", "terms", "also_said",
-)  # fmt: skip
+    "title",
+    "gpu",
+    "mix",
+    "gpus",
+    "power_mw",
+    "pue",
+    "usd_per_month",
+    "usd_per_gpu_h",
+    "co2_kg_per_kwh",
+    "available",
+    "build_days",
+    "until",
+    "terminable_after",
+    "notice_days",
+    "terms",
+    "also_said",
+)
 
 
 def read_site(reader: Reader, name: str, raw: Mapping[str, Any], types: Sequence[str]) -> Site:
@@ -200,7 +276,10 @@ def read_site(reader: Reader, name: str, raw: Mapping[str, Any], types: Sequence
     gpu = None
     if (named := raw.get("gpu")) is not None:
         if not isinstance(named, Mapping) or named.get("value") not in types:
-            reader.fault(f"{name}.gpu", f"must be {{value: …, source: …, date: …}} with a value of: {', '.join(types)}")
+            reader.fault(
+                f"{name}.gpu",
+                f"must be {{value: …, source: …, date: …}} with a value of: {', '.join(types)}",
+            )
         else:
             gpu = Named(
                 str(named["value"]),
@@ -224,7 +303,9 @@ def read_site(reader: Reader, name: str, raw: Mapping[str, Any], types: Sequence
         reader.fault(f"{name}.until", f"is {until}, before the site is available ({available})")
     others = raw.get("also_said", [])
     if not isinstance(others, list) or any(not isinstance(item, Mapping) for item in others):
-        reader.fault(f"{name}.also_said", "must be a list of {what: …, value: …, source: …, date: …}")
+        reader.fault(
+            f"{name}.also_said", "must be a list of {what: …, value: …, source: …, date: …}"
+        )
         others = []
     also = []
     for position, item in enumerate(others):
@@ -244,7 +325,9 @@ def read_site(reader: Reader, name: str, raw: Mapping[str, Any], types: Sequence
         pue=reader.sourced(f"{name}.pue", raw.get("pue"), above=1, inclusive=True),
         usd_per_month=reader.sourced(f"{name}.usd_per_month", raw.get("usd_per_month")),
         usd_per_gpu_h=reader.sourced(f"{name}.usd_per_gpu_h", raw.get("usd_per_gpu_h")),
-        co2_kg_per_kwh=reader.sourced(f"{name}.co2_kg_per_kwh", raw.get("co2_kg_per_kwh"), inclusive=True),
+        co2_kg_per_kwh=reader.sourced(
+            f"{name}.co2_kg_per_kwh", raw.get("co2_kg_per_kwh"), inclusive=True
+        ),
         available=available,
         build_days=reader.sourced(f"{name}.build_days", raw.get("build_days")),
         until=until,
@@ -255,11 +338,16 @@ def read_site(reader: Reader, name: str, raw: Mapping[str, Any], types: Sequence
     )
 
 
-def _mix(reader: Reader, name: str, raw: Mapping[str, Any], types: Sequence[str]) -> dict[str, Sourced]:
+def _mix(
+    reader: Reader, name: str, raw: Mapping[str, Any], types: Sequence[str]
+) -> dict[str, Sourced]:
     """Share of each type of GPU."""
     shares = raw.get("mix", {})
     if not isinstance(shares, Mapping):
-        reader.fault(f"{name}.mix", "must hold a share for each type of GPU: {H100: {value: 0.7, source: …, date: …}, …}")
+        reader.fault(
+            f"{name}.mix",
+            "must hold a share for each type of GPU: {H100: {value: 0.7, source: …, date: …}, …}",
+        )
         return {}
     found = {}
     for kind, share in shares.items():
@@ -273,12 +361,18 @@ def _mix(reader: Reader, name: str, raw: Mapping[str, Any], types: Sequence[str]
     return found
 
 
-def read_sanity(reader: Reader, key: str, raw: Mapping[str, Any], types: Sequence[str]) -> SanityRow:
+def read_sanity(
+    reader: Reader, key: str, raw: Mapping[str, Any], types: Sequence[str]
+) -> SanityRow:
     """One row of published throughput."""
-    reader.known(key, raw, ("title", "model", "input_tok", "output_tok", "tok_s_per_gpu", "source", "date"))
+    reader.known(
+        key, raw, ("title", "model", "input_tok", "output_tok", "tok_s_per_gpu", "source", "date")
+    )
     figures = raw.get("tok_s_per_gpu")
     if not isinstance(figures, Mapping) or any(kind not in types for kind in figures):
-        reader.fault(f"{key}.tok_s_per_gpu", f"must hold a figure by type of GPU: {', '.join(types)}")
+        reader.fault(
+            f"{key}.tok_s_per_gpu", f"must hold a figure by type of GPU: {', '.join(types)}"
+        )
         figures = {}
     return SanityRow(
         key=key,
@@ -286,7 +380,9 @@ def read_sanity(reader: Reader, key: str, raw: Mapping[str, Any], types: Sequenc
         model=reader.text(key, raw, "model", required=True) or "",
         input_tok=reader.number(key, raw, "input_tok"),
         output_tok=reader.number(key, raw, "output_tok"),
-        tok_s_per_gpu={str(kind): reader.number(f"{key}.tok_s_per_gpu", figures, kind) for kind in figures},
+        tok_s_per_gpu={
+            str(kind): reader.number(f"{key}.tok_s_per_gpu", figures, kind) for kind in figures
+        },
         source=reader.text(key, raw, "source", required=True) or "",
         date=reader.date(key, raw, "date", required=True) or "",
     )

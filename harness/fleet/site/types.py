@@ -8,7 +8,9 @@ from harness.core.units import human_number
 from harness.fleet.site.arithmetic import HOURS_PER_MONTH, usd_per_gpu_h
 
 PARTS: Final = ("gpu", "cpu", "host", "network", "storage", "spares", "pue")
-"""What a constant of power can cover. A host's processors are `cpu`: a superchip's module holds them, a GPU board does not."""
+"""What a constant of power can cover. A host's processors are `cpu`: a superchip's module holds
+them, a GPU board does not.
+"""
 
 PriorKind = Literal["fixed", "uniform", "triangular", "quantiles"]
 
@@ -33,7 +35,13 @@ class Sourced:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON."""
-        return {"value": self.value, "source": self.source, "date": self.date, "includes": list(self.includes), "note": self.note}
+        return {
+            "value": self.value,
+            "source": self.source,
+            "date": self.date,
+            "includes": list(self.includes),
+            "note": self.note,
+        }
 
     def cite(self) -> str:
         """Source and date."""
@@ -54,8 +62,8 @@ class Prior:
     """What is not measured, as a distribution.
 
     Attributes:
-        kind: `fixed`, `uniform` (low to high), `triangular` (mode `value`) or `quantiles` (P5 `low`, P50 `value`, P95 `high`, with a
-            lognormal on each side of the median).
+        kind: `fixed`, `uniform` (low to high), `triangular` (mode `value`) or `quantiles` (P5
+            `low`, P50 `value`, P95 `high`, with a lognormal on each side of the median).
         value: the central value; the middle of a uniform one.
         includes: parts of `PARTS` that it covers.
     """
@@ -73,7 +81,11 @@ class Prior:
 
     def span(self) -> str:
         """The range in words; empty for a fixed value."""
-        return "" if self.kind == "fixed" else f"{self.low:g} to {self.high:g}{', P5 to P95' if self.kind == 'quantiles' else ''}"
+        return (
+            ""
+            if self.kind == "fixed"
+            else f"{self.low:g} to {self.high:g}{', P5 to P95' if self.kind == 'quantiles' else ''}"
+        )
 
     def text(self) -> str:
         """Value and range, source and date."""
@@ -90,7 +102,8 @@ class GpuSpec:
         board_idle_w: of a board without load.
         host_rated_w: rated power of the system less its boards, a GPU.
         all_in_kw: provisioned utility power a GPU.
-        all_in_it_kw: provisioned power of chip, host and NICs a GPU, without the facility's overhead.
+        all_in_it_kw: provisioned power of chip, host and NICs a GPU, without the facility's
+            overhead.
         usd_per_gpu_h: published prices by tier.
     """
 
@@ -174,7 +187,11 @@ class Site:
         return {
             "name": self.name,
             "title": self.title,
-            "gpu": {"value": self.gpu.value, "source": self.gpu.source, "date": self.gpu.date} if self.gpu else None,
+            "gpu": (
+                {"value": self.gpu.value, "source": self.gpu.source, "date": self.gpu.date}
+                if self.gpu
+                else None
+            ),
             "mix": {name: share.to_dict() for name, share in self.mix.items()},
             "gpus": self.gpus.to_dict(),
             "power_mw": sourced(self.power_mw),

@@ -1,4 +1,6 @@
-"""Recorded traffic: readers of published trace formats, their description, and a plain form that all of them convert to."""
+"""Recorded traffic: readers of published trace formats, their description, and a plain form that
+all of them convert to.
+"""
 
 from harness.plan.traces.convert import convert_trace
 from harness.plan.traces.describe import TraceDescription, describe_trace

@@ -35,18 +35,31 @@ def convert_trace(path: Path, out: Path, kind: str = "auto", *, seed: int = 0) -
             for request in trace.requests(seed=seed, tally=ReadTally()):
                 if recordings and request.parent_id is None and request.turn == 0:
                     scope = request.session_id or ""
-                file.write(json.dumps(_row(request, scope if recordings else None), separators=(",", ":"), ensure_ascii=False) + "\n")
+                file.write(
+                    json.dumps(
+                        _row(request, scope if recordings else None),
+                        separators=(",", ":"),
+                        ensure_ascii=False,
+                    )
+                    + "\n"
+                )
                 written += 1
         part.replace(out)
     except OSError as error:
-        raise ProfileError(f"{out} cannot be written: {error.strerror or error}", next_step="name another file") from error
+        raise ProfileError(
+            f"{out} cannot be written: {error.strerror or error}", next_step="name another file"
+        ) from error
     finally:
         part.unlink(missing_ok=True)
     return written
 
 
 def _row(request: TraceRequest, scope: str | None) -> dict[str, object]:
-    row: dict[str, object] = {"t_s": round(request.t_s, 9), "input_tok": request.input_tok, "output_tok": request.output_tok}
+    row: dict[str, object] = {
+        "t_s": round(request.t_s, 9),
+        "input_tok": request.input_tok,
+        "output_tok": request.output_tok,
+    }
     optional = {
         "session_id": request.session_id,
         "class": request.workload_class,

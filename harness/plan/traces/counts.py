@@ -1,13 +1,19 @@
-"""Exact distributions by counting values, and whether a block was seen before: both in bounded memory."""
+"""Exact distributions by counting values, and whether a block was seen before: both in bounded
+memory.
+"""
 
 import math
 from collections.abc import Iterable
 from typing import Final
 
 MAX_DENSE_ID: Final = 64 * 1024**2
-"""Block ids below this take a byte each (published traces number their blocks from 0); 64 MiB at most."""
+"""Block ids below this take a byte each (published traces number their blocks from 0); 64 MiB at
+most.
+"""
 MAX_OTHER_IDS: Final = 2_000_000
-"""Other ids (texts, large numbers) that are remembered: about 200 MB. Beyond it the hit rate is absent."""
+"""Other ids (texts, large numbers) that are remembered: about 200 MB. Beyond it the hit rate is
+absent.
+"""
 
 
 class Counts:
@@ -41,8 +47,8 @@ class Counts:
         return self.total() / n if n else None
 
     def quantiles(self, at: Iterable[float]) -> list[float | None]:
-        """Quantiles by linear interpolation between order statistics (position q * (n - 1)); for weights that are no counts, the least
-        value whose share is at least q. None without values.
+        """Quantiles by linear interpolation between order statistics (position q * (n - 1)); for
+        weights that are no counts, the least value whose share is at least q. None without values.
         """
         ordered = sorted(self._counts.items())
         n = self.n
@@ -59,14 +65,22 @@ class Counts:
                 return value * self._step
             if whole and position < below and index + 1 < len(ordered):
                 # Between this value's last place and the next value's first.
-                return (value + (ordered[index + 1][0] - value) * (position - (below - 1))) * self._step
+                return (
+                    value + (ordered[index + 1][0] - value) * (position - (below - 1))
+                ) * self._step
             if not whole and position <= below:
                 return value * self._step
         return ordered[-1][0] * self._step
 
     def ln_fit(self) -> tuple[float, float] | None:
-        """Mean and standard deviation of the natural logarithm of the values above 0: a lognormal's mu and sigma."""
-        positive = [(math.log(value * self._step), count) for value, count in self._counts.items() if value > 0]
+        """Mean and standard deviation of the natural logarithm of the values above 0: a lognormal's
+        mu and sigma.
+        """
+        positive = [
+            (math.log(value * self._step), count)
+            for value, count in self._counts.items()
+            if value > 0
+        ]
         n = math.fsum(count for _, count in positive)
         if not n:
             return None
@@ -90,7 +104,9 @@ class Moments:
         self._m2 += delta * (value - self.mean)
 
     def cv(self) -> float | None:
-        """Population standard deviation over mean; None with fewer than two values, or a mean of 0."""
+        """Population standard deviation over mean; None with fewer than two values, or a mean of
+        0.
+        """
         return math.sqrt(self._m2 / self.n) / self.mean if self.n > 1 and self.mean > 0 else None
 
 
@@ -116,7 +132,9 @@ class SeenBlocks:
         for h in hashes[known:]:
             if type(h) is int and h < MAX_DENSE_ID:
                 if h >= len(dense):
-                    dense.extend(bytes(max(h + 1 - len(dense), min(len(dense), MAX_DENSE_ID - len(dense)))))
+                    dense.extend(
+                        bytes(max(h + 1 - len(dense), min(len(dense), MAX_DENSE_ID - len(dense))))
+                    )
                 dense[h] = 1
             elif len(others) < MAX_OTHER_IDS:
                 others.add(h)
@@ -126,6 +144,7 @@ class SeenBlocks:
 
     def forget(self) -> None:
         """Another scope begins: ids mean something else now."""
-        # The ids of one recording are few; a new array is cheaper than clearing one that another made large.
+        # The ids of one recording are few; a new array is cheaper than clearing one that another
+        # made large.
         self._dense = bytearray()
         self._others = set()

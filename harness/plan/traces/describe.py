@@ -18,10 +18,13 @@ MAX_LABELS: Final = 64
 """Distinct stop reasons and classes that are told apart; the rest are counted together."""
 COMPACTION_SHARE: Final = 0.6
 COMPACTION_FROM_TOK: Final = 30_000
-"""A prompt below 0.6 of the one before it in its session, where that had more than 30,000 tokens, looks like a compaction."""
+"""A prompt below 0.6 of the one before it in its session, where that had more than 30,000 tokens,
+looks like a compaction.
+"""
 HIT_RULE: Final = (
-    "an infinite cache of whole blocks: for each request in the trace's order, the blocks from its start that all occurred in earlier "
-    "requests of the same scope; the last block counts up to the prompt's end; sum over requests / sum of input tokens"
+    "an infinite cache of whole blocks: for each request in the trace's order, the blocks from its"
+    " start that all occurred in earlier requests of the same scope; the last block counts up to"
+    " the prompt's end; sum over requests / sum of input tokens"
 )
 
 
@@ -48,7 +51,14 @@ class Quantiles:
     def to_dict(self) -> dict[str, Any]:
         """For JSON: `p50` and so on, `mean`, `n`, `ln_mu`, `ln_sigma`, `unit`."""
         named = {f"p{q * 100:g}": value for q, value in zip(QUANTILES, self.values, strict=True)}
-        return {"unit": self.unit, "n": self.n, **named, "mean": self.mean, "ln_mu": self.ln_mu, "ln_sigma": self.ln_sigma}
+        return {
+            "unit": self.unit,
+            "n": self.n,
+            **named,
+            "mean": self.mean,
+            "ln_mu": self.ln_mu,
+            "ln_sigma": self.ln_sigma,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,13 +113,19 @@ class TraceDescription:
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
-        plain = {name: getattr(self, name) for name in self.__slots__ if name not in ("distributions", "stops", "classes", "notes")}
+        plain = {
+            name: getattr(self, name)
+            for name in self.__slots__
+            if name not in ("distributions", "stops", "classes", "notes")
+        }
         return {
             **plain,
             "ideal_hit_rule": HIT_RULE,
             "stops": dict(self.stops),
             "classes": dict(self.classes),
-            "distributions": {name: quantiles.to_dict() for name, quantiles in self.distributions.items()},
+            "distributions": {
+                name: quantiles.to_dict() for name, quantiles in self.distributions.items()
+            },
             "notes": list(self.notes),
         }
 
@@ -117,14 +133,22 @@ class TraceDescription:
         """What is one figure each, for a table of two columns."""
         rows = [("kind", self.kind), ("requests", f"{self.requests:,.0f}")]
         if self.sessions is not None:
-            rows.append(("sessions", f"{self.sessions:,}" + (f", and {self.subagents:,} subagents" if self.subagents else "")))
+            rows.append(
+                (
+                    "sessions",
+                    f"{self.sessions:,}"
+                    + (f", and {self.subagents:,} subagents" if self.subagents else ""),
+                )
+            )
         rows.append(("span", "—" if self.span_s is None else human_duration(self.span_s)))
         rows.append(("arrival CV", human_number(self.arrival_cv, 3)))
         if self.distinct_times is not None:
             rows.append(("distinct times", f"{self.distinct_times:,}"))
         rows.append(("input tokens", f"{self.input_tok_total:,.0f}"))
         rows.append(("output tokens", f"{self.output_tok_total:,.0f}"))
-        rows.append(("ideal prefix hit", "—" if self.ideal_hit is None else f"{self.ideal_hit:.2%}"))
+        rows.append(
+            ("ideal prefix hit", "—" if self.ideal_hit is None else f"{self.ideal_hit:.2%}")
+        )
         if self.distinct_blocks is not None:
             rows.append(("distinct blocks", f"{self.distinct_blocks:,}"))
         if self.steps:
@@ -132,7 +156,15 @@ class TraceDescription:
         for label, counted in (("stops", self.stops), ("classes", self.classes)):
             if counted:
                 shown = list(counted.items())[:6]
-                rows.append((label, ", ".join(f"{name or '(blank)'} {number / self.requests:.1%}" for name, number in shown)))
+                rows.append(
+                    (
+                        label,
+                        ", ".join(
+                            f"{name or '(blank)'} {number / self.requests:.1%}"
+                            for name, number in shown
+                        ),
+                    )
+                )
         for label, number in (("failed, left out", self.failed), ("put in order", self.reordered)):
             if number:
                 rows.append((label, f"{number:,}"))
@@ -147,7 +179,9 @@ class TraceDescription:
         """The table of distributions."""
         return [
             (
-                f"{name.removesuffix(f'_{d.unit}').replace('_', ' ')}{f' ({d.unit})' if d.unit else ''}",
+                (
+                    f"{name.removesuffix(f'_{d.unit}').replace('_', ' ')}{f' ({d.unit})' if d.unit else ''}"  # noqa: E501
+                ),
                 *(human_number(value) for value in d.values),
                 human_number(d.mean),
                 "—" if d.ln_mu is None or d.ln_sigma is None else f"{d.ln_mu:.3f}/{d.ln_sigma:.3f}",
@@ -164,7 +198,9 @@ def describe_trace(path: Path, kind: str = "auto") -> TraceDescription:
         ProfileError: the file is not of its format; names file and line.
     """
     trace = open_trace(path, kind)
-    return _describe_servegen(trace) if isinstance(trace, ServeGenTrace) else _describe_recorded(trace)
+    return (
+        _describe_servegen(trace) if isinstance(trace, ServeGenTrace) else _describe_recorded(trace)
+    )
 
 
 @dataclass(slots=True)
@@ -184,7 +220,16 @@ class _Live:
 def _describe_recorded(trace: Trace) -> TraceDescription:
     tally = ReadTally()
     tokens = {name: Counts() for name in ("input", "output", "new_input", "first_input")}
-    seconds = {name: Counts(0.001) for name in ("gap_after_tool_use", "gap_after_end_turn", "gap_after_other", "ttft", "session_span")}
+    seconds = {
+        name: Counts(0.001)
+        for name in (
+            "gap_after_tool_use",
+            "gap_after_end_turn",
+            "gap_after_other",
+            "ttft",
+            "session_span",
+        )
+    }
     shares = {name: Counts(0.0001) for name in ("session_hit", "reasoning_share")}
     per_session = Counts()
     arrivals = Moments()
@@ -192,7 +237,9 @@ def _describe_recorded(trace: Trace) -> TraceDescription:
     live: dict[str, _Live] = {}
     stops: Counter[str] = Counter()
     classes: Counter[str] = Counter()
-    requests = hit_tok = hashed = distinct = distinct_times = compactions = steps = sessions = subagents = 0
+    requests = hit_tok = hashed = distinct = distinct_times = compactions = steps = sessions = (
+        subagents
+    ) = 0
     scope = ""
     last_s: float | None = None
     one_clock = trace.clock is Clock.TRACE
@@ -217,7 +264,8 @@ def _describe_recorded(trace: Trace) -> TraceDescription:
             scope = request.hash_scope
             seen.forget()
         if not one_clock and request.turn == 0 and request.parent_id is None:
-            close()  # Recordings come one after the other, so the conversations of those before are over.
+            # Recordings come one after the other, so the conversations of those before are over.
+            close()
         tokens["input"].add(request.input_tok)
         tokens["output"].add(request.output_tok)
         hit = 0
@@ -245,12 +293,24 @@ def _describe_recorded(trace: Trace) -> TraceDescription:
         before = live.get(request.session_id)
         if before is None:
             subagent = request.parent_id is not None
-            live[request.session_id] = _Live(1, request.input_tok, request.input_tok, hit, request.stop, request.t_s, request.t_s, subagent)
+            live[request.session_id] = _Live(
+                1,
+                request.input_tok,
+                request.input_tok,
+                hit,
+                request.stop,
+                request.t_s,
+                request.t_s,
+                subagent,
+            )
             if not subagent:
                 tokens["first_input"].add(request.input_tok)
             continue
         if not before.subagent:
-            compactions += before.input_tok > COMPACTION_FROM_TOK and request.input_tok < COMPACTION_SHARE * before.input_tok
+            compactions += (
+                before.input_tok > COMPACTION_FROM_TOK
+                and request.input_tok < COMPACTION_SHARE * before.input_tok
+            )
             if request.gap_s is not None:
                 after = before.stop if before.stop in ("tool_use", "end_turn") else "other"
                 seconds[f"gap_after_{after}"].add(request.gap_s)
@@ -265,14 +325,22 @@ def _describe_recorded(trace: Trace) -> TraceDescription:
     notes = list(trace.notes)
     cv = arrivals.cv()
     if not one_clock:
-        notes.append("arrival CV and span are absent: each recording has a clock of its own, and when it started is not known")
+        notes.append(
+            "arrival CV and span are absent: each recording has a clock of its own, and when it"
+            " started is not known"
+        )
     elif distinct_times < requests / 2:
-        notes.append(f"only {distinct_times:,} distinct times for {requests:,} requests: the CV is that of rounded times, do not fit it")
+        notes.append(
+            f"only {distinct_times:,} distinct times for {requests:,} requests: the CV is that of"
+            " rounded times, do not fit it"
+        )
     ideal = None
     if not hashed:
         notes.append("ideal prefix hit is absent: the trace has no block ids")
     elif hashed < requests:
-        notes.append(f"ideal prefix hit is absent: {requests - hashed:,} requests have no block ids")
+        notes.append(
+            f"ideal prefix hit is absent: {requests - hashed:,} requests have no block ids"
+        )
     elif seen.full:
         notes.append("ideal prefix hit is absent: more distinct block ids than are remembered")
     else:
@@ -302,7 +370,9 @@ def _describe_recorded(trace: Trace) -> TraceDescription:
         steps=steps if known_sessions else None,
         stops=dict(stops.most_common()),
         classes=dict(classes.most_common()),
-        distributions={name: _quantiles(*entry) for name, entry in distributions.items() if entry[0].n},
+        distributions={
+            name: _quantiles(*entry) for name, entry in distributions.items() if entry[0].n
+        },
         failed=tally.failed,
         reordered=tally.reordered,
         notes=tuple(notes),
@@ -314,11 +384,15 @@ def _quantiles(counts: Counts, unit: str) -> Quantiles:
     mean = counts.mean()
     values = counts.quantiles(QUANTILES)
     assert mean is not None
-    return Quantiles(unit, counts.n, tuple(v for v in values if v is not None), mean, *(fit or (None, None)))
+    return Quantiles(
+        unit, counts.n, tuple(v for v in values if v is not None), mean, *(fit or (None, None))
+    )
 
 
 def _describe_servegen(trace: ServeGenTrace) -> TraceDescription:
-    """From the clients' rates and distributions themselves: nothing is drawn, so the figures hang on no seed."""
+    """From the clients' rates and distributions themselves: nothing is drawn, so the figures hang
+    on no seed.
+    """
     tokens = {"input_tok": Counts(), "output_tok": Counts()}
     share, cv = Counts(0.0001), Counts(0.001)
     laws: Counter[str] = Counter()
@@ -329,26 +403,49 @@ def _describe_servegen(trace: ServeGenTrace) -> TraceDescription:
         for window in client.windows:
             cv.add(window.cv, window.rate_per_s)
             laws[window.law] += 1
-            first_s, end_s = min(first_s, window.start_s), max(end_s, window.start_s + window.length_s)
+            first_s, end_s = (
+                min(first_s, window.start_s),
+                max(end_s, window.start_s + window.length_s),
+            )
             if window.lengths is None:
                 without += window.expected
                 continue
             requests += window.expected
-            label = client.name if client.name in classes or len(classes) < MAX_LABELS else "(others)"
+            label = (
+                client.name if client.name in classes or len(classes) < MAX_LABELS else "(others)"
+            )
             classes[label] = classes.get(label, 0.0) + window.expected
-            parts = [(tokens["input_tok"], window.lengths.input_tok), (tokens["output_tok"], window.lengths.output_tok)]
+            parts = [
+                (tokens["input_tok"], window.lengths.input_tok),
+                (tokens["output_tok"], window.lengths.output_tok),
+            ]
             if window.lengths.reasoning_share:
                 parts.append((share, window.lengths.reasoning_share))
             for counts, distribution in parts:
                 for value, weight in zip(distribution.values, distribution.weights, strict=True):
                     counts.add(value, weight * window.expected)
-    notes = [*trace.notes, "figures are the clients' own distributions, weighted by expected requests; client_cv is weighted by rate"]
+    notes = [
+        *trace.notes,
+        (
+            "figures are the clients' own distributions, weighted by expected requests; client_cv"
+            " is weighted by rate"
+        ),
+    ]
     notes.append("arrival CV is absent: the clients' gaps are laws, see client_cv")
     notes.append("ideal prefix hit is absent: the trace has no block ids")
-    notes.append("windows by law: " + ", ".join(f"{law} {count}" for law, count in laws.most_common()))
+    notes.append(
+        "windows by law: " + ", ".join(f"{law} {count}" for law, count in laws.most_common())
+    )
     if without:
-        notes.append(f"{without:,.0f} expected requests are left out: their clients have no lengths for those hours")
-    distributions = {**{n: (c, "tok") for n, c in tokens.items()}, "reasoning_share": (share, ""), "client_cv": (cv, "")}
+        notes.append(
+            f"{without:,.0f} expected requests are left out: their clients have no lengths for"
+            " those hours"
+        )
+    distributions = {
+        **{n: (c, "tok") for n, c in tokens.items()},
+        "reasoning_share": (share, ""),
+        "client_cv": (cv, ""),
+    }
     return TraceDescription(
         path=str(trace.path),
         kind=trace.kind,
@@ -367,7 +464,9 @@ def _describe_servegen(trace: ServeGenTrace) -> TraceDescription:
         steps=None,
         stops={},
         classes=dict(sorted(classes.items(), key=lambda item: -item[1])),
-        distributions={name: _quantiles(*entry) for name, entry in distributions.items() if entry[0].n},
+        distributions={
+            name: _quantiles(*entry) for name, entry in distributions.items() if entry[0].n
+        },
         failed=0,
         reordered=0,
         notes=tuple(notes),

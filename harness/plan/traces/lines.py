@@ -1,4 +1,6 @@
-"""Formats with one request a line: Azure, BurstGPT, Mooncake, and the plain form as CSV and as JSON lines."""
+"""Formats with one request a line: Azure, BurstGPT, Mooncake, and the plain form as CSV and as JSON
+lines.
+"""
 
 import csv
 from abc import ABC, abstractmethod
@@ -9,7 +11,15 @@ from pathlib import Path
 from typing import Any, Final
 
 from harness.plan.traces.order import Row, in_order
-from harness.plan.traces.records import Clock, ReadTally, Trace, TraceRequest, TraceSession, bad, no_requests
+from harness.plan.traces.records import (
+    Clock,
+    ReadTally,
+    Trace,
+    TraceRequest,
+    TraceSession,
+    bad,
+    no_requests,
+)
 from harness.plan.traces.text import (
     MAX_LINE_BYTES,
     Stamps,
@@ -44,7 +54,8 @@ PLAIN_COLUMNS: Final = (
     "parent_id",
     "hash_scope",
 )
-"""Columns of the plain form; others are refused, because a misspelt one would be lost in silence."""
+"""Columns of the plain form; others are refused, because a misspelt one would be lost in silence.
+"""
 
 
 @dataclass(slots=True)
@@ -65,12 +76,28 @@ class Fields:
     parent_id: str | None = None
     hashes_everywhere: bool = False
 
-    def request(self, t_s: float, turn: int, line: int, where: str, *, hash_scope: str = "") -> TraceRequest:
+    def request(
+        self, t_s: float, turn: int, line: int, where: str, *, hash_scope: str = ""
+    ) -> TraceRequest:
         """The request that a line stands for."""
         return TraceRequest(
-            t_s, self.input_tok, self.output_tok, self.session_id, turn, self.hash_ids, self.block_tok, hash_scope, self.workload_class,
-            self.stop, self.gap_s, self.ttft_s, self.reasoning_share, self.parent_id, line, where,
-        )  # fmt: skip
+            t_s,
+            self.input_tok,
+            self.output_tok,
+            self.session_id,
+            turn,
+            self.hash_ids,
+            self.block_tok,
+            hash_scope,
+            self.workload_class,
+            self.stop,
+            self.gap_s,
+            self.ttft_s,
+            self.reasoning_share,
+            self.parent_id,
+            line,
+            where,
+        )
 
 
 class LineFormat(ABC):
@@ -87,7 +114,9 @@ class LineFormat(ABC):
 
 
 class LineTrace(Trace):
-    """A trace with one request a line, on one clock. Memory: a window of rows, and for conversations an entry a conversation."""
+    """A trace with one request a line, on one clock. Memory: a window of rows, and for
+    conversations an entry a conversation.
+    """
 
     def __init__(self, path: Path, line_format: LineFormat) -> None:
         super().__init__(path, line_format.kind, Clock.TRACE, notes=line_format.notes)
@@ -110,7 +139,9 @@ class LineTrace(Trace):
             raise no_requests(self.path)
 
     def sessions(self, *, seed: int = 0, tally: ReadTally | None = None) -> Iterator[TraceSession]:
-        """The conversations. Where the trace knows them, a first pass notes where their lines are (24 bytes a request)."""
+        """The conversations. Where the trace knows them, a first pass notes where their lines are
+        (24 bytes a request).
+        """
         if self._format.knows_sessions:
             yield from self._indexed_sessions(tally or ReadTally())
             return
@@ -129,7 +160,11 @@ class LineTrace(Trace):
             if parsed is None:
                 tally.failed += 1
             elif parsed[1].scope:
-                raise bad(f"{path}:{number}", "has a scope, the first line has none", next_step="give every line a scope, or none")
+                raise bad(
+                    f"{path}:{number}",
+                    "has a scope, the first line has none",
+                    next_step="give every line a scope, or none",
+                )
             else:
                 yield parsed[0], number, offset, parsed[1]
 
@@ -163,12 +198,21 @@ class LineTrace(Trace):
                 while index >= 0:
                     file.seek(offsets[index])
                     number = numbers[index]
-                    parsed = self._format.parse(f"{self.path}:{number}", decode(self.path, number, file.readline(MAX_LINE_BYTES + 1)))
+                    parsed = self._format.parse(
+                        f"{self.path}:{number}",
+                        decode(self.path, number, file.readline(MAX_LINE_BYTES + 1)),
+                    )
                     if parsed is None:
                         raise bad(f"{self.path}:{number}", "changed while it was read")
-                    requests.append(self._request(parsed[0] - started_s, number, len(requests), parsed[1]))
+                    requests.append(
+                        self._request(parsed[0] - started_s, number, len(requests), parsed[1])
+                    )
                     index = following[index]
-                yield TraceSession(requests[0].session_id or f"line-{requests[0].line}", requests[0].parent_id, tuple(requests))
+                yield TraceSession(
+                    requests[0].session_id or f"line-{requests[0].line}",
+                    requests[0].parent_id,
+                    tuple(requests),
+                )
 
 
 class CsvFormat(LineFormat):
@@ -185,13 +229,21 @@ class CsvFormat(LineFormat):
 
     def _index(self, name: str) -> int:
         if name not in self._columns:
-            raise bad(f"{self._path}:1", f"has no column {name!r}", cause=f"its columns are {', '.join(self._columns)}")
+            raise bad(
+                f"{self._path}:1",
+                f"has no column {name!r}",
+                cause=f"its columns are {', '.join(self._columns)}",
+            )
         return self._columns.index(name)
 
     def _split(self, where: str, text: str) -> list[str]:
         cells = split_csv(where, text)
         if len(cells) != len(self._columns):
-            raise bad(where, f"has {len(cells)} fields, not {len(self._columns)}", cause="the line is broken or cut off")
+            raise bad(
+                where,
+                f"has {len(cells)} fields, not {len(self._columns)}",
+                cause="the line is broken or cut off",
+            )
         return cells
 
     def _ignoring(self, known: Sequence[str]) -> tuple[str, ...]:
@@ -206,11 +258,15 @@ def split_csv(where: str, text: str) -> list[str]:
     try:
         return next(csv.reader([text], strict=True))
     except csv.Error as error:
-        raise bad(where, f"is not CSV: {error}", cause="a quoted field is broken, or holds a line break") from None
+        raise bad(
+            where, f"is not CSV: {error}", cause="a quoted field is broken, or holds a line break"
+        ) from None
 
 
 class AzureFormat(CsvFormat):
-    """Azure's LLM inference traces of 2023 and 2024 (AzurePublicDataset): they differ in the decimals and the zone of the time only."""
+    """Azure's LLM inference traces of 2023 and 2024 (AzurePublicDataset): they differ in the
+    decimals and the zone of the time only.
+    """
 
     kind = "azure"
     columns = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
@@ -226,11 +282,16 @@ class AzureFormat(CsvFormat):
         cells = self._split(where, text)
         stamp, context, generated = self._at
         t_s = self._stamps.seconds(where, "TIMESTAMP", cells[stamp].strip())
-        return t_s, Fields(text_tok(where, "ContextTokens", cells[context], 1), text_tok(where, "GeneratedTokens", cells[generated], 0))
+        return t_s, Fields(
+            text_tok(where, "ContextTokens", cells[context], 1),
+            text_tok(where, "GeneratedTokens", cells[generated], 0),
+        )
 
 
 class BurstGptFormat(CsvFormat):
-    """BurstGPT, with or without its later columns. Rows without response tokens are failures (its README) and are left out."""
+    """BurstGPT, with or without its later columns. Rows without response tokens are failures (its
+    README) and are left out.
+    """
 
     kind = "burstgpt"
     columns = ("Timestamp", "Request tokens", "Response tokens")
@@ -255,11 +316,15 @@ class BurstGptFormat(CsvFormat):
             return None
         session = cells[self._session].strip() if self._session is not None else ""
         label = cells[self._log_type].strip() if self._log_type is not None else ""
-        return t_s, Fields(input_tok, output_tok, session_id=session or None, workload_class=label or None)
+        return t_s, Fields(
+            input_tok, output_tok, session_id=session or None, workload_class=label or None
+        )
 
 
 class MooncakeFormat(LineFormat):
-    """Mooncake's traces: JSON lines with ids of 512-token blocks that mean the same in the whole file."""
+    """Mooncake's traces: JSON lines with ids of 512-token blocks that mean the same in the whole
+    file.
+    """
 
     kind = "mooncake"
     keys = ("timestamp", "input_length", "output_length", "hash_ids")
@@ -288,7 +353,9 @@ class PlainCsvFormat(CsvFormat):
         self._at = {name: index for index, name in enumerate(self._columns)}
         self._has_blocks = "hash_ids" in self._at or "block_tok" in self._at
         self._others = [
-            name for name in self._columns if name not in ("t_s", "timestamp", "input_tok", "output_tok", "hash_ids", "block_tok")
+            name
+            for name in self._columns
+            if name not in ("t_s", "timestamp", "input_tok", "output_tok", "hash_ids", "block_tok")
         ]
         self._stamps = Stamps()
 
@@ -301,7 +368,11 @@ class PlainCsvFormat(CsvFormat):
         else:
             stamp = cells[at["timestamp"]].strip()
             numeric = stamp.replace(".", "", 1).isdigit()
-            t_s = text_seconds(where, "timestamp", stamp) if numeric else self._stamps.seconds(where, "timestamp", stamp)
+            t_s = (
+                text_seconds(where, "timestamp", stamp)
+                if numeric
+                else self._stamps.seconds(where, "timestamp", stamp)
+            )
         input_tok = text_tok(where, "input_tok", cells[at["input_tok"]], 1)
         fields = Fields(input_tok, text_tok(where, "output_tok", cells[at["output_tok"]], 0))
         if self._has_blocks:
@@ -349,21 +420,35 @@ class PlainJsonFormat(LineFormat):
 
     def parse(self, where: str, text: str) -> tuple[float, Fields]:
         """One line."""
-        value = {key: item for key, item in json_object(where, text, ()).items() if item is not None}
+        value = {
+            key: item for key, item in json_object(where, text, ()).items() if item is not None
+        }
         check_plain_columns(where, value)
         stamp = value.get("timestamp")
         if isinstance(stamp, str):
             t_s = self._stamps.seconds(where, "timestamp", stamp)
         else:
-            t_s = json_seconds(where, "t_s" if "t_s" in value else "timestamp", value.get("t_s", stamp))
+            t_s = json_seconds(
+                where, "t_s" if "t_s" in value else "timestamp", value.get("t_s", stamp)
+            )
         input_tok = json_tok(where, "input_tok", value["input_tok"], 1)
-        block_tok = json_tok(where, "block_tok", value["block_tok"], 1) if "block_tok" in value else None
-        share = json_seconds(where, "reasoning_share", value["reasoning_share"]) if "reasoning_share" in value else None
+        block_tok = (
+            json_tok(where, "block_tok", value["block_tok"], 1) if "block_tok" in value else None
+        )
+        share = (
+            json_seconds(where, "reasoning_share", value["reasoning_share"])
+            if "reasoning_share" in value
+            else None
+        )
         return t_s, Fields(
             input_tok,
             json_tok(where, "output_tok", value["output_tok"], 0),
             session_id=_id(where, "session_id", value.get("session_id")),
-            hash_ids=json_hashes(where, value["hash_ids"], input_tok, block_tok) if "hash_ids" in value else None,
+            hash_ids=(
+                json_hashes(where, value["hash_ids"], input_tok, block_tok)
+                if "hash_ids" in value
+                else None
+            ),
             block_tok=block_tok,
             workload_class=_id(where, "class", value.get("class")),
             stop=_id(where, "stop", value.get("stop")),
@@ -380,9 +465,17 @@ def check_plain_columns(where: str, columns: Sequence[str] | Mapping[str, object
     """The plain form's columns: known ones only, one of the two times, both lengths."""
     for name in columns:
         if name not in PLAIN_COLUMNS:
-            raise bad(where, f"{name!r} is not a column of a plain trace", next_step=f"use {', '.join(PLAIN_COLUMNS)}")
+            raise bad(
+                where,
+                f"{name!r} is not a column of a plain trace",
+                next_step=f"use {', '.join(PLAIN_COLUMNS)}",
+            )
     if ("t_s" in columns) == ("timestamp" in columns):
-        raise bad(where, "needs exactly one of t_s (seconds) and timestamp (date and time, or seconds since 1970)")
+        raise bad(
+            where,
+            "needs exactly one of t_s (seconds) and timestamp (date and time, or seconds since"
+            " 1970)",
+        )
     for name in ("input_tok", "output_tok"):
         if name not in columns:
             raise bad(where, f"has no {name}")
@@ -392,14 +485,20 @@ def json_object(where: str, text: str, required: Sequence[str]) -> dict[str, Any
     """One JSON object with the required keys."""
     value = parse_json(where, text)
     if not isinstance(value, dict):
-        raise bad(where, "is not a JSON object", cause="the file is not JSON lines with one request each")
+        raise bad(
+            where, "is not a JSON object", cause="the file is not JSON lines with one request each"
+        )
     for key in required:
         if value.get(key) is None:
-            raise bad(where, f"has no {key}", cause=f"a request of this format has {', '.join(required)}")
+            raise bad(
+                where, f"has no {key}", cause=f"a request of this format has {', '.join(required)}"
+            )
     return value
 
 
-def json_hashes(where: str, value: object, input_tok: int, block_tok: int | None) -> tuple[int | str, ...]:
+def json_hashes(
+    where: str, value: object, input_tok: int, block_tok: int | None
+) -> tuple[int | str, ...]:
     """Block ids: integers of at least 0, or texts."""
     if not isinstance(value, list):
         raise bad(where, "hash_ids must be a list")
@@ -414,14 +513,20 @@ def json_hashes(where: str, value: object, input_tok: int, block_tok: int | None
     return hashes
 
 
-def check_hashes(where: str, hashes: Sequence[int | str], input_tok: int, block_tok: int | None) -> None:
+def check_hashes(
+    where: str, hashes: Sequence[int | str], input_tok: int, block_tok: int | None
+) -> None:
     """No more blocks than the prompt has, counting a last one that is not full."""
     if not hashes:
         return
     if block_tok is None:
-        raise bad(where, "has hash_ids but no block_tok", next_step="say how many tokens a block has")
+        raise bad(
+            where, "has hash_ids but no block_tok", next_step="say how many tokens a block has"
+        )
     if len(hashes) > -(-input_tok // block_tok):
-        raise bad(where, f"has {len(hashes)} block ids of {block_tok} tokens for {input_tok} input tokens")
+        raise bad(
+            where, f"has {len(hashes)} block ids of {block_tok} tokens for {input_tok} input tokens"
+        )
 
 
 def _id(where: str, key: str, value: object) -> str | None:

@@ -26,7 +26,11 @@ KINDS: Final = ("auto", "claude-code", "mooncake", "azure", "burstgpt", "servege
 START_BYTES: Final = 1024**2
 """How much of a file's first line is looked at; a whole session may stand on it."""
 
-_CSV: Final[dict[str, type[CsvFormat]]] = {"azure": AzureFormat, "burstgpt": BurstGptFormat, "csv": PlainCsvFormat}
+_CSV: Final[dict[str, type[CsvFormat]]] = {
+    "azure": AzureFormat,
+    "burstgpt": BurstGptFormat,
+    "csv": PlainCsvFormat,
+}
 
 
 def open_trace(path: Path, kind: str = "auto") -> Trace:
@@ -40,27 +44,40 @@ def open_trace(path: Path, kind: str = "auto") -> Trace:
         ProfileError: no such file, a kind that does not exist, or content of no known format.
     """
     if kind not in KINDS:
-        raise ProfileError(f"{kind!r} is no kind of trace", next_step=f"use one of {', '.join(KINDS)}")
+        raise ProfileError(
+            f"{kind!r} is no kind of trace", next_step=f"use one of {', '.join(KINDS)}"
+        )
     try:
         if path.is_dir():
             return _open_folder(path, kind)
         first = _first_line(path)
     except OSError as error:
-        raise ProfileError(f"{path} cannot be read: {error.strerror or error}", next_step="name a trace file or folder") from error
+        raise ProfileError(
+            f"{path} cannot be read: {error.strerror or error}",
+            next_step="name a trace file or folder",
+        ) from error
     chosen = _detect(path, first) if kind == "auto" else kind
     match chosen:
         case "claude-code":
             return ClaudeCodeTrace(path)
         case "servegen":
             if not TRACE_NAME.fullmatch(path.name):
-                raise bad(path, "is not called chunk-<n>-trace.csv, so its dataset cannot be found", next_step="name the client's folder")
+                raise bad(
+                    path,
+                    "is not called chunk-<n>-trace.csv, so its dataset cannot be found",
+                    next_step="name the client's folder",
+                )
             return ServeGenTrace(path)
         case "mooncake":
             return LineTrace(path, MooncakeFormat())
         case "jsonl":
             value = parse_json(f"{path}:1", _whole_first_line(path))
             plain = PlainJsonFormat()
-            return PlainRecordings(path, plain) if isinstance(value, dict) and value.get("scope") is not None else LineTrace(path, plain)
+            return (
+                PlainRecordings(path, plain)
+                if isinstance(value, dict) and value.get("scope") is not None
+                else LineTrace(path, plain)
+            )
         case _:
             table = _CSV[chosen](path, first)
             if chosen == "csv" and "scope" in split_csv(f"{path}:1", first):
@@ -79,7 +96,10 @@ def _open_folder(path: Path, kind: str) -> Trace:
     raise bad(
         path,
         "is a folder without files of " + ("a known format" if kind == "auto" else f"kind {kind}"),
-        next_step="name a folder with Claude Code sessions (*.json) or ServeGen clients (chunk-<n>-trace.csv) directly in it, or a file",
+        next_step=(
+            "name a folder with Claude Code sessions (*.json) or ServeGen clients"
+            " (chunk-<n>-trace.csv) directly in it, or a file"
+        ),
     )
 
 
@@ -106,7 +126,9 @@ def _detect(path: Path, first: str) -> str:
         return _detect_json(path, first)
     if TRACE_NAME.fullmatch(path.name):
         return "servegen"
-    columns = {cell.strip() for cell in split_csv(f"{path}:1", first)} if len(first) < 10_000 else set()
+    columns = (
+        {cell.strip() for cell in split_csv(f"{path}:1", first)} if len(first) < 10_000 else set()
+    )
     if set(AzureFormat.columns) <= columns:
         return "azure"
     if set(BurstGptFormat.columns) <= columns:
@@ -116,18 +138,27 @@ def _detect(path: Path, first: str) -> str:
     raise bad(
         path,
         f"is of no known format; its first line is {first[:80]!r}",
-        cause=f"it has neither the columns of a known trace nor JSON objects; known kinds are {', '.join(KINDS[1:])}",
+        cause=(
+            "it has neither the columns of a known trace nor JSON objects; known kinds are"
+            f" {', '.join(KINDS[1:])}"
+        ),
         next_step="write it as a plain trace: a CSV with the columns t_s,input_tok,output_tok",
     )
 
 
 def _detect_json(path: Path, first: str) -> str:
-    # The keys are looked for in the text: the first line may be cut, or only the first of many of one value.
+    # The keys are looked for in the text: the first line may be cut, or only the first of many of
+    # one value.
     if '"input_length"' in first:
         return "mooncake"
     if '"input_tok"' in first and '"requests"' not in first:
         return "jsonl"
-    if path.suffix == ".json" or '"hash_id_scope"' in first or '"requests"' in first or '"block_size"' in first:
+    if (
+        path.suffix == ".json"
+        or '"hash_id_scope"' in first
+        or '"requests"' in first
+        or '"block_size"' in first
+    ):
         return "claude-code"
     raise bad(
         path,

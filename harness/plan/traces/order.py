@@ -9,7 +9,9 @@ from harness.core.errors import ProfileError
 from harness.plan.traces.records import ReadTally, bad
 
 REORDER_ROWS: Final = 1024
-"""A row that is late by at most so many rows is put in its place, as logs written by several threads need; later ones are an error."""
+"""A row that is late by at most so many rows is put in its place, as logs written by several
+threads need; later ones are an error.
+"""
 
 Row = tuple[float, int, int, Any]
 """Time in seconds, line, byte offset, and whatever the format read."""
@@ -37,7 +39,8 @@ def in_order(path: Path, rows: Iterable[Row], tally: ReadTally) -> Iterator[Row]
         passed = first[0]
         yield first
     while heap:
-        # What is left was never older than what was passed on: it came later in a heap that always gave its least.
+        # What is left was never older than what was passed on: it came later in a heap that always
+        # gave its least.
         yield heappop(heap)
 
 

@@ -6,7 +6,15 @@ from pathlib import Path
 from typing import Any, Final
 
 from harness.plan.traces.lines import LineFormat, json_hashes
-from harness.plan.traces.records import Clock, ReadTally, Trace, TraceRequest, TraceSession, bad, no_requests
+from harness.plan.traces.records import (
+    Clock,
+    ReadTally,
+    Trace,
+    TraceRequest,
+    TraceSession,
+    bad,
+    no_requests,
+)
 from harness.plan.traces.text import json_seconds, json_tok, parse_json, raw_lines, read_text
 
 MAX_SUBAGENT_DEPTH: Final = 8
@@ -34,7 +42,9 @@ class RecordingTrace(Trace):
             by_id: dict[str, list[TraceRequest]] = {}
             for request in recording:
                 by_id.setdefault(request.session_id or "", []).append(request)
-            yield from _parents_first([TraceSession(name, said[0].parent_id, tuple(said)) for name, said in by_id.items()])
+            yield from _parents_first(
+                [TraceSession(name, said[0].parent_id, tuple(said)) for name, said in by_id.items()]
+            )
 
     def _recordings(self) -> Iterator[list[TraceRequest]]:
         """Those that hold requests: at least one."""
@@ -48,7 +58,9 @@ class RecordingTrace(Trace):
 
 
 def _parents_first(sessions: list[TraceSession]) -> Iterator[TraceSession]:
-    """Sessions of a recording as trees: each before its subagents. One whose parent is not there, or is its own descendant, is a root."""
+    """Sessions of a recording as trees: each before its subagents. One whose parent is not there,
+    or is its own descendant, is a root.
+    """
     known = {session.session_id for session in sessions}
     of: dict[str | None, list[TraceSession]] = {}
     for session in sessions:
@@ -68,7 +80,9 @@ def _parents_first(sessions: list[TraceSession]) -> Iterator[TraceSession]:
 
 
 class ClaudeCodeTrace(RecordingTrace):
-    """Claude Code sessions as kv-cache-tester writes them: a folder of JSON files, one of them, or JSON lines with a session each."""
+    """Claude Code sessions as kv-cache-tester writes them: a folder of JSON files, one of them, or
+    JSON lines with a session each.
+    """
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, "claude-code")
@@ -83,7 +97,12 @@ class ClaudeCodeTrace(RecordingTrace):
         for file in files:
             if file.suffix == ".jsonl":
                 for number, _, text in raw_lines(file):
-                    yield f"{file}:{number}", number, f"{file.stem}-{number}", parse_json(f"{file}:{number}", text)
+                    yield (
+                        f"{file}:{number}",
+                        number,
+                        f"{file.stem}-{number}",
+                        parse_json(f"{file}:{number}", text),
+                    )
                 continue
             yield str(file), 1, file.stem, parse_json(str(file), read_text(file), file)
 
@@ -104,7 +123,15 @@ class _Recording:
         self.requests: list[TraceRequest] = []
         self._session(where, value["requests"], name, None, 0.0, 0)
 
-    def _session(self, where: str, entries: list[object], session_id: str, parent: str | None, start_s: float, depth: int) -> None:
+    def _session(
+        self,
+        where: str,
+        entries: list[object],
+        session_id: str,
+        parent: str | None,
+        start_s: float,
+        depth: int,
+    ) -> None:
         if depth > MAX_SUBAGENT_DEPTH:
             raise bad(where, f"has subagents nested more than {MAX_SUBAGENT_DEPTH} deep")
         turn = 0
@@ -126,7 +153,11 @@ class _Recording:
             if kind not in ("n", "s"):
                 raise bad(here, f"type is {str(kind)[:40]!r}; it must be n, s or subagent")
             if t_s < last_s:
-                raise bad(here, f"the time goes back by {last_s - t_s:g} s", cause="the requests of a session are not in order")
+                raise bad(
+                    here,
+                    f"the time goes back by {last_s - t_s:g} s",
+                    cause="the requests of a session are not in order",
+                )
             input_tok = json_tok(here, "in", entry.get("in"), 1)
             if entry.get("hash_ids") is None:
                 raise bad(here, "has no hash_ids")
@@ -145,7 +176,8 @@ class _Recording:
                     hash_scope=self._scope,
                     workload_class=None if parent is None else "subagent",
                     stop=stop,
-                    # The next request may be noted before the end of the one before: that is no gap at all.
+                    # The next request may be noted before the end of the one before: that is no gap
+                    # at all.
                     gap_s=None if ended_s is None or not turn else max(0.0, t_s - ended_s),
                     ttft_s=_optional_s(here, "ttft", entry),
                     parent_id=parent,
@@ -164,7 +196,9 @@ def _optional_s(where: str, key: str, entry: Mapping[str, object]) -> float | No
 
 
 class PlainRecordings(RecordingTrace):
-    """The plain form with a `scope` column: lines of one scope stand together, and `t_s` counts from the scope's own start."""
+    """The plain form with a `scope` column: lines of one scope stand together, and `t_s` counts
+    from the scope's own start.
+    """
 
     def __init__(self, path: Path, line_format: LineFormat) -> None:
         super().__init__(path, line_format.kind)
@@ -188,10 +222,18 @@ class PlainRecordings(RecordingTrace):
                 continue
             t_s, fields = parsed
             if not fields.scope or fields.session_id is None:
-                raise bad(where, "has no scope or no session_id", cause="the first line has a scope, so each line needs both")
+                raise bad(
+                    where,
+                    "has no scope or no session_id",
+                    cause="the first line has a scope, so each line needs both",
+                )
             if fields.scope != scope:
                 if fields.scope in seen:
-                    raise bad(where, f"scope {fields.scope!r} comes back", cause="the lines of a scope must stand together")
+                    raise bad(
+                        where,
+                        f"scope {fields.scope!r} comes back",
+                        cause="the lines of a scope must stand together",
+                    )
                 if requests:
                     yield requests
                 scope = fields.scope
@@ -199,10 +241,20 @@ class PlainRecordings(RecordingTrace):
                 requests, turns, last_s = [], {}, {}
             session = fields.session_id
             if t_s < last_s.get(session, 0.0):
-                raise bad(where, f"the time goes back by {last_s[session] - t_s:g} s within its session")
+                raise bad(
+                    where, f"the time goes back by {last_s[session] - t_s:g} s within its session"
+                )
             last_s[session] = t_s
             turn = turns.get(session, 0)
             turns[session] = turn + 1
-            requests.append(fields.request(t_s, turn, number, where, hash_scope="" if fields.hashes_everywhere else fields.scope))
+            requests.append(
+                fields.request(
+                    t_s,
+                    turn,
+                    number,
+                    where,
+                    hash_scope="" if fields.hashes_everywhere else fields.scope,
+                )
+            )
         if requests:
             yield requests

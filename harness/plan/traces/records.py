@@ -13,9 +13,12 @@ class Clock(StrEnum):
     """What the times of a trace count from."""
 
     TRACE = "trace"
-    """One clock: `t_s` counts from the trace's first request, and requests come in order of time."""
+    """One clock: `t_s` counts from the trace's first request, and requests come in order of time.
+    """
     SESSION = "session"
-    """A clock a recording: `t_s` counts from the start of the recording that the session is in; when that was is not known."""
+    """A clock a recording: `t_s` counts from the start of the recording that the session is in;
+    when that was is not known.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +31,12 @@ class TraceRequest:
         output_tok: answer; 0 where nothing was generated.
         session_id: conversation that it belongs to; None: the trace knows no conversations.
         turn: position in its conversation, from 0.
-        block_hashes: one id for each block of the prompt, from its start; equal ids within `hash_scope` are equal text.
-            There may be fewer than blocks: what is behind the last id is shared with nobody.
+        block_hashes: one id for each block of the prompt, from its start; equal ids within
+            `hash_scope` are equal text. There may be fewer than blocks: what is behind the last id
+            is shared with nobody.
         block_tok: length of a block.
-        hash_scope: within which ids mean the same: the empty text is the whole trace, otherwise the name of a recording.
+        hash_scope: within which ids mean the same: the empty text is the whole trace, otherwise the
+            name of a recording.
         workload_class: the trace's own label.
         stop: why the answer ended; empty text: recorded as blank.
         gap_s: end of the turn before to the start of this one, at least 0.
@@ -65,7 +70,8 @@ class TraceSession:
     """One conversation: at least one request.
 
     Attributes:
-        session_id: as in its requests; made from the line's number where the trace knows no conversations.
+        session_id: as in its requests; made from the line's number where the trace knows no
+            conversations.
         parent_id: session that started it as a subagent.
         requests: in order.
     """
@@ -80,8 +86,10 @@ class ReadTally:
     """What a pass over a trace met beside the requests that it gave.
 
     Attributes:
-        failed: rows left out because the recorded request had failed (BurstGPT: no response tokens).
-        reordered: rows that were moved to their place in time, within the window of `order.REORDER_ROWS`.
+        failed: rows left out because the recorded request had failed (BurstGPT: no response
+            tokens).
+        reordered: rows that were moved to their place in time, within the window of
+            `order.REORDER_ROWS`.
         without_lengths: expected requests of ServeGen windows for which the client has no lengths.
     """
 
@@ -91,18 +99,28 @@ class ReadTally:
 
 
 class Trace(ABC):
-    """A trace that is open for reading. Every pass reads the file anew; nothing is kept between passes.
+    """A trace that is open for reading. Every pass reads the file anew; nothing is kept between
+    passes.
 
     Attributes:
         path: file or folder.
         kind: format, one of `open.KINDS` without `auto`.
         name: the file's or folder's name, part of the keys of its blocks.
         clock: what times count from.
-        drawn: requests are drawn from distributions that the trace holds (ServeGen), so they depend on a seed.
+        drawn: requests are drawn from distributions that the trace holds (ServeGen), so they depend
+            on a seed.
         notes: what a reader of the trace should know.
     """
 
-    def __init__(self, path: Path, kind: str, clock: Clock, *, drawn: bool = False, notes: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        path: Path,
+        kind: str,
+        clock: Clock,
+        *,
+        drawn: bool = False,
+        notes: tuple[str, ...] = (),
+    ) -> None:
         self.path = path
         self.kind = kind
         self.name = path.stem if path.is_file() else path.resolve().name
@@ -132,6 +150,8 @@ def no_requests(path: Path) -> ProfileError:
     return bad(path, "holds no requests", next_step="name a trace with at least one request")
 
 
-def bad(where: object, what: str, *, cause: str | None = None, next_step: str | None = None) -> ProfileError:
+def bad(
+    where: object, what: str, *, cause: str | None = None, next_step: str | None = None
+) -> ProfileError:
     """An error about a place in a trace: `where` is a path or `path:line`."""
     return ProfileError(f"{where}: {what}", cause=cause, next_step=next_step)

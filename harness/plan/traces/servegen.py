@@ -1,8 +1,8 @@
 """ServeGen clients: rates and distributions, from which requests are drawn.
 
-A client is two files: `chunk-i-trace.csv`, without a header, has a row a window (start, rate per second, CV of the gaps, law, shape,
-scale), and `chunk-i-dataset.json` has the lengths of every six hours. Lengths are dictionaries written as Python text; they are read as
-literals, never evaluated.
+A client is two files: `chunk-i-trace.csv`, without a header, has a row a window (start, rate per
+second, CV of the gaps, law, shape, scale), and `chunk-i-dataset.json` has the lengths of every six
+hours. Lengths are dictionaries written as Python text; they are read as literals, never evaluated.
 """
 
 import ast
@@ -42,7 +42,9 @@ class Distribution:
 
     def draw(self, rng: Random) -> float:
         """One value."""
-        return self.values[min(bisect_right(self.summed, rng.random() * self.summed[-1]), len(self.values) - 1)]
+        return self.values[
+            min(bisect_right(self.summed, rng.random() * self.summed[-1]), len(self.values) - 1)
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,19 +93,29 @@ class Client:
 
 
 class ServeGenTrace(Trace):
-    """A folder of ServeGen clients, or the trace file of one. Requests are drawn: gaps by each window's law and shape with the mean
-    that its rate asks for, input and output length independently of each other. Memory: the clients' files.
+    """A folder of ServeGen clients, or the trace file of one. Requests are drawn: gaps by each
+    window's law and shape with the mean that its rate asks for, input and output length
+    independently of each other. Memory: the clients' files.
     """
 
     def __init__(self, path: Path) -> None:
-        super().__init__(path, "servegen", Clock.TRACE, drawn=True, notes=("requests are drawn from rates and distributions, by a seed",))
+        super().__init__(
+            path,
+            "servegen",
+            Clock.TRACE,
+            drawn=True,
+            notes=("requests are drawn from rates and distributions, by a seed",),
+        )
 
     def clients(self) -> Iterator[Client]:
         """The clients, by number."""
         if self.path.is_file():
             files = [self.path]
         else:
-            files = sorted((f for f in self.path.iterdir() if TRACE_NAME.fullmatch(f.name)), key=lambda f: int(f.name.split("-")[1]))
+            files = sorted(
+                (f for f in self.path.iterdir() if TRACE_NAME.fullmatch(f.name)),
+                key=lambda f: int(f.name.split("-")[1]),
+            )
         if not files:
             raise bad(self.path, "holds no chunk-<n>-trace.csv")
         for file in files:
@@ -117,9 +129,18 @@ class ServeGenTrace(Trace):
         for t_s, client, number, input_tok, output_tok, share in merge(*drawn):
             first = t_s if first is None else first
             where = f"{self.path} {client}, request {number}"
-            yield TraceRequest(t_s - first, input_tok, output_tok, workload_class=client, reasoning_share=share, where=where)
+            yield TraceRequest(
+                t_s - first,
+                input_tok,
+                output_tok,
+                workload_class=client,
+                reasoning_share=share,
+                where=where,
+            )
         if first is None:
-            raise bad(self.path, "no request was drawn", cause="the clients' rates are 0, or very small")
+            raise bad(
+                self.path, "no request was drawn", cause="the clients' rates are 0, or very small"
+            )
 
     def sessions(self, *, seed: int = 0, tally: ReadTally | None = None) -> Iterator[TraceSession]:
         """A session a request: ServeGen's clients know no conversations."""
@@ -127,18 +148,28 @@ class ServeGenTrace(Trace):
             yield TraceSession(f"drawn-{number}", None, (request,))
 
 
-def _draw(client: Client, seed: int, tally: ReadTally) -> Iterator[tuple[float, str, int, int, int, float | None]]:
+def _draw(
+    client: Client, seed: int, tally: ReadTally
+) -> Iterator[tuple[float, str, int, int, int, float | None]]:
     rng = stream(seed, "servegen", client.name)
     number = 0
     for window in client.windows:
         if window.lengths is None:
             tally.without_lengths += window.expected
             continue
-        # Only the law's form is taken: with the file's own scale the number of requests would not be that of the rate.
-        scale = 1 / (window.rate_per_s * (window.shape if window.law == "Gamma" else math.gamma(1 + 1 / window.shape)))
+        # Only the law's form is taken: with the file's own scale the number of requests would not
+        # be that of the rate.
+        scale = 1 / (
+            window.rate_per_s
+            * (window.shape if window.law == "Gamma" else math.gamma(1 + 1 / window.shape))
+        )
         at_s = 0.0
         while True:
-            at_s += rng.gammavariate(window.shape, scale) if window.law == "Gamma" else rng.weibullvariate(scale, window.shape)
+            at_s += (
+                rng.gammavariate(window.shape, scale)
+                if window.law == "Gamma"
+                else rng.weibullvariate(scale, window.shape)
+            )
             if not at_s < window.length_s:
                 break
             lengths = window.lengths
@@ -158,12 +189,28 @@ def _client(file: Path) -> Client:
     for index, (number, start_s, rate, cv, law, shape) in enumerate(rows):
         if not rate:
             continue
-        length_s = rows[index + 1][1] - start_s if index + 1 < len(rows) else rows[index][1] - rows[index - 1][1] if index else 0.0
+        length_s = (
+            rows[index + 1][1] - start_s
+            if index + 1 < len(rows)
+            else rows[index][1] - rows[index - 1][1]
+            if index
+            else 0.0
+        )
         length_s = length_s or DEFAULT_WINDOW_S
         if rate * length_s > MAX_REQUESTS:
             raise bad(f"{file}:{number}", f"expects {rate * length_s:.3g} requests in one window")
         position = bisect_right(starts, start_s) - 1
-        windows.append(Window(start_s, length_s, rate, cv, law, shape, lengths[starts[position]] if position >= 0 else None))
+        windows.append(
+            Window(
+                start_s,
+                length_s,
+                rate,
+                cv,
+                law,
+                shape,
+                lengths[starts[position]] if position >= 0 else None,
+            )
+        )
     if not rows:
         raise bad(file, "is empty")
     return Client(file.name.removesuffix("-trace.csv"), tuple(windows))
@@ -175,16 +222,27 @@ def _rows(file: Path) -> Iterator[tuple[int, float, float, float, str, float]]:
         where = f"{file}:{number}"
         cells = [cell.strip() for cell in text.split(",")]
         if len(cells) != 6:
-            raise bad(where, f"has {len(cells)} fields, not 6", cause="a row is start, rate, cv, law, shape, scale")
+            raise bad(
+                where,
+                f"has {len(cells)} fields, not 6",
+                cause="a row is start, rate, cv, law, shape, scale",
+            )
         start_s = text_seconds(where, "start", cells[0])
         if start_s <= before:
             raise bad(where, "the time does not go on", cause="the windows are not in order")
         before = start_s
         rate = text_seconds(where, "rate", cells[1])
         cv = text_seconds(where, "cv", cells[2])
-        shape, scale = text_seconds(where, "shape", cells[4]), text_seconds(where, "scale", cells[5])
+        shape, scale = (
+            text_seconds(where, "shape", cells[4]),
+            text_seconds(where, "scale", cells[5]),
+        )
         if rate and (cells[3] not in LAWS or not 0.01 <= shape <= 1e6 or not scale > 0):
-            raise bad(where, f"needs a law of {' or '.join(LAWS)} with a shape from 0.01 to 1e6 and a scale above 0")
+            raise bad(
+                where,
+                f"needs a law of {' or '.join(LAWS)} with a shape from 0.01 to 1e6 and a scale"
+                " above 0",
+            )
         yield number, start_s, rate, cv, cells[3], shape
 
 
@@ -200,12 +258,18 @@ def _lengths(file: Path) -> dict[float, Lengths | None]:
             raise bad(where, "is not an object of distributions")
         input_tok = _distribution(where, "input_tokens", tables, whole=True)
         output_tok = _distribution(where, "output_tokens", tables, whole=True)
-        share = _distribution(where, "reason_ratio", tables, whole=False) if "reason_ratio" in tables else None
+        share = (
+            _distribution(where, "reason_ratio", tables, whole=False)
+            if "reason_ratio" in tables
+            else None
+        )
         found[start_s] = Lengths(input_tok, output_tok, share) if input_tok and output_tok else None
     return found
 
 
-def _distribution(where: str, name: str, tables: dict[str, object], *, whole: bool) -> Distribution | None:
+def _distribution(
+    where: str, name: str, tables: dict[str, object], *, whole: bool
+) -> Distribution | None:
     """A distribution, or None for an empty one."""
     text = tables.get(name)
     if not isinstance(text, str):
@@ -217,12 +281,18 @@ def _distribution(where: str, name: str, tables: dict[str, object], *, whole: bo
     if not isinstance(value, dict):
         raise bad(where, f"{name} is not a dictionary")
     for key, weight in value.items():
-        good_key = type(key) is int and 0 <= key <= MAX_TOK if whole else type(key) in (int, float) and 0 <= key <= 1
+        good_key = (
+            type(key) is int and 0 <= key <= MAX_TOK
+            if whole
+            else type(key) in (int, float) and 0 <= key <= 1
+        )
         if not good_key or type(weight) not in (int, float) or not 0 <= weight <= 1 + SUM_TOLERANCE:
             raise bad(where, f"{name} holds {str(key)[:40]}: {str(weight)[:40]}")
     if not value:
         return None
     if abs(math.fsum(value.values()) - 1) > SUM_TOLERANCE:
-        raise bad(where, f"the probabilities of {name} add up to {math.fsum(value.values()):.6g}, not 1")
+        raise bad(
+            where, f"the probabilities of {name} add up to {math.fsum(value.values()):.6g}, not 1"
+        )
     weights = tuple(map(float, value.values()))
     return Distribution(tuple(map(float, value)), weights, tuple(accumulate(weights)))

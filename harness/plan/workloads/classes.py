@@ -9,7 +9,12 @@ from harness.plan.rng import stream
 from harness.plan.types import Subagent, Turn
 from harness.plan.workloads.claude_code import claude_code_turns
 from harness.plan.workloads.common import Frame, give_up
-from harness.plan.workloads.conversation import batch_turns, chat_turns, doc_qa_turns, thinking_turns
+from harness.plan.workloads.conversation import (
+    batch_turns,
+    chat_turns,
+    doc_qa_turns,
+    thinking_turns,
+)
 from harness.plan.workloads.shared_prefix import Head, make_head
 from harness.plan.workloads.subagents import calls_of_subagents, start_subagent
 from harness.profile.rules import reasons
@@ -38,7 +43,8 @@ class WorkClass:
 
     Attributes:
         label: class of their records.
-        weight: their share of all sessions is weight / sum of weights; 0 for subagents, which are started by other sessions.
+        weight: their share of all sessions is weight / sum of weights; 0 for subagents, which are
+            started by other sessions.
         workload: parameters, unscaled.
         subagent: made by the workload's subagents rather than its main agents.
         head: what they share, scaled.
@@ -67,22 +73,43 @@ def make_classes(workload: Workload, scale: float, limit_tok: int) -> tuple[Work
         limit_tok: longest context of any class, scaled.
     """
     if isinstance(workload, ReplayWorkload):
-        return (WorkClass(workload.kind, 1, workload, subagent=False, head=Head(SYSTEM, ()), limit_tok=limit_tok),)
-    parts = workload.parts if isinstance(workload, MixWorkload) else (MixPart(weight=1, workload=workload),)
+        return (
+            WorkClass(
+                workload.kind,
+                1,
+                workload,
+                subagent=False,
+                head=Head(SYSTEM, ()),
+                limit_tok=limit_tok,
+            ),
+        )
+    parts = (
+        workload.parts
+        if isinstance(workload, MixWorkload)
+        else (MixPart(weight=1, workload=workload),)
+    )
     classes: list[WorkClass] = []
     for part in parts:
         inner, label = part.workload, part.name or part.workload.kind
         limit = min(limit_tok, max(1, int(inner.context_limit_tok * scale)))
         if not isinstance(inner, ClaudeCodeWorkload):
             head = make_head(label, scale, system_tok=inner.system_tok)
-            classes.append(WorkClass(label, part.weight, inner, subagent=False, head=head, limit_tok=limit))
+            classes.append(
+                WorkClass(label, part.weight, inner, subagent=False, head=head, limit_tok=limit)
+            )
             continue
         sub = inner.subagents
-        head = make_head(label, scale, system_tok=inner.system_tok, tools_tok=inner.tools_tok, tools=inner.tools)
-        classes.append(WorkClass(label, part.weight, inner, subagent=False, head=head, limit_tok=limit))
+        head = make_head(
+            label, scale, system_tok=inner.system_tok, tools_tok=inner.tools_tok, tools=inner.tools
+        )
+        classes.append(
+            WorkClass(label, part.weight, inner, subagent=False, head=head, limit_tok=limit)
+        )
         if sub.share:
             label = f"{label}/{SUBAGENT}"
-            head = make_head(label, scale, system_tok=sub.system_tok, tools_tok=sub.tools_tok, tools=sub.tools)
+            head = make_head(
+                label, scale, system_tok=sub.system_tok, tools_tok=sub.tools_tok, tools=sub.tools
+            )
             classes.append(WorkClass(label, 0, inner, subagent=True, head=head, limit_tok=limit))
     return tuple(classes)
 
@@ -99,7 +126,9 @@ def class_of(classes: Sequence[WorkClass], seed: int, *name: object) -> WorkClas
     return classes[-1]
 
 
-def make_turns(one: WorkClass, *, seed: int, scale: float, salt_tok: int, name: Sequence[object], key: str) -> tuple[Turn, ...]:
+def make_turns(
+    one: WorkClass, *, seed: int, scale: float, salt_tok: int, name: Sequence[object], key: str
+) -> tuple[Turn, ...]:
     """The requests of one session: at least one, and as many as fit the context limit.
 
     Args:
@@ -110,7 +139,9 @@ def make_turns(one: WorkClass, *, seed: int, scale: float, salt_tok: int, name: 
         name: of the stream that its lengths are drawn from.
         key: opens the keys of its blocks.
     """
-    frame = Frame(stream(seed, "session", *name), key, scale, one.limit_tok, one.head.tok + salt_tok)
+    frame = Frame(
+        stream(seed, "session", *name), key, scale, one.limit_tok, one.head.tok + salt_tok
+    )
     workload = one.workload
     turns: tuple[Turn, ...]
     match workload:
@@ -160,6 +191,17 @@ def make_tree(
         return turns
     share = one.workload.subagents.share
     for index in calls_of_subagents(turns, share / (1 - share), stream(seed, "subagents", *name)):
-        said = make_turns(sub, seed=seed, scale=scale, salt_tok=salt_tok(sub), name=(*name, index), key=f"{key}/{index}/subagent")
-        turns = start_subagent(turns, index, Subagent(sub.label, sub.head.system, sub.head.tools, said, reasons=sub.reasons))
+        said = make_turns(
+            sub,
+            seed=seed,
+            scale=scale,
+            salt_tok=salt_tok(sub),
+            name=(*name, index),
+            key=f"{key}/{index}/subagent",
+        )
+        turns = start_subagent(
+            turns,
+            index,
+            Subagent(sub.label, sub.head.system, sub.head.tools, said, reasons=sub.reasons),
+        )
     return turns

@@ -1,4 +1,6 @@
-"""Claude Code's sessions: a context that grows by tool results, is rewritten now and then, and is compacted before it is full."""
+"""Claude Code's sessions: a context that grows by tool results, is rewritten now and then, and is
+compacted before it is full.
+"""
 
 from dataclasses import dataclass
 
@@ -16,7 +18,9 @@ _LEAST_CALL_TOK = 8
 
 @dataclass(frozen=True, slots=True)
 class _Lengths:
-    """What differs between main agents and subagents; no user sits in front of one that is `alone`."""
+    """What differs between main agents and subagents; no user sits in front of one that is
+    `alone`.
+    """
 
     first: Law
     append: Law
@@ -26,15 +30,22 @@ class _Lengths:
     alone: bool
 
 
-def claude_code_turns(workload: ClaudeCodeWorkload, frame: Frame, *, subagent: bool = False) -> tuple[Turn, ...]:
+def claude_code_turns(
+    workload: ClaudeCodeWorkload, frame: Frame, *, subagent: bool = False
+) -> tuple[Turn, ...]:
     """The requests of one session of a main agent or of a subagent."""
     sub = workload.subagents
     if subagent:
         laws = _Lengths(sub.first_tok, sub.append_tok, sub.requests, 0.0, sub.tools, alone=True)
     else:
         laws = _Lengths(
-            workload.first_tok, workload.append_tok, workload.requests, workload.resumed_share, workload.tools, alone=False
-        )  # fmt: skip
+            workload.first_tok,
+            workload.append_tok,
+            workload.requests,
+            workload.resumed_share,
+            workload.tools,
+            alone=False,
+        )
     return _Maker(workload, laws, frame).turns()
 
 
@@ -44,15 +55,21 @@ class _Maker:
         self._laws = laws
         self._frame = frame
         self._turns: list[Turn] = []
-        # Of the exchanges that the next request carries: the turn, and the context up to the end of its reply.
+        # Of the exchanges that the next request carries: the turn, and the context up to the end of
+        # its reply.
         self._chain: list[Turn] = []
         self._ends: list[int] = []
 
     def turns(self) -> tuple[Turn, ...]:
         rng = self._frame.rng
         for index in range(max(1, round(draw(self._laws.requests, rng)))):
-            # Drawn in one order whatever becomes of them, so that one changed parameter moves as little as possible.
-            called = TOOL_NAMES[rng.randrange(min(_TOOLS_CALLED, self._laws.tools))] if rng.random() < self._workload.tool_use_share else ""
+            # Drawn in one order whatever becomes of them, so that one changed parameter moves as
+            # little as possible.
+            called = (
+                TOOL_NAMES[rng.randrange(min(_TOOLS_CALLED, self._laws.tools))]
+                if rng.random() < self._workload.tool_use_share
+                else ""
+            )
             output = draw_tok(self._workload.output_tok, rng, self._frame.scale)
             thinks = rng.random() < self._workload.thinking_share
             self._add(index, called, output, round(rng.uniform(0.2, 0.8) * output) if thinks else 0)
@@ -62,7 +79,13 @@ class _Maker:
         frame, workload, rng = self._frame, self._workload, self._frame.rng
         output = min(drawn_output, max(1, frame.limit_tok - frame.head_tok - LEAST_MESSAGE_TOK))
         tool_id = _tool_id(self._chain[-1].reply) if self._chain else ""
-        gap_ns = draw_gap_ns(workload.tool_gap_s if tool_id or self._laws.alone else workload.user_gap_s, rng) if index else 0
+        gap_ns = (
+            draw_gap_ns(
+                workload.tool_gap_s if tool_id or self._laws.alone else workload.user_gap_s, rng
+            )
+            if index
+            else 0
+        )
         new = drawn = self._new_tok(index)
         keeps, again = self._what_stays(index, new + output)
         if keeps is not None:
@@ -70,7 +93,8 @@ class _Maker:
             tool_id = _tool_id(self._chain[-1].reply) if self._chain else ""
         before = self._ends[-1] if self._ends else frame.head_tok
         room = frame.limit_tok - before - output - MESSAGE_OVERHEAD_TOK
-        # A summary gives way to the message that follows it; a message as long as the model's context is cut, and counted.
+        # A summary gives way to the message that follows it; a message as long as the model's
+        # context is cut, and counted.
         again = max(0, min(again, room - new))
         new = max(1, min(new, room - again))
         context = before + again + new + MESSAGE_OVERHEAD_TOK
@@ -97,7 +121,9 @@ class _Maker:
         return draw_tok(self._workload.resumed_tok if resumed else self._laws.first, rng, scale)
 
     def _what_stays(self, index: int, wanted_tok: int) -> tuple[int | None, int]:
-        """How many exchanges stay in front (None: all), and the length of what comes in the others' place."""
+        """How many exchanges stay in front (None: all), and the length of what comes in the others'
+        place.
+        """
         frame, workload = self._frame, self._workload
         if not index:
             return None, 0
@@ -110,14 +136,23 @@ class _Maker:
             return None, 0
         place = frame.head_tok + rewritten_at * own
         keeps = sum(1 for end in self._ends if end <= place)
-        again = context - (self._ends[keeps - 1] if keeps else frame.head_tok) - 2 * MESSAGE_OVERHEAD_TOK
+        again = (
+            context
+            - (self._ends[keeps - 1] if keeps else frame.head_tok)
+            - 2 * MESSAGE_OVERHEAD_TOK
+        )
         return keeps, max(1, again)
 
     def _message(self, index: int, new: int, again: int, tool_id: str) -> Message:
         key = f"{self._frame.key}/{index}"
         block = Block(f"{key}/user", new)
-        # After a cut the last reply that stays may wait for its tool's result, which must come first.
-        first = Part(PartKind.TOOL_RESULT, block, tool_id=tool_id) if tool_id else Part(PartKind.TEXT, block)
+        # After a cut the last reply that stays may wait for its tool's result, which must come
+        # first.
+        first = (
+            Part(PartKind.TOOL_RESULT, block, tool_id=tool_id)
+            if tool_id
+            else Part(PartKind.TEXT, block)
+        )
         if not again:
             return Message(Role.USER, (first,))
         restored = Part(PartKind.TEXT, Block(f"{key}/again", again))
@@ -127,13 +162,23 @@ class _Maker:
         key = f"{self._frame.key}/{index}"
         if not called or tok < _LEAST_CALL_TOK:
             return assistant_text(f"{key}/assistant", tok)
-        said = max(1, tok // 4)  # a sentence, then the tool's input: most of the output tokens of real sessions are tool input
+        said = max(
+            1,
+            tok // 4,
+            # a sentence, then the tool's input: most of the output tokens of real sessions are tool
+            # input
+        )
         tool_id = f"toolu_{self._frame.key.replace('/', '_')}_{index}"
         return Message(
             Role.ASSISTANT,
             (
                 Part(PartKind.TEXT, Block(f"{key}/assistant", said)),
-                Part(PartKind.TOOL_USE, Block(f"{key}/tool", tok - said), tool_id=tool_id, tool_name=called),
+                Part(
+                    PartKind.TOOL_USE,
+                    Block(f"{key}/tool", tok - said),
+                    tool_id=tool_id,
+                    tool_name=called,
+                ),
             ),
         )
 

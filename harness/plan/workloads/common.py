@@ -47,5 +47,8 @@ def give_up(turns: tuple[Turn, ...], workload: SessionsBase, rng: Random) -> tup
         return turns
     for index, turn in enumerate(turns):
         if rng.random() < workload.abandon_share:
-            return (*turns[:index], replace(turn, cancel_after_ns=draw_gap_ns(workload.abandon_after_s, rng)))
+            return (
+                *turns[:index],
+                replace(turn, cancel_after_ns=draw_gap_ns(workload.abandon_after_s, rng)),
+            )
     return turns

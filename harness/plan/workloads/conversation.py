@@ -19,7 +19,8 @@ class _Draft:
         output_tok: the answer.
         gap_ns: pause before it.
         thinking_tok: part of the answer that later turns do not carry.
-        question_tok: part of the message that is a text of its own, at its end; 0 for a message of one text.
+        question_tok: part of the message that is a text of its own, at its end; 0 for a message of
+            one text.
     """
 
     input_tok: int
@@ -62,7 +63,10 @@ def _grow(frame: Frame, wanted: float, draft: Callable[[int], _Draft]) -> tuple[
 def _message(key: str, tok: int, question_tok: int) -> Message:
     if question_tok < 1:
         return user_text(f"{key}/user", tok)
-    document, question = Block(f"{key}/document", tok - question_tok), Block(f"{key}/user", question_tok)
+    document, question = (
+        Block(f"{key}/document", tok - question_tok),
+        Block(f"{key}/user", question_tok),
+    )
     return Message(Role.USER, (Part(PartKind.TEXT, document), Part(PartKind.TEXT, question)))
 
 
@@ -72,7 +76,11 @@ def chat_turns(workload: ChatWorkload, frame: Frame) -> tuple[Turn, ...]:
 
     def draft(_index: int) -> _Draft:
         gap_ns = draw_gap_ns(workload.think_s, rng)
-        return _Draft(draw_tok(workload.user_tok, rng, scale), draw_tok(workload.output_tok, rng, scale), gap_ns)
+        return _Draft(
+            draw_tok(workload.user_tok, rng, scale),
+            draw_tok(workload.output_tok, rng, scale),
+            gap_ns,
+        )
 
     return _grow(frame, draw(workload.turns, rng), draft)
 
@@ -98,9 +106,18 @@ def thinking_turns(workload: ThinkingWorkload, frame: Frame) -> tuple[Turn, ...]
     def draft(_index: int) -> _Draft:
         gap_ns = draw_gap_ns(workload.think_s, rng)
         output = draw_tok(workload.output_tok, rng, scale, least=2)
-        mode = workload.reasoning_high if rng.random() < workload.reasoning_high_share else workload.reasoning_low
+        mode = (
+            workload.reasoning_high
+            if rng.random() < workload.reasoning_high_share
+            else workload.reasoning_low
+        )
         share = min(1.0, max(0.0, rng.gauss(mode, workload.reasoning_spread)))
-        return _Draft(draw_tok(workload.user_tok, rng, scale), output, gap_ns, thinking_tok=round(share * output))
+        return _Draft(
+            draw_tok(workload.user_tok, rng, scale),
+            output,
+            gap_ns,
+            thinking_tok=round(share * output),
+        )
 
     return _grow(frame, draw(workload.turns, rng), draft)
 
@@ -108,4 +125,10 @@ def thinking_turns(workload: ThinkingWorkload, frame: Frame) -> tuple[Turn, ...]
 def batch_turns(workload: BatchWorkload, frame: Frame) -> tuple[Turn, ...]:
     """One request."""
     rng, scale = frame.rng, frame.scale
-    return _grow(frame, 1, lambda _: _Draft(draw_tok(workload.user_tok, rng, scale), draw_tok(workload.output_tok, rng, scale)))
+    return _grow(
+        frame,
+        1,
+        lambda _: _Draft(
+            draw_tok(workload.user_tok, rng, scale), draw_tok(workload.output_tok, rng, scale)
+        ),
+    )

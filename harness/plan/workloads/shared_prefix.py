@@ -28,7 +28,9 @@ TOOL_NAMES: Final = (
 )
 
 MESSAGE_OVERHEAD_TOK: Final = 6
-"""What chat templates add around a message (role markers, line breaks); an estimate that only moves targets, never counts."""
+"""What chat templates add around a message (role markers, line breaks); an estimate that only moves
+targets, never counts.
+"""
 TOOL_OVERHEAD_TOK: Final = 40
 """What the JSON around a tool definition costs; likewise an estimate."""
 
@@ -43,10 +45,16 @@ class Head:
     @property
     def tok(self) -> int:
         """Target length of the head."""
-        return self.system.tok + MESSAGE_OVERHEAD_TOK + sum(tool.block.tok + TOOL_OVERHEAD_TOK for tool in self.tools)
+        return (
+            self.system.tok
+            + MESSAGE_OVERHEAD_TOK
+            + sum(tool.block.tok + TOOL_OVERHEAD_TOK for tool in self.tools)
+        )
 
 
-def make_head(label: str, scale: float, *, system_tok: int, tools_tok: int = 0, tools: int = 0) -> Head:
+def make_head(
+    label: str, scale: float, *, system_tok: int, tools_tok: int = 0, tools: int = 0
+) -> Head:
     """The shared head of a class, scaled.
 
     Args:
@@ -60,8 +68,12 @@ def make_head(label: str, scale: float, *, system_tok: int, tools_tok: int = 0, 
     if not tools:
         return Head(system, ())
     names = [TOOL_NAMES[i] if i < len(TOOL_NAMES) else f"Tool{i}" for i in range(tools)]
-    # A definition below its JSON's own cost would be all overhead: a scaled-down head keeps fewer tools rather than empty ones.
+    # A definition below its JSON's own cost would be all overhead: a scaled-down head keeps fewer
+    # tools rather than empty ones.
     total = round(tools_tok * scale)
     count = max(1, min(len(names), total // (TOOL_OVERHEAD_TOK + 8)))
     each = max(4, total // count - TOOL_OVERHEAD_TOK)
-    return Head(system, tuple(ToolDefinition(name, Block(f"{label}/tool/{name}", each)) for name in names[:count]))
+    return Head(
+        system,
+        tuple(ToolDefinition(name, Block(f"{label}/tool/{name}", each)) for name in names[:count]),
+    )

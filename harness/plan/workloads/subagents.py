@@ -13,21 +13,32 @@ TASK_TOOL: Final = "Task"
 
 
 def calls_of_subagents(turns: Sequence[Turn], mean: float, rng: Random) -> list[int]:
-    """Turns whose tool call starts a subagent: a Poisson number of them, uniform over the calls that a later turn goes on from.
+    """Turns whose tool call starts a subagent: a Poisson number of them, uniform over the calls
+    that a later turn goes on from.
 
     Args:
         turns: of the session.
         mean: subagents of a session; one with fewer calls has fewer.
         rng: a generator of its own, so that the rest of the session does not depend on it.
     """
-    callers = [turn.index for turn in turns[:-1] if any(part.kind is PartKind.TOOL_USE for part in turn.reply.parts)]
+    callers = [
+        turn.index
+        for turn in turns[:-1]
+        if any(part.kind is PartKind.TOOL_USE for part in turn.reply.parts)
+    ]
     return sorted(rng.sample(callers, min(_poisson(mean, rng), len(callers))))
 
 
 def start_subagent(turns: Sequence[Turn], index: int, subagent: Subagent) -> tuple[Turn, ...]:
-    """The turns, with a subagent started by one's call. The tool's time is the subagent's: no pause follows it."""
+    """The turns, with a subagent started by one's call. The tool's time is the subagent's: no pause
+    follows it.
+    """
     caller, follower = turns[index], turns[index + 1]
-    caller = replace(caller, reply=Message(caller.reply.role, tuple(map(_as_task, caller.reply.parts))), subagents=(subagent,))
+    caller = replace(
+        caller,
+        reply=Message(caller.reply.role, tuple(map(_as_task, caller.reply.parts))),
+        subagents=(subagent,),
+    )
     return (*turns[:index], caller, replace(follower, gap_ns=0), *turns[index + 2 :])
 
 

@@ -1,7 +1,9 @@
-"""Joules attributed to time, computed input, output and output x context: fitted over stages made for it, or refused with the reason.
+"""Joules attributed to time, computed input, output and output x context: fitted over stages made
+for it, or refused with the reason.
 
-The model of a slice of time: joules = W x seconds + a x computed input tokens + b x output tokens + c x output tokens x their context.
-All four coefficients are at least 0. It is never fitted from one window alone: there the four go together, and any split fits.
+The model of a slice of time: joules = W x seconds + a x computed input tokens + b x output tokens +
+c x output tokens x their context. All four coefficients are at least 0. It is never fitted from one
+window alone: there the four go together, and any split fits.
 """
 
 import itertools
@@ -26,16 +28,22 @@ UNITS: Final = ("W", "J/tok", "J/tok", "J/tok^2")
 """Units of their coefficients."""
 
 SLICE_S: Final = 5.0
-"""Least length of a slice: servers book a whole prompt when its prefill completes, and short energies are wrong."""
+"""Least length of a slice: servers book a whole prompt when its prefill completes, and short
+energies are wrong.
+"""
 MOST_SLICES: Final = 60
-"""Of one stage, so that a long one weighs no more than the others by the number of its rows alone."""
+"""Of one stage, so that a long one weighs no more than the others by the number of its rows alone.
+"""
 MIN_SLICES: Final = 20
 """Five rows for each coefficient."""
 CONDITION_LIMIT: Final = 30.0
-"""Of the columns, each scaled to length 1. Beyond 30 the terms are strongly collinear (Belsley, Kuh & Welsch 1980, Regression Diagnostics)
-and coefficients take each other's share."""
+"""Of the columns, each scaled to length 1. Beyond 30 the terms are strongly collinear (Belsley, Kuh
+& Welsch 1980, Regression Diagnostics) and coefficients take each other's share.
+"""
 HELD_OUT_LIMIT: Final = 0.10
-"""Error of a stage's joules, predicted from the other stages, beyond which the model does not describe this machine."""
+"""Error of a stage's joules, predicted from the other stages, beyond which the model does not
+describe this machine.
+"""
 MIN_BATCHES: Final = 3
 """Batch sizes of decoding stages that must differ."""
 BATCH_APART: Final = 1.5
@@ -58,7 +66,8 @@ class StageSlices:
     Attributes:
         name: of the stage; `idle`.
         joules: of each slice.
-        work: one row a slice: seconds, computed input tokens, output tokens, output tokens x context.
+        work: one row a slice: seconds, computed input tokens, output tokens, output tokens x
+            context.
         in_flight: mean requests in flight.
         cached_share: share of the input that was read from cache; None where nobody tells.
         systematic_ratio: gain error of the joules.
@@ -121,9 +130,11 @@ class Attribution:
         stages: their names.
         condition_number: of the scaled columns.
         residual_ratio: root mean square of the rows' residuals over their mean joules.
-        held_out: stage -> relative error of its joules, predicted from the others; stages that alone carry a term are left out.
+        held_out: stage -> relative error of its joules, predicted from the others; stages that
+            alone carry a term are left out.
         systematic_ratio: gain error of the joules, which all coefficients share.
-        components: joules of the headline's window by term, with `unexplained`: they add up to the window's.
+        components: joules of the headline's window by term, with `unexplained`: they add up to the
+            window's.
     """
 
     reason: str | None
@@ -152,7 +163,11 @@ class Attribution:
         return {
             "reason": self.reason,
             "coefficients": {
-                c.term: {"value": c.value if shown else None, "error": c.error if shown else None, "unit": c.unit}
+                c.term: {
+                    "value": c.value if shown else None,
+                    "error": c.error if shown else None,
+                    "unit": c.unit,
+                }
                 for c in self.coefficients
             },
             "slices": self.slices,
@@ -168,7 +183,8 @@ class Attribution:
 
 
 def decode_context(requests: Requests, out: Output, who: Bools | None = None) -> Flow:
-    """Output tokens x the context that each was generated in (prompt and what was generated before it), at their arrivals.
+    """Output tokens x the context that each was generated in (prompt and what was generated before
+    it), at their arrivals.
 
     Args:
         requests: all of them.
@@ -179,7 +195,9 @@ def decode_context(requests: Requests, out: Output, who: Bools | None = None) ->
 
 
 def slice_edges(start: float, end: float) -> Floats:
-    """Edges of equal slices of a stretch, each at least `SLICE_S` long; one edge only where it is too short for any."""
+    """Edges of equal slices of a stretch, each at least `SLICE_S` long; one edge only where it is
+    too short for any.
+    """
     count = min(MOST_SLICES, int((end - start) * NS / SLICE_S + 1e-9))
     return np.linspace(start, end, count + 1) if count else np.array([start])
 
@@ -194,35 +212,64 @@ def fit(stages: Sequence[StageSlices], *, check_design: bool = True) -> Attribut
     names = tuple(stage.name for stage in stages)
     rows = sum(len(stage.joules) for stage in stages)
     if len(stages) < 2:
-        return Attribution("one window alone cannot tell time, input and output apart", slices=rows, stages=names)
-    broken = [stage.name for stage in stages if np.any(~np.isfinite(stage.joules)) or np.any(~np.isfinite(stage.work))]
+        return Attribution(
+            "one window alone cannot tell time, input and output apart", slices=rows, stages=names
+        )
+    broken = [
+        stage.name
+        for stage in stages
+        if np.any(~np.isfinite(stage.joules)) or np.any(~np.isfinite(stage.work))
+    ]
     if broken:
-        return Attribution(f"stage {', '.join(broken)} has slices without joules or tokens", slices=rows, stages=names)
+        return Attribution(
+            f"stage {', '.join(broken)} has slices without joules or tokens",
+            slices=rows,
+            stages=names,
+        )
     missing = _design(stages) if check_design else []
     if missing:
         return Attribution("the stages lack " + "; ".join(missing), slices=rows, stages=names)
     if rows < MIN_SLICES:
-        return Attribution(f"{rows} slices of {SLICE_S:g} s or more; {MIN_SLICES} are needed", slices=rows, stages=names)
+        return Attribution(
+            f"{rows} slices of {SLICE_S:g} s or more; {MIN_SLICES} are needed",
+            slices=rows,
+            stages=names,
+        )
     condition = _condition(_stacked(stages)[0])
-    systematic = next((stage.systematic_ratio for stage in stages if stage.systematic_ratio is not None), None)
+    systematic = next(
+        (stage.systematic_ratio for stage in stages if stage.systematic_ratio is not None), None
+    )
     if condition > CONDITION_LIMIT:
         what = "not finite" if not np.isfinite(condition) else f"{condition:.0f}"
-        collinear = f"the terms go together over these stages: condition number {what}, at most {CONDITION_LIMIT:.0f} is usable"
-        return Attribution(collinear, slices=rows, stages=names, condition_number=condition if np.isfinite(condition) else None)
+        collinear = (
+            f"the terms go together over these stages: condition number {what}, at most"
+            f" {CONDITION_LIMIT:.0f} is usable"
+        )
+        return Attribution(
+            collinear,
+            slices=rows,
+            stages=names,
+            condition_number=condition if np.isfinite(condition) else None,
+        )
     work, joules = _stacked(stages)
     values = _nonnegative(work, joules)
     residual = float(np.sqrt(np.mean((joules - work @ values) ** 2)) / np.mean(joules))
     held_out, jackknife = _held_out(stages)
     coefficients = tuple(
         Coefficient(term, float(value), error, unit)
-        for term, value, error, unit in zip(TERMS, values, _errors(stages, values, jackknife), UNITS, strict=True)
+        for term, value, error, unit in zip(
+            TERMS, values, _errors(stages, values, jackknife), UNITS, strict=True
+        )
     )
     reason: str | None = None
     worst = max(held_out, key=lambda name: abs(held_out[name]), default=None)
     if worst is None:
         reason = "no stage can be predicted from the others, so nothing shows that the model holds"
     elif abs(held_out[worst]) > HELD_OUT_LIMIT:
-        reason = f"the other stages predict {worst} {held_out[worst]:+.0%} off; at most {HELD_OUT_LIMIT:.0%} is usable"
+        reason = (
+            f"the other stages predict {worst} {held_out[worst]:+.0%} off; at most"
+            f" {HELD_OUT_LIMIT:.0%} is usable"
+        )
     return Attribution(reason, coefficients, rows, names, condition, residual, held_out, systematic)
 
 
@@ -232,14 +279,23 @@ def _design(stages: Sequence[StageSlices]) -> list[str]:
     if not any(stage.is_idle for stage in stages):
         missing.append("a stretch without load with the model loaded (energy.idle_s)")
     if not any(stage.is_prefill for stage in stages):
-        missing.append(f"one with prefill only (at most {PREFILL_OUTPUT:g} output tokens for each computed input token)")
+        missing.append(
+            f"one with prefill only (at most {PREFILL_OUTPUT:g} output tokens for each computed"
+            " input token)"
+        )
     decode = [stage for stage in stages if stage.is_decode]
     batches = _distinct([stage.in_flight for stage in decode], BATCH_APART)
     if batches < MIN_BATCHES:
-        missing.append(f"decoding at {MIN_BATCHES} batch sizes (there are {batches} that differ by {BATCH_APART:g} x)")
+        missing.append(
+            f"decoding at {MIN_BATCHES} batch sizes (there are {batches} that differ by"
+            f" {BATCH_APART:g} x)"
+        )
     contexts = _distinct([stage.context_tok for stage in decode], CONTEXT_APART)
     if contexts < MIN_CONTEXTS:
-        missing.append(f"decoding at {MIN_CONTEXTS} context sizes (there are {contexts} that differ by {CONTEXT_APART:g} x)")
+        missing.append(
+            f"decoding at {MIN_CONTEXTS} context sizes (there are {contexts} that differ by"
+            f" {CONTEXT_APART:g} x)"
+        )
     told = [stage.cached_share for stage in stages if stage.cached_share is not None]
     if not any(share >= CACHED_SHARE for share in told):
         missing.append(f"one with a cached prefix (at least {CACHED_SHARE:.0%} of its input)")
@@ -262,14 +318,18 @@ def _condition(work: npt.NDArray[np.float64]) -> float:
 
 
 def _stacked(stages: Sequence[StageSlices]) -> tuple[npt.NDArray[np.float64], Floats]:
-    """Rows of all stages, divided by their length in time: watts err alike, whatever a slice's length."""
+    """Rows of all stages, divided by their length in time: watts err alike, whatever a slice's
+    length.
+    """
     work = np.vstack([stage.work for stage in stages])
     joules = np.concatenate([stage.joules for stage in stages])
     return work / work[:, :1], joules / work[:, 0]
 
 
 def _nonnegative(work: npt.NDArray[np.float64], joules: Floats) -> Floats:
-    """Least squares with coefficients of at least 0, exactly: the best of the 15 sets of terms whose own solution has no negative one."""
+    """Least squares with coefficients of at least 0, exactly: the best of the 15 sets of terms
+    whose own solution has no negative one.
+    """
     scale = np.sqrt(np.sum(work**2, axis=0))
     scaled = work / np.where(scale > 0, scale, 1.0)
     best, least = np.zeros(work.shape[1]), float(np.sum(joules**2))
@@ -288,7 +348,9 @@ def _nonnegative(work: npt.NDArray[np.float64], joules: Floats) -> Floats:
 
 
 def _held_out(stages: Sequence[StageSlices]) -> tuple[dict[str, float], list[Floats]]:
-    """Each stage's joules predicted from the others, where those still tell the terms apart; and their coefficients."""
+    """Each stage's joules predicted from the others, where those still tell the terms apart; and
+    their coefficients.
+    """
     errors: dict[str, float] = {}
     fits = []
     for left_out in range(len(stages)):
@@ -305,9 +367,10 @@ def _held_out(stages: Sequence[StageSlices]) -> tuple[dict[str, float], list[Flo
 def _errors(stages: Sequence[StageSlices], values: Floats, fits: Sequence[Floats]) -> list[float]:
     """Half-widths: the largest of three.
 
-    What the rows' scatter gives; the jackknife over those stages that can be left out; and what follows when each stage is off as a whole
-    by as much as the stages are (temperature and clocks differ from one to the next). The first two know nothing of a term that one stage
-    alone carries: that stage is fitted whatever its joules are.
+    What the rows' scatter gives; the jackknife over those stages that can be left out; and what
+    follows when each stage is off as a whole by as much as the stages are (temperature and clocks
+    differ from one to the next). The first two know nothing of a term that one stage alone carries:
+    that stage is fitted whatever its joules are.
     """
     work, joules = _stacked(stages)
     rows, terms = work.shape
@@ -315,15 +378,24 @@ def _errors(stages: Sequence[StageSlices], values: Floats, fits: Sequence[Floats
     scaled = work / scale
     residual = joules - work @ values
     variance = float(np.sum(residual**2)) / (rows - terms)
-    half = t_quantile(rows - terms) * np.sqrt(variance * np.diag(np.linalg.inv(scaled.T @ scaled))) / scale
+    half = (
+        t_quantile(rows - terms)
+        * np.sqrt(variance * np.diag(np.linalg.inv(scaled.T @ scaled)))
+        / scale
+    )
     if len(fits) >= 3:
         table = np.array(fits)
-        spread = np.sqrt((len(fits) - 1) / len(fits) * np.sum((table - table.mean(axis=0)) ** 2, axis=0))
+        spread = np.sqrt(
+            (len(fits) - 1) / len(fits) * np.sum((table - table.mean(axis=0)) ** 2, axis=0)
+        )
         half = np.maximum(half, t_quantile(len(fits) - 1) * spread)
     free = len(stages) - terms
     if free > 0:
         ends = np.cumsum([len(stage.joules) for stage in stages])
-        parts = [slice(int(end) - len(stage.joules), int(end)) for end, stage in zip(ends, stages, strict=True)]
+        parts = [
+            slice(int(end) - len(stage.joules), int(end))
+            for end, stage in zip(ends, stages, strict=True)
+        ]
         off = [float(np.mean(residual[part]) / np.mean(joules[part])) for part in parts]
         ratio = float(np.sqrt(np.sum(np.square(off)) / free))
         solve = np.linalg.pinv(scaled)

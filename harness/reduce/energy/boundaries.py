@@ -1,4 +1,6 @@
-"""The ladder of boundaries: board, node, critical IT, facility. Each rung is measured, modelled from the one below it, or absent."""
+"""The ladder of boundaries: board, node, critical IT, facility. Each rung is measured, modelled
+from the one below it, or absent.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -37,9 +39,11 @@ class Rung:
 
     Attributes:
         rung: of `RUNGS`.
-        boundary: that was read (`gpu_board`, `module`, `node`, `rack`, `facility`), or the rung's own name where it is modelled.
+        boundary: that was read (`gpu_board`, `module`, `node`, `rack`, `facility`), or the rung's
+            own name where it is modelled.
         watts: None when absent.
-        low_w: with every assumed factor at the end of its range that makes it smallest; None where nothing was assumed.
+        low_w: with every assumed factor at the end of its range that makes it smallest; None where
+            nothing was assumed.
         high_w: at the other end.
         joules: of the window.
         basis: measured, modelled or absent. A rung above a modelled one is modelled.
@@ -85,7 +89,9 @@ class Rung:
         }
 
 
-def ladder(energies: Sequence[Energy], gpus: Sequence[Any], settings: Mapping[str, Any], length_s: float) -> tuple[Rung, ...]:
+def ladder(
+    energies: Sequence[Energy], gpus: Sequence[Any], settings: Mapping[str, Any], length_s: float
+) -> tuple[Rung, ...]:
     """The four rungs.
 
     Args:
@@ -98,14 +104,22 @@ def ladder(energies: Sequence[Energy], gpus: Sequence[Any], settings: Mapping[st
     boards = next((by_boundary[b] for b in GPU_BOUNDARIES if b in by_boundary), None)
     none = _absent("board", Boundary.GPU_BOARD, "no board's power was read")
     board = none if boards is None else _measured("board", boards, length_s)
-    node = _measured_or(by_boundary.get(Boundary.NODE), "node", length_s) or _node(board, boards, gpus, settings, length_s)
+    node = _measured_or(by_boundary.get(Boundary.NODE), "node", length_s) or _node(
+        board, boards, gpus, settings, length_s
+    )
     network = _stated(settings, "network_storage_ratio") or _default(NETWORK_STORAGE_RATIO, "")
     it = _measured_or(by_boundary.get(Boundary.RACK), "critical_it", length_s) or _times(
-        "critical_it", node, _plus_one(network, "x (1 + storage, switches and optics over servers)"), length_s
+        "critical_it",
+        node,
+        _plus_one(network, "x (1 + storage, switches and optics over servers)"),
+        length_s,
     )
     pue = _stated(settings, "pue") or _default(PUE, "")
     facility = _measured_or(by_boundary.get(Boundary.FACILITY), "facility", length_s) or _times(
-        "facility", it, Factor(pue.value, pue.low, pue.high, "x PUE", pue.source, pue.stated), length_s
+        "facility",
+        it,
+        Factor(pue.value, pue.low, pue.high, "x PUE", pue.source, pue.stated),
+        length_s,
     )
     return board, node, it, facility
 
@@ -114,15 +128,26 @@ def _stated(settings: Mapping[str, Any], key: str) -> Factor | None:
     value = number(mapping(settings.get(key)).get("value"))
     if value is None:
         return None
-    return Factor(value, value, value, "", f"the profile: {mapping(settings.get(key)).get('source')}", stated=True)
+    return Factor(
+        value,
+        value,
+        value,
+        "",
+        f"the profile: {mapping(settings.get(key)).get('source')}",
+        stated=True,
+    )
 
 
 def _default(published: Any, what: str) -> Factor:  # noqa: ANN401 - a PublishedFactor
-    return Factor(published.value, published.low, published.high, what, published.cite(), stated=False)
+    return Factor(
+        published.value, published.low, published.high, what, published.cite(), stated=False
+    )
 
 
 def _plus_one(factor: Factor, what: str) -> Factor:
-    return Factor(1 + factor.value, 1 + factor.low, 1 + factor.high, what, factor.source, factor.stated)
+    return Factor(
+        1 + factor.value, 1 + factor.low, 1 + factor.high, what, factor.source, factor.stated
+    )
 
 
 def _absent(rung: str, boundary: str, note: str) -> Rung:
@@ -139,41 +164,91 @@ def _measured(rung: str, energy: Energy, length_s: float) -> Rung:
     if rung == "critical_it":
         note = "the rack's meter covers everything in it"
     return Rung(
-        rung, energy.boundary, watts, None, None, energy.joules, energy.basis, None, energy.devices, energy.systematic_ratio,
-        energy.source, note,
-    )  # fmt: skip
+        rung,
+        energy.boundary,
+        watts,
+        None,
+        None,
+        energy.joules,
+        energy.basis,
+        None,
+        energy.devices,
+        energy.systematic_ratio,
+        energy.source,
+        note,
+    )
 
 
 def _measured_or(energy: Energy | None, rung: str, length_s: float) -> Rung | None:
     """The rung where its meter gave joules; None where it has to be modelled."""
-    return _measured(rung, energy, length_s) if energy is not None and energy.joules is not None else None
+    return (
+        _measured(rung, energy, length_s)
+        if energy is not None and energy.joules is not None
+        else None
+    )
 
 
-def _node(board: Rung, boards: Energy | None, gpus: Sequence[Any], settings: Mapping[str, Any], length_s: float) -> Rung:
-    """Boards plus their share of the host: a host's power is additive, not a multiple of the boards'."""
+def _node(
+    board: Rung,
+    boards: Energy | None,
+    gpus: Sequence[Any],
+    settings: Mapping[str, Any],
+    length_s: float,
+) -> Rung:
+    """Boards plus their share of the host: a host's power is additive, not a multiple of the
+    boards'.
+    """
     if board.watts is None:
         return _absent("node", "node", f"no node meter, and nothing to model it from: {board.note}")
     stated = _stated(settings, "host_w_per_gpu")
     if stated is not None:
-        host = Factor(stated.value, stated.value, stated.value, "W of host added for each GPU", stated.source, stated=True)
+        host = Factor(
+            stated.value,
+            stated.value,
+            stated.value,
+            "W of host added for each GPU",
+            stated.source,
+            stated=True,
+        )
     elif boards is not None and boards.boundary == Boundary.MODULE:
-        note = "no node meter; a module's power holds its CPU, so what the rest of the node adds must be stated (energy.host_w_per_gpu)"
+        note = (
+            "no node meter; a module's power holds its CPU, so what the rest of the node adds must"
+            " be stated (energy.host_w_per_gpu)"
+        )
         return _absent("node", "node", note)
     else:
         names = {str(mapping(gpu).get("name")) for gpu in gpus}
         rated = host_rated_w(next(iter(names))) if len(names) == 1 else None
         if rated is None:
-            note = f"no node meter, and nobody published what the host of {', '.join(sorted(names)) or 'these boards'} draws: state it"
+            note = (
+                "no node meter, and nobody published what the host of"
+                f" {', '.join(sorted(names)) or 'these boards'} draws: state it"
+            )
             return _absent("node", "node", f"{note} (energy.host_w_per_gpu)")
         share = HOST_POWER_SHARE
         host = Factor(
-            rated.value * share.value, rated.value * share.low, rated.value * share.high, "W of host added for each GPU",
-            f"{rated.cite()}, at {share.value:g} of it: {share.cite()}", stated=False,
-        )  # fmt: skip
+            rated.value * share.value,
+            rated.value * share.low,
+            rated.value * share.high,
+            "W of host added for each GPU",
+            f"{rated.cite()}, at {share.value:g} of it: {share.cite()}",
+            stated=False,
+        )
     count = board.devices or 0
     watts = board.watts + host.value * count
     low, high = board.watts + host.low * count, board.watts + host.high * count
-    return Rung("node", "node", watts, low, high, watts * length_s, Basis.MODELLED, host, count, board.systematic_ratio)
+    return Rung(
+        "node",
+        "node",
+        watts,
+        low,
+        high,
+        watts * length_s,
+        Basis.MODELLED,
+        host,
+        count,
+        board.systematic_ratio,
+    )
 
 
 def _times(rung: str, below: Rung, factor: Factor, length_s: float) -> Rung:
@@ -182,4 +257,15 @@ def _times(rung: str, below: Rung, factor: Factor, length_s: float) -> Rung:
     low = (below.watts if below.low_w is None else below.low_w) * factor.low
     high = (below.watts if below.high_w is None else below.high_w) * factor.high
     watts = below.watts * factor.value
-    return Rung(rung, rung, watts, low, high, watts * length_s, Basis.MODELLED, factor, below.devices, below.systematic_ratio)
+    return Rung(
+        rung,
+        rung,
+        watts,
+        low,
+        high,
+        watts * length_s,
+        Basis.MODELLED,
+        factor,
+        below.devices,
+        below.systematic_ratio,
+    )

@@ -1,4 +1,6 @@
-"""A board's power sensor held against a meter: its gain, and how far that is known. docs/energy.md says how to place the meter."""
+"""A board's power sensor held against a meter: its gain, and how far that is known. docs/energy.md
+says how to place the meter.
+"""
 
 import csv
 import math
@@ -15,7 +17,12 @@ from harness.core.records import Basis
 from harness.reduce.energy.attribution import SLICE_S
 from harness.reduce.energy.curves import from_power
 from harness.reduce.energy.devices import GPU_BOUNDARIES, Columns, energies
-from harness.reduce.energy.sensor_gain import CALIBRATION_SCHEMA, MeterCalibration, parse_calibration, read_calibration
+from harness.reduce.energy.sensor_gain import (
+    CALIBRATION_SCHEMA,
+    MeterCalibration,
+    parse_calibration,
+    read_calibration,
+)
 from harness.reduce.read.run import Run, gpu_uuids, load_run, mapping, sequence
 from harness.reduce.statistics.intervals import Floats
 
@@ -27,7 +34,8 @@ MAX_SHIFT_S: Final = 1.0
 _SHIFTS_S: Final = 6.0
 _GRID_S: Final = 0.5
 _MOVES: Final = 0.05
-"""Power that varies less than this (standard deviation over mean) does not tell a shift of clocks."""
+"""Power that varies less than this (standard deviation over mean) does not tell a shift of clocks.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +44,8 @@ class Calibrated:
 
     Attributes:
         gain: meter / sensor over all slices.
-        error_ratio: 95 % bound of what is left: the meter's own accuracy and how the ratio varied from slice to slice, in quadrature.
+        error_ratio: 95 % bound of what is left: the meter's own accuracy and how the ratio varied
+            from slice to slice, in quadrature.
         slices: how many.
         low_w: least mean power of a slice, by the sensor.
         high_w: largest.
@@ -59,21 +68,31 @@ class Calibrated:
     def sentence(self) -> str:
         """For people."""
         return (
-            f"{self.device_id}: the sensor's joules x {self.gain:.4f} are the meter's, to ±{self.error_ratio:.1%}"
-            f" ({self.slices} slices between {self.low_w:.0f} and {self.high_w:.0f} W)"
+            f"{self.device_id}: the sensor's joules x {self.gain:.4f} are the meter's, to"
+            f" ±{self.error_ratio:.1%} ({self.slices} slices between {self.low_w:.0f} and"
+            f" {self.high_w:.0f} W)"
         )
 
 
 def calibrate(
-    run_dir: Path, meter: Path, *, accuracy: float, device: str | None = None, name: str | None = None, into: Path | None = None
+    run_dir: Path,
+    meter: Path,
+    *,
+    accuracy: float,
+    device: str | None = None,
+    name: str | None = None,
+    into: Path | None = None,
 ) -> Calibrated:
     """Hold the power sensor of one board against a meter's readings of the same stretch of time.
 
     Args:
-        run_dir: a run during which the meter was read; one with stages of different power, idle among them, says most.
-        meter: CSV with a header: `time` (ISO 8601 with its zone, or Unix seconds) and `power_w`; and `device_id` where it holds several.
+        run_dir: a run during which the meter was read; one with stages of different power, idle
+            among them, says most.
+        meter: CSV with a header: `time` (ISO 8601 with its zone, or Unix seconds) and `power_w`;
+            and `device_id` where it holds several.
         accuracy: of the meter, relative, 95 %, from its data sheet.
-        device: UUID of the board (a part from the start is enough); needed where the run had several.
+        device: UUID of the board (a part from the start is enough); needed where the run had
+            several.
         name: of the meter, for the file.
         into: a calibration file whose other boards are kept, if it is there.
 
@@ -82,19 +101,28 @@ def calibrate(
         ArtifactError: the run or the readings do not serve; says why.
     """
     if not 0 <= accuracy < 0.5:
-        raise ProfileError(f"an accuracy of {accuracy:g} is none", next_step="give it as a ratio: 0.005 for half a percent")
+        raise ProfileError(
+            f"an accuracy of {accuracy:g} is none",
+            next_step="give it as a ratio: 0.005 for half a percent",
+        )
     run = load_run(run_dir, wanted=lambda _: False)
     if run.power is None:
-        raise ArtifactError(f"{run_dir} has no power readings", next_step="calibrate with a run that read its boards' power")
+        raise ArtifactError(
+            f"{run_dir} has no power readings",
+            next_step="calibrate with a run that read its boards' power",
+        )
     device_id, boundary = _device(run, device)
     unix_s, watts = read_meter(meter, device_id)
     t = _relative(run, unix_s)
     start, end = _overlap(run.power, boundary, device_id, t)
     if (end - start) * NS < MIN_SLICES * SLICE_S:
         raise ArtifactError(
-            f"meter and sensor overlap for {max(0.0, (end - start) * NS):.0f} s; {MIN_SLICES * SLICE_S:.0f} s are needed",
+            f"meter and sensor overlap for {max(0.0, (end - start) * NS):.0f} s;"
+            f" {MIN_SLICES * SLICE_S:.0f} s are needed",
             cause="the readings are of another time, or in another time zone",
-            next_step="write times with their zone, such as 2026-08-01T12:00:00+00:00, or as Unix seconds",
+            next_step=(
+                "write times with their zone, such as 2026-08-01T12:00:00+00:00, or as Unix seconds"
+            ),
         )
     rows = (run.power["boundary"] == boundary) & (run.power["device_id"] == device_id)
     only = {key: values[rows] for key, values in run.power.items()}
@@ -104,7 +132,10 @@ def calibrate(
     edges = np.linspace(start, end, int((end - start) * NS / SLICE_S) + 1)
     curve = from_power(t, watts, gap_s=SLICE_S)
     if curve.between(start, end) is None:
-        raise ArtifactError(f"the meter's readings are silent for more than {SLICE_S:g} s", next_step="read it at least once a second")
+        raise ArtifactError(
+            f"the meter's readings are silent for more than {SLICE_S:g} s",
+            next_step="read it at least once a second",
+        )
     _check_clocks(curve.at, sensor.per_bin, start, end)
     by_meter, by_sensor = np.diff(curve.at(edges)), sensor.per_bin(edges)
     ratios = by_meter / by_sensor
@@ -112,7 +143,11 @@ def calibrate(
     spread = 1.96 * float(np.std(ratios, ddof=1)) / gain
     error = math.hypot(accuracy, spread)
     slice_w = by_sensor / (np.diff(edges) * NS)
-    kept = mapping(read_calibration(into)[1].get("devices")) if into is not None and into.exists() else {}
+    kept = (
+        mapping(read_calibration(into)[1].get("devices"))
+        if into is not None and into.exists()
+        else {}
+    )
     document = {
         "schema_version": CALIBRATION_SCHEMA,
         "devices": {
@@ -130,14 +165,23 @@ def calibrate(
             },
         },
     }
-    return Calibrated(device_id, gain, error, len(ratios), float(np.min(slice_w)), float(np.max(slice_w)), document)
+    return Calibrated(
+        device_id,
+        gain,
+        error,
+        len(ratios),
+        float(np.min(slice_w)),
+        float(np.max(slice_w)),
+        document,
+    )
 
 
 def read_meter(path: Path, device_id: str) -> tuple[Floats, Floats]:
     """Unix seconds and watts of a meter's CSV.
 
     Raises:
-        ArtifactError: it cannot be read, lacks a column, or a line of it is damaged; names the line.
+        ArtifactError: it cannot be read, lacks a column, or a line of it is damaged; names the
+            line.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -149,7 +193,10 @@ def read_meter(path: Path, device_id: str) -> tuple[Floats, Floats]:
                 raise ArtifactError(
                     f"{path} has no column {', '.join(sorted(missing))}",
                     cause=f"its header is: {', '.join(columns) or 'empty'}",
-                    next_step="the header must name time and power_w (and device_id where there are several)",
+                    next_step=(
+                        "the header must name time and power_w (and device_id where there are"
+                        " several)"
+                    ),
                 )
             rows = [
                 (_moment(row["time"]), _watts(row["power_w"]), number)
@@ -163,12 +210,16 @@ def read_meter(path: Path, device_id: str) -> tuple[Floats, Floats]:
             what = "time" if moment is None else "power_w"
             raise ArtifactError(
                 f"{path}, line {number}: {what} is no {'time' if moment is None else 'power'}",
-                next_step="write times as ISO 8601 with their zone or as Unix seconds, and power in watts",
+                next_step=(
+                    "write times as ISO 8601 with their zone or as Unix seconds, and power in watts"
+                ),
             )
     if len(rows) < 2:
         raise ArtifactError(f"{path} has no readings of {device_id}")
     rows.sort(key=lambda row: row[0] or 0.0)
-    return np.array([row[0] for row in rows], dtype=np.float64), np.array([row[1] for row in rows], dtype=np.float64)
+    return np.array([row[0] for row in rows], dtype=np.float64), np.array(
+        [row[1] for row in rows], dtype=np.float64
+    )
 
 
 def _moment(text: str | None) -> float | None:
@@ -180,7 +231,9 @@ def _moment(text: str | None) -> float | None:
             moment = datetime.fromisoformat(text)
         except ValueError:
             return None
-        return moment.timestamp() if moment.tzinfo is not None else None  # without a zone nobody knows when it was
+        return (
+            moment.timestamp() if moment.tzinfo is not None else None
+        )  # without a zone nobody knows when it was
     return value if math.isfinite(value) and value > 1e8 else None
 
 
@@ -204,10 +257,15 @@ def _device(run: Run, wanted: str | None) -> tuple[str, str]:
         if mine:
             raise ProfileError(
                 f"{wanted or 'the run'} could be any of {', '.join(mine)}",
-                cause="a meter is held against one board at a time: gains differ from board to board",
+                cause=(
+                    "a meter is held against one board at a time: gains differ from board to board"
+                ),
                 next_step="name it with --device UUID",
             )
-    raise ProfileError(f"the run read no power of {wanted or 'a board'}", next_step="name a board of the run with --device UUID")
+    raise ProfileError(
+        f"the run read no power of {wanted or 'a board'}",
+        next_step="name a board of the run with --device UUID",
+    )
 
 
 def _anchor(run: Run) -> tuple[float, float]:
@@ -215,7 +273,9 @@ def _anchor(run: Run) -> tuple[float, float]:
         unix, monotonic = mapping(anchor).get("unix_ns"), mapping(anchor).get("monotonic_ns")
         if isinstance(unix, int) and isinstance(monotonic, int):
             return unix * NS, run.at(monotonic)
-    raise ArtifactError("the run's manifest has no clock anchor, so its times cannot be told in the meter's")
+    raise ArtifactError(
+        "the run's manifest has no clock anchor, so its times cannot be told in the meter's"
+    )
 
 
 def _relative(run: Run, unix_s: Floats) -> Floats:

@@ -1,4 +1,6 @@
-"""Cumulative energy of one device over time, from its counter or from readings of its power, with what each of them can resolve."""
+"""Cumulative energy of one device over time, from its counter or from readings of its power, with
+what each of them can resolve.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,29 +14,40 @@ from harness.reduce.statistics.intervals import Floats, t_quantile
 NS: Final = 1e-9
 
 GAP_S: Final = 3.0
-"""A longer silence of a board's readings voids what is made of them (the rule of InferenceX's power validity check)."""
+"""A longer silence of a board's readings voids what is made of them (the rule of InferenceX's power
+validity check).
+"""
 
 LAG_S: Final[Mapping[str, tuple[float, float]]] = {"average": (0.5, 0.0), "usage": (0.25, 0.25)}
 """How old readings are, by what their source's name holds: the lag, and how far it is known.
 
-NVML's field 185 is the average of the second before, so it stands for that second's middle. nvmlDeviceGetPowerUsage is such an average on
-Ampere boards and later ones but GA100, and instant on older ones (NVML API reference): somewhere between the two.
+NVML's field 185 is the average of the second before, so it stands for that second's middle.
+nvmlDeviceGetPowerUsage is such an average on Ampere boards and later ones but GA100, and instant on
+older ones (NVML API reference): somewhere between the two.
 """
 
 INSTANT_LAG_S: Final = (0.0, 0.1)
-"""Instant power is renewed about every 100 ms on A100 and H100 (Part-time Power Measurements, arXiv 2312.02741)."""
+"""Instant power is renewed about every 100 ms on A100 and H100 (Part-time Power Measurements, arXiv
+2312.02741).
+"""
 
 COUNTER_STEP_S: Final = 0.1
-"""NVML's energy counter moves about every 100 ms (ML.ENERGY's profiling notes), so a reading is up to that much old."""
+"""NVML's energy counter moves about every 100 ms (ML.ENERGY's profiling notes), so a reading is up
+to that much old.
+"""
 
 RAPL_STEP_S: Final = 0.001
 """RAPL's counters move about every millisecond (Intel Software Developer's Manual, vol. 3B)."""
 
 ROUGH: Final = 0.1
-"""Readings that differ by more than this from the middle of their neighbours, on average, do not resolve the load."""
+"""Readings that differ by more than this from the middle of their neighbours, on average, do not
+resolve the load.
+"""
 
 _SUBSETS: Final = (5, 7, 8)
-"""Into how many sets readings are dealt: several, so that a load in step with one of them shows in another."""
+"""Into how many sets readings are dealt: several, so that a load in step with one of them shows in
+another.
+"""
 _MIN_PER_SUBSET: Final = 5
 _ROUNDING: Final = 1e-9
 
@@ -46,12 +59,15 @@ class Curve:
     Attributes:
         t: times of the readings, nanoseconds, ascending without repetition.
         joules: cumulative at each.
-        watts: power at each reading where power is what was read: it is taken as linear in between, so that energy is quadratic. None
-            for a counter, whose energy is taken as linear in between unless it has a shape.
-        broken: steps (index of their first reading) whose energy is not known: a reset that no power reading bridges, or a silence.
+        watts: power at each reading where power is what was read: it is taken as linear in between,
+            so that energy is quadratic. None for a counter, whose energy is taken as linear in
+            between unless it has a shape.
+        broken: steps (index of their first reading) whose energy is not known: a reset that no
+            power reading bridges, or a silence.
         bridged: steps with a reset whose energy was taken from power.
         resets: how often the counter fell.
-        shape: integral of power of the same device: how a counter's joules lie within each of its steps.
+        shape: integral of power of the same device: how a counter's joules lie within each of its
+            steps.
     """
 
     t: Floats
@@ -89,7 +105,9 @@ class Curve:
         return np.where(np.isnan(linear), np.nan, exact)
 
     def _shaped(self, linear: Floats, moments: Floats, step: npt.NDArray[np.int64]) -> Floats:
-        """Within each step as power went there, where its readings cover the step without a silence."""
+        """Within each step as power went there, where its readings cover the step without a
+        silence.
+        """
         assert self.shape is not None
         begin, end = self.t[step], self.t[step + 1]
         before, here, after = self.shape.at(begin), self.shape.at(moments), self.shape.at(end)
@@ -97,12 +115,20 @@ class Curve:
             share = (here - before) / (after - before)
         usable = np.isfinite(share) & (after > before)
         if self.shape.broken:
-            usable &= np.array([not self.shape.touches(self.shape.broken, a, b) for a, b in zip(begin, end, strict=True)], dtype=bool)
+            usable &= np.array(
+                [
+                    not self.shape.touches(self.shape.broken, a, b)
+                    for a, b in zip(begin, end, strict=True)
+                ],
+                dtype=bool,
+            )
         shaped = self.joules[step] + share * (self.joules[step + 1] - self.joules[step])
         return np.where(usable & ~np.isnan(linear), shaped, linear)
 
     def between(self, start: float, end: float) -> float | None:
-        """Joules of a stretch; None where the readings do not bracket it or a step in it is not known. Adjacent stretches add up."""
+        """Joules of a stretch; None where the readings do not bracket it or a step in it is not
+        known. Adjacent stretches add up.
+        """
         if not self.covers(start, end) or self.touches(self.broken, start, end):
             return None
         low, high = self.at(np.array([start, end]))
@@ -123,7 +149,11 @@ def clean(t: Floats, values: Floats) -> tuple[Floats, Floats]:
     t, values = t[good], values[good]
     order = np.argsort(t, kind="stable")
     t, values = t[order], values[order]
-    last = np.concatenate([np.diff(t) > 0, np.ones(1, dtype=bool)]) if len(t) else np.zeros(0, dtype=bool)
+    last = (
+        np.concatenate([np.diff(t) > 0, np.ones(1, dtype=bool)])
+        if len(t)
+        else np.zeros(0, dtype=bool)
+    )
     return t[last], values[last]
 
 
@@ -131,12 +161,17 @@ def from_power(t: Floats, watts: Floats, gap_s: float = GAP_S) -> Curve:
     """Integral of power by the trapezoid rule. Silences longer than `gap_s` are broken steps."""
     t, watts = clean(t, watts)
     steps_s = np.diff(t) * NS
-    joules = np.concatenate([np.zeros(1), np.cumsum(steps_s * (watts[1:] + watts[:-1]) / 2)]) if len(t) else np.zeros(0)
+    joules = (
+        np.concatenate([np.zeros(1), np.cumsum(steps_s * (watts[1:] + watts[:-1]) / 2)])
+        if len(t)
+        else np.zeros(0)
+    )
     return Curve(t, joules, watts, frozenset(np.flatnonzero(steps_s > gap_s).tolist()))
 
 
 def from_counter(t: Floats, counter: Floats, power: Curve | None, gap_s: float = GAP_S) -> Curve:
-    """Differences of a cumulative counter. A fall is a reset: what it lost is taken from the power readings of that step, where they are.
+    """Differences of a cumulative counter. A fall is a reset: what it lost is taken from the power
+    readings of that step, where they are.
 
     Args:
         t: times of the readings.
@@ -162,10 +197,11 @@ def from_counter(t: Floats, counter: Floats, power: Curve | None, gap_s: float =
 
 
 def resolves(power: Curve) -> bool:
-    """Whether readings of power follow each other smoothly enough to say how joules lie within a second.
+    """Whether readings of power follow each other smoothly enough to say how joules lie within a
+    second.
 
-    One number for the whole run, so that every window of it is cut alike: how far a reading is from the middle of its neighbours, on
-    average.
+    One number for the whole run, so that every window of it is cut alike: how far a reading is from
+    the middle of its neighbours, on average.
     """
     if power.watts is None or len(power.watts) < 3 or float(np.mean(power.watts)) <= 0:
         return False
@@ -173,28 +209,36 @@ def resolves(power: Curve) -> bool:
     return float(np.mean(apart) / np.mean(power.watts)) <= ROUGH
 
 
-def integral_error(curve: Curve, start: float, end: float, lag_error_s: float = 0.0) -> float | None:
+def integral_error(
+    curve: Curve, start: float, end: float, lag_error_s: float = 0.0
+) -> float | None:
     """Half-width, in joules at 95 %, of what sampling leaves unknown of an integral of power.
 
-    The readings are dealt into interleaved sets; each alone gives an integral, and their spread is that of the sampling. A curve that the
-    readings resolve gives nearly the same each time. One that moves faster than they do gives different ones, provided that the readings
-    are not in step with it: that is why they are taken at jittered times. None where there are too few.
+    The readings are dealt into interleaved sets; each alone gives an integral, and their spread is
+    that of the sampling. A curve that the readings resolve gives nearly the same each time. One
+    that moves faster than they do gives different ones, provided that the readings are not in step
+    with it: that is why they are taken at jittered times. None where there are too few.
     """
     if curve.watts is None or not curve.covers(start, end):
         return None
     first = max(int(np.searchsorted(curve.t, start, side="right")) - 1, 0)
     last = int(np.searchsorted(curve.t, end, side="left")) + 1
     t, watts = curve.t[first:last], curve.watts[first:last]
-    sampling = [_spread(t, watts, start, end, sets) for sets in _SUBSETS if len(t) >= sets * _MIN_PER_SUBSET]
+    sampling = [
+        _spread(t, watts, start, end, sets) for sets in _SUBSETS if len(t) >= sets * _MIN_PER_SUBSET
+    ]
     if not sampling:
         sets = len(t) // _MIN_PER_SUBSET
         if sets < 2:
             return None
         sampling = [_spread(t, watts, start, end, sets)]
-    # Readings that are late by d move the window: they lose what power at its start exceeds that at its end by, for d.
+    # Readings that are late by d move the window: they lose what power at its start exceeds that at
+    # its end by, for d.
     at_start, at_end = np.interp([start, end], t, watts)
     joules = float(np.trapezoid(watts, t)) * NS
-    return float(np.hypot(max(sampling), lag_error_s * abs(at_end - at_start)) + _ROUNDING * abs(joules))
+    return float(
+        np.hypot(max(sampling), lag_error_s * abs(at_end - at_start)) + _ROUNDING * abs(joules)
+    )
 
 
 def _spread(t: Floats, watts: Floats, start: float, end: float, sets: int) -> float:
@@ -202,13 +246,17 @@ def _spread(t: Floats, watts: Floats, start: float, end: float, sets: int) -> fl
     for k in range(sets):
         own_t, own_w = t[k::sets], watts[k::sets]
         inside = np.concatenate([[start], own_t[(own_t > start) & (own_t < end)], [end]])
-        values = np.interp(inside, own_t, own_w)  # held flat beyond the set's first and last reading
+        values = np.interp(
+            inside, own_t, own_w
+        )  # held flat beyond the set's first and last reading
         found.append(float(np.sum(np.diff(inside) * NS * (values[1:] + values[:-1]) / 2)))
     return float(t_quantile(sets - 1) * np.std(found, ddof=1) / np.sqrt(sets))
 
 
 def counter_error(curve: Curve, start: float, end: float, step_s: float = COUNTER_STEP_S) -> float:
-    """Half-width, in joules at 95 %, of a counter's difference: its own steps, and the interpolation at both edges."""
+    """Half-width, in joules at 95 %, of a counter's difference: its own steps, and the
+    interpolation at both edges.
+    """
     power = np.diff(curve.joules) / (np.diff(curve.t) * NS)
     mean_w = (curve.at(np.array([end]))[0] - curve.at(np.array([start]))[0]) / ((end - start) * NS)
     squared = 2 * (1.96 * step_s / np.sqrt(12) * mean_w) ** 2

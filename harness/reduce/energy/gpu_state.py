@@ -1,4 +1,6 @@
-"""What the boards did beside drawing power: throttling, limits, neighbours and errors, over a window and as stretches of the whole run."""
+"""What the boards did beside drawing power: throttling, limits, neighbours and errors, over a
+window and as stretches of the whole run.
+"""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,8 +31,15 @@ REASONS: Final[Mapping[str, int]] = {
 }
 """NVML's clocks event reasons (nvml.h, nvmlClocksEventReason…). Idle (0x1) is no throttling."""
 
-INVALIDATING: Final = ("hw_slowdown", "sw_thermal_slowdown", "hw_thermal_slowdown", "hw_power_brake")
-"""A board that was slowed down by these did not run as its owner set it up: its speed and energy are no result."""
+INVALIDATING: Final = (
+    "hw_slowdown",
+    "sw_thermal_slowdown",
+    "hw_thermal_slowdown",
+    "hw_power_brake",
+)
+"""A board that was slowed down by these did not run as its owner set it up: its speed and energy
+are no result.
+"""
 
 REASON_WORDS: Final[Mapping[str, str]] = {
     "hw_slowdown": "hardware slowdown",
@@ -48,7 +57,9 @@ Columns = Mapping[str, npt.NDArray[Any]]
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """A stretch of time in which a board gave a reason for lower clocks, in seconds from the run's start."""
+    """A stretch of time in which a board gave a reason for lower clocks, in seconds from the run's
+    start.
+    """
 
     device_id: str
     reason: str
@@ -58,7 +69,13 @@ class Stretch:
     def to_dict(self) -> dict[str, Any]:
         """As in summary.json."""
         invalid = self.reason in INVALIDATING
-        return {"device_id": self.device_id, "reason": self.reason, "start_s": self.start_s, "end_s": self.end_s, "invalid": invalid}
+        return {
+            "device_id": self.device_id,
+            "reason": self.reason,
+            "start_s": self.start_s,
+            "end_s": self.end_s,
+            "invalid": invalid,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,14 +154,23 @@ class GpuState:
         return {board.device_id: board.slowed for board in self.boards if board.slowed}
 
     def limit_label(self) -> str | None:
-        """`500 of 700 W` where a limit below the default was in force: a treatment, to be named beside every figure."""
-        limits = sorted({(b.power_limit_w, b.default_limit_w) for b in self.boards if b.limited and b.power_limit_w and b.default_limit_w})
+        """`500 of 700 W` where a limit below the default was in force: a treatment, to be named
+        beside every figure.
+        """
+        limits = sorted(
+            {
+                (b.power_limit_w, b.default_limit_w)
+                for b in self.boards
+                if b.limited and b.power_limit_w and b.default_limit_w
+            }
+        )
         return ", ".join(f"{limit:g} of {default:g} W" for limit, default in limits) or None
 
     def why_invalid(self) -> str | None:
         """In words, or None."""
         parts = [
-            f"{device}: {', '.join(f'{REASON_WORDS[reason]} in {self._share(device, reason):.1%} of the window' for reason in reasons)}"
+            f"{device}:"
+            f" {', '.join(f'{REASON_WORDS[reason]} in {self._share(device, reason):.1%} of the window' for reason in reasons)}"  # noqa: E501
             for device, reasons in self.slowed().items()
         ]
         return "; ".join(parts) or None
@@ -154,7 +180,10 @@ class GpuState:
 
     def to_dict(self) -> dict[str, Any]:
         """As in summary.json."""
-        return {"devices": [board.to_dict() for board in self.boards], "stretches": [stretch.to_dict() for stretch in self.stretches]}
+        return {
+            "devices": [board.to_dict() for board in self.boards],
+            "stretches": [stretch.to_dict() for stretch in self.stretches],
+        }
 
 
 def boards(table: Columns | None, start: float, end: float, gpus: Sequence[Any]) -> GpuState:
@@ -168,10 +197,15 @@ def boards(table: Columns | None, start: float, end: float, gpus: Sequence[Any])
     """
     if table is None:
         return GpuState()
-    known = {str(mapping(gpu).get("uuid")): mapping(gpu) for gpu in gpus if mapping(gpu).get("uuid")}
+    known = {
+        str(mapping(gpu).get("uuid")): mapping(gpu) for gpu in gpus if mapping(gpu).get("uuid")
+    }
     found = [device for device in sorted(set(table["device_id"])) if not known or device in known]
     stretches = [stretch for device in found for stretch in _stretches(table, device)]
-    return GpuState(tuple(_board(table, device, start, end, known.get(device, {})) for device in found), tuple(stretches))
+    return GpuState(
+        tuple(_board(table, device, start, end, known.get(device, {})) for device in found),
+        tuple(stretches),
+    )
 
 
 def _held(t: npt.NDArray[np.float64], start: float, end: float) -> npt.NDArray[np.float64]:
@@ -198,14 +232,20 @@ def _board(table: Columns, device: str, start: float, end: float, gpu: Mapping[s
     def mean(name: str) -> float | None:
         values = column(name)
         good = inside & ~np.isnan(values)
-        return float(np.sum(values[good] * held[good]) / np.sum(held[good])) if np.any(good) else None
+        return (
+            float(np.sum(values[good] * held[good]) / np.sum(held[good])) if np.any(good) else None
+        )
 
     mask = column("throttle_reasons")
     told = inside & ~np.isnan(mask)
     bits = np.where(np.isnan(mask), 0, mask).astype(np.int64)
     watched = float(np.sum(held[told]))
     shares = (
-        {reason: float(np.sum(held[told & ((bits & bit) != 0)])) / watched for reason, bit in REASONS.items() if np.any(told)}
+        {
+            reason: float(np.sum(held[told & ((bits & bit) != 0)])) / watched
+            for reason, bit in REASONS.items()
+            if np.any(told)
+        }
         if watched > 0
         else {}
     )
@@ -231,7 +271,9 @@ def _board(table: Columns, device: str, start: float, end: float, gpu: Mapping[s
 
 
 def _counted(errors: npt.NDArray[np.float64]) -> int | None:
-    """What a counter that starts at 0 with its driver counted from its first reading on; None without readings."""
+    """What a counter that starts at 0 with its driver counted from its first reading on; None
+    without readings.
+    """
     if not len(errors):
         return None
     steps = np.diff(errors)
@@ -267,29 +309,57 @@ def board_concerns(found: GpuState, gpu_uuids: Collection[str], *, smoke: bool) 
     out = []
     why = found.why_invalid()
     if why is not None:
-        text = f"The boards were slowed down ({why}): neither speed nor energy is what this hardware gives."
+        text = (
+            f"The boards were slowed down ({why}): neither speed nor energy is what this hardware"
+            " gives."
+        )
         worst = max(board.shares[reason] for board in found.boards for reason in board.slowed)
-        out.append(Concern("throttled", Severity.DEGRADED if smoke else Severity.INVALID, text, worst, 0.0))
+        out.append(
+            Concern("throttled", Severity.DEGRADED if smoke else Severity.INVALID, text, worst, 0.0)
+        )
     doubt = Severity.NOTE if smoke else Severity.DEGRADED
-    unwatched = sorted(set(gpu_uuids) - {board.device_id for board in found.boards if board.watched_share > 0.5})
+    unwatched = sorted(
+        set(gpu_uuids) - {board.device_id for board in found.boards if board.watched_share > 0.5}
+    )
     if gpu_uuids and unwatched:
-        text = f"Nobody knows whether {len(unwatched)} of {len(gpu_uuids)} GPUs were slowed down: their clock reasons were not read."
+        text = (
+            f"Nobody knows whether {len(unwatched)} of {len(gpu_uuids)} GPUs were slowed down:"
+            " their clock reasons were not read."
+        )
         out.append(Concern("throttling_not_watched", doubt, text, len(unwatched), 0))
     for board in found.boards:
         capped = board.shares.get("sw_power_cap", 0.0)
         if board.limited:
-            text = f"{board.device_id} ran at a power limit of {board.power_limit_w:g} W; its default is {board.default_limit_w:g} W."
-            out.append(Concern("power_limit", Severity.NOTE, text, board.power_limit_w, board.default_limit_w))
+            text = (
+                f"{board.device_id} ran at a power limit of {board.power_limit_w:g} W; its default"
+                f" is {board.default_limit_w:g} W."
+            )
+            out.append(
+                Concern(
+                    "power_limit", Severity.NOTE, text, board.power_limit_w, board.default_limit_w
+                )
+            )
         elif capped > 0:
-            text = f"{board.device_id} was at its default power limit in {capped:.0%} of the window, which is normal under load."
+            text = (
+                f"{board.device_id} was at its default power limit in {capped:.0%} of the window,"
+                " which is normal under load."
+            )
             out.append(Concern("power_capped", Severity.NOTE, text, capped))
         if board.foreign_processes:
-            text = f"{board.foreign_processes} process(es) on {board.device_id} were not the run's; their work is part of its power."
+            text = (
+                f"{board.foreign_processes} process(es) on {board.device_id} were not the run's;"
+                " their work is part of its power."
+            )
             out.append(Concern("foreign_processes", doubt, text, board.foreign_processes, 0))
         if board.ecc_uncorrected:
-            text = f"{board.device_id} had {board.ecc_uncorrected} uncorrected memory error(s) during the run."
+            text = (
+                f"{board.device_id} had {board.ecc_uncorrected} uncorrected memory error(s) during"
+                " the run."
+            )
             out.append(Concern("ecc_errors", Severity.DEGRADED, text, board.ecc_uncorrected, 0))
         if board.xids:
-            text = f"{board.device_id} reported XID {', '.join(map(str, board.xids))} during the run."
+            text = (
+                f"{board.device_id} reported XID {', '.join(map(str, board.xids))} during the run."
+            )
             out.append(Concern("xid", Severity.DEGRADED, text, len(board.xids), 0))
     return out

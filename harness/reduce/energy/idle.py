@@ -53,23 +53,35 @@ class Idle:
 
 
 def idles(run: Run, gpu_uuids: list[str], calibration: MeterCalibration) -> Mapping[str, Idle]:
-    """The stretches that the run left without load, by `when`; those that it did not have are missing."""
+    """The stretches that the run left without load, by `when`; those that it did not have are
+    missing.
+    """
     found = {}
     for event in run.events:
         if event["event"] != "idle":
             continue
-        start_ns, end_ns, when = number(event.get("start_ns")), number(event.get("end_ns")), str(event.get("when"))
+        start_ns, end_ns, when = (
+            number(event.get("start_ns")),
+            number(event.get("end_ns")),
+            str(event.get("when")),
+        )
         if start_ns is None or end_ns is None or end_ns <= start_ns:
             continue
         start, end = run.at(event["start_ns"]), run.at(event["end_ns"])
-        found[when] = Idle(when, start, end, tuple(energies(run.power, start, end, gpu_uuids, calibration=calibration)))
+        found[when] = Idle(
+            when,
+            start,
+            end,
+            tuple(energies(run.power, start, end, gpu_uuids, calibration=calibration)),
+        )
     return found
 
 
 @dataclass(frozen=True, slots=True)
 class AboveIdle:
-    """Power of the window less that of a stretch without load, at one boundary. Both come from the same sensors, so their gain error is
-    common and stays what it was, relative; their statistical errors add in quadrature.
+    """Power of the window less that of a stretch without load, at one boundary. Both come from the
+    same sensors, so their gain error is common and stays what it was, relative; their statistical
+    errors add in quadrature.
     """
 
     watts: float

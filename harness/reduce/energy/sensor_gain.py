@@ -1,4 +1,6 @@
-"""What no repetition removes of an energy: the gain error of sensors, and the meter calibration that replaces it."""
+"""What no repetition removes of an energy: the gain error of sensors, and the meter calibration
+that replaces it.
+"""
 
 import json
 from collections.abc import Mapping
@@ -15,8 +17,10 @@ from harness.reduce.read.run import mapping, number
 CALIBRATION_SCHEMA: Final = 1
 
 BOARD_GAIN_RATIO: Final = 0.05
-"""Gain error of one board's power sensor, a bound taken as a 95 % interval (Part-time Power Measurements, arXiv 2312.02741, on what boards'
-sensors miss). Common to all runs on that board, independent between boards."""
+"""Gain error of one board's power sensor, a bound taken as a 95 % interval (Part-time Power
+Measurements, arXiv 2312.02741, on what boards' sensors miss). Common to all runs on that board,
+independent between boards.
+"""
 
 BOARD_GAIN_SOURCE: Final = "default of ±5 % a board (arXiv 2312.02741)"
 
@@ -29,7 +33,8 @@ class Gain:
 
     Attributes:
         factor: truth / reading: multiplies its joules.
-        error_ratio: 95 % bound of what is left, relative; None where nobody knows it (a BMC's accuracy is its maker's secret).
+        error_ratio: 95 % bound of what is left, relative; None where nobody knows it (a BMC's
+            accuracy is its maker's secret).
         source: where the two come from.
         calibrated: against a meter.
     """
@@ -77,7 +82,10 @@ def parse_calibration(raw: object, where: str) -> MeterCalibration:
             )
         meter = mapping(item).get("meter") or "a meter"
         gains[str(device_id)] = Gain(
-            factor, error, f"calibrated against {meter}, {mapping(item).get('made_at') or 'undated'}", calibrated=True
+            factor,
+            error,
+            f"calibrated against {meter}, {mapping(item).get('made_at') or 'undated'}",
+            calibrated=True,
         )
     if version != CALIBRATION_SCHEMA or not gains:
         raise ArtifactError(
@@ -101,7 +109,9 @@ def read_calibration(path: Path) -> tuple[MeterCalibration, Mapping[str, Any]]:
 
 
 def combined_ratio(joules: Mapping[str, float], ratios: Mapping[str, float | None]) -> float | None:
-    """Relative error of a sum whose parts err independently; None where one part's error is not known."""
+    """Relative error of a sum whose parts err independently; None where one part's error is not
+    known.
+    """
     total = sum(joules.values())
     known = [ratios[device] for device in joules]
     if total <= 0 or any(ratio is None for ratio in known):

@@ -1,4 +1,6 @@
-"""What any load tool sees of a stage: its answered requests, timed from sending. Arrays are made when asked for and not kept."""
+"""What any load tool sees of a stage: its answered requests, timed from sending. Arrays are made
+when asked for and not kept.
+"""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -32,7 +34,8 @@ class AnsweredRequests:
         duration_s: from the first sending to the last answer's end; NaN where that is no time.
         output_tok: the server's count over all of them.
         input_tok: likewise, of whole prompts.
-        concurrency: live conversations of a closed loop, else the highest number of requests in flight.
+        concurrency: live conversations of a closed loop, else the highest number of requests in
+            flight.
         gpus: that the deployment holds; None without any.
         gpu_name: of the first board; None if unknown.
         energy: of the boards from first sending to last answer; None where it was not read.
@@ -53,7 +56,9 @@ class AnsweredRequests:
         self.gpus = gpu_count(run)
         self.gpu_name = _gpu_name(run.manifest.get("hardware"))
         found = energies(run.power, start, end, gpu_uuids(run))
-        self.energy: Energy | None = next((energy for energy in found if energy.boundary == Boundary.GPU_BOARD), None)
+        self.energy: Energy | None = next(
+            (energy for energy in found if energy.boundary == Boundary.GPU_BOARD), None
+        )
 
     @classmethod
     def of(cls, run: Run, window: StageWindow, flow: Flows) -> "AnsweredRequests | None":
@@ -88,18 +93,23 @@ class AnsweredRequests:
     def _both(self, key: str) -> tuple[Distribution, Distribution]:
         if key not in self._spreads:
             if key in ("token_gap", "chunk_gap"):
-                self._spreads["chunk_gap"], self._spreads["token_gap"] = ((one, Distribution()) for one in self._gaps())
+                self._spreads["chunk_gap"], self._spreads["token_gap"] = (
+                    (one, Distribution()) for one in self._gaps()
+                )
             else:
                 values = ARRAYS[key](self)
                 ordered = values[~np.isnan(values)]
                 ordered.sort()
                 above = ordered[np.searchsorted(ordered, 0.0, side="right") :]
-                self._spreads[key] = (_spread(ordered), _spread(1.0 / above[::-1]) if key in INVERTED else Distribution())
+                self._spreads[key] = (
+                    _spread(ordered),
+                    _spread(1.0 / above[::-1]) if key in INVERTED else Distribution(),
+                )
         return self._spreads[key]
 
     def _gaps(self) -> tuple[Distribution, Distribution]:
-        """Gaps between chunks in seconds: whole ones, and with every token of a chunk at the chunk's arrival: k - 1 gaps of nothing, then
-        one whole gap.
+        """Gaps between chunks in seconds: whole ones, and with every token of a chunk at the
+        chunk's arrival: k - 1 gaps of nothing, then one whole gap.
         """
         gap_s, many = gaps(self._run.requests, self._mine, told=self._told, by_tok=False)
         whole = distribution(gap_s, weights=many)
@@ -138,14 +148,22 @@ def _pace(span_s: Floats, tok: Floats) -> Floats:
 
 ARRAYS: Final[Mapping[str, Callable[[AnsweredRequests], Floats]]] = {
     "ttft": lambda seen: seen.to_first_s(),
-    "ttft_of_several": lambda seen: np.where(seen.column("output_tok") > 1, seen.to_first_s(), np.nan),
+    "ttft_of_several": lambda seen: np.where(
+        seen.column("output_tok") > 1, seen.to_first_s(), np.nan
+    ),
     "pace": lambda seen: _pace(seen.to_last_s() - seen.to_first_s(), seen.column("output_tok") - 1),
-    "pace_to_end": lambda seen: _pace(seen.to_done_s() - seen.to_first_s(), seen.column("output_tok") - 1),
-    "pace_after_chunk": lambda seen: _pace(seen.to_done_s() - seen.to_first_s(), seen.after_first_tok()),
+    "pace_to_end": lambda seen: _pace(
+        seen.to_done_s() - seen.to_first_s(), seen.column("output_tok") - 1
+    ),
+    "pace_after_chunk": lambda seen: _pace(
+        seen.to_done_s() - seen.to_first_s(), seen.after_first_tok()
+    ),
     "whole_pace": lambda seen: _pace(seen.to_last_s(), seen.column("output_tok")),
     "whole_pace_to_end": lambda seen: _pace(seen.to_done_s(), seen.column("output_tok")),
 }
-"""One value a request, NaN where it has none. `pace`: seconds per output token after the first; `whole_pace`: the first included."""
+"""One value a request, NaN where it has none. `pace`: seconds per output token after the first;
+`whole_pace`: the first included.
+"""
 
 INVERTED: Final = frozenset({"pace", "pace_to_end", "whole_pace_to_end"})
 """Those whose inverse is asked for."""

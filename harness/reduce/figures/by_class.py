@@ -1,4 +1,5 @@
-"""The headline's window by class of requests: the parts of a mix, the subagents of a recorded trace.
+"""The headline's window by class of requests: the parts of a mix, the subagents of a recorded
+trace.
 
 Every token belongs to exactly one class, so the classes' tokens add up to the whole's.
 """
@@ -41,16 +42,22 @@ CLASS_KEYS: Final = (
 
 
 def class_summaries(
-    run: Run, window: StageWindow | None, whole: Flows, slos: Mapping[str, float | None], headline: StageFigures
+    run: Run,
+    window: StageWindow | None,
+    whole: Flows,
+    slos: Mapping[str, float | None],
+    headline: StageFigures,
 ) -> tuple[ClassSummary, ...]:
     """One summary a class, in the order of their names; empty without a measured window.
 
     Args:
         run: the run.
         window: the one that heads the summary.
-        whole: flows of all requests; estimates of unfinished streams are taken from them, so that the classes add up.
+        whole: flows of all requests; estimates of unfinished streams are taken from them, so that
+            the classes add up.
         slos: of the profile.
-        headline: figures of the window over all classes: where there is one class, they are its own.
+        headline: figures of the window over all classes: where there is one class, they are its
+            own.
     """
     if window is None or window.start is None or window.end is None:
         return ()
@@ -70,12 +77,23 @@ def class_names(requests: Requests) -> Categorical:
     return requests.workload_class.renamed(lambda name: name.removesuffix(PRIME_SUFFIX))
 
 
-def _one(run: Run, window: StageWindow, whole: Flows, slos: Mapping[str, float | None], name: str, mine: Bools) -> ClassSummary:
+def _one(
+    run: Run,
+    window: StageWindow,
+    whole: Flows,
+    slos: Mapping[str, float | None],
+    name: str,
+    mine: Bools,
+) -> ClassSummary:
     requests = run.requests
     flow = flows_of(run, whole, mine)
-    figures = stages.figures(replace(run, samples=None, power=None), window, flow, None, slos, {}, mine)
+    figures = stages.figures(
+        replace(run, samples=None, power=None), window, flow, None, slos, {}, mine
+    )
     in_stage = (requests.stage == window.name) & mine
-    counts = stages.count(requests, in_stage, None, stages.intended_in(requests, window) & mine, None)
+    counts = stages.count(
+        requests, in_stage, None, stages.intended_in(requests, window) & mine, None
+    )
     requests.release()
     return ClassSummary(name, counts, _kept(figures.metrics), figures.latency)
 

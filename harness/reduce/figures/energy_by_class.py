@@ -1,4 +1,6 @@
-"""Joules of a window split over the classes of a mix. An allocation by a stated rule, no measurement: all classes share the boards."""
+"""Joules of a window split over the classes of a mix. An allocation by a stated rule, no
+measurement: all classes share the boards.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -28,12 +30,13 @@ FITTED: Final = "fitted"
 
 RULES: Final = {
     SERVICE_TIME: (
-        "an allocation: the joules of each second go to the classes by their requests in flight in that second; seconds without any"
-        " request stay unallocated"
+        "an allocation: the joules of each second go to the classes by their requests in flight in"
+        " that second; seconds without any request stay unallocated"
     ),
     FITTED: (
-        "an allocation: computed input, output and output x context by the coefficients fitted over this run's stages, the rest (time and"
-        " what the fit leaves) by requests in flight, second by second"
+        "an allocation: computed input, output and output x context by the coefficients fitted over"
+        " this run's stages, the rest (time and what the fit leaves) by requests in flight, second"
+        " by second"
     ),
 }
 """Rules in words."""
@@ -65,7 +68,9 @@ class ClassEnergy:
             "share": self.share,
             "output_tok": self.output_tok,
             "answered": self.answered,
-            "output_tok_per_j": self.output_tok / self.joules if self.joules > 0 and self.output_tok > 0 else None,
+            "output_tok_per_j": (
+                self.output_tok / self.joules if self.joules > 0 and self.output_tok > 0 else None
+            ),
             "j_per_output_tok": self.joules / self.output_tok if self.output_tok > 0 else None,
             "j_per_request": self.joules / self.answered if self.answered else None,
         }
@@ -125,11 +130,16 @@ def allocate(
         return None
     labels = class_names(requests)
     rows = {name: labels == name for name in labels.counts()}
-    in_service = {name: in_flight(requests, until, mine).per_bin(edges) for name, mine in rows.items()}
+    in_service = {
+        name: in_flight(requests, until, mine).per_bin(edges) for name, mine in rows.items()
+    }
     everyone = np.sum(list(in_service.values()), axis=0) if rows else np.zeros(len(joules))
     rule, direct = SERVICE_TIME, dict.fromkeys(rows, np.zeros(len(joules)))
     if attribution is not None and attribution.stands:
-        weighed = {name: _work(requests, out, mine, edges) @ attribution.values[1:] for name, mine in rows.items()}
+        weighed = {
+            name: _work(requests, out, mine, edges) @ attribution.values[1:]
+            for name, mine in rows.items()
+        }
         if all(np.all(np.isfinite(value)) for value in weighed.values()):
             rule, direct = FITTED, weighed
     rest = joules - np.sum(list(direct.values()), axis=0) if rows else joules
@@ -143,50 +153,76 @@ def allocate(
         count = int(np.sum(answered & mine))
         if own == 0 and count == 0:
             continue
-        found.append(ClassEnergy(name, own, own / total if total > 0 else 0.0, output_tok.get(name, 0.0), count))
+        found.append(
+            ClassEnergy(
+                name, own, own / total if total > 0 else 0.0, output_tok.get(name, 0.0), count
+            )
+        )
     idle = float(np.sum(rest[~busy]))
     if idle > 0:
         found.append(ClassEnergy(IDLE, idle, idle / total if total > 0 else 0.0, 0.0, 0))
     return Allocation(rule, energy.boundary, tuple(found)) if found else None
 
 
-def with_energy(classes: Sequence[ClassSummary], shared: Allocation | None, energy: Energy | None) -> tuple[ClassSummary, ...]:
+def with_energy(
+    classes: Sequence[ClassSummary], shared: Allocation | None, energy: Energy | None
+) -> tuple[ClassSummary, ...]:
     """Summaries of classes with the joules that were allocated to them.
 
-    They gain `energy_j`, `output_tok_per_j`, `j_per_output_tok` and `j_per_request`. Their basis is modelled, since an allocation is no
-    measurement; of the errors they carry the gain error of the boards.
+    They gain `energy_j`, `output_tok_per_j`, `j_per_output_tok` and `j_per_request`. Their basis is
+    modelled, since an allocation is no measurement; of the errors they carry the gain error of the
+    boards.
     """
     if shared is None or energy is None:
         return tuple(classes)
     by_name = {one.name: one for one in shared.classes}
     return tuple(
-        replace(one, metrics={**one.metrics, **_figures(one, by_name[one.name], shared, energy)}) if one.name in by_name else one
+        (
+            replace(
+                one, metrics={**one.metrics, **_figures(one, by_name[one.name], shared, energy)}
+            )
+            if one.name in by_name
+            else one
+        )
         for one in classes
     )
 
 
-def _figures(summary: ClassSummary, mine: ClassEnergy, shared: Allocation, energy: Energy) -> dict[str, Figure]:
+def _figures(
+    summary: ClassSummary, mine: ClassEnergy, shared: Allocation, energy: Energy
+) -> dict[str, Figure]:
     window = next((figure.window for figure in summary.metrics.values()), None)
     values = {
         "energy_j": mine.joules,
-        "output_tok_per_j": mine.output_tok / mine.joules if mine.joules > 0 and mine.output_tok > 0 else None,
+        "output_tok_per_j": (
+            mine.output_tok / mine.joules if mine.joules > 0 and mine.output_tok > 0 else None
+        ),
         "j_per_output_tok": mine.joules / mine.output_tok if mine.output_tok > 0 else None,
         "j_per_request": mine.joules / mine.answered if mine.answered else None,
     }
     return {
         key: Figure(
-            value, METRICS[key].unit, None, None, Basis.ABSENT if value is None else Basis.MODELLED, shared.boundary, window,
-            RULES[shared.rule], None if value is None else energy.systematic_ratio,
+            value,
+            METRICS[key].unit,
+            None,
+            None,
+            Basis.ABSENT if value is None else Basis.MODELLED,
+            shared.boundary,
+            window,
+            RULES[shared.rule],
+            None if value is None else energy.systematic_ratio,
         )
         for key, value in values.items()
-    }  # fmt: skip
+    }
 
 
 def _work(requests: Requests, out: Output, who: Bools, edges: Floats) -> Floats:
     """Computed input, output, output x context of some requests in each bin."""
     return np.column_stack(
         [
-            spread_input(requests, lambda rows: requests.input_tok[rows] - requests.cache_read_tok[rows], who).per_bin(edges),
+            spread_input(
+                requests, lambda rows: requests.input_tok[rows] - requests.cache_read_tok[rows], who
+            ).per_bin(edges),
             output_of(requests, out, who).flow.per_bin(edges),
             decode_context(requests, out, who).per_bin(edges),
         ]

@@ -1,4 +1,6 @@
-"""Figures of one window: latency of the requests intended in it, tokens that arrived in it, energy of the same stretch."""
+"""Figures of one window: latency of the requests intended in it, tokens that arrived in it, energy
+of the same stretch.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,13 +20,27 @@ from harness.reduce.over_time.tokens import gaps, moments
 from harness.reduce.read.categorical import Bools
 from harness.reduce.read.requests import Requests
 from harness.reduce.read.run import Run, gpu_count, gpu_uuids, mapping, number
-from harness.reduce.statistics.intervals import BATCH_COUNTS, BATCHES, Floats, batch_edges, distribution, mean_interval, ratio_interval
+from harness.reduce.statistics.intervals import (
+    BATCH_COUNTS,
+    BATCHES,
+    Floats,
+    batch_edges,
+    distribution,
+    mean_interval,
+    ratio_interval,
+)
 from harness.reduce.windows.windows import StageWindow
 
 NS: Final = 1e-9
 
 
-def count(requests: Requests, mine: Bools, planned: int | None, in_window: Bools | None, turns_not_happened: int | None) -> RequestCounts:
+def count(
+    requests: Requests,
+    mine: Bools,
+    planned: int | None,
+    in_window: Bools | None,
+    turns_not_happened: int | None,
+) -> RequestCounts:
     """How the requests of `mine` ended; those that only primed a cache are counted apart."""
     primed = int(np.sum(mine & requests.priming & requests.ok))
     mine = mine & ~requests.priming
@@ -51,15 +67,20 @@ def intended_in(requests: Requests, window: StageWindow) -> Bools:
 
 
 def latency(requests: Requests, mine: Bools, flow: Flows) -> dict[str, Distribution]:
-    """Distributions over the requests of `mine`. Planned cancellations count only for what had come before them."""
+    """Distributions over the requests of `mine`. Planned cancellations count only for what had come
+    before them.
+    """
     ok, cancelled = requests.ok[mine], requests.cancelled[mine]
     lost = ~(ok | cancelled)
     start, first = requests.intended[mine], requests.first_token[mine]
     censored = int(np.sum(lost))
-    began = ok | (cancelled & ~np.isnan(first))  # a request that failed after its first token was no answer: it counts as lost throughout
+    began = ok | (
+        cancelled & ~np.isnan(first)
+    )  # a request that failed after its first token was no answer: it counts as lost throughout
 
     def seconds(took: Floats, counted: Bools) -> Distribution:
-        """Of the counted requests, with the lost ones as censored, and its intervals: requests are in order of intended time.
+        """Of the counted requests, with the lost ones as censored, and its intervals: requests are
+        in order of intended time.
 
         `took` is used up.
         """
@@ -94,7 +115,9 @@ def latency(requests: Requests, mine: Bools, flow: Flows) -> dict[str, Distribut
 
 
 def good(requests: Requests, mine: Bools, flow: Flows, slos: Mapping[str, float | None]) -> Bools:
-    """Requests of `mine` that were answered in full and met every SLO; one that has no such figure (TPOT of one token) meets it."""
+    """Requests of `mine` that were answered in full and met every SLO; one that has no such figure
+    (TPOT of one token) meets it.
+    """
     met: Bools = mine & requests.ok
 
     def last() -> Floats:
@@ -130,7 +153,10 @@ class StageFigures:
         """What is wrong with the window's joules."""
         if self.energy is None:
             return []
-        return [*self.energy.concerns, *(concern for one in self.energy.energies for concern in one.concerns)]
+        return [
+            *self.energy.concerns,
+            *(concern for one in self.energy.energies for concern in one.concerns),
+        ]
 
 
 class _Figures:
@@ -144,7 +170,9 @@ class _Figures:
         self.figures: dict[str, Figure] = {}
 
     def absent(self, key: str, note: str) -> None:
-        self.figures[key] = Figure(None, METRICS[key].unit, basis=Basis.ABSENT, window=self.window.name, note=note)
+        self.figures[key] = Figure(
+            None, METRICS[key].unit, basis=Basis.ABSENT, window=self.window.name, note=note
+        )
 
     def put(
         self,
@@ -164,19 +192,38 @@ class _Figures:
         low, high = interval if interval is not None else (None, None)
         definition = METRICS[key]
         self.figures[name or key] = Figure(
-            float(value), definition.unit, low, high, basis, boundary or definition.boundary, self.window.name, note
+            float(value),
+            definition.unit,
+            low,
+            high,
+            basis,
+            boundary or definition.boundary,
+            self.window.name,
+            note,
         )
 
     def edges(self) -> dict[int, Floats]:
-        """Edges of the batches that intervals are made of; none for batches shorter than a second."""
-        return {n: batch_edges(self.start, self.end, n) for n in BATCH_COUNTS if self.length_s / n >= 1.0}
+        """Edges of the batches that intervals are made of; none for batches shorter than a
+        second.
+        """
+        return {
+            n: batch_edges(self.start, self.end, n)
+            for n in BATCH_COUNTS
+            if self.length_s / n >= 1.0
+        }
 
-    def rate(self, key: str, flow: Flow | SumOf, note: str | None = None) -> tuple[float, float] | None:
+    def rate(
+        self, key: str, flow: Flow | SumOf, note: str | None = None
+    ) -> tuple[float, float] | None:
         """Amount in the window per second, with its interval."""
         edges = self.edges()
         amounts = {n: flow.per_bin(edge) for n, edge in edges.items()}
         interval = ratio_interval(amounts, {n: np.diff(edge) * NS for n, edge in edges.items()})
-        whole = float(np.sum(amounts[BATCHES])) if BATCHES in amounts else flow.between(self.start, self.end)
+        whole = (
+            float(np.sum(amounts[BATCHES]))
+            if BATCHES in amounts
+            else flow.between(self.start, self.end)
+        )
         self.put(key, whole / self.length_s, interval, note=note)
         return interval
 
@@ -216,15 +263,28 @@ def figures(
         seconds = getattr(pace, name)
         bounds = pace.ci.get(name)
         speeds = (1 / bounds[1], 1 / bounds[0]) if bounds is not None and bounds[0] > 0 else None
-        out.put(key, 1 / seconds if seconds else None, speeds, note=None if seconds else "the time per output token has no such percentile")
+        out.put(
+            key,
+            1 / seconds if seconds else None,
+            speeds,
+            note=None if seconds else "the time per output token has no such percentile",
+        )
     edges = out.edges()
-    in_flight = ratio_interval({n: flow.in_flight.per_bin(e) for n, e in edges.items()}, {n: np.diff(e) for n, e in edges.items()})
+    in_flight = ratio_interval(
+        {n: flow.in_flight.per_bin(e) for n, e in edges.items()},
+        {n: np.diff(e) for n, e in edges.items()},
+    )
     out.put("requests_in_flight", flow.in_flight.between(start, end) / (end - start), in_flight)
     done_right = mine & requests.ok
-    for key, values in (("mean_input_tok", requests.input_tok), ("mean_output_tok", requests.output_tok)):
+    for key, values in (
+        ("mean_input_tok", requests.input_tok),
+        ("mean_output_tok", requests.output_tok),
+    ):
         known = values[done_right][~np.isnan(values[done_right])]
         nothing = "no answer came with a count" if len(known) == 0 else None
-        out.put(key, float(np.mean(known)) if len(known) else None, mean_interval(known), note=nothing)
+        out.put(
+            key, float(np.mean(known)) if len(known) else None, mean_interval(known), note=nothing
+        )
 
     gpus = gpu_count(run)
     output_tok_s = out.figures["output_tok_s"].value
@@ -248,7 +308,9 @@ def figures(
         moments(requests, requests.done, answered),
     )
     settings = mapping(run.profile.get("energy"))
-    out.figures |= energy_figures(joules, work, window.name, out.edges(), settings, nothing_read=run.power is None)
+    out.figures |= energy_figures(
+        joules, work, window.name, out.edges(), settings, nothing_read=run.power is None
+    )
     ordered = {key: out.figures[key] for key in METRICS if key in out.figures}
     ordered |= {key: figure for key, figure in out.figures.items() if key not in ordered}
     return StageFigures(ordered, distributions, joules, split)
@@ -258,7 +320,10 @@ def _throughput(out: _Figures, flow: Flows) -> tuple[float, float] | None:
     note = None
     if np.any(flow.output.estimated):
         streams = int(np.sum(flow.output.estimated))
-        note = f"{flow.output.estimated_tok:.0f} tokens of {streams} unfinished streams (whole run) are estimated from bytes"
+        note = (
+            f"{flow.output.estimated_tok:.0f} tokens of {streams} unfinished streams (whole run)"
+            " are estimated from bytes"
+        )
     interval = out.rate("output_tok_s", flow.output.flow, note)
     out.rate("input_tok_s", flow.input)
     out.rate("total_tok_s", SumOf((flow.output.flow, flow.input)))
@@ -278,7 +343,10 @@ def _input(out: _Figures, flow: Flows, counters: ServerCounters | None) -> str |
             note = f"without {gone} (whole run) that ended before telling what was cached"
         out.rate("input_computed_tok_s", flow.computed, note)
         out.rate("input_cache_read_tok_s", flow.cache_read, note)
-        read, whole = flow.cache_read.between(out.start, out.end), flow.split.between(out.start, out.end)
+        read, whole = (
+            flow.cache_read.between(out.start, out.end),
+            flow.split.between(out.start, out.end),
+        )
     elif counters is not None:
         whole = counters.difference(Concept.PROMPT_TOKENS, out.start, out.end)
         read = counters.difference(Concept.CACHED_TOKENS, out.start, out.end)
@@ -301,9 +369,17 @@ def _input(out: _Figures, flow: Flows, counters: ServerCounters | None) -> str |
             reads = {n: flow.cache_read.per_bin(e) for n, e in edges.items()}
             interval = ratio_interval(reads, {n: flow.split.per_bin(e) for n, e in edges.items()})
             interval = (max(0.0, interval[0]), min(1.0, interval[1])) if interval else None
-        out.put("prefix_hit_ratio", read / whole, interval, boundary="client" if split == "usage" else "server")
+        out.put(
+            "prefix_hit_ratio",
+            read / whole,
+            interval,
+            boundary="client" if split == "usage" else "server",
+        )
     else:
-        out.absent("prefix_hit_ratio", "no input was processed in the window" if split else "nobody tells what was cached")
+        out.absent(
+            "prefix_hit_ratio",
+            "no input was processed in the window" if split else "nobody tells what was cached",
+        )
     if flow.cache_write is not None:
         out.rate("input_cache_write_tok_s", flow.cache_write)
     else:
@@ -311,7 +387,9 @@ def _input(out: _Figures, flow: Flows, counters: ServerCounters | None) -> str |
     return split
 
 
-def _goodput(out: _Figures, requests: Requests, mine: Bools, flow: Flows, slos: Mapping[str, float | None]) -> None:
+def _goodput(
+    out: _Figures, requests: Requests, mine: Bools, flow: Flows, slos: Mapping[str, float | None]
+) -> None:
     counted = mine & ~requests.cancelled
     everyone = int(np.sum(counted))
     lost = int(np.sum(counted & ~requests.ok))
@@ -323,7 +401,8 @@ def _goodput(out: _Figures, requests: Requests, mine: Bools, flow: Flows, slos: 
         return
     met = good(requests, mine, flow, slos)
     out.put("slo_met_ratio", int(np.sum(met)) / everyone if everyone else None, note=nobody)
-    # Good requests are booked at the moment they were intended, so that batches add up to the window.
+    # Good requests are booked at the moment they were intended, so that batches add up to the
+    # window.
     out.rate("goodput_rps", moments(requests, requests.intended, met))
     tokens = flow.output.per_request
     if np.any(met & np.isnan(tokens)):
@@ -338,7 +417,14 @@ def _dollars(out: _Figures, price: Mapping[str, Any]) -> None:
     if usd_per_gpu_h is None:
         out.absent("usd_per_mtok", "the profile states no price")
     elif not per_gpu.value:
-        out.absent("usd_per_mtok", per_gpu.note if per_gpu.value is None and per_gpu.note else "no output tokens in the window")
+        out.absent(
+            "usd_per_mtok",
+            (
+                per_gpu.note
+                if per_gpu.value is None and per_gpu.note
+                else "no output tokens in the window"
+            ),
+        )
     else:
 
         def usd(rate: float) -> float:
@@ -353,7 +439,13 @@ def _dollars(out: _Figures, price: Mapping[str, Any]) -> None:
 
 def window_counts(run: Run, window: StageWindow, planned: int | None) -> RequestCounts:
     """Counts of one stage."""
-    return count(run.requests, run.requests.stage == window.name, planned, intended_in(run.requests, window), window.turns_not_happened)
+    return count(
+        run.requests,
+        run.requests.stage == window.name,
+        planned,
+        intended_in(run.requests, window),
+        window.turns_not_happened,
+    )
 
 
 def tried(requests: Requests) -> Bools:

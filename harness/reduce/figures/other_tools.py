@@ -1,9 +1,11 @@
-"""The same records under the definitions of other tools, so that a run's numbers can be held against anybody's.
+"""The same records under the definitions of other tools, so that a run's numbers can be held
+against anybody's.
 
-Every tool sees what it would have seen of the stage that heads the summary: requests that were answered in full, timed from sending (the
-moment that a tool's own timer comes nearest to), over the whole stage with its ramp and its drain.
-Definitions were read from the projects' sources, which are named with each; where a tool needs something that the records do not hold, the
-figure is absent with the reason, or the nearest that they do hold with a note.
+Every tool sees what it would have seen of the stage that heads the summary: requests that were
+answered in full, timed from sending (the moment that a tool's own timer comes nearest to), over the
+whole stage with its ramp and its drain. Definitions were read from the projects' sources, which are
+named with each; where a tool needs something that the records do not hold, the figure is absent
+with the reason, or the nearest that they do hold with a note.
 """
 
 import re
@@ -38,8 +40,9 @@ PROVISIONED_KW: Final = (
     (re.compile(r"NVIDIA GB200"), 2.10),
     (re.compile(r"NVIDIA B200"), 2.17),
 )
-"""Utility power that InferenceX provisions for a GPU, in kW, facility overhead included: InferenceX's app, lib/constants.ts,
-2026-04-03, by secondary notes."""
+"""Utility power that InferenceX provisions for a GPU, in kW, facility overhead included:
+InferenceX's app, lib/constants.ts, 2026-04-03, by secondary notes.
+"""
 
 
 Value = Distribution | float | str
@@ -137,7 +140,11 @@ def _joules(seen: AnsweredRequests) -> float | None:
 def _no_power(seen: AnsweredRequests) -> str:
     if seen.energy is not None and seen.energy.reason:
         return seen.energy.reason
-    return "the deployment holds no GPU" if seen.gpus is None else "no power of the boards was read over the whole stage"
+    return (
+        "the deployment holds no GPU"
+        if seen.gpus is None
+        else "no power of the boards was read over the whole stage"
+    )
 
 
 def _provisioned(seen: AnsweredRequests) -> Value:
@@ -151,58 +158,87 @@ def _provisioned(seen: AnsweredRequests) -> Value:
 
 def provisioned_kw(gpu_name: str | None) -> float | None:
     """InferenceX's provisioned utility power a GPU, in kW; None for a GPU without one."""
-    return next((kw for pattern, kw in PROVISIONED_KW if gpu_name and pattern.match(gpu_name)), None)
+    return next(
+        (kw for pattern, kw in PROVISIONED_KW if gpu_name and pattern.match(gpu_name)), None
+    )
 
 
-_WHOLE: Final = "the whole run, from the first request's start to the last answer's end, ramp and drain included"
-_ROLE_CHUNK: Final = "a chunk without content is not in the records; the first one with content stands in, so that this is an upper bound"
-_OUTPUT: Final = Term("output tokens of all answered requests / measured time", lambda seen: seen.output_tok_s)
+_WHOLE: Final = "the whole run, from the first request's start to the last answer's end, ramp and drain included"  # noqa: E501
+_ROLE_CHUNK: Final = (
+    "a chunk without content is not in the records; the first one with content stands in, so that"
+    " this is an upper bound"
+)
+_OUTPUT: Final = Term(
+    "output tokens of all answered requests / measured time", lambda seen: seen.output_tok_s
+)
 _DURATION: Final = Term("first request's start to last answer's end", lambda seen: seen.duration_s)
 _MEAN_PACE: Final = "per request: (last token - first token) / (output tokens - 1)"
 
 TOOLS: Final[Mapping[str, Tool]] = {
     "vllm_bench": Tool(
         "vllm bench serve",
-        "vllm-project/vllm vllm/benchmarks/serve.py at 009e6d4a, lib/endpoint_request_func.py at 02cfb534",
+        "vllm-project/vllm vllm/benchmarks/serve.py at 009e6d4a, lib/endpoint_request_func.py at"
+        " 02cfb534",
         _WHOLE,
         {
-            "ttft_s": Term("first chunk that has `choices`, even one without content", _TTFT, _ROLE_CHUNK),
-            "itl_s": Term("gaps between chunks, pooled over all requests, one each whatever they hold", _of("chunk_gap", _NO_CHUNK)),
-            "tpot_s": Term("per request: (latency to the last chunk - TTFT) / (output tokens - 1)", _PACE),
+            "ttft_s": Term(
+                "first chunk that has `choices`, even one without content", _TTFT, _ROLE_CHUNK
+            ),
+            "itl_s": Term(
+                "gaps between chunks, pooled over all requests, one each whatever they hold",
+                _of("chunk_gap", _NO_CHUNK),
+            ),
+            "tpot_s": Term(
+                "per request: (latency to the last chunk - TTFT) / (output tokens - 1)", _PACE
+            ),
             "output_tok_s": _OUTPUT,
             "tok_s_user": Term(
-                "output tokens per second / concurrency (the x axis of its Pareto plots)", lambda seen: seen.output_tok_s / seen.concurrency
+                "output tokens per second / concurrency (the x axis of its Pareto plots)",
+                lambda seen: seen.output_tok_s / seen.concurrency,
             ),
             "tok_s_gpu": Term(
-                "output tokens per second / GPUs (the y axis of its Pareto plots)", lambda seen: _per_gpu(seen, seen.output_tok_s)
+                "output tokens per second / GPUs (the y axis of its Pareto plots)",
+                lambda seen: _per_gpu(seen, seen.output_tok_s),
             ),
             "duration_s": _DURATION,
         },
     ),
     "aiperf": Tool(
         "AIPerf",
-        "ai-dynamo/aiperf aiperf/metrics/types at db4f6397; energy: from notes on its metrics reference, the original was not read",
+        "ai-dynamo/aiperf aiperf/metrics/types at db4f6397; energy: from notes on its metrics"
+        " reference, the original was not read",
         _WHOLE,
         {
             "ttft_s": Term("first response with content, reasoning included", _TTFT),
-            "itl_s": Term("per request: (request latency - TTFT) / (output tokens - 1), its mean gap", _PACE),
+            "itl_s": Term(
+                "per request: (request latency - TTFT) / (output tokens - 1), its mean gap", _PACE
+            ),
             "output_tok_s": _OUTPUT,
-            "tok_s_user": Term("per request: 1 / ITL, as a distribution", _inverse_of("pace", _NO_SECOND)),
-            "tok_s_gpu": Term("output tokens per second / GPUs", lambda seen: _per_gpu(seen, seen.output_tok_s)),
+            "tok_s_user": Term(
+                "per request: 1 / ITL, as a distribution", _inverse_of("pace", _NO_SECOND)
+            ),
+            "tok_s_gpu": Term(
+                "output tokens per second / GPUs", lambda seen: _per_gpu(seen, seen.output_tok_s)
+            ),
             "power_w": Term("measured at the GPU boards, summed", _measured_w),
-            "output_tok_per_j": Term("output tokens / measured energy of the GPU boards", _measured_tok_per_j),
+            "output_tok_per_j": Term(
+                "output tokens / measured energy of the GPU boards", _measured_tok_per_j
+            ),
             "duration_s": _DURATION,
         },
     ),
     "guidellm": Tool(
         "GuideLLM",
         "vllm-project/guidellm src/guidellm/schemas/request_stats.py at ee7a7745",
-        f"{_WHOLE}; fractions at its ends are left out when its --warmup and --cooldown are set, which is not its default",
+        f"{_WHOLE}; fractions at its ends are left out when its --warmup and --cooldown are set,"
+        " which is not its default",
         {
             "ttft_s": Term("first iteration that yields a token", _TTFT),
             "itl_s": Term(_MEAN_PACE, _PACE),
             "tpot_s": Term(
-                "per request: (last token - request's start) / output tokens: includes the time to the first", _of("whole_pace", _NO_COUNT)
+                "per request: (last token - request's start) / output tokens: includes the time to"
+                " the first",
+                _of("whole_pace", _NO_COUNT),
             ),
             "output_tok_s": _OUTPUT,
             "tok_s_user": Term(
@@ -217,11 +253,16 @@ TOOLS: Final[Mapping[str, Tool]] = {
         "kubernetes-sigs/inference-perf inference_perf/reportgen/base.py at 7de5ef2e",
         f"{_WHOLE} of each stage",
         {
-            "ttft_s": Term("first token, of answers with more than one", _of("ttft_of_several", "no such answer")),
+            "ttft_s": Term(
+                "first token, of answers with more than one",
+                _of("ttft_of_several", "no such answer"),
+            ),
             "itl_s": Term(
-                "gaps between tokens, pooled over all requests, every token of a chunk at the chunk's arrival",
+                "gaps between tokens, pooled over all requests, every token of a chunk at the"
+                " chunk's arrival",
                 _of("token_gap", _NO_SECOND),
-                "it counts a chunk's tokens with a tokenizer; here they are the stream's own, or one a chunk where it does not tell",
+                "it counts a chunk's tokens with a tokenizer; here they are the stream's own, or"
+                " one a chunk where it does not tell",
             ),
             "tpot_s": Term(_MEAN_PACE, _PACE),
             "output_tok_s": _OUTPUT,
@@ -231,7 +272,8 @@ TOOLS: Final[Mapping[str, Tool]] = {
     "genai_bench": Tool(
         "genai-bench",
         "sgl-project/genai-bench genai_bench/metrics at 7fd04d8c",
-        f"{_WHOLE}; with --warmup-ratio or --cooldown-ratio requests are left out of the sums but not their time of the duration",
+        f"{_WHOLE}; with --warmup-ratio or --cooldown-ratio requests are left out of the sums but"
+        " not their time of the duration",
         {
             "ttft_s": Term("first token", _TTFT),
             "tpot_s": Term(
@@ -253,9 +295,11 @@ TOOLS: Final[Mapping[str, Tool]] = {
         {
             "ttft_s": Term("first chunk with content", _TTFT),
             "itl_s": Term(
-                "per request: (last chunk - request's start) / output tokens: includes the time to the first",
+                "per request: (last chunk - request's start) / output tokens: includes the time to"
+                " the first",
                 _of("whole_pace", _NO_COUNT),
-                "it counts output tokens with the tokenizer of Llama whatever the model; here they are the server's",
+                "it counts output tokens with the tokenizer of Llama whatever the model; here they"
+                " are the server's",
             ),
             "output_tok_s": _OUTPUT,
             "tok_s_user": Term(
@@ -267,7 +311,8 @@ TOOLS: Final[Mapping[str, Tool]] = {
     ),
     "mlperf_endpoints": Tool(
         "MLPerf Endpoints",
-        "mlcommons/endpoints services/metrics_aggregator/metrics_table.py at ea332753; p90: from notes on its rules, not read",
+        "mlcommons/endpoints services/metrics_aggregator/metrics_table.py at ea332753; p90: from"
+        " notes on its rules, not read",
         f"{_WHOLE} of what is tracked; its rules ask for the saturated part",
         {
             "ttft_s": Term("first chunk with content, its rules at p90", _TTFT),
@@ -282,25 +327,38 @@ TOOLS: Final[Mapping[str, Tool]] = {
     ),
     "inferencex": Tool(
         "InferenceX",
-        "SemiAnalysisAI/InferenceX utils/process_result.py and utils/aggregate_power.py at 843c6254; tok/s/MW: from notes on its app",
+        "SemiAnalysisAI/InferenceX utils/process_result.py and utils/aggregate_power.py at"
+        " 843c6254; tok/s/MW: from notes on its app",
         _WHOLE,
         {
             "ttft_s": Term("as vllm bench, of which its client is a fork", _TTFT, _ROLE_CHUNK),
             "itl_s": Term("as vllm bench", _of("chunk_gap", _NO_CHUNK)),
             "tpot_s": Term("as vllm bench", _PACE),
             "output_tok_s": _OUTPUT,
-            "tok_s_user": Term("1 / median of TPOT (interactivity; other statistics likewise)", _one_over("pace", "p50", _NO_SECOND)),
+            "tok_s_user": Term(
+                "1 / median of TPOT (interactivity; other statistics likewise)",
+                _one_over("pace", "p50", _NO_SECOND),
+            ),
             "tok_s_gpu": Term(
-                "input and output tokens per second / GPUs, cached input counted in full; disaggregated, output only over decode GPUs",
+                "input and output tokens per second / GPUs, cached input counted in full;"
+                " disaggregated, output only over decode GPUs",
                 lambda seen: _per_gpu(seen, seen.total_tok_s),
             ),
             "power_w": Term(
                 "measured at the GPU boards, the mean of one GPU",
-                lambda seen: found / seen.gpus if isinstance(found := _measured_w(seen), float) and seen.gpus else found,
+                lambda seen: (
+                    found / seen.gpus
+                    if isinstance(found := _measured_w(seen), float) and seen.gpus
+                    else found
+                ),
             ),
-            "output_tok_per_j": Term("1 / joules per output token: measured energy of all boards / output tokens", _measured_tok_per_j),
+            "output_tok_per_j": Term(
+                "1 / joules per output token: measured energy of all boards / output tokens",
+                _measured_tok_per_j,
+            ),
             "tok_s_per_mw": Term(
-                "input and output tokens per second per GPU x 1000 / a provisioned constant of kW per GPU, facility overhead included",
+                "input and output tokens per second per GPU x 1000 / a provisioned constant of kW"
+                " per GPU, facility overhead included",
                 _provisioned,
                 "modelled: the power is a constant of the GPU's type, not measured",
             ),
@@ -325,14 +383,20 @@ HARNESS: Final[Mapping[str, str]] = {
 
 
 def rosetta(
-    run: Run, window: StageWindow | None, flow: Flows, metrics: Mapping[str, Figure], latency: Mapping[str, Distribution]
+    run: Run,
+    window: StageWindow | None,
+    flow: Flows,
+    metrics: Mapping[str, Figure],
+    latency: Mapping[str, Distribution],
 ) -> dict[str, Any]:
-    """The stage that heads the summary under every tool's definitions; {} without a stage that answered anything.
+    """The stage that heads the summary under every tool's definitions; {} without a stage that
+    answered anything.
 
     Returns:
-        `stage`, `requests` (answered), `harness` (its own figures under the same terms) and `tools`: by key of `TOOLS` title, source,
-        window and `figures`: by term `unit`, `definition`, `note`, and either `value` or statistics of a distribution; where there is none,
-        all of these are None and `note` says why.
+        `stage`, `requests` (answered), `harness` (its own figures under the same terms) and
+        `tools`: by key of `TOOLS` title, source, window and `figures`: by term `unit`,
+        `definition`, `note`, and either `value` or statistics of a distribution; where there is
+        none, all of these are None and `note` says why.
     """
     if window is None:
         return {}
@@ -347,23 +411,39 @@ def rosetta(
     }
 
 
-def _own(metrics: Mapping[str, Figure], latency: Mapping[str, Distribution], window: StageWindow) -> dict[str, Any]:
+def _own(
+    metrics: Mapping[str, Figure], latency: Mapping[str, Distribution], window: StageWindow
+) -> dict[str, Any]:
     out: dict[str, Any] = {}
     for term, key in HARNESS.items():
         if key in latency:
             found = latency[key]
             if term == "itl_s" and not found.n and latency["inter_event_s"].n:
-                out[term] = _entry(term, latency["inter_event_s"], "gaps between events", "the stream does not tell tokens per chunk")
+                out[term] = _entry(
+                    term,
+                    latency["inter_event_s"],
+                    "gaps between events",
+                    "the stream does not tell tokens per chunk",
+                )
             else:
-                out[term] = _entry(term, found if found.n else "no request came that far", f"the harness's {key}", None)
+                out[term] = _entry(
+                    term,
+                    found if found.n else "no request came that far",
+                    f"the harness's {key}",
+                    None,
+                )
         else:
             figure = metrics.get(key)
             value: Value = (
-                figure.value if figure is not None and figure.value is not None else (figure.note if figure else None) or "absent"
+                figure.value
+                if figure is not None and figure.value is not None
+                else (figure.note if figure else None) or "absent"
             )
             out[term] = _entry(term, value, f"the harness's {key}", None)
     if window.start is not None and window.end is not None:
-        out["duration_s"] = _entry("duration_s", (window.end - window.start) * NS, "the measured window", None)
+        out["duration_s"] = _entry(
+            "duration_s", (window.end - window.start) * NS, "the measured window", None
+        )
     return out
 
 
@@ -372,7 +452,10 @@ def _tool(tool: Tool, seen: AnsweredRequests) -> dict[str, Any]:
         "title": tool.title,
         "source": tool.source,
         "window": tool.window,
-        "figures": {key: _entry(key, term.of(seen), term.words, term.note) for key, term in tool.terms.items()},
+        "figures": {
+            key: _entry(key, term.of(seen), term.words, term.note)
+            for key, term in tool.terms.items()
+        },
     }
 
 
@@ -403,9 +486,11 @@ class RosettaTable:
 
     Attributes:
         head: `term`, then the harness and every tool.
-        rows: under the head; a distribution as `(p50, p99)`, one value as itself, None where the tool has no such term or it is absent.
+        rows: under the head; a distribution as `(p50, p99)`, one value as itself, None where the
+            tool has no such term or it is absent.
         terms: heading and unit of each row.
-        notes: definition, source and remark of every cell, one line each, in the order of the tools.
+        notes: definition, source and remark of every cell, one line each, in the order of the
+            tools.
     """
 
     head: tuple[str, ...]
@@ -424,11 +509,17 @@ def rosetta_table(found: Mapping[str, Any]) -> RosettaTable | None:
     )
     rows = tuple(tuple(_cell(figures.get(term)) for _, figures in columns) for term in TERMS)
     notes = tuple(
-        (tool["title"], TERMS[term][0], entry["definition"] + (f" ({entry['note']})" if entry["note"] else ""))
+        (
+            tool["title"],
+            TERMS[term][0],
+            entry["definition"] + (f" ({entry['note']})" if entry["note"] else ""),
+        )
         for tool in found["tools"].values()
         for term, entry in tool["figures"].items()
     )
-    return RosettaTable(("term", *(title for title, _ in columns)), rows, tuple(TERMS.values()), notes)
+    return RosettaTable(
+        ("term", *(title for title, _ in columns)), rows, tuple(TERMS.values()), notes
+    )
 
 
 def _cell(entry: Mapping[str, Any] | None) -> tuple[float | None, float | None] | float | None:

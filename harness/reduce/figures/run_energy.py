@@ -8,7 +8,14 @@ import numpy as np
 
 from harness.artifacts.run_summary import ClassSummary
 from harness.core.records import Boundary
-from harness.reduce.energy.attribution import Attribution, StageSlices, components, decode_context, fit, slice_edges
+from harness.reduce.energy.attribution import (
+    Attribution,
+    StageSlices,
+    components,
+    decode_context,
+    fit,
+    slice_edges,
+)
 from harness.reduce.energy.boundaries import Rung
 from harness.reduce.energy.devices import Energy
 from harness.reduce.energy.gpu_state import GpuState
@@ -89,7 +96,9 @@ class StageEnergy:
 
 @dataclass(frozen=True, slots=True)
 class Flowing:
-    """Work spread over the run's time: output, computed and cached input (None where nobody tells), requests in flight."""
+    """Work spread over the run's time: output, computed and cached input (None where nobody tells),
+    requests in flight.
+    """
 
     output: Output
     input: Flow
@@ -99,7 +108,12 @@ class Flowing:
 
 
 def run_energy(
-    run: Run, headline: str | None, stages: Sequence[StageEnergy], flow: Flowing, until: float, classes: Sequence[ClassSummary]
+    run: Run,
+    headline: str | None,
+    stages: Sequence[StageEnergy],
+    flow: Flowing,
+    until: float,
+    classes: Sequence[ClassSummary],
 ) -> RunEnergy:
     """Energy of a run.
 
@@ -114,7 +128,9 @@ def run_energy(
     top = next((stage.found for stage in stages if stage.name == headline), None)
     settings = mapping(run.profile.get("energy"))
     if top is None:
-        return RunEnergy(None, (), {}, (), Attribution("there is no measured window"), None, GpuState(), None)
+        return RunEnergy(
+            None, (), {}, (), Attribution("there is no measured window"), None, GpuState(), None
+        )
     attribution = _attribution(run.requests, settings, stages, flow, headline)
     plain = top.plain
     shared = None
@@ -122,14 +138,27 @@ def run_energy(
         length_s = (top.end - top.start) * NS
         rates = {one.name: one.metrics["output_tok_s"].value for one in classes}
         tokens = {name: rate * length_s for name, rate in rates.items() if rate is not None}
-        shared = allocate(run.requests, flow.output, plain, top.start, top.end, until, tokens, attribution)
+        shared = allocate(
+            run.requests, flow.output, plain, top.start, top.end, until, tokens, attribution
+        )
     return RunEnergy(
-        headline, top.energies, top.idle, top.rungs, attribution, shared, top.boards, carbon(top.rungs, settings)
-    )  # fmt: skip
+        headline,
+        top.energies,
+        top.idle,
+        top.rungs,
+        attribution,
+        shared,
+        top.boards,
+        carbon(top.rungs, settings),
+    )
 
 
 def _attribution(
-    requests: Requests, settings: Mapping[str, Any], stages: Sequence[StageEnergy], flow: Flowing, headline: str | None
+    requests: Requests,
+    settings: Mapping[str, Any],
+    stages: Sequence[StageEnergy],
+    flow: Flowing,
+    headline: str | None,
 ) -> Attribution:
     if not settings.get("attribute"):
         return Attribution("the stages are not made for it (energy.attribute)")
@@ -145,36 +174,62 @@ def _attribution(
         plain = stage.found.plain
         if plain.joules is None:
             return Attribution(f"stage {stage.name} has no energy: {plain.reason}")
-        if plain.boundary == Boundary.FACILITY or (boundary is not None and plain.boundary != boundary):
+        if plain.boundary == Boundary.FACILITY or (
+            boundary is not None and plain.boundary != boundary
+        ):
             return Attribution("the stages' energies are not all of the same boards")
         boundary = plain.boundary
         ready = stage.found.idle.get(READY)
-        gathered.append(_slices(stage.name, plain, stage.found.start, stage.found.end, flow, context))
+        gathered.append(
+            _slices(stage.name, plain, stage.found.start, stage.found.end, flow, context)
+        )
     idle = None if ready is None or boundary is None else ready.at(boundary)
     if ready is None or idle is None or idle.joules is None:
         why = "" if idle is None or idle.reason is None else f": {idle.reason}"
-        return Attribution(f"there is no power of the loaded model without load (energy.idle_s){why}")
+        return Attribution(
+            f"there is no power of the loaded model without load (energy.idle_s){why}"
+        )
     gathered.insert(0, _slices("idle", idle, ready.start, ready.end, flow, context))
     found = fit(gathered)
     mine = next((one for one in gathered if one.name == headline), None)
     top = next((stage.found for stage in stages if stage.name == headline), None)
-    if not found.stands or mine is None or top is None or top.plain is None or top.plain.joules is None:
+    if (
+        not found.stands
+        or mine is None
+        or top is None
+        or top.plain is None
+        or top.plain.joules is None
+    ):
         return found
     work = _work(flow, context, np.array([top.start, top.end]))[0]
     return Attribution(
-        found.reason, found.coefficients, found.slices, found.stages, found.condition_number, found.residual_ratio, found.held_out,
-        found.systematic_ratio, components(found, work, top.plain.joules),
-    )  # fmt: skip
+        found.reason,
+        found.coefficients,
+        found.slices,
+        found.stages,
+        found.condition_number,
+        found.residual_ratio,
+        found.held_out,
+        found.systematic_ratio,
+        components(found, work, top.plain.joules),
+    )
 
 
 def _work(flow: Flowing, context: Flow, edges: Floats) -> Floats:
     assert flow.computed is not None
     return np.column_stack(
-        [np.diff(edges) * NS, flow.computed.per_bin(edges), flow.output.flow.per_bin(edges), context.per_bin(edges)]
-    )  # fmt: skip
+        [
+            np.diff(edges) * NS,
+            flow.computed.per_bin(edges),
+            flow.output.flow.per_bin(edges),
+            context.per_bin(edges),
+        ]
+    )
 
 
-def _slices(name: str, energy: Energy, start: float, end: float, flow: Flowing, context: Flow) -> StageSlices:
+def _slices(
+    name: str, energy: Energy, start: float, end: float, flow: Flowing, context: Flow
+) -> StageSlices:
     edges = slice_edges(start, end)
     read = flow.cache_read.between(start, end) if flow.cache_read is not None else None
     whole = flow.input.between(start, end)

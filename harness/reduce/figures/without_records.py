@@ -1,4 +1,6 @@
-"""Figures of a run whose request records are lost: what clients saw is unknown then, not nothing."""
+"""Figures of a run whose request records are lost: what clients saw is unknown then, not
+nothing.
+"""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -25,10 +27,14 @@ def lost(concerns: Sequence[Concern]) -> bool:
 
 
 def unless_recorded(figures: StageFigures, concerns: Sequence[Concern]) -> StageFigures:
-    """The same figures, without those that zero requests would have yielded where nobody knows how many there were."""
+    """The same figures, without those that zero requests would have yielded where nobody knows how
+    many there were.
+    """
     if not lost(concerns):
         return figures
-    return replace(figures, metrics={key: _known(key, figure) for key, figure in figures.metrics.items()})
+    return replace(
+        figures, metrics={key: _known(key, figure) for key, figure in figures.metrics.items()}
+    )
 
 
 def _known(key: str, figure: Figure) -> Figure:

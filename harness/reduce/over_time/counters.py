@@ -1,4 +1,6 @@
-"""The server's own counters, gauges and histograms: differenced at the edges of a window, with resets seen and counted."""
+"""The server's own counters, gauges and histograms: differenced at the edges of a window, with
+resets seen and counted.
+"""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -12,7 +14,9 @@ from harness.reduce.read.run import Samples
 from harness.reduce.statistics.intervals import Floats
 
 PROCESS_START: Final = "process_start_time_seconds"
-"""Unix time at which the exporting process started; prometheus-client exposes it, so vLLM and SGLang do."""
+"""Unix time at which the exporting process started; prometheus-client exposes it, so vLLM and
+SGLang do.
+"""
 
 FIRST_LABELS: Final = ("first_after_ready", "ready")
 """Labels of the scrape that follows readiness and probes."""
@@ -28,10 +32,15 @@ def wanted(name: str) -> bool:
 def unwrap(values: Floats) -> tuple[Floats, int]:
     """A cumulative counter without its resets, and how many there were.
 
-    A value below the one before means that the counter started again from 0; what it had counted since its last reading is lost.
+    A value below the one before means that the counter started again from 0; what it had counted
+    since its last reading is lost.
     """
     drops = np.diff(values) < 0
-    lost = np.concatenate([np.zeros(1), np.cumsum(np.where(drops, values[:-1], 0.0))]) if len(values) else values
+    lost = (
+        np.concatenate([np.zeros(1), np.cumsum(np.where(drops, values[:-1], 0.0))])
+        if len(values)
+        else values
+    )
     return values + lost, int(np.sum(drops))
 
 
@@ -44,7 +53,9 @@ def at(t: Floats, values: Floats, moment: float) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class ServerCounters:
-    """All samples of a run, asked by concept. Figures are sums over targets (and ranks, models, sources within them)."""
+    """All samples of a run, asked by concept. Figures are sums over targets (and ranks, models,
+    sources within them).
+    """
 
     samples: Samples
 
@@ -57,15 +68,21 @@ class ServerCounters:
         return pick(concept, {metric for _, metric, _ in self.samples.series})
 
     def _counters(self, concept: Concept) -> list[tuple[str, Floats, Floats]] | None:
-        """(target, times, cumulative values without resets) of each series, None when the server does not tell."""
+        """(target, times, cumulative values without resets) of each series, None when the server
+        does not tell.
+        """
         source = self._source(concept)
         if source is None or source.kind != "counter":
             return None
         found = self._matching(source, tuple(s.name for s in source.series))
         return [(target, t, unwrap(values)[0]) for target, _, t, values in found] or None
 
-    def _matching(self, source: Source, names: Sequence[str]) -> list[tuple[str, Mapping[str, str], Floats, Floats]]:
-        """(target, labels, times, values) of the samples of these names, one for each name of the source's series."""
+    def _matching(
+        self, source: Source, names: Sequence[str]
+    ) -> list[tuple[str, Mapping[str, str], Floats, Floats]]:
+        """(target, labels, times, values) of the samples of these names, one for each name of the
+        source's series.
+        """
         seen: set[tuple[str, str, tuple[tuple[str, str], ...]]] = set()
         out = []
         for (target, metric, labels_json), (t, values) in self.samples.series.items():
@@ -75,7 +92,11 @@ class ServerCounters:
             series = source.series[names.index(metric)]
             if series.label is not None and labels.get(series.label) not in series.values:
                 continue
-            key = (target, metric, tuple(sorted((k, v) for k, v in labels.items() if k not in source.replicated)))
+            key = (
+                target,
+                metric,
+                tuple(sorted((k, v) for k, v in labels.items() if k not in source.replicated)),
+            )
             if key in seen:
                 continue
             seen.add(key)
@@ -84,7 +105,9 @@ class ServerCounters:
         return out
 
     def _from_zero(self, target: str, t: Floats, values: Floats) -> tuple[Floats, Floats]:
-        """A counter that shows up later than its target's first scrapes counted from 0: servers expose some label values on first use."""
+        """A counter that shows up later than its target's first scrapes counted from 0: servers
+        expose some label values on first use.
+        """
         scrapes = self.samples.scrapes.get(target, np.zeros(0))
         earlier = scrapes[scrapes < t[0]]
         if len(earlier) == 0:
@@ -97,19 +120,26 @@ class ServerCounters:
         for concept in (Concept.GENERATED_TOKENS, Concept.PROMPT_TOKENS):
             source = self._source(concept)
             if source is not None and source.kind == "counter":
-                found = sum(unwrap(values)[1] for *_, values in self._matching(source, tuple(s.name for s in source.series)))
+                found = sum(
+                    unwrap(values)[1]
+                    for *_, values in self._matching(source, tuple(s.name for s in source.series))
+                )
                 most = max(most, found)
         return most
 
     def difference(self, concept: Concept, start: float, end: float) -> float | None:
-        """What was counted between two moments, interpolated between scrapes; None when the server does not tell or was not asked."""
+        """What was counted between two moments, interpolated between scrapes; None when the server
+        does not tell or was not asked.
+        """
         counters = self._counters(concept)
         if counters is None:
             return None
         parts = [self._rise(target, t, values, start, end) for target, t, values in counters]
         return None if None in parts else float(sum(part for part in parts if part is not None))
 
-    def _rise(self, target: str, t: Floats, values: Floats, start: float, end: float) -> float | None:
+    def _rise(
+        self, target: str, t: Floats, values: Floats, start: float, end: float
+    ) -> float | None:
         """What one series counted between two moments; None where nobody asked its target then."""
         scrapes = self.samples.scrapes.get(target, t)
         low = at(t, values, start)
@@ -121,8 +151,8 @@ class ServerCounters:
     def whole(self, concept: Concept, first: float | None, last: float | None) -> float | None:
         """What was counted over the whole run.
 
-        Each target's scrapes labelled as the first after ready and the last after drain bound it; else those nearest to the given
-        moments; else its first and last scrape.
+        Each target's scrapes labelled as the first after ready and the last after drain bound it;
+        else those nearest to the given moments; else its first and last scrape.
         """
         counters = self._counters(concept)
         if counters is None:
@@ -141,7 +171,14 @@ class ServerCounters:
             total += float(until[-1]) - (float(before[-1]) if len(before) else 0.0)
         return total
 
-    def _scrape(self, target: str, scrapes: Floats, labels: Sequence[str], moment: float | None, otherwise: int) -> float:
+    def _scrape(
+        self,
+        target: str,
+        scrapes: Floats,
+        labels: Sequence[str],
+        moment: float | None,
+        otherwise: int,
+    ) -> float:
         for label in labels:
             mark = self.samples.marks.get((target, label))
             if mark is not None:
@@ -156,7 +193,9 @@ class ServerCounters:
         return None if counters is None else float(sum(values[0] for _, _, values in counters))
 
     def gauge(self, concept: Concept, *, share: bool = False) -> tuple[Floats, Floats] | None:
-        """A gauge over time: summed over series, or the highest of them where it is a share. None when the server does not tell."""
+        """A gauge over time: summed over series, or the highest of them where it is a share. None
+        when the server does not tell.
+        """
         source = self._source(concept)
         if source is None or source.kind != "gauge":
             return None
@@ -179,7 +218,8 @@ class ServerCounters:
         return t, summed
 
     def histogram(self, concept: Concept, start: float, end: float) -> dict[str, Any] | None:
-        """Count and mean of a server-side histogram between two moments, and the bucket that holds its median and p99.
+        """Count and mean of a server-side histogram between two moments, and the bucket that holds
+        its median and p99.
 
         Buckets are coarse, so these stand beside the client's figures and never in their place.
         """
@@ -203,16 +243,27 @@ class ServerCounters:
             "p99_bucket_s": _bucket(buckets, 0.99),
         }
 
-    def _of_histogram(self, source: Source, name: str) -> list[tuple[str, Mapping[str, str], Floats, Floats]]:
+    def _of_histogram(
+        self, source: Source, name: str
+    ) -> list[tuple[str, Mapping[str, str], Floats, Floats]]:
         return self._matching(Source("counter", (Series(name),), source.replicated), (name,))
 
     def _between(self, source: Source, name: str, start: float, end: float) -> float | None:
-        found = [self._rise(target, t, unwrap(values)[0], start, end) for target, _, t, values in self._of_histogram(source, name)]
-        return None if not found or None in found else float(sum(rise for rise in found if rise is not None))
+        found = [
+            self._rise(target, t, unwrap(values)[0], start, end)
+            for target, _, t, values in self._of_histogram(source, name)
+        ]
+        return (
+            None
+            if not found or None in found
+            else float(sum(rise for rise in found if rise is not None))
+        )
 
 
 def _bucket(buckets: dict[float, float], q: float) -> list[float | None] | None:
-    """(lower, upper) bound of the bucket that holds the q-quantile; an upper bound of None is infinity."""
+    """(lower, upper) bound of the bucket that holds the q-quantile; an upper bound of None is
+    infinity.
+    """
     if not buckets:
         return None
     bounds = sorted(buckets)

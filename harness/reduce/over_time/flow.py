@@ -16,10 +16,12 @@ _FEW_EDGES: Final = 64
 
 
 class Flow:
-    """An amount spread over time, each piece of it evenly from its start to its end, or at its end where that is not after its start.
+    """An amount spread over time, each piece of it evenly from its start to its end, or at its end
+    where that is not after its start.
 
-    The pieces are made block by block whenever somebody asks, so that none but a block of them is ever in memory. Of every block it is
-    known when it begins and ends and how much it holds: those that no edge cuts are not made again.
+    The pieces are made block by block whenever somebody asks, so that none but a block of them is
+    ever in memory. Of every block it is known when it begins and ends and how much it holds: those
+    that no edge cuts are not made again.
 
     Args:
         count: number of blocks.
@@ -52,11 +54,16 @@ class Flow:
         """The amount in each of the half-open stretches between ascending edges."""
         amounts = np.zeros(len(edges) - 1)
         if self._index is None:  # the blocks have to be made: their index is taken on the way
-            index = [self._add(amounts, edges, self._block(number)) for number in range(self._count)]
+            index = [
+                self._add(amounts, edges, self._block(number)) for number in range(self._count)
+            ]
             self._index = np.array(index).reshape(self._count, 3).T
             return amounts
         first, last, total = self._index
-        low, high = np.searchsorted(edges, first, side="right"), np.searchsorted(edges, last, side="right")
+        low, high = (
+            np.searchsorted(edges, first, side="right"),
+            np.searchsorted(edges, last, side="right"),
+        )
         whole = (low == high) & (low > 0) & (low <= len(amounts))
         amounts += np.bincount(low[whole] - 1, weights=total[whole], minlength=len(amounts))
         for number in np.flatnonzero(low < high):
@@ -65,14 +72,20 @@ class Flow:
 
     @staticmethod
     def _add(amounts: Floats, edges: Floats, block: Block) -> tuple[float, float, float]:
-        """Add a block's pieces to the bins; returns when the first begins, when the last ends, and how much they are."""
+        """Add a block's pieces to the bins; returns when the first begins, when the last ends, and
+        how much they are.
+        """
         start, end, amount = block
         if len(start) == 0:
             return -np.inf, -np.inf, 0.0  # before every edge
         first, last, total = float(np.min(start)), float(np.max(end)), float(np.sum(amount))
         low, high = np.searchsorted(edges, (first, last), side="right")
         inside = edges[low:high]
-        parts = np.diff(np.concatenate([[0.0], _upto(start, end, amount, inside), [total]])) if len(inside) else np.array([total])
+        parts = (
+            np.diff(np.concatenate([[0.0], _upto(start, end, amount, inside), [total]]))
+            if len(inside)
+            else np.array([total])
+        )
         before = 1 if low == 0 else 0  # what lies before the first edge
         amounts[low - 1 + before : high] += parts[before : len(amounts) - low + 1]
         return first, last, total
@@ -99,20 +112,31 @@ def _upto(start: Floats, end: Floats, amount: Floats, edges: Floats) -> Floats:
     if not np.any(flat):
         return _spread(start, end, amount, edges)
     apart = ~flat
-    return _before(end[flat], amount[flat], edges) + _spread(start[apart], end[apart], amount[apart], edges)
+    return _before(end[flat], amount[flat], edges) + _spread(
+        start[apart], end[apart], amount[apart], edges
+    )
 
 
 def _before(t: Floats, amount: Floats, edges: Floats) -> Floats:
     first_after = np.searchsorted(edges, t, side="right")
-    return np.asarray(np.cumsum(np.bincount(first_after, weights=amount, minlength=len(edges) + 1))[: len(edges)], dtype=np.float64)
+    return np.asarray(
+        np.cumsum(np.bincount(first_after, weights=amount, minlength=len(edges) + 1))[: len(edges)],
+        dtype=np.float64,
+    )
 
 
 def _spread(start: Floats, end: Floats, amount: Floats, edges: Floats) -> Floats:
     """Likewise, of pieces that have a length."""
     if len(edges) <= _FEW_EDGES:  # exact to rounding
-        first_inside = np.searchsorted(edges, start, side="right")  # the edges that cut a piece: from this one
-        first_after = np.searchsorted(edges, end, side="left")  # to the one before this; here and later it counts in full
-        upto: Floats = np.cumsum(np.bincount(first_after, weights=amount, minlength=len(edges) + 1).astype(np.float64))[: len(edges)]
+        first_inside = np.searchsorted(
+            edges, start, side="right"
+        )  # the edges that cut a piece: from this one
+        first_after = np.searchsorted(
+            edges, end, side="left"
+        )  # to the one before this; here and later it counts in full
+        upto: Floats = np.cumsum(
+            np.bincount(first_after, weights=amount, minlength=len(edges) + 1).astype(np.float64)
+        )[: len(edges)]
         cut = first_inside < first_after
         start, amount, length = start[cut], amount[cut], (end - start)[cut]
         begins, ends = first_inside[cut], first_after[cut]
@@ -120,7 +144,8 @@ def _spread(start: Floats, end: Floats, amount: Floats, edges: Floats) -> Floats
             here = (begins <= number) & (number < ends)
             upto[number] += np.sum(amount[here] * ((edge - start[here]) / length[here]))
         return upto
-    # For long grids: the rate changes only where a piece begins or ends, so the running total is linear in between.
+    # For long grids: the rate changes only where a piece begins or ends, so the running total is
+    # linear in between.
     rate = amount / (end - start)
     moments = np.concatenate([start, end])
     order = np.argsort(moments)
@@ -142,4 +167,6 @@ class SumOf:
 
     def per_bin(self, edges: Floats) -> Floats:
         """The amount in each of the half-open stretches between ascending edges."""
-        return np.asarray(np.sum([flow.per_bin(edges) for flow in self.flows], axis=0), dtype=np.float64)
+        return np.asarray(
+            np.sum([flow.per_bin(edges) for flow in self.flows], axis=0), dtype=np.float64
+        )

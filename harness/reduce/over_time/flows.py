@@ -1,4 +1,6 @@
-"""What a run spread over time: tokens, requests in flight and live conversations, for the whole run or a part of its requests."""
+"""What a run spread over time: tokens, requests in flight and live conversations, for the whole run
+or a part of its requests.
+"""
 
 from dataclasses import dataclass
 from typing import Final
@@ -6,13 +8,23 @@ from typing import Final
 import numpy as np
 
 from harness.reduce.over_time.flow import Flow
-from harness.reduce.over_time.tokens import Output, in_flight, live_conversations, output, output_of, spread_input, tpot
+from harness.reduce.over_time.tokens import (
+    Output,
+    in_flight,
+    live_conversations,
+    output,
+    output_of,
+    spread_input,
+    tpot,
+)
 from harness.reduce.read.categorical import Bools
 from harness.reduce.read.run import Run, last_evidence
 from harness.reduce.statistics.intervals import Floats
 
 MOST_UNSPLIT: Final = 0.05
-"""Share of a class's input tokens whose split into computed and cached may be unknown (cancelled requests end before they tell it)."""
+"""Share of a class's input tokens whose split into computed and cached may be unknown (cancelled
+requests end before they tell it).
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +73,17 @@ def _flows(run: Run, out: Output, tpot_s: Floats, who: Bools | None) -> Flows:
     if who is not None:
         counted, wrote = counted & who, wrote & who
     unsplit = counted & np.isnan(requests.cache_read_tok)
-    untold_tok, all_tok = float(np.sum(requests.input_tok[unsplit])), float(np.sum(requests.input_tok[counted]))
-    # The server's counters tell the whole run's split to the token; nobody tells that of a part of it.
-    split = bool(np.any(counted)) and untold_tok <= (0.0 if who is None else MOST_UNSPLIT * all_tok) and not np.all(unsplit[counted])
+    untold_tok, all_tok = (
+        float(np.sum(requests.input_tok[unsplit])),
+        float(np.sum(requests.input_tok[counted])),
+    )
+    # The server's counters tell the whole run's split to the token; nobody tells that of a part of
+    # it.
+    split = (
+        bool(np.any(counted))
+        and untold_tok <= (0.0 if who is None else MOST_UNSPLIT * all_tok)
+        and not np.all(unsplit[counted])
+    )
     until = last_evidence(run) or 0.0
 
     def read(rows: slice) -> Floats:
@@ -72,11 +92,23 @@ def _flows(run: Run, out: Output, tpot_s: Floats, who: Bools | None) -> Flows:
     return Flows(
         output=out,
         input=spread_input(requests, lambda rows: requests.input_tok[rows], who),
-        computed=spread_input(requests, lambda rows: requests.input_tok[rows] - read(rows), who) if split else None,
+        computed=(
+            spread_input(requests, lambda rows: requests.input_tok[rows] - read(rows), who)
+            if split
+            else None
+        ),
         cache_read=spread_input(requests, read, who) if split else None,
-        split=spread_input(requests, lambda rows: np.where(np.isnan(read(rows)), np.nan, requests.input_tok[rows]), who),
+        split=spread_input(
+            requests,
+            lambda rows: np.where(np.isnan(read(rows)), np.nan, requests.input_tok[rows]),
+            who,
+        ),
         unsplit=int(np.sum(unsplit)) if split else 0,
-        cache_write=spread_input(requests, lambda rows: requests.cache_write_tok[rows], who) if np.any(wrote) else None,
+        cache_write=(
+            spread_input(requests, lambda rows: requests.cache_write_tok[rows], who)
+            if np.any(wrote)
+            else None
+        ),
         in_flight=in_flight(requests, until, who),
         live=live_conversations(requests, until, who),
         tpot_s=tpot_s,

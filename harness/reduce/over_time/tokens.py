@@ -1,6 +1,8 @@
-"""Where and when tokens were: output at the arrival of its chunks, input spread from sent to first token.
+"""Where and when tokens were: output at the arrival of its chunks, input spread from sent to first
+token.
 
-Everything is over all requests, or over some of them (`who`): what is over the parts of a whole adds up to it.
+Everything is over all requests, or over some of them (`who`): what is over the parts of a whole
+adds up to it.
 """
 
 from collections.abc import Callable
@@ -26,7 +28,8 @@ class Output:
 
     Attributes:
         flow: all of them.
-        per_request: tokens of each request: the server's count, else what is known of its stream; NaN where nothing is known.
+        per_request: tokens of each request: the server's count, else what is known of its stream;
+            NaN where nothing is known.
         estimated: requests whose tokens are estimated from bytes of content.
         estimated_tok: how many tokens that is.
         told: whether the stream of every answered request tells how many tokens a chunk holds.
@@ -63,18 +66,28 @@ def moments(requests: Requests, t: Floats, who: Bools, amount: Floats | None = N
         who: whose.
         amount: of all of them; default 1 each.
     """
-    return _spread(requests, lambda rows: (t[rows], t[rows], np.ones(len(t[rows])) if amount is None else amount[rows]), who)
+    return _spread(
+        requests,
+        lambda rows: (t[rows], t[rows], np.ones(len(t[rows])) if amount is None else amount[rows]),
+        who,
+    )
 
 
 def output(requests: Requests) -> Output:
     """Place every output token at its arrival.
 
-    The server's usage says how many there are. Within a request they go by the tokens that chunks are known to hold, else by their bytes of
-    content. A stream that ended without usage (cancelled, interrupted, timed out) is counted by its chunks' tokens, else estimated from its
-    bytes at the bytes per token of the answered requests.
+    The server's usage says how many there are. Within a request they go by the tokens that chunks
+    are known to hold, else by their bytes of content. A stream that ended without usage (cancelled,
+    interrupted, timed out) is counted by its chunks' tokens, else estimated from its bytes at the
+    bytes per token of the answered requests.
     """
     chunks = requests.chunks
-    tok_sum, bytes_sum, usage, ok = chunks.tok_sum, chunks.bytes_sum, requests.output_tok, requests.ok
+    tok_sum, bytes_sum, usage, ok = (
+        chunks.tok_sum,
+        chunks.bytes_sum,
+        requests.output_tok,
+        requests.ok,
+    )
     good = ok & (usage > 0) & (bytes_sum > 0)
     bytes_per_tok = float(np.sum(bytes_sum[good]) / np.sum(usage[good])) if np.any(good) else np.nan
 
@@ -85,32 +98,50 @@ def output(requests: Requests) -> Output:
     tokens[from_stream] = tok_sum[from_stream]
     estimated = no_usage & ~from_stream & (bytes_sum > 0) & ~np.isnan(bytes_per_tok)
     tokens[estimated] = bytes_sum[estimated] / bytes_per_tok
-    return Output(placed(requests, tokens), tokens, estimated, float(np.sum(tokens[estimated])), _told(requests, ok))
+    return Output(
+        placed(requests, tokens),
+        tokens,
+        estimated,
+        float(np.sum(tokens[estimated])),
+        _told(requests, ok),
+    )
 
 
 def _told(requests: Requests, answered: Bools) -> bool:
-    """Whether every one of these streams of more than one chunk tells its tokens, and there is one."""
+    """Whether every one of these streams of more than one chunk tells its tokens, and there is
+    one.
+    """
     tok_sum = requests.chunks.tok_sum[answered & (requests.chunks.count > 1)]
     return len(tok_sum) > 0 and not bool(np.any(np.isnan(tok_sum)))
 
 
 def output_of(requests: Requests, whole: Output, who: Bools) -> Output:
-    """The part of some requests, as the whole run placed it: what is estimated must not depend on what else is looked at."""
+    """The part of some requests, as the whole run placed it: what is estimated must not depend on
+    what else is looked at.
+    """
     estimated = whole.estimated & who
     tokens = whole.per_request
-    return Output(placed(requests, tokens, who), tokens, estimated, float(np.sum(tokens[estimated])), _told(requests, requests.ok & who))
+    return Output(
+        placed(requests, tokens, who),
+        tokens,
+        estimated,
+        float(np.sum(tokens[estimated])),
+        _told(requests, requests.ok & who),
+    )
 
 
-def placed(requests: Requests, tokens: Floats, who: Bools | None = None, *, context: Floats | None = None) -> Flow:
-    """Output tokens at the arrival of their chunks. Without chunks (none were kept, or they hold nothing): evenly from first to last token,
-    or at the end of a response without content.
+def placed(
+    requests: Requests, tokens: Floats, who: Bools | None = None, *, context: Floats | None = None
+) -> Flow:
+    """Output tokens at the arrival of their chunks. Without chunks (none were kept, or they hold
+    nothing): evenly from first to last token, or at the end of a response without content.
 
     Args:
         requests: all of them.
         tokens: output tokens of each.
         who: whose tokens; default everybody's.
-        context: tokens of each prompt: then every token counts as the context that it was generated in, the prompt and what was generated
-            before it.
+        context: tokens of each prompt: then every token counts as the context that it was generated
+            in, the prompt and what was generated before it.
     """
     chunks, parts = requests.chunks, requests.parts()
 
@@ -140,15 +171,24 @@ def placed(requests: Requests, tokens: Floats, who: Bools | None = None, *, cont
         if not np.any(spread):
             return t, t, amount
         done = requests.done[rows]
-        start = np.where(np.isnan(requests.first_token[rows]), done, requests.first_token[rows])[spread]
+        start = np.where(np.isnan(requests.first_token[rows]), done, requests.first_token[rows])[
+            spread
+        ]
         end = np.where(np.isnan(requests.last_token[rows]), done, requests.last_token[rows])[spread]
-        return np.concatenate([t, start]), np.concatenate([t, end]), np.concatenate([amount, rest[spread]])
+        return (
+            np.concatenate([t, start]),
+            np.concatenate([t, end]),
+            np.concatenate([amount, rest[spread]]),
+        )
 
     return Flow(len(parts), block)
 
 
-def spread_input(requests: Requests, tokens: Callable[[slice], Floats], who: Bools | None = None) -> Flow:
-    """Tokens of prompts, each spread evenly from sent to first token (to the end of a response without content).
+def spread_input(
+    requests: Requests, tokens: Callable[[slice], Floats], who: Bools | None = None
+) -> Flow:
+    """Tokens of prompts, each spread evenly from sent to first token (to the end of a response
+    without content).
 
     Args:
         requests: all of them.
@@ -159,7 +199,11 @@ def spread_input(requests: Requests, tokens: Callable[[slice], Floats], who: Boo
 
     def make(rows: slice) -> Block:
         first = requests.first_token[rows]
-        return requests.sent[rows], np.where(np.isnan(first) & ok[rows], requests.done[rows], first), tokens(rows)
+        return (
+            requests.sent[rows],
+            np.where(np.isnan(first) & ok[rows], requests.done[rows], first),
+            tokens(rows),
+        )
 
     return _spread(requests, make, who)
 
@@ -172,7 +216,8 @@ def _until(requests: Requests, rows: slice, until: float) -> Block:
 
 
 def in_flight(requests: Requests, until: float, who: Bools | None = None) -> Flow:
-    """Requests in flight: the amount of a stretch of time is the integral of their number over it, in request-nanoseconds.
+    """Requests in flight: the amount of a stretch of time is the integral of their number over it,
+    in request-nanoseconds.
 
     Args:
         requests: all of them.
@@ -183,9 +228,11 @@ def in_flight(requests: Requests, until: float, who: Bools | None = None) -> Flo
 
 
 def context(requests: Requests, until: float) -> tuple[Flow, Flow]:
-    """Input tokens of requests in flight, in token-nanoseconds, and the requests whose input is known, in request-nanoseconds.
+    """Input tokens of requests in flight, in token-nanoseconds, and the requests whose input is
+    known, in request-nanoseconds.
 
-    Over a stretch of time the one over the other is the mean context length: that of the requests in flight, weighted by time.
+    Over a stretch of time the one over the other is the mean context length: that of the requests
+    in flight, weighted by time.
     """
 
     def tokens(rows: slice) -> Block:
@@ -200,7 +247,8 @@ def context(requests: Requests, until: float) -> tuple[Flow, Flow]:
 
 
 def live_conversations(requests: Requests, until: float, who: Bools | None = None) -> Flow:
-    """Conversations from the intended start of their first to the end of their last request, in conversation-nanoseconds.
+    """Conversations from the intended start of their first to the end of their last request, in
+    conversation-nanoseconds.
 
     Args:
         requests: all of them.
@@ -212,23 +260,37 @@ def live_conversations(requests: Requests, until: float, who: Bools | None = Non
     dropped = requests.outcome == Outcome.DROPPED
     for rows in requests.parts():
         mine = slice(None) if who is None else who[rows]
-        session, intended, done = requests.session[rows][mine], requests.intended[rows][mine], requests.done[rows][mine]
+        session, intended, done = (
+            requests.session[rows][mine],
+            requests.intended[rows][mine],
+            requests.done[rows][mine],
+        )
         np.fmin.at(start, session, intended)
-        np.fmax.at(end, session, np.where(np.isnan(done), np.where(dropped[rows][mine], intended, until), done))
+        np.fmax.at(
+            end,
+            session,
+            np.where(np.isnan(done), np.where(dropped[rows][mine], intended, until), done),
+        )
     start[np.isinf(start)] = np.nan
     return Flow.of(start, end, np.maximum(end - start, 0.0))
 
 
-def gaps(requests: Requests, counted: Bools, *, told: bool, by_tok: bool = True) -> tuple[Floats, Floats | None]:
-    """Gaps between chunks in seconds, of the counted requests, and how many equal ones each stands for (None: one each).
+def gaps(
+    requests: Requests, counted: Bools, *, told: bool, by_tok: bool = True
+) -> tuple[Floats, Floats | None]:
+    """Gaps between chunks in seconds, of the counted requests, and how many equal ones each stands
+    for (None: one each).
 
-    Gaps are recorded in whole microseconds: of many, equal ones are put together, so that their number is bounded.
+    Gaps are recorded in whole microseconds: of many, equal ones are put together, so that their
+    number is bounded.
 
     Args:
         requests: all of them.
         counted: which of them count.
-        told: the streams tell tokens per chunk: a chunk without tokens then makes the next gap longer.
-        by_tok: where they tell, a gap before a chunk of k tokens stands for k gaps of a k-th of its length.
+        told: the streams tell tokens per chunk: a chunk without tokens then makes the next gap
+            longer.
+        by_tok: where they tell, a gap before a chunk of k tokens stands for k gaps of a k-th of its
+            length.
     """
     found: list[tuple[Floats, Floats | None]] = []
     parts = requests.parts()
@@ -248,7 +310,9 @@ def gaps(requests: Requests, counted: Bools, *, told: bool, by_tok: bool = True)
     return _together(found) if found else (np.zeros(0), None)
 
 
-def _gaps(requests: Requests, rows: slice, counted: Bools, *, told: bool, by_tok: bool) -> tuple[Floats, Floats | None]:
+def _gaps(
+    requests: Requests, rows: slice, counted: Bools, *, told: bool, by_tok: bool
+) -> tuple[Floats, Floats | None]:
     chunks = requests.chunks
     at, lengths = chunks.of(rows)
     if not np.any(counted[rows]):
@@ -273,21 +337,33 @@ def _together(parts: list[tuple[Floats, Floats | None]]) -> tuple[Floats, Floats
     values = np.concatenate([np.zeros(0), *(part[0] for part in parts)])
     if all(part[1] is None for part in parts):
         values.sort()
-        first = np.flatnonzero(np.concatenate([np.ones(1, bool), values[1:] != values[:-1]])[: len(values)])
+        first = np.flatnonzero(
+            np.concatenate([np.ones(1, bool), values[1:] != values[:-1]])[: len(values)]
+        )
         return values[first], np.diff(np.append(first, len(values))).astype(np.float64)
-    weight = np.concatenate([np.ones(len(part[0])) if part[1] is None else part[1] for part in parts])
+    weight = np.concatenate(
+        [np.ones(len(part[0])) if part[1] is None else part[1] for part in parts]
+    )
     order = np.argsort(values)
     values, weight = values[order], weight[order]
-    first = np.flatnonzero(np.concatenate([np.ones(1, bool), values[1:] != values[:-1]])[: len(values)])
+    first = np.flatnonzero(
+        np.concatenate([np.ones(1, bool), values[1:] != values[:-1]])[: len(values)]
+    )
     return values[first], np.add.reduceat(weight, first) if len(first) else np.zeros(0)
 
 
 def tpot(requests: Requests) -> Floats:
-    """Seconds per output token of each request; NaN where there is no pace to see (one token, one chunk, no count)."""
+    """Seconds per output token of each request; NaN where there is no pace to see (one token, one
+    chunk, no count).
+    """
     chunks = requests.chunks
     pace = column(len(requests), np.float64)
     for rows in requests.parts():
-        after = np.where(~np.isnan(chunks.tok_sum[rows]), chunks.tok_sum[rows] - chunks.first_tok[rows], requests.output_tok[rows] - 1)
+        after = np.where(
+            ~np.isnan(chunks.tok_sum[rows]),
+            chunks.tok_sum[rows] - chunks.first_tok[rows],
+            requests.output_tok[rows] - 1,
+        )
         span = requests.last_token[rows] - requests.first_token[rows]
         seen = (after > 0) & (span > 0)
         own = np.full(len(span), np.nan)

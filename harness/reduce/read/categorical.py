@@ -1,4 +1,6 @@
-"""A column of names: a small number for each row in place of a string, since ten million rows know but a handful of names."""
+"""A column of names: a small number for each row in place of a string, since ten million rows know
+but a handful of names.
+"""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

@@ -1,6 +1,7 @@
 """Reads the records of requests into columns, a batch at a time; large columns live in files.
 
-Times are nanoseconds from the run's start as float64 (exact up to 104 days), NaN where it did not happen or is not known.
+Times are nanoseconds from the run's start as float64 (exact up to 104 days), NaN where it did not
+happen or is not known.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -27,12 +28,15 @@ from harness.reduce.statistics.intervals import Floats
 Ints = npt.NDArray[np.int64]
 Hashes = npt.NDArray[np.uint64]
 Singles = npt.NDArray[np.float32]
-"""Whole numbers below 2**24, exact in 32 bits: bytes and tokens of a chunk, which is at most one read of 16 KiB. Sums are of float64."""
+"""Whole numbers below 2**24, exact in 32 bits: bytes and tokens of a chunk, which is at most one
+read of 16 KiB. Sums are of float64.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Chunks:
-    """All chunks of all requests, request after request. There may be a hundred million: their columns are as narrow as is exact.
+    """All chunks of all requests, request after request. There may be a hundred million: their
+    columns are as narrow as is exact.
 
     Attributes:
         t: arrival.
@@ -63,13 +67,16 @@ class Chunks:
         return slice(int(edges[0]), int(edges[-1])), np.diff(edges)
 
     def release(self) -> None:
-        """Give back the memory of the columns with an entry for each chunk, where they live in files."""
+        """Give back the memory of the columns with an entry for each chunk, where they live in
+        files.
+        """
         release(self.t, self.content_bytes, self.tok)
 
 
 @dataclass(frozen=True, slots=True)
 class Requests:
-    """Columns of the requests, ordered by intended time and id, so that the order of rows on disk never matters.
+    """Columns of the requests, ordered by intended time and id, so that the order of rows on disk
+    never matters.
 
     Attributes:
         session: a number for each conversation.
@@ -101,7 +108,9 @@ class Requests:
         return len(self.intended)
 
     def parts(self) -> tuple[slice, ...]:
-        """All rows, in stretches that are worked on at a time: each of few rows and, unless it is a single row, few chunks."""
+        """All rows, in stretches that are worked on at a time: each of few rows and, unless it is a
+        single row, few chunks.
+        """
         out = []
         start, at, n = self.chunks.start, 0, len(self)
         while at < n:
@@ -117,12 +126,22 @@ class Requests:
         labels = [getattr(self, name).codes for name in _LABELS]
         chunks = self.chunks
         release(
-            *columns, *labels, chunks.t, chunks.content_bytes, chunks.tok, chunks.start, chunks.bytes_sum, chunks.tok_sum, chunks.first_tok
+            *columns,
+            *labels,
+            chunks.t,
+            chunks.content_bytes,
+            chunks.tok,
+            chunks.start,
+            chunks.bytes_sum,
+            chunks.tok_sum,
+            chunks.first_tok,
         )
 
     @property
     def priming(self) -> Bools:
-        """Sent before the load to warm the cache of a conversation that starts in its middle: work of the server, no part of the load."""
+        """Sent before the load to warm the cache of a conversation that starts in its middle: work
+        of the server, no part of the load.
+        """
         return self.workload_class.where(lambda name: name.endswith(PRIME_SUFFIX))
 
     @property
@@ -147,11 +166,22 @@ class Requests:
 
 
 _TIMES: Final = {
-    "intended": "intended_ns", "sent": "sent_ns", "first_token": "first_token_ns", "last_token": "last_token_ns", "done": "done_ns",
-}  # fmt: skip
+    "intended": "intended_ns",
+    "sent": "sent_ns",
+    "first_token": "first_token_ns",
+    "last_token": "last_token_ns",
+    "done": "done_ns",
+}
 _NUMBERS: Final = (
-    "target_input_tok", "target_output_tok", "input_tok", "cache_read_tok", "cache_write_tok", "output_tok", "request_bytes", "http_status",
-)  # fmt: skip
+    "target_input_tok",
+    "target_output_tok",
+    "input_tok",
+    "cache_read_tok",
+    "cache_write_tok",
+    "output_tok",
+    "request_bytes",
+    "http_status",
+)
 _LABELS: Final = {"workload_class": "class", "stage": "stage", "outcome": "outcome"}
 _LISTS: Final = ("chunk_dt_us", "chunk_bytes", "chunk_tok")
 _ORDERED_BY: Final = ("request_id", "session_id", "turn", "class", "intended_ns")
@@ -162,7 +192,9 @@ _GOLDEN: Final = np.uint64(0x9E3779B97F4A7C15)  # 2^64 over the golden ratio: Sp
 _FIRST_BYTES: Final = np.array([(1 << 8 * count) - 1 for count in range(9)], dtype=np.uint64)
 PART_ROWS: Final = 131_072
 PART_CHUNKS: Final = 524_288
-"""Rows and chunks that are worked on at a time: arrays of a megabyte and few, which stay in the caches."""
+"""Rows and chunks that are worked on at a time: arrays of a megabyte and few, which stay in the
+caches.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,26 +212,37 @@ class RequestsSource:
     @classmethod
     def of(cls, run_dir: RunDir, concerns: list[Concern]) -> "RequestsSource":
         """Of a run directory; what cannot be read becomes a concern."""
-        journals = sorted(run_dir.requests_dir.glob("*.arrows")) if run_dir.requests_dir.is_dir() else []
+        journals = (
+            sorted(run_dir.requests_dir.glob("*.arrows")) if run_dir.requests_dir.is_dir() else []
+        )
         if run_dir.requests.exists():
             try:
                 source = cls(run_dir.requests)
                 with pq.ParquetFile(run_dir.requests) as file:
                     _check_types(file.schema_arrow)
-                for _ in source.batches(("class",)):  # every page of one column, so that a file cut short shows before half of it is read
+                for _ in source.batches(
+                    ("class",)
+                    # every page of one column, so that a file cut short shows before half of it is
+                    # read
+                ):
                     pass
                 return source
             except (pa.ArrowException, OSError, ValueError) as error:
                 text = (
-                    f"{run_dir.requests.name} cannot be read ({type(error).__name__}); its journal is used in its place, if there is one."
+                    f"{run_dir.requests.name} cannot be read ({type(error).__name__}); its journal"
+                    " is used in its place, if there is one."
                 )
                 concerns.append(Concern("table_unreadable", Severity.NOTE, text))
         if not journals:
-            concerns.append(Concern("requests_missing", Severity.INVALID, "There are no request records."))
+            concerns.append(
+                Concern("requests_missing", Severity.INVALID, "There are no request records.")
+            )
         return cls(None, journals)
 
     def batches(self, columns: Sequence[str] | None = _COLUMNS) -> Iterator[pa.RecordBatch]:
-        """All records under some columns (None: all), a batch at a time; columns that an older harness did not write are null."""
+        """All records under some columns (None: all), a batch at a time; columns that an older
+        harness did not write are null.
+        """
         names = tables.REQUESTS.names if columns is None else columns
         schema = pa.schema([tables.REQUESTS.field(name) for name in names])
         if self.parquet is None:
@@ -216,7 +259,10 @@ class RequestsSource:
 def _check_types(found: pa.Schema) -> None:
     """Raise ValueError for a column that cannot hold what its name says."""
     for name in found.names:
-        if name in tables.REQUESTS.names and _kind(found.field(name).type) not in (_kind(tables.REQUESTS.field(name).type), "null"):
+        if name in tables.REQUESTS.names and _kind(found.field(name).type) not in (
+            _kind(tables.REQUESTS.field(name).type),
+            "null",
+        ):
             raise ValueError(f"column {name} is of type {found.field(name).type}")
 
 
@@ -234,7 +280,10 @@ def _fit(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
     if batch.schema.equals(schema):
         return batch
     have = set(batch.schema.names)
-    columns = [batch[f.name].cast(f.type) if f.name in have else pa.nulls(batch.num_rows, f.type) for f in schema]
+    columns = [
+        batch[f.name].cast(f.type) if f.name in have else pa.nulls(batch.num_rows, f.type)
+        for f in schema
+    ]
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
@@ -265,7 +314,12 @@ class _Rows:
             turn.add(floats(batch["turn"]))
         when, ids = intended.finish(), request.finish()
         order = _order(when, ids, turn.finish())
-        return cls(order, _ordered(when, order), _ordered(_numbered(session.finish()), order), _duplicates(ids))
+        return cls(
+            order,
+            _ordered(when, order),
+            _ordered(_numbered(session.finish()), order),
+            _duplicates(ids),
+        )
 
 
 class _Columns:
@@ -279,7 +333,11 @@ class _Columns:
         if rows.order is not None:
             self._rank = column(n, np.int64)
             self._rank[rows.order] = np.arange(n)
-        self._floats = {name: column(n, np.float64) for name in (*_TIMES, *_NUMBERS, *_OF_CHUNKS) if name != "intended"}
+        self._floats = {
+            name: column(n, np.float64)
+            for name in (*_TIMES, *_NUMBERS, *_OF_CHUNKS)
+            if name != "intended"
+        }
         self._codes = {name: column(n, np.int32) for name in _LABELS}
         self._names: dict[str, dict[str, int]] = {name: {} for name in _LABELS}
         self._error: list[pa.Array] = []
@@ -288,7 +346,9 @@ class _Columns:
         self._content_bytes, self._tok = ColumnBuilder(np.float32), ColumnBuilder(np.float32)
 
     def add(self, batch: pa.RecordBatch) -> None:
-        batch = batch.slice(0, self._n - self._at)  # a journal may have grown since its rows were counted
+        batch = batch.slice(
+            0, self._n - self._at
+        )  # a journal may have grown since its rows were counted
         upto = self._at + batch.num_rows
         place = slice(self._at, upto) if self._rank is None else self._rank[self._at : upto]
         for name, on_disk in _TIMES.items():
@@ -298,7 +358,10 @@ class _Columns:
             self._floats[name][place] = floats(batch[name])
         for name, on_disk in _LABELS.items():
             labels, known = Categorical.of(batch[on_disk]), self._names[name]
-            codes = np.array([known.setdefault(label, len(known)) for label in labels.names] or [0], dtype=np.int32)
+            codes = np.array(
+                [known.setdefault(label, len(known)) for label in labels.names] or [0],
+                dtype=np.int32,
+            )
             self._codes[name][place] = codes[labels.codes]
         self._error.append(batch["error"])
         self._add_chunks(batch, place)
@@ -307,22 +370,34 @@ class _Columns:
 
     def _add_chunks(self, batch: pa.RecordBatch, place: slice | Ints) -> None:
         lengths = _lengths(batch["chunk_dt_us"])
-        # A chunk has a time only where the request has a first token; a list of another length than the gaps' belongs to no chunk.
+        # A chunk has a time only where the request has a first token; a list of another length than
+        # the gaps' belongs to no chunk.
         start = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
         gaps = floats(pc.list_flatten(batch["chunk_dt_us"])) * 1000.0
         running = np.cumsum(gaps)
-        before = np.concatenate([np.zeros(1), running])[start[:-1]]  # whole microseconds: exact in float64 up to 9e15 ns
-        content_bytes, tok = _aligned(batch["chunk_bytes"], lengths, start), _aligned(batch["chunk_tok"], lengths, start)
+        before = np.concatenate([np.zeros(1), running])[
+            start[:-1]
+        ]  # whole microseconds: exact in float64 up to 9e15 ns
+        content_bytes, tok = (
+            _aligned(batch["chunk_bytes"], lengths, start),
+            _aligned(batch["chunk_tok"], lengths, start),
+        )
         owner = np.repeat(np.arange(len(lengths)), lengths)
         has = lengths > 0
         first_tok = np.full(len(lengths), np.nan)
         first_tok[has] = tok[start[:-1][has]]
         self._lengths[self._at : self._at + len(lengths)] = lengths
-        self._t.add(running + np.repeat(floats(batch["first_token_ns"], self._t0_ns) - before, lengths))
+        self._t.add(
+            running + np.repeat(floats(batch["first_token_ns"], self._t0_ns) - before, lengths)
+        )
         self._content_bytes.add(content_bytes)
         self._tok.add(tok)
-        self._floats["bytes_sum"][place] = np.bincount(owner, weights=content_bytes, minlength=len(lengths))
-        self._floats["tok_sum"][place] = np.where(has, np.bincount(owner, weights=tok, minlength=len(lengths)), np.nan)
+        self._floats["bytes_sum"][place] = np.bincount(
+            owner, weights=content_bytes, minlength=len(lengths)
+        )
+        self._floats["tok_sum"][place] = np.where(
+            has, np.bincount(owner, weights=tok, minlength=len(lengths)), np.nan
+        )
         self._floats["first_tok"][place] = first_tok
 
     def chunks(self) -> Chunks:
@@ -338,33 +413,55 @@ class _Columns:
             np.cumsum(lengths[order], out=start[1:])
             columns = [_moved(old, order, begins, lengths, start) for old in columns]
         t, content_bytes, tok = columns
-        return Chunks(t, content_bytes, tok, start, **{name: self._floats[name] for name in _OF_CHUNKS})
+        return Chunks(
+            t, content_bytes, tok, start, **{name: self._floats[name] for name in _OF_CHUNKS}
+        )
 
     def requests(self) -> Requests:
         """What was read."""
         order = self._rows.order
         error = pa.chunked_array(self._error, pa.string())
-        labels: dict[str, Any] = {name: Categorical(codes, tuple(self._names[name])) for name, codes in self._codes.items()}
-        numbers: dict[str, Any] = {name: self._floats[name] for name in (*_TIMES, *_NUMBERS) if name != "intended"}
+        labels: dict[str, Any] = {
+            name: Categorical(codes, tuple(self._names[name]))
+            for name, codes in self._codes.items()
+        }
+        numbers: dict[str, Any] = {
+            name: self._floats[name] for name in (*_TIMES, *_NUMBERS) if name != "intended"
+        }
         return Requests(
-            session=self._rows.session, intended=self._rows.intended, **labels, **numbers,
-            error=error if order is None else error.take(pa.array(order)), chunks=self.chunks(), duplicates=self._rows.duplicates,
-        )  # fmt: skip
+            session=self._rows.session,
+            intended=self._rows.intended,
+            **labels,
+            **numbers,
+            error=error if order is None else error.take(pa.array(order)),
+            chunks=self.chunks(),
+            duplicates=self._rows.duplicates,
+        )
 
 
-def _moved(old: npt.NDArray[Any], order: Ints, begins: Ints, lengths: Ints, start: Ints) -> npt.NDArray[Any]:
+def _moved(
+    old: npt.NDArray[Any], order: Ints, begins: Ints, lengths: Ints, start: Ints
+) -> npt.NDArray[Any]:
     """A column of chunks, their requests in another order."""
     new = ColumnBuilder(old.dtype)
     for rows in blocks(len(order), PART_ROWS // 8):
         mine = order[rows]
         place = start[rows.start : rows.stop + 1]
-        new.add(old[np.repeat(begins[mine] - place[:-1], lengths[mine]) + np.arange(place[0], place[-1], dtype=np.int64)])
+        new.add(
+            old[
+                np.repeat(begins[mine] - place[:-1], lengths[mine])
+                + np.arange(place[0], place[-1], dtype=np.int64)
+            ]
+        )
         release(old)
     return new.finish()
 
 
-def read_requests(source: RequestsSource, t0_ns: int) -> tuple[Requests, Sequence[Mapping[str, Any]]]:
-    """The load's records as columns, and those of the canaries as they are, both ordered by intended time and id.
+def read_requests(
+    source: RequestsSource, t0_ns: int
+) -> tuple[Requests, Sequence[Mapping[str, Any]]]:
+    """The load's records as columns, and those of the canaries as they are, both ordered by
+    intended time and id.
 
     The records are read twice: once for their order, once for the rest.
 
@@ -438,7 +535,9 @@ def _numbered(hashed: Hashes) -> npt.NDArray[np.int32]:
     by_hash = np.argsort(hashed)
     ordered = hashed[by_hash]
     numbers = column(len(hashed), np.int32)
-    numbers[by_hash] = np.cumsum(np.concatenate([np.zeros(1, bool), ordered[1:] != ordered[:-1]])[: len(hashed)])
+    numbers[by_hash] = np.cumsum(
+        np.concatenate([np.zeros(1, bool), ordered[1:] != ordered[:-1]])[: len(hashed)]
+    )
     return numbers
 
 
@@ -448,20 +547,27 @@ def _duplicates(hashed: Hashes) -> int:
 
 
 def hashes(text: pa.Array) -> Hashes:
-    """64 bits for each string, equal for equal ones (null is the empty one), so that ten million ids take 80 MB. That any two different
-    ones of n get the same has a chance of n^2 / 2^65: three in a million.
+    """64 bits for each string, equal for equal ones (null is the empty one), so that ten million
+    ids take 80 MB. That any two different ones of n get the same has a chance of n^2 / 2^65: three
+    in a million.
 
     Eight bytes at a time go through the finaliser of SplitMix64 (Steele, Lea & Flood 2014, OOPSLA).
     """
     text = pc.fill_null(text.cast(pa.string()), "")
     n = len(text)
     _, places, data = text.buffers()
-    start = np.frombuffer(places, np.int32, n + 1, text.offset * 4).astype(np.int64) if n else np.zeros(1, np.int64)
+    start = (
+        np.frombuffer(places, np.int32, n + 1, text.offset * 4).astype(np.int64)
+        if n
+        else np.zeros(1, np.int64)
+    )
     lengths = np.diff(start)
     letters = np.zeros(int(start[-1] - start[0]) + 8, np.uint8)
     if data is not None:
         letters[:-8] = np.frombuffer(data, np.uint8)[start[0] : start[-1]]
-    words = np.ndarray((len(letters) - 7,), "<u8", letters, strides=(1,))  # the eight bytes from each byte on
+    words = np.ndarray(
+        (len(letters) - 7,), "<u8", letters, strides=(1,)
+    )  # the eight bytes from each byte on
     at, left = start[:-1] - start[0], lengths
     mixed = _mixed(lengths.astype(np.uint64))
     rows: Ints | slice = slice(None)
@@ -480,11 +586,15 @@ def _mixed(values: Hashes) -> Hashes:
 
 
 def _lengths(lists: pa.Array) -> Ints:
-    return np.asarray(pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False), dtype=np.int64)
+    return np.asarray(
+        pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False), dtype=np.int64
+    )
 
 
 def _aligned(lists: pa.Array, lengths: Ints, start: Ints) -> Singles:
-    """The flattened lists, NaN for requests whose list is null or not as long as that of the gaps."""
+    """The flattened lists, NaN for requests whose list is null or not as long as that of the
+    gaps.
+    """
     own = _lengths(lists)
     values = floats(pc.list_flatten(lists)).astype(np.float32)
     if np.array_equal(own, lengths):
@@ -500,4 +610,6 @@ def floats(column: pa.Array | pa.ChunkedArray, minus: int = 0) -> Floats:
     if minus and pa.types.is_integer(column.type):
         column = pc.subtract(column, pa.scalar(minus, column.type))
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    return np.asarray(array.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False), dtype=np.float64)
+    return np.asarray(
+        array.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False), dtype=np.float64
+    )

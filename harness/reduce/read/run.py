@@ -1,6 +1,8 @@
-"""Reads a run directory into columns. Only the directory is read; what is missing or torn becomes a concern, never a traceback.
+"""Reads a run directory into columns. Only the directory is read; what is missing or torn becomes a
+concern, never a traceback.
 
-Times are nanoseconds from the run's start as float64 (exact up to 104 days), NaN where it did not happen or is not known.
+Times are nanoseconds from the run's start as float64 (exact up to 104 days), NaN where it did not
+happen or is not known.
 """
 
 import json
@@ -43,7 +45,9 @@ class Samples:
     scrapes: Mapping[str, Floats]
     """Per target, times of all successful scrapes."""
     marks: Mapping[tuple[str, str], float]
-    """(target, label) -> time of the scrape that was labelled so, those that bound the reconciliation above all."""
+    """(target, label) -> time of the scrape that was labelled so, those that bound the
+    reconciliation above all.
+    """
     errors: Mapping[tuple[str, str], int] = field(default_factory=dict)
     """(target, why a scrape of it failed) -> how often."""
     problems: Mapping[tuple[str, str], int] = field(default_factory=dict)
@@ -68,7 +72,8 @@ class Run:
         failed_scrapes: per target.
         power: POWER's columns, None when no power was read.
         host: HOST's columns, None when it is not there.
-        boards: BOARDS' columns: clocks, limits and errors of the GPUs; None when nobody watched them.
+        boards: BOARDS' columns: clocks, limits and errors of the GPUs; None when nobody watched
+            them.
         meter_calibration: meter-calibration.json, {} without one.
         concerns: what reading found missing or torn, and what the run itself put into its manifest.
     """
@@ -159,9 +164,13 @@ def load_run(root: Path, *, wanted: Callable[[str], bool]) -> Run:
     t0_ns = _start(manifest, events, source.batches)
     requests, canary = read_requests(source, t0_ns)
     samples, failed_scrapes = _samples(run_dir, t0_ns, wanted, concerns)
-    power = _columns(_table(run_dir.power, parts(run_dir.power_journal), tables.POWER, concerns), t0_ns)
+    power = _columns(
+        _table(run_dir.power, parts(run_dir.power_journal), tables.POWER, concerns), t0_ns
+    )
     host = _columns(_table(run_dir.host, parts(run_dir.host_journal), tables.HOST, concerns), t0_ns)
-    boards = _columns(_table(run_dir.boards, parts(run_dir.boards_journal), tables.BOARDS, concerns), t0_ns)
+    boards = _columns(
+        _table(run_dir.boards, parts(run_dir.boards_journal), tables.BOARDS, concerns), t0_ns
+    )
     calibration = _calibration(run_dir.calibration, concerns)
     meter_calibration = _calibration(run_dir.meter_calibration, concerns)
     for raw in sequence(manifest.get("concerns")):
@@ -194,45 +203,71 @@ def _calibration(path: Path, concerns: list[Concern]) -> Mapping[str, Any]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        concerns.append(Concern("calibration_unreadable", Severity.DEGRADED, f"{path.name} cannot be read: {error}."))
+        concerns.append(
+            Concern(
+                "calibration_unreadable", Severity.DEGRADED, f"{path.name} cannot be read: {error}."
+            )
+        )
         return {}
 
 
 def _manifest(run_dir: RunDir, concerns: list[Concern]) -> Mapping[str, Any]:
     if not run_dir.root.is_dir():
-        raise ArtifactError(f"{run_dir.root} is not a folder", next_step="give the path of a run directory; `harness results` lists them")
+        raise ArtifactError(
+            f"{run_dir.root} is not a folder",
+            next_step="give the path of a run directory; `harness results` lists them",
+        )
     if not run_dir.manifest.exists():
         if not run_dir.requests_dir.is_dir() and not run_dir.requests.exists():
             raise ArtifactError(
                 f"{run_dir.root} is not a run directory: it has neither manifest.json nor requests",
                 next_step="give the path of a run directory; `harness results` lists them",
             )
-        concerns.append(Concern("manifest_missing", Severity.INVALID, "manifest.json is missing, so nobody knows what was run."))
+        concerns.append(
+            Concern(
+                "manifest_missing",
+                Severity.INVALID,
+                "manifest.json is missing, so nobody knows what was run.",
+            )
+        )
         return {}
     try:
         manifest = json.loads(run_dir.manifest.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        concerns.append(Concern("manifest_unreadable", Severity.INVALID, f"manifest.json cannot be read: {error}."))
+        concerns.append(
+            Concern(
+                "manifest_unreadable", Severity.INVALID, f"manifest.json cannot be read: {error}."
+            )
+        )
         return {}
     if not isinstance(manifest, dict):
-        concerns.append(Concern("manifest_unreadable", Severity.INVALID, "manifest.json is no JSON object."))
+        concerns.append(
+            Concern("manifest_unreadable", Severity.INVALID, "manifest.json is no JSON object.")
+        )
         return {}
     version = manifest.get("schema_version")
     if isinstance(version, int | float) and version > SCHEMA_VERSION:
         raise ArtifactError(
-            f"{run_dir.root} has schema_version {version}; this harness reads up to {SCHEMA_VERSION}",
+            f"{run_dir.root} has schema_version {version}; this harness reads up to"
+            f" {SCHEMA_VERSION}",
             cause="a newer harness wrote it",
             next_step="reduce it with that version, or upgrade this one",
         )
     if isinstance(version, bool) or not isinstance(version, int) or version < 1:
-        text = f"manifest.json has schema_version {version!r}, which no harness wrote: it was edited or damaged."
+        text = (
+            f"manifest.json has schema_version {version!r}, which no harness wrote: it was edited"
+            " or damaged."
+        )
         concerns.append(Concern("manifest_unreadable", Severity.INVALID, text))
     saved = saved_of(manifest)
     if saved is not None and not saved.reducible:
         raise ArtifactError(
             f"{run_dir.root} is a trimmed copy and cannot be reduced again; its summary stands",
             cause="; ".join(saved.left_out) or None,
-            next_step=f"compare and fleet read it as it is; reduce the run that it was copied from, {saved.source}",
+            next_step=(
+                "compare and fleet read it as it is; reduce the run that it was copied from,"
+                f" {saved.source}"
+            ),
         )
     return manifest
 
@@ -242,17 +277,30 @@ def _state(manifest: Mapping[str, Any], concerns: list[Concern]) -> RunState:
     if raw == RunState.COMPLETE:
         return RunState.COMPLETE
     if raw == RunState.INTERRUPTED:
-        concerns.append(Concern("interrupted", Severity.DEGRADED, "The run was interrupted before its load had ended."))
+        concerns.append(
+            Concern(
+                "interrupted",
+                Severity.DEGRADED,
+                "The run was interrupted before its load had ended.",
+            )
+        )
         return RunState.INTERRUPTED
     if raw == RunState.RUNNING:
-        text = "The manifest still says running: the run was killed (or still goes on). Figures cover what was recorded."
+        text = (
+            "The manifest still says running: the run was killed (or still goes on). Figures cover"
+            " what was recorded."
+        )
         concerns.append(Concern("killed", Severity.INVALID, text))
         return RunState.INTERRUPTED
     what = mapping(manifest.get("error")).get("what")
     if what:
         text = f"The run failed: {what}"
     else:
-        text = "The run failed." if raw == RunState.FAILED else "The run's state is missing, so it counts as failed."
+        text = (
+            "The run failed."
+            if raw == RunState.FAILED
+            else "The run's state is missing, so it counts as failed."
+        )
     concerns.append(Concern("failed", Severity.INVALID, text))
     return RunState.FAILED
 
@@ -262,10 +310,18 @@ def _concern(raw: object) -> Concern | None:
     try:
         severity = Severity(fields.get("severity", ""))
     except ValueError:
-        severity = Severity.DEGRADED  # a severity that this version does not know is not taken lightly
+        severity = (
+            Severity.DEGRADED
+        )  # a severity that this version does not know is not taken lightly
     if not fields.get("code"):
         return None
-    return Concern(str(fields["code"]), severity, str(fields.get("message", "")), number(fields.get("value")), number(fields.get("limit")))
+    return Concern(
+        str(fields["code"]),
+        severity,
+        str(fields.get("message", "")),
+        number(fields.get("value")),
+        number(fields.get("limit")),
+    )
 
 
 def _events(run_dir: RunDir) -> tuple[list[Mapping[str, Any]], int]:
@@ -288,7 +344,9 @@ def _events(run_dir: RunDir) -> tuple[list[Mapping[str, Any]], int]:
     return events, unreadable
 
 
-def _table(path: Path, journals: Sequence[Path], schema: pa.Schema, concerns: list[Concern]) -> pa.Table | None:
+def _table(
+    path: Path, journals: Sequence[Path], schema: pa.Schema, concerns: list[Concern]
+) -> pa.Table | None:
     """The finished table where it is whole, else the journals, else None."""
     table = _finished(path, schema, concerns)
     if table is None:
@@ -298,7 +356,9 @@ def _table(path: Path, journals: Sequence[Path], schema: pa.Schema, concerns: li
 
 
 def _finished(path: Path, schema: pa.Schema, concerns: list[Concern]) -> pa.Table | None:
-    """A finished table in the columns of this version; None where there is none, or it cannot be read."""
+    """A finished table in the columns of this version; None where there is none, or it cannot be
+    read.
+    """
     if not path.exists():
         return None
     try:
@@ -319,7 +379,10 @@ def _told(table: pa.Table, schema: pa.Schema, name: str, concerns: list[Concern]
         keep = pc.and_(keep, pc.is_valid(table[column]))
     kept = table.filter(keep)
     lost = len(table) - len(kept)
-    text = f"{lost} of {len(table)} rows of {name} lack {', '.join(lacking)} and are left out: the file is damaged, or of another harness."
+    text = (
+        f"{lost} of {len(table)} rows of {name} lack {', '.join(lacking)} and are left out: the"
+        " file is damaged, or of another harness."
+    )
     concerns.append(Concern("rows_damaged", Severity.DEGRADED, text, lost, 0))
     return kept
 
@@ -331,18 +394,28 @@ def _parquet(path: Path) -> pa.Table:
 
 
 def _unreadable(path: Path, error: Exception) -> Concern:
-    text = f"{path.name} cannot be read ({type(error).__name__}); its journal is used in its place, if there is one."
+    text = (
+        f"{path.name} cannot be read ({type(error).__name__}); its journal is used in its place, if"
+        " there is one."
+    )
     return Concern("table_unreadable", Severity.NOTE, text)
 
 
 def _fit(table: pa.Table, schema: pa.Schema) -> pa.Table:
     """A table of an older or newer harness in the columns of this one; missing ones are null."""
     have = set(table.column_names)
-    columns = [table[f.name].cast(f.type) if f.name in have else pa.nulls(len(table), f.type) for f in schema]
+    columns = [
+        table[f.name].cast(f.type) if f.name in have else pa.nulls(len(table), f.type)
+        for f in schema
+    ]
     return pa.table(columns, schema=schema)
 
 
-def _start(manifest: Mapping[str, Any], events: Sequence[Mapping[str, Any]], batches: Callable[[], Iterable[pa.RecordBatch]]) -> int:
+def _start(
+    manifest: Mapping[str, Any],
+    events: Sequence[Mapping[str, Any]],
+    batches: Callable[[], Iterable[pa.RecordBatch]],
+) -> int:
     started = manifest.get("started_ns")
     if isinstance(started, int):
         return started
@@ -396,7 +469,9 @@ def _scrape_times(table: pa.Table, t0_ns: int) -> dict[str, Floats]:
     return {target: np.unique(times[targets == target]) for target in sorted(set(targets))}
 
 
-def _series(table: pa.Table, t0_ns: int, wanted: Callable[[str], bool]) -> dict[tuple[str, str, str], tuple[Floats, Floats]]:
+def _series(
+    table: pa.Table, t0_ns: int, wanted: Callable[[str], bool]
+) -> dict[tuple[str, str, str], tuple[Floats, Floats]]:
     """Split by (target, metric, labels), keeping wanted metrics, dropping NaN, ordered by time."""
     table = table.unify_dictionaries().combine_chunks()
     names, name_codes = _codes(table["metric"])
@@ -410,16 +485,23 @@ def _series(table: pa.Table, t0_ns: int, wanted: Callable[[str], bool]) -> dict[
     value = value[table_index]
     targets, target_codes = _codes(table["target"])
     labels, label_codes = _codes(table["labels"])
-    combined = (target_codes[table_index] * len(names) + name_codes[table_index]) * len(labels) + label_codes[table_index]
+    combined = (target_codes[table_index] * len(names) + name_codes[table_index]) * len(
+        labels
+    ) + label_codes[table_index]
     order = np.lexsort((t, combined))
     combined, t, value = combined[order], t[order], value[order]
     cuts = np.flatnonzero(np.diff(combined)) + 1
     out: dict[tuple[str, str, str], tuple[Floats, Floats]] = {}
-    for begin, end in zip(np.concatenate([[0], cuts]), np.concatenate([cuts, [len(combined)]]), strict=True):
+    for begin, end in zip(
+        np.concatenate([[0], cuts]), np.concatenate([cuts, [len(combined)]]), strict=True
+    ):
         code = int(combined[begin])
         rest, label = divmod(code, len(labels))
         target, name = divmod(rest, len(names))
-        out[str(targets[target]), str(names[name]), str(labels[label])] = (t[begin:end], value[begin:end])
+        out[str(targets[target]), str(names[name]), str(labels[label])] = (
+            t[begin:end],
+            value[begin:end],
+        )
     return dict(sorted(out.items()))
 
 
@@ -427,17 +509,28 @@ def _codes(column: pa.ChunkedArray) -> tuple[list[str], npt.NDArray[np.int64]]:
     array = column.combine_chunks()
     if not pa.types.is_dictionary(array.type):
         array = array.dictionary_encode()
-    return array.dictionary.to_pylist(), np.asarray(array.indices.to_numpy(zero_copy_only=False), dtype=np.int64)
+    return array.dictionary.to_pylist(), np.asarray(
+        array.indices.to_numpy(zero_copy_only=False), dtype=np.int64
+    )
 
 
 def _columns(table: pa.Table | None, t0_ns: int) -> Mapping[str, npt.NDArray[Any]] | None:
-    """Columns ordered by time: numbers as float64 with NaN for null, times from the run's start, text as objects."""
+    """Columns ordered by time: numbers as float64 with NaN for null, times from the run's start,
+    text as objects.
+    """
     if table is None or len(table) == 0:
         return None
-    keys = [("t_ns", "ascending"), *((f.name, "ascending") for f in table.schema if pa.types.is_string(f.type))]
+    keys = [
+        ("t_ns", "ascending"),
+        *((f.name, "ascending") for f in table.schema if pa.types.is_string(f.type)),
+    ]
     table = table.take(pc.sort_indices(table, sort_keys=keys))
     return {
-        f.name: _strings(table[f.name]) if pa.types.is_string(f.type) else floats(table[f.name], t0_ns if f.name == "t_ns" else 0)
+        f.name: (
+            _strings(table[f.name])
+            if pa.types.is_string(f.type)
+            else floats(table[f.name], t0_ns if f.name == "t_ns" else 0)
+        )
         for f in table.schema
     }
 

@@ -1,7 +1,9 @@
-"""Columns too large for memory live in temporary files: mapped, so that the system keeps of them what it has room for.
+"""Columns too large for memory live in temporary files: mapped, so that the system keeps of them
+what it has room for.
 
-A column of a run with ten million requests is 80 MB, one of its chunks several hundred. Small columns are plain arrays; nobody who uses a
-column needs to know which it is. Whoever goes through large ones does it by `blocks`, and gives back what they have passed by `release`.
+A column of a run with ten million requests is 80 MB, one of its chunks several hundred. Small
+columns are plain arrays; nobody who uses a column needs to know which it is. Whoever goes through
+large ones does it by `blocks`, and gives back what they have passed by `release`.
 """
 
 import mmap
@@ -22,7 +24,9 @@ LARGE_BYTES: Final = 64 << 20
 BLOCK: Final = 1 << 20
 """Rows that are worked on at a time."""
 _FOLDER: Final = Path("/var/tmp")  # noqa: S108 - files in it have no name
-"""Where temporary files may be large (file-hierarchy(7)); /tmp is often a part of memory. TMPDIR goes before it."""
+"""Where temporary files may be large (file-hierarchy(7)); /tmp is often a part of memory. TMPDIR
+goes before it.
+"""
 
 
 def column(rows: int, kind: npt.DTypeLike) -> npt.NDArray[Any]:
@@ -72,7 +76,9 @@ class ColumnBuilder:
             with _clear_errors(self._length * self._dtype.itemsize):
                 if self._file is None:
                     self._file = _file()
-                for part in self._parts:  # written, not mapped: a write of a megabyte costs a fraction of the faults of its pages
+                # written, not mapped: a write of a megabyte costs a fraction of the faults of its
+                # pages
+                for part in self._parts:
                     self._file.write(part.data)
             self._parts.clear()
 
@@ -107,7 +113,9 @@ def blocks(rows: int, size: int = BLOCK) -> Iterator[slice]:
 
 
 def _file() -> IO[bytes]:
-    return tempfile.TemporaryFile(dir=os.environ.get("TMPDIR") or (str(_FOLDER) if _FOLDER.is_dir() else None))
+    return tempfile.TemporaryFile(
+        dir=os.environ.get("TMPDIR") or (str(_FOLDER) if _FOLDER.is_dir() else None)
+    )
 
 
 def _of(file: IO[bytes], dtype: np.dtype[Any], rows: int) -> npt.NDArray[Any]:
@@ -129,7 +137,11 @@ def _clear_errors(size: int) -> Iterator[None]:
         yield
     except OSError as error:
         raise ArtifactError(
-            f"no temporary file of {size / 1e6:.0f} MB for a column of the run's records: {error.strerror or error}",
-            cause="the run is too large for memory, and the folder of temporary files is full or cannot be written",
+            f"no temporary file of {size / 1e6:.0f} MB for a column of the run's records:"
+            f" {error.strerror or error}",
+            cause=(
+                "the run is too large for memory, and the folder of temporary files is full or"
+                " cannot be written"
+            ),
             next_step="set TMPDIR to a folder with room: some 200 bytes a request and 40 a chunk",
         ) from error

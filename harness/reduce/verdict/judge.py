@@ -1,4 +1,6 @@
-"""Whether a run can be trusted: every concern with its value and limit, and the status that follows."""
+"""Whether a run can be trusted: every concern with its value and limit, and the status that
+follows.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -22,17 +24,23 @@ from harness.reduce.windows.steady_state import steady_concerns
 from harness.reduce.windows.windows import StageWindow
 
 CLIENT_CPU_LIMIT: Final = 0.85
-"""Share of one core above which a load generator's process is saturated: it then adds delays of its own."""
+"""Share of one core above which a load generator's process is saturated: it then adds delays of its
+own.
+"""
 WATCHED_SHARE: Final = 0.5
 """The load generator's CPU must have been read over this share of the window."""
 WATCHED_FROM_S: Final = 5.0
 """Windows shorter than this hold too few of its readings to tell."""
 LAG_SHARE_OF_SLO: Final = 0.05
-"""Schedule lag (p99) must stay within this share of the TTFT SLO: the resolution at which the SLO is judged."""
+"""Schedule lag (p99) must stay within this share of the TTFT SLO: the resolution at which the SLO
+is judged.
+"""
 LAG_LIMIT_S: Final = 0.05
 """Limit of schedule lag (p99) without a TTFT SLO."""
 LAG_INVALID_S: Final = 1.0
-"""Schedule lag (p99) above the TTFT SLO, or without one above this, makes a measurement invalid: the load was not the planned one."""
+"""Schedule lag (p99) above the TTFT SLO, or without one above this, makes a measurement invalid:
+the load was not the planned one.
+"""
 ERROR_BUDGET: Final = 0.01
 """Share of failed requests above which a run is degraded."""
 ERROR_LIMIT: Final = 0.10
@@ -50,8 +58,9 @@ LENGTH_TOLERANCE: Final = 0.05
 CLIPPED_SHARE: Final = 0.05
 """Share of clipped requests above which the load is another one than the workload describes."""
 SERVER_TTFT_SLACK: Final = 1.5
-"""The mean of the server's TTFT histogram may be this many times the longest wait that the client saw. It lies below it, but for requests
-at the window's edges."""
+"""The mean of the server's TTFT histogram may be this many times the longest wait that the client
+saw. It lies below it, but for requests at the window's edges.
+"""
 WARM_TOK: Final = 1000
 """Prompt tokens counted before the load that probes and the quality check do not explain."""
 
@@ -82,39 +91,62 @@ def judge(
 ) -> Verdict:
     """The verdict of a run.
 
-    Smoke: functional unless something shows that the run did not work (severity invalid); the other concerns are listed all the same.
-    Measure: as bad as its worst concern.
+    Smoke: functional unless something shows that the run did not work (severity invalid); the other
+    concerns are listed all the same. Measure: as bad as its worst concern.
     """
     raw = run.profile.get("purpose")
     smoke = raw == Purpose.SMOKE
     # A smoke run proves that everything works to its end; an interrupted one proves nothing.
-    found: list[Concern] = [replace(c, severity=Severity.INVALID) if smoke and c.code == "interrupted" else c for c in run.concerns]
-    found = [c for c in found if c.code != "steady_state_missing"]  # of runs of an older harness; the reduction makes the test now
+    found: list[Concern] = [
+        replace(c, severity=Severity.INVALID) if smoke and c.code == "interrupted" else c
+        for c in run.concerns
+    ]
+    found = [
+        c for c in found if c.code != "steady_state_missing"
+    ]  # of runs of an older harness; the reduction makes the test now
     if raw not in (Purpose.SMOKE, Purpose.MEASURE):
-        found.append(Concern("purpose_unknown", Severity.INVALID, "The manifest does not say what the run was for."))
+        found.append(
+            Concern(
+                "purpose_unknown",
+                Severity.INVALID,
+                "The manifest does not say what the run was for.",
+            )
+        )
     found += _requests(run, headline, smoke=smoke)
     found += _window(run, windows, headline, figures, smoke=smoke)
     found += [] if smoke else steady_concerns(headline)
     found += _reconciled(run, reconciliation, smoke=smoke)
     found += _client(run, host, headline, figures, slos, smoke=smoke)
     found += client_concerns(run, client, slos, smoke=smoke)
-    found += _server(run, headline, counters, flow, number(answers.get("input_tok")) or 0.0, smoke=smoke)
+    found += _server(
+        run, headline, counters, flow, number(answers.get("input_tok")) or 0.0, smoke=smoke
+    )
     found += _lengths(run, smoke=smoke)
     found += quality_concerns(run, answers, smoke=smoke)
-    found += recount_concerns({key: agreement.tokenizer for key, agreement in reconciliation.items()}, smoke=smoke)
+    found += recount_concerns(
+        {key: agreement.tokenizer for key, agreement in reconciliation.items()}, smoke=smoke
+    )
     if headline is not None:
         found += figures[headline.name].energy_concerns
     if gpu_count(run) is not None and run.power is None:
         text = "The deployment has GPUs but no power was read; energy figures are absent."
         found.append(Concern("power_missing", Severity.DEGRADED, text))
-    if not smoke and not any(concern.message.startswith("not_implemented") for concern in run.concerns):
+    if not smoke and not any(
+        concern.message.startswith("not_implemented") for concern in run.concerns
+    ):
         stated = run.manifest.get("not_implemented")
-        missing = [str(item) for item in sequence(stated)] if stated is not None else list(NOT_IMPLEMENTED)
+        missing = (
+            [str(item) for item in sequence(stated)]
+            if stated is not None
+            else list(NOT_IMPLEMENTED)
+        )
         if missing:
             text = f"Went without: {', '.join(missing)}. A run without them is degraded at best."
             found.append(Concern("not_implemented", Severity.DEGRADED, text))
     unique = {(c.code, c.message): c for c in found}
-    ordered = tuple(sorted(unique.values(), key=lambda c: (_SEVERITIES.index(c.severity), c.code, c.message)))
+    ordered = tuple(
+        sorted(unique.values(), key=lambda c: (_SEVERITIES.index(c.severity), c.code, c.message))
+    )
     worst = ordered[0].severity if ordered else Severity.NOTE
     if smoke:
         return Verdict(Status.INVALID if worst is Severity.INVALID else Status.FUNCTIONAL, ordered)
@@ -130,28 +162,52 @@ def _requests(run: Run, headline: StageWindow | None, *, smoke: bool) -> list[Co
             out.append(Concern("no_requests", Severity.INVALID, "No request was recorded.", 0, 1))
         return out
     if ok == 0:
-        out.append(Concern("no_answer", Severity.INVALID, "Not one request was answered in full.", 0, 1))
+        out.append(
+            Concern("no_answer", Severity.INVALID, "Not one request was answered in full.", 0, 1)
+        )
     failed, dropped = int(np.sum(requests.failed)), int(np.sum(requests.dropped))
     tried = n - dropped
     if failed:
         share = failed / tried
-        kinds = ", ".join(f"{count} {name}" for name, count in requests.outcome[requests.failed].counts().items())
+        kinds = ", ".join(
+            f"{count} {name}" for name, count in requests.outcome[requests.failed].counts().items()
+        )
         if smoke or share > ERROR_LIMIT:
             severity = Severity.INVALID
         else:
             severity = Severity.DEGRADED if share > ERROR_BUDGET else Severity.NOTE
         limit = 0.0 if smoke else ERROR_BUDGET
-        out.append(Concern("requests_failed", severity, f"{failed} of {tried} requests that were tried failed ({kinds}).", share, limit))
+        out.append(
+            Concern(
+                "requests_failed",
+                severity,
+                f"{failed} of {tried} requests that were tried failed ({kinds}).",
+                share,
+                limit,
+            )
+        )
     if dropped:
-        text = f"{dropped} of {n} requests were dropped: max_in_flight was reached, or they were overdue when the load ended."
-        out.append(Concern("requests_dropped", Severity.NOTE if smoke else Severity.DEGRADED, text, dropped, 0))
+        text = (
+            f"{dropped} of {n} requests were dropped: max_in_flight was reached, or they were"
+            " overdue when the load ended."
+        )
+        out.append(
+            Concern(
+                "requests_dropped", Severity.NOTE if smoke else Severity.DEGRADED, text, dropped, 0
+            )
+        )
     if requests.duplicates:
-        text = f"{requests.duplicates} request ids occur more than once: two runs are mixed up in here."
+        text = (
+            f"{requests.duplicates} request ids occur more than once: two runs are mixed up in"
+            " here."
+        )
         out.append(Concern("duplicate_requests", Severity.INVALID, text, requests.duplicates, 0))
     out += record_concerns(requests, smoke=smoke)
     lost = sum(_turns(w) for w in ([headline] if headline is not None else []))
     if lost:
-        text = f"{lost} planned turns did not happen, since a turn before them failed or was dropped."
+        text = (
+            f"{lost} planned turns did not happen, since a turn before them failed or was dropped."
+        )
         out.append(Concern("turns_not_happened", Severity.NOTE, text, lost, 0))
     return out
 
@@ -161,10 +217,21 @@ def _turns(window: StageWindow) -> int:
 
 
 def _window(
-    run: Run, windows: Sequence[StageWindow], headline: StageWindow | None, figures: Mapping[str, StageFigures], *, smoke: bool
+    run: Run,
+    windows: Sequence[StageWindow],
+    headline: StageWindow | None,
+    figures: Mapping[str, StageFigures],
+    *,
+    smoke: bool,
 ) -> list[Concern]:
     if headline is None or headline.start is None or headline.end is None:
-        return [Concern("no_window", Severity.INVALID, "There is no measured window: no load stage got that far.")]
+        return [
+            Concern(
+                "no_window",
+                Severity.INVALID,
+                "There is no measured window: no load stage got that far.",
+            )
+        ]
     out = []
     cut = [window.name for window in windows if window.cut]
     if cut:
@@ -172,7 +239,15 @@ def _window(
         severity = Severity.NOTE if run.state is RunState.FAILED else Severity.INVALID
         out.append(Concern("window_cut", severity, text))
     if not np.any(intended_in(run.requests, headline)) and len(run.requests):
-        out.append(Concern("empty_window", Severity.INVALID, f"No request was intended in the window of stage {headline.name}.", 0, 1))
+        out.append(
+            Concern(
+                "empty_window",
+                Severity.INVALID,
+                f"No request was intended in the window of stage {headline.name}.",
+                0,
+                1,
+            )
+        )
     if smoke:
         return out
     length_s = (headline.end - headline.start) * 1e-9
@@ -182,28 +257,54 @@ def _window(
         wanted["10 x p95 of e2e"] = MIN_E2E_MULTIPLE * e2e.p95
     name = max(wanted, key=lambda key: wanted[key])
     if length_s < wanted[name]:
-        text = f"The window is {length_s:.0f} s; a headline wants at least {wanted[name]:.0f} s ({name})."
+        text = (
+            f"The window is {length_s:.0f} s; a headline wants at least {wanted[name]:.0f} s"
+            f" ({name})."
+        )
         out.append(Concern("window_short", Severity.PRELIMINARY, text, length_s, wanted[name]))
     if headline.concurrency:
-        done = run.requests.ok & (run.requests.done >= headline.start) & (run.requests.done < headline.end)
+        done = (
+            run.requests.ok
+            & (run.requests.done >= headline.start)
+            & (run.requests.done < headline.end)
+        )
         per_slot = int(np.sum(done)) / headline.concurrency
         if per_slot < MIN_COMPLETIONS_PER_SLOT:
-            text = f"{per_slot:.1f} answers per concurrency slot in the window; a headline wants {MIN_COMPLETIONS_PER_SLOT}."
-            out.append(Concern("few_completions", Severity.PRELIMINARY, text, per_slot, MIN_COMPLETIONS_PER_SLOT))
+            text = (
+                f"{per_slot:.1f} answers per concurrency slot in the window; a headline wants"
+                f" {MIN_COMPLETIONS_PER_SLOT}."
+            )
+            out.append(
+                Concern(
+                    "few_completions",
+                    Severity.PRELIMINARY,
+                    text,
+                    per_slot,
+                    MIN_COMPLETIONS_PER_SLOT,
+                )
+            )
     if headline.bounded_by == "sessions":
-        text = "The window ends with the last session, so the ramp down is part of it; set window_s for a headline."
+        text = (
+            "The window ends with the last session, so the ramp down is part of it; set window_s"
+            " for a headline."
+        )
         out.append(Concern("window_with_ramp", Severity.PRELIMINARY, text))
     return out
 
 
 def _reconciled(run: Run, reconciliation: Mapping[str, Agreement], *, smoke: bool) -> list[Concern]:
     out = []
-    has_metrics = [mapping(endpoint).get("metrics_url") for endpoint in sequence(run.manifest.get("endpoints"))]
+    has_metrics = [
+        mapping(endpoint).get("metrics_url") for endpoint in sequence(run.manifest.get("endpoints"))
+    ]
     expected = any(has_metrics) or run.samples is not None
     for key, agreement in reconciliation.items():
         words = key.replace("_", " ")
         if agreement.ok is False:
-            text = f"The client counted {agreement.client:.0f} {words}, the server {agreement.server:.0f}."
+            text = (
+                f"The client counted {agreement.client:.0f} {words}, the server"
+                f" {agreement.server:.0f}."
+            )
             tolerance = agreement.tolerance
             excess = abs((agreement.server or 0.0) - (agreement.client or 0.0))
             out.append(Concern("not_reconciled", Severity.INVALID, text, excess, tolerance))
@@ -211,8 +312,18 @@ def _reconciled(run: Run, reconciliation: Mapping[str, Agreement], *, smoke: boo
             if not expected:
                 severity = Severity.NOTE if smoke else Severity.DEGRADED
             else:
-                severity = Severity.INVALID if smoke and run.state is RunState.COMPLETE else Severity.DEGRADED
-            out.append(Concern("not_reconciled", severity, f"{words.capitalize()} could not be reconciled. {agreement.note or ''}".strip()))
+                severity = (
+                    Severity.INVALID
+                    if smoke and run.state is RunState.COMPLETE
+                    else Severity.DEGRADED
+                )
+            out.append(
+                Concern(
+                    "not_reconciled",
+                    severity,
+                    f"{words.capitalize()} could not be reconciled. {agreement.note or ''}".strip(),
+                )
+            )
     return out
 
 
@@ -231,7 +342,10 @@ def _client(
     for scope, row in traffic.items():
         cores = row["cpu_cores_p95"]
         if cores is not None and cores > CLIENT_CPU_LIMIT:
-            text = f"Load generator process {scope} used {cores:.0%} of a core (p95 over the window), so it may add delays of its own."
+            text = (
+                f"Load generator process {scope} used {cores:.0%} of a core (p95 over the window),"
+                " so it may add delays of its own."
+            )
             out.append(Concern("client_saturated", severity, text, cores, CLIENT_CPU_LIMIT))
     if headline is not None and headline.start is not None and headline.end is not None:
         out += _watched(run, set(traffic), headline.start, headline.end, severity)
@@ -249,15 +363,30 @@ def _client(
         text = f"Requests were {what} up to {worst * 1e3:.0f} ms late (p99 of schedule lag)."
         hopeless = not smoke and worst > (slo or LAG_INVALID_S)
         if hopeless:
-            text += " The load generator did not keep its schedule: this is its own limit, not the server's."
-        out.append(Concern("late_sends", Severity.INVALID if hopeless else severity, text, worst, limit))
+            text += (
+                " The load generator did not keep its schedule: this is its own limit, not the"
+                " server's."
+            )
+        out.append(
+            Concern("late_sends", Severity.INVALID if hopeless else severity, text, worst, limit)
+        )
     return out
 
 
-def _watched(run: Run, scopes: set[str], start: float, end: float, severity: Severity) -> list[Concern]:
-    """Whether the CPU of each of the load generator's processes was read over most of the window."""
+def _watched(
+    run: Run, scopes: set[str], start: float, end: float, severity: Severity
+) -> list[Concern]:
+    """Whether the CPU of each of the load generator's processes was read over most of the
+    window.
+    """
     if not scopes:
-        return [Concern("client_not_watched", severity, "The load generator's CPU was not recorded, so its saturation is not known.")]
+        return [
+            Concern(
+                "client_not_watched",
+                severity,
+                "The load generator's CPU was not recorded, so its saturation is not known.",
+            )
+        ]
     assert run.host is not None
     out = []
     for scope in sorted(scopes):
@@ -265,14 +394,18 @@ def _watched(run: Run, scopes: set[str], start: float, end: float, severity: Sev
         t = t[(t >= start) & (t < end)]
         share = float(t[-1] - t[0]) / (end - start) if len(t) else 0.0
         if share < WATCHED_SHARE and (end - start) * 1e-9 >= WATCHED_FROM_S:
-            text = f"The CPU of {scope} was read over {share:.0%} of the window only, so its saturation is not known."
+            text = (
+                f"The CPU of {scope} was read over {share:.0%} of the window only, so its"
+                " saturation is not known."
+            )
             out.append(Concern("client_not_watched", severity, text, share, WATCHED_SHARE))
     return out
 
 
 def _overdue_p99_s(run: Run, headline: StageWindow) -> float | None:
-    """p99 of how long after its intended time a request of the window was sent, or dropped: what a full server makes drop is dropped in
-    time, what the load generator did not get to is not. None where nothing was dropped.
+    """p99 of how long after its intended time a request of the window was sent, or dropped: what a
+    full server makes drop is dropped in time, what the load generator did not get to is not. None
+    where nothing was dropped.
     """
     requests = run.requests
     mine = intended_in(requests, headline)
@@ -285,14 +418,24 @@ def _overdue_p99_s(run: Run, headline: StageWindow) -> float | None:
 
 
 def _server(
-    run: Run, headline: StageWindow | None, counters: ServerCounters | None, flow: Flows, checked_tok: float, *, smoke: bool
+    run: Run,
+    headline: StageWindow | None,
+    counters: ServerCounters | None,
+    flow: Flows,
+    checked_tok: float,
+    *,
+    smoke: bool,
 ) -> list[Concern]:
     """`checked_tok`: prompt tokens of the quality check before the load."""
     if counters is None:
         return []
     out = []
     severity = Severity.NOTE if smoke else Severity.DEGRADED
-    window = None if headline is None or headline.start is None or headline.end is None else (headline.start, headline.end)
+    window = (
+        None
+        if headline is None or headline.start is None or headline.end is None
+        else (headline.start, headline.end)
+    )
     out += scrape_concerns(run, counters, window, smoke=smoke)
     if window is not None and not smoke:
         out += _window_agreement(run, counters, flow, *window)
@@ -300,33 +443,53 @@ def _server(
         out += _first_token_agreement(run, counters, *window, severity)
     before = counters.value_at_first(Concept.PROMPT_TOKENS)
     if before is not None and before - checked_tok > WARM_TOK:
-        text = f"The server had processed {before:.0f} prompt tokens before this run, so its prefix cache may be warm."
+        text = (
+            f"The server had processed {before:.0f} prompt tokens before this run, so its prefix"
+            " cache may be warm."
+        )
         out.append(Concern("server_warm", severity, text, before, WARM_TOK))
     return out
 
 
-def _window_agreement(run: Run, counters: ServerCounters, flow: Flows, start: float, end: float) -> list[Concern]:
-    """Client against server within the window. Prompts are counted at one moment and spread over their time here, so those under way at the
-    window's edges may be on either side; so may those whose counts came without usage.
+def _window_agreement(
+    run: Run, counters: ServerCounters, flow: Flows, start: float, end: float
+) -> list[Concern]:
+    """Client against server within the window. Prompts are counted at one moment and spread over
+    their time here, so those under way at the window's edges may be on either side; so may those
+    whose counts came without usage.
     """
     out = []
     for words, concept, client, apart_tok in (
         ("output", Concept.GENERATED_TOKENS, flow.output.flow.between(start, end), 0.0),
-        ("input", Concept.PROMPT_TOKENS, flow.input.between(start, end), _unplaced_input_tok(run, counters, start, end)),
+        (
+            "input",
+            Concept.PROMPT_TOKENS,
+            flow.input.between(start, end),
+            _unplaced_input_tok(run, counters, start, end),
+        ),
     ):
         server = counters.difference(concept, start, end)
         if server is None or not (server or client):
             continue
         apart = max(0.0, abs(client - server) - apart_tok) / server if server else 1.0
         if apart > WINDOW_TOLERANCE:
-            text = f"Within the window the client saw {client:.0f} {words} tokens, the server counted {server:.0f} ({apart:.1%} apart"
-            text += f", {apart_tok:.0f} left out that may be on either side)." if apart_tok else ")."
-            out.append(Concern("window_not_reconciled", Severity.DEGRADED, text, apart, WINDOW_TOLERANCE))
+            text = (
+                f"Within the window the client saw {client:.0f} {words} tokens, the server counted"
+                f" {server:.0f} ({apart:.1%} apart"
+            )
+            text += (
+                f", {apart_tok:.0f} left out that may be on either side)." if apart_tok else ")."
+            )
+            out.append(
+                Concern("window_not_reconciled", Severity.DEGRADED, text, apart, WINDOW_TOLERANCE)
+            )
     return out
 
 
 def _unplaced_input_tok(run: Run, counters: ServerCounters, start: float, end: float) -> float:
-    """Input tokens of which nobody knows on which side of the window's edges the server counted them, or whether it did."""
+    """Input tokens of which nobody knows on which side of the window's edges the server counted
+    them, or whether it did.
+    """
     between = []  # counts are taken to lie evenly between the two scrapes about an edge
     for times in counters.samples.scrapes.values():
         for edge in (start, end):
@@ -341,11 +504,15 @@ def _unplaced_input_tok(run: Run, counters: ServerCounters, start: float, end: f
         for before_edge, after_edge in between:
             unplaced |= (sent <= after_edge) & (until >= before_edge)
         untold = np.isnan(tok) & (sent < end) & ~(until < start)
-        found += float(np.nansum(tok[unplaced])) + float(np.nansum(requests.target_input_tok[rows][untold]))
+        found += float(np.nansum(tok[unplaced])) + float(
+            np.nansum(requests.target_input_tok[rows][untold])
+        )
     return found
 
 
-def _first_token_agreement(run: Run, counters: ServerCounters, start: float, end: float, severity: Severity) -> list[Concern]:
+def _first_token_agreement(
+    run: Run, counters: ServerCounters, start: float, end: float, severity: Severity
+) -> list[Concern]:
     """No answer begins at the client before it does at the server."""
     found = counters.histogram(Concept.TTFT, start, end)
     if found is None:
@@ -357,8 +524,9 @@ def _first_token_agreement(run: Run, counters: ServerCounters, start: float, end
     if not longest_s or mean_s <= SERVER_TTFT_SLACK * longest_s:
         return []
     text = (
-        f"By the server's histogram the first token took {mean_s:.3g} s on average, and no request waited longer than {longest_s:.3g} s"
-        " for it: the histogram is not in seconds, or what the client takes for the first token is none."
+        f"By the server's histogram the first token took {mean_s:.3g} s on average, and no request"
+        f" waited longer than {longest_s:.3g} s for it: the histogram is not in seconds, or what"
+        " the client takes for the first token is none."
     )
     return [Concern("server_ttft_above_client", severity, text, mean_s, longest_s)]
 
@@ -372,7 +540,10 @@ def _lengths(run: Run, *, smoke: bool) -> list[Concern]:
     if plan.get("output_length") == OutputLength.FORCED and np.any(answered):
         wrong = int(np.sum(requests.output_tok[answered] != requests.target_output_tok[answered]))
         if wrong:
-            text = f"{wrong} of {int(np.sum(answered))} answers have another length than the plan forces."
+            text = (
+                f"{wrong} of {int(np.sum(answered))} answers have another length than the plan"
+                " forces."
+            )
             out.append(Concern("output_length", severity, text, wrong, 0))
     known = ~np.isnan(requests.input_tok) & (requests.target_input_tok > 0)
     if np.any(known):
@@ -384,11 +555,23 @@ def _lengths(run: Run, *, smoke: bool) -> list[Concern]:
     if scale is not None and scale != 1:
         text = f"All lengths of the workload were multiplied by {scale:.4g} to fit the model."
         out.append(Concern("lengths_scaled", Severity.NOTE, text, scale, 1))
-    clipped, whole = number(plan.get("clipped_requests")), number(plan.get("planned_requests")) or float(len(requests))
+    clipped, whole = (
+        number(plan.get("clipped_requests")),
+        number(plan.get("planned_requests")) or float(len(requests)),
+    )
     if clipped and whole:
-        text = f"{clipped:.0f} planned requests were drawn longer than the context and were clipped to it."
+        text = (
+            f"{clipped:.0f} planned requests were drawn longer than the context and were clipped"
+            " to it."
+        )
         out.append(
-            Concern("lengths_clipped", severity if clipped / whole > CLIPPED_SHARE else Severity.NOTE, text, clipped / whole, CLIPPED_SHARE)
+            Concern(
+                "lengths_clipped",
+                severity if clipped / whole > CLIPPED_SHARE else Severity.NOTE,
+                text,
+                clipped / whole,
+                CLIPPED_SHARE,
+            )
         )
     uncounted = int(np.sum(np.isnan(requests.output_tok) & requests.ok))
     if uncounted:

@@ -1,4 +1,6 @@
-"""How far the load generator's own clock can be trusted: its certificate, and its live error by the canaries."""
+"""How far the load generator's own clock can be trusted: its certificate, and its live error by the
+canaries.
+"""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -15,7 +17,8 @@ from harness.reduce.statistics.intervals import Floats
 from harness.reduce.windows.windows import StageWindow
 
 SLO_SHARE: Final = 0.05
-"""An error may be this share of the SLO that it blurs: the resolution at which the SLO is judged."""
+"""An error may be this share of the SLO that it blurs: the resolution at which the SLO is judged.
+"""
 ERROR_LIMIT_S: Final = 0.010
 """Limit of an error without an SLO."""
 CERTIFIED_SLACK: Final = 1.1
@@ -23,21 +26,46 @@ CERTIFIED_SLACK: Final = 1.1
 LOOP_LAG_LIMIT_S: Final = 0.05
 """Limit of the load generator's event-loop lag without a TTFT SLO: as that of schedule lag."""
 MAX_AGE_DAYS: Final = 30.0
-"""A certificate older than this is stale: as `harness.traffic.fidelity` takes none from its cache that is."""
+"""A certificate older than this is stale: as `harness.traffic.fidelity` takes none from its cache
+that is.
+"""
 PEAK_S: Final = 5.0
 """The load is held against the certificate at its busiest stretch of this length."""
 _STEP_NS: Final = 1e6
 _MOST_STEPS: Final = 4_000_000
 
-_CALIBRATION_KEYS: Final = ("made_at", "quick", "bound_s", "workers", "sufficient", "certified_events_per_s", "load", "cores", "host")
+_CALIBRATION_KEYS: Final = (
+    "made_at",
+    "quick",
+    "bound_s",
+    "workers",
+    "sufficient",
+    "certified_events_per_s",
+    "load",
+    "cores",
+    "host",
+)
 _LEVEL_KEYS: Final = (
-    "events_per_s", "requests_per_s", "ttft_error", "gap_error", "sent_error", "send_lag", "client_us_per_event", "worker_cpu",
-)  # fmt: skip
+    "events_per_s",
+    "requests_per_s",
+    "ttft_error",
+    "gap_error",
+    "sent_error",
+    "send_lag",
+    "client_us_per_event",
+    "worker_cpu",
+)
 
 
 def client(run: Run, headline: StageWindow | None) -> dict[str, Any]:
-    """`canary`, `calibration` and `load`, each None where there is none; what a run's summary says of its load generator."""
-    return {"canary": _canary(run, headline), "calibration": _calibration(run), "load": _load(run, headline)}
+    """`canary`, `calibration` and `load`, each None where there is none; what a run's summary says
+    of its load generator.
+    """
+    return {
+        "canary": _canary(run, headline),
+        "calibration": _calibration(run),
+        "load": _load(run, headline),
+    }
 
 
 def _canary(run: Run, headline: StageWindow | None) -> dict[str, Any] | None:
@@ -49,16 +77,21 @@ def _canary(run: Run, headline: StageWindow | None) -> dict[str, Any] | None:
         rows = [
             row
             for row in rows
-            if run.at(row["intended_ns"]) < headline.end and run.at(row["done_ns"] or row["intended_ns"]) >= headline.start
+            if run.at(row["intended_ns"]) < headline.end
+            and run.at(row["done_ns"] or row["intended_ns"]) >= headline.start
         ]
     errors = pair(rows, run.canary_truth)
     outcomes: dict[str, int] = {}
     for row in rows:
         outcomes[row["outcome"]] = outcomes.get(row["outcome"], 0) + 1
     return {
-        "requests": len(rows), "by_outcome": dict(sorted(outcomes.items())), "paired": len(errors.ttft_s), "unpaired": errors.unpaired,
-        "events": errors.events, **{key: found.to_dict() for key, found in errors.spreads().items()},
-    }  # fmt: skip
+        "requests": len(rows),
+        "by_outcome": dict(sorted(outcomes.items())),
+        "paired": len(errors.ttft_s),
+        "unpaired": errors.unpaired,
+        "events": errors.events,
+        **{key: found.to_dict() for key, found in errors.spreads().items()},
+    }
 
 
 def _calibration(run: Run) -> dict[str, Any] | None:
@@ -73,8 +106,15 @@ def _calibration(run: Run) -> dict[str, Any] | None:
 
 
 def _load(run: Run, headline: StageWindow | None) -> dict[str, Any] | None:
-    """The load that the load generator carried in the window: events are reads with content, as the certificate's are."""
-    if headline is None or headline.start is None or headline.end is None or headline.end <= headline.start:
+    """The load that the load generator carried in the window: events are reads with content, as the
+    certificate's are.
+    """
+    if (
+        headline is None
+        or headline.start is None
+        or headline.end is None
+        or headline.end <= headline.start
+    ):
         return None
     length_s = (headline.end - headline.start) * 1e-9
     events = _arrivals(run.requests, headline.start, headline.end)
@@ -88,19 +128,25 @@ def _load(run: Run, headline: StageWindow | None) -> dict[str, Any] | None:
 
 
 def _loop_lag(run: Run, headline: StageWindow) -> float | None:
-    """The latest that a timer of the load generator fired in the window; None where none was late enough to be told."""
+    """The latest that a timer of the load generator fired in the window; None where none was late
+    enough to be told.
+    """
     assert headline.start is not None
     assert headline.end is not None
     found = [
         number(event.get("lag_s")) or 0.0
         for event in run.events
-        if event["event"] == "loop_lag" and isinstance(event.get("t_ns"), int) and headline.start <= run.at(event["t_ns"]) < headline.end
+        if event["event"] == "loop_lag"
+        and isinstance(event.get("t_ns"), int)
+        and headline.start <= run.at(event["t_ns"]) < headline.end
     ]
     return max(found, default=None)
 
 
 def _arrivals(requests: Requests, start: float, end: float) -> Floats:
-    """How many chunks arrived in each step of [start, end): of a millisecond, or of more where that would be very many."""
+    """How many chunks arrived in each step of [start, end): of a millisecond, or of more where that
+    would be very many.
+    """
     t = requests.chunks.t
     steps = min(max(1, int((end - start) / _STEP_NS)), _MOST_STEPS)
     counts = np.zeros(steps)
@@ -108,7 +154,9 @@ def _arrivals(requests: Requests, start: float, end: float) -> Floats:
         part = t[rows]
         part = part[(part >= start) & (part < end)]
         if len(part):
-            step = np.minimum(((part - start) * (steps / (end - start))).astype(np.int64), steps - 1)
+            step = np.minimum(
+                ((part - start) * (steps / (end - start))).astype(np.int64), steps - 1
+            )
             first = int(np.min(step))
             found = np.bincount(step - first)
             counts[first : first + len(found)] += found
@@ -125,7 +173,9 @@ def _peak(events: Floats, length_s: float) -> float:
     return float(np.max(upto[width:] - upto[:-width])) / (width * length_s / len(events))
 
 
-def client_concerns(run: Run, figures: Mapping[str, Any], slos: Mapping[str, float | None], *, smoke: bool) -> list[Concern]:
+def client_concerns(
+    run: Run, figures: Mapping[str, Any], slos: Mapping[str, float | None], *, smoke: bool
+) -> list[Concern]:
     """Concerns about the load generator's clock."""
     severity = Severity.NOTE if smoke else Severity.DEGRADED
     out = _canary_concerns(run, mapping(figures.get("canary")), slos, severity)
@@ -134,25 +184,51 @@ def client_concerns(run: Run, figures: Mapping[str, Any], slos: Mapping[str, flo
     slo_s = slos.get("ttft_s")
     limit_s = SLO_SHARE * slo_s if slo_s else LOOP_LAG_LIMIT_S
     if lag_s is not None and lag_s > limit_s:
-        text = f"A timer of the load generator fired {lag_s * 1e3:.0f} ms late: its event loop was held up, and what it timed then with it."
+        text = (
+            f"A timer of the load generator fired {lag_s * 1e3:.0f} ms late: its event loop was"
+            " held up, and what it timed then with it."
+        )
         out.append(Concern("event_loop_lag", severity, text, lag_s, limit_s))
     if not calibration:
-        if not smoke and not any(concern.code.startswith("calibration_") for concern in run.concerns):
-            text = "The run held no client-fidelity certificate, so what its load generator can carry on this host is not known."
+        if not smoke and not any(
+            concern.code.startswith("calibration_") for concern in run.concerns
+        ):
+            text = (
+                "The run held no client-fidelity certificate, so what its load generator can carry"
+                " on this host is not known."
+            )
             out.append(Concern("calibration_missing", severity, text))
         return out
     out += _stale(run, calibration, severity)
     if calibration.get("sufficient") is not True:
-        text = "This host's load generator did not carry the load within bounds when it was calibrated."
+        text = (
+            "This host's load generator did not carry the load within bounds when it was"
+            " calibrated."
+        )
         out.append(Concern("calibration_insufficient", severity, text))
-    certified = number(mapping(calibration.get("certified_events_per_s")).get(str(_workers(run, calibration))))
+    certified = number(
+        mapping(calibration.get("certified_events_per_s")).get(str(_workers(run, calibration)))
+    )
     peak = number(load.get("events_per_s_peak"))
     if certified is not None and peak is not None and peak > certified * CERTIFIED_SLACK:
-        text = f"The load reached {peak:,.0f} events/s; the load generator is certified up to {certified:,.0f}."
+        text = (
+            f"The load reached {peak:,.0f} events/s; the load generator is certified up to"
+            f" {certified:,.0f}."
+        )
         out.append(Concern("beyond_certificate", severity, text, peak, certified))
-    bytes_certified, bytes_mean = number(mapping(calibration.get("load")).get("body_bytes")), number(load.get("body_bytes_mean"))
-    if bytes_certified is not None and bytes_mean is not None and bytes_mean > bytes_certified * CERTIFIED_SLACK:
-        text = f"Request bodies were {bytes_mean:,.0f} bytes on average; the load generator is certified with {bytes_certified:,.0f}."
+    bytes_certified, bytes_mean = (
+        number(mapping(calibration.get("load")).get("body_bytes")),
+        number(load.get("body_bytes_mean")),
+    )
+    if (
+        bytes_certified is not None
+        and bytes_mean is not None
+        and bytes_mean > bytes_certified * CERTIFIED_SLACK
+    ):
+        text = (
+            f"Request bodies were {bytes_mean:,.0f} bytes on average; the load generator is"
+            f" certified with {bytes_certified:,.0f}."
+        )
         out.append(Concern("beyond_certificate", severity, text, bytes_mean, bytes_certified))
     return out
 
@@ -171,7 +247,13 @@ def _stale(run: Run, calibration: Mapping[str, Any], severity: Severity) -> list
     its = mapping(calibration.get("host")).get("cpu")
     here = mapping(mapping(run.manifest.get("hardware")).get("cpu")).get("model")
     if its and here and its != here:
-        out.append(Concern("calibration_stale", severity, f"The client-fidelity certificate is of another host: {its}, not {here}."))
+        out.append(
+            Concern(
+                "calibration_stale",
+                severity,
+                f"The client-fidelity certificate is of another host: {its}, not {here}.",
+            )
+        )
     return out
 
 
@@ -186,22 +268,41 @@ def _workers(run: Run, calibration: Mapping[str, Any]) -> int:
     return int(number(run.manifest.get("workers")) or number(calibration.get("workers")) or 1)
 
 
-def _canary_concerns(run: Run, canary: Mapping[str, Any], slos: Mapping[str, float | None], severity: Severity) -> list[Concern]:
+def _canary_concerns(
+    run: Run, canary: Mapping[str, Any], slos: Mapping[str, float | None], severity: Severity
+) -> list[Concern]:
     if not canary:
         if run.manifest.get("canary") is True:
-            return [Concern("canary_missing", severity, "No canary was recorded, so the load generator's live error is not known.")]
+            return [
+                Concern(
+                    "canary_missing",
+                    severity,
+                    "No canary was recorded, so the load generator's live error is not known.",
+                )
+            ]
         return []
     out = []
     bad = canary["unpaired"] + sum(
-        count for outcome, count in canary["by_outcome"].items() if outcome not in (Outcome.OK, Outcome.INTERRUPTED)
+        count
+        for outcome, count in canary["by_outcome"].items()
+        if outcome not in (Outcome.OK, Outcome.INTERRUPTED)
     )
     if bad:
-        text = f"{bad} of {canary['requests']} canaries failed or do not agree with their server's truth."
+        text = (
+            f"{bad} of {canary['requests']} canaries failed or do not agree with their server's"
+            " truth."
+        )
         out.append(Concern("canary_failed", severity, text, bad, 0))
-    for key, words, slo in (("ttft_error", "first tokens", slos.get("ttft_s")), ("gap_error", "gaps between tokens", None)):
+    for key, words, slo in (
+        ("ttft_error", "first tokens", slos.get("ttft_s")),
+        ("gap_error", "gaps between tokens", None),
+    ):
         found = number(mapping(canary.get(key)).get("p99_s"))
         limit_s = SLO_SHARE * slo if slo else ERROR_LIMIT_S
         if found is not None and found > limit_s:
-            text = f"The load generator's own clock was up to {found * 1e3:.0f} ms wrong for {words} (p99 of the canaries' paired error)."
+            text = (
+                f"The load generator's own clock was up to {found * 1e3:.0f} ms wrong for {words}"
+                " (p99 of the canaries' paired error)."
+            )
             out.append(Concern("client_error", severity, text, found, limit_s))
     return out

@@ -11,30 +11,49 @@ from harness.reduce.over_time.flows import Flows
 from harness.reduce.over_time.tokens import context
 from harness.reduce.read.run import Run, last_evidence
 from harness.reduce.statistics.intervals import Floats
-from harness.reduce.statistics.stationarity import DRIFT_RATIO, DRIFT_SHARE, MIN_SLICE_S, MIN_SLICES, SLICES, examine_all
+from harness.reduce.statistics.stationarity import (
+    DRIFT_RATIO,
+    DRIFT_SHARE,
+    MIN_SLICE_S,
+    MIN_SLICES,
+    SLICES,
+    examine_all,
+)
 from harness.reduce.windows.windows import RATIOS, StageWindow, drift_in_words, settled, untested
 
 MOST_UNKNOWN: Final = 0.1
-"""Share of slices without a value up to which a signal is tested, with straight lines over its gaps."""
+"""Share of slices without a value up to which a signal is tested, with straight lines over its
+gaps.
+"""
 
 
-def settle(run: Run, window: StageWindow, flow: Flows, counters: ServerCounters | None) -> StageWindow:
-    """Test whether a stage is in its steady state within its window; leave its warm-up out where the profile does not say when it ends.
+def settle(
+    run: Run, window: StageWindow, flow: Flows, counters: ServerCounters | None
+) -> StageWindow:
+    """Test whether a stage is in its steady state within its window; leave its warm-up out where
+    the profile does not say when it ends.
 
-    The tested stretch is the window as it is so far: from the stage's start where the warm-up is to be found.
+    The tested stretch is the window as it is so far: from the stage's start where the warm-up is to
+    be found.
     """
     if window.start is None or window.end is None:
         return window
     if window.bounded_by == "sessions":
-        return untested(window, "the window ends with the last session, so that its ramp down is part of it")
+        return untested(
+            window, "the window ends with the last session, so that its ramp down is part of it"
+        )
     if window.cut:
         return untested(window, "the window was cut short")
     length_s = (window.end - window.start) * 1e-9
     slices = min(SLICES, int(length_s / MIN_SLICE_S))
     if slices < MIN_SLICES:
-        return untested(window, f"{length_s:g} s are less than {MIN_SLICES} slices of {MIN_SLICE_S:g} s")
+        return untested(
+            window, f"{length_s:g} s are less than {MIN_SLICES} slices of {MIN_SLICE_S:g} s"
+        )
     edges = np.linspace(window.start, window.end, slices + 1)
-    return settled(window, examine_all(signals(run, flow, counters, edges), length_s / slices, RATIOS))
+    return settled(
+        window, examine_all(signals(run, flow, counters, edges), length_s / slices, RATIOS)
+    )
 
 
 def steady_concerns(window: StageWindow | None) -> list[Concern]:
@@ -42,32 +61,55 @@ def steady_concerns(window: StageWindow | None) -> list[Concern]:
     if window is None or window.start is None:
         return []
     if window.steady is None:
-        text = f"Whether the window is in a steady state is not known: {window.untested or 'it was not tested'}."
+        text = (
+            "Whether the window is in a steady state is not known:"
+            f" {window.untested or 'it was not tested'}."
+        )
         return [Concern("steady_state_untested", Severity.PRELIMINARY, text)]
     out = []
     for name, test in window.steady.signals.items():
         if test.drift:
-            text = f"The window is not stationary: {drift_in_words(name, test.change)} over it. Warm up longer or take another load."
+            text = (
+                f"The window is not stationary: {drift_in_words(name, test.change)} over it. Warm"
+                " up longer or take another load."
+            )
             limit = DRIFT_RATIO if name in RATIOS else DRIFT_SHARE
-            out.append(Concern("not_stationary", Severity.DEGRADED, text, abs(test.change) if test.change is not None else None, limit))
+            out.append(
+                Concern(
+                    "not_stationary",
+                    Severity.DEGRADED,
+                    text,
+                    abs(test.change) if test.change is not None else None,
+                    limit,
+                )
+            )
     if window.steady.warmup_slices and window.warmup_given:
         warmup_s = window.steady.warmup_slices * window.steady.slice_s
-        text = f"The first {warmup_s:.0f} s of the window are still a warm-up, though warmup_s was given; raise it by as much."
+        text = (
+            f"The first {warmup_s:.0f} s of the window are still a warm-up, though warmup_s was"
+            " given; raise it by as much."
+        )
         out.append(Concern("warmup_in_window", Severity.DEGRADED, text, warmup_s, 0))
     return out
 
 
-def signals(run: Run, flow: Flows, counters: ServerCounters | None, edges: Floats) -> dict[str, Floats]:
-    """What must have settled, per stretch between edges: requests in flight, output rate, mean context length, prefix hit ratio.
+def signals(
+    run: Run, flow: Flows, counters: ServerCounters | None, edges: Floats
+) -> dict[str, Floats]:
+    """What must have settled, per stretch between edges: requests in flight, output rate, mean
+    context length, prefix hit ratio.
 
-    A signal that nobody tells, or that is unknown in more than a tenth of the stretches, is left out.
+    A signal that nobody tells, or that is unknown in more than a tenth of the stretches, is left
+    out.
     """
     widths = np.diff(edges)
     tokens, known = context(run.requests, last_evidence(run) or 0.0)
     found: dict[str, Floats] = {
         "requests_in_flight": flow.in_flight.per_bin(edges) / widths,
         "output_tok_s": flow.output.flow.per_bin(edges) / (widths * 1e-9),
-        "mean_context_tok": quotient(tokens.per_bin(edges), known.per_bin(edges), least=1e-6 * widths),
+        "mean_context_tok": quotient(
+            tokens.per_bin(edges), known.per_bin(edges), least=1e-6 * widths
+        ),
     }
     hits = prefix_hit_ratio(flow, counters, edges)
     if hits is not None:
@@ -82,19 +124,33 @@ def signals(run: Run, flow: Flows, counters: ServerCounters | None, edges: Float
 
 
 def quotient(top: Floats, bottom: Floats, least: Floats | float = 0.0) -> Floats:
-    """Element by element; NaN where the denominator is not above `least` (rounding of sums may leave a trace of nothing)."""
+    """Element by element; NaN where the denominator is not above `least` (rounding of sums may
+    leave a trace of nothing).
+    """
     good = bottom > least
     return np.where(good, top / np.where(good, bottom, 1.0), np.nan)
 
 
 def prefix_hit_ratio(flow: Flows, counters: ServerCounters | None, edges: Floats) -> Floats | None:
-    """Share of input tokens read from cache per stretch, by the answers' usage, else the server's counters; None when nobody tells."""
+    """Share of input tokens read from cache per stretch, by the answers' usage, else the server's
+    counters; None when nobody tells.
+    """
     if flow.cache_read is not None:
-        return np.clip(quotient(flow.cache_read.per_bin(edges), flow.input.per_bin(edges), least=1e-3), 0.0, 1.0)
+        return np.clip(
+            quotient(flow.cache_read.per_bin(edges), flow.input.per_bin(edges), least=1e-3),
+            0.0,
+            1.0,
+        )
     if counters is None:
         return None
-    cached, prompts = counters.cumulative(Concept.CACHED_TOKENS), counters.cumulative(Concept.PROMPT_TOKENS)
+    cached, prompts = (
+        counters.cumulative(Concept.CACHED_TOKENS),
+        counters.cumulative(Concept.PROMPT_TOKENS),
+    )
     if cached is None or prompts is None:
         return None
-    read, whole = (np.diff(np.interp(edges, *series, left=np.nan, right=np.nan)) for series in (cached, prompts))
+    read, whole = (
+        np.diff(np.interp(edges, *series, left=np.nan, right=np.nan))
+        for series in (cached, prompts)
+    )
     return np.clip(quotient(read, whole, least=1e-3), 0.0, 1.0)

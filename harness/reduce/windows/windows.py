@@ -58,14 +58,18 @@ RATIOS: Final = frozenset({"prefix_hit_ratio"})
 """Signals whose changes are judged in their own unit."""
 
 _COUNTS = (
-    " Latency, SLOs and goodput are over every request intended in it, whenever it ended; tokens are those that arrived in it; counters and"
-    " energy are differenced at its edges."
+    " Latency, SLOs and goodput are over every request intended in it, whenever it ended; tokens"
+    " are those that arrived in it; counters and energy are differenced at its edges."
 )
 
 
 def stage_windows(run: Run) -> list[StageWindow]:
-    """The stages that were started, in order; for runs without events, the stages that requests name."""
-    started = {str(e["stage"]): e for e in run.events if e["event"] == "stage_started" and "stage" in e}
+    """The stages that were started, in order; for runs without events, the stages that requests
+    name.
+    """
+    started = {
+        str(e["stage"]): e for e in run.events if e["event"] == "stage_started" and "stage" in e
+    }
     ended = {str(e["stage"]): e for e in run.events if e["event"] == "stage_ended" and "stage" in e}
     names = list(started)
     if not names:
@@ -74,7 +78,10 @@ def stage_windows(run: Run) -> list[StageWindow]:
             first[name] = float(run.requests.intended[np.argmax(run.requests.stage == name)])
         names = sorted(first, key=lambda name: (first[name], name))
     load = _load_by_name(run, names)
-    return [_window(run, name, started.get(name, {}), ended.get(name, {}), load.get(name, {})) for name in names]
+    return [
+        _window(run, name, started.get(name, {}), ended.get(name, {}), load.get(name, {}))
+        for name in names
+    ]
 
 
 def _load_by_name(run: Run, names: list[str]) -> dict[str, Mapping[str, Any]]:
@@ -91,7 +98,13 @@ def _time(run: Run, event: Mapping[str, Any], key: str) -> float | None:
     return None if number(event.get(key)) is None else run.at(event[key])
 
 
-def _window(run: Run, name: str, started: Mapping[str, Any], ended: Mapping[str, Any], stage: Mapping[str, Any]) -> StageWindow:
+def _window(
+    run: Run,
+    name: str,
+    started: Mapping[str, Any],
+    ended: Mapping[str, Any],
+    stage: Mapping[str, Any],
+) -> StageWindow:
     requests = run.requests
     mine = requests.stage == name
     stage_start = _time(run, started, "start_ns")
@@ -103,15 +116,23 @@ def _window(run: Run, name: str, started: Mapping[str, Any], ended: Mapping[str,
     if end is None:
         end = planned_end
     # A stage may have both bounds; a complete run whose window ended early had no sessions left.
-    bounded_by = "sessions" if planned_end is None or (early and run.state is RunState.COMPLETE) else "window_s"
+    bounded_by = (
+        "sessions"
+        if planned_end is None or (early and run.state is RunState.COMPLETE)
+        else "window_s"
+    )
     words = [f"Stage {name}"]
     cut = early and run.state is not RunState.COMPLETE
     if start is None and np.any(mine):
         start = float(np.min(requests.intended[mine]))
-        words.append("from its first intended request (the run did not record when its window opened)")
+        words.append(
+            "from its first intended request (the run did not record when its window opened)"
+        )
     elif start is not None:
         warmup_s = (start - stage_start) * 1e-9 if stage_start is not None else None
-        words.append("from its start" if not warmup_s else f"from {warmup_s:g} s after its start (warmup_s)")
+        words.append(
+            "from its start" if not warmup_s else f"from {warmup_s:g} s after its start (warmup_s)"
+        )
     evidence = last_evidence(run)
     if end is None and start is not None:
         done = requests.done[mine]
@@ -127,7 +148,9 @@ def _window(run: Run, name: str, started: Mapping[str, Any], ended: Mapping[str,
             words.append(f"for {(end - start) * 1e-9:g} s (window_s)")
         else:
             words.append(
-                "to the end of its last session (sessions), so that its ramp down is part of it" if not cut else "for as long as it went on"
+                "to the end of its last session (sessions), so that its ramp down is part of it"
+                if not cut
+                else "for as long as it went on"
             )
     if not ended and end is not None and evidence is not None and evidence < end:
         end, cut = evidence, True
@@ -135,10 +158,19 @@ def _window(run: Run, name: str, started: Mapping[str, Any], ended: Mapping[str,
         words.append("cut short where the run or its records end")
     if end is not None and start is not None and end <= start:
         end = None
-    rule = (", ".join(words) + "." + _COUNTS) if start is not None and end is not None else f"Stage {name} has no measured window."
+    rule = (
+        (", ".join(words) + "." + _COUNTS)
+        if start is not None and end is not None
+        else f"Stage {name} has no measured window."
+    )
     concurrency = stage.get("concurrency")
     turns = ended.get("turns_not_happened")
-    to_find = "warmup_s" in stage and stage["warmup_s"] is None and start is not None and start == stage_start
+    to_find = (
+        "warmup_s" in stage
+        and stage["warmup_s"] is None
+        and start is not None
+        and start == stage_start
+    )
     return StageWindow(
         name=name,
         kind=str(stage["kind"]) if stage.get("kind") else None,
@@ -157,30 +189,46 @@ def _window(run: Run, name: str, started: Mapping[str, Any], ended: Mapping[str,
 
 def untested(window: StageWindow, why: str) -> StageWindow:
     """The window as it is, saying that the steady-state test was not made."""
-    return replace(window, untested=why, rule=f"{window.rule} No steady-state test was made: {why}.")
+    return replace(
+        window, untested=why, rule=f"{window.rule} No steady-state test was made: {why}."
+    )
 
 
 def settled(window: StageWindow, found: SteadyState) -> StageWindow:
     """The window after the steady-state test, with what was done in its rule.
 
-    A warm-up that was found is left out, unless the profile says when the window opens; then the test only tells.
+    A warm-up that was found is left out, unless the profile says when the window opens; then the
+    test only tells.
     """
     if window.start is None:
         return window
     names = [_SIGNALS.get(name, name) for name in found.signals]
     over = f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else "".join(names)
     warmup_s = found.warmup_slices * found.slice_s
-    slowest = [_SIGNALS.get(name, name) for name, test in found.signals.items() if test.warmup_slices == found.warmup_slices]
+    slowest = [
+        _SIGNALS.get(name, name)
+        for name, test in found.signals.items()
+        if test.warmup_slices == found.warmup_slices
+    ]
     start = window.start
     if not found.warmup_slices:
-        cut = "MSER-5 finds no warm-up" if not window.warmup_given else "MSER-5 finds no warm-up left"
+        cut = (
+            "MSER-5 finds no warm-up" if not window.warmup_given else "MSER-5 finds no warm-up left"
+        )
     elif window.warmup_given:
-        cut = f"MSER-5 finds that the first {warmup_s:g} s still warm up ({', '.join(slowest)}), which are left in since warmup_s was given"
+        cut = (
+            f"MSER-5 finds that the first {warmup_s:g} s still warm up ({', '.join(slowest)}),"
+            " which are left in since warmup_s was given"
+        )
     else:
         start += warmup_s * 1e9
         cut = f"MSER-5 finds a warm-up of {warmup_s:g} s ({', '.join(slowest)}), which is left out"
-    drifting = [drift_in_words(name, test.change) for name, test in found.signals.items() if test.drift]
-    trend = f"Drift: {'; '.join(drifting)}" if drifting else "Mann and Kendall's test finds no drift"
+    drifting = [
+        drift_in_words(name, test.change) for name, test in found.signals.items() if test.drift
+    ]
+    trend = (
+        f"Drift: {'; '.join(drifting)}" if drifting else "Mann and Kendall's test finds no drift"
+    )
     words = f" Steady-state test over {over}, in slices of {found.slice_s:.3g} s: {cut}. {trend}."
     return replace(window, start=start, steady=found, rule=window.rule + words)
 

@@ -1,4 +1,6 @@
-"""A comparison as the text, tables and charts of its page. All decisions are made here; the templates only place things."""
+"""A comparison as the text, tables and charts of its page. All decisions are made here; the
+templates only place things.
+"""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -29,7 +31,15 @@ from harness.report.tables import Table
 _MOST_SIDES: Final = len(SERIES)
 """Sides that are drawn; tables hold all of them."""
 _CDF_POINTS: Final = 120
-_MONEY: Final = ("power_w", "energy_j", "output_tok_per_j", "j_per_output_tok", "j_per_request", "output_tok_s_per_mw", "usd_per_mtok")
+_MONEY: Final = (
+    "power_w",
+    "energy_j",
+    "output_tok_per_j",
+    "j_per_output_tok",
+    "j_per_request",
+    "output_tok_s_per_mw",
+    "usd_per_mtok",
+)
 _MIN_LATENCIES: Final = 2
 _MOST_FAILED: Final = 4
 """Gates that failed and are told at the top; the table below has all."""
@@ -83,18 +93,40 @@ class ComparisonView:
 
 
 def compare_view(comparison: Comparison) -> ComparisonView:
-    """Make the page's contents. Requests of the runs are read for the latency curves where they are at hand."""
+    """Make the page's contents. Requests of the runs are read for the latency curves where they are
+    at hand.
+    """
     tone, badge = _verdict(comparison)
     repeats = comparison.repeat_rows()
     money = [row for row in comparison.metrics if base(row.key) in _MONEY]
-    headline = [row for row in comparison.metrics if row.key in HEADLINE] or list(comparison.metrics)
-    differing = [row for row in comparison.treatment_rows() if row[0] == "verdict" or row[0].startswith("* ")]
+    headline = [row for row in comparison.metrics if row.key in HEADLINE] or list(
+        comparison.metrics
+    )
+    differing = [
+        row for row in comparison.treatment_rows() if row[0] == "verdict" or row[0].startswith("* ")
+    ]
     same = [row for row in comparison.treatment_rows() if row not in differing]
-    # Settings that all sides have and that differ are a treatment; those that one engine has and another lacks only come with the engine.
-    own = [row for row in [*differing, *same] if "settings." in row[0] and (row in same or "—" in row[1:])]
-    head = ("Treatment", *(f"{side.label} · {len(side.runs)} run{'s' if len(side.runs) > 1 else ''}" for side in comparison.sides))
+    # Settings that all sides have and that differ are a treatment; those that one engine has and
+    # another lacks only come with the engine.
+    own = [
+        row
+        for row in [*differing, *same]
+        if "settings." in row[0] and (row in same or "—" in row[1:])
+    ]
+    head = (
+        "Treatment",
+        *(
+            f"{side.label} · {len(side.runs)} run{'s' if len(side.runs) > 1 else ''}"
+            for side in comparison.sides
+        ),
+    )
     listed, others = (
-        [(row[0].replace("* ", "▸ "), *row[1:]) for row in [*differing, *same] if (row in own) is aside] for aside in (False, True)
+        [
+            (row[0].replace("* ", "▸ "), *row[1:])
+            for row in [*differing, *same]
+            if (row in own) is aside
+        ]
+        for aside in (False, True)
     )
     marked = "‡ stands apart from its side's other repeats; kept in all figures"
     return ComparisonView(
@@ -105,8 +137,19 @@ def compare_view(comparison: Comparison) -> ComparisonView:
         sides=[side.title for side in comparison.sides],
         allowed=[str(mismatch) for mismatch in comparison.allowed],
         gates=_gates(comparison.gates),
-        treatments=Table("What differs is marked; the rest is equal", head, listed, tuple(range(1, len(head)))),
-        settings=Table("Settings that are equal, or that one engine lacks", head, others, tuple(range(1, len(head)))) if others else None,
+        treatments=Table(
+            "What differs is marked; the rest is equal", head, listed, tuple(range(1, len(head)))
+        ),
+        settings=(
+            Table(
+                "Settings that are equal, or that one engine lacks",
+                head,
+                others,
+                tuple(range(1, len(head))),
+            )
+            if others
+            else None
+        ),
         headline=_rows(comparison, headline),
         money=_rows(comparison, money) if money else (),
         everything=_rows(comparison, comparison.metrics),
@@ -114,14 +157,18 @@ def compare_view(comparison: Comparison) -> ComparisonView:
         runs=[(side.title, ", ".join(side.runs)) for side in comparison.sides],
         figures={figure.key: figure for figure in _figures(comparison, headline)},
         notes=comparison.notes,
-    )  # fmt: skip
+    )
 
 
 def _title(comparison: Comparison) -> str:
     baseline, *others = [side.title for side in comparison.sides]
     if not others:
         return comparison.sides[0].name
-    return f"{', '.join(others)} against {baseline}" if len(others) < _MOST_SIDES else f"{len(others)} sides against {baseline}"
+    return (
+        f"{', '.join(others)} against {baseline}"
+        if len(others) < _MOST_SIDES
+        else f"{len(others)} sides against {baseline}"
+    )
 
 
 def _verdict(comparison: Comparison) -> tuple[str, str]:
@@ -143,25 +190,43 @@ def _verdict(comparison: Comparison) -> tuple[str, str]:
 
 def _lead(comparison: Comparison) -> list[str]:
     """What the gates say, and what each side is better and worse in, in words."""
-    by_outcome = {outcome: [gate for gate in comparison.gates if gate.outcome is outcome] for outcome in Outcome}
+    by_outcome = {
+        outcome: [gate for gate in comparison.gates if gate.outcome is outcome]
+        for outcome in Outcome
+    }
     counted = [f"{len(found)} {outcome.lower()}" for outcome, found in by_outcome.items() if found]
     sentences = [f"Gates: {', '.join(counted)}."] if counted else []
     failed = [*by_outcome[Outcome.FAILED], *by_outcome[Outcome.ABSENT]]
-    sentences += [f"{text[0].upper()}{text[1:]}." for gate in failed[:_MOST_FAILED] for text in [gate_output.sentence(gate)]]
-    sentences += [f"{len(failed) - _MOST_FAILED} further gates failed."] if len(failed) > _MOST_FAILED else []
+    sentences += [
+        f"{text[0].upper()}{text[1:]}."
+        for gate in failed[:_MOST_FAILED]
+        for text in [gate_output.sentence(gate)]
+    ]
+    sentences += (
+        [f"{len(failed) - _MOST_FAILED} further gates failed."]
+        if len(failed) > _MOST_FAILED
+        else []
+    )
     for position, side in enumerate(comparison.sides[1:]):
         by_word: dict[Word, list[Row]] = {}
         for row in comparison.metrics:
             by_word.setdefault(row.cells[position].word, []).append(row)
         parts = [
-            f"{word} in {_listed(by_word[word], position)}" if by_word.get(word) else "" for word in (Word.BETTER, Word.WORSE)
-        ]  # fmt: skip
+            f"{word} in {_listed(by_word[word], position)}" if by_word.get(word) else ""
+            for word in (Word.BETTER, Word.WORSE)
+        ]
         for word in (Word.NO_DIFFERENCE, Word.TOO_FEW, Word.NO_CLAIM):
             if found := by_word.get(word):
                 whys = {row.cells[position].note for row in found}
                 why = whys.pop() if len(whys) == 1 else None
-                parts.append(f"{word} in {len(found)} figure{'s' if len(found) > 1 else ''}" + (f" ({why})" if why else ""))
-        sentences.append(f"{side.label} ({side.name}): {'; '.join(part for part in parts if part) or 'nothing to compare'}.")
+                parts.append(
+                    f"{word} in {len(found)} figure{'s' if len(found) > 1 else ''}"
+                    + (f" ({why})" if why else "")
+                )
+        sentences.append(
+            f"{side.label} ({side.name}):"
+            f" {'; '.join(part for part in parts if part) or 'nothing to compare'}."
+        )
     if len(comparison.sides) == 1:
         side = comparison.sides[0]
         sentences.append(f"{len(side.runs)} repeats of {side.name}: means with 95 % t-intervals.")
@@ -170,7 +235,10 @@ def _lead(comparison: Comparison) -> list[str]:
 
 def _listed(rows: Sequence[Row], position: int) -> str:
     headline = [row for row in rows if row.key in HEADLINE]
-    named = [f"{row.title[0].lower()}{row.title[1:]}{_statistic(row)} ({_percent(row.cells[position])})" for row in headline]
+    named = [
+        f"{row.title[0].lower()}{row.title[1:]}{_statistic(row)} ({_percent(row.cells[position])})"
+        for row in headline
+    ]
     rest = len(rows) - len(headline)
     return ", ".join(named + ([f"{rest} other figure{'s' if rest > 1 else ''}"] if rest else []))
 
@@ -183,7 +251,9 @@ def _statistic(row: Row) -> str:
 def _percent(cell: Cell) -> str:
     if cell.ratio is None:
         return ""
-    return _signed(cell.ratio - 1) if 0.2 < cell.ratio < 3 else f"{numbers.plain(cell.ratio, 3)}\xa0×"
+    return (
+        _signed(cell.ratio - 1) if 0.2 < cell.ratio < 3 else f"{numbers.plain(cell.ratio, 3)}\xa0×"
+    )
 
 
 def _signed(share: float) -> str:
@@ -193,7 +263,9 @@ def _signed(share: float) -> str:
 def _says(cell: Cell) -> Markup:
     """The word, marked where it is better or worse, and what belongs beside it."""
     aside = Markup("<small>{}</small>").format(cell.aside()) if cell.aside() else Markup("")
-    return Markup('<span class="word {}">{}</span>{}').format(str(cell.word).split()[0], str(cell.word), aside)
+    return Markup('<span class="word {}">{}</span>{}').format(
+        str(cell.word).split()[0], str(cell.word), aside
+    )
 
 
 def _gates(gates: Sequence[GateResult]) -> Table | None:
@@ -203,14 +275,20 @@ def _gates(gates: Sequence[GateResult]) -> Table | None:
     for gate in gates:
         text, side, baseline, value, change, detects, outcome, why = gate.row()
         tone = {Outcome.PASSED: "better", Outcome.TOO_FEW: ""}.get(gate.outcome, "worse")
-        said = Markup('<span class="word {}">{}</span>').format(tone, outcome) + (Markup("<small>{}</small>").format(why) if why else "")
+        said = Markup('<span class="word {}">{}</span>').format(tone, outcome) + (
+            Markup("<small>{}</small>").format(why) if why else ""
+        )
         rows.append((text.strip("`"), side, said, value, baseline, change, detects))
     head = ("Gate", "side", "result", "value", "baseline", "change, noise band", "detects")
     return Table("What was asked, and what the repeats say", head, rows, (1, 2))
 
 
 def _name(row: Row) -> str:
-    boundary = f", {boundary_words(row.boundary)}" if row.boundary and METRICS[base(row.key)].boundary == "power" else ""
+    boundary = (
+        f", {boundary_words(row.boundary)}"
+        if row.boundary and METRICS[base(row.key)].boundary == "power"
+        else ""
+    )
     return f"{row.title}{', ' if _statistic(row) else ''}{_statistic(row).strip()}{boundary}"
 
 
@@ -228,21 +306,35 @@ def _rows(comparison: Comparison, rows: Sequence[Row]) -> list[Table]:
             spread = row.spreads[0]
             interval = numbers.interval(spread.low, spread.high, row.unit) or numbers.DASH
             cv = numbers.DASH if spread.cv is None else f"{spread.cv:.1%}"
-            table.append((_name(row), _value(spread.mean, row.unit), interval, cv, str(len(spread.values))))
-        return [Table(f"{comparison.sides[0].name}, {len(comparison.sides[0].runs)} repeats", head, table)]
+            table.append(
+                (_name(row), _value(spread.mean, row.unit), interval, cv, str(len(spread.values)))
+            )
+        return [
+            Table(
+                f"{comparison.sides[0].name}, {len(comparison.sides[0].runs)} repeats", head, table
+            )
+        ]
     tables = []
     for position, side in enumerate(comparison.sides[1:]):
         cells = [
-            (_name(row), _value(row.baseline, row.unit), _value(cell.value, row.unit), cell.text(), _says(cell))
+            (
+                _name(row),
+                _value(row.baseline, row.unit),
+                _value(cell.value, row.unit),
+                cell.text(),
+                _says(cell),
+            )
             for row in rows
             for cell in [row.cells[position]]
         ]
         said = f"{side.title}, against {comparison.sides[0].title}"
-        tables.append(Table(said, ("Figure", "A", side.label, f"{side.label} / A", "says"), cells, (4,)))
+        tables.append(
+            Table(said, ("Figure", "A", side.label, f"{side.label} / A", "says"), cells, (4,))
+        )
     return tables
 
 
-# --- charts -----------------------------------------------------------------------------------------------------------------------
+# --- charts ---
 
 
 def _figures(comparison: Comparison, headline: Sequence[Row]) -> list[Figure]:
@@ -251,14 +343,24 @@ def _figures(comparison: Comparison, headline: Sequence[Row]) -> list[Figure]:
     found = [_ratio_figure(headline, names)]
     stated = {path: _summary(Path(path)) for side in drawn for path in side.paths}
     found.append(_trade_figure(drawn, names, stated))
-    for key, title, column in (("ttft", "Time to first token", "first_token_ns"), ("e2e", "Whole answer", "last_token_ns")):
+    for key, title, column in (
+        ("ttft", "Time to first token", "first_token_ns"),
+        ("e2e", "Whole answer", "last_token_ns"),
+    ):
         found.append(_cdf_figure(drawn, names, stated, key, title, column))
     return [figure for figure in found if figure is not None]
 
 
 def _ratio_figure(rows: Sequence[Row], names: Sequence[str]) -> Figure | None:
     marks = [
-        RatioMark(_short(row), position + 1, cell.ratio, cell.low, cell.high, said=cell.word in {Word.BETTER, Word.WORSE})
+        RatioMark(
+            _short(row),
+            position + 1,
+            cell.ratio,
+            cell.low,
+            cell.high,
+            said=cell.word in {Word.BETTER, Word.WORSE},
+        )
         for row in rows
         for position, cell in enumerate(row.cells[: _MOST_SIDES - 1])
         if cell.ratio is not None and cell.ratio > 0
@@ -266,28 +368,50 @@ def _ratio_figure(rows: Sequence[Row], names: Sequence[str]) -> Figure | None:
     if not marks:
         return None
     legend = [(i + 1, name) for i, name in enumerate(names) if i]
-    caption = "Ratios to A on a logarithmic scale; the line at 1 is A itself. Filled: called better or worse. Hollow: nothing is said."
+    caption = (
+        "Ratios to A on a logarithmic scale; the line at 1 is A itself. Filled: called better or"
+        " worse. Hollow: nothing is said."
+    )
     table = Table(
-        "Ratios to A", ("Figure", *names[1:]),
+        "Ratios to A",
+        ("Figure", *names[1:]),
         [(_name(row), *(cell.text() for cell in row.cells[: len(names) - 1])) for row in rows],
-    )  # fmt: skip
+    )
     return Figure(
-        "ratios", "Ratios to A", caption, "", legend, draw(ratios(marks, names, WIDE[0])), draw(ratios(marks, names, NARROW[0])), table
+        "ratios",
+        "Ratios to A",
+        caption,
+        "",
+        legend,
+        draw(ratios(marks, names, WIDE[0])),
+        draw(ratios(marks, names, NARROW[0])),
+        table,
     )
 
 
 def _short(row: Row) -> str:
     shorts = {
-        "output_tok_s": "Output tok/s", "output_tok_s_per_gpu": "Output tok/s/GPU", "interactivity_tok_s_user": "tok/s per user",
-        "goodput_rps": "Goodput", "slo_met_ratio": "Within all SLOs", "power_w": "Power", "output_tok_per_j": "tok per joule",
+        "output_tok_s": "Output tok/s",
+        "output_tok_s_per_gpu": "Output tok/s/GPU",
+        "interactivity_tok_s_user": "tok/s per user",
+        "goodput_rps": "Goodput",
+        "slo_met_ratio": "Within all SLOs",
+        "power_w": "Power",
+        "output_tok_per_j": "tok per joule",
         "usd_per_mtok": "USD per Mtok",
-    }  # fmt: skip
+    }
     statistic = _statistic(row)
-    known = shorts.get(base(row.key)) or {"ttft_s": "TTFT", "tpot_s": "TPOT", "e2e_s": "Whole answer"}.get(base(row.key))
+    known = shorts.get(base(row.key)) or {
+        "ttft_s": "TTFT",
+        "tpot_s": "TPOT",
+        "e2e_s": "Whole answer",
+    }.get(base(row.key))
     return f"{known or row.title}{statistic}"
 
 
-def _trade_figure(sides: Sequence[Side], names: Sequence[str], stated: Mapping[str, Mapping[str, Any]]) -> Figure | None:
+def _trade_figure(
+    sides: Sequence[Side], names: Sequence[str], stated: Mapping[str, Mapping[str, Any]]
+) -> Figure | None:
     def points(key: str) -> list[TradePoint]:
         found = []
         for position, side in enumerate(sides):
@@ -296,7 +420,8 @@ def _trade_figure(sides: Sequence[Side], names: Sequence[str], stated: Mapping[s
                 stages = [mapping(stage) for stage in sequence(summary.get("stages"))] or [summary]
                 for order, stage in enumerate(stages):
                     x, y = (
-                        number(mapping(mapping(stage.get("metrics")).get(one)).get("value")) for one in ("interactivity_tok_s_user", key)
+                        number(mapping(mapping(stage.get("metrics")).get(one)).get("value"))
+                        for one in ("interactivity_tok_s_user", key)
                     )
                     if x is not None and y is not None:
                         found.append(TradePoint(position, order, x, y))
@@ -306,21 +431,37 @@ def _trade_figure(sides: Sequence[Side], names: Sequence[str], stated: Mapping[s
     found = per_gpu or points("output_tok_s")
     if len({point.side for point in found}) < len(sides) or not found:
         return None
-    y_title = "output tokens per second per GPU" if per_gpu else "output tokens per second, whole deployment (no GPUs)"
+    y_title = (
+        "output tokens per second per GPU"
+        if per_gpu
+        else "output tokens per second, whole deployment (no GPUs)"
+    )
     table = Table(
-        "Every run and stage", ("Side", "stage", "tokens/s per user", y_title), [
-            (names[p.side], str(p.order + 1), numbers.plain(p.x), numbers.plain(p.y)) for p in found
-        ],
-    )  # fmt: skip
-    caption = "A point a run and load stage: up is more from the hardware, right is faster for each user; a side that is up and right wins."
-    title = "Tokens per GPU against tokens per user" if per_gpu else "Throughput against tokens per user"
+        "Every run and stage",
+        ("Side", "stage", "tokens/s per user", y_title),
+        [(names[p.side], str(p.order + 1), numbers.plain(p.x), numbers.plain(p.y)) for p in found],
+    )
+    caption = (
+        "A point a run and load stage: up is more from the hardware, right is faster for each user;"
+        " a side that is up and right wins."
+    )
+    title = (
+        "Tokens per GPU against tokens per user"
+        if per_gpu
+        else "Throughput against tokens per user"
+    )
     legend = [(i + 1, name) for i, name in enumerate(names)]
     wide, narrow = (draw(trade(found, names, (size[0], 280))) for size in (WIDE, NARROW))
     return Figure("trade", title, caption, y_title, legend, wide, narrow, table)
 
 
 def _cdf_figure(
-    sides: Sequence[Side], names: Sequence[str], stated: Mapping[str, Mapping[str, Any]], key: str, title: str, column: str
+    sides: Sequence[Side],
+    names: Sequence[str],
+    stated: Mapping[str, Mapping[str, Any]],
+    key: str,
+    title: str,
+    column: str,
 ) -> Figure | None:
     lines, ends, rows = [], [], []
     for side, name in zip(sides, names, strict=True):
@@ -328,15 +469,26 @@ def _cdf_figure(
         if len(values) < _MIN_LATENCIES:
             return None
         picks = np.unique(np.linspace(0, len(values) - 1, _CDF_POINTS).astype(int))
-        points: list[tuple[float, float | None]] = [(float(f"{values[i]:.4g}"), float(f"{(i + 1) / everyone:.4g}")) for i in picks]
+        points: list[tuple[float, float | None]] = [
+            (float(f"{values[i]:.4g}"), float(f"{(i + 1) / everyone:.4g}")) for i in picks
+        ]
         lines.append(Line(name, points, stepped=True))
         ends += [float(values[0]), float(values[-1])]
         shares = [int(np.ceil(q * everyone)) - 1 for q in (0.5, 0.9, 0.95, 0.99)]
-        rows.append((name, *(numbers.duration(float(values[i])) if i < len(values) else numbers.DASH for i in shares), f"{everyone:,}"))
+        rows.append(
+            (
+                name,
+                *(
+                    numbers.duration(float(values[i])) if i < len(values) else numbers.DASH
+                    for i in shares
+                ),
+                f"{everyone:,}",
+            )
+        )
     low = max(min(ends), max(ends) / 1e6)
     caption = (
-        "Share of the requests intended in the window that got there within a time, all repeats of a side together; a curve that ends "
-        "below 100 % is that of a side whose requests failed."
+        "Share of the requests intended in the window that got there within a time, all repeats of"
+        " a side together; a curve that ends below 100 % is that of a side whose requests failed."
     )
     chart = Chart(
         key,
@@ -350,12 +502,27 @@ def _cdf_figure(
         y_percent=True,
     )
     legend = [(i + 1, name) for i, name in enumerate(names)]
-    table = Table(f"{title}, all repeats together", ("Side", "p50", "p90", "p95", "p99", "requests"), rows)
-    return Figure(key, title, caption, "share of requests", legend, draw_lines(chart, WIDE), draw_lines(chart, NARROW), table)
+    table = Table(
+        f"{title}, all repeats together", ("Side", "p50", "p90", "p95", "p99", "requests"), rows
+    )
+    return Figure(
+        key,
+        title,
+        caption,
+        "share of requests",
+        legend,
+        draw_lines(chart, WIDE),
+        draw_lines(chart, NARROW),
+        table,
+    )
 
 
-def _latencies(side: Side, stated: Mapping[str, Mapping[str, Any]], column: str) -> tuple[np.ndarray[Any, np.dtype[np.float64]], int]:
-    """Sorted latencies of a side's answered requests, in seconds, and how many requests count; none where a run's are not at hand."""
+def _latencies(
+    side: Side, stated: Mapping[str, Mapping[str, Any]], column: str
+) -> tuple[np.ndarray[Any, np.dtype[np.float64]], int]:
+    """Sorted latencies of a side's answered requests, in seconds, and how many requests count; none
+    where a run's are not at hand.
+    """
     found, everyone = [], 0
     for path in side.paths:
         run_dir, window = RunDir(Path(path)), mapping(stated[path].get("window"))
@@ -363,7 +530,9 @@ def _latencies(side: Side, stated: Mapping[str, Mapping[str, Any]], column: str)
         origin = number(_json(run_dir.manifest).get("started_ns"))
         if start is None or end is None or origin is None or not run_dir.requests.exists():
             return np.zeros(0), 0
-        rows = pq.read_table(run_dir.requests, columns=["class", "outcome", "intended_ns", column]).to_pandas()
+        rows = pq.read_table(
+            run_dir.requests, columns=["class", "outcome", "intended_ns", column]
+        ).to_pandas()
         rows = rows[(rows["class"] != CANARY) & ~rows["class"].str.endswith("/prime")]
         at = (rows["intended_ns"] - origin) * 1e-9
         rows = rows[(at >= start) & (at < end) & (rows["outcome"] != "cancelled")]

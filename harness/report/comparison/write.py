@@ -1,4 +1,6 @@
-"""Writes a comparison: a page, Markdown with its charts beside it, JSON; and what machines read of its gates."""
+"""Writes a comparison: a page, Markdown with its charts beside it, JSON; and what machines read of
+its gates.
+"""
 
 import os
 from collections.abc import Mapping
@@ -74,26 +76,40 @@ def conclude(
     failed = [gate for gate in comparison.gates if gate.failed(strict=strict)]
     lines += [f"gate failed: {gate_output.sentence(gate)}" for gate in failed]
     annotations = gate_output.github(comparison.gates, strict=strict) if github else []
-    return Conclusion(comparison, tuple(annotations), tuple(lines), ExitCode.THRESHOLD_FAILED if failed else ExitCode.OK)
+    return Conclusion(
+        comparison,
+        tuple(annotations),
+        tuple(lines),
+        ExitCode.THRESHOLD_FAILED if failed else ExitCode.OK,
+    )
 
 
 def write_comparison(comparison: Comparison, folder: Path) -> tuple[Path, Path, Path]:
-    """Write comparison.html (one file, no network, no script needed), comparison.md with its charts, and comparison.json.
+    """Write comparison.html (one file, no network, no script needed), comparison.md with its
+    charts, and comparison.json.
 
     Raises:
         ArtifactError: the folder cannot be written.
     """
     shown = compare_view(comparison)
-    page, markdown = comparison_html(shown).encode(), comparison_markdown(comparison, shown).encode()
+    page, markdown = (
+        comparison_html(shown).encode(),
+        comparison_markdown(comparison, shown).encode(),
+    )
     paths = (folder / "comparison.html", folder / "comparison.md", folder / "comparison.json")
     try:
         (folder / CHARTS_DIR).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ArtifactError(f"cannot make {folder}: {error.strerror or error}", cause="no permission, or no space") from error
+        raise ArtifactError(
+            f"cannot make {folder}: {error.strerror or error}", cause="no permission, or no space"
+        ) from error
     with alone_in(folder):
         for figure in shown.figures.values():
             for theme in ("light", "dark"):
-                write_bytes(folder / CHARTS_DIR / f"{figure.key}-{theme}.svg", themed(figure.wide, theme).encode())
+                write_bytes(
+                    folder / CHARTS_DIR / f"{figure.key}-{theme}.svg",
+                    themed(figure.wide, theme).encode(),
+                )
         for old in (folder / CHARTS_DIR).glob("*.svg"):
             if old.stem.rpartition("-")[0] not in shown.figures:
                 old.unlink()  # of a comparison that was here before
@@ -106,15 +122,26 @@ def write_comparison(comparison: Comparison, folder: Path) -> tuple[Path, Path, 
 def comparison_html(shown: ComparisonView) -> str:
     """The page, with a wide and a narrow drawing of each chart."""
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("harness.report"), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
+        loader=jinja2.PackageLoader("harness.report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
     )
     drawn: Mapping[str, Mapping[str, Markup]] = {
-        key: {"wide": Markup(inline(figure.wide)), "narrow": Markup(inline(figure.narrow))}  # noqa: S704 - drawn by us
+        key: {
+            "wide": Markup(inline(figure.wide)),  # noqa: S704 - drawn by us
+            "narrow": Markup(inline(figure.narrow)),  # noqa: S704 - drawn by us
+        }
         for key, figure in shown.figures.items()
     }
     assert environment.loader is not None
-    style, more, script = (environment.loader.get_source(environment, name)[0] for name in ("style.css", "compare.css", "report.js"))
-    style = style.replace("LIGHT_SERIES", css_variables("light")).replace("DARK_SERIES", css_variables("dark"))
+    style, more, script = (
+        environment.loader.get_source(environment, name)[0]
+        for name in ("style.css", "compare.css", "report.js")
+    )
+    style = style.replace("LIGHT_SERIES", css_variables("light")).replace(
+        "DARK_SERIES", css_variables("dark")
+    )
     template = environment.get_template("compare.html.j2")
     return template.render(v=shown, drawn=drawn, style=Markup(style + more), script=Markup(script))  # noqa: S704 - ours
 
@@ -124,9 +151,22 @@ def comparison_markdown(comparison: Comparison, shown: ComparisonView) -> str:
     parts = [comparison.to_markdown().rstrip(), ""]
     for figure in shown.figures.values():
         dark, light = (f"{CHARTS_DIR}/{figure.key}-{theme}.svg" for theme in ("dark", "light"))
-        names = ", ".join(f"{name} ({_LOOKS[(place - 1) % len(_LOOKS)]})" for place, name in figure.legend)
-        parts += [f"## {figure.title}", "", "<picture>", f'<source media="(prefers-color-scheme: dark)" srcset="{dark}">']
-        parts += [f'<img src="{light}" alt="{figure.caption}">', "</picture>", "", f"{figure.caption} {names}.", ""]
+        names = ", ".join(
+            f"{name} ({_LOOKS[(place - 1) % len(_LOOKS)]})" for place, name in figure.legend
+        )
+        parts += [
+            f"## {figure.title}",
+            "",
+            "<picture>",
+            f'<source media="(prefers-color-scheme: dark)" srcset="{dark}">',
+        ]
+        parts += [
+            f'<img src="{light}" alt="{figure.caption}">',
+            "</picture>",
+            "",
+            f"{figure.caption} {names}.",
+            "",
+        ]
     return "\n".join(parts)
 
 
@@ -146,4 +186,6 @@ def _append(path: Path, text: str) -> None:
         with path.open("a", encoding="utf-8") as stream:
             stream.write(text + "\n")
     except OSError as error:
-        raise ArtifactError(f"cannot write {path}: {error.strerror or error}", cause="GITHUB_STEP_SUMMARY names it") from error
+        raise ArtifactError(
+            f"cannot write {path}: {error.strerror or error}", cause="GITHUB_STEP_SUMMARY names it"
+        ) from error

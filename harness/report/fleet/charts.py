@@ -1,4 +1,6 @@
-"""Charts of a fleet's page, as Vega-Lite in the placeholder colours of `harness.report.charts`: waterfall, tornado, scenarios."""
+"""Charts of a fleet's page, as Vega-Lite in the placeholder colours of `harness.report.charts`:
+waterfall, tornado, scenarios.
+"""
 
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -61,7 +63,9 @@ def draw(spec: Mapping[str, Any]) -> str:
 
 
 def waterfall(bars: Sequence[Bar], x_title: str, width: int) -> dict[str, Any]:
-    """Bars that hang from one another, from the whole to what is left (or from nothing to the sum)."""
+    """Bars that hang from one another, from the whole to what is left (or from nothing to the
+    sum).
+    """
     narrow = width < 500
     top = max((max(bar.start, bar.end) for bar in bars), default=1.0)
     rows = [
@@ -96,14 +100,24 @@ def waterfall(bars: Sequence[Bar], x_title: str, width: int) -> dict[str, Any]:
                         "field": "kind",
                         "type": "nominal",
                         "legend": None,
-                        "scale": {"domain": ["whole", "lost", "added"], "range": [SERIES[0], SERIES[1], SERIES[2]]},
+                        "scale": {
+                            "domain": ["whole", "lost", "added"],
+                            "range": [SERIES[0], SERIES[1], SERIES[2]],
+                        },
                     },
-                    "opacity": {"condition": {"test": "datum.kind === 'lost'", "value": 0.75}, "value": 1},
+                    "opacity": {
+                        "condition": {"test": "datum.kind === 'lost'", "value": 0.75},
+                        "value": 1,
+                    },
                 },
             },
             {
                 "mark": {"type": "text", "align": "left", "dx": 6, "color": SOFT, "fontSize": 11.5},
-                "encoding": {"y": y, "x": {"field": "b", "type": "quantitative"}, "text": {"field": "text"}},
+                "encoding": {
+                    "y": y,
+                    "x": {"field": "b", "type": "quantitative"},
+                    "text": {"field": "text"},
+                },
             },
         ],
     )
@@ -117,7 +131,10 @@ def tornado(spans: Sequence[Span], centre: float, x_title: str, width: int) -> d
         ends = (span.low, centre, "low"), (centre, span.high, "high")
         if span.turned:
             ends = (span.low, centre, "high"), (centre, span.high, "low")
-        rows += [{"label": _wrapped(span.label, narrow=narrow), "a": a, "b": b, "end": end} for a, b, end in ends]
+        rows += [
+            {"label": _wrapped(span.label, narrow=narrow), "a": a, "b": b, "end": end}
+            for a, b, end in ends
+        ]
     y = _rows([_wrapped(span.label, narrow=narrow) for span in spans], narrow=narrow)
     x = {
         "field": "a",
@@ -145,7 +162,10 @@ def tornado(spans: Sequence[Span], centre: float, x_title: str, width: int) -> d
                     },
                 },
             },
-            {"mark": {"type": "rule", "color": SOFT, "strokeWidth": 1.25}, "encoding": {"x": {"datum": centre, "type": "quantitative"}}},
+            {
+                "mark": {"type": "rule", "color": SOFT, "strokeWidth": 1.25},
+                "encoding": {"x": {"datum": centre, "type": "quantitative"}},
+            },
         ],
     )
 
@@ -165,7 +185,12 @@ def ranges(spans: Sequence[Span], x_title: str, width: int) -> dict[str, Any]:
         for span in spans
     ]
     y = _rows([_wrapped(span.label, narrow=narrow) for span in spans], narrow=narrow)
-    colour = {"field": "s", "type": "nominal", "legend": None, "scale": {"domain": ["0", "1"], "range": [SERIES[0], SERIES[1]]}}
+    colour = {
+        "field": "s",
+        "type": "nominal",
+        "legend": None,
+        "scale": {"domain": ["0", "1"], "range": [SERIES[0], SERIES[1]]},
+    }
     scale = {"domain": [0, 1.3 if narrow else 1.12], "nice": False}
     values = [0, 0.5, 1] if narrow else [0, 0.2, 0.4, 0.6, 0.8, 1]
     axis = {**_axis(narrow), "values": values, "labelExpr": "format(datum.value, '.0%')"}
@@ -178,7 +203,13 @@ def ranges(spans: Sequence[Span], x_title: str, width: int) -> dict[str, Any]:
                 "mark": {"type": "bar", "height": 8, "cornerRadius": 4, "opacity": 0.45},
                 "encoding": {
                     "y": y,
-                    "x": {"field": "a", "type": "quantitative", "title": x_title, "scale": scale, "axis": axis},
+                    "x": {
+                        "field": "a",
+                        "type": "quantitative",
+                        "title": x_title,
+                        "scale": scale,
+                        "axis": axis,
+                    },
                     "x2": {"field": "b"},
                     "color": colour,
                 },
@@ -188,8 +219,18 @@ def ranges(spans: Sequence[Span], x_title: str, width: int) -> dict[str, Any]:
                 "encoding": {"y": y, "x": {"field": "m", "type": "quantitative"}, "color": colour},
             },
             {
-                "mark": {"type": "text", "align": "left", "dx": 10, "color": SOFT, "fontSize": 11.5},
-                "encoding": {"y": y, "x": {"field": "b", "type": "quantitative"}, "text": {"field": "text"}},
+                "mark": {
+                    "type": "text",
+                    "align": "left",
+                    "dx": 10,
+                    "color": SOFT,
+                    "fontSize": 11.5,
+                },
+                "encoding": {
+                    "y": y,
+                    "x": {"field": "b", "type": "quantitative"},
+                    "text": {"field": "text"},
+                },
             },
         ],
     )
@@ -203,7 +244,13 @@ def _wrapped(label: str, *, narrow: bool) -> str:
 def _rows(labels: Sequence[str], *, narrow: bool) -> dict[str, Any]:
     limit = 128 if narrow else 292
     # Room for the page's font, which may be wider than the one that the drawing is measured with.
-    extent = min(limit, 7.2 * max((len(line) for label in labels for line in label.split("\n")), default=0)) + 14
+    extent = (
+        min(
+            limit,
+            7.2 * max((len(line) for label in labels for line in label.split("\n")), default=0),
+        )
+        + 14
+    )
     axis = {
         "domain": False,
         "ticks": False,
@@ -218,12 +265,20 @@ def _rows(labels: Sequence[str], *, narrow: bool) -> dict[str, Any]:
 
 def _axis(narrow: bool) -> dict[str, Any]:
     label = (
-        "abs(datum.value) >= 1e9 ? format(datum.value / 1e9, '~g') + ' B' : "
-        "abs(datum.value) >= 1e6 ? format(datum.value / 1e6, '~g') + ' M'"
-        " : abs(datum.value) >= 1e4 ? format(datum.value / 1e3, '~g') + ' k' : format(datum.value, ',~g')"
+        "abs(datum.value) >= 1e9 ? format(datum.value / 1e9, '~g') + ' B' : abs(datum.value) >= 1e6"
+        " ? format(datum.value / 1e6, '~g') + ' M' : abs(datum.value) >= 1e4 ? format(datum.value /"
+        " 1e3, '~g') + ' k' : format(datum.value, ',~g')"
     )
-    return {"tickCount": 3 if narrow else 6, "labelExpr": label, "domain": False, "ticks": False, "grid": True}
+    return {
+        "tickCount": 3 if narrow else 6,
+        "labelExpr": label,
+        "domain": False,
+        "ticks": False,
+        "grid": True,
+    }
 
 
-def _spec(width: int, count: int, rows: Sequence[Mapping[str, Any]], layers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _spec(
+    width: int, count: int, rows: Sequence[Mapping[str, Any]], layers: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
     return whole(width, ROW * max(1, count) + 46, rows, layers)

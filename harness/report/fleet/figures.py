@@ -27,7 +27,9 @@ class FleetTable:
 
 @dataclass(frozen=True, slots=True)
 class FleetChart:
-    """A chart with its words and the same as a table; `wide` and `narrow` draw it as SVG when they are called."""
+    """A chart with its words and the same as a table; `wide` and `narrow` draw it as SVG when they
+    are called.
+    """
 
     key: str
     title: str
@@ -80,13 +82,19 @@ def signed(ratio: float) -> str:
     return f"{100 * ratio:+.0f}\u00a0%".replace("-", "\u2212")
 
 
-# --- charts -----------------------------------------------------------------------------------------------------------------------
+# --- charts ---
 
 
 def fleet_charts_of(e: FleetEstimate, f: Forecast | None) -> dict[str, FleetChart]:
     """All charts of a case, by key, in the order of the page."""
     found: dict[str, FleetChart] = {}
-    for chart in (_tokens_chart(e), _power_chart(e), *_tornado_charts(e), *_time_charts(f), _scenario_chart(f)):
+    for chart in (
+        _tokens_chart(e),
+        _power_chart(e),
+        *_tornado_charts(e),
+        *_time_charts(f),
+        _scenario_chart(f),
+    ):
         if chart is not None:
             found[chart.key] = chart
     return found
@@ -106,11 +114,15 @@ def _tokens_chart(e: FleetEstimate) -> FleetChart:
         bars.append(Bar(step.label, left, at, kind, f"× {plain(factor, 3)}"))
         at = left
     bars.append(Bar("mean of a day", 0.0, at, "whole", f"{scaled(at)} tok/s"))
-    rows = tuple((bar.label, bar.text, f"{scaled(bar.end if bar.kind == 'whole' else bar.start)} tok/s") for bar in bars)
+    rows = tuple(
+        (bar.label, bar.text, f"{scaled(bar.end if bar.kind == 'whole' else bar.start)} tok/s")
+        for bar in bars
+    )
     return FleetChart(
         "waterfall-tokens",
         "Where the tokens go",
-        "Output tokens per second, from every GPU of the site at the measured rate to the mean of a day, each factor at its central value.",
+        "Output tokens per second, from every GPU of the site at the measured rate to the mean of a"
+        " day, each factor at its central value.",
         *_both(partial(fleet_charts.waterfall, bars, "output tokens per second")),
         FleetTable("Tokens", ("Step", "Factor", "Left"), rows),
         (("s1", "output"), ("s2", "lost")),
@@ -126,15 +138,22 @@ def _power_chart(e: FleetEstimate) -> FleetChart | None:
     bars, before = [], 0.0
     for step in each:
         kind = "whole" if step.operation == "=" else "added" if step.result >= before else "lost"
-        text = f"{plain(step.result, 3)} W" if step.operation == "=" else f"+ {plain(step.result - before, 3)} W"
-        bars.append(Bar(step.label, 0.0 if step.operation == "=" else before, step.result, kind, text))
+        text = (
+            f"{plain(step.result, 3)} W"
+            if step.operation == "="
+            else f"+ {plain(step.result - before, 3)} W"
+        )
+        bars.append(
+            Bar(step.label, 0.0 if step.operation == "=" else before, step.result, kind, text)
+        )
         before = step.result
     bars.append(Bar("at the meter, under load", 0.0, before, "whole", f"{plain(before, 4)} W"))
     rows = tuple((bar.label, bar.text) for bar in bars)
     return FleetChart(
         "waterfall-power",
         "Where the watts go",
-        "Watts at the utility's meter that one GPU stands for under the run's load, each factor at its central value.",
+        "Watts at the utility's meter that one GPU stands for under the run's load, each factor at"
+        " its central value.",
         *_both(partial(fleet_charts.waterfall, bars, "watts a GPU")),
         FleetTable("Power", ("Part", "Watts a GPU"), rows),
         (("s1", "measured, and the sum"), ("s3", "added")),
@@ -151,21 +170,32 @@ _TORNADOS: Final = (
 def _tornado_charts(e: FleetEstimate) -> list[FleetChart]:
     found = []
     for key, title, x_title in _TORNADOS:
-        seen = abs(e.central[key]) * 1e-3 if key in e.central else 0.0  # narrower bars cannot be seen
+        seen = (
+            abs(e.central[key]) * 1e-3 if key in e.central else 0.0
+        )  # narrower bars cannot be seen
         swings = [swing for swing in e.tornado if swing.figure == key and swing.width > seen][:8]
         if not swings:
             continue
         centre = e.central[key]
         spans = [
-            Span(swing.title, min(swing.at_p5, swing.at_p95), max(swing.at_p5, swing.at_p95), turned=swing.at_p95 < swing.at_p5)
+            Span(
+                swing.title,
+                min(swing.at_p5, swing.at_p95),
+                max(swing.at_p5, swing.at_p95),
+                turned=swing.at_p95 < swing.at_p5,
+            )
             for swing in swings
         ]
-        rows = tuple((swing.title, scaled(swing.at_p5, 4), scaled(swing.at_p95, 4), percent(swing, centre)) for swing in swings)
+        rows = tuple(
+            (swing.title, scaled(swing.at_p5, 4), scaled(swing.at_p95, 4), percent(swing, centre))
+            for swing in swings
+        )
         found.append(
             FleetChart(
                 f"tornado-{key.replace('_', '-')}",
                 title,
-                f"Each factor at its P5 and its P95, all others central; the line is the central value, {scaled(centre)}.",
+                "Each factor at its P5 and its P95, all others central; the line is the central"
+                f" value, {scaled(centre)}.",
                 *_both(partial(fleet_charts.tornado, spans, centre, x_title)),
                 FleetTable(title, ("Factor", "at its P5", "at its P95", "moves it by"), rows),
                 (("s2", "factor at its P5"), ("s1", "factor at its P95")),
@@ -179,16 +209,41 @@ def _time_charts(f: Forecast | None) -> list[FleetChart]:
         return []
     hours = [float(hour) for hour in range(24)]
     per_node = _served_by_nodes(f)
-    tokens = [("asked", hours, f.day["demand_tok_s"]), ("served", hours, f.day["served_tok_s"]), ("could be served", hours, per_node)]
+    tokens = [
+        ("asked", hours, f.day["demand_tok_s"]),
+        ("served", hours, f.day["served_tok_s"]),
+        ("could be served", hours, per_node),
+    ]
     words = "Output tokens per second by hour of the day, mean of the simulated years."
     found = [_lines("day-tokens", "A day of the site", words, ("hour of the day", "tok/s"), tokens)]
     if (power := f.day["power_mw"]) is not None:
         words = "Megawatts at the meter by hour of the day, mean of the simulated years."
-        found.append(_lines("day-power", "Power by the hour", words, ("hour of the day", "MW"), [("power", hours, power)]))
-    words = "Percent of what was asked that was not served within the SLO, by hour, in the week around the worst hour of a simulated year."
-    missed = None if (kept := f.worst["slo_ratio"]) is None else [100 * (1 - ratio) for ratio in kept]
+        found.append(
+            _lines(
+                "day-power",
+                "Power by the hour",
+                words,
+                ("hour of the day", "MW"),
+                [("power", hours, power)],
+            )
+        )
+    words = (
+        "Percent of what was asked that was not served within the SLO, by hour, in the week around"
+        " the worst hour of a simulated year."
+    )
+    missed = (
+        None if (kept := f.worst["slo_ratio"]) is None else [100 * (1 - ratio) for ratio in kept]
+    )
     week = [("not within the SLO", f.worst["hour"] or [], missed)]
-    found.append(_lines("worst-week", "The worst week", words, ("hour of the year", "% not served within the SLO"), week))
+    found.append(
+        _lines(
+            "worst-week",
+            "The worst week",
+            words,
+            ("hour of the year", "% not served within the SLO"),
+            week,
+        )
+    )
     return found
 
 
@@ -220,10 +275,16 @@ def _lines(
     xs = series[0][1]
     stride = max(1, len(xs) // 24)
     rows = tuple(
-        (plain(x), *(scaled(y[position]) for _, _, y in series if y is not None)) for position, x in enumerate(xs) if position % stride == 0
+        (plain(x), *(scaled(y[position]) for _, _, y in series if y is not None))
+        for position, x in enumerate(xs)
+        if position % stride == 0
     )
     table = FleetTable(title, (x_title, *(name for name, _, y in series if y is not None)), rows)
-    legend = tuple((f"s{position}", line.name) for position, line in enumerate(lines, 1)) if len(lines) > 1 else ()
+    legend = (
+        tuple((f"s{position}", line.name) for position, line in enumerate(lines, 1))
+        if len(lines) > 1
+        else ()
+    )
     wide, narrow = (partial(charts.draw, chart, size) for size in (charts.WIDE, charts.NARROW))
     return FleetChart(key, title, caption, wide, narrow, table, legend, y_title)
 
@@ -234,14 +295,22 @@ def _scenario_chart(f: Forecast | None) -> FleetChart | None:
     base = f.scenarios[0].base_served_ratio
     spans = [Span("As it stands", base.p5, base.p95, base.p50, share(base.p50), series=0)]
     spans += [
-        Span(item.title, item.served_ratio.p5, item.served_ratio.p95, item.served_ratio.p50, share(item.served_ratio.p50), series=1)
+        Span(
+            item.title,
+            item.served_ratio.p5,
+            item.served_ratio.p95,
+            item.served_ratio.p50,
+            share(item.served_ratio.p50),
+            series=1,
+        )
         for item in f.scenarios
     ]
     rows = tuple((span.label, share(span.low), span.text, share(span.high)) for span in spans)
     return FleetChart(
         "scenarios",
         "What ready capacity is worth",
-        "Share of the demand that is served over the scenario's horizon if it happens: P5 to P95, with a tick at the median.",
+        "Share of the demand that is served over the scenario's horizon if it happens: P5 to P95,"
+        " with a tick at the median.",
         *_both(partial(fleet_charts.ranges, spans, "demand served")),
         FleetTable("Scenarios", ("Scenario", "P5", "Median", "P95"), rows),
         (("s1", "as it stands"), ("s2", "scenario")),

@@ -1,4 +1,6 @@
-"""A fleet's estimate and forecast -> what its page and its Markdown show: words, tables and charts. No figure is made here."""
+"""A fleet's estimate and forecast -> what its page and its Markdown show: words, tables and charts.
+No figure is made here.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +13,14 @@ from harness.fleet.estimate.results import FleetEstimate, FleetFigure
 from harness.fleet.over_time.failures import failure_classes
 from harness.fleet.over_time.forecast import Forecast
 from harness.fleet.over_time.scenarios import Range, ScenarioResult
-from harness.report.fleet.figures import FleetChart, FleetTable, fleet_charts_of, percent, scaled, scaled_range
+from harness.report.fleet.figures import (
+    FleetChart,
+    FleetTable,
+    fleet_charts_of,
+    percent,
+    scaled,
+    scaled_range,
+)
 from harness.report.numbers import DASH, plain, share
 
 SURE: Final = 3
@@ -37,7 +46,9 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """One figure of the first screen; `low` and `high` place its P5 and P95, `at` its value, in percent of the bar."""
+    """One figure of the first screen; `low` and `high` place its P5 and P95, `at` its value, in
+    percent of the bar.
+    """
 
     title: str
     value: str
@@ -85,11 +96,20 @@ def fleet_view(cases: Sequence[Case], refused: Sequence[Refusal] = ()) -> FleetV
     """
     case = cases[0]
     e, f = case.estimate, case.forecast
-    tones = {Status.VALID: "valid", Status.PRELIMINARY: "preliminary", Status.DEGRADED: "degraded", Status.INVALID: "invalid"}
+    tones = {
+        Status.VALID: "valid",
+        Status.PRELIMINARY: "preliminary",
+        Status.DEGRADED: "degraded",
+        Status.INVALID: "invalid",
+    }
     tone = "invalid" if e.demonstration else tones.get(e.status, "degraded")
     return FleetView(
         title=f"{e.site.title}: what it would deliver",
-        badge="a demonstration, nothing measured" if e.demonstration else f"modelled from a {e.status} run",
+        badge=(
+            "a demonstration, nothing measured"
+            if e.demonstration
+            else f"modelled from a {e.status} run"
+        ),
         tone=tone,
         lead=_lead(e),
         sure=_sure(e),
@@ -97,7 +117,9 @@ def fleet_view(cases: Sequence[Case], refused: Sequence[Refusal] = ()) -> FleetV
         contradictions=e.contradictions,
         tiles=_tiles(e),
         figures=_figures(e),
-        absent=tuple((figure.title, figure.note or "") for figure in e.figures if figure.value is None),
+        absent=tuple(
+            (figure.title, figure.note or "") for figure in e.figures if figure.value is None
+        ),
         charts=fleet_charts_of(e, f),
         waterfall=_waterfall_table(e),
         time=_time_tables(f),
@@ -110,14 +132,15 @@ def fleet_view(cases: Sequence[Case], refused: Sequence[Refusal] = ()) -> FleetV
         run=_run(e),
         notes=_further_flags(cases),
         footer=(
-            "Scaled from one measured run by stated factors. Ranges are P5 to P95 of "
-            f"{e.draws:,} draws (seed {e.seed}) and hold what the factors hold, no more: a factor that nobody thought of is not in them. "
-            "No figure here was measured at the site, and nothing here was validated against one."
+            f"Scaled from one measured run by stated factors. Ranges are P5 to P95 of {e.draws:,}"
+            f" draws (seed {e.seed}) and hold what the factors hold, no more: a factor that nobody"
+            " thought of is not in them. No figure here was measured at the site, and nothing here"
+            " was validated against one."
         ),
     )
 
 
-# --- words ------------------------------------------------------------------------------------------------------------------------
+# --- words ---
 
 
 def _span(figure: FleetFigure) -> str:
@@ -128,21 +151,38 @@ def _span(figure: FleetFigure) -> str:
 
 
 def _lead(e: FleetEstimate) -> str:
-    tokens, power, cost = e.figure("output_tok_per_day"), e.figure("power_mean_mw"), e.figure("usd_per_mtok")
-    work = ", ".join(str(e.work[key]) for key in ("model", "precision", "workload") if e.work.get(key))
-    gpu = e.gpu if e.measured_gpu in {"", e.gpu} else f"{e.gpu} (modelled from the run's {e.measured_gpu})"
+    tokens, power, cost = (
+        e.figure("output_tok_per_day"),
+        e.figure("power_mean_mw"),
+        e.figure("usd_per_mtok"),
+    )
+    work = ", ".join(
+        str(e.work[key]) for key in ("model", "precision", "workload") if e.work.get(key)
+    )
+    gpu = (
+        e.gpu
+        if e.measured_gpu in {"", e.gpu}
+        else f"{e.gpu} (modelled from the run's {e.measured_gpu})"
+    )
     words = [
         (
-            f"Serving the work that was measured ({work or 'not recorded'}), {e.central['gpus_powered']:,.0f} {gpu} would give "
-            f"{_value(tokens)} output tokens a day ({_span(tokens)}, P5 to P95)"
+            f"Serving the work that was measured ({work or 'not recorded'}),"
+            f" {e.central['gpus_powered']:,.0f} {gpu} would give {_value(tokens)} output tokens a day"  # noqa: E501
+            f" ({_span(tokens)}, P5 to P95)"
         )
     ]
-    words.append(f"draw {plain(power.value, 3)} MW over the day" if power.value is not None else "draw an unknown power")
+    words.append(
+        f"draw {plain(power.value, 3)} MW over the day"
+        if power.value is not None
+        else "draw an unknown power"
+    )
     if cost.value is not None:
         words.append(f"cost ${plain(cost.value, 3)} a million output tokens at the site's price")
-    limit = {"power": "Its power cap limits it", "count": "The number of its GPUs limits it", "unknown": "What limits it is not known"}[
-        e.binding
-    ]
+    limit = {
+        "power": "Its power cap limits it",
+        "count": "The number of its GPUs limits it",
+        "unknown": "What limits it is not known",
+    }[e.binding]
     return ", ".join(words[:-1]) + f" and {words[-1]}. {limit}."
 
 
@@ -152,28 +192,53 @@ def _sure(e: FleetEstimate) -> tuple[str, ...]:
     said = []
     if value.value and value.p5 is not None and value.p95 is not None:
         said.append(
-            f"How sure: nine in ten draws put the tokens between {_beside(value.p5 / value.value - 1)} and "
-            f"{_beside(value.p95 / value.value - 1)} the central value."
+            "How sure: nine in ten draws put the tokens between"
+            f" {_beside(value.p5 / value.value - 1)} and {_beside(value.p95 / value.value - 1)} the"
+            " central value."
         )
     found = [swing for swing in e.tornado if swing.figure == "output_tok_s"][:SURE]
     if found:
-        named = "; ".join(f"{swing.title[0].lower()}{swing.title[1:]} ({percent(swing, e.central['output_tok_s'])})" for swing in found)
+        named = "; ".join(
+            f"{swing.title[0].lower()}{swing.title[1:]}"
+            f" ({percent(swing, e.central['output_tok_s'])})"
+            for swing in found
+        )
         said.append(f"What moves the tokens most: {named}.")
     needed, met = e.figure("gpus_needed"), e.figure("demand_met_ratio")
     if needed.value is not None and met.value is not None:
         power = e.figure("mw_needed").value
         at = "" if power is None else f" and {plain(power, 3)} MW"
-        cost, asked, peak = e.figure("usd_per_mtok").value, e.stated["demand_tok_s"], e.central["output_tok_s_peak"]
-        dearer = ""
-        if cost is not None and asked is not None and asked < peak:  # the whole site is paid for fewer tokens
-            dearer = f" Serving no more than that, a million output tokens cost ${plain(cost * peak / asked, 3)} at the site's price."
-        said.append(
-            f"The stated demand needs {scaled(needed.value)} GPUs{at} at peak ({_span(needed)}); the site meets {share(met.value)} of it."
-            f"{dearer}"
+        cost, asked, peak = (
+            e.figure("usd_per_mtok").value,
+            e.stated["demand_tok_s"],
+            e.central["output_tok_s_peak"],
         )
-    measured = sum(1 for factor in e.factors.values() if factor.basis is Basis.MEASURED and not factor.key.startswith("usd"))
-    guessed = sum(1 for factor in e.factors.values() if factor.basis is Basis.MODELLED and not factor.key.startswith("usd"))
-    said.append(f"{measured} of the factors were measured in the run, {guessed} are assumptions with a source.")
+        dearer = ""
+        if (
+            cost is not None and asked is not None and asked < peak
+        ):  # the whole site is paid for fewer tokens
+            dearer = (
+                " Serving no more than that, a million output tokens cost"
+                f" ${plain(cost * peak / asked, 3)} at the site's price."
+            )
+        said.append(
+            f"The stated demand needs {scaled(needed.value)} GPUs{at} at peak ({_span(needed)});"
+            f" the site meets {share(met.value)} of it.{dearer}"
+        )
+    measured = sum(
+        1
+        for factor in e.factors.values()
+        if factor.basis is Basis.MEASURED and not factor.key.startswith("usd")
+    )
+    guessed = sum(
+        1
+        for factor in e.factors.values()
+        if factor.basis is Basis.MODELLED and not factor.key.startswith("usd")
+    )
+    said.append(
+        f"{measured} of the factors were measured in the run, {guessed} are assumptions with a"
+        " source."
+    )
     return tuple(said)
 
 
@@ -209,7 +274,7 @@ def _tiles(e: FleetEstimate) -> tuple[Tile, ...]:
     return tuple(tiles)
 
 
-# --- tables -----------------------------------------------------------------------------------------------------------------------
+# --- tables ---
 
 
 def _figures(e: FleetEstimate) -> FleetTable:
@@ -218,24 +283,53 @@ def _figures(e: FleetEstimate) -> FleetTable:
         if figure.value is None:
             continue
         value, p5, p50, p95 = (
-            scaled(number, 4, max(figure.value, figure.p95 or 0.0)) for number in (figure.value, figure.p5, figure.p50, figure.p95)
+            scaled(number, 4, max(figure.value, figure.p95 or 0.0))
+            for number in (figure.value, figure.p5, figure.p50, figure.p95)
         )
         unit = figure.unit if figure.unit not in {"1", "GPU", "session"} else ""
-        rows.append((figure.title, f"{value} {unit}".strip(), p5, p50, p95, str(figure.basis), figure.boundary, figure.note or ""))
+        rows.append(
+            (
+                figure.title,
+                f"{value} {unit}".strip(),
+                p5,
+                p50,
+                p95,
+                str(figure.basis),
+                figure.boundary,
+                figure.note or "",
+            )
+        )
     head = ("Figure", "Value", "P5", "P50", "P95", "Basis", "Boundary", "Note")
-    return FleetTable("Value: every factor central. P5, P50, P95: of the draws", head, tuple(rows), (5, 6, 7))
+    return FleetTable(
+        "Value: every factor central. P5, P50, P95: of the draws", head, tuple(rows), (5, 6, 7)
+    )
 
 
 def _waterfall_table(e: FleetEstimate) -> FleetTable:
     rows = []
     for step in e.waterfall:
-        span = "" if step.p5 is None or step.p95 is None else f" ({plain(step.p5, 3)} to {plain(step.p95, 3)})"
+        span = (
+            ""
+            if step.p5 is None or step.p95 is None
+            else f" ({plain(step.p5, 3)} to {plain(step.p95, 3)})"
+        )
         sign = {"=": "", "x": "× ", "+": "+ "}[step.operation]
         rows.append(
-            (step.label, f"{sign}{scaled(step.factor, 4)}{span}", f"{scaled(step.result, 4)} {step.unit}", str(step.basis), step.source)
+            (
+                step.label,
+                f"{sign}{scaled(step.factor, 4)}{span}",
+                f"{scaled(step.result, 4)} {step.unit}",
+                str(step.basis),
+                step.source,
+            )
         )
     head = ("Step", "Factor (P5 to P95)", "Gives", "Basis", "Source")
-    return FleetTable("From the measured number to the site's, tokens first, then power", head, tuple(rows), (3, 4))
+    return FleetTable(
+        "From the measured number to the site's, tokens first, then power",
+        head,
+        tuple(rows),
+        (3, 4),
+    )
 
 
 def _range(item: Range | None, of: str = "plain") -> str:
@@ -246,7 +340,9 @@ def _range(item: Range | None, of: str = "plain") -> str:
     elif of == "months":  # a tenth of a month is all that assumptions of days are worth
         low, middle, high = (f"{number:.1f}" for number in (item.p5, item.p50, item.p95))
     else:
-        low, middle, high = (scaled(number, 3, item.p95) for number in (item.p5, item.p50, item.p95))
+        low, middle, high = (
+            scaled(number, 3, item.p95) for number in (item.p5, item.p50, item.p95)
+        )
     return middle if low == high else f"{middle} ({low} to {high})"
 
 
@@ -271,7 +367,11 @@ _TOTALS: Final = (
 def _time_tables(f: Forecast | None) -> tuple[FleetTable, ...]:
     if f is None:
         return ()
-    years = "one simulated year" if f.years == 1 else f"{f.years} simulated years: median (P5 to P95 over years)"
+    years = (
+        "one simulated year"
+        if f.years == 1
+        else f"{f.years} simulated years: median (P5 to P95 over years)"
+    )
     totals = FleetTable(
         f"A year of the site, {years}",
         ("Figure", "A year"),
@@ -295,15 +395,18 @@ def _time_lead(e: FleetEstimate, f: Forecast | None) -> str:
     asleep = sum(f.day["serving_nodes"] or ()) > sum(f.day["online_nodes"] or ())
     if mean is not None and estimated is not None and asleep:
         power = (
-            f" Power: {plain(mean.p50, 3)} MW on average here, {plain(estimated, 3)} MW in the estimate above, which keeps every replica "
-            "up; here those that demand does not need sleep."
+            f" Power: {plain(mean.p50, 3)} MW on average here, {plain(estimated, 3)} MW in the"
+            " estimate above, which keeps every replica up; here those that demand does not need"
+            " sleep."
         )
     per_replica = f"{f.gpus_per_replica} GPU{'s' if f.gpus_per_replica > 1 else ''}"
     return (
-        f"{f.nodes:,} nodes of {f.gpus_per_node} {e.gpu}, {f.spares:,} of them spares; a failure stops replicas of {per_replica} until a "
-        f"spare serves. {needed.p50:,.0f} spares ({share(needed.p50 / f.nodes)} of the nodes) cover the failed nodes in 99.9 % of hours. "
-        f"Single failures alone, in closed form (M/G/∞): {f.closed['mean']:,.0f} down on average, {f.closed['p999']:,.0f} at P99.9; the "
-        f"rest comes from switches, cooling and power that take whole groups.{power}"
+        f"{f.nodes:,} nodes of {f.gpus_per_node} {e.gpu}, {f.spares:,} of them spares; a failure"
+        f" stops replicas of {per_replica} until a spare serves. {needed.p50:,.0f} spares"
+        f" ({share(needed.p50 / f.nodes)} of the nodes) cover the failed nodes in 99.9 % of hours."
+        f" Single failures alone, in closed form (M/G/∞): {f.closed['mean']:,.0f} down on average,"
+        f" {f.closed['p999']:,.0f} at P99.9; the rest comes from switches, cooling and power that"
+        f" take whole groups.{power}"
     )
 
 
@@ -320,7 +423,15 @@ def _scenario_table(f: Forecast | None) -> FleetTable | None:
         DASH,
         plain(first.horizon_days / 365.25, 2),
     )
-    head = ("Scenario", "Demand served", "Site-months missing", "Paid (USD)", "USD/Mtok", "Elsewhere (USD)", "Years")
+    head = (
+        "Scenario",
+        "Demand served",
+        "Site-months missing",
+        "Paid (USD)",
+        "USD/Mtok",
+        "Elsewhere (USD)",
+        "Years",
+    )
     rows = (base, *(_scenario_row(item) for item in f.scenarios))
     return FleetTable("What each does if it happens: median (P5 to P95)", head, rows)
 
@@ -338,13 +449,24 @@ def _scenario_row(item: ScenarioResult) -> tuple[str, ...]:
 
 
 _COMPARED: Final = (
-    "output_tok_per_day", "output_tok_s_peak", "sessions", "gpus_powered", "power_peak_mw", "power_mean_mw", "output_tok_s_per_mw",
-    "j_per_output_tok_mean", "usd_per_gpu_h", "usd_per_mtok", "co2_t_per_day",
-)  # fmt: skip
+    "output_tok_per_day",
+    "output_tok_s_peak",
+    "sessions",
+    "gpus_powered",
+    "power_peak_mw",
+    "power_mean_mw",
+    "output_tok_s_per_mw",
+    "j_per_output_tok_mean",
+    "usd_per_gpu_h",
+    "usd_per_mtok",
+    "co2_t_per_day",
+)
 
 
 def _names(cases: Sequence[Case]) -> tuple[str, ...]:
-    """What each case is called beside the others: site, run and GPU; a run goes by its folder where another has the same name."""
+    """What each case is called beside the others: site, run and GPU; a run goes by its folder where
+    another has the same name.
+    """
     found = []
     for e in (case.estimate for case in cases):
         same = {case.estimate.run for case in cases if case.estimate.run_name == e.run_name}
@@ -373,11 +495,21 @@ def _side_by_side(cases: Sequence[Case]) -> FleetTable:
         rows.append(
             (
                 figures[0].title.partition(" (")[0] + unit,
-                *(f"{_value(figure, digits)} ({_span(figure)})" if figure.value is not None else DASH for figure in figures),
+                *(
+                    (
+                        f"{_value(figure, digits)} ({_span(figure)})"
+                        if figure.value is not None
+                        else DASH
+                    )
+                    for figure in figures
+                ),
             )
         )
     rows.append(("Limited by", *(case.estimate.binding for case in cases)))
-    work = {tuple(case.estimate.work.get(key) for key in ("model", "precision", "workload")) for case in cases}
+    work = {
+        tuple(case.estimate.work.get(key) for key in ("model", "precision", "workload"))
+        for case in cases
+    }
     lengths = [case.estimate.work.get("context_tok") or 0.0 for case in cases]
     caption = "Side by side: value (P5 to P95)"
     if len(work) > 1 or max(lengths) - min(lengths) > SAME_LENGTH * max(lengths):
@@ -393,16 +525,26 @@ def _value(figure: FleetFigure, digits: int = 3) -> str:
 def _refused(refused: Sequence[Refusal]) -> FleetTable | None:
     if not refused:
         return None
-    return FleetTable("No answer", ("Site", "Run", "Why"), tuple((item.site, item.run, item.why) for item in refused), (1, 2))
+    return FleetTable(
+        "No answer",
+        ("Site", "Run", "Why"),
+        tuple((item.site, item.run, item.why) for item in refused),
+        (1, 2),
+    )
 
 
 def _assumptions(e: FleetEstimate, f: Forecast | None) -> FleetTable:
     rows = [
-        (factor.title, plain(factor.value, 4), _ends(factor.ends()) if factor.spread else "fixed",
-         factor.unit if factor.unit != "1" else "",
-         str(factor.basis), factor.source)
+        (
+            factor.title,
+            plain(factor.value, 4),
+            _ends(factor.ends()) if factor.spread else "fixed",
+            factor.unit if factor.unit != "1" else "",
+            str(factor.basis),
+            factor.source,
+        )
         for factor in e.factors.values()
-    ]  # fmt: skip
+    ]
     for text in f.assumptions if f is not None else ():
         title, _, rest = text.partition(": ")
         rows.append((title, "", "", "", "modelled", rest or text))
@@ -421,12 +563,22 @@ def _site(e: FleetEstimate) -> tuple[tuple[str, str], ...]:
     site = e.site
     rows = [
         ("Site", f"{site.title} ({site.name})"),
-        ("GPUs", f"{site.gpus.value:,.0f} {' + '.join(site.types) or 'of a type not stated'}; {site.gpus.cite()}"),
+        (
+            "GPUs",
+            (
+                f"{site.gpus.value:,.0f} {' + '.join(site.types) or 'of a type not stated'};"
+                f" {site.gpus.cite()}"
+            ),
+        ),
     ]
     for title, item, unit in (
-        ("Power cap", site.power_mw, "MW"), ("PUE", site.pue, ""), ("Price", site.usd_per_month, "USD a month"),
-        ("Price", site.usd_per_gpu_h, "USD a GPU-hour"), ("Built in", site.build_days, "days"), ("Notice", site.notice_days, "days"),
-    ):  # fmt: skip
+        ("Power cap", site.power_mw, "MW"),
+        ("PUE", site.pue, ""),
+        ("Price", site.usd_per_month, "USD a month"),
+        ("Price", site.usd_per_gpu_h, "USD a GPU-hour"),
+        ("Built in", site.build_days, "days"),
+        ("Notice", site.notice_days, "days"),
+    ):
         if item is not None:
             rows.append((title, f"{scaled(item.value)} {unit}; {item.cite()}".replace(" ;", ";")))
     for title, text in (
@@ -442,8 +594,22 @@ def _site(e: FleetEstimate) -> tuple[tuple[str, str], ...]:
 
 def _run(e: FleetEstimate) -> tuple[tuple[str, str], ...]:
     rows = [("Run", f"{e.run_name} ({e.run_id}), {e.status}"), ("Folder", e.run)]
-    names = {"model": "Model", "precision": "Precision", "workload": "Workload", "api": "API", "kv": "Cache arithmetic"}
+    names = {
+        "model": "Model",
+        "precision": "Precision",
+        "workload": "Workload",
+        "api": "API",
+        "kv": "Cache arithmetic",
+    }
     rows += [(title, str(e.work[key])) for key, title in names.items() if e.work.get(key)]
     if e.work.get("mean_input_tok") is not None:
-        rows.append(("Lengths", f"{plain(e.work['mean_input_tok'])} tokens in, {plain(e.work.get('mean_output_tok'))} out, on average"))
+        rows.append(
+            (
+                "Lengths",
+                (
+                    f"{plain(e.work['mean_input_tok'])} tokens in,"
+                    f" {plain(e.work.get('mean_output_tok'))} out, on average"
+                ),
+            )
+        )
     return tuple(rows)

@@ -1,4 +1,6 @@
-"""Writes what a fleet would do: fleet.html (one file, no network, no script needed), fleet.md with its charts beside it, fleet.json."""
+"""Writes what a fleet would do: fleet.html (one file, no network, no script needed), fleet.md with
+its charts beside it, fleet.json.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,8 +23,11 @@ HOURS: Final = "fleet-hours.csv"
 """The first simulated year, one line an hour."""
 
 
-def write_fleet(cases: Sequence[Case], refused: Sequence[Refusal], folder: Path) -> tuple[Path, Path, Path]:
-    """Write fleet.html, fleet.md and fleet.json; beside them fleet-hours.csv where years were simulated.
+def write_fleet(
+    cases: Sequence[Case], refused: Sequence[Refusal], folder: Path
+) -> tuple[Path, Path, Path]:
+    """Write fleet.html, fleet.md and fleet.json; beside them fleet-hours.csv where years were
+    simulated.
 
     Args:
         cases: runs at sites, at least one; the first fills the page.
@@ -38,9 +43,12 @@ def write_fleet(cases: Sequence[Case], refused: Sequence[Refusal], folder: Path)
         (folder / CHARTS_DIR).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ArtifactError(
-            f"cannot make {folder}: {error.strerror or error}", next_step="name another folder with --out, or make room there"
+            f"cannot make {folder}: {error.strerror or error}",
+            next_step="name another folder with --out, or make room there",
         ) from error
-    drawings = {key: {"wide": chart.wide(), "narrow": chart.narrow()} for key, chart in shown.charts.items()}
+    drawings = {
+        key: {"wide": chart.wide(), "narrow": chart.narrow()} for key, chart in shown.charts.items()
+    }
     page, markdown = fleet_html(shown, drawings).encode(), fleet_markdown(shown).encode()
     forecast = cases[0].forecast
     with alone_in(folder):
@@ -54,7 +62,10 @@ def write_fleet(cases: Sequence[Case], refused: Sequence[Refusal], folder: Path)
             write_bytes(folder / HOURS, hours_csv(forecast).encode())
         for key, drawing in drawings.items():
             for theme in ("light", "dark"):
-                write_bytes(folder / CHARTS_DIR / f"{key}-{theme}.svg", themed(drawing["wide"], theme).encode())
+                write_bytes(
+                    folder / CHARTS_DIR / f"{key}-{theme}.svg",
+                    themed(drawing["wide"], theme).encode(),
+                )
         write_bytes(paths[0], page)
         write_bytes(paths[1], markdown)
         write_json(paths[2], fleet_json(cases, refused))
@@ -76,7 +87,10 @@ def fleet_json(cases: Sequence[Case], refused: Sequence[Refusal]) -> dict[str, A
     return {
         "schema_version": 1,
         "cases": [
-            {"estimate": case.estimate.to_dict(), "forecast": case.forecast.to_dict() if case.forecast is not None else None}
+            {
+                "estimate": case.estimate.to_dict(),
+                "forecast": case.forecast.to_dict() if case.forecast is not None else None,
+            }
             for case in cases
         ],
         "refused": [{"run": item.run, "site": item.site, "why": item.why} for item in refused],
@@ -84,21 +98,36 @@ def fleet_json(cases: Sequence[Case], refused: Sequence[Refusal]) -> dict[str, A
 
 
 def fleet_html(shown: FleetView, drawings: Mapping[str, Mapping[str, str]]) -> str:
-    """The page, with a wide and a narrow drawing of each chart; a chart without drawings is left out."""
+    """The page, with a wide and a narrow drawing of each chart; a chart without drawings is left
+    out.
+    """
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("harness.report"), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
+        loader=jinja2.PackageLoader("harness.report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
     )
     drawn = {
-        key: {"wide": Markup(inline(drawing["wide"])), "narrow": Markup(inline(drawing["narrow"]))}  # noqa: S704 - drawn by us
+        key: {
+            "wide": Markup(inline(drawing["wide"])),  # noqa: S704 - drawn by us
+            "narrow": Markup(inline(drawing["narrow"])),  # noqa: S704 - drawn by us
+        }
         for key, drawing in drawings.items()
     }
     assert environment.loader is not None
-    style, more, script = (environment.loader.get_source(environment, name)[0] for name in ("style.css", "fleet.css", "report.js"))
-    style = style.replace("LIGHT_SERIES", css_variables("light")).replace("DARK_SERIES", css_variables("dark"))
+    style, more, script = (
+        environment.loader.get_source(environment, name)[0]
+        for name in ("style.css", "fleet.css", "report.js")
+    )
+    style = style.replace("LIGHT_SERIES", css_variables("light")).replace(
+        "DARK_SERIES", css_variables("dark")
+    )
     template = environment.get_template("fleet.html.j2")
     return template.render(v=shown, drawn=drawn, style=Markup(style + more), script=Markup(script))  # noqa: S704 - ours
 
 
 def fleet_markdown(shown: FleetView) -> str:
     """GitHub-flavoured Markdown."""
-    return spaced(markdown_environment().get_template("fleet.md.j2").render(v=shown, charts_dir=CHARTS_DIR))
+    return spaced(
+        markdown_environment().get_template("fleet.md.j2").render(v=shown, charts_dir=CHARTS_DIR)
+    )

@@ -1,4 +1,6 @@
-"""Tables and sentences of a report: by class of requests, in other tools' terms, by the model's tokenizer, against a reference."""
+"""Tables and sentences of a report: by class of requests, in other tools' terms, by the model's
+tokenizer, against a reference.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -30,37 +32,67 @@ def classes(summary: Summary) -> Cells | None:
     rows = []
     for one in summary.classes:
         by_key = {row.key: row for row in rows_of(one.metrics, one.latency)}
-        cells = [f"{by_key[key].value} {by_key[key].unit}".strip() if key in by_key else numbers.DASH for key in _CLASS_KEYS]
+        cells = [
+            f"{by_key[key].value} {by_key[key].unit}".strip() if key in by_key else numbers.DASH
+            for key in _CLASS_KEYS
+        ]
         rows.append([one.name, numbers.plain(one.requests.in_window), *cells])
-    head = ("Class", "Requests", "Output", "Computed input", "TTFT p50", "TTFT p99", "TPOT p50", "E2E p99", "Within SLOs", "Failed")
+    head = (
+        "Class",
+        "Requests",
+        "Output",
+        "Computed input",
+        "TTFT p50",
+        "TTFT p99",
+        "TPOT p50",
+        "E2E p99",
+        "Within SLOs",
+        "Failed",
+    )
     return "Classes of requests, in the same window", head, rows
 
 
 _SHORT: Final[Mapping[str, str]] = {
-    "output_tok_s": "Output", "tok_s_user": "Per user", "tok_s_gpu": "Per GPU", "power_w": "Power", "output_tok_per_j": "Per joule",
-    "tok_s_per_mw": "Per megawatt", "duration_s": "Window",
-}  # fmt: skip
+    "output_tok_s": "Output",
+    "tok_s_user": "Per user",
+    "tok_s_gpu": "Per GPU",
+    "power_w": "Power",
+    "output_tok_per_j": "Per joule",
+    "tok_s_per_mw": "Per megawatt",
+    "duration_s": "Window",
+}
 """Headings that let the table fit; the cells have units."""
 
 
 def rosetta(summary: Summary) -> Cells | None:
-    """The run under other tools' definitions: tools down, terms across, those that no tool could fill left out."""
+    """The run under other tools' definitions: tools down, terms across, those that no tool could
+    fill left out.
+    """
     table = rosetta_table(summary.rosetta)
     if table is None:
         return None
     columns = [i for i, row in enumerate(table.rows) if any(cell is not None for cell in row)]
-    rows = [[tool, *(_cell(table.rows[i][position], table.terms[i][1]) for i in columns)] for position, tool in enumerate(table.head[1:])]
+    rows = [
+        [tool, *(_cell(table.rows[i][position], table.terms[i][1]) for i in columns)]
+        for position, tool in enumerate(table.head[1:])
+    ]
     paired = [any(isinstance(cell, tuple) for cell in table.rows[i]) for i in columns]
     names = [_SHORT.get(key, heading) for key, (heading, _) in TERMS.items()]
     units = [unit for _, unit in table.terms]
     head = [
         "Definitions of",
         *(
-            names[i] + (f", {units[i]}" if units[i] not in _IN_CELLS else "") + (", p50 / p99" if pair else "")
+            names[i]
+            + (f", {units[i]}" if units[i] not in _IN_CELLS else "")
+            + (", p50 / p99" if pair else "")
             for i, pair in zip(columns, paired, strict=True)
         ),
     ]
-    return "The same records under other tools' definitions: latencies, tokens per second, power", head, rows
+    return (
+        "The same records under other tools' definitions: latencies, tokens per second, power",
+        head,
+        rows,
+    )
 
 
 _IN_CELLS: Final = frozenset({"s", "1"})
@@ -88,8 +120,10 @@ def rosetta_notes(summary: Summary) -> list[str]:
     if not found:
         return []
     first = (
-        f"Every tool is given the {found['requests']:,} answered requests of stage {found['stage']}, timed from sending, ramp and drain "
-        "included. A dash: the tool has no such term, or it is absent here. docs/metrics.md has the definitions and where they were read."
+        f"Every tool is given the {found['requests']:,} answered requests of stage"
+        f" {found['stage']}, timed from sending, ramp and drain included. A dash: the tool has no"
+        " such term, or it is absent here. docs/metrics.md has the definitions and where they were"
+        " read."
     )
     remarks = {
         f"{TOOLS[key].title}, {TERMS[term][0]}: {entry['note']}."
@@ -102,11 +136,21 @@ def rosetta_notes(summary: Summary) -> list[str]:
 
 
 def recount_row(key: str, found: Mapping[str, Any]) -> tuple[str, ...]:
-    """The tokenizer's account as a row of the table of reconciliation: whole run, usage, its count, difference, tolerance, result, note."""
+    """The tokenizer's account as a row of the table of reconciliation: whole run, usage, its count,
+    difference, tolerance, result, note.
+    """
     name = f"{key.replace('_', ' ').capitalize()}, model's tokenizer"
     dash = numbers.DASH
     if not found or found.get("usage") is None:
-        return name, dash, dash, dash, dash, "not known", str(found.get("note") or "the prompts were not counted again")
+        return (
+            name,
+            dash,
+            dash,
+            dash,
+            dash,
+            "not known",
+            str(found.get("note") or "the prompts were not counted again"),
+        )
     note = f"{found['requests']:,} of {found['of']:,} requests; {found['note']}"
     return (
         name,
@@ -128,17 +172,31 @@ def quality(summary: Summary) -> list[str]:
     reason = str(found["reason"])
     out = [f"{label}. {reason[:1].upper()}{reason[1:]}."]
     asked = f"{found['texts']} greedy completions of {found['max_output_tok']} tokens"
-    told = "with log-probabilities" if found["logprobs"] else "without log-probabilities, which the API does not tell"
+    told = (
+        "with log-probabilities"
+        if found["logprobs"]
+        else "without log-probabilities, which the API does not tell"
+    )
     least, most = found["min_agreement"], found["logprob_tolerance"]
     if least is not None and most is not None:
         out.append(
-            f"Asked: {asked}, {told}. At least {numbers.share(least)} must agree from the beginning, within {most:g} nats in the mean."
+            f"Asked: {asked}, {told}. At least {numbers.share(least)} must agree from the"
+            f" beginning, within {most:g} nats in the mean."
         )
     reference = found.get("reference")
     if reference:
-        precision = ", ".join(str(reference[key]) for key in ("dtype", "quantization") if reference.get(key))
-        out.append(f"The reference: {reference['model_id']} ({precision or 'precision not known'}) on {reference['engine']}.")
-    for part, name in (("before", "Before the load"), ("after", "After the load"), ("change", "After against before the load")):
+        precision = ", ".join(
+            str(reference[key]) for key in ("dtype", "quantization") if reference.get(key)
+        )
+        out.append(
+            f"The reference: {reference['model_id']} ({precision or 'precision not known'}) on"
+            f" {reference['engine']}."
+        )
+    for part, name in (
+        ("before", "Before the load"),
+        ("after", "After the load"),
+        ("change", "After against before the load"),
+    ):
         compared = found[part]
         if compared is not None:
             difference = compared["logprob_difference"]

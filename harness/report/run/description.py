@@ -9,9 +9,11 @@ from harness.reduce.reduction import Reduction
 from harness.report import numbers
 
 _APIS: Final = {
-    "messages": "the Anthropic Messages API", "chat": "the OpenAI chat completions API", "responses": "the OpenAI Responses API",
+    "messages": "the Anthropic Messages API",
+    "chat": "the OpenAI chat completions API",
+    "responses": "the OpenAI Responses API",
     "completions": "the OpenAI completions API",
-}  # fmt: skip
+}
 
 
 def sentence(reduction: Reduction) -> str:
@@ -30,7 +32,10 @@ def sentence(reduction: Reduction) -> str:
     forced = f"; output lengths {lengths}" if lengths else ""
     name = model.get("id") or "An unknown model"
     what = f"{workload} traffic" if workload else "traffic"
-    return f"{name}{weights}, served by {kind}{version} on {_where(manifest)}: {what} over {api}, {load_words(traffic)}{forced}."
+    return (
+        f"{name}{weights}, served by {kind}{version} on {_where(manifest)}: {what} over {api},"
+        f" {load_words(traffic)}{forced}."
+    )
 
 
 def _where(manifest: Mapping[str, Any]) -> str:
@@ -45,7 +50,9 @@ def _where(manifest: Mapping[str, Any]) -> str:
 
 
 def load_words(traffic: Mapping[str, Any]) -> str:
-    """The stages of a profile's load, those of a kind together: `1, 2 and 4 live conversations in turn`."""
+    """The stages of a profile's load, those of a kind together:
+    `1, 2 and 4 live conversations in turn`.
+    """
     told = [_stage(mapping(stage)) for stage in sequence(traffic.get("load"))]
     if not told:
         return "load that is not known"
@@ -72,14 +79,20 @@ def _stage(stage: Mapping[str, Any]) -> tuple[str, str, str]:
     arriving = f"{many if requests else f'new {many}'} per second{process}"
     kind = stage.get("kind")
     if kind == "concurrency":
-        return (amount("concurrency"), "request in flight", "requests in flight") if requests else (
-            amount("concurrency"), "live conversation", "live conversations")  # fmt: skip
+        return (
+            (amount("concurrency"), "request in flight", "requests in flight")
+            if requests
+            else (amount("concurrency"), "live conversation", "live conversations")
+        )
     if kind == "arrival_rate":
         return amount("rate_per_s"), arriving, arriving
     if kind == "ramp":
         return f"a ramp from {amount('from_per_s')} to {amount('to_per_s')}", arriving, arriving
     if kind == "step":
-        rates = [numbers.plain(number(mapping(step).get("rate_per_s"))) for step in sequence(stage.get("steps"))]
+        rates = [
+            numbers.plain(number(mapping(step).get("rate_per_s")))
+            for step in sequence(stage.get("steps"))
+        ]
         return f"steps of {', '.join(rates)}", arriving, arriving
     if kind == "diurnal":
         return f"a day's curve around {amount('rate_per_s')}", arriving, arriving

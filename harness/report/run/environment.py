@@ -26,13 +26,24 @@ def environment(reduction: Reduction) -> list[tuple[str, str]]:
     gpus = [mapping(gpu) for gpu in sequence(hardware.get("gpus"))]
     for text, same in groupby(gpus, key=_gpu):
         indices = [gpu.get("index") for gpu in same]
-        rows.append((f"GPU {indices[0]}" if len(indices) == 1 else f"GPUs {indices[0]} – {indices[-1]}", text))
+        rows.append(
+            (
+                f"GPU {indices[0]}" if len(indices) == 1 else f"GPUs {indices[0]} – {indices[-1]}",
+                text,
+            )
+        )
     if not gpus:
         rows.append(("GPU", "none"))
     cpu = mapping(hardware.get("cpu"))
     if cpu:
         rows.append(
-            ("CPU", f"{cpu.get('model') or 'unknown'}, {cpu.get('usable_cores')} of {cpu.get('logical_cores')} logical cores usable")
+            (
+                "CPU",
+                (
+                    f"{cpu.get('model') or 'unknown'}, {cpu.get('usable_cores')} of"
+                    f" {cpu.get('logical_cores')} logical cores usable"
+                ),
+            )
         )
     if hardware.get("ram_bytes") is not None:
         rows.append(("Memory", numbers.size(number(hardware["ram_bytes"]))))
@@ -48,27 +59,51 @@ def environment(reduction: Reduction) -> list[tuple[str, str]]:
             rows.append(("Model's fingerprint", str(model["fingerprint"])))
     if server:
         inner = ", ".join(f"{k} {v}" for k, v in mapping(server.get("software")).items())
-        rows.append(("Server", f"{server.get('kind')} {server.get('version') or ''}".strip() + (f" ({inner})" if inner else "")))
-        rows += [("Server's command", " ".join(map(str, sequence(argv)))) for argv in sequence(server.get("argv"))]
-        settings = ", ".join(f"{k}={v}" for k, v in mapping(server.get("settings")).items() if v is not None)
+        rows.append(
+            (
+                "Server",
+                f"{server.get('kind')} {server.get('version') or ''}".strip()
+                + (f" ({inner})" if inner else ""),
+            )
+        )
+        rows += [
+            ("Server's command", " ".join(map(str, sequence(argv))))
+            for argv in sequence(server.get("argv"))
+        ]
+        settings = ", ".join(
+            f"{k}={v}" for k, v in mapping(server.get("settings")).items() if v is not None
+        )
         if settings:
             rows.append(("Server's settings", settings))
         if number(server.get("ready_s")) is not None:
             rows.append(("Server ready after", numbers.duration(number(server["ready_s"]))))
     if harness:
-        commit = f", commit {str(harness['commit'])[:12]}{' with changes' if harness.get('dirty') else ''}" if harness.get("commit") else ""
+        commit = (
+            ", commit"
+            f" {str(harness['commit'])[:12]}{' with changes' if harness.get('dirty') else ''}"
+            if harness.get("commit")
+            else ""
+        )
         rows.append(("Harness", f"{harness.get('version')}{commit}"))
     packages = ", ".join(f"{k} {v}" for k, v in mapping(software.get("packages")).items())
     if software:
         rows.append(("Python", f"{software.get('python')}" + (f"; {packages}" if packages else "")))
     host = reduction.summary.host
     for scope, row in host.items():
-        if row.get("cpu_cores_mean") is not None and (scope == "host" or scope.startswith(("traffic:", "server:"))):
+        if row.get("cpu_cores_mean") is not None and (
+            scope == "host" or scope.startswith(("traffic:", "server:"))
+        ):
             title = {"host": "CPU in use, whole host"}.get(scope, f"CPU in use, {scope}")
-            memory = f", {numbers.size(row['rss_bytes_max'])} of memory" if row.get("rss_bytes_max") is not None else ""
+            memory = (
+                f", {numbers.size(row['rss_bytes_max'])} of memory"
+                if row.get("rss_bytes_max") is not None
+                else ""
+            )
             mean, p95 = (numbers.plain(row[key], 2) for key in ("cpu_cores_mean", "cpu_cores_p95"))
             rows.append((title, f"{mean} {'core' if mean == '1' else 'cores'} (p95 {p95}){memory}"))
-    rows.append(("Seed", str(manifest["seed"]) if manifest.get("seed") is not None else numbers.DASH))
+    rows.append(
+        ("Seed", str(manifest["seed"]) if manifest.get("seed") is not None else numbers.DASH)
+    )
     for key, title in (("workload_sha256", "Workload (sha256)"), ("plan_sha256", "Plan (sha256)")):
         if manifest.get(key):
             rows.append((title, str(manifest[key])))
@@ -77,10 +112,16 @@ def environment(reduction: Reduction) -> list[tuple[str, str]]:
 
 def _gpu(gpu: Mapping[str, Any]) -> str:
     held = number(gpu.get("memory_bytes"))
-    parts = [str(gpu.get("name") or "GPU"), numbers.size(held) if held is not None else "memory not known"]
+    parts = [
+        str(gpu.get("name") or "GPU"),
+        numbers.size(held) if held is not None else "memory not known",
+    ]
     limit, default = number(gpu.get("power_limit_w")), number(gpu.get("power_limit_default_w"))
     if limit is not None:
-        parts.append(f"power limit {numbers.plain(limit)} W" + (f" of {numbers.plain(default)} W" if default is not None else ""))
+        parts.append(
+            f"power limit {numbers.plain(limit)} W"
+            + (f" of {numbers.plain(default)} W" if default is not None else "")
+        )
     if gpu.get("driver_version"):
         parts.append(f"driver {gpu['driver_version']}")
     return ", ".join(parts)
@@ -91,7 +132,12 @@ def _wall(reduction: Reduction) -> str | None:
         fields = mapping(raw)
         started = reduction.run.manifest.get("started_ns")
         try:
-            anchor = ClockAnchor(int(fields["monotonic_ns"]), int(fields["unix_ns"]), int(fields.get("uncertainty_ns") or 0), None)
+            anchor = ClockAnchor(
+                int(fields["monotonic_ns"]),
+                int(fields["unix_ns"]),
+                int(fields.get("uncertainty_ns") or 0),
+                None,
+            )
             return anchor.wall(int(str(started))).strftime("%Y-%m-%d %H:%M:%S UTC")
         except (KeyError, TypeError, ValueError, OverflowError):
             continue

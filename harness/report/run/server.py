@@ -18,7 +18,9 @@ _CACHE_ROWS: Final = (
 
 
 def cache(reduction: Reduction) -> Table | None:
-    """Where prompts came from, by the answers' usage and by the server's counters; None where nobody tells."""
+    """Where prompts came from, by the answers' usage and by the server's counters; None where
+    nobody tells.
+    """
     summary = reduction.summary
     length_s = summary.window.duration_s
 
@@ -37,9 +39,18 @@ def cache(reduction: Reduction) -> Table | None:
         rows.append((title, _rate(rate), _rate(server)))
     if not known:
         return None
-    whole, cached = number(summary.server.get("prompt_tokens")), number(summary.server.get("cached_tokens"))
+    whole, cached = (
+        number(summary.server.get("prompt_tokens")),
+        number(summary.server.get("cached_tokens")),
+    )
     share = cached / whole if whole and cached is not None else None
-    rows.append(("Share read from cache", numbers.share(of_client("prefix_hit_ratio")), numbers.share(share)))
+    rows.append(
+        (
+            "Share read from cache",
+            numbers.share(of_client("prefix_hit_ratio")),
+            numbers.share(share),
+        )
+    )
     return Table("Input tokens of the window", ("", "Client (usage)", "Server (counters)"), rows)
 
 
@@ -55,7 +66,11 @@ _COUNTERS: Final = (
     ("finished", "Requests finished"),
     ("preempted", "Preemptions"),
 )
-_GAUGES: Final = (("running", "Requests in the batch"), ("waiting", "Requests queued"), ("kv_usage", "KV cache in use"))
+_GAUGES: Final = (
+    ("running", "Requests in the batch"),
+    ("waiting", "Requests queued"),
+    ("kv_usage", "KV cache in use"),
+)
 _HISTOGRAMS: Final = (
     ("ttft_s", "Time to first token", ("ttft_from_sent_s",)),
     ("itl_s", "Time between tokens", ("itl_s", "inter_event_s")),
@@ -72,15 +87,28 @@ def server(reduction: Reduction) -> list[Table]:
         value = number(found.get(key))
         if value is not None:
             rate = f"{numbers.plain(value / length_s)} /s" if length_s else numbers.DASH
-            counters.append((title, numbers.plain(round(value)), rate))  # interpolated between scrapes: whole in truth
+            counters.append(
+                (title, numbers.plain(round(value)), rate)
+            )  # interpolated between scrapes: whole in truth
     gauges = []
     for key, title in _GAUGES:
         gauge = mapping(found.get(key))
         if gauge:
             text = numbers.share if key == "kv_usage" else _three
-            gauges.append((title, text(number(gauge.get("mean"))), text(number(gauge.get("max"))), numbers.plain(number(gauge.get("n")))))
+            gauges.append(
+                (
+                    title,
+                    text(number(gauge.get("mean"))),
+                    text(number(gauge.get("max"))),
+                    numbers.plain(number(gauge.get("n"))),
+                )
+            )
     histograms = [
-        _histogram(title, mapping(found.get(key)), [reduction.summary.latency.get(own, Distribution()) for own in owns])
+        _histogram(
+            title,
+            mapping(found.get(key)),
+            [reduction.summary.latency.get(own, Distribution()) for own in owns],
+        )
         for key, title, owns in _HISTOGRAMS
         if mapping(found.get(key))
     ]
@@ -88,10 +116,12 @@ def server(reduction: Reduction) -> list[Table]:
         Table(f"The server's own counters{names}", ("", "In the window", "Per second"), counters),
         Table("Its gauges, by scrape", ("", "Mean", "Largest", "Scrapes"), gauges),
         Table(
-            "Its histograms, beside the client's clock from sending; a histogram tells a percentile's bucket only",
-            ("", "Mean", "p50 within", "p99 within", "Count", "Client: mean", "p50", "p99"), histograms,
+            "Its histograms, beside the client's clock from sending; a histogram tells a"
+            " percentile's bucket only",
+            ("", "Mean", "p50 within", "p99 within", "Count", "Client: mean", "p50", "p99"),
+            histograms,
         ),
-    )  # fmt: skip
+    )
     return [table for table in tables if table.rows]
 
 
@@ -99,13 +129,18 @@ def _three(value: float | None) -> str:
     return numbers.plain(value, 3)
 
 
-def _histogram(title: str, histogram: Mapping[str, Any], clients: Sequence[Distribution]) -> tuple[str, ...]:
+def _histogram(
+    title: str, histogram: Mapping[str, Any], clients: Sequence[Distribution]
+) -> tuple[str, ...]:
     own = next((one for one in clients if one.n), Distribution())
     return (
-        title, numbers.duration(number(histogram.get("mean_s"))), _bucket(histogram.get("p50_bucket_s")),
-        _bucket(histogram.get("p99_bucket_s")), numbers.plain(_whole(number(histogram.get("count")))),
+        title,
+        numbers.duration(number(histogram.get("mean_s"))),
+        _bucket(histogram.get("p50_bucket_s")),
+        _bucket(histogram.get("p99_bucket_s")),
+        numbers.plain(_whole(number(histogram.get("count")))),
         *(numbers.duration(value) for value in (own.mean, own.p50, own.p99)),
-    )  # fmt: skip
+    )
 
 
 def _whole(value: float | None) -> float | None:

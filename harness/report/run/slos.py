@@ -10,9 +10,11 @@ from harness.report.tables import Table
 
 
 def objectives(reduction: Reduction) -> Table | None:
-    """What was asked and what share of the window's requests met it; None without objectives, window or requests in it.
+    """What was asked and what share of the window's requests met it; None without objectives,
+    window or requests in it.
 
-    As in goodput, failed, dropped and unfinished requests are misses of every objective, and those that the user cancelled do not count.
+    As in goodput, failed, dropped and unfinished requests are misses of every objective, and those
+    that the user cancelled do not count.
     """
     summary = reduction.summary
     limits = {key: limit for key, limit in summary.slos.items() if limit is not None}
@@ -28,10 +30,19 @@ def objectives(reduction: Reduction) -> Table | None:
         met = int(np.sum(good(requests, mine, reduction.flows, {key: limit})))
         found = summary.latency[key]
         percentiles = [numbers.duration(getattr(found, name)) for name in ("p50", "p90", "p99")]
-        rows.append([METRICS[key].title, f"≤ {numbers.duration(limit)}", numbers.share(met / everyone), *percentiles])
+        rows.append(
+            [
+                METRICS[key].title,
+                f"≤ {numbers.duration(limit)}",
+                numbers.share(met / everyone),
+                *percentiles,
+            ]
+        )
     everything = summary.metrics["slo_met_ratio"].value
     rows.append(["All of them", "", numbers.share(everything), "", "", ""])
     head = ("Objective", "Limit", "Met by", "p50", "p90", "p99")
     left = int(np.sum(mine & requests.cancelled))
     but = f", without {left:,} that the plan cancelled" if left else ""
-    return Table(f"Objectives, over the {everyone:,} requests intended in the window{but}", head, rows)
+    return Table(
+        f"Objectives, over the {everyone:,} requests intended in the window{but}", head, rows
+    )

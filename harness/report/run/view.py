@@ -1,4 +1,6 @@
-"""A reduction as the text, tables and charts of a report. All decisions are made here; the templates only place things."""
+"""A reduction as the text, tables and charts of a report. All decisions are made here; the
+templates only place things.
+"""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -16,7 +18,13 @@ from harness.reduce.read.run import mapping, number
 from harness.reduce.reduction import Reduction
 from harness.reduce.series import series
 from harness.report import numbers
-from harness.report.headline import HeadlineRow, figure_row, headline_rows, purpose_sentence, rows_of
+from harness.report.headline import (
+    HeadlineRow,
+    figure_row,
+    headline_rows,
+    purpose_sentence,
+    rows_of,
+)
 from harness.report.run.accounts import classes, quality, recount_row, rosetta, rosetta_notes
 from harness.report.run.description import sentence
 from harness.report.run.energy import EnergyView, energy_view
@@ -35,7 +43,9 @@ _SEVERITY_WORDS: Final[Mapping[Severity, str]] = {
 _STATUS_WORDS: Final = {
     "functional": "Everything worked and the counts agree.",
     "valid": "Nothing speaks against these figures.",
-    "preliminary": "The figures are sound as far as they go, but the run was too short for a headline.",
+    "preliminary": (
+        "The figures are sound as far as they go, but the run was too short for a headline."
+    ),
     "degraded": "Something may have distorted these figures; see the concerns.",
     "invalid": "Do not use these figures; see the concerns.",
 }
@@ -112,7 +122,11 @@ def view(reduction: Reduction) -> View:
         tiles=_tiles(rows),
         headline=[row for row in rows if row.basis != "absent"],
         absent=absent,
-        absent_words=f"{len(absent)} figures are absent, and why" if len(absent) != 1 else "One figure is absent, and why",
+        absent_words=(
+            f"{len(absent)} figures are absent, and why"
+            if len(absent) != 1
+            else "One figure is absent, and why"
+        ),
         objectives=objectives(reduction),
         requests=_requests(reduction),
         latency=latency_rows,
@@ -158,22 +172,38 @@ def _short(value: float) -> str:
     return text.rstrip("0").rstrip(".") if "." in text and "e" not in text else text
 
 
-_IN_SECONDS: Final = frozenset({
-    "client_error", "event_loop_lag", "late_sends", "scrape_gap", "power_gap", "warmup_in_window", "energy_window_short",
-})  # fmt: skip
+_IN_SECONDS: Final = frozenset(
+    {
+        "client_error",
+        "event_loop_lag",
+        "late_sends",
+        "scrape_gap",
+        "power_gap",
+        "warmup_in_window",
+        "energy_window_short",
+    }
+)
 """Concerns whose figure is a time; those of the others are counts and shares."""
 
 
 def _energy_absent(summary: Summary) -> str:
     """Why there are no joules, as a sentence."""
     figure = summary.metrics.get("energy_j")
-    why = figure.note if figure is not None and figure.value is None and figure.note else "no power was read"
+    why = (
+        figure.note
+        if figure is not None and figure.value is None and figure.note
+        else "no power was read"
+    )
     return f"No energy and no power: {why}."
 
 
 def _other_absent(reduction: Reduction, rows: Sequence[HeadlineRow]) -> list[HeadlineRow]:
     shown = {row.key for row in rows}
-    return [figure_row(key, f) for key, f in reduction.summary.metrics.items() if key not in shown and f.value is None]
+    return [
+        figure_row(key, f)
+        for key, f in reduction.summary.metrics.items()
+        if key not in shown and f.value is None
+    ]
 
 
 def _tiles(rows: Sequence[HeadlineRow]) -> list[Tile]:
@@ -187,14 +217,25 @@ def _tiles(rows: Sequence[HeadlineRow]) -> list[Tile]:
         ("requests_per_s", "Answers"),
         ("prefix_hit_ratio", "Input read from cache"),
     )
-    latencies = (("ttft_s.p50", "First token, p50"), ("ttft_s.p99", "First token, p99"), ("tpot_s.p50", "Time per token, p50"))
+    latencies = (
+        ("ttft_s.p50", "First token, p50"),
+        ("ttft_s.p99", "First token, p99"),
+        ("tpot_s.p50", "Time per token, p50"),
+    )
     tiles: list[Tile] = []
     for titles in (rates, latencies):
         found = [(title, by_key[key]) for key, title in titles if key in by_key][:3]
         for title, row in found:
             unit = {"usd_per_mtok": "USD", "requests_per_s": "per second"}.get(row.key, row.unit)
             note = f"95 %: {row.interval}" if row.interval else "no interval"
-            tiles.append(Tile(title, row.value, unit, note if row.basis == Basis.MEASURED else f"{note} · {row.basis}"))
+            tiles.append(
+                Tile(
+                    title,
+                    row.value,
+                    unit,
+                    note if row.basis == Basis.MEASURED else f"{note} · {row.basis}",
+                )
+            )
     return tiles
 
 
@@ -202,7 +243,10 @@ def _window_sentence(reduction: Reduction) -> str:
     window = reduction.summary.window
     if window.duration_s is None:
         return window.rule
-    span = f"{numbers.duration(window.duration_s)}, from {numbers.plain(window.start_s)} s to {numbers.plain(window.end_s)} s of the run"
+    span = (
+        f"{numbers.duration(window.duration_s)}, from {numbers.plain(window.start_s)} s to"
+        f" {numbers.plain(window.end_s)} s of the run"
+    )
     return f"{span}. {window.rule}"
 
 
@@ -211,8 +255,11 @@ def _requests(reduction: Reduction) -> Table:
     planned = numbers.plain(counts.planned) if counts.planned is not None else "bounded by time"
     if lost(reduction.run.concerns):
         unknown = [(title, numbers.DASH) for title in ("Sent", "Answered", "Failed", "Dropped")]
-        return Table("How requests ended: not known", ("Requests", "Planned", *(title for title, _ in unknown)),
-                     [("Whole run", planned, *(dash for _, dash in unknown))])  # fmt: skip
+        return Table(
+            "How requests ended: not known",
+            ("Requests", "Planned", *(title for title, _ in unknown)),
+            [("Whole run", planned, *(dash for _, dash in unknown))],
+        )
     cells = [
         ("Planned", planned),
         ("Sent", numbers.plain(counts.sent)),
@@ -241,12 +288,19 @@ def _latency(latency: Mapping[str, Distribution]) -> tuple[Table, list[str]]:
         distribution = latency.get(key, Distribution())
         if not distribution.n and not distribution.censored:
             continue
-        rows.append([METRICS[key].title, *(numbers.duration(getattr(distribution, q)) for q in _QUANTILES), f"{distribution.n:,}"])
+        rows.append(
+            [
+                METRICS[key].title,
+                *(numbers.duration(getattr(distribution, q)) for q in _QUANTILES),
+                f"{distribution.n:,}",
+            ]
+        )
         censored = max(censored, distribution.censored)
     if censored:
         notes.append(
-            f"Up to {censored:,} requests of the window never got there (failed, dropped or unfinished). They count as slower than any"
-            " percentile that is shown; percentiles that reach into their share are left out, and so are mean and max."
+            f"Up to {censored:,} requests of the window never got there (failed, dropped or"
+            " unfinished). They count as slower than any percentile that is shown; percentiles"
+            " that reach into their share are left out, and so are mean and max."
         )
     head = ("", "mean", "p50", "p90", "p95", "p99", "p99.9", "max", "n")
     return Table("Latency of the requests intended in the window", head, rows), notes
@@ -264,15 +318,37 @@ def _latency_absent(reduction: Reduction) -> str:
 def _error_bound(client: Mapping[str, Any]) -> list[str]:
     """How far the latencies above can be wrong, in one sentence; none where nothing measured it."""
     canary = mapping(client.get("canary"))
-    ttft, gap = number(mapping(canary.get("ttft_error")).get("p99_s")), number(mapping(canary.get("gap_error")).get("p99_s"))
+    ttft, gap = (
+        number(mapping(canary.get("ttft_error")).get("p99_s")),
+        number(mapping(canary.get("gap_error")).get("p99_s")),
+    )
     if ttft is not None and gap is not None:
-        errors = f"{numbers.duration(ttft)} for first tokens, {numbers.duration(gap)} for gaps between tokens"
-        return [f"Error of the load generator's own clock during this run, p99: {errors} (canaries, below)."]
+        errors = (
+            f"{numbers.duration(ttft)} for first tokens, {numbers.duration(gap)} for gaps between"
+            " tokens"
+        )
+        return [
+            (
+                f"Error of the load generator's own clock during this run, p99: {errors} (canaries,"
+                " below)."
+            )
+        ]
     level = mapping(mapping(client.get("calibration")).get("at_load"))
-    ttft, gap = number(mapping(level.get("ttft_error")).get("p99_s")), number(mapping(level.get("gap_error")).get("p99_s"))
+    ttft, gap = (
+        number(mapping(level.get("ttft_error")).get("p99_s")),
+        number(mapping(level.get("gap_error")).get("p99_s")),
+    )
     if ttft is not None and gap is not None:
-        errors = f"{numbers.duration(ttft)} for first tokens, {numbers.duration(gap)} for gaps between tokens"
-        return [f"Error of the load generator's own clock when it was calibrated, p99: {errors}; its live error was not measured."]
+        errors = (
+            f"{numbers.duration(ttft)} for first tokens, {numbers.duration(gap)} for gaps between"
+            " tokens"
+        )
+        return [
+            (
+                f"Error of the load generator's own clock when it was calibrated, p99: {errors}; its"  # noqa: E501
+                " live error was not measured."
+            )
+        ]
     return []
 
 
@@ -297,17 +373,32 @@ def _generator(client: Mapping[str, Any]) -> Table | None:
         for key, title in _ERROR_TITLES:
             found = mapping(figures.get(key))
             if number(found.get("n")):
-                values = [numbers.duration(number(found.get(quantile))) for quantile in ("p50_s", "p99_s", "max_s")]
+                values = [
+                    numbers.duration(number(found.get(quantile)))
+                    for quantile in ("p50_s", "p99_s", "max_s")
+                ]
                 rows.append([f"{title}, {place}", *values, numbers.plain(number(found.get("n")))])
     head = ("Error, paired request by request", "p50", "p99", "max", "n")
-    return Table("How wrong the load generator's clock was, against a server that knows when it wrote", head, rows) if rows else None
+    return (
+        Table(
+            "How wrong the load generator's clock was, against a server that knows when it wrote",
+            head,
+            rows,
+        )
+        if rows
+        else None
+    )
 
 
 def _generator_notes(client: Mapping[str, Any]) -> list[str]:
     notes = []
     calibration, load = mapping(client.get("calibration")), mapping(client.get("load"))
     peak = number(load.get("events_per_s_peak"))
-    carried = f"It carried up to {numbers.plain(peak, 3)} events/s in this run's window." if peak is not None else ""
+    carried = (
+        f"It carried up to {numbers.plain(peak, 3)} events/s in this run's window."
+        if peak is not None
+        else ""
+    )
     if calibration:
         workers = calibration.get("workers")
         certified = number(mapping(calibration.get("certified_events_per_s")).get(str(workers)))
@@ -315,12 +406,17 @@ def _generator_notes(client: Mapping[str, Any]) -> list[str]:
         highest = mapping(calibration.get("highest"))
         cost = number(highest.get("client_us_per_event"))
         upto = (
-            f"up to {numbers.plain(certified, 3)} events/s within {bound} (p99 of each error)" if certified is not None else "for no load"
+            f"up to {numbers.plain(certified, 3)} events/s within {bound} (p99 of each error)"
+            if certified is not None
+            else "for no load"
         )
         quick = "quick certificate" if calibration.get("quick") else "certificate"
         held = f"{workers} {'worker' if workers == 1 else 'workers'}"
         at_cost = f", at {numbers.plain(cost, 3)} µs of CPU an event" if cost is not None else ""
-        notes.append(f"The {quick} of {calibration.get('made_at')} certifies {held} {upto}{at_cost}. {carried}".strip())
+        notes.append(
+            f"The {quick} of {calibration.get('made_at')} certifies {held} {upto}{at_cost}."
+            f" {carried}".strip()
+        )
         note = mapping(calibration.get("cores")).get("note")
         if note:
             notes.append(f"Cores: {note}.")
@@ -334,7 +430,9 @@ def _generator_notes(client: Mapping[str, Any]) -> list[str]:
 def _reconciliation(reduction: Reduction) -> Table:
     rows: list[tuple[str, ...]] = []
     for key, agreement in reduction.summary.reconciliation.items():
-        verdict = {True: "equal within tolerance", False: "not equal", None: "not known"}[agreement.ok]
+        verdict = {True: "equal within tolerance", False: "not equal", None: "not known"}[
+            agreement.ok
+        ]
         if agreement.ok and agreement.client == agreement.server:
             verdict = "equal"
         difference = numbers.DASH
@@ -352,11 +450,27 @@ def _reconciliation(reduction: Reduction) -> Table:
             )
         )
         rows.append(recount_row(key, agreement.tokenizer))
-    head = ("Whole run", "Client (usage)", "Server (counters)", "Difference", "Tolerance", "Result", "Note")
+    head = (
+        "Whole run",
+        "Client (usage)",
+        "Server (counters)",
+        "Difference",
+        "Tolerance",
+        "Result",
+        "Note",
+    )
     return Table("Tokens counted by the client and by the server", head, rows, text=(5, 6))
 
 
-_STAGE_KEYS: Final = ("output_tok_s", "ttft_s.p50", "ttft_s.p99", "tpot_s.p50", "e2e_s.p99", "slo_met_ratio", "requests_in_flight")
+_STAGE_KEYS: Final = (
+    "output_tok_s",
+    "ttft_s.p50",
+    "ttft_s.p99",
+    "tpot_s.p50",
+    "e2e_s.p99",
+    "slo_met_ratio",
+    "requests_in_flight",
+)
 
 
 def _stages(reduction: Reduction) -> Table | None:
@@ -367,9 +481,24 @@ def _stages(reduction: Reduction) -> Table | None:
     for stage in stages:
         by_key = {row.key: row for row in rows_of(stage.metrics, stage.latency)}
         cells = [f"{by_key[key].value} {by_key[key].unit}".strip() for key in _STAGE_KEYS]
-        counted = numbers.DASH if lost(reduction.run.concerns) else numbers.plain(stage.requests.in_window)
+        counted = (
+            numbers.DASH
+            if lost(reduction.run.concerns)
+            else numbers.plain(stage.requests.in_window)
+        )
         rows.append([stage.name, numbers.duration(stage.window.duration_s), counted, *cells])
-    head = ("Stage", "Window", "Requests", "Output", "TTFT p50", "TTFT p99", "TPOT p50", "E2E p99", "Within SLOs", "In flight")
+    head = (
+        "Stage",
+        "Window",
+        "Requests",
+        "Output",
+        "TTFT p50",
+        "TTFT p99",
+        "TPOT p50",
+        "E2E p99",
+        "Within SLOs",
+        "In flight",
+    )
     return Table("Load stages, each in a window of its own", head, rows)
 
 
@@ -380,15 +509,26 @@ def _errors(reduction: Reduction) -> Table | None:
         return None
     counts: dict[tuple[str, str, str], int] = {}
     errors = requests.error.take(pa.array(bad)).to_pylist()
-    for outcome, status, error in zip(requests.outcome[bad], requests.http_status[bad], errors, strict=True):
-        key = (outcome, numbers.DASH if np.isnan(status) else f"{status:.0f}", (error or numbers.DASH)[:160])
+    for outcome, status, error in zip(
+        requests.outcome[bad], requests.http_status[bad], errors, strict=True
+    ):
+        key = (
+            outcome,
+            numbers.DASH if np.isnan(status) else f"{status:.0f}",
+            (error or numbers.DASH)[:160],
+        )
         counts[key] = counts.get(key, 0) + 1
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:12]
     rows = [(*key, f"{n:,}") for key, n in ordered]
-    return Table("Requests that failed or were dropped", ("Outcome", "HTTP status", "Error", "Requests"), rows, text=(2,))
+    return Table(
+        "Requests that failed or were dropped",
+        ("Outcome", "HTTP status", "Error", "Requests"),
+        rows,
+        text=(2,),
+    )
 
 
-# --- the profile and the definitions ----------------------------------------------------------------------------------------------
+# --- the profile and the definitions ---
 
 
 def _yaml(profile: Mapping[str, Any]) -> str:
@@ -416,11 +556,17 @@ def _without_none(value: Any) -> Any:  # noqa: ANN401 - any JSON value
 
 def _definitions() -> Table:
     better = {"higher": "higher is better", "lower": "lower is better", "neither": ""}
-    rows = [(f"{d.title}", d.key, d.unit if d.unit != "1" else "", d.formula, better[d.better]) for d in METRICS.values()]
+    rows = [
+        (f"{d.title}", d.key, d.unit if d.unit != "1" else "", d.formula, better[d.better])
+        for d in METRICS.values()
+    ]
     return Table("What every figure means", ("Figure", "Key", "Unit", "Definition", ""), rows)
 
 
 def _footer(reduction: Reduction) -> str:
     version = mapping(reduction.run.manifest.get("harness")).get("version")
     made = f"Run by colossus-harness {version}; " if version else ""
-    return f"{made}definitions of metrics version {reduction.summary.metric_version}. The command harness report makes this page again."
+    return (
+        f"{made}definitions of metrics version {reduction.summary.metric_version}. The command"
+        " harness report makes this page again."
+    )

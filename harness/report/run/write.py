@@ -23,10 +23,12 @@ _THEMES: Final = ("light", "dark")
 
 
 def write_report(run_path: Path, reduction: Reduction | None = None) -> tuple[Path, Path]:
-    """Write report.html (one file, no network, no script needed) and report.md (with its charts in a folder beside it).
+    """Write report.html (one file, no network, no script needed) and report.md (with its charts in
+    a folder beside it).
 
     Args:
-        run_path: a run directory. Nothing but it is read, so that any old run can be reported again.
+        run_path: a run directory. Nothing but it is read, so that any old run can be reported
+            again.
         reduction: of that directory, where the caller has just made it.
 
     Returns:
@@ -37,17 +39,26 @@ def write_report(run_path: Path, reduction: Reduction | None = None) -> tuple[Pa
     """
     run_dir = RunDir(run_path)
     shown = view(reduction or reduce_fully(run_path))
-    drawings = {key: {"wide": draw(chart.chart, WIDE), "narrow": draw(chart.chart, NARROW)} for key, chart in shown.charts.items()}
+    drawings = {
+        key: {"wide": draw(chart.chart, WIDE), "narrow": draw(chart.chart, NARROW)}
+        for key, chart in shown.charts.items()
+    }
     write_bytes(run_dir.report_html, html(shown, drawings).encode())
     folder = run_path / CHARTS_DIR
     if shown.charts:
         try:
             folder.mkdir(exist_ok=True)
         except OSError as error:
-            raise ArtifactError(f"cannot create {folder}: {error.strerror or error}", cause="no permission, or no space") from error
+            raise ArtifactError(
+                f"cannot create {folder}: {error.strerror or error}",
+                cause="no permission, or no space",
+            ) from error
     for key, drawing in drawings.items():
         for theme in _THEMES:
-            write_bytes(_chart(folder, key, theme), themed(drawing["wide"], theme, shown.charts[key].chart.y_title).encode())
+            write_bytes(
+                _chart(folder, key, theme),
+                themed(drawing["wide"], theme, shown.charts[key].chart.y_title).encode(),
+            )
     _forget(folder, {_chart(folder, key, theme) for key in drawings for theme in _THEMES})
     write_bytes(run_dir.report_md, markdown(shown).encode())
     return run_dir.report_html, run_dir.report_md
@@ -58,7 +69,9 @@ def _chart(folder: Path, key: str, theme: str) -> Path:
 
 
 def _forget(folder: Path, current: Collection[Path]) -> None:
-    """Remove charts that an earlier report of the directory had and this one has not; one that stays is linked by nothing."""
+    """Remove charts that an earlier report of the directory had and this one has not; one that
+    stays is linked by nothing.
+    """
     for theme in _THEMES:
         for old in folder.glob(f"*-{theme}.svg"):
             if old not in current:
@@ -69,16 +82,29 @@ def _forget(folder: Path, current: Collection[Path]) -> None:
 def html(shown: View, drawings: Mapping[str, Mapping[str, str]]) -> str:
     """The page, with a wide and a narrow drawing of each chart."""
     environment = markdown_environment()
-    drawn = {key: {size: Markup(inline(svg)) for size, svg in sizes.items()} for key, sizes in drawings.items()}  # noqa: S704 - drawn by us
-    style = _source(environment, "style.css").replace("LIGHT_SERIES", css_variables("light")).replace("DARK_SERIES", css_variables("dark"))
+    drawn = {
+        key: {size: Markup(inline(svg)) for size, svg in sizes.items()}  # noqa: S704 - drawn by us
+        for key, sizes in drawings.items()
+    }
+    style = (
+        _source(environment, "style.css")
+        .replace("LIGHT_SERIES", css_variables("light"))
+        .replace("DARK_SERIES", css_variables("dark"))
+    )
     script = _source(environment, "report.js")
-    return environment.get_template("report.html.j2").render(v=shown, drawn=drawn, style=Markup(style), script=Markup(script))  # noqa: S704
+    return environment.get_template("report.html.j2").render(
+        v=shown,
+        drawn=drawn,
+        style=Markup(style),  # noqa: S704 - ours
+        script=Markup(script),  # noqa: S704 - ours
+    )
 
 
 def markdown(shown: View) -> str:
     """GitHub-flavoured Markdown."""
     files: Mapping[str, Mapping[str, str]] = {
-        key: {theme: f"{CHARTS_DIR}/{key}-{theme}.svg" for theme in ("light", "dark")} for key in shown.charts
+        key: {theme: f"{CHARTS_DIR}/{key}-{theme}.svg" for theme in ("light", "dark")}
+        for key in shown.charts
     }
     text = markdown_environment().get_template("report.md.j2").render(v=shown, files=files)
     return spaced(text)

@@ -1,6 +1,8 @@
-"""The embedded engine: a small HTTP server over transformers' continuous batching, in a process of its own.
+"""The embedded engine: a small HTTP server over transformers' continuous batching, in a process of
+its own.
 
-`python -m harness.server.engine --model DIR --port N`. Nothing outside this folder imports it: torch stays in its process.
+`python -m harness.server.engine --model DIR --port N`. Nothing outside this folder imports it:
+torch stays in its process.
 
     __main__    arguments, logging, signals
     api         routes: OpenAI completions and chat, Anthropic messages, health, metrics

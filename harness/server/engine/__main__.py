@@ -1,6 +1,7 @@
 """Starts the engine: `python -m harness.server.engine --model DIR --port N`.
 
-Exit status: 0 after SIGTERM or SIGINT, 1 when it could not start (the last line on stderr says why), 2 for wrong arguments.
+Exit status: 0 after SIGTERM or SIGINT, 1 when it could not start (the last line on stderr says
+why), 2 for wrong arguments.
 """
 
 import argparse
@@ -25,23 +26,45 @@ PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The arguments."""
-    parser = argparse.ArgumentParser(prog="python -m harness.server.engine", description="The embedded engine of the harness.")
+    parser = argparse.ArgumentParser(
+        prog="python -m harness.server.engine", description="The embedded engine of the harness."
+    )
     parser.add_argument("--model", required=True, help="folder of the model")
     parser.add_argument("--served-name", help="name that requests use (default: the folder's)")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    parser.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16"))
+    parser.add_argument(
+        "--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16")
+    )
     parser.add_argument("--load-format", default="auto", choices=("auto", "dummy"))
-    parser.add_argument("--max-context", type=int, help="longest prompt and answer together, tokens (default: the model's)")
-    parser.add_argument("--threads", type=int, help="torch threads on CPU (default: 1 on two cores or fewer, else the cores less two)")
-    parser.add_argument("--num-blocks", type=int, help="blocks of the KV cache (default: sized from memory)")
-    parser.add_argument("--kv-cache-tokens", type=int, help="KV cache in tokens, instead of --num-blocks")
+    parser.add_argument(
+        "--max-context",
+        type=int,
+        help="longest prompt and answer together, tokens (default: the model's)",
+    )
+    parser.add_argument(
+        "--threads",
+        type=int,
+        help="torch threads on CPU (default: 1 on two cores or fewer, else the cores less two)",
+    )
+    parser.add_argument(
+        "--num-blocks", type=int, help="blocks of the KV cache (default: sized from memory)"
+    )
+    parser.add_argument(
+        "--kv-cache-tokens", type=int, help="KV cache in tokens, instead of --num-blocks"
+    )
     parser.add_argument("--page-size", type=int, help="tokens in a block (default: 32)")
-    parser.add_argument("--max-batch-tokens", type=int, help="most tokens in one forward pass (default: 512 on CPU, 4096 on CUDA)")
+    parser.add_argument(
+        "--max-batch-tokens",
+        type=int,
+        help="most tokens in one forward pass (default: 512 on CPU, 4096 on CUDA)",
+    )
     parser.add_argument("--no-prefix-caching", action="store_true")
     parser.add_argument("--seed", type=int, default=0, help="of sampling")
-    parser.add_argument("--die-with-parent", action="store_true", help="be killed when the parent dies")
+    parser.add_argument(
+        "--die-with-parent", action="store_true", help="be killed when the parent dies"
+    )
     return parser.parse_args(argv)
 
 
@@ -50,9 +73,17 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parse(argv)
     if arguments.die_with_parent:
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    logging.basicConfig(
+        level=logging.INFO,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
     # The model is on this machine; nothing here may ask a hub, or draw progress bars into the log.
-    os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    os.environ |= {
+        "HF_HUB_OFFLINE": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
     try:
         status = serve(arguments)
     except SystemExit as error:  # uvicorn's way to say that it could not start; it has logged why
@@ -112,12 +143,15 @@ def serve(arguments: argparse.Namespace) -> int:
     )
 
     class Server(uvicorn.Server):  # type: ignore[misc]  # uvicorn is not typed here
-        """uvicorn's server; a signal also cancels what is being generated, so that draining is short."""
+        """uvicorn's server; a signal also cancels what is being generated, so that draining is
+        short.
+        """
 
         def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
             log.info("signal %d: stopping", sig)
             engine.cancel_all()
-            # uvicorn's own handler would raise the signal again in the end, and the exit status would be the signal's.
+            # uvicorn's own handler would raise the signal again in the end, and the exit status
+            # would be the signal's.
             self.should_exit = True
 
     server = Server(

@@ -1,7 +1,7 @@
 """The HTTP side of the engine: OpenAI and Anthropic routes over one reply, health, metrics.
 
-Streams send one event for each delivery of tokens that yields text. Everything of an event but its text is put together once a
-request, because client and engine share the cores.
+Streams send one event for each delivery of tokens that yields text. Everything of an event but its
+text is put together once a request, because client and engine share the cores.
 """
 
 import asyncio
@@ -24,7 +24,13 @@ from harness import __version__
 from harness.core.clock import now_ns, wall_now
 from harness.server.engine import metrics as exposition
 from harness.server.engine import prompts, responses
-from harness.server.engine.batching import DoesNotFitError, Engine, EngineDeadError, Generation, Sampling
+from harness.server.engine.batching import (
+    DoesNotFitError,
+    Engine,
+    EngineDeadError,
+    Generation,
+    Sampling,
+)
 from harness.server.engine.metrics import EngineMetrics
 from harness.server.engine.output import Output, Piece, Text, ToolCall
 from harness.server.engine.prompts import Ask, BadRequestError, Prompts
@@ -38,11 +44,17 @@ log = logging.getLogger("harness.engine")
 
 AsgiReply: TypeAlias = "Response | EventStream"
 ErrorForm = Callable[[int, str, str], Response]
-_HTTP_NAMES: Final = {400: "invalid_request_error", 404: "not_found_error", 500: "api_error", 503: "overloaded_error"}
+_HTTP_NAMES: Final = {
+    400: "invalid_request_error",
+    404: "not_found_error",
+    500: "api_error",
+    503: "overloaded_error",
+}
 
 
 _TEXT_DELTA: Final = (
-    b'event: content_block_delta\ndata: {"type": "content_block_delta", "index": %d, "delta": {"type": "text_delta", "text": '
+    b'event: content_block_delta\ndata: {"type": "content_block_delta", "index": %d, "delta":'
+    b' {"type": "text_delta", "text": '
 )
 """Everything before the text of an event; what follows it closes both objects."""
 
@@ -62,7 +74,9 @@ def openai_error(status: int, message: str, kind: str) -> Response:
 
 def anthropic_error(status: int, message: str, kind: str) -> Response:
     """An error in Anthropic's form."""
-    return JSONResponse({"type": "error", "error": {"type": kind, "message": message}}, status_code=status)
+    return JSONResponse(
+        {"type": "error", "error": {"type": kind, "message": message}}, status_code=status
+    )
 
 
 @dataclass(slots=True)
@@ -81,7 +95,8 @@ class Reply:
     _last_ns: int | None = None
 
     async def steps(self) -> AsyncIterator[list[Piece]]:
-        """The pieces of each delivery (often one, none while text is held back). Ends with the answer.
+        """The pieces of each delivery (often one, none while text is held back). Ends with the
+        answer.
 
         Raises:
             GenerationFailedError: the engine gave up on it.
@@ -118,7 +133,9 @@ class Reply:
         if not tokens:
             return
         if self._last_ns is None:
-            self.metrics.prefilled(self.prompt_tok, self.cached_tok, at_ns - self.generation.created_ns)
+            self.metrics.prefilled(
+                self.prompt_tok, self.cached_tok, at_ns - self.generation.created_ns
+            )
             gaps = tokens - 1
             self._last_ns = self.generation.created_ns if gaps else at_ns
         else:
@@ -154,7 +171,9 @@ class Reply:
         }
 
     def anthropic_usage(self) -> dict[str, int]:
-        """Usage so far in Anthropic's form. Whole blocks of the prompt that were computed are in the cache from now on: written."""
+        """Usage so far in Anthropic's form. Whole blocks of the prompt that were computed are in
+        the cache from now on: written.
+        """
         whole_blocks = self.prompt_tok // self.page_tok * self.page_tok
         created = max(0, whole_blocks - self.cached_tok)
         return {
@@ -188,13 +207,19 @@ class EventStream:
         error_event: makes the event for a failure after the start.
     """
 
-    def __init__(self, reply: Reply, events: AsyncIterator[bytes], error_event: Callable[[str], bytes]) -> None:
+    def __init__(
+        self, reply: Reply, events: AsyncIterator[bytes], error_event: Callable[[str], bytes]
+    ) -> None:
         self._reply, self._events, self._error_event = reply, events, error_event
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer as ASGI."""
         del scope
-        headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
+        headers = [
+            (b"content-type", b"text/event-stream; charset=utf-8"),
+            (b"cache-control", b"no-cache"),
+            (b"x-accel-buffering", b"no"),
+        ]
         watcher = asyncio.create_task(_abandon_on_disconnect(self._reply, receive))
         try:
             await send({"type": "http.response.start", "status": 200, "headers": headers})
@@ -202,7 +227,13 @@ class EventStream:
                 async for event in self._events:
                     await send({"type": "http.response.body", "body": event, "more_body": True})
             except GenerationFailedError as error:
-                await send({"type": "http.response.body", "body": self._error_event(str(error)), "more_body": True})
+                await send(
+                    {
+                        "type": "http.response.body",
+                        "body": self._error_event(str(error)),
+                        "more_body": True,
+                    }
+                )
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
             watcher.cancel()
@@ -247,7 +278,9 @@ class Api:
     _created_s: int = field(init=False)
 
     def __post_init__(self) -> None:
-        self.metrics = EngineMetrics(self.model_name, self.engine.running, self.engine.waiting, self.engine.kv_usage)
+        self.metrics = EngineMetrics(
+            self.model_name, self.engine.running, self.engine.waiting, self.engine.kv_usage
+        )
         self._created_s = int(wall_now().timestamp())
 
     def app(self) -> Starlette:
@@ -283,7 +316,9 @@ class Api:
 
     # Requests
 
-    async def _start(self, request: Request, read: Callable[[dict[str, Any]], Ask]) -> tuple[Ask, Reply]:
+    async def _start(
+        self, request: Request, read: Callable[[dict[str, Any]], Ask]
+    ) -> tuple[Ask, Reply]:
         ask, ids = await self._read(request, read)
         sampling = ask.sampling
         if sampling.max_tok == 0:  # chat or response without a length: all the room there is
@@ -295,21 +330,27 @@ class Api:
         output = Output(self.prompts.fast, ask.stops, ask.parse_tools or None, sampling.min_tok)
         return ask, Reply(generation, output, self.metrics, self.engine.page_tok)
 
-    async def _read(self, request: Request, read: Callable[[dict[str, Any]], Ask]) -> tuple[Ask, list[int]]:
+    async def _read(
+        self, request: Request, read: Callable[[dict[str, Any]], Ask]
+    ) -> tuple[Ask, list[int]]:
         raw = await request.body()
         body = prompts.read_json(raw)
         model = body.get("model")
         if not isinstance(model, str):
             raise BadRequestError("model: Field required")
         if model != self.model_name:
-            raise UnknownModelError(f"The model `{model}` does not exist; this server has `{self.model_name}`.")
+            raise UnknownModelError(
+                f"The model `{model}` does not exist; this server has `{self.model_name}`."
+            )
         ask = read(body)
         if len(raw) > INLINE_TOKENISE_BYTES:
             ids = await asyncio.to_thread(self.prompts.tokens, ask)
         else:
             ids = self.prompts.tokens(ask)
         if isinstance(ask.prompt, list) and not all(0 <= i < self.engine.vocab_size for i in ids):
-            raise BadRequestError(f"prompt: token ids must be from 0 to {self.engine.vocab_size - 1}")
+            raise BadRequestError(
+                f"prompt: token ids must be from 0 to {self.engine.vocab_size - 1}"
+            )
         return ask, ids
 
     async def _guarded(self, form: ErrorForm, work: Awaitable[AsgiReply]) -> AsgiReply:
@@ -337,29 +378,48 @@ class Api:
     async def _openai(self, request: Request, *, chat: bool) -> AsgiReply:
         temperature = self.engine.default_temperature
         ask, reply = await self._start(
-            request, lambda body: prompts.from_openai(body, default_temperature=temperature, room_tok=0, chat=chat)
+            request,
+            lambda body: prompts.from_openai(
+                body, default_temperature=temperature, room_tok=0, chat=chat
+            ),
         )
         head = {
             "id": f"{'chatcmpl' if chat else 'cmpl'}-{uuid.uuid4().hex}",
-            "object": ("chat.completion" if chat else "text_completion") + (".chunk" if chat and ask.stream else ""),
+            "object": (
+                ("chat.completion" if chat else "text_completion")
+                + (".chunk" if chat and ask.stream else "")
+            ),
             "created": int(wall_now().timestamp()),
             "model": self.model_name,
         }
         if ask.stream:
             events = self._openai_events(ask, reply, head, chat=chat)
-            return EventStream(reply, events, lambda text: _sse(json.dumps(_openai_failure(500, text, "api_error"))))
+            return EventStream(
+                reply,
+                events,
+                lambda text: _sse(json.dumps(_openai_failure(500, text, "api_error"))),
+            )
         pieces = await _whole(reply, request)
         text = "".join(piece.text for piece in pieces if isinstance(piece, Text))
-        choice: dict[str, Any] = {"index": 0, "logprobs": None, "finish_reason": reply.openai_reason()}
+        choice: dict[str, Any] = {
+            "index": 0,
+            "logprobs": None,
+            "finish_reason": reply.openai_reason(),
+        }
         if chat:
             calls = [_openai_call(piece) for piece in pieces if isinstance(piece, ToolCall)]
-            message: dict[str, Any] = {"role": "assistant", "content": text if text or not calls else None}
+            message: dict[str, Any] = {
+                "role": "assistant",
+                "content": text if text or not calls else None,
+            }
             choice["message"] = message | ({"tool_calls": calls} if calls else {})
         else:
             choice["text"] = text
         return JSONResponse(head | {"choices": [choice], "usage": reply.openai_usage()})
 
-    async def _openai_events(self, ask: Ask, reply: Reply, head: dict[str, Any], *, chat: bool) -> AsyncIterator[bytes]:
+    async def _openai_events(
+        self, ask: Ask, reply: Reply, head: dict[str, Any], *, chat: bool
+    ) -> AsyncIterator[bytes]:
         start = json.dumps(head)[:-1] + ', "choices": [{"index": 0, "logprobs": null, '
         started, calls = not chat, 0
 
@@ -392,12 +452,18 @@ class Api:
 
     async def _response(self, request: Request) -> AsgiReply:
         temperature = self.engine.default_temperature
-        ask, reply = await self._start(request, lambda body: responses.from_responses(body, default_temperature=temperature))
+        ask, reply = await self._start(
+            request, lambda body: responses.from_responses(body, default_temperature=temperature)
+        )
         if ask.stream:
             events = responses.Events(reply, self.model_name)
             return EventStream(reply, events.stream(), events.error)
         pieces = await _whole(reply, request)
-        return JSONResponse(responses.ended(responses.new_response(self.model_name), reply, responses.items_of(pieces)))
+        return JSONResponse(
+            responses.ended(
+                responses.new_response(self.model_name), reply, responses.items_of(pieces)
+            )
+        )
 
     # Anthropic
 
@@ -406,26 +472,44 @@ class Api:
 
     async def _anthropic(self, request: Request) -> AsgiReply:
         temperature = self.engine.default_temperature
-        ask, reply = await self._start(request, lambda body: prompts.from_anthropic(body, default_temperature=temperature))
+        ask, reply = await self._start(
+            request, lambda body: prompts.from_anthropic(body, default_temperature=temperature)
+        )
         message_id = f"msg_{uuid.uuid4().hex}"
         if ask.stream:
             return EventStream(
                 reply,
                 self._anthropic_events(reply, message_id),
-                lambda text: _event("error", {"type": "error", "error": {"type": "api_error", "message": text}}),
+                lambda text: _event(
+                    "error", {"type": "error", "error": {"type": "api_error", "message": text}}
+                ),
             )
         pieces = await _whole(reply, request)
         content = [
-            {"type": "text", "text": piece.text}
-            if isinstance(piece, Text)
-            else {"type": "tool_use", "id": f"toolu_{uuid.uuid4().hex}", "name": piece.name, "input": json.loads(piece.arguments)}
+            (
+                {"type": "text", "text": piece.text}
+                if isinstance(piece, Text)
+                else {
+                    "type": "tool_use",
+                    "id": f"toolu_{uuid.uuid4().hex}",
+                    "name": piece.name,
+                    "input": json.loads(piece.arguments),
+                }
+            )
             for piece in pieces
         ]
         reason, sequence = reply.anthropic_reason()
-        return JSONResponse(self._message(message_id, content, reason, sequence, reply.anthropic_usage()))
+        return JSONResponse(
+            self._message(message_id, content, reason, sequence, reply.anthropic_usage())
+        )
 
     def _message(
-        self, message_id: str, content: list[Any], reason: str | None, sequence: str | None, usage: dict[str, int]
+        self,
+        message_id: str,
+        content: list[Any],
+        reason: str | None,
+        sequence: str | None,
+        usage: dict[str, int],
     ) -> dict[str, Any]:
         return {
             "id": message_id,
@@ -443,26 +527,45 @@ class Api:
         delta = b""
         async for pieces in reply.steps():
             if not started:
-                # At the first token, not before: only then is it known how much of the prompt was cached.
+                # At the first token, not before: only then is it known how much of the prompt was
+                # cached.
                 started = True
                 usage = reply.anthropic_usage() | {"output_tokens": 0}
-                yield _event("message_start", {"type": "message_start", "message": self._message(message_id, [], None, None, usage)})
+                yield _event(
+                    "message_start",
+                    {
+                        "type": "message_start",
+                        "message": self._message(message_id, [], None, None, usage),
+                    },
+                )
             for piece in pieces:
                 if isinstance(piece, Text):
                     if not in_text:
                         in_text = True
-                        yield _event("content_block_start", _block_start(index, {"type": "text", "text": ""}))
+                        yield _event(
+                            "content_block_start", _block_start(index, {"type": "text", "text": ""})
+                        )
                         delta = _TEXT_DELTA % index
                     yield b"%b%b}}\n\n" % (delta, json.dumps(piece.text).encode())
                     continue
                 if in_text:
                     in_text = False
-                    yield _event("content_block_stop", {"type": "content_block_stop", "index": index})
+                    yield _event(
+                        "content_block_stop", {"type": "content_block_stop", "index": index}
+                    )
                     index += 1
-                block = {"type": "tool_use", "id": f"toolu_{uuid.uuid4().hex}", "name": piece.name, "input": {}}
+                block = {
+                    "type": "tool_use",
+                    "id": f"toolu_{uuid.uuid4().hex}",
+                    "name": piece.name,
+                    "input": {},
+                }
                 yield _event("content_block_start", _block_start(index, block))
                 arguments = {"type": "input_json_delta", "partial_json": piece.arguments}
-                yield _event("content_block_delta", {"type": "content_block_delta", "index": index, "delta": arguments})
+                yield _event(
+                    "content_block_delta",
+                    {"type": "content_block_delta", "index": index, "delta": arguments},
+                )
                 yield _event("content_block_stop", {"type": "content_block_stop", "index": index})
                 index += 1
         if reply.finish == "abort":
@@ -470,13 +573,20 @@ class Api:
         if in_text:
             yield _event("content_block_stop", {"type": "content_block_stop", "index": index})
         reason, sequence = reply.anthropic_reason()
-        ended = {"type": "message_delta", "delta": {"stop_reason": reason, "stop_sequence": sequence}, "usage": reply.anthropic_usage()}
+        ended = {
+            "type": "message_delta",
+            "delta": {"stop_reason": reason, "stop_sequence": sequence},
+            "usage": reply.anthropic_usage(),
+        }
         yield _event("message_delta", ended)
         yield _event("message_stop", {"type": "message_stop"})
 
     async def _count_tokens(self, request: Request) -> AsgiReply:
         async def count() -> Response:
-            _ask, ids = await self._read(request, lambda body: prompts.from_anthropic(body, default_temperature=1.0, counting=True))
+            _ask, ids = await self._read(
+                request,
+                lambda body: prompts.from_anthropic(body, default_temperature=1.0, counting=True),
+            )
             return JSONResponse({"input_tokens": len(ids)})
 
         return await self._guarded(anthropic_error, count())
@@ -497,14 +607,22 @@ class Api:
     async def _health(self, _request: Request) -> Response:
         error = self.engine.fatal_error()
         if error is not None:
-            return JSONResponse({"status": "dead", "error": f"{type(error).__name__}: {error}"}, status_code=503)
+            return JSONResponse(
+                {"status": "dead", "error": f"{type(error).__name__}: {error}"}, status_code=503
+            )
         return JSONResponse({"status": "ok"})
 
     async def _metrics(self, _request: Request) -> Response:
         return Response(self.metrics.exposition(), media_type=exposition.CONTENT_TYPE)
 
     async def _version(self, _request: Request) -> Response:
-        return JSONResponse({"version": __version__, "torch": version_of("torch"), "transformers": version_of("transformers")})
+        return JSONResponse(
+            {
+                "version": __version__,
+                "torch": version_of("torch"),
+                "transformers": version_of("transformers"),
+            }
+        )
 
 
 def _openai_failure(status: int, message: str, kind: str) -> dict[str, Any]:
@@ -512,7 +630,11 @@ def _openai_failure(status: int, message: str, kind: str) -> dict[str, Any]:
 
 
 def _openai_call(call: ToolCall) -> dict[str, Any]:
-    return {"id": f"call_{uuid.uuid4().hex}", "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+    return {
+        "id": f"call_{uuid.uuid4().hex}",
+        "type": "function",
+        "function": {"name": call.name, "arguments": call.arguments},
+    }
 
 
 def _event(name: str, data: dict[str, Any]) -> bytes:

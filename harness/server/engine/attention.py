@@ -1,8 +1,11 @@
-"""Attention for continuous batching where flash-attn is not installed: each request attends to its own keys only.
+"""Attention for continuous batching where flash-attn is not installed: each request attends to its
+own keys only.
 
-transformers' own choice there (`sdpa`) lays the keys of all requests of a batch side by side and masks what does not belong together, so
-the work and the mask grow with the square of the batch: 32 requests of 1,500 tokens each decode at 53 tokens/s on two cores, against
-418 with this loop (4 M parameters, 2 KV heads). Registered under a name of its own, which also keeps the mask from being allocated.
+transformers' own choice there (`sdpa`) lays the keys of all requests of a batch side by side and
+masks what does not belong together, so the work and the mask grow with the square of the batch: 32
+requests of 1,500 tokens each decode at 53 tokens/s on two cores, against 418 with this loop (4 M
+parameters, 2 KV heads). Registered under a name of its own, which also keeps the mask from being
+allocated.
 """
 
 from typing import TYPE_CHECKING, Any, Final
@@ -35,12 +38,20 @@ def _attention(
     cache: PagedAttentionCache | None = None,
     **kwargs: Any,  # noqa: ANN401  # whatever else the model's forward was given
 ) -> tuple[torch.Tensor, None]:
-    """The interface of transformers' attention functions: query (1, heads, tokens, size) in, (1, tokens, heads, size) out."""
-    del attention_mask  # none is made for this implementation; what belongs together is told by the sequence lengths
+    """The interface of transformers' attention functions: query (1, heads, tokens, size) in, (1,
+    tokens, heads, size) out.
+    """
+    del (
+        attention_mask
+    )  # none is made for this implementation; what belongs together is told by the sequence lengths
     if cache is None:
         raise RuntimeError("this attention works on the paged cache of continuous batching only")
-    key, value = cache.update(key_states=key, value_states=value, layer_idx=module.layer_idx, kwargs=kwargs)
-    kernel = _cuda_kernel() if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) else None
+    key, value = cache.update(
+        key_states=key, value_states=value, layer_idx=module.layer_idx, kwargs=kwargs
+    )
+    kernel = (
+        _cuda_kernel() if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) else None
+    )
     if kernel is not None:
         rows = [states.squeeze(0).transpose(0, 1) for states in (query, key, value)]
         out = kernel(
@@ -54,11 +65,26 @@ def _attention(
             enable_gqa=True,
         )
         return out.unsqueeze(0), None
-    return _each_request(query, key, value, kwargs["cu_seq_lens_q"].tolist(), kwargs["cu_seq_lens_k"].tolist(), scaling), None
+    return (
+        _each_request(
+            query,
+            key,
+            value,
+            kwargs["cu_seq_lens_q"].tolist(),
+            kwargs["cu_seq_lens_k"].tolist(),
+            scaling,
+        ),
+        None,
+    )
 
 
 def _each_request(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, starts_q: list[int], starts_k: list[int], scaling: float | None
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    starts_q: list[int],
+    starts_k: list[int],
+    scaling: float | None,
 ) -> torch.Tensor:
     heads, kv_heads, size = query.shape[1], key.shape[1], query.shape[3]
     out = torch.empty_like(query)
@@ -67,19 +93,28 @@ def _each_request(
         new, seen = q1 - q0, k1 - k0
         q, k, v = query[:, :, q0:q1], key[:, :, k0:k1], value[:, :, k0:k1]
         if new == 1:
-            # One query sees all keys, so the query heads that share a KV head can stand as rows of one small matrix: a third faster.
-            grouped = scaled_dot_product_attention(q.reshape(1, kv_heads, heads // kv_heads, size), k, v, scale=scaling)
+            # One query sees all keys, so the query heads that share a KV head can stand as rows of
+            # one small matrix: a third faster.
+            grouped = scaled_dot_product_attention(
+                q.reshape(1, kv_heads, heads // kv_heads, size), k, v, scale=scaling
+            )
             out[:, :, q0:q1] = grouped.reshape(1, heads, 1, size)
         elif new == seen:
-            out[:, :, q0:q1] = scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling, enable_gqa=True)
+            out[:, :, q0:q1] = scaled_dot_product_attention(
+                q, k, v, is_causal=True, scale=scaling, enable_gqa=True
+            )
         else:
             mask = torch.ones(new, seen, dtype=torch.bool, device=query.device).tril_(seen - new)
-            out[:, :, q0:q1] = scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scaling, enable_gqa=True)
+            out[:, :, q0:q1] = scaled_dot_product_attention(
+                q, k, v, attn_mask=mask, scale=scaling, enable_gqa=True
+            )
     return out.transpose(1, 2).contiguous()
 
 
 def _cuda_kernel() -> "Callable[..., Any] | None":
-    """The variable-length flash kernel of torch, None where this torch has none with grouped heads."""
+    """The variable-length flash kernel of torch, None where this torch has none with grouped
+    heads.
+    """
     try:
         import inspect
 

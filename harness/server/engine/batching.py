@@ -1,8 +1,9 @@
 """The generation thread: one model, one paged KV cache, requests in, tokens out.
 
-The work is transformers' continuous batching (5.19). What this file adds: sizing of the cache, refusal by arithmetic of what cannot fit
-(the library's thread dies of it), per-request temperature and minimum length, tokens handed to the event loop one batch at a time,
-how much of each prompt came from the prefix cache, and the news of the thread's death.
+The work is transformers' continuous batching (5.19). What this file adds: sizing of the cache,
+refusal by arithmetic of what cannot fit (the library's thread dies of it), per-request temperature
+and minimum length, tokens handed to the event loop one batch at a time, how much of each prompt
+came from the prefix cache, and the news of the thread's death.
 """
 
 import asyncio
@@ -20,9 +21,20 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 from transformers.generation.configuration_utils import ContinuousBatchingConfig
 from transformers.generation.continuous_batching.cache import PagedAttentionCache
-from transformers.generation.continuous_batching.cb_logits_processors import ContinuousBatchingLogitsProcessor
-from transformers.generation.continuous_batching.continuous_api import BackgroundThreadStatus, ContinuousBatchingManager, OutputRouter
-from transformers.generation.continuous_batching.requests import FutureRequestState, GenerationOutput, RequestState, RequestStatus
+from transformers.generation.continuous_batching.cb_logits_processors import (
+    ContinuousBatchingLogitsProcessor,
+)
+from transformers.generation.continuous_batching.continuous_api import (
+    BackgroundThreadStatus,
+    ContinuousBatchingManager,
+    OutputRouter,
+)
+from transformers.generation.continuous_batching.requests import (
+    FutureRequestState,
+    GenerationOutput,
+    RequestState,
+    RequestStatus,
+)
 from transformers.generation.continuous_batching.scheduler import Scheduler
 
 from harness.core.clock import now_ns
@@ -32,22 +44,36 @@ log = logging.getLogger("harness.engine")
 
 GIB: Final = 1024**3
 PAGE_TOK: Final = 32
-"""Tokens in a block of the KV cache, the grain of prefix reuse. vLLM has 16 on GPUs and 128 on CPUs."""
+"""Tokens in a block of the KV cache, the grain of prefix reuse. vLLM has 16 on GPUs and 128 on
+CPUs.
+"""
 MAX_BATCH_TOK: Final = {"cpu": 512, "cuda": 4096}
 """Most tokens in a forward pass: bounds how long decoding waits for others' prompts."""
 CPU_KV_BYTES: Final = 1 * GIB
-"""Budget of the KV cache on CPU, unless the arguments say otherwise. All of it is touched at start, half a second a GiB or more."""
+"""Budget of the KV cache on CPU, unless the arguments say otherwise. All of it is touched at start,
+half a second a GiB or more.
+"""
 CUDA_KV_SHARE: Final = 0.8
-"""Share of the GPU memory that is free after loading which the KV cache and its index tensors may take."""
+"""Share of the GPU memory that is free after loading which the KV cache and its index tensors may
+take.
+"""
 STREAMS: Final = 32
 STREAM_TOK: Final = 4096
-"""The default cache on CPU holds 32 streams of the whole context or of 4,096 tokens, whichever is shorter, within the budget."""
+"""The default cache on CPU holds 32 streams of the whole context or of 4,096 tokens, whichever is
+shorter, within the budget.
+"""
 SAFETY_MARGIN: Final = 0.15
-"""Share of free blocks below which transformers' scheduler (FIFO default) evicts from the prefix cache, and then admits no new prompt."""
+"""Share of free blocks below which transformers' scheduler (FIFO default) evicts from the prefix
+cache, and then admits no new prompt.
+"""
 EVICT_TO: Final = 0.25
-"""Share of free blocks that an eviction aims at: a little more than the margin, so that it is not needed at every step."""
+"""Share of free blocks that an eviction aims at: a little more than the margin, so that it is not
+needed at every step.
+"""
 COLDEST: Final = 1e-5
-"""Temperature that stands for 0: logits are divided by it, and one of them is then all of the probability (the library divides by zero)."""
+"""Temperature that stands for 0: logits are divided by it, and one of them is then all of the
+probability (the library divides by zero).
+"""
 DUMMY_RANGE: Final = 1e-3
 """Dummy weights are uniform in ± this, as vLLM's are."""
 
@@ -157,7 +183,14 @@ class Generation:
             ids += last.token_ids
         return Delivery(ids, last.finish, last.error, last.at_ns)
 
-    def put(self, token_ids: list[int], finish: str | None = None, error: str | None = None, *, at_ns: int) -> None:
+    def put(
+        self,
+        token_ids: list[int],
+        finish: str | None = None,
+        error: str | None = None,
+        *,
+        at_ns: int,
+    ) -> None:
         """Hand tokens to the consumer. Nothing is taken after an end."""
         if not self.finished:
             self.finished = finish is not None
@@ -165,9 +198,13 @@ class Generation:
 
 
 class _Router(OutputRouter):  # type: ignore[misc]  # transformers is not typed here
-    """Hands each batch of outputs to the event loop in one call, not by a handler for each request (which a cancel leaks)."""
+    """Hands each batch of outputs to the event loop in one call, not by a handler for each request
+    (which a cancel leaks).
+    """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, deliver: Callable[[Sequence[GenerationOutput]], None]) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, deliver: Callable[[Sequence[GenerationOutput]], None]
+    ) -> None:
         super().__init__()
         self._loop, self._deliver_on_loop = loop, deliver
 
@@ -184,7 +221,9 @@ class _Router(OutputRouter):  # type: ignore[misc]  # transformers is not typed 
 class _Manager(ContinuousBatchingManager):  # type: ignore[misc]  # transformers is not typed here
     """The library's manager, without its insistence on an attention of its own."""
 
-    def switch_to_cb_friendly_attn(self, model: PreTrainedModel, auto_switch_to_flash: bool = True) -> None:
+    def switch_to_cb_friendly_attn(
+        self, model: PreTrainedModel, auto_switch_to_flash: bool = True
+    ) -> None:
         """Leave the attention as the model was loaded (`attention.py`)."""
 
 
@@ -197,8 +236,13 @@ class _Temperature(ContinuousBatchingLogitsProcessor):  # type: ignore[misc]
     def fill_defaults(self, int32_tensor: torch.Tensor) -> None:
         int32_tensor.copy_(torch.ones_like(int32_tensor, dtype=torch.float32).view(torch.int32))
 
-    def prepare_tensor_args(self, requests_with_new_token: list[FutureRequestState]) -> torch.Tensor:
-        wanted = [request.state.logit_processor_kwargs.get("temperature", 1.0) for request in requests_with_new_token]
+    def prepare_tensor_args(
+        self, requests_with_new_token: list[FutureRequestState]
+    ) -> torch.Tensor:
+        wanted = [
+            request.state.logit_processor_kwargs.get("temperature", 1.0)
+            for request in requests_with_new_token
+        ]
         return torch.tensor(wanted, dtype=torch.float32).view(torch.int32)
 
     def __call__(self, scores: torch.Tensor, tensor_arg: torch.Tensor) -> torch.Tensor:
@@ -217,9 +261,13 @@ class _MinTokens(ContinuousBatchingLogitsProcessor):  # type: ignore[misc]
     def fill_defaults(self, int32_tensor: torch.Tensor) -> None:
         int32_tensor.zero_()
 
-    def prepare_tensor_args(self, requests_with_new_token: list[FutureRequestState]) -> torch.Tensor:
+    def prepare_tensor_args(
+        self, requests_with_new_token: list[FutureRequestState]
+    ) -> torch.Tensor:
         states = [request.state for request in requests_with_new_token]
-        early = [_generated(state) < state.logit_processor_kwargs.get("min_tok", 0) for state in states]
+        early = [
+            _generated(state) < state.logit_processor_kwargs.get("min_tok", 0) for state in states
+        ]
         return torch.tensor(early, dtype=torch.int32)
 
     def __call__(self, scores: torch.Tensor, tensor_arg: torch.Tensor) -> torch.Tensor:
@@ -231,8 +279,12 @@ class _MinTokens(ContinuousBatchingLogitsProcessor):  # type: ignore[misc]
 
 
 def _generated(state: RequestState) -> int:
-    """Tokens of the answer so far. After giving way to others a request is read again with its answer so far as part of its prompt."""
-    again = len(state.initial_tokens) - state._true_initial_tokens if state._true_initial_tokens else 0
+    """Tokens of the answer so far. After giving way to others a request is read again with its
+    answer so far as part of its prompt.
+    """
+    again = (
+        len(state.initial_tokens) - state._true_initial_tokens if state._true_initial_tokens else 0
+    )
     generated: int = again + state.generated_len()
     return generated
 
@@ -241,7 +293,8 @@ class Engine:
     """Model, cache and generation thread. All methods belong to the event loop's thread.
 
     Raises:
-        DoesNotFitError: the cache that was asked for is smaller than one request of the longest context.
+        DoesNotFitError: the cache that was asked for is smaller than one request of the longest
+            context.
     """
 
     def __init__(self, settings: EngineSettings) -> None:
@@ -255,12 +308,19 @@ class Engine:
         longest = getattr(config, "max_position_embeddings", None)
         self.max_context_tok: int = settings.max_context_tok or longest or 4096
         if longest is not None and self.max_context_tok > longest:
-            raise DoesNotFitError(f"--max-context {self.max_context_tok} is over the model's {longest} positions")
-        self.eos_ids = frozenset(_eos_ids(self.model)) if settings.load_format != "dummy" else frozenset()
+            raise DoesNotFitError(
+                f"--max-context {self.max_context_tok} is over the model's {longest} positions"
+            )
+        self.eos_ids = (
+            frozenset(_eos_ids(self.model)) if settings.load_format != "dummy" else frozenset()
+        )
         self.page_tok = settings.page_tok or PAGE_TOK
         self.max_batch_tok = settings.max_batch_tok or MAX_BATCH_TOK[self.device.type]
-        self.num_blocks = settings.num_blocks or _default_blocks(self.model, self.max_context_tok, self.page_tok, self.max_batch_tok)
-        # One block less: a request's last block is seldom full, and its neighbour must not be needed for the last token.
+        self.num_blocks = settings.num_blocks or _default_blocks(
+            self.model, self.max_context_tok, self.page_tok, self.max_batch_tok
+        )
+        # One block less: a request's last block is seldom full, and its neighbour must not be
+        # needed for the last token.
         self.capacity_tok = (self.num_blocks - 1) * self.page_tok
         self.default_temperature = _default_temperature(self.model)
         self._live: dict[str, Generation] = {}
@@ -270,7 +330,9 @@ class Engine:
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Allocate the cache and start generating."""
-        generation = GenerationConfig(do_sample=True, temperature=1.0, top_k=0, top_p=1.0, eos_token_id=-1, max_new_tokens=1)
+        generation = GenerationConfig(
+            do_sample=True, temperature=1.0, top_k=0, top_p=1.0, eos_token_id=-1, max_new_tokens=1
+        )
         batching = ContinuousBatchingConfig(
             page_size=self.page_tok,
             num_blocks=self.num_blocks,
@@ -285,7 +347,9 @@ class Engine:
             safety_margin=SAFETY_MARGIN,
             seed=self.settings.seed,
         )
-        manager = _Manager(model=self.model, generation_config=generation, continuous_batching_config=batching)
+        manager = _Manager(
+            model=self.model, generation_config=generation, continuous_batching_config=batching
+        )
         manager.output_router = _Router(loop, self._on_outputs)
         processors = manager.logit_processor
         processors.logits_processor[:] = [_MinTokens(sorted(self.eos_ids)), _Temperature()]
@@ -300,12 +364,15 @@ class Engine:
         manager.start()
 
     def _watch_prefix_matches(self, cache: PagedAttentionCache) -> None:
-        """Note how many tokens of each prompt the cache held; the library keeps the figure to itself."""
+        """Note how many tokens of each prompt the cache held; the library keeps the figure to
+        itself.
+        """
         search = cache.search_prefix_match
 
         def search_and_note(request_id: str, prompt_ids: list[int]) -> int:
             matched: int = search(request_id, prompt_ids)
-            # A request that had to give way looks again, for its prompt and answer so far: only the first time is the prompt's.
+            # A request that had to give way looks again, for its prompt and answer so far: only the
+            # first time is the prompt's.
             self._matched.setdefault(request_id, matched) if matched else None
             return matched
 
@@ -323,7 +390,9 @@ class Engine:
             raise EngineDeadError(str(self.fatal_error()))
         request_id = f"r{next(self._ids)}"
         eos_ids = frozenset[int]() if sampling.ignore_eos else self.eos_ids
-        generation = Generation(request_id, len(token_ids), now_ns(), eos_ids, lambda: self.cancel(request_id))
+        generation = Generation(
+            request_id, len(token_ids), now_ns(), eos_ids, lambda: self.cancel(request_id)
+        )
         self._live[request_id] = generation
         accepted = self._manager.add_request(
             token_ids,
@@ -350,17 +419,20 @@ class Engine:
         total = prompt_tok + max_tok
         if total > self.max_context_tok:
             raise DoesNotFitError(
-                f"This model's maximum context length is {self.max_context_tok} tokens. However, you requested {total} tokens "
-                f"({prompt_tok} in the prompt, {max_tok} for the answer)."
+                f"This model's maximum context length is {self.max_context_tok} tokens. However,"
+                f" you requested {total} tokens ({prompt_tok} in the prompt, {max_tok} for the"
+                " answer)."
             )
         if total > self.capacity_tok:
             raise DoesNotFitError(
-                f"The KV cache holds {self.capacity_tok} tokens of one request. However, you requested {total} tokens "
-                f"({prompt_tok} in the prompt, {max_tok} for the answer)."
+                f"The KV cache holds {self.capacity_tok} tokens of one request. However, you"
+                f" requested {total} tokens ({prompt_tok} in the prompt, {max_tok} for the answer)."
             )
 
     def cancel(self, request_id: str) -> None:
-        """Stop generating for a request; its consumer gets `abort` unless it had its end already."""
+        """Stop generating for a request; its consumer gets `abort` unless it had its end
+        already.
+        """
         generation = self._live.pop(request_id, None)
         self._matched.pop(request_id, None)
         if generation is not None:
@@ -373,7 +445,9 @@ class Engine:
             self.cancel(request_id)
 
     def stop(self, timeout_s: float) -> None:
-        """End the generation thread, giving up after `timeout_s` (it is in the middle of a forward pass)."""
+        """End the generation thread, giving up after `timeout_s` (it is in the middle of a forward
+        pass).
+        """
         self.cancel_all()
         if self._manager is not None:
             self._manager.background_thread_status.request_stop(BackgroundThreadStatus.HARD_STOP, 0)
@@ -390,10 +464,14 @@ class Engine:
         if status.fatal_error is not None:
             error: BaseException = status.fatal_error
             return error
-        return None if self._manager.is_running() else RuntimeError("the generation thread has ended")
+        return (
+            None if self._manager.is_running() else RuntimeError("the generation thread has ended")
+        )
 
     def fail_live_if_dead(self) -> None:
-        """End what a dead thread left hanging (a request may slip in while it dies). Called now and then by the server."""
+        """End what a dead thread left hanging (a request may slip in while it dies). Called now and
+        then by the server.
+        """
         error = self.fatal_error()
         if error is not None:
             for request_id, generation in list(self._live.items()):
@@ -412,12 +490,17 @@ class Engine:
         return float(waiting + self._manager.input_queue.qsize())
 
     def kv_usage(self) -> float | None:
-        """Share of the KV cache that live requests hold; blocks kept only for reuse count as free."""
+        """Share of the KV cache that live requests hold; blocks kept only for reuse count as
+        free.
+        """
         processor = self._manager.batch_processor
         if processor is None:
             return None
         cache = processor.cache
-        reusable = sum(len(allocator.ledger.cached_blocks) * allocator.bytes_per_block for allocator in cache.cache_allocators.values())
+        reusable = sum(
+            len(allocator.ledger.cached_blocks) * allocator.bytes_per_block
+            for allocator in cache.cache_allocators.values()
+        )
         free = float(cache.compute_free_capacity(relative=False)) + reusable
         total = float(cache.num_sectors * cache.bytes_per_sector)
         used: float = 1.0 - free / total
@@ -447,8 +530,9 @@ class Engine:
 def _evict_oldest_first(cache: PagedAttentionCache, scheduler: Scheduler) -> None:
     """Make room by dropping the prefixes that were used longest ago.
 
-    The library drops all of them at once whenever room gets short, so that hit rates fall to nothing again and again under conversations.
-    Where a live request cannot go on (`starved`), its way is kept: nothing cached is worth stopping a request for.
+    The library drops all of them at once whenever room gets short, so that hit rates fall to
+    nothing again and again under conversations. Where a live request cannot go on (`starved`), its
+    way is kept: nothing cached is worth stopping a request for.
     """
     evict_all = cache.evict_cached_blocks
 
@@ -456,11 +540,18 @@ def _evict_oldest_first(cache: PagedAttentionCache, scheduler: Scheduler) -> Non
         if scheduler.starved_requests:
             dropped: bool = evict_all()
             return dropped
-        missing_bytes = EVICT_TO * cache.num_sectors * cache.bytes_per_sector - cache.compute_free_capacity(relative=False)
+        missing_bytes = (
+            EVICT_TO * cache.num_sectors * cache.bytes_per_sector
+            - cache.compute_free_capacity(relative=False)
+        )
         evicted = False
         for allocator in cache.cache_allocators.values():
             ledger = allocator.ledger
-            oldest = list(itertools.islice(ledger.cached_blocks, max(1, int(missing_bytes // allocator.bytes_per_block))))
+            oldest = list(
+                itertools.islice(
+                    ledger.cached_blocks, max(1, int(missing_bytes // allocator.bytes_per_block))
+                )
+            )
             for block in oldest:
                 del ledger.cached_blocks[block]
                 del ledger.hash_to_block[ledger.block_to_hash.pop(block)]
@@ -472,7 +563,9 @@ def _evict_oldest_first(cache: PagedAttentionCache, scheduler: Scheduler) -> Non
 
 
 def default_threads() -> int:
-    """Torch threads on CPU: one on two cores or fewer (a second one costs more than it brings there), else the cores less two."""
+    """Torch threads on CPU: one on two cores or fewer (a second one costs more than it brings
+    there), else the cores less two.
+    """
     cores = len(os.sched_getaffinity(0))
     return max(1, cores - 2)
 
@@ -482,7 +575,8 @@ def _device(wanted: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if wanted == "cuda" and not torch.cuda.is_available():
         raise RuntimeError(
-            "--device cuda: torch sees no CUDA device (a CPU build of torch, a missing driver, or CUDA_VISIBLE_DEVICES is empty)"
+            "--device cuda: torch sees no CUDA device (a CPU build of torch, a missing driver, or"
+            " CUDA_VISIBLE_DEVICES is empty)"
         )
     return torch.device(wanted)
 
@@ -495,12 +589,16 @@ def _load(settings: EngineSettings, device: torch.device) -> PreTrainedModel:
         config = AutoConfig.from_pretrained(settings.model)
         chosen = (getattr(config, "dtype", None) or torch.float32) if dtype == "auto" else dtype
         with torch.device(device), _no_init():
-            model = AutoModelForCausalLM.from_config(config, dtype=chosen, attn_implementation=implementation)
+            model = AutoModelForCausalLM.from_config(
+                config, dtype=chosen, attn_implementation=implementation
+            )
         generator = torch.Generator(device=device).manual_seed(settings.seed)
         for parameter in model.parameters():
             parameter.data.uniform_(-DUMMY_RANGE, DUMMY_RANGE, generator=generator)
     else:
-        model = AutoModelForCausalLM.from_pretrained(settings.model, dtype=dtype, attn_implementation=implementation)
+        model = AutoModelForCausalLM.from_pretrained(
+            settings.model, dtype=dtype, attn_implementation=implementation
+        )
     return model.to(device).eval()
 
 
@@ -522,31 +620,48 @@ def _eos_ids(model: PreTrainedModel) -> list[int]:
 
 
 def _default_temperature(model: PreTrainedModel) -> float:
-    """What a request that names no temperature gets: the model's own setting, else 1, as both APIs document (and vLLM does)."""
+    """What a request that names no temperature gets: the model's own setting, else 1, as both APIs
+    document (and vLLM does).
+    """
     value = model.generation_config.temperature
     return float(value) if value is not None else 1.0
 
 
-def _default_blocks(model: PreTrainedModel, max_context_tok: int, page_tok: int, max_batch_tok: int) -> int:
-    """Blocks of the cache: `STREAMS` full contexts within the CPU budget, or what the GPU has left."""
+def _default_blocks(
+    model: PreTrainedModel, max_context_tok: int, page_tok: int, max_batch_tok: int
+) -> int:
+    """Blocks of the cache: `STREAMS` full contexts within the CPU budget, or what the GPU has
+    left.
+    """
     config = model.config.get_text_config()
     heads = config.num_attention_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // heads
     kv_heads = getattr(config, "num_key_value_heads", None) or heads
     item = model.dtype.itemsize
     kv_bytes = config.num_hidden_layers * kv_heads * size * 2 * item
-    # transformers checks the size against memory counting a mask and copies of keys that this engine's attention does not make.
+    # transformers checks the size against memory counting a mask and copies of keys that this
+    # engine's attention does not make.
     counted_bytes = kv_bytes + (2 * heads + kv_heads) * size * item + 8 + max_batch_tok * item
     if model.device.type == "cuda":
         free, _total = torch.cuda.mem_get_info(model.device)
         tokens = int(free * CUDA_KV_SHARE) // counted_bytes
     else:
-        wanted = max(int(STREAMS * min(max_context_tok, STREAM_TOK) / (1 - SAFETY_MARGIN)), 2 * max_context_tok)
+        wanted = max(
+            int(STREAMS * min(max_context_tok, STREAM_TOK) / (1 - SAFETY_MARGIN)),
+            2 * max_context_tok,
+        )
         total = psutil.virtual_memory().total - psutil.Process().memory_info().rss
         tokens = min(wanted, CPU_KV_BYTES // kv_bytes, int(total * 0.8) // counted_bytes)
     blocks = int(tokens // page_tok)
     if blocks < max_context_tok // page_tok + 2:
-        log.warning("the KV cache holds %d tokens, less than one request of the longest context, %d", blocks * page_tok, max_context_tok)
+        log.warning(
+            "the KV cache holds %d tokens, less than one request of the longest context, %d",
+            blocks * page_tok,
+            max_context_tok,
+        )
     if blocks < 2:
-        raise DoesNotFitError(f"no room for a KV cache: {kv_bytes} bytes a token, {Path(model.config._name_or_path).name}")
+        raise DoesNotFitError(
+            f"no room for a KV cache: {kv_bytes} bytes a token,"
+            f" {Path(model.config._name_or_path).name}"
+        )
     return blocks

@@ -1,23 +1,92 @@
 """What the engine measures, exposed under vLLM's names so that one scraper reads both.
 
-Only what is truly known is there: no preemptions, no queue times, no FLOPs. Buckets are vLLM 0.32's.
+Only what is truly known is there: no preemptions, no queue times, no FLOPs. Buckets are vLLM
+0.32's.
 """
 
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    generate_latest,
+)
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from harness.core.clock import seconds
 
 TTFT_BUCKETS: Final = (
-    0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0, 160.0, 640.0, 2560.0,
-)  # fmt: skip
-ITL_BUCKETS: Final = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0)
+    0.001,
+    0.005,
+    0.01,
+    0.02,
+    0.04,
+    0.06,
+    0.08,
+    0.1,
+    0.25,
+    0.5,
+    0.75,
+    1.0,
+    2.5,
+    5.0,
+    7.5,
+    10.0,
+    20.0,
+    40.0,
+    80.0,
+    160.0,
+    640.0,
+    2560.0,
+)
+ITL_BUCKETS: Final = (
+    0.01,
+    0.025,
+    0.05,
+    0.075,
+    0.1,
+    0.15,
+    0.2,
+    0.3,
+    0.4,
+    0.5,
+    0.75,
+    1.0,
+    2.5,
+    5.0,
+    7.5,
+    10.0,
+    20.0,
+    40.0,
+    80.0,
+)
 E2E_BUCKETS: Final = (
-    0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0, 120.0, 240.0, 480.0, 960.0, 1920.0, 7680.0,
-)  # fmt: skip
+    0.3,
+    0.5,
+    0.8,
+    1.0,
+    1.5,
+    2.0,
+    2.5,
+    5.0,
+    10.0,
+    15.0,
+    20.0,
+    30.0,
+    40.0,
+    50.0,
+    60.0,
+    120.0,
+    240.0,
+    480.0,
+    960.0,
+    1920.0,
+    7680.0,
+)
 FINISHED_REASONS: Final = ("stop", "length", "abort", "error")
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 
@@ -33,7 +102,11 @@ class EngineMetrics:
     """
 
     def __init__(
-        self, model_name: str, running: Callable[[], float], waiting: Callable[[], float], kv_usage: Callable[[], float | None]
+        self,
+        model_name: str,
+        running: Callable[[], float],
+        waiting: Callable[[], float],
+        kv_usage: Callable[[], float | None],
     ) -> None:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
@@ -43,31 +116,65 @@ class EngineMetrics:
             return Counter(f"vllm:{name}", text, names, registry=self.registry).labels(*values)
 
         def histogram(name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
-            return Histogram(f"vllm:{name}", text, names, registry=self.registry, buckets=buckets).labels(*values)
+            return Histogram(
+                f"vllm:{name}", text, names, registry=self.registry, buckets=buckets
+            ).labels(*values)
 
         def gauge(name: str, text: str, read: Callable[[], float]) -> None:
-            Gauge(f"vllm:{name}", text, names, registry=self.registry).labels(*values).set_function(read)
+            Gauge(f"vllm:{name}", text, names, registry=self.registry).labels(*values).set_function(
+                read
+            )
 
         gauge("num_requests_running", "Number of requests in model execution batches.", running)
         gauge("num_requests_waiting", "Number of requests waiting to be processed.", waiting)
-        gauge("kv_cache_usage_perc", "KV-cache usage. 1 means 100 percent usage.", lambda: _nan_if_none(kv_usage()))
+        gauge(
+            "kv_cache_usage_perc",
+            "KV-cache usage. 1 means 100 percent usage.",
+            lambda: _nan_if_none(kv_usage()),
+        )
         self.prompt_tokens = counter("prompt_tokens", "Number of prefill tokens processed.")
         by_source = Counter(
-            "vllm:prompt_tokens_by_source", "Number of prompt tokens by source.", (*names, "source"), registry=self.registry
+            "vllm:prompt_tokens_by_source",
+            "Number of prompt tokens by source.",
+            (*names, "source"),
+            registry=self.registry,
         )
         self.prompt_computed = by_source.labels(*values, "local_compute")
         self.prompt_hit = by_source.labels(*values, "local_cache_hit")
-        self.prompt_cached = counter("prompt_tokens_cached", "Number of cached prompt tokens (local + external).")
-        self.cache_queries = counter("prefix_cache_queries", "Prefix cache queries, in terms of number of queried tokens.")
-        self.cache_hits = counter("prefix_cache_hits", "Prefix cache hits, in terms of number of cached tokens.")
-        self.generation_tokens = counter("generation_tokens", "Number of generation tokens processed.")
+        self.prompt_cached = counter(
+            "prompt_tokens_cached", "Number of cached prompt tokens (local + external)."
+        )
+        self.cache_queries = counter(
+            "prefix_cache_queries", "Prefix cache queries, in terms of number of queried tokens."
+        )
+        self.cache_hits = counter(
+            "prefix_cache_hits", "Prefix cache hits, in terms of number of cached tokens."
+        )
+        self.generation_tokens = counter(
+            "generation_tokens", "Number of generation tokens processed."
+        )
         finished = Counter(
-            "vllm:request_success", "Count of successfully processed requests.", (*names, "finished_reason"), registry=self.registry
+            "vllm:request_success",
+            "Count of successfully processed requests.",
+            (*names, "finished_reason"),
+            registry=self.registry,
         )
         self.finished = {reason: finished.labels(*values, reason) for reason in FINISHED_REASONS}
-        self.ttft = histogram("time_to_first_token_seconds", "Histogram of time to first token in seconds.", TTFT_BUCKETS)
-        self.itl = histogram("inter_token_latency_seconds", "Histogram of inter-token latency in seconds.", ITL_BUCKETS)
-        self.e2e = histogram("e2e_request_latency_seconds", "Histogram of e2e request latency in seconds.", E2E_BUCKETS)
+        self.ttft = histogram(
+            "time_to_first_token_seconds",
+            "Histogram of time to first token in seconds.",
+            TTFT_BUCKETS,
+        )
+        self.itl = histogram(
+            "inter_token_latency_seconds",
+            "Histogram of inter-token latency in seconds.",
+            ITL_BUCKETS,
+        )
+        self.e2e = histogram(
+            "e2e_request_latency_seconds",
+            "Histogram of e2e request latency in seconds.",
+            E2E_BUCKETS,
+        )
 
     def prefilled(self, prompt_tok: int, cached_tok: int, ttft_ns: int) -> None:
         """A request's prompt has been read and its first token is out."""

@@ -1,4 +1,6 @@
-"""From token ids to what a client reads: text that is valid at every moment, stop strings, tool calls."""
+"""From token ids to what a client reads: text that is valid at every moment, stop strings, tool
+calls.
+"""
 
 import json
 from collections.abc import Sequence
@@ -42,14 +44,18 @@ class Detokenizer:
         self._emitted = ""
 
     def feed(self, token_id: int) -> str:
-        """The text that this token completes; empty while a character is incomplete, and for special tokens."""
+        """The text that this token completes; empty while a character is incomplete, and for
+        special tokens.
+        """
         self._ids.append(token_id)
         text: str = self._stream.step(self._tokenizer, token_id) or ""
         self._emitted += text
         return text
 
     def rest(self) -> str:
-        """What is left when no token will follow: bytes that never became a character, as replacement characters."""
+        """What is left when no token will follow: bytes that never became a character, as
+        replacement characters.
+        """
         whole: str = self._tokenizer.decode(self._ids, skip_special_tokens=True)
         return whole[len(self._emitted) :] if whole.startswith(self._emitted) else ""
 
@@ -63,7 +69,9 @@ class StopStrings:
         self.matched: str | None = None
 
     def feed(self, text: str) -> str:
-        """Text that is now certain. Sets `matched` when a stop string is complete; what follows it is dropped."""
+        """Text that is now certain. Sets `matched` when a stop string is complete; what follows it
+        is dropped.
+        """
         if not self._stops:
             return text
         self._held += text
@@ -83,7 +91,8 @@ class StopStrings:
 
 
 class ToolCalls:
-    """Finds calls in Hermes form, `<tool_call>{"name": …, "arguments": {…}}</tool_call>`. What does not parse stays text.
+    """Finds calls in Hermes form, `<tool_call>{"name": …, "arguments": {…}}</tool_call>`. What does
+    not parse stays text.
 
     Args:
         names: functions that the request offers; a call of any other stays text.
@@ -110,12 +119,17 @@ class ToolCalls:
             if end < 0:
                 self._held = self._held[start:]
                 return pieces
-            whole, inner = self._held[start : end + len(TOOL_CLOSE)], self._held[start + len(TOOL_OPEN) : end]
+            whole, inner = (
+                self._held[start : end + len(TOOL_CLOSE)],
+                self._held[start + len(TOOL_OPEN) : end],
+            )
             self._held = self._held[end + len(TOOL_CLOSE) :]
             self._call(pieces, inner, whole)
 
     def rest(self) -> list[Piece]:
-        """What is left when no more will come. A call without its closing tag counts if its JSON is complete."""
+        """What is left when no more will come. A call without its closing tag counts if its JSON is
+        complete.
+        """
         pieces: list[Piece] = []
         held, self._held = self._held, ""
         if held.startswith(TOOL_OPEN):
@@ -134,7 +148,11 @@ class ToolCalls:
             call = json.loads(inner)
         except ValueError:
             call = None
-        if isinstance(call, dict) and call.get("name") in self._names and isinstance(call.get("arguments"), dict):
+        if (
+            isinstance(call, dict)
+            and call.get("name") in self._names
+            and isinstance(call.get("arguments"), dict)
+        ):
             self._called = True
             pieces.append(ToolCall(call["name"], json.dumps(call["arguments"])))
         else:
@@ -160,7 +178,11 @@ class Output:
     """
 
     def __init__(
-        self, tokenizer: "Tokenizer", stops: Sequence[str] = (), tool_names: Sequence[str] | None = None, min_tok: int = 0
+        self,
+        tokenizer: "Tokenizer",
+        stops: Sequence[str] = (),
+        tool_names: Sequence[str] | None = None,
+        min_tok: int = 0,
     ) -> None:
         self._detokenizer = Detokenizer(tokenizer)
         self._stops = StopStrings(stops)
@@ -175,7 +197,9 @@ class Output:
         return self._stops.matched
 
     def feed(self, token_ids: Sequence[int]) -> list[Piece]:
-        """Pieces that these tokens make certain. Tokens after a stop string are neither counted nor read."""
+        """Pieces that these tokens make certain. Tokens after a stop string are neither counted nor
+        read.
+        """
         text = ""
         for token_id in token_ids:
             self.tokens += 1

@@ -1,4 +1,6 @@
-"""Request bodies as the model reads them: checked fields, messages in one form, the chat template, token ids."""
+"""Request bodies as the model reads them: checked fields, messages in one form, the chat template,
+token ids.
+"""
 
 import json
 import threading
@@ -14,12 +16,16 @@ from harness.server.engine.batching import Sampling
 Json = Mapping[str, Any]
 
 SEGMENT_CACHE_CHARS: Final = 32_000_000
-"""Text of already tokenised turns that is kept, so that a growing conversation costs only its new turns."""
+"""Text of already tokenised turns that is kept, so that a growing conversation costs only its new
+turns.
+"""
 TURN_START: Final = "<|im_start|>"
 
 
 class BadRequestError(ValueError):
-    """The request is wrong or asks for what this engine does not do; told to the client as status 400."""
+    """The request is wrong or asks for what this engine does not do; told to the client as status
+    400.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +68,9 @@ class Prompts:
     fast: Any = field(init=False)
     _segments: OrderedDict[str, list[int]] = field(init=False, default_factory=OrderedDict)
     _segment_chars: int = field(init=False, default=0)
-    _lock: threading.Lock = field(init=False, default_factory=threading.Lock)  # long prompts are tokenised in threads
+    _lock: threading.Lock = field(
+        init=False, default_factory=threading.Lock
+    )  # long prompts are tokenised in threads
     _by_turn: bool = field(init=False)
 
     def __post_init__(self) -> None:
@@ -88,9 +96,16 @@ class Prompts:
     def render(self, messages: Sequence[Json], tools: Sequence[Json]) -> str:
         """The conversation as the chat template writes it."""
         try:
-            text: str = self.auto.apply_chat_template(list(messages), tools=list(tools) or None, tokenize=False, add_generation_prompt=True)
+            text: str = self.auto.apply_chat_template(
+                list(messages),
+                tools=list(tools) or None,
+                tokenize=False,
+                add_generation_prompt=True,
+            )
         except Exception as error:
-            raise BadRequestError(f"the model's chat template refuses the messages: {error}") from error
+            raise BadRequestError(
+                f"the model's chat template refuses the messages: {error}"
+            ) from error
         return text
 
     def _encode(self, text: str) -> list[int]:
@@ -121,12 +136,21 @@ class Prompts:
         return ids
 
     def _splits_at_turns(self) -> bool:
-        """Whether turns can be tokenised one by one: their start is a special token, which no merge crosses; tried on examples."""
+        """Whether turns can be tokenised one by one: their start is a special token, which no merge
+        crosses; tried on examples.
+        """
         if self.auto.convert_tokens_to_ids(TURN_START) in (None, self.auto.unk_token_id):
             return False
-        turns = [f"{TURN_START}user\na b\n\n<|im_end|>\n", f"{TURN_START} x<|im_end|>\n", f"{TURN_START}assistant\n"]
+        turns = [
+            f"{TURN_START}user\na b\n\n<|im_end|>\n",
+            f"{TURN_START} x<|im_end|>\n",
+            f"{TURN_START}assistant\n",
+        ]
         whole = self.fast.encode("".join(turns), add_special_tokens=False).ids
-        return bool(whole == [i for turn in turns for i in self.fast.encode(turn, add_special_tokens=False).ids])
+        return bool(
+            whole
+            == [i for turn in turns for i in self.fast.encode(turn, add_special_tokens=False).ids]
+        )
 
 
 def read_json(raw: bytes) -> dict[str, Any]:
@@ -178,8 +202,20 @@ def _refuse_unsupported(body: Json, temperature: float) -> None:
     if body.get("top_k") not in (None, 0, -1):
         raise BadRequestError("top_k is not supported by this engine; use temperature")
     if body.get("seed") is not None and temperature > 0:
-        raise BadRequestError("seed is honoured with temperature 0 only: requests share batches, and with them one random generator")
-    for key in ("presence_penalty", "frequency_penalty", "logprobs", "top_logprobs", "prompt_logprobs", "logit_bias", "echo", "suffix"):
+        raise BadRequestError(
+            "seed is honoured with temperature 0 only: requests share batches, and with them one"
+            " random generator"
+        )
+    for key in (
+        "presence_penalty",
+        "frequency_penalty",
+        "logprobs",
+        "top_logprobs",
+        "prompt_logprobs",
+        "logit_bias",
+        "echo",
+        "suffix",
+    ):
         if body.get(key) not in (None, 0, 0.0, False, "", {}):
             raise BadRequestError(f"{key} is not supported by this engine")
     for key in ("n", "best_of"):
@@ -187,14 +223,18 @@ def _refuse_unsupported(body: Json, temperature: float) -> None:
             raise BadRequestError(f"{key} other than 1 is not supported by this engine")
     form = body.get("response_format")
     if form is not None and (not isinstance(form, dict) or form.get("type") != "text"):
-        raise BadRequestError("response_format other than text is not supported by this engine: it does not constrain answers")
+        raise BadRequestError(
+            "response_format other than text is not supported by this engine: it does not constrain"
+            " answers"
+        )
 
 
 def _refuse_forced_tools(choice: object, free: Sequence[str]) -> None:
     kind = choice.get("type") if isinstance(choice, dict) else choice
     if kind not in (None, *free):
         raise BadRequestError(
-            f"tool_choice {kind!r} is not supported by this engine: it does not constrain answers; use one of {', '.join(free)}"
+            f"tool_choice {kind!r} is not supported by this engine: it does not constrain answers;"
+            f" use one of {', '.join(free)}"
         )
 
 
@@ -232,7 +272,8 @@ def from_openai(body: Json, *, default_temperature: float, room_tok: int, chat: 
     Args:
         body: the JSON object.
         default_temperature: where the body names none.
-        room_tok: most tokens of an answer whose length is not given (chat); the caller takes off the prompt.
+        room_tok: most tokens of an answer whose length is not given (chat); the caller takes off
+            the prompt.
         chat: which of the two.
 
     Raises:
@@ -268,7 +309,11 @@ def _openai_prompt(body: Json) -> str | list[int]:
         prompt = prompt[0]
     if isinstance(prompt, str):
         return prompt
-    if isinstance(prompt, list) and prompt and all(isinstance(i, int) and not isinstance(i, bool) for i in prompt):
+    if (
+        isinstance(prompt, list)
+        and prompt
+        and all(isinstance(i, int) and not isinstance(i, bool) for i in prompt)
+    ):
         return prompt
     raise BadRequestError("prompt must be one string, or one list of token ids")
 
@@ -279,7 +324,9 @@ def _openai_tools(body: Json) -> tuple[tuple[Json, ...], tuple[str, ...]]:
     for tool in tools if isinstance(tools, list) else [None]:
         function = tool.get("function") if isinstance(tool, dict) else None
         if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-            raise BadRequestError("each of tools must be an object with type function and a function that has a name")
+            raise BadRequestError(
+                "each of tools must be an object with type function and a function that has a name"
+            )
         names.append(function["name"])
     return tuple(tools), tuple(names)
 
@@ -293,7 +340,10 @@ def _openai_messages(body: Json) -> tuple[Json, ...]:
         role = message.get("role") if isinstance(message, dict) else None
         if role not in {"system", "developer", "user", "assistant", "tool"}:
             raise BadRequestError(f"messages.{at}: unknown role {role!r}")
-        plain = {"role": role, "content": text_parts(message.get("content"), f"messages.{at}.content", ("text",))}
+        plain = {
+            "role": role,
+            "content": text_parts(message.get("content"), f"messages.{at}.content", ("text",)),
+        }
         if message.get("tool_calls"):
             plain["tool_calls"] = [_nested_call(call, at) for call in message["tool_calls"]]
         out.append(plain)
@@ -306,7 +356,8 @@ def _nested_call(call: object, at: int) -> Json:
 
 
 def parsed_call(function: object, where: str) -> Json:
-    """A call of an earlier turn; arguments come as JSON text and are parsed, since templates print objects.
+    """A call of an earlier turn; arguments come as JSON text and are parsed, since templates print
+    objects.
 
     Args:
         function: object with name and arguments.
@@ -347,11 +398,17 @@ def text_parts(content: object, where: str, kinds: Sequence[str]) -> str:
     for part in content:
         if isinstance(part, str):
             texts.append(part)
-        elif isinstance(part, dict) and part.get("type") in kinds and isinstance(part.get("text"), str):
+        elif (
+            isinstance(part, dict)
+            and part.get("type") in kinds
+            and isinstance(part.get("text"), str)
+        ):
             texts.append(part["text"])
         else:
             kind = part.get("type") if isinstance(part, dict) else type(part).__name__
-            raise BadRequestError(f"{where}: parts of type {kind!r} are not supported by this engine")
+            raise BadRequestError(
+                f"{where}: parts of type {kind!r} are not supported by this engine"
+            )
     return "\n".join(texts)
 
 
@@ -388,15 +445,24 @@ def _anthropic_tools(body: Json) -> tuple[tuple[Json, ...], tuple[str, ...]]:
         if not isinstance(tool, dict) or not isinstance(tool.get("name"), str):
             raise BadRequestError(f"tools.{at}: an object with name and input_schema is needed")
         if not isinstance(tool.get("input_schema"), dict):
-            raise BadRequestError(f"tools.{at}.input_schema: Field required (server-side tools are not supported by this engine)")
-        function = {"name": tool["name"], "description": tool.get("description", ""), "parameters": tool["input_schema"]}
+            raise BadRequestError(
+                f"tools.{at}.input_schema: Field required (server-side tools are not supported by"
+                " this engine)"
+            )
+        function = {
+            "name": tool["name"],
+            "description": tool.get("description", ""),
+            "parameters": tool["input_schema"],
+        }
         out.append({"type": "function", "function": function})
         names.append(tool["name"])
     return tuple(out), tuple(names)
 
 
 def _anthropic_messages(body: Json) -> list[Json]:
-    """System text and turns in OpenAI form: tool results become messages of their own, before the text of the same turn."""
+    """System text and turns in OpenAI form: tool results become messages of their own, before the
+    text of the same turn.
+    """
     out: list[Json] = []
     if system := text_parts(body.get("system"), "system", ("text",)):
         out.append({"role": "system", "content": system})
@@ -424,12 +490,25 @@ def _anthropic_turn(role: str, blocks: Sequence[object], where: str) -> list[Jso
         if kind in {"thinking", "redacted_thinking"}:
             continue  # not part of what the model reads again
         if kind == "tool_use" and role == "assistant" and isinstance(block, dict):
-            calls.append({"type": "function", "function": {"name": block.get("name"), "arguments": block.get("input") or {}}})
+            calls.append(
+                {
+                    "type": "function",
+                    "function": {"name": block.get("name"), "arguments": block.get("input") or {}},
+                }
+            )
         elif kind == "tool_result" and role == "user" and isinstance(block, dict):
-            results.append({"role": "tool", "content": text_parts(block.get("content"), where, ("text",))})
+            results.append(
+                {"role": "tool", "content": text_parts(block.get("content"), where, ("text",))}
+            )
         else:
             texts.append(block)
     text = text_parts(texts, where, ("text",))
     if role == "assistant":
-        return [{"role": role, "content": text, "tool_calls": calls} if calls else {"role": role, "content": text}]
+        return [
+            (
+                {"role": role, "content": text, "tool_calls": calls}
+                if calls
+                else {"role": role, "content": text}
+            )
+        ]
     return [*results, {"role": role, "content": text}] if texts or not results else results

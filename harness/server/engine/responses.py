@@ -1,6 +1,8 @@
-"""OpenAI's responses route: its request as an `Ask`, its answer as an object and as a stream of events.
+"""OpenAI's responses route: its request as an `Ask`, its answer as an object and as a stream of
+events.
 
-The engine keeps no state between requests: `previous_response_id`, `conversation` and `background` are refused, `store` keeps nothing.
+The engine keeps no state between requests: `previous_response_id`, `conversation` and `background`
+are refused, `store` keeps nothing.
 """
 
 import json
@@ -30,16 +32,28 @@ def from_responses(body: Json, *, default_temperature: float) -> Ask:
     """
     for key in _STATEFUL:
         if body.get(key) not in (None, False):
-            raise BadRequestError(f"{key} is not supported by this engine: it keeps nothing between requests")
+            raise BadRequestError(
+                f"{key} is not supported by this engine: it keeps nothing between requests"
+            )
     form = body.get("text")
-    if form is not None and (not isinstance(form, dict) or (form.get("format") or {"type": "text"}) != {"type": "text"}):
-        raise BadRequestError("text.format other than text is not supported by this engine: it does not constrain answers")
+    if form is not None and (
+        not isinstance(form, dict) or (form.get("format") or {"type": "text"}) != {"type": "text"}
+    ):
+        raise BadRequestError(
+            "text.format other than text is not supported by this engine: it does not constrain"
+            " answers"
+        )
     if body.get("truncation") not in (None, "disabled"):
         raise BadRequestError("truncation other than disabled is not supported by this engine")
     common = prompts.common_fields(body, default_temperature=default_temperature)
     tools, names = _tools(body)
     return Ask(
-        sampling=Sampling(prompts.whole_number(body, "max_output_tokens", 1) or 0, 0, bool(body.get("ignore_eos")), common.temperature),
+        sampling=Sampling(
+            prompts.whole_number(body, "max_output_tokens", 1) or 0,
+            0,
+            bool(body.get("ignore_eos")),
+            common.temperature,
+        ),
         stops=common.stops,
         stream=common.stream,
         messages=tuple(_messages(body)),
@@ -52,19 +66,33 @@ def _tools(body: Json) -> tuple[tuple[Json, ...], tuple[str, ...]]:
     tools = body.get("tools") or []
     out, names = [], []
     for at, tool in enumerate(tools if isinstance(tools, list) else [None]):
-        if not isinstance(tool, dict) or tool.get("type") != "function" or not isinstance(tool.get("name"), str):
-            raise BadRequestError(f"tools.{at}: only functions with a name are supported by this engine")
-        function = {"name": tool["name"], "description": tool.get("description") or "", "parameters": tool.get("parameters") or {}}
+        if (
+            not isinstance(tool, dict)
+            or tool.get("type") != "function"
+            or not isinstance(tool.get("name"), str)
+        ):
+            raise BadRequestError(
+                f"tools.{at}: only functions with a name are supported by this engine"
+            )
+        function = {
+            "name": tool["name"],
+            "description": tool.get("description") or "",
+            "parameters": tool.get("parameters") or {},
+        }
         out.append({"type": "function", "function": function})
         names.append(tool["name"])
     return tuple(out), tuple(names)
 
 
 def _messages(body: Json) -> list[dict[str, Any]]:
-    """Instructions and items as chat messages: a call belongs to the assistant's message in front of it."""
+    """Instructions and items as chat messages: a call belongs to the assistant's message in front
+    of it.
+    """
     out: list[dict[str, Any]] = []
     if instructions := body.get("instructions"):
-        out.append({"role": "system", "content": prompts.text_parts(instructions, "instructions", ())})
+        out.append(
+            {"role": "system", "content": prompts.text_parts(instructions, "instructions", ())}
+        )
     items = body.get("input")
     if isinstance(items, str) and items:
         items = [{"role": "user", "content": items}]
@@ -79,32 +107,64 @@ def _messages(body: Json) -> list[dict[str, Any]]:
                 role = item.get("role")
                 if role not in {"system", "developer", "user", "assistant"}:
                     raise BadRequestError(f"{where}: unknown role {role!r}")
-                content = prompts.text_parts(item.get("content"), f"{where}.content", ("input_text", "output_text", "text"))
+                content = prompts.text_parts(
+                    item.get("content"), f"{where}.content", ("input_text", "output_text", "text")
+                )
                 out.append({"role": role, "content": content})
             case "function_call":
                 if out and out[-1]["role"] == "assistant":
                     out[-1].setdefault("tool_calls", []).append(prompts.parsed_call(item, where))
                 else:
-                    out.append({"role": "assistant", "content": "", "tool_calls": [prompts.parsed_call(item, where)]})
+                    out.append(
+                        {
+                            "role": "assistant",
+                            "content": "",
+                            "tool_calls": [prompts.parsed_call(item, where)],
+                        }
+                    )
             case "function_call_output":
-                out.append({"role": "tool", "content": prompts.text_parts(item.get("output"), f"{where}.output", ("input_text",))})
+                out.append(
+                    {
+                        "role": "tool",
+                        "content": prompts.text_parts(
+                            item.get("output"), f"{where}.output", ("input_text",)
+                        ),
+                    }
+                )
             case "reasoning":
                 pass  # not part of what the model reads again
             case kind:
-                raise BadRequestError(f"{where}: items of type {kind!r} are not supported by this engine")
+                raise BadRequestError(
+                    f"{where}: items of type {kind!r} are not supported by this engine"
+                )
     return out
 
 
 def new_response(model: str) -> dict[str, Any]:
     """A response that has just begun."""
     return {
-        "id": f"resp_{uuid.uuid4().hex}", "object": "response", "created_at": int(wall_now().timestamp()), "model": model,
-        "status": "in_progress", "error": None, "incomplete_details": None, "instructions": None, "metadata": {}, "output": [],
-        "parallel_tool_calls": True, "temperature": None, "tool_choice": "auto", "tools": [], "top_p": 1.0, "usage": None,
-    }  # fmt: skip
+        "id": f"resp_{uuid.uuid4().hex}",
+        "object": "response",
+        "created_at": int(wall_now().timestamp()),
+        "model": model,
+        "status": "in_progress",
+        "error": None,
+        "incomplete_details": None,
+        "instructions": None,
+        "metadata": {},
+        "output": [],
+        "parallel_tool_calls": True,
+        "temperature": None,
+        "tool_choice": "auto",
+        "tools": [],
+        "top_p": 1.0,
+        "usage": None,
+    }
 
 
-def ended(response: dict[str, Any], reply: "Reply", output: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def ended(
+    response: dict[str, Any], reply: "Reply", output: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
     """The response with its answer, status and counts."""
     whole = reply.finish == "length"
     usage = {
@@ -125,7 +185,11 @@ def ended(response: dict[str, Any], reply: "Reply", output: Sequence[dict[str, A
 def items_of(pieces: Sequence[Piece]) -> list[dict[str, Any]]:
     """A whole answer as items of `output`."""
     return [
-        _message_item(_item_id("msg"), piece.text) if isinstance(piece, Text) else _call_item(_item_id("fc"), piece.name, piece.arguments)
+        (
+            _message_item(_item_id("msg"), piece.text)
+            if isinstance(piece, Text)
+            else _call_item(_item_id("fc"), piece.name, piece.arguments)
+        )
         for piece in pieces
     ]
 
@@ -141,14 +205,25 @@ def _part(text: str) -> dict[str, Any]:
 def _message_item(item_id: str, text: str | None) -> dict[str, Any]:
     """A message; without text, one that has begun."""
     content, status = ([], "in_progress") if text is None else ([_part(text)], "completed")
-    return {"id": item_id, "type": "message", "role": "assistant", "status": status, "content": content}
+    return {
+        "id": item_id,
+        "type": "message",
+        "role": "assistant",
+        "status": status,
+        "content": content,
+    }
 
 
 def _call_item(item_id: str, name: str, arguments: str | None) -> dict[str, Any]:
     """A call; without arguments, one that has begun."""
     status = "in_progress" if arguments is None else "completed"
     ids = {"id": item_id, "call_id": item_id.replace("fc", "call", 1)}
-    return ids | {"type": "function_call", "name": name, "arguments": arguments or "", "status": status}
+    return ids | {
+        "type": "function_call",
+        "name": name,
+        "arguments": arguments or "",
+        "status": status,
+    }
 
 
 class Events:
@@ -201,9 +276,16 @@ class Events:
         begin = b""
         if not self._open:
             self._open = _item_id("msg")
-            self._delta = f'"item_id": "{self._open}", "output_index": {len(self._items)}, "content_index": 0, "logprobs": [], "delta": '
+            self._delta = (
+                f'"item_id": "{self._open}", "output_index": {len(self._items)}, "content_index":'
+                ' 0, "logprobs": [], "delta": '
+            )
             at = {"item_id": self._open, "output_index": len(self._items), "content_index": 0}
-            begin = self._event("response.output_item.added", output_index=len(self._items), item=_message_item(self._open, None))
+            begin = self._event(
+                "response.output_item.added",
+                output_index=len(self._items),
+                item=_message_item(self._open, None),
+            )
             begin += self._event("response.content_part.added", **at, part=_part(""))
         self._said.append(text)
         kind, number = "response.output_text.delta", self._sent
@@ -231,8 +313,12 @@ class Events:
         item = _call_item(item_id, name, arguments)
         self._items.append(item)
         out = self._event(
-            "response.output_item.added", output_index=index, item=_call_item(item_id, name, None) | {"call_id": item["call_id"]}
+            "response.output_item.added",
+            output_index=index,
+            item=_call_item(item_id, name, None) | {"call_id": item["call_id"]},
         )
         out += self._event("response.function_call_arguments.delta", **at, delta=arguments)
-        out += self._event("response.function_call_arguments.done", **at, arguments=arguments, name=name)
+        out += self._event(
+            "response.function_call_arguments.done", **at, arguments=arguments, name=name
+        )
         return out + self._event("response.output_item.done", output_index=index, item=item)

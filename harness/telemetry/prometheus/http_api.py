@@ -1,7 +1,8 @@
 """The HTTP API of a Prometheus, or of what speaks it: Thanos, Mimir, VictoriaMetrics.
 
-Only two things are asked: raw samples (an instant query of a range vector selector, `{…}[60s]`, which answers with the samples themselves
-at their own timestamps, where `query_range` and `increase()` would interpolate), and the server's clock.
+Only two things are asked: raw samples (an instant query of a range vector selector, `{…}[60s]`,
+which answers with the samples themselves at their own timestamps, where `query_range` and
+`increase()` would interpolate), and the server's clock.
 """
 
 import json
@@ -45,7 +46,8 @@ class ServerClock:
 
 
 def headers_from(variable: str | None) -> dict[str, str]:
-    """Headers from an environment variable: the value of `Authorization`, or lines of `Name: value` (Mimir's `X-Scope-OrgID: tenant`).
+    """Headers from an environment variable: the value of `Authorization`, or lines of `Name: value`
+    (Mimir's `X-Scope-OrgID: tenant`).
 
     Raises:
         TelemetryError: the variable is named and not set.
@@ -56,12 +58,17 @@ def headers_from(variable: str | None) -> dict[str, str]:
     if not text:
         raise TelemetryError(
             f"telemetry.prometheus_auth_env names {variable}, which is not set or empty",
-            next_step=f"set {variable} in the environment of the harness, or remove telemetry.prometheus_auth_env",
+            next_step=(
+                f"set {variable} in the environment of the harness, or remove"
+                " telemetry.prometheus_auth_env"
+            ),
         )
     found = {}
     for line in text.splitlines():
         header = _HEADER.fullmatch(line.strip())
-        name, value = (header[1], header[2]) if header is not None else ("Authorization", line.strip())
+        name, value = (
+            (header[1], header[2]) if header is not None else ("Authorization", line.strip())
+        )
         found[name] = value
     return found
 
@@ -75,20 +82,27 @@ class PrometheusApi:
         headers: sent with every request.
     """
 
-    def __init__(self, url: str, *, network: Network | None = None, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, url: str, *, network: Network | None = None, headers: Mapping[str, str] | None = None
+    ) -> None:
         self.url = url.rstrip("/")
         self.warnings: set[str] = set()
         """What the server warned of, such as parts of the data that it could not reach."""
         proxy = None if network is None else network.proxy_for(url)
         client_proxy = None
         if proxy is not None:
-            authorization = {"Proxy-Authorization": proxy.authorization} if proxy.authorization else {}
+            authorization = (
+                {"Proxy-Authorization": proxy.authorization} if proxy.authorization else {}
+            )
             client_proxy = httpx.Proxy(f"http://{proxy.name}", headers=authorization)
         secure = urlsplit(url).scheme == "https"
         self._client = httpx.Client(
-            headers=dict(headers or {}), timeout=_TIMEOUT_S, trust_env=False, proxy=client_proxy,
+            headers=dict(headers or {}),
+            timeout=_TIMEOUT_S,
+            trust_env=False,
+            proxy=client_proxy,
             verify=(network or Network()).tls_context() if secure else False,
-        )  # fmt: skip
+        )
 
     def get(self, path: str, **parameters: str) -> bytes:
         """The body of a GET.
@@ -99,9 +113,13 @@ class PrometheusApi:
         try:
             answer = self._client.get(f"{self.url}{path}", params=parameters)
         except httpx.HTTPError as error:
-            raise PrometheusError(f"{self.url} does not answer: {type(error).__name__}: {error}") from error
+            raise PrometheusError(
+                f"{self.url} does not answer: {type(error).__name__}: {error}"
+            ) from error
         if answer.status_code != httpx.codes.OK:
-            raise PrometheusError(f"{self.url}{path} answers {answer.status_code}: {_reason(answer)}")
+            raise PrometheusError(
+                f"{self.url}{path} answers {answer.status_code}: {_reason(answer)}"
+            )
         return answer.content
 
     def raw(self, selector: str, range_ms: int, at_ms: int | None = None) -> bytes:
@@ -119,7 +137,8 @@ class PrometheusApi:
         return self.get("/api/v1/query", query=f"{selector}[{range_ms}ms]", **at)
 
     def samples(self, selector: str, range_ms: int) -> list[tuple[dict[str, str], Samples]]:
-        """The same up to the server's present, parsed: labels (`__name__` among them) and samples of each series.
+        """The same up to the server's present, parsed: labels (`__name__` among them) and samples
+        of each series.
 
         Raises:
             PrometheusError: no answer, or not one of that kind.
@@ -166,7 +185,11 @@ class PrometheusApi:
         answer = _object(self.get("/api/v1/targets", state="active"))
         try:
             active = answer["data"]["activeTargets"]
-            return {one["labels"]["harness_target"]: one["lastError"] for one in active if one.get("lastError")}
+            return {
+                one["labels"]["harness_target"]: one["lastError"]
+                for one in active
+                if one.get("lastError")
+            }
         except (KeyError, TypeError) as error:
             raise PrometheusError(f"{self.url} lists no targets") from error
 
@@ -179,7 +202,9 @@ def _object(body: bytes) -> dict[str, Any]:
     try:
         value = json.loads(body)
     except ValueError as error:
-        raise PrometheusError("the answer is no JSON: is this the base URL of a Prometheus?") from error
+        raise PrometheusError(
+            "the answer is no JSON: is this the base URL of a Prometheus?"
+        ) from error
     if not isinstance(value, dict):
         raise PrometheusError("the answer is no JSON object")
     return value

@@ -1,4 +1,6 @@
-"""Reads a run's metrics out of a Prometheus: live figures while it runs, waits for scrapes, and the raw samples into the run's journal."""
+"""Reads a run's metrics out of a Prometheus: live figures while it runs, waits for scrapes, and the
+raw samples into the run's journal.
+"""
 
 import itertools
 import math
@@ -28,7 +30,9 @@ OnProblem = Callable[[str, Severity, str, float | None, float | None], None]
 _UP: Final = "up"
 _ZSTD_LEVEL: Final = 3
 _SCRAPES_A_READ: Final = 120  # of some 670 series: 80,000 samples, 2 MB of JSON
-_ALIGNED_MS: Final = 3  # Prometheus stamps a scrape with its slot when it began up to 2 ms off it (scrape.timestamp-tolerance)
+# Prometheus stamps a scrape with its slot when it began up to 2 ms off it
+# (scrape.timestamp-tolerance)
+_ALIGNED_MS: Final = 3
 _WAIT_POLL_S: Final = 0.1
 _DISCOVERY_S: Final = 6.0  # Prometheus takes new targets up every 5 s
 _LEAST_WAIT_S: Final = 15.0
@@ -36,7 +40,9 @@ _MOST_WAIT_S: Final = 180.0
 _INTERVAL_GUESS_S: Final = 60.0  # of a Prometheus of somebody else's, until two scrapes are seen
 _WIDE_RANGE_MS: Final = 600_000
 _CLOCK_LIMIT_MS: Final = 500.0
-"""A server's clock that is further off moves the samples against the requests by more than a short window's edges bear."""
+"""A server's clock that is further off moves the samples against the requests by more than a short
+window's edges bear.
+"""
 
 
 @dataclass(slots=True)
@@ -71,9 +77,18 @@ class PrometheusReader:
     """
 
     def __init__(
-        self, journal: Path, api: PrometheusApi, *, unix_offset_ns: int, on_problem: OnProblem, poll_s: float, read_s: float | None,
-        managed: bool, interval_s: float | None = None, revive: Callable[[], None] = lambda: None,
-    ) -> None:  # fmt: skip
+        self,
+        journal: Path,
+        api: PrometheusApi,
+        *,
+        unix_offset_ns: int,
+        on_problem: OnProblem,
+        poll_s: float,
+        read_s: float | None,
+        managed: bool,
+        interval_s: float | None = None,
+        revive: Callable[[], None] = lambda: None,
+    ) -> None:
         self._api = api
         self._offset_ns = unix_offset_ns
         self._on_problem = on_problem
@@ -101,8 +116,13 @@ class PrometheusReader:
         self._ahead_ms = clock.ahead_ms
         off_ms = max(0.0, abs(clock.ahead_ms) - clock.uncertainty_ms)
         if off_ms > _CLOCK_LIMIT_MS:
-            text = f"The clock of {self._api.url} is {clock.ahead_ms / 1e3:+.2f} s off this host's, and so are its samples."
-            self._on_problem("prometheus_clock", Severity.DEGRADED, text, off_ms / 1e3, _CLOCK_LIMIT_MS / 1e3)
+            text = (
+                f"The clock of {self._api.url} is {clock.ahead_ms / 1e3:+.2f} s off this host's,"
+                " and so are its samples."
+            )
+            self._on_problem(
+                "prometheus_clock", Severity.DEGRADED, text, off_ms / 1e3, _CLOCK_LIMIT_MS / 1e3
+            )
         self._thread.start()
 
     def add_target(self, name: str, selector: str) -> None:
@@ -146,7 +166,16 @@ class PrometheusReader:
                     waiting.discard(name)
                     good = good and target.up
                     if target.up:
-                        self._write([self._row(name, target.scrape_ms * NS_PER_MS - self._offset_ns, content_type=MARK, label=label)])
+                        self._write(
+                            [
+                                self._row(
+                                    name,
+                                    target.scrape_ms * NS_PER_MS - self._offset_ns,
+                                    content_type=MARK,
+                                    label=label,
+                                )
+                            ]
+                        )
             limit_s = self._patience_s() if timeout_s is None else timeout_s
             if (now_ns() - start_ns) / NS_PER_S > limit_s:
                 break
@@ -155,7 +184,9 @@ class PrometheusReader:
         return good and not waiting
 
     def latest(self) -> dict[str, Any]:
-        """Live values as the recorder gives them; t_ns is the time of the oldest target's last scrape. Empty before the first."""
+        """Live values as the recorder gives them; t_ns is the time of the oldest target's last
+        scrape. Empty before the first.
+        """
         with self._lock:
             targets = list(self._targets.values())
             seen = [target.scrape_ms for target in targets]
@@ -180,16 +211,27 @@ class PrometheusReader:
             self._poll()
             for target in self._targets.values():
                 if target.scrape_ms is None:
-                    text = f"Nothing was found of {target.name} in {self._api.url} ({target.selector}): its metrics are absent."
+                    text = (
+                        f"Nothing was found of {target.name} in {self._api.url}"
+                        f" ({target.selector}): its metrics are absent."
+                    )
                     self._on_problem("prometheus_no_target", Severity.DEGRADED, text, None, None)
             for problem in self._read():
-                self._on_problem("prometheus_not_read", Severity.DEGRADED, f"Samples are missing: {problem}", None, None)
+                self._on_problem(
+                    "prometheus_not_read",
+                    Severity.DEGRADED,
+                    f"Samples are missing: {problem}",
+                    None,
+                    None,
+                )
             if self._journal is not None:
                 with suppress(ArtifactError):  # it is readable without its end mark
                     self._journal.close()
         if self._rows_lost:
             text = "Answers of Prometheus could not be written."
-            self._on_problem("telemetry_rows_lost", Severity.DEGRADED, text, float(self._rows_lost), 0.0)
+            self._on_problem(
+                "telemetry_rows_lost", Severity.DEGRADED, text, float(self._rows_lost), 0.0
+            )
 
     # --- the thread ---
 
@@ -209,30 +251,47 @@ class PrometheusReader:
         answered = True
         for target in self._targets.values():
             try:
-                found = self._api.samples(_matching(target.selector, _LOOKED_AT), self._look_back_ms(target))
+                found = self._api.samples(
+                    _matching(target.selector, _LOOKED_AT), self._look_back_ms(target)
+                )
             except PrometheusError as error:
                 target.shown = None
                 answered = False
-                self._tell_once(target, "prometheus_unreachable", f"Prometheus did not answer for {target.name}: {error}")
+                self._tell_once(
+                    target,
+                    "prometheus_unreachable",
+                    f"Prometheus did not answer for {target.name}: {error}",
+                )
                 continue
             self._look(target, found)
             if self._api.warnings:  # Thanos, of a store that is away
-                text = f"{self._api.url} warns that its answers are not whole: {'; '.join(sorted(self._api.warnings))}."
+                text = (
+                    f"{self._api.url} warns that its answers are not whole:"
+                    f" {'; '.join(sorted(self._api.warnings))}."
+                )
                 self._tell_once(target, "prometheus_warning", text)
         return answered
 
     def _look(self, target: _Target, found: list[tuple[dict[str, str], Samples]]) -> None:
-        ups = sorted((samples for labels, samples in found if labels.get("__name__") == _UP and samples), key=lambda one: one[-1][0])
+        ups = sorted(
+            (samples for labels, samples in found if labels.get("__name__") == _UP and samples),
+            key=lambda one: one[-1][0],
+        )
         if not ups:
             target.shown = None
             return
         if len(ups) > 1 and ups[-2][-1][0] > ups[-1][0][0]:
-            text = f"The selector of {target.name} ({target.selector}) matches {len(ups)} targets: their figures are added up."
+            text = (
+                f"The selector of {target.name} ({target.selector}) matches {len(ups)} targets:"
+                " their figures are added up."
+            )
             self._tell_once(target, "selector_ambiguous", text)
         latest = ups[-1]
         moments = [moment for moment, _ in latest]
         if len(moments) > 2:
-            target.interval_s = statistics.median(b - a for a, b in itertools.pairwise(moments)) / 1000
+            target.interval_s = (
+                statistics.median(b - a for a, b in itertools.pairwise(moments)) / 1000
+            )
         last_ms, last_value = latest[-1]
         figures_at: dict[str, list[tuple[str, dict[str, str], float]]] = {}
         whole = True
@@ -243,19 +302,38 @@ class PrometheusReader:
             if samples[-1][0] == last_ms:
                 figures_at.setdefault(name, []).append((name, labels, float(samples[-1][1])))
             elif len(samples) > 1 and samples[-1][0] >= moments[-2 if len(moments) > 1 else -1]:
-                whole = False  # a store that takes samples in one by one has not got all of this scrape yet
+                # a store that takes samples in one by one has not got all of this scrape yet
+                whole = False
         up = float(last_value) > 0
         if up and not whole:
             return
-        new = [(moment, value) for moment, value in latest if target.scrape_ms is None or moment > target.scrape_ms]
+        new = [
+            (moment, value)
+            for moment, value in latest
+            if target.scrape_ms is None or moment > target.scrape_ms
+        ]
         failed = [moment for moment, value in new if not float(value) > 0]
         target.scrapes += len(new)
         target.failures += len(failed)
         if failed:
             why = self._why(target)
-            self._write([self._row(target.name, moment * NS_PER_MS - self._offset_ns, content_type=MARK, error=why) for moment in failed])
+            self._write(
+                [
+                    self._row(
+                        target.name,
+                        moment * NS_PER_MS - self._offset_ns,
+                        content_type=MARK,
+                        error=why,
+                    )
+                    for moment in failed
+                ]
+            )
         target.scrape_ms, target.up = last_ms, up
-        target.shown = figures([sample for samples in figures_at.values() for sample in samples]) if up else None
+        target.shown = (
+            figures([sample for samples in figures_at.values() for sample in samples])
+            if up
+            else None
+        )
 
     def _why(self, target: _Target) -> str:
         why = "up is 0: Prometheus could not scrape it"
@@ -265,31 +343,63 @@ class PrometheusReader:
         return why
 
     def _read(self) -> list[str]:
-        """Read all samples since the last reading, up to each target's last whole scrape. What went wrong."""
+        """Read all samples since the last reading, up to each target's last whole scrape. What went
+        wrong.
+        """
         wrong = []
         for target in self._targets.values():
-            step_ms = max(1, round(_SCRAPES_A_READ * (target.interval_s or self._interval_s or 1.0) * 1000))
+            step_ms = max(
+                1, round(_SCRAPES_A_READ * (target.interval_s or self._interval_s or 1.0) * 1000)
+            )
             while target.scrape_ms is not None and target.read_ms < target.scrape_ms:
                 until_ms = min(target.scrape_ms, target.read_ms + step_ms)
                 asked_ns = now_ns()
                 try:
-                    answer = self._api.raw(_matching(target.selector), until_ms - target.read_ms, until_ms)
+                    answer = self._api.raw(
+                        _matching(target.selector), until_ms - target.read_ms, until_ms
+                    )
                 except PrometheusError as error:
                     wrong.append(f"{target.name}: {error}")
                     break
                 body = wrap(answer, target.read_ms, until_ms)
-                row = self._row(target.name, asked_ns, content_type=MATRIX, duration_ns=now_ns() - asked_ns, http_status=200)
-                self._write([{**row, "body_zstd": self._codec.compress(body, asbytes=True), "body_bytes": len(body)}])
+                row = self._row(
+                    target.name,
+                    asked_ns,
+                    content_type=MATRIX,
+                    duration_ns=now_ns() - asked_ns,
+                    http_status=200,
+                )
+                self._write(
+                    [
+                        {
+                            **row,
+                            "body_zstd": self._codec.compress(body, asbytes=True),
+                            "body_bytes": len(body),
+                        }
+                    ]
+                )
                 target.read_ms = until_ms
         return wrong
 
     # --- small things ---
 
-    def _row(self, target: str, t_ns: int, *, content_type: str, duration_ns: int = 0, **more: Any) -> dict[str, Any]:  # noqa: ANN401 - columns
+    def _row(
+        self,
+        target: str,
+        t_ns: int,
+        *,
+        content_type: str,
+        duration_ns: int = 0,
+        **more: Any,  # noqa: ANN401 - any JSON value
+    ) -> dict[str, Any]:
         return {
-            "t_ns": t_ns, "duration_ns": duration_ns, "target": target, "content_type": content_type,
-            "unix_offset_ns": self._offset_ns, **more,
-        }  # fmt: skip
+            "t_ns": t_ns,
+            "duration_ns": duration_ns,
+            "target": target,
+            "content_type": content_type,
+            "unix_offset_ns": self._offset_ns,
+            **more,
+        }
 
     def _write(self, rows: list[dict[str, Any]]) -> None:
         try:
@@ -298,7 +408,13 @@ class PrometheusReader:
             self._journal.append(rows)
         except ArtifactError as error:
             if not self._rows_lost:
-                self._on_problem("telemetry_not_written", Severity.DEGRADED, f"{error.what} ({error.cause})", None, None)
+                self._on_problem(
+                    "telemetry_not_written",
+                    Severity.DEGRADED,
+                    f"{error.what} ({error.cause})",
+                    None,
+                    None,
+                )
             self._rows_lost += len(rows)
 
     def _wall_ms(self) -> int:
@@ -310,7 +426,10 @@ class PrometheusReader:
 
     def _patience_s(self) -> float:
         known = [target.interval_s or self._interval_s for target in self._targets.values()]
-        interval_s = max((one if one is not None else _INTERVAL_GUESS_S for one in known), default=_INTERVAL_GUESS_S)
+        interval_s = max(
+            (one if one is not None else _INTERVAL_GUESS_S for one in known),
+            default=_INTERVAL_GUESS_S,
+        )
         return min(_MOST_WAIT_S, max(_LEAST_WAIT_S, _DISCOVERY_S + 3 * interval_s))
 
     def _tell_once(self, target: _Target, code: str, message: str) -> None:
@@ -326,7 +445,12 @@ def _matching(selector: str, more: str | None = None) -> str:
 
 
 def _names() -> list[str]:
-    sources: list[Source] = [source for concepts in NAMES.values() for concept in SHOWN for source in concepts.get(concept, ())]
+    sources: list[Source] = [
+        source
+        for concepts in NAMES.values()
+        for concept in SHOWN
+        for source in concepts.get(concept, ())
+    ]
     return sorted({_UP, *(series.name for source in sources for series in source.series)})
 
 

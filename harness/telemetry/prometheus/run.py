@@ -1,4 +1,6 @@
-"""A run whose metrics a Prometheus scrapes: `telemetry.prometheus` managed, or the URL of one that is there already."""
+"""A run whose metrics a Prometheus scrapes: `telemetry.prometheus` managed, or the URL of one that
+is there already.
+"""
 
 from collections.abc import Callable, Iterable
 from typing import Any, Final
@@ -37,9 +39,16 @@ class RunPrometheus:
     """
 
     def __init__(
-        self, run: RunDir, settings: Telemetry, *, network: Network, unix_offset_ns: int, tell: Callable[[Concern], None],
-        api_key: str | None = None, registry: Registry | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        run: RunDir,
+        settings: Telemetry,
+        *,
+        network: Network,
+        unix_offset_ns: int,
+        tell: Callable[[Concern], None],
+        api_key: str | None = None,
+        registry: Registry | None = None,
+    ) -> None:
         self._run = run
         self._settings = settings
         self._network = network
@@ -47,14 +56,20 @@ class RunPrometheus:
         self._tell = tell
         self._restarts = 0
         self.info: dict[str, Any] = {"kind": settings.prometheus}
-        """What the manifest says of that Prometheus: `kind` (`managed` or the URL), `version` and the like where it tells."""
+        """What the manifest says of that Prometheus: `kind` (`managed` or the URL), `version` and
+        the like where it tells.
+        """
         self._headers = headers_from(settings.prometheus_auth_env)
         self._managed = None
         if settings.prometheus == MANAGED:
             self._managed = ManagedPrometheus(
-                run, interval_s=settings.scrape_interval_s, timeout_s=settings.scrape_timeout_s, network=network, registry=registry,
+                run,
+                interval_s=settings.scrape_interval_s,
+                timeout_s=settings.scrape_timeout_s,
+                network=network,
+                registry=registry,
                 api_key=api_key,
-            )  # fmt: skip
+            )
         self._reader: PrometheusReader | None = None
         self._apis: list[PrometheusApi] = []
 
@@ -74,26 +89,36 @@ class RunPrometheus:
         api = self._connect()
         managed = self._managed is not None
         self._reader = PrometheusReader(
-            self._run.prometheus_journal, api, unix_offset_ns=self._offset_ns, on_problem=self._problem,
-            poll_s=_MANAGED_POLL_S if managed else _FOREIGN_POLL_S, read_s=_MANAGED_READ_S if managed else None, managed=managed,
-            interval_s=self._settings.scrape_interval_s if managed else None, revive=self._revive,
-        )  # fmt: skip
+            self._run.prometheus_journal,
+            api,
+            unix_offset_ns=self._offset_ns,
+            on_problem=self._problem,
+            poll_s=_MANAGED_POLL_S if managed else _FOREIGN_POLL_S,
+            read_s=_MANAGED_READ_S if managed else None,
+            managed=managed,
+            interval_s=self._settings.scrape_interval_s if managed else None,
+            revive=self._revive,
+        )
         try:
             self._reader.start()
         except PrometheusError as error:
             self.stop()
             raise TelemetryError(
-                f"telemetry.prometheus: {error}", cause="a wrong URL, a missing path such as /prometheus, or no permission",
-                next_step="open that URL with /api/v1/query?query=up by hand; telemetry.prometheus_auth_env names its key",
-            ) from error  # fmt: skip
+                f"telemetry.prometheus: {error}",
+                cause="a wrong URL, a missing path such as /prometheus, or no permission",
+                next_step=(
+                    "open that URL with /api/v1/query?query=up by hand;"
+                    " telemetry.prometheus_auth_env names its key"
+                ),
+            ) from error
         self.info |= software(api)
 
     def add_targets(self, endpoints: Iterable[Endpoint]) -> dict[str, str]:
         """Follow endpoints from now on.
 
         Returns:
-            Those that will be: name -> where their metrics come from. A managed one leaves out those without a metrics URL, another those
-            without a selector, which is told.
+            Those that will be: name -> where their metrics come from. A managed one leaves out
+            those without a metrics URL, another those without a selector, which is told.
         """
         assert self._reader is not None
         taken: dict[str, str] = {}
@@ -107,7 +132,9 @@ class RunPrometheus:
         for one in endpoints:
             selector = self._settings.selectors.get(one.name)
             if selector is None:
-                text = f"telemetry.selectors names no target for {one.name}: its metrics are absent."
+                text = (
+                    f"telemetry.selectors names no target for {one.name}: its metrics are absent."
+                )
                 self._problem("selector_missing", Severity.DEGRADED, text)
                 continue
             self._reader.add_target(one.name, selector)
@@ -138,12 +165,16 @@ class RunPrometheus:
         if self._managed is not None:
             api = PrometheusApi(self._managed.url)
         else:
-            api = PrometheusApi(self._settings.prometheus, network=self._network, headers=self._headers)
+            api = PrometheusApi(
+                self._settings.prometheus, network=self._network, headers=self._headers
+            )
         self._apis.append(api)
         return api
 
     def _revive(self) -> None:
-        """Start a managed one that died once more, over the same database: what it had scraped is kept."""
+        """Start a managed one that died once more, over the same database: what it had scraped is
+        kept.
+        """
         managed = self._managed
         ended = None if managed is None else managed.ended
         if managed is None or ended is None or self._restarts:
@@ -152,12 +183,26 @@ class RunPrometheus:
         try:
             managed.restart()
         except TelemetryError as error:
-            self._problem("prometheus_died", Severity.DEGRADED, f"Prometheus ended ({ended}) and could not be started again: {error.what}.")
+            self._problem(
+                "prometheus_died",
+                Severity.DEGRADED,
+                f"Prometheus ended ({ended}) and could not be started again: {error.what}.",
+            )
             return
         if self._reader is not None:
             self._reader.point_to(self._connect())
-        text = f"Prometheus ended in the middle of the run ({ended}) and was started again; scrapes are missing in between."
+        text = (
+            f"Prometheus ended in the middle of the run ({ended}) and was started again; scrapes"
+            " are missing in between."
+        )
         self._problem("prometheus_restarted", Severity.DEGRADED, text)
 
-    def _problem(self, code: str, severity: Severity, message: str, value: float | None = None, limit: float | None = None) -> None:
+    def _problem(
+        self,
+        code: str,
+        severity: Severity,
+        message: str,
+        value: float | None = None,
+        limit: float | None = None,
+    ) -> None:
         self._tell(Concern(code, severity, message, value, limit))

@@ -1,4 +1,6 @@
-"""A Prometheus of the run's own: the real binary, with a generated configuration and its database in the run directory."""
+"""A Prometheus of the run's own: the real binary, with a generated configuration and its database
+in the run directory.
+"""
 
 import json
 import os
@@ -51,10 +53,13 @@ def same_origin(metrics_url: str, base_url: str) -> bool:
     return (one.scheme, one.hostname, one.port) == (other.scheme, other.hostname, other.port)
 
 
-def configuration(interval_s: float, timeout_s: float, network: Network, key_file: str | None) -> dict[str, Any]:
+def configuration(
+    interval_s: float, timeout_s: float, network: Network, key_file: str | None
+) -> dict[str, Any]:
     """prometheus.yml, as a value.
 
-    Scrapes are as the harness's own: labels of the exposition win over those of the target, and timestamps inside it are not used.
+    Scrapes are as the harness's own: labels of the exposition win over those of the target, and
+    timestamps inside it are not used.
 
     Args:
         interval_s: between two scrapes.
@@ -66,9 +71,18 @@ def configuration(interval_s: float, timeout_s: float, network: Network, key_fil
     if network.ca_file is not None:
         tls["ca_file"] = network.ca_file
     shared = {"honor_labels": True, "honor_timestamps": False, "tls_config": tls}
-    jobs = [{"job_name": "harness", "file_sd_configs": [{"files": ["targets.json"], "refresh_interval": "1s"}], **shared}]
+    jobs = [
+        {
+            "job_name": "harness",
+            "file_sd_configs": [{"files": ["targets.json"], "refresh_interval": "1s"}],
+            **shared,
+        }
+    ]
     if key_file is not None:
-        keyed = {"job_name": "harness-keyed", "file_sd_configs": [{"files": ["targets-keyed.json"], "refresh_interval": "1s"}]}
+        keyed = {
+            "job_name": "harness-keyed",
+            "file_sd_configs": [{"files": ["targets-keyed.json"], "refresh_interval": "1s"}],
+        }
         jobs.append({**keyed, **shared, "authorization": {"credentials_file": key_file}})
     interval_ms = max(1, round(interval_s * 1000))
     timeout_ms = max(1, min(interval_ms, round(timeout_s * 1000)))
@@ -77,13 +91,19 @@ def configuration(interval_s: float, timeout_s: float, network: Network, key_fil
 
 
 def target_groups(endpoints: Sequence[Endpoint]) -> list[dict[str, Any]]:
-    """Endpoints as Prometheus' file-based discovery reads them; those without a metrics URL are left out."""
+    """Endpoints as Prometheus' file-based discovery reads them; those without a metrics URL are
+    left out.
+    """
     groups = []
     for endpoint in endpoints:
         if endpoint.metrics_url is None:
             continue
         parts = urlsplit(endpoint.metrics_url)
-        labels = {TARGET_LABEL: endpoint.name, "__scheme__": parts.scheme, "__metrics_path__": parts.path or "/"}
+        labels = {
+            TARGET_LABEL: endpoint.name,
+            "__scheme__": parts.scheme,
+            "__metrics_path__": parts.path or "/",
+        }
         labels |= {f"__param_{name}": value for name, value in parse_qsl(parts.query)}
         groups.append({"targets": [parts.netloc.rpartition("@")[2]], "labels": labels})
     return groups
@@ -96,12 +116,16 @@ def not_installed(command: str = COMMAND) -> TelemetryError | None:
     return TelemetryError(
         f"telemetry.prometheus is `managed`, and there is no command `{command}` on PATH",
         cause="Prometheus is not installed",
-        next_step="install it (Debian: apt-get install prometheus), or write `telemetry.prometheus: embedded`",
+        next_step=(
+            "install it (Debian: apt-get install prometheus), or write `telemetry.prometheus:"
+            " embedded`"
+        ),
     )
 
 
 class ManagedPrometheus:
-    """Starts and ends a Prometheus. Its process group is recorded, and the kernel ends it should this process be killed.
+    """Starts and ends a Prometheus. Its process group is recorded, and the kernel ends it should
+    this process be killed.
 
     Args:
         run: takes prometheus/ and logs/prometheus.log.
@@ -109,14 +133,22 @@ class ManagedPrometheus:
         timeout_s: of one scrape.
         network: certificates to trust when scraping.
         registry: of the run; None: none is kept.
-        api_key: sent to metrics of the endpoint's own origin. It is handed over in memory and stands in no file.
+        api_key: sent to metrics of the endpoint's own origin. It is handed over in memory and
+            stands in no file.
         command: the binary.
     """
 
     def __init__(
-        self, run: RunDir, *, interval_s: float, timeout_s: float, network: Network, registry: Registry | None = None,
-        api_key: str | None = None, command: str = COMMAND,
-    ) -> None:  # fmt: skip
+        self,
+        run: RunDir,
+        *,
+        interval_s: float,
+        timeout_s: float,
+        network: Network,
+        registry: Registry | None = None,
+        api_key: str | None = None,
+        command: str = COMMAND,
+    ) -> None:
         self._run = run
         self._interval_s, self._timeout_s = interval_s, timeout_s
         self._network = network
@@ -162,7 +194,9 @@ class ManagedPrometheus:
         key_file = None if self._key_fd is None else f"/proc/self/fd/{self._key_fd}"
         config = configuration(self._interval_s, self._timeout_s, self._network, key_file)
         # JSON is YAML.
-        (folder / "prometheus.yml").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+        (folder / "prometheus.yml").write_text(
+            json.dumps(config, indent=1) + "\n", encoding="utf-8"
+        )
         self._write_targets()
         for attempt in range(_TRIES):
             self._spawn(folder)
@@ -170,11 +204,20 @@ class ManagedPrometheus:
                 return
             ended = self.ended
             self._reap()
-            if ended is None or attempt == _TRIES - 1 or "address already in use" not in self._log_tail():
+            if (
+                ended is None
+                or attempt == _TRIES - 1
+                or "address already in use" not in self._log_tail()
+            ):
                 raise TelemetryError(
-                    f"Prometheus did not get ready within {_READY_TIMEOUT_S:g} s" if ended is None else f"Prometheus ended ({ended})",
-                    next_step=f"read {self.log}", details=self._log_tail() or None,
-                )  # fmt: skip
+                    (
+                        f"Prometheus did not get ready within {_READY_TIMEOUT_S:g} s"
+                        if ended is None
+                        else f"Prometheus ended ({ended})"
+                    ),
+                    next_step=f"read {self.log}",
+                    details=self._log_tail() or None,
+                )
 
     def restart(self) -> None:
         """Start it again over the same database, after it died.
@@ -207,9 +250,13 @@ class ManagedPrometheus:
             port = free.getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
         argv = [
-            self._command, f"--config.file={folder / 'prometheus.yml'}", f"--storage.tsdb.path={folder / 'data'}",
-            f"--web.listen-address=127.0.0.1:{port}", "--storage.tsdb.retention.time=10y", "--log.level=warn",
-        ]  # fmt: skip
+            self._command,
+            f"--config.file={folder / 'prometheus.yml'}",
+            f"--storage.tsdb.path={folder / 'data'}",
+            f"--web.listen-address=127.0.0.1:{port}",
+            "--storage.tsdb.retention.time=10y",
+            "--log.level=warn",
+        ]
         self._child, self._release = self._start_child(argv)
         if self._registry is not None:
             self._registry.add("prometheus", self._child.pid)
@@ -217,7 +264,9 @@ class ManagedPrometheus:
             os.setpriority(os.PRIO_PROCESS, self._child.pid, _NICE)
 
     def _start_child(self, argv: list[str]) -> tuple[subprocess.Popen[bytes], Event]:
-        """Start it from a thread that lives until it is reaped: the kernel ties "parent died" to the thread that started a child."""
+        """Start it from a thread that lives until it is reaped: the kernel ties "parent died" to
+        the thread that started a child.
+        """
         release = Event()
         started: Future[subprocess.Popen[bytes]] = Future()
         command = [sys.executable, "-I", "-S", launcher.__file__, str(os.getpid()), *argv]
@@ -227,7 +276,14 @@ class ManagedPrometheus:
             try:
                 with self.log.open("ab") as log:
                     started.set_result(
-                        subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, pass_fds=keys)
+                        subprocess.Popen(
+                            command,
+                            stdin=subprocess.DEVNULL,
+                            stdout=log,
+                            stderr=log,
+                            start_new_session=True,
+                            pass_fds=keys,
+                        )
                     )
             except BaseException as error:  # noqa: BLE001 (handed to the caller's thread)
                 started.set_exception(error)
@@ -244,7 +300,8 @@ class ManagedPrometheus:
             while self.ended is None and now_ns() < deadline_ns:
                 try:
                     api.get("/-/ready")
-                    # Another process may have taken the port: then it is that one that answers, and ours ends.
+                    # Another process may have taken the port: then it is that one that answers, and
+                    # ours ends.
                     return self.ended is None
                 except PrometheusError:
                     self._pause.wait(_POLL_S)
@@ -267,7 +324,11 @@ class ManagedPrometheus:
 
     def _write_targets(self) -> None:
         keyed = [
-            one for one in self._endpoints if self._key_fd is not None and one.metrics_url and same_origin(one.metrics_url, one.base_url)
+            one
+            for one in self._endpoints
+            if self._key_fd is not None
+            and one.metrics_url
+            and same_origin(one.metrics_url, one.base_url)
         ]
         plain = [one for one in self._endpoints if one not in keyed]
         for name, endpoints in (("targets.json", plain), ("targets-keyed.json", keyed)):
@@ -289,16 +350,24 @@ def selector_of(name: str) -> str:
 
 
 def _in_memory(secret: str) -> int:
-    """A file that has no name and no place on a disk, to be read through /proc/self/fd by the process that inherits it."""
+    """A file that has no name and no place on a disk, to be read through /proc/self/fd by the
+    process that inherits it.
+    """
     fd = os.memfd_create("metrics-key", 0)
     os.write(fd, secret.encode())
     return fd
 
 
 def software(api: PrometheusApi) -> Mapping[str, str]:
-    """What the server says it is: `version` and `revision`; empty where it does not tell (it need not be Prometheus itself)."""
+    """What the server says it is: `version` and `revision`; empty where it does not tell (it need
+    not be Prometheus itself).
+    """
     try:
         data = json.loads(api.get("/api/v1/status/buildinfo"))["data"]
-        return {name: str(data[name]) for name in ("application", "version", "revision") if data.get(name)}
+        return {
+            name: str(data[name])
+            for name in ("application", "version", "revision")
+            if data.get(name)
+        }
     except (PrometheusError, ValueError, KeyError, TypeError):
         return {}

@@ -11,7 +11,9 @@ from harness.core.records import Boundary
 What = Literal["power", "energy"]
 
 STALE_INTERVALS: Final = 3
-"""A source that repeats its values is slow once new ones come further apart than this many of its own intervals."""
+"""A source that repeats its values is slow once new ones come further apart than this many of its
+own intervals.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +24,8 @@ class PowerReading:
         t_ns: middle of the reading call, or of the stretch in which the source took the value.
         power_w: None where this reading is of the counter.
         energy_j: cumulative counter; None where this reading is of power.
-        source: what was read: `nvml-instant`, `nvml-average`, `nvml-usage`, `nvml-counter`, `dcgm`, `rapl`, …, `replay:<original>`.
+        source: what was read: `nvml-instant`, `nvml-average`, `nvml-usage`, `nvml-counter`, `dcgm`,
+            `rapl`, …, `replay:<original>`.
     """
 
     t_ns: int
@@ -35,9 +38,13 @@ class PowerReading:
     def row(self) -> dict[str, object]:
         """As a row of the power table."""
         return {
-            "t_ns": self.t_ns, "boundary": self.boundary.value, "device_id": self.device_id, "power_w": self.power_w,
-            "energy_j": self.energy_j, "source": self.source,
-        }  # fmt: skip
+            "t_ns": self.t_ns,
+            "boundary": self.boundary.value,
+            "device_id": self.device_id,
+            "power_w": self.power_w,
+            "energy_j": self.energy_j,
+            "source": self.source,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,22 +109,30 @@ class ReadFailures:
 
 
 class PowerSource(Protocol):
-    """Where power comes from. `sample` may be called from two threads at once, one for each kind of reading."""
+    """Where power comes from. `sample` may be called from two threads at once, one for each kind of
+    reading.
+    """
 
     name: str
     trouble: ReadFailures
 
     @property
     def intervals_s(self) -> Mapping[What, float]:
-        """How often to call `sample`, for each kind of reading; a source that reads both at once has `power` alone. Known after `probe`."""
+        """How often to call `sample`, for each kind of reading; a source that reads both at once
+        has `power` alone. Known after `probe`.
+        """
         ...
 
     def probe(self) -> PowerProbe:
-        """What can be read here. Called once, before the first sample; never raises for what is not there."""
+        """What can be read here. Called once, before the first sample; never raises for what is not
+        there.
+        """
         ...
 
     def sample(self, what: What, /) -> tuple[PowerReading, ...]:
-        """Readings of all devices now; one that fails is left out and noted in `trouble`. Never raises for what a device does."""
+        """Readings of all devices now; one that fails is left out and noted in `trouble`. Never
+        raises for what a device does.
+        """
         ...
 
     def close(self) -> None:

@@ -1,4 +1,6 @@
-"""The state of NVIDIA boards beside their power: clocks, temperature, limits, throttling, errors, and who else computes on them."""
+"""The state of NVIDIA boards beside their power: clocks, temperature, limits, throttling, errors,
+and who else computes on them.
+"""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -23,14 +25,19 @@ class BoardReader:
 
     Args:
         uuids: of the boards; those of MIG instances stand for their board.
-        run_id: processes that carry it in their environment are the run's own; None: own processes cannot be told (a server that was
-            already up), and foreign ones are not counted.
+        run_id: processes that carry it in their environment are the run's own; None: own processes
+            cannot be told (a server that was already up), and foreign ones are not counted.
         clock: monotonic nanoseconds.
         proc: where /proc is.
     """
 
     def __init__(
-        self, uuids: Sequence[str], *, run_id: str | None = None, clock: Callable[[], int] = now_ns, proc: Path = Path("/proc")
+        self,
+        uuids: Sequence[str],
+        *,
+        run_id: str | None = None,
+        clock: Callable[[], int] = now_ns,
+        proc: Path = Path("/proc"),
     ) -> None:
         self._uuids = tuple(uuids)
         self._mark = None if run_id is None else f"{RUN_MARK}={run_id}".encode()
@@ -59,7 +66,12 @@ class BoardReader:
         if self._events is not None:
             self._stack.callback(nvml.ask, pynvml.nvmlEventSetFree, self._events)
             for handle in self._handles.values():
-                nvml.ask(pynvml.nvmlDeviceRegisterEvents, handle, pynvml.nvmlEventTypeXidCriticalError, self._events)
+                nvml.ask(
+                    pynvml.nvmlDeviceRegisterEvents,
+                    handle,
+                    pynvml.nvmlEventTypeXidCriticalError,
+                    self._events,
+                )
         return bool(self._handles)
 
     def read(self) -> list[dict[str, Any]]:
@@ -75,7 +87,9 @@ class BoardReader:
             value = nvml.ask(read, handle)
             if value is not None:
                 row[column] = value
-        if len(row) == len(("t_ns", "device_id")):  # it is lost, or NVML began anew: another handle may answer the next time
+        if len(row) == len(
+            ("t_ns", "device_id")
+        ):  # it is lost, or NVML began anew: another handle may answer the next time
             self._handles[uuid] = nvml.ask(pynvml.nvmlDeviceGetHandleByUUID, uuid) or handle
         foreign = self._foreign(handle)
         if foreign is not None:
@@ -98,7 +112,11 @@ class BoardReader:
         if self._mark is None:
             return None
         lists = [
-            nvml.ask(call, handle) for call in (pynvml.nvmlDeviceGetComputeRunningProcesses, pynvml.nvmlDeviceGetGraphicsRunningProcesses)
+            nvml.ask(call, handle)
+            for call in (
+                pynvml.nvmlDeviceGetComputeRunningProcesses,
+                pynvml.nvmlDeviceGetGraphicsRunningProcesses,
+            )
         ]
         if lists[0] is None:
             return None
@@ -109,7 +127,8 @@ class BoardReader:
             own += mine is True
             foreign += mine is False
             unknown += mine is None
-        # A process that is not there may have another number here (a container). Where one of our own was recognised, numbers do fit.
+        # A process that is not there may have another number here (a container). Where one of our
+        # own was recognised, numbers do fit.
         return foreign + unknown if own or not unknown else None
 
     def _is_own(self, pid: int) -> bool | None:
@@ -145,19 +164,28 @@ def _reasons(handle: Any) -> int:  # noqa: ANN401 - an NVML handle
 
 def _memory_temperature_c(handle: Any) -> float | None:  # noqa: ANN401 - an NVML handle
     # 0 stands for "no sensor" on boards without one.
-    return nvml.field_value(pynvml.nvmlDeviceGetFieldValues(handle, [pynvml.NVML_FI_DEV_MEMORY_TEMP])[0]) or None
+    return (
+        nvml.field_value(
+            pynvml.nvmlDeviceGetFieldValues(handle, [pynvml.NVML_FI_DEV_MEMORY_TEMP])[0]
+        )
+        or None
+    )
 
 
 _CALLS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "sm_clock_mhz": _clock(pynvml.NVML_CLOCK_SM),
     "mem_clock_mhz": _clock(pynvml.NVML_CLOCK_MEM),
-    "temperature_c": lambda handle: float(pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU)),
+    "temperature_c": lambda handle: float(
+        pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU)
+    ),
     "memory_temperature_c": _memory_temperature_c,
     "power_limit_w": lambda handle: pynvml.nvmlDeviceGetEnforcedPowerLimit(handle) / 1000,
     "utilization_ratio": lambda handle: pynvml.nvmlDeviceGetUtilizationRates(handle).gpu / 100,
     "memory_used_bytes": lambda handle: int(pynvml.nvmlDeviceGetMemoryInfo(handle).used),
     "throttle_reasons": _reasons,
     "ecc_uncorrected": lambda handle: int(
-        pynvml.nvmlDeviceGetTotalEccErrors(handle, pynvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED, pynvml.NVML_VOLATILE_ECC)
+        pynvml.nvmlDeviceGetTotalEccErrors(
+            handle, pynvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED, pynvml.NVML_VOLATILE_ECC
+        )
     ),
 }

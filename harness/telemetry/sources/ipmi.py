@@ -20,11 +20,16 @@ COMMAND: Final = "ipmitool"
 _INSTANT: Final = re.compile(r"^\s*Instantaneous power reading\s*:\s*(\d+)\s+Watts", re.MULTILINE)
 _INACTIVE: Final = re.compile(r"Power reading state is\s*:\s*deactivated")
 _SYSTEM: Final = ("/usr/", "/bin/", "/sbin/", "/opt/", "/nix/")  # where a system keeps its programs
-_DEVICES: Final = ("/dev/ipmi0", "/dev/ipmi/0", "/dev/ipmidev/0")  # as ipmitool's `open` interface looks for them
+_DEVICES: Final = (
+    "/dev/ipmi0",
+    "/dev/ipmi/0",
+    "/dev/ipmidev/0",
+)  # as ipmitool's `open` interface looks for them
 
 
 class IpmiPowerSource:
-    """One management controller. Its resolution is a watt at best, and what it averages over is its maker's choice.
+    """One management controller. Its resolution is a watt at best, and what it averages over is its
+    maker's choice.
 
     Args:
         host: controller to reach over the network (lanplus); None: this machine's own.
@@ -43,11 +48,20 @@ class IpmiPowerSource:
     name = "ipmi"
 
     def __init__(
-        self, *, host: str | None = None, port: int = 623, user: str | None = None, password_env: str | None = None,
-        password_file: str | None = None, cipher_suite: int | None = None,
-        command: str = COMMAND, interval_s: float = 2.0, timeout_s: float = 5.0,
-        clock: Callable[[], int] = now_ns, root: Path = Path("/"),
-    ) -> None:  # fmt: skip
+        self,
+        *,
+        host: str | None = None,
+        port: int = 623,
+        user: str | None = None,
+        password_env: str | None = None,
+        password_file: str | None = None,
+        cipher_suite: int | None = None,
+        command: str = COMMAND,
+        interval_s: float = 2.0,
+        timeout_s: float = 5.0,
+        clock: Callable[[], int] = now_ns,
+        root: Path = Path("/"),
+    ) -> None:
         self.trouble = ReadFailures()
         self._host = host
         self._port = port
@@ -79,27 +93,49 @@ class IpmiPowerSource:
         """One reading."""
         program = shutil.which(self._command)
         if program is None:
-            return PowerProbe(self.name, why_not=f"{self._command} is not installed (`apt-get install ipmitool`)", origin=self._command)
+            return PowerProbe(
+                self.name,
+                why_not=f"{self._command} is not installed (`apt-get install ipmitool`)",
+                origin=self._command,
+            )
         double = None
-        if Path(self._command).name != self._command or Path(program).name != COMMAND or not program.startswith(_SYSTEM):
+        if (
+            Path(self._command).name != self._command
+            or Path(program).name != COMMAND
+            or not program.startswith(_SYSTEM)
+        ):
             double = f"power of the node is read by {program} in place of the system's ipmitool"
         elif self._host is not None and is_loopback(self._host):
             double = f"the management controller is at {self._host}: this machine plays it"
-        if self._host is None and double is None and not any((self._root / path.lstrip("/")).exists() for path in _DEVICES):
-            why_not = "there is no management controller's device (/dev/ipmi0): no such controller, or `modprobe ipmi_devintf ipmi_si`"
+        if (
+            self._host is None
+            and double is None
+            and not any((self._root / path.lstrip("/")).exists() for path in _DEVICES)
+        ):
+            why_not = (
+                "there is no management controller's device (/dev/ipmi0): no such controller, or"
+                " `modprobe ipmi_devintf ipmi_si`"
+            )
             return PowerProbe(self.name, why_not=why_not, origin=program)
         try:
             secret = read_secret(self._password_env, self._password_file)
         except ValueError as error:
             return PowerProbe(self.name, why_not=str(error), origin=program)
         if secret is not None:
-            self._environment = {"IPMI_PASSWORD": secret}  # not on the command line, where every user sees it
+            self._environment = {
+                "IPMI_PASSWORD": secret
+            }  # not on the command line, where every user sees it
         try:
             self._read_w()
         except ValueError as error:
             return PowerProbe(self.name, why_not=str(error), origin=program, double=double)
         self._answers = True
-        return PowerProbe(self.name, (DeviceProbe(self._device, Boundary.NODE, "ipmi", None),), origin=program, double=double)
+        return PowerProbe(
+            self.name,
+            (DeviceProbe(self._device, Boundary.NODE, "ipmi", None),),
+            origin=program,
+            double=double,
+        )
 
     def sample(self, _what: What, /) -> tuple[PowerReading, ...]:
         """One reading."""
@@ -110,7 +146,11 @@ class IpmiPowerSource:
             if not self._closed:
                 self.trouble.note(f"ipmi {self._device}: {error}")
             return ()
-        return (PowerReading((before + self._clock()) // 2, Boundary.NODE, self._device, watts, None, "ipmi"),)
+        return (
+            PowerReading(
+                (before + self._clock()) // 2, Boundary.NODE, self._device, watts, None, "ipmi"
+            ),
+        )
 
     def _read_w(self) -> float:
         """Watts.
@@ -130,9 +170,14 @@ class IpmiPowerSource:
                 raise ValueError("closed")
             try:
                 self._running = subprocess.Popen(
-                    argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace",
+                    argv,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                    errors="replace",
                     env={**os.environ, "LC_ALL": "C", **self._environment},
-                )  # fmt: skip
+                )
             except OSError as error:
                 raise ValueError(f"{self._command} cannot be started: {error.strerror}") from error
         with self._running as process:
@@ -141,14 +186,22 @@ class IpmiPowerSource:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.communicate()
-                hint = "; some controllers need `cipher_suite: 3`" if self._host is not None and self._cipher_suite is None else ""
+                hint = (
+                    "; some controllers need `cipher_suite: 3`"
+                    if self._host is not None and self._cipher_suite is None
+                    else ""
+                )
                 raise ValueError(f"no answer within {self._timeout_s:g} s{hint}") from None
         match = _INSTANT.search(out)
         if match is None:
             said = " ".join((err or out).split())[:200]
-            raise ValueError(f"no power reading: {said or f'{self._command} ended with {process.returncode}'}")
+            raise ValueError(
+                f"no power reading: {said or f'{self._command} ended with {process.returncode}'}"
+            )
         if _INACTIVE.search(out) or not int(match[1]):
-            raise ValueError("the controller does not measure power (its reading is deactivated or 0)")
+            raise ValueError(
+                "the controller does not measure power (its reading is deactivated or 0)"
+            )
         return float(match[1])
 
     def close(self) -> None:

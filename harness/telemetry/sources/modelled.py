@@ -1,4 +1,6 @@
-"""Power by a formula, idle + slope x utilisation. No measurement: its source says `modelled` wherever it goes."""
+"""Power by a formula, idle + slope x utilisation. No measurement: its source says `modelled`
+wherever it goes.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -30,9 +32,17 @@ class ModelledPowerSource:
     name = "modelled"
 
     def __init__(
-        self, of: Literal["cpu", "gpu"], *, idle_w: float, slope_w: float, boundary: Boundary, source: str, uuids: Sequence[str] = (),
-        interval_s: float = 1.0, clock: Callable[[], int] = now_ns,
-    ) -> None:  # fmt: skip
+        self,
+        of: Literal["cpu", "gpu"],
+        *,
+        idle_w: float,
+        slope_w: float,
+        boundary: Boundary,
+        source: str,
+        uuids: Sequence[str] = (),
+        interval_s: float = 1.0,
+        clock: Callable[[], int] = now_ns,
+    ) -> None:
         self.trouble = ReadFailures()
         self._of = of
         self._idle_w = idle_w
@@ -54,7 +64,10 @@ class ModelledPowerSource:
 
     def probe(self) -> PowerProbe:
         """Whether the utilisation can be read."""
-        origin = f"{self._idle_w:g} W + {self._slope_w:g} W x utilisation of the {self._of} ({self._source})"
+        origin = (
+            f"{self._idle_w:g} W + {self._slope_w:g} W x utilisation of the {self._of}"
+            f" ({self._source})"
+        )
         if self._of == "gpu":
             try:
                 self._stack.enter_context(nvml.session())
@@ -62,15 +75,26 @@ class ModelledPowerSource:
                 return PowerProbe(self.name, why_not=str(error), origin=origin)
             for uuid in self._uuids:
                 handle = nvml.ask(pynvml.nvmlDeviceGetHandleByUUID, uuid)
-                if handle is not None and nvml.ask(pynvml.nvmlDeviceGetUtilizationRates, handle) is not None:
+                if (
+                    handle is not None
+                    and nvml.ask(pynvml.nvmlDeviceGetUtilizationRates, handle) is not None
+                ):
                     self._handles[uuid] = handle
             self._devices = tuple(self._handles)
         else:
             self._cpu_before = _cpu_s()
             self._devices = ("modelled-cpu",)
         why_not = "" if self._devices else "no board tells its utilisation"
-        probes = tuple(DeviceProbe(device, self._boundary, "modelled", None) for device in self._devices)
-        return PowerProbe(self.name, probes, why_not, origin, nvml.double(self._handles.values()) if self._handles else None)
+        probes = tuple(
+            DeviceProbe(device, self._boundary, "modelled", None) for device in self._devices
+        )
+        return PowerProbe(
+            self.name,
+            probes,
+            why_not,
+            origin,
+            nvml.double(self._handles.values()) if self._handles else None,
+        )
 
     def sample(self, _what: What, /) -> tuple[PowerReading, ...]:
         """The formula at the present utilisation."""
@@ -79,14 +103,18 @@ class ModelledPowerSource:
             ratio = self._cpu_ratio() if self._of == "cpu" else self._gpu_ratio(device)
             if ratio is not None:
                 watts = self._idle_w + self._slope_w * ratio
-                readings.append(PowerReading(self._clock(), self._boundary, device, watts, None, "modelled"))
+                readings.append(
+                    PowerReading(self._clock(), self._boundary, device, watts, None, "modelled")
+                )
         return tuple(readings)
 
     def _cpu_ratio(self) -> float | None:
         before, self._cpu_before = self._cpu_before, _cpu_s()
         if before is None or self._cpu_before[1] <= before[1]:
             return None
-        return min(1.0, max(0.0, (self._cpu_before[0] - before[0]) / (self._cpu_before[1] - before[1])))
+        return min(
+            1.0, max(0.0, (self._cpu_before[0] - before[0]) / (self._cpu_before[1] - before[1]))
+        )
 
     def _gpu_ratio(self, uuid: str) -> float | None:
         rates = nvml.ask(pynvml.nvmlDeviceGetUtilizationRates, self._handles[uuid])
@@ -102,5 +130,8 @@ class ModelledPowerSource:
 def _cpu_s() -> tuple[float, float]:
     """(busy, total) seconds of all cores since boot."""
     times = psutil.cpu_times()
-    total = sum(getattr(times, name) for name in ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal"))
+    total = sum(
+        getattr(times, name)
+        for name in ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal")
+    )
     return total - times.idle - times.iowait, total

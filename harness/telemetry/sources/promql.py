@@ -20,9 +20,11 @@ class _QueryError(Exception):
 
 
 class PromqlPowerSource:
-    """Raw samples of a selector at their own times; of other expressions the value at the time of each query.
+    """Raw samples of a selector at their own times; of other expressions the value at the time of
+    each query.
 
-    Raw samples carry the wall time of the server that scraped the meter: its clock and this machine's should be kept by NTP.
+    Raw samples carry the wall time of the server that scraped the meter: its clock and this
+    machine's should be kept by NTP.
 
     Args:
         url: of the server.
@@ -41,10 +43,20 @@ class PromqlPowerSource:
     name = "promql"
 
     def __init__(
-        self, url: str, query: str, *, boundary: Boundary, quantity: Literal["power", "energy"] = "power", scale: float = 1.0,
-        device_label: str | None = None, token_env: str | None = None, interval_s: float = 5.0, timeout_s: float = 5.0,
-        network: Network | None = None, clock: Callable[[], int] = now_ns,
-    ) -> None:  # fmt: skip
+        self,
+        url: str,
+        query: str,
+        *,
+        boundary: Boundary,
+        quantity: Literal["power", "energy"] = "power",
+        scale: float = 1.0,
+        device_label: str | None = None,
+        token_env: str | None = None,
+        interval_s: float = 5.0,
+        timeout_s: float = 5.0,
+        network: Network | None = None,
+        clock: Callable[[], int] = now_ns,
+    ) -> None:
         self.trouble = ReadFailures()
         self._url = url
         self._query = query
@@ -80,7 +92,9 @@ class PromqlPowerSource:
             return PowerProbe(self.name, why_not=str(error), origin=origin)
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         verify = self._network.tls_context() if self._url.startswith("https") else True
-        self._client = httpx.Client(timeout=self._timeout_s, headers=headers, trust_env=False, verify=verify)
+        self._client = httpx.Client(
+            timeout=self._timeout_s, headers=headers, trust_env=False, verify=verify
+        )
         try:
             try:
                 series = list(self._ask(raw=True))
@@ -91,10 +105,17 @@ class PromqlPowerSource:
             return PowerProbe(self.name, why_not=str(error), origin=origin)
         devices = sorted({device for device, _ in series})
         if not devices:
-            return PowerProbe(self.name, why_not=f"{self._url} has no samples of {self._query} in the last minute", origin=origin)
+            return PowerProbe(
+                self.name,
+                why_not=f"{self._url} has no samples of {self._query} in the last minute",
+                origin=origin,
+            )
         self._found = True
         what = {self._quantity: "promql"}
-        probes = tuple(DeviceProbe(device, self._boundary, what.get("power"), what.get("energy")) for device in devices)
+        probes = tuple(
+            DeviceProbe(device, self._boundary, what.get("power"), what.get("energy"))
+            for device in devices
+        )
         return PowerProbe(self.name, probes, origin=origin)
 
     def sample(self, _what: What, /) -> tuple[PowerReading, ...]:
@@ -130,7 +151,9 @@ class PromqlPowerSource:
         query = f"{self._query}[{math.ceil(range_s)}s]" if raw else self._query
         now_unix_s = (self._anchor.unix_ns + self._clock() - self._anchor.monotonic_ns) / NS_PER_S
         try:
-            answer = self._client.get(f"{self._url}/api/v1/query", params={"query": query, "time": f"{now_unix_s:.3f}"})
+            answer = self._client.get(
+                f"{self._url}/api/v1/query", params={"query": query, "time": f"{now_unix_s:.3f}"}
+            )
         except httpx.HTTPError as error:
             raise _QueryError(f"{type(error).__name__}: {error}") from error
         if len(answer.content) > _MOST_BODY_BYTES:
@@ -138,7 +161,9 @@ class PromqlPowerSource:
         try:
             body = json.loads(answer.content)
         except ValueError as error:
-            raise _QueryError(f"HTTP {answer.status_code} without JSON: no Prometheus there?") from error
+            raise _QueryError(
+                f"HTTP {answer.status_code} without JSON: no Prometheus there?"
+            ) from error
         if not isinstance(body, dict) or body.get("status") != "success":
             said = body.get("error") if isinstance(body, dict) else None
             raise _QueryError(f"HTTP {answer.status_code}: {said or 'the query failed'}")

@@ -1,4 +1,6 @@
-"""RAPL: energy counters of processor packages and memory, by the kernel's powercap files (Intel and AMD)."""
+"""RAPL: energy counters of processor packages and memory, by the kernel's powercap files (Intel and
+AMD).
+"""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -11,7 +13,9 @@ from harness.telemetry.sources.base import DeviceProbe, PowerProbe, PowerReading
 
 ROOT: Final = Path("/sys/class/powercap")
 MOST_W: Final = 2000.0
-"""More than any package draws: a counter that fell is taken for wrapped around where that keeps the power below this, else for reset."""
+"""More than any package draws: a counter that fell is taken for wrapped around where that keeps the
+power below this, else for reset.
+"""
 
 _UJ_PER_J: Final = 1e6
 
@@ -30,11 +34,12 @@ class _Zone:
 
 
 class RaplPowerSource:
-    """Packages and their memory. The zones within a package (`core`, `uncore`) are part of it, and `psys` covers neither node nor package:
-    they are left out, as is the second way to the same packages (`intel-rapl-mmio`).
+    """Packages and their memory. The zones within a package (`core`, `uncore`) are part of it, and
+    `psys` covers neither node nor package: they are left out, as is the second way to the same
+    packages (`intel-rapl-mmio`).
 
-    The counters wrap around at `max_energy_range_uj` (some 65 to 262 kJ); readings go on counting. Reading them is for root, since
-    they betray what a processor computes (CVE-2020-8694).
+    The counters wrap around at `max_energy_range_uj` (some 65 to 262 kJ); readings go on counting.
+    Reading them is for root, since they betray what a processor computes (CVE-2020-8694).
 
     Args:
         root: where powercap's files are.
@@ -44,7 +49,9 @@ class RaplPowerSource:
 
     name = "rapl"
 
-    def __init__(self, root: Path = ROOT, *, interval_s: float = 1.0, clock: Callable[[], int] = now_ns) -> None:
+    def __init__(
+        self, root: Path = ROOT, *, interval_s: float = 1.0, clock: Callable[[], int] = now_ns
+    ) -> None:
         self.trouble = ReadFailures()
         self._root = root
         self._interval_s = interval_s
@@ -58,35 +65,68 @@ class RaplPowerSource:
 
     def probe(self) -> PowerProbe:
         """Read every counter once."""
-        double = None if self._root == ROOT else f"RAPL is read from {self._root}, which is not where the kernel has it"
+        double = (
+            None
+            if self._root == ROOT
+            else f"RAPL is read from {self._root}, which is not where the kernel has it"
+        )
         devices = []
         for device_id, boundary, folder in _zones(self._root):
             try:
                 (folder / "energy_uj").read_text(encoding="ascii")
             except PermissionError:
-                why_not = "only root may read it; run as root, or `chmod a+r` its energy_uj until the next boot"
+                why_not = (
+                    "only root may read it; run as root, or `chmod a+r` its energy_uj until the"
+                    " next boot"
+                )
                 devices.append(DeviceProbe(device_id, boundary, None, None, why_not))
                 continue
             except OSError as error:
-                devices.append(DeviceProbe(device_id, boundary, None, None, f"cannot be read: {error.strerror or error}"))
+                devices.append(
+                    DeviceProbe(
+                        device_id,
+                        boundary,
+                        None,
+                        None,
+                        f"cannot be read: {error.strerror or error}",
+                    )
+                )
                 continue
             devices.append(DeviceProbe(device_id, boundary, None, "rapl"))
-            self._zones.append(_Zone(device_id, boundary, folder / "energy_uj", _number(folder / "max_energy_range_uj")))
+            self._zones.append(
+                _Zone(
+                    device_id,
+                    boundary,
+                    folder / "energy_uj",
+                    _number(folder / "max_energy_range_uj"),
+                )
+            )
         why_not = (
-            "" if devices else f"no intel-rapl zone in {self._root}: another processor, a virtual machine, or the module is not loaded"
+            ""
+            if devices
+            else (
+                f"no intel-rapl zone in {self._root}: another processor, a virtual machine, or the"
+                " module is not loaded"
+            )
         )
         return PowerProbe(self.name, tuple(devices), why_not, str(self._root), double)
 
     def sample(self, what: What) -> tuple[PowerReading, ...]:
         """All counters, as if they did not wrap around."""
-        return tuple(reading for zone in self._zones if (reading := self._read(zone)) is not None) if what == "energy" else ()
+        return (
+            tuple(reading for zone in self._zones if (reading := self._read(zone)) is not None)
+            if what == "energy"
+            else ()
+        )
 
     def _read(self, zone: _Zone) -> PowerReading | None:
         before = self._clock()
         try:
             value_uj = int(zone.path.read_text(encoding="ascii"))
         except (OSError, ValueError) as error:
-            self.trouble.note(f"rapl {zone.device_id}: {getattr(error, 'strerror', None) or 'no number'}")
+            self.trouble.note(
+                f"rapl {zone.device_id}: {getattr(error, 'strerror', None) or 'no number'}"
+            )
             return None
         t_ns = (before + self._clock()) // 2
         if zone.last_uj is None:
@@ -94,15 +134,21 @@ class RaplPowerSource:
         else:
             zone.total_uj += self._step_uj(zone, value_uj, (t_ns - zone.last_ns) / NS_PER_S)
         zone.last_uj, zone.last_ns = value_uj, t_ns
-        return PowerReading(t_ns, zone.boundary, zone.device_id, None, zone.total_uj / _UJ_PER_J, "rapl")
+        return PowerReading(
+            t_ns, zone.boundary, zone.device_id, None, zone.total_uj / _UJ_PER_J, "rapl"
+        )
 
     def _step_uj(self, zone: _Zone, value_uj: int, took_s: float) -> int:
-        """What was added since the last reading; for a reset, the fall, which every reader of the table sees."""
+        """What was added since the last reading; for a reset, the fall, which every reader of the
+        table sees.
+        """
         assert zone.last_uj is not None
         step = value_uj - zone.last_uj
         if step >= 0:
             return step
-        if zone.range_uj is not None and (step + zone.range_uj) / _UJ_PER_J <= MOST_W * max(took_s, 0.001):
+        if zone.range_uj is not None and (step + zone.range_uj) / _UJ_PER_J <= MOST_W * max(
+            took_s, 0.001
+        ):
             return step + zone.range_uj
         self.trouble.note(f"rapl {zone.device_id}: the counter was reset")
         return value_uj - zone.total_uj
@@ -119,7 +165,9 @@ def _zones(root: Path) -> Iterator[tuple[str, Boundary, Path]]:
             continue
         yield name, Boundary.CPU_PACKAGE, package
         inside = {*package.glob(f"{package.name}:*"), *root.glob(f"{package.name}:*")}
-        for zone in sorted({path.name: path for path in inside}.values(), key=lambda path: path.name):
+        for zone in sorted(
+            {path.name: path for path in inside}.values(), key=lambda path: path.name
+        ):
             if _text(zone / "name") == "dram":
                 yield f"{name}/dram", Boundary.DRAM, zone
 

@@ -1,6 +1,7 @@
 """A node's (or chassis') power by Redfish, over sushy: its sessions, retries and certificates.
 
-sushy has no fields for `PowerControl` or sensors, so the resources' bodies are read as they are (DMTF's schemas Power, EnvironmentMetrics).
+sushy has no fields for `PowerControl` or sensors, so the resources' bodies are read as they are
+(DMTF's schemas Power, EnvironmentMetrics).
 """
 
 from collections.abc import Callable, Mapping
@@ -14,7 +15,12 @@ from harness.telemetry.sources.base import DeviceProbe, PowerProbe, PowerReading
 from harness.telemetry.sources.secret import read_secret
 
 _J_PER_KWH: Final = 3.6e6
-_MARKS: Final = ("emulator", "simulator", "mockup", "redvirt")  # sushy-tools calls its service RedvirtService
+_MARKS: Final = (
+    "emulator",
+    "simulator",
+    "mockup",
+    "redvirt",
+)  # sushy-tools calls its service RedvirtService
 
 
 class _NoPowerError(Exception):
@@ -22,7 +28,8 @@ class _NoPowerError(Exception):
 
 
 class RedfishPowerSource:
-    """Power of one chassis: `EnvironmentMetrics` (power, and energy where it counts), else `Power.PowerControl`.
+    """Power of one chassis: `EnvironmentMetrics` (power, and energy where it counts), else
+    `Power.PowerControl`.
 
     Args:
         url: of the service.
@@ -41,10 +48,20 @@ class RedfishPowerSource:
     name = "redfish"
 
     def __init__(
-        self, url: str, *, chassis: str | None = None, user: str | None = None, password_env: str | None = None,
-        password_file: str | None = None, ca_file: str | None = None, verify_tls: bool = True, boundary: Boundary = Boundary.NODE,
-        interval_s: float = 2.0, timeout_s: float = 5.0, clock: Callable[[], int] = now_ns,
-    ) -> None:  # fmt: skip
+        self,
+        url: str,
+        *,
+        chassis: str | None = None,
+        user: str | None = None,
+        password_env: str | None = None,
+        password_file: str | None = None,
+        ca_file: str | None = None,
+        verify_tls: bool = True,
+        boundary: Boundary = Boundary.NODE,
+        interval_s: float = 2.0,
+        timeout_s: float = 5.0,
+        clock: Callable[[], int] = now_ns,
+    ) -> None:
         self.trouble = ReadFailures()
         self._url = url
         self._chassis = chassis
@@ -74,13 +91,24 @@ class RedfishPowerSource:
             import sushy
             from requests import RequestException
         except ImportError:
-            return PowerProbe(self.name, why_not="sushy is not installed: pip install 'colossus-harness[redfish]'", origin=self._url)
+            return PowerProbe(
+                self.name,
+                why_not="sushy is not installed: pip install 'colossus-harness[redfish]'",
+                origin=self._url,
+            )
         try:
             password = read_secret(self._password_env, self._password_file)
             self._connector = sushy.connector.Connector(
-                self._url, verify=self._verify, default_request_timeout=self._timeout_s, connect_timeout=self._timeout_s
+                self._url,
+                verify=self._verify,
+                default_request_timeout=self._timeout_s,
+                connect_timeout=self._timeout_s,
             )
-            self._auth = sushy.auth.SessionOrBasicAuth(self._user, password) if self._user is not None else _anonymous(sushy.auth.AuthBase)
+            self._auth = (
+                sushy.auth.SessionOrBasicAuth(self._user, password)
+                if self._user is not None
+                else _anonymous(sushy.auth.AuthBase)
+            )
             self._root = sushy.Sushy(self._url, auth=self._auth, connector=self._connector)
             double = self._double()
             path, device = self._find()
@@ -88,24 +116,38 @@ class RedfishPowerSource:
         except ValueError as error:
             return PowerProbe(self.name, why_not=str(error), origin=self._url)
         except _NoPowerError as error:
-            return PowerProbe(self.name, why_not=str(error), origin=self._url, double=self._double())
+            return PowerProbe(
+                self.name, why_not=str(error), origin=self._url, double=self._double()
+            )
         except (sushy.exceptions.SushyError, RequestException, OSError) as error:
             return PowerProbe(self.name, why_not=f"{self._url}: {_words(error)}", origin=self._url)
         self._path, self._device = path, device
         found = DeviceProbe(
-            device, self._boundary, None if power_w is None else "redfish", None if energy_j is None else "redfish",
+            device,
+            self._boundary,
+            None if power_w is None else "redfish",
+            None if energy_j is None else "redfish",
             "" if energy_j is not None else "no energy counter",
-        )  # fmt: skip
+        )
         return PowerProbe(self.name, (found,), origin=f"{self._url}{path}", double=double)
 
     def _double(self) -> str | None:
         if self._root is None:
             return None
-        says = " ".join(str(self._root.json.get(key, "")) for key in ("Id", "Name", "Product", "Vendor")).lower()
+        says = " ".join(
+            str(self._root.json.get(key, "")) for key in ("Id", "Name", "Product", "Vendor")
+        ).lower()
         host = urlsplit(self._url).hostname or ""
         if any(mark in says for mark in _MARKS):
-            return f"the Redfish service at {self._url} calls itself {self._root.json.get('Name')!r}: an emulator"
-        return f"the Redfish service is at {host}: this machine plays it" if is_loopback(host) else None
+            return (
+                f"the Redfish service at {self._url} calls itself {self._root.json.get('Name')!r}:"
+                " an emulator"
+            )
+        return (
+            f"the Redfish service is at {host}: this machine plays it"
+            if is_loopback(host)
+            else None
+        )
 
     def _find(self) -> tuple[str, str]:
         """(path of the resource that gives power, id of its chassis)."""
@@ -127,16 +169,22 @@ class RedfishPowerSource:
             wanted = f"chassis {self._chassis}" if self._chassis is not None else "any chassis"
             raise _NoPowerError(f"{self._url} gives no power of {wanted} (it has: {ids or 'none'})")
         if len(found) > 1:
-            raise _NoPowerError(f"several chassis of {self._url} give power; name one: {', '.join(device for _, device in found)}")
+            raise _NoPowerError(
+                f"several chassis of {self._url} give power; name one:"
+                f" {', '.join(device for _, device in found)}"
+            )
         return found[0]
 
     def _read(self, path: str) -> tuple[float | None, float | None]:
         """(watts, joules); None where it is not told."""
         body = self._connector.get(path).json()
-        # DMTF: EnvironmentMetrics.PowerWatts.Reading, EnergykWh.Reading; Power.PowerControl[].PowerConsumedWatts
+        # DMTF: EnvironmentMetrics.PowerWatts.Reading, EnergykWh.Reading;
+        # Power.PowerControl[].PowerConsumedWatts
         power_w = _reading(body.get("PowerWatts"))
         energy_kwh = _reading(body.get("EnergykWh"))
-        controls = [_number(control.get("PowerConsumedWatts")) for control in body.get("PowerControl") or ()]
+        controls = [
+            _number(control.get("PowerConsumedWatts")) for control in body.get("PowerControl") or ()
+        ]
         known = [value for value in controls if value]
         if power_w is None and known:
             power_w = known[0]  # the first is the chassis as a whole; further ones are its parts
@@ -160,9 +208,13 @@ class RedfishPowerSource:
             self.trouble.note(f"redfish {self._url}: no value")
         readings = []
         if power_w is not None:
-            readings.append(PowerReading(t_ns, self._boundary, self._device, power_w, None, "redfish"))
+            readings.append(
+                PowerReading(t_ns, self._boundary, self._device, power_w, None, "redfish")
+            )
         if energy_j is not None:
-            readings.append(PowerReading(t_ns, self._boundary, self._device, None, energy_j, "redfish"))
+            readings.append(
+                PowerReading(t_ns, self._boundary, self._device, None, energy_j, "redfish")
+            )
         return tuple(readings)
 
     def close(self) -> None:
@@ -172,7 +224,9 @@ class RedfishPowerSource:
             self._connector.close()
 
 
-def _anonymous(base: Any) -> Any:  # noqa: ANN401 - a class of sushy, which is imported where it is needed
+def _anonymous(
+    base: Any,  # noqa: ANN401 - any JSON value
+) -> Any:  # noqa: ANN401 - a class of sushy, which is imported where it is needed
     """An authentication that sends nothing: sushy has none of its own."""
 
     class Anonymous(base):  # type: ignore[misc]

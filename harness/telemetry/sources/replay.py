@@ -1,4 +1,6 @@
-"""A recorded run's readings, played back. No report can take them for a measurement: every source says `replay:…`."""
+"""A recorded run's readings, played back. No report can take them for a measurement: every source
+says `replay:…`.
+"""
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping
@@ -17,7 +19,8 @@ from harness.telemetry.sources.base import DeviceProbe, PowerProbe, PowerReading
 
 
 class ReplayPowerSource:
-    """Plays a recorded power table (power.parquet or its journal) back in real time, from its first reading on.
+    """Plays a recorded power table (power.parquet or its journal) back in real time, from its first
+    reading on.
 
     Readings keep their values; times are moved to now, and sources say `replay:<original>`.
 
@@ -29,7 +32,9 @@ class ReplayPowerSource:
 
     name = "replay"
 
-    def __init__(self, path: Path, *, interval_s: float = 0.1, clock: Callable[[], int] = now_ns) -> None:
+    def __init__(
+        self, path: Path, *, interval_s: float = 0.1, clock: Callable[[], int] = now_ns
+    ) -> None:
         self.trouble = ReadFailures()
         self._path = path
         self._interval_s = interval_s
@@ -47,12 +52,25 @@ class ReplayPowerSource:
         """Read the recording; the clock starts here."""
         double = f"readings of a recorded run ({self._path})"
         try:
-            table = read_table([self._path], tables.POWER) if self._path.suffix == ".arrows" else pq.read_table(self._path)
+            table = (
+                read_table([self._path], tables.POWER)
+                if self._path.suffix == ".arrows"
+                else pq.read_table(self._path)
+            )
         except (OSError, pa.ArrowInvalid, ArtifactError) as error:
-            return PowerProbe(self.name, why_not=f"cannot read {self._path}: {error}", origin=str(self._path), double=double)
+            return PowerProbe(
+                self.name,
+                why_not=f"cannot read {self._path}: {error}",
+                origin=str(self._path),
+                double=double,
+            )
         missing = sorted(set(tables.POWER.names) - set(table.column_names))
         if missing or not table.num_rows:
-            why_not = f"{self._path} has no column {', '.join(missing)}" if missing else f"{self._path} has no readings"
+            why_not = (
+                f"{self._path} has no column {', '.join(missing)}"
+                if missing
+                else f"{self._path} has no readings"
+            )
             return PowerProbe(self.name, why_not=why_not, origin=str(self._path), double=double)
         rows = sorted(table.to_pylist(), key=lambda row: row["t_ns"])
         self._rows = {
@@ -63,8 +81,13 @@ class ReplayPowerSource:
         devices: dict[tuple[str, str], dict[What, str]] = defaultdict(dict)
         for what, those in self._rows.items():
             for row in those:
-                devices[row["device_id"], row["boundary"]].setdefault(what, f"replay:{row['source']}")
-        probes = (DeviceProbe(d, Boundary(b), found.get("power"), found.get("energy")) for (d, b), found in devices.items())
+                devices[row["device_id"], row["boundary"]].setdefault(
+                    what, f"replay:{row['source']}"
+                )
+        probes = (
+            DeviceProbe(d, Boundary(b), found.get("power"), found.get("energy"))
+            for (d, b), found in devices.items()
+        )
         return PowerProbe(self.name, tuple(probes), origin=str(self._path), double=double)
 
     def sample(self, what: What) -> tuple[PowerReading, ...]:
@@ -77,12 +100,15 @@ class ReplayPowerSource:
         self._next[what] = end
         return tuple(
             PowerReading(
-                t_ns=row["t_ns"] + self._shift_ns, boundary=Boundary(row["boundary"]), device_id=row["device_id"],
-                power_w=row["power_w"] if what == "power" else None, energy_j=row["energy_j"] if what == "energy" else None,
+                t_ns=row["t_ns"] + self._shift_ns,
+                boundary=Boundary(row["boundary"]),
+                device_id=row["device_id"],
+                power_w=row["power_w"] if what == "power" else None,
+                energy_j=row["energy_j"] if what == "energy" else None,
                 source=f"replay:{row['source']}",
             )
             for row in rows[start:end]
-        )  # fmt: skip
+        )
 
     def close(self) -> None:
         """Nothing is held."""

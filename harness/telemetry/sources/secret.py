@@ -20,4 +20,6 @@ def read_secret(env: str | None, file: str | None) -> str | None:
     try:
         return Path(file).read_text(encoding="utf-8").strip()
     except OSError as error:
-        raise ValueError(f"the secret cannot be read from {file}: {error.strerror or error}") from error
+        raise ValueError(
+            f"the secret cannot be read from {file}: {error.strerror or error}"
+        ) from error

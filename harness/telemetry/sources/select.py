@@ -40,7 +40,9 @@ class SourceContext:
 
 
 def specs_of(power: str | Sequence[Spec], gpu_uuids: Sequence[str]) -> tuple[Spec, ...]:
-    """The sources that are meant: `auto` is NVML where there are boards, and RAPL, whose probe says whether it can be read."""
+    """The sources that are meant: `auto` is NVML where there are boards, and RAPL, whose probe says
+    whether it can be read.
+    """
     if power == "none":
         return ()
     if isinstance(power, str):
@@ -57,7 +59,11 @@ def make_source(spec: Spec, around: SourceContext) -> PowerSource:
 
 
 def _nvml(_options: dict[str, Any], around: SourceContext) -> PowerSource:
-    return NvmlPowerSource(around.gpu_uuids, power_interval_s=around.power_interval_s, energy_interval_s=around.energy_interval_s)
+    return NvmlPowerSource(
+        around.gpu_uuids,
+        power_interval_s=around.power_interval_s,
+        energy_interval_s=around.energy_interval_s,
+    )
 
 
 def _dcgm(options: dict[str, Any], around: SourceContext) -> PowerSource:
@@ -70,7 +76,9 @@ def _rapl(options: dict[str, Any], _around: SourceContext) -> PowerSource:
 
 
 def _promql(options: dict[str, Any], around: SourceContext) -> PowerSource:
-    return PromqlPowerSource(options.pop("url"), options.pop("query"), network=around.network, **options)
+    return PromqlPowerSource(
+        options.pop("url"), options.pop("query"), network=around.network, **options
+    )
 
 
 def _replay(options: dict[str, Any], around: SourceContext) -> PowerSource:
@@ -86,5 +94,7 @@ _MAKERS: Final[Mapping[str, Callable[[dict[str, Any], SourceContext], PowerSourc
     "promql": _promql,
     "csv": lambda options, _: CsvPowerSource(Path(options.pop("path")), **options),
     "replay": _replay,
-    "modelled": lambda options, around: ModelledPowerSource(options.pop("of"), uuids=around.gpu_uuids, **options),
+    "modelled": lambda options, around: ModelledPowerSource(
+        options.pop("of"), uuids=around.gpu_uuids, **options
+    ),
 }

@@ -1,5 +1,5 @@
 """What runs inside a Locust process.
 
-Importing Locust monkey-patches the process, so nothing outside may import `locustfile`, `dispatcher`, `wire` or `recorder`; `framing`,
-`answer` and `record` are plain Python.
+Importing Locust monkey-patches the process, so nothing outside may import `locustfile`,
+`dispatcher`, `wire` or `recorder`; `framing`, `answer` and `record` are plain Python.
 """

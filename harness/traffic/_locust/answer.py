@@ -1,7 +1,9 @@
-"""From the reads of a response to what the record says: when which content came, usage, how it ended.
+"""From the reads of a response to what the record says: when which content came, usage, how it
+ended.
 
-Runs once, after the last byte. Events that look like one that was parsed before are recognised by a pattern made from it, so most
-events cost one match and no JSON; anything else (first events, usage, stop reasons, escapes, surprises) is parsed as JSON.
+Runs once, after the last byte. Events that look like one that was parsed before are recognised by a
+pattern made from it, so most events cost one match and no JSON; anything else (first events, usage,
+stop reasons, escapes, surprises) is parsed as JSON.
 """
 
 import json
@@ -14,14 +16,22 @@ from typing import Any, Final
 
 from harness.core.records import Api, Outcome
 from harness.plan.assistant_turn import ReplyBlock, SpokenKind
-from harness.traffic._locust.event_patterns import MAX_LEARNT_PER_STREAM, escaped_size, known, learn, size_of
+from harness.traffic._locust.event_patterns import (
+    MAX_LEARNT_PER_STREAM,
+    escaped_size,
+    known,
+    learn,
+    size_of,
+)
 from harness.traffic._locust.http1 import Framing
 from harness.traffic._locust.http_errors import ERROR_CHARS, error_of, error_text, retry_after_s
 from harness.traffic._locust.reply import Reply
 from harness.traffic._locust.sse import events, fields
 
 PAUSE_EVENTS: Final = 200
-"""Events between two calls of `pause`: about half a millisecond, so that a long answer does not hold up the timestamps of the others."""
+"""Events between two calls of `pause`: about half a millisecond, so that a long answer does not
+hold up the timestamps of the others.
+"""
 
 _UINT32_MAX: Final = 2**32 - 1
 
@@ -37,7 +47,9 @@ class EndOfStream(Enum):
 
 @dataclass(slots=True)
 class Answer:
-    """What a response said. Fields are those of `artifacts.tables.REQUESTS`; None is unknown or did not happen."""
+    """What a response said. Fields are those of `artifacts.tables.REQUESTS`; None is unknown or did
+    not happen.
+    """
 
     outcome: Outcome
     error: str | None = None
@@ -84,7 +96,11 @@ def read_answer(
         keep_reply: collect the answer's blocks in `spoken`, for later turns to carry.
     """
     framing.finish()
-    answer = Answer(Outcome.OK, http_status=framing.status, response_bytes=len(framing.body) if framing.reads else None)
+    answer = Answer(
+        Outcome.OK,
+        http_status=framing.status,
+        response_bytes=len(framing.body) if framing.reads else None,
+    )
     if framing.times_ns:
         answer.first_byte_ns = framing.times_ns[0]
     content_type = framing.headers.get("content-type", "")
@@ -102,13 +118,18 @@ def read_answer(
     elif framing.status is None:
         answer.outcome, answer.error = _no_status(framing, ending, error)
     elif framing.status != 200:
-        answer.outcome, answer.error = Outcome.HTTP_ERROR, error_text(framing.body) or f"HTTP {framing.status}"
+        answer.outcome, answer.error = (
+            Outcome.HTTP_ERROR,
+            error_text(framing.body) or f"HTTP {framing.status}",
+        )
     elif stream is None:
         answer.outcome, answer.error = _no_stream(framing, content_type)
     else:
         answer.outcome, answer.error = _stream_outcome(framing, stream, ending, error)
         if answer.outcome is Outcome.OK and stream.disagreement is not None:
-            answer.error = f"usage disagrees: {stream.disagreement}"  # the answer is whole all the same; its last word counts
+            answer.error = (  # the answer is whole all the same; its last word counts
+                f"usage disagrees: {stream.disagreement}"
+            )
     return answer
 
 
@@ -118,7 +139,10 @@ def _no_status(framing: Framing, ending: EndOfStream, error: str | None) -> tupl
     if framing.reads:
         return Outcome.TRUNCATED, "the connection closed within the headers"
     if ending is EndOfStream.EOF:
-        return Outcome.CONNECTION_ERROR, error or "the server closed the connection without an answer"
+        return (
+            Outcome.CONNECTION_ERROR,
+            error or "the server closed the connection without an answer",
+        )
     return Outcome.CONNECTION_ERROR, error or "the connection broke before an answer"
 
 
@@ -126,10 +150,15 @@ def _no_stream(framing: Framing, content_type: str) -> tuple[Outcome, str]:
     text = error_text(framing.body)
     if text is not None and b'"error"' in framing.body:
         return Outcome.API_ERROR, text
-    return Outcome.MALFORMED, f"status 200 with content-type {content_type or 'none'!r}, not an event stream"
+    return (
+        Outcome.MALFORMED,
+        f"status 200 with content-type {content_type or 'none'!r}, not an event stream",
+    )
 
 
-def _stream_outcome(framing: Framing, stream: "_Stream", ending: EndOfStream, error: str | None) -> tuple[Outcome, str | None]:
+def _stream_outcome(
+    framing: Framing, stream: "_Stream", ending: EndOfStream, error: str | None
+) -> tuple[Outcome, str | None]:
     if stream.api_error is not None:
         return Outcome.API_ERROR, stream.api_error
     if framing.error is not None:
@@ -145,11 +174,14 @@ def _stream_outcome(framing: Framing, stream: "_Stream", ending: EndOfStream, er
     return Outcome.OK, None
 
 
-# --- streams ---------------------------------------------------------------------------------------------------------------------
+# --- streams ---
 
 _END_MARKERS: Final = {
-    Api.MESSAGES: "message_stop", Api.CHAT: "[DONE]", Api.COMPLETIONS: "[DONE]", Api.RESPONSES: "response.completed",
-}  # fmt: skip
+    Api.MESSAGES: "message_stop",
+    Api.CHAT: "[DONE]",
+    Api.COMPLETIONS: "[DONE]",
+    Api.RESPONSES: "response.completed",
+}
 _RESPONSES_DELTAS: Final = {
     "response.output_text.delta": "text",
     "response.refusal.delta": "text",
@@ -169,7 +201,9 @@ class _Stream:
     def __init__(self, api: Api, *, keep_text: bool, keep_reply: bool) -> None:
         self.api = api
         self.end_marker = _END_MARKERS[api]
-        self._read_event = {Api.MESSAGES: self._messages, Api.RESPONSES: self._responses}.get(api, self._chat)
+        self._read_event = {Api.MESSAGES: self._messages, Api.RESPONSES: self._responses}.get(
+            api, self._chat
+        )
         self.ended = False
         self.api_error: str | None = None
         self.malformed: str | None = None
@@ -182,7 +216,8 @@ class _Stream:
         self._keep_text = keep_text
         self._text: list[str] = []
         self._reply = Reply() if keep_reply else None
-        # One entry a read that carries content: its time, content bytes, and the tokens so far after it.
+        # One entry a read that carries content: its time, content bytes, and the tokens so far
+        # after it.
         self._times_ns: list[int] = []
         self._bytes: list[int] = []
         self._tok: list[int | None] = []
@@ -228,7 +263,11 @@ class _Stream:
                     continue
                 kind, content = found
                 size = size_of(content)
-                if learnt < MAX_LEARNT_PER_STREAM and not self._keep_text and (new := learn(self.api, event, kind, content)) is not None:
+                if (
+                    learnt < MAX_LEARNT_PER_STREAM
+                    and not self._keep_text
+                    and (new := learn(self.api, event, kind, content)) is not None
+                ):
                     learnt += 1
                     shape, match = new, new.pattern.fullmatch
                     if new not in shapes:
@@ -246,7 +285,8 @@ class _Stream:
                 self._bytes.append(size)
                 self._tok.append(self._completion_tok)
         if last_counted is not None and self.usage.get("completion_tokens") != self._completion_tok:
-            # No closing usage (the stream was cut short, or its server sends none): every event told as much as the last one did.
+            # No closing usage (the stream was cut short, or its server sends none): every event
+            # told as much as the last one did.
             usage = json.loads(fields(last_counted)[1] or b"{}").get("usage")
             self._merge(usage if isinstance(usage, dict) else {})
 
@@ -261,8 +301,12 @@ class _Stream:
         if self._times_ns:
             first = self._times_ns[0]
             answer.first_token_ns, answer.last_token_ns = first, self._times_ns[-1]
-            so_far_us = [(time - first + 500) // 1000 for time in self._times_ns]  # rounded cumulatively, so that no error adds up
-            answer.chunk_dt_us = array("I", [0, *(min(b - a, _UINT32_MAX) for a, b in pairwise(so_far_us))])
+            so_far_us = [
+                (time - first + 500) // 1000 for time in self._times_ns
+            ]  # rounded cumulatively, so that no error adds up
+            answer.chunk_dt_us = array(
+                "I", [0, *(min(b - a, _UINT32_MAX) for a, b in pairwise(so_far_us))]
+            )
             answer.chunk_bytes = array("I", self._bytes)
             told = [tok for tok in self._tok if tok is not None]
             if len(told) == len(self._tok):
@@ -275,12 +319,16 @@ class _Stream:
             self._openai_usage(answer, "prompt_tokens", "completion_tokens")
 
     def _chunk_tok(self, told: list[int]) -> "array[int] | None":
-        """Tokens of each chunk, where the counts that came with them agree with themselves and with the closing usage."""
+        """Tokens of each chunk, where the counts that came with them agree with themselves and with
+        the closing usage.
+        """
         closing = _count(self.usage.get("completion_tokens"))
         if any(b < a for a, b in pairwise(told)):
             self.disagreement = "the counts of tokens fall within the stream"
         elif closing is not None and told[-1] > closing:
-            self.disagreement = f"{told[-1]} tokens came with the chunks, and the end says {closing}"
+            self.disagreement = (
+                f"{told[-1]} tokens came with the chunks, and the end says {closing}"
+            )
         else:
             return array("I", [b - a for a, b in pairwise([0, *told])])
         return None
@@ -299,11 +347,19 @@ class _Stream:
         write = _count(self.usage.get("cache_creation_input_tokens"))
         rest = _count(self.usage.get("input_tokens"))
         answer.cache_read_tok, answer.cache_write_tok = read, write
-        # `input_tokens` is what follows the cached part; servers that do not tell of caching put the whole prompt there.
+        # `input_tokens` is what follows the cached part; servers that do not tell of caching put
+        # the whole prompt there.
         answer.input_tok = None if rest is None else rest + (read or 0) + (write or 0)
         answer.output_tok = _count(self.usage.get("final_output_tokens"))
-        if self._prompt_at_start and answer.input_tok is not None and answer.input_tok != self._prompt_at_start:
-            self.disagreement = f"a prompt of {self._prompt_at_start} tokens at the start, of {answer.input_tok} at the end"
+        if (
+            self._prompt_at_start
+            and answer.input_tok is not None
+            and answer.input_tok != self._prompt_at_start
+        ):
+            self.disagreement = (
+                f"a prompt of {self._prompt_at_start} tokens at the start, of {answer.input_tok} at"
+                " the end"
+            )
 
     def _parse(self, event: bytes) -> tuple[str, str] | None:
         """Take one event as JSON; its kind and content when it carries content."""
@@ -311,7 +367,8 @@ class _Stream:
         if data is None:
             return None
         if self.api is not Api.MESSAGES and data.strip() == b"[DONE]":
-            # A responses stream ends with its last event; a server that sends this as well ends it no more than once.
+            # A responses stream ends with its last event; a server that sends this as well ends it
+            # no more than once.
             self.ended = self.ended or self.api is not Api.RESPONSES
             return None
         try:
@@ -325,7 +382,9 @@ class _Stream:
         try:
             found = self._read_event(name, value)
         except (AttributeError, TypeError, KeyError, IndexError) as error:
-            self.malformed = self.malformed or f"an event has an unexpected form ({error}): {data[:80]!r}"
+            self.malformed = (
+                self.malformed or f"an event has an unexpected form ({error}): {data[:80]!r}"
+            )
             return None
         if found is None or not found[1]:
             return None
@@ -384,7 +443,11 @@ class _Stream:
             return
         match block.get("type"):
             case "tool_use":
-                self._reply.begin(SpokenKind.TOOL_USE, tool_id=_string(block.get("id") or ""), tool_name=_string(block.get("name") or ""))
+                self._reply.begin(
+                    SpokenKind.TOOL_USE,
+                    tool_id=_string(block.get("id") or ""),
+                    tool_name=_string(block.get("name") or ""),
+                )
             case "redacted_thinking":
                 self._reply.begin(SpokenKind.REDACTED_THINKING)
                 self._reply.add_text(SpokenKind.REDACTED_THINKING, _string(block.get("data") or ""))
@@ -415,7 +478,11 @@ class _Stream:
             self.stop_reason = choice.get("finish_reason") or self.stop_reason
             if self._reply is not None:
                 self._chat_reply(self._reply, choice)
-            for kind, content in _completions_content(choice) if self.api is Api.COMPLETIONS else _chat_content(choice.get("delta") or {}):
+            for kind, content in (
+                _completions_content(choice)
+                if self.api is Api.COMPLETIONS
+                else _chat_content(choice.get("delta") or {})
+            ):
                 if content and found is None:
                     found = kind, content
                 elif content and found is not None:
@@ -436,7 +503,11 @@ class _Stream:
         for call in delta.get("tool_calls") or ():
             function = call.get("function") or {}
             if function.get("name"):
-                reply.begin(SpokenKind.TOOL_USE, tool_id=_string(call.get("id") or ""), tool_name=_string(function["name"]))
+                reply.begin(
+                    SpokenKind.TOOL_USE,
+                    tool_id=_string(call.get("id") or ""),
+                    tool_name=_string(function["name"]),
+                )
             reply.add_text(SpokenKind.TOOL_USE, _string(function.get("arguments") or ""))
 
     def _responses(self, name: str | None, value: dict[str, Any]) -> tuple[str, str] | None:
@@ -451,7 +522,9 @@ class _Stream:
                 item = value["item"]
                 if item.get("type") == "function_call":
                     self._reply.begin(
-                        SpokenKind.TOOL_USE, tool_id=_string(item.get("call_id") or ""), tool_name=_string(item.get("name") or "")
+                        SpokenKind.TOOL_USE,
+                        tool_id=_string(item.get("call_id") or ""),
+                        tool_name=_string(item.get("name") or ""),
                     )
             case "response.completed" | "response.incomplete":
                 # vLLM says `completed` of an answer that was cut too: the status inside tells.
@@ -462,7 +535,10 @@ class _Stream:
                 self.ended = True
             case "response.failed":
                 self._merge(value["response"].get("usage") or {})
-                self.api_error = error_of(value["response"]) or "the server says that the response failed, and not why"
+                self.api_error = (
+                    error_of(value["response"])
+                    or "the server says that the response failed, and not why"
+                )
             case _ if event == "error" or value.get("error") is not None:
                 self.api_error = error_of(value) or json.dumps(value)[:ERROR_CHARS]
             case _:  # items and parts that begin or end repeat what the deltas said
@@ -475,12 +551,19 @@ def _completions_content(choice: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _chat_content(delta: dict[str, Any]) -> list[tuple[str, str]]:
-    """Kinds and contents of one delta. A server that sends its reasoning under both of its names sends it once."""
+    """Kinds and contents of one delta. A server that sends its reasoning under both of its names
+    sends it once.
+    """
     thought = delta.get("reasoning_content") or delta.get("reasoning") or ""
     out = [("thinking", _string(thought)), ("text", _string(delta.get("content") or ""))]
     for call in delta.get("tool_calls") or ():
         function = call.get("function") or {}
-        out.append(("tool_use", _string(function.get("name") or "") + _string(function.get("arguments") or "")))
+        out.append(
+            (
+                "tool_use",
+                _string(function.get("name") or "") + _string(function.get("arguments") or ""),
+            )
+        )
     return out
 
 

@@ -1,7 +1,9 @@
-"""A worker's canary: a paced server on this host is streamed from all the while, through the same reader and recorder as the real load.
+"""A worker's canary: a paced server on this host is streamed from all the while, through the same
+reader and recorder as the real load.
 
-The paced server knows when it wrote what, so these records tell how wrong this worker's clock is while the engine competes for cores.
-They have a class and a replica of their own and are in no figure of the real load: not in flight, not sent, not in the display.
+The paced server knows when it wrote what, so these records tell how wrong this worker's clock is
+while the engine competes for cores. They have a class and a replica of their own and are in no
+figure of the real load: not in flight, not sent, not in the display.
 """
 
 import json
@@ -20,8 +22,9 @@ from harness.traffic._locust.record import Record
 from harness.traffic._locust.recorder import Recorder
 
 STREAM_TOK: Final = 130
-"""Tokens of one canary's answer. At 20 ms a token a stream lasts longer than the longest period: there is always one, so a worker
-that stands still is seen whenever it does."""
+"""Tokens of one canary's answer. At 20 ms a token a stream lasts longer than the longest period:
+there is always one, so a worker that stands still is seen whenever it does.
+"""
 
 LONGEST_PERIOD_S: Final = 2.0
 SHORTEST_PERIOD_S: Final = 0.2
@@ -45,7 +48,9 @@ class Canary:
         sent: requests of the real load that this worker has sent so far.
     """
 
-    def __init__(self, target: Target, api: Api, recorder: Recorder, *, worker: int, sent: Callable[[], int]) -> None:
+    def __init__(
+        self, target: Target, api: Api, recorder: Recorder, *, worker: int, sent: Callable[[], int]
+    ) -> None:
         self._target = target
         self._api = api
         self._recorder = recorder
@@ -57,8 +62,11 @@ class Canary:
         self._loop: gevent.Greenlet | None = None
         self._live: set[gevent.Greenlet] = set()
         fields: dict[str, object] = {
-            "model": target.model, "stream": True, "messages": [{"role": "user", "content": "tweet"}], "max_tokens": STREAM_TOK,
-        }  # fmt: skip
+            "model": target.model,
+            "stream": True,
+            "messages": [{"role": "user", "content": "tweet"}],
+            "max_tokens": STREAM_TOK,
+        }
         self._body = json.dumps(fields).encode()
 
     def start(self, stage: str, start_ns: int) -> None:
@@ -87,17 +95,31 @@ class Canary:
             now_ns, sent = monotonic_ns(), self._sent()
             rate = (sent - before[1]) * NS_PER_S / max(1, now_ns - before[0])
             before = (now_ns, sent)
-            period_s = LONGEST_PERIOD_S if rate <= 0 else min(LONGEST_PERIOD_S, max(SHORTEST_PERIOD_S, 1 / (SHARE * rate)))
+            period_s = (
+                LONGEST_PERIOD_S
+                if rate <= 0
+                else min(LONGEST_PERIOD_S, max(SHORTEST_PERIOD_S, 1 / (SHARE * rate)))
+            )
             due_ns += round(period_s * self._rng.uniform(1 - JITTER, 1 + JITTER) * NS_PER_S)
 
     def _one(self, intended_ns: int) -> None:
         record = Record(
-            session_id=f"{CANARY}-{self._worker}", turn=self._number, workload_class=CANARY, stage=self._stage, worker=self._worker,
-            intended_ns=intended_ns, target_input_tok=0, target_output_tok=STREAM_TOK, answer=Answer(Outcome.INTERRUPTED),
-            replica=self._target.name, request_bytes=len(self._body),
-        )  # fmt: skip
+            session_id=f"{CANARY}-{self._worker}",
+            turn=self._number,
+            workload_class=CANARY,
+            stage=self._stage,
+            worker=self._worker,
+            intended_ns=intended_ns,
+            target_input_tok=0,
+            target_output_tok=STREAM_TOK,
+            answer=Answer(Outcome.INTERRUPTED),
+            replica=self._target.name,
+            request_bytes=len(self._body),
+        )
         self._number += 1
         exchange = self._target.send(self._body, record.request_id)
         record.sent_ns, record.done_ns = exchange.sent_ns, exchange.done_ns
-        record.answer = read_answer(exchange.framing, self._api, exchange.ending, local=exchange.local, error=exchange.error)
+        record.answer = read_answer(
+            exchange.framing, self._api, exchange.ending, local=exchange.local, error=exchange.error
+        )
         self._recorder.add(record)

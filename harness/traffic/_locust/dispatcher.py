@@ -1,6 +1,8 @@
-"""Walks the plan: starts sessions when the plan wants them, sends their turns, records every request.
+"""Walks the plan: starts sessions when the plan wants them, sends their turns, records every
+request.
 
-One dispatcher a worker. It owns its greenlets: Locust's users do not run requests, so nothing that Locust does when it stops can lose one.
+One dispatcher a worker. It owns its greenlets: Locust's users do not run requests, so nothing that
+Locust does when it stops can lose one.
 """
 
 import itertools
@@ -29,25 +31,29 @@ from harness.traffic._locust.timerfd import alarm
 
 _NEVER_NS: Final = 1 << 62
 _LAST_NS: Final = 4_000_000
-"""The last of a sleep is waited for by `alarm`; what comes before it by the loop's timers, which are late by up to 2 ms but can be cut
-short."""
+"""The last of a sleep is waited for by `alarm`; what comes before it by the loop's timers, which
+are late by up to 2 ms but can be cut short.
+"""
 _DROPS_AT_ONCE: Final = 16
 """Records of what was never started, between two turns of the loop: about a millisecond."""
 
 _log = logging.getLogger(__name__)
 
 PREPARE_NS: Final = 100_000_000
-"""A request's body is made this long before it is due, so that making it does not make it late. The first ones of a closed loop are made as
-soon as the stage is known."""
+"""A request's body is made this long before it is due, so that making it does not make it late. The
+first ones of a closed loop are made as soon as the stage is known.
+"""
 
 PAUSE_AFTER_FAILURE_S: Final = 0.1
-"""A closed loop's slot waits this long before the next conversation when one ended by a failure: a server that refuses at once would
-otherwise be asked as fast as a core can."""
+"""A closed loop's slot waits this long before the next conversation when one ended by a failure: a
+server that refuses at once would otherwise be asked as fast as a core can.
+"""
 
 
 PRIMES_IN_FLIGHT: Final = 4
-"""Priming requests that a worker has in flight. A server computes long prompts one after the other; more of them would only wait in its
-queue, and push each other's prefixes out of its cache."""
+"""Priming requests that a worker has in flight. A server computes long prompts one after the other;
+more of them would only wait in its queue, and push each other's prefixes out of its cache.
+"""
 
 
 class Dispatcher:
@@ -108,7 +114,9 @@ class Dispatcher:
                 Conversation(head, self._plan.settings, target.model, self._texts)
 
     def stop(self, grace_s: float) -> None:
-        """Start no new turns; requests in flight may go on for `grace_s`, then they are recorded as interrupted. May be called again."""
+        """Start no new turns; requests in flight may go on for `grace_s`, then they are recorded as
+        interrupted. May be called again.
+        """
         self._stop_grace_s = grace_s
         if self._stage is not None:
             self._stage.closing.set()
@@ -122,14 +130,17 @@ class Dispatcher:
             self._stage.progress.set()
 
     def prime(self, index: int, announce: Callable[[dict[str, Any]], None]) -> None:
-        """Before a stage: send the history of the conversations that start in their middle, so that the servers' caches hold it.
+        """Before a stage: send the history of the conversations that start in their middle, so that
+        the servers' caches hold it.
 
-        Returns when all have been answered. Their records carry the class with `PRIME_SUFFIX`; one that fails costs its conversation the
-        cached prefix and nothing else.
+        Returns when all have been answered. Their records carry the class with `PRIME_SUFFIX`; one
+        that fails costs its conversation the cached prefix and nothing else.
         """
         plan = self._plan.stages[index]
         assert plan.concurrency is not None
-        numbers = range(self._worker, min(plan.concurrency, plan.sessions or plan.concurrency), self._workers)
+        numbers = range(
+            self._worker, min(plan.concurrency, plan.sessions or plan.concurrency), self._workers
+        )
         left = deque(numbers)
         outcomes: list[Outcome] = []
         started_ns = monotonic_ns()
@@ -150,12 +161,21 @@ class Dispatcher:
             stopped_ns = stopped_ns or monotonic_ns()
             if monotonic_ns() >= stopped_ns + self._stop_grace_s * NS_PER_S:
                 for greenlet in list(self._in_wire):
-                    greenlet.kill(Cancelled(Outcome.INTERRUPTED, "the run was stopped"), block=False)
+                    greenlet.kill(
+                        Cancelled(Outcome.INTERRUPTED, "the run was stopped"), block=False
+                    )
         failed = sum(outcome is not Outcome.OK for outcome in outcomes)
-        announce({
-            "event": "stage_primed", "stage": plan.name, "index": index, "start_ns": started_ns, "end_ns": monotonic_ns(),
-            "primed": len(outcomes), "failed": failed,
-        })  # fmt: skip
+        announce(
+            {
+                "event": "stage_primed",
+                "stage": plan.name,
+                "index": index,
+                "start_ns": started_ns,
+                "end_ns": monotonic_ns(),
+                "primed": len(outcomes),
+                "failed": failed,
+            }
+        )
 
     def _prime(self, session: Session) -> Outcome:
         target = self._route(session)
@@ -163,10 +183,16 @@ class Dispatcher:
         conversation = Conversation(session, self._plan.settings, target.model, self._texts)
         turn = session.turns[session.priming_turn]
         record = Record(
-            session_id=session.session_id, turn=turn.index, workload_class=session.workload_class + PRIME_SUFFIX, stage=session.stage,
-            worker=self._worker, intended_ns=monotonic_ns(), target_input_tok=turn.target_input_tok, target_output_tok=1,
+            session_id=session.session_id,
+            turn=turn.index,
+            workload_class=session.workload_class + PRIME_SUFFIX,
+            stage=session.stage,
+            worker=self._worker,
+            intended_ns=monotonic_ns(),
+            target_input_tok=turn.target_input_tok,
+            target_output_tok=1,
             answer=Answer(Outcome.DROPPED),
-        )  # fmt: skip
+        )
         body = conversation.priming_body()
         record.intended_ns = monotonic_ns()
         self._request(record, target, body, None)
@@ -174,8 +200,12 @@ class Dispatcher:
         self._primed[session.number] = Primed(session, target, conversation)
         return record.answer.outcome
 
-    def run_stage(self, index: int, start_ns: int, announce: Callable[[dict[str, Any]], None]) -> None:
-        """Run one stage to its end: returns when every request that it started has been recorded."""
+    def run_stage(
+        self, index: int, start_ns: int, announce: Callable[[dict[str, Any]], None]
+    ) -> None:
+        """Run one stage to its end: returns when every request that it started has been
+        recorded.
+        """
         plan = self._plan.stages[index]
         window_start_ns = start_ns + plan.warmup_ns
         window_end_ns = None if plan.window_ns is None else window_start_ns + plan.window_ns
@@ -187,29 +217,45 @@ class Dispatcher:
         window = {"window_start_ns": window_start_ns, "window_end_ns": window_end_ns}
         announce({"event": "stage_started", **label, "start_ns": start_ns, **window})
         self._start_sources(stage)
-        deadline_ns = None if window_end_ns is None else window_end_ns + round(self._drain_timeout_s * NS_PER_S)
+        deadline_ns = (
+            None
+            if window_end_ns is None
+            else window_end_ns + round(self._drain_timeout_s * NS_PER_S)
+        )
 
         def idle() -> bool:
             return stage.open_sources == 0 and self.counts.live_sessions == 0
 
         self._wait(stage, lambda: idle() or stage.closing.is_set(), window_end_ns)
         if not idle() and not stage.closing.is_set():
-            # The window is over; load goes on until all that was intended in it has ended, here and in the other workers.
-            self._wait(stage, lambda: idle() or stage.closing.is_set() or stage.window_is_done, deadline_ns)
+            # The window is over; load goes on until all that was intended in it has ended, here and
+            # in the other workers.
+            self._wait(
+                stage, lambda: idle() or stage.closing.is_set() or stage.window_is_done, deadline_ns
+            )
             announce({"event": "window_done", **label})
-            self._wait(stage, lambda: idle() or stage.closing.is_set() or self._wind_down.is_set(), deadline_ns)
+            self._wait(
+                stage,
+                lambda: idle() or stage.closing.is_set() or self._wind_down.is_set(),
+                deadline_ns,
+            )
         stage.closing.set()
         self._drain(stage, idle, deadline_ns)
         end_ns = monotonic_ns()
         self._stage = None
-        announce({
-            "event": "stage_ended", **label, "end_ns": end_ns,
-            "window_end_ns": end_ns if window_end_ns is None else min(end_ns, window_end_ns),
-            "turns_not_happened": stage.turns_not_happened, "turns_cut": stage.turns_cut,
-            "replies_not_carried": stage.replies_not_carried,
-        })  # fmt: skip
+        announce(
+            {
+                "event": "stage_ended",
+                **label,
+                "end_ns": end_ns,
+                "window_end_ns": end_ns if window_end_ns is None else min(end_ns, window_end_ns),
+                "turns_not_happened": stage.turns_not_happened,
+                "turns_cut": stage.turns_cut,
+                "replies_not_carried": stage.replies_not_carried,
+            }
+        )
 
-    # --- ends -------------------------------------------------------------------------------------------------------------------
+    # --- ends ---
 
     def _wait(self, stage: StageRun, done: Callable[[], bool], until_ns: int | None) -> None:
         """Until `done` or a time, woken by `stage.progress` and `_wind_down`."""
@@ -221,7 +267,9 @@ class Dispatcher:
             stage.progress.clear()
 
     def _drain(self, stage: StageRun, idle: Callable[[], bool], deadline_ns: int | None) -> None:
-        """Let requests in flight finish, until the deadline of the stage or of the stop; then end them."""
+        """Let requests in flight finish, until the deadline of the stage or of the stop; then end
+        them.
+        """
         closed_ns = monotonic_ns()
 
         def limit_ns() -> int | None:
@@ -235,13 +283,17 @@ class Dispatcher:
             if limit is not None and monotonic_ns() >= limit:
                 break
             self._wait(stage, idle, min(monotonic_ns() + 100_000_000, limit or _NEVER_NS))
-        why = "the run was stopped" if self.is_stopped() else f"drain timeout of {self._drain_timeout_s:g} s"
+        why = (
+            "the run was stopped"
+            if self.is_stopped()
+            else f"drain timeout of {self._drain_timeout_s:g} s"
+        )
         while not idle():
             for greenlet in list(self._in_wire):
                 greenlet.kill(Cancelled(Outcome.INTERRUPTED, why), block=False)
             self._wait(stage, idle, monotonic_ns() + 20_000_000)
 
-    # --- sources of sessions ----------------------------------------------------------------------------------------------------
+    # --- sources of sessions ---
 
     def _start_sources(self, stage: StageRun) -> None:
         if stage.plan.concurrency:
@@ -257,7 +309,9 @@ class Dispatcher:
         gevent.spawn(run, *args).link_exception(self._crashed)
 
     def _crashed(self, greenlet: gevent.Greenlet) -> None:
-        """A defect of ours (network and server cannot cause one): the run must not go on without the requests that it lost."""
+        """A defect of ours (network and server cannot cause one): the run must not go on without
+        the requests that it lost.
+        """
         self.error = self.error or f"the dispatcher failed: {greenlet.exception!r}"
         self.stop(0)
 
@@ -274,13 +328,17 @@ class Dispatcher:
         intended_ns = stage.start_ns
         number = slot
         prepare_ns = _NEVER_NS
-        while not stage.closing.is_set() and (stage.plan.sessions is None or number < stage.plan.sessions):
+        while not stage.closing.is_set() and (
+            stage.plan.sessions is None or number < stage.plan.sessions
+        ):
             primed = self._primed.pop(number, None)
             try:
                 session = primed.session if primed else self._plan.session(stage.plan.index, number)
             except LookupError:  # a trace that has no more
                 break
-            if not self._live(stage, session, intended_ns + session.first_gap_ns, prepare_ns, primed):
+            if not self._live(
+                stage, session, intended_ns + session.first_gap_ns, prepare_ns, primed
+            ):
                 stage.closing.wait(PAUSE_AFTER_FAILURE_S)
             intended_ns = monotonic_ns()
             number += stage.plan.concurrency
@@ -288,23 +346,33 @@ class Dispatcher:
 
     def _open_loop(self, stage: StageRun, _slot: int) -> None:
         """Starts of sessions at their times, whatever became of the others."""
-        sessions: Iterator[Session] = self._plan.sessions(stage.plan.index, worker=self._worker, workers=self._workers)
+        sessions: Iterator[Session] = self._plan.sessions(
+            stage.plan.index, worker=self._worker, workers=self._workers
+        )
         for session in sessions:
             assert session.intended_offset_ns is not None
             intended_ns = stage.walked_ns = stage.start_ns + session.intended_offset_ns
-            # A little more than the session itself needs, so that it makes its body while this loop walks on.
+            # A little more than the session itself needs, so that it makes its body while this loop
+            # walks on.
             if not self._sleep_until(stage, intended_ns - 2 * PREPARE_NS):
                 self._drop_overdue(stage, itertools.chain((session,), sessions))
                 return
             self._spawn(self._live, stage, session, intended_ns)
             if monotonic_ns() > intended_ns - PREPARE_NS:
-                # Behind, with no sleep between two starts: without this nothing else would ever run, not even what was started.
+                # Behind, with no sleep between two starts: without this nothing else would ever
+                # run, not even what was started.
                 loop_turns.wait()
         stage.walked_ns = _NEVER_NS
 
     def _drop_overdue(self, stage: StageRun, sessions: Iterator[Session]) -> None:
-        """The stage is closing: what was due in it and was not even started is recorded as dropped. It comes in the plan's order."""
-        until_ns = monotonic_ns() if stage.window_end_ns is None else min(monotonic_ns(), stage.window_end_ns)
+        """The stage is closing: what was due in it and was not even started is recorded as dropped.
+        It comes in the plan's order.
+        """
+        until_ns = (
+            monotonic_ns()
+            if stage.window_end_ns is None
+            else min(monotonic_ns(), stage.window_end_ns)
+        )
         for number, session in enumerate(sessions):
             assert session.intended_offset_ns is not None
             intended_ns = stage.start_ns + session.intended_offset_ns
@@ -324,12 +392,19 @@ class Dispatcher:
                 return False
         return not stage.closing.is_set()
 
-    # --- sessions ---------------------------------------------------------------------------------------------------------------
+    # --- sessions ---
 
     def _live(
-        self, stage: StageRun, session: Session, intended_ns: int, prepare_ns: int = PREPARE_NS, primed: Primed | None = None
+        self,
+        stage: StageRun,
+        session: Session,
+        intended_ns: int,
+        prepare_ns: int = PREPARE_NS,
+        primed: Primed | None = None,
     ) -> bool:
-        """One conversation with those that its tool calls start; False when a turn of its own failed or was dropped."""
+        """One conversation with those that its tool calls start; False when a turn of its own
+        failed or was dropped.
+        """
         self.counts.live_sessions += 1
         try:
             return self._converse(stage, session, intended_ns, prepare_ns, primed)[0]
@@ -338,10 +413,15 @@ class Dispatcher:
             stage.progress.set()
 
     def _converse(
-        self, stage: StageRun, session: Session, intended_ns: int, prepare_ns: int = PREPARE_NS, primed: Primed | None = None
+        self,
+        stage: StageRun,
+        session: Session,
+        intended_ns: int,
+        prepare_ns: int = PREPARE_NS,
+        primed: Primed | None = None,
     ) -> tuple[bool, int]:
-        """The turns of one conversation, its first body made `prepare_ns` before it is due: whether none failed or was dropped, and when
-        the last one ended.
+        """The turns of one conversation, its first body made `prepare_ns` before it is due: whether
+        none failed or was dropped, and when the last one ended.
         """
         done = 0
         failed = False
@@ -350,9 +430,21 @@ class Dispatcher:
         target = primed.target if primed else self._route(session)
         target.live += primed is None
         try:
-            conversation = primed.conversation if primed else Conversation(session, self._plan.settings, target.model, self._texts)
+            conversation = (
+                primed.conversation
+                if primed
+                else Conversation(session, self._plan.settings, target.model, self._texts)
+            )
             for turn in turns:
-                ended_ns = self._turn(stage, session, turn, conversation, target, intended_ns, PREPARE_NS if done else prepare_ns)
+                ended_ns = self._turn(
+                    stage,
+                    session,
+                    turn,
+                    conversation,
+                    target,
+                    intended_ns,
+                    PREPARE_NS if done else prepare_ns,
+                )
                 if ended_ns is None:
                     break
                 done += 1
@@ -363,29 +455,38 @@ class Dispatcher:
                 if done < len(turns):
                     intended_ns = max(ended_ns + turns[done].gap_ns, back_ns)
                     if (offset_ns := turns[done].intended_offset_ns) is not None:
-                        intended_ns = max(intended_ns, stage.start_ns + offset_ns)  # a replay of times waits for these as well
+                        intended_ns = max(
+                            intended_ns, stage.start_ns + offset_ns
+                        )  # a replay of times waits for these as well
         finally:
             left = sum(turn.requests for turn in turns[done:])
             if failed:
-                stage.turns_not_happened += left + turns[done - 1].requests - 1  # with the subagents of the turn that failed
+                stage.turns_not_happened += (
+                    left + turns[done - 1].requests - 1
+                )  # with the subagents of the turn that failed
             else:
                 stage.turns_cut += left
             target.live -= 1
         return not failed, monotonic_ns() if failed else back_ns
 
     def _subagents(self, stage: StageRun, session: Session, turn: Turn, ended_ns: int) -> int:
-        """Run what a turn's tool call starts, and wait for it: when the last of it has ended, or the turn itself without any.
+        """Run what a turn's tool call starts, and wait for it: when the last of it has ended, or
+        the turn itself without any.
 
         One that fails gives its parent a result all the same, as an error: the parent goes on.
         """
         children = session.subagents(turn)
         if len(children) < 2:
-            return max((self._converse(stage, child, ended_ns)[1] for child in children), default=ended_ns)
+            return max(
+                (self._converse(stage, child, ended_ns)[1] for child in children), default=ended_ns
+            )
         greenlets = [gevent.spawn(self._converse, stage, child, ended_ns) for child in children]
         for greenlet in greenlets:
             greenlet.link_exception(self._crashed)
         gevent.joinall(greenlets)
-        return max((greenlet.value[1] for greenlet in greenlets if greenlet.successful()), default=ended_ns)
+        return max(
+            (greenlet.value[1] for greenlet in greenlets if greenlet.successful()), default=ended_ns
+        )
 
     def _route(self, session: Session) -> Target:
         targets = self._targets
@@ -405,7 +506,9 @@ class Dispatcher:
         intended_ns: int,
         prepare_ns: int,
     ) -> int | None:
-        """One request; when it ended, -1 if it did not end well, None if the stage stopped launching before it was due."""
+        """One request; when it ended, -1 if it did not end well, None if the stage stopped
+        launching before it was due.
+        """
         counts_for_window = stage.in_window(intended_ns)
         stage.pending_window += counts_for_window
         try:
@@ -420,8 +523,14 @@ class Dispatcher:
                 record.answer.error = f"{stage.plan.max_in_flight} requests were in flight"
             else:
                 self._request(record, target, body, turn.cancel_after_ns)
-                if self._plan.settings.live and record.answer.outcome is Outcome.OK and turn is not session.turns[-1]:
-                    stage.replies_not_carried += not conversation.answered(turn.index, record.answer.spoken)
+                if (
+                    self._plan.settings.live
+                    and record.answer.outcome is Outcome.OK
+                    and turn is not session.turns[-1]
+                ):
+                    stage.replies_not_carried += not conversation.answered(
+                        turn.index, record.answer.spoken
+                    )
             self._keep(record)
         finally:
             stage.pending_window -= counts_for_window
@@ -431,20 +540,30 @@ class Dispatcher:
 
     def _record(self, session: Session, turn: Turn, intended_ns: int) -> Record:
         return Record(
-            session_id=session.session_id, turn=turn.index, workload_class=session.workload_class, stage=session.stage,
-            worker=self._worker, intended_ns=intended_ns, target_input_tok=turn.target_input_tok,
-            target_output_tok=turn.target_output_tok, answer=Answer(Outcome.DROPPED),
-        )  # fmt: skip
+            session_id=session.session_id,
+            turn=turn.index,
+            workload_class=session.workload_class,
+            stage=session.stage,
+            worker=self._worker,
+            intended_ns=intended_ns,
+            target_input_tok=turn.target_input_tok,
+            target_output_tok=turn.target_output_tok,
+            answer=Answer(Outcome.DROPPED),
+        )
 
     def _cut(self, record: Record, *, counted: bool) -> int | None:
-        """The stage stopped launching before a request was sent: one of the window that was overdue is a dropped one."""
+        """The stage stopped launching before a request was sent: one of the window that was overdue
+        is a dropped one.
+        """
         if not counted or self.is_stopped() or monotonic_ns() < record.intended_ns:
             return None
         self._never_sent(record)
         return -1
 
     def _never_sent(self, record: Record) -> None:
-        record.answer.error = "the load generator was so far behind its schedule that this was never sent"
+        record.answer.error = (
+            "the load generator was so far behind its schedule that this was never sent"
+        )
         record.done_ns = monotonic_ns()
         self._keep(record)
 
@@ -452,7 +571,9 @@ class Dispatcher:
         """This worker's part of a cap over all workers."""
         return cap // self._workers + (self._worker < cap % self._workers)
 
-    def _request(self, record: Record, target: Target, body: bytes, cancel_after_ns: int | None) -> None:
+    def _request(
+        self, record: Record, target: Target, body: bytes, cancel_after_ns: int | None
+    ) -> None:
         counts = self.counts
         counts.in_flight += 1
         greenlet = gevent.getcurrent()
@@ -466,12 +587,21 @@ class Dispatcher:
         record.sent_ns, record.done_ns = exchange.sent_ns, exchange.done_ns
         try:
             record.answer = read_answer(
-                exchange.framing, self._api, exchange.ending, local=exchange.local, error=exchange.error, pause=_let_others,
+                exchange.framing,
+                self._api,
+                exchange.ending,
+                local=exchange.local,
+                error=exchange.error,
+                pause=_let_others,
                 keep_reply=self._plan.settings.live,
-            )  # fmt: skip
+            )
         except Exception as error:  # noqa: BLE001 - a defect in reading must cost one record's detail, not the record
             _log.exception("an answer cannot be read")
-            record.answer = Answer(Outcome.MALFORMED, error=f"the reader failed: {error!r}", http_status=exchange.framing.status)
+            record.answer = Answer(
+                Outcome.MALFORMED,
+                error=f"the reader failed: {error!r}",
+                http_status=exchange.framing.status,
+            )
 
     def _keep(self, record: Record) -> None:
         counts, outcome = self.counts, record.answer.outcome
@@ -491,5 +621,7 @@ def _let_others() -> None:
     """Let the loop serve other streams between two parts of a long answer."""
     try:
         loop_turns.wait()
-    except Cancelled:  # thrown while the answer was on its way out of the wire: it is complete and stays so
+    except (
+        Cancelled
+    ):  # thrown while the answer was on its way out of the wire: it is complete and stays so
         return

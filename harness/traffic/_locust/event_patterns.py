@@ -1,4 +1,6 @@
-"""Patterns for events that differ from one that was parsed only in content, digits and ids: they cost one match and no JSON."""
+"""Patterns for events that differ from one that was parsed only in content, digits and ids: they
+cost one match and no JSON.
+"""
 
 import json
 import re
@@ -7,9 +9,15 @@ from dataclasses import dataclass
 from harness.core.records import Api
 
 _STRING = rb'[^"\\\x00-\x1f]*(?:\\.[^"\\\x00-\x1f]*)*'
-_LITERAL = re.compile(rb'"(?:text|thinking|partial_json|content|reasoning_content|reasoning|arguments|delta)"\s*:\s*"(' + _STRING + rb')"')
+_LITERAL = re.compile(
+    rb'"(?:text|thinking|partial_json|content|reasoning_content|reasoning|arguments|delta)"\s*:\s*"('
+    + _STRING
+    + rb')"'
+)
 _FINISHED = re.compile(rb'"(?:finish_reason|stop_reason)"\s*:\s*"')
-_VARYING = re.compile(rb'"(?:id|item_id|obfuscation|request_id)"\s*:\s*"[^"\\]*"|"completion_tokens"\s*:\s*\d+|\d+')
+_VARYING = re.compile(
+    rb'"(?:id|item_id|obfuscation|request_id)"\s*:\s*"[^"\\]*"|"completion_tokens"\s*:\s*\d+|\d+'
+)
 _CONTENT_GROUP = b"(" + _STRING + b")"
 
 
@@ -21,7 +29,8 @@ class Shape:
         pattern: for the whole event.
         kind: of the content.
         content: number of the group that holds the content's JSON literal.
-        tok: number of the group that holds the completion tokens so far; 0 where the event does not tell.
+        tok: number of the group that holds the completion tokens so far; 0 where the event does not
+            tell.
     """
 
     pattern: re.Pattern[bytes]
@@ -32,16 +41,24 @@ class Shape:
 
 _MAX_SHAPES = 16
 MAX_LEARNT_PER_STREAM = 4
-"""A server whose every event differs in some other way would have a new shape learnt each time; it is parsed as JSON instead."""
+"""A server whose every event differs in some other way would have a new shape learnt each time; it
+is parsed as JSON instead.
+"""
 
 known: dict[Api, dict[tuple[bytes, str], Shape]] = {api: {} for api in Api}
 """Shapes seen by this process: the same server answers all its requests in the same few."""
 
 
 def learn(api: Api, event: bytes, kind: str, content: str) -> Shape | None:
-    """A shape from an event whose whole meaning is `content` (no stop reason, no error); None when its literal is not unique."""
+    """A shape from an event whose whole meaning is `content` (no stop reason, no error); None when
+    its literal is not unique.
+    """
     found = [match for match in _LITERAL.finditer(event) if match[1]]
-    if len(found) != 1 or json.loads(b'"' + found[0][1] + b'"') != content or _FINISHED.search(event):
+    if (
+        len(found) != 1
+        or json.loads(b'"' + found[0][1] + b'"') != content
+        or _FINISHED.search(event)
+    ):
         return None
     start, end = found[0].span(1)
     before, tok_before = _generalise(event[:start])
@@ -54,7 +71,9 @@ def learn(api: Api, event: bytes, kind: str, content: str) -> Shape | None:
     if shape is None:
         if len(of_api) >= _MAX_SHAPES:
             of_api.pop(next(iter(of_api)))
-        shape = of_api[key] = Shape(re.compile(key[0]), kind, 1 + tok_before, 2 if tok_after else tok_before)
+        shape = of_api[key] = Shape(
+            re.compile(key[0]), kind, 1 + tok_before, 2 if tok_after else tok_before
+        )
     return shape
 
 

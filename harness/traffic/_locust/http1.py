@@ -1,7 +1,8 @@
 """HTTP/1.1 framing of one response, from the reads of a socket with their times.
 
-The framing itself is httptools' (llhttp). While a stream runs, a read costs an append and a look at its last bytes; the parser sees
-the reads only for the headers, and again when the message may be over. Afterwards `body` and `body_ends` say which read brought which byte.
+The framing itself is httptools' (llhttp). While a stream runs, a read costs an append and a look at
+its last bytes; the parser sees the reads only for the headers, and again when the message may be
+over. Afterwards `body` and `body_ends` say which read brought which byte.
 """
 
 from enum import Enum
@@ -27,7 +28,8 @@ class Framing:
 
     Attributes:
         reads: bytes of each read.
-        times_ns: monotonic time of each read, taken after the bytes were there and before anything looked at them.
+        times_ns: monotonic time of each read, taken after the bytes were there and before anything
+            looked at them.
         status: HTTP status once the headers are whole, else None.
         headers: lower-case name -> last value.
         body: body bytes that the parser has seen; whole after `finish`.
@@ -38,9 +40,21 @@ class Framing:
     """
 
     __slots__ = (
-        "_body_bytes", "_fed", "_left", "_mode", "_parser", "_parts", "body_ends", "error", "extra", "headers", "keep_alive",
-        "reads", "status", "times_ns",
-    )  # fmt: skip
+        "_body_bytes",
+        "_fed",
+        "_left",
+        "_mode",
+        "_parser",
+        "_parts",
+        "body_ends",
+        "error",
+        "extra",
+        "headers",
+        "keep_alive",
+        "reads",
+        "status",
+        "times_ns",
+    )
 
     def __init__(self) -> None:
         self.reads: list[bytes] = []
@@ -76,7 +90,8 @@ class Framing:
         self.times_ns.append(now_ns)
         mode = self._mode
         if mode is _Mode.CHUNKED:
-            # A whole terminator is in the last read, unless that read is shorter than it. Content can look like one: the parser decides.
+            # A whole terminator is in the last read, unless that read is shorter than it. Content
+            # can look like one: the parser decides.
             if len(data) >= 5 and not data.endswith(_CHUNKED_END):
                 return False
         elif mode is _Mode.LENGTH:
@@ -87,7 +102,9 @@ class Framing:
             return False
         self._feed()
         if mode is _Mode.HEADERS and self._mode is _Mode.LENGTH:
-            self._left -= self._body_bytes  # body that came with the headers; later reads are counted without the parser
+            self._left -= (
+                self._body_bytes
+            )  # body that came with the headers; later reads are counted without the parser
         return self.error is not None or self._mode is _Mode.COMPLETE
 
     def end_of_file(self) -> None:
@@ -115,7 +132,11 @@ class Framing:
                     self.error = "the server switched protocols"
                 except httptools.HttpParserError as error:
                     self._not_http(error, data)
-                if self._mode is _Mode.HEADERS and self.error is None and sum(map(len, self.reads[: self._fed])) > MAX_HEADER_BYTES:
+                if (
+                    self._mode is _Mode.HEADERS
+                    and self.error is None
+                    and sum(map(len, self.reads[: self._fed])) > MAX_HEADER_BYTES
+                ):
                     self.error = f"more than {MAX_HEADER_BYTES} bytes of headers"
             self.body_ends.append(self._body_bytes)
 

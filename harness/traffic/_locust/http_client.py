@@ -1,7 +1,9 @@
-"""Requests over raw sockets: a keep-alive pool for each endpoint, and a reader that never switches greenlets while a stream runs.
+"""Requests over raw sockets: a keep-alive pool for each endpoint, and a reader that never switches
+greenlets while a stream runs.
 
-The event loop calls back when a socket has bytes (`readiness`); the callback takes them and the time of their arrival. The greenlet that
-waits is woken once, at the end of the message, on an error, or by the stream's one timer.
+The event loop calls back when a socket has bytes (`readiness`); the callback takes them and the
+time of their arrival. The greenlet that waits is woken once, at the end of the message, on an
+error, or by the stream's one timer.
 """
 
 import logging
@@ -23,13 +25,21 @@ from harness.core.records import Api, Endpoint, Outcome
 from harness.profile.traffic import Timeouts
 from harness.traffic._locust.answer import EndOfStream
 from harness.traffic._locust.http1 import Framing
-from harness.traffic._locust.stamped_reads import READ_SIZE, Handler, Receive, readiness, stamped, unstamped
+from harness.traffic._locust.stamped_reads import (
+    READ_SIZE,
+    Handler,
+    Receive,
+    readiness,
+    stamped,
+    unstamped,
+)
 
 _log = logging.getLogger(__name__)
 
 KEEP_IDLE_S: Final = 3.0
-"""An idle connection is not used again after this: servers close theirs after 5 s (uvicorn's default), and a request that crosses that
-close would fail for no fault of the server."""
+"""An idle connection is not used again after this: servers close theirs after 5 s (uvicorn's
+default), and a request that crosses that close would fail for no fault of the server.
+"""
 
 DIRECT: Final = Network(proxy=NONE)
 _TUNNEL_HEAD_BYTES: Final = 64 * 1024
@@ -59,8 +69,9 @@ class Cancelled(Exception):  # noqa: N818 - thrown into a greenlet to end its re
 class _Turns:
     """Gives greenlets whose stream has ended their turn, one for each iteration of the loop.
 
-    What they do then (reading the answer, making the next body) takes up to a millisecond. Were a hundred of them woken in one iteration,
-    bytes that arrive meanwhile would get their time a tenth of a second late; so the loop polls its sockets between any two.
+    What they do then (reading the answer, making the next body) takes up to a millisecond. Were a
+    hundred of them woken in one iteration, bytes that arrive meanwhile would get their time a tenth
+    of a second late; so the loop polls its sockets between any two.
     """
 
     def __init__(self) -> None:
@@ -74,13 +85,16 @@ class _Turns:
             self._arm()
 
     def wait(self) -> None:
-        """Let the loop poll, and all others that wait have their turn, before the calling greenlet goes on."""
+        """Let the loop poll, and all others that wait have their turn, before the calling greenlet
+        goes on.
+        """
         waiter = Waiter()
         self.put(waiter)
         waiter.get()
 
     def _arm(self) -> None:
-        # A timer of 0 is due at the next iteration, behind its poll; `gevent.sleep(0)` can come back within the same one.
+        # A timer of 0 is due at the next iteration, behind its poll; `gevent.sleep(0)` can come
+        # back within the same one.
         if self._timer is None:
             self._timer = get_hub().loop.timer(0.0)
         self._timer.start(self._next)
@@ -112,7 +126,9 @@ class Exchange:
 
 
 class _Connection:
-    """One connection. Plain ones tell when the kernel took bytes in; of TLS there is only the time of the read."""
+    """One connection. Plain ones tell when the kernel took bytes in; of TLS there is only the time
+    of the read.
+    """
 
     __slots__ = ("_watcher", "idle_since_ns", "receive", "sock")
 
@@ -127,7 +143,8 @@ class _Connection:
             return
         else:
             self.receive = unstamped(sock._sock)
-        # Watched by itself and read at once: without the kernel's stamps a late look would be a late time.
+        # Watched by itself and read at once: without the kernel's stamps a late look would be a
+        # late time.
         self._watcher = get_hub().loop.io(sock.fileno(), 1)
 
     def watch(self, handler: Handler) -> None:
@@ -148,7 +165,9 @@ class _Connection:
         """Idle for a short time and still open."""
         if monotonic_ns() - self.idle_since_ns > KEEP_IDLE_S * _NS:
             return False
-        try:  # on the raw descriptor: bytes, a close_notify or a FIN all mean that it is no clean connection
+        # on the raw descriptor: bytes, a close_notify or a FIN all mean that it is no clean
+        # connection
+        try:
             self.sock._sock.recv(1, plain_socket.MSG_PEEK | plain_socket.MSG_DONTWAIT)
         except BlockingIOError:
             return True
@@ -163,7 +182,9 @@ class _Connection:
 
 
 def _tls_receive(sock: Any) -> Receive:  # noqa: ANN401 - gevent's SSLSocket
-    """Take everything the TLS layer holds: what stays inside it raises no further event on the descriptor. Its time is that of the read."""
+    """Take everything the TLS layer holds: what stays inside it raises no further event on the
+    descriptor. Its time is that of the read.
+    """
     read = sock._sslobj.read
 
     def receive(_: int, __: int) -> tuple[bytes, int]:
@@ -185,9 +206,18 @@ class _Reader:
     """Reads one response: callbacks of the loop until the end, then one switch back."""
 
     __slots__ = (
-        "_cancel_after_ns", "_connection", "_exchange", "_framing", "_last_ns", "_limits", "_receive", "_sent_ns", "_started_ns", "_timer",
+        "_cancel_after_ns",
+        "_connection",
+        "_exchange",
+        "_framing",
+        "_last_ns",
+        "_limits",
+        "_receive",
+        "_sent_ns",
+        "_started_ns",
+        "_timer",
         "_waiter",
-    )  # fmt: skip
+    )
 
     def __init__(
         self,
@@ -228,20 +258,38 @@ class _Reader:
                     self._end(EndOfStream.COMPLETE, now_ns)
             else:
                 self._framing.end_of_file()
-                self._end(EndOfStream.COMPLETE if self._framing.complete else EndOfStream.EOF, now_ns)
+                self._end(
+                    EndOfStream.COMPLETE if self._framing.complete else EndOfStream.EOF, now_ns
+                )
         except BlockingIOError:
             return
         except OSError as error:
             self._end(EndOfStream.RESET, monotonic_ns(), error=error.strerror or str(error))
         except Exception as error:  # noqa: BLE001 - a defect here must cost one record's detail, not the worker
             _log.exception("the reader failed")
-            self._end(EndOfStream.LOCAL, monotonic_ns(), Outcome.MALFORMED, f"the reader failed: {error!r}")
+            self._end(
+                EndOfStream.LOCAL,
+                monotonic_ns(),
+                Outcome.MALFORMED,
+                f"the reader failed: {error!r}",
+            )
 
-    def _end(self, ending: EndOfStream, now_ns: int, local: Outcome | None = None, error: str | None = None) -> None:
+    def _end(
+        self,
+        ending: EndOfStream,
+        now_ns: int,
+        local: Outcome | None = None,
+        error: str | None = None,
+    ) -> None:
         exchange = self._exchange
         if exchange.done_ns:
             return
-        exchange.ending, exchange.done_ns, exchange.local, exchange.error = ending, now_ns, local, error
+        exchange.ending, exchange.done_ns, exchange.local, exchange.error = (
+            ending,
+            now_ns,
+            local,
+            error,
+        )
         turns.put(self._waiter)
 
     def _limit(self) -> tuple[int, Outcome, str]:
@@ -252,16 +300,29 @@ class _Reader:
             next_ns, outcome = times[-1] + round(limits.idle_s * _NS), Outcome.TIMEOUT_IDLE
             words = f"nothing came for {limits.idle_s:g} s"
         else:
-            next_ns, outcome = self._sent_ns + round(limits.first_byte_s * _NS), Outcome.TIMEOUT_FIRST_BYTE
+            next_ns, outcome = (
+                self._sent_ns + round(limits.first_byte_s * _NS),
+                Outcome.TIMEOUT_FIRST_BYTE,
+            )
             words = f"no answer within {limits.first_byte_s:g} s"
         if total_ns < next_ns:
-            next_ns, outcome, words = total_ns, Outcome.TIMEOUT_TOTAL, f"not finished within {limits.total_s:g} s"
+            next_ns, outcome, words = (
+                total_ns,
+                Outcome.TIMEOUT_TOTAL,
+                f"not finished within {limits.total_s:g} s",
+            )
         if self._cancel_after_ns is not None and self._sent_ns + self._cancel_after_ns < next_ns:
-            return self._sent_ns + self._cancel_after_ns, Outcome.CANCELLED, f"the user gave up after {self._cancel_after_ns / _NS:.3g} s"
+            return (
+                self._sent_ns + self._cancel_after_ns,
+                Outcome.CANCELLED,
+                f"the user gave up after {self._cancel_after_ns / _NS:.3g} s",
+            )
         return next_ns, outcome, words
 
     def _arm(self, now_ns: int) -> None:
-        """One timer a stream, at the earliest limit: reads do not touch it, it looks at them when it fires."""
+        """One timer a stream, at the earliest limit: reads do not touch it, it looks at them when
+        it fires.
+        """
         if self._timer is not None:
             self._timer.close()
         self._timer = get_hub().loop.timer(max(0.001, (self._limit()[0] - now_ns) / _NS))
@@ -285,7 +346,8 @@ class Target:
         api_key: sent with every request.
         limits: of a request's parts.
         network: proxies and certificates.
-        arrival_stamps: take the kernel's time of arrival where it can be had; else the time of the read, as over TLS.
+        arrival_stamps: take the kernel's time of arrival where it can be had; else the time of the
+            read, as over TLS.
 
     Attributes:
         name: Endpoint.name.
@@ -313,9 +375,15 @@ class Target:
         self._tls = network.tls_context() if parts.scheme == "https" else None
         port = parts.port or (443 if self._tls else 80)
         proxy = network.proxy_for(endpoint.base_url, started=endpoint.pid is not None)
-        at, step = (self._host, "check the endpoint's URL") if proxy is None else (proxy.host, "check the proxy's URL")
+        at, step = (
+            (self._host, "check the endpoint's URL")
+            if proxy is None
+            else (proxy.host, "check the proxy's URL")
+        )
         try:
-            self._addresses = socket.getaddrinfo(at, port if proxy is None else proxy.port, type=socket.SOCK_STREAM)
+            self._addresses = socket.getaddrinfo(
+                at, port if proxy is None else proxy.port, type=socket.SOCK_STREAM
+            )
         except OSError as error:
             raise TrafficError(f"cannot resolve {at}: {error}", next_step=step) from error
         path = parts.path.rstrip("/") + api.path
@@ -325,9 +393,13 @@ class Target:
         if proxy is not None and self._tls is None:
             path = f"http://{self._authority}{path}"  # the form that tells a proxy where to
         lines = [
-            f"POST {path} HTTP/1.1", f"host: {host}:{port}", f"user-agent: colossus-harness/{__version__}",
-            "content-type: application/json", "accept: text/event-stream", "accept-encoding: identity",
-        ]  # fmt: skip
+            f"POST {path} HTTP/1.1",
+            f"host: {host}:{port}",
+            f"user-agent: colossus-harness/{__version__}",
+            "content-type: application/json",
+            "accept: text/event-stream",
+            "accept-encoding: identity",
+        ]
         if api is Api.MESSAGES:
             lines.append(f"anthropic-version: {ANTHROPIC_VERSION}")
         if api_key is not None:
@@ -340,7 +412,8 @@ class Target:
         self._idle: list[_Connection] = []
 
     def send(self, body: bytes, request_id: str, *, cancel_after_ns: int | None = None) -> Exchange:
-        """Send one request and read its response to the end. Never raises for what network or server do.
+        """Send one request and read its response to the end. Never raises for what network or
+        server do.
 
         Args:
             body: of the request.
@@ -355,9 +428,16 @@ class Target:
             self._exchange(exchange, connection, body, request_id, started_ns, cancel_after_ns)
         except Cancelled as stop:
             if not exchange.done_ns:  # a response that is over stays what it is
-                exchange.ending, exchange.local, exchange.error = EndOfStream.LOCAL, stop.outcome, stop.error
+                exchange.ending, exchange.local, exchange.error = (
+                    EndOfStream.LOCAL,
+                    stop.outcome,
+                    stop.error,
+                )
         except OSError as error:
-            exchange.ending, exchange.error = EndOfStream.RESET, f"cannot connect to {self.name}: {error.strerror or error}"
+            exchange.ending, exchange.error = (
+                EndOfStream.RESET,
+                f"cannot connect to {self.name}: {error.strerror or error}",
+            )
         finally:
             exchange.done_ns = exchange.done_ns or monotonic_ns()
             if connection is not None:
@@ -365,7 +445,13 @@ class Target:
         return exchange
 
     def _exchange(
-        self, exchange: Exchange, connection: _Connection, body: bytes, request_id: str, started_ns: int, cancel_after_ns: int | None
+        self,
+        exchange: Exchange,
+        connection: _Connection,
+        body: bytes,
+        request_id: str,
+        started_ns: int,
+        cancel_after_ns: int | None,
     ) -> None:
         head = self._head + f"{request_id}\r\ncontent-length: {len(body)}\r\n\r\n".encode("latin-1")
         left_s = self._limits.total_s - (monotonic_ns() - started_ns) / _NS
@@ -374,9 +460,14 @@ class Target:
                 connection.sock.sendall(head + body)
             exchange.sent_ns = monotonic_ns()
         except _TotalTimeoutError:
-            raise Cancelled(Outcome.TIMEOUT_TOTAL, f"the request was not taken within {self._limits.total_s:g} s") from None
+            raise Cancelled(
+                Outcome.TIMEOUT_TOTAL,
+                f"the request was not taken within {self._limits.total_s:g} s",
+            ) from None
         except OSError:
-            pass  # a server that refuses early answers before it closes: read that; without an answer the read tells the error
+            # a server that refuses early answers before it closes: read that; without an answer the
+            # read tells the error
+            pass
         sent_ns = exchange.sent_ns or monotonic_ns()
         _Reader(exchange, connection, self._limits, started_ns, sent_ns, cancel_after_ns).run()
 
@@ -390,7 +481,9 @@ class Target:
             with gevent.Timeout(self._limits.connect_s, _ConnectTimeoutError):
                 return _Connection(self._connect(), arrival_stamps=self._arrival_stamps)
         except _ConnectTimeoutError:
-            raise Cancelled(Outcome.TIMEOUT_CONNECT, f"no connection within {self._limits.connect_s:g} s") from None
+            raise Cancelled(
+                Outcome.TIMEOUT_CONNECT, f"no connection within {self._limits.connect_s:g} s"
+            ) from None
 
     def _connect(self) -> Any:  # noqa: ANN401 - gevent's socket or SSLSocket
         failure: OSError | None = None
@@ -415,7 +508,12 @@ class Target:
 
     def _give(self, connection: _Connection, exchange: Exchange) -> None:
         framing = exchange.framing
-        if exchange.ending is EndOfStream.COMPLETE and exchange.sent_ns is not None and framing.complete and framing.keep_alive:
+        if (
+            exchange.ending is EndOfStream.COMPLETE
+            and exchange.sent_ns is not None
+            and framing.complete
+            and framing.keep_alive
+        ):
             connection.idle_since_ns = monotonic_ns()
             self._idle.append(connection)
         else:
@@ -439,7 +537,11 @@ def _tunnel(sock: Any, proxy: Proxy, authority: str) -> None:  # noqa: ANN401 - 
         data = sock.recv(4096)
         said += data
         if not data or len(said) > _TUNNEL_HEAD_BYTES:
-            raise OSError(f"the proxy {proxy.name} closed the connection without an answer" if not data else f"{proxy.name} is no proxy")
+            raise OSError(
+                f"the proxy {proxy.name} closed the connection without an answer"
+                if not data
+                else f"{proxy.name} is no proxy"
+            )
     status = said.split(b"\r\n", 1)[0].decode("latin-1")
     if status.split(" ")[1:2] != ["200"]:
         raise OSError(f"the proxy {proxy.name} answered {status[:100]!r}")

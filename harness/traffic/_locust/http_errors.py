@@ -11,7 +11,9 @@ ERROR_CHARS: Final = 500
 
 
 def retry_after_s(headers: dict[str, str]) -> float | None:
-    """Seconds that the server asks to wait: `retry-after-ms`, else `retry-after` in seconds or as a date; None without a usable one."""
+    """Seconds that the server asks to wait: `retry-after-ms`, else `retry-after` in seconds or as a
+    date; None without a usable one.
+    """
     try:
         if "retry-after-ms" in headers:
             return max(0.0, float(headers["retry-after-ms"]) / 1000)
@@ -33,7 +35,9 @@ def retry_after_s(headers: dict[str, str]) -> float | None:
 
 
 def error_text(body: bytes) -> str | None:
-    """Type and message of a JSON error body in any of the forms that servers use, else the body's beginning; None when it is empty."""
+    """Type and message of a JSON error body in any of the forms that servers use, else the body's
+    beginning; None when it is empty.
+    """
     try:
         value = json.loads(body)
     except ValueError:
@@ -42,7 +46,9 @@ def error_text(body: bytes) -> str | None:
 
 
 def error_of(value: Any) -> str | None:  # noqa: ANN401 - any JSON value
-    """`type: message` of an error object ({"error": {…}}, {"error": "…"}, {"message": …}, {"detail": …}), else None."""
+    """`type: message` of an error object ({"error": {…}}, {"error": "…"}, {"message": …},
+    {"detail": …}), else None.
+    """
     if not isinstance(value, dict):
         return None
     inner = value.get("error")

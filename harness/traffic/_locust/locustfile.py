@@ -1,7 +1,9 @@
-"""What Locust runs. One process is one worker; `harness.traffic.driver` starts it and talks to it over two inherited pipes.
+"""What Locust runs. One process is one worker; `harness.traffic.driver` starts it and talks to it
+over two inherited pipes.
 
-Locust brings the process, the event loop, master and workers, and the display; the dispatcher brings the load. The only user class stands
-for the dispatcher: it waits until the run is over. Each finished request fires one `events.request`.
+Locust brings the process, the event loop, master and workers, and the display; the dispatcher
+brings the load. The only user class stands for the dispatcher: it waits until the run is over. Each
+finished request fires one `events.request`.
 """
 
 import gc
@@ -45,7 +47,9 @@ _log = logging.getLogger("harness.traffic")
 PROGRESS_INTERVAL_S: Final = 0.5
 LAG_INTERVAL_S: Final = 0.05
 KILL_AFTER_S: Final = 15.0
-"""Time for flushing after the supervisor is gone; a native thread ends the process then, whatever the event loop does."""
+"""Time for flushing after the supervisor is gone; a native thread ends the process then, whatever
+the event loop does.
+"""
 _RECENT = 500
 
 
@@ -63,7 +67,9 @@ class _Pipes:
         return json.loads(line) if line else None
 
     def send(self, message: dict[str, Any]) -> None:
-        """Tell the supervisor; a supervisor that is gone hears nothing, and the end of its commands says so."""
+        """Tell the supervisor; a supervisor that is gone hears nothing, and the end of its commands
+        says so.
+        """
         with self._lock:
             try:
                 self._out.write(json.dumps(message).encode() + b"\n")
@@ -92,25 +98,56 @@ class Worker:
         api = Api(self._plan.settings.api)
         network, stamps = Network(**setup["network"]), bool(setup["arrival_stamps"])
         targets = [
-            Target(endpoint, api, setup["api_key"], profile.traffic.timeouts, network, arrival_stamps=stamps) for endpoint in endpoints
+            Target(
+                endpoint,
+                api,
+                setup["api_key"],
+                profile.traffic.timeouts,
+                network,
+                arrival_stamps=stamps,
+            )
+            for endpoint in endpoints
         ]
         self._recorder = Recorder(RunDir(Path(setup["run_dir"])).requests_journal(self._index))
         self._dispatcher = Dispatcher(
-            self._plan, targets, self._recorder, worker=self._index, workers=int(setup["workers"]), routing=profile.traffic.routing,
-            drain_timeout_s=profile.traffic.drain_timeout_s, on_record=self._on_record,
-        )  # fmt: skip
+            self._plan,
+            targets,
+            self._recorder,
+            worker=self._index,
+            workers=int(setup["workers"]),
+            routing=profile.traffic.routing,
+            drain_timeout_s=profile.traffic.drain_timeout_s,
+            on_record=self._on_record,
+        )
         self._dispatcher.warm_up()
         self._canary: Canary | None = None
         if setup["canary"] is not None:
-            # No key: the paced server is ours, and the served model's key is nobody else's business.
-            # Its reads get their times in the way that those of the load do.
-            stamps = stamps and not any(endpoint.base_url.startswith("https:") for endpoint in endpoints)
-            target = Target(_endpoint(setup["canary"]), api, None, profile.traffic.timeouts, arrival_stamps=stamps)
-            self._canary = Canary(target, api, self._recorder, worker=self._index, sent=lambda: self._dispatcher.counts.sent)
-        # What is there now stays: the collector need not walk Locust's and Arrow's modules (tens of milliseconds) while streams run.
+            # No key: the paced server is ours, and the served model's key is nobody else's
+            # business. Its reads get their times in the way that those of the load do.
+            stamps = stamps and not any(
+                endpoint.base_url.startswith("https:") for endpoint in endpoints
+            )
+            target = Target(
+                _endpoint(setup["canary"]),
+                api,
+                None,
+                profile.traffic.timeouts,
+                arrival_stamps=stamps,
+            )
+            self._canary = Canary(
+                target,
+                api,
+                self._recorder,
+                worker=self._index,
+                sent=lambda: self._dispatcher.counts.sent,
+            )
+        # What is there now stays: the collector need not walk Locust's and Arrow's modules (tens of
+        # milliseconds) while streams run.
         gc.collect()
         gc.freeze()
-        self._starts: Queue[tuple[int, int | None] | None] = Queue()  # a stage and its start; without one it is to be primed
+        self._starts: Queue[tuple[int, int | None] | None] = (
+            Queue()
+        )  # a stage and its start; without one it is to be primed
         self._ttft_ms: list[float] = []
         self._lag_ms: list[float] = []
         self._loop_lag_ms = 0.0
@@ -203,9 +240,14 @@ class Worker:
         answer = record.answer
         if record.sent_ns is not None and len(self._lag_ms) < _RECENT:
             self._lag_ms.append((record.sent_ns - record.intended_ns) / 1e6)
-        if answer.first_token_ns is not None and record.sent_ns is not None and len(self._ttft_ms) < _RECENT:
+        if (
+            answer.first_token_ns is not None
+            and record.sent_ns is not None
+            and len(self._ttft_ms) < _RECENT
+        ):
             self._ttft_ms.append((answer.first_token_ns - record.intended_ns) / 1e6)
-        # Locust keeps a row for each text: the outcome alone, since a server can word its errors in any number of ways.
+        # Locust keeps a row for each text: the outcome alone, since a server can word its errors in
+        # any number of ways.
         failure = None if answer.outcome is Outcome.OK else str(answer.outcome)
         self._environment.events.request.fire(
             request_type=record.stage,
@@ -218,7 +260,7 @@ class Worker:
             start_time=None,
         )
 
-    # --- progress ---------------------------------------------------------------------------------------------------------------
+    # --- progress ---
 
     def _watch_loop(self) -> None:
         """A timer whose lateness is the loop's lag."""
@@ -247,12 +289,22 @@ class Worker:
         self._cpu = (now_ns, cpu_s)
         counts = self._dispatcher.counts
         message = {
-            "event": "progress", "t_ns": now_ns, "stage": self._stage_name, "in_flight": counts.in_flight,
-            "live_sessions": counts.live_sessions, "sent": counts.sent, "ok": counts.ok, "failed": counts.failed,
-            "dropped": counts.dropped, "output_tok": counts.output_tok, "ttft_ms": [round(ms, 3) for ms in self._ttft_ms],
-            "lag_ms": [round(ms, 3) for ms in self._lag_ms], "loop_lag_ms": round(self._loop_lag_ms, 3), "cpu_s": cpu_s,
+            "event": "progress",
+            "t_ns": now_ns,
+            "stage": self._stage_name,
+            "in_flight": counts.in_flight,
+            "live_sessions": counts.live_sessions,
+            "sent": counts.sent,
+            "ok": counts.ok,
+            "failed": counts.failed,
+            "dropped": counts.dropped,
+            "output_tok": counts.output_tok,
+            "ttft_ms": [round(ms, 3) for ms in self._ttft_ms],
+            "lag_ms": [round(ms, 3) for ms in self._lag_ms],
+            "loop_lag_ms": round(self._loop_lag_ms, 3),
+            "cpu_s": cpu_s,
             "cpu": (cpu_s - before_cpu_s) * NS_PER_S / max(1, now_ns - before_ns),
-        }  # fmt: skip
+        }
         self._ttft_ms, self._lag_ms, self._loop_lag_ms = [], [], 0.0
         return message
 
@@ -262,7 +314,9 @@ def _endpoint(fields: dict[str, Any]) -> Endpoint:
 
 
 def _end_without_supervisor() -> None:
-    """The supervisor is gone. Flushing gets some seconds; then a thread that no event loop can hold up ends this process."""
+    """The supervisor is gone. Flushing gets some seconds; then a thread that no event loop can hold
+    up ends this process.
+    """
 
     def end() -> None:
         get_original("time", "sleep")(KILL_AFTER_S)
@@ -277,7 +331,8 @@ def _prepare_process() -> None:
         sys.exit("the supervisor was gone before this process had started")
     # A terminal's SIGINT is the supervisor's business; it tells over the pipe what to do about it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # The thread that writes records must not hold the interpreter for 5 ms at a time (Python's default).
+    # The thread that writes records must not hold the interpreter for 5 ms at a time (Python's
+    # default).
     sys.setswitchinterval(0.0005)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard == resource.RLIM_INFINITY or soft < hard:
@@ -288,7 +343,9 @@ _worker: Worker | None = None
 
 
 class PlannedTraffic(User):  # type: ignore[misc]  # Locust is not followed by the type checker
-    """Stands for the dispatcher among Locust's users: there is one in each worker, and it lasts as long as the plan."""
+    """Stands for the dispatcher among Locust's users: there is one in each worker, and it lasts as
+    long as the plan.
+    """
 
     @task  # type: ignore[untyped-decorator]
     def walk_the_plan(self) -> None:
@@ -321,7 +378,9 @@ def _start(environment: Environment, **_: Any) -> None:  # noqa: ANN401 - Locust
 
 
 def _serve_master(pipes: _Pipes, environment: Environment) -> None:
-    """The master only keeps Locust's display; it ends when it is told to or when the supervisor is gone."""
+    """The master only keeps Locust's display; it ends when it is told to or when the supervisor is
+    gone.
+    """
     pipes.send({"event": "ready", "plan_sha256": None})
     while (command := pipes.receive()) is not None and command.get("cmd") != "exit":
         pass

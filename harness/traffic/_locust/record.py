@@ -13,7 +13,9 @@ from harness.traffic._locust.answer import Answer
 
 @dataclass(slots=True)
 class Record:
-    """One request that was sent, tried or dropped. Fields are those of `artifacts.tables.REQUESTS`."""
+    """One request that was sent, tried or dropped. Fields are those of
+    `artifacts.tables.REQUESTS`.
+    """
 
     session_id: str
     turn: int
@@ -67,5 +69,7 @@ def _lists(values: "Sequence[array[int] | None]", kind: pa.DataType) -> pa.Array
         missing.append(value is None)
     data = b"".join(value.tobytes() for value in values if value is not None)
     flat = pa.Array.from_buffers(pa.uint32(), offsets[-1], [None, pa.py_buffer(data)])
-    starts = pa.Array.from_buffers(pa.int32(), len(offsets), [None, pa.py_buffer(offsets.tobytes())])
+    starts = pa.Array.from_buffers(
+        pa.int32(), len(offsets), [None, pa.py_buffer(offsets.tobytes())]
+    )
     return pa.ListArray.from_arrays(starts, flat, type=kind, mask=pa.array(missing, pa.bool_()))

@@ -1,4 +1,6 @@
-"""Records leave the process as requests finish: batches to the worker's journal, written in a thread so that no stream waits for it."""
+"""Records leave the process as requests finish: batches to the worker's journal, written in a
+thread so that no stream waits for it.
+"""
 
 import logging
 from collections.abc import Callable
@@ -19,14 +21,17 @@ from harness.traffic._locust.record import Record, to_batch
 _log = logging.getLogger(__name__)
 
 WRITE_INTERVAL_S: Final = 0.25
-"""Least time between two writes. A batch costs some 5 kB of its own, and a kill -9 of this worker loses at most this much."""
+"""Least time between two writes. A batch costs some 5 kB of its own, and a kill -9 of this worker
+loses at most this much.
+"""
 
 
 class Recorder:
     """Writes records to one journal.
 
     Attributes:
-        error: why writing failed, else None. A failed recorder drops what it is given: the run is over.
+        error: why writing failed, else None. A failed recorder drops what it is given: the run is
+            over.
     """
 
     def __init__(self, path: Path) -> None:
@@ -58,7 +63,10 @@ class Recorder:
             while True:
                 self._wake.wait()
                 self._wake.clear()
-                batch, self._waiting = self._waiting, []  # what finishes during the write makes up the next batch
+                batch, self._waiting = (
+                    self._waiting,
+                    [],
+                )  # what finishes during the write makes up the next batch
                 if batch:
                     self._in_thread(self._write, batch)
                 if self._closing and not self._waiting:
@@ -71,7 +79,9 @@ class Recorder:
             _log.error("records cannot be written: %s", error)
 
     def _in_thread(self, job: Callable[..., None], *args: object) -> None:
-        """Run in the thread pool and raise here what it raised; the pool itself would print a traceback into the log."""
+        """Run in the thread pool and raise here what it raised; the pool itself would print a
+        traceback into the log.
+        """
 
         def guarded() -> Exception | None:
             try:

@@ -1,6 +1,7 @@
 """An answer put together again from its stream, for later turns to carry (`assistant: live`).
 
-Pieces of text stay as they stood in the stream, escaped for JSON; nothing is parsed for them that would not be parsed without.
+Pieces of text stay as they stood in the stream, escaped for JSON; nothing is parsed for them that
+would not be parsed without.
 """
 
 import json
@@ -46,7 +47,12 @@ class Reply:
 
     def spoken(self) -> tuple[ReplyBlock, ...]:
         """The blocks."""
-        return tuple(ReplyBlock(one.kind, _utf8(b"".join(one.pieces)), one.tool_id, one.tool_name, one.signature) for one in self._blocks)
+        return tuple(
+            ReplyBlock(
+                one.kind, _utf8(b"".join(one.pieces)), one.tool_id, one.tool_name, one.signature
+            )
+            for one in self._blocks
+        )
 
 
 def _utf8(escaped: bytes) -> bytes:

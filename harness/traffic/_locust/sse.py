@@ -8,7 +8,9 @@ _LINE_END = re.compile(rb"\r\n|\n|\r")
 
 
 def events(body: bytes, *, whole: bool) -> list[tuple[bytes, int]]:
-    """Events with the offset behind each. A last one without its blank line counts when it is whole itself and so is the HTTP message."""
+    """Events with the offset behind each. A last one without its blank line counts when it is whole
+    itself and so is the HTTP message.
+    """
     out: list[tuple[bytes, int]] = []
     at = 3 if body.startswith(b"\xef\xbb\xbf") else 0
     if b"\r" in body:

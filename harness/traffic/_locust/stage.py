@@ -45,7 +45,8 @@ class StageRun:
         open_sources: greenlets that may still start sessions.
         turns_not_happened: planned turns behind a failed or dropped one.
         turns_cut: planned turns that the end of the stage cut off.
-        replies_not_carried: answers (`assistant: live`) that hold nothing that a later turn could carry; the recorded ones stay.
+        replies_not_carried: answers (`assistant: live`) that hold nothing that a later turn could
+            carry; the recorded ones stay.
         closing: no new turns.
         progress: set whenever something ended, for whoever waits for the stage to end.
     """
@@ -66,7 +67,11 @@ class StageRun:
     @property
     def window_is_done(self) -> bool:
         """Every request intended in the window has ended."""
-        walked = self.plan.concurrency is not None or self.window_end_ns is None or self.walked_ns >= self.window_end_ns
+        walked = (
+            self.plan.concurrency is not None
+            or self.window_end_ns is None
+            or self.walked_ns >= self.window_end_ns
+        )
         return walked and self.pending_window == 0
 
     def in_window(self, t_ns: int) -> bool:

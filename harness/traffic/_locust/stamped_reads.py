@@ -1,9 +1,10 @@
 """Which streams have bytes, and when the kernel took those bytes in.
 
-All streams of a worker share one epoll set. While bytes come seldom, each wakes the process at once. While they come more often than
-once in `PERIOD_S`, the process wakes once a period and reads everything that has come: a wake-up costs as much as several reads. What a
-read brings does not get the time of the wake-up but the kernel's own stamp of its arrival, so a late look, whatever its cause, makes no
-late time.
+All streams of a worker share one epoll set. While bytes come seldom, each wakes the process at
+once. While they come more often than once in `PERIOD_S`, the process wakes once a period and reads
+everything that has come: a wake-up costs as much as several reads. What a read brings does not get
+the time of the wake-up but the kernel's own stamp of its arrival, so a late look, whatever its
+cause, makes no late time.
 """
 
 import select
@@ -19,7 +20,9 @@ PERIOD_S: Final = 0.001
 """Busy streams are looked at this often; also the resolution of the loop's timers."""
 
 SO_TIMESTAMPNS: Final = 35
-"""Socket option of Linux (asm-generic/socket.h): each `recvmsg` tells when the last segment that it returns had arrived."""
+"""Socket option of Linux (asm-generic/socket.h): each `recvmsg` tells when the last segment that it
+returns had arrived.
+"""
 
 ANCILLARY_BYTES: Final = 64
 """Room for that one message: a header of 16 bytes and a timespec of 16."""
@@ -61,7 +64,9 @@ class Readiness:
         self._epoll.register(descriptor, select.POLLIN)
 
     def remove(self, descriptor: int) -> None:
-        """Leave a descriptor alone from here on; to be called before it is closed, since another connection may get its number."""
+        """Leave a descriptor alone from here on; to be called before it is closed, since another
+        connection may get its number.
+        """
         if self._handlers.pop(descriptor, None) is not None:
             self._epoll.unregister(descriptor)
 
@@ -83,7 +88,8 @@ class Readiness:
     def _look(self, now_ns: int) -> int:
         ready = self._epoll.poll(0)
         self._last_ns = now_ns
-        # Anew at each look, so that a clock that is being set cannot bend the times by more than what happens within a period.
+        # Anew at each look, so that a clock that is being set cannot bend the times by more than
+        # what happens within a period.
         offset_ns = clock_gettime_ns(CLOCK_REALTIME) - monotonic_ns()
         handlers = self._handlers
         for descriptor, _ in ready:
@@ -97,9 +103,10 @@ readiness = Readiness()
 
 
 Receive = Callable[[int, int], tuple[bytes, int]]
-"""Bytes of one read and the time at which they were there. Arguments: what is to be taken off the kernel's stamps, and the earliest
-time that can be true (the read before it, or the end of the request). Raises BlockingIOError when there are no bytes, OSError when the
-connection broke."""
+"""Bytes of one read and the time at which they were there. Arguments: what is to be taken off the
+kernel's stamps, and the earliest time that can be true (the read before it, or the end of the
+request). Raises BlockingIOError when there are no bytes, OSError when the connection broke.
+"""
 
 
 def stamped(sock: Any) -> Receive:  # noqa: ANN401 - a plain socket
@@ -110,7 +117,9 @@ def stamped(sock: Any) -> Receive:  # noqa: ANN401 - a plain socket
     def receive(offset_ns: int, earliest_ns: int) -> tuple[bytes, int]:
         size, ancillary, _, _ = recvmsg_into(_BUFFERS, ANCILLARY_BYTES)
         now_ns = monotonic_ns()
-        if not ancillary:  # the kernel begins to stamp a moment after the first socket asked for it; the end of a stream has no stamp
+        # the kernel begins to stamp a moment after the first socket asked for it; the end of a
+        # stream has no stamp
+        if not ancillary:
             return _VIEW[:size].tobytes(), now_ns
         seconds, rest = _TIMESPEC.unpack(ancillary[0][2])
         at_ns = seconds * _NS + rest - offset_ns
@@ -122,7 +131,9 @@ def stamped(sock: Any) -> Receive:  # noqa: ANN401 - a plain socket
 
 
 def unstamped(sock: Any) -> Receive:  # noqa: ANN401 - a plain socket
-    """Read a socket by the time of the read, which is what TLS leaves: calibration and canaries of a run over TLS read so too."""
+    """Read a socket by the time of the read, which is what TLS leaves: calibration and canaries of
+    a run over TLS read so too.
+    """
     recv = sock.recv
 
     def receive(_: int, __: int) -> tuple[bytes, int]:

@@ -1,8 +1,8 @@
 """Waiting for a moment to within microseconds.
 
-The event loop's own timers are rounded up to whole milliseconds (libev polls by `epoll_wait`), so every planned request would be sent
-half a millisecond late in the mean. A timer of the kernel that is a file descriptor (`timerfd_create(2)`) wakes the loop at the moment
-itself.
+The event loop's own timers are rounded up to whole milliseconds (libev polls by `epoll_wait`), so
+every planned request would be sent half a millisecond late in the mean. A timer of the kernel that
+is a file descriptor (`timerfd_create(2)`) wakes the loop at the moment itself.
 """
 
 import ctypes
@@ -15,7 +15,9 @@ from typing import Any, Final
 from gevent.hub import Waiter, get_hub
 
 _NS: Final = 1_000_000_000
-_FLAGS: Final = os.O_NONBLOCK | os.O_CLOEXEC  # TFD_NONBLOCK and TFD_CLOEXEC have these values (bits/timerfd.h)
+_FLAGS: Final = (
+    os.O_NONBLOCK | os.O_CLOEXEC
+)  # TFD_NONBLOCK and TFD_CLOEXEC have these values (bits/timerfd.h)
 _ABSTIME: Final = 1
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 
@@ -30,7 +32,8 @@ class PreciseTimer:
         self._io: Any = None
 
     def wait(self, t_ns: int) -> None:
-        """Let others run until a moment; nothing but its time ends the wait. Returns at once when it is over.
+        """Let others run until a moment; nothing but its time ends the wait. Returns at once when
+        it is over.
 
         Raises:
             OSError: the kernel gives no timer.
@@ -40,7 +43,9 @@ class PreciseTimer:
         if self._io is None:
             self._open()
         waiter = Waiter()
-        self._count += 1  # equal times go in the order of their waits; waiters themselves do not compare
+        self._count += (
+            1  # equal times go in the order of their waits; waiters themselves do not compare
+        )
         heappush(self._due, (t_ns, self._count, waiter))
         if self._due[0][2] is waiter:
             self._arm()
@@ -57,7 +62,9 @@ class PreciseTimer:
 
     def _arm(self) -> None:
         seconds, rest = divmod(self._due[0][0], _NS)
-        spec = (ctypes.c_long * 4)(0, 0, seconds, rest)  # struct itimerspec: no interval, then the moment
+        spec = (ctypes.c_long * 4)(
+            0, 0, seconds, rest
+        )  # struct itimerspec: no interval, then the moment
         if _libc.timerfd_settime(self._descriptor, _ABSTIME, spec, None) < 0:
             number = ctypes.get_errno()
             raise OSError(number, os.strerror(number))

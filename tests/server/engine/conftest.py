@@ -37,28 +37,43 @@ class RunningEngine:
 
     def post(self, path: str, body: Any) -> tuple[int, Any]:
         raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-        status, text = self._send(urllib.request.Request(self.url + path, raw, {"content-type": "application/json"}))
+        status, text = self._send(
+            urllib.request.Request(self.url + path, raw, {"content-type": "application/json"})
+        )
         return status, json.loads(text)
 
     def events(self, path: str, body: dict[str, Any]) -> list[tuple[str | None, Any]]:
         """Names and data of all events of a stream."""
         raw = json.dumps(body | {"stream": True}).encode()
-        status, text = self._send(urllib.request.Request(self.url + path, raw, {"content-type": "application/json"}))
+        status, text = self._send(
+            urllib.request.Request(self.url + path, raw, {"content-type": "application/json"})
+        )
         assert status == 200, text
         events: list[tuple[str | None, Any]] = []
         for block in text.decode().strip().split("\n\n"):
             fields = dict(line.split(": ", 1) for line in block.splitlines())
-            events.append((fields.get("event"), fields["data"] if fields["data"] == "[DONE]" else json.loads(fields["data"])))
+            events.append(
+                (
+                    fields.get("event"),
+                    fields["data"] if fields["data"] == "[DONE]" else json.loads(fields["data"]),
+                )
+            )
         return events
 
     def metrics(self) -> dict[str, float]:
-        """Series by name and the labels that vary, `generation_tokens_total`, `request_success_total{abort}`."""
+        """Series by name and the labels that vary, `generation_tokens_total`,
+        `request_success_total{abort}`.
+        """
         out = {}
         for line in self.get("/metrics")[1].decode().splitlines():
             if line.startswith("vllm:"):
                 name, value = line.removeprefix("vllm:").rsplit(" ", 1)
                 base, _, labels = name.rstrip("}").partition("{")
-                rest = [pair.split("=")[1].strip('"') for pair in labels.split(",") if not pair.startswith(("engine", "model_name"))]
+                rest = [
+                    pair.split("=")[1].strip('"')
+                    for pair in labels.split(",")
+                    if not pair.startswith(("engine", "model_name"))
+                ]
                 out[base + (f"{{{','.join(rest)}}}" if rest else "")] = float(value)
         return out
 
@@ -82,7 +97,9 @@ def tiny_path(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="session")
-def start_engine(tiny_path: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., RunningEngine]]:
+def start_engine(
+    tiny_path: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[..., RunningEngine]]:
     """Start an engine with further arguments; all are killed at the end."""
     started: list[RunningEngine] = []
 
@@ -91,9 +108,24 @@ def start_engine(tiny_path: str, tmp_path_factory: pytest.TempPathFactory) -> It
             listener.bind(("127.0.0.1", 0))
             port = listener.getsockname()[1]
         log = tmp_path_factory.mktemp("engine") / "engine.log"
-        argv = [sys.executable, "-m", "harness.server.engine", "--model", tiny_path, "--served-name", "tiny", "--port", str(port)]
+        argv = [
+            sys.executable,
+            "-m",
+            "harness.server.engine",
+            "--model",
+            tiny_path,
+            "--served-name",
+            "tiny",
+            "--port",
+            str(port),
+        ]
         with log.open("wb") as file:
-            process = subprocess.Popen([*argv, "--device", "cpu", *arguments], stdout=file, stderr=file, start_new_session=True)
+            process = subprocess.Popen(
+                [*argv, "--device", "cpu", *arguments],
+                stdout=file,
+                stderr=file,
+                start_new_session=True,
+            )
         engine = RunningEngine(port, process, log)
         started.append(engine)
         if wait:
@@ -109,7 +141,9 @@ def start_engine(tiny_path: str, tmp_path_factory: pytest.TempPathFactory) -> It
 
 @pytest.fixture(scope="session")
 def engine(start_engine: Callable[..., RunningEngine]) -> RunningEngine:
-    return start_engine("--max-context", str(CONTEXT_TOK), "--kv-cache-tokens", "8448", "--die-with-parent")
+    return start_engine(
+        "--max-context", str(CONTEXT_TOK), "--kv-cache-tokens", "8448", "--die-with-parent"
+    )
 
 
 def answers(engine: RunningEngine) -> bool:
@@ -120,7 +154,9 @@ def answers(engine: RunningEngine) -> bool:
         return False
 
 
-def until(holds: Callable[[], bool], deadline_s: float, why: Callable[[], str] = lambda: "") -> None:
+def until(
+    holds: Callable[[], bool], deadline_s: float, why: Callable[[], str] = lambda: ""
+) -> None:
     """Poll until it holds; fail after the deadline."""
     end = time.monotonic() + deadline_s
     while not holds():

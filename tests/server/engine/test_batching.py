@@ -1,4 +1,6 @@
-"""The generation thread from inside: right tokens whatever shares the batch, ends as asked, death told to everybody."""
+"""The generation thread from inside: right tokens whatever shares the batch, ends as asked, death
+told to everybody.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -9,15 +11,29 @@ import torch
 
 from harness.server.engine import batching
 from harness.server.engine.api import Api
-from harness.server.engine.batching import DoesNotFitError, Engine, EngineDeadError, EngineSettings, Sampling
+from harness.server.engine.batching import (
+    DoesNotFitError,
+    Engine,
+    EngineDeadError,
+    EngineSettings,
+    Sampling,
+)
 from harness.server.engine.prompts import Prompts
 
 DEADLINE_S = 60.0
 
 
 @asynccontextmanager
-async def started(path: str, eos_ids: frozenset[int] | None = None, **settings) -> AsyncIterator[Engine]:
-    chosen = {"device": "cpu", "threads": 1, "max_context_tok": 1024, "num_blocks": 128, "max_batch_tok": 64}
+async def started(
+    path: str, eos_ids: frozenset[int] | None = None, **settings
+) -> AsyncIterator[Engine]:
+    chosen = {
+        "device": "cpu",
+        "threads": 1,
+        "max_context_tok": 1024,
+        "num_blocks": 128,
+        "max_batch_tok": 64,
+    }
     engine = Engine(EngineSettings(path, **(chosen | settings)))
     if eos_ids is not None:
         engine.eos_ids = eos_ids
@@ -45,7 +61,9 @@ async def until(holds: Callable[[], bool]) -> None:
 
 
 def prompt(seed: int, length: int) -> list[int]:
-    return torch.randint(300, 1700, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
+    return torch.randint(
+        300, 1700, (length,), generator=torch.Generator().manual_seed(seed)
+    ).tolist()
 
 
 @pytest.fixture(scope="module")
@@ -56,14 +74,21 @@ def plain(tiny_path):
     model = AutoModelForCausalLM.from_pretrained(tiny_path)
 
     def generate(ids: list[int], count: int) -> list[int]:
-        out = model.generate(torch.tensor([ids]), max_new_tokens=count, do_sample=False, attention_mask=torch.ones(1, len(ids)))
+        out = model.generate(
+            torch.tensor([ids]),
+            max_new_tokens=count,
+            do_sample=False,
+            attention_mask=torch.ones(1, len(ids)),
+        )
         return out[0, len(ids) :].tolist()
 
     return generate
 
 
 def test_batched_chunked_and_shared_prompts_give_the_tokens_of_a_plain_run(tiny_path, plain):
-    """Prompts are longer than a batch (64 tokens), so they are split; two share a prefix; short and long decode side by side."""
+    """Prompts are longer than a batch (64 tokens), so they are split; two share a prefix; short and
+    long decode side by side.
+    """
     long = prompt(1, 300)
     prompts = [prompt(2, 1), prompt(3, 40), long, long[:200] + prompt(4, 30), prompt(5, 64)]
 
@@ -108,7 +133,9 @@ def test_an_end_of_text_token_ends_an_answer_unless_told_otherwise(tiny_path, pl
 def test_dummy_weights_never_end_an_answer(tiny_path):
     async def run():
         async with started(tiny_path, load_format="dummy") as engine:
-            biggest = max(parameter.detach().abs().max().item() for parameter in engine.model.parameters())
+            biggest = max(
+                parameter.detach().abs().max().item() for parameter in engine.model.parameters()
+            )
             return engine.eos_ids, biggest, await whole(engine, prompt(1, 5), max_tok=8)
 
     eos_ids, biggest, (out, finish) = asyncio.run(run())
@@ -132,12 +159,16 @@ def test_what_can_never_fit_is_refused_by_arithmetic(tiny_path):
 
 
 def test_requests_that_outgrow_the_cache_together_give_way_and_end_right(tiny_path, plain):
-    """Four answers of 250 tokens in a cache for 640: some are put back and read again, and nobody can tell from the tokens."""
+    """Four answers of 250 tokens in a cache for 640: some are put back and read again, and nobody
+    can tell from the tokens.
+    """
     prompts = [prompt(20 + i, 60) for i in range(4)]
 
     async def run():
         async with started(tiny_path, num_blocks=21) as engine:
-            return await asyncio.gather(*(whole(engine, ids, max_tok=250, min_tok=250) for ids in prompts))
+            return await asyncio.gather(
+                *(whole(engine, ids, max_tok=250, min_tok=250) for ids in prompts)
+            )
 
     answers = asyncio.run(run())
     for ids, (out, finish) in zip(prompts, answers, strict=True):
@@ -145,7 +176,9 @@ def test_requests_that_outgrow_the_cache_together_give_way_and_end_right(tiny_pa
 
 
 def test_when_room_gets_short_the_oldest_prefixes_go_first(tiny_path):
-    """A cache for 1,000 tokens, a prefix that is asked again and again, and others in between that fill it several times over."""
+    """A cache for 1,000 tokens, a prefix that is asked again and again, and others in between that
+    fill it several times over.
+    """
 
     async def ask(engine, ids):
         generation = engine.submit(ids, Sampling(1))

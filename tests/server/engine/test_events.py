@@ -1,4 +1,6 @@
-"""Answers that builtin:tiny cannot be made to give, scripted: tool calls, failures, ends of text, on both wires."""
+"""Answers that builtin:tiny cannot be made to give, scripted: tool calls, failures, ends of text,
+on both wires.
+"""
 
 import asyncio
 import json
@@ -57,31 +59,66 @@ def stream(api, reply, events):
 def test_a_written_call_becomes_a_tool_use_block(api):
     reply = scripted(api, f"I look it up. {CALL}")
     text = stream(api, reply, api._anthropic_events(reply, "msg_1"))
-    events = [json.loads(line.removeprefix("data: ")) for line in text.splitlines() if line.startswith("data: ")]
+    events = [
+        json.loads(line.removeprefix("data: "))
+        for line in text.splitlines()
+        if line.startswith("data: ")
+    ]
     kinds = [event["type"] for event in events]
-    assert kinds[-5:] == ["content_block_start", "content_block_delta", "content_block_stop", "message_delta", "message_stop"]
+    assert kinds[-5:] == [
+        "content_block_start",
+        "content_block_delta",
+        "content_block_stop",
+        "message_delta",
+        "message_stop",
+    ]
     starts = [event for event in events if event["type"] == "content_block_start"]
-    assert [(event["index"], event["content_block"]["type"]) for event in starts] == [(0, "text"), (1, "tool_use")]
+    assert [(event["index"], event["content_block"]["type"]) for event in starts] == [
+        (0, "text"),
+        (1, "tool_use"),
+    ]
     block = starts[1]["content_block"]
     assert block["id"].startswith("toolu_")
     assert (block["name"], block["input"]) == ("look_up", {})
     assert events[-4]["delta"] == {"type": "input_json_delta", "partial_json": '{"word": "queue"}'}
     assert events[-2]["delta"] == {"stop_reason": "tool_use", "stop_sequence": None}
-    said = "".join(event["delta"].get("text", "") for event in events if event["type"] == "content_block_delta")
+    said = "".join(
+        event["delta"].get("text", "") for event in events if event["type"] == "content_block_delta"
+    )
     assert said == "I look it up. "
     usage = events[-2]["usage"]
-    assert (usage["input_tokens"], usage["cache_creation_input_tokens"], usage["cache_read_input_tokens"]) == (6, 32, 32)
+    assert (
+        usage["input_tokens"],
+        usage["cache_creation_input_tokens"],
+        usage["cache_read_input_tokens"],
+    ) == (6, 32, 32)
     assert usage["output_tokens"] == len(api.prompts.fast.encode(f"I look it up. {CALL}").ids)
 
 
 def test_a_written_call_becomes_tool_calls(api):
     reply = scripted(api, f"{CALL}\n{CALL}")
-    events = api._openai_events(Ask(Sampling(9), include_usage=True), reply, {"id": "x", "object": "chat.completion.chunk"}, chat=True)
-    chunks = [json.loads(line[6:]) for line in stream(api, reply, events).split("\n\n") if line.startswith("data: {")]
-    calls = [call for chunk in chunks if chunk["choices"] for call in chunk["choices"][0]["delta"].get("tool_calls", [])]
+    events = api._openai_events(
+        Ask(Sampling(9), include_usage=True),
+        reply,
+        {"id": "x", "object": "chat.completion.chunk"},
+        chat=True,
+    )
+    chunks = [
+        json.loads(line[6:])
+        for line in stream(api, reply, events).split("\n\n")
+        if line.startswith("data: {")
+    ]
+    calls = [
+        call
+        for chunk in chunks
+        if chunk["choices"]
+        for call in chunk["choices"][0]["delta"].get("tool_calls", [])
+    ]
     assert [call["index"] for call in calls] == [0, 1]
     assert [json.loads(call["function"]["arguments"]) for call in calls] == [{"word": "queue"}] * 2
-    assert [chunk["choices"][0]["finish_reason"] for chunk in chunks if chunk["choices"]][-1] == "tool_calls"
+    assert [chunk["choices"][0]["finish_reason"] for chunk in chunks if chunk["choices"]][
+        -1
+    ] == "tool_calls"
     assert chunks[-1]["usage"]["prompt_tokens_details"] == {"cached_tokens": 32}
 
 
@@ -130,7 +167,10 @@ def test_metrics_count_a_scripted_answer_once(api):
 
     asyncio.run(read())
     text = api.metrics.exposition().decode()
-    assert f'vllm:generation_tokens_total{{engine="0",model_name="tiny"}} {float(reply.output.tokens)}' in text
+    assert (
+        f'vllm:generation_tokens_total{{engine="0",model_name="tiny"}} {float(reply.output.tokens)}'
+        in text
+    )
     assert 'finished_reason="stop",model_name="tiny"} 1.0' in text
     assert 'finished_reason="abort",model_name="tiny"} 0.0' in text
     assert 'vllm:kv_cache_usage_perc{engine="0",model_name="tiny"} NaN' in text
@@ -140,17 +180,31 @@ def test_a_written_call_becomes_an_item_of_a_response(api):
     reply = scripted(api, f"I look it up. {CALL}")
     made = responses.Events(reply, "tiny")
     text = stream(api, reply, made.stream())
-    events = [json.loads(line.removeprefix("data: ")) for line in text.splitlines() if line.startswith("data: ")]
+    events = [
+        json.loads(line.removeprefix("data: "))
+        for line in text.splitlines()
+        if line.startswith("data: ")
+    ]
     assert [event["sequence_number"] for event in events] == list(range(len(events)))
     final = events[-1]["response"]
     message, call = final["output"]
-    assert (final["status"], message["type"], call["type"]) == ("completed", "message", "function_call")
-    assert message["content"][0]["text"] == "".join(e["delta"] for e in events if e["type"] == "response.output_text.delta")
+    assert (final["status"], message["type"], call["type"]) == (
+        "completed",
+        "message",
+        "function_call",
+    )
+    assert message["content"][0]["text"] == "".join(
+        e["delta"] for e in events if e["type"] == "response.output_text.delta"
+    )
     (delta,) = [e for e in events if e["type"] == "response.function_call_arguments.delta"]
     assert json.loads(delta["delta"]) == {"word": "queue"} == json.loads(call["arguments"])
     added = [e["item"] for e in events if e["type"] == "response.output_item.added"]
     done = [e["item"] for e in events if e["type"] == "response.output_item.done"]
-    assert [item["id"] for item in added] == [item["id"] for item in done] == [item["id"] for item in final["output"]]
+    assert (
+        [item["id"] for item in added]
+        == [item["id"] for item in done]
+        == [item["id"] for item in final["output"]]
+    )
     assert added[1]["call_id"] == call["call_id"]
     assert done == final["output"]
     assert final["usage"]["input_tokens_details"] == {"cached_tokens": 32}
@@ -172,4 +226,8 @@ def test_a_failure_in_a_response_is_an_error_event(api):
 
     asyncio.run(run())
     last = json.loads(received.decode().strip().splitlines()[-1].removeprefix("data: "))
-    assert (last["type"], last["code"], last["message"]) == ("error", "server_error", "out of memory")
+    assert (last["type"], last["code"], last["message"]) == (
+        "error",
+        "server_error",
+        "out of memory",
+    )

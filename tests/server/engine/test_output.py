@@ -1,4 +1,6 @@
-"""Token ids to answers: no half characters, stop strings across tokens, tool calls only where one was written."""
+"""Token ids to answers: no half characters, stop strings across tokens, tool calls only where one
+was written.
+"""
 
 import json
 
@@ -103,7 +105,9 @@ def test_stop_strings_cut_as_a_search_in_the_whole_text_would(text, stops, step)
     if found.matched is None:
         out += found.rest()
     # The match that is complete first wins; within one delivery, the one that begins first.
-    ends = [at for at in range(step, len(text) + step, step) if any(stop in text[:at] for stop in stops)]
+    ends = [
+        at for at in range(step, len(text) + step, step) if any(stop in text[:at] for stop in stops)
+    ]
     if not ends:
         assert (out, found.matched) == (text, None)
     else:
@@ -114,7 +118,9 @@ def test_stop_strings_cut_as_a_search_in_the_whole_text_would(text, stops, step)
 def test_a_call_is_recognised_and_its_tags_are_no_text(tokenizer):
     output, pieces = answer(tokenizer, f"Let me see.\n{CALL}\n{CALL}\n", tool_names=["look_up"])
     calls = [piece for piece in pieces if isinstance(piece, ToolCall)]
-    assert [(call.name, json.loads(call.arguments)) for call in calls] == [("look_up", {"word": "queue"})] * 2
+    assert [(call.name, json.loads(call.arguments)) for call in calls] == [
+        ("look_up", {"word": "queue"})
+    ] * 2
     assert said(pieces) == "Let me see.\n"
     assert output.called_tool
 
@@ -149,5 +155,7 @@ def test_without_tools_a_call_is_text(tokenizer):
 @given(st.text(alphabet="<>tol_ca/x{}", max_size=60), st.integers(min_value=1, max_value=7))
 def test_no_text_is_lost_however_it_is_cut(text, step):
     calls = ToolCalls(["f"])
-    pieces = [piece for at in range(0, len(text), step) for piece in calls.feed(text[at : at + step])] + calls.rest()
+    pieces = [
+        piece for at in range(0, len(text), step) for piece in calls.feed(text[at : at + step])
+    ] + calls.rest()
     assert said(pieces) == text

@@ -1,6 +1,8 @@
-"""Behaves like a model server, in a tenth of a second and without a model. Faults come through FAKE_* variables.
+"""Behaves like a model server, in a tenth of a second and without a model. Faults come through
+FAKE_* variables.
 
-It stands in for `vllm.entrypoints.openai.api_server` and for `harness.server.engine`: the fixtures put it where `-m` finds it.
+It stands in for `vllm.entrypoints.openai.api_server` and for `harness.server.engine`: the fixtures
+put it where `-m` finds it.
 """
 
 import argparse
@@ -22,9 +24,24 @@ def parse():
     parser.add_argument("--served-model-name", "--served-name", dest="served", default="m")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000)
-    for name in ("model", "seed", "dtype", "tool-call-parser", "max-model-len", "max-context", "device", "threads", "load-format"):
+    for name in (
+        "model",
+        "seed",
+        "dtype",
+        "tool-call-parser",
+        "max-model-len",
+        "max-context",
+        "device",
+        "threads",
+        "load-format",
+    ):
         parser.add_argument(f"--{name}")
-    for option in ("--enable-prompt-tokens-details", "--enforce-eager", "--enable-prefix-caching", "--enable-auto-tool-choice"):
+    for option in (
+        "--enable-prompt-tokens-details",
+        "--enforce-eager",
+        "--enable-prefix-caching",
+        "--enable-auto-tool-choice",
+    ):
         parser.add_argument(option, action="store_true")
     if "--help=all" in sys.argv:
         parser.print_help()
@@ -58,7 +75,11 @@ class Handler(BaseHTTPRequestHandler):
         elif self.path == "/version":
             self.answer(200, {"version": "0.32.0"})
         elif self.path == "/metrics":
-            self.answer(200, b"# TYPE vllm:num_requests_running gauge\nvllm:num_requests_running 0\n", "text/plain")
+            self.answer(
+                200,
+                b"# TYPE vllm:num_requests_running gauge\nvllm:num_requests_running 0\n",
+                "text/plain",
+            )
         elif self.path == "/v1/models" and self.allowed():
             self.answer(200, {"data": [{"id": args.served, "max_model_len": 4096}]})
 
@@ -73,11 +94,16 @@ class Handler(BaseHTTPRequestHandler):
             time.sleep(1000)
         if body["model"] != args.served:
             message = f"The model `{body['model']}` does not exist."
-            self.answer(404, {"type": "error", "error": {"type": "not_found_error", "message": message}})
+            self.answer(
+                404, {"type": "error", "error": {"type": "not_found_error", "message": message}}
+            )
             return
         tools = body.get("tools")
         if tools and "vllm" in __package__ and not args.enable_auto_tool_choice:
-            message = '"auto" tool choice requires --enable-auto-tool-choice and --tool-call-parser to be set'
+            message = (
+                '"auto" tool choice requires --enable-auto-tool-choice and --tool-call-parser to'
+                " be set"
+            )
             self.answer(400, {"error": {"message": message}})
             return
         prompt = len(json.dumps(body["messages"]).split())
@@ -85,20 +111,34 @@ class Handler(BaseHTTPRequestHandler):
             prompt += len(json.dumps(tools).split())
         out = body["max_tokens"]
         if self.path == "/v1/messages":
-            usage = {"input_tokens": prompt - 2, "cache_creation_input_tokens": 0, "cache_read_input_tokens": 2, "output_tokens": out}
+            usage = {
+                "input_tokens": prompt - 2,
+                "cache_creation_input_tokens": 0,
+                "cache_read_input_tokens": 2,
+                "output_tokens": out,
+            }
             if not body.get("stream"):
                 self.answer(200, {"type": "message", "stop_reason": "max_tokens", "usage": usage})
                 return
             events = [
-                {"type": "message_start", "message": {"usage": {"input_tokens": prompt, "output_tokens": 0}}},
+                {
+                    "type": "message_start",
+                    "message": {"usage": {"input_tokens": prompt, "output_tokens": 0}},
+                },
                 {"type": "content_block_delta", "delta": {"type": "text_delta", "text": "x"}},
                 {"type": "message_delta", "delta": {"stop_reason": "max_tokens"}, "usage": usage},
                 {"type": "message_stop"},
             ]
-            text = "".join(f"event: {event['type']}\ndata: {json.dumps(event)}\n\n" for event in events)
+            text = "".join(
+                f"event: {event['type']}\ndata: {json.dumps(event)}\n\n" for event in events
+            )
             self.answer(200, text.encode(), "text/event-stream")
         else:
-            usage = {"prompt_tokens": prompt, "completion_tokens": out, "prompt_tokens_details": {"cached_tokens": 2}}
+            usage = {
+                "prompt_tokens": prompt,
+                "completion_tokens": out,
+                "prompt_tokens_details": {"cached_tokens": 2},
+            }
             self.answer(200, {"choices": [{"finish_reason": "length"}], "usage": usage})
 
 
@@ -115,11 +155,18 @@ if FAULT == "dies_at_start":
 if FAULT == "ignores_sigterm":
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 if os.environ.get("FAKE_CHILDREN"):
-    sleeper = [sys.executable, "-S", "-c", "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(1000)"]
+    sleeper = [
+        sys.executable,
+        "-S",
+        "-c",
+        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(1000)",
+    ]
     children = [
         subprocess.Popen(sleeper),  # in the group
         subprocess.Popen(sleeper, start_new_session=True),  # left the group, carries the marker
-        subprocess.Popen(sleeper, env={}),  # in the group without marker, as processes that write a title over their environment
+        subprocess.Popen(
+            sleeper, env={}
+        ),  # in the group without marker, as processes that write a title over their environment
     ]
     Path(os.environ["FAKE_CHILDREN"]).write_text(" ".join(str(child.pid) for child in children))
 server = Server((args.host, args.port), Handler)
