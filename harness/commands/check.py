@@ -23,12 +23,12 @@ from harness.plan.bodies import Conversation, Texts
 from harness.plan.build import RunPlan, make_plan
 from harness.plan.plan_table import PlanTotals, known_prefixes
 from harness.plan.types import StagePlan
+from harness.processes.registry import RunRegistry
 from harness.profile.schema import Profile
 from harness.profile.serving import AttachServer, TorchServer, VllmServer
 from harness.server.answers_check import ask, make_reference, routes_for
 from harness.server.base import RunContext, raise_problems, read_api_key
 from harness.server.one_request import DIRECT, check_request
-from harness.server.orphans import RunRegistry
 from harness.telemetry.probe import NEEDS, ProbedSource, Sensor, survey
 from harness.telemetry.prometheus.run import MANAGED
 from harness.telemetry.prometheus.server import not_installed

@@ -49,6 +49,7 @@ from harness.hardware.gpus import nvidia_device_present, resolve_gpus
 from harness.hardware.host import describe_host
 from harness.models.facts import resolve as resolve_model
 from harness.plan.build import RunPlan, make_plan
+from harness.processes.registry import RunRegistry, reap_orphans
 from harness.profile.schema import Profile
 from harness.reduce.energy.sensor_gain import read_calibration
 from harness.reference_server.server import MODEL, Pace, PacedServer
@@ -62,7 +63,6 @@ from harness.server.base import (
     raise_problems,
     read_api_key,
 )
-from harness.server.orphans import RunRegistry, reap_orphans
 from harness.server.select import choose_server
 from harness.telemetry.driver import TelemetryRecorder
 from harness.telemetry.exporter import Exporter

@@ -13,18 +13,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from harness.core.cache import cache_dir
 from harness.core.errors import PreflightError
-
-
-def cache_dir() -> Path:
-    """The folder of made models: `$HARNESS_CACHE_DIR`, else `$XDG_CACHE_HOME/colossus-harness`,
-    else `~/.cache/colossus-harness`.
-    """
-    if own := os.environ.get("HARNESS_CACHE_DIR"):
-        return Path(own)
-    if xdg := os.environ.get("XDG_CACHE_HOME"):
-        return Path(xdg) / "colossus-harness"
-    return Path.home() / ".cache" / "colossus-harness"
 
 
 def model_dir(name: str) -> Path:

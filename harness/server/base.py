@@ -10,8 +10,8 @@ from typing import Final, Literal, Protocol
 from harness.artifacts.layout import RunDir
 from harness.core.errors import PreflightError
 from harness.core.records import Endpoint, ServerInfo
+from harness.processes.registry import RunRegistry
 from harness.profile.serving import AttachServer, AutoServer, TorchServer, VllmServer
-from harness.server.orphans import RunRegistry
 
 
 @dataclass(frozen=True, slots=True)

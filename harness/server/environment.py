@@ -14,8 +14,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
+from harness.core.cache import cache_dir
 from harness.core.errors import PreflightError
-from harness.models.cache import cache_dir
 
 # Distributions worth a line in the manifest. The CPU build of vLLM is a distribution of another
 # name with the same package inside.

@@ -12,8 +12,8 @@ from harness.artifacts.layout import RunDir
 from harness.core.clock import now_ns, seconds
 from harness.core.errors import ServerError
 from harness.core.records import Api, Endpoint, Gpu, ServerInfo
+from harness.processes.child import ChildSpec, ServerProcess, loopback, redact
 from harness.server.base import RunContext
-from harness.server.process import ChildSpec, ServerProcess, loopback, redact
 from harness.server.ready import Deadline, NotReadyError, Served, wait_ready
 
 _RECORD_EVERY_NS: Final = 1_000_000_000

@@ -30,12 +30,12 @@ from harness.artifacts.canary_truth import Spread, pair, read_truth
 from harness.artifacts.journal import read_table
 from harness.artifacts.layout import RunDir
 from harness.artifacts.tables import REQUESTS
+from harness.core.cache import cache_dir
 from harness.core.clock import NS_PER_S, now_ns, seconds, wall_now
 from harness.core.errors import ArtifactError, TrafficError
 from harness.core.records import Api, Endpoint, ModelFacts, Outcome
 from harness.hardware.cores import Partition, partition
 from harness.hardware.host import describe_host
-from harness.models.cache import cache_dir
 from harness.plan.bodies import Conversation, Texts
 from harness.plan.build import DEFAULT_TOK_PER_WORD, RunPlan, make_plan
 from harness.plan.types import Block, StagePlan

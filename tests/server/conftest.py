@@ -13,11 +13,11 @@ import pytest
 from harness.artifacts.layout import RunDir
 from harness.core.clock import NS_PER_S, now_ns
 from harness.core.records import ModelFacts
+from harness.processes import identity as proc
+from harness.processes.registry import RUN_ID_VARIABLE, RunRegistry
 from harness.profile.schema import Profile
-from harness.server import proc
 from harness.server.base import RunContext
 from harness.server.environment import inspect
-from harness.server.orphans import RUN_ID_VARIABLE, RunRegistry
 
 FAKES = Path(__file__).with_name("fakes")
 

@@ -11,12 +11,12 @@ import pytest
 
 from harness.core.errors import ServerError
 from harness.core.records import Api, ModelFacts
+from harness.processes import identity as proc
+from harness.processes.child import port_is_free
+from harness.processes.registry import RUN_ID_VARIABLE
 from harness.profile.schema import Profile
-from harness.server import proc
 from harness.server.base import ModelServer, RunContext
 from harness.server.one_request import one_token_body, request_once
-from harness.server.orphans import RUN_ID_VARIABLE
-from harness.server.process import port_is_free
 from harness.server.select import choose_server
 
 

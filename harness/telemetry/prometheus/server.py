@@ -18,11 +18,11 @@ from typing import Any, Final, Protocol
 from urllib.parse import parse_qsl, urlsplit
 
 from harness.artifacts.layout import RunDir
-from harness.core import launcher
 from harness.core.clock import NS_PER_S, now_ns
 from harness.core.errors import TelemetryError
 from harness.core.network import Network
 from harness.core.records import Endpoint
+from harness.processes import launcher
 from harness.telemetry.prometheus.http_api import PrometheusApi, PrometheusError
 
 COMMAND: Final = "prometheus"

@@ -22,12 +22,12 @@ from typing import Final
 
 import psutil
 
-from harness.core import launcher
 from harness.core.clock import NS_PER_S, now_ns
 from harness.core.errors import ServerError
-from harness.server import proc
+from harness.processes import identity as proc
+from harness.processes import launcher
+from harness.processes.registry import RUN_ID_VARIABLE, RunRegistry
 from harness.server.failures import classify, exit_text
-from harness.server.orphans import RUN_ID_VARIABLE, RunRegistry
 
 CHILD_VARIABLE: Final = "HARNESS_CHILD"
 TAIL_LINES: Final = 30

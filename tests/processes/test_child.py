@@ -15,11 +15,8 @@ import pytest
 from harness.core.clock import NS_PER_S, now_ns
 from harness.core.errors import ExitCode, HarnessError, PreflightError, ServerError
 from harness.core.records import ModelFacts
-from harness.profile.schema import Profile
-from harness.server import proc
-from harness.server.base import ModelServer, RunContext
-from harness.server.orphans import RUN_ID_VARIABLE
-from harness.server.process import (
+from harness.processes import identity as proc
+from harness.processes.child import (
     ChildSpec,
     ServerProcess,
     free_ports,
@@ -27,6 +24,9 @@ from harness.server.process import (
     port_is_free,
     redact,
 )
+from harness.processes.registry import RUN_ID_VARIABLE
+from harness.profile.schema import Profile
+from harness.server.base import ModelServer, RunContext
 from harness.server.select import choose_server
 
 Make = Callable[..., ModelServer]
@@ -249,8 +249,8 @@ def test_a_server_ends_with_a_harness_that_was_killed(
 ) -> None:
     supervisor = tmp_path / "supervisor.py"
     supervisor.write_text(
-        "import os, sys, time\nfrom pathlib import Path\nfrom harness.server.orphans import"
-        " RunRegistry\nfrom harness.server.process import ChildSpec, ServerProcess,"
+        "import os, sys, time\nfrom pathlib import Path\nfrom harness.processes.registry import"
+        " RunRegistry\nfrom harness.processes.child import ChildSpec, ServerProcess,"
         " free_ports\nargv = (sys.executable, '-S', '-c', 'import time; time.sleep(1000)')\nspec ="
         " ChildSpec('replica-0', argv, dict(os.environ), '127.0.0.1', free_ports('127.0.0.1',"
         " 1)[0], Path(sys.argv[1]) / 'log')\nprint(ServerProcess.start(spec, 'killed',"
@@ -363,7 +363,7 @@ def test_redact_hides_values_of_secret_options_only() -> None:
 def test_a_cache_folder_that_cannot_be_written_stops_the_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from harness.server.orphans import RunRegistry
+    from harness.processes.registry import RunRegistry
 
     (tmp_path / "file").touch()
     monkeypatch.setenv("HARNESS_CACHE_DIR", str(tmp_path / "file"))

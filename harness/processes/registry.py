@@ -17,10 +17,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
+from harness.core.cache import cache_dir
 from harness.core.clock import boot_id
 from harness.core.errors import PreflightError
-from harness.models.cache import cache_dir
-from harness.server import proc
+from harness.processes import identity as proc
 
 RUN_ID_VARIABLE: Final = "HARNESS_RUN_ID"
 _SCHEMA: Final = 1

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from harness.server import proc
-from harness.server.orphans import RunRegistry, reap_orphans, registry_dir
+from harness.processes import identity as proc
+from harness.processes.registry import RunRegistry, reap_orphans, registry_dir
 
 ROOT = Path(__file__).parents[2]
 # A supervisor with a server that ignores SIGTERM, so that the death signal alone does not end it,
@@ -25,7 +25,7 @@ from harness.core.records import ModelFacts
 from harness.profile.schema import Profile
 from harness.server.base import RunContext
 from harness.server.select import choose_server
-from harness.server.orphans import RunRegistry
+from harness.processes.registry import RunRegistry
 run_id, root, python = sys.argv[1:]
 root = Path(root)
 model = root / "model"
