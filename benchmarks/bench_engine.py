@@ -71,7 +71,7 @@ def engine(model_path: str, extra: list[str]) -> Iterator[tuple[int, float]]:
     ]
     with tempfile.TemporaryFile() as log:
         started = time.monotonic()
-        process = subprocess.Popen([*argv, "--die-with-parent"], stdout=log, stderr=log)
+        process = subprocess.Popen(argv, stdout=log, stderr=log)
         try:
             while True:
                 if process.poll() is not None:

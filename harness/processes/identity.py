@@ -9,9 +9,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from harness.core.clock import NS_PER_S, now_ns
 
@@ -19,79 +17,104 @@ Finder = Callable[[], list["Proc"]]
 """Looks processes up afresh at every call."""
 
 _GONE: Final = frozenset("ZXx")
+_TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
+_PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 _POLL_S: Final = 0.05
 _KILL_DEADLINE_S: Final = 10.0  # longer means a process stuck in the kernel
 
 
-@dataclass(frozen=True, slots=True)
-class Proc:
+class Proc(NamedTuple):
     """One process as /proc/<pid>/stat shows it.
 
     Attributes:
         pid: process id.
+        state: one letter; `Z` is a zombie.
         ppid: the parent's.
         pgid: process group.
-        sid: session.
         start_ticks: start in clock ticks since boot; with the pid, an identity.
+        cpu_s: CPU time in user and system mode.
+        rss_bytes: resident memory.
         name: the kernel's short name of the command (15 characters at most).
     """
 
     pid: int
+    state: str
     ppid: int
     pgid: int
-    sid: int
     start_ticks: int
+    cpu_s: float
+    rss_bytes: int
     name: str
+
+
+def stat(pid: int) -> Proc | None:
+    """The process with this pid, be it a zombie; None when there is none."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:  # noqa: PTH123 (a Path costs more than the rest)
+            text = file.read()
+    except OSError:
+        return None
+    # The name stands in brackets and may itself hold brackets and spaces: the last one closes it.
+    head, _, rest = text.rpartition(b")")
+    # proc_pid_stat(5): the fields from the third, state, on.
+    fields = rest.split(None, 22)
+    return Proc(
+        pid,
+        fields[0].decode(),
+        int(fields[1]),
+        int(fields[2]),
+        int(fields[19]),
+        (int(fields[11]) + int(fields[12])) / _TICKS_PER_S,
+        max(0, int(fields[21])) * _PAGE_BYTES,
+        head.partition(b"(")[2].decode("utf-8", errors="replace"),
+    )
 
 
 def read(pid: int) -> Proc | None:
     """The process with this pid, or None when there is none or it is a zombie: a zombie holds no
     memory, port or GPU.
     """
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
-    # The name stands in brackets and may itself hold brackets and spaces: the last one closes it.
-    head, _, rest = text.rpartition(")")
-    fields = rest.split()
-    if fields[0] in _GONE:
-        return None
-    # proc_pid_stat(5): state ppid pgrp session … starttime is field 22 of the line, so the 20th
-    # after the name.
-    return Proc(
-        pid, int(fields[1]), int(fields[2]), int(fields[3]), int(fields[19]), head.partition("(")[2]
-    )
+    found = stat(pid)
+    return None if found is None or found.state in _GONE else found
+
+
+def pids() -> Iterator[int]:
+    """Ids of all processes that this one can see."""
+    for entry in os.listdir("/proc"):  # noqa: PTH208 (names are enough, and there are hundreds)
+        if entry.isdecimal():
+            yield int(entry)
 
 
 def processes() -> Iterator[Proc]:
     """All live processes that this one can see."""
-    for entry in os.listdir("/proc"):  # noqa: PTH208 (names are enough, and there are hundreds)
-        if entry.isdigit() and (found := read(int(entry))) is not None:
-            yield found
+    return (found for pid in pids() if (found := read(pid)) is not None)
 
 
 def environ(pid: int) -> dict[str, str]:
     """The environment with which the process was started; empty where it may not be read (another
     user's) or is gone.
     """
-    try:
-        raw = Path(f"/proc/{pid}/environ").read_bytes()
-    except OSError:
-        return {}
-    pairs = (item.partition(b"=") for item in raw.split(b"\0") if item)
+    pairs = (item.partition(b"=") for item in _entries(pid) if item)
     return {os.fsdecode(name): os.fsdecode(value) for name, _, value in pairs}
 
 
-def marked(markers: dict[str, str]) -> list[Proc]:
-    """Live processes whose environment carries all the markers. Children inherit them, wherever
-    they moved since.
-    """
+def _entries(pid: int) -> list[bytes]:
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:  # noqa: PTH123 (as in `stat`)
+            return file.read().split(b"\0")
+    except OSError:
+        return []
+
+
+def carries(pid: int, name: str, value: str) -> bool:
+    """Whether a process was started with that variable. Children inherit it, wherever they move."""
+    return os.fsencode(f"{name}={value}") in _entries(pid)
+
+
+def marked(name: str, value: str) -> list[Proc]:
+    """Live processes that carry the variable, this one left out."""
     own = os.getpid()
-    wanted = markers.items()
-    return [
-        found for found in processes() if found.pid != own and wanted <= environ(found.pid).items()
-    ]
+    return [found for found in processes() if found.pid != own and carries(found.pid, name, value)]
 
 
 def in_group(pgid: int) -> list[Proc]:

@@ -20,7 +20,7 @@ from typing import Any, Final, Self
 from harness.core.cache import cache_dir
 from harness.core.clock import boot_id
 from harness.core.errors import PreflightError
-from harness.processes import identity as proc
+from harness.processes import identity
 
 RUN_ID_VARIABLE: Final = "HARNESS_RUN_ID"
 _SCHEMA: Final = 1
@@ -109,7 +109,7 @@ class RunRegistry:
         Raises:
             PreflightError: the cache folder cannot be written.
         """
-        me = proc.read(os.getpid())
+        me = identity.read(os.getpid())
         assert me is not None
         made = cls(run_id, run_dir, registry_dir() / f"{run_id}-{me.pid}.json", me.start_ticks)
         made._write()
@@ -117,14 +117,14 @@ class RunRegistry:
 
     def add(self, label: str, pid: int) -> None:
         """Record a process group by its leader, which this process has just started."""
-        leader = proc.read(pid)
+        leader = identity.read(pid)
         if leader is None:  # it has died already: what it may have left carries the run's marker
             return
         with self._lock:
             self.groups.append(Group(label, pid, leader.start_ticks))
             self._write()
 
-    def update(self, pgid: int, members: list[proc.Proc]) -> None:
+    def update(self, pgid: int, members: list[identity.Proc]) -> None:
         """Record the processes of a group as they are by now. Writes only when there are new
         ones.
         """
@@ -213,7 +213,7 @@ def reap_orphans(*, grace_s: float = 5.0) -> tuple[Reaped, ...]:
         ):  # the machine was started anew: nothing of that run can live
             path.unlink(missing_ok=True)
             continue
-        if place.pid_namespace != here.pid_namespace or proc.same(
+        if place.pid_namespace != here.pid_namespace or identity.same(
             entry["supervisor"]["pid"], entry["supervisor"]["start_ticks"]
         ):
             continue
@@ -241,7 +241,7 @@ def _group(entry: dict[str, Any]) -> Group:
     )
 
 
-def _members(run_id: str, groups: list[Group]) -> list[proc.Proc]:
+def _members(run_id: str, groups: list[Group]) -> list[identity.Proc]:
     """The run's live processes: those with its marker, those recorded, and the groups that these
     prove.
 
@@ -249,33 +249,35 @@ def _members(run_id: str, groups: list[Group]) -> list[proc.Proc]:
     in it proves that it is still the recorded group; without one it proves nothing, and is left
     alone.
     """
-    members = {found.pid: found for found in proc.marked({RUN_ID_VARIABLE: run_id})}
+    members = {found.pid: found for found in identity.marked(RUN_ID_VARIABLE, run_id)}
     for group in groups:
         for pid, start_ticks in {(group.pgid, group.leader_start_ticks), *group.members}:
-            found = proc.read(pid)
+            found = identity.read(pid)
             if found is None or found.start_ticks != start_ticks:
                 continue
             members[pid] = found
             if found.pgid == group.pgid:
-                members |= {member.pid: member for member in proc.in_group(group.pgid)}
+                members |= {member.pid: member for member in identity.in_group(group.pgid)}
     members.pop(os.getpid(), None)
     return list(members.values())
 
 
 def _reap(run_id: str, run_dir: str, groups: list[Group], grace_s: float) -> Reaped:
-    seen: dict[int, proc.Proc] = {}
+    seen: dict[int, identity.Proc] = {}
     # As the recorded processes die the group loses its proof, so members found once stay wanted,
     # each by its own identity.
-    wanted: dict[int, proc.Proc] = {}
+    wanted: dict[int, identity.Proc] = {}
 
-    def find() -> list[proc.Proc]:
+    def find() -> list[identity.Proc]:
         wanted.update({member.pid: member for member in _members(run_id, groups)})
-        return [member for member in wanted.values() if proc.same(member.pid, member.start_ticks)]
+        return [
+            member for member in wanted.values() if identity.same(member.pid, member.start_ticks)
+        ]
 
-    left = proc.end(find, grace_s=grace_s, seen=seen)
+    left = identity.end(find, grace_s=grace_s, seen=seen)
     return Reaped(
         run_id,
         run_dir,
-        tuple(proc.describe([one]) for one in seen.values()),
-        tuple(proc.describe([one]) for one in left),
+        tuple(identity.describe([one]) for one in seen.values()),
+        tuple(identity.describe([one]) for one in left),
     )

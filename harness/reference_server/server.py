@@ -17,7 +17,6 @@ truthful one.
 """
 
 import argparse
-import ctypes
 import hashlib
 import heapq
 import json
@@ -28,7 +27,6 @@ import select
 import signal
 import socket
 import struct
-import subprocess
 import sys
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
@@ -43,6 +41,10 @@ import httptools
 
 from harness.core.clock import now_ns, wall_now
 from harness.core.records import Api
+from harness.processes import lines
+from harness.processes.child import Child, ChildSpec
+from harness.processes.registry import RunRegistry
+from harness.processes.start import own_environment, own_module
 from harness.reference_server.faults import Fault
 
 MODEL: Final = "paced-test-double"
@@ -1072,6 +1074,8 @@ def _whole_answer(request: _Request) -> bytes:
 
 # --- as a child process ---
 
+_STOP_TIMEOUT_S: Final = 10.0
+
 
 class PacedServer:
     """The paced server as a child process, for tests and calibration.
@@ -1081,6 +1085,7 @@ class PacedServer:
         truth: file for the truth, or None.
         live_truth: write each request's truth as it ends; else in blocks, which is lighter.
         cores: cores that it may run on; None: as this process.
+        registry: records it.
 
     Attributes:
         url: where it listens.
@@ -1094,60 +1099,45 @@ class PacedServer:
         *,
         live_truth: bool = False,
         cores: Collection[int] | None = None,
+        registry: RunRegistry | None = None,
     ) -> None:
         self._pace = pace
         self._truth = truth
         self._live_truth = live_truth
         self._cores = cores
-        self._process: subprocess.Popen[str] | None = None
+        self._registry = registry
+        self._child: Child | None = None
         self.url = ""
         self.pid = 0
 
     def __enter__(self) -> Self:
         pace = self._pace
-        command = [
-            sys.executable,
-            "-m",
-            "harness.reference_server.server",
-            "--port",
-            "0",
-            "--ttft-ms",
-            str(pace.ttft_ms),
-            "--gap-ms",
-            str(pace.gap_ms),
-            "--die-with-parent",
-        ]
-        command += [] if pace.tokens is None else ["--tokens", str(pace.tokens)]
-        command += ["--hash-bodies"] if pace.hash_bodies else []
-        command += [arg for fault in pace.faults for arg in ("--fault", fault.value)]
-        command += ["--truth", str(self._truth)] if self._truth else []
-        command += ["--live-truth"] if self._live_truth else []
-        self._process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, text=True, start_new_session=True
+        options = ["--port", "0", "--ttft-ms", str(pace.ttft_ms), "--gap-ms", str(pace.gap_ms)]
+        options += [] if pace.tokens is None else ["--tokens", str(pace.tokens)]
+        options += ["--hash-bodies"] if pace.hash_bodies else []
+        options += [arg for fault in pace.faults for arg in ("--fault", fault.value)]
+        options += ["--truth", str(self._truth)] if self._truth else []
+        options += ["--live-truth"] if self._live_truth else []
+        spec = ChildSpec(
+            name="paced",
+            argv=own_module("harness.reference_server.server", *options),
+            env=own_environment(),
+            speaks=True,
+            cores=self._cores,
         )
-        if self._cores is not None:
-            os.sched_setaffinity(self._process.pid, self._cores)
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"the paced server did not start (exit {self._process.wait()})")
-        announced = json.loads(line)
-        self.url, self.pid = announced["url"], announced["pid"]
+        self._child = child = Child.start(spec, self._registry)
+        line = next(child.lines(), None)
+        if line is None:
+            status = child.wait()
+            child.stop(0)
+            raise RuntimeError(f"the paced server did not start (exit {status})")
+        self.url, self.pid = lines.decode(line)["url"], child.pid
         return self
 
     def stop(self) -> None:
         """End it and wait; the truth file is whole afterwards."""
-        if self._process is None:
-            return
-        self._process.terminate()
-        try:
-            self._process.wait(10)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        if self._process.stdout is not None:
-            self._process.stdout.close()
-        self._process = None
+        if self._child is not None:
+            self._child.stop(_STOP_TIMEOUT_S)
 
     def __exit__(
         self,
@@ -1161,14 +1151,6 @@ class PacedServer:
         """Lines of the truth file so far, in order of their requests' ends."""
         assert self._truth is not None
         return [json.loads(line) for line in self._truth.read_text(encoding="utf-8").splitlines()]
-
-
-def die_with_parent() -> None:
-    """Have the kernel send SIGTERM to this process when the thread that started it ends (Linux);
-    elsewhere nothing.
-    """
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -1197,10 +1179,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="write each request's truth as it ends, not in blocks",
     )
     parser.add_argument("--hash-bodies", action="store_true")
-    parser.add_argument("--die-with-parent", action="store_true")
     args = parser.parse_args(argv)
-    if args.die_with_parent:
-        die_with_parent()
     pace = Pace(
         ttft_ms=args.ttft_ms,
         gap_ms=args.gap_ms,
@@ -1229,8 +1208,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.set_blocking(wake, False)
     signal.set_wakeup_fd(wake)
     server.epoll.register(woken, select.EPOLLIN)
-    sys.stdout.write(json.dumps({"url": server.url, "pid": os.getpid()}) + "\n")
-    sys.stdout.flush()
+    os.write(lines.inherited()[1], lines.encode({"url": server.url, "pid": os.getpid()}))
     try:
         server.serve()
     finally:

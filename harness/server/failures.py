@@ -336,13 +336,3 @@ def root_cause(log: str) -> str | None:
         if (match := _EXCEPTION.search(line)) and not _CONSEQUENCE.search(line):
             return f"{match[1]}: {match[2].strip()}"
     return None
-
-
-def exit_text(exit_status: int) -> str:
-    """`exit code 1` or `killed by SIGKILL`."""
-    if exit_status >= 0:
-        return f"exit code {exit_status}"
-    try:
-        return f"killed by {signal.Signals(-exit_status).name}"
-    except ValueError:
-        return f"killed by signal {-exit_status}"

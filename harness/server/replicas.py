@@ -10,10 +10,10 @@ from typing import Final
 
 from harness.artifacts.layout import RunDir
 from harness.core.clock import now_ns, seconds
-from harness.core.errors import ServerError
 from harness.core.records import Api, Endpoint, Gpu, ServerInfo
-from harness.processes.child import ChildSpec, ServerProcess, loopback, redact
+from harness.processes.child import stop_all
 from harness.server.base import RunContext
+from harness.server.process import ServerProcess, ServerSpec, loopback, redact
 from harness.server.ready import Deadline, NotReadyError, Served, wait_ready
 
 _RECORD_EVERY_NS: Final = 1_000_000_000
@@ -94,36 +94,17 @@ class ManagedServer:
 
     def pids(self) -> dict[str, int]:
         """`server:replica-0` -> pid of each replica that lives."""
-        return {f"server:{one.spec.name}": one.pid for one in self._processes if one.alive()}
+        return {f"server:{one.spec.name}": one.pid for one in self._processes if one.child.alive()}
 
     def check(self) -> None:
         """Raise `ServerError` when a replica died."""
         for one in self._processes:
-            if not one.alive():
+            if not one.child.alive():
                 raise one.died(was_ready=True)
 
     def stop(self) -> None:
         """Stop all replicas; raises the first `ServerError`, after trying all."""
-        _stop_all(self._processes, self._stop_timeout_s)
-
-
-def _stop_all(processes: Sequence[ServerProcess], timeout_s: float) -> None:
-    failed: ServerError | None = None
-    interrupted: BaseException | None = None
-    for one in processes:
-        one.terminate()
-    for one in processes:
-        try:
-            # After a second interruption nothing more is waited for.
-            one.stop(0 if interrupted else timeout_s)
-        except ServerError as error:
-            failed = failed or error
-        except BaseException as error:  # noqa: BLE001 (raised below, when the others are gone too)
-            interrupted = error
-    if interrupted is not None:
-        raise interrupted
-    if failed is not None:
-        raise failed
+        stop_all(self._processes, self._stop_timeout_s)
 
 
 def log_path(run_dir: RunDir, position: int, count: int) -> Path:
@@ -149,8 +130,8 @@ def serve(plan: ServicePlan, context: RunContext) -> Iterator[ManagedServer]:
             # `-m` would look in the working directory first, where a folder called vllm or harness
             # may lie.
             env = {"PYTHONSAFEPATH": "1"} | one.env
-            spec = ChildSpec(one.name, one.argv, env, one.host, one.port, path, secrets)
-            processes.append(ServerProcess.start(spec, context.run_id, context.registry))
+            spec = ServerSpec(one.name, one.argv, env, one.host, one.port, path, secrets)
+            processes.append(ServerProcess.start(spec, context.registry))
         endpoints = tuple(
             Endpoint(
                 name=one.name,
@@ -181,7 +162,7 @@ def serve(plan: ServicePlan, context: RunContext) -> Iterator[ManagedServer]:
         )
         yield ManagedServer(processes, endpoints, info, plan.stop_timeout_s)
     finally:
-        _stop_all(processes, plan.stop_timeout_s)
+        stop_all(processes, plan.stop_timeout_s)
 
 
 def _wait_one(
@@ -196,11 +177,11 @@ def _wait_one(
     def watch() -> None:
         nonlocal recorded_ns
         for one in all_processes:
-            if not one.alive():
+            if not one.child.alive():
                 raise one.died(was_ready=False)
         if now_ns() - recorded_ns > _RECORD_EVERY_NS:
             for one in all_processes:
-                one.record()
+                one.child.record()
             recorded_ns = now_ns()
 
     try:
@@ -220,5 +201,5 @@ def _wait_one(
             cause="another server took the same port at the same time",
             next_step="start again, or set server.port",
         )
-    process.record()
+    process.child.record()
     return served

@@ -18,7 +18,6 @@ from typing import Any, Final
 
 from harness.core.errors import HarnessError, PreflightError
 from harness.core.records import Gpu, ModelFacts
-from harness.processes.child import check_port_free, free_ports
 from harness.profile.schema import Profile
 from harness.profile.serving import TorchServer, VllmServer
 from harness.server.base import (
@@ -39,6 +38,7 @@ from harness.server.environment import (
     inspect,
     vllm_options,
 )
+from harness.server.process import check_port_free, free_ports
 from harness.server.replicas import ReplicaPlan, ServicePlan, serve
 
 MODULE: Final = "vllm.entrypoints.openai.api_server"

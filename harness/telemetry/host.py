@@ -4,50 +4,19 @@ A scope is a process and its descendants, up to the next scope's root: the super
 neither the server's nor the traffic's.
 """
 
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final
 
 import psutil
 
 from harness.core.clock import now_ns
 from harness.hardware.host import usable_cores
+from harness.processes import identity
 
-_TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
-_PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 # looking for new processes may take 1/100 of the time: on a host with thousands of them it is done
 # less often
 _SEARCH_SHARE: Final = 100
-
-
-@dataclass(frozen=True, slots=True)
-class _Stat:
-    parent: int
-    cpu_s: float
-    started: int  # ticks after boot: with the pid it names one process for good
-    rss_bytes: int
-
-
-def _stat(pid: int) -> _Stat | None:
-    try:
-        text = Path(f"/proc/{pid}/stat").read_bytes()
-    except OSError:
-        return None  # gone
-    rest = text[text.rindex(b")") + 2 :].split()  # the name before it may hold spaces and brackets
-    return _Stat(
-        int(rest[1]),
-        (int(rest[11]) + int(rest[12])) / _TICKS_PER_S,
-        int(rest[19]),
-        max(0, int(rest[21])) * _PAGE_BYTES,
-    )
-
-
-def _pids() -> Iterator[int]:
-    for name in os.listdir("/proc"):  # noqa: PTH208 - names only; a Path an entry costs more than the rest
-        if name.isdecimal():
-            yield int(name)
 
 
 @dataclass(slots=True)
@@ -79,13 +48,17 @@ class HostSampler:
         Returns:
             False when there is no such process.
         """
-        stat = _stat(pid)
+        stat = identity.stat(pid)
         old = self._scopes.get(scope)
-        if old is not None and stat is not None and (old.root, old.started) == (pid, stat.started):
+        if (
+            old is not None
+            and stat is not None
+            and (old.root, old.started) == (pid, stat.start_ticks)
+        ):
             return True
         carried = 0.0 if old is None else old.ended_cpu_s + sum(old.members.values())
         self._scopes[scope] = _Scope(
-            pid, None if stat is None else stat.started, ended_cpu_s=carried
+            pid, None if stat is None else stat.start_ticks, ended_cpu_s=carried
         )
         self._next_search_ns = 0
         return stat is not None
@@ -107,8 +80,8 @@ class HostSampler:
         rss_bytes = 0
         alive = 0
         for key in list(scope.members):
-            stat = _stat(key[0])
-            if stat is None or stat.started != key[1]:
+            stat = identity.stat(key[0])
+            if stat is None or stat.start_ticks != key[1]:
                 scope.ended_cpu_s += scope.members.pop(key)
                 continue
             scope.members[key] = max(stat.cpu_s, scope.members[key])
@@ -124,11 +97,11 @@ class HostSampler:
 
     def _search(self) -> None:
         """Find processes that belong to a scope: of the roots above it, the nearest counts."""
-        stats = {pid: stat for pid in _pids() if (stat := _stat(pid)) is not None}
+        stats = {pid: stat for pid in identity.pids() if (stat := identity.stat(pid)) is not None}
         roots = {
             scope.root: scope
             for scope in self._scopes.values()
-            if (s := stats.get(scope.root)) is not None and s.started == scope.started
+            if (s := stats.get(scope.root)) is not None and s.start_ticks == scope.started
         }
         known = {key: scope for scope in self._scopes.values() for key in scope.members}
         owner: dict[int, _Scope | None] = {}
@@ -138,17 +111,17 @@ class HostSampler:
             while at in stats and at not in owner:
                 owner[at] = None  # for now: ends the walk even where reused ids make a circle
                 path.append(at)
-                at = stats[at].parent
+                at = stats[at].ppid
             for step in reversed(path):
                 # An orphan's new parent is init: it stays where it was seen before.
                 owner[step] = (
                     roots.get(step)
-                    or owner.get(stats[step].parent)
-                    or known.get((step, stats[step].started))
+                    or owner.get(stats[step].ppid)
+                    or known.get((step, stats[step].start_ticks))
                 )
         for pid, stat in stats.items():
             scope = owner.get(pid)
-            key = (pid, stat.started)
+            key = (pid, stat.start_ticks)
             before = known.get(key)
             if before is not None and before is not scope:
                 # It has got a scope of its own, which has its later CPU time; what it used so far

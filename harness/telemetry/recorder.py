@@ -1,8 +1,8 @@
 """The recorder process: `python -m harness.telemetry.recorder`.
 
 A process of its own, above normal priority where that is allowed, so that a busy load generator
-cannot starve it. It reads one line of JSON, its configuration, then control lines from standard
-input, and writes lines of JSON to standard output:
+cannot starve it. It reads one line of JSON, its configuration, then control lines, and writes lines
+of JSON (`harness.processes.lines`):
 
 in   {"add_targets": [{"name", "url", "keyed"}]}   {"add_scopes": {scope: pid}}   {"scrape_now":
 label, "id": n}   {"stop": true} out  {"event": "ready", "nice", "power": [{source, devices,
@@ -15,12 +15,10 @@ why_not, origin, double}]}
      {"event": "stopped", "scrapes", "scrape_failures", "rows_lost", "power": {loops: {name: calls,
      lateness}, failures: {message: n}}}
 
-The end of standard input means that the supervisor is gone: the recorder closes its journals and
+The end of the commands means that the supervisor is gone: the recorder closes its journals and
 ends.
 """
 
-import ctypes
-import json
 import os
 import queue
 import signal
@@ -28,12 +26,13 @@ import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
 import pyarrow as pa
+from pydantic import TypeAdapter
 
 from harness.artifacts import tables
 from harness.artifacts.journal import JournalWriter, next_part
@@ -42,47 +41,41 @@ from harness.core.clock import now_ns
 from harness.core.errors import ArtifactError
 from harness.core.imports import keep_pandas_out
 from harness.core.network import Network
+from harness.processes import lines
+from harness.profile.telemetry import Telemetry
 from harness.telemetry.host import HostSampler
 from harness.telemetry.live import LiveReader, together
 from harness.telemetry.sampling import Loop, PowerSampler
 from harness.telemetry.scrape import MetricsClient, Scrape, Scraper
 from harness.telemetry.sources.gpu_state import RUN_MARK, BoardReader
-from harness.telemetry.sources.select import SourceContext, make_source
+from harness.telemetry.sources.select import SourceContext, make_source, specs_of
 
 _NICE: Final = -5
 _ZSTD_LEVEL: Final = 3  # 55 kB of vLLM's exposition: 6.4 kB in 0.08 ms
 _LIVE_INTERVAL_S: Final = 1.0
-_PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
 
 
 @dataclass(frozen=True, slots=True)
 class RecorderConfig:
-    """First line of standard input.
+    """First line of the commands.
 
     Attributes:
         run_dir: an existing run directory.
+        supervisor_pid: for the scope `supervisor`.
+        telemetry: the profile's.
+        network: certificates to trust when scraping.
         gpu_uuids: boards of the deployment on this machine; empty: none.
-        power: entries of the profile's `telemetry.power`, as JSON.
         count_foreign: count processes on the boards that are not of this run.
-        supervisor_pid: its end is this process's end.
-        ca_file: authorities to trust when scraping over https; None: the system's.
-        verify_tls: check certificates.
         api_key: sent to targets that are `keyed`.
         unix_offset_ns: wall clock minus monotonic clock, kept with each scrape; None: not known.
     """
 
     run_dir: str
-    scrape_interval_s: float
-    scrape_timeout_s: float
-    power_interval_s: float
-    energy_interval_s: float
-    host_interval_s: float
     supervisor_pid: int
+    telemetry: Telemetry
+    network: Network = field(default_factory=Network)
     gpu_uuids: tuple[str, ...] = ()
-    power: tuple[dict[str, Any], ...] = ()
     count_foreign: bool = True
-    ca_file: str | None = None
-    verify_tls: bool = True
     api_key: str | None = None
     unix_offset_ns: int | None = None
 
@@ -151,13 +144,17 @@ class Recorder:
         self._scrape_count = 0
         self._failure_count = 0
         self._threads: list[threading.Thread] = []
+        specs = specs_of(config.telemetry.model_dump(mode="json")["power"], config.gpu_uuids)
         around = SourceContext(
-            config.gpu_uuids, config.power_interval_s, config.energy_interval_s, self._network()
+            config.gpu_uuids,
+            config.telemetry.power_interval_s,
+            config.telemetry.energy_interval_s,
+            config.network,
         )
-        nvml_is_read = any(spec["kind"] == "nvml" for spec in config.power)
+        nvml_is_read = any(spec["kind"] == "nvml" for spec in specs)
         run_id = os.environ.get(RUN_MARK) if config.count_foreign else None
         self._power_sampler = PowerSampler(
-            [make_source(spec, around) for spec in config.power],
+            [make_source(spec, around) for spec in specs],
             (
                 BoardReader(config.gpu_uuids, run_id=run_id)
                 if config.gpu_uuids and nvml_is_read
@@ -174,7 +171,7 @@ class Recorder:
         self.add_scopes({"telemetry": os.getpid(), "supervisor": config.supervisor_pid})
         self._power_sampler.start()
         loops: list[tuple[str, Callable[[], None], float]] = [
-            ("host", self._sample_host, config.host_interval_s),
+            ("host", self._sample_host, config.telemetry.host_interval_s),
             ("live", self._report, _LIVE_INTERVAL_S),
         ]
         for name, step, interval_s in loops:
@@ -185,16 +182,14 @@ class Recorder:
             thread.start()
         self._emit({"event": "ready", "nice": os.nice(0), "power": self._power_sampler.described()})
 
-    def control(self, line: str) -> bool:
+    def control(self, line: bytes) -> bool:
         """Do what one control line says.
 
         Returns:
             False when it is the last one.
         """
         try:
-            message = json.loads(line)
-            if not isinstance(message, dict):
-                raise TypeError("not an object")
+            message = lines.decode(line)
             if message.get("stop"):
                 return False
             self.add_targets(message.get("add_targets", []))
@@ -202,7 +197,8 @@ class Recorder:
             if "scrape_now" in message:
                 self._scrape_now(str(message["scrape_now"]), message.get("id"))
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            self._problem("telemetry_control", f"cannot do {line.strip()[:200]!r}: {error}")
+            said = line.strip()[:200].decode(errors="replace")
+            self._problem("telemetry_control", f"cannot do {said!r}: {error}")
         return True
 
     def add_targets(self, targets: Sequence[Mapping[str, str]]) -> None:
@@ -212,18 +208,16 @@ class Recorder:
             if name in self._scrapers:
                 continue
             key = self._config.api_key if target.get("keyed") else None
+            settings = self._config.telemetry
             client = MetricsClient(
-                name, target["url"], self._config.scrape_timeout_s, self._network(), api_key=key
+                name, target["url"], settings.scrape_timeout_s, self._config.network, api_key=key
             )
             with self._state:
                 self._readers[name] = LiveReader()
                 self._shown[name] = None
-            scraper = Scraper(client, self._config.scrape_interval_s, self._record_scrape)
+            scraper = Scraper(client, settings.scrape_interval_s, self._record_scrape)
             self._scrapers[name] = scraper
             scraper.start()
-
-    def _network(self) -> Network:
-        return Network(ca_file=self._config.ca_file, verify=self._config.verify_tls)
 
     def add_scopes(self, scopes: Mapping[str, int]) -> None:
         """Watch further process trees."""
@@ -323,7 +317,7 @@ class Recorder:
         )
 
 
-def _emitter() -> tuple[Callable[[dict[str, Any]], None], Callable[[], None]]:
+def _emitter(fd: int) -> tuple[Callable[[dict[str, Any]], None], Callable[[], None]]:
     """A function that puts a message on its way without ever waiting for the reader, and one that
     waits until all are out.
     """
@@ -332,9 +326,9 @@ def _emitter() -> tuple[Callable[[dict[str, Any]], None], Callable[[], None]]:
     def write() -> None:
         while (message := messages.get()) is not None:
             try:
-                os.write(sys.stdout.fileno(), (json.dumps(message) + "\n").encode())
+                os.write(fd, lines.encode(message))
             except OSError:
-                return  # nobody listens any more; the end of standard input tells the rest
+                return  # nobody listens any more; the end of the commands says the rest
 
     thread = threading.Thread(target=write, name="emit", daemon=True)
     thread.start()
@@ -347,29 +341,20 @@ def _emitter() -> tuple[Callable[[dict[str, Any]], None], Callable[[], None]]:
 
 
 def _ignore_signals() -> None:
-    for number in (signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-def _end_with(supervisor_pid: int) -> None:
-    """Have the kernel tell this process when the supervisor ends, should another process hold the
-    control pipe open then.
+def _handle_signals() -> None:
+    """SIGTERM, which the kernel sends when the supervisor dies (should another process hold the
+    command pipe open then), closes the journals.
     """
 
     def stop(_signal: int, _frame: FrameType | None) -> None:
         _ignore_signals()  # raised once: a second one would cut the closing of the journals short
         raise _StopSignal
 
-    def orphaned(_signal: int, _frame: FrameType | None) -> None:
-        # The signal comes when the *thread* that started this process ends; only a new parent means
-        # that the supervisor is gone.
-        if os.getppid() != supervisor_pid:
-            stop(_signal, _frame)
-
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the supervisor decides when telemetry ends
-    signal.signal(signal.SIGUSR1, orphaned)
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGUSR1)
 
 
 def main() -> int:
@@ -379,33 +364,23 @@ def main() -> int:
         Exit status: 0, or 2 for a configuration that cannot be read.
     """
     keep_pandas_out()
-    emit, finish = _emitter()
+    commands, events = lines.inherited()
+    emit, finish = _emitter(events)
+    told = lines.split(os.fdopen(commands, "rb", closefd=False))
     try:
-        raw = json.loads(sys.stdin.readline())
-        config = RecorderConfig(
-            **{
-                **raw,
-                "gpu_uuids": tuple(raw.get("gpu_uuids", ())),
-                "power": tuple(raw.get("power", ())),
-            }
-        )
-    except (ValueError, TypeError) as error:
-        emit(
-            {
-                "event": "problem",
-                "code": "telemetry_config",
-                "message": f"cannot read the configuration: {error}",
-            }
-        )
+        config = TypeAdapter(RecorderConfig).validate_json(next(told, b""))
+    except ValueError as error:
+        text = f"cannot read the configuration: {error}"
+        emit({"event": "problem", "code": "telemetry_config", "message": text})
         finish()
         return 2
     with suppress(OSError):  # not permitted: normal priority, which `ready` tells
         os.nice(_NICE)
     recorder = Recorder(config, emit)
     try:
-        _end_with(config.supervisor_pid)
+        _handle_signals()
         recorder.start()
-        for line in iter(sys.stdin.readline, ""):
+        for line in told:
             if not recorder.control(line):
                 break
         _ignore_signals()  # within the try: one may come while this is being done

@@ -1,38 +1,27 @@
-"""The supervisor's side of the load generator: starts the Locust processes, tells them when, hears
-how it goes, ends them.
+"""The supervisor's side of the load generator: tells the Locust processes when, hears how it goes.
 
-Nothing here imports Locust. One plain `locust --headless` for one worker; else a master and workers
-on loopback and a free port, started one by one (`--processes` binds a fixed port on all interfaces,
-where a second run's workers would join).
+Nothing here imports Locust.
 """
 
-import json
-import os
-import signal
-import socket
-import subprocess
-import sys
 import threading
-from bisect import insort
 from collections.abc import Callable, Collection, Sequence
-from contextlib import suppress
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import asdict
 from types import TracebackType
-from typing import Any, Final, Protocol, Self
+from typing import Final, Self
 
-import harness
 from harness.artifacts.layout import RunDir
 from harness.core.clock import NS_PER_S, now_ns
 from harness.core.errors import TrafficError
 from harness.core.records import Endpoint, ModelFacts
 from harness.plan.build import RunPlan
+from harness.processes.registry import RunRegistry
 from harness.profile.schema import Profile
-from harness.traffic.child import FDS_VARIABLE, PARENT_VARIABLE
+from harness.traffic.events import Event, Progress, ended, primed
+from harness.traffic.locust_processes import LocustProcess, LocustProcesses
 
 READY_TIMEOUT_S: Final = 120.0
 """Longest start of all Locust processes: some 3 s on an idle machine, much more where an engine is
-compiling beside it.
+compiling at the same time.
 """
 
 STOP_GRACE_S: Final = 10.0
@@ -41,79 +30,8 @@ STOP_GRACE_S: Final = 10.0
 SILENCE_TIMEOUT_S: Final = 60.0
 """A worker reports twice a second; one that is silent for so long hangs."""
 
-EXIT_TIMEOUT_S: Final = 20.0
 STAGE_LEAD_S: Final = 0.2
 """From the end of a stage to the start of the next: all workers must have heard of it."""
-
-_LOCUSTFILE = Path(__file__).parent / "_locust" / "locustfile.py"
-_LOG_LINES = 30
-_MOST_TTFTS = 20_000
-
-Event = dict[str, Any]
-
-
-class TrafficDriver(Protocol):
-    """Sends a plan's requests. Used as a context manager; `close` is its end."""
-
-    def start(self) -> None:
-        """Bring everything up to where `go` sends at once."""
-
-    def go(self, start_ns: int) -> None:
-        """Start the first stage at a monotonic time."""
-
-    def wait(self, timeout_s: float) -> bool:
-        """Wait for the end of the plan, at most so long; True when it has ended."""
-
-    def stop(self, *, drain: bool) -> None:
-        """Start nothing new; what is in flight may finish for a while (drain) or is recorded as
-        interrupted.
-        """
-
-    def close(self) -> None:
-        """End every process."""
-
-    def pids(self) -> dict[str, int]:
-        """Label -> process id."""
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None: ...
-
-
-@dataclass(slots=True)
-class _Process:
-    """One Locust process.
-
-    Attributes:
-        label: `traffic:<worker>` or `traffic:master`.
-        worker: index, None for the master.
-        log: its log file.
-        popen: the process.
-        commands: our end of its command pipe.
-        events: our end of its event pipe.
-        ready: it has announced itself.
-        finished: it has told its end.
-        last: its latest progress.
-        reader: the thread that takes its events.
-        heard_ns: when its latest event came.
-    """
-
-    label: str
-    worker: int | None
-    log: Path
-    popen: subprocess.Popen[bytes]
-    commands: int
-    events: int
-    ready: bool = False
-    finished: bool = False
-    last: Event = field(default_factory=dict)
-    reader: threading.Thread | None = None
-    heard_ns: int = 0
 
 
 class LocustDriver:
@@ -122,32 +40,21 @@ class LocustDriver:
     Args:
         profile: the run's.
         facts: the model's, as the plan was made from.
-        plan: what the workers must come to as well; their hashes are held against its.
+        plan: what the workers must come to as well; their hashes are compared with its.
         endpoints: where to send.
         run_dir: for journals and logs.
         workers: Locust worker processes.
         api_key: sent with every request. It reaches the workers over a pipe: it is in no file,
             environment or process list.
-        on_event: called with every event, one at a time, from threads of the driver. Its exceptions
-            fail the run.
+        on_event: called with every event (`harness.traffic.events`), one at a time, from threads of
+            the driver. Its exceptions fail the run.
         canary: a paced server on this host that each worker streams from all the while
             (`harness.traffic._locust.canary`); None: no canary.
         cores: cores that the Locust processes may run on; None: as this process.
         ready_timeout_s: for all processes.
         arrival_stamps: time reads by the kernel's stamp of their arrival where it can be had
             (`harness.traffic._locust.stamped_reads`).
-
-    Events are dicts with `event`:
-        `stage_started` {stage, index, start_ns, window_start_ns, window_end_ns or None}: once a
-        stage. `stage_ended` {stage, index, end_ns, window_end_ns, turns_not_happened, turns_cut,
-        replies_not_carried}: once a stage, sums over workers.
-        `progress` {t_ns, stage, in_flight, live_sessions, sent, ok, failed, dropped, output_tok,
-        ttft_p50_s, ttft_p99_s (of this stage so
-            far, from the intended time, None before the first), lag_p99_s (sends since the last
-            such event; None without), loop_lag_s (largest since the last), cpu (largest share of a
-            core), workers: {label: the same by worker}}: every half second.
-        `finished` {interrupted}: once, at the end.
-        `error` {message, worker}: a worker failed; `wait` and `poll` raise it.
+        registry: records the Locust processes.
     """
 
     def __init__(
@@ -165,30 +72,44 @@ class LocustDriver:
         cores: Collection[int] | None = None,
         ready_timeout_s: float = READY_TIMEOUT_S,
         arrival_stamps: bool = True,
+        registry: RunRegistry | None = None,
     ) -> None:
         if not endpoints:
             raise ValueError("traffic needs an endpoint")
-        self._profile = profile
-        self._facts = facts
         self._plan = plan
-        self._endpoints = tuple(endpoints)
         self._run_dir = run_dir
         self._workers = workers
-        self._api_key = api_key
         self._on_event = on_event
-        self._canary = canary
-        self._cores = cores
         self._ready_timeout_s = ready_timeout_s
-        self._arrival_stamps = arrival_stamps
-        self._processes: list[_Process] = []
+        key_variable = profile.server.api_key_env
+        self._locust = LocustProcesses(
+            run_dir,
+            workers,
+            {
+                "workers": workers,
+                "profile": profile.model_dump(mode="json"),
+                "facts": asdict(facts),
+                "endpoints": [asdict(endpoint) for endpoint in endpoints],
+                "run_dir": str(run_dir.root.resolve()),
+                "api_key": api_key,
+                "canary": None if canary is None else asdict(canary),
+                "network": asdict(profile.traffic.network),
+                "arrival_stamps": arrival_stamps,
+            },
+            without=(key_variable,) if key_variable else (),
+            cores=cores,
+            registry=registry,
+            take=self._take,
+            failed=self._fail,
+            ended=self._process_ended,
+        )
         self._state = threading.Condition(threading.RLock())
         self._failure: TrafficError | None = None
         self._ended = False
         self._closing = False
         self._interrupted = False
-        self._stage_marks: dict[tuple[str, int], dict[int, Event]] = {}
-        self._ttft_ms: list[float] = []
-        self._last_progress_ns = 0
+        self._stage_marks: dict[tuple[str, int], list[Event]] = {}
+        self._progress = Progress()
 
     # --- life ---
 
@@ -204,8 +125,7 @@ class LocustDriver:
         self.close()
 
     def start(self) -> None:
-        """Start the processes and wait until all are ready. The thread that calls this must outlive
-        the run: the processes end with it.
+        """Start the processes and wait until all are ready.
 
         Raises:
             TrafficError: a process died, failed, disagreed about the plan, or was not ready in
@@ -213,44 +133,16 @@ class LocustDriver:
         """
         self._run_dir.logs_dir.mkdir(parents=True, exist_ok=True)
         deadline_ns = now_ns() + round(self._ready_timeout_s * NS_PER_S)
-        if self._workers == 1:
-            self._spawn("traffic:0", 0, ["--users", "1", "--spawn-rate", "1", "--only-summary"])
-        else:
-            port = _free_port()
-            users = [
-                "--users",
-                str(self._workers),
-                "--spawn-rate",
-                str(self._workers),
-                "--expect-workers",
-                str(self._workers),
-            ]
-            bind = [
-                "--master",
-                "--master-bind-host",
-                "127.0.0.1",
-                "--master-bind-port",
-                str(port),
-                "--only-summary",
-            ]
-            self._spawn("traffic:master", None, [*bind, *users])
-            for worker in range(self._workers):
-                self._spawn(
-                    f"traffic:{worker}",
-                    worker,
-                    ["--worker", "--master-host", "127.0.0.1", "--master-port", str(port)],
-                )
+        self._locust.start()
         with self._state:
-            while not all(process.ready for process in self._processes):
+            while not all(process.ready for process in self._locust.all):
                 self._raise_failure()
                 left_s = (deadline_ns - now_ns()) / NS_PER_S
                 if left_s <= 0:
-                    late = next(process for process in self._processes if not process.ready)
-                    raise TrafficError(
+                    late = next(process for process in self._locust.all if not process.ready)
+                    raise late.error(
                         f"{late.label} was not ready within {self._ready_timeout_s:g} s",
-                        cause="the machine is too busy, or the process hangs",
-                        next_step=f"see {late.log}",
-                        details=_tail(late.log),
+                        "the machine is too busy, or the process hangs",
                     )
                 self._state.wait(left_s)
             self._raise_failure()
@@ -266,9 +158,9 @@ class LocustDriver:
 
     def _begin(self, index: int, start_ns: int) -> None:
         if self._plan.stages[index].steady:
-            self._tell_workers({"cmd": "prime", "index": index})
+            self._locust.tell({"cmd": "prime", "index": index})
         else:
-            self._tell_workers({"cmd": "stage", "index": index, "start_ns": start_ns})
+            self._locust.tell({"cmd": "stage", "index": index, "start_ns": start_ns})
 
     def poll(self) -> bool:
         """Whether the plan has ended.
@@ -278,15 +170,11 @@ class LocustDriver:
         """
         with self._state:
             self._raise_failure()
-            for process in self._processes:
-                if (
-                    process.worker is not None
-                    and not process.finished
-                    and now_ns() - process.heard_ns > SILENCE_TIMEOUT_S * NS_PER_S
-                ):
-                    raise TrafficError(
-                        f"{process.label} has been silent for {SILENCE_TIMEOUT_S:g} s",
-                        next_step=f"see {process.log}",
+            for process in self._locust.workers:
+                silent = now_ns() - process.heard_ns > SILENCE_TIMEOUT_S * NS_PER_S
+                if silent and not process.finished:
+                    raise process.error(
+                        f"{process.label} has been silent for {SILENCE_TIMEOUT_S:g} s"
                     )
             return self._ended
 
@@ -305,181 +193,30 @@ class LocustDriver:
         are recorded as interrupted.
         """
         self._interrupted = True
-        self._tell_workers({"cmd": "stop", "grace_s": grace_s if drain else 0.0})
+        self._locust.tell({"cmd": "stop", "grace_s": grace_s if drain else 0.0})
 
     def close(self) -> None:
-        """End every process: politely, then by SIGTERM (records in flight are still written), then
-        by SIGKILL. May be called again.
-        """
+        """End every process. May be called again."""
         with self._state:
             self._closing = True
-            polite = self._failure is None and self._ended
-        if polite:
-            self._tell({"cmd": "exit"}, self._processes)
-            self._reap(EXIT_TIMEOUT_S)
-        for process in self._processes:
-            if process.popen.poll() is None:
-                _signal_group(process.popen, signal.SIGTERM)
-        self._reap(EXIT_TIMEOUT_S)
-        for process in self._processes:
-            _signal_group(
-                process.popen, signal.SIGKILL
-            )  # also what a process may have left in its group
-            process.popen.wait()
-            with suppress(OSError):
-                os.close(process.commands)
-            process.commands = -1
-            if process.reader is not None:
-                process.reader.join()
+            politely = self._failure is None and self._ended
+        self._locust.close(politely=politely)
 
     def pids(self) -> dict[str, int]:
         """`traffic:<worker>` and `traffic:master` -> process id."""
-        return {process.label: process.popen.pid for process in self._processes}
-
-    # --- processes ---
-
-    def _spawn(self, label: str, worker: int | None, arguments: list[str]) -> None:
-        single = self._workers == 1 or worker is None
-        log = self._run_dir.logs_dir / ("locust.log" if single else f"locust-worker-{worker}.log")
-        command_read, command_write = os.pipe()
-        event_read, event_write = os.pipe()
-        command = [
-            sys.executable,
-            "-P",
-            "-m",
-            "locust",
-            "--headless",
-            "-f",
-            str(_LOCUSTFILE),
-            "--exit-code-on-error",
-            "0",
-            *arguments,
-        ]
-        try:
-            with log.open("ab") as output:
-                popen = subprocess.Popen(
-                    command,
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=output,
-                    start_new_session=True,
-                    env=self._environment(command_read, event_write),
-                    cwd=self._run_dir.logs_dir,
-                    pass_fds=(command_read, event_write),
-                )
-        except OSError as error:
-            for fd in (command_write, event_read):
-                os.close(fd)
-            raise TrafficError(
-                f"cannot start Locust: {error}",
-                next_step="check that this Python can run `python -m locust`",
-            ) from error
-        finally:
-            os.close(command_read)
-            os.close(event_write)
-        if self._cores is not None:
-            os.sched_setaffinity(
-                popen.pid, self._cores
-            )  # before it has started any thread: those inherit
-        process = _Process(label, worker, log, popen, command_write, event_read)
-        self._processes.append(process)
-        process.reader = threading.Thread(
-            target=self._read, args=(process,), name=label, daemon=True
-        )
-        process.reader.start()
-        self._tell(self._setup(worker), [process])
-
-    def _environment(self, command_fd: int, event_fd: int) -> dict[str, str]:
-        # Locust also reads LOCUST_* and, in its working directory, locust.conf and pyproject.toml:
-        # in logs/ there are none. GEVENT_* could choose another event loop than the one that the
-        # reader was measured with.
-        env = {
-            key: value
-            for key, value in os.environ.items()
-            if not key.startswith(("LOCUST_", "GEVENT"))
-        }
-        key_variable = self._profile.server.api_key_env
-        if key_variable:
-            env.pop(key_variable, None)
-        root = str(Path(harness.__file__).resolve().parents[1])
-        env["PYTHONPATH"] = os.pathsep.join(filter(None, (root, env.get("PYTHONPATH"))))
-        env[FDS_VARIABLE] = f"{command_fd},{event_fd}"
-        env[PARENT_VARIABLE] = str(os.getpid())
-        return env
-
-    def _setup(self, worker: int | None) -> Event:
-        if worker is None:
-            return {"worker": None}
-        profile = self._profile.model_dump(mode="json")
-        return {
-            "worker": worker,
-            "workers": self._workers,
-            "profile": profile,
-            "facts": asdict(self._facts),
-            "endpoints": [asdict(endpoint) for endpoint in self._endpoints],
-            "run_dir": str(self._run_dir.root.resolve()),
-            "api_key": self._api_key,
-            "canary": None if self._canary is None else asdict(self._canary),
-            "network": asdict(self._profile.traffic.network),
-            "arrival_stamps": self._arrival_stamps,
-        }
-
-    def _tell(self, command: Event, processes: Sequence[_Process]) -> None:
-        line = json.dumps(command).encode() + b"\n"
-        for process in processes:
-            if process.commands < 0:
-                continue
-            # A process that is gone is noticed by its reader.
-            with suppress(BrokenPipeError):
-                view = memoryview(line)
-                while view:
-                    view = view[os.write(process.commands, view) :]
-
-    def _tell_workers(self, command: Event) -> None:
-        self._tell(command, [process for process in self._processes if process.worker is not None])
-
-    def _reap(self, timeout_s: float) -> None:
-        deadline_ns = now_ns() + round(timeout_s * NS_PER_S)
-        for process in self._processes:
-            with suppress(subprocess.TimeoutExpired):
-                process.popen.wait(max(0.0, (deadline_ns - now_ns()) / NS_PER_S))
+        return {process.label: process.child.pid for process in self._locust.all}
 
     # --- events ---
 
-    def _read(self, process: _Process) -> None:
-        """Thread of one process: its events until its end of the pipe closes."""
-        with os.fdopen(process.events, "rb") as lines:
-            for line in lines:
-                try:
-                    self._take(process, json.loads(line))
-                except Exception as error:  # noqa: BLE001 - raised in the thread that waits
-                    self._fail(
-                        TrafficError(f"an event of {process.label} could not be handled: {error!r}")
-                    )
+    def _process_ended(self, process: LocustProcess) -> None:
         with self._state:
             expected = self._closing or process.finished or (process.worker is None and self._ended)
         if not expected:
-            self._died(process)
+            error = process.died()
+            self._failed(process, error, error.what)
 
-    def _died(self, process: _Process) -> None:
-        try:
-            code = process.popen.wait(EXIT_TIMEOUT_S)
-            how = (
-                f"was killed by {signal.Signals(-code).name}"
-                if code < 0
-                else f"ended with exit code {code}"
-            )
-        except (subprocess.TimeoutExpired, ValueError):
-            how = "closed its pipe"
-        message = f"{process.label} {how} before the run was over"
-        self._fail(
-            TrafficError(
-                message,
-                cause="out of memory, or a defect; the records that it had written are kept",
-                next_step=f"see {process.log}",
-                details=_tail(process.log),
-            )
-        )
+    def _failed(self, process: LocustProcess, error: TrafficError, message: str) -> None:
+        self._fail(error)
         self._announce({"event": "error", "message": message, "worker": process.label})
 
     def _fail(self, error: TrafficError) -> None:
@@ -495,168 +232,60 @@ class LocustDriver:
         with self._state:
             self._on_event(event)
 
-    def _take(self, process: _Process, event: Event) -> None:
+    def _take(self, process: LocustProcess, event: Event) -> None:
         with self._state:
             process.heard_ns = now_ns()
             match event["event"]:
                 case "ready":
-                    theirs = event["plan_sha256"]
-                    if process.worker is not None and theirs != self._plan.plan_sha256:
-                        self._fail(
-                            TrafficError(
-                                f"{process.label} made another plan ({theirs[:12]}, not"
-                                f" {self._plan.plan_sha256[:12]})"
-                            )
-                        )
+                    self._compare_plans(process, event["plan_sha256"])
                     process.ready = True
                 case "progress":
-                    process.last = event
-                    self._progress(process)
+                    merged = self._progress.add(process.label, event, closes=process.worker == 0)
+                    if merged is not None:
+                        self._announce(merged)
                 case "stage_primed" | "stage_started" | "stage_ended" | "window_done":
-                    self._stage_mark(process, event)
+                    self._stage_mark(event)
                 case "finished":
                     process.finished = True
                     self._interrupted = self._interrupted or bool(event["interrupted"])
-                    if all(one.finished for one in self._processes if one.worker is not None):
+                    if all(one.finished for one in self._locust.workers):
                         self._announce({"event": "finished", "interrupted": self._interrupted})
                         self._ended = True
                 case "error":
                     process.finished = True
-                    self._fail(
-                        TrafficError(
-                            f"{process.label}: {event['message']}",
-                            next_step=f"see {process.log}",
-                            details=_tail(process.log),
-                        )
-                    )
-                    self._announce(
-                        {"event": "error", "message": event["message"], "worker": process.label}
-                    )
+                    message = event["message"]
+                    self._failed(process, process.error(f"{process.label}: {message}"), message)
                 case other:
                     raise ValueError(f"unknown event {other!r}")
             self._state.notify_all()
 
-    def _stage_mark(self, process: _Process, event: Event) -> None:
+    def _compare_plans(self, process: LocustProcess, theirs: str | None) -> None:
+        ours = self._plan.plan_sha256
+        if process.worker is not None and theirs != ours:
+            what = f"{process.label} made another plan ({str(theirs)[:12]}, not {ours[:12]})"
+            self._fail(TrafficError(what))
+
+    def _stage_mark(self, event: Event) -> None:
         """Gather a mark of a stage; act on it when all workers have made it."""
         kind, index = event["event"], event["index"]
-        marks = self._stage_marks.setdefault((kind, index), {})
-        assert process.worker is not None
-        marks[process.worker] = event
+        marks = self._stage_marks.setdefault((kind, index), [])
+        marks.append(event)
         if kind == "stage_started":
             if len(marks) == 1:
-                self._ttft_ms = []
+                self._progress.new_stage()
                 self._announce(event)
             return
         if len(marks) < self._workers:
             return
-        if kind == "window_done":
-            self._tell_workers({"cmd": "wind_down"})
-            return
-        ends = list(marks.values())
-        if kind == "stage_primed":
-            counts = {key: sum(end[key] for end in ends) for key in ("primed", "failed")}
-            self._announce(
-                {
-                    **event,
-                    "start_ns": min(e["start_ns"] for e in ends),
-                    "end_ns": max(e["end_ns"] for e in ends),
-                    **counts,
-                }
-            )
-            if not self._interrupted:
-                self._tell_workers(
-                    {
-                        "cmd": "stage",
-                        "index": index,
-                        "start_ns": now_ns() + round(STAGE_LEAD_S * NS_PER_S),
-                    }
-                )
-            return
-        merged = {
-            **event,
-            "end_ns": max(end["end_ns"] for end in ends),
-            "window_end_ns": max(end["window_end_ns"] for end in ends),
-        }
-        for key in ("turns_not_happened", "turns_cut", "replies_not_carried"):
-            merged[key] = sum(end[key] for end in ends)
-        self._announce(merged)
-        if index + 1 < len(self._plan.stages) and not self._interrupted:
-            self._begin(index + 1, now_ns() + round(STAGE_LEAD_S * NS_PER_S))
-
-    def _progress(self, process: _Process) -> None:
-        """One merged event for each round of the workers' reports: worker 0's report closes a
-        round.
-        """
-        for ttft_ms in process.last["ttft_ms"]:
-            insort(self._ttft_ms, ttft_ms)
-        if len(self._ttft_ms) > _MOST_TTFTS:
-            self._ttft_ms = self._ttft_ms[::2]  # for the display: quantiles stay, memory is bounded
-        if process.worker != 0:
-            return
-        last = {
-            one.label: one.last for one in self._processes if one.worker is not None and one.last
-        }
-        reports = list(last.values())
-        lags = sorted(lag for report in reports for lag in report["lag_ms"])
-        totals = {
-            key: sum(report[key] for report in reports)
-            for key in (
-                "in_flight",
-                "live_sessions",
-                "sent",
-                "ok",
-                "failed",
-                "dropped",
-                "output_tok",
-            )
-        }
-        self._announce(
-            {
-                "event": "progress",
-                "t_ns": process.last["t_ns"],
-                "stage": process.last["stage"],
-                **totals,
-                "ttft_p50_s": _quantile_s(self._ttft_ms, 0.5),
-                "ttft_p99_s": _quantile_s(self._ttft_ms, 0.99),
-                "lag_p99_s": _quantile_s(lags, 0.99),
-                "loop_lag_s": max(report["loop_lag_ms"] for report in reports) / 1000,
-                "cpu": max(report["cpu"] for report in reports),
-                "workers": {
-                    label: {
-                        key: report[key]
-                        for key in ("in_flight", "sent", "cpu", "cpu_s", "loop_lag_ms")
-                    }
-                    for label, report in last.items()
-                },
-            }
-        )
-
-
-def _quantile_s(sorted_ms: list[float], share: float) -> float | None:
-    """Nearest-rank quantile in seconds; for the display."""
-    return (
-        sorted_ms[min(len(sorted_ms) - 1, int(share * len(sorted_ms)))] / 1000
-        if sorted_ms
-        else None
-    )
-
-
-def _free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
-
-
-def _signal_group(popen: subprocess.Popen[bytes], number: int) -> None:
-    with suppress(ProcessLookupError, PermissionError):
-        os.killpg(popen.pid, number)
-
-
-def _tail(log: Path) -> str | None:
-    """The last lines of a log."""
-    try:
-        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return None
-    return "\n".join(lines[-_LOG_LINES:]) or None
+        soon_ns = now_ns() + round(STAGE_LEAD_S * NS_PER_S)
+        match kind:
+            case "window_done":
+                self._locust.tell({"cmd": "wind_down"})
+            case "stage_primed":
+                self._announce(primed(marks))
+                if not self._interrupted:
+                    self._locust.tell({"cmd": "stage", "index": index, "start_ns": soon_ns})
+            case _:
+                self._announce(ended(marks))
+                if index + 1 < len(self._plan.stages) and not self._interrupted:
+                    self._begin(index + 1, soon_ns)

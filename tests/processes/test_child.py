@@ -1,8 +1,7 @@
-"""Starting, watching and stopping one server process, with everything that goes wrong on the way."""
+"""Starting, speaking to and ending one child, with everything that goes wrong on the way."""
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -12,360 +11,227 @@ from typing import Any
 
 import pytest
 
-from harness.core.clock import NS_PER_S, now_ns
-from harness.core.errors import ExitCode, HarnessError, PreflightError, ServerError
-from harness.core.records import ModelFacts
-from harness.processes import identity as proc
-from harness.processes.child import (
-    ChildSpec,
-    ServerProcess,
-    free_ports,
-    loopback,
-    port_is_free,
-    redact,
-)
-from harness.processes.registry import RUN_ID_VARIABLE
-from harness.profile.schema import Profile
-from harness.server.base import ModelServer, RunContext
-from harness.server.select import choose_server
+from harness.core.errors import TrafficError
+from harness.processes import identity, lines
+from harness.processes.child import CHILD_VARIABLE, Child, ChildSpec, exit_text, stop_all
+from harness.processes.registry import RUN_ID_VARIABLE, RunRegistry
 
-Make = Callable[..., ModelServer]
+SLEEPER = "print('up', flush=True); import time; time.sleep(1000)"
+STUBBORN = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {SLEEPER}"
+ECHO = """
+import os
+commands, events = map(int, os.environ["HARNESS_LINES"].split(","))
+print("not a line of the protocol")
+for line in os.fdopen(commands, "rb"):
+    os.write(events, b"heard " + line)
+os.write(events, b"torn")
+"""
 
 
 @pytest.fixture
-def make(profile: Callable[..., Profile], facts: ModelFacts, fake_python: str) -> Make:
-    """A vLLM server on the fake, with a fault."""
-
-    def with_fault(
-        fault: str = "", env: dict[str, str] | None = None, **settings: Any
-    ) -> ModelServer:
-        base = {
-            "kind": "vllm",
-            "python": fake_python,
-            "device": "cpu",
-            "ready_timeout_s": 30,
-            "stop_timeout_s": 5,
-        }
-        return choose_server(
-            profile(base | settings | {"env": {"FAKE_FAULT": fault} | (env or {})}), facts
-        ).server
-
-    return with_fault
-
-
-def fails(server: ModelServer, context: RunContext) -> HarnessError:
-    with pytest.raises(HarnessError) as caught, server.start(context):
-        pass
-    assert not proc.marked({RUN_ID_VARIABLE: context.run_id})
-    assert context.registry.groups == []
-    return caught.value
-
-
-def test_a_death_at_the_start_is_told_with_cause_and_log(make: Make, context: RunContext) -> None:
-    lines = "\n".join(f"line {n}" for n in range(100))
-    last = (
-        "Free memory on device cuda:0 (3.1/79.2 GiB) on startup is less than desired GPU memory"
-        " utilization (0.9, 71.3 GiB)."
-    )
-    log = f"{lines}\nValueError: {last}"
-    error = fails(make("dies_at_start", {"FAKE_LOG": log}), context)
-    assert error.exit_code is ExitCode.SERVER
-    assert "died before it was ready: exit code 1" in error.what
-    assert error.cause is not None
-    assert "3.1 of 79.2 GiB" in error.cause
-    assert error.next_step is not None
-    assert "gpu_memory_utilization" in error.next_step
-    shown = str(error.details).splitlines()
-    assert len(shown) == 31  # 30 lines of the log below the line that says where the whole of it is
-    assert str(context.run_dir.logs_dir / "server.log") in shown[0]
-    assert "line 99" in shown[-2]
-
-
-@pytest.mark.parametrize(
-    ("fault", "stage"),
-    [("never_healthy", "GET /health"), ("hangs_on_request", "a request of one token")],
-)
-def test_a_server_that_never_gets_ready_is_stopped_at_the_deadline(
-    make: Make, context: RunContext, fault: str, stage: str
-) -> None:
-    error = fails(make(fault, ready_timeout_s=1.5), context)
-    assert error.exit_code is ExitCode.SERVER
-    assert "not ready within 1.5 s" in error.what
-    assert stage in error.what
-    assert error.next_step is not None
-    assert "ready_timeout_s" in error.next_step
-
-
-def test_a_taken_port_is_found_before_the_start_and_its_holder_named(
-    make: Make, context: RunContext
-) -> None:
-    with socket.socket() as holder:
-        holder.bind(("127.0.0.1", 0))
-        holder.listen()
-        port = holder.getsockname()[1]
-        error = fails(make(port=port), context)
-    assert error.exit_code is ExitCode.PREFLIGHT
-    assert f"port {port} on 127.0.0.1 is taken (held by " in error.what
-    assert f"(pid {os.getpid()})" in error.what
-
-
-def test_a_port_shared_by_reuseport_counts_as_taken() -> None:
-    with socket.socket() as holder:
-        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        holder.bind(("127.0.0.1", 0))
-        holder.listen()
-        assert not port_is_free("127.0.0.1", holder.getsockname()[1])
-
-
-def test_an_address_of_another_machine_is_told_apart_from_a_taken_port(
-    make: Make, context: RunContext
-) -> None:
-    error = fails(make(host="192.0.2.1", port=18000), context)  # TEST-NET-1: nobody's address
-    assert "no address of this machine" in error.what
-
-
-def test_a_server_that_ignores_sigterm_is_killed(make: Make, context: RunContext) -> None:
-    with make("ignores_sigterm", stop_timeout_s=0.3).start(context) as running:
-        (pid,) = running.pids().values()
-    assert proc.read(pid) is None
-
-
-def test_grandchildren_are_ended_wherever_they_moved(
-    make: Make, context: RunContext, tmp_path: Path
-) -> None:
-    with make(env={"FAKE_CHILDREN": str(tmp_path / "pids")}).start(context):
-        children = [int(pid) for pid in (tmp_path / "pids").read_text().split()]
-        assert all(proc.read(pid) for pid in children)
-    assert not any(proc.read(pid) for pid in children)
-
-
-def test_grandchildren_are_ended_after_their_parent_was_killed(
-    make: Make, context: RunContext, tmp_path: Path
-) -> None:
-    with make(env={"FAKE_CHILDREN": str(tmp_path / "pids")}).start(context) as running:
-        children = [int(pid) for pid in (tmp_path / "pids").read_text().split()]
-        (pid,) = running.pids().values()
-        os.kill(pid, signal.SIGKILL)
-    assert not any(proc.read(pid) for pid in children)
-
-
-def test_two_replicas_have_ports_and_logs_of_their_own(make: Make, context: RunContext) -> None:
-    with make(replicas=2).start(context) as running:
-        assert [endpoint.name for endpoint in running.endpoints] == ["replica-0", "replica-1"]
-        assert len({endpoint.base_url for endpoint in running.endpoints}) == 2
-        assert running.info.log_paths == ("logs/server-0.log", "logs/server-1.log")
-        assert set(running.pids()) == {"server:replica-0", "server:replica-1"}
-        os.kill(running.pids()["server:replica-1"], signal.SIGKILL)
-        while "server:replica-1" in running.pids():
-            pass
-        with pytest.raises(
-            ServerError, match="replica-1 died while serving: killed by SIGKILL"
-        ) as caught:
-            running.check()
-        assert "memory" in str(caught.value.cause)
-
-
-def test_one_replica_that_dies_at_the_start_stops_the_others(
-    make: Make, context: RunContext
-) -> None:
-    with socket.socket() as holder:
-        holder.bind(("127.0.0.1", 0))
-        free = holder.getsockname()[1]
-    error = fails(
-        make(
-            "dies_at_start",
-            {"FAKE_LOG": "OSError: [Errno 98] Address already in use"},
-            replicas=2,
-            port=free,
-        ),
-        context,
-    )
-    assert error.cause == "another process listens on the port"
-
-
-def test_the_key_is_in_the_environment_and_nowhere_else(
-    make: Make, context: RunContext, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setenv("MY_KEY", "sk-very-secret")
-    with make(api_key_env="MY_KEY").start(context) as running:
-        (pid,) = running.pids().values()
-        assert "sk-very-secret" not in Path(f"/proc/{pid}/cmdline").read_text()
-        assert proc.environ(pid)["VLLM_API_KEY"] == "sk-very-secret"
-        assert "sk-very-secret" not in str(running.info)
-        assert "sk-very-secret" not in context.registry.path.read_text()
-
-
-def test_log_lines_that_are_shown_hide_the_key(
-    make: Make, context: RunContext, tmp_path: Path
-) -> None:
-    (tmp_path / "key").write_text("sk-very-secret\n")
-    error = fails(
-        make("dies_at_start", {"FAKE_LOG": "no"}, api_key_file=str(tmp_path / "key")), context
-    )
-    assert "secret in the environment: ***" in str(error)
-    assert "sk-very-secret" not in str(error)
-
-
-def test_a_wrong_key_file_is_a_preflight_error(
-    make: Make, context: RunContext, tmp_path: Path
-) -> None:
-    (tmp_path / "empty").touch()
-    for name in ("absent", "empty"):
-        assert (
-            fails(make(api_key_file=str(tmp_path / name)), context).exit_code is ExitCode.PREFLIGHT
+def start(tmp_path: Path, registry: RunRegistry) -> Callable[..., Child]:
+    def make(code: str, **more: Any) -> Child:
+        spec = ChildSpec(
+            name=more.pop("name", "traffic:0"),
+            argv=more.pop("argv", (sys.executable, "-S", "-c", code)),
+            env=more.pop("env", os.environ),
+            log=tmp_path / "log",
+            error=TrafficError,
+            **more,
         )
+        return Child.start(spec, registry)
+
+    return make
 
 
-def test_a_server_outlives_the_thread_that_asked_for_it(
-    context: RunContext, eventually: Callable[..., None]
+def test_lines_go_both_ways_and_prints_go_to_the_log(start: Callable[..., Child]) -> None:
+    child = start(ECHO, speaks=True)
+    said = child.lines()
+    child.tell(b"one\n")
+    assert next(said) == b"heard one\n"
+    child.tell(b"two\n")
+    child.hang_up()
+    child.tell(b"three\n")  # nobody hears it, and nothing fails
+    assert list(said) == [b"heard two\n"]  # a torn line is left out
+    assert child.wait() == 0
+    child.stop(1)
+    assert child.log_tail() == "not a line of the protocol"
+
+
+def test_a_child_that_is_gone_hears_nothing(start: Callable[..., Child]) -> None:
+    child = start("", speaks=True)
+    assert child.wait(20) == 0
+    child.tell(b"x" * (1 << 20) + b"\n")
+    assert list(child.lines()) == []
+    child.stop(1)
+
+
+def test_the_child_inherits_what_is_stated_and_nothing_else(
+    start: Callable[..., Child], registry: RunRegistry, tmp_path: Path
+) -> None:
+    kept, odd = os.pipe()
+    os.set_inheritable(odd, True)
+    code = (
+        "import os\n"
+        "fds = [fd for fd in os.listdir('/proc/self/fd') if os.path.exists(f'/proc/self/fd/{fd}')]\n"
+        "print(sorted(map(int, fds)), os.getsid(0) == os.getpid())"
+    )
+    child = start(code, env={"A": "1"}, fds=(kept,))
+    environment = {"A": "1", RUN_ID_VARIABLE: registry.run_id}
+    assert child.wait(20) == 0
+    child.stop(1)
+    os.close(kept)
+    os.close(odd)
+    assert child.log_text().split("\n")[0] == f"{[0, 1, 2, kept]} True"
+    child = start("import os; print(sorted(os.environ.items()))", env={"A": "1"})
+    child.wait(20)
+    child.stop(1)
+    seen = dict(eval(child.log_text().splitlines()[-1]))
+    assert seen.pop(CHILD_VARIABLE).startswith("traffic:0/")
+    assert {key: seen[key] for key in environment} == environment
+    assert set(seen) - set(environment) <= {"LC_CTYPE"}  # which Python itself sets
+
+
+def test_cores_are_those_that_were_named(start: Callable[..., Child]) -> None:
+    core = min(os.sched_getaffinity(0))
+    child = start("import os, time; time.sleep(0.3); print(os.sched_getaffinity(0))", cores=[core])
+    assert child.wait(20) == 0
+    child.stop(1)
+    assert child.log_tail() == str({core})
+
+
+def test_it_is_in_the_registry_while_it_lives(
+    start: Callable[..., Child], registry: RunRegistry
+) -> None:
+    child = start(SLEEPER)
+    assert [(group.label, group.pgid) for group in registry.groups] == [("traffic:0", child.pid)]
+    child.stop(5)
+    child.stop(5)
+    assert registry.groups == []
+
+
+def test_wait_looks_and_stop_takes(start: Callable[..., Child]) -> None:
+    child = start(SLEEPER)
+    assert child.wait(0.05) is None
+    assert child.alive()
+    child.signal(signal.SIGKILL)
+    assert child.wait(20) == -signal.SIGKILL
+    assert child.wait(0) == -signal.SIGKILL
+    assert Path(f"/proc/{child.pid}").exists()  # its number stays its own until `stop`
+    child.stop(1)
+    assert child.wait(0) == -signal.SIGKILL
+    assert not Path(f"/proc/{child.pid}").exists()
+    child.signal(signal.SIGKILL)  # to nobody
+
+
+def test_one_that_ignores_sigterm_is_killed(
+    start: Callable[..., Child], eventually: Callable[..., None]
+) -> None:
+    child = start(STUBBORN)
+    eventually(lambda: "up" in child.log_text())
+    child.stop(0.2)
+    assert child.wait(0) == -signal.SIGKILL
+
+
+def test_all_are_asked_before_any_is_killed(
+    start: Callable[..., Child], eventually: Callable[..., None]
+) -> None:
+    stubborn, tame = start(STUBBORN), start(SLEEPER, name="traffic:1")
+    eventually(lambda: stubborn.log_text().count("up") == 2)
+    stop_all([stubborn, tame], 0.5)
+    assert [stubborn.wait(0), tame.wait(0)] == [-signal.SIGKILL, -signal.SIGTERM]
+
+
+def test_a_child_outlives_the_thread_that_asked_for_it(
+    start: Callable[..., Child], eventually: Callable[..., None]
 ) -> None:
     """The kernel sends the death signal when the starting thread ends, not only when the process
     does.
     """
-    (port,) = free_ports("127.0.0.1", 1)
-    argv = (sys.executable, "-S", "-c", "print('up', flush=True); import time; time.sleep(1000)")
-    spec = ChildSpec(
-        "replica-0",
-        argv,
-        dict(os.environ),
-        "127.0.0.1",
-        port,
-        context.run_dir.logs_dir / "server.log",
-    )
-    made: list[ServerProcess] = []
-    thread = threading.Thread(
-        target=lambda: made.append(ServerProcess.start(spec, context.run_id, context.registry))
-    )
+    made: list[Child] = []
+    thread = threading.Thread(target=lambda: made.append(start(SLEEPER)))
     thread.start()
     thread.join()
     eventually(lambda: "up" in made[0].log_text())
-    assert made[0].alive()
+    assert made[0].wait(0.3) is None
     made[0].stop(5)
-    assert not made[0].alive()
 
 
-def test_a_server_ends_with_a_harness_that_was_killed(
+def test_a_child_ends_with_a_harness_that_was_killed(
     tmp_path: Path, eventually: Callable[..., None]
 ) -> None:
-    supervisor = tmp_path / "supervisor.py"
-    supervisor.write_text(
-        "import os, sys, time\nfrom pathlib import Path\nfrom harness.processes.registry import"
-        " RunRegistry\nfrom harness.processes.child import ChildSpec, ServerProcess,"
-        " free_ports\nargv = (sys.executable, '-S', '-c', 'import time; time.sleep(1000)')\nspec ="
-        " ChildSpec('replica-0', argv, dict(os.environ), '127.0.0.1', free_ports('127.0.0.1',"
-        " 1)[0], Path(sys.argv[1]) / 'log')\nprint(ServerProcess.start(spec, 'killed',"
-        " RunRegistry.open('killed', Path(sys.argv[1]))).pid, flush=True)\ntime.sleep(1000)\n"
+    code = (
+        "import os, sys, time\n"
+        "from harness.processes.child import Child, ChildSpec\n"
+        f"argv = (sys.executable, '-S', '-c', {SLEEPER!r})\n"
+        "print(Child.start(ChildSpec(name='x', argv=argv, env=os.environ)).pid, flush=True)\n"
+        "time.sleep(1000)\n"
     )
-    root = Path(__file__).parents[2]
-    with subprocess.Popen(
-        [sys.executable, str(supervisor), str(tmp_path)],
-        stdout=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"PYTHONPATH": str(root)},
-    ) as started:
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as started:
         assert started.stdout is not None
         pid = int(started.stdout.readline())
         # The launcher has become the command once the name changed; before that the death signal
         # may not be set yet.
         eventually(lambda: "launcher.py" not in Path(f"/proc/{pid}/cmdline").read_text())
         started.kill()
-    eventually(lambda: proc.read(pid) is None)
+    eventually(lambda: identity.read(pid) is None)
 
 
-def test_a_command_that_does_not_exist_is_told(
-    context: RunContext, eventually: Callable[..., None]
-) -> None:
-    (port,) = free_ports("127.0.0.1", 1)
-    spec = ChildSpec(
-        "replica-0",
-        ("/no/such/program",),
-        {},
-        "127.0.0.1",
-        port,
-        context.run_dir.logs_dir / "server.log",
-    )
-    child = ServerProcess.start(spec, context.run_id, context.registry)
-    eventually(lambda: not child.alive())
-    error = child.died(was_ready=False)
-    assert "exit code 127" in error.what
-    assert "cannot run /no/such/program: No such file or directory" in str(error.details)
+def test_a_command_that_does_not_exist_ends_with_127(start: Callable[..., Child]) -> None:
+    child = start("", argv=("/no/such/program",))
+    assert child.wait(20) == 127
     child.stop(1)
+    assert "cannot run /no/such/program: No such file or directory" in child.log_text()
+
+
+def test_a_log_that_cannot_be_written_is_an_error_of_the_childs_class(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    spec = ChildSpec(
+        name="traffic:0", argv=("true",), env={}, log=tmp_path / "file" / "log", error=TrafficError
+    )
+    with pytest.raises(TrafficError, match="traffic:0"):
+        Child.start(spec)
+
+
+def test_the_tail_is_the_end_of_a_long_log(start: Callable[..., Child]) -> None:
+    child = start("for n in range(300000): print('line', n)")
+    child.wait(20)
+    child.stop(1)
+    tail = str(child.log_tail()).splitlines()
+    assert (len(tail), tail[-1]) == (30, "line 299999")
 
 
 def test_a_signal_is_never_sent_to_a_process_that_reused_the_pid() -> None:
     with subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(1000)"]) as other:
-        found = proc.read(other.pid)
+        found = identity.read(other.pid)
         assert found is not None
-        earlier = proc.Proc(
-            found.pid, found.ppid, found.pgid, found.sid, found.start_ticks - 1, found.name
-        )
-        assert not proc.send(earlier, signal.SIGKILL)
+        earlier = found._replace(start_ticks=found.start_ticks - 1)
+        assert not identity.send(earlier, signal.SIGKILL)
         assert other.poll() is None
-        assert proc.send(found, signal.SIGKILL)
+        assert identity.send(found, signal.SIGKILL)
 
 
-def test_a_second_interruption_while_stopping_still_leaves_nothing(
-    make: Make, context: RunContext
-) -> None:
-    class ImpatientError(Exception):
-        pass
-
-    def interrupt(*_: object) -> None:
-        raise ImpatientError
-
-    before = signal.signal(signal.SIGALRM, interrupt)
-    began = now_ns()
-    try:
-        with (
-            pytest.raises(ImpatientError),
-            make("ignores_sigterm", stop_timeout_s=60).start(context),
-        ):
-            signal.setitimer(signal.ITIMER_REAL, 0.3)
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-    assert now_ns() - began < 50 * NS_PER_S  # it did not wait its 60 s out
-    assert not proc.marked({RUN_ID_VARIABLE: context.run_id})
-
-
-def test_free_ports_differ_and_can_be_bound() -> None:
-    ports = free_ports("127.0.0.1", 20)
-    assert len(set(ports)) == 20
-    assert all(port_is_free("127.0.0.1", port) for port in ports)
-
-
-def test_loopback_names_an_address_that_can_be_reached() -> None:
-    assert [loopback(host) for host in ("0.0.0.0", "::", "127.0.0.1", "::1")] == [
-        "127.0.0.1",
-        "[::1]",
-        "127.0.0.1",
-        "[::1]",
+def test_exit_text() -> None:
+    assert [exit_text(status) for status in (0, 2, -9, -99)] == [
+        "exit code 0",
+        "exit code 2",
+        "killed by SIGKILL",
+        "killed by signal 99",
     ]
 
 
-def test_redact_hides_values_of_secret_options_only() -> None:
-    argv = (
-        "python",
-        "-m",
-        "x",
-        "--api-key",
-        "a",
-        "b",
-        "--hf-token=c",
-        "--max-num-batched-tokens",
-        "512",
-        "--tokenizer",
-        "t",
-    )
-    assert redact(argv) == (*argv[:4], "***", "***", "--hf-token=***", *argv[7:])
+def test_lines_that_are_none_are_told() -> None:
+    assert lines.decode(lines.encode({"a": 1})) == {"a": 1}
+    for line in (b"garbage\n", b"[1]\n", b"\xff\n"):
+        with pytest.raises(lines.LineError):
+            lines.decode(line)
 
 
-def test_a_cache_folder_that_cannot_be_written_stops_the_start(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from harness.processes.registry import RunRegistry
-
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("HARNESS_CACHE_DIR", str(tmp_path / "file"))
-    with pytest.raises(PreflightError, match="cannot write"):
-        RunRegistry.open("r", tmp_path)
+def test_a_line_without_end_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(lines, "LONGEST_BYTES", 8)
+    (tmp_path / "said").write_bytes(b"short\n12345678\n")
+    with (tmp_path / "said").open("rb") as file:
+        said = lines.split(file)
+        assert next(said) == b"short\n"
+        with pytest.raises(lines.LineError):
+            next(said)

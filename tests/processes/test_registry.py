@@ -11,53 +11,58 @@ from typing import Any
 
 import pytest
 
-from harness.processes import identity as proc
+from harness.core.errors import PreflightError
+from harness.processes import identity
 from harness.processes.registry import RunRegistry, reap_orphans, registry_dir
 
-ROOT = Path(__file__).parents[2]
-# A supervisor with a server that ignores SIGTERM, so that the death signal alone does not end it,
-# and with children of all kinds.
+# A supervisor with a child that ignores SIGTERM, so that the death signal alone does not end it, and
+# with children of that child of all kinds.
 SUPERVISOR = """
 import os, sys, time
 from pathlib import Path
-from harness.artifacts.layout import RunDir
-from harness.core.records import ModelFacts
-from harness.profile.schema import Profile
-from harness.server.base import RunContext
-from harness.server.select import choose_server
+from harness.processes.child import Child, ChildSpec
 from harness.processes.registry import RunRegistry
-run_id, root, python = sys.argv[1:]
-root = Path(root)
-model = root / "model"
-model.mkdir(parents=True)
-(model / "config.json").write_text("{}")
-server = {"kind": "vllm", "python": python, "device": "cpu", "env": {"FAKE_FAULT": "ignores_sigterm", "FAKE_CHILDREN": str(root / "pids")}}
-traffic = {"workload": {"kind": "chat"}, "load": [{"kind": "concurrency", "concurrency": 1, "sessions": 1}]}
-profile = Profile.model_validate({"purpose": "smoke", "model": {"id": "m"}, "server": server, "traffic": traffic})
+run_id, root = sys.argv[1], Path(sys.argv[2])
 registry = RunRegistry.open(run_id, root)
-with choose_server(profile, ModelFacts("m", path=str(model))).server.start(RunContext(run_id, RunDir(root), registry)) as running:
-    print(*running.pids().values(), flush=True)
-    time.sleep(1000)
+argv = (sys.executable, "-S", "-c", sys.argv[3], str(root / "pids"))
+child = Child.start(ChildSpec(name="server:replica-0", argv=argv, env=os.environ), registry)
+while not (root / "pids").exists():
+    time.sleep(0.01)
+child.record()
+print(child.pid, flush=True)
+time.sleep(1000)
+"""
+CHILD = """
+import os, signal, subprocess, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+sleeper = [sys.executable, "-S", "-c", "import time; time.sleep(1000)"]
+children = [
+    subprocess.Popen(sleeper),  # in the group
+    subprocess.Popen(sleeper, start_new_session=True),  # left the group, carries the mark
+    subprocess.Popen(sleeper, env={}),  # in the group without mark, as one that overwrote it
+]
+with open(sys.argv[1] + ".part", "w") as file:
+    file.write(" ".join(str(child.pid) for child in children))
+os.rename(sys.argv[1] + ".part", sys.argv[1])
+time.sleep(1000)
 """
 
 
 class Supervisor:
-    def __init__(self, run_id: str, root: Path, python: str) -> None:
+    def __init__(self, run_id: str, root: Path) -> None:
         root.mkdir()
         self.root = root
         self.child = subprocess.Popen(
-            [sys.executable, "-c", SUPERVISOR, run_id, str(root), python],
+            [sys.executable, "-c", SUPERVISOR, run_id, str(root), CHILD],
             stdout=subprocess.PIPE,
             text=True,
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
-            cwd=ROOT,
         )
         assert self.child.stdout is not None
         self.server = int(self.child.stdout.readline())
         self.all = [self.server, *(int(pid) for pid in (root / "pids").read_text().split())]
 
     def alive(self) -> list[int]:
-        return [pid for pid in self.all if proc.read(pid)]
+        return [pid for pid in self.all if identity.read(pid)]
 
     def kill(self) -> None:
         self.child.kill()
@@ -67,11 +72,11 @@ class Supervisor:
 
 
 @pytest.fixture
-def supervise(tmp_path: Path, fake_python: str) -> Iterator[Callable[[str], Supervisor]]:
+def supervise(tmp_path: Path) -> Iterator[Callable[[str], Supervisor]]:
     made: list[Supervisor] = []
 
     def start(run_id: str) -> Supervisor:
-        made.append(Supervisor(run_id, tmp_path / run_id, fake_python))
+        made.append(Supervisor(run_id, tmp_path / run_id))
         return made[-1]
 
     yield start
@@ -123,12 +128,12 @@ def test_a_run_that_lives_is_left_alone(supervise: Callable[[str], Supervisor]) 
 
 
 @pytest.fixture
-def stranger() -> Iterator[proc.Proc]:
+def stranger() -> Iterator[identity.Proc]:
     """A process group that has nothing to do with any run."""
     with subprocess.Popen(
         [sys.executable, "-S", "-c", "import time; time.sleep(1000)"], start_new_session=True
     ) as child:
-        found = proc.read(child.pid)
+        found = identity.read(child.pid)
         assert found is not None
         yield found
         assert child.poll() is None, "the stranger was ended"
@@ -162,7 +167,7 @@ def dead_entry(tmp_path: Path) -> Callable[..., Path]:
 
 
 def test_a_process_that_reused_the_pid_of_a_leader_is_left_alone(
-    stranger: proc.Proc, dead_entry: Callable[..., Path]
+    stranger: identity.Proc, dead_entry: Callable[..., Path]
 ) -> None:
     path = dead_entry(stranger.pid, stranger.start_ticks - 1, [])
     (reaped,) = reap_orphans(grace_s=0)
@@ -171,7 +176,7 @@ def test_a_process_that_reused_the_pid_of_a_leader_is_left_alone(
 
 
 def test_a_process_that_reused_the_pid_of_a_member_is_left_alone(
-    stranger: proc.Proc, dead_entry: Callable[..., Path]
+    stranger: identity.Proc, dead_entry: Callable[..., Path]
 ) -> None:
     dead_entry(stranger.pid, 1, [[stranger.pid, stranger.start_ticks - 1]])
     assert reap_orphans(grace_s=0)[0].ended == ()
@@ -182,7 +187,7 @@ def test_a_process_that_reused_the_pid_of_a_member_is_left_alone(
     [({"host": "another"}, True), ({"pid_namespace": "pid:[1]"}, True), ({"boot_id": "b"}, False)],
 )
 def test_pids_of_another_host_container_or_boot_mean_nothing_here(
-    stranger: proc.Proc, dead_entry: Callable[..., Path], change: dict[str, str], kept: bool
+    stranger: identity.Proc, dead_entry: Callable[..., Path], change: dict[str, str], kept: bool
 ) -> None:
     path = dead_entry(stranger.pid, stranger.start_ticks, [], **change)
     assert reap_orphans(grace_s=0) == ()
@@ -193,7 +198,7 @@ def test_a_recorded_process_that_is_the_same_is_ended(dead_entry: Callable[..., 
     with subprocess.Popen(
         [sys.executable, "-S", "-c", "import time; time.sleep(1000)"], start_new_session=True
     ) as child:
-        found = proc.read(child.pid)
+        found = identity.read(child.pid)
         assert found is not None
         dead_entry(child.pid, found.start_ticks, [])
         assert len(reap_orphans(grace_s=0)[0].ended) == 1
@@ -213,7 +218,7 @@ def test_files_that_are_no_records_are_left_alone(cache: Path) -> None:
 
 
 def test_a_record_is_removed_at_a_clean_end_and_stays_while_a_group_is_in_it(
-    tmp_path: Path, stranger: proc.Proc
+    tmp_path: Path, stranger: identity.Proc
 ) -> None:
     with RunRegistry.open("run-c", tmp_path) as registry:
         assert [entry["run_id"] for entry in entries()] == ["run-c"]
@@ -222,3 +227,12 @@ def test_a_record_is_removed_at_a_clean_end_and_stays_while_a_group_is_in_it(
         assert entries()[0]["groups"][0]["pgid"] == stranger.pid
         registry.remove(stranger.pid)
     assert entries() == []
+
+
+def test_a_cache_folder_that_cannot_be_written_stops_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("HARNESS_CACHE_DIR", str(tmp_path / "file"))
+    with pytest.raises(PreflightError, match="cannot write"):
+        RunRegistry.open("r", tmp_path)

@@ -13,7 +13,7 @@ import pytest
 from harness.artifacts.layout import RunDir
 from harness.core.clock import NS_PER_S, now_ns
 from harness.core.records import ModelFacts
-from harness.processes import identity as proc
+from harness.processes import identity
 from harness.processes.registry import RUN_ID_VARIABLE, RunRegistry
 from harness.profile.schema import Profile
 from harness.server.base import RunContext
@@ -106,9 +106,9 @@ def context(tmp_path: Path) -> Iterator[RunContext]:
     run_id = f"test-{now_ns()}"
     with RunRegistry.open(run_id, tmp_path / "run") as registry:
         yield RunContext(run_id, RunDir(tmp_path / "run"), registry)
-    left = proc.marked({RUN_ID_VARIABLE: run_id})
-    proc.end(lambda: proc.marked({RUN_ID_VARIABLE: run_id}), grace_s=0)
-    assert not left, proc.describe(left)
+    left = identity.marked(RUN_ID_VARIABLE, run_id)
+    identity.end(lambda: identity.marked(RUN_ID_VARIABLE, run_id), grace_s=0)
+    assert not left, identity.describe(left)
 
 
 @pytest.fixture

@@ -11,12 +11,12 @@ import pytest
 
 from harness.core.errors import ServerError
 from harness.core.records import Api, ModelFacts
-from harness.processes import identity as proc
-from harness.processes.child import port_is_free
+from harness.processes import identity
 from harness.processes.registry import RUN_ID_VARIABLE
 from harness.profile.schema import Profile
 from harness.server.base import ModelServer, RunContext
 from harness.server.one_request import one_token_body, request_once
+from harness.server.process import port_is_free
 from harness.server.select import choose_server
 
 
@@ -80,7 +80,7 @@ def test_pids_are_those_that_the_harness_started(case: Case, context: RunContext
         assert list(pids) == (["server:replica-0"] if case.ours else [])
         for pid in pids.values():
             assert pid == running.endpoints[0].pid
-            assert proc.environ(pid)[RUN_ID_VARIABLE] == context.run_id
+            assert identity.environ(pid)[RUN_ID_VARIABLE] == context.run_id
             assert os.getpgid(pid) == pid
 
 
@@ -93,7 +93,7 @@ def test_afterwards_nothing_of_ours_is_left_and_nothing_of_others_is_touched(
         running.stop()
     assert port_is_free("127.0.0.1", port) == case.ours
     if case.ours:
-        assert not proc.marked({RUN_ID_VARIABLE: context.run_id})
+        assert not identity.marked(RUN_ID_VARIABLE, context.run_id)
         assert context.registry.groups == []
 
 
@@ -102,7 +102,7 @@ def test_an_error_inside_passes_through_and_still_stops_the_server(
 ) -> None:
     with pytest.raises(KeyboardInterrupt), case.server.start(context):
         raise KeyboardInterrupt
-    assert bool(proc.marked({RUN_ID_VARIABLE: context.run_id})) != case.ours
+    assert bool(identity.marked(RUN_ID_VARIABLE, context.run_id)) != case.ours
 
 
 def test_a_death_in_the_middle_is_noticed(

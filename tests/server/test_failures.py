@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.server.failures import classify, exit_text, root_cause
+from harness.server.failures import classify, root_cause
 
 LOGS = Path(__file__).with_name("fixtures") / "vllm-logs"
 
@@ -176,12 +176,3 @@ def test_without_words_the_signal_speaks(status: int, code: str) -> None:
 def test_what_is_not_recognised_is_not_guessed() -> None:
     assert classify("INFO engine config: trust_remote_code=False, dtype=bfloat16\n", 1) is None
     assert classify("", None) is None
-
-
-def test_exit_text() -> None:
-    assert [exit_text(status) for status in (0, 2, -9, -99)] == [
-        "exit code 0",
-        "exit code 2",
-        "killed by SIGKILL",
-        "killed by signal 99",
-    ]

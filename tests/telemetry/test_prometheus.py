@@ -26,6 +26,7 @@ from harness.core.errors import TelemetryError
 from harness.core.metric_names import Concept
 from harness.core.network import Network
 from harness.core.records import Concern, Endpoint
+from harness.processes.registry import RunRegistry
 from harness.profile.telemetry import Telemetry
 from harness.reduce.over_time.counters import ServerCounters, wanted
 from harness.reduce.read.run import load_run
@@ -338,28 +339,21 @@ def test_the_supervisors_kill_9_ends_prometheus(run: RunDir, until) -> None:
 
 
 @needs_prometheus
-def test_its_process_group_is_recorded_while_it_lives(run: RunDir) -> None:
-    class Registry:
-        def __init__(self) -> None:
-            self.groups: dict[int, str] = {}
-
-        def add(self, label: str, pid: int) -> None:
-            self.groups[pid] = label
-
-        def remove(self, pgid: int) -> None:
-            del self.groups[pgid]
-
-    registry = Registry()
+def test_its_process_group_is_recorded_while_it_lives(
+    run: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HARNESS_CACHE_DIR", str(tmp_path / "cache"))
+    registry = RunRegistry.open("run-p", run.root)
     run.root.mkdir()
     managed = ManagedPrometheus(
         run, interval_s=1.0, timeout_s=5.0, network=Network(), registry=registry
     )
     managed.start()
-    assert registry.groups == {managed.pid: "prometheus"}
+    assert [(group.pgid, group.label) for group in registry.groups] == [(managed.pid, "prometheus")]
     assert os.getpgid(managed.pid) == managed.pid
     managed.stop()
     managed.stop()
-    assert registry.groups == {}
+    assert registry.groups == []
 
 
 def test_a_command_that_is_not_there_is_told_before_anything_starts(run: RunDir) -> None:
@@ -378,7 +372,7 @@ def test_one_that_ends_at_once_shows_its_last_words(run: RunDir, tmp_path: Path)
     managed = ManagedPrometheus(
         run, interval_s=1.0, timeout_s=1.0, network=Network(), command=str(command)
     )
-    with pytest.raises(TelemetryError, match="exit status 3") as caught:
+    with pytest.raises(TelemetryError, match="exit code 3") as caught:
         managed.start()
     assert "opening storage failed" in (caught.value.details or "")
     managed.stop()

@@ -5,10 +5,8 @@ why), 2 for wrong arguments.
 """
 
 import argparse
-import ctypes
 import logging
 import os
-import signal
 import socket
 import sys
 from pathlib import Path
@@ -21,7 +19,6 @@ DRAIN_S: Final = 2
 """What open connections get to end after SIGTERM; their requests are cancelled at once."""
 THREAD_S: Final = 1.5
 """What the generation thread gets to end its forward pass; then the process ends all the same."""
-PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -62,17 +59,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--no-prefix-caching", action="store_true")
     parser.add_argument("--seed", type=int, default=0, help="of sampling")
-    parser.add_argument(
-        "--die-with-parent", action="store_true", help="be killed when the parent dies"
-    )
     return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Load, serve, and leave nothing behind."""
     arguments = parse(argv)
-    if arguments.die_with_parent:
-        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     logging.basicConfig(
         level=logging.INFO,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",

@@ -9,10 +9,11 @@ from harness.artifacts.layout import RunDir
 from harness.core.errors import TelemetryError
 from harness.core.network import Network
 from harness.core.records import Concern, Endpoint, Severity
+from harness.processes.registry import RunRegistry
 from harness.profile.telemetry import Telemetry
 from harness.telemetry.prometheus.http_api import PrometheusApi, PrometheusError, headers_from
 from harness.telemetry.prometheus.reader import PrometheusReader
-from harness.telemetry.prometheus.server import ManagedPrometheus, Registry, selector_of, software
+from harness.telemetry.prometheus.server import ManagedPrometheus, selector_of, software
 
 EMBEDDED: Final = "embedded"
 MANAGED: Final = "managed"
@@ -47,7 +48,7 @@ class RunPrometheus:
         unix_offset_ns: int,
         tell: Callable[[Concern], None],
         api_key: str | None = None,
-        registry: Registry | None = None,
+        registry: RunRegistry | None = None,
     ) -> None:
         self._run = run
         self._settings = settings

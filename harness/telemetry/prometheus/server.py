@@ -5,16 +5,11 @@ in the run directory.
 import json
 import os
 import shutil
-import signal
 import socket
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future
-from contextlib import suppress
 from pathlib import Path
-from threading import Event, Thread
-from typing import Any, Final, Protocol
+from threading import Event
+from typing import Any, Final
 from urllib.parse import parse_qsl, urlsplit
 
 from harness.artifacts.layout import RunDir
@@ -22,7 +17,8 @@ from harness.core.clock import NS_PER_S, now_ns
 from harness.core.errors import TelemetryError
 from harness.core.network import Network
 from harness.core.records import Endpoint
-from harness.processes import launcher
+from harness.processes.child import Child, ChildSpec, exit_text
+from harness.processes.registry import RunRegistry
 from harness.telemetry.prometheus.http_api import PrometheusApi, PrometheusError
 
 COMMAND: Final = "prometheus"
@@ -32,19 +28,6 @@ _STOP_TIMEOUT_S: Final = 20.0  # it writes its head to disk
 _POLL_S: Final = 0.05
 _TRIES: Final = 3  # another process may take the free port first
 _NICE: Final = -5  # as the recorder's: a busy load generator must not starve it
-_LOG_LINES: Final = 15
-
-
-class Registry(Protocol):
-    """Records process groups, so that a later start can end them if this process is killed."""
-
-    def add(self, label: str, pid: int) -> None:
-        """A group, by its leader."""
-        ...
-
-    def remove(self, pgid: int) -> None:
-        """Nothing is left of it."""
-        ...
 
 
 def same_origin(metrics_url: str, base_url: str) -> bool:
@@ -145,7 +128,7 @@ class ManagedPrometheus:
         interval_s: float,
         timeout_s: float,
         network: Network,
-        registry: Registry | None = None,
+        registry: RunRegistry | None = None,
         api_key: str | None = None,
         command: str = COMMAND,
     ) -> None:
@@ -155,10 +138,9 @@ class ManagedPrometheus:
         self._registry = registry
         self._key_fd = None if api_key is None else _in_memory(api_key)
         self._command = command
-        self._child: subprocess.Popen[bytes] | None = None
+        self._child: Child | None = None
         self._endpoints: list[Endpoint] = []
         self._pause = Event()
-        self._release = Event()
         self.url = ""
 
     @property
@@ -167,17 +149,10 @@ class ManagedPrometheus:
         return None if self._child is None else self._child.pid
 
     @property
-    def log(self) -> Path:
-        """What Prometheus says."""
-        return self._run.logs_dir / "prometheus.log"
-
-    @property
     def ended(self) -> str | None:
         """How it ended, if it did."""
-        status = None if self._child is None else self._child.poll()
-        if status is None:
-            return None
-        return f"killed by signal {-status}" if status < 0 else f"exit status {status}"
+        status = None if self._child is None else self._child.wait(0)
+        return None if status is None else exit_text(status)
 
     def start(self) -> None:
         """Start it and wait until it is ready.
@@ -199,24 +174,21 @@ class ManagedPrometheus:
         )
         self._write_targets()
         for attempt in range(_TRIES):
-            self._spawn(folder)
+            child = self._child = self._start_child(folder)
             if self._wait_ready():
                 return
-            ended = self.ended
-            self._reap()
-            if (
-                ended is None
-                or attempt == _TRIES - 1
-                or "address already in use" not in self._log_tail()
-            ):
+            ended, tail = self.ended, child.log_tail()
+            child.stop(0)
+            taken = ended is not None and "address already in use" in (tail or "")
+            if not taken or attempt == _TRIES - 1:
                 raise TelemetryError(
                     (
                         f"Prometheus did not get ready within {_READY_TIMEOUT_S:g} s"
                         if ended is None
                         else f"Prometheus ended ({ended})"
                     ),
-                    next_step=f"read {self.log}",
-                    details=self._log_tail() or None,
+                    next_step=f"read {child.spec.log}",
+                    details=tail,
                 )
 
     def restart(self) -> None:
@@ -225,7 +197,8 @@ class ManagedPrometheus:
         Raises:
             TelemetryError: it does not get ready.
         """
-        self._reap()
+        if self._child is not None:
+            self._child.stop(0)
         self.start()
 
     def add_targets(self, endpoints: Sequence[Endpoint]) -> None:
@@ -235,63 +208,34 @@ class ManagedPrometheus:
 
     def stop(self) -> None:
         """End it: asked first, then told. Leaves no process; may be called again."""
-        if self._child is not None and self._child.poll() is None:
-            with suppress(ProcessLookupError):
-                self._child.send_signal(signal.SIGTERM)
-            with suppress(subprocess.TimeoutExpired):
-                self._child.wait(timeout=_STOP_TIMEOUT_S)
-        self._reap()
+        if self._child is not None:
+            self._child.stop(_STOP_TIMEOUT_S)
         if self._key_fd is not None:
             os.close(self._key_fd)
             self._key_fd = None
 
-    def _spawn(self, folder: Path) -> None:
+    def _start_child(self, folder: Path) -> Child:
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
-        argv = [
+        argv = (
             self._command,
             f"--config.file={folder / 'prometheus.yml'}",
             f"--storage.tsdb.path={folder / 'data'}",
             f"--web.listen-address=127.0.0.1:{port}",
             "--storage.tsdb.retention.time=10y",
             "--log.level=warn",
-        ]
-        self._child, self._release = self._start_child(argv)
-        if self._registry is not None:
-            self._registry.add("prometheus", self._child.pid)
-        with suppress(OSError):  # not permitted: normal priority
-            os.setpriority(os.PRIO_PROCESS, self._child.pid, _NICE)
-
-    def _start_child(self, argv: list[str]) -> tuple[subprocess.Popen[bytes], Event]:
-        """Start it from a thread that lives until it is reaped: the kernel ties "parent died" to
-        the thread that started a child.
-        """
-        release = Event()
-        started: Future[subprocess.Popen[bytes]] = Future()
-        command = [sys.executable, "-I", "-S", launcher.__file__, str(os.getpid()), *argv]
-        keys = () if self._key_fd is None else (self._key_fd,)
-
-        def work() -> None:
-            try:
-                with self.log.open("ab") as log:
-                    started.set_result(
-                        subprocess.Popen(
-                            command,
-                            stdin=subprocess.DEVNULL,
-                            stdout=log,
-                            stderr=log,
-                            start_new_session=True,
-                            pass_fds=keys,
-                        )
-                    )
-            except BaseException as error:  # noqa: BLE001 (handed to the caller's thread)
-                started.set_exception(error)
-                return
-            release.wait()
-
-        Thread(target=work, name="prometheus-starter", daemon=True).start()
-        return started.result(), release
+        )
+        spec = ChildSpec(
+            name="prometheus",
+            argv=argv,
+            env=os.environ,
+            log=self._run.logs_dir / "prometheus.log",
+            nice=_NICE,
+            fds=() if self._key_fd is None else (self._key_fd,),
+            error=TelemetryError,
+        )
+        return Child.start(spec, self._registry)
 
     def _wait_ready(self) -> bool:
         api = PrometheusApi(self.url)
@@ -309,19 +253,6 @@ class ManagedPrometheus:
             api.close()
         return False
 
-    def _reap(self) -> None:
-        child = self._child
-        if child is None:
-            return
-        if child.poll() is None:
-            with suppress(ProcessLookupError):
-                os.killpg(child.pid, signal.SIGKILL)
-            child.wait()
-        self._release.set()
-        if self._registry is not None:
-            self._registry.remove(child.pid)
-        self._child = None
-
     def _write_targets(self) -> None:
         keyed = [
             one
@@ -336,12 +267,6 @@ class ManagedPrometheus:
             part = path.with_suffix(".part")
             part.write_text(json.dumps(target_groups(endpoints)), encoding="utf-8")
             part.replace(path)
-
-    def _log_tail(self) -> str:
-        try:
-            return "\n".join(self.log.read_text(errors="replace").splitlines()[-_LOG_LINES:])
-        except OSError:
-            return ""
 
 
 def selector_of(name: str) -> str:

@@ -7,7 +7,6 @@ finished request fires one `events.request`.
 """
 
 import gc
-import json
 import logging
 import os
 import resource
@@ -34,13 +33,13 @@ from harness.core.imports import keep_pandas_out
 from harness.core.network import Network
 from harness.core.records import Api, Endpoint, ModelFacts, Outcome
 from harness.plan.build import make_plan
+from harness.processes import lines
 from harness.profile.schema import Profile
 from harness.traffic._locust.canary import Canary
 from harness.traffic._locust.dispatcher import Dispatcher
 from harness.traffic._locust.http_client import Target
 from harness.traffic._locust.record import Record
 from harness.traffic._locust.recorder import Recorder
-from harness.traffic.child import FDS_VARIABLE, PARENT_VARIABLE, die_with_parent
 
 _log = logging.getLogger("harness.traffic")
 
@@ -57,14 +56,14 @@ class _Pipes:
     """Lines of JSON to and from the supervisor."""
 
     def __init__(self, read_fd: int, write_fd: int) -> None:
-        self._in = FileObjectPosix(read_fd, "rb")
+        self._commands = lines.split(FileObjectPosix(read_fd, "rb"))
         self._out = FileObjectPosix(write_fd, "wb", buffering=0)
         self._lock = RLock()
 
     def receive(self) -> dict[str, Any] | None:
         """The next command; None when the supervisor is gone."""
-        line = self._in.readline()
-        return json.loads(line) if line else None
+        line = next(self._commands, None)
+        return None if line is None else lines.decode(line)
 
     def send(self, message: dict[str, Any]) -> None:
         """Tell the supervisor; a supervisor that is gone hears nothing, and the end of its commands
@@ -72,7 +71,7 @@ class _Pipes:
         """
         with self._lock:
             try:
-                self._out.write(json.dumps(message).encode() + b"\n")
+                self._out.write(lines.encode(message))
             except OSError:
                 _log.warning("the supervisor does not listen any more")
 
@@ -326,9 +325,6 @@ def _end_without_supervisor() -> None:
 
 
 def _prepare_process() -> None:
-    die_with_parent()
-    if os.getppid() != int(os.environ[PARENT_VARIABLE]):
-        sys.exit("the supervisor was gone before this process had started")
     # A terminal's SIGINT is the supervisor's business; it tells over the pipe what to do about it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # The thread that writes records must not hold the interpreter for 5 ms at a time (Python's
@@ -361,8 +357,7 @@ def _start(environment: Environment, **_: Any) -> None:  # noqa: ANN401 - Locust
     global _worker  # noqa: PLW0603 - Locust makes the users itself; they find the process's worker here
     keep_pandas_out()
     _prepare_process()
-    read_fd, write_fd = (int(fd) for fd in os.environ.pop(FDS_VARIABLE).split(","))
-    pipes = _Pipes(read_fd, write_fd)
+    pipes = _Pipes(*lines.inherited())
     setup = pipes.receive()
     if setup is None:
         sys.exit("the supervisor was gone before it said what to do")

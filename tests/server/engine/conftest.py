@@ -141,9 +141,7 @@ def start_engine(
 
 @pytest.fixture(scope="session")
 def engine(start_engine: Callable[..., RunningEngine]) -> RunningEngine:
-    return start_engine(
-        "--max-context", str(CONTEXT_TOK), "--kv-cache-tokens", "8448", "--die-with-parent"
-    )
+    return start_engine("--max-context", str(CONTEXT_TOK), "--kv-cache-tokens", "8448")
 
 
 def answers(engine: RunningEngine) -> bool:

@@ -630,10 +630,11 @@ def test_a_context_over_the_models_ends_the_start_with_its_reason(start_engine):
 
 
 def test_it_dies_with_its_parent(tiny_path, eventually, tmp_path):
-    argv = ["-m", "harness.server.engine", "--model", tiny_path, "--port", "0", "--die-with-parent"]
+    argv = ["-m", "harness.server.engine", "--model", tiny_path, "--port", "0"]
     code = (
-        "import subprocess, sys\n"
-        f"p = subprocess.Popen([sys.executable, *{argv!r}], stderr=open(sys.argv[1], 'wb'))\n"
+        "import sys\n"
+        "from harness.processes.start import start\n"
+        f"p = start([sys.executable, *{argv!r}], stderr=open(sys.argv[1], 'wb'))\n"
         "print(p.pid, flush=True)\n"
         "sys.stdin.read()\n"
     )

@@ -1,0 +1,244 @@
+"""A server as a child: its port before and after, the diagnosis of its death."""
+
+import random
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import psutil
+
+from harness.core.errors import ServerError
+from harness.processes import identity
+from harness.processes.child import TAIL_LINES, Child, ChildSpec, exit_text, wait_for
+from harness.processes.registry import RunRegistry
+from harness.server.failures import classify
+
+_PORT_FREE_S: Final = 5.0
+# Below the range from which Linux gives ports to outgoing connections (32768 up): one of those
+# cannot take the port while a server loads.
+_PORTS: Final = range(18000, 32000)
+_SECRET_OPTIONS: Final = ("api-key", "token", "secret", "password", "credentials")
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSpec:
+    """A server process to be.
+
+    Attributes:
+        name: `replica-0`, `replica-1`, …
+        argv: command line, free of secrets.
+        env: its whole environment; the run's markers are added.
+        host: address that it will listen on.
+        port: port that it will listen on.
+        log_path: takes its output.
+        secrets: values to hide wherever its log is shown.
+    """
+
+    name: str
+    argv: tuple[str, ...]
+    env: Mapping[str, str]
+    host: str
+    port: int
+    log_path: Path
+    secrets: tuple[str, ...] = ()
+
+
+class ServerProcess:
+    """A started server. Made by `ServerProcess.start`."""
+
+    def __init__(self, spec: ServerSpec, child: Child) -> None:
+        self.spec = spec
+        self.child = child
+        self.pid = child.pid
+        self._stopped = False
+
+    @classmethod
+    def start(cls, spec: ServerSpec, registry: RunRegistry) -> "ServerProcess":
+        """Start the command.
+
+        Raises:
+            ServerError: the port is taken, or the log or the process could not be made.
+        """
+        check_port_free(spec.host, spec.port)
+        child = ChildSpec(
+            name=f"server:{spec.name}",
+            argv=spec.argv,
+            env=spec.env,
+            log=spec.log_path,
+            error=ServerError,
+        )
+        return cls(spec, Child.start(child, registry))
+
+    def listens(self) -> bool | None:
+        """Whether the port is held by one of our processes; None when the system does not tell."""
+        try:
+            holders = port_holders(self.spec.port)
+        except psutil.Error:
+            return None
+        return bool(holders & {found.pid for found in self.child.members()}) if holders else None
+
+    def died(self, *, was_ready: bool) -> ServerError:
+        """The error that tells of this process's death."""
+        status = self.child.wait(0)
+        how = exit_text(status) if status is not None else "no exit status"
+        when = "died while serving" if was_ready else "died before it was ready"
+        return self.failure(f"the server {self.spec.name} {when}: {how}", was_ready=was_ready)
+
+    def failure(
+        self, what: str, *, was_ready: bool, cause: str | None = None, next_step: str | None = None
+    ) -> ServerError:
+        """An error about this process: diagnosis, last log lines and where the log is."""
+        log = self.child.log_text()
+        for secret in self.spec.secrets:
+            log = log.replace(secret, "***")
+        diagnosis = classify(log, self.child.wait(0), was_ready=was_ready)
+        if diagnosis is not None:
+            cause, next_step = diagnosis.cause, diagnosis.next_step
+        return ServerError(
+            what,
+            cause=cause,
+            next_step=next_step or f"read the log: {self.spec.log_path}",
+            details=log_details(log, self.spec.log_path),
+        )
+
+    def terminate(self) -> None:
+        """Ask for a clean end, once; `stop` waits for it."""
+        self.child.terminate()
+
+    def stop(self, grace_s: float) -> None:
+        """End it, and see that its port is free. Doing it again does nothing.
+
+        Raises:
+            ServerError: a process or the port stayed.
+        """
+        if self._stopped:
+            return
+        self.child.stop(grace_s)
+        self._stopped = True
+        if not wait_for(lambda: port_is_free(self.spec.host, self.spec.port), _PORT_FREE_S):
+            raise ServerError(
+                f"port {self.spec.port} is still taken after the server {self.spec.name}"
+                f" ended{_held_by(self.spec.port)}",
+                next_step="find what holds it with `ss -ltnp`",
+            )
+
+
+def log_details(log: str, path: Path) -> str:
+    """The last 30 lines of a log and where the whole of it is."""
+    lines = log.rstrip().splitlines()[-TAIL_LINES:]
+    if not lines:
+        return f"  the log is empty: {path}"
+    body = "\n".join(f"  | {line}" for line in lines)
+    return f"  last {len(lines)} lines of {path}:\n{body}"
+
+
+def loopback(host: str) -> str:
+    """The address under which a server that listens on `host` is reached from this machine, as it
+    stands in a URL.
+    """
+    if host in ("0.0.0.0", ""):  # noqa: S104 (reading it, not binding)
+        return "127.0.0.1"
+    if host == "::":
+        return "[::1]"
+    return f"[{host}]" if ":" in host else host
+
+
+def port_is_free(host: str, port: int) -> bool:
+    """Whether a server could listen there now.
+
+    Without SO_REUSEPORT on purpose: two servers that both set it would share the port and each get
+    half of the requests.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+    return True
+
+
+def port_holders(port: int) -> set[int]:
+    """Pids that listen on the port, as far as this user may know."""
+    connections = psutil.net_connections("tcp")
+    return {
+        item.pid
+        for item in connections
+        if item.status == psutil.CONN_LISTEN and item.laddr and item.laddr.port == port and item.pid
+    }
+
+
+def _held_by(port: int) -> str:
+    try:
+        holders = [
+            found for pid in sorted(port_holders(port)) if (found := identity.read(pid)) is not None
+        ]
+    except psutil.Error:
+        return ""
+    return f" (held by {identity.describe(holders)})" if holders else ""
+
+
+def check_port_free(host: str, port: int) -> None:
+    """See that a server could listen there.
+
+    Raises:
+        ServerError: something listens there, and who it is where the system tells; or the address
+            is not of this machine.
+    """
+    if port_is_free(host, port):
+        return
+    if not port_is_free(host, 0):
+        raise ServerError(
+            f"cannot listen on {host}: it is no address of this machine",
+            next_step="set server.host to 127.0.0.1 or 0.0.0.0",
+        )
+    raise ServerError(
+        f"port {port} on {host} is taken{_held_by(port)}",
+        cause="another server, or one that an earlier run left",
+        next_step=(
+            "leave server.port out (a free one is taken), choose another, or end the process that"
+            " holds it"
+        ),
+    )
+
+
+def free_ports(host: str, count: int) -> tuple[int, ...]:
+    """Different ports that are free now, drawn at random so that two harnesses at once hardly meet.
+
+    Raises:
+        ServerError: there are not enough, or the address is not of this machine.
+    """
+    drawn = random.SystemRandom().sample(_PORTS, k=len(_PORTS))
+    found: list[int] = []
+    if port_is_free(host, 0):
+        for port in drawn:
+            if len(found) == count:
+                break
+            if port_is_free(host, port):
+                found.append(port)
+    if len(found) < count:
+        raise ServerError(
+            f"found {len(found)} of {count} free ports on {host}",
+            next_step="check server.host, or set server.port",
+        )
+    return tuple(found)
+
+
+def redact(argv: tuple[str, ...]) -> tuple[str, ...]:
+    """A command line with the values of options that name a secret replaced by ***."""
+    shown: list[str] = []
+    hide_next = False
+    for item in argv:
+        option, equals, _ = item.partition("=")
+        secret = option.startswith("--") and option.lower().replace("_", "-").endswith(
+            _SECRET_OPTIONS
+        )
+        if hide_next and not item.startswith("-"):
+            shown.append("***")  # and the next too: --api-key takes several
+            continue
+        hide_next = secret and not equals
+        shown.append(f"{option}=***" if secret and equals else item)
+    return tuple(shown)

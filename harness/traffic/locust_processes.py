@@ -1,0 +1,203 @@
+"""The Locust processes: one plain `locust --headless` for one worker; else a master and workers on
+loopback and a free port, started one by one (`--processes` binds a fixed port on all interfaces,
+where a second run's workers would join).
+"""
+
+import socket
+import threading
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from harness.artifacts.layout import RunDir
+from harness.core.clock import NS_PER_S, now_ns
+from harness.core.errors import TrafficError
+from harness.processes import lines
+from harness.processes.child import Child, ChildSpec, exit_text, stop_all
+from harness.processes.registry import RunRegistry
+from harness.processes.start import own_environment, own_module
+from harness.traffic.events import Event
+
+EXIT_TIMEOUT_S: Final = 20.0
+_LOCUSTFILE: Final = Path(__file__).parent / "_locust" / "locustfile.py"
+_LOOPBACK: Final = "127.0.0.1"
+
+
+@dataclass(slots=True)
+class LocustProcess:
+    """One Locust process.
+
+    Attributes:
+        label: `traffic:<worker>` or `traffic:master`.
+        worker: index, None for the master.
+        child: the process.
+        ready: it has announced itself.
+        finished: it has told its end.
+        heard_ns: when its latest event came.
+    """
+
+    label: str
+    worker: int | None
+    child: Child
+    ready: bool = False
+    finished: bool = False
+    heard_ns: int = 0
+
+    def error(self, what: str, cause: str | None = None) -> TrafficError:
+        """An error about it, with the end of its log."""
+        return TrafficError(
+            what,
+            cause=cause,
+            next_step=f"see {self.child.spec.log}",
+            details=self.child.log_tail(),
+        )
+
+    def died(self) -> TrafficError:
+        """The error about its early end."""
+        status = self.child.wait(EXIT_TIMEOUT_S)
+        if status is None:
+            how = "closed its pipe"
+        else:
+            how = f"{'was' if status < 0 else 'ended with'} {exit_text(status)}"
+        return self.error(
+            f"{self.label} {how} before the run was over",
+            "out of memory, or a defect; the records that it had written are kept",
+        )
+
+
+class LocustProcesses:
+    """All of a run's.
+
+    Args:
+        run_dir: for logs; journals are the workers' own.
+        workers: how many.
+        setup: what each worker is told first, its index aside.
+        without: variables that they must not inherit.
+        cores: cores that they may run on; None: as this process.
+        registry: records them.
+        take: called with each event of a process, from its own thread. Its exceptions go to
+            `failed`.
+        failed: called with what a process said that could not be handled.
+        ended: called when a process says no more.
+    """
+
+    def __init__(
+        self,
+        run_dir: RunDir,
+        workers: int,
+        setup: Mapping[str, Any],
+        *,
+        without: Collection[str],
+        cores: Collection[int] | None,
+        registry: RunRegistry | None,
+        take: Callable[[LocustProcess, Event], None],
+        failed: Callable[[TrafficError], None],
+        ended: Callable[[LocustProcess], None],
+    ) -> None:
+        self.all: list[LocustProcess] = []
+        self._run_dir = run_dir
+        self._workers = workers
+        self._setup = setup
+        self._without = without
+        self._cores = cores
+        self._registry = registry
+        self._take, self._failed, self._ended = take, failed, ended
+        self._readers: list[threading.Thread] = []
+
+    @property
+    def workers(self) -> list[LocustProcess]:
+        """Those that send requests."""
+        return [process for process in self.all if process.worker is not None]
+
+    def start(self) -> None:
+        """Start all.
+
+        Raises:
+            TrafficError: one cannot be started.
+        """
+        count = str(self._workers)
+        users = ["--users", count, "--spawn-rate", count]
+        if self._workers == 1:
+            self._start("traffic:0", 0, [*users, "--only-summary"])
+            return
+        port = str(_free_port())
+        bind = ["--master", "--master-bind-host", _LOOPBACK, "--master-bind-port", port]
+        self._start(
+            "traffic:master", None, [*bind, "--only-summary", *users, "--expect-workers", count]
+        )
+        join = ["--worker", "--master-host", _LOOPBACK, "--master-port", port]
+        for worker in range(self._workers):
+            self._start(f"traffic:{worker}", worker, join)
+
+    def _start(self, label: str, worker: int | None, arguments: list[str]) -> None:
+        single = self._workers == 1 or worker is None
+        logs = self._run_dir.logs_dir
+        # Locust also reads LOCUST_* and, in its working directory, locust.conf and pyproject.toml:
+        # in logs/ there are none. GEVENT_* could choose another event loop than the one that the
+        # reader was measured with.
+        env = {
+            key: value
+            for key, value in own_environment().items()
+            if not key.startswith(("LOCUST_", "GEVENT")) and key not in self._without
+        }
+        headless = ("--headless", "-f", str(_LOCUSTFILE), "--exit-code-on-error", "0")
+        spec = ChildSpec(
+            name=label,
+            argv=own_module("locust", *headless, *arguments),
+            env=env,
+            log=logs / ("locust.log" if single else f"locust-worker-{worker}.log"),
+            speaks=True,
+            cwd=logs,
+            cores=self._cores,
+            error=TrafficError,
+        )
+        process = LocustProcess(label, worker, Child.start(spec, self._registry))
+        self.all.append(process)
+        reader = threading.Thread(target=self._read, args=(process,), name=label, daemon=True)
+        self._readers.append(reader)
+        reader.start()
+        setup = {"worker": None} if worker is None else {**self._setup, "worker": worker}
+        process.child.tell(lines.encode(setup))
+
+    def _read(self, process: LocustProcess) -> None:
+        """Thread of one process: its events until its end of the pipe closes."""
+        said = process.child.lines()
+        while True:
+            try:
+                line = next(said, None)
+                if line is None:
+                    break
+                self._take(process, lines.decode(line))
+            except Exception as error:  # noqa: BLE001 - raised in the thread that waits
+                self._failed(
+                    TrafficError(f"an event of {process.label} could not be handled: {error!r}")
+                )
+        self._ended(process)
+
+    def tell(self, command: Event) -> None:
+        """Tell all workers."""
+        line = lines.encode(command)
+        for process in self.workers:
+            process.child.tell(line)
+
+    def close(self, *, politely: bool) -> None:
+        """End all: asked to, then by SIGTERM (records in flight are still written), then by
+        SIGKILL. May be called again.
+        """
+        if politely:
+            deadline_ns = now_ns() + round(EXIT_TIMEOUT_S * NS_PER_S)
+            for process in self.all:
+                process.child.tell(lines.encode({"cmd": "exit"}))
+            for process in self.all:
+                process.child.wait((deadline_ns - now_ns()) / NS_PER_S)
+        stop_all([process.child for process in self.all], EXIT_TIMEOUT_S)
+        for reader in self._readers:
+            reader.join()
+
+
+def _free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind((_LOOPBACK, 0))
+        port: int = sock.getsockname()[1]
+        return port
