@@ -202,7 +202,9 @@ def calibrate_command(
     """Measure what this host's load generator can do, and how wrong its clock is."""
     from harness.artifacts.atomic import write_json
     from harness.commands.display import print_table
+    from harness.core.clock import now_ns
     from harness.core.records import Api
+    from harness.processes.registry import RunRegistry
     from harness.traffic.fidelity import (
         BOUND_S,
         LEVEL_COLUMNS,
@@ -223,14 +225,16 @@ def calibrate_command(
         plan = make_plan(loaded, resolve(loaded.model.id, load_format=loaded.model.load_format))
         load = load_of(loaded, plan, gap_ms=gap_ms)
         workers = workers or (None if loaded.traffic.workers == "auto" else loaded.traffic.workers)
-    certificate = make_certificate(
-        load,
-        workers=workers,
-        quick=quick,
-        budget_s=budget_s,
-        bound_s=bound_ms / 1000 if bound_ms else BOUND_S,
-        note=lambda text: print(text, file=sys.stderr),
-    )
+    with RunRegistry.open(f"calibrate-{now_ns()}", Path.cwd()) as registry:
+        certificate = make_certificate(
+            load,
+            workers=workers,
+            quick=quick,
+            budget_s=budget_s,
+            bound_s=bound_ms / 1000 if bound_ms else BOUND_S,
+            note=lambda text: print(text, file=sys.stderr),
+            registry=registry,
+        )
     # Another bound than the runs' own is a question of its own, and no certificate for them.
     kept = (
         store(certificate, workers=workers)

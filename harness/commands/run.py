@@ -10,7 +10,6 @@ import platform
 import secrets
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -49,7 +48,10 @@ from harness.hardware.gpus import nvidia_device_present, resolve_gpus
 from harness.hardware.host import describe_host
 from harness.models.facts import resolve as resolve_model
 from harness.plan.build import RunPlan, make_plan
+from harness.processes.child import exit_text
+from harness.processes.command import ask
 from harness.processes.registry import RunRegistry, reap_orphans
+from harness.processes.start import own_environment, own_module
 from harness.profile.schema import Profile
 from harness.reduce.energy.sensor_gain import read_calibration
 from harness.reference_server.server import MODEL, Pace, PacedServer
@@ -327,10 +329,10 @@ class _Run:
         )
         stack.callback(os.environ.pop, "HARNESS_RUN_ID", None)
         registry = stack.enter_context(RunRegistry.open(run_id, self._run_dir.root))
-        self._hold_certificate()
+        self._hold_certificate(registry)
         workers = self._workers()
         cores = self._share_cores(workers)
-        canary = self._start_canary(stack, cores)
+        canary = self._start_canary(stack, cores, registry)
         self._manifest.update(
             workers=workers,
             canary=canary is not None,
@@ -404,6 +406,7 @@ class _Run:
             on_event=self._on_traffic_event,
             canary=canary,
             cores=None if cores is None or cores.shared else cores.traffic,
+            registry=registry,
         )
         stack.enter_context(driver)
         driver.start()
@@ -525,7 +528,7 @@ class _Run:
             return wanted
         return 1 if self._certificate is None else int(self._certificate["workers"])
 
-    def _hold_certificate(self) -> None:
+    def _hold_certificate(self, registry: RunRegistry) -> None:
         """Take the cached certificate for this load, or measure one, and put it into the run
         directory.
         """
@@ -546,7 +549,9 @@ class _Run:
                 "calibrating", "the load generator, against the paced server", event="calibrate"
             )
             found = store(
-                make_certificate(load, workers=fixed, quick=quick, note=self._view.note),
+                make_certificate(
+                    load, workers=fixed, quick=quick, note=self._view.note, registry=registry
+                ),
                 workers=fixed,
             )
         else:
@@ -581,13 +586,17 @@ class _Run:
         self._view.note(f"the run's own metrics: {exporter.url}")
         return exporter
 
-    def _start_canary(self, stack: ExitStack, cores: Partition | None) -> Endpoint | None:
+    def _start_canary(
+        self, stack: ExitStack, cores: Partition | None, registry: RunRegistry
+    ) -> Endpoint | None:
         if not self._profile.canary:
             return None
         own = None if cores is None or cores.shared else cores.traffic
         pace = Pace(ttft_ms=CANARY_TTFT_MS, gap_ms=CANARY_GAP_MS)
         server = stack.enter_context(
-            PacedServer(pace, self._run_dir.canary_truth, live_truth=True, cores=own)
+            PacedServer(
+                pace, self._run_dir.canary_truth, live_truth=True, cores=own, registry=registry
+            )
         )
         return Endpoint(CANARY, server.url, MODEL, pid=server.pid)
 
@@ -667,17 +676,23 @@ class _Run:
         folder = self._prepared.facts.path
         if folder is None or not (Path(folder) / "tokenizer.json").is_file():
             return
-        argv = [sys.executable, "-m", "harness.models.recount", str(self._run_dir.root)]
+        root = self._run_dir.root
+        argv = own_module("harness.models.recount", str(root))
         try:
-            subprocess.run(
-                argv, capture_output=True, text=True, check=True, timeout=RECOUNT_TIMEOUT_S
-            )
-        except (OSError, subprocess.SubprocessError) as error:
-            detail = getattr(error, "stderr", None) or str(error)
-            self._view.warn(
-                "the prompts could not be counted again:"
-                f" {detail.strip().splitlines()[-1] if detail.strip() else error}"
-            )
+            with RunRegistry.open(root.name, root) as registry:
+                done = ask(
+                    argv,
+                    timeout_s=RECOUNT_TIMEOUT_S,
+                    env=own_environment(),
+                    registry=registry,
+                    name="recount",
+                )
+            detail = "" if done.status == 0 else done.err.strip() or exit_text(done.status)
+        except (OSError, HarnessError) as error:
+            detail = str(error)
+        if detail:
+            last = detail.splitlines()[-1]
+            self._view.warn(f"the prompts could not be counted again: {last}")
 
     def result(self) -> RunResult:
         """The verdict as an exit code: 130 before 10 before 99."""
@@ -876,22 +891,13 @@ def _commit() -> dict[str, Any]:
     """
     here = Path(__file__).resolve().parents[2]
     if (here / ".git").exists():
+        git = ("git", "-C", str(here))
         try:
-            commit = subprocess.run(
-                ["git", "-C", str(here), "rev-parse", "HEAD"],
-                capture_output=True,
-                text=True,
-                check=True,
-                timeout=10,
-            ).stdout.strip()
-            status = subprocess.run(
-                ["git", "-C", str(here), "status", "--porcelain"],
-                capture_output=True,
-                text=True,
-                check=True,
-                timeout=10,
-            ).stdout
-        except (OSError, subprocess.SubprocessError):
+            commit = ask((*git, "rev-parse", "HEAD"), timeout_s=10)
+            changed = ask((*git, "status", "--porcelain"), timeout_s=10)
+        except OSError:
             return {"commit": None, "dirty": None}
-        return {"commit": commit, "dirty": bool(status.strip())}
+        if commit.status or changed.status:
+            return {"commit": None, "dirty": None}
+        return {"commit": commit.out.strip(), "dirty": bool(changed.out.strip())}
     return {"commit": os.environ.get("HARNESS_COMMIT"), "dirty": None}

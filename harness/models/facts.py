@@ -6,8 +6,6 @@ import hashlib
 import json
 import math
 import os
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -16,6 +14,8 @@ from harness.core.errors import PreflightError
 from harness.core.records import ModelFacts
 from harness.models import cache, smollm2, tiny
 from harness.plan import corpus
+from harness.processes.command import ask
+from harness.processes.start import own_environment, own_module
 
 BUILTIN_PREFIX: Final = "builtin:"
 MAKE_DEADLINE_S: Final = 900.0
@@ -148,22 +148,20 @@ def _builtin(model_id: str) -> Path:
         return cache.model_dir(name)
     if short == "smollm2-135m":
         smollm2.require_sources()
-    argv = [sys.executable, "-m", "harness.models.make", short]
+    argv = own_module("harness.models.make", short)
     try:
-        done = subprocess.run(
-            argv, capture_output=True, text=True, check=False, timeout=MAKE_DEADLINE_S
-        )
-    except subprocess.TimeoutExpired as error:
+        done = ask(argv, timeout_s=MAKE_DEADLINE_S, env=own_environment())
+    except TimeoutError as error:
         raise PreflightError(
             f"making {model_id} took longer than {MAKE_DEADLINE_S:.0f} s",
             next_step=f"run {' '.join(argv)}",
         ) from error
-    if done.returncode != 0 or not cache.is_whole(name):
+    if done.status != 0 or not cache.is_whole(name):
         raise PreflightError(
-            f"making {model_id} failed (exit {done.returncode})",
+            f"making {model_id} failed (exit {done.status})",
             cause="the torch extra is not installed, or the cache folder cannot be written",
             next_step="pip install 'colossus-harness[torch]', then run: " + " ".join(argv),
-            details="\n".join(done.stderr.splitlines()[-12:]),
+            details="\n".join(done.err.splitlines()[-12:]),
         )
     return cache.model_dir(name)
 

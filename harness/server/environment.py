@@ -7,7 +7,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,6 +15,8 @@ from typing import Any, Final
 
 from harness.core.cache import cache_dir
 from harness.core.errors import PreflightError
+from harness.processes.child import exit_text
+from harness.processes.command import ask
 
 # Distributions worth a line in the manifest. The CPU build of vLLM is a distribution of another
 # name with the same package inside.
@@ -165,20 +166,12 @@ def _ask(
     python: str, arguments: list[str], timeout_s: float, env: dict[str, str] | None = None
 ) -> dict[str, Any]:
     try:
-        done = subprocess.run(
-            [python, "-c", *arguments],
-            capture_output=True,
-            text=True,
-            timeout=timeout_s,
-            check=False,
-            stdin=subprocess.DEVNULL,
-            env=os.environ | (env or {}),
-        )
-        if done.returncode == 0:
-            answer: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+        done = ask([python, "-c", *arguments], timeout_s=timeout_s, env=env)
+        if done.status == 0:
+            answer: dict[str, Any] = json.loads(done.out.strip().splitlines()[-1])
             return answer
-        reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-    except (OSError, subprocess.TimeoutExpired, ValueError, IndexError) as error:
+        reason = (done.err.strip().splitlines() or [exit_text(done.status)])[-1]
+    except (OSError, ValueError, IndexError) as error:
         reason = str(error)
     raise PreflightError(
         f"{python} does not answer: {reason}",
@@ -203,19 +196,15 @@ def vllm_options(environment: Environment) -> frozenset[str] | None:
     except (OSError, ValueError):  # not asked yet
         pass
     try:
-        done = subprocess.run(
+        done = ask(
             [environment.python, "-m", "vllm.entrypoints.openai.api_server", "--help=all"],
-            capture_output=True,
-            text=True,
-            timeout=_HELP_TIMEOUT_S,
-            check=False,
-            stdin=subprocess.DEVNULL,
-            env=os.environ | {"VLLM_NO_USAGE_STATS": "1", "COLUMNS": "200"},
+            timeout_s=_HELP_TIMEOUT_S,
+            env={"VLLM_NO_USAGE_STATS": "1", "COLUMNS": "200"},
         )
-    except (OSError, subprocess.TimeoutExpired):
+    except OSError:
         return None
-    options = options_in_help(done.stdout)
-    if done.returncode != 0 or "--model" not in options:
+    options = options_in_help(done.out)
+    if done.status != 0 or "--model" not in options:
         return None
     try:
         cached.parent.mkdir(parents=True, exist_ok=True)

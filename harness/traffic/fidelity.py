@@ -39,6 +39,7 @@ from harness.hardware.host import describe_host
 from harness.plan.bodies import Conversation, Texts
 from harness.plan.build import DEFAULT_TOK_PER_WORD, RunPlan, make_plan
 from harness.plan.types import Block, StagePlan
+from harness.processes.registry import RunRegistry
 from harness.profile.schema import Profile
 from harness.reference_server.server import MODEL, Pace, PacedServer
 from harness.traffic.driver import LocustDriver
@@ -475,6 +476,7 @@ def make_certificate(
     budget_s: float | None = None,
     bound_s: float = BOUND_S,
     note: Callable[[str], None] = lambda _: None,
+    registry: RunRegistry | None = None,
 ) -> Certificate:
     """Measure.
 
@@ -485,6 +487,7 @@ def make_certificate(
         budget_s: start nothing more that would end after this.
         bound_s: of every error's p99.
         note: hears what is being tried.
+        registry: records the processes.
 
     Raises:
         TrafficError: the load generator failed.
@@ -506,7 +509,7 @@ def make_certificate(
             f"{count} worker{'s' if count > 1 else ''}:"
             f" {_words(load)}{f', then {beyond}' if beyond else ''}"
         )
-        tried = measure(load, count, factors, quick=quick, bound_s=bound_s)
+        tried = measure(load, count, factors, quick=quick, bound_s=bound_s, registry=registry)
         levels += tried
         took_s = seconds(now_ns() - before_ns)
         if tried[0].within:
@@ -631,6 +634,7 @@ def measure(
     *,
     quick: bool = False,
     bound_s: float = BOUND_S,
+    registry: RunRegistry | None = None,
 ) -> list[Level]:
     """All levels with one number of workers: stages of one run of the load generator."""
     profile = _profile(load, factors, quick=quick)
@@ -641,7 +645,7 @@ def measure(
     with tempfile.TemporaryDirectory(prefix="harness-calibrate-") as folder:
         run_dir, truth_path = RunDir(Path(folder)), Path(folder) / "truth.jsonl"
         with PacedServer(
-            Pace(ttft_ms=TTFT_MS, gap_ms=load.gap_ms), truth_path, cores=other
+            Pace(ttft_ms=TTFT_MS, gap_ms=load.gap_ms), truth_path, cores=other, registry=registry
         ) as server:
             cpu = _Cpu(server.pid)
             endpoint = Endpoint("replica-0", server.url, MODEL)
@@ -655,6 +659,7 @@ def measure(
                 on_event=cpu.on_event,
                 cores=own,
                 arrival_stamps=load.clock == "arrival",
+                registry=registry,
             ) as driver:
                 driver.start()
                 cpu.watch(list(driver.pids().values()))

@@ -12,7 +12,6 @@ was read here is the output of version 0.12.0.
 import os
 import re
 import shutil
-import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -23,6 +22,7 @@ from harness.artifacts.run_result import RunResult, number
 from harness.core.errors import NotComparableError, PreflightError
 from harness.fleet.estimate.gpu_ratio import TOOL, Ratio
 from harness.fleet.estimate.measured import mapping, measured_tokens, work_of
+from harness.processes.command import ask
 
 NAME: Final = TOOL
 
@@ -322,25 +322,17 @@ def _ask(command: str, question: Question, system: str) -> Answer:
         ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9"
     )  # nothing is fetched
     try:
-        done = subprocess.run(
-            argv,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=DEADLINE_S,
-            env={**os.environ, **nowhere},
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
+        done = ask(argv, timeout_s=DEADLINE_S, env=nowhere)
+    except OSError as error:
         raise PreflightError(
             f"{command} does not run: {error}", next_step=f"run it by hand: {' '.join(argv)}"
         ) from error
-    answer = parse_answer(done.stdout, done.stderr) if done.returncode == 0 else None
+    answer = parse_answer(done.out, done.err) if done.status == 0 else None
     if answer is None:
         raise NotComparableError(
             f"{NAME} has no answer for {question.text()} with {question.engine} on {system}",
-            cause=parse_fault(done.stderr),
-            next_step=_next(done.stderr, argv),
+            cause=parse_fault(done.err),
+            next_step=_next(done.err, argv),
         )
     return answer
 

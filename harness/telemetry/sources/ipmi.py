@@ -1,9 +1,7 @@
 """The node's power by its management controller: IPMI's DCMI extension through `ipmitool`."""
 
-import os
 import re
 import shutil
-import subprocess
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import Final
 from harness.core.clock import now_ns
 from harness.core.network import is_loopback
 from harness.core.records import Boundary
+from harness.processes.command import Command
 from harness.telemetry.sources.base import DeviceProbe, PowerProbe, PowerReading, ReadFailures, What
 from harness.telemetry.sources.secret import read_secret
 
@@ -76,7 +75,7 @@ class IpmiPowerSource:
         self._root = root
         self._answers = False
         self._environment: dict[str, str] = {}
-        self._running: subprocess.Popen[str] | None = None
+        self._running: Command | None = None
         self._lock = threading.Lock()
         self._closed = False
 
@@ -169,35 +168,22 @@ class IpmiPowerSource:
             if self._closed:
                 raise ValueError("closed")
             try:
-                self._running = subprocess.Popen(
-                    argv,
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.PIPE,
-                    text=True,
-                    errors="replace",
-                    env={**os.environ, "LC_ALL": "C", **self._environment},
-                )
+                self._running = command = Command(argv, env={"LC_ALL": "C", **self._environment})
             except OSError as error:
                 raise ValueError(f"{self._command} cannot be started: {error.strerror}") from error
-        with self._running as process:
-            try:
-                out, err = process.communicate(timeout=self._timeout_s)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.communicate()
-                hint = (
-                    "; some controllers need `cipher_suite: 3`"
-                    if self._host is not None and self._cipher_suite is None
-                    else ""
-                )
-                raise ValueError(f"no answer within {self._timeout_s:g} s{hint}") from None
+        try:
+            status, out, err = command.answer(self._timeout_s)
+        except TimeoutError:
+            hint = (
+                "; some controllers need `cipher_suite: 3`"
+                if self._host is not None and self._cipher_suite is None
+                else ""
+            )
+            raise ValueError(f"no answer within {self._timeout_s:g} s{hint}") from None
         match = _INSTANT.search(out)
         if match is None:
             said = " ".join((err or out).split())[:200]
-            raise ValueError(
-                f"no power reading: {said or f'{self._command} ended with {process.returncode}'}"
-            )
+            raise ValueError(f"no power reading: {said or f'{self._command} ended with {status}'}")
         if _INACTIVE.search(out) or not int(match[1]):
             raise ValueError(
                 "the controller does not measure power (its reading is deactivated or 0)"
@@ -208,5 +194,5 @@ class IpmiPowerSource:
         """End a reading that is under way."""
         with self._lock:
             self._closed = True
-            if self._running is not None and self._running.poll() is None:
+            if self._running is not None:
                 self._running.kill()
