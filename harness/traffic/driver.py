@@ -81,22 +81,17 @@ class LocustDriver:
         self._workers = workers
         self._on_event = on_event
         self._ready_timeout_s = ready_timeout_s
-        key_variable = profile.server.api_key_env
         self._locust = LocustProcesses(
             run_dir,
             workers,
             {
+                **_setup(profile, facts, endpoints, run_dir),
                 "workers": workers,
-                "profile": profile.model_dump(mode="json"),
-                "facts": asdict(facts),
-                "endpoints": [asdict(endpoint) for endpoint in endpoints],
-                "run_dir": str(run_dir.root.resolve()),
                 "api_key": api_key,
                 "canary": None if canary is None else asdict(canary),
-                "network": asdict(profile.traffic.network),
                 "arrival_stamps": arrival_stamps,
             },
-            without=(key_variable,) if key_variable else (),
+            without=profile.server.api_key_env,
             cores=cores,
             registry=registry,
             take=self._take,
@@ -289,3 +284,15 @@ class LocustDriver:
                 self._announce(ended(marks))
                 if index + 1 < len(self._plan.stages) and not self._interrupted:
                     self._begin(index + 1, soon_ns)
+
+
+def _setup(
+    profile: Profile, facts: ModelFacts, endpoints: Sequence[Endpoint], run_dir: RunDir
+) -> Event:
+    return {
+        "profile": profile.model_dump(mode="json"),
+        "facts": asdict(facts),
+        "endpoints": [asdict(endpoint) for endpoint in endpoints],
+        "run_dir": str(run_dir.root.resolve()),
+        "network": asdict(profile.traffic.network),
+    }

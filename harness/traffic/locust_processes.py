@@ -73,7 +73,7 @@ class LocustProcesses:
         run_dir: for logs; journals are the workers' own.
         workers: how many.
         setup: what each worker is told first, its index aside.
-        without: variables that they must not inherit.
+        without: a variable that they must not inherit; None: none.
         cores: cores that they may run on; None: as this process.
         registry: records them.
         take: called with each event of a process, from its own thread. Its exceptions go to
@@ -88,7 +88,7 @@ class LocustProcesses:
         workers: int,
         setup: Mapping[str, Any],
         *,
-        without: Collection[str],
+        without: str | None,
         cores: Collection[int] | None,
         registry: RunRegistry | None,
         take: Callable[[LocustProcess, Event], None],
@@ -139,7 +139,7 @@ class LocustProcesses:
         env = {
             key: value
             for key, value in own_environment().items()
-            if not key.startswith(("LOCUST_", "GEVENT")) and key not in self._without
+            if not key.startswith(("LOCUST_", "GEVENT")) and key != self._without
         }
         headless = ("--headless", "-f", str(_LOCUSTFILE), "--exit-code-on-error", "0")
         spec = ChildSpec(

@@ -10,7 +10,7 @@ import pytest
 
 from harness import models
 from harness.core.errors import PreflightError
-from harness.models import cache, facts, smollm2, tiny
+from harness.models import cache, smollm2, tiny
 from harness.plan import corpus
 
 
@@ -252,7 +252,7 @@ def test_smollm2_without_its_package_names_the_command(empty_cache, monkeypatch)
 
 
 def test_a_failing_maker_shows_its_last_lines(empty_cache, monkeypatch):
-    monkeypatch.setattr(facts.sys, "executable", "/bin/false")
+    monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(PreflightError, match="making builtin:tiny failed"):
         models.resolve("builtin:tiny")
 

@@ -1,0 +1,81 @@
+"""The journal of what a Prometheus answered."""
+
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+import pyarrow as pa
+
+from harness.artifacts import tables
+from harness.artifacts.journal import JournalWriter, next_part
+from harness.artifacts.prometheus_answers import MARK, MATRIX, NS_PER_MS
+from harness.core.clock import now_ns
+from harness.core.errors import ArtifactError
+from harness.core.records import Severity
+
+OnProblem = Callable[[str, Severity, str, float | None, float | None], None]
+"""Code, severity, message, value, limit."""
+
+_ZSTD_LEVEL: Final = 3
+
+
+class AnswersJournal:
+    """Comes into being with its first row; a part of it that exists is continued by a new one.
+
+    Args:
+        path: of the journal.
+        unix_offset_ns: wall clock minus monotonic clock of this host.
+        on_problem: called when rows cannot be written.
+    """
+
+    def __init__(self, path: Path, unix_offset_ns: int, on_problem: OnProblem) -> None:
+        self._path = path
+        self._offset_ns = unix_offset_ns
+        self._on_problem = on_problem
+        self._writer: JournalWriter | None = None
+        self._rows_lost = 0
+        self._codec = pa.Codec("zstd", compression_level=_ZSTD_LEVEL)
+
+    def mark(self, target: str, scrape_ms: int, *, label: str | None, error: str | None) -> None:
+        """Say of a scrape, by its time in that Prometheus, what it was for or why it failed."""
+        t_ns = scrape_ms * NS_PER_MS - self._offset_ns
+        more = {"label": label} if error is None else {"error": error}
+        self._write(
+            {"t_ns": t_ns, "duration_ns": 0, "target": target, "content_type": MARK, **more}
+        )
+
+    def answer(self, target: str, asked_ns: int, body: bytes) -> None:
+        """Keep raw samples, asked for at a moment."""
+        self._write(
+            {
+                "t_ns": asked_ns,
+                "duration_ns": now_ns() - asked_ns,
+                "target": target,
+                "content_type": MATRIX,
+                "http_status": 200,
+                "body_zstd": self._codec.compress(body, asbytes=True),
+                "body_bytes": len(body),
+            }
+        )
+
+    def _write(self, row: dict[str, Any]) -> None:
+        try:
+            if self._writer is None:
+                self._writer = JournalWriter(next_part(self._path), tables.SCRAPES_RAW)
+            self._writer.append([{**row, "unix_offset_ns": self._offset_ns}])
+        except ArtifactError as error:
+            if not self._rows_lost:
+                text = f"{error.what} ({error.cause})"
+                self._on_problem("telemetry_not_written", Severity.DEGRADED, text, None, None)
+            self._rows_lost += 1
+
+    def close(self) -> None:
+        """Close it, and report rows that were lost."""
+        if self._writer is not None:
+            with suppress(ArtifactError):  # it is readable without its end mark
+                self._writer.close()
+        if self._rows_lost:
+            text = "Answers of Prometheus could not be written."
+            lost = float(self._rows_lost)
+            self._on_problem("telemetry_rows_lost", Severity.DEGRADED, text, lost, 0.0)
