@@ -20,7 +20,8 @@ from harness.server.base import (
     resolve_device,
 )
 from harness.server.environment import find_python, inspect
-from harness.server.replicas import ReplicaPlan, ServicePlan, serve
+from harness.server.process import ReplicaPlan
+from harness.server.replicas import ServicePlan, serve
 from harness.server.vllm import (
     cuda_problems,
     model_problems,

@@ -2,7 +2,6 @@
 
 import random
 import socket
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -10,6 +9,7 @@ from typing import Final
 import psutil
 
 from harness.core.errors import ServerError
+from harness.core.records import Gpu
 from harness.processes import identity
 from harness.processes.child import TAIL_LINES, Child, ChildSpec, exit_text, wait_for
 from harness.processes.registry import RunRegistry
@@ -23,58 +23,72 @@ _SECRET_OPTIONS: Final = ("api-key", "token", "secret", "password", "credentials
 
 
 @dataclass(frozen=True, slots=True)
-class ServerSpec:
-    """A server process to be.
+class ReplicaPlan:
+    """One replica to be.
 
     Attributes:
-        name: `replica-0`, `replica-1`, …
-        argv: command line, free of secrets.
-        env: its whole environment; the run's markers are added.
-        host: address that it will listen on.
-        port: port that it will listen on.
-        log_path: takes its output.
-        secrets: values to hide wherever its log is shown.
+        name: `replica-0`, …
+        argv: its command line.
+        env: its whole environment.
+        host: address to listen on.
+        port: port to listen on.
+        gpus: the boards that it gets.
     """
 
     name: str
     argv: tuple[str, ...]
-    env: Mapping[str, str]
+    env: dict[str, str]
     host: str
     port: int
-    log_path: Path
-    secrets: tuple[str, ...] = ()
+    gpus: tuple[Gpu, ...] = ()
 
 
 class ServerProcess:
     """A started server. Made by `ServerProcess.start`."""
 
-    def __init__(self, spec: ServerSpec, child: Child) -> None:
-        self.spec = spec
+    def __init__(self, plan: ReplicaPlan, child: Child, secrets: tuple[str, ...]) -> None:
+        self.plan = plan
         self.child = child
-        self.pid = child.pid
+        self._secrets = secrets
         self._stopped = False
 
     @classmethod
-    def start(cls, spec: ServerSpec, registry: RunRegistry) -> "ServerProcess":
+    def start(
+        cls,
+        plan: ReplicaPlan,
+        log: Path,
+        registry: RunRegistry,
+        secrets: tuple[str, ...] = (),
+    ) -> "ServerProcess":
         """Start the command.
+
+        Args:
+            plan: what to start.
+            log: takes its output.
+            registry: of the run.
+            secrets: values to hide wherever its log is shown.
 
         Raises:
             ServerError: the port is taken, or the log or the process could not be made.
         """
-        check_port_free(spec.host, spec.port)
-        child = ChildSpec(
-            name=f"server:{spec.name}",
-            argv=spec.argv,
-            env=spec.env,
-            log=spec.log_path,
-            error=ServerError,
-        )
-        return cls(spec, Child.start(child, registry))
+        check_port_free(plan.host, plan.port)
+        # `-m` would look in the working directory first, where a folder called vllm or harness may
+        # lie.
+        env = {"PYTHONSAFEPATH": "1", **plan.env}
+        name = f"server:{plan.name}"
+        spec = ChildSpec(name=name, argv=plan.argv, env=env, log=log, error=ServerError)
+        return cls(plan, Child.start(spec, registry), secrets)
+
+    @property
+    def log(self) -> Path:
+        """Its output."""
+        assert self.child.spec.log is not None
+        return self.child.spec.log
 
     def listens(self) -> bool | None:
         """Whether the port is held by one of our processes; None when the system does not tell."""
         try:
-            holders = port_holders(self.spec.port)
+            holders = port_holders(self.plan.port)
         except psutil.Error:
             return None
         return bool(holders & {found.pid for found in self.child.members()}) if holders else None
@@ -84,14 +98,14 @@ class ServerProcess:
         status = self.child.wait(0)
         how = exit_text(status) if status is not None else "no exit status"
         when = "died while serving" if was_ready else "died before it was ready"
-        return self.failure(f"the server {self.spec.name} {when}: {how}", was_ready=was_ready)
+        return self.failure(f"the server {self.plan.name} {when}: {how}", was_ready=was_ready)
 
     def failure(
         self, what: str, *, was_ready: bool, cause: str | None = None, next_step: str | None = None
     ) -> ServerError:
         """An error about this process: diagnosis, last log lines and where the log is."""
         log = self.child.log_text()
-        for secret in self.spec.secrets:
+        for secret in self._secrets:
             log = log.replace(secret, "***")
         diagnosis = classify(log, self.child.wait(0), was_ready=was_ready)
         if diagnosis is not None:
@@ -99,8 +113,8 @@ class ServerProcess:
         return ServerError(
             what,
             cause=cause,
-            next_step=next_step or f"read the log: {self.spec.log_path}",
-            details=log_details(log, self.spec.log_path),
+            next_step=next_step or f"read the log: {self.log}",
+            details=log_details(log, self.log),
         )
 
     def terminate(self) -> None:
@@ -117,10 +131,10 @@ class ServerProcess:
             return
         self.child.stop(grace_s)
         self._stopped = True
-        if not wait_for(lambda: port_is_free(self.spec.host, self.spec.port), _PORT_FREE_S):
+        if not wait_for(lambda: port_is_free(self.plan.host, self.plan.port), _PORT_FREE_S):
             raise ServerError(
-                f"port {self.spec.port} is still taken after the server {self.spec.name}"
-                f" ended{_held_by(self.spec.port)}",
+                f"port {self.plan.port} is still taken after the server {self.plan.name}"
+                f" ended{_held_by(self.plan.port)}",
                 next_step="find what holds it with `ss -ltnp`",
             )
 

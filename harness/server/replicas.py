@@ -10,34 +10,13 @@ from typing import Final
 
 from harness.artifacts.layout import RunDir
 from harness.core.clock import now_ns, seconds
-from harness.core.records import Api, Endpoint, Gpu, ServerInfo
+from harness.core.records import Api, Endpoint, ServerInfo
 from harness.processes.child import stop_all
 from harness.server.base import RunContext
-from harness.server.process import ServerProcess, ServerSpec, loopback, redact
+from harness.server.process import ReplicaPlan, ServerProcess, loopback, redact
 from harness.server.ready import Deadline, NotReadyError, Served, wait_ready
 
 _RECORD_EVERY_NS: Final = 1_000_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class ReplicaPlan:
-    """One replica to be.
-
-    Attributes:
-        name: `replica-0`, …
-        argv: its command line.
-        env: its whole environment.
-        host: address to listen on.
-        port: port to listen on.
-        gpus: the boards that it gets.
-    """
-
-    name: str
-    argv: tuple[str, ...]
-    env: dict[str, str]
-    host: str
-    port: int
-    gpus: tuple[Gpu, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +73,8 @@ class ManagedServer:
 
     def pids(self) -> dict[str, int]:
         """`server:replica-0` -> pid of each replica that lives."""
-        return {f"server:{one.spec.name}": one.pid for one in self._processes if one.child.alive()}
+        children = [one.child for one in self._processes]
+        return {child.spec.name: child.pid for child in children if child.alive()}
 
     def check(self) -> None:
         """Raise `ServerError` when a replica died."""
@@ -127,11 +107,7 @@ def serve(plan: ServicePlan, context: RunContext) -> Iterator[ManagedServer]:
         for position, one in enumerate(plan.replicas):
             path = log_path(context.run_dir, position, count)
             secrets = (plan.api_key,) if plan.api_key else ()
-            # `-m` would look in the working directory first, where a folder called vllm or harness
-            # may lie.
-            env = {"PYTHONSAFEPATH": "1"} | one.env
-            spec = ServerSpec(one.name, one.argv, env, one.host, one.port, path, secrets)
-            processes.append(ServerProcess.start(spec, context.registry))
+            processes.append(ServerProcess.start(one, path, context.registry, secrets))
         endpoints = tuple(
             Endpoint(
                 name=one.name,
@@ -139,7 +115,7 @@ def serve(plan: ServicePlan, context: RunContext) -> Iterator[ManagedServer]:
                 model=plan.served_name,
                 metrics_url=f"{base}/metrics",
                 gpu_uuids=tuple(gpu.uuid for gpu in one.gpus),
-                pid=process.pid,
+                pid=process.child.pid,
             )
             for one, process in zip(plan.replicas, processes, strict=True)
         )
@@ -155,8 +131,7 @@ def serve(plan: ServicePlan, context: RunContext) -> Iterator[ManagedServer]:
             settings=plan.settings
             | {"max_model_len": served[0].max_context_tok or plan.settings.get("max_model_len")},
             log_paths=tuple(
-                str(process.spec.log_path.relative_to(context.run_dir.root))
-                for process in processes
+                str(process.log.relative_to(context.run_dir.root)) for process in processes
             ),
             ready_s=seconds(now_ns() - began_ns),
         )
@@ -195,7 +170,7 @@ def _wait_one(
         ) from error
     if process.listens() is False:
         raise process.failure(
-            f"something else answers on port {process.spec.port} in place of the server"
+            f"something else answers on port {process.plan.port} in place of the server"
             f" {endpoint.name}",
             was_ready=False,
             cause="another server took the same port at the same time",

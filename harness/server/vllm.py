@@ -38,8 +38,8 @@ from harness.server.environment import (
     inspect,
     vllm_options,
 )
-from harness.server.process import check_port_free, free_ports
-from harness.server.replicas import ReplicaPlan, ServicePlan, serve
+from harness.server.process import ReplicaPlan, check_port_free, free_ports
+from harness.server.replicas import ServicePlan, serve
 
 MODULE: Final = "vllm.entrypoints.openai.api_server"
 _GIB: Final = 1024**3

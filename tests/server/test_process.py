@@ -17,8 +17,8 @@ from harness.processes.registry import RUN_ID_VARIABLE
 from harness.profile.schema import Profile
 from harness.server.base import ModelServer, RunContext
 from harness.server.process import (
+    ReplicaPlan,
     ServerProcess,
-    ServerSpec,
     free_ports,
     loopback,
     port_is_free,
@@ -217,15 +217,15 @@ def test_a_command_that_does_not_exist_is_told(
     context: RunContext, eventually: Callable[..., None]
 ) -> None:
     (port,) = free_ports("127.0.0.1", 1)
-    spec = ServerSpec(
+    spec = ReplicaPlan(
         "replica-0",
         ("/no/such/program",),
         {},
         "127.0.0.1",
         port,
-        context.run_dir.logs_dir / "server.log",
     )
-    child = ServerProcess.start(spec, context.registry)
+    log = context.run_dir.logs_dir / "server.log"
+    child = ServerProcess.start(spec, log, context.registry)
     eventually(lambda: not child.child.alive())
     error = child.died(was_ready=False)
     assert "exit code 127" in error.what
