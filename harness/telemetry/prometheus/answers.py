@@ -12,10 +12,9 @@ from harness.artifacts.journal import JournalWriter, next_part
 from harness.artifacts.prometheus_answers import MARK, MATRIX, NS_PER_MS
 from harness.core.clock import now_ns
 from harness.core.errors import ArtifactError
-from harness.core.records import Severity
+from harness.core.records import Concern, Severity
 
-OnProblem = Callable[[str, Severity, str, float | None, float | None], None]
-"""Code, severity, message, value, limit."""
+Tell = Callable[[Concern], None]
 
 _ZSTD_LEVEL: Final = 3
 
@@ -26,13 +25,13 @@ class AnswersJournal:
     Args:
         path: of the journal.
         unix_offset_ns: wall clock minus monotonic clock of this host.
-        on_problem: called when rows cannot be written.
+        tell: called when rows cannot be written.
     """
 
-    def __init__(self, path: Path, unix_offset_ns: int, on_problem: OnProblem) -> None:
+    def __init__(self, path: Path, unix_offset_ns: int, tell: Tell) -> None:
         self._path = path
         self._offset_ns = unix_offset_ns
-        self._on_problem = on_problem
+        self._tell = tell
         self._writer: JournalWriter | None = None
         self._rows_lost = 0
         self._codec = pa.Codec("zstd", compression_level=_ZSTD_LEVEL)
@@ -67,7 +66,7 @@ class AnswersJournal:
         except ArtifactError as error:
             if not self._rows_lost:
                 text = f"{error.what} ({error.cause})"
-                self._on_problem("telemetry_not_written", Severity.DEGRADED, text, None, None)
+                self._tell(Concern("telemetry_not_written", Severity.DEGRADED, text))
             self._rows_lost += 1
 
     def close(self) -> None:
@@ -78,4 +77,4 @@ class AnswersJournal:
         if self._rows_lost:
             text = "Answers of Prometheus could not be written."
             lost = float(self._rows_lost)
-            self._on_problem("telemetry_rows_lost", Severity.DEGRADED, text, lost, 0.0)
+            self._tell(Concern("telemetry_rows_lost", Severity.DEGRADED, text, lost, 0.0))

@@ -10,9 +10,9 @@ from typing import Any, Final
 
 from harness.artifacts.prometheus_answers import NS_PER_MS, wrap
 from harness.core.clock import NS_PER_S, now_ns
-from harness.core.records import Severity
+from harness.core.records import Concern, Severity
 from harness.telemetry.live import together
-from harness.telemetry.prometheus.answers import AnswersJournal, OnProblem
+from harness.telemetry.prometheus.answers import AnswersJournal, Tell
 from harness.telemetry.prometheus.http_api import PrometheusApi, PrometheusError, Samples
 from harness.telemetry.prometheus.target import LOOKED_AT, Target
 
@@ -38,7 +38,7 @@ class PrometheusReader:
         journal: takes the answers; a part of it that exists is continued by a new one.
         api: the server.
         unix_offset_ns: wall clock minus monotonic clock of this host, at the manifest's anchor.
-        on_problem: called for what a reader of the run must know, from another thread.
+        tell: called for what a reader of the run must know, from another thread.
         poll_s: between two looks for live figures.
         read_s: between two readings of all samples into the journal; None: once, at the end.
         managed: the server is the run's own: its list of targets tells why scrapes fail.
@@ -52,7 +52,7 @@ class PrometheusReader:
         api: PrometheusApi,
         *,
         unix_offset_ns: int,
-        on_problem: OnProblem,
+        tell: Tell,
         poll_s: float,
         read_s: float | None,
         managed: bool,
@@ -61,12 +61,12 @@ class PrometheusReader:
     ) -> None:
         self._api = api
         self._offset_ns = unix_offset_ns
-        self._on_problem = on_problem
+        self._tell = tell
         self._poll_s, self._read_s = poll_s, read_s
         self._managed = managed
         self._interval_s = interval_s
         self._revive = revive
-        self._journal = AnswersJournal(journal, unix_offset_ns, on_problem)
+        self._journal = AnswersJournal(journal, unix_offset_ns, tell)
         self._targets: dict[str, Target] = {}
         self._lock = threading.RLock()
         self._stopping = threading.Event()
@@ -87,8 +87,10 @@ class PrometheusReader:
                 f"The clock of {self._api.url} is {clock.ahead_ms / 1e3:+.2f} s off this host's,"
                 " and so are its samples."
             )
-            self._on_problem(
-                "prometheus_clock", Severity.DEGRADED, text, off_ms / 1e3, _CLOCK_LIMIT_MS / 1e3
+            self._tell(
+                Concern(
+                    "prometheus_clock", Severity.DEGRADED, text, off_ms / 1e3, _CLOCK_LIMIT_MS / 1e3
+                )
             )
         self._thread.start()
 
@@ -175,14 +177,12 @@ class PrometheusReader:
                         f"Nothing was found of {target.name} in {self._api.url}"
                         f" ({target.selector}): its metrics are absent."
                     )
-                    self._on_problem("prometheus_no_target", Severity.DEGRADED, text, None, None)
+                    self._tell(Concern("prometheus_no_target", Severity.DEGRADED, text))
             for problem in self._read():
-                self._on_problem(
-                    "prometheus_not_read",
-                    Severity.DEGRADED,
-                    f"Samples are missing: {problem}",
-                    None,
-                    None,
+                self._tell(
+                    Concern(
+                        "prometheus_not_read", Severity.DEGRADED, f"Samples are missing: {problem}"
+                    )
                 )
             self._journal.close()
 
@@ -278,4 +278,4 @@ class PrometheusReader:
     def _tell_once(self, target: Target, code: str, message: str) -> None:
         if code not in target.told:
             target.told.add(code)
-            self._on_problem(code, Severity.DEGRADED, message, None, None)
+            self._tell(Concern(code, Severity.DEGRADED, message))

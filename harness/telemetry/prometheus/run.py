@@ -93,7 +93,7 @@ class RunPrometheus:
             self._run.prometheus_journal,
             api,
             unix_offset_ns=self._offset_ns,
-            on_problem=self._problem,
+            tell=self._tell,
             poll_s=_MANAGED_POLL_S if managed else _FOREIGN_POLL_S,
             read_s=_MANAGED_READ_S if managed else None,
             managed=managed,
@@ -136,7 +136,7 @@ class RunPrometheus:
                 text = (
                     f"telemetry.selectors names no target for {one.name}: its metrics are absent."
                 )
-                self._problem("selector_missing", Severity.DEGRADED, text)
+                self._tell(Concern("selector_missing", Severity.DEGRADED, text))
                 continue
             self._reader.add_target(one.name, selector)
             taken[one.name] = f"{self._settings.prometheus} {{{selector}}}"
@@ -184,10 +184,12 @@ class RunPrometheus:
         try:
             managed.restart()
         except TelemetryError as error:
-            self._problem(
-                "prometheus_died",
-                Severity.DEGRADED,
-                f"Prometheus ended ({ended}) and could not be started again: {error.what}.",
+            self._tell(
+                Concern(
+                    "prometheus_died",
+                    Severity.DEGRADED,
+                    f"Prometheus ended ({ended}) and could not be started again: {error.what}.",
+                )
             )
             return
         if self._reader is not None:
@@ -196,14 +198,4 @@ class RunPrometheus:
             f"Prometheus ended in the middle of the run ({ended}) and was started again; scrapes"
             " are missing in between."
         )
-        self._problem("prometheus_restarted", Severity.DEGRADED, text)
-
-    def _problem(
-        self,
-        code: str,
-        severity: Severity,
-        message: str,
-        value: float | None = None,
-        limit: float | None = None,
-    ) -> None:
-        self._tell(Concern(code, severity, message, value, limit))
+        self._tell(Concern("prometheus_restarted", Severity.DEGRADED, text))
