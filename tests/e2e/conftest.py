@@ -149,7 +149,7 @@ def module_harness(tmp_path_factory):
         process.kill()
 
 
-def until(condition, what, timeout_s=30.0):
+def until(condition, what, timeout_s=90.0):
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         value = condition()

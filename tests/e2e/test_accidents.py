@@ -74,8 +74,13 @@ def test_sigterm_is_an_interruption_too(harness, paced, write_profile, in_flight
 def test_kill_9_of_the_supervisor_leaves_a_readable_run_and_no_process(
     harness, paced, write_profile, in_flight, until
 ):
-    process = harness.start("run", write_profile(paced.url, load=LONG))
+    profile = write_profile(paced.url, load=LONG)
+    process = harness.start("run", profile, "--set", "traffic.canary=true")
     run = in_flight()
+    (record,) = (harness.folder / "cache" / "runs").glob("*.json")
+    groups = {group["pgid"]: group["label"] for group in json.loads(record.read_text())["groups"]}
+    assert set(groups.values()) == {"paced", "telemetry", "traffic:0"}
+    assert {os.getpgid(one.pid) for one in harness.processes()} <= {*groups, process.pid}
     process.kill()
     process.communicate(timeout=60)
     until(lambda: not harness.processes(), "no process of the run left")

@@ -235,3 +235,9 @@ def test_a_line_without_end_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path
         assert next(said) == b"short\n"
         with pytest.raises(lines.LineError):
             next(said)
+
+
+def test_the_death_signal_is_known_in_one_place() -> None:
+    package = Path(lines.__file__).parents[1]
+    knowing = [path.name for path in package.rglob("*.py") if "prctl" in path.read_text()]
+    assert knowing == ["launcher.py"]
