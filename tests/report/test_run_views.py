@@ -14,7 +14,7 @@ from harness.artifacts.run_summary import Window
 from harness.reduce.reduction import Reduction, reduce_fully
 from harness.reduce.series import Series
 from harness.report import numbers
-from harness.report.charts import SERIES, WIDE, Chart, Line, _fitting, draw, themed
+from harness.report.charts import SERIES, WIDE, Chart, Line, _fitting, draw, line_chart, themed
 from harness.report.run.server import cache, server
 from harness.report.run.slos import objectives
 from harness.report.run.timeline import _curve, charts
@@ -313,7 +313,7 @@ class TestTrade:
         assert chart.y_title == "tok/s/GPU"
         assert chart.x_domain is not None
         assert 30 < chart.x_domain[0] < 39  # near speeds are not pressed against the edge
-        drawing = draw(chart, WIDE)
+        drawing = draw(line_chart(chart, WIDE))
         assert ">one</text>" in drawing
         assert ">two</text>" in drawing
 
@@ -471,7 +471,7 @@ class TestDrawing:
 
     def test_a_chart_on_its_own_tells_what_its_y_is_in(self) -> None:
         chart = Chart("k", "T", "C", "s", "tok/s & more", [Line("l", [(0.0, 1.0), (1.0, 2.0)])])
-        drawing = draw(chart, WIDE)
+        drawing = draw(line_chart(chart, WIDE))
         alone = themed(drawing, "dark", chart.y_title)
         assert ">tok/s &amp; more</text>" in alone
         assert 'viewBox="0 -20 880 250"' in alone
