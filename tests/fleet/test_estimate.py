@@ -7,7 +7,6 @@ import pytest
 from harness.core.errors import ArtifactError, InvalidRunError, NotComparableError, ProfileError
 from harness.core.records import Basis, Status
 from harness.fleet.estimate.estimate import Options, draw, estimate
-from harness.fleet.site.arithmetic import facility_w_per_gpu
 from harness.fleet.site.catalog import Named, Site, Sourced, gpus, load_site, priors
 
 
@@ -62,7 +61,7 @@ def test_the_waterfall_leads_from_the_measured_number_to_the_answers(make_run):
 def test_power_adds_hosts_to_measured_boards_and_multiplies_the_rest(make_run):
     found = estimate(make_run(), site(count=1000, pue=1.2))
     host = gpus()["H100"].host_rated_w.value * priors()["host_power_share"].value
-    each_w = facility_w_per_gpu(600.0, host, priors()["network_storage"].value, 1.2)
+    each_w = (600.0 + host) * (1 + priors()["network_storage"].value) * 1.2
     assert found.figure("power_peak_mw").value == pytest.approx(each_w * 1000 / 1e6)
     assert found.figure("power_peak_mw").boundary == "facility"
     day = (
