@@ -246,7 +246,10 @@ def test_a_wide_replica_loses_more_by_each_failure():
     assert 700 - wide > 5 * (700 - narrow) > 0
 
 
-def test_without_spares_a_failure_takes_its_node_for_the_repair_and_those_beside_it_until_they_are_rearranged():
+def test_without_spares_a_failure_takes_its_replica_out():
+    """Without spares a failure takes its node for the repair and those beside it until they are
+    rearranged.
+    """
     # Down: N x (failure rate x repair) / (1 + that) = 7,200 / 11. Beside: 17 nodes of each of (N -
     # down) / 1,000 h failures, for an hour.
     often = replace(DAY, per_gpu_h=1 / 4000, repair_h=100.0, repair_cv=0.0)

@@ -52,9 +52,10 @@ def grid(columns: dict[str, list[float]], step_s: int = 1) -> Series:
 
 
 class TestObjectives:
-    def test_failed_and_dropped_requests_miss_all_of_them_and_cancelled_ones_do_not_count(
+    def test_failed_requests_miss_every_slo_and_cancelled_ones_do_not_count(
         self, mixed: Reduction
     ) -> None:
+        """Failed and dropped requests miss all of them and cancelled ones do not count."""
         table = objectives(mixed)
         assert table is not None
         assert (
@@ -187,9 +188,12 @@ class TestTimeline:
             "dashed: s0 begins."
         )
 
-    def test_power_has_a_line_for_each_boundary_from_the_boards_outwards_as_many_as_there_are_colours(
+    def test_power_has_a_line_for_each_boundary_from_the_boards_outwards(
         self, mixed: Reduction
     ) -> None:
+        """Power has a line for each boundary from the boards outwards as many as there are
+        colours.
+        """
         two = [1.0, 1.0]
         names = [
             f"{key}_w" for key in ("facility", "rack", "node", "cpu_package", "module", "gpu_board")
