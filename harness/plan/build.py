@@ -247,12 +247,6 @@ class RunPlan:
         stage = self.stages[stage_index]
         return stage.sessions is not None or stage.concurrency is None
 
-    def planned_sessions(self) -> int | None:
-        """Sessions that the plan starts; None when a closed loop is bounded by time alone."""
-        if not all(self.is_bounded(stage.index) for stage in self.stages):
-            return None
-        return sum(1 for index in range(len(self.stages)) for _ in self.horizon(index))
-
     def horizon(self, stage_index: int) -> Iterator[Session]:
         """The finite part of a stage that is written down: all of a bounded stage, arrivals up to
         the window's end of an open loop, and of a closed loop bounded by time the deck that an

@@ -20,9 +20,6 @@ from harness.profile.telemetry import Telemetry
 from harness.profile.traffic import Traffic
 from harness.profile.workloads import MixWorkload
 
-BUILTIN_MODELS: Final = rules.BUILTIN_MODELS
-"""Model ids that the harness makes itself."""
-
 IDLE_S: Final = 30.0
 """Idle of a run that measures: as long as an energy needs not to be preliminary."""
 SMOKE_IDLE_S: Final = 5.0

@@ -11,13 +11,6 @@ from harness.artifacts.run_result import RunResult, load_result
 from harness.core.errors import ArtifactError, ProfileError
 from harness.core.units import human_duration, human_number
 
-_FIGURES: Final = (
-    "output_tok_s",
-    "output_tok_s_per_gpu",
-    "output_tok_per_j",
-    "usd_per_mtok",
-    "slo_met_ratio",
-)
 LIST_COLUMNS: Final = (
     "run",
     "state",

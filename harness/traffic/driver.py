@@ -19,7 +19,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Protocol, Self
+from typing import Any, Final, Self
 
 import harness
 from harness.artifacts.layout import RunDir
@@ -50,39 +50,6 @@ _LOG_LINES = 30
 _MOST_TTFTS = 20_000
 
 Event = dict[str, Any]
-
-
-class TrafficDriver(Protocol):
-    """Sends a plan's requests. Used as a context manager; `close` is its end."""
-
-    def start(self) -> None:
-        """Bring everything up to where `go` sends at once."""
-
-    def go(self, start_ns: int) -> None:
-        """Start the first stage at a monotonic time."""
-
-    def wait(self, timeout_s: float) -> bool:
-        """Wait for the end of the plan, at most so long; True when it has ended."""
-
-    def stop(self, *, drain: bool) -> None:
-        """Start nothing new; what is in flight may finish for a while (drain) or is recorded as
-        interrupted.
-        """
-
-    def close(self) -> None:
-        """End every process."""
-
-    def pids(self) -> dict[str, int]:
-        """Label -> process id."""
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None: ...
 
 
 @dataclass(slots=True)

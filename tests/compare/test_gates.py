@@ -92,7 +92,8 @@ def test_noise_that_could_hide_a_loss_is_too_few_repeats_and_says_how_many_would
     assert result.failed(strict=True)
 
 
-def test_a_noise_band_within_the_limit_passes_whatever_a_smaller_loss_would_have_needed(judge):
+def test_a_noise_band_within_the_limit_passes(judge):
+    """A noise band within the limit passes whatever a smaller loss would have needed."""
     base = (980.0, 1020.0, 1000.0, 1010.0, 990.0)
     [gain] = judge(["output_tok_s >= 0.99 * baseline"], scaled(1.1, base), base)
     assert gain.detectable > 0.03
@@ -205,7 +206,8 @@ def test_an_absent_figure_fails_on_either_side(judge):
         assert "absent" in result.reason
 
 
-def test_a_gain_that_was_asked_for_and_is_met_by_less_than_the_noise_is_too_few_repeats(judge):
+def test_a_required_gain_met_by_less_than_the_noise_is_too_few_repeats(judge):
+    """A gain that was asked for and is met by less than the noise is too few repeats."""
     [result] = judge(["output_tok_s >= 1.10 * baseline"], scaled(1.101))
     assert result.outcome is Outcome.TOO_FEW
     assert "holds the limit" in result.reason

@@ -7,7 +7,6 @@ import pytest
 from harness.core.errors import ArtifactError, InvalidRunError, NotComparableError, ProfileError
 from harness.core.records import Basis, Status
 from harness.fleet.estimate.estimate import Options, draw, estimate
-from harness.fleet.site.arithmetic import facility_w_per_gpu
 from harness.fleet.site.catalog import Named, Site, Sourced, gpus, load_site, priors
 
 
@@ -62,7 +61,7 @@ def test_the_waterfall_leads_from_the_measured_number_to_the_answers(make_run):
 def test_power_adds_hosts_to_measured_boards_and_multiplies_the_rest(make_run):
     found = estimate(make_run(), site(count=1000, pue=1.2))
     host = gpus()["H100"].host_rated_w.value * priors()["host_power_share"].value
-    each_w = facility_w_per_gpu(600.0, host, priors()["network_storage"].value, 1.2)
+    each_w = (600.0 + host) * (1 + priors()["network_storage"].value) * 1.2
     assert found.figure("power_peak_mw").value == pytest.approx(each_w * 1000 / 1e6)
     assert found.figure("power_peak_mw").boundary == "facility"
     day = (
@@ -84,7 +83,8 @@ def test_measured_node_power_replaces_the_guess_about_hosts(make_run):
     assert not any("host" in text.lower() and "rated" in text for text in found.assumptions())
 
 
-def test_tokens_per_megawatt_joules_per_token_and_dollars_follow_from_the_same_numbers(make_run):
+def test_tok_per_mw_joules_and_dollars_follow_from_the_same_numbers(make_run):
+    """Tokens per megawatt joules per token and dollars follow from the same numbers."""
     found = estimate(make_run(), site(count=1000, pue=1.2, usd_per_month=6e6))
     peak, mw = found.figure("output_tok_s_peak").value, found.figure("power_peak_mw").value
     assert found.figure("output_tok_s_per_mw").value == pytest.approx(peak / mw)
@@ -243,9 +243,10 @@ def test_a_cap_that_does_not_bind_changes_nothing(make_run):
 # --- what is absent ---
 
 
-def test_without_power_its_figures_are_absent_with_the_reason_and_tokens_are_an_upper_bound(
+def test_without_power_its_figures_are_absent_with_the_reason(
     make_run,
 ):
+    """Without power its figures are absent with the reason and tokens are an upper bound."""
     found = estimate(make_run(power={}), site(power_mw=0.5))
     for key in ("power_peak_mw", "output_tok_s_per_mw", "j_per_output_tok"):
         assert found.figure(key).value is None
@@ -383,9 +384,11 @@ def test_draws_have_the_published_quantiles_or_range(key):
         assert drawn.mean() == pytest.approx((prior.low + prior.value + prior.high) / 3, rel=0.01)
 
 
-def test_the_error_of_sensors_falls_with_the_number_of_boards_and_a_nodes_meter_has_one_too(
+def test_the_error_of_sensors_falls_with_the_number_of_boards(
     make_run,
 ):
+    """The error of sensors falls with the number of boards and a node's meter has one too."""
+
     def width(gpus, power):
         figure = estimate(
             make_run(gpus=("NVIDIA H100 80GB HBM3",) * gpus, power=power), site(pue=1.2)

@@ -63,9 +63,10 @@ def test_the_same_watts_of_boards_take_the_whole_host(make_run):
     assert "host_beside_module" not in boards.factors
 
 
-def test_boards_with_modules_beside_them_are_scaled_as_boards_and_a_node_meter_replaces_both(
+def test_boards_are_scaled_and_a_node_meter_replaces_them(
     make_run,
 ):
+    """Boards with modules beside them are scaled as boards and a node meter replaces both."""
     both = estimate(make_run(gpus=GB200, power={"gpu_board": 4 * 1000.0, **MODULES}), site())
     assert power(both)[0].label == "measured board power"
     metered = estimate(make_run(gpus=GB200, power={**MODULES, "node": 4 * 1700.0}), site())

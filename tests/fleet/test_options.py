@@ -10,7 +10,6 @@ import pytest
 from harness.core.errors import ArtifactError, InvalidRunError, NotComparableError, ProfileError
 from harness.core.records import Basis, Status
 from harness.fleet.estimate.estimate import Options, estimate
-from harness.fleet.estimate.extra_runs import predict_replicas
 from harness.fleet.estimate.gpu_ratio import parse_ratio
 from harness.fleet.site.catalog import Named, Site, Sourced, gpus, load_site, priors
 
@@ -173,21 +172,6 @@ def test_a_run_of_four_replicas_measures_what_replicas_cost(make_run):
     factor = found.factors["multi_replica_efficiency"]
     assert (factor.basis, factor.value) == (Basis.MEASURED, pytest.approx(0.88))
     assert not any("fewer than two replicas" in flag for flag in found.flags)
-
-
-@pytest.mark.parametrize(
-    ("two", "low", "high"),
-    [(200.0, 400.0, 400.0), (160.0, 160.0, 320.0), (100.0, 57.1, 200.0), (210.0, 420.0, 420.0)],
-)
-def test_four_replicas_lie_between_a_loss_that_stays_and_one_that_grows(two, low, high):
-    found = predict_replicas(100.0, two, 4)
-    assert (found.low, found.high) == pytest.approx((low, high), rel=0.015)
-    assert found.low < found.value < found.high
-
-
-def test_four_replicas_by_amdahls_law_are_in_the_middle():
-    serial = {k: k * 100.0 / (1 + 0.1 * (k - 1)) for k in (1, 2, 4)}
-    assert predict_replicas(serial[1], serial[2], 4).value == pytest.approx(serial[4])
 
 
 # --- demand ---

@@ -372,8 +372,9 @@ def test_an_open_loop_is_written_down_up_to_the_end_of_its_window():
         }
     ]
     plan = make_plan(profile(load=load), FACTS)
-    assert plan.planned_sessions() == 49  # at 0.1, 0.2, … 4.9 s
-    assert make_plan(profile(), FACTS).planned_sessions() is None
+    assert len(list(plan.horizon(0))) == 49  # at 0.1, 0.2, … 4.9 s
+    assert plan.is_bounded(0)
+    assert not make_plan(profile(), FACTS).is_bounded(0)
 
 
 @settings(max_examples=60, deadline=None)

@@ -104,7 +104,8 @@ def test_a_cold_subagent_shares_its_prefix_with_nobody(make):
     assert body["tools"][0]["description"].startswith(child.salt)
 
 
-def test_single_requests_and_conversations_in_their_middle_start_what_they_still_send(make):
+def test_what_begins_in_its_middle_starts_the_subagents_it_still_sends(make):
+    """Single requests and conversations in their middle start what they still send."""
     single = make(WORKLOAD, {**CLOSED, "over": "requests"}, context=65536)
     assert all(len(list(session.tree())) == 1 for session in single.sessions(0))
     steady = make(WORKLOAD, {**CLOSED, "concurrency": 40, "start": "steady"}, context=65536)

@@ -234,9 +234,8 @@ def test_a_replayed_mooncake_has_the_trace_s_own_hit_rate(shared_data, tmp_path)
 
 
 @pytest.mark.parametrize("label", ["canary", "chat/prime"])
-def test_a_class_that_would_be_taken_for_the_harness_s_own_requests_is_refused_by_line(
-    tmp_path, label
-):
+def test_a_class_named_like_the_harness_s_own_is_refused_by_line(tmp_path, label):
+    """A class that would be taken for the harness's own requests is refused by line."""
     path = tmp_path / "p.csv"
     path.write_text(f"t_s,input_tok,output_tok,class\n0,100,5,chat\n2,200,5,{label}\n")
     with pytest.raises(

@@ -153,7 +153,8 @@ def test_a_known_curve_comes_back_by_counter_and_by_integral(name, length_s):
 
 
 @pytest.mark.parametrize("period_s", [0.03, 0.07, 0.13])
-def test_a_load_faster_than_the_sensor_has_an_interval_that_contains_the_truth_or_none(period_s):
+def test_a_load_faster_than_the_sensor_never_has_a_wrong_interval(period_s):
+    """A load faster than the sensor has an interval that contains the truth or none."""
     inside = absent = 0
     for seed in range(12):
         curve = square(100, 600, period_s)
@@ -214,7 +215,8 @@ def test_resets_of_the_counter_are_bridged_by_power(resets, watts):
     assert codes(found)["energy_counter_reset"].severity == "degraded"
 
 
-def test_a_reset_that_no_power_reading_bridges_leaves_the_window_without_joules_and_no_other():
+def test_a_reset_without_power_readings_costs_its_window_alone():
+    """A reset that no power reading bridges leaves the window without joules and no other."""
     curve = constant(300)
     readings = Readings().counter(curve, resets=(30.0,))
     found = board(readings)

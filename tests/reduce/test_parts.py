@@ -161,9 +161,10 @@ class TestHistograms:
             "p99_bucket_s": [0.1, 0.5],
         }
 
-    def test_what_lies_beyond_the_last_bound_has_no_upper_one_and_the_first_bucket_begins_at_0(
+    def test_the_first_bucket_begins_at_0_and_the_last_has_no_end(
         self,
     ) -> None:
+        """What lies beyond the last bound has no upper one and the first bucket begins at 0."""
         found = counted(histogram([0, 90], {"0.1": [0, 6], "+Inf": [0, 10]})).histogram(
             Concept.TTFT, 0.0, 1e9
         )

@@ -155,7 +155,7 @@ class Somebodys(ManagedPrometheus):
 
 
 @needs_prometheus
-def test_embedded_managed_and_somebody_elses_give_the_same_table_and_the_same_figures(
+def test_embedded_managed_and_external_give_the_same_table(
     tmp_path: Path, growing: ColumnBuilder, until
 ) -> None:
     """One server, one stretch of time, scraped three ways."""

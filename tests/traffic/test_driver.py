@@ -10,10 +10,22 @@ from typing import Any
 import pytest
 
 from harness.core.records import Outcome
-from harness.reference_server.faults import SAME_RECORD, Fault
+from harness.reference_server.faults import Fault
 from harness.reference_server.server import Pace, PacedServer
 
 SECOND = 1_000_000_000
+
+SAME_RECORD = (
+    Fault.NONE,
+    Fault.CRLF,
+    Fault.SPLIT_BYTES,
+    Fault.SEVERAL_PER_WRITE,
+    Fault.COMMENTS,
+    Fault.EVENT_OVER_WRITES,
+    Fault.CONTENT_LENGTH,
+    Fault.UNTIL_CLOSE,
+)
+"""Answers whose records may differ in times and sizes only."""
 
 
 def closed(**more: Any) -> dict[str, Any]:
