@@ -15,7 +15,7 @@ from harness.reduce.over_time.tokens import gaps
 from harness.reduce.read.categorical import Bools
 from harness.reduce.read.run import Run, gpu_count, gpu_uuids
 from harness.reduce.statistics.intervals import QUANTILES, Floats, distribution, percentile
-from harness.reduce.windows.windows import StageWindow
+from harness.reduce.windows.measurement_window import StageWindow
 
 NS: Final = 1e-9
 

@@ -19,7 +19,7 @@ from harness.artifacts.run_summary import Distribution, Figure
 from harness.reduce.figures.answered_requests import NS, AnsweredRequests
 from harness.reduce.over_time.flows import Flows
 from harness.reduce.read.run import Run
-from harness.reduce.windows.windows import StageWindow
+from harness.reduce.windows.measurement_window import StageWindow
 
 TERMS: Final[Mapping[str, tuple[str, str]]] = {
     "ttft_s": ("TTFT", "s"),

@@ -29,7 +29,7 @@ from harness.reduce.statistics.intervals import (
     mean_interval,
     ratio_interval,
 )
-from harness.reduce.windows.windows import StageWindow
+from harness.reduce.windows.measurement_window import StageWindow
 
 NS: Final = 1e-9
 
@@ -228,7 +228,7 @@ class _Figures:
         return interval
 
 
-def figures(
+def window_figures(
     run: Run,
     window: StageWindow,
     flow: Flows,
