@@ -246,6 +246,11 @@ def energies(
     return out
 
 
+def per_joule(amount: float, joules: float | None) -> float | None:
+    """An amount, such as output tokens, per joule; None where no joules are known, or none rose."""
+    return amount / joules if joules is not None and joules > 0 else None
+
+
 def family(source: str) -> str:
     """`nvml-instant` -> `nvml`; a replayed one keeps its mark."""
     return source.split("-", 1)[0]

@@ -16,6 +16,7 @@ from typing import Any, Final
 import numpy as np
 
 from harness.artifacts.run_summary import Distribution, Figure
+from harness.reduce.energy.devices import per_joule
 from harness.reduce.figures.answered_requests import NS, AnsweredRequests
 from harness.reduce.over_time.flows import Flows
 from harness.reduce.read.run import Run
@@ -129,8 +130,8 @@ def _measured_w(seen: AnsweredRequests) -> Value:
 
 
 def _measured_tok_per_j(seen: AnsweredRequests) -> Value:
-    joules = _joules(seen)
-    return seen.output_tok / joules if joules else _no_power(seen)
+    found = per_joule(seen.output_tok, _joules(seen))
+    return _no_power(seen) if found is None else found
 
 
 def _joules(seen: AnsweredRequests) -> float | None:

@@ -189,22 +189,13 @@ def mean_error(means: Floats) -> MeanError | None:
     return MeanError(variance, 2 / (2 / (k - 1) + 4 / (k * (1 - r * r))), r)
 
 
-def ratio_interval(
-    numerators: Mapping[int, Floats], denominators: Mapping[int, Floats]
-) -> tuple[float, float] | None:
-    """95 % interval of sum(numerator) / sum(denominator) over consecutive batches, or None when
+def ratio_interval(top: Floats, bottom: Floats) -> tuple[float, float] | None:
+    """95 % interval of sum(top) / sum(bottom) over `BATCHES` consecutive batches, or None when
     there are too few effective ones.
 
-    The batches' residuals numerator - ratio * denominator go through `mean_error`. Too short a run
-    shows as batches that are correlated (above `MAX_CORRELATION`), and so does a trend.
-
-    Args:
-        numerators: per number of batches (`BATCH_COUNTS`), the batches' numerators.
-        denominators: likewise, of the same batches.
+    The batches' residuals top - ratio * bottom go through `mean_error`. Too short a run shows as
+    batches that are correlated (above `MAX_CORRELATION`), and so does a trend.
     """
-    if BATCHES not in numerators or BATCHES not in denominators:
-        return None
-    top, bottom = numerators[BATCHES], denominators[BATCHES]
     whole = float(np.sum(bottom))
     if not whole > 0 or np.any(np.isnan(top)) or np.any(np.isnan(bottom)):
         return None
@@ -228,9 +219,7 @@ def mean_interval(series: Floats) -> tuple[float, float] | None:
     if size < 1:
         return None
     ends = np.linspace(0, len(series), BATCHES + 1).astype(np.int64)
-    return ratio_interval(
-        {BATCHES: np.add.reduceat(series, ends[:-1])}, {BATCHES: np.diff(ends).astype(np.float64)}
-    )
+    return ratio_interval(np.add.reduceat(series, ends[:-1]), np.diff(ends).astype(np.float64))
 
 
 def _of_clusters(error: MeanError | None, q: float) -> MeanError | None:
@@ -307,7 +296,3 @@ def quantile_intervals(
         )
 
     return {name: interval(q) for name, q in QUANTILES.items()}
-
-
-BATCH_COUNTS: Final = (BATCHES,)
-"""Numbers of batches to prepare for `ratio_interval`."""
