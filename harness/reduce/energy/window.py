@@ -21,7 +21,8 @@ from harness.reduce.energy.sensor_gain import (
     ratio_of,
 )
 from harness.reduce.over_time.flow import Flow, SumOf
-from harness.reduce.read.run import Run, mapping, number, sequence
+from harness.reduce.read.expected_gpus import expected_gpus
+from harness.reduce.read.run import Run, gpu_uuids, mapping, number, sequence
 from harness.reduce.windows.figure_set import NS, FigureSet
 
 J_PER_KWH: Final = 3.6e6
@@ -98,44 +99,27 @@ def plain_of(found: Sequence[Energy]) -> Energy | None:
     )
 
 
-def window_energy(run: Run, start: float, end: float, gpu_uuids: Sequence[str]) -> WindowEnergy:
+def window_energy(run: Run, start: float, end: float) -> WindowEnergy:
     """Joules of [start, end) (nanoseconds from the run's start) at every boundary, with what they
     rest on.
-
-    Args:
-        run: the directory in memory.
-        start: of the window.
-        end: of the window.
-        gpu_uuids: boards of the deployment on this machine.
     """
     gpus = sequence(mapping(run.manifest.get("hardware")).get("gpus"))
     concerns: list[Concern] = []
     calibration = meter_calibration(run, concerns)
     state = boards(run.boards, start, end, gpus)
-    limits = {}
-    for gpu in gpus:
-        known = [
-            w
-            for w in (
-                number(mapping(gpu).get(k)) for k in ("power_limit_w", "power_limit_default_w")
-            )
-            if w is not None
-        ]
-        if known and mapping(gpu).get("uuid"):
-            limits[str(mapping(gpu)["uuid"])] = max(known)
     why = state.why_invalid()
     found = energies(
         run.power,
         start,
         end,
-        gpu_uuids,
+        expected_gpus(run),
         calibration=calibration,
-        limits_w=limits,
+        limits_w=_limits_w(gpus),
         invalid=None if why is None else f"throttled: {why}",
     )
     smoke = run.profile.get("purpose") == Purpose.SMOKE
     if run.power is not None or run.boards is not None:
-        concerns += board_concerns(state, gpu_uuids, smoke=smoke)
+        concerns += board_concerns(state, gpu_uuids(run), smoke=smoke)
     plain = plain_of(found)
     if plain is not None and plain.joules is None and why is None:
         text = f"There is no energy at {plain.boundary}: {plain.reason}."
@@ -143,10 +127,21 @@ def window_energy(run: Run, start: float, end: float, gpu_uuids: Sequence[str]) 
             Concern("energy_absent", Severity.NOTE if smoke else Severity.DEGRADED, text)
         )
     rungs = ladder(found, gpus, mapping(run.profile.get("energy")), (end - start) * NS)
-    without = idles(run, list(gpu_uuids), calibration)
+    without = idles(run, calibration)
     concerns += _below_idle(found, without)
     concerns += _parts_above_whole(found)
     return WindowEnergy(start, end, tuple(found), state, without, rungs, tuple(concerns))
+
+
+def _limits_w(gpus: Sequence[object]) -> dict[str, float]:
+    """Highest power of each board: its limit, or the default one where that is higher."""
+    limits = {}
+    for gpu in map(mapping, gpus):
+        stated = (number(gpu.get(k)) for k in ("power_limit_w", "power_limit_default_w"))
+        known = [w for w in stated if w is not None]
+        if known and gpu.get("uuid"):
+            limits[str(gpu["uuid"])] = max(known)
+    return limits
 
 
 def _below_idle(found: Sequence[Energy], without: Mapping[str, Idle]) -> list[Concern]:

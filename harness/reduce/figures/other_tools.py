@@ -169,6 +169,10 @@ _ROLE_CHUNK: Final = (
     "a chunk without content is not in the records; the first one with content stands in, so that"
     " this is an upper bound"
 )
+_RAW: Final = (
+    "readings as the tool takes them: without this run's sensor calibration, and given even where"
+    " boards were throttled, so that it can differ from the harness's own"
+)
 _OUTPUT: Final = Term(
     "output tokens of all answered requests / measured time", lambda seen: seen.output_tok_s
 )
@@ -221,9 +225,9 @@ TOOLS: Final[Mapping[str, Tool]] = {
             "tok_s_gpu": Term(
                 "output tokens per second / GPUs", lambda seen: _per_gpu(seen, seen.output_tok_s)
             ),
-            "power_w": Term("measured at the GPU boards, summed", _measured_w),
+            "power_w": Term("measured at the GPU boards, summed", _measured_w, _RAW),
             "output_tok_per_j": Term(
-                "output tokens / measured energy of the GPU boards", _measured_tok_per_j
+                "output tokens / measured energy of the GPU boards", _measured_tok_per_j, _RAW
             ),
             "duration_s": _DURATION,
         },
@@ -352,10 +356,12 @@ TOOLS: Final[Mapping[str, Tool]] = {
                     if isinstance(found := _measured_w(seen), float) and seen.gpus
                     else found
                 ),
+                _RAW,
             ),
             "output_tok_per_j": Term(
                 "1 / joules per output token: measured energy of all boards / output tokens",
                 _measured_tok_per_j,
+                _RAW,
             ),
             "tok_s_per_mw": Term(
                 "input and output tokens per second per GPU x 1000 / a provisioned constant of kW"

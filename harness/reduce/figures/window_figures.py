@@ -19,7 +19,7 @@ from harness.reduce.over_time.flows import Flows
 from harness.reduce.over_time.tokens import gaps, moments
 from harness.reduce.read.categorical import Bools
 from harness.reduce.read.requests import Requests
-from harness.reduce.read.run import Run, gpu_count, gpu_uuids, mapping, number
+from harness.reduce.read.run import Run, gpu_count, mapping, number
 from harness.reduce.statistics.intervals import Floats, distribution, mean_interval
 from harness.reduce.windows.figure_set import NS, FigureSet
 from harness.reduce.windows.measurement_window import StageWindow
@@ -217,7 +217,7 @@ def window_figures(
             note="the deployment's only GPU" if gpus == 1 else f"all {gpus} GPUs of the deployment",
         )
     _dollars(out, price)
-    joules = window_energy(run, start, end, gpu_uuids(run))
+    joules = window_energy(run, start, end)
     work = Work(
         flow.output.flow,
         flow.input,
