@@ -24,8 +24,6 @@ from harness.compare.hypothesis_tests import (
     holm,
     mean,
     one_sample,
-    t_beyond,
-    t_quantile,
     two_samples,
     variance,
     welch,
@@ -36,6 +34,7 @@ from harness.core.metrics import METRICS
 from harness.core.units import human_number
 from harness.profile.source import SourceError, read
 from harness.profile.thresholds import Threshold, parse_threshold
+from harness.reduce.statistics.student_t import t_beyond, t_quantile
 
 GATE_ALPHA: Final = 0.01
 """How often a gate may fail although nothing is worse, over all gates of one side together."""

@@ -14,12 +14,12 @@ from harness.artifacts.layout import SCHEMA_VERSION, RunDir
 from harness.artifacts.run_summary import Agreement, StageSummary, Summary, Window
 from harness.core.metric_names import Concept
 from harness.core.metrics import METRIC_VERSION
-from harness.reduce.figures import figures as stages
+from harness.reduce.figures import window_figures as stages
 from harness.reduce.figures.by_class import class_summaries
 from harness.reduce.figures.energy_by_class import with_energy
-from harness.reduce.figures.figures import StageFigures
 from harness.reduce.figures.other_tools import rosetta
 from harness.reduce.figures.run_energy import Flowing, RunEnergy, StageEnergy, run_energy
+from harness.reduce.figures.window_figures import StageFigures
 from harness.reduce.figures.without_records import unless_recorded
 from harness.reduce.over_time.counters import LAST_LABELS, ServerCounters, wanted
 from harness.reduce.over_time.flows import Flows, flows
@@ -28,8 +28,8 @@ from harness.reduce.verdict.answers import UNVERIFIED, quality
 from harness.reduce.verdict.judge import judge
 from harness.reduce.verdict.load_generator import client
 from harness.reduce.verdict.recount import recounted
+from harness.reduce.windows.measurement_window import StageWindow, stage_windows
 from harness.reduce.windows.steady_state import settle
-from harness.reduce.windows.windows import StageWindow, stage_windows
 
 NS: Final = 1e-9
 _SERVER_COUNTERS: Final = (
@@ -102,7 +102,7 @@ def reduce_fully(path: Path) -> Reduction:
     price = mapping(run.profile.get("price"))
     figures = {
         window.name: unless_recorded(
-            stages.figures(run, window, flow, counters, slos, price), run.concerns
+            stages.window_figures(run, window, flow, counters, slos, price), run.concerns
         )
         for window in windows
     }
@@ -140,7 +140,7 @@ def reduce_fully(path: Path) -> Reduction:
     top = (
         figures[headline.name]
         if headline is not None
-        else stages.figures(run, _nothing(), flow, counters, slos, price)
+        else stages.window_figures(run, _nothing(), flow, counters, slos, price)
     )
     generator = client(run, headline)
     answers = quality(run)

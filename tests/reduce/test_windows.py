@@ -13,7 +13,12 @@ from harness.reduce import reduce_run
 from harness.reduce.over_time.counters import wanted
 from harness.reduce.read.run import load_run
 from harness.reduce.statistics.stationarity import SignalTest, SteadyState
-from harness.reduce.windows.windows import StageWindow, drift_in_words, settled, stage_windows
+from harness.reduce.windows.measurement_window import (
+    StageWindow,
+    drift_in_words,
+    settled,
+    stage_windows,
+)
 
 S = 1_000_000_000
 

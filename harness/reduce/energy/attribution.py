@@ -18,7 +18,8 @@ from harness.reduce.over_time.flow import Flow
 from harness.reduce.over_time.tokens import Output, placed
 from harness.reduce.read.categorical import Bools
 from harness.reduce.read.requests import Requests
-from harness.reduce.statistics.intervals import Floats, t_quantile
+from harness.reduce.statistics.intervals import Floats
+from harness.reduce.statistics.student_t import t_quantile
 
 NS: Final = 1e-9
 
@@ -379,7 +380,7 @@ def _errors(stages: Sequence[StageSlices], values: Floats, fits: Sequence[Floats
     residual = joules - work @ values
     variance = float(np.sum(residual**2)) / (rows - terms)
     half = (
-        t_quantile(rows - terms)
+        t_quantile(0.95, rows - terms)
         * np.sqrt(variance * np.diag(np.linalg.inv(scaled.T @ scaled)))
         / scale
     )
@@ -388,7 +389,7 @@ def _errors(stages: Sequence[StageSlices], values: Floats, fits: Sequence[Floats
         spread = np.sqrt(
             (len(fits) - 1) / len(fits) * np.sum((table - table.mean(axis=0)) ** 2, axis=0)
         )
-        half = np.maximum(half, t_quantile(len(fits) - 1) * spread)
+        half = np.maximum(half, t_quantile(0.95, len(fits) - 1) * spread)
     free = len(stages) - terms
     if free > 0:
         ends = np.cumsum([len(stage.joules) for stage in stages])
@@ -400,7 +401,7 @@ def _errors(stages: Sequence[StageSlices], values: Floats, fits: Sequence[Floats
         ratio = float(np.sqrt(np.sum(np.square(off)) / free))
         solve = np.linalg.pinv(scaled)
         moved = [solve[:, part] @ joules[part] * ratio / scale for part in parts]
-        half = np.maximum(half, t_quantile(free) * np.sqrt(np.sum(np.square(moved), axis=0)))
+        half = np.maximum(half, t_quantile(0.95, free) * np.sqrt(np.sum(np.square(moved), axis=0)))
     return [float(value) for value in half]
 
 

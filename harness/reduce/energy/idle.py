@@ -8,6 +8,7 @@ import numpy as np
 
 from harness.reduce.energy.devices import Energy, energies
 from harness.reduce.energy.sensor_gain import MeterCalibration
+from harness.reduce.read.expected_gpus import expected_gpus
 from harness.reduce.read.run import Run, number
 
 BEFORE_SERVER: Final = "before_server"
@@ -52,7 +53,7 @@ class Idle:
         }
 
 
-def idles(run: Run, gpu_uuids: list[str], calibration: MeterCalibration) -> Mapping[str, Idle]:
+def idles(run: Run, calibration: MeterCalibration) -> Mapping[str, Idle]:
     """The stretches that the run left without load, by `when`; those that it did not have are
     missing.
     """
@@ -72,7 +73,7 @@ def idles(run: Run, gpu_uuids: list[str], calibration: MeterCalibration) -> Mapp
             when,
             start,
             end,
-            tuple(energies(run.power, start, end, gpu_uuids, calibration=calibration)),
+            tuple(energies(run.power, start, end, expected_gpus(run), calibration=calibration)),
         )
     return found
 

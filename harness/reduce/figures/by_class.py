@@ -10,13 +10,13 @@ from typing import Final
 
 from harness.artifacts.run_summary import ClassSummary, Figure
 from harness.plan.types import PRIME_SUFFIX
-from harness.reduce.figures import figures as stages
-from harness.reduce.figures.figures import StageFigures
+from harness.reduce.figures import window_figures as stages
+from harness.reduce.figures.window_figures import StageFigures
 from harness.reduce.over_time.flows import Flows, flows_of
 from harness.reduce.read.categorical import Bools, Categorical
 from harness.reduce.read.requests import Requests
 from harness.reduce.read.run import Run
-from harness.reduce.windows.windows import StageWindow
+from harness.reduce.windows.measurement_window import StageWindow
 
 CLASS_KEYS: Final = (
     "output_tok_s",
@@ -87,7 +87,7 @@ def _one(
 ) -> ClassSummary:
     requests = run.requests
     flow = flows_of(run, whole, mine)
-    figures = stages.figures(
+    figures = stages.window_figures(
         replace(run, samples=None, power=None), window, flow, None, slos, {}, mine
     )
     in_stage = (requests.stage == window.name) & mine

@@ -12,7 +12,7 @@ from harness.artifacts.run_summary import ClassSummary, Figure
 from harness.core.metrics import METRICS
 from harness.core.records import Basis
 from harness.reduce.energy.attribution import Attribution, decode_context
-from harness.reduce.energy.devices import Energy
+from harness.reduce.energy.devices import Energy, per_joule
 from harness.reduce.figures.by_class import class_names
 from harness.reduce.over_time.tokens import Output, in_flight, output_of, spread_input
 from harness.reduce.read.categorical import Bools
@@ -60,6 +60,15 @@ class ClassEnergy:
     output_tok: float
     answered: int
 
+    def figures(self) -> dict[str, float | None]:
+        """By key of the metric; None without tokens or answers."""
+        per_tok = per_joule(self.output_tok, self.joules) if self.output_tok > 0 else None
+        return {
+            "output_tok_per_j": per_tok,
+            "j_per_output_tok": self.joules / self.output_tok if self.output_tok > 0 else None,
+            "j_per_request": self.joules / self.answered if self.answered else None,
+        }
+
     def to_dict(self) -> dict[str, Any]:
         """As in summary.json."""
         return {
@@ -68,11 +77,7 @@ class ClassEnergy:
             "share": self.share,
             "output_tok": self.output_tok,
             "answered": self.answered,
-            "output_tok_per_j": (
-                self.output_tok / self.joules if self.joules > 0 and self.output_tok > 0 else None
-            ),
-            "j_per_output_tok": self.joules / self.output_tok if self.output_tok > 0 else None,
-            "j_per_request": self.joules / self.answered if self.answered else None,
+            **self.figures(),
         }
 
 
@@ -192,14 +197,7 @@ def _figures(
     summary: ClassSummary, mine: ClassEnergy, shared: Allocation, energy: Energy
 ) -> dict[str, Figure]:
     window = next((figure.window for figure in summary.metrics.values()), None)
-    values = {
-        "energy_j": mine.joules,
-        "output_tok_per_j": (
-            mine.output_tok / mine.joules if mine.joules > 0 and mine.output_tok > 0 else None
-        ),
-        "j_per_output_tok": mine.joules / mine.output_tok if mine.output_tok > 0 else None,
-        "j_per_request": mine.joules / mine.answered if mine.answered else None,
-    }
+    values = {"energy_j": mine.joules, **mine.figures()}
     return {
         key: Figure(
             value,

@@ -16,10 +16,11 @@ from typing import Any, Final
 import numpy as np
 
 from harness.artifacts.run_summary import Distribution, Figure
+from harness.reduce.energy.devices import per_joule
 from harness.reduce.figures.answered_requests import NS, AnsweredRequests
 from harness.reduce.over_time.flows import Flows
 from harness.reduce.read.run import Run
-from harness.reduce.windows.windows import StageWindow
+from harness.reduce.windows.measurement_window import StageWindow
 
 TERMS: Final[Mapping[str, tuple[str, str]]] = {
     "ttft_s": ("TTFT", "s"),
@@ -129,8 +130,8 @@ def _measured_w(seen: AnsweredRequests) -> Value:
 
 
 def _measured_tok_per_j(seen: AnsweredRequests) -> Value:
-    joules = _joules(seen)
-    return seen.output_tok / joules if joules else _no_power(seen)
+    found = per_joule(seen.output_tok, _joules(seen))
+    return _no_power(seen) if found is None else found
 
 
 def _joules(seen: AnsweredRequests) -> float | None:
@@ -167,6 +168,10 @@ _WHOLE: Final = "the whole run, from the first request's start to the last answe
 _ROLE_CHUNK: Final = (
     "a chunk without content is not in the records; the first one with content stands in, so that"
     " this is an upper bound"
+)
+_RAW: Final = (
+    "readings as the tool takes them: without this run's sensor calibration, and given even where"
+    " boards were throttled, so that it can differ from the harness's own"
 )
 _OUTPUT: Final = Term(
     "output tokens of all answered requests / measured time", lambda seen: seen.output_tok_s
@@ -220,9 +225,9 @@ TOOLS: Final[Mapping[str, Tool]] = {
             "tok_s_gpu": Term(
                 "output tokens per second / GPUs", lambda seen: _per_gpu(seen, seen.output_tok_s)
             ),
-            "power_w": Term("measured at the GPU boards, summed", _measured_w),
+            "power_w": Term("measured at the GPU boards, summed", _measured_w, _RAW),
             "output_tok_per_j": Term(
-                "output tokens / measured energy of the GPU boards", _measured_tok_per_j
+                "output tokens / measured energy of the GPU boards", _measured_tok_per_j, _RAW
             ),
             "duration_s": _DURATION,
         },
@@ -351,10 +356,12 @@ TOOLS: Final[Mapping[str, Tool]] = {
                     if isinstance(found := _measured_w(seen), float) and seen.gpus
                     else found
                 ),
+                _RAW,
             ),
             "output_tok_per_j": Term(
                 "1 / joules per output token: measured energy of all boards / output tokens",
                 _measured_tok_per_j,
+                _RAW,
             ),
             "tok_s_per_mw": Term(
                 "input and output tokens per second per GPU x 1000 / a provisioned constant of kW"

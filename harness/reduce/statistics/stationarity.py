@@ -11,7 +11,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from harness.reduce.statistics.intervals import Floats, t_within
+from harness.reduce.statistics.intervals import Floats
+from harness.reduce.statistics.student_t import t_beyond
 
 SLICES: Final = 60
 """Slices that a stage is cut into; each is a batch of `PER_SLICE` observations."""
@@ -190,7 +191,7 @@ def _p_apart(means: Floats, cut: int, *, pooled: bool = False) -> float:
     r = _correlation(left)
     inflation = (1 + r) / (1 - r)
     t = gap / (spread * math.sqrt(inflation * (1 / len(first) + 1 / len(rest))))
-    return 1 - t_within(t, max(1.0, len(left) / inflation - unknown))
+    return 2 * t_beyond(t, max(1.0, len(left) / inflation - unknown))
 
 
 def _ranks(values: Floats) -> Floats:
@@ -225,7 +226,7 @@ def trend(values: Floats) -> Trend:
     lags = np.arange(1, n)
     inflation = 1 + 2 * float(np.sum((1 - lags / n) * r**lags))
     z = (s - math.copysign(min(1.0, abs(s)), s)) / math.sqrt(variance * inflation)
-    return Trend(slope, z, 1 - t_within(abs(z), max(1.0, n / inflation - 2)))
+    return Trend(slope, z, 2 * t_beyond(abs(z), max(1.0, n / inflation - 2)))
 
 
 def examine(means: Floats, *, ratio: bool = False) -> SignalTest:

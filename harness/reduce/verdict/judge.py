@@ -11,7 +11,7 @@ import numpy as np
 from harness.artifacts.run_summary import Agreement, Verdict
 from harness.core.metric_names import Concept
 from harness.core.records import Concern, OutputLength, Purpose, RunState, Severity, Status
-from harness.reduce.figures.figures import StageFigures, intended_in
+from harness.reduce.figures.window_figures import StageFigures, intended_in
 from harness.reduce.over_time.counters import ServerCounters
 from harness.reduce.over_time.flows import Flows
 from harness.reduce.read.run import Run, gpu_count, mapping, number, sequence
@@ -20,8 +20,8 @@ from harness.reduce.verdict.load_generator import client_concerns
 from harness.reduce.verdict.records import record_concerns
 from harness.reduce.verdict.recount import recount_concerns
 from harness.reduce.verdict.scrapes import scrape_concerns
+from harness.reduce.windows.measurement_window import StageWindow
 from harness.reduce.windows.steady_state import steady_concerns
-from harness.reduce.windows.windows import StageWindow
 
 CLIENT_CPU_LIMIT: Final = 0.85
 """Share of one core above which a load generator's process is saturated: it then adds delays of its

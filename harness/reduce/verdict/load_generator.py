@@ -14,7 +14,7 @@ from harness.reduce.read.requests import Requests
 from harness.reduce.read.run import Run, mapping, number, sequence
 from harness.reduce.read.spill import blocks, release
 from harness.reduce.statistics.intervals import Floats
-from harness.reduce.windows.windows import StageWindow
+from harness.reduce.windows.measurement_window import StageWindow
 
 SLO_SHARE: Final = 0.05
 """An error may be this share of the SLO that it blurs: the resolution at which the SLO is judged.

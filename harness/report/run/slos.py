@@ -3,7 +3,7 @@
 import numpy as np
 
 from harness.core.metrics import METRICS
-from harness.reduce.figures.figures import good, intended_in
+from harness.reduce.figures.window_figures import good, intended_in
 from harness.reduce.reduction import Reduction
 from harness.report import numbers
 from harness.report.tables import Table

@@ -7,7 +7,7 @@ from typing import Final
 
 import numpy as np
 
-from harness.reduce.figures.figures import intended_in
+from harness.reduce.figures.window_figures import intended_in
 from harness.reduce.read.categorical import Bools
 from harness.reduce.read.requests import Requests
 from harness.reduce.read.run import mapping, number, sequence
