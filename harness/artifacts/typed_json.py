@@ -53,11 +53,13 @@ def from_json(kind: type[T], raw: object, name: str) -> T:
     try:
         # As text, since JSON's lists and strings are then taken for tuples and enums, and nothing
         # else is taken for anything else.
-        found: T = _adapter(kind).validate_json(json.dumps(raw), strict=True)
-    except ValidationError as error:
+        found: T = _adapter(kind).validate_json(json.dumps(raw, allow_nan=False), strict=True)
+    except ValueError as error:
+        problem = str(error)
+        if isinstance(error, ValidationError):
+            problem = _problem(error.errors(include_url=False)[0], name)
         raise ArtifactError(
-            f"this is no {name}: {_problem(error.errors(include_url=False)[0], name)}",
-            cause="it was edited or damaged",
+            f"this is no {name}: {problem}", cause="it was edited or damaged"
         ) from error
     return found
 

@@ -20,19 +20,25 @@ from harness.artifacts.run_summary.energy import (
     Rung,
     Stretch,
 )
+from harness.artifacts.run_summary.figures import Distribution, Figure
 from harness.artifacts.run_summary.other_tools import OtherTools, ToolFigure, ToolFigures
 from harness.artifacts.run_summary.server import Gauge, Histogram, ScopeLoad, ServerFigures
 from harness.artifacts.run_summary.summary import (
     Agreement,
     ClassSummary,
-    Distribution,
-    Figure,
+    Labels,
+    ProfileName,
+    Recount,
     RequestCounts,
+    Signal,
+    Slos,
     StageSummary,
+    Steady,
     Summary,
     Verdict,
     Window,
     read_summary,
+    summary_json,
 )
 
 __all__ = [
@@ -59,17 +65,23 @@ __all__ = [
     "Idle",
     "IdlePower",
     "IdleStretch",
+    "Labels",
     "Level",
     "Likeness",
     "OtherTools",
+    "ProfileName",
     "Quality",
+    "Recount",
     "Reference",
     "RequestCounts",
     "RunEnergy",
     "Rung",
     "ScopeLoad",
     "ServerFigures",
+    "Signal",
+    "Slos",
     "StageSummary",
+    "Steady",
     "Stretch",
     "Summary",
     "ToolFigure",
@@ -77,4 +89,5 @@ __all__ = [
     "Verdict",
     "Window",
     "read_summary",
+    "summary_json",
 ]

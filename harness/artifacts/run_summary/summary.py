@@ -1,109 +1,54 @@
-"""What a reduction yields. `to_dict` gives summary.json; None is unknown or absent, never 0."""
+"""summary.json: what a reduction gives. None is unknown or absent, never 0."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from harness.artifacts.decode import DecodeError, decode
-from harness.artifacts.summaries import migrated, read_summary_json
+from harness.artifacts.layout import SCHEMA_VERSION
+from harness.artifacts.run_summary.answers import Quality
+from harness.artifacts.run_summary.client import Client
+from harness.artifacts.run_summary.energy import RunEnergy
+from harness.artifacts.run_summary.figures import Distribution, Figure
+from harness.artifacts.run_summary.other_tools import OtherTools
+from harness.artifacts.run_summary.server import ScopeLoad, ServerFigures
+from harness.artifacts.typed_json import Number, from_json, loads, to_json
 from harness.core.errors import ArtifactError
-from harness.core.records import Basis, Concern, Status
+from harness.core.records import Concern, Status
+
+_OPTIONAL: Final = ("server", "rosetta", "quality")
+"""Blocks that are {} in JSON where there is none."""
 
 
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """One value of a metric.
-
-    Attributes:
-        value: in `unit`; None when absent.
-        unit: as in the metric's definition.
-        ci_low: lower end of the 95 % interval within this run; None where there are too few
-            effective batches.
-        ci_high: its upper end.
-        basis: measured, modelled (uses a stated assumption such as a price) or absent.
-        boundary: `client`, `server`, `deployment` or a power boundary; None when absent.
-        window: name of the stage in whose window it was taken.
-        note: why it is absent, or where it comes from.
-        systematic_ratio: 95 % bound of an error that no repetition removes, relative to the value
-            (gain of the power sensors); None where there is none or nobody knows it.
-        systematic_low: lower end of the interval of that error alone.
-        systematic_high: its upper end.
-    """
-
-    value: float | None
-    unit: str
-    ci_low: float | None = None
-    ci_high: float | None = None
-    basis: Basis = Basis.MEASURED
-    boundary: str | None = None
-    window: str | None = None
-    note: str | None = None
-    systematic_ratio: float | None = None
-    systematic_low: float | None = None
-    systematic_high: float | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """As in summary.json."""
-        return {
-            "value": self.value,
-            "unit": self.unit,
-            "ci_low": self.ci_low,
-            "ci_high": self.ci_high,
-            "basis": str(self.basis),
-            "boundary": self.boundary,
-            "window": self.window,
-            "note": self.note,
-            "systematic_ratio": self.systematic_ratio,
-            "systematic_low": self.systematic_low,
-            "systematic_high": self.systematic_high,
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class Distribution:
-    """A distribution over requests (over gaps for itl_s and inter_event_s), in seconds.
-
-    Requests that never came to the moment in question are right-censored: percentiles that reach
-    into their share are None, and so are mean and max as soon as there is one.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signal:
+    """What became of one signal of the steady-state test.
 
     Attributes:
-        n: observed values.
-        censored: values that are only known to be larger than what was waited for.
-        ci: 95 % intervals within this run of the mean and the percentiles, by name, None where
-            there are too few effective samples; empty where none were asked for.
+        warmup_s: to be left out at the beginning.
+        drift: it goes on changing, by more than is tolerated.
+        change: over the tested stretch, as a share of its mean (of ratios in their own unit); None
+            when its mean is 0.
+        p_value: of the trend.
     """
 
-    mean: float | None = None
-    p50: float | None = None
-    p90: float | None = None
-    p95: float | None = None
-    p99: float | None = None
-    p999: float | None = None
-    max: float | None = None
-    min: float | None = None
-    n: int = 0
-    censored: int = 0
-    ci: Mapping[str, tuple[float, float] | None] = field(default_factory=dict)
+    warmup_s: Number
+    drift: bool
+    change: Number | None = None
+    p_value: Number | None = None
 
-    def to_dict(self) -> dict[str, Any]:
-        """As in summary.json."""
-        return {
-            "mean": self.mean,
-            "p50": self.p50,
-            "p90": self.p90,
-            "p95": self.p95,
-            "p99": self.p99,
-            "p999": self.p999,
-            "max": self.max,
-            "n": self.n,
-            "min": self.min,
-            "censored": self.censored,
-            "ci": {
-                key: list(interval) if interval is not None else None
-                for key, interval in self.ci.items()
-            },
-        }
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Steady:
+    """What the steady-state test found: `steady` where no signal drifts, the warm-up of the slowest
+    one that settles.
+    """
+
+    steady: bool
+    slice_s: Number
+    slices: int
+    warmup_s: Number
+    signals: Mapping[str, Signal] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,26 +56,14 @@ class Window:
     """The measured stretch of time, in seconds from the run's start; None where it is not known.
 
     Attributes:
-        steady: what the steady-state test found: `steady`, `slice_s`, `slices`, `warmup_s` and per
-            signal `warmup_s`, `drift`, `change` (a share of its mean; of ratios in their own unit)
-            and the trend's `p_value`; None where it was not made.
+        steady: None where the test was not made.
     """
 
-    start_s: float | None
-    end_s: float | None
-    duration_s: float | None
+    start_s: Number | None
+    end_s: Number | None
+    duration_s: Number | None
     rule: str
-    steady: Mapping[str, Any] | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """As in summary.json."""
-        return {
-            "start_s": self.start_s,
-            "end_s": self.end_s,
-            "duration_s": self.duration_s,
-            "rule": self.rule,
-            "steady": self.steady,
-        }
+    steady: Steady | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,20 +91,32 @@ class RequestCounts:
     turns_not_happened: int | None = None
     primed: int = 0
 
-    def to_dict(self) -> dict[str, Any]:
-        """As in summary.json."""
-        return {
-            "planned": self.planned,
-            "sent": self.sent,
-            "ok": self.ok,
-            "failed": self.failed,
-            "dropped": self.dropped,
-            "cancelled": self.cancelled,
-            "by_outcome": dict(self.by_outcome),
-            "in_window": self.in_window,
-            "turns_not_happened": self.turns_not_happened,
-            "primed": self.primed,
-        }
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recount:
+    """The model's tokenizer on a sample of the requests; all but `note` are None where nothing was
+    counted.
+
+    Attributes:
+        requests: counted.
+        of: answered.
+        usage: the server's count of these requests.
+        tokenizer: its own count, with the chat template where there is one.
+        text_only: without.
+        relative_difference: (usage - tokenizer) / usage.
+        expected: its largest expected size.
+        ok: it is within that.
+    """
+
+    requests: int | None = None
+    of: int | None = None
+    usage: Number | None = None
+    tokenizer: Number | None = None
+    text_only: Number | None = None
+    relative_difference: Number | None = None
+    expected: Number | None = None
+    ok: bool | None = None
+    note: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,29 +131,16 @@ class Agreement:
             without usage had asked for.
         ok: None when there is nothing to hold against each other.
         note: in words.
-        tokenizer: the third account, the model's tokenizer on a sample of the requests
-            (`harness.reduce.verdict.recount`); {} in summaries of before there was one.
+        tokenizer: the third account.
     """
 
-    client: float | None
-    server: float | None
-    relative_difference: float | None
-    tolerance: float | None
+    client: Number | None
+    server: Number | None
+    relative_difference: Number | None
+    tolerance: Number | None
     ok: bool | None
     note: str | None = None
-    tokenizer: Mapping[str, Any] = field(default_factory=dict)
-
-    def to_dict(self) -> dict[str, Any]:
-        """As in summary.json."""
-        return {
-            "client": self.client,
-            "server": self.server,
-            "relative_difference": self.relative_difference,
-            "tolerance": self.tolerance,
-            "ok": self.ok,
-            "note": self.note,
-            "tokenizer": dict(self.tokenizer),
-        }
+    tokenizer: Recount = field(default_factory=Recount)
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,17 +153,6 @@ class StageSummary:
     requests: RequestCounts
     metrics: Mapping[str, Figure]
     latency: Mapping[str, Distribution]
-
-    def to_dict(self) -> dict[str, Any]:
-        """As in summary.json."""
-        return {
-            "name": self.name,
-            "kind": self.kind,
-            "window": self.window.to_dict(),
-            "requests": self.requests.to_dict(),
-            "metrics": {key: figure.to_dict() for key, figure in self.metrics.items()},
-            "latency": {key: distribution.to_dict() for key, distribution in self.latency.items()},
-        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,15 +174,6 @@ class ClassSummary:
     metrics: Mapping[str, Figure]
     latency: Mapping[str, Distribution]
 
-    def to_dict(self) -> dict[str, Any]:
-        """As in summary.json."""
-        return {
-            "name": self.name,
-            "requests": self.requests.to_dict(),
-            "metrics": {key: figure.to_dict() for key, figure in self.metrics.items()},
-            "latency": {key: distribution.to_dict() for key, distribution in self.latency.items()},
-        }
-
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
@@ -270,21 +182,48 @@ class Verdict:
     status: Status
     concerns: tuple[Concern, ...] = ()
 
-    def to_dict(self) -> dict[str, Any]:
-        """As in summary.json."""
-        return {
-            "status": str(self.status),
-            "concerns": [
-                {
-                    "code": c.code,
-                    "severity": str(c.severity),
-                    "message": c.message,
-                    "value": c.value,
-                    "limit": c.limit,
-                }
-                for c in self.concerns
-            ],
-        }
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProfileName:
+    """Which profile was run; None is not known."""
+
+    name: str | None = None
+    purpose: str | None = None
+    workload_sha256: str | None = None
+    plan_sha256: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Labels:
+    """Words that belong next to the figures; None is not known.
+
+    Attributes:
+        tokens_in_chunks: `told` or `not told`: whether the stream reports how many tokens a chunk
+            has.
+        input_split: where the share of cached input is from.
+        quality: `verified` or `quality unverified`.
+        server_metrics: whose names the scraped metrics have.
+        power_limit: `500 of 700 W` where a limit below the default was in force.
+    """
+
+    output_length: str | None = None
+    assistant: str | None = None
+    context_scale: Number | None = None
+    load_format: str | None = None
+    tokens_in_chunks: str | None = None
+    input_split: str | None = None
+    quality: str | None = None
+    server_metrics: str | None = None
+    power_limit: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slos:
+    """SLOs of the profile; None is not set."""
+
+    ttft_s: Number | None = None
+    tpot_s: Number | None = None
+    e2e_s: Number | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,29 +233,19 @@ class Summary:
     Attributes:
         state: of the run directory: complete, interrupted or failed; a run whose manifest still
             says running is `interrupted`.
-        profile: name, purpose, workload_sha256, plan_sha256.
-        labels: words that belong beside the figures: output_length, context_scale, load_format,
-            tokens_in_chunks, input_split.
-        slos: SLOs of the profile, by key; None is not set.
-        server: server's counters and gauges over the window, by concept.
-        host: load of the client's and the server's processes over the window.
-        client: how far the load generator's clock can be trusted: `canary`, `calibration`, `load`;
-            each None where there is none.
-        energy: joules of the headline's window in detail
-            (`harness.reduce.figures.run_energy.RunEnergy`): boundaries, idle, ladder, attribution,
-            classes, boards, carbon.
+        server: the server's own figures over the window; None without scrapes.
+        host: load of the client's and the server's processes over the window, by scope.
         classes: the headline's window by class of requests, in the order of their names.
-        rosetta: the same records under other tools' definitions
-            (`harness.reduce.figures.other_tools`).
-        quality: the answers' check before and after the load (`harness.reduce.verdict.answers`); {}
-            where there was none.
+        rosetta: the same records under other tools' definitions; None where nothing was answered.
+        quality: the answers' check; None where there was none.
+        energy: joules of the headline's window in detail.
     """
 
     schema_version: int
     metric_version: int
     run_id: str
     state: str
-    profile: Mapping[str, str | None]
+    profile: ProfileName
     verdict: Verdict
     window: Window
     requests: RequestCounts
@@ -324,68 +253,56 @@ class Summary:
     latency: Mapping[str, Distribution]
     reconciliation: Mapping[str, Agreement]
     stages: tuple[StageSummary, ...]
-    labels: Mapping[str, str | float | None] = field(default_factory=dict)
-    slos: Mapping[str, float | None] = field(default_factory=dict)
-    server: Mapping[str, Any] = field(default_factory=dict)
-    host: Mapping[str, Any] = field(default_factory=dict)
-    client: Mapping[str, Any] = field(default_factory=dict)
+    labels: Labels = field(default_factory=Labels)
+    slos: Slos = field(default_factory=Slos)
+    server: ServerFigures | None = None
+    host: Mapping[str, ScopeLoad] = field(default_factory=dict)
+    client: Client = field(default_factory=Client)
     notes: tuple[str, ...] = ()
     classes: tuple[ClassSummary, ...] = ()
-    rosetta: Mapping[str, Any] = field(default_factory=dict)
-    quality: Mapping[str, Any] = field(default_factory=dict)
-    energy: Mapping[str, Any] = field(default_factory=dict)
+    rosetta: OtherTools | None = None
+    quality: Quality | None = None
+    energy: RunEnergy = field(default_factory=RunEnergy)
 
-    @classmethod
-    def from_dict(cls, raw: Mapping[str, Any]) -> "Summary":
-        """The summary that `to_dict` gave, of this or an older version of the schema.
 
-        Raises:
-            ArtifactError: a newer version, or something that is missing or of another kind than it
-                should be.
-        """
-        current = migrated(raw)
-        try:
-            summary: Summary = decode(cls, current)
-        except DecodeError as error:
-            raise ArtifactError(
-                f"this is no summary: {error}", cause="it was edited or damaged"
-            ) from error
-        return summary
-
-    def to_dict(self) -> dict[str, Any]:
-        """As in summary.json."""
-        return {
-            "schema_version": self.schema_version,
-            "metric_version": self.metric_version,
-            "run_id": self.run_id,
-            "state": self.state,
-            "profile": dict(self.profile),
-            "verdict": self.verdict.to_dict(),
-            "window": self.window.to_dict(),
-            "requests": self.requests.to_dict(),
-            "metrics": {key: figure.to_dict() for key, figure in self.metrics.items()},
-            "latency": {key: distribution.to_dict() for key, distribution in self.latency.items()},
-            "reconciliation": {
-                key: agreement.to_dict() for key, agreement in self.reconciliation.items()
-            },
-            "stages": [stage.to_dict() for stage in self.stages],
-            "labels": dict(self.labels),
-            "slos": dict(self.slos),
-            "server": dict(self.server),
-            "host": dict(self.host),
-            "client": dict(self.client),
-            "notes": list(self.notes),
-            "classes": [one.to_dict() for one in self.classes],
-            "rosetta": dict(self.rosetta),
-            "quality": dict(self.quality),
-            "energy": dict(self.energy),
-        }
+def summary_json(summary: Summary) -> dict[str, Any]:
+    """A summary as the JSON value of summary.json."""
+    raw: dict[str, Any] = to_json(summary)
+    idle = raw["energy"]["idle"]
+    raw["energy"]["idle"] = {key: value for key, value in idle.items() if value is not None}
+    return raw | {key: raw[key] or {} for key in _OPTIONAL}
 
 
 def read_summary(path: Path) -> Summary:
-    """A summary.json of this or an older version of the schema.
+    """A summary.json.
 
     Raises:
         ArtifactError: it cannot be read, is damaged, or a newer harness made it.
     """
-    return Summary.from_dict(read_summary_json(path))
+    folder = path.parent
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ArtifactError(
+            f"{folder} has no summary: {path.name} cannot be read ({error.strerror or error})",
+            cause="the run was killed before it was reduced",
+            next_step=f"harness reduce {folder}",
+        ) from error
+    again = f"harness reduce {folder} writes it again"
+    try:
+        raw = loads(text)
+    except ValueError as error:
+        raise ArtifactError(f"{path} is not JSON: {error}", next_step=again) from error
+    if not isinstance(raw, dict):
+        raise ArtifactError(
+            f"{path} holds no JSON object", cause="it was edited or damaged", next_step=again
+        )
+    version = raw.get("schema_version")
+    if isinstance(version, bool) or not isinstance(version, int) or version > SCHEMA_VERSION:
+        raise ArtifactError(
+            f"{path} has schema_version {version!r}; this harness reads up to {SCHEMA_VERSION}",
+            cause="it was made by a newer harness, or damaged",
+            next_step=f"{again}, or upgrade this harness",
+        )
+    absent = {key: None for key in _OPTIONAL if not raw.get(key)}
+    return from_json(Summary, raw | absent, "summary")
