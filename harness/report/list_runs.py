@@ -85,13 +85,12 @@ def _state(path: Path, error: ArtifactError) -> str:
 
 
 def _row(result: RunResult) -> dict[str, Any]:
-    profile = result.summary.get("profile")
     return {
         "run": result.path.name,
-        "state": result.summary.get("state") or result.manifest.get("state"),
+        "state": result.summary.state or result.manifest.get("state"),
         "verdict": str(result.status),
         "purpose": result.purpose,
-        "profile": profile.get("name") if isinstance(profile, Mapping) else None,
+        "profile": result.summary.profile.name,
         "model": result.model.get("model_id"),
         "engine": result.server.get("kind"),
         "gpu": result.gpus[0].name if result.gpus else None,

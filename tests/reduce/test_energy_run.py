@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 
 import pynvml
 import pytest
+from harness.report.run.energy_text import energy_tables
 from typer.testing import CliRunner
 
 from harness.artifacts import tables
@@ -32,7 +33,6 @@ from harness.reduce.energy.gpu_state import REASONS
 from harness.reduce.figures.other_tools import TOOLS
 from harness.reduce.reduction import reduce_fully
 from harness.reduce.series import series
-from harness.report.run.energy_text import energy_tables
 
 IDLE_W, READY_W, LOAD_W = 80.0, 110.0, 300.0
 GRID = {"grid_kgco2_per_kwh": 0.4, "grid_source": "somewhere, 2025"}

@@ -8,12 +8,13 @@ from typing import Any, Final
 
 import numpy as np
 
+from harness.artifacts.run_summary import Carbon, GpuState, Rung
 from harness.core.errors import ArtifactError
 from harness.core.records import Basis, Boundary, Concern, Purpose, Severity
-from harness.reduce.energy.boundaries import Rung, ladder
+from harness.reduce.energy.boundaries import ladder
 from harness.reduce.energy.devices import GPU_BOUNDARIES, Energy, energies, per_joule
-from harness.reduce.energy.gpu_state import GpuState, board_concerns, boards
-from harness.reduce.energy.idle import BEFORE_SERVER, READY, Idle, above, idles
+from harness.reduce.energy.gpu_state import board_concerns, boards, why_invalid
+from harness.reduce.energy.idle import BEFORE_SERVER, READY, WithoutLoad, above, idles
 from harness.reduce.energy.sensor_gain import (
     NO_CALIBRATION,
     MeterCalibration,
@@ -79,7 +80,7 @@ class WindowEnergy:
     end: float
     energies: tuple[Energy, ...]
     boards: GpuState
-    idle: Mapping[str, Idle]
+    idle: Mapping[str, WithoutLoad]
     rungs: tuple[Rung, ...]
     concerns: tuple[Concern, ...]
 
@@ -107,7 +108,7 @@ def window_energy(run: Run, start: float, end: float) -> WindowEnergy:
     concerns: list[Concern] = []
     calibration = meter_calibration(run, concerns)
     state = boards(run.boards, start, end, gpus)
-    why = state.why_invalid()
+    why = why_invalid(state)
     found = energies(
         run.power,
         start,
@@ -144,7 +145,7 @@ def _limits_w(gpus: Sequence[object]) -> dict[str, float]:
     return limits
 
 
-def _below_idle(found: Sequence[Energy], without: Mapping[str, Idle]) -> list[Concern]:
+def _below_idle(found: Sequence[Energy], without: Mapping[str, WithoutLoad]) -> list[Concern]:
     """Boundaries that drew less under load than without: one of the two readings is of something
     else.
     """
@@ -387,7 +388,7 @@ def _boundary(at: _At, work: Work) -> None:
     at.put_joules_per("j_per_request", work.answers, "no answer in the window")
 
 
-def _idle(at: _At, stretches: Mapping[str, Idle]) -> None:
+def _idle(at: _At, stretches: Mapping[str, WithoutLoad]) -> None:
     for key, when, words in (
         ("idle_power_w", BEFORE_SERVER, "before the server started"),
         ("ready_power_w", READY, "with the model loaded and no load"),
@@ -412,7 +413,7 @@ def _idle(at: _At, stretches: Mapping[str, Idle]) -> None:
     at.put("active_power_w", active.watts, error, note)
 
 
-def carbon(rungs: Sequence[Rung], settings: Mapping[str, Any]) -> dict[str, Any] | None:
+def carbon(rungs: Sequence[Rung], settings: Mapping[str, Any]) -> Carbon | None:
     """CO2 of the window at the highest rung that is known, by the profile's grid factor; None
     without a factor or a rung.
     """
@@ -421,14 +422,13 @@ def carbon(rungs: Sequence[Rung], settings: Mapping[str, Any]) -> dict[str, Any]
     if factor is None or not known:
         return None
     top = known[-1]
-    return {
-        "kgco2": (top.joules or 0.0) / J_PER_KWH * factor,
-        "kgco2_per_kwh": factor,
-        "source": settings.get("grid_source"),
-        "rung": top.rung,
-        "rung_basis": str(top.basis),
-        "basis": str(Basis.MODELLED),
-    }
+    return Carbon(
+        kgco2=(top.joules or 0.0) / J_PER_KWH * factor,
+        kgco2_per_kwh=factor,
+        source=settings.get("grid_source"),
+        rung=top.rung,
+        rung_basis=top.basis,
+    )
 
 
 def _carbon(out: FigureSet, rungs: Sequence[Rung], work: Work, settings: Mapping[str, Any]) -> None:
@@ -442,16 +442,16 @@ def _carbon(out: FigureSet, rungs: Sequence[Rung], work: Work, settings: Mapping
             reason if not stated else "no output tokens or no energy in the window",
         )
         return
-    value = found["kgco2"] / tokens * 1e6
-    ratio = next((rung.systematic_ratio for rung in rungs if rung.rung == found["rung"]), None)
+    value = found.kgco2 / tokens * 1e6
+    ratio = next((rung.systematic_ratio for rung in rungs if rung.rung == found.rung), None)
     out.put(
         "kgco2_per_mtok",
         value,
         basis=Basis.MODELLED,
-        boundary=str(found["rung"]),
+        boundary=found.rung,
         note=(
-            f"{found['kgco2_per_kwh']:g} kg/kWh ({found['source']}) at {found['rung']}, which is"
-            f" {found['rung_basis']}"
+            f"{found.kgco2_per_kwh:g} kg/kWh ({found.source}) at {found.rung}, which is"
+            f" {found.rung_basis}"
         ),
         systematic=None if ratio is None else (ratio, value * (1 - ratio), value * (1 + ratio)),
     )

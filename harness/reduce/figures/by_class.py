@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
-from harness.artifacts.run_summary import ClassSummary, Figure
+from harness.artifacts.run_summary import ClassSummary, Figure, Slos
 from harness.plan.types import PRIME_SUFFIX
 from harness.reduce.figures import window_figures as stages
 from harness.reduce.figures.window_figures import StageFigures
@@ -45,7 +45,7 @@ def class_summaries(
     run: Run,
     window: StageWindow | None,
     whole: Flows,
-    slos: Mapping[str, float | None],
+    slos: Slos,
     headline: StageFigures,
 ) -> tuple[ClassSummary, ...]:
     """One summary a class, in the order of their names; empty without a measured window.
@@ -81,7 +81,7 @@ def _one(
     run: Run,
     window: StageWindow,
     whole: Flows,
-    slos: Mapping[str, float | None],
+    slos: Slos,
     name: str,
     mine: Bools,
 ) -> ClassSummary:
