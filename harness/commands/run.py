@@ -617,9 +617,7 @@ class _Run:
 
     def _concern(self, concern: Concern) -> None:
         self._manifest.add_concern(concern)
-        if concern.severity is not Severity.NOTE and not concern.message.startswith(
-            "not_implemented"
-        ):
+        if concern.severity is not Severity.NOTE:
             self._view.warn(concern.message)
 
     def _phase(
@@ -844,7 +842,6 @@ def _manifest_fields(
         "canary": False,
         "calibration": None,
         "cores": None,
-        "not_implemented": [],
     }
 
 
