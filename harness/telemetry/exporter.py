@@ -12,11 +12,13 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from harness.artifacts.journal import JournalTail
 from harness.artifacts.layout import RunDir
 from harness.core.clock import seconds
 from harness.core.errors import TelemetryError
+from harness.core.latency import tokens_after_first_chunk, tpot_s
 from harness.core.records import CANARY
 from harness.plan.types import PRIME_SUFFIX
 
@@ -222,7 +224,7 @@ class Exporter:
         )
         self._tpot = prom.Histogram(
             "harness_tpot_seconds",
-            "Mean time per output token after the first, by request.",
+            "Mean time per output token after the first chunk, by request.",
             by,
             buckets=TPOT_BUCKETS_S,
             registry=registry,
@@ -356,9 +358,9 @@ class Exporter:
             "input_tok",
             "output_tok",
         )
-        for row in batch.select(
-            [name for name in wanted if name in batch.schema.names]
-        ).to_pylist():
+        for row, chunk_tok in zip(
+            batch.select(wanted).to_pylist(), batch["chunk_tok"], strict=True
+        ):
             if row["class"] == CANARY or row["class"].endswith(PRIME_SUFFIX):
                 continue  # no part of the load
             by = (row["stage"], row["class"])
@@ -378,8 +380,17 @@ class Exporter:
                 continue
             self._ttft.labels(*by).observe(seconds(first - intended))
             self._e2e.labels(*by).observe(seconds(last - intended))
-            if row["output_tok"] is not None and row["output_tok"] > 1:
-                self._tpot.labels(*by).observe(seconds(last - first) / (row["output_tok"] - 1))
+            after = tokens_after_first_chunk(row["output_tok"], *_chunk_tokens(chunk_tok))
+            if after is not None and after > 0 and last > first:
+                self._tpot.labels(*by).observe(tpot_s(last - first, after))
+
+
+def _chunk_tokens(chunk_tok: pa.ListScalar) -> tuple[int | None, int | None]:
+    """Tokens of all chunks and of the first; None where the stream does not report them."""
+    tokens = chunk_tok.values
+    if tokens is None or not len(tokens) or tokens.null_count:
+        return None, None
+    return pc.sum(tokens).as_py(), tokens[0].as_py()
 
 
 class _Announced:
