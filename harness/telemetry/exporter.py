@@ -7,7 +7,7 @@ sample. Figures here are live and coarse; the report's come from the records.
 """
 
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -19,6 +19,7 @@ from harness.artifacts.layout import RunDir
 from harness.core.clock import seconds
 from harness.core.errors import TelemetryError
 from harness.core.latency import tokens_after_first_chunk, tpot_s
+from harness.core.progress import TelemetryProgress, TrafficProgress
 from harness.core.records import CANARY
 from harness.plan.types import PRIME_SUFFIX
 
@@ -143,34 +144,46 @@ NAMES: Final = frozenset(
 """Everything that is exported; histograms without their suffixes. deploy/ is held against this."""
 
 _TAIL_S: Final = 1.0
-# Exported name -> its help and the key of what traffic or telemetry announces.
-_TRAFFIC_GAUGES: Final = {
-    "harness_requests_in_flight": ("Requests sent and not finished.", "in_flight"),
-    "harness_sessions_live": ("Conversations under way.", "live_sessions"),
-    "harness_worker_cpu_ratio": ("Largest share of a core that a traffic worker uses.", "cpu"),
+# Exported name -> its help, and the value in what traffic or telemetry reports.
+_TRAFFIC_GAUGES: Final[Mapping[str, tuple[str, Callable[[TrafficProgress], float | None]]]] = {
+    "harness_requests_in_flight": (
+        "Requests sent and not finished.",
+        lambda traffic: traffic.in_flight,
+    ),
+    "harness_sessions_live": ("Conversations under way.", lambda traffic: traffic.live_sessions),
+    "harness_worker_cpu_ratio": (
+        "Largest share of a core that a traffic worker uses.",
+        lambda traffic: traffic.cpu,
+    ),
     "harness_event_loop_lag_seconds": (
         "Largest lag of a traffic worker's event loop since the last report.",
-        "loop_lag_s",
+        lambda traffic: traffic.loop_lag_s,
     ),
 }
-_LIVE_GAUGES: Final = {
-    "harness_power_watts": ("Power of all boards of the deployment.", "power_w"),
+_LIVE_GAUGES: Final[Mapping[str, tuple[str, Callable[[TelemetryProgress], float | None]]]] = {
+    "harness_power_watts": (
+        "Power of all boards of the deployment.",
+        lambda telemetry: telemetry.power_w,
+    ),
     "harness_server_requests_running": (
         "Requests running in the servers, all replicas.",
-        "running",
+        lambda telemetry: telemetry.running,
     ),
     "harness_server_requests_waiting": (
         "Requests waiting in the servers, all replicas.",
-        "waiting",
+        lambda telemetry: telemetry.waiting,
     ),
     "harness_server_kv_usage_ratio": (
         "Share of the KV cache in use, of the fullest replica.",
-        "kv_usage",
+        lambda telemetry: telemetry.kv_usage,
     ),
 }
-_LIVE_COUNTERS: Final = {
-    "harness_scrapes": ("Scrapes of the servers.", "scrapes"),
-    "harness_scrape_failures": ("Scrapes of the servers that failed.", "scrape_failures"),
+_LIVE_COUNTERS: Final[Mapping[str, tuple[str, Callable[[TelemetryProgress], float | None]]]] = {
+    "harness_scrapes": ("Scrapes of the servers.", lambda telemetry: telemetry.scrapes),
+    "harness_scrape_failures": (
+        "Scrapes of the servers that failed.",
+        lambda telemetry: telemetry.scrape_failures,
+    ),
 }
 
 
@@ -246,8 +259,8 @@ class Exporter:
         self._registry.register(_Announced(self))
         self._lock = threading.Lock()
         self._stage: tuple[str, str] | None = None
-        self._traffic: Mapping[str, Any] = {}
-        self._live: Mapping[str, Any] = {}
+        self._traffic = TrafficProgress()
+        self._telemetry = TelemetryProgress()
         self._tails: dict[str, JournalTail] = {}
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="exporter-tail", daemon=True)
@@ -278,19 +291,20 @@ class Exporter:
         self._thread.start()
         return self
 
-    def tell(
-        self, stage: str, phase: str, traffic: Mapping[str, Any], live: Mapping[str, Any]
+    def update(
+        self, stage: str, phase: str, traffic: TrafficProgress, telemetry: TelemetryProgress
     ) -> None:
         """Take the newest of what the run announces; called as often as the live view is drawn.
 
         Args:
             stage: load stage that is under way.
             phase: `warm-up`, `window`, `sessions` or `draining`.
-            traffic: latest `progress` of the load generator.
-            live: latest live values of telemetry.
+            traffic: of the load generator.
+            telemetry: of servers and boards.
         """
         with self._lock:
-            self._stage, self._traffic, self._live = (stage, phase), traffic, live
+            self._stage = (stage, phase)
+            self._traffic, self._telemetry = traffic, telemetry
 
     def stop(self) -> None:
         """Take what is left in the journals and stop listening. May be called again."""
@@ -315,10 +329,10 @@ class Exporter:
         self.stop()
 
     def announced(self) -> Iterator[Any]:
-        """Metric families of what was told last; nothing for what is not known."""
+        """Metric families of the last update; nothing for what is not known."""
         core = self._core
         with self._lock:
-            stage, traffic, live = self._stage, self._traffic, self._live
+            stage, traffic, telemetry = self._stage, self._traffic, self._telemetry
         yield _info(core, "harness_run_info", "The run.", self._info)
         if stage is not None:
             yield _info(
@@ -327,13 +341,14 @@ class Exporter:
                 "Load stage that is under way.",
                 {"stage": stage[0], "phase": stage[1]},
             )
-        for table, told in ((_TRAFFIC_GAUGES, traffic), (_LIVE_GAUGES, live)):
-            for name, (text, key) in table.items():
-                if told.get(key) is not None:
-                    yield core.GaugeMetricFamily(name, text, value=float(told[key]))
-        for name, (text, key) in _LIVE_COUNTERS.items():
-            if live.get(key) is not None:
-                yield core.CounterMetricFamily(name, text, value=float(live[key]))
+        gauges = [(name, text, of(traffic)) for name, (text, of) in _TRAFFIC_GAUGES.items()]
+        gauges += [(name, text, of(telemetry)) for name, (text, of) in _LIVE_GAUGES.items()]
+        for name, text, value in gauges:
+            if value is not None:
+                yield core.GaugeMetricFamily(name, text, value=float(value))
+        for name, (text, of_telemetry) in _LIVE_COUNTERS.items():
+            if (value := of_telemetry(telemetry)) is not None:
+                yield core.CounterMetricFamily(name, text, value=float(value))
 
     def _follow(self) -> None:
         while not self._stopping.wait(_TAIL_S):

@@ -4,6 +4,7 @@ known.
 
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import fields
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +15,7 @@ from harness.artifacts.journal import JournalTail, JournalWriter
 from harness.artifacts.layout import RunDir
 from harness.artifacts.prometheus_text import parse
 from harness.core.errors import TelemetryError
+from harness.core.progress import TelemetryProgress, TrafficProgress
 from harness.reduce.over_time.tokens import tpot
 from harness.reduce.read.requests import RequestsSource, read_requests
 from harness.telemetry.exporter import NAMES, Exporter
@@ -143,11 +145,11 @@ def test_what_is_announced_is_shown_and_what_is_not_known_has_no_sample(exporter
     before = page(exporter)
     assert not of(before, "harness_stage_info")
     assert not of(before, "harness_requests_in_flight")
-    exporter.tell(
+    exporter.update(
         "main",
         "window",
-        {"in_flight": 3, "cpu": None},
-        {"power_w": 420.0, "running": None, "scrapes": 9, "scrape_failures": 0},
+        TrafficProgress(in_flight=3),
+        TelemetryProgress(power_w=420.0, scrapes=9, scrape_failures=0),
     )
     found = page(exporter)
     assert of(found, "harness_stage_info") == {(("phase", "window"), ("stage", "main")): 1}
@@ -157,7 +159,7 @@ def test_what_is_announced_is_shown_and_what_is_not_known_has_no_sample(exporter
     assert of(found, "harness_scrape_failures_total") == {(): 0}
     assert not of(found, "harness_server_requests_running")
     assert not of(found, "harness_worker_cpu_ratio")
-    exporter.tell("main", "draining", {}, {})
+    exporter.update("main", "draining", TrafficProgress(), TelemetryProgress())
     after = page(exporter)
     assert of(after, "harness_stage_info") == {(("phase", "draining"), ("stage", "main")): 1}
     assert not of(after, "harness_power_watts")  # it became unknown
@@ -166,20 +168,12 @@ def test_what_is_announced_is_shown_and_what_is_not_known_has_no_sample(exporter
 def test_every_name_is_declared_and_every_declared_name_is_exported(
     run: RunDir, exporter: Exporter, until
 ) -> None:
-    keys = (
-        "in_flight",
-        "live_sessions",
-        "cpu",
-        "loop_lag_s",
-        "power_w",
-        "running",
-        "waiting",
-        "kv_usage",
-        "scrapes",
-        "scrape_failures",
+    exporter.update(
+        "main",
+        "window",
+        TrafficProgress(**dict.fromkeys([field.name for field in fields(TrafficProgress)], 1)),
+        TelemetryProgress(**dict.fromkeys([field.name for field in fields(TelemetryProgress)], 1)),
     )
-    told = dict.fromkeys(keys, 1)
-    exporter.tell("main", "window", told, told)
     with JournalWriter(run.requests_journal(0), tables.REQUESTS) as journal:
         journal.append([request(0)])
         until(lambda: of(page(exporter), "harness_requests_total"), "the batch")
