@@ -102,7 +102,7 @@ def _measure(
     """Start everything, drive the load, stop everything; whether a signal cut the load short."""
     ours = record.prepared.server.kind != "attach"
     with ExitStack() as stack:
-        registry = stack.enter_context(_marked(record.run_dir))
+        registry = stack.enter_context(_registered(record.run_dir))
         generator = prepare_load_generator(stack, record, calibrate=calibrate)
         exporter = _start_exporter(stack, record)
         telemetry = _start_telemetry(stack, record, registry)
@@ -191,7 +191,7 @@ def _write_plan(record: RunRecord) -> None:
 
 
 @contextmanager
-def _marked(run_dir: RunDir) -> Iterator[RunRegistry]:
+def _registered(run_dir: RunDir) -> Iterator[RunRegistry]:
     """Within: every process of the run is marked by the environment, so that a later start knows
     its orphans; yields the registry of its process groups.
     """

@@ -7,7 +7,7 @@ sample. Figures here are live and coarse; the report's come from the records.
 """
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -144,47 +144,6 @@ NAMES: Final = frozenset(
 """Everything that is exported; histograms without their suffixes. deploy/ is held against this."""
 
 _TAIL_S: Final = 1.0
-# Exported name -> its help, and the value in what traffic or telemetry reports.
-_TRAFFIC_GAUGES: Final[Mapping[str, tuple[str, Callable[[TrafficProgress], float | None]]]] = {
-    "harness_requests_in_flight": (
-        "Requests sent and not finished.",
-        lambda traffic: traffic.in_flight,
-    ),
-    "harness_sessions_live": ("Conversations under way.", lambda traffic: traffic.live_sessions),
-    "harness_worker_cpu_ratio": (
-        "Largest share of a core that a traffic worker uses.",
-        lambda traffic: traffic.cpu,
-    ),
-    "harness_event_loop_lag_seconds": (
-        "Largest lag of a traffic worker's event loop since the last report.",
-        lambda traffic: traffic.loop_lag_s,
-    ),
-}
-_LIVE_GAUGES: Final[Mapping[str, tuple[str, Callable[[TelemetryProgress], float | None]]]] = {
-    "harness_power_watts": (
-        "Power of all boards of the deployment.",
-        lambda telemetry: telemetry.power_w,
-    ),
-    "harness_server_requests_running": (
-        "Requests running in the servers, all replicas.",
-        lambda telemetry: telemetry.running,
-    ),
-    "harness_server_requests_waiting": (
-        "Requests waiting in the servers, all replicas.",
-        lambda telemetry: telemetry.waiting,
-    ),
-    "harness_server_kv_usage_ratio": (
-        "Share of the KV cache in use, of the fullest replica.",
-        lambda telemetry: telemetry.kv_usage,
-    ),
-}
-_LIVE_COUNTERS: Final[Mapping[str, tuple[str, Callable[[TelemetryProgress], float | None]]]] = {
-    "harness_scrapes": ("Scrapes of the servers.", lambda telemetry: telemetry.scrapes),
-    "harness_scrape_failures": (
-        "Scrapes of the servers that failed.",
-        lambda telemetry: telemetry.scrape_failures,
-    ),
-}
 
 
 class Exporter:
@@ -341,14 +300,19 @@ class Exporter:
                 "Load stage that is under way.",
                 {"stage": stage[0], "phase": stage[1]},
             )
-        gauges = [(name, text, of(traffic)) for name, (text, of) in _TRAFFIC_GAUGES.items()]
-        gauges += [(name, text, of(telemetry)) for name, (text, of) in _LIVE_GAUGES.items()]
-        for name, text, value in gauges:
+        for name, text, value in _gauges(traffic, telemetry):
             if value is not None:
                 yield core.GaugeMetricFamily(name, text, value=float(value))
-        for name, (text, of_telemetry) in _LIVE_COUNTERS.items():
-            if (value := of_telemetry(telemetry)) is not None:
-                yield core.CounterMetricFamily(name, text, value=float(value))
+        for name, text, count in (
+            ("harness_scrapes", "Scrapes of the servers.", telemetry.scrapes),
+            (
+                "harness_scrape_failures",
+                "Scrapes of the servers that failed.",
+                telemetry.scrape_failures,
+            ),
+        ):
+            if count is not None:
+                yield core.CounterMetricFamily(name, text, value=float(count))
 
     def _follow(self) -> None:
         while not self._stopping.wait(_TAIL_S):
@@ -406,6 +370,25 @@ def _chunk_tokens(chunk_tok: pa.ListScalar) -> tuple[int | None, int | None]:
     if tokens is None or not len(tokens) or tokens.null_count:
         return None, None
     return pc.sum(tokens).as_py(), tokens[0].as_py()
+
+
+def _gauges(
+    traffic: TrafficProgress, telemetry: TelemetryProgress
+) -> Iterator[tuple[str, str, float | None]]:
+    """Name, help and value."""
+    yield "harness_requests_in_flight", "Requests sent and not finished.", traffic.in_flight
+    yield "harness_sessions_live", "Conversations under way.", traffic.live_sessions
+    text = "Largest share of a core that a traffic worker uses."
+    yield "harness_worker_cpu_ratio", text, traffic.cpu
+    text = "Largest lag of a traffic worker's event loop since the last report."
+    yield "harness_event_loop_lag_seconds", text, traffic.loop_lag_s
+    yield "harness_power_watts", "Power of all boards of the deployment.", telemetry.power_w
+    text = "Requests running in the servers, all replicas."
+    yield "harness_server_requests_running", text, telemetry.running
+    text = "Requests waiting in the servers, all replicas."
+    yield "harness_server_requests_waiting", text, telemetry.waiting
+    text = "Share of the KV cache in use, of the fullest replica."
+    yield "harness_server_kv_usage_ratio", text, telemetry.kv_usage
 
 
 class _Announced:
