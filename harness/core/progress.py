@@ -15,8 +15,8 @@ class TrafficProgress:
         in_flight: requests sent and not finished.
         live_sessions: conversations under way.
         sent: requests that were sent and have ended since the start of the run.
-        ok: those of them that were answered in full.
-        failed: those that were not, but for what the plan itself cancelled.
+        ok: requests answered in full.
+        failed: requests that ended otherwise, but for what the plan itself cancelled.
         dropped: requests never sent.
         ttft_p50_s: of this stage so far, from the intended time.
         ttft_p99_s: likewise.
@@ -48,7 +48,6 @@ class TelemetryProgress:
         waiting: requests queued in the servers.
         kv_usage: share of the KV cache in use, 0 to 1, of the fullest replica.
         generated_tokens: cumulative, all servers.
-        prompt_tokens: likewise, their cached part included.
         power_w: all boards.
         scrapes: scrapes so far.
         scrape_failures: those of them that failed.
@@ -59,7 +58,6 @@ class TelemetryProgress:
     waiting: float | None = None
     kv_usage: float | None = None
     generated_tokens: float | None = None
-    prompt_tokens: float | None = None
     power_w: float | None = None
     scrapes: int | None = None
     scrape_failures: int | None = None

@@ -1,5 +1,7 @@
 """What a Locust process reports to its supervisor, a line of JSON each, and what the driver makes
 of it for all workers together. Plain, so that both sides can import it.
+
+`stage` is the name of a load stage, `index` its position in the plan; times are monotonic.
 """
 
 import json
@@ -11,11 +13,7 @@ from harness.core.progress import TrafficProgress
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """A process can start.
-
-    Attributes:
-        plan_sha256: of the plan that a worker made; None for the master.
-    """
+    """A process can start; `plan_sha256` is of the plan that a worker made, None for the master."""
 
     event: ClassVar = "ready"
     plan_sha256: str | None
@@ -46,8 +44,6 @@ class StagePrimed:
     """The histories of conversations that start in their middle are in the servers' caches.
 
     Attributes:
-        stage: name.
-        index: position in the plan.
         start_ns: of the first priming request.
         end_ns: of the last.
         primed: how many conversations.
@@ -65,14 +61,8 @@ class StagePrimed:
 
 @dataclass(frozen=True, slots=True)
 class StageStarted:
-    """A stage begins, at the same time in all workers.
-
-    Attributes:
-        stage: name.
-        index: position in the plan.
-        start_ns: its start.
-        window_start_ns: end of the warm-up.
-        window_end_ns: None for a stage that ends with its sessions.
+    """A stage begins, at the same time in all workers; the window starts at the end of the warm-up
+    and has no end (None) in a stage that ends with its sessions.
     """
 
     event: ClassVar = "stage_started"
@@ -99,8 +89,6 @@ class StageEnded:
     """Every request of a stage has been recorded.
 
     Attributes:
-        stage: name.
-        index: position in the plan.
         end_ns: when.
         window_end_ns: end of the window, at the latest `end_ns`.
         turns_not_happened: turns behind a failed or dropped one.
@@ -128,12 +116,7 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """A worker failed.
-
-    Attributes:
-        message: why.
-        worker: label of its process; added by the driver.
-    """
+    """A worker failed; the driver adds the label of its process."""
 
     event: ClassVar = "error"
     message: str

@@ -226,8 +226,8 @@ def test_the_survey_measures_resolution_renewal_and_cost(nvml_double, in_child) 
     code = f"""
 import json
 from harness.telemetry.probe import survey
-from harness.telemetry.sources.select import Surroundings
-found = survey([{{"kind": "nvml"}}], Surroundings(({UUID!r},)), observe_s=0.6)
+from harness.telemetry.sources.select import SourceContext
+found = survey([{{"kind": "nvml"}}], SourceContext(({UUID!r},)), observe_s=0.6)
 print(json.dumps(found[0].to_dict()))
 """
     told = in_child(code)
