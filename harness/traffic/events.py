@@ -15,7 +15,7 @@ from harness.core.progress import TrafficProgress
 class Ready:
     """A process can start; `plan_sha256` is of the plan that a worker made, None for the master."""
 
-    event: ClassVar = "ready"
+    event: ClassVar[str] = "ready"
     plan_sha256: str | None
 
 
@@ -25,7 +25,7 @@ class WorkerProgress:
     the time since its last report.
     """
 
-    event: ClassVar = "progress"
+    event: ClassVar[str] = "progress"
     t_ns: int
     stage: str | None
     in_flight: int
@@ -50,7 +50,7 @@ class StagePrimed:
         failed: how many of them were not answered.
     """
 
-    event: ClassVar = "stage_primed"
+    event: ClassVar[str] = "stage_primed"
     stage: str
     index: int
     start_ns: int
@@ -65,7 +65,7 @@ class StageStarted:
     and has no end (None) in a stage that ends with its sessions.
     """
 
-    event: ClassVar = "stage_started"
+    event: ClassVar[str] = "stage_started"
     stage: str
     index: int
     start_ns: int
@@ -79,7 +79,7 @@ class WindowDone:
     are there too.
     """
 
-    event: ClassVar = "window_done"
+    event: ClassVar[str] = "window_done"
     stage: str
     index: int
 
@@ -96,7 +96,7 @@ class StageEnded:
         replies_not_carried: answers that the next turn could not carry.
     """
 
-    event: ClassVar = "stage_ended"
+    event: ClassVar[str] = "stage_ended"
     stage: str
     index: int
     end_ns: int
@@ -110,7 +110,7 @@ class StageEnded:
 class Finished:
     """The plan has ended, or was interrupted."""
 
-    event: ClassVar = "finished"
+    event: ClassVar[str] = "finished"
     interrupted: bool
 
 
@@ -118,7 +118,7 @@ class Finished:
 class Failed:
     """A worker failed; the driver adds the label of its process."""
 
-    event: ClassVar = "error"
+    event: ClassVar[str] = "error"
     message: str
     worker: str | None = None
 
