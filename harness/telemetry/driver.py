@@ -8,7 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -17,6 +17,7 @@ from harness.artifacts.layout import RunDir
 from harness.core.clock import NS_PER_S, ClockAnchor, now_ns, take_anchor
 from harness.core.errors import TelemetryError
 from harness.core.network import Network
+from harness.core.progress import TelemetryProgress
 from harness.core.records import Boundary, Concern, Endpoint, Gpu, Severity
 from harness.hardware.gpus import simulated_by
 from harness.profile.telemetry import Telemetry
@@ -127,7 +128,7 @@ class TelemetryRecorder:
         self._ready = False
         self._ended = False
         self._stopping = False
-        self._live: dict[str, Any] = {}
+        self._live = TelemetryProgress()
         self._answers: dict[int, dict[str, bool]] = {}
         self._requests = 0
         self._targets: dict[str, str] = {}
@@ -339,20 +340,15 @@ class TelemetryRecorder:
                 ),
             )
 
-    def latest(self) -> dict[str, Any]:
-        """Newest live values, at most a second old; a missing or None value is unknown. Empty once
-        the recorder is gone.
-
-        Keys: t_ns, running, waiting, kv_usage (0 to 1), generated_tokens and prompt_tokens
-        (cumulative, all targets), power_w (all boards), scrapes, scrape_failures.
-        """
+    def latest(self) -> TelemetryProgress:
+        """Newest live values, at most a second old; nothing is known once the recorder is gone."""
         with self._changed:
-            live = {} if self._ended else dict(self._live)
+            live = TelemetryProgress() if self._ended else self._live
         if self._prometheus is not None:
             seen = self._prometheus.latest()
             # Without a scrape the server's figures are unknown, whatever the recorder, which
             # scrapes nothing, says.
-            return {**live, **seen} if seen else {}
+            return seen if seen.t_ns is None else replace(seen, power_w=live.power_w)
         return live
 
     def stop(self) -> None:
@@ -464,7 +460,7 @@ class TelemetryRecorder:
             if event == "ready":
                 self.power, self.nice, self._ready = tuple(message["power"]), message["nice"], True
             elif event == "live":
-                self._live = message
+                self._live = TelemetryProgress(**message)
             elif event == "scraped":
                 self._answers[message["id"]] = message["ok"]
             self._changed.notify_all()

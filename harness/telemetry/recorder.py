@@ -7,9 +7,7 @@ input, and writes lines of JSON to standard output:
 in   {"add_targets": [{"name", "url", "keyed"}]}   {"add_scopes": {scope: pid}}   {"scrape_now":
 label, "id": n}   {"stop": true} out  {"event": "ready", "nice", "power": [{source, devices,
 why_not, origin, double}]}
-     {"event": "live", "t_ns", "running", "waiting", "kv_usage", "generated_tokens",
-     "prompt_tokens", "power_w", "scrapes",
-      "scrape_failures"}
+     {"event": "live"} and the fields of `TelemetryProgress`
      {"event": "scraped", "id", "label", "ok": {target: bool}}
      {"event": "problem", "code", "message"}
      {"event": "stopped", "scrapes", "scrape_failures", "rows_lost", "power": {loops: {name: calls,
@@ -28,7 +26,7 @@ import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final
@@ -42,6 +40,7 @@ from harness.core.clock import now_ns
 from harness.core.errors import ArtifactError
 from harness.core.imports import keep_pandas_out
 from harness.core.network import Network
+from harness.core.progress import TelemetryProgress
 from harness.telemetry.host import HostSampler
 from harness.telemetry.live import LiveReader, together
 from harness.telemetry.sampling import Loop, PowerSampler
@@ -287,15 +286,14 @@ class Recorder:
     def _report(self) -> None:
         with self._state:
             shown = list(self._shown.values())
-            live: dict[str, Any] = {
-                "event": "live",
-                "t_ns": now_ns(),
-                "power_w": self._power_sampler.power_now_w(),
-                "scrapes": self._scrape_count,
-                "scrape_failures": self._failure_count,
-            }
-        live |= together(shown)
-        self._emit(live)
+            live = TelemetryProgress(
+                t_ns=now_ns(),
+                power_w=self._power_sampler.power_now_w(),
+                scrapes=self._scrape_count,
+                scrape_failures=self._failure_count,
+                **together(shown),
+            )
+        self._emit({"event": "live", **asdict(live)})
 
     def _problem(self, code: str, message: str) -> None:
         self._emit({"event": "problem", "code": code, "message": message})

@@ -14,9 +14,9 @@ import subprocess
 import sys
 import threading
 from bisect import insort
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -25,10 +25,25 @@ import harness
 from harness.artifacts.layout import RunDir
 from harness.core.clock import NS_PER_S, now_ns
 from harness.core.errors import TrafficError
+from harness.core.progress import TrafficProgress
 from harness.core.records import Endpoint, ModelFacts
 from harness.plan.build import RunPlan
 from harness.profile.schema import Profile
 from harness.traffic.child import FDS_VARIABLE, PARENT_VARIABLE
+from harness.traffic.events import (
+    Failed,
+    Finished,
+    Ready,
+    StageEnded,
+    StageMark,
+    StagePrimed,
+    StageStarted,
+    TrafficEvent,
+    WindowDone,
+    WorkerEvent,
+    WorkerProgress,
+    from_line,
+)
 
 READY_TIMEOUT_S: Final = 120.0
 """Longest start of all Locust processes: some 3 s on an idle machine, much more where an engine is
@@ -49,8 +64,6 @@ _LOCUSTFILE = Path(__file__).parent / "_locust" / "locustfile.py"
 _LOG_LINES = 30
 _MOST_TTFTS = 20_000
 
-Event = dict[str, Any]
-
 
 @dataclass(slots=True)
 class _Process:
@@ -65,7 +78,7 @@ class _Process:
         events: our end of its event pipe.
         ready: it has announced itself.
         finished: it has told its end.
-        last: its latest progress.
+        last: its latest progress; None before the first.
         reader: the thread that takes its events.
         heard_ns: when its latest event came.
     """
@@ -78,7 +91,7 @@ class _Process:
     events: int
     ready: bool = False
     finished: bool = False
-    last: Event = field(default_factory=dict)
+    last: WorkerProgress | None = None
     reader: threading.Thread | None = None
     heard_ns: int = 0
 
@@ -103,18 +116,6 @@ class LocustDriver:
         ready_timeout_s: for all processes.
         arrival_stamps: time reads by the kernel's stamp of their arrival where it can be had
             (`harness.traffic._locust.stamped_reads`).
-
-    Events are dicts with `event`:
-        `stage_started` {stage, index, start_ns, window_start_ns, window_end_ns or None}: once a
-        stage. `stage_ended` {stage, index, end_ns, window_end_ns, turns_not_happened, turns_cut,
-        replies_not_carried}: once a stage, sums over workers.
-        `progress` {t_ns, stage, in_flight, live_sessions, sent, ok, failed, dropped, output_tok,
-        ttft_p50_s, ttft_p99_s (of this stage so
-            far, from the intended time, None before the first), lag_p99_s (sends since the last
-            such event; None without), loop_lag_s (largest since the last), cpu (largest share of a
-            core), workers: {label: the same by worker}}: every half second.
-        `finished` {interrupted}: once, at the end.
-        `error` {message, worker}: a worker failed; `wait` and `poll` raise it.
     """
 
     def __init__(
@@ -127,7 +128,7 @@ class LocustDriver:
         *,
         workers: int = 1,
         api_key: str | None = None,
-        on_event: Callable[[Event], None] = lambda _event: None,
+        on_event: Callable[[TrafficEvent], None] = lambda _event: None,
         canary: Endpoint | None = None,
         cores: Collection[int] | None = None,
         ready_timeout_s: float = READY_TIMEOUT_S,
@@ -153,9 +154,8 @@ class LocustDriver:
         self._ended = False
         self._closing = False
         self._interrupted = False
-        self._stage_marks: dict[tuple[str, int], dict[int, Event]] = {}
+        self._stage_marks: dict[tuple[str, int], list[StageMark]] = {}
         self._ttft_ms: list[float] = []
-        self._last_progress_ns = 0
 
     # --- life ---
 
@@ -374,7 +374,7 @@ class LocustDriver:
         env[PARENT_VARIABLE] = str(os.getpid())
         return env
 
-    def _setup(self, worker: int | None) -> Event:
+    def _setup(self, worker: int | None) -> dict[str, Any]:
         if worker is None:
             return {"worker": None}
         profile = self._profile.model_dump(mode="json")
@@ -391,7 +391,7 @@ class LocustDriver:
             "arrival_stamps": self._arrival_stamps,
         }
 
-    def _tell(self, command: Event, processes: Sequence[_Process]) -> None:
+    def _tell(self, command: Mapping[str, Any], processes: Sequence[_Process]) -> None:
         line = json.dumps(command).encode() + b"\n"
         for process in processes:
             if process.commands < 0:
@@ -402,7 +402,7 @@ class LocustDriver:
                 while view:
                     view = view[os.write(process.commands, view) :]
 
-    def _tell_workers(self, command: Event) -> None:
+    def _tell_workers(self, command: Mapping[str, Any]) -> None:
         self._tell(command, [process for process in self._processes if process.worker is not None])
 
     def _reap(self, timeout_s: float) -> None:
@@ -418,7 +418,7 @@ class LocustDriver:
         with os.fdopen(process.events, "rb") as lines:
             for line in lines:
                 try:
-                    self._take(process, json.loads(line))
+                    self._take(process, from_line(line))
                 except Exception as error:  # noqa: BLE001 - raised in the thread that waits
                     self._fail(
                         TrafficError(f"an event of {process.label} could not be handled: {error!r}")
@@ -447,7 +447,7 @@ class LocustDriver:
                 details=_tail(process.log),
             )
         )
-        self._announce({"event": "error", "message": message, "worker": process.label})
+        self._announce(Failed(message, process.label))
 
     def _fail(self, error: TrafficError) -> None:
         with self._state:
@@ -458,17 +458,16 @@ class LocustDriver:
         if self._failure is not None:
             raise self._failure
 
-    def _announce(self, event: Event) -> None:
+    def _announce(self, event: TrafficEvent) -> None:
         with self._state:
             self._on_event(event)
 
-    def _take(self, process: _Process, event: Event) -> None:
+    def _take(self, process: _Process, event: WorkerEvent) -> None:
         with self._state:
             process.heard_ns = now_ns()
-            match event["event"]:
-                case "ready":
-                    theirs = event["plan_sha256"]
-                    if process.worker is not None and theirs != self._plan.plan_sha256:
+            match event:
+                case Ready(theirs):
+                    if theirs is not None and theirs != self._plan.plan_sha256:
                         self._fail(
                             TrafficError(
                                 f"{process.label} made another plan ({theirs[:12]}, not"
@@ -476,127 +475,103 @@ class LocustDriver:
                             )
                         )
                     process.ready = True
-                case "progress":
+                case WorkerProgress():
                     process.last = event
-                    self._progress(process)
-                case "stage_primed" | "stage_started" | "stage_ended" | "window_done":
-                    self._stage_mark(process, event)
-                case "finished":
+                    self._progress(process, event)
+                case Finished():
                     process.finished = True
-                    self._interrupted = self._interrupted or bool(event["interrupted"])
+                    self._interrupted = self._interrupted or event.interrupted
                     if all(one.finished for one in self._processes if one.worker is not None):
-                        self._announce({"event": "finished", "interrupted": self._interrupted})
+                        self._announce(Finished(self._interrupted))
                         self._ended = True
-                case "error":
+                case Failed():
                     process.finished = True
                     self._fail(
                         TrafficError(
-                            f"{process.label}: {event['message']}",
+                            f"{process.label}: {event.message}",
                             next_step=f"see {process.log}",
                             details=_tail(process.log),
                         )
                     )
-                    self._announce(
-                        {"event": "error", "message": event["message"], "worker": process.label}
-                    )
-                case other:
-                    raise ValueError(f"unknown event {other!r}")
+                    self._announce(replace(event, worker=process.label))
+                case _:
+                    self._stage_mark(event)
             self._state.notify_all()
 
-    def _stage_mark(self, process: _Process, event: Event) -> None:
+    def _stage_mark(self, event: StageMark) -> None:
         """Gather a mark of a stage; act on it when all workers have made it."""
-        kind, index = event["event"], event["index"]
-        marks = self._stage_marks.setdefault((kind, index), {})
-        assert process.worker is not None
-        marks[process.worker] = event
-        if kind == "stage_started":
+        marks = self._stage_marks.setdefault((event.event, event.index), [])
+        marks.append(event)
+        if isinstance(event, StageStarted):
             if len(marks) == 1:
                 self._ttft_ms = []
                 self._announce(event)
             return
         if len(marks) < self._workers:
             return
-        if kind == "window_done":
-            self._tell_workers({"cmd": "wind_down"})
-            return
-        ends = list(marks.values())
-        if kind == "stage_primed":
-            counts = {key: sum(end[key] for end in ends) for key in ("primed", "failed")}
-            self._announce(
-                {
-                    **event,
-                    "start_ns": min(e["start_ns"] for e in ends),
-                    "end_ns": max(e["end_ns"] for e in ends),
-                    **counts,
-                }
-            )
-            if not self._interrupted:
-                self._tell_workers(
-                    {
-                        "cmd": "stage",
-                        "index": index,
-                        "start_ns": now_ns() + round(STAGE_LEAD_S * NS_PER_S),
-                    }
-                )
-            return
-        merged = {
-            **event,
-            "end_ns": max(end["end_ns"] for end in ends),
-            "window_end_ns": max(end["window_end_ns"] for end in ends),
-        }
-        for key in ("turns_not_happened", "turns_cut", "replies_not_carried"):
-            merged[key] = sum(end[key] for end in ends)
-        self._announce(merged)
-        if index + 1 < len(self._plan.stages) and not self._interrupted:
-            self._begin(index + 1, now_ns() + round(STAGE_LEAD_S * NS_PER_S))
+        match event:
+            case WindowDone():
+                self._tell_workers({"cmd": "wind_down"})
+            case StagePrimed():
+                self._announce(_all_primed([one for one in marks if isinstance(one, StagePrimed)]))
+                if not self._interrupted:
+                    start_ns = now_ns() + round(STAGE_LEAD_S * NS_PER_S)
+                    self._tell_workers({"cmd": "stage", "index": event.index, "start_ns": start_ns})
+            case StageEnded():
+                self._announce(_all_ended([one for one in marks if isinstance(one, StageEnded)]))
+                if event.index + 1 < len(self._plan.stages) and not self._interrupted:
+                    self._begin(event.index + 1, now_ns() + round(STAGE_LEAD_S * NS_PER_S))
 
-    def _progress(self, process: _Process) -> None:
+    def _progress(self, process: _Process, report: WorkerProgress) -> None:
         """One merged event for each round of the workers' reports: worker 0's report closes a
         round.
         """
-        for ttft_ms in process.last["ttft_ms"]:
+        for ttft_ms in report.ttft_ms:
             insort(self._ttft_ms, ttft_ms)
         if len(self._ttft_ms) > _MOST_TTFTS:
             self._ttft_ms = self._ttft_ms[::2]  # for the display: quantiles stay, memory is bounded
         if process.worker != 0:
             return
-        last = {
-            one.label: one.last for one in self._processes if one.worker is not None and one.last
-        }
-        reports = list(last.values())
-        lags = sorted(lag for report in reports for lag in report["lag_ms"])
-        totals = {
-            key: sum(report[key] for report in reports)
-            for key in (
-                "in_flight",
-                "live_sessions",
-                "sent",
-                "ok",
-                "failed",
-                "dropped",
-                "output_tok",
-            )
-        }
+        reports = [one.last for one in self._processes if one.last is not None]
         self._announce(
-            {
-                "event": "progress",
-                "t_ns": process.last["t_ns"],
-                "stage": process.last["stage"],
-                **totals,
-                "ttft_p50_s": _quantile_s(self._ttft_ms, 0.5),
-                "ttft_p99_s": _quantile_s(self._ttft_ms, 0.99),
-                "lag_p99_s": _quantile_s(lags, 0.99),
-                "loop_lag_s": max(report["loop_lag_ms"] for report in reports) / 1000,
-                "cpu": max(report["cpu"] for report in reports),
-                "workers": {
-                    label: {
-                        key: report[key]
-                        for key in ("in_flight", "sent", "cpu", "cpu_s", "loop_lag_ms")
-                    }
-                    for label, report in last.items()
-                },
-            }
+            TrafficProgress(
+                t_ns=report.t_ns,
+                stage=report.stage,
+                in_flight=sum(one.in_flight for one in reports),
+                live_sessions=sum(one.live_sessions for one in reports),
+                sent=sum(one.sent for one in reports),
+                ok=sum(one.ok for one in reports),
+                failed=sum(one.failed for one in reports),
+                dropped=sum(one.dropped for one in reports),
+                ttft_p50_s=_quantile_s(self._ttft_ms, 0.5),
+                ttft_p99_s=_quantile_s(self._ttft_ms, 0.99),
+                loop_lag_s=max(one.loop_lag_ms for one in reports) / 1000,
+                cpu=max(one.cpu for one in reports),
+            )
         )
+
+
+def _all_primed(marks: Sequence[StagePrimed]) -> StagePrimed:
+    """One mark for all workers."""
+    return replace(
+        marks[-1],
+        start_ns=min(one.start_ns for one in marks),
+        end_ns=max(one.end_ns for one in marks),
+        primed=sum(one.primed for one in marks),
+        failed=sum(one.failed for one in marks),
+    )
+
+
+def _all_ended(marks: Sequence[StageEnded]) -> StageEnded:
+    """One mark for all workers."""
+    return replace(
+        marks[-1],
+        end_ns=max(one.end_ns for one in marks),
+        window_end_ns=max(one.window_end_ns for one in marks),
+        turns_not_happened=sum(one.turns_not_happened for one in marks),
+        turns_cut=sum(one.turns_cut for one in marks),
+        replies_not_carried=sum(one.replies_not_carried for one in marks),
+    )
 
 
 def _quantile_s(sorted_ms: list[float], share: float) -> float | None:

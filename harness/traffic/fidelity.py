@@ -42,6 +42,7 @@ from harness.plan.types import Block, StagePlan
 from harness.profile.schema import Profile
 from harness.reference_server.server import MODEL, Pace, PacedServer
 from harness.traffic.driver import LocustDriver
+from harness.traffic.events import StageEnded, StageStarted, TrafficEvent
 
 CERTIFICATE_VERSION: Final = 2
 """Of calibration.json's keys and of the procedure: a certificate of another version is not used."""
@@ -603,13 +604,14 @@ class _Cpu:
     def watch(self, pids: Sequence[int]) -> None:
         self._client = [psutil.Process(pid) for pid in pids]
 
-    def on_event(self, event: dict[str, Any]) -> None:
-        match event["event"]:
-            case "stage_started":
-                self.starts[event["stage"]] = self._mark()
-                self.windows[event["stage"]] = (event["window_start_ns"], event["window_end_ns"])
-            case "stage_ended":
-                self.ends[event["stage"]] = self._mark()
+    def on_event(self, event: TrafficEvent) -> None:
+        match event:
+            case StageStarted():
+                self.starts[event.stage] = self._mark()
+                assert event.window_end_ns is not None  # its stages have windows
+                self.windows[event.stage] = (event.window_start_ns, event.window_end_ns)
+            case StageEnded():
+                self.ends[event.stage] = self._mark()
             case _:
                 pass
 

@@ -5,7 +5,8 @@ measure nothing.
 import io
 from pathlib import Path
 
-from harness.commands.check import check_profile, print_power, survey_power
+from harness.commands.check import check_profile
+from harness.commands.system import print_power, survey_power
 from harness.core.records import Boundary
 from harness.profile.load import load_profile
 from harness.telemetry.probe import NEEDS, ProbedSource, Sensor

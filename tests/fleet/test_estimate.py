@@ -326,7 +326,7 @@ def test_a_pue_that_covers_something_else_too_overlaps_and_is_refused(make_run, 
 @pytest.mark.parametrize(
     ("changes", "place", "flag"),
     [
-        ({"status": Status.DEGRADED}, {}, "The run is degraded \\(not_implemented\\)"),
+        ({"status": Status.DEGRADED}, {}, "The run is degraded \\(calibration_missing\\)"),
         ({"window_s": 20.0}, {}, "window is of 20 s"),
         ({"context_scale": 0.25}, {}, "scaled by 0.25"),
         ({"good_share": None}, {}, "no SLO"),

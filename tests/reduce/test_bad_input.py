@@ -293,7 +293,7 @@ class TestVersions:
         )
         pq.write_table(table, run.requests)
         manifest = json.loads(run.manifest.read_text())
-        for key in ("workers", "plan", "clock_anchors", "concerns", "not_implemented", "model"):
+        for key in ("workers", "plan", "clock_anchors", "concerns", "model"):
             manifest.pop(key)
         run.manifest.write_text(json.dumps(manifest))
         summary = accounts(whole)

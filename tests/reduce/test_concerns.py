@@ -403,9 +403,6 @@ CASES = {
         numbers=False,
     ),
     "table_unreadable": Case("note", root=write_json("power.parquet", "PAR1 torn"), numbers=False),
-    "not_implemented": Case(
-        "degraded", root=manifest(lambda m: m.update(not_implemented=["something"])), numbers=False
-    ),
 }
 
 NUMBERS: dict[str, tuple[float, float]] = {

@@ -188,7 +188,7 @@ def test_nvml_that_cannot_be_used_is_told_and_the_run_goes_on(
         nvml_double(init_error=double)
     with TelemetryRecorder(run, telemetry({"kind": "nvml"}), [GPU]) as recorder:
         until(recorder.latest, "the recorder is alive")
-        assert recorder.latest()["power_w"] is None
+        assert recorder.latest().power_w is None
     (concern,) = recorder.concerns
     assert concern.code == "power_source_missing"
     assert why_not in concern.message

@@ -188,9 +188,7 @@ def test_embedded_managed_and_external_give_the_same_table(
                 assert recorder.scrape_now("before")
             growing.go()
             for name in ("managed", "url"):
-                until(
-                    lambda name=name: recorders[name].latest().get("running") == 3.0, "live figures"
-                )
+                until(lambda name=name: recorders[name].latest().running == 3.0, "live figures")
             middle_ns = now_ns() + NS_PER_S
             until(lambda: now_ns() - middle_ns > 2 * NS_PER_S, "three seconds")
             truth = growing.hold()
@@ -267,8 +265,8 @@ def test_what_goes_wrong_is_told_and_the_run_goes_on(
         assert growing.keys == {"Bearer a-secret-key"}
         growing.status = 500
         assert not recorder.scrape_now("failing")
-        assert recorder.latest()["running"] is None
-        assert recorder.latest()["scrape_failures"] >= 1
+        assert recorder.latest().running is None
+        assert recorder.latest().scrape_failures >= 1
         growing.status = 200
         growing.go()
         assert recorder.scrape_now("well again")

@@ -14,6 +14,7 @@ from harness.core.records import Api
 from harness.plan.assistant_turn import SpokenKind
 from harness.traffic._locust.answer import EndOfStream, read_answer
 from harness.traffic._locust.http1 import Framing
+from harness.traffic.events import StageEnded
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n"
 
@@ -209,4 +210,4 @@ def test_later_requests_carry_what_the_server_said(
                     assert messages[2 * before + 2]["content"][0]["tool_use_id"] == f"live_{before}"
                 calls += bool(planned)
     assert calls > 3
-    assert one.named("stage_ended")[0]["replies_not_carried"] == 0
+    assert one.named(StageEnded)[0].replies_not_carried == 0

@@ -79,9 +79,6 @@ _STATUS: Final[Mapping[Severity, Status]] = {
     Severity.INVALID: Status.INVALID,
 }
 
-NOT_IMPLEMENTED: Final = ("conversation age priming", "quality check")
-"""Safeguards that a valid headline needs; a run states which of them it went without."""
-
 
 def judge(
     run: Run,
@@ -135,18 +132,6 @@ def judge(
     if gpu_count(run) is not None and run.power is None:
         text = "The deployment has GPUs but no power was read; energy figures are absent."
         found.append(Concern("power_missing", Severity.DEGRADED, text))
-    if not smoke and not any(
-        concern.message.startswith("not_implemented") for concern in run.concerns
-    ):
-        stated = run.manifest.get("not_implemented")
-        missing = (
-            [str(item) for item in sequence(stated)]
-            if stated is not None
-            else list(NOT_IMPLEMENTED)
-        )
-        if missing:
-            text = f"Went without: {', '.join(missing)}. A run without them is degraded at best."
-            found.append(Concern("not_implemented", Severity.DEGRADED, text))
     unique = {(c.code, c.message): c for c in found}
     ordered = tuple(
         sorted(unique.values(), key=lambda c: (_SEVERITIES.index(c.severity), c.code, c.message))

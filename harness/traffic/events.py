@@ -1,0 +1,162 @@
+"""What a Locust process reports to its supervisor, a line of JSON each, and what the driver makes
+of it for all workers together. Plain, so that both sides can import it.
+
+`stage` is the name of a load stage, `index` its position in the plan; times are monotonic.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from typing import ClassVar
+
+from harness.core.progress import TrafficProgress
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A process can start; `plan_sha256` is of the plan that a worker made, None for the master."""
+
+    event: ClassVar[str] = "ready"
+    plan_sha256: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerProgress:
+    """One worker's part of a `TrafficProgress`; what `ttft_ms`, `loop_lag_ms` and `cpu` say is of
+    the time since its last report.
+    """
+
+    event: ClassVar[str] = "progress"
+    t_ns: int
+    stage: str | None
+    in_flight: int
+    live_sessions: int
+    sent: int
+    ok: int
+    failed: int
+    dropped: int
+    ttft_ms: list[float]
+    loop_lag_ms: float
+    cpu: float
+
+
+@dataclass(frozen=True, slots=True)
+class StagePrimed:
+    """The histories of conversations that start in their middle are in the servers' caches.
+
+    Attributes:
+        start_ns: of the first priming request.
+        end_ns: of the last.
+        primed: how many conversations.
+        failed: how many of them were not answered.
+    """
+
+    event: ClassVar[str] = "stage_primed"
+    stage: str
+    index: int
+    start_ns: int
+    end_ns: int
+    primed: int
+    failed: int
+
+
+@dataclass(frozen=True, slots=True)
+class StageStarted:
+    """A stage begins, at the same time in all workers; the window starts at the end of the warm-up
+    and has no end (None) in a stage that ends with its sessions.
+    """
+
+    event: ClassVar[str] = "stage_started"
+    stage: str
+    index: int
+    start_ns: int
+    window_start_ns: int
+    window_end_ns: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class WindowDone:
+    """All that a worker's part of a window intended has ended; its load goes on until the others
+    are there too.
+    """
+
+    event: ClassVar[str] = "window_done"
+    stage: str
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class StageEnded:
+    """Every request of a stage has been recorded.
+
+    Attributes:
+        end_ns: when.
+        window_end_ns: end of the window, at the latest `end_ns`.
+        turns_not_happened: turns behind a failed or dropped one.
+        turns_cut: turns that did not happen since the stage was over.
+        replies_not_carried: answers that the next turn could not carry.
+    """
+
+    event: ClassVar[str] = "stage_ended"
+    stage: str
+    index: int
+    end_ns: int
+    window_end_ns: int
+    turns_not_happened: int
+    turns_cut: int
+    replies_not_carried: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The plan has ended, or was interrupted."""
+
+    event: ClassVar[str] = "finished"
+    interrupted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A worker failed; the driver adds the label of its process."""
+
+    event: ClassVar[str] = "error"
+    message: str
+    worker: str | None = None
+
+
+StageMark = StagePrimed | StageStarted | WindowDone | StageEnded
+WorkerEvent = Ready | WorkerProgress | StageMark | Finished | Failed
+"""What a process reports."""
+
+TrafficEvent = TrafficProgress | StagePrimed | StageStarted | StageEnded | Finished | Failed
+"""What the driver announces; each kind of mark once a stage."""
+
+_KINDS: dict[str, type[WorkerEvent]] = {
+    kind.event: kind
+    for kind in (
+        Ready,
+        WorkerProgress,
+        StagePrimed,
+        StageStarted,
+        WindowDone,
+        StageEnded,
+        Finished,
+        Failed,
+    )
+}
+
+
+def to_line(event: WorkerEvent) -> bytes:
+    """One line of JSON."""
+    return json.dumps({"event": event.event, **asdict(event)}).encode() + b"\n"
+
+
+def from_line(line: bytes) -> WorkerEvent:
+    """The event of one line.
+
+    Raises:
+        KeyError: an unknown event.
+        TypeError: fields are missing, or unknown.
+        ValueError: no JSON.
+    """
+    fields = json.loads(line)
+    return _KINDS[fields.pop("event")](**fields)
