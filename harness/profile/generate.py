@@ -16,10 +16,10 @@ from typing import Any, Final
 from pydantic.fields import FieldInfo
 from pydantic.json_schema import GenerateJsonSchema
 
+from harness.checked_yaml import shape
+from harness.checked_yaml.fields import Strict
 from harness.core.metrics import METRICS
-from harness.profile import shape
 from harness.profile.distributions import Constant, Geometric, Lognormal, Quantiles, Uniform
-from harness.profile.fields import Strict
 from harness.profile.schema import Energy, Price, Profile, Quality, Slos, StatedFactor
 from harness.profile.serving import AttachServer, AutoServer, Model, TorchServer, VllmServer
 from harness.profile.stages import (

@@ -10,21 +10,17 @@ import difflib
 import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
-from datetime import date
-from typing import TYPE_CHECKING, Final
+from dataclasses import replace
+from typing import Final
 from urllib.parse import urlsplit
 
+from harness.checked_yaml.problems import Path, Violation
 from harness.core.metrics import METRICS
 from harness.core.records import CANARY, Api, Boundary, OutputLength
+from harness.profile.schema import BUILTIN_MODELS, Profile
+from harness.profile.serving import AttachServer, TorchServer, VllmServer
 from harness.profile.thresholds import parse_threshold
-
-if TYPE_CHECKING:
-    from harness.profile.schema import Profile
-    from harness.profile.serving import AttachServer, TorchServer, VllmServer
-    from harness.profile.workloads import Workload
-
-BUILTIN_MODELS: Final = ("builtin:tiny", "builtin:smollm2-135m")
+from harness.profile.workloads import Workload
 
 # Arguments that the harness passes itself, with the key that sets them: given twice, the profile
 # would say one thing and the server do another.
@@ -64,31 +60,8 @@ _MATCHERS: Final = re.compile(rf"\s*{_MATCHER}\s*(?:,\s*{_MATCHER}\s*)*,?\s*")
 _NEEDS_SLOS: Final = frozenset({"goodput_rps", "goodput_tok_s", "slo_met_ratio"})
 _NEEDS_PRICE: Final = frozenset({"usd_per_mtok"})
 
-Path = tuple[str | int, ...]
 
-
-@dataclass(frozen=True, slots=True)
-class Violation:
-    """One impossible combination.
-
-    Attributes:
-        path: the key to change first.
-        what: what is wrong, with the values.
-        fix: what to write instead.
-        rests_on: other keys or sections that it follows from; where one of those is wrong by
-            itself, nothing is said of the combination.
-    """
-
-    path: Path
-    what: str
-    fix: str
-    rests_on: tuple[Path, ...] = ()
-
-    def __str__(self) -> str:
-        return f"{'.'.join(map(str, self.path))}: {self.what} ({self.fix})"
-
-
-def violations(profile: "Profile") -> tuple[Violation, ...]:
+def violations(profile: Profile) -> tuple[Violation, ...]:
     """Everything that is impossible about a profile whose keys are each right by themselves."""
     return tuple(
         replace(violation, rests_on=rests_on)
@@ -97,7 +70,7 @@ def violations(profile: "Profile") -> tuple[Violation, ...]:
     )
 
 
-def _builtin(profile: "Profile") -> Iterator[Violation]:
+def _builtin(profile: Profile) -> Iterator[Violation]:
     model = profile.model
     if model.id.startswith("builtin:") and model.id not in BUILTIN_MODELS:
         near = difflib.get_close_matches(model.id, BUILTIN_MODELS, n=1, cutoff=0.0)[0]
@@ -108,7 +81,7 @@ def _builtin(profile: "Profile") -> Iterator[Violation]:
         )
 
 
-def _how_served(profile: "Profile") -> Iterator[Violation]:
+def _how_served(profile: Profile) -> Iterator[Violation]:
     model, server = profile.model, profile.server
     if server.kind == "attach" and model.load_format == "dummy":
         yield Violation(
@@ -124,7 +97,7 @@ def _how_served(profile: "Profile") -> Iterator[Violation]:
         )
 
 
-def _output_length(profile: "Profile") -> Iterator[Violation]:
+def _output_length(profile: Profile) -> Iterator[Violation]:
     """The Messages API has neither `ignore_eos` nor `min_tokens`: a length is forced there only on
     a model that never ends by itself.
     """
@@ -147,7 +120,7 @@ def _output_length(profile: "Profile") -> Iterator[Violation]:
     )
 
 
-def _secrets(profile: "Profile") -> Iterator[Violation]:
+def _secrets(profile: Profile) -> Iterator[Violation]:
     server = profile.server
     if server.api_key_env is not None and server.api_key_file is not None:
         yield Violation(
@@ -173,7 +146,7 @@ def _secrets(profile: "Profile") -> Iterator[Violation]:
             )
 
 
-def _vllm_args(profile: "Profile") -> Iterator[Violation]:
+def _vllm_args(profile: Profile) -> Iterator[Violation]:
     if profile.server.kind != "vllm":
         return
     for index, arg in enumerate(profile.server.extra_args):
@@ -186,7 +159,7 @@ def _vllm_args(profile: "Profile") -> Iterator[Violation]:
             )
 
 
-def _boards(profile: "Profile") -> Iterator[Violation]:
+def _boards(profile: Profile) -> Iterator[Violation]:
     server = profile.server
     if server.kind == "vllm" or server.kind == "torch":
         yield from _started_boards(server)
@@ -216,7 +189,7 @@ def _board_list(gpus: str | tuple[str | int, ...]) -> Iterator[Violation]:
             )
 
 
-def _started_boards(server: "VllmServer | TorchServer") -> Iterator[Violation]:
+def _started_boards(server: VllmServer | TorchServer) -> Iterator[Violation]:
     yield from _board_list(server.gpus)
     if server.device == "cuda" and server.gpus == "none":
         yield Violation(
@@ -268,7 +241,7 @@ def _started_boards(server: "VllmServer | TorchServer") -> Iterator[Violation]:
         )
 
 
-def _attach(profile: "Profile") -> Iterator[Violation]:
+def _attach(profile: Profile) -> Iterator[Violation]:
     server: AttachServer
     if profile.server.kind != "attach":
         return
@@ -311,7 +284,7 @@ def _attach(profile: "Profile") -> Iterator[Violation]:
         )
 
 
-def _network(profile: "Profile") -> Iterator[Violation]:
+def _network(profile: Profile) -> Iterator[Violation]:
     traffic = profile.traffic
     if traffic.proxy.startswith("https://"):
         yield Violation(
@@ -333,7 +306,7 @@ def _network(profile: "Profile") -> Iterator[Violation]:
         )
 
 
-def _stages(profile: "Profile") -> Iterator[Violation]:
+def _stages(profile: Profile) -> Iterator[Violation]:
     seen: dict[str, int] = {}
     for index, stage in enumerate(profile.traffic.load):
         path: Path = ("traffic", "load", index)
@@ -363,7 +336,7 @@ def _stages(profile: "Profile") -> Iterator[Violation]:
         seen.setdefault(name, index)
 
 
-def _schedules(profile: "Profile") -> Iterator[Violation]:
+def _schedules(profile: Profile) -> Iterator[Violation]:
     """Arrivals that cannot be drawn."""
     for index, stage in enumerate(profile.traffic.load):
         path: Path = ("traffic", "load", index)
@@ -416,7 +389,7 @@ def _schedules(profile: "Profile") -> Iterator[Violation]:
                 yield Violation((*path, "curve"), "has an hour twice", "give each hour one factor")
 
 
-def _workload(profile: "Profile") -> Iterator[Violation]:
+def _workload(profile: Profile) -> Iterator[Violation]:
     """What goes with some workloads only."""
     traffic = profile.traffic
     if traffic.cache_control and traffic.api is not Api.MESSAGES:
@@ -442,7 +415,7 @@ def _workload(profile: "Profile") -> Iterator[Violation]:
             labels.setdefault(label, index)
 
 
-def _thinking(profile: "Profile") -> Iterator[Violation]:
+def _thinking(profile: Profile) -> Iterator[Violation]:
     """Ways to ask for reasoning that an API has not, or that nothing would carry."""
     traffic = profile.traffic
     apis = {
@@ -481,7 +454,7 @@ def _thinking(profile: "Profile") -> Iterator[Violation]:
         )
 
 
-def reasons(workload: "Workload") -> bool:
+def reasons(workload: Workload) -> bool:
     """Whether answers of a class of it hold reasoning."""
     if workload.kind == "mix":
         return any(reasons(part.workload) for part in workload.parts)
@@ -490,7 +463,7 @@ def reasons(workload: "Workload") -> bool:
     )
 
 
-def _canary(profile: "Profile") -> Iterator[Violation]:
+def _canary(profile: Profile) -> Iterator[Violation]:
     """Records of that class are the load generator's own and are left out of every figure."""
     workload = profile.traffic.workload
     for index, part in enumerate(workload.parts if workload.kind == "mix" else ()):
@@ -503,7 +476,7 @@ def _canary(profile: "Profile") -> Iterator[Violation]:
             )
 
 
-def _times(profile: "Profile") -> Iterator[Violation]:
+def _times(profile: Profile) -> Iterator[Violation]:
     """Times at which everything fails."""
     for name, value in profile.traffic.timeouts:
         if value <= 0:
@@ -530,7 +503,7 @@ def _times(profile: "Profile") -> Iterator[Violation]:
             yield Violation(("telemetry", name), f"{value:g} s is too short", "write at least 10ms")
 
 
-def _distributions(profile: "Profile") -> Iterator[Violation]:
+def _distributions(profile: Profile) -> Iterator[Violation]:
     yield from _distributions_of(profile.traffic.workload, ("traffic", "workload"))
 
 
@@ -583,7 +556,7 @@ def _distribution(value: object, kind: str, path: Path) -> Iterator[Violation]:
         )
 
 
-def _watched(profile: "Profile") -> Iterator[Violation]:
+def _watched(profile: Profile) -> Iterator[Violation]:
     server, require = profile.server, profile.telemetry.require
     elsewhere = {"dcgm", "replay"}  # sources that tell of boards without NVML on this machine
     power = profile.telemetry.power
@@ -602,7 +575,7 @@ def _watched(profile: "Profile") -> Iterator[Violation]:
         )
 
 
-def _prometheus(profile: "Profile") -> Iterator[Violation]:
+def _prometheus(profile: Profile) -> Iterator[Violation]:
     """A Prometheus that is somebody else's must be told which of its targets are ours."""
     telemetry = profile.telemetry
     by_url = telemetry.prometheus not in {"embedded", "managed"}
@@ -639,7 +612,7 @@ def _prometheus(profile: "Profile") -> Iterator[Violation]:
                 )
 
 
-def _threshold_grammar(profile: "Profile") -> Iterator[Violation]:
+def _threshold_grammar(profile: Profile) -> Iterator[Violation]:
     for index, text in enumerate(profile.thresholds):
         try:
             parse_threshold(text)
@@ -651,7 +624,7 @@ def _threshold_grammar(profile: "Profile") -> Iterator[Violation]:
             )
 
 
-def _threshold_needs(profile: "Profile") -> Iterator[Violation]:
+def _threshold_needs(profile: Profile) -> Iterator[Violation]:
     """Conditions on figures that this profile cannot have."""
     for index, text in enumerate(profile.thresholds):
         path: Path = ("thresholds", index)
@@ -681,21 +654,7 @@ def _threshold_needs(profile: "Profile") -> Iterator[Violation]:
             )
 
 
-def _price(profile: "Profile") -> Iterator[Violation]:
-    if profile.price is None:
-        return
-    parts = [int(part) for part in profile.price.date.split("-")]
-    try:
-        date(parts[0], parts[1], parts[2] if len(parts) == 3 else 1)
-    except ValueError as error:
-        yield Violation(
-            ("price", "date"),
-            f"{profile.price.date} is no date: {error}",
-            "write YYYY-MM or YYYY-MM-DD",
-        )
-
-
-def _energy(profile: "Profile") -> Iterator[Violation]:
+def _energy(profile: Profile) -> Iterator[Violation]:
     energy = profile.energy
     if energy.pue is not None and energy.pue.value < 1:
         what = f"{energy.pue.value:g} says that a facility draws less than the IT in it"
@@ -721,7 +680,7 @@ def _energy(profile: "Profile") -> Iterator[Violation]:
         )
 
 
-def _stage_parts(profile: "Profile") -> Iterator[Violation]:
+def _stage_parts(profile: Profile) -> Iterator[Violation]:
     workload = profile.traffic.workload
     names = (
         {part.name or part.workload.kind for part in workload.parts}
@@ -740,7 +699,7 @@ def _stage_parts(profile: "Profile") -> Iterator[Violation]:
         yield Violation(("traffic", "load", index, "part"), what, fix)
 
 
-def _no_boards(profile: "Profile") -> bool:
+def _no_boards(profile: Profile) -> bool:
     """Whether it is certain that no board on this machine serves."""
     server = profile.server
     if server.kind == "auto":
@@ -748,7 +707,7 @@ def _no_boards(profile: "Profile") -> bool:
     return server.gpus == "none" or (server.kind != "attach" and server.device == "cpu")
 
 
-def _no_gpus(profile: "Profile") -> bool:
+def _no_gpus(profile: Profile) -> bool:
     """Whether it is certain that no GPU serves, here or elsewhere."""
     return _no_boards(profile) and (
         profile.server.kind != "attach" or profile.server.gpu_count is None
@@ -760,7 +719,7 @@ def _names(names: tuple[str, ...]) -> str:
 
 
 # Each rule with the keys that it reads beside the one that it complains of.
-_RULES: Final[tuple[tuple[Callable[["Profile"], Iterator[Violation]], tuple[Path, ...]], ...]] = (
+_RULES: Final[tuple[tuple[Callable[[Profile], Iterator[Violation]], tuple[Path, ...]], ...]] = (
     (_builtin, ()),
     (_how_served, (("server", "kind"),)),
     (
@@ -789,7 +748,6 @@ _RULES: Final[tuple[tuple[Callable[["Profile"], Iterator[Violation]], tuple[Path
     (_prometheus, (("server",),)),
     (_threshold_grammar, ()),
     (_threshold_needs, (("server",), ("slos",), ("price",))),
-    (_price, ()),
     (_energy, ()),
     (_stage_parts, (("traffic", "workload"),)),
 )

@@ -9,7 +9,8 @@ import jsonschema
 import pytest
 from ruamel.yaml import YAML
 
-from harness.profile import generate, shape
+from harness.checked_yaml import shape
+from harness.profile import generate
 from harness.profile.load import load_profile
 from harness.profile.rules import BUILTIN_MODELS
 
@@ -39,7 +40,7 @@ def test_a_stale_file_fails_the_check(tmp_path, monkeypatch, capsys):
 def test_every_key_is_explained():
     undocumented = [
         path
-        for path, _, field in shape._walk(generate.Profile, (), None)
+        for path, _, field in shape.walk(generate.Profile)
         if not field.description and path[-1] != "kind"
     ]
     assert undocumented == []
@@ -47,7 +48,7 @@ def test_every_key_is_explained():
 
 def test_every_key_is_in_the_reference():
     text = generate.REFERENCE_PATH.read_text(encoding="utf-8")
-    for name in shape.keys_by_name():
+    for name in shape.keys_by_name(generate.Profile):
         assert f"| `{name}` |" in text
 
 
