@@ -60,6 +60,12 @@ def variants_of(annotation: Annotation) -> dict[str, type[Strict]]:
     return {kind_of(model): model for model in models if model is not None} if all(models) else {}
 
 
+def _required_keys(annotation: Annotation) -> list[str]:
+    model = model_of(annotation)
+    assert model is not None
+    return [name for name in keys_of(model) if model.model_fields[name].is_required()]
+
+
 def sections_of(annotation: Annotation) -> list[type[Strict]]:
     """The sections that an annotation may stand for."""
     model = model_of(annotation)
@@ -143,35 +149,34 @@ def yaml_path(loc: tuple[str | int, ...], root: Annotation) -> tuple[Path, Annot
 
 @functools.cache
 def keys_by_name(root: Annotation) -> Mapping[str, Sequence[tuple[str, str | None]]]:
-    """Every key of a type: where it can stand (dotted path) and under which `kind` (None:
-    any).
-    """
+    """Every key of a type: where it can stand (dotted path) and under which `kind` (None: any)."""
     found: dict[str, list[tuple[str, str | None]]] = {}
-    for path, kind, _ in walk(root):
-        found.setdefault(path[-1], []).append((".".join(path), kind))
+    for path, kind, model in sections(root):
+        for name in keys_of(model):
+            found.setdefault(name, []).append((".".join((*path, name)), kind))
     return found
 
 
-def walk(
+def sections(
     annotation: Annotation, path: tuple[str, ...] = (), kind: str | None = None
-) -> Iterator[tuple[tuple[str, ...], str | None, FieldInfo]]:
-    """Every key of a type: its path, the `kind` of its section, and the field."""
-    annotation = plain(annotation)
+) -> Iterator[tuple[tuple[str, ...], str | None, type[Strict]]]:
+    """Every section of a type, each before those inside it: where it stands, under which `kind`,
+    and its model.
+    """
     model = model_of(annotation)
     if model is not None:
+        yield path, kind, model
         for name in keys_of(model):
-            field = model.model_fields[name]
-            yield (*path, name), kind, field
-            yield from walk(field.annotation, (*path, name), None)
-        return
+            yield from sections(model.model_fields[name].annotation, (*path, name))
     variants = variants_of(annotation)
     for variant, section in variants.items():
-        yield from walk(section, path, variant)
-    item, value = item_of(annotation), value_of(annotation)
-    if item is not None:
-        yield from walk(item, (*path, ITEM), None)
-    if value is not None:
-        yield from walk(value, (*path, NAME), None)
+        yield from sections(section, path, variant)
+    if not variants and is_union(plain(annotation)):
+        for arg in get_args(plain(annotation)):
+            yield from sections(arg, path)
+    for inner, name in ((item_of(annotation), ITEM), (value_of(annotation), NAME)):
+        if inner is not None:
+            yield from sections(inner, (*path, name))
 
 
 def metadata_of(annotation: Annotation) -> list[object]:
@@ -207,12 +212,13 @@ def describe(annotation: Annotation) -> str:
     if isinstance(annotation, type) and issubclass(annotation, enum.Enum):
         return choices(annotation)
     if model_of(annotation) is not None:
-        return "a section of keys"
+        keys = ", ".join(f"{key}: …" for key in _required_keys(annotation))
+        return f"a section {{{keys}}}" if keys else "a section of keys"
     item, value = item_of(annotation), value_of(annotation)
     if item is not None:
         return f"a list (each {describe(item)})"
     if value is not None:
-        return "a mapping of text to text"
+        return "a mapping of " + ("text to text" if value is str else f"names to {describe(value)}")
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
     bounds = _bounds(metadata)
     return ", ".join([names[annotation], *bounds])

@@ -65,12 +65,13 @@ def violations(profile: Profile) -> tuple[Violation, ...]:
     """Everything that is impossible about a profile whose keys are each right by themselves."""
     return tuple(
         replace(violation, rests_on=rests_on)
-        for rule, rests_on in _RULES
+        for rule, rests_on in RULES
         for violation in rule(profile)
     )
 
 
 def _builtin(profile: Profile) -> Iterator[Violation]:
+    """A `builtin:` model that does not exist."""
     model = profile.model
     if model.id.startswith("builtin:") and model.id not in BUILTIN_MODELS:
         near = difflib.get_close_matches(model.id, BUILTIN_MODELS, n=1, cutoff=0.0)[0]
@@ -82,6 +83,9 @@ def _builtin(profile: Profile) -> Iterator[Violation]:
 
 
 def _how_served(profile: Profile) -> Iterator[Violation]:
+    """`load_format: dummy` or `quantization` with `server.kind: attach`; `quantization` with
+    `torch`.
+    """
     model, server = profile.model, profile.server
     if server.kind == "attach" and model.load_format == "dummy":
         yield Violation(
@@ -98,9 +102,12 @@ def _how_served(profile: Profile) -> Iterator[Violation]:
 
 
 def _output_length(profile: Profile) -> Iterator[Violation]:
-    """The Messages API has neither `ignore_eos` nor `min_tokens`: a length is forced there only on
-    a model that never ends by itself.
+    """Forced output lengths over the Messages API, unless the model cannot end by itself
+    (`builtin:tiny`, `load_format: dummy`). `purpose: measure` forces lengths unless `output_length:
+    natural` says otherwise.
     """
+    # The Messages API has neither `ignore_eos` nor `min_tokens`: a length is forced there only on
+    # a model that never ends by itself.
     model = profile.model
     if profile.output_length is not OutputLength.FORCED or profile.traffic.api.forces_output:
         return
@@ -121,6 +128,7 @@ def _output_length(profile: Profile) -> Iterator[Violation]:
 
 
 def _secrets(profile: Profile) -> Iterator[Violation]:
+    """Both `api_key_env` and `api_key_file`; names in `server.env` that look like secrets."""
     server = profile.server
     if server.api_key_env is not None and server.api_key_file is not None:
         yield Violation(
@@ -147,6 +155,7 @@ def _secrets(profile: Profile) -> Iterator[Violation]:
 
 
 def _vllm_args(profile: Profile) -> Iterator[Violation]:
+    """`server.extra_args` that repeat what a key sets (`--port`, `--max-model-len`, …)."""
     if profile.server.kind != "vllm":
         return
     for index, arg in enumerate(profile.server.extra_args):
@@ -160,6 +169,10 @@ def _vllm_args(profile: Profile) -> Iterator[Violation]:
 
 
 def _boards(profile: Profile) -> Iterator[Violation]:
+    """`server.gpus: none` with `device: cuda` or with more than one GPU per replica; GPUs with
+    `device: cpu`; more replicas than the named GPUs hold; a GPU named twice; `gpu_count` together
+    with local `gpus`; ports past 65535.
+    """
     server = profile.server
     if server.kind == "vllm" or server.kind == "torch":
         yield from _started_boards(server)
@@ -242,6 +255,9 @@ def _started_boards(server: VllmServer | TorchServer) -> Iterator[Violation]:
 
 
 def _attach(profile: Profile) -> Iterator[Violation]:
+    """`attach`: URLs with `/v1`, with a user or password, or twice the same; another number of
+    `metrics_urls` than `urls`.
+    """
     server: AttachServer
     if profile.server.kind != "attach":
         return
@@ -285,6 +301,7 @@ def _attach(profile: Profile) -> Iterator[Violation]:
 
 
 def _network(profile: Profile) -> Iterator[Violation]:
+    """`traffic.proxy` that is not a plain `http://HOST:PORT`; `tls.ca_file` with `verify: false`."""
     traffic = profile.traffic
     if traffic.proxy.startswith("https://"):
         yield Violation(
@@ -307,6 +324,9 @@ def _network(profile: Profile) -> Iterator[Violation]:
 
 
 def _stages(profile: Profile) -> Iterator[Violation]:
+    """A load stage with neither `window_s` nor `sessions`; a window of no length; two stages of one
+    name; `replay` without a trace.
+    """
     seen: dict[str, int] = {}
     for index, stage in enumerate(profile.traffic.load):
         path: Path = ("traffic", "load", index)
@@ -337,7 +357,10 @@ def _stages(profile: Profile) -> Iterator[Violation]:
 
 
 def _schedules(profile: Profile) -> Iterator[Violation]:
-    """Arrivals that cannot be drawn."""
+    """`process: gamma` without `cv`, `weibull` without `weibull_shape`, and either with another
+    process; loads whose rate is always 0; ramps and steps of no length; an hour twice in a `curve`;
+    `start: steady` over single requests.
+    """
     for index, stage in enumerate(profile.traffic.load):
         path: Path = ("traffic", "load", index)
         if stage.kind == "concurrency":
@@ -390,7 +413,9 @@ def _schedules(profile: Profile) -> Iterator[Violation]:
 
 
 def _workload(profile: Profile) -> Iterator[Violation]:
-    """What goes with some workloads only."""
+    """`cache_control` with another API than Messages; SLOs for `batch` alone; two parts of a `mix`
+    with one name.
+    """
     traffic = profile.traffic
     if traffic.cache_control and traffic.api is not Api.MESSAGES:
         what = f"is of the Messages API, and the api is `{traffic.api}`"
@@ -416,7 +441,9 @@ def _workload(profile: Profile) -> Iterator[Violation]:
 
 
 def _thinking(profile: Profile) -> Iterator[Violation]:
-    """Ways to ask for reasoning that an API has not, or that nothing would carry."""
+    """Ways to ask for reasoning that the API does not have, or that no class of the workload would
+    carry; `thinking: effort` without `thinking_effort`.
+    """
     traffic = profile.traffic
     apis = {
         "budget": (Api.MESSAGES,),
@@ -464,7 +491,8 @@ def reasons(workload: Workload) -> bool:
 
 
 def _canary(profile: Profile) -> Iterator[Violation]:
-    """Records of that class are the load generator's own and are left out of every figure."""
+    """A part of a `mix` with the name of the load generator's own requests (`canary`)."""
+    # Records of that class are the load generator's own and are left out of every figure.
     workload = profile.traffic.workload
     for index, part in enumerate(workload.parts if workload.kind == "mix" else ()):
         if part.name == CANARY:
@@ -477,7 +505,7 @@ def _canary(profile: Profile) -> Iterator[Violation]:
 
 
 def _times(profile: Profile) -> Iterator[Violation]:
-    """Times at which everything fails."""
+    """Timeouts or SLOs of 0; intervals of telemetry below 10 ms."""
     for name, value in profile.traffic.timeouts:
         if value <= 0:
             yield Violation(
@@ -504,6 +532,9 @@ def _times(profile: Profile) -> Iterator[Violation]:
 
 
 def _distributions(profile: Profile) -> Iterator[Violation]:
+    """Distributions with `max` below `min`; lengths, turns or requests that are never at least 1;
+    tables of quantiles whose shares do not rise from 0 to 1, or whose values fall.
+    """
     yield from _distributions_of(profile.traffic.workload, ("traffic", "workload"))
 
 
@@ -557,6 +588,7 @@ def _distribution(value: object, kind: str, path: Path) -> Iterator[Violation]:
 
 
 def _watched(profile: Profile) -> Iterator[Violation]:
+    """`telemetry.require` of what this server cannot have."""
     server, require = profile.server, profile.telemetry.require
     elsewhere = {"dcgm", "replay"}  # sources that tell of boards without NVML on this machine
     power = profile.telemetry.power
@@ -576,7 +608,9 @@ def _watched(profile: Profile) -> Iterator[Violation]:
 
 
 def _prometheus(profile: Profile) -> Iterator[Violation]:
-    """A Prometheus that is somebody else's must be told which of its targets are ours."""
+    """A Prometheus by URL without `telemetry.selectors`; selectors that are not label matchers or
+    are of no endpoint; either without a URL.
+    """
     telemetry = profile.telemetry
     by_url = telemetry.prometheus not in {"embedded", "managed"}
     if by_url and not telemetry.selectors:
@@ -613,6 +647,7 @@ def _prometheus(profile: Profile) -> Iterator[Violation]:
 
 
 def _threshold_grammar(profile: Profile) -> Iterator[Violation]:
+    """Thresholds that do not parse."""
     for index, text in enumerate(profile.thresholds):
         try:
             parse_threshold(text)
@@ -625,7 +660,7 @@ def _threshold_grammar(profile: Profile) -> Iterator[Violation]:
 
 
 def _threshold_needs(profile: Profile) -> Iterator[Violation]:
-    """Conditions on figures that this profile cannot have."""
+    """Thresholds whose metric needs SLOs, a price or GPUs that the profile does not have."""
     for index, text in enumerate(profile.thresholds):
         path: Path = ("thresholds", index)
         try:
@@ -655,6 +690,9 @@ def _threshold_needs(profile: Profile) -> Iterator[Violation]:
 
 
 def _energy(profile: Profile) -> Iterator[Violation]:
+    """`energy.pue` below 1; a grid's factor without its source, or the source alone; `attribute`
+    with a single load stage.
+    """
     energy = profile.energy
     if energy.pue is not None and energy.pue.value < 1:
         what = f"{energy.pue.value:g} says that a facility draws less than the IT in it"
@@ -681,6 +719,7 @@ def _energy(profile: Profile) -> Iterator[Violation]:
 
 
 def _stage_parts(profile: Profile) -> Iterator[Violation]:
+    """A load stage of a `part` that the workload does not have."""
     workload = profile.traffic.workload
     names = (
         {part.name or part.workload.kind for part in workload.parts}
@@ -718,8 +757,7 @@ def _names(names: tuple[str, ...]) -> str:
     return ", ".join(f"`{name}`" for name in names)
 
 
-# Each rule with the keys that it reads beside the one that it complains of.
-_RULES: Final[tuple[tuple[Callable[[Profile], Iterator[Violation]], tuple[Path, ...]], ...]] = (
+RULES: Final[tuple[tuple[Callable[[Profile], Iterator[Violation]], tuple[Path, ...]], ...]] = (
     (_builtin, ()),
     (_how_served, (("server", "kind"),)),
     (
@@ -751,3 +789,6 @@ _RULES: Final[tuple[tuple[Callable[[Profile], Iterator[Violation]], tuple[Path, 
     (_energy, ()),
     (_stage_parts, (("traffic", "workload"),)),
 )
+"""Each rule with the keys that it reads besides the one that it complains of. Its docstring is its
+entry in docs/profile-reference.md.
+"""

@@ -39,9 +39,10 @@ def test_a_stale_file_fails_the_check(tmp_path, monkeypatch, capsys):
 
 def test_every_key_is_explained():
     undocumented = [
-        path
-        for path, _, field in shape.walk(generate.Profile)
-        if not field.description and path[-1] != "kind"
+        (*path, name)
+        for path, _, model in shape.sections(generate.Profile)
+        for name in shape.keys_of(model)
+        if not model.model_fields[name].description and name != "kind"
     ]
     assert undocumented == []
 
