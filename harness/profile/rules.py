@@ -301,7 +301,7 @@ def _attach(profile: Profile) -> Iterator[Violation]:
 
 
 def _network(profile: Profile) -> Iterator[Violation]:
-    """`traffic.proxy` that is not a plain `http://HOST:PORT`; `tls.ca_file` with `verify: false`."""
+    """A `traffic.proxy` other than `http://HOST:PORT`; `tls.ca_file` with `verify: false`."""
     traffic = profile.traffic
     if traffic.proxy.startswith("https://"):
         yield Violation(
