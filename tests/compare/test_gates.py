@@ -7,6 +7,7 @@ from xml.etree import ElementTree as ET
 import numpy as np
 import pytest
 
+from harness.checked_yaml.problems import InvalidYamlError
 from harness.compare.compare import compare_runs
 from harness.compare.gate_output import github, junit, sentence, summary
 from harness.compare.gates import (
@@ -14,7 +15,6 @@ from harness.compare.gates import (
     GateResult,
     Outcome,
     evaluate_gates,
-    parse_gates,
     read_gates,
 )
 from harness.compare.hypothesis_tests import two_samples
@@ -306,13 +306,14 @@ def test_what_is_no_gate_file_is_refused_by_its_name(tmp_path, text):
 
 
 def test_a_gate_file_that_is_missing_or_wrong_says_so(tmp_path):
-    with pytest.raises(ProfileError, match="cannot be read"):
+    with pytest.raises(ProfileError, match="no file"):
         read_gates(tmp_path / "none.yaml")
-    with pytest.raises(ProfileError) as error:
-        parse_gates(["ttft_s < 1", "output_tok_s >= 0.9 * base", "ttft_s.p99 < 1"], where="here")
-    assert "2 thresholds" in error.value.what
-    assert "ttft_s < 1" in error.value.details
-    assert "0.9 * base" in error.value.details
+    path = tmp_path / "gates.yaml"
+    path.write_text("- ttft_s < 1\n- output_tok_s >= 0.9 * base\n- ttft_s.p99 < 1\n")
+    with pytest.raises(InvalidYamlError) as error:
+        read_gates(path)
+    assert [problem.where for problem in error.value.problems] == [f"{path}:1:3", f"{path}:2:3"]
+    assert "0.9 * base" in error.value.problems[1].what
 
 
 # --- what machines read ---

@@ -7,18 +7,19 @@ import pytest
 from harness.core.errors import ArtifactError, InvalidRunError, NotComparableError, ProfileError
 from harness.core.records import Basis, Status
 from harness.fleet.estimate.estimate import Options, draw, estimate
-from harness.fleet.site.catalog import Named, Site, Sourced, gpus, load_site, priors
+from harness.fleet.site.catalog import Site, gpus, load_site, priors
+from harness.fleet.site.types import FromOne
 
 
 def site(count=1000, *, power_mw=None, pue=None, usd_per_month=None, gpu="H100", **changes):
     def said(value):
-        return None if value is None else Sourced(value, "us", "2026-01")
+        return None if value is None else {"value": value, "source": "us", "date": "2026-01"}
 
     return Site(
         name="ours",
         title="ours",
-        gpus=Sourced(count, "us", "2026-01"),
-        gpu=Named(gpu, "us", "2026-01") if gpu else None,
+        gpus=said(count),
+        gpu=said(gpu),
         power_mw=said(power_mw),
         pue=said(pue),
         usd_per_month=said(usd_per_month),
@@ -178,7 +179,8 @@ def test_a_cap_or_a_mix_that_leaves_no_gpu_is_refused(make_run):
     with pytest.raises(ProfileError, match="power no GPU"):
         estimate(make_run(), site(power_mw=1e-6))
     said = {
-        name: Sourced(share, "us", "2026-01") for name, share in (("H100", 0.001), ("H200", 0.999))
+        name: {"value": share, "source": "us", "date": "2026-01"}
+        for name, share in (("H100", 0.001), ("H200", 0.999))
     }
     with pytest.raises(ProfileError, match="not one H100"):
         estimate(make_run(), site(count=40, gpu=None, mix=said))
@@ -314,8 +316,8 @@ def test_nothing_is_scaled_across_types_of_gpu(make_run, names, gpu):
     ],
 )
 def test_a_pue_that_covers_something_else_too_overlaps_and_is_refused(make_run, includes, other):
-    ladder = Sourced(1.7, "a boundary ladder", "2025-08", includes=includes)
-    place = Site(name="x", title="x", gpus=Sourced(1000, "us", "2026-01"), pue=ladder)
+    ladder = {"value": 1.7, "source": "a ladder", "date": "2025-08", "includes": includes}
+    place = site(gpu=None).model_copy(update={"pue": FromOne(**ladder)})
     with pytest.raises(ProfileError, match=f"{other} and pue both include {includes[0]}"):
         estimate(make_run(), place)
 

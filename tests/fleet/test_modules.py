@@ -8,7 +8,7 @@ from harness.core.errors import ProfileError
 from harness.core.records import Basis
 from harness.fleet.estimate.estimate import Options, estimate
 from harness.fleet.estimate.gpu_ratio import Ratio
-from harness.fleet.site.catalog import Named, Site, Sourced, check_overlap, gpus, priors
+from harness.fleet.site.catalog import Site, check_overlap, gpus, priors
 
 GB200 = ("NVIDIA GB200",) * 4
 MODULES = {"module": 4 * 1300.0}
@@ -18,9 +18,9 @@ def site(gpu="GB200", *, pue=1.2, includes=()):
     return Site(
         name="ours",
         title="ours",
-        gpus=Sourced(1000, "us", "2026-01"),
-        gpu=Named(gpu, "us", "2026-01"),
-        pue=Sourced(pue, "us", "2026-01", includes=includes),
+        gpus={"value": 1000, "source": "us", "date": "2026-01"},
+        gpu={"value": gpu, "source": "us", "date": "2026-01"},
+        pue={"value": pue, "source": "us", "date": "2026-01", "includes": includes},
     )
 
 

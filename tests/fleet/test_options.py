@@ -3,7 +3,6 @@ types of GPU, the term.
 """
 
 import re
-from dataclasses import replace
 
 import pytest
 
@@ -11,13 +10,13 @@ from harness.core.errors import ArtifactError, InvalidRunError, NotComparableErr
 from harness.core.records import Basis, Status
 from harness.fleet.estimate.estimate import Options, estimate
 from harness.fleet.estimate.gpu_ratio import parse_ratio
-from harness.fleet.site.catalog import Named, Site, Sourced, gpus, load_site, priors
+from harness.fleet.site.catalog import Site, Sourced, gpus, load_site, priors
 
 H200 = ("NVIDIA H200",) * 8
 
 
 def said(value):
-    return Sourced(value, "us", "2026-01")
+    return {"value": value, "source": "us", "date": "2026-01"}
 
 
 def site(count=1000, gpu="H100", **changes):
@@ -29,7 +28,7 @@ def site(count=1000, gpu="H100", **changes):
         name="ours",
         title="ours",
         gpus=said(count),
-        gpu=Named(gpu, "us", "2026-01") if gpu else None,
+        gpu=said(gpu) if gpu else None,
         **changes,
     )
 
@@ -326,7 +325,7 @@ def test_of_a_mix_only_the_measured_type_is_scaled(make_run):
     found = estimate(make_run(), place)
     assert found.figure("gpus_powered").value == 750
     capped = estimate(
-        make_run(), replace(place, power_mw=said(0.8))
+        make_run(), place.model_copy(update={"power_mw": Sourced(**said(0.8))})
     )  # three quarters of the cap are theirs
     assert capped.figure("power_peak_mw").value == pytest.approx(0.6)
     assert found.figure("usd_per_gpu_h").value == pytest.approx(6e6 / 730.5 / 1000)
@@ -340,8 +339,8 @@ def test_of_a_mix_only_the_measured_type_is_scaled(make_run):
 
 def test_a_term_that_is_over_delivers_nothing(make_run):
     with pytest.raises(ProfileError, match="ended 2024-05"):
-        estimate(make_run(), replace(site(), until="2024-05"))
-    estimate(make_run(), replace(site(), until="2999-01"))
+        estimate(make_run(), site(until="2024-05"))
+    estimate(make_run(), site(until="2999-01"))
 
 
 def test_a_sites_own_figures_replace_priors(make_run):

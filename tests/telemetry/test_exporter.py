@@ -18,7 +18,7 @@ from harness.core.errors import TelemetryError
 from harness.core.progress import TelemetryProgress, TrafficProgress
 from harness.reduce.over_time.tokens import tpot
 from harness.reduce.read.requests import RequestsSource, read_requests
-from harness.telemetry.exporter import NAMES, Exporter
+from harness.telemetry.exporter import Exporter
 
 MS = 1_000_000
 INFO = {"run_id": "r-1", "profile": "p", "purpose": "smoke", "version": "0"}

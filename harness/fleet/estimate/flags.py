@@ -67,7 +67,7 @@ def red_flags(run: RunResult, spec: GpuSpec, site: Site) -> list[str]:
         )
     if not site.types:
         flags.append(f"Nobody states the site's type of GPU; the run's ({spec.name}) is assumed.")
-    others = [item.figure for item in site.also_said if item.what == "gpus" and item.figure.note]
+    others = [item for item in site.also_said if item.what == "gpus" and item.note]
     flags.extend(
         f"Taken as {site.gpus.value:,.0f} GPUs; also said: {item.value:,.0f} ({item.note})."
         for item in others
