@@ -19,9 +19,10 @@ from harness.hardware.gpus import list_gpus, nvidia_device_present, resolve_gpus
 from harness.hardware.host import cpu_quota_cores, describe_host, usable_cores
 from harness.hardware.nvml import NvmlUnavailableError
 from harness.models.facts import available, resolve
-from harness.plan.bodies import Conversation, Texts
+from harness.plan.bodies import Conversation
 from harness.plan.build import RunPlan, make_plan
 from harness.plan.plan_table import PlanTotals, known_prefixes
+from harness.plan.prompt_text import Texts
 from harness.plan.types import StagePlan
 from harness.profile.schema import Profile
 from harness.profile.serving import AttachServer, TorchServer, VllmServer

@@ -15,8 +15,9 @@ from datetime import date
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
+from harness.api.table import WIRE_APIS, wire
 from harness.core.metrics import METRICS
-from harness.core.records import CANARY, Api, Boundary, OutputLength
+from harness.core.records import CANARY, Boundary, OutputLength
 from harness.profile.thresholds import parse_threshold
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ def _output_length(profile: "Profile") -> Iterator[Violation]:
     a model that never ends by itself.
     """
     model = profile.model
-    if profile.output_length is not OutputLength.FORCED or profile.traffic.api.forces_output:
+    if profile.output_length is not OutputLength.FORCED or wire(profile.traffic.api).forces_output:
         return
     if model.id == "builtin:tiny" or model.load_format == "dummy":
         return
@@ -419,7 +420,7 @@ def _schedules(profile: "Profile") -> Iterator[Violation]:
 def _workload(profile: "Profile") -> Iterator[Violation]:
     """What goes with some workloads only."""
     traffic = profile.traffic
-    if traffic.cache_control and traffic.api is not Api.MESSAGES:
+    if traffic.cache_control and not wire(traffic.api).cache_breakpoints:
         what = f"is of the Messages API, and the api is `{traffic.api}`"
         yield Violation(("traffic", "cache_control"), what, "drop it, or write `api: messages`")
     if traffic.workload.kind == "batch" and any(value is not None for _, value in profile.slos):
@@ -445,20 +446,16 @@ def _workload(profile: "Profile") -> Iterator[Violation]:
 def _thinking(profile: "Profile") -> Iterator[Violation]:
     """Ways to ask for reasoning that an API has not, or that nothing would carry."""
     traffic = profile.traffic
-    apis = {
-        "budget": (Api.MESSAGES,),
-        "adaptive": (Api.MESSAGES,),
-        "effort": (Api.CHAT, Api.RESPONSES),
-    }.get(traffic.thinking)
+    apis = [api.name for api in WIRE_APIS.values() if traffic.thinking in api.thinking]
     path: Path = ("traffic", "thinking")
-    if apis is not None and traffic.api not in apis:
+    if apis and traffic.api not in apis:
         names = _names(tuple(api.value for api in apis))
         yield Violation(
             path,
             f"`{traffic.thinking}` is of {names}, and the api is `{traffic.api}`",
             "write `off`, or what that API has",
         )
-    if apis is not None and not reasons(traffic.workload):
+    if apis and not reasons(traffic.workload):
         yield Violation(
             path,
             "no class of this workload reasons",

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from harness.plan.bodies import Conversation, Texts
+from harness.plan.bodies import Conversation
+from harness.plan.prompt_text import Texts
 from harness.reference_server.faults import Fault
 from harness.reference_server.server import MODEL, Pace, PacedServer
 
