@@ -100,7 +100,7 @@ class AnswerReader(ABC):
         stop_reason: in the API's words.
         kinds: kinds of content, in the order of their first appearance.
         usage: the fields of the server's usage, the last value of each.
-        completion_tok: tokens so far, where the stream counts as it goes.
+        completion_tok: tokens so far, where the event that was read last counts them.
         disagreement: counts that contradict each other.
     """
 
@@ -142,6 +142,7 @@ class AnswerReader(ABC):
 
     def read(self, event: bytes) -> tuple[str, str] | None:
         """Take one event of a stream; its kind and content, where it has content. Never raises."""
+        self.completion_tok = None
         name, data = self.fields(event)
         if data is None:
             return None

@@ -15,6 +15,7 @@ import httpx2
 import pytest
 
 from harness.api.parts import ContentPart
+from harness.api.table import wire
 from harness.core.records import Api, Outcome
 from harness.reference_server.server import MODEL, Pace, PacedServer
 from harness.traffic._locust.answer import Answer, EndOfStream, read_answer
@@ -312,7 +313,7 @@ def raw(server: PacedServer, api: Api, fields: dict[str, Any]) -> bytes:
     body = json.dumps(fields).encode()
     parts = urlsplit(server.url)
     head = (
-        f"POST {api.path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length:"
+        f"POST {wire(api).path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length:"
         f" {len(body)}\r\n\r\n"
     )
     framing, got = Framing(), b""

@@ -195,6 +195,7 @@ class _Stream:
         """Go through the body's events."""
         body, ends, times = framing.body, framing.body_ends, framing.times_ns
         reader, parts = self.reader, self._parts
+        tok: int | None = None  # so far, where the stream counts as it goes
         shapes = [] if self._keep_text else list(known[self._api.name].values())
         shape = shapes[-1] if shapes else None
         match = shape.pattern.fullmatch if shape else None
@@ -225,10 +226,12 @@ class _Stream:
                 if parts is not None and size >= 0:
                     parts.add(kind, hit[shape.content])
                 if shape.tok and size >= 0:
-                    reader.completion_tok = int(hit[shape.tok])
+                    tok = int(hit[shape.tok])
                     last_counted = event
             if size < 0:
                 found = reader.read(event)
+                if reader.completion_tok is not None:
+                    tok = reader.completion_tok
                 if found is None:
                     continue
                 kind, content = found
@@ -250,13 +253,13 @@ class _Stream:
                 reader.kinds.append(kind)
             if which == counted:
                 self._bytes[-1] += size
-                self._tok[-1] = reader.completion_tok
+                self._tok[-1] = tok
             else:
                 counted = which
                 self._times_ns.append(times[which])
                 self._bytes.append(size)
-                self._tok.append(reader.completion_tok)
-        if last_counted is not None and reader.tokens().output_tok != reader.completion_tok:
+                self._tok.append(tok)
+        if last_counted is not None and reader.tokens().output_tok != tok:
             # No closing usage (the stream was cut short, or its server sends none): every event
             # told as much as the last one did.
             reader.count_again(last_counted)
