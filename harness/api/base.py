@@ -146,8 +146,9 @@ class AnswerReader(ABC):
         name, data = self.fields(event)
         if data is None:
             return None
+        ended = self.ended
         found = self._read(name, data)
-        if found is not None and self.ended:
+        if found is not None and ended:
             self._doubt(f"content after {self.end_marker}")
             return None
         return found
@@ -376,12 +377,7 @@ class WireApi(ABC):
     def tail(self, settings: RequestSettings, output_tok: int) -> bytes:
         """What follows the messages in a body: the answer's length."""
 
-    def asked(
-        self,
-        settings: RequestSettings,
-        thinking_tok: int,
-        output_tok: int,
-    ) -> bytes:
+    def asked(self, settings: RequestSettings, thinking_tok: int, output_tok: int) -> bytes:
         """How a request asks for reasoning, in front of the tail; nothing where it does not.
 
         Args:
@@ -389,7 +385,6 @@ class WireApi(ABC):
             thinking_tok: planned length of the reasoning.
             output_tok: longest answer.
         """
-        assert not self.thinking, settings.thinking
         return b""
 
     def body(self, head: bytes, messages: Sequence[bytes], tail: bytes) -> bytes:
