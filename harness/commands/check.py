@@ -8,7 +8,8 @@ from harness.commands.prepare import Prepared, prepare
 from harness.core.errors import HarnessError
 from harness.core.records import Api, Purpose
 from harness.core.units import human_number
-from harness.plan.bodies import Conversation, Texts
+from harness.plan.bodies import Conversation
+from harness.plan.prompt_text import Texts
 from harness.profile.schema import Profile
 from harness.profile.serving import AttachServer
 from harness.server.base import read_api_key, serve_for_questions

@@ -14,9 +14,10 @@ from dataclasses import replace
 from typing import Final
 from urllib.parse import urlsplit
 
+from harness.api.table import WIRE_APIS, wire
 from harness.checked_yaml.problems import Path, Violation
 from harness.core.metrics import METRICS
-from harness.core.records import CANARY, Api, Boundary, OutputLength
+from harness.core.records import CANARY, Boundary, OutputLength
 from harness.profile.schema import BUILTIN_MODELS, Profile
 from harness.profile.serving import AttachServer, TorchServer, VllmServer
 from harness.profile.thresholds import parse_threshold
@@ -109,7 +110,7 @@ def _output_length(profile: Profile) -> Iterator[Violation]:
     # The Messages API has neither `ignore_eos` nor `min_tokens`: a length is forced there only on
     # a model that never ends by itself.
     model = profile.model
-    if profile.output_length is not OutputLength.FORCED or profile.traffic.api.forces_output:
+    if profile.output_length is not OutputLength.FORCED or wire(profile.traffic.api).forces_output:
         return
     if model.id == "builtin:tiny" or model.load_format == "dummy":
         return
@@ -417,7 +418,7 @@ def _workload(profile: Profile) -> Iterator[Violation]:
     with one name.
     """
     traffic = profile.traffic
-    if traffic.cache_control and traffic.api is not Api.MESSAGES:
+    if traffic.cache_control and not wire(traffic.api).cache_breakpoints:
         what = f"is of the Messages API, and the api is `{traffic.api}`"
         yield Violation(("traffic", "cache_control"), what, "drop it, or write `api: messages`")
     if traffic.workload.kind == "batch" and any(value is not None for _, value in profile.slos):
@@ -445,20 +446,16 @@ def _thinking(profile: Profile) -> Iterator[Violation]:
     carry; `thinking: effort` without `thinking_effort`.
     """
     traffic = profile.traffic
-    apis = {
-        "budget": (Api.MESSAGES,),
-        "adaptive": (Api.MESSAGES,),
-        "effort": (Api.CHAT, Api.RESPONSES),
-    }.get(traffic.thinking)
+    apis = [api.name for api in WIRE_APIS.values() if traffic.thinking in api.thinking]
     path: Path = ("traffic", "thinking")
-    if apis is not None and traffic.api not in apis:
+    if apis and traffic.api not in apis:
         names = _names(tuple(api.value for api in apis))
         yield Violation(
             path,
             f"`{traffic.thinking}` is of {names}, and the api is `{traffic.api}`",
             "write `off`, or what that API has",
         )
-    if apis is not None and not reasons(traffic.workload):
+    if apis and not reasons(traffic.workload):
         yield Violation(
             path,
             "no class of this workload reasons",

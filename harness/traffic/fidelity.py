@@ -36,8 +36,9 @@ from harness.core.records import Api, Endpoint, ModelFacts, Outcome
 from harness.hardware.cores import Partition, partition
 from harness.hardware.host import describe_host
 from harness.models.cache import cache_dir
-from harness.plan.bodies import Conversation, Texts
+from harness.plan.bodies import Conversation
 from harness.plan.build import DEFAULT_TOK_PER_WORD, RunPlan, make_plan
+from harness.plan.prompt_text import Texts
 from harness.plan.types import Block, StagePlan
 from harness.profile.schema import Profile
 from harness.reference_server.server import MODEL, Pace, PacedServer

@@ -10,12 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from harness.api.parts import PartKind
 from harness.core.errors import ProfileError
 from harness.core.records import ModelFacts
-from harness.plan.bodies import Conversation, Texts
+from harness.plan.bodies import Conversation
 from harness.plan.build import make_plan, workload_sha256
 from harness.plan.plan_table import PlanTotals, body_hashes, plan_rows
-from harness.plan.types import PartKind
+from harness.plan.prompt_text import Texts
 from harness.profile.schema import Profile
 
 FACTS = ModelFacts("builtin:tiny", max_context_tok=16384, tok_per_word=1.5)

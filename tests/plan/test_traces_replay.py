@@ -4,11 +4,12 @@ import json
 
 import pytest
 
+from harness.api.parts import Role
 from harness.core.errors import ProfileError
-from harness.plan.bodies import Texts
+from harness.plan.prompt_text import Texts
 from harness.plan.replay import ReplayTally, replay_sessions
 from harness.plan.traces import describe_trace, open_trace
-from harness.plan.types import Block, Role
+from harness.plan.types import Block
 
 CACHE_BLOCK_WORDS = 16
 

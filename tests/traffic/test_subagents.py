@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.core.progress import TrafficProgress
-from harness.plan.bodies import Conversation, Texts
+from harness.plan.bodies import Conversation
+from harness.plan.prompt_text import Texts
 from harness.reference_server.faults import Fault
 from harness.reference_server.server import MODEL, Pace, PacedServer
 from harness.traffic.events import StageEnded

@@ -18,8 +18,9 @@ from gevent.event import Event
 
 from harness.core.clock import NS_PER_S
 from harness.core.records import Api, Outcome
-from harness.plan.bodies import Conversation, Texts
+from harness.plan.bodies import Conversation
 from harness.plan.build import RunPlan
+from harness.plan.prompt_text import Texts
 from harness.plan.types import PRIME_SUFFIX, Session, Turn
 from harness.traffic._locust.answer import Answer, read_answer
 from harness.traffic._locust.http_client import Cancelled, Target
@@ -516,7 +517,7 @@ class Dispatcher:
                     and turn is not session.turns[-1]
                 ):
                     stage.replies_not_carried += not conversation.answered(
-                        turn.index, record.answer.spoken
+                        turn.index, record.answer.parts
                     )
             self._keep(record)
         finally:
@@ -580,7 +581,7 @@ class Dispatcher:
                 local=exchange.local,
                 error=exchange.error,
                 pause=_let_others,
-                keep_reply=self._plan.settings.live,
+                keep_parts=self._plan.settings.live,
             )
         except Exception as error:  # noqa: BLE001 - a defect in reading must cost one record's detail, not the record
             _log.exception("an answer cannot be read")
