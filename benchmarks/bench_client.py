@@ -23,11 +23,13 @@ from harness.artifacts.journal import read_table
 from harness.artifacts.layout import RunDir
 from harness.artifacts.tables import REQUESTS
 from harness.core.clock import now_ns
+from harness.core.progress import TrafficProgress
 from harness.core.records import Endpoint, ModelFacts
 from harness.plan.build import make_plan
 from harness.profile.schema import Profile
 from harness.reference_server.server import MODEL, Pace, PacedServer, token_bytes
 from harness.traffic.driver import LocustDriver
+from harness.traffic.events import TrafficEvent
 
 
 def cpu_s(pid: int) -> float:
@@ -94,9 +96,9 @@ def one_run(args: argparse.Namespace, requests: int) -> dict[str, Any]:
         lag: list[float] = []
         loop_lag: list[float] = []
 
-        def on_event(event: dict[str, Any]) -> None:
-            if event["event"] == "progress":
-                loop_lag.append(event["loop_lag_s"] * 1000)
+        def on_event(event: TrafficEvent) -> None:
+            if isinstance(event, TrafficProgress):
+                loop_lag.append(event.loop_lag_s * 1000)
 
         with PacedServer(Pace(ttft_ms=args.ttft_ms, gap_ms=args.gap_ms), truth) as server:
             endpoint = Endpoint("replica-0", server.url, MODEL)

@@ -16,6 +16,7 @@ import numpy as np
 from harness.core.clock import now_ns, seconds
 from harness.reduce.energy.attribution import StageSlices, fit
 from harness.reduce.energy.devices import energies
+from harness.reduce.read.expected_gpus import ExpectedGpus
 
 NS = 1e9
 LENGTH_S = 90.0
@@ -107,7 +108,7 @@ def windows():
                     rows(rng, watts, joules, method, drop),
                     start * NS,
                     (start + length) * NS,
-                    ("GPU-0",),
+                    ExpectedGpus(("GPU-0",)),
                 )[0]
                 found[name, method, resolved].append(
                     None

@@ -26,16 +26,16 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from harness.fleet.estimate.estimate import estimate
-from harness.fleet.estimate.extra_runs import predict_replicas
+from harness.fleet.estimate.extra_runs import REPEAT_ERROR
 from harness.fleet.over_time.failures import FailureClass, failure_classes
-from harness.fleet.over_time.queueing import mean_down, poisson_quantile
+from harness.fleet.over_time.queueing import poisson_quantile
 from harness.fleet.over_time.simulate import Pool, diurnal, simulate
 from harness.fleet.site.catalog import load_site
 from harness.reference_server.server import Pace, PacedServer
@@ -243,7 +243,7 @@ def against_closed_form(seeds: int) -> dict[str, Any]:
             scale_delay_h=None,
         )
         down = np.concatenate([simulate(pool, seed).down_nodes for seed in range(seeds)])
-        mean = mean_down(25_000, 8 * LLAMA_PER_GPU_H, repair_h)
+        mean = 25_000 * 8 * LLAMA_PER_GPU_H * repair_h
         p999 = poisson_quantile(mean, 0.999)
         seen = float(np.quantile(down, 0.999))
         rows.append(
@@ -319,6 +319,45 @@ def throughput(replicas: int, share: float, window_s: int, folder: Path) -> tupl
     return figure["value"], (
         0.0 if low is None or high is None else (high - low) / 2 / figure["value"]
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Replicas:
+    """Throughput of k replicas, predicted from measurements of one and two.
+
+    Attributes:
+        value: P50.
+        low: P5.
+        high: P95.
+    """
+
+    value: float
+    low: float
+    high: float
+
+
+def predict_replicas(one: float, two: float, k: int, relative_error: float = 0.0) -> Replicas:
+    """Whole throughput of k replicas from that of one and two.
+
+    Two points leave open how a loss grows. P95: not at all (the efficiency of two holds for k).
+    P50: as a serial share does, T(k) = k T(1) / (1 + s (k - 1)), Amdahl's law with s from the two
+    points. P5: as waiting for each other does, T(k) = k T(1) / (1 + w k (k - 1)), the second term
+    of Gunther's universal scalability law. P5 and P95 are widened by the measurements' error. This
+    predicts a few replicas behind one client; over thousands of independent replicas neither law
+    holds, so a site is never predicted with it.
+
+    Args:
+        one: throughput of one replica.
+        two: of two.
+        k: replicas to predict, two or more.
+        relative_error: standard deviation of a measured throughput over it.
+    """
+    lost = max(0.0, 2 * one / two - 1)  # what two replicas lose, over what they keep
+    kept = k / 2 * two
+    serial = k * one / (1 + lost * (k - 1)) if lost else kept
+    waiting = k * one / (1 + lost / 2 * k * (k - 1)) if lost else kept
+    error = 1.645 * max(relative_error, REPEAT_ERROR) * math.sqrt(2)
+    return Replicas(serial, waiting * (1 - error), kept * (1 + error))
 
 
 def out_of_sample(window_s: int, names: Sequence[str]) -> dict[str, Any]:

@@ -16,8 +16,9 @@ from time import perf_counter, process_time
 
 from harness.artifacts.plan_table import write_plan
 from harness.core.records import ModelFacts
-from harness.plan.bodies import Conversation, Texts
+from harness.plan.bodies import Conversation
 from harness.plan.build import RunPlan, make_plan
+from harness.plan.prompt_text import Texts
 from harness.profile.schema import Profile
 
 HOUR_S = 3600

@@ -49,7 +49,7 @@ def make_run(root: Path, rows: int, seed: int = 1) -> None:
         "purpose": "smoke",
         "slos": {"ttft_s": 1.0, "tpot_s": 0.05},
         "traffic": {"load": [stage]},
-        "server": {"gpu_count": 8},
+        "server": {"gpu_count": 1},
     }
     manifest = {
         "schema_version": SCHEMA_VERSION,

@@ -11,8 +11,8 @@ from typing import Any, Final
 
 from harness.artifacts.layout import RunDir
 from harness.artifacts.manifest import read_manifest
-from harness.artifacts.summaries import read_summary_json
-from harness.core.records import Basis, Boundary, Gpu, Status
+from harness.artifacts.run_summary import Labels, Summary, read_summary
+from harness.core.records import Basis, Boundary, Concern, Gpu, Status
 
 _LARGEST: Final = 1e100
 """Beyond any figure, and far from where squares and ratios of doubles end."""
@@ -45,25 +45,17 @@ class RunResult:
 
     path: Path
     manifest: Mapping[str, Any]
-    summary: Mapping[str, Any]
+    summary: Summary
 
     @property
     def run_id(self) -> str:
         """Id of the run; the folder's name where none was written."""
-        return (
-            _text(self.summary.get("run_id"))
-            or _text(self.manifest.get("run_id"))
-            or self.path.name
-        )
+        return self.summary.run_id or _text(self.manifest.get("run_id")) or self.path.name
 
     @property
     def name(self) -> str:
         """Name of the profile."""
-        return (
-            _text(_mapping(self.summary.get("profile")).get("name"))
-            or _text(self.profile.get("name"))
-            or self.run_id
-        )
+        return self.summary.profile.name or _text(self.profile.get("name")) or self.run_id
 
     @property
     def profile(self) -> Mapping[str, Any]:
@@ -72,26 +64,18 @@ class RunResult:
 
     @property
     def status(self) -> Status:
-        """The verdict; a missing one is invalid."""
-        raw = _mapping(self.summary.get("verdict")).get("status")
-        return Status(raw) if isinstance(raw, str) and raw in set(Status) else Status.INVALID
+        """The verdict."""
+        return self.summary.verdict.status
 
     @property
-    def concerns(self) -> Sequence[Mapping[str, Any]]:
-        """The verdict's concerns as they were written."""
-        raw = _mapping(self.summary.get("verdict")).get("concerns")
-        return (
-            [concern for concern in raw if isinstance(concern, Mapping)]
-            if isinstance(raw, list)
-            else []
-        )
+    def concerns(self) -> Sequence[Concern]:
+        """The verdict's concerns."""
+        return self.summary.verdict.concerns
 
     @property
     def purpose(self) -> str | None:
         """`smoke` or `measure`."""
-        return _text(_mapping(self.summary.get("profile")).get("purpose")) or _text(
-            self.profile.get("purpose")
-        )
+        return self.summary.profile.purpose or _text(self.profile.get("purpose"))
 
     @property
     def gpus(self) -> tuple[Gpu, ...]:
@@ -108,20 +92,12 @@ class RunResult:
         """Boards whose power sensor was held against a meter: UUID -> gain and what is left of its
         error (95 %, relative).
         """
-        energy = _mapping(self.summary.get("energy"))
-        board = _mapping(_mapping(energy.get("boundaries")).get(Boundary.GPU_BOARD))
-        devices = board.get("devices")
-        found: dict[str, tuple[float, float]] = {}
-        for device in devices if isinstance(devices, list) else ():
-            fields = _mapping(device)
-            gain, error = fields.get("gain"), fields.get("systematic_ratio")
-            if (
-                fields.get("calibrated") is True
-                and isinstance(gain, int | float)
-                and isinstance(error, int | float)
-            ):
-                found[str(fields.get("device_id"))] = (float(gain), float(error))
-        return found
+        board = self.summary.energy.boundaries.get(Boundary.GPU_BOARD)
+        return {
+            device.device_id: (float(device.gain), float(device.systematic_ratio))
+            for device in (() if board is None else board.devices)
+            if device.calibrated and device.systematic_ratio is not None
+        }
 
     @property
     def server(self) -> Mapping[str, Any]:
@@ -145,24 +121,24 @@ class RunResult:
         return len(raw) if isinstance(raw, list) and raw else None
 
     @property
-    def labels(self) -> Mapping[str, Any]:
-        """Words that belong beside the figures: output_length, context_scale, load_format."""
-        return _mapping(self.summary.get("labels"))
+    def labels(self) -> Labels:
+        """Words that belong next to the figures."""
+        return self.summary.labels
 
     @property
     def window_s(self) -> float | None:
         """Length of the measured window."""
-        return number(_mapping(self.summary.get("window")).get("duration_s"))
+        return self.summary.window.duration_s
 
     @property
     def metrics(self) -> Sequence[str]:
         """Keys of single figures, those at a second power boundary included."""
-        return list(_mapping(self.summary.get("metrics")))
+        return list(self.summary.metrics)
 
     @property
     def latencies(self) -> Sequence[str]:
         """Keys of distributions."""
-        return list(_mapping(self.summary.get("latency")))
+        return list(self.summary.latency)
 
     def figure(self, key: str) -> Value:
         """One single figure; an absent one has a note that says why."""
@@ -182,52 +158,45 @@ def load_result(path: Path) -> RunResult:
     """
     run_dir = RunDir(path)
     manifest = read_manifest(run_dir)
-    summary = read_summary_json(run_dir.summary)
-    return RunResult(path, manifest, summary)
+    return RunResult(path, manifest, read_summary(run_dir.summary))
 
 
-def figure_of(summary: Mapping[str, Any], key: str) -> Value:
+def figure_of(summary: Summary, key: str) -> Value:
     """One single figure of a summary."""
-    raw = _mapping(summary.get("metrics")).get(key)
-    if not isinstance(raw, Mapping):
+    figure = summary.metrics.get(key)
+    if figure is None:
         return Value(None, note=f"the summary has no {key}")
-    value = number(raw.get("value"))
-    note = _text(raw.get("note"))
+    value = number(figure.value)
     return Value(
         value=value,
-        unit=_text(raw.get("unit")) or "",
-        ci_low=number(raw.get("ci_low")),
-        ci_high=number(raw.get("ci_high")),
-        basis=(
-            Basis(raw["basis"])
-            if isinstance(raw.get("basis"), str) and raw["basis"] in set(Basis)
-            else Basis.ABSENT
-        ),
-        boundary=_text(raw.get("boundary")),
-        note=note or ("it was not measured" if value is None else None),
+        unit=figure.unit,
+        ci_low=number(figure.ci_low),
+        ci_high=number(figure.ci_high),
+        basis=figure.basis,
+        boundary=figure.boundary or None,
+        note=figure.note or ("it was not measured" if value is None else None),
     )
 
 
-def statistic_of(summary: Mapping[str, Any], key: str, statistic: str) -> Value:
+def statistic_of(summary: Summary, key: str, statistic: str) -> Value:
     """One statistic of a distribution of a summary, in seconds."""
-    raw = _mapping(summary.get("latency")).get(key)
-    if not isinstance(raw, Mapping):
+    found = summary.latency.get(key)
+    if found is None:
         return Value(None, note=f"the summary has no {key}")
-    value = number(raw.get(statistic))
+    value = number(getattr(found, statistic, None))
     if value is not None:
         return Value(value, unit="s", basis=Basis.MEASURED, boundary="client")
-    n, censored = number(raw.get("n")) or 0, number(raw.get("censored")) or 0
-    if statistic not in raw:
+    if not hasattr(found, statistic):
         note = f"the summary has no {statistic} of {key}"
-    elif n == 0:
+    elif found.n == 0:
         note = f"no request came to have a {key}"
-    elif censored:
+    elif found.censored:
         note = (
-            f"{censored:.0f} of {n + censored:.0f} requests never got there, and {statistic}"
-            " reaches into their share"
+            f"{found.censored} of {found.n + found.censored} requests never got there, and"
+            f" {statistic} reaches into their share"
         )
     else:
-        note = f"too few values ({n:.0f})"
+        note = f"too few values ({found.n})"
     return Value(None, unit="s", note=note)
 
 

@@ -228,15 +228,13 @@ def repeat_series(
     from harness.commands.display import choose_view
     from harness.commands.repeat import allowed_of, run_series, variants_of
     from harness.compare.compare import compare_runs
-    from harness.compare.gates import parse_gates
+    from harness.profile.thresholds import parse_threshold
     from harness.report.comparison.write import conclude
 
     variants = variants_of(folder)
     wanted = [
         *gates,
-        *parse_gates(
-            [text for variant in variants for text in variant.profile.thresholds], where=str(folder)
-        ),
+        *(parse_threshold(text) for one in variants for text in one.profile.thresholds),
     ]
     alone = baseline is None and len(variants) == 1
     if alone and any(gate.relative for gate in gates):

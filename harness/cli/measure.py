@@ -82,7 +82,9 @@ def run_command(
             calibrate=not no_calibrate,
         )
     if json_output:
-        dump(result.summary.to_dict())
+        from harness.artifacts.run_summary import summary_json
+
+        dump(summary_json(result.summary))
     else:
         print_result(result.run_dir, result.summary)
     for message in result.messages:
@@ -100,8 +102,8 @@ def plan_command(
 
 
 def _print_plan(profile: "Profile", *, json_output: bool) -> None:
-    from harness.commands.check import describe_plan
     from harness.commands.display import print_table
+    from harness.commands.plan_description import describe_plan
 
     described = describe_plan(profile)
     if json_output:
@@ -132,8 +134,9 @@ def check_command(
     json_output: Json = False,
 ) -> ExitCode | None:
     """Say what is wrong here before an hour is spent."""
-    from harness.commands.check import check_profile, describe_system, print_power, survey_power
+    from harness.commands.check import check_profile
     from harness.commands.display import print_table
+    from harness.commands.system import describe_system, print_power, survey_power
 
     if profile is None and not system:
         raise typer.BadParameter("give a PROFILE, --system, or both")
@@ -301,9 +304,9 @@ def quality_record(
     json_output: Json = False,
 ) -> None:
     """Start the server, ask the check's texts, store the answers as the reference."""
-    from harness.commands.check import record_quality
+    from harness.commands.answers import record_answers
 
-    path = record_quality(
+    path = record_answers(
         read_profile(profile, overrides), out, lambda text: print(text, file=sys.stderr)
     )
     if json_output:

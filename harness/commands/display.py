@@ -1,5 +1,5 @@
-"""What a person sees while a run is under way. Listens to what `harness.commands.run` announces and
-knows nothing else.
+"""What a person sees while a run is under way. Listens to what the run announces and knows nothing
+else.
 
 Three views of the same announcements: `LiveView` on a terminal (rich), `PlainView` line by line
 elsewhere, `QuietView` nothing but warnings. All write to the given stream, so that `--json` keeps
@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Final, Protocol, Self, TextIO
 
 from harness.core.clock import now_ns, seconds
+from harness.core.progress import TelemetryProgress, TrafficProgress
 from harness.core.units import human_duration, human_number
 
 if TYPE_CHECKING:
@@ -23,39 +24,25 @@ _PIPE_WIDTH: Final = 400
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How the load is going. None is not known yet.
+    """How the load is going.
 
     Attributes:
         stage: name of the load stage.
         phase: `warm-up`, `window`, `draining` or `sessions`.
         elapsed_s: since the stage's start.
         total_s: planned length of warm-up and window; None when the stage ends with its sessions.
-        in_flight: requests.
-        sessions: live conversations.
-        ok: finished well so far.
-        failed: finished otherwise.
-        dropped: never sent.
-        output_tok_s: over the last seconds.
-        ttft_p50_s: so far.
-        ttft_p99_s: so far.
-        power_w: of all boards.
-        queue: requests waiting in the servers.
+        output_tok_s: over the last seconds; None is not known yet.
+        traffic: latest of the load generator.
+        telemetry: latest of servers and boards.
     """
 
     stage: str
     phase: str
     elapsed_s: float
-    total_s: float | None = None
-    in_flight: int | None = None
-    sessions: int | None = None
-    ok: int | None = None
-    failed: int | None = None
-    dropped: int | None = None
-    output_tok_s: float | None = None
-    ttft_p50_s: float | None = None
-    ttft_p99_s: float | None = None
-    power_w: float | None = None
-    queue: float | None = None
+    total_s: float | None
+    output_tok_s: float | None
+    traffic: TrafficProgress
+    telemetry: TelemetryProgress
 
 
 class View(Protocol):
@@ -115,27 +102,28 @@ class QuietView:
 
 def progress_line(progress: Progress) -> str:
     """One line of plain text for a log."""
+    traffic, telemetry = progress.traffic, progress.telemetry
     left = None if progress.total_s is None else max(0.0, progress.total_s - progress.elapsed_s)
     parts = [f"{progress.stage} {progress.phase} {human_duration(progress.elapsed_s)}"]
     if left is not None:
         parts.append(f"{human_duration(left)} left")
-    if progress.in_flight is not None:
-        parts.append(f"in flight {progress.in_flight}")
+    if traffic.in_flight is not None:
+        parts.append(f"in flight {traffic.in_flight}")
     if progress.output_tok_s is not None:
         parts.append(f"{human_number(progress.output_tok_s)} tok/s")
-    if progress.ttft_p50_s is not None:
+    if traffic.ttft_p50_s is not None:
         parts.append(
-            f"TTFT p50 {human_duration(progress.ttft_p50_s)} p99"
-            f" {human_duration(progress.ttft_p99_s or progress.ttft_p50_s)}"
+            f"TTFT p50 {human_duration(traffic.ttft_p50_s)} p99"
+            f" {human_duration(traffic.ttft_p99_s or traffic.ttft_p50_s)}"
         )
-    if progress.ok is not None:
-        parts.append(f"ok {progress.ok}")
-    if progress.failed:
-        parts.append(f"failed {progress.failed}")
-    if progress.dropped:
-        parts.append(f"dropped {progress.dropped}")
-    if progress.power_w is not None:
-        parts.append(f"{human_number(progress.power_w)} W")
+    if traffic.ok is not None:
+        parts.append(f"ok {traffic.ok}")
+    if traffic.failed:
+        parts.append(f"failed {traffic.failed}")
+    if traffic.dropped:
+        parts.append(f"dropped {traffic.dropped}")
+    if telemetry.power_w is not None:
+        parts.append(f"{human_number(telemetry.power_w)} W")
     return " · ".join(parts)
 
 
@@ -247,33 +235,35 @@ def _panel(progress: Progress) -> "Panel":
     def cell(label: str, value: str, style: str = "bold") -> str:
         return f"[dim]{label}[/dim] [{style}]{value}[/{style}]"
 
+    traffic, telemetry = progress.traffic, progress.telemetry
     failed = (
         None
-        if progress.failed is None or progress.dropped is None
-        else progress.failed + progress.dropped
+        if traffic.failed is None or traffic.dropped is None
+        else traffic.failed + traffic.dropped
     )
     unknown = human_number(None)
     grid.add_row(
-        cell("in flight", human_number(progress.in_flight)),
-        cell("conversations", human_number(progress.sessions)),
+        cell("in flight", human_number(traffic.in_flight)),
+        cell("conversations", human_number(traffic.live_sessions)),
         cell("output tok/s", human_number(progress.output_tok_s)),
-        cell("queued in server", human_number(progress.queue)),
+        cell("queued in server", human_number(telemetry.waiting)),
     )
     grid.add_row(
         cell(
             "TTFT p50",
-            unknown if progress.ttft_p50_s is None else human_duration(progress.ttft_p50_s),
+            unknown if traffic.ttft_p50_s is None else human_duration(traffic.ttft_p50_s),
         ),
         cell(
             "TTFT p99",
-            unknown if progress.ttft_p99_s is None else human_duration(progress.ttft_p99_s),
+            unknown if traffic.ttft_p99_s is None else human_duration(traffic.ttft_p99_s),
         ),
-        cell("ok", human_number(progress.ok)),
+        cell("ok", human_number(traffic.ok)),
         cell("failed or dropped", human_number(failed), "bold red" if failed else "bold"),
     )
     grid.add_row(
         cell(
-            "power", unknown if progress.power_w is None else f"{human_number(progress.power_w)} W"
+            "power",
+            unknown if telemetry.power_w is None else f"{human_number(telemetry.power_w)} W",
         ),
         "",
         "",

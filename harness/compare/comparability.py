@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from harness.artifacts.run_result import RunResult
 from harness.core.errors import InvalidRunError, NotComparableError, ProfileError
-from harness.core.records import OutputLength, Status
+from harness.core.records import OutputLength, Severity, Status
 from harness.core.units import human_number
 
 OUTPUT_LENGTH_TOLERANCE: Final = 0.02
@@ -34,10 +34,14 @@ class Identity:
 
 
 IDENTITY: Final = (
-    Identity("schema_version", required=True, read=lambda run: run.summary.get("schema_version")),
+    Identity("schema_version", required=True, read=lambda run: run.summary.schema_version),
     # Token classes are part of a metric's definition, so equal versions mean equal classes.
-    Identity("metric_version", required=True, read=lambda run: run.summary.get("metric_version")),
-    Identity("workload_sha256", required=True, read=lambda run: _either(run, "workload_sha256")),
+    Identity("metric_version", required=True, read=lambda run: run.summary.metric_version),
+    Identity(
+        "workload_sha256",
+        required=True,
+        read=lambda run: run.summary.profile.workload_sha256 or run.manifest.get("workload_sha256"),
+    ),
     Identity(
         "model",
         required=True,
@@ -97,9 +101,7 @@ def verdicts(runs: Sequence[RunResult], allow: Sequence[str]) -> Iterator[Mismat
             continue
         if "verdict" not in allow:
             reasons = [
-                str(concern.get("message"))
-                for concern in run.concerns
-                if concern.get("severity") == "invalid"
+                concern.message for concern in run.concerns if concern.severity is Severity.INVALID
             ]
             raise InvalidRunError(
                 f"{run.path} is invalid and cannot be compared",
@@ -272,13 +274,11 @@ def _chance(*sides: Sequence[RunResult]) -> float:
 
 
 def _output_length(run: RunResult) -> object:
-    return run.labels.get("output_length") or mapping(run.profile.get("traffic")).get(
-        "output_length"
-    )
+    return run.labels.output_length or mapping(run.profile.get("traffic")).get("output_length")
 
 
 def _context_scale(run: RunResult) -> object:
-    scale = run.labels.get("context_scale")
+    scale = run.labels.context_scale
     return scale if scale is not None else mapping(run.manifest.get("plan")).get("context_scale")
 
 
@@ -286,10 +286,6 @@ def _power_boundary(run: RunResult) -> str | None:
     """Boundary of the figures at the run's first power boundary; None without power."""
     figures = (run.figure(key) for key in ("power_w", "energy_j", "output_tok_per_j"))
     return next((figure.boundary for figure in figures if figure.value is not None), None)
-
-
-def _either(run: RunResult, key: str) -> object:
-    return mapping(run.summary.get("profile")).get(key) or run.manifest.get(key)
 
 
 def _said(value: object) -> str:

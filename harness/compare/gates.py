@@ -15,17 +15,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import Annotated, Any, ClassVar, Final
+
+from pydantic import AfterValidator, Field
 
 from harness.artifacts.run_result import RunResult, Value
+from harness.checked_yaml.check import check
+from harness.checked_yaml.fields import Correction, Strict
+from harness.checked_yaml.load import expect_form, read_file
+from harness.checked_yaml.source import read
 from harness.compare.hypothesis_tests import (
     POWER,
     Design,
     holm,
     mean,
     one_sample,
-    t_beyond,
-    t_quantile,
     two_samples,
     variance,
     welch,
@@ -34,8 +38,8 @@ from harness.compare.ratios import BOARD_SENSOR_ERROR, MIN_REPEATS, systematic_e
 from harness.core.errors import ProfileError
 from harness.core.metrics import METRICS
 from harness.core.units import human_number
-from harness.profile.source import SourceError, read
 from harness.profile.thresholds import Threshold, parse_threshold
+from harness.reduce.statistics.student_t import t_beyond, t_quantile
 
 GATE_ALPHA: Final = 0.01
 """How often a gate may fail although nothing is worse, over all gates of one side together."""
@@ -178,66 +182,37 @@ def _signed(change: float) -> str:
     return f"{change:+.1%}" if change < _WIDE else f"> {_WIDE:+.0%}"
 
 
+def _in_grammar(text: str) -> str:
+    parse_threshold(text)
+    return text
+
+
+_GateText = Annotated[
+    str, AfterValidator(_in_grammar), Correction("write it as in `output_tok_s >= 0.95 * baseline`")
+]
+
+
+class _Gates(Strict):
+    """A file of gates that names its list."""
+
+    thresholds: tuple[_GateText, ...] = Field(min_length=1)
+
+
 def read_gates(path: Path) -> tuple[Threshold, ...]:
     """The gates of a YAML file: a list of thresholds, or a mapping with the one key `thresholds`.
 
     Raises:
-        ProfileError: no such file, no YAML, or not in the grammar; every mistake is named with its
-            line.
+        ProfileError: no such file, no YAML, or not in the grammar; every mistake has its place.
     """
-    try:
-        source = read(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ProfileError(
-            f"{path} cannot be read: {error.strerror or error}",
-            next_step="name a YAML file of thresholds",
-        ) from error
-    except UnicodeDecodeError as error:
-        raise ProfileError(
-            f"{path} is not text: {error}", next_step="name a YAML file of thresholds"
-        ) from error
-    except SourceError as error:
-        raise ProfileError(
-            f"{path}:{error.fault.place.line}: {error.fault.what}", next_step=error.fault.fix
-        ) from error
-    data = source.data
-    listed = (
-        data.get("thresholds") if isinstance(data, dict) and set(data) == {"thresholds"} else data
-    )
-    if (
-        not isinstance(listed, list)
-        or not listed
-        or not all(isinstance(text, str) for text in listed)
-    ):
-        raise ProfileError(
-            f"{path} holds no list of thresholds",
-            next_step=(
-                "write a list such as `- output_tok_s >= 0.95 * baseline`, by itself or under the"
-                " one key `thresholds:`"
-            ),
-        )
-    return parse_gates([str(text) for text in listed], where=str(path))
-
-
-def parse_gates(texts: Sequence[str], where: str) -> tuple[Threshold, ...]:
-    """Thresholds from text.
-
-    Raises:
-        ProfileError: not in the grammar; all mistakes at once.
-    """
-    gates, faults = [], []
-    for text in texts:
-        try:
-            gates.append(parse_threshold(text))
-        except ValueError as error:
-            faults.append(f"  {text!r}: {error}")
-    if faults:
-        several = "s" if len(faults) > 1 else ""
-        raise ProfileError(
-            f"{where} has {len(faults)} threshold{several} that cannot be read",
-            details="\n".join(faults),
-        )
-    return tuple(gates)
+    document = read(read_file(path, "a YAML file of thresholds"), str(path))
+    example = "write a list such as `- output_tok_s >= 0.95 * baseline`"
+    if isinstance(document.data, list):
+        expect_form(document, tuple[_GateText, ...], example)
+        texts = check(document, tuple[_GateText, ...])
+    else:
+        expect_form(document, _Gates, example)
+        texts = check(document, _Gates).thresholds
+    return tuple(parse_threshold(text) for text in texts)
 
 
 def evaluate_gates(

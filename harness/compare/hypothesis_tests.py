@@ -1,4 +1,4 @@
-"""Student's t, Welch's test, Holm's correction and what a test of a handful of repeats a side can
+"""Welch's test, Holm's correction and what a test of a handful of repeats a side can
 detect at all.
 """
 
@@ -10,6 +10,8 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
+
+from harness.reduce.statistics.student_t import t_beyond, t_quantile
 
 Floats = npt.NDArray[np.float64]
 
@@ -23,71 +25,6 @@ POWER: Final = 0.9
 _TINY: Final = 1e-300
 _POINTS: Final = 21
 """Of Simpson's rule over the spread's own distribution: the power is then right to 1e-3."""
-
-
-def t_within(t: float, df: float) -> float:
-    """P(|T| <= t) of Student's t; degrees of freedom need not be whole (Welch's seldom are).
-
-    Abramowitz & Stegun, Handbook of Mathematical Functions (1964), 26.7.1: one less the regularized
-    incomplete beta function.
-
-    Raises:
-        ValueError: less than one degree of freedom.
-    """
-    if df < 1:
-        raise ValueError("Student's t needs at least one degree of freedom")
-    return 1.0 - _incomplete_beta(df / (df + t * t), df / 2, 0.5)
-
-
-def t_beyond(t: float, df: float) -> float:
-    """P(T > t), one-sided; exact for small probabilities too."""
-    half = _incomplete_beta(df / (df + t * t), df / 2, 0.5) / 2
-    return half if t >= 0 else 1.0 - half
-
-
-@lru_cache(maxsize=4096)
-def t_quantile(within: float, df: float) -> float:
-    """The t with P(|T| <= t) = within, by bisection."""
-    low, high = 0.0, 1.0
-    while t_within(high, df) < within:
-        high *= 2
-    while high - low > 1e-10 * high:
-        middle = (low + high) / 2
-        low, high = (middle, high) if t_within(middle, df) < within else (low, middle)
-    return (low + high) / 2
-
-
-def _incomplete_beta(x: float, a: float, b: float) -> float:
-    """Regularized incomplete beta function by its continued fraction (Abramowitz & Stegun 26.5.8),
-    with Lentz's recurrence.
-    """
-    if x <= 0 or x >= 1:
-        return 0.0 if x <= 0 else 1.0
-    front = math.exp(
-        math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x)
-    )
-    if x < (a + 1) / (a + b + 2):
-        return front * _fraction(x, a, b) / a
-    return 1.0 - front * _fraction(1 - x, b, a) / b
-
-
-def _fraction(x: float, a: float, b: float) -> float:
-    c, d = 1.0, 1 / _away(1 - (a + b) * x / (a + 1))
-    value = d
-    for m in range(1, 400):
-        for numerator in (
-            m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m)),
-            -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1)),
-        ):
-            d, c = 1 / _away(1 + numerator * d), _away(1 + numerator / c)
-            value *= d * c
-        if abs(d * c - 1) < 1e-14:
-            break
-    return value
-
-
-def _away(value: float) -> float:
-    return value if abs(value) > _TINY else _TINY
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,6 @@ from harness.compare.hypothesis_tests import (
     holm,
     mean,
     outlier,
-    t_quantile,
     two_samples,
     variance,
     welch,
@@ -21,6 +20,7 @@ from harness.compare.hypothesis_tests import (
 from harness.core.metrics import METRICS, Better, MetricDef
 from harness.core.records import Status
 from harness.reduce.energy.sensor_gain import BOARD_GAIN_RATIO
+from harness.reduce.statistics.student_t import t_quantile
 
 MIN_REPEATS: Final = 2
 """Fewest runs a side before anything is said about better or worse: one run has no spread."""

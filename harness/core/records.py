@@ -33,35 +33,12 @@ class Outcome(StrEnum):
 
 
 class Api(StrEnum):
-    """Wire API that the traffic speaks."""
+    """Wire API that the traffic speaks; `harness.api` knows the rest of each."""
 
     MESSAGES = "messages"  # Anthropic Messages
     CHAT = "chat"  # OpenAI chat completions
     COMPLETIONS = "completions"  # OpenAI completions: plain text in, plain text out
     RESPONSES = "responses"  # OpenAI responses
-
-    @property
-    def path(self) -> str:
-        """Route below the base URL."""
-        return _PATHS[self]
-
-    @property
-    def forces_output(self) -> bool:
-        """Whether a request can ask for exactly so many tokens.
-
-        By `ignore_eos`, a field that vLLM has on its OpenAI routes (on `/v1/responses` since
-        vllm-project/vllm #32609, early 2026), and SGLang on chat completions and completions;
-        `/v1/messages` drops it silently.
-        """
-        return self is not Api.MESSAGES
-
-
-_PATHS = {
-    Api.MESSAGES: "/v1/messages",
-    Api.CHAT: "/v1/chat/completions",
-    Api.COMPLETIONS: "/v1/completions",
-    Api.RESPONSES: "/v1/responses",
-}
 
 
 class Purpose(StrEnum):
@@ -143,8 +120,8 @@ class Concern:
     code: str
     severity: Severity
     message: str
-    value: float | None = None
-    limit: float | None = None
+    value: int | float | None = None
+    limit: int | float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ import pyarrow as pa
 from jinja2 import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from harness.api.table import wire
 from harness.artifacts import tables
 from harness.artifacts.atomic import write_json
 from harness.artifacts.journal import read_table
@@ -25,9 +26,10 @@ from harness.artifacts.layout import RunDir
 from harness.artifacts.manifest import read_manifest
 from harness.core.clock import wall_now
 from harness.core.errors import HarnessError
-from harness.core.records import CANARY, Api, ModelFacts, Outcome
-from harness.plan.bodies import Conversation, Texts
+from harness.core.records import CANARY, ModelFacts, Outcome
+from harness.plan.bodies import Conversation
 from harness.plan.build import RunPlan, make_plan
+from harness.plan.prompt_text import Texts
 from harness.plan.types import PRIME_SUFFIX
 from harness.profile.schema import Profile
 
@@ -66,9 +68,8 @@ def _recount(run_dir: RunDir) -> dict[str, Any]:
     facts = _facts(manifest)
     tokenizer = _tokenizer(facts)
     plan, profile = _plan(manifest, facts)
-    template = (
-        _Template.of(Path(str(facts.path))) if profile.traffic.api is not Api.COMPLETIONS else None
-    )
+    api = wire(profile.traffic.api)
+    template = _Template.of(Path(str(facts.path))) if api.has_roles else None
     rows = _answered(run_dir)
     if not rows:
         raise NotCountedError("no request was answered with a count of its input tokens")
@@ -80,8 +81,7 @@ def _recount(run_dir: RunDir) -> dict[str, Any]:
         text_tok += sum(_count(tokenizer, text) for text in texts)
         messages += len(document.get("messages") or document.get("input") or ()) + 1
         if template is not None:
-            conversation, tools = _chat_form(document)
-            template_tok += _count(tokenizer, template.render(conversation, tools))
+            template_tok += _count(tokenizer, template.render(*api.chat(document)))
         counted, usage_tok, spent = counted + 1, usage_tok + input_tok, spent + len(body)
         if spent > MOST_BYTES:
             break
@@ -236,74 +236,6 @@ def _strings(value: object) -> Iterator[str]:
     elif isinstance(value, list):
         for item in value:
             yield from _strings(item)
-
-
-def _chat_form(document: Mapping[str, Any]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Messages and tools in the form that chat templates take, from a body of any API with
-    roles.
-    """
-    out: list[dict[str, Any]] = []
-    system = document.get("instructions")
-    system = system if isinstance(system, str) else "\n".join(_said(document.get("system") or ""))
-    if system:
-        out.append({"role": "system", "content": system})
-    for message in document.get("messages") or document.get("input") or ():
-        out += _turns(message)
-    tools = []
-    for tool in document.get("tools") or ():
-        function = tool.get("function") or {
-            "name": tool.get("name"),
-            "description": tool.get("description"),
-            "parameters": tool.get("parameters") or tool.get("input_schema"),
-        }
-        tools.append({"type": "function", "function": function})
-    return out, tools
-
-
-def _turns(message: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    kind = message.get("type")
-    if kind == "function_call":
-        yield {
-            "role": "assistant",
-            "content": "",
-            "tool_calls": [_call(message["call_id"], message["name"], message["arguments"])],
-        }
-        return
-    if kind == "function_call_output":
-        yield {"role": "tool", "tool_call_id": message["call_id"], "content": message["output"]}
-        return
-    content = message.get("content")
-    if not isinstance(content, list):
-        calls = [
-            _call(call["id"], call["function"]["name"], call["function"]["arguments"])
-            for call in message.get("tool_calls") or ()
-        ]
-        yield {**message, "content": content or "", **({"tool_calls": calls} if calls else {})}
-        return
-    said = [block["text"] for block in content if block.get("type") == "text"]
-    calls = [
-        _call(block["id"], block["name"], block["input"])
-        for block in content
-        if block.get("type") == "tool_use"
-    ]
-    for block in content:
-        if block.get("type") == "tool_result":
-            yield {
-                "role": "tool",
-                "tool_call_id": block["tool_use_id"],
-                "content": "".join(_said(block.get("content"))),
-            }
-    if said or calls:
-        yield {
-            "role": message["role"],
-            "content": "\n".join(said),
-            **({"tool_calls": calls} if calls else {}),
-        }
-
-
-def _call(call_id: str, name: str, arguments: object) -> dict[str, Any]:
-    inner = json.loads(arguments) if isinstance(arguments, str) else arguments
-    return {"id": call_id, "type": "function", "function": {"name": name, "arguments": inner}}
 
 
 class _Template:

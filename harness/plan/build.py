@@ -14,15 +14,17 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
+from harness.api.base import RequestSettings
+from harness.api.messages import LEAST_BUDGET_TOK
+from harness.api.table import wire
 from harness.core.errors import ProfileError
 from harness.core.records import ModelFacts, OutputLength, Purpose
 from harness.plan.arrivals import arrivals_ns, schedule_of
-from harness.plan.bodies import LEAST_BUDGET_TOK
 from harness.plan.describe_load import in_words
 from harness.plan.residual_life import LEAST_POOL, MOST_POOL, Pool, span_ns
 from harness.plan.rng import stream
 from harness.plan.source import TraceSource, trace_sha256
-from harness.plan.types import RequestSettings, Schedule, Session, StagePlan, Turn
+from harness.plan.types import Schedule, Session, StagePlan, Turn
 from harness.plan.workloads.classes import (
     SUBAGENT,
     PlainWorkload,
@@ -247,12 +249,6 @@ class RunPlan:
         stage = self.stages[stage_index]
         return stage.sessions is not None or stage.concurrency is None
 
-    def planned_sessions(self) -> int | None:
-        """Sessions that the plan starts; None when a closed loop is bounded by time alone."""
-        if not all(self.is_bounded(stage.index) for stage in self.stages):
-            return None
-        return sum(1 for index in range(len(self.stages)) for _ in self.horizon(index))
-
     def horizon(self, stage_index: int) -> Iterator[Session]:
         """The finite part of a stage that is written down: all of a bounded stage, arrivals up to
         the window's end of an open loop, and of a closed loop bounded by time the deck that an
@@ -292,7 +288,7 @@ def make_plan(profile: Profile, facts: ModelFacts) -> RunPlan:
     settings = RequestSettings(
         api=api.value,
         # The Messages API has no field for it; a model that cannot end by itself needs none.
-        force_output=profile.output_length is OutputLength.FORCED and api.forces_output,
+        force_output=profile.output_length is OutputLength.FORCED and wire(api).forces_output,
         temperature=profile.traffic.temperature,
         cache_control=profile.cache_control,
         live=profile.traffic.assistant == "live",

@@ -23,20 +23,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
+from harness.api.parts import PartKind, Role
 from harness.core.errors import ProfileError
 from harness.core.records import CANARY
 from harness.plan.traces.records import Clock, ReadTally, Trace, TraceRequest, TraceSession
-from harness.plan.types import (
-    PRIME_SUFFIX,
-    Block,
-    Message,
-    Part,
-    PartKind,
-    Role,
-    Session,
-    Subagent,
-    Turn,
-)
+from harness.plan.types import PRIME_SUFFIX, Block, Message, Part, Session, Subagent, Turn
 from harness.plan.workloads import MESSAGE_OVERHEAD_TOK
 
 SYSTEM: Final = Block("trace/system", 1)

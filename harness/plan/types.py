@@ -4,8 +4,9 @@ reported.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Final
+
+from harness.api.parts import PartKind, Role
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,21 +21,6 @@ class Block:
 
     key: str
     tok: int
-
-
-class Role(StrEnum):
-    """Who speaks."""
-
-    USER = "user"
-    ASSISTANT = "assistant"
-
-
-class PartKind(StrEnum):
-    """Kind of one content block of a message."""
-
-    TEXT = "text"
-    TOOL_USE = "tool_use"
-    TOOL_RESULT = "tool_result"
 
 
 @dataclass(frozen=True, slots=True)
@@ -358,29 +344,3 @@ class StagePlan:
         return (
             self.schedule.process if self.schedule is not None and self.schedule.segments else None
         )
-
-
-@dataclass(frozen=True, slots=True)
-class RequestSettings:
-    """What every request carries beside its messages.
-
-    Attributes:
-        api: a value of `core.records.Api`.
-        force_output: add `ignore_eos` and, where the API has it, `min_tokens` (not on Messages).
-        temperature: sampling temperature.
-        cache_control: mark the prompt-cache breakpoints that Claude's clients set (Messages API
-            only): the last tool, the system prompt and the last two user messages.
-        live: later turns carry what the server answered in place of the recorded reply, so their
-            bytes are known at run time only.
-        thinking: how requests of classes that reason ask for it: `off`, or `budget`, `adaptive` or
-            `effort` as in the profile.
-        effort: for `adaptive` and `effort`; None: the server's own.
-    """
-
-    api: str
-    force_output: bool
-    temperature: float
-    cache_control: bool = False
-    live: bool = False
-    thinking: str = "off"
-    effort: str | None = None

@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field, GetJsonSchemaHandler, WithJsonSchem
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
-from harness.profile.fields import (
+from harness.checked_yaml.fields import (
     _COUNT,
     _COUNT_SCHEMA,
     AMOUNT_SCHEMA,

@@ -11,54 +11,18 @@ import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from pydantic.fields import FieldInfo
 from pydantic.json_schema import GenerateJsonSchema
 
+from harness.checked_yaml import shape
+from harness.checked_yaml.fields import Strict
 from harness.core.metrics import METRICS
-from harness.profile import shape
-from harness.profile.distributions import Constant, Geometric, Lognormal, Quantiles, Uniform
-from harness.profile.fields import Strict
-from harness.profile.schema import Energy, Price, Profile, Quality, Slos, StatedFactor
-from harness.profile.serving import AttachServer, AutoServer, Model, TorchServer, VllmServer
-from harness.profile.stages import (
-    AllAtOnceStage,
-    ArrivalRateStage,
-    ConcurrencyStage,
-    DiurnalStage,
-    HourFactor,
-    RampStage,
-    RateStep,
-    ReplayStage,
-    StepStage,
-)
-from harness.profile.telemetry import (
-    CsvPower,
-    DcgmPower,
-    IpmiPower,
-    ModelledPower,
-    NvmlPower,
-    PromqlPower,
-    RaplPower,
-    RedfishPower,
-    ReplayPower,
-    Telemetry,
-)
+from harness.profile.distributions import Constant
+from harness.profile.rules import RULES
+from harness.profile.schema import Profile
 from harness.profile.thresholds import STATISTICS
-from harness.profile.traffic import Timeouts, Tls, Traffic
-from harness.profile.workloads import (
-    BatchWorkload,
-    ChatWorkload,
-    ClaudeChatWorkload,
-    ClaudeCodeWorkload,
-    DocQaWorkload,
-    MixPart,
-    MixWorkload,
-    ReplayWorkload,
-    Subagents,
-    ThinkingWorkload,
-)
 
 _PARAGRAPH = re.compile(r"(?<!\n)\n(?!\n)")
 
@@ -66,56 +30,35 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 SCHEMA_PATH: Final = Path(__file__).with_name("profile.schema.json")
 REFERENCE_PATH: Final = ROOT / "docs" / "profile-reference.md"
 
-_SECTIONS: Final[tuple[tuple[str, str, type[Strict]], ...]] = (
-    ("The profile", "", Profile),
-    ("`model`", "model", Model),
-    ("`server`, kind `vllm`", "server", VllmServer),
-    ("`server`, kind `torch`", "server", TorchServer),
-    ("`server`, kind `attach`", "server", AttachServer),
-    ("`server`, kind `auto`", "server", AutoServer),
-    ("`traffic`", "traffic", Traffic),
-    ("`traffic.timeouts`", "traffic.timeouts", Timeouts),
-    ("`traffic.tls`", "traffic.tls", Tls),
-    ("`traffic.workload`, kind `chat`", "traffic.workload", ChatWorkload),
-    ("`traffic.workload`, kind `claude-chat`", "traffic.workload", ClaudeChatWorkload),
-    ("`traffic.workload`, kind `claude-code`", "traffic.workload", ClaudeCodeWorkload),
-    ("`traffic.workload.subagents`", "traffic.workload.subagents", Subagents),
-    ("`traffic.workload`, kind `doc-qa`", "traffic.workload", DocQaWorkload),
-    ("`traffic.workload`, kind `thinking`", "traffic.workload", ThinkingWorkload),
-    ("`traffic.workload`, kind `batch`", "traffic.workload", BatchWorkload),
-    ("`traffic.workload`, kind `mix`", "traffic.workload", MixWorkload),
-    ("`traffic.workload.parts`", "traffic.workload.parts.N", MixPart),
-    ("`traffic.workload`, kind `replay`", "traffic.workload", ReplayWorkload),
-    ("`traffic.load`, kind `concurrency`", "traffic.load.N", ConcurrencyStage),
-    ("`traffic.load`, kind `arrival_rate`", "traffic.load.N", ArrivalRateStage),
-    ("`traffic.load`, kind `ramp`", "traffic.load.N", RampStage),
-    ("`traffic.load`, kind `step`", "traffic.load.N", StepStage),
-    ("`traffic.load.steps`", "traffic.load.N.steps.N", RateStep),
-    ("`traffic.load`, kind `diurnal`", "traffic.load.N", DiurnalStage),
-    ("`traffic.load.curve`", "traffic.load.N.curve.N", HourFactor),
-    ("`traffic.load`, kind `all_at_once`", "traffic.load.N", AllAtOnceStage),
-    ("`traffic.load`, kind `replay`", "traffic.load.N", ReplayStage),
-    ("Distribution, kind `constant`", "", Constant),
-    ("Distribution, kind `uniform`", "", Uniform),
-    ("Distribution, kind `lognormal`", "", Lognormal),
-    ("Distribution, kind `geometric`", "", Geometric),
-    ("Distribution, kind `quantiles`", "", Quantiles),
-    ("`slos`", "slos", Slos),
-    ("`telemetry`", "telemetry", Telemetry),
-    ("`telemetry.power`, kind `nvml`", "telemetry.power.N", NvmlPower),
-    ("`telemetry.power`, kind `dcgm`", "telemetry.power.N", DcgmPower),
-    ("`telemetry.power`, kind `rapl`", "telemetry.power.N", RaplPower),
-    ("`telemetry.power`, kind `ipmi`", "telemetry.power.N", IpmiPower),
-    ("`telemetry.power`, kind `redfish`", "telemetry.power.N", RedfishPower),
-    ("`telemetry.power`, kind `promql`", "telemetry.power.N", PromqlPower),
-    ("`telemetry.power`, kind `csv`", "telemetry.power.N", CsvPower),
-    ("`telemetry.power`, kind `replay`", "telemetry.power.N", ReplayPower),
-    ("`telemetry.power`, kind `modelled`", "telemetry.power.N", ModelledPower),
-    ("`quality`", "quality", Quality),
-    ("`price`", "price", Price),
-    ("`energy`", "energy", Energy),
-    ("`energy`, a stated factor", "energy.pue", StatedFactor),
-)
+
+class _Section(NamedTuple):
+    title: str
+    paths: tuple[str, ...]
+    model: type[Strict]
+
+
+def _sections() -> Iterator[_Section]:
+    """All sections of a profile in the order of its keys, each once."""
+    places: dict[type[Strict], list[tuple[tuple[str, ...], str | None]]] = {}
+    for path, kind, model in shape.sections(Profile):
+        places.setdefault(model, []).append((path, kind))
+    for model, found in places.items():
+        (path, kind), paths = found[0], tuple(".".join(path) for path, _ in found)
+        of_kind = f", kind `{kind}`" if kind is not None else ""
+        if model is Profile:
+            yield _Section("The profile", (), model)
+        elif len({path[-1] for path, _ in found}) == 1:  # one key, though maybe of several sections
+            title = ".".join(part for part in path if part != shape.ITEM)
+            yield _Section(f"`{title}`{of_kind}", paths[:1], model)
+        elif kind is not None:
+            yield _Section(f"Distribution{of_kind}", (), model)
+        else:
+            words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", model.__name__).capitalize()
+            yield _Section(words, paths, model)
+
+
+_SECTIONS: Final = tuple(_sections())
+
 
 _TOP: Final = """\
 <!-- Generated from harness/profile/schema.py by `python -m harness.profile.generate`. Change the types, not this page. -->
@@ -152,36 +95,15 @@ The first line lets editors that know YAML language servers complete keys and sh
 """
 
 
-_IMPOSSIBLE: Final = """\
-- Forced output lengths over the Messages API, unless the model cannot end by itself (`builtin:tiny`, `load_format: dummy`).
-  `purpose: measure` forces lengths unless `output_length: natural` says otherwise.
-- A load stage with neither `window_s` nor `sessions`; a window of no length; two stages of one name.
-- `server.gpus: none` with `device: cuda` or with more than one GPU a replica; boards with `device: cpu`; more replicas than the
-  named boards hold; a board named twice.
-- `load_format: dummy` or `quantization` with `server.kind: attach`; `quantization` with `torch`.
-- Both `api_key_env` and `api_key_file`; names in `server.env` that look like secrets; users or passwords in URLs.
-- `server.extra_args` that repeat what a key sets (`--port`, `--max-model-len`, …).
-- `attach`: URLs with `/v1` or twice the same; another number of `metrics_urls` than `urls`; `gpu_count` together with local
-  `gpus`.
-- `traffic.proxy` that is no plain `http://HOST:PORT`; `tls.ca_file` with `verify: false`.
-- Timeouts or SLOs of 0; intervals of telemetry below 10 ms; `telemetry.require` of what this server cannot have.
-- Distributions with `max` below `min`; lengths, turns or requests that are never at least 1.
-- Tables of quantiles whose shares do not rise from 0 to 1, or whose values fall.
-- `process: gamma` without `cv`, `weibull` without `weibull_shape`, and either with another process; loads whose rate is always 0;
-  `start: steady` over single requests.
-- `cache_control` with another API than Messages; SLOs for `batch` alone; two parts of a `mix` with one name.
-- Thresholds that do not parse, or whose metric needs SLOs, a price or GPUs that the profile does not have."""
-
-
 def reference() -> str:
     """docs/profile-reference.md."""
     lines = [_TOP, "## Contents", ""]
-    titles = [*(title for title, _, _ in _SECTIONS), "Thresholds", "Impossible combinations"]
+    titles = [*(section.title for section in _SECTIONS), "Thresholds", "Impossible combinations"]
     lines += [f"- [{title.replace('`', '')}](#{_anchor(title)})" for title in titles]
-    for title, path, model in _SECTIONS:
+    for title, paths, model in _SECTIONS:
         lines += ["", f"## {title}", "", _text(model.__doc__ or ""), ""]
-        if path:
-            lines += [f"Keys under `{path}`.", ""]
+        if paths:
+            lines += [f"Keys under {', '.join(f'`{path}`' for path in paths)}.", ""]
         lines += _table(model)
     lines += ["", *_thresholds(), "", *_combinations()]
     return "\n".join(lines) + "\n"
@@ -315,7 +237,8 @@ def _combinations() -> Iterator[str]:
         " shows as a concern in the report."
     )
     yield ""
-    yield _IMPOSSIBLE
+    for rule, _ in RULES:
+        yield f"- {_text(rule.__doc__ or '')}"
 
 
 def _text(text: str) -> str:
@@ -329,7 +252,7 @@ def _anchor(title: str) -> str:
     )
 
 
-_ANCHORS: Final = {model: _anchor(title) for title, _, model in _SECTIONS}
+_ANCHORS: Final = {section.model: _anchor(section.title) for section in _SECTIONS}
 
 
 def _is_distribution(variants: Mapping[str, type[Strict]]) -> bool:

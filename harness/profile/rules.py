@@ -10,21 +10,18 @@ import difflib
 import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
-from datetime import date
-from typing import TYPE_CHECKING, Final
+from dataclasses import replace
+from typing import Final
 from urllib.parse import urlsplit
 
+from harness.api.table import WIRE_APIS, wire
+from harness.checked_yaml.problems import Path, Violation
 from harness.core.metrics import METRICS
-from harness.core.records import CANARY, Api, Boundary, OutputLength
+from harness.core.records import CANARY, Boundary, OutputLength
+from harness.profile.schema import BUILTIN_MODELS, Profile
+from harness.profile.serving import AttachServer, TorchServer, VllmServer
 from harness.profile.thresholds import parse_threshold
-
-if TYPE_CHECKING:
-    from harness.profile.schema import Profile
-    from harness.profile.serving import AttachServer, TorchServer, VllmServer
-    from harness.profile.workloads import Workload
-
-BUILTIN_MODELS: Final = ("builtin:tiny", "builtin:smollm2-135m")
+from harness.profile.workloads import Workload
 
 # Arguments that the harness passes itself, with the key that sets them: given twice, the profile
 # would say one thing and the server do another.
@@ -64,40 +61,18 @@ _MATCHERS: Final = re.compile(rf"\s*{_MATCHER}\s*(?:,\s*{_MATCHER}\s*)*,?\s*")
 _NEEDS_SLOS: Final = frozenset({"goodput_rps", "goodput_tok_s", "slo_met_ratio"})
 _NEEDS_PRICE: Final = frozenset({"usd_per_mtok"})
 
-Path = tuple[str | int, ...]
 
-
-@dataclass(frozen=True, slots=True)
-class Violation:
-    """One impossible combination.
-
-    Attributes:
-        path: the key to change first.
-        what: what is wrong, with the values.
-        fix: what to write instead.
-        rests_on: other keys or sections that it follows from; where one of those is wrong by
-            itself, nothing is said of the combination.
-    """
-
-    path: Path
-    what: str
-    fix: str
-    rests_on: tuple[Path, ...] = ()
-
-    def __str__(self) -> str:
-        return f"{'.'.join(map(str, self.path))}: {self.what} ({self.fix})"
-
-
-def violations(profile: "Profile") -> tuple[Violation, ...]:
+def violations(profile: Profile) -> tuple[Violation, ...]:
     """Everything that is impossible about a profile whose keys are each right by themselves."""
     return tuple(
         replace(violation, rests_on=rests_on)
-        for rule, rests_on in _RULES
+        for rule, rests_on in RULES
         for violation in rule(profile)
     )
 
 
-def _builtin(profile: "Profile") -> Iterator[Violation]:
+def _builtin(profile: Profile) -> Iterator[Violation]:
+    """A `builtin:` model that does not exist."""
     model = profile.model
     if model.id.startswith("builtin:") and model.id not in BUILTIN_MODELS:
         near = difflib.get_close_matches(model.id, BUILTIN_MODELS, n=1, cutoff=0.0)[0]
@@ -108,7 +83,10 @@ def _builtin(profile: "Profile") -> Iterator[Violation]:
         )
 
 
-def _how_served(profile: "Profile") -> Iterator[Violation]:
+def _how_served(profile: Profile) -> Iterator[Violation]:
+    """`load_format: dummy` or `quantization` with `server.kind: attach`; `quantization` with
+    `torch`.
+    """
     model, server = profile.model, profile.server
     if server.kind == "attach" and model.load_format == "dummy":
         yield Violation(
@@ -124,12 +102,15 @@ def _how_served(profile: "Profile") -> Iterator[Violation]:
         )
 
 
-def _output_length(profile: "Profile") -> Iterator[Violation]:
-    """The Messages API has neither `ignore_eos` nor `min_tokens`: a length is forced there only on
-    a model that never ends by itself.
+def _output_length(profile: Profile) -> Iterator[Violation]:
+    """Forced output lengths over the Messages API, unless the model cannot end by itself
+    (`builtin:tiny`, `load_format: dummy`). `purpose: measure` forces lengths unless `output_length:
+    natural` says otherwise.
     """
+    # The Messages API has neither `ignore_eos` nor `min_tokens`: a length is forced there only on
+    # a model that never ends by itself.
     model = profile.model
-    if profile.output_length is not OutputLength.FORCED or profile.traffic.api.forces_output:
+    if profile.output_length is not OutputLength.FORCED or wire(profile.traffic.api).forces_output:
         return
     if model.id == "builtin:tiny" or model.load_format == "dummy":
         return
@@ -147,7 +128,8 @@ def _output_length(profile: "Profile") -> Iterator[Violation]:
     )
 
 
-def _secrets(profile: "Profile") -> Iterator[Violation]:
+def _secrets(profile: Profile) -> Iterator[Violation]:
+    """Both `api_key_env` and `api_key_file`; names in `server.env` that look like secrets."""
     server = profile.server
     if server.api_key_env is not None and server.api_key_file is not None:
         yield Violation(
@@ -173,7 +155,8 @@ def _secrets(profile: "Profile") -> Iterator[Violation]:
             )
 
 
-def _vllm_args(profile: "Profile") -> Iterator[Violation]:
+def _vllm_args(profile: Profile) -> Iterator[Violation]:
+    """`server.extra_args` that repeat what a key sets (`--port`, `--max-model-len`, …)."""
     if profile.server.kind != "vllm":
         return
     for index, arg in enumerate(profile.server.extra_args):
@@ -186,7 +169,11 @@ def _vllm_args(profile: "Profile") -> Iterator[Violation]:
             )
 
 
-def _boards(profile: "Profile") -> Iterator[Violation]:
+def _boards(profile: Profile) -> Iterator[Violation]:
+    """`server.gpus: none` with `device: cuda` or with more than one GPU per replica; GPUs with
+    `device: cpu`; more replicas than the named GPUs hold; a GPU named twice; `gpu_count` together
+    with local `gpus`; ports past 65535.
+    """
     server = profile.server
     if server.kind == "vllm" or server.kind == "torch":
         yield from _started_boards(server)
@@ -216,7 +203,7 @@ def _board_list(gpus: str | tuple[str | int, ...]) -> Iterator[Violation]:
             )
 
 
-def _started_boards(server: "VllmServer | TorchServer") -> Iterator[Violation]:
+def _started_boards(server: VllmServer | TorchServer) -> Iterator[Violation]:
     yield from _board_list(server.gpus)
     if server.device == "cuda" and server.gpus == "none":
         yield Violation(
@@ -268,7 +255,10 @@ def _started_boards(server: "VllmServer | TorchServer") -> Iterator[Violation]:
         )
 
 
-def _attach(profile: "Profile") -> Iterator[Violation]:
+def _attach(profile: Profile) -> Iterator[Violation]:
+    """`attach`: URLs with `/v1`, with a user or password, or twice the same; another number of
+    `metrics_urls` than `urls`.
+    """
     server: AttachServer
     if profile.server.kind != "attach":
         return
@@ -311,7 +301,8 @@ def _attach(profile: "Profile") -> Iterator[Violation]:
         )
 
 
-def _network(profile: "Profile") -> Iterator[Violation]:
+def _network(profile: Profile) -> Iterator[Violation]:
+    """A `traffic.proxy` other than `http://HOST:PORT`; `tls.ca_file` with `verify: false`."""
     traffic = profile.traffic
     if traffic.proxy.startswith("https://"):
         yield Violation(
@@ -333,7 +324,10 @@ def _network(profile: "Profile") -> Iterator[Violation]:
         )
 
 
-def _stages(profile: "Profile") -> Iterator[Violation]:
+def _stages(profile: Profile) -> Iterator[Violation]:
+    """A load stage with neither `window_s` nor `sessions`; a window of no length; two stages of one
+    name; `replay` without a trace.
+    """
     seen: dict[str, int] = {}
     for index, stage in enumerate(profile.traffic.load):
         path: Path = ("traffic", "load", index)
@@ -363,8 +357,11 @@ def _stages(profile: "Profile") -> Iterator[Violation]:
         seen.setdefault(name, index)
 
 
-def _schedules(profile: "Profile") -> Iterator[Violation]:
-    """Arrivals that cannot be drawn."""
+def _schedules(profile: Profile) -> Iterator[Violation]:
+    """`process: gamma` without `cv`, `weibull` without `weibull_shape`, and either with another
+    process; loads whose rate is always 0; ramps and steps of no length; an hour twice in a `curve`;
+    `start: steady` over single requests.
+    """
     for index, stage in enumerate(profile.traffic.load):
         path: Path = ("traffic", "load", index)
         if stage.kind == "concurrency":
@@ -416,10 +413,12 @@ def _schedules(profile: "Profile") -> Iterator[Violation]:
                 yield Violation((*path, "curve"), "has an hour twice", "give each hour one factor")
 
 
-def _workload(profile: "Profile") -> Iterator[Violation]:
-    """What goes with some workloads only."""
+def _workload(profile: Profile) -> Iterator[Violation]:
+    """`cache_control` with another API than Messages; SLOs for `batch` alone; two parts of a `mix`
+    with one name.
+    """
     traffic = profile.traffic
-    if traffic.cache_control and traffic.api is not Api.MESSAGES:
+    if traffic.cache_control and not wire(traffic.api).cache_breakpoints:
         what = f"is of the Messages API, and the api is `{traffic.api}`"
         yield Violation(("traffic", "cache_control"), what, "drop it, or write `api: messages`")
     if traffic.workload.kind == "batch" and any(value is not None for _, value in profile.slos):
@@ -442,23 +441,21 @@ def _workload(profile: "Profile") -> Iterator[Violation]:
             labels.setdefault(label, index)
 
 
-def _thinking(profile: "Profile") -> Iterator[Violation]:
-    """Ways to ask for reasoning that an API has not, or that nothing would carry."""
+def _thinking(profile: Profile) -> Iterator[Violation]:
+    """Ways to ask for reasoning that the API does not have, or that no class of the workload would
+    carry; `thinking: effort` without `thinking_effort`.
+    """
     traffic = profile.traffic
-    apis = {
-        "budget": (Api.MESSAGES,),
-        "adaptive": (Api.MESSAGES,),
-        "effort": (Api.CHAT, Api.RESPONSES),
-    }.get(traffic.thinking)
+    apis = [api.name for api in WIRE_APIS.values() if traffic.thinking in api.thinking]
     path: Path = ("traffic", "thinking")
-    if apis is not None and traffic.api not in apis:
+    if apis and traffic.api not in apis:
         names = _names(tuple(api.value for api in apis))
         yield Violation(
             path,
             f"`{traffic.thinking}` is of {names}, and the api is `{traffic.api}`",
             "write `off`, or what that API has",
         )
-    if apis is not None and not reasons(traffic.workload):
+    if apis and not reasons(traffic.workload):
         yield Violation(
             path,
             "no class of this workload reasons",
@@ -481,7 +478,7 @@ def _thinking(profile: "Profile") -> Iterator[Violation]:
         )
 
 
-def reasons(workload: "Workload") -> bool:
+def reasons(workload: Workload) -> bool:
     """Whether answers of a class of it hold reasoning."""
     if workload.kind == "mix":
         return any(reasons(part.workload) for part in workload.parts)
@@ -490,8 +487,9 @@ def reasons(workload: "Workload") -> bool:
     )
 
 
-def _canary(profile: "Profile") -> Iterator[Violation]:
-    """Records of that class are the load generator's own and are left out of every figure."""
+def _canary(profile: Profile) -> Iterator[Violation]:
+    """A part of a `mix` with the name of the load generator's own requests (`canary`)."""
+    # Records of that class are the load generator's own and are left out of every figure.
     workload = profile.traffic.workload
     for index, part in enumerate(workload.parts if workload.kind == "mix" else ()):
         if part.name == CANARY:
@@ -503,8 +501,8 @@ def _canary(profile: "Profile") -> Iterator[Violation]:
             )
 
 
-def _times(profile: "Profile") -> Iterator[Violation]:
-    """Times at which everything fails."""
+def _times(profile: Profile) -> Iterator[Violation]:
+    """Timeouts or SLOs of 0; intervals of telemetry below 10 ms."""
     for name, value in profile.traffic.timeouts:
         if value <= 0:
             yield Violation(
@@ -530,7 +528,10 @@ def _times(profile: "Profile") -> Iterator[Violation]:
             yield Violation(("telemetry", name), f"{value:g} s is too short", "write at least 10ms")
 
 
-def _distributions(profile: "Profile") -> Iterator[Violation]:
+def _distributions(profile: Profile) -> Iterator[Violation]:
+    """Distributions with `max` below `min`; lengths, turns or requests that are never at least 1;
+    tables of quantiles whose shares do not rise from 0 to 1, or whose values fall.
+    """
     yield from _distributions_of(profile.traffic.workload, ("traffic", "workload"))
 
 
@@ -583,7 +584,8 @@ def _distribution(value: object, kind: str, path: Path) -> Iterator[Violation]:
         )
 
 
-def _watched(profile: "Profile") -> Iterator[Violation]:
+def _watched(profile: Profile) -> Iterator[Violation]:
+    """`telemetry.require` of what this server cannot have."""
     server, require = profile.server, profile.telemetry.require
     elsewhere = {"dcgm", "replay"}  # sources that tell of boards without NVML on this machine
     power = profile.telemetry.power
@@ -602,8 +604,10 @@ def _watched(profile: "Profile") -> Iterator[Violation]:
         )
 
 
-def _prometheus(profile: "Profile") -> Iterator[Violation]:
-    """A Prometheus that is somebody else's must be told which of its targets are ours."""
+def _prometheus(profile: Profile) -> Iterator[Violation]:
+    """A Prometheus by URL without `telemetry.selectors`; selectors that are not label matchers or
+    are of no endpoint; either without a URL.
+    """
     telemetry = profile.telemetry
     by_url = telemetry.prometheus not in {"embedded", "managed"}
     if by_url and not telemetry.selectors:
@@ -639,7 +643,8 @@ def _prometheus(profile: "Profile") -> Iterator[Violation]:
                 )
 
 
-def _threshold_grammar(profile: "Profile") -> Iterator[Violation]:
+def _threshold_grammar(profile: Profile) -> Iterator[Violation]:
+    """Thresholds that do not parse."""
     for index, text in enumerate(profile.thresholds):
         try:
             parse_threshold(text)
@@ -651,8 +656,8 @@ def _threshold_grammar(profile: "Profile") -> Iterator[Violation]:
             )
 
 
-def _threshold_needs(profile: "Profile") -> Iterator[Violation]:
-    """Conditions on figures that this profile cannot have."""
+def _threshold_needs(profile: Profile) -> Iterator[Violation]:
+    """Thresholds whose metric needs SLOs, a price or GPUs that the profile does not have."""
     for index, text in enumerate(profile.thresholds):
         path: Path = ("thresholds", index)
         try:
@@ -681,21 +686,10 @@ def _threshold_needs(profile: "Profile") -> Iterator[Violation]:
             )
 
 
-def _price(profile: "Profile") -> Iterator[Violation]:
-    if profile.price is None:
-        return
-    parts = [int(part) for part in profile.price.date.split("-")]
-    try:
-        date(parts[0], parts[1], parts[2] if len(parts) == 3 else 1)
-    except ValueError as error:
-        yield Violation(
-            ("price", "date"),
-            f"{profile.price.date} is no date: {error}",
-            "write YYYY-MM or YYYY-MM-DD",
-        )
-
-
-def _energy(profile: "Profile") -> Iterator[Violation]:
+def _energy(profile: Profile) -> Iterator[Violation]:
+    """`energy.pue` below 1; a grid's factor without its source, or the source alone; `attribute`
+    with a single load stage.
+    """
     energy = profile.energy
     if energy.pue is not None and energy.pue.value < 1:
         what = f"{energy.pue.value:g} says that a facility draws less than the IT in it"
@@ -721,7 +715,8 @@ def _energy(profile: "Profile") -> Iterator[Violation]:
         )
 
 
-def _stage_parts(profile: "Profile") -> Iterator[Violation]:
+def _stage_parts(profile: Profile) -> Iterator[Violation]:
+    """A load stage of a `part` that the workload does not have."""
     workload = profile.traffic.workload
     names = (
         {part.name or part.workload.kind for part in workload.parts}
@@ -740,7 +735,7 @@ def _stage_parts(profile: "Profile") -> Iterator[Violation]:
         yield Violation(("traffic", "load", index, "part"), what, fix)
 
 
-def _no_boards(profile: "Profile") -> bool:
+def _no_boards(profile: Profile) -> bool:
     """Whether it is certain that no board on this machine serves."""
     server = profile.server
     if server.kind == "auto":
@@ -748,7 +743,7 @@ def _no_boards(profile: "Profile") -> bool:
     return server.gpus == "none" or (server.kind != "attach" and server.device == "cpu")
 
 
-def _no_gpus(profile: "Profile") -> bool:
+def _no_gpus(profile: Profile) -> bool:
     """Whether it is certain that no GPU serves, here or elsewhere."""
     return _no_boards(profile) and (
         profile.server.kind != "attach" or profile.server.gpu_count is None
@@ -759,8 +754,7 @@ def _names(names: tuple[str, ...]) -> str:
     return ", ".join(f"`{name}`" for name in names)
 
 
-# Each rule with the keys that it reads beside the one that it complains of.
-_RULES: Final[tuple[tuple[Callable[["Profile"], Iterator[Violation]], tuple[Path, ...]], ...]] = (
+RULES: Final[tuple[tuple[Callable[[Profile], Iterator[Violation]], tuple[Path, ...]], ...]] = (
     (_builtin, ()),
     (_how_served, (("server", "kind"),)),
     (
@@ -789,7 +783,9 @@ _RULES: Final[tuple[tuple[Callable[["Profile"], Iterator[Violation]], tuple[Path
     (_prometheus, (("server",),)),
     (_threshold_grammar, ()),
     (_threshold_needs, (("server",), ("slos",), ("price",))),
-    (_price, ()),
     (_energy, ()),
     (_stage_parts, (("traffic", "workload"),)),
 )
+"""Each rule with the keys that it reads besides the one that it complains of. Its docstring is its
+entry in docs/profile-reference.md.
+"""

@@ -1,26 +1,34 @@
 """The types of a profile: one YAML file that says everything about a run.
 
-Pydantic is used here and nowhere else. All models are frozen and forbid unknown keys, so a stale
-profile fails instead of quietly losing a setting. Every number's unit is the suffix of its key;
-lengths of time, counts and sizes also take plain suffixes (`30s`, `2m`, `16k`, `4GiB`).
-`docs/profile-reference.md` and `harness/profile/profile.schema.json` are generated from these
-types.
+All models are frozen and forbid unknown keys, so a stale profile fails instead of quietly losing a
+setting. Impossible combinations are for `harness.profile.rules`, which `load` asks. Every number's
+unit is the suffix of its key; lengths of time, counts and sizes also take plain suffixes (`30s`,
+`2m`, `16k`, `4GiB`). `docs/profile-reference.md` and `harness/profile/profile.schema.json` are
+generated from these types.
 """
 
-from typing import Final, Self
+from typing import Annotated, Final
 
-from pydantic import Field, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import Field
 
+from harness.checked_yaml.fields import (
+    Correction,
+    Date,
+    Flag,
+    Number,
+    PathText,
+    Seconds,
+    Strict,
+    Text,
+    Whole,
+)
 from harness.core.records import Api, OutputLength, Purpose
-from harness.profile import rules
-from harness.profile.fields import Flag, Number, PathText, Seconds, Strict, Text, Whole
 from harness.profile.serving import AutoServer, Model, Server
 from harness.profile.telemetry import Telemetry
 from harness.profile.traffic import Traffic
 from harness.profile.workloads import MixWorkload
 
-BUILTIN_MODELS: Final = rules.BUILTIN_MODELS
+BUILTIN_MODELS: Final = ("builtin:tiny", "builtin:smollm2-135m")
 """Model ids that the harness makes itself."""
 
 IDLE_S: Final = 30.0
@@ -76,7 +84,7 @@ class Price(Strict):
     """Price of one GPU for one hour."""
     source: str = Field(min_length=1)
     """Where the price comes from."""
-    date: str = Field(pattern=r"^\d{4}-\d{2}(-\d{2})?$")
+    date: Date
     """Its date, YYYY-MM or YYYY-MM-DD."""
 
 
@@ -129,7 +137,12 @@ class Energy(Strict):
 class Profile(Strict):
     """One run, whole."""
 
-    name: str = Field(default="", pattern=r"^[A-Za-z0-9._-]*$", max_length=80)
+    name: Annotated[
+        str,
+        Correction(
+            "use letters, digits, `.`, `_` and `-`: it becomes part of file names and labels"
+        ),
+    ] = Field(default="", pattern=r"^[A-Za-z0-9._-]*$", max_length=80)
     """Name of the run directory and reports; default: the file's stem."""
     purpose: Purpose
     """`smoke` proves function and makes no performance claim; only `measure` can be valid."""
@@ -163,14 +176,6 @@ class Profile(Strict):
     """Pause between two repeats."""
     price: Price | None = None
     """For dollars per million tokens."""
-
-    @model_validator(mode="after")
-    def _possible(self) -> Self:
-        found = rules.violations(self)
-        if found:
-            text = "; ".join(str(violation) for violation in found)
-            raise PydanticCustomError("impossible", "{text}", {"text": text, "violations": found})
-        return self
 
     @property
     def calibrate(self) -> bool:

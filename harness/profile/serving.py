@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from harness.profile.fields import (
+from harness.checked_yaml.fields import (
     Bytes,
     CountFromOne,
     Flag,

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from harness.profile.fields import Number, Seconds, Strict, Text, Whole
+from harness.checked_yaml.fields import Number, Seconds, Strict, Text, Whole
 
 
 class StageBase(Strict):

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
-from harness.profile.fields import (
+from harness.checked_yaml.fields import (
     TIME,
     TIME_SCHEMA,
     Flag,

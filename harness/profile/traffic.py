@@ -5,9 +5,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from harness.checked_yaml.fields import Flag, HttpUrlText, Number, Seconds, Strict, Text, Whole
 from harness.core.network import Network
 from harness.core.records import Api, OutputLength
-from harness.profile.fields import Flag, HttpUrlText, Number, Seconds, Strict, Text, Whole
 from harness.profile.stages import Stage
 from harness.profile.workloads import Workload
 

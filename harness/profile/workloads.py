@@ -4,6 +4,15 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from harness.checked_yaml.fields import (
+    Count,
+    CountFromOne,
+    Number,
+    PathText,
+    Seconds,
+    Strict,
+    Whole,
+)
 from harness.profile.distributions import (
     Distribution,
     Geometric,
@@ -12,7 +21,6 @@ from harness.profile.distributions import (
     SecondsDistribution,
     Uniform,
 )
-from harness.profile.fields import Count, CountFromOne, Number, PathText, Seconds, Strict, Whole
 
 
 class SessionsBase(Strict):

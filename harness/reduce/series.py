@@ -13,7 +13,8 @@ from harness.reduce.energy.devices import Columns
 from harness.reduce.figures.without_records import OTHERS, lost
 from harness.reduce.over_time.flow import Flow
 from harness.reduce.over_time.tokens import context, moments
-from harness.reduce.read.run import gpu_uuids, last_evidence
+from harness.reduce.read.expected_gpus import ExpectedGpus, expected_gpus
+from harness.reduce.read.run import last_evidence
 from harness.reduce.reduction import Reduction
 from harness.reduce.statistics.intervals import Floats
 from harness.reduce.windows.steady_state import prefix_hit_ratio, quotient
@@ -130,7 +131,7 @@ def series(reduction: Reduction, most_steps: int = 240) -> Series:
             if gauge is not None:
                 columns[name] = _mean_per_step(*gauge, edges)
     if run.power is not None:
-        watts = _power(run.power, gpu_uuids(run), edges)
+        watts = _power(run.power, expected_gpus(run), edges)
         if watts is not None:
             columns["power_w"] = watts
     boundary = _energy(reduction, edges, step_s, columns)
@@ -210,13 +211,11 @@ def _mean_per_step(t: Floats, values: Floats, edges: Floats) -> Floats:
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
-def _power(power: Columns, uuids: list[str], edges: Floats) -> Floats | None:
-    """Watts of the GPU boards per step, summed over devices; None when none was read."""
+def _power(power: Columns, gpus: ExpectedGpus, edges: Floats) -> Floats | None:
+    """Watts of the GPU boards per step, summed over devices; None when not all were read."""
     rows = (power["boundary"] == Boundary.GPU_BOARD) & ~np.isnan(power["power_w"])
-    devices = [
-        device for device in sorted(set(power["device_id"][rows])) if not uuids or device in uuids
-    ]
-    if not devices:
+    devices = gpus.mine(set(power["device_id"][rows]))
+    if not devices or gpus.why_not(devices) is not None:
         return None
     summed = np.zeros(len(edges) - 1)
     for device in devices:

@@ -44,16 +44,3 @@ class Fault(StrEnum):
     AFTER_THE_END = "after_the_end"  # content after the end marker
     STALL = "stall"  # nothing more comes
     ENDLESS_PINGS = "endless_pings"  # nothing but pings comes, for ever
-
-
-SAME_RECORD = (
-    Fault.NONE,
-    Fault.CRLF,
-    Fault.SPLIT_BYTES,
-    Fault.SEVERAL_PER_WRITE,
-    Fault.COMMENTS,
-    Fault.EVENT_OVER_WRITES,
-    Fault.CONTENT_LENGTH,
-    Fault.UNTIL_CLOSE,
-)
-"""Answers whose records may differ in times and sizes only."""

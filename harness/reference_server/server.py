@@ -17,6 +17,7 @@ truthful one.
 """
 
 import argparse
+import copy
 import hashlib
 import heapq
 import json
@@ -32,15 +33,16 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from email.utils import format_datetime
 from enum import Enum
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Final, Self
 
 import httptools
 
+from harness.api.base import AnswerWriter, Finish, Text, Usage, WireApi, compact
+from harness.api.table import WIRE_APIS
 from harness.core.clock import now_ns, wall_now
-from harness.core.records import Api
 from harness.processes import lines
 from harness.processes.child import Child, ChildSpec
 from harness.processes.registry import RunRegistry
@@ -105,7 +107,7 @@ class Pace:
 
 @dataclass(slots=True)
 class _Request:
-    api: Api
+    api: WireApi
     request_id: str | None
     fault: Fault
     input_tok: int
@@ -128,29 +130,17 @@ _Step = tuple[int, _Data, int]
 # --- bytes ---
 
 
-def _dumps(value: Any) -> bytes:  # noqa: ANN401 - any JSON value
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
-
-
-_NAMED_EVENTS = (Api.MESSAGES, Api.RESPONSES)
-
-
-def _event(api: Api, value: dict[str, Any]) -> bytes:
-    name = f"event: {value['type']}\n".encode() if api in _NAMED_EVENTS else b""
-    return name + b"data: " + _dumps(value) + b"\n\n"
-
-
 def _chunk(data: bytes) -> bytes:
     return (
         b"%x\r\n%s\r\n" % (len(data), data) if data else b""
     )  # a chunk of nothing would end the message
 
 
-def _head(
-    framing: bytes,
-    content_type: bytes = b"text/event-stream; charset=utf-8",
-    status: bytes = b"200 OK",
-) -> bytes:
+def _stream_head(api: WireApi, framing: bytes) -> bytes:
+    return _head(framing, f"{api.stream_type}; charset=utf-8".encode(), b"200 OK")
+
+
+def _head(framing: bytes, content_type: bytes, status: bytes) -> bytes:
     return b"HTTP/1.1 %s\r\nserver: %s\r\ncontent-type: %s\r\n%s\r\n" % (
         status,
         SERVER.encode(),
@@ -159,269 +149,86 @@ def _head(
     )
 
 
-def _messages_start(request: _Request) -> bytes:
-    message: dict[str, Any] = {
-        "id": "msg_paced",
-        "type": "message",
-        "role": "assistant",
-        "model": MODEL,
-        "content": [],
-        "stop_reason": None,
-        "stop_sequence": None,
-        "usage": {"input_tokens": request.input_tok, "output_tokens": 0},
-    }
+def _start(request: _Request) -> bytes:
+    """The events in front of the first token."""
+    usage = None if request.fault is Fault.NO_USAGE else Usage(request.input_tok, output_tok=0)
+    return _writer(request.api).start(usage, continuous=request.continuous_usage)
+
+
+def _writer(api: WireApi) -> AnswerWriter:
+    return api.writer(MODEL, "paced")
+
+
+@lru_cache(maxsize=256)
+def _writer_after(api: WireApi, tokens: int) -> AnswerWriter:
+    """A writer that has written so many tokens."""
+    writer = _writer(api)
+    writer.start(None)
+    for index in range(tokens):
+        writer.piece(Text(_WORDS[index % len(_WORDS)]))
+    return writer
+
+
+def _end(request: _Request) -> bytes:
+    """The events behind the last token."""
+    writer = copy.copy(_writer_after(request.api, request.output_tok))
+    return writer.end(_finish(request), _usage(request))
+
+
+def _finish(request: _Request) -> Finish:
+    return Finish("length" if request.capped else "stop")
+
+
+def _usage(request: _Request) -> Usage | None:
+    """Usage at the end."""
+    prompt, output = request.input_tok, request.output_tok
     if request.fault is Fault.NO_USAGE:
-        message["usage"] = {"input_tokens": None, "output_tokens": None}
-    return _event(Api.MESSAGES, {"type": "message_start", "message": message}) + _event(
-        Api.MESSAGES,
-        {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
-    )
-
-
-def _messages_end(request: _Request) -> bytes:
-    usage: dict[str, Any] = {"output_tokens": request.output_tok}
+        return None
     if request.fault is Fault.CACHE_USAGE:
-        read, write = request.input_tok // 2, request.input_tok // 4
-        usage |= {
-            "input_tokens": request.input_tok - read - write,
-            "cache_read_input_tokens": read,
-            "cache_creation_input_tokens": write,
-        }
-    elif request.fault is Fault.NO_USAGE:
-        usage = {"output_tokens": None}
-    stop = "max_tokens" if request.capped else "end_turn"
-    return _event(Api.MESSAGES, {"type": "content_block_stop", "index": 0}) + _event(
-        Api.MESSAGES,
-        {
-            "type": "message_delta",
-            "delta": {"stop_reason": stop, "stop_sequence": None},
-            "usage": usage,
-        },
-    )
+        return Usage(prompt, prompt // 2, prompt // 4, output)
+    return Usage(prompt, output_tok=output)
 
 
-def _chat_chunk(
-    delta: dict[str, Any] | None, finish: str | None = None, **more: dict[str, Any]
-) -> dict[str, Any]:
-    choices = (
-        []
-        if delta is None
-        else [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}]
-    )
-    return {
-        "id": "chatcmpl-paced",
-        "object": "chat.completion.chunk",
-        "created": 0,
-        "model": MODEL,
-        "choices": choices,
-        **more,
-    }
+_PROMPT_MARK: Final = 10**15
+"""Stands in events that are made before their request for its count of the prompt."""
 
 
-def _completions_chunk(
-    text: str | None, finish: str | None = None, **more: dict[str, Any]
-) -> dict[str, Any]:
-    choices = (
-        []
-        if text is None
-        else [{"index": 0, "text": text, "logprobs": None, "finish_reason": finish}]
-    )
-    return {
-        "id": "cmpl-paced",
-        "object": "text_completion",
-        "created": 0,
-        "model": MODEL,
-        "choices": choices,
-        **more,
-    }
+@cache
+def _events(
+    api: WireApi,
+    *,
+    counted: bool,  # noqa: ARG001 - each has a list of its own
+) -> tuple[AnswerWriter, list[bytes]]:
+    """A writer of tokens, and their events so far, from the first."""
+    writer = _writer(api)
+    writer.start(None)
+    return writer, []
 
 
-def _chat_usage(request: _Request, done: int) -> dict[str, Any]:
-    usage: dict[str, Any] = {
-        "prompt_tokens": request.input_tok,
-        "total_tokens": request.input_tok + done,
-        "completion_tokens": done,
-    }
-    if request.fault is Fault.CACHE_USAGE:
-        usage["prompt_tokens_details"] = {"cached_tokens": request.input_tok // 2}
-    return usage
-
-
-def _chat_start(request: _Request) -> bytes:
-    chunk = _chat_chunk({"role": "assistant", "content": ""})
-    if request.continuous_usage and request.fault is not Fault.NO_USAGE:
-        chunk["usage"] = _chat_usage(request, 0)
-    return _event(Api.CHAT, chunk)
-
-
-def _chat_end(request: _Request) -> bytes:
-    finish = "length" if request.capped else "stop"
-    chat = request.api is Api.CHAT
-    out = _event(request.api, _chat_chunk({}, finish) if chat else _completions_chunk("", finish))
-    if request.fault is not Fault.NO_USAGE:
-        usage = _chat_usage(request, request.output_tok)
-        out += _event(
-            request.api,
-            _chat_chunk(None, usage=usage) if chat else _completions_chunk(None, usage=usage),
-        )
-    return out
-
-
-def _completions_start(_request: _Request) -> bytes:
-    return b""  # this stream begins with its first text
-
-
-_ITEM: Final = {"item_id": "msg_paced", "output_index": 0, "content_index": 0}
-_BEFORE_TOKENS: Final = 4  # events of a responses stream before its first text
-
-
-def _response(status: str, **more: object) -> dict[str, Any]:
-    return {
-        "id": "resp_paced",
-        "object": "response",
-        "created_at": 0,
-        "model": MODEL,
-        "status": status,
-        "error": None,
-        "incomplete_details": None,
-        "instructions": None,
-        "metadata": {},
-        "output": [],
-        "parallel_tool_calls": True,
-        "temperature": 0.0,
-        "tool_choice": "auto",
-        "tools": [],
-        "top_p": 1.0,
-        "usage": None,
-        **more,
-    }
-
-
-def _responses_item(tokens: int, status: str) -> dict[str, Any]:
-    part = [{"type": "output_text", "text": text_of(tokens), "annotations": []}] if tokens else []
-    return {
-        "id": "msg_paced",
-        "type": "message",
-        "role": "assistant",
-        "status": status,
-        "content": part,
-    }
-
-
-def _responses_start(_request: _Request) -> bytes:
-    response = _response("in_progress")
-    part = {"type": "output_text", "text": "", "annotations": []}
-    events: list[dict[str, Any]] = [
-        {"type": "response.created", "response": response},
-        {"type": "response.in_progress", "response": response},
-        {
-            "type": "response.output_item.added",
-            "output_index": 0,
-            "item": _responses_item(0, "in_progress"),
-        },
-        {"type": "response.content_part.added", **_ITEM, "part": part},
-    ]
-    return b"".join(
-        _event(Api.RESPONSES, event | {"sequence_number": number})
-        for number, event in enumerate(events)
-    )
-
-
-def _responses_end(request: _Request) -> bytes:
-    item = _responses_item(request.output_tok, "completed")
-    (part,) = item["content"]
-    events: list[dict[str, Any]] = [
-        {"type": "response.output_text.done", **_ITEM, "text": part["text"], "logprobs": []},
-        {"type": "response.content_part.done", **_ITEM, "part": part},
-        {"type": "response.output_item.done", "output_index": 0, "item": item},
-    ]
-    first = _BEFORE_TOKENS + request.output_tok
-    return b"".join(
-        _event(Api.RESPONSES, event | {"sequence_number": first + number})
-        for number, event in enumerate(events)
-    )
-
-
-def _whole_response(request: _Request) -> dict[str, Any]:
-    """The response when it is over: with status 200 it is the whole answer, in a stream its last
-    event.
-    """
-    usage: dict[str, Any] | None = None
-    if request.fault is not Fault.NO_USAGE:
-        cached = request.input_tok // 2 if request.fault is Fault.CACHE_USAGE else 0
-        usage = {
-            "input_tokens": request.input_tok,
-            "input_tokens_details": {"cached_tokens": cached},
-            "output_tokens": request.output_tok,
-            "output_tokens_details": {"reasoning_tokens": 0},
-            "total_tokens": request.input_tok + request.output_tok,
-        }
-    status = "incomplete" if request.capped else "completed"
-    why = {"reason": "max_output_tokens"} if request.capped else None
-    return _response(
-        status,
-        usage=usage,
-        output=[_responses_item(request.output_tok, status)],
-        incomplete_details=why,
-    )
-
-
-def _end_marker(request: _Request) -> bytes:
-    if request.api is Api.MESSAGES:
-        return _event(Api.MESSAGES, {"type": "message_stop"})
-    if request.api is not Api.RESPONSES:
-        return b"data: [DONE]\n\n"
-    kind, number = (
-        f"response.{'incomplete' if request.capped else 'completed'}",
-        _BEFORE_TOKENS + request.output_tok + 3,
-    )
-    return _event(
-        Api.RESPONSES,
-        {"type": kind, "sequence_number": number, "response": _whole_response(request)},
-    )
+def _token_event(api: WireApi, index: int, *, counted: bool = False) -> bytes:
+    """The event of a token; `counted`: with usage, where the API has that in every event."""
+    writer, events = _events(api, counted=counted)
+    while len(events) <= index:
+        text = Text(_WORDS[len(events) % len(_WORDS)])
+        usage = Usage(_PROMPT_MARK, output_tok=len(events) + 1) if counted else None
+        events.append(writer.piece(text, usage))
+    return events[index]
 
 
 @lru_cache(maxsize=4096)
-def _token_event(api: Api, index: int) -> bytes:
-    word = _WORDS[index % len(_WORDS)]
-    if api is Api.MESSAGES:
-        return _event(
-            api,
-            {
-                "type": "content_block_delta",
-                "index": 0,
-                "delta": {"type": "text_delta", "text": word},
-            },
-        )
-    if api is Api.COMPLETIONS:
-        return _event(api, _completions_chunk(word))
-    if api is Api.RESPONSES:
-        delta = {"type": "response.output_text.delta", **_ITEM, "delta": word, "logprobs": []}
-        return _event(api, delta | {"sequence_number": _BEFORE_TOKENS + index})
-    return _event(api, _chat_chunk({"content": word}))
+def _token_template(api: WireApi, index: int) -> bytes:
+    """An event with usage; `%(prompt)d` and `%(total)d` are filled in for a request."""
+    event = _token_event(api, index, counted=True).replace(b"%", b"%%")
+    event = event.replace(b"%d" % (_PROMPT_MARK + index + 1), b"%(total)d")
+    return event.replace(b"%d" % _PROMPT_MARK, b"%(prompt)d")
 
 
-@lru_cache(maxsize=4096)
-def _token_with_usage(api: Api, index: int) -> bytes:
-    """A chat or completions event that tells counts; `%(a)d` and so on are filled in for a
-    request.
-    """
-    text = _token_event(api, index).rstrip()
-    assert text.endswith(b"}")
-    usage = b'{"prompt_tokens":%(prompt)d,"total_tokens":%(total)d,"completion_tokens":%(done)d}'
-    return text[:-1].replace(b"%", b"%%") + b',"usage":' + usage + b"}\n\n"
-
-
-def _filled(api: Api, index: int) -> Callable[[_Request], bytes]:
-    template = _token_with_usage(api, index)
+def _filled(api: WireApi, index: int) -> Callable[[_Request], bytes]:
+    template = _token_template(api, index)
 
     def fill(request: _Request) -> bytes:
-        done = index + 1
-        return template % {
-            b"prompt": request.input_tok,
-            b"total": request.input_tok + done,
-            b"done": done,
-        }
+        prompt = request.input_tok
+        return template % {b"prompt": prompt, b"total": prompt + index + 1}
 
     return fill
 
@@ -442,50 +249,12 @@ def _all_token_bytes(tokens: int) -> tuple[int, ...]:
     return tuple(token_bytes(index) for index in range(tokens))
 
 
-_PING = dict.fromkeys(Api, b": keep-alive\n\n") | {
-    Api.MESSAGES: _event(Api.MESSAGES, {"type": "ping"})
-}
-_OPENAI_ERROR = _event(
-    Api.CHAT, {"error": {"message": "Overloaded", "type": "overloaded_error", "code": 529}}
-)
-_ERROR_EVENT = {
-    Api.MESSAGES: _event(
-        Api.MESSAGES,
-        {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}},
-    ),
-    Api.CHAT: _OPENAI_ERROR,
-    Api.COMPLETIONS: _OPENAI_ERROR,
-    Api.RESPONSES: _event(
-        Api.RESPONSES,
-        {
-            "type": "error",
-            "code": "overloaded_error",
-            "message": "Overloaded",
-            "param": None,
-            "sequence_number": 9,
-        },
-    ),
-}
-_START = {
-    Api.MESSAGES: _messages_start,
-    Api.CHAT: _chat_start,
-    Api.COMPLETIONS: _completions_start,
-    Api.RESPONSES: _responses_start,
-}
-_END = {
-    Api.MESSAGES: _messages_end,
-    Api.CHAT: _chat_end,
-    Api.COMPLETIONS: _chat_end,
-    Api.RESPONSES: _responses_end,
-}
-
-
 # --- scripts ---
 
 
 @lru_cache(maxsize=256)
 def _plain_script(
-    api: Api, tokens: int, ttft_ns: int, gap_ns: int, *, usage: bool
+    api: WireApi, tokens: int, ttft_ns: int, gap_ns: int, *, usage: bool
 ) -> tuple[_Step, ...]:
     """The usual answer: headers and start at once, tokens at their pace, one write each, the end
     right behind the last.
@@ -494,15 +263,13 @@ def _plain_script(
     def framed(make: Callable[[_Request], bytes]) -> Callable[[_Request], bytes]:
         return lambda request: _chunk(make(request))
 
-    start, end = _START[api], _END[api]
-    head = _head(b"transfer-encoding: chunked\r\n")
-    steps: list[_Step] = [(0, lambda request: head + _chunk(start(request)), 0)]
+    head = _stream_head(api, b"transfer-encoding: chunked\r\n")
+    _writer_after(api, tokens)  # now, not between two writes
+    steps: list[_Step] = [(0, lambda request: head + _chunk(_start(request)), 0)]
     for index in range(tokens):
         data: _Data = framed(_filled(api, index)) if usage else _chunk(_token_event(api, index))
         steps.append((gap_ns if index else ttft_ns, data, 1))
-    steps.append(
-        (0, lambda request: _chunk(end(request)) + _chunk(_end_marker(request)) + b"0\r\n\r\n", 0)
-    )
+    steps.append((0, lambda request: _chunk(_end(request)) + b"0\r\n\r\n", 0))
     return tuple(steps)
 
 
@@ -514,12 +281,12 @@ def _error_answer(
 
 def _early_error(request: _Request) -> tuple[_Step, ...] | None:
     """The script of a fault that comes before the stream."""
-    overloaded = _dumps(
+    overloaded = compact(
         {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}
     )
     match request.fault:
         case Fault.RATE_LIMITED:
-            body = _dumps(
+            body = compact(
                 {"type": "error", "error": {"type": "rate_limit_error", "message": "Slow down"}}
             )
             return ((0, _error_answer(b"429 Too Many Requests", b"retry-after: 2\r\n", body), 0),)
@@ -582,18 +349,21 @@ def _odd_stream(request: _Request, ttft_ns: int, gap_ns: int) -> list[_Step]:
     api, fault, tokens = request.api, request.fault, request.output_tok
     usage = request.continuous_usage and fault is not Fault.NO_USAGE
     # The stream's body as pieces: (pause, bytes, tokens).
-    pieces: list[tuple[int, bytes, int]] = [(0, _START[api](request), 0)]
+    pieces: list[tuple[int, bytes, int]] = [(0, _start(request), 0)]
     for index in range(tokens):
         data = _filled(api, index)(request) if usage else _token_event(api, index)
         pieces.append((gap_ns if index else ttft_ns, data, 1))
     half = 1 + (tokens + 1) // 2
-    end, marker = (0, _END[api](request), 0), (0, _end_marker(request), 0)
+    end = (0, _end(request), 0)
     last: list[_Step] = []
     framing = b"transfer-encoding: chunked\r\n"
     chunked = True
     match fault:
         case Fault.ERROR_EVENT:
-            pieces = [*pieces[:half], (0, _ERROR_EVENT[api], 0)]
+            pieces = [
+                *pieces[:half],
+                (0, _writer(api).error(529, "overloaded_error", "Overloaded"), 0),
+            ]
         case Fault.TRUNCATED | Fault.RESET_IN_STREAM | Fault.STALL:
             pieces = pieces[:half]
             last = [
@@ -620,27 +390,26 @@ def _odd_stream(request: _Request, ttft_ns: int, gap_ns: int) -> list[_Step]:
                 (0, b'data: {"type": oops}\n\n', 0),
                 *pieces[half:],
                 end,
-                marker,
             ]
         case Fault.AFTER_THE_END:
-            pieces = [*pieces, end, marker, (0, _token_event(api, 0), 0)]
+            pieces = [*pieces, end, (0, _token_event(api, 0), 0)]
         case Fault.ENDLESS_PINGS:
             pieces = pieces[:half]
-            last = [(max(gap_ns, _MS), _chunk(_PING[api]), 0)] * 100_000
+            last = [(max(gap_ns, _MS), _chunk(api.ping), 0)] * 100_000
         case Fault.COMMENTS:
             with_pings = [
                 piece
                 for p in pieces
-                for piece in ((p[0], b": comment\n\n", 0), (0, _PING[api] + p[1], p[2]))
+                for piece in ((p[0], b": comment\n\n", 0), (0, api.ping + p[1], p[2]))
             ]
-            pieces = [*with_pings, end, marker]
+            pieces = [*with_pings, end]
         case Fault.SEVERAL_PER_WRITE:
             grouped = [pieces[i : i + 4] for i in range(1, len(pieces), 4)]
             joined = [
                 (group[0][0], b"".join(piece[1] for piece in group), len(group))
                 for group in grouped
             ]
-            pieces = [pieces[0], *joined, end, marker]
+            pieces = [pieces[0], *joined, end]
         case Fault.EVENT_OVER_WRITES:
             halves = [
                 h
@@ -650,9 +419,9 @@ def _odd_stream(request: _Request, ttft_ns: int, gap_ns: int) -> list[_Step]:
                     (gap_ns // 2, p[1][len(p[1]) // 2 :], p[2]),
                 )
             ]
-            pieces = [*halves, end, marker]
+            pieces = [*halves, end]
         case _:
-            pieces = [*pieces, end, marker]
+            pieces = [*pieces, end]
     if fault is Fault.CRLF:
         pieces = [(pause, data.replace(b"\n", b"\r\n"), tok) for pause, data, tok in pieces]
     length = sum(len(data) for _, data, _ in pieces)
@@ -667,7 +436,7 @@ def _odd_stream(request: _Request, ttft_ns: int, gap_ns: int) -> list[_Step]:
     elif fault is Fault.UNTIL_CLOSE:
         chunked = False
         framing = b"connection: close\r\n"
-    steps: list[_Step] = [(0, _head(framing), 0)]
+    steps: list[_Step] = [(0, _stream_head(api, framing), 0)]
     for pause, data, tok in pieces:
         wire = _chunk(data) if chunked else data
         if fault is Fault.SPLIT_BYTES:
@@ -686,10 +455,11 @@ def _odd_stream(request: _Request, ttft_ns: int, gap_ns: int) -> list[_Step]:
 
 # --- server ---
 
-_MAX_TOKENS = re.compile(rb'"max_(?:completion_|output_)?tokens"\s*:\s*(\d+)')
+_LENGTH_KEYS = "|".join(sorted({key for api in WIRE_APIS.values() for key in api.length_keys}))
+_MAX_TOKENS = re.compile(rb'"(?:%b)"\s*:\s*(\d+)' % _LENGTH_KEYS.encode())
 _STREAM = re.compile(rb'"stream"\s*:\s*true')
 _CONTINUOUS = re.compile(rb'"continuous_usage_stats"\s*:\s*true')
-_ROUTES = {api.path.encode(): api for api in Api}
+_ROUTES = {api.path.encode(): api for api in WIRE_APIS.values()}
 _READ_SIZE = 1 << 18
 
 
@@ -881,7 +651,7 @@ class _Server:
         if path == b"/v1/messages/count_tokens":
             connection.send(
                 _error_answer(
-                    b"200 OK", b"", _dumps({"input_tokens": max(1, len(body) // BYTES_PER_TOK)})
+                    b"200 OK", b"", compact({"input_tokens": max(1, len(body) // BYTES_PER_TOK)})
                 )
             )
             return
@@ -891,7 +661,7 @@ class _Server:
                 "message": f"no route {path.decode(errors='replace')}",
             }
             connection.send(
-                _error_answer(b"404 Not Found", b"", _dumps({"type": "error", "error": error}))
+                _error_answer(b"404 Not Found", b"", compact({"type": "error", "error": error}))
             )
             return
         request = self._request(_ROUTES[path], connection.headers, body)
@@ -908,7 +678,7 @@ class _Server:
         else:
             self._play(connection, request, request.received_ns)
 
-    def _request(self, api: Api, headers: dict[bytes, bytes], body: bytes) -> _Request:
+    def _request(self, api: WireApi, headers: dict[bytes, bytes], body: bytes) -> _Request:
         fault = self.pace.faults[self.accepted % len(self.pace.faults)]
         self.accepted += 1
         # The harness writes max_tokens behind the messages, so the last occurrence is found without
@@ -929,8 +699,7 @@ class _Server:
             input_tok=input_tok,
             output_tok=output_tok,
             capped=output_tok == most,
-            continuous_usage=api in (Api.CHAT, Api.COMPLETIONS)
-            and _CONTINUOUS.search(body) is not None,
+            continuous_usage=_CONTINUOUS.search(body) is not None,
             received_ns=now_ns(),
             body_bytes=len(body),
             body_sha256=hashlib.sha256(body).hexdigest() if self.pace.hash_bodies else None,
@@ -982,7 +751,7 @@ class _Server:
         if self.truth is not None:
             line = {
                 "request_id": request.request_id,
-                "api": request.api,
+                "api": request.api.name,
                 "fault": request.fault,
                 "received_ns": request.received_ns,
                 "content_ns": request.content_ns,
@@ -1003,7 +772,7 @@ class _Server:
             self.truth.write(json.dumps(line) + "\n")
 
     def _models(self) -> bytes:
-        return _dumps(
+        return compact(
             {
                 "object": "list",
                 "data": [{"id": MODEL, "object": "model", "created": 0, "owned_by": SERVER}],
@@ -1037,39 +806,9 @@ class _Server:
 
 def _whole_answer(request: _Request) -> bytes:
     """The answer to a request that does not stream."""
-    text, n = text_of(request.output_tok), request.output_tok
-    if request.api is Api.MESSAGES:
-        value: dict[str, Any] = {
-            "id": "msg_paced",
-            "type": "message",
-            "role": "assistant",
-            "model": MODEL,
-            "content": [{"type": "text", "text": text}],
-            "stop_reason": "max_tokens" if request.capped else "end_turn",
-            "stop_sequence": None,
-            "usage": {"input_tokens": request.input_tok, "output_tokens": n},
-        }
-    elif request.api is Api.RESPONSES:
-        value = _whole_response(request)
-    elif request.api is Api.COMPLETIONS:
-        value = _completions_chunk(
-            text, "length" if request.capped else "stop", usage=_chat_usage(request, n)
-        )
-    else:
-        choice = {
-            "index": 0,
-            "message": {"role": "assistant", "content": text},
-            "finish_reason": "length" if request.capped else "stop",
-        }
-        value = {
-            "id": "chatcmpl-paced",
-            "object": "chat.completion",
-            "created": 0,
-            "model": MODEL,
-            "choices": [choice],
-            "usage": _chat_usage(request, n),
-        }
-    return _error_answer(b"200 OK", b"", _dumps(value))
+    text = Text(text_of(request.output_tok))
+    value = _writer(request.api).whole([text], _finish(request), _usage(request))
+    return _error_answer(b"200 OK", b"", compact(value))
 
 
 # --- as a child process ---

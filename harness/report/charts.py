@@ -87,11 +87,11 @@ def css_variables(theme: str) -> str:
     )
 
 
-def draw(chart: Chart, size: tuple[int, int]) -> str:
-    """The chart as SVG in placeholder colours, for `inline` or `themed`."""
+def draw(spec: Mapping[str, Any]) -> str:
+    """A Vega-Lite specification as SVG in placeholder colours, for `inline` or `themed`."""
     import vl_convert
 
-    return str(vl_convert.vegalite_to_svg(_spec(chart, size)))
+    return str(vl_convert.vegalite_to_svg(dict(spec)))
 
 
 def inline(svg: str) -> str:
@@ -134,7 +134,8 @@ def _headed(svg: str, text: str) -> str:
     return opening + words + svg[found.end() :]
 
 
-def _spec(chart: Chart, size: tuple[int, int]) -> dict[str, Any]:
+def line_chart(chart: Chart, size: tuple[int, int]) -> dict[str, Any]:
+    """The specification of a chart of lines, of a width and height in CSS pixels."""
     width, height = size
     narrow = width < 500
     rows = [

@@ -11,13 +11,6 @@ from harness.artifacts.run_result import RunResult, load_result
 from harness.core.errors import ArtifactError, ProfileError
 from harness.core.units import human_duration, human_number
 
-_FIGURES: Final = (
-    "output_tok_s",
-    "output_tok_s_per_gpu",
-    "output_tok_per_j",
-    "usd_per_mtok",
-    "slo_met_ratio",
-)
 LIST_COLUMNS: Final = (
     "run",
     "state",
@@ -92,13 +85,12 @@ def _state(path: Path, error: ArtifactError) -> str:
 
 
 def _row(result: RunResult) -> dict[str, Any]:
-    profile = result.summary.get("profile")
     return {
         "run": result.path.name,
-        "state": result.summary.get("state") or result.manifest.get("state"),
+        "state": result.summary.state or result.manifest.get("state"),
         "verdict": str(result.status),
         "purpose": result.purpose,
-        "profile": profile.get("name") if isinstance(profile, Mapping) else None,
+        "profile": result.summary.profile.name,
         "model": result.model.get("model_id"),
         "engine": result.server.get("kind"),
         "gpu": result.gpus[0].name if result.gpus else None,

@@ -1,14 +1,122 @@
-"""What the pages share: the templates, and Markdown from them."""
+"""What the three pages share: templates, a page with its style and charts, Markdown, and the charts
+as files beside it.
+"""
 
 import re
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Final
 
 import jinja2
+from markupsafe import Markup
 
+from harness.artifacts.atomic import write_bytes
+from harness.core.errors import ArtifactError
+from harness.report.charts import css_variables, inline, themed
+
+_THEMES: Final = ("light", "dark")
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#|~])")
 
 
-def spaced(text: str) -> str:
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """A chart as SVG in placeholder colors.
+
+    Attributes:
+        wide: for a desk and paper.
+        narrow: for a phone.
+        head: line of text above it where it is a file of its own.
+    """
+
+    wide: str
+    narrow: str
+    head: str = ""
+
+
+def html_page(
+    template: str, shown: object, drawings: Mapping[str, Drawing], *, css: str = ""
+) -> str:
+    """One file without links to others: style, script and both drawings of each chart are in it.
+
+    Args:
+        template: name of the page's template.
+        shown: what the template calls `v`.
+        drawings: of its charts.
+        css: name of a style sheet on top of the one that pages share.
+    """
+    environment = _environment()
+    style = (
+        _source("style.css")
+        .replace("LIGHT_SERIES", css_variables("light"))
+        .replace("DARK_SERIES", css_variables("dark"))
+    )
+    drawn = {
+        key: {
+            "wide": Markup(inline(drawing.wide)),  # noqa: S704 - drawn by us
+            "narrow": Markup(inline(drawing.narrow)),  # noqa: S704 - drawn by us
+        }
+        for key, drawing in drawings.items()
+    }
+    return environment.get_template(template).render(
+        v=shown,
+        drawn=drawn,
+        style=Markup(style + (_source(css) if css else "")),  # noqa: S704 - ours
+        script=Markup(_source("report.js")),  # noqa: S704 - ours
+    )
+
+
+def markdown_page(template: str, **values: object) -> str:
+    """GitHub-flavored Markdown of a template."""
+    return _spaced(_environment().get_template(template).render(**values))
+
+
+def chart_links(folder: str, key: str) -> dict[str, str]:
+    """Theme -> path of a chart's file, for Markdown in the folder above."""
+    return {theme: f"{folder}/{key}-{theme}.svg" for theme in _THEMES}
+
+
+def write_charts(folder: Path, drawings: Mapping[str, Drawing]) -> None:
+    """Write each chart once per theme, and remove charts that an earlier page had and this one has
+    not: no page links to them.
+
+    Raises:
+        ArtifactError: the folder cannot be written.
+    """
+    if drawings:
+        make_folder(folder)
+    current = set()
+    for key, drawing in drawings.items():
+        for theme in _THEMES:
+            path = folder / f"{key}-{theme}.svg"
+            write_bytes(path, themed(drawing.wide, theme, drawing.head).encode())
+            current.add(path)
+    for theme in _THEMES:
+        for old in folder.glob(f"*-{theme}.svg"):
+            if old not in current:
+                with suppress(OSError):
+                    old.unlink()
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder where it is missing.
+
+    Raises:
+        ArtifactError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ArtifactError(
+            f"cannot make {folder}: {error.strerror or error}",
+            cause="no permission, or no space",
+            next_step="name another folder, or make room there",
+        ) from error
+
+
+def _spaced(text: str) -> str:
     """Blank lines around headings, tables and HTML, which Markdown needs to tell them apart;
     nothing else, and never two of them.
     """
@@ -36,7 +144,8 @@ def spaced(text: str) -> str:
     return "\n".join(out).strip() + "\n"
 
 
-def markdown_environment() -> jinja2.Environment:
+@cache
+def _environment() -> jinja2.Environment:
     """Templates of this folder, with filters that escape text for Markdown."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("harness.report"),
@@ -51,6 +160,12 @@ def markdown_environment() -> jinja2.Environment:
     environment.filters["cell"] = lambda value: _escaped(value).replace("\n", " ")
     environment.filters["figure"] = lambda value: _unbroken(_escaped(value))
     return environment
+
+
+def _source(name: str) -> str:
+    loader = _environment().loader
+    assert loader is not None
+    return loader.get_source(_environment(), name)[0]
 
 
 def _escaped(value: object) -> str:

@@ -8,13 +8,16 @@ whether the answers are right is decided by the reduction, from what is written 
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import httpx
 
+from harness.api.base import WireApi
+from harness.api.errors import error_text
+from harness.api.table import wire
 from harness.artifacts.atomic import write_json
 from harness.artifacts.layout import RunDir
 from harness.artifacts.quality import (
@@ -28,7 +31,7 @@ from harness.core.errors import PreflightError, ServerError
 from harness.core.network import Network
 from harness.core.records import Api, Endpoint, ModelFacts, ServerInfo
 from harness.profile.schema import Profile
-from harness.server.one_request import DIRECT, auth_headers, client_options, error_text
+from harness.server.one_request import DIRECT, client_options
 
 TEXTS: Final = (
     "The quick answer to the question of why the sky is blue is that",
@@ -121,17 +124,22 @@ def _ask(
     client: httpx.Client, endpoint: Endpoint, route: Route, api_key: str | None, max_output_tok: int
 ) -> Asked:
     answers: list[Answer] = []
-    headers = auth_headers(route.api, api_key)
+    api = wire(route.api)
+    headers = api.headers(api_key)
+    logprobs = {"logprobs": api.logprobs} if route.logprobs else {}
     for text in TEXTS:
-        body = json.dumps(_body(route, endpoint.model, text, max_output_tok)).encode()
+        request = api.plain_request(endpoint.model, text, max_output_tok, temperature=0)
         try:
-            response = client.post(route.api.path, content=body, headers=headers)
+            response = client.post(
+                api.path, content=json.dumps(request | logprobs).encode(), headers=headers
+            )
         except httpx.HTTPError as error:
             return Asked(route, tuple(answers), None, f"{type(error).__name__}: {error}")
         if response.status_code != 200:
-            return Asked(route, tuple(answers), response.status_code, error_text(response.text))
+            why = error_text(response.content) or "an empty body"
+            return Asked(route, tuple(answers), response.status_code, why)
         try:
-            answers.append(_answer(route.api, response.json()))
+            answers.append(_answer(api, response))
         except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
             return Asked(
                 route,
@@ -142,76 +150,19 @@ def _ask(
     return Asked(route, tuple(answers))
 
 
-def _body(route: Route, model: str, text: str, max_output_tok: int) -> dict[str, Any]:
-    body: dict[str, Any] = {"model": model, "temperature": 0, "stream": False}
-    if route.api is Api.COMPLETIONS:
-        return (
-            body
-            | {"prompt": text, "max_tokens": max_output_tok}
-            | ({"logprobs": 1} if route.logprobs else {})
-        )
-    if route.api is Api.RESPONSES:
-        return body | {"input": text, "max_output_tokens": max(16, max_output_tok), "store": False}
-    messages = [{"role": "user", "content": text}]
-    return (
-        body
-        | {"messages": messages, "max_tokens": max_output_tok}
-        | ({"logprobs": True} if route.logprobs else {})
-    )
-
-
-def _answer(api: Api, document: Mapping[str, Any]) -> Answer:
-    usage = document.get("usage") or {}
-    if api is Api.MESSAGES:
-        text = "".join(
-            block.get("text") or block.get("thinking") or "" for block in document["content"]
-        )
-        cached = (usage.get("cache_read_input_tokens") or 0) + (
-            usage.get("cache_creation_input_tokens") or 0
-        )
-        counted = usage.get("input_tokens")
-        return Answer(
-            text,
-            None,
-            None,
-            None if counted is None else counted + cached,
-            usage.get("output_tokens"),
-        )
-    if api is Api.RESPONSES:
-        parts = [part for item in document["output"] for part in item.get("content") or ()]
-        return Answer(
-            "".join(part.get("text") or "" for part in parts),
-            None,
-            None,
-            usage.get("input_tokens"),
-            usage.get("output_tokens"),
-        )
-    choice = document["choices"][0]
-    told: dict[str, Any] = choice.get("logprobs") or {}
-    tokens: list[str]
-    logprobs: list[float]
-    if api is Api.COMPLETIONS:
-        text, tokens, logprobs = (
-            choice["text"],
-            told.get("tokens") or [],
-            told.get("token_logprobs") or [],
-        )
-    else:
-        message, listed = choice["message"], told.get("content")
-        text = (message.get("reasoning_content") or message.get("reasoning") or "") + (
-            message.get("content") or ""
-        )
-        tokens = [one["token"] for one in listed or ()]
-        logprobs = [one["logprob"] for one in listed or ()]
-    whole = (
-        bool(tokens) and len(tokens) == len(logprobs) and all(_finite(value) for value in logprobs)
-    )
+def _answer(api: WireApi, response: httpx.Response) -> Answer:
+    said = api.plain_answer(response.json())
+    tokens, logprobs = tuple(said.tokens), tuple(said.logprobs)
+    whole = bool(tokens) and len(tokens) == len(logprobs) and all(map(_finite, logprobs))
+    reader = api.reader()
+    reader.read_whole(response.content)
+    usage = reader.tokens()
     return Answer(
-        text,
-        tuple(tokens) if whole else None,
-        tuple(logprobs) if whole else None,
-        usage.get("prompt_tokens"),
-        usage.get("completion_tokens"),
+        said.text,
+        tokens if whole else None,
+        logprobs if whole else None,
+        usage.input_tok,
+        usage.output_tok,
     )
 
 
@@ -223,7 +174,8 @@ def routes_for(api: Api) -> tuple[Route, ...]:
     """Ways to ask, best first: completions take the text as it is and tell log-probabilities; else
     the API that the traffic speaks.
     """
-    own = (Route(api, True), Route(api, False)) if api is Api.CHAT else (Route(api, False),)
+    told = wire(api).logprobs is not None
+    own = (Route(api, True), Route(api, False)) if told else (Route(api, False),)
     plain = (Route(Api.COMPLETIONS, True), Route(Api.COMPLETIONS, False))
     return (*plain, *(route for route in own if route not in plain))
 

@@ -1,8 +1,9 @@
 """The seam between the harness and a model server, and what every implementation is given."""
 
 import os
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, Protocol
@@ -119,6 +120,29 @@ class ModelServer(Protocol):
             ServerError: it did not start, or did not get ready in time.
         """
         ...
+
+
+@contextmanager
+def serve_for_questions(server: ModelServer, what: str) -> Iterator[RunningServer]:
+    """Start a server outside of any run, its logs in a temporary folder, and stop it.
+
+    Args:
+        server: what to start.
+        what: names the folder and marks the processes.
+
+    Raises:
+        PreflightError: as `ModelServer.start`.
+        ServerError: likewise.
+    """
+    with tempfile.TemporaryDirectory(prefix=f"harness-{what}-") as folder:
+        run_dir = RunDir(Path(folder))
+        run_dir.logs_dir.mkdir()
+        run_id = f"{what}-{run_dir.root.name}"
+        with (
+            RunRegistry.open(run_id, run_dir.root) as registry,
+            server.start(RunContext(run_id, run_dir, registry)) as running,
+        ):
+            yield running
 
 
 def resolve_device(wanted: Literal["auto", "cuda", "cpu"], *, nvidia_present: bool) -> str:

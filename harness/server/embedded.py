@@ -35,6 +35,13 @@ MODULE: Final = "harness.server.engine"
 _NEEDED: Final = ("torch", "transformers", "uvicorn", "starlette")
 
 
+def kv_capacity(server: TorchServer) -> tuple[float | None, str]:
+    """Tokens that the KV cache holds, and how that was found; None with the reason."""
+    if server.kv_cache_tok is None:
+        return None, "the server sizes its cache itself"
+    return float(server.kv_cache_tok), "server.kv_cache_tok"
+
+
 @dataclass(frozen=True, slots=True)
 class TorchServerRunner:
     """Starts the embedded engine.

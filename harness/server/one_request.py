@@ -6,29 +6,15 @@ from typing import Any, Final
 
 import httpx
 
+from harness.api.base import WireApi
+from harness.api.errors import error_text
+from harness.api.table import wire
 from harness.core.errors import PreflightError, ServerError
 from harness.core.network import NONE, Network
 from harness.core.records import Api, Endpoint
 
-ANTHROPIC_VERSION: Final = "2023-06-01"
-PATHS: Final = {api: api.path for api in Api}
-_ERROR_CHARS: Final = 2000
 DIRECT: Final = Network(proxy=NONE)
 """The way to servers that the harness starts."""
-
-
-def auth_headers(api: Api, api_key: str | None) -> dict[str, str]:
-    """Headers of a request with this key. vLLM reads `Authorization` everywhere, Anthropic's API
-    `x-api-key`: Messages gets both.
-    """
-    headers = {"content-type": "application/json"}
-    if api is Api.MESSAGES:
-        headers["anthropic-version"] = ANTHROPIC_VERSION
-    if api_key is not None:
-        headers["authorization"] = f"Bearer {api_key}"
-        if api is Api.MESSAGES:
-            headers["x-api-key"] = api_key
-    return headers
 
 
 def client_options(url: str, network: Network) -> dict[str, Any]:
@@ -89,12 +75,13 @@ def request_once(
 
     Never raises for what the server or the network does: that is in the reply.
     """
-    url = endpoint.base_url + PATHS[api]
+    spoken = wire(api)
+    url = endpoint.base_url + spoken.path
     try:
         response = httpx.post(
             url,
             content=body,
-            headers=auth_headers(api, api_key),
+            headers=spoken.headers(api_key),
             timeout=timeout_s,
             **client_options(url, network),
         )
@@ -103,136 +90,33 @@ def request_once(
             None, error=f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         )
     if response.status_code != 200:
-        return Reply(response.status_code, error=error_text(response.text))
-    try:
-        documents = _documents(response)
-    except ValueError:
-        return Reply(
-            200, error=f"the answer is neither JSON nor an event stream: {response.text[:200]!r}"
-        )
-    return _read_responses(documents) if api is Api.RESPONSES else _read(documents)
+        return Reply(response.status_code, error=error_text(response.content) or "an empty body")
+    return _read(spoken, response)
 
 
-def _documents(response: httpx.Response) -> list[dict[str, Any]]:
-    if "text/event-stream" not in response.headers.get("content-type", ""):
-        return [_object(response.text)]
-    data = [line[5:].strip() for line in response.text.splitlines() if line.startswith("data:")]
-    return [_object(item) for item in data if item and item != "[DONE]"]
-
-
-def _object(text: str) -> dict[str, Any]:
-    value = json.loads(text)
-    if not isinstance(value, dict):
-        raise ValueError("no object")
-    return value
-
-
-def _read(documents: list[dict[str, Any]]) -> Reply:
-    usage: dict[str, Any] = {}
-    stop: str | None = None
-    for document in documents:
-        if document.get("error") is not None or document.get("type") == "error":
-            return Reply(200, error=error_text(json.dumps(document)))
-        message = document.get("message") if isinstance(document.get("message"), dict) else document
-        assert message is not None
-        # Messages streams usage twice: message_start has the whole prompt, the last message_delta
-        # splits it by cache. The last one counts.
-        if isinstance(found := message.get("usage"), dict):
-            if "input_tokens" in found:
-                usage = {key: value for key, value in usage.items() if key == "output_tokens"}
-            usage |= {key: value for key, value in found.items() if value is not None}
-        delta = document.get("delta") if isinstance(document.get("delta"), dict) else {}
-        choices = document.get("choices") or [{}]
-        stop = (
-            (delta or {}).get("stop_reason")
-            or message.get("stop_reason")
-            or choices[0].get("finish_reason")
-            or stop
-        )
-    if "input_tokens" in usage:
-        read = usage.get("cache_read_input_tokens")
-        total = (
-            usage["input_tokens"] + (read or 0) + (usage.get("cache_creation_input_tokens") or 0)
-        )
-        return Reply(200, None, total, read, usage.get("output_tokens"), stop)
-    details = usage.get("prompt_tokens_details") or {}
+def _read(api: WireApi, response: httpx.Response) -> Reply:
+    reader = api.reader()
+    if response.headers.get("content-type", "").startswith(api.stream_type):
+        for event, _ in api.events(response.content, whole=True):
+            reader.read(event)
+    else:
+        reader.read_whole(response.content)
+    usage = reader.tokens()
     return Reply(
         200,
-        None,
-        usage.get("prompt_tokens"),
-        details.get("cached_tokens"),
-        usage.get("completion_tokens"),
-        stop,
+        reader.error or reader.malformed,
+        usage.input_tok,
+        usage.cache_read_tok,
+        usage.output_tok,
+        reader.stop_reason,
     )
 
 
-def _read_responses(documents: list[dict[str, Any]]) -> Reply:
-    """A response object, alone or inside a stream's last event."""
-    response: dict[str, Any] = {}
-    for document in documents:
-        inner = document.get("response")
-        found: dict[str, Any] = inner if isinstance(inner, dict) else document
-        if document.get("type") == "error" or found.get("error") is not None:
-            return Reply(
-                200,
-                error=error_text(json.dumps(found if found.get("error") is not None else document)),
-            )
-        if found.get("status") in _RESPONSE_ENDS:
-            response = found
-    usage = response.get("usage") or {}
-    details = usage.get("input_tokens_details") or {}
-    why = (response.get("incomplete_details") or {}).get("reason")
-    stop = why or response.get("status")
-    return Reply(
-        200,
-        None,
-        usage.get("input_tokens"),
-        details.get("cached_tokens"),
-        usage.get("output_tokens"),
-        stop,
-    )
-
-
-_RESPONSE_ENDS: Final = frozenset({"completed", "incomplete", "cancelled"})
-
-
-def error_text(body: str) -> str:
-    """The message inside an error body of either API, else the body's beginning."""
-    try:
-        value: Any = json.loads(body)
-    except ValueError:
-        return body.strip()[:_ERROR_CHARS] or "an empty body"
-    while isinstance(value, dict):
-        inner = next((value[key] for key in ("error", "message", "detail") if value.get(key)), None)
-        if inner is None:
-            break
-        value = inner
-    return (value if isinstance(value, str) else json.dumps(value))[:_ERROR_CHARS]
-
-
-_LEAST_RESPONSES_TOK: Final = 16
-"""OpenAI's own service refuses a smaller `max_output_tokens`."""
-
-
-def one_token_body(model: str, api: Api = Api.MESSAGES) -> bytes:
+def one_token_body(model: str, api: Api) -> bytes:
     """The smallest real request of an API: a few words in, one token out (responses: 16), no
     stream.
     """
-    body: dict[str, Any] = {
-        "model": model,
-        "max_tokens": 1,
-        "messages": [{"role": "user", "content": "Say hello."}],
-    }
-    if api is Api.COMPLETIONS:
-        body = {"model": model, "max_tokens": 1, "prompt": "Say hello."}
-    elif api is Api.RESPONSES:
-        body = {
-            "model": model,
-            "max_output_tokens": _LEAST_RESPONSES_TOK,
-            "store": False,
-            "input": "Say hello.",
-        }
-    return json.dumps(body).encode()
+    return json.dumps(wire(api).plain_request(model, "Say hello.", 1)).encode()
 
 
 def check_request(
@@ -301,10 +185,7 @@ def _prompt_tok(
     network: Network,
 ) -> int | None:
     """Input tokens of the body with one token of output, with or without its tools."""
-    length = (
-        {"max_output_tokens": _LEAST_RESPONSES_TOK} if api is Api.RESPONSES else {"max_tokens": 1}
-    )
-    value = json.loads(body) | length | {"stream": False}
+    value = json.loads(body) | wire(api).length(1) | {"stream": False}
     dropped = {
         "stream_options",
         "min_tokens",
@@ -324,7 +205,7 @@ def _refused(
     endpoint: Endpoint, api: Api, body: bytes, reply: Reply
 ) -> ServerError | PreflightError:
     text = reply.error or ""
-    route = f"{endpoint.base_url}{PATHS[api]}"
+    route = f"{endpoint.base_url}{wire(api).path}"
     if reply.status is None:
         return ServerError(
             f"no answer from {route}: {text}",

@@ -13,17 +13,16 @@ from typing import Any, Final
 
 import httpx
 
+from harness.api.errors import error_text
+from harness.api.table import wire
 from harness.core.clock import NS_PER_S, now_ns
 from harness.core.errors import ServerError
 from harness.core.network import Network
 from harness.core.records import Api, Endpoint
 from harness.server.one_request import (
     DIRECT,
-    PATHS,
     Reply,
-    auth_headers,
     client_options,
-    error_text,
     one_token_body,
     request_once,
 )
@@ -105,7 +104,7 @@ def wait_ready(
     options = client_options(endpoint.base_url, network)
     with httpx.Client(
         base_url=endpoint.base_url,
-        headers=auth_headers(api, api_key),
+        headers=wire(api).headers(api_key),
         timeout=_PROBE_TIMEOUT_S,
         **options,
     ) as client:
@@ -121,6 +120,10 @@ def _get(client: httpx.Client, path: str, deadline: Deadline) -> httpx.Response 
         return client.get(path, timeout=max(0.1, min(_PROBE_TIMEOUT_S, deadline.left_s())))
     except httpx.HTTPError as error:
         return f"{type(error).__name__}: {error}"
+
+
+def _said(answer: httpx.Response) -> str:
+    return error_text(answer.content) or "an empty body"
 
 
 def _late(stage: str, last: str, deadline: Deadline) -> NotReadyError:
@@ -185,14 +188,14 @@ def _wait_models(
             return tuple(found), found.get(endpoint.model or next(iter(found)))
         elif answer.status_code in (401, 403):
             raise NotReadyError(
-                f"GET /v1/models: HTTP {answer.status_code}: {error_text(answer.text)}",
+                f"GET /v1/models: HTTP {answer.status_code}: {_said(answer)}",
                 cause="the API key is missing or wrong",
                 next_step="set server.api_key_env or server.api_key_file",
             )
         elif answer.status_code in _NO_ROUTE and endpoint.model:
             return (endpoint.model,), None  # a server without a list; the real request decides
         else:
-            last = f"HTTP {answer.status_code}: {error_text(answer.text)}"
+            last = f"HTTP {answer.status_code}: {_said(answer)}"
             tries += 1
             if answer.status_code not in _PASSING or tries >= _PASSING_TRIES:
                 raise NotReadyError(
@@ -252,14 +255,16 @@ def _wait_token(
                 if reply.status
                 else f"{reply.error}"
             )
-            raise _late(f"a request of one token to {PATHS[api]} was not answered", last, deadline)
+            raise _late(
+                f"a request of one token to {wire(api).path} was not answered", last, deadline
+            )
         if reply.ok:
             return
         tries += 1
         watch()
         if reply.status is not None and (reply.status not in _PASSING or tries >= _PASSING_TRIES):
             raise NotReadyError(
-                f"refused a request of one token: POST {PATHS[api]}: HTTP {reply.status}:"
+                f"refused a request of one token: POST {wire(api).path}: HTTP {reply.status}:"
                 f" {reply.error}",
                 cause="the server has no such route" if reply.status in _NO_ROUTE else None,
                 next_step=(

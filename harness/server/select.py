@@ -7,11 +7,10 @@ from harness.core.errors import PreflightError
 from harness.core.records import Gpu, ModelFacts
 from harness.profile.schema import Profile
 from harness.profile.serving import AttachServer, AutoServer, TorchServer, VllmServer
+from harness.server import embedded, vllm
 from harness.server.attach import AttachServerRunner
 from harness.server.base import ModelServer, Needs
-from harness.server.embedded import TorchServerRunner
 from harness.server.environment import VLLM_PYTHON_VARIABLE, find_python, inspect
-from harness.server.vllm import VllmServerRunner
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +57,40 @@ def choose_server(
         reason = "the profile says so"
     if isinstance(server, VllmServer):
         return Choice(
-            VllmServerRunner(profile, server, facts, gpus, nvidia_present, wants), "vllm", reason
+            vllm.VllmServerRunner(profile, server, facts, gpus, nvidia_present, wants),
+            "vllm",
+            reason,
         )
     if isinstance(server, TorchServer):
         return Choice(
-            TorchServerRunner(profile, server, facts, gpus, nvidia_present, wants), "torch", reason
+            embedded.TorchServerRunner(profile, server, facts, gpus, nvidia_present, wants),
+            "torch",
+            reason,
         )
     assert isinstance(server, AttachServer)
     return Choice(AttachServerRunner(profile, server, facts, gpus, wants), "attach", reason)
+
+
+def kv_capacity(
+    server: VllmServer | TorchServer | AttachServer | AutoServer, facts: ModelFacts
+) -> tuple[float | None, str]:
+    """Tokens that the KV cache of all replicas holds, and how that was found, without starting a
+    server; None with the reason.
+
+    Args:
+        server: the profile's.
+        facts: of its model, the size of a token's keys and values known.
+
+    Raises:
+        PreflightError: the boards that the profile names cannot be used.
+    """
+    match server:
+        case VllmServer():
+            return vllm.kv_capacity(server, facts)
+        case TorchServer():
+            return embedded.kv_capacity(server)
+        case _:
+            return None, "the server sizes its cache itself"
 
 
 def _resolve(

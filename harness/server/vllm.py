@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from harness.core.errors import HarnessError, PreflightError
 from harness.core.records import Gpu, ModelFacts
+from harness.hardware.gpus import resolve_gpus
 from harness.profile.schema import Profile
 from harness.profile.serving import TorchServer, VllmServer
 from harness.server.base import (
@@ -82,6 +83,36 @@ _REASONING_PARSERS: Final = (
     ("kimi-k2-thinking", "kimi_k2"),
     ("minimax-m2", "minimax_m2"),
 )
+
+
+_WEIGHT_BYTES: Final = {"float32": 4, "bfloat16": 2, "float16": 2, "float8_e4m3fn": 1}
+"""Bytes of one weight by the checkpoint's type."""
+
+
+def kv_capacity(server: VllmServer, facts: ModelFacts) -> tuple[float | None, str]:
+    """Tokens that the KV cache of all replicas holds, and how that was found; None with the reason.
+
+    Raises:
+        PreflightError: the boards that the profile names cannot be used.
+    """
+    assert facts.kv_bytes_per_tok is not None
+    if server.device == "cpu":
+        return server.cpu_kv_cache_bytes / facts.kv_bytes_per_tok, "server.cpu_kv_cache_bytes"
+    gpus = resolve_gpus(server.gpus)
+    if not gpus or any(gpu.memory_bytes is None for gpu in gpus) or facts.parameters is None:
+        return None, "no GPU here, or the weights' size is unknown"
+    memory = sum(gpu.memory_bytes or 0 for gpu in gpus) * server.gpu_memory_utilization
+    per_replica = server.tensor_parallel_size
+    replicas = max(1, len(gpus) // per_replica) if server.replicas == "auto" else server.replicas
+    weights = facts.parameters * _WEIGHT_BYTES.get(str(facts.dtype), 2) * replicas
+    left = max(0.0, memory - weights)
+    return (
+        left / facts.kv_bytes_per_tok,
+        (
+            f"{len(gpus)} GPUs at {server.gpu_memory_utilization:.0%} less the weights; activations"
+            " take some more"
+        ),
+    )
 
 
 @dataclass(frozen=True, slots=True)

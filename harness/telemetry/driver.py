@@ -4,6 +4,7 @@ its place.
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -11,6 +12,7 @@ from harness.artifacts.layout import RunDir
 from harness.core.clock import ClockAnchor, take_anchor
 from harness.core.errors import TelemetryError
 from harness.core.network import Network
+from harness.core.progress import TelemetryProgress
 from harness.core.records import Concern, Endpoint, Gpu, Severity
 from harness.processes.registry import RunRegistry
 from harness.profile.telemetry import Telemetry
@@ -221,19 +223,14 @@ class TelemetryRecorder:
                 ),
             )
 
-    def latest(self) -> dict[str, Any]:
-        """Newest live values, at most a second old; a missing or None value is unknown. Empty once
-        the recorder is gone.
-
-        Keys: t_ns, running, waiting, kv_usage (0 to 1), generated_tokens and prompt_tokens
-        (cumulative, all targets), power_w (all boards), scrapes, scrape_failures.
-        """
+    def latest(self) -> TelemetryProgress:
+        """Newest live values, at most a second old; nothing is known once the recorder is gone."""
         live = self._process.live()
         if self._prometheus is not None:
             seen = self._prometheus.latest()
             # Without a scrape the server's figures are unknown, whatever the recorder, which
             # scrapes nothing, says.
-            return {**live, **seen} if seen else {}
+            return seen if seen.t_ns is None else replace(seen, power_w=live.power_w)
         return live
 
     def stop(self) -> None:

@@ -12,11 +12,14 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from harness.artifacts.journal import JournalTail
 from harness.artifacts.layout import RunDir
 from harness.core.clock import seconds
 from harness.core.errors import TelemetryError
+from harness.core.latency import tokens_after_first_chunk, tpot_s
+from harness.core.progress import TelemetryProgress, TrafficProgress
 from harness.core.records import CANARY
 from harness.plan.types import PRIME_SUFFIX
 
@@ -114,62 +117,9 @@ LAG_BUCKETS_S: Final = (
     5.0,
     10.0,
 )
-
-NAMES: Final = frozenset(
-    {
-        "harness_requests_total",
-        "harness_output_tokens_total",
-        "harness_input_tokens_total",
-        "harness_ttft_seconds",
-        "harness_tpot_seconds",
-        "harness_e2e_seconds",
-        "harness_schedule_lag_seconds",
-        "harness_requests_in_flight",
-        "harness_sessions_live",
-        "harness_stage_info",
-        "harness_run_info",
-        "harness_power_watts",
-        "harness_server_requests_running",
-        "harness_server_requests_waiting",
-        "harness_server_kv_usage_ratio",
-        "harness_worker_cpu_ratio",
-        "harness_event_loop_lag_seconds",
-        "harness_scrapes_total",
-        "harness_scrape_failures_total",
-    }
-)
 """Everything that is exported; histograms without their suffixes. deploy/ is held against this."""
 
 _TAIL_S: Final = 1.0
-# Exported name -> its help and the key of what traffic or telemetry announces.
-_TRAFFIC_GAUGES: Final = {
-    "harness_requests_in_flight": ("Requests sent and not finished.", "in_flight"),
-    "harness_sessions_live": ("Conversations under way.", "live_sessions"),
-    "harness_worker_cpu_ratio": ("Largest share of a core that a traffic worker uses.", "cpu"),
-    "harness_event_loop_lag_seconds": (
-        "Largest lag of a traffic worker's event loop since the last report.",
-        "loop_lag_s",
-    ),
-}
-_LIVE_GAUGES: Final = {
-    "harness_power_watts": ("Power of all boards of the deployment.", "power_w"),
-    "harness_server_requests_running": (
-        "Requests running in the servers, all replicas.",
-        "running",
-    ),
-    "harness_server_requests_waiting": (
-        "Requests waiting in the servers, all replicas.",
-        "waiting",
-    ),
-    "harness_server_kv_usage_ratio": (
-        "Share of the KV cache in use, of the fullest replica.",
-        "kv_usage",
-    ),
-}
-_LIVE_COUNTERS: Final = {
-    "harness_scrapes": ("Scrapes of the servers.", "scrapes"),
-    "harness_scrape_failures": ("Scrapes of the servers that failed.", "scrape_failures"),
-}
 
 
 class Exporter:
@@ -222,7 +172,7 @@ class Exporter:
         )
         self._tpot = prom.Histogram(
             "harness_tpot_seconds",
-            "Mean time per output token after the first, by request.",
+            "Mean time per output token after the first chunk, by request.",
             by,
             buckets=TPOT_BUCKETS_S,
             registry=registry,
@@ -244,8 +194,8 @@ class Exporter:
         self._registry.register(_Announced(self))
         self._lock = threading.Lock()
         self._stage: tuple[str, str] | None = None
-        self._traffic: Mapping[str, Any] = {}
-        self._live: Mapping[str, Any] = {}
+        self._traffic = TrafficProgress()
+        self._telemetry = TelemetryProgress()
         self._tails: dict[str, JournalTail] = {}
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="exporter-tail", daemon=True)
@@ -276,19 +226,20 @@ class Exporter:
         self._thread.start()
         return self
 
-    def tell(
-        self, stage: str, phase: str, traffic: Mapping[str, Any], live: Mapping[str, Any]
+    def update(
+        self, stage: str, phase: str, traffic: TrafficProgress, telemetry: TelemetryProgress
     ) -> None:
         """Take the newest of what the run announces; called as often as the live view is drawn.
 
         Args:
             stage: load stage that is under way.
             phase: `warm-up`, `window`, `sessions` or `draining`.
-            traffic: latest `progress` of the load generator.
-            live: latest live values of telemetry.
+            traffic: of the load generator.
+            telemetry: of servers and boards.
         """
         with self._lock:
-            self._stage, self._traffic, self._live = (stage, phase), traffic, live
+            self._stage = (stage, phase)
+            self._traffic, self._telemetry = traffic, telemetry
 
     def stop(self) -> None:
         """Take what is left in the journals and stop listening. May be called again."""
@@ -313,10 +264,10 @@ class Exporter:
         self.stop()
 
     def announced(self) -> Iterator[Any]:
-        """Metric families of what was told last; nothing for what is not known."""
+        """Metric families of the last update; nothing for what is not known."""
         core = self._core
         with self._lock:
-            stage, traffic, live = self._stage, self._traffic, self._live
+            stage, traffic, telemetry = self._stage, self._traffic, self._telemetry
         yield _info(core, "harness_run_info", "The run.", self._info)
         if stage is not None:
             yield _info(
@@ -325,13 +276,19 @@ class Exporter:
                 "Load stage that is under way.",
                 {"stage": stage[0], "phase": stage[1]},
             )
-        for table, told in ((_TRAFFIC_GAUGES, traffic), (_LIVE_GAUGES, live)):
-            for name, (text, key) in table.items():
-                if told.get(key) is not None:
-                    yield core.GaugeMetricFamily(name, text, value=float(told[key]))
-        for name, (text, key) in _LIVE_COUNTERS.items():
-            if live.get(key) is not None:
-                yield core.CounterMetricFamily(name, text, value=float(live[key]))
+        for name, text, value in _gauges(traffic, telemetry):
+            if value is not None:
+                yield core.GaugeMetricFamily(name, text, value=float(value))
+        for name, text, count in (
+            ("harness_scrapes", "Scrapes of the servers.", telemetry.scrapes),
+            (
+                "harness_scrape_failures",
+                "Scrapes of the servers that failed.",
+                telemetry.scrape_failures,
+            ),
+        ):
+            if count is not None:
+                yield core.CounterMetricFamily(name, text, value=float(count))
 
     def _follow(self) -> None:
         while not self._stopping.wait(_TAIL_S):
@@ -356,9 +313,9 @@ class Exporter:
             "input_tok",
             "output_tok",
         )
-        for row in batch.select(
-            [name for name in wanted if name in batch.schema.names]
-        ).to_pylist():
+        for row, chunk_tok in zip(
+            batch.select(wanted).to_pylist(), batch["chunk_tok"], strict=True
+        ):
             if row["class"] == CANARY or row["class"].endswith(PRIME_SUFFIX):
                 continue  # no part of the load
             by = (row["stage"], row["class"])
@@ -378,8 +335,36 @@ class Exporter:
                 continue
             self._ttft.labels(*by).observe(seconds(first - intended))
             self._e2e.labels(*by).observe(seconds(last - intended))
-            if row["output_tok"] is not None and row["output_tok"] > 1:
-                self._tpot.labels(*by).observe(seconds(last - first) / (row["output_tok"] - 1))
+            after = tokens_after_first_chunk(row["output_tok"], *_chunk_tokens(chunk_tok))
+            if after is not None and after > 0 and last > first:
+                self._tpot.labels(*by).observe(tpot_s(last - first, after))
+
+
+def _chunk_tokens(chunk_tok: pa.ListScalar) -> tuple[int | None, int | None]:
+    """Tokens of all chunks and of the first; None where the stream does not report them."""
+    tokens = chunk_tok.values
+    if tokens is None or not len(tokens) or tokens.null_count:
+        return None, None
+    return pc.sum(tokens).as_py(), tokens[0].as_py()
+
+
+def _gauges(
+    traffic: TrafficProgress, telemetry: TelemetryProgress
+) -> Iterator[tuple[str, str, float | None]]:
+    """Name, help and value."""
+    yield "harness_requests_in_flight", "Requests sent and not finished.", traffic.in_flight
+    yield "harness_sessions_live", "Conversations under way.", traffic.live_sessions
+    text = "Largest share of a core that a traffic worker uses."
+    yield "harness_worker_cpu_ratio", text, traffic.cpu
+    text = "Largest lag of a traffic worker's event loop since the last report."
+    yield "harness_event_loop_lag_seconds", text, traffic.loop_lag_s
+    yield "harness_power_watts", "Power of all boards of the deployment.", telemetry.power_w
+    text = "Requests running in the servers, all replicas."
+    yield "harness_server_requests_running", text, telemetry.running
+    text = "Requests waiting in the servers, all replicas."
+    yield "harness_server_requests_waiting", text, telemetry.waiting
+    text = "Share of the KV cache in use, of the fullest replica."
+    yield "harness_server_kv_usage_ratio", text, telemetry.kv_usage
 
 
 class _Announced:

@@ -17,7 +17,6 @@ SHOWN: Final = (
     Concept.WAITING,
     Concept.KV_USAGE,
     Concept.GENERATED_TOKENS,
-    Concept.PROMPT_TOKENS,
 )
 
 _NAMES = re.compile(rb"^([A-Za-z_:][A-Za-z0-9_:]*)", re.MULTILINE)

@@ -7,9 +7,7 @@ of JSON (`harness.processes.lines`):
 in   {"add_targets": [{"name", "url", "keyed"}]}   {"add_scopes": {scope: pid}}   {"scrape_now":
 label, "id": n}   {"stop": true} out  {"event": "ready", "nice", "power": [{source, devices,
 why_not, origin, double}]}
-     {"event": "live", "t_ns", "running", "waiting", "kv_usage", "generated_tokens",
-     "prompt_tokens", "power_w", "scrapes",
-      "scrape_failures"}
+     {"event": "live"} and the fields of `TelemetryProgress`
      {"event": "scraped", "id", "label", "ok": {target: bool}}
      {"event": "problem", "code", "message"}
      {"event": "stopped", "scrapes", "scrape_failures", "rows_lost", "power": {loops: {name: calls,
@@ -26,7 +24,7 @@ import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final
@@ -41,6 +39,7 @@ from harness.core.clock import now_ns
 from harness.core.errors import ArtifactError
 from harness.core.imports import keep_pandas_out
 from harness.core.network import Network
+from harness.core.progress import TelemetryProgress
 from harness.processes import lines
 from harness.profile.telemetry import Telemetry
 from harness.telemetry.host import HostSampler
@@ -281,15 +280,14 @@ class Recorder:
     def _report(self) -> None:
         with self._state:
             shown = list(self._shown.values())
-            live: dict[str, Any] = {
-                "event": "live",
-                "t_ns": now_ns(),
-                "power_w": self._power_sampler.power_now_w(),
-                "scrapes": self._scrape_count,
-                "scrape_failures": self._failure_count,
-            }
-        live |= together(shown)
-        self._emit(live)
+            live = TelemetryProgress(
+                t_ns=now_ns(),
+                power_w=self._power_sampler.power_now_w(),
+                scrapes=self._scrape_count,
+                scrape_failures=self._failure_count,
+                **together(shown),
+            )
+        self._emit({"event": "live", **asdict(live)})
 
     def _problem(self, code: str, message: str) -> None:
         self._emit({"event": "problem", "code": code, "message": message})

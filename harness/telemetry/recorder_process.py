@@ -9,6 +9,7 @@ from pydantic import TypeAdapter
 
 from harness.artifacts.layout import RunDir
 from harness.core.errors import TelemetryError
+from harness.core.progress import TelemetryProgress
 from harness.core.records import Concern, Severity
 from harness.processes import lines
 from harness.processes.child import Child, ChildSpec, exit_text
@@ -63,7 +64,7 @@ class RecorderProcess:
         self._stopping = False
         self._targets: list[Mapping[str, Any]] = []
         self._scopes: dict[str, int] = {}
-        self._live: dict[str, Any] = {}
+        self._live = TelemetryProgress()
         self._requests = 0
         self._pending: dict[int, str] = {}
         self._answers: dict[int, dict[str, bool]] = {}
@@ -137,10 +138,10 @@ class RecorderProcess:
             request_id = self._requests
         self._send({"scrape_now": label, "id": request_id})
 
-    def live(self) -> dict[str, Any]:
-        """Newest live values; empty once it is gone."""
+    def live(self) -> TelemetryProgress:
+        """Newest live values; nothing is known once it is gone."""
         with self._changed:
-            return {} if self._ended else dict(self._live)
+            return TelemetryProgress() if self._ended else self._live
 
     def stop(self) -> None:
         """Ask it to end, and see that it does. May be called again."""
@@ -216,7 +217,7 @@ class RecorderProcess:
             if event == "ready":
                 self.ready = message
             elif event == "live":
-                self._live = message
+                self._live = TelemetryProgress(**message)
             elif event == "scraped":
                 self._answers[message["id"]] = message["ok"]
             self._changed.notify_all()

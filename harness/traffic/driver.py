@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from harness.artifacts.layout import RunDir
 from harness.core.clock import NS_PER_S, now_ns
@@ -16,8 +16,21 @@ from harness.core.records import Endpoint, ModelFacts
 from harness.plan.build import RunPlan
 from harness.processes.registry import RunRegistry
 from harness.profile.schema import Profile
-from harness.traffic.events import Event, Progress, ended, primed
+from harness.traffic.events import (
+    Failed,
+    Finished,
+    Ready,
+    StageEnded,
+    StageMark,
+    StagePrimed,
+    StageStarted,
+    TrafficEvent,
+    WindowDone,
+    WorkerEvent,
+    WorkerProgress,
+)
 from harness.traffic.locust_processes import LocustProcess, LocustProcesses
+from harness.traffic.merge import ProgressMerger, all_ended, all_primed
 
 READY_TIMEOUT_S: Final = 120.0
 """Longest start of all Locust processes: some 3 s on an idle machine, much more where an engine is
@@ -67,7 +80,7 @@ class LocustDriver:
         *,
         workers: int = 1,
         api_key: str | None = None,
-        on_event: Callable[[Event], None] = lambda _event: None,
+        on_event: Callable[[TrafficEvent], None] = lambda _event: None,
         canary: Endpoint | None = None,
         cores: Collection[int] | None = None,
         ready_timeout_s: float = READY_TIMEOUT_S,
@@ -103,8 +116,8 @@ class LocustDriver:
         self._ended = False
         self._closing = False
         self._interrupted = False
-        self._stage_marks: dict[tuple[str, int], list[Event]] = {}
-        self._progress = Progress()
+        self._stage_marks: dict[tuple[str, int], list[StageMark]] = {}
+        self._progress = ProgressMerger()
 
     # --- life ---
 
@@ -212,7 +225,7 @@ class LocustDriver:
 
     def _failed(self, process: LocustProcess, error: TrafficError, message: str) -> None:
         self._fail(error)
-        self._announce({"event": "error", "message": message, "worker": process.label})
+        self._announce(Failed(message, process.label))
 
     def _fail(self, error: TrafficError) -> None:
         with self._state:
@@ -223,49 +236,45 @@ class LocustDriver:
         if self._failure is not None:
             raise self._failure
 
-    def _announce(self, event: Event) -> None:
+    def _announce(self, event: TrafficEvent) -> None:
         with self._state:
             self._on_event(event)
 
-    def _take(self, process: LocustProcess, event: Event) -> None:
+    def _take(self, process: LocustProcess, event: WorkerEvent) -> None:
         with self._state:
             process.heard_ns = now_ns()
-            match event["event"]:
-                case "ready":
-                    self._compare_plans(process, event["plan_sha256"])
+            match event:
+                case Ready(theirs):
+                    self._compare_plans(process, theirs)
                     process.ready = True
-                case "progress":
+                case WorkerProgress():
                     merged = self._progress.add(process.label, event, closes=process.worker == 0)
                     if merged is not None:
                         self._announce(merged)
-                case "stage_primed" | "stage_started" | "stage_ended" | "window_done":
-                    self._stage_mark(event)
-                case "finished":
+                case Finished():
                     process.finished = True
-                    self._interrupted = self._interrupted or bool(event["interrupted"])
+                    self._interrupted = self._interrupted or event.interrupted
                     if all(one.finished for one in self._locust.workers):
-                        self._announce({"event": "finished", "interrupted": self._interrupted})
+                        self._announce(Finished(self._interrupted))
                         self._ended = True
-                case "error":
+                case Failed(message):
                     process.finished = True
-                    message = event["message"]
                     self._failed(process, process.error(f"{process.label}: {message}"), message)
-                case other:
-                    raise ValueError(f"unknown event {other!r}")
+                case _:
+                    self._stage_mark(event)
             self._state.notify_all()
 
     def _compare_plans(self, process: LocustProcess, theirs: str | None) -> None:
         ours = self._plan.plan_sha256
-        if process.worker is not None and theirs != ours:
-            what = f"{process.label} made another plan ({str(theirs)[:12]}, not {ours[:12]})"
+        if theirs is not None and theirs != ours:
+            what = f"{process.label} made another plan ({theirs[:12]}, not {ours[:12]})"
             self._fail(TrafficError(what))
 
-    def _stage_mark(self, event: Event) -> None:
+    def _stage_mark(self, event: StageMark) -> None:
         """Gather a mark of a stage; act on it when all workers have made it."""
-        kind, index = event["event"], event["index"]
-        marks = self._stage_marks.setdefault((kind, index), [])
+        marks = self._stage_marks.setdefault((event.event, event.index), [])
         marks.append(event)
-        if kind == "stage_started":
+        if isinstance(event, StageStarted):
             if len(marks) == 1:
                 self._progress.new_stage()
                 self._announce(event)
@@ -273,22 +282,22 @@ class LocustDriver:
         if len(marks) < self._workers:
             return
         soon_ns = now_ns() + round(STAGE_LEAD_S * NS_PER_S)
-        match kind:
-            case "window_done":
+        match event:
+            case WindowDone():
                 self._locust.tell({"cmd": "wind_down"})
-            case "stage_primed":
-                self._announce(primed(marks))
+            case StagePrimed():
+                self._announce(all_primed([one for one in marks if isinstance(one, StagePrimed)]))
                 if not self._interrupted:
-                    self._locust.tell({"cmd": "stage", "index": index, "start_ns": soon_ns})
-            case _:
-                self._announce(ended(marks))
-                if index + 1 < len(self._plan.stages) and not self._interrupted:
-                    self._begin(index + 1, soon_ns)
+                    self._locust.tell({"cmd": "stage", "index": event.index, "start_ns": soon_ns})
+            case StageEnded():
+                self._announce(all_ended([one for one in marks if isinstance(one, StageEnded)]))
+                if event.index + 1 < len(self._plan.stages) and not self._interrupted:
+                    self._begin(event.index + 1, soon_ns)
 
 
 def _setup(
     profile: Profile, facts: ModelFacts, endpoints: Sequence[Endpoint], run_dir: RunDir
-) -> Event:
+) -> dict[str, Any]:
     return {
         "profile": profile.model_dump(mode="json"),
         "facts": asdict(facts),

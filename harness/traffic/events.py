@@ -1,100 +1,162 @@
-"""What the workers say, merged into what the driver says of all of them.
+"""What a Locust process reports to its supervisor, a line of JSON each, and what the driver makes
+of it for all workers together. Plain, so that both sides can import it.
 
-Events are dicts with `event`:
-    `stage_started` {stage, index, start_ns, window_start_ns, window_end_ns or None}: once a stage.
-    `stage_ended` {stage, index, end_ns, window_end_ns, turns_not_happened, turns_cut,
-    replies_not_carried}: once a stage, sums over workers.
-    `progress` {t_ns, stage, in_flight, live_sessions, sent, ok, failed, dropped, output_tok,
-    ttft_p50_s, ttft_p99_s (of this stage so
-        far, from the intended time, None before the first), lag_p99_s (sends since the last such
-        event; None without), loop_lag_s (largest since the last), cpu (largest share of a core),
-        workers: {label: the same by worker}}: every half second.
-    `finished` {interrupted}: once, at the end.
-    `error` {message, worker}: a worker failed; `wait` and `poll` of the driver raise it.
+`stage` is the name of a load stage, `index` its position in the plan; times are monotonic.
 """
 
-from bisect import insort
-from collections.abc import Sequence
-from typing import Any, Final
+from dataclasses import asdict, dataclass
+from typing import ClassVar
 
-Event = dict[str, Any]
-
-_MOST_TTFTS: Final = 20_000
-_SUMMED: Final = (
-    "in_flight",
-    "live_sessions",
-    "sent",
-    "ok",
-    "failed",
-    "dropped",
-    "output_tok",
-)
-_BY_WORKER: Final = ("in_flight", "sent", "cpu", "cpu_s", "loop_lag_ms")
+from harness.core.progress import TrafficProgress
+from harness.processes import lines
 
 
-class Progress:
-    """Merges the workers' reports: worker 0's closes a round."""
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A process can start; `plan_sha256` is of the plan that a worker made, None for the master."""
 
-    def __init__(self) -> None:
-        self._last: dict[str, Event] = {}
-        self._ttft_ms: list[float] = []
-
-    def new_stage(self) -> None:
-        """Latencies begin anew."""
-        self._ttft_ms = []
-
-    def add(self, label: str, report: Event, *, closes: bool) -> Event | None:
-        """Take a report; the merged event where it closes a round."""
-        self._last[label] = report
-        for ttft_ms in report["ttft_ms"]:
-            insort(self._ttft_ms, ttft_ms)
-        if len(self._ttft_ms) > _MOST_TTFTS:
-            self._ttft_ms = self._ttft_ms[::2]  # for the display: quantiles stay, memory is bounded
-        if not closes:
-            return None
-        reports = list(self._last.values())
-        lags = sorted(lag for one in reports for lag in one["lag_ms"])
-        return {
-            "event": "progress",
-            "t_ns": report["t_ns"],
-            "stage": report["stage"],
-            **{key: sum(one[key] for one in reports) for key in _SUMMED},
-            "ttft_p50_s": _quantile_s(self._ttft_ms, 0.5),
-            "ttft_p99_s": _quantile_s(self._ttft_ms, 0.99),
-            "lag_p99_s": _quantile_s(lags, 0.99),
-            "loop_lag_s": max(one["loop_lag_ms"] for one in reports) / 1000,
-            "cpu": max(one["cpu"] for one in reports),
-            "workers": {
-                name: {key: one[key] for key in _BY_WORKER} for name, one in self._last.items()
-            },
-        }
+    event: ClassVar[str] = "ready"
+    plan_sha256: str | None
 
 
-def primed(marks: Sequence[Event]) -> Event:
-    """`stage_primed` of all workers."""
-    return {
-        **marks[-1],
-        "start_ns": min(mark["start_ns"] for mark in marks),
-        "end_ns": max(mark["end_ns"] for mark in marks),
-        **{key: sum(mark[key] for mark in marks) for key in ("primed", "failed")},
-    }
+@dataclass(frozen=True, slots=True)
+class WorkerProgress:
+    """One worker's part of a `TrafficProgress`; what `ttft_ms`, `loop_lag_ms` and `cpu` say is of
+    the time since its last report.
+    """
+
+    event: ClassVar[str] = "progress"
+    t_ns: int
+    stage: str | None
+    in_flight: int
+    live_sessions: int
+    sent: int
+    ok: int
+    failed: int
+    dropped: int
+    ttft_ms: list[float]
+    loop_lag_ms: float
+    cpu: float
 
 
-def ended(marks: Sequence[Event]) -> Event:
-    """`stage_ended` of all workers."""
-    summed = ("turns_not_happened", "turns_cut", "replies_not_carried")
-    return {
-        **marks[-1],
-        "end_ns": max(mark["end_ns"] for mark in marks),
-        "window_end_ns": max(mark["window_end_ns"] for mark in marks),
-        **{key: sum(mark[key] for mark in marks) for key in summed},
-    }
+@dataclass(frozen=True, slots=True)
+class StagePrimed:
+    """The histories of conversations that start in their middle are in the servers' caches.
+
+    Attributes:
+        start_ns: of the first priming request.
+        end_ns: of the last.
+        primed: how many conversations.
+        failed: how many of them were not answered.
+    """
+
+    event: ClassVar[str] = "stage_primed"
+    stage: str
+    index: int
+    start_ns: int
+    end_ns: int
+    primed: int
+    failed: int
 
 
-def _quantile_s(sorted_ms: list[float], share: float) -> float | None:
-    """Nearest-rank quantile in seconds; for the display."""
-    return (
-        sorted_ms[min(len(sorted_ms) - 1, int(share * len(sorted_ms)))] / 1000
-        if sorted_ms
-        else None
+@dataclass(frozen=True, slots=True)
+class StageStarted:
+    """A stage begins, at the same time in all workers; the window starts at the end of the warm-up
+    and has no end (None) in a stage that ends with its sessions.
+    """
+
+    event: ClassVar[str] = "stage_started"
+    stage: str
+    index: int
+    start_ns: int
+    window_start_ns: int
+    window_end_ns: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class WindowDone:
+    """All that a worker's part of a window intended has ended; its load goes on until the others
+    are there too.
+    """
+
+    event: ClassVar[str] = "window_done"
+    stage: str
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class StageEnded:
+    """Every request of a stage has been recorded.
+
+    Attributes:
+        end_ns: when.
+        window_end_ns: end of the window, at the latest `end_ns`.
+        turns_not_happened: turns behind a failed or dropped one.
+        turns_cut: turns that did not happen since the stage was over.
+        replies_not_carried: answers that the next turn could not carry.
+    """
+
+    event: ClassVar[str] = "stage_ended"
+    stage: str
+    index: int
+    end_ns: int
+    window_end_ns: int
+    turns_not_happened: int
+    turns_cut: int
+    replies_not_carried: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The plan has ended, or was interrupted."""
+
+    event: ClassVar[str] = "finished"
+    interrupted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A worker failed; the driver adds the label of its process."""
+
+    event: ClassVar[str] = "error"
+    message: str
+    worker: str | None = None
+
+
+StageMark = StagePrimed | StageStarted | WindowDone | StageEnded
+WorkerEvent = Ready | WorkerProgress | StageMark | Finished | Failed
+"""What a process reports."""
+
+TrafficEvent = TrafficProgress | StagePrimed | StageStarted | StageEnded | Finished | Failed
+"""What the driver announces; each kind of mark once a stage."""
+
+_KINDS: dict[str, type[WorkerEvent]] = {
+    kind.event: kind
+    for kind in (
+        Ready,
+        WorkerProgress,
+        StagePrimed,
+        StageStarted,
+        WindowDone,
+        StageEnded,
+        Finished,
+        Failed,
     )
+}
+
+
+def to_line(event: WorkerEvent) -> bytes:
+    """One line of JSON."""
+    return lines.encode({"event": event.event, **asdict(event)})
+
+
+def from_line(line: bytes) -> WorkerEvent:
+    """The event of one line.
+
+    Raises:
+        KeyError: an unknown event.
+        TypeError: fields are missing, or unknown.
+        LineError: no JSON.
+    """
+    fields = lines.decode(line)
+    return _KINDS[fields.pop("event")](**fields)

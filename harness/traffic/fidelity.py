@@ -36,13 +36,15 @@ from harness.core.errors import ArtifactError, TrafficError
 from harness.core.records import Api, Endpoint, ModelFacts, Outcome
 from harness.hardware.cores import Partition, partition
 from harness.hardware.host import describe_host
-from harness.plan.bodies import Conversation, Texts
+from harness.plan.bodies import Conversation
 from harness.plan.build import DEFAULT_TOK_PER_WORD, RunPlan, make_plan
+from harness.plan.prompt_text import Texts
 from harness.plan.types import Block, StagePlan
 from harness.processes.registry import RunRegistry
 from harness.profile.schema import Profile
 from harness.reference_server.server import MODEL, Pace, PacedServer
 from harness.traffic.driver import LocustDriver
+from harness.traffic.events import StageEnded, StageStarted, TrafficEvent
 
 CERTIFICATE_VERSION: Final = 2
 """Of calibration.json's keys and of the procedure: a certificate of another version is not used."""
@@ -606,13 +608,14 @@ class _Cpu:
     def watch(self, pids: Sequence[int]) -> None:
         self._client = [psutil.Process(pid) for pid in pids]
 
-    def on_event(self, event: dict[str, Any]) -> None:
-        match event["event"]:
-            case "stage_started":
-                self.starts[event["stage"]] = self._mark()
-                self.windows[event["stage"]] = (event["window_start_ns"], event["window_end_ns"])
-            case "stage_ended":
-                self.ends[event["stage"]] = self._mark()
+    def on_event(self, event: TrafficEvent) -> None:
+        match event:
+            case StageStarted():
+                self.starts[event.stage] = self._mark()
+                assert event.window_end_ns is not None  # its stages have windows
+                self.windows[event.stage] = (event.window_start_ns, event.window_end_ns)
+            case StageEnded():
+                self.ends[event.stage] = self._mark()
             case _:
                 pass
 

@@ -17,7 +17,7 @@ from harness.processes import lines
 from harness.processes.child import Child, ChildSpec, exit_text, stop_all
 from harness.processes.registry import RunRegistry
 from harness.processes.start import own_environment, own_module
-from harness.traffic.events import Event
+from harness.traffic.events import WorkerEvent, from_line
 
 EXIT_TIMEOUT_S: Final = 20.0
 _LOCUSTFILE: Final = Path(__file__).parent / "_locust" / "locustfile.py"
@@ -91,7 +91,7 @@ class LocustProcesses:
         without: str | None,
         cores: Collection[int] | None,
         registry: RunRegistry | None,
-        take: Callable[[LocustProcess, Event], None],
+        take: Callable[[LocustProcess, WorkerEvent], None],
         failed: Callable[[TrafficError], None],
         ended: Callable[[LocustProcess], None],
     ) -> None:
@@ -168,14 +168,14 @@ class LocustProcesses:
                 line = next(said, None)
                 if line is None:
                     break
-                self._take(process, lines.decode(line))
+                self._take(process, from_line(line))
             except Exception as error:  # noqa: BLE001 - raised in the thread that waits
                 self._failed(
                     TrafficError(f"an event of {process.label} could not be handled: {error!r}")
                 )
         self._ended(process)
 
-    def tell(self, command: Event) -> None:
+    def tell(self, command: Mapping[str, Any]) -> None:
         """Tell all workers."""
         line = lines.encode(command)
         for process in self.workers:

@@ -14,9 +14,10 @@ def test_a_file_is_replaced_as_a_whole_and_nothing_is_left_beside_it(tmp_path: P
     assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [("a", b"new")]
 
 
-def test_where_nothing_can_be_written_not_even_a_temporary_file_the_error_is_one_for_people(
+def test_a_folder_that_takes_no_file_is_an_artifact_error(
     tmp_path: Path,
 ) -> None:
+    """Where nothing can be written not even a temporary file the error is one for people."""
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(ArtifactError, match="cannot write") as caught:
         write_bytes(

@@ -97,7 +97,8 @@ def test_what_cannot_be_paired_is_counted_and_gives_no_error(
     assert len(found.lag_s) == 1
 
 
-def test_requests_without_an_answer_count_for_their_lag_alone_and_unsent_ones_for_nothing() -> None:
+def test_requests_without_an_answer_count_for_their_lag_alone() -> None:
+    """Requests without an answer count for their lag alone and unsent ones for nothing."""
     rows = [row([1], [4], outcome="timeout_idle"), row([1], [4], outcome="dropped", sent_ns=None)]
     found = pair(rows, truth([0], [4]))
     assert (len(found.lag_s), found.unpaired, found.ttft_s) == (1, 0, [])

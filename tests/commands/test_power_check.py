@@ -5,7 +5,8 @@ measure nothing.
 import io
 from pathlib import Path
 
-from harness.commands.check import check_profile, print_power, survey_power
+from harness.commands.check import check_profile
+from harness.commands.system import print_power, survey_power
 from harness.core.records import Boundary
 from harness.profile.load import load_profile
 from harness.telemetry.probe import NEEDS, ProbedSource, Sensor
@@ -59,9 +60,11 @@ def test_every_source_has_a_line_and_those_of_a_profile_are_looked_at(tmp_path: 
     assert all(one.channels or one.why_not for one in survey_power())
 
 
-def test_a_source_that_is_named_and_gives_nothing_is_a_problem_and_an_automatic_one_is_not(
+def test_only_a_named_source_without_power_is_a_problem(
     tmp_path: Path,
 ) -> None:
+    """A source that is named and gives nothing is a problem and an automatic one is not."""
+
     def findings(power: str) -> dict[str, bool]:
         return {
             one.what: one.ok

@@ -144,9 +144,8 @@ def test_a_run_that_fits_is_kept_whole_and_reduces_to_the_same_summary(recorded,
     assert not (copy / "report.html").exists()
 
 
-def test_tables_that_were_never_made_are_made_in_the_copy_and_the_source_stays_as_it_is(
-    recorded, tmp_path
-):
+def test_missing_tables_are_made_in_the_copy_alone(recorded, tmp_path):
+    """Tables that were never made are made in the copy and the source stays as it is."""
     source = tmp_path / "source"
     shutil.copytree(recorded, source)
     for table in source.rglob("*.parquet"):
@@ -176,9 +175,8 @@ def test_samples_that_no_figure_takes_go_first(recorded, tmp_path, monkeypatch):
     assert trimmed.size_bytes < whole.size_bytes
 
 
-def test_a_run_that_is_too_large_keeps_what_comparisons_read_and_says_that_it_cannot_be_reduced(
-    recorded, tmp_path, monkeypatch
-):
+def test_a_large_run_is_copied_as_far_as_comparisons_read_it(recorded, tmp_path, monkeypatch):
+    """A run that is too large keeps what comparisons read and says that it cannot be reduced."""
     monkeypatch.setattr(
         baselines, "MOST_BYTES", (recorded / "summary.json").stat().st_size + 12_000
     )

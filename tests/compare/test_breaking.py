@@ -248,9 +248,8 @@ def test_nothing_passes_across_boundaries_however_they_were_let_in(five):
     assert "gpu_board, node" in found.reason
 
 
-def test_a_run_without_power_does_not_hide_that_others_have_it_at_different_boundaries(
-    harness, make_run
-):
+def test_boundaries_that_differ_show_beside_a_run_without_power(harness, make_run):
+    """A run without power does not hide that others have it at different boundaries."""
     a, b = make_run("a"), make_run("b", values={"power_w": 600.0})
     done = harness(a, b, make_run("c", values={"power_w": 900.0}, power_boundary="node"))
     assert done.exit_code == 8

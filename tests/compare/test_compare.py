@@ -38,7 +38,8 @@ def test_two_single_runs_show_ratios_and_claim_nothing(make_run):
     assert any("Too few repeats" in note for note in found.notes)
 
 
-def test_a_ratio_of_single_runs_carries_a_within_run_interval_only_where_both_have_one(make_run):
+def test_a_ratio_of_single_runs_has_an_interval_only_if_both_have(make_run):
+    """A ratio of single runs carries a within run interval only where both have one."""
     a, b = make_run("a"), make_run("b", engine_version="0.33.0")
     both = cell(compare_runs([a, b]), "output_tok_s")
     assert both.interval == "within-run"

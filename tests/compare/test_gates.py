@@ -7,6 +7,7 @@ from xml.etree import ElementTree as ET
 import numpy as np
 import pytest
 
+from harness.checked_yaml.problems import InvalidYamlError
 from harness.compare.compare import compare_runs
 from harness.compare.gate_output import github, junit, sentence, summary
 from harness.compare.gates import (
@@ -14,7 +15,6 @@ from harness.compare.gates import (
     GateResult,
     Outcome,
     evaluate_gates,
-    parse_gates,
     read_gates,
 )
 from harness.compare.hypothesis_tests import two_samples
@@ -92,7 +92,8 @@ def test_noise_that_could_hide_a_loss_is_too_few_repeats_and_says_how_many_would
     assert result.failed(strict=True)
 
 
-def test_a_noise_band_within_the_limit_passes_whatever_a_smaller_loss_would_have_needed(judge):
+def test_a_noise_band_within_the_limit_passes(judge):
+    """A noise band within the limit passes whatever a smaller loss would have needed."""
     base = (980.0, 1020.0, 1000.0, 1010.0, 990.0)
     [gain] = judge(["output_tok_s >= 0.99 * baseline"], scaled(1.1, base), base)
     assert gain.detectable > 0.03
@@ -205,7 +206,8 @@ def test_an_absent_figure_fails_on_either_side(judge):
         assert "absent" in result.reason
 
 
-def test_a_gain_that_was_asked_for_and_is_met_by_less_than_the_noise_is_too_few_repeats(judge):
+def test_a_required_gain_met_by_less_than_the_noise_is_too_few_repeats(judge):
+    """A gain that was asked for and is met by less than the noise is too few repeats."""
     [result] = judge(["output_tok_s >= 1.10 * baseline"], scaled(1.101))
     assert result.outcome is Outcome.TOO_FEW
     assert "holds the limit" in result.reason
@@ -304,13 +306,14 @@ def test_what_is_no_gate_file_is_refused_by_its_name(tmp_path, text):
 
 
 def test_a_gate_file_that_is_missing_or_wrong_says_so(tmp_path):
-    with pytest.raises(ProfileError, match="cannot be read"):
+    with pytest.raises(ProfileError, match="no file"):
         read_gates(tmp_path / "none.yaml")
-    with pytest.raises(ProfileError) as error:
-        parse_gates(["ttft_s < 1", "output_tok_s >= 0.9 * base", "ttft_s.p99 < 1"], where="here")
-    assert "2 thresholds" in error.value.what
-    assert "ttft_s < 1" in error.value.details
-    assert "0.9 * base" in error.value.details
+    path = tmp_path / "gates.yaml"
+    path.write_text("- ttft_s < 1\n- output_tok_s >= 0.9 * base\n- ttft_s.p99 < 1\n")
+    with pytest.raises(InvalidYamlError) as error:
+        read_gates(path)
+    assert [problem.where for problem in error.value.problems] == [f"{path}:1:3", f"{path}:2:3"]
+    assert "0.9 * base" in error.value.problems[1].what
 
 
 # --- what machines read ---

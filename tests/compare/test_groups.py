@@ -82,9 +82,10 @@ def test_a_run_that_did_not_finish_is_left_out_and_named(make_set):
         load_set(folder)
 
 
-def test_grouping_by_treatment_keys_takes_runs_that_differ_elsewhere_as_repeats_and_says_so(
+def test_runs_that_differ_outside_the_treatment_are_repeats(
     make_run,
 ):
+    """Grouping by treatment keys takes runs that differ elsewhere as repeats and says so."""
     runs = [
         make_run(
             f"{gpu}{i}",

@@ -78,7 +78,8 @@ def test_exceptions_may_be_addresses_and_networks(monkeypatch):
         assert Network().proxy_for(f"http://{host}:8000") is not None
 
 
-def test_a_proxy_in_the_profile_holds_for_loopback_too_but_not_for_servers_that_were_started():
+def test_a_proxy_of_the_profile_is_used_for_loopback_too():
+    """A proxy in the profile holds for loopback too but not for servers that were started."""
     network = Network(proxy="http://127.0.0.1:3128")
     assert network.proxy_for("http://127.0.0.1:8000") == Proxy("127.0.0.1", 3128)
     assert network.proxy_for("http://127.0.0.1:8000", started=True) is None

@@ -77,9 +77,10 @@ def test_the_first_profile_is_functional_and_its_counts_agree(restarted):
     assert harness.processes() == []
 
 
-def test_an_engine_that_is_killed_in_the_middle_ends_the_run_with_its_log_and_keeps_the_records(
+def test_a_killed_engine_ends_the_run_and_keeps_the_records(
     harness, shared_cache, in_flight, summary_of
 ):
+    """An engine that is killed in the middle ends the run with its log and keeps the records."""
     process = harness.start("run", SMOKE, "--set", "traffic.load.0.window_s=120s")
     run = in_flight()
     for engine in [

@@ -5,9 +5,8 @@ is left.
 import json
 
 
-def test_repeats_have_fresh_seeds_and_end_in_means_with_intervals_and_judged_thresholds(
-    harness, paced, write_profile
-):
+def test_repeats_end_in_means_with_intervals_and_thresholds(harness, paced, write_profile):
+    """Repeats have fresh seeds and end in means with intervals and judged thresholds."""
     load = "{kind: concurrency, concurrency: 2, sessions: 3}"
     extra = (
         "seed: 40\ncooldown_s: 0s\nthresholds: ['error_ratio < 1%', 'output_tok_s > 1M',"

@@ -204,7 +204,7 @@ def test_a_measure_run_checks_its_answers_and_is_degraded_without_a_certificate(
     assert summary["verdict"]["status"] in ("degraded", "invalid")
     codes = {concern["code"] for concern in summary["verdict"]["concerns"]}
     assert {"calibration_missing", "quality_unverified"} <= codes
-    assert not codes & {"quality_missing", "quality_failed", "not_implemented"}
+    assert not codes & {"quality_missing", "quality_failed"}
     # Asked before the first scrape and after the last one that count: the check is in neither
     # account of tokens.
     assert summary["quality"]["change"]["texts_equal"] == summary["quality"]["texts"] == 6

@@ -122,7 +122,9 @@ def maker(tmp_path: Path) -> MakeRun:
             Status.INVALID: (
                 Concern("drops", Severity.INVALID, "Half of the requests were dropped."),
             ),
-            Status.DEGRADED: (Concern("not_implemented", Severity.DEGRADED, "No certificate."),),
+            Status.DEGRADED: (
+                Concern("calibration_missing", Severity.DEGRADED, "No certificate."),
+            ),
         }
         summary = Summary(
             schema_version=1,

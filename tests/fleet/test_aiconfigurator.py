@@ -79,9 +79,10 @@ def fleet(run, site, *options, out):
 # --- what it is asked, and what is taken from its answer ---
 
 
-def test_it_is_asked_for_the_runs_work_on_both_types_and_the_ratio_is_labelled_with_tool_and_version(
-    make_run, recorded, b200, tmp_path
-):
+def test_it_is_asked_for_the_runs_work_on_both_gpu_types(make_run, recorded, b200, tmp_path):
+    """It is asked for the run's work on both types and the ratio is labelled with tool and
+    version.
+    """
     run = make_run(model=LLAMA, in_flight=64.2)
     done = fleet(run, b200, "--modelled", "aiconfigurator", "--json", out=tmp_path / "o")
     assert done.exit_code == 0, done.output

@@ -7,19 +7,19 @@ import pytest
 from harness.core.errors import ArtifactError, InvalidRunError, NotComparableError, ProfileError
 from harness.core.records import Basis, Status
 from harness.fleet.estimate.estimate import Options, draw, estimate
-from harness.fleet.site.arithmetic import facility_w_per_gpu
-from harness.fleet.site.catalog import Named, Site, Sourced, gpus, load_site, priors
+from harness.fleet.site.catalog import Site, gpus, load_site, priors
+from harness.fleet.site.types import FromOne
 
 
 def site(count=1000, *, power_mw=None, pue=None, usd_per_month=None, gpu="H100", **changes):
     def said(value):
-        return None if value is None else Sourced(value, "us", "2026-01")
+        return None if value is None else {"value": value, "source": "us", "date": "2026-01"}
 
     return Site(
         name="ours",
         title="ours",
-        gpus=Sourced(count, "us", "2026-01"),
-        gpu=Named(gpu, "us", "2026-01") if gpu else None,
+        gpus=said(count),
+        gpu=said(gpu),
         power_mw=said(power_mw),
         pue=said(pue),
         usd_per_month=said(usd_per_month),
@@ -62,7 +62,7 @@ def test_the_waterfall_leads_from_the_measured_number_to_the_answers(make_run):
 def test_power_adds_hosts_to_measured_boards_and_multiplies_the_rest(make_run):
     found = estimate(make_run(), site(count=1000, pue=1.2))
     host = gpus()["H100"].host_rated_w.value * priors()["host_power_share"].value
-    each_w = facility_w_per_gpu(600.0, host, priors()["network_storage"].value, 1.2)
+    each_w = (600.0 + host) * (1 + priors()["network_storage"].value) * 1.2
     assert found.figure("power_peak_mw").value == pytest.approx(each_w * 1000 / 1e6)
     assert found.figure("power_peak_mw").boundary == "facility"
     day = (
@@ -84,7 +84,8 @@ def test_measured_node_power_replaces_the_guess_about_hosts(make_run):
     assert not any("host" in text.lower() and "rated" in text for text in found.assumptions())
 
 
-def test_tokens_per_megawatt_joules_per_token_and_dollars_follow_from_the_same_numbers(make_run):
+def test_tok_per_mw_joules_and_dollars_follow_from_the_same_numbers(make_run):
+    """Tokens per megawatt joules per token and dollars follow from the same numbers."""
     found = estimate(make_run(), site(count=1000, pue=1.2, usd_per_month=6e6))
     peak, mw = found.figure("output_tok_s_peak").value, found.figure("power_peak_mw").value
     assert found.figure("output_tok_s_per_mw").value == pytest.approx(peak / mw)
@@ -178,7 +179,8 @@ def test_a_cap_or_a_mix_that_leaves_no_gpu_is_refused(make_run):
     with pytest.raises(ProfileError, match="power no GPU"):
         estimate(make_run(), site(power_mw=1e-6))
     said = {
-        name: Sourced(share, "us", "2026-01") for name, share in (("H100", 0.001), ("H200", 0.999))
+        name: {"value": share, "source": "us", "date": "2026-01"}
+        for name, share in (("H100", 0.001), ("H200", 0.999))
     }
     with pytest.raises(ProfileError, match="not one H100"):
         estimate(make_run(), site(count=40, gpu=None, mix=said))
@@ -243,9 +245,10 @@ def test_a_cap_that_does_not_bind_changes_nothing(make_run):
 # --- what is absent ---
 
 
-def test_without_power_its_figures_are_absent_with_the_reason_and_tokens_are_an_upper_bound(
+def test_without_power_its_figures_are_absent_with_the_reason(
     make_run,
 ):
+    """Without power its figures are absent with the reason and tokens are an upper bound."""
     found = estimate(make_run(power={}), site(power_mw=0.5))
     for key in ("power_peak_mw", "output_tok_s_per_mw", "j_per_output_tok"):
         assert found.figure(key).value is None
@@ -313,8 +316,8 @@ def test_nothing_is_scaled_across_types_of_gpu(make_run, names, gpu):
     ],
 )
 def test_a_pue_that_covers_something_else_too_overlaps_and_is_refused(make_run, includes, other):
-    ladder = Sourced(1.7, "a boundary ladder", "2025-08", includes=includes)
-    place = Site(name="x", title="x", gpus=Sourced(1000, "us", "2026-01"), pue=ladder)
+    ladder = {"value": 1.7, "source": "a ladder", "date": "2025-08", "includes": includes}
+    place = site(gpu=None).model_copy(update={"pue": FromOne(**ladder)})
     with pytest.raises(ProfileError, match=f"{other} and pue both include {includes[0]}"):
         estimate(make_run(), place)
 
@@ -325,7 +328,7 @@ def test_a_pue_that_covers_something_else_too_overlaps_and_is_refused(make_run, 
 @pytest.mark.parametrize(
     ("changes", "place", "flag"),
     [
-        ({"status": Status.DEGRADED}, {}, "The run is degraded \\(not_implemented\\)"),
+        ({"status": Status.DEGRADED}, {}, "The run is degraded \\(calibration_missing\\)"),
         ({"window_s": 20.0}, {}, "window is of 20 s"),
         ({"context_scale": 0.25}, {}, "scaled by 0.25"),
         ({"good_share": None}, {}, "no SLO"),
@@ -383,9 +386,11 @@ def test_draws_have_the_published_quantiles_or_range(key):
         assert drawn.mean() == pytest.approx((prior.low + prior.value + prior.high) / 3, rel=0.01)
 
 
-def test_the_error_of_sensors_falls_with_the_number_of_boards_and_a_nodes_meter_has_one_too(
+def test_the_error_of_sensors_falls_with_the_number_of_boards(
     make_run,
 ):
+    """The error of sensors falls with the number of boards and a node's meter has one too."""
+
     def width(gpus, power):
         figure = estimate(
             make_run(gpus=("NVIDIA H100 80GB HBM3",) * gpus, power=power), site(pue=1.2)

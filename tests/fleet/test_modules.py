@@ -8,7 +8,7 @@ from harness.core.errors import ProfileError
 from harness.core.records import Basis
 from harness.fleet.estimate.estimate import Options, estimate
 from harness.fleet.estimate.gpu_ratio import Ratio
-from harness.fleet.site.catalog import Named, Site, Sourced, check_overlap, gpus, priors
+from harness.fleet.site.catalog import Site, check_overlap, gpus, priors
 
 GB200 = ("NVIDIA GB200",) * 4
 MODULES = {"module": 4 * 1300.0}
@@ -18,9 +18,9 @@ def site(gpu="GB200", *, pue=1.2, includes=()):
     return Site(
         name="ours",
         title="ours",
-        gpus=Sourced(1000, "us", "2026-01"),
-        gpu=Named(gpu, "us", "2026-01"),
-        pue=Sourced(pue, "us", "2026-01", includes=includes),
+        gpus={"value": 1000, "source": "us", "date": "2026-01"},
+        gpu={"value": gpu, "source": "us", "date": "2026-01"},
+        pue={"value": pue, "source": "us", "date": "2026-01", "includes": includes},
     )
 
 
@@ -63,9 +63,10 @@ def test_the_same_watts_of_boards_take_the_whole_host(make_run):
     assert "host_beside_module" not in boards.factors
 
 
-def test_boards_with_modules_beside_them_are_scaled_as_boards_and_a_node_meter_replaces_both(
+def test_boards_are_scaled_and_a_node_meter_replaces_them(
     make_run,
 ):
+    """Boards with modules beside them are scaled as boards and a node meter replaces both."""
     both = estimate(make_run(gpus=GB200, power={"gpu_board": 4 * 1000.0, **MODULES}), site())
     assert power(both)[0].label == "measured board power"
     metered = estimate(make_run(gpus=GB200, power={**MODULES, "node": 4 * 1700.0}), site())

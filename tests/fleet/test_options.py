@@ -3,22 +3,20 @@ types of GPU, the term.
 """
 
 import re
-from dataclasses import replace
 
 import pytest
 
 from harness.core.errors import ArtifactError, InvalidRunError, NotComparableError, ProfileError
 from harness.core.records import Basis, Status
 from harness.fleet.estimate.estimate import Options, estimate
-from harness.fleet.estimate.extra_runs import predict_replicas
 from harness.fleet.estimate.gpu_ratio import parse_ratio
-from harness.fleet.site.catalog import Named, Site, Sourced, gpus, load_site, priors
+from harness.fleet.site.catalog import Site, Sourced, gpus, load_site, priors
 
 H200 = ("NVIDIA H200",) * 8
 
 
 def said(value):
-    return Sourced(value, "us", "2026-01")
+    return {"value": value, "source": "us", "date": "2026-01"}
 
 
 def site(count=1000, gpu="H100", **changes):
@@ -30,7 +28,7 @@ def site(count=1000, gpu="H100", **changes):
         name="ours",
         title="ours",
         gpus=said(count),
-        gpu=Named(gpu, "us", "2026-01") if gpu else None,
+        gpu=said(gpu) if gpu else None,
         **changes,
     )
 
@@ -173,21 +171,6 @@ def test_a_run_of_four_replicas_measures_what_replicas_cost(make_run):
     factor = found.factors["multi_replica_efficiency"]
     assert (factor.basis, factor.value) == (Basis.MEASURED, pytest.approx(0.88))
     assert not any("fewer than two replicas" in flag for flag in found.flags)
-
-
-@pytest.mark.parametrize(
-    ("two", "low", "high"),
-    [(200.0, 400.0, 400.0), (160.0, 160.0, 320.0), (100.0, 57.1, 200.0), (210.0, 420.0, 420.0)],
-)
-def test_four_replicas_lie_between_a_loss_that_stays_and_one_that_grows(two, low, high):
-    found = predict_replicas(100.0, two, 4)
-    assert (found.low, found.high) == pytest.approx((low, high), rel=0.015)
-    assert found.low < found.value < found.high
-
-
-def test_four_replicas_by_amdahls_law_are_in_the_middle():
-    serial = {k: k * 100.0 / (1 + 0.1 * (k - 1)) for k in (1, 2, 4)}
-    assert predict_replicas(serial[1], serial[2], 4).value == pytest.approx(serial[4])
 
 
 # --- demand ---
@@ -342,7 +325,7 @@ def test_of_a_mix_only_the_measured_type_is_scaled(make_run):
     found = estimate(make_run(), place)
     assert found.figure("gpus_powered").value == 750
     capped = estimate(
-        make_run(), replace(place, power_mw=said(0.8))
+        make_run(), place.model_copy(update={"power_mw": Sourced(**said(0.8))})
     )  # three quarters of the cap are theirs
     assert capped.figure("power_peak_mw").value == pytest.approx(0.6)
     assert found.figure("usd_per_gpu_h").value == pytest.approx(6e6 / 730.5 / 1000)
@@ -356,8 +339,8 @@ def test_of_a_mix_only_the_measured_type_is_scaled(make_run):
 
 def test_a_term_that_is_over_delivers_nothing(make_run):
     with pytest.raises(ProfileError, match="ended 2024-05"):
-        estimate(make_run(), replace(site(), until="2024-05"))
-    estimate(make_run(), replace(site(), until="2999-01"))
+        estimate(make_run(), site(until="2024-05"))
+    estimate(make_run(), site(until="2999-01"))
 
 
 def test_a_sites_own_figures_replace_priors(make_run):

@@ -132,7 +132,7 @@ def test_the_scenarios_numbers_stand_in_their_columns(written):
 
 def test_the_charts_numbers_are_the_estimates(written, monkeypatch):
     e, f = written[0].cases[0].estimate, written[0].cases[0].forecast
-    monkeypatch.setattr("harness.report.fleet.charts.draw", lambda spec: spec)
+    monkeypatch.setattr("harness.report.charts.draw", lambda spec: spec)
     charts = fleet_view(written[0].cases).charts
     assert (
         charts["waterfall-tokens"].table.rows[-1][2]
@@ -270,6 +270,7 @@ def test_what_an_earlier_answer_left_does_not_stay(make_run, site, tmp_path, und
     run, out = make_run(), tmp_path / "out"
     first = ask([run], [site], scenarios=())
     write_fleet(first.cases, first.refused, out)
+    (out / "fleet-charts").mkdir()
     (out / "fleet-charts" / "tornado-power-mean-mw-dark.svg").write_text("of an earlier answer")
     assert (out / "fleet-hours.csv").is_file()
     second = ask([run], [site], years=0)

@@ -1,19 +1,32 @@
 """Closed forms against tables and against each other."""
 
 import math
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
-from harness.fleet.over_time.queueing import (
-    erlang_c,
-    halfin_whitt,
-    mean_down,
-    poisson_quantile,
-    staffed_utilisation,
-)
+from harness.fleet.over_time.failures import FailureClass
+from harness.fleet.over_time.queueing import halfin_whitt, poisson_quantile
+from harness.fleet.over_time.simulate import Pool, simulate
 
 LLAMA = 8 / 50_677  # failures of an 8-GPU node an hour
 RSC = 6.5 / 1000 / 24
+NEVER = FailureClass("any", "any", 0.0, 1, 0.0, 24.0, 1.0, "", "")
+
+
+def erlang_c(servers: int, load: float) -> float:
+    """Chance that an arrival waits in M/M/c, for a load in erlangs; 1 where the load is more than
+    the servers can do.
+    """
+    if load <= 0:
+        return 0.0
+    if load >= servers:
+        return 1.0
+    blocked = 1.0  # Erlang B by its recursion, which neither overflows nor cancels
+    for n in range(1, servers + 1):
+        blocked = load * blocked / (n + load * blocked)
+    return blocked / (1 - load / servers * (1 - blocked))
 
 
 @pytest.mark.parametrize(
@@ -28,7 +41,7 @@ RSC = 6.5 / 1000 / 24
     ],
 )
 def test_nodes_that_are_down_of_twenty_five_thousand(per_node_h, repair_h, mean, p999):
-    found = mean_down(25_000, per_node_h, repair_h)
+    found = 25_000 * per_node_h * repair_h
     assert found == pytest.approx(mean, rel=0.01, abs=0.7)
     assert poisson_quantile(found, 0.999) == pytest.approx(p999, rel=0.02, abs=1.1)
 
@@ -62,8 +75,24 @@ def test_erlang_c_of_many_servers_comes_to_halfin_and_whitts_limit(beta):
     assert halfin_whitt(0.0) == 1.0
 
 
-@pytest.mark.parametrize(
-    ("load", "share"), [(10, 0.76), (100, 0.91), (1000, 0.97), (25_000, 0.994)]
-)
-def test_square_root_staffing(load, share):
-    assert staffed_utilisation(load) == pytest.approx(share, abs=0.005)
+@pytest.mark.parametrize("beta", [0.3, 1.0, 2.0])
+def test_waiting_below_the_hour_agrees_with_erlang_c(beta):
+    # 400 sessions on slots with square-root staffing: one node a slot.
+    load = 400
+    slots = round(load + beta * load**0.5)
+    config = Pool(
+        nodes=slots,
+        tok_s_per_gpu=10.0,
+        demand_tok_s=np.full(4, load * 80.0),
+        tok_s_per_session=80.0,
+        policy="queue",
+        scale_delay_h=None,
+        failures=(NEVER,),
+        maintenance_every_h=None,
+        wait_slack=0.05,
+    )
+    late = erlang_c(slots, load) * np.exp(-(slots - load) * 0.05)
+    assert 1 - simulate(config).slo_ratio[0] == pytest.approx(
+        late, rel=0.15
+    )  # it uses the limit of many servers
+    assert simulate(replace(config, policy="shed")).slo_ratio[0] == 1.0

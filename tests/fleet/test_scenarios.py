@@ -3,13 +3,14 @@
 import os
 import sys
 import types
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from harness.artifacts.run_result import load_result
+from harness.checked_yaml.load import load_text
+from harness.checked_yaml.problems import InvalidYamlError
 from harness.core.errors import PreflightError, ProfileError
 from harness.fleet.estimate.estimate import Options, estimate
 from harness.fleet.over_time.forecast import TimeOptions, forecast, outlook_of, pool_of
@@ -17,14 +18,15 @@ from harness.fleet.over_time.parallel import spread
 from harness.fleet.over_time.scenarios import (
     Outlook,
     Parameter,
+    Scenario,
     ScenarioTask,
     choose,
     play,
-    read_scenarios,
+    scenario_rules,
     shipped_scenarios,
 )
 from harness.fleet.over_time.simulate import simulate
-from harness.fleet.site.catalog import Named, Site, Sourced, load_site
+from harness.fleet.site.catalog import Site, load_site
 
 GRID = np.linspace(0, 2, 201)
 
@@ -48,12 +50,13 @@ def outlook(**changes):
 
 def played(key, parameters=None, site=None, **changes):
     scenario = shipped_scenarios()[key]
-    scenario = replace(scenario, **({"parameters": parameters} if parameters else {}), **changes)
+    changes |= {"parameters": parameters} if parameters else {}
+    scenario = scenario.model_copy(update=changes)
     return play(ScenarioTask(scenario, site or outlook(), 3))
 
 
 def fixed(value):
-    return Parameter(value, value)
+    return Parameter(low=value, high=value)
 
 
 def test_every_scenario_has_a_source_and_plays():
@@ -165,31 +168,30 @@ def test_what_was_never_served_has_no_price_a_token():
 
 
 @pytest.mark.parametrize(
-    ("text", "fault"),
+    ("text", "path"),
     [
-        ("kind: lost, parameters: {share: {low: 0.1, high: 2}}", "at most 1"),
-        ("kind: lost, parameters: {}", "share is needed"),
-        ("kind: lost, parameters: {share: {low: 0.5, high: 0.1}}", "low <= value <= high"),
-        ("kind: lost, parameters: {share: 0.5}", "must be {low"),
+        ("kind: lost, parameters: {share: {low: 0.1, high: 2}}", "x.parameters.share.high"),
+        ("kind: lost, parameters: {}", "x.parameters.share"),
+        ("kind: lost, parameters: {share: {low: 0.5, high: 0.1}}", "x.parameters.share"),
+        ("kind: lost, parameters: {share: 0.5}", "x.parameters.share"),
         (
             "kind: lost, parameters: {share: {low: 0, high: 1}, years: {low: 1, high: 2}}",
-            "is none of: share, days",
+            "x.parameters.years",
         ),
-        ("kind: storm, parameters: {}", "must be one of"),
-        (
-            "kind: delay, parameters: {years: {low: 1, high: 2}}, paid: never",
-            "must be all or with_capacity",
-        ),
-        (
-            "kind: delay, parameters: {years: {low: 1, high: 2}}, notice: 90",
-            "must be true or false",
-        ),
+        ("kind: storm, parameters: {}", "x.kind"),
+        ("kind: delay, parameters: {years: {low: 1, high: 2}}, paid: never", "x.paid"),
+        ("kind: delay, parameters: {years: {low: 1, high: 2}}, notice: 90", "x.notice"),
     ],
 )
-def test_a_fault_in_scenarios_is_told(text, fault):
-    with pytest.raises(ProfileError) as error:
-        read_scenarios(f"x: {{title: x, source: us, date: 2026-01, {text}}}", "mine.yaml")
-    assert fault in error.value.details
+def test_an_error_in_scenarios_names_its_key(text, path):
+    with pytest.raises(InvalidYamlError) as error:
+        load_text(
+            f"x: {{title: x, source: us, date: 2026-01, {text}}}",
+            "mine.yaml",
+            dict[str, Scenario],
+            scenario_rules,
+        )
+    assert path in {problem.path for problem in error.value.problems}
 
 
 def test_an_unknown_scenario_names_those_there_are():
@@ -202,16 +204,15 @@ def test_an_unknown_scenario_names_those_there_are():
 
 
 def said(value):
-    return Sourced(value, "us", "2026-01")
+    return {"value": value, "source": "us", "date": "2026-01"}
 
 
 @pytest.fixture
 def site():
     return Site(
-        "ours",
-        "ours",
-        said(4000),
-        Named("H100", "us", "2026-01"),
+        name="ours",
+        gpus=said(4000),
+        gpu=said("H100"),
         pue=said(1.2),
         power_mw=said(8.0),
         usd_per_month=said(2e7),
@@ -255,7 +256,7 @@ def test_scenarios_get_the_sites_terms_and_the_estimates_draws(make_run):
 
 
 def test_four_gpus_share_a_tray_of_nvl72(make_run):
-    place = Site("s", "s", said(400), Named("GB200", "us", "2026-01"))
+    place = Site(name="s", gpus=said(400), gpu=said("GB200"))
     found = forecast(
         estimate(make_run(gpus=("NVIDIA GB200",) * 4, power={}), place), TimeOptions(years=1)
     )
@@ -284,7 +285,7 @@ def test_a_demand_beyond_the_site_is_shed_for_ever(make_run, site):
 
 def test_a_site_of_less_than_a_node_is_refused(make_run):
     with pytest.raises(ProfileError, match="not one node"):
-        forecast(estimate(make_run(), Site("s", "s", said(4), Named("H100", "us", "2026-01"))))
+        forecast(estimate(make_run(), Site(name="s", gpus=said(4), gpu=said("H100"))))
 
 
 @pytest.mark.parametrize("years", [0, 501])

@@ -19,7 +19,7 @@ from harness.fleet.over_time.failures import (
     failure_classes,
     mean_by_hour,
 )
-from harness.fleet.over_time.queueing import erlang_c, poisson_quantile
+from harness.fleet.over_time.queueing import poisson_quantile
 from harness.fleet.over_time.simulate import Pool, closed_forms, diurnal, read_trace, simulate
 
 DAY = FailureClass("any", "any", 1 / 50_677, 1, 0.0, 24.0, 1.0, "Llama 3", "2024-07")
@@ -246,7 +246,10 @@ def test_a_wide_replica_loses_more_by_each_failure():
     assert 700 - wide > 5 * (700 - narrow) > 0
 
 
-def test_without_spares_a_failure_takes_its_node_for_the_repair_and_those_beside_it_until_they_are_rearranged():
+def test_without_spares_a_failure_takes_its_replica_out():
+    """Without spares a failure takes its node for the repair and those beside it until they are
+    rearranged.
+    """
     # Down: N x (failure rate x repair) / (1 + that) = 7,200 / 11. Beside: 17 nodes of each of (N -
     # down) / 1,000 h failures, for an hour.
     often = replace(DAY, per_gpu_h=1 / 4000, repair_h=100.0, repair_cv=0.0)
@@ -360,29 +363,6 @@ def test_a_queue_serves_later_what_does_not_fit_now():
     assert found.slo_ratio == pytest.approx([0.0, 1.0, 1.0, 1.0])
     short = simulate(pool(policy="queue", demand_tok_s=demand, scale_delay_h=None, patience_h=0.25))
     assert short.shed_tok_s.sum() == pytest.approx(0.25 * 800_000)
-
-
-@pytest.mark.parametrize("beta", [0.3, 1.0, 2.0])
-def test_waiting_below_the_hour_agrees_with_erlang_c(beta):
-    # 400 sessions on slots with square-root staffing: one node a slot.
-    load = 400
-    slots = round(load + beta * load**0.5)
-    config = Pool(
-        nodes=slots,
-        tok_s_per_gpu=10.0,
-        demand_tok_s=np.full(4, load * 80.0),
-        tok_s_per_session=80.0,
-        policy="queue",
-        scale_delay_h=None,
-        failures=(NEVER,),
-        maintenance_every_h=None,
-        wait_slack=0.05,
-    )
-    late = erlang_c(slots, load) * np.exp(-(slots - load) * 0.05)
-    assert 1 - simulate(config).slo_ratio[0] == pytest.approx(
-        late, rel=0.15
-    )  # it uses the limit of many servers
-    assert simulate(replace(config, policy="shed")).slo_ratio[0] == 1.0
 
 
 # --- autoscaling, maintenance, power ---

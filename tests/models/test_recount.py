@@ -16,8 +16,9 @@ from harness.artifacts.layout import RunDir
 from harness.core.records import Api
 from harness.models.facts import resolve
 from harness.models.recount import recount
-from harness.plan.bodies import Conversation, Texts
+from harness.plan.bodies import Conversation
 from harness.plan.build import make_plan
+from harness.plan.prompt_text import Texts
 from harness.profile.schema import Profile
 
 SETTINGS = {

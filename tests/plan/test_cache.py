@@ -7,8 +7,9 @@ import json
 import pytest
 
 from harness.core.errors import ProfileError
-from harness.plan.bodies import Conversation, Texts
+from harness.plan.bodies import Conversation
 from harness.plan.plan_table import PlanTotals, body_hashes, plan_rows
+from harness.plan.prompt_text import Texts
 from harness.plan.types import Thread
 
 CLOSED = {"kind": "concurrency", "concurrency": 4, "sessions": 40}

@@ -6,23 +6,23 @@ import json
 
 import pytest
 
+from harness.api.parts import ContentPart, PartKind
 from harness.core.records import Api
-from harness.plan.assistant_turn import ReplyBlock, SpokenKind
-from harness.plan.bodies import Conversation, Texts
+from harness.plan.bodies import Conversation
 from harness.plan.plan_table import plan_rows
-from harness.plan.types import PartKind
+from harness.plan.prompt_text import Texts
 
 CLOSED = {"kind": "concurrency", "concurrency": 2, "sessions": 6}
-TEXT = ReplyBlock(SpokenKind.TEXT, rb"Gr\u00fc\u00dfe \"live\"")
-CALL = ReplyBlock(
-    SpokenKind.TOOL_USE, rb"{\"command\": \"ls\"}", tool_id="toolu_live", tool_name="Bash"
+TEXT = ContentPart(PartKind.TEXT, rb"Gr\u00fc\u00dfe \"live\"")
+CALL = ContentPart(
+    PartKind.TOOL_USE, rb"{\"command\": \"ls\"}", tool_id="toolu_live", tool_name="Bash"
 )
-THOUGHT = ReplyBlock(SpokenKind.THINKING, b"hm", signature="sig=")
-SECRET = ReplyBlock(SpokenKind.REDACTED_THINKING, b"c2VjcmV0")
+THOUGHT = ContentPart(PartKind.THINKING, b"hm", signature="sig=")
+SECRET = ContentPart(PartKind.REDACTED_THINKING, b"c2VjcmV0")
 
 
 def spoken(kind, text, **more):
-    return ReplyBlock(SpokenKind(kind), json.dumps(text)[1:-1].encode(), **more)
+    return ContentPart(PartKind(kind), json.dumps(text)[1:-1].encode(), **more)
 
 
 def talk(plan, *, calls):

@@ -10,12 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from harness.api.parts import PartKind
 from harness.core.errors import ProfileError
 from harness.core.records import ModelFacts
-from harness.plan.bodies import Conversation, Texts
+from harness.plan.bodies import Conversation
 from harness.plan.build import make_plan, workload_sha256
 from harness.plan.plan_table import PlanTotals, body_hashes, plan_rows
-from harness.plan.types import PartKind
+from harness.plan.prompt_text import Texts
 from harness.profile.schema import Profile
 
 FACTS = ModelFacts("builtin:tiny", max_context_tok=16384, tok_per_word=1.5)
@@ -372,8 +373,9 @@ def test_an_open_loop_is_written_down_up_to_the_end_of_its_window():
         }
     ]
     plan = make_plan(profile(load=load), FACTS)
-    assert plan.planned_sessions() == 49  # at 0.1, 0.2, … 4.9 s
-    assert make_plan(profile(), FACTS).planned_sessions() is None
+    assert len(list(plan.horizon(0))) == 49  # at 0.1, 0.2, … 4.9 s
+    assert plan.is_bounded(0)
+    assert not make_plan(profile(), FACTS).is_bounded(0)
 
 
 @settings(max_examples=60, deadline=None)

@@ -7,10 +7,12 @@ from random import Random
 
 import pytest
 
-from harness.plan.bodies import Conversation, Texts
+from harness.api.parts import Role
+from harness.plan.bodies import Conversation
 from harness.plan.plan_table import PlanTotals, plan_rows
+from harness.plan.prompt_text import Texts
 from harness.plan.residual_life import REQUEST_NS, Pool
-from harness.plan.types import PRIME_SUFFIX, Message, Role, Turn
+from harness.plan.types import PRIME_SUFFIX, Message, Turn
 
 CLOSED = {"kind": "concurrency", "concurrency": 200, "window_s": 60}
 

@@ -7,12 +7,13 @@ import json
 
 import pytest
 
-from harness.plan.bodies import Conversation, Texts
+from harness.api.parts import PartKind
+from harness.plan.bodies import Conversation
 from harness.plan.plan_table import PlanTotals, plan_rows
+from harness.plan.prompt_text import Texts
 from harness.plan.replay import ReplayTally, replay_sessions
 from harness.plan.residual_life import REQUEST_NS, span_ns
 from harness.plan.traces import open_trace
-from harness.plan.types import PartKind
 
 CLOSED = {"kind": "concurrency", "concurrency": 3, "sessions": 60}
 WORKLOAD = {"kind": "claude-code", "subagents": {"share": 0.4, "requests": 4}, "requests": 12}
@@ -104,7 +105,8 @@ def test_a_cold_subagent_shares_its_prefix_with_nobody(make):
     assert body["tools"][0]["description"].startswith(child.salt)
 
 
-def test_single_requests_and_conversations_in_their_middle_start_what_they_still_send(make):
+def test_what_begins_in_its_middle_starts_the_subagents_it_still_sends(make):
+    """Single requests and conversations in their middle start what they still send."""
     single = make(WORKLOAD, {**CLOSED, "over": "requests"}, context=65536)
     assert all(len(list(session.tree())) == 1 for session in single.sessions(0))
     steady = make(WORKLOAD, {**CLOSED, "concurrency": 40, "start": "steady"}, context=65536)

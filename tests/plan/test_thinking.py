@@ -8,9 +8,11 @@ import json
 import pytest
 from pydantic import TypeAdapter
 
+from harness.api.messages import LEAST_BUDGET_TOK
 from harness.core.records import ModelFacts
-from harness.plan.bodies import LEAST_BUDGET_TOK, Conversation, Texts
+from harness.plan.bodies import Conversation
 from harness.plan.build import make_plan
+from harness.plan.prompt_text import Texts
 from harness.profile.schema import Profile
 
 FACTS = ModelFacts("builtin:tiny", max_context_tok=65536, tok_per_word=1.5)

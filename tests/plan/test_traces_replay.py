@@ -4,11 +4,12 @@ import json
 
 import pytest
 
+from harness.api.parts import Role
 from harness.core.errors import ProfileError
-from harness.plan.bodies import Texts
+from harness.plan.prompt_text import Texts
 from harness.plan.replay import ReplayTally, replay_sessions
 from harness.plan.traces import describe_trace, open_trace
-from harness.plan.types import Block, Role
+from harness.plan.types import Block
 
 CACHE_BLOCK_WORDS = 16
 
@@ -234,9 +235,8 @@ def test_a_replayed_mooncake_has_the_trace_s_own_hit_rate(shared_data, tmp_path)
 
 
 @pytest.mark.parametrize("label", ["canary", "chat/prime"])
-def test_a_class_that_would_be_taken_for_the_harness_s_own_requests_is_refused_by_line(
-    tmp_path, label
-):
+def test_a_class_named_like_the_harness_s_own_is_refused_by_line(tmp_path, label):
+    """A class that would be taken for the harness's own requests is refused by line."""
     path = tmp_path / "p.csv"
     path.write_text(f"t_s,input_tok,output_tok,class\n0,100,5,chat\n2,200,5,{label}\n")
     with pytest.raises(

@@ -8,8 +8,8 @@ from collections import Counter
 
 import pytest
 
+from harness.api.parts import PartKind
 from harness.plan.plan_table import known_prefixes
-from harness.plan.types import PartKind
 from harness.plan.workloads.shared_prefix import MESSAGE_OVERHEAD_TOK
 
 OPEN = {"kind": "arrival_rate", "rate_per_s": 1, "window_s": 3600}

@@ -3,8 +3,8 @@ from textwrap import dedent
 
 import pytest
 
-from harness.profile.load import InvalidProfileError, load_profile_text
-from harness.profile.problems import Problem
+from harness.checked_yaml.problems import InvalidYamlError, Problem
+from harness.profile.load import load_profile_text
 
 VALID = """\
 purpose: smoke
@@ -38,7 +38,7 @@ def _problems() -> Callable[..., list[Problem]]:
         found: list[Problem] = []
         try:
             load_profile_text(dedent(text), source="p.yaml", overrides=overrides)
-        except InvalidProfileError as error:
+        except InvalidYamlError as error:
             found = list(error.problems)
         return found
 

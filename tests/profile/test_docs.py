@@ -9,9 +9,10 @@ import pytest
 from harness.artifacts import tables
 from harness.artifacts.layout import RunDir
 from harness.artifacts.run_summary import Summary
+from harness.checked_yaml.problems import InvalidYamlError
 from harness.core.errors import EXIT_MEANINGS
 from harness.core.records import Outcome, RunState
-from harness.profile.load import InvalidProfileError, load_profile_text
+from harness.profile.load import load_profile_text
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 RUN_DIRECTORY = (DOCS / "run-directory.md").read_text(encoding="utf-8")
@@ -80,7 +81,7 @@ def test_the_errors_shown_in_getting_started_are_those_of_the_loader():
     broken = profile.replace("      concurrency: 8", "      concurency: 8").replace(
         "window_s: 15s", "window_s: 15 sec"
     )
-    with pytest.raises(InvalidProfileError) as caught:
+    with pytest.raises(InvalidYamlError) as caught:
         load_profile_text(broken, source="mine.yaml")
     assert str(caught.value) == shown.strip()
 

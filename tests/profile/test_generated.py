@@ -9,7 +9,8 @@ import jsonschema
 import pytest
 from ruamel.yaml import YAML
 
-from harness.profile import generate, shape
+from harness.checked_yaml import shape
+from harness.profile import generate
 from harness.profile.load import load_profile
 from harness.profile.rules import BUILTIN_MODELS
 
@@ -38,16 +39,17 @@ def test_a_stale_file_fails_the_check(tmp_path, monkeypatch, capsys):
 
 def test_every_key_is_explained():
     undocumented = [
-        path
-        for path, _, field in shape._walk(generate.Profile, (), None)
-        if not field.description and path[-1] != "kind"
+        (*path, name)
+        for path, _, model in shape.sections(generate.Profile)
+        for name in shape.keys_of(model)
+        if not model.model_fields[name].description and name != "kind"
     ]
     assert undocumented == []
 
 
 def test_every_key_is_in_the_reference():
     text = generate.REFERENCE_PATH.read_text(encoding="utf-8")
-    for name in shape.keys_by_name():
+    for name in shape.keys_by_name(generate.Profile):
         assert f"| `{name}` |" in text
 
 

@@ -7,10 +7,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from harness.checked_yaml.load import MAX_BYTES
+from harness.checked_yaml.problems import InvalidYamlError
 from harness.core.errors import ProfileError
 from harness.core.records import Api, OutputLength, Purpose
 from harness.profile.distributions import Constant
-from harness.profile.load import MAX_BYTES, InvalidProfileError, load_profile, load_profile_text
+from harness.profile.load import load_profile, load_profile_text
 from harness.profile.schema import Profile
 
 
@@ -343,7 +345,7 @@ def test_a_misspelt_key_is_one_error_and_not_a_missing_one_too(valid, problems):
 
 
 def test_the_only_error_is_the_headline_of_the_exception(valid):
-    with pytest.raises(InvalidProfileError) as caught:
+    with pytest.raises(InvalidYamlError) as caught:
         load_profile_text(valid.replace("8", "0"), source="p.yaml")
     assert str(caught.value).startswith(
         "p.yaml:13:7: traffic.load.0.concurrency: must be a whole number, at least 1"
@@ -527,7 +529,7 @@ def test_overrides_change_keys_list_items_and_sections(valid):
         (
             "traffic.load.first.concurrency=1",
             "traffic.load",
-            "'first' is no position",
+            "'first' is not a position",
             "traffic.load.0",
         ),
         ("model.id.x=1", "model.id", "single value", "--set model.id=…"),
@@ -570,7 +572,7 @@ def assert_loads_or_is_told(text, overrides=()):
     told = None
     try:
         load_profile_text(text, overrides=overrides)
-    except InvalidProfileError as error:
+    except InvalidYamlError as error:
         told = error.problems
     assert told is None or (told and all(problem.what and problem.fix for problem in told))
 

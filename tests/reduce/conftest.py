@@ -346,7 +346,6 @@ class Builder:
             "ended_ns": end if self.state != "running" else None,
             "workers": self.workers,
             "concerns": [],
-            "not_implemented": [],
             "error": None,
         }
         manifest.update(self.manifest)

@@ -92,7 +92,7 @@ def _without_stages(builder: Any, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("cancelled", [1, 6])
-def test_a_class_keeps_its_split_of_input_when_few_requests_ended_before_they_told_it(
+def test_a_class_keeps_its_split_of_input_when_few_requests_lack_it(
     builder: Any, tmp_path: Path, cancelled: int
 ) -> None:
     """Its prefix hit ratio is that of the requests that told; where many did not, it has none."""

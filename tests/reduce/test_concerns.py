@@ -403,9 +403,6 @@ CASES = {
         numbers=False,
     ),
     "table_unreadable": Case("note", root=write_json("power.parquet", "PAR1 torn"), numbers=False),
-    "not_implemented": Case(
-        "degraded", root=manifest(lambda m: m.update(not_implemented=["something"])), numbers=False
-    ),
 }
 
 NUMBERS: dict[str, tuple[float, float]] = {
@@ -517,7 +514,7 @@ def test_every_concern_of_the_reduction_has_a_run_that_raises_it() -> None:
         )
 
 
-def test_input_that_the_server_did_not_count_in_the_window_is_told_beyond_what_lay_at_its_edges(
+def test_input_missing_from_the_server_s_count_is_a_concern(
     steady: Callable[..., Any], tmp_path: Path
 ) -> None:
     """Prompts of 100 tokens, six a second. The counter runs ahead by so many in the window, and is

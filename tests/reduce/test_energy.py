@@ -15,6 +15,7 @@ from harness.reduce.energy.curves import from_power
 from harness.reduce.energy.devices import energies
 from harness.reduce.energy.idle import above
 from harness.reduce.energy.sensor_gain import Gain, MeterCalibration, combined_ratio
+from harness.reduce.read.expected_gpus import ExpectedGpus
 
 S = 1e9
 END_S = 80.0
@@ -117,7 +118,7 @@ class Readings:
 
 
 def of(readings, start_s, end_s, uuids=("GPU-0",), **settings):
-    found = energies(readings.columns, start_s * S, end_s * S, uuids, **settings)
+    found = energies(readings.columns, start_s * S, end_s * S, ExpectedGpus(uuids), **settings)
     return {one.boundary: one for one in found}
 
 
@@ -153,7 +154,8 @@ def test_a_known_curve_comes_back_by_counter_and_by_integral(name, length_s):
 
 
 @pytest.mark.parametrize("period_s", [0.03, 0.07, 0.13])
-def test_a_load_faster_than_the_sensor_has_an_interval_that_contains_the_truth_or_none(period_s):
+def test_a_load_faster_than_the_sensor_never_has_a_wrong_interval(period_s):
+    """A load faster than the sensor has an interval that contains the truth or none."""
     inside = absent = 0
     for seed in range(12):
         curve = square(100, 600, period_s)
@@ -196,9 +198,10 @@ def test_joules_of_adjacent_windows_add_up(cuts, name, counter, reset):
         readings.counter(curve, resets=() if reset is None else (reset,))
     columns = readings.columns
     parts = [
-        energies(columns, a * S, b * S, ("GPU-0",))[0].joules for a, b in itertools.pairwise(cuts)
+        energies(columns, a * S, b * S, ExpectedGpus(("GPU-0",)))[0].joules
+        for a, b in itertools.pairwise(cuts)
     ]
-    whole = energies(columns, cuts[0] * S, cuts[-1] * S, ("GPU-0",))[0]
+    whole = energies(columns, cuts[0] * S, cuts[-1] * S, ExpectedGpus(("GPU-0",)))[0]
     assume(None not in parts)  # few readings do not place a step well enough in five seconds
     assert whole.joules == pytest.approx(sum(parts), rel=1e-9)
     assert float(np.sum(whole.per_bin(np.array(cuts) * S))) == pytest.approx(whole.joules, rel=1e-9)
@@ -214,7 +217,8 @@ def test_resets_of_the_counter_are_bridged_by_power(resets, watts):
     assert codes(found)["energy_counter_reset"].severity == "degraded"
 
 
-def test_a_reset_that_no_power_reading_bridges_leaves_the_window_without_joules_and_no_other():
+def test_a_reset_without_power_readings_costs_its_window_alone():
+    """A reset that no power reading bridges leaves the window without joules and no other."""
     curve = constant(300)
     readings = Readings().counter(curve, resets=(30.0,))
     found = board(readings)
@@ -374,6 +378,30 @@ def test_every_board_must_be_there_and_others_are_left_out():
     missing = board(readings, uuids=("GPU-0", "GPU-1", "GPU-2"))
     assert missing.joules is None
     assert "GPU-2" in missing.reason
+
+
+def of_gpus(many):
+    readings = Readings()
+    for gpu in range(many):
+        readings.power(constant(300), device=f"node-{gpu}")
+    return readings
+
+
+@pytest.mark.parametrize("found", [12, 20])
+def test_another_number_of_gpus_than_expected_leaves_no_joules(found):
+    energy = energies(of_gpus(found).columns, 10 * S, 70 * S, ExpectedGpus(count=16))[0]
+    assert energy.joules is None
+    assert {"16", str(found), "node-11"} <= set(energy.reason.replace(",", "").split())
+    assert codes(energy)["gpu_set"].severity == "degraded"
+
+
+def test_as_many_gpus_as_expected_or_one_meter_of_all_have_joules():
+    all_there = energies(of_gpus(16).columns, 10 * S, 70 * S, ExpectedGpus(count=16))[0]
+    assert all_there.joules == pytest.approx(16 * 60 * 300)
+    assert not codes(all_there)
+    one, meter = of_gpus(1).columns, ExpectedGpus(count=16, whole_meters={"node-0"})
+    assert energies(one, 10 * S, 70 * S, meter)[0].joules == pytest.approx(60 * 300)
+    assert energies(one, 10 * S, 70 * S, ExpectedGpus(count=16))[0].joules is None
 
 
 class TestStepsOfTheCounter:

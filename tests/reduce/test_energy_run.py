@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 
 import pynvml
 import pytest
+from harness.report.run.energy_text import energy_tables
 from typer.testing import CliRunner
 
 from harness.artifacts import tables
@@ -29,8 +30,9 @@ from harness.fleet.site.catalog import priors as fleet_priors
 from harness.reduce import reduce_run
 from harness.reduce.energy.calibrate import calibrate
 from harness.reduce.energy.gpu_state import REASONS
+from harness.reduce.figures.other_tools import TOOLS
 from harness.reduce.reduction import reduce_fully
-from harness.report.run.energy_text import energy_tables
+from harness.reduce.series import series
 
 IDLE_W, READY_W, LOAD_W = 80.0, 110.0, 300.0
 GRID = {"grid_kgco2_per_kwh": 0.4, "grid_source": "somewhere, 2025"}
@@ -159,6 +161,58 @@ def run(new_builder, times, tmp_path):
 
 def codes(summary):
     return {concern.code: concern for concern in summary.verdict.concerns}
+
+
+class TestExpectedGpus:
+    """Servers elsewhere (`attach`), whose GPUs the manifest counts without naming them."""
+
+    def attached(self, path, gpu_count, power="none"):
+        files = RunDir(path)
+        raw = json.loads(files.manifest.read_text())
+        raw["profile"]["server"] = {"kind": "attach", "gpu_count": gpu_count}
+        raw["profile"]["telemetry"] = {"power": power}
+        raw["hardware"] = {"gpus": []}
+        files.manifest.write_text(json.dumps(raw))
+        return reduce_fully(path)
+
+    def test_all_of_them_give_joules(self, run):
+        found = self.attached(run(gpus=3), 3)
+        assert found.summary.metrics["power_w"].value == pytest.approx(903, rel=1e-3)
+        assert "gpu_set" not in codes(found.summary)
+
+    @pytest.mark.parametrize("gpu_count", [2, 4])
+    def test_another_number_leaves_energy_absent_everywhere(self, run, gpu_count):
+        found = self.attached(run(gpus=3), gpu_count)
+        summary = found.summary
+        assert summary.metrics["energy_j"].value is None
+        assert summary.metrics["output_tok_per_j"].value is None
+        assert "GPU-0, GPU-1, GPU-2" in summary.metrics["energy_j"].note
+        assert summary.metrics["idle_power_w"].value is None
+        assert summary.rosetta["tools"]["aiperf"]["figures"]["power_w"]["value"] is None
+        assert "power_w" not in series(found).columns
+        assert codes(summary)["gpu_set"].severity == "degraded"
+        assert codes(summary)["gpu_set"].value == 1
+
+    def test_a_file_that_tells_no_gpus_apart_covers_all_of_them(self, run):
+        meter = {"kind": "csv", "path": "meters/GPU-0.csv", "boundary": "gpu_board"}
+        whole = self.attached(run(gpus=1), 16, [meter]).summary
+        assert whole.metrics["power_w"].value == pytest.approx(300, rel=1e-3)
+        of_one = self.attached(run(gpus=1), 16, [{**meter, "device_column": "gpu"}]).summary
+        assert of_one.metrics["power_w"].value is None
+
+
+class TestOtherTools:
+    def test_they_take_the_readings_of_throttled_boards_and_say_so(self, run):
+        throttled = run(boards=lambda i, _: {"throttle_reasons": 0x40 if i > 0 else 0})
+        summary = reduce_run(throttled)
+        assert summary.metrics["output_tok_per_j"].value is None
+        figures = summary.rosetta["tools"]["aiperf"]["figures"]
+        assert figures["power_w"]["value"] == pytest.approx(601, rel=1e-2)
+        assert figures["output_tok_per_j"]["value"] > 0
+        assert {figures[key]["note"] for key in ("power_w", "output_tok_per_j")} == {
+            TOOLS["aiperf"].terms["power_w"].note
+        }
+        assert TOOLS["aiperf"].terms["power_w"].note
 
 
 class TestIdle:

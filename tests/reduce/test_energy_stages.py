@@ -6,13 +6,13 @@ import json
 
 import numpy as np
 import pytest
+from harness.report.run.energy_text import energy_tables
 
 from harness.artifacts import tables
 from harness.artifacts.events import EventLog
 from harness.artifacts.journal import JournalWriter
 from harness.artifacts.layout import RunDir
 from harness.reduce import reduce_run
-from harness.report.run.energy_text import energy_tables
 
 TRUTH = {"time": 120.0, "computed_input": 0.012, "output": 0.4, "output_x_context": 1e-4}
 IDLE_S, STAGE_S, WARMUP_S = 20.0, 26.0, 1.0

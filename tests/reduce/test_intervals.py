@@ -15,23 +15,9 @@ from harness.reduce.statistics.intervals import (
     mean_error,
     mean_interval,
     quantile_intervals,
-    t_quantile,
-    t_within,
 )
 
 floats = st.lists(st.floats(0.001, 1000), min_size=1, max_size=300)
-
-
-@pytest.mark.parametrize(
-    ("df", "t"), [(1, 12.7062), (2, 4.3027), (9, 2.2622), (31, 2.0395), (1e6, 1.95996)]
-)
-def test_students_quantile_is_that_of_the_tables(df: float, t: float) -> None:
-    assert t_quantile(df) == pytest.approx(t, abs=1e-4)
-
-
-@given(df=st.floats(1, 500), within=st.floats(0.01, 0.999))
-def test_students_quantile_inverts_its_distribution(df: float, within: float) -> None:
-    assert t_within(t_quantile(df, within), df) == pytest.approx(within, abs=1e-8)
 
 
 def queue(draw: np.random.Generator, runs: int, length: int, utilisation: float) -> np.ndarray:

@@ -136,9 +136,8 @@ def test_hashes_are_equal_for_equal_strings_alone(words: list[str | None]) -> No
 
 
 @pytest.mark.usefixtures("tiny_limits")
-def test_large_columns_live_in_files_and_keep_what_they_hold_when_their_memory_is_given_back() -> (
-    None
-):
+def test_large_columns_live_in_files() -> None:
+    """Large columns live in files and keep what they hold when their memory is given back."""
     growing = spill.ColumnBuilder(np.float64)
     for number in range(10):
         growing.add(np.arange(number * 10.0, number * 10.0 + 10))

@@ -240,9 +240,10 @@ def test_a_torn_file_is_no_traceback(checked: Callable[..., Any], tmp_path: Path
     )
 
 
-def test_a_measurement_without_a_check_is_degraded_and_one_of_dummy_weights_is_labelled(
+def test_a_measurement_without_a_check_is_degraded(
     checked: Callable[..., Any], tmp_path: Path
 ) -> None:
+    """A measurement without a check is degraded and one of dummy weights is labelled."""
     checked()
     (tmp_path / "run" / "quality.json").unlink()
     summary = reduce_run(tmp_path / "run")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from harness.artifacts.summaries import migrated
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -23,7 +24,6 @@ from harness.artifacts.run_summary import (
     Window,
     read_summary,
 )
-from harness.artifacts.summaries import migrated
 from harness.core.errors import ArtifactError
 from harness.core.records import Basis, Concern, Severity, Status
 from harness.reduce import reduce_run, write_summary

@@ -21,9 +21,8 @@ def loaded(builder: Any, root: Path) -> Run:
     return load_run(builder.write(root), wanted=lambda _: True)
 
 
-def test_a_token_was_generated_in_the_context_of_its_prompt_and_of_what_came_before_it(
-    builder: Any, tmp_path: Path
-) -> None:
+def test_a_token_s_context_is_its_prompt_and_what_came_before(builder: Any, tmp_path: Path) -> None:
+    """A token was generated in the context of its prompt and of what came before it."""
     builder.request(3, tokens=4)  # after 100 tokens of prompt, half of each token itself counted
     builder.request(9, tokens=2, chunk_tok=[1, 3], output_tok=4)
     builder.request(

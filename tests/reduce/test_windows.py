@@ -13,7 +13,12 @@ from harness.reduce import reduce_run
 from harness.reduce.over_time.counters import wanted
 from harness.reduce.read.run import load_run
 from harness.reduce.statistics.stationarity import SignalTest, SteadyState
-from harness.reduce.windows.windows import StageWindow, drift_in_words, settled, stage_windows
+from harness.reduce.windows.measurement_window import (
+    StageWindow,
+    drift_in_words,
+    settled,
+    stage_windows,
+)
 
 S = 1_000_000_000
 
@@ -119,9 +124,10 @@ class TestBounds:
         (window,) = windows(began(20.0), state="running")
         assert (span(window), window.cut) == ((2, 9.651), True)
 
-    def test_a_killed_run_of_sessions_ends_with_the_last_of_its_requests_however_long_others_wrote(
+    def test_a_killed_run_of_sessions_ends_with_its_last_request(
         self, windows: Callable[..., list[StageWindow]]
     ) -> None:
+        """A killed run of sessions ends with the last of its requests however long others wrote."""
         (window,) = windows(began(None), state="running", host=True)
         assert (span(window), window.cut) == ((2, 9.651), True)
 
@@ -172,9 +178,12 @@ class TestWithoutEvents:
         ({}, 0.0, True),
     ],
 )
-def test_a_warmup_is_looked_for_where_the_profile_leaves_it_open_and_the_window_opens_with_its_stage(
+def test_a_warmup_is_detected_where_the_profile_leaves_it_open(
     windows: Callable[..., list[StageWindow]], load: dict[str, Any], opens_s: float, given: bool
 ) -> None:
+    """A warmup is looked for where the profile leaves it open and the window opens with its
+    stage.
+    """
     (window,) = windows(
         began(window_start_ns=opens_s),
         over(),

@@ -157,9 +157,8 @@ def test_idle_is_told_where_it_was_measured() -> None:
     )
 
 
-def test_classes_share_the_joules_by_a_rule_that_is_named_and_one_class_alone_has_no_table() -> (
-    None
-):
+def test_classes_share_the_joules_by_a_named_rule() -> None:
+    """Classes share the joules by a rule that is named and one class alone has no table."""
     table = tables()["Class"]
     assert table.caption == "Energy by class, an allocation: by requests in flight"
     assert table.rows == [
@@ -169,9 +168,8 @@ def test_classes_share_the_joules_by_a_rule_that_is_named_and_one_class_alone_ha
     assert "Class" not in tables(classes={"classes": ENERGY["classes"]["classes"][:1]})
 
 
-def test_kinds_of_work_have_coefficients_with_errors_and_their_share_of_what_was_attributed() -> (
-    None
-):
+def test_kinds_of_work_have_coefficients_with_errors_and_shares() -> None:
+    """Kinds of work have coefficients with errors and their share of what was attributed."""
     table = tables()["Kind"]
     assert table.caption == "Joules by kind of work, fitted over 240 slices of the stages a, b"
     assert table.rows == [

@@ -134,7 +134,8 @@ def test_the_sentence_says_what_ran_on_what(reduction: Reduction) -> None:
     )
 
 
-def test_a_figures_row_has_boundary_basis_tokens_interval_and_what_repeats_do_not_remove() -> None:
+def test_a_figure_s_row_has_boundary_basis_tokens_and_interval() -> None:
+    """A figure's row has boundary basis tokens interval and what repeats do not remove."""
     figure = Figure(
         12_345.0,
         "J",

@@ -15,7 +15,7 @@ from harness.core.metrics import METRICS
 from harness.core.records import Concern, Severity
 from harness.reduce import reduce_run
 from harness.report import headline_rows, numbers, write_report
-from harness.report.charts import draw, inline, themed
+from harness.report.charts import draw, inline, line_chart, themed
 from harness.report.headline import purpose_sentence
 from harness.report.run.view import _concern
 
@@ -395,7 +395,7 @@ def test_one_drawing_serves_all_themes(run_dir: Path) -> None:
     from harness.report.run.view import view
 
     chart = view(reduce_fully(run_dir)).charts["throughput"].chart
-    drawing = draw(chart, (330, 210))
+    drawing = draw(line_chart(chart, (330, 210)))
     assert "var(--series-1)" in inline(drawing)
     assert "#0101" not in inline(drawing)
     assert themed(drawing, "light") != themed(drawing, "dark")

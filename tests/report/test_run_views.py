@@ -14,7 +14,7 @@ from harness.artifacts.run_summary import Window
 from harness.reduce.reduction import Reduction, reduce_fully
 from harness.reduce.series import Series
 from harness.report import numbers
-from harness.report.charts import SERIES, WIDE, Chart, Line, _fitting, draw, themed
+from harness.report.charts import SERIES, WIDE, Chart, Line, _fitting, draw, line_chart, themed
 from harness.report.run.server import cache, server
 from harness.report.run.slos import objectives
 from harness.report.run.timeline import _curve, charts
@@ -52,9 +52,10 @@ def grid(columns: dict[str, list[float]], step_s: int = 1) -> Series:
 
 
 class TestObjectives:
-    def test_failed_and_dropped_requests_miss_all_of_them_and_cancelled_ones_do_not_count(
+    def test_failed_requests_miss_every_slo_and_cancelled_ones_do_not_count(
         self, mixed: Reduction
     ) -> None:
+        """Failed and dropped requests miss all of them and cancelled ones do not count."""
         table = objectives(mixed)
         assert table is not None
         assert (
@@ -187,9 +188,12 @@ class TestTimeline:
             "dashed: s0 begins."
         )
 
-    def test_power_has_a_line_for_each_boundary_from_the_boards_outwards_as_many_as_there_are_colours(
+    def test_power_has_a_line_for_each_boundary_from_the_boards_outwards(
         self, mixed: Reduction
     ) -> None:
+        """Power has a line for each boundary from the boards outwards as many as there are
+        colours.
+        """
         two = [1.0, 1.0]
         names = [
             f"{key}_w" for key in ("facility", "rack", "node", "cpu_package", "module", "gpu_board")
@@ -313,7 +317,7 @@ class TestTrade:
         assert chart.y_title == "tok/s/GPU"
         assert chart.x_domain is not None
         assert 30 < chart.x_domain[0] < 39  # near speeds are not pressed against the edge
-        drawing = draw(chart, WIDE)
+        drawing = draw(line_chart(chart, WIDE))
         assert ">one</text>" in drawing
         assert ">two</text>" in drawing
 
@@ -471,7 +475,7 @@ class TestDrawing:
 
     def test_a_chart_on_its_own_tells_what_its_y_is_in(self) -> None:
         chart = Chart("k", "T", "C", "s", "tok/s & more", [Line("l", [(0.0, 1.0), (1.0, 2.0)])])
-        drawing = draw(chart, WIDE)
+        drawing = draw(line_chart(chart, WIDE))
         alone = themed(drawing, "dark", chart.y_title)
         assert ">tok/s &amp; more</text>" in alone
         assert 'viewBox="0 -20 880 250"' in alone

@@ -37,9 +37,8 @@ def with_summary(reduction: Reduction, **fields: Any) -> Reduction:
     return replace(reduction, summary=replace(reduction.summary, **fields))
 
 
-def test_three_rates_and_three_latencies_lead_each_with_its_interval_and_a_model_is_called_one() -> (
-    None
-):
+def test_three_rates_and_three_latencies_lead_with_their_intervals() -> None:
+    """Three rates and three latencies lead each with its interval and a model is called one."""
     metrics = {key: Figure(0.5, METRICS[key].unit, 0.25, 0.75) for key in METRICS}
     metrics["usd_per_mtok"] = Figure(3.0, "USD/Mtok", basis=Basis.MODELLED)
     latency = {

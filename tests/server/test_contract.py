@@ -65,7 +65,7 @@ def test_endpoints_answer_and_are_described(case: Case, context: RunContext) -> 
         assert endpoint.name == "replica-0"
         assert endpoint.model == "builtin:tiny"
         assert endpoint.metrics_url == f"{endpoint.base_url}/metrics"
-        assert request_once(endpoint, Api.MESSAGES, one_token_body(endpoint.model)).ok
+        assert request_once(endpoint, Api.MESSAGES, one_token_body(endpoint.model, Api.MESSAGES)).ok
         assert running.info.kind == case.server.kind
         assert running.info.version == "0.32.0"
         assert running.info.settings["max_model_len"] == 4096

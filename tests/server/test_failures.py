@@ -153,9 +153,10 @@ def test_the_root_cause_stands_above_what_follows_from_it() -> None:
     assert "ZeroDivisionError" in found.cause
 
 
-def test_a_request_error_in_the_log_of_a_server_that_was_ready_is_not_taken_for_the_cause_of_its_death() -> (
-    None
-):
+def test_a_request_error_in_the_log_is_not_the_cause_of_death() -> None:
+    """A request error in the log of a server that was ready is not taken for the cause of its
+    death.
+    """
     log = (
         "ERROR max seq len (8192) is larger than the maximum number of tokens that can be stored in"
         " KV cache\n"

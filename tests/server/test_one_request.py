@@ -10,6 +10,8 @@ from typing import ClassVar
 import httpx
 import pytest
 
+from harness.api.errors import error_text
+from harness.api.table import wire
 from harness.core.errors import HarnessError, PreflightError, ServerError
 from harness.core.network import Network
 from harness.core.records import Api, Endpoint, ModelFacts
@@ -19,11 +21,8 @@ from harness.reference_server.server import MODEL, Pace, PacedServer
 from harness.server.attach import AttachServerRunner
 from harness.server.base import Needs, RunContext
 from harness.server.one_request import (
-    _documents,
     _read,
-    auth_headers,
     check_request,
-    error_text,
     one_token_body,
     request_once,
 )
@@ -102,7 +101,7 @@ def test_an_error_within_a_stream_is_read_in_every_api(api: Api) -> None:
             Endpoint("replica-0", server.url, MODEL), api, one_token_body(MODEL, api)
         )
     assert not reply.ok
-    assert reply.error == "Overloaded"
+    assert reply.error == "overloaded_error: Overloaded"
 
 
 def test_a_request_takes_the_way_that_traffic_takes(
@@ -121,13 +120,17 @@ def test_a_request_takes_the_way_that_traffic_takes(
     monkeypatch.delenv("NO_PROXY", raising=False)
     monkeypatch.setenv("http_proxy", proxy)
     far = Endpoint("replica-0", "http://models.example", "m")
-    assert request_once(far, Api.CHAT, one_token_body("m"), network=Network()).input_tok == 3
     assert (
-        request_once(far, Api.CHAT, one_token_body("m"), network=Network(proxy=proxy)).input_tok
+        request_once(far, Api.CHAT, one_token_body("m", Api.CHAT), network=Network()).input_tok == 3
+    )
+    assert (
+        request_once(
+            far, Api.CHAT, one_token_body("m", Api.CHAT), network=Network(proxy=proxy)
+        ).input_tok
         == 3
     )
     assert (
-        request_once(far, Api.CHAT, one_token_body("m")).status is None
+        request_once(far, Api.CHAT, one_token_body("m", Api.CHAT)).status is None
     )  # straight, and the name resolves nowhere
 
 
@@ -224,7 +227,7 @@ def test_a_stream_that_ends_in_an_error_is_an_error() -> None:
         headers={"content-type": "text/event-stream"},
         content=(REPLIES / "messages-engine-killed.sse").read_bytes(),
     )
-    assert "validation errors" in str(_read(_documents(response)).error)
+    assert "validation errors" in str(_read(wire(Api.MESSAGES), response).error)
 
 
 def test_no_answer_is_a_server_error() -> None:
@@ -233,25 +236,25 @@ def test_no_answer_is_a_server_error() -> None:
 
 
 def test_both_apis_carry_the_key_in_headers_that_servers_read() -> None:
-    assert auth_headers(Api.CHAT, "k")["authorization"] == "Bearer k"
-    assert auth_headers(Api.MESSAGES, "k")["x-api-key"] == "k"
-    assert "authorization" not in auth_headers(Api.MESSAGES, None)
+    assert wire(Api.CHAT).headers("k")["authorization"] == "Bearer k"
+    assert wire(Api.MESSAGES).headers("k")["x-api-key"] == "k"
+    assert "authorization" not in wire(Api.MESSAGES).headers(None)
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"type":"error","error":{"type":"x","message":"m"}}', "m"),
+        ('{"type":"error","error":{"type":"x","message":"m"}}', "x: m"),
         ('{"error":{"message":"m","code":400}}', "m"),
-        ('{"detail":[{"loc":["body"]}]}', '[{"loc": ["body"]}]'),
+        ('{"detail":[{"loc":["body"]}]}', "[{'loc': ['body']}]"),
         ('{"message":"m"}', "m"),
         ("plain", "plain"),
-        ("", "an empty body"),
+        ("", None),
         ("{}", "{}"),
     ],
 )
-def test_the_message_inside_an_error_body(text: str, message: str) -> None:
-    assert error_text(text) == message
+def test_the_message_inside_an_error_body(text: str, message: str | None) -> None:
+    assert error_text(text.encode()) == message
 
 
 # --- attaching to foreign servers ---

@@ -40,7 +40,6 @@ def test_nothing_there_is_a_reason_and_no_error(kind: str, tmp_path: Path, monke
     assert source.name == kind
     probe = source.probe()
     assert probe.source == kind
-    assert not probe.has_power
     assert probe.why_not
     assert all(device.power is None and device.energy is None for device in probe.devices)
     for what in source.intervals_s:
@@ -71,7 +70,8 @@ def test_readings_have_one_value_and_belong_to_what_the_probe_named(
     }
     source = make_source({"kind": kind, **options}, SourceContext())
     probe = source.probe()
-    assert probe.has_power
+    assert probe.devices
+    assert all(device.power or device.energy for device in probe.devices)
     assert probe.why_not == ""
     known = {(device.device_id, device.boundary) for device in probe.devices}
     (what,) = source.intervals_s

@@ -4,7 +4,9 @@ known.
 
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import fields
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -13,10 +15,35 @@ from harness.artifacts.journal import JournalTail, JournalWriter
 from harness.artifacts.layout import RunDir
 from harness.artifacts.prometheus_text import parse
 from harness.core.errors import TelemetryError
-from harness.telemetry.exporter import NAMES, Exporter
+from harness.core.progress import TelemetryProgress, TrafficProgress
+from harness.reduce.over_time.tokens import tpot
+from harness.reduce.read.requests import RequestsSource, read_requests
+from harness.telemetry.exporter import Exporter
 
 MS = 1_000_000
 INFO = {"run_id": "r-1", "profile": "p", "purpose": "smoke", "version": "0"}
+
+NAMES = {
+    "harness_requests_total",
+    "harness_output_tokens_total",
+    "harness_input_tokens_total",
+    "harness_ttft_seconds",
+    "harness_tpot_seconds",
+    "harness_e2e_seconds",
+    "harness_schedule_lag_seconds",
+    "harness_requests_in_flight",
+    "harness_sessions_live",
+    "harness_stage_info",
+    "harness_run_info",
+    "harness_power_watts",
+    "harness_server_requests_running",
+    "harness_server_requests_waiting",
+    "harness_server_kv_usage_ratio",
+    "harness_worker_cpu_ratio",
+    "harness_event_loop_lag_seconds",
+    "harness_scrapes_total",
+    "harness_scrape_failures_total",
+}
 
 
 def request(number: int, **changes: object) -> dict:
@@ -98,15 +125,53 @@ def test_requests_are_counted_as_their_batches_reach_the_journal(
     assert of(found, "harness_ttft_seconds_bucket")[tuple(sorted((*by, ("le", "0.2"))))] == 0
 
 
+def chunks(*tokens: int | None, gap_ms: int = 100) -> dict:
+    """Columns of a stream that brings so many tokens with each chunk."""
+    gaps = [0] + [gap_ms * 1000] * (len(tokens) - 1)
+    return {
+        "last_token_ns": 1250 * MS + sum(gaps) * 1000,
+        "chunk_dt_us": gaps,
+        "chunk_bytes": [4] * len(tokens),
+        "chunk_tok": list(tokens),
+        "output_tok": sum(token or 0 for token in tokens),
+    }
+
+
+def test_exporter_and_report_agree_on_ttft_and_tpot(run: RunDir, exporter: Exporter, until) -> None:
+    """Their TPOT is over the tokens after the first chunk, however many that one holds."""
+    rows = [
+        request(0, **chunks(1, 1, 1)),  # 200 ms / 2
+        request(1, **chunks(5, 2, 2)),  # 200 ms / 4, where output tokens less one are 8
+        request(2, **chunks(1, None, 1)),  # a stream that does not report all: 200 ms / 1 by usage
+        request(3, **chunks(3)),  # one chunk: no pace
+        request(4, **chunks(1, 0, 0)),  # nothing after the first token
+        request(5, **chunks(2, 2) | {"output_tok": None}),  # 100 ms / 2
+        request(6, **chunks(1, 1) | {"chunk_tok": None, "output_tok": None}),  # no count
+        request(7, **chunks(1, 1) | {"chunk_tok": None, "output_tok": 6}),  # 100 ms / 5
+    ]
+    with JournalWriter(run.requests_journal(0), tables.REQUESTS) as journal:
+        journal.append(rows)
+        until(lambda: of(page(exporter), "harness_requests_total"), "the batch")
+    found = page(exporter)
+    requests, _ = read_requests(RequestsSource(None, [run.requests_journal(0)]), 0)
+    by = (("class", "chat"), ("stage", "main"))
+    report = tpot(requests)
+    assert np.sort(report)[:5] == pytest.approx([0.02, 0.05, 0.05, 0.1, 0.2])
+    assert of(found, "harness_tpot_seconds_count")[by] == np.sum(~np.isnan(report))
+    assert of(found, "harness_tpot_seconds_sum")[by] == pytest.approx(np.nansum(report))
+    ttft_s = (requests.first_token - requests.intended) * 1e-9
+    assert of(found, "harness_ttft_seconds_sum")[by] == pytest.approx(np.sum(ttft_s))
+
+
 def test_what_is_announced_is_shown_and_what_is_not_known_has_no_sample(exporter: Exporter) -> None:
     before = page(exporter)
     assert not of(before, "harness_stage_info")
     assert not of(before, "harness_requests_in_flight")
-    exporter.tell(
+    exporter.update(
         "main",
         "window",
-        {"in_flight": 3, "cpu": None},
-        {"power_w": 420.0, "running": None, "scrapes": 9, "scrape_failures": 0},
+        TrafficProgress(in_flight=3),
+        TelemetryProgress(power_w=420.0, scrapes=9, scrape_failures=0),
     )
     found = page(exporter)
     assert of(found, "harness_stage_info") == {(("phase", "window"), ("stage", "main")): 1}
@@ -116,7 +181,7 @@ def test_what_is_announced_is_shown_and_what_is_not_known_has_no_sample(exporter
     assert of(found, "harness_scrape_failures_total") == {(): 0}
     assert not of(found, "harness_server_requests_running")
     assert not of(found, "harness_worker_cpu_ratio")
-    exporter.tell("main", "draining", {}, {})
+    exporter.update("main", "draining", TrafficProgress(), TelemetryProgress())
     after = page(exporter)
     assert of(after, "harness_stage_info") == {(("phase", "draining"), ("stage", "main")): 1}
     assert not of(after, "harness_power_watts")  # it became unknown
@@ -125,20 +190,12 @@ def test_what_is_announced_is_shown_and_what_is_not_known_has_no_sample(exporter
 def test_every_name_is_declared_and_every_declared_name_is_exported(
     run: RunDir, exporter: Exporter, until
 ) -> None:
-    keys = (
-        "in_flight",
-        "live_sessions",
-        "cpu",
-        "loop_lag_s",
-        "power_w",
-        "running",
-        "waiting",
-        "kv_usage",
-        "scrapes",
-        "scrape_failures",
+    exporter.update(
+        "main",
+        "window",
+        TrafficProgress(**dict.fromkeys([field.name for field in fields(TrafficProgress)], 1)),
+        TelemetryProgress(**dict.fromkeys([field.name for field in fields(TelemetryProgress)], 1)),
     )
-    told = dict.fromkeys(keys, 1)
-    exporter.tell("main", "window", told, told)
     with JournalWriter(run.requests_journal(0), tables.REQUESTS) as journal:
         journal.append([request(0)])
         until(lambda: of(page(exporter), "harness_requests_total"), "the batch")

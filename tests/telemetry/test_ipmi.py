@@ -102,9 +102,10 @@ def controller(
         process.wait()
 
 
-def test_the_nodes_power_is_read_and_the_controller_on_loopback_is_told_to_be_no_hardware(
+def test_the_node_s_power_is_read_and_a_loopback_controller_is_marked(
     controller: Controller,
 ) -> None:
+    """The node's power is read and the controller on loopback is told to be no hardware."""
     controller.watts.write_text("1234")
     source = controller.source()
     probe = source.probe()

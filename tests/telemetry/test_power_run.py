@@ -188,7 +188,7 @@ def test_nvml_that_cannot_be_used_is_told_and_the_run_goes_on(
         nvml_double(init_error=double)
     with TelemetryRecorder(run, telemetry({"kind": "nvml"}), [GPU]) as recorder:
         until(recorder.latest, "the recorder is alive")
-        assert recorder.latest()["power_w"] is None
+        assert recorder.latest().power_w is None
     (concern,) = recorder.concerns
     assert concern.code == "power_source_missing"
     assert why_not in concern.message
@@ -226,8 +226,8 @@ def test_the_survey_measures_resolution_renewal_and_cost(nvml_double, in_child) 
     code = f"""
 import json
 from harness.telemetry.probe import survey
-from harness.telemetry.sources.select import Surroundings
-found = survey([{{"kind": "nvml"}}], Surroundings(({UUID!r},)), observe_s=0.6)
+from harness.telemetry.sources.select import SourceContext
+found = survey([{{"kind": "nvml"}}], SourceContext(({UUID!r},)), observe_s=0.6)
 print(json.dumps(found[0].to_dict()))
 """
     told = in_child(code)

@@ -156,7 +156,7 @@ class Somebodys(ManagedPrometheus):
 
 
 @needs_prometheus
-def test_embedded_managed_and_somebody_elses_give_the_same_table_and_the_same_figures(
+def test_embedded_managed_and_external_give_the_same_table(
     tmp_path: Path, growing: ColumnBuilder, until
 ) -> None:
     """One server, one stretch of time, scraped three ways."""
@@ -189,9 +189,7 @@ def test_embedded_managed_and_somebody_elses_give_the_same_table_and_the_same_fi
                 assert recorder.scrape_now("before")
             growing.go()
             for name in ("managed", "url"):
-                until(
-                    lambda name=name: recorders[name].latest().get("running") == 3.0, "live figures"
-                )
+                until(lambda name=name: recorders[name].latest().running == 3.0, "live figures")
             middle_ns = now_ns() + NS_PER_S
             until(lambda: now_ns() - middle_ns > 2 * NS_PER_S, "three seconds")
             truth = growing.hold()
@@ -268,8 +266,8 @@ def test_what_goes_wrong_is_told_and_the_run_goes_on(
         assert growing.keys == {"Bearer a-secret-key"}
         growing.status = 500
         assert not recorder.scrape_now("failing")
-        assert recorder.latest()["running"] is None
-        assert recorder.latest()["scrape_failures"] >= 1
+        assert recorder.latest().running is None
+        assert recorder.latest().scrape_failures >= 1
         growing.status = 200
         growing.go()
         assert recorder.scrape_now("well again")

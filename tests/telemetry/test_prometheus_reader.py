@@ -19,6 +19,7 @@ from harness.artifacts.prometheus_text import write_samples
 from harness.core.clock import now_ns, take_anchor
 from harness.core.errors import TelemetryError
 from harness.core.network import Network
+from harness.core.progress import TelemetryProgress
 from harness.core.records import Concern, Endpoint
 from harness.profile.telemetry import Telemetry
 from harness.telemetry.prometheus.run import RunPrometheus
@@ -138,7 +139,7 @@ def test_a_gateway_under_a_path_with_a_tenant(
     with following(run, scripted, told, prometheus_auth_env="PROM_AUTH") as one:
         one.add_targets([ENDPOINT])
         assert one.scrape_now("first_after_ready")
-        assert one.latest()["generated_tokens"] is not None
+        assert one.latest().generated_tokens is not None
         assert one.scrape_now("last_after_drain")
     assert told == []
     assert scripted.headers == {"tenant"}
@@ -171,7 +172,7 @@ def test_a_selector_that_matches_nothing_and_an_endpoint_without_one_are_told(
     with following(run, scripted, told) as one:
         one.add_targets([ENDPOINT, Endpoint("replica-1", "http://127.0.0.1:2", "m")])
         assert not one.scrape_now("first_after_ready", timeout_s=0.2)
-        assert one.latest() == {}
+        assert one.latest() == TelemetryProgress()
     assert {concern.code for concern in told} == {"selector_missing", "prometheus_no_target"}
 
 

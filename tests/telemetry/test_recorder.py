@@ -19,6 +19,7 @@ from harness.artifacts.finalize import finalize
 from harness.artifacts.journal import parts, read_table
 from harness.artifacts.layout import RunDir
 from harness.core.errors import TelemetryError
+from harness.core.progress import TelemetryProgress
 from harness.core.records import Concern, Endpoint, Gpu, Severity
 from harness.profile.telemetry import Telemetry
 from harness.telemetry.driver import TelemetryRecorder
@@ -47,15 +48,15 @@ def test_scrapes_and_host_are_recorded_and_nothing_is_left_in_the_process_list(
     with TelemetryRecorder(run, FAST) as recorder:
         recorder.add_targets([endpoint, Endpoint("no-metrics", "http://127.0.0.1:1", "m")])
         assert recorder.scrape_now("ready")
-        until(lambda: recorder.latest().get("generated_tokens"), "live values")
+        until(lambda: recorder.latest().generated_tokens, "live values")
         live = recorder.latest()
-        assert (live["running"], live["waiting"], live["kv_usage"], live["power_w"]) == (
+        assert (live.running, live.waiting, live.kv_usage, live.power_w) == (
             4.0,
             2.0,
             0.5,
             None,
         )
-        assert live["scrape_failures"] == 0
+        assert live.scrape_failures == 0
         assert recorder.scrape_now("drained")
         pid = recorder.pid
         assert pid is not None
@@ -88,8 +89,8 @@ def test_failed_scrapes_are_rows_and_live_values_unknown(
         assert recorder.scrape_now("ready")
         metrics_server.mode = "error"
         assert not recorder.scrape_now("drained")
-        until(lambda: recorder.latest().get("scrape_failures"), "the failure is told")
-        assert recorder.latest()["running"] is None
+        until(lambda: recorder.latest().scrape_failures, "the failure is told")
+        assert recorder.latest().running is None
     finalize(run)
     errors = [
         json.loads(row["labels"])["error"]
@@ -130,8 +131,8 @@ def test_of_some_replicas_only_there_is_no_total(run, endpoint, until) -> None:
     with TelemetryRecorder(run, FAST) as recorder:
         recorder.add_targets([endpoint, dead])
         assert not recorder.scrape_now("ready")
-        until(lambda: recorder.latest().get("scrape_failures"), "the failure is told")
-        assert recorder.latest()["generated_tokens"] is None
+        until(lambda: recorder.latest().scrape_failures, "the failure is told")
+        assert recorder.latest().generated_tokens is None
 
 
 def test_power_of_a_board_is_recorded_and_shown(run, nvml_double, until) -> None:
@@ -139,9 +140,9 @@ def test_power_of_a_board_is_recorded_and_shown(run, nvml_double, until) -> None
     with TelemetryRecorder(run, FAST, [GPU]) as recorder:
         assert recorder.power
         assert recorder.power[0]["devices"][0]["power"] == "nvml-instant"
-        until(lambda: recorder.latest().get("power_w") == 420.0, "watts")
-        first_ns = recorder.latest()["t_ns"]
-        until(lambda: recorder.latest()["t_ns"] > first_ns, "a second's readings")
+        until(lambda: recorder.latest().power_w == 420.0, "watts")
+        first_ns = recorder.latest().t_ns
+        until(lambda: recorder.latest().t_ns > first_ns, "a second's readings")
     finalize(run)
     rows = pq.read_table(run.power).to_pylist()
     assert {row["source"] for row in rows} == {"nvml-instant", "nvml-counter"}
@@ -162,11 +163,11 @@ def test_a_board_lost_in_mid_run_is_told_once_and_the_rest_goes_on(
     lost = tmp_path / "lost"
     nvml_double(lost_file=lost, no_counter=1)
     with TelemetryRecorder(run, FAST, [GPU]) as recorder:
-        until(lambda: recorder.latest().get("power_w"), "watts")
+        until(lambda: recorder.latest().power_w, "watts")
         lost.touch()
         until(lambda: len(recorder.concerns) > 1, "the loss is told")
         assert recorder.failed is None
-        assert recorder.latest() != {}
+        assert recorder.latest() != TelemetryProgress()
     assert [concern.code for concern in recorder.concerns] == [
         "double_hardware",
         "power_reading_failed",
@@ -250,7 +251,7 @@ def test_the_second_death_of_the_recorder_is_final_and_the_run_goes_on(
         recorder.add_targets([endpoint])
         recorder.add_scopes({"traffic:0": os.getpid()})
         assert recorder.scrape_now("drained") is False
-        assert recorder.latest() == {}
+        assert recorder.latest() == TelemetryProgress()
     assert finalize(run).samples  # what it had recorded is there
 
 

@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
@@ -19,8 +19,10 @@ from harness.plan.build import make_plan
 from harness.profile.schema import Profile
 from harness.reference_server.server import MODEL
 from harness.traffic.driver import LocustDriver
+from harness.traffic.events import TrafficEvent
 
 FACTS = ModelFacts(MODEL, tok_per_word=1.35)
+E = TypeVar("E", bound=TrafficEvent)
 
 
 class Traffic:
@@ -63,7 +65,7 @@ class Traffic:
         folder.mkdir(parents=True, exist_ok=True)
         self.run_dir = RunDir(folder)
         self.plan = make_plan(self.profile, FACTS)
-        self.events: list[dict[str, Any]] = []
+        self.events: list[TrafficEvent] = []
         endpoints = [Endpoint(f"replica-{i}", url, MODEL) for i, url in enumerate(urls)]
         self.driver = LocustDriver(
             self.profile,
@@ -90,9 +92,9 @@ class Traffic:
         rows = read_table(sorted(self.run_dir.requests_dir.iterdir()), REQUESTS).to_pylist()
         return sorted(rows, key=lambda row: row["done_ns"])
 
-    def named(self, event: str) -> list[dict[str, Any]]:
+    def named(self, kind: type[E]) -> list[E]:
         """Events of one kind."""
-        return [one for one in self.events if one["event"] == event]
+        return [one for one in list(self.events) if isinstance(one, kind)]
 
     def log(self) -> str:
         """All logs."""

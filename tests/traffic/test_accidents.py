@@ -22,7 +22,9 @@ from harness.artifacts.journal import read_table
 from harness.artifacts.tables import REQUESTS
 from harness.core.clock import now_ns
 from harness.core.errors import TrafficError
+from harness.core.progress import TrafficProgress
 from harness.reference_server.server import Pace, PacedServer
+from harness.traffic.events import Failed, Finished, StageStarted
 
 
 def closed(**more: Any) -> dict[str, Any]:
@@ -44,7 +46,7 @@ def test_stop_keeps_every_request(
         with one.driver as driver:
             driver.start()
             driver.go(now_ns())
-            deadline(lambda: any(event["sent"] >= 8 for event in one.named("progress")))
+            deadline(lambda: any(event.sent >= 8 for event in one.named(TrafficProgress)))
             driver.stop(drain=drain)
             deadline(lambda: driver.wait(0.1))
         server.stop()
@@ -59,8 +61,8 @@ def test_stop_keeps_every_request(
             assert truth[row["request_id"]]["aborted"]
             assert row["error"] == "the run was stopped"
             assert row["done_ns"] >= row["sent_ns"]
-    assert one.named("finished")[-1]["interrupted"]
-    assert not one.named("stage_started")[1:]  # the second stage never began
+    assert one.named(Finished)[-1].interrupted
+    assert not one.named(StageStarted)[1:]  # the second stage never began
 
 
 def test_sigterm_to_a_worker_loses_no_record(
@@ -71,7 +73,7 @@ def test_sigterm_to_a_worker_loses_no_record(
         with one.driver as driver:
             driver.start()
             driver.go(now_ns())
-            deadline(lambda: any(event["in_flight"] == 4 for event in one.named("progress")))
+            deadline(lambda: any(event.in_flight == 4 for event in one.named(TrafficProgress)))
             os.kill(driver.pids()["traffic:0"], signal.SIGTERM)
             deadline(lambda: driver.wait(0.1))
         server.stop()
@@ -89,7 +91,7 @@ def test_a_killed_worker_fails_the_run_and_leaves_its_records(
         with one.driver as driver:
             driver.start()
             driver.go(now_ns())
-            deadline(lambda: any(event["ok"] >= 20 for event in one.named("progress")))
+            deadline(lambda: any(event.ok >= 20 for event in one.named(TrafficProgress)))
             deadline(lambda: len(one.rows()) >= 20)
             pid = driver.pids()["traffic:0"]
             os.kill(pid, signal.SIGKILL)
@@ -97,7 +99,7 @@ def test_a_killed_worker_fails_the_run_and_leaves_its_records(
                 deadline(lambda: driver.wait(0.1))
         assert not psutil.pid_exists(pid)
     assert len(one.rows()) >= 20
-    assert one.named("error")
+    assert one.named(Failed)
 
 
 def test_a_journal_that_cannot_be_written_fails_the_run(traffic: Callable[..., Any]) -> None:
@@ -175,6 +177,7 @@ def test_the_processes_end_with_a_killed_supervisor(
         import importlib.util, json, sys, time
         from pathlib import Path
         from harness.core.clock import now_ns
+        from harness.core.progress import TrafficProgress
         spec = importlib.util.spec_from_file_location("parts", {str(Path(__file__).with_name("conftest.py"))!r})
         parts = importlib.util.module_from_spec(spec)
         sys.modules["parts"] = parts
@@ -183,7 +186,7 @@ def test_the_processes_end_with_a_killed_supervisor(
         one = parts.Traffic(Path(sys.argv[2]), [sys.argv[1]], load, workers=2, workload={{"output_tok": 1000}})
         one.driver.start()
         one.driver.go(now_ns())
-        while not any(event["in_flight"] == 4 for event in list(one.events) if event["event"] == "progress"):
+        while not any(event.in_flight == 4 for event in one.named(TrafficProgress)):
             time.sleep(0.05)
         print(json.dumps(one.driver.pids()), flush=True)
         time.sleep(60)

@@ -9,11 +9,25 @@ from typing import Any
 
 import pytest
 
+from harness.core.progress import TrafficProgress
 from harness.core.records import Outcome
-from harness.reference_server.faults import SAME_RECORD, Fault
+from harness.reference_server.faults import Fault
 from harness.reference_server.server import Pace, PacedServer
+from harness.traffic.events import Finished, StageEnded, StageStarted
 
 SECOND = 1_000_000_000
+
+SAME_RECORD = (
+    Fault.NONE,
+    Fault.CRLF,
+    Fault.SPLIT_BYTES,
+    Fault.SEVERAL_PER_WRITE,
+    Fault.COMMENTS,
+    Fault.EVENT_OVER_WRITES,
+    Fault.CONTENT_LENGTH,
+    Fault.UNTIL_CLOSE,
+)
+"""Answers whose records may differ in times and sizes only."""
 
 
 def closed(**more: Any) -> dict[str, Any]:
@@ -51,35 +65,33 @@ def test_two_stages_window_and_sessions(traffic: Callable[..., Any], tmp_path: P
         row["replica"] == f"replica-{int(row['session_id'].split('-')[1]) % 2}" for row in rows
     )
 
-    started, ended = one.named("stage_started"), one.named("stage_ended")
+    started, ended = one.named(StageStarted), one.named(StageEnded)
     assert (
-        [event["stage"] for event in started]
-        == [event["stage"] for event in ended]
-        == ["closed", "open"]
+        [event.stage for event in started] == [event.stage for event in ended] == ["closed", "open"]
     )
     window = started[0]
-    assert window["window_start_ns"] - window["start_ns"] == 0.2 * SECOND
+    assert window.window_start_ns - window.start_ns == 0.2 * SECOND
     assert (
-        window["window_end_ns"] - window["window_start_ns"]
+        window.window_end_ns - window.window_start_ns
         == 0.6 * SECOND
-        == ended[0]["window_end_ns"] - window["window_start_ns"]
+        == ended[0].window_end_ns - window.window_start_ns
     )
-    assert started[1]["window_end_ns"] is None
-    assert started[1]["start_ns"] >= ended[0]["end_ns"]  # stages do not overlap
-    assert [event["interrupted"] for event in one.named("finished")] == [False]
-    assert one.named("progress")[-1]["ok"] == len(rows)
+    assert started[1].window_end_ns is None
+    assert started[1].start_ns >= ended[0].end_ns  # stages do not overlap
+    assert [event.interrupted for event in one.named(Finished)] == [False]
+    assert one.named(TrafficProgress)[-1].ok == len(rows)
 
     by_stage = {name: [row for row in rows if row["stage"] == name] for name in ("closed", "open")}
     in_flight_when_closed = [
-        row for row in by_stage["closed"] if row["intended_ns"] < window["window_end_ns"]
+        row for row in by_stage["closed"] if row["intended_ns"] < window.window_end_ns
     ]
-    assert all(row["done_ns"] <= ended[0]["end_ns"] for row in in_flight_when_closed)
+    assert all(row["done_ns"] <= ended[0].end_ns for row in in_flight_when_closed)
     assert len(by_stage["open"]) == 24  # all turns of the 12 sessions
     for row in by_stage["open"]:
         if row["turn"] == 0:
             number = int(row["session_id"].split("-")[1])
             planned = next(s for s in one.plan.sessions(1) if s.number == number)
-            assert row["intended_ns"] == started[1]["start_ns"] + planned.intended_offset_ns
+            assert row["intended_ns"] == started[1].start_ns + planned.intended_offset_ns
     done = {(row["session_id"], row["turn"]): row["done_ns"] for row in rows}
     later = [row for row in rows if row["turn"] == 1]
     assert later
@@ -217,9 +229,9 @@ def test_a_failed_turn_ends_its_conversation(traffic: Callable[..., Any]) -> Non
         ("0-000001", 1, "ok"),
         ("0-000001", 2, "http_error"),
     ]
-    (ended,) = one.named("stage_ended")
-    assert ended["turns_not_happened"] == 1
-    assert ended["turns_cut"] == 0
+    (ended,) = one.named(StageEnded)
+    assert ended.turns_not_happened == 1
+    assert ended.turns_cut == 0
 
 
 def test_over_the_cap_requests_are_dropped_and_never_sent(
@@ -241,7 +253,7 @@ def test_over_the_cap_requests_are_dropped_and_never_sent(
         row["sent_ns"] is None and row["replica"] is None and row["output_tok"] is None
         for row in dropped
     )
-    assert one.named("progress")[-1]["dropped"] == len(dropped)
+    assert one.named(TrafficProgress)[-1].dropped == len(dropped)
     # at any time at most three were in flight
     marks = sorted(
         [(row["sent_ns"], 1) for row in rows if row["sent_ns"]]
@@ -274,7 +286,7 @@ def test_one_worker_and_two_send_the_same(traffic: Callable[..., Any], tmp_path:
                 (line["request_id"], line["body_sha256"]) for line in server.truth()
             )
         assert {row["outcome"] for row in rows} == {"ok"}
-        assert [event["stage"] for event in one.named("stage_ended")] == ["closed", "open"]
+        assert [event.stage for event in one.named(StageEnded)] == ["closed", "open"]
     assert seen[1] == seen[2]
     assert max(seen[1].values()) == 1
 
@@ -294,13 +306,13 @@ def test_load_goes_on_until_the_windows_requests_have_ended(traffic: Callable[..
     with PacedServer(Pace(ttft_ms=500, gap_ms=1)) as server:
         one = traffic([server.url], [opened(rate_per_s=30, process="constant", window_s=0.4)])
         rows = one.run()
-    (started,), (ended,) = one.named("stage_started"), one.named("stage_ended")
+    (started,), (ended,) = one.named(StageStarted), one.named(StageEnded)
     assert {row["outcome"] for row in rows} == {"ok"}
-    inside = [row for row in rows if row["intended_ns"] < started["window_end_ns"]]
-    behind = [row for row in rows if row["intended_ns"] >= started["window_end_ns"]]
+    inside = [row for row in rows if row["intended_ns"] < started.window_end_ns]
+    behind = [row for row in rows if row["intended_ns"] >= started.window_end_ns]
     assert len(inside) == 11  # every 33 ms for 400 ms
     assert behind  # the load went on while the last of them was answered
-    assert ended["end_ns"] >= max(row["done_ns"] for row in rows)
+    assert ended.end_ns >= max(row["done_ns"] for row in rows)
 
 
 def test_what_outlasts_the_drain_is_interrupted(traffic: Callable[..., Any]) -> None:

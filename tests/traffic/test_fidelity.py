@@ -19,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.artifacts.canary_truth import pair, read_truth, spread
+from harness.core.progress import TrafficProgress
 from harness.core.records import CANARY, Api, Endpoint, ModelFacts
 from harness.plan.build import make_plan
 from harness.profile.schema import Profile
@@ -430,7 +431,7 @@ def with_canary(traffic: Callable[..., Any], tmp_path: Path) -> Iterator[Callabl
                 driver.go(time.monotonic_ns() + 200 * MS)
                 done = False
                 while not driver.wait(0.2):
-                    if not done and len([e for e in one.named("progress") if e["sent"]]) >= 2:
+                    if not done and len([e for e in one.named(TrafficProgress) if e.sent]) >= 2:
                         done = True
                         during(driver)
             rows = one.rows()
@@ -450,8 +451,8 @@ class TestCanary:
         assert {row["outcome"] for row in canary} <= {"ok", "interrupted"}
         assert any(row["outcome"] == "ok" for row in canary)
         assert {row["replica"] for row in real} == {"replica-0"}
-        assert one.named("progress")[-1]["sent"] == len(real)
-        assert max(event["in_flight"] for event in one.named("progress")) <= 2
+        assert one.named(TrafficProgress)[-1].sent == len(real)
+        assert max(event.in_flight for event in one.named(TrafficProgress)) <= 2
         errors = pair(canary, truth)
         assert errors.unpaired == 0
         assert errors.ttft_s

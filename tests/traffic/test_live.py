@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
+from harness.api.parts import PartKind
 from harness.core.records import Api
-from harness.plan.assistant_turn import SpokenKind
 from harness.traffic._locust.answer import EndOfStream, read_answer
 from harness.traffic._locust.http1 import Framing
+from harness.traffic.events import StageEnded
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n"
 
@@ -24,10 +25,8 @@ def spoken(api: Api, body: bytes, *, at: int | None = None) -> list[tuple[str, s
     for data in (OK, body) if at is None else (OK, body[:at], body[at:]):
         framing.add(data, 0)
     framing.end_of_file()
-    answer = read_answer(framing, api, EndOfStream.COMPLETE, keep_reply=True)
-    return [
-        (one.kind, one.text, one.tool_id, one.tool_name, one.signature) for one in answer.spoken
-    ]
+    answer = read_answer(framing, api, EndOfStream.COMPLETE, keep_parts=True)
+    return [(one.kind, one.text, one.tool_id, one.tool_name, one.signature) for one in answer.parts]
 
 
 EXPECTED = {
@@ -72,7 +71,7 @@ def test_a_tool_call_that_vllm_cut_short_is_kept_as_it_came(
     streams: dict[str, tuple[Api, bytes]],
 ) -> None:
     [(kind, text, tool_id, name, _)] = [
-        one for one in spoken(*streams["responses-vllm-0.32-tool"]) if one[0] == SpokenKind.TOOL_USE
+        one for one in spoken(*streams["responses-vllm-0.32-tool"]) if one[0] == PartKind.TOOL_USE
     ]
     assert (kind, bool(tool_id), bool(name)) == ("tool_use", True, True)
     assert text.startswith('["queue", "Bash"')
@@ -98,7 +97,7 @@ def test_nothing_is_kept_unless_it_is_asked_for(streams: dict[str, tuple[Api, by
     framing = Framing()
     framing.add(OK + body, 0)
     framing.end_of_file()
-    assert read_answer(framing, api, EndOfStream.COMPLETE).spoken == ()
+    assert read_answer(framing, api, EndOfStream.COMPLETE).parts == ()
 
 
 class _Scripted(BaseHTTPRequestHandler):
@@ -209,4 +208,4 @@ def test_later_requests_carry_what_the_server_said(
                     assert messages[2 * before + 2]["content"][0]["tool_use_id"] == f"live_{before}"
                 calls += bool(planned)
     assert calls > 3
-    assert one.named("stage_ended")[0]["replies_not_carried"] == 0
+    assert one.named(StageEnded)[0].replies_not_carried == 0

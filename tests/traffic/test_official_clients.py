@@ -14,8 +14,9 @@ from urllib.parse import urlsplit
 import httpx2
 import pytest
 
+from harness.api.parts import ContentPart
+from harness.api.table import wire
 from harness.core.records import Api, Outcome
-from harness.plan.assistant_turn import ReplyBlock
 from harness.reference_server.server import MODEL, Pace, PacedServer
 from harness.traffic._locust.answer import Answer, EndOfStream, read_answer
 from harness.traffic._locust.http1 import Framing
@@ -28,7 +29,7 @@ def ours(wire: bytes, api: Api) -> Answer:
     framing = Framing()
     framing.add(wire, 0)
     framing.end_of_file()
-    answer = read_answer(framing, api, EndOfStream.COMPLETE, keep_reply=True)
+    answer = read_answer(framing, api, EndOfStream.COMPLETE, keep_parts=True)
     answer.text = read_answer(framing, api, EndOfStream.COMPLETE, keep_text=True).text
     return answer
 
@@ -114,7 +115,7 @@ def test_blocks_are_those_of_the_anthropic_client(
             case _:
                 return block.type, block.text
 
-    def same(one: ReplyBlock) -> tuple[Any, ...]:
+    def same(one: ContentPart) -> tuple[Any, ...]:
         match one.kind.value:
             case "thinking":
                 return "thinking", one.text, one.signature
@@ -123,7 +124,7 @@ def test_blocks_are_those_of_the_anthropic_client(
             case kind:
                 return kind, one.text
 
-    assert [same(one) for one in ours(sent, Api.MESSAGES).spoken] == [
+    assert [same(one) for one in ours(sent, Api.MESSAGES).parts] == [
         theirs(block) for block in message.content
     ]
 
@@ -143,7 +144,7 @@ def test_calls_are_those_of_the_openai_client(streams: dict[str, tuple[Api, byte
                         (call.id, call.function.name, call.function.arguments)
                     ):
                         kept[place] += text or ""
-    found = [one for one in ours(sent, Api.CHAT).spoken if one.kind == "tool_use"]
+    found = [one for one in ours(sent, Api.CHAT).parts if one.kind == "tool_use"]
     assert [[one.tool_id, one.tool_name, one.text] for one in found] == list(calls.values())
 
 
@@ -169,7 +170,7 @@ def test_two_calls_in_one_answer_stay_apart() -> None:
     for _ in range(2):
         found = ours(
             http("200 OK", body + b"data: [DONE]\n\n", "text/event-stream")[0], Api.CHAT
-        ).spoken
+        ).parts
         assert [(one.tool_id, one.tool_name, one.text) for one in found] == [
             ("a", "Read", '{"p": 1}'),
             ("b", "Grep", "{}"),
@@ -208,7 +209,7 @@ def test_items_are_those_of_the_openai_client(
                     )
     assert [
         (one.kind.value, one.text, one.tool_id, one.tool_name)
-        for one in ours(sent, Api.RESPONSES).spoken
+        for one in ours(sent, Api.RESPONSES).parts
     ] == theirs
 
 
@@ -312,7 +313,7 @@ def raw(server: PacedServer, api: Api, fields: dict[str, Any]) -> bytes:
     body = json.dumps(fields).encode()
     parts = urlsplit(server.url)
     head = (
-        f"POST {api.path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length:"
+        f"POST {wire(api).path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length:"
         f" {len(body)}\r\n\r\n"
     )
     framing, got = Framing(), b""

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from harness.core.progress import TrafficProgress
 from harness.plan.types import PRIME_SUFFIX
 from harness.reference_server.server import Pace, PacedServer
+from harness.traffic.events import StageEnded, StagePrimed, StageStarted
 
 CHAT = {"turns": 6, "think_s": "60ms"}
 
@@ -26,7 +28,7 @@ def test_conversations_in_their_middle_are_primed_before_the_stage_begins(
         rows = one.run()
     sessions = {session.session_id: session for session in one.plan.sessions(0)}
     primes = {row["session_id"]: row for row in rows if row["class"] == f"chat{PRIME_SUFFIX}"}
-    started_ns = one.named("stage_started")[0]["start_ns"]
+    started_ns = one.named(StageStarted)[0].start_ns
     assert set(primes) == {name for name, session in sessions.items() if session.primed}
     assert len(primes) > 2
     for name, row in primes.items():
@@ -36,9 +38,9 @@ def test_conversations_in_their_middle_are_primed_before_the_stage_begins(
             1,
         )
         assert row["done_ns"] < started_ns
-    [primed] = one.named("stage_primed")
-    assert (primed["primed"], primed["failed"]) == (len(primes), 0)
-    assert primed["end_ns"] <= started_ns
+    [primed] = one.named(StagePrimed)
+    assert (primed.primed, primed.failed) == (len(primes), 0)
+    assert primed.end_ns <= started_ns
 
     load_rows = [row for row in rows if row["class"] == "chat"]
     sent = {(row["session_id"], row["turn"]) for row in load_rows}
@@ -49,7 +51,7 @@ def test_conversations_in_their_middle_are_primed_before_the_stage_begins(
         session = sessions[row["session_id"]]
         if session.primed and row["turn"] == session.first_turn:
             assert row["intended_ns"] == started_ns + session.first_gap_ns
-    assert one.named("stage_ended")[0]["turns_cut"] == 0
+    assert one.named(StageEnded)[0].turns_cut == 0
 
 
 def test_a_user_who_gives_up_cancels_the_stream(
@@ -75,11 +77,11 @@ def test_a_user_who_gives_up_cancels_the_stream(
         assert row["done_ns"] - row["sent_ns"] >= 150_000_000
         assert len(row["chunk_bytes"]) > 0  # in mid-stream
         assert "gave up" in row["error"]
-    assert one.named("stage_ended")[0]["turns_not_happened"] == 0
-    progress = one.named("progress")
+    assert one.named(StageEnded)[0].turns_not_happened == 0
+    progress = one.named(TrafficProgress)
     assert progress
     assert (
-        max(told["failed"] for told in progress) == 0
+        max(told.failed for told in progress) == 0
     )  # on the console too, what the plan cancelled is no failure
 
 
@@ -97,7 +99,7 @@ def test_a_trace_is_replayed_at_its_times_and_turns_wait_for_answers(
         workload = {"kind": "replay", "path": str(trace)}
         one = traffic([server.url], [{"kind": "replay"}], replace_workload=workload)
         rows = one.run()
-    started_ns = one.named("stage_started")[0]["start_ns"]
+    started_ns = one.named(StageStarted)[0].start_ns
     by_id = {(row["session_id"], row["turn"]): row for row in rows}
     a, b = [session.session_id for session in one.plan.sessions(0)]
     assert set(by_id) == {(a, 0), (a, 1), (a, 2), (b, 0)}

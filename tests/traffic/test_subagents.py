@@ -7,9 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from harness.plan.bodies import Conversation, Texts
+from harness.core.progress import TrafficProgress
+from harness.plan.bodies import Conversation
+from harness.plan.prompt_text import Texts
 from harness.reference_server.faults import Fault
 from harness.reference_server.server import MODEL, Pace, PacedServer
+from harness.traffic.events import StageEnded
 
 WORKLOAD = {
     "kind": "claude-code",
@@ -69,9 +72,9 @@ def test_a_subagent_runs_between_the_turn_that_starts_it_and_the_next(
                 children += 1
     assert sent == bodies
     assert children > 4
-    (ended,) = one.named("stage_ended")
-    assert (ended["turns_not_happened"], ended["turns_cut"]) == (0, 0)
-    assert max(event["live_sessions"] for event in one.named("progress")) <= 3
+    (ended,) = one.named(StageEnded)
+    assert (ended.turns_not_happened, ended.turns_cut) == (0, 0)
+    assert max(event.live_sessions for event in one.named(TrafficProgress)) <= 3
 
 
 def test_a_parent_goes_on_when_its_subagent_fails_and_what_did_not_happen_is_counted(
@@ -100,4 +103,4 @@ def test_a_parent_goes_on_when_its_subagent_fails_and_what_did_not_happen_is_cou
     assert [row["outcome"] for row in rows[:3]] == ["ok", "http_error", "ok"]
     assert ids[3:] == ["0-000000.1/0", "0-000000.1/1", "0-000000.1/2", "0-000000/2"]
     assert rows[2]["intended_ns"] >= rows[1]["done_ns"]
-    assert one.named("stage_ended")[0]["turns_not_happened"] == 2
+    assert one.named(StageEnded)[0].turns_not_happened == 2

@@ -11,8 +11,8 @@ def test_waits_end_in_the_order_of_their_times_and_never_early(
 import gevent.monkey
 gevent.monkey.patch_all()
 import json, time, gevent
-from harness.traffic._locust.timerfd import Alarm
-alarm, woken = Alarm(), []
+from harness.traffic._locust.timerfd import PreciseTimer
+alarm, woken = PreciseTimer(), []
 now = time.monotonic_ns()
 def wait(name, at_ns):
     alarm.wait(at_ns)
@@ -36,8 +36,8 @@ def test_a_wait_that_was_given_up_holds_up_nobody(in_child: Callable[[str], Any]
 import gevent.monkey
 gevent.monkey.patch_all()
 import json, time, gevent
-from harness.traffic._locust.timerfd import Alarm
-alarm, woken = Alarm(), []
+from harness.traffic._locust.timerfd import PreciseTimer
+alarm, woken = PreciseTimer(), []
 now = time.monotonic_ns()
 given_up = gevent.spawn(alarm.wait, now + 405_000_000)
 kept = gevent.spawn(lambda: (alarm.wait(now + 410_000_000), woken.append("kept")))

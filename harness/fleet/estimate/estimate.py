@@ -339,11 +339,8 @@ class _Estimator:
 
     def _ratio(self) -> None:
         ratio = self._options.modelled or no_ratio(self._from.name, self._spec.name)
-        prior = replace(
-            self._book.priors["modelled_spread"],
-            key="modelled_ratio",
-            **ratio.range_of(self._book.priors["modelled_spread"]),
-        )
+        spread = self._book.priors["modelled_spread"]
+        prior = spread.model_copy(update={"key": "modelled_ratio", **ratio.range_of(spread)})
         title = f"Modelled: {self._spec.name} over {self._from.name}"
         self._book.add(
             "modelled_ratio",
@@ -428,7 +425,7 @@ class _Estimator:
 
     def _prices(self) -> None:
         for tier, price in self._spec.usd_per_gpu_h.items():
-            prior = replace(self._book.priors["price_spread"], key=f"price@{tier}")
+            prior = self._book.priors["price_spread"].model_copy(update={"key": f"price@{tier}"})
             drawn = self._book.streams.prior(prior) * price.value
             title = f"Price of a GPU-hour, {tier.replace('_', ' ')}"
             source = f"{price.cite()}; spread: assumption of this harness ({prior.date})"
@@ -729,7 +726,7 @@ class _Estimator:
 
     def _implied_note(self) -> str | None:
         price = self._site.usd_per_month
-        others = [item.figure for item in self._site.also_said if item.what == "gpus"]
+        others = [item for item in self._site.also_said if item.what == "gpus"]
         if price is None or not others:
             return None
         return "also said: " + "; ".join(

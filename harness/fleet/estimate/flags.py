@@ -6,7 +6,7 @@ from typing import Final
 
 from harness.artifacts.run_result import RunResult, number
 from harness.core.clock import wall_now
-from harness.core.records import Status
+from harness.core.records import Severity, Status
 from harness.fleet.estimate.measured import board_power_w, is_demonstration, work_of
 from harness.fleet.site.catalog import sanity
 from harness.fleet.site.types import GpuSpec, Site
@@ -33,9 +33,7 @@ def red_flags(run: RunResult, spec: GpuSpec, site: Site) -> list[str]:
     elif run.status is not Status.VALID:
         codes = ", ".join(
             dict.fromkeys(
-                str(concern.get("code"))
-                for concern in run.concerns
-                if concern.get("severity") != "note"
+                concern.code for concern in run.concerns if concern.severity is not Severity.NOTE
             )
         )
         flags.append(
@@ -48,14 +46,14 @@ def red_flags(run: RunResult, spec: GpuSpec, site: Site) -> list[str]:
             f"The run's window is {said}; less than {STEADY_S:.0f} s of steady state is no ground"
             " for a site."
         )
-    scale = number(run.labels.get("context_scale"))
+    scale = number(run.labels.context_scale)
     if scale is None or scale < 1:
         said = "are not recorded" if scale is None else f"were scaled by {scale:.3g}"
         flags.append(
             f"Context lengths {said}: the figures hold for those lengths only; longer contexts give"
             " fewer tokens."
         )
-    if run.labels.get("load_format") == "dummy":
+    if run.labels.load_format == "dummy":
         flags.append(
             "Dummy weights: speed is representative for dense models only, and quality is"
             " unverified."
@@ -69,7 +67,7 @@ def red_flags(run: RunResult, spec: GpuSpec, site: Site) -> list[str]:
         )
     if not site.types:
         flags.append(f"Nobody states the site's type of GPU; the run's ({spec.name}) is assumed.")
-    others = [item.figure for item in site.also_said if item.what == "gpus" and item.figure.note]
+    others = [item for item in site.also_said if item.what == "gpus" and item.note]
     flags.extend(
         f"Taken as {site.gpus.value:,.0f} GPUs; also said: {item.value:,.0f} ({item.note})."
         for item in others
@@ -130,11 +128,7 @@ def _of_boards(run: RunResult, spec: GpuSpec) -> list[str]:
                 f"Measured board power of {watts:.0f} W is below that of {len(run.gpus)} idle"
                 f" boards ({idle.value:g} W each; {idle.source})."
             )
-    apart = [
-        str(concern.get("message"))
-        for concern in run.concerns
-        if concern.get("code") == "energy_disagrees"
-    ]
+    apart = [concern.message for concern in run.concerns if concern.code == "energy_disagrees"]
     return [
         *flags,
         *(f"Energy counter and integrated power disagree: {message}" for message in apart),

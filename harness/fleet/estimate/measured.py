@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from harness.artifacts.run_result import RunResult, Value, number
 from harness.core.errors import InvalidRunError, NotComparableError, ProfileError
-from harness.core.records import Basis, Boundary, Purpose, Status
+from harness.core.records import Basis, Boundary, Purpose, Severity, Status
 from harness.fleet.site.catalog import gpu_type, gpus
 from harness.fleet.site.types import GpuSpec, Site
 
@@ -39,10 +39,8 @@ def is_demonstration(run: RunResult) -> bool:
     """Whether the run's boards are a test double and nothing else makes it invalid (in a smoke run
     the double does not).
     """
-    invalid = {
-        concern.get("code") for concern in run.concerns if concern.get("severity") == "invalid"
-    }
-    return DOUBLE in {concern.get("code") for concern in run.concerns} and invalid <= {DOUBLE}
+    invalid = {concern.code for concern in run.concerns if concern.severity is Severity.INVALID}
+    return DOUBLE in {concern.code for concern in run.concerns} and invalid <= {DOUBLE}
 
 
 def measured_tokens(run: RunResult, *, demonstrate: bool = False) -> Value:
@@ -58,9 +56,7 @@ def measured_tokens(run: RunResult, *, demonstrate: bool = False) -> Value:
     """
     if run.status is Status.INVALID and not (demonstrate and is_demonstration(run)):
         reasons = [
-            str(concern.get("message"))
-            for concern in run.concerns
-            if concern.get("severity") == "invalid"
+            concern.message for concern in run.concerns if concern.severity is Severity.INVALID
         ]
         raise InvalidRunError(
             f"{run.path} is invalid and cannot be scaled to a site",
@@ -295,12 +291,11 @@ def power_error(run: RunResult, boundary: Boundary) -> float | None:
     where the run does not tell it.
     """
     for key in ("power_w", f"power_w@{boundary}"):
-        raw = mapping(mapping(run.summary.get("metrics")).get(key))
-        if (
-            raw.get("boundary") == boundary
-            and (ratio := number(raw.get("systematic_ratio"))) is not None
-        ):
-            return ratio
+        figure = run.summary.metrics.get(key)
+        if figure is not None and figure.boundary == boundary:
+            ratio = number(figure.systematic_ratio)
+            if ratio is not None:
+                return ratio
     return None
 
 
@@ -328,10 +323,8 @@ def unloaded_share(run: RunResult) -> tuple[float, str] | None:
 
 def slos_of(run: RunResult) -> dict[str, float]:
     """The SLOs that were set."""
-    raw = run.summary.get("slos")
-    if not isinstance(raw, dict):
-        raw = run.profile.get("slos")
-    found = {str(key): number(value) for key, value in raw.items()} if isinstance(raw, dict) else {}
+    slos = run.summary.slos
+    found = {"ttft_s": slos.ttft_s, "tpot_s": slos.tpot_s, "e2e_s": slos.e2e_s}
     return {key: value for key, value in found.items() if value is not None}
 
 

@@ -122,8 +122,11 @@ class Power:
         if stated is None:
             return self._spec.host_rated_w
         beside_modules = evidence.module_power_w(self._run) is not None
-        return Sourced(
-            *stated, date="in the run", includes=("host",) if beside_modules else ("cpu", "host")
+        return Sourced.model_construct(  # from a run, which has no date of publication
+            value=stated[0],
+            source=stated[1],
+            date="in the run",
+            includes=("host",) if beside_modules else ("cpu", "host"),
         )
 
     def _host_share(self) -> None:
@@ -131,8 +134,9 @@ class Power:
         one.
         """
         host, prior = self.host(), self._book.priors["host_power_share"]
+        rated = self._spec.host_rated_w
         assert host is not None
-        if host is self._spec.host_rated_w:
+        if rated is not None and host is rated:
             self._book.prior("host_power_share")
             source = (
                 f"{host.value:g} W rated ({host.cite()}) x"

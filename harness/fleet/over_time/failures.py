@@ -3,17 +3,18 @@ grows with failures, not nodes x hours.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib import resources
-from typing import Any, Final
+from typing import Any, Final, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field, model_validator
 
+from harness.checked_yaml.fields import Date, Name, Number, Strict, Text, Whole
 from harness.fleet.estimate.results import Floats
-from harness.fleet.site.load_data import Reader
+from harness.fleet.site.load_data import load_data
 
 HOURS_PER_YEAR: Final = 8766.0
 """365.25 days."""
@@ -60,48 +61,47 @@ class FailureClass:
         }
 
 
+class _Published(Strict):
+    """A way to fail as data: events over exposure."""
+
+    key: Name
+    title: Text
+    unit: Literal["node", "group"]
+    events: Number = Field(gt=0)
+    """In `gpu_hours` of nodes, or in a year of one group."""
+    gpu_hours: Number | None = Field(default=None, gt=0)
+    nodes: Whole | None = Field(default=None, ge=2)
+    """Of one group."""
+    repair_h: Number = Field(gt=0)
+    repair_cv: Number = Field(ge=0)
+    source: Text
+    date: Date
+
+    @model_validator(mode="after")
+    def _exposed(self) -> Self:
+        if (self.unit == "node", self.unit == "group") != (bool(self.gpu_hours), bool(self.nodes)):
+            raise ValueError("needs gpu_hours for the unit node, nodes for the unit group")
+        return self
+
+    def failure_class(self) -> FailureClass:
+        return FailureClass(
+            key=self.key,
+            title=self.title,
+            per_gpu_h=self.events / self.gpu_hours if self.gpu_hours else 0.0,
+            group_nodes=self.nodes or 1,
+            per_group_year=self.events if self.nodes else 0.0,
+            repair_h=self.repair_h,
+            repair_cv=self.repair_cv,
+            source=self.source,
+            date=self.date,
+        )
+
+
 @cache
 def failure_classes() -> tuple[FailureClass, ...]:
     """The published and assumed ways to fail."""
-    reader = Reader("failures.yaml")
-    text = (resources.files("harness.fleet.site") / "data" / "failures.yaml").read_text(
-        encoding="utf-8"
-    )
-    found = tuple(_read(reader, key, raw) for key, raw in reader.top(text).items())
-    reader.finish()
-    return found
-
-
-def _read(reader: Reader, key: str, raw: Mapping[str, Any]) -> FailureClass:
-    group = raw.get("unit") == "group"
-    if raw.get("unit") not in {"node", "group"}:
-        reader.fault(f"{key}.unit", "must be node or group")
-    reader.known(
-        key,
-        raw,
-        (
-            "title",
-            "unit",
-            "nodes" if group else "gpu_hours",
-            "events",
-            "repair_h",
-            "repair_cv",
-            "source",
-            "date",
-        ),
-    )
-    events = reader.number(key, raw, "events")
-    return FailureClass(
-        key=key,
-        title=reader.text(key, raw, "title", required=True) or key,
-        per_gpu_h=0.0 if group else events / reader.number(key, raw, "gpu_hours"),
-        group_nodes=int(reader.number(key, raw, "nodes")) if group else 1,
-        per_group_year=events if group else 0.0,
-        repair_h=reader.number(key, raw, "repair_h"),
-        repair_cv=reader.number(key, raw, "repair_cv", inclusive=True),
-        source=reader.text(key, raw, "source", required=True) or "",
-        date=reader.date(key, raw, "date", required=True) or "",
-    )
+    found = load_data("failures.yaml", dict[str, _Published])
+    return tuple(item.failure_class() for item in found.values())
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,5 @@
 """An estimate over time: simulated years of the site, and scenarios beside them."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -64,10 +63,6 @@ class TimeOptions:
         scenarios: names, or all.
         policy: what happens to demand beyond capacity.
         demand_trace: file of demand by hour; None takes a wave with the load factor.
-        demand_share: peak demand over the site's estimated peak, where no demand is stated.
-        gpus_per_replica: blast radius; None takes the run's.
-        spares: nodes kept as spares; None takes the central share.
-        scale_delay_h: of the autoscaler; None keeps all replicas up.
         processes: on this machine.
         ray_address: of a Ray cluster.
         seed: of everything; the same seed gives the same answer wherever it runs.
@@ -77,10 +72,6 @@ class TimeOptions:
     scenarios: Sequence[str] = ()
     policy: Policy = "shed"
     demand_trace: Path | None = None
-    demand_share: float = 1.0
-    gpus_per_replica: int | None = None
-    spares: int | None = None
-    scale_delay_h: float | None = 10 / 60
     processes: int = 1
     ray_address: str | None = None
     seed: int = 0
@@ -89,10 +80,6 @@ class TimeOptions:
         if not 1 <= self.years <= MOST_YEARS:
             raise ProfileError(
                 f"{self.years:,} simulated years: from 1 to {MOST_YEARS} can be asked for"
-            )
-        if not 0 < self.demand_share < math.inf:
-            raise ProfileError(
-                f"a demand of {self.demand_share:g} of the site's peak: it must be above 0"
             )
 
 
@@ -231,18 +218,11 @@ def pool_of(estimated: FleetEstimate, run: RunResult, options: TimeOptions) -> P
             f" {per_node} to simulate",
             next_step="--years 0 estimates the site without time",
         )
-    spares = (
-        options.spares
-        if options.spares is not None
-        else round(nodes * estimated.factors["reserved_spares"].value)
-    )
-    spares = min(spares, nodes - 1) if options.spares is None else spares
-    per_replica = options.gpus_per_replica
-    if per_replica is None:
-        per_replica = max(1, len(run.gpus) // (run.replicas or 1)) if run.gpus else per_node
+    spares = min(round(nodes * estimated.factors["reserved_spares"].value), nodes - 1)
+    per_replica = max(1, len(run.gpus) // (run.replicas or 1)) if run.gpus else per_node
     peak = estimated.stated["demand_tok_s"]
     if peak is None:
-        peak = estimated.central["output_tok_s_peak"] * options.demand_share
+        peak = estimated.central["output_tok_s_peak"]
     load_factor = estimated.factors["load_factor"].value
     curve = (
         read_trace(options.demand_trace)
@@ -265,7 +245,6 @@ def pool_of(estimated: FleetEstimate, run: RunResult, options: TimeOptions) -> P
         context_tok=work["context_tok"],
         cached_share=run.figure("prefix_hit_ratio").value,
         prefill_tok_s_per_gpu=computed / len(run.gpus) if computed and run.gpus else None,
-        scale_delay_h=options.scale_delay_h,
         policy=options.policy,
     )
 

@@ -7,19 +7,22 @@ capacity gives. So a site with slack loses little by losing a little.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from importlib import resources
 from itertools import pairwise
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, Literal, Self
 
 import numpy as np
+from pydantic import Field, model_validator
 
+from harness.checked_yaml.fields import Date, Flag, Name, Number, Strict, Text
+from harness.checked_yaml.problems import Violation
 from harness.core.errors import ProfileError
 from harness.fleet.estimate.results import Floats
 from harness.fleet.site.arithmetic import HOURS_PER_MONTH
-from harness.fleet.site.load_data import Reader
+from harness.fleet.site.load_data import load_data
+from harness.fleet.site.types import MOST
 
 Kind = Literal["lost", "delay", "heat", "bursts", "price"]
 DAYS_PER_MONTH: Final = 365.25 / 12
@@ -38,13 +41,19 @@ _NEEDED: Final[Mapping[str, tuple[str, ...]]] = {
 _OPTIONAL: Final[Mapping[str, tuple[str, ...]]] = {"lost": ("days",)}
 
 
-@dataclass(frozen=True, slots=True)
-class Parameter:
+class Parameter(Strict):
     """A range: uniform from low to high, or triangular around a mode."""
 
-    low: float
-    high: float
-    mode: float | None = None
+    low: Number = Field(ge=0, le=MOST)
+    high: Number = Field(ge=0, le=MOST)
+    value: Number | None = None
+    """The mode."""
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if not self.low <= (self.low if self.value is None else self.value) <= self.high:
+            raise ValueError("must have low <= value <= high")
+        return self
 
     def draw(self, rng: np.random.Generator, n: int) -> Floats:
         """So many draws."""
@@ -52,8 +61,8 @@ class Parameter:
             return np.full(n, self.low)
         return (
             rng.uniform(self.low, self.high, n)
-            if self.mode is None
-            else rng.triangular(self.low, self.mode, self.high, n)
+            if self.value is None
+            else rng.triangular(self.low, self.value, self.high, n)
         )
 
     def text(self) -> str:
@@ -61,31 +70,27 @@ class Parameter:
         if self.low == self.high:
             return f"{self.low:g}"
         return f"{self.low:g} to {self.high:g}" + (
-            f", most often {self.mode:g}" if self.mode is not None else ""
+            f", most often {self.value:g}" if self.value is not None else ""
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Scenario:
-    """One thing that may come.
+class Scenario(Strict):
+    """One thing that may come."""
 
-    Attributes:
-        notice: it comes with the site's notice.
-        from_terminable: not before the site's term may be ended.
-        paid: what of the site's price is paid for capacity that is gone.
-        horizon_years: to look ahead; None takes the site's term.
-    """
-
-    key: str
-    title: str
+    key: Name
+    title: Text
     kind: Kind
-    parameters: Mapping[str, Parameter]
-    source: str
-    date: str
-    notice: bool = False
-    from_terminable: bool = False
+    parameters: dict[str, Parameter]
+    source: Text
+    date: Date
+    notice: Flag = False
+    """It comes with the site's notice."""
+    from_terminable: Flag = False
+    """Not before the site's term may be ended."""
     paid: Literal["all", "with_capacity"] = "all"
-    horizon_years: float | None = None
+    """What of the site's price is paid for capacity that is gone."""
+    horizon_years: Number | None = Field(default=None, gt=0)
+    """To look ahead; None takes the site's term."""
 
     def text(self) -> str:
         """What is assumed, with its source."""
@@ -99,12 +104,24 @@ class Scenario:
 @cache
 def shipped_scenarios() -> Mapping[str, Scenario]:
     """The scenarios that come with the harness, by key."""
-    return read_scenarios(
-        (resources.files("harness.fleet.site") / "data" / "scenarios.yaml").read_text(
-            encoding="utf-8"
-        ),
-        "scenarios.yaml",
-    )
+    return load_data("scenarios.yaml", dict[str, Scenario], scenario_rules)
+
+
+def scenario_rules(scenarios: Mapping[str, Scenario]) -> Iterator[Violation]:
+    """What the parameters of each kind may be."""
+    for key, scenario in scenarios.items():
+        needed = _NEEDED[scenario.kind]
+        allowed = (*needed, *_OPTIONAL.get(scenario.kind, ()))
+        path = (key, "parameters")
+        for name in needed:
+            if name not in scenario.parameters:
+                yield Violation((*path, name), "is missing", f"add `{name}`")
+        for name, parameter in scenario.parameters.items():
+            if name not in allowed:
+                what = f"is not a parameter of `{scenario.kind}`"
+                yield Violation((*path, name), what, f"parameters: {', '.join(allowed)}")
+            if name in {"share", "derate", "fall_per_year"} and parameter.high > 1:
+                yield Violation((*path, name, "high"), "is above 1", "write a share of 1 at most")
 
 
 def choose(names: Sequence[str]) -> tuple[Scenario, ...]:
@@ -122,85 +139,6 @@ def choose(names: Sequence[str]) -> tuple[Scenario, ...]:
     if "all" in names:
         return tuple(known.values())
     return tuple(known[name] for name in dict.fromkeys(names))
-
-
-def read_scenarios(text: str, where: str) -> dict[str, Scenario]:
-    """Scenarios of a YAML text.
-
-    Raises:
-        ProfileError: with all faults at once.
-    """
-    reader = Reader(where)
-    found = {key: _read(reader, key, raw) for key, raw in reader.top(text).items()}
-    reader.finish()
-    return found
-
-
-def _read(reader: Reader, key: str, raw: Mapping[str, Any]) -> Scenario:
-    reader.known(
-        key,
-        raw,
-        (
-            "title",
-            "kind",
-            "parameters",
-            "notice",
-            "from_terminable",
-            "paid",
-            "horizon_years",
-            "source",
-            "date",
-        ),
-    )
-    said = raw.get("kind")
-    if said not in _NEEDED:
-        reader.fault(f"{key}.kind", f"must be one of: {', '.join(_NEEDED)}")
-        said = "price"
-    kind = cast("Kind", said)
-    given = raw.get("parameters")
-    given = given if isinstance(given, Mapping) else {}
-    allowed = (*_NEEDED[kind], *_OPTIONAL.get(kind, ()))
-    for name in given:
-        if name not in allowed:
-            reader.fault(f"{key}.parameters.{name}", f"is none of: {', '.join(allowed)}")
-    for name in _NEEDED[kind]:
-        if name not in given:
-            reader.fault(f"{key}.parameters.{name}", "is needed")
-    parameters = {}
-    for name in given:
-        at, item = f"{key}.parameters.{name}", given[name]
-        if not isinstance(item, Mapping):
-            reader.fault(at, "must be {low: …, high: …}, with a value: for the mode")
-            continue
-        reader.known(at, item, ("low", "value", "high"))
-        low, high = (
-            reader.number(at, item, "low", inclusive=True),
-            reader.number(at, item, "high", inclusive=True),
-        )
-        mode = reader.number(at, item, "value", inclusive=True) if "value" in item else None
-        if not low <= (low if mode is None else mode) <= high and not math.isnan(low + high):
-            reader.fault(at, "must have low <= value <= high")
-        if name in {"share", "derate", "fall_per_year"} and high > 1:
-            reader.fault(at, "is a share: at most 1")
-        parameters[name] = Parameter(low, high, mode)
-    paid = raw.get("paid", "all")
-    if paid not in {"all", "with_capacity"}:
-        reader.fault(f"{key}.paid", "must be all or with_capacity")
-    for flag in ("notice", "from_terminable"):
-        if not isinstance(raw.get(flag, False), bool):
-            reader.fault(f"{key}.{flag}", "must be true or false")
-    return Scenario(
-        key=key,
-        title=reader.text(key, raw, "title", required=True) or key,
-        kind=kind,
-        parameters=parameters,
-        source=reader.text(key, raw, "source", required=True) or "",
-        date=reader.date(key, raw, "date", required=True) or "",
-        notice=raw.get("notice") is True,
-        from_terminable=raw.get("from_terminable") is True,
-        paid="with_capacity" if paid == "with_capacity" else "all",
-        horizon_years=reader.number(key, raw, "horizon_years") if "horizon_years" in raw else None,
-    )
 
 
 # --- a site over its term ---

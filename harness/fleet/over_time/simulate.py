@@ -26,7 +26,7 @@ from harness.fleet.over_time.failures import (
     failure_classes,
     mean_by_hour,
 )
-from harness.fleet.over_time.queueing import halfin_whitt
+from harness.fleet.over_time.queueing import halfin_whitt, poisson_quantile
 
 Policy = Literal["queue", "shed", "degrade"]
 HOURS_OF_YEAR: Final = 8760
@@ -475,8 +475,6 @@ def read_trace(path: Path, hours: int = HOURS_OF_YEAR) -> Floats:
 
 def closed_forms(pool: Pool) -> dict[str, float]:
     """What M/G/infinity says of the classes that hit one node: mean and P99.9 of failed nodes."""
-    from harness.fleet.over_time.queueing import poisson_quantile
-
     mean = math.fsum(
         item.per_gpu_h * pool.gpus_per_node * item.repair_h * pool.nodes
         for item in pool.failures

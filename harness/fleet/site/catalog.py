@@ -2,18 +2,19 @@
 read, each number with its source.
 """
 
+import difflib
 import math
+import pathlib
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
-from importlib import resources
-from pathlib import Path
 from typing import Final
 
+from harness.checked_yaml.load import load_text, read_file
+from harness.checked_yaml.problems import Path, Violation
 from harness.core.errors import ProfileError
 from harness.fleet.site.arithmetic import gpus_within, site_mw, usd_per_gpu_h
-from harness.fleet.site.load_data import Reader, read_gpu, read_prior, read_sanity, read_site
+from harness.fleet.site.load_data import load_data
 from harness.fleet.site.types import (
     PARTS,
     SITE_COLUMNS,
@@ -55,7 +56,7 @@ def list_sites() -> tuple[Site, ...]:
     return tuple(_shipped_sites().values())
 
 
-def load_site(name: str | Path) -> Site:
+def load_site(name: str | pathlib.Path) -> Site:
     """A shipped site by its name, or the one site of a YAML file.
 
     Raises:
@@ -64,26 +65,14 @@ def load_site(name: str | Path) -> Site:
     shipped = _shipped_sites()
     if str(name) in shipped:
         return shipped[str(name)]
-    path = Path(name)
+    path = pathlib.Path(name)
     if path.suffix not in {".yaml", ".yml"}:
         raise ProfileError(
             f"there is no site {str(name)!r}",
             next_step=f"use one of: {', '.join(shipped)}, or the path of a YAML file",
         )
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ProfileError(
-            f"{path} cannot be read: {error.strerror or error}",
-            next_step="give the path of a site's YAML file",
-        ) from error
-    except UnicodeDecodeError as error:
-        raise ProfileError(
-            f"{path} is no text",
-            cause=str(error),
-            next_step="give the path of a site's YAML file, in UTF-8",
-        ) from error
-    sites = _parse_sites(text, str(path))
+    text = read_file(path, "a site's YAML file")
+    sites = load_text(text, str(path), dict[str, Site], _site_rules)
     if len(sites) != 1:
         raise ProfileError(
             f"{path} holds {len(sites)} sites; one is needed",
@@ -108,8 +97,8 @@ def contradictions(site: Site) -> tuple[str, ...]:
             )
     if power is not None:
         found.extend(
-            f"{item.figure.value:g} MW against {power.value:g} MW:"
-            f" {item.figure.note or 'also said'} ({item.figure.cite()})"
+            f"{item.value:g} MW against {power.value:g} MW:"
+            f" {item.note or 'also said'} ({item.cite()})"
             for item in site.also_said
             if item.what == "power_mw"
         )
@@ -129,14 +118,14 @@ def contradictions(site: Site) -> tuple[str, ...]:
             continue
         price = ""
         if site.usd_per_month is not None:
-            implied = usd_per_gpu_h(site.usd_per_month.value, item.figure.value)
+            implied = usd_per_gpu_h(site.usd_per_month.value, item.value)
             price = (
                 f"; ${implied:.2f} a GPU-hour instead of"
                 f" ${usd_per_gpu_h(site.usd_per_month.value, site.gpus.value):.2f}"
             )
         found.append(
-            f"{item.figure.value:,.0f} GPUs against {site.gpus.value:,.0f}:"
-            f" {item.figure.note or 'also said'}{price} ({item.figure.cite()})"
+            f"{item.value:,.0f} GPUs against {site.gpus.value:,.0f}:"
+            f" {item.note or 'also said'}{price} ({item.cite()})"
         )
     return tuple(found)
 
@@ -167,36 +156,53 @@ def check_overlap(constants: Mapping[str, Sequence[str]]) -> None:
 @cache
 def gpus() -> Mapping[str, GpuSpec]:
     """Types of GPU by name."""
-    reader = Reader("gpus.yaml")
-    specs = {
-        name: read_gpu(reader, name, raw) for name, raw in reader.top(_shipped("gpus.yaml")).items()
-    }
-    reader.finish()
-    return specs
+    return load_data("gpus.yaml", dict[str, GpuSpec])
 
 
 @cache
 def priors() -> Mapping[str, Prior]:
     """Priors by key."""
-    reader = Reader("priors.yaml")
-    found = {
-        key: read_prior(reader, key, raw)
-        for key, raw in reader.top(_shipped("priors.yaml")).items()
-    }
-    reader.finish()
-    return found
+    return load_data("priors.yaml", dict[str, Prior])
 
 
 @cache
 def sanity() -> tuple[SanityRow, ...]:
     """Published throughput."""
-    reader = Reader("sanity.yaml")
-    rows = tuple(
-        read_sanity(reader, key, raw, tuple(gpus()))
-        for key, raw in reader.top(_shipped("sanity.yaml")).items()
-    )
-    reader.finish()
-    return rows
+    return tuple(load_data("sanity.yaml", dict[str, SanityRow], _sanity_rules).values())
+
+
+def _unknown(path: Path, kind: str) -> Iterator[Violation]:
+    """That a type of GPU is not known."""
+    if kind not in gpus():
+        near = difflib.get_close_matches(kind, gpus(), n=1)
+        fix = f"did you mean `{near[0]}`? " if near else ""
+        yield Violation(path, f"{kind!r} is not a known GPU", f"{fix}Known are {', '.join(gpus())}")
+
+
+def _sanity_rules(rows: Mapping[str, SanityRow]) -> Iterator[Violation]:
+    for key, row in rows.items():
+        for kind in row.tok_s_per_gpu:
+            yield from _unknown((key, "tok_s_per_gpu", kind), kind)
+
+
+def _site_rules(sites: Mapping[str, Site]) -> Iterator[Violation]:
+    for name, site in sites.items():
+        if site.gpu is not None:
+            yield from _unknown((name, "gpu", "value"), site.gpu.value)
+        for kind in site.mix:
+            yield from _unknown((name, "mix", kind), kind)
+        total = math.fsum(share.value for share in site.mix.values())
+        if site.mix and abs(total - 1) > 1e-6:
+            what = f"must add up to 1, not {total:g}"
+            yield Violation((name, "mix"), what, "give each type's share of all GPUs")
+        if site.gpu is not None and site.mix:
+            yield Violation((name, "mix"), "is stated besides gpu", "state one of the two")
+        if site.usd_per_month is not None and site.usd_per_gpu_h is not None:
+            path = (name, "usd_per_gpu_h")
+            yield Violation(path, "is stated besides usd_per_month", "state one of the two")
+        if site.available and site.until and site.until < site.available[: len(site.until)]:
+            what = f"is {site.until}, before the site is available ({site.available})"
+            yield Violation((name, "until"), what, "give the last month of the term")
 
 
 _LEAST: Final = 1e-6  # what multiplies tokens or prices is above 0
@@ -253,15 +259,10 @@ def overridden(texts: Sequence[str]) -> dict[str, Prior]:
                 f"{text!r} makes no sense: {found[match[1]].title} must be at least {least:g} and"
                 f" {at_most}"
             )
-        found[match[1]] = replace(
-            found[match[1]],
-            kind="fixed" if low == high else "uniform",
-            low=low,
-            value=(low + high) / 2,
-            high=high,
-            source="given on the command line",
-            date="now",
-        )
+        given = {"low": low, "value": (low + high) / 2, "high": high}
+        kind = "fixed" if low == high else "uniform"
+        said = {"kind": kind, "source": "given on the command line", "date": "now"}
+        found[match[1]] = found[match[1]].model_copy(update={**given, **said})
     return found
 
 
@@ -281,17 +282,4 @@ def gpu_type(nvml_name: str | None) -> str | None:
 
 @cache
 def _shipped_sites() -> Mapping[str, Site]:
-    return _parse_sites(_shipped("sites.yaml"), "sites.yaml")
-
-
-def _shipped(name: str) -> str:
-    return (resources.files("harness.fleet.site") / "data" / name).read_text(encoding="utf-8")
-
-
-def _parse_sites(text: str, where: str) -> dict[str, Site]:
-    reader = Reader(where)
-    sites = {
-        name: read_site(reader, name, raw, tuple(gpus())) for name, raw in reader.top(text).items()
-    }
-    reader.finish()
-    return sites
+    return load_data("sites.yaml", dict[str, Site], _site_rules)

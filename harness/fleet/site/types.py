@@ -1,83 +1,126 @@
-"""What the data files hold: sourced numbers, priors, types of GPU, sites."""
+"""What the data files hold: sourced numbers, priors, types of GPU, sites. Each class is a section
+of YAML; its fields are the keys.
+"""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, Self, get_args
 
+from pydantic import AfterValidator, Field, model_validator
+
+from harness.checked_yaml.fields import Date, Name, Number, Strict, Text
 from harness.core.units import human_number
 from harness.fleet.site.arithmetic import HOURS_PER_MONTH, usd_per_gpu_h
 
-PARTS: Final = ("gpu", "cpu", "host", "network", "storage", "spares", "pue")
+Part = Literal["gpu", "cpu", "host", "network", "storage", "spares", "pue"]
+PARTS: Final[tuple[Part, ...]] = get_args(Part)
 """What a constant of power can cover. A host's processors are `cpu`: a superchip's module holds
 them, a GPU board does not.
 """
 
 PriorKind = Literal["fixed", "uniform", "triangular", "quantiles"]
 
+MOST: Final = 1e15
+"""No number of a site or of hardware is greater; one that is has a slip in its exponent."""
 
-@dataclass(frozen=True, slots=True)
-class Sourced:
-    """A published number.
 
-    Attributes:
-        value: in the unit that the key's suffix names.
-        source: who says so.
-        date: when, YYYY-MM or YYYY-MM-DD.
-        includes: parts of `PARTS` that a constant of power covers.
-        note: what it is exactly.
-    """
+class Sourced(Strict):
+    """A published number."""
 
-    value: float
-    source: str
-    date: str
-    includes: tuple[str, ...] = ()
-    note: str | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON."""
-        return {
-            "value": self.value,
-            "source": self.source,
-            "date": self.date,
-            "includes": list(self.includes),
-            "note": self.note,
-        }
+    value: Number = Field(gt=0, le=MOST)
+    """In the unit that the key's suffix names."""
+    source: Text
+    """Who says so."""
+    date: Date
+    """When, YYYY-MM or YYYY-MM-DD."""
+    includes: tuple[Part, ...] = ()
+    """What a constant of power covers."""
+    note: Text | None = None
+    """What it is exactly."""
 
     def cite(self) -> str:
         """Source and date."""
         return f"{self.source} ({self.date})"
 
 
-@dataclass(frozen=True, slots=True)
-class Named:
+class FromZero(Sourced):
+    """A published number that may be 0."""
+
+    value: Number = Field(ge=0, le=MOST)
+
+
+class FromOne(Sourced):
+    """A published number of at least 1."""
+
+    value: Number = Field(ge=1, le=MOST)
+
+
+def _whole(value: float) -> float:
+    if value != int(value):
+        raise ValueError("must be a whole number")
+    return value
+
+
+class GpuCount(Sourced):
+    """A published number of GPUs."""
+
+    value: Annotated[Number, AfterValidator(_whole)] = Field(ge=1, le=1e8)
+
+
+class PowerConstant(Sourced):
+    """A published constant of power, with what it covers."""
+
+    includes: tuple[Part, ...] = Field(min_length=1)
+
+
+class AlsoSaid(Sourced):
+    """Another figure in circulation for a site."""
+
+    what: Literal["gpus", "power_mw", "usd_per_month", "pue"]
+    """Key of the site that it is another figure of."""
+
+
+class Named(Strict):
     """A published word, such as a type of GPU."""
 
-    value: str
-    source: str
-    date: str
+    value: Text
+    source: Text
+    date: Date
 
 
-@dataclass(frozen=True, slots=True)
-class Prior:
-    """What is not measured, as a distribution.
+class Prior(Strict):
+    """What is not measured, as a distribution."""
 
-    Attributes:
-        kind: `fixed`, `uniform` (low to high), `triangular` (mode `value`) or `quantiles` (P5
-            `low`, P50 `value`, P95 `high`, with a lognormal on each side of the median).
-        value: the central value; the middle of a uniform one.
-        includes: parts of `PARTS` that it covers.
-    """
-
-    key: str
-    title: str
+    key: Name
+    title: Text
     kind: PriorKind
-    low: float
-    value: float
-    high: float
-    source: str
-    date: str
-    includes: tuple[str, ...] = ()
-    unit: str = "1"
+    """`fixed`, `uniform` (low to high), `triangular` (mode `value`) or `quantiles` (P5 `low`, P50
+    `value`, P95 `high`, with a lognormal on each side of the median).
+    """
+    low: Number = Field(gt=0, le=MOST)
+    value: Number = Field(gt=0, le=MOST)
+    """The central value; the middle of a uniform one."""
+    high: Number = Field(gt=0, le=MOST)
+    source: Text
+    date: Date
+    includes: tuple[Part, ...] = ()
+    unit: Text = "1"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _implied(cls, data: Any) -> Any:  # noqa: ANN401 - whatever the YAML holds
+        """The numbers that a kind leaves out."""
+        match data:
+            case {"kind": "fixed", "value": value}:
+                return {**data, "low": value, "high": value}
+            case {"kind": "uniform", "low": int() | float(), "high": int() | float()}:
+                return {**data, "value": (data["low"] + data["high"]) / 2}
+            case _:
+                return data
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if not self.low <= self.value <= self.high:
+            raise ValueError("must have low <= value <= high")
+        return self
 
     def span(self) -> str:
         """The range in words; empty for a fixed value."""
@@ -93,76 +136,59 @@ class Prior:
         return f"{self.title}: {self.value:.4g}{span}; {self.source} ({self.date})"
 
 
-@dataclass(frozen=True, slots=True)
-class GpuSpec:
-    """Constants of one type of GPU; None is not known from a source.
+class GpuSpec(Strict):
+    """Constants of one type of GPU; None is not known from a source."""
 
-    Attributes:
-        nvml_name: pattern of the whole name that NVML gives.
-        board_idle_w: of a board without load.
-        host_rated_w: rated power of the system less its boards, a GPU.
-        all_in_kw: provisioned utility power a GPU.
-        all_in_it_kw: provisioned power of chip, host and NICs a GPU, without the facility's
-            overhead.
-        usd_per_gpu_h: published prices by tier.
-    """
-
-    name: str
-    title: str
-    nvml_name: str
+    name: Name
+    title: Text
+    nvml_name: Text
+    """Pattern of the whole name that NVML gives."""
     memory_gb: Sourced | None = None
-    board_power_w: Sourced | None = None
-    board_idle_w: Sourced | None = None
-    host_rated_w: Sourced | None = None
-    all_in_kw: Sourced | None = None
-    all_in_it_kw: Sourced | None = None
-    usd_per_gpu_h: Mapping[str, Sourced] = field(default_factory=dict)
+    board_power_w: PowerConstant | None = None
+    board_idle_w: PowerConstant | None = None
+    """Of a board without load."""
+    host_rated_w: PowerConstant | None = None
+    """Rated power of the system less its boards, a GPU."""
+    all_in_kw: PowerConstant | None = None
+    """Provisioned utility power a GPU."""
+    all_in_it_kw: PowerConstant | None = None
+    """Provisioned power of chip, host and NICs a GPU, without the facility's overhead."""
+    usd_per_gpu_h: dict[str, Sourced] = Field(default_factory=dict)
+    """Published prices by tier."""
 
 
-@dataclass(frozen=True, slots=True)
-class AlsoSaid:
-    """Another figure in circulation for a site."""
+class Site(Strict):
+    """One site. None is not stated by anybody."""
 
-    what: str
-    figure: Sourced
-
-
-@dataclass(frozen=True, slots=True)
-class Site:
-    """One site. None is not stated by anybody.
-
-    Attributes:
-        gpus: how many, of all types.
-        gpu: type of all of them.
-        mix: share of each type, where there are several; `gpu` is then None.
-        power_mw: cap at the utility's meter.
-        usd_per_month: what the whole of it costs.
-        usd_per_gpu_h: what a GPU-hour costs, owned or rented, where no monthly price is stated.
-        co2_kg_per_kwh: of its electricity.
-        available: first month in which it can be used.
-        build_days: how long it took to build.
-        until: last month of the term.
-        terminable_after: from when either side may end the term.
-        notice_days: notice of a termination or reclaim.
-        terms: further terms in words.
-    """
-
-    name: str
-    title: str
-    gpus: Sourced
+    name: Name
+    title: Text = Field(default_factory=lambda data: data["name"])
     gpu: Named | None = None
-    mix: Mapping[str, Sourced] = field(default_factory=dict)
+    """Type of all GPUs."""
+    mix: dict[str, Sourced] = Field(default_factory=dict)
+    """Share of each type, where there are several; `gpu` is then None."""
+    gpus: GpuCount
+    """How many, of all types."""
     power_mw: Sourced | None = None
-    pue: Sourced | None = None
+    """Cap at the utility's meter."""
+    pue: FromOne | None = None
     usd_per_month: Sourced | None = None
+    """What the whole of it costs."""
     usd_per_gpu_h: Sourced | None = None
-    co2_kg_per_kwh: Sourced | None = None
-    available: str | None = None
+    """What a GPU-hour costs, owned or rented, where no monthly price is stated."""
+    co2_kg_per_kwh: FromZero | None = None
+    """Of its electricity."""
+    available: Date | None = None
+    """First month in which it can be used."""
     build_days: Sourced | None = None
-    until: str | None = None
-    terminable_after: str | None = None
-    notice_days: Sourced | None = None
-    terms: str | None = None
+    """How long it took to build."""
+    until: Date | None = None
+    """Last month of the term."""
+    terminable_after: Date | None = None
+    """From when either side may end the term."""
+    notice_days: FromZero | None = None
+    """Notice of a termination or reclaim."""
+    terms: Text | None = None
+    """Further terms in words."""
     also_said: tuple[AlsoSaid, ...] = ()
 
     @property
@@ -180,33 +206,9 @@ class Site:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON."""
-
-        def sourced(item: Sourced | None) -> dict[str, Any] | None:
-            return item.to_dict() if item is not None else None
-
-        return {
-            "name": self.name,
-            "title": self.title,
-            "gpu": (
-                {"value": self.gpu.value, "source": self.gpu.source, "date": self.gpu.date}
-                if self.gpu
-                else None
-            ),
-            "mix": {name: share.to_dict() for name, share in self.mix.items()},
-            "gpus": self.gpus.to_dict(),
-            "power_mw": sourced(self.power_mw),
-            "pue": sourced(self.pue),
-            "usd_per_month": sourced(self.usd_per_month),
-            "usd_per_gpu_h": sourced(self.usd_per_gpu_h),
-            "co2_kg_per_kwh": sourced(self.co2_kg_per_kwh),
-            "available": self.available,
-            "build_days": sourced(self.build_days),
-            "until": self.until,
-            "terminable_after": self.terminable_after,
-            "notice_days": sourced(self.notice_days),
-            "terms": self.terms,
-            "also_said": [{"what": item.what, **item.figure.to_dict()} for item in self.also_said],
-        }
+        said = [item.model_dump(mode="json") for item in self.also_said]
+        also = [{"what": item.pop("what"), **item} for item in said]
+        return {**self.model_dump(mode="json"), "also_said": also}
 
     def row(self) -> tuple[str, ...]:
         """As text, under `SITE_COLUMNS`."""
@@ -227,23 +229,19 @@ SITE_COLUMNS: Final = ("site", "GPUs", "type", "MW", "M$/month", "$/GPU-h implie
 """Headings of `Site.row`."""
 
 
-@dataclass(frozen=True, slots=True)
-class SanityRow:
-    """Published throughput of one model and length on several types of GPU.
+class SanityRow(Strict):
+    """Published throughput of one model and length on several types of GPU."""
 
-    Attributes:
-        model: pattern of a model's name.
-        tok_s_per_gpu: output tokens per second per GPU by type of GPU.
-    """
-
-    key: str
-    title: str
-    model: str
-    input_tok: float
-    output_tok: float
-    tok_s_per_gpu: Mapping[str, float]
-    source: str
-    date: str
+    key: Name
+    title: Text
+    model: Text
+    """Pattern of a model's name."""
+    input_tok: Number = Field(gt=0)
+    output_tok: Number = Field(gt=0)
+    tok_s_per_gpu: dict[str, Annotated[Number, Field(gt=0)]]
+    """Output tokens per second per GPU by type of GPU."""
+    source: Text
+    date: Date
 
     def cite(self) -> str:
         """What it is, source and date."""

@@ -4,8 +4,9 @@ compacted before it is full.
 
 from dataclasses import dataclass
 
+from harness.api.parts import PartKind, Role
 from harness.plan.rng import Law, draw, draw_gap_ns, draw_tok
-from harness.plan.types import Block, Message, Part, PartKind, Role, Turn
+from harness.plan.types import Block, Message, Part, Turn
 from harness.plan.workloads.common import LEAST_MESSAGE_TOK, Frame, assistant_text
 from harness.plan.workloads.shared_prefix import MESSAGE_OVERHEAD_TOK, TOOL_NAMES
 from harness.profile.workloads import ClaudeCodeWorkload

@@ -4,8 +4,9 @@ from dataclasses import dataclass, replace
 from random import Random
 from typing import Final
 
+from harness.api.parts import PartKind, Role
 from harness.plan.rng import draw_gap_ns
-from harness.plan.types import Block, Message, Part, PartKind, Role, Turn
+from harness.plan.types import Block, Message, Part, Turn
 from harness.profile.workloads import SessionsBase
 
 LEAST_MESSAGE_TOK: Final = 16

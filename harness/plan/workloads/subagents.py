@@ -6,7 +6,8 @@ from dataclasses import replace
 from random import Random
 from typing import Final
 
-from harness.plan.types import Message, Part, PartKind, Subagent, Turn
+from harness.api.parts import PartKind
+from harness.plan.types import Message, Part, Subagent, Turn
 
 TASK_TOOL: Final = "Task"
 """The tool of Claude Code that starts a subagent."""

@@ -9,16 +9,18 @@ window alone: there the four go together, and any split fits.
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
+from harness.artifacts import run_summary as summary
 from harness.reduce.over_time.flow import Flow
 from harness.reduce.over_time.tokens import Output, placed
 from harness.reduce.read.categorical import Bools
 from harness.reduce.read.requests import Requests
-from harness.reduce.statistics.intervals import Floats, t_quantile
+from harness.reduce.statistics.intervals import Floats
+from harness.reduce.statistics.student_t import t_quantile
 
 NS: Final = 1e-9
 
@@ -157,29 +159,27 @@ class Attribution:
         """Coefficients in the order of `TERMS`."""
         return np.array([c.value for c in self.coefficients])
 
-    def to_dict(self) -> dict[str, Any]:
-        """As in summary.json."""
+    def summarized(self) -> summary.Attribution:
+        """As in a summary: without coefficients that may not be used."""
         shown = self.stands
-        return {
-            "reason": self.reason,
-            "coefficients": {
-                c.term: {
-                    "value": c.value if shown else None,
-                    "error": c.error if shown else None,
-                    "unit": c.unit,
-                }
+        return summary.Attribution(
+            reason=self.reason,
+            coefficients={
+                c.term: summary.Coefficient(
+                    value=c.value if shown else None, error=c.error if shown else None, unit=c.unit
+                )
                 for c in self.coefficients
             },
-            "slices": self.slices,
-            "stages": list(self.stages),
-            "condition_number": self.condition_number,
-            "condition_limit": CONDITION_LIMIT,
-            "residual_ratio": self.residual_ratio,
-            "held_out": dict(self.held_out),
-            "held_out_limit": HELD_OUT_LIMIT,
-            "systematic_ratio": self.systematic_ratio,
-            "components_j": dict(self.components),
-        }
+            slices=self.slices,
+            stages=self.stages,
+            condition_number=self.condition_number,
+            condition_limit=CONDITION_LIMIT,
+            residual_ratio=self.residual_ratio,
+            held_out=self.held_out,
+            held_out_limit=HELD_OUT_LIMIT,
+            systematic_ratio=self.systematic_ratio,
+            components_j=self.components,
+        )
 
 
 def decode_context(requests: Requests, out: Output, who: Bools | None = None) -> Flow:
@@ -379,7 +379,7 @@ def _errors(stages: Sequence[StageSlices], values: Floats, fits: Sequence[Floats
     residual = joules - work @ values
     variance = float(np.sum(residual**2)) / (rows - terms)
     half = (
-        t_quantile(rows - terms)
+        t_quantile(0.95, rows - terms)
         * np.sqrt(variance * np.diag(np.linalg.inv(scaled.T @ scaled)))
         / scale
     )
@@ -388,7 +388,7 @@ def _errors(stages: Sequence[StageSlices], values: Floats, fits: Sequence[Floats
         spread = np.sqrt(
             (len(fits) - 1) / len(fits) * np.sum((table - table.mean(axis=0)) ** 2, axis=0)
         )
-        half = np.maximum(half, t_quantile(len(fits) - 1) * spread)
+        half = np.maximum(half, t_quantile(0.95, len(fits) - 1) * spread)
     free = len(stages) - terms
     if free > 0:
         ends = np.cumsum([len(stage.joules) for stage in stages])
@@ -400,7 +400,7 @@ def _errors(stages: Sequence[StageSlices], values: Floats, fits: Sequence[Floats
         ratio = float(np.sqrt(np.sum(np.square(off)) / free))
         solve = np.linalg.pinv(scaled)
         moved = [solve[:, part] @ joules[part] * ratio / scale for part in parts]
-        half = np.maximum(half, t_quantile(free) * np.sqrt(np.sum(np.square(moved), axis=0)))
+        half = np.maximum(half, t_quantile(0.95, free) * np.sqrt(np.sum(np.square(moved), axis=0)))
     return [float(value) for value in half]
 
 

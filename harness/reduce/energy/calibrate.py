@@ -23,6 +23,7 @@ from harness.reduce.energy.sensor_gain import (
     parse_calibration,
     read_calibration,
 )
+from harness.reduce.read.expected_gpus import ExpectedGpus
 from harness.reduce.read.run import Run, gpu_uuids, load_run, mapping, sequence
 from harness.reduce.statistics.intervals import Floats
 
@@ -126,7 +127,7 @@ def calibrate(
         )
     rows = (run.power["boundary"] == boundary) & (run.power["device_id"] == device_id)
     only = {key: values[rows] for key, values in run.power.items()}
-    sensor = energies(only, start, end, ())[0]
+    sensor = energies(only, start, end, ExpectedGpus())[0]
     if sensor.joules is None or sensor.basis is not Basis.MEASURED:
         raise ArtifactError(f"the run's own energy is not known: {sensor.reason or sensor.basis}")
     edges = np.linspace(start, end, int((end - start) * NS / SLICE_S) + 1)

@@ -9,7 +9,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from harness.reduce.statistics.intervals import Floats, t_quantile
+from harness.reduce.statistics.intervals import Floats
+from harness.reduce.statistics.student_t import t_quantile
 
 NS: Final = 1e-9
 
@@ -250,7 +251,7 @@ def _spread(t: Floats, watts: Floats, start: float, end: float, sets: int) -> fl
             inside, own_t, own_w
         )  # held flat beyond the set's first and last reading
         found.append(float(np.sum(np.diff(inside) * NS * (values[1:] + values[:-1]) / 2)))
-    return float(t_quantile(sets - 1) * np.std(found, ddof=1) / np.sqrt(sets))
+    return float(t_quantile(0.95, sets - 1) * np.std(found, ddof=1) / np.sqrt(sets))
 
 
 def counter_error(curve: Curve, start: float, end: float, step_s: float = COUNTER_STEP_S) -> float:

@@ -2,13 +2,14 @@
 absent with a reason, never 0.
 """
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
+from harness.artifacts.run_summary import BoundaryEnergy, DeviceEnergy
 from harness.core.records import Basis, Boundary, Concern, Severity
 from harness.reduce.energy.curves import (
     COUNTER_STEP_S,
@@ -23,6 +24,7 @@ from harness.reduce.energy.curves import (
     integral_error,
 )
 from harness.reduce.energy.sensor_gain import NO_CALIBRATION, Gain, MeterCalibration, combined_ratio
+from harness.reduce.read.expected_gpus import ExpectedGpus
 from harness.reduce.statistics.intervals import Floats
 
 ABSENT_BELOW_S: Final = 5.0
@@ -111,24 +113,24 @@ class Device:
     implausible_w: float | None = None
     curve: Curve | None = field(default=None, compare=False, repr=False)
 
-    def to_dict(self) -> dict[str, Any]:
-        """As in summary.json."""
-        return {
-            "device_id": self.device_id,
-            "joules": self.joules,
-            "reason": self.reason,
-            "method": self.method,
-            "counter_j": self.counter_j,
-            "integral_j": self.integral_j,
-            "disagreement": self.disagreement,
-            "longest_gap_s": self.gap_s,
-            "error_j": self.error_j,
-            "counter_resets": self.resets,
-            "gain": self.gain.factor,
-            "systematic_ratio": self.gain.error_ratio,
-            "systematic_source": self.gain.source,
-            "calibrated": self.gain.calibrated,
-        }
+    def summarized(self) -> DeviceEnergy:
+        """As in a summary."""
+        return DeviceEnergy(
+            device_id=self.device_id,
+            joules=self.joules,
+            reason=self.reason,
+            method=self.method,
+            counter_j=self.counter_j,
+            integral_j=self.integral_j,
+            disagreement=self.disagreement,
+            longest_gap_s=self.gap_s,
+            error_j=self.error_j,
+            counter_resets=self.resets,
+            gain=self.gain.factor,
+            systematic_ratio=self.gain.error_ratio,
+            systematic_source=self.gain.source,
+            calibrated=self.gain.calibrated,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,29 +186,29 @@ class Energy:
             out += np.diff(curve.at(edges)) * factor
         return out
 
-    def to_dict(self) -> dict[str, Any]:
-        """As in summary.json."""
-        return {
-            "boundary": self.boundary,
-            "joules": self.joules,
-            "watts": self.watts,
-            "reason": self.reason,
-            "basis": str(Basis.ABSENT if self.joules is None else self.basis),
-            "source": self.source,
-            "method": self.method,
-            "window_s": self.length_s,
-            "error_ratio": self.error_ratio,
-            "systematic_ratio": self.systematic_ratio,
-            "devices": [part.to_dict() for part in self.parts],
-            "other_sources": dict(self.others),
-        }
+    def summarized(self) -> BoundaryEnergy:
+        """As in a summary."""
+        return BoundaryEnergy(
+            boundary=self.boundary,
+            joules=self.joules,
+            watts=self.watts,
+            reason=self.reason,
+            basis=Basis.ABSENT if self.joules is None else self.basis,
+            source=self.source,
+            method=self.method,
+            window_s=self.length_s,
+            error_ratio=self.error_ratio,
+            systematic_ratio=self.systematic_ratio,
+            devices=tuple(part.summarized() for part in self.parts),
+            other_sources=self.others,
+        )
 
 
 def energies(
     power: Columns | None,
     start: float,
     end: float,
-    gpu_uuids: Collection[str],
+    gpus: ExpectedGpus,
     *,
     calibration: MeterCalibration = NO_CALIBRATION,
     limits_w: Mapping[str, float] | None = None,
@@ -219,8 +221,8 @@ def energies(
         power: columns of the power table.
         start: of the window.
         end: of the window.
-        gpu_uuids: boards of the deployment: all of them must be there at a boundary of GPUs, and
-            others are left out.
+        gpus: of the deployment: all of them must be there at a boundary of GPUs, and others are
+            left out.
         calibration: gains of devices.
         limits_w: highest power of each board.
         invalid: why the boards' energy means nothing (throttling); None where it does.
@@ -234,8 +236,7 @@ def energies(
             {family(str(source)) for source in set(power["source"][at_boundary])}, key=_rank
         )
         readers = [
-            _Reader(power, start, end, gpu_uuids, calibration, limits_w or {}, name)
-            for name in families
+            _Reader(power, start, end, gpus, calibration, limits_w or {}, name) for name in families
         ]
         found = [reader.boundary(str(boundary)) for reader in readers]
         chosen = next((one for one in found if one.joules is not None), found[0])
@@ -244,6 +245,11 @@ def energies(
         }
         out.append(_finished(chosen, others, invalid if boundary in GPU_BOUNDARIES else None))
     return out
+
+
+def per_joule(amount: float, joules: float | None) -> float | None:
+    """An amount, such as output tokens, per joule; None where no joules are known, or none rose."""
+    return amount / joules if joules is not None and joules > 0 else None
 
 
 def family(source: str) -> str:
@@ -272,24 +278,10 @@ def _finished(energy: Energy, others: Mapping[str, float], invalid: str | None) 
                 concerns.append(
                     Concern("energy_sources_disagree", Severity.DEGRADED, text, apart, DISAGREEMENT)
                 )
-    joules, reason = energy.joules, energy.reason
-    if invalid is not None and joules is not None:
-        joules, reason = None, invalid
-    return Energy(
-        energy.boundary,
-        joules,
-        reason,
-        energy.method if joules is not None else None,
-        energy.devices,
-        energy.basis,
-        energy.source,
-        energy.length_s,
-        energy.error_ratio,
-        energy.systematic_ratio,
-        energy.parts,
-        others,
-        tuple(concerns),
-    )
+    energy = replace(energy, others=others, concerns=tuple(concerns))
+    if invalid is None or energy.joules is None:
+        return energy
+    return replace(energy, joules=None, reason=invalid, method=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,7 +291,7 @@ class _Reader:
     power: Columns
     start: float
     end: float
-    gpu_uuids: Collection[str]
+    gpus: ExpectedGpus
     calibration: MeterCalibration
     limits_w: Mapping[str, float]
     name: str
@@ -308,107 +300,120 @@ class _Reader:
     def length_s(self) -> float:
         return (self.end - self.start) * 1e-9
 
+    @property
+    def replayed(self) -> bool:
+        return self.name.startswith("replay")
+
     def boundary(self, boundary: str) -> Energy:
-        name = self.name
-        at_boundary = self.power["boundary"] == boundary
-        of_family = [
-            source
-            for source in set(self.power["source"][at_boundary])
-            if family(str(source)) == name
-        ]
-        rows = at_boundary & np.logical_or.reduce(
-            [self.power["source"] == source for source in of_family]
-        )
+        rows = self._rows(boundary)
         found = sorted(set(self.power["device_id"][rows]))
         concerns: list[Concern] = []
-        basis = (
-            Basis.MODELLED if name == "modelled" or name.startswith("replay") else Basis.MEASURED
-        )
-        if name.startswith("replay"):
+        if self.replayed:
             text = (
-                f"The power at {boundary} is a recording that was played back ({name}): it says"
-                " nothing about this run."
+                f"The power at {boundary} is a recording that was played back ({self.name}): it"
+                " says nothing about this run."
             )
             concerns.append(Concern("power_replayed", Severity.DEGRADED, text))
-        parts: tuple[Device, ...] = ()
-
-        def absent(reason: str) -> Energy:
-            return Energy(
-                boundary,
-                None,
-                reason,
-                None,
-                len(found),
-                basis,
-                name,
-                self.length_s,
-                parts=parts,
-                concerns=tuple(concerns),
-            )
-
-        if boundary in GPU_BOUNDARIES and self.gpu_uuids:
-            missing = sorted(set(self.gpu_uuids) - set(found))
-            foreign = sorted(set(found) - set(self.gpu_uuids))
-            found = [device for device in found if device in self.gpu_uuids]
-            if foreign:
-                text = (
-                    f"Power of {len(foreign)} GPU(s) outside the deployment was read and is left"
-                    " out."
-                )
-                concerns.append(Concern("gpu_set", Severity.NOTE, text, len(foreign), 0))
-            if missing:
-                text = (
-                    f"Power of {len(missing)} of {len(self.gpu_uuids)} GPUs is missing, so the"
-                    " deployment's energy is not known."
-                )
-                concerns.append(Concern("gpu_set", Severity.DEGRADED, text, len(missing), 0))
-                return absent(f"no power of {', '.join(missing)}")
-        if self.length_s < ABSENT_BELOW_S:
-            return absent(
+        reason = None
+        if boundary in GPU_BOUNDARIES:
+            found, reason = self._of_deployment(found, concerns)
+        if reason is None and self.length_s < ABSENT_BELOW_S:
+            reason = (
                 f"the window is {self.length_s:.1f} s; energy needs at least {ABSENT_BELOW_S:.0f} s"
             )
+        if reason is not None:
+            return self._energy(boundary, len(found), (), concerns, reason)
         if self.length_s < PRELIMINARY_BELOW_S:
             text = (
                 f"Energy is taken over {self.length_s:.0f} s; at least {PRELIMINARY_BELOW_S:.0f} s"
                 " are wanted."
             )
-            concerns.append(
-                Concern(
-                    "energy_window_short",
-                    Severity.PRELIMINARY,
-                    text,
-                    self.length_s,
-                    PRELIMINARY_BELOW_S,
-                )
-            )
+            limit_s = PRELIMINARY_BELOW_S
+            severity = Severity.PRELIMINARY
+            concerns.append(Concern("energy_window_short", severity, text, self.length_s, limit_s))
         parts = tuple(
-            self.device(boundary, device, rows & (self.power["device_id"] == device))
+            self._device(boundary, device, rows & (self.power["device_id"] == device))
             for device in found
         )
         for part in parts:
             concerns += self._concerns(boundary, part)
-        for part in parts:
-            if part.joules is None:
-                return absent(f"{part.device_id}: {part.reason}")
+        absent = next((part for part in parts if part.joules is None), None)
+        reason = None if absent is None else f"{absent.device_id}: {absent.reason}"
+        return self._energy(boundary, len(parts), parts, concerns, reason)
+
+    def _rows(self, boundary: str) -> npt.NDArray[np.bool_]:
+        at_boundary = self.power["boundary"] == boundary
+        of_family = [
+            source
+            for source in set(self.power["source"][at_boundary])
+            if family(str(source)) == self.name
+        ]
+        rows: npt.NDArray[np.bool_] = at_boundary & np.logical_or.reduce(
+            [self.power["source"] == source for source in of_family]
+        )
+        return rows
+
+    def _of_deployment(
+        self, found: list[str], concerns: list[Concern]
+    ) -> tuple[list[str], str | None]:
+        """The deployment's GPUs among those found, and why their sum is not its energy."""
+        mine = self.gpus.mine(found)
+        foreign = len(found) - len(mine)
+        if foreign:
+            text = f"Power of {foreign} GPU(s) outside the deployment was read and is left out."
+            concerns.append(Concern("gpu_set", Severity.NOTE, text, foreign, 0))
+        reason = self.gpus.why_not(mine)
+        if reason is None:
+            return mine, None
+        expected = self.gpus.count or len(self.gpus.uuids)
+        wrong = abs(expected - len(mine))
+        text = (
+            f"Power of {wrong} of {expected} GPUs is missing, so the deployment's energy is not"
+            " known."
+            if len(mine) < expected
+            else f"Power of {len(mine)} GPUs was read and the deployment has {expected}; which of"
+            " them are its own is not known."
+        )
+        concerns.append(Concern("gpu_set", Severity.DEGRADED, text, wrong, 0))
+        return mine, reason
+
+    def _energy(
+        self,
+        boundary: str,
+        devices: int,
+        parts: tuple[Device, ...],
+        concerns: list[Concern],
+        reason: str | None,
+    ) -> Energy:
+        """The sum over devices; absent where there is a reason."""
+        basis = Basis.MODELLED if self.replayed or self.name == "modelled" else Basis.MEASURED
+        energy = Energy(
+            boundary,
+            None,
+            reason,
+            None,
+            devices,
+            basis,
+            self.name,
+            self.length_s,
+            parts=parts,
+            concerns=tuple(concerns),
+        )
+        if reason is not None:
+            return energy
         joules = {part.device_id: part.joules for part in parts if part.joules is not None}
         total = sum(joules.values())
         errors = [part.error_j for part in parts]
         known = [error for error in errors if error is not None]
         error = float(np.sqrt(np.sum(np.square(known)))) if len(known) == len(errors) else None
-        return Energy(
-            boundary,
-            total,
-            None,
-            " and ".join(sorted({str(part.method) for part in parts})),
-            len(parts),
-            basis,
-            name,
-            self.length_s,
-            error / total if error is not None and total > 0 else None,
-            combined_ratio(joules, {part.device_id: part.gain.error_ratio for part in parts}),
-            parts,
-            {},
-            tuple(concerns),
+        return replace(
+            energy,
+            joules=total,
+            method=" and ".join(sorted({str(part.method) for part in parts})),
+            error_ratio=error / total if error is not None and total > 0 else None,
+            systematic_ratio=combined_ratio(
+                joules, {part.device_id: part.gain.error_ratio for part in parts}
+            ),
         )
 
     def _concerns(self, boundary: str, part: Device) -> list[Concern]:
@@ -442,120 +447,52 @@ class _Reader:
             out.append(Concern("energy_counter_reset", Severity.DEGRADED, text, part.resets, 0))
         return out
 
-    def device(self, boundary: str, device_id: str, rows: npt.NDArray[np.bool_]) -> Device:
+    def _device(self, boundary: str, device_id: str, rows: npt.NDArray[np.bool_]) -> Device:
         gpu = boundary in GPU_BOUNDARIES
         gain = self.calibration.of(boundary, device_id)
-        t, watts, joules = (
-            self.power["t_ns"][rows],
-            self.power["power_w"][rows],
-            self.power["energy_j"][rows],
-        )
+        t, joules = self.power["t_ns"][rows], self.power["energy_j"][rows]
         t_power, w_power, lag_error_s = _power_readings(
-            t, watts, self.power["source"][rows], positive=gpu
+            t, self.power["power_w"][rows], self.power["source"][rows], positive=gpu
         )
-        limit = _gap_limit(t_power, gpu)
-        power = from_power(t_power, w_power, limit)
+        limit_s = _gap_limit(t_power, gpu)
+        power = from_power(t_power, w_power, limit_s)
         is_counter = ~np.isnan(joules)
         counter = from_counter(t[is_counter], joules[is_counter], power)
-        counter_limit = _gap_limit(counter.t, gpu)
-
-        counter_j = counter.between(self.start, self.end)
-        if counter_j is not None and not _edges_close(counter, self.start, self.end, counter_limit):
-            counter_j = None
-        integral_j = power.between(self.start, self.end)
-        gap_s = power.longest_step_s(self.start, self.end)
-        inside = int(np.sum((power.t >= self.start) & (power.t < self.end)))
-        few = inside < MIN_READINGS
-        error = (
-            integral_error(power, self.start, self.end, lag_error_s)
-            if integral_j is not None
-            else None
+        step_s = RAPL_STEP_S if self.name == "rapl" else COUNTER_STEP_S
+        read = _Readings(self.start, self.end, power, counter, limit_s, lag_error_s, gpu, step_s)
+        found = self._implausible(boundary, device_id, read) or read.energy()
+        return Device(
+            device_id,
+            None if found.joules is None else found.joules * gain.factor,
+            found.reason,
+            found.method,
+            gain,
+            read.counter_j,
+            read.integral_j,
+            read.apart,
+            read.gap_s,
+            None if found.error_j is None else found.error_j * gain.factor,
+            counter.resets,
+            limit_s,
+            found.implausible_w,
+            found.curve,
         )
-        apart = None
-        if counter_j is not None and integral_j is not None and integral_j > 0 and not few:
-            apart = abs(counter_j - integral_j) / integral_j
-        unresolved = error / integral_j if error is not None and integral_j else 0.0
 
-        def result(
-            value: float | None,
-            reason: str | None,
-            method: str | None = None,
-            error_j: float | None = None,
-            curve: Curve | None = None,
-            implausible_w: float | None = None,
-        ) -> Device:
-            scaled = None if value is None else value * gain.factor
-            scaled_error = None if error_j is None else error_j * gain.factor
-            return Device(
-                device_id,
-                scaled,
-                reason,
-                method,
-                gain,
-                counter_j,
-                integral_j,
-                apart,
-                gap_s,
-                scaled_error,
-                counter.resets,
-                limit,
-                implausible_w,
-                curve,
-            )
+    def _implausible(self, boundary: str, device_id: str, read: "_Readings") -> "_Found | None":
+        """Joules that a device cannot have taken; None where they can be right."""
+        best = read.counter_j if read.counter_j is not None else read.integral_j
+        if best is None:
+            return None
+        if best < 0:
+            return _Found(reason="the readings give less than 0 J")
+        mean_w = best / self.length_s
+        why = self._beyond(boundary, device_id, mean_w)
+        if why is None:
+            return None
+        reason = f"{mean_w:.4g} W on average, and {why}: a unit or a device was mistaken"
+        return _Found(reason=reason, implausible_w=mean_w)
 
-        best = counter_j if counter_j is not None else integral_j
-        if best is not None and best < 0:
-            return result(None, "the readings give less than 0 J")
-        if best is not None:
-            mean_w = best / self.length_s
-            why = self._implausible(boundary, device_id, mean_w)
-            if why is not None:
-                return result(
-                    None,
-                    f"{mean_w:.4g} W on average, and {why}: a unit or a device was mistaken",
-                    implausible_w=mean_w,
-                )
-        if counter_j is not None:
-            if apart is not None and apart > DISAGREEMENT and apart > unresolved:
-                reason = (
-                    f"its counter says {counter_j:.0f} J and the integral of its power"
-                    f" {integral_j:.0f} J, {apart:.1%} apart"
-                )
-                return result(None, reason)
-            method = (
-                "counter bridged by integral"
-                if counter.touches(counter.bridged, self.start, self.end)
-                else "counter"
-            )
-            step_s = RAPL_STEP_S if self.name == "rapl" else COUNTER_STEP_S
-            return result(
-                counter_j,
-                None,
-                method,
-                counter_error(counter, self.start, self.end, step_s),
-                counter,
-            )
-        if integral_j is not None and not few:
-            if unresolved > UNRESOLVED:
-                reason = (
-                    "power changes faster than it was read: its integral is known to"
-                    f" ±{unresolved:.0%} only, and there is no counter"
-                )
-                return result(None, reason)
-            return result(integral_j, None, "integral", error, power)
-        if counter.resets and counter.covers(self.start, self.end):
-            reason = "its counter started again within the window and no power reading bridges that"
-        elif gap_s is not None and gap_s > limit:
-            reason = f"power was silent for {gap_s:.1f} s and there is no energy counter"
-        elif integral_j is not None and few:
-            reason = f"{inside} readings of power in the window; at least {MIN_READINGS} are needed"
-        elif gap_s is not None:
-            reason = "power readings are broken within the window"
-        else:
-            reason = "readings do not cover the window"
-        return result(None, reason)
-
-    def _implausible(self, boundary: str, device_id: str, mean_w: float) -> str | None:
+    def _beyond(self, boundary: str, device_id: str, mean_w: float) -> str | None:
         """Why a device cannot have had this mean power; None where it can."""
         stated = (
             self.limits_w.get(device_id) if boundary == Boundary.GPU_BOARD else None
@@ -568,6 +505,107 @@ class _Reader:
         if boundary in GPU_BOUNDARIES and mean_w < LEAST_W:
             return f"a board that serves takes more than {LEAST_W:g} W"
         return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What readings give, without gain: joules by a method, or the reason why not."""
+
+    joules: float | None = None
+    reason: str | None = None
+    method: str | None = None
+    error_j: float | None = None
+    curve: Curve | None = None
+    implausible_w: float | None = None
+
+
+class _Readings:
+    """One device's readings about a window.
+
+    Attributes:
+        counter_j: by its counter; None where there is none over the window.
+        integral_j: by the integral of its power.
+        apart: |counter - integral| / integral; None without both.
+        gap_s: longest silence of its power.
+    """
+
+    def __init__(
+        self,
+        start: float,
+        end: float,
+        power: Curve,
+        counter: Curve,
+        limit_s: float,
+        lag_error_s: float,
+        gpu: bool,
+        step_s: float,
+    ) -> None:
+        self._start, self._end, self._limit_s, self._step_s = start, end, limit_s, step_s
+        self._power, self._counter = power, counter
+        self.counter_j = counter.between(start, end)
+        if self.counter_j is not None and not _edges_close(
+            counter, start, end, _gap_limit(counter.t, gpu)
+        ):
+            self.counter_j = None
+        self.integral_j = power.between(start, end)
+        self.gap_s = power.longest_step_s(start, end)
+        self._inside = int(np.sum((power.t >= start) & (power.t < end)))
+        self._few = self._inside < MIN_READINGS
+        self._error_j = (
+            integral_error(power, start, end, lag_error_s) if self.integral_j is not None else None
+        )
+        self.apart: float | None = None
+        if self.counter_j is not None and (self.integral_j or 0.0) > 0 and not self._few:
+            assert self.integral_j is not None
+            self.apart = abs(self.counter_j - self.integral_j) / self.integral_j
+
+    @property
+    def _unresolved(self) -> float:
+        """How far the integral is not known, relative."""
+        if self._error_j is None or not self.integral_j:
+            return 0.0
+        return self._error_j / self.integral_j
+
+    def energy(self) -> _Found:
+        """By the counter, else by the integral of power."""
+        if self.counter_j is not None:
+            return self._by_counter(self.counter_j)
+        if self.integral_j is None or self._few:
+            return _Found(reason=self._why_nothing())
+        if self._unresolved > UNRESOLVED:
+            reason = (
+                "power changes faster than it was read: its integral is known to"
+                f" ±{self._unresolved:.0%} only, and there is no counter"
+            )
+            return _Found(reason=reason)
+        return _Found(self.integral_j, None, "integral", self._error_j, self._power)
+
+    def _by_counter(self, joules: float) -> _Found:
+        start, end, counter = self._start, self._end, self._counter
+        if self.apart is not None and self.apart > DISAGREEMENT and self.apart > self._unresolved:
+            reason = (
+                f"its counter says {joules:.0f} J and the integral of its power"
+                f" {self.integral_j:.0f} J, {self.apart:.1%} apart"
+            )
+            return _Found(reason=reason)
+        bridged = counter.touches(counter.bridged, start, end)
+        method = "counter bridged by integral" if bridged else "counter"
+        error_j = counter_error(counter, start, end, self._step_s)
+        return _Found(joules, None, method, error_j, counter)
+
+    def _why_nothing(self) -> str:
+        if self._counter.resets and self._counter.covers(self._start, self._end):
+            return "its counter started again within the window and no power reading bridges that"
+        if self.gap_s is not None and self.gap_s > self._limit_s:
+            return f"power was silent for {self.gap_s:.1f} s and there is no energy counter"
+        if self.integral_j is not None:
+            return (
+                f"{self._inside} readings of power in the window; at least {MIN_READINGS} are"
+                " needed"
+            )
+        if self.gap_s is not None:
+            return "power readings are broken within the window"
+        return "readings do not cover the window"
 
 
 def _power_readings(

@@ -2,20 +2,19 @@
 errors.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 
-from harness.artifacts.run_summary import Figure
+from harness.artifacts.run_summary import Carbon, GpuState, Rung
 from harness.core.errors import ArtifactError
-from harness.core.metrics import METRICS
 from harness.core.records import Basis, Boundary, Concern, Purpose, Severity
-from harness.reduce.energy.boundaries import Rung, ladder
-from harness.reduce.energy.devices import GPU_BOUNDARIES, Energy, energies
-from harness.reduce.energy.gpu_state import GpuState, board_concerns, boards
-from harness.reduce.energy.idle import BEFORE_SERVER, READY, Idle, above, idles
+from harness.reduce.energy.boundaries import ladder
+from harness.reduce.energy.devices import GPU_BOUNDARIES, Energy, energies, per_joule
+from harness.reduce.energy.gpu_state import board_concerns, boards, why_invalid
+from harness.reduce.energy.idle import BEFORE_SERVER, READY, WithoutLoad, above, idles
 from harness.reduce.energy.sensor_gain import (
     NO_CALIBRATION,
     MeterCalibration,
@@ -23,10 +22,10 @@ from harness.reduce.energy.sensor_gain import (
     ratio_of,
 )
 from harness.reduce.over_time.flow import Flow, SumOf
-from harness.reduce.read.run import Run, mapping, number, sequence
-from harness.reduce.statistics.intervals import Floats, ratio_interval
+from harness.reduce.read.expected_gpus import expected_gpus
+from harness.reduce.read.run import Run, gpu_uuids, mapping, number, sequence
+from harness.reduce.windows.figure_set import NS, FigureSet
 
-NS: Final = 1e-9
 J_PER_KWH: Final = 3.6e6
 IDLE_TOLERANCE: Final = 1.05
 """Power under load may be below that without load by this factor: a machine in use drifts."""
@@ -62,8 +61,6 @@ ENERGY_KEYS: Final = (
 )
 """Figures that every measured boundary gives."""
 
-Interval = tuple[float, float]
-
 
 @dataclass(frozen=True, slots=True)
 class WindowEnergy:
@@ -83,7 +80,7 @@ class WindowEnergy:
     end: float
     energies: tuple[Energy, ...]
     boards: GpuState
-    idle: Mapping[str, Idle]
+    idle: Mapping[str, WithoutLoad]
     rungs: tuple[Rung, ...]
     concerns: tuple[Concern, ...]
 
@@ -103,44 +100,27 @@ def plain_of(found: Sequence[Energy]) -> Energy | None:
     )
 
 
-def window_energy(run: Run, start: float, end: float, gpu_uuids: Sequence[str]) -> WindowEnergy:
+def window_energy(run: Run, start: float, end: float) -> WindowEnergy:
     """Joules of [start, end) (nanoseconds from the run's start) at every boundary, with what they
     rest on.
-
-    Args:
-        run: the directory in memory.
-        start: of the window.
-        end: of the window.
-        gpu_uuids: boards of the deployment on this machine.
     """
     gpus = sequence(mapping(run.manifest.get("hardware")).get("gpus"))
     concerns: list[Concern] = []
     calibration = meter_calibration(run, concerns)
     state = boards(run.boards, start, end, gpus)
-    limits = {}
-    for gpu in gpus:
-        known = [
-            w
-            for w in (
-                number(mapping(gpu).get(k)) for k in ("power_limit_w", "power_limit_default_w")
-            )
-            if w is not None
-        ]
-        if known and mapping(gpu).get("uuid"):
-            limits[str(mapping(gpu)["uuid"])] = max(known)
-    why = state.why_invalid()
+    why = why_invalid(state)
     found = energies(
         run.power,
         start,
         end,
-        gpu_uuids,
+        expected_gpus(run),
         calibration=calibration,
-        limits_w=limits,
+        limits_w=_limits_w(gpus),
         invalid=None if why is None else f"throttled: {why}",
     )
     smoke = run.profile.get("purpose") == Purpose.SMOKE
     if run.power is not None or run.boards is not None:
-        concerns += board_concerns(state, gpu_uuids, smoke=smoke)
+        concerns += board_concerns(state, gpu_uuids(run), smoke=smoke)
     plain = plain_of(found)
     if plain is not None and plain.joules is None and why is None:
         text = f"There is no energy at {plain.boundary}: {plain.reason}."
@@ -148,13 +128,24 @@ def window_energy(run: Run, start: float, end: float, gpu_uuids: Sequence[str]) 
             Concern("energy_absent", Severity.NOTE if smoke else Severity.DEGRADED, text)
         )
     rungs = ladder(found, gpus, mapping(run.profile.get("energy")), (end - start) * NS)
-    without = idles(run, list(gpu_uuids), calibration)
+    without = idles(run, calibration)
     concerns += _below_idle(found, without)
     concerns += _parts_above_whole(found)
     return WindowEnergy(start, end, tuple(found), state, without, rungs, tuple(concerns))
 
 
-def _below_idle(found: Sequence[Energy], without: Mapping[str, Idle]) -> list[Concern]:
+def _limits_w(gpus: Sequence[object]) -> dict[str, float]:
+    """Highest power of each board: its limit, or the default one where that is higher."""
+    limits = {}
+    for gpu in map(mapping, gpus):
+        stated = (number(gpu.get(k)) for k in ("power_limit_w", "power_limit_default_w"))
+        known = [w for w in stated if w is not None]
+        if known and gpu.get("uuid"):
+            limits[str(gpu["uuid"])] = max(known)
+    return limits
+
+
+def _below_idle(found: Sequence[Energy], without: Mapping[str, WithoutLoad]) -> list[Concern]:
     """Boundaries that drew less under load than without: one of the two readings is of something
     else.
     """
@@ -236,95 +227,23 @@ class Work:
     answers: Flow
 
 
-class _Figures:
-    def __init__(
-        self, found: WindowEnergy, work: Work, window: str, edges: Mapping[int, Floats]
-    ) -> None:
-        self.found, self.work, self.window, self.edges = found, work, window, edges
-        self.start, self.end = found.start, found.end
-        self.length_s = (found.end - found.start) * NS
-        self.figures: dict[str, Figure] = {}
-
-    def absent(self, key: str, reason: str) -> None:
-        self.figures[key] = Figure(
-            None, METRICS[key].unit, basis=Basis.ABSENT, window=self.window, note=reason
-        )
-
-    def put(
-        self,
-        key: str,
-        suffix: str,
-        value: float | None,
-        note: str,
-        energy: Energy,
-        *,
-        error_ratio: float | None,
-        inverse: bool,
-    ) -> None:
-        """One figure with its errors.
-
-        Args:
-            key: of the metric.
-            suffix: `@boundary` for all boundaries but the first.
-            value: None: absent, with the note as its reason (left out at further boundaries).
-            note: where it comes from.
-            energy: that it rests on.
-            error_ratio: statistical error, relative, 95 %.
-            inverse: the joules are its denominator.
-        """
-        if value is None or not np.isfinite(value):
-            if not suffix:
-                self.absent(key, note)
-            return
-        low = high = systematic_low = systematic_high = None
-        if error_ratio is not None:
-            low, high = value * (1 - error_ratio), value * (1 + error_ratio)
-        systematic = energy.systematic_ratio
-        if systematic is not None:
-            smaller, larger = (
-                (1 / (1 + systematic), 1 / (1 - systematic))
-                if inverse
-                else (1 - systematic, 1 + systematic)
-            )
-            systematic_low, systematic_high = value * smaller, value * larger
-        self.figures[key + suffix] = Figure(
-            float(value),
-            METRICS[key].unit,
-            low,
-            high,
-            energy.basis,
-            energy.boundary,
-            self.window,
-            note,
-            systematic,
-            systematic_low,
-            systematic_high,
-        )
-
-    def per_bin(self, amount: Callable[[Floats], Floats]) -> dict[int, Floats]:
-        return {n: amount(edges) for n, edges in self.edges.items()}
-
-
-def energy_figures(
+def put_energy(
+    out: FigureSet,
     found: WindowEnergy,
     work: Work,
-    window: str,
-    edges: Mapping[int, Floats],
     settings: Mapping[str, Any],
     *,
     nothing_read: bool,
-) -> dict[str, Figure]:
-    """Figures of a window at every boundary, absent ones with their reason.
+) -> None:
+    """Add the figures of a window at every boundary, absent ones with their reason.
 
     Args:
-        found: its joules.
+        out: takes them.
+        found: the window's joules.
         work: what was done in it.
-        window: its stage.
-        edges: of the batches that intervals are made of, by their number.
         settings: `energy` of the profile.
         nothing_read: the run has no power table at all.
     """
-    out = _Figures(found, work, window, edges)
     for energy in found.energies:
         suffix = "" if energy is found.plain else f"@{energy.boundary}"
         if energy.joules is None or energy.joules <= 0:
@@ -332,18 +251,15 @@ def energy_figures(
                 for key in ENERGY_KEYS:
                     out.absent(key, energy.reason or "the energy did not rise")
             continue
-        _boundary(out, energy, energy.joules, suffix)
+        at = _At(out, energy, energy.joules, suffix)
+        _boundary(at, work)
+        _idle(at, found.idle)
         if energy.boundary == Boundary.FACILITY:
             rate = work.output.between(out.start, out.end) / out.length_s
-            note = _note(energy)
-            interval = _ratio(out, work.output, energy)
-            out.put(
+            _At(out, energy, energy.joules, "").put(
                 "output_tok_s_per_mw",
-                "",
                 rate / (energy.joules / out.length_s / 1e6),
-                note,
-                energy,
-                error_ratio=interval,
+                at.per_joule_error(work.output),
                 inverse=True,
             )
     if not found.energies:
@@ -353,176 +269,151 @@ def energy_figures(
             )
     if "output_tok_s_per_mw" not in out.figures:
         out.absent("output_tok_s_per_mw", "no meter at the utility's boundary")
-    _carbon(out, settings)
-    return out.figures
+    _carbon(out, found.rungs, work, settings)
 
 
-def _note(energy: Energy) -> str:
-    return (
-        f"{energy.devices} {'device' if energy.devices == 1 else 'devices'}, by {energy.method},"
-        f" {energy.source}"
-    )
+@dataclass(frozen=True, slots=True)
+class _At:
+    """Figures at one boundary, with their errors.
 
-
-def _ratio(out: _Figures, flow: Flow | SumOf | None, energy: Energy) -> float | None:
-    """Statistical error of an amount per joule: by batches, and what the readings leave unknown;
-    None with too few batches.
+    Attributes:
+        out: takes them.
+        energy: that they rest on.
+        joules: its joules, above 0.
+        suffix: `@boundary` at all boundaries but the first.
     """
-    if flow is None:
-        return None
-    amounts, joules = out.per_bin(flow.per_bin), out.per_bin(energy.per_bin)
-    interval = ratio_interval(amounts, joules)
-    if interval is None:
-        return None
-    half = ratio_of((interval[0] + interval[1]) / 2, *interval)
-    return None if half is None else float(np.hypot(half, energy.error_ratio or 0.0))
 
+    out: FigureSet
+    energy: Energy
+    joules: float
+    suffix: str
 
-def _boundary(out: _Figures, energy: Energy, joules: float, suffix: str) -> None:
-    work, start, end = out.work, out.start, out.end
-    note = _note(energy)
-    watts = ratio_interval(
-        out.per_bin(energy.per_bin), out.per_bin(lambda edges: np.diff(edges) * NS)
-    )
-    spread = ratio_of(joules / out.length_s, *watts) if watts is not None else None
-    out.put(
-        "power_w",
-        suffix,
-        joules / out.length_s,
-        note,
-        energy,
-        error_ratio=None if spread is None else float(np.hypot(spread, energy.error_ratio or 0.0)),
-        inverse=False,
-    )
-    out.put("energy_j", suffix, joules, note, energy, error_ratio=energy.error_ratio, inverse=False)
-    tokens = work.output.between(start, end)
-    per_token = _ratio(out, work.output, energy)
-    out.put(
-        "output_tok_per_j",
-        suffix,
-        tokens / joules,
-        note,
-        energy,
-        error_ratio=per_token,
-        inverse=True,
-    )
-    if work.computed_tok_s is None:
-        out.put(
-            "input_computed_tok_per_j",
-            suffix,
-            None,
-            "computed input is not known",
-            energy,
-            error_ratio=None,
-            inverse=True,
-        )
-    else:
-        computed = work.computed_tok_s * out.length_s / joules
-        error = _ratio(out, work.computed, energy)
-        out.put(
-            "input_computed_tok_per_j",
-            suffix,
-            computed,
-            note,
-            energy,
-            error_ratio=error,
-            inverse=True,
-        )
-    total = SumOf((work.output, work.input))
-    error = _ratio(out, total, energy)
-    out.put(
-        "total_tok_per_j",
-        suffix,
-        total.between(start, end) / joules,
-        note,
-        energy,
-        error_ratio=error,
-        inverse=True,
-    )
-    allocation = f"an allocation; {note}"
-    if tokens > 0:
-        out.put(
-            "j_per_output_tok",
-            suffix,
-            joules / tokens,
-            allocation,
-            energy,
-            error_ratio=per_token,
-            inverse=False,
-        )
-    else:
-        out.put(
-            "j_per_output_tok",
-            suffix,
-            None,
-            "no output tokens in the window",
-            energy,
-            error_ratio=None,
-            inverse=False,
-        )
-    answered = work.answers.between(start, end)
-    if answered > 0:
-        error = _ratio(out, work.answers, energy)
-        out.put(
-            "j_per_request",
-            suffix,
-            joules / answered,
-            allocation,
-            energy,
-            error_ratio=error,
-            inverse=False,
-        )
-    else:
-        out.put(
-            "j_per_request",
-            suffix,
-            None,
-            "no answer in the window",
-            energy,
-            error_ratio=None,
-            inverse=False,
-        )
-    _idle(out, energy, suffix)
+    @property
+    def note(self) -> str:
+        devices = "device" if self.energy.devices == 1 else "devices"
+        return f"{self.energy.devices} {devices}, by {self.energy.method}, {self.energy.source}"
 
+    def absent(self, key: str, reason: str) -> None:
+        self.out.put(key, None, note=reason, suffix=self.suffix)
 
-def _idle(out: _Figures, energy: Energy, suffix: str) -> None:
-    for key, when in (("idle_power_w", BEFORE_SERVER), ("ready_power_w", READY)):
-        stretch = out.found.idle.get(when)
-        at = None if stretch is None else stretch.at(energy.boundary)
-        if stretch is None or at is None or at.watts is None:
-            reason = (
-                "the run measured no such stretch"
-                if stretch is None
-                else (at.reason if at is not None else None) or "it was not read then"
+    def put(
+        self,
+        key: str,
+        value: float,
+        error_ratio: float | None,
+        note: str | None = None,
+        *,
+        energy: Energy | None = None,
+        inverse: bool = False,
+    ) -> None:
+        """Add one figure.
+
+        Args:
+            key: of the metric.
+            value: in its unit.
+            error_ratio: statistical error, relative, 95 %.
+            note: where it comes from, if not from the window's joules alone.
+            energy: that it rests on, if not the window's.
+            inverse: the joules are its denominator.
+        """
+        energy = energy or self.energy
+        interval = systematic = None
+        if error_ratio is not None:
+            interval = value * (1 - error_ratio), value * (1 + error_ratio)
+        ratio = energy.systematic_ratio
+        if ratio is not None:
+            smaller, larger = (
+                (1 / (1 + ratio), 1 / (1 - ratio)) if inverse else (1 - ratio, 1 + ratio)
             )
-            out.put(key, suffix, None, reason, energy, error_ratio=None, inverse=False)
+            systematic = ratio, value * smaller, value * larger
+        self.out.put(
+            key,
+            value,
+            interval,
+            basis=energy.basis,
+            boundary=energy.boundary,
+            note=note or self.note,
+            suffix=self.suffix,
+            systematic=systematic,
+        )
+
+    def put_per_joule(self, key: str, amount: float, flow: Flow | SumOf | None) -> None:
+        """Add an amount per joule; `flow` is the amount over time, None where that is not known."""
+        value = per_joule(amount, self.joules)
+        assert value is not None
+        self.put(key, value, None if flow is None else self.per_joule_error(flow), inverse=True)
+
+    def put_joules_per(self, key: str, flow: Flow, nothing: str) -> None:
+        """Add the joules per piece of an amount; `nothing` is the reason where there is none."""
+        amount = flow.between(self.out.start, self.out.end)
+        if amount > 0:
+            error = self.per_joule_error(flow)
+            self.put(key, self.joules / amount, error, f"an allocation; {self.note}")
         else:
-            note = (
-                f"{at.length_s:.0f} s"
-                f" {'before the server started' if when == BEFORE_SERVER else 'with the model loaded and no load'}"  # noqa: E501
-            )
-            out.put(key, suffix, at.watts, note, at, error_ratio=at.error_ratio, inverse=False)
-    before = out.found.idle.get(BEFORE_SERVER)
-    active = above(energy, None if before is None else before.at(energy.boundary))
+            self.absent(key, nothing)
+
+    def per_joule_error(self, flow: Flow | SumOf) -> float | None:
+        """Statistical error of an amount per joule: by batches, and what the readings leave
+        unknown; None with too few batches.
+        """
+        interval = self.out.interval(flow.per_bin, self.energy.per_bin)
+        if interval is None:
+            return None
+        return self._with_readings(ratio_of((interval[0] + interval[1]) / 2, *interval))
+
+    def power_error(self) -> float | None:
+        """Likewise, of the mean power."""
+        interval = self.out.interval(self.energy.per_bin, lambda edges: np.diff(edges) * NS)
+        if interval is None:
+            return None
+        return self._with_readings(ratio_of(self.joules / self.out.length_s, *interval))
+
+    def _with_readings(self, error: float | None) -> float | None:
+        return None if error is None else float(np.hypot(error, self.energy.error_ratio or 0.0))
+
+
+def _boundary(at: _At, work: Work) -> None:
+    start, end, length_s = at.out.start, at.out.end, at.out.length_s
+    at.put("power_w", at.joules / length_s, at.power_error())
+    at.put("energy_j", at.joules, at.energy.error_ratio)
+    at.put_per_joule("output_tok_per_j", work.output.between(start, end), work.output)
+    if work.computed_tok_s is None:
+        at.absent("input_computed_tok_per_j", "computed input is not known")
+    else:
+        computed_tok = work.computed_tok_s * length_s
+        at.put_per_joule("input_computed_tok_per_j", computed_tok, work.computed)
+    total = SumOf((work.output, work.input))
+    at.put_per_joule("total_tok_per_j", total.between(start, end), total)
+    at.put_joules_per("j_per_output_tok", work.output, "no output tokens in the window")
+    at.put_joules_per("j_per_request", work.answers, "no answer in the window")
+
+
+def _idle(at: _At, stretches: Mapping[str, WithoutLoad]) -> None:
+    for key, when, words in (
+        ("idle_power_w", BEFORE_SERVER, "before the server started"),
+        ("ready_power_w", READY, "with the model loaded and no load"),
+    ):
+        stretch = stretches.get(when)
+        idle = None if stretch is None else stretch.at(at.energy.boundary)
+        if stretch is None:
+            at.absent(key, "the run measured no such stretch")
+        elif idle is None or idle.watts is None:
+            at.absent(key, (idle and idle.reason) or "it was not read then")
+        else:
+            at.put(key, idle.watts, idle.error_ratio, f"{idle.length_s:.0f} s {words}", energy=idle)
+    before = stretches.get(BEFORE_SERVER)
+    active = above(at.energy, None if before is None else before.at(at.energy.boundary))
     if active is None:
-        out.put(
-            "active_power_w",
-            suffix,
-            None,
-            "idle before the server was not measured",
-            energy,
-            error_ratio=None,
-            inverse=False,
-        )
+        at.absent("active_power_w", "idle before the server was not measured")
         return
-    note = "power_w less idle_power_w; the boards' gain error is common to both"
     error = (
         abs(active.error_w / active.watts) if active.error_w is not None and active.watts else None
     )
-    out.put("active_power_w", suffix, active.watts, note, energy, error_ratio=error, inverse=False)
+    note = "power_w less idle_power_w; the boards' gain error is common to both"
+    at.put("active_power_w", active.watts, error, note)
 
 
-def carbon(rungs: Sequence[Rung], settings: Mapping[str, Any]) -> dict[str, Any] | None:
+def carbon(rungs: Sequence[Rung], settings: Mapping[str, Any]) -> Carbon | None:
     """CO2 of the window at the highest rung that is known, by the profile's grid factor; None
     without a factor or a rung.
     """
@@ -531,19 +422,18 @@ def carbon(rungs: Sequence[Rung], settings: Mapping[str, Any]) -> dict[str, Any]
     if factor is None or not known:
         return None
     top = known[-1]
-    return {
-        "kgco2": (top.joules or 0.0) / J_PER_KWH * factor,
-        "kgco2_per_kwh": factor,
-        "source": settings.get("grid_source"),
-        "rung": top.rung,
-        "rung_basis": str(top.basis),
-        "basis": str(Basis.MODELLED),
-    }
+    return Carbon(
+        kgco2=(top.joules or 0.0) / J_PER_KWH * factor,
+        kgco2_per_kwh=factor,
+        source=settings.get("grid_source"),
+        rung=top.rung,
+        rung_basis=top.basis,
+    )
 
 
-def _carbon(out: _Figures, settings: Mapping[str, Any]) -> None:
-    found = carbon(out.found.rungs, settings)
-    tokens = out.work.output.between(out.start, out.end)
+def _carbon(out: FigureSet, rungs: Sequence[Rung], work: Work, settings: Mapping[str, Any]) -> None:
+    found = carbon(rungs, settings)
+    tokens = work.output.between(out.start, out.end)
     if found is None or tokens <= 0:
         stated = number(settings.get("grid_kgco2_per_kwh")) is not None
         reason = "the profile states no factor of its grid (energy.grid_kgco2_per_kwh)"
@@ -552,28 +442,16 @@ def _carbon(out: _Figures, settings: Mapping[str, Any]) -> None:
             reason if not stated else "no output tokens or no energy in the window",
         )
         return
-    note = (
-        f"{found['kgco2_per_kwh']:g} kg/kWh ({found['source']}) at {found['rung']}, which is"
-        f" {found['rung_basis']}"
-    )
-    value = found["kgco2"] / tokens * 1e6
-    metric = METRICS["kgco2_per_mtok"]
-    systematic = next(
-        (rung.systematic_ratio for rung in out.found.rungs if rung.rung == found["rung"]), None
-    )
-    low, high = (
-        (None, None) if systematic is None else (value * (1 - systematic), value * (1 + systematic))
-    )
-    out.figures["kgco2_per_mtok"] = Figure(
+    value = found.kgco2 / tokens * 1e6
+    ratio = next((rung.systematic_ratio for rung in rungs if rung.rung == found.rung), None)
+    out.put(
+        "kgco2_per_mtok",
         value,
-        metric.unit,
-        None,
-        None,
-        Basis.MODELLED,
-        str(found["rung"]),
-        out.window,
-        note,
-        systematic,
-        low,
-        high,
+        basis=Basis.MODELLED,
+        boundary=found.rung,
+        note=(
+            f"{found.kgco2_per_kwh:g} kg/kWh ({found.source}) at {found.rung}, which is"
+            f" {found.rung_basis}"
+        ),
+        systematic=None if ratio is None else (ratio, value * (1 - ratio), value * (1 + ratio)),
     )

@@ -13,9 +13,10 @@ from harness.reduce.energy.devices import Energy, energies
 from harness.reduce.over_time.flows import Flows
 from harness.reduce.over_time.tokens import gaps
 from harness.reduce.read.categorical import Bools
-from harness.reduce.read.run import Run, gpu_count, gpu_uuids
+from harness.reduce.read.expected_gpus import expected_gpus
+from harness.reduce.read.run import Run, gpu_count
 from harness.reduce.statistics.intervals import QUANTILES, Floats, distribution, percentile
-from harness.reduce.windows.windows import StageWindow
+from harness.reduce.windows.measurement_window import StageWindow
 
 NS: Final = 1e-9
 
@@ -38,7 +39,8 @@ class AnsweredRequests:
             flight.
         gpus: that the deployment holds; None without any.
         gpu_name: of the first board; None if unknown.
-        energy: of the boards from first sending to last answer; None where it was not read.
+        energy: of the boards from first sending to last answer, as read: without the sensors'
+            calibration, and whether they were throttled or not; None where it was not read.
     """
 
     def __init__(self, run: Run, window: StageWindow, mine: Bools, flow: Flows) -> None:
@@ -55,7 +57,7 @@ class AnsweredRequests:
         self.concurrency = window.concurrency or _most_in_flight(sent, done)
         self.gpus = gpu_count(run)
         self.gpu_name = _gpu_name(run.manifest.get("hardware"))
-        found = energies(run.power, start, end, gpu_uuids(run))
+        found = energies(run.power, start, end, expected_gpus(run))
         self.energy: Energy | None = next(
             (energy for energy in found if energy.boundary == Boundary.GPU_BOARD), None
         )

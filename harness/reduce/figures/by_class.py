@@ -8,15 +8,15 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
-from harness.artifacts.run_summary import ClassSummary, Figure
+from harness.artifacts.run_summary import ClassSummary, Figure, Slos
 from harness.plan.types import PRIME_SUFFIX
-from harness.reduce.figures import figures as stages
-from harness.reduce.figures.figures import StageFigures
+from harness.reduce.figures import window_figures as stages
+from harness.reduce.figures.window_figures import StageFigures
 from harness.reduce.over_time.flows import Flows, flows_of
 from harness.reduce.read.categorical import Bools, Categorical
 from harness.reduce.read.requests import Requests
 from harness.reduce.read.run import Run
-from harness.reduce.windows.windows import StageWindow
+from harness.reduce.windows.measurement_window import StageWindow
 
 CLASS_KEYS: Final = (
     "output_tok_s",
@@ -45,7 +45,7 @@ def class_summaries(
     run: Run,
     window: StageWindow | None,
     whole: Flows,
-    slos: Mapping[str, float | None],
+    slos: Slos,
     headline: StageFigures,
 ) -> tuple[ClassSummary, ...]:
     """One summary a class, in the order of their names; empty without a measured window.
@@ -81,13 +81,13 @@ def _one(
     run: Run,
     window: StageWindow,
     whole: Flows,
-    slos: Mapping[str, float | None],
+    slos: Slos,
     name: str,
     mine: Bools,
 ) -> ClassSummary:
     requests = run.requests
     flow = flows_of(run, whole, mine)
-    figures = stages.figures(
+    figures = stages.window_figures(
         replace(run, samples=None, power=None), window, flow, None, slos, {}, mine
     )
     in_stage = (requests.stage == window.name) & mine

@@ -8,7 +8,7 @@ from typing import Final
 
 from harness.artifacts.run_summary import Figure
 from harness.core.records import Basis, Concern
-from harness.reduce.figures.figures import StageFigures
+from harness.reduce.figures.window_figures import StageFigures
 
 _CODE: Final = "requests_missing"
 _NOTE: Final = "there are no request records"

@@ -11,6 +11,7 @@ from typing import Final
 
 import numpy as np
 
+from harness.core.latency import tpot_s
 from harness.core.records import Outcome
 from harness.reduce.over_time.flow import Block, Flow
 from harness.reduce.read.categorical import Bools
@@ -353,8 +354,8 @@ def _together(parts: list[tuple[Floats, Floats | None]]) -> tuple[Floats, Floats
 
 
 def tpot(requests: Requests) -> Floats:
-    """Seconds per output token of each request; NaN where there is no pace to see (one token, one
-    chunk, no count).
+    """Time per output token of each request, as `harness.core.latency` defines it; NaN where there
+    is no pace to see (one token, one chunk, no count).
     """
     chunks = requests.chunks
     pace = column(len(requests), np.float64)
@@ -367,7 +368,7 @@ def tpot(requests: Requests) -> Floats:
         span = requests.last_token[rows] - requests.first_token[rows]
         seen = (after > 0) & (span > 0)
         own = np.full(len(span), np.nan)
-        own[seen] = span[seen] * 1e-9 / after[seen]
+        own[seen] = tpot_s(span[seen], after[seen])
         pace[rows] = own
     release(pace)
     return pace

@@ -8,13 +8,13 @@ the truth.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from harness.artifacts.run_summary import Distribution
+from harness.reduce.statistics.student_t import t_quantile
 
 Floats = npt.NDArray[np.float64]
 
@@ -148,59 +148,6 @@ def batch_edges(start: float, end: float, batches: int) -> Floats:
     return np.linspace(start, end, batches + 1)
 
 
-def _beta_fraction(a: float, b: float, x: float) -> float:
-    """The continued fraction of the incomplete beta function by Lentz's method (NIST DLMF
-    8.17.22).
-    """
-    tiny = 1e-300
-    c, d = 1.0, 1.0 - (a + b) * x / (a + 1)
-    d = 1 / (d if abs(d) > tiny else tiny)
-    fraction = d
-    for m in range(1, 500):
-        even = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
-        odd = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
-        for term in (even, odd):
-            d = 1 + term * d
-            c = 1 + term / c
-            d = 1 / (d if abs(d) > tiny else tiny)
-            c = c if abs(c) > tiny else tiny
-            fraction *= d * c
-        if abs(d * c - 1) < 1e-15:
-            break
-    return fraction
-
-
-def _incomplete_beta(a: float, b: float, x: float) -> float:
-    """The regularised incomplete beta function I_x(a, b)."""
-    if x <= 0 or x >= 1:
-        return 0.0 if x <= 0 else 1.0
-    front = math.exp(
-        math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x)
-    )
-    if x < (a + 1) / (a + b + 2):
-        return front * _beta_fraction(a, b, x) / a
-    return 1 - front * _beta_fraction(b, a, 1 - x) / b
-
-
-def t_within(t: float, df: float) -> float:
-    """P(|T| <= t) of Student's t; degrees of freedom need not be whole (NIST DLMF 8.17.24 with x =
-    t^2 / (df + t^2)).
-    """
-    return _incomplete_beta(0.5, df / 2, t * t / (df + t * t))
-
-
-@lru_cache(maxsize=4096)
-def t_quantile(df: float, within: float = 0.95) -> float:
-    """The t with P(|T| <= t) = within, for any number of degrees of freedom above 0."""
-    low, high = 0.0, 2.0
-    while t_within(high, df) < within:
-        high *= 2
-    while high - low > 1e-12 * high:
-        middle = (low + high) / 2
-        low, high = (middle, high) if t_within(middle, df) < within else (low, middle)
-    return (low + high) / 2
-
-
 @dataclass(frozen=True, slots=True)
 class MeanError:
     """How far the mean of a correlated series may be off.
@@ -218,7 +165,7 @@ class MeanError:
     @property
     def half_width(self) -> float:
         """Of the 95 % interval."""
-        return t_quantile(round(self.df, 3)) * math.sqrt(self.variance)
+        return t_quantile(0.95, round(self.df, 3)) * math.sqrt(self.variance)
 
 
 def mean_error(means: Floats) -> MeanError | None:
@@ -242,22 +189,13 @@ def mean_error(means: Floats) -> MeanError | None:
     return MeanError(variance, 2 / (2 / (k - 1) + 4 / (k * (1 - r * r))), r)
 
 
-def ratio_interval(
-    numerators: Mapping[int, Floats], denominators: Mapping[int, Floats]
-) -> tuple[float, float] | None:
-    """95 % interval of sum(numerator) / sum(denominator) over consecutive batches, or None when
+def ratio_interval(top: Floats, bottom: Floats) -> tuple[float, float] | None:
+    """95 % interval of sum(top) / sum(bottom) over `BATCHES` consecutive batches, or None when
     there are too few effective ones.
 
-    The batches' residuals numerator - ratio * denominator go through `mean_error`. Too short a run
-    shows as batches that are correlated (above `MAX_CORRELATION`), and so does a trend.
-
-    Args:
-        numerators: per number of batches (`BATCH_COUNTS`), the batches' numerators.
-        denominators: likewise, of the same batches.
+    The batches' residuals top - ratio * bottom go through `mean_error`. Too short a run shows as
+    batches that are correlated (above `MAX_CORRELATION`), and so does a trend.
     """
-    if BATCHES not in numerators or BATCHES not in denominators:
-        return None
-    top, bottom = numerators[BATCHES], denominators[BATCHES]
     whole = float(np.sum(bottom))
     if not whole > 0 or np.any(np.isnan(top)) or np.any(np.isnan(bottom)):
         return None
@@ -281,9 +219,7 @@ def mean_interval(series: Floats) -> tuple[float, float] | None:
     if size < 1:
         return None
     ends = np.linspace(0, len(series), BATCHES + 1).astype(np.int64)
-    return ratio_interval(
-        {BATCHES: np.add.reduceat(series, ends[:-1])}, {BATCHES: np.diff(ends).astype(np.float64)}
-    )
+    return ratio_interval(np.add.reduceat(series, ends[:-1]), np.diff(ends).astype(np.float64))
 
 
 def _of_clusters(error: MeanError | None, q: float) -> MeanError | None:
@@ -360,7 +296,3 @@ def quantile_intervals(
         )
 
     return {name: interval(q) for name, q in QUANTILES.items()}
-
-
-BATCH_COUNTS: Final = (BATCHES,)
-"""Numbers of batches to prepare for `ratio_interval`."""

@@ -7,11 +7,13 @@ docs/statistics.md has the rule in words, its sources and how often it is right.
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
-from harness.reduce.statistics.intervals import Floats, t_within
+from harness.artifacts.run_summary import Signal, Steady
+from harness.reduce.statistics.intervals import Floats
+from harness.reduce.statistics.student_t import t_beyond
 
 SLICES: Final = 60
 """Slices that a stage is cut into; each is a batch of `PER_SLICE` observations."""
@@ -108,23 +110,23 @@ class SteadyState:
         """No signal drifts."""
         return not any(test.drift for test in self.signals.values())
 
-    def to_dict(self) -> dict[str, Any]:
-        """As in summary.json."""
-        return {
-            "steady": self.steady,
-            "slice_s": self.slice_s,
-            "slices": self.slices,
-            "warmup_s": self.warmup_slices * self.slice_s,
-            "signals": {
-                name: {
-                    "warmup_s": test.warmup_slices * self.slice_s,
-                    "drift": test.drift,
-                    "change": test.change,
-                    "p_value": test.p_value,
-                }
+    def summarized(self) -> Steady:
+        """As in a summary."""
+        return Steady(
+            steady=self.steady,
+            slice_s=self.slice_s,
+            slices=self.slices,
+            warmup_s=self.warmup_slices * self.slice_s,
+            signals={
+                name: Signal(
+                    warmup_s=test.warmup_slices * self.slice_s,
+                    drift=test.drift,
+                    change=test.change,
+                    p_value=test.p_value,
+                )
                 for name, test in self.signals.items()
             },
-        }
+        )
 
 
 def mser(means: Floats, most: int) -> int:
@@ -190,7 +192,7 @@ def _p_apart(means: Floats, cut: int, *, pooled: bool = False) -> float:
     r = _correlation(left)
     inflation = (1 + r) / (1 - r)
     t = gap / (spread * math.sqrt(inflation * (1 / len(first) + 1 / len(rest))))
-    return 1 - t_within(t, max(1.0, len(left) / inflation - unknown))
+    return 2 * t_beyond(t, max(1.0, len(left) / inflation - unknown))
 
 
 def _ranks(values: Floats) -> Floats:
@@ -225,7 +227,7 @@ def trend(values: Floats) -> Trend:
     lags = np.arange(1, n)
     inflation = 1 + 2 * float(np.sum((1 - lags / n) * r**lags))
     z = (s - math.copysign(min(1.0, abs(s)), s)) / math.sqrt(variance * inflation)
-    return Trend(slope, z, 1 - t_within(abs(z), max(1.0, n / inflation - 2)))
+    return Trend(slope, z, 2 * t_beyond(abs(z), max(1.0, n / inflation - 2)))
 
 
 def examine(means: Floats, *, ratio: bool = False) -> SignalTest:

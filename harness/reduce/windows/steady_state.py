@@ -19,7 +19,13 @@ from harness.reduce.statistics.stationarity import (
     SLICES,
     examine_all,
 )
-from harness.reduce.windows.windows import RATIOS, StageWindow, drift_in_words, settled, untested
+from harness.reduce.windows.measurement_window import (
+    RATIOS,
+    StageWindow,
+    drift_in_words,
+    settled,
+    untested,
+)
 
 MOST_UNKNOWN: Final = 0.1
 """Share of slices without a value up to which a signal is tested, with straight lines over its

@@ -2,7 +2,7 @@
 `harness.report.charts`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -49,13 +49,6 @@ class TradePoint:
     order: int
     x: float
     y: float
-
-
-def draw(spec: Mapping[str, Any]) -> str:
-    """A specification as SVG in placeholder colours."""
-    import vl_convert
-
-    return str(vl_convert.vegalite_to_svg(dict(spec)))
 
 
 def ratios(marks: Sequence[RatioMark], names: Sequence[str], width: int) -> dict[str, Any]:

@@ -22,9 +22,8 @@ from harness.core.metrics import METRICS
 from harness.core.records import CANARY
 from harness.reduce.read.run import mapping, sequence
 from harness.report import numbers
-from harness.report.charts import NARROW, SERIES, WIDE, Chart, Line
-from harness.report.charts import draw as draw_lines
-from harness.report.comparison.charts import RatioMark, TradePoint, draw, ratios, trade
+from harness.report.charts import NARROW, SERIES, WIDE, Chart, Line, draw, line_chart
+from harness.report.comparison.charts import RatioMark, TradePoint, ratios, trade
 from harness.report.headline import boundary_words
 from harness.report.tables import Table
 
@@ -511,8 +510,8 @@ def _cdf_figure(
         caption,
         "share of requests",
         legend,
-        draw_lines(chart, WIDE),
-        draw_lines(chart, NARROW),
+        draw(line_chart(chart, WIDE)),
+        draw(line_chart(chart, NARROW)),
         table,
     )
 

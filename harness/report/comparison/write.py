@@ -3,20 +3,16 @@ its gates.
 """
 
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
-
-import jinja2
-from markupsafe import Markup
 
 from harness.artifacts.atomic import alone_in, write_bytes, write_json
 from harness.compare import gate_output
 from harness.compare.compare import Comparison
 from harness.core.errors import ArtifactError, ExitCode
-from harness.report.charts import css_variables, inline, themed
 from harness.report.comparison.view import ComparisonView, compare_view
+from harness.report.pages import Drawing, chart_links, html_page, make_folder, write_charts
 
 CHARTS_DIR: Final = "comparison-charts"
 
@@ -97,22 +93,9 @@ def write_comparison(comparison: Comparison, folder: Path) -> tuple[Path, Path, 
         comparison_markdown(comparison, shown).encode(),
     )
     paths = (folder / "comparison.html", folder / "comparison.md", folder / "comparison.json")
-    try:
-        (folder / CHARTS_DIR).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ArtifactError(
-            f"cannot make {folder}: {error.strerror or error}", cause="no permission, or no space"
-        ) from error
+    make_folder(folder)
     with alone_in(folder):
-        for figure in shown.figures.values():
-            for theme in ("light", "dark"):
-                write_bytes(
-                    folder / CHARTS_DIR / f"{figure.key}-{theme}.svg",
-                    themed(figure.wide, theme).encode(),
-                )
-        for old in (folder / CHARTS_DIR).glob("*.svg"):
-            if old.stem.rpartition("-")[0] not in shown.figures:
-                old.unlink()  # of a comparison that was here before
+        write_charts(folder / CHARTS_DIR, _drawings(shown))
         write_bytes(paths[0], page)
         write_bytes(paths[1], markdown)
         write_json(paths[2], comparison.to_dict())
@@ -121,36 +104,19 @@ def write_comparison(comparison: Comparison, folder: Path) -> tuple[Path, Path, 
 
 def comparison_html(shown: ComparisonView) -> str:
     """The page, with a wide and a narrow drawing of each chart."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("harness.report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-    )
-    drawn: Mapping[str, Mapping[str, Markup]] = {
-        key: {
-            "wide": Markup(inline(figure.wide)),  # noqa: S704 - drawn by us
-            "narrow": Markup(inline(figure.narrow)),  # noqa: S704 - drawn by us
-        }
-        for key, figure in shown.figures.items()
-    }
-    assert environment.loader is not None
-    style, more, script = (
-        environment.loader.get_source(environment, name)[0]
-        for name in ("style.css", "compare.css", "report.js")
-    )
-    style = style.replace("LIGHT_SERIES", css_variables("light")).replace(
-        "DARK_SERIES", css_variables("dark")
-    )
-    template = environment.get_template("compare.html.j2")
-    return template.render(v=shown, drawn=drawn, style=Markup(style + more), script=Markup(script))  # noqa: S704 - ours
+    return html_page("compare.html.j2", shown, _drawings(shown), css="compare.css")
+
+
+def _drawings(shown: ComparisonView) -> dict[str, Drawing]:
+    return {key: Drawing(figure.wide, figure.narrow) for key, figure in shown.figures.items()}
 
 
 def comparison_markdown(comparison: Comparison, shown: ComparisonView) -> str:
     """GitHub-flavoured Markdown: the comparison's own, with the charts at its end."""
     parts = [comparison.to_markdown().rstrip(), ""]
     for figure in shown.figures.values():
-        dark, light = (f"{CHARTS_DIR}/{figure.key}-{theme}.svg" for theme in ("dark", "light"))
+        links = chart_links(CHARTS_DIR, figure.key)
+        dark, light = links["dark"], links["light"]
         names = ", ".join(
             f"{name} ({_LOOKS[(place - 1) % len(_LOOKS)]})" for place, name in figure.legend
         )
@@ -174,10 +140,7 @@ _LOOKS: Final = ("blue", "orange", "green", "purple")
 
 
 def _write(path: Path, text: str) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ArtifactError(f"cannot make {path.parent}: {error.strerror or error}") from error
+    make_folder(path.parent)
     write_bytes(path, text.encode())
 
 

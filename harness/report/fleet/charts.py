@@ -55,13 +55,6 @@ class Span:
     series: int = 0
 
 
-def draw(spec: Mapping[str, Any]) -> str:
-    """A specification as SVG in placeholder colours."""
-    import vl_convert
-
-    return str(vl_convert.vegalite_to_svg(dict(spec)))
-
-
 def waterfall(bars: Sequence[Bar], x_title: str, width: int) -> dict[str, Any]:
     """Bars that hang from one another, from the whole to what is left (or from nothing to the
     sum).

@@ -257,7 +257,7 @@ def _both(spec: Callable[[int], Mapping[str, Any]]) -> tuple[Callable[[], str], 
     """Drawing is the slow part, so it waits until somebody looks."""
 
     def at(width: int) -> str:
-        return fleet_charts.draw(spec(width))
+        return charts.draw(spec(width))
 
     return partial(at, charts.WIDE[0]), partial(at, charts.NARROW[0])
 
@@ -285,8 +285,16 @@ def _lines(
         if len(lines) > 1
         else ()
     )
-    wide, narrow = (partial(charts.draw, chart, size) for size in (charts.WIDE, charts.NARROW))
-    return FleetChart(key, title, caption, wide, narrow, table, legend, y_title)
+    return FleetChart(
+        key,
+        title,
+        caption,
+        lambda: charts.draw(charts.line_chart(chart, charts.WIDE)),
+        lambda: charts.draw(charts.line_chart(chart, charts.NARROW)),
+        table,
+        legend,
+        y_title,
+    )
 
 
 def _scenario_chart(f: Forecast | None) -> FleetChart | None:

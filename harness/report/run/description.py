@@ -28,7 +28,7 @@ def sentence(reduction: Reduction) -> str:
     workload = mapping(traffic.get("workload")).get("kind")
     api = _APIS.get(str(traffic.get("api")), "an unknown API")
     weights = " with dummy weights" if model.get("load_format") == "dummy" else ""
-    lengths = reduction.summary.labels.get("output_length")
+    lengths = reduction.summary.labels.output_length
     forced = f"; output lengths {lengths}" if lengths else ""
     name = model.get("id") or "An unknown model"
     what = f"{workload} traffic" if workload else "traffic"

@@ -1,25 +1,17 @@
 """Writes report.html and report.md of a run directory."""
 
-from collections.abc import Collection, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-import jinja2
-from markupsafe import Markup
-
 from harness.artifacts.atomic import write_bytes
 from harness.artifacts.layout import RunDir
-from harness.core.errors import ArtifactError
 from harness.reduce.reduction import Reduction, reduce_fully
-from harness.report.charts import NARROW, WIDE, css_variables, draw, inline, themed
-from harness.report.pages import markdown_environment, spaced
+from harness.report.charts import NARROW, WIDE, draw, line_chart
+from harness.report.pages import Drawing, chart_links, html_page, markdown_page, write_charts
 from harness.report.run.view import View, view
 
 CHARTS_DIR: Final = "report-charts"
 """Folder beside report.md with its charts, one for each theme."""
-
-_THEMES: Final = ("light", "dark")
 
 
 def write_report(run_path: Path, reduction: Reduction | None = None) -> tuple[Path, Path]:
@@ -40,76 +32,20 @@ def write_report(run_path: Path, reduction: Reduction | None = None) -> tuple[Pa
     run_dir = RunDir(run_path)
     shown = view(reduction or reduce_fully(run_path))
     drawings = {
-        key: {"wide": draw(chart.chart, WIDE), "narrow": draw(chart.chart, NARROW)}
-        for key, chart in shown.charts.items()
+        key: Drawing(
+            draw(line_chart(item.chart, WIDE)),
+            draw(line_chart(item.chart, NARROW)),
+            item.chart.y_title,
+        )
+        for key, item in shown.charts.items()
     }
-    write_bytes(run_dir.report_html, html(shown, drawings).encode())
-    folder = run_path / CHARTS_DIR
-    if shown.charts:
-        try:
-            folder.mkdir(exist_ok=True)
-        except OSError as error:
-            raise ArtifactError(
-                f"cannot create {folder}: {error.strerror or error}",
-                cause="no permission, or no space",
-            ) from error
-    for key, drawing in drawings.items():
-        for theme in _THEMES:
-            write_bytes(
-                _chart(folder, key, theme),
-                themed(drawing["wide"], theme, shown.charts[key].chart.y_title).encode(),
-            )
-    _forget(folder, {_chart(folder, key, theme) for key in drawings for theme in _THEMES})
+    write_bytes(run_dir.report_html, html_page("report.html.j2", shown, drawings).encode())
+    write_charts(run_path / CHARTS_DIR, drawings)
     write_bytes(run_dir.report_md, markdown(shown).encode())
     return run_dir.report_html, run_dir.report_md
 
 
-def _chart(folder: Path, key: str, theme: str) -> Path:
-    return folder / f"{key}-{theme}.svg"
-
-
-def _forget(folder: Path, current: Collection[Path]) -> None:
-    """Remove charts that an earlier report of the directory had and this one has not; one that
-    stays is linked by nothing.
-    """
-    for theme in _THEMES:
-        for old in folder.glob(f"*-{theme}.svg"):
-            if old not in current:
-                with suppress(OSError):
-                    old.unlink()
-
-
-def html(shown: View, drawings: Mapping[str, Mapping[str, str]]) -> str:
-    """The page, with a wide and a narrow drawing of each chart."""
-    environment = markdown_environment()
-    drawn = {
-        key: {size: Markup(inline(svg)) for size, svg in sizes.items()}  # noqa: S704 - drawn by us
-        for key, sizes in drawings.items()
-    }
-    style = (
-        _source(environment, "style.css")
-        .replace("LIGHT_SERIES", css_variables("light"))
-        .replace("DARK_SERIES", css_variables("dark"))
-    )
-    script = _source(environment, "report.js")
-    return environment.get_template("report.html.j2").render(
-        v=shown,
-        drawn=drawn,
-        style=Markup(style),  # noqa: S704 - ours
-        script=Markup(script),  # noqa: S704 - ours
-    )
-
-
 def markdown(shown: View) -> str:
     """GitHub-flavoured Markdown."""
-    files: Mapping[str, Mapping[str, str]] = {
-        key: {theme: f"{CHARTS_DIR}/{key}-{theme}.svg" for theme in ("light", "dark")}
-        for key in shown.charts
-    }
-    text = markdown_environment().get_template("report.md.j2").render(v=shown, files=files)
-    return spaced(text)
-
-
-def _source(environment: jinja2.Environment, name: str) -> str:
-    assert environment.loader is not None
-    return environment.loader.get_source(environment, name)[0]
+    files = {key: chart_links(CHARTS_DIR, key) for key in shown.charts}
+    return markdown_page("report.md.j2", v=shown, files=files)

@@ -96,7 +96,7 @@ def serve(arguments: argparse.Namespace) -> int:
     import uvicorn
     from transformers.utils import logging as transformers_logging
 
-    from harness.server.engine.api import Api
+    from harness.server.engine.api import EngineApp
     from harness.server.engine.batching import PAGE_TOK, Engine, EngineSettings
     from harness.server.engine.prompts import Prompts
 
@@ -121,7 +121,7 @@ def serve(arguments: argparse.Namespace) -> int:
         )
     )
     name = arguments.served_name or Path(arguments.model).name
-    api = Api(engine, Prompts(arguments.model), name)
+    api = EngineApp(engine, Prompts(arguments.model), name)
     log.info(
         "model %s as %s on %s, %s; context %d tokens, KV cache %d x %d tokens, %d tokens a batch",
         arguments.model,

@@ -4,32 +4,15 @@ calls.
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+
+from harness.api.base import Piece, Text, ToolCall
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 TOOL_OPEN: Final = "<tool_call>"
 TOOL_CLOSE: Final = "</tool_call>"
-
-
-@dataclass(frozen=True, slots=True)
-class Text:
-    """A piece of answer text."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class ToolCall:
-    """A complete call that the model wrote. `arguments` is a JSON object as text."""
-
-    name: str
-    arguments: str
-
-
-Piece = Text | ToolCall
 
 
 class Detokenizer:

@@ -6,10 +6,11 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from harness.artifacts.prometheus_answers import NS_PER_MS, wrap
 from harness.core.clock import NS_PER_S, now_ns
+from harness.core.progress import TelemetryProgress
 from harness.core.records import Concern, Severity
 from harness.telemetry.live import together
 from harness.telemetry.prometheus.answers import AnswersJournal, Tell
@@ -145,22 +146,20 @@ class PrometheusReader:
                 self._stopping.wait(_WAIT_POLL_S if self._managed else min(1.0, self._poll_s))
         return good and not waiting
 
-    def latest(self) -> dict[str, Any]:
-        """Live values as the recorder gives them; t_ns is the time of the oldest target's last
-        scrape. Empty before the first.
-        """
+    def latest(self) -> TelemetryProgress:
+        """Newest live values; nothing is known before every target's first scrape."""
         with self._lock:
             targets = list(self._targets.values())
             seen = [target.scrape_ms for target in targets]
             if not seen or any(moment is None for moment in seen):
-                return {}
+                return TelemetryProgress()
             oldest_ms = min(moment for moment in seen if moment is not None)
-            return {
-                "t_ns": oldest_ms * NS_PER_MS - self._offset_ns,
+            return TelemetryProgress(
+                t_ns=oldest_ms * NS_PER_MS - self._offset_ns,
+                scrapes=sum(target.scrapes for target in targets),
+                scrape_failures=sum(target.failures for target in targets),
                 **together([target.shown for target in targets]),
-                "scrapes": sum(target.scrapes for target in targets),
-                "scrape_failures": sum(target.failures for target in targets),
-            }
+            )
 
     def stop(self) -> None:
         """Read what is left and close the journal. May be called again."""

@@ -8,6 +8,7 @@ from typing import Any, Final
 from harness.artifacts.layout import RunDir
 from harness.core.errors import TelemetryError
 from harness.core.network import Network
+from harness.core.progress import TelemetryProgress
 from harness.core.records import Concern, Endpoint, Severity
 from harness.processes.registry import RunRegistry
 from harness.profile.telemetry import Telemetry
@@ -146,9 +147,9 @@ class RunPrometheus:
         """Wait for a scrape of every target that began after this call, and mark it."""
         return self._reader is not None and self._reader.scrape_now(label, timeout_s)
 
-    def latest(self) -> dict[str, Any]:
-        """Newest live values."""
-        return {} if self._reader is None else self._reader.latest()
+    def latest(self) -> TelemetryProgress:
+        """Newest live values; power is none of them."""
+        return TelemetryProgress() if self._reader is None else self._reader.latest()
 
     def stop(self) -> None:
         """Read what is left into the journal, and end what was started. May be called again."""

@@ -4,16 +4,11 @@ import threading
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final, Literal, Protocol
+from typing import Literal, Protocol
 
 from harness.core.records import Boundary
 
 What = Literal["power", "energy"]
-
-STALE_INTERVALS: Final = 3
-"""A source that repeats its values is slow once new ones come further apart than this many of its
-own intervals.
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +78,6 @@ class PowerProbe:
     why_not: str = ""
     origin: str | None = None
     double: str | None = None
-
-    @property
-    def has_power(self) -> bool:
-        """Every device gives power or energy."""
-        return bool(self.devices) and all(device.power or device.energy for device in self.devices)
 
 
 @dataclass(slots=True)

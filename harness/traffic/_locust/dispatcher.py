@@ -11,15 +11,16 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from time import monotonic_ns
-from typing import Any, Final
+from typing import Final
 
 import gevent
 from gevent.event import Event
 
 from harness.core.clock import NS_PER_S
 from harness.core.records import Api, Outcome
-from harness.plan.bodies import Conversation, Texts
+from harness.plan.bodies import Conversation
 from harness.plan.build import RunPlan
+from harness.plan.prompt_text import Texts
 from harness.plan.types import PRIME_SUFFIX, Session, Turn
 from harness.traffic._locust.answer import Answer, read_answer
 from harness.traffic._locust.http_client import Cancelled, Target
@@ -28,6 +29,7 @@ from harness.traffic._locust.record import Record
 from harness.traffic._locust.recorder import Recorder
 from harness.traffic._locust.stage import Counts, Primed, StageRun
 from harness.traffic._locust.timerfd import alarm
+from harness.traffic.events import StageEnded, StageMark, StagePrimed, StageStarted, WindowDone
 
 _NEVER_NS: Final = 1 << 62
 _LAST_NS: Final = 4_000_000
@@ -129,7 +131,7 @@ class Dispatcher:
         if self._stage is not None:
             self._stage.progress.set()
 
-    def prime(self, index: int, announce: Callable[[dict[str, Any]], None]) -> None:
+    def prime(self, index: int, announce: Callable[[StageMark], None]) -> None:
         """Before a stage: send the history of the conversations that start in their middle, so that
         the servers' caches hold it.
 
@@ -165,17 +167,7 @@ class Dispatcher:
                         Cancelled(Outcome.INTERRUPTED, "the run was stopped"), block=False
                     )
         failed = sum(outcome is not Outcome.OK for outcome in outcomes)
-        announce(
-            {
-                "event": "stage_primed",
-                "stage": plan.name,
-                "index": index,
-                "start_ns": started_ns,
-                "end_ns": monotonic_ns(),
-                "primed": len(outcomes),
-                "failed": failed,
-            }
-        )
+        announce(StagePrimed(plan.name, index, started_ns, monotonic_ns(), len(outcomes), failed))
 
     def _prime(self, session: Session) -> Outcome:
         target = self._route(session)
@@ -200,9 +192,7 @@ class Dispatcher:
         self._primed[session.number] = Primed(session, target, conversation)
         return record.answer.outcome
 
-    def run_stage(
-        self, index: int, start_ns: int, announce: Callable[[dict[str, Any]], None]
-    ) -> None:
+    def run_stage(self, index: int, start_ns: int, announce: Callable[[StageMark], None]) -> None:
         """Run one stage to its end: returns when every request that it started has been
         recorded.
         """
@@ -213,9 +203,7 @@ class Dispatcher:
         self._wind_down.clear()
         if self.is_stopped():
             stage.closing.set()
-        label = {"stage": plan.name, "index": index}
-        window = {"window_start_ns": window_start_ns, "window_end_ns": window_end_ns}
-        announce({"event": "stage_started", **label, "start_ns": start_ns, **window})
+        announce(StageStarted(plan.name, index, start_ns, window_start_ns, window_end_ns))
         self._start_sources(stage)
         deadline_ns = (
             None
@@ -233,7 +221,7 @@ class Dispatcher:
             self._wait(
                 stage, lambda: idle() or stage.closing.is_set() or stage.window_is_done, deadline_ns
             )
-            announce({"event": "window_done", **label})
+            announce(WindowDone(plan.name, index))
             self._wait(
                 stage,
                 lambda: idle() or stage.closing.is_set() or self._wind_down.is_set(),
@@ -244,15 +232,15 @@ class Dispatcher:
         end_ns = monotonic_ns()
         self._stage = None
         announce(
-            {
-                "event": "stage_ended",
-                **label,
-                "end_ns": end_ns,
-                "window_end_ns": end_ns if window_end_ns is None else min(end_ns, window_end_ns),
-                "turns_not_happened": stage.turns_not_happened,
-                "turns_cut": stage.turns_cut,
-                "replies_not_carried": stage.replies_not_carried,
-            }
+            StageEnded(
+                plan.name,
+                index,
+                end_ns,
+                end_ns if window_end_ns is None else min(end_ns, window_end_ns),
+                turns_not_happened=stage.turns_not_happened,
+                turns_cut=stage.turns_cut,
+                replies_not_carried=stage.replies_not_carried,
+            )
         )
 
     # --- ends ---
@@ -529,7 +517,7 @@ class Dispatcher:
                     and turn is not session.turns[-1]
                 ):
                     stage.replies_not_carried += not conversation.answered(
-                        turn.index, record.answer.spoken
+                        turn.index, record.answer.parts
                     )
             self._keep(record)
         finally:
@@ -593,7 +581,7 @@ class Dispatcher:
                 local=exchange.local,
                 error=exchange.error,
                 pause=_let_others,
-                keep_reply=self._plan.settings.live,
+                keep_parts=self._plan.settings.live,
             )
         except Exception as error:  # noqa: BLE001 - a defect in reading must cost one record's detail, not the record
             _log.exception("an answer cannot be read")
@@ -606,7 +594,6 @@ class Dispatcher:
     def _keep(self, record: Record) -> None:
         counts, outcome = self.counts, record.answer.outcome
         counts.sent += record.sent_ns is not None
-        counts.output_tok += record.answer.output_tok or 0
         if outcome is Outcome.OK:
             counts.ok += 1
         elif outcome is Outcome.DROPPED:

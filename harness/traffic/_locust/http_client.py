@@ -19,6 +19,7 @@ from gevent import socket, ssl
 from gevent.hub import Waiter, get_hub
 
 from harness import __version__
+from harness.api.table import wire
 from harness.core.errors import TrafficError
 from harness.core.network import NONE, Network, Proxy
 from harness.core.records import Api, Endpoint, Outcome
@@ -48,7 +49,6 @@ _TUNNEL_HEAD_BYTES: Final = 64 * 1024
 REQUEST_ID_HEADER: Final = "x-harness-request-id"
 """Lets a server's log, and the paced server's truth, be paired with the records."""
 
-ANTHROPIC_VERSION: Final = "2023-06-01"
 _NS: Final = 1_000_000_000
 
 
@@ -386,7 +386,8 @@ class Target:
             )
         except OSError as error:
             raise TrafficError(f"cannot resolve {at}: {error}", next_step=step) from error
-        path = parts.path.rstrip("/") + api.path
+        spoken = wire(api)
+        path = parts.path.rstrip("/") + spoken.path
         host = f"[{self._host}]" if ":" in self._host else self._host
         self._proxy = proxy
         self._authority = f"{host}:{port}"
@@ -396,16 +397,10 @@ class Target:
             f"POST {path} HTTP/1.1",
             f"host: {host}:{port}",
             f"user-agent: colossus-harness/{__version__}",
-            "content-type: application/json",
-            "accept: text/event-stream",
+            f"accept: {spoken.stream_type}",
             "accept-encoding: identity",
+            *(f"{name}: {value}" for name, value in spoken.headers(api_key).items()),
         ]
-        if api is Api.MESSAGES:
-            lines.append(f"anthropic-version: {ANTHROPIC_VERSION}")
-        if api_key is not None:
-            lines.append(f"authorization: Bearer {api_key}")  # vLLM reads this one on every route
-            if api is Api.MESSAGES:
-                lines.append(f"x-api-key: {api_key}")
         if proxy is not None and self._tls is None:
             lines += _authorized(proxy)
         self._head = "\r\n".join(lines).encode("latin-1") + f"\r\n{REQUEST_ID_HEADER}: ".encode()

@@ -40,6 +40,7 @@ from harness.traffic._locust.dispatcher import Dispatcher
 from harness.traffic._locust.http_client import Target
 from harness.traffic._locust.record import Record
 from harness.traffic._locust.recorder import Recorder
+from harness.traffic.events import Failed, Finished, Ready, WorkerEvent, WorkerProgress, to_line
 
 _log = logging.getLogger("harness.traffic")
 
@@ -65,13 +66,13 @@ class _Pipes:
         line = next(self._commands, None)
         return None if line is None else lines.decode(line)
 
-    def send(self, message: dict[str, Any]) -> None:
+    def send(self, event: WorkerEvent) -> None:
         """Tell the supervisor; a supervisor that is gone hears nothing, and the end of its commands
         says so.
         """
         with self._lock:
             try:
-                self._out.write(lines.encode(message))
+                self._out.write(to_line(event))
             except OSError:
                 _log.warning("the supervisor does not listen any more")
 
@@ -148,7 +149,6 @@ class Worker:
             Queue()
         )  # a stage and its start; without one it is to be primed
         self._ttft_ms: list[float] = []
-        self._lag_ms: list[float] = []
         self._loop_lag_ms = 0.0
         self._stage_name: str | None = None
         self._cpu = (monotonic_ns(), process_time())
@@ -164,15 +164,15 @@ class Worker:
             _log.exception("the worker failed")
             errors = [f"a defect of the harness: {error!r}"]
         if errors:
-            self._pipes.send({"event": "error", "message": "; ".join(errors)})
+            self._pipes.send(Failed("; ".join(errors)))
         else:
-            self._pipes.send({"event": "finished", "interrupted": self._dispatcher.is_stopped()})
+            self._pipes.send(Finished(self._dispatcher.is_stopped()))
         self.over.set()
 
     def _walk(self) -> None:
         self.spawned.wait()
         self._watch_loop()
-        self._pipes.send({"event": "ready", "plan_sha256": self._plan.plan_sha256})
+        self._pipes.send(Ready(self._plan.plan_sha256))
         reporter = gevent.spawn(self._report)
         try:
             for _ in self._plan.stages:
@@ -237,8 +237,6 @@ class Worker:
 
     def _on_record(self, record: Record) -> None:
         answer = record.answer
-        if record.sent_ns is not None and len(self._lag_ms) < _RECENT:
-            self._lag_ms.append((record.sent_ns - record.intended_ns) / 1e6)
         if (
             answer.first_token_ns is not None
             and record.sent_ns is not None
@@ -282,30 +280,26 @@ class Worker:
             if self._recorder.error:  # without a journal there is no run
                 self._dispatcher.stop(0)
 
-    def _progress(self) -> dict[str, Any]:
+    def _progress(self) -> WorkerProgress:
         now_ns, cpu_s = monotonic_ns(), process_time()
         before_ns, before_cpu_s = self._cpu
         self._cpu = (now_ns, cpu_s)
         counts = self._dispatcher.counts
-        message = {
-            "event": "progress",
-            "t_ns": now_ns,
-            "stage": self._stage_name,
-            "in_flight": counts.in_flight,
-            "live_sessions": counts.live_sessions,
-            "sent": counts.sent,
-            "ok": counts.ok,
-            "failed": counts.failed,
-            "dropped": counts.dropped,
-            "output_tok": counts.output_tok,
-            "ttft_ms": [round(ms, 3) for ms in self._ttft_ms],
-            "lag_ms": [round(ms, 3) for ms in self._lag_ms],
-            "loop_lag_ms": round(self._loop_lag_ms, 3),
-            "cpu_s": cpu_s,
-            "cpu": (cpu_s - before_cpu_s) * NS_PER_S / max(1, now_ns - before_ns),
-        }
-        self._ttft_ms, self._lag_ms, self._loop_lag_ms = [], [], 0.0
-        return message
+        progress = WorkerProgress(
+            t_ns=now_ns,
+            stage=self._stage_name,
+            in_flight=counts.in_flight,
+            live_sessions=counts.live_sessions,
+            sent=counts.sent,
+            ok=counts.ok,
+            failed=counts.failed,
+            dropped=counts.dropped,
+            ttft_ms=[round(ms, 3) for ms in self._ttft_ms],
+            loop_lag_ms=round(self._loop_lag_ms, 3),
+            cpu=(cpu_s - before_cpu_s) * NS_PER_S / max(1, now_ns - before_ns),
+        )
+        self._ttft_ms, self._loop_lag_ms = [], 0.0
+        return progress
 
 
 def _endpoint(fields: dict[str, Any]) -> Endpoint:
@@ -367,7 +361,7 @@ def _start(environment: Environment, **_: Any) -> None:  # noqa: ANN401 - Locust
     try:
         _worker = Worker(pipes, setup, environment)
     except HarnessError as error:
-        pipes.send({"event": "error", "message": str(error)})
+        pipes.send(Failed(str(error)))
         raise
     gevent.spawn(_worker.run)
 
@@ -376,7 +370,7 @@ def _serve_master(pipes: _Pipes, environment: Environment) -> None:
     """The master only keeps Locust's display; it ends when it is told to or when the supervisor is
     gone.
     """
-    pipes.send({"event": "ready", "plan_sha256": None})
+    pipes.send(Ready(None))
     while (command := pipes.receive()) is not None and command.get("cmd") != "exit":
         pass
     environment.runner.quit()

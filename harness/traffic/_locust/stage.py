@@ -17,7 +17,6 @@ class Counts:
     ok: int = 0
     failed: int = 0
     dropped: int = 0
-    output_tok: int = 0
     in_flight: int = 0
     live_sessions: int = 0
 

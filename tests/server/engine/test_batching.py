@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from harness.server.engine import batching
-from harness.server.engine.api import Api
+from harness.server.engine.api import EngineApp
 from harness.server.engine.batching import (
     DoesNotFitError,
     Engine,
@@ -221,7 +221,7 @@ def test_cancelled_requests_get_abort_and_free_their_blocks(tiny_path):
 def test_a_dead_generation_thread_fails_what_is_live_and_what_comes(tiny_path):
     async def run():
         async with started(tiny_path) as engine:
-            api = Api(engine, Prompts(tiny_path), "tiny")
+            api = EngineApp(engine, Prompts(tiny_path), "tiny")
             assert (await api._health(None)).status_code == 200
             live = engine.submit(prompt(1, 20), Sampling(900))
             await live.next()

@@ -8,12 +8,15 @@ from types import SimpleNamespace
 
 import pytest
 
+from harness.api.base import Ask
+from harness.api.table import wire
 from harness.core.clock import now_ns
-from harness.server.engine import responses
-from harness.server.engine.api import Api, EventStream, Reply, anthropic_error, openai_error
-from harness.server.engine.batching import Generation
+from harness.core.records import Api
+from harness.server.engine.api import EngineApp, guarded
+from harness.server.engine.batching import EngineDeadError, Generation
 from harness.server.engine.output import Output
-from harness.server.engine.prompts import Ask, Prompts, Sampling
+from harness.server.engine.prompts import Prompts
+from harness.server.engine.reply import EventStream, Reply
 
 CALL = '<tool_call>\n{"name": "look_up", "arguments": {"word": "queue"}}\n</tool_call>'
 
@@ -24,22 +27,22 @@ def prompts(tiny_path):
 
 
 @pytest.fixture
-def api(prompts):
+def engine(prompts):
     idle = SimpleNamespace(running=lambda: 0.0, waiting=lambda: 0.0, kv_usage=lambda: None)
-    return Api(idle, prompts, "tiny")
+    return EngineApp(idle, prompts, "tiny")
 
 
-def scripted(api, text, finish="stop", error=None, stops=()):
+def scripted(engine, text, finish="stop", error=None, stops=()):
     """A reply whose tokens come three at a time, as if from the generation thread."""
     generation = Generation("r0", 70, now_ns(), frozenset(), lambda: None, cached_tok=32)
-    ids = api.prompts.fast.encode(text).ids
+    ids = engine.prompts.fast.encode(text).ids
     for at in range(0, len(ids), 3):
         generation.put(ids[at : at + 3], at_ns=now_ns())
     generation.put([], finish, error, at_ns=now_ns())
-    return Reply(generation, Output(api.prompts.fast, stops, ["look_up"]), api.metrics, 32)
+    return Reply(generation, Output(engine.prompts.fast, stops, ["look_up"]), engine.metrics, 32)
 
 
-def stream(api, reply, events):
+def stream(reply, api):
     """What a client would receive."""
     received = bytearray()
 
@@ -50,15 +53,16 @@ def stream(api, reply, events):
         async def receive():
             await asyncio.Event().wait()
 
-        await EventStream(reply, events, lambda text: b"data: " + text.encode())({}, receive, send)
+        writer = wire(api).writer("tiny", "1")
+        await EventStream(reply, Ask(9), writer, "text/event-stream")({}, receive, send)
 
     asyncio.run(run())
     return received.decode()
 
 
-def test_a_written_call_becomes_a_tool_use_block(api):
-    reply = scripted(api, f"I look it up. {CALL}")
-    text = stream(api, reply, api._anthropic_events(reply, "msg_1"))
+def test_a_written_call_becomes_a_tool_use_block(engine):
+    reply = scripted(engine, f"I look it up. {CALL}")
+    text = stream(reply, Api.MESSAGES)
     events = [
         json.loads(line.removeprefix("data: "))
         for line in text.splitlines()
@@ -92,20 +96,14 @@ def test_a_written_call_becomes_a_tool_use_block(api):
         usage["cache_creation_input_tokens"],
         usage["cache_read_input_tokens"],
     ) == (6, 32, 32)
-    assert usage["output_tokens"] == len(api.prompts.fast.encode(f"I look it up. {CALL}").ids)
+    assert usage["output_tokens"] == len(engine.prompts.fast.encode(f"I look it up. {CALL}").ids)
 
 
-def test_a_written_call_becomes_tool_calls(api):
-    reply = scripted(api, f"{CALL}\n{CALL}")
-    events = api._openai_events(
-        Ask(Sampling(9), include_usage=True),
-        reply,
-        {"id": "x", "object": "chat.completion.chunk"},
-        chat=True,
-    )
+def test_a_written_call_becomes_tool_calls(engine):
+    reply = scripted(engine, f"{CALL}\n{CALL}")
     chunks = [
         json.loads(line[6:])
-        for line in stream(api, reply, events).split("\n\n")
+        for line in stream(reply, Api.CHAT).split("\n\n")
         if line.startswith("data: {")
     ]
     calls = [
@@ -122,43 +120,46 @@ def test_a_written_call_becomes_tool_calls(api):
     assert chunks[-1]["usage"]["prompt_tokens_details"] == {"cached_tokens": 32}
 
 
-def test_an_answer_cut_at_its_length_inside_a_call_is_text(api):
-    reply = scripted(api, CALL[:40], finish="length")
-    text = stream(api, reply, api._anthropic_events(reply, "msg_1"))
+def test_an_answer_cut_at_its_length_inside_a_call_is_text(engine):
+    reply = scripted(engine, CALL[:40], finish="length")
+    text = stream(reply, Api.MESSAGES)
     assert "tool_use" not in text
-    assert '"stop_reason": "max_tokens"' in text
+    assert '"stop_reason":"max_tokens"' in text
 
 
-def test_a_natural_end_is_end_turn_and_stop(api):
-    reply = scripted(api, "Done.")
-    assert '"stop_reason": "end_turn"' in stream(api, reply, api._anthropic_events(reply, "msg_1"))
-    assert reply.openai_reason() == "stop"
+def test_a_natural_end_is_end_turn_and_stop(engine):
+    reply = scripted(engine, "Done.")
+    assert '"stop_reason":"end_turn"' in stream(reply, Api.MESSAGES)
+    assert reply.ending.reason == "stop"
 
 
-def test_a_failure_in_the_middle_is_an_error_event_and_no_end(api):
-    reply = scripted(api, "Half an ans", finish="error", error="out of memory")
-    text = stream(api, reply, api._anthropic_events(reply, "msg_1"))
-    assert text.endswith("data: out of memory")
+def test_a_failure_in_the_middle_is_an_error_event_and_no_end(engine):
+    reply = scripted(engine, "Half an ans", finish="error", error="out of memory")
+    text = stream(reply, Api.MESSAGES)
+    assert text.endswith('{"type":"api_error","message":"out of memory"}}\n\n')
     assert "message_stop" not in text
     assert reply.finish == "error"
 
 
-@pytest.mark.parametrize("form", [openai_error, anthropic_error])
-def test_failures_have_each_apis_status_and_form(api, form):
-    async def failing():
-        raise LookupError("not ours")
+@pytest.mark.parametrize("api", list(Api))
+def test_failures_have_each_apis_status_and_form(api):
+    async def failing(error):
+        raise error
 
-    async def guarded():
+    async def foreign():
         with pytest.raises(LookupError):
-            await api._guarded(form, failing())
+            await guarded(wire(api), lambda: failing(LookupError("not ours")))
+        return await guarded(wire(api), lambda: failing(EngineDeadError("no")))
 
-    asyncio.run(guarded())
-    body = json.loads(form(503, "no", "overloaded_error").body)
+    response = asyncio.run(foreign())
+    body = json.loads(response.body)
+    assert response.status_code == 503
     assert body["error"]["type"] == "overloaded_error"
+    assert ("type" in body) is (api is Api.MESSAGES)
 
 
-def test_metrics_count_a_scripted_answer_once(api):
-    reply = scripted(api, "one two three four five six")
+def test_metrics_count_a_scripted_answer_once(engine):
+    reply = scripted(engine, "one two three four five six")
 
     async def read():
         async for _ in reply.steps():
@@ -166,7 +167,7 @@ def test_metrics_count_a_scripted_answer_once(api):
         reply.abandon()
 
     asyncio.run(read())
-    text = api.metrics.exposition().decode()
+    text = engine.metrics.exposition().decode()
     assert (
         f'vllm:generation_tokens_total{{engine="0",model_name="tiny"}} {float(reply.output.tokens)}'
         in text
@@ -176,10 +177,9 @@ def test_metrics_count_a_scripted_answer_once(api):
     assert 'vllm:kv_cache_usage_perc{engine="0",model_name="tiny"} NaN' in text
 
 
-def test_a_written_call_becomes_an_item_of_a_response(api):
-    reply = scripted(api, f"I look it up. {CALL}")
-    made = responses.Events(reply, "tiny")
-    text = stream(api, reply, made.stream())
+def test_a_written_call_becomes_an_item_of_a_response(engine):
+    reply = scripted(engine, f"I look it up. {CALL}")
+    text = stream(reply, Api.RESPONSES)
     events = [
         json.loads(line.removeprefix("data: "))
         for line in text.splitlines()
@@ -210,22 +210,10 @@ def test_a_written_call_becomes_an_item_of_a_response(api):
     assert final["usage"]["input_tokens_details"] == {"cached_tokens": 32}
 
 
-def test_a_failure_in_a_response_is_an_error_event(api):
-    reply = scripted(api, "So far", "error", "out of memory")
-    made = responses.Events(reply, "tiny")
-    received = bytearray()
-
-    async def run():
-        async def send(message):
-            received.extend(message.get("body", b""))
-
-        async def receive():
-            await asyncio.Event().wait()
-
-        await EventStream(reply, made.stream(), made.error)({}, receive, send)
-
-    asyncio.run(run())
-    last = json.loads(received.decode().strip().splitlines()[-1].removeprefix("data: "))
+def test_a_failure_in_a_response_is_an_error_event(engine):
+    reply = scripted(engine, "So far", "error", "out of memory")
+    text = stream(reply, Api.RESPONSES)
+    last = json.loads(text.strip().splitlines()[-1].removeprefix("data: "))
     assert (last["type"], last["code"], last["message"]) == (
         "error",
         "server_error",

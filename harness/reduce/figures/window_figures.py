@@ -4,34 +4,25 @@ of the same stretch.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
-from harness.artifacts.run_summary import Distribution, Figure, RequestCounts
+from harness.artifacts.run_summary import Distribution, Figure, RequestCounts, Slos
 from harness.core.metric_names import Concept
 from harness.core.metrics import METRICS
 from harness.core.records import Basis, Concern, Outcome
-from harness.reduce.energy.window import WindowEnergy, Work, energy_figures, window_energy
+from harness.reduce.energy.window import WindowEnergy, Work, put_energy, window_energy
 from harness.reduce.over_time.counters import ServerCounters
-from harness.reduce.over_time.flow import Flow, SumOf
+from harness.reduce.over_time.flow import SumOf
 from harness.reduce.over_time.flows import Flows
 from harness.reduce.over_time.tokens import gaps, moments
 from harness.reduce.read.categorical import Bools
 from harness.reduce.read.requests import Requests
-from harness.reduce.read.run import Run, gpu_count, gpu_uuids, mapping, number
-from harness.reduce.statistics.intervals import (
-    BATCH_COUNTS,
-    BATCHES,
-    Floats,
-    batch_edges,
-    distribution,
-    mean_interval,
-    ratio_interval,
-)
-from harness.reduce.windows.windows import StageWindow
-
-NS: Final = 1e-9
+from harness.reduce.read.run import Run, gpu_count, mapping, number
+from harness.reduce.statistics.intervals import Floats, distribution, mean_interval
+from harness.reduce.windows.figure_set import NS, FigureSet
+from harness.reduce.windows.measurement_window import StageWindow
 
 
 def count(
@@ -114,7 +105,7 @@ def latency(requests: Requests, mine: Bools, flow: Flows) -> dict[str, Distribut
     }
 
 
-def good(requests: Requests, mine: Bools, flow: Flows, slos: Mapping[str, float | None]) -> Bools:
+def good(requests: Requests, mine: Bools, flow: Flows, slos: Slos) -> Bools:
     """Requests of `mine` that were answered in full and met every SLO; one that has no such figure
     (TPOT of one token) meets it.
     """
@@ -126,13 +117,12 @@ def good(requests: Requests, mine: Bools, flow: Flows, slos: Mapping[str, float 
     def first() -> Floats:
         return np.where(np.isnan(requests.first_token), last(), requests.first_token)
 
-    figures: Mapping[str, Callable[[], Floats]] = {
-        "ttft_s": lambda: (first() - requests.intended) * NS,
-        "tpot_s": lambda: flow.tpot_s,
-        "e2e_s": lambda: (last() - requests.intended) * NS,
-    }
-    for key, values in figures.items():
-        limit = slos.get(key)
+    figures: tuple[tuple[float | None, Callable[[], Floats]], ...] = (
+        (slos.ttft_s, lambda: (first() - requests.intended) * NS),
+        (slos.tpot_s, lambda: flow.tpot_s),
+        (slos.e2e_s, lambda: (last() - requests.intended) * NS),
+    )
+    for limit, values in figures:
         if limit is not None:
             with np.errstate(invalid="ignore"):
                 met &= ~(values() > limit)
@@ -159,81 +149,12 @@ class StageFigures:
         ]
 
 
-class _Figures:
-    """Gathers figures of one window."""
-
-    def __init__(self, window: StageWindow) -> None:
-        self.window = window
-        self.start = window.start if window.start is not None else np.nan
-        self.end = window.end if window.end is not None else np.nan
-        self.length_s = (self.end - self.start) * NS
-        self.figures: dict[str, Figure] = {}
-
-    def absent(self, key: str, note: str) -> None:
-        self.figures[key] = Figure(
-            None, METRICS[key].unit, basis=Basis.ABSENT, window=self.window.name, note=note
-        )
-
-    def put(
-        self,
-        key: str,
-        value: float | None,
-        interval: tuple[float, float] | None = None,
-        *,
-        basis: Basis = Basis.MEASURED,
-        boundary: str | None = None,
-        note: str | None = None,
-        name: str | None = None,
-    ) -> None:
-        if value is None or not np.isfinite(value):
-            if name is None:
-                self.absent(key, note or "nothing to take it from")
-            return
-        low, high = interval if interval is not None else (None, None)
-        definition = METRICS[key]
-        self.figures[name or key] = Figure(
-            float(value),
-            definition.unit,
-            low,
-            high,
-            basis,
-            boundary or definition.boundary,
-            self.window.name,
-            note,
-        )
-
-    def edges(self) -> dict[int, Floats]:
-        """Edges of the batches that intervals are made of; none for batches shorter than a
-        second.
-        """
-        return {
-            n: batch_edges(self.start, self.end, n)
-            for n in BATCH_COUNTS
-            if self.length_s / n >= 1.0
-        }
-
-    def rate(
-        self, key: str, flow: Flow | SumOf, note: str | None = None
-    ) -> tuple[float, float] | None:
-        """Amount in the window per second, with its interval."""
-        edges = self.edges()
-        amounts = {n: flow.per_bin(edge) for n, edge in edges.items()}
-        interval = ratio_interval(amounts, {n: np.diff(edge) * NS for n, edge in edges.items()})
-        whole = (
-            float(np.sum(amounts[BATCHES]))
-            if BATCHES in amounts
-            else flow.between(self.start, self.end)
-        )
-        self.put(key, whole / self.length_s, interval, note=note)
-        return interval
-
-
-def figures(
+def window_figures(
     run: Run,
     window: StageWindow,
     flow: Flows,
     counters: ServerCounters | None,
-    slos: Mapping[str, float | None],
+    slos: Slos,
     price: Mapping[str, Any],
     who: Bools | None = None,
 ) -> StageFigures:
@@ -242,7 +163,7 @@ def figures(
     mine, ok = intended_in(requests, window), requests.ok
     if who is not None:
         mine, ok = mine & who, ok & who
-    out = _Figures(window)
+    out = FigureSet(window)
     distributions = latency(requests, mine, flow)
     requests.release()
     if window.start is None or window.end is None:
@@ -269,11 +190,7 @@ def figures(
             speeds,
             note=None if seconds else "the time per output token has no such percentile",
         )
-    edges = out.edges()
-    in_flight = ratio_interval(
-        {n: flow.in_flight.per_bin(e) for n, e in edges.items()},
-        {n: np.diff(e) for n, e in edges.items()},
-    )
+    in_flight = out.interval(flow.in_flight.per_bin, np.diff)
     out.put("requests_in_flight", flow.in_flight.between(start, end) / (end - start), in_flight)
     done_right = mine & requests.ok
     for key, values in (
@@ -299,7 +216,7 @@ def figures(
             note="the deployment's only GPU" if gpus == 1 else f"all {gpus} GPUs of the deployment",
         )
     _dollars(out, price)
-    joules = window_energy(run, start, end, gpu_uuids(run))
+    joules = window_energy(run, start, end)
     work = Work(
         flow.output.flow,
         flow.input,
@@ -308,15 +225,13 @@ def figures(
         moments(requests, requests.done, answered),
     )
     settings = mapping(run.profile.get("energy"))
-    out.figures |= energy_figures(
-        joules, work, window.name, out.edges(), settings, nothing_read=run.power is None
-    )
+    put_energy(out, joules, work, settings, nothing_read=run.power is None)
     ordered = {key: out.figures[key] for key in METRICS if key in out.figures}
     ordered |= {key: figure for key, figure in out.figures.items() if key not in ordered}
     return StageFigures(ordered, distributions, joules, split)
 
 
-def _throughput(out: _Figures, flow: Flows) -> tuple[float, float] | None:
+def _throughput(out: FigureSet, flow: Flows) -> tuple[float, float] | None:
     note = None
     if np.any(flow.output.estimated):
         streams = int(np.sum(flow.output.estimated))
@@ -330,7 +245,7 @@ def _throughput(out: _Figures, flow: Flows) -> tuple[float, float] | None:
     return interval
 
 
-def _input(out: _Figures, flow: Flows, counters: ServerCounters | None) -> str | None:
+def _input(out: FigureSet, flow: Flows, counters: ServerCounters | None) -> str | None:
     """Computed and cached input; returns where the split comes from."""
     split: str | None = None
     read: float | None = None
@@ -365,9 +280,7 @@ def _input(out: _Figures, flow: Flows, counters: ServerCounters | None) -> str |
     if read is not None and whole:
         interval = None
         if split == "usage" and flow.cache_read is not None:
-            edges = out.edges()
-            reads = {n: flow.cache_read.per_bin(e) for n, e in edges.items()}
-            interval = ratio_interval(reads, {n: flow.split.per_bin(e) for n, e in edges.items()})
+            interval = out.interval(flow.cache_read.per_bin, flow.split.per_bin)
             interval = (max(0.0, interval[0]), min(1.0, interval[1])) if interval else None
         out.put(
             "prefix_hit_ratio",
@@ -387,15 +300,13 @@ def _input(out: _Figures, flow: Flows, counters: ServerCounters | None) -> str |
     return split
 
 
-def _goodput(
-    out: _Figures, requests: Requests, mine: Bools, flow: Flows, slos: Mapping[str, float | None]
-) -> None:
+def _goodput(out: FigureSet, requests: Requests, mine: Bools, flow: Flows, slos: Slos) -> None:
     counted = mine & ~requests.cancelled
     everyone = int(np.sum(counted))
     lost = int(np.sum(counted & ~requests.ok))
     nobody = None if everyone else "no request was intended in the window"
     out.put("error_ratio", lost / everyone if everyone else None, note=nobody)
-    if all(limit is None for limit in slos.values()):
+    if slos == Slos():
         for key in ("goodput_rps", "goodput_tok_s", "slo_met_ratio"):
             out.absent(key, "the profile sets no SLOs")
         return
@@ -411,7 +322,7 @@ def _goodput(
         out.rate("goodput_tok_s", moments(requests, requests.intended, met, tokens))
 
 
-def _dollars(out: _Figures, price: Mapping[str, Any]) -> None:
+def _dollars(out: FigureSet, price: Mapping[str, Any]) -> None:
     usd_per_gpu_h = number(price.get("usd_per_gpu_h"))
     per_gpu = out.figures["output_tok_s_per_gpu"]
     if usd_per_gpu_h is None:

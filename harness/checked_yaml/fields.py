@@ -1,10 +1,11 @@
-"""Kinds of values in a profile: lengths of time, counts, sizes, texts; and the base of its parts.
+"""Kinds of values in YAML files: lengths of time, counts, sizes, texts; and the base of sections.
 
 Lengths of time, counts and sizes take plain suffixes (`30s`, `2m`, `16k`, `4GiB`).
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -31,6 +32,20 @@ class Form:
 
     text: str
     example: str
+
+
+@dataclass(frozen=True, slots=True)
+class Correction:
+    """What to write in place of text that does not fit."""
+
+    text: str
+
+
+FROM_KEY: Final = "from_key"
+"""Marks the field of a section that holds the name under which it stands in the file, and that is
+no key of the section itself.
+"""
+Name = Annotated[str, FROM_KEY]
 
 
 def _suffixed(
@@ -108,6 +123,22 @@ Flag = Annotated[bool, Field(strict=True)]
 Text = Annotated[str, Field(min_length=1)]
 
 
+def _of_calendar(value: str) -> str:
+    try:
+        date.fromisoformat(value if len(value) > len("YYYY-MM") else f"{value}-01")
+    except ValueError as error:
+        raise ValueError(f"{value} is not a date: {error}") from error
+    return value
+
+
+Date = Annotated[
+    str,
+    Field(pattern=r"^\d{4}-\d{2}(-\d{2})?$"),
+    AfterValidator(_of_calendar),
+    Correction("write YYYY-MM or YYYY-MM-DD"),
+]
+
+
 def _http_url(value: str) -> str:
     if not value.startswith(("http://", "https://")):
         raise ValueError(f"{value!r} must start with http:// or https://")
@@ -123,9 +154,7 @@ HttpUrlText = Annotated[
 
 
 class Strict(BaseModel):
-    """Base of every part of a profile: unknown keys are errors and nothing changes after
-    loading.
-    """
+    """Base of every section: unknown keys are errors and nothing changes after loading."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False

@@ -1,126 +1,122 @@
-"""Pydantic's errors -> problems that a person can act on: where, what, and the fix. No word of
-pydantic's comes through.
+"""Data -> a value of a type, or every problem that a person can act on: where, what, and the fix.
+No word of pydantic's comes through.
 """
 
 import copy
 import difflib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, TypeVar
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
-from harness.profile import shape
-from harness.profile.fields import Strict
-from harness.profile.rules import Violation
-from harness.profile.schema import Profile
-from harness.profile.source import Data, Path, Source
+from harness.checked_yaml import shape
+from harness.checked_yaml.fields import Correction, Strict
+from harness.checked_yaml.problems import InvalidYamlError, Path, Problem, Violation
+from harness.checked_yaml.source import Data, Source
 
-_PASSES: Final = 8
-"""Each pass repairs what the one before found, so that errors behind errors show too; the types are
-five levels deep.
+T = TypeVar("T")
+Rules = Callable[[T], Iterable[Violation]]
+"""What single keys cannot say: combinations that are impossible. Rules see a value whose keys are
+each right by themselves.
+"""
+
+_PASSES: Final = 4
+"""Each pass repairs what the one before found, so that errors behind errors show too: kinds, kinds
+inside them, what cannot be repaired in place, and the value that rules see.
 """
 _SHOWN: Final = 60
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """One thing wrong with a profile.
-
-    Attributes:
-        where: `file:line:column`, or the `--set` that brought it in.
-        order: sorts problems as they stand in the file, overrides last.
-        path: dotted path of the key, `traffic.load.0.concurrency`; empty for the whole file.
-        what: what is wrong.
-        fix: what to do.
-    """
-
-    where: str
-    order: tuple[int, int]
-    path: str
-    what: str
-    fix: str
-
-    def __str__(self) -> str:
-        return f"{self.headline}\n    fix: {self.fix}"
-
-    @property
-    def headline(self) -> str:
-        """Where and what, in one line."""
-        return (
-            f"{self.where}: {self.path}: {self.what}" if self.path else f"{self.where}: {self.what}"
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class _Finding:
-    path: Path
-    what: str
-    fix: str
-
-
-def check(source: Source) -> tuple[Profile | None, list[tuple[Path, str, str]]]:
-    """The profile that a document holds, or everything that is wrong with it as (path, what, fix).
+def check(source: Source, root: type[T], rules: Rules[T] | None = None) -> T:
+    """The value that a document holds.
 
     What is wrong is repaired in a copy and asked again, since a wrong `kind` hides the errors
     behind it, and a wrong key those of combinations.
+
+    Raises:
+        InvalidYamlError: everything that is wrong.
     """
-    data = copy.deepcopy(source.data)
-    found: dict[tuple[Path, str], _Finding] = {}
-    repaired: list[Path] = []
-    profile: Profile | None = None
-    for _ in range(_PASSES):
-        try:
-            profile = Profile.model_validate(data)
-        except ValidationError as error:
-            progress = False
-            for detail in error.errors(include_url=False):
-                if detail["type"] == "impossible":
-                    for violation in detail["ctx"]["violations"]:
-                        if not _concerns(violation, repaired):
-                            finding = _Finding(violation.path, violation.what, violation.fix)
-                            found.setdefault((finding.path, finding.what), finding)
-                    continue
-                if (
-                    detail["type"] == "too_short"
-                    and len(detail["input"]) >= detail["ctx"]["min_length"]
-                ):
-                    # pydantic counts the items that passed; those that did not have errors of their
-                    # own
-                    continue
-                path, annotation = shape.yaml_path(detail["loc"])
-                if not any(_related(path, old) for old in repaired):
-                    at = (*path, "kind") if detail["type"] == "union_tag_invalid" else path
-                    finding = _Finding(at, *_explain(detail, path, annotation, data))
-                    found.setdefault((finding.path, finding.what), finding)
-                mended = _repair(data, path, annotation, detail) if path not in repaired else None
-                if mended is not None:
-                    repaired.append(mended)
-                    progress = True
-            if not progress:
-                break
-        else:
-            break
-    if found:
-        return None, [
-            (finding.path, finding.what, finding.fix)
-            for finding in _without_echoes(list(found.values()))
+    found = _Findings(source, root)
+    value: T | None = found.value()
+    for violation in rules(value) if rules is not None and value is not None else ():
+        found.add_violation(violation)
+    problems = [*source.problems, *found.problems()]
+    if problems or value is None:
+        raise InvalidYamlError(source.name, sorted(problems, key=lambda problem: problem.order))
+    return value
+
+
+class _Findings:
+    """What is wrong with a document, found in a copy that is repaired on the way."""
+
+    def __init__(self, source: Source, root: shape.Annotation) -> None:
+        self._source = source
+        self._root = root
+        self._data = copy.deepcopy(source.data)
+        self._found: dict[tuple[Path, str], Problem] = {}
+        self._repaired: list[Path] = []
+
+    def value(self) -> Any:  # noqa: ANN401 - of the type of the root
+        """What the repaired copy holds; None where it cannot be repaired."""
+        adapter = TypeAdapter(self._root)
+        for _ in range(_PASSES):
+            try:
+                return adapter.validate_python(self._data)
+            except ValidationError as error:
+                details = error.errors(include_url=False)
+                repaired = [self._take(detail) for detail in details]
+                if not any(repaired) and not self._drop_above(details):
+                    return None
+        return None
+
+    def _take(self, detail: ErrorDetails) -> bool:
+        """Note an error and repair it; whether that changed anything."""
+        if detail["type"] == "too_short" and len(detail["input"]) >= detail["ctx"]["min_length"]:
+            # pydantic counts the items that passed; those that did not have errors of their own
+            return False
+        path, annotation = shape.yaml_path(detail["loc"], self._root)
+        if not any(_related(path, old) for old in self._repaired):
+            at = (*path, "kind") if detail["type"] == "union_tag_invalid" else path
+            self._add(at, *_explain(detail, path, annotation, self._data, self._root))
+        if path in self._repaired:
+            return False
+        repaired = _repair(self._data, path, annotation, detail, self._root)
+        if repaired is not None:
+            self._repaired.append(repaired)
+        return repaired is not None
+
+    def _drop_above(self, details: Sequence[ErrorDetails]) -> bool:
+        """Remove the nearest section above a key whose repair did not help."""
+        for detail in details:
+            path, _ = shape.yaml_path(detail["loc"], self._root)
+            for length in range(len(path) - 1, 0, -1):
+                if path[:length] not in self._repaired and _drop(self._data, path[:length]):
+                    self._repaired.append(path[:length])
+                    return True
+        return False
+
+    def _add(self, path: Path, what: str, fix: str) -> None:
+        self._found.setdefault((path, what), Problem(self._source.place(path), path, what, fix))
+
+    def add_violation(self, violation: Violation) -> None:
+        """Note an impossible combination, unless it rests on a key that is wrong by itself."""
+        paths = (violation.path, *violation.rests_on)
+        if not any(_related(path, old) for old in self._repaired for path in paths):
+            self._add(violation.path, violation.what, violation.fix)
+
+    def problems(self) -> list[Problem]:
+        """Each once: a misspelt key is missing as well."""
+        found = list(self._found.values())
+        meant = {
+            (*problem.keys[:-1], key)
+            for problem in found
+            for key in shape.keys_by_name(self._root)
+            if problem.fix == _did_you_mean(key)
+        }
+        return [
+            problem for problem in found if problem.what != _MISSING or problem.keys not in meant
         ]
-    return profile, []
-
-
-def _without_echoes(findings: list[_Finding]) -> list[_Finding]:
-    """A misspelt key is missing as well: once is enough."""
-    meant = {
-        (*finding.path[:-1], key)
-        for finding in findings
-        for key in shape.keys_by_name()
-        if finding.fix == _did_you_mean(key)
-    }
-    return [
-        finding for finding in findings if not (finding.what == _MISSING and finding.path in meant)
-    ]
 
 
 _MISSING: Final = "is missing"
@@ -135,31 +131,26 @@ def _related(one: Path, other: Path) -> bool:
     return one[:length] == other[:length]
 
 
-def _concerns(violation: Violation, repaired: Iterable[Path]) -> bool:
-    """Whether a combination rests on a key whose own error has been told, so that nothing can be
-    said of it.
-    """
-    return any(
-        _related(path, old) for old in repaired for path in (violation.path, *violation.rests_on)
-    )
-
-
 # --- one error in words ---
 
 
 def _explain(
-    detail: ErrorDetails, path: Path, annotation: shape.Annotation, data: Data
+    detail: ErrorDetails,
+    path: Path,
+    annotation: shape.Annotation,
+    data: Data,
+    root: shape.Annotation,
 ) -> tuple[str, str]:
     match detail["type"]:
         case "extra_forbidden":
-            return _unknown_key(path, data)
+            return _unknown_key(path, data, root)
         case "missing":
             return _MISSING, _add(str(path[-1]), annotation)
         case "union_tag_not_found" | "union_tag_invalid":
             return _wrong_kind(detail, annotation)
         case "string_pattern_mismatch":
-            return f"{shown(detail['input'])} does not fit", _PATTERNS.get(
-                str(path[-1]), f"it must match {detail['ctx']['pattern']}"
+            return f"{shown(detail['input'])} does not fit", (
+                _correction(annotation) or f"it must match {detail['ctx']['pattern']}"
             )
         case "string_too_long":
             return f"is longer than {detail['ctx']['max_length']} characters", "shorten it"
@@ -171,10 +162,10 @@ def _explain(
             return _wrong_value(detail["input"], annotation)
 
 
-_PATTERNS: Final[Mapping[str, str]] = {
-    "name": "use letters, digits, `.`, `_` and `-`: it becomes part of file names and labels",
-    "date": "write YYYY-MM or YYYY-MM-DD",
-}
+def _correction(annotation: shape.Annotation) -> str | None:
+    """What the type itself says to write."""
+    said = [item.text for item in shape.metadata_of(annotation) if isinstance(item, Correction)]
+    return said[0] if said else None
 
 
 def _own_message(detail: ErrorDetails, annotation: shape.Annotation) -> tuple[str, str]:
@@ -182,7 +173,7 @@ def _own_message(detail: ErrorDetails, annotation: shape.Annotation) -> tuple[st
     value = detail["input"]
     if not isinstance(value, dict | list) and str(value) not in message:
         message = f"{message}; it is {shown(value)}"
-    return message, f"write {shape.describe(annotation)}"
+    return message, _correction(annotation) or f"write {shape.describe(annotation)}"
 
 
 def _wrong_value(value: object, annotation: shape.Annotation) -> tuple[str, str]:
@@ -289,21 +280,23 @@ def _guess_kind(value: object, variants: Mapping[str, type[Strict]]) -> str | No
 # --- unknown keys ---
 
 
-def _unknown_key(path: Path, data: Data) -> tuple[str, str]:
+def _unknown_key(path: Path, data: Data, root: shape.Annotation) -> tuple[str, str]:
     key, section = str(path[-1]), _at(data, path[:-1])
-    here = _section_fields(path[:-1], section)
+    here = _section_fields(path[:-1], section, root)
     valid = [name for name in here if name != "kind"] + (["kind"] if "kind" in here else [])
     return (
         "is not a key here",
-        _suggestion(key, path, section, valid) or f"remove it; keys here: {', '.join(valid)}",
+        _suggestion(key, path, section, valid, root) or f"remove it; keys here: {', '.join(valid)}",
     )
 
 
-def _suggestion(key: str, path: Path, section: Data, valid: list[str]) -> str | None:
+def _suggestion(
+    key: str, path: Path, section: Data, valid: list[str], root: shape.Annotation
+) -> str | None:
     """The key that was meant: a near one of this section, the same one elsewhere, a near one
     elsewhere.
     """
-    known = shape.keys_by_name()
+    known = shape.keys_by_name(root)
     absent = [name for name in valid if not (isinstance(section, dict) and name in section)]
     here = ".".join(shape.ITEM if isinstance(part, int) else str(part) for part in path)
     if key in known:
@@ -339,31 +332,14 @@ def _under(dotted: str, kind: str | None) -> str:
     return f"`{dotted}`" + (f" (kind: {kind})" if kind is not None else "")
 
 
-def _section_fields(path: Path, section: Data) -> list[str]:
+def _section_fields(path: Path, section: Data, root: shape.Annotation) -> list[str]:
     """Keys of the section at a path, as the document chooses its variants."""
-    model = _model_at(path, section)
-    return list(model.model_fields) if model is not None else []
-
-
-def _model_at(path: Path, section: Data) -> type[Strict] | None:
-    here: shape.Annotation = Profile
-    chain = list(path)
-    for part in chain:
-        model, item = shape.model_of(here), shape.item_of(here)
-        if model is not None and part in model.model_fields:
-            here = shape.field_annotation(model.model_fields[str(part)])
-        elif item is not None:
-            here = item
-        else:
-            variants = shape.variants_of(here)
-            options = [variant for variant in variants.values() if part in variant.model_fields]
-            if not options:
-                return None
-            here = shape.field_annotation(options[0].model_fields[str(part)])
-    variants = shape.variants_of(here)
-    if variants and isinstance(section, dict):
-        return variants.get(str(section.get("kind")))
-    return shape.model_of(here)
+    for annotation in shape.annotations_at(path, root)[:1]:
+        variants = shape.variants_of(annotation)
+        kind = section.get("kind") if variants and isinstance(section, dict) else None
+        model = variants.get(str(kind)) if variants else shape.model_of(annotation)
+        return shape.keys_of(model) if model is not None else []
+    return []
 
 
 # --- repairs, to see what else is wrong ---
@@ -382,7 +358,11 @@ def _at(data: Data, path: Path) -> Data:
 
 
 def _repair(
-    data: Data, path: Path, annotation: shape.Annotation, detail: ErrorDetails
+    data: Data,
+    path: Path,
+    annotation: shape.Annotation,
+    detail: ErrorDetails,
+    root: shape.Annotation,
 ) -> Path | None:
     """Change a copy so that this error is gone: the path of which nothing more can be said, or None
     if nothing could be done.
@@ -396,7 +376,7 @@ def _repair(
             if kind is not None and kind != section.get("kind"):
                 section["kind"] = kind
                 return (*path, "kind")
-    elif detail["type"] != "extra_forbidden" and annotation is not None and _required(path):
+    elif detail["type"] != "extra_forbidden" and annotation is not None and _required(path, root):
         filler = _filler(annotation)
         parent = _at(data, path[:-1])
         if filler is not None and isinstance(parent, dict) and parent.get(str(path[-1])) != filler:
@@ -405,26 +385,15 @@ def _repair(
     return path if _drop(data, path) else None
 
 
-def _required(path: Path) -> bool:
+def _required(path: Path, root: shape.Annotation) -> bool:
     """Whether no variant of the section lets the key out."""
-    here: list[shape.Annotation] = [Profile]
-    field = None
-    for part in path:
-        following: list[shape.Annotation] = []
-        for annotation in here:
-            model, item = shape.model_of(annotation), shape.item_of(annotation)
-            sections = (
-                [model] if model is not None else list(shape.variants_of(annotation).values())
-            )
-            for section in sections:
-                if part in section.model_fields:
-                    field = section.model_fields[str(part)]
-                    following.append(shape.field_annotation(field))
-            if item is not None:
-                field = None
-                following.append(item)
-        here = following
-    return field is not None and field.is_required()
+    fields = [
+        section.model_fields[str(path[-1])]
+        for annotation in shape.annotations_at(path[:-1], root)
+        for section in shape.sections_of(annotation)
+        if path[-1] in section.model_fields
+    ]
+    return bool(fields) and all(field.is_required() for field in fields)
 
 
 def _filler(annotation: shape.Annotation) -> Data:

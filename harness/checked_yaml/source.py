@@ -28,15 +28,16 @@ from ruamel.yaml.events import (
     StreamStartEvent,
 )
 
-Path: TypeAlias = tuple[str | int, ...]
+from harness.checked_yaml.problems import InvalidYamlError, Path, Place, Problem
+
 Data: TypeAlias = "bool | int | float | str | list[Data] | dict[str, Data] | None"
 
 MAX_NODES: Final = 20_000
-"""Values in one profile, those behind anchors counted each time they are used: bounds aliases of
+"""Values in one file, those behind anchors counted each time they are used: bounds aliases of
 aliases.
 """
 MAX_DEPTH: Final = 40
-"""Nesting of one profile; the deepest valid one has 6 levels."""
+"""Nesting of one file; the deepest valid profile has 6 levels."""
 
 _INT: Final = re.compile(r"[-+]?[0-9]+")
 _OCT: Final = re.compile(r"0o[0-7]+")
@@ -55,77 +56,50 @@ _LONGEST_NUMBER: Final = 40
 _TAG: Final = "tag:yaml.org,2002:"
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where something was written: a line and column of the file (both from 1), or a `--set` of the
-    command line.
-    """
-
-    line: int | None
-    column: int | None
-    override: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """One thing wrong with the text itself."""
-
-    place: Place
-    path: Path
-    what: str
-    fix: str
-
-
-class SourceError(Exception):
-    """The text is no YAML, so nothing more can be said of it."""
-
-    def __init__(self, fault: Fault) -> None:
-        super().__init__(fault.what)
-        self.fault = fault
-
-
 @dataclass(slots=True)
 class Source:
     """A document as plain data.
 
     Attributes:
+        name: what messages call it.
         data: mappings, lists and scalars.
         places: path -> where its key (or its item of a list) stands.
-        faults: what is wrong without making the rest unreadable (duplicate keys).
+        problems: what is wrong without making the rest unreadable (duplicate keys).
     """
 
+    name: str
     data: Data
     places: dict[Path, Place] = field(default_factory=dict)
-    faults: list[Fault] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
 
     def place(self, path: Path) -> Place:
         """Where a path was written, or the nearest section above it."""
         for length in range(len(path), -1, -1):
             if path[:length] in self.places:
                 return self.places[path[:length]]
-        return Place(1, 1)
+        return Place(self.name, 1, 1)
 
 
-def read(text: str, override: str | None = None) -> Source:
+def read(text: str, name: str, *, lines: bool = True) -> Source:
     """Read one document.
 
     Args:
         text: YAML.
-        override: the `--set` that the text is the value of; places then name it in place of lines.
+        name: what messages call it.
+        lines: whether places have lines and columns; the value of a `--set` has none.
 
     Raises:
-        SourceError: no YAML, more than one document, too large or too deep.
+        InvalidYamlError: no YAML, more than one document, too large or too deep.
     """
-    yaml = YAML(typ="safe", pure=True)
-    reader = _Reader(override)
+    reader = _Reader(name, lines=lines)
     try:
-        return reader.document(yaml.parse(text))
+        return reader.document(YAML(typ="safe", pure=True).parse(text))
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        place = Place(mark.line + 1, mark.column + 1) if mark is not None else Place(1, 1)
+        line, column = (mark.line + 1, mark.column + 1) if mark is not None else (1, 1)
         what = " ".join(part for part in (error.problem, error.context) if part) or "cannot be read"
-        raise SourceError(
-            Fault(reader.here(place), (), f"is not valid YAML: {what}", _syntax_fix(text, place))
+        raise reader.error(
+            reader.at(line, column), f"is not valid YAML: {what}", _syntax_fix(text, line)
         ) from error
     except (
         YAMLError,
@@ -140,19 +114,14 @@ def read(text: str, override: str | None = None) -> Source:
         # The parser's own defects on odd input (bad escapes, control characters) are still bad
         # input to whoever wrote it.
         first = (str(error).splitlines() or ["?"])[0]
-        raise SourceError(
-            Fault(
-                reader.here(reader.last),
-                (),
-                f"is not valid YAML: {first}",
-                "remove the odd characters near here",
-            )
+        raise reader.error(
+            reader.last, f"is not valid YAML: {first}", "remove the odd characters near here"
         ) from error
 
 
-def _syntax_fix(text: str, place: Place) -> str:
+def _syntax_fix(text: str, number: int) -> str:
     lines = text.splitlines()
-    line = lines[place.line - 1] if place.line is not None and place.line <= len(lines) else ""
+    line = lines[number - 1] if number <= len(lines) else ""
     if "\t" in line[: len(line) - len(line.lstrip())]:
         return "indent with spaces; YAML takes no tabs"
     if line.count(": ") > 1 or re.search(r":\s+[@`%*&!|>]", line):
@@ -174,15 +143,20 @@ class _Node:
 class _Reader:
     """Events -> nodes -> data. Nodes first, since an alias may be used at several paths."""
 
-    def __init__(self, override: str | None) -> None:
-        self._override = override
+    def __init__(self, name: str, *, lines: bool) -> None:
+        self._name = name
+        self._lines = lines
         self._anchors: dict[str, _Node] = {}
         self._count = 0
-        self.last = Place(1, 1)
+        self.last = self.at(1, 1)
 
-    def here(self, place: Place) -> Place:
-        """A place, or the override in whose value it is."""
-        return place if self._override is None else Place(None, None, self._override)
+    def at(self, line: int, column: int) -> Place:
+        """A place in the text."""
+        return Place(self._name, line, column) if self._lines else Place(self._name)
+
+    def error(self, place: Place, what: str, fix: str, path: Path = ()) -> InvalidYamlError:
+        """The text is unreadable as a whole, so that nothing more can be said of it."""
+        return InvalidYamlError(self._name, [Problem(place, path, what, fix)])
 
     def document(self, events: Iterator[Event]) -> Source:
         root: _Node | None = None
@@ -195,29 +169,29 @@ class _Reader:
                         raise self._fault(
                             event,
                             "holds more than one document",
-                            "keep one profile in a file: remove the `---` line",
+                            "keep one document in a file: remove the `---` line",
                         )
                 case _:
                     root = self._node(event, events, 0)
-        source = Source(None)
+        source = Source(self._name, None)
         if root is None:
             return source
         source.places[()] = root.place
         source.data = self._data(root, (), source, 0)
         return source
 
-    def _fault(self, event: Event, what: str, fix: str) -> SourceError:
-        return SourceError(Fault(self._place(event), (), what, fix))
+    def _fault(self, event: Event, what: str, fix: str) -> InvalidYamlError:
+        return self.error(self._place(event), what, fix)
 
     def _place(self, event: Event) -> Place:
-        self.last = Place(event.start_mark.line + 1, event.start_mark.column + 1)
-        return self.here(self.last)
+        self.last = self.at(event.start_mark.line + 1, event.start_mark.column + 1)
+        return self.last
 
     def _node(self, event: Event, events: Iterator[Event], depth: int) -> _Node:
         place = self._place(event)
         if depth > MAX_DEPTH:
             raise self._fault(
-                event, f"is nested more than {MAX_DEPTH} deep", "a profile has 6 levels at most"
+                event, f"is nested more than {MAX_DEPTH} deep", "take some levels out"
             )
         if isinstance(event, AliasEvent):
             if event.anchor not in self._anchors:
@@ -269,7 +243,7 @@ class _Reader:
         tag = event.tag
         if tag is not None and tag not in {"!", _TAG + expected}:
             raise self._fault(
-                event, f"carries the tag {tag}, which a profile has no use for", "remove the tag"
+                event, f"carries the tag {tag}, and tags are not used here", "remove the tag"
             )
 
     def _scalar(self, event: ScalarEvent) -> Data:
@@ -280,21 +254,15 @@ class _Reader:
             _TAG + kind for kind in ("int", "float", "bool", "null")
         }:
             raise self._fault(
-                event, f"carries the tag {tag}, which a profile has no use for", "remove the tag"
+                event, f"carries the tag {tag}, and tags are not used here", "remove the tag"
             )
         return plain_scalar(text)
 
     def _data(self, node: _Node, path: Path, source: Source, depth: int) -> Data:
         self._count += 1
         if self._count > MAX_NODES or depth > MAX_DEPTH:
-            raise SourceError(
-                Fault(
-                    node.place,
-                    path,
-                    f"holds more than {MAX_NODES:,} values once its anchors are filled in",
-                    "use fewer aliases",
-                )
-            )
+            what = f"holds more than {MAX_NODES:,} values once its anchors are filled in"
+            raise self.error(node.place, what, "use fewer aliases", path)
         if node.items is not None:
             for index, item in enumerate(node.items):
                 source.places[(*path, index)] = item.place
@@ -318,8 +286,8 @@ class _Reader:
             elif key in own:
                 first = own[key][0]
                 line = f" (first on line {first.line})" if first.line is not None else ""
-                source.faults.append(
-                    Fault(place, (*path, key), f"is there twice{line}", "keep one of the two")
+                source.problems.append(
+                    Problem(place, (*path, key), f"is there twice{line}", "keep one of the two")
                 )
             else:
                 own[key] = (place, value)
@@ -336,11 +304,11 @@ class _Reader:
         found: dict[str, tuple[Place, _Node]] = {}
         self._count += 1
         if self._count > MAX_NODES or depth > MAX_DEPTH:
-            raise SourceError(Fault(value.place, path, "merges too much", "use fewer aliases"))
+            raise self.error(value.place, "merges too much", "use fewer aliases", path)
         for node in value.items if value.items is not None else [value]:
             if node.pairs is None:
-                source.faults.append(
-                    Fault(
+                source.problems.append(
+                    Problem(
                         node.place,
                         (*path, "<<"),
                         "`<<` merges mappings only",

@@ -1,7 +1,7 @@
-"""What the types of a profile look like from outside: which keys there are, where a key belongs,
+"""What the types of a YAML file look like from outside: which keys there are, where a key belongs,
 and each value in words.
 
-Messages of `load` and the reference of `generate` come from here, so that neither can fall behind
+Messages and the reference of profiles come from here, so that neither can fall behind
 the types.
 """
 
@@ -14,14 +14,15 @@ from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
 import annotated_types
 from pydantic.fields import FieldInfo
 
-from harness.profile.fields import Form, Strict
-from harness.profile.schema import Profile
+from harness.checked_yaml.fields import FROM_KEY, Form, Strict
+from harness.checked_yaml.problems import Path
 
-Path = tuple[str | int, ...]
 Annotation = Any  # a type expression
 
 ITEM: Final = "N"
 """Stands for the position in a list where no particular one is meant: `traffic.load.N.window_s`."""
+NAME: Final = "NAME"
+"""Stands for a name that the file chooses."""
 
 
 def _origin(annotation: Annotation) -> Annotation:
@@ -30,8 +31,7 @@ def _origin(annotation: Annotation) -> Annotation:
 
 def plain(annotation: Annotation) -> Annotation:
     """An annotation without its metadata and without `| None`."""
-    while _origin(annotation) is Annotated:
-        annotation = get_args(annotation)[0]
+    annotation = _bare(annotation)
     if is_union(annotation):
         rest = [arg for arg in get_args(annotation) if arg is not type(None)]
         if len(rest) == 1:
@@ -60,6 +60,40 @@ def variants_of(annotation: Annotation) -> dict[str, type[Strict]]:
     return {kind_of(model): model for model in models if model is not None} if all(models) else {}
 
 
+def _required_keys(annotation: Annotation) -> list[str]:
+    model = model_of(annotation)
+    assert model is not None
+    return [name for name in keys_of(model) if model.model_fields[name].is_required()]
+
+
+def sections_of(annotation: Annotation) -> list[type[Strict]]:
+    """The sections that an annotation may stand for."""
+    model = model_of(annotation)
+    return [model] if model is not None else list(variants_of(annotation).values())
+
+
+def annotations_at(path: Path, root: Annotation) -> list[Annotation]:
+    """The types that a path may have, over all kinds of the sections above it."""
+    here = [root]
+    for part in path:
+        here = [inner for annotation in here for inner in _inside(annotation, part)]
+    return here
+
+
+def _inside(annotation: Annotation, part: str | int) -> Iterator[Annotation]:
+    for section in sections_of(annotation):
+        if part in section.model_fields:
+            yield field_annotation(section.model_fields[str(part)])
+    for inner in (item_of(annotation), value_of(annotation)):
+        if inner is not None:
+            yield inner
+
+
+def keys_of(model: type[Strict]) -> list[str]:
+    """The keys that a section takes."""
+    return [name for name, field in model.model_fields.items() if FROM_KEY not in field.metadata]
+
+
 def kind_of(model: type[Strict]) -> str:
     """The `kind` that names a section."""
     return str(get_args(model.model_fields["kind"].annotation)[0])
@@ -82,7 +116,7 @@ def field_annotation(field: FieldInfo) -> Annotation:
     return Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
 
 
-def yaml_path(loc: tuple[str | int, ...]) -> tuple[Path, Annotation]:
+def yaml_path(loc: tuple[str | int, ...], root: Annotation) -> tuple[Path, Annotation]:
     """Where in the YAML an error of pydantic's is, and the type there (None where the key is
     unknown).
 
@@ -90,7 +124,7 @@ def yaml_path(loc: tuple[str | int, ...]) -> tuple[Path, Annotation]:
     reader of YAML knows neither.
     """
     path: list[str | int] = []
-    here: Annotation = Profile
+    here = root
     for part in loc:
         model, variants = model_of(here), variants_of(here)
         item, value = item_of(here), value_of(here)
@@ -114,40 +148,50 @@ def yaml_path(loc: tuple[str | int, ...]) -> tuple[Path, Annotation]:
 
 
 @functools.cache
-def keys_by_name() -> Mapping[str, Sequence[tuple[str, str | None]]]:
-    """Every key of a profile: where it can stand (dotted path) and under which `kind` (None:
-    any).
-    """
+def keys_by_name(root: Annotation) -> Mapping[str, Sequence[tuple[str, str | None]]]:
+    """Every key of a type: where it can stand (dotted path) and under which `kind` (None: any)."""
     found: dict[str, list[tuple[str, str | None]]] = {}
-    for path, kind, _ in _walk(Profile, (), None):
-        found.setdefault(path[-1], []).append((".".join(path), kind))
+    for path, kind, model in sections(root):
+        for name in keys_of(model):
+            found.setdefault(name, []).append((".".join((*path, name)), kind))
     return found
 
 
-def _walk(
-    annotation: Annotation, path: tuple[str, ...], kind: str | None
-) -> Iterator[tuple[tuple[str, ...], str | None, FieldInfo]]:
-    annotation = plain(annotation)
+def sections(
+    annotation: Annotation, path: tuple[str, ...] = (), kind: str | None = None
+) -> Iterator[tuple[tuple[str, ...], str | None, type[Strict]]]:
+    """Every section of a type, each before those inside it: where it stands, under which `kind`,
+    and its model.
+    """
     model = model_of(annotation)
     if model is not None:
-        for name, field in model.model_fields.items():
-            yield (*path, name), kind, field
-            yield from _walk(field.annotation, (*path, name), None)
-        return
+        yield path, kind, model
+        for name in keys_of(model):
+            yield from sections(model.model_fields[name].annotation, (*path, name))
     variants = variants_of(annotation)
     for variant, section in variants.items():
-        yield from _walk(section, path, variant)
-    item = item_of(annotation)
-    if item is not None:
-        yield from _walk(item, (*path, ITEM), None)
+        yield from sections(section, path, variant)
+    if not variants and is_union(plain(annotation)):
+        for arg in get_args(plain(annotation)):
+            yield from sections(arg, path)
+    for inner, name in ((item_of(annotation), ITEM), (value_of(annotation), NAME)):
+        if inner is not None:
+            yield from sections(inner, (*path, name))
+
+
+def metadata_of(annotation: Annotation) -> list[object]:
+    """What an annotation carries besides its type."""
+    return list(get_args(annotation)[1:]) if _origin(annotation) is Annotated else []
+
+
+def _bare(annotation: Annotation) -> Annotation:
+    return get_args(annotation)[0] if _origin(annotation) is Annotated else annotation
 
 
 def describe(annotation: Annotation) -> str:
     """What a value may be, in words that end a sentence: `a whole number, at least 1`."""
-    metadata: list[object] = []
-    while _origin(annotation) is Annotated:
-        annotation, *more = get_args(annotation)
-        metadata += more
+    metadata = metadata_of(annotation)
+    annotation = _bare(annotation)
     form = next((item for item in metadata if isinstance(item, Form)), None)
     variants = variants_of(annotation)
     if form is not None and variants:
@@ -168,12 +212,13 @@ def describe(annotation: Annotation) -> str:
     if isinstance(annotation, type) and issubclass(annotation, enum.Enum):
         return choices(annotation)
     if model_of(annotation) is not None:
-        return "a section of keys"
+        keys = ", ".join(f"{key}: …" for key in _required_keys(annotation))
+        return f"a section {{{keys}}}" if keys else "a section of keys"
     item, value = item_of(annotation), value_of(annotation)
     if item is not None:
         return f"a list (each {describe(item)})"
     if value is not None:
-        return "a mapping of text to text"
+        return "a mapping of " + ("text to text" if value is str else f"names to {describe(value)}")
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
     bounds = _bounds(metadata)
     return ", ".join([names[annotation], *bounds])

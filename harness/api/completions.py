@@ -1,0 +1,153 @@
+"""OpenAI's completions: plain text in, plain text out.
+
+They know no roles: a conversation is a transcript with a tag in front of each speaker, and tools,
+calls and results are text in it. As on the other routes, each turn's prompt begins with the whole
+prompt of the turn before it.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+from harness.api import openai
+from harness.api.base import (
+    SALT,
+    Ask,
+    BadRequestError,
+    Finish,
+    Json,
+    Piece,
+    PlainAnswer,
+    RequestSettings,
+    Text,
+    Usage,
+    WireApi,
+    compact,
+    string,
+)
+from harness.api.parts import ContentPart, PartKind, Role, Tool
+from harness.core.records import Api
+
+CUE: Final = rb"\n\nAssistant:"
+"""Ends every transcript; the recorded answer follows it in the next turn's."""
+
+
+def _inside(text: str) -> bytes:
+    return json.dumps(text, ensure_ascii=False)[1:-1].encode()
+
+
+def _said(role: Role, part: ContentPart) -> bytes:
+    match part.kind:
+        case PartKind.TEXT:
+            tag = CUE if role is Role.ASSISTANT else rb"\n\nUser:"
+            # A server's text stays as it was generated behind the cue.
+            return tag + (b" " if part.planned else b"") + part.escaped
+        case PartKind.TOOL_USE:
+            arguments = json.loads(part.arguments)
+            call = {"id": part.tool_id, "name": part.tool_name, "arguments": arguments}
+            return CUE + rb" Call: " + _inside(json.dumps(call, ensure_ascii=False))
+        case PartKind.TOOL_RESULT:
+            return rb"\n\nResult of " + _inside(part.tool_id) + b": " + part.escaped
+        case _:  # reasoning is not carried
+            return b""
+
+
+class Reader(openai.ChunkReader):
+    def contents(self, choice: dict[str, Any]) -> list[tuple[str, str]]:
+        text = string(choice.get("text") or "")
+        if self.parts is not None:
+            self.parts.add_text(PartKind.TEXT, text)
+        return [("text", text)]
+
+
+class Writer(openai.ChunkWriter):
+    id_kind = "cmpl"
+    chunk_object = whole_object = "text_completion"
+    nothing = b'"text":""'
+
+    def start(self, usage: Usage | None, *, continuous: bool = False) -> bytes:
+        return b""  # this stream begins with its first text
+
+    def piece(self, piece: Piece, usage: Usage | None = None) -> bytes:
+        assert isinstance(piece, Text), "completions offer no tools"
+        return self.chunk(b'"text":' + compact(piece.text), usage)
+
+    def whole(self, pieces: Sequence[Piece], finish: Finish, usage: Usage | None) -> dict[str, Any]:
+        text = "".join(piece.text for piece in pieces if isinstance(piece, Text))
+        return self.answer({"text": text}, finish, usage)
+
+
+class Completions(WireApi):
+    name = Api.COMPLETIONS
+    path = "/v1/completions"
+    length_keys = ("max_completion_tokens", "max_tokens")
+    logprobs = 1
+    has_roles = False
+    reader = Reader
+    writer = Writer
+
+    def head(
+        self, model: str, system: bytes, tools: Sequence[Tool], settings: RequestSettings
+    ) -> bytes:
+        out = [openai.begin(model, settings), openai.STREAM_USAGE]
+        out += [b',"prompt":"', rb"System: ", system[1:-1]]
+        if tools:
+            offered = [
+                {
+                    "name": tool.name,
+                    "description": json.loads(tool.description.replace(SALT, b"")),
+                    "parameters": openai.TOOL_PARAMETERS,
+                }
+                for tool in tools
+            ]
+            out += [rb"\n\nTools: ", _inside(json.dumps(offered, ensure_ascii=False))]
+        return b"".join(out)
+
+    def message(self, role: Role, parts: Sequence[ContentPart]) -> bytes:
+        return b"".join(_said(role, part) for part in parts)
+
+    def tail(self, settings: RequestSettings, output_tok: int) -> bytes:
+        return openai.length_tail(settings, output_tok)
+
+    def body(self, head: bytes, messages: Sequence[bytes], tail: bytes) -> bytes:
+        return b"".join((head, *messages, CUE, b'"', tail))
+
+    def plain_request(
+        self, model: str, text: str, output_tok: int, temperature: float | None = None
+    ) -> dict[str, Any]:
+        request = super().plain_request(model, text, output_tok, temperature)
+        del request["messages"]
+        return request | {"prompt": text}
+
+    def plain_answer(self, document: Json) -> PlainAnswer:
+        choice = document["choices"][0]
+        told = choice.get("logprobs") or {}
+        return PlainAnswer(
+            choice["text"], told.get("tokens") or (), told.get("token_logprobs") or ()
+        )
+
+    def chat(self, body: Json) -> tuple[list[Json], list[Json]]:
+        raise BadRequestError(f"{self.path} has no messages")
+
+    def ask(self, body: Json, *, default_temperature: float, counting: bool = False) -> Ask:
+        # 16 tokens: OpenAI's documented default
+        return replace(openai.ask(body, default_temperature, longest=16), prompt=_prompt(body))
+
+
+def _prompt(body: Json) -> str | list[int]:
+    prompt = body.get("prompt")
+    if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], str | list):
+        prompt = prompt[0]
+    if isinstance(prompt, str):
+        return prompt
+    if (
+        isinstance(prompt, list)
+        and prompt
+        and all(isinstance(i, int) and not isinstance(i, bool) for i in prompt)
+    ):
+        return prompt
+    raise BadRequestError("prompt must be one string, or one list of token ids")
+
+
+API: Final = Completions()

@@ -1,0 +1,177 @@
+"""What OpenAI's routes share: beginnings and ends of bodies, usage, and the chunks of chat
+completions and completions.
+"""
+
+import json
+from typing import Any, ClassVar, Final
+
+from harness.api import fields
+from harness.api.base import (
+    AnswerReader,
+    AnswerWriter,
+    Ask,
+    BadRequestError,
+    Finish,
+    Json,
+    RequestSettings,
+    Usage,
+    compact,
+    count,
+    error_body,
+)
+
+TOOL_PARAMETERS: Final = {
+    "type": "object",
+    "properties": {"input": {"type": "string"}},
+    "required": ["input"],
+}
+STREAM_USAGE: Final = b',"stream_options":{"include_usage":true,"continuous_usage_stats":true}'
+
+
+def begin(model: str, settings: RequestSettings) -> bytes:
+    """The first fields of a body, of any API."""
+    return b'{"model":%b,"stream":true,"temperature":%b' % (
+        json.dumps(model).encode(),
+        f"{settings.temperature:g}".encode(),
+    )
+
+
+def length_tail(settings: RequestSettings, output_tok: int) -> bytes:
+    """The answer's length, which ends a body."""
+    forced = f',"min_tokens":{output_tok},"ignore_eos":true' if settings.force_output else ""
+    return f',"max_tokens":{output_tok}{forced}}}'.encode()
+
+
+def usage_of(usage: Json, prompt: str, output: str) -> Usage:
+    """OpenAI's usage: the prompt's count is whole, its details are parts of it."""
+    details = usage.get(f"{prompt}_details")
+    details = details if isinstance(details, dict) else {}
+    return Usage(
+        count(usage.get(prompt)),
+        count(details.get("cached_tokens")),
+        count(details.get("cache_write_tokens")),
+        count(usage.get(output)),
+    )
+
+
+class ChunkReader(AnswerReader):
+    """Reads chunks with `choices`: of chat completions and of completions."""
+
+    end_marker: ClassVar[str] = "[DONE]"
+
+    def _read(self, name: str | None, data: bytes) -> tuple[str, str] | None:
+        if data.strip() == b"[DONE]":
+            self.ended = True
+            return None
+        return super()._read(name, data)
+
+    def take(self, name: str | None, value: dict[str, Any]) -> tuple[str, str] | None:
+        if value.get("error") is not None or name == "error":
+            self.fail(value)
+            return None
+        usage = value.get("usage")
+        if usage is not None:
+            self.merge(usage)
+            if (tok := count(usage.get("completion_tokens"))) is not None:
+                self.completion_tok = tok
+        found: tuple[str, str] | None = None
+        for choice in value.get("choices") or ():
+            self.stop_reason = choice.get("finish_reason") or self.stop_reason
+            for kind, content in self.contents(choice):
+                if content and found is None:
+                    found = kind, content
+                elif content and found is not None:
+                    found = found[0], found[1] + content
+                    if kind not in self.kinds and kind != found[0]:
+                        self.kinds += [kind] if found[0] in self.kinds else [found[0], kind]
+        return found
+
+    def contents(self, choice: dict[str, Any]) -> list[tuple[str, str]]:
+        """Kinds and contents of one choice; they go to `parts` as well."""
+        raise NotImplementedError
+
+    def tokens(self) -> Usage:
+        return usage_of(self.usage, "prompt_tokens", "completion_tokens")
+
+
+class ChunkWriter(AnswerWriter):
+    """Writes chunks with `choices`. All of an event but its text is put together once."""
+
+    id_kind: ClassVar[str]
+    chunk_object: ClassVar[str]
+    whole_object: ClassVar[str]
+
+    def __init__(self, model: str, ident: str, created_s: int = 0) -> None:
+        super().__init__(model, ident, created_s)
+        head = compact(self._head(self.chunk_object))[:-1]
+        self._choice = b"data: " + head + b',"choices":[{"index":0,'
+        self._no_choice = b"data: " + head + b',"choices":[]'
+
+    def _head(self, kind: str) -> dict[str, Any]:
+        ident = f"{self.id_kind}-{self.ident}"
+        return {"id": ident, "object": kind, "created": self.created_s, "model": self.model}
+
+    def chunk(self, content: bytes, usage: Usage | None, finish: str | None = None) -> bytes:
+        """One event; `content` is its choice's own field."""
+        counted = b"" if usage is None else b',"usage":' + compact(_usage(usage))
+        reason = b"null" if finish is None else b'"%b"' % finish.encode()
+        end = b',"logprobs":null,"finish_reason":%b}]%b}\n\n' % (reason, counted)
+        return self._choice + content + end
+
+    def end(self, finish: Finish, usage: Usage | None, *, continuous: bool = False) -> bytes:
+        out = self.chunk(self.nothing, usage if continuous else None, finish.reason)
+        if usage is not None:
+            out += self._no_choice + b',"usage":' + compact(_usage(usage)) + b"}\n\n"
+        return out + b"data: [DONE]\n\n"
+
+    nothing: ClassVar[bytes]
+    """The field of a choice without content."""
+
+    def error(self, status: int, kind: str, message: str) -> bytes:
+        return b"data: " + compact(error_body(status, kind, message)) + b"\n\n"
+
+    def answer(self, choice: dict[str, Any], finish: Finish, usage: Usage | None) -> dict[str, Any]:
+        """The whole answer of one choice."""
+        said = {"index": 0} | choice | {"logprobs": None, "finish_reason": finish.reason}
+        counted = {} if usage is None else {"usage": _usage(usage)}
+        return self._head(self.whole_object) | {"choices": [said]} | counted
+
+
+def _usage(usage: Usage) -> dict[str, Any]:
+    prompt, output = usage.input_tok or 0, usage.output_tok or 0
+    counts: dict[str, Any] = {
+        "prompt_tokens": prompt,
+        "total_tokens": prompt + output,
+        "completion_tokens": output,
+    }
+    if usage.cache_read_tok is not None:
+        counts["prompt_tokens_details"] = {"cached_tokens": usage.cache_read_tok}
+    return counts
+
+
+def ask(body: Json, default_temperature: float, *, longest: int = 0) -> Ask:
+    """Read the fields that chat completions and completions share; `longest` is the answer's length
+    where none is given.
+
+    Raises:
+        BadRequestError: a wrong or unsupported field.
+    """
+    common = fields.common(body, default_temperature)
+    most = fields.whole_number(body, "max_completion_tokens", 1)
+    most = most or fields.whole_number(body, "max_tokens", 1) or longest
+    least = fields.whole_number(body, "min_tokens", 0) or 0
+    if most and least > most:
+        raise BadRequestError(f"min_tokens {least} is over max_tokens {most}")
+    options = body.get("stream_options") or {}
+    if not isinstance(options, dict):
+        raise BadRequestError("stream_options must be an object")
+    return Ask(
+        most,
+        least,
+        bool(body.get("ignore_eos")),
+        common.temperature,
+        common.stops,
+        common.stream,
+        include_usage=bool(options.get("include_usage")),
+        continuous_usage=bool(options.get("continuous_usage_stats")),
+    )

@@ -1,0 +1,407 @@
+"""OpenAI's responses.
+
+The embedded engine keeps no state between requests: `previous_response_id`, `conversation` and
+`background` are refused, `store` keeps nothing.
+"""
+
+import json
+from collections.abc import Sequence
+from typing import Any, Final
+
+from harness.api import fields, openai
+from harness.api.base import (
+    AnswerReader,
+    AnswerWriter,
+    Ask,
+    BadRequestError,
+    Finish,
+    Json,
+    Piece,
+    PlainAnswer,
+    RequestSettings,
+    Text,
+    Usage,
+    WireApi,
+    compact,
+    string,
+)
+from harness.api.errors import error_of
+from harness.api.parts import ContentPart, PartKind, Role, Tool
+from harness.core.records import Api
+
+_LEAST_TOK: Final = 16
+"""OpenAI's own service refuses a smaller `max_output_tokens`."""
+_PARAMETERS: Final = compact(openai.TOOL_PARAMETERS)
+_STATEFUL: Final = ("previous_response_id", "conversation", "background", "prompt")
+_DELTAS: Final = {
+    "response.output_text.delta": "text",
+    "response.refusal.delta": "text",
+    "response.reasoning_text.delta": "thinking",
+    "response.reasoning_summary_text.delta": "thinking",
+    "response.function_call_arguments.delta": "tool_use",
+    "response.custom_tool_call_input.delta": "tool_use",
+    "response.mcp_call_arguments.delta": "tool_use",
+    "response.code_interpreter_call_code.delta": "tool_use",
+}
+"""Events whose `delta` is text that the model wrote, and its kind."""
+
+
+def _item(role: Role, part: ContentPart) -> bytes:
+    match part.kind:
+        case PartKind.TEXT:
+            return b'{"role":"%b","content":%b}' % (role.value.encode(), part.quoted)
+        case PartKind.TOOL_USE:
+            # `arguments` is JSON inside a JSON string: escaped twice.
+            arguments = json.dumps(part.arguments, ensure_ascii=False)
+            ids = f'"call_id":{json.dumps(part.tool_id)},"name":{json.dumps(part.tool_name)}'
+            return f'{{"type":"function_call",{ids},"arguments":{arguments}}}'.encode()
+        case _:
+            ident = json.dumps(part.tool_id).encode()
+            said = part.quoted
+            return b'{"type":"function_call_output","call_id":%b,"output":%b}' % (ident, said)
+
+
+class Reader(AnswerReader):
+    end_marker = "response.completed"
+
+    def _read(self, name: str | None, data: bytes) -> tuple[str, str] | None:
+        # The stream ends with its last event; a server that sends this as well ends it no more
+        # than once.
+        return None if data.strip() == b"[DONE]" else super()._read(name, data)
+
+    def take(self, name: str | None, value: dict[str, Any]) -> tuple[str, str] | None:
+        event = str(value.get("type", name))
+        if (kind := _DELTAS.get(event)) is not None:
+            delta = string(value["delta"])
+            if self.parts is not None:
+                self.parts.add_text(kind, delta)
+            return kind, delta
+        match event:
+            case "response.output_item.added" if self.parts is not None:
+                item = value["item"]
+                if item.get("type") == "function_call":
+                    ident, called = (
+                        string(item.get("call_id") or ""),
+                        string(item.get("name") or ""),
+                    )
+                    self.parts.begin(PartKind.TOOL_USE, tool_id=ident, tool_name=called)
+            case "response.completed" | "response.incomplete":
+                self._closing(value["response"], event.removeprefix("response."))
+            case "response.failed":
+                self.merge(value["response"].get("usage") or {})
+                said = error_of(value["response"])
+                self.error = said or "the server says that the response failed, and not why"
+            case _ if event == "error" or value.get("error") is not None:
+                self.fail(value)
+            case _ if value.get("object") == "response":  # an answer that is not a stream
+                self._closing(value, None)
+            case _:  # items and parts that begin or end repeat what the deltas said
+                pass
+        return None
+
+    def _closing(self, response: Json, event: str | None) -> None:
+        # vLLM says `completed` of an answer that was cut too: the status inside tells.
+        self.merge(response.get("usage") or {})
+        why = (response.get("incomplete_details") or {}).get("reason")
+        self.stop_reason = why or response.get("status") or event
+        self.ended = True
+
+    def tokens(self) -> Usage:
+        return openai.usage_of(self.usage, "input_tokens", "output_tokens")
+
+
+def _part(text: str) -> dict[str, Any]:
+    return {"type": "output_text", "text": text, "annotations": []}
+
+
+class Writer(AnswerWriter):
+    def __init__(self, model: str, ident: str, created_s: int = 0) -> None:
+        super().__init__(model, ident, created_s)
+        self._sent = 0
+        self._items: tuple[dict[str, Any], ...] = ()
+        self._said: list[str] = []  # of the message that is open
+        self._delta = b""  # what its text events have before their text
+
+    def _response(self, status: str, **more: object) -> dict[str, Any]:
+        return {
+            "id": f"resp_{self.ident}",
+            "object": "response",
+            "created_at": self.created_s,
+            "model": self.model,
+            "status": status,
+            "error": None,
+            "incomplete_details": None,
+            "instructions": None,
+            "metadata": {},
+            "output": [],
+            "parallel_tool_calls": True,
+            "temperature": None,
+            "tool_choice": "auto",
+            "tools": [],
+            "top_p": 1.0,
+            "usage": None,
+            **more,
+        }
+
+    def _ended(
+        self, finish: Finish, usage: Usage | None, output: Sequence[dict[str, Any]]
+    ) -> dict[str, Any]:
+        cut = finish.reason == "length"
+        counted = None if usage is None else _usage(usage)
+        return self._response(
+            "incomplete" if cut else "completed",
+            incomplete_details={"reason": "max_output_tokens"} if cut else None,
+            output=list(output),
+            usage=counted,
+        )
+
+    def _event(self, kind: str, **more: object) -> bytes:
+        value = {"type": kind, "sequence_number": self._sent, **more}
+        self._sent += 1
+        return b"event: %b\ndata: %b\n\n" % (kind.encode(), compact(value))
+
+    def _message(self, index: int, text: str | None) -> dict[str, Any]:
+        """A message; without text, one that has begun."""
+        ident, kind = f"msg_{self.ident}_{index}", "message"
+        status = "in_progress" if text is None else "completed"
+        content = [] if text is None else [_part(text)]
+        said = {"role": "assistant", "status": status, "content": content}
+        return {"id": ident, "type": kind} | said
+
+    def _call(self, index: int, name: str, arguments: str | None) -> dict[str, Any]:
+        """A call; without arguments, one that has begun."""
+        ids = {"id": f"fc_{self.ident}_{index}", "call_id": f"call_{self.ident}_{index}"}
+        said = {"type": "function_call", "name": name, "arguments": arguments or ""}
+        return ids | said | {"status": "in_progress" if arguments is None else "completed"}
+
+    def start(self, usage: Usage | None, *, continuous: bool = False) -> bytes:
+        response = self._response("in_progress")
+        begun = self._event("response.created", response=response)
+        return begun + self._event("response.in_progress", response=response)
+
+    def piece(self, piece: Piece, usage: Usage | None = None) -> bytes:
+        if isinstance(piece, Text):
+            return self._text(piece.text)
+        out, index = self._close(), len(self._items)
+        item = self._call(index, piece.name, piece.arguments)
+        begun = self._call(index, piece.name, None)
+        self._items = (*self._items, item)
+        at = {"item_id": item["id"], "output_index": index}
+        out += self._event("response.output_item.added", output_index=index, item=begun)
+        said = piece.arguments
+        out += self._event("response.function_call_arguments.delta", **at, delta=said)
+        done = "response.function_call_arguments.done"
+        out += self._event(done, **at, arguments=said, name=piece.name)
+        return out + self._event("response.output_item.done", output_index=index, item=item)
+
+    def _text(self, text: str) -> bytes:
+        begin, index = b"", len(self._items)
+        if not self._delta:
+            item = self._message(index, None)
+            at = {"item_id": item["id"], "output_index": index, "content_index": 0}
+            begin = self._event("response.output_item.added", output_index=index, item=item)
+            begin += self._event("response.content_part.added", **at, part=_part(""))
+            self._delta = compact(at | {"logprobs": []})[1:-1] + b',"delta":'
+        self._said.append(text)
+        kind, number = b"response.output_text.delta", self._sent
+        self._sent += 1
+        return begin + (
+            b'event: %b\ndata: {"type":"%b","sequence_number":%d,%b%b}\n\n'
+            % (kind, kind, number, self._delta, compact(text))
+        )
+
+    def _close(self) -> bytes:
+        """End the message that is open, if one is."""
+        if not self._delta:
+            return b""
+        text, index = "".join(self._said), len(self._items)
+        item = self._message(index, text)
+        at = {"item_id": item["id"], "output_index": index, "content_index": 0}
+        out = self._event("response.output_text.done", **at, text=text, logprobs=[])
+        out += self._event("response.content_part.done", **at, part=_part(text))
+        out += self._event("response.output_item.done", output_index=index, item=item)
+        self._items, self._said, self._delta = (*self._items, item), [], b""
+        return out
+
+    def end(self, finish: Finish, usage: Usage | None, *, continuous: bool = False) -> bytes:
+        closing = self._close()
+        response = self._ended(finish, usage, self._items)
+        return closing + self._event(f"response.{response['status']}", response=response)
+
+    def error(self, status: int, kind: str, message: str) -> bytes:
+        code = "server_error" if kind == "api_error" else kind
+        return self._event("error", code=code, message=message, param=None)
+
+    def whole(self, pieces: Sequence[Piece], finish: Finish, usage: Usage | None) -> dict[str, Any]:
+        output = [
+            self._message(index, piece.text)
+            if isinstance(piece, Text)
+            else self._call(index, piece.name, piece.arguments)
+            for index, piece in enumerate(pieces)
+        ]
+        return self._ended(finish, usage, output)
+
+
+def _usage(usage: Usage) -> dict[str, Any]:
+    prompt, output = usage.input_tok or 0, usage.output_tok or 0
+    return {
+        "input_tokens": prompt,
+        "input_tokens_details": {"cached_tokens": usage.cache_read_tok or 0},
+        "output_tokens": output,
+        "output_tokens_details": {"reasoning_tokens": 0},
+        "total_tokens": prompt + output,
+    }
+
+
+class Responses(WireApi):
+    name = Api.RESPONSES
+    path = "/v1/responses"
+    length_keys = ("max_output_tokens",)
+    thinking = ("effort",)
+    reader = Reader
+    writer = Writer
+
+    def head(
+        self, model: str, system: bytes, tools: Sequence[Tool], settings: RequestSettings
+    ) -> bytes:
+        listed = b",".join(
+            b'{"type":"function","name":%b,"description":%b,"parameters":%b,"strict":false}'
+            % (json.dumps(tool.name).encode(), tool.description, _PARAMETERS)
+            for tool in tools
+        )
+        # Not to be kept: a load test has no use for a store that grows.
+        out = openai.begin(model, settings) + b',"store":false,"tools":[' + listed
+        return out + b'],"instructions":' + system + b',"input":['
+
+    def message(self, role: Role, parts: Sequence[ContentPart]) -> bytes:
+        kinds = (PartKind.THINKING, PartKind.REDACTED_THINKING)  # reasoning is not carried
+        return b",".join(_item(role, part) for part in parts if part.kind not in kinds)
+
+    def tail(self, settings: RequestSettings, output_tok: int) -> bytes:
+        # vLLM's responses route has no `min_tokens`; without an end token to wait for, `ignore_eos`
+        # alone gives the whole length.
+        forced = ',"ignore_eos":true' if settings.force_output else ""
+        return f',"max_output_tokens":{output_tok}{forced}}}'.encode()
+
+    def asked(
+        self,
+        settings: RequestSettings,
+        thinking_tok: int,
+        output_tok: int,
+    ) -> bytes:
+        return b',"reasoning":{"effort":%b}' % json.dumps(settings.effort).encode()
+
+    def length(self, output_tok: int) -> dict[str, Any]:
+        return {"max_output_tokens": max(_LEAST_TOK, output_tok)}
+
+    def plain_request(
+        self, model: str, text: str, output_tok: int, temperature: float | None = None
+    ) -> dict[str, Any]:
+        request = super().plain_request(model, text, output_tok, temperature)
+        del request["messages"]
+        return request | {"input": text, "store": False}
+
+    def plain_answer(self, document: Json) -> PlainAnswer:
+        parts = [part for item in document["output"] for part in item.get("content") or ()]
+        return PlainAnswer("".join(part.get("text") or "" for part in parts))
+
+    def chat(self, body: Json) -> tuple[list[Json], list[Json]]:
+        return _messages(body), _tools(body)
+
+    def ask(self, body: Json, *, default_temperature: float, counting: bool = False) -> Ask:
+        """Reasoning settings are not refused: the engine's models do not reason, so they change
+        nothing.
+        """
+        for key in _STATEFUL:
+            if body.get(key) not in (None, False):
+                raise BadRequestError(
+                    f"{key} is not supported by this engine: it keeps nothing between requests"
+                )
+        form = body.get("text")
+        if form is not None and (
+            not isinstance(form, dict)
+            or (form.get("format") or {"type": "text"}) != {"type": "text"}
+        ):
+            raise BadRequestError(
+                "text.format other than text is not supported by this engine: it does not constrain"
+                " answers"
+            )
+        if body.get("truncation") not in (None, "disabled"):
+            raise BadRequestError("truncation other than disabled is not supported by this engine")
+        common = fields.common(body, default_temperature)
+        messages, tools = self.chat(body)
+        return Ask(
+            fields.whole_number(body, "max_output_tokens", 1) or 0,
+            0,
+            bool(body.get("ignore_eos")),
+            common.temperature,
+            common.stops,
+            common.stream,
+            tuple(messages),
+            tuple(tools),
+            fields.names(tools) if common.parses_tools else (),
+        )
+
+
+def _tools(body: Json) -> list[Json]:
+    tools = body.get("tools") or []
+    out = []
+    for at, tool in enumerate(tools if isinstance(tools, list) else [None]):
+        if (
+            not isinstance(tool, dict)
+            or tool.get("type") != "function"
+            or not isinstance(tool.get("name"), str)
+        ):
+            raise BadRequestError(
+                f"tools.{at}: only functions with a name are supported by this engine"
+            )
+        parameters = tool.get("parameters") or {}
+        out.append(fields.function(tool["name"], tool.get("description"), parameters))
+    return out
+
+
+def _messages(body: Json) -> list[Json]:
+    """Instructions and items: a call belongs to the assistant's message in front of it."""
+    out: list[Json] = []
+    if instructions := body.get("instructions"):
+        text = fields.text_parts(instructions, "instructions", ())
+        out.append({"role": "system", "content": text})
+    items = body.get("input")
+    if isinstance(items, str) and items:
+        items = [{"role": "user", "content": items}]
+    if not isinstance(items, list) or not items:
+        raise BadRequestError("input must be a non-empty string or list of items")
+    for at, item in enumerate(items):
+        _add(out, item, f"input.{at}")
+    return out
+
+
+def _add(out: list[Json], item: object, where: str) -> None:
+    if not isinstance(item, dict):
+        raise BadRequestError(f"{where} must be an object")
+    match item.get("type", "message"):
+        case "message":
+            role = item.get("role")
+            if role not in {"system", "developer", "user", "assistant"}:
+                raise BadRequestError(f"{where}: unknown role {role!r}")
+            kinds = ("input_text", "output_text", "text")
+            content = fields.text_parts(item.get("content"), f"{where}.content", kinds)
+            out.append({"role": role, "content": content})
+        case "function_call":
+            call = fields.call(item, item.get("call_id"), where)
+            if out and out[-1]["role"] == "assistant":
+                out[-1] = {**out[-1], "tool_calls": [*out[-1].get("tool_calls", ()), call]}
+            else:
+                out.append({"role": "assistant", "content": "", "tool_calls": [call]})
+        case "function_call_output":
+            content = fields.text_parts(item.get("output"), f"{where}.output", ("input_text",))
+            out.append(fields.result(content, item.get("call_id")))
+        case "reasoning":
+            pass  # not part of what the model reads again
+        case kind:
+            raise BadRequestError(
+                f"{where}: items of type {kind!r} are not supported by this engine"
+            )
+
+
+API: Final = Responses()

@@ -1,0 +1,70 @@
+"""Time without load: measured before it, and waited for after it."""
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from harness.commands.run_record import RunRecord
+from harness.core.clock import now_ns, seconds
+from harness.core.units import human_duration
+from harness.server.base import RunningServer
+from harness.telemetry.driver import TelemetryRecorder
+
+IDLE_SETTLE_S: Final = 1.0
+"""From the end of what went before to the stretch in which idle is measured: boards keep their
+clocks up for a moment.
+"""
+
+IDLE_WAIT_S: Final = 5.0
+"""Longest wait, after the load, for the servers to report no running request, before the last
+scrape for reconciliation.
+"""
+
+
+def measure_idle(
+    record: RunRecord, telemetry: TelemetryRecorder, when: str, server: RunningServer | None = None
+) -> None:
+    """Leave everything alone for as long as the profile says, and mark the stretch; nothing where
+    no power can be read.
+
+    Args:
+        record: of the run.
+        telemetry: which reads power meanwhile.
+        when: `before_server` or `ready`.
+        server: with its model loaded; None before it is started.
+    """
+    idle_s = record.prepared.profile.idle_s
+    if idle_s <= 0 or not _reads_power(telemetry.power):
+        return
+    state = "before the server starts" if server is None else "with the model loaded"
+    record.phase("idle", f"{human_duration(idle_s)} without load, {state}", event=f"idle_{when}")
+    start_ns = now_ns() + round(IDLE_SETTLE_S * 1e9)
+    end_ns = start_ns + round(idle_s * 1e9)
+    while (left_s := seconds(end_ns - now_ns())) > 0:
+        time.sleep(min(left_s, 0.25))
+        if server is not None:
+            server.check()
+    record.events.append("idle", when=when, start_ns=start_ns, end_ns=end_ns)
+
+
+def wait_until_idle(telemetry: TelemetryRecorder) -> None:
+    """Wait until the servers report nothing running, so that the last scrape holds every token that
+    was sent.
+    """
+    start_ns = now_ns()
+    while seconds(now_ns() - start_ns) < IDLE_WAIT_S:
+        time.sleep(0.25)
+        live = telemetry.latest()
+        if live.t_ns is None:
+            return
+        if live.t_ns > start_ns and not live.running and not live.waiting:
+            return
+
+
+def _reads_power(power: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether any source of the recorder gives power or energy of anything."""
+    return any(
+        device.get("power") or device.get("energy")
+        for source in power
+        for device in source.get("devices", ())
+    )

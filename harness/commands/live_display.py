@@ -1,0 +1,113 @@
+"""How the load is going, for the view and the exporter: what traffic and telemetry report, against
+the plan.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Final
+
+from harness.artifacts.events import EventLog
+from harness.commands.display import Progress, View
+from harness.core.clock import now_ns, seconds
+from harness.core.progress import TelemetryProgress, TrafficProgress
+from harness.plan.types import StagePlan
+from harness.telemetry.exporter import Exporter
+from harness.traffic.events import StageStarted, TrafficEvent
+
+LOOP_LAG_KEPT_S: Final = 0.005
+"""A load generator's timer that fires later than this is kept as an event, for the reduction."""
+
+_RATE_READINGS: Final = 5
+
+
+class LiveDisplay:
+    """Takes the load generator's events, from its threads, and shows progress whenever asked to.
+
+    Args:
+        stages: of the plan.
+        events: keeps what the reduction reads.
+        view: who watches.
+        exporter: told the same; None: there is none.
+        clock: monotonic nanoseconds.
+    """
+
+    def __init__(
+        self,
+        stages: Sequence[StagePlan],
+        events: EventLog,
+        view: View,
+        exporter: Exporter | None = None,
+        *,
+        clock: Callable[[], int] = now_ns,
+    ) -> None:
+        self._stages = {stage.name: stage for stage in stages}
+        self._first = stages[0].name
+        self._events = events
+        self._view = view
+        self._exporter = exporter
+        self._clock = clock
+        self._traffic = TrafficProgress()
+        self._started_ns: dict[str, int] = {}
+        self._generated = Rate()
+
+    def on_traffic_event(self, event: TrafficEvent) -> None:
+        """Keep it: progress for the next `show`, all else in the run's events."""
+        if isinstance(event, TrafficProgress):
+            self._traffic = event
+            if event.loop_lag_s is not None and event.loop_lag_s > LOOP_LAG_KEPT_S:
+                self._events.append("loop_lag", t_ns=event.t_ns, lag_s=event.loop_lag_s)
+            return
+        self._events.append(event.event, **asdict(event))
+        if isinstance(event, StageStarted):
+            self._started_ns[event.stage] = event.start_ns
+            self._view.note(f"stage {event.stage}")
+
+    def show(self, telemetry: TelemetryProgress) -> None:
+        """Give the newest to the view and to the exporter."""
+        now, traffic = self._clock(), self._traffic
+        stage = self._stages[traffic.stage or self._first]
+        elapsed_s = max(0.0, seconds(now - self._started_ns.get(stage.name, now)))
+        progress = Progress(
+            stage=stage.name,
+            phase=phase_of(stage, elapsed_s),
+            elapsed_s=elapsed_s,
+            total_s=_total_s(stage),
+            output_tok_s=self._generated.of(telemetry.generated_tokens, now),
+            traffic=traffic,
+            telemetry=telemetry,
+        )
+        self._view.progress(progress)
+        if self._exporter is not None:
+            self._exporter.update(progress.stage, progress.phase, traffic, telemetry)
+
+
+def phase_of(stage: StagePlan, elapsed_s: float) -> str:
+    """`warm-up`, `sessions` (a stage that ends with them), `window` or `draining`."""
+    total_s = _total_s(stage)
+    if elapsed_s < seconds(stage.warmup_ns):
+        return "warm-up"
+    if total_s is None:
+        return "sessions"
+    return "window" if elapsed_s <= total_s else "draining"
+
+
+def _total_s(stage: StagePlan) -> float | None:
+    """Warm-up and window; None for a stage that ends with its sessions."""
+    return None if stage.window_ns is None else seconds(stage.warmup_ns + stage.window_ns)
+
+
+class Rate:
+    """Tokens per second over the last few readings of a counter."""
+
+    def __init__(self) -> None:
+        self._seen: list[tuple[int, float]] = []
+
+    def of(self, counter: float | None, t_ns: int) -> float | None:
+        """Take a reading in; None while it is not known or has not risen yet, and when it fell."""
+        if counter is None:
+            return None
+        if not self._seen or counter != self._seen[-1][1]:
+            self._seen.append((t_ns, counter))
+        self._seen = self._seen[-_RATE_READINGS:]
+        (t0, c0), (t1, c1) = self._seen[0], self._seen[-1]
+        return (c1 - c0) / seconds(t1 - t0) if t1 > t0 and c1 >= c0 else None

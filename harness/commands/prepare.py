@@ -1,0 +1,183 @@
+"""Before anything is started: a profile with everything resolved, a run directory, and what the
+manifest says first.
+"""
+
+import importlib.metadata
+import os
+import platform
+import secrets
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from harness import __version__
+from harness.artifacts.layout import RunDir
+from harness.core.clock import ClockAnchor, wall_now
+from harness.core.errors import ArtifactError
+from harness.core.records import Gpu, ModelFacts
+from harness.hardware.gpus import nvidia_device_present, resolve_gpus
+from harness.hardware.host import describe_host
+from harness.models.facts import resolve as resolve_model
+from harness.plan.build import RunPlan, make_plan
+from harness.processes.command import ask
+from harness.profile.schema import Profile
+from harness.reduce.energy.sensor_gain import read_calibration
+from harness.server.base import ModelServer, Needs
+from harness.server.select import choose_server
+
+MIN_FREE_BYTES: Final = 64 * 1024**2
+"""Least free space to start with: a journal that meets a full disk ends the run."""
+
+_PACKAGES: Final = (
+    "locust",
+    "gevent",
+    "httptools",
+    "prometheus-client",
+    "pandas",
+    "pyarrow",
+    "nvidia-ml-py",
+    "torch",
+    "transformers",
+    "vllm",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A profile with everything resolved that can be without starting anything."""
+
+    profile: Profile
+    facts: ModelFacts
+    plan: RunPlan
+    gpus: tuple[Gpu, ...]
+    server: ModelServer
+    server_reason: str
+    meter_calibration: Mapping[str, Any] | None = None
+
+
+def prepare(profile: Profile, note: Callable[[str], None]) -> Prepared:
+    """Resolve model, plan, boards and server.
+
+    Raises:
+        HarnessError: the profile cannot be served here; says why.
+    """
+    facts = resolve_model(profile.model.id, load_format=profile.model.load_format)
+    plan = make_plan(profile, facts)
+    gpus = resolve_gpus(getattr(profile.server, "gpus", "all"))
+    choice = choose_server(
+        profile,
+        facts,
+        gpus,
+        nvidia_present=nvidia_device_present().present,
+        needs=Needs(tools=any(one.head.tools for one in plan.classes)),
+    )
+    note(f"server {choice.kind}: {choice.reason}")
+    calibration = profile.energy.calibration
+    meter = None if calibration is None else read_calibration(Path(calibration))[1]
+    return Prepared(profile, facts, plan, gpus, choice.server, choice.reason, meter)
+
+
+def make_run_dir(out: Path, name: str) -> RunDir:
+    """A new run directory with its folders.
+
+    Raises:
+        ArtifactError: it cannot be made, or the disk is nearly full.
+    """
+    stamp = wall_now().strftime("%Y%m%dT%H%M%SZ")
+    root = out / f"{stamp}-{name}-{secrets.token_hex(3)}"
+    try:
+        root.mkdir(parents=True)
+        free = shutil.disk_usage(root).free
+        run_dir = RunDir(root.resolve())
+        run_dir.requests_dir.mkdir()
+        run_dir.scrapes_dir.mkdir()
+        run_dir.logs_dir.mkdir()
+    except OSError as error:
+        raise ArtifactError(
+            f"cannot make the run directory {root}: {error.strerror or error}",
+            cause="no permission to write there, no space, or --out names a file",
+            next_step="choose another folder with --out",
+        ) from error
+    if free < MIN_FREE_BYTES:
+        shutil.rmtree(root)
+        raise ArtifactError(
+            f"only {free / 1e6:.0f} MB are free for {root}",
+            cause="the disk is nearly full",
+            next_step="free some space, or choose another folder with --out",
+        )
+    return run_dir
+
+
+def first_manifest_fields(
+    prepared: Prepared,
+    run_id: str,
+    started_ns: int,
+    anchor: ClockAnchor,
+    overrides: Sequence[str],
+) -> dict[str, Any]:
+    """The manifest's fields at the start, in their order; those that a later step fills are there
+    already.
+    """
+    profile, plan = prepared.profile, prepared.plan
+    return {
+        "run_id": run_id,
+        "harness": {"version": __version__, **_commit()},
+        "profile": profile.model_dump(mode="json"),
+        "overrides": list(overrides),
+        "workload_sha256": plan.workload_sha256,
+        "plan_sha256": plan.plan_sha256,
+        "seed": profile.seed,
+        "plan": {
+            "context_scale": plan.context_scale,
+            "context_scale_reason": plan.context_scale_reason,
+            "context_limit_tok": plan.context_limit_tok,
+            "tok_per_word": plan.tok_per_word,
+            "tok_per_word_source": plan.tok_per_word_source,
+            "output_length": profile.output_length.value,
+            "assistant": "live" if plan.settings.live else "recorded",
+            "notes": list(plan.notes),
+        },
+        "model": prepared.facts,
+        "hardware": {"gpus": prepared.gpus, **describe_host()},
+        "software": _software(),
+        "server": {"kind": prepared.server.kind, "choice": prepared.server_reason},
+        "endpoints": [],
+        "prometheus": None,
+        "clock_anchors": [{"host": platform.node(), **asdict(anchor)}],
+        "started_ns": started_ns,
+        "ended_ns": None,
+        "workers": None,
+        "canary": False,
+        "calibration": None,
+        "cores": None,
+    }
+
+
+def _software() -> dict[str, Any]:
+    versions = {}
+    for package in _PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {"python": platform.python_version(), "packages": versions}
+
+
+def _commit() -> dict[str, Any]:
+    """Commit of the harness: from git where it runs from a checkout, else from HARNESS_COMMIT (set
+    in the image), else unknown.
+    """
+    here = Path(__file__).resolve().parents[2]
+    if not (here / ".git").exists():
+        return {"commit": os.environ.get("HARNESS_COMMIT"), "dirty": None}
+    git = ("git", "-C", str(here))
+    try:
+        commit = ask((*git, "rev-parse", "HEAD"), timeout_s=10)
+        changed = ask((*git, "status", "--porcelain"), timeout_s=10)
+    except OSError:
+        return {"commit": None, "dirty": None}
+    if commit.status or changed.status:
+        return {"commit": None, "dirty": None}
+    return {"commit": commit.out.strip(), "dirty": bool(changed.out.strip())}

@@ -1,0 +1,117 @@
+"""What a run says of itself while it goes on: manifest.json, events.jsonl and the view."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from harness.artifacts.events import EventLog
+from harness.artifacts.layout import RunDir
+from harness.artifacts.manifest import Manifest
+from harness.commands.display import View
+from harness.commands.prepare import Prepared, first_manifest_fields
+from harness.core.clock import now_ns, take_anchor
+from harness.core.errors import ArtifactError, HarnessError, InterruptedRunError
+from harness.core.records import Concern, RunState, Severity
+
+
+class RunRecord:
+    """Written from the run's first to its last step; may be used from several threads.
+
+    Attributes:
+        prepared: what is run.
+        run_dir: where it is recorded.
+        view: who watches.
+        anchor: turns the run's monotonic times into wall times.
+        events: events.jsonl.
+        manifest: manifest.json.
+    """
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        run_dir: RunDir,
+        view: View,
+        *,
+        overrides: Sequence[str],
+        repeat: Mapping[str, Any] | None,
+    ) -> None:
+        started_ns = now_ns()
+        self.prepared = prepared
+        self.run_dir = run_dir
+        self.view = view
+        self.anchor = take_anchor()
+        self.events = EventLog(run_dir.events)
+        fields = first_manifest_fields(prepared, self.run_id, started_ns, self.anchor, overrides)
+        self.manifest = Manifest(
+            run_dir, fields if repeat is None else {**fields, "repeat": dict(repeat)}
+        )
+
+    @property
+    def run_id(self) -> str:
+        """Name of the run directory."""
+        return self.run_dir.root.name
+
+    def phase(
+        self, name: str, detail: str = "", *, event: str | None = None, show: bool = True
+    ) -> None:
+        """A new phase begins.
+
+        Args:
+            name: for the view.
+            detail: likewise.
+            event: its name in events.jsonl; default: `name`.
+            show: tell the view.
+        """
+        self.events.append("phase", phase=event or name)
+        if show:
+            self.view.phase(name, detail)
+
+    def concern(self, concern: Concern) -> None:
+        """Record a reason to doubt the run, and warn of it unless it is a note."""
+        self.manifest.add_concern(concern)
+        if concern.severity is not Severity.NOTE:
+            self.view.warn(concern.message)
+
+    @contextmanager
+    def failures(self) -> Iterator[None]:
+        """Within: what is raised reaches the manifest first.
+
+        Raises:
+            InterruptedRunError: in place of KeyboardInterrupt.
+        """
+        try:
+            yield
+        except HarnessError as error:
+            self._fail(error)
+            raise
+        except KeyboardInterrupt as error:
+            interrupted = InterruptedRunError(
+                "interrupted before the load began",
+                next_step=f"what was recorded is in {self.run_dir.root}",
+            )
+            self._fail(interrupted)
+            raise interrupted from error
+        except BaseException as error:
+            self._fail(
+                HarnessError(f"{type(error).__name__}: {error}", cause="a defect in the harness")
+            )
+            raise
+
+    def end(self, *, interrupted: bool) -> None:
+        """The run has ended without a failure."""
+        self.manifest.update(
+            state=RunState.INTERRUPTED if interrupted else RunState.COMPLETE, ended_ns=now_ns()
+        )
+
+    def _fail(self, error: HarnessError) -> None:
+        state = RunState.INTERRUPTED if isinstance(error, InterruptedRunError) else RunState.FAILED
+        try:
+            self.manifest.update(
+                state=state,
+                ended_ns=now_ns(),
+                error={"what": error.what, "cause": error.cause, "next_step": error.next_step},
+            )
+        except ArtifactError as second:
+            # The disk is what failed: the manifest stays `running`, which every reader takes for a
+            # run that did not finish.
+            self.view.warn(f"the manifest could not be brought up to date: {second.what}")
