@@ -116,7 +116,7 @@ def test_a_run_ends_with_a_verdict_and_all_its_files(two, api, summary_of):
 
 def test_two_runs_at_once_leave_no_process(two):
     _, processes, left = two
-    assert len([line for _, line in processes if " -m locust " in line]) == 2
+    assert len({pid for pid, line in processes if " -m locust " in line}) == 2
     assert left == []
 
 
