@@ -126,12 +126,6 @@ class InvalidRunError(HarnessError):
     exit_code = ExitCode.INVALID_RUN
 
 
-class ThresholdError(HarnessError):
-    """A threshold of the profile or a gate failed (exit 99)."""
-
-    exit_code = ExitCode.THRESHOLD_FAILED
-
-
 class InterruptedRunError(HarnessError):
     """The run was interrupted by a signal; what was measured is kept (exit 130)."""
 

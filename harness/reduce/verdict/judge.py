@@ -73,7 +73,9 @@ _STATUS: Final[Mapping[Severity, Status]] = {
 }
 
 NOT_IMPLEMENTED: Final = ("conversation age priming", "quality check")
-"""Safeguards that a valid headline needs; a run states which of them it went without."""
+"""Safeguards that a valid headline needs and that the first harness, whose manifests do not say
+which it went without, did not have.
+"""
 
 
 def judge(
@@ -131,18 +133,10 @@ def judge(
     if gpu_count(run) is not None and run.power is None:
         text = "The deployment has GPUs but no power was read; energy figures are absent."
         found.append(Concern("power_missing", Severity.DEGRADED, text))
-    if not smoke and not any(
-        concern.message.startswith("not_implemented") for concern in run.concerns
-    ):
-        stated = run.manifest.get("not_implemented")
-        missing = (
-            [str(item) for item in sequence(stated)]
-            if stated is not None
-            else list(NOT_IMPLEMENTED)
-        )
-        if missing:
-            text = f"Went without: {', '.join(missing)}. A run without them is degraded at best."
-            found.append(Concern("not_implemented", Severity.DEGRADED, text))
+    missing = [] if smoke else _went_without(run)
+    if missing:
+        text = f"Went without: {', '.join(missing)}. A run without them is degraded at best."
+        found.append(Concern("not_implemented", Severity.DEGRADED, text))
     unique = {(c.code, c.message): c for c in found}
     ordered = tuple(
         sorted(unique.values(), key=lambda c: (_SEVERITIES.index(c.severity), c.code, c.message))
@@ -151,6 +145,11 @@ def judge(
     if smoke:
         return Verdict(Status.INVALID if worst is Severity.INVALID else Status.FUNCTIONAL, ordered)
     return Verdict(_STATUS[worst], ordered)
+
+
+def _went_without(run: Run) -> list[str]:
+    stated = run.manifest.get("not_implemented")
+    return [str(item) for item in (NOT_IMPLEMENTED if stated is None else sequence(stated))]
 
 
 def _requests(run: Run, headline: StageWindow | None, *, smoke: bool) -> list[Concern]:
