@@ -12,7 +12,8 @@ from typing import Final, Self
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from harness.core.records import Api, OutputLength, Purpose
+from harness.api.table import wire
+from harness.core.records import OutputLength, Purpose
 from harness.profile import rules
 from harness.profile.fields import Flag, Number, PathText, Seconds, Strict, Text, Whole
 from harness.profile.serving import AutoServer, Model, Server
@@ -233,7 +234,7 @@ class Profile(Strict):
         )
         return (
             "budget"
-            if "thinking" in kinds and self.traffic.api is Api.MESSAGES and taken
+            if "thinking" in kinds and "budget" in wire(self.traffic.api).thinking and taken
             else "off"
         )
 
@@ -250,4 +251,6 @@ class Profile(Strict):
             if isinstance(workload, MixWorkload)
             else {workload.kind}
         )
-        return self.traffic.api is Api.MESSAGES and bool(kinds & {"claude-code", "claude-chat"})
+        return wire(self.traffic.api).cache_breakpoints and bool(
+            kinds & {"claude-code", "claude-chat"}
+        )
