@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.artifacts.canary_truth import pair, read_truth, spread
+from harness.artifacts.canary_truth import Spread, pair, read_truth, spread
 from harness.core.records import CANARY, Api, Endpoint, ModelFacts
 from harness.plan.build import make_plan
 from harness.profile.schema import Profile
@@ -121,7 +121,7 @@ class TestPairing:
         assert errors.gap_s == pytest.approx([abs(b - a) / 1e9 for a, b in pairwise(delays)])
 
     def test_nothing_has_no_quantiles(self) -> None:
-        assert spread([]).to_dict() == {"p50_s": None, "p99_s": None, "max_s": None, "n": 0}
+        assert spread([]) == Spread(None, None, None, 0)
 
     def test_a_torn_truth_file_keeps_its_whole_lines(self, tmp_path: Path) -> None:
         path = tmp_path / "truth"
