@@ -50,11 +50,9 @@ class Finding:
     text: str
 
     def line(self) -> str:
-        """For a terminal."""
         return f"{'ok     ' if self.ok else 'PROBLEM'}  {self.what}: {self.text}"
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
         return {"what": self.what, "ok": self.ok, "text": self.text}
 
 
@@ -78,7 +76,6 @@ class DescribedPlan:
     plan: RunPlan
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
         return {
             "workload_sha256": self.plan.workload_sha256,
             "plan_sha256": self.plan.plan_sha256,

@@ -253,7 +253,6 @@ class Exporter:
 
     @property
     def url(self) -> str:
-        """Where the metrics are."""
         return f"http://{self._host}:{self._server.server_port}/metrics"
 
     def start(self) -> Self:

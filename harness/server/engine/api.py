@@ -213,7 +213,6 @@ class EventStream:
         self._reply, self._events, self._error_event = reply, events, error_event
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer as ASGI."""
         del scope
         headers = [
             (b"content-type", b"text/event-stream; charset=utf-8"),
