@@ -82,7 +82,6 @@ class IpmiPowerSource:
 
     @property
     def intervals_s(self) -> Mapping[What, float]:
-        """One loop."""
         return {"power": self._interval_s} if self._answers else {}
 
     @property
@@ -90,7 +89,6 @@ class IpmiPowerSource:
         return self._host or "bmc"
 
     def probe(self) -> PowerProbe:
-        """One reading."""
         program = shutil.which(self._command)
         if program is None:
             return PowerProbe(
@@ -138,7 +136,6 @@ class IpmiPowerSource:
         )
 
     def sample(self, _what: What, /) -> tuple[PowerReading, ...]:
-        """One reading."""
         before = self._clock()
         try:
             watts = self._read_w()
