@@ -1,9 +1,9 @@
 """`make bench`: run every benchmark of this folder and keep the results, with the machine they were
 taken on.
 
-Each `bench_*.py` prints one JSON object. Results go to benchmarks/out/<name>.json and one line each
-to the terminal. Absolute figures hold for the machine that is named beside them; compare ratios
-within one run.
+Each `bench_*.py` prints one JSON object; those that study how often intervals and tests are right
+are in coverage/. Results go to benchmarks/out/<name>.json and one line each to the terminal.
+Absolute figures hold for the machine that is named beside them; compare ratios within one run.
 """
 
 import json
@@ -21,7 +21,7 @@ def main(names: list[str]) -> int:
     out = HERE / "out"
     out.mkdir(exist_ok=True)
     failed = []
-    for script in sorted(HERE.glob("bench_*.py")):
+    for script in sorted(HERE.rglob("bench_*.py"), key=lambda path: path.stem):
         name = script.stem.removeprefix("bench_")
         if (
             name not in names if names else name.endswith("_live")

@@ -373,9 +373,10 @@ class WireApi(ABC):
         """The message with a cache breakpoint, where the API has them."""
         return message
 
-    @abstractmethod
     def tail(self, settings: RequestSettings, output_tok: int) -> bytes:
         """What follows the messages in a body: the answer's length."""
+        forced = f',"min_tokens":{output_tok},"ignore_eos":true' if settings.force_output else ""
+        return f',"max_tokens":{output_tok}{forced}}}'.encode()
 
     def asked(self, settings: RequestSettings, thinking_tok: int, output_tok: int) -> bytes:
         """How a request asks for reasoning, in front of the tail; nothing where it does not.

@@ -24,8 +24,6 @@ from harness.api.base import (
 from harness.api.parts import ContentPart, PartKind, Role, Tool
 from harness.core.records import Api
 
-_PARAMETERS: Final = compact(openai.TOOL_PARAMETERS)
-
 
 def _user(part: ContentPart) -> bytes:
     if part.kind is PartKind.TOOL_RESULT:
@@ -118,7 +116,7 @@ class Chat(WireApi):
         if tools:
             listed = b",".join(
                 b'{"type":"function","function":{"name":%b,"description":%b,"parameters":%b}}'
-                % (json.dumps(tool.name).encode(), tool.description, _PARAMETERS)
+                % (json.dumps(tool.name).encode(), tool.description, openai.PARAMETERS)
                 for tool in tools
             )
             out += [b',"tools":[', listed, b"]"]
@@ -132,9 +130,6 @@ class Chat(WireApi):
         calls = ",".join(_call(part) for part in parts if part.kind is PartKind.TOOL_USE)
         called = f',"tool_calls":[{calls}]'.encode() if calls else b""
         return b'{"role":"assistant","content":' + said + called + b"}"
-
-    def tail(self, settings: RequestSettings, output_tok: int) -> bytes:
-        return openai.length_tail(settings, output_tok)
 
     def asked(
         self,

@@ -107,9 +107,6 @@ class Completions(WireApi):
     def message(self, role: Role, parts: Sequence[ContentPart]) -> bytes:
         return b"".join(_said(role, part) for part in parts)
 
-    def tail(self, settings: RequestSettings, output_tok: int) -> bytes:
-        return openai.length_tail(settings, output_tok)
-
     def body(self, head: bytes, messages: Sequence[bytes], tail: bytes) -> bytes:
         return b"".join((head, *messages, CUE, b'"', tail))
 

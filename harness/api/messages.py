@@ -33,7 +33,6 @@ LEAST_BUDGET_TOK: Final = 1024
 """
 
 _BREAKPOINT: Final = b',"cache_control":{"type":"ephemeral"}'
-_SCHEMA: Final = compact(openai.TOOL_PARAMETERS)
 
 
 def _block(part: ContentPart) -> bytes:
@@ -258,7 +257,7 @@ class Messages(WireApi):
         if tools:
             listed = b",".join(
                 b'{"name":%b,"description":%b,"input_schema":%b}'
-                % (json.dumps(tool.name).encode(), tool.description, _SCHEMA)
+                % (json.dumps(tool.name).encode(), tool.description, openai.PARAMETERS)
                 for tool in tools
             )
             out += [b',"tools":[', listed[:-1], mark, b"}]"]
@@ -272,9 +271,6 @@ class Messages(WireApi):
     def mark(self, message: bytes) -> bytes:
         """On its last content block."""
         return message[:-3] + _BREAKPOINT + message[-3:]
-
-    def tail(self, settings: RequestSettings, output_tok: int) -> bytes:
-        return openai.length_tail(settings, output_tok)
 
     def asked(self, settings: RequestSettings, thinking_tok: int, output_tok: int) -> bytes:
         if settings.thinking == "adaptive":

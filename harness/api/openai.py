@@ -25,6 +25,7 @@ TOOL_PARAMETERS: Final = {
     "properties": {"input": {"type": "string"}},
     "required": ["input"],
 }
+PARAMETERS: Final = compact(TOOL_PARAMETERS)
 STREAM_USAGE: Final = b',"stream_options":{"include_usage":true,"continuous_usage_stats":true}'
 
 
@@ -34,12 +35,6 @@ def begin(model: str, settings: RequestSettings) -> bytes:
         json.dumps(model).encode(),
         f"{settings.temperature:g}".encode(),
     )
-
-
-def length_tail(settings: RequestSettings, output_tok: int) -> bytes:
-    """The answer's length, which ends a body."""
-    forced = f',"min_tokens":{output_tok},"ignore_eos":true' if settings.force_output else ""
-    return f',"max_tokens":{output_tok}{forced}}}'.encode()
 
 
 def usage_of(usage: Json, prompt: str, output: str) -> Usage:

@@ -31,7 +31,6 @@ from harness.core.records import Api
 
 _LEAST_TOK: Final = 16
 """OpenAI's own service refuses a smaller `max_output_tokens`."""
-_PARAMETERS: Final = compact(openai.TOOL_PARAMETERS)
 _STATEFUL: Final = ("previous_response_id", "conversation", "background", "prompt")
 _DELTAS: Final = {
     "response.output_text.delta": "text",
@@ -266,7 +265,7 @@ class Responses(WireApi):
     ) -> bytes:
         listed = b",".join(
             b'{"type":"function","name":%b,"description":%b,"parameters":%b,"strict":false}'
-            % (json.dumps(tool.name).encode(), tool.description, _PARAMETERS)
+            % (json.dumps(tool.name).encode(), tool.description, openai.PARAMETERS)
             for tool in tools
         )
         # Not to be kept: a load test has no use for a store that grows.

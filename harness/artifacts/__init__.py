@@ -1,3 +1,1 @@
-"""The run directory: layout, manifest, writers and readers. The wall between measuring and
-reading.
-"""
+"""Reads and writes the run directory, the wall between measuring and reading."""

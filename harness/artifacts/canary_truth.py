@@ -15,6 +15,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from harness.artifacts.tables import chunk_times
+
 _S: Final = 1e-9
 
 
@@ -26,10 +28,6 @@ class Spread:
     p99_s: float | None
     max_s: float | None
     n: int
-
-    def to_dict(self) -> dict[str, float | int | None]:
-        """As in calibration.json and summary.json."""
-        return {"p50_s": self.p50_s, "p99_s": self.p99_s, "max_s": self.max_s, "n": self.n}
 
 
 def spread(values_s: "npt.ArrayLike") -> Spread:
@@ -134,8 +132,10 @@ def _token_errors_ns(
         or len(row["chunk_dt_us"]) != len(row["chunk_bytes"])
     ):
         return None
-    read_ns = row["first_token_ns"] + 1000 * np.cumsum(
-        np.asarray(row["chunk_dt_us"], dtype=np.int64)
+    read_ns = chunk_times(
+        np.array([row["first_token_ns"]], dtype=np.int64),
+        np.asarray(row["chunk_dt_us"], dtype=np.int64),
+        np.array([0, len(row["chunk_dt_us"])]),
     )
     read_bytes = np.cumsum(np.asarray(row["chunk_bytes"], dtype=np.int64))
     written_bytes = np.cumsum(np.asarray(size, dtype=np.int64))

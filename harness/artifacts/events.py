@@ -1,7 +1,6 @@
 """events.jsonl: phases and stages of a run, one JSON object a line, appended as they happen."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,20 +36,3 @@ class EventLog:
                 f"cannot write {self._path}: {error.strerror or error}",
                 cause="no space left, or the folder is gone",
             ) from error
-
-
-def read_events(path: Path) -> Iterator[dict[str, Any]]:
-    """The whole events of a run in order of writing; a torn last line and a missing file are no
-    events.
-    """
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        return
-    for line in data.split(b"\n"):
-        try:
-            event = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(event, dict):
-            yield event

@@ -2,6 +2,10 @@
 null is "did not happen" or "unknown".
 """
 
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 _LABEL = pa.dictionary(pa.int32(), pa.string())
@@ -37,8 +41,8 @@ REQUESTS = pa.schema(
         pa.field("output_tok", pa.int64()),  # the server's
         pa.field("request_bytes", pa.int64()),  # body
         pa.field("response_bytes", pa.int64()),  # body as it came
-        # One entry a chunk that carries content. Chunk i came at first_token_ns + 1000 *
-        # sum(chunk_dt_us[: i + 1]); chunk_dt_us[0] is 0.
+        # One entry a chunk that carries content; chunk_dt_us[0] is 0, and `chunk_times` are the
+        # moments at which they came.
         pa.field("chunk_dt_us", pa.list_(pa.uint32())),
         pa.field("chunk_bytes", pa.list_(pa.uint32())),  # UTF-8 bytes of content in the chunk
         pa.field(
@@ -47,6 +51,27 @@ REQUESTS = pa.schema(
     ]
 )
 """One row a request that was sent, tried or dropped."""
+
+_Number = TypeVar("_Number", np.int64, np.float64)
+
+
+def chunk_times(
+    first_token_ns: npt.NDArray[_Number],
+    chunk_dt_us: npt.NDArray[_Number],
+    start: npt.NDArray[np.int64],
+) -> npt.NDArray[_Number]:
+    """When the chunks of some requests came, in nanoseconds on the clock of `first_token_ns`.
+
+    Args:
+        first_token_ns: one a request.
+        chunk_dt_us: of all their chunks, request by request.
+        start: where the chunks of each request begin, and at last where they end.
+    """
+    since = np.cumsum(chunk_dt_us * 1000)  # exact in float64 up to 9e15 ns
+    before = np.concatenate([np.zeros(1, since.dtype), since])[start[:-1]]
+    times: npt.NDArray[_Number] = since + np.repeat(first_token_ns - before, np.diff(start))
+    return times
+
 
 PLAN = pa.schema(
     [

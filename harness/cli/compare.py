@@ -1,4 +1,4 @@
-"""Runs against each other: compare, repeat."""
+"""Commands that compare runs: compare, repeat, baseline."""
 
 import sys
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""From a run to a site."""
+"""The command that goes from a run to a site."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated

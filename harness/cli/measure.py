@@ -1,4 +1,4 @@
-"""Commands that measure, or tell what would be measured."""
+"""Commands that measure, or describe what would be measured."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Recorded traffic."""
+"""Commands about recorded traffic."""
 
 from pathlib import Path
 from typing import Annotated

@@ -35,11 +35,9 @@ class Finding:
     text: str
 
     def line(self) -> str:
-        """For a terminal."""
         return f"{'ok     ' if self.ok else 'PROBLEM'}  {self.what}: {self.text}"
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
         return {"what": self.what, "ok": self.ok, "text": self.text}
 
 

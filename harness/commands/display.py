@@ -76,17 +76,16 @@ class QuietView:
         self._stream = stream or sys.stderr
 
     def phase(self, name: str, detail: str = "") -> None:
-        """Nothing."""
+        pass
 
     def note(self, text: str) -> None:
-        """Nothing."""
+        pass
 
     def warn(self, text: str) -> None:
-        """One line."""
         print(f"warning: {text}", file=self._stream, flush=True)
 
     def progress(self, progress: Progress) -> None:
-        """Nothing."""
+        pass
 
     def __enter__(self) -> Self:
         return self
@@ -142,11 +141,9 @@ class PlainView(QuietView):
         )
 
     def phase(self, name: str, detail: str = "") -> None:
-        """One line."""
         self._line(f"{name}{': ' + detail if detail else ''}")
 
     def note(self, text: str) -> None:
-        """One line."""
         self._line(text)
 
     def progress(self, progress: Progress) -> None:
@@ -197,19 +194,16 @@ class LiveView(QuietView):
         self._redraw()
 
     def note(self, text: str) -> None:
-        """An indented line."""
         from rich.markup import escape
 
         self._console.print(f"          {escape(text)}", soft_wrap=True)
 
     def warn(self, text: str) -> None:
-        """A line in yellow."""
         from rich.markup import escape
 
         self._console.print(f"[yellow]warning:[/yellow] {escape(text)}", soft_wrap=True)
 
     def progress(self, progress: Progress) -> None:
-        """Redraw the panel."""
         self._progress = progress
         self._redraw()
 

@@ -1,3 +1,3 @@
-"""Runs against each other, and a run against its thresholds. Reads summaries and manifests; says
-what may be claimed and no more.
+"""Compares runs with each other and a run with its thresholds, from summaries and manifests
+only.
 """

@@ -1,3 +1,1 @@
-"""Records, units, clocks, errors and metric definitions. Standard library only; imports nothing of
-ours.
-"""
+"""Records, units, clocks, errors and metric definitions, on the standard library alone."""

@@ -1,3 +1,3 @@
-"""A measured run and a site -> what the site would deliver, draw and cost, with ranges; refuses
-what it has no right to say.
+"""Estimates from a measured run what a site would deliver, draw and cost, with ranges and
+refusals.
 """

@@ -1,3 +1,1 @@
-"""What this machine is made of: NVIDIA boards through NVML, and the host's processor, memory and
-system. Reads only; changes nothing.
-"""
+"""Describes this machine: GPUs through NVML, processor, memory and system. It changes nothing."""

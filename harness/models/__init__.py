@@ -1,5 +1,4 @@
-"""Models: the two built-in ones (made once, cached), local paths and hub ids, as facts that
-planning needs.
+"""Finds models and makes the built-in ones, as facts that planning needs.
 
 Nothing here imports torch; built-in models are made by a child process.
 """

@@ -1,3 +1,3 @@
-"""Profile + model facts + seed -> RunPlan: arrivals, sessions, turns and prompts. Pure: the same
-inputs give the same bytes.
+"""Makes the plan of a run, its arrivals, sessions, turns and prompts, as a pure function of the
+profile, model facts and seed.
 """

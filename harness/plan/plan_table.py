@@ -37,7 +37,6 @@ class PlanTotals:
     classes: dict[str, int] = field(default_factory=dict)
 
     def add(self, session: Session) -> None:
-        """Count one session."""
         turns = session.live_turns
         self.sessions += 1
         self.requests += len(turns)

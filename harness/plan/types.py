@@ -126,7 +126,6 @@ class Thread:
         return self._places
 
     def message(self, place: Place) -> Message:
-        """The message at a place."""
         turn = self._turns[place[0]]
         if place[1] < 2:
             return turn.reply if place[1] else turn.message

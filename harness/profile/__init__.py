@@ -1,3 +1,3 @@
-"""YAML -> Profile. Strict: unknown keys are errors; every error is told at once, with line
-numbers.
+"""Reads a YAML profile strictly: unknown keys are errors, and all errors are reported at once
+with line numbers.
 """

@@ -11,6 +11,7 @@ from typing import Annotated, Final
 
 from pydantic import Field
 
+from harness.api.table import wire
 from harness.checked_yaml.fields import (
     Correction,
     Date,
@@ -22,7 +23,7 @@ from harness.checked_yaml.fields import (
     Text,
     Whole,
 )
-from harness.core.records import Api, OutputLength, Purpose
+from harness.core.records import OutputLength, Purpose
 from harness.profile.serving import AutoServer, Model, Server
 from harness.profile.telemetry import Telemetry
 from harness.profile.traffic import Traffic
@@ -238,7 +239,7 @@ class Profile(Strict):
         )
         return (
             "budget"
-            if "thinking" in kinds and self.traffic.api is Api.MESSAGES and taken
+            if "thinking" in kinds and "budget" in wire(self.traffic.api).thinking and taken
             else "off"
         )
 
@@ -255,4 +256,6 @@ class Profile(Strict):
             if isinstance(workload, MixWorkload)
             else {workload.kind}
         )
-        return self.traffic.api is Api.MESSAGES and bool(kinds & {"claude-code", "claude-chat"})
+        return wire(self.traffic.api).cache_breakpoints and bool(
+            kinds & {"claude-code", "claude-chat"}
+        )

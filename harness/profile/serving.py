@@ -1,4 +1,4 @@
-"""What is served, and what serves it."""
+"""Sections `model` and `server` of a profile."""
 
 from typing import Annotated, Literal
 

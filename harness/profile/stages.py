@@ -1,4 +1,4 @@
-"""When it is sent: the stages of a load."""
+"""Stages of a load: when requests are sent."""
 
 from typing import Annotated, Literal
 

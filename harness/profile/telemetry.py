@@ -1,4 +1,4 @@
-"""What is watched beside the traffic: metrics of servers, power."""
+"""Section `telemetry` of a profile: server metrics and power."""
 
 from typing import Annotated, Literal
 

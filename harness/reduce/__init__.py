@@ -1,6 +1,4 @@
-"""Run directory -> tidy tables -> Summary. Reads only the directory; the same directory gives the
-same bytes.
-"""
+"""Reduces a run directory to a summary: the same directory gives the same bytes."""
 
 from harness.artifacts.run_summary import Summary
 from harness.reduce.reduction import reduce_run, write_summary

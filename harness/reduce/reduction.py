@@ -2,7 +2,7 @@
 bytes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -16,6 +16,7 @@ from harness.artifacts.run_summary import (
     Gauge,
     Labels,
     ProfileName,
+    RequestCounts,
     ScopeLoad,
     ServerFigures,
     Slos,
@@ -38,7 +39,7 @@ from harness.reduce.over_time.counters import LAST_LABELS, ServerCounters, wante
 from harness.reduce.over_time.flows import Flows, flows
 from harness.reduce.read.run import Run, last_evidence, load_run, mapping, number, sequence
 from harness.reduce.verdict.answers import UNVERIFIED, quality
-from harness.reduce.verdict.judge import judge
+from harness.reduce.verdict.judge import Evidence, judge
 from harness.reduce.verdict.load_generator import client
 from harness.reduce.verdict.recount import recounted
 from harness.reduce.windows.measurement_window import StageWindow, stage_windows
@@ -112,35 +113,9 @@ def reduce_fully(path: Path) -> Reduction:
     }
     headline = _headline(windows)
     plan = mapping(run.manifest.get("plan"))
-    planned = number(plan.get("planned_requests"))
-    requests = run.requests
-    everything = np.ones(len(requests), dtype=bool)
-    turns = [w.turns_not_happened for w in windows if w.turns_not_happened is not None]
-    counts = stages.count(
-        requests,
-        everything,
-        int(planned) if planned is not None else None,
-        stages.intended_in(requests, headline) if headline is not None else None,
-        sum(turns) if turns else None,
-    )
-    counted = recounted(run)
-    reconciliation = {
-        key: replace(one, tokenizer=counted[key]) for key, one in _reconcile(run, counters).items()
-    }
+    reconciliation = _reconcile(run, counters)
     server = _server(counters, headline)
     host = _host(run, headline)
-    stage_planned = int(planned) if planned is not None and len(windows) == 1 else None
-    summaries = tuple(
-        StageSummary(
-            window.name,
-            window.kind,
-            _public(window),
-            stages.window_counts(run, window, stage_planned),
-            figures[window.name].metrics,
-            figures[window.name].latency,
-        )
-        for window in windows
-    )
     top = (
         figures[headline.name]
         if headline is not None
@@ -149,17 +124,19 @@ def reduce_fully(path: Path) -> Reduction:
     generator = client(run, headline)
     answers = quality(run)
     verdict = judge(
-        run,
-        windows,
-        headline,
-        flow,
-        figures,
-        reconciliation,
-        counters,
-        host,
-        slos,
-        generator,
-        answers,
+        Evidence(
+            run=run,
+            windows=windows,
+            headline=headline,
+            flow=flow,
+            figures=figures,
+            reconciliation=reconciliation,
+            counters=counters,
+            host=host,
+            slos=slos,
+            client=generator,
+            answers=answers,
+        )
     )
     profile = run.profile
     classes = class_summaries(run, headline, flow, slos, top)
@@ -188,11 +165,11 @@ def reduce_fully(path: Path) -> Reduction:
             if headline is not None
             else Window(None, None, None, "No load stage was started.")
         ),
-        requests=counts,
+        requests=_counts(run, windows, headline),
         metrics=top.metrics,
         latency=top.latency,
         reconciliation=reconciliation,
-        stages=summaries,
+        stages=_stages(run, windows, figures),
         labels=Labels(
             output_length=_text(plan.get("output_length")),
             assistant=_text(plan.get("assistant")),
@@ -215,6 +192,42 @@ def reduce_fully(path: Path) -> Reduction:
         energy=joules,
     )
     return Reduction(summary, run, windows, headline, flow, counters, figures)
+
+
+def _planned(run: Run) -> int | None:
+    planned = number(mapping(run.manifest.get("plan")).get("planned_requests"))
+    return None if planned is None else int(planned)
+
+
+def _counts(
+    run: Run, windows: Sequence[StageWindow], headline: StageWindow | None
+) -> RequestCounts:
+    """Of the whole run."""
+    turns = [w.turns_not_happened for w in windows if w.turns_not_happened is not None]
+    return stages.count(
+        run.requests,
+        np.ones(len(run.requests), dtype=bool),
+        _planned(run),
+        stages.intended_in(run.requests, headline) if headline is not None else None,
+        sum(turns) if turns else None,
+    )
+
+
+def _stages(
+    run: Run, windows: Sequence[StageWindow], figures: Mapping[str, StageFigures]
+) -> tuple[StageSummary, ...]:
+    planned = _planned(run) if len(windows) == 1 else None
+    return tuple(
+        StageSummary(
+            window.name,
+            window.kind,
+            _public(window),
+            stages.window_counts(run, window, planned),
+            figures[window.name].metrics,
+            figures[window.name].latency,
+        )
+        for window in windows
+    )
 
 
 def _text(value: object) -> str | None:
@@ -271,11 +284,12 @@ def _mark(run: Run, label: str) -> float | None:
 
 def _reconcile(run: Run, counters: ServerCounters | None) -> dict[str, Agreement]:
     """Client's usage against the server's counters: first scrape after ready and probes to the last
-    after drain.
+    after drain; and against the tokenizer's counts.
     """
     requests = run.requests
     first, last = _mark(run, "first_after_ready"), _mark(run, "last_after_drain")
     labels = {label for _, label in counters.samples.marks} if counters is not None else set()
+    tokenizer = recounted(run)
     drained = last is not None or not labels.isdisjoint(LAST_LABELS)
     out = {}
     for key, concept, tokens, asked in (
@@ -294,7 +308,8 @@ def _reconcile(run: Run, counters: ServerCounters | None) -> dict[str, Agreement
         tolerance: float | None = float(np.sum(bound)) if not np.any(np.isnan(bound)) else None
         aborted = int(np.sum(unknown))
         server = counters.whole(concept, first, last) if counters is not None else None
-        out[key] = _agreement(client, server, tolerance, aborted, drained, counters)
+        agreement = _agreement(client, server, tolerance, aborted, drained, counters)
+        out[key] = replace(agreement, tokenizer=tokenizer[key])
     return out
 
 

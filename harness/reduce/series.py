@@ -9,12 +9,11 @@ import numpy as np
 
 from harness.core.metric_names import Concept
 from harness.core.records import Boundary
-from harness.reduce.energy.devices import Columns
 from harness.reduce.figures.without_records import OTHERS, lost
 from harness.reduce.over_time.flow import Flow
 from harness.reduce.over_time.tokens import context, moments
 from harness.reduce.read.expected_gpus import ExpectedGpus, expected_gpus
-from harness.reduce.read.run import last_evidence
+from harness.reduce.read.run import Columns, last_evidence
 from harness.reduce.reduction import Reduction
 from harness.reduce.statistics.intervals import Floats
 from harness.reduce.windows.steady_state import prefix_hit_ratio, quotient

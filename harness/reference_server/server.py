@@ -592,7 +592,6 @@ class _Server:
 
     @property
     def url(self) -> str:
-        """Where it listens."""
         host, port = self.listener.getsockname()[:2]
         return f"http://{host}:{port}"
 
@@ -641,7 +640,6 @@ class _Server:
         self.epoll.unregister(fd)
 
     def answer(self, connection: _Connection, method: bytes, path: bytes, body: bytes) -> None:
-        """Take one request."""
         if method == b"GET" and path in self.routes:
             content_type = (
                 b"text/plain; version=0.0.4" if path == b"/metrics" else b"application/json"

@@ -1,6 +1,4 @@
-"""Summary and run directory -> report.html, report.md, and the headline rows that the terminal
-shows too.
-"""
+"""Writes reports of runs, comparisons and fleet estimates as HTML, Markdown and text."""
 
 from harness.report.headline import HeadlineRow, headline_rows
 from harness.report.run.write import write_report

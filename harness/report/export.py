@@ -1,5 +1,4 @@
-"""A run's figures for other programs: tidy CSV and Parquet, OpenMetrics text, and the series over
-time.
+"""Exports a run's figures and series as CSV, Parquet and OpenMetrics text.
 
 One row a figure. What is absent has a row without a value and with the reason; it has no sample in
 OpenMetrics, where 0 would be a lie.

@@ -1,4 +1,4 @@
-"""The runs below a folder, listed by their two small files."""
+"""Lists the runs below a folder."""
 
 import json
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Numbers as text for people. What is not known is an em dash or the word absent, never 0."""
+"""Formats numbers for people; an unknown value is a dash or the word absent, never 0."""
 
 import math
 from collections.abc import Callable

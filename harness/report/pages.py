@@ -1,6 +1,4 @@
-"""What the three pages share: templates, a page with its style and charts, Markdown, and the charts
-as files beside it.
-"""
+"""Renders the pages of all reports and writes their charts as files."""
 
 import re
 from collections.abc import Mapping

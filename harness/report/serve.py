@@ -1,4 +1,4 @@
-"""Pages shown in a browser: a folder served on loopback."""
+"""Serves a folder on loopback and shows its page in a browser."""
 
 import functools
 import http.server

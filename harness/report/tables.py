@@ -1,4 +1,4 @@
-"""What reports are made of: tables of text, and charts with the table that stands beside each."""
+"""Tables of text and charts, the building blocks of reports."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What a terminal shows of finished runs: one run's result, and the list of a folder's runs."""
+"""Shows finished runs in a terminal."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,5 +1,5 @@
-"""Model servers: start, wait until truly ready, watch, stop, and reap what an earlier run left
-behind.
+"""Starts model servers, waits until they are ready, watches and stops them, and reaps what an
+earlier run left behind.
 
 `choose_server` turns a profile into a `ModelServer`; its `start` yields a `RunningServer` with
 endpoints for traffic and telemetry.

@@ -82,7 +82,6 @@ class Asked:
     error: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """As in quality.json."""
         return {
             "route": str(self.route.api),
             "logprobs": self.route.logprobs,

@@ -133,7 +133,6 @@ class TorchServerRunner:
         return tuple(problems)
 
     def argv(self, python: str, port: int) -> tuple[str, ...]:
-        """Command line of one replica."""
         server, model = self.server, self.profile.model
         arguments = [
             python,
@@ -170,7 +169,6 @@ class TorchServerRunner:
         return tuple(arguments)
 
     def env(self, gpus: tuple[Gpu, ...]) -> dict[str, str]:
-        """Whole environment of one replica."""
         made = dict(os.environ)
         # Another environment than ours need not have the harness installed.
         here = str(Path(__file__).parents[2])

@@ -143,7 +143,6 @@ class VllmServerRunner:
 
     @property
     def gpus_per_replica(self) -> int:
-        """Boards of one replica."""
         return (
             self.server.tensor_parallel_size * self.server.data_parallel_size
             if self.device == "cuda"
@@ -170,9 +169,7 @@ class VllmServerRunner:
             *port_problems(self.server, self.replicas),
         ]
         try:
-            environment = inspect(
-                find_python(self.server.python or os.environ.get(VLLM_PYTHON_VARIABLE))
-            )
+            environment = _environment(self.server)
         except PreflightError as error:
             return (problem_of("python", error), *problems)
         if environment.vllm_version is None:
@@ -187,7 +184,7 @@ class VllmServerRunner:
             )
             return tuple(problems)
         problems += self._device_problems(environment)
-        problems += self._argument_problems(environment)
+        problems += argument_problems(self.server, environment)
         return tuple(problems)
 
     def _device_problems(self, environment: Environment) -> list[Problem]:
@@ -206,38 +203,6 @@ class VllmServerRunner:
             ]
         return cuda_problems(environment, self.gpus, self.replicas * self.gpus_per_replica)
 
-    def _argument_problems(self, environment: Environment) -> list[Problem]:
-        given = [
-            item.partition("=")[0]
-            for item in self.server.extra_args
-            if item.startswith("-") and not _is_number(item)
-        ]
-        known = vllm_options(environment) if given else frozenset[str]()
-        if (
-            known is None
-        ):  # vLLM itself refuses at the start what it does not know, and says so in its log
-            return []
-        problems = []
-        for item in given:
-            # vLLM takes underscores for dashes, and `--option.key value` for one key of a JSON
-            # value.
-            option = item.partition(".")[0].replace("_", "-") if item.startswith("--") else item
-            if option in known or re.fullmatch(r"-O\d", option):
-                continue
-            near = difflib.get_close_matches(option, known, n=1)
-            problems.append(
-                Problem(
-                    "unknown_argument",
-                    f"server.extra_args: vLLM {environment.vllm_version} has no option {item}",
-                    (
-                        f"did you mean {near[0]}?"
-                        if near
-                        else f"`{environment.python} -m {MODULE} --help=all` lists them"
-                    ),
-                )
-            )
-        return problems
-
     def argv(self, python: str, port: int) -> tuple[str, ...]:
         """Command line of one replica. Holds no secret: the key goes through the environment."""
         model, server = self.profile.model, self.server
@@ -249,8 +214,6 @@ class VllmServerRunner:
             self.facts.path or model.id,
             "--served-model-name",
             self.served_name,
-        ]
-        arguments += [
             "--host",
             server.host,
             "--port",
@@ -310,7 +273,6 @@ class VllmServerRunner:
         return f"{self.profile.model.id} {_config_of(self.facts).get('model_type', '')}".lower()
 
     def env(self, gpus: tuple[Gpu, ...], api_key: str | None) -> dict[str, str]:
-        """Whole environment of one replica."""
         # The caller's own key must not turn a server without one into a server with one.
         made = {name: value for name, value in os.environ.items() if name != "VLLM_API_KEY"}
         made |= {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
@@ -345,9 +307,7 @@ class VllmServerRunner:
             PreflightError: the interpreter or the key is missing.
             ServerError: no free port.
         """
-        environment = inspect(
-            find_python(self.server.python or os.environ.get(VLLM_PYTHON_VARIABLE))
-        )
+        environment = _environment(self.server)
         api_key = read_api_key(self.server)
         count, each = self.replicas, self.gpus_per_replica
         made = []
@@ -405,6 +365,44 @@ class VllmServerRunner:
         """Start all replicas; see `ModelServer.start`."""
         raise_problems(self.preflight())
         return serve(self.plan(), context)
+
+
+def _environment(server: VllmServer) -> Environment:
+    return inspect(find_python(server.python or os.environ.get(VLLM_PYTHON_VARIABLE)))
+
+
+def argument_problems(server: VllmServer, environment: Environment) -> list[Problem]:
+    """Extra arguments that vLLM does not know."""
+    given = [
+        item.partition("=")[0]
+        for item in server.extra_args
+        if item.startswith("-") and not _is_number(item)
+    ]
+    known = vllm_options(environment) if given else frozenset[str]()
+    if (
+        known is None
+    ):  # vLLM itself refuses at the start what it does not know, and says so in its log
+        return []
+    problems = []
+    for item in given:
+        # vLLM takes underscores for dashes, and `--option.key value` for one key of a JSON
+        # value.
+        option = item.partition(".")[0].replace("_", "-") if item.startswith("--") else item
+        if option in known or re.fullmatch(r"-O\d", option):
+            continue
+        near = difflib.get_close_matches(option, known, n=1)
+        problems.append(
+            Problem(
+                "unknown_argument",
+                f"server.extra_args: vLLM {environment.vllm_version} has no option {item}",
+                (
+                    f"did you mean {near[0]}?"
+                    if near
+                    else f"`{environment.python} -m {MODULE} --help=all` lists them"
+                ),
+            )
+        )
+    return problems
 
 
 def visible(gpus: tuple[Gpu, ...], *, by_index: bool) -> dict[str, str]:

@@ -1,3 +1,1 @@
-"""What is watched beside the traffic: the servers' metrics, power, the host's processor and memory;
-all in a process of its own.
-"""
+"""Records server metrics, power, processor and memory during a run, in a process of its own."""

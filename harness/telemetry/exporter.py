@@ -117,6 +117,30 @@ LAG_BUCKETS_S: Final = (
     5.0,
     10.0,
 )
+
+NAMES: Final = frozenset(
+    {
+        "harness_requests_total",
+        "harness_output_tokens_total",
+        "harness_input_tokens_total",
+        "harness_ttft_seconds",
+        "harness_tpot_seconds",
+        "harness_e2e_seconds",
+        "harness_schedule_lag_seconds",
+        "harness_requests_in_flight",
+        "harness_sessions_live",
+        "harness_stage_info",
+        "harness_run_info",
+        "harness_power_watts",
+        "harness_server_requests_running",
+        "harness_server_requests_waiting",
+        "harness_server_kv_usage_ratio",
+        "harness_worker_cpu_ratio",
+        "harness_event_loop_lag_seconds",
+        "harness_scrapes_total",
+        "harness_scrape_failures_total",
+    }
+)
 """Everything that is exported; histograms without their suffixes. deploy/ is held against this."""
 
 _TAIL_S: Final = 1.0
@@ -203,7 +227,6 @@ class Exporter:
 
     @property
     def url(self) -> str:
-        """Where the metrics are."""
         return f"http://{self._host}:{self._server.server_port}/metrics"
 
     def start(self) -> Self:

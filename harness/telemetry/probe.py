@@ -84,7 +84,6 @@ class ProbedSource:
     double: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
         return asdict(self)
 
 

@@ -150,7 +150,6 @@ class MetricsClient:
                 return  # already closed
 
     def close(self) -> None:
-        """Close the connection."""
         self._connection.close()
 
 

@@ -1,3 +1,1 @@
-"""The load generator: Locust processes that walk the plan, read streams and record requests. Locust
-and gevent stay in those processes.
-"""
+"""The load generator: Locust processes walk the plan, read streams and record requests."""

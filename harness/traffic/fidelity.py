@@ -189,7 +189,6 @@ class Level:
     why_not: str | None
 
     def to_dict(self) -> dict[str, Any]:
-        """As in calibration.json."""
         return asdict(self)
 
 
@@ -247,7 +246,6 @@ class Certificate:
         )
 
     def sentence(self) -> str:
-        """What it says, for people."""
         highest = self.highest
         if not self.sufficient or highest is None:
             level = next(
@@ -271,7 +269,6 @@ class Certificate:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """calibration.json."""
         at_load, highest = self.at_load, self.highest
         return {
             **asdict(self),

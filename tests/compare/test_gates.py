@@ -243,7 +243,7 @@ def test_a_share_of_a_baseline_needs_one(judge):
         judge(["output_tok_s >= 0.9 * baseline"], QUIET, None)
 
 
-# --- the bar, in small; benchmarks/bench_gate.py has it whole ---
+# --- the bar, in small; benchmarks/coverage/bench_gate.py has it whole ---
 
 
 def simulate(loss, times, repeats=5, cv=0.015):

@@ -48,12 +48,6 @@ def test_an_absent_figure_fails_whatever_the_limit_and_says_why(summary, text, w
     assert why in result.reason
 
 
-def test_a_summary_read_from_disk_gives_the_same_results(summary):
-    texts = ["ttft_s.p99 < 1.5", "goodput_rps >= 1"]
-    read = json.loads(json.dumps(summary.to_dict()))
-    assert evaluate_thresholds(texts, read) == evaluate_thresholds(texts, summary)
-
-
 def test_a_boundary_names_the_figure_at_that_boundary(summary):
     metrics = {
         "power_w": Figure(600.0, "W", boundary="gpu_board"),

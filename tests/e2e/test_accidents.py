@@ -108,13 +108,11 @@ def test_a_server_that_dies_in_the_middle_is_a_server_error(
     harness, write_profile, in_flight, summary_of
 ):
     with PacedServer(Pace(ttft_ms=20, gap_ms=5)) as server:
-        process = harness.start("run", write_profile(server.url, load=LONG.replace("120s", "3s")))
+        process = harness.start("run", write_profile(server.url, load=LONG))
         run = in_flight()
         server.stop()
         out, err = process.communicate(timeout=90)
-    assert process.returncode in (4, 10), (
-        out + err
-    )  # attached: nobody tells us that it died; the run ends invalid
+    assert process.returncode == 4, out + err
     summary = summary_of(run)
     assert summary["verdict"]["status"] == "invalid"
     assert summary["requests"]["ok"] > 0
@@ -196,7 +194,7 @@ def test_a_full_disk_exits_with_what_was_recorded(harness, paced, write_profile,
         timeout=120,
         check=False,
     )
-    assert done.returncode in (5, 7), done.stdout + done.stderr
+    assert done.returncode == 5, done.stdout + done.stderr
     assert "next step" in done.stderr
     assert "Traceback" not in done.stderr
     (run,) = harness.runs()

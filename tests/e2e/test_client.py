@@ -11,7 +11,7 @@ def test_a_measurement_holds_a_certificate_and_canaries_and_the_next_one_finds_i
     load = "{kind: concurrency, concurrency: 2, window_s: 5s}"
     profile = write_profile(paced.url, purpose="measure", api="chat", load=load)
     first = harness("run", profile)
-    assert first.returncode in (0, 10), first.stderr
+    assert first.returncode == 0, first.stderr
     assert "calibrating" in first.stdout + first.stderr
     (run,) = harness.runs()
     certificate = json.loads((run / "calibration.json").read_text())

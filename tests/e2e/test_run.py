@@ -201,7 +201,7 @@ def test_a_measure_run_checks_its_answers_and_is_degraded_without_a_certificate(
         load="{kind: concurrency, concurrency: 2, window_s: 2s}",
     )
     summary = json.loads(harness("run", profile, "--no-calibrate", "--json").stdout)
-    assert summary["verdict"]["status"] in ("degraded", "invalid")
+    assert summary["verdict"]["status"] == "degraded", summary["verdict"]
     codes = {concern["code"] for concern in summary["verdict"]["concerns"]}
     assert {"calibration_missing", "quality_unverified"} <= codes
     assert not codes & {"quality_missing", "quality_failed"}
@@ -221,7 +221,7 @@ def test_a_failed_threshold_exits_99_and_an_absent_metric_never_passes(
     assert "ttft_s.p50 < 1ms" in done.stderr
     absent = write_profile(paced.url, name="absent", extra='thresholds: ["power_w < 1000"]\n')
     done = harness("run", absent)
-    assert done.returncode in (2, 99), done.stderr  # told beforehand where that is possible
+    assert done.returncode == 2, done.stderr  # known before the run: no GPU serves
     assert "absent" in done.stderr
 
 

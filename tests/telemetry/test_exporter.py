@@ -18,32 +18,10 @@ from harness.core.errors import TelemetryError
 from harness.core.progress import TelemetryProgress, TrafficProgress
 from harness.reduce.over_time.tokens import tpot
 from harness.reduce.read.requests import RequestsSource, read_requests
-from harness.telemetry.exporter import Exporter
+from harness.telemetry.exporter import NAMES, Exporter
 
 MS = 1_000_000
 INFO = {"run_id": "r-1", "profile": "p", "purpose": "smoke", "version": "0"}
-
-NAMES = {
-    "harness_requests_total",
-    "harness_output_tokens_total",
-    "harness_input_tokens_total",
-    "harness_ttft_seconds",
-    "harness_tpot_seconds",
-    "harness_e2e_seconds",
-    "harness_schedule_lag_seconds",
-    "harness_requests_in_flight",
-    "harness_sessions_live",
-    "harness_stage_info",
-    "harness_run_info",
-    "harness_power_watts",
-    "harness_server_requests_running",
-    "harness_server_requests_waiting",
-    "harness_server_kv_usage_ratio",
-    "harness_worker_cpu_ratio",
-    "harness_event_loop_lag_seconds",
-    "harness_scrapes_total",
-    "harness_scrape_failures_total",
-}
 
 
 def request(number: int, **changes: object) -> dict:

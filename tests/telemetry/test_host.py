@@ -1,6 +1,7 @@
 """CPU, memory and network of process trees."""
 
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -158,5 +159,21 @@ def test_the_host_itself() -> None:
     assert rows["host"]["cpu_s"] > 0
     assert rows["host"]["cpus"] == len(os.sched_getaffinity(0))
     assert 0 < rows["host"]["rss_bytes"] < psutil.virtual_memory().total
-    assert rows["host-loopback"]["net_rx_bytes"] >= 0
     assert rows["host-loopback"].get("cpu_s") is None
+
+
+def test_bytes_over_loopback_count_as_loopback() -> None:
+    sampler = HostSampler()
+    before = scopes(sampler)["host-loopback"]
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.create_connection(server.getsockname()) as client,
+        server.accept()[0] as taken,
+    ):
+        client.sendall(bytes(100_000))
+        left = 100_000
+        while left:
+            left -= len(taken.recv(left))
+    after = scopes(sampler)["host-loopback"]
+    assert after["net_rx_bytes"] - before["net_rx_bytes"] >= 100_000
+    assert after["net_tx_bytes"] - before["net_tx_bytes"] >= 100_000

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.artifacts.canary_truth import pair, read_truth, spread
+from harness.artifacts.canary_truth import Spread, pair, read_truth, spread
 from harness.core.progress import TrafficProgress
 from harness.core.records import CANARY, Api, Endpoint, ModelFacts
 from harness.plan.build import make_plan
@@ -122,7 +122,7 @@ class TestPairing:
         assert errors.gap_s == pytest.approx([abs(b - a) / 1e9 for a, b in pairwise(delays)])
 
     def test_nothing_has_no_quantiles(self) -> None:
-        assert spread([]).to_dict() == {"p50_s": None, "p99_s": None, "max_s": None, "n": 0}
+        assert spread([]) == Spread(None, None, None, 0)
 
     def test_a_torn_truth_file_keeps_its_whole_lines(self, tmp_path: Path) -> None:
         path = tmp_path / "truth"

@@ -1,1 +1,1 @@
-"""From a measured run to a site, at one moment."""
+"""Estimates a site at one moment from a measured run."""

@@ -1,1 +1,1 @@
-"""A site over time: failures, demand and scenarios."""
+"""Simulates a site over time: failures, demand and scenarios."""

@@ -1,6 +1,4 @@
-"""Recorded traffic: readers of published trace formats, their description, and a plain form that
-all of them convert to.
-"""
+"""Reads recorded traffic in published formats, describes it and converts it to a plain form."""
 
 from harness.plan.traces.convert import convert_trace
 from harness.plan.traces.describe import TraceDescription, describe_trace

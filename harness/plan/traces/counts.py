@@ -28,7 +28,6 @@ class Counts:
         self._counts: dict[int, float] = {}
 
     def add(self, value: float, weight: float = 1) -> None:
-        """Count a value."""
         key = value if type(value) is int and self._step == 1 else round(value / self._step)
         self._counts[key] = self._counts.get(key, 0) + weight
 
@@ -38,7 +37,6 @@ class Counts:
         return math.fsum(self._counts.values())
 
     def total(self) -> float:
-        """Sum of the values."""
         return math.fsum(value * count for value, count in self._counts.items()) * self._step
 
     def mean(self) -> float | None:
@@ -97,7 +95,6 @@ class Moments:
         self._m2 = 0.0
 
     def add(self, value: float) -> None:
-        """Count a value."""
         self.n += 1
         delta = value - self.mean
         self.mean += delta / self.n

@@ -112,7 +112,6 @@ class TraceDescription:
     notes: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
         plain = {
             name: getattr(self, name)
             for name in self.__slots__

@@ -278,7 +278,6 @@ class AzureFormat(CsvFormat):
         self.notes = self._ignoring(self.columns)
 
     def parse(self, where: str, text: str) -> tuple[float, Fields]:
-        """One row."""
         cells = self._split(where, text)
         stamp, context, generated = self._at
         t_s = self._stamps.seconds(where, "TIMESTAMP", cells[stamp].strip())
@@ -306,7 +305,6 @@ class BurstGptFormat(CsvFormat):
         self.notes = self._ignoring((*self.columns, *self.others))
 
     def parse(self, where: str, text: str) -> tuple[float, Fields] | None:
-        """One row."""
         cells = self._split(where, text)
         stamp, request, response = self._at
         t_s = text_seconds(where, "Timestamp", cells[stamp])
@@ -330,7 +328,6 @@ class MooncakeFormat(LineFormat):
     keys = ("timestamp", "input_length", "output_length", "hash_ids")
 
     def parse(self, where: str, text: str) -> tuple[float, Fields]:
-        """One line."""
         value = json_object(where, text, self.keys)
         input_tok = json_tok(where, "input_length", value["input_length"], 1)
         return json_seconds(where, "timestamp", value["timestamp"], 1000), Fields(
@@ -419,7 +416,6 @@ class PlainJsonFormat(LineFormat):
         self._stamps = Stamps()
 
     def parse(self, where: str, text: str) -> tuple[float, Fields]:
-        """One line."""
         value = {
             key: item for key, item in json_object(where, text, ()).items() if item is not None
         }

@@ -41,7 +41,6 @@ class Distribution:
     summed: tuple[float, ...]
 
     def draw(self, rng: Random) -> float:
-        """One value."""
         return self.values[
             min(bisect_right(self.summed, rng.random() * self.summed[-1]), len(self.values) - 1)
         ]
@@ -80,7 +79,6 @@ class Window:
 
     @property
     def expected(self) -> float:
-        """Expected number of requests."""
         return self.rate_per_s * self.length_s
 
 
@@ -108,7 +106,6 @@ class ServeGenTrace(Trace):
         )
 
     def clients(self) -> Iterator[Client]:
-        """The clients, by number."""
         if self.path.is_file():
             files = [self.path]
         else:

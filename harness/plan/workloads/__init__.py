@@ -1,9 +1,9 @@
-"""Conversations of each workload. The lengths of a session are a pure function of (seed, workload,
-scale, stage, number).
+"""Makes the conversations of each workload; the lengths of a session are a pure function of
+(seed, workload, scale, stage, number).
 
-`heads` is what all sessions of a class share, `conversation` the workloads that only grow,
-`claude_code` the one that also compacts and rewrites, `classes` what a profile's workload comes to:
-one class, or several with shares.
+`shared_prefix` is what all sessions of a class share, `conversation` the workloads that only
+grow, `claude_code` the one that also compacts and rewrites, `subagents` the conversations that
+it starts, `classes` what a profile's workload comes to: one class, or several with shares.
 """
 
 from harness.plan.workloads.shared_prefix import MESSAGE_OVERHEAD_TOK

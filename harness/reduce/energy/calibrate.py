@@ -16,7 +16,7 @@ from harness.core.errors import ArtifactError, ProfileError
 from harness.core.records import Basis
 from harness.reduce.energy.attribution import SLICE_S
 from harness.reduce.energy.curves import from_power
-from harness.reduce.energy.devices import GPU_BOUNDARIES, Columns, energies
+from harness.reduce.energy.devices import GPU_BOUNDARIES, energies
 from harness.reduce.energy.sensor_gain import (
     CALIBRATION_SCHEMA,
     MeterCalibration,
@@ -24,7 +24,7 @@ from harness.reduce.energy.sensor_gain import (
     read_calibration,
 )
 from harness.reduce.read.expected_gpus import ExpectedGpus
-from harness.reduce.read.run import Run, gpu_uuids, load_run, mapping, sequence
+from harness.reduce.read.run import Columns, Run, gpu_uuids, load_run, mapping, sequence
 from harness.reduce.statistics.intervals import Floats
 
 NS: Final = 1e-9

@@ -25,6 +25,7 @@ from harness.reduce.energy.curves import (
 )
 from harness.reduce.energy.sensor_gain import NO_CALIBRATION, Gain, MeterCalibration, combined_ratio
 from harness.reduce.read.expected_gpus import ExpectedGpus
+from harness.reduce.read.run import Columns
 from harness.reduce.statistics.intervals import Floats
 
 ABSENT_BELOW_S: Final = 5.0
@@ -65,8 +66,6 @@ intervals, and than `GAP_S`.
 """
 MIN_READINGS: Final = 10
 """Fewest readings of power within a window: fewer say nothing of what they leave unknown."""
-
-Columns = Mapping[str, npt.NDArray[Any]]
 
 GPU_BOUNDARIES: Final = (Boundary.GPU_BOARD, Boundary.MODULE)
 """Boundaries of boards, the first that was read first."""

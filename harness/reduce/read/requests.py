@@ -373,11 +373,6 @@ class _Columns:
         # A chunk has a time only where the request has a first token; a list of another length than
         # the gaps' belongs to no chunk.
         start = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
-        gaps = floats(pc.list_flatten(batch["chunk_dt_us"])) * 1000.0
-        running = np.cumsum(gaps)
-        before = np.concatenate([np.zeros(1), running])[
-            start[:-1]
-        ]  # whole microseconds: exact in float64 up to 9e15 ns
         content_bytes, tok = (
             _aligned(batch["chunk_bytes"], lengths, start),
             _aligned(batch["chunk_tok"], lengths, start),
@@ -387,8 +382,9 @@ class _Columns:
         first_tok = np.full(len(lengths), np.nan)
         first_tok[has] = tok[start[:-1][has]]
         self._lengths[self._at : self._at + len(lengths)] = lengths
+        first_ns = floats(batch["first_token_ns"], self._t0_ns)
         self._t.add(
-            running + np.repeat(floats(batch["first_token_ns"], self._t0_ns) - before, lengths)
+            tables.chunk_times(first_ns, floats(pc.list_flatten(batch["chunk_dt_us"])), start)
         )
         self._content_bytes.add(content_bytes)
         self._tok.add(tok)

@@ -38,6 +38,9 @@ _PROBLEM: Final = "harness_scrape_problem"
 OF_SCRAPES: Final = frozenset({_UP, _LABEL, _ERROR, _PROBLEM})
 """Samples that tell of the scrapes themselves."""
 
+Columns = Mapping[str, npt.NDArray[Any]]
+"""A table in memory, by name of the column."""
+
 
 @dataclass(frozen=True, slots=True)
 class Samples:
@@ -88,13 +91,13 @@ class Run:
     requests: Requests
     samples: Samples | None
     failed_scrapes: Mapping[str, int]
-    power: Mapping[str, npt.NDArray[Any]] | None
-    host: Mapping[str, npt.NDArray[Any]] | None
+    power: Columns | None
+    host: Columns | None
     concerns: tuple[Concern, ...] = field(default=())
     canary: Sequence[Mapping[str, Any]] = ()
     canary_truth: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     calibration: Calibration | None = None
-    boards: Mapping[str, npt.NDArray[Any]] | None = None
+    boards: Columns | None = None
     meter_calibration: Mapping[str, Any] = field(default_factory=dict)
 
     def at(self, t_ns: float) -> float:
@@ -166,13 +169,13 @@ def load_run(root: Path, *, wanted: Callable[[str], bool]) -> Run:
     t0_ns = _start(manifest, events, source.batches)
     requests, canary = read_requests(source, t0_ns)
     samples, failed_scrapes = _samples(run_dir, t0_ns, wanted, concerns)
-    power = _columns(
-        _table(run_dir.power, parts(run_dir.power_journal), tables.POWER, concerns), t0_ns
-    )
-    host = _columns(_table(run_dir.host, parts(run_dir.host_journal), tables.HOST, concerns), t0_ns)
-    boards = _columns(
-        _table(run_dir.boards, parts(run_dir.boards_journal), tables.BOARDS, concerns), t0_ns
-    )
+
+    def columns(table: Path, journal: Path, schema: pa.Schema) -> Columns | None:
+        return _columns(_table(table, parts(journal), schema, concerns), t0_ns)
+
+    power = columns(run_dir.power, run_dir.power_journal, tables.POWER)
+    host = columns(run_dir.host, run_dir.host_journal, tables.HOST)
+    boards = columns(run_dir.boards, run_dir.boards_journal, tables.BOARDS)
     certificate = _calibration(run_dir.calibration, concerns)
     calibration = _certificate(certificate, concerns) if certificate else None
     meter_calibration = _calibration(run_dir.meter_calibration, concerns)
@@ -181,22 +184,22 @@ def load_run(root: Path, *, wanted: Callable[[str], bool]) -> Run:
         if concern is not None:
             concerns.append(concern)
     return Run(
-        root,
-        manifest,
-        state,
-        t0_ns,
-        events,
-        requests,
-        samples,
-        failed_scrapes,
-        power,
-        host,
-        tuple(concerns),
-        canary,
-        read_truth(run_dir.canary_truth),
-        calibration,
-        boards,
-        meter_calibration,
+        root=root,
+        manifest=manifest,
+        state=state,
+        t0_ns=t0_ns,
+        events=events,
+        requests=requests,
+        samples=samples,
+        failed_scrapes=failed_scrapes,
+        power=power,
+        host=host,
+        concerns=tuple(concerns),
+        canary=canary,
+        canary_truth=read_truth(run_dir.canary_truth),
+        calibration=calibration,
+        boards=boards,
+        meter_calibration=meter_calibration,
     )
 
 
@@ -526,7 +529,7 @@ def _codes(column: pa.ChunkedArray) -> tuple[list[str], npt.NDArray[np.int64]]:
     )
 
 
-def _columns(table: pa.Table | None, t0_ns: int) -> Mapping[str, npt.NDArray[Any]] | None:
+def _columns(table: pa.Table | None, t0_ns: int) -> Columns | None:
     """Columns ordered by time: numbers as float64 with NaN for null, times from the run's start,
     text as objects.
     """

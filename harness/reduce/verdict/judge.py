@@ -3,7 +3,7 @@ follows.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -80,26 +80,81 @@ _STATUS: Final[Mapping[Severity, Status]] = {
 }
 
 
-def judge(
-    run: Run,
-    windows: Sequence[StageWindow],
-    headline: StageWindow | None,
-    flow: Flows,
-    figures: Mapping[str, StageFigures],
-    reconciliation: Mapping[str, Agreement],
-    counters: ServerCounters | None,
-    host: Mapping[str, ScopeLoad],
-    slos: Slos,
-    client: Client,
-    answers: Quality | None,
-) -> Verdict:
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What a run is judged by.
+
+    Attributes:
+        run: the directory in memory.
+        windows: of all stages.
+        headline: the stage whose figures head the summary; None when no stage was started.
+        flow: tokens and requests over time.
+        figures: per stage.
+        reconciliation: counts of tokens by client, server and tokenizer.
+        counters: the server's counters; None without scrapes.
+        host: CPU and memory of each scope.
+        slos: of the profile; None where it sets none.
+        client: the load generator's own figures.
+        answers: what the checks of answers found.
+    """
+
+    run: Run
+    windows: Sequence[StageWindow]
+    headline: StageWindow | None
+    flow: Flows
+    figures: Mapping[str, StageFigures]
+    reconciliation: Mapping[str, Agreement]
+    counters: ServerCounters | None
+    host: Mapping[str, ScopeLoad]
+    slos: Slos
+    client: Client
+    answers: Quality | None
+
+
+def judge(evidence: Evidence) -> Verdict:
     """The verdict of a run.
 
     Smoke: functional unless something shows that the run did not work (severity invalid); the other
     concerns are listed all the same. Measure: as bad as its worst concern.
     """
+    smoke = evidence.run.profile.get("purpose") == Purpose.SMOKE
+    found = _concerns(evidence, smoke=smoke)
+    unique = {(c.code, c.message): c for c in found}
+    ordered = tuple(
+        sorted(unique.values(), key=lambda c: (_SEVERITIES.index(c.severity), c.code, c.message))
+    )
+    worst = ordered[0].severity if ordered else Severity.NOTE
+    if smoke:
+        return Verdict(Status.INVALID if worst is Severity.INVALID else Status.FUNCTIONAL, ordered)
+    return Verdict(_STATUS[worst], ordered)
+
+
+def _concerns(evidence: Evidence, *, smoke: bool) -> list[Concern]:
+    run, headline, counters = evidence.run, evidence.headline, evidence.counters
+    figures, slos, answers = evidence.figures, evidence.slos, evidence.answers
+    found = _of_the_run(run, smoke=smoke)
+    found += _requests(run, headline, smoke=smoke)
+    found += _window(run, evidence.windows, headline, figures, smoke=smoke)
+    found += [] if smoke else steady_concerns(headline)
+    found += _reconciled(run, evidence.reconciliation, smoke=smoke)
+    found += _client(run, evidence.host, headline, figures, slos, smoke=smoke)
+    found += client_concerns(run, evidence.client, slos, smoke=smoke)
+    checked_tok = 0 if answers is None else answers.input_tok or 0
+    found += _server(run, headline, counters, evidence.flow, checked_tok, smoke=smoke)
+    found += _lengths(run, smoke=smoke)
+    found += quality_concerns(run, answers, smoke=smoke)
+    found += recount_concerns(evidence.reconciliation["input_tokens"].tokenizer, smoke=smoke)
+    if headline is not None:
+        found += figures[headline.name].energy_concerns
+    if gpu_count(run) is not None and run.power is None:
+        text = "The deployment has GPUs but no power was read; energy figures are absent."
+        found.append(Concern("power_missing", Severity.DEGRADED, text))
+    return found
+
+
+def _of_the_run(run: Run, *, smoke: bool) -> list[Concern]:
+    """What reading found, and what the run itself put into its manifest."""
     raw = run.profile.get("purpose")
-    smoke = raw == Purpose.SMOKE
     # A smoke run proves that everything works to its end; an interrupted one proves nothing.
     found: list[Concern] = [
         replace(c, severity=Severity.INVALID) if smoke and c.code == "interrupted" else c
@@ -116,30 +171,7 @@ def judge(
                 "The manifest does not say what the run was for.",
             )
         )
-    found += _requests(run, headline, smoke=smoke)
-    found += _window(run, windows, headline, figures, smoke=smoke)
-    found += [] if smoke else steady_concerns(headline)
-    found += _reconciled(run, reconciliation, smoke=smoke)
-    found += _client(run, host, headline, figures, slos, smoke=smoke)
-    found += client_concerns(run, client, slos, smoke=smoke)
-    checked_tok = 0 if answers is None else answers.input_tok or 0
-    found += _server(run, headline, counters, flow, checked_tok, smoke=smoke)
-    found += _lengths(run, smoke=smoke)
-    found += quality_concerns(run, answers, smoke=smoke)
-    found += recount_concerns(reconciliation["input_tokens"].tokenizer, smoke=smoke)
-    if headline is not None:
-        found += figures[headline.name].energy_concerns
-    if gpu_count(run) is not None and run.power is None:
-        text = "The deployment has GPUs but no power was read; energy figures are absent."
-        found.append(Concern("power_missing", Severity.DEGRADED, text))
-    unique = {(c.code, c.message): c for c in found}
-    ordered = tuple(
-        sorted(unique.values(), key=lambda c: (_SEVERITIES.index(c.severity), c.code, c.message))
-    )
-    worst = ordered[0].severity if ordered else Severity.NOTE
-    if smoke:
-        return Verdict(Status.INVALID if worst is Severity.INVALID else Status.FUNCTIONAL, ordered)
-    return Verdict(_STATUS[worst], ordered)
+    return found
 
 
 def _requests(run: Run, headline: StageWindow | None, *, smoke: bool) -> list[Concern]:

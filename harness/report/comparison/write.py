@@ -1,6 +1,4 @@
-"""Writes a comparison: a page, Markdown with its charts beside it, JSON; and what machines read of
-its gates.
-"""
+"""Writes a comparison as a page, Markdown and JSON, and its gates for CI."""
 
 import os
 from dataclasses import dataclass

@@ -1,6 +1,4 @@
-"""Writes what a fleet would do: fleet.html (one file, no network, no script needed), fleet.md with
-its charts beside it, fleet.json.
-"""
+"""Writes fleet.html, fleet.md with its charts, and fleet.json."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

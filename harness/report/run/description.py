@@ -1,4 +1,4 @@
-"""What was run, in one sentence."""
+"""Describes a run in one sentence."""
 
 from collections.abc import Mapping
 from itertools import groupby

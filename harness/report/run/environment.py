@@ -1,4 +1,4 @@
-"""What a run was made on: hardware, software, server, seed."""
+"""Shows what a run was made on: hardware, software, server and seed."""
 
 from collections.abc import Mapping
 from itertools import groupby

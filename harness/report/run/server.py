@@ -1,4 +1,4 @@
-"""What the server says of itself over the window, and what came from its prefix cache."""
+"""Shows what the server reported over the window, and what came from its prefix cache."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""The service-level objectives of a run, each by itself and all together."""
+"""Shows the service-level objectives of a run, each and all together."""
 
 import numpy as np
 

@@ -1,1 +1,1 @@
-"""Metrics of a run from a Prometheus server."""
+"""Reads the metrics of a run from a Prometheus server."""

@@ -194,7 +194,6 @@ class PrometheusApi:
             raise PrometheusError(f"{self.url} lists no targets") from error
 
     def close(self) -> None:
-        """Close the connections."""
         self._client.close()
 
 

@@ -1,3 +1,1 @@
-"""Sources of power: what each can do here, and its readings. One module a source; `make` builds
-those that a profile names.
-"""
+"""Sources of power, one per module; `select` builds those that a profile names."""

@@ -31,7 +31,6 @@ class PowerReading:
     source: str
 
     def row(self) -> dict[str, object]:
-        """As a row of the power table."""
         return {
             "t_ns": self.t_ns,
             "boundary": self.boundary.value,

@@ -55,11 +55,9 @@ class CsvPowerSource:
 
     @property
     def intervals_s(self) -> Mapping[What, float]:
-        """One loop."""
         return {"power": self._interval_s} if self._found else {}
 
     def probe(self) -> PowerProbe:
-        """Read the heading."""
         origin = str(self._path)
         try:
             with self._path.open("rb") as file:
@@ -135,7 +133,7 @@ class CsvPowerSource:
         return readings
 
     def close(self) -> None:
-        """Nothing is held."""
+        pass
 
 
 def _unix_ns(text: str) -> int:

@@ -135,7 +135,6 @@ class DcgmPowerSource:
         return {"power": self._interval_s}
 
     def probe(self) -> PowerProbe:
-        """One look."""
         scrape = self._client.fetch()
         if scrape.body is None:
             why_not = (

@@ -81,7 +81,6 @@ class IpmiPowerSource:
 
     @property
     def intervals_s(self) -> Mapping[What, float]:
-        """One loop."""
         return {"power": self._interval_s} if self._answers else {}
 
     @property
@@ -89,7 +88,6 @@ class IpmiPowerSource:
         return self._host or "bmc"
 
     def probe(self) -> PowerProbe:
-        """One reading."""
         program = shutil.which(self._command)
         if program is None:
             return PowerProbe(
@@ -137,7 +135,6 @@ class IpmiPowerSource:
         )
 
     def sample(self, _what: What, /) -> tuple[PowerReading, ...]:
-        """One reading."""
         before = self._clock()
         try:
             watts = self._read_w()

@@ -59,7 +59,6 @@ class ModelledPowerSource:
 
     @property
     def intervals_s(self) -> Mapping[What, float]:
-        """One loop."""
         return {"power": self._interval_s} if self._devices else {}
 
     def probe(self) -> PowerProbe:

@@ -78,7 +78,6 @@ class PromqlPowerSource:
 
     @property
     def intervals_s(self) -> Mapping[What, float]:
-        """One loop."""
         return {"power": self._interval_s} if self._found else {}
 
     def probe(self) -> PowerProbe:
@@ -181,6 +180,5 @@ class PromqlPowerSource:
         return ",".join(f"{key}={value}" for key, value in rest.items()) or "meter"
 
     def close(self) -> None:
-        """Close the connections."""
         if self._client is not None:
             self._client.close()

@@ -60,11 +60,9 @@ class RaplPowerSource:
 
     @property
     def intervals_s(self) -> Mapping[What, float]:
-        """One loop."""
         return {"energy": self._interval_s} if self._zones else {}
 
     def probe(self) -> PowerProbe:
-        """Read every counter once."""
         double = (
             None
             if self._root == ROOT
@@ -154,7 +152,7 @@ class RaplPowerSource:
         return value_uj - zone.total_uj
 
     def close(self) -> None:
-        """Nothing is held."""
+        pass
 
 
 def _zones(root: Path) -> Iterator[tuple[str, Boundary, Path]]:

@@ -86,7 +86,6 @@ class RedfishPowerSource:
         return {"power": self._interval_s} if self._path is not None else {}
 
     def probe(self) -> PowerProbe:
-        """Find the chassis and read it once."""
         try:
             import sushy
             from requests import RequestException
@@ -218,7 +217,6 @@ class RedfishPowerSource:
         return tuple(readings)
 
     def close(self) -> None:
-        """Close the session."""
         self._closed = True
         if self._connector is not None:
             self._connector.close()

@@ -111,4 +111,4 @@ class ReplayPowerSource:
         )
 
     def close(self) -> None:
-        """Nothing is held."""
+        pass

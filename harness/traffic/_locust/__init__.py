@@ -1,5 +1,5 @@
-"""What runs inside a Locust process.
+"""The code that runs inside a Locust process.
 
 Importing Locust monkey-patches the process, so nothing outside may import `locustfile`,
-`dispatcher`, `wire` or `recorder`; `framing`, `answer` and `record` are plain Python.
+`dispatcher`, `http_client` or `recorder`; `http1`, `answer` and `record` are plain Python.
 """

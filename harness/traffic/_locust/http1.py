@@ -150,13 +150,11 @@ class Framing:
     # Called by httptools.
 
     def on_message_begin(self) -> None:
-        """A status line begins."""
         if self._mode is _Mode.COMPLETE:
             self.extra = True
             self.keep_alive = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """One header."""
         if self._mode is _Mode.HEADERS:
             self.headers[name.decode("latin-1").lower()] = value.decode("latin-1").strip()
 
@@ -179,7 +177,6 @@ class Framing:
             self._mode = _Mode.UNTIL_EOF
 
     def on_body(self, data: bytes) -> None:
-        """A piece of the body."""
         if self._mode is not _Mode.COMPLETE:
             self._parts.append(data)
             self._body_bytes += len(data)

@@ -54,7 +54,7 @@ def made(kind: str, seed: int) -> tuple[np.ndarray, float, bool]:
 
 @pytest.mark.parametrize("kind", ["noise", "ramp", "decay", "step", "late step", "drift"])
 def test_known_change_points_are_found_within_one_slice(kind: str) -> None:
-    """19 of 20 seeded cases of each kind; benchmarks/bench_statistics.py has harder ones and more
+    """19 of 20 seeded cases of each kind; benchmarks/coverage/bench_statistics.py has harder ones and more
     of them.
     """
     right = 0

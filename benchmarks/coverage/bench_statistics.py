@@ -1,5 +1,5 @@
 """How right the statistics are:
-`python benchmarks/bench_statistics.py [intervals] [steady] [--runs N]`.
+`python benchmarks/coverage/bench_statistics.py [intervals] [steady] [--runs N]`.
 
 Intervals (bar: the 95 % intervals cover the truth in 94 to 96 % of 4,000 simulated runs at each
 length, or are absent where the run is too short): the mean of an autoregression of order one with

@@ -1,5 +1,5 @@
 """Intervals within a run: how often they hold the truth, and when there is none.
-benchmarks/bench_statistics.py has the whole picture.
+benchmarks/coverage/bench_statistics.py has the whole picture.
 """
 
 import math

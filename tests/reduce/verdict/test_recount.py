@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from harness.artifacts.run_summary import Recount
 from harness.reduce import reduce_run
 
 COUNTED = {
@@ -51,9 +52,9 @@ def test_it_is_shown_with_the_deviation_that_is_to_be_expected(
 ) -> None:
     summary = counted(COUNTED | changes)
     found = summary.reconciliation["input_tokens"].tokenizer
-    assert found["relative_difference"] == pytest.approx(relative)
-    assert found["expected"] == pytest.approx(expected)
-    assert (found["ok"], found["requests"], found["of"]) == (ok, 100, 120)
+    assert found.relative_difference == pytest.approx(relative)
+    assert found.expected == pytest.approx(expected)
+    assert (found.ok, found.requests, found.of) == (ok, 100, 120)
     raised = [
         concern for concern in summary.verdict.concerns if concern.code == "tokenizer_disagrees"
     ]
@@ -76,7 +77,7 @@ def test_it_is_shown_with_the_deviation_that_is_to_be_expected(
             "the model's tokenizer is not on this machine",
         ),
         ("{", "recount.json cannot be read"),
-        ("[]", "nothing was counted"),
+        ("[]", "recount.json cannot be read"),
         (COUNTED | {"usage_tok": 0}, "nothing was counted"),
     ],
 )
@@ -84,9 +85,8 @@ def test_where_nothing_was_counted_it_is_absent_with_the_reason(
     counted: Callable[..., Any], content: Any, note: str
 ) -> None:
     found = counted(content).reconciliation["input_tokens"].tokenizer
-    assert found["note"] == note
-    assert {value for key, value in found.items() if key != "note"} == {None}
+    assert found == Recount(note=note)
 
 
 def test_the_answers_text_is_not_kept(counted: Callable[..., Any]) -> None:
-    assert "not kept" in counted(COUNTED).reconciliation["output_tokens"].tokenizer["note"]
+    assert "not kept" in counted(COUNTED).reconciliation["output_tokens"].tokenizer.note

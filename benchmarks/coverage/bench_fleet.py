@@ -1,4 +1,4 @@
-"""What `harness fleet` costs and how right it is: `python benchmarks/bench_fleet.py [--quick]`.
+"""What `harness fleet` costs and how right it is: `python benchmarks/coverage/bench_fleet.py [--quick]`.
 Prints one JSON object.
 
 1. 10,000 Monte Carlo draws of a whole site, bar 2 s.
