@@ -22,6 +22,7 @@ from harness.artifacts.canary_truth import Spread, pair, read_truth, spread
 from harness.core.progress import TrafficProgress
 from harness.core.records import CANARY, Api, Endpoint, ModelFacts
 from harness.plan.build import make_plan
+from harness.profile.rules import violations
 from harness.profile.schema import Profile
 from harness.reference_server.server import MODEL, Fault, Pace, PacedServer, token_bytes
 from harness.traffic import fidelity
@@ -368,9 +369,9 @@ class TestLoad:
             law["process"],
             pytest.approx(shape) if shape else None,
         )
-        tried = make_plan(
-            fidelity._profile(load, [1.0, 2.0], quick=True), ModelFacts(MODEL, tok_per_word=1.35)
-        )
+        made = fidelity._profile(load, [1.0, 2.0], quick=True)
+        assert violations(made) == ()
+        tried = make_plan(made, ModelFacts(MODEL, tok_per_word=1.35))
         asked = make_plan(profile, ModelFacts(MODEL, tok_per_word=1.35)).stages[0].schedule
         assert asked is not None
         for stage in tried.stages:
@@ -402,6 +403,7 @@ class TestLoad:
         rate = None if process == "closed" else 10.0
         load = Load(api.value, process, 8, rate, 20.0, 128, body_bytes)
         profile = fidelity._profile(load, [1.0, 2.0], quick=False)
+        assert violations(profile) == ()
         again = self.of(profile, gap_ms=20)
         assert again.body_bytes == pytest.approx(body_bytes, rel=0.15)
         assert again.events_per_s == pytest.approx(2 * load.events_per_s, rel=0.35)
