@@ -264,9 +264,12 @@ def error_body(status: int, kind: str, message: str) -> dict[str, Any]:
     return {"error": {"message": message, "type": kind, "param": None, "code": status}}
 
 
+_encode: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
 def compact(value: object) -> bytes:
-    """JSON as servers write it."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+    """JSON as servers write it; half of a surrogate pair, which UTF-8 has not, becomes `?`."""
+    return _encode(value).encode("utf-8", "replace")
 
 
 class AnswerWriter(ABC):

@@ -33,7 +33,7 @@ class Outcome(StrEnum):
 
 
 class Api(StrEnum):
-    """Wire API that the traffic speaks; `harness.api` knows the rest of each."""
+    """Wire API that the traffic speaks."""
 
     MESSAGES = "messages"  # Anthropic Messages
     CHAT = "chat"  # OpenAI chat completions
