@@ -107,6 +107,10 @@ class Run:
         return mapping(self.manifest.get("profile"))
 
 
+# For what has no type here: events.jsonl, manifest.json with the profile in it, and
+# meter-calibration.json.
+
+
 def mapping(value: object) -> Mapping[str, Any]:
     """The value where it is a mapping, else {}."""
     return value if isinstance(value, Mapping) else {}
