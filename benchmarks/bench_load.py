@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -173,8 +174,8 @@ def peers(args: argparse.Namespace) -> dict[str, Any]:
             "gap_error_ms": many["gap_error_ms"],
         },
         "after_the_first_wave": {
-            "ttft_error": steady.ttft_error.to_dict(),
-            "gap_error": steady.gap_error.to_dict(),
+            "ttft_error": asdict(steady.ttft_error),
+            "gap_error": asdict(steady.gap_error),
         },
         "vllm_bench_us_per_token": None,
         "client_over_vllm_bench": None,

@@ -70,7 +70,7 @@ def gate(runs, *texts, **options):
         (lambda run: (run / "summary.json").write_text('{"schema_version": 1, '), 7, "not JSON"),
         (lambda run: (run / "summary.json").unlink(), 7, "harness reduce"),
         (lambda run: (run / "manifest.json").unlink(), 7, "no run directory"),
-        (lambda run: change(run, "summary", verdict={"status": ["valid"]}), 10, "is invalid"),
+        (lambda run: change(run, "summary", verdict={"status": ["valid"]}), 7, "verdict.status"),
     ],
 )
 def test_damage_is_named_with_its_exit_code(harness, make_run, damage, code, says):
@@ -114,16 +114,22 @@ def test_keys_that_group_nothing_are_refused(harness, make_run):
         assert says in done.stderr
 
 
-@pytest.mark.parametrize(
-    "odd", ["1e999", "-1e999", "1" + "0" * 400, "true", '"600"', "[600]", "{}"]
-)
-def test_what_is_no_number_is_no_figure(make_run, odd):
+@pytest.mark.parametrize("odd", ["1e999", "-1e999", "true", '"600"', "[600]", "{}"])
+def test_a_summary_with_what_is_no_number_is_refused(make_run, odd):
+    a, b = make_run("a"), make_run("b", engine_version="0.33.0", values={"power_w": 600.0})
+    path = b / "summary.json"
+    path.write_text(path.read_text().replace('"value": 600.0', f'"value": {odd}'))
+    with pytest.raises(ArtifactError, match=r"power_w\.value|is no number"):
+        compare_runs([a, b])
+
+
+def test_a_number_beyond_any_figure_is_no_figure(make_run):
     a, b = (
         make_run("a", values={"power_w": 600.0}),
         make_run("b", engine_version="0.33.0", values={"power_w": 600.0}),
     )
     path = b / "summary.json"
-    path.write_text(path.read_text().replace('"value": 600.0', f'"value": {odd}'))
+    path.write_text(path.read_text().replace('"value": 600.0', f'"value": {10**400}'))
     found = compare_runs(
         [a, b], gates=[parse_threshold("power_w > 1"), parse_threshold("power_w < 1M")]
     )

@@ -95,7 +95,7 @@ class TestNaN:
 
     def test_in_the_hosts_readings(self, whole: Path) -> None:
         columns(RunDir(whole).host, cpu_s=every(1, math.nan))
-        assert accounts(whole).host["traffic:0"]["cpu_cores_mean"] is None
+        assert accounts(whole).host["traffic:0"].cpu_cores_mean is None
 
     @pytest.mark.parametrize("value", ["NaN", "1e999", "-1e300", '"1"', "null", str(10**400)])
     def test_in_the_events(self, whole: Path, value: str) -> None:

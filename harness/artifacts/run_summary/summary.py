@@ -305,4 +305,4 @@ def read_summary(path: Path) -> Summary:
             next_step=f"{again}, or upgrade this harness",
         )
     absent = {key: None for key in _OPTIONAL if not raw.get(key)}
-    return from_json(Summary, raw | absent, "summary")
+    return from_json(Summary, raw | absent, "summary", where=path, next_step=again)
