@@ -29,7 +29,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from harness.artifacts import tables
 from harness.artifacts.journal import JournalWriter
 from harness.artifacts.layout import RunDir
-from harness.artifacts.prometheus_text import write_samples
+from harness.artifacts.prometheus.text import write_samples
 from harness.core.clock import take_anchor
 from harness.core.records import Endpoint
 from harness.profile.telemetry import Telemetry

@@ -12,9 +12,10 @@ from typing import Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from harness.artifacts import atomic, prometheus_text, tables
+from harness.artifacts import atomic, tables
 from harness.artifacts.journal import conform, parts, read_batches
 from harness.artifacts.layout import RunDir
+from harness.artifacts.prometheus import text as prometheus_text
 
 _ROW_GROUP_ROWS: Final = 100_000
 _ROW_GROUP_BYTES: Final = 64 * 1024**2

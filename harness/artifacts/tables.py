@@ -123,7 +123,7 @@ SCRAPES_RAW = pa.schema(
     ]
 )
 """One row a scrape, failed ones included; in `scrapes/prometheus.arrows` one row an answer
-(harness.artifacts.prometheus_answers).
+(harness.artifacts.prometheus.answers).
 """
 
 SAMPLES = pa.schema(

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Final
 
 from harness.core.errors import ProfileError
-from harness.plan.replay import ReplayTally, replay_sessions
 from harness.plan.traces import Clock, Trace, open_trace
 from harness.plan.types import Session, StagePlan
+from harness.plan.workloads.replay import ReplayTally, replay_sessions
 from harness.profile.workloads import ReplayWorkload
 
 KEPT: Final = 8192

@@ -165,7 +165,7 @@ def _is_exposition(scrape: Scrape) -> bool:
     for, so they are parsed at once.
     """
     # The parser takes memory and time to load, and most scrapes are parsed after the run.
-    from harness.artifacts.prometheus_text import ExpositionError, parse
+    from harness.artifacts.prometheus.text import ExpositionError, parse
 
     try:
         parse(scrape.body or b"", scrape.content_type)

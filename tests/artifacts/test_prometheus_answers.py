@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.artifacts.prometheus_answers import AnswerError, matrix, read, wrap
+from harness.artifacts.prometheus.answers import AnswerError, matrix, read, wrap
 
 OFFSET_NS = 1_700_000_000 * 10**9  # wall clock minus monotonic clock
 

@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.artifacts import prometheus_text, tables
+from harness.artifacts import tables
 from harness.artifacts.journal import JournalWriter
 from harness.artifacts.layout import RunDir
-from harness.artifacts.prometheus_text import ExpositionError, parse, samples_table, write_samples
+from harness.artifacts.prometheus import text as prometheus_text
+from harness.artifacts.prometheus.text import ExpositionError, parse, samples_table, write_samples
 
 CLASSIC = b"""\
 # HELP vllm:generation_tokens_total Tokens.

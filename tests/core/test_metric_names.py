@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.artifacts.prometheus_text import Sample, parse
+from harness.artifacts.prometheus.text import Sample, parse
 from harness.core.metric_names import NAMES, PREFIXES, Concept, combine, identify, pick
 
 ALL = set(Concept)

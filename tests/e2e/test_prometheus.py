@@ -8,7 +8,7 @@ import urllib.request
 
 import pytest
 
-from harness.artifacts.prometheus_text import parse
+from harness.artifacts.prometheus.text import parse
 
 pytestmark = pytest.mark.skipif(
     shutil.which("prometheus") is None,

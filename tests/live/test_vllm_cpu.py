@@ -12,7 +12,7 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from harness.artifacts.prometheus_text import parse
+from harness.artifacts.prometheus.text import parse
 from harness.core.metric_names import NAMES, pick
 
 ROOT = Path(__file__).parents[2]

@@ -11,9 +11,9 @@ from harness.api.parts import PartKind
 from harness.plan.bodies import Conversation
 from harness.plan.plan_table import PlanTotals, plan_rows
 from harness.plan.prompt_text import Texts
-from harness.plan.replay import ReplayTally, replay_sessions
 from harness.plan.residual_life import REQUEST_NS, span_ns
 from harness.plan.traces import open_trace
+from harness.plan.workloads.replay import ReplayTally, replay_sessions
 
 CLOSED = {"kind": "concurrency", "concurrency": 3, "sessions": 60}
 WORKLOAD = {"kind": "claude-code", "subagents": {"share": 0.4, "requests": 4}, "requests": 12}

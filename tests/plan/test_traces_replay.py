@@ -7,9 +7,9 @@ import pytest
 from harness.api.parts import Role
 from harness.core.errors import ProfileError
 from harness.plan.prompt_text import Texts
-from harness.plan.replay import ReplayTally, replay_sessions
 from harness.plan.traces import describe_trace, open_trace
 from harness.plan.types import Block
+from harness.plan.workloads.replay import ReplayTally, replay_sessions
 
 CACHE_BLOCK_WORDS = 16
 

@@ -13,7 +13,7 @@ import pytest
 from harness.artifacts import tables
 from harness.artifacts.journal import JournalTail, JournalWriter
 from harness.artifacts.layout import RunDir
-from harness.artifacts.prometheus_text import parse
+from harness.artifacts.prometheus.text import parse
 from harness.core.errors import TelemetryError
 from harness.core.progress import TelemetryProgress, TrafficProgress
 from harness.reduce.over_time.tokens import tpot

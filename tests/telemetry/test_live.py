@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from harness.artifacts.prometheus_text import parse
+from harness.artifacts.prometheus.text import parse
 from harness.core.metric_names import combine, pick
 from harness.telemetry.live import SHOWN, LiveReader
 

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from harness.artifacts.layout import RunDir
-from harness.artifacts.prometheus_text import write_samples
+from harness.artifacts.prometheus.text import write_samples
 from harness.core.clock import now_ns, take_anchor
 from harness.core.errors import TelemetryError
 from harness.core.network import Network

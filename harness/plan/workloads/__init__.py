@@ -5,7 +5,3 @@
 grow, `claude_code` the one that also compacts and rewrites, `subagents` the conversations that
 it starts, `classes` what a profile's workload comes to: one class, or several with shares.
 """
-
-from harness.plan.workloads.shared_prefix import MESSAGE_OVERHEAD_TOK
-
-__all__ = ["MESSAGE_OVERHEAD_TOK"]

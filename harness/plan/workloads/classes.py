@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import assert_never
 
-from harness.plan.replay import SYSTEM
 from harness.plan.rng import stream
 from harness.plan.types import Subagent, Turn
 from harness.plan.workloads.claude_code import claude_code_turns
@@ -15,6 +14,7 @@ from harness.plan.workloads.conversation import (
     doc_qa_turns,
     thinking_turns,
 )
+from harness.plan.workloads.replay import SYSTEM
 from harness.plan.workloads.shared_prefix import Head, make_head
 from harness.plan.workloads.subagents import calls_of_subagents, start_subagent
 from harness.profile.rules import reasons

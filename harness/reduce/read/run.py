@@ -31,7 +31,7 @@ from harness.reduce.read.requests import Requests, RequestsSource, floats, read_
 from harness.reduce.read.truncated import torn, torn_events
 from harness.reduce.statistics.intervals import Floats
 
-_UP: Final = "up"  # as in harness.artifacts.prometheus_text, whose import would load the parser
+_UP: Final = "up"  # as in harness.artifacts.prometheus.text, whose import would load the parser
 _LABEL: Final = "harness_scrape_label"
 _ERROR: Final = "harness_scrape_error"
 _PROBLEM: Final = "harness_scrape_problem"
@@ -440,7 +440,7 @@ def _samples(
     table = _finished(run_dir.samples, tables.SAMPLES, concerns)
     if table is None:
         # Killed before samples.parquet was made. The parser is needed only here.
-        from harness.artifacts.prometheus_text import samples_table
+        from harness.artifacts.prometheus.text import samples_table
 
         table = samples_table(run_dir)
     table = None if table is None else _told(table, tables.SAMPLES, run_dir.samples.name, concerns)

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from harness.artifacts import tables
 from harness.artifacts.journal import JournalWriter, next_part
-from harness.artifacts.prometheus_answers import MARK, MATRIX, NS_PER_MS
+from harness.artifacts.prometheus.answers import MARK, MATRIX, NS_PER_MS
 from harness.core.clock import now_ns
 from harness.core.errors import ArtifactError
 from harness.core.records import Concern, Severity

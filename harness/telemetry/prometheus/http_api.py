@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from harness.artifacts.prometheus_answers import AnswerError, matrix
+from harness.artifacts.prometheus.answers import AnswerError, matrix
 from harness.core.clock import now_ns
 from harness.core.errors import TelemetryError
 from harness.core.network import Network

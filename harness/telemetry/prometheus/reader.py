@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from harness.artifacts.prometheus_answers import NS_PER_MS, wrap
+from harness.artifacts.prometheus.answers import NS_PER_MS, wrap
 from harness.core.clock import NS_PER_S, now_ns
 from harness.core.progress import TelemetryProgress
 from harness.core.records import Concern, Severity

@@ -21,9 +21,10 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_classic
 
-from harness.artifacts import atomic, prometheus_answers, tables
+from harness.artifacts import atomic, tables
 from harness.artifacts.journal import parts, read_batches
 from harness.artifacts.layout import RunDir
+from harness.artifacts.prometheus import answers as prometheus_answers
 from harness.core.clock import NS_PER_S, seconds
 from harness.core.metric_names import MAPPED
 

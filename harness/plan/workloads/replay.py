@@ -28,7 +28,7 @@ from harness.core.errors import ProfileError
 from harness.core.records import CANARY
 from harness.plan.traces.records import Clock, ReadTally, Trace, TraceRequest, TraceSession
 from harness.plan.types import PRIME_SUFFIX, Block, Message, Part, Session, Subagent, Turn
-from harness.plan.workloads import MESSAGE_OVERHEAD_TOK
+from harness.plan.workloads.shared_prefix import MESSAGE_OVERHEAD_TOK
 
 SYSTEM: Final = Block("trace/system", 1)
 """The one word that stands for a system prompt; the recorded one is in the messages, where it can
