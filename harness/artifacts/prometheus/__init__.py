@@ -1,1 +1,1 @@
-"""What a run directory holds of Prometheus metrics: raw scrapes and query answers, and how they are read."""
+"""What a run keeps of Prometheus metrics, raw scrapes and query answers, and how they are read."""
