@@ -5,32 +5,21 @@ it works on copies of them too.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from harness.artifacts.layout import RunDir
 from harness.artifacts.manifest import read_manifest
+from harness.artifacts.run_record import RecordedConcern, RunRecord
+from harness.artifacts.run_summary import Figure
 from harness.artifacts.summaries import read_summary_json
-from harness.core.records import Basis, Boundary, Gpu, Status
+from harness.artifacts.typed_json import read_leniently
+from harness.core.records import Basis, Boundary, Concern, Gpu, ModelFacts, ServerInfo, Status
+from harness.profile.recorded import RecordedProfile
 
 _LARGEST: Final = 1e100
 """Beyond any figure, and far from where squares and ratios of doubles end."""
-
-
-@dataclass(frozen=True, slots=True)
-class Value:
-    """One figure of a summary as it was written; `value` is None when it is absent and `note` then
-    says why.
-    """
-
-    value: float | None
-    unit: str = ""
-    ci_low: float | None = None
-    ci_high: float | None = None
-    basis: Basis = Basis.ABSENT
-    boundary: str | None = None
-    note: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,31 +33,28 @@ class RunResult:
     """
 
     path: Path
-    manifest: Mapping[str, Any]
+    manifest: RunRecord
     summary: Mapping[str, Any]
 
     @property
     def run_id(self) -> str:
         """Id of the run; the folder's name where none was written."""
-        return (
-            _text(self.summary.get("run_id"))
-            or _text(self.manifest.get("run_id"))
-            or self.path.name
-        )
+        return _text(self.summary.get("run_id")) or self.manifest.run_id or self.path.name
 
     @property
     def name(self) -> str:
         """Name of the profile."""
-        return (
-            _text(_mapping(self.summary.get("profile")).get("name"))
-            or _text(self.profile.get("name"))
-            or self.run_id
-        )
+        return self._stated("name") or self.profile.name or self.run_id
 
     @property
-    def profile(self) -> Mapping[str, Any]:
+    def profile(self) -> RecordedProfile:
         """The resolved profile."""
-        return _mapping(self.manifest.get("profile"))
+        return self.manifest.profile
+
+    @property
+    def state(self) -> str | None:
+        """complete, interrupted or failed."""
+        return _text(self.summary.get("state")) or self.manifest.state
 
     @property
     def status(self) -> Status:
@@ -77,31 +63,37 @@ class RunResult:
         return Status(raw) if isinstance(raw, str) and raw in set(Status) else Status.INVALID
 
     @property
-    def concerns(self) -> Sequence[Mapping[str, Any]]:
-        """The verdict's concerns as they were written."""
+    def concerns(self) -> Sequence[Concern]:
+        """The verdict's concerns."""
         raw = _mapping(self.summary.get("verdict")).get("concerns")
-        return (
-            [concern for concern in raw if isinstance(concern, Mapping)]
-            if isinstance(raw, list)
-            else []
-        )
+        listed = raw if isinstance(raw, list) else []
+        found = (read_leniently(RecordedConcern, one).concern() for one in listed)
+        return [concern for concern in found if concern is not None]
 
     @property
     def purpose(self) -> str | None:
         """`smoke` or `measure`."""
-        return _text(_mapping(self.summary.get("profile")).get("purpose")) or _text(
-            self.profile.get("purpose")
-        )
+        return self._stated("purpose") or self.profile.purpose
+
+    @property
+    def schema_version(self) -> int | None:
+        """Of the summary."""
+        return _whole(self.summary.get("schema_version"))
+
+    @property
+    def metric_version(self) -> int | None:
+        """Of the definitions that the figures were made by."""
+        return _whole(self.summary.get("metric_version"))
+
+    @property
+    def workload_sha256(self) -> str | None:
+        """Of what was to be sent."""
+        return self._stated("workload_sha256") or self.manifest.workload_sha256
 
     @property
     def gpus(self) -> tuple[Gpu, ...]:
         """The GPUs that the deployment holds; empty on CPU."""
-        raw = _mapping(self.manifest.get("hardware")).get("gpus")
-        return (
-            tuple(_gpu(item) for item in raw if isinstance(item, Mapping))
-            if isinstance(raw, list)
-            else ()
-        )
+        return self.manifest.hardware.gpus
 
     @property
     def calibrated_boards(self) -> Mapping[str, tuple[float, float]]:
@@ -114,40 +106,62 @@ class RunResult:
         found: dict[str, tuple[float, float]] = {}
         for device in devices if isinstance(devices, list) else ():
             fields = _mapping(device)
-            gain, error = fields.get("gain"), fields.get("systematic_ratio")
-            if (
-                fields.get("calibrated") is True
-                and isinstance(gain, int | float)
-                and isinstance(error, int | float)
-            ):
-                found[str(fields.get("device_id"))] = (float(gain), float(error))
+            gain, error = number(fields.get("gain")), number(fields.get("systematic_ratio"))
+            if fields.get("calibrated") is True and gain is not None and error is not None:
+                found[str(fields.get("device_id"))] = (gain, error)
         return found
 
     @property
-    def server(self) -> Mapping[str, Any]:
-        """What the manifest says of the server: kind, version, software, settings."""
-        return _mapping(self.manifest.get("server"))
+    def server(self) -> ServerInfo | None:
+        """What the manifest says of the server."""
+        return self.manifest.server
 
     @property
-    def settings(self) -> Mapping[str, Any]:
+    def settings(self) -> Mapping[str, str | int | float | bool | None]:
         """The server's resolved settings."""
-        return _mapping(self.server.get("settings"))
+        return self.server.settings if self.server is not None else {}
 
     @property
-    def model(self) -> Mapping[str, Any]:
-        """What is known of the model: model_id, fingerprint, parameters, dtype."""
-        return _mapping(self.manifest.get("model"))
+    def model(self) -> ModelFacts:
+        """What is known of the model; its id is what the profile names where nothing else is."""
+        return self.manifest.model or ModelFacts(self.profile.model.id or "")
 
     @property
     def replicas(self) -> int | None:
         """Independent servers behind the load."""
-        raw = self.manifest.get("endpoints")
-        return len(raw) if isinstance(raw, list) and raw else None
+        return len(self.manifest.endpoints or ()) or None
 
     @property
-    def labels(self) -> Mapping[str, Any]:
-        """Words that belong beside the figures: output_length, context_scale, load_format."""
-        return _mapping(self.summary.get("labels"))
+    def output_length(self) -> str | None:
+        """`forced` or `natural`."""
+        return _text(self._labels.get("output_length")) or self.profile.traffic.output_length
+
+    @property
+    def context_scale(self) -> float | None:
+        """Factor on all lengths of the workload, as its figures are labelled."""
+        return number(self._labels.get("context_scale"))
+
+    @property
+    def load_format(self) -> str | None:
+        """`dummy` where the weights were."""
+        return _text(self._labels.get("load_format"))
+
+    @property
+    def slos(self) -> Mapping[str, float]:
+        """The SLOs that were set."""
+        raw = self.summary.get("slos")
+        if isinstance(raw, Mapping):
+            found = {str(key): number(value) for key, value in raw.items()}
+        else:
+            found = asdict(self.profile.slos)
+        return {key: value for key, value in found.items() if value is not None}
+
+    @property
+    def window(self) -> tuple[float, float] | None:
+        """Start and end of the measured window, in seconds from the run's start."""
+        raw = _mapping(self.summary.get("window"))
+        start, end = number(raw.get("start_s")), number(raw.get("end_s"))
+        return None if start is None or end is None else (start, end)
 
     @property
     def window_s(self) -> float | None:
@@ -164,13 +178,26 @@ class RunResult:
         """Keys of distributions."""
         return list(_mapping(self.summary.get("latency")))
 
-    def figure(self, key: str) -> Value:
+    def figure(self, key: str) -> Figure:
         """One single figure; an absent one has a note that says why."""
         return figure_of(self.summary, key)
 
-    def statistic(self, key: str, statistic: str) -> Value:
+    def stage_figures(self, key: str) -> Sequence[Figure]:
+        """One single figure of each load stage; of the whole run where no stage is recorded."""
+        raw = self.summary.get("stages")
+        stages = [_mapping(one) for one in raw] if isinstance(raw, list) else []
+        return [figure_of(one, key) for one in stages or [self.summary]]
+
+    def statistic(self, key: str, statistic: str) -> Figure:
         """One statistic of a distribution; an absent one has a note that says why."""
         return statistic_of(self.summary, key, statistic)
+
+    @property
+    def _labels(self) -> Mapping[str, Any]:
+        return _mapping(self.summary.get("labels"))
+
+    def _stated(self, key: str) -> str | None:
+        return _text(_mapping(self.summary.get("profile")).get(key))
 
 
 def load_result(path: Path) -> RunResult:
@@ -181,41 +208,40 @@ def load_result(path: Path) -> RunResult:
             know.
     """
     run_dir = RunDir(path)
-    manifest = read_manifest(run_dir)
-    summary = read_summary_json(run_dir.summary)
-    return RunResult(path, manifest, summary)
+    return RunResult(path, read_manifest(run_dir), read_summary_json(run_dir.summary))
 
 
-def figure_of(summary: Mapping[str, Any], key: str) -> Value:
+def figure_of(summary: Mapping[str, Any], key: str) -> Figure:
     """One single figure of a summary."""
     raw = _mapping(summary.get("metrics")).get(key)
     if not isinstance(raw, Mapping):
-        return Value(None, note=f"the summary has no {key}")
-    value = number(raw.get("value"))
+        return _absent(f"the summary has no {key}")
+    value, basis = number(raw.get("value")), raw.get("basis")
     note = _text(raw.get("note"))
-    return Value(
+    return Figure(
         value=value,
         unit=_text(raw.get("unit")) or "",
         ci_low=number(raw.get("ci_low")),
         ci_high=number(raw.get("ci_high")),
-        basis=(
-            Basis(raw["basis"])
-            if isinstance(raw.get("basis"), str) and raw["basis"] in set(Basis)
-            else Basis.ABSENT
-        ),
+        basis=next((one for one in Basis if one == basis), Basis.ABSENT),
         boundary=_text(raw.get("boundary")),
         note=note or ("it was not measured" if value is None else None),
+        systematic_ratio=number(raw.get("systematic_ratio")),
     )
 
 
-def statistic_of(summary: Mapping[str, Any], key: str, statistic: str) -> Value:
+def _absent(note: str, unit: str = "") -> Figure:
+    return Figure(None, unit, basis=Basis.ABSENT, note=note)
+
+
+def statistic_of(summary: Mapping[str, Any], key: str, statistic: str) -> Figure:
     """One statistic of a distribution of a summary, in seconds."""
     raw = _mapping(summary.get("latency")).get(key)
     if not isinstance(raw, Mapping):
-        return Value(None, note=f"the summary has no {key}")
+        return _absent(f"the summary has no {key}")
     value = number(raw.get(statistic))
     if value is not None:
-        return Value(value, unit="s", basis=Basis.MEASURED, boundary="client")
+        return Figure(value, "s", boundary="client")
     n, censored = number(raw.get("n")) or 0, number(raw.get("censored")) or 0
     if statistic not in raw:
         note = f"the summary has no {statistic} of {key}"
@@ -228,7 +254,7 @@ def statistic_of(summary: Mapping[str, Any], key: str, statistic: str) -> Value:
         )
     else:
         note = f"too few values ({n:.0f})"
-    return Value(None, unit="s", note=note)
+    return _absent(note, "s")
 
 
 def number(value: object) -> float | None:
@@ -252,18 +278,5 @@ def _text(value: object) -> str | None:
     return value if isinstance(value, str) and value else None
 
 
-def _gpu(raw: Mapping[str, Any]) -> Gpu:
-    def count(key: str) -> int | None:
-        found = number(raw.get(key))
-        return None if found is None else int(found)
-
-    return Gpu(
-        uuid=_text(raw.get("uuid")) or "",
-        index=count("index") or 0,
-        name=_text(raw.get("name")),
-        memory_bytes=count("memory_bytes"),
-        power_limit_w=number(raw.get("power_limit_w")),
-        power_limit_default_w=number(raw.get("power_limit_default_w")),
-        sm_clock_max_mhz=count("sm_clock_max_mhz"),
-        driver_version=_text(raw.get("driver_version")),
-    )
+def _whole(value: object) -> int | None:
+    return value if isinstance(value, int) else None

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from harness.artifacts.run_result import RunResult
 from harness.core.errors import InvalidRunError, NotComparableError, ProfileError
-from harness.core.records import OutputLength, Status
+from harness.core.records import OutputLength, Severity, Status
 from harness.core.units import human_number
 
 OUTPUT_LENGTH_TOLERANCE: Final = 0.02
@@ -34,17 +34,17 @@ class Identity:
 
 
 IDENTITY: Final = (
-    Identity("schema_version", required=True, read=lambda run: run.summary.get("schema_version")),
+    Identity("schema_version", required=True, read=lambda run: run.schema_version),
     # Token classes are part of a metric's definition, so equal versions mean equal classes.
-    Identity("metric_version", required=True, read=lambda run: run.summary.get("metric_version")),
-    Identity("workload_sha256", required=True, read=lambda run: _either(run, "workload_sha256")),
+    Identity("metric_version", required=True, read=lambda run: run.metric_version),
+    Identity("workload_sha256", required=True, read=lambda run: run.workload_sha256),
     Identity(
         "model",
         required=True,
-        read=lambda run: run.model.get("model_id") or mapping(run.profile.get("model")).get("id"),
+        read=lambda run: run.model.model_id or None,
     ),
-    Identity("tokenizer", required=False, read=lambda run: run.model.get("fingerprint")),
-    Identity("output_length", required=True, read=lambda run: _output_length(run)),
+    Identity("tokenizer", required=False, read=lambda run: run.model.fingerprint),
+    Identity("output_length", required=True, read=lambda run: run.output_length),
     Identity("context_scale", required=True, read=lambda run: _context_scale(run)),
     Identity("boundary", required=False, read=lambda run: _power_boundary(run)),
 )
@@ -96,11 +96,7 @@ def verdicts(runs: Sequence[RunResult], allow: Sequence[str]) -> Iterator[Mismat
         if run.status is not Status.INVALID:
             continue
         if "verdict" not in allow:
-            reasons = [
-                str(concern.get("message"))
-                for concern in run.concerns
-                if concern.get("severity") == "invalid"
-            ]
+            reasons = [c.message for c in run.concerns if c.severity is Severity.INVALID]
             raise InvalidRunError(
                 f"{run.path} is invalid and cannot be compared",
                 cause=reasons[0] if reasons else "its summary has no verdict",
@@ -163,7 +159,7 @@ def output_lengths(
     (first, baseline), *others = sides.items()
     mine = _mean_output(baseline)
     for label, members in others:
-        if OutputLength.NATURAL not in {_output_length(run) for run in (*baseline, *members)}:
+        if OutputLength.NATURAL not in {run.output_length for run in (*baseline, *members)}:
             continue
         its = _mean_output(members)
         if mine is None and its is None:
@@ -198,7 +194,7 @@ def lengths_by_chance(sides: Mapping[str, Sequence[RunResult]]) -> Iterator[str]
         if (
             mine is None
             or its is None
-            or OutputLength.NATURAL not in {_output_length(run) for run in (*baseline, *members)}
+            or OutputLength.NATURAL not in {run.output_length for run in (*baseline, *members)}
         ):
             continue
         chance = _chance(baseline, members)
@@ -271,25 +267,15 @@ def _chance(*sides: Sequence[RunResult]) -> float:
     return math.sqrt(squares)
 
 
-def _output_length(run: RunResult) -> object:
-    return run.labels.get("output_length") or mapping(run.profile.get("traffic")).get(
-        "output_length"
-    )
-
-
 def _context_scale(run: RunResult) -> object:
-    scale = run.labels.get("context_scale")
-    return scale if scale is not None else mapping(run.manifest.get("plan")).get("context_scale")
+    scale = run.context_scale
+    return scale if scale is not None else run.manifest.plan.context_scale
 
 
 def _power_boundary(run: RunResult) -> str | None:
     """Boundary of the figures at the run's first power boundary; None without power."""
     figures = (run.figure(key) for key in ("power_w", "energy_j", "output_tok_per_j"))
     return next((figure.boundary for figure in figures if figure.value is not None), None)
-
-
-def _either(run: RunResult, key: str) -> object:
-    return mapping(run.summary.get("profile")).get(key) or run.manifest.get(key)
 
 
 def _said(value: object) -> str:

@@ -17,7 +17,6 @@ from harness.compare.comparability import (
     check_keys,
     identities,
     lengths_by_chance,
-    mapping,
     output_lengths,
     unchecked,
     verdicts,
@@ -299,11 +298,7 @@ def compare_runs(
 
 
 def _one_variant(baseline: RunSet) -> None:
-    names = list(
-        dict.fromkeys(
-            str(mapping(run.manifest.get("repeat")).get("variant")) for run in baseline.runs
-        )
-    )
+    names = list(dict.fromkeys(str(run.manifest.variant) for run in baseline.runs))
     if len(names) > 1:
         raise ProfileError(
             f"the baseline {baseline.path} holds {len(names)} variants: {', '.join(names)}",
@@ -365,14 +360,13 @@ def _with_baseline(sides: Mapping[str, list[Member]], baseline: RunSet) -> dict[
 
 
 def _side(label: str, name: str, members: Sequence[RunResult]) -> Side:
-    seeds = [run.manifest.get("seed") for run in members]
     return Side(
         label=label,
         name=name,
         runs=tuple(run.run_id for run in members),
         paths=tuple(str(run.path) for run in members),
         statuses=tuple(str(run.status) for run in members),
-        seeds=tuple(seed if isinstance(seed, int) else None for seed in seeds),
+        seeds=tuple(run.manifest.seed for run in members),
     )
 
 
@@ -409,8 +403,7 @@ def _notes(
             f" differ by more than their sensors' error as well ({sensor_error:.0%} a board)."
         )
     for label, members in groups.items():
-        seeds = [run.manifest.get("seed") for run in members]
-        if len(members) > 1 and len(set(map(str, seeds))) < len(members):
+        if len(members) > 1 and len({run.manifest.seed for run in members}) < len(members):
             yield (
                 f"Runs of {label} share a seed: they are not independent, and their spread is too"
                 " small."
@@ -431,9 +424,7 @@ def _notes(
     yield from lengths_by_chance(groups)
     for key in unchecked(runs):
         yield f"No run records its {key}: that it is equal was not checked."
-    made_by = {
-        str(mapping(run.manifest.get("harness")).get("version") or "unknown") for run in runs
-    }
+    made_by = {(run.manifest.harness and run.manifest.harness.version) or "unknown" for run in runs}
     if len(made_by) > 1:
         yield f"Made by different versions of the harness: {', '.join(sorted(made_by))}."
     for status in dict.fromkeys(run.status for run in runs if run.status not in CLAIMING):

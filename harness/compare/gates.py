@@ -17,7 +17,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
-from harness.artifacts.run_result import RunResult, Value
+from harness.artifacts.run_result import RunResult
+from harness.artifacts.run_summary import Figure
 from harness.compare.hypothesis_tests import (
     POWER,
     Design,
@@ -326,11 +327,11 @@ def _side(
     return [_decided(draft, len(tests), worse=str(i) in standing) for i, draft in enumerate(drafts)]
 
 
-def _values(gate: Threshold, runs: Sequence[RunResult]) -> list[Value]:
+def _values(gate: Threshold, runs: Sequence[RunResult]) -> list[Figure]:
     return [_figure(gate, run) for run in runs]
 
 
-def _figure(gate: Threshold, run: RunResult) -> Value:
+def _figure(gate: Threshold, run: RunResult) -> Figure:
     if gate.statistic is not None:
         return run.statistic(gate.metric, gate.statistic)
     plain = run.figure(gate.metric)
@@ -341,7 +342,7 @@ def _figure(gate: Threshold, run: RunResult) -> Value:
     )
 
 
-def _absent(gate: Threshold, label: str, values: Sequence[Value], whose: str) -> GateResult | None:
+def _absent(gate: Threshold, label: str, values: Sequence[Figure], whose: str) -> GateResult | None:
     missing = next((value for value in values if value.value is None), None)
     if missing is None:
         return None

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Final
 
-from harness.artifacts.run_result import RunResult, Value
+from harness.artifacts.run_result import RunResult
+from harness.artifacts.run_summary import Figure
 from harness.compare.hypothesis_tests import (
     ALPHA,
     Difference,
@@ -223,7 +224,7 @@ class Row:
         }
 
 
-Reader = Callable[[RunResult], Value]
+Reader = Callable[[RunResult], Figure]
 
 
 def rows(
@@ -471,7 +472,9 @@ def _judged(
     return replace(cell, word=Word.BETTER if improved else Word.WORSE)
 
 
-def _within_run(a: Sequence[Value], b: Sequence[Value]) -> tuple[float, float] | tuple[None, None]:
+def _within_run(
+    a: Sequence[Figure], b: Sequence[Figure]
+) -> tuple[float, float] | tuple[None, None]:
     """Interval of a ratio of two independent figures by propagating their relative half-widths on
     the logarithm.
     """

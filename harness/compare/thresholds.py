@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from harness.artifacts.run_result import Value, figure_of, statistic_of
-from harness.artifacts.run_summary import Summary
+from harness.artifacts.run_result import figure_of, statistic_of
+from harness.artifacts.run_summary import Figure, Summary
 from harness.core.errors import ProfileError
 from harness.core.units import human_number
 from harness.profile.thresholds import Threshold, parse_threshold
@@ -99,7 +99,7 @@ def _evaluate(text: str, summary: Mapping[str, Any]) -> ThresholdResult:
     return ThresholdResult(threshold, found.value, passed=threshold.met_by(found.value))
 
 
-def _lookup(threshold: Threshold, summary: Mapping[str, Any]) -> Value:
+def _lookup(threshold: Threshold, summary: Mapping[str, Any]) -> Figure:
     """The figure that a threshold means; the grammar has seen to it that distributions come with a
     statistic and nothing else does.
     """

@@ -3,7 +3,7 @@ bytes.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from harness.artifacts.atomic import write_json
 from harness.artifacts.layout import SCHEMA_VERSION, RunDir
+from harness.artifacts.run_record import PlanRecord
 from harness.artifacts.run_summary import Agreement, StageSummary, Summary, Window
 from harness.core.metric_names import Concept
 from harness.core.metrics import METRIC_VERSION
@@ -23,7 +24,7 @@ from harness.reduce.figures.run_energy import Flowing, RunEnergy, StageEnergy, r
 from harness.reduce.figures.without_records import unless_recorded
 from harness.reduce.over_time.counters import LAST_LABELS, ServerCounters, wanted
 from harness.reduce.over_time.flows import Flows, flows
-from harness.reduce.read.run import Run, last_evidence, load_run, mapping, number, sequence
+from harness.reduce.read.run import Run, last_evidence, load_run
 from harness.reduce.verdict.answers import UNVERIFIED, quality
 from harness.reduce.verdict.judge import judge
 from harness.reduce.verdict.load_generator import client
@@ -95,11 +96,8 @@ def reduce_fully(path: Path) -> Reduction:
     counters = ServerCounters(run.samples) if run.samples is not None else None
     flow = flows(run)
     windows = tuple(settle(run, window, flow, counters) for window in stage_windows(run))
-    slos = {
-        key: number(mapping(run.profile.get("slos")).get(key))
-        for key in ("ttft_s", "tpot_s", "e2e_s")
-    }
-    price = mapping(run.profile.get("price"))
+    slos = asdict(run.profile.slos)
+    price = run.profile.price
     figures = {
         window.name: unless_recorded(
             stages.figures(run, window, flow, counters, slos, price), run.concerns
@@ -107,15 +105,15 @@ def reduce_fully(path: Path) -> Reduction:
         for window in windows
     }
     headline = _headline(windows)
-    plan = mapping(run.manifest.get("plan"))
-    planned = number(plan.get("planned_requests"))
+    plan = run.manifest.plan
+    planned = plan.planned_requests
     requests = run.requests
     everything = np.ones(len(requests), dtype=bool)
     turns = [w.turns_not_happened for w in windows if w.turns_not_happened is not None]
     counts = stages.count(
         requests,
         everything,
-        int(planned) if planned is not None else None,
+        planned,
         stages.intended_in(requests, headline) if headline is not None else None,
         sum(turns) if turns else None,
     )
@@ -125,7 +123,7 @@ def reduce_fully(path: Path) -> Reduction:
     }
     server = _server(counters, headline)
     host = _host(run, headline)
-    stage_planned = int(planned) if planned is not None and len(windows) == 1 else None
+    stage_planned = planned if len(windows) == 1 else None
     summaries = tuple(
         StageSummary(
             window.name,
@@ -170,13 +168,13 @@ def reduce_fully(path: Path) -> Reduction:
     summary = Summary(
         schema_version=SCHEMA_VERSION,
         metric_version=METRIC_VERSION,
-        run_id=str(run.manifest.get("run_id") or run.root.resolve().name),
+        run_id=run.run_id,
         state=str(run.state),
         profile={
-            "name": _text(profile.get("name")),
-            "purpose": _text(profile.get("purpose")),
-            "workload_sha256": _text(run.manifest.get("workload_sha256")),
-            "plan_sha256": _text(run.manifest.get("plan_sha256")),
+            "name": profile.name,
+            "purpose": profile.purpose,
+            "workload_sha256": run.manifest.workload_sha256,
+            "plan_sha256": run.manifest.plan_sha256,
         },
         verdict=verdict,
         window=(
@@ -190,10 +188,10 @@ def reduce_fully(path: Path) -> Reduction:
         reconciliation=reconciliation,
         stages=summaries,
         labels={
-            "output_length": _text(plan.get("output_length")),
-            "assistant": _text(plan.get("assistant")),
-            "context_scale": number(plan.get("context_scale")),
-            "load_format": _text(mapping(profile.get("model")).get("load_format")),
+            "output_length": plan.output_length,
+            "assistant": plan.assistant,
+            "context_scale": plan.context_scale,
+            "load_format": profile.model.load_format,
             "tokens_in_chunks": "told" if flow.output.told else "not told",
             "input_split": top.input_split,
             "quality": answers.get("label", UNVERIFIED),
@@ -211,10 +209,6 @@ def reduce_fully(path: Path) -> Reduction:
         energy=joules.to_dict(),
     )
     return Reduction(summary, run, windows, headline, flow, counters, figures, joules)
-
-
-def _text(value: object) -> str | None:
-    return str(value) if value is not None else None
 
 
 def _headline(windows: tuple[StageWindow, ...]) -> StageWindow | None:
@@ -395,12 +389,12 @@ def _host(run: Run, window: StageWindow | None) -> dict[str, Any]:
 
 
 def _notes(
-    plan: Mapping[str, Any], figures: Mapping[str, StageFigures], headline: StageWindow | None
+    plan: PlanRecord, figures: Mapping[str, StageFigures], headline: StageWindow | None
 ) -> tuple[str, ...]:
-    notes = [str(note) for note in sequence(plan.get("notes"))]
-    scale = number(plan.get("context_scale"))
+    notes = list(plan.notes)
+    scale = plan.context_scale
     if scale is not None and scale != 1:
-        reason = _text(plan.get("context_scale_reason"))
+        reason = plan.context_scale_reason
         notes.append(
             f"All lengths of the workload are multiplied by {scale:.4g}"
             + (f": {reason.rstrip('.')}." if reason else ".")

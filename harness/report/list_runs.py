@@ -92,15 +92,14 @@ def _state(path: Path, error: ArtifactError) -> str:
 
 
 def _row(result: RunResult) -> dict[str, Any]:
-    profile = result.summary.get("profile")
     return {
         "run": result.path.name,
-        "state": result.summary.get("state") or result.manifest.get("state"),
+        "state": result.state,
         "verdict": str(result.status),
         "purpose": result.purpose,
-        "profile": profile.get("name") if isinstance(profile, Mapping) else None,
-        "model": result.model.get("model_id"),
-        "engine": result.server.get("kind"),
+        "profile": result.name,
+        "model": result.model.model_id or None,
+        "engine": result.server and result.server.kind,
         "gpu": result.gpus[0].name if result.gpus else None,
         "gpus": len(result.gpus),
         **{

@@ -15,7 +15,8 @@ from typing import Final
 
 import numpy as np
 
-from harness.artifacts.run_result import RunResult, Value, load_result
+from harness.artifacts.run_result import RunResult, load_result
+from harness.artifacts.run_summary import Figure
 from harness.core.clock import wall_now
 from harness.core.errors import ArtifactError, ProfileError
 from harness.core.records import Basis, Boundary
@@ -167,7 +168,7 @@ def check_term(site: Site) -> None:
 
 class _Estimator:
     def __init__(
-        self, run: RunResult, site: Site, spec: GpuSpec, measured: Value, options: Options
+        self, run: RunResult, site: Site, spec: GpuSpec, measured: Figure, options: Options
     ) -> None:
         self._run, self._site, self._measured, self._options = run, site, measured, options
         self._from = spec
@@ -220,9 +221,7 @@ class _Estimator:
                 "j_per_output_tok_mean",
             ),
         )
-        work = evidence.work_of(self._run)
-        if (text := evidence.kv_text(self._run, self._from)) is not None:
-            work["kv"] = text
+        work = replace(evidence.work_of(self._run), kv=evidence.kv_text(self._run, self._from))
         return FleetEstimate(
             run_id=self._run.run_id,
             run=str(self._run.path),
@@ -282,7 +281,7 @@ class _Estimator:
             Basis.MEASURED,
             source,
         )
-        share, slos = evidence.good_share(run), evidence.slos_of(run)
+        share, slos = evidence.good_share(run), run.slos
         if share is not None:
             said = (
                 "tokens of the run's good requests over those of all of its requests, SLOs "

@@ -4,9 +4,9 @@ import math
 import re
 from typing import Final
 
-from harness.artifacts.run_result import RunResult, number
+from harness.artifacts.run_result import RunResult
 from harness.core.clock import wall_now
-from harness.core.records import Status
+from harness.core.records import Severity, Status
 from harness.fleet.estimate.measured import board_power_w, is_demonstration, work_of
 from harness.fleet.site.catalog import sanity
 from harness.fleet.site.types import GpuSpec, Site
@@ -32,11 +32,7 @@ def red_flags(run: RunResult, spec: GpuSpec, site: Site) -> list[str]:
         )
     elif run.status is not Status.VALID:
         codes = ", ".join(
-            dict.fromkeys(
-                str(concern.get("code"))
-                for concern in run.concerns
-                if concern.get("severity") != "note"
-            )
+            dict.fromkeys(c.code for c in run.concerns if c.severity is not Severity.NOTE)
         )
         flags.append(
             f"The run is {run.status}{f' ({codes})' if codes else ''}: so is everything below."
@@ -48,14 +44,14 @@ def red_flags(run: RunResult, spec: GpuSpec, site: Site) -> list[str]:
             f"The run's window is {said}; less than {STEADY_S:.0f} s of steady state is no ground"
             " for a site."
         )
-    scale = number(run.labels.get("context_scale"))
+    scale = run.context_scale
     if scale is None or scale < 1:
         said = "are not recorded" if scale is None else f"were scaled by {scale:.3g}"
         flags.append(
             f"Context lengths {said}: the figures hold for those lengths only; longer contexts give"
             " fewer tokens."
         )
-    if run.labels.get("load_format") == "dummy":
+    if run.load_format == "dummy":
         flags.append(
             "Dummy weights: speed is representative for dense models only, and quality is"
             " unverified."
@@ -80,7 +76,7 @@ def red_flags(run: RunResult, spec: GpuSpec, site: Site) -> list[str]:
 def _against_published(run: RunResult, spec: GpuSpec) -> list[str]:
     """Held against published throughput of the same model on the same type of GPU."""
     flags: list[str] = []
-    model = str(work_of(run)["model"] or "")
+    model = str(work_of(run).model or "")
     rows = [
         row for row in sanity() if spec.name in row.tok_s_per_gpu and re.fullmatch(row.model, model)
     ]
@@ -130,11 +126,7 @@ def _of_boards(run: RunResult, spec: GpuSpec) -> list[str]:
                 f"Measured board power of {watts:.0f} W is below that of {len(run.gpus)} idle"
                 f" boards ({idle.value:g} W each; {idle.source})."
             )
-    apart = [
-        str(concern.get("message"))
-        for concern in run.concerns
-        if concern.get("code") == "energy_disagrees"
-    ]
+    apart = [concern.message for concern in run.concerns if concern.code == "energy_disagrees"]
     return [
         *flags,
         *(f"Energy counter and integrated power disagree: {message}" for message in apart),

@@ -9,11 +9,35 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from harness.artifacts.typed_json import to_json
 from harness.core.records import Basis, Status
 from harness.core.units import human_number
 from harness.fleet.site.types import Site
 
 Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a run measured: the keys across which nothing is scaled. None is not recorded.
+
+    Attributes:
+        precision: of the weights, as the server or the model names it.
+        context_tok: mean length of input and output together.
+        kv_bytes_per_tok: key and value cache of one token.
+        kv: how many contexts a board's memory could hold at most, in words.
+    """
+
+    model: str | None = None
+    precision: str | None = None
+    workload: str | None = None
+    api: str | None = None
+    context_tok: float | None = None
+    mean_input_tok: float | None = None
+    mean_output_tok: float | None = None
+    kv_bytes_per_tok: float | None = None
+    parameters: float | None = None
+    kv: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +234,7 @@ class FleetEstimate:
     status: Status
     site: Site
     gpu: str
-    work: Mapping[str, Any]
+    work: Work
     figures: tuple[FleetFigure, ...]
     waterfall: tuple[Step, ...]
     binding: str
@@ -242,7 +266,11 @@ class FleetEstimate:
             "site": {**self.site.to_dict(), "contradictions": list(self.contradictions)},
             "gpu": self.gpu,
             "measured_gpu": self.measured_gpu,
-            "work": dict(self.work),
+            "work": {
+                key: value
+                for key, value in to_json(self.work).items()
+                if key != "kv" or value is not None
+            },
             "binding": self.binding,
             "figures": {figure.key: figure.to_dict() for figure in self.figures},
             "waterfall": [step.to_dict() for step in self.waterfall],

@@ -262,7 +262,7 @@ def pool_of(estimated: FleetEstimate, run: RunResult, options: TimeOptions) -> P
         w_per_gpu=estimated.central.get("w_per_gpu"),
         idle_power_share=idle.value if idle is not None else 0.3,
         tok_s_per_session=estimated.stated["tok_s_per_session"],
-        context_tok=work["context_tok"],
+        context_tok=work.context_tok,
         cached_share=run.figure("prefix_hit_ratio").value,
         prefill_tok_s_per_gpu=computed / len(run.gpus) if computed and run.gpus else None,
         scale_delay_h=options.scale_delay_h,

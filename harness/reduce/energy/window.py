@@ -12,6 +12,7 @@ from harness.artifacts.run_summary import Figure
 from harness.core.errors import ArtifactError
 from harness.core.metrics import METRICS
 from harness.core.records import Basis, Boundary, Concern, Purpose, Severity
+from harness.profile.recorded import RecordedEnergy
 from harness.reduce.energy.boundaries import Rung, ladder
 from harness.reduce.energy.devices import GPU_BOUNDARIES, Energy, energies
 from harness.reduce.energy.gpu_state import GpuState, board_concerns, boards
@@ -23,7 +24,7 @@ from harness.reduce.energy.sensor_gain import (
     ratio_of,
 )
 from harness.reduce.over_time.flow import Flow, SumOf
-from harness.reduce.read.run import Run, mapping, number, sequence
+from harness.reduce.read.run import Run
 from harness.reduce.statistics.intervals import Floats, ratio_interval
 
 NS: Final = 1e-9
@@ -113,21 +114,15 @@ def window_energy(run: Run, start: float, end: float, gpu_uuids: Sequence[str]) 
         end: of the window.
         gpu_uuids: boards of the deployment on this machine.
     """
-    gpus = sequence(mapping(run.manifest.get("hardware")).get("gpus"))
+    gpus = run.manifest.hardware.gpus
     concerns: list[Concern] = []
     calibration = meter_calibration(run, concerns)
     state = boards(run.boards, start, end, gpus)
     limits = {}
     for gpu in gpus:
-        known = [
-            w
-            for w in (
-                number(mapping(gpu).get(k)) for k in ("power_limit_w", "power_limit_default_w")
-            )
-            if w is not None
-        ]
-        if known and mapping(gpu).get("uuid"):
-            limits[str(mapping(gpu)["uuid"])] = max(known)
+        known = [w for w in (gpu.power_limit_w, gpu.power_limit_default_w) if w is not None]
+        if known and gpu.uuid:
+            limits[gpu.uuid] = max(known)
     why = state.why_invalid()
     found = energies(
         run.power,
@@ -138,7 +133,7 @@ def window_energy(run: Run, start: float, end: float, gpu_uuids: Sequence[str]) 
         limits_w=limits,
         invalid=None if why is None else f"throttled: {why}",
     )
-    smoke = run.profile.get("purpose") == Purpose.SMOKE
+    smoke = run.profile.purpose == Purpose.SMOKE
     if run.power is not None or run.boards is not None:
         concerns += board_concerns(state, gpu_uuids, smoke=smoke)
     plain = plain_of(found)
@@ -147,7 +142,7 @@ def window_energy(run: Run, start: float, end: float, gpu_uuids: Sequence[str]) 
         concerns.append(
             Concern("energy_absent", Severity.NOTE if smoke else Severity.DEGRADED, text)
         )
-    rungs = ladder(found, gpus, mapping(run.profile.get("energy")), (end - start) * NS)
+    rungs = ladder(found, gpus, run.profile.energy, (end - start) * NS)
     without = idles(run, list(gpu_uuids), calibration)
     concerns += _below_idle(found, without)
     concerns += _parts_above_whole(found)
@@ -310,7 +305,7 @@ def energy_figures(
     work: Work,
     window: str,
     edges: Mapping[int, Floats],
-    settings: Mapping[str, Any],
+    settings: RecordedEnergy,
     *,
     nothing_read: bool,
 ) -> dict[str, Figure]:
@@ -522,11 +517,11 @@ def _idle(out: _Figures, energy: Energy, suffix: str) -> None:
     out.put("active_power_w", suffix, active.watts, note, energy, error_ratio=error, inverse=False)
 
 
-def carbon(rungs: Sequence[Rung], settings: Mapping[str, Any]) -> dict[str, Any] | None:
+def carbon(rungs: Sequence[Rung], settings: RecordedEnergy) -> dict[str, Any] | None:
     """CO2 of the window at the highest rung that is known, by the profile's grid factor; None
     without a factor or a rung.
     """
-    factor = number(settings.get("grid_kgco2_per_kwh"))
+    factor = settings.grid_kgco2_per_kwh
     known = [rung for rung in rungs if rung.joules is not None]
     if factor is None or not known:
         return None
@@ -534,18 +529,18 @@ def carbon(rungs: Sequence[Rung], settings: Mapping[str, Any]) -> dict[str, Any]
     return {
         "kgco2": (top.joules or 0.0) / J_PER_KWH * factor,
         "kgco2_per_kwh": factor,
-        "source": settings.get("grid_source"),
+        "source": settings.grid_source,
         "rung": top.rung,
         "rung_basis": str(top.basis),
         "basis": str(Basis.MODELLED),
     }
 
 
-def _carbon(out: _Figures, settings: Mapping[str, Any]) -> None:
+def _carbon(out: _Figures, settings: RecordedEnergy) -> None:
     found = carbon(out.found.rungs, settings)
     tokens = out.work.output.between(out.start, out.end)
     if found is None or tokens <= 0:
-        stated = number(settings.get("grid_kgco2_per_kwh")) is not None
+        stated = settings.grid_kgco2_per_kwh is not None
         reason = "the profile states no factor of its grid (energy.grid_kgco2_per_kwh)"
         out.absent(
             "kgco2_per_mtok",

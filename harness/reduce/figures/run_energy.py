@@ -8,6 +8,7 @@ import numpy as np
 
 from harness.artifacts.run_summary import ClassSummary
 from harness.core.records import Boundary
+from harness.profile.recorded import RecordedEnergy
 from harness.reduce.energy.attribution import (
     Attribution,
     StageSlices,
@@ -25,7 +26,7 @@ from harness.reduce.figures.energy_by_class import Allocation, allocate
 from harness.reduce.over_time.flow import Flow
 from harness.reduce.over_time.tokens import Output
 from harness.reduce.read.requests import Requests
-from harness.reduce.read.run import Run, mapping
+from harness.reduce.read.run import Run
 from harness.reduce.statistics.intervals import Floats
 
 NS: Final = 1e-9
@@ -126,7 +127,7 @@ def run_energy(
         classes: of the headline's window.
     """
     top = next((stage.found for stage in stages if stage.name == headline), None)
-    settings = mapping(run.profile.get("energy"))
+    settings = run.profile.energy
     if top is None:
         return RunEnergy(
             None, (), {}, (), Attribution("there is no measured window"), None, GpuState(), None
@@ -155,12 +156,12 @@ def run_energy(
 
 def _attribution(
     requests: Requests,
-    settings: Mapping[str, Any],
+    settings: RecordedEnergy,
     stages: Sequence[StageEnergy],
     flow: Flowing,
     headline: str | None,
 ) -> Attribution:
-    if not settings.get("attribute"):
+    if not settings.attribute:
         return Attribution("the stages are not made for it (energy.attribute)")
     if flow.computed is None:
         return Attribution("nobody tells how much of the input was computed")

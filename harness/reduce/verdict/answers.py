@@ -67,7 +67,7 @@ def quality(run: Run) -> dict[str, Any]:
     by_reference = (
         expected is not None and against["before"] is not None and against["after"] is not None
     )
-    dummy = mapping(run.profile.get("model")).get("load_format") == "dummy"
+    dummy = run.profile.model.load_format == "dummy"
     return {
         "label": VERIFIED if passed and by_reference and not dummy else UNVERIFIED,
         "basis": "reference" if by_reference else "self" if change is not None else None,
@@ -234,8 +234,8 @@ def quality_concerns(run: Run, found: Mapping[str, Any], *, smoke: bool) -> list
     checked and wrong.
     """
     severity = Severity.NOTE if smoke else Severity.DEGRADED
-    dummy = mapping(run.profile.get("model")).get("load_format") == "dummy"
-    unread = run.profile.get("purpose") not in (Purpose.SMOKE, Purpose.MEASURE)
+    dummy = run.profile.model.load_format == "dummy"
+    unread = run.profile.purpose not in (Purpose.SMOKE, Purpose.MEASURE)
     if not found:
         if smoke or unread:
             return []

@@ -11,7 +11,7 @@ import numpy as np
 from harness.artifacts.canary_truth import pair
 from harness.core.records import Concern, Outcome, Severity
 from harness.reduce.read.requests import Requests
-from harness.reduce.read.run import Run, mapping, number, sequence
+from harness.reduce.read.run import Run, mapping, number
 from harness.reduce.read.spill import blocks, release
 from harness.reduce.statistics.intervals import Floats
 from harness.reduce.windows.windows import StageWindow
@@ -236,16 +236,15 @@ def client_concerns(
 def _stale(run: Run, calibration: Mapping[str, Any], severity: Severity) -> list[Concern]:
     """A certificate holds for a host, and for a while: kernels, drivers and neighbours change."""
     out = []
-    anchor = next((mapping(one) for one in sequence(run.manifest.get("clock_anchors"))), {})
-    unix_s = number(anchor.get("unix_ns"))
+    unix_ns = next((anchor.unix_ns for anchor in run.manifest.clock_anchors), None)
     made = _unix_s(calibration.get("made_at"))
-    if unix_s is not None and made is not None:
-        days = (unix_s * 1e-9 - made) / 86400
+    if unix_ns is not None and made is not None:
+        days = (float(unix_ns) * 1e-9 - made) / 86400
         if abs(days) > MAX_AGE_DAYS:
             text = f"The client-fidelity certificate is {days:.0f} days older than the run."
             out.append(Concern("calibration_stale", severity, text, days, MAX_AGE_DAYS))
     its = mapping(calibration.get("host")).get("cpu")
-    here = mapping(mapping(run.manifest.get("hardware")).get("cpu")).get("model")
+    here = None if (cpu := run.manifest.hardware.cpu) is None else cpu.model
     if its and here and its != here:
         out.append(
             Concern(
@@ -265,14 +264,14 @@ def _unix_s(made_at: object) -> float | None:
 
 
 def _workers(run: Run, calibration: Mapping[str, Any]) -> int:
-    return int(number(run.manifest.get("workers")) or number(calibration.get("workers")) or 1)
+    return int(run.manifest.workers or number(calibration.get("workers")) or 1)
 
 
 def _canary_concerns(
     run: Run, canary: Mapping[str, Any], slos: Mapping[str, float | None], severity: Severity
 ) -> list[Concern]:
     if not canary:
-        if run.manifest.get("canary") is True:
+        if run.manifest.canary:
             return [
                 Concern(
                     "canary_missing",

@@ -156,9 +156,7 @@ def _lead(e: FleetEstimate) -> str:
         e.figure("power_mean_mw"),
         e.figure("usd_per_mtok"),
     )
-    work = ", ".join(
-        str(e.work[key]) for key in ("model", "precision", "workload") if e.work.get(key)
-    )
+    work = ", ".join(text for text in (e.work.model, e.work.precision, e.work.workload) if text)
     gpu = (
         e.gpu
         if e.measured_gpu in {"", e.gpu}
@@ -506,11 +504,9 @@ def _side_by_side(cases: Sequence[Case]) -> FleetTable:
             )
         )
     rows.append(("Limited by", *(case.estimate.binding for case in cases)))
-    work = {
-        tuple(case.estimate.work.get(key) for key in ("model", "precision", "workload"))
-        for case in cases
-    }
-    lengths = [case.estimate.work.get("context_tok") or 0.0 for case in cases]
+    all_work = [case.estimate.work for case in cases]
+    work = {(one.model, one.precision, one.workload) for one in all_work}
+    lengths = [one.context_tok or 0.0 for one in all_work]
     caption = "Side by side: value (P5 to P95)"
     if len(work) > 1 or max(lengths) - min(lengths) > SAME_LENGTH * max(lengths):
         caption += ". The runs measured different work: columns of different runs do not compare"
@@ -594,22 +590,16 @@ def _site(e: FleetEstimate) -> tuple[tuple[str, str], ...]:
 
 def _run(e: FleetEstimate) -> tuple[tuple[str, str], ...]:
     rows = [("Run", f"{e.run_name} ({e.run_id}), {e.status}"), ("Folder", e.run)]
-    names = {
-        "model": "Model",
-        "precision": "Precision",
-        "workload": "Workload",
-        "api": "API",
-        "kv": "Cache arithmetic",
-    }
-    rows += [(title, str(e.work[key])) for key, title in names.items() if e.work.get(key)]
-    if e.work.get("mean_input_tok") is not None:
-        rows.append(
-            (
-                "Lengths",
-                (
-                    f"{plain(e.work['mean_input_tok'])} tokens in,"
-                    f" {plain(e.work.get('mean_output_tok'))} out, on average"
-                ),
-            )
-        )
+    work = e.work
+    named = (
+        ("Model", work.model),
+        ("Precision", work.precision),
+        ("Workload", work.workload),
+        ("API", work.api),
+        ("Cache arithmetic", work.kv),
+    )
+    rows += [(title, text) for title, text in named if text]
+    if work.mean_input_tok is not None:
+        inside, out = plain(work.mean_input_tok), plain(work.mean_output_tok)
+        rows.append(("Lengths", f"{inside} tokens in, {out} out, on average"))
     return tuple(rows)

@@ -147,7 +147,7 @@ def view(reduction: Reduction) -> View:
         errors=_errors(reduction),
         charts=charts(reduction, grid),
         environment=environment(reduction),
-        profile_yaml=_yaml(reduction.run.profile),
+        profile_yaml=_yaml(reduction.run.profile_json),
         profile_name=f"{name}.yaml",
         definitions=_definitions(),
         notes=summary.notes,
@@ -564,8 +564,8 @@ def _definitions() -> Table:
 
 
 def _footer(reduction: Reduction) -> str:
-    version = mapping(reduction.run.manifest.get("harness")).get("version")
-    made = f"Run by colossus-harness {version}; " if version else ""
+    by = reduction.run.manifest.harness
+    made = f"Run by colossus-harness {by.version}; " if by and by.version else ""
     return (
         f"{made}definitions of metrics version {reduction.summary.metric_version}. The command"
         " harness report makes this page again."
