@@ -3,13 +3,13 @@ fixed texts.
 """
 
 import json
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from harness.artifacts.atomic import write_json
+from harness.artifacts.typed_json import from_json
 from harness.core.errors import ArtifactError, PreflightError
 
 CHECK_VERSION: Final = 1
@@ -18,17 +18,6 @@ compare.
 """
 
 KIND: Final = "harness quality reference"
-
-
-def _finite(value: object) -> float:
-    number = (
-        float(str(value))
-        if isinstance(value, int | float) and not isinstance(value, bool)
-        else math.nan
-    )
-    if not math.isfinite(number):
-        raise ValueError(f"{value!r} is no log-probability")
-    return number
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,23 +39,10 @@ class Answer:
     input_tok: int | None = None
     output_tok: int | None = None
 
-    @classmethod
-    def from_dict(cls, raw: Mapping[str, Any]) -> "Answer":
-        """As `dataclasses.asdict` wrote it.
-
-        Raises:
-            KeyError, TypeError, ValueError: it is none.
-        """
-        tokens, logprobs = raw.get("tokens"), raw.get("logprobs")
-        if logprobs is not None and (tokens is None or len(tokens) != len(logprobs)):
+    def __post_init__(self) -> None:
+        """Raises ValueError where the log-probabilities are not those of the tokens."""
+        if self.logprobs is not None and len(self.tokens or ()) != len(self.logprobs):
             raise ValueError("each token has one log-probability")
-        return cls(
-            str(raw["text"]),
-            tuple(str(token) for token in tokens) if tokens is not None else None,
-            tuple(_finite(value) for value in logprobs) if logprobs is not None else None,
-            raw.get("input_tok"),
-            raw.get("output_tok"),
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,27 +77,57 @@ class Reference:
         """As in the file."""
         return {"kind": KIND, **asdict(self)}
 
-    @classmethod
-    def from_dict(cls, raw: Mapping[str, Any]) -> "Reference":
-        """As `to_dict` gave it.
 
-        Raises:
-            KeyError, TypeError, ValueError: it is no reference.
-        """
-        if raw.get("kind") != KIND:
-            raise ValueError("it is no quality reference")
-        return cls(
-            int(raw["check_version"]),
-            str(raw["texts_sha256"]),
-            int(raw["max_output_tok"]),
-            str(raw["route"]),
-            str(raw["model_id"]),
-            raw["fingerprint"],
-            raw["dtype"],
-            raw["quantization"],
-            str(raw["engine"]),
-            tuple(Answer.from_dict(answer) for answer in raw["answers"]),
-        )
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaAnswers:
+    """What one replica answered.
+
+    Attributes:
+        answers: one a text; fewer where it failed.
+        status: HTTP status of the failure; None where there was no response, or no failure.
+        error: the failure; None where every text was answered.
+    """
+
+    answers: tuple[Answer, ...] = ()
+    status: int | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsedReference:
+    """The reference that a run compared its answers with, as far as it was recorded."""
+
+    model_id: str | None = None
+    fingerprint: str | None = None
+    dtype: str | None = None
+    quantization: str | None = None
+    engine: str | None = None
+    route: str | None = None
+    answers: tuple[Answer, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswersCheck:
+    """quality.json, as far as its readers need it.
+
+    Attributes:
+        min_agreement: that was asked for.
+        logprob_tolerance: likewise.
+        reference: None where there was none.
+        recorded: the run recorded the reference.
+        before: by replica; empty where nothing was asked.
+        after: likewise.
+    """
+
+    texts: int | None = None
+    max_output_tok: int | None = None
+    min_agreement: float | None = None
+    logprob_tolerance: float | None = None
+    reference_path: str | None = None
+    reference: UsedReference | None = None
+    recorded: bool = False
+    before: Mapping[str, ReplicaAnswers] = field(default_factory=dict)
+    after: Mapping[str, ReplicaAnswers] = field(default_factory=dict)
 
 
 def read_reference(path: Path) -> Reference | None:
@@ -140,10 +146,12 @@ def read_reference(path: Path) -> Reference | None:
             next_step="name a file that a run may write",
         ) from error
     try:
-        reference = Reference.from_dict(raw)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        if not isinstance(raw, dict) or raw.get("kind") != KIND:
+            raise ArtifactError("it is no quality reference")
+        reference = from_json(Reference, raw, "reference")
+    except ArtifactError as error:
         raise PreflightError(
-            f"quality.reference {path} is no reference of answers ({error})",
+            f"quality.reference {path} is no reference of answers ({error.what})",
             next_step="harness quality record PROFILE writes one",
         ) from error
     if reference.check_version != CHECK_VERSION:
@@ -167,13 +175,3 @@ def write_reference(path: Path, reference: Reference) -> None:
     except OSError as error:
         raise ArtifactError(f"cannot make {path.parent}: {error.strerror or error}") from error
     write_json(path, reference.to_dict())
-
-
-def read_answers(raw: object) -> Sequence[Answer] | None:
-    """The answers of one replica in quality.json; None where they are not whole."""
-    if not isinstance(raw, list) or not raw:
-        return None
-    try:
-        return tuple(Answer.from_dict(answer) for answer in raw)
-    except (AttributeError, KeyError, TypeError, ValueError):
-        return None

@@ -1,28 +1,82 @@
-"""JSON files as frozen dataclasses, both ways."""
+"""Frozen dataclasses as JSON values and back, by their types. Keys that a type does not know are
+left out, so that older code reads what newer code of the same schema wrote.
+"""
 
 import json
-from collections.abc import Hashable, Mapping
-from functools import cache
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
+
+from harness.core.errors import ArtifactError
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
+    from pydantic_core import ErrorDetails
 
-T = TypeVar("T", bound=Hashable)
+T = TypeVar("T")
+
+Number = int | float
+"""A number that keeps its form in JSON: 3 stays 3, and 3.0 stays 3.0."""
+
+_MEMBERS: Final = frozenset({"int", "float", "str", "bool"})
+"""What pydantic appends to the place of an error in a union."""
+
 
 _LARGEST: Final = 1e100
+"""Beyond any figure, and far from where squares and ratios of doubles end."""
+
+_ADAPTERS: Final[dict[Any, "TypeAdapter[Any]"]] = {}
 
 
-@cache
-def _adapter(kind: type[Hashable]) -> "TypeAdapter[Any]":
-    from pydantic import TypeAdapter  # takes a while to import
+def _adapter(kind: Any) -> "TypeAdapter[Any]":  # noqa: ANN401 - any type
+    if kind not in _ADAPTERS:
+        from pydantic import TypeAdapter  # takes 0.1 s, which `harness --help` has no need of
 
-    return TypeAdapter(kind)
+        _ADAPTERS[kind] = TypeAdapter(kind)
+    return _ADAPTERS[kind]
 
 
-def to_json(value: Hashable) -> Any:  # noqa: ANN401 - any JSON value
-    """A dataclass as JSON values, in the order of its fields."""
-    return _adapter(type(value)).dump_python(value, mode="json", warnings=False)
+def to_json(value: Any) -> Any:  # noqa: ANN401 - any dataclass, any JSON value
+    """A dataclass as a JSON value; NaN stays NaN, which `write_json` refuses."""
+    return _adapter(type(value)).dump_python(value, mode="json", by_alias=True)
+
+
+def from_json(kind: type[T], raw: object, name: str) -> T:
+    """A JSON value as a `kind`.
+
+    Args:
+        kind: a frozen dataclass.
+        raw: what `json.loads` gave.
+        name: of the whole, for messages: `summary`.
+
+    Raises:
+        ArtifactError: something is missing, or of another kind than its type says; it names the
+            place.
+    """
+    from pydantic import ValidationError
+
+    try:
+        # As text, since JSON's lists and strings are then taken for tuples and enums, and nothing
+        # else is taken for anything else.
+        found: T = _adapter(kind).validate_json(json.dumps(raw, allow_nan=False), strict=True)
+    except ValueError as error:
+        problem = str(error)
+        if isinstance(error, ValidationError):
+            problem = _problem(error.errors(include_url=False)[0], name)
+        raise ArtifactError(
+            f"this is no {name}: {problem}", cause="it was edited or damaged"
+        ) from error
+    return found
+
+
+def _problem(error: "ErrorDetails", name: str) -> str:
+    place = [str(part) for part in error["loc"]]
+    if place and place[-1] in _MEMBERS:
+        place.pop()
+    if error["type"] == "missing":
+        return f"{'.'.join([name, *place[:-1]])} has no {place[-1]}"
+    shown = repr(error["input"])
+    shown = shown if len(shown) < 60 else f"{shown[:56]} …"
+    return f"{'.'.join([name, *place])} is {shown}: {error['msg']}"
 
 
 def read_leniently(kind: type[T], raw: object) -> T:
@@ -58,13 +112,16 @@ def _finite(raw: Any) -> Any:  # noqa: ANN401 - any JSON value
 
 def _blank(raw: Any, place: tuple[int | str, ...]) -> None:  # noqa: ANN401 - any JSON value
     """Mark the innermost value that is there of a place as pydantic names it."""
-    holder, last = raw, None
+    holder: Any = None
+    last: Any = None
     for part in place:
-        if not (isinstance(raw, dict) and part in raw) and not (
-            isinstance(raw, list) and isinstance(part, int) and part < len(raw)
-        ):
+        at: Any = part
+        there = (
+            at in raw if isinstance(raw, dict) else isinstance(raw, list) and at in range(len(raw))
+        )
+        if not there:
             break
-        holder, last, raw = raw, part, raw[part]
+        holder, last, raw = raw, at, raw[at]
     if raw is not _BLANK:
         holder[last] = _BLANK
 
@@ -78,3 +135,16 @@ def _without_blanks(raw: Any) -> Any:  # noqa: ANN401 - any JSON value
 
 
 _BLANK: Final = object()
+
+
+def loads(text: str) -> Any:  # noqa: ANN401 - any JSON value
+    """A JSON value; NaN and infinity, which are none, are refused.
+
+    Raises:
+        ValueError: it is no JSON.
+    """
+    return json.loads(text, parse_constant=_no_constant)
+
+
+def _no_constant(text: str) -> NoReturn:
+    raise ValueError(f"{text} is no number")

@@ -82,7 +82,9 @@ def run_command(
             calibrate=not no_calibrate,
         )
     if json_output:
-        dump(result.summary.to_dict())
+        from harness.artifacts.run_summary import summary_json
+
+        dump(summary_json(result.summary))
     else:
         print_result(result.run_dir, result.summary)
     for message in result.messages:

@@ -27,12 +27,13 @@ def reduce_command(
     """Reduce a run directory again: summary.json from what was recorded."""
     from harness.artifacts.finalize import finalize
     from harness.artifacts.layout import RunDir
+    from harness.artifacts.run_summary import summary_json
     from harness.report.terminal import reduce_and_report
 
     finalize(RunDir(run))
     summary = reduce_and_report(run, report=False, exports=exports or ())
     if json_output:
-        dump(summary.to_dict())
+        dump(summary_json(summary))
     else:
         print_result(run, summary)
     return ExitCode.INVALID_RUN if summary.verdict.status == "invalid" else None
@@ -50,13 +51,14 @@ def report_command(
 ) -> None:
     """Write report.html and report.md of a run directory."""
     from harness.artifacts.layout import RunDir
+    from harness.artifacts.run_summary import summary_json
     from harness.report.export import exported_names
     from harness.report.serve import serve_page
     from harness.report.terminal import reduce_and_report
 
     summary = reduce_and_report(run, report=True, exports=exports or ())
     if json_output:
-        dump(summary.to_dict())
+        dump(summary_json(summary))
     else:
         for name in ("report.html", "report.md", *exported_names(exports or ())):
             print(run / name)
@@ -100,20 +102,24 @@ def results_command(
 @command
 def energy_show(run: RunPath, json_output: Json = False) -> None:
     """Print a run's joules: boundaries, ladder, idle, attribution, classes, boards."""
+    from harness.artifacts.run_summary import summary_json
     from harness.commands.display import print_table
     from harness.reduce.reduction import reduce_run
-    from harness.report.run.energy_text import energy_tables
+    from harness.report.run.energy import energy_absent, energy_view
 
-    energy = reduce_run(run).energy
+    summary = reduce_run(run)
     if json_output:
-        dump(energy)
+        dump(summary_json(summary)["energy"])
         return
-    for table in energy_tables(energy):
-        print_table(table.title, table.columns, table.rows)
+    shown = energy_view(summary.energy)
+    if shown is None:
+        print(energy_absent(summary))
+        return
+    for table in shown.tables:
+        print_table(table.caption, table.head, table.rows)
         print()
-    reason = energy["attribution"]["reason"]
-    if reason is not None:
-        print(f"no attribution of joules to input and output: {reason}")
+    for note in shown.notes:
+        print(note)
 
 
 @energy_app.command("calibrate")

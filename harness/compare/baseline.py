@@ -299,7 +299,7 @@ def _listed(folder: Path) -> dict[str, Any]:
     except HarnessError as error:
         return {**row, "problem": error.what}
     known = treatment(members[0])
-    versions = sorted({str(member.run.metric_version) for member in members})
+    versions = sorted({str(member.run.summary.metric_version) for member in members})
     return {
         **row,
         "runs": len(members),
@@ -347,7 +347,7 @@ def _check(runs: Sequence[RunResult], *, allow_invalid: bool) -> None:
                 error.what, cause=error.cause, next_step="run it again, or pass --allow-invalid"
             ) from None
     for run in runs:
-        version = run.metric_version
+        version = run.summary.metric_version
         if version != METRIC_VERSION:
             raise ArtifactError(
                 f"the figures of {run.path} are of metric_version {version}, and this harness's of"
@@ -509,7 +509,7 @@ def _trim_samples(to: RunDir) -> bool:
 
 def _reduces_alike(run: RunResult, to: Path) -> bool:
     try:
-        return reduce_run(to).to_dict() == reduce_run(run.path).to_dict()
+        return reduce_run(to) == reduce_run(run.path)
     except ArtifactError:
         return False
 

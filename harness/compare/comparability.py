@@ -34,10 +34,14 @@ class Identity:
 
 
 IDENTITY: Final = (
-    Identity("schema_version", required=True, read=lambda run: run.schema_version),
+    Identity("schema_version", required=True, read=lambda run: run.summary.schema_version),
     # Token classes are part of a metric's definition, so equal versions mean equal classes.
-    Identity("metric_version", required=True, read=lambda run: run.metric_version),
-    Identity("workload_sha256", required=True, read=lambda run: run.workload_sha256),
+    Identity("metric_version", required=True, read=lambda run: run.summary.metric_version),
+    Identity(
+        "workload_sha256",
+        required=True,
+        read=lambda run: run.summary.profile.workload_sha256 or run.manifest.workload_sha256,
+    ),
     Identity(
         "model",
         required=True,
@@ -268,7 +272,7 @@ def _chance(*sides: Sequence[RunResult]) -> float:
 
 
 def _context_scale(run: RunResult) -> object:
-    scale = run.context_scale
+    scale = run.summary.labels.context_scale
     return scale if scale is not None else run.manifest.plan.context_scale
 
 

@@ -2,7 +2,7 @@
 absent figure never passes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -62,24 +62,21 @@ class ThresholdResult:
         )
 
 
-def evaluate_thresholds(
-    thresholds: Sequence[str], summary: Summary | Mapping[str, Any]
-) -> list[ThresholdResult]:
+def evaluate_thresholds(thresholds: Sequence[str], summary: Summary) -> list[ThresholdResult]:
     """Hold a summary against thresholds, in their order.
 
     Args:
         thresholds: as the profile writes them,
             `METRIC[@BOUNDARY][.STATISTIC] OPERATOR NUMBER[UNIT]`.
-        summary: of one run, or summary.json as it was read.
+        summary: of one run.
 
     Raises:
         ProfileError: a threshold is not in the grammar.
     """
-    read = summary.to_dict() if isinstance(summary, Summary) else summary
-    return [_evaluate(text, read) for text in thresholds]
+    return [_evaluate(text, summary) for text in thresholds]
 
 
-def _evaluate(text: str, summary: Mapping[str, Any]) -> ThresholdResult:
+def _evaluate(text: str, summary: Summary) -> ThresholdResult:
     try:
         threshold = parse_threshold(text)
     except ValueError as error:
@@ -99,7 +96,7 @@ def _evaluate(text: str, summary: Mapping[str, Any]) -> ThresholdResult:
     return ThresholdResult(threshold, found.value, passed=threshold.met_by(found.value))
 
 
-def _lookup(threshold: Threshold, summary: Mapping[str, Any]) -> Figure:
+def _lookup(threshold: Threshold, summary: Summary) -> Figure:
     """The figure that a threshold means; the grammar has seen to it that distributions come with a
     statistic and nothing else does.
     """

@@ -143,8 +143,8 @@ class Concern:
     code: str
     severity: Severity
     message: str
-    value: float | None = None
-    limit: float | None = None
+    value: int | float | None = None
+    limit: int | float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,22 +5,35 @@ bytes.
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
 from harness.artifacts.atomic import write_json
 from harness.artifacts.layout import SCHEMA_VERSION, RunDir
 from harness.artifacts.run_record import PlanRecord
-from harness.artifacts.run_summary import Agreement, StageSummary, Summary, Window
+from harness.artifacts.run_summary import (
+    Agreement,
+    Gauge,
+    Labels,
+    ProfileName,
+    ScopeLoad,
+    ServerFigures,
+    Slos,
+    StageSummary,
+    Summary,
+    Window,
+    summary_json,
+)
 from harness.core.metric_names import Concept
 from harness.core.metrics import METRIC_VERSION
+from harness.reduce.energy.gpu_state import limit_label
 from harness.reduce.figures import figures as stages
 from harness.reduce.figures.by_class import class_summaries
 from harness.reduce.figures.energy_by_class import with_energy
 from harness.reduce.figures.figures import StageFigures
 from harness.reduce.figures.other_tools import rosetta
-from harness.reduce.figures.run_energy import Flowing, RunEnergy, StageEnergy, run_energy
+from harness.reduce.figures.run_energy import Flowing, StageEnergy, run_energy
 from harness.reduce.figures.without_records import unless_recorded
 from harness.reduce.over_time.counters import LAST_LABELS, ServerCounters, wanted
 from harness.reduce.over_time.flows import Flows, flows
@@ -33,14 +46,6 @@ from harness.reduce.windows.steady_state import settle
 from harness.reduce.windows.windows import StageWindow, stage_windows
 
 NS: Final = 1e-9
-_SERVER_COUNTERS: Final = (
-    Concept.PROMPT_TOKENS,
-    Concept.COMPUTED_TOKENS,
-    Concept.CACHED_TOKENS,
-    Concept.GENERATED_TOKENS,
-    Concept.FINISHED,
-    Concept.PREEMPTED,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +60,6 @@ class Reduction:
         flows: tokens and requests over time.
         counters: the server's counters; None without scrapes.
         figures: per stage.
-        energy: joules of the headline's window: ladder, idle, attribution, classes, boards with
-            their stretches of throttling.
     """
 
     summary: Summary
@@ -66,7 +69,6 @@ class Reduction:
     flows: Flows
     counters: ServerCounters | None
     figures: Mapping[str, StageFigures]
-    energy: RunEnergy
 
 
 def reduce_run(path: Path) -> Summary:
@@ -86,7 +88,7 @@ def write_summary(path: Path, summary: Summary) -> Path:
         ArtifactError: no space, no permission.
     """
     target = RunDir(path).summary
-    write_json(target, summary.to_dict())
+    write_json(target, summary_json(summary))
     return target
 
 
@@ -96,7 +98,7 @@ def reduce_fully(path: Path) -> Reduction:
     counters = ServerCounters(run.samples) if run.samples is not None else None
     flow = flows(run)
     windows = tuple(settle(run, window, flow, counters) for window in stage_windows(run))
-    slos = asdict(run.profile.slos)
+    slos = Slos(**asdict(run.profile.slos))
     price = run.profile.price
     figures = {
         window.name: unless_recorded(
@@ -170,12 +172,12 @@ def reduce_fully(path: Path) -> Reduction:
         metric_version=METRIC_VERSION,
         run_id=run.run_id,
         state=str(run.state),
-        profile={
-            "name": profile.name,
-            "purpose": profile.purpose,
-            "workload_sha256": run.manifest.workload_sha256,
-            "plan_sha256": run.manifest.plan_sha256,
-        },
+        profile=ProfileName(
+            name=profile.name,
+            purpose=profile.purpose,
+            workload_sha256=run.manifest.workload_sha256,
+            plan_sha256=run.manifest.plan_sha256,
+        ),
         verdict=verdict,
         window=(
             _public(headline, last_of=len(windows))
@@ -187,28 +189,28 @@ def reduce_fully(path: Path) -> Reduction:
         latency=top.latency,
         reconciliation=reconciliation,
         stages=summaries,
-        labels={
-            "output_length": plan.output_length,
-            "assistant": plan.assistant,
-            "context_scale": plan.context_scale,
-            "load_format": profile.model.load_format,
-            "tokens_in_chunks": "told" if flow.output.told else "not told",
-            "input_split": top.input_split,
-            "quality": answers.get("label", UNVERIFIED),
-            "server_metrics": counters.server if counters is not None else None,
-            "power_limit": joules.boards.limit_label(),
-        },
+        labels=Labels(
+            output_length=plan.output_length,
+            assistant=plan.assistant,
+            context_scale=plan.context_scale,
+            load_format=profile.model.load_format,
+            tokens_in_chunks="told" if flow.output.told else "not told",
+            input_split=top.input_split,
+            quality=answers.label if answers is not None else UNVERIFIED,
+            server_metrics=counters.server if counters is not None else None,
+            power_limit=limit_label(joules.boards),
+        ),
         slos=slos,
         server=server,
         host=host,
         client=generator,
         notes=_notes(plan, figures, headline),
-        classes=with_energy(classes, joules.allocation, joules.plain),
+        classes=with_energy(classes, joules),
         quality=answers,
         rosetta=rosetta(run, headline, flow, top.metrics, top.latency),
-        energy=joules.to_dict(),
+        energy=joules,
     )
-    return Reduction(summary, run, windows, headline, flow, counters, figures, joules)
+    return Reduction(summary, run, windows, headline, flow, counters, figures)
 
 
 def _headline(windows: tuple[StageWindow, ...]) -> StageWindow | None:
@@ -242,7 +244,7 @@ def _public(window: StageWindow, last_of: int = 1) -> Window:
         )
     if window.start is None or window.end is None:
         return Window(None, None, None, rule)
-    steady = window.steady.to_dict() if window.steady is not None else None
+    steady = window.steady.summarized() if window.steady is not None else None
     return Window(
         window.start * NS, window.end * NS, (window.end - window.start) * NS, rule, steady
     )
@@ -331,39 +333,45 @@ def _agreement(
     return Agreement(client, server, relative, tolerance, ok, note)
 
 
-def _server(counters: ServerCounters | None, window: StageWindow | None) -> dict[str, Any]:
-    """The server's own figures over the window; what it does not tell is None."""
+def _server(counters: ServerCounters | None, window: StageWindow | None) -> ServerFigures | None:
+    """The server's own figures over the window; None without a window or scrapes."""
     if counters is None or window is None or window.start is None or window.end is None:
-        return {}
+        return None
     start, end = window.start, window.end
-    out: dict[str, Any] = {"kind": counters.server}
-    for concept in _SERVER_COUNTERS:
-        out[str(concept)] = counters.difference(concept, start, end)
-    for concept in (Concept.RUNNING, Concept.WAITING, Concept.KV_USAGE):
+
+    def gauge(concept: Concept) -> Gauge | None:
         series = counters.gauge(concept, share=concept is Concept.KV_USAGE)
-        inside = (
-            series[1][(series[0] >= start) & (series[0] < end)]
-            if series is not None
-            else np.zeros(0)
-        )
-        out[str(concept)] = (
-            {"mean": float(np.mean(inside)), "max": float(np.max(inside)), "n": len(inside)}
-            if len(inside)
-            else None
-        )
-    for concept in (Concept.TTFT, Concept.ITL):
-        out[f"{concept}_s"] = counters.histogram(concept, start, end)
-    out["resets"] = counters.resets()
-    return out
+        if series is None:
+            return None
+        inside = series[1][(series[0] >= start) & (series[0] < end)]
+        if not len(inside):
+            return None
+        return Gauge(mean=float(np.mean(inside)), max=float(np.max(inside)), n=len(inside))
+
+    return ServerFigures(
+        kind=counters.server,
+        prompt_tokens=counters.difference(Concept.PROMPT_TOKENS, start, end),
+        computed_tokens=counters.difference(Concept.COMPUTED_TOKENS, start, end),
+        cached_tokens=counters.difference(Concept.CACHED_TOKENS, start, end),
+        generated_tokens=counters.difference(Concept.GENERATED_TOKENS, start, end),
+        finished=counters.difference(Concept.FINISHED, start, end),
+        preempted=counters.difference(Concept.PREEMPTED, start, end),
+        running=gauge(Concept.RUNNING),
+        waiting=gauge(Concept.WAITING),
+        kv_usage=gauge(Concept.KV_USAGE),
+        ttft_s=counters.histogram(Concept.TTFT, start, end),
+        itl_s=counters.histogram(Concept.ITL, start, end),
+        resets=counters.resets(),
+    )
 
 
-def _host(run: Run, window: StageWindow | None) -> dict[str, Any]:
+def _host(run: Run, window: StageWindow | None) -> dict[str, ScopeLoad]:
     """CPU of each scope over the window: mean and p95 of cores in use between readings, highest
     resident memory.
     """
     if run.host is None or window is None or window.start is None or window.end is None:
         return {}
-    out: dict[str, Any] = {}
+    out: dict[str, ScopeLoad] = {}
     t, scope = run.host["t_ns"], run.host["scope"]
     inside = (t >= window.start) & (t < window.end)
     for name in sorted(set(scope)):
@@ -376,15 +384,15 @@ def _host(run: Run, window: StageWindow | None) -> dict[str, Any]:
         rates = spent[fine] / steps[fine]
         memory = run.host["rss_bytes"][rows]
         cpus = run.host["cpus"][rows]
-        out[str(name)] = {
-            "cpu_cores_mean": (
+        out[str(name)] = ScopeLoad(
+            cpu_cores_mean=(
                 float(np.sum(spent[fine]) / np.sum(steps[fine])) if len(rates) else None
             ),
-            "cpu_cores_p95": float(np.percentile(rates, 95)) if len(rates) else None,
-            "rss_bytes_max": float(np.nanmax(memory)) if np.any(~np.isnan(memory)) else None,
-            "cpus": float(np.nanmax(cpus)) if np.any(~np.isnan(cpus)) else None,
-            "n": int(np.sum(rows)),
-        }
+            cpu_cores_p95=float(np.percentile(rates, 95)) if len(rates) else None,
+            rss_bytes_max=float(np.nanmax(memory)) if np.any(~np.isnan(memory)) else None,
+            cpus=float(np.nanmax(cpus)) if np.any(~np.isnan(cpus)) else None,
+            n=int(np.sum(rows)),
+        )
     return out
 
 

@@ -247,12 +247,12 @@ def _run_lines(summary: Summary) -> Iterator[str]:
     verdict = summary.verdict
     info = {
         "run_id": summary.run_id,
-        "profile": summary.profile.get("name"),
-        "purpose": summary.profile.get("purpose"),
-        "workload_sha256": summary.profile.get("workload_sha256"),
+        "profile": summary.profile.name,
+        "purpose": summary.profile.purpose,
+        "workload_sha256": summary.profile.workload_sha256,
         "state": summary.state,
         "status": str(verdict.status),
-        "quality": _text(summary.labels.get("quality")),
+        "quality": summary.labels.quality,
         "metric_version": str(summary.metric_version),
     }
     yield "# TYPE harness_run info"

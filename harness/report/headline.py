@@ -115,7 +115,7 @@ def rows_of(
 
 def purpose_sentence(summary: Summary) -> str:
     """What the verdict claims."""
-    purpose = summary.profile.get("purpose")
+    purpose = summary.profile.purpose
     if purpose == Purpose.SMOKE:
         return (
             "A smoke run is made to see that everything works and that the counts agree. It makes"
@@ -123,7 +123,7 @@ def purpose_sentence(summary: Summary) -> str:
         )
     if purpose != Purpose.MEASURE:
         return "Nobody knows what the run was for."
-    quality = "" if summary.labels.get("quality") == "verified" else " Quality unverified."
+    quality = "" if summary.labels.quality == "verified" else " Quality unverified."
     return f"A measurement: its figures are worth what the verdict says.{quality}"
 
 

@@ -94,10 +94,10 @@ def _state(path: Path, error: ArtifactError) -> str:
 def _row(result: RunResult) -> dict[str, Any]:
     return {
         "run": result.path.name,
-        "state": result.state,
+        "state": result.summary.state or result.manifest.state,
         "verdict": str(result.status),
         "purpose": result.purpose,
-        "profile": result.name,
+        "profile": result.summary.profile.name,
         "model": result.model.model_id or None,
         "engine": result.server and result.server.kind,
         "gpu": result.gpus[0].name if result.gpus else None,

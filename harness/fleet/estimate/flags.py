@@ -44,14 +44,14 @@ def red_flags(run: RunResult, spec: GpuSpec, site: Site) -> list[str]:
             f"The run's window is {said}; less than {STEADY_S:.0f} s of steady state is no ground"
             " for a site."
         )
-    scale = run.context_scale
+    scale = run.summary.labels.context_scale
     if scale is None or scale < 1:
         said = "are not recorded" if scale is None else f"were scaled by {scale:.3g}"
         flags.append(
             f"Context lengths {said}: the figures hold for those lengths only; longer contexts give"
             " fewer tokens."
         )
-    if run.load_format == "dummy":
+    if run.summary.labels.load_format == "dummy":
         flags.append(
             "Dummy weights: speed is representative for dense models only, and quality is"
             " unverified."

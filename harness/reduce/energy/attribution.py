@@ -9,11 +9,12 @@ window alone: there the four go together, and any split fits.
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
+from harness.artifacts import run_summary as summary
 from harness.reduce.over_time.flow import Flow
 from harness.reduce.over_time.tokens import Output, placed
 from harness.reduce.read.categorical import Bools
@@ -157,29 +158,27 @@ class Attribution:
         """Coefficients in the order of `TERMS`."""
         return np.array([c.value for c in self.coefficients])
 
-    def to_dict(self) -> dict[str, Any]:
-        """As in summary.json."""
+    def summarized(self) -> summary.Attribution:
+        """As in a summary: without coefficients that may not be used."""
         shown = self.stands
-        return {
-            "reason": self.reason,
-            "coefficients": {
-                c.term: {
-                    "value": c.value if shown else None,
-                    "error": c.error if shown else None,
-                    "unit": c.unit,
-                }
+        return summary.Attribution(
+            reason=self.reason,
+            coefficients={
+                c.term: summary.Coefficient(
+                    value=c.value if shown else None, error=c.error if shown else None, unit=c.unit
+                )
                 for c in self.coefficients
             },
-            "slices": self.slices,
-            "stages": list(self.stages),
-            "condition_number": self.condition_number,
-            "condition_limit": CONDITION_LIMIT,
-            "residual_ratio": self.residual_ratio,
-            "held_out": dict(self.held_out),
-            "held_out_limit": HELD_OUT_LIMIT,
-            "systematic_ratio": self.systematic_ratio,
-            "components_j": dict(self.components),
-        }
+            slices=self.slices,
+            stages=self.stages,
+            condition_number=self.condition_number,
+            condition_limit=CONDITION_LIMIT,
+            residual_ratio=self.residual_ratio,
+            held_out=self.held_out,
+            held_out_limit=HELD_OUT_LIMIT,
+            systematic_ratio=self.systematic_ratio,
+            components_j=self.components,
+        )
 
 
 def decode_context(requests: Requests, out: Output, who: Bools | None = None) -> Flow:

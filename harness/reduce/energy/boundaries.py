@@ -2,10 +2,11 @@
 from the one below it, or absent.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from harness.artifacts.run_summary import Rung
 from harness.core.power_boundaries import HOST_POWER_SHARE, NETWORK_STORAGE_RATIO, PUE, host_rated_w
 from harness.core.records import Basis, Boundary, Gpu
 from harness.profile.recorded import RecordedEnergy, RecordedFactor
@@ -31,62 +32,6 @@ class Factor:
     what: str
     source: str
     stated: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Rung:
-    """One boundary of the deployment over the window.
-
-    Attributes:
-        rung: of `RUNGS`.
-        boundary: that was read (`gpu_board`, `module`, `node`, `rack`, `facility`), or the rung's
-            own name where it is modelled.
-        watts: None when absent.
-        low_w: with every assumed factor at the end of its range that makes it smallest; None where
-            nothing was assumed.
-        high_w: at the other end.
-        joules: of the window.
-        basis: measured, modelled or absent. A rung above a modelled one is modelled.
-        factor: what it was modelled with; None where it was measured.
-        devices: how many were summed.
-        systematic_ratio: of the measured energy that it rests on.
-        note: why it is absent, or what a reader must know.
-    """
-
-    rung: str
-    boundary: str
-    watts: float | None
-    low_w: float | None
-    high_w: float | None
-    joules: float | None
-    basis: Basis
-    factor: Factor | None = None
-    devices: int | None = None
-    systematic_ratio: float | None = None
-    source: str | None = None
-    note: str | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """As in summary.json."""
-        factor = self.factor
-        return {
-            "rung": self.rung,
-            "boundary": self.boundary,
-            "watts": self.watts,
-            "low_w": self.low_w,
-            "high_w": self.high_w,
-            "joules": self.joules,
-            "basis": str(self.basis),
-            "factor": None if factor is None else factor.value,
-            "factor_low": None if factor is None else factor.low,
-            "factor_high": None if factor is None else factor.high,
-            "factor_is": None if factor is None else factor.what,
-            "factor_stated": None if factor is None else factor.stated,
-            "source": factor.source if factor is not None else self.source,
-            "devices": self.devices,
-            "systematic_ratio": self.systematic_ratio,
-            "note": self.note,
-        }
 
 
 def ladder(
@@ -143,31 +88,27 @@ def _plus_one(factor: Factor, what: str) -> Factor:
 
 
 def _absent(rung: str, boundary: str, note: str) -> Rung:
-    return Rung(rung, boundary, None, None, None, None, Basis.ABSENT, note=note)
+    return Rung(rung=rung, boundary=boundary, note=note)
 
 
 def _measured(rung: str, energy: Energy, length_s: float) -> Rung:
     if energy.joules is None:
         return _absent(rung, energy.boundary, energy.reason or "not known")
-    watts = energy.joules / length_s
     note = None
     if rung == "node":
         note = "the node's meter covers everything in it, boards of others included"
     if rung == "critical_it":
         note = "the rack's meter covers everything in it"
     return Rung(
-        rung,
-        energy.boundary,
-        watts,
-        None,
-        None,
-        energy.joules,
-        energy.basis,
-        None,
-        energy.devices,
-        energy.systematic_ratio,
-        energy.source,
-        note,
+        rung=rung,
+        boundary=energy.boundary,
+        watts=energy.joules / length_s,
+        joules=energy.joules,
+        basis=energy.basis,
+        devices=energy.devices,
+        systematic_ratio=energy.systematic_ratio,
+        source=energy.source,
+        note=note,
     )
 
 
@@ -227,37 +168,45 @@ def _node(
             stated=False,
         )
     count = board.devices or 0
-    watts = board.watts + host.value * count
-    low, high = board.watts + host.low * count, board.watts + host.high * count
-    return Rung(
-        "node",
-        "node",
-        watts,
-        low,
-        high,
-        watts * length_s,
-        Basis.MODELLED,
-        host,
-        count,
-        board.systematic_ratio,
+    return _modelled(
+        "node", board, host, length_s, count=count, apply=lambda watts, w: watts + w * count
     )
 
 
 def _times(rung: str, below: Rung, factor: Factor, length_s: float) -> Rung:
     if below.watts is None:
         return _absent(rung, rung, "no meter there, and the rung below is absent")
-    low = (below.watts if below.low_w is None else below.low_w) * factor.low
-    high = (below.watts if below.high_w is None else below.high_w) * factor.high
-    watts = below.watts * factor.value
+    return _modelled(
+        rung, below, factor, length_s, count=below.devices, apply=lambda watts, x: watts * x
+    )
+
+
+def _modelled(
+    rung: str,
+    below: Rung,
+    factor: Factor,
+    length_s: float,
+    *,
+    count: int | None,
+    apply: Callable[[float, float], float],
+) -> Rung:
+    """A rung from the one below it, whose watts are known, and a factor."""
+    assert below.watts is not None
+    watts = apply(below.watts, factor.value)
     return Rung(
-        rung,
-        rung,
-        watts,
-        low,
-        high,
-        watts * length_s,
-        Basis.MODELLED,
-        factor,
-        below.devices,
-        below.systematic_ratio,
+        rung=rung,
+        boundary=rung,
+        watts=watts,
+        low_w=apply(below.watts if below.low_w is None else below.low_w, factor.low),
+        high_w=apply(below.watts if below.high_w is None else below.high_w, factor.high),
+        joules=watts * length_s,
+        basis=Basis.MODELLED,
+        factor=factor.value,
+        factor_low=factor.low,
+        factor_high=factor.high,
+        factor_is=factor.what,
+        factor_stated=factor.stated,
+        source=factor.source,
+        devices=count,
+        systematic_ratio=below.systematic_ratio,
     )

@@ -9,6 +9,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from harness.artifacts.run_summary import BoundaryEnergy, DeviceEnergy
 from harness.core.records import Basis, Boundary, Concern, Severity
 from harness.reduce.energy.curves import (
     COUNTER_STEP_S,
@@ -111,24 +112,24 @@ class Device:
     implausible_w: float | None = None
     curve: Curve | None = field(default=None, compare=False, repr=False)
 
-    def to_dict(self) -> dict[str, Any]:
-        """As in summary.json."""
-        return {
-            "device_id": self.device_id,
-            "joules": self.joules,
-            "reason": self.reason,
-            "method": self.method,
-            "counter_j": self.counter_j,
-            "integral_j": self.integral_j,
-            "disagreement": self.disagreement,
-            "longest_gap_s": self.gap_s,
-            "error_j": self.error_j,
-            "counter_resets": self.resets,
-            "gain": self.gain.factor,
-            "systematic_ratio": self.gain.error_ratio,
-            "systematic_source": self.gain.source,
-            "calibrated": self.gain.calibrated,
-        }
+    def summarized(self) -> DeviceEnergy:
+        """As in a summary."""
+        return DeviceEnergy(
+            device_id=self.device_id,
+            joules=self.joules,
+            reason=self.reason,
+            method=self.method,
+            counter_j=self.counter_j,
+            integral_j=self.integral_j,
+            disagreement=self.disagreement,
+            longest_gap_s=self.gap_s,
+            error_j=self.error_j,
+            counter_resets=self.resets,
+            gain=self.gain.factor,
+            systematic_ratio=self.gain.error_ratio,
+            systematic_source=self.gain.source,
+            calibrated=self.gain.calibrated,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,22 +185,22 @@ class Energy:
             out += np.diff(curve.at(edges)) * factor
         return out
 
-    def to_dict(self) -> dict[str, Any]:
-        """As in summary.json."""
-        return {
-            "boundary": self.boundary,
-            "joules": self.joules,
-            "watts": self.watts,
-            "reason": self.reason,
-            "basis": str(Basis.ABSENT if self.joules is None else self.basis),
-            "source": self.source,
-            "method": self.method,
-            "window_s": self.length_s,
-            "error_ratio": self.error_ratio,
-            "systematic_ratio": self.systematic_ratio,
-            "devices": [part.to_dict() for part in self.parts],
-            "other_sources": dict(self.others),
-        }
+    def summarized(self) -> BoundaryEnergy:
+        """As in a summary."""
+        return BoundaryEnergy(
+            boundary=self.boundary,
+            joules=self.joules,
+            watts=self.watts,
+            reason=self.reason,
+            basis=Basis.ABSENT if self.joules is None else self.basis,
+            source=self.source,
+            method=self.method,
+            window_s=self.length_s,
+            error_ratio=self.error_ratio,
+            systematic_ratio=self.systematic_ratio,
+            devices=tuple(part.summarized() for part in self.parts),
+            other_sources=self.others,
+        )
 
 
 def energies(

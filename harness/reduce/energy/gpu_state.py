@@ -3,12 +3,12 @@ window and as stretches of the whole run.
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
+from harness.artifacts.run_summary import Board, GpuState, Stretch
 from harness.core.records import Concern, Gpu, Severity
 
 NS: Final = 1e-9
@@ -54,135 +54,45 @@ REASON_WORDS: Final[Mapping[str, str]] = {
 Columns = Mapping[str, npt.NDArray[Any]]
 
 
-@dataclass(frozen=True, slots=True)
-class Stretch:
-    """A stretch of time in which a board gave a reason for lower clocks, in seconds from the run's
-    start.
+def slowed(board: Board) -> tuple[str, ...]:
+    """Reasons of the window that make it invalid."""
+    return tuple(reason for reason in INVALIDATING if board.throttled_share.get(reason, 0.0) > 0)
+
+
+def limit_label(state: GpuState) -> str | None:
+    """`500 of 700 W` where a limit below the default was in force: a treatment, to be named next to
+    every figure.
     """
-
-    device_id: str
-    reason: str
-    start_s: float
-    end_s: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """As in summary.json."""
-        invalid = self.reason in INVALIDATING
-        return {
-            "device_id": self.device_id,
-            "reason": self.reason,
-            "start_s": self.start_s,
-            "end_s": self.end_s,
-            "invalid": invalid,
+    limits = sorted(
+        {
+            (b.power_limit_w, b.power_limit_default_w)
+            for b in state.devices
+            if _limited(b) and b.power_limit_w and b.power_limit_default_w
         }
+    )
+    return ", ".join(f"{limit:g} of {default:g} W" for limit, default in limits) or None
 
 
-@dataclass(frozen=True, slots=True)
-class Board:
-    """One board over the window; None is what it did not tell.
-
-    Attributes:
-        shares: reason -> share of the watched time of the window.
-        watched_share: share of the window in which it was watched.
-        power_limit_w: lowest limit in force.
-        default_limit_w: the board's default.
-        ecc_uncorrected: errors that came up during the run.
-        xids: critical errors of the run, in order.
-        foreign_processes: most at once, of processes that are not the run's.
-    """
-
-    device_id: str
-    shares: Mapping[str, float]
-    watched_share: float
-    sm_clock_mhz: float | None
-    temperature_max_c: float | None
-    memory_temperature_max_c: float | None
-    power_limit_w: float | None
-    default_limit_w: float | None
-    utilization: float | None
-    ecc_uncorrected: int | None
-    xids: tuple[int, ...]
-    foreign_processes: int | None
-
-    @property
-    def limited(self) -> bool:
-        """Whether its power limit was set below its default."""
-        return (
-            self.power_limit_w is not None
-            and self.default_limit_w is not None
-            and self.power_limit_w < self.default_limit_w * (1 - LIMIT_TOLERANCE)
+def why_invalid(state: GpuState) -> str | None:
+    """In words, or None."""
+    parts = []
+    for board in state.devices:
+        reasons = ", ".join(
+            f"{REASON_WORDS[reason]} in {board.throttled_share[reason]:.1%} of the window"
+            for reason in slowed(board)
         )
-
-    @property
-    def slowed(self) -> tuple[str, ...]:
-        """Reasons of the window that make it invalid."""
-        return tuple(reason for reason in INVALIDATING if self.shares.get(reason, 0.0) > 0)
-
-    def to_dict(self) -> dict[str, Any]:
-        """As in summary.json."""
-        return {
-            "device_id": self.device_id,
-            "throttled_share": dict(self.shares),
-            "watched_share": self.watched_share,
-            "sm_clock_mhz": self.sm_clock_mhz,
-            "temperature_max_c": self.temperature_max_c,
-            "memory_temperature_max_c": self.memory_temperature_max_c,
-            "power_limit_w": self.power_limit_w,
-            "power_limit_default_w": self.default_limit_w,
-            "utilization_ratio": self.utilization,
-            "ecc_uncorrected": self.ecc_uncorrected,
-            "xids": list(self.xids),
-            "foreign_processes": self.foreign_processes,
-        }
+        if reasons:
+            parts.append(f"{board.device_id}: {reasons}")
+    return "; ".join(parts) or None
 
 
-@dataclass(frozen=True, slots=True)
-class GpuState:
-    """All boards of the deployment.
-
-    Attributes:
-        boards: over the window.
-        stretches: of the whole run, for timelines.
-    """
-
-    boards: tuple[Board, ...] = ()
-    stretches: tuple[Stretch, ...] = ()
-
-    def slowed(self) -> dict[str, tuple[str, ...]]:
-        """Board -> reasons that make its window invalid."""
-        return {board.device_id: board.slowed for board in self.boards if board.slowed}
-
-    def limit_label(self) -> str | None:
-        """`500 of 700 W` where a limit below the default was in force: a treatment, to be named
-        beside every figure.
-        """
-        limits = sorted(
-            {
-                (b.power_limit_w, b.default_limit_w)
-                for b in self.boards
-                if b.limited and b.power_limit_w and b.default_limit_w
-            }
-        )
-        return ", ".join(f"{limit:g} of {default:g} W" for limit, default in limits) or None
-
-    def why_invalid(self) -> str | None:
-        """In words, or None."""
-        parts = [
-            f"{device}:"
-            f" {', '.join(f'{REASON_WORDS[reason]} in {self._share(device, reason):.1%} of the window' for reason in reasons)}"  # noqa: E501
-            for device, reasons in self.slowed().items()
-        ]
-        return "; ".join(parts) or None
-
-    def _share(self, device: str, reason: str) -> float:
-        return next(board.shares[reason] for board in self.boards if board.device_id == device)
-
-    def to_dict(self) -> dict[str, Any]:
-        """As in summary.json."""
-        return {
-            "devices": [board.to_dict() for board in self.boards],
-            "stretches": [stretch.to_dict() for stretch in self.stretches],
-        }
+def _limited(board: Board) -> bool:
+    """Whether its power limit was set below its default."""
+    return (
+        board.power_limit_w is not None
+        and board.power_limit_default_w is not None
+        and board.power_limit_w < board.power_limit_default_w * (1 - LIMIT_TOLERANCE)
+    )
 
 
 def boards(table: Columns | None, start: float, end: float, gpus: Sequence[Gpu]) -> GpuState:
@@ -200,8 +110,8 @@ def boards(table: Columns | None, start: float, end: float, gpus: Sequence[Gpu])
     found = [device for device in sorted(set(table["device_id"])) if not known or device in known]
     stretches = [stretch for device in found for stretch in _stretches(table, device)]
     return GpuState(
-        tuple(_board(table, device, start, end, known.get(device)) for device in found),
-        tuple(stretches),
+        devices=tuple(_board(table, device, start, end, known.get(device)) for device in found),
+        stretches=tuple(stretches),
     )
 
 
@@ -253,14 +163,14 @@ def _board(table: Columns, device: str, start: float, end: float, gpu: Gpu | Non
     foreign = extreme("foreign_processes", np.max)
     return Board(
         device_id=device,
-        shares=shares,
+        throttled_share=shares,
         watched_share=watched / (end - start) if end > start else 0.0,
         sm_clock_mhz=mean("sm_clock_mhz"),
         temperature_max_c=extreme("temperature_c", np.max),
         memory_temperature_max_c=extreme("memory_temperature_c", np.max),
         power_limit_w=limit if limit is not None or gpu is None else gpu.power_limit_w,
-        default_limit_w=None if gpu is None else gpu.power_limit_default_w,
-        utilization=mean("utilization_ratio"),
+        power_limit_default_w=None if gpu is None else gpu.power_limit_default_w,
+        utilization_ratio=mean("utilization_ratio"),
         ecc_uncorrected=_counted(errors),
         xids=tuple(int(xid) for xid in xids[~np.isnan(xids)]),
         foreign_processes=int(foreign) if foreign is not None else None,
@@ -291,32 +201,44 @@ def _stretches(table: Columns, device: str) -> list[Stretch]:
         last = 0.0
         for on, at, to in zip((bits & bit) != 0, t, until, strict=True):
             if begin is not None and (not on or at > last):
-                found.append(Stretch(device, reason, begin * NS, last * NS))
+                found.append(_stretch(device, reason, begin, last))
                 begin = None
             if on:
                 begin = float(at) if begin is None else begin
                 last = float(to)
         if begin is not None:
-            found.append(Stretch(device, reason, begin * NS, last * NS))
+            found.append(_stretch(device, reason, begin, last))
     return sorted(found, key=lambda stretch: (stretch.start_s, stretch.reason))
+
+
+def _stretch(device: str, reason: str, begin: float, last: float) -> Stretch:
+    return Stretch(
+        device_id=device,
+        reason=reason,
+        start_s=begin * NS,
+        end_s=last * NS,
+        invalid=reason in INVALIDATING,
+    )
 
 
 def board_concerns(found: GpuState, gpu_uuids: Collection[str], *, smoke: bool) -> list[Concern]:
     """Reasons to doubt the run that the boards' state gives."""
     out = []
-    why = found.why_invalid()
+    why = why_invalid(found)
     if why is not None:
         text = (
             f"The boards were slowed down ({why}): neither speed nor energy is what this hardware"
             " gives."
         )
-        worst = max(board.shares[reason] for board in found.boards for reason in board.slowed)
+        worst = max(
+            board.throttled_share[reason] for board in found.devices for reason in slowed(board)
+        )
         out.append(
             Concern("throttled", Severity.DEGRADED if smoke else Severity.INVALID, text, worst, 0.0)
         )
     doubt = Severity.NOTE if smoke else Severity.DEGRADED
     unwatched = sorted(
-        set(gpu_uuids) - {board.device_id for board in found.boards if board.watched_share > 0.5}
+        set(gpu_uuids) - {board.device_id for board in found.devices if board.watched_share > 0.5}
     )
     if gpu_uuids and unwatched:
         text = (
@@ -324,16 +246,20 @@ def board_concerns(found: GpuState, gpu_uuids: Collection[str], *, smoke: bool) 
             " their clock reasons were not read."
         )
         out.append(Concern("throttling_not_watched", doubt, text, len(unwatched), 0))
-    for board in found.boards:
-        capped = board.shares.get("sw_power_cap", 0.0)
-        if board.limited:
+    for board in found.devices:
+        capped = board.throttled_share.get("sw_power_cap", 0.0)
+        if _limited(board):
             text = (
                 f"{board.device_id} ran at a power limit of {board.power_limit_w:g} W; its default"
-                f" is {board.default_limit_w:g} W."
+                f" is {board.power_limit_default_w:g} W."
             )
             out.append(
                 Concern(
-                    "power_limit", Severity.NOTE, text, board.power_limit_w, board.default_limit_w
+                    "power_limit",
+                    Severity.NOTE,
+                    text,
+                    board.power_limit_w,
+                    board.power_limit_default_w,
                 )
             )
         elif capped > 0:

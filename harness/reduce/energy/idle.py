@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
+from harness.artifacts.run_summary import IdlePower, IdleStretch
 from harness.reduce.energy.devices import Energy, energies
 from harness.reduce.energy.sensor_gain import MeterCalibration
 from harness.reduce.read.run import Run, number
@@ -15,7 +16,7 @@ READY: Final = "ready"
 
 
 @dataclass(frozen=True, slots=True)
-class Idle:
+class WithoutLoad:
     """One stretch without load.
 
     Attributes:
@@ -34,25 +35,27 @@ class Idle:
         """The boundary's energy, None where it was not read."""
         return next((energy for energy in self.energies if energy.boundary == boundary), None)
 
-    def to_dict(self) -> dict[str, Any]:
-        """As in summary.json."""
-        return {
-            "start_s": self.start * 1e-9,
-            "end_s": self.end * 1e-9,
-            "boundaries": {
-                energy.boundary: {
-                    "watts": energy.watts,
-                    "reason": energy.reason,
-                    "error_ratio": energy.error_ratio,
-                    "systematic_ratio": energy.systematic_ratio,
-                    "method": energy.method,
-                }
+    def summarized(self) -> IdleStretch:
+        """As in a summary."""
+        return IdleStretch(
+            start_s=self.start * 1e-9,
+            end_s=self.end * 1e-9,
+            boundaries={
+                energy.boundary: IdlePower(
+                    watts=energy.watts,
+                    reason=energy.reason,
+                    error_ratio=energy.error_ratio,
+                    systematic_ratio=energy.systematic_ratio,
+                    method=energy.method,
+                )
                 for energy in self.energies
             },
-        }
+        )
 
 
-def idles(run: Run, gpu_uuids: list[str], calibration: MeterCalibration) -> Mapping[str, Idle]:
+def idles(
+    run: Run, gpu_uuids: list[str], calibration: MeterCalibration
+) -> Mapping[str, WithoutLoad]:
     """The stretches that the run left without load, by `when`; those that it did not have are
     missing.
     """
@@ -68,7 +71,7 @@ def idles(run: Run, gpu_uuids: list[str], calibration: MeterCalibration) -> Mapp
         if start_ns is None or end_ns is None or end_ns <= start_ns:
             continue
         start, end = run.at(event["start_ns"]), run.at(event["end_ns"])
-        found[when] = Idle(
+        found[when] = WithoutLoad(
             when,
             start,
             end,
@@ -78,7 +81,7 @@ def idles(run: Run, gpu_uuids: list[str], calibration: MeterCalibration) -> Mapp
 
 
 @dataclass(frozen=True, slots=True)
-class AboveIdle:
+class Excess:
     """Power of the window less that of a stretch without load, at one boundary. Both come from the
     same sensors, so their gain error is common and stays what it was, relative; their statistical
     errors add in quadrature.
@@ -89,11 +92,11 @@ class AboveIdle:
     systematic_ratio: float | None
 
 
-def above(window: Energy, idle: Energy | None) -> AboveIdle | None:
+def above(window: Energy, idle: Energy | None) -> Excess | None:
     """None where either is absent."""
     if idle is None or window.watts is None or idle.watts is None:
         return None
     error = None
     if window.error_ratio is not None and idle.error_ratio is not None:
         error = float(np.hypot(window.error_ratio * window.watts, idle.error_ratio * idle.watts))
-    return AboveIdle(window.watts - idle.watts, error, window.systematic_ratio)
+    return Excess(window.watts - idle.watts, error, window.systematic_ratio)

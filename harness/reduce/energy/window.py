@@ -4,19 +4,19 @@ errors.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
-from harness.artifacts.run_summary import Figure
+from harness.artifacts.run_summary import Carbon, Figure, GpuState, Rung
 from harness.core.errors import ArtifactError
 from harness.core.metrics import METRICS
 from harness.core.records import Basis, Boundary, Concern, Purpose, Severity
 from harness.profile.recorded import RecordedEnergy
-from harness.reduce.energy.boundaries import Rung, ladder
+from harness.reduce.energy.boundaries import ladder
 from harness.reduce.energy.devices import GPU_BOUNDARIES, Energy, energies
-from harness.reduce.energy.gpu_state import GpuState, board_concerns, boards
-from harness.reduce.energy.idle import BEFORE_SERVER, READY, Idle, above, idles
+from harness.reduce.energy.gpu_state import board_concerns, boards, why_invalid
+from harness.reduce.energy.idle import BEFORE_SERVER, READY, WithoutLoad, above, idles
 from harness.reduce.energy.sensor_gain import (
     NO_CALIBRATION,
     MeterCalibration,
@@ -84,7 +84,7 @@ class WindowEnergy:
     end: float
     energies: tuple[Energy, ...]
     boards: GpuState
-    idle: Mapping[str, Idle]
+    idle: Mapping[str, WithoutLoad]
     rungs: tuple[Rung, ...]
     concerns: tuple[Concern, ...]
 
@@ -123,7 +123,7 @@ def window_energy(run: Run, start: float, end: float, gpu_uuids: Sequence[str]) 
         known = [w for w in (gpu.power_limit_w, gpu.power_limit_default_w) if w is not None]
         if known and gpu.uuid:
             limits[gpu.uuid] = max(known)
-    why = state.why_invalid()
+    why = why_invalid(state)
     found = energies(
         run.power,
         start,
@@ -149,7 +149,7 @@ def window_energy(run: Run, start: float, end: float, gpu_uuids: Sequence[str]) 
     return WindowEnergy(start, end, tuple(found), state, without, rungs, tuple(concerns))
 
 
-def _below_idle(found: Sequence[Energy], without: Mapping[str, Idle]) -> list[Concern]:
+def _below_idle(found: Sequence[Energy], without: Mapping[str, WithoutLoad]) -> list[Concern]:
     """Boundaries that drew less under load than without: one of the two readings is of something
     else.
     """
@@ -517,7 +517,7 @@ def _idle(out: _Figures, energy: Energy, suffix: str) -> None:
     out.put("active_power_w", suffix, active.watts, note, energy, error_ratio=error, inverse=False)
 
 
-def carbon(rungs: Sequence[Rung], settings: RecordedEnergy) -> dict[str, Any] | None:
+def carbon(rungs: Sequence[Rung], settings: RecordedEnergy) -> Carbon | None:
     """CO2 of the window at the highest rung that is known, by the profile's grid factor; None
     without a factor or a rung.
     """
@@ -526,14 +526,13 @@ def carbon(rungs: Sequence[Rung], settings: RecordedEnergy) -> dict[str, Any] | 
     if factor is None or not known:
         return None
     top = known[-1]
-    return {
-        "kgco2": (top.joules or 0.0) / J_PER_KWH * factor,
-        "kgco2_per_kwh": factor,
-        "source": settings.grid_source,
-        "rung": top.rung,
-        "rung_basis": str(top.basis),
-        "basis": str(Basis.MODELLED),
-    }
+    return Carbon(
+        kgco2=(top.joules or 0.0) / J_PER_KWH * factor,
+        kgco2_per_kwh=factor,
+        source=settings.grid_source,
+        rung=top.rung,
+        rung_basis=top.basis,
+    )
 
 
 def _carbon(out: _Figures, settings: RecordedEnergy) -> None:
@@ -548,13 +547,13 @@ def _carbon(out: _Figures, settings: RecordedEnergy) -> None:
         )
         return
     note = (
-        f"{found['kgco2_per_kwh']:g} kg/kWh ({found['source']}) at {found['rung']}, which is"
-        f" {found['rung_basis']}"
+        f"{found.kgco2_per_kwh:g} kg/kWh ({found.source}) at {found.rung}, which is"
+        f" {found.rung_basis}"
     )
-    value = found["kgco2"] / tokens * 1e6
+    value = found.kgco2 / tokens * 1e6
     metric = METRICS["kgco2_per_mtok"]
     systematic = next(
-        (rung.systematic_ratio for rung in out.found.rungs if rung.rung == found["rung"]), None
+        (rung.systematic_ratio for rung in out.found.rungs if rung.rung == found.rung), None
     )
     low, high = (
         (None, None) if systematic is None else (value * (1 - systematic), value * (1 + systematic))
@@ -565,7 +564,7 @@ def _carbon(out: _Figures, settings: RecordedEnergy) -> None:
         None,
         None,
         Basis.MODELLED,
-        str(found["rung"]),
+        found.rung,
         out.window,
         note,
         systematic,

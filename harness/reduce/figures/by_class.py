@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
-from harness.artifacts.run_summary import ClassSummary, Figure
+from harness.artifacts.run_summary import ClassSummary, Figure, Slos
 from harness.plan.types import PRIME_SUFFIX
 from harness.profile.recorded import RecordedPrice
 from harness.reduce.figures import figures as stages
@@ -46,7 +46,7 @@ def class_summaries(
     run: Run,
     window: StageWindow | None,
     whole: Flows,
-    slos: Mapping[str, float | None],
+    slos: Slos,
     headline: StageFigures,
 ) -> tuple[ClassSummary, ...]:
     """One summary a class, in the order of their names; empty without a measured window.
@@ -82,7 +82,7 @@ def _one(
     run: Run,
     window: StageWindow,
     whole: Flows,
-    slos: Mapping[str, float | None],
+    slos: Slos,
     name: str,
     mine: Bools,
 ) -> ClassSummary:

@@ -3,12 +3,12 @@ measurement: all classes share the boards.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Final
+from dataclasses import replace
+from typing import Final
 
 import numpy as np
 
-from harness.artifacts.run_summary import ClassSummary, Figure
+from harness.artifacts.run_summary import Allocation, ClassEnergy, ClassSummary, Figure, RunEnergy
 from harness.core.metrics import METRICS
 from harness.core.records import Basis
 from harness.reduce.energy.attribution import Attribution, decode_context
@@ -40,64 +40,6 @@ RULES: Final = {
     ),
 }
 """Rules in words."""
-
-
-@dataclass(frozen=True, slots=True)
-class ClassEnergy:
-    """One class's part of the window.
-
-    Attributes:
-        name: the class; `idle` for seconds in which nothing was in flight.
-        joules: allocated.
-        share: of the window's joules.
-        output_tok: in the window.
-        answered: requests answered in it.
-    """
-
-    name: str
-    joules: float
-    share: float
-    output_tok: float
-    answered: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """As in summary.json."""
-        return {
-            "class": self.name,
-            "joules": self.joules,
-            "share": self.share,
-            "output_tok": self.output_tok,
-            "answered": self.answered,
-            "output_tok_per_j": (
-                self.output_tok / self.joules if self.joules > 0 and self.output_tok > 0 else None
-            ),
-            "j_per_output_tok": self.joules / self.output_tok if self.output_tok > 0 else None,
-            "j_per_request": self.joules / self.answered if self.answered else None,
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class Allocation:
-    """All classes of the window; their joules add up to its joules.
-
-    Attributes:
-        rule: of `RULES`.
-        boundary: whose joules.
-        classes: by name; `idle` last where there is any.
-    """
-
-    rule: str
-    boundary: str
-    classes: tuple[ClassEnergy, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """As in summary.json."""
-        return {
-            "rule": self.rule,
-            "rule_text": RULES[self.rule],
-            "boundary": self.boundary,
-            "classes": [one.to_dict() for one in self.classes],
-        }
 
 
 def allocate(
@@ -153,33 +95,48 @@ def allocate(
         count = int(np.sum(answered & mine))
         if own == 0 and count == 0:
             continue
-        found.append(
-            ClassEnergy(
-                name, own, own / total if total > 0 else 0.0, output_tok.get(name, 0.0), count
-            )
-        )
+        found.append(_class_energy(name, own, total, output_tok.get(name, 0.0), count))
     idle = float(np.sum(rest[~busy]))
     if idle > 0:
-        found.append(ClassEnergy(IDLE, idle, idle / total if total > 0 else 0.0, 0.0, 0))
-    return Allocation(rule, energy.boundary, tuple(found)) if found else None
+        found.append(_class_energy(IDLE, idle, total, 0.0, 0))
+    if not found:
+        return None
+    return Allocation(
+        rule=rule, rule_text=RULES[rule], boundary=energy.boundary, classes=tuple(found)
+    )
 
 
-def with_energy(
-    classes: Sequence[ClassSummary], shared: Allocation | None, energy: Energy | None
-) -> tuple[ClassSummary, ...]:
+def _class_energy(
+    name: str, joules: float, total: float, output_tok: float, answered: int
+) -> ClassEnergy:
+    return ClassEnergy(
+        name=name,
+        joules=joules,
+        share=joules / total if total > 0 else 0.0,
+        output_tok=output_tok,
+        answered=answered,
+        output_tok_per_j=output_tok / joules if joules > 0 and output_tok > 0 else None,
+        j_per_output_tok=joules / output_tok if output_tok > 0 else None,
+        j_per_request=joules / answered if answered else None,
+    )
+
+
+def with_energy(classes: Sequence[ClassSummary], energy: RunEnergy) -> tuple[ClassSummary, ...]:
     """Summaries of classes with the joules that were allocated to them.
 
     They gain `energy_j`, `output_tok_per_j`, `j_per_output_tok` and `j_per_request`. Their basis is
     modelled, since an allocation is no measurement; of the errors they carry the gain error of the
     boards.
     """
-    if shared is None or energy is None:
+    shared = energy.classes
+    if shared is None:
         return tuple(classes)
+    systematic = energy.boundaries[shared.boundary].systematic_ratio
     by_name = {one.name: one for one in shared.classes}
     return tuple(
         (
             replace(
-                one, metrics={**one.metrics, **_figures(one, by_name[one.name], shared, energy)}
+                one, metrics={**one.metrics, **_figures(one, by_name[one.name], shared, systematic)}
             )
             if one.name in by_name
             else one
@@ -189,16 +146,14 @@ def with_energy(
 
 
 def _figures(
-    summary: ClassSummary, mine: ClassEnergy, shared: Allocation, energy: Energy
+    summary: ClassSummary, mine: ClassEnergy, shared: Allocation, systematic: float | None
 ) -> dict[str, Figure]:
     window = next((figure.window for figure in summary.metrics.values()), None)
     values = {
         "energy_j": mine.joules,
-        "output_tok_per_j": (
-            mine.output_tok / mine.joules if mine.joules > 0 and mine.output_tok > 0 else None
-        ),
-        "j_per_output_tok": mine.joules / mine.output_tok if mine.output_tok > 0 else None,
-        "j_per_request": mine.joules / mine.answered if mine.answered else None,
+        "output_tok_per_j": mine.output_tok_per_j,
+        "j_per_output_tok": mine.j_per_output_tok,
+        "j_per_request": mine.j_per_request,
     }
     return {
         key: Figure(
@@ -209,8 +164,8 @@ def _figures(
             Basis.ABSENT if value is None else Basis.MODELLED,
             shared.boundary,
             window,
-            RULES[shared.rule],
-            None if value is None else energy.systematic_ratio,
+            shared.rule_text,
+            None if value is None else systematic,
         )
         for key, value in values.items()
     }

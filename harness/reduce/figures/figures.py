@@ -2,13 +2,13 @@
 of the same stretch.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
-from harness.artifacts.run_summary import Distribution, Figure, RequestCounts
+from harness.artifacts.run_summary import Distribution, Figure, RequestCounts, Slos
 from harness.core.metric_names import Concept
 from harness.core.metrics import METRICS
 from harness.core.records import Basis, Concern, Outcome
@@ -115,7 +115,7 @@ def latency(requests: Requests, mine: Bools, flow: Flows) -> dict[str, Distribut
     }
 
 
-def good(requests: Requests, mine: Bools, flow: Flows, slos: Mapping[str, float | None]) -> Bools:
+def good(requests: Requests, mine: Bools, flow: Flows, slos: Slos) -> Bools:
     """Requests of `mine` that were answered in full and met every SLO; one that has no such figure
     (TPOT of one token) meets it.
     """
@@ -127,13 +127,12 @@ def good(requests: Requests, mine: Bools, flow: Flows, slos: Mapping[str, float 
     def first() -> Floats:
         return np.where(np.isnan(requests.first_token), last(), requests.first_token)
 
-    figures: Mapping[str, Callable[[], Floats]] = {
-        "ttft_s": lambda: (first() - requests.intended) * NS,
-        "tpot_s": lambda: flow.tpot_s,
-        "e2e_s": lambda: (last() - requests.intended) * NS,
-    }
-    for key, values in figures.items():
-        limit = slos.get(key)
+    figures: tuple[tuple[float | None, Callable[[], Floats]], ...] = (
+        (slos.ttft_s, lambda: (first() - requests.intended) * NS),
+        (slos.tpot_s, lambda: flow.tpot_s),
+        (slos.e2e_s, lambda: (last() - requests.intended) * NS),
+    )
+    for limit, values in figures:
         if limit is not None:
             with np.errstate(invalid="ignore"):
                 met &= ~(values() > limit)
@@ -234,7 +233,7 @@ def figures(
     window: StageWindow,
     flow: Flows,
     counters: ServerCounters | None,
-    slos: Mapping[str, float | None],
+    slos: Slos,
     price: RecordedPrice,
     who: Bools | None = None,
 ) -> StageFigures:
@@ -387,15 +386,13 @@ def _input(out: _Figures, flow: Flows, counters: ServerCounters | None) -> str |
     return split
 
 
-def _goodput(
-    out: _Figures, requests: Requests, mine: Bools, flow: Flows, slos: Mapping[str, float | None]
-) -> None:
+def _goodput(out: _Figures, requests: Requests, mine: Bools, flow: Flows, slos: Slos) -> None:
     counted = mine & ~requests.cancelled
     everyone = int(np.sum(counted))
     lost = int(np.sum(counted & ~requests.ok))
     nobody = None if everyone else "no request was intended in the window"
     out.put("error_ratio", lost / everyone if everyone else None, note=nobody)
-    if all(limit is None for limit in slos.values()):
+    if slos == Slos():
         for key in ("goodput_rps", "goodput_tok_s", "slo_met_ratio"):
             out.absent(key, "the profile sets no SLOs")
         return

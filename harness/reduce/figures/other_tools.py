@@ -10,12 +10,18 @@ with the reason, or the nearest that they do hold with a note.
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from dataclasses import dataclass, replace
+from typing import Final
 
 import numpy as np
 
-from harness.artifacts.run_summary import Distribution, Figure
+from harness.artifacts.run_summary import (
+    Distribution,
+    Figure,
+    OtherTools,
+    ToolFigure,
+    ToolFigures,
+)
 from harness.reduce.figures.answered_requests import NS, AnsweredRequests
 from harness.reduce.over_time.flows import Flows
 from harness.reduce.read.run import Run
@@ -388,33 +394,25 @@ def rosetta(
     flow: Flows,
     metrics: Mapping[str, Figure],
     latency: Mapping[str, Distribution],
-) -> dict[str, Any]:
-    """The stage that heads the summary under every tool's definitions; {} without a stage that
+) -> OtherTools | None:
+    """The stage that heads the summary under every tool's definitions; None without a stage that
     answered anything.
-
-    Returns:
-        `stage`, `requests` (answered), `harness` (its own figures under the same terms) and
-        `tools`: by key of `TOOLS` title, source, window and `figures`: by term `unit`,
-        `definition`, `note`, and either `value` or statistics of a distribution; where there is
-        none, all of these are None and `note` says why.
     """
-    if window is None:
-        return {}
-    seen = AnsweredRequests.of(run, window, flow)
-    if seen is None:
-        return {}
-    return {
-        "stage": window.name,
-        "requests": seen.requests,
-        "harness": _own(metrics, latency, window),
-        "tools": {key: _tool(tool, seen) for key, tool in TOOLS.items()},
-    }
+    seen = None if window is None else AnsweredRequests.of(run, window, flow)
+    if window is None or seen is None:
+        return None
+    return OtherTools(
+        stage=window.name,
+        requests=seen.requests,
+        harness=_own(metrics, latency, window),
+        tools={key: _tool(tool, seen) for key, tool in TOOLS.items()},
+    )
 
 
 def _own(
     metrics: Mapping[str, Figure], latency: Mapping[str, Distribution], window: StageWindow
-) -> dict[str, Any]:
-    out: dict[str, Any] = {}
+) -> dict[str, ToolFigure]:
+    out: dict[str, ToolFigure] = {}
     for term, key in HARNESS.items():
         if key in latency:
             found = latency[key]
@@ -447,37 +445,29 @@ def _own(
     return out
 
 
-def _tool(tool: Tool, seen: AnsweredRequests) -> dict[str, Any]:
-    return {
-        "title": tool.title,
-        "source": tool.source,
-        "window": tool.window,
-        "figures": {
+def _tool(tool: Tool, seen: AnsweredRequests) -> ToolFigures:
+    return ToolFigures(
+        title=tool.title,
+        source=tool.source,
+        window=tool.window,
+        figures={
             key: _entry(key, term.of(seen), term.words, term.note)
             for key, term in tool.terms.items()
         },
-    }
+    )
 
 
-_STATISTICS: Final = ("mean", "p50", "p90", "p99")
-
-
-def _entry(term: str, value: Value, words: str, note: str | None) -> dict[str, Any]:
-    entry: dict[str, Any] = {
-        "unit": TERMS[term][1],
-        "definition": words,
-        "value": None,
-        **dict.fromkeys(_STATISTICS),
-        "n": None,
-        "note": note,
-    }
+def _entry(term: str, value: Value, words: str, note: str | None) -> ToolFigure:
+    entry = ToolFigure(unit=TERMS[term][1], definition=words, note=note)
     if isinstance(value, str):
-        return entry | {"note": value}
+        return replace(entry, note=value)
     if isinstance(value, Distribution):
-        return entry | {name: getattr(value, name) for name in _STATISTICS} | {"n": value.n}
+        return replace(
+            entry, mean=value.mean, p50=value.p50, p90=value.p90, p99=value.p99, n=value.n
+        )
     if not np.isfinite(value):
-        return entry | {"note": "nothing to take it from"}
-    return entry | {"value": float(value)}
+        return replace(entry, note="nothing to take it from")
+    return replace(entry, value=float(value))
 
 
 @dataclass(frozen=True, slots=True)
@@ -499,32 +489,32 @@ class RosettaTable:
     notes: tuple[tuple[str, str, str], ...]
 
 
-def rosetta_table(found: Mapping[str, Any]) -> RosettaTable | None:
-    """A summary's `rosetta` as a table; None where it is empty."""
-    if not found:
+def rosetta_table(found: OtherTools | None) -> RosettaTable | None:
+    """The table; None where there is nothing for it."""
+    if found is None:
         return None
-    columns: Sequence[tuple[str, Mapping[str, Any]]] = (
-        ("this harness", found["harness"]),
-        *((tool["title"], tool["figures"]) for tool in found["tools"].values()),
+    columns: Sequence[tuple[str, Mapping[str, ToolFigure]]] = (
+        ("this harness", found.harness),
+        *((tool.title, tool.figures) for tool in found.tools.values()),
     )
     rows = tuple(tuple(_cell(figures.get(term)) for _, figures in columns) for term in TERMS)
     notes = tuple(
         (
-            tool["title"],
+            tool.title,
             TERMS[term][0],
-            entry["definition"] + (f" ({entry['note']})" if entry["note"] else ""),
+            entry.definition + (f" ({entry.note})" if entry.note else ""),
         )
-        for tool in found["tools"].values()
-        for term, entry in tool["figures"].items()
+        for tool in found.tools.values()
+        for term, entry in tool.figures.items()
     )
     return RosettaTable(
         ("term", *(title for title, _ in columns)), rows, tuple(TERMS.values()), notes
     )
 
 
-def _cell(entry: Mapping[str, Any] | None) -> tuple[float | None, float | None] | float | None:
+def _cell(entry: ToolFigure | None) -> tuple[float | None, float | None] | float | None:
     if entry is None:
         return None
-    if entry["value"] is not None:
-        return float(entry["value"])
-    return (entry["p50"], entry["p99"]) if entry["n"] else None
+    if entry.value is not None:
+        return float(entry.value)
+    return (entry.p50, entry.p99) if entry.n else None

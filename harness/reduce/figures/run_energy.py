@@ -1,12 +1,12 @@
 """The joules of a whole run: what a report says of them beside the figures."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
-from harness.artifacts.run_summary import ClassSummary
+from harness.artifacts.run_summary import AboveIdle, ClassSummary, Idle, RunEnergy
 from harness.core.records import Boundary
 from harness.profile.recorded import RecordedEnergy
 from harness.reduce.energy.attribution import (
@@ -17,12 +17,10 @@ from harness.reduce.energy.attribution import (
     fit,
     slice_edges,
 )
-from harness.reduce.energy.boundaries import Rung
 from harness.reduce.energy.devices import Energy
-from harness.reduce.energy.gpu_state import GpuState
-from harness.reduce.energy.idle import BEFORE_SERVER, READY, Idle, above
-from harness.reduce.energy.window import WindowEnergy, carbon, plain_of
-from harness.reduce.figures.energy_by_class import Allocation, allocate
+from harness.reduce.energy.idle import BEFORE_SERVER, READY, WithoutLoad, above
+from harness.reduce.energy.window import WindowEnergy, carbon
+from harness.reduce.figures.energy_by_class import allocate
 from harness.reduce.over_time.flow import Flow
 from harness.reduce.over_time.tokens import Output
 from harness.reduce.read.requests import Requests
@@ -30,61 +28,6 @@ from harness.reduce.read.run import Run
 from harness.reduce.statistics.intervals import Floats
 
 NS: Final = 1e-9
-
-
-@dataclass(frozen=True, slots=True)
-class RunEnergy:
-    """Energy of the headline's window, with everything that a reader needs to hold against it.
-
-    Attributes:
-        window: name of the stage; None without a measured window.
-        energies: one a boundary.
-        idle: stretches without load, by `when`.
-        rungs: the ladder from board to facility.
-        attribution: joules by time, computed input, output and output x context, or why not.
-        allocation: joules by class; None where there are none.
-        boards: throttling, limits and errors, with stretches of the whole run.
-        carbon: CO2 of the window; None without the grid's factor.
-    """
-
-    window: str | None
-    energies: tuple[Energy, ...]
-    idle: Mapping[str, Idle]
-    rungs: tuple[Rung, ...]
-    attribution: Attribution
-    allocation: Allocation | None
-    boards: GpuState
-    carbon: Mapping[str, Any] | None
-
-    @property
-    def plain(self) -> Energy | None:
-        """The boundary that figures without a suffix are taken at."""
-        return plain_of(self.energies)
-
-    def to_dict(self) -> dict[str, Any]:
-        """As in summary.json."""
-        return {
-            "window": self.window,
-            "boundaries": {energy.boundary: energy.to_dict() for energy in self.energies},
-            "idle": {
-                **{when: idle.to_dict() for when, idle in self.idle.items()},
-                "above": {energy.boundary: self._above(energy) for energy in self.energies},
-            },
-            "ladder": [rung.to_dict() for rung in self.rungs],
-            "attribution": self.attribution.to_dict(),
-            "classes": None if self.allocation is None else self.allocation.to_dict(),
-            "boards": self.boards.to_dict(),
-            "carbon": None if self.carbon is None else dict(self.carbon),
-        }
-
-    def _above(self, energy: Energy) -> dict[str, Any]:
-        out: dict[str, Any] = {"total_w": energy.watts}
-        for key, when in (("active_w", BEFORE_SERVER), ("above_ready_w", READY)):
-            idle = self.idle.get(when)
-            found = above(energy, None if idle is None else idle.at(energy.boundary))
-            out[key] = None if found is None else found.watts
-            out[f"{key.removesuffix('_w')}_error_w"] = None if found is None else found.error_w
-        return out
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,9 +72,7 @@ def run_energy(
     top = next((stage.found for stage in stages if stage.name == headline), None)
     settings = run.profile.energy
     if top is None:
-        return RunEnergy(
-            None, (), {}, (), Attribution("there is no measured window"), None, GpuState(), None
-        )
+        return RunEnergy(attribution=Attribution("there is no measured window").summarized())
     attribution = _attribution(run.requests, settings, stages, flow, headline)
     plain = top.plain
     shared = None
@@ -142,15 +83,34 @@ def run_energy(
         shared = allocate(
             run.requests, flow.output, plain, top.start, top.end, until, tokens, attribution
         )
+    before, ready = top.idle.get(BEFORE_SERVER), top.idle.get(READY)
     return RunEnergy(
-        headline,
-        top.energies,
-        top.idle,
-        top.rungs,
-        attribution,
-        shared,
-        top.boards,
-        carbon(top.rungs, settings),
+        window=headline,
+        boundaries={energy.boundary: energy.summarized() for energy in top.energies},
+        idle=Idle(
+            before_server=None if before is None else before.summarized(),
+            ready=None if ready is None else ready.summarized(),
+            above={energy.boundary: _above(energy, before, ready) for energy in top.energies},
+        ),
+        ladder=top.rungs,
+        attribution=attribution.summarized(),
+        classes=shared,
+        boards=top.boards,
+        carbon=carbon(top.rungs, settings),
+    )
+
+
+def _above(energy: Energy, before: WithoutLoad | None, ready: WithoutLoad | None) -> AboveIdle:
+    active, above_ready = (
+        above(energy, None if idle is None else idle.at(energy.boundary))
+        for idle in (before, ready)
+    )
+    return AboveIdle(
+        total_w=energy.watts,
+        active_w=None if active is None else active.watts,
+        active_error_w=None if active is None else active.error_w,
+        above_ready_w=None if above_ready is None else above_ready.watts,
+        above_ready_error_w=None if above_ready is None else above_ready.error_w,
     )
 
 
@@ -168,7 +128,7 @@ def _attribution(
     context = decode_context(requests, flow.output)
     gathered: list[StageSlices] = []
     boundary: str | None = None
-    ready: Idle | None = None
+    ready: WithoutLoad | None = None
     for stage in stages:
         if stage.found is None or stage.found.plain is None:
             return Attribution(f"stage {stage.name} has no energy")

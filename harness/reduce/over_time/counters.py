@@ -5,10 +5,11 @@ resets seen and counted.
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
+from harness.artifacts.run_summary import Histogram
 from harness.core.metric_names import MAPPED, Concept, Series, Source, identify, pick
 from harness.reduce.read.run import Samples
 from harness.reduce.statistics.intervals import Floats
@@ -217,7 +218,7 @@ class ServerCounters:
             summed += np.interp(t, times, values)
         return t, summed
 
-    def histogram(self, concept: Concept, start: float, end: float) -> dict[str, Any] | None:
+    def histogram(self, concept: Concept, start: float, end: float) -> Histogram | None:
         """Count and mean of a server-side histogram between two moments, and the bucket that holds
         its median and p99.
 
@@ -236,12 +237,12 @@ class ServerCounters:
             rise = self._rise(target, t, unwrap(values)[0], start, end)
             if rise is not None and "le" in labels:
                 buckets[float(labels["le"])] = buckets.get(float(labels["le"]), 0.0) + rise
-        return {
-            "count": count,
-            "mean_s": total / count,
-            "p50_bucket_s": _bucket(buckets, 0.5),
-            "p99_bucket_s": _bucket(buckets, 0.99),
-        }
+        return Histogram(
+            count=count,
+            mean_s=total / count,
+            p50_bucket_s=_bucket(buckets, 0.5),
+            p99_bucket_s=_bucket(buckets, 0.99),
+        )
 
     def _of_histogram(
         self, source: Source, name: str
@@ -260,7 +261,7 @@ class ServerCounters:
         )
 
 
-def _bucket(buckets: dict[float, float], q: float) -> list[float | None] | None:
+def _bucket(buckets: dict[float, float], q: float) -> tuple[float, float | None] | None:
     """(lower, upper) bound of the bucket that holds the q-quantile; an upper bound of None is
     infinity.
     """
@@ -271,6 +272,6 @@ def _bucket(buckets: dict[float, float], q: float) -> list[float | None] | None:
     below = 0.0
     for bound in bounds:
         if buckets[bound] >= q * whole:
-            return [below, bound if np.isfinite(bound) else None]
+            return below, bound if np.isfinite(bound) else None
         below = bound
     return None

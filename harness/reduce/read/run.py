@@ -24,7 +24,8 @@ from harness.artifacts.canary_truth import read_truth
 from harness.artifacts.journal import parts, read_table
 from harness.artifacts.layout import SCHEMA_VERSION, RunDir
 from harness.artifacts.run_record import RunRecord
-from harness.artifacts.typed_json import read_leniently
+from harness.artifacts.run_summary import Calibration
+from harness.artifacts.typed_json import from_json, read_leniently
 from harness.core.errors import ArtifactError
 from harness.core.records import Concern, RunState, Severity
 from harness.profile.recorded import RecordedProfile
@@ -71,7 +72,7 @@ class Run:
         requests: all records of the load.
         canary: records of the canaries, which are no part of the load, ordered by intended time.
         canary_truth: request id -> what the canary's server wrote, and when.
-        calibration: calibration.json, {} without a certificate.
+        calibration: calibration.json; None without a certificate.
         samples: the server's samples; None when nothing was scraped.
         failed_scrapes: per target.
         power: POWER's columns, None when no power was read.
@@ -96,7 +97,7 @@ class Run:
     concerns: tuple[Concern, ...] = field(default=())
     canary: Sequence[Mapping[str, Any]] = ()
     canary_truth: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    calibration: Mapping[str, Any] = field(default_factory=dict)
+    calibration: Calibration | None = None
     boards: Mapping[str, npt.NDArray[Any]] | None = None
     meter_calibration: Mapping[str, Any] = field(default_factory=dict)
 
@@ -182,7 +183,8 @@ def load_run(root: Path, *, wanted: Callable[[str], bool]) -> Run:
     boards = _columns(
         _table(run_dir.boards, parts(run_dir.boards_journal), tables.BOARDS, concerns), t0_ns
     )
-    calibration = _calibration(run_dir.calibration, concerns)
+    certificate = _calibration(run_dir.calibration, concerns)
+    calibration = _certificate(certificate, concerns) if certificate else None
     meter_calibration = _calibration(run_dir.meter_calibration, concerns)
     found = (recorded.concern() for recorded in manifest.concerns)
     concerns += [concern for concern in found if concern is not None]
@@ -219,6 +221,15 @@ def _calibration(path: Path, concerns: list[Concern]) -> Mapping[str, Any]:
             )
         )
         return {}
+
+
+def _certificate(raw: Mapping[str, Any], concerns: list[Concern]) -> Calibration | None:
+    try:
+        return from_json(Calibration, raw, "certificate")
+    except ArtifactError as error:
+        text = f"calibration.json cannot be used: {error.what}."
+        concerns.append(Concern("calibration_unreadable", Severity.DEGRADED, text))
+        return None
 
 
 def _manifest(run_dir: RunDir, concerns: list[Concern]) -> Mapping[str, Any]:

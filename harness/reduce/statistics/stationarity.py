@@ -7,10 +7,11 @@ docs/statistics.md has the rule in words, its sources and how often it is right.
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
+from harness.artifacts.run_summary import Signal, Steady
 from harness.reduce.statistics.intervals import Floats, t_within
 
 SLICES: Final = 60
@@ -108,23 +109,23 @@ class SteadyState:
         """No signal drifts."""
         return not any(test.drift for test in self.signals.values())
 
-    def to_dict(self) -> dict[str, Any]:
-        """As in summary.json."""
-        return {
-            "steady": self.steady,
-            "slice_s": self.slice_s,
-            "slices": self.slices,
-            "warmup_s": self.warmup_slices * self.slice_s,
-            "signals": {
-                name: {
-                    "warmup_s": test.warmup_slices * self.slice_s,
-                    "drift": test.drift,
-                    "change": test.change,
-                    "p_value": test.p_value,
-                }
+    def summarized(self) -> Steady:
+        """As in a summary."""
+        return Steady(
+            steady=self.steady,
+            slice_s=self.slice_s,
+            slices=self.slices,
+            warmup_s=self.warmup_slices * self.slice_s,
+            signals={
+                name: Signal(
+                    warmup_s=test.warmup_slices * self.slice_s,
+                    drift=test.drift,
+                    change=test.change,
+                    p_value=test.p_value,
+                )
                 for name, test in self.signals.items()
             },
-        }
+        )
 
 
 def mser(means: Floats, most: int) -> int:

@@ -8,132 +8,120 @@ of that part are apart.
 
 from collections.abc import Mapping, Sequence
 from itertools import takewhile
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
 from harness.artifacts.layout import RunDir
-from harness.artifacts.quality import Answer, read_answers
+from harness.artifacts.quality import Answer, AnswersCheck, ReplicaAnswers, UsedReference
+from harness.artifacts.run_summary import Likeness, Quality, Reference
+from harness.artifacts.typed_json import from_json, loads
+from harness.core.errors import ArtifactError
 from harness.core.records import Concern, Purpose, RunState, Severity
-from harness.reduce.read.run import Run, mapping, number, strict_json
+from harness.reduce.read.run import Run
 
 VERIFIED: Final = "verified"
 UNVERIFIED: Final = "quality unverified"
 """What the headline says unless the answers were those of a reference."""
 
 _ASKED: Final = frozenset({408, 429})
-_PARTS: Final = ("before", "after")
 
 
-def quality(run: Run) -> dict[str, Any]:
-    """What the check found; {} where none was made.
+def quality(run: Run) -> Quality | None:
+    """What the check found; None where none was made."""
+    check = _read(RunDir(run.root))
+    if check is None:
+        return None
+    reference = check.reference
+    answers = {"before": _answered(check.before), "after": _answered(check.after)}
+    before, after = answers["before"], answers["after"]
 
-    Returns:
-        `label` (`verified` or `quality unverified`), `basis` (`reference`, `self` or None where
-        nothing could be compared), `passed` (None where nothing was compared), `reason` in words,
-        `min_agreement` and `logprob_tolerance` (what was asked for), `reference` (what it is),
-        `texts`, `max_output_tok`, `logprobs` (whether the API told them), `input_tok` (of the part
-        before the load), and the comparisons `before` and `after` (against the reference) and
-        `change` (after against before), each with `agreement` (worst replica, mean over the texts),
-        `logprob_difference` (worst replica, mean over the tokens that agree; None without) and
-        `texts_equal`; each None where it could not be made.
-    """
-    raw = _read(RunDir(run.root))
-    if raw is None:
-        return {}
-    reference = mapping(raw.get("reference"))
-    expected = read_answers(reference.get("answers")) if reference else None
-    answers = {part: _answers(raw.get(part)) for part in _PARTS}
-    before, after = (answers[part] for part in _PARTS)
-    against = {
-        part: _worst([(expected, found) for found in answers[part].values()]) if expected else None
-        for part in _PARTS
-    }
+    def against_reference(found: Mapping[str, Sequence[Answer]]) -> Likeness | None:
+        if reference is None or not reference.answers:
+            return None
+        return _worst([(reference.answers, one) for one in found.values()])
+
+    like_before, like_after = against_reference(before), against_reference(after)
     change = _worst([(before[name], after[name]) for name in before if name in after])
-    failures = [text for part in _PARTS for text in _failures(raw.get(part), part)]
-    least, most = number(raw.get("min_agreement")), number(raw.get("logprob_tolerance"))
-    compared = [
-        found for found in (against["before"], against["after"], change) if found is not None
-    ]
+    failures = [*_failures(check.before, "before"), *_failures(check.after, "after")]
+    least, most = check.min_agreement, check.logprob_tolerance
+    compared = [found for found in (like_before, like_after, change) if found is not None]
     empty = bool(before) and not any(answer.text for found in before.values() for answer in found)
     broken = any(failure[1] for failure in failures)
-    named = {part: set(mapping(raw.get(part))) for part in _PARTS}
-    answered = all(set(answers[part]) == named[part] == named["before"] for part in _PARTS)
+    answered = set(before) == set(check.before) == set(check.after) == set(after)
     fits = all(len(before[name]) == len(after[name]) for name in before if name in after)
     whole = change is not None and answered and fits and not failures and not empty
     passed = True if whole else None
     if broken or not all(_within(found, least, most) for found in compared):
         passed = False  # what there is speaks against the server, whatever else is missing
-    by_reference = (
-        expected is not None and against["before"] is not None and against["after"] is not None
+    by_reference = like_before is not None and like_after is not None
+    dummy = _is_dummy(run)
+    return Quality(
+        label=VERIFIED if passed and by_reference and not dummy else UNVERIFIED,
+        basis="reference" if by_reference else "self" if change is not None else None,
+        passed=passed,
+        reason=_reason(
+            check, failures, empty=empty, dummy=dummy, by_reference=by_reference, whole=whole
+        ),
+        min_agreement=least,
+        logprob_tolerance=most,
+        reference=None if reference is None else _summarized(reference, check.reference_path),
+        recorded=check.recorded,
+        texts=check.texts,
+        max_output_tok=check.max_output_tok,
+        logprobs=any(answer.logprobs is not None for found in before.values() for answer in found),
+        input_tok=_sum([answer.input_tok for found in before.values() for answer in found]),
+        before=like_before,
+        after=like_after,
+        change=change,
     )
-    dummy = run.profile.model.load_format == "dummy"
-    return {
-        "label": VERIFIED if passed and by_reference and not dummy else UNVERIFIED,
-        "basis": "reference" if by_reference else "self" if change is not None else None,
-        "passed": passed,
-        "reason": _reason(
-            raw, failures, empty=empty, dummy=dummy, by_reference=by_reference, whole=whole
-        ),
-        "min_agreement": least,
-        "logprob_tolerance": most,
-        "reference": (
-            {
-                key: reference.get(key)
-                for key in ("model_id", "fingerprint", "dtype", "quantization", "engine", "route")
-            }
-            | {"path": raw.get("reference_path")}
-            if reference
-            else None
-        ),
-        "recorded": raw.get("recorded") is True,
-        "texts": raw.get("texts"),
-        "max_output_tok": raw.get("max_output_tok"),
-        "logprobs": any(
-            answer.logprobs is not None for found in before.values() for answer in found
-        ),
-        "input_tok": _sum([answer.input_tok for found in before.values() for answer in found]),
-        "before": against["before"],
-        "after": against["after"],
-        "change": change,
-    }
 
 
-def _read(run_dir: RunDir) -> Mapping[str, Any] | None:
+_UNREADABLE: Final = AnswersCheck()
+
+
+def _read(run_dir: RunDir) -> AnswersCheck | None:
     try:
-        raw = strict_json(run_dir.quality.read_text(encoding="utf-8"))
+        return from_json(AnswersCheck, loads(run_dir.quality.read_text("utf-8")), "quality")
     except FileNotFoundError:
         return None
-    except (OSError, ValueError):
-        return {}
-    return mapping(raw)
+    except (OSError, ValueError, ArtifactError):
+        return _UNREADABLE
 
 
-def _answers(part: object) -> dict[str, Sequence[Answer]]:
+def _is_dummy(run: Run) -> bool:
+    return run.profile.model.load_format == "dummy"
+
+
+def _summarized(reference: UsedReference, path: str | None) -> Reference:
+    return Reference(
+        model_id=reference.model_id,
+        fingerprint=reference.fingerprint,
+        dtype=reference.dtype,
+        quantization=reference.quantization,
+        engine=reference.engine,
+        route=reference.route,
+        path=path,
+    )
+
+
+def _answered(part: Mapping[str, ReplicaAnswers]) -> dict[str, Sequence[Answer]]:
     """By replica, those that answered every text."""
-    found = {
-        str(name): (read_answers(mapping(asked).get("answers")), mapping(asked).get("error"))
-        for name, asked in mapping(part).items()
-    }
-    return {
-        name: answers
-        for name, (answers, error) in found.items()
-        if answers is not None and error is None
-    }
+    return {name: one.answers for name, one in part.items() if one.answers and one.error is None}
 
 
-def _failures(part: object, when: str) -> list[tuple[str, bool]]:
+def _failures(part: Mapping[str, ReplicaAnswers], when: str) -> list[tuple[str, bool]]:
     """(what failed, whether that speaks against the server) of each replica that did not answer: a
     refusal says that the check cannot be made.
     """
     out = []
-    for name, asked in mapping(part).items():
-        error, status = mapping(asked).get("error"), mapping(asked).get("status")
-        if error is None:
+    for name, one in part.items():
+        if one.error is None:
             continue
-        refused = isinstance(status, int) and 400 <= status < 500 and status not in _ASKED
+        status = one.status
+        refused = status is not None and 400 <= status < 500 and status not in _ASKED
         answered = f" (HTTP {status})" if status is not None else ""
-        out.append((f"{name} did not answer {when} the load{answered}: {error}", not refused))
+        out.append((f"{name} did not answer {when} the load{answered}: {one.error}", not refused))
     return out
 
 
@@ -175,7 +163,7 @@ def logprob_differences(expected: Answer, found: Answer) -> list[float]:
     ]
 
 
-def _worst(pairs: Sequence[tuple[Sequence[Answer], Sequence[Answer]]]) -> dict[str, Any] | None:
+def _worst(pairs: Sequence[tuple[Sequence[Answer], Sequence[Answer]]]) -> Likeness | None:
     rows = [(expected, found) for expected, found in pairs if len(expected) == len(found)]
     if not rows:
         return None
@@ -185,22 +173,22 @@ def _worst(pairs: Sequence[tuple[Sequence[Answer], Sequence[Answer]]]) -> dict[s
         for row in rows
     ]
     equal = [sum(e.text == f.text for e, f in zip(*row, strict=True)) for row in rows]
-    return {
-        "agreement": min(shares),
-        "logprob_difference": max((float(np.mean(one)) for one in steps if one), default=None),
-        "texts_equal": min(equal),
-    }
+    return Likeness(
+        agreement=min(shares),
+        logprob_difference=max((float(np.mean(one)) for one in steps if one), default=None),
+        texts_equal=min(equal),
+    )
 
 
-def _within(found: Mapping[str, Any], least: float | None, most: float | None) -> bool:
-    difference = found["logprob_difference"]
-    return (least is None or found["agreement"] >= least) and (
+def _within(found: Likeness, least: float | None, most: float | None) -> bool:
+    difference = found.logprob_difference
+    return (least is None or found.agreement >= least) and (
         most is None or difference is None or difference <= most
     )
 
 
 def _reason(
-    raw: Mapping[str, Any],
+    check: AnswersCheck,
     failures: Sequence[tuple[str, bool]],
     *,
     empty: bool,
@@ -210,11 +198,11 @@ def _reason(
 ) -> str:
     if failures:
         return failures[0][0]
-    if not raw:
+    if check is _UNREADABLE:
         return "quality.json cannot be read"
     if empty:
         return "every answer was empty"
-    if not mapping(raw.get("after")):
+    if not check.after:
         return "there are no answers from after the load"
     if not whole:
         return "not every replica's answers are whole"
@@ -222,21 +210,21 @@ def _reason(
         return "the weights are dummies, so the answers mean nothing"
     if by_reference:
         return "held against the reference before and after the load"
-    if raw.get("reference"):
+    if check.reference is not None:
         return "the reference's answers are not those to this check's texts"
-    if raw.get("recorded"):
+    if check.recorded:
         return "this run recorded the reference, so its answers were held against each other only"
     return "there is no reference: the answers after the load were held against those before it"
 
 
-def quality_concerns(run: Run, found: Mapping[str, Any], *, smoke: bool) -> list[Concern]:
+def quality_concerns(run: Run, found: Quality | None, *, smoke: bool) -> list[Concern]:
     """Concerns about the answers. A smoke run claims nothing about them, but fails where they were
     checked and wrong.
     """
     severity = Severity.NOTE if smoke else Severity.DEGRADED
-    dummy = run.profile.model.load_format == "dummy"
+    dummy = _is_dummy(run)
     unread = run.profile.purpose not in (Purpose.SMOKE, Purpose.MEASURE)
-    if not found:
+    if found is None:
         if smoke or unread:
             return []
         if dummy:
@@ -252,49 +240,42 @@ def quality_concerns(run: Run, found: Mapping[str, Any], *, smoke: bool) -> list
                 "quality_missing", severity, "The answers were not checked: quality unverified."
             )
         ]
-    least, most = found["min_agreement"], found["logprob_tolerance"]
-    if found["passed"] is False:
-        return _failed(found, least, most)
-    if found["passed"] is None:
+    if found.passed is False:
+        return _failed(found, found.min_agreement, found.logprob_tolerance)
+    if found.passed is None:
         cut = run.state is not RunState.COMPLETE
-        text = f"The check of the answers is not whole ({found['reason']}): quality unverified."
+        text = f"The check of the answers is not whole ({found.reason}): quality unverified."
         return [Concern("quality_missing", Severity.NOTE if cut else severity, text)]
-    if found["label"] != VERIFIED and not smoke:
+    if found.label != VERIFIED and not smoke:
         return [
             Concern(
                 "quality_unverified",
                 Severity.NOTE,
-                f"Quality unverified: {found['reason']}.",
-                found["change"]["agreement"],
-                least,
+                f"Quality unverified: {found.reason}.",
+                None if found.change is None else found.change.agreement,
+                found.min_agreement,
             )
         ]
     return []
 
 
-_WORDS: Final = (
-    ("before", "Before the load the answers were not the reference's"),
-    ("after", "After the load the answers were not the reference's"),
-    ("change", "The load changed the answers"),
-)
-
-
-def _failed(found: Mapping[str, Any], least: float | None, most: float | None) -> list[Concern]:
+def _failed(found: Quality, least: float | None, most: float | None) -> list[Concern]:
     out = []
-    for part, words in _WORDS:
-        compared = found[part]
+    for compared, words in (
+        (found.before, "Before the load the answers were not the reference's"),
+        (found.after, "After the load the answers were not the reference's"),
+        (found.change, "The load changed the answers"),
+    ):
         if compared is None or _within(compared, least, most):
             continue
-        if least is not None and compared["agreement"] < least:
+        if least is not None and compared.agreement < least:
             text = (
-                f"{words}: {compared['agreement']:.0%} of them agree from the beginning; at least"
+                f"{words}: {compared.agreement:.0%} of them agree from the beginning; at least"
                 f" {least:.0%} must."
             )
-            out.append(
-                Concern("quality_failed", Severity.INVALID, text, compared["agreement"], least)
-            )
+            out.append(Concern("quality_failed", Severity.INVALID, text, compared.agreement, least))
         else:
-            difference = compared["logprob_difference"]
+            difference = compared.logprob_difference
             text = (
                 f"{words}: log-probabilities of the tokens that agree are {difference:.3g} nats"
                 f" apart in the mean; {most:g} are allowed."
@@ -305,7 +286,7 @@ def _failed(found: Mapping[str, Any], least: float | None, most: float | None) -
             Concern(
                 "quality_failed",
                 Severity.INVALID,
-                f"The check of the answers failed: {found['reason']}.",
+                f"The check of the answers failed: {found.reason}.",
             )
         )
     return out

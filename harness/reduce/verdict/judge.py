@@ -4,17 +4,24 @@ follows.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
-from harness.artifacts.run_summary import Agreement, Verdict
+from harness.artifacts.run_summary import (
+    Agreement,
+    Client,
+    Quality,
+    ScopeLoad,
+    Slos,
+    Verdict,
+)
 from harness.core.metric_names import Concept
 from harness.core.records import Concern, OutputLength, Purpose, RunState, Severity, Status
 from harness.reduce.figures.figures import StageFigures, intended_in
 from harness.reduce.over_time.counters import ServerCounters
 from harness.reduce.over_time.flows import Flows
-from harness.reduce.read.run import Run, gpu_count, number
+from harness.reduce.read.run import Run, gpu_count
 from harness.reduce.verdict.answers import quality_concerns
 from harness.reduce.verdict.load_generator import client_concerns
 from harness.reduce.verdict.records import record_concerns
@@ -84,10 +91,10 @@ def judge(
     figures: Mapping[str, StageFigures],
     reconciliation: Mapping[str, Agreement],
     counters: ServerCounters | None,
-    host: Mapping[str, Any],
-    slos: Mapping[str, float | None],
-    client: Mapping[str, Any],
-    answers: Mapping[str, Any],
+    host: Mapping[str, ScopeLoad],
+    slos: Slos,
+    client: Client,
+    answers: Quality | None,
 ) -> Verdict:
     """The verdict of a run.
 
@@ -118,14 +125,11 @@ def judge(
     found += _reconciled(run, reconciliation, smoke=smoke)
     found += _client(run, host, headline, figures, slos, smoke=smoke)
     found += client_concerns(run, client, slos, smoke=smoke)
-    found += _server(
-        run, headline, counters, flow, number(answers.get("input_tok")) or 0.0, smoke=smoke
-    )
+    checked_tok = 0 if answers is None else answers.input_tok or 0
+    found += _server(run, headline, counters, flow, checked_tok, smoke=smoke)
     found += _lengths(run, smoke=smoke)
     found += quality_concerns(run, answers, smoke=smoke)
-    found += recount_concerns(
-        {key: agreement.tokenizer for key, agreement in reconciliation.items()}, smoke=smoke
-    )
+    found += recount_concerns(reconciliation["input_tokens"].tokenizer, smoke=smoke)
     if headline is not None:
         found += figures[headline.name].energy_concerns
     if gpu_count(run) is not None and run.power is None:
@@ -323,10 +327,10 @@ def _reconciled(run: Run, reconciliation: Mapping[str, Agreement], *, smoke: boo
 
 def _client(
     run: Run,
-    host: Mapping[str, Any],
+    host: Mapping[str, ScopeLoad],
     headline: StageWindow | None,
     figures: Mapping[str, StageFigures],
-    slos: Mapping[str, float | None],
+    slos: Slos,
     *,
     smoke: bool,
 ) -> list[Concern]:
@@ -334,7 +338,7 @@ def _client(
     severity = Severity.NOTE if smoke else Severity.DEGRADED
     traffic = {scope: row for scope, row in host.items() if scope.startswith("traffic:")}
     for scope, row in traffic.items():
-        cores = row["cpu_cores_p95"]
+        cores = row.cpu_cores_p95
         if cores is not None and cores > CLIENT_CPU_LIMIT:
             text = (
                 f"Load generator process {scope} used {cores:.0%} of a core (p95 over the window),"
@@ -346,7 +350,7 @@ def _client(
     if headline is None:
         return out
     lag = figures[headline.name].latency["schedule_lag_s"]
-    slo = slos.get("ttft_s")
+    slo = slos.ttft_s
     limit = LAG_SHARE_OF_SLO * slo if slo else LAG_LIMIT_S
     worst = lag.p99 if lag.p99 is not None else lag.max
     what = "sent"
@@ -509,9 +513,9 @@ def _first_token_agreement(
 ) -> list[Concern]:
     """No answer begins at the client before it does at the server."""
     found = counters.histogram(Concept.TTFT, start, end)
-    if found is None:
+    if found is None or found.mean_s is None:
         return []
-    requests, longest_s, mean_s = run.requests, 0.0, float(found["mean_s"])
+    requests, longest_s, mean_s = run.requests, 0.0, found.mean_s
     for rows in requests.parts():
         waited = requests.first_token[rows] - requests.intended[rows]
         longest_s = max(longest_s, float(np.max(waited[np.isfinite(waited)], initial=0.0)) * 1e-9)

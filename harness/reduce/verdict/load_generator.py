@@ -2,16 +2,17 @@
 canaries.
 """
 
-from collections.abc import Mapping
+from collections import Counter
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
 from harness.artifacts.canary_truth import pair
+from harness.artifacts.run_summary import Calibration, Canary, CarriedLoad, Client, Slos
 from harness.core.records import Concern, Outcome, Severity
 from harness.reduce.read.requests import Requests
-from harness.reduce.read.run import Run, mapping, number
+from harness.reduce.read.run import Run, number
 from harness.reduce.read.spill import blocks, release
 from harness.reduce.statistics.intervals import Floats
 from harness.reduce.windows.windows import StageWindow
@@ -34,41 +35,15 @@ PEAK_S: Final = 5.0
 _STEP_NS: Final = 1e6
 _MOST_STEPS: Final = 4_000_000
 
-_CALIBRATION_KEYS: Final = (
-    "made_at",
-    "quick",
-    "bound_s",
-    "workers",
-    "sufficient",
-    "certified_events_per_s",
-    "load",
-    "cores",
-    "host",
-)
-_LEVEL_KEYS: Final = (
-    "events_per_s",
-    "requests_per_s",
-    "ttft_error",
-    "gap_error",
-    "sent_error",
-    "send_lag",
-    "client_us_per_event",
-    "worker_cpu",
-)
+
+def client(run: Run, headline: StageWindow | None) -> Client:
+    """What a run's summary says of its load generator."""
+    return Client(
+        canary=_canary(run, headline), calibration=run.calibration, load=_load(run, headline)
+    )
 
 
-def client(run: Run, headline: StageWindow | None) -> dict[str, Any]:
-    """`canary`, `calibration` and `load`, each None where there is none; what a run's summary says
-    of its load generator.
-    """
-    return {
-        "canary": _canary(run, headline),
-        "calibration": _calibration(run),
-        "load": _load(run, headline),
-    }
-
-
-def _canary(run: Run, headline: StageWindow | None) -> dict[str, Any] | None:
+def _canary(run: Run, headline: StageWindow | None) -> Canary | None:
     if not run.canary:
         return None
     rows = run.canary
@@ -81,31 +56,17 @@ def _canary(run: Run, headline: StageWindow | None) -> dict[str, Any] | None:
             and run.at(row["done_ns"] or row["intended_ns"]) >= headline.start
         ]
     errors = pair(rows, run.canary_truth)
-    outcomes: dict[str, int] = {}
-    for row in rows:
-        outcomes[row["outcome"]] = outcomes.get(row["outcome"], 0) + 1
-    return {
-        "requests": len(rows),
-        "by_outcome": dict(sorted(outcomes.items())),
-        "paired": len(errors.ttft_s),
-        "unpaired": errors.unpaired,
-        "events": errors.events,
-        **{key: found.to_dict() for key, found in errors.spreads().items()},
-    }
+    return Canary(
+        requests=len(rows),
+        by_outcome=dict(sorted(Counter(row["outcome"] for row in rows).items())),
+        paired=len(errors.ttft_s),
+        unpaired=errors.unpaired,
+        events=errors.events,
+        **errors.spreads(),
+    )
 
 
-def _calibration(run: Run) -> dict[str, Any] | None:
-    raw = run.calibration
-    if not raw:
-        return None
-    out = {key: raw.get(key) for key in _CALIBRATION_KEYS}
-    for place in ("at_load", "highest"):
-        level = mapping(raw.get(place))
-        out[place] = {key: level.get(key) for key in _LEVEL_KEYS} if level else None
-    return out
-
-
-def _load(run: Run, headline: StageWindow | None) -> dict[str, Any] | None:
+def _load(run: Run, headline: StageWindow | None) -> CarriedLoad | None:
     """The load that the load generator carried in the window: events are reads with content, as the
     certificate's are.
     """
@@ -119,12 +80,12 @@ def _load(run: Run, headline: StageWindow | None) -> dict[str, Any] | None:
     length_s = (headline.end - headline.start) * 1e-9
     events = _arrivals(run.requests, headline.start, headline.end)
     bodies = run.requests.request_bytes[~np.isnan(run.requests.request_bytes)]
-    return {
-        "events_per_s": float(np.sum(events)) / length_s,
-        "events_per_s_peak": _peak(events, length_s),
-        "body_bytes_mean": float(np.mean(bodies)) if len(bodies) else None,
-        "loop_lag_s_max": _loop_lag(run, headline),
-    }
+    return CarriedLoad(
+        events_per_s=float(np.sum(events)) / length_s,
+        events_per_s_peak=_peak(events, length_s),
+        body_bytes_mean=float(np.mean(bodies)) if len(bodies) else None,
+        loop_lag_s_max=_loop_lag(run, headline),
+    )
 
 
 def _loop_lag(run: Run, headline: StageWindow) -> float | None:
@@ -173,23 +134,20 @@ def _peak(events: Floats, length_s: float) -> float:
     return float(np.max(upto[width:] - upto[:-width])) / (width * length_s / len(events))
 
 
-def client_concerns(
-    run: Run, figures: Mapping[str, Any], slos: Mapping[str, float | None], *, smoke: bool
-) -> list[Concern]:
+def client_concerns(run: Run, found: Client, slos: Slos, *, smoke: bool) -> list[Concern]:
     """Concerns about the load generator's clock."""
     severity = Severity.NOTE if smoke else Severity.DEGRADED
-    out = _canary_concerns(run, mapping(figures.get("canary")), slos, severity)
-    calibration, load = mapping(figures.get("calibration")), mapping(figures.get("load"))
-    lag_s = number(load.get("loop_lag_s_max"))
-    slo_s = slos.get("ttft_s")
-    limit_s = SLO_SHARE * slo_s if slo_s else LOOP_LAG_LIMIT_S
+    out = _canary_concerns(run, found.canary, slos, severity)
+    calibration, load = found.calibration, found.load or CarriedLoad()
+    lag_s = load.loop_lag_s_max
+    limit_s = SLO_SHARE * slos.ttft_s if slos.ttft_s else LOOP_LAG_LIMIT_S
     if lag_s is not None and lag_s > limit_s:
         text = (
             f"A timer of the load generator fired {lag_s * 1e3:.0f} ms late: its event loop was"
             " held up, and what it timed then with it."
         )
         out.append(Concern("event_loop_lag", severity, text, lag_s, limit_s))
-    if not calibration:
+    if calibration is None:
         if not smoke and not any(
             concern.code.startswith("calibration_") for concern in run.concerns
         ):
@@ -200,26 +158,22 @@ def client_concerns(
             out.append(Concern("calibration_missing", severity, text))
         return out
     out += _stale(run, calibration, severity)
-    if calibration.get("sufficient") is not True:
+    if not calibration.sufficient:
         text = (
             "This host's load generator did not carry the load within bounds when it was"
             " calibrated."
         )
         out.append(Concern("calibration_insufficient", severity, text))
-    certified = number(
-        mapping(calibration.get("certified_events_per_s")).get(str(_workers(run, calibration)))
-    )
-    peak = number(load.get("events_per_s_peak"))
+    certified = (calibration.certified_events_per_s or {}).get(str(_workers(run, calibration)))
+    peak = load.events_per_s_peak
     if certified is not None and peak is not None and peak > certified * CERTIFIED_SLACK:
         text = (
             f"The load reached {peak:,.0f} events/s; the load generator is certified up to"
             f" {certified:,.0f}."
         )
         out.append(Concern("beyond_certificate", severity, text, peak, certified))
-    bytes_certified, bytes_mean = (
-        number(mapping(calibration.get("load")).get("body_bytes")),
-        number(load.get("body_bytes_mean")),
-    )
+    bytes_certified = number((calibration.load or {}).get("body_bytes"))
+    bytes_mean = load.body_bytes_mean
     if (
         bytes_certified is not None
         and bytes_mean is not None
@@ -233,17 +187,17 @@ def client_concerns(
     return out
 
 
-def _stale(run: Run, calibration: Mapping[str, Any], severity: Severity) -> list[Concern]:
+def _stale(run: Run, calibration: Calibration, severity: Severity) -> list[Concern]:
     """A certificate holds for a host, and for a while: kernels, drivers and neighbours change."""
     out = []
     unix_ns = next((anchor.unix_ns for anchor in run.manifest.clock_anchors), None)
-    made = _unix_s(calibration.get("made_at"))
+    made = _unix_s(calibration.made_at)
     if unix_ns is not None and made is not None:
         days = (float(unix_ns) * 1e-9 - made) / 86400
         if abs(days) > MAX_AGE_DAYS:
             text = f"The client-fidelity certificate is {days:.0f} days older than the run."
             out.append(Concern("calibration_stale", severity, text, days, MAX_AGE_DAYS))
-    its = mapping(calibration.get("host")).get("cpu")
+    its = (calibration.host or {}).get("cpu")
     here = None if (cpu := run.manifest.hardware.cpu) is None else cpu.model
     if its and here and its != here:
         out.append(
@@ -263,14 +217,14 @@ def _unix_s(made_at: object) -> float | None:
         return None
 
 
-def _workers(run: Run, calibration: Mapping[str, Any]) -> int:
-    return int(run.manifest.workers or number(calibration.get("workers")) or 1)
+def _workers(run: Run, calibration: Calibration) -> int:
+    return int(run.manifest.workers or calibration.workers or 1)
 
 
 def _canary_concerns(
-    run: Run, canary: Mapping[str, Any], slos: Mapping[str, float | None], severity: Severity
+    run: Run, canary: Canary | None, slos: Slos, severity: Severity
 ) -> list[Concern]:
-    if not canary:
+    if canary is None:
         if run.manifest.canary:
             return [
                 Concern(
@@ -281,22 +235,21 @@ def _canary_concerns(
             ]
         return []
     out = []
-    bad = canary["unpaired"] + sum(
+    bad = canary.unpaired + sum(
         count
-        for outcome, count in canary["by_outcome"].items()
+        for outcome, count in canary.by_outcome.items()
         if outcome not in (Outcome.OK, Outcome.INTERRUPTED)
     )
     if bad:
         text = (
-            f"{bad} of {canary['requests']} canaries failed or do not agree with their server's"
-            " truth."
+            f"{bad} of {canary.requests} canaries failed or do not agree with their server's truth."
         )
         out.append(Concern("canary_failed", severity, text, bad, 0))
-    for key, words, slo in (
-        ("ttft_error", "first tokens", slos.get("ttft_s")),
-        ("gap_error", "gaps between tokens", None),
+    for error, words, slo in (
+        (canary.ttft_error, "first tokens", slos.ttft_s),
+        (canary.gap_error, "gaps between tokens", None),
     ):
-        found = number(mapping(canary.get(key)).get("p99_s"))
+        found = error.p99_s
         limit_s = SLO_SHARE * slo if slo else ERROR_LIMIT_S
         if found is not None and found > limit_s:
             text = (

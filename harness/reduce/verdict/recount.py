@@ -2,12 +2,15 @@
 requests, against the server's usage.
 """
 
-from collections.abc import Mapping
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Final
 
 from harness.artifacts.layout import RunDir
+from harness.artifacts.run_summary import Recount
+from harness.artifacts.typed_json import from_json, loads
+from harness.core.errors import ArtifactError
 from harness.core.records import Api, Concern, Severity
-from harness.reduce.read.run import Run, mapping, number, strict_json
+from harness.reduce.read.run import Run
 
 EXACT: Final = 0.005
 """Expected deviation where the prompt can be rendered as the server renders it: one template, one
@@ -25,99 +28,89 @@ and end).
 NO_OUTPUT_TEXT: Final = "the text of answers is not kept, so their tokens cannot be counted again"
 
 
-def recounted(run: Run) -> dict[str, dict[str, Any]]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Counted:
+    """recount.json, as `harness.models.recount` writes it; all but `reason` are None where nothing
+    was counted.
+    """
+
+    reason: str | None = None
+    api: str | None = None
+    answered: int | None = None
+    requests: int | None = None
+    messages: int | None = None
+    usage_tok: float | None = None
+    text_tok: float | None = None
+    template_tok: float | None = None
+
+
+def recounted(run: Run) -> dict[str, Recount]:
     """By `input_tokens` and `output_tokens`: what the tokenizer counted on its sample, and what was
     to be expected.
-
-    Returns:
-        Of each `requests` (counted), `of` (answered), `usage` (the server's count of these
-        requests), `tokenizer` (its own count, with the chat template where there is one),
-        `text_only` (without), `relative_difference` ((usage - tokenizer) / usage), `expected` (its
-        largest expected size), `ok` and `note`; all but `note` are None where nothing was counted.
     """
-    found = _read(run)
-    return {"input_tokens": _input(found), "output_tokens": _absent(NO_OUTPUT_TEXT)}
+    return {"input_tokens": _input(_read(run)), "output_tokens": Recount(note=NO_OUTPUT_TEXT)}
 
 
-def _read(run: Run) -> Mapping[str, Any]:
+def _read(run: Run) -> _Counted:
     try:
-        return mapping(strict_json(RunDir(run.root).recount.read_text(encoding="utf-8")))
+        raw = loads(RunDir(run.root).recount.read_text(encoding="utf-8"))
+        return from_json(_Counted, raw, "recount")
     except FileNotFoundError:
-        return {"reason": "the prompts were not counted again after the run"}
-    except (OSError, ValueError):
-        return {"reason": "recount.json cannot be read"}
+        return _Counted(reason="the prompts were not counted again after the run")
+    except (OSError, ValueError, ArtifactError):
+        return _Counted(reason="recount.json cannot be read")
 
 
-def _absent(note: str) -> dict[str, Any]:
-    keys = (
-        "requests",
-        "of",
-        "usage",
-        "tokenizer",
-        "text_only",
-        "relative_difference",
-        "expected",
-        "ok",
-    )
-    return {**dict.fromkeys(keys), "note": note}
-
-
-def _input(found: Mapping[str, Any]) -> dict[str, Any]:
-    usage, text = number(found.get("usage_tok")), number(found.get("text_tok"))
+def _input(found: _Counted) -> Recount:
+    usage, text, template = found.usage_tok, found.text_tok, found.template_tok
     if not usage or text is None:
-        return _absent(str(found.get("reason") or "nothing was counted"))
-    template = number(found.get("template_tok"))
-    api, messages = found.get("api"), number(found.get("messages")) or 0.0
+        return Recount(note=found.reason or "nothing was counted")
     if template is not None:
-        own, expected = template, EXACT if api == Api.CHAT else CONVERTED
+        own, expected = template, EXACT if found.api == Api.CHAT else CONVERTED
         note = "rendered with the model's chat template"
-        if api != Api.CHAT:
+        if found.api != Api.CHAT:
             note += (
                 "; servers turn this API's messages into the template's form each in a way of"
                 " their own"
             )
-    elif api == Api.COMPLETIONS:
-        own, expected, note = (
-            text,
-            EXACT + (number(found.get("requests")) or 0.0) / usage,
-            "plain text; a tokenizer may add one token in front",
-        )
+    elif found.api == Api.COMPLETIONS:
+        own, expected = text, EXACT + (found.requests or 0) / usage
+        note = "plain text; a tokenizer may add one token in front"
     else:
-        own, expected = text, EXACT + TEMPLATE_TOK * messages / usage
+        own, expected = text, EXACT + TEMPLATE_TOK * (found.messages or 0) / usage
         note = (
             f"texts alone: the model has no chat template here, and up to {TEMPLATE_TOK} tokens a"
             " message are taken to be the server's"
         )
     relative = (usage - own) / usage
-    return {
-        "requests": found.get("requests"),
-        "of": found.get("answered"),
-        "usage": usage,
-        "tokenizer": own,
-        "text_only": text,
-        "relative_difference": relative,
-        "expected": expected,
-        "ok": abs(relative) <= expected,
-        "note": note,
-    }
+    return Recount(
+        requests=found.requests,
+        of=found.answered,
+        usage=usage,
+        tokenizer=own,
+        text_only=text,
+        relative_difference=relative,
+        expected=expected,
+        ok=abs(relative) <= expected,
+        note=note,
+    )
 
 
-def recount_concerns(found: Mapping[str, Mapping[str, Any]], *, smoke: bool) -> list[Concern]:
+def recount_concerns(found: Recount, *, smoke: bool) -> list[Concern]:
     """A cross-check: it speaks against the counts, never for them."""
-    mine = found["input_tokens"]
-    if mine["ok"] is not False:
+    if found.ok is not False or found.relative_difference is None or found.expected is None:
         return []
     text = (
-        f"The server counted {mine['usage']:.0f} input tokens of {mine['requests']} requests, the"
-        f" model's tokenizer {mine['tokenizer']:.0f}: {mine['relative_difference']:+.1%} apart"
-        f" where up to {mine['expected']:.1%} is to be expected ({mine['note']})."
+        f"The server counted {found.usage:.0f} input tokens of {found.requests} requests, the"
+        f" model's tokenizer {found.tokenizer:.0f}: {found.relative_difference:+.1%} apart"
+        f" where up to {found.expected:.1%} is to be expected ({found.note})."
     )
     return [
         Concern(
             "tokenizer_disagrees",
             Severity.NOTE if smoke else Severity.DEGRADED,
             text,
-            abs(mine["relative_difference"]),
-            mine["expected"],
+            abs(found.relative_difference),
+            found.expected,
         )
     ]

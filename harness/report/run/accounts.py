@@ -3,9 +3,9 @@ tokenizer, against a reference.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
-from harness.artifacts.run_summary import Summary
+from harness.artifacts.run_summary import Recount, Summary
 from harness.reduce.figures.other_tools import TERMS, TOOLS, rosetta_table
 from harness.report import numbers
 from harness.report.headline import rows_of
@@ -117,90 +117,77 @@ def _cell(cell: tuple[float | None, float | None] | float | None, unit: str) -> 
 def rosetta_notes(summary: Summary) -> list[str]:
     """What to know of the table."""
     found = summary.rosetta
-    if not found:
+    if found is None:
         return []
     first = (
-        f"Every tool is given the {found['requests']:,} answered requests of stage"
-        f" {found['stage']}, timed from sending, ramp and drain included. A dash: the tool has no"
+        f"Every tool is given the {found.requests:,} answered requests of stage"
+        f" {found.stage}, timed from sending, ramp and drain included. A dash: the tool has no"
         " such term, or it is absent here. docs/metrics.md has the definitions and where they were"
         " read."
     )
     remarks = {
-        f"{TOOLS[key].title}, {TERMS[term][0]}: {entry['note']}."
-        for key, tool in found["tools"].items()
+        f"{TOOLS[key].title}, {TERMS[term][0]}: {entry.note}."
+        for key, tool in found.tools.items()
         if key in TOOLS
-        for term, entry in tool["figures"].items()
-        if entry["note"] and (entry["value"] is not None or entry["n"])
+        for term, entry in tool.figures.items()
+        if entry.note and (entry.value is not None or entry.n)
     }
     return [first, *sorted(remarks)]
 
 
-def recount_row(key: str, found: Mapping[str, Any]) -> tuple[str, ...]:
+def recount_row(key: str, found: Recount) -> tuple[str, ...]:
     """The tokenizer's account as a row of the table of reconciliation: whole run, usage, its count,
     difference, tolerance, result, note.
     """
     name = f"{key.replace('_', ' ').capitalize()}, model's tokenizer"
-    dash = numbers.DASH
-    if not found or found.get("usage") is None:
-        return (
-            name,
-            dash,
-            dash,
-            dash,
-            dash,
-            "not known",
-            str(found.get("note") or "the prompts were not counted again"),
-        )
-    note = f"{found['requests']:,} of {found['of']:,} requests; {found['note']}"
+    if found.usage is None or found.tokenizer is None:
+        note = found.note or "the prompts were not counted again"
+        return (name, *[numbers.DASH] * 4, "not known", note)
     return (
         name,
-        numbers.plain(found["usage"], 12),
-        f"{numbers.plain(found['tokenizer'], 12)} (tokenizer)",
-        numbers.plain(found["usage"] - found["tokenizer"], 12),
-        f"{numbers.share(found['expected'])} expected",
-        "as expected" if found["ok"] else "further apart than expected",
-        note,
+        numbers.plain(found.usage, 12),
+        f"{numbers.plain(found.tokenizer, 12)} (tokenizer)",
+        numbers.plain(found.usage - found.tokenizer, 12),
+        f"{numbers.share(found.expected)} expected",
+        "as expected" if found.ok else "further apart than expected",
+        f"{found.requests:,} of {found.of:,} requests; {found.note}",
     )
 
 
 def quality(summary: Summary) -> list[str]:
     """What the check of the answers found, in sentences."""
     found = summary.quality
-    if not found:
+    if found is None:
         return ["The answers were not checked: quality unverified."]
-    label = "The answers are verified" if found["label"] == "verified" else "Quality unverified"
-    reason = str(found["reason"])
-    out = [f"{label}. {reason[:1].upper()}{reason[1:]}."]
-    asked = f"{found['texts']} greedy completions of {found['max_output_tok']} tokens"
+    label = "The answers are verified" if found.label == "verified" else "Quality unverified"
+    out = [f"{label}. {found.reason[:1].upper()}{found.reason[1:]}."]
+    asked = f"{found.texts} greedy completions of {found.max_output_tok} tokens"
     told = (
         "with log-probabilities"
-        if found["logprobs"]
+        if found.logprobs
         else "without log-probabilities, which the API does not tell"
     )
-    least, most = found["min_agreement"], found["logprob_tolerance"]
+    least, most = found.min_agreement, found.logprob_tolerance
     if least is not None and most is not None:
         out.append(
             f"Asked: {asked}, {told}. At least {numbers.share(least)} must agree from the"
             f" beginning, within {most:g} nats in the mean."
         )
-    reference = found.get("reference")
-    if reference:
-        precision = ", ".join(
-            str(reference[key]) for key in ("dtype", "quantization") if reference.get(key)
-        )
+    reference = found.reference
+    if reference is not None:
+        precision = ", ".join(part for part in (reference.dtype, reference.quantization) if part)
         out.append(
-            f"The reference: {reference['model_id']} ({precision or 'precision not known'}) on"
-            f" {reference['engine']}."
+            f"The reference: {reference.model_id} ({precision or 'precision not known'}) on"
+            f" {reference.engine}."
         )
-    for part, name in (
-        ("before", "Before the load"),
-        ("after", "After the load"),
-        ("change", "After against before the load"),
+    for compared, name in (
+        (found.before, "Before the load"),
+        (found.after, "After the load"),
+        (found.change, "After against before the load"),
     ):
-        compared = found[part]
         if compared is not None:
-            difference = compared["logprob_difference"]
+            difference = compared.logprob_difference
             apart = "" if difference is None else f", log-probabilities {difference:.3g} nats apart"
-            whole = f"{compared['texts_equal']} of {found['texts']} texts word for word"
-            out.append(f"{name}: {numbers.share(compared['agreement'])} agree, {whole}{apart}.")
+            whole = f"{compared.texts_equal} of {found.texts} texts word for word"
+            out.append(f"{name}: {numbers.share(compared.agreement)} agree, {whole}{apart}.")
     return out

@@ -29,7 +29,7 @@ def sentence(reduction: Reduction) -> str:
     workload = traffic.workload_kind
     api = _APIS.get(str(traffic.api), "an unknown API")
     weights = " with dummy weights" if model.load_format == "dummy" else ""
-    lengths = reduction.summary.labels.get("output_length")
+    lengths = reduction.summary.labels.output_length
     forced = f"; output lengths {lengths}" if lengths else ""
     name = model.id or "An unknown model"
     what = f"{workload} traffic" if workload else "traffic"

@@ -4,10 +4,21 @@ attribution, classes and boards.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
+from harness.artifacts.run_summary import (
+    Allocation,
+    Attribution,
+    Board,
+    BoundaryEnergy,
+    Carbon,
+    Idle,
+    IdleStretch,
+    RunEnergy,
+    Rung,
+    Summary,
+)
 from harness.reduce.energy.gpu_state import REASON_WORDS
-from harness.reduce.read.run import mapping, number, sequence
 from harness.report import numbers
 from harness.report.tables import Table
 
@@ -41,89 +52,90 @@ class EnergyView:
     notes: Sequence[str]
 
 
-def energy_view(energy: Mapping[str, Any]) -> EnergyView | None:
+def energy_view(energy: RunEnergy) -> EnergyView | None:
     """Of a summary's `energy`; None where no power was read, nor any can be modelled."""
-    boundaries = {
-        str(name): mapping(one) for name, one in mapping(energy.get("boundaries")).items()
-    }
-    rungs = [mapping(rung) for rung in sequence(energy.get("ladder"))]
-    if not boundaries and all(number(rung.get("watts")) is None for rung in rungs):
+    if not energy.boundaries and all(rung.watts is None for rung in energy.ladder):
         return None
-    tables = [
-        _ladder(rungs),
-        _boundaries(boundaries),
-        _idle(mapping(energy.get("idle"))),
-        _classes(mapping(energy.get("classes"))),
-    ]
-    attribution, refused = _attribution(mapping(energy.get("attribution")))
-    tables += [attribution, _boards(mapping(energy.get("boards")))]
-    notes = [refused] if refused else []
-    carbon = mapping(energy.get("carbon"))
-    if number(carbon.get("kgco2")) is not None:
-        notes.append(_carbon(carbon))
-    return EnergyView([table for table in tables if table is not None], notes)
+    tables = (
+        _ladder(energy.ladder),
+        _boundaries(energy.boundaries),
+        _idle(energy.idle),
+        _classes(energy.classes),
+        _attribution(energy.attribution),
+        _boards(energy.boards.devices),
+    )
+    notes = []
+    if energy.attribution.reason:
+        notes.append(f"Joules are not attributed to kinds of work: {energy.attribution.reason}.")
+    if energy.carbon is not None:
+        notes.append(_carbon(energy.carbon))
+    return EnergyView([table for table in tables if table is not None and table.rows], notes)
+
+
+def energy_absent(summary: Summary) -> str:
+    """Why there are no joules, as a sentence."""
+    figure = summary.metrics.get("energy_j")
+    why = (
+        figure.note
+        if figure is not None and figure.value is None and figure.note
+        else "no power was read"
+    )
+    return f"No energy and no power: {why}."
 
 
 def _title(boundary: str) -> str:
     return _BOUNDARY_TITLES.get(boundary, boundary.replace("_", " "))
 
 
-def _share(value: object) -> str:
-    found = number(value)
-    text = numbers.share(found)
-    return text if found is None or text.startswith("<") else f"± {text}"
+def _share(value: float | None) -> str:
+    text = numbers.share(value)
+    return text if value is None or text.startswith("<") else f"± {text}"
 
 
-def _watts(value: object) -> str:
-    found = number(value)
-    return numbers.DASH if found is None else f"{numbers.plain(found, 4)} W"
+def _watts(value: float | None) -> str:
+    return numbers.DASH if value is None else f"{numbers.plain(value, 4)} W"
 
 
-def _joules(value: object) -> str:
-    found = number(value)
-    return numbers.DASH if found is None else " ".join(numbers.figure(found, "J"))
+def _joules(value: float | None) -> str:
+    return numbers.DASH if value is None else " ".join(numbers.figure(value, "J"))
 
 
-def _ladder(rungs: Sequence[Mapping[str, Any]]) -> Table | None:
+def _ladder(rungs: Sequence[Rung]) -> Table:
     rows = []
     for rung in rungs:
-        low, high = number(rung.get("low_w")), number(rung.get("high_w"))
+        low, high = rung.low_w, rung.high_w
         spread = (
             f"{numbers.plain(low, 4)} – {numbers.plain(high, 4)} W"
             if low is not None and high is not None and low != high
             else numbers.DASH
         )
         factor = (
-            f"{numbers.plain(number(rung['factor']), 4)}: {rung.get('factor_is')}"
-            if rung.get("factor") is not None
-            else ""
+            f"{numbers.plain(rung.factor, 4)}: {rung.factor_is}" if rung.factor is not None else ""
         )
-        told = [part for part in (factor, rung.get("source"), rung.get("note")) if part]
         rows.append(
             (
-                RUNG_TITLES.get(str(rung.get("rung")), str(rung.get("rung"))),
-                _watts(rung.get("watts")),
+                RUNG_TITLES.get(rung.rung, rung.rung),
+                _watts(rung.watts),
                 spread,
-                str(rung.get("basis")),
-                "; ".join(map(str, told)) or numbers.DASH,
+                str(rung.basis),
+                "; ".join(part for part in (factor, rung.source, rung.note) if part)
+                or numbers.DASH,
             )
         )
     head = ("Rung", "Power in the window", "Range of the assumptions", "Basis", "From")
-    return (
-        Table("From the boards to the utility's meter", head, rows, text=(3, 4)) if rows else None
-    )
+    return Table("From the boards to the utility's meter", head, rows, text=(3, 4))
 
 
-def _boundaries(boundaries: Mapping[str, Mapping[str, Any]]) -> Table | None:
+def _boundaries(boundaries: Mapping[str, BoundaryEnergy]) -> Table:
     rows = [
         (
             _title(name),
-            _joules(one.get("joules")),
-            _watts(one.get("watts")),
-            _share(one.get("error_ratio")),
-            _share(one.get("systematic_ratio")),
-            str(one.get("basis") or numbers.DASH),
-            str(one.get("method") or one.get("reason") or numbers.DASH),
+            _joules(one.joules),
+            _watts(one.watts),
+            _share(one.error_ratio),
+            _share(one.systematic_ratio),
+            str(one.basis),
+            one.method or one.reason or numbers.DASH,
         )
         for name, one in boundaries.items()
     ]
@@ -136,33 +148,21 @@ def _boundaries(boundaries: Mapping[str, Mapping[str, Any]]) -> Table | None:
         "Basis",
         "By, or why absent",
     )
-    return (
-        Table("Energy of the window, by what was read", head, rows, text=(5, 6)) if rows else None
-    )
+    return Table("Energy of the window, by what was read", head, rows, text=(5, 6))
 
 
-def _idle(idle: Mapping[str, Any]) -> Table | None:
-    def watts(when: str, boundary: str) -> object:
-        return mapping(mapping(mapping(idle.get(when)).get("boundaries")).get(boundary)).get(
-            "watts"
-        )
+def _idle(idle: Idle) -> Table:
+    def watts(stretch: IdleStretch | None, boundary: str) -> float | None:
+        power = None if stretch is None else stretch.boundaries.get(boundary)
+        return None if power is None else power.watts
 
     rows = []
-    for name, one in mapping(idle.get("above")).items():
-        fields = mapping(one)
-        before, ready = watts("before_server", str(name)), watts("ready", str(name))
+    for name, one in idle.above.items():
+        before, ready = watts(idle.before_server, name), watts(idle.ready, name)
         if before is None and ready is None:
             continue
-        rows.append(
-            (
-                _title(str(name)),
-                _watts(before),
-                _watts(ready),
-                _watts(fields.get("total_w")),
-                _watts(fields.get("active_w")),
-                _watts(fields.get("above_ready_w")),
-            )
-        )
+        shown = (before, ready, one.total_w, one.active_w, one.above_ready_w)
+        rows.append((_title(name), *map(_watts, shown)))
     head = (
         "Boundary",
         "Idle, no server",
@@ -171,24 +171,24 @@ def _idle(idle: Mapping[str, Any]) -> Table | None:
         "Window above idle",
         "Window above loaded",
     )
-    return Table("Power without load and with it", head, rows) if rows else None
+    return Table("Power without load and with it", head, rows)
 
 
-def _classes(found: Mapping[str, Any]) -> Table | None:
+def _classes(found: Allocation | None) -> Table | None:
+    if found is None or len(found.classes) < 2:
+        return None
     rows = [
         (
-            str(one.get("class")),
-            _joules(one.get("joules")),
-            numbers.share(number(one.get("share"))),
-            numbers.plain(number(one.get("output_tok_per_j")), 4),
-            numbers.plain(number(one.get("j_per_output_tok")), 4),
-            numbers.plain(number(one.get("j_per_request")), 4),
+            one.name,
+            _joules(one.joules),
+            numbers.share(one.share),
+            numbers.plain(one.output_tok_per_j, 4),
+            numbers.plain(one.j_per_output_tok, 4),
+            numbers.plain(one.j_per_request, 4),
         )
-        for one in map(mapping, sequence(found.get("classes")))
+        for one in found.classes
     ]
-    if len(rows) < 2:
-        return None
-    rule = str(found.get("rule_text") or "an allocation").removeprefix("an allocation: ")
+    rule = (found.rule_text or "an allocation").removeprefix("an allocation: ")
     head = ("Class", "Energy", "Share", "Output tok/J", "J per output token", "J per answer")
     return Table(f"Energy by class, an allocation: {rule}", head, rows)
 
@@ -202,69 +202,52 @@ _TERMS: Final = {
 }
 
 
-def _attribution(found: Mapping[str, Any]) -> tuple[Table | None, str | None]:
-    reason = found.get("reason")
-    if reason:
-        return None, f"Joules are not attributed to kinds of work: {reason}."
-    parts = mapping(found.get("components_j"))
-    total = sum(value for raw in parts.values() if (value := number(raw)) is not None)
+def _attribution(found: Attribution) -> Table | None:
+    if found.reason:
+        return None
+    total = sum(found.components_j.values())
     rows = []
-    for term, raw in mapping(found.get("coefficients")).items():
-        one = mapping(raw)
-        value, error, joules = (
-            number(one.get("value")),
-            number(one.get("error")),
-            number(parts.get(term)),
-        )
-        spread = f" ± {numbers.plain(error, 2)}" if error is not None else ""
+    for term, one in found.coefficients.items():
+        joules = found.components_j.get(term)
+        spread = f" ± {numbers.plain(one.error, 2)}" if one.error is not None else ""
         rows.append(
             (
-                _TERMS.get(str(term), str(term).replace("_", " ")),
-                f"{numbers.plain(value, 4)}{spread} {one.get('unit')}",
+                _TERMS.get(term, term.replace("_", " ")),
+                f"{numbers.plain(one.value, 4)}{spread} {one.unit}",
                 _joules(joules),
                 numbers.share(joules / total) if joules is not None and total else numbers.DASH,
             )
         )
-    stages = ", ".join(map(str, sequence(found.get("stages"))))
     caption = (
-        f"Joules by kind of work, fitted over {found.get('slices')} slices of the stages {stages}"
+        f"Joules by kind of work, fitted over {found.slices} slices of the stages"
+        f" {', '.join(found.stages)}"
     )
-    return (
-        Table(caption, ("Kind", "Coefficient", "In the window", "Share"), rows) if rows else None
-    ), None
+    return Table(caption, ("Kind", "Coefficient", "In the window", "Share"), rows)
 
 
-def _boards(found: Mapping[str, Any]) -> Table | None:
+def _boards(boards: Sequence[Board]) -> Table:
     rows = []
-    for one in map(mapping, sequence(found.get("devices"))):
-        limit, default = number(one.get("power_limit_w")), number(one.get("power_limit_default_w"))
+    for one in boards:
         slowed = [
-            f"{REASON_WORDS.get(str(reason), str(reason))} {numbers.share(share)}"
-            for reason, raw in mapping(one.get("throttled_share")).items()
-            if (share := number(raw))
+            f"{REASON_WORDS.get(reason, reason)} {numbers.share(share)}"
+            for reason, share in one.throttled_share.items()
+            if share
         ]
-        watched = number(one.get("watched_share"))
-        unread = (
-            number(one.get("ecc_uncorrected")) is None
-            and number(one.get("foreign_processes")) is None
-        )
-        faults = [f"XID {xid}" for xid in sequence(one.get("xids"))]
-        if number(one.get("ecc_uncorrected")):
-            faults.append(f"{numbers.plain(number(one['ecc_uncorrected']))} uncorrected ECC errors")
-        if number(one.get("foreign_processes")):
-            others = number(one["foreign_processes"])
-            faults.append(
-                f"{numbers.plain(others)} {'process' if others == 1 else 'processes'} not of"
-                " this run"
-            )
+        unread = one.ecc_uncorrected is None and one.foreign_processes is None
+        faults = [f"XID {xid}" for xid in one.xids]
+        if one.ecc_uncorrected:
+            faults.append(f"{numbers.plain(one.ecc_uncorrected)} uncorrected ECC errors")
+        if one.foreign_processes:
+            noun = "process" if one.foreign_processes == 1 else "processes"
+            faults.append(f"{numbers.plain(one.foreign_processes)} {noun} not of this run")
         rows.append(
             (
-                _short(str(one.get("device_id"))),
-                numbers.plain(number(one.get("sm_clock_mhz"))),
-                numbers.plain(number(one.get("temperature_max_c"))),
-                f"{numbers.plain(limit)} of {numbers.plain(default)}",
-                numbers.share(number(one.get("utilization_ratio"))),
-                ", ".join(slowed) or ("never" if watched else "not watched"),
+                _short(one.device_id),
+                numbers.plain(one.sm_clock_mhz),
+                numbers.plain(one.temperature_max_c),
+                f"{numbers.plain(one.power_limit_w)} of {numbers.plain(one.power_limit_default_w)}",
+                numbers.share(one.utilization_ratio),
+                ", ".join(slowed) or ("never" if one.watched_share else "not watched"),
                 ", ".join(faults) or ("not read" if unread else "none"),
             )
         )
@@ -277,16 +260,8 @@ def _boards(found: Mapping[str, Any]) -> Table | None:
         "Clocks held back",
         "Faults",
     )
-    return (
-        Table(
-            "The boards during the window; clocks held back as a share of it",
-            head,
-            rows,
-            text=(5, 6),
-        )
-        if rows
-        else None
-    )
+    caption = "The boards during the window; clocks held back as a share of it"
+    return Table(caption, head, rows, text=(5, 6))
 
 
 def _short(device: str) -> str:
@@ -294,13 +269,10 @@ def _short(device: str) -> str:
     return device if len(device) <= 14 else f"{device[:12]}…"
 
 
-def _carbon(carbon: Mapping[str, Any]) -> str:
-    rung = RUNG_TITLES.get(str(carbon.get("rung")), str(carbon.get("rung"))).lower()
-    amount, factor = (
-        numbers.plain(number(carbon["kgco2"]), 3),
-        numbers.plain(number(carbon.get("kgco2_per_kwh")), 3),
-    )
+def _carbon(carbon: Carbon) -> str:
+    rung = RUNG_TITLES.get(carbon.rung, carbon.rung).lower()
+    amount, factor = numbers.plain(carbon.kgco2, 3), numbers.plain(carbon.kgco2_per_kwh, 3)
     return (
-        f"CO2 of the window: {amount} kg, at {factor} kg/kWh ({carbon.get('source')}), of the"
-        f" {rung} ({carbon.get('rung_basis')})."
+        f"CO2 of the window: {amount} kg, at {factor} kg/kWh ({carbon.source}), of the"
+        f" {rung} ({carbon.rung_basis})."
     )

@@ -72,16 +72,16 @@ def environment(reduction: Reduction) -> list[tuple[str, str]]:
         rows.append(("Python", f"{software.python}" + (f"; {packages}" if packages else "")))
     host = reduction.summary.host
     for scope, row in host.items():
-        if row.get("cpu_cores_mean") is not None and (
+        if row.cpu_cores_mean is not None and (
             scope == "host" or scope.startswith(("traffic:", "server:"))
         ):
             title = {"host": "CPU in use, whole host"}.get(scope, f"CPU in use, {scope}")
             memory = (
-                f", {numbers.size(row['rss_bytes_max'])} of memory"
-                if row.get("rss_bytes_max") is not None
+                f", {numbers.size(row.rss_bytes_max)} of memory"
+                if row.rss_bytes_max is not None
                 else ""
             )
-            mean, p95 = (numbers.plain(row[key], 2) for key in ("cpu_cores_mean", "cpu_cores_p95"))
+            mean, p95 = numbers.plain(row.cpu_cores_mean, 2), numbers.plain(row.cpu_cores_p95, 2)
             rows.append((title, f"{mean} {'core' if mean == '1' else 'cores'} (p95 {p95}){memory}"))
     rows.append(("Seed", numbers.DASH if manifest.seed is None else str(manifest.seed)))
     if manifest.workload_sha256:

@@ -1,20 +1,11 @@
 """What the server says of itself over the window, and what came from its prefix cache."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Sequence
 
-from harness.artifacts.run_summary import Distribution
-from harness.reduce.read.run import mapping, number, sequence
+from harness.artifacts.run_summary import Distribution, Histogram, ServerFigures
 from harness.reduce.reduction import Reduction
 from harness.report import numbers
 from harness.report.tables import Table
-
-_CACHE_ROWS: Final = (
-    ("Read from cache", "input_cache_read_tok_s", "cached_tokens"),
-    ("Computed", "input_computed_tok_s", "computed_tokens"),
-    ("Written to cache", "input_cache_write_tok_s", None),
-    ("All input", "input_tok_s", "prompt_tokens"),
-)
 
 
 def cache(reduction: Reduction) -> Table | None:
@@ -23,6 +14,7 @@ def cache(reduction: Reduction) -> Table | None:
     """
     summary = reduction.summary
     length_s = summary.window.duration_s
+    counted = summary.server or ServerFigures()
 
     def of_client(key: str) -> float | None:
         """A figure, unless it stands for the server's counters itself."""
@@ -30,19 +22,17 @@ def cache(reduction: Reduction) -> Table | None:
         return figure.value if figure is not None and figure.boundary == "client" else None
 
     rows = []
-    known = False
-    for title, key, concept in _CACHE_ROWS:
-        rate = of_client(key)
-        count = number(summary.server.get(concept)) if concept is not None else None
+    for title, key, count in (
+        ("Read from cache", "input_cache_read_tok_s", counted.cached_tokens),
+        ("Computed", "input_computed_tok_s", counted.computed_tokens),
+        ("Written to cache", "input_cache_write_tok_s", None),
+        ("All input", "input_tok_s", counted.prompt_tokens),
+    ):
         server = count / length_s if count is not None and length_s else None
-        known |= title == "Read from cache" and (rate is not None or server is not None)
-        rows.append((title, _rate(rate), _rate(server)))
-    if not known:
+        rows.append((title, _rate(of_client(key)), _rate(server)))
+    if rows[0][1:] == (numbers.DASH, numbers.DASH):
         return None
-    whole, cached = (
-        number(summary.server.get("prompt_tokens")),
-        number(summary.server.get("cached_tokens")),
-    )
+    whole, cached = counted.prompt_tokens, counted.cached_tokens
     share = cached / whole if whole and cached is not None else None
     rows.append(
         (
@@ -58,59 +48,45 @@ def _rate(tok_s: float | None) -> str:
     return numbers.DASH if tok_s is None else f"{numbers.plain(tok_s)} tok/s"
 
 
-_COUNTERS: Final = (
-    ("prompt_tokens", "Prompt tokens"),
-    ("computed_tokens", "Prompt tokens, computed"),
-    ("cached_tokens", "Prompt tokens, from cache"),
-    ("generated_tokens", "Generated tokens"),
-    ("finished", "Requests finished"),
-    ("preempted", "Preemptions"),
-)
-_GAUGES: Final = (
-    ("running", "Requests in the batch"),
-    ("waiting", "Requests queued"),
-    ("kv_usage", "KV cache in use"),
-)
-_HISTOGRAMS: Final = (
-    ("ttft_s", "Time to first token", ("ttft_from_sent_s",)),
-    ("itl_s", "Time between tokens", ("itl_s", "inter_event_s")),
-)
-
-
 def server(reduction: Reduction) -> list[Table]:
     """Counters, gauges and histograms of the window; none where the server tells nothing."""
-    found = reduction.summary.server
-    names = f" ({found['kind']}'s names)" if found.get("kind") else ""
+    found, latency = reduction.summary.server, reduction.summary.latency
+    if found is None:
+        return []
+    names = f" ({found.kind}'s names)" if found.kind else ""
     length_s = reduction.summary.window.duration_s
-    counters = []
-    for key, title in _COUNTERS:
-        value = number(found.get(key))
-        if value is not None:
-            rate = f"{numbers.plain(value / length_s)} /s" if length_s else numbers.DASH
-            counters.append(
-                (title, numbers.plain(round(value)), rate)
-            )  # interpolated between scrapes: whole in truth
-    gauges = []
-    for key, title in _GAUGES:
-        gauge = mapping(found.get(key))
-        if gauge:
-            text = numbers.share if key == "kv_usage" else _three
-            gauges.append(
-                (
-                    title,
-                    text(number(gauge.get("mean"))),
-                    text(number(gauge.get("max"))),
-                    numbers.plain(number(gauge.get("n"))),
-                )
-            )
-    histograms = [
-        _histogram(
+    counters = [
+        (
             title,
-            mapping(found.get(key)),
-            [reduction.summary.latency.get(own, Distribution()) for own in owns],
+            numbers.plain(round(value)),  # interpolated between scrapes: whole in truth
+            f"{numbers.plain(value / length_s)} /s" if length_s else numbers.DASH,
         )
-        for key, title, owns in _HISTOGRAMS
-        if mapping(found.get(key))
+        for title, value in (
+            ("Prompt tokens", found.prompt_tokens),
+            ("Prompt tokens, computed", found.computed_tokens),
+            ("Prompt tokens, from cache", found.cached_tokens),
+            ("Generated tokens", found.generated_tokens),
+            ("Requests finished", found.finished),
+            ("Preemptions", found.preempted),
+        )
+        if value is not None
+    ]
+    gauges = [
+        (title, text(gauge.mean), text(gauge.max), numbers.plain(gauge.n))
+        for title, gauge, text in (
+            ("Requests in the batch", found.running, _three),
+            ("Requests queued", found.waiting, _three),
+            ("KV cache in use", found.kv_usage, numbers.share),
+        )
+        if gauge is not None
+    ]
+    histograms = [
+        _histogram(title, histogram, [latency.get(own, Distribution()) for own in owns])
+        for title, histogram, owns in (
+            ("Time to first token", found.ttft_s, ("ttft_from_sent_s",)),
+            ("Time between tokens", found.itl_s, ("itl_s", "inter_event_s")),
+        )
+        if histogram is not None
     ]
     tables = (
         Table(f"The server's own counters{names}", ("", "In the window", "Per second"), counters),
@@ -130,28 +106,24 @@ def _three(value: float | None) -> str:
 
 
 def _histogram(
-    title: str, histogram: Mapping[str, Any], clients: Sequence[Distribution]
+    title: str, histogram: Histogram, clients: Sequence[Distribution]
 ) -> tuple[str, ...]:
     own = next((one for one in clients if one.n), Distribution())
     return (
         title,
-        numbers.duration(number(histogram.get("mean_s"))),
-        _bucket(histogram.get("p50_bucket_s")),
-        _bucket(histogram.get("p99_bucket_s")),
-        numbers.plain(_whole(number(histogram.get("count")))),
+        numbers.duration(histogram.mean_s),
+        _bucket(histogram.p50_bucket_s),
+        _bucket(histogram.p99_bucket_s),
+        numbers.plain(round(histogram.count)),
         *(numbers.duration(value) for value in (own.mean, own.p50, own.p99)),
     )
 
 
-def _whole(value: float | None) -> float | None:
-    return None if value is None else round(value)
-
-
-def _bucket(raw: object) -> str:
+def _bucket(bounds: tuple[float, float | None] | None) -> str:
     """Bounds of a histogram's bucket."""
-    bounds = [number(one) for one in sequence(raw)]
-    if len(bounds) != 2 or bounds[0] is None:
+    if bounds is None:
         return numbers.DASH
-    if bounds[1] is None:
-        return f"over {numbers.duration(bounds[0])}"
-    return numbers.interval(bounds[0], bounds[1], "s")
+    low, high = bounds
+    if high is None:
+        return f"over {numbers.duration(low)}"
+    return numbers.interval(low, high, "s")

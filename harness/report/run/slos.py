@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from harness.artifacts.run_summary import Slos
 from harness.core.metrics import METRICS
 from harness.reduce.figures.figures import good, intended_in
 from harness.reduce.reduction import Reduction
@@ -17,7 +18,9 @@ def objectives(reduction: Reduction) -> Table | None:
     that the user cancelled do not count.
     """
     summary = reduction.summary
-    limits = {key: limit for key, limit in summary.slos.items() if limit is not None}
+    slos = summary.slos
+    named = {"ttft_s": slos.ttft_s, "tpot_s": slos.tpot_s, "e2e_s": slos.e2e_s}
+    limits = {key: limit for key, limit in named.items() if limit is not None}
     if not limits or reduction.headline is None:
         return None
     requests = reduction.run.requests
@@ -27,7 +30,7 @@ def objectives(reduction: Reduction) -> Table | None:
         return None
     rows = []
     for key, limit in limits.items():
-        met = int(np.sum(good(requests, mine, reduction.flows, {key: limit})))
+        met = int(np.sum(good(requests, mine, reduction.flows, Slos(**{key: limit}))))
         found = summary.latency[key]
         percentiles = [numbers.duration(getattr(found, name)) for name in ("p50", "p90", "p99")]
         rows.append(

@@ -10,7 +10,6 @@ import numpy as np
 from harness.reduce.figures.figures import intended_in
 from harness.reduce.read.categorical import Bools
 from harness.reduce.read.requests import Requests
-from harness.reduce.read.run import mapping, number, sequence
 from harness.reduce.reduction import Reduction
 from harness.reduce.series import Series
 from harness.reduce.statistics.intervals import Floats
@@ -173,20 +172,11 @@ def _held_back(reduction: Reduction, span: tuple[float, float]) -> list[tuple[fl
     """When any board was slowed down by heat, by a fault or by a power brake; a software power cap
     at its limit is normal.
     """
-    boards = mapping(reduction.summary.energy.get("boards"))
-    out = []
-    for raw in sequence(boards.get("stretches")):
-        stretch = mapping(raw)
-        start, end = number(stretch.get("start_s")), number(stretch.get("end_s"))
-        if (
-            stretch.get("invalid")
-            and start is not None
-            and end is not None
-            and start < span[1]
-            and end > span[0]
-        ):
-            out.append((max(start, span[0]), min(end, span[1])))
-    return out
+    return [
+        (max(stretch.start_s, span[0]), min(stretch.end_s, span[1]))
+        for stretch in reduction.summary.energy.boards.stretches
+        if stretch.invalid and stretch.start_s < span[1] and stretch.end_s > span[0]
+    ]
 
 
 def _steps(grid: Series, values: Floats) -> list[tuple[float, float | None]]:

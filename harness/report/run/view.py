@@ -10,11 +10,10 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 
-from harness.artifacts.run_summary import Distribution, Summary
+from harness.artifacts.run_summary import Calibration, Client, Distribution
 from harness.core.metrics import LATENCY_KEYS, METRICS
 from harness.core.records import Basis, Concern, Severity
 from harness.reduce.figures.without_records import lost
-from harness.reduce.read.run import mapping, number
 from harness.reduce.reduction import Reduction
 from harness.reduce.series import series
 from harness.report import numbers
@@ -27,7 +26,7 @@ from harness.report.headline import (
 )
 from harness.report.run.accounts import classes, quality, recount_row, rosetta, rosetta_notes
 from harness.report.run.description import sentence
-from harness.report.run.energy import EnergyView, energy_view
+from harness.report.run.energy import EnergyView, energy_absent, energy_view
 from harness.report.run.environment import environment
 from harness.report.run.server import cache, server
 from harness.report.run.slos import objectives
@@ -109,7 +108,7 @@ def view(reduction: Reduction) -> View:
     rows = headline_rows(summary)
     latency_rows, latency_notes = _latency(summary.latency)
     grid = series(reduction)
-    name = summary.profile.get("name") or summary.run_id
+    name = summary.profile.name or summary.run_id
     absent = [row for row in [*rows, *_other_absent(reduction, rows)] if row.basis == "absent"]
     return View(
         title=str(name),
@@ -141,7 +140,7 @@ def view(reduction: Reduction) -> View:
         rosetta_notes=rosetta_notes(summary),
         quality=quality(summary),
         energy=energy_view(summary.energy),
-        energy_absent=_energy_absent(summary),
+        energy_absent=energy_absent(summary),
         cache=cache(reduction),
         server=server(reduction),
         errors=_errors(reduction),
@@ -184,17 +183,6 @@ _IN_SECONDS: Final = frozenset(
     }
 )
 """Concerns whose figure is a time; those of the others are counts and shares."""
-
-
-def _energy_absent(summary: Summary) -> str:
-    """Why there are no joules, as a sentence."""
-    figure = summary.metrics.get("energy_j")
-    why = (
-        figure.note
-        if figure is not None and figure.value is None and figure.note
-        else "no power was read"
-    )
-    return f"No energy and no power: {why}."
 
 
 def _other_absent(reduction: Reduction, rows: Sequence[HeadlineRow]) -> list[HeadlineRow]:
@@ -315,116 +303,86 @@ def _latency_absent(reduction: Reduction) -> str:
     return "No request was intended in the window."
 
 
-def _error_bound(client: Mapping[str, Any]) -> list[str]:
+def _error_bound(client: Client) -> list[str]:
     """How far the latencies above can be wrong, in one sentence; none where nothing measured it."""
-    canary = mapping(client.get("canary"))
-    ttft, gap = (
-        number(mapping(canary.get("ttft_error")).get("p99_s")),
-        number(mapping(canary.get("gap_error")).get("p99_s")),
-    )
-    if ttft is not None and gap is not None:
-        errors = (
-            f"{numbers.duration(ttft)} for first tokens, {numbers.duration(gap)} for gaps between"
-            " tokens"
-        )
-        return [
-            (
-                f"Error of the load generator's own clock during this run, p99: {errors} (canaries,"
-                " below)."
+    level = None if client.calibration is None else client.calibration.at_load
+    for found, when, more in (
+        (client.canary, "during this run", " (canaries, below)."),
+        (level, "when it was calibrated", "; its live error was not measured."),
+    ):
+        if found is None or found.ttft_error is None or found.gap_error is None:
+            continue
+        ttft, gap = found.ttft_error.p99_s, found.gap_error.p99_s
+        if ttft is not None and gap is not None:
+            text = (
+                f"Error of the load generator's own clock {when}, p99: {numbers.duration(ttft)} for"
+                f" first tokens, {numbers.duration(gap)} for gaps between tokens{more}"
             )
-        ]
-    level = mapping(mapping(client.get("calibration")).get("at_load"))
-    ttft, gap = (
-        number(mapping(level.get("ttft_error")).get("p99_s")),
-        number(mapping(level.get("gap_error")).get("p99_s")),
-    )
-    if ttft is not None and gap is not None:
-        errors = (
-            f"{numbers.duration(ttft)} for first tokens, {numbers.duration(gap)} for gaps between"
-            " tokens"
-        )
-        return [
-            (
-                f"Error of the load generator's own clock when it was calibrated, p99: {errors}; its"  # noqa: E501
-                " live error was not measured."
-            )
-        ]
+            return [text]
     return []
 
 
-_ERROR_TITLES: Final = (
-    ("ttft_error", "First token"),
-    ("gap_error", "Gap between tokens"),
-    ("sent_error", "Time of sending"),
-    ("send_lag", "Lag of sends"),
-)
-
-
-def _generator(client: Mapping[str, Any]) -> Table | None:
+def _generator(client: Client) -> Table | None:
     """Errors of the load generator: live, and as certified at this load."""
-    calibration = mapping(client.get("calibration"))
-    places = (
-        ("during this run (canaries)", mapping(client.get("canary"))),
-        ("certified, at this load", mapping(calibration.get("at_load"))),
-        ("certified, highest load", mapping(calibration.get("highest"))),
-    )
+    calibration = client.calibration or Calibration()
     rows = []
-    for place, figures in places:
-        for key, title in _ERROR_TITLES:
-            found = mapping(figures.get(key))
-            if number(found.get("n")):
-                values = [
-                    numbers.duration(number(found.get(quantile)))
-                    for quantile in ("p50_s", "p99_s", "max_s")
-                ]
-                rows.append([f"{title}, {place}", *values, numbers.plain(number(found.get("n")))])
+    for place, figures in (
+        ("during this run (canaries)", client.canary),
+        ("certified, at this load", calibration.at_load),
+        ("certified, highest load", calibration.highest),
+    ):
+        if figures is None:
+            continue
+        for found, title in (
+            (figures.ttft_error, "First token"),
+            (figures.gap_error, "Gap between tokens"),
+            (figures.sent_error, "Time of sending"),
+            (figures.send_lag, "Lag of sends"),
+        ):
+            if found is not None and found.n:
+                values = (numbers.duration(v) for v in (found.p50_s, found.p99_s, found.max_s))
+                rows.append([f"{title}, {place}", *values, numbers.plain(found.n)])
+    if not rows:
+        return None
     head = ("Error, paired request by request", "p50", "p99", "max", "n")
-    return (
-        Table(
-            "How wrong the load generator's clock was, against a server that knows when it wrote",
-            head,
-            rows,
-        )
-        if rows
-        else None
-    )
+    caption = "How wrong the load generator's clock was, against a server that knows when it wrote"
+    return Table(caption, head, rows)
 
 
-def _generator_notes(client: Mapping[str, Any]) -> list[str]:
+def _generator_notes(client: Client) -> list[str]:
     notes = []
-    calibration, load = mapping(client.get("calibration")), mapping(client.get("load"))
-    peak = number(load.get("events_per_s_peak"))
+    peak = None if client.load is None else client.load.events_per_s_peak
     carried = (
         f"It carried up to {numbers.plain(peak, 3)} events/s in this run's window."
         if peak is not None
         else ""
     )
-    if calibration:
-        workers = calibration.get("workers")
-        certified = number(mapping(calibration.get("certified_events_per_s")).get(str(workers)))
-        bound = numbers.duration(number(calibration.get("bound_s")))
-        highest = mapping(calibration.get("highest"))
-        cost = number(highest.get("client_us_per_event"))
-        upto = (
-            f"up to {numbers.plain(certified, 3)} events/s within {bound} (p99 of each error)"
-            if certified is not None
-            else "for no load"
-        )
-        quick = "quick certificate" if calibration.get("quick") else "certificate"
-        held = f"{workers} {'worker' if workers == 1 else 'workers'}"
-        at_cost = f", at {numbers.plain(cost, 3)} µs of CPU an event" if cost is not None else ""
-        notes.append(
-            f"The {quick} of {calibration.get('made_at')} certifies {held} {upto}{at_cost}."
-            f" {carried}".strip()
-        )
-        note = mapping(calibration.get("cores")).get("note")
-        if note:
+    calibration = client.calibration
+    if calibration is not None:
+        notes.append(f"{_certified(calibration)} {carried}".strip())
+        if note := (calibration.cores or {}).get("note"):
             notes.append(f"Cores: {note}.")
     else:
         notes.append(f"The run held no client-fidelity certificate. {carried}".strip())
-    if not client.get("canary"):
+    if client.canary is None:
         notes.append("No canaries were sent, so the load generator's live error is not known.")
     return notes
+
+
+def _certified(calibration: Calibration) -> str:
+    workers = calibration.workers
+    certified = (calibration.certified_events_per_s or {}).get(str(workers))
+    cost = None if calibration.highest is None else calibration.highest.client_us_per_event
+    upto = (
+        f"up to {numbers.plain(certified, 3)} events/s within"
+        f" {numbers.duration(calibration.bound_s)} (p99 of each error)"
+        if certified is not None
+        else "for no load"
+    )
+    quick = "quick certificate" if calibration.quick else "certificate"
+    held = f"{workers} {'worker' if workers == 1 else 'workers'}"
+    at_cost = f", at {numbers.plain(cost, 3)} µs of CPU an event" if cost is not None else ""
+    return f"The {quick} of {calibration.made_at} certifies {held} {upto}{at_cost}."
 
 
 def _reconciliation(reduction: Reduction) -> Table:
