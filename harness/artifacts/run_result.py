@@ -5,7 +5,9 @@ it works on copies of them too.
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Final
 
@@ -63,6 +65,15 @@ class RunResult:
     def purpose(self) -> str | None:
         """`smoke` or `measure`."""
         return self.summary.profile.purpose or self.profile.purpose
+
+    @property
+    def day(self) -> date | None:
+        """The day (UTC) on which the run started; None where nothing records it."""
+        if (started := self.manifest.started_at) is not None:
+            return started.date()
+        with suppress(ValueError):  # an id of another kind
+            return datetime.strptime(self.run_id[:16], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC).date()
+        return None
 
     @property
     def gpus(self) -> tuple[Gpu, ...]:

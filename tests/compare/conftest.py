@@ -13,10 +13,13 @@ import pytest
 from harness.artifacts.run_summary import (
     Distribution,
     Figure,
+    Labels,
+    ProfileName,
     RequestCounts,
     Summary,
     Verdict,
     Window,
+    summary_json,
 )
 from harness.core.metrics import METRIC_VERSION, METRICS
 from harness.core.records import Basis, Concern, Severity, Status
@@ -31,12 +34,7 @@ def summary() -> Summary:
         metric_version=METRIC_VERSION,
         run_id="run",
         state="complete",
-        profile={
-            "name": "chat",
-            "purpose": "measure",
-            "workload_sha256": "w1",
-            "plan_sha256": "p1",
-        },
+        profile=ProfileName(name="chat", purpose="measure", workload_sha256="w1", plan_sha256="p1"),
         verdict=Verdict(Status.VALID),
         window=Window(10.0, 640.0, 630.0, "explicit"),
         requests=RequestCounts(100, 100, 100, 0, 0, 0, {"ok": 100}, 90),
@@ -53,7 +51,7 @@ def summary() -> Summary:
         },
         reconciliation={},
         stages=(),
-        labels={"output_length": "forced", "context_scale": 1.0, "load_format": "auto"},
+        labels=Labels(output_length="forced", context_scale=1.0, load_format="auto"),
     )
 
 
@@ -108,11 +106,11 @@ def make_run(tmp_path: Path, summary: Summary) -> MakeRun:
             summary,
             run_id=run_id,
             metric_version=metric_version,
-            profile={**summary.profile, "workload_sha256": workload},
+            profile=replace(summary.profile, workload_sha256=workload),
             verdict=Verdict(status, concerns),
             metrics=metrics,
             latency={**summary.latency, "ttft_s": replace(summary.latency["ttft_s"], p50=ttft_p50)},
-            labels={**summary.labels, **(labels or {})},
+            labels=replace(summary.labels, **(labels or {})),
         )
         manifest = {
             "schema_version": 1,
@@ -146,7 +144,7 @@ def make_run(tmp_path: Path, summary: Summary) -> MakeRun:
         folder = tmp_path / run_id
         folder.mkdir()
         (folder / "manifest.json").write_text(json.dumps(manifest))
-        (folder / "summary.json").write_text(json.dumps(mine.to_dict()))
+        (folder / "summary.json").write_text(json.dumps(summary_json(mine)))
         return folder
 
     return make

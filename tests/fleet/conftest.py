@@ -10,7 +10,17 @@ from typing import Any, Literal
 
 import pytest
 
-from harness.artifacts.run_summary import Figure, RequestCounts, Summary, Verdict, Window
+from harness.artifacts.run_summary import (
+    Figure,
+    Labels,
+    ProfileName,
+    RequestCounts,
+    Slos,
+    Summary,
+    Verdict,
+    Window,
+    summary_json,
+)
 from harness.core.metrics import METRIC_VERSION
 from harness.core.records import Basis, Concern, Severity, Status
 
@@ -129,12 +139,7 @@ def maker(tmp_path: Path) -> MakeRun:
             metric_version=METRIC_VERSION,
             run_id="measured",
             state="complete",
-            profile={
-                "name": "chat",
-                "purpose": purpose,
-                "workload_sha256": "w",
-                "plan_sha256": "p",
-            },
+            profile=ProfileName(name="chat", purpose=purpose, workload_sha256="w", plan_sha256="p"),
             verdict=Verdict(status, default.get(status, ()) if concerns is None else concerns),
             window=Window(0.0, window_s, window_s, "explicit"),
             requests=RequestCounts(100, 100, 100, 0, 0, 0, {"ok": 100}, 100),
@@ -142,12 +147,8 @@ def maker(tmp_path: Path) -> MakeRun:
             latency={},
             reconciliation={},
             stages=(),
-            labels={
-                "output_length": "forced",
-                "context_scale": context_scale,
-                "load_format": "auto",
-            },
-            slos={"ttft_s": 1.5, "tpot_s": None} if good_share is not None else {"ttft_s": None},
+            labels=Labels(output_length="forced", context_scale=context_scale, load_format="auto"),
+            slos=Slos(ttft_s=None if good_share is None else 1.5),
         )
         manifest: dict[str, Any] = {
             "schema_version": 1,
@@ -192,7 +193,7 @@ def maker(tmp_path: Path) -> MakeRun:
         folder = tmp_path / f"run-{len(list(tmp_path.iterdir()))}"
         folder.mkdir()
         (folder / "manifest.json").write_text(json.dumps(manifest))
-        (folder / "summary.json").write_text(json.dumps(summary.to_dict()))
+        (folder / "summary.json").write_text(json.dumps(summary_json(summary)))
         return folder
 
     return make

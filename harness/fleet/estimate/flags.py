@@ -5,9 +5,9 @@ import re
 from typing import Final
 
 from harness.artifacts.run_result import RunResult
-from harness.core.clock import wall_now
 from harness.core.records import Severity, Status
 from harness.fleet.estimate.measured import board_power_w, is_demonstration, work_of
+from harness.fleet.estimate.results import AsOf
 from harness.fleet.site.catalog import sanity
 from harness.fleet.site.types import GpuSpec, Site
 
@@ -22,7 +22,7 @@ BELOW_PUBLISHED_J: Final = 1 / 3
 """Energy per token below this share of (power limit / published throughput) is a red flag."""
 
 
-def red_flags(run: RunResult, spec: GpuSpec, site: Site) -> list[str]:
+def red_flags(run: RunResult, spec: GpuSpec, site: Site, as_of: AsOf) -> list[str]:
     """Reasons to doubt the estimate that the run and the site give by themselves."""
     flags = []
     if is_demonstration(run):
@@ -56,10 +56,7 @@ def red_flags(run: RunResult, spec: GpuSpec, site: Site) -> list[str]:
             "Dummy weights: speed is representative for dense models only, and quality is"
             " unverified."
         )
-    if (
-        site.available is not None
-        and site.available > wall_now().date().isoformat()[: len(site.available)]
-    ):
+    if site.available is not None and site.available > as_of.within(site.available):
         flags.append(
             f"The site is available from {site.available} on; until then it delivers nothing."
         )

@@ -4,6 +4,7 @@ turns into JSON.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import date
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,41 @@ class Work:
     kv_bytes_per_tok: float | None = None
     parameters: float | None = None
     kv: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AsOf:
+    """The day for which an answer holds, and where it is from, in words."""
+
+    day: date
+    source: str
+
+    def within(self, day_or_month: str) -> str:
+        """The day or its month, in the form of another one, so that the two compare as text."""
+        return self.day.isoformat()[: len(day_or_month)]
+
+    def text(self) -> str:
+        """In words."""
+        return f"{self.day.isoformat()} ({self.source})"
+
+
+@dataclass(frozen=True, slots=True)
+class Stated:
+    """What is stated and not drawn; None where it is not.
+
+    Attributes:
+        gpus: that are scaled.
+        cap_mw: of the site's power that is theirs.
+        usd_per_h: of the site's price that is theirs.
+        tok_s_per_session: of the run.
+        demand_tok_s: at peak.
+    """
+
+    gpus: float
+    cap_mw: float | None
+    usd_per_h: float | None
+    tok_s_per_session: float | None
+    demand_tok_s: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +247,7 @@ class FleetEstimate:
 
     Attributes:
         status: the run's verdict; anything but valid marks every figure.
+        as_of: the day for which it holds: what of the site's term is over or yet to come.
         gpu: type of the site's GPUs.
         work: what was measured: model, precision, workload, lengths.
         binding: `power`, `count` or `unknown`: what limits the site at central values.
@@ -219,8 +256,6 @@ class FleetEstimate:
         factors: every input of the model by key.
         tornado: swings, widest first within each figure.
         central: every output of the model at central values, by key.
-        stated: what is stated and not drawn: gpus, cap_mw, usd_per_h, tok_s_per_session; None where
-            it is not.
         peak_draws: output tokens per second at peak, one of each draw.
         demonstration: the run's boards are a test double: no figure says anything about real
             hardware.
@@ -232,6 +267,7 @@ class FleetEstimate:
     run: str
     run_name: str
     status: Status
+    as_of: AsOf
     site: Site
     gpu: str
     work: Work
@@ -242,10 +278,10 @@ class FleetEstimate:
     contradictions: tuple[str, ...]
     draws: int
     seed: int
+    stated: Stated
     factors: Mapping[str, Factor] = field(default_factory=dict)
     tornado: tuple[Swing, ...] = ()
     central: Mapping[str, float] = field(default_factory=dict)
-    stated: Mapping[str, float | None] = field(default_factory=dict)
     peak_draws: Floats = field(default_factory=lambda: np.zeros(0))
     demonstration: bool = False
     measured_gpu: str = ""
@@ -262,6 +298,7 @@ class FleetEstimate:
             "run": self.run,
             "run_name": self.run_name,
             "run_status": str(self.status),
+            "as_of": self.as_of.day.isoformat(),
             "demonstration": self.demonstration,
             "site": {**self.site.to_dict(), "contradictions": list(self.contradictions)},
             "gpu": self.gpu,

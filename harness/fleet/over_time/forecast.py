@@ -10,7 +10,6 @@ from typing import Any, Final
 import numpy as np
 
 from harness.artifacts.run_result import RunResult, load_result
-from harness.core.clock import wall_now
 from harness.core.errors import ProfileError
 from harness.fleet.estimate.measured import work_of
 from harness.fleet.estimate.results import FleetEstimate, Floats
@@ -240,7 +239,7 @@ def pool_of(estimated: FleetEstimate, run: RunResult, options: TimeOptions) -> P
     per_replica = options.gpus_per_replica
     if per_replica is None:
         per_replica = max(1, len(run.gpus) // (run.replicas or 1)) if run.gpus else per_node
-    peak = estimated.stated["demand_tok_s"]
+    peak = estimated.stated.demand_tok_s
     if peak is None:
         peak = estimated.central["output_tok_s_peak"] * options.demand_share
     load_factor = estimated.factors["load_factor"].value
@@ -261,7 +260,7 @@ def pool_of(estimated: FleetEstimate, run: RunResult, options: TimeOptions) -> P
         demand_tok_s=curve * peak,
         w_per_gpu=estimated.central.get("w_per_gpu"),
         idle_power_share=idle.value if idle is not None else 0.3,
-        tok_s_per_session=estimated.stated["tok_s_per_session"],
+        tok_s_per_session=estimated.stated.tok_s_per_session,
         context_tok=work.context_tok,
         cached_share=run.figure("prefix_hit_ratio").value,
         prefill_tok_s_per_gpu=computed / len(run.gpus) if computed and run.gpus else None,
@@ -272,7 +271,7 @@ def pool_of(estimated: FleetEstimate, run: RunResult, options: TimeOptions) -> P
 
 def outlook_of(estimated: FleetEstimate, pool: Pool, year: Year) -> Outlook:
     """What scenarios need of a site."""
-    site, today = estimated.site, wall_now().date()
+    site, today = estimated.site, estimated.as_of.day
     up = year.serving_nodes * pool.gpus_per_node * pool.tok_s_per_gpu
     asked = pool.demand_tok_s
     total = float(asked.sum())
@@ -285,7 +284,7 @@ def outlook_of(estimated: FleetEstimate, pool: Pool, year: Year) -> Outlook:
     draws = estimated.peak_draws[:DRAWS]
     watts, pue = estimated.central.get("w_per_gpu"), estimated.factors.get("pue")
     powered = estimated.central["gpus_powered"]
-    per_h = estimated.stated["usd_per_h"]
+    per_h = estimated.stated.usd_per_h
     prices = gpus()[estimated.gpu].usd_per_gpu_h
     market = prices.get("rental_3_years")
     return Outlook(
@@ -303,8 +302,8 @@ def outlook_of(estimated: FleetEstimate, pool: Pool, year: Year) -> Outlook:
             if watts is None or pue is None
             else (
                 pue.value,
-                watts * float(estimated.stated["gpus"] or 0) / 1e6,
-                estimated.stated["cap_mw"],
+                watts * estimated.stated.gpus / 1e6,
+                estimated.stated.cap_mw,
             )
         ),
         market_usd_per_gpu_h=market.value if market is not None else None,

@@ -2,18 +2,19 @@
 its charts beside it, fleet.json.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import jinja2
 from markupsafe import Markup
 
 from harness.artifacts.atomic import alone_in, write_bytes, write_json
 from harness.core.errors import ArtifactError
+from harness.fleet.cases import FleetAnswer
 from harness.fleet.over_time.forecast import Forecast
 from harness.report.charts import css_variables, inline, themed
-from harness.report.fleet.view import Case, FleetView, Refusal, fleet_view
+from harness.report.fleet.view import FleetView
 from harness.report.pages import markdown_environment, spaced
 
 CHARTS_DIR: Final = "fleet-charts"
@@ -23,21 +24,18 @@ HOURS: Final = "fleet-hours.csv"
 """The first simulated year, one line an hour."""
 
 
-def write_fleet(
-    cases: Sequence[Case], refused: Sequence[Refusal], folder: Path
-) -> tuple[Path, Path, Path]:
+def write_fleet(answer: FleetAnswer, shown: FleetView, folder: Path) -> tuple[Path, Path, Path]:
     """Write fleet.html, fleet.md and fleet.json; beside them fleet-hours.csv where years were
     simulated.
 
     Args:
-        cases: runs at sites, at least one; the first fills the page.
-        refused: runs and sites without an answer.
+        answer: the first case fills the page.
+        shown: what is shown of it.
         folder: made where it is missing.
 
     Raises:
         ArtifactError: the folder cannot be written.
     """
-    shown = fleet_view(cases, refused)
     paths = (folder / "fleet.html", folder / "fleet.md", folder / "fleet.json")
     try:
         (folder / CHARTS_DIR).mkdir(parents=True, exist_ok=True)
@@ -50,7 +48,7 @@ def write_fleet(
         key: {"wide": chart.wide(), "narrow": chart.narrow()} for key, chart in shown.charts.items()
     }
     page, markdown = fleet_html(shown, drawings).encode(), fleet_markdown(shown).encode()
-    forecast = cases[0].forecast
+    forecast = answer.cases[0].forecast
     with alone_in(folder):
         # What an earlier answer left, and this one has not, would pass for part of it.
         for old in (folder / CHARTS_DIR).glob("*.svg"):
@@ -68,7 +66,7 @@ def write_fleet(
                 )
         write_bytes(paths[0], page)
         write_bytes(paths[1], markdown)
-        write_json(paths[2], fleet_json(cases, refused))
+        write_json(paths[2], answer.to_dict())
     return paths
 
 
@@ -80,21 +78,6 @@ def hours_csv(forecast: Forecast) -> str:
         values = (f"{columns[key][hour]:.7g}" if key in columns else "" for key in forecast.hours)
         lines.append(",".join((str(hour), *values)))
     return "\n".join(lines) + "\n"
-
-
-def fleet_json(cases: Sequence[Case], refused: Sequence[Refusal]) -> dict[str, Any]:
-    """All cases as JSON."""
-    return {
-        "schema_version": 1,
-        "cases": [
-            {
-                "estimate": case.estimate.to_dict(),
-                "forecast": case.forecast.to_dict() if case.forecast is not None else None,
-            }
-            for case in cases
-        ],
-        "refused": [{"run": item.run, "site": item.site, "why": item.why} for item in refused],
-    }
 
 
 def fleet_html(shown: FleetView, drawings: Mapping[str, Mapping[str, str]]) -> str:
