@@ -32,6 +32,7 @@ from harness.artifacts.layout import RunDir
 from harness.artifacts.manifest import read_manifest_json
 from harness.artifacts.run_record import HarnessVersion
 from harness.artifacts.run_result import RunResult
+from harness.artifacts.typed_json import to_json
 from harness.compare.comparability import identities, mapping, verdicts
 from harness.compare.groups import REFERENCE, Member, RunSet, load_set, treatment
 from harness.compare.ratios import CLAIMING, MIN_REPEATS
@@ -115,19 +116,6 @@ class SavedRun:
     reducible: bool
     size_bytes: int
 
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON."""
-        return {
-            "run": self.run,
-            "source": self.source,
-            "status": self.status,
-            "made": dict(self.made),
-            "files": list(self.files),
-            "left_out": list(self.left_out),
-            "reducible": self.reducible,
-            "size_bytes": self.size_bytes,
-        }
-
 
 @dataclass(frozen=True, slots=True)
 class Baseline:
@@ -162,7 +150,7 @@ class Baseline:
             "command": self.command,
             "harness": {"version": self.harness},
             "treatment": dict(self.treatment),
-            "runs": [run.to_dict() for run in self.runs],
+            "runs": [to_json(run) for run in self.runs],
             "notes": list(self.notes),
         }
 

@@ -68,10 +68,6 @@ class Mismatch:
     baseline: str
     other: str
 
-    def to_dict(self) -> dict[str, str]:
-        """As JSON."""
-        return {"key": self.key, "baseline": self.baseline, "other": self.other}
-
     def __str__(self) -> str:
         return f"{self.key}: {self.baseline} against {self.other}"
 

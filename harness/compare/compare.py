@@ -8,7 +8,9 @@ C, … Hardware and settings are what differs on purpose: they head the table.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated
+
+from pydantic import Field
 
 from harness.artifacts.run_result import RunResult
 from harness.compare.comparability import (
@@ -88,17 +90,6 @@ class Side:
         """Label and name."""
         return f"{self.label}: {self.name}"
 
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON."""
-        return {
-            "label": self.label,
-            "name": self.name,
-            "runs": list(self.runs),
-            "paths": list(self.paths),
-            "statuses": list(self.statuses),
-            "seeds": list(self.seeds),
-        }
-
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
@@ -108,21 +99,10 @@ class Comparison:
 
     sides: tuple[Side, ...]
     treatments: tuple[Treatment, ...]
+    allowed: Annotated[tuple[Mismatch, ...], Field(alias="allowed_mismatches")]
     metrics: tuple[Row, ...]
-    allowed: tuple[Mismatch, ...]
+    gates: tuple[GateResult, ...]
     notes: tuple[str, ...]
-    gates: tuple[GateResult, ...] = ()
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON."""
-        return {
-            "sides": [side.to_dict() for side in self.sides],
-            "treatments": [treatment.to_dict() for treatment in self.treatments],
-            "allowed_mismatches": [mismatch.to_dict() for mismatch in self.allowed],
-            "metrics": [row.to_dict() for row in self.metrics],
-            "gates": [gate.to_dict() for gate in self.gates],
-            "notes": list(self.notes),
-        }
 
     def treatment_columns(self) -> tuple[str, ...]:
         """Headings of `treatment_rows`."""

@@ -14,8 +14,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from operator import attrgetter
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import Annotated, ClassVar, Final
+
+from pydantic import Field, PlainSerializer, PlainValidator
 
 from harness.artifacts.run_result import RunResult
 from harness.artifacts.run_summary import Figure
@@ -94,13 +97,18 @@ class GateResult:
     )
 
     side: str
-    threshold: Threshold
+    threshold: Annotated[
+        Threshold,
+        PlainSerializer(attrgetter("text")),
+        PlainValidator(parse_threshold),
+        Field(alias="gate"),
+    ]
     outcome: Outcome
     value: float | None = None
     baseline: float | None = None
     ratio: float | None = None
-    low: float | None = None
-    high: float | None = None
+    low: Annotated[float | None, Field(alias="band_low")] = None
+    high: Annotated[float | None, Field(alias="band_high")] = None
     n: int = 0
     n_baseline: int = 0
     cv: float | None = None
@@ -118,26 +126,6 @@ class GateResult:
         return self.outcome in {Outcome.FAILED, Outcome.ABSENT} or (
             strict and self.outcome is Outcome.TOO_FEW
         )
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON."""
-        return {
-            "side": self.side,
-            "gate": self.threshold.text,
-            "outcome": str(self.outcome),
-            "value": self.value,
-            "baseline": self.baseline,
-            "ratio": self.ratio,
-            "band_low": self.low,
-            "band_high": self.high,
-            "n": self.n,
-            "n_baseline": self.n_baseline,
-            "cv": self.cv,
-            "cv_baseline": self.cv_baseline,
-            "detectable": self.detectable,
-            "repeats_wanted": self.repeats_wanted,
-            "reason": self.reason,
-        }
 
     def row(self) -> tuple[str, ...]:
         """As text, under `COLUMNS`."""

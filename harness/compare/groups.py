@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from harness.artifacts.layout import RunDir
 from harness.artifacts.manifest import read_manifest
@@ -86,19 +86,12 @@ class Treatment:
     Attributes:
         key: `gpu`, `precision`, `engine`, …
         values: of each side, in the sides' order; several of one side are joined by a slash.
+        differs: whether the sides differ in it.
     """
 
     key: str
     values: tuple[str, ...]
-
-    @property
-    def differs(self) -> bool:
-        """Whether the sides differ in it."""
-        return len(set(self.values)) > 1
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON."""
-        return {"key": self.key, "values": list(self.values), "differs": self.differs}
+    differs: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,13 +302,11 @@ def treatments(sides: Mapping[str, Sequence[Member]]) -> tuple[Treatment, ...]:
     keys = dict.fromkeys(
         key for side in found for one in side for key in one if key not in _NO_TREATMENT
     )
-    return tuple(
-        Treatment(
-            key,
-            tuple(" / ".join(dict.fromkeys(one.get(key, "—") for one in side)) for side in found),
-        )
+    listed = {
+        key: tuple(" / ".join(dict.fromkeys(one.get(key, "—") for one in side)) for side in found)
         for key in keys
-    )
+    }
+    return tuple(Treatment(key, values, len(set(values)) > 1) for key, values in listed.items())
 
 
 def names(sides: Mapping[str, Sequence[Member]], by: Sequence[str]) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ absent figure never passes.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from harness.artifacts.run_result import figure_of, statistic_of
 from harness.artifacts.run_summary import Figure, Summary
@@ -34,21 +34,6 @@ class ThresholdResult:
     passed: bool
     reason: str | None = None
     judged: bool = True
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON."""
-        return {
-            "threshold": self.threshold.text,
-            "metric": self.threshold.metric,
-            "boundary": self.threshold.boundary,
-            "statistic": self.threshold.statistic,
-            "operator": self.threshold.operator,
-            "limit": self.threshold.limit,
-            "value": self.value,
-            "passed": self.passed if self.judged else None,
-            "judged": self.judged,
-            "reason": self.reason,
-        }
 
     def row(self) -> tuple[str, ...]:
         """As text, under `COLUMNS`."""

@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from harness.artifacts import atomic
+from harness.artifacts.typed_json import to_json
 from harness.cli import app
 from harness.compare.compare import compare_runs
 from harness.compare.gates import Outcome
@@ -130,7 +131,7 @@ def test_what_is_no_number_is_no_figure(make_run, odd):
     [cell] = next(row for row in found.metrics if row.key == "power_w").cells
     assert (cell.value, cell.word) == (None, "absent")
     assert [one.outcome for one in found.gates] == [Outcome.ABSENT] * 2
-    json.dumps(found.to_dict(), allow_nan=False)
+    json.dumps(to_json(found), allow_nan=False)
 
 
 def test_hardware_that_makes_no_sense_is_unknown(make_run):
@@ -220,7 +221,7 @@ def test_a_baseline_of_zero_has_no_ratio_and_is_judged_all_the_same(five, values
     )
     assert found.outcome is outcome
     assert found.ratio is None
-    json.dumps(found.to_dict(), allow_nan=False)
+    json.dumps(to_json(found), allow_nan=False)
 
 
 def test_a_gate_with_one_repeat_says_so_and_does_not_pass(five):

@@ -7,6 +7,7 @@ from xml.etree import ElementTree as ET
 import numpy as np
 import pytest
 
+from harness.artifacts.typed_json import to_json
 from harness.compare.compare import compare_runs
 from harness.compare.gate_output import github, junit, sentence, summary
 from harness.compare.gates import (
@@ -446,7 +447,7 @@ def test_a_sentence_states_what_would_have_been_found(judged):
     said = sentence(judged.gates[0])
     assert "5 + 5 runs" in said
     assert "nine times in ten" in said
-    assert json.loads(json.dumps(judged.gates[0].to_dict()))["outcome"] == "FAILED"
+    assert json.loads(json.dumps(to_json(judged.gates[0])))["outcome"] == "FAILED"
 
 
 def test_the_table_of_detectable_losses_in_the_docs_is_what_the_gate_computes():
