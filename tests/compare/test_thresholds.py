@@ -2,8 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from harness.artifacts.run_summary import Figure, Summary
-from harness.artifacts.typed_json import from_json, to_json
+from harness.artifacts.run_summary import Figure
 from harness.compare.thresholds import COLUMNS, evaluate_thresholds
 from harness.core.errors import ProfileError
 
@@ -46,12 +45,6 @@ def test_an_absent_figure_fails_whatever_the_limit_and_says_why(summary, text, w
     assert result.reason is not None
     assert "is absent" in result.reason
     assert why in result.reason
-
-
-def test_a_summary_read_from_disk_gives_the_same_results(summary):
-    texts = ["ttft_s.p99 < 1.5", "goodput_rps >= 1"]
-    read = from_json(Summary, to_json(summary), "summary")
-    assert evaluate_thresholds(texts, read) == evaluate_thresholds(texts, summary)
 
 
 def test_a_boundary_names_the_figure_at_that_boundary(summary):

@@ -148,7 +148,7 @@ def maker(tmp_path: Path) -> MakeRun:
             reconciliation={},
             stages=(),
             labels=Labels(output_length="forced", context_scale=context_scale, load_format="auto"),
-            slos=Slos(ttft_s=None if good_share is None else 1.5),
+            slos=Slos(ttft_s=1.5) if good_share is not None else Slos(),
         )
         manifest: dict[str, Any] = {
             "schema_version": 1,

@@ -130,7 +130,7 @@ class TestNaN:
         assert code is None or code in codes(summary)
         assert (
             name != "recount"
-            or "cannot be read" in summary.reconciliation["input_tokens"].tokenizer["note"]
+            or "cannot be read" in summary.reconciliation["input_tokens"].tokenizer.note
         )
 
     def test_in_the_manifest(self, whole: Path) -> None:
@@ -140,7 +140,7 @@ class TestNaN:
             .replace('"context_scale": 1.0', '"context_scale": NaN')
             .replace('"seed": 7', '"seed": Infinity')
         )
-        assert accounts(whole).labels["context_scale"] is None
+        assert accounts(whole).labels.context_scale is None
 
 
 class TestClocks:
@@ -322,7 +322,7 @@ class TestMixedUp:
         twice = accounts(whole)
         assert twice.metrics == before.metrics
         assert twice.reconciliation == before.reconciliation
-        assert twice.server["resets"] == 0
+        assert twice.server.resets == 0
         table = pq.read_table(run.requests)
         pq.write_table(pa.concat_tables([table, table]), run.requests)
         assert {"duplicate_requests", "not_reconciled"} <= codes(accounts(whole))

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from harness.artifacts.run_summary import summary_json
 from harness.core.metrics import LATENCY_KEYS, METRICS
 from harness.reduce import reduce_run
 from harness.reduce.figures.by_class import CLASS_KEYS
@@ -73,7 +74,7 @@ def test_a_run_of_one_class_has_that_class_with_the_headlines_figures(
     (only,) = summary.classes
     assert (only.name, only.latency) == ("chat", summary.latency)
     assert only.metrics["output_tok_s"] == summary.metrics["output_tok_s"]
-    json.dumps(summary.to_dict(), allow_nan=False)
+    json.dumps(summary_json(summary), allow_nan=False)
 
 
 def test_what_is_told_apart_by_class_is_defined() -> None:

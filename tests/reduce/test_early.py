@@ -63,14 +63,14 @@ def test_what_nobody_recorded_then_is_absent_and_never_nothing(
     assert all(
         summary.metrics[key].note for key in summary.metrics if summary.metrics[key].value is None
     )
-    assert (summary.quality, summary.client["calibration"], summary.client["canary"]) == (
-        {},
+    assert (summary.quality, summary.client.calibration, summary.client.canary) == (
+        None,
         None,
         None,
     )
-    assert summary.labels["quality"] == "quality unverified"
+    assert summary.labels.quality == "quality unverified"
     assert (
-        summary.reconciliation["input_tokens"].tokenizer["note"]
+        summary.reconciliation["input_tokens"].tokenizer.note
         == "the prompts were not counted again after the run"
     )
 

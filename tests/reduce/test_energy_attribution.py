@@ -120,7 +120,7 @@ def test_collinear_stages_are_refused(ratio, context):
     )
     assert not found.stands
     assert "go together" in found.reason
-    assert all(c["value"] is None for c in found.to_dict()["coefficients"].values())
+    assert all(c.value is None for c in found.summarized().coefficients.values())
 
 
 def test_one_window_alone_is_refused():
@@ -147,7 +147,7 @@ def test_a_machine_that_the_model_does_not_describe_is_refused():
     found = fit(stages(bend=0.6))
     assert not found.stands
     assert "predict" in found.reason
-    assert found.to_dict()["coefficients"]["time"]["value"] is None
+    assert found.summarized().coefficients["time"].value is None
 
 
 def test_slices_without_joules_are_refused():

@@ -30,7 +30,7 @@ from harness.reduce import reduce_run
 from harness.reduce.energy.calibrate import calibrate
 from harness.reduce.energy.gpu_state import REASONS
 from harness.reduce.reduction import reduce_fully
-from harness.report.run.energy_text import energy_tables
+from harness.report.run.energy import energy_view
 
 IDLE_W, READY_W, LOAD_W = 80.0, 110.0, 300.0
 GRID = {"grid_kgco2_per_kwh": 0.4, "grid_source": "somewhere, 2025"}
@@ -169,10 +169,9 @@ class TestIdle:
         assert metrics["ready_power_w"].value == pytest.approx(2 * READY_W + 1)
         assert metrics["power_w"].value == pytest.approx(2 * LOAD_W + 1)
         assert metrics["active_power_w"].value == pytest.approx(2 * (LOAD_W - IDLE_W))
-        assert set(summary.energy["idle"]) == {"before_server", "ready", "above"}
-        above = summary.energy["idle"]["above"]["gpu_board"]
-        assert above["above_ready_w"] == pytest.approx(2 * (LOAD_W - READY_W))
-        assert summary.energy["idle"]["ready"]["boundaries"]["gpu_board"]["watts"] == pytest.approx(
+        above = summary.energy.idle.above.gpu_board
+        assert above.above_ready_w == pytest.approx(2 * (LOAD_W - READY_W))
+        assert summary.energy.idle.ready.boundaries["gpu_board"].watts == pytest.approx(
             2 * READY_W + 1
         )
 
@@ -188,45 +187,45 @@ class TestIdle:
 
 class TestLadder:
     def rungs(self, path):
-        return {rung["rung"]: rung for rung in reduce_run(path).energy["ladder"]}
+        return {rung.rung: rung for rung in reduce_run(path).energy.ladder}
 
     def test_what_no_meter_read_is_modelled_from_the_rung_below_with_its_sources(self, run):
         rungs = self.rungs(run())
         board = 2 * LOAD_W + 1
         node = board + 2 * 575 * 0.7
-        assert (rungs["board"]["watts"], rungs["board"]["basis"]) == (
+        assert (rungs["board"].watts, rungs["board"].basis) == (
             pytest.approx(board),
             "measured",
         )
-        assert (rungs["node"]["watts"], rungs["node"]["basis"]) == (pytest.approx(node), "modelled")
-        assert (rungs["critical_it"]["watts"], rungs["critical_it"]["basis"]) == (
+        assert (rungs["node"].watts, rungs["node"].basis) == (pytest.approx(node), "modelled")
+        assert (rungs["critical_it"].watts, rungs["critical_it"].basis) == (
             pytest.approx(node * 1.1),
             "modelled",
         )
-        assert (rungs["facility"]["watts"], rungs["facility"]["basis"]) == (
+        assert (rungs["facility"].watts, rungs["facility"].basis) == (
             pytest.approx(node * 1.1 * 1.225),
             "modelled",
         )
-        assert rungs["facility"]["low_w"] == pytest.approx((board + 2 * 575 * 0.4) * 1.05 * 1.05)
-        assert rungs["facility"]["high_w"] == pytest.approx((board + 2 * 575 * 0.9) * 1.15 * 1.40)
+        assert rungs["facility"].low_w == pytest.approx((board + 2 * 575 * 0.4) * 1.05 * 1.05)
+        assert rungs["facility"].high_w == pytest.approx((board + 2 * 575 * 0.9) * 1.15 * 1.40)
         assert all(
-            "20" in rungs[rung]["source"] for rung in ("node", "critical_it", "facility")
+            "20" in rungs[rung].source for rung in ("node", "critical_it", "facility")
         )  # each with its date
 
     def test_a_node_meter_is_taken_as_it_is_and_what_stands_on_it_stays_modelled(self, run):
         path = run(node_w=1500.0, energy={"pue": {"value": 1.2, "source": "the site"}})
         rungs = self.rungs(path)
-        assert (rungs["node"]["watts"], rungs["node"]["basis"], rungs["node"]["factor"]) == (
+        assert (rungs["node"].watts, rungs["node"].basis, rungs["node"].factor) == (
             pytest.approx(1500),
             "measured",
             None,
         )
-        assert rungs["facility"]["watts"] == pytest.approx(1500 * 1.1 * 1.2)
-        assert (rungs["facility"]["basis"], rungs["facility"]["factor_stated"]) == (
+        assert rungs["facility"].watts == pytest.approx(1500 * 1.1 * 1.2)
+        assert (rungs["facility"].basis, rungs["facility"].factor_stated) == (
             "modelled",
             True,
         )
-        assert "the site" in rungs["facility"]["source"]
+        assert "the site" in rungs["facility"].source
         metrics = reduce_run(path).metrics
         assert metrics["power_w"].value == pytest.approx(
             2 * LOAD_W + 1
@@ -242,15 +241,15 @@ class TestLadder:
             "gpus": [{"uuid": f"GPU-{i}", "index": i, "name": "NVIDIA T9000"} for i in range(2)]
         }
         rungs = self.rungs(run(manifest={"hardware": hardware}))
-        assert rungs["node"]["basis"] == rungs["facility"]["basis"] == "absent"
-        assert "T9000" in rungs["node"]["note"]
+        assert rungs["node"].basis == rungs["facility"].basis == "absent"
+        assert "T9000" in rungs["node"].note
         stated = self.rungs(
             run(
                 manifest={"hardware": hardware},
                 energy={"host_w_per_gpu": {"value": 200, "source": "measured once"}},
             )
         )
-        assert stated["node"]["watts"] == pytest.approx(2 * LOAD_W + 1 + 400)
+        assert stated["node"].watts == pytest.approx(2 * LOAD_W + 1 + 400)
 
     def test_the_constants_are_those_of_the_fleet(self):
         priors = fleet_priors()
@@ -301,13 +300,11 @@ class TestBoards:
             "sm_clock_mhz": 1700 + 2 * i,
         }
         summary = reduce_run(run(boards=state, purpose="measure", gpus=3))
-        found = summary.energy["boards"]["devices"]
-        assert [one["watched_share"] for one in found] == pytest.approx([11 / 40, 11 / 40, 1])
+        found = summary.energy.boards.devices
+        assert [one.watched_share for one in found] == pytest.approx([11 / 40, 11 / 40, 1])
         assert codes(summary)["throttling_not_watched"].value == 2
-        assert {one["temperature_max_c"] for one in found} == {
-            81.0
-        }  # of the readings from 2 to 41 s
-        assert {one["sm_clock_mhz"] for one in found} == {1743.0}
+        assert {one.temperature_max_c for one in found} == {81.0}  # of the readings from 2 to 41 s
+        assert {one.sm_clock_mhz for one in found} == {1743.0}
 
     def test_bits_are_those_of_nvml(self):
         bits = {
@@ -334,12 +331,12 @@ class TestBoards:
         summary = reduce_run(run(boards=capped))
         assert codes(summary)["power_capped"].severity == "note"
         assert codes(summary)["power_capped"].value == pytest.approx(0.25)
-        assert summary.labels["power_limit"] is None
+        assert summary.labels.power_limit is None
         assert summary.metrics["energy_j"].value is not None
 
     def test_a_limit_below_the_default_is_a_treatment(self, run):
         summary = reduce_run(run(boards=lambda *_: {"power_limit_w": 400.0}))
-        assert summary.labels["power_limit"] == "400 of 700 W"
+        assert summary.labels.power_limit == "400 of 700 W"
         assert "power_limit" in codes(summary)
 
     def test_neighbours_errors_and_silence_are_concerns(self, run):
@@ -385,8 +382,8 @@ class TestFigures:
         assert metrics["output_tok_per_j@rack"].value == pytest.approx(
             metrics["output_tok_s"].value / 1400
         )
-        rungs = {rung["rung"]: rung for rung in reduce_run(path).energy["ladder"]}
-        assert [rungs[rung]["basis"] for rung in ("node", "critical_it", "facility")] == [
+        rungs = {rung.rung: rung for rung in reduce_run(path).energy.ladder}
+        assert [rungs[rung].basis for rung in ("node", "critical_it", "facility")] == [
             "modelled",
             "measured",
             "measured",
@@ -447,22 +444,12 @@ class TestFigures:
     def test_carbon_needs_the_grids_factor_and_says_at_which_rung(self, run):
         assert "energy.grid" in reduce_run(run()).metrics["kgco2_per_mtok"].note
         summary = reduce_run(run(energy=GRID))
-        rung = summary.energy["ladder"][-1]
+        rung = summary.energy.ladder[-1]
         figure = summary.metrics["kgco2_per_mtok"]
         tokens = summary.metrics["output_tok_s"].value * 40
-        assert figure.value == pytest.approx(rung["joules"] / 3.6e6 * 0.4 / tokens * 1e6)
+        assert figure.value == pytest.approx(rung.joules / 3.6e6 * 0.4 / tokens * 1e6)
         assert (figure.basis, figure.boundary) == ("modelled", "facility")
         assert "somewhere, 2025" in figure.note
-
-    def test_the_summary_shows_as_tables(self, run):
-        tables_of = {
-            table.title.split(" ")[0]: table
-            for table in energy_tables(reduce_run(run(boards=lambda *_: {})).energy)
-        }
-        assert {"Energy", "From", "Without", "By", "Boards"} <= set(tables_of)
-        assert all(
-            len(row) == len(table.columns) for table in tables_of.values() for row in table.rows
-        )
 
     def test_the_tables_say_what_is_known_and_why_the_rest_is_not(self, run):
         board = lambda i, gpu: {  # noqa: E731
@@ -482,23 +469,25 @@ class TestFigures:
                 for i in range(2)
             ]
         }
-        found = energy_tables(
+        shown = energy_view(
             reduce_run(
                 run(boards=board, manifest={"hardware": hardware}, energy={"attribute": True})
             ).energy
         )
-        table = {one.title.split(" ")[0]: one for one in found}
+        table = {one.caption.split(" ")[0]: one for one in shown.tables}
+        assert all(len(row) == len(one.head) for one in shown.tables for row in one.rows)
         (energy,) = table["Energy"].rows
-        assert energy[0] == "gpu_board"
-        assert (energy[4], energy[5], energy[6], energy[7]) == ("±3.5%", "measured", "counter", "")
+        assert energy[0] == "GPU boards"
+        assert energy[4:] == ("± 3.5 %", "measured", "counter")
         rungs = {row[0]: row for row in table["From"].rows}
-        assert rungs["board"][3:] == ("measured", "—", "nvml")
-        assert rungs["node"][1:5] == ("—", "—", "absent", "—")
-        assert "T9000" in rungs["node"][5]
-        assert [row[0] for row in table["Boards"].rows] == ["GPU-0", "GPU-1"]
-        assert table["Boards"].rows[0][3:6] == ("—", "—", "—")
-        assert table["Boards"].rows[1][3:6] == ("500", "0.0%", "100.0%")
-        assert "Attribution" not in table  # refused before it was fitted
+        assert rungs["Boards"][3:] == ("measured", "nvml")
+        assert rungs["Nodes"][1:4] == ("—", "—", "absent")
+        assert "T9000" in rungs["Nodes"][4]
+        assert [row[0] for row in table["The"].rows] == ["GPU-0", "GPU-1"]
+        assert [row[3] for row in table["The"].rows] == ["— of 700", "500 of 700"]
+        assert [row[5] for row in table["The"].rows] == ["not watched", "software power cap 100 %"]
+        assert "Joules" not in table  # refused before it was fitted
+        assert any("lack" in note for note in shown.notes)
 
     def test_an_energy_that_is_absent_is_a_reason_to_doubt_a_measurement(self, run):
         for purpose, severity in (("measure", "degraded"), ("smoke", "note")):
@@ -507,8 +496,8 @@ class TestFigures:
             assert "a unit or a device was mistaken" in found["energy_absent"].message
 
     def test_attribution_of_a_single_window_is_refused(self, run):
-        assert "not made for it" in reduce_run(run()).energy["attribution"]["reason"]
-        assert "lack" in reduce_run(run(energy={"attribute": True})).energy["attribution"]["reason"]
+        assert "not made for it" in reduce_run(run()).energy.attribution.reason
+        assert "lack" in reduce_run(run(energy={"attribute": True})).energy.attribution.reason
 
 
 class TestClasses:
@@ -516,29 +505,27 @@ class TestClasses:
         summary = reduce_run(
             run(classes=lambda row: "long" if int(row["request_id"][1:6]) % 4 else "short")
         )
-        shared = summary.energy["classes"]
-        assert "allocation" in shared["rule_text"]
-        by_class = {one["class"]: one for one in shared["classes"]}
-        assert sum(one["joules"] for one in by_class.values()) == pytest.approx(
+        shared = summary.energy.classes
+        assert "allocation" in shared.rule_text
+        by_class = {one.name: one for one in shared.classes}
+        assert sum(one.joules for one in by_class.values()) == pytest.approx(
             summary.metrics["energy_j"].value, rel=1e-9
         )
         # Four like streams, one request in four of which is short: joules go by the time that
         # requests are in flight.
-        assert by_class["long"]["joules"] / by_class["short"]["joules"] == pytest.approx(
-            3, rel=0.05
-        )
+        assert by_class["long"].joules / by_class["short"].joules == pytest.approx(3, rel=0.05)
         for one in summary.classes:
-            assert one.metrics["energy_j"].value == by_class[one.name]["joules"]
+            assert one.metrics["energy_j"].value == by_class[one.name].joules
             assert one.metrics["output_tok_per_j"].basis == "modelled"
             assert "allocation" in one.metrics["j_per_request"].note
-        tokens = sum(one["output_tok"] for one in by_class.values())
+        tokens = sum(one.output_tok for one in by_class.values())
         assert tokens == pytest.approx(summary.metrics["output_tok_s"].value * 40)
 
     def test_seconds_without_any_request_stay_unallocated(self, run):
-        shared = reduce_run(run(pause_s=(20, 32))).energy["classes"]["classes"]
-        assert [one["class"] for one in shared] == ["chat", "idle"]
-        assert 5 <= shared[1]["joules"] / (2 * LOAD_W + 1) <= 12
-        assert shared[1]["output_tok_per_j"] is None
+        shared = reduce_run(run(pause_s=(20, 32))).energy.classes.classes
+        assert [one.name for one in shared] == ["chat", "idle"]
+        assert 5 <= shared[1].joules / (2 * LOAD_W + 1) <= 12
+        assert shared[1].output_tok_per_j is None
 
 
 class TestCalibration:

@@ -12,7 +12,7 @@ from harness.artifacts.events import EventLog
 from harness.artifacts.journal import JournalWriter
 from harness.artifacts.layout import RunDir
 from harness.reduce import reduce_run
-from harness.report.run.energy_text import energy_tables
+from harness.report.run.energy import energy_view
 
 TRUTH = {"time": 120.0, "computed_input": 0.012, "output": 0.4, "output_x_context": 1e-4}
 IDLE_S, STAGE_S, WARMUP_S = 20.0, 26.0, 1.0
@@ -150,22 +150,19 @@ def run(new_builder, times, tmp_path):
 
 def test_the_law_comes_back_and_splits_the_window_and_its_classes(run):
     energy = reduce_run(run(STAGES)).energy
-    found = energy["attribution"]
-    assert found["reason"] is None
-    assert found["stages"] == ["idle", *STAGES]
+    found = energy.attribution
+    assert found.reason is None
+    assert found.stages == ["idle", *STAGES]
     for term, truth in TRUTH.items():
-        assert found["coefficients"][term]["value"] == pytest.approx(truth, rel=0.05), term
-    assert max(map(abs, found["held_out"].values())) < 0.05
-    assert sum(found["components_j"].values()) == pytest.approx(
-        energy["boundaries"]["gpu_board"]["joules"], rel=1e-9
+        assert found.coefficients[term].value == pytest.approx(truth, rel=0.05), term
+    assert max(map(abs, found.held_out.values())) < 0.05
+    assert sum(found.components_j.values()) == pytest.approx(
+        energy.boundaries["gpu_board"].joules, rel=1e-9
     )
-    assert (
-        abs(found["components_j"]["unexplained"])
-        < 0.02 * energy["boundaries"]["gpu_board"]["joules"]
-    )
-    assert energy["classes"]["rule"] == "fitted"
-    assert sum(one["joules"] for one in energy["classes"]["classes"]) == pytest.approx(
-        energy["boundaries"]["gpu_board"]["joules"], rel=1e-9
+    assert abs(found.components_j["unexplained"]) < 0.02 * energy.boundaries["gpu_board"].joules
+    assert energy.classes.rule == "fitted"
+    assert sum(one.joules for one in energy.classes.classes) == pytest.approx(
+        energy.boundaries["gpu_board"].joules, rel=1e-9
     )
 
 
@@ -176,16 +173,14 @@ def test_the_law_comes_back_and_splits_the_window_and_its_classes(run):
 )
 def test_it_is_refused_with_its_reason_and_classes_go_by_time(run, plan, bend, said):
     energy = reduce_run(run(plan, bend=bend)).energy
-    assert said in energy["attribution"]["reason"]
-    assert all(one["value"] is None for one in energy["attribution"]["coefficients"].values())
-    assert energy["attribution"]["components_j"] == {}
-    assert energy["classes"]["rule"] == "service_time"
+    assert said in energy.attribution.reason
+    assert all(one.value is None for one in energy.attribution.coefficients.values())
+    assert energy.attribution.components_j == {}
+    assert energy.classes.rule == "service_time"
     if bend:  # it was fitted, and did not hold
-        shown = next(
-            table for table in energy_tables(energy) if table.title.startswith("Attribution")
-        )
-        assert shown.rows[-1][0] == f"refused: {energy['attribution']['reason']}"
-        assert {row[1] for row in shown.rows[:-1]} == {"—"}
+        shown = energy_view(energy)
+        assert not [table for table in shown.tables if table.caption.startswith("Joules by kind")]
+        assert energy.attribution.reason in shown.notes[0]
 
 
 @pytest.mark.parametrize(
@@ -213,5 +208,5 @@ def test_it_is_refused_with_its_reason_and_classes_go_by_time(run, plan, bend, s
 )
 def test_what_it_cannot_be_made_from_is_said(run, how, said):
     energy = reduce_run(run({name: STAGES[name] for name in ("prefill", "short-2")}, **how)).energy
-    assert energy["attribution"]["reason"].startswith(said)
-    assert energy["attribution"]["components_j"] == {}
+    assert energy.attribution.reason.startswith(said)
+    assert energy.attribution.components_j == {}

@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.artifacts.layout import RunDir
+from harness.artifacts.run_summary import summary_json
 from harness.core.errors import ArtifactError
 from harness.reduce.over_time import flow, tokens
 from harness.reduce.over_time.flow import Flow
@@ -63,9 +64,9 @@ def test_a_large_run_reduces_to_what_a_small_one_does(
         row["worker"] = number % 2
     builder.constant_power(300)
     root = builder.write(tmp_path / "run")
-    small = reduce_run(root).to_dict()
+    small = summary_json(reduce_run(root))
     request.getfixturevalue("tiny_limits")
-    close(small, reduce_run(root).to_dict())
+    close(small, summary_json(reduce_run(root)))
 
 
 lengths = st.one_of(

@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
+from harness.artifacts.canary_truth import Spread
 from harness.artifacts.finalize import finalize
 from harness.artifacts.layout import RunDir
+from harness.artifacts.run_summary import summary_json
 from harness.reduce import reduce_run
 from harness.report.run.write import write_report
 
@@ -103,10 +105,10 @@ def test_canaries_change_no_figure_of_the_load(
     run: Callable[..., Path], steady: Callable[..., Any], tmp_path: Path
 ) -> None:
     builder = steady()
-    without = reduce_run(builder.write(tmp_path / "without")).to_dict()
+    without = summary_json(reduce_run(builder.write(tmp_path / "without")))
     root = run([[0.1] * 50] * 5, purpose="smoke")
     finalize(RunDir(root))
-    with_them = reduce_run(root).to_dict()
+    with_them = summary_json(reduce_run(root))
     assert with_them["client"]["canary"]["requests"] == 5
     for key in ("requests", "metrics", "latency", "reconciliation", "stages", "window"):
         assert with_them[key] == without[key], key
@@ -114,10 +116,10 @@ def test_canaries_change_no_figure_of_the_load(
 
 def test_their_error_is_the_paired_one(run: Callable[..., Path]) -> None:
     summary = reduce_run(run([[0.2, 0.2, 0.2], [0.4, 7.4, 0.4]]))
-    canary = summary.client["canary"]
-    assert (canary["paired"], canary["unpaired"], canary["events"]) == (2, 0, 6)
-    assert canary["ttft_error"] == {"p50_s": 0.0004, "p99_s": 0.0004, "max_s": 0.0004, "n": 2}
-    assert canary["gap_error"] == {"p50_s": 0.007, "p99_s": 0.007, "max_s": 0.007, "n": 4}
+    canary = summary.client.canary
+    assert (canary.paired, canary.unpaired, canary.events) == (2, 0, 6)
+    assert canary.ttft_error == Spread(0.0004, 0.0004, 0.0004, 2)
+    assert canary.gap_error == Spread(0.007, 0.007, 0.007, 4)
     assert not codes(summary) & {"client_error", "canary_missing", "canary_failed"}
 
 
@@ -140,7 +142,7 @@ def test_an_error_over_the_resolution_of_the_slo_is_a_concern(
 
 def test_a_run_that_was_to_send_none_misses_none(run: Callable[..., Path]) -> None:
     summary = reduce_run(run([]))
-    assert summary.client["canary"] is None
+    assert summary.client.canary is None
     assert "canary_missing" not in codes(summary)
 
 
@@ -158,7 +160,7 @@ def test_a_canary_without_its_truth_is_a_concern(run: Callable[..., Path]) -> No
     lines = RunDir(root).canary_truth.read_text().splitlines()
     RunDir(root).canary_truth.write_text(lines[0] + "\n")
     summary = reduce_run(root)
-    assert summary.client["canary"]["unpaired"] == 1
+    assert summary.client.canary.unpaired == 1
     assert "canary_failed" in codes(summary)
 
 
@@ -176,10 +178,10 @@ class TestCertificate:
         assert not {
             code for code in codes(summary) if "calibration" in code or "certificate" in code
         }
-        assert summary.client["calibration"]["certified_events_per_s"]["2"] == 5000
-        load = summary.client["load"]
-        assert 0 < load["events_per_s"] <= load["events_per_s_peak"]
-        assert load["body_bytes_mean"] == 500
+        assert summary.client.calibration.certified_events_per_s["2"] == 5000
+        load = summary.client.load
+        assert 0 < load.events_per_s <= load.events_per_s_peak
+        assert load.body_bytes_mean == 500
 
     def test_a_load_beyond_what_its_workers_are_certified_for_is_degraded(
         self, run: Callable[..., Path]
@@ -192,7 +194,7 @@ class TestCertificate:
         )
         (found,) = [c for c in summary.verdict.concerns if c.code == "beyond_certificate"]
         assert (found.severity.value, found.limit) == ("degraded", 3.0)
-        assert found.value == summary.client["load"]["events_per_s_peak"]
+        assert found.value == summary.client.load.events_per_s_peak
 
     def test_larger_bodies_than_certified_are_degraded(self, run: Callable[..., Path]) -> None:
         summary = reduce_run(

@@ -1,6 +1,5 @@
 """The same records under other tools' definitions, worked out by hand."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -41,7 +40,7 @@ def _two(builder: Any, tmp_path: Path) -> Callable[..., Any]:
 
 
 def figure(found: Any, tool: str, term: str) -> Any:
-    return found["tools"][tool]["figures"][term]
+    return found.tools[tool].figures[term]
 
 
 # Sent to first: 0.4 s; to last chunk: 0.8 s; to the end 0.801 s (a millisecond after the last
@@ -65,8 +64,8 @@ def figure(found: Any, tool: str, term: str) -> Any:
 )
 def test_latencies_by_hand(two: Callable[..., Any], tool: str, term: str, seconds: float) -> None:
     found = figure(two(), tool, term)
-    assert found["mean"] == pytest.approx(seconds, rel=1e-9)
-    assert found["unit"] == "s"
+    assert found.mean == pytest.approx(seconds, rel=1e-9)
+    assert found.unit == "s"
 
 
 @pytest.mark.parametrize(
@@ -80,9 +79,9 @@ def test_latencies_by_hand(two: Callable[..., Any], tool: str, term: str, second
 def test_a_users_pace_by_hand(two: Callable[..., Any], tool: str, value: float) -> None:
     # From the first sending at 3.001 s to the last answer's end at 5.802 s are 2.801 s.
     found = two()
-    assert figure(found, tool, "tok_s_user")["value"] == pytest.approx(value, rel=1e-9)
-    assert figure(found, "aiperf", "tok_s_user")["p50"] == pytest.approx(9 / 0.4)
-    assert figure(found, "guidellm", "tok_s_user")["p50"] == pytest.approx(10 / 0.801)
+    assert figure(found, tool, "tok_s_user").value == pytest.approx(value, rel=1e-9)
+    assert figure(found, "aiperf", "tok_s_user").p50 == pytest.approx(9 / 0.4)
+    assert figure(found, "guidellm", "tok_s_user").p50 == pytest.approx(10 / 0.801)
 
 
 ORACLE = """
@@ -136,29 +135,29 @@ def test_throughput_is_over_the_whole_stage_and_per_gpu_of_what_the_tool_counts(
 ) -> None:
     found = two(gpus=2, watts=300.0)
     for tool in TOOLS:
-        assert figure(found, tool, "duration_s")["value"] == pytest.approx(2.801)
-        assert figure(found, tool, "output_tok_s")["value"] == pytest.approx(20 / 2.801)
-    assert figure(found, "vllm_bench", "tok_s_gpu")["value"] == pytest.approx(20 / 2.801 / 2)
-    assert figure(found, "inferencex", "tok_s_gpu")["value"] == pytest.approx(400 / 2.801 / 2)
-    assert figure(found, "inferencex", "tok_s_per_mw")["value"] == pytest.approx(
+        assert figure(found, tool, "duration_s").value == pytest.approx(2.801)
+        assert figure(found, tool, "output_tok_s").value == pytest.approx(20 / 2.801)
+    assert figure(found, "vllm_bench", "tok_s_gpu").value == pytest.approx(20 / 2.801 / 2)
+    assert figure(found, "inferencex", "tok_s_gpu").value == pytest.approx(400 / 2.801 / 2)
+    assert figure(found, "inferencex", "tok_s_per_mw").value == pytest.approx(
         400 / 2.801 / 2 * 1000 / 1.73
     )
 
 
 def test_power_of_less_than_five_seconds_is_absent_and_says_so(two: Callable[..., Any]) -> None:
     short = figure(two(gpus=1, watts=300.0), "aiperf", "power_w")
-    assert short["value"] is None
-    assert short["note"]
+    assert short.value is None
+    assert short.note
 
 
 def test_power_as_measured_at_the_boards(steady: Callable[..., Any], tmp_path: Path) -> None:
     builder = steady(gpus=2)
     builder.constant_power(300.0)
     found = reduce_run(builder.write(tmp_path / "run")).rosetta
-    assert figure(found, "aiperf", "power_w")["value"] == pytest.approx(600.0, rel=1e-3)
-    assert figure(found, "inferencex", "power_w")["value"] == pytest.approx(300.0, rel=1e-3)
-    tokens_s = figure(found, "aiperf", "output_tok_s")["value"]
-    assert figure(found, "aiperf", "output_tok_per_j")["value"] == pytest.approx(
+    assert figure(found, "aiperf", "power_w").value == pytest.approx(600.0, rel=1e-3)
+    assert figure(found, "inferencex", "power_w").value == pytest.approx(300.0, rel=1e-3)
+    tokens_s = figure(found, "aiperf", "output_tok_s").value
+    assert figure(found, "aiperf", "output_tok_per_j").value == pytest.approx(
         tokens_s / 600, rel=1e-3
     )
 
@@ -170,29 +169,29 @@ def test_without_a_gpu_its_figures_are_absent_with_the_reason(two: Callable[...,
         ("inferencex", "tok_s_per_mw"),
         ("aiperf", "power_w"),
     ):
-        assert figure(found, tool, term)["value"] is None
-        assert "no GPU" in figure(found, tool, term)["note"]
+        assert figure(found, tool, term).value is None
+        assert "no GPU" in figure(found, tool, term).note
 
 
 def test_where_chunks_do_not_tell_tokens_what_needs_them_is_absent(two: Callable[..., Any]) -> None:
     found = two(told=False)
     absent = figure(found, "mlperf_endpoints", "tpot_s")
-    assert (absent["mean"], absent["n"]) == (None, None)
-    assert "does not tell" in absent["note"]
-    assert figure(found, "vllm_bench", "itl_s")["mean"] == pytest.approx(0.1)
+    assert (absent.mean, absent.n) == (None, None)
+    assert "does not tell" in absent.note
+    assert figure(found, "vllm_bench", "itl_s").mean == pytest.approx(0.1)
 
 
 def test_a_run_without_an_answer_has_no_rosetta(builder: Any, tmp_path: Path) -> None:
     builder.lost(3, "connection_error")
-    assert reduce_run(builder.write(tmp_path / "run")).rosetta == {}
-    assert rosetta_table({}) is None
+    assert reduce_run(builder.write(tmp_path / "run")).rosetta is None
+    assert rosetta_table(None) is None
 
 
 def test_one_answer_of_one_token_is_enough_for_a_table(builder: Any, tmp_path: Path) -> None:
     builder.request(3, tokens=1)
     found = reduce_run(builder.write(tmp_path / "run")).rosetta
-    assert figure(found, "vllm_bench", "tpot_s")["note"] == "no answer of more than one token"
-    table = rosetta_table(json.loads(json.dumps(found, allow_nan=False)))
+    assert figure(found, "vllm_bench", "tpot_s").note == "no answer of more than one token"
+    table = rosetta_table(found)
     assert table is not None
     assert table.head[:3] == ("term", "this harness", "vllm bench serve")
     assert len(table.rows) == len(table.terms) == len(TERMS)

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.artifacts.quality import Answer
+from harness.artifacts.run_summary import Likeness
 from harness.reduce import reduce_run
 from harness.reduce.verdict.answers import agreement, logprob_differences
 
@@ -102,19 +103,15 @@ def test_the_references_answers_before_and_after_the_load_are_verified(
     checked: Callable[..., Any],
 ) -> None:
     summary = checked(reference=answers())
-    assert (summary.quality["label"], summary.quality["basis"], summary.quality["passed"]) == (
+    assert (summary.quality.label, summary.quality.basis, summary.quality.passed) == (
         "verified",
         "reference",
         True,
     )
-    assert summary.labels["quality"] == "verified"
+    assert summary.labels.quality == "verified"
     assert concerns(summary) == {}
-    assert summary.quality["reference"]["dtype"] == "bfloat16"
-    assert summary.quality["before"] == {
-        "agreement": 1.0,
-        "logprob_difference": 0.0,
-        "texts_equal": 3,
-    }
+    assert summary.quality.reference.dtype == "bfloat16"
+    assert summary.quality.before == Likeness(agreement=1.0, logprob_difference=0.0, texts_equal=3)
 
 
 @pytest.mark.parametrize(
@@ -135,15 +132,15 @@ def test_answers_that_are_not_the_references_make_a_run_invalid(
     found = concerns(summary)["quality_failed"]
     assert found.severity == "invalid"
     assert (found.value, found.limit) == (pytest.approx(value), limit)
-    assert summary.quality["label"] == "quality unverified"
+    assert summary.quality.label == "quality unverified"
 
 
 def test_a_near_tie_that_turns_around_late_is_no_failure(checked: Callable[..., Any]) -> None:
     summary = checked(
         reference=answers(), before=asked(answers([*WORDS[:8], "rays"], logprob=-0.52))
     )
-    assert summary.quality["passed"] is True
-    assert summary.quality["before"]["agreement"] == pytest.approx(8 / 9)
+    assert summary.quality.passed is True
+    assert summary.quality.before.agreement == pytest.approx(8 / 9)
 
 
 def test_answers_that_the_load_changed_are_a_failure_without_any_reference(
@@ -166,8 +163,8 @@ def test_without_a_reference_or_weights_quality_is_unverified(
     checked: Callable[..., Any], fields: dict[str, Any], says: str
 ) -> None:
     summary = checked(**fields)
-    assert summary.quality["passed"] is True
-    assert summary.labels["quality"] == "quality unverified"
+    assert summary.quality.passed is True
+    assert summary.labels.quality == "quality unverified"
     found = concerns(summary)["quality_unverified"]
     assert (found.severity, says in found.message) == ("note", True)
 
@@ -175,7 +172,7 @@ def test_without_a_reference_or_weights_quality_is_unverified(
 def test_a_smoke_run_claims_nothing_of_its_answers(checked: Callable[..., Any]) -> None:
     summary = checked(smoke=True)
     assert concerns(summary) == {}
-    assert summary.labels["quality"] == "quality unverified"
+    assert summary.labels.quality == "quality unverified"
 
 
 @pytest.mark.parametrize(
@@ -246,11 +243,11 @@ def test_a_measurement_without_a_check_is_degraded_and_one_of_dummy_weights_is_l
     checked()
     (tmp_path / "run" / "quality.json").unlink()
     summary = reduce_run(tmp_path / "run")
-    assert (concerns(summary)["quality_missing"].severity, summary.labels["quality"]) == (
+    assert (concerns(summary)["quality_missing"].severity, summary.labels.quality) == (
         "degraded",
         "quality unverified",
     )
-    assert summary.quality == {}
+    assert summary.quality is None
     path = tmp_path / "run" / "manifest.json"
     path.write_text(path.read_text().replace('"load_format": "auto"', '"load_format": "dummy"'))
     assert {
@@ -260,24 +257,24 @@ def test_a_measurement_without_a_check_is_degraded_and_one_of_dummy_weights_is_l
 
 def test_the_checks_own_prompts_do_not_make_a_server_warm(checked: Callable[..., Any]) -> None:
     """What it asked before the load is known where every answer came with its count, and else not."""
-    assert checked().quality["input_tok"] == 3 * 12
+    assert checked().quality.input_tok == 3 * 12
 
 
 def test_prompts_of_the_check_of_which_one_was_not_counted_are_not_known(
     checked: Callable[..., Any],
 ) -> None:
     found = checked(before=asked([*answers(texts=2), {**answers()[0], "input_tok": None}])).quality
-    assert (found["input_tok"], found["basis"]) == (None, "self")
+    assert (found.input_tok, found.basis) == (None, "self")
 
 
 def test_where_nothing_could_be_compared_there_is_no_basis(checked: Callable[..., Any]) -> None:
     found = checked(after={}).quality
-    assert (found["basis"], found["passed"], found["change"]) == (None, None, None)
+    assert (found.basis, found.passed, found.change) == (None, None, None)
 
 
 def test_the_worst_replica_counts(checked: Callable[..., Any]) -> None:
     two = {**asked(answers()), "replica-1": asked(answers(["no"] * 9))["replica-0"]}
-    assert checked(reference=answers(), before=two, after=two).quality["before"]["agreement"] == 0.0
+    assert checked(reference=answers(), before=two, after=two).quality.before.agreement == 0.0
 
 
 @given(

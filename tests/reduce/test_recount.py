@@ -51,9 +51,9 @@ def test_it_is_shown_with_the_deviation_that_is_to_be_expected(
 ) -> None:
     summary = counted(COUNTED | changes)
     found = summary.reconciliation["input_tokens"].tokenizer
-    assert found["relative_difference"] == pytest.approx(relative)
-    assert found["expected"] == pytest.approx(expected)
-    assert (found["ok"], found["requests"], found["of"]) == (ok, 100, 120)
+    assert found.relative_difference == pytest.approx(relative)
+    assert found.expected == pytest.approx(expected)
+    assert (found.ok, found.requests, found.of) == (ok, 100, 120)
     raised = [
         concern for concern in summary.verdict.concerns if concern.code == "tokenizer_disagrees"
     ]
@@ -84,9 +84,9 @@ def test_where_nothing_was_counted_it_is_absent_with_the_reason(
     counted: Callable[..., Any], content: Any, note: str
 ) -> None:
     found = counted(content).reconciliation["input_tokens"].tokenizer
-    assert found["note"] == note
+    assert found.note == note
     assert {value for key, value in found.items() if key != "note"} == {None}
 
 
 def test_the_answers_text_is_not_kept(counted: Callable[..., Any]) -> None:
-    assert "not kept" in counted(COUNTED).reconciliation["output_tokens"].tokenizer["note"]
+    assert "not kept" in counted(COUNTED).reconciliation["output_tokens"].tokenizer.note

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from harness.artifacts.finalize import finalize
 from harness.artifacts.layout import RunDir
+from harness.artifacts.run_summary import summary_json
 from harness.core.errors import ArtifactError
 from harness.core.metrics import LATENCY_KEYS, VALUE_KEYS
 from harness.reduce import reduce_run, write_summary
@@ -65,7 +66,7 @@ class TestKnownTruth:
     def test_every_key_that_is_defined_is_in_the_summary_and_absence_says_why(
         self, steady: Callable[..., Any], tmp_path: Path
     ) -> None:
-        shown = reduce_run(steady().write(tmp_path / "run")).to_dict()
+        shown = summary_json(reduce_run(steady().write(tmp_path / "run")))
         assert tuple(shown["metrics"]) == VALUE_KEYS
         assert tuple(shown["latency"]) == LATENCY_KEYS
         for key in ("output_tok_s_per_gpu", "usd_per_mtok", "energy_j", "output_tok_per_j"):
@@ -106,8 +107,8 @@ class TestKnownTruth:
     ) -> None:
         forward, backward = noisy(), noisy()
         backward.requests.reverse()
-        a = reduce_run(forward.write(tmp_path / "a")).to_dict()
-        b = reduce_run(backward.write(tmp_path / "b")).to_dict()
+        a = summary_json(reduce_run(forward.write(tmp_path / "a")))
+        b = summary_json(reduce_run(backward.write(tmp_path / "b")))
         assert a == b
 
     def test_tokens_are_placed_by_bytes_where_chunks_do_not_tell(
@@ -127,7 +128,7 @@ class TestKnownTruth:
         row["last_token_ns"] = row["first_token_ns"] + 200_000_000
         summary = reduce_run(builder.write(tmp_path / "run"))
         assert summary.metrics["output_tok_s"].value == pytest.approx(10 * 10 / 40 / 20)
-        assert summary.labels["tokens_in_chunks"] == "not told"
+        assert summary.labels.tokens_in_chunks == "not told"
 
     def test_a_chunk_of_several_tokens_counts_as_several_shorter_gaps(
         self, builder: Any, tmp_path: Path
@@ -229,7 +230,7 @@ class TestKnownTruth:
         summary = reduce_run(untold.write(tmp_path / "b"))
         assert (a.boundary, summary.metrics["prefix_hit_ratio"].boundary) == ("client", "server")
         assert summary.metrics["prefix_hit_ratio"].value == pytest.approx(0.6)
-        assert summary.labels["input_split"] == "server_counters"
+        assert summary.labels.input_split == "server_counters"
 
 
 def test_the_last_of_several_stages_heads_the_summary_and_each_has_its_own(
@@ -534,7 +535,7 @@ class TestAccidents:
             journal.write_bytes(journal.read_bytes()[:size])
         summary = reduce_run(run)
         assert summary.verdict.status == "invalid"
-        json.dumps(summary.to_dict(), allow_nan=False)
+        json.dumps(summary_json(summary), allow_nan=False)
 
     @pytest.mark.parametrize(
         "part",
@@ -553,7 +554,7 @@ class TestAccidents:
             target.unlink()
         summary = reduce_run(run)
         assert summary.verdict.status in ("degraded", "invalid")
-        json.dumps(summary.to_dict(), allow_nan=False)
+        json.dumps(summary_json(summary), allow_nan=False)
 
     @pytest.mark.parametrize(
         "part", ["requests.parquet", "scrapes/samples.parquet", "power.parquet", "host.parquet"]
@@ -681,7 +682,7 @@ class TestProperties:
                 assert distribution.min <= known[0]
             if distribution.mean is not None:
                 assert distribution.min <= distribution.mean <= distribution.max
-        json.dumps(summary.to_dict(), allow_nan=False)
+        json.dumps(summary_json(summary), allow_nan=False)
 
     @settings(
         max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]

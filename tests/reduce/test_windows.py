@@ -276,7 +276,7 @@ def test_what_neighbouring_windows_hold_adds_up_to_what_both_hold(
             key: summary.metrics[key].value * length_s for key in (*rates, "requests_in_flight")
         }
         found |= {
-            key: summary.server[key]
+            key: getattr(summary.server, key)
             for key in ("prompt_tokens", "generated_tokens", "cached_tokens", "finished")
         }
         return found | {

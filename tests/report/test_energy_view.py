@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
-from harness.report.run.energy import energy_view
+from harness.artifacts.run_summary import RunEnergy
+from harness.artifacts.typed_json import from_json
+from harness.report.run.energy import EnergyView, energy_view
 from harness.report.tables import Table
 
 BOARD = {
@@ -26,6 +28,7 @@ ENERGY: dict[str, Any] = {
     "ladder": [
         {
             "rung": "board",
+            "boundary": "board",
             "watts": 3000.0,
             "low_w": None,
             "high_w": None,
@@ -35,6 +38,7 @@ ENERGY: dict[str, Any] = {
         },
         {
             "rung": "node",
+            "boundary": "node",
             "watts": 6000.0,
             "low_w": 5000.0,
             "high_w": 7000.0,
@@ -46,6 +50,7 @@ ENERGY: dict[str, Any] = {
         },
         {
             "rung": "facility",
+            "boundary": "facility",
             "watts": None,
             "low_w": 1.0,
             "high_w": 1.0,
@@ -55,6 +60,7 @@ ENERGY: dict[str, Any] = {
     ],
     "boundaries": {
         "gpu_board": {
+            "boundary": "gpu_board",
             "joules": 60_000.0,
             "watts": 3000.0,
             "error_ratio": 0.00001,
@@ -63,29 +69,48 @@ ENERGY: dict[str, Any] = {
             "method": "counter",
         },
         "rack": {
+            "boundary": "rack",
             "joules": None,
             "watts": None,
             "error_ratio": None,
             "basis": "absent",
             "reason": "no meter",
         },
-        "side_car": {"joules": 5.0, "watts": 0.25, "basis": "measured", "method": "integral"},
+        "side_car": {
+            "boundary": "side_car",
+            "joules": 5.0,
+            "watts": 0.25,
+            "basis": "measured",
+            "method": "integral",
+        },
     },
     "idle": {
-        "before_server": {"boundaries": {"gpu_board": {"watts": 500.0}}},
-        "ready": {"boundaries": {"gpu_board": {"watts": 700.0}}},
+        "before_server": {
+            "start_s": 0.0,
+            "end_s": 9.0,
+            "boundaries": {"gpu_board": {"watts": 500.0}},
+        },
+        "ready": {
+            "start_s": 9.0,
+            "end_s": 19.0,
+            "boundaries": {"gpu_board": {"watts": 700.0}},
+        },
         "above": {
             "gpu_board": {"total_w": 3000.0, "active_w": 2500.0, "above_ready_w": 2300.0},
             "node": {"total_w": 6000.0},
         },
     },
     "classes": {
+        "rule": "service_time",
+        "boundary": "gpu_board",
         "rule_text": "an allocation: by requests in flight",
         "classes": [
             {
                 "class": "chat",
                 "joules": 45_000.0,
                 "share": 0.75,
+                "output_tok": 1.0,
+                "answered": 1,
                 "output_tok_per_j": 0.5,
                 "j_per_output_tok": 2.0,
                 "j_per_request": 100.0,
@@ -94,6 +119,8 @@ ENERGY: dict[str, Any] = {
                 "class": "idle",
                 "joules": 15_000.0,
                 "share": 0.25,
+                "output_tok": 0.0,
+                "answered": 0,
                 "output_tok_per_j": None,
                 "j_per_output_tok": None,
                 "j_per_request": None,
@@ -121,8 +148,12 @@ ENERGY: dict[str, Any] = {
 }
 
 
+def shown(energy: dict[str, Any]) -> EnergyView | None:
+    return energy_view(from_json(RunEnergy, energy, "energy"))
+
+
 def tables(**changed: Any) -> dict[str, Table]:
-    found = energy_view({**ENERGY, **changed})
+    found = shown({**ENERGY, **changed})
     assert found is not None
     return {
         table.head[0] + ("" if table.head[0] != "Boundary" else f", {table.head[1]}"): table
@@ -166,7 +197,9 @@ def test_classes_share_the_joules_by_a_rule_that_is_named_and_one_class_alone_ha
         ("chat", "45 kJ", "75 %", "0.5000", "2", "100"),
         ("idle", "15 kJ", "25 %", "—", "—", "—"),
     ]
-    assert "Class" not in tables(classes={"classes": ENERGY["classes"]["classes"][:1]})
+    assert "Class" not in tables(
+        classes=ENERGY["classes"] | {"classes": ENERGY["classes"]["classes"][:1]}
+    )
 
 
 def test_kinds_of_work_have_coefficients_with_errors_and_their_share_of_what_was_attributed() -> (
@@ -181,7 +214,7 @@ def test_kinds_of_work_have_coefficients_with_errors_and_their_share_of_what_was
 
 
 def test_an_attribution_that_was_refused_is_a_sentence_and_no_table() -> None:
-    found = energy_view(
+    found = shown(
         {**ENERGY, "attribution": {"reason": "the stages are not made for it"}, "carbon": None}
     )
     assert found is not None
@@ -192,7 +225,7 @@ def test_an_attribution_that_was_refused_is_a_sentence_and_no_table() -> None:
 
 
 def test_co2_names_its_factor_and_what_it_is_of() -> None:
-    found = energy_view(ENERGY)
+    found = shown(ENERGY)
     assert found is not None
     assert found.notes == [
         "CO2 of the window: 0.0123 kg, at 0.400 kg/kWh (a grid), of the nodes (modelled)."
@@ -262,8 +295,19 @@ def test_a_board_that_nobody_watched_is_not_said_to_be_well(
 
 
 def test_without_power_there_is_no_energy_to_tell_unless_it_can_be_modelled() -> None:
-    assert energy_view({}) is None
-    assert energy_view({"ladder": [{"rung": "board", "watts": None, "basis": "absent"}]}) is None
-    modelled = energy_view({"ladder": [{"rung": "node", "watts": 900.0, "basis": "modelled"}]})
+    assert shown({}) is None
+    assert (
+        shown(
+            {
+                "ladder": [
+                    {"rung": "board", "boundary": "gpu_board", "watts": None, "basis": "absent"}
+                ]
+            }
+        )
+        is None
+    )
+    modelled = shown(
+        {"ladder": [{"rung": "node", "boundary": "node", "watts": 900.0, "basis": "modelled"}]}
+    )
     assert modelled is not None
     assert [table.head[0] for table in modelled.tables] == ["Rung"]
