@@ -27,10 +27,6 @@ class Spread:
     max_s: float | None
     n: int
 
-    def to_dict(self) -> dict[str, float | int | None]:
-        """As in calibration.json and summary.json."""
-        return {"p50_s": self.p50_s, "p99_s": self.p99_s, "max_s": self.max_s, "n": self.n}
-
 
 def spread(values_s: "npt.ArrayLike") -> Spread:
     """Spread of values in seconds, to the nanosecond."""

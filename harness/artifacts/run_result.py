@@ -154,7 +154,7 @@ def load_result(path: Path) -> RunResult:
             know.
     """
     run_dir = RunDir(path)
-    return RunResult(path, read_manifest(run_dir), read_summary(run_dir.summary))
+    return RunResult(path, read_manifest(run_dir), read_summary(run_dir.summary, lenient=True))
 
 
 def figure_of(summary: Summary, key: str) -> Figure:

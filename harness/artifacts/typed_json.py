@@ -79,11 +79,19 @@ def _problem(error: "ErrorDetails", name: str) -> str:
     return f"{'.'.join([name, *place])} is {shown}: {error['msg']}"
 
 
-def read_leniently(kind: type[T], raw: object) -> T:
-    """A JSON object as `kind`, whose fields all have defaults.
+def read_leniently(kind: type[T], raw: object, bare: Mapping[str, Any] | None = None) -> T:
+    """A JSON object as `kind`, with unknown keys ignored.
 
-    Unknown keys are ignored. What is missing, or of another kind than its type says, has its
-    default; an entry of a list that lacks something that it needs is left out.
+    What is missing, or of another kind than its type says, has its default; something within that
+    lacks what it needs is left out.
+
+    Args:
+        kind: a frozen dataclass.
+        raw: what `json.loads` gave.
+        bare: what stands for fields of `kind` itself that have no default.
+
+    Raises:
+        ArtifactError: such a field is missing, and nothing stands for it.
     """
     from pydantic import ValidationError
 
@@ -93,7 +101,10 @@ def read_leniently(kind: type[T], raw: object) -> T:
             found: T = _adapter(kind).validate_json(json.dumps(usable), strict=True)
         except ValidationError as error:
             for one in error.errors():
-                _blank(usable, one["loc"])
+                if one["type"] == "missing" and len(one["loc"]) == 1:
+                    _stand_in(usable, str(one["loc"][0]), bare or {})
+                else:
+                    _blank(usable, one["loc"])
             usable = _without_blanks(usable)
         else:
             return found
@@ -108,6 +119,12 @@ def _finite(raw: Any) -> Any:  # noqa: ANN401 - any JSON value
     if isinstance(raw, list | tuple):
         return [_finite(item) for item in raw]
     return None if isinstance(raw, int | float) and not -_LARGEST < raw < _LARGEST else raw
+
+
+def _stand_in(raw: dict[str, Any], key: str, bare: Mapping[str, Any]) -> None:
+    if key not in bare:
+        raise ArtifactError(f"there is no usable {key}", cause="the file was edited or damaged")
+    raw[key] = bare[key]
 
 
 def _blank(raw: Any, place: tuple[int | str, ...]) -> None:  # noqa: ANN401 - any JSON value

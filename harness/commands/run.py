@@ -22,12 +22,14 @@ from typing import Any, Final, Self
 
 from harness import __version__
 from harness.artifacts.atomic import write_bytes, write_json
+from harness.artifacts.certificate import Certificate
 from harness.artifacts.events import EventLog
 from harness.artifacts.finalize import finalize
 from harness.artifacts.layout import RunDir
 from harness.artifacts.manifest import Manifest
 from harness.artifacts.plan_table import write_plan
 from harness.artifacts.run_summary import Summary
+from harness.artifacts.typed_json import to_json
 from harness.commands.display import Progress, View
 from harness.compare.thresholds import evaluate_thresholds
 from harness.core.clock import ClockAnchor, now_ns, seconds, take_anchor, wall_now
@@ -255,7 +257,7 @@ class _Run:
         self._stage_start_ns: int | None = None
         self._calibrate = calibrate and self._profile.calibrate
         self._quality = quality
-        self._certificate: Mapping[str, Any] | None = None
+        self._certificate: Certificate | None = None
         if self._profile.purpose is Purpose.MEASURE:
             for stage in prepared.plan.stages:
                 if stage.concurrency is not None and not stage.steady and not stage.single:
@@ -523,7 +525,7 @@ class _Run:
         wanted = self._profile.traffic.workers
         if wanted != "auto":
             return wanted
-        return 1 if self._certificate is None else int(self._certificate["workers"])
+        return 1 if self._certificate is None else self._certificate.workers
 
     def _hold_certificate(self) -> None:
         """Take the cached certificate for this load, or measure one, and put it into the run
@@ -551,10 +553,10 @@ class _Run:
             )
         else:
             self._view.note(
-                f"client-fidelity certificate of {found['made_at']} ({found['workers']} worker(s))"
+                f"client-fidelity certificate of {found.made_at} ({found.workers} worker(s))"
             )
         self._certificate = found
-        write_json(self._run_dir.calibration, found)
+        write_json(self._run_dir.calibration, to_json(found))
 
     def _share_cores(self, workers: int) -> Partition | None:
         """Cores of their own for the load generator and the engine; only runs that measure set any

@@ -45,7 +45,7 @@ def test_every_key_that_was_written_is_read(path: Path) -> None:
         [],
         {"plan": 5, "hardware": [], "endpoints": {}, "clock_anchors": "x", "profile": [1]},
         {"plan": {"context_scale": float("nan"), "planned_requests": "3"}, "seed": 10**400},
-        {"hardware": {"gpus": [{"name": "no uuid"}, None]}, "server": {"version": "no kind"}},
+        {"hardware": {"gpus": [None]}, "server": {"version": "no kind"}},
         {"workers": True, "canary": "yes", "started_ns": 1.5, "profile": {"energy": {"pue": 2}}},
     ],
 )

@@ -2,11 +2,15 @@ import json
 import math
 import re
 from dataclasses import replace
+from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import numpy as np
 import pytest
 
+from harness.artifacts.run_record import RunRecord
+from harness.artifacts.run_result import RunResult
+from harness.artifacts.run_summary import Figure
 from harness.artifacts.typed_json import to_json
 from harness.compare.compare import compare_runs
 from harness.compare.gate_output import github, junit, sentence, summary
@@ -245,11 +249,7 @@ def test_a_share_of_a_baseline_needs_one(judge):
 # --- the bar, in small; benchmarks/bench_gate.py has it whole ---
 
 
-def simulate(loss, times, repeats=5, cv=0.015):
-    from pathlib import Path
-
-    from harness.artifacts.run_result import RunResult
-
+def simulate(run, loss, times, repeats=5, cv=0.015):
     rng = np.random.default_rng(11)
     gate = [parse_threshold("output_tok_s >= 0.975 * baseline")]
     results = []
@@ -258,8 +258,12 @@ def simulate(loss, times, repeats=5, cv=0.015):
             label: [
                 RunResult(
                     Path(f"{label}{i}"),
-                    {},
-                    {"run_id": f"{label}{i}", "metrics": {"output_tok_s": {"value": float(x)}}},
+                    RunRecord(),
+                    replace(
+                        run,
+                        run_id=f"{label}{i}",
+                        metrics={"output_tok_s": Figure(float(x), "tok/s")},
+                    ),
                 )
                 for i, x in enumerate(mean * (1 + cv * rng.standard_normal(repeats)))
             ]
@@ -269,16 +273,16 @@ def simulate(loss, times, repeats=5, cv=0.015):
     return results
 
 
-def test_a_loss_of_five_percent_is_found_and_equal_systems_are_left_alone():
-    lost, equal = simulate(0.05, 120), simulate(0.0, 120)
+def test_a_loss_of_five_percent_is_found_and_equal_systems_are_left_alone(summary):
+    lost, equal = simulate(summary, 0.05, 120), simulate(summary, 0.0, 120)
     assert sum(r.outcome is Outcome.FAILED for r in lost) >= 0.9 * 120
     assert sum(r.outcome is Outcome.FAILED for r in equal) <= 0.02 * 120
     assert sum(r.outcome is Outcome.PASSED for r in equal) >= 0.9 * 120
 
 
-def test_the_printed_detectable_loss_is_the_one_that_is_found():
+def test_the_printed_detectable_loss_is_the_one_that_is_found(summary):
     least = -math.expm1(-two_samples(0.015, 5, 5, GATE_ALPHA, margin=-math.log(0.975)).detectable())
-    results = simulate(least, 200)
+    results = simulate(summary, least, 200)
     assert sum(r.outcome is Outcome.FAILED for r in results) / 200 == pytest.approx(0.9, abs=0.05)
     assert float(np.median([r.detectable for r in results])) == pytest.approx(least, rel=0.1)
 
