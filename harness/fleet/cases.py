@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from harness.artifacts.typed_json import to_json
 from harness.fleet.estimate.results import FleetEstimate
 from harness.fleet.over_time.forecast import Forecast
 
@@ -38,7 +39,7 @@ class FleetAnswer:
             "cases": [
                 {
                     "estimate": case.estimate.to_dict(),
-                    "forecast": case.forecast.to_dict() if case.forecast is not None else None,
+                    "forecast": to_json(case.forecast) if case.forecast is not None else None,
                 }
                 for case in self.cases
             ],

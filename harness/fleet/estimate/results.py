@@ -5,10 +5,11 @@ turns into JSON.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field
 
 from harness.artifacts.typed_json import to_json
 from harness.core.records import Basis, Status
@@ -92,7 +93,7 @@ class FleetFigure:
         note: why it is absent, or what it is.
     """
 
-    key: str
+    key: Annotated[str, Field(exclude=True)]
     title: str
     unit: str
     value: float | None
@@ -103,21 +104,6 @@ class FleetFigure:
     boundary: str = "deployment"
     assumptions: tuple[str, ...] = ()
     note: str | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON."""
-        return {
-            "title": self.title,
-            "unit": self.unit,
-            "value": self.value,
-            "p5": self.p5,
-            "p50": self.p50,
-            "p95": self.p95,
-            "basis": str(self.basis),
-            "boundary": self.boundary,
-            "assumptions": list(self.assumptions),
-            "note": self.note,
-        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,16 +216,6 @@ class Swing:
         """Distance of the ends."""
         return abs(self.at_p95 - self.at_p5)
 
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON."""
-        return {
-            "figure": self.figure,
-            "factor": self.factor,
-            "title": self.title,
-            "at_p5": self.at_p5,
-            "at_p95": self.at_p95,
-        }
-
 
 @dataclass(frozen=True, slots=True)
 class FleetEstimate:
@@ -309,10 +285,10 @@ class FleetEstimate:
                 if key != "kv" or value is not None
             },
             "binding": self.binding,
-            "figures": {figure.key: figure.to_dict() for figure in self.figures},
+            "figures": {figure.key: to_json(figure) for figure in self.figures},
             "waterfall": [step.to_dict() for step in self.waterfall],
             "factors": {key: factor.to_dict() for key, factor in self.factors.items()},
-            "tornado": [swing.to_dict() for swing in self.tornado],
+            "tornado": [to_json(swing) for swing in self.tornado],
             "flags": list(self.flags),
             "contradictions": list(self.contradictions),
             "assumptions": list(self.assumptions()),

@@ -5,11 +5,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import numpy as np
+from pydantic import Field, InstanceOf, PlainSerializer
 
 from harness.artifacts.run_result import RunResult, load_result
+from harness.artifacts.typed_json import to_json
 from harness.core.errors import ProfileError
 from harness.fleet.estimate.measured import work_of
 from harness.fleet.estimate.results import FleetEstimate, Floats
@@ -95,6 +97,10 @@ class TimeOptions:
             )
 
 
+def _by_key(played: tuple[ScenarioResult, ...]) -> dict[str, Any]:
+    return {one.key: to_json(one) for one in played}
+
+
 @dataclass(frozen=True, slots=True)
 class Forecast:
     """The site over simulated years, and what scenarios do to it.
@@ -121,37 +127,14 @@ class Forecast:
     years: int
     policy: str
     totals: dict[str, Range | None]
-    closed: dict[str, float]
-    events: dict[str, float]
+    closed: Annotated[dict[str, float], Field(alias="closed_forms")]
+    events: Annotated[dict[str, float], Field(alias="failures_per_year")]
     day: dict[str, list[float] | None]
-    worst: dict[str, list[float] | None]
-    scenarios: tuple[ScenarioResult, ...]
+    worst: Annotated[dict[str, list[float] | None], Field(alias="worst_week")]
+    scenarios: Annotated[tuple[ScenarioResult, ...], PlainSerializer(_by_key)]
     assumptions: tuple[str, ...]
     horizon_days: int
-    hours: dict[str, Floats | None]
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON."""
-        return {
-            "nodes": self.nodes,
-            "spares": self.spares,
-            "gpus_per_node": self.gpus_per_node,
-            "gpus_per_replica": self.gpus_per_replica,
-            "node_tok_s": self.node_tok_s,
-            "years": self.years,
-            "policy": self.policy,
-            "totals": {
-                key: item.to_dict() if item is not None else None
-                for key, item in self.totals.items()
-            },
-            "closed_forms": self.closed,
-            "failures_per_year": self.events,
-            "day": self.day,
-            "worst_week": self.worst,
-            "scenarios": {item.key: item.to_dict() for item in self.scenarios},
-            "assumptions": list(self.assumptions),
-            "horizon_days": self.horizon_days,
-        }
+    hours: Annotated[dict[str, Annotated[Floats, InstanceOf()] | None], Field(exclude=True)]
 
 
 def policy_of(text: str) -> Policy:
