@@ -27,7 +27,9 @@ def runs(make_run):
                     "systematic_ratio": calibrated[1],
                     "calibrated": True,
                 }
-            summary["energy"] = {"boundaries": {"gpu_board": {"devices": [device]}}}
+            summary["energy"] = {
+                "boundaries": {"gpu_board": {"boundary": "gpu_board", "devices": [device]}}
+            }
             (path / "summary.json").write_text(json.dumps(summary))
             found.append(load_result(path))
         return found
