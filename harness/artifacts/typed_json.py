@@ -3,8 +3,9 @@ left out, so that older code reads what newer code of the same schema wrote.
 """
 
 import json
+import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from harness.core.errors import ArtifactError
 
@@ -17,8 +18,8 @@ T = TypeVar("T")
 Number = int | float
 """A number that keeps its form in JSON: 3 stays 3, and 3.0 stays 3.0."""
 
-_MEMBERS: Final = frozenset({"int", "float", "str", "bool"})
-"""What pydantic appends to the place of an error in a union."""
+_MEMBERS: Final = frozenset({"int", "float"})
+"""What pydantic appends to the place of a `Number` that is none."""
 
 
 _LARGEST: Final = 1e100
@@ -40,13 +41,22 @@ def to_json(value: Any) -> Any:  # noqa: ANN401 - any dataclass, any JSON value
     return _adapter(type(value)).dump_python(value, mode="json", by_alias=True)
 
 
-def from_json(kind: type[T], raw: object, name: str) -> T:
+def from_json(
+    kind: type[T],
+    raw: object,
+    name: str,
+    *,
+    where: object = "this",
+    next_step: str | None = None,
+) -> T:
     """A JSON value as a `kind`.
 
     Args:
         kind: a frozen dataclass.
         raw: what `json.loads` gave.
         name: of the whole, for messages: `summary`.
+        where: the file, for messages.
+        next_step: for messages.
 
     Raises:
         ArtifactError: something is missing, or of another kind than its type says; it names the
@@ -63,20 +73,23 @@ def from_json(kind: type[T], raw: object, name: str) -> T:
         if isinstance(error, ValidationError):
             problem = _problem(error.errors(include_url=False)[0], name)
         raise ArtifactError(
-            f"this is no {name}: {problem}", cause="it was edited or damaged"
+            f"{where} is no {name}: {problem}",
+            cause="it was edited or damaged",
+            next_step=next_step,
         ) from error
     return found
 
 
 def _problem(error: "ErrorDetails", name: str) -> str:
-    place = [str(part) for part in error["loc"]]
+    place, message = [str(part) for part in error["loc"]], error["msg"]
     if place and place[-1] in _MEMBERS:
         place.pop()
+        message = "Input should be a number"
     if error["type"] == "missing":
         return f"{'.'.join([name, *place[:-1]])} has no {place[-1]}"
     shown = repr(error["input"])
     shown = shown if len(shown) < 60 else f"{shown[:56]} …"
-    return f"{'.'.join([name, *place])} is {shown}: {error['msg']}"
+    return f"{'.'.join([name, *place])} is {shown}: {message}"
 
 
 def read_leniently(kind: type[T], raw: object, bare: Mapping[str, Any] | None = None) -> T:
@@ -95,7 +108,7 @@ def read_leniently(kind: type[T], raw: object, bare: Mapping[str, Any] | None = 
     """
     from pydantic import ValidationError
 
-    usable = _finite(raw) if isinstance(raw, Mapping) else {}
+    usable = _usable(raw) if isinstance(raw, Mapping) else {}
     while True:
         try:
             found: T = _adapter(kind).validate_json(json.dumps(usable), strict=True)
@@ -110,14 +123,14 @@ def read_leniently(kind: type[T], raw: object, bare: Mapping[str, Any] | None = 
             return found
 
 
-def _finite(raw: Any) -> Any:  # noqa: ANN401 - any JSON value
+def _usable(raw: Any) -> Any:  # noqa: ANN401 - any JSON value
     """A copy without NaN and infinity, which Python reads from JSON, and without numbers that no
     figure ever has: squares and ratios of them would leave the range of doubles.
     """
     if isinstance(raw, Mapping):
-        return {str(key): _finite(item) for key, item in raw.items()}
+        return {str(key): _usable(item) for key, item in raw.items()}
     if isinstance(raw, list | tuple):
-        return [_finite(item) for item in raw]
+        return [_usable(item) for item in raw]
     return None if isinstance(raw, int | float) and not -_LARGEST < raw < _LARGEST else raw
 
 
@@ -160,8 +173,11 @@ def loads(text: str) -> Any:  # noqa: ANN401 - any JSON value
     Raises:
         ValueError: it is no JSON.
     """
-    return json.loads(text, parse_constant=_no_constant)
+    return json.loads(text, parse_constant=_finite, parse_float=_finite)
 
 
-def _no_constant(text: str) -> NoReturn:
-    raise ValueError(f"{text} is no number")
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is no number")
+    return value

@@ -169,7 +169,7 @@ class TestIdle:
         assert metrics["ready_power_w"].value == pytest.approx(2 * READY_W + 1)
         assert metrics["power_w"].value == pytest.approx(2 * LOAD_W + 1)
         assert metrics["active_power_w"].value == pytest.approx(2 * (LOAD_W - IDLE_W))
-        above = summary.energy.idle.above.gpu_board
+        above = summary.energy.idle.above["gpu_board"]
         assert above.above_ready_w == pytest.approx(2 * (LOAD_W - READY_W))
         assert summary.energy.idle.ready.boundaries["gpu_board"].watts == pytest.approx(
             2 * READY_W + 1
@@ -283,7 +283,7 @@ class TestBoards:
 
     def test_stretches_are_told_for_the_timeline(self, run):
         hot = lambda i, gpu: {"throttle_reasons": 0x4 | (0x40 if gpu == 1 and 20 <= i < 25 else 0)}  # noqa: E731
-        stretches = reduce_fully(run(boards=hot)).energy.boards.stretches
+        stretches = reduce_fully(run(boards=hot)).summary.energy.boards.stretches
         thermal = [s for s in stretches if s.reason == "hw_thermal_slowdown"]
         assert [(s.device_id, round(s.start_s, 6), round(s.end_s, 6)) for s in thermal] == [
             ("GPU-1", 60.0, 65.0)
@@ -587,8 +587,8 @@ class TestCalibration:
         assert json.loads(out.read_text())["devices"]["GPU-0"]["slices"] >= 6
         shown = CliRunner().invoke(app, ["energy", "show", str(path)])
         assert shown.exit_code == 0, shown.output
-        assert "facility" in shown.output
-        assert "no attribution" in shown.output
+        assert "Facility" in shown.output
+        assert "not attributed" in shown.output
 
     def test_a_meter_that_was_silent_for_a_slice_is_refused(self, run, tmp_path, times):
         path = run(gpus=1)

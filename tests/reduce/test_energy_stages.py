@@ -152,7 +152,7 @@ def test_the_law_comes_back_and_splits_the_window_and_its_classes(run):
     energy = reduce_run(run(STAGES)).energy
     found = energy.attribution
     assert found.reason is None
-    assert found.stages == ["idle", *STAGES]
+    assert found.stages == ("idle", *STAGES)
     for term, truth in TRUTH.items():
         assert found.coefficients[term].value == pytest.approx(truth, rel=0.05), term
     assert max(map(abs, found.held_out.values())) < 0.05

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from harness.artifacts.run_summary import Recount
 from harness.reduce.reduction import reduce_fully
 from harness.report import numbers
 from harness.report.run.accounts import _cell, classes, quality, recount_row, rosetta, rosetta_notes
@@ -96,23 +97,25 @@ def test_other_tools_stand_below_each_other_and_empty_terms_are_left_out(run: Pa
 
 
 def test_the_tokenizers_row_says_what_was_to_be_expected() -> None:
-    counted = {
-        "requests": 100,
-        "of": 120,
-        "usage": 10_000.0,
-        "tokenizer": 9_900.0,
-        "relative_difference": 0.01,
-        "expected": 0.03,
-        "ok": True,
-        "note": "rendered",
-    }
+    counted = Recount(
+        requests=100,
+        of=120,
+        usage=10_000.0,
+        tokenizer=9_900.0,
+        relative_difference=0.01,
+        expected=0.03,
+        ok=True,
+        note="rendered",
+    )
     assert recount_row("input_tokens", counted)[3:6] == ("100", "3 % expected", "as expected")
-    assert recount_row("input_tokens", counted | {"ok": False})[5] == "further apart than expected"
-    assert recount_row("output_tokens", {"usage": None, "note": "not kept"})[5:] == (
+    assert (
+        recount_row("input_tokens", replace(counted, ok=False))[5] == "further apart than expected"
+    )
+    assert recount_row("output_tokens", Recount(note="not kept"))[5:] == (
         "not known",
         "not kept",
     )
-    assert recount_row("output_tokens", {})[5] == "not known"
+    assert recount_row("output_tokens", Recount())[5] == "not known"
 
 
 def test_the_quality_of_the_answers_is_told_with_its_tolerance(run: Path) -> None:

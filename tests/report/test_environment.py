@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from harness.artifacts.run_record import RunRecord
-from harness.artifacts.run_summary import Distribution, Figure
+from harness.artifacts.run_summary import Distribution, Figure, ScopeLoad
 from harness.artifacts.typed_json import read_leniently, to_json
 from harness.core.metrics import METRICS
 from harness.core.records import Basis
@@ -78,11 +78,11 @@ def test_what_it_does_not_say_is_left_out_or_a_dash(reduction: Reduction) -> Non
             "clock_anchors",
         )
     )
-    one = {"cpu_cores_mean": 1.0, "cpu_cores_p95": 1.0, "rss_bytes_max": None}
+    one = ScopeLoad(cpu_cores_mean=1.0, cpu_cores_p95=1.0)
     hosts = {
         "host": one,
         "telemetry": one,
-        "server:a": {"cpu_cores_mean": None, "cpu_cores_p95": None},
+        "server:a": ScopeLoad(),
     }
     found = told(replace(reduction, summary=replace(reduction.summary, host=hosts)))
     assert {key: text for key, text in found.items() if key.startswith("CPU in use")} == {

@@ -6,7 +6,19 @@ from pathlib import Path
 
 import pytest
 
+from harness.artifacts.run_summary import (
+    Distribution,
+    Figure,
+    ProfileName,
+    RequestCounts,
+    Summary,
+    Verdict,
+    Window,
+    summary_json,
+)
 from harness.core.errors import ArtifactError, ProfileError
+from harness.core.metrics import METRIC_VERSION
+from harness.core.records import Basis, Status
 from harness.report.list_runs import KEYS, LIST_COLUMNS, list_results, list_row, selected
 from harness.report.serve import served
 
@@ -29,22 +41,26 @@ def write_run(
         "hardware": {"gpus": gpus},
         "model": {"model_id": "llama"},
     }
-    figure = {
-        "value": tok_s,
-        "unit": "tok/s",
-        "basis": "measured" if tok_s is not None else "absent",
-    }
-    summary = {
-        "schema_version": 1,
-        "run_id": name,
-        "state": "complete",
-        "verdict": {"status": verdict, "concerns": []},
-        "profile": {"name": "p", "purpose": "measure"},
-        "metrics": {"output_tok_s": figure},
-        "latency": {"ttft_s": {"p50": 0.2, "n": 9}},
-    }
+    summary = Summary(
+        schema_version=1,
+        metric_version=METRIC_VERSION,
+        run_id=name,
+        state="complete",
+        profile=ProfileName(name="p", purpose="measure"),
+        verdict=Verdict(Status(verdict)),
+        window=Window(0.0, 60.0, 60.0, "explicit"),
+        requests=RequestCounts(9, 9, 9, 0, 0, 0, {"ok": 9}, 9),
+        metrics={
+            "output_tok_s": Figure(
+                tok_s, "tok/s", basis=Basis.ABSENT if tok_s is None else Basis.MEASURED
+            )
+        },
+        latency={"ttft_s": Distribution(p50=0.2, n=9)},
+        reconciliation={},
+        stages=(),
+    )
     (run / "manifest.json").write_text(json.dumps(manifest))
-    (run / "summary.json").write_text(json.dumps(summary))
+    (run / "summary.json").write_text(json.dumps(summary_json(summary)))
 
 
 @pytest.fixture

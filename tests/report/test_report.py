@@ -366,10 +366,10 @@ def test_what_a_run_was_for_is_not_guessed(run_dir: Path) -> None:
     summary = reduce_run(run_dir)
     assert purpose_sentence(summary).startswith("A measurement")
     assert purpose_sentence(summary).endswith("Quality unverified.")
-    verified = replace(summary, labels={**summary.labels, "quality": "verified"})
+    verified = replace(summary, labels=replace(summary.labels, quality="verified"))
     assert purpose_sentence(verified).endswith("what the verdict says.")
     smoke, unknown = (
-        replace(summary, profile={**summary.profile, "purpose": purpose})
+        replace(summary, profile=replace(summary.profile, purpose=purpose))
         for purpose in ("smoke", None)
     )
     assert purpose_sentence(smoke).endswith("It makes no performance claim.")

@@ -10,7 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness.artifacts.run_summary import Window
+from harness.artifacts.run_summary import (
+    Gauge,
+    GpuState,
+    RunEnergy,
+    ServerFigures,
+    Slos,
+    Stretch,
+    Window,
+)
+from harness.artifacts.typed_json import from_json
 from harness.reduce.reduction import Reduction, reduce_fully
 from harness.reduce.series import Series
 from harness.report import numbers
@@ -74,10 +83,7 @@ class TestObjectives:
         ]
 
     def test_without_limits_window_or_requests_there_is_no_table(self, mixed: Reduction) -> None:
-        assert (
-            objectives(replace(mixed, summary=replace(mixed.summary, slos={"ttft_s": None})))
-            is None
-        )
+        assert objectives(replace(mixed, summary=replace(mixed.summary, slos=Slos()))) is None
         assert objectives(replace(mixed, headline=None)) is None
         assert mixed.headline is not None
         assert (
@@ -129,9 +135,11 @@ class TestTimeline:
             {"start_s": 9.0, "end_s": 50.0, "invalid": True},
             {"start_s": 10.0, "end_s": 50.0, "invalid": True},
             {"start_s": -9.0, "end_s": 0.0, "invalid": True},
-            {"start_s": None, "end_s": 3.0, "invalid": True},
         ]
-        summary = replace(mixed.summary, energy={"boards": {"stretches": stretches}})
+        boards = GpuState(
+            stretches=tuple(Stretch(device_id="G", reason="r", **one) for one in stretches)
+        )
+        summary = replace(mixed.summary, energy=RunEnergy(boards=boards))
         chart = charts(replace(mixed, summary=summary), grid({"output_tok_s": [1.0] * 10}))[
             "throughput"
         ].chart
@@ -340,7 +348,10 @@ class TestServer:
             "itl_s": {"count": 80.0, "mean_s": 0.05, "p50_bucket_s": None, "p99_bucket_s": None},
         }
         counters, gauges, histograms = server(
-            replace(mixed, summary=replace(mixed.summary, server=found))
+            replace(
+                mixed,
+                summary=replace(mixed.summary, server=from_json(ServerFigures, found, "server")),
+            )
         )
         assert counters.rows == [
             ("Prompt tokens", "2,000", "99.98 /s"),
@@ -372,11 +383,11 @@ class TestServer:
             "finished",
             "preempted",
         )
-        gauge = {"mean": 1.0, "max": 2.0, "n": 3}
-        found = {
+        gauge = Gauge(mean=1.0, max=2.0, n=3)
+        found = ServerFigures(
             **{key: 20.0 * (i + 1) for i, key in enumerate(keys)},
             **dict.fromkeys(("running", "waiting", "kv_usage"), gauge),
-        }
+        )
         reduction = replace(mixed, summary=replace(mixed.summary, server=found))
         counters, gauges = server(reduction)
         assert counters.caption == "The server's own counters"
@@ -408,7 +419,7 @@ class TestServer:
             mixed,
             summary=replace(
                 mixed.summary,
-                server={},
+                server=None,
                 metrics={
                     **mixed.summary.metrics,
                     **dict.fromkeys(

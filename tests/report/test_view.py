@@ -8,7 +8,17 @@ from typing import Any
 
 import pytest
 
-from harness.artifacts.run_summary import Agreement, Distribution, Figure
+from harness.artifacts.canary_truth import Spread
+from harness.artifacts.run_summary import (
+    Agreement,
+    Calibration,
+    Canary,
+    CarriedLoad,
+    Client,
+    Distribution,
+    Figure,
+    Level,
+)
 from harness.core.metrics import METRICS
 from harness.core.records import Basis, Concern, Severity
 from harness.reduce.reduction import Reduction, reduce_fully
@@ -126,31 +136,37 @@ def test_counts_of_tokens_that_agree_differ_or_are_not_known(reduction: Reductio
     assert told(100.0, None, None)[2:6] == (numbers.DASH, numbers.DASH, "8", "not known")
 
 
-def error(p99: float) -> dict[str, float]:
-    return {"p50_s": p99 / 10, "p99_s": p99, "max_s": p99 * 2, "n": 40}
+def error(p99: float) -> Spread:
+    return Spread(p99 / 10, p99, p99 * 2, 40)
 
 
 def test_the_load_generators_account_live_and_certified(reduction: Reduction) -> None:
-    level = {"ttft_error": error(0.001), "gap_error": error(0.002)}
-    calibration = {
-        "at_load": level,
-        "highest": {"send_lag": error(0.003), "client_us_per_event": 41.26},
-        "workers": 2,
-        "quick": True,
-        "certified_events_per_s": {"2": 1235.0},
-        "bound_s": 0.005,
-        "made_at": "2026-08-01",
-        "cores": {"note": "two"},
-    }
-    canary = {"ttft_error": error(0.02), "gap_error": error(0.01)}
+    calibration = Calibration(
+        at_load=Level(ttft_error=error(0.001), gap_error=error(0.002)),
+        highest=Level(send_lag=error(0.003), client_us_per_event=41.26),
+        workers=2,
+        quick=True,
+        certified_events_per_s={"2": 1235.0},
+        bound_s=0.005,
+        made_at="2026-08-01",
+        cores={"note": "two"},
+    )
+    none = Spread(None, None, None, 0)
+    canary = Canary(
+        requests=9,
+        ttft_error=error(0.02),
+        gap_error=error(0.01),
+        sent_error=none,
+        send_lag=none,
+    )
     shown = view(
         with_summary(
             reduction,
-            client={
-                "canary": canary,
-                "calibration": calibration,
-                "load": {"events_per_s_peak": 46.81},
-            },
+            client=Client(
+                canary=canary,
+                calibration=calibration,
+                load=CarriedLoad(events_per_s_peak=46.81),
+            ),
         )
     )
     assert shown.generator is not None
@@ -177,7 +193,7 @@ def test_the_load_generators_account_live_and_certified(reduction: Reduction) ->
     assert shown.latency_notes[-1].startswith(live)
     quiet = view(
         with_summary(
-            reduction, client={"calibration": calibration | {"workers": 1, "quick": False}}
+            reduction, client=Client(calibration=replace(calibration, workers=1, quick=False))
         )
     )
     assert quiet.generator_notes[0].startswith(
@@ -185,7 +201,7 @@ def test_the_load_generators_account_live_and_certified(reduction: Reduction) ->
     )
     assert quiet.generator_notes[-1].startswith("No canaries were sent")
     assert "when it was calibrated, p99: 1 ms for first tokens, 2 ms" in quiet.latency_notes[-1]
-    nothing = view(with_summary(reduction, client={}))
+    nothing = view(with_summary(reduction, client=Client()))
     assert nothing.generator is None
     assert nothing.generator_notes[0] == "The run held no client-fidelity certificate."
 

@@ -325,4 +325,4 @@ def read_summary(path: Path, *, lenient: bool = False) -> Summary:
     absent = {key: None for key in _OPTIONAL if not raw.get(key)}
     if lenient:
         return read_leniently(Summary, raw | absent, _BARE)
-    return from_json(Summary, raw | absent, "summary")
+    return from_json(Summary, raw | absent, "summary", where=path, next_step=again)

@@ -25,7 +25,7 @@ from harness.artifacts.journal import parts, read_table
 from harness.artifacts.layout import SCHEMA_VERSION, RunDir
 from harness.artifacts.run_record import RunRecord
 from harness.artifacts.run_summary import Calibration
-from harness.artifacts.typed_json import from_json, read_leniently
+from harness.artifacts.typed_json import from_json, loads, read_leniently
 from harness.core.errors import ArtifactError
 from harness.core.records import Concern, RunState, Severity
 from harness.profile.recorded import RecordedProfile
@@ -116,6 +116,10 @@ class Run:
         return self.manifest.run_id or self.root.resolve().name
 
 
+# For what has no type here: events.jsonl, manifest.json with the profile in it, and
+# meter-calibration.json.
+
+
 def mapping(value: object) -> Mapping[str, Any]:
     """The value where it is a mapping, else {}."""
     return value if isinstance(value, Mapping) else {}
@@ -135,22 +139,6 @@ def number(value: object) -> float | None:
     except OverflowError:  # JSON's whole numbers have no end
         return None
     return found if math.isfinite(found) else None
-
-
-def strict_json(text: str) -> Any:  # noqa: ANN401 - any JSON value
-    """A JSON value; NaN and infinity, which are none, are refused.
-
-    Raises:
-        ValueError: it is no JSON.
-    """
-    return json.loads(text, parse_constant=_finite, parse_float=_finite)
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(f"{text} is no number")
-    return value
 
 
 def load_run(root: Path, *, wanted: Callable[[str], bool]) -> Run:
@@ -211,7 +199,7 @@ def load_run(root: Path, *, wanted: Callable[[str], bool]) -> Run:
 
 def _calibration(path: Path, concerns: list[Concern]) -> Mapping[str, Any]:
     try:
-        return mapping(strict_json(path.read_text(encoding="utf-8")))
+        return mapping(loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
