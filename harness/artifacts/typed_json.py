@@ -167,13 +167,13 @@ def _without_blanks(raw: Any) -> Any:  # noqa: ANN401 - any JSON value
 _BLANK: Final = object()
 
 
-def loads(text: str) -> Any:  # noqa: ANN401 - any JSON value
-    """A JSON value; NaN and infinity, which are none, are refused.
+def loads(text: str, *, huge: bool = False) -> Any:  # noqa: ANN401 - any JSON value
+    """A JSON value; NaN and infinity, which are none, are refused; 1e999 too unless `huge`.
 
     Raises:
         ValueError: it is no JSON.
     """
-    return json.loads(text, parse_constant=_finite, parse_float=_finite)
+    return json.loads(text, parse_constant=_finite, parse_float=float if huge else _finite)
 
 
 def _finite(text: str) -> float:

@@ -1,6 +1,5 @@
 """summary.json: what a reduction gives. None is unknown or absent, never 0."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -309,7 +308,7 @@ def read_summary(path: Path, *, lenient: bool = False) -> Summary:
         ) from error
     again = f"harness reduce {folder} writes it again"
     try:
-        raw = json.loads(text) if lenient else loads(text)
+        raw = loads(text, huge=lenient)
     except ValueError as error:
         raise ArtifactError(f"{path} is not JSON: {error}", next_step=again) from error
     if not isinstance(raw, dict):
