@@ -15,6 +15,7 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
+from harness.artifacts.typed_json import to_json
 from harness.commands.display import QuietView
 from harness.commands.repeat import load_variants, run_series, start_series
 from harness.compare.compare import compare_runs
@@ -76,7 +77,7 @@ def main() -> int:
             names = {side.label: side.name for side in judged.sides}
             found: dict[str, list[dict[str, object]]] = {"slow": [], "same": []}
             for gate in judged.gates:
-                found[names[gate.side]].append(gate.to_dict())
+                found[names[gate.side]].append(to_json(gate))
             trials.append(found)
             if wanted.write:
                 wanted.write.write_text(

@@ -19,13 +19,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import bench_client
 
 from harness.artifacts.canary_truth import spread
+from harness.artifacts.typed_json import to_json
 from harness.core.clock import now_ns
 from harness.models.facts import resolve
 from harness.reference_server.server import MODEL, Pace, PacedServer
@@ -174,8 +174,8 @@ def peers(args: argparse.Namespace) -> dict[str, Any]:
             "gap_error_ms": many["gap_error_ms"],
         },
         "after_the_first_wave": {
-            "ttft_error": asdict(steady.ttft_error),
-            "gap_error": asdict(steady.gap_error),
+            "ttft_error": to_json(steady.ttft_error),
+            "gap_error": to_json(steady.gap_error),
         },
         "vllm_bench_us_per_token": None,
         "client_over_vllm_bench": None,
@@ -211,7 +211,7 @@ def certified(_: argparse.Namespace) -> dict[str, Any]:
         "why_not",
     )
     shown = [
-        {key: value for key, value in level.to_dict().items() if key in keys}
+        {key: value for key, value in to_json(level).items() if key in keys}
         for level in (*small, *large)
     ]
     return {"small_bodies": shown[:2], "half_megabyte_bodies_at_20_per_s": shown[2]}

@@ -14,9 +14,21 @@ from statistics import median
 
 import numpy as np
 
+from harness.artifacts.run_record import RunRecord
 from harness.artifacts.run_result import RunResult
+from harness.artifacts.run_summary import (
+    Figure,
+    ProfileName,
+    RequestCounts,
+    Summary,
+    Verdict,
+    Window,
+)
 from harness.compare.gates import GATE_ALPHA, Outcome, evaluate_gates
 from harness.compare.hypothesis_tests import two_samples
+from harness.core import metrics as definitions
+from harness.core.metrics import METRIC_VERSION
+from harness.core.records import Status
 from harness.profile.thresholds import parse_threshold
 
 METRICS = ("output_tok_s", "requests_per_s", "goodput_rps", "interactivity_tok_s_user")
@@ -27,14 +39,24 @@ def runs(name: str, values: np.ndarray) -> list[RunResult]:
     return [
         RunResult(
             Path(f"{name}{i}"),
-            {"run_id": f"{name}{i}", "hardware": {"gpus": []}},
-            {
-                "run_id": f"{name}{i}",
-                "metrics": {
-                    key: {"value": float(x), "basis": "measured"}
+            RunRecord(),
+            Summary(
+                schema_version=1,
+                metric_version=METRIC_VERSION,
+                run_id=f"{name}{i}",
+                state="complete",
+                profile=ProfileName(),
+                verdict=Verdict(Status.VALID),
+                window=Window(0.0, 60.0, 60.0, "simulated"),
+                requests=RequestCounts(1, 1, 1, 0, 0, 0, {"ok": 1}, 1),
+                metrics={
+                    key: Figure(float(x), definitions.METRICS[key].unit)
                     for key, x in zip(METRICS, row, strict=False)
                 },
-            },
+                latency={},
+                reconciliation={},
+                stages=(),
+            ),
         )
         for i, row in enumerate(values)
     ]

@@ -12,6 +12,8 @@ from typing import Any
 
 from harness.artifacts.atomic import write_json
 from harness.artifacts.layout import SCHEMA_VERSION, RunDir
+from harness.artifacts.run_record import RunRecord
+from harness.artifacts.typed_json import read_leniently
 from harness.core.errors import ArtifactError
 from harness.core.records import Concern, RunState
 
@@ -91,8 +93,17 @@ class Manifest:
         return RunState(self._fields["state"])
 
 
-def read_manifest(run_dir: RunDir) -> dict[str, Any]:
-    """The manifest of a run directory.
+def read_manifest(run_dir: RunDir) -> RunRecord:
+    """The manifest of a run directory, in types.
+
+    Raises:
+        ArtifactError: as `read_manifest_json`.
+    """
+    return read_leniently(RunRecord, read_manifest_json(run_dir))
+
+
+def read_manifest_json(run_dir: RunDir) -> dict[str, Any]:
+    """The manifest of a run directory as it was written.
 
     Raises:
         ArtifactError: no run directory, no JSON, or a schema that this version does not know.

@@ -5,32 +5,21 @@ it works on copies of them too.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from harness.artifacts.layout import RunDir
 from harness.artifacts.manifest import read_manifest
-from harness.artifacts.run_summary import Labels, Summary, read_summary
-from harness.core.records import Basis, Boundary, Concern, Gpu, Status
+from harness.artifacts.run_record import RunRecord
+from harness.artifacts.run_summary import Figure, Summary, read_summary
+from harness.core.records import Basis, Boundary, Concern, Gpu, ModelFacts, ServerInfo, Status
+from harness.profile.recorded import RecordedProfile
 
 _LARGEST: Final = 1e100
 """Beyond any figure, and far from where squares and ratios of doubles end."""
-
-
-@dataclass(frozen=True, slots=True)
-class Value:
-    """One figure of a summary as it was written; `value` is None when it is absent and `note` then
-    says why.
-    """
-
-    value: float | None
-    unit: str = ""
-    ci_low: float | None = None
-    ci_high: float | None = None
-    basis: Basis = Basis.ABSENT
-    boundary: str | None = None
-    note: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,23 +33,23 @@ class RunResult:
     """
 
     path: Path
-    manifest: Mapping[str, Any]
+    manifest: RunRecord
     summary: Summary
 
     @property
     def run_id(self) -> str:
         """Id of the run; the folder's name where none was written."""
-        return self.summary.run_id or _text(self.manifest.get("run_id")) or self.path.name
+        return self.summary.run_id or self.manifest.run_id or self.path.name
 
     @property
     def name(self) -> str:
         """Name of the profile."""
-        return self.summary.profile.name or _text(self.profile.get("name")) or self.run_id
+        return self.summary.profile.name or self.profile.name or self.run_id
 
     @property
-    def profile(self) -> Mapping[str, Any]:
+    def profile(self) -> RecordedProfile:
         """The resolved profile."""
-        return _mapping(self.manifest.get("profile"))
+        return self.manifest.profile
 
     @property
     def status(self) -> Status:
@@ -75,17 +64,21 @@ class RunResult:
     @property
     def purpose(self) -> str | None:
         """`smoke` or `measure`."""
-        return self.summary.profile.purpose or _text(self.profile.get("purpose"))
+        return self.summary.profile.purpose or self.profile.purpose
+
+    @property
+    def day(self) -> date | None:
+        """The day (UTC) on which the run started; None where nothing records it."""
+        if (started := self.manifest.started_at) is not None:
+            return started.date()
+        with suppress(ValueError):  # an id of another kind
+            return datetime.strptime(self.run_id[:16], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC).date()
+        return None
 
     @property
     def gpus(self) -> tuple[Gpu, ...]:
         """The GPUs that the deployment holds; empty on CPU."""
-        raw = _mapping(self.manifest.get("hardware")).get("gpus")
-        return (
-            tuple(_gpu(item) for item in raw if isinstance(item, Mapping))
-            if isinstance(raw, list)
-            else ()
-        )
+        return self.manifest.hardware.gpus
 
     @property
     def calibrated_boards(self) -> Mapping[str, tuple[float, float]]:
@@ -100,30 +93,34 @@ class RunResult:
         }
 
     @property
-    def server(self) -> Mapping[str, Any]:
-        """What the manifest says of the server: kind, version, software, settings."""
-        return _mapping(self.manifest.get("server"))
+    def server(self) -> ServerInfo | None:
+        """What the manifest says of the server."""
+        return self.manifest.server
 
     @property
-    def settings(self) -> Mapping[str, Any]:
+    def settings(self) -> Mapping[str, str | int | float | bool | None]:
         """The server's resolved settings."""
-        return _mapping(self.server.get("settings"))
+        return self.server.settings if self.server is not None else {}
 
     @property
-    def model(self) -> Mapping[str, Any]:
-        """What is known of the model: model_id, fingerprint, parameters, dtype."""
-        return _mapping(self.manifest.get("model"))
+    def model(self) -> ModelFacts:
+        """What is known of the model; its id is what the profile names where nothing else is."""
+        return self.manifest.model or ModelFacts(self.profile.model.id or "")
 
     @property
     def replicas(self) -> int | None:
         """Independent servers behind the load."""
-        raw = self.manifest.get("endpoints")
-        return len(raw) if isinstance(raw, list) and raw else None
+        return len(self.manifest.endpoints or ()) or None
 
     @property
-    def labels(self) -> Labels:
-        """Words that belong next to the figures."""
-        return self.summary.labels
+    def output_length(self) -> str | None:
+        """`forced` or `natural`."""
+        return self.summary.labels.output_length or self.profile.traffic.output_length
+
+    @property
+    def slos(self) -> Mapping[str, float]:
+        """The SLOs that were set."""
+        return {k: v for k, v in asdict(self.summary.slos).items() if v is not None}
 
     @property
     def window_s(self) -> float | None:
@@ -140,11 +137,11 @@ class RunResult:
         """Keys of distributions."""
         return list(self.summary.latency)
 
-    def figure(self, key: str) -> Value:
+    def figure(self, key: str) -> Figure:
         """One single figure; an absent one has a note that says why."""
         return figure_of(self.summary, key)
 
-    def statistic(self, key: str, statistic: str) -> Value:
+    def statistic(self, key: str, statistic: str) -> Figure:
         """One statistic of a distribution; an absent one has a note that says why."""
         return statistic_of(self.summary, key, statistic)
 
@@ -157,35 +154,38 @@ def load_result(path: Path) -> RunResult:
             know.
     """
     run_dir = RunDir(path)
-    manifest = read_manifest(run_dir)
-    return RunResult(path, manifest, read_summary(run_dir.summary))
+    return RunResult(path, read_manifest(run_dir), read_summary(run_dir.summary, lenient=True))
 
 
-def figure_of(summary: Summary, key: str) -> Value:
-    """One single figure of a summary."""
-    figure = summary.metrics.get(key)
-    if figure is None:
-        return Value(None, note=f"the summary has no {key}")
-    value = number(figure.value)
-    return Value(
+def figure_of(summary: Summary, key: str) -> Figure:
+    """One single figure of a summary, without numbers that no figure ever has."""
+    found = summary.metrics.get(key)
+    if found is None:
+        return _absent(f"the summary has no {key}")
+    value = number(found.value)
+    return replace(
+        found,
         value=value,
-        unit=figure.unit,
-        ci_low=number(figure.ci_low),
-        ci_high=number(figure.ci_high),
-        basis=figure.basis,
-        boundary=figure.boundary or None,
-        note=figure.note or ("it was not measured" if value is None else None),
+        ci_low=number(found.ci_low),
+        ci_high=number(found.ci_high),
+        boundary=found.boundary or None,
+        note=found.note or ("it was not measured" if value is None else None),
+        systematic_ratio=number(found.systematic_ratio),
     )
 
 
-def statistic_of(summary: Summary, key: str, statistic: str) -> Value:
+def _absent(note: str, unit: str = "") -> Figure:
+    return Figure(None, unit, basis=Basis.ABSENT, note=note)
+
+
+def statistic_of(summary: Summary, key: str, statistic: str) -> Figure:
     """One statistic of a distribution of a summary, in seconds."""
     found = summary.latency.get(key)
     if found is None:
-        return Value(None, note=f"the summary has no {key}")
+        return _absent(f"the summary has no {key}")
     value = number(getattr(found, statistic, None))
     if value is not None:
-        return Value(value, unit="s", basis=Basis.MEASURED, boundary="client")
+        return Figure(value, "s", boundary="client")
     if not hasattr(found, statistic):
         note = f"the summary has no {statistic} of {key}"
     elif found.n == 0:
@@ -197,7 +197,7 @@ def statistic_of(summary: Summary, key: str, statistic: str) -> Value:
         )
     else:
         note = f"too few values ({found.n})"
-    return Value(None, unit="s", note=note)
+    return _absent(note, "s")
 
 
 def number(value: object) -> float | None:
@@ -211,28 +211,3 @@ def number(value: object) -> float | None:
     ):
         return None
     return float(value) if abs(value) > 1 / _LARGEST else 0.0
-
-
-def _mapping(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
-
-
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) and value else None
-
-
-def _gpu(raw: Mapping[str, Any]) -> Gpu:
-    def count(key: str) -> int | None:
-        found = number(raw.get(key))
-        return None if found is None else int(found)
-
-    return Gpu(
-        uuid=_text(raw.get("uuid")) or "",
-        index=count("index") or 0,
-        name=_text(raw.get("name")),
-        memory_bytes=count("memory_bytes"),
-        power_limit_w=number(raw.get("power_limit_w")),
-        power_limit_default_w=number(raw.get("power_limit_default_w")),
-        sm_clock_max_mhz=count("sm_clock_max_mhz"),
-        driver_version=_text(raw.get("driver_version")),
-    )

@@ -4,6 +4,7 @@ left out, so that older code reads what newer code of the same schema wrote.
 
 import json
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from harness.core.errors import ArtifactError
@@ -20,6 +21,9 @@ Number = int | float
 _MEMBERS: Final = frozenset({"int", "float"})
 """What pydantic appends to the place of a `Number` that is none."""
 
+
+_LARGEST: Final = 1e100
+"""Beyond any figure, and far from where squares and ratios of doubles end."""
 
 _ADAPTERS: Final[dict[Any, "TypeAdapter[Any]"]] = {}
 
@@ -88,13 +92,88 @@ def _problem(error: "ErrorDetails", name: str) -> str:
     return f"{'.'.join([name, *place])} is {shown}: {message}"
 
 
-def loads(text: str) -> Any:  # noqa: ANN401 - any JSON value
-    """A JSON value; NaN and infinity, which are none, are refused.
+def read_leniently(kind: type[T], raw: object, bare: Mapping[str, Any] | None = None) -> T:
+    """A JSON object as `kind`, with unknown keys ignored.
+
+    What is missing, or of another kind than its type says, has its default; something within that
+    lacks what it needs is left out.
+
+    Args:
+        kind: a frozen dataclass.
+        raw: what `json.loads` gave.
+        bare: what stands for fields of `kind` itself that have no default.
+
+    Raises:
+        ArtifactError: such a field is missing, and nothing stands for it.
+    """
+    from pydantic import ValidationError
+
+    usable = _usable(raw) if isinstance(raw, Mapping) else {}
+    while True:
+        try:
+            found: T = _adapter(kind).validate_json(json.dumps(usable), strict=True)
+        except ValidationError as error:
+            for one in error.errors():
+                if one["type"] == "missing" and len(one["loc"]) == 1:
+                    _stand_in(usable, str(one["loc"][0]), bare or {})
+                else:
+                    _blank(usable, one["loc"])
+            usable = _without_blanks(usable)
+        else:
+            return found
+
+
+def _usable(raw: Any) -> Any:  # noqa: ANN401 - any JSON value
+    """A copy without NaN and infinity, which Python reads from JSON, and without numbers that no
+    figure ever has: squares and ratios of them would leave the range of doubles.
+    """
+    if isinstance(raw, Mapping):
+        return {str(key): _usable(item) for key, item in raw.items()}
+    if isinstance(raw, list | tuple):
+        return [_usable(item) for item in raw]
+    return None if isinstance(raw, int | float) and not -_LARGEST < raw < _LARGEST else raw
+
+
+def _stand_in(raw: dict[str, Any], key: str, bare: Mapping[str, Any]) -> None:
+    if key not in bare:
+        raise ArtifactError(f"there is no usable {key}", cause="the file was edited or damaged")
+    raw[key] = bare[key]
+
+
+def _blank(raw: Any, place: tuple[int | str, ...]) -> None:  # noqa: ANN401 - any JSON value
+    """Mark the innermost value that is there of a place as pydantic names it."""
+    holder: Any = None
+    last: Any = None
+    for part in place:
+        at: Any = part
+        there = (
+            at in raw if isinstance(raw, dict) else isinstance(raw, list) and at in range(len(raw))
+        )
+        if not there:
+            break
+        holder, last, raw = raw, at, raw[at]
+    if raw is not _BLANK:
+        holder[last] = _BLANK
+
+
+def _without_blanks(raw: Any) -> Any:  # noqa: ANN401 - any JSON value
+    if isinstance(raw, dict):
+        return {k: _without_blanks(v) for k, v in raw.items() if v is not _BLANK}
+    if isinstance(raw, list):
+        return [_without_blanks(item) for item in raw if item is not _BLANK]
+    return raw
+
+
+_BLANK: Final = object()
+
+
+def loads(text: str, *, huge: bool = False) -> Any:  # noqa: ANN401 - any JSON value
+    """A JSON value; NaN and infinity, which are none, are refused; 1e999 too unless `huge`.
 
     Raises:
         ValueError: it is no JSON.
     """
-    return json.loads(text, parse_constant=_finite, parse_float=_finite)
+    return json.loads(text, parse_constant=_finite, parse_float=float if huge else _finite)
 
 
 def _finite(text: str) -> float:

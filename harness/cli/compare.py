@@ -119,7 +119,9 @@ def compare_command(
 
 def _print_comparison(said: "Conclusion", *, json_output: bool) -> ExitCode | None:
     if json_output:
-        dump(said.comparison.to_dict())
+        from harness.artifacts.typed_json import to_json
+
+        dump(to_json(said.comparison))
     else:
         print(said.comparison.to_markdown())
     for line in said.annotations:

@@ -8,7 +8,8 @@ import typer
 from harness.cli.base import Json, app, command, dump, key_value
 
 if TYPE_CHECKING:
-    from harness.commands.fleet import FleetAnswer
+    from harness.fleet.cases import FleetAnswer
+    from harness.report.fleet.view import FleetView
 
 
 @app.command("fleet")
@@ -95,6 +96,14 @@ def fleet_command(
         str | None,
         typer.Option("--ray-address", help="Of a Ray cluster for them; local starts one."),
     ] = None,
+    as_of: Annotated[
+        str | None,
+        typer.Option(
+            "--as-of",
+            metavar="YYYY-MM-DD",
+            help="The day on which the site is asked; default: the day of the run.",
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -113,9 +122,10 @@ def fleet_command(
         _print_sites(json_output=json_output)
         return
     from harness.commands.fleet import FleetRequest, fleet
-    from harness.fleet.estimate.estimate import Options
+    from harness.fleet.estimate.estimate import Options, parse_day
     from harness.fleet.over_time.forecast import TimeOptions, policy_of
-    from harness.report.fleet.write import fleet_json, write_fleet
+    from harness.report.fleet.view import fleet_view
+    from harness.report.fleet.write import write_fleet
     from harness.report.serve import serve_page
 
     time = TimeOptions(
@@ -139,6 +149,7 @@ def fleet_command(
         loads=tuple(loads or ()),
         replicas=tuple(replicas or ()),
         demonstrate=demonstrate,
+        as_of=None if as_of is None else parse_day(as_of),
     )
     over_time = time if years or scenario else None
     sites = tuple(site or ("colossus-1",))
@@ -147,11 +158,12 @@ def fleet_command(
             tuple(runs), sites, compare_sites, options, over_time, modelled, modelled_source
         )
     )
-    paths = write_fleet(answer.cases, answer.refused, out or runs[0] / "fleet")
+    shown = fleet_view(answer)
+    paths = write_fleet(answer, shown, out or runs[0] / "fleet")
     if json_output:
-        dump(fleet_json(answer.cases, answer.refused))
+        dump(answer.to_dict())
     else:
-        _print_fleet(answer)
+        _print_fleet(answer, shown)
         for path in paths:
             print(path)
     if open_page:
@@ -174,16 +186,15 @@ def _print_sites(*, json_output: bool) -> None:
             print(f"{known.name}: {line}")
 
 
-def _print_fleet(answer: "FleetAnswer") -> None:
+def _print_fleet(answer: "FleetAnswer", shown: "FleetView") -> None:
     """What the page tells, in short: what it delivers, draws and costs and how sure that is, then
     reasons to doubt it, then the figures.
     """
     from harness.commands.display import print_table
-    from harness.report.fleet.view import fleet_view
 
-    shown = fleet_view(answer.cases, answer.refused)
     print(f"{shown.title} ({shown.badge})")
     print(shown.lead)
+    print(f"as of {answer.cases[0].estimate.as_of.text()}")
     for line in shown.sure:
         print(f"  {line}")
     for flag in (*shown.flags, *shown.notes):

@@ -204,6 +204,7 @@ def calibrate_command(
 ) -> None:
     """Measure what this host's load generator can do, and how wrong its clock is."""
     from harness.artifacts.atomic import write_json
+    from harness.artifacts.typed_json import to_json
     from harness.commands.display import print_table
     from harness.core.clock import now_ns
     from harness.core.records import Api
@@ -239,15 +240,11 @@ def calibrate_command(
             registry=registry,
         )
     # Another bound than the runs' own is a question of its own, and no certificate for them.
-    kept = (
-        store(certificate, workers=workers)
-        if certificate.bound_s == BOUND_S
-        else certificate.to_dict()
-    )
+    kept = store(certificate, workers=workers) if certificate.bound_s == BOUND_S else certificate
     if out is not None:
-        write_json(out, kept)
+        write_json(out, to_json(kept))
     if json_output:
-        dump(kept)
+        dump(to_json(kept))
         return
     print_table("", LEVEL_COLUMNS, [level_row(level) for level in certificate.levels])
     print(certificate.cores.note)

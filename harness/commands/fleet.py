@@ -8,6 +8,7 @@ from pathlib import Path
 
 from harness.artifacts.run_result import load_result
 from harness.core.errors import HarnessError, NotComparableError
+from harness.fleet.cases import Case, FleetAnswer, Refusal
 from harness.fleet.estimate import aiconfigurator
 from harness.fleet.estimate.estimate import Options, estimate
 from harness.fleet.estimate.gpu_ratio import Ratio, check_ratio, parse_ratio
@@ -15,7 +16,6 @@ from harness.fleet.estimate.measured import type_of
 from harness.fleet.over_time.forecast import TimeOptions, forecast
 from harness.fleet.site.catalog import list_sites, load_site
 from harness.fleet.site.types import Site
-from harness.report.fleet.view import Case, Refusal
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +40,6 @@ class FleetRequest:
     time: TimeOptions | None = None
     modelled: str | None = None
     modelled_source: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class FleetAnswer:
-    """Cases with an answer, and those without one."""
-
-    cases: tuple[Case, ...]
-    refused: tuple[Refusal, ...]
 
 
 def fleet(request: FleetRequest) -> FleetAnswer:

@@ -1,11 +1,12 @@
 """The load generator of a run: its certificate, its workers with their cores, and its canary."""
 
-from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from harness.artifacts.atomic import write_json
+from harness.artifacts.certificate import Certificate
+from harness.artifacts.typed_json import to_json
 from harness.commands.run_record import RunRecord
 from harness.core.records import CANARY, Concern, Endpoint, Purpose, Severity
 from harness.hardware.cores import partition
@@ -54,7 +55,7 @@ def prepare_load_generator(
     certificate = _ensure_load_generator_calibration(record, registry, calibrate=calibrate)
     workers = profile.traffic.workers
     if workers == "auto":
-        workers = 1 if certificate is None else int(certificate["workers"])
+        workers = 1 if certificate is None else certificate.workers
     cores = partition(workers) if profile.purpose is Purpose.MEASURE else None
     own, other = (None, None) if cores is None or cores.shared else (cores.traffic, cores.rest)
     canary = _start_canary(stack, record, registry, own) if profile.canary else None
@@ -69,7 +70,7 @@ def prepare_load_generator(
 
 def _ensure_load_generator_calibration(
     record: RunRecord, registry: RunRegistry, *, calibrate: bool
-) -> Mapping[str, Any] | None:
+) -> Certificate | None:
     """Take the cached certificate for this load, or measure one, and put it into the run
     directory.
     """
@@ -93,9 +94,9 @@ def _ensure_load_generator_calibration(
         found = store(made, workers=fixed)
     else:
         record.view.note(
-            f"client-fidelity certificate of {found['made_at']} ({found['workers']} worker(s))"
+            f"client-fidelity certificate of {found.made_at} ({found.workers} worker(s))"
         )
-    write_json(record.run_dir.calibration, found)
+    write_json(record.run_dir.calibration, to_json(found))
     return found
 
 

@@ -409,13 +409,9 @@ def _load(folder: Path) -> tuple[dict[str, Any], list[Entry]]:
     finished = {}
     for manifest_path in sorted(folder.glob("*/manifest.json")):
         manifest = read_manifest(RunDir(manifest_path.parent))
-        label = manifest.get("repeat")
-        if (
-            manifest.get("state") == RunState.COMPLETE
-            and isinstance(label, dict)
-            and (manifest_path.parent / "summary.json").exists()
-        ):
-            finished[label.get("variant"), label.get("repeat")] = manifest_path.parent.name
+        if manifest.state == RunState.COMPLETE and (manifest_path.parent / "summary.json").exists():
+            label = manifest.repeat
+            finished[label.variant, label.repeat] = manifest_path.parent.name
     for position, entry in enumerate(entries):
         if entry.state != DONE and (entry.variant, entry.repeat) in finished:
             entries[position] = replace(

@@ -14,7 +14,7 @@ import shlex
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -29,7 +29,10 @@ from harness.artifacts.baseline_copy import SAVED, Saved, saved_of
 from harness.artifacts.finalize import finalize
 from harness.artifacts.journal import parts
 from harness.artifacts.layout import RunDir
+from harness.artifacts.manifest import read_manifest_json
+from harness.artifacts.run_record import HarnessVersion
 from harness.artifacts.run_result import RunResult
+from harness.artifacts.typed_json import to_json
 from harness.compare.comparability import identities, mapping, verdicts
 from harness.compare.groups import REFERENCE, Member, RunSet, load_set, treatment
 from harness.compare.ratios import CLAIMING, MIN_REPEATS
@@ -113,19 +116,6 @@ class SavedRun:
     reducible: bool
     size_bytes: int
 
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON."""
-        return {
-            "run": self.run,
-            "source": self.source,
-            "status": self.status,
-            "made": dict(self.made),
-            "files": list(self.files),
-            "left_out": list(self.left_out),
-            "reducible": self.reducible,
-            "size_bytes": self.size_bytes,
-        }
-
 
 @dataclass(frozen=True, slots=True)
 class Baseline:
@@ -160,7 +150,7 @@ class Baseline:
             "command": self.command,
             "harness": {"version": self.harness},
             "treatment": dict(self.treatment),
-            "runs": [run.to_dict() for run in self.runs],
+            "runs": [to_json(run) for run in self.runs],
             "notes": list(self.notes),
         }
 
@@ -425,7 +415,8 @@ def _save_run(run: RunResult, to: Path) -> SavedRun:
     """Copy one run, with as much as fits."""
     to.mkdir()
     source = RunDir(run.path)
-    earlier = saved_of(run.manifest)
+    written = read_manifest_json(source)
+    earlier = saved_of(written)
     left_out: list[str] = list(earlier.left_out) if earlier else []
     reducible = earlier is None or earlier.reducible
     _copy(run.path, to, ("summary.json",))
@@ -436,19 +427,19 @@ def _save_run(run: RunResult, to: Path) -> SavedRun:
         reducible = _fits(to) and _reduces_alike(run, to)
     if not reducible:
         left_out += _keep_compared(run.path, to)
-    _write_manifest(run, to, Saved(run.path.resolve().name, reducible, tuple(left_out)))
+    saved = Saved(run.path.resolve().name, reducible, tuple(left_out))
+    atomic.write_json(to / "manifest.json", {**written, SAVED: saved.to_dict()})
     if not reducible and _fits(to, more=_bytes(run.path / _PAGE)):
         _copy(run.path, to, (_PAGE,))  # the last one that anybody can see of it
-    made_by = mapping(run.manifest.get("harness"))
     return SavedRun(
         run=to.name,
         source=run.path.resolve().name,
         status=str(run.status),
         made={
             "profile": run.name,
-            "overrides": list(run.manifest.get("overrides") or ()),
-            "seed": run.manifest.get("seed"),
-            "harness": {key: made_by.get(key) for key in ("version", "commit", "dirty")},
+            "overrides": list(run.manifest.overrides),
+            "seed": run.manifest.seed,
+            "harness": asdict(run.manifest.harness or HarnessVersion()),
             "started_at": _started_at(run),
         },
         files=tuple(str(path.relative_to(to)) for path in sorted(to.rglob("*")) if path.is_file()),
@@ -545,10 +536,6 @@ def _keep_compared(source: Path, to: Path) -> list[str]:
 _KEPT: Final = frozenset({"manifest.json", "summary.json"})
 
 
-def _write_manifest(run: RunResult, to: Path, saved: Saved) -> None:
-    atomic.write_json(to / "manifest.json", {**run.manifest, SAVED: saved.to_dict()})
-
-
 def _fits(folder: Path, more: int = 0) -> bool:
     return _size(folder) + more + _NOTE_BYTES <= MOST_BYTES
 
@@ -562,9 +549,8 @@ def _bytes(path: Path) -> int:
 
 
 def _started_at(run: RunResult) -> str | None:
-    anchors = run.manifest.get("clock_anchors")
-    for raw in anchors if isinstance(anchors, list) else ():
-        unix_ns = mapping(raw).get("unix_ns")
-        if isinstance(unix_ns, int):
-            return datetime.fromtimestamp(unix_ns // 10**9, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    return None
+    times = (anchor.unix_ns for anchor in run.manifest.clock_anchors)
+    unix_ns = next((time for time in times if time is not None), None)
+    if unix_ns is None:
+        return None
+    return datetime.fromtimestamp(unix_ns // 10**9, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -40,15 +40,15 @@ IDENTITY: Final = (
     Identity(
         "workload_sha256",
         required=True,
-        read=lambda run: run.summary.profile.workload_sha256 or run.manifest.get("workload_sha256"),
+        read=lambda run: run.summary.profile.workload_sha256 or run.manifest.workload_sha256,
     ),
     Identity(
         "model",
         required=True,
-        read=lambda run: run.model.get("model_id") or mapping(run.profile.get("model")).get("id"),
+        read=lambda run: run.model.model_id or None,
     ),
-    Identity("tokenizer", required=False, read=lambda run: run.model.get("fingerprint")),
-    Identity("output_length", required=True, read=lambda run: _output_length(run)),
+    Identity("tokenizer", required=False, read=lambda run: run.model.fingerprint),
+    Identity("output_length", required=True, read=lambda run: run.output_length),
     Identity("context_scale", required=True, read=lambda run: _context_scale(run)),
     Identity("boundary", required=False, read=lambda run: _power_boundary(run)),
 )
@@ -67,10 +67,6 @@ class Mismatch:
     key: str
     baseline: str
     other: str
-
-    def to_dict(self) -> dict[str, str]:
-        """As JSON."""
-        return {"key": self.key, "baseline": self.baseline, "other": self.other}
 
     def __str__(self) -> str:
         return f"{self.key}: {self.baseline} against {self.other}"
@@ -100,9 +96,7 @@ def verdicts(runs: Sequence[RunResult], allow: Sequence[str]) -> Iterator[Mismat
         if run.status is not Status.INVALID:
             continue
         if "verdict" not in allow:
-            reasons = [
-                concern.message for concern in run.concerns if concern.severity is Severity.INVALID
-            ]
+            reasons = [c.message for c in run.concerns if c.severity is Severity.INVALID]
             raise InvalidRunError(
                 f"{run.path} is invalid and cannot be compared",
                 cause=reasons[0] if reasons else "its summary has no verdict",
@@ -165,7 +159,7 @@ def output_lengths(
     (first, baseline), *others = sides.items()
     mine = _mean_output(baseline)
     for label, members in others:
-        if OutputLength.NATURAL not in {_output_length(run) for run in (*baseline, *members)}:
+        if OutputLength.NATURAL not in {run.output_length for run in (*baseline, *members)}:
             continue
         its = _mean_output(members)
         if mine is None and its is None:
@@ -200,7 +194,7 @@ def lengths_by_chance(sides: Mapping[str, Sequence[RunResult]]) -> Iterator[str]
         if (
             mine is None
             or its is None
-            or OutputLength.NATURAL not in {_output_length(run) for run in (*baseline, *members)}
+            or OutputLength.NATURAL not in {run.output_length for run in (*baseline, *members)}
         ):
             continue
         chance = _chance(baseline, members)
@@ -273,13 +267,9 @@ def _chance(*sides: Sequence[RunResult]) -> float:
     return math.sqrt(squares)
 
 
-def _output_length(run: RunResult) -> object:
-    return run.labels.output_length or mapping(run.profile.get("traffic")).get("output_length")
-
-
 def _context_scale(run: RunResult) -> object:
-    scale = run.labels.context_scale
-    return scale if scale is not None else mapping(run.manifest.get("plan")).get("context_scale")
+    scale = run.summary.labels.context_scale
+    return scale if scale is not None else run.manifest.plan.context_scale
 
 
 def _power_boundary(run: RunResult) -> str | None:

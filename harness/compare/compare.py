@@ -8,7 +8,9 @@ C, … Hardware and settings are what differs on purpose: they head the table.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated
+
+from pydantic import Field
 
 from harness.artifacts.run_result import RunResult
 from harness.compare.comparability import (
@@ -17,7 +19,6 @@ from harness.compare.comparability import (
     check_keys,
     identities,
     lengths_by_chance,
-    mapping,
     output_lengths,
     unchecked,
     verdicts,
@@ -89,17 +90,6 @@ class Side:
         """Label and name."""
         return f"{self.label}: {self.name}"
 
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON."""
-        return {
-            "label": self.label,
-            "name": self.name,
-            "runs": list(self.runs),
-            "paths": list(self.paths),
-            "statuses": list(self.statuses),
-            "seeds": list(self.seeds),
-        }
-
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
@@ -109,21 +99,10 @@ class Comparison:
 
     sides: tuple[Side, ...]
     treatments: tuple[Treatment, ...]
+    allowed: Annotated[tuple[Mismatch, ...], Field(alias="allowed_mismatches")]
     metrics: tuple[Row, ...]
-    allowed: tuple[Mismatch, ...]
+    gates: tuple[GateResult, ...]
     notes: tuple[str, ...]
-    gates: tuple[GateResult, ...] = ()
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON."""
-        return {
-            "sides": [side.to_dict() for side in self.sides],
-            "treatments": [treatment.to_dict() for treatment in self.treatments],
-            "allowed_mismatches": [mismatch.to_dict() for mismatch in self.allowed],
-            "metrics": [row.to_dict() for row in self.metrics],
-            "gates": [gate.to_dict() for gate in self.gates],
-            "notes": list(self.notes),
-        }
 
     def treatment_columns(self) -> tuple[str, ...]:
         """Headings of `treatment_rows`."""
@@ -299,11 +278,7 @@ def compare_runs(
 
 
 def _one_variant(baseline: RunSet) -> None:
-    names = list(
-        dict.fromkeys(
-            str(mapping(run.manifest.get("repeat")).get("variant")) for run in baseline.runs
-        )
-    )
+    names = list(dict.fromkeys(str(run.manifest.variant) for run in baseline.runs))
     if len(names) > 1:
         raise ProfileError(
             f"the baseline {baseline.path} holds {len(names)} variants: {', '.join(names)}",
@@ -365,14 +340,13 @@ def _with_baseline(sides: Mapping[str, list[Member]], baseline: RunSet) -> dict[
 
 
 def _side(label: str, name: str, members: Sequence[RunResult]) -> Side:
-    seeds = [run.manifest.get("seed") for run in members]
     return Side(
         label=label,
         name=name,
         runs=tuple(run.run_id for run in members),
         paths=tuple(str(run.path) for run in members),
         statuses=tuple(str(run.status) for run in members),
-        seeds=tuple(seed if isinstance(seed, int) else None for seed in seeds),
+        seeds=tuple(run.manifest.seed for run in members),
     )
 
 
@@ -409,8 +383,7 @@ def _notes(
             f" differ by more than their sensors' error as well ({sensor_error:.0%} a board)."
         )
     for label, members in groups.items():
-        seeds = [run.manifest.get("seed") for run in members]
-        if len(members) > 1 and len(set(map(str, seeds))) < len(members):
+        if len(members) > 1 and len({run.manifest.seed for run in members}) < len(members):
             yield (
                 f"Runs of {label} share a seed: they are not independent, and their spread is too"
                 " small."
@@ -431,9 +404,7 @@ def _notes(
     yield from lengths_by_chance(groups)
     for key in unchecked(runs):
         yield f"No run records its {key}: that it is equal was not checked."
-    made_by = {
-        str(mapping(run.manifest.get("harness")).get("version") or "unknown") for run in runs
-    }
+    made_by = {(run.manifest.harness and run.manifest.harness.version) or "unknown" for run in runs}
     if len(made_by) > 1:
         yield f"Made by different versions of the harness: {', '.join(sorted(made_by))}."
     for status in dict.fromkeys(run.status for run in runs if run.status not in CLAIMING):

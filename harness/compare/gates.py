@@ -14,12 +14,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from operator import attrgetter
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Final
+from typing import Annotated, ClassVar, Final
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, PlainSerializer, PlainValidator
 
-from harness.artifacts.run_result import RunResult, Value
+from harness.artifacts.run_result import RunResult
+from harness.artifacts.run_summary import Figure
 from harness.checked_yaml.check import check
 from harness.checked_yaml.fields import Correction, Strict
 from harness.checked_yaml.load import expect_form, read_file
@@ -97,13 +99,18 @@ class GateResult:
     )
 
     side: str
-    threshold: Threshold
+    threshold: Annotated[
+        Threshold,
+        PlainSerializer(attrgetter("text")),
+        PlainValidator(parse_threshold),
+        Field(alias="gate"),
+    ]
     outcome: Outcome
     value: float | None = None
     baseline: float | None = None
     ratio: float | None = None
-    low: float | None = None
-    high: float | None = None
+    low: Annotated[float | None, Field(alias="band_low")] = None
+    high: Annotated[float | None, Field(alias="band_high")] = None
     n: int = 0
     n_baseline: int = 0
     cv: float | None = None
@@ -121,26 +128,6 @@ class GateResult:
         return self.outcome in {Outcome.FAILED, Outcome.ABSENT} or (
             strict and self.outcome is Outcome.TOO_FEW
         )
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON."""
-        return {
-            "side": self.side,
-            "gate": self.threshold.text,
-            "outcome": str(self.outcome),
-            "value": self.value,
-            "baseline": self.baseline,
-            "ratio": self.ratio,
-            "band_low": self.low,
-            "band_high": self.high,
-            "n": self.n,
-            "n_baseline": self.n_baseline,
-            "cv": self.cv,
-            "cv_baseline": self.cv_baseline,
-            "detectable": self.detectable,
-            "repeats_wanted": self.repeats_wanted,
-            "reason": self.reason,
-        }
 
     def row(self) -> tuple[str, ...]:
         """As text, under `COLUMNS`."""
@@ -301,11 +288,11 @@ def _side(
     return [_decided(draft, len(tests), worse=str(i) in standing) for i, draft in enumerate(drafts)]
 
 
-def _values(gate: Threshold, runs: Sequence[RunResult]) -> list[Value]:
+def _values(gate: Threshold, runs: Sequence[RunResult]) -> list[Figure]:
     return [_figure(gate, run) for run in runs]
 
 
-def _figure(gate: Threshold, run: RunResult) -> Value:
+def _figure(gate: Threshold, run: RunResult) -> Figure:
     if gate.statistic is not None:
         return run.statistic(gate.metric, gate.statistic)
     plain = run.figure(gate.metric)
@@ -316,7 +303,7 @@ def _figure(gate: Threshold, run: RunResult) -> Value:
     )
 
 
-def _absent(gate: Threshold, label: str, values: Sequence[Value], whose: str) -> GateResult | None:
+def _absent(gate: Threshold, label: str, values: Sequence[Figure], whose: str) -> GateResult | None:
     missing = next((value for value in values if value.value is None), None)
     if missing is None:
         return None

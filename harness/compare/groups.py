@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from harness.artifacts.layout import RunDir
 from harness.artifacts.manifest import read_manifest
@@ -86,19 +86,12 @@ class Treatment:
     Attributes:
         key: `gpu`, `precision`, `engine`, …
         values: of each side, in the sides' order; several of one side are joined by a slash.
+        differs: whether the sides differ in it.
     """
 
     key: str
     values: tuple[str, ...]
-
-    @property
-    def differs(self) -> bool:
-        """Whether the sides differ in it."""
-        return len(set(self.values)) > 1
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON."""
-        return {"key": self.key, "values": list(self.values), "differs": self.differs}
+    differs: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +104,7 @@ class Member:
     @property
     def variant(self) -> str | None:
         """Its variant in a series of repeats."""
-        name = mapping(self.run.manifest.get("repeat")).get("variant")
-        return name if isinstance(name, str) else None
+        return self.run.manifest.variant
 
 
 def load_set(path: Path) -> RunSet:
@@ -135,7 +127,7 @@ def load_set(path: Path) -> RunSet:
         )
     runs, left_out = [], []
     for folder in folders:
-        state = read_manifest(RunDir(folder)).get("state")
+        state = read_manifest(RunDir(folder)).state
         if state != RunState.COMPLETE:
             left_out.append(
                 f"{folder.name} did not finish ({'killed' if state == RunState.RUNNING else state})"
@@ -145,15 +137,13 @@ def load_set(path: Path) -> RunSet:
         runs.append(load_result(folder))
     order = _variant_order(path)
     runs.sort(
-        key=lambda run: order.get(
-            str(mapping(run.manifest.get("repeat")).get("variant")), len(order)
-        )
+        key=lambda run: order.get(str(run.manifest.variant), len(order))
     )  # stable: then by time
     if not runs:
         raise ArtifactError(
             f"no run in {path} has finished", next_step=f"harness repeat --resume {path}"
         )
-    there = {str(mapping(run.manifest.get("repeat")).get("variant")) for run in runs}
+    there = {str(run.manifest.variant) for run in runs}
     missing = tuple(name for name in order if name not in there)
     return RunSet(
         path, path.resolve().name, tuple(runs), True, tuple(left_out), tuple(order), missing
@@ -214,17 +204,18 @@ def find_baseline(name: str) -> Path:
 def treatment(member: Member) -> dict[str, str]:
     """Everything that may differ on purpose, as text, with the keys that only group."""
     run = member.run
-    model = mapping(run.profile.get("model"))
+    model = run.profile.model
     settings = dict(run.settings)
     names: dict[str, int] = {}
     for gpu in run.gpus:
         names[gpu.name or "unknown GPU"] = names.get(gpu.name or "unknown GPU", 0) + 1
-    cpu = mapping(mapping(run.manifest.get("hardware")).get("cpu"))
+    cpu = run.manifest.hardware.cpu
+    engine = (run.server.kind, run.server.version) if run.server is not None else ()
     parallel = {short: settings.pop(key, None) for short, key in _PARALLEL.items()}
     precision = [
         str(value)
-        for key in ("dtype", "quantization")
-        if (value := settings.pop(key, None) or model.get(key))
+        for key, asked in (("dtype", model.dtype), ("quantization", model.quantization))
+        if (value := settings.pop(key, None) or asked)
     ]
     replicas = f"{run.replicas or 'unknown number of'} replica{'' if run.replicas == 1 else 's'}"
     watts = {gpu.power_limit_w for gpu in run.gpus}
@@ -232,20 +223,13 @@ def treatment(member: Member) -> dict[str, str]:
     found = {
         "set": member.argument.name,
         "profile": run.name,
-        "model": str(run.model.get("model_id") or model.get("id") or "unknown"),
+        "model": run.model.model_id or "unknown",
         **({"variant": member.variant} if member.variant else {}),
         "gpu": " + ".join(f"{count} x {name}" for name, count in sorted(names.items())) or "none",
-        "cpu": str(cpu.get("model") or cpu.get("name") or "unknown"),
+        "cpu": (cpu.model if cpu else None) or "unknown",
         "precision": " ".join(precision) or "unknown",
-        "load_format": str(
-            settings.pop("load_format", None) or model.get("load_format") or "unknown"
-        ),
-        "engine": (
-            " ".join(
-                str(value) for value in (run.server.get("kind"), run.server.get("version")) if value
-            )
-            or "unknown"
-        ),
+        "load_format": str(settings.pop("load_format", None) or model.load_format or "unknown"),
+        "engine": " ".join(value for value in engine if value) or "unknown",
         "parallelism": ", ".join(
             [
                 *(f"{short} {value}" for short, value in parallel.items() if value is not None),
@@ -291,7 +275,7 @@ def group(members: Sequence[Member], by: Sequence[str] = ()) -> dict[str, list[M
         if by:
             chosen = {key: values.get(key, "—") for key in by}
         elif sets and member.variant:
-            series = str(mapping(member.run.manifest.get("repeat")).get("series"))
+            series = str(member.run.manifest.repeat.series)
             chosen = {
                 "set": str(member.argument.path) if member.argument.several else series,
                 "variant": member.variant,
@@ -318,13 +302,11 @@ def treatments(sides: Mapping[str, Sequence[Member]]) -> tuple[Treatment, ...]:
     keys = dict.fromkeys(
         key for side in found for one in side for key in one if key not in _NO_TREATMENT
     )
-    return tuple(
-        Treatment(
-            key,
-            tuple(" / ".join(dict.fromkeys(one.get(key, "—") for one in side)) for side in found),
-        )
+    listed = {
+        key: tuple(" / ".join(dict.fromkeys(one.get(key, "—") for one in side)) for side in found)
         for key in keys
-    )
+    }
+    return tuple(Treatment(key, values, len(set(values)) > 1) for key, values in listed.items())
 
 
 def names(sides: Mapping[str, Sequence[Member]], by: Sequence[str]) -> tuple[str, ...]:

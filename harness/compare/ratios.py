@@ -4,9 +4,12 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any, Final
+from typing import Annotated, Final
 
-from harness.artifacts.run_result import RunResult, Value
+from pydantic import Field
+
+from harness.artifacts.run_result import RunResult
+from harness.artifacts.run_summary import Figure
 from harness.compare.hypothesis_tests import (
     ALPHA,
     Difference,
@@ -71,6 +74,7 @@ class Spread:
 
     Attributes:
         side: its label.
+        n: its runs.
         values: by run id, in the runs' order; None where a run lacks the figure.
         mean: None when any of them lacks it.
         low: lower end of the 95 % t-interval of the mean; None with fewer than two runs.
@@ -80,25 +84,13 @@ class Spread:
     """
 
     side: str
-    values: Mapping[str, float | None]
+    n: int
     mean: float | None
-    low: float | None
-    high: float | None
+    low: Annotated[float | None, Field(alias="ci_low")]
+    high: Annotated[float | None, Field(alias="ci_high")]
     cv: float | None
-    outliers: tuple[str, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON."""
-        return {
-            "side": self.side,
-            "n": len(self.values),
-            "mean": self.mean,
-            "ci_low": self.low,
-            "ci_high": self.high,
-            "cv": self.cv,
-            "values": dict(self.values),
-            "outliers": list(self.outliers),
-        }
+    values: Mapping[str, float | None]
+    outliers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,30 +118,14 @@ class Cell:
     side: str
     value: float | None
     ratio: float | None
-    low: float | None
-    high: float | None
+    low: Annotated[float | None, Field(alias="ratio_low")]
+    high: Annotated[float | None, Field(alias="ratio_high")]
     interval: str | None
     word: Word
     note: str | None = None
-    statistical: float | None = None
-    systematic: float = 0.0
+    statistical: Annotated[float | None, Field(alias="statistical_half_width")] = None
+    systematic: Annotated[float, Field(alias="systematic_half_width")] = 0.0
     detectable: float | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON."""
-        return {
-            "side": self.side,
-            "value": self.value,
-            "ratio": self.ratio,
-            "ratio_low": self.low,
-            "ratio_high": self.high,
-            "interval": self.interval,
-            "word": str(self.word),
-            "note": self.note,
-            "statistical_half_width": self.statistical,
-            "systematic_half_width": self.systematic,
-            "detectable": self.detectable,
-        }
 
     def text(self) -> str:
         """The ratio with its interval, and what sensors contribute to it."""
@@ -197,8 +173,8 @@ class Row:
     better: Better
     boundary: str | None
     baseline: float | None
-    cells: tuple[Cell, ...]
-    spreads: tuple[Spread, ...]
+    cells: Annotated[tuple[Cell, ...], Field(alias="sides")]
+    spreads: Annotated[tuple[Spread, ...], Field(alias="repeats")]
 
     @property
     def name(self) -> str:
@@ -209,21 +185,8 @@ class Row:
             else self.key
         )
 
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON."""
-        return {
-            "key": self.key,
-            "title": self.title,
-            "unit": self.unit,
-            "better": self.better,
-            "boundary": self.boundary,
-            "baseline": self.baseline,
-            "sides": [cell.to_dict() for cell in self.cells],
-            "repeats": [spread.to_dict() for spread in self.spreads],
-        }
 
-
-Reader = Callable[[RunResult], Value]
+Reader = Callable[[RunResult], Figure]
 
 
 def rows(
@@ -289,10 +252,10 @@ def spread(label: str, members: Sequence[RunResult], read: Reader) -> Spread:
     values = {run.run_id: read(run).value for run in members}
     known = [value for value in values.values() if value is not None]
     if len(known) < len(values):
-        return Spread(label, values, None, None, None, None, ())
+        return Spread(label, len(values), None, None, None, None, values)
     middle = mean(known)
     if len(known) < 2:
-        return Spread(label, values, middle, None, None, None, ())
+        return Spread(label, len(values), middle, None, None, None, values)
     deviation = math.sqrt(variance(known))
     half = t_quantile(1 - ALPHA, len(known) - 1) * deviation / math.sqrt(len(known))
     ids = list(values)
@@ -300,11 +263,12 @@ def spread(label: str, members: Sequence[RunResult], read: Reader) -> Spread:
     apart = () if position is None else (ids[position],)
     return Spread(
         label,
-        values,
+        len(values),
         middle,
         middle - half,
         middle + half,
         deviation / abs(middle) if middle else None,
+        values,
         apart,
     )
 
@@ -471,7 +435,9 @@ def _judged(
     return replace(cell, word=Word.BETTER if improved else Word.WORSE)
 
 
-def _within_run(a: Sequence[Value], b: Sequence[Value]) -> tuple[float, float] | tuple[None, None]:
+def _within_run(
+    a: Sequence[Figure], b: Sequence[Figure]
+) -> tuple[float, float] | tuple[None, None]:
     """Interval of a ratio of two independent figures by propagating their relative half-widths on
     the logarithm.
     """

@@ -4,10 +4,10 @@ absent figure never passes.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
-from harness.artifacts.run_result import Value, figure_of, statistic_of
-from harness.artifacts.run_summary import Summary
+from harness.artifacts.run_result import figure_of, statistic_of
+from harness.artifacts.run_summary import Figure, Summary
 from harness.core.errors import ProfileError
 from harness.core.units import human_number
 from harness.profile.thresholds import Threshold, parse_threshold
@@ -34,21 +34,6 @@ class ThresholdResult:
     passed: bool
     reason: str | None = None
     judged: bool = True
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON."""
-        return {
-            "threshold": self.threshold.text,
-            "metric": self.threshold.metric,
-            "boundary": self.threshold.boundary,
-            "statistic": self.threshold.statistic,
-            "operator": self.threshold.operator,
-            "limit": self.threshold.limit,
-            "value": self.value,
-            "passed": self.passed if self.judged else None,
-            "judged": self.judged,
-            "reason": self.reason,
-        }
 
     def row(self) -> tuple[str, ...]:
         """As text, under `COLUMNS`."""
@@ -96,7 +81,7 @@ def _evaluate(text: str, summary: Summary) -> ThresholdResult:
     return ThresholdResult(threshold, found.value, passed=threshold.met_by(found.value))
 
 
-def _lookup(threshold: Threshold, summary: Summary) -> Value:
+def _lookup(threshold: Threshold, summary: Summary) -> Figure:
     """The figure that a threshold means; the grammar has seen to it that distributions come with a
     statistic and nothing else does.
     """

@@ -126,10 +126,10 @@ class Concern:
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """One GPU of the deployment, as NVML names it. None is unknown."""
+    """One GPU of the deployment, as NVML names it. None is unknown, and so is an empty UUID."""
 
-    uuid: str
-    index: int
+    uuid: str = ""
+    index: int | None = None
     name: str | None = None
     memory_bytes: int | None = None
     power_limit_w: float | None = None

@@ -23,7 +23,7 @@ from harness.artifacts import tables
 from harness.artifacts.atomic import write_json
 from harness.artifacts.journal import read_table
 from harness.artifacts.layout import RunDir
-from harness.artifacts.manifest import read_manifest
+from harness.artifacts.manifest import read_manifest, read_manifest_json
 from harness.core.clock import wall_now
 from harness.core.errors import HarnessError
 from harness.core.records import CANARY, ModelFacts, Outcome
@@ -65,15 +65,23 @@ def recount(root: Path) -> dict[str, Any]:
 
 def _recount(run_dir: RunDir) -> dict[str, Any]:
     manifest = read_manifest(run_dir)
-    facts = _facts(manifest)
+    facts = manifest.model
+    if facts is None:
+        raise NotCountedError("the manifest does not say which model was served")
     tokenizer = _tokenizer(facts)
-    plan, profile = _plan(manifest, facts)
+    plan, profile = _plan(read_manifest_json(run_dir).get("profile"), facts)
+    if plan.plan_sha256 != manifest.plan_sha256:
+        raise NotCountedError(
+            "this version of the harness makes another plan of the profile, so the bodies cannot be"
+            " made again"
+        )
     api = wire(profile.traffic.api)
     template = _Template.of(Path(str(facts.path))) if api.has_roles else None
     rows = _answered(run_dir)
     if not rows:
         raise NotCountedError("no request was answered with a count of its input tokens")
-    model = str((manifest.get("endpoints") or [{}])[0].get("model") or facts.model_id)
+    named = [replica.model for replica in manifest.endpoints or () if replica.model]
+    model = named[0] if named else facts.model_id
     counted = messages = usage_tok = text_tok = template_tok = spent = 0
     for body, input_tok in _bodies(plan, model, rows):
         document = json.loads(body)
@@ -97,18 +105,6 @@ def _recount(run_dir: RunDir) -> dict[str, Any]:
     }
 
 
-def _facts(manifest: Mapping[str, Any]) -> ModelFacts:
-    raw = manifest.get("model")
-    known = (
-        {key: value for key, value in raw.items() if key in ModelFacts.__dataclass_fields__}
-        if isinstance(raw, Mapping)
-        else {}
-    )
-    if not known.get("model_id"):
-        raise NotCountedError("the manifest does not say which model was served")
-    return ModelFacts(**known)
-
-
 def _tokenizer(
     facts: ModelFacts,
 ) -> Any:  # noqa: ANN401 - tokenizers.Tokenizer, which is not always there
@@ -122,20 +118,14 @@ def _tokenizer(
     return Tokenizer.from_file(str(path))
 
 
-def _plan(manifest: Mapping[str, Any], facts: ModelFacts) -> tuple[RunPlan, Profile]:
+def _plan(raw: object, facts: ModelFacts) -> tuple[RunPlan, Profile]:
     try:
-        profile = Profile.model_validate(manifest.get("profile"))
+        profile = Profile.model_validate(raw)
     except ValueError as error:
         raise NotCountedError(
             "the manifest's profile is not one of this version of the harness"
         ) from error
-    plan = make_plan(profile, facts)
-    if plan.plan_sha256 != manifest.get("plan_sha256"):
-        raise NotCountedError(
-            "this version of the harness makes another plan of the profile, so the bodies cannot be"
-            " made again"
-        )
-    return plan, profile
+    return make_plan(profile, facts), profile
 
 
 def _answered(run_dir: RunDir) -> list[dict[str, Any]]:

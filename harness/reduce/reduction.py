@@ -3,14 +3,15 @@ bytes.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
 from harness.artifacts.atomic import write_json
 from harness.artifacts.layout import SCHEMA_VERSION, RunDir
+from harness.artifacts.run_record import PlanRecord
 from harness.artifacts.run_summary import (
     Agreement,
     Gauge,
@@ -37,7 +38,7 @@ from harness.reduce.figures.window_figures import StageFigures
 from harness.reduce.figures.without_records import unless_recorded
 from harness.reduce.over_time.counters import LAST_LABELS, ServerCounters, wanted
 from harness.reduce.over_time.flows import Flows, flows
-from harness.reduce.read.run import Run, last_evidence, load_run, mapping, number, sequence
+from harness.reduce.read.run import Run, last_evidence, load_run
 from harness.reduce.verdict.answers import UNVERIFIED, quality
 from harness.reduce.verdict.judge import Evidence, judge
 from harness.reduce.verdict.load_generator import client
@@ -98,13 +99,8 @@ def reduce_fully(path: Path) -> Reduction:
     counters = ServerCounters(run.samples) if run.samples is not None else None
     flow = flows(run)
     windows = tuple(settle(run, window, flow, counters) for window in stage_windows(run))
-    wanted_slos = mapping(run.profile.get("slos"))
-    slos = Slos(
-        ttft_s=number(wanted_slos.get("ttft_s")),
-        tpot_s=number(wanted_slos.get("tpot_s")),
-        e2e_s=number(wanted_slos.get("e2e_s")),
-    )
-    price = mapping(run.profile.get("price"))
+    slos = Slos(**asdict(run.profile.slos))
+    price = run.profile.price
     figures = {
         window.name: unless_recorded(
             stages.window_figures(run, window, flow, counters, slos, price), run.concerns
@@ -112,7 +108,7 @@ def reduce_fully(path: Path) -> Reduction:
         for window in windows
     }
     headline = _headline(windows)
-    plan = mapping(run.manifest.get("plan"))
+    plan = run.manifest.plan
     reconciliation = _reconcile(run, counters)
     server = _server(counters, headline)
     host = _host(run, headline)
@@ -151,13 +147,13 @@ def reduce_fully(path: Path) -> Reduction:
     summary = Summary(
         schema_version=SCHEMA_VERSION,
         metric_version=METRIC_VERSION,
-        run_id=str(run.manifest.get("run_id") or run.root.resolve().name),
+        run_id=run.run_id,
         state=str(run.state),
         profile=ProfileName(
-            name=_text(profile.get("name")),
-            purpose=_text(profile.get("purpose")),
-            workload_sha256=_text(run.manifest.get("workload_sha256")),
-            plan_sha256=_text(run.manifest.get("plan_sha256")),
+            name=profile.name,
+            purpose=profile.purpose,
+            workload_sha256=run.manifest.workload_sha256,
+            plan_sha256=run.manifest.plan_sha256,
         ),
         verdict=verdict,
         window=(
@@ -171,10 +167,10 @@ def reduce_fully(path: Path) -> Reduction:
         reconciliation=reconciliation,
         stages=_stages(run, windows, figures),
         labels=Labels(
-            output_length=_text(plan.get("output_length")),
-            assistant=_text(plan.get("assistant")),
-            context_scale=number(plan.get("context_scale")),
-            load_format=_text(mapping(profile.get("model")).get("load_format")),
+            output_length=plan.output_length,
+            assistant=plan.assistant,
+            context_scale=plan.context_scale,
+            load_format=profile.model.load_format,
             tokens_in_chunks="told" if flow.output.told else "not told",
             input_split=top.input_split,
             quality=answers.label if answers is not None else UNVERIFIED,
@@ -194,11 +190,6 @@ def reduce_fully(path: Path) -> Reduction:
     return Reduction(summary, run, windows, headline, flow, counters, figures)
 
 
-def _planned(run: Run) -> int | None:
-    planned = number(mapping(run.manifest.get("plan")).get("planned_requests"))
-    return None if planned is None else int(planned)
-
-
 def _counts(
     run: Run, windows: Sequence[StageWindow], headline: StageWindow | None
 ) -> RequestCounts:
@@ -207,7 +198,7 @@ def _counts(
     return stages.count(
         run.requests,
         np.ones(len(run.requests), dtype=bool),
-        _planned(run),
+        run.manifest.plan.planned_requests,
         stages.intended_in(run.requests, headline) if headline is not None else None,
         sum(turns) if turns else None,
     )
@@ -216,7 +207,7 @@ def _counts(
 def _stages(
     run: Run, windows: Sequence[StageWindow], figures: Mapping[str, StageFigures]
 ) -> tuple[StageSummary, ...]:
-    planned = _planned(run) if len(windows) == 1 else None
+    planned = run.manifest.plan.planned_requests if len(windows) == 1 else None
     return tuple(
         StageSummary(
             window.name,
@@ -228,10 +219,6 @@ def _stages(
         )
         for window in windows
     )
-
-
-def _text(value: object) -> str | None:
-    return str(value) if value is not None else None
 
 
 def _headline(windows: tuple[StageWindow, ...]) -> StageWindow | None:
@@ -420,12 +407,12 @@ def _host(run: Run, window: StageWindow | None) -> dict[str, ScopeLoad]:
 
 
 def _notes(
-    plan: Mapping[str, Any], figures: Mapping[str, StageFigures], headline: StageWindow | None
+    plan: PlanRecord, figures: Mapping[str, StageFigures], headline: StageWindow | None
 ) -> tuple[str, ...]:
-    notes = [str(note) for note in sequence(plan.get("notes"))]
-    scale = number(plan.get("context_scale"))
+    notes = list(plan.notes)
+    scale = plan.context_scale
     if scale is not None and scale != 1:
-        reason = _text(plan.get("context_scale_reason"))
+        reason = plan.context_scale_reason
         notes.append(
             f"All lengths of the workload are multiplied by {scale:.4g}"
             + (f": {reason.rstrip('.')}." if reason else ".")

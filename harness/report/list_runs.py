@@ -87,12 +87,12 @@ def _state(path: Path, error: ArtifactError) -> str:
 def _row(result: RunResult) -> dict[str, Any]:
     return {
         "run": result.path.name,
-        "state": result.summary.state or result.manifest.get("state"),
+        "state": result.summary.state or result.manifest.state,
         "verdict": str(result.status),
         "purpose": result.purpose,
         "profile": result.summary.profile.name,
-        "model": result.model.get("model_id"),
-        "engine": result.server.get("kind"),
+        "model": result.model.model_id or None,
+        "engine": result.server and result.server.kind,
         "gpu": result.gpus[0].name if result.gpus else None,
         "gpus": len(result.gpus),
         **{

@@ -27,14 +27,17 @@ import psutil
 from harness import __version__
 from harness.artifacts.atomic import write_json
 from harness.artifacts.canary_truth import Spread, pair, read_truth
+from harness.artifacts.certificate import Certificate, CertifiedLoad, HostFingerprint, Level
 from harness.artifacts.journal import read_table
 from harness.artifacts.layout import RunDir
+from harness.artifacts.run_record import Cores
 from harness.artifacts.tables import REQUESTS
+from harness.artifacts.typed_json import from_json, to_json
 from harness.core.cache import cache_dir
 from harness.core.clock import NS_PER_S, now_ns, seconds, wall_now
 from harness.core.errors import ArtifactError, TrafficError
 from harness.core.records import Api, Endpoint, ModelFacts, Outcome
-from harness.hardware.cores import Partition, partition
+from harness.hardware.cores import partition
 from harness.hardware.host import describe_host
 from harness.plan.bodies import Conversation
 from harness.plan.build import DEFAULT_TOK_PER_WORD, RunPlan, make_plan
@@ -120,162 +123,31 @@ class Load:
             return self.requests_per_s * self.output_tok
         return self.streams * 1000 / self.gap_ms
 
-    def load_class(self) -> dict[str, str | int | float | None]:
-        """The load to within a factor: what a cached certificate is looked up by. Sizes and rates
-        are rounded up to powers of two.
-        """
-        return {
-            "api": self.api,
-            "process": self.process,
-            "streams": _power(self.streams),
-            "gap_ms": self.gap_ms,
-            "requests_per_s": None if self.requests_per_s is None else _power(self.requests_per_s),
-            "output_tok": _power(self.output_tok),
-            "body_bytes": _power(max(1024, self.body_bytes)),
-            "clock": self.clock,
-            "shape": self.shape,
-        }
-
     def in_class(self) -> "Load":
         """The heaviest load of the same class: what is measured."""
-        found = self.load_class()
+        found = load_class(self)
         return Load(**found)  # type: ignore[arg-type]  # the same fields
+
+
+def load_class(load: Load | CertifiedLoad) -> dict[str, str | int | float | None]:
+    """A load to within a factor: what a cached certificate is looked up by. Sizes and rates are
+    rounded up to powers of two.
+    """
+    return {
+        "api": load.api,
+        "process": load.process,
+        "streams": _power(load.streams),
+        "gap_ms": load.gap_ms,
+        "requests_per_s": None if load.requests_per_s is None else _power(load.requests_per_s),
+        "output_tok": _power(load.output_tok),
+        "body_bytes": _power(max(1024, load.body_bytes)),
+        "clock": load.clock,
+        "shape": load.shape,
+    }
 
 
 def _power(value: float) -> int:
     return 1 << max(0, math.ceil(math.log2(value)))
-
-
-@dataclass(frozen=True, slots=True)
-class Level:
-    """One load that was tried.
-
-    Attributes:
-        workers: Locust workers.
-        factor: of the load's streams or rate.
-        streams: live streams (closed loop), else None.
-        requests_per_s: answers per second in the window.
-        events_per_s: tokens per second that the server wrote in the window.
-        requests: answered requests that were intended in the window.
-        failed: others.
-        ttft_error: first token's time in the record minus the server's.
-        gap_error: size of the difference between recorded and true gaps.
-        sent_error: recorded sending behind the server's receipt.
-        send_lag: sending behind the intended time.
-        client_us_per_event: CPU time of all Locust processes per token, µs.
-        server_us_per_event: of the paced server, µs.
-        worker_cpu: largest share of a core that one worker used.
-        server_cpu: share of a core that the paced server used.
-        within: all errors' p99 within the bound, nothing failed, CPU within its limit.
-        why_not: the first reason against, in words.
-    """
-
-    workers: int
-    factor: float
-    streams: int | None
-    requests_per_s: float
-    events_per_s: float
-    requests: int
-    failed: int
-    ttft_error: Spread
-    gap_error: Spread
-    sent_error: Spread
-    send_lag: Spread
-    client_us_per_event: float | None
-    server_us_per_event: float | None
-    worker_cpu: float | None
-    server_cpu: float | None
-    within: bool
-    why_not: str | None
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-@dataclass(frozen=True, slots=True)
-class Certificate:
-    """What this host's load generator can do.
-
-    Attributes:
-        version: CERTIFICATE_VERSION.
-        made_at: wall time (ISO 8601, UTC).
-        quick: fewer and shorter levels.
-        host: processor, cores, kernel and versions: a certificate holds for these.
-        load: what it is about; the heaviest load of its class.
-        bound_s: of every error's p99.
-        cores: who ran where.
-        levels: all that was tried, in order.
-        certified_events_per_s: number of workers -> highest load within bounds; None where not even
-            the first level was.
-        workers: the fewest that carry the load; where none does, those that carry the most.
-        sufficient: these workers carry the load within bounds.
-        seconds: how long it took.
-    """
-
-    version: int
-    made_at: str
-    quick: bool
-    host: Mapping[str, Any]
-    load: Load
-    bound_s: float
-    cores: Partition
-    levels: tuple[Level, ...]
-    certified_events_per_s: Mapping[str, float | None]
-    workers: int
-    sufficient: bool
-    seconds: float
-
-    @property
-    def at_load(self) -> Level | None:
-        """The level of the load itself, with the chosen workers."""
-        return next(
-            (level for level in self.levels if level.workers == self.workers and level.factor == 1),
-            None,
-        )
-
-    @property
-    def highest(self) -> Level | None:
-        """The highest level within bounds, with the chosen workers."""
-        return next(
-            (
-                level
-                for level in reversed(self.levels)
-                if level.workers == self.workers and level.within
-            ),
-            None,
-        )
-
-    def sentence(self) -> str:
-        highest = self.highest
-        if not self.sufficient or highest is None:
-            level = next(
-                (
-                    level
-                    for level in self.levels
-                    if level.workers == self.workers and not level.within
-                ),
-                None,
-            )
-            why = f": {level.why_not}" if level is not None else ""
-            load = f"{self.load.events_per_s:,.0f} events/s"
-            return (
-                f"not certified: {load} are not within {self.bound_s * 1e3:g} ms with"
-                f" {self.workers} worker(s){why}"
-            )
-        return (
-            f"certified up to {highest.events_per_s:,.0f} events/s within {self.bound_s * 1e3:g} ms"
-            f" (p99 of each error) with {self.workers} worker(s), {highest.client_us_per_event:.1f}"
-            " µs of CPU an event"
-        )
-
-    def to_dict(self) -> dict[str, Any]:
-        at_load, highest = self.at_load, self.highest
-        return {
-            **asdict(self),
-            "load": {**asdict(self.load), "events_per_s": self.load.events_per_s},
-            "at_load": None if at_load is None else at_load.to_dict(),
-            "highest": None if highest is None else highest.to_dict(),
-        }
 
 
 LEVEL_COLUMNS: Final = (
@@ -399,41 +271,41 @@ def _planned_rate(plan: RunPlan, stage: StagePlan) -> float:
 # --- certificates ---
 
 
-def host_fingerprint() -> dict[str, Any]:
-    """What a certificate holds for: another processor, kernel or version needs another one."""
+def host_fingerprint() -> HostFingerprint:
+    """This host, as certificates name it."""
     host = describe_host()
     packages = {}
     for package in ("locust", "gevent", "httptools", "pyarrow"):
         with suppress(importlib.metadata.PackageNotFoundError):
             packages[package] = importlib.metadata.version(package)
-    return {
-        "cpu": host["cpu"]["model"],
-        "usable_cores": host["cpu"]["usable_cores"],
-        "quota_cores": host["cpu"]["quota_cores"],
-        "kernel": host["kernel"],
-        "harness": __version__,
-        "python": platform.python_version(),
-        "packages": packages,
-    }
+    return HostFingerprint(
+        cpu=host["cpu"]["model"],
+        usable_cores=host["cpu"]["usable_cores"],
+        quota_cores=host["cpu"]["quota_cores"],
+        kernel=host["kernel"],
+        harness=__version__,
+        python=platform.python_version(),
+        packages=packages,
+    )
 
 
-def cache_path(load: Load, workers: int | None) -> Path:
+def cache_path(load: Load | CertifiedLoad, workers: int | None) -> Path:
     """Where the certificate of this load on this host is kept; any difference of host, versions or
     class is another file.
     """
     key = {
         "version": CERTIFICATE_VERSION,
-        "host": host_fingerprint(),
-        "load": load.load_class(),
+        "host": asdict(host_fingerprint()),
+        "load": load_class(load),
         "workers": workers,
     }
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
     return cache_dir() / "calibration" / f"{digest[:24]}.json"
 
 
-def cached(load: Load, *, workers: int | None = None, quick: bool = False) -> dict[str, Any] | None:
-    """The certificate for this load, host and versions, as calibration.json; None where there is
-    none, or it is older than 30 days.
+def cached(load: Load, *, workers: int | None = None, quick: bool = False) -> Certificate | None:
+    """The certificate for this load, host and versions; None where there is none, or it is older
+    than 30 days.
 
     Args:
         load: the load.
@@ -441,30 +313,26 @@ def cached(load: Load, *, workers: int | None = None, quick: bool = False) -> di
         quick: take a quick one too.
     """
     try:
-        found = json.loads(cache_path(load, workers).read_text(encoding="utf-8"))
-        age_s = wall_now().timestamp() - float(found["made_unix_s"])
-    except (OSError, ValueError, KeyError, TypeError):
+        raw = json.loads(cache_path(load, workers).read_text(encoding="utf-8"))
+        found = from_json(Certificate, raw, "certificate")
+    except (OSError, ValueError, ArtifactError):
         return None  # nothing there, or nothing of use: a new one replaces it
-    fresh = (
-        0 <= age_s <= MAX_AGE_DAYS * 86400
-        and found.get("version") == CERTIFICATE_VERSION
-        and (quick or not found.get("quick"))
-    )
-    return found if fresh else None
+    if found.made_unix_s is None or found.version != CERTIFICATE_VERSION:
+        return None
+    fresh = 0 <= wall_now().timestamp() - found.made_unix_s <= MAX_AGE_DAYS * 86400
+    return found if fresh and (quick or not found.quick) else None
 
 
-def store(certificate: Certificate, *, workers: int | None = None) -> dict[str, Any]:
-    """Keep a certificate in the cache and return it as calibration.json. A cache that cannot be
-    written is no reason to fail.
+def store(certificate: Certificate, *, workers: int | None = None) -> Certificate:
+    """Keep a certificate in the cache and return it as it was kept. A cache that cannot be written
+    is no reason to fail.
     """
-    value: dict[str, Any] = json.loads(
-        json.dumps({**certificate.to_dict(), "made_unix_s": int(wall_now().timestamp())})
-    )
-    path = cache_path(certificate.load, workers)
+    kept = replace(certificate, made_unix_s=int(wall_now().timestamp()))
+    path = cache_path(kept.load, workers)
     with suppress(OSError, ArtifactError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, value)
-    return value
+        write_json(path, to_json(kept))
+    return kept
 
 
 def make_certificate(
@@ -523,19 +391,22 @@ def make_certificate(
     )
     if not sufficient and workers is None:
         chosen = int(max(certified, key=lambda count: (certified[count] or 0.0, -int(count))))
+    of_chosen = [level for level in levels if level.workers == chosen]
     return Certificate(
         version=CERTIFICATE_VERSION,
         made_at=wall_now().isoformat(timespec="seconds"),
         quick=quick,
         host=host_fingerprint(),
-        load=load,
+        load=CertifiedLoad(**asdict(load), events_per_s=load.events_per_s),
         bound_s=bound_s,
-        cores=partition(chosen),
+        cores=Cores(**asdict(partition(chosen))),
         levels=tuple(levels),
         certified_events_per_s=certified,
         workers=chosen,
         sufficient=sufficient,
         seconds=round(seconds(now_ns() - started_ns), 1),
+        at_load=next((level for level in of_chosen if level.factor == 1), None),
+        highest=next((level for level in reversed(of_chosen) if level.within), None),
     )
 
 

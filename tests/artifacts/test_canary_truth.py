@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.artifacts.canary_truth import Spread, pair, read_truth, spread
+from harness.artifacts.canary_truth import pair, read_truth, spread
+from harness.artifacts.typed_json import to_json
 
 MS = 1_000_000
 S = 1_000_000_000
@@ -135,4 +136,4 @@ def test_a_spread_is_of_values_that_occurred(values: list[float]) -> None:
     assert found.p50_s <= found.p99_s <= found.max_s == max(rounded)
     assert sum(round(value, 9) <= found.p50_s for value in values) >= len(values) / 2
     assert found.n == len(values)
-    assert spread([]) == Spread(None, None, None, 0)
+    assert to_json(spread([])) == {"p50_s": None, "p99_s": None, "max_s": None, "n": 0}

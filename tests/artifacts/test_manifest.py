@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from harness.artifacts.layout import SCHEMA_VERSION, RunDir
-from harness.artifacts.manifest import Manifest, plain, read_manifest, redacted
+from harness.artifacts.manifest import Manifest, plain, read_manifest_json, redacted
 from harness.core.errors import ArtifactError
 from harness.core.records import Concern, RunState, Severity
 
@@ -30,7 +30,7 @@ def test_what_was_written_is_read_back_and_updates_replace_it(run: RunDir) -> No
         },
     )
     assert manifest.state is RunState.RUNNING
-    assert read_manifest(run) == {
+    assert read_manifest_json(run) == {
         "schema_version": SCHEMA_VERSION,
         "state": "running",
         "concerns": [],
@@ -42,9 +42,9 @@ def test_what_was_written_is_read_back_and_updates_replace_it(run: RunDir) -> No
     }
     manifest.update(state=RunState.COMPLETE, ended_ns=5)
     assert (
-        read_manifest(run)["state"],
-        read_manifest(run)["ended_ns"],
-        read_manifest(run)["run_id"],
+        read_manifest_json(run)["state"],
+        read_manifest_json(run)["ended_ns"],
+        read_manifest_json(run)["run_id"],
     ) == ("complete", 5, "r")
     assert manifest.state is RunState.COMPLETE
     assert plain(Part) is Part  # a class is no value
@@ -54,7 +54,7 @@ def test_a_concern_is_there_once(run: RunDir) -> None:
     manifest = Manifest(run, {})
     for value in (1.0, 1.0, 2.0):
         manifest.add_concern(Concern("a_code", Severity.DEGRADED, "Something.", value))
-    assert [concern["value"] for concern in read_manifest(run)["concerns"]] == [1.0, 2.0]
+    assert [concern["value"] for concern in read_manifest_json(run)["concerns"]] == [1.0, 2.0]
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_what_is_no_manifest_is_refused_by_what_is_wrong_with_it(
     if content is not None:
         run.manifest.write_text(content)
     with pytest.raises(ArtifactError) as caught:
-        read_manifest(run)
+        read_manifest_json(run)
     assert says in str(caught.value)
 
 
@@ -106,5 +106,5 @@ def test_a_manifest_that_cannot_be_written_leaves_the_one_before(run: RunDir) ->
     manifest = Manifest(run, {"n": 1})
     with pytest.raises(ValueError, match="JSON"):
         manifest.update(n=float("nan"))
-    found: dict[str, Any] = read_manifest(run)
+    found: dict[str, Any] = read_manifest_json(run)
     assert found["n"] == 1

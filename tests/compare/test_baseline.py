@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from harness.artifacts.baseline_copy import saved_of
 from harness.artifacts.finalize import finalize
 from harness.artifacts.layout import RunDir
-from harness.artifacts.run_result import load_result
+from harness.artifacts.manifest import read_manifest_json
 from harness.cli import app
 from harness.compare import baseline as baselines
 from harness.compare.baseline import BASELINE_FILE, list_baselines, save_baseline
@@ -198,7 +198,7 @@ def test_a_large_run_is_copied_as_far_as_comparisons_read_it(recorded, tmp_path,
     # A copy of the copy is what the copy is.
     again = save_baseline("again", [copy], into=tmp_path)
     assert not again.runs[0].reducible
-    assert saved_of(load_result(again.folder / again.runs[0].run).manifest).source == one.run
+    assert saved_of(read_manifest_json(RunDir(again.folder / again.runs[0].run))).source == one.run
 
 
 def test_latency_curves_go_where_even_they_are_too_large(recorded, tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from harness.artifacts import atomic
+from harness.artifacts.typed_json import to_json
 from harness.cli import app
 from harness.compare.compare import compare_runs
 from harness.compare.gates import Outcome
@@ -70,7 +71,7 @@ def gate(runs, *texts, **options):
         (lambda run: (run / "summary.json").write_text('{"schema_version": 1, '), 7, "not JSON"),
         (lambda run: (run / "summary.json").unlink(), 7, "harness reduce"),
         (lambda run: (run / "manifest.json").unlink(), 7, "no run directory"),
-        (lambda run: change(run, "summary", verdict={"status": ["valid"]}), 7, "verdict.status"),
+        (lambda run: change(run, "summary", verdict={"status": ["valid"]}), 10, "is invalid"),
     ],
 )
 def test_damage_is_named_with_its_exit_code(harness, make_run, damage, code, says):
@@ -114,29 +115,23 @@ def test_keys_that_group_nothing_are_refused(harness, make_run):
         assert says in done.stderr
 
 
-@pytest.mark.parametrize("odd", ["1e999", "-1e999", "true", '"600"', "[600]", "{}"])
-def test_a_summary_with_what_is_no_number_is_refused(make_run, odd):
-    a, b = make_run("a"), make_run("b", engine_version="0.33.0", values={"power_w": 600.0})
-    path = b / "summary.json"
-    path.write_text(path.read_text().replace('"value": 600.0', f'"value": {odd}'))
-    with pytest.raises(ArtifactError, match=r"power_w\.value|is no number"):
-        compare_runs([a, b])
-
-
-def test_a_number_beyond_any_figure_is_no_figure(make_run):
+@pytest.mark.parametrize(
+    "odd", ["1e999", "-1e999", "1" + "0" * 400, "true", '"600"', "[600]", "{}"]
+)
+def test_what_is_no_number_is_no_figure(make_run, odd):
     a, b = (
         make_run("a", values={"power_w": 600.0}),
         make_run("b", engine_version="0.33.0", values={"power_w": 600.0}),
     )
     path = b / "summary.json"
-    path.write_text(path.read_text().replace('"value": 600.0', f'"value": {10**400}'))
+    path.write_text(path.read_text().replace('"value": 600.0', f'"value": {odd}'))
     found = compare_runs(
         [a, b], gates=[parse_threshold("power_w > 1"), parse_threshold("power_w < 1M")]
     )
     [cell] = next(row for row in found.metrics if row.key == "power_w").cells
     assert (cell.value, cell.word) == (None, "absent")
     assert [one.outcome for one in found.gates] == [Outcome.ABSENT] * 2
-    json.dumps(found.to_dict(), allow_nan=False)
+    json.dumps(to_json(found), allow_nan=False)
 
 
 def test_hardware_that_makes_no_sense_is_unknown(make_run):
@@ -226,7 +221,7 @@ def test_a_baseline_of_zero_has_no_ratio_and_is_judged_all_the_same(five, values
     )
     assert found.outcome is outcome
     assert found.ratio is None
-    json.dumps(found.to_dict(), allow_nan=False)
+    json.dumps(to_json(found), allow_nan=False)
 
 
 def test_a_gate_with_one_repeat_says_so_and_does_not_pass(five):

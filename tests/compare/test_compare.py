@@ -3,7 +3,8 @@ import math
 
 import pytest
 
-from harness.compare.compare import MISMATCH_KEYS, Word, compare_runs
+from harness.artifacts.typed_json import from_json, to_json
+from harness.compare.compare import MISMATCH_KEYS, Comparison, Word, compare_runs
 from harness.compare.hypothesis_tests import two_samples, variance
 from harness.core.errors import ArtifactError, InvalidRunError, NotComparableError, ProfileError
 from harness.core.metrics import METRIC_VERSION
@@ -362,7 +363,8 @@ def test_the_result_is_json_rows_and_markdown(make_run):
         make_run("b", engine_version="0.33.0", values={"power_w": 660.0}),
     )
     found = compare_runs([a, b])
-    loaded = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    loaded = json.loads(json.dumps(to_json(found), allow_nan=False))
+    assert from_json(Comparison, loaded, "comparison") == found
     assert {"sides", "treatments", "metrics", "allowed_mismatches", "gates", "notes"} == set(loaded)
     assert all(len(row) == len(found.columns()) for row in found.rows())
     assert all(len(row) == len(found.treatment_columns()) for row in found.treatment_rows())

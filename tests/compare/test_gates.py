@@ -2,12 +2,16 @@ import json
 import math
 import re
 from dataclasses import replace
+from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import numpy as np
 import pytest
 
+from harness.artifacts.run_record import RunRecord
+from harness.artifacts.run_result import RunResult
 from harness.artifacts.run_summary import Figure
+from harness.artifacts.typed_json import to_json
 from harness.checked_yaml.problems import InvalidYamlError
 from harness.compare.compare import compare_runs
 from harness.compare.gate_output import github, junit, sentence, summary
@@ -247,11 +251,7 @@ def test_a_share_of_a_baseline_needs_one(judge):
 # --- the bar, in small; benchmarks/coverage/bench_gate.py has it whole ---
 
 
-def simulate(summary, loss, times, repeats=5, cv=0.015):
-    from pathlib import Path
-
-    from harness.artifacts.run_result import RunResult
-
+def simulate(run, loss, times, repeats=5, cv=0.015):
     rng = np.random.default_rng(11)
     gate = [parse_threshold("output_tok_s >= 0.975 * baseline")]
     results = []
@@ -260,9 +260,9 @@ def simulate(summary, loss, times, repeats=5, cv=0.015):
             label: [
                 RunResult(
                     Path(f"{label}{i}"),
-                    {},
+                    RunRecord(),
                     replace(
-                        summary,
+                        run,
                         run_id=f"{label}{i}",
                         metrics={"output_tok_s": Figure(float(x), "tok/s")},
                     ),
@@ -454,7 +454,7 @@ def test_a_sentence_states_what_would_have_been_found(judged):
     said = sentence(judged.gates[0])
     assert "5 + 5 runs" in said
     assert "nine times in ten" in said
-    assert json.loads(json.dumps(judged.gates[0].to_dict()))["outcome"] == "FAILED"
+    assert json.loads(json.dumps(to_json(judged.gates[0])))["outcome"] == "FAILED"
 
 
 def test_the_table_of_detectable_losses_in_the_docs_is_what_the_gate_computes():

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from harness.artifacts.typed_json import to_json
 from harness.cli import app
 from harness.compare.compare import HEADLINE, compare_runs
 from harness.compare.gate_output import summary
@@ -119,7 +120,7 @@ def test_every_output_says_the_same_earned_words(runs):
     assert {key: found[key] for key in WORDS} == WORDS
     as_json = {
         row["key"]: tuple(cell["word"] for cell in row["sides"])
-        for row in json.loads(json.dumps(comparison.to_dict()))["metrics"]
+        for row in json.loads(json.dumps(to_json(comparison)))["metrics"]
     }
     assert as_json == found
     shown = compare_view(comparison)

@@ -6,7 +6,8 @@ import pytest
 
 from harness.core.errors import ArtifactError, InvalidRunError, NotComparableError, ProfileError
 from harness.core.records import Basis, Status
-from harness.fleet.estimate.estimate import Options, draw, estimate
+from harness.fleet.estimate.estimate import Options, estimate
+from harness.fleet.estimate.sampling import draw
 from harness.fleet.site.catalog import Site, gpus, load_site, priors
 from harness.fleet.site.types import FromOne
 

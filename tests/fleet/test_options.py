@@ -244,7 +244,7 @@ def test_work_that_was_measured_passes_and_other_work_is_refused(make_run):
         "context_tok": "3200",
         "workload": "claude-code",
     }
-    assert estimate(run, site(), options=Options(work=same)).work["context_tok"] == 3200.0
+    assert estimate(run, site(), options=Options(work=same)).work.context_tok == 3200.0
     for key, value in {
         "model": "other",
         "precision": "fp8",
@@ -264,11 +264,11 @@ def test_the_arithmetic_of_the_cache_is_printed(make_run):
     # beside the weights.
     text = estimate(
         make_run(kv_bytes_per_tok=131072, input_tok=103800.0, parameters=8_030_000_000), site()
-    ).work["kv"]
+    ).work.kv
     assert "128 KiB" in text
     assert "13.6 GB" in text
     assert "80 GB hold 4.1 of them beside 16.1 GB of weights" in text
-    assert "beside nothing else" in estimate(make_run(kv_bytes_per_tok=131072), site()).work["kv"]
+    assert "beside nothing else" in estimate(make_run(kv_bytes_per_tok=131072), site()).work.kv
 
 
 # --- types of GPU ---

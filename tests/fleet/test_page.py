@@ -49,7 +49,7 @@ def written(tmp_path_factory, run_maker):
     folder = tmp_path_factory.mktemp("fleet")
     (folder / "ours.yaml").write_text(SITE)
     answer = ask([run_maker(folder)()], [str(folder / "ours.yaml")], compare_sites=True)
-    return answer, write_fleet(answer.cases, answer.refused, folder / "out")
+    return answer, write_fleet(answer, fleet_view(answer), folder / "out")
 
 
 @pytest.mark.browser
@@ -98,7 +98,7 @@ def test_the_page_says_what_it_stands_on(written):
 
 def test_the_first_screens_numbers_are_the_estimates(written):
     e, f = written[0].cases[0].estimate, written[0].cases[0].forecast
-    shown, tokens = fleet_view(written[0].cases), e.figure("output_tok_per_day")
+    shown, tokens = fleet_view(written[0]), e.figure("output_tok_per_day")
     tile = shown.tiles[0]
     assert (tile.high / tile.low, tile.at / tile.low) == pytest.approx(
         (tokens.p95 / tokens.p5, tokens.value / tokens.p5)
@@ -117,7 +117,7 @@ def test_the_first_screens_numbers_are_the_estimates(written):
 
 def test_the_scenarios_numbers_stand_in_their_columns(written):
     found = {item.key: item for item in written[0].cases[0].forecast.scenarios}
-    rows = {row[0]: row for row in fleet_view(written[0].cases).scenarios.rows}
+    rows = {row[0]: row for row in fleet_view(written[0]).scenarios.rows}
     reclaim = rows[found["reclaim"].title]
     for column, figure in (
         (3, found["reclaim"].cost_usd),
@@ -133,7 +133,7 @@ def test_the_scenarios_numbers_stand_in_their_columns(written):
 def test_the_charts_numbers_are_the_estimates(written, monkeypatch):
     e, f = written[0].cases[0].estimate, written[0].cases[0].forecast
     monkeypatch.setattr("harness.report.charts.draw", lambda spec: spec)
-    charts = fleet_view(written[0].cases).charts
+    charts = fleet_view(written[0]).charts
     assert (
         charts["waterfall-tokens"].table.rows[-1][2]
         == f"{scaled(e.figure('output_tok_s').value)} tok/s"
@@ -164,7 +164,7 @@ def test_the_charts_numbers_are_the_estimates(written, monkeypatch):
 
 def test_without_power_the_page_says_so(make_run, site):
     answer = ask([make_run(power={})], [site])
-    shown = fleet_view(answer.cases)
+    shown = fleet_view(answer)
     assert "the run measured no power of its boards" in fleet_html(shown, {})
     assert not {"waterfall-power", "tornado-power-mean-mw", "day-power"} & set(shown.charts)
 
@@ -201,7 +201,7 @@ def test_several_runs_stand_side_by_side_and_other_work_is_told(make_run, site):
         [site],
         years=0,
     )
-    shown = fleet_view(answer.cases, answer.refused)
+    shown = fleet_view(answer)
     assert len(shown.side_by_side.head) == 3
     assert "measured different work" in shown.side_by_side.caption
     assert len(shown.refused.rows) == 1
@@ -215,9 +215,7 @@ def test_columns_beside_each_other_are_told_apart_and_keep_their_doubts(make_run
         make_run(gpus=("NVIDIA H200",) * 8),
         make_run(input_tok=30_000.0),
     )
-    shown = fleet_view(
-        ask([here, modelled, longer, here], [site, site], years=0, modelled="table").cases
-    )
+    shown = fleet_view(ask([here, modelled, longer, here], [site, site], years=0, modelled="table"))
     assert shown.side_by_side.head[1:] == (
         f"ours · {here.name} (H100, valid)",
         f"ours · {modelled.name} (H100, modelled from H200, valid)",
@@ -229,7 +227,7 @@ def test_columns_beside_each_other_are_told_apart_and_keep_their_doubts(make_run
     [note] = [note for note in shown.notes if "Modelled, not measured" in note]
     assert note.startswith(f"ours · {modelled.name}")
     assert "Modelled, not measured" in fleet_html(shown, {})
-    same = fleet_view(ask([here, make_run(input_tok=3100.0)], [site], years=0).cases)
+    same = fleet_view(ask([here, make_run(input_tok=3100.0)], [site], years=0))
     assert same.side_by_side.caption == "Side by side: value (P5 to P95)"
 
 
@@ -269,12 +267,12 @@ def test_a_modelled_ratio_reaches_the_site_and_a_mix_is_none(make_run, site, tmp
 def test_what_an_earlier_answer_left_does_not_stay(make_run, site, tmp_path, undrawn):
     run, out = make_run(), tmp_path / "out"
     first = ask([run], [site], scenarios=())
-    write_fleet(first.cases, first.refused, out)
+    write_fleet(first, fleet_view(first), out)
     (out / "fleet-charts").mkdir()
     (out / "fleet-charts" / "tornado-power-mean-mw-dark.svg").write_text("of an earlier answer")
     assert (out / "fleet-hours.csv").is_file()
     second = ask([run], [site], years=0)
-    write_fleet(second.cases, second.refused, out)
+    write_fleet(second, fleet_view(second), out)
     assert sorted(path.name for path in out.rglob("*")) == [
         "fleet-charts",
         "fleet.html",
@@ -286,21 +284,17 @@ def test_what_an_earlier_answer_left_does_not_stay(make_run, site, tmp_path, und
 def test_a_site_that_is_asked_for_less_than_it_can_costs_more_a_token(make_run, site):
     full = ask([make_run()], [site], years=0).cases[0].estimate
     asked = full.central["output_tok_s_peak"] / 2
-    shown = fleet_view(
-        ask([make_run()], [site], years=0, options=Options(demand_tok_s=asked)).cases
-    )
+    shown = fleet_view(ask([make_run()], [site], years=0, options=Options(demand_tok_s=asked)))
     [line] = [line for line in shown.sure if "stated demand" in line]
     assert "the site meets 100 % of it" in line
     assert f"cost ${2 * full.figure('usd_per_mtok').value:.2f} at" in line
-    over = fleet_view(
-        ask([make_run()], [site], years=0, options=Options(demand_tok_s=4 * asked)).cases
-    )
+    over = fleet_view(ask([make_run()], [site], years=0, options=Options(demand_tok_s=4 * asked)))
     assert not any("Serving no more" in line for line in over.sure)
 
 
 def test_a_figure_of_nothing_has_no_bar(make_run, site):
     answer = ask([make_run()], [site], years=0, options=Options(assume=("co2_kg_per_kwh=0",)))
-    [tile] = [tile for tile in fleet_view(answer.cases).tiles if tile.title == "CO2 a day"]
+    [tile] = [tile for tile in fleet_view(answer).tiles if tile.title == "CO2 a day"]
     assert (tile.value, tile.low) == ("0.00", None)
 
 
@@ -312,7 +306,7 @@ def test_a_test_double_is_only_ever_a_demonstration(make_run, site, monkeypatch)
         ask([run], [site], years=0, **ratio)
     assert "--demonstrate" in error.value.next_step
     answer = ask([run], [site], years=0, options=Options(demonstrate=True), **ratio)
-    html = fleet_html(fleet_view(answer.cases), {})
+    html = fleet_html(fleet_view(answer), {})
     assert "a demonstration, nothing measured" in html
     assert "H100 (modelled from the run&#39;s TEST-DOUBLE) would give" in html
     assert answer.cases[0].estimate.flags[0].startswith("A demonstration")

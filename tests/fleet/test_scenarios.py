@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from harness.artifacts.run_result import load_result
+from harness.artifacts.typed_json import to_json
 from harness.checked_yaml.load import load_text
 from harness.checked_yaml.problems import InvalidYamlError
 from harness.core.errors import PreflightError, ProfileError
@@ -158,7 +159,7 @@ def test_falling_prices_make_the_lease_dear():
 def test_without_a_price_there_is_no_cost():
     found = played("reclaim", site=outlook(monthly_usd=None, market_usd_per_gpu_h=None))
     assert (found.cost_usd, found.usd_per_mtok, found.elsewhere_usd) == (None, None, None)
-    assert found.to_dict()["cost_usd"] is None
+    assert to_json(found)["cost_usd"] is None
 
 
 def test_what_was_never_served_has_no_price_a_token():
@@ -307,9 +308,9 @@ def test_the_same_seed_gives_the_same_answer_in_one_process_and_in_two(make_run,
         )
         for n in (1, 2)
     )
-    assert alone.to_dict() == two.to_dict()
+    assert to_json(alone) == to_json(two)
     other = forecast(estimated, TimeOptions(years=1, scenarios=("reclaim", "heat_wave"), seed=5))
-    assert other.to_dict() != alone.to_dict()
+    assert to_json(other) != to_json(alone)
 
 
 def test_tasks_keep_their_order():

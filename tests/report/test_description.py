@@ -2,6 +2,8 @@
 
 import pytest
 
+from harness.artifacts.typed_json import read_leniently
+from harness.profile.recorded import RecordedTraffic
 from harness.report.run.description import load_words
 
 
@@ -42,4 +44,4 @@ from harness.report.run.description import load_words
     ],
 )
 def test_loads(stages: list[dict[str, object]], words: str) -> None:
-    assert load_words({"load": stages}) == words
+    assert load_words(read_leniently(RecordedTraffic, {"load": stages}).load) == words

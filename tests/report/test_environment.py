@@ -6,9 +6,12 @@ from typing import Any
 
 import pytest
 
+from harness.artifacts.run_record import RunRecord
 from harness.artifacts.run_summary import Distribution, Figure, ScopeLoad
+from harness.artifacts.typed_json import read_leniently, to_json
 from harness.core.metrics import METRICS
 from harness.core.records import Basis
+from harness.profile.recorded import RecordedModel
 from harness.reduce.reduction import Reduction, reduce_fully
 from harness.report import numbers
 from harness.report.headline import boundary_words, figure_row, rows_of
@@ -28,7 +31,8 @@ def _reduction(
 
 
 def told(reduction: Reduction, **manifest: Any) -> dict[str, str]:
-    run = replace(reduction.run, manifest={**reduction.run.manifest, **manifest})
+    written = to_json(reduction.run.manifest)
+    run = replace(reduction.run, manifest=read_leniently(RunRecord, written | manifest))
     return dict(environment(replace(reduction, run=run)))
 
 
@@ -91,6 +95,7 @@ def test_what_it_does_not_say_is_left_out_or_a_dash(reduction: Reduction) -> Non
         "Seed": numbers.DASH,
     }
     gpu = {
+        "uuid": "GPU-3",
         "index": 3,
         "name": None,
         "memory_bytes": None,
@@ -120,14 +125,13 @@ def test_the_sentence_says_what_ran_on_what(reduction: Reduction) -> None:
         " OpenAI chat completions API, 4 live conversations; output lengths forced."
     )
     hardware = {"gpus": [], "cpu": {"usable_cores": 1}}
-    dummy = {**reduction.run.profile, "model": {"id": "m", "load_format": "dummy"}}
-    run = replace(
-        reduction.run, manifest={"hardware": hardware, "profile": dummy, "server": {"kind": "vllm"}}
-    )
+    dummy = replace(reduction.run.profile, model=RecordedModel("m", "dummy"))
+    manifest = read_leniently(RunRecord, {"hardware": hardware, "server": {"kind": "vllm"}})
+    run = replace(reduction.run, manifest=replace(manifest, profile=dummy))
     assert sentence(replace(reduction, run=run)).startswith(
         "m with dummy weights, served by vllm on 1 CPU core: "
     )
-    unknown = replace(reduction.run, manifest={})
+    unknown = replace(reduction.run, manifest=RunRecord(), profile_json={})
     assert (
         sentence(replace(reduction, run=unknown))
         == "What was run is not known: the manifest does not say."

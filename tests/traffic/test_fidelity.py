@@ -18,7 +18,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.artifacts.canary_truth import Spread, pair, read_truth, spread
+from harness.artifacts.canary_truth import pair, read_truth, spread
+from harness.artifacts.certificate import Certificate
+from harness.artifacts.typed_json import from_json, to_json
 from harness.core.progress import TrafficProgress
 from harness.core.records import CANARY, Api, Endpoint, ModelFacts
 from harness.plan.build import make_plan
@@ -27,11 +29,11 @@ from harness.profile.schema import Profile
 from harness.reference_server.server import MODEL, Fault, Pace, PacedServer, token_bytes
 from harness.traffic import fidelity
 from harness.traffic.fidelity import (
-    Certificate,
     Load,
     cache_path,
     cached,
     host_fingerprint,
+    load_class,
     load_of,
     make_certificate,
     standard_load,
@@ -123,7 +125,7 @@ class TestPairing:
         assert errors.gap_s == pytest.approx([abs(b - a) / 1e9 for a, b in pairwise(delays)])
 
     def test_nothing_has_no_quantiles(self) -> None:
-        assert spread([]) == Spread(None, None, None, 0)
+        assert to_json(spread([])) == {"p50_s": None, "p99_s": None, "max_s": None, "n": 0}
 
     def test_a_torn_truth_file_keeps_its_whole_lines(self, tmp_path: Path) -> None:
         path = tmp_path / "truth"
@@ -237,10 +239,11 @@ class TestCertificate:
         assert "core" in (fidelity._why_not(fine, 0, 0.9, 0.005) or "")
 
     def test_it_is_json(self, certificate: Certificate) -> None:
-        value = json.loads(json.dumps(certificate.to_dict(), allow_nan=False))
+        assert from_json(Certificate, to_json(certificate), "certificate") == certificate
+        value = json.loads(json.dumps(to_json(certificate), allow_nan=False))
         assert value["load"]["events_per_s"] == 400
         assert value["at_load"]["streams"] == 4
-        assert value["host"] == host_fingerprint()
+        assert value["host"] == to_json(host_fingerprint())
 
 
 class TestCache:
@@ -280,7 +283,7 @@ class TestCache:
         self, certificate: Certificate, cache: Path, change: dict[str, Any]
     ) -> None:
         stored = store(certificate)
-        cache_path(SMALL, None).write_text(json.dumps(stored | change))
+        cache_path(SMALL, None).write_text(json.dumps(to_json(stored) | change))
         assert cached(SMALL, quick=True) is None
 
     def test_another_host_or_version_needs_its_own(
@@ -288,7 +291,7 @@ class TestCache:
     ) -> None:
         store(certificate)
         monkeypatch.setattr(
-            fidelity, "host_fingerprint", lambda: {**host_fingerprint(), "kernel": "another"}
+            fidelity, "host_fingerprint", lambda: replace(host_fingerprint(), kernel="another")
         )
         assert cached(SMALL, quick=True) is None
 
@@ -297,7 +300,7 @@ class TestCache:
     ) -> None:
         (tmp_path / "file").write_text("")
         monkeypatch.setenv("HARNESS_CACHE_DIR", str(tmp_path / "file"))
-        assert store(certificate)["workers"] == 1
+        assert store(certificate).workers == 1
         assert cached(SMALL, quick=True) is None
 
 
@@ -390,7 +393,7 @@ class TestLoad:
     def test_what_is_measured_is_the_heaviest_of_its_class(self) -> None:
         load = standard_load()
         heaviest = load.in_class()
-        assert heaviest.load_class() == load.load_class() == heaviest.in_class().load_class()
+        assert load_class(heaviest) == load_class(load) == load_class(heaviest.in_class())
         assert heaviest.streams == 128
         assert heaviest.events_per_s >= load.events_per_s
 

@@ -12,7 +12,7 @@ from harness.artifacts.run_summary.energy import RunEnergy
 from harness.artifacts.run_summary.figures import Distribution, Figure
 from harness.artifacts.run_summary.other_tools import OtherTools
 from harness.artifacts.run_summary.server import ScopeLoad, ServerFigures
-from harness.artifacts.typed_json import Number, from_json, loads, to_json
+from harness.artifacts.typed_json import Number, from_json, loads, read_leniently, to_json
 from harness.core.errors import ArtifactError
 from harness.core.records import Concern, Status
 
@@ -273,8 +273,26 @@ def summary_json(summary: Summary) -> dict[str, Any]:
     return raw | {key: raw[key] or {} for key in _OPTIONAL}
 
 
-def read_summary(path: Path) -> Summary:
+_BARE: Final[dict[str, Any]] = {
+    "run_id": "",
+    "state": "",
+    "profile": {},
+    "verdict": {"status": "invalid"},
+    "window": {"start_s": None, "end_s": None, "duration_s": None, "rule": "not recorded"},
+    "metrics": {},
+    "latency": {},
+    "reconciliation": {},
+    "stages": [],
+}
+"""What stands for blocks that are missing or damaged, where that is borne: nothing is claimed."""
+
+
+def read_summary(path: Path, *, lenient: bool = False) -> Summary:
     """A summary.json.
+
+    Args:
+        path: the file.
+        lenient: leave out what is damaged; a verdict that is makes the run invalid.
 
     Raises:
         ArtifactError: it cannot be read, is damaged, or a newer harness made it.
@@ -290,7 +308,7 @@ def read_summary(path: Path) -> Summary:
         ) from error
     again = f"harness reduce {folder} writes it again"
     try:
-        raw = loads(text)
+        raw = loads(text, huge=lenient)
     except ValueError as error:
         raise ArtifactError(f"{path} is not JSON: {error}", next_step=again) from error
     if not isinstance(raw, dict):
@@ -305,4 +323,6 @@ def read_summary(path: Path) -> Summary:
             next_step=f"{again}, or upgrade this harness",
         )
     absent = {key: None for key in _OPTIONAL if not raw.get(key)}
+    if lenient:
+        return read_leniently(Summary, raw | absent, _BARE)
     return from_json(Summary, raw | absent, "summary", where=path, next_step=again)

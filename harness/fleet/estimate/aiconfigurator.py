@@ -21,7 +21,7 @@ from typing import Final
 from harness.artifacts.run_result import RunResult, number
 from harness.core.errors import NotComparableError, PreflightError
 from harness.fleet.estimate.gpu_ratio import TOOL, Ratio
-from harness.fleet.estimate.measured import mapping, measured_tokens, work_of
+from harness.fleet.estimate.measured import measured_tokens, work_of
 from harness.processes.command import ask
 
 NAME: Final = TOOL
@@ -186,21 +186,19 @@ def question_of(run: RunResult, model: str | None = None) -> Question:
     engine = next(
         (
             name
-            for name in (
-                str(run.server.get("kind")),
-                *map(str, mapping(run.server.get("software"))),
-            )
+            for name in ((run.server.kind, *run.server.software) if run.server else ())
             if name in ENGINES
         ),
         None,
     )
     if engine is None:
+        kind = run.server.kind if run.server else "unknown"
         raise NotComparableError(
-            f"{NAME} does not model the run's engine, {run.server.get('kind') or 'unknown'}",
+            f"{NAME} does not model the run's engine, {kind}",
             cause=f"it models {', '.join(ENGINES)}",
             next_step="state a ratio and its source: --modelled 1.2 --modelled-source …",
         )
-    precision = str(work["precision"] or "auto")
+    precision = str(work.precision or "auto")
     if precision not in PRECISIONS:
         raise NotComparableError(
             f"{NAME} is not asked about weights of {precision}",
@@ -208,8 +206,8 @@ def question_of(run: RunResult, model: str | None = None) -> Question:
             next_step="state a ratio and its source: --modelled 1.2 --modelled-source …",
         )
     inputs, outputs, batch = (
-        work["mean_input_tok"],
-        work["mean_output_tok"],
+        work.mean_input_tok,
+        work.mean_output_tok,
         run.figure("requests_in_flight").value,
     )
     replicas = run.replicas or 1
@@ -225,7 +223,7 @@ def question_of(run: RunResult, model: str | None = None) -> Question:
             ("mean_output_tok", outputs),
             ("requests_in_flight", batch),
             ("tensor_parallel_size", parallel),
-            ("a model", model or run.model.get("path") or work["model"]),
+            ("a model", model or run.model.path or work.model),
         )
         if not value
     ]
@@ -238,12 +236,12 @@ def question_of(run: RunResult, model: str | None = None) -> Question:
                 " --modelled-source …"
             ),
         )
-    folder = run.model.get("path")
+    folder = run.model.path
     if model is None:
         model = (
             str(folder)
-            if isinstance(folder, str) and (Path(folder) / "config.json").is_file()
-            else str(work["model"])
+            if folder is not None and (Path(folder) / "config.json").is_file()
+            else str(work.model)
         )
     assert inputs is not None
     assert outputs is not None

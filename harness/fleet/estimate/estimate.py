@@ -9,42 +9,33 @@ that cannot be had is absent with its reason, never 0.
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from datetime import date
 from pathlib import Path
 from typing import Final
 
-import numpy as np
-
-from harness.artifacts.run_result import RunResult, Value, load_result
+from harness.artifacts.run_result import RunResult, load_result
+from harness.artifacts.run_summary import Figure
 from harness.core.clock import wall_now
-from harness.core.errors import ArtifactError, ProfileError
-from harness.core.records import Basis, Boundary
+from harness.core.errors import ProfileError
+from harness.core.records import Basis
 from harness.core.units import human_number
 from harness.fleet.estimate import measured as evidence
-from harness.fleet.estimate.extra_runs import check_same_work, curve_of, efficiency_of
+from harness.fleet.estimate.extra_runs import check_same_work, curve_of
 from harness.fleet.estimate.factors import FactorBook
+from harness.fleet.estimate.figures import Figures
 from harness.fleet.estimate.flags import red_flags
-from harness.fleet.estimate.gpu_ratio import Ratio, no_ratio
+from harness.fleet.estimate.gpu_ratio import Ratio
 from harness.fleet.estimate.model import Case, best_point, central, evaluate, swings
 from harness.fleet.estimate.power import Power
-from harness.fleet.estimate.results import Factor, FleetEstimate, FleetFigure, Step, Swing
-from harness.fleet.estimate.sampling import BLOCK, Z95, Streams, draw
+from harness.fleet.estimate.results import AsOf, FleetEstimate, Stated
+from harness.fleet.estimate.sampling import BLOCK, Streams
+from harness.fleet.estimate.tokens import Tokens
 from harness.fleet.estimate.waterfall import Waterfall
 from harness.fleet.site import arithmetic
 from harness.fleet.site.catalog import contradictions, gpus, load_site, overridden
 from harness.fleet.site.types import GpuSpec, Site
-
-__all__ = [
-    "DRAWS",
-    "Factor",
-    "FleetEstimate",
-    "FleetFigure",
-    "Options",
-    "Step",
-    "Swing",
-    "draw",
-    "estimate",
-]
 
 DRAWS: Final = BLOCK
 """Default number of Monte Carlo draws: the Monte Carlo error of a P5 or P95 is then well below the
@@ -75,6 +66,7 @@ class Options:
         replicas: further runs of the same work at two or more replicas.
         modelled: ratio from the run's type of GPU to the site's.
         demonstrate: take a run whose boards are a test double; every page says so.
+        as_of: the day on which the site is asked; None takes the run's.
     """
 
     draws: int = DRAWS
@@ -89,6 +81,7 @@ class Options:
     replicas: Sequence[Path] = ()
     modelled: Ratio | None = None
     demonstrate: bool = False
+    as_of: date | None = None
 
     def __post_init__(self) -> None:
         if self.draws < 1:
@@ -147,48 +140,87 @@ def estimate(
     evidence.check_work(result, options.work)
     for path in (*options.limits, *options.loads, *options.replicas):
         check_same_work(result, load_result(path), "further evidence")
-    check_term(place)
-    return _Estimator(result, place, spec, measured, options).estimate()
+    as_of = as_of_day(result, options.as_of)
+    check_term(place, as_of)
+    return _Estimator(result, place, spec, measured, options, as_of).estimate()
 
 
-def check_term(site: Site) -> None:
+def parse_day(text: str) -> date:
+    """A day as `--as-of` takes it.
+
+    Raises:
+        ProfileError: it is none.
+    """
+    with suppress(ValueError):
+        found = date.fromisoformat(text)
+        if found.isoformat() == text:  # other forms of ISO 8601 are read too
+            return found
+    raise ProfileError(
+        f"--as-of {text}: no such day", next_step="write it as YYYY-MM-DD: 2026-11-30"
+    )
+
+
+def as_of_day(run: RunResult, stated: date | None) -> AsOf:
+    """The day for which an answer holds: the stated one, else the run's, else today."""
+    if stated is not None:
+        return AsOf(stated, "as stated")
+    if run.day is not None:
+        return AsOf(run.day, "the day of the run")
+    return AsOf(wall_now().date(), "today, since the run does not record its day")
+
+
+def check_term(site: Site, as_of: AsOf) -> None:
     """Refuse a site whose term is over.
 
     Raises:
         ProfileError: it is.
     """
-    today = wall_now().date().isoformat()
-    if site.until is not None and site.until < today[: len(site.until)]:
+    if site.until is not None and site.until < as_of.within(site.until):
         raise ProfileError(
-            f"the term of {site.name} ended {site.until}: it delivers nothing today",
-            next_step="state a term that is not over, or none",
+            f"the term of {site.name} ended {site.until}: it delivers nothing on {as_of.day}",
+            cause=f"{as_of.day} is {as_of.source}",
+            next_step="state a term that is not over, or none; or ask for another day with --as-of",
         )
 
 
 class _Estimator:
     def __init__(
-        self, run: RunResult, site: Site, spec: GpuSpec, measured: Value, options: Options
+        self,
+        run: RunResult,
+        site: Site,
+        spec: GpuSpec,
+        measured: Figure,
+        options: Options,
+        as_of: AsOf,
     ) -> None:
-        self._run, self._site, self._measured, self._options = run, site, measured, options
+        self._run, self._site, self._options, self._as_of = run, site, options, as_of
         self._from = spec
         self._spec = spec
         if options.modelled is not None and site.types and spec.name not in site.types:
             self._spec = gpus()[site.types[0]]
         self._book = FactorBook(overridden(options.assume), Streams(options.seed, options.draws))
         self._flags: list[str] = []
-        self._why: dict[str, tuple[str, ...]] = {}
-        self._power = Power(
-            run, site, (self._from, self._spec), self._book, options.loads, self._flags
+        self._curve_why: str | None = None
+        specs = (self._from, self._spec)
+        self._power = Power(run, site, specs, self._book, options.loads, self._flags)
+        self._tokens = Tokens(
+            run,
+            measured,
+            specs,
+            self._book,
+            self._flags,
+            replicas=options.replicas,
+            modelled=options.modelled,
         )
 
     def estimate(self) -> FleetEstimate:
-        self._flags.extend(red_flags(self._run, self._from, self._site))
+        self._flags.extend(red_flags(self._run, self._from, self._site, self._as_of))
         if self._options.draws < FEW:
             self._flags.append(
                 f"Only {self._options.draws} draws: the ends of the ranges are chance; {FEW:,} are"
                 " few enough to be quick."
             )
-        self._tokens()
+        self._tokens.factors()
         absent_power = self._power.factors()
         for key in ("availability", "reserved_spares", "load_factor"):
             self._book.prior(key)
@@ -204,11 +236,17 @@ class _Estimator:
             )
         drawn = evaluate({key: factor.draws for key, factor in self._book.factors.items()}, case)
         binding = self._binding(case, values, absent_power)
-        figures = self._figures(case, values, drawn, absent_power, binding)
-        powered_why = "; ".join(self._powered_why(case, absent_power))
-        waterfall = Waterfall(
-            self._book.factors, case, values, powered_why, "; ".join(self._why.get("curve", ()))
+        figures = Figures(
+            self._run,
+            self._site,
+            case,
+            self._book.factors,
+            absent_power=absent_power,
+            binding=binding,
+            curve_why=self._curve_why,
         )
+        powered_why = "; ".join(figures.powered_why())
+        waterfall = Waterfall(self._book.factors, case, values, powered_why, self._curve_why or "")
         ranked = swings(
             self._book.factors,
             case,
@@ -220,18 +258,17 @@ class _Estimator:
                 "j_per_output_tok_mean",
             ),
         )
-        work = evidence.work_of(self._run)
-        if (text := evidence.kv_text(self._run, self._from)) is not None:
-            work["kv"] = text
+        work = replace(evidence.work_of(self._run), kv=evidence.kv_text(self._run, self._from))
         return FleetEstimate(
             run_id=self._run.run_id,
             run=str(self._run.path),
             run_name=self._run.name,
             status=self._run.status,
+            as_of=self._as_of,
             site=self._site,
             gpu=self._spec.name,
             work=work,
-            figures=tuple(figures),
+            figures=figures.of(values, drawn),
             waterfall=waterfall.steps(),
             binding=binding,
             flags=tuple(dict.fromkeys(self._flags)),
@@ -241,120 +278,16 @@ class _Estimator:
             factors=self._book.factors,
             tornado=ranked,
             central=values,
-            stated={
-                "gpus": case.gpus,
-                "cap_mw": case.cap_mw,
-                "usd_per_h": case.usd_per_h,
-                "tok_s_per_session": case.tok_s_per_session,
-                "demand_tok_s": case.peak_demand_tok_s,
-            },
+            stated=Stated(
+                case.gpus,
+                case.cap_mw,
+                case.usd_per_h,
+                case.tok_s_per_session,
+                case.peak_demand_tok_s,
+            ),
             peak_draws=drawn["output_tok_s_peak"],
             demonstration=evidence.is_demonstration(self._run),
             measured_gpu=self._from.name,
-        )
-
-    # factors
-
-    def _tokens(self) -> None:
-        run, measured = self._run, self._measured
-        assert measured.value is not None
-        spread, source = 0.0, f"measured in {run.run_id}, {self._from.name}"
-        if measured.ci_low is not None and measured.ci_high is not None:
-            if not measured.ci_low <= measured.value <= measured.ci_high:
-                raise ArtifactError(
-                    f"{run.path}: output_tok_s_per_gpu is {measured.value:g}, which its interval"
-                    f" does not hold ({measured.ci_low:g} to {measured.ci_high:g})",
-                    cause="summary.json was edited or damaged",
-                    next_step=f"harness reduce {run.path} writes it again",
-                )
-            spread = (measured.ci_high - measured.ci_low) / 2 / Z95
-        else:
-            source += (
-                "; the run has no interval of its own, so its uncertainty is not in the ranges"
-            )
-        drawn = self._book.streams.normal("run", measured.value, spread)
-        self._book.add(
-            "tok_s_per_gpu",
-            "Measured output tokens per second per GPU",
-            "tok/s/GPU",
-            measured.value,
-            drawn,
-            Basis.MEASURED,
-            source,
-        )
-        share, slos = evidence.good_share(run), evidence.slos_of(run)
-        if share is not None:
-            said = (
-                "tokens of the run's good requests over those of all of its requests, SLOs "
-                + ", ".join(f"{key} <= {value:g}" for key, value in slos.items())
-            )
-            self._book.add(
-                "slo_share",
-                "Tokens of requests that met every SLO",
-                "1",
-                share,
-                self._book.streams.fixed(share),
-                Basis.MEASURED,
-                said,
-            )
-        else:
-            self._flags.append(
-                "The run has no SLO: its throughput is an upper bound for a site that must keep"
-                " one."
-            )
-        self._replicas()
-        if self._spec is not self._from:
-            self._ratio()
-        self._book.prior("slo_headroom")
-
-    def _replicas(self) -> None:
-        run = self._run
-        if run.replicas is not None and run.replicas >= 2:
-            source = (
-                f"measured over {run.replicas} replicas, so what many replicas cost is in the"
-                " measured figure"
-            )
-            title = self._book.priors["multi_replica_efficiency"].title
-            self._book.add(
-                "multi_replica_efficiency",
-                title,
-                "1",
-                1.0,
-                self._book.streams.fixed(1.0),
-                Basis.MEASURED,
-                source,
-            )
-            return
-        linked, why = efficiency_of(run, [load_result(path) for path in self._options.replicas])
-        if linked is not None:
-            self._book.linked("multi_replica_efficiency", linked)
-            return
-        if self._options.replicas:
-            self._flags.append(f"No measured efficiency of replicas: {why}.")
-        self._book.prior("multi_replica_efficiency")
-        self._flags.append(
-            "The run has fewer than two replicas: what many of them cost each other is a guess, not"
-            " a measurement."
-        )
-
-    def _ratio(self) -> None:
-        ratio = self._options.modelled or no_ratio(self._from.name, self._spec.name)
-        spread = self._book.priors["modelled_spread"]
-        prior = spread.model_copy(update={"key": "modelled_ratio", **ratio.range_of(spread)})
-        title = f"Modelled: {self._spec.name} over {self._from.name}"
-        self._book.add(
-            "modelled_ratio",
-            title,
-            "1",
-            prior.value,
-            self._book.streams.prior(prior),
-            Basis.MODELLED,
-            ratio.source,
-        )
-        self._flags.append(
-            f"Modelled, not measured: the run's GPU is {self._from.name}, the site's"
-            f" {self._spec.name}; throughput is multiplied by {human_number(prior.value)}"
-            f" ({ratio.source}), and boards are taken to draw the same share of their rated power."
         )
 
     def _case(self) -> Case:
@@ -420,7 +353,7 @@ class _Estimator:
                 )
             return case
         point = best_point(self._book.factors, case, curve)
-        self._why["curve"] = (f"power-cap curve {why}; boards run at {point.limit_w:.0f} W",)
+        self._curve_why = f"power-cap curve {why}; boards run at {point.limit_w:.0f} W"
         return replace(case, point=point)
 
     def _prices(self) -> None:
@@ -438,8 +371,6 @@ class _Estimator:
                 Basis.MODELLED,
                 source,
             )
-
-    # answers
 
     def _binding(self, case: Case, values: dict[str, float], absent_power: str | None) -> str:
         if case.cap_mw is None:
@@ -463,290 +394,3 @@ class _Estimator:
                 )
             )
         return "power" if values["gpus_powered"] < case.gpus else "count"
-
-    def _figures(
-        self,
-        case: Case,
-        values: dict[str, float],
-        drawn: dict[str, np.ndarray],
-        absent_power: str | None,
-        binding: str,
-    ) -> list[FleetFigure]:
-        tokens_why = self._texts(
-            "tok_s_per_gpu",
-            "slo_share",
-            "multi_replica_efficiency",
-            "modelled_ratio",
-            "slo_headroom",
-        )
-        powered_why = self._powered_why(case, absent_power)
-        power_why = self._texts(
-            "board_w",
-            "module_w",
-            "node_w",
-            "host_power_share",
-            "host_beside_module",
-            "network_storage",
-            "pue",
-        )
-        serving_why = self._texts("availability", "reserved_spares")
-        peak_why = (*tokens_why, *powered_why, *serving_why)
-        mean_why = (*peak_why, *self._texts("load_factor"))
-        day_why = (*power_why, *powered_why, *self._texts("idle_power_share", "load_factor"))
-        stated = self._price_why()
-        demand = self._demand_why()
-        session_key = evidence.tok_s_per_session(self._run)[1]
-        no_session = None if case.tok_s_per_session is not None else session_key
-        facility, no_power = str(Boundary.FACILITY), absent_power
-        no_demand = None if demand else "no demand was stated (--demand-tok-s, --demand-sessions)"
-        no_price = None if case.usd_per_h is not None else "nobody states what the site costs"
-        implied = None if case.usd_per_h is None else case.usd_per_h / case.gpus
-        rows: list[tuple[str, str, str, tuple[str, ...], str, str | None]] = [
-            (
-                "output_tok_s_peak",
-                "Output tokens per second, at peak",
-                "tok/s",
-                peak_why,
-                "deployment",
-                None,
-            ),
-            (
-                "output_tok_s",
-                "Output tokens per second, mean of a day",
-                "tok/s",
-                mean_why,
-                "deployment",
-                None,
-            ),
-            ("output_tok_per_day", "Output tokens per day", "tok", mean_why, "deployment", None),
-            (
-                "sessions",
-                (
-                    "Concurrent sessions within the SLO"
-                    f" ({session_key if no_session is None else 'this workload'})"
-                ),
-                "session",
-                peak_why,
-                "deployment",
-                no_session,
-            ),
-            ("gpus_powered", "GPUs that are powered", "GPU", powered_why, "deployment", None),
-            ("power_peak_mw", "Power at peak", "MW", power_why, facility, no_power),
-            ("power_mean_mw", "Power, mean of a day", "MW", day_why, facility, no_power),
-            (
-                "output_tok_s_per_mw",
-                "Output tokens per second per megawatt, at peak",
-                "tok/s/MW",
-                (*peak_why, *power_why),
-                facility,
-                no_power,
-            ),
-            (
-                "j_per_output_tok",
-                "Joules per output token, at peak (an allocation)",
-                "J/tok",
-                (*peak_why, *power_why),
-                facility,
-                no_power,
-            ),
-            (
-                "j_per_output_tok_mean",
-                "Joules per output token, mean of a day (an allocation)",
-                "J/tok",
-                (*mean_why, *day_why),
-                facility,
-                no_power,
-            ),
-            (
-                "usd_per_gpu_h",
-                "Dollars per GPU-hour that the site's price implies",
-                "USD/GPU-h",
-                stated,
-                "deployment",
-                no_price,
-            ),
-            (
-                "usd_per_mtok",
-                "Dollars per million output tokens at the site's price",
-                "USD/Mtok",
-                (*mean_why, *stated),
-                "deployment",
-                no_price,
-            ),
-            *[
-                (
-                    key.replace("usd_per_gpu_h", "usd_per_mtok"),
-                    f"Dollars per million output tokens, {key.partition('@')[2].replace('_', ' ')}",
-                    "USD/Mtok",
-                    (*mean_why, self._book.factors[key].text()),
-                    "deployment",
-                    None,
-                )
-                for key in self._book.factors
-                if key.startswith("usd_per_gpu_h@")
-            ],
-            (
-                "gpus_needed",
-                "GPUs that the demand needs",
-                "GPU",
-                (*peak_why, *demand),
-                "deployment",
-                no_demand,
-            ),
-            (
-                "mw_needed",
-                "Power that the demand needs",
-                "MW",
-                (*peak_why, *power_why, *demand),
-                facility,
-                no_demand or no_power,
-            ),
-            (
-                "demand_met_ratio",
-                "Share of the demand that is met at peak",
-                "1",
-                (*peak_why, *demand),
-                "deployment",
-                no_demand,
-            ),
-            (
-                "co2_t_per_day",
-                "CO2 of a day (location-based)",
-                "t",
-                (*day_why, *self._texts("co2_kg_per_kwh")),
-                facility,
-                no_power,
-            ),
-            (
-                "co2_kg_per_mtok",
-                "CO2 per million output tokens (location-based)",
-                "kg/Mtok",
-                (*mean_why, *day_why, *self._texts("co2_kg_per_kwh")),
-                facility,
-                no_power,
-            ),
-        ]
-        figures = []
-        for key, title, unit, why, boundary, absent in rows:
-            said = tuple(dict.fromkeys(why))
-            if absent is not None:
-                figures.append(
-                    FleetFigure(
-                        key, title, unit, None, basis=Basis.ABSENT, boundary=boundary, note=absent
-                    )
-                )
-            elif key == "usd_per_gpu_h":
-                figures.append(
-                    FleetFigure(
-                        key,
-                        title,
-                        unit,
-                        implied,
-                        boundary=boundary,
-                        assumptions=said,
-                        note=self._implied_note(),
-                    )
-                )
-            else:
-                p5, p50, p95 = (float(q) for q in np.quantile(drawn[key], (0.05, 0.5, 0.95)))
-                note = self._powered_note(case, binding, drawn) if key == "gpus_powered" else None
-                if key == "demand_met_ratio" and values[key] < 1:
-                    note = "the rest is shed for as long as the demand stands"
-                figures.append(
-                    FleetFigure(
-                        key,
-                        title,
-                        unit,
-                        values[key],
-                        p5,
-                        p50,
-                        p95,
-                        Basis.MODELLED,
-                        boundary,
-                        said,
-                        note,
-                    )
-                )
-        return figures
-
-    def _texts(self, *keys: str) -> tuple[str, ...]:
-        return tuple(self._book.factors[key].text() for key in keys if key in self._book.factors)
-
-    def _powered_why(self, case: Case, absent_power: str | None) -> tuple[str, ...]:
-        count, cap = self._site.gpus, self._site.power_mw
-        said = [f"{count.value:,.0f} GPUs: {count.cite()}"]
-        if cap is None:
-            said.append("nobody states the site's power, so it is taken to be enough")
-        elif absent_power is None:
-            how = self._why.get(
-                "curve",
-                (
-                    (
-                        "fewer GPUs run where that binds, for want of a power-cap curve from runs"
-                        " at three limits"
-                    ),
-                ),
-            )
-            said.append(f"{cap.value:g} MW at the meter: {cap.cite()}; {how[0]}")
-            if case.oversubscribe:
-                said.append(
-                    f"{100 * case.oversubscribe:.0f} % of GPUs beyond the cap's provision, held"
-                    " there by power capping (POLCA, arXiv 2308.12908)"
-                )
-        return tuple(said)
-
-    def _powered_note(self, case: Case, binding: str, drawn: dict[str, np.ndarray]) -> str:
-        if case.cap_mw is None:
-            return "no power cap is stated"
-        if binding == "unknown":
-            return "upper bound: power was not measured"
-        return (
-            f"limited by {binding}; the power cap binds in"
-            f" {100 * np.mean(drawn['gpus_powered'] < case.gpus):.0f} % of draws"
-        )
-
-    def _price_why(self) -> tuple[str, ...]:
-        site = self._site
-        if site.usd_per_month is not None:
-            said = (
-                f"${site.usd_per_month.value / 1e6:,.0f} M a month for {site.gpus.value:,.0f} GPUs:"
-                f" {site.usd_per_month.cite()}"
-            )
-        elif site.usd_per_gpu_h is not None:
-            said = f"${site.usd_per_gpu_h.value:g} a GPU-hour: {site.usd_per_gpu_h.cite()}"
-        else:
-            return ()
-        return (
-            said,
-            (
-                "the price is taken to include power and operation, and to be paid for GPUs that do"
-                " not run as well"
-            ),
-        )
-
-    def _implied_note(self) -> str | None:
-        price = self._site.usd_per_month
-        others = [item for item in self._site.also_said if item.what == "gpus"]
-        if price is None or not others:
-            return None
-        return "also said: " + "; ".join(
-            f"${arithmetic.usd_per_gpu_h(price.value, item.value):.2f} at {item.value:,.0f} GPUs"
-            for item in others
-        )
-
-    def _demand_why(self) -> tuple[str, ...]:
-        if self._options.demand_tok_s is not None:
-            return (
-                (
-                    f"a demand of {human_number(self._options.demand_tok_s)} output tok/s at peak,"
-                    " as stated"
-                ),
-            )
-        if self._options.demand_sessions is not None:
-            return (
-                (
-                    f"a demand of {human_number(self._options.demand_sessions)} live sessions at"
-                    " peak, as stated"
-                ),
-            )
-        return ()

@@ -4,7 +4,7 @@ without load, the cost of replicas.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from harness.artifacts.run_result import RunResult
@@ -13,7 +13,6 @@ from harness.fleet.estimate.measured import (
     board_power_w,
     good_share,
     gpu_power_w,
-    mapping,
     measured_tokens,
     type_of,
     work_of,
@@ -42,12 +41,12 @@ def check_same_work(run: RunResult, other: RunResult, why: str) -> None:
         NotComparableError: another model, precision, workload or type of GPU.
     """
     measured_tokens(other)
-    mine, others = work_of(run), work_of(other)
+    mine, others = asdict(work_of(run)), asdict(work_of(other))
     pairs: dict[str, tuple[Any, Any]] = {
         key: (mine[key], others[key]) for key in ("model", "precision", "workload", "api")
     }
     pairs["gpu"] = (type_of(run).name, type_of(other).name)
-    workloads = [mapping(one.profile.get("traffic")).get("workload") for one in (run, other)]
+    workloads = [one.profile.traffic.workload for one in (run, other)]
     pairs["workload's keys"] = (workloads[0], workloads[1])
     for key, (a, b) in pairs.items():
         if a != b:

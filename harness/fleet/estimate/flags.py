@@ -4,10 +4,10 @@ import math
 import re
 from typing import Final
 
-from harness.artifacts.run_result import RunResult, number
-from harness.core.clock import wall_now
+from harness.artifacts.run_result import RunResult
 from harness.core.records import Severity, Status
 from harness.fleet.estimate.measured import board_power_w, is_demonstration, work_of
+from harness.fleet.estimate.results import AsOf
 from harness.fleet.site.catalog import sanity
 from harness.fleet.site.types import GpuSpec, Site
 
@@ -22,7 +22,7 @@ BELOW_PUBLISHED_J: Final = 1 / 3
 """Energy per token below this share of (power limit / published throughput) is a red flag."""
 
 
-def red_flags(run: RunResult, spec: GpuSpec, site: Site) -> list[str]:
+def red_flags(run: RunResult, spec: GpuSpec, site: Site, as_of: AsOf) -> list[str]:
     """Reasons to doubt the estimate that the run and the site give by themselves."""
     flags = []
     if is_demonstration(run):
@@ -32,9 +32,7 @@ def red_flags(run: RunResult, spec: GpuSpec, site: Site) -> list[str]:
         )
     elif run.status is not Status.VALID:
         codes = ", ".join(
-            dict.fromkeys(
-                concern.code for concern in run.concerns if concern.severity is not Severity.NOTE
-            )
+            dict.fromkeys(c.code for c in run.concerns if c.severity is not Severity.NOTE)
         )
         flags.append(
             f"The run is {run.status}{f' ({codes})' if codes else ''}: so is everything below."
@@ -46,22 +44,19 @@ def red_flags(run: RunResult, spec: GpuSpec, site: Site) -> list[str]:
             f"The run's window is {said}; less than {STEADY_S:.0f} s of steady state is no ground"
             " for a site."
         )
-    scale = number(run.labels.context_scale)
+    scale = run.summary.labels.context_scale
     if scale is None or scale < 1:
         said = "are not recorded" if scale is None else f"were scaled by {scale:.3g}"
         flags.append(
             f"Context lengths {said}: the figures hold for those lengths only; longer contexts give"
             " fewer tokens."
         )
-    if run.labels.load_format == "dummy":
+    if run.summary.labels.load_format == "dummy":
         flags.append(
             "Dummy weights: speed is representative for dense models only, and quality is"
             " unverified."
         )
-    if (
-        site.available is not None
-        and site.available > wall_now().date().isoformat()[: len(site.available)]
-    ):
+    if site.available is not None and site.available > as_of.within(site.available):
         flags.append(
             f"The site is available from {site.available} on; until then it delivers nothing."
         )
@@ -78,7 +73,7 @@ def red_flags(run: RunResult, spec: GpuSpec, site: Site) -> list[str]:
 def _against_published(run: RunResult, spec: GpuSpec) -> list[str]:
     """Held against published throughput of the same model on the same type of GPU."""
     flags: list[str] = []
-    model = str(work_of(run)["model"] or "")
+    model = str(work_of(run).model or "")
     rows = [
         row for row in sanity() if spec.name in row.tok_s_per_gpu and re.fullmatch(row.model, model)
     ]

@@ -3,11 +3,14 @@ measured figures.
 """
 
 from collections.abc import Mapping
-from typing import Any, Final
+from dataclasses import asdict
+from typing import Final
 
-from harness.artifacts.run_result import RunResult, Value, number
+from harness.artifacts.run_result import RunResult
+from harness.artifacts.run_summary import Figure
 from harness.core.errors import InvalidRunError, NotComparableError, ProfileError
 from harness.core.records import Basis, Boundary, Purpose, Severity, Status
+from harness.fleet.estimate.results import Work
 from harness.fleet.site.catalog import gpu_type, gpus
 from harness.fleet.site.types import GpuSpec, Site
 
@@ -43,7 +46,7 @@ def is_demonstration(run: RunResult) -> bool:
     return DOUBLE in {concern.code for concern in run.concerns} and invalid <= {DOUBLE}
 
 
-def measured_tokens(run: RunResult, *, demonstrate: bool = False) -> Value:
+def measured_tokens(run: RunResult, *, demonstrate: bool = False) -> Figure:
     """The run's output tokens per second per GPU, if it may be scaled at all.
 
     Args:
@@ -55,9 +58,7 @@ def measured_tokens(run: RunResult, *, demonstrate: bool = False) -> Value:
         InvalidRunError: the run is invalid, proves function only, or ran without GPUs.
     """
     if run.status is Status.INVALID and not (demonstrate and is_demonstration(run)):
-        reasons = [
-            concern.message for concern in run.concerns if concern.severity is Severity.INVALID
-        ]
+        reasons = [c.message for c in run.concerns if c.severity is Severity.INVALID]
         raise InvalidRunError(
             f"{run.path} is invalid and cannot be scaled to a site",
             cause=reasons[0] if reasons else "its summary has no verdict",
@@ -67,7 +68,7 @@ def measured_tokens(run: RunResult, *, demonstrate: bool = False) -> Value:
                 else "repeat the run and remove what made it invalid"
             ),
         )
-    if not run.gpus and not _stated_gpus(run):
+    if not run.gpus and not run.profile.server.gpu_count:
         raise InvalidRunError(
             f"{run.path} ran without a GPU: its tokens per second say nothing about a site of GPUs",
             cause="the server ran on CPU, or the deployment's GPUs were not recorded (server.gpus)",
@@ -86,7 +87,7 @@ def measured_tokens(run: RunResult, *, demonstrate: bool = False) -> Value:
                 else ""
             ),
         )
-    if run.manifest.get("endpoints") == []:
+    if run.manifest.endpoints == ():
         raise InvalidRunError(
             f"{run.path} has no replica: nothing served its load",
             next_step="measure with one server or more",
@@ -111,7 +112,7 @@ def check_good(run: RunResult) -> None:
     if good_share(run) == 0:
         raise InvalidRunError(
             f"{run.path} has no request that met every SLO"
-            f" ({', '.join(f'{key} <= {value:g}' for key, value in slos_of(run).items())})",
+            f" ({', '.join(f'{key} <= {value:g}' for key, value in run.slos.items())})",
             cause=(
                 "tokens count as far as they belong to requests within the SLO: here none does, so"
                 " a site would serve nothing"
@@ -164,23 +165,21 @@ def check_type(run: RunResult, kind: GpuSpec, site: Site) -> None:
         )
 
 
-def work_of(run: RunResult) -> dict[str, Any]:
+def work_of(run: RunResult) -> Work:
     """What was measured: the keys across which nothing is scaled."""
-    traffic = mapping(run.profile.get("traffic"))
     inputs, outputs = run.figure("mean_input_tok").value, run.figure("mean_output_tok").value
-    return {
-        "model": _first(run.model.get("model_id"), mapping(run.profile.get("model")).get("id")),
-        "precision": _first(
-            run.settings.get("quantization"), run.settings.get("dtype"), run.model.get("dtype")
-        ),
-        "workload": _first(mapping(traffic.get("workload")).get("kind")),
-        "api": _first(traffic.get("api")),
-        "context_tok": None if inputs is None else inputs + (outputs or 0.0),
-        "mean_input_tok": inputs,
-        "mean_output_tok": outputs,
-        "kv_bytes_per_tok": number(run.model.get("kv_bytes_per_tok")),
-        "parameters": number(run.model.get("parameters")),
-    }
+    model, traffic = run.model, run.profile.traffic
+    return Work(
+        model=model.model_id or None,
+        precision=_first(run.settings.get("quantization"), run.settings.get("dtype"), model.dtype),
+        workload=traffic.workload_kind,
+        api=traffic.api,
+        context_tok=None if inputs is None else inputs + (outputs or 0.0),
+        mean_input_tok=inputs,
+        mean_output_tok=outputs,
+        kv_bytes_per_tok=model.kv_bytes_per_tok,
+        parameters=model.parameters,
+    )
 
 
 def check_work(run: RunResult, wanted: Mapping[str, str]) -> None:
@@ -194,7 +193,7 @@ def check_work(run: RunResult, wanted: Mapping[str, str]) -> None:
         ProfileError: no such key, or no number.
         NotComparableError: the run measured something else, or did not record what it measured.
     """
-    work = work_of(run)
+    work = asdict(work_of(run))
     for key, value in wanted.items():
         if key not in {"model", "precision", "workload", "context_tok"}:
             raise ProfileError(
@@ -261,11 +260,10 @@ def stated_host_w(run: RunResult) -> tuple[float, str] | None:
     """Watts of host that the run's profile states for each GPU, beside what was measured, and who
     says so; None where it has none.
     """
-    stated = mapping(mapping(run.profile.get("energy")).get("host_w_per_gpu"))
-    value = number(stated.get("value"))
-    return (
-        None if value is None else (value, f"stated in the run's profile: {stated.get('source')}")
-    )
+    stated = run.profile.energy.host_w_per_gpu
+    if stated.value is None:
+        return None
+    return stated.value, f"stated in the run's profile: {stated.source}"
 
 
 def node_power_w(run: RunResult) -> float | None:
@@ -291,11 +289,9 @@ def power_error(run: RunResult, boundary: Boundary) -> float | None:
     where the run does not tell it.
     """
     for key in ("power_w", f"power_w@{boundary}"):
-        figure = run.summary.metrics.get(key)
-        if figure is not None and figure.boundary == boundary:
-            ratio = number(figure.systematic_ratio)
-            if ratio is not None:
-                return ratio
+        figure = run.figure(key)
+        if figure.boundary == boundary and figure.systematic_ratio is not None:
+            return figure.systematic_ratio
     return None
 
 
@@ -321,13 +317,6 @@ def unloaded_share(run: RunResult) -> tuple[float, str] | None:
     )
 
 
-def slos_of(run: RunResult) -> dict[str, float]:
-    """The SLOs that were set."""
-    slos = run.summary.slos
-    found = {"ttft_s": slos.ttft_s, "tpot_s": slos.tpot_s, "e2e_s": slos.e2e_s}
-    return {key: value for key, value in found.items() if value is not None}
-
-
 def good_share(run: RunResult) -> float | None:
     """Share of output tokens that belong to requests within every SLO; None without SLOs.
 
@@ -336,7 +325,7 @@ def good_share(run: RunResult) -> float | None:
     window are another set: its edges would pass for missed SLOs.
     """
     good, arrived = run.figure("goodput_tok_s").value, run.figure("output_tok_s").value
-    if not slos_of(run) or good is None:
+    if not run.slos or good is None:
         return None
     met, rate, mean = (
         run.figure(key).value for key in ("slo_met_ratio", "goodput_rps", "mean_output_tok")
@@ -349,16 +338,10 @@ def tok_s_per_session(run: RunResult) -> tuple[float | None, str]:
     """Measured output tokens per second of one live session, and its workload; None with the reason
     where none is counted.
     """
-    traffic = mapping(run.profile.get("traffic"))
-    kind = str(mapping(traffic.get("workload")).get("kind") or "unknown")
-    loads = traffic.get("load")
-    live = (
-        [number(mapping(load).get("concurrency")) for load in loads]
-        if isinstance(loads, list)
-        else []
-    )
+    kind = run.profile.traffic.workload_kind
+    live = [stage.concurrency for stage in run.profile.traffic.load]
     tokens = run.figure("output_tok_s").value
-    if kind == "unknown" or tokens is None or len(live) != 1 or live[0] is None or live[0] <= 0:
+    if kind is None or tokens is None or len(live) != 1 or not live[0]:
         return None, "live sessions are counted in runs of one load of kind concurrency"
     return tokens / live[0], kind
 
@@ -368,10 +351,10 @@ def kv_text(run: RunResult, spec: GpuSpec) -> str | None:
     model's cache is not known.
     """
     work = work_of(run)
-    per_tok, context, memory = work["kv_bytes_per_tok"], work["context_tok"], spec.memory_gb
+    per_tok, context, memory = work.kv_bytes_per_tok, work.context_tok, spec.memory_gb
     if not per_tok or not context or memory is None:
         return None
-    number_bytes, parameters = WEIGHT_BYTES.get(str(work["precision"])), work["parameters"]
+    number_bytes, parameters = WEIGHT_BYTES.get(str(work.precision)), work.parameters
     room, beside = memory.value * 1e9, "nothing else"
     if number_bytes is not None and parameters:
         room, beside = (
@@ -386,21 +369,10 @@ def kv_text(run: RunResult, spec: GpuSpec) -> str | None:
     )
 
 
-def mapping(value: object) -> Mapping[str, Any]:
-    """A JSON object, or an empty one."""
-    return value if isinstance(value, Mapping) else {}
-
-
 def _names(run: RunResult) -> list[str]:
     return sorted({gpu.name or "unknown" for gpu in run.gpus}) or [
         "unknown (not on the machine that measured)"
     ]
-
-
-def _stated_gpus(run: RunResult) -> float | None:
-    """GPUs of a deployment on other machines, as the profile states them."""
-    server = run.profile.get("server")
-    return number(server.get("gpu_count")) if isinstance(server, dict) else None
 
 
 def _first(*values: object) -> str | None:

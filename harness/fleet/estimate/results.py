@@ -4,16 +4,77 @@ turns into JSON.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from datetime import date
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field
 
+from harness.artifacts.typed_json import to_json
 from harness.core.records import Basis, Status
 from harness.core.units import human_number
 from harness.fleet.site.types import Site
 
 Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a run measured: the keys across which nothing is scaled. None is not recorded.
+
+    Attributes:
+        precision: of the weights, as the server or the model names it.
+        context_tok: mean length of input and output together.
+        kv_bytes_per_tok: key and value cache of one token.
+        kv: how many contexts a board's memory could hold at most, in words.
+    """
+
+    model: str | None = None
+    precision: str | None = None
+    workload: str | None = None
+    api: str | None = None
+    context_tok: float | None = None
+    mean_input_tok: float | None = None
+    mean_output_tok: float | None = None
+    kv_bytes_per_tok: float | None = None
+    parameters: float | None = None
+    kv: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AsOf:
+    """The day for which an answer holds, and where it is from, in words."""
+
+    day: date
+    source: str
+
+    def within(self, day_or_month: str) -> str:
+        """The day or its month, in the form of another one, so that the two compare as text."""
+        return self.day.isoformat()[: len(day_or_month)]
+
+    def text(self) -> str:
+        """In words."""
+        return f"{self.day.isoformat()} ({self.source})"
+
+
+@dataclass(frozen=True, slots=True)
+class Stated:
+    """What is stated and not drawn; None where it is not.
+
+    Attributes:
+        gpus: that are scaled.
+        cap_mw: of the site's power that is theirs.
+        usd_per_h: of the site's price that is theirs.
+        tok_s_per_session: of the run.
+        demand_tok_s: at peak.
+    """
+
+    gpus: float
+    cap_mw: float | None
+    usd_per_h: float | None
+    tok_s_per_session: float | None
+    demand_tok_s: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +93,7 @@ class FleetFigure:
         note: why it is absent, or what it is.
     """
 
-    key: str
+    key: Annotated[str, Field(exclude=True)]
     title: str
     unit: str
     value: float | None
@@ -43,21 +104,6 @@ class FleetFigure:
     boundary: str = "deployment"
     assumptions: tuple[str, ...] = ()
     note: str | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON."""
-        return {
-            "title": self.title,
-            "unit": self.unit,
-            "value": self.value,
-            "p5": self.p5,
-            "p50": self.p50,
-            "p95": self.p95,
-            "basis": str(self.basis),
-            "boundary": self.boundary,
-            "assumptions": list(self.assumptions),
-            "note": self.note,
-        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,16 +216,6 @@ class Swing:
         """Distance of the ends."""
         return abs(self.at_p95 - self.at_p5)
 
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON."""
-        return {
-            "figure": self.figure,
-            "factor": self.factor,
-            "title": self.title,
-            "at_p5": self.at_p5,
-            "at_p95": self.at_p95,
-        }
-
 
 @dataclass(frozen=True, slots=True)
 class FleetEstimate:
@@ -187,6 +223,7 @@ class FleetEstimate:
 
     Attributes:
         status: the run's verdict; anything but valid marks every figure.
+        as_of: the day for which it holds: what of the site's term is over or yet to come.
         gpu: type of the site's GPUs.
         work: what was measured: model, precision, workload, lengths.
         binding: `power`, `count` or `unknown`: what limits the site at central values.
@@ -195,8 +232,6 @@ class FleetEstimate:
         factors: every input of the model by key.
         tornado: swings, widest first within each figure.
         central: every output of the model at central values, by key.
-        stated: what is stated and not drawn: gpus, cap_mw, usd_per_h, tok_s_per_session; None where
-            it is not.
         peak_draws: output tokens per second at peak, one of each draw.
         demonstration: the run's boards are a test double: no figure says anything about real
             hardware.
@@ -208,9 +243,10 @@ class FleetEstimate:
     run: str
     run_name: str
     status: Status
+    as_of: AsOf
     site: Site
     gpu: str
-    work: Mapping[str, Any]
+    work: Work
     figures: tuple[FleetFigure, ...]
     waterfall: tuple[Step, ...]
     binding: str
@@ -218,10 +254,10 @@ class FleetEstimate:
     contradictions: tuple[str, ...]
     draws: int
     seed: int
+    stated: Stated
     factors: Mapping[str, Factor] = field(default_factory=dict)
     tornado: tuple[Swing, ...] = ()
     central: Mapping[str, float] = field(default_factory=dict)
-    stated: Mapping[str, float | None] = field(default_factory=dict)
     peak_draws: Floats = field(default_factory=lambda: np.zeros(0))
     demonstration: bool = False
     measured_gpu: str = ""
@@ -238,16 +274,21 @@ class FleetEstimate:
             "run": self.run,
             "run_name": self.run_name,
             "run_status": str(self.status),
+            "as_of": self.as_of.day.isoformat(),
             "demonstration": self.demonstration,
             "site": {**self.site.to_dict(), "contradictions": list(self.contradictions)},
             "gpu": self.gpu,
             "measured_gpu": self.measured_gpu,
-            "work": dict(self.work),
+            "work": {
+                key: value
+                for key, value in to_json(self.work).items()
+                if key != "kv" or value is not None
+            },
             "binding": self.binding,
-            "figures": {figure.key: figure.to_dict() for figure in self.figures},
+            "figures": {figure.key: to_json(figure) for figure in self.figures},
             "waterfall": [step.to_dict() for step in self.waterfall],
             "factors": {key: factor.to_dict() for key, factor in self.factors.items()},
-            "tornado": [swing.to_dict() for swing in self.tornado],
+            "tornado": [to_json(swing) for swing in self.tornado],
             "flags": list(self.flags),
             "contradictions": list(self.contradictions),
             "assumptions": list(self.assumptions()),

@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import numpy as np
+from pydantic import Field, InstanceOf, PlainSerializer
 
 from harness.artifacts.run_result import RunResult, load_result
-from harness.core.clock import wall_now
+from harness.artifacts.typed_json import to_json
 from harness.core.errors import ProfileError
 from harness.fleet.estimate.measured import work_of
 from harness.fleet.estimate.results import FleetEstimate, Floats
@@ -83,6 +84,10 @@ class TimeOptions:
             )
 
 
+def _by_key(played: tuple[ScenarioResult, ...]) -> dict[str, Any]:
+    return {one.key: to_json(one) for one in played}
+
+
 @dataclass(frozen=True, slots=True)
 class Forecast:
     """The site over simulated years, and what scenarios do to it.
@@ -109,37 +114,14 @@ class Forecast:
     years: int
     policy: str
     totals: dict[str, Range | None]
-    closed: dict[str, float]
-    events: dict[str, float]
+    closed: Annotated[dict[str, float], Field(alias="closed_forms")]
+    events: Annotated[dict[str, float], Field(alias="failures_per_year")]
     day: dict[str, list[float] | None]
-    worst: dict[str, list[float] | None]
-    scenarios: tuple[ScenarioResult, ...]
+    worst: Annotated[dict[str, list[float] | None], Field(alias="worst_week")]
+    scenarios: Annotated[tuple[ScenarioResult, ...], PlainSerializer(_by_key)]
     assumptions: tuple[str, ...]
     horizon_days: int
-    hours: dict[str, Floats | None]
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON."""
-        return {
-            "nodes": self.nodes,
-            "spares": self.spares,
-            "gpus_per_node": self.gpus_per_node,
-            "gpus_per_replica": self.gpus_per_replica,
-            "node_tok_s": self.node_tok_s,
-            "years": self.years,
-            "policy": self.policy,
-            "totals": {
-                key: item.to_dict() if item is not None else None
-                for key, item in self.totals.items()
-            },
-            "closed_forms": self.closed,
-            "failures_per_year": self.events,
-            "day": self.day,
-            "worst_week": self.worst,
-            "scenarios": {item.key: item.to_dict() for item in self.scenarios},
-            "assumptions": list(self.assumptions),
-            "horizon_days": self.horizon_days,
-        }
+    hours: Annotated[dict[str, Annotated[Floats, InstanceOf()] | None], Field(exclude=True)]
 
 
 def policy_of(text: str) -> Policy:
@@ -220,7 +202,7 @@ def pool_of(estimated: FleetEstimate, run: RunResult, options: TimeOptions) -> P
         )
     spares = min(round(nodes * estimated.factors["reserved_spares"].value), nodes - 1)
     per_replica = max(1, len(run.gpus) // (run.replicas or 1)) if run.gpus else per_node
-    peak = estimated.stated["demand_tok_s"]
+    peak = estimated.stated.demand_tok_s
     if peak is None:
         peak = estimated.central["output_tok_s_peak"]
     load_factor = estimated.factors["load_factor"].value
@@ -241,8 +223,8 @@ def pool_of(estimated: FleetEstimate, run: RunResult, options: TimeOptions) -> P
         demand_tok_s=curve * peak,
         w_per_gpu=estimated.central.get("w_per_gpu"),
         idle_power_share=idle.value if idle is not None else 0.3,
-        tok_s_per_session=estimated.stated["tok_s_per_session"],
-        context_tok=work["context_tok"],
+        tok_s_per_session=estimated.stated.tok_s_per_session,
+        context_tok=work.context_tok,
         cached_share=run.figure("prefix_hit_ratio").value,
         prefill_tok_s_per_gpu=computed / len(run.gpus) if computed and run.gpus else None,
         policy=options.policy,
@@ -251,7 +233,7 @@ def pool_of(estimated: FleetEstimate, run: RunResult, options: TimeOptions) -> P
 
 def outlook_of(estimated: FleetEstimate, pool: Pool, year: Year) -> Outlook:
     """What scenarios need of a site."""
-    site, today = estimated.site, wall_now().date()
+    site, today = estimated.site, estimated.as_of.day
     up = year.serving_nodes * pool.gpus_per_node * pool.tok_s_per_gpu
     asked = pool.demand_tok_s
     total = float(asked.sum())
@@ -264,7 +246,7 @@ def outlook_of(estimated: FleetEstimate, pool: Pool, year: Year) -> Outlook:
     draws = estimated.peak_draws[:DRAWS]
     watts, pue = estimated.central.get("w_per_gpu"), estimated.factors.get("pue")
     powered = estimated.central["gpus_powered"]
-    per_h = estimated.stated["usd_per_h"]
+    per_h = estimated.stated.usd_per_h
     prices = gpus()[estimated.gpu].usd_per_gpu_h
     market = prices.get("rental_3_years")
     return Outlook(
@@ -282,8 +264,8 @@ def outlook_of(estimated: FleetEstimate, pool: Pool, year: Year) -> Outlook:
             if watts is None or pue is None
             else (
                 pue.value,
-                watts * float(estimated.stated["gpus"] or 0) / 1e6,
-                estimated.stated["cap_mw"],
+                watts * estimated.stated.gpus / 1e6,
+                estimated.stated.cap_mw,
             )
         ),
         market_usd_per_gpu_h=market.value if market is not None else None,

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import pairwise
-from typing import Any, Final, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -188,10 +188,6 @@ class Range:
         """Of some draws."""
         return cls(*(float(q) for q in np.quantile(draws, (0.05, 0.5, 0.95))))
 
-    def to_dict(self) -> dict[str, float]:
-        """As JSON."""
-        return {"p5": self.p5, "p50": self.p50, "p95": self.p95}
-
 
 @dataclass(frozen=True, slots=True)
 class ScenarioResult:
@@ -211,7 +207,7 @@ class ScenarioResult:
         months: ends of months from now, and served share of demand in each: P5, median, P95.
     """
 
-    key: str
+    key: Annotated[str, Field(exclude=True)]
     title: str
     text: str
     horizon_days: int
@@ -226,29 +222,6 @@ class ScenarioResult:
     elsewhere_usd: Range | None
     market_usd: Range | None
     months: tuple[tuple[float, float, float, float], ...] = field(default=())
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON."""
-
-        def of(item: Range | None) -> dict[str, float] | None:
-            return item.to_dict() if item is not None else None
-
-        return {
-            "title": self.title,
-            "text": self.text,
-            "horizon_days": self.horizon_days,
-            "served_ratio": of(self.served_ratio),
-            "base_served_ratio": of(self.base_served_ratio),
-            "lost_tok": of(self.lost_tok),
-            "capacity_months": of(self.capacity_months),
-            "cost_usd": of(self.cost_usd),
-            "base_cost_usd": of(self.base_cost_usd),
-            "usd_per_mtok": of(self.usd_per_mtok),
-            "base_usd_per_mtok": of(self.base_usd_per_mtok),
-            "elsewhere_usd": of(self.elsewhere_usd),
-            "market_usd": of(self.market_usd),
-            "months": [list(month) for month in self.months],
-        }
 
 
 @dataclass(frozen=True, slots=True)

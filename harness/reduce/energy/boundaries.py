@@ -2,15 +2,15 @@
 from the one below it, or absent.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from harness.artifacts.run_summary import Rung
 from harness.core.power_boundaries import HOST_POWER_SHARE, NETWORK_STORAGE_RATIO, PUE, host_rated_w
-from harness.core.records import Basis, Boundary
+from harness.core.records import Basis, Boundary, Gpu
+from harness.profile.recorded import RecordedEnergy, RecordedFactor
 from harness.reduce.energy.devices import GPU_BOUNDARIES, Energy
-from harness.reduce.read.run import mapping, number
 
 RUNGS: Final = ("board", "node", "critical_it", "facility")
 
@@ -35,7 +35,7 @@ class Factor:
 
 
 def ladder(
-    energies: Sequence[Energy], gpus: Sequence[Any], settings: Mapping[str, Any], length_s: float
+    energies: Sequence[Energy], gpus: Sequence[Gpu], settings: RecordedEnergy, length_s: float
 ) -> tuple[Rung, ...]:
     """The four rungs.
 
@@ -52,14 +52,14 @@ def ladder(
     node = _measured_or(by_boundary.get(Boundary.NODE), "node", length_s) or _node(
         board, boards, gpus, settings, length_s
     )
-    network = _stated(settings, "network_storage_ratio") or _default(NETWORK_STORAGE_RATIO, "")
+    network = _stated(settings.network_storage_ratio) or _default(NETWORK_STORAGE_RATIO, "")
     it = _measured_or(by_boundary.get(Boundary.RACK), "critical_it", length_s) or _times(
         "critical_it",
         node,
         _plus_one(network, "x (1 + storage, switches and optics over servers)"),
         length_s,
     )
-    pue = _stated(settings, "pue") or _default(PUE, "")
+    pue = _stated(settings.pue) or _default(PUE, "")
     facility = _measured_or(by_boundary.get(Boundary.FACILITY), "facility", length_s) or _times(
         "facility",
         it,
@@ -69,18 +69,10 @@ def ladder(
     return board, node, it, facility
 
 
-def _stated(settings: Mapping[str, Any], key: str) -> Factor | None:
-    value = number(mapping(settings.get(key)).get("value"))
-    if value is None:
+def _stated(by: RecordedFactor) -> Factor | None:
+    if by.value is None:
         return None
-    return Factor(
-        value,
-        value,
-        value,
-        "",
-        f"the profile: {mapping(settings.get(key)).get('source')}",
-        stated=True,
-    )
+    return Factor(by.value, by.value, by.value, "", f"the profile: {by.source}", stated=True)
 
 
 def _default(published: Any, what: str) -> Factor:  # noqa: ANN401 - a PublishedFactor
@@ -132,8 +124,8 @@ def _measured_or(energy: Energy | None, rung: str, length_s: float) -> Rung | No
 def _node(
     board: Rung,
     boards: Energy | None,
-    gpus: Sequence[Any],
-    settings: Mapping[str, Any],
+    gpus: Sequence[Gpu],
+    settings: RecordedEnergy,
     length_s: float,
 ) -> Rung:
     """Boards plus their share of the host: a host's power is additive, not a multiple of the
@@ -141,7 +133,7 @@ def _node(
     """
     if board.watts is None:
         return _absent("node", "node", f"no node meter, and nothing to model it from: {board.note}")
-    stated = _stated(settings, "host_w_per_gpu")
+    stated = _stated(settings.host_w_per_gpu)
     if stated is not None:
         host = Factor(
             stated.value,
@@ -158,7 +150,7 @@ def _node(
         )
         return _absent("node", "node", note)
     else:
-        names = {str(mapping(gpu).get("name")) for gpu in gpus}
+        names = {str(gpu.name) for gpu in gpus}
         rated = host_rated_w(next(iter(names))) if len(names) == 1 else None
         if rated is None:
             note = (

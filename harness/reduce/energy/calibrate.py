@@ -24,7 +24,7 @@ from harness.reduce.energy.sensor_gain import (
     read_calibration,
 )
 from harness.reduce.read.expected_gpus import ExpectedGpus
-from harness.reduce.read.run import Columns, Run, gpu_uuids, load_run, mapping, sequence
+from harness.reduce.read.run import Columns, Run, gpu_uuids, load_run, mapping
 from harness.reduce.statistics.intervals import Floats
 
 NS: Final = 1e-9
@@ -159,7 +159,7 @@ def calibrate(
                 "meter": name or meter.name,
                 "meter_accuracy": accuracy,
                 "made_at": _when(run, start),
-                "run_id": str(run.manifest.get("run_id") or run.root.resolve().name),
+                "run_id": run.run_id,
                 "slices": len(ratios),
                 "power_w": [float(np.min(slice_w)), float(np.max(slice_w))],
                 "ratio": [float(np.min(ratios)), float(np.max(ratios))],
@@ -270,10 +270,9 @@ def _device(run: Run, wanted: str | None) -> tuple[str, str]:
 
 
 def _anchor(run: Run) -> tuple[float, float]:
-    for anchor in sequence(run.manifest.get("clock_anchors")):
-        unix, monotonic = mapping(anchor).get("unix_ns"), mapping(anchor).get("monotonic_ns")
-        if isinstance(unix, int) and isinstance(monotonic, int):
-            return unix * NS, run.at(monotonic)
+    for anchor in run.manifest.clock_anchors:
+        if anchor.unix_ns is not None and anchor.monotonic_ns is not None:
+            return anchor.unix_ns * NS, run.at(anchor.monotonic_ns)
     raise ArtifactError(
         "the run's manifest has no clock anchor, so its times cannot be told in the meter's"
     )

@@ -9,8 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.artifacts.run_summary import Board, GpuState, Stretch
-from harness.core.records import Concern, Severity
-from harness.reduce.read.run import mapping, number
+from harness.core.records import Concern, Gpu, Severity
 
 NS: Final = 1e-9
 HOLD_S: Final = 3.0
@@ -96,7 +95,7 @@ def _limited(board: Board) -> bool:
     )
 
 
-def boards(table: Columns | None, start: float, end: float, gpus: Sequence[Any]) -> GpuState:
+def boards(table: Columns | None, start: float, end: float, gpus: Sequence[Gpu]) -> GpuState:
     """The boards' state in [start, end) (nanoseconds from the run's start).
 
     Args:
@@ -107,13 +106,11 @@ def boards(table: Columns | None, start: float, end: float, gpus: Sequence[Any])
     """
     if table is None:
         return GpuState()
-    known = {
-        str(mapping(gpu).get("uuid")): mapping(gpu) for gpu in gpus if mapping(gpu).get("uuid")
-    }
+    known = {gpu.uuid: gpu for gpu in gpus if gpu.uuid}
     found = [device for device in sorted(set(table["device_id"])) if not known or device in known]
     stretches = [stretch for device in found for stretch in _stretches(table, device)]
     return GpuState(
-        devices=tuple(_board(table, device, start, end, known.get(device, {})) for device in found),
+        devices=tuple(_board(table, device, start, end, known.get(device)) for device in found),
         stretches=tuple(stretches),
     )
 
@@ -125,7 +122,7 @@ def _held(t: npt.NDArray[np.float64], start: float, end: float) -> npt.NDArray[n
     return held
 
 
-def _board(table: Columns, device: str, start: float, end: float, gpu: Mapping[str, Any]) -> Board:
+def _board(table: Columns, device: str, start: float, end: float, gpu: Gpu | None) -> Board:
     rows = table["device_id"] == device
     t = table["t_ns"][rows]
     held = _held(t, start, end)
@@ -171,8 +168,8 @@ def _board(table: Columns, device: str, start: float, end: float, gpu: Mapping[s
         sm_clock_mhz=mean("sm_clock_mhz"),
         temperature_max_c=extreme("temperature_c", np.max),
         memory_temperature_max_c=extreme("memory_temperature_c", np.max),
-        power_limit_w=limit if limit is not None else number(gpu.get("power_limit_w")),
-        power_limit_default_w=number(gpu.get("power_limit_default_w")),
+        power_limit_w=limit if limit is not None or gpu is None else gpu.power_limit_w,
+        power_limit_default_w=None if gpu is None else gpu.power_limit_default_w,
         utilization_ratio=mean("utilization_ratio"),
         ecc_uncorrected=_counted(errors),
         xids=tuple(int(xid) for xid in xids[~np.isnan(xids)]),

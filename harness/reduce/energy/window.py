@@ -4,13 +4,14 @@ errors.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
 from harness.artifacts.run_summary import Carbon, GpuState, Rung
 from harness.core.errors import ArtifactError
-from harness.core.records import Basis, Boundary, Concern, Purpose, Severity
+from harness.core.records import Basis, Boundary, Concern, Gpu, Purpose, Severity
+from harness.profile.recorded import RecordedEnergy
 from harness.reduce.energy.boundaries import ladder
 from harness.reduce.energy.devices import GPU_BOUNDARIES, Energy, energies, per_joule
 from harness.reduce.energy.gpu_state import board_concerns, boards, why_invalid
@@ -23,7 +24,7 @@ from harness.reduce.energy.sensor_gain import (
 )
 from harness.reduce.over_time.flow import Flow, SumOf
 from harness.reduce.read.expected_gpus import expected_gpus
-from harness.reduce.read.run import Run, gpu_uuids, mapping, number, sequence
+from harness.reduce.read.run import Run, gpu_uuids
 from harness.reduce.windows.figure_set import NS, FigureSet
 
 J_PER_KWH: Final = 3.6e6
@@ -104,7 +105,7 @@ def window_energy(run: Run, start: float, end: float) -> WindowEnergy:
     """Joules of [start, end) (nanoseconds from the run's start) at every boundary, with what they
     rest on.
     """
-    gpus = sequence(mapping(run.manifest.get("hardware")).get("gpus"))
+    gpus = run.manifest.hardware.gpus
     concerns: list[Concern] = []
     calibration = meter_calibration(run, concerns)
     state = boards(run.boards, start, end, gpus)
@@ -118,7 +119,7 @@ def window_energy(run: Run, start: float, end: float) -> WindowEnergy:
         limits_w=_limits_w(gpus),
         invalid=None if why is None else f"throttled: {why}",
     )
-    smoke = run.profile.get("purpose") == Purpose.SMOKE
+    smoke = run.profile.purpose == Purpose.SMOKE
     if run.power is not None or run.boards is not None:
         concerns += board_concerns(state, gpu_uuids(run), smoke=smoke)
     plain = plain_of(found)
@@ -127,21 +128,20 @@ def window_energy(run: Run, start: float, end: float) -> WindowEnergy:
         concerns.append(
             Concern("energy_absent", Severity.NOTE if smoke else Severity.DEGRADED, text)
         )
-    rungs = ladder(found, gpus, mapping(run.profile.get("energy")), (end - start) * NS)
+    rungs = ladder(found, gpus, run.profile.energy, (end - start) * NS)
     without = idles(run, calibration)
     concerns += _below_idle(found, without)
     concerns += _parts_above_whole(found)
     return WindowEnergy(start, end, tuple(found), state, without, rungs, tuple(concerns))
 
 
-def _limits_w(gpus: Sequence[object]) -> dict[str, float]:
+def _limits_w(gpus: Sequence[Gpu]) -> dict[str, float]:
     """Highest power of each board: its limit, or the default one where that is higher."""
     limits = {}
-    for gpu in map(mapping, gpus):
-        stated = (number(gpu.get(k)) for k in ("power_limit_w", "power_limit_default_w"))
-        known = [w for w in stated if w is not None]
-        if known and gpu.get("uuid"):
-            limits[str(gpu["uuid"])] = max(known)
+    for gpu in gpus:
+        known = [w for w in (gpu.power_limit_w, gpu.power_limit_default_w) if w is not None]
+        if known and gpu.uuid:
+            limits[gpu.uuid] = max(known)
     return limits
 
 
@@ -231,7 +231,7 @@ def put_energy(
     out: FigureSet,
     found: WindowEnergy,
     work: Work,
-    settings: Mapping[str, Any],
+    settings: RecordedEnergy,
     *,
     nothing_read: bool,
 ) -> None:
@@ -413,11 +413,11 @@ def _idle(at: _At, stretches: Mapping[str, WithoutLoad]) -> None:
     at.put("active_power_w", active.watts, error, note)
 
 
-def carbon(rungs: Sequence[Rung], settings: Mapping[str, Any]) -> Carbon | None:
+def carbon(rungs: Sequence[Rung], settings: RecordedEnergy) -> Carbon | None:
     """CO2 of the window at the highest rung that is known, by the profile's grid factor; None
     without a factor or a rung.
     """
-    factor = number(settings.get("grid_kgco2_per_kwh"))
+    factor = settings.grid_kgco2_per_kwh
     known = [rung for rung in rungs if rung.joules is not None]
     if factor is None or not known:
         return None
@@ -425,17 +425,17 @@ def carbon(rungs: Sequence[Rung], settings: Mapping[str, Any]) -> Carbon | None:
     return Carbon(
         kgco2=(top.joules or 0.0) / J_PER_KWH * factor,
         kgco2_per_kwh=factor,
-        source=settings.get("grid_source"),
+        source=settings.grid_source,
         rung=top.rung,
         rung_basis=top.basis,
     )
 
 
-def _carbon(out: FigureSet, rungs: Sequence[Rung], work: Work, settings: Mapping[str, Any]) -> None:
+def _carbon(out: FigureSet, rungs: Sequence[Rung], work: Work, settings: RecordedEnergy) -> None:
     found = carbon(rungs, settings)
     tokens = work.output.between(out.start, out.end)
     if found is None or tokens <= 0:
-        stated = number(settings.get("grid_kgco2_per_kwh")) is not None
+        stated = settings.grid_kgco2_per_kwh is not None
         reason = "the profile states no factor of its grid (energy.grid_kgco2_per_kwh)"
         out.absent(
             "kgco2_per_mtok",

@@ -56,7 +56,7 @@ class AnsweredRequests:
         self.input_tok = float(np.nansum(self.column("input_tok")))
         self.concurrency = window.concurrency or _most_in_flight(sent, done)
         self.gpus = gpu_count(run)
-        self.gpu_name = _gpu_name(run.manifest.get("hardware"))
+        self.gpu_name = next((gpu.name for gpu in run.manifest.hardware.gpus), None)
         found = energies(run.power, start, end, expected_gpus(run))
         self.energy: Energy | None = next(
             (energy for energy in found if energy.boundary == Boundary.GPU_BOARD), None
@@ -187,10 +187,3 @@ def _most_in_flight(sent: Floats, done: Floats) -> int:
     starts = np.sort(sent)
     ended = np.searchsorted(np.sort(done), starts, side="right")
     return int(np.max(np.arange(1, len(starts) + 1) - ended))
-
-
-def _gpu_name(hardware: Any) -> str | None:  # noqa: ANN401 - any JSON value
-    boards = hardware.get("gpus") if isinstance(hardware, Mapping) else None
-    first = boards[0] if isinstance(boards, list | tuple) and boards else None
-    name = first.get("name") if isinstance(first, Mapping) else None
-    return str(name) if name else None

@@ -10,6 +10,7 @@ from typing import Final
 
 from harness.artifacts.run_summary import ClassSummary, Figure, Slos
 from harness.plan.types import PRIME_SUFFIX
+from harness.profile.recorded import RecordedPrice
 from harness.reduce.figures import window_figures as stages
 from harness.reduce.figures.window_figures import StageFigures
 from harness.reduce.over_time.flows import Flows, flows_of
@@ -88,7 +89,7 @@ def _one(
     requests = run.requests
     flow = flows_of(run, whole, mine)
     figures = stages.window_figures(
-        replace(run, samples=None, power=None), window, flow, None, slos, {}, mine
+        replace(run, samples=None, power=None), window, flow, None, slos, RecordedPrice(), mine
     )
     in_stage = (requests.stage == window.name) & mine
     counts = stages.count(

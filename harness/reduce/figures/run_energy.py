@@ -1,13 +1,14 @@
 """The joules of a whole run: what a report says of them beside the figures."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
 from harness.artifacts.run_summary import AboveIdle, ClassSummary, Idle, RunEnergy
 from harness.core.records import Boundary
+from harness.profile.recorded import RecordedEnergy
 from harness.reduce.energy.attribution import (
     Attribution,
     StageSlices,
@@ -23,7 +24,7 @@ from harness.reduce.figures.energy_by_class import allocate
 from harness.reduce.over_time.flow import Flow
 from harness.reduce.over_time.tokens import Output
 from harness.reduce.read.requests import Requests
-from harness.reduce.read.run import Run, mapping
+from harness.reduce.read.run import Run
 from harness.reduce.statistics.intervals import Floats
 
 NS: Final = 1e-9
@@ -69,7 +70,7 @@ def run_energy(
         classes: of the headline's window.
     """
     top = next((stage.found for stage in stages if stage.name == headline), None)
-    settings = mapping(run.profile.get("energy"))
+    settings = run.profile.energy
     if top is None:
         return RunEnergy(attribution=Attribution("there is no measured window").summarized())
     attribution = _attribution(run.requests, settings, stages, flow, headline)
@@ -115,12 +116,12 @@ def _above(energy: Energy, before: WithoutLoad | None, ready: WithoutLoad | None
 
 def _attribution(
     requests: Requests,
-    settings: Mapping[str, Any],
+    settings: RecordedEnergy,
     stages: Sequence[StageEnergy],
     flow: Flowing,
     headline: str | None,
 ) -> Attribution:
-    if not settings.get("attribute"):
+    if not settings.attribute:
         return Attribution("the stages are not made for it (energy.attribute)")
     if flow.computed is None:
         return Attribution("nobody tells how much of the input was computed")

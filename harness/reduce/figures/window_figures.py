@@ -2,9 +2,8 @@
 of the same stretch.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -12,6 +11,7 @@ from harness.artifacts.run_summary import Distribution, Figure, RequestCounts, S
 from harness.core.metric_names import Concept
 from harness.core.metrics import METRICS
 from harness.core.records import Basis, Concern, Outcome
+from harness.profile.recorded import RecordedPrice
 from harness.reduce.energy.window import WindowEnergy, Work, put_energy, window_energy
 from harness.reduce.over_time.counters import ServerCounters
 from harness.reduce.over_time.flow import SumOf
@@ -19,7 +19,7 @@ from harness.reduce.over_time.flows import Flows
 from harness.reduce.over_time.tokens import gaps, moments
 from harness.reduce.read.categorical import Bools
 from harness.reduce.read.requests import Requests
-from harness.reduce.read.run import Run, gpu_count, mapping, number
+from harness.reduce.read.run import Run, gpu_count
 from harness.reduce.statistics.intervals import Floats, distribution, mean_interval
 from harness.reduce.windows.figure_set import NS, FigureSet
 from harness.reduce.windows.measurement_window import StageWindow
@@ -155,7 +155,7 @@ def window_figures(
     flow: Flows,
     counters: ServerCounters | None,
     slos: Slos,
-    price: Mapping[str, Any],
+    price: RecordedPrice,
     who: Bools | None = None,
 ) -> StageFigures:
     """All figures of one window: of all requests, or of some (whose flows are given then)."""
@@ -224,8 +224,7 @@ def window_figures(
         out.figures["input_computed_tok_s"].value,
         moments(requests, requests.done, answered),
     )
-    settings = mapping(run.profile.get("energy"))
-    put_energy(out, joules, work, settings, nothing_read=run.power is None)
+    put_energy(out, joules, work, run.profile.energy, nothing_read=run.power is None)
     ordered = {key: out.figures[key] for key in METRICS if key in out.figures}
     ordered |= {key: figure for key, figure in out.figures.items() if key not in ordered}
     return StageFigures(ordered, distributions, joules, split)
@@ -322,8 +321,8 @@ def _goodput(out: FigureSet, requests: Requests, mine: Bools, flow: Flows, slos:
         out.rate("goodput_tok_s", moments(requests, requests.intended, met, tokens))
 
 
-def _dollars(out: FigureSet, price: Mapping[str, Any]) -> None:
-    usd_per_gpu_h = number(price.get("usd_per_gpu_h"))
+def _dollars(out: FigureSet, price: RecordedPrice) -> None:
+    usd_per_gpu_h = price.usd_per_gpu_h
     per_gpu = out.figures["output_tok_s_per_gpu"]
     if usd_per_gpu_h is None:
         out.absent("usd_per_mtok", "the profile states no price")
@@ -344,7 +343,7 @@ def _dollars(out: FigureSet, price: Mapping[str, Any]) -> None:
         interval = None
         if per_gpu.ci_low is not None and per_gpu.ci_high is not None and per_gpu.ci_low > 0:
             interval = (usd(per_gpu.ci_high), usd(per_gpu.ci_low))
-        note = f"{usd_per_gpu_h:g} USD per GPU-hour: {price.get('source')}, {price.get('date')}"
+        note = f"{usd_per_gpu_h:g} USD per GPU-hour: {price.source}, {price.date}"
         out.put("usd_per_mtok", usd(per_gpu.value), interval, basis=Basis.MODELLED, note=note)
 
 

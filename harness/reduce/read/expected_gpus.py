@@ -4,7 +4,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import PurePath
 
-from harness.reduce.read.run import Run, gpu_count, gpu_uuids, mapping, sequence
+from harness.reduce.read.run import Run, gpu_count, gpu_uuids
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +45,9 @@ def expected_gpus(run: Run) -> ExpectedGpus:
     at once.
     """
     whole = set()
-    for source in sequence(mapping(run.profile.get("telemetry")).get("power")):
-        options = mapping(source)
-        if options.get("kind") == "promql" and not options.get("device_label"):
+    for source in run.profile.telemetry.power:
+        if source.kind == "promql" and not source.device_label:
             whole.add("meter")  # a series without labels: a sum
-        if options.get("kind") == "csv" and not options.get("device_column"):
-            whole.add(PurePath(str(options.get("path"))).stem)
+        if source.kind == "csv" and not source.device_column:
+            whole.add(PurePath(str(source.path)).stem)
     return ExpectedGpus(tuple(gpu_uuids(run)), gpu_count(run), frozenset(whole))

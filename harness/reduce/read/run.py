@@ -23,10 +23,12 @@ from harness.artifacts.baseline_copy import saved_of
 from harness.artifacts.canary_truth import read_truth
 from harness.artifacts.journal import parts, read_table
 from harness.artifacts.layout import SCHEMA_VERSION, RunDir
+from harness.artifacts.run_record import RunRecord
 from harness.artifacts.run_summary import Calibration
-from harness.artifacts.typed_json import from_json, loads
+from harness.artifacts.typed_json import from_json, loads, read_leniently
 from harness.core.errors import ArtifactError
 from harness.core.records import Concern, RunState, Severity
+from harness.profile.recorded import RecordedProfile
 from harness.reduce.read.requests import Requests, RequestsSource, floats, read_requests
 from harness.reduce.read.truncated import torn, torn_events
 from harness.reduce.statistics.intervals import Floats
@@ -65,7 +67,8 @@ class Run:
 
     Attributes:
         root: the folder.
-        manifest: manifest.json, {} when it is not there.
+        manifest: manifest.json, of which nothing is recorded when it is not there.
+        profile_json: the resolved profile as it was written, {} when it is not known.
         state: complete, interrupted or failed.
         t0_ns: the run's start on the monotonic clock; all times count from it.
         events: events.jsonl, whole lines only.
@@ -84,7 +87,8 @@ class Run:
     """
 
     root: Path
-    manifest: Mapping[str, Any]
+    manifest: RunRecord
+    profile_json: Mapping[str, Any]
     state: RunState
     t0_ns: int
     events: Sequence[Mapping[str, Any]]
@@ -105,9 +109,14 @@ class Run:
         return float(int(t_ns) - self.t0_ns)
 
     @property
-    def profile(self) -> Mapping[str, Any]:
-        """The resolved profile, {} when it is not known."""
-        return mapping(self.manifest.get("profile"))
+    def profile(self) -> RecordedProfile:
+        """What readers use of the resolved profile."""
+        return self.manifest.profile
+
+    @property
+    def run_id(self) -> str:
+        """Id of the run; the folder's name where none was written."""
+        return self.manifest.run_id or self.root.resolve().name
 
 
 # For what has no type here: events.jsonl, manifest.json with the profile in it, and
@@ -147,14 +156,15 @@ def load_run(root: Path, *, wanted: Callable[[str], bool]) -> Run:
     """
     run_dir = RunDir(root)
     concerns: list[Concern] = []
-    manifest = _manifest(run_dir, concerns)
+    written = _manifest(run_dir, concerns)
+    manifest = read_leniently(RunRecord, written)
     events, unreadable_events = _events(run_dir)
     state = _state(manifest, concerns)
     source = RequestsSource.of(run_dir, concerns)
     if state is RunState.COMPLETE:  # else the last line and the last batch may be cut
         concerns += torn(source.journals)
         concerns += torn_events(unreadable_events)
-    t0_ns = _start(manifest, events, source.batches)
+    t0_ns = _start(manifest.started_ns, events, source.batches)
     requests, canary = read_requests(source, t0_ns)
     samples, failed_scrapes = _samples(run_dir, t0_ns, wanted, concerns)
 
@@ -167,13 +177,12 @@ def load_run(root: Path, *, wanted: Callable[[str], bool]) -> Run:
     certificate = _calibration(run_dir.calibration, concerns)
     calibration = _certificate(certificate, concerns) if certificate else None
     meter_calibration = _calibration(run_dir.meter_calibration, concerns)
-    for raw in sequence(manifest.get("concerns")):
-        concern = _concern(raw)
-        if concern is not None:
-            concerns.append(concern)
+    found = (recorded.concern() for recorded in manifest.concerns)
+    concerns += [concern for concern in found if concern is not None]
     return Run(
         root=root,
         manifest=manifest,
+        profile_json=mapping(written.get("profile")),
         state=state,
         t0_ns=t0_ns,
         events=events,
@@ -275,8 +284,8 @@ def _manifest(run_dir: RunDir, concerns: list[Concern]) -> Mapping[str, Any]:
     return manifest
 
 
-def _state(manifest: Mapping[str, Any], concerns: list[Concern]) -> RunState:
-    raw = manifest.get("state")
+def _state(manifest: RunRecord, concerns: list[Concern]) -> RunState:
+    raw = manifest.state
     if raw == RunState.COMPLETE:
         return RunState.COMPLETE
     if raw == RunState.INTERRUPTED:
@@ -295,9 +304,8 @@ def _state(manifest: Mapping[str, Any], concerns: list[Concern]) -> RunState:
         )
         concerns.append(Concern("killed", Severity.INVALID, text))
         return RunState.INTERRUPTED
-    what = mapping(manifest.get("error")).get("what")
-    if what:
-        text = f"The run failed: {what}"
+    if manifest.error is not None and manifest.error.what:
+        text = f"The run failed: {manifest.error.what}"
     else:
         text = (
             "The run failed."
@@ -306,25 +314,6 @@ def _state(manifest: Mapping[str, Any], concerns: list[Concern]) -> RunState:
         )
     concerns.append(Concern("failed", Severity.INVALID, text))
     return RunState.FAILED
-
-
-def _concern(raw: object) -> Concern | None:
-    fields = mapping(raw)
-    try:
-        severity = Severity(fields.get("severity", ""))
-    except ValueError:
-        severity = (
-            Severity.DEGRADED
-        )  # a severity that this version does not know is not taken lightly
-    if not fields.get("code"):
-        return None
-    return Concern(
-        str(fields["code"]),
-        severity,
-        str(fields.get("message", "")),
-        number(fields.get("value")),
-        number(fields.get("limit")),
-    )
 
 
 def _events(run_dir: RunDir) -> tuple[list[Mapping[str, Any]], int]:
@@ -415,13 +404,12 @@ def _fit(table: pa.Table, schema: pa.Schema) -> pa.Table:
 
 
 def _start(
-    manifest: Mapping[str, Any],
+    started_ns: int | None,
     events: Sequence[Mapping[str, Any]],
     batches: Callable[[], Iterable[pa.RecordBatch]],
 ) -> int:
-    started = manifest.get("started_ns")
-    if isinstance(started, int):
-        return started
+    if started_ns is not None:
+        return started_ns
     times = [event["t_ns"] for event in events if isinstance(event.get("t_ns"), int)]
     firsts = [pc.min(batch["intended_ns"]).as_py() for batch in batches()]
     times += [first for first in firsts if first is not None]
@@ -552,13 +540,9 @@ def last_evidence(run: Run) -> float | None:
 
 def gpu_count(run: Run) -> int | None:
     """All GPUs that the deployment holds; None where there is none or it is not known."""
-    stated = number(mapping(run.profile.get("server")).get("gpu_count"))
-    if stated:
-        return int(stated)
-    return len(sequence(mapping(run.manifest.get("hardware")).get("gpus"))) or None
+    return run.profile.server.gpu_count or len(run.manifest.hardware.gpus) or None
 
 
 def gpu_uuids(run: Run) -> list[str]:
     """UUIDs of the deployment's boards on this machine."""
-    gpus = sequence(mapping(run.manifest.get("hardware")).get("gpus"))
-    return [str(mapping(gpu)["uuid"]) for gpu in gpus if mapping(gpu).get("uuid")]
+    return [gpu.uuid for gpu in run.manifest.hardware.gpus if gpu.uuid]

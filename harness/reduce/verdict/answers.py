@@ -18,7 +18,7 @@ from harness.artifacts.run_summary import Likeness, Quality, Reference
 from harness.artifacts.typed_json import from_json, loads
 from harness.core.errors import ArtifactError
 from harness.core.records import Concern, Purpose, RunState, Severity
-from harness.reduce.read.run import Run, mapping
+from harness.reduce.read.run import Run
 
 VERIFIED: Final = "verified"
 UNVERIFIED: Final = "quality unverified"
@@ -90,7 +90,7 @@ def _read(run_dir: RunDir) -> AnswersCheck | None:
 
 
 def _is_dummy(run: Run) -> bool:
-    return mapping(run.profile.get("model")).get("load_format") == "dummy"
+    return run.profile.model.load_format == "dummy"
 
 
 def _summarized(reference: UsedReference, path: str | None) -> Reference:
@@ -223,7 +223,7 @@ def quality_concerns(run: Run, found: Quality | None, *, smoke: bool) -> list[Co
     """
     severity = Severity.NOTE if smoke else Severity.DEGRADED
     dummy = _is_dummy(run)
-    unread = run.profile.get("purpose") not in (Purpose.SMOKE, Purpose.MEASURE)
+    unread = run.profile.purpose not in (Purpose.SMOKE, Purpose.MEASURE)
     if found is None:
         if smoke or unread:
             return []

@@ -21,7 +21,7 @@ from harness.core.records import Concern, OutputLength, Purpose, RunState, Sever
 from harness.reduce.figures.window_figures import StageFigures, intended_in
 from harness.reduce.over_time.counters import ServerCounters
 from harness.reduce.over_time.flows import Flows
-from harness.reduce.read.run import Run, gpu_count, mapping, number, sequence
+from harness.reduce.read.run import Run, gpu_count
 from harness.reduce.verdict.answers import quality_concerns
 from harness.reduce.verdict.load_generator import client_concerns
 from harness.reduce.verdict.records import record_concerns
@@ -117,7 +117,7 @@ def judge(evidence: Evidence) -> Verdict:
     Smoke: functional unless something shows that the run did not work (severity invalid); the other
     concerns are listed all the same. Measure: as bad as its worst concern.
     """
-    smoke = evidence.run.profile.get("purpose") == Purpose.SMOKE
+    smoke = evidence.run.profile.purpose == Purpose.SMOKE
     found = _concerns(evidence, smoke=smoke)
     unique = {(c.code, c.message): c for c in found}
     ordered = tuple(
@@ -154,7 +154,7 @@ def _concerns(evidence: Evidence, *, smoke: bool) -> list[Concern]:
 
 def _of_the_run(run: Run, *, smoke: bool) -> list[Concern]:
     """What reading found, and what the run itself put into its manifest."""
-    raw = run.profile.get("purpose")
+    raw = run.profile.purpose
     # A smoke run proves that everything works to its end; an interrupted one proves nothing.
     found: list[Concern] = [
         replace(c, severity=Severity.INVALID) if smoke and c.code == "interrupted" else c
@@ -315,10 +315,8 @@ def _window(
 
 def _reconciled(run: Run, reconciliation: Mapping[str, Agreement], *, smoke: bool) -> list[Concern]:
     out = []
-    has_metrics = [
-        mapping(endpoint).get("metrics_url") for endpoint in sequence(run.manifest.get("endpoints"))
-    ]
-    expected = any(has_metrics) or run.samples is not None
+    replicas = run.manifest.endpoints or ()
+    expected = any(replica.metrics_url for replica in replicas) or run.samples is not None
     for key, agreement in reconciliation.items():
         words = key.replace("_", " ")
         if agreement.ok is False:
@@ -556,9 +554,9 @@ def _lengths(run: Run, *, smoke: bool) -> list[Concern]:
     requests = run.requests
     out = []
     severity = Severity.NOTE if smoke else Severity.DEGRADED
-    plan = mapping(run.manifest.get("plan"))
+    plan = run.manifest.plan
     answered = requests.ok & ~np.isnan(requests.output_tok) & ~np.isnan(requests.target_output_tok)
-    if plan.get("output_length") == OutputLength.FORCED and np.any(answered):
+    if plan.output_length == OutputLength.FORCED and np.any(answered):
         wrong = int(np.sum(requests.output_tok[answered] != requests.target_output_tok[answered]))
         if wrong:
             text = (
@@ -572,18 +570,14 @@ def _lengths(run: Run, *, smoke: bool) -> list[Concern]:
         if abs(ratio - 1) > LENGTH_TOLERANCE:
             text = f"Prompts were {ratio:.1%} of their planned length in tokens."
             out.append(Concern("input_length", Severity.NOTE, text, ratio, 1.0))
-    scale = number(plan.get("context_scale"))
+    scale = plan.context_scale
     if scale is not None and scale != 1:
         text = f"All lengths of the workload were multiplied by {scale:.4g} to fit the model."
         out.append(Concern("lengths_scaled", Severity.NOTE, text, scale, 1))
-    clipped, whole = (
-        number(plan.get("clipped_requests")),
-        number(plan.get("planned_requests")) or float(len(requests)),
-    )
+    clipped, whole = plan.clipped_requests, plan.planned_requests or len(requests)
     if clipped and whole:
         text = (
-            f"{clipped:.0f} planned requests were drawn longer than the context and were clipped"
-            " to it."
+            f"{clipped} planned requests were drawn longer than the context and were clipped to it."
         )
         out.append(
             Concern(

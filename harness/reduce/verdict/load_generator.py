@@ -12,7 +12,7 @@ from harness.artifacts.canary_truth import pair
 from harness.artifacts.run_summary import Calibration, Canary, CarriedLoad, Client, Slos
 from harness.core.records import Concern, Outcome, Severity
 from harness.reduce.read.requests import Requests
-from harness.reduce.read.run import Run, mapping, number, sequence
+from harness.reduce.read.run import Run, number
 from harness.reduce.read.spill import blocks, release
 from harness.reduce.statistics.intervals import Floats
 from harness.reduce.windows.measurement_window import StageWindow
@@ -190,16 +190,15 @@ def client_concerns(run: Run, found: Client, slos: Slos, *, smoke: bool) -> list
 def _stale(run: Run, calibration: Calibration, severity: Severity) -> list[Concern]:
     """A certificate holds for a host, and for a while: kernels, drivers and neighbours change."""
     out = []
-    anchor = next((mapping(one) for one in sequence(run.manifest.get("clock_anchors"))), {})
-    unix_s = number(anchor.get("unix_ns"))
+    unix_ns = next((anchor.unix_ns for anchor in run.manifest.clock_anchors), None)
     made = _unix_s(calibration.made_at)
-    if unix_s is not None and made is not None:
-        days = (unix_s * 1e-9 - made) / 86400
+    if unix_ns is not None and made is not None:
+        days = (float(unix_ns) * 1e-9 - made) / 86400
         if abs(days) > MAX_AGE_DAYS:
             text = f"The client-fidelity certificate is {days:.0f} days older than the run."
             out.append(Concern("calibration_stale", severity, text, days, MAX_AGE_DAYS))
     its = (calibration.host or {}).get("cpu")
-    here = mapping(mapping(run.manifest.get("hardware")).get("cpu")).get("model")
+    here = None if (cpu := run.manifest.hardware.cpu) is None else cpu.model
     if its and here and its != here:
         out.append(
             Concern(
@@ -219,14 +218,14 @@ def _unix_s(made_at: object) -> float | None:
 
 
 def _workers(run: Run, calibration: Calibration) -> int:
-    return int(number(run.manifest.get("workers")) or calibration.workers or 1)
+    return int(run.manifest.workers or calibration.workers or 1)
 
 
 def _canary_concerns(
     run: Run, canary: Canary | None, slos: Slos, severity: Severity
 ) -> list[Concern]:
     if canary is None:
-        if run.manifest.get("canary") is True:
+        if run.manifest.canary:
             return [
                 Concern(
                     "canary_missing",

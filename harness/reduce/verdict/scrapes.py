@@ -9,7 +9,7 @@ import numpy as np
 
 from harness.core.records import Concern, Severity
 from harness.reduce.over_time.counters import PROCESS_START, ServerCounters
-from harness.reduce.read.run import Run, mapping, number
+from harness.reduce.read.run import Run
 from harness.reduce.statistics.intervals import Floats
 
 SCRAPES_MISSED: Final = 0.05
@@ -127,9 +127,9 @@ def _gaps(
     run: Run, counters: ServerCounters, start: float, end: float, severity: Severity
 ) -> list[Concern]:
     out = []
-    telemetry = mapping(run.profile.get("telemetry"))
-    wanted_s = number(telemetry.get("scrape_interval_s")) or 1.0
-    foreign = telemetry.get("prometheus") not in (None, "embedded", "managed")
+    telemetry = run.profile.telemetry
+    wanted_s = telemetry.scrape_interval_s or 1.0
+    foreign = telemetry.prometheus not in (None, "embedded", "managed")
     for target, times in counters.samples.scrapes.items():
         # A Prometheus of somebody else's keeps its own interval.
         interval_s = (

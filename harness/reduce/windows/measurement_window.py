@@ -7,7 +7,8 @@ from typing import Any, Final
 import numpy as np
 
 from harness.core.records import RunState
-from harness.reduce.read.run import Run, last_evidence, mapping, number, sequence
+from harness.profile.recorded import RecordedStage
+from harness.reduce.read.run import Run, last_evidence, number
 from harness.reduce.statistics.stationarity import SteadyState
 
 
@@ -79,15 +80,17 @@ def stage_windows(run: Run) -> list[StageWindow]:
         names = sorted(first, key=lambda name: (first[name], name))
     load = _load_by_name(run, names)
     return [
-        _window(run, name, started.get(name, {}), ended.get(name, {}), load.get(name, {}))
+        _window(
+            run, name, started.get(name, {}), ended.get(name, {}), load.get(name, RecordedStage())
+        )
         for name in names
     ]
 
 
-def _load_by_name(run: Run, names: list[str]) -> dict[str, Mapping[str, Any]]:
+def _load_by_name(run: Run, names: list[str]) -> dict[str, RecordedStage]:
     """The profile's load stages by name; unnamed ones go by position."""
-    stages = [mapping(stage) for stage in sequence(mapping(run.profile.get("traffic")).get("load"))]
-    by_name = {str(stage["name"]): stage for stage in stages if stage.get("name")}
+    stages = run.profile.traffic.load
+    by_name = {stage.name: stage for stage in stages if stage.name}
     for position, name in enumerate(names):
         if name not in by_name and position < len(stages):
             by_name[name] = stages[position]
@@ -103,7 +106,7 @@ def _window(
     name: str,
     started: Mapping[str, Any],
     ended: Mapping[str, Any],
-    stage: Mapping[str, Any],
+    stage: RecordedStage,
 ) -> StageWindow:
     requests = run.requests
     mine = requests.stage == name
@@ -163,24 +166,18 @@ def _window(
         if start is not None and end is not None
         else f"Stage {name} has no measured window."
     )
-    concurrency = stage.get("concurrency")
     turns = ended.get("turns_not_happened")
-    to_find = (
-        "warmup_s" in stage
-        and stage["warmup_s"] is None
-        and start is not None
-        and start == stage_start
-    )
+    to_find = stage.warmup_s is None and start is not None and start == stage_start
     return StageWindow(
         name=name,
-        kind=str(stage["kind"]) if stage.get("kind") else None,
+        kind=stage.kind,
         stage_start=stage_start,
         stage_end=stage_end,
         start=start if end is not None else None,
         end=end,
         cut=cut,
         bounded_by=bounded_by,
-        concurrency=concurrency if isinstance(concurrency, int) else None,
+        concurrency=stage.concurrency,
         turns_not_happened=turns if isinstance(turns, int) else None,
         rule=rule,
         warmup_given=not to_find,

@@ -2,8 +2,8 @@
 templates only place things.
 """
 
-import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -13,14 +13,15 @@ import pyarrow.parquet as pq
 from markupsafe import Markup
 
 from harness.artifacts.layout import RunDir
-from harness.artifacts.run_result import number
+from harness.artifacts.run_result import RunResult, load_result
+from harness.artifacts.run_summary import StageSummary, Summary
 from harness.compare import gate_output
 from harness.compare.compare import HEADLINE, Comparison, Row, Side
 from harness.compare.gates import GateResult, Outcome
 from harness.compare.ratios import Cell, Word, base
+from harness.core.errors import ArtifactError
 from harness.core.metrics import METRICS
 from harness.core.records import CANARY
-from harness.reduce.read.run import mapping, sequence
 from harness.report import numbers
 from harness.report.charts import NARROW, SERIES, WIDE, Chart, Line, draw, line_chart
 from harness.report.comparison.charts import RatioMark, TradePoint, ratios, trade
@@ -340,13 +341,13 @@ def _figures(comparison: Comparison, headline: Sequence[Row]) -> list[Figure]:
     drawn = comparison.sides[:_MOST_SIDES]
     names = [side.title for side in drawn]
     found = [_ratio_figure(headline, names)]
-    stated = {path: _summary(Path(path)) for side in drawn for path in side.paths}
-    found.append(_trade_figure(drawn, names, stated))
+    read = {path: _result(Path(path)) for side in drawn for path in side.paths}
+    found.append(_trade_figure(drawn, names, read))
     for key, title, column in (
         ("ttft", "Time to first token", "first_token_ns"),
         ("e2e", "Whole answer", "last_token_ns"),
     ):
-        found.append(_cdf_figure(drawn, names, stated, key, title, column))
+        found.append(_cdf_figure(drawn, names, read, key, title, column))
     return [figure for figure in found if figure is not None]
 
 
@@ -409,17 +410,20 @@ def _short(row: Row) -> str:
 
 
 def _trade_figure(
-    sides: Sequence[Side], names: Sequence[str], stated: Mapping[str, Mapping[str, Any]]
+    sides: Sequence[Side], names: Sequence[str], read: Mapping[str, RunResult | None]
 ) -> Figure | None:
     def points(key: str) -> list[TradePoint]:
         found = []
         for position, side in enumerate(sides):
             for path in side.paths:
-                summary = stated[path]
-                stages = [mapping(stage) for stage in sequence(summary.get("stages"))] or [summary]
-                for order, stage in enumerate(stages):
+                result = read[path]
+                if result is None:
+                    continue
+                stages: Sequence[StageSummary | Summary] = result.summary.stages
+                summaries = stages or (result.summary,)
+                for order, stage in enumerate(summaries):
                     x, y = (
-                        number(mapping(mapping(stage.get("metrics")).get(one)).get("value"))
+                        None if (figure := stage.metrics.get(one)) is None else figure.value
                         for one in ("interactivity_tok_s_user", key)
                     )
                     if x is not None and y is not None:
@@ -457,14 +461,14 @@ def _trade_figure(
 def _cdf_figure(
     sides: Sequence[Side],
     names: Sequence[str],
-    stated: Mapping[str, Mapping[str, Any]],
+    read: Mapping[str, RunResult | None],
     key: str,
     title: str,
     column: str,
 ) -> Figure | None:
     lines, ends, rows = [], [], []
     for side, name in zip(sides, names, strict=True):
-        values, everyone = _latencies(side, stated, column)
+        values, everyone = _latencies(side, read, column)
         if len(values) < _MIN_LATENCIES:
             return None
         picks = np.unique(np.linspace(0, len(values) - 1, _CDF_POINTS).astype(int))
@@ -517,17 +521,19 @@ def _cdf_figure(
 
 
 def _latencies(
-    side: Side, stated: Mapping[str, Mapping[str, Any]], column: str
+    side: Side, read: Mapping[str, RunResult | None], column: str
 ) -> tuple[np.ndarray[Any, np.dtype[np.float64]], int]:
     """Sorted latencies of a side's answered requests, in seconds, and how many requests count; none
     where a run's are not at hand.
     """
     found, everyone = [], 0
     for path in side.paths:
-        run_dir, window = RunDir(Path(path)), mapping(stated[path].get("window"))
-        start, end = number(window.get("start_s")), number(window.get("end_s"))
-        origin = number(_json(run_dir.manifest).get("started_ns"))
-        if start is None or end is None or origin is None or not run_dir.requests.exists():
+        run_dir, result = RunDir(Path(path)), read[path]
+        if result is None or not run_dir.requests.exists():
+            return np.zeros(0), 0
+        start, end = result.summary.window.start_s, result.summary.window.end_s
+        origin = result.manifest.started_ns
+        if start is None or end is None or origin is None:
             return np.zeros(0), 0
         rows = pq.read_table(
             run_dir.requests, columns=["class", "outcome", "intended_ns", column]
@@ -542,12 +548,8 @@ def _latencies(
     return (np.sort(np.concatenate(found)) if found else np.zeros(0)), everyone
 
 
-def _summary(path: Path) -> Mapping[str, Any]:
-    return _json(RunDir(path).summary)
-
-
-def _json(path: Path) -> Mapping[str, Any]:
-    try:
-        return mapping(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError):
-        return {}
+def _result(path: Path) -> RunResult | None:
+    """A run that is still where it was compared; None where it is not."""
+    with suppress(ArtifactError):
+        return load_result(path)
+    return None

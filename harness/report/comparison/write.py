@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from harness.artifacts.atomic import alone_in, write_bytes, write_json
+from harness.artifacts.typed_json import to_json
 from harness.compare import gate_output
 from harness.compare.compare import Comparison
 from harness.core.errors import ArtifactError, ExitCode
@@ -96,7 +97,7 @@ def write_comparison(comparison: Comparison, folder: Path) -> tuple[Path, Path, 
         write_charts(folder / CHARTS_DIR, _drawings(shown))
         write_bytes(paths[0], page)
         write_bytes(paths[1], markdown)
-        write_json(paths[2], comparison.to_dict())
+        write_json(paths[2], to_json(comparison))
     return paths
 
 

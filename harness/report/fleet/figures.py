@@ -103,7 +103,7 @@ def fleet_charts_of(e: FleetEstimate, f: Forecast | None) -> dict[str, FleetChar
 def _tokens_chart(e: FleetEstimate) -> FleetChart:
     """From all of the site's GPUs at the measured rate down to the mean of a day."""
     steps = [step for step in e.waterfall if step.part == "tokens"]
-    count = e.stated["gpus"] or 1.0
+    count = e.stated.gpus or 1.0
     whole = steps[0].result * count
     bars = [Bar("every GPU, as measured", 0.0, whole, "whole", f"{scaled(whole)} tok/s")]
     at = whole

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from harness.core.records import Basis, Status
+from harness.fleet.cases import Case, FleetAnswer, Refusal
 from harness.fleet.estimate.measured import SAME_LENGTH
 from harness.fleet.estimate.results import FleetEstimate, FleetFigure
 from harness.fleet.over_time.failures import failure_classes
@@ -25,23 +26,6 @@ from harness.report.numbers import DASH, plain, share
 
 SURE: Final = 3
 """Factors that the first screen names."""
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """One run at one site."""
-
-    estimate: FleetEstimate
-    forecast: Forecast | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """One run and site for which there is no answer, and why."""
-
-    run: str
-    site: str
-    why: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,13 +71,9 @@ class FleetView:
     notes: tuple[str, ...] = field(default=())
 
 
-def fleet_view(cases: Sequence[Case], refused: Sequence[Refusal] = ()) -> FleetView:
-    """What is shown of one or more cases; the first one fills the page, the others stand beside it.
-
-    Args:
-        cases: at least one.
-        refused: runs and sites without an answer.
-    """
+def fleet_view(answer: FleetAnswer) -> FleetView:
+    """What is shown of one or more cases; the first one fills the page, next to it the others."""
+    cases = answer.cases
     case = cases[0]
     e, f = case.estimate, case.forecast
     tones = {
@@ -126,13 +106,14 @@ def fleet_view(cases: Sequence[Case], refused: Sequence[Refusal] = ()) -> FleetV
         time_lead=_time_lead(e, f),
         scenarios=_scenario_table(f),
         side_by_side=_side_by_side(cases) if len(cases) > 1 else None,
-        refused=_refused(refused),
+        refused=_refused(answer.refused),
         assumptions=_assumptions(e, f),
         site=_site(e),
         run=_run(e),
         notes=_further_flags(cases),
         footer=(
-            f"Scaled from one measured run by stated factors. Ranges are P5 to P95 of {e.draws:,}"
+            f"As of {e.as_of.text()}. Scaled from one measured run by stated factors."
+            f" Ranges are P5 to P95 of {e.draws:,}"
             f" draws (seed {e.seed}) and hold what the factors hold, no more: a factor that nobody"
             " thought of is not in them. No figure here was measured at the site, and nothing here"
             " was validated against one."
@@ -156,9 +137,7 @@ def _lead(e: FleetEstimate) -> str:
         e.figure("power_mean_mw"),
         e.figure("usd_per_mtok"),
     )
-    work = ", ".join(
-        str(e.work[key]) for key in ("model", "precision", "workload") if e.work.get(key)
-    )
+    work = ", ".join(text for text in (e.work.model, e.work.precision, e.work.workload) if text)
     gpu = (
         e.gpu
         if e.measured_gpu in {"", e.gpu}
@@ -210,7 +189,7 @@ def _sure(e: FleetEstimate) -> tuple[str, ...]:
         at = "" if power is None else f" and {plain(power, 3)} MW"
         cost, asked, peak = (
             e.figure("usd_per_mtok").value,
-            e.stated["demand_tok_s"],
+            e.stated.demand_tok_s,
             e.central["output_tok_s_peak"],
         )
         dearer = ""
@@ -506,11 +485,9 @@ def _side_by_side(cases: Sequence[Case]) -> FleetTable:
             )
         )
     rows.append(("Limited by", *(case.estimate.binding for case in cases)))
-    work = {
-        tuple(case.estimate.work.get(key) for key in ("model", "precision", "workload"))
-        for case in cases
-    }
-    lengths = [case.estimate.work.get("context_tok") or 0.0 for case in cases]
+    all_work = [case.estimate.work for case in cases]
+    work = {(one.model, one.precision, one.workload) for one in all_work}
+    lengths = [one.context_tok or 0.0 for one in all_work]
     caption = "Side by side: value (P5 to P95)"
     if len(work) > 1 or max(lengths) - min(lengths) > SAME_LENGTH * max(lengths):
         caption += ". The runs measured different work: columns of different runs do not compare"
@@ -594,22 +571,16 @@ def _site(e: FleetEstimate) -> tuple[tuple[str, str], ...]:
 
 def _run(e: FleetEstimate) -> tuple[tuple[str, str], ...]:
     rows = [("Run", f"{e.run_name} ({e.run_id}), {e.status}"), ("Folder", e.run)]
-    names = {
-        "model": "Model",
-        "precision": "Precision",
-        "workload": "Workload",
-        "api": "API",
-        "kv": "Cache arithmetic",
-    }
-    rows += [(title, str(e.work[key])) for key, title in names.items() if e.work.get(key)]
-    if e.work.get("mean_input_tok") is not None:
-        rows.append(
-            (
-                "Lengths",
-                (
-                    f"{plain(e.work['mean_input_tok'])} tokens in,"
-                    f" {plain(e.work.get('mean_output_tok'))} out, on average"
-                ),
-            )
-        )
+    work = e.work
+    named = (
+        ("Model", work.model),
+        ("Precision", work.precision),
+        ("Workload", work.workload),
+        ("API", work.api),
+        ("Cache arithmetic", work.kv),
+    )
+    rows += [(title, text) for title, text in named if text]
+    if work.mean_input_tok is not None:
+        inside, out = plain(work.mean_input_tok), plain(work.mean_output_tok)
+        rows.append(("Lengths", f"{inside} tokens in, {out} out, on average"))
     return tuple(rows)

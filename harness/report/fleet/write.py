@@ -1,12 +1,13 @@
 """Writes fleet.html, fleet.md with its charts, and fleet.json."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from harness.artifacts.atomic import alone_in, write_bytes, write_json
+from harness.fleet.cases import FleetAnswer
 from harness.fleet.over_time.forecast import Forecast
-from harness.report.fleet.view import Case, FleetView, Refusal, fleet_view
+from harness.report.fleet.view import FleetView
 from harness.report.pages import Drawing, html_page, make_folder, markdown_page, write_charts
 
 CHARTS_DIR: Final = "fleet-charts"
@@ -16,26 +17,23 @@ HOURS: Final = "fleet-hours.csv"
 """The first simulated year, one line an hour."""
 
 
-def write_fleet(
-    cases: Sequence[Case], refused: Sequence[Refusal], folder: Path
-) -> tuple[Path, Path, Path]:
+def write_fleet(answer: FleetAnswer, shown: FleetView, folder: Path) -> tuple[Path, Path, Path]:
     """Write fleet.html, fleet.md and fleet.json; beside them fleet-hours.csv where years were
     simulated.
 
     Args:
-        cases: runs at sites, at least one; the first fills the page.
-        refused: runs and sites without an answer.
+        answer: the first case fills the page.
+        shown: what is shown of it.
         folder: made where it is missing.
 
     Raises:
         ArtifactError: the folder cannot be written.
     """
-    shown = fleet_view(cases, refused)
     paths = (folder / "fleet.html", folder / "fleet.md", folder / "fleet.json")
     make_folder(folder)
     drawings = {key: Drawing(chart.wide(), chart.narrow()) for key, chart in shown.charts.items()}
     page, markdown = fleet_html(shown, drawings).encode(), fleet_markdown(shown).encode()
-    forecast = cases[0].forecast
+    forecast = answer.cases[0].forecast
     with alone_in(folder):
         write_charts(folder / CHARTS_DIR, drawings)
         if forecast is None:  # an earlier answer's would pass for part of this one
@@ -44,7 +42,7 @@ def write_fleet(
             write_bytes(folder / HOURS, hours_csv(forecast).encode())
         write_bytes(paths[0], page)
         write_bytes(paths[1], markdown)
-        write_json(paths[2], fleet_json(cases, refused))
+        write_json(paths[2], answer.to_dict())
     return paths
 
 
@@ -56,21 +54,6 @@ def hours_csv(forecast: Forecast) -> str:
         values = (f"{columns[key][hour]:.7g}" if key in columns else "" for key in forecast.hours)
         lines.append(",".join((str(hour), *values)))
     return "\n".join(lines) + "\n"
-
-
-def fleet_json(cases: Sequence[Case], refused: Sequence[Refusal]) -> dict[str, Any]:
-    """All cases as JSON."""
-    return {
-        "schema_version": 1,
-        "cases": [
-            {
-                "estimate": case.estimate.to_dict(),
-                "forecast": case.forecast.to_dict() if case.forecast is not None else None,
-            }
-            for case in cases
-        ],
-        "refused": [{"run": item.run, "site": item.site, "why": item.why} for item in refused],
-    }
 
 
 def fleet_html(shown: FleetView, drawings: Mapping[str, Drawing]) -> str:

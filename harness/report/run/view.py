@@ -14,7 +14,6 @@ from harness.artifacts.run_summary import Calibration, Client, Distribution
 from harness.core.metrics import LATENCY_KEYS, METRICS
 from harness.core.records import Basis, Concern, Severity
 from harness.reduce.figures.without_records import lost
-from harness.reduce.read.run import mapping
 from harness.reduce.reduction import Reduction
 from harness.reduce.series import series
 from harness.report import numbers
@@ -147,7 +146,7 @@ def view(reduction: Reduction) -> View:
         errors=_errors(reduction),
         charts=charts(reduction, grid),
         environment=environment(reduction),
-        profile_yaml=_yaml(reduction.run.profile),
+        profile_yaml=_yaml(reduction.run.profile_json),
         profile_name=f"{name}.yaml",
         definitions=_definitions(),
         notes=summary.notes,
@@ -523,8 +522,8 @@ def _definitions() -> Table:
 
 
 def _footer(reduction: Reduction) -> str:
-    version = mapping(reduction.run.manifest.get("harness")).get("version")
-    made = f"Run by colossus-harness {version}; " if version else ""
+    by = reduction.run.manifest.harness
+    made = f"Run by colossus-harness {by.version}; " if by and by.version else ""
     return (
         f"{made}definitions of metrics version {reduction.summary.metric_version}. The command"
         " harness report makes this page again."

@@ -1,0 +1,47 @@
+"""Runs at sites: what `harness fleet` answers, and where it has no answer."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from harness.artifacts.typed_json import to_json
+from harness.fleet.estimate.results import FleetEstimate
+from harness.fleet.over_time.forecast import Forecast
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One run at one site, over time where that was asked for."""
+
+    estimate: FleetEstimate
+    forecast: Forecast | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """One run and site for which there is no answer, and why."""
+
+    run: str
+    site: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class FleetAnswer:
+    """Cases with an answer, at least one, and those without one."""
+
+    cases: tuple[Case, ...]
+    refused: tuple[Refusal, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """fleet.json."""
+        return {
+            "schema_version": 1,
+            "cases": [
+                {
+                    "estimate": case.estimate.to_dict(),
+                    "forecast": to_json(case.forecast) if case.forecast is not None else None,
+                }
+                for case in self.cases
+            ],
+            "refused": [asdict(item) for item in self.refused],
+        }

@@ -1,0 +1,334 @@
+"""The answers of one estimate: each with its range, what it stands on, and why it is absent."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+
+from harness.artifacts.run_result import RunResult
+from harness.core.records import Basis, Boundary
+from harness.core.units import human_number
+from harness.fleet.estimate import measured as evidence
+from harness.fleet.estimate.model import Case
+from harness.fleet.estimate.results import Factor, FleetFigure, Floats
+from harness.fleet.site import arithmetic
+from harness.fleet.site.types import Site
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What is answered.
+
+    Attributes:
+        title: `{session}` in it is the kind of session.
+        why: what it stands on, by the names of `Figures`' groups.
+        boundary: what it is taken over.
+        needs: what it is absent without.
+    """
+
+    key: str
+    title: str
+    unit: str
+    why: tuple[str, ...]
+    boundary: str = "deployment"
+    needs: tuple[str, ...] = ()
+
+
+_METER: Final = str(Boundary.FACILITY)
+_TOKENS_PER_S: Final = "Output tokens per second"
+_ANSWERS: Final = (
+    _Answer("output_tok_s_peak", f"{_TOKENS_PER_S}, at peak", "tok/s", ("peak",)),
+    _Answer("output_tok_s", f"{_TOKENS_PER_S}, mean of a day", "tok/s", ("mean",)),
+    _Answer("output_tok_per_day", "Output tokens per day", "tok", ("mean",)),
+    _Answer(
+        "sessions",
+        "Concurrent sessions within the SLO ({session})",
+        "session",
+        ("peak",),
+        needs=("session",),
+    ),
+    _Answer("gpus_powered", "GPUs that are powered", "GPU", ("powered",)),
+    _Answer("power_peak_mw", "Power at peak", "MW", ("power",), _METER, ("power",)),
+    _Answer("power_mean_mw", "Power, mean of a day", "MW", ("day",), _METER, ("power",)),
+    _Answer(
+        "output_tok_s_per_mw",
+        f"{_TOKENS_PER_S} per megawatt, at peak",
+        "tok/s/MW",
+        ("peak", "power"),
+        _METER,
+        ("power",),
+    ),
+    _Answer(
+        "j_per_output_tok",
+        "Joules per output token, at peak (an allocation)",
+        "J/tok",
+        ("peak", "power"),
+        _METER,
+        ("power",),
+    ),
+    _Answer(
+        "j_per_output_tok_mean",
+        "Joules per output token, mean of a day (an allocation)",
+        "J/tok",
+        ("mean", "day"),
+        _METER,
+        ("power",),
+    ),
+    _Answer(
+        "usd_per_gpu_h",
+        "Dollars per GPU-hour that the site's price implies",
+        "USD/GPU-h",
+        ("price",),
+        needs=("price",),
+    ),
+    _Answer(
+        "usd_per_mtok",
+        "Dollars per million output tokens at the site's price",
+        "USD/Mtok",
+        ("mean", "price"),
+        needs=("price",),
+    ),
+)
+_AFTER_PRICES: Final = (
+    _Answer(
+        "gpus_needed", "GPUs that the demand needs", "GPU", ("peak", "demand"), needs=("demand",)
+    ),
+    _Answer(
+        "mw_needed",
+        "Power that the demand needs",
+        "MW",
+        ("peak", "power", "demand"),
+        _METER,
+        ("demand", "power"),
+    ),
+    _Answer(
+        "demand_met_ratio",
+        "Share of the demand that is met at peak",
+        "1",
+        ("peak", "demand"),
+        needs=("demand",),
+    ),
+    _Answer(
+        "co2_t_per_day",
+        "CO2 of a day (location-based)",
+        "t",
+        ("day", "co2"),
+        _METER,
+        ("power",),
+    ),
+    _Answer(
+        "co2_kg_per_mtok",
+        "CO2 per million output tokens (location-based)",
+        "kg/Mtok",
+        ("mean", "day", "co2"),
+        _METER,
+        ("power",),
+    ),
+)
+
+
+class Figures:
+    """The figures of one estimate.
+
+    Args:
+        run: that was measured.
+        site: that it is scaled to.
+        case: what is stated.
+        factors: of the model.
+        absent_power: why there is no power; None where there is.
+        binding: what limits the site at central values.
+        curve_why: of the power-cap curve; None without one.
+    """
+
+    def __init__(
+        self,
+        run: RunResult,
+        site: Site,
+        case: Case,
+        factors: Mapping[str, Factor],
+        *,
+        absent_power: str | None,
+        binding: str,
+        curve_why: str | None,
+    ) -> None:
+        self._run, self._site, self._case, self._factors = run, site, case, factors
+        self._absent_power, self._binding, self._curve_why = absent_power, binding, curve_why
+
+    def of(
+        self, values: Mapping[str, float], drawn: Mapping[str, Floats]
+    ) -> tuple[FleetFigure, ...]:
+        """All figures.
+
+        Args:
+            values: answers of the model at central values.
+            drawn: of each draw.
+        """
+        session = evidence.tok_s_per_session(self._run)[1]
+        why, missing = self._why(), self._missing(session)
+        tiers = [key for key in self._factors if key.startswith("usd_per_gpu_h@")]
+        why |= {key: (self._factors[key].text(),) for key in tiers}
+        prices = [
+            _Answer(
+                key.replace("usd_per_gpu_h", "usd_per_mtok"),
+                f"Dollars per million output tokens, {key.partition('@')[2].replace('_', ' ')}",
+                "USD/Mtok",
+                ("mean", key),
+            )
+            for key in tiers
+        ]
+        kind = session if missing["session"] is None else "this workload"
+        figures = []
+        for one in (*_ANSWERS, *prices, *_AFTER_PRICES):
+            plain = FleetFigure(
+                one.key,
+                one.title.format(session=kind),
+                one.unit,
+                None,
+                basis=Basis.ABSENT,
+                boundary=one.boundary,
+            )
+            reasons = (missing[need] for need in one.needs)
+            reason = next((text for text in reasons if text is not None), None)
+            if reason is not None:
+                figures.append(replace(plain, note=reason))
+                continue
+            said = tuple(dict.fromkeys(text for group in one.why for text in why[group]))
+            had = replace(plain, basis=Basis.MODELLED, assumptions=said)
+            figures.append(
+                self._implied(had)
+                if one.key == "usd_per_gpu_h"
+                else self._drawn(had, values, drawn)
+            )
+        return tuple(figures)
+
+    def _drawn(
+        self, figure: FleetFigure, values: Mapping[str, float], drawn: Mapping[str, Floats]
+    ) -> FleetFigure:
+        key, note = figure.key, None
+        p5, p50, p95 = (float(q) for q in np.quantile(drawn[key], (0.05, 0.5, 0.95)))
+        if key == "gpus_powered":
+            note = self._powered_note(drawn["gpus_powered"])
+        if key == "demand_met_ratio" and values[key] < 1:
+            note = "the rest is shed for as long as the demand stands"
+        return replace(figure, value=values[key], p5=p5, p50=p50, p95=p95, note=note)
+
+    def _implied(self, figure: FleetFigure) -> FleetFigure:
+        """Plain arithmetic on what is stated."""
+        assert self._case.usd_per_h is not None
+        implied = self._case.usd_per_h / self._case.gpus
+        return replace(figure, value=implied, note=self._implied_note())
+
+    def _missing(self, session: str) -> dict[str, str | None]:
+        case = self._case
+        demand = "no demand was stated (--demand-tok-s, --demand-sessions)"
+        return {
+            "session": None if case.tok_s_per_session is not None else session,
+            "power": self._absent_power,
+            "demand": None if self._demand_why() else demand,
+            "price": None if case.usd_per_h is not None else "nobody states what the site costs",
+        }
+
+    def _why(self) -> dict[str, tuple[str, ...]]:
+        """What the answers stand on, by group."""
+        tokens = self._texts(
+            "tok_s_per_gpu",
+            "slo_share",
+            "multi_replica_efficiency",
+            "modelled_ratio",
+            "slo_headroom",
+        )
+        power = self._texts(
+            "board_w",
+            "module_w",
+            "node_w",
+            "host_power_share",
+            "host_beside_module",
+            "network_storage",
+            "pue",
+        )
+        powered = self.powered_why()
+        peak = (*tokens, *powered, *self._texts("availability", "reserved_spares"))
+        return {
+            "peak": peak,
+            "mean": (*peak, *self._texts("load_factor")),
+            "powered": powered,
+            "power": power,
+            "day": (*power, *powered, *self._texts("idle_power_share", "load_factor")),
+            "price": self._price_why(),
+            "demand": self._demand_why(),
+            "co2": self._texts("co2_kg_per_kwh"),
+        }
+
+    def _texts(self, *keys: str) -> tuple[str, ...]:
+        return tuple(self._factors[key].text() for key in keys if key in self._factors)
+
+    def powered_why(self) -> tuple[str, ...]:
+        """How many GPUs are powered, in words."""
+        case = self._case
+        count, cap = self._site.gpus, self._site.power_mw
+        said = [f"{count.value:,.0f} GPUs: {count.cite()}"]
+        if cap is None:
+            said.append("nobody states the site's power, so it is taken to be enough")
+        elif self._absent_power is None:
+            how = self._curve_why or (
+                "fewer GPUs run where that binds, for want of a power-cap curve from runs at three"
+                " limits"
+            )
+            said.append(f"{cap.value:g} MW at the meter: {cap.cite()}; {how}")
+            if case.oversubscribe:
+                said.append(
+                    f"{100 * case.oversubscribe:.0f} % of GPUs beyond the cap's provision, held"
+                    " there by power capping (POLCA, arXiv 2308.12908)"
+                )
+        return tuple(said)
+
+    def _powered_note(self, powered: Floats) -> str:
+        if self._case.cap_mw is None:
+            return "no power cap is stated"
+        if self._binding == "unknown":
+            return "upper bound: power was not measured"
+        return (
+            f"limited by {self._binding}; the power cap binds in"
+            f" {100 * np.mean(powered < self._case.gpus):.0f} % of draws"
+        )
+
+    def _price_why(self) -> tuple[str, ...]:
+        site = self._site
+        if site.usd_per_month is not None:
+            said = (
+                f"${site.usd_per_month.value / 1e6:,.0f} M a month for {site.gpus.value:,.0f} GPUs:"
+                f" {site.usd_per_month.cite()}"
+            )
+        elif site.usd_per_gpu_h is not None:
+            said = f"${site.usd_per_gpu_h.value:g} a GPU-hour: {site.usd_per_gpu_h.cite()}"
+        else:
+            return ()
+        return (
+            said,
+            (
+                "the price is taken to include power and operation, and to be paid for GPUs that do"
+                " not run as well"
+            ),
+        )
+
+    def _implied_note(self) -> str | None:
+        price = self._site.usd_per_month
+        others = [item for item in self._site.also_said if item.what == "gpus"]
+        if price is None or not others:
+            return None
+        return "also said: " + "; ".join(
+            f"${arithmetic.usd_per_gpu_h(price.value, item.value):.2f} at {item.value:,.0f} GPUs"
+            for item in others
+        )
+
+    def _demand_why(self) -> tuple[str, ...]:
+        case = self._case
+        if case.demand_tok_s is not None:
+            return (
+                f"a demand of {human_number(case.demand_tok_s)} output tok/s at peak, as stated",
+            )
+        if case.demand_sessions is not None:
+            said = f"a demand of {human_number(case.demand_sessions)} live sessions at peak"
+            return (f"{said}, as stated",)
+        return ()

@@ -1,0 +1,61 @@
+"""manifest.json in types: whatever is wrong with it, what is right is read."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.artifacts.run_record import RunRecord
+from harness.artifacts.typed_json import read_leniently, to_json
+
+MANIFESTS = sorted(Path(__file__).parents[1].glob("**/runs/**/manifest.json"))
+FOREIGN = {"profile", "saved"}
+"""Read by a view of some keys, and by `baseline_copy`."""
+
+
+def unknown(raw: Any, read: Any, place: str = "") -> list[str]:
+    """Places of a JSON value that are not in what was read of it."""
+    if isinstance(raw, dict) and isinstance(read, dict):
+        return [
+            found
+            for key, item in raw.items()
+            for found in (
+                [f"{place}.{key}"]
+                if key not in read
+                else unknown(item, read[key], f"{place}.{key}")
+            )
+        ]
+    if isinstance(raw, list) and isinstance(read, list) and len(raw) == len(read):
+        pairs = enumerate(zip(raw, read, strict=True))
+        return [found for i, (a, b) in pairs for found in unknown(a, b, f"{place}[{i}]")]
+    return [] if raw == read else [place]
+
+
+@pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.parent.name)
+def test_every_key_that_was_written_is_read(path: Path) -> None:
+    raw = {k: v for k, v in json.loads(path.read_text()).items() if k not in FOREIGN}
+    assert unknown(raw, to_json(read_leniently(RunRecord, raw))) == []
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        None,
+        [],
+        {"plan": 5, "hardware": [], "endpoints": {}, "clock_anchors": "x", "profile": [1]},
+        {"plan": {"context_scale": float("nan"), "planned_requests": "3"}, "seed": 10**400},
+        {"hardware": {"gpus": [None]}, "server": {"version": "no kind"}},
+        {"workers": True, "canary": "yes", "started_ns": 1.5, "profile": {"energy": {"pue": 2}}},
+    ],
+)
+def test_damage_is_as_if_nothing_was_recorded(raw: object) -> None:
+    assert read_leniently(RunRecord, raw) == RunRecord()
+
+
+def test_what_is_right_beside_damage_is_kept() -> None:
+    gpus = [{"uuid": "a", "index": 0}, 5, {"uuid": "b", "index": 1, "name": 7}]
+    raw = {"hardware": {"gpus": gpus, "os": 1, "kernel": "k"}, "of tomorrow": 1, "seed": 3}
+    found = read_leniently(RunRecord, raw)
+    assert [(gpu.uuid, gpu.name) for gpu in found.hardware.gpus] == [("a", None), ("b", None)]
+    assert (found.hardware.kernel, found.hardware.os, found.seed) == ("k", None, 3)
