@@ -14,7 +14,7 @@ from statistics import median
 
 import numpy as np
 
-from harness.artifacts.run_record import RunRecord
+from harness.artifacts.recorded_run import RecordedRun
 from harness.artifacts.run_result import RunResult
 from harness.artifacts.run_summary import (
     Figure,
@@ -39,7 +39,7 @@ def runs(name: str, values: np.ndarray) -> list[RunResult]:
     return [
         RunResult(
             Path(f"{name}{i}"),
-            RunRecord(),
+            RecordedRun(),
             Summary(
                 schema_version=1,
                 metric_version=METRIC_VERSION,

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from harness.artifacts.canary_truth import Spread
-from harness.artifacts.run_record import Cores
+from harness.artifacts.recorded_run import Cores
 from harness.artifacts.typed_json import Number
 
 

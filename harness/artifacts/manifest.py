@@ -12,7 +12,7 @@ from typing import Any
 
 from harness.artifacts.atomic import write_json
 from harness.artifacts.layout import SCHEMA_VERSION, RunDir
-from harness.artifacts.run_record import RunRecord
+from harness.artifacts.recorded_run import RecordedRun
 from harness.artifacts.typed_json import read_leniently
 from harness.core.errors import ArtifactError
 from harness.core.records import Concern, RunState
@@ -93,13 +93,13 @@ class Manifest:
         return RunState(self._fields["state"])
 
 
-def read_manifest(run_dir: RunDir) -> RunRecord:
+def read_manifest(run_dir: RunDir) -> RecordedRun:
     """The manifest of a run directory, in types.
 
     Raises:
         ArtifactError: as `read_manifest_json`.
     """
-    return read_leniently(RunRecord, read_manifest_json(run_dir))
+    return read_leniently(RecordedRun, read_manifest_json(run_dir))
 
 
 def read_manifest_json(run_dir: RunDir) -> dict[str, Any]:

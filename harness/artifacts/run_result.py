@@ -13,7 +13,7 @@ from typing import Final
 
 from harness.artifacts.layout import RunDir
 from harness.artifacts.manifest import read_manifest
-from harness.artifacts.run_record import RunRecord
+from harness.artifacts.recorded_run import RecordedRun
 from harness.artifacts.run_summary import Figure, Summary, read_summary
 from harness.core.records import Basis, Boundary, Concern, Gpu, ModelFacts, ServerInfo, Status
 from harness.profile.recorded import RecordedProfile
@@ -33,7 +33,7 @@ class RunResult:
     """
 
     path: Path
-    manifest: RunRecord
+    manifest: RecordedRun
     summary: Summary
 
     @property

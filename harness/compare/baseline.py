@@ -25,12 +25,11 @@ import pyarrow.parquet as pq
 
 from harness import __version__
 from harness.artifacts import atomic
-from harness.artifacts.baseline_copy import SAVED, Saved, saved_of
 from harness.artifacts.finalize import finalize
 from harness.artifacts.journal import parts
 from harness.artifacts.layout import RunDir
 from harness.artifacts.manifest import read_manifest_json
-from harness.artifacts.run_record import HarnessVersion
+from harness.artifacts.recorded_run import SAVED, HarnessVersion, Saved, saved_of
 from harness.artifacts.run_result import RunResult
 from harness.artifacts.typed_json import to_json
 from harness.compare.comparability import identities, mapping, verdicts

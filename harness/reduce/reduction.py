@@ -11,7 +11,7 @@ import numpy as np
 
 from harness.artifacts.atomic import write_json
 from harness.artifacts.layout import SCHEMA_VERSION, RunDir
-from harness.artifacts.run_record import PlanRecord
+from harness.artifacts.recorded_run import PlanRecord
 from harness.artifacts.run_summary import (
     Agreement,
     Gauge,

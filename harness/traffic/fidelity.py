@@ -30,7 +30,7 @@ from harness.artifacts.canary_truth import Spread, pair, read_truth
 from harness.artifacts.certificate import Certificate, CertifiedLoad, HostFingerprint, Level
 from harness.artifacts.journal import read_table
 from harness.artifacts.layout import RunDir
-from harness.artifacts.run_record import Cores
+from harness.artifacts.recorded_run import Cores
 from harness.artifacts.tables import REQUESTS
 from harness.artifacts.typed_json import from_json, to_json
 from harness.core.cache import cache_dir

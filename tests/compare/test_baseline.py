@@ -9,10 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from harness.artifacts.baseline_copy import saved_of
 from harness.artifacts.finalize import finalize
 from harness.artifacts.layout import RunDir
 from harness.artifacts.manifest import read_manifest_json
+from harness.artifacts.recorded_run import saved_of
 from harness.cli import app
 from harness.compare import baseline as baselines
 from harness.compare.baseline import BASELINE_FILE, list_baselines, save_baseline

@@ -178,7 +178,7 @@ def test_a_gate_that_asks_nonsense_is_a_mistake_and_no_pass(
     done = harness(make_run("a"), make_run("b"), "--gate", file)
     assert done.exit_code == 2
     assert says in done.stderr
-    assert "1 threshold that" in done.stderr
+    assert f"{file}:1:2: " in done.stderr
 
 
 @pytest.mark.parametrize(

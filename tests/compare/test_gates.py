@@ -8,7 +8,7 @@ from xml.etree import ElementTree as ET
 import numpy as np
 import pytest
 
-from harness.artifacts.run_record import RunRecord
+from harness.artifacts.recorded_run import RecordedRun
 from harness.artifacts.run_result import RunResult
 from harness.artifacts.run_summary import Figure
 from harness.artifacts.typed_json import to_json
@@ -260,7 +260,7 @@ def simulate(run, loss, times, repeats=5, cv=0.015):
             label: [
                 RunResult(
                     Path(f"{label}{i}"),
-                    RunRecord(),
+                    RecordedRun(),
                     replace(
                         run,
                         run_id=f"{label}{i}",

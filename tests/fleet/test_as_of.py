@@ -14,14 +14,15 @@ from harness.core.clock import wall_now
 from harness.core.errors import ProfileError
 from harness.fleet.estimate.estimate import Options, as_of_day, estimate, parse_day
 from harness.fleet.over_time.forecast import TimeOptions, forecast
-from harness.fleet.site.types import Named, Site, Sourced
+from harness.fleet.site.types import GpuCount, Named, Site
 
 ANCHOR = {"monotonic_ns": 5 * 10**9, "unix_ns": 1_790_812_799 * 10**9}  # 2026-09-30T23:59:59Z
 
 
 def site(**changes: Any) -> Site:
-    gpus = Sourced(1000, "us", "2026-01")
-    return Site(name="ours", title="Ours", gpus=gpus, gpu=Named("H100", "us", "2026-01"), **changes)
+    said = {"source": "us", "date": "2026-01"}
+    gpus, gpu = GpuCount(value=1000, **said), Named(value="H100", **said)
+    return Site(name="ours", title="Ours", gpus=gpus, gpu=gpu, **changes)
 
 
 def recorded(run: Path, **fields: Any) -> Path:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from harness.artifacts.run_record import RunRecord
+from harness.artifacts.recorded_run import RecordedRun
 from harness.artifacts.run_summary import Distribution, Figure, ScopeLoad
 from harness.artifacts.typed_json import read_leniently, to_json
 from harness.core.metrics import METRICS
@@ -32,7 +32,7 @@ def _reduction(
 
 def told(reduction: Reduction, **manifest: Any) -> dict[str, str]:
     written = to_json(reduction.run.manifest)
-    run = replace(reduction.run, manifest=read_leniently(RunRecord, written | manifest))
+    run = replace(reduction.run, manifest=read_leniently(RecordedRun, written | manifest))
     return dict(environment(replace(reduction, run=run)))
 
 
@@ -126,12 +126,12 @@ def test_the_sentence_says_what_ran_on_what(reduction: Reduction) -> None:
     )
     hardware = {"gpus": [], "cpu": {"usable_cores": 1}}
     dummy = replace(reduction.run.profile, model=RecordedModel("m", "dummy"))
-    manifest = read_leniently(RunRecord, {"hardware": hardware, "server": {"kind": "vllm"}})
+    manifest = read_leniently(RecordedRun, {"hardware": hardware, "server": {"kind": "vllm"}})
     run = replace(reduction.run, manifest=replace(manifest, profile=dummy))
     assert sentence(replace(reduction, run=run)).startswith(
         "m with dummy weights, served by vllm on 1 CPU core: "
     )
-    unknown = replace(reduction.run, manifest=RunRecord(), profile_json={})
+    unknown = replace(reduction.run, manifest=RecordedRun(), profile_json={})
     assert (
         sentence(replace(reduction, run=unknown))
         == "What was run is not known: the manifest does not say."

@@ -19,11 +19,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from harness.artifacts import tables
-from harness.artifacts.baseline_copy import saved_of
 from harness.artifacts.canary_truth import read_truth
 from harness.artifacts.journal import parts, read_table
 from harness.artifacts.layout import SCHEMA_VERSION, RunDir
-from harness.artifacts.run_record import RunRecord
+from harness.artifacts.recorded_run import RecordedRun, saved_of
 from harness.artifacts.run_summary import Calibration
 from harness.artifacts.typed_json import from_json, loads, read_leniently
 from harness.core.errors import ArtifactError
@@ -87,7 +86,7 @@ class Run:
     """
 
     root: Path
-    manifest: RunRecord
+    manifest: RecordedRun
     profile_json: Mapping[str, Any]
     state: RunState
     t0_ns: int
@@ -157,7 +156,7 @@ def load_run(root: Path, *, wanted: Callable[[str], bool]) -> Run:
     run_dir = RunDir(root)
     concerns: list[Concern] = []
     written = _manifest(run_dir, concerns)
-    manifest = read_leniently(RunRecord, written)
+    manifest = read_leniently(RecordedRun, written)
     events, unreadable_events = _events(run_dir)
     state = _state(manifest, concerns)
     source = RequestsSource.of(run_dir, concerns)
@@ -284,7 +283,7 @@ def _manifest(run_dir: RunDir, concerns: list[Concern]) -> Mapping[str, Any]:
     return manifest
 
 
-def _state(manifest: RunRecord, concerns: list[Concern]) -> RunState:
+def _state(manifest: RecordedRun, concerns: list[Concern]) -> RunState:
     raw = manifest.state
     if raw == RunState.COMPLETE:
         return RunState.COMPLETE

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import Final
 
-from harness.artifacts.run_record import Hardware
+from harness.artifacts.recorded_run import Hardware
 from harness.profile.recorded import RecordedStage
 from harness.reduce.reduction import Reduction
 from harness.report import numbers

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from harness.artifacts.run_record import RunRecord
+from harness.artifacts.recorded_run import RecordedRun
 from harness.artifacts.typed_json import read_leniently, to_json
 
 MANIFESTS = sorted(Path(__file__).parents[1].glob("**/runs/**/manifest.json"))
 FOREIGN = {"profile", "saved"}
-"""Read by a view of some keys, and by `baseline_copy`."""
+"""Read by a view of some keys, and by `saved_of`."""
 
 
 def unknown(raw: Any, read: Any, place: str = "") -> list[str]:
@@ -35,7 +35,7 @@ def unknown(raw: Any, read: Any, place: str = "") -> list[str]:
 @pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.parent.name)
 def test_every_key_that_was_written_is_read(path: Path) -> None:
     raw = {k: v for k, v in json.loads(path.read_text()).items() if k not in FOREIGN}
-    assert unknown(raw, to_json(read_leniently(RunRecord, raw))) == []
+    assert unknown(raw, to_json(read_leniently(RecordedRun, raw))) == []
 
 
 @pytest.mark.parametrize(
@@ -50,12 +50,12 @@ def test_every_key_that_was_written_is_read(path: Path) -> None:
     ],
 )
 def test_damage_is_as_if_nothing_was_recorded(raw: object) -> None:
-    assert read_leniently(RunRecord, raw) == RunRecord()
+    assert read_leniently(RecordedRun, raw) == RecordedRun()
 
 
 def test_what_is_right_beside_damage_is_kept() -> None:
     gpus = [{"uuid": "a", "index": 0}, 5, {"uuid": "b", "index": 1, "name": 7}]
     raw = {"hardware": {"gpus": gpus, "os": 1, "kernel": "k"}, "of tomorrow": 1, "seed": 3}
-    found = read_leniently(RunRecord, raw)
+    found = read_leniently(RecordedRun, raw)
     assert [(gpu.uuid, gpu.name) for gpu in found.hardware.gpus] == [("a", None), ("b", None)]
     assert (found.hardware.kernel, found.hardware.os, found.seed) == ("k", None, 3)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from harness.core.clock import ClockAnchor
 from harness.core.records import Concern, Gpu, ModelFacts, ServerInfo, Severity
@@ -164,7 +164,7 @@ class RecordedError:
 
 
 @dataclass(frozen=True, slots=True)
-class RunRecord:
+class RecordedRun:
     """manifest.json.
 
     Attributes:
@@ -212,3 +212,35 @@ class RunRecord:
     def variant(self) -> str | None:
         """The run's variant in a series of repeats."""
         return self.repeat.variant
+
+
+SAVED: Final = "saved"
+"""Key of the manifest; runs as they were made have none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """A copy of a run.
+
+    Attributes:
+        source: name of the folder that it was copied from.
+        reducible: whether everything that the reduction reads is in it.
+        left_out: what is not, beside journals, logs and pages, with the reason.
+    """
+
+    source: str
+    reducible: bool
+    left_out: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"from": self.source, "reducible": self.reducible, "left_out": list(self.left_out)}
+
+
+def saved_of(manifest: Mapping[str, Any]) -> Saved | None:
+    """What a manifest says of the copy that it is in; None in a run as it was made."""
+    raw = manifest.get(SAVED)
+    if not isinstance(raw, Mapping):
+        return None
+    left_out = raw.get("left_out")
+    listed = tuple(str(one) for one in left_out) if isinstance(left_out, list) else ()
+    return Saved(str(raw.get("from") or "unknown"), raw.get("reducible") is not False, listed)
