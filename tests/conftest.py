@@ -15,22 +15,59 @@ from hypothesis import settings
 settings.register_profile("untimed", deadline=None)  # a busy machine is no failure
 settings.load_profile("untimed")
 
+_PACKAGES = {
+    "cc": "gcc",
+    "chromium": "chromium",
+    "prometheus": "prometheus",
+    "promtool": "prometheus",
+    "ipmi_sim": "openipmi",
+    "ipmitool": "ipmitool",
+}
+"""Programs that tests use -> the Debian package that has them (requirements/system.txt)."""
+
+
+def require(*programs: str) -> None:
+    """Skip the test where a program is missing. With CI=true it fails: nothing is left out there.
+
+    Args:
+        programs: keys of `_PACKAGES`.
+    """
+    packages = sorted({_PACKAGES[name] for name in programs if shutil.which(name) is None})
+    if not packages:
+        return
+    text = f"needs {', '.join(packages)} (`make system` installs them)"
+    if os.environ.get("CI") == "true":
+        pytest.fail(text, pytrace=False)
+    pytest.skip(text)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for mark in item.iter_markers("needs"):
+        require(*mark.args)
+
+
+@pytest.fixture(scope="session", name="require")
+def _require() -> Callable[..., None]:
+    """For fixtures that need a program: `require("cc")`."""
+    return require
+
+
 _NVML_DOUBLE = Path(__file__).parent / "telemetry" / "nvml_double" / "nvml_double.c"
 
 
 @pytest.fixture(scope="session")
-def nvml_double_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def nvml_double_library(
+    tmp_path_factory: pytest.TempPathFactory, require: Callable[..., None]
+) -> Path:
     """Folder with a test double of libnvidia-ml.so.1, built once a session. Its boards are called
     NVML TEST DOUBLE.
     """
-    compiler = shutil.which("cc") or shutil.which("gcc")
-    if compiler is None:
-        pytest.fail("the tests build a double of libnvidia-ml.so.1: install gcc")
+    require("cc")
     folder = tmp_path_factory.mktemp("nvml_double")
     library = folder / "libnvidia-ml.so.1"
     subprocess.run(
         [
-            compiler,
+            "cc",
             "-shared",
             "-fPIC",
             "-O1",

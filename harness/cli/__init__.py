@@ -4,7 +4,7 @@ Nothing is imported at the top that `harness --help` does not need: the rooms ar
 the commands.
 """
 
-from harness.cli import compare, fleet, measure, read, traces  # noqa: F401 - each adds its commands
+from harness.cli import bench, compare, fleet, measure, read, traces  # noqa: F401 - each adds its commands
 from harness.cli.base import app
 
 __all__ = ["app", "main"]

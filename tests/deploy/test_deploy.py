@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -22,9 +21,7 @@ EXPORTED = (NAMES - HISTOGRAMS) | {
     f"{name}{end}" for name in HISTOGRAMS for end in ("_bucket", "_sum", "_count")
 }
 
-needs_promtool = pytest.mark.skipif(
-    shutil.which("promtool") is None, reason="needs promtool (Debian: apt-get install prometheus)"
-)
+needs_promtool = pytest.mark.needs("promtool")
 
 
 def yaml(path: Path) -> dict:

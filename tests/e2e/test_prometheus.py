@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import threading
 import urllib.request
 
@@ -10,10 +9,7 @@ import pytest
 
 from harness.artifacts.prometheus.text import parse
 
-pytestmark = pytest.mark.skipif(
-    shutil.which("prometheus") is None,
-    reason="needs the command prometheus (Debian: apt-get install prometheus)",
-)
+pytestmark = pytest.mark.needs("prometheus")
 
 
 @pytest.fixture

@@ -52,7 +52,7 @@ def written(tmp_path_factory, run_maker):
     return answer, write_fleet(answer, fleet_view(answer), folder / "out")
 
 
-@pytest.mark.browser
+@pytest.mark.needs("chromium")
 def test_the_page_stands_alone_in_every_theme_and_width(written, page):
     html = written[1][0]
     for theme, width, mobile in (

@@ -5,7 +5,6 @@ import importlib.util
 import itertools
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -115,19 +114,8 @@ def browser(data: Path) -> Iterator[Page]:
     """A headless Chromium with its own profile folder, for as long as the block lasts.
 
     Raises:
-        RuntimeError: there is none here, or it does not start.
+        RuntimeError: it does not start.
     """
-    chromium = next(
-        filter(
-            None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))
-        ),
-        None,
-    )
-    if chromium is None:
-        raise RuntimeError(
-            "Chromium is missing; reports are tested in a real browser. Install it (Debian: apt-get"
-            " install chromium)."
-        )
     data.mkdir(parents=True, exist_ok=True)
     flags = [
         "--headless",
@@ -145,7 +133,7 @@ def browser(data: Path) -> Iterator[Page]:
     ]
     with (data / "log").open("wb") as log:
         process = subprocess.Popen(
-            [chromium, *flags, "about:blank"], stdout=log, stderr=log, start_new_session=True
+            ["chromium", *flags, "about:blank"], stdout=log, stderr=log, start_new_session=True
         )
     try:
         port_file = data / "DevToolsActivePort"
@@ -169,7 +157,8 @@ def browser(data: Path) -> Iterator[Page]:
 
 
 @pytest.fixture(scope="session", name="page")
-def _page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+def _page(tmp_path_factory: pytest.TempPathFactory, require: Callable[..., None]) -> Iterator[Page]:
+    require("chromium")
     with browser(tmp_path_factory.mktemp("chromium")) as page:
         yield page
 

@@ -60,7 +60,7 @@ def _written(new_builder: Callable[..., Any], tmp_path_factory: pytest.TempPathF
     return html
 
 
-@pytest.mark.browser
+@pytest.mark.needs("chromium")
 class TestComparisonInABrowser:
     def test_it_opens_from_disk_without_network_or_complaints_and_draws_its_charts(
         self, written: Path, page: Any

@@ -20,7 +20,7 @@ from harness.report.headline import purpose_sentence
 from harness.report.run.view import _concern
 
 
-@pytest.mark.browser
+@pytest.mark.needs("chromium")
 class TestInABrowser:
     def test_it_opens_from_disk_without_network_or_complaints_and_draws_its_charts(
         self, written: tuple[Path, Path], page: Any

@@ -3,7 +3,6 @@ reading.
 """
 
 import json
-import shutil
 import socket
 import subprocess
 from itertools import pairwise
@@ -229,11 +228,9 @@ def test_power_by_the_boards_utilisation(nvml_double, in_child) -> None:
 
 
 @pytest.fixture
-def prometheus(metrics_server, tmp_path: Path, until):
+def prometheus(metrics_server, tmp_path: Path, until, require):
     """A real Prometheus that scrapes a meter of 1500 W and more, once a second."""
-    program = shutil.which("prometheus")
-    if program is None:
-        pytest.skip("needs Debian's prometheus")
+    require("prometheus")
     metrics_server.body = lambda: (
         f'# TYPE pdu_watts gauge\npdu_watts{{outlet="3"}} {1500 + metrics_server.hits}\n'.encode()
     )
@@ -247,7 +244,7 @@ def prometheus(metrics_server, tmp_path: Path, until):
         f" ['{target}']}}]}}]\n"
     )
     argv = [
-        program,
+        "prometheus",
         f"--config.file={config}",
         f"--storage.tsdb.path={tmp_path / 'data'}",
         f"--web.listen-address={address}",

@@ -5,7 +5,6 @@ behind.
 import http.server
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -34,10 +33,7 @@ from harness.telemetry.driver import TelemetryRecorder
 from harness.telemetry.prometheus.http_api import PrometheusApi
 from harness.telemetry.prometheus.server import ManagedPrometheus, configuration
 
-needs_prometheus = pytest.mark.skipif(
-    shutil.which("prometheus") is None,
-    reason="needs the command prometheus (Debian: apt-get install prometheus)",
-)
+needs_prometheus = pytest.mark.needs("prometheus")
 FAST = Telemetry(scrape_interval_s=0.5, scrape_timeout_s=2.0, host_interval_s=2.0)
 MANAGED = FAST.model_copy(update={"prometheus": "managed"})
 RATE = 1000.0  # tokens a second that the server claims
@@ -376,10 +372,7 @@ def test_one_that_ends_at_once_shows_its_last_words(run: RunDir, tmp_path: Path)
     managed.stop()
 
 
-@needs_prometheus
-@pytest.mark.skipif(
-    shutil.which("promtool") is None, reason="needs promtool (Debian: apt-get install prometheus)"
-)
+@pytest.mark.needs("promtool")
 def test_the_generated_configuration_is_valid_with_every_setting(tmp_path: Path) -> None:
     (tmp_path / "ca.pem").write_text("x")
     network = Network(ca_file=str(tmp_path / "ca.pem"), verify=False)

@@ -1,0 +1,406 @@
+"""`harness bench`: a running endpoint and a few options as a profile.
+
+The options make the same document that a person would write as YAML, so that a bench run is an
+ordinary run: its profile is saved in the run directory, and `harness run` repeats it.
+"""
+
+import io
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import httpx
+
+from harness.core.clock import wall_now
+from harness.core.errors import PreflightError, ProfileError, ServerError
+from harness.core.network import Network
+from harness.core.records import Api, Endpoint
+from harness.core.units import parse_count, parse_duration_s
+from harness.server.one_request import (
+    auth_headers,
+    client_options,
+    error_text,
+    one_token_body,
+    request_once,
+)
+
+PROBED_APIS: Final = (Api.CHAT, Api.MESSAGES, Api.COMPLETIONS, Api.RESPONSES)
+"""APIs in the order in which they are tried."""
+
+PROBE_TIMEOUT_S: Final = 60.0
+"""Longest wait for the answer to one probe: a first request may compile kernels."""
+
+WORKLOADS: Final = ("chat", "claude-chat", "claude-code", "doc-qa", "thinking", "batch")
+
+SHORT_IDLE_S: Final = 2.0
+"""Idle is measured this long; a profile of purpose `measure` takes 30 s by default."""
+
+SHORT_ANSWER_TOK: Final = 8
+"""Length of each answer of the check before and after the load."""
+
+MESSAGE_TOK: Final = 64
+"""Room for what a chat template adds to one message."""
+
+_LENGTH = re.compile(r"^\s*([0-9.]+k?)\s*(?:(?:±|\+-|\+/-)\s*([0-9.]+k?))?\s*$", re.IGNORECASE)
+_SLOS: Final = {"ttft": "ttft_s", "tpot": "tpot_s", "e2e": "e2e_s"}
+
+
+@dataclass(frozen=True, slots=True)
+class BenchOptions:
+    """What the command line says. None is not said.
+
+    Attributes:
+        urls: base URLs of the replicas.
+        model: its name at the server; default: the only one that is served.
+        api: wire API; default: the first that answers.
+        concurrency: a stage for each number of requests in flight.
+        rates: a stage for each number of starts per second.
+        isl: input tokens, `1024` or `1024±128`.
+        osl: output tokens, likewise.
+        workload: one of `WORKLOADS`.
+        trace: a recorded trace to replay.
+        duration_s: length of each stage's measurement window.
+        warmup_s: time of each stage before its window.
+        slos: `ttft=1s,tpot=50ms`.
+        gpu_count: GPUs that serve, on other machines.
+        gpus: GPUs of this machine that serve, by index or UUID, or `all`.
+        usd_per_gpu_h: price of a GPU-hour.
+        api_key_env: environment variable with the API key.
+    """
+
+    urls: tuple[str, ...]
+    model: str | None = None
+    api: Api | None = None
+    concurrency: tuple[int, ...] = ()
+    rates: tuple[float, ...] = ()
+    isl: str | None = None
+    osl: str | None = None
+    workload: str | None = None
+    trace: str | None = None
+    duration_s: float = 30.0
+    warmup_s: float | None = None
+    slos: str | None = None
+    gpu_count: int | None = None
+    gpus: str | None = None
+    usd_per_gpu_h: float | None = None
+    api_key_env: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """What a running endpoint answered.
+
+    Attributes:
+        model: the model's name there.
+        max_context_tok: its longest context, None where it does not say.
+        api: the API that answered.
+        forced: it takes `ignore_eos`, so output lengths can be forced.
+    """
+
+    model: str
+    max_context_tok: int | None
+    api: Api
+    forced: bool
+
+
+def numbers(text: str, option: str, kind: Callable[[str], float]) -> tuple[float, ...]:
+    """`1,4,16` as numbers above 0.
+
+    Raises:
+        ProfileError: it is something else; names the option.
+    """
+    try:
+        found = tuple(kind(part.strip()) for part in text.split(",") if part.strip())
+    except ValueError:
+        found = ()
+    if not found or any(not 0 < one < float("inf") for one in found):
+        raise ProfileError(
+            f"{option} {text!r} is not a list of numbers above 0",
+            next_step=f"write numbers with commas between them: {option} 1,4,16",
+        )
+    return found
+
+
+def duration_s(text: str, option: str) -> float:
+    """`30s` or `2m` in seconds.
+
+    Raises:
+        ProfileError: it is something else, or 0.
+    """
+    try:
+        found = parse_duration_s(text)
+        if not found > 0:
+            raise ValueError
+    except ValueError:
+        raise ProfileError(
+            f"{option} {text!r} is not a length of time", next_step=f"write {option} 30s"
+        ) from None
+    return found
+
+
+def length(text: str, option: str) -> int | dict[str, Any]:
+    """`1024` as a constant length, `1024±128` as one that is drawn evenly from 896 to 1152.
+
+    Raises:
+        ProfileError: it is something else.
+    """
+    match = _LENGTH.match(text)
+    try:
+        if match is None:
+            raise ValueError
+        middle = parse_count(match.group(1))
+        around = parse_count(match.group(2)) if match.group(2) else 0
+        if middle < 1 or around >= middle:
+            raise ValueError
+    except ValueError:
+        raise ProfileError(
+            f"{option} {text!r} is not a number of tokens",
+            next_step=f"write {option} 1024, or {option} 1024±128 for lengths from 896 to 1152",
+        ) from None
+    if not around:
+        return middle
+    return {"kind": "uniform", "min": middle - around, "max": middle + around}
+
+
+def slos(text: str) -> dict[str, str]:
+    """`ttft=1s,tpot=50ms` as a profile's `slos`.
+
+    Raises:
+        ProfileError: an unknown name, or a length of time that cannot be read.
+    """
+    found = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        name, _, value = (piece.strip() for piece in part.partition("="))
+        try:
+            if name not in _SLOS or not parse_duration_s(value) > 0:
+                raise ValueError
+        except ValueError:
+            raise ProfileError(
+                f"--slo {part!r} cannot be read",
+                next_step=f"write {', '.join(f'{one}=1s' for one in _SLOS)}: any of them",
+            ) from None
+        found[_SLOS[name]] = value
+    return found
+
+
+def base_url(url: str) -> str:
+    """The server's address without the `/v1` that other tools want.
+
+    Raises:
+        ProfileError: it is not an http or https URL.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ProfileError(
+            f"--url {url!r} is not a server's address",
+            next_step="write --url http://HOST:PORT",
+        )
+    return url.rstrip("/").removesuffix("/v1").rstrip("/")
+
+
+def probe(
+    url: str, model: str | None, api: Api | None, api_key: str | None, network: Network
+) -> Probed:
+    """Ask a running endpoint which model it serves, which API it speaks and whether output lengths
+    can be forced there.
+
+    Raises:
+        ServerError: nothing answers, the key is wrong, or no API answers.
+        PreflightError: several models are served and none was named.
+    """
+    served, max_context_tok = _models(url, model, api_key, network)
+    refused: list[str] = []
+    for one in (api,) if api is not None else PROBED_APIS:
+        endpoint = Endpoint("replica-0", url, served)
+        body = one_token_body(served, one)
+        reply = request_once(
+            endpoint, one, body, api_key, timeout_s=PROBE_TIMEOUT_S, network=network
+        )
+        if reply.ok:
+            return Probed(
+                served, max_context_tok, one, _takes_ignore_eos(endpoint, one, api_key, network)
+            )
+        refused.append(f"{one.value} ({one.path}): {reply.error}")
+    raise ServerError(
+        f"{url} answers no request for {served!r}",
+        cause="it speaks another API, or refuses this model or key",
+        next_step="name the API with --api and the model with --model; --api-key-env for a key",
+        details="\n".join(refused),
+    )
+
+
+def _takes_ignore_eos(endpoint: Endpoint, api: Api, api_key: str | None, network: Network) -> bool:
+    """Whether it takes `ignore_eos`. The Messages API has no such field."""
+    if api is Api.MESSAGES:
+        return False
+    import json
+
+    body = json.dumps(json.loads(one_token_body(endpoint.model, api)) | {"ignore_eos": True})
+    return request_once(
+        endpoint, api, body.encode(), api_key, timeout_s=PROBE_TIMEOUT_S, network=network
+    ).ok
+
+
+def _models(
+    url: str, model: str | None, api_key: str | None, network: Network
+) -> tuple[str, int | None]:
+    try:
+        answer = httpx.get(
+            f"{url}/v1/models",
+            timeout=PROBE_TIMEOUT_S,
+            headers=auth_headers(Api.CHAT, api_key),
+            **client_options(url, network),
+        )
+    except httpx.HTTPError as error:
+        raise ServerError(
+            f"nothing answers at {url}: {type(error).__name__}: {error}",
+            cause="no server listens there, or it is still starting",
+            next_step="start it, or correct --url",
+        ) from error
+    if answer.status_code in (401, 403):
+        raise ServerError(
+            f"GET {url}/v1/models: HTTP {answer.status_code}: {error_text(answer.text)}",
+            cause="the API key is missing or wrong",
+            next_step="put the key into an environment variable and name it with --api-key-env",
+        )
+    rows = _rows(answer)
+    if model is not None:
+        if rows and model not in rows:
+            raise PreflightError(
+                f"{url} does not serve {model!r}; it serves {', '.join(map(repr, rows))}",
+                next_step="name one of them with --model",
+            )
+        return model, rows.get(model)
+    if len(rows) != 1:
+        raise PreflightError(
+            f"{url} lists {len(rows)} models: {', '.join(map(repr, rows)) or 'none'}",
+            next_step="name the one to measure with --model",
+        )
+    return next(iter(rows.items()))
+
+
+def _rows(answer: httpx.Response) -> dict[str, int | None]:
+    """Name and longest context of each model that is listed; {} where there is no list."""
+    try:
+        body = answer.json()
+    except ValueError:
+        return {}
+    data = body.get("data") if isinstance(body, Mapping) else None
+    found: dict[str, int | None] = {}
+    for row in data if isinstance(data, list) else ():
+        if isinstance(row, Mapping) and isinstance(row.get("id"), str):
+            limit = row.get("max_model_len")
+            found[row["id"]] = limit if isinstance(limit, int) else None
+    return found
+
+
+def document(options: BenchOptions, probed: Probed) -> dict[str, Any]:
+    """The profile that the options mean.
+
+    Raises:
+        ProfileError: options that contradict each other, or that cannot be read.
+    """
+    kinds = [
+        name
+        for name, said in (
+            ("--isl/--osl", options.isl or options.osl),
+            ("--workload", options.workload),
+            ("--trace", options.trace),
+        )
+        if said
+    ]
+    if len(kinds) > 1:
+        raise ProfileError(f"{' and '.join(kinds)} exclude each other", next_step="choose one")
+    server: dict[str, Any] = {"kind": "attach", "urls": [base_url(url) for url in options.urls]}
+    if options.gpus is not None:
+        server["gpus"] = options.gpus if options.gpus == "all" else _gpus(options.gpus)
+    if options.gpu_count is not None:
+        server["gpu_count"] = options.gpu_count
+    if options.api_key_env is not None:
+        server["api_key_env"] = options.api_key_env
+    model: dict[str, Any] = {"id": probed.model, "served_name": probed.model}
+    if probed.max_context_tok is not None:
+        model["max_context_tok"] = probed.max_context_tok
+    single = not kinds or options.isl is not None or options.osl is not None
+    found: dict[str, Any] = {
+        "name": "bench",
+        "purpose": "measure",
+        "model": model,
+        "server": server,
+        "traffic": {
+            "api": probed.api.value,
+            "output_length": "forced" if probed.forced else "natural",
+            "workload": _workload(options),
+            "load": _load(options, over="requests" if single else "sessions"),
+        },
+        "energy": {"idle_s": SHORT_IDLE_S},
+        "quality": {"max_output_tok": SHORT_ANSWER_TOK},
+    }
+    if options.slos:
+        found["slos"] = slos(options.slos)
+    if options.usd_per_gpu_h is not None:
+        found["price"] = {
+            "usd_per_gpu_h": options.usd_per_gpu_h,
+            "source": "--price of harness bench",
+            "date": wall_now().date().isoformat(),
+        }
+    return found
+
+
+def _gpus(text: str) -> list[int | str]:
+    return [int(part) if part.isdigit() else part for part in (p.strip() for p in text.split(","))]
+
+
+def _workload(options: BenchOptions) -> dict[str, Any]:
+    if options.trace is not None:
+        return {"kind": "replay", "path": options.trace}
+    if options.workload is not None:
+        if options.workload not in WORKLOADS:
+            raise ProfileError(
+                f"--workload {options.workload!r} is not known",
+                next_step=f"choose one of {', '.join(WORKLOADS)}",
+            )
+        return {"kind": options.workload}
+    isl, osl = length(options.isl or "1024", "--isl"), length(options.osl or "128", "--osl")
+    longest = sum(one if isinstance(one, int) else int(one["max"]) for one in (isl, osl))
+    return {
+        "kind": "chat",
+        "system_tok": 0,
+        "user_tok": isl,
+        "output_tok": osl,
+        "turns": 1,
+        "context_limit_tok": longest + max(MESSAGE_TOK, longest // 8),
+    }
+
+
+def _load(options: BenchOptions, *, over: str) -> list[dict[str, Any]]:
+    window = {"window_s": options.duration_s}
+    if options.warmup_s is not None:
+        window["warmup_s"] = options.warmup_s
+    if options.trace is not None and not (options.concurrency or options.rates):
+        return [{"kind": "replay", **window}]
+    stages: list[dict[str, Any]] = [
+        {"name": f"c{n}", "kind": "concurrency", "concurrency": n, "over": over, **window}
+        for n in options.concurrency
+    ]
+    stages += [
+        {"name": f"r{rate:g}", "kind": "arrival_rate", "rate_per_s": rate, "over": over, **window}
+        for rate in options.rates
+    ]
+    return stages or [
+        {"name": "c8", "kind": "concurrency", "concurrency": 8, "over": over, **window}
+    ]
+
+
+def to_yaml(profile: Mapping[str, Any], command: Sequence[str]) -> str:
+    """The profile as a file to keep, headed by the command that made it."""
+    from ruamel.yaml import YAML
+
+    yaml = YAML()
+    yaml.default_flow_style = None
+    yaml.width = 100
+    stream = io.StringIO()
+    yaml.dump(dict(profile), stream)
+    return f"# Made by: {' '.join(command)}\n{stream.getvalue()}"
