@@ -44,9 +44,7 @@ def bench_command(
     ] = None,
     workload: Annotated[
         str | None,
-        typer.Option(
-            "--workload", help="Conversations instead: chat, claude-code, …"
-        ),
+        typer.Option("--workload", help="Conversations instead: chat, claude-code, …"),
     ] = None,
     trace: Annotated[
         Path | None, typer.Option("--trace", metavar="FILE", help="Recorded trace to replay.")
@@ -129,7 +127,9 @@ def bench_command(
         with choose_view(quiet=quiet, json_output=json_output) as view:
             result = run_profile(load_profile(path), out=out, view=view, source=path)
     if json_output:
-        dump(result.summary.to_dict())
+        from harness.artifacts.run_summary import summary_json
+
+        dump(summary_json(result.summary))
     else:
         print_result(result.run_dir, result.summary)
     for message in result.messages:

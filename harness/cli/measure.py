@@ -301,7 +301,7 @@ def quality_record(
     json_output: Json = False,
 ) -> None:
     """Start the server, ask the check's texts, store the answers as the reference."""
-    from harness.commands.answers import record_answers
+    from harness.commands.steps.answers import record_answers
 
     path = record_answers(
         read_profile(profile, overrides), out, lambda text: print(text, file=sys.stderr)

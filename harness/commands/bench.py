@@ -5,6 +5,7 @@ ordinary run: its profile is saved in the run directory, and `harness run` repea
 """
 
 import io
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,18 +14,14 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from harness.api.errors import error_text
+from harness.api.table import wire
 from harness.core.clock import wall_now
 from harness.core.errors import PreflightError, ProfileError, ServerError
 from harness.core.network import Network
 from harness.core.records import Api, Endpoint
 from harness.core.units import parse_count, parse_duration_s
-from harness.server.one_request import (
-    auth_headers,
-    client_options,
-    error_text,
-    one_token_body,
-    request_once,
-)
+from harness.server.one_request import client_options, one_token_body, request_once
 
 PROBED_APIS: Final = (Api.CHAT, Api.MESSAGES, Api.COMPLETIONS, Api.RESPONSES)
 """APIs in the order in which they are tried."""
@@ -222,7 +219,7 @@ def probe(
             return Probed(
                 served, max_context_tok, one, _takes_ignore_eos(endpoint, one, api_key, network)
             )
-        refused.append(f"{one.value} ({one.path}): {reply.error}")
+        refused.append(f"{one.value} ({wire(one).path}): {reply.error}")
     raise ServerError(
         f"{url} answers no request for {served!r}",
         cause="it speaks another API, or refuses this model or key",
@@ -232,11 +229,9 @@ def probe(
 
 
 def _takes_ignore_eos(endpoint: Endpoint, api: Api, api_key: str | None, network: Network) -> bool:
-    """Whether it takes `ignore_eos`. The Messages API has no such field."""
-    if api is Api.MESSAGES:
+    """Whether it takes `ignore_eos`; an API without that field never does."""
+    if not wire(api).forces_output:
         return False
-    import json
-
     body = json.dumps(json.loads(one_token_body(endpoint.model, api)) | {"ignore_eos": True})
     return request_once(
         endpoint, api, body.encode(), api_key, timeout_s=PROBE_TIMEOUT_S, network=network
@@ -250,7 +245,7 @@ def _models(
         answer = httpx.get(
             f"{url}/v1/models",
             timeout=PROBE_TIMEOUT_S,
-            headers=auth_headers(Api.CHAT, api_key),
+            headers=wire(Api.CHAT).headers(api_key),
             **client_options(url, network),
         )
     except httpx.HTTPError as error:
@@ -261,7 +256,7 @@ def _models(
         ) from error
     if answer.status_code in (401, 403):
         raise ServerError(
-            f"GET {url}/v1/models: HTTP {answer.status_code}: {error_text(answer.text)}",
+            f"GET {url}/v1/models: HTTP {answer.status_code}: {error_text(answer.content)}",
             cause="the API key is missing or wrong",
             next_step="put the key into an environment variable and name it with --api-key-env",
         )

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from harness.commands.prepare import Prepared, prepare
+from harness.commands.steps.prepare import Prepared, prepare
 from harness.core.errors import HarnessError
 from harness.core.records import Api, Purpose
 from harness.core.units import human_number

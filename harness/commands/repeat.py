@@ -21,8 +21,8 @@ from harness.artifacts.atomic import write_bytes, write_json
 from harness.artifacts.layout import RunDir
 from harness.artifacts.manifest import read_manifest
 from harness.commands.display import View
-from harness.commands.outcome import RunResult
 from harness.commands.run import run_profile
+from harness.commands.steps.outcome import RunResult
 from harness.compare.comparability import MISMATCH_KEYS
 from harness.core.clock import wall_now
 from harness.core.errors import (

@@ -14,14 +14,14 @@ from harness import __version__
 from harness.artifacts.atomic import write_bytes, write_json
 from harness.artifacts.layout import RunDir
 from harness.artifacts.plan_table import write_plan
-from harness.commands.answers import check_answers
 from harness.commands.display import View
-from harness.commands.idle import measure_idle, wait_until_idle
-from harness.commands.live_display import LiveDisplay
-from harness.commands.load_generator import LoadGenerator, prepare_load_generator
-from harness.commands.outcome import RunResult, reduce_failed, reduce_measured, result_of
-from harness.commands.prepare import make_run_dir, prepare
-from harness.commands.run_record import RunRecord
+from harness.commands.steps.answers import check_answers
+from harness.commands.steps.idle import measure_idle, wait_until_idle
+from harness.commands.steps.live_display import LiveDisplay
+from harness.commands.steps.load_generator import LoadGenerator, prepare_load_generator
+from harness.commands.steps.outcome import RunResult, reduce_failed, reduce_measured, result_of
+from harness.commands.steps.prepare import make_run_dir, prepare
+from harness.commands.steps.run_record import RunRecord
 from harness.core.clock import now_ns
 from harness.core.records import Concern, Purpose, Severity
 from harness.core.signals import Signals

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from harness.commands.idle import IDLE_WAIT_S, wait_until_idle
+from harness.commands.steps.idle import IDLE_WAIT_S, wait_until_idle
 from harness.core.progress import TelemetryProgress
 
 S = 1_000_000_000
@@ -31,8 +31,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     def sleep(duration_s: float) -> None:
         one.now_ns += round(duration_s * S)
 
-    monkeypatch.setattr("harness.commands.idle.now_ns", lambda: one.now_ns)
-    monkeypatch.setattr("harness.commands.idle.time.sleep", sleep)
+    monkeypatch.setattr("harness.commands.steps.idle.now_ns", lambda: one.now_ns)
+    monkeypatch.setattr("harness.commands.steps.idle.time.sleep", sleep)
     return one
 
 

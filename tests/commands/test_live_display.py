@@ -8,7 +8,7 @@ import pytest
 
 from harness.artifacts.events import EventLog
 from harness.commands.display import Progress, QuietView
-from harness.commands.live_display import LiveDisplay, Rate, phase_of
+from harness.commands.steps.live_display import LiveDisplay, Rate, phase_of
 from harness.core.progress import TelemetryProgress, TrafficProgress
 from harness.plan.types import StagePlan
 from harness.traffic.events import StageEnded, StageStarted

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from harness.artifacts.run_summary import Figure, RequestCounts, Summary, Verdict, Window
-from harness.commands.outcome import result_of
+from harness.commands.steps.outcome import result_of
 from harness.core.errors import ExitCode
 from harness.core.records import Status
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from harness.commands.display import QuietView
-from harness.commands.prepare import make_run_dir, prepare
-from harness.commands.run_record import RunRecord
+from harness.commands.steps.prepare import make_run_dir, prepare
+from harness.commands.steps.run_record import RunRecord
 from harness.core.errors import ArtifactError, InterruptedRunError, ServerError
 from harness.core.records import Concern, Severity
 from harness.profile.load import load_profile

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from harness.commands.display import QuietView
-from harness.commands.outcome import RunResult
 from harness.commands.repeat import Variant, load_variants, plan_entries, run_series, start_series
+from harness.commands.steps.outcome import RunResult
 from harness.compare.compare import compare_runs
 from harness.core.errors import (
     ArtifactError,
@@ -147,7 +147,7 @@ from pathlib import Path
 from harness.commands.display import QuietView
 from harness.core.errors import ExitCode
 from harness.commands.repeat import run_series
-from harness.commands.outcome import RunResult
+from harness.commands.steps.outcome import RunResult
 
 turns = []
 def run_one(profile, *, out, view, source=None, overrides=(), calibrate=True, repeat=None):

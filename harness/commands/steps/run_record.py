@@ -8,7 +8,7 @@ from harness.artifacts.events import EventLog
 from harness.artifacts.layout import RunDir
 from harness.artifacts.manifest import Manifest
 from harness.commands.display import View
-from harness.commands.prepare import Prepared, first_manifest_fields
+from harness.commands.steps.prepare import Prepared, first_manifest_fields
 from harness.core.clock import now_ns, take_anchor
 from harness.core.errors import ArtifactError, HarnessError, InterruptedRunError
 from harness.core.records import Concern, RunState, Severity

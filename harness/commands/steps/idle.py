@@ -4,7 +4,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from harness.commands.run_record import RunRecord
+from harness.commands.steps.run_record import RunRecord
 from harness.core.clock import now_ns, seconds
 from harness.core.units import human_duration
 from harness.server.base import RunningServer

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from harness.artifacts.quality import write_reference
-from harness.commands.prepare import prepare
-from harness.commands.run_record import RunRecord
+from harness.commands.steps.prepare import prepare
+from harness.commands.steps.run_record import RunRecord
 from harness.core.errors import ProfileError
 from harness.core.records import Api
 from harness.profile.schema import Profile

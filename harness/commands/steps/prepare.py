@@ -169,7 +169,7 @@ def _commit() -> dict[str, Any]:
     """Commit of the harness: from git where it runs from a checkout, else from HARNESS_COMMIT (set
     in the image), else unknown.
     """
-    here = Path(__file__).resolve().parents[2]
+    here = Path(__file__).resolve().parents[3]
     if not (here / ".git").exists():
         return {"commit": os.environ.get("HARNESS_COMMIT"), "dirty": None}
     git = ("git", "-C", str(here))

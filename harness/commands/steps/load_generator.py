@@ -7,7 +7,7 @@ from typing import Final
 from harness.artifacts.atomic import write_json
 from harness.artifacts.certificate import Certificate
 from harness.artifacts.typed_json import to_json
-from harness.commands.run_record import RunRecord
+from harness.commands.steps.run_record import RunRecord
 from harness.core.records import CANARY, Concern, Endpoint, Purpose, Severity
 from harness.hardware.cores import partition
 from harness.processes.registry import RunRegistry

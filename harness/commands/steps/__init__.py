@@ -1,0 +1,1 @@
+"""The steps of a run; `harness.commands.run` calls them in order."""
