@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from harness.artifacts.run_summary import Histogram
 from harness.core.metric_names import Concept
 from harness.reduce.over_time.counters import ServerCounters, unwrap
 from harness.reduce.read.run import Samples
@@ -151,12 +152,9 @@ class TestHistograms:
         found = counted(
             histogram([5, 5, 9], {"0.1": [8, 8, 10], "0.5": [10, 10, 30], "+Inf": [10, 10, 30]})
         ).histogram(Concept.TTFT, 0.0, 2e9)
-        assert found == {
-            "count": 20,
-            "mean_s": pytest.approx(0.2),
-            "p50_bucket_s": [0.1, 0.5],
-            "p99_bucket_s": [0.1, 0.5],
-        }
+        assert found == Histogram(
+            count=20, mean_s=pytest.approx(0.2), p50_bucket_s=(0.1, 0.5), p99_bucket_s=(0.1, 0.5)
+        )
 
     def test_the_first_bucket_begins_at_0_and_the_last_has_no_end(
         self,
@@ -166,15 +164,15 @@ class TestHistograms:
             Concept.TTFT, 0.0, 1e9
         )
         assert found is not None
-        assert (found["p50_bucket_s"], found["p99_bucket_s"]) == ([0.0, 0.1], [0.1, None])
+        assert (found.p50_bucket_s, found.p99_bucket_s) == ((0.0, 0.1), (0.1, None))
 
     def test_a_reset_loses_nothing_of_what_came_after_it(self) -> None:
         found = counted(histogram([5, 8, 1], {"0.1": [10, 12, 3], "+Inf": [10, 14, 4]})).histogram(
             Concept.TTFT, 0.0, 2e9
         )
         assert found is not None
-        assert (found["count"], found["mean_s"]) == (8, pytest.approx(4 / 8))
-        assert found["p50_bucket_s"] == [0.0, 0.1]  # 5 of 8
+        assert (found.count, found.mean_s) == (8, pytest.approx(4 / 8))
+        assert found.p50_bucket_s == (0.0, 0.1)  # 5 of 8
 
     def test_replicas_add_up_and_ranks_that_repeat_a_figure_do_not(self) -> None:
         one = {"0.1": [0.0, 8.0], "+Inf": [0.0, 10.0]}
@@ -185,12 +183,12 @@ class TestHistograms:
             ).items()
         }
         both = counted(histogram([0, 1], one), other).histogram(Concept.TTFT, 0.0, 1e9)
-        assert both == {
-            "count": 30,
-            "mean_s": pytest.approx(31 / 30),
-            "p50_bucket_s": [0.1, None],
-            "p99_bucket_s": [0.1, None],
-        }
+        assert both == Histogram(
+            count=30,
+            mean_s=pytest.approx(31 / 30),
+            p50_bucket_s=(0.1, None),
+            p99_bucket_s=(0.1, None),
+        )
         ranks = [
             {
                 (target, name.replace("vllm", "sglang"), labels): points
@@ -199,12 +197,9 @@ class TestHistograms:
             for rank, s in (('"tp_rank":"0",', 1), ('"tp_rank":"1",', 1))
         ]
         found = counted(*ranks).histogram(Concept.TTFT, 0.0, 1e9)
-        assert found == {
-            "count": 10,
-            "mean_s": pytest.approx(0.1),
-            "p50_bucket_s": [0.0, 0.1],
-            "p99_bucket_s": [0.1, None],
-        }
+        assert found == Histogram(
+            count=10, mean_s=pytest.approx(0.1), p50_bucket_s=(0.0, 0.1), p99_bucket_s=(0.1, None)
+        )
 
     def test_one_that_shows_up_within_the_window_counted_from_zero(self) -> None:
         late = {
@@ -214,12 +209,9 @@ class TestHistograms:
             ).items()
         }
         found = counted(late).histogram(Concept.TTFT, 0.0, 3e9)
-        assert found == {
-            "count": 20,
-            "mean_s": pytest.approx(0.1),
-            "p50_bucket_s": [0.0, 0.1],
-            "p99_bucket_s": [0.0, 0.1],
-        }
+        assert found == Histogram(
+            count=20, mean_s=pytest.approx(0.1), p50_bucket_s=(0.0, 0.1), p99_bucket_s=(0.0, 0.1)
+        )
 
     def test_nothing_counted_and_nobody_asked_are_absent(self) -> None:
         still = counted(histogram([5, 5, 5], {"0.1": [8, 8, 8], "+Inf": [8, 8, 8]}))

@@ -14,6 +14,7 @@ import pytest
 
 from harness.core.records import Basis
 from harness.reduce.energy.devices import Energy, energies
+from harness.reduce.read.expected_gpus import ExpectedGpus
 
 UUIDS = ["GPU-d0ub1e00-0000-0000-0000-000000000000", "GPU-d0ub1e00-0000-0000-0000-000000000001"]
 WINDOWS = [(6.0, 11.0), (7.03, 17.4), (4.5, 34.5), (5.25, 65.25)]  # s since the origin
@@ -112,7 +113,7 @@ def reduced(rows: list[dict], window: tuple[float, float], uuids: list[str] = UU
     columns["t_ns"] -= START_NS
     found = {
         energy.boundary: energy
-        for energy in energies(columns, window[0] * 1e9, window[1] * 1e9, uuids)
+        for energy in energies(columns, window[0] * 1e9, window[1] * 1e9, ExpectedGpus(uuids))
     }
     return found["gpu_board"]
 

@@ -218,9 +218,9 @@ def test_embedded_managed_and_external_give_the_same_table(
             read.difference(Concept.GENERATED_TOKENS, start, end),
             read.difference(Concept.PROMPT_TOKENS, start, end),
         ]
-        found[name] += [histogram["count"], histogram["mean_s"]]
+        found[name] += [histogram.count, histogram.mean_s]
         halves[name] = read.difference(Concept.GENERATED_TOKENS, middle, end)
-        assert histogram["p50_bucket_s"] == [0.5, 1.0]
+        assert histogram.p50_bucket_s == (0.5, 1.0)
         marks = [
             key for key in read.samples.marks if key[1] in ("first_after_ready", "last_after_drain")
         ]

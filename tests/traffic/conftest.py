@@ -35,6 +35,7 @@ class Traffic:
         load: list[dict[str, Any]],
         *,
         workers: int = 1,
+        canary: Endpoint | None = None,
         **traffic: Any,
     ) -> None:
         workload = {
@@ -74,6 +75,7 @@ class Traffic:
             endpoints,
             self.run_dir,
             workers=workers,
+            canary=canary,
             api_key="k3y",
             on_event=self.events.append,
         )

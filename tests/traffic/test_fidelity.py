@@ -429,8 +429,8 @@ def with_canary(traffic: Callable[..., Any], tmp_path: Path) -> Iterator[Callabl
             PacedServer(Pace(ttft_ms=5, gap_ms=5)) as server,
             PacedServer(Pace(ttft_ms=50, gap_ms=20), truth_path, live_truth=True) as bird,
         ):
-            one = traffic([server.url], [{"kind": "concurrency", "concurrency": 2, "window_s": 4}])
-            one.driver._canary = Endpoint(CANARY, bird.url, MODEL)
+            load = [{"kind": "concurrency", "concurrency": 2, "window_s": 4}]
+            one = traffic([server.url], load, canary=Endpoint(CANARY, bird.url, MODEL))
             with one.driver as driver:
                 driver.start()
                 driver.go(time.monotonic_ns() + 200 * MS)

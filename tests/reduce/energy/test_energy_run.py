@@ -188,7 +188,7 @@ class TestExpectedGpus:
         assert summary.metrics["output_tok_per_j"].value is None
         assert "GPU-0, GPU-1, GPU-2" in summary.metrics["energy_j"].note
         assert summary.metrics["idle_power_w"].value is None
-        assert summary.rosetta["tools"]["aiperf"]["figures"]["power_w"]["value"] is None
+        assert summary.rosetta.tools["aiperf"].figures["power_w"].value is None
         assert "power_w" not in series(found).columns
         assert codes(summary)["gpu_set"].severity == "degraded"
         assert codes(summary)["gpu_set"].value == 1
@@ -206,10 +206,10 @@ class TestOtherTools:
         throttled = run(boards=lambda i, _: {"throttle_reasons": 0x40 if i > 0 else 0})
         summary = reduce_run(throttled)
         assert summary.metrics["output_tok_per_j"].value is None
-        figures = summary.rosetta["tools"]["aiperf"]["figures"]
-        assert figures["power_w"]["value"] == pytest.approx(601, rel=1e-2)
-        assert figures["output_tok_per_j"]["value"] > 0
-        assert {figures[key]["note"] for key in ("power_w", "output_tok_per_j")} == {
+        figures = summary.rosetta.tools["aiperf"].figures
+        assert figures["power_w"].value == pytest.approx(601, rel=1e-2)
+        assert figures["output_tok_per_j"].value > 0
+        assert {figures[key].note for key in ("power_w", "output_tok_per_j")} == {
             TOOLS["aiperf"].terms["power_w"].note
         }
         assert TOOLS["aiperf"].terms["power_w"].note

@@ -166,7 +166,7 @@ class TestRuns:
         assert summary.window.end_s == pytest.approx(90.0)
         assert "MSER-5 finds a warm-up" in summary.window.rule
         assert summary.window.steady is not None
-        assert summary.window.steady["steady"] is True
+        assert summary.window.steady.steady is True
         assert summary.metrics["requests_in_flight"].value == pytest.approx(
             4 * 0.651 / 0.66, rel=0.02
         )
@@ -185,7 +185,7 @@ class TestRuns:
         assert concern.severity == "degraded"
         steady = summary.window.steady
         assert steady is not None
-        assert (steady["slices"], steady["slice_s"], steady["slices"] * steady["slice_s"]) == (
+        assert (steady.slices, steady.slice_s, steady.slices * steady.slice_s) == (
             60,
             1.5,
             90.0,
@@ -215,9 +215,7 @@ class TestRuns:
         builder.scrape_counters()
         summary = reduce_run(builder.write(tmp_path / "run"))
         assert summary.window.steady is not None
-        drifting = {
-            name for name, test in summary.window.steady["signals"].items() if test["drift"]
-        }
+        drifting = {name for name, test in summary.window.steady.signals.items() if test.drift}
         assert drifting == {
             "mean_context_tok",
             "prefix_hit_ratio",
@@ -233,7 +231,7 @@ class TestRuns:
             row["cache_read_tok"] = None
         summary = reduce_run(builder.write(tmp_path / "run"))
         assert summary.window.steady is not None
-        assert "prefix_hit_ratio" in summary.window.steady["signals"]
+        assert "prefix_hit_ratio" in summary.window.steady.signals
 
     def test_a_short_window_is_not_tested_and_says_so(
         self, steady: Callable[..., Any], tmp_path: Path
