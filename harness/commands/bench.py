@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from harness.api.errors import error_text
-from harness.api.table import wire
+from harness.api.table import WIRE_APIS, wire
 from harness.core.clock import wall_now
 from harness.core.errors import PreflightError, ProfileError, ServerError
 from harness.core.network import Network
@@ -23,8 +23,8 @@ from harness.core.records import Api, Endpoint
 from harness.core.units import parse_count, parse_duration_s
 from harness.server.one_request import client_options, one_token_body, request_once
 
-PROBED_APIS: Final = (Api.CHAT, Api.MESSAGES, Api.COMPLETIONS, Api.RESPONSES)
-"""APIs in the order in which they are tried."""
+PROBED_APIS: Final = (Api.CHAT, *(api for api in WIRE_APIS if api is not Api.CHAT))
+"""APIs in the order in which they are tried: most servers speak chat completions."""
 
 PROBE_TIMEOUT_S: Final = 60.0
 """Longest wait for the answer to one probe: a first request may compile kernels."""

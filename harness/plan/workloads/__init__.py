@@ -3,5 +3,6 @@
 
 `shared_prefix` is what all sessions of a class share, `conversation` the workloads that only
 grow, `claude_code` the one that also compacts and rewrites, `subagents` the conversations that
-it starts, `classes` what a profile's workload comes to: one class, or several with shares.
+it starts, `replay` a recorded trace, `common` what several use, `classes` what a profile's workload
+comes to: one class, or several with shares.
 """

@@ -5,7 +5,8 @@ its own.
 torch stays in its process.
 
     __main__    arguments, logging, signals
-    api         routes: OpenAI completions and chat, Anthropic messages, health, metrics
+    api         routes: every wire API, health, metrics
+    reply       one answer on its way: deliveries, counts, how it ended
     prompts     request bodies -> messages -> token ids
     output      token ids -> text, stop strings, tool calls
     batching    the generation thread: model, KV cache, requests in and tokens out
