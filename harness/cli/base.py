@@ -94,6 +94,13 @@ Overrides = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else on stdout.")]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", help="Print errors, warnings and the result only.")
+]
+NoCalibrate = Annotated[
+    bool,
+    typer.Option("--no-calibrate", help="Hold no certificate of the load generator, and say so."),
+]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 Exports = Annotated[
     list[str] | None,

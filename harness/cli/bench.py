@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from harness.cli.base import Json, app, command, dump, print_result
+from harness.cli.base import Json, NoCalibrate, Quiet, app, command
+from harness.cli.measure import run_once
 from harness.core.errors import ExitCode
 from harness.core.records import Api
 
@@ -78,10 +79,9 @@ def bench_command(
         Path | None, typer.Option("--save-profile", metavar="FILE", help="Write the profile, too.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the profile and stop.")] = False,
+    no_calibrate: NoCalibrate = False,
     json_output: Json = False,
-    quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="Print errors, warnings and the result only.")
-    ] = False,
+    quiet: Quiet = False,
 ) -> ExitCode | None:
     """Measure a running endpoint: no profile needed."""
     import os
@@ -117,21 +117,16 @@ def bench_command(
         return None
     if save_profile is not None:
         save_profile.write_text(text, encoding="utf-8")
-    from harness.commands.display import choose_view
-    from harness.commands.run import run_profile
     from harness.profile.load import load_profile
 
     with tempfile.TemporaryDirectory(prefix="harness-bench-") as folder:
         path = Path(folder) / "bench.yaml"
         path.write_text(text, encoding="utf-8")
-        with choose_view(quiet=quiet, json_output=json_output) as view:
-            result = run_profile(load_profile(path), out=out, view=view, source=path)
-    if json_output:
-        from harness.artifacts.run_summary import summary_json
-
-        dump(summary_json(result.summary))
-    else:
-        print_result(result.run_dir, result.summary)
-    for message in result.messages:
-        print(message, file=sys.stderr)
-    return result.exit_code
+        return run_once(
+            load_profile(path),
+            path,
+            out=out,
+            calibrate=not no_calibrate,
+            quiet=quiet,
+            json_output=json_output,
+        )

@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harness.cli.base import Json, Overrides, app, baseline_app, command, dump
+from harness.cli.base import (
+    Json,
+    NoCalibrate,
+    Overrides,
+    Quiet,
+    app,
+    baseline_app,
+    command,
+    dump,
+)
 from harness.core.errors import ExitCode, HarnessError
 
 if TYPE_CHECKING:
@@ -163,15 +172,8 @@ def repeat_command(
     junit: Junit = None,
     github: Github = False,
     summary: SummaryFile = None,
-    quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="Print errors, warnings and the result only.")
-    ] = False,
-    no_calibrate: Annotated[
-        bool,
-        typer.Option(
-            "--no-calibrate", help="Hold no certificate of the load generator, and say so."
-        ),
-    ] = False,
+    quiet: Quiet = False,
+    no_calibrate: NoCalibrate = False,
     json_output: Json = False,
 ) -> ExitCode | None:
     """Run profiles several times each in random order, fresh seed and server every time, and

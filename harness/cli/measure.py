@@ -1,6 +1,7 @@
 """Commands that measure, or describe what would be measured."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -8,8 +9,10 @@ import typer
 
 from harness.cli.base import (
     Json,
+    NoCalibrate,
     Overrides,
     ProfilePath,
+    Quiet,
     app,
     command,
     dump,
@@ -37,15 +40,8 @@ def run_command(
         bool, typer.Option("--dry-run", help="Only print what would be sent.")
     ] = False,
     json_output: Json = False,
-    quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="Print errors, warnings and the result only.")
-    ] = False,
-    no_calibrate: Annotated[
-        bool,
-        typer.Option(
-            "--no-calibrate", help="Hold no certificate of the load generator, and say so."
-        ),
-    ] = False,
+    quiet: Quiet = False,
+    no_calibrate: NoCalibrate = False,
     repeats: Annotated[
         int | None,
         typer.Option(
@@ -69,17 +65,34 @@ def run_command(
         return repeat_series(
             series, quiet=quiet, calibrate=not no_calibrate, json_output=json_output
         )
+    return run_once(
+        loaded,
+        profile,
+        out=out,
+        overrides=tuple(overrides or ()),
+        calibrate=not no_calibrate,
+        quiet=quiet,
+        json_output=json_output,
+    )
+
+
+def run_once(
+    profile: "Profile",
+    source: Path,
+    *,
+    out: Path,
+    overrides: Sequence[str] = (),
+    calibrate: bool = True,
+    quiet: bool = False,
+    json_output: bool = False,
+) -> ExitCode:
+    """Run a profile and print its result."""
     from harness.commands.display import choose_view
     from harness.commands.run import run_profile
 
     with choose_view(quiet=quiet, json_output=json_output) as view:
         result = run_profile(
-            loaded,
-            out=out,
-            view=view,
-            source=profile,
-            overrides=tuple(overrides or ()),
-            calibrate=not no_calibrate,
+            profile, out=out, view=view, source=source, overrides=overrides, calibrate=calibrate
         )
     if json_output:
         from harness.artifacts.run_summary import summary_json

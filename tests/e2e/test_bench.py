@@ -18,8 +18,9 @@ def test_an_endpoint_is_measured_without_a_profile(harness, paced, summary_of):
         "2s",
         "--slo",
         "ttft=1s",
+        "--no-calibrate",
     )
-    assert done.returncode in (0, 10), done.stderr
+    assert done.returncode == 0, done.stderr
     (run,) = harness.runs()
     summary = summary_of(run)
     assert [stage["name"] for stage in summary["stages"]] == ["c1", "c2"]
