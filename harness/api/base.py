@@ -318,6 +318,7 @@ class WireApi(ABC):
 
     Attributes:
         name: in the profile.
+        title: in sentences of reports.
         path: route below the base URL.
         stream_type: content type of its streams.
         ping: what a server may send between events.
@@ -335,6 +336,7 @@ class WireApi(ABC):
     """
 
     name: ClassVar[Api]
+    title: ClassVar[str]
     path: ClassVar[str]
     stream_type: ClassVar[str] = "text/event-stream"
     ping: ClassVar[bytes] = b": keep-alive\n\n"

@@ -102,6 +102,7 @@ class Writer(openai.ChunkWriter):
 
 class Chat(WireApi):
     name = Api.CHAT
+    title = "the OpenAI chat completions API"
     path = "/v1/chat/completions"
     length_keys = ("max_completion_tokens", "max_tokens")
     logprobs = True

@@ -80,6 +80,7 @@ class Writer(openai.ChunkWriter):
 
 class Completions(WireApi):
     name = Api.COMPLETIONS
+    title = "the OpenAI completions API"
     path = "/v1/completions"
     length_keys = ("max_completion_tokens", "max_tokens")
     logprobs = 1

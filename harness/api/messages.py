@@ -235,6 +235,7 @@ def _stop(finish: Finish | None) -> dict[str, str | None]:
 
 class Messages(WireApi):
     name = Api.MESSAGES
+    title = "the Anthropic Messages API"
     path = "/v1/messages"
     ping = _event({"type": "ping"})
     thinking = ("budget", "adaptive")

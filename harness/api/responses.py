@@ -254,6 +254,7 @@ def _usage(usage: Usage) -> dict[str, Any]:
 
 class Responses(WireApi):
     name = Api.RESPONSES
+    title = "the OpenAI Responses API"
     path = "/v1/responses"
     length_keys = ("max_output_tokens",)
     thinking = ("effort",)

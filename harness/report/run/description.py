@@ -4,17 +4,13 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import Final
 
+from harness.api.table import WIRE_APIS
 from harness.artifacts.recorded_run import Hardware
 from harness.profile.recorded import RecordedStage
 from harness.reduce.reduction import Reduction
 from harness.report import numbers
 
-_APIS: Final = {
-    "messages": "the Anthropic Messages API",
-    "chat": "the OpenAI chat completions API",
-    "responses": "the OpenAI Responses API",
-    "completions": "the OpenAI completions API",
-}
+_APIS: Final = {name.value: api.title for name, api in WIRE_APIS.items()}
 
 
 def sentence(reduction: Reduction) -> str:
