@@ -14,10 +14,11 @@ WORKDIR /srv
 # Dependencies first: this layer changes only with the two files that name them.
 COPY pyproject.toml constraints.txt README.md LICENSE /opt/src/
 COPY harness/__init__.py /opt/src/harness/__init__.py
-RUN python3 -m venv /opt/harness \
+RUN mkdir /opt/src/loadprofiles && python3 -m venv /opt/harness \
  && PIP_CONSTRAINT=/opt/src/constraints.txt /opt/harness/bin/python -m pip install --no-cache-dir /opt/src
 
 COPY harness /opt/src/harness
+COPY loadprofiles /opt/src/loadprofiles
 RUN PIP_CONSTRAINT=/opt/src/constraints.txt /opt/harness/bin/python -m pip install --no-cache-dir --no-deps --force-reinstall /opt/src
 
 COPY loadprofiles /srv/loadprofiles

@@ -85,7 +85,23 @@ quality_app = typer.Typer(
 )
 app.add_typer(quality_app, name="quality")
 
-ProfilePath = Annotated[Path, typer.Argument(metavar="PROFILE", help="Profile (YAML).")]
+
+def named_profile(value: Path | None) -> Path | None:
+    """A profile's file; a ready-made profile is named without folder and ending."""
+    from harness.profile.load import profile_path
+
+    return None if value is None else profile_path(value)
+
+
+def named_profiles(values: list[Path] | None) -> list[Path] | None:
+    """The same for several."""
+    return None if values is None else [path for one in values if (path := named_profile(one))]
+
+
+PROFILE_HELP = "Profile: a YAML file, or the name of a ready-made one."
+ProfilePath = Annotated[
+    Path, typer.Argument(metavar="PROFILE", help=PROFILE_HELP, callback=named_profile)
+]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Run directory.")]
 Overrides = Annotated[
     list[str] | None,

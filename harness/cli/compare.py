@@ -16,6 +16,7 @@ from harness.cli.base import (
     baseline_app,
     command,
     dump,
+    named_profiles,
 )
 from harness.core.errors import ExitCode, HarnessError
 
@@ -145,7 +146,9 @@ def _print_comparison(said: "Conclusion", *, json_output: bool) -> ExitCode | No
 def repeat_command(
     profiles: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="PROFILE…", help="Profiles; the first is the baseline."),
+        typer.Argument(
+            metavar="PROFILE…", help="Profiles; the first is the baseline.", callback=named_profiles
+        ),
     ] = None,
     overrides: Overrides = None,
     repeats: Annotated[

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from harness.cli.base import (
+    PROFILE_HELP,
     Json,
     NoCalibrate,
     Overrides,
@@ -17,6 +18,7 @@ from harness.cli.base import (
     command,
     dump,
     models_app,
+    named_profile,
     print_result,
     quality_app,
     read_profile,
@@ -133,7 +135,7 @@ def _print_plan(profile: "Profile", *, json_output: bool) -> None:
 @command
 def check_command(
     profile: Annotated[
-        Path | None, typer.Argument(metavar="[PROFILE]", help="Profile (YAML).")
+        Path | None, typer.Argument(metavar="[PROFILE]", help=PROFILE_HELP, callback=named_profile)
     ] = None,
     overrides: Overrides = None,
     system: Annotated[
@@ -181,7 +183,10 @@ def check_command(
 @command
 def calibrate_command(
     profile: Annotated[
-        Path | None, typer.Argument(metavar="[PROFILE]", help="Profile whose load is certified.")
+        Path | None,
+        typer.Argument(
+            metavar="[PROFILE]", help="Profile whose load is certified.", callback=named_profile
+        ),
     ] = None,
     overrides: Overrides = None,
     quick: Annotated[

@@ -16,6 +16,25 @@ from harness.profile.schema import Profile
 _EXAMPLE: Final = "start with `purpose: smoke`, `model:` and `traffic:`; loadprofiles/ has examples"
 
 
+def shipped_profiles() -> Path:
+    """The folder of ready-made profiles: within the package where it was installed from a wheel,
+    next to it in a checkout.
+    """
+    package = Path(__file__).resolve().parents[1]
+    inside = package / "loadprofiles"
+    return inside if inside.is_dir() else package.parent / "loadprofiles"
+
+
+def profile_path(name: Path) -> Path:
+    """The file that a command line names: a path, or the name of a ready-made profile. A file of
+    that name in the working directory comes first.
+    """
+    if name.exists() or name.suffix or len(name.parts) != 1:
+        return name
+    shipped = shipped_profiles() / f"{name}.yaml"
+    return shipped if shipped.is_file() else name
+
+
 def load_profile(path: Path, overrides: Sequence[str] = ()) -> Profile:
     """Read a profile. The file is read once.
 
@@ -28,7 +47,7 @@ def load_profile(path: Path, overrides: Sequence[str] = ()) -> Profile:
         ProfileError: no such file, not readable, no UTF-8.
         InvalidYamlError: everything that is wrong with its contents.
     """
-    text = read_file(path, "a profile", Path("loadprofiles"))
+    text = read_file(path, "a profile", shipped_profiles())
     return load_profile_text(text, source=str(path), name=_name(path), overrides=overrides)
 
 
