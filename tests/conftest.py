@@ -130,3 +130,38 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data at {folder} (set HARNESS_TEST_DATA)")
     return folder
+
+
+_FOREIGN = {"profile", "saved"}
+"""Keys of a manifest that are read by a view of some keys, and by `saved_of`."""
+
+
+@pytest.fixture(scope="session")
+def unread() -> Callable[[dict[str, Any]], list[str]]:
+    """Places in a manifest that its types do not read: nothing is written that nobody can read."""
+    from harness.artifacts.recorded_run import RecordedRun
+    from harness.artifacts.typed_json import read_leniently, to_json
+
+    def places(manifest: dict[str, Any]) -> list[str]:
+        raw = {key: value for key, value in manifest.items() if key not in _FOREIGN}
+        return _unknown(raw, to_json(read_leniently(RecordedRun, raw)))
+
+    return places
+
+
+def _unknown(raw: Any, read: Any, place: str = "") -> list[str]:
+    """Places of a JSON value that are not in what was read of it."""
+    if isinstance(raw, dict) and isinstance(read, dict):
+        return [
+            found
+            for key, item in raw.items()
+            for found in (
+                [f"{place}.{key}"]
+                if key not in read
+                else _unknown(item, read[key], f"{place}.{key}")
+            )
+        ]
+    if isinstance(raw, list) and isinstance(read, list) and len(raw) == len(read):
+        pairs = enumerate(zip(raw, read, strict=True))
+        return [found for i, (a, b) in pairs for found in _unknown(a, b, f"{place}[{i}]")]
+    return [] if raw == read else [place]

@@ -117,10 +117,17 @@ class Cores:
 
 @dataclass(frozen=True, slots=True)
 class Recorder:
-    """The telemetry recorder: its niceness, and what each power source can read."""
+    """The telemetry recorder.
+
+    Attributes:
+        nice: its niceness.
+        power: what each power source can read.
+        sampling: how often and how late each loop of the sampler read; None before its end.
+    """
 
     nice: int | None = None
     power: tuple[Mapping[str, Any], ...] = ()
+    sampling: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)

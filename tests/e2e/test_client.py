@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 
 
 def test_a_measurement_holds_a_certificate_and_canaries_and_the_next_one_finds_it(
-    harness, paced, write_profile, summary_of
+    harness, paced, write_profile, summary_of, unread
 ):
     load = "{kind: concurrency, concurrency: 2, window_s: 5s}"
     profile = write_profile(paced.url, purpose="measure", api="chat", load=load)
@@ -18,6 +18,7 @@ def test_a_measurement_holds_a_certificate_and_canaries_and_the_next_one_finds_i
     assert certificate["levels"]
     assert certificate["load"]["api"] == "chat"
     manifest = json.loads((run / "manifest.json").read_text())
+    assert unread(manifest) == []
     assert (manifest["calibration"], manifest["canary"], manifest["workers"]) == (
         "calibration.json",
         True,

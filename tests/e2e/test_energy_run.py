@@ -37,7 +37,7 @@ energy:
 
 
 def test_tokens_per_joule_and_joules_by_class_are_those_of_the_known_curve(
-    harness, paced, tmp_path, nvml_double
+    harness, paced, tmp_path, nvml_double, unread
 ):
     origin_ns = time.monotonic_ns()
     nvml_double(
@@ -64,6 +64,7 @@ def test_tokens_per_joule_and_joules_by_class_are_those_of_the_known_curve(
 
     (run,) = harness.runs()
     manifest = json.loads((run / "manifest.json").read_text())
+    assert unread(manifest) == []
     assert manifest["telemetry"]["power"][0]["origin"].endswith("libnvidia-ml.so.1")
     assert manifest["telemetry"]["power"][0]["double"]
     assert manifest["telemetry"]["sampling"]["loops"]["nvml-power"]["calls"] > 50

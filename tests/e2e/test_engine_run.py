@@ -51,7 +51,7 @@ def test_what_a_killed_supervisor_leaves_behind_is_ended_at_the_next_start(resta
     assert harness.processes() == []
 
 
-def test_the_first_profile_is_functional_and_its_counts_agree(restarted):
+def test_the_first_profile_is_functional_and_its_counts_agree(restarted, unread):
     harness, killed, _, done = restarted
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout)
@@ -73,6 +73,7 @@ def test_the_first_profile_is_functional_and_its_counts_agree(restarted):
         row["cache_read_tok"] for row in requests if row["turn"]
     )  # later turns find their prefix
     manifest = json.loads((run / "manifest.json").read_text())
+    assert unread(manifest) == []
     assert manifest["server"]["kind"] == "torch"
     assert harness.processes() == []
 

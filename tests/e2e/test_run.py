@@ -83,7 +83,7 @@ def two(module_harness, write_profile_in):
 
 
 @pytest.mark.parametrize("api", ["messages", "chat"])
-def test_a_run_ends_with_a_verdict_and_all_its_files(two, api, summary_of):
+def test_a_run_ends_with_a_verdict_and_all_its_files(two, api, summary_of, unread):
     done = two[0][api]
     assert done.returncode == 0, done.stderr
     run = done.run
@@ -108,7 +108,9 @@ def test_a_run_ends_with_a_verdict_and_all_its_files(two, api, summary_of):
     assert {row["outcome"] for row in requests} == {"ok"}
     planned = {row["request_id"] for row in pq.read_table(run / "plan.parquet").to_pylist()}
     assert {row["request_id"] for row in requests} == planned
-    assert json.loads((run / "manifest.json").read_text())["state"] == "complete"
+    manifest = json.loads((run / "manifest.json").read_text())
+    assert manifest["state"] == "complete"
+    assert unread(manifest) == []
     # A smoke run holds neither unless it is told to.
     assert not (run / "calibration.json").exists()
     assert summary["client"]["canary"] is None

@@ -84,8 +84,9 @@ def test_the_run_is_functional_and_complete(folder, summary):
     assert json.loads((folder / "manifest.json").read_text())["state"] == "complete"
 
 
-def test_the_engine_was_vllm_with_the_weights_of_smollm2(folder):
+def test_the_engine_was_vllm_with_the_weights_of_smollm2(folder, unread):
     manifest = json.loads((folder / "manifest.json").read_text())
+    assert unread(manifest) == []
     assert manifest["server"]["kind"] == "vllm"
     assert manifest["server"]["version"].startswith("0.")
     assert manifest["model"]["model_id"] == "builtin:smollm2-135m"
