@@ -110,17 +110,17 @@ def read_manifest_json(run_dir: RunDir) -> dict[str, Any]:
     """
     try:
         text = run_dir.manifest.read_text(encoding="utf-8")
-    except OSError as error:
+    except (OSError, UnicodeDecodeError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or error
         raise ArtifactError(
-            f"{run_dir.root} is no run directory: manifest.json cannot be read"
-            f" ({error.strerror or error})",
+            f"{run_dir.root} is no run directory: manifest.json cannot be read ({reason})",
             next_step=(
                 "give the folder that `harness run` named at its end; `harness results` lists them"
             ),
         ) from error
     try:
         manifest = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ArtifactError(
             f"{run_dir.manifest} is not JSON: {error}", cause="it was edited or damaged"
         ) from error

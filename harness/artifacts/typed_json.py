@@ -25,6 +25,9 @@ _MEMBERS: Final = frozenset({"int", "float"})
 _LARGEST: Final = 1e100
 """Beyond any figure, and far from where squares and ratios of doubles end."""
 
+_DEEPEST: Final = 60
+"""Levels of a JSON value that are read leniently; no file of ours has a third of that."""
+
 _ADAPTERS: Final[dict[Any, "TypeAdapter[Any]"]] = {}
 
 
@@ -92,7 +95,14 @@ def _problem(error: "ErrorDetails", name: str) -> str:
     return f"{'.'.join([name, *place])} is {shown}: {message}"
 
 
-def read_leniently(kind: type[T], raw: object, bare: Mapping[str, Any] | None = None) -> T:
+def read_leniently(
+    kind: type[T],
+    raw: object,
+    bare: Mapping[str, Any] | None = None,
+    *,
+    where: object = "this",
+    next_step: str | None = None,
+) -> T:
     """A JSON object as `kind`, with unknown keys ignored.
 
     What is missing, or of another kind than its type says, has its default; something within that
@@ -102,6 +112,8 @@ def read_leniently(kind: type[T], raw: object, bare: Mapping[str, Any] | None = 
         kind: a frozen dataclass.
         raw: what `json.loads` gave.
         bare: what stands for fields of `kind` itself that have no default.
+        where: the file, for messages.
+        next_step: for messages.
 
     Raises:
         ArtifactError: such a field is missing, and nothing stands for it.
@@ -115,7 +127,14 @@ def read_leniently(kind: type[T], raw: object, bare: Mapping[str, Any] | None = 
         except ValidationError as error:
             for one in error.errors():
                 if one["type"] == "missing" and len(one["loc"]) == 1:
-                    _stand_in(usable, str(one["loc"][0]), bare or {})
+                    key = str(one["loc"][0])
+                    if key not in (bare or {}):
+                        raise ArtifactError(
+                            f"{where} has no usable {key}",
+                            cause="it was edited or damaged",
+                            next_step=next_step,
+                        ) from error
+                    usable[key] = (bare or {})[key]
                 else:
                     _blank(usable, one["loc"])
             usable = _without_blanks(usable)
@@ -123,21 +142,20 @@ def read_leniently(kind: type[T], raw: object, bare: Mapping[str, Any] | None = 
             return found
 
 
-def _usable(raw: Any) -> Any:  # noqa: ANN401 - any JSON value
+def _usable(raw: Any, depth: int = 0) -> Any:  # noqa: ANN401 - any JSON value
     """A copy without NaN and infinity, which Python reads from JSON, and without numbers that no
-    figure ever has: squares and ratios of them would leave the range of doubles.
+    figure ever has: squares and ratios of them would leave the range of doubles. Half characters
+    become question marks, and what lies deeper than `_DEEPEST` is left out.
     """
+    if isinstance(raw, str):
+        return raw.encode("utf-8", "replace").decode()
+    if isinstance(raw, Mapping | list | tuple) and depth == _DEEPEST:
+        return None
     if isinstance(raw, Mapping):
-        return {str(key): _usable(item) for key, item in raw.items()}
+        return {_usable(str(key)): _usable(item, depth + 1) for key, item in raw.items()}
     if isinstance(raw, list | tuple):
-        return [_usable(item) for item in raw]
+        return [_usable(item, depth + 1) for item in raw]
     return None if isinstance(raw, int | float) and not -_LARGEST < raw < _LARGEST else raw
-
-
-def _stand_in(raw: dict[str, Any], key: str, bare: Mapping[str, Any]) -> None:
-    if key not in bare:
-        raise ArtifactError(f"there is no usable {key}", cause="the file was edited or damaged")
-    raw[key] = bare[key]
 
 
 def _blank(raw: Any, place: tuple[int | str, ...]) -> None:  # noqa: ANN401 - any JSON value
@@ -173,7 +191,10 @@ def loads(text: str, *, huge: bool = False) -> Any:  # noqa: ANN401 - any JSON v
     Raises:
         ValueError: it is no JSON.
     """
-    return json.loads(text, parse_constant=_finite, parse_float=float if huge else _finite)
+    try:
+        return json.loads(text, parse_constant=_finite, parse_float=float if huge else _finite)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def _finite(text: str) -> float:

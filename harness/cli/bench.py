@@ -84,10 +84,10 @@ def bench_command(
     quiet: Quiet = False,
 ) -> ExitCode | None:
     """Measure a running endpoint: no profile needed."""
-    import os
-
+    from harness.artifacts.atomic import write_bytes
     from harness.commands import bench
     from harness.core.network import Network
+    from harness.profile.load import load_profile_text
 
     options = bench.BenchOptions(
         urls=tuple(bench.base_url(one) for one in url),
@@ -109,21 +109,21 @@ def bench_command(
         usd_per_gpu_h=price,
         api_key_env=api_key_env,
     )
-    key = None if api_key_env is None else os.environ.get(api_key_env, "").strip() or None
+    key = None if api_key_env is None else bench.api_key(api_key_env)
     probed = bench.probe(options.urls[0], model, api, key, Network())
     text = bench.to_yaml(bench.document(options, probed), ["harness", *sys.argv[1:]])
+    profile = load_profile_text(text, source="the profile of these options", name="bench")
+    if save_profile is not None:
+        write_bytes(save_profile, text.encode())
     if dry_run:
         print(text, end="")
         return None
-    if save_profile is not None:
-        save_profile.write_text(text, encoding="utf-8")
-    from harness.profile.load import load_profile
 
     with tempfile.TemporaryDirectory(prefix="harness-bench-") as folder:
         path = Path(folder) / "bench.yaml"
         path.write_text(text, encoding="utf-8")
         return run_once(
-            load_profile(path),
+            profile,
             path,
             out=out,
             calibrate=not no_calibrate,

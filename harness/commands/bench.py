@@ -6,7 +6,9 @@ ordinary run: its profile is saved in the run directory, and `harness run` repea
 
 import io
 import json
+import os
 import re
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -39,6 +41,9 @@ SHORT_ANSWER_TOK: Final = 8
 
 MESSAGE_TOK: Final = 64
 """Room for what a chat template adds to one message."""
+
+MOST_TOK: Final = 10_000_000
+"""Longest input or output; no model takes a tenth of it."""
 
 _LENGTH = re.compile(r"^\s*([0-9.]+k?)\s*(?:(?:±|\+-|\+/-)\s*([0-9.]+k?))?\s*$", re.IGNORECASE)
 _SLOS: Final = {"ttft": "ttft_s", "tpot": "tpot_s", "e2e": "e2e_s"}
@@ -112,9 +117,9 @@ def numbers(text: str, option: str, kind: Callable[[str], float]) -> tuple[float
         found = tuple(kind(part.strip()) for part in text.split(",") if part.strip())
     except ValueError:
         found = ()
-    if not found or any(not 0 < one < float("inf") for one in found):
+    if not found or len(set(found)) < len(found) or any(not 0 < n < float("inf") for n in found):
         raise ProfileError(
-            f"{option} {text!r} is not a list of numbers above 0",
+            f"{option} {text!r} is not a list of different numbers above 0",
             next_step=f"write numbers with commas between them: {option} 1,4,16",
         )
     return found
@@ -149,7 +154,7 @@ def length(text: str, option: str) -> int | dict[str, Any]:
             raise ValueError
         middle = parse_count(match.group(1))
         around = parse_count(match.group(2)) if match.group(2) else 0
-        if middle < 1 or around >= middle:
+        if not 1 <= middle <= MOST_TOK or around >= middle:
             raise ValueError
     except ValueError:
         raise ProfileError(
@@ -167,11 +172,11 @@ def slos(text: str) -> dict[str, str]:
     Raises:
         ProfileError: an unknown name, or a length of time that cannot be read.
     """
-    found = {}
+    found: dict[str, str] = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
         name, _, value = (piece.strip() for piece in part.partition("="))
         try:
-            if name not in _SLOS or not parse_duration_s(value) > 0:
+            if name not in _SLOS or _SLOS[name] in found or not parse_duration_s(value) > 0:
                 raise ValueError
         except ValueError:
             raise ProfileError(
@@ -179,6 +184,8 @@ def slos(text: str) -> dict[str, str]:
                 next_step=f"write {', '.join(f'{one}=1s' for one in _SLOS)}: any of them",
             ) from None
         found[_SLOS[name]] = value
+    if not found:
+        raise ProfileError(f"--slo {text!r} names none", next_step="write --slo ttft=1s")
     return found
 
 
@@ -188,13 +195,34 @@ def base_url(url: str) -> str:
     Raises:
         ProfileError: it is not an http or https URL.
     """
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        usable = usable and url.isprintable() and not (parts.query or parts.fragment)
+    except ValueError:  # half an IPv6 address, a port that is no number
+        usable = False
+    if not usable:
         raise ProfileError(
             f"--url {url!r} is not a server's address",
             next_step="write --url http://HOST:PORT",
         )
     return url.rstrip("/").removesuffix("/v1").rstrip("/")
+
+
+def api_key(variable: str) -> str:
+    """The API key in an environment variable. It is never part of a message.
+
+    Raises:
+        ProfileError: the variable is not set or empty, or what it holds cannot be sent in a header.
+    """
+    key = os.environ.get(variable, "").strip()
+    if not key or not (key.isascii() and key.isprintable()):
+        raise ProfileError(
+            f"--api-key-env names {variable!r}, which holds no API key",
+            cause="it is not set, empty, or has characters that a header cannot carry",
+            next_step=f"export {variable}=…, or name another variable",
+        )
+    return key
 
 
 def probe(
@@ -345,7 +373,10 @@ def document(options: BenchOptions, probed: Probed) -> dict[str, Any]:
 
 
 def _gpus(text: str) -> list[int | str]:
-    return [int(part) if part.isdigit() else part for part in (p.strip() for p in text.split(","))]
+    return [
+        int(part) if part.isascii() and part.isdigit() else part
+        for part in (p.strip() for p in text.split(","))
+    ]
 
 
 def _workload(options: BenchOptions) -> dict[str, Any]:
@@ -398,4 +429,5 @@ def to_yaml(profile: Mapping[str, Any], command: Sequence[str]) -> str:
     yaml.width = 100
     stream = io.StringIO()
     yaml.dump(dict(profile), stream)
-    return f"# Made by: {' '.join(command)}\n{stream.getvalue()}"
+    made_by = shlex.join(" ".join(part.split()) for part in command)
+    return f"# Made by: {made_by}\n{stream.getvalue()}"

@@ -79,7 +79,7 @@ def _state(path: Path, error: ArtifactError) -> str:
         manifest = json.loads(run_dir.manifest.read_text(encoding="utf-8"))
         if not run_dir.summary.exists() and isinstance(manifest.get("state"), str):
             return str(manifest["state"])
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         pass  # the error below says it
     return f"unreadable: {error.what}"
 

@@ -68,19 +68,21 @@ def test_a_length(text, expected):
     assert bench.length(text, "--isl") == expected
 
 
-@pytest.mark.parametrize("text", ["", "0", "-5", "x", "100±100", "10±", "1e9999"])
+@pytest.mark.parametrize("text", ["", "0", "-5", "x", "100±100", "10±", "1e9999", "99999999999"])
 def test_a_length_that_is_none_names_its_option(text):
     with pytest.raises(ProfileError, match="--isl"):
         bench.length(text, "--isl")
 
 
-@pytest.mark.parametrize("text", ["", "0", "1,x", "-1", "inf", "nan"])
+@pytest.mark.parametrize("text", ["", "0", "1,x", "-1", "inf", "nan", "1,1"])
 def test_numbers_that_are_none_name_their_option(text):
     with pytest.raises(ProfileError, match="--rate"):
         bench.numbers(text, "--rate", float)
 
 
-@pytest.mark.parametrize("text", ["ttft", "ttft=", "latency=1s", "tpot=0", "e2e=soon"])
+@pytest.mark.parametrize(
+    "text", ["ttft", "ttft=", "latency=1s", "tpot=0", "e2e=soon", ",", "ttft=1s,ttft=2s"]
+)
 def test_slos_that_cannot_be_read(text):
     with pytest.raises(ProfileError, match="--slo"):
         bench.slos(text)
@@ -104,7 +106,21 @@ def test_the_path_that_other_tools_want_is_dropped(url, base):
     assert bench.base_url(url) == base
 
 
-@pytest.mark.parametrize("url", ["h:8000", "", "ftp://h", "http://"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "h:8000",
+        "",
+        "ftp://h",
+        "http://",
+        "http://[::1",
+        "http://h:abc",
+        "http://h:0",
+        "http://h/v1?x=1",
+        "http://h#a",
+        "http://h\n:1",
+    ],
+)
 def test_what_is_not_an_address_is_refused(url):
     with pytest.raises(ProfileError, match="--url"):
         bench.base_url(url)
@@ -193,3 +209,21 @@ def test_an_api_that_does_not_answer_and_a_key_that_is_missing(endpoint):
 def test_no_server():
     with pytest.raises(ServerError, match="nothing answers"):
         bench.probe("http://127.0.0.1:9", None, None, None, Network())
+
+
+@pytest.mark.parametrize("key", ["", "a\nb", "schlüssel"])
+def test_a_key_that_no_header_carries_is_refused_and_not_shown(key, monkeypatch):
+    monkeypatch.setenv("BENCH_KEY", key)
+    with pytest.raises(ProfileError, match="BENCH_KEY") as caught:
+        bench.api_key("BENCH_KEY")
+    assert not key or key not in str(caught.value)
+
+
+def test_the_command_in_the_saved_profile_is_one_comment():
+    text = bench.to_yaml({"name": "x"}, ["harness", "bench", "--trace", "a\npurpose: smoke"])
+    assert [line for line in text.splitlines() if not line.startswith("#")] == ["{name: x}"]
+
+
+def test_gpus_are_indices_or_names():
+    assert profile_of(gpus="0,1").server.gpus == (0, 1)
+    assert profile_of(gpus="²").server.gpus == ("²",)  # no such GPU, which the run says

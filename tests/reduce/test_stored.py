@@ -153,3 +153,19 @@ def test_a_torn_file_is_refused(stored: Path, content: str, says: str) -> None:
         read_summary(stored)
     with pytest.raises(ArtifactError, match=says):
         load_result(stored.parent)
+
+
+@pytest.mark.parametrize("version", [0, -1, True, 2, None, "1"])
+def test_a_summary_of_another_schema_is_refused(version: object, tmp_path: Path) -> None:
+    path = tmp_path / "summary.json"
+    path.write_text(json.dumps(json.loads(EARLY.read_text()) | {"schema_version": version}))
+    for lenient in (False, True):
+        with pytest.raises(ArtifactError, match="schema_version"):
+            read_summary(path, lenient=lenient)
+
+
+@pytest.mark.parametrize("damage", [b"\xff\xfe{", b"[" * 100_000, b'{"schema_version": 1}'])
+def test_a_summary_that_is_none_names_its_file(damage: bytes, tmp_path: Path) -> None:
+    (tmp_path / "summary.json").write_bytes(damage)
+    with pytest.raises(ArtifactError, match=r"summary\.json"):
+        read_summary(tmp_path / "summary.json", lenient=True)

@@ -300,9 +300,10 @@ def read_summary(path: Path, *, lenient: bool = False) -> Summary:
     folder = path.parent
     try:
         text = path.read_text(encoding="utf-8")
-    except OSError as error:
+    except (OSError, UnicodeDecodeError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or error
         raise ArtifactError(
-            f"{folder} has no summary: {path.name} cannot be read ({error.strerror or error})",
+            f"{folder} has no summary: {path.name} cannot be read ({reason})",
             cause="the run was killed before it was reduced",
             next_step=f"harness reduce {folder}",
         ) from error
@@ -316,7 +317,7 @@ def read_summary(path: Path, *, lenient: bool = False) -> Summary:
             f"{path} holds no JSON object", cause="it was edited or damaged", next_step=again
         )
     version = raw.get("schema_version")
-    if isinstance(version, bool) or not isinstance(version, int) or version > SCHEMA_VERSION:
+    if type(version) is not int or not 1 <= version <= SCHEMA_VERSION:
         raise ArtifactError(
             f"{path} has schema_version {version!r}; this harness reads up to {SCHEMA_VERSION}",
             cause="it was made by a newer harness, or damaged",
@@ -324,5 +325,5 @@ def read_summary(path: Path, *, lenient: bool = False) -> Summary:
         )
     absent = {key: None for key in _OPTIONAL if not raw.get(key)}
     if lenient:
-        return read_leniently(Summary, raw | absent, _BARE)
+        return read_leniently(Summary, raw | absent, _BARE, where=path, next_step=again)
     return from_json(Summary, raw | absent, "summary", where=path, next_step=again)

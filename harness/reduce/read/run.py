@@ -244,7 +244,7 @@ def _manifest(run_dir: RunDir, concerns: list[Concern]) -> Mapping[str, Any]:
         return {}
     try:
         manifest = json.loads(run_dir.manifest.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         concerns.append(
             Concern(
                 "manifest_unreadable", Severity.INVALID, f"manifest.json cannot be read: {error}."

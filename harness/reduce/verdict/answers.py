@@ -15,8 +15,7 @@ import numpy as np
 from harness.artifacts.layout import RunDir
 from harness.artifacts.quality import Answer, AnswersCheck, ReplicaAnswers, UsedReference
 from harness.artifacts.run_summary import Likeness, Quality, Reference
-from harness.artifacts.typed_json import from_json, loads
-from harness.core.errors import ArtifactError
+from harness.artifacts.typed_json import loads, read_leniently
 from harness.core.records import Concern, Purpose, RunState, Severity
 from harness.reduce.read.run import Run
 
@@ -82,10 +81,11 @@ _UNREADABLE: Final = AnswersCheck()
 
 def _read(run_dir: RunDir) -> AnswersCheck | None:
     try:
-        return from_json(AnswersCheck, loads(run_dir.quality.read_text("utf-8")), "quality")
+        raw = loads(run_dir.quality.read_text("utf-8"))
+        return read_leniently(AnswersCheck, raw) if isinstance(raw, dict) else _UNREADABLE
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, ArtifactError):
+    except (OSError, ValueError):
         return _UNREADABLE
 
 

@@ -7,8 +7,7 @@ from typing import Final
 
 from harness.artifacts.layout import RunDir
 from harness.artifacts.run_summary import Recount
-from harness.artifacts.typed_json import from_json, loads
-from harness.core.errors import ArtifactError
+from harness.artifacts.typed_json import loads, read_leniently
 from harness.core.records import Api, Concern, Severity
 from harness.reduce.read.run import Run
 
@@ -54,11 +53,13 @@ def recounted(run: Run) -> dict[str, Recount]:
 def _read(run: Run) -> _Counted:
     try:
         raw = loads(RunDir(run.root).recount.read_text(encoding="utf-8"))
-        return from_json(_Counted, raw, "recount")
+        if isinstance(raw, dict):
+            return read_leniently(_Counted, raw)
     except FileNotFoundError:
         return _Counted(reason="the prompts were not counted again after the run")
-    except (OSError, ValueError, ArtifactError):
-        return _Counted(reason="recount.json cannot be read")
+    except (OSError, ValueError):
+        pass
+    return _Counted(reason="recount.json cannot be read")
 
 
 def _input(found: _Counted) -> Recount:
