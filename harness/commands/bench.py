@@ -24,6 +24,7 @@ from harness.core.network import Network
 from harness.core.records import Api, Endpoint
 from harness.core.units import parse_count, parse_duration_s
 from harness.server.one_request import client_options, one_token_body, request_once
+from harness.server.ready import listed_models
 
 PROBED_APIS: Final = (Api.CHAT, *(api for api in WIRE_APIS if api is not Api.CHAT))
 """APIs in the order in which they are tried: most servers speak chat completions."""
@@ -288,7 +289,7 @@ def _models(
             cause="the API key is missing or wrong",
             next_step="put the key into an environment variable and name it with --api-key-env",
         )
-    rows = _rows(answer)
+    rows = listed_models(answer)
     if model is not None:
         if rows and model not in rows:
             raise PreflightError(
@@ -302,21 +303,6 @@ def _models(
             next_step="name the one to measure with --model",
         )
     return next(iter(rows.items()))
-
-
-def _rows(answer: httpx.Response) -> dict[str, int | None]:
-    """Name and longest context of each model that is listed; {} where there is no list."""
-    try:
-        body = answer.json()
-    except ValueError:
-        return {}
-    data = body.get("data") if isinstance(body, Mapping) else None
-    found: dict[str, int | None] = {}
-    for row in data if isinstance(data, list) else ():
-        if isinstance(row, Mapping) and isinstance(row.get("id"), str):
-            limit = row.get("max_model_len")
-            found[row["id"]] = limit if isinstance(limit, int) else None
-    return found
 
 
 def document(options: BenchOptions, probed: Probed) -> dict[str, Any]:

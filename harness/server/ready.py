@@ -172,7 +172,7 @@ def _wait_models(
         if isinstance(answer, str):
             last = answer
         elif answer.status_code == 200:
-            found = _listed(answer)
+            found = listed_models(answer)
             if endpoint.model and endpoint.model not in found:
                 raise NotReadyError(
                     f"does not serve {endpoint.model!r}; it serves:"
@@ -210,15 +210,15 @@ def _wait_models(
         _pause(deadline)
 
 
-def _listed(answer: httpx.Response) -> dict[str, int | None]:
-    """Name -> longest context, of every model in the list."""
+def listed_models(answer: httpx.Response) -> dict[str, int | None]:
+    """Name -> longest context, of every model in the answer of `/v1/models`; {} without a list."""
     try:
         body: Any = answer.json()
     except ValueError:
         return {}
     rows = body.get("data") if isinstance(body, dict) else None
     found: dict[str, int | None] = {}
-    for row in rows or []:
+    for row in rows if isinstance(rows, list) else ():
         if isinstance(row, dict) and isinstance(row.get("id"), str):
             limit = row.get("max_model_len")
             found[row["id"]] = limit if isinstance(limit, int) else None

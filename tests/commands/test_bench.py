@@ -11,6 +11,7 @@ from harness.core.errors import PreflightError, ProfileError, ServerError
 from harness.core.network import Network
 from harness.core.records import Api
 from harness.profile.load import load_profile_text
+from harness.server.ready import listed_models
 
 PROBED = bench.Probed("m", 8000, Api.CHAT, forced=True)
 URLS = ("http://127.0.0.1:9",)
@@ -204,6 +205,13 @@ def test_an_api_that_does_not_answer_and_a_key_that_is_missing(endpoint):
     endpoint[1]["status"] = 401
     with pytest.raises(ServerError, match="--api-key-env"):
         probe(endpoint)
+
+
+@pytest.mark.parametrize("data", [5, "m", {"id": "m"}, [5, None, {"id": 7}]])
+def test_a_list_of_models_in_another_form_lists_none(data):
+    import httpx
+
+    assert listed_models(httpx.Response(200, json={"data": data})) == {}
 
 
 def test_no_server():
