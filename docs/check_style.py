@@ -1,9 +1,10 @@
-"""Find words that docs/STYLE.md rules out, in Markdown, templates, YAML and the prose of Python files.
+"""Find words that docs/STYLE.md rules out, in docs, templates, YAML and prose of Python files.
 
 Usage: python docs/check_style.py [PATH ...]. Exit code 1 and one line per place if there are any.
 In Python files, comments and strings of two words and more are prose; identifiers are not.
 """
 
+import os
 import re
 import sys
 import tokenize
@@ -63,9 +64,8 @@ def main(arguments: list[str]) -> int:
             for pattern, instead in rules:
                 if hit := pattern.search(line):
                     found += 1
-                    print(
-                        f"{path.relative_to(ROOT) if path.is_relative_to(ROOT) else path}:{number}: {hit[0]!r}: write {instead}"
-                    )
+                    where = os.path.relpath(path, ROOT)
+                    sys.stdout.write(f"{where}:{number}: {hit[0]!r}: use {instead}\n")
     return 1 if found else 0
 
 
