@@ -57,7 +57,7 @@ def _spread(requests: Requests, make: Callable[[slice], Block], who: Bools | Non
 
 
 def moments(requests: Requests, t: Floats, who: Bools, amount: Floats | None = None) -> Flow:
-    """An `amount` (default 1) at time `t` (NaN: none) of some requests; arrays cover all of them."""
+    """An `amount` (default 1) at time `t` (NaN: none) of some requests; arrays cover all."""
     return _spread(
         requests,
         lambda rows: (t[rows], t[rows], np.ones(len(t[rows])) if amount is None else amount[rows]),
