@@ -69,8 +69,8 @@ def reduce_run(path: Path) -> Summary:
     """Reduce a run directory.
 
     Raises:
-        ArtifactError: it is not a run directory, or a newer harness wrote it. Anything else that is
-            missing or damaged is a concern in the verdict.
+        ArtifactError: it is not a run directory, or a newer harness wrote it. Other problems are
+            concerns in the verdict.
     """
     return reduce_fully(path).summary
 
@@ -228,9 +228,7 @@ def _mark(run: Run, label: str) -> float | None:
 
 
 def _reconcile(run: Run, counters: ServerCounters | None) -> dict[str, Agreement]:
-    """Compares the client's token counts (usage) with the server's counters, between the scrapes
-    after ready and after drain, and with the tokenizer's counts.
-    """
+    """The client's token counts (usage) against the server's counters and the tokenizer."""
     requests = run.requests
     first, last = _mark(run, "first_after_ready"), _mark(run, "last_after_drain")
     labels = {label for _, label in counters.samples.marks} if counters is not None else set()

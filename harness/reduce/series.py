@@ -44,7 +44,7 @@ _RENAMED: Final = {
     "kv_usage": "kv_usage_ratio",
 }
 _MOST_EXPORTED_STEPS: Final = 100_000
-"""A little more than a day of seconds."""
+"""About a day of seconds."""
 
 
 @dataclass(frozen=True, slots=True)

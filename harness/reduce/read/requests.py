@@ -29,9 +29,7 @@ Ints = npt.NDArray[np.int64]
 Hashes = npt.NDArray[np.uint64]
 _Data = TypeVar("_Data", pa.RecordBatch, pa.Table)
 Singles = npt.NDArray[np.float32]
-"""Integers below 2**24, exact in 32 bits: bytes and tokens of a chunk, which is at most one read of
-16 KiB. Sums use float64.
-"""
+"""For integers below 2**24: bytes and tokens of a chunk (at most one read of 16 KiB)."""
 
 
 @dataclass(frozen=True, slots=True)

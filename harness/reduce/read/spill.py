@@ -2,8 +2,7 @@
 much of them in memory as fits.
 
 A column of ten million requests is 80 MB, a column of their chunks several hundred. Small columns
-are plain arrays; both are used alike. Code that traverses large columns does so by `blocks` and
-calls `release` on what it has passed.
+are plain arrays, used alike. Code that traverses large columns uses `blocks` and `release`.
 """
 
 import mmap

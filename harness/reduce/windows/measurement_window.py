@@ -23,7 +23,6 @@ class StageWindow:
         cut: the run ended before the window did.
         bounded_by: `window_s` or `sessions`.
         concurrency: live conversations of a closed loop, else None.
-        rule: in words.
         warmup_given: the profile fixes the start of the window; else the test finds it.
         steady: result of the steady-state test; None if there was none.
         untested: why there was none.
@@ -55,8 +54,8 @@ RATIOS: Final = frozenset({"prefix_hit_ratio"})
 """Signals whose changes are evaluated in their own unit."""
 
 _COUNTS = (
-    " Latency, SLOs and goodput cover every request scheduled in it, whenever it ended. Tokens"
-    " count when they arrive. Counters and energy are differences between its edges."
+    " Latency, SLOs and goodput cover every request scheduled in it, whenever it ended. Tokens are"
+    " those that arrived in it. Counters and energy are differences between its edges."
 )
 
 
