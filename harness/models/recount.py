@@ -1,10 +1,10 @@
-"""Counts a finished run's prompts with the model's own tokenizer:
-`python -m harness.models.recount RUN` writes recount.json.
+"""Counts a finished run's prompts with the model's own tokenizer: `python -m harness.models.recount
+RUN` writes recount.json.
 
-The third of three accounts of the input's tokens, beside the server's usage and its counters. It
-runs after the load, in a process of its own, and only where the tokenizer is on this machine: the
-bodies are made again from the plan, which is a pure function of profile and seed. Of the answers no
-text is kept, so their tokens cannot be counted again.
+It is the third count of input tokens, next to the server's usage and its counters. It runs after
+the load, in its own process, if the tokenizer is on this machine. Request bodies are rebuilt from
+the plan, a pure function of profile and seed. Response texts are not kept, so output tokens cannot
+be recounted.
 """
 
 import json
@@ -34,26 +34,25 @@ from harness.plan.types import PRIME_SUFFIX
 from harness.profile.schema import Profile
 
 MOST_REQUESTS: Final = 200
-"""Requests that are counted, evenly over the run."""
+"""Requests that are counted, spread evenly over the run."""
 MOST_BYTES: Final = 16_000_000
-"""Bytes of bodies that are counted: some 10 s of one core."""
+"""Limit of body bytes that are counted: about 10 s of one core."""
 
 _SESSION: Final = re.compile(r"^(\d+)-(\d+)$")
 
 
 class NotCountedError(Exception):
-    """Why nothing can be counted, in words."""
+    """Why nothing can be counted."""
 
 
 def recount(root: Path) -> dict[str, Any]:
-    """Count a sample of the run's answered prompts.
+    """Count a sample of the run's successful prompts.
 
     Returns:
-        `reason` (why there is nothing; None where there is), `api`, `answered` (requests with
-        usage), `requests` (of these, counted), `usage_tok` (the server's count of the counted
-        ones), `text_tok` (all their texts by themselves), `messages` and `template_tok` (as the
-        model's chat template writes them; None without a template, or for an API that has no
-        roles).
+        `reason` (why nothing was counted, or None), `api`, `answered` (requests with usage),
+            `requests` (counted ones), `usage_tok` (the server's count of these), `text_tok` (sum
+            over their texts), `messages` and `template_tok` (rendered with the model's chat
+            template; None without a template or for an API without roles).
     """
     try:
         return _recount(RunDir(root))
@@ -67,19 +66,19 @@ def _recount(run_dir: RunDir) -> dict[str, Any]:
     manifest = read_manifest(run_dir)
     facts = manifest.model
     if facts is None:
-        raise NotCountedError("the manifest does not say which model was served")
+        raise NotCountedError("the manifest does not record which model was served")
     tokenizer = _tokenizer(facts)
     plan, profile = _plan(read_manifest_json(run_dir).get("profile"), facts)
     if plan.plan_sha256 != manifest.plan_sha256:
         raise NotCountedError(
-            "this version of the harness makes another plan of the profile, so the bodies cannot be"
-            " made again"
+            "this harness version derives a different plan from the profile, so request bodies"
+            " cannot be rebuilt"
         )
     api = wire(profile.traffic.api)
     template = _Template.of(Path(str(facts.path))) if api.has_roles else None
     rows = _answered(run_dir)
     if not rows:
-        raise NotCountedError("no request was answered with a count of its input tokens")
+        raise NotCountedError("no response reported its input tokens")
     named = [replica.model for replica in manifest.endpoints or () if replica.model]
     model = named[0] if named else facts.model_id
     counted = messages = usage_tok = text_tok = template_tok = spent = 0
@@ -105,16 +104,14 @@ def _recount(run_dir: RunDir) -> dict[str, Any]:
     }
 
 
-def _tokenizer(
-    facts: ModelFacts,
-) -> Any:  # noqa: ANN401 - tokenizers.Tokenizer, which is not always there
+def _tokenizer(facts: ModelFacts) -> Any:  # noqa: ANN401 - tokenizers is optional
     path = None if facts.path is None else Path(facts.path) / "tokenizer.json"
     if path is None or not path.is_file():
         raise NotCountedError("the model's tokenizer (tokenizer.json) is not on this machine")
     try:
         from tokenizers import Tokenizer
     except ImportError:
-        raise NotCountedError("the package tokenizers is not installed (extra torch)") from None
+        raise NotCountedError("the package `tokenizers` is not installed (extra torch)") from None
     return Tokenizer.from_file(str(path))
 
 
@@ -123,15 +120,13 @@ def _plan(raw: object, facts: ModelFacts) -> tuple[RunPlan, Profile]:
         profile = Profile.model_validate(raw)
     except ValueError as error:
         raise NotCountedError(
-            "the manifest's profile is not one of this version of the harness"
+            "the manifest's profile does not match this harness version"
         ) from error
     return make_plan(profile, facts), profile
 
 
 def _answered(run_dir: RunDir) -> list[dict[str, Any]]:
-    """Rows of the load's answered requests whose session the plan names, in the order of their
-    ids.
-    """
+    """The load's successful requests whose session is in the plan, by session and turn."""
     columns = ["request_id", "session_id", "turn", "class", "stage", "outcome", "input_tok"]
     if run_dir.requests.exists():
         import pyarrow.parquet as pq
@@ -157,7 +152,7 @@ def _answered(run_dir: RunDir) -> list[dict[str, Any]]:
 def _bodies(
     plan: RunPlan, model: str, rows: Sequence[Mapping[str, Any]]
 ) -> Iterator[tuple[bytes, int]]:
-    """(body, the server's count of it) of requests that are spread evenly over the rows."""
+    """(body, the server's count) of requests spread evenly over the rows."""
     step = max(1, -(-len(rows) // MOST_REQUESTS))
     texts = Texts(plan.seed, plan.tok_per_word)
     name: str | None = None
@@ -178,7 +173,7 @@ def _count(tokenizer: Any, text: str) -> int:  # noqa: ANN401 - tokenizers.Token
 
 
 def _texts(document: Mapping[str, Any]) -> Iterator[str]:
-    """Every text of a body that a model reads, whatever the API."""
+    """Every text in a body that a model reads, for any API."""
     for key in ("prompt", "instructions"):
         if isinstance(document.get(key), str):
             yield document[key]
@@ -187,51 +182,35 @@ def _texts(document: Mapping[str, Any]) -> Iterator[str]:
         *(document.get("messages") or ()),
         *(document.get("input") or ()),
     ):
-        yield from _said(message)
+        yield from _strings(message, _READ_KEYS)
     for tool in document.get("tools") or ():
         yield from _strings(tool)
 
 
 def _listed(system: object) -> Sequence[Any]:
-    return (
-        [{"content": system}]
-        if isinstance(system, str)
-        else system
-        if isinstance(system, list)
-        else ()
-    )
+    if isinstance(system, str):
+        return [{"content": system}]
+    return system if isinstance(system, list) else ()
 
 
-_WORDS: Final = ("text", "content", "input", "output", "arguments", "tool_calls", "function")
+_READ_KEYS: Final = ("text", "content", "input", "output", "arguments", "tool_calls", "function")
 
 
-def _said(value: object) -> Iterator[str]:
+def _strings(value: object, keys: Sequence[str] | None = None) -> Iterator[str]:
+    """All strings in a JSON value; `keys` limits what is read of objects."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
-        for key in _WORDS:
+        for key in value if keys is None else keys:
             if key in value:
-                yield from _said(value[key])
+                yield from _strings(value[key], keys)
     elif isinstance(value, list):
         for item in value:
-            yield from _said(item)
-
-
-def _strings(value: object) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _strings(item)
-    elif isinstance(value, list):
-        for item in value:
-            yield from _strings(item)
+            yield from _strings(item, keys)
 
 
 class _Template:
-    """A model's chat template, as servers render it: Jinja in a sandbox, with the helpers that
-    templates count on.
-    """
+    """A model's chat template as servers render it: sandboxed Jinja with the usual helpers."""
 
     def __init__(self, source: str, tokens: Mapping[str, str]) -> None:
         environment = ImmutableSandboxedEnvironment(
@@ -244,11 +223,11 @@ class _Template:
         try:
             self._template = environment.from_string(source)
         except TemplateError as error:
-            raise NotCountedError(f"the model's chat template cannot be read: {error}") from error
+            raise NotCountedError(f"the chat template is invalid: {error}") from error
 
     @classmethod
     def of(cls, folder: Path) -> "_Template | None":
-        """The template of a model's folder; None where it has none."""
+        """The template in a model's folder, if any."""
         config = _json(folder / "tokenizer_config.json")
         file = folder / "chat_template.jinja"
         source = file.read_text(encoding="utf-8") if file.is_file() else config.get("chat_template")
@@ -272,16 +251,14 @@ class _Template:
         """The prompt that the model reads.
 
         Raises:
-            NotCountedError: the template refuses it.
+            NotCountedError: the template rejects it.
         """
         try:
             return self._template.render(
                 messages=messages, tools=tools or None, add_generation_prompt=True, **self._tokens
             )
         except TemplateError as error:
-            raise NotCountedError(
-                f"the model's chat template refuses the messages: {error}"
-            ) from error
+            raise NotCountedError(f"the chat template rejects the messages: {error}") from error
 
 
 def _tojson(value: object, indent: int | None = None, **_: object) -> str:
