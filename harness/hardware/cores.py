@@ -3,6 +3,7 @@ not compete.
 """
 
 import os
+from collections import defaultdict
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -41,9 +42,9 @@ def partition(
         root: where `sys` is.
     """
     cores = sorted(os.sched_getaffinity(0) if usable is None else usable)
-    physical: dict[tuple[int, str], list[int]] = {}
+    physical = defaultdict(list)
     for core in cores:
-        physical.setdefault(_place(core, root), []).append(core)
+        physical[_place(core, root)].append(core)
     needed = workers + 1
     if needed > len(physical) * TRAFFIC_SHARE:
         note = (
@@ -59,7 +60,9 @@ def partition(
 
 @contextmanager
 def confined(cores: Collection[int] | None) -> Iterator[None]:
-    """Processes that this thread starts within the block run on these cores only. None: no change."""
+    """Within the block, processes that this thread starts run on these cores only. None: no
+    change.
+    """
     if cores is None:
         yield
         return
@@ -74,10 +77,9 @@ def confined(cores: Collection[int] | None) -> Iterator[None]:
 def _place(core: int, root: Path) -> tuple[int, str]:
     """(NUMA node, first thread of the physical core, padded so that text sorts as numbers)."""
     folder = root / f"sys/devices/system/cpu/cpu{core}"
-    nodes = [int(path.name[4:]) for path in folder.glob("node[0-9]*")]
+    node = next((int(path.name[4:]) for path in folder.glob("node[0-9]*")), 0)
     try:
         siblings = (folder / "topology/thread_siblings_list").read_text(encoding="ascii").strip()
     except OSError:
         siblings = str(core)
-    first = siblings.replace("-", ",").split(",")[0]
-    return (nodes[0] if nodes else 0, first.rjust(6))
+    return node, siblings.replace("-", ",").split(",")[0].rjust(6)

@@ -6,6 +6,7 @@ NVML ignores CUDA_VISIBLE_DEVICES, so it is applied here: a run must not count a
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -73,13 +74,12 @@ def nvidia_device_present(root: Path = Path("/")) -> NvidiaPresence:
 
 def _nvidia_on_pci(root: Path) -> bool:
     for vendor in (root / "sys/bus/pci/devices").glob("*/vendor"):
-        try:
-            if vendor.read_text().strip() == _NVIDIA_PCI_VENDOR and vendor.with_name(
-                "class"
-            ).read_text().startswith(_PCI_DISPLAY_CLASS):
+        with suppress(OSError):
+            kind = vendor.with_name("class").read_text()
+            if vendor.read_text().strip() == _NVIDIA_PCI_VENDOR and kind.startswith(
+                _PCI_DISPLAY_CLASS
+            ):
                 return True
-        except OSError:
-            continue
     return False
 
 
@@ -118,10 +118,7 @@ def _describe(index: int, driver: str | None) -> Gpu | None:
 
 def simulated_by(gpus: Iterable[Gpu]) -> str | None:
     """Reason why one of these GPUs is simulated, or None."""
-    return next(
-        (why for gpu in gpus if (why := is_simulated(gpu.name, gpu.driver_version)) is not None),
-        None,
-    )
+    return next((why for gpu in gpus if (why := is_simulated(gpu.name, gpu.driver_version))), None)
 
 
 def _watts(milliwatts: int | None) -> float | None:
@@ -147,11 +144,11 @@ def resolve_gpus(selection: Selection, env: Mapping[str, str] = os.environ) -> t
     if selection == "none":
         return ()
     try:
-        boards = list_gpus()
+        gpus = list_gpus()
         why = "NVML reports no device"
     except NvmlUnavailableError as error:
-        boards, why = (), str(error)
-    if not boards:
+        gpus, why = (), str(error)
+    if not gpus:
         presence = nvidia_device_present()
         if presence.present:
             raise PreflightError(
@@ -167,35 +164,35 @@ def resolve_gpus(selection: Selection, env: Mapping[str, str] = os.environ) -> t
             cause=why,
             next_step="set server.gpus: all or none, or run on a machine with these GPUs",
         )
-    visible = _visible(boards, env)
+    visible = _visible(gpus, env)
     if selection == "all":
         return visible
     chosen = []
     for item in selection:
-        board = _find(str(item).strip(), boards)
-        if board not in visible:
+        gpu = _find(str(item).strip(), gpus)
+        if gpu not in visible:
             raise PreflightError(
-                f"GPU {item} ({board.uuid}) is hidden by"
+                f"GPU {item} ({gpu.uuid}) is hidden by"
                 f" CUDA_VISIBLE_DEVICES={env.get('CUDA_VISIBLE_DEVICES')}",
                 cause="another job may use it; server.gpus takes indices as in nvidia-smi",
                 next_step=f"choose from {_names(gpu.index for gpu in visible) or '(none)'}, or"
                 " change CUDA_VISIBLE_DEVICES",
             )
-        chosen.append(board)
+        chosen.append(gpu)
     return tuple(dict.fromkeys(chosen))
 
 
-def _visible(boards: tuple[Gpu, ...], env: Mapping[str, str]) -> tuple[Gpu, ...]:
+def _visible(gpus: tuple[Gpu, ...], env: Mapping[str, str]) -> tuple[Gpu, ...]:
     wish = env.get("CUDA_VISIBLE_DEVICES")
     if wish is None:
-        return boards
+        return gpus
     visible = []
     for token in map(str.strip, wish.split(",")):
         if not token or token.lower() in _NONE_FROM_HERE:
             break
         if (
             token.isdigit()
-            and len({gpu.name for gpu in boards}) > 1
+            and len({gpu.name for gpu in gpus}) > 1
             and env.get("CUDA_DEVICE_ORDER") != "PCI_BUS_ID"
         ):
             raise PreflightError(
@@ -205,27 +202,27 @@ def _visible(boards: tuple[Gpu, ...], env: Mapping[str, str]) -> tuple[Gpu, ...]
                 next_step="export CUDA_DEVICE_ORDER=PCI_BUS_ID, or name GPUs by UUID"
                 " (nvidia-smi -L)",
             )
-        visible.append(_find(token, boards, where=f"CUDA_VISIBLE_DEVICES={wish}"))
+        visible.append(_find(token, gpus, where=f"CUDA_VISIBLE_DEVICES={wish}"))
     return tuple(dict.fromkeys(visible))
 
 
-def _find(token: str, boards: tuple[Gpu, ...], where: str = "server.gpus") -> Gpu:
+def _find(token: str, gpus: tuple[Gpu, ...], where: str = "server.gpus") -> Gpu:
     if token.isdigit():
-        matches = [gpu for gpu in boards if gpu.index == int(token)]
+        matches = [gpu for gpu in gpus if gpu.index == int(token)]
     elif token.upper().startswith("MIG-"):
         with session():
             parent = board_uuid(token)
-        matches = [gpu for gpu in boards if parent and gpu.uuid.lower() == parent.lower()]
+        matches = [gpu for gpu in gpus if parent and gpu.uuid.lower() == parent.lower()]
     else:
         prefix = token.lower() if token.lower().startswith("gpu-") else f"gpu-{token.lower()}"
-        matches = [gpu for gpu in boards if gpu.uuid.lower().startswith(prefix)]
+        matches = [gpu for gpu in gpus if gpu.uuid.lower().startswith(prefix)]
     if len(matches) == 1:
         return matches[0]
     raise PreflightError(
         f"{where} names {token!r}, which"
         f" {'matches several GPUs' if matches else 'is not a GPU of this machine'}",
         cause="available: "
-        + "; ".join(f"{gpu.index} = {gpu.uuid} {gpu.name or ''}".rstrip() for gpu in boards),
+        + "; ".join(f"{gpu.index} = {gpu.uuid} {gpu.name or ''}".rstrip() for gpu in gpus),
         next_step="use an index or UUID from that list (also printed by nvidia-smi -L)",
     )
 

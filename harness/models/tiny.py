@@ -61,7 +61,9 @@ def name() -> str:
 
 
 def build(folder: Path) -> None:
-    """Write config, tokenizer, chat template and weights into `folder`; the same bytes every time."""
+    """Write config, tokenizer, chat template and weights into `folder`: the same bytes every
+    time.
+    """
     tokenizer = _train_tokenizer()
     tokenizer.save(str(folder / "tokenizer.json"))
     special = {"bos_token": TURN_START, "eos_token": TURN_END, "pad_token": END_OF_TEXT}
@@ -131,11 +133,8 @@ def _train_tokenizer() -> "Tokenizer":
 
 def _banned_ids(tokenizer: "Tokenizer") -> list[int]:
     """Ids that must not be produced: special tokens, and text that is not printable ASCII."""
-    return [
-        i
-        for i in range(VOCAB_SIZE)
-        if not (text := tokenizer.decode([i])) or not (text.isascii() and text.isprintable())
-    ]
+    texts = [tokenizer.decode([i]) for i in range(VOCAB_SIZE)]
+    return [i for i, t in enumerate(texts) if not (t and t.isascii() and t.isprintable())]
 
 
 def _write_weights(path: Path, banned: list[int]) -> None:
@@ -144,10 +143,9 @@ def _write_weights(path: Path, banned: list[int]) -> None:
 
     rng = np.random.default_rng(SEED)
 
-    def uniform(*shape: int, std: float) -> np.ndarray[Any, np.dtype[np.float32]]:
-        return ((rng.random(shape, dtype=np.float32) * 2 - 1) * np.float32(std * 3**0.5)).astype(
-            np.float32
-        )
+    def uniform(*shape: int, std: float = 0.05) -> np.ndarray[Any, np.dtype[np.float32]]:
+        drawn = rng.random(shape, dtype=np.float32) * 2 - 1
+        return (drawn * np.float32(std * 3**0.5)).astype(np.float32)
 
     def residual_writer(*shape: int) -> np.ndarray[Any, np.dtype[np.float32]]:
         weight = uniform(*shape, std=0.02)
@@ -156,24 +154,22 @@ def _write_weights(path: Path, banned: list[int]) -> None:
 
     embedding = uniform(VOCAB_SIZE, HIDDEN, std=0.7)
     embedding[:, CONSTANT_DIMENSION] = 1
-    tensors = {
-        "model.embed_tokens.weight": embedding,
-        "model.norm.weight": np.ones(HIDDEN, dtype=np.float32),
-    }
+    norm = np.ones(HIDDEN, dtype=np.float32)
+    tensors = {"model.embed_tokens.weight": embedding, "model.norm.weight": norm}
     for layer in range(LAYERS):
-        at = f"model.layers.{layer}"
-        tensors |= {
-            f"{at}.input_layernorm.weight": np.ones(HIDDEN, dtype=np.float32),
-            f"{at}.self_attn.q_proj.weight": uniform(HEADS * HEAD_SIZE, HIDDEN, std=0.05),
-            f"{at}.self_attn.k_proj.weight": uniform(KV_HEADS * HEAD_SIZE, HIDDEN, std=0.05),
-            f"{at}.self_attn.v_proj.weight": uniform(KV_HEADS * HEAD_SIZE, HIDDEN, std=0.05),
-            f"{at}.self_attn.o_proj.weight": residual_writer(HIDDEN, HEADS * HEAD_SIZE),
-            f"{at}.post_attention_layernorm.weight": np.ones(HIDDEN, dtype=np.float32),
-            f"{at}.mlp.gate_proj.weight": uniform(INTERMEDIATE, HIDDEN, std=0.05),
-            f"{at}.mlp.up_proj.weight": uniform(INTERMEDIATE, HIDDEN, std=0.05),
-            f"{at}.mlp.down_proj.weight": residual_writer(HIDDEN, INTERMEDIATE),
+        parts = {
+            "input_layernorm": norm,
+            "self_attn.q_proj": uniform(HEADS * HEAD_SIZE, HIDDEN),
+            "self_attn.k_proj": uniform(KV_HEADS * HEAD_SIZE, HIDDEN),
+            "self_attn.v_proj": uniform(KV_HEADS * HEAD_SIZE, HIDDEN),
+            "self_attn.o_proj": residual_writer(HIDDEN, HEADS * HEAD_SIZE),
+            "post_attention_layernorm": norm,
+            "mlp.gate_proj": uniform(INTERMEDIATE, HIDDEN),
+            "mlp.up_proj": uniform(INTERMEDIATE, HIDDEN),
+            "mlp.down_proj": residual_writer(HIDDEN, INTERMEDIATE),
         }
-    head = uniform(VOCAB_SIZE, HIDDEN, std=0.05)
+        tensors |= {f"model.layers.{layer}.{name}.weight": part for name, part in parts.items()}
+    head = uniform(VOCAB_SIZE, HIDDEN)
     head[:, CONSTANT_DIMENSION] = 0
     head[banned, :] = 0
     head[banned, CONSTANT_DIMENSION] = BANNED_WEIGHT
