@@ -20,8 +20,8 @@ class Partition:
 
     Attributes:
         traffic: for the Locust processes and the canary's server.
-        rest: for the engine; in a calibration for the reference server.
-        shared: both run on the same cores.
+        rest: for the engine (in a calibration: the reference server).
+        shared: both use the same cores.
     """
 
     traffic: tuple[int, ...]

@@ -33,8 +33,7 @@ class NvidiaPresence:
     Attributes:
         present: a driver shows at least one device.
         usable: NVML reports at least one.
-        why: what is wrong, or what was not found; None when usable.
-        driver_version: None without NVML.
+        why: what is wrong or was not found; None when usable.
     """
 
     present: bool
@@ -48,23 +47,20 @@ def nvidia_device_present(root: Path = Path("/")) -> NvidiaPresence:
     """Look for NVIDIA devices: NVML first, then the kernel's traces under `root` (/dev, the
     driver's /proc, the PCI bus).
     """
+    why = "NVML reports no device"
     try:
         with session():
-            count = pynvml.nvmlDeviceGetCount()
-            driver = text(ask(pynvml.nvmlSystemGetDriverVersion))
-            why = None
+            if count := pynvml.nvmlDeviceGetCount():
+                driver = text(ask(pynvml.nvmlSystemGetDriverVersion))
+                return NvidiaPresence(True, True, None, count, driver)
     except NvmlUnavailableError as error:
-        count, driver, why = 0, None, str(error)
+        why = str(error)
     except pynvml.NVMLError as error:
-        count, driver, why = 0, None, f"NVML error: {error}"
-    if count:
-        return NvidiaPresence(
-            present=True, usable=True, why=None, count=count, driver_version=driver
-        )
+        why = f"NVML error: {error}"
     traces = [str(path) for path in sorted((root / "dev").glob("nvidia[0-9]*"))]
     traces += [str(path) for path in sorted((root / "proc/driver/nvidia/gpus").glob("*"))]
     if traces:
-        why = f"{', '.join(traces[:3])} exists, but {why or 'NVML reports no device'}"
+        why = f"{', '.join(traces[:3])} exists, but {why}"
     elif _nvidia_on_pci(root):
         why = "an NVIDIA GPU is on the PCI bus, but no NVIDIA driver is loaded"
     else:
@@ -91,11 +87,8 @@ def list_gpus() -> tuple[Gpu, ...]:
     """
     with session():
         driver = text(ask(pynvml.nvmlSystemGetDriverVersion))
-        return tuple(
-            gpu
-            for i in range(ask(pynvml.nvmlDeviceGetCount) or 0)
-            if (gpu := _describe(i, driver)) is not None
-        )
+        indices = range(ask(pynvml.nvmlDeviceGetCount) or 0)
+        return tuple(filter(None, (_describe(i, driver) for i in indices)))
 
 
 def _describe(index: int, driver: str | None) -> Gpu | None:
@@ -134,12 +127,10 @@ def resolve_gpus(selection: Selection, env: Mapping[str, str] = os.environ) -> t
         env: for CUDA_VISIBLE_DEVICES and CUDA_DEVICE_ORDER.
 
     Returns:
-        Each GPU once: for `all` without CUDA_VISIBLE_DEVICES in NVML's order, else in the order
-            named.
+        Each GPU once, in the order named; `all` without CUDA_VISIBLE_DEVICES: in NVML's order.
 
     Raises:
-        PreflightError: a device is present and cannot be used, or a named one is missing, hidden or
-            ambiguous.
+        PreflightError: a device cannot be used, or a named one is missing, hidden or ambiguous.
     """
     if selection == "none":
         return ()
@@ -154,8 +145,8 @@ def resolve_gpus(selection: Selection, env: Mapping[str, str] = os.environ) -> t
             raise PreflightError(
                 "an NVIDIA device is present, but it cannot be used",
                 cause=presence.why,
-                next_step="make `nvidia-smi` work here (driver, container flags, permissions), or"
-                " set server.gpus: none and device: cpu",
+                next_step="fix `nvidia-smi` (driver, container flags, permissions), or set"
+                " server.gpus: none and device: cpu",
             )
         if selection == "all":
             return ()
@@ -175,8 +166,8 @@ def resolve_gpus(selection: Selection, env: Mapping[str, str] = os.environ) -> t
                 f"GPU {item} ({gpu.uuid}) is hidden by"
                 f" CUDA_VISIBLE_DEVICES={env.get('CUDA_VISIBLE_DEVICES')}",
                 cause="another job may use it; server.gpus takes indices as in nvidia-smi",
-                next_step=f"choose from {_names(gpu.index for gpu in visible) or '(none)'}, or"
-                " change CUDA_VISIBLE_DEVICES",
+                next_step="change CUDA_VISIBLE_DEVICES, or choose from:"
+                f" {_names(gpu.index for gpu in visible) or 'none'}",
             )
         chosen.append(gpu)
     return tuple(dict.fromkeys(chosen))
@@ -197,10 +188,8 @@ def _visible(gpus: tuple[Gpu, ...], env: Mapping[str, str]) -> tuple[Gpu, ...]:
         ):
             raise PreflightError(
                 f"CUDA_VISIBLE_DEVICES={wish} is ambiguous",
-                cause="this machine has different GPUs, and CUDA numbers the fastest first by"
-                " default",
-                next_step="export CUDA_DEVICE_ORDER=PCI_BUS_ID, or name GPUs by UUID"
-                " (nvidia-smi -L)",
+                cause="this machine has different GPUs, and CUDA's default order is fastest first",
+                next_step="export CUDA_DEVICE_ORDER=PCI_BUS_ID, or use UUIDs (nvidia-smi -L)",
             )
         visible.append(_find(token, gpus, where=f"CUDA_VISIBLE_DEVICES={wish}"))
     return tuple(dict.fromkeys(visible))
@@ -218,12 +207,12 @@ def _find(token: str, gpus: tuple[Gpu, ...], where: str = "server.gpus") -> Gpu:
         matches = [gpu for gpu in gpus if gpu.uuid.lower().startswith(prefix)]
     if len(matches) == 1:
         return matches[0]
+    which = "matches several GPUs" if matches else "is not a GPU of this machine"
+    known = (f"{gpu.index} = {gpu.uuid} {gpu.name or ''}".rstrip() for gpu in gpus)
     raise PreflightError(
-        f"{where} names {token!r}, which"
-        f" {'matches several GPUs' if matches else 'is not a GPU of this machine'}",
-        cause="available: "
-        + "; ".join(f"{gpu.index} = {gpu.uuid} {gpu.name or ''}".rstrip() for gpu in gpus),
-        next_step="use an index or UUID from that list (also printed by nvidia-smi -L)",
+        f"{where} names {token!r}, which {which}",
+        cause=f"available: {'; '.join(known)}",
+        next_step="use an index or UUID from that list",
     )
 
 

@@ -1,5 +1,5 @@
-"""NVML through the official nvidia-ml-py: sessions, errors with their reason, and None for values
-that a GPU does not report.
+"""NVML through the official nvidia-ml-py: sessions, error reasons, and None for unreported
+values.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -12,8 +12,7 @@ T = TypeVar("T")
 
 _REASONS: Final = {
     pynvml.NVML_ERROR_LIBRARY_NOT_FOUND: (
-        "the NVML library (libnvidia-ml.so.1) was not found; in a container: was it started with"
-        " --gpus?"
+        "the NVML library (libnvidia-ml.so.1) was not found; start containers with --gpus"
     ),
     pynvml.NVML_ERROR_DRIVER_NOT_LOADED: "the NVIDIA driver is not loaded",
     pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH: (

@@ -39,7 +39,7 @@ def make_once(name: str, build: Callable[[Path], None]) -> Path:
 
     Args:
         name: folder name, ending in a hash of the sources.
-        build: writes all files of the model into the empty folder that it gets.
+        build: writes all files into the empty folder that it gets.
 
     Raises:
         PreflightError: the cache folder is not writable.

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -96,13 +97,12 @@ def add_smollm2() -> ModelFacts:
 
 def resolve(model_id: str, *, load_format: str = "auto") -> ModelFacts:
     """The facts of a model. Built-in models are built if not cached; nothing is downloaded from a
-    model hub.
+    hub.
 
     Args:
-        model_id: `builtin:NAME`, a folder, or a hub id (`org/name`), looked up in the local hub
-            cache only.
-        load_format: `auto`, or `dummy` for a shape without weights (then no output can end by
-            itself).
+        model_id: `builtin:NAME`, a folder, or a hub id (`org/name`), looked up in the local cache
+            only.
+        load_format: `auto`, or `dummy` for a shape without weights (no output can end by itself).
 
     Returns:
         The facts; for a hub id that is not on this machine, everything but `model_id` is None.
@@ -156,15 +156,8 @@ def _builtin(model_id: str) -> Path:
 def _as_path(model_id: str) -> Path | None:
     """The path that `model_id` means; None for a hub id. `org/name` is a path only if it exists."""
     path = Path(model_id).expanduser()
-    if (
-        path.is_absolute()
-        or model_id.startswith((".", "~"))
-        or path.exists()
-        or model_id.count("/") > 1
-        or model_id.endswith("/")
-    ):
-        return path
-    return None
+    hub_id = not model_id.startswith((".", "~", "/")) and model_id.count("/") <= 1
+    return None if hub_id and not model_id.endswith("/") and not path.exists() else path
 
 
 def _check_folder(path: Path, *, weights: bool) -> None:
@@ -195,13 +188,10 @@ def _hub_snapshot(model_id: str) -> Path | None:
     """The snapshot folder of a hub id in the local hub cache, or None (layout of huggingface_hub:
     refs/main, snapshots/).
     """
-    home = Path(
-        os.environ.get("HF_HOME")
-        or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "huggingface"
-    )
-    root = Path(os.environ.get("HF_HUB_CACHE") or home / "hub") / (
-        "models--" + model_id.replace("/", "--")
-    )
+    env = os.environ.get
+    home = env("HF_HOME") or Path(env("XDG_CACHE_HOME") or Path.home() / ".cache", "huggingface")
+    hub = env("HF_HUB_CACHE") or Path(home, "hub")
+    root = Path(hub, "models--" + model_id.replace("/", "--"))
     ref = root / "refs" / "main"
     if not ref.is_file():
         return None
@@ -223,15 +213,12 @@ def _facts(model_id: str, folder: Path, load_format: str) -> ModelFacts:
     return ModelFacts(
         model_id=model_id,
         path=str(folder),
-        max_context_tok=_positive_int(text.get("max_position_embeddings")),
-        vocab_size=_positive_int(text.get("vocab_size")),
+        max_context_tok=_count(text, "max_position_embeddings"),
+        vocab_size=_count(text, "vocab_size"),
         eos_reachable=eos_reachable,
         tok_per_word=_tok_per_word(folder),
         parameters=_parameters(folder),
-        dtype=text.get("dtype")
-        or text.get("torch_dtype")
-        or config.get("dtype")
-        or config.get("torch_dtype"),
+        dtype=_dtype(text) or _dtype(config),
         fingerprint=_fingerprint(folder),
         kv_bytes_per_tok=_kv_bytes_per_tok(text),
     )
@@ -251,7 +238,8 @@ def _read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _positive_int(value: object) -> int | None:
+def _count(config: Mapping[str, Any], key: str) -> int | None:
+    value = config.get(key)
     return value if isinstance(value, int) and value > 0 else None
 
 
@@ -275,10 +263,13 @@ def _parameters(folder: Path) -> int | None:
     for path in sorted(folder.glob("*.safetensors")):
         with path.open("rb") as file:
             header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-        total += sum(
-            math.prod(tensor["shape"]) for key, tensor in header.items() if key != "__metadata__"
-        )
+        header.pop("__metadata__", None)
+        total += sum(math.prod(tensor["shape"]) for tensor in header.values())
     return total or None
+
+
+def _dtype(config: Mapping[str, Any]) -> Any:  # noqa: ANN401 - of a foreign file
+    return config.get("dtype") or config.get("torch_dtype")
 
 
 _BYTES_OF_DTYPE = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -290,8 +281,8 @@ def _kv_bytes_per_tok(config: dict[str, Any]) -> int | None:
     With multi-head latent attention (DeepSeek), one compressed vector and the rotary part of the
     key replace both.
     """
-    layers = _positive_int(config.get("num_hidden_layers"))
-    number_bytes = _BYTES_OF_DTYPE.get(str(config.get("dtype") or config.get("torch_dtype")))
+    layers = _count(config, "num_hidden_layers")
+    number_bytes = _BYTES_OF_DTYPE.get(str(_dtype(config)))
     kinds = config.get("layer_types")
     if (
         layers is None
@@ -299,15 +290,14 @@ def _kv_bytes_per_tok(config: dict[str, Any]) -> int | None:
         or (isinstance(kinds, list) and set(kinds) != {"full_attention"})
     ):
         return None
-    if latent := _positive_int(config.get("kv_lora_rank")):
-        rope = _positive_int(config.get("qk_rope_head_dim")) or 0
+    if latent := _count(config, "kv_lora_rank"):
+        rope = _count(config, "qk_rope_head_dim") or 0
         return layers * (latent + rope) * number_bytes
-    heads = _positive_int(config.get("num_attention_heads"))
-    hidden = _positive_int(config.get("hidden_size"))
-    head_size = _positive_int(config.get("head_dim")) or (
-        hidden // heads if hidden and heads else None
-    )
-    kv_heads = _positive_int(config.get("num_key_value_heads")) or heads
+    heads = _count(config, "num_attention_heads")
+    head_size = _count(config, "head_dim")
+    if head_size is None and heads and (hidden := _count(config, "hidden_size")):
+        head_size = hidden // heads
+    kv_heads = _count(config, "num_key_value_heads") or heads
     if kv_heads is None or head_size is None:
         return None
     return 2 * layers * kv_heads * head_size * number_bytes

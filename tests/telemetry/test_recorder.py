@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 import pyarrow.parquet as pq
+import pynvml
 import pytest
 
 from harness.artifacts import tables
@@ -21,6 +22,7 @@ from harness.artifacts.layout import RunDir
 from harness.core.errors import TelemetryError
 from harness.core.progress import TelemetryProgress
 from harness.core.records import Concern, Endpoint, Gpu, Severity
+from harness.hardware.nvml import _REASONS
 from harness.profile.telemetry import Telemetry
 from harness.telemetry.driver import TelemetryRecorder
 
@@ -179,7 +181,7 @@ def test_power_that_is_required_and_missing_stops_the_start(run, nvml_double) ->
     recorder = TelemetryRecorder(run, FAST.model_copy(update={"require": ("gpu_power",)}), [GPU])
     with pytest.raises(TelemetryError, match="gpu_power") as caught:
         recorder.start()
-    assert "driver is not loaded" in str(caught.value)
+    assert _REASONS[pynvml.NVML_ERROR_DRIVER_NOT_LOADED] in str(caught.value)
     assert recorder.pid is not None
     assert gone(recorder.pid)
 

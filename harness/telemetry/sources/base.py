@@ -4,7 +4,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Literal, Protocol
+from typing import ClassVar, Literal, Protocol
 
 from harness.core.clock import now_ns
 from harness.core.records import Boundary
@@ -131,6 +131,7 @@ class PolledSource:
         clock: monotonic nanoseconds.
     """
 
+    name: ClassVar[str]
     interval_s: float = 1.0
     clock: Callable[[], int] = now_ns
     trouble: ReadFailures = field(default_factory=ReadFailures, init=False)
@@ -142,3 +143,6 @@ class PolledSource:
 
     def close(self) -> None:
         """Nothing to release."""
+
+    def _missing(self, why_not: object, origin: str, double: str | None = None) -> PowerProbe:
+        return PowerProbe(self.name, (), str(why_not), origin, double)

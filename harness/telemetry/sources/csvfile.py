@@ -57,7 +57,7 @@ class CsvPowerSource(PolledSource):
                 f"{origin} has no column {', '.join(missing)}; its header:"
                 f" {', '.join(self._heading) or 'none'}"
             )
-            return PowerProbe(self.name, why_not=why_not, origin=origin)
+            return self._missing(why_not, origin)
         self._usable = True
         devices = {reading.device_id for reading in self._new(keep_old=True)} or {self.path.stem}
         probes = (DeviceProbe(device, self.boundary, "csv", None) for device in sorted(devices))

@@ -122,7 +122,7 @@ class DcgmPowerSource(PolledSource):
                 f"{self.url}: {scrape.error}; is dcgm-exporter running there? (`dcgm-exporter -c"
                 " 1000`)"
             )
-            return PowerProbe(self.name, why_not=why_not, origin=self.url)
+            return self._missing(why_not, self.url)
         self._usable = True
         self._digest, self._looked_ns = _digest(scrape.body), self.clock()
         values = self._parse(scrape.body)

@@ -29,18 +29,9 @@ class BoardReader:
             be identified (the server was already up), so foreign ones are not counted.
     """
 
-    def __init__(
-        self,
-        uuids: Sequence[str],
-        *,
-        run_id: str | None = None,
-        clock: Callable[[], int] = now_ns,
-        proc: Path = Path("/proc"),
-    ) -> None:
+    def __init__(self, uuids: Sequence[str], *, run_id: str | None = None) -> None:
         self._uuids = tuple(uuids)
         self._mark = None if run_id is None else f"{RUN_MARK}={run_id}".encode()
-        self._clock = clock
-        self._proc = proc
         self._handles: dict[str, Any] = {}
         self._events: Any = None
         self._own: set[int] = set()
@@ -73,7 +64,7 @@ class BoardReader:
         return [self._row(uuid, handle, errors.get(uuid)) for uuid, handle in self._handles.items()]
 
     def _row(self, uuid: str, handle: Any, xid: int | None) -> dict[str, Any]:  # noqa: ANN401 - an NVML handle
-        row: dict[str, Any] = {"t_ns": self._clock(), "device_id": uuid}
+        row: dict[str, Any] = {"t_ns": now_ns(), "device_id": uuid}
         if xid is not None:
             row["xid"] = xid
         for column, read in _CALLS.items():
@@ -103,32 +94,23 @@ class BoardReader:
     def _foreign(self, handle: Any) -> int | None:  # noqa: ANN401 - an NVML handle
         if self._mark is None:
             return None
-        lists = [
-            nvml.ask(call, handle)
-            for call in (
-                pynvml.nvmlDeviceGetComputeRunningProcesses,
-                pynvml.nvmlDeviceGetGraphicsRunningProcesses,
-            )
-        ]
-        if lists[0] is None:
+        compute = nvml.ask(pynvml.nvmlDeviceGetComputeRunningProcesses, handle)
+        if compute is None:
             return None
-        pids = {int(process.pid) for processes in lists for process in processes or ()}
-        unknown = foreign = own = 0
-        for pid in pids:
-            mine = self._is_own(pid)
-            own += mine is True
-            foreign += mine is False
-            unknown += mine is None
+        graphics = nvml.ask(pynvml.nvmlDeviceGetGraphicsRunningProcesses, handle) or ()
+        kinds = [self._is_own(pid) for pid in {int(one.pid) for one in (*compute, *graphics)}]
+        own, foreign, unknown = (kinds.count(kind) for kind in (True, False, None))
         # A missing process may have another pid here (a container). If an own one was found, pids
         # do match.
         return foreign + unknown if own or not unknown else None
 
     def _is_own(self, pid: int) -> bool | None:
         """Whether a process is of this run; None if there is no such pid."""
-        if pid in self._own and (self._proc / str(pid)).exists():
+        proc = Path(f"/proc/{pid}")
+        if pid in self._own and proc.exists():
             return True
         try:
-            environment = (self._proc / str(pid) / "environ").read_bytes().split(b"\0")
+            environment = (proc / "environ").read_bytes().split(b"\0")
         except PermissionError:
             return False  # another user's
         except OSError:

@@ -82,18 +82,18 @@ class IpmiPowerSource(PolledSource):
                 "no management controller device (/dev/ipmi0): this machine has none, or run"
                 " `modprobe ipmi_devintf ipmi_si`"
             )
-            return PowerProbe(self.name, why_not=why_not, origin=program)
+            return self._missing(why_not, program)
         try:
             secret = read_secret(self.password_env, self.password_file)
         except ValueError as error:
-            return PowerProbe(self.name, why_not=str(error), origin=program)
+            return self._missing(error, program)
         if secret is not None:
             # not on the command line, where every user sees it
             self._environment = {"IPMI_PASSWORD": secret}
         try:
             self._read_w()
         except ValueError as error:
-            return PowerProbe(self.name, why_not=str(error), origin=program, double=double)
+            return self._missing(error, program, double)
         self._usable = True
         device = DeviceProbe(self._device, Boundary.NODE, "ipmi", None)
         return PowerProbe(self.name, (device,), origin=program, double=double)

@@ -49,7 +49,7 @@ class ModelledPowerSource(PolledSource):
             try:
                 self._stack.enter_context(nvml.session())
             except nvml.NvmlUnavailableError as error:
-                return PowerProbe(self.name, why_not=str(error), origin=origin)
+                return self._missing(error, origin)
             for uuid in self.uuids:
                 handle = nvml.ask(pynvml.nvmlDeviceGetHandleByUUID, uuid)
                 if handle and nvml.ask(pynvml.nvmlDeviceGetUtilizationRates, handle):
@@ -87,7 +87,7 @@ class ModelledPowerSource(PolledSource):
     def _gpu_ratio(self, uuid: str) -> float | None:
         rates = nvml.ask(pynvml.nvmlDeviceGetUtilizationRates, self._handles[uuid])
         if rates is None:
-            self.trouble.note(f"modelled power of {uuid}: the GPU reports no utilization")
+            self.trouble.note(f"{uuid} reports no utilization")
         return None if rates is None else rates.gpu / 100
 
     def close(self) -> None:

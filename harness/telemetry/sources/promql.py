@@ -24,8 +24,8 @@ class _QueryError(Exception):
 class PromqlPowerSource(PolledSource):
     """Raw samples of a selector at their own times; other expressions at the time of each query.
 
-    Raw samples have the wall time of the server that scraped the meter: synchronize its clock and
-    this machine's with NTP.
+    Raw samples are timed by the server that scraped the meter: synchronize its clock and this
+    machine's with NTP.
 
     Attributes:
         query: a selector or an expression.
@@ -62,7 +62,7 @@ class PromqlPowerSource(PolledSource):
         try:
             token = read_secret(self.token_env, None)
         except ValueError as error:
-            return PowerProbe(self.name, why_not=str(error), origin=origin)
+            return self._missing(error, origin)
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         https = self.url.startswith("https")
         verify = (self.network or Network()).tls_context() if https else True
@@ -76,11 +76,11 @@ class PromqlPowerSource(PolledSource):
                 self._raw = False  # only a selector can have a range
                 series = list(self._ask(raw=False))
         except _QueryError as error:
-            return PowerProbe(self.name, why_not=str(error), origin=origin)
+            return self._missing(error, origin)
         devices = sorted({device for device, _ in series})
         if not devices:
             why_not = f"{self.url} has no samples of {self.query} in the last minute"
-            return PowerProbe(self.name, why_not=why_not, origin=origin)
+            return self._missing(why_not, origin)
         self._usable = True
         kinds = ("promql", None) if self.quantity == "power" else (None, "promql")
         probes = tuple(DeviceProbe(device, self.boundary, *kinds) for device in devices)

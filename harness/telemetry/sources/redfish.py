@@ -62,7 +62,7 @@ class RedfishPowerSource(PolledSource):
             from requests import RequestException
         except ImportError:
             why_not = "sushy is not installed: pip install 'colossus-harness[redfish]'"
-            return PowerProbe(self.name, why_not=why_not, origin=self.url)
+            return self._missing(why_not, self.url)
         try:
             password = read_secret(self.password_env, self.password_file)
             self._connector = sushy.connector.Connector(
@@ -81,10 +81,10 @@ class RedfishPowerSource(PolledSource):
             path, device = self._find()
             power_w, energy_j = self._read(path)
         except ValueError as error:
-            return PowerProbe(self.name, why_not=str(error), origin=self.url)
+            return self._missing(error, self.url)
         except _NoPowerError as error:
             double = self._double()
-            return PowerProbe(self.name, why_not=str(error), origin=self.url, double=double)
+            return self._missing(error, self.url, double)
         except (sushy.exceptions.SushyError, RequestException, OSError) as error:
             return PowerProbe(self.name, why_not=f"{self.url}: {_words(error)}", origin=self.url)
         self._path, self._device, self._usable = path, device, True
