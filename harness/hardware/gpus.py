@@ -64,7 +64,7 @@ def nvidia_device_present(root: Path = Path("/")) -> NvidiaPresence:
     elif _nvidia_on_pci(root):
         why = "an NVIDIA GPU is on the PCI bus, but no NVIDIA driver is loaded"
     else:
-        why = "no NVIDIA device: NVML reports none, and /dev/nvidia0 does not exist"
+        why = f"no NVIDIA device: {why}, and there is no /dev/nvidia0"
     return NvidiaPresence(present=bool(traces), usable=False, why=why)
 
 
@@ -134,11 +134,9 @@ def resolve_gpus(selection: Selection, env: Mapping[str, str] = os.environ) -> t
     """
     if selection == "none":
         return ()
-    try:
+    gpus: tuple[Gpu, ...] = ()
+    with suppress(NvmlUnavailableError):
         gpus = list_gpus()
-        why = "NVML reports no device"
-    except NvmlUnavailableError as error:
-        gpus, why = (), str(error)
     if not gpus:
         presence = nvidia_device_present()
         if presence.present:
@@ -152,7 +150,7 @@ def resolve_gpus(selection: Selection, env: Mapping[str, str] = os.environ) -> t
             return ()
         raise PreflightError(
             f"server.gpus names {_names(selection)}, but there is no NVIDIA device here",
-            cause=why,
+            cause=presence.why,
             next_step="set server.gpus: all or none, or run on a machine with these GPUs",
         )
     visible = _visible(gpus, env)
@@ -217,4 +215,4 @@ def _find(token: str, gpus: tuple[Gpu, ...], where: str = "server.gpus") -> Gpu:
 
 
 def _names(items: Iterable[object]) -> str:
-    return ", ".join(str(item) for item in items)
+    return ", ".join(map(str, items))

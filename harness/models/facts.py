@@ -48,7 +48,7 @@ class BuiltinModel:
         path: its folder, which may not exist yet.
         cached: it has been built.
         size_bytes: on disk; None if not cached.
-        add_command: installs a missing package; None if nothing is missing.
+        add_command: installs a missing package, if any.
     """
 
     model_id: str
@@ -139,10 +139,8 @@ def _builtin(model_id: str) -> Path:
     try:
         done = ask(argv, timeout_s=MAKE_DEADLINE_S, env=own_environment())
     except TimeoutError as error:
-        raise PreflightError(
-            f"building {model_id} took longer than {MAKE_DEADLINE_S:.0f} s",
-            next_step=f"run {' '.join(argv)}",
-        ) from error
+        why = f"building {model_id} took longer than {MAKE_DEADLINE_S:.0f} s"
+        raise PreflightError(why, next_step=f"run {' '.join(argv)}") from error
     if done.status != 0 or not cache.is_whole(name):
         raise PreflightError(
             f"building {model_id} failed (exit {done.status})",

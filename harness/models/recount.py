@@ -8,13 +8,16 @@ be recounted.
 """
 
 import json
+import math
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
-import pyarrow as pa
+import pyarrow.parquet as pq
 from jinja2 import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -51,8 +54,8 @@ def recount(root: Path) -> dict[str, Any]:
     Returns:
         `reason` (why nothing was counted, or None), `api`, `answered` (requests with usage),
             `requests` (counted ones), `usage_tok` (the server's count of these), `text_tok` (sum
-            over their texts), `messages` and `template_tok` (rendered with the model's chat
-            template; None without a template or for an API without roles).
+            over their texts), `messages` and `template_tok` (with the model's chat template; None
+            without one or for an API without roles).
     """
     try:
         return _recount(RunDir(root))
@@ -84,8 +87,8 @@ def _recount(run_dir: RunDir) -> dict[str, Any]:
     rows = _answered(run_dir)
     if not rows:
         raise NotCountedError("no response reported its input tokens")
-    named = [replica.model for replica in manifest.endpoints or () if replica.model]
-    model = named[0] if named else facts.model_id
+    named = (replica.model for replica in manifest.endpoints or () if replica.model)
+    model = next(named, facts.model_id)
     counted = messages = usage_tok = text_tok = template_tok = spent = 0
     for body, input_tok in _bodies(plan, model, rows):
         document = json.loads(body)
@@ -124,13 +127,11 @@ def _answered(run_dir: RunDir) -> list[dict[str, Any]]:
     """The load's successful requests whose session is in the plan, by session and turn."""
     columns = ["session_id", "turn", "class", "outcome", "input_tok"]
     if run_dir.requests.exists():
-        import pyarrow.parquet as pq
-
         table = pq.ParquetFile(run_dir.requests).read(columns=columns)
     else:
         parts = sorted(run_dir.requests_dir.glob("*.arrows"))
         table = read_table(parts, tables.REQUESTS).select(columns)
-    assert isinstance(table, pa.Table)
+
     kept = [
         row
         for row in table.to_pylist()
@@ -140,26 +141,23 @@ def _answered(run_dir: RunDir) -> list[dict[str, Any]]:
         and not row["class"].endswith(PRIME_SUFFIX)
         and _SESSION.match(row["session_id"])
     ]
-    return sorted(kept, key=lambda row: (row["session_id"], row["turn"]))
+    return sorted(kept, key=itemgetter("session_id", "turn"))
 
 
 def _bodies(
     plan: RunPlan, model: str, rows: Sequence[Mapping[str, Any]]
 ) -> Iterator[tuple[bytes, int]]:
     """(body, the server's count) of requests spread evenly over the rows."""
-    step = max(1, -(-len(rows) // MOST_REQUESTS))
+    step = math.ceil(len(rows) / MOST_REQUESTS)
     texts = Texts(plan.seed, plan.tok_per_word)
-    name: str | None = None
-    talk: Conversation | None = None
-    for row in rows[::step]:
-        if row["session_id"] != name or talk is None:
-            name = str(row["session_id"])
-            stage, number = (int(part) for part in name.split("-"))
-            try:
-                talk = Conversation(plan.session(stage, number), plan.settings, model, texts)
-            except (LookupError, IndexError) as error:
-                raise NotCountedError(f"the plan has no session {name}") from error
-        yield talk.body(row["turn"]), row["input_tok"]
+    for name, turns in groupby(rows[::step], key=itemgetter("session_id")):
+        stage, number = map(int, name.split("-"))
+        try:
+            talk = Conversation(plan.session(stage, number), plan.settings, model, texts)
+        except LookupError as error:
+            raise NotCountedError(f"the plan has no session {name}") from error
+        for row in turns:
+            yield talk.body(row["turn"]), row["input_tok"]
 
 
 def _count(tokenizer: Any, text: str) -> int:  # noqa: ANN401 - tokenizers.Tokenizer

@@ -32,13 +32,12 @@ class TelemetryRecorder:
         run: an existing run directory, for journals and logs/telemetry.log.
         gpus: the deployment's GPUs on this machine.
         on_concern: called from another thread.
-        count_foreign: count processes on the GPUs that are not of this run; false if the server's
-            own cannot be identified.
+        count_foreign: count other runs' GPU processes; false if the server's own cannot be
+            identified.
         double_severity: of the concern that power is simulated.
-        network: certificates to trust when scraping.
+
         api_key: sent to metrics with the endpoint's own origin.
-        anchor: the manifest's; converts a Prometheus' wall times to monotonic ones. Default: a new
-            one.
+        anchor: the manifest's; converts a Prometheus' wall times to monotonic ones.
     """
 
     def __init__(
@@ -181,14 +180,11 @@ class TelemetryRecorder:
         self._process.add_scopes(scopes)
 
     def scrape_now(self, label: str, timeout_s: float | None = None) -> bool:
-        """Scrape every target at once and wait until that is recorded.
-
-        Args:
-            label: recorded with the scrape: `ready`, `drained`.
-            timeout_s: default: the scrape timeout plus 2 s.
+        """Scrape every target at once and record that with a label (`ready`, `drained`).
 
         Returns:
-            Whether every target returned a complete body; False without targets or recorder.
+            Whether every target returned a complete body within `timeout_s` (default: the scrape
+                timeout plus 2 s); False without targets or recorder.
         """
         if not self._targets:
             return False

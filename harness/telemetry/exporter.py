@@ -21,100 +21,27 @@ from harness.core.progress import TelemetryProgress, TrafficProgress
 from harness.core.records import CANARY
 from harness.plan.types import PRIME_SUFFIX
 
-TTFT_BUCKETS_S: Final = (
-    0.005,
-    0.01,
-    0.02,
-    0.03,
-    0.05,
-    0.075,
-    0.1,
-    0.15,
-    0.2,
-    0.3,
-    0.5,
-    0.75,
-    1.0,
-    1.5,
-    2.0,
-    3.0,
-    5.0,
-    7.5,
-    10.0,
-    15.0,
-    20.0,
-    30.0,
-    60.0,
-    120.0,
-    300.0,
+
+def _buckets(bounds: str) -> tuple[float, ...]:
+    return tuple(float(bound) for bound in bounds.split())
+
+
+TTFT_BUCKETS_S: Final = _buckets(
+    "0.005 0.01 0.02 0.03 0.05 0.075 0.1 0.15 0.2 0.3 0.5 0.75 1 1.5 2 3 5 7.5 10 15 20 30 60 "
+    "120 300"
 )
 """From a cached prompt of a small model to a long prompt behind a queue. Steps are at most a factor
 of 1.7 where SLOs are (0.1 s to 5 s).
 """
-TPOT_BUCKETS_S: Final = (
-    0.001,
-    0.002,
-    0.003,
-    0.005,
-    0.0075,
-    0.01,
-    0.0125,
-    0.015,
-    0.02,
-    0.025,
-    0.03,
-    0.04,
-    0.05,
-    0.075,
-    0.1,
-    0.15,
-    0.2,
-    0.3,
-    0.5,
-    1.0,
-    2.0,
+TPOT_BUCKETS_S: Final = _buckets(
+    "0.001 0.002 0.003 0.005 0.0075 0.01 0.0125 0.015 0.02 0.025 0.03 0.04 0.05 0.075 0.1 "
+    "0.15 0.2 0.3 0.5 1 2"
 )
 """1 ms to 2 s per token; vLLM's own start at 10 ms, more than fast GPUs take."""
-E2E_BUCKETS_S: Final = (
-    0.05,
-    0.1,
-    0.2,
-    0.5,
-    1.0,
-    2.0,
-    3.0,
-    5.0,
-    7.5,
-    10.0,
-    15.0,
-    20.0,
-    30.0,
-    45.0,
-    60.0,
-    90.0,
-    120.0,
-    180.0,
-    300.0,
-    600.0,
-    1200.0,
-    1800.0,
+E2E_BUCKETS_S: Final = _buckets(
+    "0.05 0.1 0.2 0.5 1 2 3 5 7.5 10 15 20 30 45 60 90 120 180 300 600 1200 1800"
 )
-LAG_BUCKETS_S: Final = (
-    0.0005,
-    0.001,
-    0.002,
-    0.005,
-    0.01,
-    0.02,
-    0.05,
-    0.1,
-    0.2,
-    0.5,
-    1.0,
-    2.0,
-    5.0,
-    10.0,
-)
+LAG_BUCKETS_S: Final = _buckets("0.0005 0.001 0.002 0.005 0.01 0.02 0.05 0.1 0.2 0.5 1 2 5 10")
 
 NAMES: Final = frozenset(
     {
@@ -221,13 +148,8 @@ class Exporter:
     def update(
         self, stage: str, phase: str, traffic: TrafficProgress, telemetry: TelemetryProgress
     ) -> None:
-        """Set the newest values; called as often as the live view is drawn.
-
-        Args:
-            stage: current load stage.
-            phase: `warm-up`, `window`, `sessions` or `draining`.
-            traffic: of the load generator.
-            telemetry: of servers and GPUs.
+        """Set the newest values; called as often as the live view is drawn. `phase` is `warm-up`,
+        `window`, `sessions` or `draining`.
         """
         with self._lock:
             self._stage = (stage, phase)
@@ -335,7 +257,7 @@ def _gauges(
     yield "harness_server_kv_usage_ratio", text, telemetry.kv_usage
 
 
-def _info(core: Any, name: str, text: str, labels: Mapping[str, str]) -> Any:  # noqa: ANN401 - an untyped module and its objects
+def _info(core: Any, name: str, text: str, labels: Mapping[str, str]) -> Any:  # noqa: ANN401 - an untyped module
     family = core.GaugeMetricFamily(name, text, labels=list(labels))
     family.add_metric(list(labels.values()), 1.0)
     return family

@@ -64,13 +64,11 @@ class Sensor:
 
 @dataclass(frozen=True, slots=True)
 class ProbedSource:
-    """One source.
+    """One source; the other attributes are those of `PowerProbe`.
 
     Attributes:
         channels: what it can measure here; may be empty.
         why_not: what it cannot measure, and why.
-        origin: library, program, file or address that was read.
-        double: why this is simulated hardware; None without such evidence.
     """
 
     kind: str
@@ -86,12 +84,8 @@ class ProbedSource:
 def survey(
     specs: Sequence[Spec], around: SourceContext, *, observe_s: float = OBSERVED_S
 ) -> tuple[ProbedSource, ...]:
-    """Probe the sources and watch the working ones for a while, all at once.
-
-    Args:
-        specs: entries of `telemetry.power`.
-        around: the machine's GPUs etc.
-        observe_s: how long to watch; 0: probe only.
+    """Probe sources (entries of `telemetry.power`) and watch the working ones, all at once.
+    `observe_s` 0: probe only.
     """
     sources = [make_source(spec, around) for spec in specs]
     if not sources:

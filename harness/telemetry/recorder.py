@@ -146,15 +146,13 @@ class Recorder:
             config.telemetry.energy_interval_s,
             config.network,
         )
-        nvml_is_read = any(spec["kind"] == "nvml" for spec in specs)
-        run_id = os.environ.get(RUN_MARK) if config.count_foreign else None
+        gpu_state = None
+        if config.gpu_uuids and any(spec["kind"] == "nvml" for spec in specs):
+            run_id = os.environ.get(RUN_MARK) if config.count_foreign else None
+            gpu_state = BoardReader(config.gpu_uuids, run_id=run_id)
         self._power_sampler = PowerSampler(
             [make_source(spec, around) for spec in specs],
-            (
-                BoardReader(config.gpu_uuids, run_id=run_id)
-                if config.gpu_uuids and nvml_is_read
-                else None
-            ),
+            gpu_state,
             self._power.append,
             self._boards.append,
             self._problem,
@@ -165,14 +163,11 @@ class Recorder:
         config = self._config
         self.add_scopes({"telemetry": os.getpid(), "supervisor": config.supervisor_pid})
         self._power_sampler.start()
-        loops: list[tuple[str, Callable[[], None], float]] = [
-            ("host", self._sample_host, config.telemetry.host_interval_s),
-            ("live", self._report, _LIVE_INTERVAL_S),
-        ]
-        for name, step, interval_s in loops:
-            thread = threading.Thread(
-                target=Loop(name, step, interval_s, self._stop).run, name=name, daemon=True
-            )
+        for loop in (
+            Loop("host", self._sample_host, config.telemetry.host_interval_s, self._stop),
+            Loop("live", self._report, _LIVE_INTERVAL_S, self._stop),
+        ):
+            thread = threading.Thread(target=loop.run, name=loop.name, daemon=True)
             self._threads.append(thread)
             thread.start()
         self._emit({"event": "ready", "nice": os.nice(0), "power": self._power_sampler.described()})

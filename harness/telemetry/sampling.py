@@ -217,14 +217,11 @@ class PowerSampler:
         if self._shown is None:
             return None
         oldest_ns = now_ns() - int(STALE_POWER_S * NS_PER_S)
+        devices = self._shown[1]
         with self._state:
-            fresh = [
-                r.power_w
-                for device in self._shown[1]
-                if (r := self._latest.get(device)) is not None and r.t_ns >= oldest_ns
-            ]
-        known = [watts for watts in fresh if watts is not None]
-        return sum(known) if known and len(known) == len(self._shown[1]) else None
+            latest = [self._latest[device] for device in devices if device in self._latest]
+        known = [r.power_w for r in latest if r.power_w is not None and r.t_ns >= oldest_ns]
+        return sum(known) if len(known) == len(devices) else None
 
     def described(self) -> list[dict[str, Any]]:
         """The probes, for the manifest."""

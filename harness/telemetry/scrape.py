@@ -45,7 +45,6 @@ class MetricsClient:
     """Fetches one URL over a persistent connection, without a proxy.
 
     Args:
-        target: name in the records.
         timeout_s: limit of one scrape, from connecting to the last byte.
         network: certificates to trust.
         api_key: sent as a bearer token.

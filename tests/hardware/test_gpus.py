@@ -81,9 +81,10 @@ def test_what_is_not_there_hidden_or_ambiguous_is_an_error_with_the_choice(
     )
     assert "'7'" in missing
     assert UUIDS[1] in missing
-    assert "hidden by CUDA_VISIBLE_DEVICES=1" in hidden
-    assert "any of several" in ambiguous
-    assert "CUDA_VISIBLE_DEVICES=GPU-ffff names" in unknown
+    assert "CUDA_VISIBLE_DEVICES=1" in hidden
+    assert all(f"{i} = {UUIDS[i]}" in ambiguous for i in range(2))
+    assert "server.gpus" in ambiguous
+    assert "CUDA_VISIBLE_DEVICES=GPU-ffff" in unknown
 
 
 def test_mig_instances_stand_for_their_board(nvml_double, resolve) -> None:

@@ -225,7 +225,7 @@ def test_power_by_the_boards_utilisation(nvml_double, in_child) -> None:
     nvml_double(utilization=50)
     probe, (row,), intervals = in_child(MODELLED_GPU)
     assert (row["power_w"], row["source"], row["boundary"]) == (370.0, "modelled", "gpu_board")
-    assert "NVML TEST DOUBLE" in probe["double"]
+    assert "999.00-double" in probe["double"]
     nvml_double(mig=1)
     probe, rows, intervals = in_child(MODELLED_GPU)
     assert rows == intervals == []

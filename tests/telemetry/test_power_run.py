@@ -177,7 +177,7 @@ def test_automatic_sources_are_boards_and_readable_packages_and_none_means_none(
 
 @pytest.mark.parametrize(
     ("double", "why_not"),
-    [(None, "not there"), (4, "no permission")],
+    [(None, "libnvidia-ml.so.1"), (4, "no permission")],
 )
 def test_nvml_that_cannot_be_used_is_told_and_the_run_goes_on(
     run, nvml_double, monkeypatch, double, why_not, until

@@ -103,7 +103,8 @@ def test_failed_scrapes_are_rows_and_live_values_unknown(
 
 
 @pytest.mark.parametrize(
-    ("mode", "error"), [("garbage", "not an exposition"), ("half", "cut off"), ("cut", "cut off")]
+    ("mode", "error"),
+    [("garbage", "not an exposition"), ("half", "truncated"), ("cut", "truncated")],
 )
 def test_a_body_that_is_no_exposition_is_a_failed_scrape_and_the_run_goes_on(
     run, endpoint, metrics_server, mode: str, error: str

@@ -35,7 +35,7 @@ class PrometheusReader:
 
     Attributes:
         journal: path for the responses; continued in a new part if it exists.
-        unix_offset_ns: wall clock minus monotonic clock of this host, at the manifest's anchor.
+        unix_offset_ns: this host's wall clock minus monotonic clock, at the manifest's anchor.
         on_concern: called from another thread.
         poll_s: between two polls for live values.
         read_s: between two reads of all samples into the journal; None: once, at the end.

@@ -27,9 +27,7 @@ _FOREIGN_POLL_S: Final = 5.0  # an external Prometheus is polled less often
 @dataclass(eq=False, repr=False)
 class RunPrometheus:
     """Replaces the harness's own scraper; see `TelemetryRecorder` for its methods and arguments.
-
-    Attributes:
-        on_concern: called with each concern, from several threads.
+    `on_concern` is called from several threads.
 
     Raises:
         TelemetryError: the environment variable of `telemetry.prometheus_auth_env` is not set.

@@ -40,16 +40,10 @@ def same_origin(metrics_url: str, base_url: str) -> bool:
 def configuration(
     interval_s: float, timeout_s: float, network: Network, key_file: str | None
 ) -> dict[str, Any]:
-    """prometheus.yml, as a value.
+    """prometheus.yml, as a value. `key_file` contains the API key for targets that need it.
 
     Scrapes match the harness's own: labels in the exposition override the target's, and its
-    timestamps are ignored.
-
-    Args:
-        interval_s: between two scrapes.
-        timeout_s: per scrape; limited to the interval, as Prometheus requires.
-        network: certificates to trust.
-        key_file: file with the API key, for targets that need it.
+    timestamps are ignored. The timeout is limited to the interval, as Prometheus requires.
     """
     tls: dict[str, Any] = {"insecure_skip_verify": not network.verify}
     if network.ca_file is not None:

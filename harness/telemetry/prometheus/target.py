@@ -26,8 +26,6 @@ class Target:
         scrape_ms: its latest complete scrape; None before the first.
         up: that scrape succeeded.
         shown: live values of that scrape, if any.
-        scrapes: number seen.
-        failures: number failed.
         reported: codes already reported.
     """
 

@@ -58,7 +58,6 @@ class PowerProbe:
 
     Attributes:
         source: kind of the source (`nvml`, `dcgm`, …).
-        devices: empty if nothing can be read.
         why_not: why nothing can be read, or a caveat if something can.
         origin: library, program, file or address that is read.
         double: why this is simulated hardware; None without such evidence.

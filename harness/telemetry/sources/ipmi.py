@@ -28,8 +28,6 @@ class IpmiPowerSource(PolledSource):
 
     Attributes:
         host: controller on the network (lanplus, UDP `port`); None: this machine's.
-        password_env: environment variable with the password.
-        password_file: file with it.
         cipher_suite: of the network session; None: negotiated.
         root: where /dev is.
     """

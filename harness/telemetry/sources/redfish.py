@@ -29,10 +29,7 @@ class RedfishPowerSource(PolledSource):
 
     Attributes:
         chassis: its id; None: the only one that reports power.
-        password_env: environment variable with the password.
-        password_file: file with it.
         ca_file: trusted authorities; None: the system's.
-        boundary: what the chassis covers.
     """
 
     name = "redfish"

@@ -6,7 +6,6 @@ from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +42,7 @@ class ReplayPowerSource(PolledSource):
 
     def probe(self) -> PowerProbe:
         """Read the recording; the replay starts here."""
-        result = partial(
-            PowerProbe,
-            self.name,
-            origin=str(self.path),
-            double=f"readings of a recorded run ({self.path})",
-        )
+        origin, double = str(self.path), f"readings of a recorded run ({self.path})"
         try:
             table = (
                 read_table([self.path], tables.POWER)
@@ -56,11 +50,11 @@ class ReplayPowerSource(PolledSource):
                 else pq.read_table(self.path)
             )
         except (OSError, pa.ArrowInvalid, ArtifactError) as error:
-            return result(why_not=f"cannot read {self.path}: {error}")
+            return self._missing(f"cannot read {self.path}: {error}", origin, double)
         missing = sorted(set(tables.POWER.names) - set(table.column_names))
         if missing or not table.num_rows:
             lacks = f"column {', '.join(missing)}" if missing else "readings"
-            return result(why_not=f"{self.path} has no {lacks}")
+            return self._missing(f"{self.path} has no {lacks}", origin, double)
         rows = sorted(table.to_pylist(), key=lambda row: row["t_ns"])
         self._rows = {
             "power": [row for row in rows if row["power_w"] is not None],
@@ -76,7 +70,7 @@ class ReplayPowerSource(PolledSource):
             DeviceProbe(d, Boundary(b), found.get("power"), found.get("energy"))
             for (d, b), found in devices.items()
         )
-        return result(tuple(probes))
+        return PowerProbe(self.name, tuple(probes), "", origin, double)
 
     def sample(self, what: What) -> tuple[PowerReading, ...]:
         """Readings that became due since the last call."""

@@ -24,12 +24,8 @@ Spec = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class SourceContext:
-    """What sources need besides their own settings.
-
-    Attributes:
-        gpu_uuids: the deployment's GPUs on this machine.
-        power_interval_s: between two readings of GPU power.
-        energy_interval_s: between two readings of GPU energy counters.
+    """What sources need besides their own settings; the intervals are for GPU power and energy
+    counters.
     """
 
     gpu_uuids: tuple[str, ...] = ()
