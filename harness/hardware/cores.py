@@ -48,8 +48,8 @@ def partition(
     needed = workers + 1
     if needed > len(physical) * TRAFFIC_SHARE:
         note = (
-            f"load generator and server share {len(cores)} cores: it needs {needed}, more than a"
-            f" quarter of {len(physical)} physical cores"
+            f"load generator and server share {len(cores)} cores: {needed} are more than a quarter"
+            f" of {len(physical)} physical cores"
         )
         return Partition(tuple(cores), tuple(cores), shared=True, note=note)
     own = {core for place in sorted(physical)[-needed:] for core in physical[place]}

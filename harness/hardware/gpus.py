@@ -80,10 +80,8 @@ def _nvidia_on_pci(root: Path) -> bool:
 
 
 def list_gpus() -> tuple[Gpu, ...]:
-    """All GPUs that NVML reports, in its order (that of nvidia-smi).
-
-    Raises:
-        NvmlUnavailableError: NVML cannot be used here.
+    """All GPUs that NVML reports, in its order (that of nvidia-smi). Raises
+    NvmlUnavailableError.
     """
     with session():
         driver = text(ask(pynvml.nvmlSystemGetDriverVersion))
@@ -97,13 +95,15 @@ def _describe(index: int, driver: str | None) -> Gpu | None:
     if uuid is None:
         return None  # fallen off the bus, or no permission
     memory = ask(pynvml.nvmlDeviceGetMemoryInfo, handle)
+    limit_mw = ask(pynvml.nvmlDeviceGetPowerManagementLimit, handle)
+    default_mw = ask(pynvml.nvmlDeviceGetPowerManagementDefaultLimit, handle)
     return Gpu(
         uuid=uuid,
         index=index,
         name=text(ask(pynvml.nvmlDeviceGetName, handle)),
         memory_bytes=None if memory is None else int(memory.total),
-        power_limit_w=_watts(ask(pynvml.nvmlDeviceGetPowerManagementLimit, handle)),
-        power_limit_default_w=_watts(ask(pynvml.nvmlDeviceGetPowerManagementDefaultLimit, handle)),
+        power_limit_w=None if limit_mw is None else limit_mw / 1000,
+        power_limit_default_w=None if default_mw is None else default_mw / 1000,
         sm_clock_max_mhz=ask(pynvml.nvmlDeviceGetMaxClockInfo, handle, pynvml.NVML_CLOCK_SM),
         driver_version=driver,
     )
@@ -112,10 +112,6 @@ def _describe(index: int, driver: str | None) -> Gpu | None:
 def simulated_by(gpus: Iterable[Gpu]) -> str | None:
     """Reason why one of these GPUs is simulated, or None."""
     return next((why for gpu in gpus if (why := is_simulated(gpu.name, gpu.driver_version))), None)
-
-
-def _watts(milliwatts: int | None) -> float | None:
-    return None if milliwatts is None else milliwatts / 1000
 
 
 def resolve_gpus(selection: Selection, env: Mapping[str, str] = os.environ) -> tuple[Gpu, ...]:

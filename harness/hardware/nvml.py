@@ -28,10 +28,8 @@ class NvmlUnavailableError(Exception):
 
 @contextmanager
 def session() -> Iterator[None]:
-    """NVML, initialized within the block. Sessions may nest.
-
-    Raises:
-        NvmlUnavailableError: no library, no driver, or their versions do not match.
+    """NVML, initialized within the block. Sessions may nest. Raises NvmlUnavailableError without a
+    library or driver, or if their versions differ.
     """
     try:
         pynvml.nvmlInit()

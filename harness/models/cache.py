@@ -1,8 +1,7 @@
 """Where built models are kept.
 
-A model is built under a temporary name and renamed when complete, under a lock. Readers see all of
-it or nothing, and two builders at once build one model. The folder name ends in a hash of
-everything that the model was built from.
+A model is built under a temporary name and renamed when complete, under a lock: readers see all of
+it or nothing, and two builders build one model.
 """
 
 import fcntl

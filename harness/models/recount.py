@@ -166,23 +166,9 @@ def _count(tokenizer: Any, text: str) -> int:  # noqa: ANN401 - tokenizers.Token
 
 def _texts(document: Mapping[str, Any]) -> Iterator[str]:
     """Every text in a body that a model reads, for any API."""
-    for key in ("prompt", "instructions"):
-        if isinstance(document.get(key), str):
-            yield document[key]
-    for message in (
-        *_listed(document.get("system")),
-        *(document.get("messages") or ()),
-        *(document.get("input") or ()),
-    ):
-        yield from _strings(message, _READ_KEYS)
-    for tool in document.get("tools") or ():
-        yield from _strings(tool)
-
-
-def _listed(system: object) -> Sequence[Any]:
-    if isinstance(system, str):
-        return [{"content": system}]
-    return system if isinstance(system, list) else ()
+    for key in ("prompt", "instructions", "system", "messages", "input"):
+        yield from _strings(document.get(key), _READ_KEYS)
+    yield from _strings(document.get("tools"))
 
 
 _READ_KEYS: Final = ("text", "content", "input", "output", "arguments", "tool_calls", "function")

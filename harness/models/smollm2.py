@@ -15,7 +15,7 @@ from typing import Final
 
 from harness.core.errors import PreflightError
 from harness.models.cache import write_json
-from harness.models.tiny import chat_template
+from harness.models.tiny import chat_template, write_tokenizer_config
 from harness.processes.command import ask
 
 VERSION: Final = 1
@@ -118,12 +118,6 @@ def build(folder: Path) -> None:
     write_json(folder / "config.json", config | {"harness_eos_reachable": True})
     ids = {key: config[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
     write_json(folder / "generation_config.json", ids)
-    # transformers 4 and 5 both have this class, and a server may run on either.
     tokens = json.loads((folder / "tokenizer_config.json").read_bytes())
     kept = {key: value for key, value in tokens.items() if key.endswith("_token")}
-    more = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_max_length": config["max_position_embeddings"],
-    }
-    more["clean_up_tokenization_spaces"] = False
-    write_json(folder / "tokenizer_config.json", kept | more)
+    write_tokenizer_config(folder, kept, config["max_position_embeddings"])

@@ -1,16 +1,15 @@
 """`builtin:tiny`: a Llama of a few million random parameters and its own tokenizer, built from this
 repository alone.
 
-It is a real model except that its output is meaningless: transformers and vLLM load it, it takes
-long prompts, streams readable text and runs on two cores. It is built with numpy alone, without
-torch.
+It is a real model with meaningless output: transformers and vLLM load it, it takes long prompts,
+streams readable text and runs on two cores. It is built with numpy, without torch.
 
 No output can end by itself, so lengths are exact on APIs that cannot force one. This is a property
 of the weights. One dimension of the residual stream is the same positive constant for every token
 (all embeddings set it, no layer writes to it), so it stays positive after the last norm. The output
 rows of banned tokens read only this dimension, with a large negative weight. Their logits are
-hundreds below all others, out of reach at any sensible temperature. Banned are the special tokens
-and bytes that are not printable ASCII, so that each token yields text at once.
+hundreds below all others, out of reach at any sensible temperature. Banned are special tokens and
+bytes that are not printable ASCII, so that each token yields text at once.
 """
 
 import hashlib
@@ -53,6 +52,13 @@ def chat_template() -> str:
     return files("harness.models").joinpath("chat_template.jinja").read_text(encoding="utf-8")
 
 
+def write_tokenizer_config(folder: Path, tokens: dict[str, Any], max_context_tok: int) -> None:
+    """With a class that transformers 4 and 5 both have, since a server may run on either."""
+    fixed = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
+    path = folder / "tokenizer_config.json"
+    write_json(path, {**tokens, **fixed, "model_max_length": max_context_tok})
+
+
 def name() -> str:
     """Folder name of this version of the model."""
     text = "\n".join(corpus.paragraphs())
@@ -67,15 +73,7 @@ def build(folder: Path) -> None:
     tokenizer = _train_tokenizer()
     tokenizer.save(str(folder / "tokenizer.json"))
     special = {"bos_token": TURN_START, "eos_token": TURN_END, "pad_token": END_OF_TEXT}
-    write_json(
-        folder / "tokenizer_config.json",
-        {
-            "tokenizer_class": "PreTrainedTokenizerFast",
-            "model_max_length": MAX_CONTEXT_TOK,
-            "clean_up_tokenization_spaces": False,
-            **special,
-        },
-    )
+    write_tokenizer_config(folder, special, MAX_CONTEXT_TOK)
     write_json(folder / "special_tokens_map.json", special)
     (folder / "chat_template.jinja").write_text(chat_template(), encoding="utf-8")
     token_ids = {f"{key}_id": tokenizer.token_to_id(token) for key, token in special.items()}

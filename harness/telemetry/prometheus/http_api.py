@@ -56,7 +56,7 @@ def headers_from(variable: str | None) -> dict[str, str]:
             next_step=f"set the environment variable {variable}, or remove"
             " telemetry.prometheus_auth_env",
         )
-    found = {}
+    found: dict[str, str] = {}
     for line in map(str.strip, text.splitlines()):
         header = _HEADER.fullmatch(line)
         found |= {header[1]: header[2]} if header else {"Authorization": line}

@@ -4,7 +4,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import ClassVar, Literal, Protocol
+from typing import Literal, Protocol
 
 from harness.core.clock import now_ns
 from harness.core.records import Boundary
@@ -130,7 +130,7 @@ class PolledSource:
         clock: monotonic nanoseconds.
     """
 
-    name: ClassVar[str]
+    name = ""  # kind of source
     interval_s: float = 1.0
     clock: Callable[[], int] = now_ns
     trouble: ReadFailures = field(default_factory=ReadFailures, init=False)

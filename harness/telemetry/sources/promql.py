@@ -131,8 +131,8 @@ class PromqlPowerSource(PolledSource):
             why = f"HTTP {answer.status_code} without JSON; is this a Prometheus?"
             raise _QueryError(why) from error
         if not isinstance(body, dict) or body.get("status") != "success":
-            why = body.get("error") if isinstance(body, dict) else None
-            raise _QueryError(f"HTTP {answer.status_code}: {why or 'the query failed'}")
+            failure = body.get("error") if isinstance(body, dict) else None
+            raise _QueryError(f"HTTP {answer.status_code}: {failure or 'the query failed'}")
         try:
             for one in body["data"]["result"]:
                 values = one["values"] if "values" in one else [one["value"]]
