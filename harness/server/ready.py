@@ -1,9 +1,8 @@
-"""Waits until a server truly serves: `/health`, then `/v1/models`, then one real request of one
-token.
+"""Waits until a server can serve: `/health`, then `/v1/models`, then one real request of one token.
 
-`/health` alone is not enough: it answers 200 while vLLM's engine hangs (vllm-project/vllm #39863),
-and SGLang lists its models before it is warm. One deadline bounds all of it; what the server itself
-calls a timeout does not bound every wait (#48031).
+`/health` alone is not enough: it returns 200 while vLLM's engine hangs (vllm-project/vllm #39863),
+and SGLang lists its models before it is warm. One deadline bounds all of it, because the server's
+own timeouts do not bound every wait (#48031).
 """
 
 import threading
@@ -29,15 +28,14 @@ from harness.server.one_request import (
 
 _POLL_S: Final = 0.1
 _PROBE_TIMEOUT_S: Final = 10.0
-_PASSING: Final = frozenset(
-    {408, 425, 429, 500, 502, 503, 504, 529}
-)  # statuses of a server that may yet get ready
+# Statuses of a server that may still become ready.
+_PASSING: Final = frozenset({408, 425, 429, 500, 502, 503, 504, 529})
 _PASSING_TRIES: Final = 10
 _NO_ROUTE: Final = frozenset({404, 405, 501})
 
 
 class NotReadyError(Exception):
-    """The server will not get ready: `what` happened, its likely `cause`, the `next_step`."""
+    """The server will not become ready; fields as in `HarnessError`."""
 
     def __init__(
         self, what: str, *, cause: str | None = None, next_step: str | None = None
@@ -48,11 +46,11 @@ class NotReadyError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """What a ready server says of itself. None: it does not tell.
+    """What a ready server reports about itself. None: not reported.
 
     Attributes:
         names: models that it lists.
-        max_context_tok: longest context of the model that was asked for (vLLM lists it).
+        max_context_tok: longest context of the requested model (vLLM lists it).
         version: from `/version`.
     """
 
@@ -62,14 +60,14 @@ class Served:
 
 
 class Deadline:
-    """A moment after which nothing is waited for."""
+    """A time after which all waiting ends."""
 
     def __init__(self, timeout_s: float) -> None:
         self.timeout_s = timeout_s
         self._at_ns = now_ns() + int(timeout_s * NS_PER_S)
 
     def left_s(self) -> float:
-        """Seconds left, at least 0."""
+        """At least 0."""
         return max(0.0, (self._at_ns - now_ns()) / NS_PER_S)
 
 
@@ -85,20 +83,12 @@ def wait_ready(
 ) -> Served:
     """Wait for one replica.
 
-    Args:
-        endpoint: where it will be, and the model's name there; an empty name is any: the first that
-            is listed.
-        api: the API that the one request speaks.
-        api_key: the key, if the server wants one.
-        deadline: bounds everything.
-        watch: called some ten times a second and raises when waiting has become pointless (the
-            process died).
-        health_required: the server has `/health`; for a foreign one, "no such route" is taken as
-            well.
-        network: the way to it.
+    With an empty model name in `endpoint`, the first listed model is used. `watch` is called about
+    ten times a second and raises once waiting is pointless (the process died). A foreign server may
+    lack `/health` (`health_required=False`): "no such route" is then accepted.
 
     Raises:
-        NotReadyError: it answered in a way that will not get better, or the deadline passed.
+        NotReadyError: its response will not improve, or the deadline passed.
         Exception: whatever `watch` raises.
     """
     options = client_options(endpoint.base_url, network)
@@ -122,20 +112,18 @@ def _get(client: httpx.Client, path: str, deadline: Deadline) -> httpx.Response 
         return f"{type(error).__name__}: {error}"
 
 
-def _said(answer: httpx.Response) -> str:
-    return error_text(answer.content) or "an empty body"
+def _status_of(answer: httpx.Response) -> str:
+    return f"HTTP {answer.status_code}: {error_text(answer.content) or 'an empty body'}"
 
 
 def _late(stage: str, last: str, deadline: Deadline) -> NotReadyError:
     return NotReadyError(
-        f"was not ready within {deadline.timeout_s:g} s: {stage}; last answer: {last}",
+        f"was not ready within {deadline.timeout_s:g} s: {stage}; last response: {last}",
         cause=(
             "it is still loading or compiling (a cold start on a GPU can take half an hour), or it"
             " hangs"
         ),
-        next_step=(
-            "see the end of its log; raise server.ready_timeout_s if it was still making progress"
-        ),
+        next_step="see the end of its log; if it was making progress, raise server.ready_timeout_s",
     )
 
 
@@ -157,7 +145,7 @@ def _wait_health(
         else:
             last = f"HTTP {answer.status_code}"
         if deadline.left_s() == 0:
-            raise _late("GET /health never answered 200", last, deadline)
+            raise _late("GET /health never returned 200", last, deadline)
         _pause(deadline)
 
 
@@ -177,31 +165,28 @@ def _wait_models(
                 raise NotReadyError(
                     f"does not serve {endpoint.model!r}; it serves:"
                     f" {', '.join(map(repr, found)) or 'nothing'}",
-                    cause=(
-                        "another server than the one meant answers there, or the model has another"
-                        " name"
-                    ),
+                    cause="the URL is of another server, or the model has another name",
                     next_step="set model.served_name to a name that it serves",
                 )
             if not found:
-                raise NotReadyError("lists no model", next_step="load a model in it")
+                raise NotReadyError("lists no model", next_step="load a model on the server")
             return tuple(found), found.get(endpoint.model or next(iter(found)))
         elif answer.status_code in (401, 403):
             raise NotReadyError(
-                f"GET /v1/models: HTTP {answer.status_code}: {_said(answer)}",
+                f"GET /v1/models: {_status_of(answer)}",
                 cause="the API key is missing or wrong",
                 next_step="set server.api_key_env or server.api_key_file",
             )
         elif answer.status_code in _NO_ROUTE and endpoint.model:
             return (endpoint.model,), None  # a server without a list; the real request decides
         else:
-            last = f"HTTP {answer.status_code}: {_said(answer)}"
+            last = _status_of(answer)
             tries += 1
             if answer.status_code not in _PASSING or tries >= _PASSING_TRIES:
                 raise NotReadyError(
                     f"GET /v1/models: {last}",
                     next_step=(
-                        "check that it is a server of the OpenAI or Anthropic API; set"
+                        "check that the server has the OpenAI or Anthropic API; set"
                         " model.served_name"
                     ),
                 )
@@ -211,7 +196,7 @@ def _wait_models(
 
 
 def listed_models(answer: httpx.Response) -> dict[str, int | None]:
-    """Name -> longest context, of every model in the answer of `/v1/models`; {} without a list."""
+    """Name -> longest context, of every model in a response of `/v1/models`; {} without a list."""
     try:
         body: Any = answer.json()
     except ValueError:
@@ -234,9 +219,7 @@ def _wait_token(
     watch: Callable[[], None],
     network: Network,
 ) -> None:
-    """The first request may compile kernels for minutes, so it runs beside a watch on the
-    process.
-    """
+    """The first request may compile kernels for minutes, so the process is watched meanwhile."""
     body = one_token_body(model, api)
     tries = 0
     while True:
@@ -248,28 +231,24 @@ def _wait_token(
             watch,
         )
         if reply is None or (deadline.left_s() == 0 and not reply.ok):
-            last = (
-                "none"
-                if reply is None
-                else f"HTTP {reply.status}: {reply.error}"
-                if reply.status
-                else f"{reply.error}"
-            )
-            raise _late(
-                f"a request of one token to {wire(api).path} was not answered", last, deadline
-            )
+            last = "none"
+            if reply is not None:
+                last = f"HTTP {reply.status}: {reply.error}" if reply.status else f"{reply.error}"
+            stage = f"a request of one token to {wire(api).path} got no response"
+            raise _late(stage, last, deadline)
         if reply.ok:
             return
         tries += 1
         watch()
         if reply.status is not None and (reply.status not in _PASSING or tries >= _PASSING_TRIES):
+            no_route = reply.status in _NO_ROUTE
             raise NotReadyError(
                 f"refused a request of one token: POST {wire(api).path}: HTTP {reply.status}:"
                 f" {reply.error}",
-                cause="the server has no such route" if reply.status in _NO_ROUTE else None,
+                cause="the server has no such route" if no_route else None,
                 next_step=(
-                    "set traffic.api to one that the server speaks"
-                    if reply.status in _NO_ROUTE
+                    "set traffic.api to an API of the server"
+                    if no_route
                     else "see its log for the reason"
                 ),
             )
@@ -279,8 +258,8 @@ def _wait_token(
 def _watched(
     call: Callable[[], Reply], deadline: Deadline, watch: Callable[[], None]
 ) -> Reply | None:
-    """Run the call in a thread; None when the deadline passed first. The thread ends with the
-    server or with the call's own timeout.
+    """Run the call in a thread; None if the deadline passed first. The thread ends with the server
+    or with the call's own timeout.
     """
     done = threading.Event()
     box: list[Reply] = []
@@ -310,9 +289,7 @@ def _version(client: httpx.Client) -> str | None:
 
 
 def not_ready(name: str, error: NotReadyError) -> ServerError:
-    """The error for people about a server that we did not start, so that there is no log to
-    show.
-    """
+    """The error about a server that the harness did not start and that has no log to show."""
     return ServerError(
         f"the server {name} {error.what}", cause=error.cause, next_step=error.next_step
     )

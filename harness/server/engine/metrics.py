@@ -1,10 +1,9 @@
-"""What the engine measures, exposed under vLLM's names so that one scraper reads both.
+"""Metrics of the engine, exposed under vLLM's names so that one scraper reads both.
 
-Only what is truly known is there: no preemptions, no queue times, no FLOPs. Buckets are vLLM
-0.32's.
+Only known values are exposed: no preemptions, no queue times, no FLOPs. Buckets are vLLM 0.32's.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Final
 
 from prometheus_client import (
@@ -92,13 +91,9 @@ CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 
 
 class EngineMetrics:
-    """Counters, gauges and histograms of one engine.
-
-    Args:
-        model_name: the served name, label `model_name`.
-        running: how many requests are in the batch, read at a scrape.
-        waiting: how many wait to get in, read at a scrape.
-        kv_usage: share of the KV cache held by live requests, 0 to 1, None before the first batch.
+    """Counters, gauges and histograms of one engine. The callables are read at each scrape:
+    requests in the batch and waiting for it, and the share of the KV cache used by live requests
+    (None before the first batch).
     """
 
     def __init__(
@@ -108,36 +103,39 @@ class EngineMetrics:
         waiting: Callable[[], float],
         kv_usage: Callable[[], float | None],
     ) -> None:
-        self.registry = CollectorRegistry()
-        ProcessCollector(registry=self.registry)
+        registry = self.registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
         names, values = ("model_name", "engine"), (model_name, "0")
 
         def counter(name: str, text: str) -> Counter:
-            return Counter(f"vllm:{name}", text, names, registry=self.registry).labels(*values)
+            return Counter(f"vllm:{name}", text, names, registry=registry).labels(*values)
 
         def histogram(name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
-            return Histogram(
-                f"vllm:{name}", text, names, registry=self.registry, buckets=buckets
-            ).labels(*values)
+            made = Histogram(f"vllm:{name}", text, names, registry=registry, buckets=buckets)
+            return made.labels(*values)
 
         def gauge(name: str, text: str, read: Callable[[], float]) -> None:
-            Gauge(f"vllm:{name}", text, names, registry=self.registry).labels(*values).set_function(
-                read
-            )
+            made = Gauge(f"vllm:{name}", text, names, registry=registry)
+            made.labels(*values).set_function(read)
+
+        def kv_usage_or_nan() -> float:
+            # Prometheus has no absent gauge under a fixed label set: NaN means unknown.
+            share = kv_usage()
+            return float("nan") if share is None else share
 
         gauge("num_requests_running", "Number of requests in model execution batches.", running)
         gauge("num_requests_waiting", "Number of requests waiting to be processed.", waiting)
         gauge(
             "kv_cache_usage_perc",
             "KV-cache usage. 1 means 100 percent usage.",
-            lambda: _nan_if_none(kv_usage()),
+            kv_usage_or_nan,
         )
         self.prompt_tokens = counter("prompt_tokens", "Number of prefill tokens processed.")
         by_source = Counter(
             "vllm:prompt_tokens_by_source",
             "Number of prompt tokens by source.",
             (*names, "source"),
-            registry=self.registry,
+            registry=registry,
         )
         self.prompt_computed = by_source.labels(*values, "local_compute")
         self.prompt_hit = by_source.labels(*values, "local_cache_hit")
@@ -157,7 +155,7 @@ class EngineMetrics:
             "vllm:request_success",
             "Count of successfully processed requests.",
             (*names, "finished_reason"),
-            registry=self.registry,
+            registry=registry,
         )
         self.finished = {reason: finished.labels(*values, reason) for reason in FINISHED_REASONS}
         self.ttft = histogram(
@@ -177,7 +175,7 @@ class EngineMetrics:
         )
 
     def prefilled(self, prompt_tok: int, cached_tok: int, ttft_ns: int) -> None:
-        """A request's prompt has been read and its first token is out."""
+        """A request's prompt has been processed and its first token is out."""
         self.prompt_tokens.inc(prompt_tok)
         self.prompt_computed.inc(prompt_tok - cached_tok)
         self.prompt_hit.inc(cached_tok)
@@ -187,21 +185,11 @@ class EngineMetrics:
         self.ttft.observe(seconds(ttft_ns))
 
     def ended(self, reason: str, e2e_ns: int) -> None:
-        """A request is over: `stop`, `length`, `abort` or `error`."""
+        """A request has ended: `stop`, `length`, `abort` or `error`."""
         self.finished[reason].inc()
         if reason in {"stop", "length"}:
             self.e2e.observe(seconds(e2e_ns))
 
     def exposition(self) -> bytes:
-        """The Prometheus text of this moment."""
+        """In Prometheus text format."""
         return generate_latest(self.registry)
-
-    def names(self) -> Iterator[str]:
-        """The names of all series that are exposed, for documentation and tests."""
-        for family in self.registry.collect():
-            yield family.name
-
-
-def _nan_if_none(value: float | None) -> float:
-    """Prometheus knows no absent gauge under a fixed label set; NaN is its word for unknown."""
-    return float("nan") if value is None else value
