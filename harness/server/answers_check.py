@@ -79,13 +79,9 @@ class Asked:
     error: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        return {
-            "route": str(self.route.api),
-            "logprobs": self.route.logprobs,
-            "answers": [asdict(answer) for answer in self.answers],
-            "status": self.status,
-            "error": self.error,
-        }
+        fields = asdict(self)
+        route = fields.pop("route")
+        return {"route": str(route["api"]), "logprobs": route["logprobs"], **fields}
 
 
 def ask(
@@ -166,7 +162,8 @@ def routes_for(api: Api) -> tuple[Route, ...]:
 
 
 class QualityCheck:
-    """The check of one run; writes quality.json after each of its two parts.
+    """The check of one run; writes quality.json after each of its two parts. Without a `reference`
+    the responses are only compared with each other.
 
     Raises:
         PreflightError: the reference cannot be read, or is of another model, check or length.
@@ -177,22 +174,17 @@ class QualityCheck:
         self._facts = facts
         self._settings = profile.quality
         self._path = None if self._settings.reference is None else Path(self._settings.reference)
-        self._reference = None if self._path is None else read_reference(self._path)
+        self.reference = None if self._path is None else read_reference(self._path)
         self._routes = routes_for(Api(profile.traffic.api))
-        if self._reference is not None:
-            _must_match(self._reference, facts, self._settings.max_output_tok, self._path)
+        if self.reference is not None:
+            _must_match(self.reference, facts, self._settings.max_output_tok, self._path)
             # only the route of the reference, if it is one of these
             self._routes = (
-                tuple(route for route in self._routes if route.api == self._reference.route)
+                tuple(route for route in self._routes if route.api == self.reference.route)
                 or self._routes
             )
         self._found: dict[str, dict[str, Asked]] = {}
         self._recorded = False
-
-    @property
-    def reference(self) -> Reference | None:
-        """With what the responses are compared; None if only with each other."""
-        return self._reference
 
     def ask(
         self, when: str, run_dir: RunDir, endpoints: Sequence[Endpoint], api_key: str | None
@@ -230,7 +222,7 @@ class QualityCheck:
             ArtifactError: it cannot be written.
         """
         before, after = self._found.get("before", {}), self._found.get("after", {})
-        if self._path is None or self._reference is not None or not before or not after:
+        if self._path is None or self.reference is not None or not before or not after:
             return None
         first, *_ = before.values()
         texts = [
@@ -257,7 +249,7 @@ class QualityCheck:
                 "min_agreement": settings.min_agreement,
                 "logprob_tolerance": settings.logprob_tolerance,
                 "reference_path": None if self._path is None else str(self._path),
-                "reference": None if self._reference is None else self._reference.to_dict(),
+                "reference": None if self.reference is None else self.reference.to_dict(),
                 "recorded": self._recorded,
                 **{
                     when: {name: asked.to_dict() for name, asked in found.items()}

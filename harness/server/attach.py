@@ -12,21 +12,20 @@ import httpx
 from harness.core.clock import now_ns
 from harness.core.errors import PreflightError, ServerError
 from harness.core.network import NONE, Network
-from harness.core.records import Endpoint, Gpu, ModelFacts, ServerInfo
+from harness.core.records import Endpoint, Gpu, ServerInfo
 from harness.profile.schema import Profile
 from harness.profile.serving import AttachServer
 from harness.server.base import (
-    NO_NEEDS,
-    Needs,
     Problem,
     RunContext,
     Settings,
+    key_problems,
     problem_of,
     raise_problems,
     read_api_key,
 )
 from harness.server.one_request import DIRECT, client_options
-from harness.server.ready import Deadline, NotReadyError, not_ready, wait_ready
+from harness.server.ready import Deadline, NotReadyError, Served, wait_ready
 
 _PROBE_TIMEOUT_S: Final = 5.0
 _CHECK_EVERY_NS: Final = 1_000_000_000
@@ -84,28 +83,17 @@ def _listens(base_url: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class AttachServerRunner:
-    """Checks servers that are already running.
-
-    Attributes:
-        facts: of the model named in the profile.
-        gpus: GPUs on this machine that serve; empty if unknown.
-        needs: `check_request` finds out whether these servers meet them.
+    """Checks servers that are already running. `gpus` are those on this machine that serve; empty
+    if unknown.
     """
 
     profile: Profile
     server: AttachServer
-    facts: ModelFacts
     gpus: tuple[Gpu, ...] = ()
-    needs: Needs = NO_NEEDS
     kind: str = "attach"
 
     def preflight(self) -> tuple[Problem, ...]:
-        """Key and URLs: whether each accepts requests."""
-        problems = []
-        try:
-            read_api_key(self.server)
-        except PreflightError as error:
-            problems.append(problem_of("api_key", error))
+        problems = key_problems(self.server)
         for url in self.server.urls:
             try:
                 httpx.get(
@@ -127,14 +115,13 @@ class AttachServerRunner:
 
     @contextmanager
     def start(self, context: RunContext) -> Iterator[AttachedServer]:  # noqa: ARG002 (starts nothing, so it needs no run)
-        """Check each server with one real request; see `ModelServer.start`."""
+        """Check each server with one real request."""
         raise_problems(self.preflight())
         api_key = read_api_key(self.server)
         traffic = self.profile.traffic
         deadline = Deadline(self.server.ready_timeout_s)
         endpoints: list[Endpoint] = []
-        versions: set[str] = set()
-        contexts: set[int] = set()
+        found: list[Served] = []
         for position, url in enumerate(self.server.urls):
             name = f"replica-{position}"
             wanted = Endpoint(name, url, self.profile.model.served_name or "")
@@ -149,28 +136,29 @@ class AttachServerRunner:
                     network=traffic.network,
                 )
             except NotReadyError as error:
-                raise not_ready(f"{name} at {url}", error) from error
+                raise ServerError(
+                    f"the server {name} at {url} {error.what}",
+                    cause=error.cause,
+                    next_step=error.next_step,
+                ) from error
             # Which GPU serves which of several URLs is unknown and not guessed.
             uuids = tuple(gpu.uuid for gpu in self.gpus) if len(self.server.urls) == 1 else ()
-            endpoints.append(
-                Endpoint(
-                    name,
-                    url,
-                    wanted.model or served.names[0],
-                    self._metrics_url(position, url, api_key),
-                    uuids,
-                )
-            )
-            versions |= {served.version} if served.version else set()
-            contexts |= {served.max_context_tok} if served.max_context_tok else set()
+            model = wanted.model or served.names[0]
+            metrics_url = self._metrics_url(position, url, api_key)
+            endpoints.append(Endpoint(name, url, model, metrics_url, uuids))
+            found.append(served)
         if len(models := {endpoint.model for endpoint in endpoints}) > 1:
             raise ServerError(
                 f"the attached servers serve different models: {', '.join(sorted(models))}",
                 next_step="set model.served_name, or attach to one",
             )
+        versions = {served.version for served in found if served.version}
         settings: Settings = {
             "replicas": len(endpoints),
-            "max_model_len": min(contexts) if contexts else self.profile.model.max_context_tok,
+            "max_model_len": min(
+                (served.max_context_tok for served in found if served.max_context_tok),
+                default=self.profile.model.max_context_tok,
+            ),
             "gpu_count": self.server.gpu_count or len(self.gpus) or None,
         }
         info = ServerInfo("attach", version=", ".join(sorted(versions)) or None, settings=settings)

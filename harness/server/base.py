@@ -62,16 +62,13 @@ class RunningServer(Protocol):
     @property
     def endpoints(self) -> tuple[Endpoint, ...]:
         """One per replica."""
-        ...
 
     @property
     def info(self) -> ServerInfo:
         """For the manifest."""
-        ...
 
     def pids(self) -> dict[str, int]:
         """`server:replica-0` -> pid of each live process that the harness started."""
-        ...
 
     def check(self) -> None:
         """Check that all replicas are alive.
@@ -79,7 +76,6 @@ class RunningServer(Protocol):
         Raises:
             ServerError: one died; with its exit status, likely cause, last log lines and log path.
         """
-        ...
 
     def stop(self) -> None:
         """Stop what the harness started: drained, process group gone, port free. Idempotent.
@@ -87,7 +83,6 @@ class RunningServer(Protocol):
         Raises:
             ServerError: something did not stop.
         """
-        ...
 
 
 class ModelServer(Protocol):
@@ -98,7 +93,6 @@ class ModelServer(Protocol):
 
     def preflight(self) -> tuple[Problem, ...]:
         """All known problems that prevent a start, found without starting anything."""
-        ...
 
     def start(self, context: RunContext) -> AbstractContextManager[RunningServer]:
         """Start, wait until a request succeeds, yield, stop.
@@ -107,7 +101,6 @@ class ModelServer(Protocol):
             PreflightError: `preflight` found a problem.
             ServerError: it did not start, or was not ready in time.
         """
-        ...
 
 
 @contextmanager
@@ -151,10 +144,8 @@ def raise_problems(problems: Sequence[Problem]) -> None:
         raise PreflightError(first.what, cause=first.cause, next_step=first.next_step)
     lines: list[str] = []
     for problem in problems:
-        lines.append(f"- {problem.what}")
-        if problem.cause:
-            lines.append(f"    likely cause: {problem.cause}")
-        lines.append(f"    next step: {problem.next_step}")
+        cause = [f"    likely cause: {problem.cause}"] if problem.cause else []
+        lines += [f"- {problem.what}", *cause, f"    next step: {problem.next_step}"]
     raise PreflightError(
         f"the server cannot start: {len(problems)} problems", details="\n".join(lines)
     )
@@ -181,19 +172,28 @@ def read_api_key(server: VllmServer | TorchServer | AttachServer | AutoServer) -
             f"server.api_key_env: {server.api_key_env} is not set or is empty",
             next_step=f"set {server.api_key_env} for the harness, or remove server.api_key_env",
         )
-    if server.api_key_file is not None:
-        path = Path(server.api_key_file).expanduser()
-        try:
-            key = path.read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is not text"
-            raise PreflightError(
-                f"cannot read server.api_key_file {path}: {reason}",
-                next_step="name a file that contains only the key",
-            ) from error
-        if key:
-            return key
+    if server.api_key_file is None:
+        return None
+    path = Path(server.api_key_file).expanduser()
+    try:
+        key = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise PreflightError(
+            f"cannot read server.api_key_file {path}: {reason}",
+            next_step="name a file that contains only the key",
+        ) from error
+    if not key:
         raise PreflightError(
             f"server.api_key_file {path} is empty", next_step="write the key to it"
         )
-    return None
+    return key
+
+
+def key_problems(server: VllmServer | TorchServer | AttachServer) -> list[Problem]:
+    """Whether the API key can be read."""
+    try:
+        read_api_key(server)
+    except PreflightError as error:
+        return [problem_of("api_key", error)]
+    return []

@@ -15,13 +15,6 @@ MODULE: Final = "harness.server.engine"
 _NEEDED: Final = ("torch", "transformers", "uvicorn", "starlette")
 
 
-def kv_capacity(server: TorchServer) -> tuple[float | None, str]:
-    """Tokens that fit in the KV cache, and how that was found; None with the reason."""
-    if server.kv_cache_tok is None:
-        return None, "the server sizes its cache itself"
-    return float(server.kv_cache_tok), "server.kv_cache_tok"
-
-
 @dataclass(frozen=True, slots=True)
 class TorchServerRunner(LocalRunner):
     """Starts the embedded engine, one replica per GPU. The model must be on this machine. Tools

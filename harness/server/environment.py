@@ -8,13 +8,15 @@ import os
 import re
 import shutil
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
+from harness.artifacts.atomic import write_json
 from harness.core.cache import cache_dir
-from harness.core.errors import PreflightError
+from harness.core.errors import ArtifactError, PreflightError
 from harness.processes.child import exit_text
 from harness.processes.command import ask
 
@@ -84,8 +86,7 @@ class Cuda:
 
     Attributes:
         build: CUDA version that torch was built for, None for a build without CUDA.
-        count: GPUs that it sees.
-        error: why it sees none, from torch.
+        error: why it sees no GPU, from torch.
     """
 
     build: str | None
@@ -153,7 +154,7 @@ def cuda(python: str, visible: str) -> Cuda:
         _CUDA_TIMEOUT_S,
         {"CUDA_VISIBLE_DEVICES": visible, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"},
     )
-    return Cuda(found["build"], found["count"], found["error"])
+    return Cuda(**found)
 
 
 def _ask(
@@ -181,13 +182,10 @@ def vllm_options(environment: Environment) -> frozenset[str] | None:
     from the cache folder.
     """
     identity = f"{environment.python}\n{environment.vllm_version}\n{environment.versions}"
-    cached = (
-        cache_dir() / "vllm-options" / f"{hashlib.sha256(identity.encode()).hexdigest()[:16]}.json"
-    )
-    try:
+    digest = hashlib.sha256(identity.encode()).hexdigest()[:16]
+    cached = cache_dir() / "vllm-options" / f"{digest}.json"
+    with suppress(OSError, ValueError):  # not asked yet
         return frozenset(json.loads(cached.read_text(encoding="utf-8")))
-    except (OSError, ValueError):  # not asked yet
-        pass
     try:
         done = ask(
             [environment.python, "-m", "vllm.entrypoints.openai.api_server", "--help=all"],
@@ -199,13 +197,9 @@ def vllm_options(environment: Environment) -> frozenset[str] | None:
     options = options_in_help(done.out)
     if done.status != 0 or "--model" not in options:
         return None
-    try:
+    with suppress(OSError, ArtifactError):  # else asked again next time
         cached.parent.mkdir(parents=True, exist_ok=True)
-        part = cached.with_suffix(f".{os.getpid()}.part")
-        part.write_text(json.dumps(sorted(options)), encoding="utf-8")
-        part.replace(cached)
-    except OSError:  # asked again next time
-        return options
+        write_json(cached, sorted(options))
     return options
 
 

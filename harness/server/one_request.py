@@ -55,8 +55,6 @@ class Reply:
         status: HTTP status, or None if there was no response.
         error: text of the server or the network if it failed.
         input_tok: the whole prompt, including cached tokens.
-        cache_read_tok: of these, read from a prefix cache.
-        output_tok: generated tokens.
         stop_reason: `end_turn`, `max_tokens`, `tool_use` (Messages), `stop`, `length`, `tool_calls`
             (chat and completions), or `completed`, `max_output_tokens` (responses).
     """

@@ -8,14 +8,14 @@ own timeouts do not bound every wait (#48031).
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import httpx
 
 from harness.api.errors import error_text
 from harness.api.table import wire
 from harness.core.clock import NS_PER_S, now_ns
-from harness.core.errors import ServerError
+from harness.core.errors import HarnessError
 from harness.core.network import Network
 from harness.core.records import Api, Endpoint
 from harness.server.one_request import (
@@ -33,25 +33,17 @@ _PASSING: Final = frozenset({408, 425, 429, 500, 502, 503, 504, 529})
 _PASSING_TRIES: Final = 10
 _NO_ROUTE: Final = frozenset({404, 405, 501})
 
+T = TypeVar("T")
 
-class NotReadyError(Exception):
-    """The server will not become ready; fields as in `HarnessError`."""
 
-    def __init__(
-        self, what: str, *, cause: str | None = None, next_step: str | None = None
-    ) -> None:
-        super().__init__(what)
-        self.what, self.cause, self.next_step = what, cause, next_step
+class NotReadyError(HarnessError):
+    """The server will not become ready. `what` is a predicate: whoever waits adds the server."""
 
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """What a ready server reports about itself. None: not reported.
-
-    Attributes:
-        names: models that it lists.
-        max_context_tok: longest context of the requested model (vLLM lists it).
-        version: from `/version`.
+    """What a ready server reports about itself; None if it does not. `max_context_tok` is of the
+    requested model.
     """
 
     names: tuple[str, ...]
@@ -105,13 +97,6 @@ def wait_ready(
         return Served(names, max_context_tok, _version(client))
 
 
-def _get(client: httpx.Client, path: str, deadline: Deadline) -> httpx.Response | str:
-    try:
-        return client.get(path, timeout=max(0.1, min(_PROBE_TIMEOUT_S, deadline.left_s())))
-    except httpx.HTTPError as error:
-        return f"{type(error).__name__}: {error}"
-
-
 def _status_of(answer: httpx.Response) -> str:
     return f"HTTP {answer.status_code}: {error_text(answer.content) or 'an empty body'}"
 
@@ -131,68 +116,83 @@ def _pause(deadline: Deadline) -> None:
     threading.Event().wait(min(_POLL_S, deadline.left_s()))
 
 
+def _poll(
+    client: httpx.Client,
+    path: str,
+    stage: str,
+    deadline: Deadline,
+    watch: Callable[[], None],
+    read: Callable[[httpx.Response], T | None],
+) -> T:
+    """Repeat a GET until `read` returns a result."""
+    while True:
+        watch()
+        try:
+            answer = client.get(path, timeout=max(0.1, min(_PROBE_TIMEOUT_S, deadline.left_s())))
+        except httpx.HTTPError as error:
+            last = f"{type(error).__name__}: {error}"
+        else:
+            if (found := read(answer)) is not None:
+                return found
+            last = _status_of(answer)
+        if deadline.left_s() == 0:
+            raise _late(stage, last, deadline)
+        _pause(deadline)
+
+
 def _wait_health(
     client: httpx.Client, deadline: Deadline, watch: Callable[[], None], *, required: bool
 ) -> None:
-    last = "none"
-    while True:
-        watch()
-        answer = _get(client, "/health", deadline)
-        if isinstance(answer, str):
-            last = answer
-        elif answer.status_code == 200 or (not required and answer.status_code in _NO_ROUTE):
-            return
-        else:
-            last = f"HTTP {answer.status_code}"
-        if deadline.left_s() == 0:
-            raise _late("GET /health never returned 200", last, deadline)
-        _pause(deadline)
+    def read(answer: httpx.Response) -> bool | None:
+        ok = answer.status_code == 200 or (not required and answer.status_code in _NO_ROUTE)
+        return ok or None
+
+    _poll(client, "/health", "GET /health never returned 200", deadline, watch, read)
 
 
 def _wait_models(
     client: httpx.Client, endpoint: Endpoint, deadline: Deadline, watch: Callable[[], None]
 ) -> tuple[tuple[str, ...], int | None]:
-    last = "none"
     tries = 0
-    while True:
-        watch()
-        answer = _get(client, "/v1/models", deadline)
-        if isinstance(answer, str):
-            last = answer
-        elif answer.status_code == 200:
-            found = listed_models(answer)
-            if endpoint.model and endpoint.model not in found:
-                raise NotReadyError(
-                    f"does not serve {endpoint.model!r}; it serves:"
-                    f" {', '.join(map(repr, found)) or 'nothing'}",
-                    cause="the URL is of another server, or the model has another name",
-                    next_step="set model.served_name to a name that it serves",
-                )
-            if not found:
-                raise NotReadyError("lists no model", next_step="load a model on the server")
-            return tuple(found), found.get(endpoint.model or next(iter(found)))
-        elif answer.status_code in (401, 403):
+
+    def read(answer: httpx.Response) -> tuple[tuple[str, ...], int | None] | None:
+        nonlocal tries
+        if answer.status_code == 200:
+            return _listed(answer, endpoint.model)
+        if answer.status_code in _NO_ROUTE and endpoint.model:
+            return (endpoint.model,), None  # a server without a list; the real request decides
+        what = f"GET /v1/models: {_status_of(answer)}"
+        if answer.status_code in (401, 403):
             raise NotReadyError(
-                f"GET /v1/models: {_status_of(answer)}",
+                what,
                 cause="the API key is missing or wrong",
                 next_step="set server.api_key_env or server.api_key_file",
             )
-        elif answer.status_code in _NO_ROUTE and endpoint.model:
-            return (endpoint.model,), None  # a server without a list; the real request decides
-        else:
-            last = _status_of(answer)
-            tries += 1
-            if answer.status_code not in _PASSING or tries >= _PASSING_TRIES:
-                raise NotReadyError(
-                    f"GET /v1/models: {last}",
-                    next_step=(
-                        "check that the server has the OpenAI or Anthropic API; set"
-                        " model.served_name"
-                    ),
-                )
-        if deadline.left_s() == 0:
-            raise _late("GET /v1/models never listed the model", last, deadline)
-        _pause(deadline)
+        tries += 1
+        if answer.status_code not in _PASSING or tries >= _PASSING_TRIES:
+            raise NotReadyError(
+                what,
+                next_step=(
+                    "check that the server has the OpenAI or Anthropic API; set model.served_name"
+                ),
+            )
+        return None
+
+    stage = "GET /v1/models never listed the model"
+    return _poll(client, "/v1/models", stage, deadline, watch, read)
+
+
+def _listed(answer: httpx.Response, model: str) -> tuple[tuple[str, ...], int | None]:
+    found = listed_models(answer)
+    if model and model not in found:
+        raise NotReadyError(
+            f"does not serve {model!r}; it serves: {', '.join(map(repr, found)) or 'nothing'}",
+            cause="the URL is of another server, or the model has another name",
+            next_step="set model.served_name to a name that it serves",
+        )
+    if not found:
+        raise NotReadyError("lists no model", next_step="load a model on the server")
+    return tuple(found), found.get(model or next(iter(found)))
 
 
 def listed_models(answer: httpx.Response) -> dict[str, int | None]:
@@ -286,10 +286,3 @@ def _version(client: httpx.Client) -> str | None:
         return None
     version = body.get("version") if isinstance(body, dict) else None
     return version if isinstance(version, str) else None
-
-
-def not_ready(name: str, error: NotReadyError) -> ServerError:
-    """The error about a server that the harness did not start and that has no log to show."""
-    return ServerError(
-        f"the server {name} {error.what}", cause=error.cause, next_step=error.next_step
-    )

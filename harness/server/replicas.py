@@ -22,12 +22,10 @@ class ServicePlan:
     """All replicas, and what applies to each of them.
 
     Attributes:
-        replicas: at least one.
         served_name: the model's name in requests.
-        api: the API of the first request.
+        api: of the first request.
         ready_timeout_s: for the start of all of them.
         stop_timeout_s: for a clean end of each.
-        software, settings: for the manifest.
     """
 
     kind: str
@@ -61,13 +59,17 @@ class ManagedServer:
         return {child.spec.name: child.pid for child in children if child.alive()}
 
     def check(self) -> None:
-        for one in self._processes:
-            if not one.child.alive():
-                raise one.died(was_ready=True)
+        _check_alive(self._processes, was_ready=True)
 
     def stop(self) -> None:
         """Stop all replicas; raises the first `ServerError`, after trying all."""
         stop_all(self._processes, self._stop_timeout_s)
+
+
+def _check_alive(processes: Sequence[ServerProcess], *, was_ready: bool) -> None:
+    for one in processes:
+        if not one.child.alive():
+            raise one.died(was_ready=was_ready)
 
 
 def log_path(run_dir: RunDir, position: int, count: int) -> Path:
@@ -134,9 +136,7 @@ def _wait_one(
 
     def watch() -> None:
         nonlocal recorded_ns
-        for one in all_processes:
-            if not one.child.alive():
-                raise one.died(was_ready=False)
+        _check_alive(all_processes, was_ready=False)
         if now_ns() - recorded_ns > _RECORD_EVERY_NS:
             for one in all_processes:
                 one.child.record()

@@ -7,9 +7,10 @@ from harness.core.errors import PreflightError
 from harness.core.records import Gpu, ModelFacts
 from harness.profile.schema import Profile
 from harness.profile.serving import AttachServer, AutoServer, TorchServer, VllmServer
-from harness.server import embedded, vllm
+from harness.server import vllm
 from harness.server.attach import AttachServerRunner
 from harness.server.base import NO_NEEDS, ModelServer, Needs
+from harness.server.embedded import TorchServerRunner
 from harness.server.environment import VLLM_PYTHON_VARIABLE, find_python, inspect
 
 
@@ -50,10 +51,10 @@ def choose_server(
     if isinstance(server, VllmServer):
         made = vllm.VllmServerRunner(profile, server, facts, gpus, nvidia_present, needs)
     elif isinstance(server, TorchServer):
-        made = embedded.TorchServerRunner(profile, server, facts, gpus, nvidia_present, needs)
+        made = TorchServerRunner(profile, server, facts, gpus, nvidia_present, needs)
     else:
         assert isinstance(server, AttachServer)
-        made = AttachServerRunner(profile, server, facts, gpus, needs)
+        made = AttachServerRunner(profile, server, gpus)
     return Choice(made, made.kind, reason)
 
 
@@ -66,13 +67,11 @@ def kv_capacity(
     Raises:
         PreflightError: the GPUs named in the profile cannot be used.
     """
-    match server:
-        case VllmServer():
-            return vllm.kv_capacity(server, facts)
-        case TorchServer():
-            return embedded.kv_capacity(server)
-        case _:
-            return None, "the server sizes its cache itself"
+    if isinstance(server, VllmServer):
+        return vllm.kv_capacity(server, facts)
+    if isinstance(server, TorchServer) and server.kv_cache_tok is not None:
+        return float(server.kv_cache_tok), "server.kv_cache_tok"
+    return None, "the server sizes its cache itself"
 
 
 def _resolve(

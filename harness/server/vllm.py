@@ -14,11 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from harness.core.errors import PreflightError
 from harness.core.records import Gpu, ModelFacts
 from harness.hardware.gpus import resolve_gpus
 from harness.profile.serving import VllmServer
-from harness.server.base import Problem, Settings, problem_of, read_api_key
+from harness.server.base import Problem, Settings, key_problems
 from harness.server.environment import (
     VLLM_PYTHON_VARIABLE,
     Environment,
@@ -113,11 +112,7 @@ class VllmServerRunner(LocalRunner):
         return inspect(find_python(self.server.python or os.environ.get(VLLM_PYTHON_VARIABLE)))
 
     def setting_problems(self) -> list[Problem]:
-        try:
-            read_api_key(self.server)
-        except PreflightError as error:
-            return [problem_of("api_key", error)]
-        return []
+        return key_problems(self.server)
 
     def package_problems(self, environment: Environment) -> list[Problem]:
         if environment.vllm_version is None:

@@ -86,19 +86,8 @@ class DoesNotFitError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class EngineSettings:
-    """What the engine is started with. None means: chosen by the engine.
-
-    Attributes:
-        model: folder (or hub id in the local cache).
-        device: `auto`, `cpu` or `cuda`.
-        dtype: torch's name of the type, or `auto` for the checkpoint's own.
-        load_format: `auto`, or `dummy` for random weights.
-        max_context_tok: limit of prompt and response together.
-        num_blocks: of the KV cache.
-        page_tok: tokens per block.
-        max_batch_tok: limit of one forward pass.
-        prefix_caching: requests with the same beginning share blocks.
-        seed: of sampling.
+    """What the engine is started with; the arguments of `__main__` explain it. None means: chosen
+    by the engine. `model` is a folder (or a hub id in the local cache).
     """
 
     model: str
@@ -120,7 +109,6 @@ class Sampling:
 
     Attributes:
         min_tok: before this many tokens no end-of-text token can be drawn.
-        ignore_eos: end-of-text tokens do not end it.
         temperature: 0 takes the most likely token.
     """
 
@@ -135,9 +123,7 @@ class Delivery:
     """What the thread produced for one request since the last delivery.
 
     Attributes:
-        token_ids: new tokens.
         finish: `stop`, `length`, `abort`, `error`, or None before the end.
-        error: with finish `error`.
         at_ns: when the event loop received it.
     """
 
@@ -231,11 +217,11 @@ class _Temperature(ContinuousBatchingLogitsProcessor):  # type: ignore[misc]
     def prepare_tensor_args(
         self, requests_with_new_token: list[FutureRequestState]
     ) -> torch.Tensor:
-        wanted = [
+        temperatures = [
             request.state.logit_processor_kwargs.get("temperature", 1.0)
             for request in requests_with_new_token
         ]
-        return torch.tensor(wanted, dtype=torch.float32).view(torch.int32)
+        return torch.tensor(temperatures, dtype=torch.float32).view(torch.int32)
 
     def __call__(self, scores: torch.Tensor, tensor_arg: torch.Tensor) -> torch.Tensor:
         return scores / tensor_arg[: scores.size(0)].view(torch.float32).unsqueeze(-1)
@@ -292,7 +278,9 @@ class Engine:
         self.settings = settings
         self.device = _device(settings.device)
         if self.device.type == "cpu":
-            torch.set_num_threads(settings.threads or default_threads())
+            # One thread on two cores or fewer: a second one is slower there.
+            spare = max(1, len(os.sched_getaffinity(0)) - 2)
+            torch.set_num_threads(settings.threads or spare)
         self.model = _load(settings, self.device)
         config = self.model.config.get_text_config()
         self.vocab_size: int = config.vocab_size
@@ -348,7 +336,7 @@ class Engine:
         processors._retrieve_processors_kwargs()
         processors.do_processing = True
         self._manager = manager
-        # Created here and not in the thread, so that a cache that does not fit is an error at start.
+        # Created here, not in the thread, so that a cache that does not fit is an error at start.
         manager.batch_processor = manager._create_batch_processor()
         self._watch_prefix_matches(manager.batch_processor.cache)
         _evict_oldest_first(manager.batch_processor.cache, manager.batch_processor.scheduler)
@@ -540,13 +528,6 @@ def _evict_oldest_first(cache: PagedAttentionCache, scheduler: Scheduler) -> Non
         return evicted
 
     cache.evict_cached_blocks = evict
-
-
-def default_threads() -> int:
-    """Torch threads on CPU: one on two cores or fewer (a second one is slower there), else the
-    cores minus two.
-    """
-    return max(1, len(os.sched_getaffinity(0)) - 2)
 
 
 def _device(wanted: str) -> torch.device:

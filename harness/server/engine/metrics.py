@@ -86,7 +86,7 @@ E2E_BUCKETS: Final = (
     1920.0,
     7680.0,
 )
-FINISHED_REASONS: Final = ("stop", "length", "abort", "error")
+
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 
 
@@ -110,6 +110,10 @@ class EngineMetrics:
         def counter(name: str, text: str) -> Counter:
             return Counter(f"vllm:{name}", text, names, registry=registry).labels(*values)
 
+        def counters(name: str, text: str, label: str, of: tuple[str, ...]) -> dict[str, Counter]:
+            made = Counter(f"vllm:{name}", text, (*names, label), registry=registry)
+            return {value: made.labels(*values, value) for value in of}
+
         def histogram(name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
             made = Histogram(f"vllm:{name}", text, names, registry=registry, buckets=buckets)
             return made.labels(*values)
@@ -131,14 +135,12 @@ class EngineMetrics:
             kv_usage_or_nan,
         )
         self.prompt_tokens = counter("prompt_tokens", "Number of prefill tokens processed.")
-        by_source = Counter(
-            "vllm:prompt_tokens_by_source",
+        self.prompt_by_source = counters(
+            "prompt_tokens_by_source",
             "Number of prompt tokens by source.",
-            (*names, "source"),
-            registry=registry,
+            "source",
+            ("local_compute", "local_cache_hit"),
         )
-        self.prompt_computed = by_source.labels(*values, "local_compute")
-        self.prompt_hit = by_source.labels(*values, "local_cache_hit")
         self.prompt_cached = counter(
             "prompt_tokens_cached", "Number of cached prompt tokens (local + external)."
         )
@@ -151,13 +153,12 @@ class EngineMetrics:
         self.generation_tokens = counter(
             "generation_tokens", "Number of generation tokens processed."
         )
-        finished = Counter(
-            "vllm:request_success",
+        self.finished = counters(
+            "request_success",
             "Count of successfully processed requests.",
-            (*names, "finished_reason"),
-            registry=registry,
+            "finished_reason",
+            ("stop", "length", "abort", "error"),
         )
-        self.finished = {reason: finished.labels(*values, reason) for reason in FINISHED_REASONS}
         self.ttft = histogram(
             "time_to_first_token_seconds",
             "Histogram of time to first token in seconds.",
@@ -177,8 +178,8 @@ class EngineMetrics:
     def prefilled(self, prompt_tok: int, cached_tok: int, ttft_ns: int) -> None:
         """A request's prompt has been processed and its first token is out."""
         self.prompt_tokens.inc(prompt_tok)
-        self.prompt_computed.inc(prompt_tok - cached_tok)
-        self.prompt_hit.inc(cached_tok)
+        self.prompt_by_source["local_compute"].inc(prompt_tok - cached_tok)
+        self.prompt_by_source["local_cache_hit"].inc(cached_tok)
         self.prompt_cached.inc(cached_tok)
         self.cache_queries.inc(prompt_tok)
         self.cache_hits.inc(cached_tok)

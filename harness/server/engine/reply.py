@@ -69,9 +69,8 @@ class Reply:
         if not tokens:
             return
         if self._last_ns is None:
-            self.metrics.prefilled(
-                self.prompt_tok, self.cached_tok, at_ns - self.generation.created_ns
-            )
+            ttft_ns = at_ns - self.generation.created_ns
+            self.metrics.prefilled(self.generation.prompt_tok, self.cached_tok, ttft_ns)
             gaps = tokens - 1
             self._last_ns = self.generation.created_ns if gaps else at_ns
         else:
@@ -88,10 +87,6 @@ class Reply:
         self.metrics.ended(finish, now_ns() - self.generation.created_ns)
 
     @property
-    def prompt_tok(self) -> int:
-        return self.generation.prompt_tok
-
-    @property
     def cached_tok(self) -> int:
         """Prompt tokens found in the prefix cache."""
         return self.generation.cached_tok or 0
@@ -99,9 +94,9 @@ class Reply:
     @property
     def usage(self) -> Usage:
         """Usage so far. The computed whole blocks of the prompt are now in the cache: written."""
-        whole_blocks = self.prompt_tok // self.page_tok * self.page_tok
-        written = max(0, whole_blocks - self.cached_tok)
-        return Usage(self.prompt_tok, self.cached_tok, written, self.output.tokens)
+        prompt_tok = self.generation.prompt_tok
+        written = max(0, prompt_tok // self.page_tok * self.page_tok - self.cached_tok)
+        return Usage(prompt_tok, self.cached_tok, written, self.output.tokens)
 
     @property
     def ending(self) -> Finish:
@@ -124,20 +119,18 @@ class EventStream:
             (b"x-accel-buffering", b"no"),
         ]
         watcher = asyncio.create_task(_abandon_on_disconnect(self._reply, receive))
+
+        async def write(body: bytes, more: bool = True) -> None:
+            await send({"type": "http.response.body", "body": body, "more_body": more})
+
         try:
             await send({"type": "http.response.start", "status": 200, "headers": headers})
             try:
                 async for event in self._events():
-                    await send({"type": "http.response.body", "body": event, "more_body": True})
+                    await write(event)
             except GenerationFailedError as error:
-                await send(
-                    {
-                        "type": "http.response.body",
-                        "body": self._writer.error(500, "api_error", str(error)),
-                        "more_body": True,
-                    }
-                )
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
+                await write(self._writer.error(500, "api_error", str(error)))
+            await write(b"", more=False)
         finally:
             watcher.cancel()
             self._reply.abandon()
