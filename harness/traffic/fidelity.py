@@ -1,11 +1,10 @@
-"""`harness calibrate`: what this host's load generator can do, and how wrong its clock is while it
-does it.
+"""`harness calibrate`: the capacity of this host's load generator, and its timing error.
 
-The shipped paced server, which knows when it wrote each token, is driven through the same driver,
-reader and recorder as a run, with the load's API, live streams, event rate, body size and arrival
-process. Records are paired with the truth request by request. What comes of it is a certificate:
-errors at the load itself, and the highest load at which they stay within bounds, by number of
-workers.
+The paced reference server, which records when it wrote each token, is driven through the same
+driver, reader and recorder as a run, with the load's API, live streams, event rate, body size and
+arrival process. Records are paired with the true times request by request. The result is a
+certificate: the errors at the load itself, and the highest load with errors within bounds, by
+number of workers.
 """
 
 import hashlib
@@ -50,22 +49,22 @@ from harness.traffic.driver import LocustDriver
 from harness.traffic.events import StageEnded, StageStarted, TrafficEvent
 
 CERTIFICATE_VERSION: Final = 2
-"""Of calibration.json's keys and of the procedure: a certificate of another version is not used."""
+"""Of calibration.json's keys and of the procedure: certificates of other versions are not used."""
 
 BOUND_S: Final = 0.005
-"""p99 of every error within which a load is certified: a hundredth of the tightest TTFT target in
-use (500 ms).
+"""Limit of every error's p99 for a certified load: a hundredth of the tightest TTFT target in use
+(500 ms).
 """
 
 CPU_LIMIT: Final = 0.85
-"""Share of a core above which a worker adds delays of its own, as in the verdict of a run."""
+"""Above this share of a core a worker adds its own delays; as in the verdict of a run."""
 
 MAX_AGE_DAYS: Final = 30.0
 BUDGET_S: Final = 60.0
 QUICK_BUDGET_S: Final = 15.0
 DEFAULT_GAP_MS: Final = 20.0
-"""Between two tokens of a stream where neither the SLOs nor the caller say: 50 tokens/s, as Claude
-Code sessions see (TraceLab: 50-54).
+"""Between two tokens of a stream, unless an SLO or the caller sets it: 50 tokens/s, as in Claude
+Code sessions (TraceLab: 50-54).
 """
 
 TTFT_MS: Final = 50.0
@@ -74,35 +73,34 @@ _STANDARD_OUTPUT_TOK: Final = 128
 _FACTORS: Final = (1.0, 2.0, 4.0, 8.0)
 _QUICK_FACTORS: Final = (1.0, 2.0)
 _LEAST_EVENTS_PER_S: Final = 2_000
-"""A small load is tried up to this: an engine that is faster than was thought should not outrun the
+"""A small load is tried up to this, so that an unexpectedly fast engine stays within the
 certificate.
 """
 _MOST_EVENTS_PER_S: Final = 60_000
-"""What the paced server can write at the very most, at some 12 µs an event; levels beyond would
+"""The paced server can write no more than this, at about 12 µs per event; higher levels would
 measure it and not the client.
 """
 _SAMPLE_SESSIONS: Final = 8
 _FIXED_BYTES: Final = 300
-"""Of a request body beside its texts."""
+"""Of a request body, in addition to its texts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What a certificate is about.
+    """The load that a certificate covers.
 
     Attributes:
-        api: wire API.
-        process: `closed`, or the arrival process of an open loop; of one without a law of gaps (a
-            trace's times, all at once) `poisson`.
-        streams: live streams: of a closed loop its concurrency, of an open one what is expected at
-            the gap below.
-        requests_per_s: starts of an open loop; None for a closed one.
+        process: `closed`, or the arrival process of an open loop; `poisson` for one without a gap
+            distribution (a trace's times, all at once).
+        streams: live streams: the concurrency of a closed loop; for an open one the expected number
+            at `gap_ms`.
+        requests_per_s: arrivals of an open loop; None for a closed one.
         gap_ms: between two tokens of a stream.
-        output_tok: mean length of an answer.
+        output_tok: mean length of a response.
         body_bytes: mean size of a request.
-        clock: what the times of tokens are: the kernel's stamp of their `arrival`, or over TLS the
-            time of the `read`.
-        shape: of the law of an open loop's gaps: 1 / CV^2 for gamma, k for Weibull; None for the
+        clock: source of token times: the kernel's timestamp of `arrival`, or over TLS the time of
+            the `read`.
+        shape: of an open loop's gap distribution: 1 / CV^2 for gamma, k for Weibull; None for the
             others.
     """
 
@@ -124,13 +122,13 @@ class Load:
         return self.streams * 1000 / self.gap_ms
 
     def in_class(self) -> "Load":
-        """The heaviest load of the same class: what is measured."""
+        """The heaviest load of the same class, which is what is measured."""
         found = load_class(self)
         return Load(**found)  # type: ignore[arg-type]  # the same fields
 
 
 def load_class(load: Load | CertifiedLoad) -> dict[str, str | int | float | None]:
-    """A load to within a factor: what a cached certificate is looked up by. Sizes and rates are
+    """A load rounded to a class, by which cached certificates are found. Sizes and rates are
     rounded up to powers of two.
     """
     return {
@@ -207,12 +205,7 @@ def standard_load(*, api: Api = Api.MESSAGES, gap_ms: float | None = None) -> Lo
 
 def load_of(profile: Profile, plan: RunPlan, *, gap_ms: float | None = None) -> Load:
     """The load of a profile's heaviest stage: lengths and sizes are means over its first sessions,
-    pauses between turns are left out.
-
-    Args:
-        profile: the run's.
-        plan: made from it.
-        gap_ms: between two tokens; default: the TPOT target, else 20 ms.
+    without pauses between turns. `gap_ms` defaults to the TPOT target, else 20 ms.
     """
     gap_ms = gap_ms or (profile.slos.tpot_s * 1000 if profile.slos.tpot_s else DEFAULT_GAP_MS)
     urls = profile.server.urls if profile.server.kind == "attach" else ()
@@ -259,7 +252,7 @@ def _stage_load(plan: RunPlan, stage: StagePlan, gap_ms: float) -> Load:
 
 
 def _planned_rate(plan: RunPlan, stage: StagePlan) -> float:
-    """Starts per second of a stage that names no rate of its own."""
+    """Arrivals per second of a stage without a rate."""
     times = [
         session.intended_offset_ns
         for session in plan.horizon(stage.index)
@@ -272,7 +265,7 @@ def _planned_rate(plan: RunPlan, stage: StagePlan) -> float:
 
 
 def host_fingerprint() -> HostFingerprint:
-    """This host, as certificates name it."""
+    """This host, as recorded in certificates."""
     host = describe_host()
     packages = {}
     for package in ("locust", "gevent", "httptools", "pyarrow"):
@@ -290,8 +283,8 @@ def host_fingerprint() -> HostFingerprint:
 
 
 def cache_path(load: Load | CertifiedLoad, workers: int | None) -> Path:
-    """Where the certificate of this load on this host is kept; any difference of host, versions or
-    class is another file.
+    """Of the certificate of this load on this host; any difference of host, versions or class is
+    another file.
     """
     key = {
         "version": CERTIFICATE_VERSION,
@@ -304,19 +297,14 @@ def cache_path(load: Load | CertifiedLoad, workers: int | None) -> Path:
 
 
 def cached(load: Load, *, workers: int | None = None, quick: bool = False) -> Certificate | None:
-    """The certificate for this load, host and versions; None where there is none, or it is older
-    than 30 days.
-
-    Args:
-        load: the load.
-        workers: a fixed number of workers, or None.
-        quick: take a quick one too.
+    """The certificate for this load, host and versions; None if there is none, or it is older than
+    30 days. `workers` is a fixed number, if any; `quick` accepts a quick certificate too.
     """
     try:
         raw = json.loads(cache_path(load, workers).read_text(encoding="utf-8"))
         found = from_json(Certificate, raw, "certificate")
     except (OSError, ValueError, ArtifactError):
-        return None  # nothing there, or nothing of use: a new one replaces it
+        return None  # missing or unusable: a new one replaces it
     if found.made_unix_s is None or found.version != CERTIFICATE_VERSION:
         return None
     fresh = 0 <= wall_now().timestamp() - found.made_unix_s <= MAX_AGE_DAYS * 86400
@@ -324,8 +312,8 @@ def cached(load: Load, *, workers: int | None = None, quick: bool = False) -> Ce
 
 
 def store(certificate: Certificate, *, workers: int | None = None) -> Certificate:
-    """Keep a certificate in the cache and return it as it was kept. A cache that cannot be written
-    is no reason to fail.
+    """Save a certificate in the cache and return it as saved. An unwritable cache is not an
+    error.
     """
     kept = replace(certificate, made_unix_s=int(wall_now().timestamp()))
     path = cache_path(kept.load, workers)
@@ -349,11 +337,12 @@ def make_certificate(
 
     Args:
         load: the load to certify; the heaviest of its class is measured.
-        workers: try this number only; None: one, then twice as many until the load is carried.
-        quick: two short levels in place of four.
-        budget_s: start nothing more that would end after this.
-        bound_s: of every error's p99.
-        note: hears what is being tried.
+        workers: try only this number; None: one, then twice as many until the load is within
+            bounds.
+        quick: two short levels instead of four.
+        budget_s: start nothing that would end after this.
+        bound_s: limit of every error's p99.
+        note: receives progress messages.
         registry: records the processes.
 
     Raises:
@@ -368,7 +357,7 @@ def make_certificate(
     took_s = 0.0
     for number, count in enumerate(_worker_counts(workers)):
         if number and seconds(now_ns() - started_ns) + took_s > budget_s:
-            note(f"out of time ({budget_s:g} s) before {count} workers could be tried")
+            note(f"out of time ({budget_s:g} s) before trying {count} workers")
             break
         before_ns = now_ns()
         beyond = ", ".join(f"x{factor:g}" for factor in factors[1:])
@@ -411,7 +400,7 @@ def make_certificate(
 
 
 def _factors(load: Load, *, quick: bool) -> list[float]:
-    """Of the load: up to twice or eight times it, and at least up to `_LEAST_EVENTS_PER_S`."""
+    """Multiples of the load: up to 2 or 8, and at least up to `_LEAST_EVENTS_PER_S`."""
     *lower, last = _QUICK_FACTORS if quick else _FACTORS
     last = max(last, float(math.ceil(_LEAST_EVENTS_PER_S / load.events_per_s)))
     return [
@@ -441,7 +430,7 @@ def _worker_counts(workers: int | None) -> Iterator[int]:
 
 
 def _certified(levels: Sequence[Level], workers: int) -> float | None:
-    """Load of the highest level below which nothing was out of bounds."""
+    """Events per second of the highest level up to which all levels are within bounds."""
     highest: float | None = None
     for level in levels:
         if level.workers == workers:
@@ -456,7 +445,7 @@ def _certified(levels: Sequence[Level], workers: int) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class _Mark:
-    """CPU time of all processes at a moment."""
+    """CPU time of all processes at one time."""
 
     t_ns: int
     client_s: tuple[float, ...]
@@ -541,7 +530,7 @@ def measure(
         truth = read_truth(truth_path)
         rows = read_table(sorted(run_dir.requests_dir.glob("*.arrows")), REQUESTS).to_pylist()
     if not rows:
-        raise TrafficError("the load generator recorded nothing while it was being calibrated")
+        raise TrafficError("the load generator recorded nothing during calibration")
     by_stage: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         by_stage.setdefault(row["stage"], []).append(row)
@@ -557,8 +546,9 @@ def _name(factor: float) -> str:
 
 
 def _profile(load: Load, factors: Sequence[float], *, quick: bool) -> Profile:
-    """Single-turn work of the load's sizes. Answers are spread over half to one and a half of their
-    mean, so that streams fall out of step; a mean of at most 1.5 or 4 s keeps levels short.
+    """Single-turn requests of the load's sizes. Response lengths vary from half to one and a half
+    of their mean, so that streams do not stay in step; a mean of at most 1.5 or 4 s keeps levels
+    short.
     """
     longest_s, warmup_s, window_s = (1.5, 0.5, 2.0) if quick else (4.0, 1.0, 4.0)
     output_tok = max(2, min(load.output_tok, round(longest_s * 1000 / load.gap_ms)))
@@ -588,8 +578,8 @@ def _profile(load: Load, factors: Sequence[float], *, quick: bool) -> Profile:
         if load.requests_per_s is None:
             stage |= {"kind": "concurrency", "concurrency": max(1, round(load.streams * factor))}
         else:
-            # As many tokens a second as the load has, also where its answers are longer than a
-            # level allows.
+            # As many tokens per second as the load, even if its responses are longer than a level
+            # allows.
             rate = load.requests_per_s * factor * load.output_tok / output_tok
             stage |= {"kind": "arrival_rate", "rate_per_s": rate, "process": load.process}
             if load.shape is not None:
@@ -629,7 +619,7 @@ def _level(
     inside = [row for row in rows if start_ns <= row["intended_ns"] < end_ns]
     errors = pair(inside, truth)
     spreads = errors.spreads()
-    failed = sum(1 for row in inside if row["outcome"] != Outcome.OK) + errors.unpaired
+    failed = sum(row["outcome"] != Outcome.OK for row in inside) + errors.unpaired
     window_s = seconds(end_ns - start_ns)
     written = [
         t_ns
@@ -637,7 +627,7 @@ def _level(
         if row["request_id"] in truth
         for t_ns in truth[row["request_id"]]["content_ns"]
     ]
-    in_window = sum(1 for t_ns in written if start_ns <= t_ns < end_ns)
+    in_window = sum(start_ns <= t_ns < end_ns for t_ns in written)
     before, after = cpu.starts[name], cpu.ends[name]
     length_s = seconds(after.t_ns - before.t_ns)
     client_s = [b - a for a, b in zip(before.client_s, after.client_s, strict=True)]
@@ -652,10 +642,7 @@ def _level(
         events_per_s=round(in_window / window_s, 1),
         requests=len(errors.ttft_s),
         failed=failed,
-        ttft_error=spreads["ttft_error"],
-        gap_error=spreads["gap_error"],
-        sent_error=spreads["sent_error"],
-        send_lag=spreads["send_lag"],
+        **spreads,
         client_us_per_event=round(sum(client_s) / len(written) * 1e6, 2) if written else None,
         server_us_per_event=round(server_s / len(written) * 1e6, 2) if written else None,
         worker_cpu=None if worker_cpu is None else round(worker_cpu, 3),
@@ -672,7 +659,7 @@ def _why_not(
         return f"{failed} requests failed"
     for key, found in spreads.items():
         if found.p99_s is None:
-            return f"no {key.replace('_', ' ')} could be measured"
+            return f"no {key.replace('_', ' ')} was measured"
         if found.p99_s > bound_s:
             return f"p99 of {key.replace('_', ' ')} is {found.p99_s * 1e3:.1f} ms"
     if worker_cpu is not None and worker_cpu > CPU_LIMIT:

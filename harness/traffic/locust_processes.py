@@ -26,15 +26,11 @@ _LOOPBACK: Final = "127.0.0.1"
 
 @dataclass(slots=True)
 class LocustProcess:
-    """One Locust process.
+    """One Locust process, labeled `traffic:<worker>` or `traffic:master`.
 
     Attributes:
-        label: `traffic:<worker>` or `traffic:master`.
         worker: index, None for the master.
-        child: the process.
-        ready: it has announced itself.
-        finished: it has told its end.
-        heard_ns: when its latest event came.
+        heard_ns: time of its latest event.
     """
 
     label: str
@@ -54,32 +50,29 @@ class LocustProcess:
         )
 
     def died(self) -> TrafficError:
-        """The error about its early end."""
         status = self.child.wait(EXIT_TIMEOUT_S)
         if status is None:
             how = "closed its pipe"
         else:
             how = f"{'was' if status < 0 else 'ended with'} {exit_text(status)}"
         return self.error(
-            f"{self.label} {how} before the run was over",
-            "out of memory, or a defect; the records that it had written are kept",
+            f"{self.label} {how} before the end of the run",
+            "out of memory, or a defect; its written records are kept",
         )
 
 
 class LocustProcesses:
-    """All of a run's.
+    """All Locust processes of a run.
 
     Args:
-        run_dir: for logs; journals are the workers' own.
-        workers: how many.
-        setup: what each worker is told first, its index aside.
-        without: a variable that they must not inherit; None: none.
-        cores: cores that they may run on; None: as this process.
-        registry: records them.
+        run_dir: for logs; the workers write journals themselves.
+        setup: sent first to each worker, together with its index.
+        without: environment variable that they must not inherit, if any.
+        cores: cores they may run on; None: as this process.
         take: called with each event of a process, from its own thread. Its exceptions go to
             `failed`.
-        failed: called with what a process said that could not be handled.
-        ended: called when a process says no more.
+        failed: called with an error about an event that could not be handled.
+        ended: called when a process closes its pipe.
     """
 
     def __init__(
@@ -111,10 +104,9 @@ class LocustProcesses:
         return [process for process in self.all if process.worker is not None]
 
     def start(self) -> None:
-        """Start all.
-
+        """
         Raises:
-            TrafficError: one cannot be started.
+            TrafficError: a process cannot be started.
         """
         count = str(self._workers)
         users = ["--users", count, "--spawn-rate", count]
@@ -134,8 +126,8 @@ class LocustProcesses:
         single = self._workers == 1 or worker is None
         logs = self._run_dir.logs_dir
         # Locust also reads LOCUST_* and, in its working directory, locust.conf and pyproject.toml:
-        # in logs/ there are none. GEVENT_* could choose another event loop than the one that the
-        # reader was measured with.
+        # logs/ has none. GEVENT_* could choose another event loop than the one with which the
+        # reader was measured.
         env = {
             key: value
             for key, value in own_environment().items()
@@ -161,11 +153,11 @@ class LocustProcesses:
         process.child.tell(lines.encode(setup))
 
     def _read(self, process: LocustProcess) -> None:
-        """Thread of one process: its events until its end of the pipe closes."""
-        said = process.child.lines()
+        """Thread of one process: reads its events until it closes the pipe."""
+        events = process.child.lines()
         while True:
             try:
-                line = next(said, None)
+                line = next(events, None)
                 if line is None:
                     break
                 self._take(process, from_line(line))
@@ -176,14 +168,14 @@ class LocustProcesses:
         self._ended(process)
 
     def tell(self, command: Mapping[str, Any]) -> None:
-        """Tell all workers."""
+        """Send a command to all workers."""
         line = lines.encode(command)
         for process in self.workers:
             process.child.tell(line)
 
     def close(self, *, politely: bool) -> None:
-        """End all: asked to, then by SIGTERM (records in flight are still written), then by
-        SIGKILL. May be called again.
+        """End all: by command, then by SIGTERM (records in flight are still written), then by
+        SIGKILL. Idempotent.
         """
         if politely:
             deadline_ns = now_ns() + round(EXIT_TIMEOUT_S * NS_PER_S)

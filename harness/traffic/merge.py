@@ -1,4 +1,4 @@
-"""What the workers report, merged into one event for all of them."""
+"""Merges the workers' reports into one event for all of them."""
 
 from bisect import insort
 from collections.abc import Sequence
@@ -12,18 +12,18 @@ _MOST_TTFTS: Final = 20_000
 
 
 class ProgressMerger:
-    """Worker 0's report closes a round."""
+    """The report of worker 0 closes a round."""
 
     def __init__(self) -> None:
         self._last: dict[str, WorkerProgress] = {}
         self._ttft_ms: list[float] = []
 
     def new_stage(self) -> None:
-        """Latencies begin anew."""
+        """Reset the latencies."""
         self._ttft_ms = []
 
     def add(self, label: str, report: WorkerProgress, *, closes: bool) -> TrafficProgress | None:
-        """Take a report; the merged one where it closes a round."""
+        """Add a report; returns the merged one if it closes a round."""
         self._last[label] = report
         for ttft_ms in report.ttft_ms:
             insort(self._ttft_ms, ttft_ms)

@@ -1,9 +1,9 @@
-"""A worker's canary: a paced server on this host is streamed from all the while, through the same
-reader and recorder as the real load.
+"""A worker's canary: streams continuously from a paced server on this host, through the same reader
+and recorder as the real load.
 
-The paced server knows when it wrote what, so these records tell how wrong this worker's clock is
-while the engine competes for cores. They have a class and a replica of their own and are in no
-figure of the real load: not in flight, not sent, not in the display.
+The paced server records when it wrote each token, so these records show this worker's timing error
+while the engine competes for cores. They have their own class and replica and are in no metric of
+the real load: not in flight, not sent, not in the display.
 """
 
 import json
@@ -22,30 +22,24 @@ from harness.traffic._locust.record import Record
 from harness.traffic._locust.recorder import Recorder
 
 STREAM_TOK: Final = 130
-"""Tokens of one canary's answer. At 20 ms a token a stream lasts longer than the longest period:
-there is always one, so a worker that stands still is seen whenever it does.
+"""Tokens per canary response. At 20 ms per token a stream lasts longer than the longest period:
+there is always one, so a stalled worker is noticed at any time.
 """
 
 LONGEST_PERIOD_S: Final = 2.0
 SHORTEST_PERIOD_S: Final = 0.2
-"""Five a second at most: some 13 streams, 650 tokens a second, about 1 % of a core."""
+"""At most five per second: about 13 streams, 650 tokens/s, 1% of a core."""
 
 SHARE: Final = 0.01
-"""Canaries per request of the real load, between the two periods."""
+"""Canaries per request of the real load, within the two periods."""
 
 JITTER: Final = 0.25
-"""Periods vary by this share either way, so that canaries fall into step with nothing."""
+"""Periods vary by this share either way, so that canaries do not synchronize with anything."""
 
 
 class Canary:
-    """Canaries of one worker.
-
-    Args:
-        target: the paced server.
-        api: of the real load.
-        recorder: takes the records.
-        worker: index of this worker.
-        sent: requests of the real load that this worker has sent so far.
+    """Canaries of one worker. `api` is that of the real load; `sent` returns the number of real
+    requests that this worker has sent so far.
     """
 
     def __init__(
@@ -70,13 +64,13 @@ class Canary:
         self._body = json.dumps(fields).encode()
 
     def start(self, stage: str, start_ns: int) -> None:
-        """A stage begins; the first one starts the canaries, which then go on until `stop`."""
+        """A stage begins; the first one starts the canaries, which run until `stop`."""
         self._stage = stage
         if self._loop is None:
             self._loop = gevent.spawn(self._run, start_ns)
 
     def stop(self) -> None:
-        """No more of them; those in flight are recorded as interrupted."""
+        """End the canaries; those in flight are recorded as interrupted."""
         if self._loop is not None:
             self._loop.kill()
         live = list(self._live)
