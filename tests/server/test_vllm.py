@@ -157,8 +157,8 @@ def test_an_unknown_argument_is_named_with_its_nearest(
     found = codes(
         runner({"python": fake_python, "extra_args": ["--enable-promt-tokens-details", "5"]})
     )
-    assert "vLLM 0.32.0 has no option --enable-promt-tokens-details" in found["unknown_argument"]
-    assert "did you mean --enable-prompt-tokens-details?" in found["unknown_argument"]
+    for value in ("0.32.0", "--enable-promt-tokens-details", "--enable-prompt-tokens-details"):
+        assert value in found["unknown_argument"]
 
 
 def test_arguments_are_taken_in_all_spellings_that_vllm_takes(
@@ -235,7 +235,8 @@ def test_a_context_longer_than_the_models_is_refused(
     found = codes(
         runner({"python": fake_python}, model={"id": "builtin:tiny", "max_context_tok": "16k"})
     )
-    assert "16,000 tokens and the model takes 8,192" in found["context_over_model"]
+    assert "16,000" in found["context_over_model"]
+    assert "8,192" in found["context_over_model"]
 
 
 def test_boards_have_to_be_enough_and_usable(
@@ -243,7 +244,7 @@ def test_boards_have_to_be_enough_and_usable(
 ) -> None:
     assert "no_gpu" in codes(runner({"python": fake_python, "device": "cuda"}))
     assert (
-        "needs 8 GPUs"
+        "8 GPUs"
         in codes(
             runner({"python": fake_python, "tensor_parallel_size": 4, "replicas": 2}, gpus=BOARDS)
         )["too_few_gpus"]
@@ -251,9 +252,7 @@ def test_boards_have_to_be_enough_and_usable(
     monkeypatch.setattr(
         local, "cuda", lambda *_: Cuda(None, 0, "Torch not compiled with CUDA enabled")
     )
-    assert (
-        "sees 0 of 4 GPUs" in codes(runner({"python": fake_python}, gpus=BOARDS))["cuda_unusable"]
-    )
+    assert "0 of 4 GPUs" in codes(runner({"python": fake_python}, gpus=BOARDS))["cuda_unusable"]
     monkeypatch.setattr(local, "cuda", lambda *_: Cuda("13.0", 4, None))
     assert codes(runner({"python": fake_python}, gpus=BOARDS)) == {}
 

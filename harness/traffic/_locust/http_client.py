@@ -424,7 +424,7 @@ class Target:
                 f"the request was not taken within {self._limits.total_s:g} s",
             ) from None
         except OSError:
-            pass  # a server that refuses early responds before it closes; else the read has the error
+            pass  # a server that refuses early responds before it closes; else the read fails
         sent_ns = exchange.sent_ns or monotonic_ns()
         _Reader(exchange, connection, self._limits, started_ns, sent_ns, cancel_after_ns).run()
 
