@@ -39,31 +39,25 @@ class ServicePlan:
     settings: Settings
 
 
+@dataclass(slots=True, eq=False)
 class ManagedServer:
     """A `RunningServer` of replicas that were started here."""
 
-    def __init__(
-        self,
-        processes: Sequence[ServerProcess],
-        endpoints: tuple[Endpoint, ...],
-        info: ServerInfo,
-        stop_timeout_s: float,
-    ) -> None:
-        self.endpoints = endpoints
-        self.info = info
-        self._processes = processes
-        self._stop_timeout_s = stop_timeout_s
+    endpoints: tuple[Endpoint, ...]
+    info: ServerInfo
+    processes: Sequence[ServerProcess]
+    stop_timeout_s: float
 
     def pids(self) -> dict[str, int]:
-        children = [one.child for one in self._processes]
+        children = [one.child for one in self.processes]
         return {child.spec.name: child.pid for child in children if child.alive()}
 
     def check(self) -> None:
-        _check_alive(self._processes, was_ready=True)
+        _check_alive(self.processes, was_ready=True)
 
     def stop(self) -> None:
         """Stop all replicas; raises the first `ServerError`, after trying all."""
-        stop_all(self._processes, self._stop_timeout_s)
+        stop_all(self.processes, self.stop_timeout_s)
 
 
 def _check_alive(processes: Sequence[ServerProcess], *, was_ready: bool) -> None:
@@ -120,7 +114,7 @@ def serve(plan: ServicePlan, context: RunContext) -> Iterator[ManagedServer]:
             ),
             ready_s=seconds(now_ns() - began_ns),
         )
-        yield ManagedServer(processes, endpoints, info, plan.stop_timeout_s)
+        yield ManagedServer(endpoints, info, processes, plan.stop_timeout_s)
     finally:
         stop_all(processes, plan.stop_timeout_s)
 

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Final, Self
 
 from harness.artifacts.layout import RunDir
 from harness.core.clock import NS_PER_S, now_ns
@@ -94,7 +94,11 @@ class LocustDriver:
             run_dir,
             workers,
             {
-                **_setup(profile, facts, endpoints, run_dir),
+                "profile": profile.model_dump(mode="json"),
+                "facts": asdict(facts),
+                "endpoints": [asdict(endpoint) for endpoint in endpoints],
+                "run_dir": str(run_dir.root.resolve()),
+                "network": asdict(profile.traffic.network),
                 "workers": workers,
                 "api_key": api_key,
                 "canary": None if canary is None else asdict(canary),
@@ -288,15 +292,3 @@ class LocustDriver:
                 self._announce(all_ended([one for one in marks if isinstance(one, StageEnded)]))
                 if event.index + 1 < len(self._plan.stages) and not self._interrupted:
                     self._begin(event.index + 1, soon_ns)
-
-
-def _setup(
-    profile: Profile, facts: ModelFacts, endpoints: Sequence[Endpoint], run_dir: RunDir
-) -> dict[str, Any]:
-    return {
-        "profile": profile.model_dump(mode="json"),
-        "facts": asdict(facts),
-        "endpoints": [asdict(endpoint) for endpoint in endpoints],
-        "run_dir": str(run_dir.root.resolve()),
-        "network": asdict(profile.traffic.network),
-    }

@@ -5,7 +5,7 @@ of it for all workers together. Plain Python, so that both sides can import it.
 """
 
 from dataclasses import asdict, dataclass
-from typing import ClassVar
+from typing import ClassVar, get_args
 
 from harness.core.progress import TrafficProgress
 from harness.processes import lines
@@ -129,19 +129,7 @@ WorkerEvent = Ready | WorkerProgress | StageMark | Finished | Failed
 TrafficEvent = TrafficProgress | StagePrimed | StageStarted | StageEnded | Finished | Failed
 """What the driver announces; each kind of mark once per stage."""
 
-_KINDS: dict[str, type[WorkerEvent]] = {
-    kind.event: kind
-    for kind in (
-        Ready,
-        WorkerProgress,
-        StagePrimed,
-        StageStarted,
-        WindowDone,
-        StageEnded,
-        Finished,
-        Failed,
-    )
-}
+_KINDS: dict[str, type[WorkerEvent]] = {kind.event: kind for kind in get_args(WorkerEvent)}
 
 
 def to_line(event: WorkerEvent) -> bytes:

@@ -14,7 +14,7 @@ import math
 import os
 import platform
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
@@ -419,14 +419,11 @@ def _words(load: Load) -> str:
     return f"{many}, {load.events_per_s:,.0f} events/s, bodies of {load.body_bytes:,} bytes"
 
 
-def _worker_counts(workers: int | None) -> Iterator[int]:
+def _worker_counts(workers: int | None) -> list[int]:
     if workers is not None:
-        yield workers
-        return
-    count, most = 1, max(1, len(os.sched_getaffinity(0)) - 1)  # the paced server needs a core too
-    while count <= most:
-        yield count
-        count *= 2
+        return [workers]
+    most = max(1, len(os.sched_getaffinity(0)) - 1)  # the paced server needs a core too
+    return [1 << power for power in range(most.bit_length())]
 
 
 def _certified(levels: Sequence[Level], workers: int) -> float | None:

@@ -6,7 +6,7 @@ where a second run's workers would join).
 import socket
 import threading
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -61,10 +61,11 @@ class LocustProcess:
         )
 
 
+@dataclass(eq=False)
 class LocustProcesses:
     """All Locust processes of a run.
 
-    Args:
+    Attributes:
         run_dir: for logs; the workers write journals themselves.
         setup: sent first to each worker, together with its index.
         without: environment variable that they must not inherit, if any.
@@ -75,28 +76,18 @@ class LocustProcesses:
         ended: called when a process closes its pipe.
     """
 
-    def __init__(
-        self,
-        run_dir: RunDir,
-        workers: int,
-        setup: Mapping[str, Any],
-        *,
-        without: str | None,
-        cores: Collection[int] | None,
-        registry: RunRegistry | None,
-        take: Callable[[LocustProcess, WorkerEvent], None],
-        failed: Callable[[TrafficError], None],
-        ended: Callable[[LocustProcess], None],
-    ) -> None:
-        self.all: list[LocustProcess] = []
-        self._run_dir = run_dir
-        self._workers = workers
-        self._setup = setup
-        self._without = without
-        self._cores = cores
-        self._registry = registry
-        self._take, self._failed, self._ended = take, failed, ended
-        self._readers: list[threading.Thread] = []
+    run_dir: RunDir
+    count: int
+    setup: Mapping[str, Any]
+    _: KW_ONLY
+    without: str | None
+    cores: Collection[int] | None
+    registry: RunRegistry | None
+    take: Callable[[LocustProcess, WorkerEvent], None]
+    failed: Callable[[TrafficError], None]
+    ended: Callable[[LocustProcess], None]
+    all: list[LocustProcess] = field(init=False, default_factory=list)
+    _readers: list[threading.Thread] = field(init=False, default_factory=list)
 
     @property
     def workers(self) -> list[LocustProcess]:
@@ -108,9 +99,9 @@ class LocustProcesses:
         Raises:
             TrafficError: a process cannot be started.
         """
-        count = str(self._workers)
+        count = str(self.count)
         users = ["--users", count, "--spawn-rate", count]
-        if self._workers == 1:
+        if self.count == 1:
             self._start("traffic:0", 0, [*users, "--only-summary"])
             return
         port = str(_free_port())
@@ -119,19 +110,19 @@ class LocustProcesses:
             "traffic:master", None, [*bind, "--only-summary", *users, "--expect-workers", count]
         )
         join = ["--worker", "--master-host", _LOOPBACK, "--master-port", port]
-        for worker in range(self._workers):
+        for worker in range(self.count):
             self._start(f"traffic:{worker}", worker, join)
 
     def _start(self, label: str, worker: int | None, arguments: list[str]) -> None:
-        single = self._workers == 1 or worker is None
-        logs = self._run_dir.logs_dir
+        single = self.count == 1 or worker is None
+        logs = self.run_dir.logs_dir
         # Locust also reads LOCUST_* and, in its working directory, locust.conf and pyproject.toml:
         # logs/ has none. GEVENT_* could choose another event loop than the one with which the
         # reader was measured.
         env = {
             key: value
             for key, value in own_environment().items()
-            if not key.startswith(("LOCUST_", "GEVENT")) and key != self._without
+            if not key.startswith(("LOCUST_", "GEVENT")) and key != self.without
         }
         headless = ("--headless", "-f", str(_LOCUSTFILE), "--exit-code-on-error", "0")
         spec = ChildSpec(
@@ -141,15 +132,15 @@ class LocustProcesses:
             log=logs / ("locust.log" if single else f"locust-worker-{worker}.log"),
             speaks=True,
             cwd=logs,
-            cores=self._cores,
+            cores=self.cores,
             error=TrafficError,
         )
-        process = LocustProcess(label, worker, Child.start(spec, self._registry))
+        process = LocustProcess(label, worker, Child.start(spec, self.registry))
         self.all.append(process)
         reader = threading.Thread(target=self._read, args=(process,), name=label, daemon=True)
         self._readers.append(reader)
         reader.start()
-        setup = {"worker": None} if worker is None else {**self._setup, "worker": worker}
+        setup = {"worker": None} if worker is None else {**self.setup, "worker": worker}
         process.child.tell(lines.encode(setup))
 
     def _read(self, process: LocustProcess) -> None:
@@ -160,12 +151,12 @@ class LocustProcesses:
                 line = next(events, None)
                 if line is None:
                     break
-                self._take(process, from_line(line))
+                self.take(process, from_line(line))
             except Exception as error:  # noqa: BLE001 - raised in the thread that waits
-                self._failed(
+                self.failed(
                     TrafficError(f"an event of {process.label} could not be handled: {error!r}")
                 )
-        self._ended(process)
+        self.ended(process)
 
     def tell(self, command: Mapping[str, Any]) -> None:
         """Send a command to all workers."""

@@ -8,6 +8,7 @@ the real load: not in flight, not sent, not in the display.
 
 import json
 from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass
 from random import Random
 from time import monotonic_ns
 from typing import Final
@@ -37,26 +38,27 @@ JITTER: Final = 0.25
 """Periods vary by this share either way, so that canaries do not synchronize with anything."""
 
 
+@dataclass(eq=False)
 class Canary:
     """Canaries of one worker. `api` is that of the real load; `sent` returns the number of real
     requests that this worker has sent so far.
     """
 
-    def __init__(
-        self, target: Target, api: Api, recorder: Recorder, *, worker: int, sent: Callable[[], int]
-    ) -> None:
-        self._target = target
-        self._api = api
-        self._recorder = recorder
-        self._worker = worker
-        self._sent = sent
+    target: Target
+    api: Api
+    recorder: Recorder
+    _: KW_ONLY
+    worker: int
+    sent: Callable[[], int]
+
+    def __post_init__(self) -> None:
         self._stage = ""
         self._number = 0
-        self._rng = Random(worker)  # noqa: S311 - spreads times, guards nothing
+        self._rng = Random(self.worker)  # noqa: S311 - spreads times, guards nothing
         self._loop: gevent.Greenlet | None = None
         self._live: set[gevent.Greenlet] = set()
         fields: dict[str, object] = {
-            "model": target.model,
+            "model": self.target.model,
             "stream": True,
             "messages": [{"role": "user", "content": "tweet"}],
             "max_tokens": STREAM_TOK,
@@ -80,40 +82,38 @@ class Canary:
 
     def _run(self, start_ns: int) -> None:
         due_ns = start_ns
-        before = (start_ns, self._sent())
+        before = (start_ns, self.sent())
         while True:
             gevent.sleep(max(0.0, (due_ns - monotonic_ns()) / NS_PER_S))
             greenlet = gevent.spawn(self._one, due_ns)
             self._live.add(greenlet)
             greenlet.link(self._live.discard)
-            now_ns, sent = monotonic_ns(), self._sent()
+            now_ns, sent = monotonic_ns(), self.sent()
             rate = (sent - before[1]) * NS_PER_S / max(1, now_ns - before[0])
             before = (now_ns, sent)
-            period_s = (
-                LONGEST_PERIOD_S
-                if rate <= 0
-                else min(LONGEST_PERIOD_S, max(SHORTEST_PERIOD_S, 1 / (SHARE * rate)))
-            )
+            period_s = LONGEST_PERIOD_S
+            if rate > 0:
+                period_s = min(LONGEST_PERIOD_S, max(SHORTEST_PERIOD_S, 1 / (SHARE * rate)))
             due_ns += round(period_s * self._rng.uniform(1 - JITTER, 1 + JITTER) * NS_PER_S)
 
     def _one(self, intended_ns: int) -> None:
         record = Record(
-            session_id=f"{CANARY}-{self._worker}",
+            session_id=f"{CANARY}-{self.worker}",
             turn=self._number,
             workload_class=CANARY,
             stage=self._stage,
-            worker=self._worker,
+            worker=self.worker,
             intended_ns=intended_ns,
             target_input_tok=0,
             target_output_tok=STREAM_TOK,
             answer=Answer(Outcome.INTERRUPTED),
-            replica=self._target.name,
+            replica=self.target.name,
             request_bytes=len(self._body),
         )
         self._number += 1
-        exchange = self._target.send(self._body, record.request_id)
+        exchange = self.target.send(self._body, record.request_id)
         record.sent_ns, record.done_ns = exchange.sent_ns, exchange.done_ns
         record.answer = read_answer(
-            exchange.framing, self._api, exchange.ending, local=exchange.local, error=exchange.error
+            exchange.framing, self.api, exchange.ending, local=exchange.local, error=exchange.error
         )
-        self._recorder.add(record)
+        self.recorder.add(record)

@@ -10,7 +10,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import KW_ONLY, dataclass, replace
 from time import monotonic_ns
 from typing import Final
 
@@ -61,43 +61,35 @@ queue, and evict each other's prefixes from its cache.
 """
 
 
+@dataclass(eq=False)
 class Dispatcher:
     """Runs stages of a plan.
 
-    Args:
+    Attributes:
         targets: endpoints, in the profile's order.
         routing: `round_robin` or `least_busy`, for new conversations.
         drain_timeout_s: maximum wait after a window for its requests.
         on_record: called with every record, after the recorder has it.
     """
 
-    def __init__(
-        self,
-        plan: RunPlan,
-        targets: list[Target],
-        recorder: Recorder,
-        *,
-        worker: int,
-        workers: int,
-        routing: str,
-        drain_timeout_s: float,
-        on_record: Callable[[Record], None],
-    ) -> None:
+    plan: RunPlan
+    targets: list[Target]
+    recorder: Recorder
+    _: KW_ONLY
+    worker: int
+    workers: int
+    routing: str
+    drain_timeout_s: float
+    on_record: Callable[[Record], None]
+
+    def __post_init__(self) -> None:
         self.counts = Counts()
-        self._plan = plan
-        self._api = Api(plan.settings.api)
-        self._targets = targets
-        self._recorder = recorder
-        self._worker = worker
-        self._workers = workers
-        self._least_busy = routing == "least_busy"
-        self._drain_timeout_s = drain_timeout_s
-        self._on_record = on_record
-        self._texts = Texts(plan.seed, plan.tok_per_word)
+        self.error: str | None = None
+        self._api = Api(self.plan.settings.api)
+        self._texts = Texts(self.plan.seed, self.plan.tok_per_word)
         self._in_wire: set[gevent.Greenlet] = set()
         self._stage: StageRun | None = None
         self._primed: dict[int, Primed] = {}
-        self.error: str | None = None
         self._wind_down = Event()
         self._stop_grace_s: float | None = None
 
@@ -107,12 +99,12 @@ class Dispatcher:
 
     def warm_up(self) -> None:
         """Build the corpus and the prompts' shared heads before the first request needs them."""
-        session = self._plan.session(0, 0)
-        for target in self._targets:
-            Conversation(session, self._plan.settings, target.model, self._texts).body(0)
-            for one in self._plan.classes:
+        session = self.plan.session(0, 0)
+        for target in self.targets:
+            Conversation(session, self.plan.settings, target.model, self._texts).body(0)
+            for one in self.plan.classes:
                 head = replace(session, system=one.head.system, tools=one.head.tools)
-                Conversation(head, self._plan.settings, target.model, self._texts)
+                Conversation(head, self.plan.settings, target.model, self._texts)
 
     def stop(self, grace_s: float) -> None:
         """Start no new turns; requests in flight may continue for `grace_s`, then they are recorded
@@ -137,10 +129,10 @@ class Dispatcher:
         Returns when all have ended. Their records have the class with `PRIME_SUFFIX`; a failed one
         costs its conversation only the cached prefix.
         """
-        plan = self._plan.stages[index]
+        plan = self.plan.stages[index]
         assert plan.concurrency is not None
         numbers = range(
-            self._worker, min(plan.concurrency, plan.sessions or plan.concurrency), self._workers
+            self.worker, min(plan.concurrency, plan.sessions or plan.concurrency), self.workers
         )
         left = deque(numbers)
         outcomes: list[Outcome] = []
@@ -148,7 +140,7 @@ class Dispatcher:
 
         def walk() -> None:
             while left and not self.is_stopped():
-                session = self._plan.session(index, left.popleft())
+                session = self.plan.session(index, left.popleft())
                 if session.primed:
                     outcomes.append(self._prime(session))
 
@@ -168,7 +160,7 @@ class Dispatcher:
     def _prime(self, session: Session) -> Outcome:
         target = self._route(session)
         target.live += 1  # until its conversation ends
-        conversation = Conversation(session, self._plan.settings, target.model, self._texts)
+        conversation = Conversation(session, self.plan.settings, target.model, self._texts)
         body = conversation.priming_body()
         record = self._record(session, session.turns[session.priming_turn], monotonic_ns())
         record.workload_class += PRIME_SUFFIX
@@ -180,7 +172,7 @@ class Dispatcher:
 
     def run_stage(self, index: int, start_ns: int, announce: Callable[[StageMark], None]) -> None:
         """Run one stage until every request that it started has been recorded."""
-        plan = self._plan.stages[index]
+        plan = self.plan.stages[index]
         window_start_ns = start_ns + plan.warmup_ns
         window_end_ns = None if plan.window_ns is None else window_start_ns + plan.window_ns
         stage = self._stage = StageRun(plan, start_ns, window_start_ns, window_end_ns)
@@ -191,7 +183,7 @@ class Dispatcher:
         self._start_sources(stage)
         deadline_ns: int | None = None
         if window_end_ns is not None:
-            deadline_ns = window_end_ns + round(self._drain_timeout_s * NS_PER_S)
+            deadline_ns = window_end_ns + round(self.drain_timeout_s * NS_PER_S)
 
         def idle() -> bool:
             return stage.open_sources == 0 and self.counts.live_sessions == 0
@@ -250,7 +242,7 @@ class Dispatcher:
             if limit is not None and monotonic_ns() >= limit:
                 break
             self._wait(stage, idle, min(monotonic_ns() + 100_000_000, limit or _NEVER_NS))
-        drained = f"drain timeout of {self._drain_timeout_s:g} s"
+        drained = f"drain timeout of {self.drain_timeout_s:g} s"
         why = _STOPPED if self.is_stopped() else drained
         while not idle():
             self._interrupt(why)
@@ -264,7 +256,7 @@ class Dispatcher:
 
     def _start_sources(self, stage: StageRun) -> None:
         if stage.plan.concurrency:
-            slots = range(self._worker, stage.plan.concurrency, self._workers)
+            slots = range(self.worker, stage.plan.concurrency, self.workers)
             stage.open_sources = len(slots)
             for slot in slots:
                 self._spawn(self._source, stage, self._closed_loop, slot)
@@ -300,7 +292,7 @@ class Dispatcher:
         ):
             primed = self._primed.pop(number, None)
             try:
-                session = primed.session if primed else self._plan.session(stage.plan.index, number)
+                session = primed.session if primed else self.plan.session(stage.plan.index, number)
             except LookupError:  # the trace has no more
                 break
             if not self._live(
@@ -313,8 +305,8 @@ class Dispatcher:
 
     def _open_loop(self, stage: StageRun, _slot: int) -> None:
         """Start sessions at their times, whatever happened to the others."""
-        sessions: Iterator[Session] = self._plan.sessions(
-            stage.plan.index, worker=self._worker, workers=self._workers
+        sessions: Iterator[Session] = self.plan.sessions(
+            stage.plan.index, worker=self.worker, workers=self.workers
         )
         for session in sessions:
             assert session.intended_offset_ns is not None
@@ -396,7 +388,7 @@ class Dispatcher:
             conversation = (
                 primed.conversation
                 if primed
-                else Conversation(session, self._plan.settings, target.model, self._texts)
+                else Conversation(session, self.plan.settings, target.model, self._texts)
             )
             for turn in turns:
                 ended_ns = self._turn(
@@ -450,9 +442,9 @@ class Dispatcher:
         )
 
     def _route(self, session: Session) -> Target:
-        targets = self._targets
+        targets = self.targets
         first = session.number % len(targets)
-        if not self._least_busy or len(targets) == 1:
+        if self.routing != "least_busy" or len(targets) == 1:
             return targets[first]
         order = targets[first:] + targets[:first]  # ties rotate
         return min(order, key=lambda target: target.live)
@@ -485,7 +477,7 @@ class Dispatcher:
             else:
                 self._request(record, target, body, turn.cancel_after_ns)
                 if (
-                    self._plan.settings.live
+                    self.plan.settings.live
                     and record.answer.outcome is Outcome.OK
                     and turn is not session.turns[-1]
                 ):
@@ -505,7 +497,7 @@ class Dispatcher:
             turn=turn.index,
             workload_class=session.workload_class,
             stage=session.stage,
-            worker=self._worker,
+            worker=self.worker,
             intended_ns=intended_ns,
             target_input_tok=turn.target_input_tok,
             target_output_tok=turn.target_output_tok,
@@ -528,7 +520,7 @@ class Dispatcher:
 
     def _share(self, cap: int) -> int:
         """This worker's part of a cap over all workers."""
-        return cap // self._workers + (self._worker < cap % self._workers)
+        return cap // self.workers + (self.worker < cap % self.workers)
 
     def _request(
         self, record: Record, target: Target, body: bytes, cancel_after_ns: int | None
@@ -552,7 +544,7 @@ class Dispatcher:
                 local=exchange.local,
                 error=exchange.error,
                 pause=_let_others,
-                keep_parts=self._plan.settings.live,
+                keep_parts=self.plan.settings.live,
             )
         except Exception as error:  # noqa: BLE001 - a defect in reading must cost one record's detail, not the record
             _log.exception("a response cannot be read")
@@ -571,8 +563,8 @@ class Dispatcher:
             counts.dropped += 1
         elif outcome is not Outcome.CANCELLED:  # the plan's own cancellations are not failures
             counts.failed += 1
-        self._recorder.add(record)
-        self._on_record(record)
+        self.recorder.add(record)
+        self.on_record(record)
 
 
 def _let_others() -> None:

@@ -195,51 +195,34 @@ def _tls_receive(sock: Any) -> Receive:  # noqa: ANN401 - gevent's SSLSocket
     return receive
 
 
+@dataclass(slots=True, eq=False)
 class _Reader:
     """Reads one response: callbacks of the loop until the end, then one switch back."""
 
-    __slots__ = (
-        "_cancel_after_ns",
-        "_connection",
-        "_exchange",
-        "_framing",
-        "_last_ns",
-        "_limits",
-        "_receive",
-        "_sent_ns",
-        "_started_ns",
-        "_timer",
-        "_waiter",
-    )
+    exchange: Exchange
+    connection: _Connection
+    limits: Timeouts
+    started_ns: int
+    sent_ns: int
+    cancel_after_ns: int | None
+    _framing: Framing = field(init=False)
+    _receive: Receive = field(init=False)
+    _last_ns: int = field(init=False)
+    _waiter: Waiter = field(init=False, default_factory=Waiter)
+    _timer: Any = field(init=False, default=None)
 
-    def __init__(
-        self,
-        exchange: Exchange,
-        connection: _Connection,
-        limits: Timeouts,
-        started_ns: int,
-        sent_ns: int,
-        cancel_after_ns: int | None,
-    ) -> None:
-        self._exchange = exchange
-        self._framing = exchange.framing
-        self._connection = connection
-        self._receive = connection.receive
-        self._last_ns = sent_ns
-        self._limits = limits
-        self._started_ns = started_ns
-        self._sent_ns = sent_ns
-        self._cancel_after_ns = cancel_after_ns
-        self._waiter = Waiter()
-        self._timer: Any = None
+    def __post_init__(self) -> None:
+        self._framing = self.exchange.framing
+        self._receive = self.connection.receive
+        self._last_ns = self.sent_ns
 
     def run(self) -> None:
-        self._connection.watch(self._on_readable)
+        self.connection.watch(self._on_readable)
         self._arm(monotonic_ns())
         try:
             self._waiter.get()
         finally:
-            self._connection.unwatch()
+            self.connection.unwatch()
             self._timer.close()
 
     def _on_readable(self, offset_ns: int) -> None:
@@ -270,7 +253,7 @@ class _Reader:
         local: Outcome | None = None,
         error: str | None = None,
     ) -> None:
-        exchange = self._exchange
+        exchange = self.exchange
         if exchange.done_ns:
             return
         exchange.ending, exchange.done_ns = ending, now_ns
@@ -279,22 +262,22 @@ class _Reader:
 
     def _limit(self) -> tuple[int, Outcome, str]:
         """The next limit: its time, outcome and error text."""
-        limits, times = self._limits, self._framing.times_ns
+        limits, times = self.limits, self._framing.times_ns
         if times:
             at_ns = times[-1] + round(limits.idle_s * _NS)
             found = at_ns, Outcome.TIMEOUT_IDLE, f"no bytes for {limits.idle_s:g} s"
         else:
-            at_ns = self._sent_ns + round(limits.first_byte_s * _NS)
+            at_ns = self.sent_ns + round(limits.first_byte_s * _NS)
             words = f"no response within {limits.first_byte_s:g} s"
             found = at_ns, Outcome.TIMEOUT_FIRST_BYTE, words
-        total_ns = self._started_ns + round(limits.total_s * _NS)
+        total_ns = self.started_ns + round(limits.total_s * _NS)
         if total_ns < found[0]:
             words = f"not finished within {limits.total_s:g} s"
             found = total_ns, Outcome.TIMEOUT_TOTAL, words
-        if self._cancel_after_ns is not None:
-            at_ns = self._sent_ns + self._cancel_after_ns
+        if self.cancel_after_ns is not None:
+            at_ns = self.sent_ns + self.cancel_after_ns
             if at_ns < found[0]:
-                words = f"the user gave up after {self._cancel_after_ns / _NS:.3g} s"
+                words = f"the user gave up after {self.cancel_after_ns / _NS:.3g} s"
                 found = at_ns, Outcome.CANCELLED, words
         return found
 
@@ -415,10 +398,10 @@ class Target:
         head = self._head + f"{request_id}\r\ncontent-length: {len(body)}\r\n\r\n".encode("latin-1")
         left_s = self._limits.total_s - (monotonic_ns() - started_ns) / _NS
         try:
-            with gevent.Timeout(max(0.001, left_s), _TotalTimeoutError):
+            with gevent.Timeout(max(0.001, left_s)):
                 connection.sock.sendall(head + body)
             exchange.sent_ns = monotonic_ns()
-        except _TotalTimeoutError:
+        except gevent.Timeout:
             raise Cancelled(
                 Outcome.TIMEOUT_TOTAL,
                 f"the request was not taken within {self._limits.total_s:g} s",
@@ -435,9 +418,9 @@ class Target:
                 return connection
             connection.close()
         try:
-            with gevent.Timeout(self._limits.connect_s, _ConnectTimeoutError):
+            with gevent.Timeout(self._limits.connect_s):
                 return _Connection(self._connect(), arrival_stamps=self._arrival_stamps)
-        except _ConnectTimeoutError:
+        except gevent.Timeout:
             raise Cancelled(
                 Outcome.TIMEOUT_CONNECT, f"no connection within {self._limits.connect_s:g} s"
             ) from None
@@ -500,11 +483,3 @@ def _tunnel(sock: Any, proxy: Proxy, authority: str) -> None:  # noqa: ANN401 - 
     status = head.split(b"\r\n", 1)[0].decode("latin-1")
     if status.split(" ")[1:2] != ["200"]:
         raise OSError(f"the proxy {proxy.name} responded {status[:100]!r}")
-
-
-class _TotalTimeoutError(Exception):
-    pass
-
-
-class _ConnectTimeoutError(Exception):
-    pass
