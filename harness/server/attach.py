@@ -115,7 +115,6 @@ class AttachServerRunner:
 
     @contextmanager
     def start(self, context: RunContext) -> Iterator[AttachedServer]:  # noqa: ARG002 (starts nothing, so it needs no run)
-        """Check each server with one real request."""
         raise_problems(self.preflight())
         api_key = read_api_key(self.server)
         traffic = self.profile.traffic

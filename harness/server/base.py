@@ -61,11 +61,11 @@ class RunningServer(Protocol):
 
     @property
     def endpoints(self) -> tuple[Endpoint, ...]:
-        """One per replica."""
+        pass
 
     @property
     def info(self) -> ServerInfo:
-        """For the manifest."""
+        pass
 
     def pids(self) -> dict[str, int]:
         """`server:replica-0` -> pid of each live process that the harness started."""

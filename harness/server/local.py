@@ -48,7 +48,7 @@ class LocalRunner(ABC):
     @property
     @abstractmethod
     def gpus_per_replica(self) -> int:
-        """0 on CPU."""
+        pass
 
     @abstractmethod
     def argv(self, python: str, port: int) -> tuple[str, ...]:
@@ -134,7 +134,6 @@ class LocalRunner(ABC):
         return serve(self.plan(), context)
 
     def _ports(self) -> tuple[int, ...]:
-        """The ports of the profile; empty if it names none."""
         port = self.server.port
         return () if port is None else tuple(range(port, port + self.replicas))
 

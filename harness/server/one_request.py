@@ -68,7 +68,6 @@ class Reply:
 
     @property
     def ok(self) -> bool:
-        """Status 200 and no error in the stream."""
         return self.status == 200 and self.error is None
 
 
@@ -209,7 +208,6 @@ def _refused(
 def _why_refused(
     endpoint: Endpoint, api: Api, body: bytes, status: int, text: str
 ) -> tuple[str | None, str]:
-    """Likely cause and next step."""
     if "enable-auto-tool-choice" in text or ("tool" in text and "parser" in text):
         return (
             "vLLM serves tools only with --enable-auto-tool-choice and --tool-call-parser",

@@ -102,7 +102,6 @@ class ServerProcess:
         )
 
     def terminate(self) -> None:
-        """Ask for a clean end; `stop` waits for it."""
         self.child.terminate()
 
     def stop(self, grace_s: float) -> None:

@@ -59,7 +59,6 @@ class Deadline:
         self._at_ns = now_ns() + int(timeout_s * NS_PER_S)
 
     def left_s(self) -> float:
-        """At least 0."""
         return max(0.0, (self._at_ns - now_ns()) / NS_PER_S)
 
 

@@ -143,7 +143,6 @@ class VllmServerRunner(LocalRunner):
         return cuda_problems(environment, self.gpus, self.replicas * self.gpus_per_replica)
 
     def _argument_problems(self, environment: Environment) -> list[Problem]:
-        """Extra arguments that vLLM does not have."""
         given = [
             item.partition("=")[0]
             for item in self.server.extra_args
@@ -222,7 +221,6 @@ class VllmServerRunner(LocalRunner):
 
     @property
     def reasoning_parser(self) -> str | None:
-        """From the profile, else by the model's name, else none."""
         return self.server.reasoning_parser or self._by_name(_REASONING_PARSERS)
 
     def _by_name(self, table: tuple[tuple[str, str | None], ...]) -> str | None:

@@ -1,7 +1,5 @@
-"""The supervisor's side of the load generator: commands the Locust processes and receives their
-events.
-
-Nothing here imports Locust.
+"""The supervisor's side of the load generator: sends commands to the Locust processes and receives
+their events. Imports no Locust.
 """
 
 import threading
@@ -136,7 +134,7 @@ class LocustDriver:
         """Start the processes and wait until all are ready.
 
         Raises:
-            TrafficError: a process died, failed, made another plan, or was not ready in time.
+            TrafficError: one died, failed, made another plan, or was not ready in time.
         """
         self._run_dir.logs_dir.mkdir(parents=True, exist_ok=True)
         deadline_ns = now_ns() + round(self._ready_timeout_s * NS_PER_S)
@@ -196,21 +194,19 @@ class LocustDriver:
             return self.poll()
 
     def stop(self, *, drain: bool, grace_s: float = STOP_GRACE_S) -> None:
-        """Start no new requests. With `drain`, those in flight may finish within `grace_s`; the
-        rest are recorded as interrupted.
+        """Start no new requests. With `drain`, those in flight may finish within `grace_s`; others
+        are recorded as interrupted.
         """
         self._interrupted = True
         self._locust.tell({"cmd": "stop", "grace_s": grace_s if drain else 0.0})
 
     def close(self) -> None:
-        """End every process. Idempotent."""
         with self._state:
             self._closing = True
             politely = self._failure is None and self._ended
         self._locust.close(politely=politely)
 
     def pids(self) -> dict[str, int]:
-        """`traffic:<worker>` and `traffic:master` -> process id."""
         return {process.label: process.child.pid for process in self._locust.all}
 
     # --- events ---

@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
-from itertools import islice
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -116,31 +116,24 @@ class Load:
 
     @property
     def events_per_s(self) -> float:
-        """Tokens per second, all streams together."""
         if self.requests_per_s is not None:
             return self.requests_per_s * self.output_tok
         return self.streams * 1000 / self.gap_ms
 
     def in_class(self) -> "Load":
         """The heaviest load of the same class, which is what is measured."""
-        found = load_class(self)
-        return Load(**found)  # type: ignore[arg-type]  # the same fields
+        return Load(**load_class(self))  # type: ignore[arg-type]  # the same fields
 
 
 def load_class(load: Load | CertifiedLoad) -> dict[str, str | int | float | None]:
     """A load rounded to a class, by which cached certificates are found. Sizes and rates are
     rounded up to powers of two.
     """
-    return {
-        "api": load.api,
-        "process": load.process,
+    return {name: getattr(load, name) for name in Load.__slots__} | {
         "streams": _power(load.streams),
-        "gap_ms": load.gap_ms,
         "requests_per_s": None if load.requests_per_s is None else _power(load.requests_per_s),
         "output_tok": _power(load.output_tok),
         "body_bytes": _power(max(1024, load.body_bytes)),
-        "clock": load.clock,
-        "shape": load.shape,
     }
 
 
@@ -166,11 +159,11 @@ LEVEL_COLUMNS: Final = (
 def level_row(level: Level) -> tuple[str, ...]:
     """A level under `LEVEL_COLUMNS`."""
 
+    def shown(value: float | None, form: str = "{:.1f}") -> str:
+        return "—" if value is None else form.format(value)
+
     def ms(value_s: float | None) -> str:
         return "—" if value_s is None else f"{value_s * 1e3:.2f} ms"
-
-    def number(value: float | None) -> str:
-        return "—" if value is None else f"{value:.1f}"
 
     return (
         str(level.workers),
@@ -180,9 +173,9 @@ def level_row(level: Level) -> tuple[str, ...]:
         f"{ms(level.ttft_error.p50_s)} / {ms(level.ttft_error.p99_s)}",
         ms(level.gap_error.p99_s),
         ms(level.send_lag.p99_s),
-        number(level.client_us_per_event),
-        number(level.server_us_per_event),
-        "—" if level.worker_cpu is None else f"{level.worker_cpu:.0%}",
+        shown(level.client_us_per_event),
+        shown(level.server_us_per_event),
+        shown(level.worker_cpu, "{:.0%}"),
         "yes" if level.within else f"no: {level.why_not}",
     )
 
@@ -192,15 +185,8 @@ def level_row(level: Level) -> tuple[str, ...]:
 
 def standard_load(*, api: Api = Api.MESSAGES, gap_ms: float | None = None) -> Load:
     """Without a profile: 100 streams of 50 tokens/s with small bodies."""
-    return Load(
-        api.value,
-        "closed",
-        _STANDARD_STREAMS,
-        None,
-        gap_ms or DEFAULT_GAP_MS,
-        _STANDARD_OUTPUT_TOK,
-        1024,
-    )
+    gap_ms = gap_ms or DEFAULT_GAP_MS
+    return Load(api.value, "closed", _STANDARD_STREAMS, None, gap_ms, _STANDARD_OUTPUT_TOK, 1024)
 
 
 def load_of(profile: Profile, plan: RunPlan, *, gap_ms: float | None = None) -> Load:
@@ -232,27 +218,16 @@ def _stage_load(plan: RunPlan, stage: StagePlan, gap_ms: float) -> Load:
     output_tok = max(1, round(sum(outputs) / len(outputs)))
     turns = 1.0 if stage.single else len(outputs) / len(sessions)
     body_bytes = round(sum(bodies) / len(bodies))
+    api, sizes = plan.settings.api, (gap_ms, output_tok, body_bytes)
     if stage.concurrency is not None:
-        return Load(
-            plan.settings.api, "closed", stage.concurrency, None, gap_ms, output_tok, body_bytes
-        )
+        return Load(api, "closed", stage.concurrency, None, *sizes)
     rate = (stage.rate_per_s or _planned_rate(plan, stage)) * turns
     streams = max(1, round(rate * (TTFT_MS + output_tok * gap_ms) / 1000))
     shape = stage.schedule.shape if stage.process and stage.schedule else None
-    return Load(
-        plan.settings.api,
-        stage.process or "poisson",
-        streams,
-        rate,
-        gap_ms,
-        output_tok,
-        body_bytes,
-        shape=shape,
-    )
+    return Load(api, stage.process or "poisson", streams, rate, *sizes, shape=shape)
 
 
 def _planned_rate(plan: RunPlan, stage: StagePlan) -> float:
-    """Arrivals per second of a stage without a rate."""
     times = [
         session.intended_offset_ns
         for session in plan.horizon(stage.index)
@@ -371,10 +346,8 @@ def make_certificate(
         if tried[0].within:
             chosen = count
             break
-    certified = {
-        str(count): _certified(levels, count)
-        for count in dict.fromkeys(level.workers for level in levels)
-    }
+    counts = dict.fromkeys(level.workers for level in levels)
+    certified = {str(count): _certified(levels, count) for count in counts}
     sufficient = any(
         level.within and level.factor == 1 and level.workers == chosen for level in levels
     )
@@ -428,13 +401,9 @@ def _worker_counts(workers: int | None) -> list[int]:
 
 def _certified(levels: Sequence[Level], workers: int) -> float | None:
     """Events per second of the highest level up to which all levels are within bounds."""
-    highest: float | None = None
-    for level in levels:
-        if level.workers == workers:
-            if not level.within:
-                break
-            highest = level.events_per_s
-    return highest
+    tried = (level for level in levels if level.workers == workers)
+    within = [level.events_per_s for level in takewhile(lambda level: level.within, tried)]
+    return within[-1] if within else None
 
 
 # --- one number of workers ---
@@ -442,16 +411,12 @@ def _certified(levels: Sequence[Level], workers: int) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class _Mark:
-    """CPU time of all processes at one time."""
-
     t_ns: int
     client_s: tuple[float, ...]
     server_s: float
 
 
 class _Cpu:
-    """Marks at the starts and ends of stages."""
-
     def __init__(self, server_pid: int) -> None:
         self._server = psutil.Process(server_pid)
         self._client: list[psutil.Process] = []
@@ -528,14 +493,12 @@ def measure(
         rows = read_table(sorted(run_dir.requests_dir.glob("*.arrows")), REQUESTS).to_pylist()
     if not rows:
         raise TrafficError("the load generator recorded nothing during calibration")
-    by_stage: dict[str, list[dict[str, Any]]] = {}
-    for row in rows:
-        by_stage.setdefault(row["stage"], []).append(row)
-    return [
-        _level(load, workers, factor, by_stage[_name(factor)], truth, cpu, bound_s)
-        for factor in factors
-        if _name(factor) in by_stage
-    ]
+    levels = []
+    for factor in factors:
+        of_stage = [row for row in rows if row["stage"] == _name(factor)]
+        if of_stage:
+            levels.append(_level(load, workers, factor, of_stage, truth, cpu, bound_s))
+    return levels
 
 
 def _name(factor: float) -> str:

@@ -41,7 +41,6 @@ class LocustProcess:
     heard_ns: int = 0
 
     def error(self, what: str, cause: str | None = None) -> TrafficError:
-        """An error about it, with the end of its log."""
         return TrafficError(
             what,
             cause=cause,
@@ -91,7 +90,6 @@ class LocustProcesses:
 
     @property
     def workers(self) -> list[LocustProcess]:
-        """Those that send requests."""
         return [process for process in self.all if process.worker is not None]
 
     def start(self) -> None:
@@ -144,7 +142,6 @@ class LocustProcesses:
         process.child.tell(lines.encode(setup))
 
     def _read(self, process: LocustProcess) -> None:
-        """Thread of one process: reads its events until it closes the pipe."""
         events = process.child.lines()
         while True:
             try:
@@ -159,7 +156,6 @@ class LocustProcesses:
         self.ended(process)
 
     def tell(self, command: Mapping[str, Any]) -> None:
-        """Send a command to all workers."""
         line = lines.encode(command)
         for process in self.workers:
             process.child.tell(line)

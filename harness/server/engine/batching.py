@@ -171,7 +171,6 @@ class Generation:
         *,
         at_ns: int,
     ) -> None:
-        """Deliver tokens to the consumer. Ignored after the end."""
         if not self.finished:
             self.finished = finish is not None
             self.deliveries.put_nowait(Delivery(token_ids, finish, error, at_ns))
@@ -204,7 +203,7 @@ class _Manager(ContinuousBatchingManager):  # type: ignore[misc]  # transformers
     def switch_to_cb_friendly_attn(
         self, model: PreTrainedModel, auto_switch_to_flash: bool = True
     ) -> None:
-        """Keep the attention with which the model was loaded (`attention.py`)."""
+        pass
 
 
 class _Temperature(ContinuousBatchingLogitsProcessor):  # type: ignore[misc]
@@ -228,8 +227,6 @@ class _Temperature(ContinuousBatchingLogitsProcessor):  # type: ignore[misc]
 
 
 class _MinTokens(ContinuousBatchingLogitsProcessor):  # type: ignore[misc]
-    """Makes end-of-text tokens impossible until a request has its minimum length."""
-
     supported_kwargs: dict[str, type] = {"min_tok": int}  # noqa: RUF012
     ignored_kwargs: tuple[str, ...] = ()
 
@@ -308,7 +305,6 @@ class Engine:
         self._manager: Any = None
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Allocate the cache and start generating."""
         generation = GenerationConfig(
             do_sample=True, temperature=1.0, top_k=0, top_p=1.0, eos_token_id=-1, max_new_tokens=1
         )
@@ -431,7 +427,6 @@ class Engine:
                 thread.join(timeout_s)
 
     def fatal_error(self) -> BaseException | None:
-        """The error that ended the generation thread, None while it lives."""
         if self._manager is None:
             return RuntimeError("the generation thread has not been started")
         status = self._manager.background_thread_status
@@ -452,7 +447,6 @@ class Engine:
                 generation.put([], "error", str(error), at_ns=now_ns())
 
     def running(self) -> float:
-        """Requests in the batch."""
         processor = self._manager.batch_processor
         return float(len(processor.scheduler.active_requests)) if processor is not None else 0.0
 
@@ -542,7 +536,6 @@ def _device(wanted: str) -> torch.device:
 
 
 def _load(settings: EngineSettings, device: torch.device) -> PreTrainedModel:
-    """The model on its device, in evaluation mode."""
     implementation = attention.register()
     dtype: Any = "auto" if settings.dtype == "auto" else getattr(torch, settings.dtype)
     if settings.load_format == "dummy":

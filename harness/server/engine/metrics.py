@@ -176,7 +176,6 @@ class EngineMetrics:
         )
 
     def prefilled(self, prompt_tok: int, cached_tok: int, ttft_ns: int) -> None:
-        """A request's prompt has been processed and its first token is out."""
         self.prompt_tokens.inc(prompt_tok)
         self.prompt_by_source["local_compute"].inc(prompt_tok - cached_tok)
         self.prompt_by_source["local_cache_hit"].inc(cached_tok)
@@ -186,11 +185,9 @@ class EngineMetrics:
         self.ttft.observe(seconds(ttft_ns))
 
     def ended(self, reason: str, e2e_ns: int) -> None:
-        """A request has ended: `stop`, `length`, `abort` or `error`."""
         self.finished[reason].inc()
         if reason in {"stop", "length"}:
             self.e2e.observe(seconds(e2e_ns))
 
     def exposition(self) -> bytes:
-        """In Prometheus text format."""
         return generate_latest(self.registry)

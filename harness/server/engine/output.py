@@ -64,7 +64,6 @@ class StopStrings:
         return out
 
     def rest(self) -> str:
-        """The text held back, once no more follows."""
         out, self._held = self._held, ""
         return out
 
@@ -80,7 +79,6 @@ class ToolCalls:
         self._called = False
 
     def feed(self, text: str) -> list[Piece]:
-        """Pieces that are now final."""
         self._held += text
         pieces: list[Piece] = []
         while True:
@@ -161,7 +159,6 @@ class Output:
 
     @property
     def stopped_by(self) -> str | None:
-        """The stop string that ended the response, if one did."""
         return self._stops.matched
 
     def feed(self, token_ids: Sequence[int]) -> list[Piece]:
@@ -178,7 +175,6 @@ class Output:
         return self._pieces(text)
 
     def finish(self) -> list[Piece]:
-        """What was held back, once no token follows."""
         text = "" if self._stops.matched is not None else self._stops.feed(self._detokenizer.rest())
         if self._stops.matched is None:
             text += self._stops.rest()

@@ -50,7 +50,6 @@ class Prompts:
         return self._encode(self.render(ask.messages, ask.tools))
 
     def render(self, messages: Sequence[Json], tools: Sequence[Json]) -> str:
-        """The conversation in the format of the chat template."""
         try:
             text: str = self.auto.apply_chat_template(
                 list(messages),

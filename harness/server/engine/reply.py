@@ -60,7 +60,6 @@ class Reply:
                 return
 
     def abandon(self) -> None:
-        """The client is gone: free what the request uses."""
         if self.finish is None:
             self.generation.cancel()
             self._end("abort")
@@ -88,7 +87,6 @@ class Reply:
 
     @property
     def cached_tok(self) -> int:
-        """Prompt tokens found in the prefix cache."""
         return self.generation.cached_tok or 0
 
     @property

@@ -72,7 +72,6 @@ class Canary:
             self._loop = gevent.spawn(self._run, start_ns)
 
     def stop(self) -> None:
-        """End the canaries; those in flight are recorded as interrupted."""
         if self._loop is not None:
             self._loop.kill()
         live = list(self._live)

@@ -94,7 +94,6 @@ class Dispatcher:
         self._stop_grace_s: float | None = None
 
     def is_stopped(self) -> bool:
-        """Whether the run is being stopped before the end of its plan."""
         return self._stop_grace_s is not None
 
     def warm_up(self) -> None:
@@ -117,7 +116,6 @@ class Dispatcher:
         self._wind_down.set()
 
     def wind_down(self) -> None:
-        """The windows of all workers are done: the stage may end."""
         self._wind_down.set()
         if self._stage is not None:
             self._stage.progress.set()
@@ -171,7 +169,6 @@ class Dispatcher:
         return record.answer.outcome
 
     def run_stage(self, index: int, start_ns: int, announce: Callable[[StageMark], None]) -> None:
-        """Run one stage until every request that it started has been recorded."""
         plan = self.plan.stages[index]
         window_start_ns = start_ns + plan.warmup_ns
         window_end_ns = None if plan.window_ns is None else window_start_ns + plan.window_ns
@@ -217,7 +214,6 @@ class Dispatcher:
     # --- ends ---
 
     def _wait(self, stage: StageRun, done: Callable[[], bool], until_ns: int | None) -> None:
-        """Wait for `done` or a time, woken by `stage.progress` and `_wind_down`."""
         while not done():
             left_s = 0.1 if until_ns is None else min(0.1, (until_ns - monotonic_ns()) / NS_PER_S)
             if left_s <= 0:
@@ -226,9 +222,6 @@ class Dispatcher:
             stage.progress.clear()
 
     def _drain(self, stage: StageRun, idle: Callable[[], bool], deadline_ns: int | None) -> None:
-        """Let requests in flight finish until the deadline of the stage or of the stop, then end
-        them.
-        """
         closed_ns = monotonic_ns()
 
         def limit_ns() -> int | None:
@@ -282,7 +275,6 @@ class Dispatcher:
             stage.progress.set()
 
     def _closed_loop(self, stage: StageRun, slot: int) -> None:
-        """One slot: its sessions of the plan, one after the other."""
         assert stage.plan.concurrency is not None
         intended_ns = stage.start_ns
         number = slot
@@ -304,7 +296,6 @@ class Dispatcher:
             prepare_ns = PREPARE_NS
 
     def _open_loop(self, stage: StageRun, _slot: int) -> None:
-        """Start sessions at their times, whatever happened to the others."""
         sessions: Iterator[Session] = self.plan.sessions(
             stage.plan.index, worker=self.worker, workers=self.workers
         )
@@ -519,7 +510,6 @@ class Dispatcher:
         self._keep(record)
 
     def _share(self, cap: int) -> int:
-        """This worker's part of a cap over all workers."""
         return cap // self.workers + (self.worker < cap % self.workers)
 
     def _request(

@@ -72,7 +72,6 @@ class Framing:
 
     @property
     def complete(self) -> bool:
-        """The HTTP message ended as framed."""
         return self._mode is _Mode.COMPLETE
 
     @property
@@ -156,7 +155,6 @@ class Framing:
             self.headers[name.decode("latin-1").lower()] = value.decode("latin-1").strip()
 
     def on_headers_complete(self) -> None:
-        """Choose how to detect the end of the body."""
         if self._mode is not _Mode.HEADERS:
             return
         status = self._parser.get_status_code()

@@ -74,7 +74,6 @@ class _Turns:
         self._timer: Any = None
 
     def put(self, waiter: Waiter) -> None:
-        """Wake a waiter in its turn. May be called from anywhere."""
         self._waiting.append(waiter)
         if len(self._waiting) == 1:
             self._arm()
@@ -143,7 +142,6 @@ class _Connection:
         self._watcher = get_hub().loop.io(sock.fileno(), 1)
 
     def watch(self, handler: Handler) -> None:
-        """Call a handler whenever there are bytes, until `unwatch`."""
         if self._watcher is not None:
             self._watcher.start(handler, 0)
         else:
@@ -156,7 +154,6 @@ class _Connection:
             readiness.remove(self.sock.fileno())
 
     def usable(self) -> bool:
-        """Recently used and still open."""
         if monotonic_ns() - self.idle_since_ns > KEEP_IDLE_S * _NS:
             return False
         # on the raw descriptor: bytes, a close_notify or a FIN all mean that it is not reusable
@@ -261,7 +258,6 @@ class _Reader:
         turns.put(self._waiter)
 
     def _limit(self) -> tuple[int, Outcome, str]:
-        """The next limit: its time, outcome and error text."""
         limits, times = self.limits, self._framing.times_ns
         if times:
             at_ns = times[-1] + round(limits.idle_s * _NS)

@@ -12,6 +12,7 @@ import os
 import resource
 import signal
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from time import monotonic_ns, process_time
 from typing import Any, Final
@@ -54,15 +55,12 @@ _RECENT = 500
 
 
 class _Pipes:
-    """Lines of JSON to and from the supervisor."""
-
     def __init__(self, read_fd: int, write_fd: int) -> None:
         self._commands = lines.split(FileObjectPosix(read_fd, "rb"))
         self._out = FileObjectPosix(write_fd, "wb", buffering=0)
         self._lock = RLock()
 
     def receive(self) -> dict[str, Any] | None:
-        """The next command; None if the supervisor is gone."""
         line = next(self._commands, None)
         return None if line is None else lines.decode(line)
 
@@ -95,15 +93,9 @@ class Worker:
         endpoints = [_endpoint(one) for one in setup["endpoints"]]
         api = Api(self._plan.settings.api)
         network, stamps = Network(**setup["network"]), bool(setup["arrival_stamps"])
+        key, limits = setup["api_key"], profile.traffic.timeouts
         targets = [
-            Target(
-                endpoint,
-                api,
-                setup["api_key"],
-                profile.traffic.timeouts,
-                network,
-                arrival_stamps=stamps,
-            )
+            Target(endpoint, api, key, limits, network, arrival_stamps=stamps)
             for endpoint in endpoints
         ]
         self._recorder = Recorder(RunDir(Path(setup["run_dir"])).requests_journal(self._index))
@@ -122,22 +114,11 @@ class Worker:
         if setup["canary"] is not None:
             # No key: the paced server is ours and must not see the served model's key. Its reads
             # are timed like those of the load.
-            stamps = stamps and not any(
-                endpoint.base_url.startswith("https:") for endpoint in endpoints
-            )
-            target = Target(
-                _endpoint(setup["canary"]),
-                api,
-                None,
-                profile.traffic.timeouts,
-                arrival_stamps=stamps,
-            )
+            stamps &= not any(endpoint.base_url.startswith("https:") for endpoint in endpoints)
+            target = Target(_endpoint(setup["canary"]), api, None, limits, arrival_stamps=stamps)
+            counts = self._dispatcher.counts
             self._canary = Canary(
-                target,
-                api,
-                self._recorder,
-                worker=self._index,
-                sent=lambda: self._dispatcher.counts.sent,
+                target, api, self._recorder, worker=self._index, sent=lambda: counts.sent
             )
         # Existing objects stay: the collector need not scan Locust's and Arrow's modules (tens of
         # milliseconds) while streams run.
@@ -194,7 +175,6 @@ class Worker:
         self._pipes.send(self._progress())
 
     def interrupt(self) -> None:
-        """End at once: requests in flight become records, which are written."""
         self._stop(0)
         self.over.wait(KILL_AFTER_S)
 
@@ -229,13 +209,9 @@ class Worker:
                     _log.error("unknown command %r", command)
 
     def _on_record(self, record: Record) -> None:
-        answer = record.answer
-        if (
-            answer.first_token_ns is not None
-            and record.sent_ns is not None
-            and len(self._ttft_ms) < _RECENT
-        ):
-            self._ttft_ms.append((answer.first_token_ns - record.intended_ns) / 1e6)
+        answer, first_ns = record.answer, record.answer.first_token_ns
+        if first_ns and record.sent_ns and len(self._ttft_ms) < _RECENT:
+            self._ttft_ms.append((first_ns - record.intended_ns) / 1e6)
         # Locust keeps a row per text: only the outcome, since error texts of a server may vary
         # without limit.
         failure = None if answer.outcome is Outcome.OK else str(answer.outcome)
@@ -277,16 +253,10 @@ class Worker:
         now_ns, cpu_s = monotonic_ns(), process_time()
         before_ns, before_cpu_s = self._cpu
         self._cpu = (now_ns, cpu_s)
-        counts = self._dispatcher.counts
         progress = WorkerProgress(
             t_ns=now_ns,
             stage=self._stage_name,
-            in_flight=counts.in_flight,
-            live_sessions=counts.live_sessions,
-            sent=counts.sent,
-            ok=counts.ok,
-            failed=counts.failed,
-            dropped=counts.dropped,
+            **asdict(self._dispatcher.counts),
             ttft_ms=[round(ms, 3) for ms in self._ttft_ms],
             loop_lag_ms=round(self._loop_lag_ms, 3),
             cpu=(cpu_s - before_cpu_s) * NS_PER_S / max(1, now_ns - before_ns),

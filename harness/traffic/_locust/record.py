@@ -33,7 +33,6 @@ class Record:
 
     @property
     def request_id(self) -> str:
-        """`<session_id>/<turn>`"""
         return f"{self.session_id}/{self.turn}"
 
 

@@ -45,7 +45,6 @@ class Recorder:
         self._greenlet = gevent.spawn(self._run)
 
     def add(self, record: Record) -> None:
-        """Queue a record."""
         self._waiting.append(record)
         self._wake.set()
 

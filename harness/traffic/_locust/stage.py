@@ -63,7 +63,6 @@ class StageRun:
 
     @property
     def window_is_done(self) -> bool:
-        """Every request scheduled in the window has ended."""
         walked = (
             self.plan.concurrency is not None
             or self.window_end_ns is None
