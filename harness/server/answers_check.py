@@ -110,25 +110,27 @@ def _ask(
 ) -> Asked:
     answers: list[Answer] = []
     api = wire(route.api)
-    headers = api.headers(api_key)
+    status: int | None = None
+    why: str | None = None
     logprobs = {"logprobs": api.logprobs} if route.logprobs else {}
     for text in TEXTS:
-        request = api.plain_request(endpoint.model, text, max_output_tok, temperature=0)
+        request = api.plain_request(endpoint.model, text, max_output_tok, temperature=0) | logprobs
+        body = json.dumps(request).encode()
         try:
-            response = client.post(
-                api.path, content=json.dumps(request | logprobs).encode(), headers=headers
-            )
+            response = client.post(api.path, content=body, headers=api.headers(api_key))
         except httpx.HTTPError as error:
-            return Asked(route, tuple(answers), None, f"{type(error).__name__}: {error}")
+            why = f"{type(error).__name__}: {error}"
+            break
         if response.status_code != 200:
-            why = error_text(response.content) or "an empty body"
-            return Asked(route, tuple(answers), response.status_code, why)
+            status, why = response.status_code, error_text(response.content) or "an empty body"
+            break
         try:
             answers.append(_answer(api, response))
         except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+            status = 200
             why = f"the response does not have the API's form ({type(error).__name__}: {error})"
-            return Asked(route, tuple(answers), 200, why)
-    return Asked(route, tuple(answers))
+            break
+    return Asked(route, tuple(answers), status, why)
 
 
 def _answer(api: WireApi, response: httpx.Response) -> Answer:
@@ -179,10 +181,8 @@ class QualityCheck:
         if self.reference is not None:
             _must_match(self.reference, facts, self._settings.max_output_tok, self._path)
             # only the route of the reference, if it is one of these
-            self._routes = (
-                tuple(route for route in self._routes if route.api == self.reference.route)
-                or self._routes
-            )
+            same = tuple(route for route in self._routes if route.api == self.reference.route)
+            self._routes = same or self._routes
         self._found: dict[str, dict[str, Asked]] = {}
         self._recorded = False
 
@@ -205,14 +205,8 @@ class QualityCheck:
 
     def failure(self, when: str) -> str | None:
         """The first failure of that part; None if there is none, or the part did not run."""
-        return next(
-            (
-                f"{name}: {asked.error}"
-                for name, asked in self._found.get(when, {}).items()
-                if asked.error
-            ),
-            None,
-        )
+        found = self._found.get(when, {}).items()
+        return next((f"{name}: {asked.error}" for name, asked in found if asked.error), None)
 
     def record_first(self, run_dir: RunDir, info: ServerInfo) -> Path | None:
         """Store the responses as the reference named in the profile, if it does not exist yet and
@@ -224,39 +218,32 @@ class QualityCheck:
         before, after = self._found.get("before", {}), self._found.get("after", {})
         if self._path is None or self.reference is not None or not before or not after:
             return None
-        first, *_ = before.values()
-        texts = [
-            [answer.text for answer in asked.answers]
-            for asked in (*before.values(), *after.values())
-        ]
+        every = [*before.values(), *after.values()]
+        texts = [[answer.text for answer in asked.answers] for asked in every]
         changed = any(text != texts[0] for text in texts)
         if changed or self.failure("before") or self.failure("after"):
             return None
-        write_reference(self._path, make_reference(self._profile, self._facts, info, first))
+        write_reference(self._path, make_reference(self._profile, self._facts, info, every[0]))
         self._recorded = True
         self._write(run_dir)
         return self._path
 
     def _write(self, run_dir: RunDir) -> None:
         settings = self._settings
-        write_json(
-            run_dir.quality,
-            {
-                "check_version": CHECK_VERSION,
-                "texts_sha256": texts_sha256(),
-                "texts": len(TEXTS),
-                "max_output_tok": settings.max_output_tok,
-                "min_agreement": settings.min_agreement,
-                "logprob_tolerance": settings.logprob_tolerance,
-                "reference_path": None if self._path is None else str(self._path),
-                "reference": None if self.reference is None else self.reference.to_dict(),
-                "recorded": self._recorded,
-                **{
-                    when: {name: asked.to_dict() for name, asked in found.items()}
-                    for when, found in self._found.items()
-                },
-            },
-        )
+        found = {
+            "check_version": CHECK_VERSION,
+            "texts_sha256": texts_sha256(),
+            "texts": len(TEXTS),
+            "max_output_tok": settings.max_output_tok,
+            "min_agreement": settings.min_agreement,
+            "logprob_tolerance": settings.logprob_tolerance,
+            "reference_path": None if self._path is None else str(self._path),
+            "reference": None if self.reference is None else self.reference.to_dict(),
+            "recorded": self._recorded,
+        }
+        for when, replicas in self._found.items():
+            found[when] = {name: asked.to_dict() for name, asked in replicas.items()}
+        write_json(run_dir.quality, found)
 
 
 def make_reference(

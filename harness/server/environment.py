@@ -111,18 +111,14 @@ def find_python(named: str | None) -> str:
         return on_path
     absolute = Path(os.path.abspath(path))  # noqa: PTH100 (resolve() would follow the link that makes it a virtual environment)
     if not absolute.is_file() or not os.access(absolute, os.X_OK):
+        relative = "relative paths are relative to the working directory"
+        next_step = "name the python of the environment that has the server"
+        if ".venv-vllm-cpu" in named:
+            next_step = "create the environment with `make vllm-cpu`"
         raise PreflightError(
             f"server.python: no such program: {absolute}",
-            cause=(
-                None
-                if path.is_absolute()
-                else "relative paths are relative to the working directory"
-            ),
-            next_step=(
-                "create the environment with `make vllm-cpu`"
-                if ".venv-vllm-cpu" in named
-                else "name the python of the environment that has the server"
-            ),
+            cause=None if path.is_absolute() else relative,
+            next_step=next_step,
         )
     return str(absolute)
 

@@ -178,8 +178,7 @@ def cuda_problems(environment: Environment, gpus: tuple[Gpu, ...], needed: int) 
             Problem(
                 "no_gpu",
                 "the server needs a GPU and none is visible",
-                "check `nvidia-smi` and server.gpus, in a container `--gpus all`; or set"
-                " server.device: cpu",
+                "check `nvidia-smi`, server.gpus, or `--gpus all`; or set server.device: cpu",
             )
         ]
     if needed > len(gpus):

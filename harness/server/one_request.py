@@ -38,11 +38,9 @@ def client_options(url: str, network: Network) -> dict[str, Any]:
     options: dict[str, Any] = {"trust_env": False}  # httpx sends loopback requests to proxies too
     if url.startswith("https:"):
         options["verify"] = network.tls_context()
-    proxy = network.proxy_for(url)
-    if proxy is not None:
-        headers = (
-            {} if proxy.authorization is None else {"proxy-authorization": proxy.authorization}
-        )
+    if (proxy := network.proxy_for(url)) is not None:
+        key = proxy.authorization
+        headers = {} if key is None else {"proxy-authorization": key}
         options["proxy"] = httpx.Proxy(f"http://{proxy.url_host}:{proxy.port}", headers=headers)
     return options
 
@@ -95,9 +93,7 @@ def request_once(
             **client_options(url, network),
         )
     except httpx.HTTPError as error:
-        return Reply(
-            None, error=f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-        )
+        return Reply(None, error=f"{type(error).__name__}: {error}".removesuffix(": "))
     if response.status_code != 200:
         return Reply(response.status_code, error=error_text(response.content) or "an empty body")
     return _read(wire_api, response)

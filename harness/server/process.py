@@ -193,10 +193,7 @@ def check_port_free(host: str, port: int) -> None:
     raise ServerError(
         f"port {port} on {host} is taken{_held_by(port)}",
         cause="another server, or one that an earlier run left behind",
-        next_step=(
-            "leave server.port out (a free one is chosen), set another, or end the process that"
-            " uses it"
-        ),
+        next_step="omit server.port (a free one is chosen), set another, or end that process",
     )
 
 
@@ -224,9 +221,8 @@ def redact(argv: tuple[str, ...]) -> tuple[str, ...]:
     hide_next = False
     for item in argv:
         option, equals, _ = item.partition("=")
-        secret = option.startswith("--") and option.lower().replace("_", "-").endswith(
-            _SECRET_OPTIONS
-        )
+        name = option.lower().replace("_", "-")
+        secret = name.startswith("--") and name.endswith(_SECRET_OPTIONS)
         if hide_next and not item.startswith("-"):
             shown.append("***")  # and the next too: --api-key takes several
             continue

@@ -74,9 +74,9 @@ def wait_ready(
 ) -> Served:
     """Wait for one replica.
 
-    With an empty model name in `endpoint`, the first listed model is used. `watch` is called about
-    ten times a second and raises once waiting is pointless (the process died). A foreign server may
-    lack `/health` (`health_required=False`): "no such route" is then accepted.
+    Without a model name in `endpoint`, the first listed model is used. `watch` is called ten times
+    a second and raises once waiting is pointless. A foreign server may lack `/health`
+    (`health_required=False`).
 
     Raises:
         NotReadyError: its response will not improve, or the deadline passed.

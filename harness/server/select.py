@@ -33,10 +33,8 @@ def choose_server(
     nvidia_present: bool = False,
     needs: Needs = NO_NEEDS,
 ) -> Choice:
-    """Resolve the profile's server.
-
-    `gpus` are those of the deployment (`server.gpus` resolved; empty on CPU). `nvidia_present`:
-    this machine has an NVIDIA device, whether or not it can be used.
+    """Resolve the profile's server. `gpus` are those of the deployment (empty on CPU);
+    `nvidia_present`: this machine has an NVIDIA device, whether or not it can be used.
 
     Raises:
         PreflightError: `auto`, and there is a GPU that cannot be used. Falling back to the CPU
@@ -61,8 +59,8 @@ def choose_server(
 def kv_capacity(
     server: VllmServer | TorchServer | AttachServer | AutoServer, facts: ModelFacts
 ) -> tuple[float | None, str]:
-    """Tokens that fit in the KV cache of all replicas, and how that was found, without starting a
-    server; None with the reason. The KV bytes per token of the model must be known.
+    """Tokens that fit in the KV cache of all replicas, and how that was found without starting a
+    server; None with the reason.
 
     Raises:
         PreflightError: the GPUs named in the profile cannot be used.

@@ -5,7 +5,6 @@ their events. Imports no Locust.
 import threading
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict
-from types import TracebackType
 from typing import Final, Self
 
 from harness.artifacts.layout import RunDir
@@ -47,21 +46,19 @@ STAGE_LEAD_S: Final = 0.2
 
 
 class LocustDriver:
-    """The load generator on this machine.
+    """The load generator on this machine. `plan` was made from `profile` and `facts`; each worker
+    makes it again, and the hashes must be equal.
 
     Args:
-        facts: the model's, from which the plan was made.
-        plan: the workers make it too; their hashes are compared with its hash.
         api_key: sent with every request. It reaches the workers over a pipe: it is in no file,
             environment or process list.
         on_event: called with every event (`harness.traffic.events`), one at a time, from threads of
             the driver. Its exceptions fail the run.
         canary: a paced server on this host from which each worker streams all the time
-            (`harness.traffic._locust.canary`), if any.
+            (`_locust.canary`), if any.
         cores: cores for the Locust processes; None: as this process.
-        ready_timeout_s: for all processes.
         arrival_stamps: time reads by the kernel's arrival timestamp if available
-            (`harness.traffic._locust.stamped_reads`).
+            (`_locust.stamped_reads`).
     """
 
     def __init__(
@@ -122,12 +119,7 @@ class LocustDriver:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def start(self) -> None:

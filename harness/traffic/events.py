@@ -1,5 +1,5 @@
-"""What a Locust process reports to its supervisor, one line of JSON each, and what the driver makes
-of it for all workers together. Plain Python, so that both sides can import it.
+"""What a Locust process reports to its supervisor, one line of JSON each, and the driver's events
+for all workers. Plain Python: both sides import it.
 
 `stage` is the name of a load stage, `index` its position in the plan; times are monotonic.
 """
@@ -41,13 +41,8 @@ class WorkerProgress:
 
 @dataclass(frozen=True, slots=True)
 class StagePrimed:
-    """The histories of conversations that start in the middle are in the servers' caches.
-
-    Attributes:
-        start_ns: start of the first priming request.
-        end_ns: end of the last.
-        primed: conversations primed.
-        failed: how many of them got no response.
+    """The histories of conversations that start in the middle are cached by the servers. `failed`
+    of the `primed` conversations got no response.
     """
 
     event: ClassVar[str] = "stage_primed"
@@ -89,9 +84,9 @@ class StageEnded:
     """Every request of a stage has been recorded.
 
     Attributes:
-        window_end_ns: end of the window, at most `end_ns`.
+        window_end_ns: at most `end_ns`.
         turns_not_happened: turns after a failed or dropped one.
-        turns_cut: turns that were not sent because the stage had ended.
+        turns_cut: turns not sent because the stage had ended.
         replies_not_carried: responses that the next turn could not include.
     """
 

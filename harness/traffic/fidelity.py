@@ -96,11 +96,10 @@ class Load:
             at `gap_ms`.
         requests_per_s: arrivals of an open loop; None for a closed one.
         gap_ms: between two tokens of a stream.
-        output_tok: mean length of a response.
-        body_bytes: mean size of a request.
+        output_tok, body_bytes: means per request.
         clock: source of token times: the kernel's timestamp of `arrival`, or over TLS the time of
             the `read`.
-        shape: of an open loop's gap distribution: 1 / CV^2 for gamma, k for Weibull; None for the
+        shape: of an open loop's gap distribution: 1 / CV^2 for gamma, k for Weibull; None for
             others.
     """
 
@@ -195,14 +194,10 @@ def load_of(profile: Profile, plan: RunPlan, *, gap_ms: float | None = None) -> 
     """
     gap_ms = gap_ms or (profile.slos.tpot_s * 1000 if profile.slos.tpot_s else DEFAULT_GAP_MS)
     urls = profile.server.urls if profile.server.kind == "attach" else ()
-    clock: Literal["arrival", "read"] = (
-        "read" if any(str(url).startswith("https:") for url in urls) else "arrival"
-    )
-    load = max(
-        (_stage_load(plan, stage, gap_ms) for stage in plan.stages),
-        key=lambda load: load.events_per_s,
-    )
-    return replace(load, clock=clock)
+    tls = any(str(url).startswith("https:") for url in urls)
+    loads = (_stage_load(plan, stage, gap_ms) for stage in plan.stages)
+    load = max(loads, key=lambda load: load.events_per_s)
+    return replace(load, clock="read" if tls else "arrival")
 
 
 def _stage_load(plan: RunPlan, stage: StagePlan, gap_ms: float) -> Load:
@@ -212,9 +207,8 @@ def _stage_load(plan: RunPlan, stage: StagePlan, gap_ms: float) -> Load:
     sessions = list(islice(plan.sessions(stage.index), _SAMPLE_SESSIONS))
     for session in sessions:
         outputs += [turn.target_output_tok for one in session.tree() for turn in one.turns]
-        bodies.append(
-            len(Conversation(session, plan.settings, MODEL, texts).body(len(session.turns) // 2))
-        )
+        conversation = Conversation(session, plan.settings, MODEL, texts)
+        bodies.append(len(conversation.body(len(session.turns) // 2)))
     output_tok = max(1, round(sum(outputs) / len(outputs)))
     turns = 1.0 if stage.single else len(outputs) / len(sessions)
     body_bytes = round(sum(bodies) / len(bodies))
@@ -228,11 +222,8 @@ def _stage_load(plan: RunPlan, stage: StagePlan, gap_ms: float) -> Load:
 
 
 def _planned_rate(plan: RunPlan, stage: StagePlan) -> float:
-    times = [
-        session.intended_offset_ns
-        for session in plan.horizon(stage.index)
-        if session.intended_offset_ns is not None
-    ]
+    offsets_ns = (session.intended_offset_ns for session in plan.horizon(stage.index))
+    times = [offset_ns for offset_ns in offsets_ns if offset_ns is not None]
     return len(times) / max(1.0, seconds(max(times) - min(times))) if times else 1.0
 
 
@@ -272,8 +263,8 @@ def cache_path(load: Load | CertifiedLoad, workers: int | None) -> Path:
 
 
 def cached(load: Load, *, workers: int | None = None, quick: bool = False) -> Certificate | None:
-    """The certificate for this load, host and versions; None if there is none, or it is older than
-    30 days. `workers` is a fixed number, if any; `quick` accepts a quick certificate too.
+    """The certificate for this load, host and versions, if it exists and is at most 30 days old.
+    `quick` accepts a quick one too.
     """
     try:
         raw = json.loads(cache_path(load, workers).read_text(encoding="utf-8"))
@@ -287,9 +278,7 @@ def cached(load: Load, *, workers: int | None = None, quick: bool = False) -> Ce
 
 
 def store(certificate: Certificate, *, workers: int | None = None) -> Certificate:
-    """Save a certificate in the cache and return it as saved. An unwritable cache is not an
-    error.
-    """
+    """Save a certificate in the cache, if possible, and return it as saved."""
     kept = replace(certificate, made_unix_s=int(wall_now().timestamp()))
     path = cache_path(kept.load, workers)
     with suppress(OSError, ArtifactError):
@@ -308,17 +297,11 @@ def make_certificate(
     note: Callable[[str], None] = lambda _: None,
     registry: RunRegistry | None = None,
 ) -> Certificate:
-    """Measure.
+    """Measure the heaviest load of the load's class.
 
-    Args:
-        load: the load to certify; the heaviest of its class is measured.
-        workers: try only this number; None: one, then twice as many until the load is within
-            bounds.
-        quick: two short levels instead of four.
-        budget_s: start nothing that would end after this.
-        bound_s: limit of every error's p99.
-        note: receives progress messages.
-        registry: records the processes.
+    Without `workers` one is tried, then twice as many until the load is within bounds. `quick`
+    takes two short levels instead of four; nothing starts that would end after `budget_s`;
+    `bound_s` limits every error's p99; `note` receives progress messages.
 
     Raises:
         TrafficError: the load generator failed.
@@ -335,11 +318,8 @@ def make_certificate(
             note(f"out of time ({budget_s:g} s) before trying {count} workers")
             break
         before_ns = now_ns()
-        beyond = ", ".join(f"x{factor:g}" for factor in factors[1:])
-        note(
-            f"{count} worker{'s' if count > 1 else ''}:"
-            f" {_words(load)}{f', then {beyond}' if beyond else ''}"
-        )
+        beyond = "".join(f", x{factor:g}" for factor in factors[1:])
+        note(f"{count} worker{'s' if count > 1 else ''}: {_words(load)}{beyond}")
         tried = measure(load, count, factors, quick=quick, bound_s=bound_s, registry=registry)
         levels += tried
         took_s = seconds(now_ns() - before_ns)
@@ -384,11 +364,9 @@ def _factors(load: Load, *, quick: bool) -> list[float]:
 
 
 def _words(load: Load) -> str:
-    many = (
-        f"{load.streams} streams"
-        if load.requests_per_s is None
-        else f"{load.requests_per_s:g} {load.process} requests/s"
-    )
+    many = f"{load.streams} streams"
+    if load.requests_per_s is not None:
+        many = f"{load.requests_per_s:g} {load.process} requests/s"
     return f"{many}, {load.events_per_s:,.0f} events/s, bodies of {load.body_bytes:,} bytes"
 
 
@@ -542,12 +520,10 @@ def _profile(load: Load, factors: Sequence[float], *, quick: bool) -> Profile:
             # allows.
             rate = load.requests_per_s * factor * load.output_tok / output_tok
             stage |= {"kind": "arrival_rate", "rate_per_s": rate, "process": load.process}
-            if load.shape is not None:
-                stage |= (
-                    {"cv": load.shape**-0.5}
-                    if load.process == "gamma"
-                    else {"weibull_shape": load.shape}
-                )
+            if load.shape is not None and load.process == "gamma":
+                stage["cv"] = load.shape**-0.5
+            elif load.shape is not None:
+                stage["weibull_shape"] = load.shape
         stages.append(stage)
     return Profile.model_validate(
         {
@@ -581,12 +557,8 @@ def _level(
     spreads = errors.spreads()
     failed = sum(row["outcome"] != Outcome.OK for row in inside) + errors.unpaired
     window_s = seconds(end_ns - start_ns)
-    written = [
-        t_ns
-        for row in rows
-        if row["request_id"] in truth
-        for t_ns in truth[row["request_id"]]["content_ns"]
-    ]
+    lines = (truth.get(row["request_id"], {}) for row in rows)
+    written = [t_ns for line in lines for t_ns in line.get("content_ns", ())]
     in_window = sum(start_ns <= t_ns < end_ns for t_ns in written)
     before, after = cpu.starts[name], cpu.ends[name]
     length_s = seconds(after.t_ns - before.t_ns)

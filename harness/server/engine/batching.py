@@ -287,9 +287,8 @@ class Engine:
             raise DoesNotFitError(
                 f"--max-context {self.max_context_tok} exceeds the model's {longest} positions"
             )
-        self.eos_ids = (
-            frozenset(_eos_ids(self.model)) if settings.load_format != "dummy" else frozenset()
-        )
+        dummy = settings.load_format == "dummy"
+        self.eos_ids = frozenset[int]() if dummy else frozenset(_eos_ids(self.model))
         self.page_tok = settings.page_tok or PAGE_TOK
         self.max_batch_tok = settings.max_batch_tok or MAX_BATCH_TOK[self.device.type]
         self.num_blocks = settings.num_blocks or _default_blocks(
@@ -599,12 +598,13 @@ def _default_blocks(
         free, _total = torch.cuda.mem_get_info(model.device)
         tokens = int(free * CUDA_KV_SHARE) // counted_bytes
     else:
-        wanted = max(
-            int(STREAMS * min(max_context_tok, STREAM_TOK) / (1 - SAFETY_MARGIN)),
-            2 * max_context_tok,
-        )
+        streams_tok = int(STREAMS * min(max_context_tok, STREAM_TOK) / (1 - SAFETY_MARGIN))
         total = psutil.virtual_memory().total - psutil.Process().memory_info().rss
-        tokens = min(wanted, CPU_KV_BYTES // kv_bytes, int(total * 0.8) // counted_bytes)
+        tokens = min(
+            max(streams_tok, 2 * max_context_tok),
+            CPU_KV_BYTES // kv_bytes,
+            int(total * 0.8) // counted_bytes,
+        )
     blocks = int(tokens // page_tok)
     if blocks < max_context_tok // page_tok + 2:
         log.warning(

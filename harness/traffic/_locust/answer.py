@@ -196,7 +196,7 @@ class _Stream:
             while which < len(ends) - 1 and ends[which] < end:
                 which += 1
             hit = match(event) if match is not None else None
-            if hit is None and shapes:
+            if hit is None:
                 for other in shapes:
                     if other is not shape and (hit := other.pattern.fullmatch(event)) is not None:
                         shape, match = other, other.pattern.fullmatch

@@ -100,10 +100,13 @@ class Dispatcher:
         """Build the corpus and the prompts' shared heads before the first request needs them."""
         session = self.plan.session(0, 0)
         for target in self.targets:
-            Conversation(session, self.plan.settings, target.model, self._texts).body(0)
+            self._conversation(session, target).body(0)
             for one in self.plan.classes:
                 head = replace(session, system=one.head.system, tools=one.head.tools)
-                Conversation(head, self.plan.settings, target.model, self._texts)
+                self._conversation(head, target)
+
+    def _conversation(self, session: Session, target: Target) -> Conversation:
+        return Conversation(session, self.plan.settings, target.model, self._texts)
 
     def stop(self, grace_s: float) -> None:
         """Start no new turns; requests in flight may continue for `grace_s`, then they are recorded
@@ -142,9 +145,7 @@ class Dispatcher:
                 if session.primed:
                     outcomes.append(self._prime(session))
 
-        greenlets = [gevent.spawn(walk) for _ in range(PRIMES_IN_FLIGHT)]
-        for greenlet in greenlets:
-            greenlet.link_exception(self._crashed)
+        greenlets = [self._spawn(walk) for _ in range(PRIMES_IN_FLIGHT)]
         stopped_ns: int | None = None
         while len(gevent.joinall(greenlets, timeout=0.1)) < len(greenlets):
             if self._stop_grace_s is None:
@@ -158,7 +159,7 @@ class Dispatcher:
     def _prime(self, session: Session) -> Outcome:
         target = self._route(session)
         target.live += 1  # until its conversation ends
-        conversation = Conversation(session, self.plan.settings, target.model, self._texts)
+        conversation = self._conversation(session, target)
         body = conversation.priming_body()
         record = self._record(session, session.turns[session.priming_turn], monotonic_ns())
         record.workload_class += PRIME_SUFFIX
@@ -257,8 +258,10 @@ class Dispatcher:
             stage.open_sources = 1
             self._spawn(self._source, stage, self._open_loop, 0)
 
-    def _spawn(self, run: Callable[..., object], *args: object) -> None:
-        gevent.spawn(run, *args).link_exception(self._crashed)
+    def _spawn(self, run: Callable[..., object], *args: object) -> gevent.Greenlet:
+        greenlet = gevent.spawn(run, *args)
+        greenlet.link_exception(self._crashed)
+        return greenlet
 
     def _crashed(self, greenlet: gevent.Greenlet) -> None:
         """A defect of ours (network and server cannot cause one): the run must not continue without
@@ -376,20 +379,11 @@ class Dispatcher:
         target = primed.target if primed else self._route(session)
         target.live += primed is None
         try:
-            conversation = (
-                primed.conversation
-                if primed
-                else Conversation(session, self.plan.settings, target.model, self._texts)
-            )
+            conversation = primed.conversation if primed else self._conversation(session, target)
             for turn in turns:
+                ahead_ns = PREPARE_NS if done else prepare_ns
                 ended_ns = self._turn(
-                    stage,
-                    session,
-                    turn,
-                    conversation,
-                    target,
-                    intended_ns,
-                    PREPARE_NS if done else prepare_ns,
+                    stage, session, turn, conversation, target, intended_ns, ahead_ns
                 )
                 if ended_ns is None:
                     break
@@ -424,13 +418,10 @@ class Dispatcher:
             return ended_ns
         if len(children) == 1:
             return self._converse(stage, children[0], ended_ns)[1]
-        greenlets = [gevent.spawn(self._converse, stage, child, ended_ns) for child in children]
-        for greenlet in greenlets:
-            greenlet.link_exception(self._crashed)
+        greenlets = [self._spawn(self._converse, stage, child, ended_ns) for child in children]
         gevent.joinall(greenlets)
-        return max(
-            (greenlet.value[1] for greenlet in greenlets if greenlet.successful()), default=ended_ns
-        )
+        ends_ns = (greenlet.value[1] for greenlet in greenlets if greenlet.successful())
+        return max(ends_ns, default=ended_ns)
 
     def _route(self, session: Session) -> Target:
         targets = self.targets
@@ -467,14 +458,10 @@ class Dispatcher:
                 record.answer.error = f"{stage.plan.max_in_flight} requests were in flight"
             else:
                 self._request(record, target, body, turn.cancel_after_ns)
-                if (
-                    self.plan.settings.live
-                    and record.answer.outcome is Outcome.OK
-                    and turn is not session.turns[-1]
-                ):
-                    stage.replies_not_carried += not conversation.answered(
-                        turn.index, record.answer.parts
-                    )
+                ok, last = record.answer.outcome is Outcome.OK, turn is session.turns[-1]
+                if self.plan.settings.live and ok and not last:
+                    carried = conversation.answered(turn.index, record.answer.parts)
+                    stage.replies_not_carried += not carried
             self._keep(record)
         finally:
             stage.pending_window -= counts_for_window
@@ -538,11 +525,8 @@ class Dispatcher:
             )
         except Exception as error:  # noqa: BLE001 - a defect in reading must cost one record's detail, not the record
             _log.exception("a response cannot be read")
-            record.answer = Answer(
-                Outcome.MALFORMED,
-                error=f"the reader failed: {error!r}",
-                http_status=exchange.framing.status,
-            )
+            why = f"the reader failed: {error!r}"
+            record.answer = Answer(Outcome.MALFORMED, why, exchange.framing.status)
 
     def _keep(self, record: Record) -> None:
         counts, outcome = self.counts, record.answer.outcome

@@ -5,6 +5,7 @@ last bytes; the parser sees the reads only for the headers, and again when the m
 complete. Afterwards `body` and `body_ends` show which read brought which byte.
 """
 
+from dataclasses import dataclass, field
 from enum import Enum
 
 import httptools
@@ -23,6 +24,7 @@ class _Mode(Enum):
     COMPLETE = 6
 
 
+@dataclass(slots=True, eq=False)
 class Framing:
     """Collects the reads of one response.
 
@@ -37,37 +39,22 @@ class Framing:
         keep_alive: the connection can carry another request.
     """
 
-    __slots__ = (
-        "_body_bytes",
-        "_fed",
-        "_left",
-        "_mode",
-        "_parser",
-        "_parts",
-        "body_ends",
-        "error",
-        "extra",
-        "headers",
-        "keep_alive",
-        "reads",
-        "status",
-        "times_ns",
-    )
+    reads: list[bytes] = field(default_factory=list)
+    times_ns: list[int] = field(default_factory=list)
+    status: int | None = None
+    headers: dict[str, str] = field(default_factory=dict)
+    body_ends: list[int] = field(default_factory=list)
+    error: str | None = None
+    extra: bool = False
+    keep_alive: bool = False
+    _mode: _Mode = _Mode.HEADERS
+    _left: int = 0
+    _fed: int = 0
+    _parts: list[bytes] = field(default_factory=list)
+    _body_bytes: int = 0
+    _parser: httptools.HttpResponseParser = field(init=False)
 
-    def __init__(self) -> None:
-        self.reads: list[bytes] = []
-        self.times_ns: list[int] = []
-        self.status: int | None = None
-        self.headers: dict[str, str] = {}
-        self.body_ends: list[int] = []
-        self.error: str | None = None
-        self.extra = False
-        self.keep_alive = False
-        self._mode = _Mode.HEADERS
-        self._left = 0
-        self._fed = 0
-        self._parts: list[bytes] = []
-        self._body_bytes = 0
+    def __post_init__(self) -> None:
         self._parser = httptools.HttpResponseParser(self)
 
     @property

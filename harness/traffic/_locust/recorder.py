@@ -20,6 +20,8 @@ from harness.traffic._locust.record import Record, to_batch
 
 _log = logging.getLogger(__name__)
 
+_FAILURES: Final = (HarnessError, OSError, pa.ArrowException)
+
 WRITE_INTERVAL_S: Final = 0.25
 """Minimum time between two writes. A batch costs about 5 kB of its own; a kill -9 of this worker
 loses at most this much time.
@@ -68,7 +70,7 @@ class Recorder:
                 if not self._closing:
                     self._pause()
             self._in_thread(self._journal.close)
-        except (HarnessError, OSError, pa.ArrowException) as error:
+        except _FAILURES as error:
             self.error = str(error)
             _log.error("records cannot be written: %s", error)
 
@@ -80,7 +82,7 @@ class Recorder:
         def guarded() -> Exception | None:
             try:
                 job(*args)
-            except (HarnessError, OSError, pa.ArrowException) as error:
+            except _FAILURES as error:
                 return error
             return None
 

@@ -35,17 +35,13 @@ class StageRun:
     """One stage of one worker while it runs.
 
     Attributes:
-        start_ns: the same in all workers.
-        window_end_ns: planned end of the window; None if sessions end it.
+        window_end_ns: planned; None if sessions end the window.
         pending_window: unfinished requests scheduled in the window.
         walked_ns: an open loop has started all sessions due before this.
         open_sources: greenlets that may still start sessions.
-        turns_not_happened: planned turns after a failed or dropped one.
-        turns_cut: planned turns cut off by the end of the stage.
-        replies_not_carried: responses (`assistant: live`) without content that a later turn could
-            include; the recorded ones stay.
+        turns_not_happened, turns_cut, replies_not_carried: as in `StageEnded`.
         closing: no new turns.
-        progress: set whenever something ended, for those that wait for the end of the stage.
+        progress: set whenever something ended.
     """
 
     plan: StagePlan
