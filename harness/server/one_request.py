@@ -210,10 +210,7 @@ def _why_refused(
             "set server.tool_call_parser, or start an attached server with both flags",
         )
     if status in (401, 403):
-        return (
-            "the API key is missing or wrong",
-            "set server.api_key_env or server.api_key_file",
-        )
+        return ("the API key is missing or wrong", "set server.api_key_env or server.api_key_file")
     if status == 404 and "model" in text:
         return (
             f"the server does not serve {endpoint.model!r}",

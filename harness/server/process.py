@@ -46,11 +46,7 @@ class ServerProcess:
 
     @classmethod
     def start(
-        cls,
-        plan: ReplicaPlan,
-        log: Path,
-        registry: RunRegistry,
-        secrets: tuple[str, ...] = (),
+        cls, plan: ReplicaPlan, log: Path, registry: RunRegistry, secrets: tuple[str, ...] = ()
     ) -> "ServerProcess":
         """Start the command. `secrets` are values to hide wherever its log is shown.
 

@@ -18,13 +18,7 @@ from harness.core.clock import NS_PER_S, now_ns
 from harness.core.errors import HarnessError
 from harness.core.network import Network
 from harness.core.records import Api, Endpoint
-from harness.server.one_request import (
-    DIRECT,
-    Reply,
-    client_options,
-    one_token_body,
-    request_once,
-)
+from harness.server.one_request import DIRECT, Reply, client_options, one_token_body, request_once
 
 _POLL_S: Final = 0.1
 _PROBE_TIMEOUT_S: Final = 10.0

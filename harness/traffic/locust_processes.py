@@ -42,10 +42,7 @@ class LocustProcess:
 
     def error(self, what: str, cause: str | None = None) -> TrafficError:
         return TrafficError(
-            what,
-            cause=cause,
-            next_step=f"see {self.child.spec.log}",
-            details=self.child.log_tail(),
+            what, cause=cause, next_step=f"see {self.child.spec.log}", details=self.child.log_tail()
         )
 
     def died(self) -> TrafficError:

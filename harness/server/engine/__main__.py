@@ -9,6 +9,7 @@ import logging
 import os
 import socket
 import sys
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Final
@@ -26,39 +27,35 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m harness.server.engine", description="The embedded engine of the harness."
     )
-    parser.add_argument("--model", required=True, help="folder of the model")
-    parser.add_argument("--served-name", help="name that requests use (default: the folder's)")
-    parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    parser.add_argument(
-        "--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16")
-    )
-    parser.add_argument("--load-format", default="auto", choices=("auto", "dummy"))
-    parser.add_argument(
+    add = parser.add_argument
+    integer = partial(add, type=int)
+    dtypes = ("auto", "float32", "bfloat16", "float16")
+    add("--model", required=True, help="folder of the model")
+    add("--served-name", help="name that requests use (default: the folder's)")
+    add("--host", default="127.0.0.1")
+    integer("--port", required=True)
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    add("--dtype", default="auto", choices=dtypes)
+    add("--load-format", default="auto", choices=("auto", "dummy"))
+    integer(
         "--max-context",
-        type=int,
+        dest="max_context_tok",
         help="maximum tokens of prompt and response together (default: the model's)",
     )
-    parser.add_argument(
+    integer(
         "--threads",
-        type=int,
         help="torch threads on CPU (default: 1 on two cores or fewer, else the cores minus two)",
     )
-    parser.add_argument(
-        "--num-blocks", type=int, help="blocks of the KV cache (default: sized from memory)"
-    )
-    parser.add_argument(
-        "--kv-cache-tokens", type=int, help="KV cache in tokens, instead of --num-blocks"
-    )
-    parser.add_argument("--page-size", type=int, help="tokens in a block (default: 32)")
-    parser.add_argument(
+    integer("--num-blocks", help="blocks of the KV cache (default: sized from memory)")
+    integer("--kv-cache-tokens", help="KV cache in tokens, instead of --num-blocks")
+    integer("--page-size", dest="page_tok", help="tokens per block (default: 32)")
+    integer(
         "--max-batch-tokens",
-        type=int,
+        dest="max_batch_tok",
         help="maximum tokens in one forward pass (default: 512 on CPU, 4096 on CUDA)",
     )
-    parser.add_argument("--no-prefix-caching", action="store_true")
-    parser.add_argument("--seed", type=int, default=0, help="seed of sampling")
+    add("--no-prefix-caching", dest="prefix_caching", action="store_false")
+    integer("--seed", default=0, help="seed of sampling")
     return parser.parse_args(argv)
 
 
@@ -101,24 +98,11 @@ def serve(arguments: argparse.Namespace) -> int:
     from harness.server.engine.prompts import Prompts
 
     transformers_logging.disable_progress_bar()
-    page_tok = arguments.page_size
-    num_blocks = arguments.num_blocks
-    if num_blocks is None and arguments.kv_cache_tokens is not None:
-        num_blocks = -(-arguments.kv_cache_tokens // (page_tok or PAGE_TOK))
+    if arguments.num_blocks is None and arguments.kv_cache_tokens is not None:
+        arguments.num_blocks = -(-arguments.kv_cache_tokens // (arguments.page_tok or PAGE_TOK))
+    # Arguments are named like the settings.
     engine = Engine(
-        EngineSettings(
-            model=arguments.model,
-            device=arguments.device,
-            dtype=arguments.dtype,
-            load_format=arguments.load_format,
-            max_context_tok=arguments.max_context,
-            threads=arguments.threads,
-            num_blocks=num_blocks,
-            page_tok=page_tok,
-            max_batch_tok=arguments.max_batch_tokens,
-            prefix_caching=not arguments.no_prefix_caching,
-            seed=arguments.seed,
-        )
+        EngineSettings(**{key: vars(arguments)[key] for key in EngineSettings.__slots__})
     )
     name = arguments.served_name or Path(arguments.model).name
     api = EngineApp(engine, Prompts(arguments.model), name)

@@ -129,11 +129,7 @@ class EngineMetrics:
 
         gauge("num_requests_running", "Number of requests in model execution batches.", running)
         gauge("num_requests_waiting", "Number of requests waiting to be processed.", waiting)
-        gauge(
-            "kv_cache_usage_perc",
-            "KV-cache usage. 1 means 100 percent usage.",
-            kv_usage_or_nan,
-        )
+        gauge("kv_cache_usage_perc", "KV-cache usage. 1 means 100 percent usage.", kv_usage_or_nan)
         self.prompt_tokens = counter("prompt_tokens", "Number of prefill tokens processed.")
         self.prompt_by_source = counters(
             "prompt_tokens_by_source",

@@ -14,13 +14,7 @@ from typing import Final
 
 from harness.api.base import WireApi
 from harness.api.errors import error_text
-from harness.api.event_patterns import (
-    MAX_LEARNT_PER_STREAM,
-    escaped_size,
-    known,
-    learn,
-    size_of,
-)
+from harness.api.event_patterns import MAX_LEARNT_PER_STREAM, escaped_size, known, learn, size_of
 from harness.api.parts import AnswerParts, ContentPart
 from harness.api.table import wire
 from harness.core.records import Api, Outcome
