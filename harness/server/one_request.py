@@ -134,8 +134,7 @@ def check_request(
     network: Network = DIRECT,
 ) -> Reply:
     """Send one request of the workload, and if it carries tools check that the model sees them.
-
-    `body` is a whole request as traffic would send it; `timeout_s` limits each of the requests.
+    `timeout_s` limits each of the requests.
 
     Raises:
         ServerError: there was no response.

@@ -69,6 +69,7 @@ _REASONING_PARSERS: Final = (
     ("minimax-m2", "minimax_m2"),
 )
 
+_NEGATIVE: Final = r"-\d+|-\d*\.\d+"  # as argparse, which takes anything else for an option
 # Bytes of one weight by the checkpoint's type.
 _WEIGHT_BYTES: Final = {"float32": 4, "bfloat16": 2, "float16": 2, "float8_e4m3fn": 1}
 
@@ -146,7 +147,7 @@ class VllmServerRunner(LocalRunner):
         given = [
             item.partition("=")[0]
             for item in self.server.extra_args
-            if item.startswith("-") and not _is_number(item)
+            if item.startswith("-") and not re.fullmatch(_NEGATIVE, item)
         ]
         known = vllm_options(environment) if given else frozenset[str]()
         if known is None:  # then vLLM rejects unknown arguments at the start, and logs that
@@ -286,11 +287,3 @@ def _config_of(facts: ModelFacts) -> dict[str, Any]:
     except (OSError, ValueError):  # preflight and vLLM itself report it
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True

@@ -90,10 +90,6 @@ class LocustProcesses:
         return [process for process in self.all if process.worker is not None]
 
     def start(self) -> None:
-        """
-        Raises:
-            TrafficError: a process cannot be started.
-        """
         count = str(self.count)
         users = ["--users", count, "--spawn-rate", count]
         if self.count == 1:

@@ -177,8 +177,8 @@ class Generation:
 
 
 class _Router(OutputRouter):  # type: ignore[misc]  # transformers is not typed here
-    """Passes each batch of outputs to the event loop in one call, not by a handler per request
-    (which a cancel leaks).
+    """Passes each batch of outputs to the event loop in one call; a handler per request would leak
+    on a cancel.
     """
 
     def __init__(
@@ -381,10 +381,7 @@ class Engine:
         return generation
 
     def check_fits(self, prompt_tok: int, max_tok: int) -> None:
-        """
-        Raises:
-            DoesNotFitError: this could never be served; with the numbers involved.
-        """
+        """Raise `DoesNotFitError`, with the numbers involved, if this could never be served."""
         if prompt_tok < 1:
             raise DoesNotFitError("the prompt has no tokens")
         total = prompt_tok + max_tok

@@ -132,10 +132,8 @@ class Dispatcher:
         """
         plan = self.plan.stages[index]
         assert plan.concurrency is not None
-        numbers = range(
-            self.worker, min(plan.concurrency, plan.sessions or plan.concurrency), self.workers
-        )
-        left = deque(numbers)
+        count = min(plan.concurrency, plan.sessions or plan.concurrency)
+        left = deque(range(self.worker, count, self.workers))
         outcomes: list[Outcome] = []
         started_ns = monotonic_ns()
 
@@ -179,9 +177,8 @@ class Dispatcher:
             stage.closing.set()
         announce(StageStarted(plan.name, index, start_ns, window_start_ns, window_end_ns))
         self._start_sources(stage)
-        deadline_ns: int | None = None
-        if window_end_ns is not None:
-            deadline_ns = window_end_ns + round(self.drain_timeout_s * NS_PER_S)
+        end_of_window_ns = _NEVER_NS if window_end_ns is None else window_end_ns
+        deadline_ns = end_of_window_ns + round(self.drain_timeout_s * NS_PER_S)
 
         def idle() -> bool:
             return stage.open_sources == 0 and self.counts.live_sessions == 0
@@ -189,7 +186,7 @@ class Dispatcher:
         def over() -> bool:
             return idle() or stage.closing.is_set()
 
-        self._wait(stage, over, window_end_ns)
+        self._wait(stage, over, end_of_window_ns)
         if not over():
             # The window is over; load continues until all requests scheduled in it have ended, here
             # and in the other workers.
@@ -205,7 +202,7 @@ class Dispatcher:
                 plan.name,
                 index,
                 end_ns,
-                end_ns if window_end_ns is None else min(end_ns, window_end_ns),
+                min(end_ns, end_of_window_ns),
                 turns_not_happened=stage.turns_not_happened,
                 turns_cut=stage.turns_cut,
                 replies_not_carried=stage.replies_not_carried,
@@ -214,28 +211,21 @@ class Dispatcher:
 
     # --- ends ---
 
-    def _wait(self, stage: StageRun, done: Callable[[], bool], until_ns: int | None) -> None:
-        while not done():
-            left_s = 0.1 if until_ns is None else min(0.1, (until_ns - monotonic_ns()) / NS_PER_S)
-            if left_s <= 0:
-                return
-            stage.progress.wait(left_s)
+    def _wait(self, stage: StageRun, done: Callable[[], bool], until_ns: int) -> None:
+        while not done() and (left_ns := until_ns - monotonic_ns()) > 0:
+            stage.progress.wait(min(0.1, left_ns / NS_PER_S))
             stage.progress.clear()
 
-    def _drain(self, stage: StageRun, idle: Callable[[], bool], deadline_ns: int | None) -> None:
+    def _drain(self, stage: StageRun, idle: Callable[[], bool], deadline_ns: int) -> None:
         closed_ns = monotonic_ns()
 
-        def limit_ns() -> int | None:
+        def limit_ns() -> int:
             if self._stop_grace_s is None:
                 return deadline_ns
-            stop_ns = closed_ns + round(self._stop_grace_s * NS_PER_S)
-            return stop_ns if deadline_ns is None else min(stop_ns, deadline_ns)
+            return min(deadline_ns, closed_ns + round(self._stop_grace_s * NS_PER_S))
 
-        while not idle():
-            limit = limit_ns()
-            if limit is not None and monotonic_ns() >= limit:
-                break
-            self._wait(stage, idle, min(monotonic_ns() + 100_000_000, limit or _NEVER_NS))
+        while not idle() and (left_ns := limit_ns() - monotonic_ns()) > 0:
+            self._wait(stage, idle, monotonic_ns() + min(100_000_000, left_ns))
         drained = f"drain timeout of {self.drain_timeout_s:g} s"
         why = _STOPPED if self.is_stopped() else drained
         while not idle():
@@ -281,18 +271,17 @@ class Dispatcher:
         assert stage.plan.concurrency is not None
         intended_ns = stage.start_ns
         number = slot
-        prepare_ns = _NEVER_NS
-        while not stage.closing.is_set() and (
-            stage.plan.sessions is None or number < stage.plan.sessions
-        ):
+        prepare_ns = count = _NEVER_NS
+        if stage.plan.sessions is not None:
+            count = stage.plan.sessions
+        while number < count and not stage.closing.is_set():
             primed = self._primed.pop(number, None)
             try:
                 session = primed.session if primed else self.plan.session(stage.plan.index, number)
             except LookupError:  # the trace has no more
                 break
-            if not self._live(
-                stage, session, intended_ns + session.first_gap_ns, prepare_ns, primed
-            ):
+            due_ns = intended_ns + session.first_gap_ns
+            if not self._live(stage, session, due_ns, prepare_ns, primed):
                 stage.closing.wait(PAUSE_AFTER_FAILURE_S)
             intended_ns = monotonic_ns()
             number += stage.plan.concurrency

@@ -153,17 +153,17 @@ class Worker:
         self._pipes.send(Ready(self._plan.plan_sha256))
         reporter = gevent.spawn(self._report)
         try:
-            for _ in self._plan.stages:
+            for stage in self._plan.stages:
                 command = self._starts.get()
                 if command is not None and command[1] is None:
-                    self._stage_name = self._plan.stages[command[0]].name
+                    self._stage_name = stage.name
                     self._dispatcher.prime(command[0], self._pipes.send)
                     command = self._starts.get()
                 if command is None or command[1] is None or self._dispatcher.is_stopped():
                     break
-                self._stage_name = self._plan.stages[command[0]].name
+                self._stage_name = stage.name
                 if self._canary is not None:
-                    self._canary.start(self._stage_name, command[1])
+                    self._canary.start(stage.name, command[1])
                 self._dispatcher.run_stage(command[0], command[1], self._pipes.send)
                 if self._dispatcher.is_stopped() or self._recorder.error:
                     break
@@ -184,15 +184,12 @@ class Worker:
         self.spawned.set()
 
     def _listen(self) -> None:
-        while True:
-            command = self._pipes.receive()
+        while (command := self._pipes.receive()) != {"cmd": "exit"}:
             match command:
                 case None:
                     _end_without_supervisor()
                     self._stop(0)
-                    self.over.wait()
-                    self._environment.runner.quit()
-                    return
+                    break
                 case {"cmd": "stage", "index": int(index), "start_ns": int(start_ns)}:
                     self._starts.put((index, start_ns))
                 case {"cmd": "prime", "index": int(index)}:
@@ -201,12 +198,10 @@ class Worker:
                     self._dispatcher.wind_down()
                 case {"cmd": "stop", "grace_s": float() | int() as grace_s}:
                     self._stop(grace_s)
-                case {"cmd": "exit"}:
-                    self.over.wait()
-                    self._environment.runner.quit()
-                    return
                 case _:
                     _log.error("unknown command %r", command)
+        self.over.wait()
+        self._environment.runner.quit()
 
     def _on_record(self, record: Record) -> None:
         answer, first_ns = record.answer, record.answer.first_token_ns
