@@ -5,9 +5,7 @@ import pytest
 from harness.checked_yaml.problems import InvalidYamlError
 from harness.core.errors import ProfileError
 from harness.fleet.site.catalog import (
-    PARTS,
     SITE_COLUMNS,
-    Sourced,
     check_overlap,
     contradictions,
     gpu_type,
@@ -18,6 +16,7 @@ from harness.fleet.site.catalog import (
     priors,
     sanity,
 )
+from harness.fleet.site.types import PARTS, Sourced
 
 US = "source: us, date: 2026-01"
 GOOD = """

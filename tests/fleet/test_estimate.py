@@ -8,8 +8,8 @@ from harness.core.errors import ArtifactError, InvalidRunError, NotComparableErr
 from harness.core.records import Basis, Status
 from harness.fleet.estimate.estimate import Options, estimate
 from harness.fleet.estimate.sampling import draw
-from harness.fleet.site.catalog import Site, gpus, load_site, priors
-from harness.fleet.site.types import FromOne
+from harness.fleet.site.catalog import gpus, load_site, priors
+from harness.fleet.site.types import FromOne, Site
 
 
 def site(count=1000, *, power_mw=None, pue=None, usd_per_month=None, gpu="H100", **changes):

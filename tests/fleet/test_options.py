@@ -10,7 +10,8 @@ from harness.core.errors import ArtifactError, InvalidRunError, NotComparableErr
 from harness.core.records import Basis, Status
 from harness.fleet.estimate.estimate import Options, estimate
 from harness.fleet.estimate.gpu_ratio import parse_ratio
-from harness.fleet.site.catalog import Site, Sourced, gpus, load_site, priors
+from harness.fleet.site.catalog import gpus, load_site, priors
+from harness.fleet.site.types import Site, Sourced
 
 H200 = ("NVIDIA H200",) * 8
 

@@ -27,7 +27,8 @@ from harness.fleet.over_time.scenarios import (
     shipped_scenarios,
 )
 from harness.fleet.over_time.simulate import simulate
-from harness.fleet.site.catalog import Site, load_site
+from harness.fleet.site.catalog import load_site
+from harness.fleet.site.types import Site
 
 GRID = np.linspace(0, 2, 201)
 

@@ -102,12 +102,8 @@ def estimate(
     draws: int | None = None,
     seed: int | None = None,
 ) -> FleetEstimate:
-    """Scale a measured run to a site.
-
-    Args:
-        run: a run directory with a summary.
-        site: a site, the name of a shipped one, or the path of a site file.
-        options: further inputs; `draws` and `seed` replace theirs.
+    """Scale a measured run to a site: a `Site`, the name of a shipped one, or the path of a site
+    file. `draws` and `seed` replace those of the options.
 
     Raises:
         ArtifactError: no reduced run, or a damaged one.
@@ -117,11 +113,8 @@ def estimate(
         NotComparableError: another type of GPU, or other work than measured.
     """
     options = options or Options()
-    options = replace(
-        options,
-        draws=options.draws if draws is None else draws,
-        seed=options.seed if seed is None else seed,
-    )
+    stated = {"draws": draws, "seed": seed}
+    options = replace(options, **{k: v for k, v in stated.items() if v is not None})
     result = load_result(run)
     place = site if isinstance(site, Site) else load_site(site)
     measured = evidence.measured_tokens(result, demonstrate=options.demonstrate)

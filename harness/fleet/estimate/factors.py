@@ -27,33 +27,31 @@ class FactorBook:
         draws: object,
         basis: Basis,
         source: str,
-    ) -> Factor:
+    ) -> None:
         """Add a factor with its draws and source."""
         array = np.asarray(draws, dtype=np.float64)
-        self.factors[key] = factor = Factor(key, title, unit, value, array, basis, source)
-        return factor
+        self.factors[key] = Factor(key, title, unit, value, array, basis, source)
 
-    def prior(self, key: str) -> Factor:
+    def prior(self, key: str, source: str | None = None) -> None:
         """Add a factor by its prior."""
         prior = self.priors[key]
-        source = f"{prior.source} ({prior.date})"
-        drawn = self.streams.prior(prior)
-        return self._instead(key, prior.value, drawn, Basis.MODELLED, source)
+        source = source or f"{prior.source} ({prior.date})"
+        self._known(key, prior.value, self.streams.prior(prior), Basis.MODELLED, source)
 
-    def _instead(self, key: str, value: float, draws: Floats, basis: Basis, source: str) -> Factor:
+    def _known(self, key: str, value: float, draws: Floats, basis: Basis, source: str) -> None:
         prior = self.priors[key]
-        return self.add(key, prior.title, prior.unit, value, draws, basis, source)
+        self.add(key, prior.title, prior.unit, value, draws, basis, source)
 
-    def fixed(self, key: str, value: float, basis: Basis, source: str) -> Factor:
+    def fixed(self, key: str, value: float, basis: Basis, source: str) -> None:
         """Add a factor by a known value instead of its prior."""
-        return self._instead(key, value, self.streams.fixed(value), basis, source)
+        self._known(key, value, self.streams.fixed(value), basis, source)
 
     def linked(self, key: str, linked: Linked) -> None:
         """Add a factor measured in further runs instead of its prior."""
         # Power without load is at most that under load.
         most = 1.0 if key == "idle_power_share" else None
         drawn = np.clip(self.streams.normal(key, linked.value, linked.deviation), 0.01, most)
-        self._instead(key, linked.value, drawn, Basis.MEASURED, linked.source)
+        self._known(key, linked.value, drawn, Basis.MEASURED, linked.source)
 
     def stated(self, key: str, stated: Sourced | None) -> None:
         """Add a value stated for the site, or else the prior."""

@@ -15,40 +15,8 @@ from harness.checked_yaml.problems import Path, Violation
 from harness.core.errors import ProfileError
 from harness.fleet.site.arithmetic import gpus_within, site_mw, usd_per_gpu_h
 from harness.fleet.site.load_data import load_data
-from harness.fleet.site.types import (
-    PARTS,
-    SITE_COLUMNS,
-    AlsoSaid,
-    GpuSpec,
-    Named,
-    Prior,
-    PriorKind,
-    SanityRow,
-    Site,
-    Sourced,
-)
-
-__all__ = [
-    "PARTS",
-    "SITE_COLUMNS",
-    "AlsoSaid",
-    "GpuSpec",
-    "Named",
-    "Prior",
-    "PriorKind",
-    "SanityRow",
-    "Site",
-    "Sourced",
-    "check_overlap",
-    "contradictions",
-    "gpu_type",
-    "gpus",
-    "list_sites",
-    "load_site",
-    "overridden",
-    "priors",
-    "sanity",
-]
+from harness.fleet.site.types import SITE_COLUMNS as SITE_COLUMNS
+from harness.fleet.site.types import GpuSpec, Prior, SanityRow, Site
 
 
 def list_sites() -> tuple[Site, ...]:
