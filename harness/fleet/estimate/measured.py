@@ -232,8 +232,9 @@ def node_power_w(run: RunResult) -> float | None:
 def _power_at(run: RunResult, boundary: Boundary) -> float | None:
     for key in ("power_w", f"power_w@{boundary}"):
         found = run.figure(key)
-        if found.value and found.basis is Basis.MEASURED and found.boundary == boundary:
-            return found.value if found.value > 0 else None
+        measured = found.basis is Basis.MEASURED and found.boundary == boundary
+        if measured and found.value is not None and found.value > 0:
+            return found.value
     return None
 
 

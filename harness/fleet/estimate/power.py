@@ -1,4 +1,4 @@
-"""Power factors of one estimate: a measured node, or GPU boards and their host, or superchip modules
+"""Power factors of one estimate: a measured node, GPU boards and their host, or superchip modules
 and the rest of their host.
 """
 
