@@ -1,4 +1,4 @@
-"""An estimate over time: simulated years of the site, and scenarios beside them."""
+"""An estimate over time: simulated years of the site, and scenarios."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -39,34 +39,34 @@ from harness.fleet.site.arithmetic import HOURS_PER_MONTH
 from harness.fleet.site.catalog import gpus
 
 YEARS: Final = 4
-"""Simulated years by default: enough for the P99.9 of failed nodes, whose repairs take days."""
+"""Default of simulated years: enough for the P99.9 of failed nodes, whose repairs take days."""
 
 MOST_YEARS: Final = 500
-"""Hours of that many years are held in memory (a quarter of a gigabyte); more tells nothing new."""
+"""Hours of that many years need 0.25 GB of memory; more do not improve results."""
 
 HORIZON_DAYS: Final = 3 * 365
-"""How far scenarios look where the site's term is not stated."""
+"""Horizon of scenarios if the site's term is not stated."""
 
 POLICIES: Final[dict[str, Policy]] = {"shed": "shed", "queue": "queue", "degrade": "degrade"}
 
 GPUS_PER_NODE: Final = {"GB200": 4, "GB300": 4}
-"""GPUs of a compute tray of NVL72; of all other types here eight are in a node."""
+"""GPUs of a compute tray of NVL72; all other types here have eight in a node."""
 
 _GRID: Final = np.concatenate((np.linspace(0, 1.2, 49), np.linspace(1.3, 4.0, 10)))
 
 
 @dataclass(frozen=True, slots=True)
 class TimeOptions:
-    """What the caller states about time.
+    """Inputs of a forecast.
 
     Attributes:
         years: simulated years, one seed each.
         scenarios: names, or all.
-        policy: what happens to demand beyond capacity.
-        demand_trace: file of demand by hour; None takes a wave with the load factor.
+        policy: for demand beyond capacity.
+        demand_trace: file of demand by hour; None: a daily wave with the load factor.
         processes: on this machine.
         ray_address: of a Ray cluster.
-        seed: of everything; the same seed gives the same answer wherever it runs.
+        seed: gives the same results wherever it runs.
     """
 
     years: int = YEARS
@@ -80,7 +80,7 @@ class TimeOptions:
     def __post_init__(self) -> None:
         if not 1 <= self.years <= MOST_YEARS:
             raise ProfileError(
-                f"{self.years:,} simulated years: from 1 to {MOST_YEARS} can be asked for"
+                f"simulated years must be from 1 to {MOST_YEARS}, not {self.years:,}"
             )
 
 
@@ -90,20 +90,20 @@ def _by_key(played: tuple[ScenarioResult, ...]) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """The site over simulated years, and what scenarios do to it.
+    """The site over simulated years, and in scenarios.
 
     Attributes:
-        nodes: of the pool, spares included.
+        nodes: of the pool, including spares.
         node_tok_s: output tokens per second of a serving node.
-        totals: figures of the years: P5, median and P95 over them.
-        closed: M/G/infinity beside them.
-        day: by hour of the day: demand, capacity up, served (tok/s), MW, share within the SLO;
-            means over all years.
-        worst: the week around the worst hour of the first year, hour by hour, in the same columns.
-        scenarios: in the order asked for.
-        assumptions: what it stands on, with source and date.
-        horizon_days: how far scenarios look.
-        hours: the first year hour by hour, in the columns of `day`.
+        totals: P5, median and P95 over the years.
+        closed: M/G/infinity, for comparison.
+        day: means over all years by hour of the day: demand, capacity, served (tok/s), MW, share
+            within the SLO.
+        worst: the week around the worst hour of the first year, in the same columns.
+        scenarios: in the requested order.
+        assumptions: with source and date.
+        horizon_days: of scenarios.
+        hours: the first year by hour, in the columns of `day`.
     """
 
     nodes: int
@@ -125,28 +125,19 @@ class Forecast:
 
 
 def policy_of(text: str) -> Policy:
-    """A policy by its name.
-
-    Raises:
-        ProfileError: no such policy.
-    """
+    """A policy by its name; ProfileError if it is unknown."""
     if text not in POLICIES:
-        raise ProfileError(
-            f"--policy {text}: no such policy", next_step=f"use {', '.join(POLICIES)}"
-        )
+        next_step = f"use {', '.join(POLICIES)}"
+        raise ProfileError(f"--policy {text}: unknown policy", next_step=next_step)
     return POLICIES[text]
 
 
 def forecast(estimated: FleetEstimate, options: TimeOptions | None = None) -> Forecast:
-    """Simulate an estimated site over years and play scenarios on it.
-
-    Args:
-        estimated: the site at its peak.
-        options: what is stated about time.
+    """Simulate an estimated site over years, and in scenarios.
 
     Raises:
-        ProfileError: no such scenario, or a pool that serves nothing.
-        PreflightError: no Ray where one was asked for.
+        ProfileError: unknown scenario, or a pool without capacity.
+        PreflightError: Ray was requested and is not available.
     """
     options = options or TimeOptions()
     chosen = choose(options.scenarios)
@@ -182,23 +173,19 @@ def forecast(estimated: FleetEstimate, options: TimeOptions | None = None) -> Fo
 
 
 def simulate_task(task: tuple[Pool, int]) -> Year:
-    """A pool and its seed -> its year; at the top of the module, so that other processes find
-    it.
-    """
+    """`simulate` for `spread`."""
     return simulate(*task)
 
 
 def pool_of(estimated: FleetEstimate, run: RunResult, options: TimeOptions) -> Pool:
-    """The site as one pool: failures that are simulated take the place of the availability that the
-    estimate assumed.
-    """
+    """The site as one pool. Simulated failures replace the estimate's assumed availability."""
     per_node = GPUS_PER_NODE.get(estimated.gpu, 8)
     nodes = int(estimated.central["gpus_powered"] // per_node)
     if nodes < 1:
         raise ProfileError(
-            f"GPUs that are powered: {estimated.central['gpus_powered']:.0f}, not one node of"
-            f" {per_node} to simulate",
-            next_step="--years 0 estimates the site without time",
+            f"{estimated.central['gpus_powered']:.0f} powered GPUs are not one node of {per_node}"
+            " to simulate",
+            next_step="estimate the site without simulation: --years 0",
         )
     spares = min(round(nodes * estimated.factors["reserved_spares"].value), nodes - 1)
     per_replica = max(1, len(run.gpus) // (run.replicas or 1)) if run.gpus else per_node
@@ -232,17 +219,14 @@ def pool_of(estimated: FleetEstimate, run: RunResult, options: TimeOptions) -> P
 
 
 def outlook_of(estimated: FleetEstimate, pool: Pool, year: Year) -> Outlook:
-    """What scenarios need of a site."""
+    """Inputs of scenarios."""
     site, today = estimated.site, estimated.as_of.day
     up = year.serving_nodes * pool.gpus_per_node * pool.tok_s_per_gpu
     asked = pool.demand_tok_s
     total = float(asked.sum())
-    served = np.array(
-        [
-            float(np.minimum(asked, share * up).sum()) / total if total > 0 else 1.0
-            for share in _GRID
-        ]
-    )
+    served = np.ones(len(_GRID))
+    if total > 0:
+        served = np.array([float(np.minimum(asked, share * up).sum()) / total for share in _GRID])
     draws = estimated.peak_draws[:DRAWS]
     watts, pue = estimated.central.get("w_per_gpu"), estimated.factors.get("pue")
     powered = estimated.central["gpus_powered"]
@@ -273,7 +257,7 @@ def outlook_of(estimated: FleetEstimate, pool: Pool, year: Year) -> Outlook:
 
 
 def _days_until(text: str | None, today: date) -> int | None:
-    """Days to the end of a month or to a day; None where nothing is stated or it is past."""
+    """Days to the end of a month or to a day; None if not stated or past."""
     if text is None:
         return None
     parts = [int(part) for part in text.split("-")]
@@ -318,16 +302,12 @@ def _columns(year: Year) -> dict[str, Floats | None]:
 def _day(years: Sequence[Year]) -> dict[str, list[float] | None]:
     found: dict[str, list[float] | None] = {}
     for key in _columns(years[0]):
-        columns = [_columns(year)[key] for year in years]
-        if any(column is None for column in columns):
+        columns = [column for year in years if (column := _columns(year)[key]) is not None]
+        if len(columns) < len(years):
             found[key] = None
             continue
-        pooled = np.concatenate(
-            [column[: len(column) // 24 * 24] for column in columns if column is not None]
-        )
-        found[key] = (
-            [float(value) for value in pooled.reshape(-1, 24).mean(axis=0)] if len(pooled) else []
-        )
+        pooled = np.concatenate([column[: len(column) // 24 * 24] for column in columns])
+        found[key] = pooled.reshape(-1, 24).mean(axis=0).tolist() if len(pooled) else []
     return found
 
 
@@ -336,7 +316,7 @@ def _worst_week(year: Year) -> dict[str, list[float] | None]:
     worst = int(np.argmin(year.slo_ratio))
     start = max(0, min(worst - 84, hours - 168))
     found: dict[str, list[float] | None] = {
-        key: None if column is None else [float(value) for value in column[start : start + 168]]
+        key: None if column is None else column[start : start + 168].tolist()
         for key, column in _columns(year).items()
     }
     found["hour"] = [float(hour) for hour in range(start, min(start + 168, hours))]
@@ -344,41 +324,36 @@ def _worst_week(year: Year) -> dict[str, list[float] | None]:
 
 
 def _assumptions(pool: Pool, options: TimeOptions) -> tuple[str, ...]:
-    said = [
+    failures = [
         f"{item.title}: "
         + (
             f"one in {1 / item.per_gpu_h:,.0f} GPU-hours"
             if item.group_nodes == 1
-            else f"{item.per_group_year:g} a year for each {item.group_nodes} nodes"
+            else f"{item.per_group_year:g} per year and {item.group_nodes} nodes"
         )
-        + f", {item.repair_h:g} h until repaired; {item.source} ({item.date})"
+        + f", {item.repair_h:g} h to repair; {item.source} ({item.date})"
         for item in failure_classes()
     ]
-    shape = "a wave a day with the estimate's load factor and an error of 2 %"
+    shape = "a daily wave with the estimate's load factor and an error of 2%"
     if options.demand_trace is not None:
         shape = f"the trace {options.demand_trace}"
-    delay = "all replicas stay up: as stated"
+    scaling = "none, all replicas are up: as stated"
     if pool.scale_delay_h is not None:
         late, margin = 60 * pool.scale_delay_h, 100 * pool.scale_margin
-        delay = (
-            f"replicas follow demand {late:.0f} minutes late with a margin of {margin:.0f} %;"
-            f" {_OURS}"
+        scaling = f"{late:.0f} minutes behind demand, with a margin of {margin:.0f}%; {_OURS}"
+    maintenance = "none"
+    if pool.maintenance_every_h is not None:
+        maintenance = (
+            f"{pool.maintenance_h:g} h per node every {pool.maintenance_every_h / 24:g} days, in"
+            f" the {pool.maintenance_hours} hours of least demand; {_OURS}"
         )
-    every_days = None if pool.maintenance_every_h is None else pool.maintenance_every_h / 24
     return (
-        *said,
-        (
-            f"Failover: {pool.detect_h * 60:.0f} minutes until a failure is noticed,"
-            f" {pool.failover_h * 60:.0f} until a spare serves; {_OURS}"
-        ),
-        (
-            f"Maintenance: {pool.maintenance_h:g} h a node every {every_days:g} days, in the"
-            f" {pool.maintenance_hours} quietest hours; {_OURS}"
-            if every_days is not None
-            else "Maintenance: none"
-        ),
+        *failures,
+        f"Failover: {pool.detect_h * 60:.0f} minutes to detect a failure,"
+        f" {pool.failover_h * 60:.0f} until a spare serves; {_OURS}",
+        f"Maintenance: {maintenance}",
         f"Demand: {shape}; beyond capacity: {pool.policy}",
-        f"Autoscaling: {delay}",
+        f"Autoscaling: {scaling}",
     )
 
 
