@@ -60,7 +60,7 @@ class Options:
         limits: further runs of the same work at other enforced power limits.
         loads: further runs of the same work at other loads.
         replicas: further runs of the same work at two or more replicas.
-        modelled: ratio from the run's type of GPU to the site's.
+        `modelled`: ratio from the run's type of GPU to the site's.
         demonstrate: accept a run whose GPUs are a test double; every page is marked.
         as_of: day of the estimate; None: the run's.
     """

@@ -17,15 +17,8 @@ from harness.fleet.site.types import GpuSpec, Site, Sourced
 
 
 class Power:
-    """Power of one run at one site.
-
-    Args:
-        run: the measured run.
-        site: the site.
-        specs: GPU types of the run and of the site.
-        book: collects the factors.
-        loads: further runs at other loads.
-        flags: collects red flags.
+    """Power of one run at one site: GPU types of both (`specs`) and further runs at other loads;
+    fills `book` and `flags`.
     """
 
     def __init__(

@@ -19,16 +19,8 @@ from harness.fleet.site.types import GpuSpec
 
 
 class Tokens:
-    """Throughput of one run at one site.
-
-    Args:
-        run: the measured run.
-        measured: its output tokens per second per GPU.
-        specs: GPU types of the run and of the site.
-        book: collects the factors.
-        flags: collects red flags.
-        replicas: further runs at two or more replicas.
-        modelled: ratio from the run's type of GPU to the site's.
+    """Throughput of one run at one site: a measured value, the GPU types of run and site, further
+    runs at two or more replicas, and a ratio between the types; fills `book` and `flags`.
     """
 
     def __init__(

@@ -201,7 +201,7 @@ def mean_by_hour(start: Floats, end: Floats, weight: Floats, hours: int) -> Floa
     """
     s, e = np.clip(start, 0, hours), np.clip(end, 0, hours)
     first, last = s.astype(np.int64), e.astype(np.int64)
-    # Full from the first hour, minus its part before the start, plus the last hour's before the end.
+    # Full from the first hour, less its part before the start, plus the last one's before the end.
     change = _binned(first, weight, hours) - _binned(last, weight, hours)
     edges = _binned(last, weight * (e - last), hours) - _binned(first, weight * (s - first), hours)
     mean: Floats = np.cumsum(change)[:hours] + edges[:hours]

@@ -347,10 +347,10 @@ def _assumptions(pool: Pool, options: TimeOptions) -> tuple[str, ...]:
             f"{pool.maintenance_h:g} h per node every {pool.maintenance_every_h / 24:g} days, in"
             f" the {pool.maintenance_hours} hours of least demand; {_OURS}"
         )
+    detect, failover = pool.detect_h * 60, pool.failover_h * 60
     return (
         *failures,
-        f"Failover: {pool.detect_h * 60:.0f} minutes to detect a failure,"
-        f" {pool.failover_h * 60:.0f} until a spare serves; {_OURS}",
+        f"Failover: {detect:.0f} minutes to detect, {failover:.0f} until a spare serves; {_OURS}",
         f"Maintenance: {maintenance}",
         f"Demand: {shape}; beyond capacity: {pool.policy}",
         f"Autoscaling: {scaling}",
