@@ -22,105 +22,68 @@ class _Answer:
 
     Attributes:
         title: `{session}` is replaced by the kind of session.
-        why: groups of assumptions, see `Figures._why`.
+        why: names of groups of assumptions, see `Figures._why`.
         needs: inputs without which it is absent, see `Figures._missing`.
     """
 
     key: str
     title: str
     unit: str
-    why: tuple[str, ...]
-    boundary: str = "deployment"
-    needs: tuple[str, ...] = ()
+    why: str
+    needs: str = ""
+
+    @property
+    def boundary(self) -> str:
+        return str(Boundary.FACILITY) if "power" in self.needs else "deployment"
 
 
-_METER: Final = str(Boundary.FACILITY)
-_TOKENS_PER_S: Final = "Output tokens per second"
+_TOKENS: Final = "Output tokens per second"
+_ENERGY: Final = "Energy per output token"
+_SESSIONS: Final = "Concurrent sessions within the SLO ({session})"
+_MTOK: Final = "million output tokens"
 _ANSWERS: Final = (
-    _Answer("output_tok_s_peak", f"{_TOKENS_PER_S}, at peak", "tok/s", ("peak",)),
-    _Answer("output_tok_s", f"{_TOKENS_PER_S}, mean of a day", "tok/s", ("mean",)),
-    _Answer("output_tok_per_day", "Output tokens per day", "tok", ("mean",)),
+    _Answer("output_tok_s_peak", f"{_TOKENS}, at peak", "tok/s", "peak"),
+    _Answer("output_tok_s", f"{_TOKENS}, mean of a day", "tok/s", "mean"),
+    _Answer("output_tok_per_day", "Output tokens per day", "tok", "mean"),
+    _Answer("sessions", _SESSIONS, "session", "peak", "session"),
+    _Answer("gpus_powered", "Powered GPUs", "GPU", "powered"),
+    _Answer("power_peak_mw", "Power at peak", "MW", "power", "power"),
+    _Answer("power_mean_mw", "Power, mean of a day", "MW", "day", "power"),
     _Answer(
-        "sessions",
-        "Concurrent sessions within the SLO ({session})",
-        "session",
-        ("peak",),
-        needs=("session",),
-    ),
-    _Answer("gpus_powered", "Powered GPUs", "GPU", ("powered",)),
-    _Answer("power_peak_mw", "Power at peak", "MW", ("power",), _METER, ("power",)),
-    _Answer("power_mean_mw", "Power, mean of a day", "MW", ("day",), _METER, ("power",)),
-    _Answer(
-        "output_tok_s_per_mw",
-        f"{_TOKENS_PER_S} per megawatt, at peak",
-        "tok/s/MW",
-        ("peak", "power"),
-        _METER,
-        ("power",),
+        "output_tok_s_per_mw", f"{_TOKENS} per megawatt, at peak", "tok/s/MW", "peak power", "power"
     ),
     _Answer(
-        "j_per_output_tok",
-        "Energy per output token, at peak (an allocation)",
-        "J/tok",
-        ("peak", "power"),
-        _METER,
-        ("power",),
+        "j_per_output_tok", f"{_ENERGY}, at peak (an allocation)", "J/tok", "peak power", "power"
     ),
     _Answer(
         "j_per_output_tok_mean",
-        "Energy per output token, mean of a day (an allocation)",
+        f"{_ENERGY}, mean of a day (an allocation)",
         "J/tok",
-        ("mean", "day"),
-        _METER,
-        ("power",),
+        "mean day",
+        "power",
     ),
     _Answer(
         "usd_per_gpu_h",
         "Dollars per GPU-hour implied by the site's price",
         "USD/GPU-h",
-        ("price",),
-        needs=("price",),
+        "price",
+        "price",
     ),
     _Answer(
         "usd_per_mtok",
-        "Dollars per million output tokens at the site's price",
+        f"Dollars per {_MTOK} at the site's price",
         "USD/Mtok",
-        ("mean", "price"),
-        needs=("price",),
+        "mean price",
+        "price",
     ),
 )
 _AFTER_PRICES: Final = (
-    _Answer("gpus_needed", "GPUs for the demand", "GPU", ("peak", "demand"), needs=("demand",)),
+    _Answer("gpus_needed", "GPUs for the demand", "GPU", "peak demand", "demand"),
+    _Answer("mw_needed", "Power for the demand", "MW", "peak power demand", "demand power"),
+    _Answer("demand_met_ratio", "Share of the demand met at peak", "1", "peak demand", "demand"),
+    _Answer("co2_t_per_day", "CO2 of a day (location-based)", "t", "day co2", "power"),
     _Answer(
-        "mw_needed",
-        "Power for the demand",
-        "MW",
-        ("peak", "power", "demand"),
-        _METER,
-        ("demand", "power"),
-    ),
-    _Answer(
-        "demand_met_ratio",
-        "Share of the demand met at peak",
-        "1",
-        ("peak", "demand"),
-        needs=("demand",),
-    ),
-    _Answer(
-        "co2_t_per_day",
-        "CO2 of a day (location-based)",
-        "t",
-        ("day", "co2"),
-        _METER,
-        ("power",),
-    ),
-    _Answer(
-        "co2_kg_per_mtok",
-        "CO2 per million output tokens (location-based)",
-        "kg/Mtok",
-        ("mean", "day", "co2"),
-        _METER,
-        ("power",),
+        "co2_kg_per_mtok", f"CO2 per {_MTOK} (location-based)", "kg/Mtok", "mean day co2", "power"
     ),
 )
 
@@ -159,9 +122,9 @@ class Figures:
         prices = [
             _Answer(
                 key.replace("usd_per_gpu_h", "usd_per_mtok"),
-                f"Dollars per million output tokens, {key.partition('@')[2].replace('_', ' ')}",
+                f"Dollars per {_MTOK}, {key.partition('@')[2].replace('_', ' ')}",
                 "USD/Mtok",
-                ("mean", key),
+                f"mean {key}",
             )
             for key in tiers
         ]
@@ -176,12 +139,12 @@ class Figures:
                 basis=Basis.ABSENT,
                 boundary=one.boundary,
             )
-            reasons = (missing[need] for need in one.needs)
+            reasons = (missing[need] for need in one.needs.split())
             reason = next((text for text in reasons if text is not None), None)
             if reason is not None:
                 figures.append(replace(plain, note=reason))
                 continue
-            texts = tuple(dict.fromkeys(text for group in one.why for text in why[group]))
+            texts = tuple(dict.fromkeys(text for group in one.why.split() for text in why[group]))
             known = replace(plain, basis=Basis.MODELLED, assumptions=texts)
             figures.append(
                 self._implied(known)
