@@ -95,7 +95,7 @@ class Waterfall:
     def _powered(self, unit: str, scale: float = 1.0) -> None:
         powered, why = self._values["gpus_powered"], self._powered_why
         result = self._result * powered / scale
-        self._add("powered GPUs", "x", powered, unit, Basis.MODELLED, why, result=result)
+        self._add("GPUs that are powered", "x", powered, unit, Basis.MODELLED, why, result=result)
 
     def _tokens(self) -> None:
         factors, unit = self._factors, "tok/s/GPU"
