@@ -149,9 +149,7 @@ class AnswerReader(ABC):
 
     def merge(self, usage: Json) -> None:
         """Usage is cumulative: later values replace earlier ones."""
-        for key, value in usage.items():
-            if value is not None:
-                self.usage[key] = value
+        self.usage |= {key: value for key, value in usage.items() if value is not None}
 
     def fail(self, value: Json) -> None:
         """Take the server's report that it failed."""
@@ -375,13 +373,13 @@ class WireApi(ABC):
         self, model: str, text: str, output_tok: int, temperature: float | None = None
     ) -> dict[str, Any]:
         """A small request that does not stream: one text from the user."""
-        messages = [{"role": "user", "content": text}]
         sampling = {} if temperature is None else {"temperature": temperature}
-        return (
-            {"model": model, "stream": False, "messages": messages}
-            | sampling
-            | self.length(output_tok)
-        )
+        settings = {"model": model, "stream": False} | sampling | self.length(output_tok)
+        return settings | self.plain_prompt(text)
+
+    def plain_prompt(self, text: str) -> dict[str, Any]:
+        """The fields with the text of a plain request."""
+        return {"messages": [{"role": "user", "content": text}]}
 
     def events(self, body: bytes, *, whole: bool) -> Sequence[tuple[bytes, int]]:
         """Events of a stream that has ended, with the end offset of each; `whole`: the HTTP message

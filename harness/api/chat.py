@@ -112,12 +112,8 @@ class Chat(WireApi):
     ) -> bytes:
         out = [openai.begin(model, settings)]
         if tools:
-            listed = b",".join(
-                b'{"type":"function","function":{"name":%b,"description":%b,"parameters":%b}}'
-                % (json.dumps(tool.name).encode(), tool.description, openai.PARAMETERS)
-                for tool in tools
-            )
-            out += [b',"tools":[', listed, b"]"]
+            form = b'{"type":"function","function":{"name":%b,"description":%b,"parameters":%b}}'
+            out += [b',"tools":[', openai.offered(tools, form), b"]"]
         out += [openai.STREAM_USAGE, b',"messages":[{"role":"system","content":', system, b"},"]
         return b"".join(out)
 

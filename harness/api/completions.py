@@ -93,14 +93,11 @@ class Completions(WireApi):
         out = [openai.begin(model, settings), openai.STREAM_USAGE]
         out += [b',"prompt":"', rb"System: ", system[1:-1]]
         if tools:
-            offered = [
-                {
-                    "name": tool.name,
-                    "description": json.loads(tool.description.replace(SALT, b"")),
-                    "parameters": openai.TOOL_PARAMETERS,
-                }
-                for tool in tools
-            ]
+            offered = []
+            for tool in tools:
+                text = json.loads(tool.description.replace(SALT, b""))
+                form = {"name": tool.name, "description": text}
+                offered.append(form | {"parameters": openai.TOOL_PARAMETERS})
             out += [rb"\n\nTools: ", _inside(json.dumps(offered, ensure_ascii=False))]
         return b"".join(out)
 
@@ -110,12 +107,8 @@ class Completions(WireApi):
     def body(self, head: bytes, messages: Sequence[bytes], tail: bytes) -> bytes:
         return b"".join((head, *messages, CUE, b'"', tail))
 
-    def plain_request(
-        self, model: str, text: str, output_tok: int, temperature: float | None = None
-    ) -> dict[str, Any]:
-        request = super().plain_request(model, text, output_tok, temperature)
-        del request["messages"]
-        return request | {"prompt": text}
+    def plain_prompt(self, text: str) -> dict[str, Any]:
+        return {"prompt": text}
 
     def plain_answer(self, document: Json) -> PlainAnswer:
         choice = document["choices"][0]

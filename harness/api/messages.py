@@ -251,11 +251,7 @@ class Messages(WireApi):
         mark = _BREAKPOINT if settings.cache_control else b""
         out = [openai.begin(model, settings)]
         if tools:
-            listed = b",".join(
-                b'{"name":%b,"description":%b,"input_schema":%b}'
-                % (json.dumps(tool.name).encode(), tool.description, openai.PARAMETERS)
-                for tool in tools
-            )
+            listed = openai.offered(tools, b'{"name":%b,"description":%b,"input_schema":%b}')
             out += [b',"tools":[', listed[:-1], mark, b"}]"]
         out += [b',"system":[{"type":"text","text":', system, mark, b'}],"messages":[']
         return b"".join(out)

@@ -1,6 +1,7 @@
 """Shared by OpenAI's routes: start of bodies, usage, chunks of chat completions and completions."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Final
 
@@ -18,6 +19,7 @@ from harness.api.base import (
     count,
     error_body,
 )
+from harness.api.parts import Tool
 
 TOOL_PARAMETERS: Final = {
     "type": "object",
@@ -33,6 +35,13 @@ def begin(model: str, settings: RequestSettings) -> bytes:
     return b'{"model":%b,"stream":true,"temperature":%b' % (
         json.dumps(model).encode(),
         f"{settings.temperature:g}".encode(),
+    )
+
+
+def offered(tools: Sequence[Tool], form: bytes) -> bytes:
+    """Tools in a body, each in a form for its name, description and parameters."""
+    return b",".join(
+        form % (json.dumps(tool.name).encode(), tool.description, PARAMETERS) for tool in tools
     )
 
 

@@ -267,11 +267,8 @@ class Responses(WireApi):
     def head(
         self, model: str, system: bytes, tools: Sequence[Tool], settings: RequestSettings
     ) -> bytes:
-        listed = b",".join(
-            b'{"type":"function","name":%b,"description":%b,"parameters":%b,"strict":false}'
-            % (json.dumps(tool.name).encode(), tool.description, openai.PARAMETERS)
-            for tool in tools
-        )
+        form = b'{"type":"function","name":%b,"description":%b,"parameters":%b,"strict":false}'
+        listed = openai.offered(tools, form)
         # Not stored: a load test does not read stored responses.
         out = openai.begin(model, settings) + b',"store":false,"tools":[' + listed
         return out + b'],"instructions":' + system + b',"input":['
@@ -291,12 +288,8 @@ class Responses(WireApi):
     def length(self, output_tok: int) -> dict[str, Any]:
         return {"max_output_tokens": max(_LEAST_TOK, output_tok)}
 
-    def plain_request(
-        self, model: str, text: str, output_tok: int, temperature: float | None = None
-    ) -> dict[str, Any]:
-        request = super().plain_request(model, text, output_tok, temperature)
-        del request["messages"]
-        return request | {"input": text, "store": False}
+    def plain_prompt(self, text: str) -> dict[str, Any]:
+        return {"input": text, "store": False}
 
     def plain_answer(self, document: Json) -> PlainAnswer:
         parts = [part for item in document["output"] for part in item.get("content") or ()]
@@ -310,10 +303,9 @@ class Responses(WireApi):
         for key in _STATEFUL:
             if body.get(key) not in (None, False):
                 raise BadRequestError(f"{key} is not supported: this engine is stateless")
-        form = body.get("text")
+        form, plain = body.get("text", {}), {"type": "text"}
         if form is not None and (
-            not isinstance(form, dict)
-            or (form.get("format") or {"type": "text"}) != {"type": "text"}
+            not isinstance(form, dict) or (form.get("format") or plain) != plain
         ):
             raise BadRequestError(
                 "text.format must be text: this engine does not constrain its output"
@@ -332,11 +324,8 @@ def _tools(body: Json) -> list[Json]:
     tools = body.get("tools") or []
     out = []
     for at, tool in enumerate(tools if isinstance(tools, list) else [None]):
-        if (
-            not isinstance(tool, dict)
-            or tool.get("type") != "function"
-            or not isinstance(tool.get("name"), str)
-        ):
+        named = isinstance(tool, dict) and isinstance(tool.get("name"), str)
+        if not named or tool.get("type") != "function":
             raise BadRequestError(f"tools.{at} must be a function with a name")
         parameters = tool.get("parameters") or {}
         out.append(fields.function(tool["name"], tool.get("description"), parameters))

@@ -66,14 +66,17 @@ class Command:
         with self._process as process:
             try:
                 out, err = process.communicate(timeout=timeout_s)
-            except subprocess.TimeoutExpired:
-                self._end()
-                raise TimeoutError(f"{self._name} did not end within {timeout_s:g} s") from None
-            except BaseException:
-                self._end()
+            except BaseException as error:
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+                if isinstance(error, subprocess.TimeoutExpired):
+                    what = f"{self._name} did not end within {timeout_s:g} s"
+                    raise TimeoutError(what) from None
                 raise
-        if self._registry is not None:
-            self._registry.remove(process.pid)
+            finally:
+                if self._registry is not None:
+                    self._registry.remove(process.pid)
         return Answer(
             process.returncode, out.decode(errors="replace"), err.decode(errors="replace")
         )
@@ -81,13 +84,6 @@ class Command:
     def kill(self) -> None:
         """Kill it; `answer` then returns."""
         self._process.kill()
-
-    def _end(self) -> None:
-        with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
-        if self._registry is not None:
-            self._registry.remove(self._process.pid)
 
 
 def ask(

@@ -57,13 +57,13 @@ def stat(pid: int) -> Proc | None:
     fields = rest.split(None, 22)
     return Proc(
         pid,
-        fields[0].decode(),
-        int(fields[1]),
-        int(fields[2]),
-        int(fields[19]),
-        (int(fields[11]) + int(fields[12])) / _TICKS_PER_S,
-        max(0, int(fields[21])) * _PAGE_BYTES,
-        head.partition(b"(")[2].decode("utf-8", errors="replace"),
+        state=fields[0].decode(),
+        ppid=int(fields[1]),
+        pgid=int(fields[2]),
+        start_ticks=int(fields[19]),
+        cpu_s=(int(fields[11]) + int(fields[12])) / _TICKS_PER_S,
+        rss_bytes=max(0, int(fields[21])) * _PAGE_BYTES,
+        name=head.partition(b"(")[2].decode("utf-8", errors="replace"),
     )
 
 

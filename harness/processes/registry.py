@@ -121,9 +121,8 @@ class RunRegistry:
         with self._lock:
             for position, group in enumerate(self.groups):
                 if group.pgid == pgid and not seen <= set(group.members):
-                    self.groups[position] = replace(
-                        group, members=tuple(sorted(seen | set(group.members)))
-                    )
+                    known = tuple(sorted(seen | set(group.members)))
+                    self.groups[position] = replace(group, members=known)
                     self._write()
 
     def remove(self, pgid: int) -> None:
@@ -244,9 +243,7 @@ def _reap(run_id: str, run_dir: str, groups: list[Group], grace_s: float) -> Rea
         return [one for one in known.values() if identity.same(one.pid, one.start_ticks)]
 
     left = identity.end(find, grace_s=grace_s, seen=seen)
-    return Reaped(
-        run_id,
-        run_dir,
-        tuple(identity.describe([one]) for one in seen.values()),
-        tuple(identity.describe([one]) for one in left),
+    ended, stayed = (
+        tuple(identity.describe([one]) for one in group) for group in (seen.values(), left)
     )
+    return Reaped(run_id, run_dir, ended, stayed)

@@ -219,9 +219,9 @@ def test_columns_beside_each_other_are_told_apart_and_keep_their_doubts(make_run
     assert (
         "measured different work" in shown.side_by_side.caption
     )  # contexts of other lengths are other work
-    [note] = [note for note in shown.notes if "H200, the site's H100" in note]
+    [note] = [note for note in shown.notes if "H200, the site" in note]
     assert note.startswith(f"ours · {modelled.name}")
-    assert "H200, the site's H100" in text_of(fleet_html(shown, {}))
+    assert "H200, the site" in fleet_html(shown, {})
     same = fleet_view(ask([here, make_run(input_tok=3100.0)], [site], years=0))
     assert same.side_by_side.caption == "Side by side: value (P5 to P95)"
 

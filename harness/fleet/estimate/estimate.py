@@ -213,10 +213,10 @@ class _Estimator:
         drawn = evaluate({key: factor.draws for key, factor in self._book.factors.items()}, case)
         binding = self._binding(case, values, absent_power)
         figures = Figures(
-            self._run,
-            self._site,
-            case,
-            self._book.factors,
+            run=self._run,
+            site=self._site,
+            case=case,
+            factors=self._book.factors,
             absent_power=absent_power,
             binding=binding,
             curve_why=self._curve_why,

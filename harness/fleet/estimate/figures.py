@@ -88,37 +88,32 @@ _AFTER_PRICES: Final = (
 )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Figures:
     """The results of one estimate.
 
-    Args:
+    Attributes:
         absent_power: why there is no power; None if there is.
         binding: the site's limit at central values.
         curve_why: text on the power-cap curve; None without one.
     """
 
-    def __init__(
-        self,
-        run: RunResult,
-        site: Site,
-        case: Case,
-        factors: Mapping[str, Factor],
-        *,
-        absent_power: str | None,
-        binding: str,
-        curve_why: str | None,
-    ) -> None:
-        self._run, self._site, self._case, self._factors = run, site, case, factors
-        self._absent_power, self._binding, self._curve_why = absent_power, binding, curve_why
+    run: RunResult
+    site: Site
+    case: Case
+    factors: Mapping[str, Factor]
+    absent_power: str | None
+    binding: str
+    curve_why: str | None
 
     def of(
         self, values: Mapping[str, float], drawn: Mapping[str, Floats]
     ) -> tuple[FleetFigure, ...]:
         """All results, from the model's outputs at central values and for each draw."""
-        session = evidence.tok_s_per_session(self._run)[1]
+        session = evidence.tok_s_per_session(self.run)[1]
         why, missing = self._why(), self._missing(session)
-        tiers = [key for key in self._factors if key.startswith("usd_per_gpu_h@")]
-        why |= {key: (self._factors[key].text(),) for key in tiers}
+        tiers = [key for key in self.factors if key.startswith("usd_per_gpu_h@")]
+        why |= {key: (self.factors[key].text(),) for key in tiers}
         prices = [
             _Answer(
                 key.replace("usd_per_gpu_h", "usd_per_mtok"),
@@ -166,16 +161,16 @@ class Figures:
 
     def _implied(self, figure: FleetFigure) -> FleetFigure:
         """Arithmetic on stated numbers only."""
-        assert self._case.usd_per_h is not None
-        implied = self._case.usd_per_h / self._case.gpus
+        assert self.case.usd_per_h is not None
+        implied = self.case.usd_per_h / self.case.gpus
         return replace(figure, value=implied, note=self._implied_note())
 
     def _missing(self, session: str) -> dict[str, str | None]:
-        case = self._case
+        case = self.case
         demand = "no demand was stated (--demand-tok-s, --demand-sessions)"
         return {
             "session": None if case.tok_s_per_session is not None else session,
-            "power": self._absent_power,
+            "power": self.absent_power,
             "demand": None if self._demand_why() else demand,
             "price": None if case.usd_per_h is not None else "the site's cost is not stated",
         }
@@ -212,17 +207,17 @@ class Figures:
         }
 
     def _texts(self, *keys: str) -> tuple[str, ...]:
-        return tuple(self._factors[key].text() for key in keys if key in self._factors)
+        return tuple(self.factors[key].text() for key in keys if key in self.factors)
 
     def powered_why(self) -> tuple[str, ...]:
         """Assumptions on the number of powered GPUs."""
-        case = self._case
-        count, cap = self._site.gpus, self._site.power_mw
+        case = self.case
+        count, cap = self.site.gpus, self.site.power_mw
         texts = [f"{count.value:,.0f} GPUs: {count.cite()}"]
         if cap is None:
             texts.append("the site's power is not stated and assumed to be enough")
-        elif self._absent_power is None:
-            how = self._curve_why or (
+        elif self.absent_power is None:
+            how = self.curve_why or (
                 "if it binds, fewer GPUs run, without a power-cap curve from runs at three limits"
             )
             texts.append(f"{cap.value:g} MW at the meter: {cap.cite()}; {how}")
@@ -234,17 +229,17 @@ class Figures:
         return tuple(texts)
 
     def _powered_note(self, powered: Floats) -> str:
-        if self._case.cap_mw is None:
+        if self.case.cap_mw is None:
             return "no power cap is stated"
-        if self._binding == "unknown":
+        if self.binding == "unknown":
             return "upper bound: power was not measured"
         return (
-            f"limited by {self._binding}; the power cap binds in"
-            f" {100 * np.mean(powered < self._case.gpus):.0f}% of draws"
+            f"limited by {self.binding}; the power cap binds in"
+            f" {100 * np.mean(powered < self.case.gpus):.0f}% of draws"
         )
 
     def _price_why(self) -> tuple[str, ...]:
-        site = self._site
+        site = self.site
         if site.usd_per_month is not None:
             price = (
                 f"${site.usd_per_month.value / 1e6:,.0f} M a month for {site.gpus.value:,.0f} GPUs:"
@@ -257,8 +252,8 @@ class Figures:
         return (price, "assumed: it includes power and operation, and is paid for idle GPUs too")
 
     def _implied_note(self) -> str | None:
-        price = self._site.usd_per_month
-        others = [item for item in self._site.also_said if item.what == "gpus"]
+        price = self.site.usd_per_month
+        others = [item for item in self.site.also_said if item.what == "gpus"]
         if price is None or not others:
             return None
         return "also reported: " + "; ".join(
@@ -267,7 +262,7 @@ class Figures:
         )
 
     def _demand_why(self) -> tuple[str, ...]:
-        case = self._case
+        case = self.case
         if case.demand_tok_s is not None:
             return (f"stated demand at peak: {human_number(case.demand_tok_s)} output tok/s",)
         if case.demand_sessions is not None:

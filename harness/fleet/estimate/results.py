@@ -118,27 +118,12 @@ class Step:
     label: str
     operation: str
     factor: float
+    p5: float | None
+    p95: float | None
     result: float
     unit: str
     basis: Basis
     source: str
-    p5: float | None = None
-    p95: float | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """The step as JSON."""
-        return {
-            "part": self.part,
-            "label": self.label,
-            "operation": self.operation,
-            "factor": self.factor,
-            "p5": self.p5,
-            "p95": self.p95,
-            "result": self.result,
-            "unit": self.unit,
-            "basis": str(self.basis),
-            "source": self.source,
-        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,7 +259,7 @@ class FleetEstimate:
             },
             "binding": self.binding,
             "figures": {figure.key: to_json(figure) for figure in self.figures},
-            "waterfall": [step.to_dict() for step in self.waterfall],
+            "waterfall": [to_json(step) for step in self.waterfall],
             "factors": {key: factor.to_dict() for key, factor in self.factors.items()},
             "tornado": [to_json(swing) for swing in self.tornado],
             "flags": list(self.flags),

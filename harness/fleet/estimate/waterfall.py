@@ -3,6 +3,7 @@ and source.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -16,34 +17,25 @@ def _ends(draws: Floats) -> tuple[float, float]:
     return float(low), float(high)
 
 
+@dataclass(slots=True)
 class Waterfall:
-    """Collects the steps of one estimate.
-
-    Args:
-        factors: inputs of the model.
-        case: stated inputs.
-        values: outputs of the model at central values.
-        powered_why: text on the number of powered GPUs.
-        curve_why: text on the power-cap curve; empty without one.
+    """Collects the steps of one estimate, from its factors, stated inputs, and results at central
+    values, with texts on the number of powered GPUs and the power-cap curve.
     """
 
-    def __init__(
-        self,
-        factors: Mapping[str, Factor],
-        case: Case,
-        values: Mapping[str, float],
-        powered_why: str,
-        curve_why: str,
-    ) -> None:
-        self._factors, self._case, self._values = factors, case, values
-        self._powered_why, self._curve_why = powered_why, curve_why
-        self._steps: list[Step] = []
-        self._part, self._result = "tokens", 0.0
+    factors: Mapping[str, Factor]
+    case: Case
+    values: Mapping[str, float]
+    powered_why: str
+    curve_why: str
+    _steps: list[Step] = field(default_factory=list)
+    _part: str = "tokens"
+    _result: float = 0.0
 
     def steps(self) -> tuple[Step, ...]:
         """Tokens first, then power if it is known."""
         self._tokens()
-        if "w_per_gpu" in self._values:
+        if "w_per_gpu" in self.values:
             self._part = "power"
             self._power()
         return tuple(self._steps)
@@ -66,7 +58,7 @@ class Waterfall:
         self._result = result
         low, high = ends or (None, None)
         self._steps.append(
-            Step(self._part, label, operation, factor, self._result, unit, basis, source, low, high)
+            Step(self._part, label, operation, factor, low, high, result, unit, basis, source)
         )
 
     def _factor(
@@ -79,7 +71,7 @@ class Waterfall:
         offset: float = 0.0,
     ) -> None:
         """A step by one factor, times `scale`, plus `offset`."""
-        found = self._factors[key]
+        found = self.factors[key]
         ends = None
         if found.spread:
             low, high = found.ends()
@@ -88,19 +80,19 @@ class Waterfall:
         self._add(label, operation, factor, unit, found.basis, found.source, ends)
 
     def _curve(self, share: float, unit: str) -> None:
-        assert self._case.point is not None
-        label = f"GPUs at {self._case.point.limit_w:.0f} W"
-        self._add(label, "x", share, unit, Basis.MEASURED, self._curve_why)
+        assert self.case.point is not None
+        label = f"GPUs at {self.case.point.limit_w:.0f} W"
+        self._add(label, "x", share, unit, Basis.MEASURED, self.curve_why)
 
     def _powered(self, unit: str, scale: float = 1.0) -> None:
-        powered, why = self._values["gpus_powered"], self._powered_why
+        powered, why = self.values["gpus_powered"], self.powered_why
         result = self._result * powered / scale
         self._add("GPUs that are powered", "x", powered, unit, Basis.MODELLED, why, result=result)
 
     def _tokens(self) -> None:
-        factors, unit = self._factors, "tok/s/GPU"
+        factors, unit = self.factors, "tok/s/GPU"
         self._factor("tok_s_per_gpu", "measured in the run", "=", unit)
-        if (point := self._case.point) is not None:
+        if (point := self.case.point) is not None:
             self._curve(point.tokens, unit)
         labels = {
             "slo_share": "tokens of requests that met every SLO",
@@ -116,7 +108,7 @@ class Waterfall:
         self._add(
             "serving, not spare or down",
             "x",
-            self._values["serving_share"],
+            self.values["serving_share"],
             "tok/s at peak",
             Basis.MODELLED,
             f"the smaller of: {up.text()}; 1 - {spares.text()}",
@@ -126,9 +118,9 @@ class Waterfall:
 
     def _modules(self, unit: str) -> None:
         """Modules, and the part of the host that is not in them."""
-        host_w = self._case.host_w
+        host_w = self.case.host_w
         assert host_w is not None
-        used, rest = self._factors["host_power_share"], self._factors["host_beside_module"]
+        used, rest = self.factors["host_power_share"], self.factors["host_beside_module"]
         self._factor("module_w", "measured module power (GPU and processor)", "=", unit)
         low, high = _ends(used.draws * rest.draws)
         self._add(
@@ -142,7 +134,7 @@ class Waterfall:
         )
 
     def _power(self) -> None:
-        factors, case, unit = self._factors, self._case, "W/GPU"
+        factors, case, unit = self.factors, self.case, "W/GPU"
         if "node_w" in factors:
             self._factor("node_w", "measured node power", "=", unit)
         elif "module_w" in factors:
@@ -156,7 +148,7 @@ class Waterfall:
         self._factor("network_storage", "network and storage", "x", unit, offset=1.0)
         self._factor("pue", "cooling and distribution (PUE)", "x", "W/GPU at the meter")
         self._powered("MW at peak", scale=1e6)
-        capped, mean = self._values["power_peak_mw"], self._values["power_mean_mw"]
+        capped, mean = self.values["power_peak_mw"], self.values["power_mean_mw"]
         if capped < self._result * (1 - 1e-9):
             self._add(
                 "power capping",

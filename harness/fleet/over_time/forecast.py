@@ -26,7 +26,6 @@ from harness.fleet.over_time.scenarios import (
     play,
 )
 from harness.fleet.over_time.simulate import (
-    HOURS_OF_YEAR,
     Policy,
     Pool,
     Year,
@@ -192,14 +191,11 @@ def pool_of(estimated: FleetEstimate, run: RunResult, options: TimeOptions) -> P
     peak = estimated.stated.demand_tok_s
     if peak is None:
         peak = estimated.central["output_tok_s_peak"]
-    load_factor = estimated.factors["load_factor"].value
-    curve = (
-        read_trace(options.demand_trace)
-        if options.demand_trace is not None
-        else diurnal(load_factor, HOURS_OF_YEAR, seed=options.seed)
-    )
+    if options.demand_trace is not None:
+        curve = read_trace(options.demand_trace)
+    else:
+        curve = diurnal(estimated.factors["load_factor"].value, seed=options.seed)
     idle = estimated.factors.get("idle_power_share")
-    work = work_of(run)
     computed = run.figure("input_computed_tok_s").value
     return Pool(
         nodes=nodes,
@@ -211,7 +207,7 @@ def pool_of(estimated: FleetEstimate, run: RunResult, options: TimeOptions) -> P
         w_per_gpu=estimated.central.get("w_per_gpu"),
         idle_power_share=idle.value if idle is not None else 0.3,
         tok_s_per_session=estimated.stated.tok_s_per_session,
-        context_tok=work.context_tok,
+        context_tok=work_of(run).context_tok,
         cached_share=run.figure("prefix_hit_ratio").value,
         prefill_tok_s_per_gpu=computed / len(run.gpus) if computed and run.gpus else None,
         policy=options.policy,
@@ -227,31 +223,24 @@ def outlook_of(estimated: FleetEstimate, pool: Pool, year: Year) -> Outlook:
     served = np.ones(len(_GRID))
     if total > 0:
         served = np.array([float(np.minimum(asked, share * up).sum()) / total for share in _GRID])
-    draws = estimated.peak_draws[:DRAWS]
     watts, pue = estimated.central.get("w_per_gpu"), estimated.factors.get("pue")
-    powered = estimated.central["gpus_powered"]
+    power = None
+    if watts is not None and pue is not None:
+        stated = estimated.stated
+        power = pue.value, watts * stated.gpus / 1e6, stated.cap_mw
     per_h = estimated.stated.usd_per_h
-    prices = gpus()[estimated.gpu].usd_per_gpu_h
-    market = prices.get("rental_3_years")
+    market = gpus()[estimated.gpu].usd_per_gpu_h.get("rental_3_years")
     return Outlook(
         asked_tok_per_day=float(asked.mean()) * 86400,
         capacity_grid=_GRID,
         served_of=served,
-        capacity=draws / estimated.central["output_tok_s_peak"],
-        gpus=powered,
+        capacity=estimated.peak_draws[:DRAWS] / estimated.central["output_tok_s_peak"],
+        gpus=estimated.central["gpus_powered"],
         horizon_days=_days_until(site.until, today) or HORIZON_DAYS,
         monthly_usd=None if per_h is None else per_h * HOURS_PER_MONTH,
         notice_days=site.notice_days.value if site.notice_days is not None else 0.0,
         terminable_days=float(_days_until(site.terminable_after, today) or 0),
-        power=(
-            None
-            if watts is None or pue is None
-            else (
-                pue.value,
-                watts * estimated.stated.gpus / 1e6,
-                estimated.stated.cap_mw,
-            )
-        ),
+        power=power,
         market_usd_per_gpu_h=market.value if market is not None else None,
     )
 
@@ -273,30 +262,23 @@ def _totals(years: Sequence[Year]) -> dict[str, Range | None]:
     rows = [year.totals() for year in years]
     found: dict[str, Range | None] = {}
     for key, value in rows[0].items():
-        if key in {"failures", "hours"}:
-            continue
-        found[key] = (
-            None
-            if value is None
-            else Range.of(np.array([row[key] for row in rows], dtype=np.float64))
-        )
+        if key not in {"failures", "hours"}:
+            values = None if value is None else np.array([row[key] for row in rows], dtype=float)
+            found[key] = None if values is None else Range.of(values)
     pooled = np.concatenate([year.down_nodes for year in years])
     spares = float(np.quantile(pooled, 0.999, method="inverted_cdf"))
     found["spares_for_999_pooled"] = Range(spares, spares, spares)
     return found
 
 
+_COLUMNS: Final = (
+    *("demand_tok_s", "served_tok_s", "shed_tok_s", "slo_ratio", "power_mw"),
+    *("serving_nodes", "online_nodes", "down_nodes"),
+)
+
+
 def _columns(year: Year) -> dict[str, Floats | None]:
-    return {
-        "demand_tok_s": year.demand_tok_s,
-        "served_tok_s": year.served_tok_s,
-        "shed_tok_s": year.shed_tok_s,
-        "slo_ratio": year.slo_ratio,
-        "power_mw": year.power_mw,
-        "serving_nodes": year.serving_nodes,
-        "online_nodes": year.online_nodes,
-        "down_nodes": year.down_nodes,
-    }
+    return {key: getattr(year, key) for key in _COLUMNS}
 
 
 def _day(years: Sequence[Year]) -> dict[str, list[float] | None]:
