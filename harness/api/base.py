@@ -137,7 +137,6 @@ class AnswerReader(ABC):
         return found
 
     def read_whole(self, body: bytes) -> None:
-        """Take a response that is not a stream. Never raises."""
         self._read(None, body)
 
     def count_again(self, event: bytes) -> None:
@@ -152,7 +151,6 @@ class AnswerReader(ABC):
         self.usage |= {key: value for key, value in usage.items() if value is not None}
 
     def fail(self, value: Json) -> None:
-        """Take the server's report that it failed."""
         self.error = error_of(value) or json.dumps(value)[:ERROR_CHARS]
 
     def _doubt(self, why: str) -> None:
@@ -362,11 +360,9 @@ class WireApi(ABC):
         return b""
 
     def body(self, head: bytes, messages: Sequence[bytes], tail: bytes) -> bytes:
-        """A complete body."""
         return b"".join((head, b",".join(messages), b"]", tail))
 
     def length(self, output_tok: int) -> dict[str, Any]:
-        """The field that limits the output length."""
         return {self.length_keys[-1]: output_tok}
 
     def plain_request(
@@ -378,7 +374,6 @@ class WireApi(ABC):
         return settings | self.plain_prompt(text)
 
     def plain_prompt(self, text: str) -> dict[str, Any]:
-        """The fields with the text of a plain request."""
         return {"messages": [{"role": "user", "content": text}]}
 
     def events(self, body: bytes, *, whole: bool) -> Sequence[tuple[bytes, int]]:
@@ -415,5 +410,4 @@ class WireApi(ABC):
         """
 
     def error_body(self, status: int, kind: str, message: str) -> dict[str, Any]:
-        """An error outside of a stream."""
         return error_body(status, kind, message)

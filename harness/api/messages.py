@@ -198,7 +198,6 @@ class Writer(AnswerWriter):
         return _event({"type": "content_block_stop", "index": self._index - 1})
 
     def _close(self) -> bytes:
-        """End the open text block, if any."""
         if not self._delta:
             return b""
         self._delta = b""
@@ -261,7 +260,6 @@ class Messages(WireApi):
         return b'{"role":"%b","content":[%b]}' % (role.value.encode(), blocks)
 
     def mark(self, message: bytes) -> bytes:
-        """Marks its last content block."""
         return message[:-3] + _BREAKPOINT + message[-3:]
 
     def asked(self, settings: RequestSettings, thinking_tok: int, output_tok: int) -> bytes:

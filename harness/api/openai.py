@@ -134,7 +134,6 @@ class ChunkWriter(AnswerWriter):
         return b"data: " + compact(error_body(status, kind, message)) + b"\n\n"
 
     def answer(self, choice: dict[str, Any], finish: Finish, usage: Usage | None) -> dict[str, Any]:
-        """The complete response with one choice."""
         full = {"index": 0} | choice | {"logprobs": None, "finish_reason": finish.reason}
         counted = {} if usage is None else {"usage": _usage(usage)}
         return self._head(self.whole_object) | {"choices": [full]} | counted

@@ -47,12 +47,10 @@ class ContentPart:
 
     @property
     def quoted(self) -> bytes:
-        """The text as a JSON string."""
         return b'"' + self.escaped + b'"'
 
     @property
     def text(self) -> str:
-        """The text, not escaped."""
         return str(json.loads(self.quoted))
 
     @property
@@ -97,7 +95,6 @@ class AnswerParts:
         self._blocks: list[_OpenBlock] = []
 
     def begin(self, kind: PartKind, *, tool_id: str = "", tool_name: str = "") -> None:
-        """Start a block."""
         self._blocks.append(_OpenBlock(kind, tool_id, tool_name))
 
     def add(self, kind: str, escaped: bytes) -> None:
@@ -107,17 +104,14 @@ class AnswerParts:
         self._blocks[-1].pieces.append(escaped)
 
     def add_text(self, kind: str, text: str) -> None:
-        """Add text that was parsed."""
         if text:
             self.add(kind, json.dumps(text)[1:-1].encode())
 
     def sign(self, signature: str) -> None:
-        """Add to the signature of the open thinking block."""
         if self._blocks and self._blocks[-1].kind is PartKind.THINKING:
             self._blocks[-1].signature += signature
 
     def parts(self) -> tuple[ContentPart, ...]:
-        """The parts so far."""
         return tuple(
             ContentPart(
                 one.kind, _utf8(b"".join(one.pieces)), one.tool_id, one.tool_name, one.signature

@@ -157,7 +157,6 @@ class Writer(AnswerWriter):
         return b"event: %b\ndata: %b\n\n" % (kind.encode(), compact(value))
 
     def _message(self, index: int, text: str | None) -> dict[str, Any]:
-        """A message; without text, its start."""
         return {
             "id": f"msg_{self.ident}_{index}",
             "type": "message",
@@ -167,7 +166,6 @@ class Writer(AnswerWriter):
         }
 
     def _call(self, index: int, name: str, arguments: str | None) -> dict[str, Any]:
-        """A call; without arguments, its start."""
         return {
             "id": f"fc_{self.ident}_{index}",
             "call_id": f"call_{self.ident}_{index}",
@@ -213,7 +211,6 @@ class Writer(AnswerWriter):
         )
 
     def _close(self) -> bytes:
-        """End the open message, if any."""
         if not self._delta:
             return b""
         text, index = "".join(self._texts), len(self._items)

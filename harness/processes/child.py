@@ -180,7 +180,6 @@ class Child:
         return self.wait(0) is None
 
     def signal(self, number: int) -> None:
-        """Send the process a signal, if it still exists."""
         with suppress(ProcessLookupError):
             signal.pidfd_send_signal(self._pidfd, number)
 
@@ -246,7 +245,6 @@ class Child:
     # --- its log ---
 
     def log_text(self) -> str:
-        """The end of its log (1 MiB)."""
         try:
             with open(self.spec.log or os.devnull, "rb") as log:  # noqa: PTH123
                 log.seek(0, os.SEEK_END)

@@ -82,7 +82,6 @@ class Command:
         )
 
     def kill(self) -> None:
-        """Kill it; `answer` then returns."""
         self._process.kill()
 
 

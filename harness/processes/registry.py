@@ -126,13 +126,11 @@ class RunRegistry:
                     self._write()
 
     def remove(self, pgid: int) -> None:
-        """Remove a group that has ended."""
         with self._lock:
             self.groups = [group for group in self.groups if group.pgid != pgid]
             self._write()
 
     def close(self) -> None:
-        """Remove the record if it has no group."""
         with self._lock:
             if not self.groups:
                 self.path.unlink(missing_ok=True)

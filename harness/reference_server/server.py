@@ -126,7 +126,6 @@ def _head(framing: bytes, content_type: bytes, status: bytes) -> bytes:
 
 
 def _start(request: _Request) -> bytes:
-    """The events before the first token."""
     usage = None if request.fault is Fault.NO_USAGE else Usage(request.input_tok, output_tok=0)
     return _writer(request.api).start(usage, continuous=request.continuous_usage)
 
@@ -141,7 +140,6 @@ def _word(index: int) -> str:
 
 @lru_cache(maxsize=256)
 def _writer_after(api: WireApi, tokens: int) -> AnswerWriter:
-    """A writer that has written so many tokens."""
     writer = _writer(api)
     writer.start(None)
     for index in range(tokens):
@@ -150,7 +148,6 @@ def _writer_after(api: WireApi, tokens: int) -> AnswerWriter:
 
 
 def _end(request: _Request) -> bytes:
-    """The events after the last token."""
     writer = copy.copy(_writer_after(request.api, request.output_tok))
     return writer.end(_finish(request), _usage(request))
 
@@ -160,7 +157,6 @@ def _finish(request: _Request) -> Finish:
 
 
 def _usage(request: _Request) -> Usage | None:
-    """Usage at the end."""
     prompt, output = request.input_tok, request.output_tok
     if request.fault is Fault.NO_USAGE:
         return None
@@ -443,7 +439,6 @@ class _Connection:
         self._reset()
 
     def readable(self) -> None:
-        """Read bytes, or the end, from the client."""
         try:
             data = self.sock.recv(_READ_SIZE)
             if data:
@@ -517,7 +512,6 @@ class _Server:
         return f"http://{host}:{port}"
 
     def serve(self) -> None:
-        """Run until `stopping`."""
         listener = self.listener.fileno()
         poll, due, connections = self.epoll.poll, self.due, self.connections
         while not self.stopping:
@@ -699,7 +693,6 @@ class _Server:
 
 
 def _whole_answer(request: _Request) -> bytes:
-    """The response to a request that does not stream."""
     text = Text(text_of(request.output_tok))
     value = _writer(request.api).whole([text], _finish(request), _usage(request))
     return _response(compact(value))
@@ -713,16 +706,8 @@ _STOP_TIMEOUT_S: Final = 10.0
 class PacedServer:
     """The paced server as a child process, for tests and calibration.
 
-    Args:
-        pace: how to answer.
-        truth: file for the truth, or None.
-        live_truth: write each request's truth as it ends; else in blocks, which is lighter.
-        cores: CPU cores to run on; None: those of this process.
-        registry: records the process.
-
-    Attributes:
-        url: base URL; empty before the start.
-        pid: its process id.
+    It writes a file `truth` in blocks, which is light, or with `live_truth` at each request's end.
+    `url` and `pid` are known after the start.
     """
 
     def __init__(
@@ -764,7 +749,6 @@ class PacedServer:
         return self
 
     def stop(self) -> None:
-        """Stop it and wait; the truth file is complete afterwards."""
         if self._child is not None:
             self._child.stop(_STOP_TIMEOUT_S)
 

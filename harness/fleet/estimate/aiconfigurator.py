@@ -82,7 +82,6 @@ class Question:
     engine: str
 
     def arguments(self, system: str) -> tuple[str, ...]:
-        """Arguments of `cli estimate`."""
         options = {
             "model-path": self.model,
             "system": system,
@@ -102,7 +101,6 @@ class Question:
         return (*arguments, "--no-color")
 
     def text(self) -> str:
-        """The configuration as text."""
         cached = f" ({self.cached_tok:,} of them cached)" if self.cached_tok else ""
         return (
             f"{self.model}, {self.precision or 'precision of its configuration'},"

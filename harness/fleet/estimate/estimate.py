@@ -43,6 +43,12 @@ DRAWS: Final = BLOCK
 FEW: Final = 1000
 """With fewer draws, P5 and P95 are unreliable (50 draws beyond each)."""
 
+_RANKED: Final = (
+    *("output_tok_s", "output_tok_s_peak", "power_mean_mw"),
+    *("usd_per_mtok", "j_per_output_tok_mean"),
+)
+"""Results with a ranking of factors."""
+
 OVERSUBSCRIBED: Final = 0.30
 """Additional servers under a power cap that POLCA (arXiv 2308.12908) found possible."""
 
@@ -171,8 +177,7 @@ class _Estimator:
         as_of: AsOf,
     ) -> None:
         self._run, self._site, self._options, self._as_of = run, site, options, as_of
-        self._from = spec
-        self._spec = spec
+        self._from = self._spec = spec
         if options.modelled is not None and site.types and spec.name not in site.types:
             self._spec = gpus()[site.types[0]]
         self._book = FactorBook(overridden(options.assume), Streams(options.seed, options.draws))
@@ -181,13 +186,7 @@ class _Estimator:
         specs = (self._from, self._spec)
         self._power = Power(run, site, specs, self._book, options.loads, self._flags)
         self._tokens = Tokens(
-            run,
-            measured,
-            specs,
-            self._book,
-            self._flags,
-            replicas=options.replicas,
-            modelled=options.modelled,
+            run, measured, specs, self._book, self._flags, options.replicas, options.modelled
         )
 
     def estimate(self) -> FleetEstimate:
@@ -223,17 +222,6 @@ class _Estimator:
         )
         powered_why = "; ".join(figures.powered_why())
         waterfall = Waterfall(self._book.factors, case, values, powered_why, self._curve_why or "")
-        ranked = swings(
-            self._book.factors,
-            case,
-            (
-                "output_tok_s",
-                "output_tok_s_peak",
-                "power_mean_mw",
-                "usd_per_mtok",
-                "j_per_output_tok_mean",
-            ),
-        )
         work = replace(evidence.work_of(self._run), kv=evidence.kv_text(self._run, self._from))
         return FleetEstimate(
             run_id=self._run.run_id,
@@ -252,14 +240,14 @@ class _Estimator:
             draws=self._options.draws,
             seed=self._options.seed,
             factors=self._book.factors,
-            tornado=ranked,
+            tornado=swings(self._book.factors, case, _RANKED),
             central=values,
             stated=Stated(
-                case.gpus,
-                case.cap_mw,
-                case.usd_per_h,
-                case.tok_s_per_session,
-                case.peak_demand_tok_s,
+                gpus=case.gpus,
+                cap_mw=case.cap_mw,
+                usd_per_h=case.usd_per_h,
+                tok_s_per_session=case.tok_s_per_session,
+                demand_tok_s=case.peak_demand_tok_s,
             ),
             peak_draws=drawn["output_tok_s_peak"],
             demonstration=evidence.is_demonstration(self._run),

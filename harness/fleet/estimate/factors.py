@@ -28,12 +28,10 @@ class FactorBook:
         basis: Basis,
         source: str,
     ) -> None:
-        """Add a factor with its draws and source."""
         array = np.asarray(draws, dtype=np.float64)
         self.factors[key] = Factor(key, title, unit, value, array, basis, source)
 
     def prior(self, key: str, source: str | None = None) -> None:
-        """Add a factor by its prior."""
         prior = self.priors[key]
         source = source or f"{prior.source} ({prior.date})"
         self._known(key, prior.value, self.streams.prior(prior), Basis.MODELLED, source)
@@ -47,14 +45,12 @@ class FactorBook:
         self._known(key, value, self.streams.fixed(value), basis, source)
 
     def linked(self, key: str, linked: Linked) -> None:
-        """Add a factor measured in further runs instead of its prior."""
         # Power without load is at most that under load.
         most = 1.0 if key == "idle_power_share" else None
         drawn = np.clip(self.streams.normal(key, linked.value, linked.deviation), 0.01, most)
         self._known(key, linked.value, drawn, Basis.MEASURED, linked.source)
 
     def stated(self, key: str, stated: Sourced | None) -> None:
-        """Add a value stated for the site, or else the prior."""
         if stated is None:
             self.prior(key)
         else:

@@ -160,7 +160,6 @@ class Figures:
         return replace(figure, value=values[key], p5=p5, p50=p50, p95=p95, note=note)
 
     def _implied(self, figure: FleetFigure) -> FleetFigure:
-        """Arithmetic on stated numbers only."""
         assert self.case.usd_per_h is not None
         implied = self.case.usd_per_h / self.case.gpus
         return replace(figure, value=implied, note=self._implied_note())
@@ -176,7 +175,6 @@ class Figures:
         }
 
     def _why(self) -> dict[str, tuple[str, ...]]:
-        """Assumptions by group."""
         tokens = self._texts(
             "tok_s_per_gpu",
             "slo_share",
@@ -210,7 +208,6 @@ class Figures:
         return tuple(self.factors[key].text() for key in keys if key in self.factors)
 
     def powered_why(self) -> tuple[str, ...]:
-        """Assumptions on the number of powered GPUs."""
         case = self.case
         count, cap = self.site.gpus, self.site.power_mw
         texts = [f"{count.value:,.0f} GPUs: {count.cite()}"]

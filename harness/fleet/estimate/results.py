@@ -52,7 +52,6 @@ class AsOf:
         return self.day.isoformat()[: len(day_or_month)]
 
     def text(self) -> str:
-        """Day and source."""
         return f"{self.day.isoformat()} ({self.source})"
 
 
@@ -146,22 +145,18 @@ class Factor:
 
     @property
     def spread(self) -> bool:
-        """Whether it varies."""
         return bool(self.draws[0] != self.draws[-1] or np.ptp(self.draws) > 0)
 
     def ends(self) -> tuple[float, float]:
-        """P5 and P95."""
         low, high = np.quantile(self.draws, (0.05, 0.95))
         return float(low), float(high)
 
     def text(self) -> str:
-        """Title, value, range if any, and source."""
         low, high = self.ends()
         span = f" ({human_number(low)} to {human_number(high)}, P5 to P95)" if self.spread else ""
         return f"{self.title}: {human_number(self.value)}{span}; {self.source}"
 
     def to_dict(self) -> dict[str, Any]:
-        """The factor as JSON, without the draws."""
         low, high = self.ends()
         return {
             "title": self.title,
@@ -189,7 +184,6 @@ class Swing:
 
     @property
     def width(self) -> float:
-        """Distance between the ends."""
         return abs(self.at_p95 - self.at_p5)
 
 
@@ -236,11 +230,9 @@ class FleetEstimate:
     measured_gpu: str = ""
 
     def figure(self, key: str) -> FleetFigure:
-        """A result by its key."""
         return next(figure for figure in self.figures if figure.key == key)
 
     def to_dict(self) -> dict[str, Any]:
-        """The estimate as JSON."""
         return {
             "schema_version": 1,
             "run_id": self.run_id,
@@ -270,5 +262,4 @@ class FleetEstimate:
         }
 
     def assumptions(self) -> tuple[str, ...]:
-        """The assumptions of all results, without duplicates."""
         return tuple(dict.fromkeys(text for figure in self.figures for text in figure.assumptions))

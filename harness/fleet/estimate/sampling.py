@@ -52,7 +52,6 @@ class Streams:
         ]
 
     def prior(self, prior: Prior) -> Floats:
-        """Draws of a prior, by its key."""
         return np.concatenate([draw(prior, rng, n) for rng, n in self._blocks(prior.key)])
 
     def normal(self, name: str, value: float, deviation: float) -> Floats:
@@ -62,5 +61,4 @@ class Streams:
         return positive  # a rate or a power is positive
 
     def fixed(self, value: float) -> Floats:
-        """A constant for all draws."""
         return np.full(self.n, value)

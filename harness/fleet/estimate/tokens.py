@@ -30,7 +30,6 @@ class Tokens:
         specs: tuple[GpuSpec, GpuSpec],
         book: FactorBook,
         flags: list[str],
-        *,
         replicas: Sequence[Path],
         modelled: Ratio | None,
     ) -> None:
@@ -39,7 +38,6 @@ class Tokens:
         self._others, self._modelled = replicas, modelled
 
     def factors(self) -> None:
-        """Add the factors of tokens."""
         self._throughput()
         self._slos()
         self._replicas()

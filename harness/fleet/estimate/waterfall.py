@@ -33,7 +33,6 @@ class Waterfall:
     _result: float = 0.0
 
     def steps(self) -> tuple[Step, ...]:
-        """Tokens first, then power if it is known."""
         self._tokens()
         if "w_per_gpu" in self.values:
             self._part = "power"

@@ -177,7 +177,6 @@ def _of_groups(
     span_h: tuple[float, float],
     rng: np.random.Generator,
 ) -> Failures:
-    """Failures of a group of nodes."""
     groups = math.ceil(nodes / item.group_nodes)
     n = int(rng.poisson(groups * item.per_group_year / HOURS_PER_YEAR * (span_h[1] - span_h[0])))
     start, group = rng.uniform(*span_h, n), rng.integers(0, groups, n)

@@ -54,7 +54,6 @@ class Parameter(Strict):
         return self
 
     def draw(self, rng: np.random.Generator, n: int) -> Floats:
-        """Draw `n` values."""
         if self.low == self.high:
             return np.full(n, self.low)
         return (
@@ -64,7 +63,6 @@ class Parameter(Strict):
         )
 
     def text(self) -> str:
-        """The range as text."""
         if self.low == self.high:
             return f"{self.low:g}"
         mode = "" if self.value is None else f", most often {self.value:g}"
@@ -90,7 +88,6 @@ class Scenario(Strict):
     """None: the site's term."""
 
     def text(self) -> str:
-        """Its assumptions and source."""
         ranges = ", ".join(
             f"{name.replace('_', ' ')} {parameter.text()}"
             for name, parameter in self.parameters.items()
@@ -174,7 +171,6 @@ class Range:
 
     @classmethod
     def of(cls, draws: Floats) -> "Range":
-        """Quantiles of draws."""
         return cls(*(float(q) for q in np.quantile(draws, (0.05, 0.5, 0.95))))
 
 

@@ -334,7 +334,6 @@ def _admitted(pool: Pool, capacity: Floats) -> tuple[Floats, Floats, Floats]:
 
 
 def _attained(pool: Pool, capacity: Floats, on_time: Floats) -> Floats:
-    """Served within the SLO over demand."""
     asked = pool.demand_tok_s
     ratio = np.divide(on_time, asked, out=np.ones_like(asked), where=asked > 0) * pool.slo_share
     if pool.policy == "queue" and pool.tok_s_per_session is not None:

@@ -37,7 +37,6 @@ class Sourced(Strict):
     """Exact meaning."""
 
     def cite(self) -> str:
-        """Source and date."""
         return f"{self.source} ({self.date})"
 
 
@@ -107,7 +106,6 @@ class Prior(Strict):
     @model_validator(mode="before")
     @classmethod
     def _implied(cls, data: Any) -> Any:  # noqa: ANN401 - any YAML value
-        """Add the numbers that are implied by the kind."""
         match data:
             case {"kind": "fixed", "value": value}:
                 return {**data, "low": value, "high": value}
@@ -123,7 +121,6 @@ class Prior(Strict):
         return self
 
     def text(self) -> str:
-        """Value and range, source and date."""
         quantiles = ", P5 to P95" if self.kind == "quantiles" else ""
         span = "" if self.kind == "fixed" else f" ({self.low:g} to {self.high:g}{quantiles})"
         return f"{self.title}: {self.value:.4g}{span}; {self.source} ({self.date})"
@@ -186,7 +183,6 @@ class Site(Strict):
 
     @property
     def types(self) -> tuple[str, ...]:
-        """Stated types of GPU."""
         return (self.gpu.value,) if self.gpu else tuple(self.mix)
 
     def monthly_usd(self) -> float | None:
@@ -198,13 +194,11 @@ class Site(Strict):
         return None
 
     def to_dict(self) -> dict[str, Any]:
-        """The site as JSON."""
         others = [item.model_dump(mode="json") for item in self.also_said]
         also = [{"what": item.pop("what"), **item} for item in others]
         return {**self.model_dump(mode="json"), "also_said": also}
 
     def row(self) -> tuple[str, ...]:
-        """Cells for `SITE_COLUMNS`."""
         monthly = self.monthly_usd()
         implied = usd_per_gpu_h(monthly, self.gpus.value) if monthly is not None else None
         return (
@@ -237,5 +231,4 @@ class SanityRow(Strict):
     date: Date
 
     def cite(self) -> str:
-        """Title, source and date."""
         return f"{self.title}: {self.source} ({self.date})"
