@@ -54,7 +54,7 @@ BYTES_PER_TOK: Final = 4
 """Prompt counts are body bytes over this: fictitious, but known to client and server."""
 
 _TEXT: Final = ' the load is paced by a clock; every write has its time.\n Überholt nichts "so"'
-_WORDS: Final = re.findall(r" ?[^ ;.\n]+|[;.\n]", _TEXT)
+_WORDS: Final[list[str]] = re.findall(r" ?[^ ;.\n]+|[;.\n]", _TEXT)
 _MS = 1_000_000
 
 

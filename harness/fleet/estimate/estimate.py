@@ -119,8 +119,10 @@ def estimate(
         NotComparableError: another type of GPU, or other work than measured.
     """
     options = options or Options()
-    stated = {"draws": draws, "seed": seed}
-    options = replace(options, **{k: v for k, v in stated.items() if v is not None})
+    if draws is not None:
+        options = replace(options, draws=draws)
+    if seed is not None:
+        options = replace(options, seed=seed)
     result = load_result(run)
     place = site if isinstance(site, Site) else load_site(site)
     measured = evidence.measured_tokens(result, demonstrate=options.demonstrate)

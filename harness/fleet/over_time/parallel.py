@@ -6,7 +6,7 @@ import multiprocessing
 import socket
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from harness.core.errors import PreflightError
 
@@ -75,12 +75,11 @@ def _on_ray(
         ) from error
     if address not in {"local", "auto"}:
         _check_reachable(address)
-    quiet = {"log_to_driver": False, "logging_level": "error", "include_dashboard": False}
+    where: dict[str, Any] = {"address": address}
+    if address == "local":
+        where = {"num_cpus": max(1, processes), "include_dashboard": False}
     try:
-        if address == "local":
-            ray.init(num_cpus=max(1, processes), **quiet)
-        else:
-            ray.init(address=address, log_to_driver=False, logging_level="error")
+        ray.init(**where, log_to_driver=False, logging_level="error")
     except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
         raise _no_cluster(address, error) from error
     try:
