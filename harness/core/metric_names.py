@@ -1,31 +1,30 @@
-"""What each model server calls the things that every model server counts.
+"""Prometheus metric names of each model server, by concept.
 
-Names as exposed, renames over versions included: the first alternative that a server has is the one
-to use. A server that has none of them does not tell; then the figure is absent, never 0. Sources,
-read in 2026: expositions of real servers (vLLM 0.32, llama.cpp b11434), whose names the tests hold;
-SGLang's srt/metrics/collector.py; TensorRT-LLM's tensorrt_llm/metrics/collector.py;
-text-generation-inference's docs/source/reference/metrics.md and router; Dynamo's
-lib/runtime/src/metrics/prometheus_names.rs and its page on metrics.
+Names as exposed, with renames between versions: the first alternative that a server exposes is
+used. If it exposes none, the value is absent, never 0. Sources, read in 2026: expositions of real
+servers (vLLM 0.32, llama.cpp b11434; recorded in the tests); SGLang's srt/metrics/collector.py;
+TensorRT-LLM's tensorrt_llm/metrics/collector.py; text-generation-inference's
+docs/source/reference/metrics.md and router; Dynamo's lib/runtime/src/metrics/prometheus_names.rs
+and its page on metrics.
 """
 
 import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from typing import Final, Literal
 
 
 class Concept(StrEnum):
-    """One thing that servers count. Tokens and requests are cumulative counters, the others are
-    named below.
-    """
+    """A quantity that servers expose: a cumulative counter unless stated otherwise."""
 
-    PROMPT_TOKENS = "prompt_tokens"  # whole prompts, their cached part included
-    COMPUTED_TOKENS = "computed_tokens"  # prompt tokens that were not in a cache
-    CACHED_TOKENS = "cached_tokens"  # prompt tokens that came from a cache
+    PROMPT_TOKENS = "prompt_tokens"  # cached part included
+    COMPUTED_TOKENS = "computed_tokens"  # prompt tokens not read from a cache
+    CACHED_TOKENS = "cached_tokens"  # prompt tokens read from a cache
     GENERATED_TOKENS = "generated_tokens"
     FINISHED = "finished"  # requests
-    PREEMPTED = "preempted"  # times that a request was set back for want of memory
+    PREEMPTED = "preempted"  # preemptions of requests (KV cache full)
     RUNNING = "running"  # gauge: requests in the batch
     WAITING = "waiting"  # gauge: requests queued
     KV_USAGE = "kv_usage"  # gauge: share of the KV cache in use, 0 to 1
@@ -38,27 +37,25 @@ Kind = Literal["counter", "gauge", "histogram"]
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """Samples of one name, of those label values only that are listed (all where none are)."""
+    """Samples of one name; only those with the listed label values, if any are listed."""
 
     name: str
     label: str | None = None
     values: tuple[str, ...] = ()
 
     def matches(self, name: str, labels: Mapping[str, str]) -> bool:
-        """Whether a sample belongs to it."""
         return name == self.name and (self.label is None or labels.get(self.label) in self.values)
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where one server has one concept.
+    """Where one server exposes one concept.
 
     Attributes:
-        kind: how to read it. A histogram's samples are `<name>_bucket`, `<name>_sum` and
-            `<name>_count`.
-        series: added up; all of them must be there.
-        replicated: labels whose values repeat the same figure (a tensor-parallel rank), so that
-            they must not be added up.
+        kind: a histogram's samples are `<name>_bucket`, `<name>_sum` and `<name>_count`.
+        series: summed; all of them must be exposed.
+        replicated: labels (a tensor-parallel rank) whose samples repeat one value, so they must not
+            be summed.
     """
 
     kind: Kind
@@ -79,32 +76,26 @@ PREFIXES: Final[Mapping[str, str]] = {
     "tgi": "tgi_",
     "dynamo": "dynamo_frontend_",
 }
-"""Server -> what its names begin with. The embedded engine reports what it measures under vLLM's
-names. `dynamo` is Dynamo's frontend; its workers pass their engine's names on, so they are read as
-that engine.
+"""Server -> prefix of its names. The embedded engine uses vLLM's names. `dynamo` is Dynamo's
+frontend; its workers expose their engine's names, so they are read as that engine.
 """
 
-_SGLANG_RANKS = (
-    "tp_rank",
-    "pp_rank",
-    "moe_ep_rank",
-)  # ranks of one scheduler; dp_rank has figures of its own
+# Ranks of one scheduler; each dp_rank has its own values.
+_SGLANG_RANKS = ("tp_rank", "pp_rank", "moe_ep_rank")
 
 
-def _counter(*names: str) -> tuple[Source, ...]:
-    return tuple(Source("counter", (Series(name),)) for name in names)
+def _sources(kind: Kind, *names: str, replicated: tuple[str, ...] = ()) -> tuple[Source, ...]:
+    return tuple(Source(kind, (Series(name),), replicated) for name in names)
 
 
-def _gauge(*names: str) -> tuple[Source, ...]:
-    return tuple(Source("gauge", (Series(name),)) for name in names)
+_counter = partial(_sources, "counter")
+_gauge = partial(_sources, "gauge")
+_histogram = partial(_sources, "histogram")
+_sglang = partial(_sources, replicated=_SGLANG_RANKS)
 
 
-def _histogram(*names: str) -> tuple[Source, ...]:
-    return tuple(Source("histogram", (Series(name),)) for name in names)
-
-
-def _sglang(kind: Kind, *names: str) -> tuple[Source, ...]:
-    return tuple(Source(kind, (Series(name),), _SGLANG_RANKS) for name in names)
+def _labeled(kind: Kind, name: str, label: str, *values: str) -> tuple[Source, ...]:
+    return (Source(kind, (Series(name, label, values),)),)
 
 
 def _sglang_realtime(mode: str) -> Source:
@@ -116,24 +107,18 @@ def _sglang_realtime(mode: str) -> Source:
 NAMES: Final[Mapping[str, Mapping[Concept, tuple[Source, ...]]]] = {
     "vllm": {
         Concept.PROMPT_TOKENS: _counter("vllm:prompt_tokens_total"),
-        Concept.COMPUTED_TOKENS: (
-            Source(
-                "counter",
-                (Series("vllm:prompt_tokens_by_source_total", "source", ("local_compute",)),),
-            ),
+        Concept.COMPUTED_TOKENS: _labeled(
+            "counter", "vllm:prompt_tokens_by_source_total", "source", "local_compute"
         ),
-        # By source first: the prefix cache's own hits were counted twice for requests that were
-        # scheduled again (vLLM #43736).
+        # By source first: prefix_cache_hits counted requests that were scheduled again twice (vLLM
+        # #43736).
         Concept.CACHED_TOKENS: (
-            Source(
+            *_labeled(
                 "counter",
-                (
-                    Series(
-                        "vllm:prompt_tokens_by_source_total",
-                        "source",
-                        ("local_cache_hit", "external_kv_transfer"),
-                    ),
-                ),
+                "vllm:prompt_tokens_by_source_total",
+                "source",
+                "local_cache_hit",
+                "external_kv_transfer",
             ),
             *_counter(
                 "vllm:prompt_tokens_cached_total",
@@ -155,14 +140,14 @@ NAMES: Final[Mapping[str, Mapping[Concept, tuple[Source, ...]]]] = {
     "sglang": {
         Concept.PROMPT_TOKENS: _sglang("counter", "sglang:prompt_tokens_total"),
         Concept.COMPUTED_TOKENS: (_sglang_realtime("prefill_compute"),),
-        # Never sglang:cache_hit_rate, which is of the moment.
+        # Not sglang:cache_hit_rate, which is instantaneous.
         Concept.CACHED_TOKENS: (
             *_sglang("counter", "sglang:cached_tokens_total"),
             _sglang_realtime("prefill_cache"),
         ),
         Concept.GENERATED_TOKENS: _sglang("counter", "sglang:generation_tokens_total"),
         Concept.FINISHED: _sglang("counter", "sglang:num_requests_total"),
-        # Of older versions the gauge that only grows; sglang:num_retracted_reqs is of the moment.
+        # In older versions a gauge that only grows; sglang:num_retracted_reqs is instantaneous.
         Concept.PREEMPTED: _sglang(
             "counter", "sglang:num_retracted_requests_total", "sglang:total_retracted_reqs"
         ),
@@ -177,8 +162,7 @@ NAMES: Final[Mapping[str, Mapping[Concept, tuple[Source, ...]]]] = {
         ),
     },
     "llama.cpp": {
-        # prompt_tokens_total leaves out the cached part, so the whole prompt is known only where
-        # that is exposed too.
+        # prompt_tokens_total excludes the cached part, so both are needed.
         Concept.PROMPT_TOKENS: (
             Source(
                 "counter",
@@ -220,24 +204,21 @@ NAMES: Final[Mapping[str, Mapping[Concept, tuple[Source, ...]]]] = {
         Concept.PROMPT_TOKENS: _counter("dynamo_frontend_input_sequence_tokens_sum"),
         Concept.CACHED_TOKENS: _counter("dynamo_frontend_cached_tokens_sum"),
         Concept.GENERATED_TOKENS: _counter("dynamo_frontend_output_tokens_total"),
-        Concept.FINISHED: (
-            Source("counter", (Series("dynamo_frontend_requests_total", "status", ("success",)),)),
+        Concept.FINISHED: _labeled(
+            "counter", "dynamo_frontend_requests_total", "status", "success"
         ),
-        # From the arrival of a request to the end of its answer, so those that wait are in it as
-        # well.
+        # Includes waiting requests: counted from arrival to the end of the response.
         Concept.RUNNING: _gauge(
             "dynamo_frontend_active_requests", "dynamo_frontend_inflight_requests"
         ),
         Concept.WAITING: (
-            Source(
+            *_labeled(
                 "gauge",
-                (
-                    Series(
-                        "dynamo_frontend_stage_requests",
-                        "stage",
-                        ("preprocess", "route", "dispatch"),
-                    ),
-                ),
+                "dynamo_frontend_stage_requests",
+                "stage",
+                "preprocess",
+                "route",
+                "dispatch",
             ),
             *_gauge("dynamo_frontend_queued_requests"),
         ),
@@ -249,9 +230,7 @@ NAMES: Final[Mapping[str, Mapping[Concept, tuple[Source, ...]]]] = {
 
 
 def identify(names: Collection[str]) -> str | None:
-    """The server that exposes these sample names (a key of `NAMES`), or None for one that is not
-    known.
-    """
+    """The server (a key of `NAMES`) that exposes these sample names, or None if unknown."""
     counts = {
         server: sum(name.startswith(prefix) for name in names)
         for server, prefix in PREFIXES.items()
@@ -261,7 +240,7 @@ def identify(names: Collection[str]) -> str | None:
 
 
 def pick(concept: Concept, names: Collection[str]) -> Source | None:
-    """Where a server with these sample names has a concept, or None when it does not tell."""
+    """Where a server with these sample names exposes a concept, or None if it does not."""
     server = identify(names)
     have = set(names)
     for source in NAMES.get(server or "", {}).get(concept, ()):
@@ -273,12 +252,10 @@ def pick(concept: Concept, names: Collection[str]) -> Source | None:
 def combine(
     source: Source, samples: Iterable[tuple[str, Mapping[str, str], float]]
 ) -> float | None:
-    """One figure from the samples (name, labels, value) of one scrape, for counters and gauges.
+    """One value from the samples (name, labels, value) of one scrape, for counters and gauges.
 
-    Ranks and models are added up, replicated ones taken once; of KV usage the highest counts.
-
-    Returns:
-        None when a series of the source has no sample with a number.
+    Ranks and models are summed, replicated ones taken once; for KV usage, the maximum. None if a
+    series of the source has no sample with a number.
     """
     total = 0.0
     ratio = source.kind == "gauge" and source.series[0].name in _RATIOS
@@ -313,4 +290,4 @@ MAPPED: Final = frozenset(
         else (series.name,)
     )
 )
-"""Every sample name that takes part in some figure."""
+"""Every sample name that is used."""
