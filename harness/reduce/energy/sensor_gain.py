@@ -1,4 +1,4 @@
-"""Systematic error of energy: the gain error of sensors, or the meter calibration that replaces it."""
+"""Systematic error of energy: sensors' gain error, or the meter calibration that replaces it."""
 
 import json
 from collections.abc import Mapping

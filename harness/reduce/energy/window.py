@@ -411,12 +411,12 @@ def _carbon(out: FigureSet, rungs: Sequence[Rung], work: Work, settings: Recorde
         return
     value = found.kgco2 / tokens * 1e6
     ratio = next((rung.systematic_ratio for rung in rungs if rung.rung == found.rung), None)
-    where = ", which is ".join((found.rung, found.rung_basis))
+    boundary, basis = found.rung, found.rung_basis
     out.put(
         "kgco2_per_mtok",
         value,
         basis=Basis.MODELLED,
-        boundary=found.rung,
-        note=f"{found.kgco2_per_kwh:g} kg/kWh ({found.source}) at {where}",
+        boundary=boundary,
+        note=f"{found.kgco2_per_kwh:g} kg/kWh ({found.source}) at {boundary}, which is {basis}",
         systematic=None if ratio is None else (ratio, value * (1 - ratio), value * (1 + ratio)),
     )
