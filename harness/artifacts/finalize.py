@@ -45,13 +45,13 @@ def finalize(run: RunDir, *, remove_journals: bool = False) -> Finalized:
         run.requests_dir.glob("worker-*.arrows"), key=lambda path: (len(path.name), path.name)
     )
     jobs: dict[str, tuple[Sequence[Path], Path, Callable[[Mapping[str, str]], int]]] = {}
-    for name, journals, path, schema in (
+    for name, found, path, schema in (
         ("requests", workers, run.requests, tables.REQUESTS),
         ("power", parts(run.power_journal), run.power, tables.POWER),
         ("boards", parts(run.boards_journal), run.boards, tables.BOARDS),
         ("host", parts(run.host_journal), run.host, tables.HOST),
     ):
-        jobs[name] = (journals, path, partial(_convert, journals, path, schema))
+        jobs[name] = (found, path, partial(_convert, found, path, schema))
     jobs["samples"] = (
         prometheus_text.journals(run),
         run.samples,

@@ -53,12 +53,7 @@ def from_json(
 ) -> T:
     """Convert a JSON value to `kind`, a frozen dataclass.
 
-    Args:
-        kind: the type.
-        raw: result of `json.loads`.
-        name: of the whole, for messages: `summary`.
-        where: the file, for messages.
-        next_step: for messages.
+    For messages: `name` of the whole (`summary`), `where` (the file) and `next_step`.
 
     Raises:
         ArtifactError: something is missing or of the wrong type; it names the location.
@@ -102,12 +97,7 @@ def read_leniently(
 ) -> T:
     """Convert a JSON object to `kind`; missing or invalid parts get their default or are left out.
 
-    Args:
-        kind: a frozen dataclass.
-        raw: result of `json.loads`.
-        bare: values for fields of `kind` itself without a default.
-        where: the file, for messages.
-        next_step: for messages.
+    `bare` has values for fields of `kind` itself without a default.
 
     Raises:
         ArtifactError: a field is missing and has neither a default nor a value in `bare`.

@@ -7,6 +7,7 @@ absent, never 0.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, Literal
 
 Better = Literal["higher", "lower", "neither"]
@@ -40,15 +41,21 @@ class MetricDef:
     kind: Kind = "value"
 
 
+def _latency(key: str, title: str, formula: str) -> MetricDef:
+    return MetricDef(key, title, "s", formula, "lower", kind="distribution")
+
+
+_power = partial(MetricDef, boundary="power")
+
 _LATENCIES: Final = (
-    MetricDef("ttft_s", "Time to first token (TTFT)", "s", "First chunk with content (text, thinking or tool input) - scheduled send time, which avoids coordinated omission. Role-only chunks, `message_start`, pings and comments do not count.", "lower", kind="distribution"),
-    MetricDef("ttft_from_sent_s", "TTFT from actual send", "s", "As ttft_s, but from the last byte of the request handed to the kernel; the difference is schedule_lag_s.", "lower", kind="distribution"),
-    MetricDef("tpot_s", "Time per output token (TPOT)", "s", "(Last token - first token) / (output tokens - 1), per request; if the stream reports tokens per chunk, over the tokens after the first chunk. Absent for one token or one chunk.", "lower", kind="distribution"),
-    MetricDef("itl_s", "Inter-token latency (ITL)", "s", "Gaps between chunks; a gap before a chunk of k tokens counts as k gaps of 1/k of its length. Absent if the stream does not report tokens per chunk: see inter_event_s.", "lower", kind="distribution"),
-    MetricDef("inter_event_s", "Inter-chunk latency", "s", "Gaps between chunks with content, one per chunk whatever its number of tokens. Used if the stream does not report tokens per chunk; it is not the inter-token latency.", "lower", kind="distribution"),
-    MetricDef("e2e_s", "End-to-end latency (E2E)", "s", "Last token (end of the response if it had no content) - scheduled send time.", "lower", kind="distribution"),
-    MetricDef("e2e_from_sent_s", "E2E latency from actual send", "s", "As e2e_s, but from the last byte of the request handed to the kernel.", "lower", kind="distribution"),
-    MetricDef("schedule_lag_s", "Schedule lag", "s", "Actual - scheduled send time: delay by the load generator. Part of ttft_s and e2e_s.", "lower", kind="distribution"),
+    _latency("ttft_s", "Time to first token (TTFT)", "First chunk with content (text, thinking or tool input) - scheduled send time, which avoids coordinated omission. Role-only chunks, `message_start`, pings and comments do not count."),
+    _latency("ttft_from_sent_s", "TTFT from actual send", "As ttft_s, but from the last byte of the request handed to the kernel; the difference is schedule_lag_s."),
+    _latency("tpot_s", "Time per output token (TPOT)", "(Last token - first token) / (output tokens - 1), per request; if the stream reports tokens per chunk, over the tokens after the first chunk. Absent for one token or one chunk."),
+    _latency("itl_s", "Inter-token latency (ITL)", "Gaps between chunks; a gap before a chunk of k tokens counts as k gaps of 1/k of its length. Absent if the stream does not report tokens per chunk: see inter_event_s."),
+    _latency("inter_event_s", "Inter-chunk latency", "Gaps between chunks with content, one per chunk whatever its number of tokens. Used if the stream does not report tokens per chunk; it is not the inter-token latency."),
+    _latency("e2e_s", "End-to-end latency (E2E)", "Last token (end of the response if it had no content) - scheduled send time."),
+    _latency("e2e_from_sent_s", "E2E latency from actual send", "As e2e_s, but from the last byte of the request handed to the kernel."),
+    _latency("schedule_lag_s", "Schedule lag", "Actual - scheduled send time: delay by the load generator. Part of ttft_s and e2e_s."),
 )  # fmt: skip
 
 _VALUES: Final = (
@@ -70,18 +77,18 @@ _VALUES: Final = (
     MetricDef("mean_input_tok", "Input tokens per request", "tok", "Mean of the server's prompt token count, over the completed requests scheduled in the window.", "neither", "input"),
     MetricDef("mean_output_tok", "Output tokens per request", "tok", "Mean of the server's output token count, over the completed requests scheduled in the window.", "neither", "output"),
     MetricDef("prefix_hit_ratio", "Prefix cache hit rate (tokens)", "1", "Cached input tokens / input tokens, of the prompts processed in the window.", "neither", "cache_read"),
-    MetricDef("power_w", "Power", "W", "Energy of the window / its length, summed over the devices of the boundary.", "lower", boundary="power"),
-    MetricDef("energy_j", "Energy", "J", "Sum over devices of the energy counter's difference over the window, interpolated at its edges; without a counter, the integral of power.", "neither", boundary="power"),
-    MetricDef("output_tok_per_j", "Output tokens per joule", "tok/J", "Output tokens in the window / energy in the window. The same number as tokens per second per watt.", "higher", "output", boundary="power"),
-    MetricDef("input_computed_tok_per_j", "Prefill (uncached input) tokens per joule", "tok/J", "Computed input tokens in the window / energy in the window.", "higher", "computed_input", boundary="power"),
-    MetricDef("total_tok_per_j", "Total (input + output) tokens per joule", "tok/J", "Input (cached part included) and output tokens in the window / energy in the window.", "neither", "total", boundary="power"),
-    MetricDef("output_tok_s_per_mw", "Output-token throughput per megawatt", "tok/s/MW", "Output tokens per second / megawatts at the utility meter. Absent without a meter there; `harness fleet` models it.", "higher", "output", boundary="power"),
-    MetricDef("j_per_output_tok", "Energy per output token", "J/tok", "An allocation: all energy of the window / its output tokens.", "lower", "output", boundary="power"),
-    MetricDef("j_per_request", "Energy per request", "J/request", "An allocation: all energy of the window / requests completed in it.", "lower", boundary="power"),
-    MetricDef("idle_power_w", "Idle power, server stopped", "W", "Mean over the idle period before the server started (energy.idle_s). Absent for servers that were already running.", "lower", boundary="power"),
-    MetricDef("ready_power_w", "Idle power, model loaded", "W", "Mean over the idle period after the server was ready and before the load (energy.idle_s).", "lower", boundary="power"),
-    MetricDef("active_power_w", "Power above idle", "W", "power_w - idle_power_w.", "neither", boundary="power"),
-    MetricDef("kgco2_per_mtok", "CO2 per million output tokens", "kg/Mtok", "Energy of the window at the outermost known power boundary x the profile's grid factor / output tokens. Modeled: factor and boundaries are printed.", "lower", "output", boundary="power"),
+    _power("power_w", "Power", "W", "Energy of the window / its length, summed over the devices of the boundary.", "lower"),
+    _power("energy_j", "Energy", "J", "Sum over devices of the energy counter's difference over the window, interpolated at its edges; without a counter, the integral of power.", "neither"),
+    _power("output_tok_per_j", "Output tokens per joule", "tok/J", "Output tokens in the window / energy in the window. The same number as tokens per second per watt.", "higher", "output"),
+    _power("input_computed_tok_per_j", "Prefill (uncached input) tokens per joule", "tok/J", "Computed input tokens in the window / energy in the window.", "higher", "computed_input"),
+    _power("total_tok_per_j", "Total (input + output) tokens per joule", "tok/J", "Input (cached part included) and output tokens in the window / energy in the window.", "neither", "total"),
+    _power("output_tok_s_per_mw", "Output-token throughput per megawatt", "tok/s/MW", "Output tokens per second / megawatts at the utility meter. Absent without a meter there; `harness fleet` models it.", "higher", "output"),
+    _power("j_per_output_tok", "Energy per output token", "J/tok", "An allocation: all energy of the window / its output tokens.", "lower", "output"),
+    _power("j_per_request", "Energy per request", "J/request", "An allocation: all energy of the window / requests completed in it.", "lower"),
+    _power("idle_power_w", "Idle power, server stopped", "W", "Mean over the idle period before the server started (energy.idle_s). Absent for servers that were already running.", "lower"),
+    _power("ready_power_w", "Idle power, model loaded", "W", "Mean over the idle period after the server was ready and before the load (energy.idle_s).", "lower"),
+    _power("active_power_w", "Power above idle", "W", "power_w - idle_power_w.", "neither"),
+    _power("kgco2_per_mtok", "CO2 per million output tokens", "kg/Mtok", "Energy of the window at the outermost known power boundary x the profile's grid factor / output tokens. Modeled: factor and boundaries are printed.", "lower", "output"),
     MetricDef("usd_per_mtok", "Cost per million output tokens", "USD/Mtok", "Price of a GPU-hour / (output_tok_s_per_gpu x 3600 / 1e6). Modeled: the price is the profile's.", "lower", "output", boundary="deployment"),
 )  # fmt: skip
 

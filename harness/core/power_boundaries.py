@@ -57,25 +57,24 @@ PUE: Final = PublishedFactor(
 _H100_HOST: Final = "SemiAnalysis, 100,000 H100 Clusters: about 575 W of CPU, NIC and PSU per GPU"
 _REGISTRY: Final = "InferenceX, registry of hardware"
 
+
+def _exactly(value: float, source: str, date: str) -> PublishedFactor:
+    return PublishedFactor(value, value, value, source, date)
+
+
 HOST_RATED_W: Final[Mapping[str, PublishedFactor]] = {
-    "NVIDIA H100 (80GB HBM3|SXM.*)": PublishedFactor(575, 575, 575, _H100_HOST, "2024-06"),
-    "NVIDIA H200( SXM.*)?": PublishedFactor(
-        575, 575, 575, f"that of the H100, whose 8-GPU system it shares ({_H100_HOST})", "2024-06"
+    "NVIDIA H100 (80GB HBM3|SXM.*)": _exactly(575, _H100_HOST, "2024-06"),
+    "NVIDIA H200( SXM.*)?": _exactly(
+        575, f"that of the H100, whose 8-GPU system it shares ({_H100_HOST})", "2024-06"
     ),
-    "NVIDIA B200( SXM.*)?": PublishedFactor(
-        787.5, 787.5, 787.5, "NVIDIA DGX B200, 14.3 kW at most, less 8 x 1,000 W, over 8", "2024-03"
+    "NVIDIA B200( SXM.*)?": _exactly(
+        787.5, "NVIDIA DGX B200, 14.3 kW at most, less 8 x 1,000 W, over 8", "2024-03"
     ),
-    "NVIDIA GB200.*": PublishedFactor(
-        670, 670, 670, f"{_REGISTRY}: all-in 1.87 kW less TDP 1.2 kW", "2026-07"
-    ),
-    "NVIDIA B300.*": PublishedFactor(
-        700, 700, 700, f"{_REGISTRY}: all-in 1.90 kW less TDP 1.2 kW", "2026-07"
-    ),
-    "NVIDIA GB300.*": PublishedFactor(
-        720, 720, 720, f"{_REGISTRY}: all-in 2.12 kW less TDP 1.4 kW", "2026-07"
-    ),
-    "AMD Instinct MI300X.*": PublishedFactor(
-        640, 640, 640, f"{_REGISTRY}: all-in 1.39 kW less TDP 0.75 kW", "2026-07"
+    "NVIDIA GB200.*": _exactly(670, f"{_REGISTRY}: all-in 1.87 kW less TDP 1.2 kW", "2026-07"),
+    "NVIDIA B300.*": _exactly(700, f"{_REGISTRY}: all-in 1.90 kW less TDP 1.2 kW", "2026-07"),
+    "NVIDIA GB300.*": _exactly(720, f"{_REGISTRY}: all-in 2.12 kW less TDP 1.4 kW", "2026-07"),
+    "AMD Instinct MI300X.*": _exactly(
+        640, f"{_REGISTRY}: all-in 1.39 kW less TDP 0.75 kW", "2026-07"
     ),
 }
 """Rated watts of a system without its GPUs, per GPU, by a pattern of the driver's full GPU name."""

@@ -132,10 +132,10 @@ def test_certificates_are_checked_unless_told_otherwise(tmp_path):
     assert Network().tls_context().verify_mode is ssl.CERT_REQUIRED
     loose = Network(verify=False).tls_context()
     assert (loose.verify_mode, loose.check_hostname) == (ssl.CERT_NONE, False)
-    with pytest.raises(PreflightError, match="none.pem"):
+    with pytest.raises(PreflightError, match=r"none\.pem"):
         Network(ca_file=str(tmp_path / "none.pem")).tls_context()
     (tmp_path / "junk.pem").write_text("junk")
-    with pytest.raises(PreflightError, match="junk.pem"):
+    with pytest.raises(PreflightError, match=r"junk\.pem"):
         Network(ca_file=str(tmp_path / "junk.pem")).tls_context()
     said = Network(verify=False).concerns(
         [Endpoint("a", "https://x", "m"), Endpoint("b", "http://y", "m")]

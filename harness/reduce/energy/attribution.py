@@ -171,12 +171,8 @@ class Attribution:
 
 
 def decode_context(requests: Requests, out: Output, who: Bools | None = None) -> Flow:
-    """Output tokens x their context (prompt and earlier output), at their arrival times.
-
-    Args:
-        requests: all of them.
-        out: their output.
-        who: which requests; default all.
+    """Output tokens x their context (prompt and earlier output), at their arrival times; of the
+    requests `who`, by default all.
     """
     return placed(requests, out.per_request, who, context=requests.input_tok)
 
@@ -188,11 +184,9 @@ def slice_edges(start: float, end: float) -> Floats:
 
 
 def fit(stages: Sequence[StageSlices], *, check_design: bool = True) -> Attribution:
-    """Fit the model to slices of stages, or refuse with the reason.
+    """Fit the model to slices of stages and the idle period, or refuse with the reason.
 
-    Args:
-        stages: including the idle period with the model loaded.
-        check_design: require the stages that the model needs to separate its terms.
+    `check_design`: require the stages that the model needs to separate its terms.
     """
     names = tuple(stage.name for stage in stages)
     rows = sum(len(stage.joules) for stage in stages)
@@ -373,10 +367,7 @@ def _errors(stages: Sequence[StageSlices], values: Floats, fits: Sequence[Floats
 def components(attribution: Attribution, work: Floats, joules: float) -> dict[str, float]:
     """Energy of a window by term (J), with `unexplained` for the rest; they add up to `joules`.
 
-    Args:
-        attribution: a usable one.
-        work: of the window: seconds, computed input tokens, output tokens, output tokens x context.
-        joules: of the window.
+    `work` has one amount per term: seconds and tokens as in `StageSlices.work`.
     """
     parts = dict(zip(TERMS, (attribution.values * work).tolist(), strict=True))
     return {**parts, "unexplained": joules - sum(parts.values())}

@@ -47,14 +47,7 @@ class Factor:
 def ladder(
     energies: Sequence[Energy], gpus: Sequence[Gpu], settings: RecordedEnergy, length_s: float
 ) -> tuple[Rung, ...]:
-    """The four boundaries, innermost first.
-
-    Args:
-        energies: of the window, one per boundary.
-        gpus: `hardware.gpus` of the manifest.
-        settings: `energy` of the profile.
-        length_s: of the window.
-    """
+    """The four boundaries of a window, innermost first."""
     by_boundary = {energy.boundary: energy for energy in energies}
     gpu = next((by_boundary[b] for b in GPU_BOUNDARIES if b in by_boundary), None)
     if gpu is None:

@@ -158,13 +158,8 @@ def _cumulative(steps: Floats, readings: int) -> Floats:
 
 
 def from_counter(t: Floats, counter: Floats, power: Curve | None, gap_s: float = GAP_S) -> Curve:
-    """Differences of a cumulative counter. A fall is a reset: energy of that step comes from power.
-
-    Args:
-        t: times of the readings.
-        counter: joules.
-        power: integral of power of the same device.
-        gap_s: longest step that power may bridge.
+    """Differences of a cumulative counter (J). A fall is a reset: energy of that step, if it is not
+    longer than `gap_s`, comes from `power` of the same device.
     """
     t, counter = clean(t, counter)
     steps = np.diff(counter)

@@ -159,9 +159,7 @@ class Energy:
     def per_bin(self, edges: Floats) -> Floats:
         """Joules in each interval between edges; NaN outside the readings."""
         curves = [(part.curve, part.gain.factor) for part in self.parts if part.curve is not None]
-        if not curves or self.joules is None:
-            return np.full(len(edges) - 1, np.nan)
-        out = np.zeros(len(edges) - 1)
+        out = np.full(len(edges) - 1, 0.0 if curves and self.joules is not None else np.nan)
         for curve, factor in curves:
             out += np.diff(curve.at(edges)) * factor
         return out
@@ -193,16 +191,10 @@ def energies(
     limits_w: Mapping[str, float] | None = None,
     invalid: str | None = None,
 ) -> list[Energy]:
-    """Energy of [start, end) (nanoseconds) at each boundary that was read.
+    """Energy of [start, end) (nanoseconds) at each boundary in the power table.
 
-    Args:
-        power: columns of the power table.
-        start: of the window.
-        end: of the window.
-        gpus: of the deployment: all of them must be there at a GPU boundary; others are left out.
-        calibration: gains of devices.
-        limits_w: highest power limit of each GPU.
-        invalid: why the GPUs' energy is invalid (throttling), if it is.
+    All `gpus` of the deployment must be there at a GPU boundary; others are left out. `limits_w`:
+    highest power limit of each GPU. `invalid`: why GPU energy is invalid (throttling), if it is.
     """
     if power is None:
         return []
@@ -359,25 +351,14 @@ class _Reader:
     ) -> Energy:
         """Sum over devices; absent if there is a reason."""
         basis = Basis.MODELLED if self.replayed or self.name == "modelled" else Basis.MEASURED
-        energy = Energy(
-            boundary,
-            None,
-            reason,
-            None,
-            devices,
-            basis,
-            self.name,
-            self.length_s,
-            parts=parts,
-            concerns=tuple(concerns),
-        )
+        energy = Energy(boundary, None, reason, None, devices, basis, self.name, self.length_s)
+        energy = replace(energy, parts=parts, concerns=tuple(concerns))
         if reason is not None:
             return energy
         joules = {part.device_id: part.joules for part in parts if part.joules is not None}
         total = sum(joules.values())
-        errors = [part.error_j for part in parts]
-        known = [error for error in errors if error is not None]
-        error = float(np.sqrt(np.sum(np.square(known)))) if len(known) == len(errors) else None
+        known = [part.error_j for part in parts if part.error_j is not None]
+        error = float(np.sqrt(np.sum(np.square(known)))) if len(known) == len(parts) else None
         return replace(
             energy,
             joules=total,
@@ -602,8 +583,8 @@ def _gap_limit(t: Floats, gpu: bool) -> float:
 def _edges_close(curve: Curve, start: float, end: float, limit_s: float) -> bool:
     """Whether the readings around both edges are close enough for interpolation."""
     for edge in (start, end):
-        after = int(np.searchsorted(curve.t, edge, side="left"))
-        before = max(after - 1, 0) if curve.t[min(after, len(curve.t) - 1)] > edge else after
-        if (curve.t[min(after, len(curve.t) - 1)] - curve.t[before]) * 1e-9 > limit_s:
+        after = min(int(np.searchsorted(curve.t, edge, side="left")), len(curve.t) - 1)
+        before = max(after - 1, 0) if curve.t[after] > edge else after
+        if (curve.t[after] - curve.t[before]) * 1e-9 > limit_s:
             return False
     return True

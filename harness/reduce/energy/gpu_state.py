@@ -88,13 +88,8 @@ def _limited(gpu: Board) -> bool:
 
 
 def boards(table: Columns | None, start: float, end: float, gpus: Sequence[Gpu]) -> GpuState:
-    """State of the GPUs in [start, end) (nanoseconds from the run's start).
-
-    Args:
-        table: columns of `tables.BOARDS`, if recorded.
-        start: of the window.
-        end: of the window.
-        gpus: `hardware.gpus` of the manifest: the deployment's GPUs with their limits.
+    """State of the deployment's `gpus` in [start, end) (nanoseconds from the run's start), from
+    columns of `tables.BOARDS`.
     """
     if table is None:
         return GpuState()
@@ -109,7 +104,8 @@ def boards(table: Columns | None, start: float, end: float, gpus: Sequence[Gpu])
 
 def _until(t: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Until when each reading applies."""
-    return np.minimum(np.append(t[1:], np.inf), t + HOLD_S / NS)
+    until: npt.NDArray[np.float64] = np.minimum(np.append(t[1:], np.inf), t + HOLD_S / NS)
+    return until
 
 
 def _board(table: Columns, device: str, start: float, end: float, gpu: Gpu | None) -> Board:

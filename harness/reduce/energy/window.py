@@ -140,20 +140,14 @@ def _below_idle(found: Sequence[Energy], without: Mapping[str, WithoutLoad]) -> 
     out = []
     for energy in found:
         for idle in without.values():
-            at = idle.at(energy.boundary)
-            if (
-                at is not None
-                and at.watts is not None
-                and energy.watts is not None
-                and energy.watts < at.watts / IDLE_TOLERANCE
-            ):
+            at, load_w = idle.at(energy.boundary), energy.watts
+            idle_w = None if at is None else at.watts
+            if idle_w is not None and load_w is not None and load_w < idle_w / IDLE_TOLERANCE:
                 text = (
-                    f"{energy.boundary} drew {energy.watts:.0f} W under load but {at.watts:.0f} W"
-                    f" idle ({idle.when})."
+                    f"{energy.boundary} drew {load_w:.0f} W under load but {idle_w:.0f} W idle"
+                    f" ({idle.when})."
                 )
-                out.append(
-                    Concern("power_below_idle", Severity.DEGRADED, text, energy.watts, at.watts)
-                )
+                out.append(Concern("power_below_idle", Severity.DEGRADED, text, load_w, idle_w))
     return out
 
 
@@ -193,7 +187,6 @@ class Work:
     """Work over time that energy is divided by.
 
     Attributes:
-        output: output tokens.
         input: prompt tokens, cached ones included.
         computed: computed input tokens, None if unknown per request.
         computed_tok_s: computed input tokens per second from any source, None if unknown.
@@ -277,15 +270,8 @@ class _At:
         energy: Energy | None = None,
         inverse: bool = False,
     ) -> None:
-        """Add one metric.
-
-        Args:
-            key: of the metric.
-            value: in its unit.
-            error_ratio: statistical error, relative, 95%.
-            note: source, if not the window's energy alone.
-            energy: if not the window's.
-            inverse: energy is the denominator.
+        """Add one metric. `error_ratio`: statistical, 95%; `note` and `energy`: if not those of the
+        window; `inverse`: energy is the denominator.
         """
         energy = energy or self.energy
         interval = systematic = None

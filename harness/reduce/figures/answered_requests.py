@@ -22,13 +22,7 @@ NS: Final = 1e-9
 
 
 class AnsweredRequests:
-    """Completed requests of one stage.
-
-    Args:
-        run: the run.
-        window: of the stage.
-        mine: which requests; at least one.
-        flow: of all requests.
+    """Completed requests of one stage: those of `mine`, at least one.
 
     Attributes:
         requests: how many.

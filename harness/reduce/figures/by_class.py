@@ -48,15 +48,10 @@ def class_summaries(
     slos: Slos,
     headline: StageFigures,
 ) -> tuple[ClassSummary, ...]:
-    """One summary per class, ordered by name; empty without a measurement window.
+    """One summary per class in the headline window, ordered by name; empty without a window.
 
-    Args:
-        run: the run.
-        window: of the headline.
-        whole: flows of all requests; estimates of unfinished streams come from them, so that the
-            classes add up.
-        slos: of the profile.
-        headline: metrics over all classes, used as they are if there is only one class.
+    Estimates of unfinished streams come from `whole`, the flows of all requests, so that the
+    classes add up. `headline` (metrics over all classes) is used if there is only one class.
     """
     if window is None or window.start is None or window.end is None:
         return ()

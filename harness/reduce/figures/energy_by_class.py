@@ -57,11 +57,11 @@ def allocate(
         requests: all of them.
         out: output tokens over time.
         energy: of that window.
-        start: of the window.
+        start: nanoseconds, as `end`.
         end: of the window.
         until: end of requests without one.
-        output_tok: of the window, by class; classes without any may be missing.
-        attribution: if usable, tokens are weighted by its coefficients.
+        output_tok: of the window, by class.
+        attribution: if usable, its coefficients weight tokens.
     """
     if energy.joules is None or end <= start:
         return None

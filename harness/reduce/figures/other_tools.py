@@ -151,9 +151,8 @@ def _provisioned(seen: AnsweredRequests) -> Value:
 
 def provisioned_kw(gpu_name: str | None) -> float | None:
     """InferenceX's provisioned utility power per GPU, in kW; None for a GPU without one."""
-    return next(
-        (kw for pattern, kw in PROVISIONED_KW if gpu_name and pattern.match(gpu_name)), None
-    )
+    kws = (kw for pattern, kw in PROVISIONED_KW if gpu_name and pattern.match(gpu_name))
+    return next(kws, None)
 
 
 _WHOLE: Final = (

@@ -57,15 +57,8 @@ def run_energy(
     until: float,
     classes: Sequence[ClassSummary],
 ) -> RunEnergy:
-    """Energy of a run.
-
-    Args:
-        run: the run.
-        headline: name of the headline stage.
-        stages: all of them.
-        flow: work over the run's time.
-        until: end of requests without one.
-        classes: of the headline window.
+    """Energy of a run. `headline`: name of a stage; `until`: end of requests without one;
+    `classes`: of the headline window.
     """
     top = next((stage.found for stage in stages if stage.name == headline), None)
     settings = run.profile.energy
@@ -149,11 +142,11 @@ def _attribution(
     gathered.insert(0, _slices("idle", idle, ready.start, ready.end, flow, context))
     found = fit(gathered)
     top = next((stage.found for stage in stages if stage.name == headline), None)
-    plain = None if top is None else top.plain
-    if not found.stands or top is None or plain is None or plain.joules is None:
+    energy = None if top is None else top.plain
+    if not found.stands or top is None or energy is None or energy.joules is None:
         return found
     work = _work(flow, context, np.array([top.start, top.end]))[0]
-    return replace(found, components=components(found, work, plain.joules))
+    return replace(found, components=components(found, work, energy.joules))
 
 
 def _work(flow: Flowing, context: Flow, edges: Floats) -> Floats:

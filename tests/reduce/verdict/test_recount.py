@@ -9,6 +9,7 @@ import pytest
 
 from harness.artifacts.run_summary import Recount
 from harness.reduce import reduce_run
+from harness.reduce.verdict.recount import NO_OUTPUT_TEXT
 
 COUNTED = {
     "reason": None,
