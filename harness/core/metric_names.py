@@ -104,15 +104,19 @@ def _sglang_realtime(mode: str) -> Source:
     )
 
 
+def _names(**sources: tuple[Source, ...]) -> Mapping[Concept, tuple[Source, ...]]:
+    return {Concept(concept): found for concept, found in sources.items()}
+
+
 NAMES: Final[Mapping[str, Mapping[Concept, tuple[Source, ...]]]] = {
-    "vllm": {
-        Concept.PROMPT_TOKENS: _counter("vllm:prompt_tokens_total"),
-        Concept.COMPUTED_TOKENS: _labeled(
+    "vllm": _names(
+        prompt_tokens=_counter("vllm:prompt_tokens_total"),
+        computed_tokens=_labeled(
             "counter", "vllm:prompt_tokens_by_source_total", "source", "local_compute"
         ),
         # By source first: prefix_cache_hits counted requests that were scheduled again twice (vLLM
         # #43736).
-        Concept.CACHED_TOKENS: (
+        cached_tokens=(
             *_labeled(
                 "counter",
                 "vllm:prompt_tokens_by_source_total",
@@ -126,44 +130,42 @@ NAMES: Final[Mapping[str, Mapping[Concept, tuple[Source, ...]]]] = {
                 "vllm:gpu_prefix_cache_hits_total",
             ),
         ),
-        Concept.GENERATED_TOKENS: _counter("vllm:generation_tokens_total"),
-        Concept.FINISHED: _counter("vllm:request_success_total"),
-        Concept.PREEMPTED: _counter("vllm:num_preemptions_total"),
-        Concept.RUNNING: _gauge("vllm:num_requests_running"),
-        Concept.WAITING: _gauge("vllm:num_requests_waiting"),
-        Concept.KV_USAGE: _gauge("vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc"),
-        Concept.TTFT: _histogram("vllm:time_to_first_token_seconds"),
-        Concept.ITL: _histogram(
-            "vllm:inter_token_latency_seconds", "vllm:time_per_output_token_seconds"
-        ),
-    },
-    "sglang": {
-        Concept.PROMPT_TOKENS: _sglang("counter", "sglang:prompt_tokens_total"),
-        Concept.COMPUTED_TOKENS: (_sglang_realtime("prefill_compute"),),
+        generated_tokens=_counter("vllm:generation_tokens_total"),
+        finished=_counter("vllm:request_success_total"),
+        preempted=_counter("vllm:num_preemptions_total"),
+        running=_gauge("vllm:num_requests_running"),
+        waiting=_gauge("vllm:num_requests_waiting"),
+        kv_usage=_gauge("vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc"),
+        ttft=_histogram("vllm:time_to_first_token_seconds"),
+        itl=_histogram("vllm:inter_token_latency_seconds", "vllm:time_per_output_token_seconds"),
+    ),
+    "sglang": _names(
+        prompt_tokens=_sglang("counter", "sglang:prompt_tokens_total"),
+        computed_tokens=(_sglang_realtime("prefill_compute"),),
         # Not sglang:cache_hit_rate, which is instantaneous.
-        Concept.CACHED_TOKENS: (
+        cached_tokens=(
             *_sglang("counter", "sglang:cached_tokens_total"),
             _sglang_realtime("prefill_cache"),
         ),
-        Concept.GENERATED_TOKENS: _sglang("counter", "sglang:generation_tokens_total"),
-        Concept.FINISHED: _sglang("counter", "sglang:num_requests_total"),
+        generated_tokens=_sglang("counter", "sglang:generation_tokens_total"),
+        finished=_sglang("counter", "sglang:num_requests_total"),
         # In older versions a gauge that only grows; sglang:num_retracted_reqs is instantaneous.
-        Concept.PREEMPTED: _sglang(
+        preempted=_sglang(
             "counter", "sglang:num_retracted_requests_total", "sglang:total_retracted_reqs"
         ),
-        Concept.RUNNING: _sglang("gauge", "sglang:num_running_reqs"),
-        Concept.WAITING: _sglang("gauge", "sglang:num_queue_reqs"),
-        Concept.KV_USAGE: _sglang("gauge", "sglang:token_usage"),
-        Concept.TTFT: _sglang("histogram", "sglang:time_to_first_token_seconds"),
-        Concept.ITL: _sglang(
+        running=_sglang("gauge", "sglang:num_running_reqs"),
+        waiting=_sglang("gauge", "sglang:num_queue_reqs"),
+        kv_usage=_sglang("gauge", "sglang:token_usage"),
+        ttft=_sglang("histogram", "sglang:time_to_first_token_seconds"),
+        itl=_sglang(
             "histogram",
             "sglang:inter_token_latency_seconds",
             "sglang:time_per_output_token_seconds",
         ),
-    },
-    "llama.cpp": {
+    ),
+    "llama.cpp": _names(
         # prompt_tokens_total excludes the cached part, so both are needed.
-        Concept.PROMPT_TOKENS: (
+        prompt_tokens=(
             Source(
                 "counter",
                 (
@@ -172,46 +174,42 @@ NAMES: Final[Mapping[str, Mapping[Concept, tuple[Source, ...]]]] = {
                 ),
             ),
         ),
-        Concept.COMPUTED_TOKENS: _counter("llamacpp:prompt_tokens_total"),
-        Concept.CACHED_TOKENS: _counter("llamacpp:prompt_tokens_cached_total"),
-        Concept.GENERATED_TOKENS: _counter("llamacpp:tokens_predicted_total"),
-        Concept.RUNNING: _gauge("llamacpp:requests_processing"),
-        Concept.WAITING: _gauge("llamacpp:requests_deferred"),
-        Concept.KV_USAGE: _gauge("llamacpp:kv_cache_usage_ratio"),
-    },
+        computed_tokens=_counter("llamacpp:prompt_tokens_total"),
+        cached_tokens=_counter("llamacpp:prompt_tokens_cached_total"),
+        generated_tokens=_counter("llamacpp:tokens_predicted_total"),
+        running=_gauge("llamacpp:requests_processing"),
+        waiting=_gauge("llamacpp:requests_deferred"),
+        kv_usage=_gauge("llamacpp:kv_cache_usage_ratio"),
+    ),
     # Served at /prometheus/metrics (/metrics is JSON). Tokens are counted when a request finishes,
     # and only with return_perf_metrics; requests and KV usage only with enable_iter_perf_stats.
-    "trtllm": {
-        Concept.PROMPT_TOKENS: _counter("trtllm_prompt_tokens_total"),
-        Concept.CACHED_TOKENS: _counter("trtllm_prompt_cached_tokens_total"),
-        Concept.GENERATED_TOKENS: _counter("trtllm_generation_tokens_total"),
-        Concept.FINISHED: _counter("trtllm_request_success_total"),
-        Concept.RUNNING: _gauge("trtllm_num_requests_running"),
-        Concept.WAITING: _gauge("trtllm_num_requests_waiting"),
-        Concept.KV_USAGE: _gauge("trtllm_kv_cache_utilization"),
-        Concept.TTFT: _histogram("trtllm_time_to_first_token_seconds"),
-        Concept.ITL: _histogram("trtllm_time_per_output_token_seconds"),
-    },
-    "tgi": {
-        Concept.PROMPT_TOKENS: _counter("tgi_request_input_length_sum"),
-        Concept.GENERATED_TOKENS: _counter("tgi_request_generated_tokens_sum"),
-        Concept.FINISHED: _counter("tgi_request_success"),
-        Concept.RUNNING: _gauge("tgi_batch_current_size"),
-        Concept.WAITING: _gauge("tgi_queue_size"),
-        Concept.ITL: _histogram("tgi_request_mean_time_per_token_duration"),
-    },
-    "dynamo": {
-        Concept.PROMPT_TOKENS: _counter("dynamo_frontend_input_sequence_tokens_sum"),
-        Concept.CACHED_TOKENS: _counter("dynamo_frontend_cached_tokens_sum"),
-        Concept.GENERATED_TOKENS: _counter("dynamo_frontend_output_tokens_total"),
-        Concept.FINISHED: _labeled(
-            "counter", "dynamo_frontend_requests_total", "status", "success"
-        ),
+    "trtllm": _names(
+        prompt_tokens=_counter("trtllm_prompt_tokens_total"),
+        cached_tokens=_counter("trtllm_prompt_cached_tokens_total"),
+        generated_tokens=_counter("trtllm_generation_tokens_total"),
+        finished=_counter("trtllm_request_success_total"),
+        running=_gauge("trtllm_num_requests_running"),
+        waiting=_gauge("trtllm_num_requests_waiting"),
+        kv_usage=_gauge("trtllm_kv_cache_utilization"),
+        ttft=_histogram("trtllm_time_to_first_token_seconds"),
+        itl=_histogram("trtllm_time_per_output_token_seconds"),
+    ),
+    "tgi": _names(
+        prompt_tokens=_counter("tgi_request_input_length_sum"),
+        generated_tokens=_counter("tgi_request_generated_tokens_sum"),
+        finished=_counter("tgi_request_success"),
+        running=_gauge("tgi_batch_current_size"),
+        waiting=_gauge("tgi_queue_size"),
+        itl=_histogram("tgi_request_mean_time_per_token_duration"),
+    ),
+    "dynamo": _names(
+        prompt_tokens=_counter("dynamo_frontend_input_sequence_tokens_sum"),
+        cached_tokens=_counter("dynamo_frontend_cached_tokens_sum"),
+        generated_tokens=_counter("dynamo_frontend_output_tokens_total"),
+        finished=_labeled("counter", "dynamo_frontend_requests_total", "status", "success"),
         # Includes waiting requests: counted from arrival to the end of the response.
-        Concept.RUNNING: _gauge(
-            "dynamo_frontend_active_requests", "dynamo_frontend_inflight_requests"
-        ),
-        Concept.WAITING: (
+        running=_gauge("dynamo_frontend_active_requests", "dynamo_frontend_inflight_requests"),
+        waiting=(
             *_labeled(
                 "gauge",
                 "dynamo_frontend_stage_requests",
@@ -222,9 +220,9 @@ NAMES: Final[Mapping[str, Mapping[Concept, tuple[Source, ...]]]] = {
             ),
             *_gauge("dynamo_frontend_queued_requests"),
         ),
-        Concept.TTFT: _histogram("dynamo_frontend_time_to_first_token_seconds"),
-        Concept.ITL: _histogram("dynamo_frontend_inter_token_latency_seconds"),
-    },
+        ttft=_histogram("dynamo_frontend_time_to_first_token_seconds"),
+        itl=_histogram("dynamo_frontend_inter_token_latency_seconds"),
+    ),
 }
 """Server -> concept -> alternatives, best first."""
 

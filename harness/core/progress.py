@@ -9,7 +9,6 @@ class TrafficProgress:
 
     Attributes:
         t_ns: when worker 0 reported; its report closes a round.
-        stage: name of the load stage.
         in_flight: requests sent and not finished.
         sent: requests sent and ended since the start of the run.
         ok: completed requests.

@@ -157,7 +157,7 @@ class ServerInfo:
 
     Attributes:
         kind: `vllm`, `torch` or `attach`.
-        version: the server's own version, None if it reports none.
+        version: as reported by the server.
         argv: command line of each replica, secrets redacted; empty for `attach`.
         software: name -> version of what it runs on (python, torch, transformers, cuda, …).
         settings: resolved settings worth comparing (max_model_len, dtype, tensor_parallel_size, …).

@@ -22,7 +22,7 @@ from harness.reduce.energy.sensor_gain import (
     read_calibration,
 )
 from harness.reduce.read.expected_gpus import ExpectedGpus
-from harness.reduce.read.run import Columns, Run, gpu_uuids, load_run, mapping
+from harness.reduce.read.run import Run, gpu_uuids, load_run, mapping
 from harness.reduce.statistics.intervals import Floats
 
 NS: Final = 1e-9
@@ -105,8 +105,12 @@ def calibrate(
         )
     device_id, boundary = _device(run, device)
     unix_s, watts = read_meter(meter, device_id)
-    t = _relative(run, unix_s)
-    start, end = _overlap(run.power, boundary, device_id, t)
+    anchor_unix_s, anchor = _anchor(run)
+    t = (unix_s - anchor_unix_s) / NS + anchor
+    rows = (run.power["boundary"] == boundary) & (run.power["device_id"] == device_id)
+    only = {key: values[rows] for key, values in run.power.items()}
+    start = max(float(np.min(only["t_ns"])), float(t[0])) + NS
+    end = min(float(np.max(only["t_ns"])), float(t[-1])) - NS
     if (end - start) * NS < MIN_SLICES * SLICE_S:
         raise ArtifactError(
             f"meter and sensor overlap for {max(0.0, (end - start) * NS):.0f} s;"
@@ -116,8 +120,6 @@ def calibrate(
                 "write times with their zone, such as 2026-08-01T12:00:00+00:00, or as Unix seconds"
             ),
         )
-    rows = (run.power["boundary"] == boundary) & (run.power["device_id"] == device_id)
-    only = {key: values[rows] for key, values in run.power.items()}
     sensor = energies(only, start, end, ExpectedGpus())[0]
     if sensor.joules is None or sensor.basis is not Basis.MEASURED:
         raise ArtifactError(f"the run's energy is not available: {sensor.reason or sensor.basis}")
@@ -141,6 +143,7 @@ def calibrate(
         if into is not None and into.exists()
         else {}
     )
+    made_at = datetime.fromtimestamp(anchor_unix_s + (start - anchor) * NS, tz=UTC)
     document = {
         "schema_version": CALIBRATION_SCHEMA,
         "devices": {
@@ -150,7 +153,7 @@ def calibrate(
                 "error_ratio": error,
                 "meter": name or meter.name,
                 "meter_accuracy": accuracy,
-                "made_at": _when(run, start),
+                "made_at": made_at.isoformat(timespec="seconds"),
                 "run_id": run.run_id,
                 "slices": len(ratios),
                 "power_w": [low_w, high_w],
@@ -245,27 +248,13 @@ def _device(run: Run, prefix: str | None) -> tuple[str, str]:
 
 
 def _anchor(run: Run) -> tuple[float, float]:
+    """One time in Unix seconds and in the run's nanoseconds."""
     for anchor in run.manifest.clock_anchors:
         if anchor.unix_ns is not None and anchor.monotonic_ns is not None:
             return anchor.unix_ns * NS, run.at(anchor.monotonic_ns)
     raise ArtifactError(
         "the run's manifest has no clock anchor, so its times cannot be matched to the meter's"
     )
-
-
-def _relative(run: Run, unix_s: Floats) -> Floats:
-    unix, at = _anchor(run)
-    return (unix_s - unix) / NS + at
-
-
-def _when(run: Run, moment: float) -> str:
-    unix, at = _anchor(run)
-    return datetime.fromtimestamp(unix + (moment - at) * NS, tz=UTC).isoformat(timespec="seconds")
-
-
-def _overlap(power: Columns, boundary: str, device_id: str, t: Floats) -> tuple[float, float]:
-    mine = power["t_ns"][(power["boundary"] == boundary) & (power["device_id"] == device_id)]
-    return max(float(np.min(mine)), float(t[0])) + NS, min(float(np.max(mine)), float(t[-1])) - NS
 
 
 def _check_clocks(meter_at: Any, sensor_per_bin: Any, start: float, end: float) -> None:  # noqa: ANN401 - functions of moments

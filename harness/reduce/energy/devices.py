@@ -67,20 +67,11 @@ _FAMILIES: Final = ("nvml", "dcgm", "rapl", "redfish", "ipmi", "promql", "csv")
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """Energy of one device.
+    """Energy of one device (`harness.artifacts.run_summary.DeviceEnergy`).
 
     Attributes:
-        joules: readings x gain; None if absent.
-        reason: why it is absent.
-        method: `counter`, `counter bridged by integral` (over a reset) or `integral`.
-        counter_j: as read, without gain; None without a counter over the window.
-        integral_j: the same from power.
-        disagreement: |counter - integral| / integral.
-        gap_s: longest gap of its power readings that overlaps the window.
-        gap_limit_s: longest allowed gap.
+        gap_limit_s: longest allowed gap of its power readings.
         implausible_w: its mean power by the readings, if implausible.
-        error_j: half-width at 95% of the statistical error.
-        resets: of its counter, in the whole run.
     """
 
     device_id: str
@@ -119,19 +110,12 @@ class Device:
 
 @dataclass(frozen=True, slots=True)
 class Energy:
-    """Energy at one boundary over a window.
+    """Energy at one boundary over a window (`harness.artifacts.run_summary.BoundaryEnergy`).
 
     Attributes:
-        joules: in the window; None if absent.
-        reason: why it is absent.
-        method: of its devices: `counter`, `integral` or both.
-        devices: how many are summed.
+        devices: how many are summed; `parts`: each of them.
         basis: measured, or modeled for a modeled or replayed source.
-        source: family of the readings: `nvml`, …, `modelled` or `replay:…`.
         length_s: of the window.
-        error_ratio: statistical error of the energy, 95%, relative.
-        systematic_ratio: gain errors, independent between devices; None if unknown.
-        parts: per device.
         others: joules by other sources at the same boundary: source -> joules.
     """
 

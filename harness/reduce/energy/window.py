@@ -127,12 +127,9 @@ def window_energy(run: Run, start: float, end: float) -> WindowEnergy:
 
 def _limits_w(gpus: Sequence[Gpu]) -> dict[str, float]:
     """Highest power of each GPU: its limit or its default limit."""
-    limits = {}
-    for gpu in gpus:
-        known = [w for w in (gpu.power_limit_w, gpu.power_limit_default_w) if w is not None]
-        if known and gpu.uuid:
-            limits[gpu.uuid] = max(known)
-    return limits
+    limits = {gpu.uuid: (gpu.power_limit_w, gpu.power_limit_default_w) for gpu in gpus if gpu.uuid}
+    known = {uuid: [w for w in pair if w is not None] for uuid, pair in limits.items()}
+    return {uuid: max(found) for uuid, found in known.items() if found}
 
 
 def _below_idle(found: Sequence[Energy], without: Mapping[str, WithoutLoad]) -> list[Concern]:

@@ -136,7 +136,7 @@ def _pace(span_s: Floats, tok: Floats) -> Floats:
 
 
 ARRAYS: Final[Mapping[str, Callable[[AnsweredRequests], Floats]]] = {
-    "ttft": lambda seen: seen.to_first_s(),
+    "ttft": AnsweredRequests.to_first_s,
     "ttft_of_several": lambda seen: np.where(
         seen.column("output_tok") > 1, seen.to_first_s(), np.nan
     ),

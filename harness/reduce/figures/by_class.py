@@ -42,11 +42,7 @@ CLASS_KEYS: Final = (
 
 
 def class_summaries(
-    run: Run,
-    window: StageWindow | None,
-    whole: Flows,
-    slos: Slos,
-    headline: StageFigures,
+    run: Run, window: StageWindow | None, whole: Flows, slos: Slos, headline: StageFigures
 ) -> tuple[ClassSummary, ...]:
     """One summary per class in the headline window, ordered by name; empty without a window.
 

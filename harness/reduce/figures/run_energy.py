@@ -32,7 +32,7 @@ NS: Final = 1e-9
 
 @dataclass(frozen=True, slots=True)
 class StageEnergy:
-    """Energy of one stage, for the attribution."""
+    """Energy of one stage."""
 
     name: str
     found: WindowEnergy | None

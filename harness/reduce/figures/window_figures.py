@@ -193,10 +193,10 @@ def window_figures(
         ("mean_output_tok", requests.output_tok),
     ):
         known = values[done_right][~np.isnan(values[done_right])]
-        nothing = None if len(known) else "no response reported a token count"
-        out.put(
-            key, float(np.mean(known)) if len(known) else None, mean_interval(known), note=nothing
-        )
+        if len(known):
+            out.put(key, float(np.mean(known)), mean_interval(known))
+        else:
+            out.absent(key, "no response reported a token count")
 
     gpus = gpu_count(run)
     output_tok_s = out.figures["output_tok_s"].value

@@ -21,7 +21,7 @@ from harness.reduce.over_time.counters import ServerCounters
 from harness.reduce.over_time.flows import Flows
 from harness.reduce.read.run import Run, gpu_count
 from harness.reduce.verdict.answers import quality_concerns
-from harness.reduce.verdict.load_generator import client_concerns
+from harness.reduce.verdict.load_generator import bounds, client_concerns
 from harness.reduce.verdict.records import record_concerns
 from harness.reduce.verdict.recount import recount_concerns
 from harness.reduce.verdict.scrapes import scrape_concerns
@@ -211,7 +211,8 @@ def _window(
     *,
     smoke: bool,
 ) -> list[Concern]:
-    if headline is None or headline.start is None or headline.end is None:
+    times = bounds(headline)
+    if headline is None or times is None:
         text = "No load stage reached its measurement window."
         return [Concern("no_window", Severity.INVALID, text)]
     out = []
@@ -225,7 +226,8 @@ def _window(
         out.append(Concern("empty_window", Severity.INVALID, text, 0, 1))
     if smoke:
         return out
-    length_s = (headline.end - headline.start) * 1e-9
+    start, end = times
+    length_s = (end - start) * 1e-9
     e2e = figures[headline.name].latency["e2e_s"]
     least_s, rule = MIN_WINDOW_S, "minimum for any run"
     if e2e.p95 is not None and e2e.p95 * MIN_E2E_MULTIPLE > least_s:
@@ -237,12 +239,9 @@ def _window(
         )
         out.append(Concern("window_short", Severity.PRELIMINARY, text, length_s, least_s))
     if headline.concurrency:
-        done = (
-            run.requests.ok
-            & (run.requests.done >= headline.start)
-            & (run.requests.done < headline.end)
-        )
-        per_slot = int(np.sum(done)) / headline.concurrency
+        done = run.requests.done
+        completed = int(np.sum(run.requests.ok & (done >= start) & (done < end)))
+        per_slot = completed / headline.concurrency
         if per_slot < MIN_COMPLETIONS_PER_SLOT:
             least = MIN_COMPLETIONS_PER_SLOT
             text = (
@@ -301,8 +300,8 @@ def _client(
                 " may have added delays."
             )
             out.append(Concern("client_saturated", severity, text, cores, CLIENT_CPU_LIMIT))
-    if headline is not None and headline.start is not None and headline.end is not None:
-        out += _watched(run, set(traffic), headline.start, headline.end, severity)
+    if (window := bounds(headline)) is not None:
+        out += _watched(run, set(traffic), *window, severity)
     if headline is None:
         return out
     lag = figures[headline.name].latency["schedule_lag_s"]
@@ -375,11 +374,7 @@ def _server(
         return []
     out = []
     severity = Severity.NOTE if smoke else Severity.DEGRADED
-    window = (
-        None
-        if headline is None or headline.start is None or headline.end is None
-        else (headline.start, headline.end)
-    )
+    window = bounds(headline)
     out += scrape_concerns(run, counters, window, smoke=smoke)
     if window is not None and not smoke:
         out += _window_agreement(run, counters, flow, *window)

@@ -31,6 +31,13 @@ _STEP_NS: Final = 1e6
 _MOST_STEPS: Final = 4_000_000
 
 
+def bounds(window: StageWindow | None) -> tuple[float, float] | None:
+    """Start and end of a measurement window, if it was reached."""
+    if window is None or window.start is None or window.end is None:
+        return None
+    return window.start, window.end
+
+
 def client(run: Run, headline: StageWindow | None) -> Client:
     """Block `client` of a run's summary."""
     return Client(
@@ -42,13 +49,13 @@ def _canary(run: Run, headline: StageWindow | None) -> Canary | None:
     if not run.canary:
         return None
     rows = run.canary
-    if headline is not None and headline.start is not None and headline.end is not None:
+    if (window := bounds(headline)) is not None:
         # Canaries that were streaming at any time in the window.
         rows = [
             row
             for row in rows
-            if run.at(row["intended_ns"]) < headline.end
-            and run.at(row["done_ns"] or row["intended_ns"]) >= headline.start
+            if run.at(row["intended_ns"]) < window[1]
+            and run.at(row["done_ns"] or row["intended_ns"]) >= window[0]
         ]
     errors = pair(rows, run.canary_truth)
     return Canary(
@@ -63,36 +70,26 @@ def _canary(run: Run, headline: StageWindow | None) -> Canary | None:
 
 def _load(run: Run, headline: StageWindow | None) -> CarriedLoad | None:
     """Load in the window; events are reads with content, as in the certificate."""
-    if (
-        headline is None
-        or headline.start is None
-        or headline.end is None
-        or headline.end <= headline.start
-    ):
+    window = bounds(headline)
+    if window is None or window[1] <= window[0]:
         return None
-    length_s = (headline.end - headline.start) * 1e-9
-    events = _arrivals(run.requests, headline.start, headline.end)
+    start, end = window
+    length_s = (end - start) * 1e-9
+    events = _arrivals(run.requests, start, end)
     bodies = run.requests.request_bytes[~np.isnan(run.requests.request_bytes)]
-    return CarriedLoad(
-        events_per_s=float(np.sum(events)) / length_s,
-        events_per_s_peak=_peak(events, length_s),
-        body_bytes_mean=float(np.mean(bodies)) if len(bodies) else None,
-        loop_lag_s_max=_loop_lag(run, headline),
-    )
-
-
-def _loop_lag(run: Run, headline: StageWindow) -> float | None:
-    """Maximum recorded event-loop lag in the window."""
-    assert headline.start is not None
-    assert headline.end is not None
-    found = [
+    lags = (
         number(event.get("lag_s")) or 0.0
         for event in run.events
         if event["event"] == "loop_lag"
         and isinstance(event.get("t_ns"), int)
-        and headline.start <= run.at(event["t_ns"]) < headline.end
-    ]
-    return max(found, default=None)
+        and start <= run.at(event["t_ns"]) < end
+    )
+    return CarriedLoad(
+        events_per_s=float(np.sum(events)) / length_s,
+        events_per_s_peak=_peak(events, length_s),
+        body_bytes_mean=float(np.mean(bodies)) if len(bodies) else None,
+        loop_lag_s_max=max(lags, default=None),
+    )
 
 
 def _arrivals(requests: Requests, start: float, end: float) -> Floats:

@@ -27,11 +27,7 @@ def record_concerns(requests: Requests, *, smoke: bool) -> list[Concern]:
     known_tok = chunked = 0
     ok, count = requests.ok, requests.chunks.count
     for rows in requests.parts():  # there may be ten million
-        known = (
-            ok[rows]
-            & ~np.isnan(requests.chunks.tok_sum[rows])
-            & ~np.isnan(requests.output_tok[rows])
-        )
+        known = ok[rows] & ~np.isnan(requests.chunks.tok_sum[rows] + requests.output_tok[rows])
         odd = (
             _times(requests, rows),
             _counts(requests, rows),
