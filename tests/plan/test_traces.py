@@ -248,7 +248,7 @@ def test_servegen_text_is_read_as_literals_and_never_run(client, tmp_path):
     }
     (client / "chunk-3-dataset.json").write_text(json.dumps(evil))
     with pytest.raises(
-        ProfileError, match="input_tokens is not a dictionary written as Python text"
+        ProfileError, match="input_tokens"
     ):
         list(open_trace(client).requests())
     assert not ran.exists()
@@ -276,10 +276,10 @@ HEAD = "t_s,input_tok,output_tok\n"
 BROKEN = {
     "empty": ("x.csv", "", "x.csv: is empty"),
     "blank": ("x.csv", "\n \n", "x.csv: is empty"),
-    "header only": ("x.csv", HEAD, "holds no requests"),
-    "unknown format": ("x.csv", "hello,world\n1,2\n", "is of no known format"),
-    "unknown json": ("x.jsonl", '{"a": 1}\n', "is of no known format"),
-    "binary": ("x.csv", b"\x7fELF\x00\x01\n", "x.csv:1: holds a zero byte"),
+    "header only": ("x.csv", HEAD, "no requests"),
+    "unknown format": ("x.csv", "hello,world\n1,2\n", "unknown format"),
+    "unknown json": ("x.jsonl", '{"a": 1}\n', "unknown format"),
+    "binary": ("x.csv", b"\x7fELF\x00\x01\n", "x.csv:1: contains a zero byte"),
     "not utf-8": ("x.csv", HEAD.encode() + b"1,\xff,3\n", "x.csv:2: is not UTF-8"),
     "gzip": ("x.csv", b"\x1f\x8b\x08abc\n", "compressed with gzip"),
     "lfs pointer": (
@@ -295,7 +295,7 @@ BROKEN = {
     "column twice": (
         "x.csv",
         "t_s,input_tok,output_tok,t_s\n",
-        "x.csv:1: column 't_s' is there twice",
+        "x.csv:1: .*'t_s'",
     ),
     "no time": ("x.csv", "input_tok,output_tok\n1,2\n", "exactly one of t_s"),
     "too few fields": ("x.csv", HEAD + "1,2,3\n4,5\n", "x.csv:3: has 2 fields, not 3"),
