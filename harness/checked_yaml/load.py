@@ -18,13 +18,8 @@ MAX_BYTES: Final = 1024 * 1024
 
 
 def load_text(text: str, name: str, root: type[T], rules: Rules[T] | None = None) -> T:
-    """Read a value from YAML text.
-
-    Args:
-        text: YAML.
-        name: its name in messages.
-        root: type of the document: a section, or a mapping or list of sections.
-        rules: checks of combinations of keys.
+    """Read a value of type `root` (a section, or a mapping or list of sections) from YAML text.
+    `name` is for messages; `rules` check combinations of keys.
 
     Raises:
         InvalidYamlError: with every error.
@@ -36,12 +31,7 @@ def load_text(text: str, name: str, root: type[T], rules: Rules[T] | None = None
 
 def expect_form(document: Source, root: shape.Annotation, example: str | None = None) -> None:
     """Check that a document is a list or a mapping, as its type `root` requires, and name its
-    sections (`FROM_KEY`).
-
-    Args:
-        document: gets the names.
-        root: type of the document.
-        example: fix that shows how to begin such a file.
+    sections (`FROM_KEY`). `example` is a fix that shows how to begin such a file.
 
     Raises:
         InvalidYamlError: it is empty or has the wrong form.
@@ -68,12 +58,8 @@ def expect_form(document: Source, root: shape.Annotation, example: str | None = 
 
 
 def read_file(path: Path, form: str, examples: Path | None = None) -> str:
-    """The text of a YAML file of at most `MAX_BYTES`.
-
-    Args:
-        path: the file.
-        form: what it should be, in words: "a profile".
-        examples: folder with examples.
+    """The text of a YAML file of at most `MAX_BYTES`. `form` is what it should be, in words ("a
+    profile"); `examples` is a folder with examples.
 
     Raises:
         ProfileError: not found, not readable, too large, or not UTF-8.

@@ -16,7 +16,6 @@ class Place:
     Attributes:
         source: the file's name in messages, or the `--set`.
         line: from 1; None for a `--set`.
-        column: from 1.
     """
 
     source: str
@@ -34,8 +33,6 @@ class Problem:
     Attributes:
         place: of the key, or of the section that lacks it.
         keys: path of the key; empty for the complete text.
-        what: what is wrong.
-        fix: what to do.
     """
 
     place: Place

@@ -23,6 +23,10 @@ NAME: Final = "NAME"
 """A name that the file chooses."""
 
 
+def _origin(annotation: Annotation) -> Annotation:
+    return get_origin(annotation)  # as Any: its own type would make comparisons errors
+
+
 def plain(annotation: Annotation) -> Annotation:
     """An annotation without its metadata and without `| None`."""
     annotation = _bare(annotation)
@@ -35,7 +39,7 @@ def plain(annotation: Annotation) -> Annotation:
 
 
 def _is_union(annotation: Annotation) -> bool:
-    return get_origin(annotation) in {Union, types.UnionType}
+    return _origin(annotation) in {Union, types.UnionType}
 
 
 def model_of(annotation: Annotation) -> type[Strict] | None:
@@ -88,13 +92,13 @@ def _kind_of(model: type[Strict]) -> str:
 def item_of(annotation: Annotation) -> Annotation | None:
     """The type of a list's items; None if it is not a list."""
     annotation = plain(annotation)
-    return get_args(annotation)[0] if get_origin(annotation) is tuple else None
+    return get_args(annotation)[0] if _origin(annotation) is tuple else None
 
 
 def value_of(annotation: Annotation) -> Annotation | None:
     """The type of a mapping's values; None if it is not a mapping with free keys."""
     annotation = plain(annotation)
-    return get_args(annotation)[1] if get_origin(annotation) is dict else None
+    return get_args(annotation)[1] if _origin(annotation) is dict else None
 
 
 def field_annotation(field: FieldInfo) -> Annotation:
@@ -164,11 +168,11 @@ def sections(
 
 def metadata_of(annotation: Annotation) -> list[object]:
     """The metadata of an `Annotated` type."""
-    return list(get_args(annotation)[1:]) if get_origin(annotation) is Annotated else []
+    return list(get_args(annotation)[1:]) if _origin(annotation) is Annotated else []
 
 
 def _bare(annotation: Annotation) -> Annotation:
-    return get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
+    return get_args(annotation)[0] if _origin(annotation) is Annotated else annotation
 
 
 def describe(annotation: Annotation) -> str:
@@ -215,6 +219,8 @@ def _bounds(metadata: list[object]) -> Iterator[str]:
                 yield f"at most {limit:,g}"
             case annotated_types.Lt(lt=limit):
                 yield f"below {limit:,g}" if limit != 2**63 else "below 2^63"
+            case _:
+                pass
 
 
 def allowed(annotation: Annotation) -> tuple[str, ...]:
@@ -222,7 +228,7 @@ def allowed(annotation: Annotation) -> tuple[str, ...]:
     annotation = plain(annotation)
     if _is_union(annotation):
         return tuple(word for arg in get_args(annotation) for word in allowed(arg))
-    if get_origin(annotation) is Literal:
+    if _origin(annotation) is Literal:
         return tuple(str(arg) for arg in get_args(annotation))
     if isinstance(annotation, type) and issubclass(annotation, enum.Enum):
         return tuple(str(member.value) for member in annotation)

@@ -59,7 +59,6 @@ class Source:
 
     Attributes:
         name: its name in messages.
-        data: mappings, lists and scalars.
         places: place of each path's key or list item.
         problems: errors that leave the rest readable (duplicate keys).
     """
@@ -78,12 +77,8 @@ class Source:
 
 
 def read(text: str, name: str, *, lines: bool = True) -> Source:
-    """Read one document.
-
-    Args:
-        text: YAML.
-        name: its name in messages.
-        lines: whether places have lines and columns; the value of a `--set` has none.
+    """Read one document. `name` is for messages; without `lines`, as for the value of a `--set`,
+    places have no lines and columns.
 
     Raises:
         InvalidYamlError: not YAML, more than one document, too large or too deep.

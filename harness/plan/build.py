@@ -69,11 +69,7 @@ class RunPlan:
     """All requests of a run.
 
     Attributes:
-        seed: of the profile.
-        stages: load stages in order.
-        settings: of every request.
         context_scale: factor on all lengths.
-        context_scale_reason: in words.
         context_limit_tok: longest context, scaled.
         tok_per_word: converts target tokens to words.
         tok_per_word_source: `profile`, `tokenizer` or `default`.

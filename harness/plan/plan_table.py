@@ -22,11 +22,9 @@ class PlanTotals:
 
     Attributes:
         sessions: with subagents.
-        requests: of the load.
         primes: priming requests before it.
         clipped_requests: requests whose drawn lengths did not fit the context.
         clipped_tok: tokens clipped from them.
-        classes: requests by workload class.
     """
 
     sessions: int = 0

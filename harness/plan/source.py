@@ -23,23 +23,16 @@ class EndOfTraceError(LookupError):
 
 
 class TraceSource:
-    """The sessions of a replay's trace, by stage: in order, or by their number.
-
-    Args:
-        workload: of the profile.
-        seed: of the run.
-        length_scale: factor on all lengths.
-        limit_tok: longest input and output together, scaled.
+    """The sessions of a replay's trace, by stage: in order, or by their number. `limit_tok` is the
+    longest input and output together, scaled by `length_scale`.
     """
 
     def __init__(
         self, workload: ReplayWorkload, seed: int, length_scale: float, limit_tok: int
     ) -> None:
-        self._workload = workload
-        self._seed = seed
-        self._length_scale = length_scale
-        self._limit_tok = limit_tok
         self.trace: Trace = open_trace(Path(workload.path), workload.format)
+        self._workload = workload
+        self._settings = (seed, length_scale, limit_tok)
         self._reading: dict[int, Iterator[Session]] = {}
         self._read: dict[int, dict[int, Session]] = {}
         self._next: dict[int, int] = {}
@@ -62,13 +55,13 @@ class TraceSource:
 
     def sessions(self, stage: StagePlan, tally: ReplayTally | None = None) -> Iterator[Session]:
         """The sessions in the trace's order."""
-        workload = self._workload
+        workload, (seed, length_scale, limit_tok) = self._workload, self._settings
         read = replay_sessions(
             self.trace,
-            seed=self._seed,
+            seed=seed,
             time_scale=workload.time_scale,
-            length_scale=self._length_scale,
-            limit_tok=self._limit_tok,
+            length_scale=length_scale,
+            limit_tok=limit_tok,
             over_limit=workload.over_limit,
             idle_cap_s=workload.idle_cap_s,
             stage=stage.name,

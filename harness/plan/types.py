@@ -148,10 +148,7 @@ class Subagent:
 
     Attributes:
         workload_class: `claude-code/subagent`, or the trace's.
-        system: its system prompt.
-        tools: offered tools.
         turns: its requests; the first is sent immediately.
-        reasons: its responses have reasoning.
     """
 
     workload_class: str
@@ -170,14 +167,10 @@ class Session:
             dot, and the turn that starts it.
         number: position in its stage's order, from 0.
         workload_class: `chat`, `claude-code`, …
-        stage: name of its stage.
         slot: closed loop: the live slot that it uses, number % concurrency; open loop: number.
             Worker = slot % workers. A subagent has its parent's.
         intended_offset_ns: open loop: scheduled start, from the stage's start; closed loop: None
             (it starts when its slot is free).
-        system: shared system prompt.
-        tools: offered tools, in order.
-        turns: the requests, in order.
         first_turn: the turn that it starts with. Above 0 for a session that starts midway: earlier
             turns are history, which one priming request (`priming_turn`) puts into the server's
             cache.
@@ -285,10 +278,6 @@ class StagePlan:
     """One load stage, resolved.
 
     Attributes:
-        index: from 0.
-        name: label.
-        kind: of the profile's stage.
-        load: description.
         warmup_ns: start of the window, from the stage's start.
         window_ns: length of the window; None: it ends with the last session.
         sessions: number of sessions that end the stage; None: no limit.

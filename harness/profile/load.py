@@ -53,13 +53,8 @@ def load_profile(path: FilePath, overrides: Sequence[str] = ()) -> Profile:
 def load_profile_text(
     text: str, *, source: str = "<text>", name: str = "profile", overrides: Sequence[str] = ()
 ) -> Profile:
-    """Read a profile from YAML text.
-
-    Args:
-        text: YAML.
-        source: its name in messages.
-        name: default of the profile's name.
-        overrides: as for `load_profile`.
+    """Read a profile from YAML text. `source` is its name in messages; `name` is the default of the
+    profile's name; `overrides` are as for `load_profile`.
 
     Raises:
         InvalidYamlError: with every error.
@@ -87,7 +82,7 @@ def _apply(document: Source, override: str) -> None:
     place = Place(f"--set {override}")
     if not equals or not all(keys):
         fix = "write a dotted path and a value, as in --set traffic.load.0.concurrency=32"
-        raise _wrong(place, [], "is not KEY=VALUE", fix)
+        raise _wrong(place, (), "is not KEY=VALUE", fix)
     value = yaml_source.read(text, str(place), lines=False)
     if value.problems:
         raise InvalidYamlError(str(place), value.problems)

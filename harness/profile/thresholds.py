@@ -46,12 +46,10 @@ class Threshold:
     """One condition on a result.
 
     Attributes:
-        text: as written.
         metric: a key of `harness.core.metrics.METRICS`.
         boundary: a power boundary other than the summary's first, else None; the summary then has
             the value under `metric@boundary`.
         statistic: one of `STATISTICS` for a distribution, else None.
-        operator: comparison of the result with the limit.
         limit: in the metric's own unit (seconds for `_s`), or the factor on the baseline's value.
         relative: whether the limit is a factor on a baseline.
     """

@@ -247,9 +247,7 @@ def test_servegen_text_is_read_as_literals_and_never_run(client, tmp_path):
         }
     }
     (client / "chunk-3-dataset.json").write_text(json.dumps(evil))
-    with pytest.raises(
-        ProfileError, match="input_tokens"
-    ):
+    with pytest.raises(ProfileError, match="input_tokens"):
         list(open_trace(client).requests())
     assert not ran.exists()
 
@@ -394,16 +392,16 @@ def test_what_is_broken_is_named_with_file_and_line(write, name, content, messag
     ("name", "old", "new", "message"),
     [
         ("chunk-3-trace.csv", "600,0.5", "600,-0.5", "chunk-3-trace.csv:2: rate is negative"),
-        ("chunk-3-trace.csv", "1200,", "600,", "chunk-3-trace.csv:3: the time does not go on"),
+        ("chunk-3-trace.csv", "1200,", "600,", "chunk-3-trace.csv:3: .*time"),
         (
             "chunk-3-trace.csv",
             "Gamma",
             "Pareto",
-            "chunk-3-trace.csv:2: needs a law of Gamma or Weibull",
+            "chunk-3-trace.csv:2: .*Gamma or Weibull",
         ),
         ("chunk-3-trace.csv", ",0.3\n", "\n", "chunk-3-trace.csv:2: has 5 fields, not 6"),
         ("chunk-3-dataset.json", "0.75", "0.55", "probabilities of input_tokens add up to 0.8"),
-        ("chunk-3-dataset.json", "{10: 1.0}", "{10.5: 1.0}", "output_tokens holds 10.5"),
+        ("chunk-3-dataset.json", "{10: 1.0}", "{10.5: 1.0}", "output_tokens .*10.5: 1.0"),
     ],
 )
 def test_broken_clients_are_named(client, name, old, new, message):
@@ -415,13 +413,13 @@ def test_broken_clients_are_named(client, name, old, new, message):
 
 def test_a_client_without_its_dataset_and_an_unknown_kind_are_errors(client, write):
     (client / "chunk-3-dataset.json").unlink()
-    with pytest.raises(ProfileError, match=r"chunk-3-dataset.json cannot be read"):
+    with pytest.raises(ProfileError, match="chunk-3-dataset.json"):
         list(open_trace(client).requests())
-    with pytest.raises(ProfileError, match="no kind of trace"):
+    with pytest.raises(ProfileError, match="sharegpt"):
         open_trace(write("a.csv", AZURE), "sharegpt")
-    with pytest.raises(ProfileError, match="cannot be read"):
+    with pytest.raises(ProfileError, match="absent.csv"):
         open_trace(client / "absent.csv")
-    with pytest.raises(ProfileError, match="without files of kind mooncake"):
+    with pytest.raises(ProfileError, match="kind mooncake"):
         open_trace(client, "mooncake")
 
 

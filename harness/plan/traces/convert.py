@@ -9,13 +9,8 @@ from harness.plan.traces.records import Clock, ReadTally, TraceRequest
 
 
 def convert_trace(path: Path, out: Path, kind: str = "auto", *, seed: int = 0) -> int:
-    """Write a trace in the plain form, completely or not at all. Returns the number of requests.
-
-    Args:
-        path: trace.
-        out: file to write; must not exist.
-        kind: format, or `auto`.
-        seed: for a trace of distributions (ServeGen).
+    """Write a trace in the plain form to a new file, completely or not at all. `seed` is for a
+    trace of distributions (ServeGen). Returns the number of requests.
 
     Raises:
         ProfileError: the trace is broken, or `out` exists or cannot be written.

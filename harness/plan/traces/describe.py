@@ -37,7 +37,6 @@ class Quantiles:
         unit: tok, s, requests or empty.
         n: number of values.
         values: at `QUANTILES`.
-        mean: arithmetic mean.
         ln_mu: mean of the natural logarithm of the values above 0.
         ln_sigma: its standard deviation.
     """
@@ -67,8 +66,6 @@ class TraceDescription:
     """Statistics of a trace. None is not available, with the reason in `notes`.
 
     Attributes:
-        path: as given.
-        kind: format.
         clock: origin of times.
         requests: number; expected number if requests are drawn.
         sessions: without subagents; None if the trace has no sessions.
@@ -76,18 +73,12 @@ class TraceDescription:
         span_s: first to last request on one clock.
         distinct_times: number of different request times.
         arrival_cv: standard deviation over mean of the times between requests.
-        input_tok_total: sum.
-        output_tok_total: sum.
         ideal_hit: share of input tokens in an infinite prefix cache (`HIT_RULE`).
         distinct_blocks: different block ids over all scopes.
         compactions: steps that look like a compaction, of `steps`.
         steps: requests that follow another in their session.
-        stops: number by stop reason.
-        classes: number by class.
-        distributions: by name.
         failed: rows left out as recorded failures.
         reordered: rows moved to their place in time.
-        notes: for the reader.
     """
 
     path: str

@@ -69,7 +69,6 @@ class TraceSession:
     Attributes:
         session_id: as in its requests; made from the line number if the trace has no sessions.
         parent_id: session that started it as a subagent.
-        requests: in order.
     """
 
     session_id: str
@@ -96,12 +95,9 @@ class Trace(ABC):
     """A trace for reading. Every pass reads the file again; nothing is kept between passes.
 
     Attributes:
-        path: file or folder.
         kind: format, one of `open.KINDS` without `auto`.
         name: the file's or folder's name, part of the keys of its blocks.
-        clock: origin of times.
         drawn: requests are drawn from the trace's distributions (ServeGen), by a seed.
-        notes: for users of the trace.
     """
 
     def __init__(

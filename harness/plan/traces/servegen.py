@@ -60,11 +60,8 @@ class Window:
 
     Attributes:
         start_s: from the trace's start.
-        length_s: its length.
-        rate_per_s: requests per second.
         cv: of the gaps, as recorded.
         law: Gamma or Weibull.
-        shape: of the law.
         lengths: None if the client has none for this time.
     """
 

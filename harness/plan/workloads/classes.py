@@ -43,10 +43,8 @@ class WorkClass:
     """Sessions of one kind.
 
     Attributes:
-        label: class of their records.
         weight: their share of all sessions is weight / sum of weights; 0 for subagents, which
             other sessions start.
-        workload: parameters, unscaled.
         subagent: of the workload's subagents, not its main agents.
         head: shared start of their prompts, scaled.
         limit_tok: their longest context, scaled.
@@ -84,13 +82,11 @@ def make_classes(workload: Workload, scale: float, limit_tok: int) -> tuple[Work
         if isinstance(inner, ClaudeCodeWorkload) and inner.subagents.share:
             kinds.append((f"{label}/{SUBAGENT}", 0, inner.subagents))
         for name, weight, sizes in kinds:
-            with_tools = isinstance(sizes, ClaudeCodeWorkload | Subagents)
+            tools_tok = tools = 0
+            if isinstance(sizes, ClaudeCodeWorkload | Subagents):
+                tools_tok, tools = sizes.tools_tok, sizes.tools
             head = make_head(
-                name,
-                scale,
-                system_tok=sizes.system_tok,
-                tools_tok=sizes.tools_tok if with_tools else 0,
-                tools=sizes.tools if with_tools else 0,
+                name, scale, system_tok=sizes.system_tok, tools_tok=tools_tok, tools=tools
             )
             subagent = sizes is not inner
             classes.append(WorkClass(name, weight, inner, subagent, head, limit))
@@ -112,15 +108,9 @@ def class_of(classes: Sequence[WorkClass], seed: int, *name: object) -> WorkClas
 def make_turns(
     one: WorkClass, *, seed: int, scale: float, salt_tok: int, name: Sequence[object], key: str
 ) -> tuple[Turn, ...]:
-    """The requests of one session: at least one, and as many as fit the context limit.
-
-    Args:
-        one: its class.
-        seed: of the run.
-        scale: factor on all lengths.
-        salt_tok: length that its salts add to the head.
-        name: of the random stream of its lengths.
-        key: prefix of its blocks' keys.
+    """The requests of one session: at least one, and as many as fit the context limit. `salt_tok`
+    is the length that its salts add to the head, `name` names the random stream of its lengths,
+    and `key` is the prefix of its blocks' keys.
     """
     frame = Frame(
         stream(seed, "session", *name), key, scale, one.limit_tok, one.head.tok + salt_tok

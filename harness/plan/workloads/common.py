@@ -20,7 +20,6 @@ class Frame:
     Attributes:
         rng: the session's own generator.
         key: prefix of its blocks' keys, unique to the session.
-        scale: factor on all lengths.
         limit_tok: longest context (input and output), scaled.
         head_tok: length of the head of every prompt.
     """

@@ -20,7 +20,7 @@ of the first message.
 import hashlib
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 from harness.api.parts import PartKind, Role
@@ -45,8 +45,6 @@ class ReplayTally(ReadTally):
     """Counts of a replay, updated while its sessions are read.
 
     Attributes:
-        requests: requests returned.
-        sessions: sessions returned.
         continuations: of these, sessions that continue another whose context was rewritten
             (`rewrites="split"`).
         rewrites: requests, except first ones, whose prompt does not continue the previous turn.
@@ -69,8 +67,6 @@ class _Piece:
     """Part of a prompt by one role.
 
     Attributes:
-        role: of its message.
-        key: of its text.
         span: recorded tokens that it represents.
         less: tokens of these that are markers of the chat template, unscaled.
     """
@@ -195,32 +191,20 @@ def _trees(sessions: Iterable[TraceSession]) -> Iterator[list[TraceSession]]:
         yield tree
 
 
+@dataclass(frozen=True, slots=True)
 class _Maker:
-    """Makes sessions of a plan from those of a trace."""
+    """Makes sessions of a plan from those of a trace; see `replay_sessions`."""
 
-    def __init__(
-        self,
-        trace: Trace,
-        time_scale: float,
-        length_scale: float,
-        limit_tok: int,
-        over_limit: str,
-        idle_cap_s: float | None,
-        workload_class: str,
-        tally: ReplayTally,
-        *,
-        split: bool,
-    ) -> None:
-        self._trace = trace
-        self._time_scale = time_scale
-        self._length_scale = length_scale
-        self._limit_tok = limit_tok
-        self._over_limit = over_limit
-        self._idle_cap_s = idle_cap_s
-        self._workload_class = workload_class
-        self._tally = tally
-        self._split = split
-        self._scopes: dict[str, _Scope] = {}
+    trace: Trace
+    time_scale: float
+    length_scale: float
+    limit_tok: int
+    over_limit: str
+    idle_cap_s: float | None
+    workload_class: str
+    tally: ReplayTally
+    split: bool
+    scopes: dict[str, _Scope] = field(default_factory=dict)
 
     def sessions(self, tree: Sequence[TraceSession]) -> Iterator[Session]:
         """The first session of a tree, in parts if it is split. Its turns start the others."""
@@ -241,24 +225,24 @@ class _Maker:
 
         def subagents(recorded: TraceSession, step: _Step) -> Iterator[Subagent]:
             for child, steps in started.get((recorded.session_id, step.request.turn), ()):
-                label = steps[0].request.workload_class or self._workload_class
+                label = steps[0].request.workload_class or self.workload_class
                 yield Subagent(label, SYSTEM, (), turns(child, steps, flat=False))
 
         def turns(recorded: TraceSession, run: Sequence[_Step], *, flat: bool) -> tuple[Turn, ...]:
-            self._tally.sessions += 1
+            self.tally.sessions += 1
             return tuple(
                 replace(turn, subagents=tuple(subagents(recorded, step)))
                 for turn, step in zip(self._turns(run, flat=flat), run, strict=True)
             )
 
         for recorded, steps in roots:
-            for part, run in enumerate(_runs(steps) if self._split else [steps]):
-                made = turns(recorded, run, flat=self._split)
-                self._tally.continuations += part > 0
+            for part, run in enumerate(_runs(steps) if self.split else [steps]):
+                made = turns(recorded, run, flat=self.split)
+                self.tally.continuations += part > 0
                 yield Session(
                     session_id="",
                     number=0,
-                    workload_class=run[0].request.workload_class or self._workload_class,
+                    workload_class=run[0].request.workload_class or self.workload_class,
                     stage="",
                     slot=0,
                     intended_offset_ns=made[0].intended_offset_ns,
@@ -274,33 +258,33 @@ class _Maker:
         if not kept:
             return []
         scope_name = kept[0].hash_scope
-        if scope_name not in self._scopes:
+        if scope_name not in self.scopes:
             # Recordings come one after the other: earlier ones are no longer needed.
-            self._scopes.clear()
-            self._scopes[scope_name] = _Scope()
-        steps = _steps(self._trace, recorded, kept, self._scopes[scope_name])
-        self._tally.rewrites += sum(not step.appended for step in steps[1:])
+            self.scopes.clear()
+            self.scopes[scope_name] = _Scope()
+        steps = _steps(self.trace, recorded, kept, self.scopes[scope_name])
+        self.tally.rewrites += sum(not step.appended for step in steps[1:])
         return steps
 
     def _fits(self, request: TraceRequest) -> bool:
-        scale, limit_tok = self._length_scale, self._limit_tok
+        scale, limit_tok = self.length_scale, self.limit_tok
         total = _scaled(request.input_tok, scale) + _scaled(request.output_tok, scale)
         if total <= limit_tok:
-            self._tally.requests += 1
-            self._tally.longest_tok = max(self._tally.longest_tok, total)
+            self.tally.requests += 1
+            self.tally.longest_tok = max(self.tally.longest_tok, total)
             return True
-        if self._over_limit == "refuse":
+        if self.over_limit == "refuse":
             factor = limit_tok / (request.input_tok + request.output_tok)
             raise ProfileError(
                 f"{request.where}: {request.input_tok:,} input and {request.output_tok:,} output"
                 f" tokens, scaled by {scale:g}, are {total:,}; the limit is {limit_tok:,}",
                 next_step=f"scale lengths by {factor:.3g} or less, or skip longer requests",
             )
-        self._tally.skipped += 1
+        self.tally.skipped += 1
         return False
 
     def _turns(self, steps: Sequence[_Step], *, flat: bool) -> Iterator[Turn]:
-        scale = self._length_scale
+        scale = self.length_scale
         for index, step in enumerate(steps):
             request = step.request
             reply_span = max(1, request.output_tok)
@@ -313,8 +297,8 @@ class _Maker:
                 message = Message(Role.USER, tuple(part for one in messages for part in one.parts))
             reply = _Piece(Role.ASSISTANT, _reply_key(step), reply_span)
             offset_ns = None
-            if self._trace.clock is Clock.TRACE:
-                offset_ns = round(request.t_s * self._time_scale * 1e9)
+            if self.trace.clock is Clock.TRACE:
+                offset_ns = round(request.t_s * self.time_scale * 1e9)
             yield Turn(
                 index=index,
                 gap_ns=self._gap_ns(steps[index - 1].request, request) if index else 0,
@@ -330,10 +314,10 @@ class _Maker:
         gap_s = request.gap_s
         if gap_s is None or request.turn != before.turn + 1:
             gap_s = request.t_s - before.t_s
-        gap_s *= self._time_scale
-        if self._idle_cap_s is not None and gap_s > self._idle_cap_s:
-            self._tally.capped_gaps += 1
-            gap_s = self._idle_cap_s
+        gap_s *= self.time_scale
+        if self.idle_cap_s is not None and gap_s > self.idle_cap_s:
+            self.tally.capped_gaps += 1
+            gap_s = self.idle_cap_s
         return round(gap_s * 1e9)
 
 

@@ -52,14 +52,8 @@ class Head:
 def make_head(
     label: str, scale: float, *, system_tok: int, tools_tok: int = 0, tools: int = 0
 ) -> Head:
-    """The head of a class, scaled. Heads of different classes share no text.
-
-    Args:
-        label: the class.
-        scale: factor on all lengths.
-        system_tok: length of the system prompt, unscaled.
-        tools_tok: total length of the tool definitions, unscaled.
-        tools: number of tool definitions.
+    """The head of a class, scaled. Heads of different classes share no text. `tools_tok` is the
+    total length of all tool definitions.
     """
     system = Block(f"{label}/system", max(1, round(system_tok * scale)))
     if not tools:
