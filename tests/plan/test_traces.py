@@ -413,11 +413,11 @@ def test_broken_clients_are_named(client, name, old, new, message):
 
 def test_a_client_without_its_dataset_and_an_unknown_kind_are_errors(client, write):
     (client / "chunk-3-dataset.json").unlink()
-    with pytest.raises(ProfileError, match="chunk-3-dataset.json"):
+    with pytest.raises(ProfileError, match=r"chunk-3-dataset\.json"):
         list(open_trace(client).requests())
     with pytest.raises(ProfileError, match="sharegpt"):
         open_trace(write("a.csv", AZURE), "sharegpt")
-    with pytest.raises(ProfileError, match="absent.csv"):
+    with pytest.raises(ProfileError, match=r"absent\.csv"):
         open_trace(client / "absent.csv")
     with pytest.raises(ProfileError, match="kind mooncake"):
         open_trace(client, "mooncake")
