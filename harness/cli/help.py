@@ -50,6 +50,8 @@ def _sections(
 def _options(command: TyperCommand | TyperGroup, ctx: Any, formatter: Any) -> None:  # noqa: ANN401
     found = []
     for param in command.get_params(ctx):
+        if isinstance(param, TyperOption):
+            param.show_envvar = False  # one line below all options explains their names
         record = param.get_help_record(ctx)
         if record is not None:
             kind = "Arguments" if isinstance(param, TyperArgument) else "Options"
@@ -78,7 +80,7 @@ class Command(TyperCommand):
         """Name the options' variables, then parse."""
         for option in self.params:
             if isinstance(option, TyperOption) and option.name not in _WITHOUT_VARIABLE:
-                option.envvar, option.show_envvar = variable(ctx, option), False
+                option.envvar = variable(ctx, option)
         return super().parse_args(ctx, args)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401

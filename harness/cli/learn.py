@@ -9,7 +9,7 @@ import typer
 from harness.cli.base import Json, add, dump
 
 
-@add("profiles", shown=("harness profiles", "harness run cpu-smoke"))
+@add("profiles")
 def profiles_command(json_output: Json = False) -> None:
     """List ready-made profiles."""
     from dataclasses import asdict
@@ -88,6 +88,7 @@ def explain_command(
     """Explain a concern of a verdict, or an exit code."""
     from dataclasses import asdict
 
+    from harness.cli.generate import shown
     from harness.core.concerns import CONCERNS, EXITS, find
 
     found = [find(code) for code in codes] if codes else [*CONCERNS.values(), *EXITS.values()]
@@ -99,10 +100,4 @@ def explain_command(
         for one in found:
             print(f"{one.code:{width}}  {one.meaning}")
         return
-    for number, one in enumerate(found):
-        if number:
-            print()
-        print(f"exit code {one.code}" if one.code in EXITS else one.code)
-        print(f"  meaning: {one.meaning}")
-        print(f"  why it matters: {one.why}")
-        print(f"  fix: {one.fix}")
+    print("\n\n".join(shown(one) for one in found))

@@ -182,7 +182,7 @@ def slos(text: str) -> dict[str, str]:
         except ValueError:
             raise ProfileError(
                 f"--slo {part!r} must be one of {', '.join(_SLOS)} with a duration, each once",
-                next_step=f"write {', '.join(f'{one}=1s' for one in _SLOS)}: any of them",
+                next_step=f"write {', '.join(f'{one}=1s' for one in _SLOS)}",
             ) from None
         found[_SLOS[name]] = value
     if not found:
@@ -286,7 +286,7 @@ def _models(
         raise ServerError(
             f"GET {url}/v1/models: HTTP {answer.status_code}: {error_text(answer.content)}",
             cause="the API key is missing or wrong",
-            next_step="export the key as an environment variable and pass its name to --api-key-env",
+            next_step="export the key as an environment variable; pass its name to --api-key-env",
         )
     rows = listed_models(answer)
     if model is not None:

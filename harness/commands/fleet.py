@@ -26,9 +26,6 @@ class FleetRequest:
         compare_sites: all known sites, in addition to `sites`.
         options: options of the estimates.
         time: options of the simulation; None for no simulation.
-        modelled: throughput ratio between GPU types: `table`, a number, LOW:HIGH, `aiconfigurator`
-            or `aiconfigurator:MODEL`.
-        modelled_source: source of that ratio.
     """
 
     runs: Sequence[Path]
@@ -37,7 +34,11 @@ class FleetRequest:
     options: Options | None = None
     time: TimeOptions | None = None
     modelled: str | None = None
+    """Throughput ratio between GPU types: `table`, a number, LOW:HIGH, `aiconfigurator` or
+    `aiconfigurator:MODEL`.
+    """
     modelled_source: str | None = None
+    """Source of that ratio."""
 
 
 def fleet(request: FleetRequest) -> FleetAnswer:

@@ -89,7 +89,7 @@ def describe_plan(profile: Profile) -> DescribedPlan:
     notes = [*plan.notes, *clipped, *_kv_notes(profile, facts, plan, stages)]
     if not all(numbers["bounded"] for numbers in stages):
         notes.append(
-            "a closed loop is bounded by time: the counts assume one second per request, and further"
+            "a closed loop is bounded by time: counts assume one second per request, and further"
             " sessions are drawn as needed"
         )
     columns = (
@@ -110,9 +110,7 @@ def describe_plan(profile: Profile) -> DescribedPlan:
 def _kv_notes(
     profile: Profile, facts: ModelFacts, plan: RunPlan, stages: Sequence[Mapping[str, Any]]
 ) -> Iterator[str]:
-    """Whether the live sessions of each closed loop fit into the KV cache; what does not is computed
-    again.
-    """
+    """Whether the live sessions of each closed loop fit into the KV cache."""
     if facts.kv_bytes_per_tok is None:
         yield (
             "KV cache: bytes per token are unknown (the model's config.json is not on this machine,"
