@@ -82,7 +82,7 @@ def compare_command(
     runs: Annotated[
         list[Path],
         typer.Argument(
-            metavar="RUN…",
+            metavar="RUN",
             help="Run directories, or folders of repeats; the first is the baseline.",
         ),
     ],
@@ -159,7 +159,7 @@ def repeat_command(
     profiles: Annotated[
         list[Path] | None,
         typer.Argument(
-            metavar="PROFILE…", help="Profiles; the first is the baseline.", callback=named_profiles
+            metavar="PROFILE", help="Profiles; the first is the baseline.", callback=named_profiles
         ),
     ] = None,
     overrides: Overrides = None,
@@ -294,7 +294,7 @@ def repeat_series(
 def baseline_save(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Name for --baseline.")],
     runs: Annotated[
-        list[Path], typer.Argument(metavar="RUN…", help="Run directories, or a folder of repeats.")
+        list[Path], typer.Argument(metavar="RUN", help="Run directories, or a folder of repeats.")
     ],
     variant: Annotated[
         str | None,
@@ -344,7 +344,7 @@ def baseline_save(
 @add("list", to=baseline_app)
 def baseline_list(
     folder: Annotated[
-        Path | None, typer.Argument(metavar="[FOLDER]", help="Folder of baselines.")
+        Path | None, typer.Argument(metavar="FOLDER", help="Folder of baselines.")
     ] = None,
     json_output: Json = False,
 ) -> None:

@@ -22,9 +22,7 @@ if TYPE_CHECKING:
 def fleet_command(
     runs: Annotated[
         list[Path],
-        typer.Argument(
-            metavar="RUN… | sites", help="Run directories; `sites` lists the known sites."
-        ),
+        typer.Argument(metavar="RUN|sites", help="Run directories; `sites` lists the known sites."),
     ],
     site: Annotated[
         list[str] | None,

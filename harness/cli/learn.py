@@ -9,6 +9,19 @@ import typer
 from harness.cli.base import Json, add, dump
 
 
+def _codes(incomplete: str) -> list[str]:
+    from harness.core.concerns import CONCERNS, EXITS
+
+    return [code for code in (*CONCERNS, *EXITS) if code.startswith(incomplete)]
+
+
+def _names(incomplete: str) -> list[str]:
+    from harness.profile.load import shipped_profiles
+
+    names = sorted(path.stem for path in shipped_profiles().glob("*.yaml"))
+    return [name for name in names if name.startswith(incomplete)]
+
+
 @add("profiles")
 def profiles_command(json_output: Json = False) -> None:
     """List ready-made profiles."""
@@ -33,7 +46,7 @@ def profiles_command(json_output: Json = False) -> None:
     ),
 )
 def init_command(
-    file: Annotated[Path, typer.Argument(metavar="[FILE]", help="Profile to write.")] = Path(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Profile to write.")] = Path(
         "profile.yaml"
     ),
     url: Annotated[
@@ -43,7 +56,10 @@ def init_command(
     template: Annotated[
         str | None,
         typer.Option(
-            "--template", metavar="NAME", help="Name from `harness profiles`; default: cpu-smoke."
+            "--template",
+            metavar="NAME",
+            help="Name from `harness profiles`; default: cpu-smoke.",
+            autocompletion=_names,
         ),
     ] = None,
     model: Annotated[
@@ -80,7 +96,9 @@ def explain_command(
     codes: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[CODE…]", help="Concern codes or exit codes; default: a list of all."
+            metavar="CODE",
+            help="Concern codes or exit codes; default: a list of all.",
+            autocompletion=_codes,
         ),
     ] = None,
     json_output: Json = False,

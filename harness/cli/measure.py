@@ -143,7 +143,7 @@ def _print_plan(profile: "Profile", *, json_output: bool) -> None:
 )
 def check_command(
     profile: Annotated[
-        Path | None, typer.Argument(metavar="[PROFILE]", help=PROFILE_HELP, callback=named_profile)
+        Path | None, typer.Argument(metavar="PROFILE", help=PROFILE_HELP, callback=named_profile)
     ] = None,
     overrides: Overrides = None,
     system: Annotated[
@@ -198,7 +198,7 @@ def calibrate_command(
     profile: Annotated[
         Path | None,
         typer.Argument(
-            metavar="[PROFILE]",
+            metavar="PROFILE",
             help="Profile whose load is to be certified.",
             callback=named_profile,
         ),

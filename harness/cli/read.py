@@ -69,7 +69,7 @@ def report_command(
 )
 def results_command(
     folder: Annotated[
-        Path, typer.Argument(metavar="[FOLDER]", help="Folder of run directories.")
+        Path, typer.Argument(metavar="FOLDER", help="Folder of run directories.")
     ] = Path("results"),
     where: Annotated[
         list[str] | None,

@@ -331,7 +331,7 @@ _LOAD_GENERATOR: Final = (
         "beyond_certificate",
         "Events per second or request sizes exceeded the certified load by more than 10%.",
         "The accuracy of the load generator at this load was not tested.",
-        "Run `harness calibrate PROFILE` with `--gap-ms` at the server's real token interval, then rerun.",
+        "Run `harness calibrate PROFILE`, which tests up to 8 times the load. Or set `slos.tpot_s` near the server's real pace, then rerun.",
     ),
 )
 
@@ -458,7 +458,7 @@ _PROMETHEUS: Final = (
 _TELEMETRY: Final = (
     Explained(
         "telemetry_died",
-        "The telemetry recorder ended during the run and could not be restarted.",
+        "The telemetry recorder ended during the run; it is restarted only once.",
         "Scrapes, power and host readings are missing from then on.",
         "Read logs/telemetry.log, and check memory and disk space.",
     ),
@@ -517,7 +517,7 @@ _POWER: Final = (
         "power_gap",
         "Power readings of a device were missing for a while within the window.",
         "Energy over the gap is interpolated.",
-        "Give the recorder a free core, or choose a longer `telemetry.power_interval_s` for slow meters.",
+        "Give the recorder a free core, and look for `power_reading_failed` and the reason in its message.",
     ),
     Explained(
         "power_implausible",

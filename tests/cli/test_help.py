@@ -179,10 +179,20 @@ def test_completion_of_a_shell(shell):
     assert "_COMPLETE" in done.stdout
 
 
-def test_commands_are_completed():
-    asked = {"_HARNESS_COMPLETE": "complete_bash", "COMP_WORDS": "harness exp", "COMP_CWORD": "1"}
+@pytest.mark.parametrize(
+    ("words", "completed"),
+    [
+        ("harness exp", ["explain"]),
+        ("harness explain late", ["late_sends"]),
+        ("harness init --template gpu-ch", ["gpu-chat"]),
+        ("harness bench --concur", ["--concurrency"]),
+    ],
+)
+def test_words_are_completed(words, completed):
+    place = str(len(words.split()) - 1)
+    asked = {"_HARNESS_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": place}
     done = CliRunner().invoke(app, [], prog_name="harness", env=asked)
-    assert done.stdout.split() == ["explain"]
+    assert done.stdout.split() == completed
 
 
 def test_no_color_leaves_no_escapes():
