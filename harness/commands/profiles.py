@@ -1,16 +1,19 @@
 """Ready-made profiles, and new profiles from them or for a running endpoint."""
 
 import difflib
-import json
+import io
 import re
 from dataclasses import dataclass
 from pathlib import Path
+
+from ruamel.yaml import YAML
+from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from harness.commands import bench
 from harness.core.errors import ProfileError
 from harness.core.network import Network
 from harness.profile import schema
-from harness.profile.load import load_profile, shipped_profiles
+from harness.profile.load import load_profile, load_profile_text, shipped_profiles
 
 DEFAULT_TEMPLATE = "cpu-smoke"
 """Runs on any machine."""
@@ -58,19 +61,22 @@ def for_endpoint(url: str, model: str | None, api_key_env: str | None) -> str:
 
     Raises:
         ProfileError: not an address, or no key in the variable.
+        InvalidYamlError: the endpoint reported values that no profile can have.
         HarnessError: as for `harness.commands.bench.probe`.
     """
     base = bench.base_url(url)
     key = None if api_key_env is None else bench.api_key(api_key_env)
-    return endpoint_text(base, bench.probe(base, model, None, key, Network()), api_key_env)
+    text = endpoint_text(base, bench.probe(base, model, None, key, Network()), api_key_env)
+    load_profile_text(text, source="the profile for this endpoint")
+    return text
 
 
 def endpoint_text(url: str, probed: bench.Probed, api_key_env: str | None = None) -> str:
     """The profile of `for_endpoint`. Every line that is commented out can be used as it is."""
-    name = json.dumps(probed.model, ensure_ascii=False)
+    name = _quoted(probed.model)
     limit = probed.max_context_tok
     keyed = api_key_env is not None
-    key = json.dumps(api_key_env if api_key_env is not None else "API_KEY")
+    key = _quoted("API_KEY" if api_key_env is None else api_key_env)
     return f"""\
 {_schema_line()}
 # Benchmark of a running endpoint; docs/profile-reference.md explains every key.
@@ -82,10 +88,10 @@ model:
   {"" if limit else "# "}max_context_tok: {limit or 32768}
 server:
   kind: attach
-  urls: [{json.dumps(url)}]  # one per replica
+  urls: [{_quoted(url)}]  # one per replica
   {"" if keyed else "# "}api_key_env: {key}     # environment variable with the API key
   # gpu_count: 8             # GPUs that serve, for results per GPU
-  # metrics_urls: [{json.dumps(url + "/metrics")}]
+  # metrics_urls: [{_quoted(url + "/metrics")}]
 traffic:
   api: {probed.api.value}                  # chat, completions, messages or responses
   output_length: {"forced" if probed.forced else "natural"}      # forced sends ignore_eos
@@ -108,6 +114,15 @@ slos:                        # goodput counts the requests that meet all of them
 # thresholds: ["ttft_s.p99 < 2"]   # a failed one exits with 99
 # repeats: 5                       # runs with new seeds, for confidence intervals between runs
 """
+
+
+def _quoted(text: str) -> str:
+    """A YAML scalar in double quotes, on one line."""
+    stream = io.StringIO()
+    yaml = YAML()
+    yaml.width = len(text) * 10 + 100
+    yaml.dump([DoubleQuotedScalarString(text)], stream)
+    return stream.getvalue().removeprefix("- ").rstrip("\n")
 
 
 def write_new(path: Path, text: str, *, force: bool) -> None:

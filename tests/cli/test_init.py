@@ -172,6 +172,15 @@ def test_the_text_is_valid_and_so_is_every_line_that_is_commented_out(api, limit
     assert [stage.name for stage in profile.traffic.load] == ["c1", "c8", "c32", "r2"]
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["a\u2028b", "a\x85b", "a\tb", "a\x7f", "😀", 'a\\b"c', "\x1b[31m", "#", "{x}", "a " * 200],
+)
+def test_odd_names_of_models_are_kept(name):
+    text = profiles.endpoint_text("http://h:8000", bench.Probed(name, None, Api.CHAT, forced=True))
+    assert load_profile_text(text).model.served_name == name
+
+
 def test_the_workload_is_that_of_bench():
     probed = bench.Probed("m", 8192, Api.CHAT, forced=True)
     ours = YAML(typ="safe").load(profiles.endpoint_text("http://h:8000", probed))
