@@ -11,7 +11,6 @@ from harness.cli.measure import run_once
 from harness.core.errors import ExitCode
 from harness.core.records import Api
 
-
 LOAD, GPUS = "Load", "GPUs"
 """Sections of the help."""
 
