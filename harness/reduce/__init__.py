@@ -1,4 +1,4 @@
-"""Reduces a run directory to a summary: the same directory gives the same bytes."""
+"""Reduces a run directory to a summary."""
 
 from harness.artifacts.run_summary import Summary
 from harness.reduce.reduction import reduce_run, write_summary

@@ -1,9 +1,7 @@
-"""Run directory -> Summary. Pure: reads only the directory, and the same directory gives the same
-bytes.
-"""
+"""Run directory -> Summary. Pure: the same directory yields the same bytes."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
@@ -39,28 +37,23 @@ from harness.reduce.figures.without_records import unless_recorded
 from harness.reduce.over_time.counters import LAST_LABELS, ServerCounters, wanted
 from harness.reduce.over_time.flows import Flows, flows
 from harness.reduce.read.run import Run, last_evidence, load_run
+from harness.reduce.statistics.intervals import Floats
 from harness.reduce.verdict.answers import UNVERIFIED, quality
 from harness.reduce.verdict.judge import Evidence, judge
 from harness.reduce.verdict.load_generator import client
 from harness.reduce.verdict.recount import recounted
+from harness.reduce.windows.figure_set import NS
 from harness.reduce.windows.measurement_window import StageWindow, stage_windows
 from harness.reduce.windows.steady_state import settle
-
-NS: Final = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
 class Reduction:
-    """A summary with what it was made from, for reports that also draw series.
+    """A summary and its inputs, for reports that also draw series.
 
     Attributes:
-        summary: the result.
-        run: the directory in memory.
-        windows: of all stages.
-        headline: the stage whose figures head the summary; None when no stage was started.
-        flows: tokens and requests over time.
-        counters: the server's counters; None without scrapes.
-        figures: per stage.
+        headline: the stage whose metrics head the summary; None if no stage was started.
+        counters: None without scrapes.
     """
 
     summary: Summary
@@ -76,8 +69,8 @@ def reduce_run(path: Path) -> Summary:
     """Reduce a run directory.
 
     Raises:
-        ArtifactError: it is not a run directory, or a newer harness wrote it. Whatever else is
-            missing or torn is a concern in the verdict.
+        ArtifactError: it is not a run directory, or a newer harness wrote it. Other problems are
+            concerns in the verdict.
     """
     return reduce_fully(path).summary
 
@@ -94,47 +87,34 @@ def write_summary(path: Path, summary: Summary) -> Path:
 
 
 def reduce_fully(path: Path) -> Reduction:
-    """As `reduce_run`, keeping what the summary was made from."""
+    """As `reduce_run`, with the summary's inputs."""
     run = load_run(path, wanted=wanted)
     counters = ServerCounters(run.samples) if run.samples is not None else None
     flow = flows(run)
     windows = tuple(settle(run, window, flow, counters) for window in stage_windows(run))
-    slos = Slos(**asdict(run.profile.slos))
-    price = run.profile.price
-    figures = {
-        window.name: unless_recorded(
-            stages.window_figures(run, window, flow, counters, slos, price), run.concerns
-        )
-        for window in windows
-    }
+    profile, plan = run.profile, run.manifest.plan
+    slos = Slos(**asdict(profile.slos))
+
+    def metrics(window: StageWindow) -> StageFigures:
+        return stages.window_figures(run, window, flow, counters, slos, profile.price)
+
+    figures = {window.name: unless_recorded(metrics(window), run.concerns) for window in windows}
     headline = _headline(windows)
-    plan = run.manifest.plan
-    reconciliation = _reconcile(run, counters)
-    server = _server(counters, headline)
-    host = _host(run, headline)
-    top = (
-        figures[headline.name]
-        if headline is not None
-        else stages.window_figures(run, _nothing(), flow, counters, slos, price)
+    top = figures[headline.name] if headline is not None else metrics(_NO_STAGE)
+    evidence = Evidence(
+        run=run,
+        windows=windows,
+        headline=headline,
+        flow=flow,
+        figures=figures,
+        reconciliation=_reconcile(run, counters),
+        counters=counters,
+        host=_host(run, headline),
+        slos=slos,
+        client=client(run, headline),
+        answers=quality(run),
     )
-    generator = client(run, headline)
-    answers = quality(run)
-    verdict = judge(
-        Evidence(
-            run=run,
-            windows=windows,
-            headline=headline,
-            flow=flow,
-            figures=figures,
-            reconciliation=reconciliation,
-            counters=counters,
-            host=host,
-            slos=slos,
-            client=generator,
-            answers=answers,
-        )
-    )
-    profile = run.profile
+    answers = evidence.answers
     classes = class_summaries(run, headline, flow, slos, top)
     joules = run_energy(
         run,
@@ -155,16 +135,12 @@ def reduce_fully(path: Path) -> Reduction:
             workload_sha256=run.manifest.workload_sha256,
             plan_sha256=run.manifest.plan_sha256,
         ),
-        verdict=verdict,
-        window=(
-            _public(headline, last_of=len(windows))
-            if headline is not None
-            else Window(None, None, None, "No load stage was started.")
-        ),
+        verdict=judge(evidence),
+        window=_public(headline or _NO_STAGE, last_of=len(windows)),
         requests=_counts(run, windows, headline),
         metrics=top.metrics,
         latency=top.latency,
-        reconciliation=reconciliation,
+        reconciliation=evidence.reconciliation,
         stages=_stages(run, windows, figures),
         labels=Labels(
             output_length=plan.output_length,
@@ -178,10 +154,10 @@ def reduce_fully(path: Path) -> Reduction:
             power_limit=limit_label(joules.boards),
         ),
         slos=slos,
-        server=server,
-        host=host,
-        client=generator,
-        notes=_notes(plan, figures, headline),
+        server=_server(counters, headline),
+        host=evidence.host,
+        client=evidence.client,
+        notes=_notes(plan, top),
         classes=with_energy(classes, joules),
         quality=answers,
         rosetta=rosetta(run, headline, flow, top.metrics, top.latency),
@@ -193,7 +169,6 @@ def reduce_fully(path: Path) -> Reduction:
 def _counts(
     run: Run, windows: Sequence[StageWindow], headline: StageWindow | None
 ) -> RequestCounts:
-    """Of the whole run."""
     turns = [w.turns_not_happened for w in windows if w.turns_not_happened is not None]
     return stages.count(
         run.requests,
@@ -224,32 +199,18 @@ def _stages(
 def _headline(windows: tuple[StageWindow, ...]) -> StageWindow | None:
     """The last stage with a window, else the last one."""
     measured = [window for window in windows if window.start is not None]
-    return measured[-1] if measured else windows[-1] if windows else None
+    return (measured or windows or (None,))[-1]
 
 
-def _nothing() -> StageWindow:
-    return StageWindow(
-        "",
-        None,
-        None,
-        None,
-        None,
-        None,
-        False,
-        "sessions",
-        None,
-        None,
-        "No load stage was started.",
-    )
+_NO_STAGE: Final = StageWindow(
+    "", None, None, None, None, None, False, "sessions", None, None, "No load stage was started."
+)
 
 
 def _public(window: StageWindow, last_of: int = 1) -> Window:
     rule = window.rule
     if last_of > 1:
-        rule = (
-            f"The last of {last_of} stages heads the report; each has figures of its own below. "
-            + rule
-        )
+        rule = f"The headline is the last of {last_of} stages; results per stage are below. {rule}"
     if window.start is None or window.end is None:
         return Window(None, None, None, rule)
     steady = window.steady.summarized() if window.steady is not None else None
@@ -260,112 +221,77 @@ def _public(window: StageWindow, last_of: int = 1) -> Window:
 
 def _mark(run: Run, label: str) -> float | None:
     for event in run.events:
-        if (
-            event["event"] == "scrape_mark"
-            and event.get("label") == label
-            and isinstance(event.get("t_ns"), int)
-        ):
+        mark = event["event"] == "scrape_mark" and event.get("label") == label
+        if mark and isinstance(event.get("t_ns"), int):
             return run.at(event["t_ns"])
     return None
 
 
 def _reconcile(run: Run, counters: ServerCounters | None) -> dict[str, Agreement]:
-    """Client's usage against the server's counters: first scrape after ready and probes to the last
-    after drain; and against the tokenizer's counts.
-    """
+    """The client's token counts (usage) against the server's counters and the tokenizer."""
     requests = run.requests
     first, last = _mark(run, "first_after_ready"), _mark(run, "last_after_drain")
     labels = {label for _, label in counters.samples.marks} if counters is not None else set()
     tokenizer = recounted(run)
     drained = last is not None or not labels.isdisjoint(LAST_LABELS)
+    output = Concept.GENERATED_TOKENS, requests.output_tok, requests.target_output_tok
+    input_ = Concept.PROMPT_TOKENS, requests.input_tok, requests.target_input_tok
     out = {}
-    for key, concept, tokens, asked in (
-        (
-            "output_tokens",
-            Concept.GENERATED_TOKENS,
-            requests.output_tok,
-            requests.target_output_tok,
-        ),
-        ("input_tokens", Concept.PROMPT_TOKENS, requests.input_tok, requests.target_input_tok),
-    ):
+    for key, (concept, tokens, target) in (("output_tokens", output), ("input_tokens", input_)):
         counted = ~np.isnan(tokens)
         client = float(np.sum(tokens[counted])) if np.any(counted) else None
         unknown = stages.tried(requests) & ~counted
-        bound = asked[unknown]
+        bound = target[unknown]
         tolerance: float | None = float(np.sum(bound)) if not np.any(np.isnan(bound)) else None
         aborted = int(np.sum(unknown))
         server = counters.whole(concept, first, last) if counters is not None else None
-        agreement = _agreement(client, server, tolerance, aborted, drained, counters)
-        out[key] = replace(agreement, tokenizer=tokenizer[key])
+        relative, ok = None, None
+        if client is not None and server is not None:
+            relative = (client - server) / server if server > 0 else 0.0 if client == 0 else None
+        if counters is None:
+            note = "The server's metrics were not scraped."
+        elif server is None:
+            note = "The server does not expose this counter."
+        elif client is None:
+            note = "No response reported a token count."
+        elif not drained:
+            note = "There was no scrape after the drain, so the server's last count is too early."
+        elif tolerance is None:
+            note = "Some streams ended without usage, and their planned token count is unknown."
+        else:
+            ok = 0 <= server - client <= tolerance
+            note = "Every request reported usage, so both counts must be equal."
+            if aborted:
+                ended = f"{aborted} {'request' if aborted == 1 else 'requests'} ended without usage"
+                note = f"{ended}; the server may have counted up to their planned tokens."
+        out[key] = Agreement(client, server, relative, tolerance, ok, note, tokenizer[key])
     return out
 
 
-def _agreement(
-    client: float | None,
-    server: float | None,
-    tolerance: float | None,
-    aborted: int,
-    drained: bool,
-    counters: ServerCounters | None,
-) -> Agreement:
-    if counters is None:
-        return Agreement(
-            client, None, None, tolerance, None, "The server's metrics were not scraped."
-        )
-    if server is None:
-        return Agreement(
-            client, None, None, tolerance, None, "The server's metrics hold no such counter."
-        )
-    if client is None:
-        return Agreement(
-            None, server, None, tolerance, None, "No answer came with a count of tokens."
-        )
-    relative = (client - server) / server if server > 0 else 0.0 if client == 0 else None
-    if not drained:
-        note = "No scrape was taken after the drain, so the server's last count is too early."
-        return Agreement(client, server, relative, tolerance, None, note)
-    if tolerance is None:
-        return Agreement(
-            client,
-            server,
-            relative,
-            None,
-            None,
-            "Some streams ended without usage and what they had asked for is unknown.",
-        )
-    excess = server - client
-    ok = 0 <= excess <= tolerance
-    if aborted:
-        ended = f"{aborted} {'request' if aborted == 1 else 'requests'} ended without usage"
-        note = f"{ended}; the server may have counted up to what they had asked for."
-    else:
-        note = "Every request came with usage: the two must be equal."
-    return Agreement(client, server, relative, tolerance, ok, note)
-
-
 def _server(counters: ServerCounters | None, window: StageWindow | None) -> ServerFigures | None:
-    """The server's own figures over the window; None without a window or scrapes."""
+    """The server's metrics over the window; None without a window or scrapes."""
     if counters is None or window is None or window.start is None or window.end is None:
         return None
     start, end = window.start, window.end
 
     def gauge(concept: Concept) -> Gauge | None:
-        series = counters.gauge(concept, share=concept is Concept.KV_USAGE)
-        if series is None:
-            return None
-        inside = series[1][(series[0] >= start) & (series[0] < end)]
+        t, values = counters.gauge(concept, share=concept is Concept.KV_USAGE) or (np.zeros(0),) * 2
+        inside = values[(t >= start) & (t < end)]
         if not len(inside):
             return None
         return Gauge(mean=float(np.mean(inside)), max=float(np.max(inside)), n=len(inside))
 
+    def increase(concept: Concept) -> float | None:
+        return counters.difference(concept, start, end)
+
     return ServerFigures(
         kind=counters.server,
-        prompt_tokens=counters.difference(Concept.PROMPT_TOKENS, start, end),
-        computed_tokens=counters.difference(Concept.COMPUTED_TOKENS, start, end),
-        cached_tokens=counters.difference(Concept.CACHED_TOKENS, start, end),
-        generated_tokens=counters.difference(Concept.GENERATED_TOKENS, start, end),
-        finished=counters.difference(Concept.FINISHED, start, end),
-        preempted=counters.difference(Concept.PREEMPTED, start, end),
+        prompt_tokens=increase(Concept.PROMPT_TOKENS),
+        computed_tokens=increase(Concept.COMPUTED_TOKENS),
+        cached_tokens=increase(Concept.CACHED_TOKENS),
+        generated_tokens=increase(Concept.GENERATED_TOKENS),
+        finished=increase(Concept.FINISHED),
+        preempted=increase(Concept.PREEMPTED),
         running=gauge(Concept.RUNNING),
         waiting=gauge(Concept.WAITING),
         kv_usage=gauge(Concept.KV_USAGE),
@@ -376,50 +302,42 @@ def _server(counters: ServerCounters | None, window: StageWindow | None) -> Serv
 
 
 def _host(run: Run, window: StageWindow | None) -> dict[str, ScopeLoad]:
-    """CPU of each scope over the window: mean and p95 of cores in use between readings, highest
-    resident memory.
-    """
+    """Mean and p95 of CPU cores in use, and maximum resident memory, per scope over the window."""
     if run.host is None or window is None or window.start is None or window.end is None:
         return {}
+
+    def highest(values: Floats) -> float | None:
+        return float(np.nanmax(values)) if np.any(~np.isnan(values)) else None
+
     out: dict[str, ScopeLoad] = {}
     t, scope = run.host["t_ns"], run.host["scope"]
     inside = (t >= window.start) & (t < window.end)
     for name in sorted(set(scope)):
         rows = (scope == name) & inside
-        cpu = run.host["cpu_s"][rows]
-        times = t[rows] * NS
+        cpu, times = run.host["cpu_s"][rows], t[rows] * NS
         known = ~np.isnan(cpu)
         steps, spent = np.diff(times[known]), np.diff(cpu[known])
         fine = (steps > 0) & (spent >= 0)  # a process that ended takes its CPU time with it
-        rates = spent[fine] / steps[fine]
-        memory = run.host["rss_bytes"][rows]
-        cpus = run.host["cpus"][rows]
+        steps, spent = steps[fine], spent[fine]
         out[str(name)] = ScopeLoad(
-            cpu_cores_mean=(
-                float(np.sum(spent[fine]) / np.sum(steps[fine])) if len(rates) else None
-            ),
-            cpu_cores_p95=float(np.percentile(rates, 95)) if len(rates) else None,
-            rss_bytes_max=float(np.nanmax(memory)) if np.any(~np.isnan(memory)) else None,
-            cpus=float(np.nanmax(cpus)) if np.any(~np.isnan(cpus)) else None,
+            cpu_cores_mean=float(np.sum(spent) / np.sum(steps)) if len(steps) else None,
+            cpu_cores_p95=float(np.percentile(spent / steps, 95)) if len(steps) else None,
+            rss_bytes_max=highest(run.host["rss_bytes"][rows]),
+            cpus=highest(run.host["cpus"][rows]),
             n=int(np.sum(rows)),
         )
     return out
 
 
-def _notes(
-    plan: PlanRecord, figures: Mapping[str, StageFigures], headline: StageWindow | None
-) -> tuple[str, ...]:
+def _notes(plan: PlanRecord, top: StageFigures) -> tuple[str, ...]:
     notes = list(plan.notes)
     scale = plan.context_scale
     if scale is not None and scale != 1:
         reason = plan.context_scale_reason
+        why = f": {reason.rstrip('.')}" if reason else ""
+        notes.append(f"All lengths of the workload are multiplied by {scale:.4g}{why}.")
+    if top.latency["inter_event_s"].n:
         notes.append(
-            f"All lengths of the workload are multiplied by {scale:.4g}"
-            + (f": {reason.rstrip('.')}." if reason else ".")
-        )
-    if headline is not None and figures[headline.name].latency["inter_event_s"].n:
-        notes.append(
-            "The stream does not tell how many tokens a chunk holds, so the time between events"
-            " stands in for the time between tokens."
+            "ITL is replaced by inter-chunk latency: the stream does not report tokens per chunk."
         )
     return tuple(dict.fromkeys(notes))

@@ -5,7 +5,7 @@ with limits to match.
 import errno
 import os
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from harness.artifacts.layout import RunDir
 from harness.artifacts.run_summary import summary_json
+from harness.artifacts.tables import REQUESTS
 from harness.core.errors import ArtifactError
 from harness.reduce.over_time import flow, tokens
 from harness.reduce.over_time.flow import Flow
@@ -201,17 +202,17 @@ def test_what_a_journal_gains_while_it_is_read_waits_for_the_next_time(
 ) -> None:
     root = noisy(1, requests=30, one_batch=True, workers=1).write(tmp_path / "run")
 
-    class ColumnBuilder(requests.RequestsSource):
+    class Growing(requests.RequestsSource):
         """Its second reading finds every record twice."""
 
-        def batches(self, columns: Any = None) -> Iterator[pa.RecordBatch]:
+        def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
             for batch in super().batches(columns):
                 yield batch
                 if "output_tok" in batch.schema.names:
                     yield batch
 
     source = requests.RequestsSource.of(RunDir(root), [])
-    read, _ = requests.read_requests(ColumnBuilder(source.parquet, source.journals), 0)
+    read, _ = requests.read_requests(Growing(source.parquet, source.journals), 0)
     assert len(read) == len(read.error) == 30
 
 
@@ -219,7 +220,7 @@ def test_a_column_that_is_not_what_its_name_says_makes_its_table_unreadable(
     noisy: Callable[..., Any], tmp_path: Path
 ) -> None:
     run = RunDir(noisy(1, requests=30, one_batch=True, workers=1).write(tmp_path / "run"))
-    table = pa.Table.from_batches(list(requests.RequestsSource.of(run, []).batches(None)))
+    table = pa.Table.from_batches(list(requests.RequestsSource.of(run, []).batches(REQUESTS.names)))
     place = table.column_names.index("chunk_tok")
     pq.write_table(
         table.set_column(place, "chunk_tok", pa.array(["many"] * len(table))), run.requests

@@ -1,4 +1,4 @@
-"""Amounts spread over time, and how much of them lies in which stretch of it."""
+"""Amounts spread over time, and how much of them falls into an interval."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,16 +16,15 @@ _FEW_EDGES: Final = 64
 
 
 class Flow:
-    """An amount spread over time, each piece of it evenly from its start to its end, or at its end
-    where that is not after its start.
+    """A sum over time of pieces; each is spread evenly over [start, end), or counted at its end if
+    that is empty.
 
-    The pieces are made block by block whenever somebody asks, so that none but a block of them is
-    ever in memory. Of every block it is known when it begins and ends and how much it holds: those
-    that no edge cuts are not made again.
+    The pieces are computed block by block on request, so that only one block is in memory. Start,
+    end and total of every block are cached: blocks that no edge cuts are not computed again.
 
     Args:
         count: number of blocks.
-        make: starts, ends and amounts of a block; pieces with a NaN are left out.
+        make: starts, ends and amounts of a block; pieces with a NaN are ignored.
     """
 
     __slots__ = ("_count", "_index", "_make", "_only")
@@ -38,8 +37,6 @@ class Flow:
 
     @classmethod
     def of(cls, start: Floats, end: Floats, amount: Floats) -> "Flow":
-        """Of arrays."""
-
         def make(number: int) -> Block:
             rows = slice(number * BLOCK, (number + 1) * BLOCK)
             return start[rows], end[rows], amount[rows]
@@ -47,23 +44,19 @@ class Flow:
         return cls(-(-len(start) // BLOCK), make)
 
     def between(self, start: float, end: float) -> float:
-        """The amount in [start, end): adjacent windows add up."""
+        """The amount in [start, end), so that adjacent windows add up."""
         return float(self.per_bin(np.array([start, end]))[0]) if end > start else 0.0
 
     def per_bin(self, edges: Floats) -> Floats:
-        """The amount in each of the half-open stretches between ascending edges."""
+        """The amount between each two adjacent of ascending edges (half-open)."""
         amounts = np.zeros(len(edges) - 1)
-        if self._index is None:  # the blocks have to be made: their index is taken on the way
-            index = [
-                self._add(amounts, edges, self._block(number)) for number in range(self._count)
-            ]
+        if self._index is None:
+            index = [self._add(amounts, edges, self._block(n)) for n in range(self._count)]
             self._index = np.array(index).reshape(self._count, 3).T
             return amounts
         first, last, total = self._index
-        low, high = (
-            np.searchsorted(edges, first, side="right"),
-            np.searchsorted(edges, last, side="right"),
-        )
+        low = np.searchsorted(edges, first, side="right")
+        high = np.searchsorted(edges, last, side="right")
         whole = (low == high) & (low > 0) & (low <= len(amounts))
         amounts += np.bincount(low[whole] - 1, weights=total[whole], minlength=len(amounts))
         for number in np.flatnonzero(low < high):
@@ -72,21 +65,16 @@ class Flow:
 
     @staticmethod
     def _add(amounts: Floats, edges: Floats, block: Block) -> tuple[float, float, float]:
-        """Add a block's pieces to the bins; returns when the first begins, when the last ends, and
-        how much they are.
-        """
+        """Add a block's pieces to the bins; returns its start, end and total."""
         start, end, amount = block
         if len(start) == 0:
             return -np.inf, -np.inf, 0.0  # before every edge
         first, last, total = float(np.min(start)), float(np.max(end)), float(np.sum(amount))
         low, high = np.searchsorted(edges, (first, last), side="right")
         inside = edges[low:high]
-        parts = (
-            np.diff(np.concatenate([[0.0], _upto(start, end, amount, inside), [total]]))
-            if len(inside)
-            else np.array([total])
-        )
-        before = 1 if low == 0 else 0  # what lies before the first edge
+        upto = _upto(start, end, amount, inside) if len(inside) else inside
+        parts = np.diff(np.concatenate([[0.0], upto, [total]]))
+        before = 1 if low == 0 else 0  # omits what lies before the first edge
         amounts[low - 1 + before : high] += parts[before : len(amounts) - low + 1]
         return first, last, total
 
@@ -94,9 +82,8 @@ class Flow:
         if self._only is not None:
             return self._only
         start, end, amount = self._make(number)
-        unknown = np.isnan(start) | np.isnan(end) | np.isnan(amount)
-        if np.any(unknown):
-            good = ~unknown
+        good = ~(np.isnan(start) | np.isnan(end) | np.isnan(amount))
+        if not np.all(good):
             start, end, amount = start[good], end[good], amount[good]
         block = np.minimum(start, end), end, amount
         if self._count == 1:
@@ -126,14 +113,10 @@ def _before(t: Floats, amount: Floats, edges: Floats) -> Floats:
 
 
 def _spread(start: Floats, end: Floats, amount: Floats, edges: Floats) -> Floats:
-    """Likewise, of pieces that have a length."""
     if len(edges) <= _FEW_EDGES:  # exact to rounding
-        first_inside = np.searchsorted(
-            edges, start, side="right"
-        )  # the edges that cut a piece: from this one
-        first_after = np.searchsorted(
-            edges, end, side="left"
-        )  # to the one before this; here and later it counts in full
+        # The edges from first_inside to first_after cut a piece; later ones count it in full.
+        first_inside = np.searchsorted(edges, start, side="right")
+        first_after = np.searchsorted(edges, end, side="left")
         upto: Floats = np.cumsum(
             np.bincount(first_after, weights=amount, minlength=len(edges) + 1).astype(np.float64)
         )[: len(edges)]
@@ -144,8 +127,7 @@ def _spread(start: Floats, end: Floats, amount: Floats, edges: Floats) -> Floats
             here = (begins <= number) & (number < ends)
             upto[number] += np.sum(amount[here] * ((edge - start[here]) / length[here]))
         return upto
-    # For long grids: the rate changes only where a piece begins or ends, so the running total is
-    # linear in between.
+    # Long grids: the rate changes only where a piece begins or ends; in between it is constant.
     rate = amount / (end - start)
     moments = np.concatenate([start, end])
     order = np.argsort(moments)
@@ -162,11 +144,7 @@ class SumOf:
     flows: tuple[Flow, ...]
 
     def between(self, start: float, end: float) -> float:
-        """The amount in [start, end)."""
         return sum(flow.between(start, end) for flow in self.flows)
 
     def per_bin(self, edges: Floats) -> Floats:
-        """The amount in each of the half-open stretches between ascending edges."""
-        return np.asarray(
-            np.sum([flow.per_bin(edges) for flow in self.flows], axis=0), dtype=np.float64
-        )
+        return np.asarray(np.sum([flow.per_bin(edges) for flow in self.flows], axis=0))

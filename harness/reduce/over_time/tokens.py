@@ -1,8 +1,6 @@
-"""Where and when tokens were: output at the arrival of its chunks, input spread from sent to first
-token.
+"""Tokens over time: output at the arrival of its chunks, input spread from send to first token.
 
-Everything is over all requests, or over some of them (`who`): what is over the parts of a whole
-adds up to it.
+Everything covers all requests or some of them (`who`); disjoint parts add up to the whole.
 """
 
 from collections.abc import Callable
@@ -20,7 +18,7 @@ from harness.reduce.read.spill import column, release
 from harness.reduce.statistics.intervals import Floats
 
 _MOST_VALUES: Final = 4_000_000
-"""Different gaps that are kept before equal ones are put together."""
+"""Gaps that are kept before equal ones are merged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +26,11 @@ class Output:
     """Output tokens over time.
 
     Attributes:
-        flow: all of them.
-        per_request: tokens of each request: the server's count, else what is known of its stream;
-            NaN where nothing is known.
+        flow: of all of them.
+        per_request: tokens of each request: the server's count, else from its stream; NaN if
+            unknown.
         estimated: requests whose tokens are estimated from bytes of content.
-        estimated_tok: how many tokens that is.
-        told: whether the stream of every answered request tells how many tokens a chunk holds.
+        estimated_tok: number of those tokens.
     """
 
     flow: Flow
@@ -41,10 +38,11 @@ class Output:
     estimated: Bools
     estimated_tok: float
     told: bool
+    """The stream of every complete response reports the tokens of each chunk."""
 
 
 def _spread(requests: Requests, make: Callable[[slice], Block], who: Bools | None = None) -> Flow:
-    """A flow of one piece a request; `make` gives those of consecutive rows."""
+    """A flow of one piece per request; `make` returns those of consecutive rows."""
     parts = requests.parts()
 
     def block(number: int) -> Block:
@@ -59,14 +57,7 @@ def _spread(requests: Requests, make: Callable[[slice], Block], who: Bools | Non
 
 
 def moments(requests: Requests, t: Floats, who: Bools, amount: Floats | None = None) -> Flow:
-    """One moment for each of some requests.
-
-    Args:
-        requests: all of them.
-        t: of all of them; where it is NaN there is none.
-        who: whose.
-        amount: of all of them; default 1 each.
-    """
+    """An `amount` (default 1) at time `t` (NaN: none) of some requests; arrays cover all."""
     return _spread(
         requests,
         lambda rows: (t[rows], t[rows], np.ones(len(t[rows])) if amount is None else amount[rows]),
@@ -77,18 +68,13 @@ def moments(requests: Requests, t: Floats, who: Bools, amount: Floats | None = N
 def output(requests: Requests) -> Output:
     """Place every output token at its arrival.
 
-    The server's usage says how many there are. Within a request they go by the tokens that chunks
-    are known to hold, else by their bytes of content. A stream that ended without usage (cancelled,
-    interrupted, timed out) is counted by its chunks' tokens, else estimated from its bytes at the
-    bytes per token of the answered requests.
+    The number of tokens is the server's usage. Within a request they are distributed by the tokens
+    of its chunks, else by their bytes of content. A stream that ended without usage (canceled,
+    interrupted, timed out) counts the tokens of its chunks. Without those it is estimated from its
+    bytes, at the bytes per token of the complete responses.
     """
-    chunks = requests.chunks
-    tok_sum, bytes_sum, usage, ok = (
-        chunks.tok_sum,
-        chunks.bytes_sum,
-        requests.output_tok,
-        requests.ok,
-    )
+    tok_sum, bytes_sum = requests.chunks.tok_sum, requests.chunks.bytes_sum
+    usage, ok = requests.output_tok, requests.ok
     good = ok & (usage > 0) & (bytes_sum > 0)
     bytes_per_tok = float(np.sum(bytes_sum[good]) / np.sum(usage[good])) if np.any(good) else np.nan
 
@@ -99,50 +85,36 @@ def output(requests: Requests) -> Output:
     tokens[from_stream] = tok_sum[from_stream]
     estimated = no_usage & ~from_stream & (bytes_sum > 0) & ~np.isnan(bytes_per_tok)
     tokens[estimated] = bytes_sum[estimated] / bytes_per_tok
-    return Output(
-        placed(requests, tokens),
-        tokens,
-        estimated,
-        float(np.sum(tokens[estimated])),
-        _told(requests, ok),
-    )
-
-
-def _told(requests: Requests, answered: Bools) -> bool:
-    """Whether every one of these streams of more than one chunk tells its tokens, and there is
-    one.
-    """
-    tok_sum = requests.chunks.tok_sum[answered & (requests.chunks.count > 1)]
-    return len(tok_sum) > 0 and not bool(np.any(np.isnan(tok_sum)))
+    return _output(requests, tokens, estimated, None)
 
 
 def output_of(requests: Requests, whole: Output, who: Bools) -> Output:
-    """The part of some requests, as the whole run placed it: what is estimated must not depend on
-    what else is looked at.
+    """The part of some requests, with the whole run's estimates: they must not depend on what is
+    selected.
     """
-    estimated = whole.estimated & who
-    tokens = whole.per_request
+    return _output(requests, whole.per_request, whole.estimated & who, who)
+
+
+def _output(requests: Requests, tokens: Floats, estimated: Bools, who: Bools | None) -> Output:
+    complete = requests.ok if who is None else requests.ok & who
+    tok_sum = requests.chunks.tok_sum[complete & (requests.chunks.count > 1)]
     return Output(
         placed(requests, tokens, who),
         tokens,
         estimated,
         float(np.sum(tokens[estimated])),
-        _told(requests, requests.ok & who),
+        len(tok_sum) > 0 and not np.any(np.isnan(tok_sum)),
     )
 
 
 def placed(
     requests: Requests, tokens: Floats, who: Bools | None = None, *, context: Floats | None = None
 ) -> Flow:
-    """Output tokens at the arrival of their chunks. Without chunks (none were kept, or they hold
-    nothing): evenly from first to last token, or at the end of a response without content.
+    """Output tokens (of each request in `tokens`) at the arrival of their chunks.
 
-    Args:
-        requests: all of them.
-        tokens: output tokens of each.
-        who: whose tokens; default everybody's.
-        context: tokens of each prompt: then every token counts as the context that it was generated
-            in, the prompt and what was generated before it.
+    Without chunks, or if they are empty: evenly from first to last token, or at the end of a
+    response without content. With `context` (the prompt tokens of each request), every token counts
+    as its context length: the prompt and all tokens generated before it.
     """
     chunks, parts = requests.chunks, requests.parts()
 
@@ -172,15 +144,11 @@ def placed(
         if not np.any(spread):
             return t, t, amount
         done = requests.done[rows]
-        start = np.where(np.isnan(requests.first_token[rows]), done, requests.first_token[rows])[
-            spread
-        ]
-        end = np.where(np.isnan(requests.last_token[rows]), done, requests.last_token[rows])[spread]
-        return (
-            np.concatenate([t, start]),
-            np.concatenate([t, end]),
-            np.concatenate([amount, rest[spread]]),
+        start, end = (
+            np.concatenate([t, np.where(np.isnan(edge[rows]), done, edge[rows])[spread]])
+            for edge in (requests.first_token, requests.last_token)
         )
+        return start, end, np.concatenate([amount, rest[spread]])
 
     return Flow(len(parts), block)
 
@@ -188,13 +156,8 @@ def placed(
 def spread_input(
     requests: Requests, tokens: Callable[[slice], Floats], who: Bools | None = None
 ) -> Flow:
-    """Tokens of prompts, each spread evenly from sent to first token (to the end of a response
-    without content).
-
-    Args:
-        requests: all of them.
-        tokens: of consecutive rows.
-        who: whose; default everybody's.
+    """Prompt tokens (`tokens` of consecutive rows), each spread evenly from send to first token (to
+    the end of a response without content).
     """
     ok = requests.ok
 
@@ -210,30 +173,22 @@ def spread_input(
 
 
 def _until(requests: Requests, rows: slice, until: float) -> Block:
-    """When requests were sent, when they ended at the latest, and how long they lasted."""
+    """Times of send and end (`until` at the latest), and the time between."""
     done, sent = requests.done[rows], requests.sent[rows]
     end = np.where(np.isnan(done), until, done)
     return sent, end, np.maximum(end - sent, 0.0)
 
 
 def in_flight(requests: Requests, until: float, who: Bools | None = None) -> Flow:
-    """Requests in flight: the amount of a stretch of time is the integral of their number over it,
-    in request-nanoseconds.
-
-    Args:
-        requests: all of them.
-        until: requests without an end are taken to last until then.
-        who: which of them; default all.
+    """Requests in flight, integrated over time: request-nanoseconds. Requests without an end are
+    taken to last `until` then.
     """
     return _spread(requests, lambda rows: _until(requests, rows, until), who)
 
 
 def context(requests: Requests, until: float) -> tuple[Flow, Flow]:
-    """Input tokens of requests in flight, in token-nanoseconds, and the requests whose input is
-    known, in request-nanoseconds.
-
-    Over a stretch of time the one over the other is the mean context length: that of the requests
-    in flight, weighted by time.
+    """Input tokens of requests in flight (token-nanoseconds), and requests in flight whose input is
+    known (request-nanoseconds). Their ratio is the time-weighted mean context length.
     """
 
     def tokens(rows: slice) -> Block:
@@ -248,30 +203,19 @@ def context(requests: Requests, until: float) -> tuple[Flow, Flow]:
 
 
 def live_conversations(requests: Requests, until: float, who: Bools | None = None) -> Flow:
-    """Conversations from the intended start of their first to the end of their last request, in
-    conversation-nanoseconds.
-
-    Args:
-        requests: all of them.
-        until: requests without an end are taken to last until then.
-        who: whose conversations; default everybody's.
+    """Conversation-nanoseconds: from a conversation's first scheduled time to the end of its last
+    request (`until` if it has no end).
     """
     sessions = int(requests.session.max()) + 1 if len(requests) else 0
     start, end = np.full(sessions, np.inf), np.full(sessions, -np.inf)
     dropped = requests.outcome == Outcome.DROPPED
     for rows in requests.parts():
         mine = slice(None) if who is None else who[rows]
-        session, intended, done = (
-            requests.session[rows][mine],
-            requests.intended[rows][mine],
-            requests.done[rows][mine],
-        )
-        np.fmin.at(start, session, intended)
-        np.fmax.at(
-            end,
-            session,
-            np.where(np.isnan(done), np.where(dropped[rows][mine], intended, until), done),
-        )
+        session, scheduled = requests.session[rows][mine], requests.intended[rows][mine]
+        done = requests.done[rows][mine]
+        last = np.where(dropped[rows][mine], scheduled, until)
+        np.fmin.at(start, session, scheduled)
+        np.fmax.at(end, session, np.where(np.isnan(done), last, done))
     start[np.isinf(start)] = np.nan
     return Flow.of(start, end, np.maximum(end - start, 0.0))
 
@@ -279,19 +223,12 @@ def live_conversations(requests: Requests, until: float, who: Bools | None = Non
 def gaps(
     requests: Requests, counted: Bools, *, told: bool, by_tok: bool = True
 ) -> tuple[Floats, Floats | None]:
-    """Gaps between chunks in seconds, of the counted requests, and how many equal ones each stands
-    for (None: one each).
+    """Gaps between chunks of the counted requests in seconds, and how many equal gaps each one
+    represents (None: one).
 
-    Gaps are recorded in whole microseconds: of many, equal ones are put together, so that their
-    number is bounded.
-
-    Args:
-        requests: all of them.
-        counted: which of them count.
-        told: the streams tell tokens per chunk: a chunk without tokens then makes the next gap
-            longer.
-        by_tok: where they tell, a gap before a chunk of k tokens stands for k gaps of a k-th of its
-            length.
+    Gaps are recorded in whole microseconds. Equal ones are merged, so that their number is bounded.
+    `told`: the streams report tokens per chunk. A chunk without tokens then extends the next gap;
+    with `by_tok`, a gap before a chunk of k tokens counts as k gaps of 1/k of its length.
     """
     found: list[tuple[Floats, Floats | None]] = []
     parts = requests.parts()
@@ -334,28 +271,22 @@ def _gaps(
 
 
 def _together(parts: list[tuple[Floats, Floats | None]]) -> tuple[Floats, Floats]:
-    """Values in ascending order, each once, and how many there are of it."""
+    """Distinct values in ascending order, and the count of each."""
     values = np.concatenate([np.zeros(0), *(part[0] for part in parts)])
     if all(part[1] is None for part in parts):
-        values.sort()
-        first = np.flatnonzero(
-            np.concatenate([np.ones(1, bool), values[1:] != values[:-1]])[: len(values)]
-        )
-        return values[first], np.diff(np.append(first, len(values))).astype(np.float64)
+        found, count = np.unique(values, return_counts=True)
+        return found, count.astype(np.float64)
     weight = np.concatenate(
         [np.ones(len(part[0])) if part[1] is None else part[1] for part in parts]
     )
     order = np.argsort(values)
-    values, weight = values[order], weight[order]
-    first = np.flatnonzero(
-        np.concatenate([np.ones(1, bool), values[1:] != values[:-1]])[: len(values)]
-    )
-    return values[first], np.add.reduceat(weight, first) if len(first) else np.zeros(0)
+    found, first = np.unique(values[order], return_index=True)
+    return found, np.add.reduceat(weight[order], first) if len(first) else np.zeros(0)
 
 
 def tpot(requests: Requests) -> Floats:
-    """Time per output token of each request, as `harness.core.latency` defines it; NaN where there
-    is no pace to see (one token, one chunk, no count).
+    """TPOT of each request, as defined in `harness.core.latency`; NaN where undefined (one token,
+    one chunk, no count).
     """
     chunks = requests.chunks
     pace = column(len(requests), np.float64)

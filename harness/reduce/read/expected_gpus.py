@@ -1,4 +1,4 @@
-"""Which GPUs must be read for a sum over them to be the deployment's."""
+"""The GPUs that a sum must cover to be the deployment's."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -12,9 +12,9 @@ class ExpectedGpus:
     """GPUs of the deployment.
 
     Attributes:
-        uuids: those that are known by name; others are then not the deployment's.
-        count: all of them; None if unknown.
-        whole_meters: devices of meters that tell no GPUs apart: each covers the deployment.
+        uuids: if known; other GPUs are then not the deployment's.
+        count: None if unknown.
+        whole_meters: devices of meters that do not distinguish GPUs: each covers the deployment.
     """
 
     uuids: Collection[str] = ()
@@ -22,28 +22,25 @@ class ExpectedGpus:
     whole_meters: Collection[str] = ()
 
     def mine(self, found: Collection[str]) -> list[str]:
-        """Those of the devices found that are the deployment's."""
+        """The devices that belong to the deployment, sorted."""
         return sorted(one for one in found if not self.uuids or one in self.uuids)
 
     def why_not(self, mine: Collection[str]) -> str | None:
-        """Why a sum over these devices is not the deployment's; None where it is."""
+        """Why a sum over these devices is not the deployment's, or None."""
         missing = sorted(set(self.uuids) - set(mine))
         if missing:
-            return f"no power of {', '.join(missing)}"
+            return f"no power readings of {', '.join(missing)}"
         if self.count is None or len(mine) == self.count:
             return None
         if len(mine) > self.count and self.uuids:
             return None
         if len(mine) == 1 and set(mine) <= set(self.whole_meters):
             return None
-        names = ", ".join(sorted(mine))
-        return f"{self.count} GPUs were expected and {len(mine)} were found: {names}"
+        return f"expected {self.count} GPUs, found {len(mine)}: {', '.join(sorted(mine))}"
 
 
 def expected_gpus(run: Run) -> ExpectedGpus:
-    """The deployment's GPUs by the manifest, and the meters that its profile gives for all of them
-    at once.
-    """
+    """From the manifest; the profile's power sources give the meters of the whole deployment."""
     whole = set()
     for source in run.profile.telemetry.power:
         if source.kind == "promql" and not source.device_label:

@@ -1,14 +1,14 @@
-"""Reads the records of requests into columns, a batch at a time; large columns live in files.
+"""Reads request records into columns, a batch at a time; large columns are stored in files.
 
-Times are nanoseconds from the run's start as float64 (exact up to 104 days), NaN where it did not
-happen or is not known.
+Times are nanoseconds from the run's start as float64 (exact up to 104 days); NaN: did not happen or
+unknown.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -27,25 +27,24 @@ from harness.reduce.statistics.intervals import Floats
 
 Ints = npt.NDArray[np.int64]
 Hashes = npt.NDArray[np.uint64]
+_Data = TypeVar("_Data", pa.RecordBatch, pa.Table)
 Singles = npt.NDArray[np.float32]
-"""Whole numbers below 2**24, exact in 32 bits: bytes and tokens of a chunk, which is at most one
-read of 16 KiB. Sums are of float64.
-"""
+"""For integers below 2**24: bytes and tokens of a chunk (at most one read of 16 KiB)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Chunks:
-    """All chunks of all requests, request after request. There may be a hundred million: their
+    """All chunks of all requests, request after request. There may be a hundred million, so their
     columns are as narrow as is exact.
 
     Attributes:
         t: arrival.
         content_bytes: UTF-8 bytes of content.
-        tok: tokens, NaN where the stream does not tell.
+        tok: tokens; NaN if the stream does not report them.
         start: per request, position of its first chunk; one more entry at the end.
-        bytes_sum: per request, NaN where any chunk's is unknown.
-        tok_sum: likewise; NaN without chunks.
-        first_tok: tokens of its first chunk; NaN without chunks, or where the stream does not tell.
+        bytes_sum: per request; NaN if any chunk's is unknown.
+        tok_sum: per request; NaN without chunks or if any chunk's is unknown.
+        first_tok: per request, tokens of its first chunk; NaN as for `tok_sum`.
     """
 
     t: Floats
@@ -58,29 +57,26 @@ class Chunks:
 
     @property
     def count(self) -> Ints:
-        """How many of each request."""
+        """Chunks per request."""
         return np.diff(self.start)
 
     def of(self, rows: slice) -> tuple[slice, Ints]:
-        """Where the chunks of consecutive requests are, and how many each of them has."""
+        """Positions of the chunks of consecutive requests, and their number per request."""
         edges = self.start[rows.start : rows.stop + 1]
         return slice(int(edges[0]), int(edges[-1])), np.diff(edges)
 
     def release(self) -> None:
-        """Give back the memory of the columns with an entry for each chunk, where they live in
-        files.
-        """
+        """Release the memory of the columns with an entry per chunk, if they are in files."""
         release(self.t, self.content_bytes, self.tok)
 
 
 @dataclass(frozen=True, slots=True)
 class Requests:
-    """Columns of the requests, ordered by intended time and id, so that the order of rows on disk
-    never matters.
+    """Columns of the requests, ordered by scheduled time and id: the order on disk does not matter.
 
     Attributes:
-        session: a number for each conversation.
-        duplicates: how many rows have an id that another row before them has.
+        session: number of the conversation.
+        duplicates: number of rows whose id an earlier row has.
     """
 
     session: npt.NDArray[np.int32]
@@ -108,9 +104,7 @@ class Requests:
         return len(self.intended)
 
     def parts(self) -> tuple[slice, ...]:
-        """All rows, in stretches that are worked on at a time: each of few rows and, unless it is a
-        single row, few chunks.
-        """
+        """All rows, in slices of few rows and few chunks (a single row may have more)."""
         out = []
         start, at, n = self.chunks.start, 0, len(self)
         while at < n:
@@ -121,52 +115,42 @@ class Requests:
         return tuple(out)
 
     def release(self) -> None:
-        """Give back the memory of the columns that live in files."""
-        columns = [getattr(self, name) for name in (*_TIMES, *_NUMBERS, "session")]
-        labels = [getattr(self, name).codes for name in _LABELS]
-        chunks = self.chunks
+        """Release the memory of the columns that are in files."""
         release(
-            *columns,
-            *labels,
-            chunks.t,
-            chunks.content_bytes,
-            chunks.tok,
-            chunks.start,
-            chunks.bytes_sum,
-            chunks.tok_sum,
-            chunks.first_tok,
+            *(getattr(self, name) for name in (*_TIMES, *_NUMBERS, "intended", "session")),
+            *(getattr(self, name).codes for name in _LABELS),
+            *(getattr(self.chunks, one.name) for one in fields(Chunks)),
         )
 
     @property
     def priming(self) -> Bools:
         """Sent before the load to warm the cache of a conversation that starts in its middle: work
-        of the server, no part of the load.
+        for the server, but not load.
         """
         return self.workload_class.where(lambda name: name.endswith(PRIME_SUFFIX))
 
     @property
     def ok(self) -> Bools:
-        """Answered in full."""
+        """Complete."""
         return self.outcome == Outcome.OK
 
     @property
     def dropped(self) -> Bools:
-        """Never sent, since that would have been beyond its cap."""
+        """Never sent, because of the cap on requests in flight."""
         return self.outcome == Outcome.DROPPED
 
     @property
     def cancelled(self) -> Bools:
-        """Abandoned by plan."""
+        """Canceled by plan."""
         return self.outcome == Outcome.CANCELLED
 
     @property
     def failed(self) -> Bools:
-        """Tried, and neither answered in full nor abandoned by plan."""
+        """Sent, but neither completed nor canceled by plan."""
         return ~(self.ok | self.dropped | self.cancelled)
 
 
 _TIMES: Final = {
-    "intended": "intended_ns",
     "sent": "sent_ns",
     "first_token": "first_token_ns",
     "last_token": "last_token_ns",
@@ -183,8 +167,8 @@ _NUMBERS: Final = (
     "http_status",
 )
 _LABELS: Final = {"workload_class": "class", "stage": "stage", "outcome": "outcome"}
-_LISTS: Final = ("chunk_dt_us", "chunk_bytes", "chunk_tok")
 _ORDERED_BY: Final = ("request_id", "session_id", "turn", "class", "intended_ns")
+_LISTS: Final = ("chunk_dt_us", "chunk_bytes", "chunk_tok")
 _COLUMNS: Final = ("error", *_LABELS.values(), *_TIMES.values(), *_NUMBERS, *_LISTS)
 _OF_CHUNKS: Final = ("bytes_sum", "tok_sum", "first_tok")
 _BATCH_ROWS: Final = 131_072
@@ -192,18 +176,13 @@ _GOLDEN: Final = np.uint64(0x9E3779B97F4A7C15)  # 2^64 over the golden ratio: Sp
 _FIRST_BYTES: Final = np.array([(1 << 8 * count) - 1 for count in range(9)], dtype=np.uint64)
 PART_ROWS: Final = 131_072
 PART_CHUNKS: Final = 524_288
-"""Rows and chunks that are worked on at a time: arrays of a megabyte and few, which stay in the
-caches.
-"""
+"""Rows and chunks to process at a time: about 1 MB per array, to stay in the CPU cache."""
 
 
 @dataclass(frozen=True, slots=True)
 class RequestsSource:
-    """Where the records of a run are.
-
-    Attributes:
-        parquet: the finished table, where it is whole.
-        journals: else these; read to the last whole batch.
+    """A run's records: the finished table if it is intact, else the journals up to their last
+    complete batch.
     """
 
     parquet: Path | None
@@ -211,59 +190,54 @@ class RequestsSource:
 
     @classmethod
     def of(cls, run_dir: RunDir, concerns: list[Concern]) -> "RequestsSource":
-        """Of a run directory; what cannot be read becomes a concern."""
-        journals = (
-            sorted(run_dir.requests_dir.glob("*.arrows")) if run_dir.requests_dir.is_dir() else []
-        )
+        """Of a run directory; unreadable files become concerns."""
         if run_dir.requests.exists():
             try:
                 source = cls(run_dir.requests)
                 with pq.ParquetFile(run_dir.requests) as file:
                     _check_types(file.schema_arrow)
-                for _ in source.batches(
-                    ("class",)
-                    # every page of one column, so that a file cut short shows before half of it is
-                    # read
-                ):
-                    pass
+                for _ in source.batches(("class",)):
+                    pass  # reads all pages of one column: a truncated file fails here, not halfway
                 return source
             except (pa.ArrowException, OSError, ValueError) as error:
-                text = (
-                    f"{run_dir.requests.name} cannot be read ({type(error).__name__}); its journal"
-                    " is used in its place, if there is one."
-                )
-                concerns.append(Concern("table_unreadable", Severity.NOTE, text))
+                concerns.append(unreadable(run_dir.requests, error))
+        journals = sorted(run_dir.requests_dir.glob("*.arrows"))
         if not journals:
             concerns.append(
                 Concern("requests_missing", Severity.INVALID, "There are no request records.")
             )
         return cls(None, journals)
 
-    def batches(self, columns: Sequence[str] | None = _COLUMNS) -> Iterator[pa.RecordBatch]:
-        """All records under some columns (None: all), a batch at a time; columns that an older
-        harness did not write are null.
+    def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """Some columns of all records, a batch at a time; a column that an older harness did not
+        write is null.
         """
-        names = tables.REQUESTS.names if columns is None else columns
-        schema = pa.schema([tables.REQUESTS.field(name) for name in names])
+        schema = pa.schema([tables.REQUESTS.field(name) for name in columns])
         if self.parquet is None:
             for journal in self.journals:
                 for batch in read_batches(journal):
-                    yield _fit(batch, schema)
+                    yield fit(batch, schema)
             return
         with pq.ParquetFile(self.parquet) as file:
-            have = [name for name in names if name in file.schema_arrow.names]
+            have = [name for name in columns if name in file.schema_arrow.names]
             for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=have):
-                yield _fit(batch, schema)
+                yield fit(batch, schema)
+
+
+def unreadable(table: Path, error: Exception) -> Concern:
+    """The concern for a finished table that cannot be read."""
+    text = f"{table.name} cannot be read ({type(error).__name__}); its journal, if any, is used."
+    return Concern("table_unreadable", Severity.NOTE, text)
 
 
 def _check_types(found: pa.Schema) -> None:
-    """Raise ValueError for a column that cannot hold what its name says."""
-    for name in found.names:
-        if name in tables.REQUESTS.names and _kind(found.field(name).type) not in (
-            _kind(tables.REQUESTS.field(name).type),
+    """Raises ValueError for a column of the wrong type."""
+    for field in found:
+        if field.name in tables.REQUESTS.names and _kind(field.type) not in (
+            _kind(tables.REQUESTS.field(field.name).type),
             "null",
         ):
-            raise ValueError(f"column {name} is of type {found.field(name).type}")
+            raise ValueError(f"column {field.name} is of type {field.type}")
 
 
 def _kind(type_: pa.DataType) -> str:
@@ -276,27 +250,22 @@ def _kind(type_: pa.DataType) -> str:
     return "string" if pa.types.is_large_string(type_) else str(type_)
 
 
-def _fit(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
-    if batch.schema.equals(schema):
-        return batch
-    have = set(batch.schema.names)
+def fit(data: _Data, schema: pa.Schema) -> _Data:
+    """A table or batch of an older or newer harness in the columns of this one; missing ones are
+    null.
+    """
+    if data.schema.equals(schema):
+        return data
     columns = [
-        batch[f.name].cast(f.type) if f.name in have else pa.nulls(batch.num_rows, f.type)
+        data[f.name].cast(f.type) if f.name in data.schema.names else pa.nulls(len(data), f.type)
         for f in schema
     ]
-    return pa.RecordBatch.from_arrays(columns, schema=schema)
+    return type(data).from_arrays(columns, schema=schema)
 
 
 @dataclass(frozen=True, slots=True)
 class _Rows:
-    """What the order of the rows follows from, and the columns that are made on the way.
-
-    Attributes:
-        order: the rows on disk in their order; None where they are so already.
-        intended: in that order.
-        session: likewise.
-        duplicates: rows whose id another row has.
-    """
+    """The order of the rows (None: as on disk), and the columns read to find it, in that order."""
 
     order: Ints | None
     intended: Floats
@@ -314,16 +283,12 @@ class _Rows:
             turn.add(floats(batch["turn"]))
         when, ids = intended.finish(), request.finish()
         order = _order(when, ids, turn.finish())
-        return cls(
-            order,
-            _ordered(when, order),
-            _ordered(_numbered(session.finish()), order),
-            _duplicates(ids),
-        )
+        sessions = _ordered(_numbered(session.finish()), order)
+        return cls(order, _ordered(when, order), sessions, len(ids) - len(np.unique(ids)))
 
 
 class _Columns:
-    """The other columns, filled batch by batch, every row in its place."""
+    """The other columns, filled batch by batch."""
 
     def __init__(self, rows: _Rows, t0_ns: int) -> None:
         self._rows, self._t0_ns = rows, t0_ns
@@ -333,11 +298,7 @@ class _Columns:
         if rows.order is not None:
             self._rank = column(n, np.int64)
             self._rank[rows.order] = np.arange(n)
-        self._floats = {
-            name: column(n, np.float64)
-            for name in (*_TIMES, *_NUMBERS, *_OF_CHUNKS)
-            if name != "intended"
-        }
+        self._floats = {name: column(n, np.float64) for name in (*_TIMES, *_NUMBERS, *_OF_CHUNKS)}
         self._codes = {name: column(n, np.int32) for name in _LABELS}
         self._names: dict[str, dict[str, int]] = {name: {} for name in _LABELS}
         self._error: list[pa.Array] = []
@@ -346,23 +307,18 @@ class _Columns:
         self._content_bytes, self._tok = ColumnBuilder(np.float32), ColumnBuilder(np.float32)
 
     def add(self, batch: pa.RecordBatch) -> None:
-        batch = batch.slice(
-            0, self._n - self._at
-        )  # a journal may have grown since its rows were counted
+        # A journal may have grown since its rows were counted.
+        batch = batch.slice(0, self._n - self._at)
         upto = self._at + batch.num_rows
         place = slice(self._at, upto) if self._rank is None else self._rank[self._at : upto]
         for name, on_disk in _TIMES.items():
-            if name != "intended":
-                self._floats[name][place] = floats(batch[on_disk], self._t0_ns)
+            self._floats[name][place] = floats(batch[on_disk], self._t0_ns)
         for name in _NUMBERS:
             self._floats[name][place] = floats(batch[name])
         for name, on_disk in _LABELS.items():
             labels, known = Categorical.of(batch[on_disk]), self._names[name]
-            codes = np.array(
-                [known.setdefault(label, len(known)) for label in labels.names] or [0],
-                dtype=np.int32,
-            )
-            self._codes[name][place] = codes[labels.codes]
+            codes = [known.setdefault(label, len(known)) for label in labels.names]
+            self._codes[name][place] = np.array(codes or [0], np.int32)[labels.codes]
         self._error.append(batch["error"])
         self._add_chunks(batch, place)
         self._at = upto
@@ -370,34 +326,29 @@ class _Columns:
 
     def _add_chunks(self, batch: pa.RecordBatch, place: slice | Ints) -> None:
         lengths = _lengths(batch["chunk_dt_us"])
-        # A chunk has a time only where the request has a first token; a list of another length than
-        # the gaps' belongs to no chunk.
+        rows = len(lengths)
+        # A chunk has a time only if the request has a first token.
         start = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
-        content_bytes, tok = (
-            _aligned(batch["chunk_bytes"], lengths, start),
-            _aligned(batch["chunk_tok"], lengths, start),
-        )
-        owner = np.repeat(np.arange(len(lengths)), lengths)
+        content_bytes = _aligned(batch["chunk_bytes"], lengths, start)
+        tok = _aligned(batch["chunk_tok"], lengths, start)
+        owner = np.repeat(np.arange(rows), lengths)
         has = lengths > 0
-        first_tok = np.full(len(lengths), np.nan)
+        first_tok = np.full(rows, np.nan)
         first_tok[has] = tok[start[:-1][has]]
-        self._lengths[self._at : self._at + len(lengths)] = lengths
+        self._lengths[self._at : self._at + rows] = lengths
         first_ns = floats(batch["first_token_ns"], self._t0_ns)
-        self._t.add(
-            tables.chunk_times(first_ns, floats(pc.list_flatten(batch["chunk_dt_us"])), start)
-        )
+        gaps = floats(pc.list_flatten(batch["chunk_dt_us"]))
+        self._t.add(tables.chunk_times(first_ns, gaps, start))
         self._content_bytes.add(content_bytes)
         self._tok.add(tok)
-        self._floats["bytes_sum"][place] = np.bincount(
-            owner, weights=content_bytes, minlength=len(lengths)
+        bytes_sum, tok_sum = (
+            np.bincount(owner, weights=values, minlength=rows) for values in (content_bytes, tok)
         )
-        self._floats["tok_sum"][place] = np.where(
-            has, np.bincount(owner, weights=tok, minlength=len(lengths)), np.nan
-        )
+        self._floats["bytes_sum"][place] = bytes_sum
+        self._floats["tok_sum"][place] = np.where(has, tok_sum, np.nan)
         self._floats["first_tok"][place] = first_tok
 
     def chunks(self) -> Chunks:
-        """All chunks, their requests in order."""
         lengths, order = self._lengths, self._rows.order
         columns = [growing.finish() for growing in (self._t, self._content_bytes, self._tok)]
         start = column(len(lengths) + 1, np.int64)
@@ -409,28 +360,24 @@ class _Columns:
             np.cumsum(lengths[order], out=start[1:])
             columns = [_moved(old, order, begins, lengths, start) for old in columns]
         t, content_bytes, tok = columns
-        return Chunks(
-            t, content_bytes, tok, start, **{name: self._floats[name] for name in _OF_CHUNKS}
-        )
+        return Chunks(t, content_bytes, tok, start, *map(self._floats.pop, _OF_CHUNKS))
 
     def requests(self) -> Requests:
-        """What was read."""
         order = self._rows.order
         error = pa.chunked_array(self._error, pa.string())
         labels: dict[str, Any] = {
             name: Categorical(codes, tuple(self._names[name]))
             for name, codes in self._codes.items()
         }
-        numbers: dict[str, Any] = {
-            name: self._floats[name] for name in (*_TIMES, *_NUMBERS) if name != "intended"
-        }
+        chunks = self.chunks()  # takes its columns out of the others
+        numbers: dict[str, Any] = self._floats
         return Requests(
             session=self._rows.session,
             intended=self._rows.intended,
             **labels,
             **numbers,
             error=error if order is None else error.take(pa.array(order)),
-            chunks=self.chunks(),
+            chunks=chunks,
             duplicates=self._rows.duplicates,
         )
 
@@ -438,7 +385,7 @@ class _Columns:
 def _moved(
     old: npt.NDArray[Any], order: Ints, begins: Ints, lengths: Ints, start: Ints
 ) -> npt.NDArray[Any]:
-    """A column of chunks, their requests in another order."""
+    """A column of chunks, with their requests in another order."""
     new = ColumnBuilder(old.dtype)
     for rows in blocks(len(order), PART_ROWS // 8):
         mine = order[rows]
@@ -456,17 +403,12 @@ def _moved(
 def read_requests(
     source: RequestsSource, t0_ns: int
 ) -> tuple[Requests, Sequence[Mapping[str, Any]]]:
-    """The load's records as columns, and those of the canaries as they are, both ordered by
-    intended time and id.
+    """The load's records as columns, and those of the canaries as rows, by scheduled time and id.
 
-    The records are read twice: once for their order, once for the rest.
-
-    Args:
-        source: of the run directory.
-        t0_ns: the run's start on the monotonic clock.
+    The records are read twice: for their order, then for the rest. `t0_ns` is the run's start.
 
     Raises:
-        ArtifactError: no room for the temporary files of a run too large for memory.
+        ArtifactError: no space for the temporary files of a run too large for memory.
     """
     canaries = 0
 
@@ -485,7 +427,7 @@ def read_requests(
     requests = columns.requests()
     canary: list[Mapping[str, Any]] = []
     if canaries:
-        for batch in source.batches(None):
+        for batch in source.batches(tables.REQUESTS.names):
             canary += batch.filter(pc.equal(batch["class"], CANARY)).to_pylist()
         canary.sort(key=lambda row: (row["intended_ns"], row["request_id"]))
     requests.release()
@@ -494,7 +436,7 @@ def read_requests(
 
 
 def _ahead(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """The same, the next one read while one is worked on."""
+    """Reads the next batch while one is processed."""
     with ThreadPoolExecutor(max_workers=1) as pool:
         upcoming = pool.submit(next, batches, None)
         while (batch := upcoming.result()) is not None:
@@ -503,7 +445,7 @@ def _ahead(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
 
 
 def _order(intended: Floats, request: Hashes, turn: Floats) -> Ints | None:
-    """Rows by intended time, then id (by its hash), then turn; None where they are so already."""
+    """Rows by scheduled time, then hash of the id, then turn; None if they are in this order."""
     if np.all(intended[1:] > intended[:-1]):
         return None
     order = np.argsort(intended)
@@ -527,27 +469,17 @@ def _ordered(values: npt.NDArray[Any], order: Ints | None) -> npt.NDArray[Any]:
 
 
 def _numbered(hashed: Hashes) -> npt.NDArray[np.int32]:
-    """A number for each hash, counted from 0."""
-    by_hash = np.argsort(hashed)
-    ordered = hashed[by_hash]
+    """Distinct hashes as numbers from 0."""
     numbers = column(len(hashed), np.int32)
-    numbers[by_hash] = np.cumsum(
-        np.concatenate([np.zeros(1, bool), ordered[1:] != ordered[:-1]])[: len(hashed)]
-    )
+    numbers[:] = np.unique(hashed, return_inverse=True)[1]
     return numbers
 
 
-def _duplicates(hashed: Hashes) -> int:
-    ordered = np.sort(hashed)
-    return int(np.sum(ordered[1:] == ordered[:-1]))
-
-
 def hashes(text: pa.Array) -> Hashes:
-    """64 bits for each string, equal for equal ones (null is the empty one), so that ten million
-    ids take 80 MB. That any two different ones of n get the same has a chance of n^2 / 2^65: three
-    in a million.
+    """A 64-bit hash of each string (null is the empty one), so that ten million ids take 80 MB.
+    The chance of a collision among n strings is n^2 / 2^65: here three in a million.
 
-    Eight bytes at a time go through the finaliser of SplitMix64 (Steele, Lea & Flood 2014, OOPSLA).
+    Eight bytes at a time go through the finalizer of SplitMix64 (Steele, Lea & Flood 2014, OOPSLA).
     """
     text = pc.fill_null(text.cast(pa.string()), "")
     n = len(text)
@@ -561,9 +493,8 @@ def hashes(text: pa.Array) -> Hashes:
     letters = np.zeros(int(start[-1] - start[0]) + 8, np.uint8)
     if data is not None:
         letters[:-8] = np.frombuffer(data, np.uint8)[start[0] : start[-1]]
-    words = np.ndarray(
-        (len(letters) - 7,), "<u8", letters, strides=(1,)
-    )  # the eight bytes from each byte on
+    # The eight bytes from each byte on.
+    words = np.ndarray((len(letters) - 7,), "<u8", letters, strides=(1,))
     at, left = start[:-1] - start[0], lengths
     mixed = _mixed(lengths.astype(np.uint64))
     rows: Ints | slice = slice(None)
@@ -582,15 +513,12 @@ def _mixed(values: Hashes) -> Hashes:
 
 
 def _lengths(lists: pa.Array) -> Ints:
-    return np.asarray(
-        pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False), dtype=np.int64
-    )
+    lengths = pc.fill_null(pc.list_value_length(lists), 0)
+    return np.asarray(lengths.to_numpy(zero_copy_only=False), dtype=np.int64)
 
 
 def _aligned(lists: pa.Array, lengths: Ints, start: Ints) -> Singles:
-    """The flattened lists, NaN for requests whose list is null or not as long as that of the
-    gaps.
-    """
+    """The flattened lists; NaN for requests whose list is null or not as long as the gaps."""
     own = _lengths(lists)
     values = floats(pc.list_flatten(lists)).astype(np.float32)
     if np.array_equal(own, lengths):
@@ -602,10 +530,9 @@ def _aligned(lists: pa.Array, lengths: Ints, start: Ints) -> Singles:
 
 
 def floats(column: pa.Array | pa.ChunkedArray, minus: int = 0) -> Floats:
-    """Numbers as float64, null as NaN; `minus` is taken off before, so that times stay exact."""
+    """Numbers as float64, null as NaN; `minus` is subtracted first, so that times stay exact."""
     if minus and pa.types.is_integer(column.type):
         column = pc.subtract(column, pa.scalar(minus, column.type))
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    return np.asarray(
-        array.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False), dtype=np.float64
-    )
+    array = array.cast(pa.float64(), safe=False)
+    return np.asarray(array.to_numpy(zero_copy_only=False), dtype=np.float64)

@@ -1,9 +1,8 @@
-"""Columns too large for memory live in temporary files: mapped, so that the system keeps of them
-what it has room for.
+"""Columns too large for memory are in memory-mapped temporary files, so that the system keeps as
+much of them in memory as fits.
 
-A column of a run with ten million requests is 80 MB, one of its chunks several hundred. Small
-columns are plain arrays; nobody who uses a column needs to know which it is. Whoever goes through
-large ones does it by `blocks`, and gives back what they have passed by `release`.
+A column of ten million requests is 80 MB, a column of their chunks several hundred. Small columns
+are plain arrays, used alike. Code that traverses large columns uses `blocks` and `release`.
 """
 
 import mmap
@@ -20,37 +19,31 @@ import numpy.typing as npt
 from harness.core.errors import ArtifactError
 
 LARGE_BYTES: Final = 64 << 20
-"""Columns from this size on live in files: of 8 million requests, of 8 to 16 million chunks."""
+"""Minimum size of a column in a file: 8 million requests, 8 to 16 million chunks."""
 BLOCK: Final = 1 << 20
-"""Rows that are worked on at a time."""
+"""Rows to process at a time."""
 _FOLDER: Final = Path("/var/tmp")  # noqa: S108 - files in it have no name
-"""Where temporary files may be large (file-hierarchy(7)); /tmp is often a part of memory. TMPDIR
-goes before it.
-"""
+"""For large temporary files (file-hierarchy(7)), unless TMPDIR is set; /tmp is often in memory."""
 
 
 def column(rows: int, kind: npt.DTypeLike) -> npt.NDArray[Any]:
-    """An array with so many rows, not filled.
+    """An uninitialized array.
 
     Raises:
-        ArtifactError: no room for its file.
+        ArtifactError: no space for its file.
     """
     dtype = np.dtype(kind)
     size = rows * dtype.itemsize
     if size < LARGE_BYTES:
         return np.empty(rows, dtype)
     with _clear_errors(size), _file() as file:
-        # Room is taken now: a mapped page that finds none later kills the process (SIGBUS).
+        # Space is reserved now: a mapped page without space would kill the process (SIGBUS).
         os.posix_fallocate(file.fileno(), 0, size)
         return _of(file, dtype, rows)
 
 
 class ColumnBuilder:
-    """A column that grows at its end.
-
-    Args:
-        kind: of its values.
-    """
+    """A column that grows at its end."""
 
     __slots__ = ("_dtype", "_file", "_length", "_parts")
 
@@ -68,7 +61,7 @@ class ColumnBuilder:
         """Append values.
 
         Raises:
-            ArtifactError: no room for the column's file.
+            ArtifactError: no space for the column's file.
         """
         self._length += len(values)
         self._parts.append(np.ascontiguousarray(values, self._dtype))
@@ -76,17 +69,16 @@ class ColumnBuilder:
             with _clear_errors(self._length * self._dtype.itemsize):
                 if self._file is None:
                     self._file = _file()
-                # written, not mapped: a write of a megabyte costs a fraction of the faults of its
-                # pages
+                # Written, not mapped: writing a megabyte costs far less than its page faults.
                 for part in self._parts:
                     self._file.write(part.data)
             self._parts.clear()
 
     def finish(self) -> npt.NDArray[Any]:
-        """The column, which is no longer here afterwards.
+        """Return the column and empty the builder.
 
         Raises:
-            ArtifactError: no room for the column's file.
+            ArtifactError: no space for the column's file.
         """
         parts, self._parts = self._parts, []
         length, self._length = self._length, 0
@@ -99,15 +91,19 @@ class ColumnBuilder:
 
 
 def release(*arrays: npt.NDArray[Any]) -> None:
-    """Give back the memory of columns that live in files; what they hold stays."""
+    """Release the memory of columns that are in files; their contents remain."""
     for array in arrays:
-        mapped = _mapped(array)
-        if mapped is not None:
-            mapped.madvise(mmap.MADV_DONTNEED)
+        base: Any = array
+        while isinstance(base, np.ndarray):
+            base = base.base
+        if isinstance(base, memoryview):
+            base = base.obj
+        if isinstance(base, mmap.mmap):
+            base.madvise(mmap.MADV_DONTNEED)
 
 
 def blocks(rows: int, size: int = BLOCK) -> Iterator[slice]:
-    """Stretches of so many rows."""
+    """All rows as slices of at most `size`."""
     for start in range(0, rows, size):
         yield slice(start, min(start + size, rows))
 
@@ -122,26 +118,14 @@ def _of(file: IO[bytes], dtype: np.dtype[Any], rows: int) -> npt.NDArray[Any]:
     return np.frombuffer(mmap.mmap(file.fileno(), rows * dtype.itemsize), dtype, rows)
 
 
-def _mapped(array: npt.NDArray[Any]) -> mmap.mmap | None:
-    base: Any = array
-    while isinstance(base, np.ndarray):
-        base = base.base
-    if isinstance(base, memoryview):
-        base = base.obj
-    return base if isinstance(base, mmap.mmap) else None
-
-
 @contextmanager
 def _clear_errors(size: int) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         raise ArtifactError(
-            f"no temporary file of {size / 1e6:.0f} MB for a column of the run's records:"
+            f"cannot create a temporary file of {size / 1e6:.0f} MB for the run's records:"
             f" {error.strerror or error}",
-            cause=(
-                "the run is too large for memory, and the folder of temporary files is full or"
-                " cannot be written"
-            ),
-            next_step="set TMPDIR to a folder with room: some 200 bytes a request and 40 a chunk",
+            cause="the run exceeds memory, and the temporary directory is full or not writable",
+            next_step="set TMPDIR to a directory with about 200 bytes per request and 40 per chunk",
         ) from error

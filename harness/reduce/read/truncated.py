@@ -1,5 +1,5 @@
-"""Files of a run that ended well must be whole: a torn one was cut off later, by a copy that was
-not finished or by a disk.
+"""Files of a complete run must be intact; a truncated one was damaged later, by a partial copy or a
+disk.
 """
 
 from collections.abc import Iterable
@@ -10,14 +10,12 @@ from harness.core.records import Concern, Severity
 
 
 def torn(journals: Iterable[Path]) -> list[Concern]:
-    """A concern for each journal of request records, of a complete run, that does not end as its
-    writer ended it.
-    """
+    """A concern for each truncated journal of request records."""
     return [
         Concern(
             "requests_torn",
             Severity.INVALID,
-            f"{path.parent.name}/{path.name} ends in the middle: records of requests are lost.",
+            f"{path.parent.name}/{path.name} is truncated: request records are missing.",
         )
         for path in journals
         if not closed(path)
@@ -25,9 +23,9 @@ def torn(journals: Iterable[Path]) -> list[Concern]:
 
 
 def torn_events(unreadable: int) -> list[Concern]:
-    """A concern where lines of the events of a complete run are none."""
+    """A concern if lines of the events are unreadable."""
     if not unreadable:
         return []
     lines = "1 line is" if unreadable == 1 else f"{unreadable} lines are"
-    text = f"{lines} damaged in events.jsonl: windows, marks and lags that they told are lost."
+    text = f"{lines} unreadable in events.jsonl: windows, marks and lags recorded there are lost."
     return [Concern("events_torn", Severity.DEGRADED, text, unreadable, 0)]

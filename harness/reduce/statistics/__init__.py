@@ -1,1 +1,1 @@
-"""Percentiles, confidence intervals and tests of stationarity: numbers in, numbers out."""
+"""Percentiles, confidence intervals and tests of stationarity."""

@@ -1,13 +1,11 @@
-"""Exact percentiles with right-censoring, and 95 % intervals within a run that respect
-autocorrelation.
-
-docs/statistics.md has the rules in words, the formulas' sources and how often the intervals cover
-the truth.
+"""Exact percentiles with right-censoring, and 95% confidence intervals that account for
+autocorrelation within a run. docs/statistics.md has the rules, sources and measured coverage.
 """
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Final
 
 import numpy as np
@@ -25,37 +23,35 @@ QUANTILES: Final[Mapping[str, float]] = {
     "p99": 0.99,
     "p999": 0.999,
 }
-"""Percentiles of a distribution, by their names in the summary."""
+"""Percentiles in the summary."""
 
 BATCHES: Final = 32
-"""Batches of a batch-means interval; more than about thirty gain little (Schmeiser 1982, Oper. Res.
+"""Batches per batch-means interval; more than about thirty gain little (Schmeiser 1982, Oper. Res.
 30:556-568).
 """
 MAX_CORRELATION: Final = 0.5
-"""Batches whose means are more correlated than this from one to the next give no interval: the run
-is too short for it.
-"""
+"""Above this lag-1 correlation of batch means, the run is too short for an interval."""
 MIN_TAIL: Final = 3.0
-"""Least number of effective samples beyond a quantile (on its rarer side) for an interval: 300 in
-all for p99, 3,000 for p99.9. With fewer even the largest value seen would not bound it.
+"""Minimum effective samples beyond a quantile (on its rarer side): 300 in total for p99, 3,000 for
+p99.9. With fewer, even the largest observed value would not bound it.
 """
-_CENTRAL: Final = (
-    0.5,
-    0.75,
-    0.9,
-)  # where the correlation of a tail's indicator is looked for as well: it is estimated better there
+_CENTRAL: Final = (0.5, 0.75, 0.9)
+# A tail's correlation is also taken from these quantiles: it is estimated better there.
 
 
-def percentile(ordered: Floats, q: float, censored: int = 0) -> float | None:
-    """The q-quantile (0 to 1) by linear interpolation between order statistics; None when it
-    reaches into the censored share.
+def percentile(
+    ordered: Floats, q: float, censored: int = 0, cumulative: Floats | None = None
+) -> float | None:
+    """The q-quantile (0 to 1) by linear interpolation between order statistics; None if it falls
+    among the censored values.
 
     Args:
         ordered: observed values, ascending.
         q: 0 to 1.
-        censored: how many further values are only known to be larger than any that counts.
+        censored: number of further values, known only to exceed every observed one.
+        cumulative: running count, if a value represents several equal ones.
     """
-    n = len(ordered)
+    n = len(ordered) if cumulative is None or not len(cumulative) else int(cumulative[-1])
     if n == 0:
         return None
     position = (n + censored - 1) * q
@@ -63,25 +59,11 @@ def percentile(ordered: Floats, q: float, censored: int = 0) -> float | None:
     above = below if position == below else below + 1
     if above >= n:
         return None
-    low, high = float(ordered[below]), float(ordered[above])
-    return low + (high - low) * (position - below)
-
-
-def _weighted_percentile(
-    ordered: Floats, cumulative: Floats, q: float, total: float
-) -> float | None:
-    """As `percentile`, of values that each stand for several equal ones; `cumulative` counts them,
-    `total` includes censored ones.
-    """
-    if len(ordered) == 0:
-        return None
-    position = (total - 1) * q
-    below = int(position)
-    above = below if position == below else below + 1
-    if above >= cumulative[-1]:
-        return None
-    low = float(ordered[np.searchsorted(cumulative, below, side="right")])
-    high = float(ordered[np.searchsorted(cumulative, above, side="right")])
+    if cumulative is not None:
+        ordered = ordered[np.searchsorted(cumulative, (below, above), side="right")]
+        low, high = float(ordered[0]), float(ordered[1])
+    else:
+        low, high = float(ordered[below]), float(ordered[above])
     return low + (high - low) * (position - below)
 
 
@@ -92,23 +74,19 @@ def distribution(
     *,
     series: Floats | None = None,
 ) -> Distribution:
-    """Mean, percentiles, extremes of values.
+    """Mean, percentiles and extremes.
 
     Args:
-        values: observed values; NaN ones are left out (they do not exist for that request).
-        censored: further values that never came to be observed.
-        weights: whole numbers: how many equal values each one stands for; default 1.
-        series: the same values in order of time, with censored ones as infinity, where intervals
-            are wanted.
+        values: observed values; NaN (not defined for that request) is ignored.
+        censored: number of further values that were never observed.
+        weights: whole numbers: how many equal values each one represents; default 1.
+        series: the same values in time order, censored ones as infinity; required for intervals.
     """
-    if weights is not None and np.all(weights == 1):
-        weights = None
     there = ~np.isnan(values)
-    quantiles: dict[str, float | None]
-    if weights is None:
+    cumulative = None
+    if weights is None or np.all(weights == 1):
         ordered = np.sort(values[there])
         n = len(ordered)
-        quantiles = {name: percentile(ordered, q, censored) for name, q in QUANTILES.items()}
         mean = float(np.mean(ordered)) if n else None
     else:
         there &= weights > 0
@@ -117,21 +95,15 @@ def distribution(
         ordered = observed[order]
         cumulative = np.cumsum(counts[order])
         n = int(cumulative[-1]) if len(cumulative) else 0
-        quantiles = {
-            name: _weighted_percentile(ordered, cumulative, q, n + censored)
-            for name, q in QUANTILES.items()
-        }
         mean = float(np.sum(ordered * counts[order]) / n) if n else None
-    if mean is not None:  # rounding of the sum must not push it past the extremes
+    if mean is not None:  # rounding must not push it past the extremes
         mean = min(max(mean, float(ordered[0])), float(ordered[-1]))
     whole = n > 0 and censored == 0
     intervals: dict[str, tuple[float, float] | None] = {}
     if series is not None:
         series = series[~np.isnan(series)]
-        intervals = {
-            "mean": mean_interval(series) if whole else None,
-            **quantile_intervals(series, ordered),
-        }
+        intervals["mean"] = mean_interval(series) if whole else None
+        intervals |= quantile_intervals(series, ordered)
     return Distribution(
         mean=mean if whole else None,
         max=float(ordered[-1]) if whole else None,
@@ -139,23 +111,18 @@ def distribution(
         n=n,
         censored=censored,
         ci=intervals,
-        **quantiles,
+        **{name: percentile(ordered, q, censored, cumulative) for name, q in QUANTILES.items()},
     )
-
-
-def batch_edges(start: float, end: float, batches: int) -> Floats:
-    """Edges of equal batches of a window."""
-    return np.linspace(start, end, batches + 1)
 
 
 @dataclass(frozen=True, slots=True)
 class MeanError:
-    """How far the mean of a correlated series may be off.
+    """Uncertainty of the mean of a correlated series.
 
     Attributes:
         variance: of the mean.
         df: degrees of freedom of that estimate.
-        correlation: of one batch's mean with the next one's, corrected for bias.
+        correlation: lag-1 autocorrelation of the batch means, corrected for bias.
     """
 
     variance: float
@@ -164,46 +131,54 @@ class MeanError:
 
     @property
     def half_width(self) -> float:
-        """Of the 95 % interval."""
+        """Of the 95% interval."""
         return t_quantile(0.95, round(self.df, 3)) * math.sqrt(self.variance)
 
 
-def mean_error(means: Floats) -> MeanError | None:
-    """Error of the mean of consecutive equal batches, from their means; None when nothing varies.
+def lag_one(values: Floats) -> tuple[float, float]:
+    """Lag-1 autocorrelation, corrected for its bias -(1 + 4r) / n (Marriott & Pope 1954, Biometrika
+    41:390-402), and the sum of squared deviations; 0 and 0 where nothing varies.
+    """
+    apart = values - np.mean(values)
+    squares = float(np.dot(apart, apart))
+    if not squares > 0:
+        return 0.0, 0.0
+    raw = float(np.dot(apart[1:], apart[:-1])) / squares
+    return raw + (1 + 4 * raw) / len(values), squares
 
-    Batch means whose correlation is not taken to be zero but fitted as an autoregression of order
-    one, as Skart does (Tafazzoli, Wilson, Lada & Steiger 2011, INFORMS J. Comput. 23:297-314): the
-    variance of the mean is s^2 / k * (1 + r) / (1 - r). The estimate of r is corrected for its bias
-    -(1 + 4r) / k (Marriott & Pope 1954, Biometrika 41:390-402), the factor for its bias 1 + 2 / (k
-    (1 - r)), and both estimates' scatter goes into the degrees of freedom (delta method and
-    Satterthwaite): 2 / df = 2 / (k - 1) + 4 / (k (1 - r^2)).
+
+def mean_error(means: Floats) -> MeanError | None:
+    """Error of the mean of consecutive equal batches, from their means; None if nothing varies.
+
+    The correlation of the batch means is fitted as an autoregression of order one, as in Skart
+    (Tafazzoli, Wilson, Lada & Steiger 2011, INFORMS J. Comput. 23:297-314): the variance of the
+    mean is s^2 / k * (1 + r) / (1 - r). That factor is corrected for its bias 1 + 2 / (k (1 - r)).
+    The scatter of both estimates enters the degrees of freedom (delta method and Satterthwaite):
+    2 / df = 2 / (k - 1) + 4 / (k (1 - r^2)).
     """
     k = len(means)
-    apart = means - np.mean(means)
-    squares = float(np.dot(apart, apart))
+    r, squares = lag_one(means)
     if k < 3 or not squares > 0:
         return None
-    raw = float(np.dot(apart[1:], apart[:-1])) / squares
-    r = min(max(raw + (1 + 4 * raw) / k, -0.5), 0.8)
+    r = min(max(r, -0.5), 0.8)
     variance = squares / (k - 1) / k * (1 + r) / (1 - r) / (1 + 2 / (k * (1 - r)))
     return MeanError(variance, 2 / (2 / (k - 1) + 4 / (k * (1 - r * r))), r)
 
 
 def ratio_interval(top: Floats, bottom: Floats) -> tuple[float, float] | None:
-    """95 % interval of sum(top) / sum(bottom) over `BATCHES` consecutive batches, or None when
-    there are too few effective ones.
+    """95% interval of sum(top) / sum(bottom) over `BATCHES` consecutive batches; None if there are
+    too few effective batches.
 
-    The batches' residuals top - ratio * bottom go through `mean_error`. Too short a run shows as
-    batches that are correlated (above `MAX_CORRELATION`), and so does a trend.
+    It is the `mean_error` of the residuals top - ratio * bottom. A run that is too short, or has a
+    trend, shows as correlated batches (above `MAX_CORRELATION`).
     """
     whole = float(np.sum(bottom))
-    if not whole > 0 or np.any(np.isnan(top)) or np.any(np.isnan(bottom)):
+    if not whole > 0 or np.any(np.isnan(top + bottom)):
         return None
     ratio = float(np.sum(top)) / whole
     residuals = top - ratio * bottom
     if float(np.max(np.abs(residuals))) <= 1e-12 * float(np.max(np.abs(top))):
-        # nothing varies but the last digits: a made-up series; no interval follows from it
-        return None
+        return None  # only the last digits vary: a synthetic series
     error = mean_error(residuals)
     if error is None or error.correlation > MAX_CORRELATION:
         return None
@@ -212,7 +187,7 @@ def ratio_interval(top: Floats, bottom: Floats) -> tuple[float, float] | None:
 
 
 def mean_interval(series: Floats) -> tuple[float, float] | None:
-    """95 % interval of the mean of a series in order of time, or None when it is too short for its
+    """95% interval of the mean of a series in time order; None if it is too short for its
     correlation.
     """
     size = len(series) // BATCHES
@@ -223,12 +198,12 @@ def mean_interval(series: Floats) -> tuple[float, float] | None:
 
 
 def _of_clusters(error: MeanError | None, q: float) -> MeanError | None:
-    """The error of a share q with fewer degrees of freedom where few values lie beyond q: counts of
-    something rare are no normal numbers.
+    """The error of a share q, with fewer degrees of freedom if few values lie beyond q: counts of
+    rare events are not normal.
 
-    A sample variance of k values scatters by 2 / (k - 1) + excess kurtosis / k. Excesses come in
-    clusters; a count of clusters of exponential size has three times the excess kurtosis of a
-    binomial one with as many effective values.
+    A sample variance of k values scatters by 2 / (k - 1) + excess kurtosis / k. Rare values come in
+    clusters. A count of clusters of exponential size has three times the excess kurtosis of a
+    binomial count with as many effective values.
     """
     if error is None:
         return None
@@ -240,59 +215,47 @@ def _of_clusters(error: MeanError | None, q: float) -> MeanError | None:
 def quantile_intervals(
     series: Floats, ordered: Floats | None = None
 ) -> dict[str, tuple[float, float] | None]:
-    """95 % intervals of `QUANTILES`, each None when there are too few effective samples for it.
+    """95% intervals of `QUANTILES`; each is None with too few effective samples (`MIN_TAIL`).
 
-    A quantile q is the x at which a share q of all values lies below x. Whether values lie below is
-    a series of zeros and ones, whose share has an error by batch means; the order statistics at q
-    minus and plus that error bound the quantile (Woodruff 1952, J. Amer. Statist. Assoc.
-    47:635-646; for correlated series Heidelberger & Lewis 1984, Oper. Res. 32:185-209). No density
-    is estimated, and values that are only known to be large take part. `MIN_TAIL` says how much is
-    too few.
+    Whether values lie below a quantile is a series of zeros and ones, whose share has an error by
+    batch means. The order statistics at q minus and plus that error bound the quantile (Woodruff
+    1952, J. Amer. Statist. Assoc. 47:635-646; for correlated series Heidelberger & Lewis 1984,
+    Oper. Res. 32:185-209). It needs no density estimate and includes censored values.
 
     Args:
-        series: values in order of time; infinite ones are right-censored.
-        ordered: the finite ones, ascending, where they are at hand.
+        series: in time order; infinite values are right-censored.
+        ordered: the finite values, ascending, if already sorted.
     """
     n = len(series)
-    none: dict[str, tuple[float, float] | None] = dict.fromkeys(QUANTILES)
     size = n // BATCHES
     if size < 2:
-        return none
+        return dict.fromkeys(QUANTILES)
     if ordered is None:
         ordered = np.sort(series[np.isfinite(series)])
-    errors: dict[float, MeanError | None] = {}
 
+    @cache
     def error_at(q: float) -> MeanError | None:
-        if q not in errors:
-            at = percentile(ordered, q, n - len(ordered))
-            if at is None:
-                errors[q] = None
-            else:
-                below = (series[n - size * BATCHES :] <= at).reshape(BATCHES, size)
-                errors[q] = _of_clusters(mean_error(np.count_nonzero(below, axis=1) / size), q)
-        return errors[q]
+        at = percentile(ordered, q, n - len(ordered))
+        if at is None:
+            return None
+        below = (series[n - size * BATCHES :] <= at).reshape(BATCHES, size)
+        return _of_clusters(mean_error(np.count_nonzero(below, axis=1) / size), q)
 
     def effective(q: float) -> float:
         error = error_at(q)
-        return (
-            q * (1 - q) / error.variance
-            if error is not None and error.correlation <= MAX_CORRELATION
-            else 0.0
-        )
+        if error is None or error.correlation > MAX_CORRELATION:
+            return 0.0
+        return q * (1 - q) / error.variance
 
     def interval(q: float) -> tuple[float, float] | None:
-        samples = min(effective(level) for level in (*(c for c in _CENTRAL if c < q), q))
+        samples = min(effective(level) for level in (*_CENTRAL, q) if level <= q)
         error = error_at(q)
         if error is None or samples * min(q, 1 - q) < MIN_TAIL:
             return None
-        low, high = (
-            math.floor((n - 1) * (q - error.half_width)),
-            math.ceil((n - 1) * (q + error.half_width)),
-        )
-        return (
-            (float(ordered[low]), float(ordered[high]))
-            if low >= 0 and high < len(ordered)
-            else None
-        )
+        low = math.floor((n - 1) * (q - error.half_width))
+        high = math.ceil((n - 1) * (q + error.half_width))
+        if low < 0 or high >= len(ordered):
+            return None
+        return float(ordered[low]), float(ordered[high])
 
     return {name: interval(q) for name, q in QUANTILES.items()}

@@ -1,7 +1,5 @@
-"""Whether a series has settled: MSER-5 finds its warm-up, tests of a trend and of a shift find that
-it never did. Pure numbers.
-
-docs/statistics.md has the rule in words, its sources and how often it is right.
+"""Steady-state test: MSER-5 finds a series' warm-up; tests for a trend and a shift find drift.
+docs/statistics.md has the rule, sources and measured error rates.
 """
 
 import math
@@ -12,57 +10,55 @@ from typing import Final
 import numpy as np
 
 from harness.artifacts.run_summary import Signal, Steady
-from harness.reduce.statistics.intervals import Floats
+from harness.reduce.statistics.intervals import Floats, lag_one
 from harness.reduce.statistics.student_t import t_beyond
 
 SLICES: Final = 60
-"""Slices that a stage is cut into; each is a batch of `PER_SLICE` observations."""
+"""Slices per stage; each is a batch of `PER_SLICE` observations."""
 PER_SLICE: Final = 5
-"""Observations a slice: the batch of MSER-5 (White, Cobb & Spratt 2000, Proc. Winter Simulation
+"""Observations per slice: the batch of MSER-5 (White, Cobb & Spratt 2000, Proc. Winter Simulation
 Conf.).
 """
 MIN_SLICES: Final = 20
-"""Fewer slices are not tested: they would have to be shorter than a second."""
+"""Minimum number of slices for a test."""
 MIN_SLICE_S: Final = 1.0
-"""Shortest slice."""
 MOST: Final = 0.5
-"""Share of the slices between the end of a warm-up and MSER's minimum that must lie within the
-band.
-"""
+"""Share of slices between the end of a warm-up and MSER's minimum that must lie within the band."""
 BAND: Final = 2.5
-"""Standard deviations of a slice within which it belongs to the steady part."""
+"""Half-width of the steady band, in standard deviations of a slice."""
 CUT_P: Final = 1e-3
-"""What MSER would cut off must differ from the rest with a p-value below this, else nothing is cut:
-in noise its minimum is anywhere.
+"""A warm-up is cut only if it differs from the rest with a p-value below this: in noise, MSER's
+minimum is anywhere.
 """
 SHIFT_P: Final = 1e-4
-"""A level that changes within what is kept is drift when its two sides differ with a p-value below
-this, which allows for the choice of the split.
+"""A level shift is drift if its two sides differ with a p-value below this, which allows for the
+choice of the split.
 """
 WARMUP_SHARE: Final = 0.01
-"""A beginning whose mean is off by less than this share of the signal's mean is left in."""
+"""A warm-up whose mean is off by less than this share of the signal's mean is not cut."""
 TREND_P: Final = 0.01
 """Two-sided error of the trend test, for each of up to four signals."""
 PLAIN: Final = 10.0
-"""A line that rises by more than this many standard deviations of what it leaves is no noise,
-however correlated the remains are.
+"""A rise of more than this many standard deviations of the residuals is not noise, however
+correlated they are.
 """
 DRIFT_SHARE: Final = 0.05
-"""A change over the window below this share of the signal's mean is no drift, however significant.
+"""A smaller change over the window, as a share of the signal's mean, is not drift, however
+significant.
 """
 DRIFT_RATIO: Final = 0.02
-"""The same for a ratio, in its own unit: a prefix hit ratio of 0.96 that becomes 0.94 is 1.5 times
-the computed input.
+"""The same for a ratio, in its own unit: when a prefix hit ratio falls from 0.96 to 0.94, the
+computed input grows by half.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Trend:
-    """A monotone trend by Mann and Kendall.
+    """A monotone trend (Mann-Kendall test).
 
     Attributes:
         slope: Sen's: the median change from one slice to the next.
-        z: Kendall's S over its standard deviation with autocorrelation; 0 where nothing varies.
+        z: Kendall's S over its standard deviation with autocorrelation; 0 if nothing varies.
         p_value: two-sided.
     """
 
@@ -73,13 +69,13 @@ class Trend:
 
 @dataclass(frozen=True, slots=True)
 class SignalTest:
-    """What became of one signal.
+    """Test result of one signal.
 
     Attributes:
-        warmup_slices: to be left out at the beginning; 0 without a warm-up, and when it drifts.
-        drift: it goes on changing, by more than is tolerated.
-        change: over the tested stretch, as a share of the mean (for ratios: in their own unit);
-            None when its mean is 0.
+        warmup_slices: to exclude at the beginning; 0 without a warm-up or with drift.
+        drift: it keeps changing by more than the tolerance.
+        change: over the tested period, as a share of the mean (for ratios: in their own unit);
+            None if the mean is 0.
         p_value: of the trend.
     """
 
@@ -91,13 +87,11 @@ class SignalTest:
 
 @dataclass(frozen=True, slots=True)
 class SteadyState:
-    """What the test found.
+    """Result of the steady-state test.
 
     Attributes:
-        slice_s: length of a slice.
-        slices: how many there are in the tested stretch.
+        slices: number of slices in the tested period.
         warmup_slices: of the slowest signal that settles.
-        signals: by name.
     """
 
     slice_s: float
@@ -107,11 +101,9 @@ class SteadyState:
 
     @property
     def steady(self) -> bool:
-        """No signal drifts."""
         return not any(test.drift for test in self.signals.values())
 
     def summarized(self) -> Steady:
-        """As in a summary."""
         return Steady(
             steady=self.steady,
             slice_s=self.slice_s,
@@ -132,21 +124,20 @@ class SteadyState:
 def mser(means: Floats, most: int) -> int:
     """MSER's number of batches to cut from the front (White 1997, Simulation 69:323-334).
 
-    Of 0 to `most`, it makes the variance of the mean of the rest, taken as independent, least.
+    From 0 to `most`, it minimizes the variance of the mean of the rest, taken as independent.
     """
-    n = len(means)
-    kept = n - np.arange(most + 1)
-    centred = means - np.mean(means)
-    total = np.cumsum(centred[::-1])[::-1][: len(kept)]
-    squares = np.cumsum((centred * centred)[::-1])[::-1][: len(kept)]
+    kept = len(means) - np.arange(most + 1)
+    apart = means - np.mean(means)
+    total = np.cumsum(apart[::-1])[::-1][: len(kept)]
+    squares = np.cumsum((apart * apart)[::-1])[::-1][: len(kept)]
     return int(np.argmin(np.maximum(squares - total * total / kept, 0.0) / (kept * kept)))
 
 
 def _back(means: Floats, cut: int) -> int:
-    """The end of the warm-up that MSER has found: the first of two slices within the band of the
-    rest, if most from there on are too.
+    """The end of the warm-up: the first of two slices within the band of the rest, if most slices
+    from there to MSER's minimum are too.
 
-    MSER's minimum often lies past it, where noise happens to make the rest look a little better.
+    MSER's minimum often lies later, where noise makes the rest look slightly better.
     """
     rest = means[cut:]
     inside = np.abs(means[:cut] - np.mean(rest)) <= BAND * np.std(rest, ddof=1)
@@ -157,35 +148,21 @@ def _back(means: Floats, cut: int) -> int:
 
 
 def _correlation(values: Floats) -> float:
-    """Lag-1 autocorrelation, corrected for its bias (Marriott & Pope 1954), not below 0 and not
-    above 0.95.
-    """
-    apart = values - np.mean(values)
-    squares = float(np.dot(apart, apart))
-    if not squares > 0:
-        return 0.0
-    raw = float(np.dot(apart[1:], apart[:-1])) / squares
-    return min(max(raw + (1 + 4 * raw) / len(values), 0.0), 0.95)
+    return min(max(lag_one(values)[0], 0.0), 0.95)
 
 
 def _p_apart(means: Floats, cut: int, *, pooled: bool = False) -> float:
-    """Two-sided p-value of the difference between the first `cut` batches and the rest, by
-    Student's t with an effective sample size.
+    """Two-sided p-value of the first `cut` batch means against the rest, by Student's t with an
+    effective sample size.
 
-    Args:
-        means: of all batches.
-        cut: how many are held against the others.
-        pooled: their scatter and its correlation are those of both parts; else of the rest, since a
-            warm-up scatters in its own way.
+    Scatter and correlation are those of the rest (a warm-up has its own), or of both if `pooled`.
     """
     first, rest = means[:cut], means[cut:]
     gap = abs(float(np.mean(first) - np.mean(rest)))
-    left = (
-        np.concatenate([first - np.mean(first), rest - np.mean(rest)])
-        if pooled
-        else rest - np.mean(rest)
-    )
-    unknown = 2 if pooled else 1
+    left = rest - np.mean(rest)
+    unknown = 1
+    if pooled:
+        left, unknown = np.concatenate([first - np.mean(first), left]), 2
     spread = math.sqrt(float(np.dot(left, left)) / (len(left) - unknown))
     if spread <= 1e-12 * float(np.max(np.abs(means))):
         return 0.0 if gap > 0 else 1.0
@@ -196,19 +173,23 @@ def _p_apart(means: Floats, cut: int, *, pooled: bool = False) -> float:
 
 
 def _ranks(values: Floats) -> Floats:
-    """Ranks from 0; equal values have the mean of theirs."""
+    """Ranks from 0; ties get their mean rank."""
     _, place, count = np.unique(values, return_inverse=True, return_counts=True)
     last = np.cumsum(count)
     return np.asarray((last - (count + 1) / 2)[place], dtype=np.float64)
 
 
-def trend(values: Floats) -> Trend:
-    """Mann's and Kendall's test with the variance of a series that is correlated.
+def _flat(values: Floats, of: Floats) -> bool:
+    return float(np.ptp(values)) <= 1e-12 * float(np.max(np.abs(of)))
 
-    The correlation is that of the ranks of what Sen's slope leaves (Hamed & Rao 1998, J. Hydrol.
-    204:182-196); the effective sample size follows from it as that of an autoregression of order
-    one (Yue & Wang 2004, Water Resour. Manage. 18:201-218) and gives the degrees of freedom of a
-    Student's t in place of the normal law, since the correlation itself is an estimate.
+
+def trend(values: Floats) -> Trend:
+    """Mann-Kendall test with the variance of an autocorrelated series.
+
+    The correlation is that of the ranks of the residuals of Sen's slope (Hamed & Rao 1998, J.
+    Hydrol. 204:182-196). The effective sample size is that of an autoregression of order one (Yue &
+    Wang 2004, Water Resour. Manage. 18:201-218). It gives the degrees of freedom of a Student's t
+    instead of the normal distribution, since the correlation is an estimate.
     """
     n = len(values)
     first, second = np.triu_indices(n, 1)
@@ -220,9 +201,7 @@ def trend(values: Floats) -> Trend:
     if variance <= 0:
         return Trend(0.0, 0.0, 1.0)
     left = values - slope * np.arange(n)
-    plain = abs(slope) * n > PLAIN * float(np.std(left)) or float(np.ptp(left)) <= 1e-12 * float(
-        np.max(np.abs(values))
-    )
+    plain = abs(slope) * n > PLAIN * float(np.std(left)) or _flat(left, values)
     r = 0.0 if plain else _correlation(_ranks(left))
     lags = np.arange(1, n)
     inflation = 1 + 2 * float(np.sum((1 - lags / n) * r**lags))
@@ -235,12 +214,12 @@ def examine(means: Floats, *, ratio: bool = False) -> SignalTest:
 
     Args:
         means: of consecutive equal slices, at least `MIN_SLICES`.
-        ratio: its changes are judged in its own unit rather than as a share of its mean.
+        ratio: evaluate changes in its own unit rather than as a share of its mean.
     """
     n = len(means)
     scale = 1.0 if ratio else abs(float(np.mean(means)))
     limit = DRIFT_RATIO if ratio else DRIFT_SHARE
-    if float(np.ptp(means)) <= 1e-12 * float(np.max(np.abs(means))):
+    if _flat(means, means):
         return SignalTest(0, False, 0.0 if scale else None, 1.0)
 
     cut = _back(means, mser(means, n // 2))
@@ -249,12 +228,11 @@ def examine(means: Floats, *, ratio: bool = False) -> SignalTest:
         or abs(float(np.mean(means[:cut]) - np.mean(means[cut:]))) < WARMUP_SHARE * scale
     ):
         cut = 0
-    found = trend(means[cut:])
-    change = found.slope * (n - cut)
-    drifts = found.p_value < TREND_P and abs(change) > limit * scale
     rest = means[cut:]
-    # A shift within what is kept: the split where departures from the mean, summed up, are largest
-    # (CUSUM).
+    found = trend(rest)
+    change = found.slope * len(rest)
+    drifts = found.p_value < TREND_P and abs(change) > limit * scale
+    # A shift: the split with the largest cumulative sum of deviations from the mean (CUSUM).
     split = 1 + int(np.argmax(np.abs(np.cumsum(rest - np.mean(rest))[:-1])))
     shift = float(np.mean(rest[split:]) - np.mean(rest[:split]))
     if abs(shift) > limit * scale and _p_apart(rest, split, pooled=True) < SHIFT_P:
@@ -267,15 +245,8 @@ def examine(means: Floats, *, ratio: bool = False) -> SignalTest:
 def examine_all(
     signals: Mapping[str, Floats], slice_s: float, ratios: Collection[str] = ()
 ) -> SteadyState:
-    """Test each signal; the warm-up is that of the slowest.
-
-    Args:
-        signals: name -> means of the same consecutive slices, at least `MIN_SLICES`.
-        slice_s: length of a slice.
-        ratios: names of those whose changes are judged in their own unit.
-    """
+    """`examine` each signal (name -> means of the same slices); the slowest sets the warm-up."""
     tests = {name: examine(means, ratio=name in ratios) for name, means in signals.items()}
-    slices = max((len(means) for means in signals.values()), default=0)
-    return SteadyState(
-        slice_s, slices, max((test.warmup_slices for test in tests.values()), default=0), tests
-    )
+    slices = max(map(len, signals.values()), default=0)
+    warmup = max((test.warmup_slices for test in tests.values()), default=0)
+    return SteadyState(slice_s, slices, warmup, tests)

@@ -1,6 +1,6 @@
-"""Student's t for any number of degrees of freedom, by scipy.
+"""Student's t for any number of degrees of freedom.
 
-scipy is imported where it is called: it takes as long to import as the rest of the program.
+scipy is imported on use: its import takes as long as that of the rest of the program.
 """
 
 

@@ -1,1 +1,1 @@
-"""Which stretch of time is measured."""
+"""Measurement windows and the steady-state test."""

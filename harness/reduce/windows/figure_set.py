@@ -1,4 +1,4 @@
-"""Gathers the figures of one window, with what their intervals are made from."""
+"""Collects the metrics of one window, with the batches for their intervals."""
 
 from collections.abc import Callable
 from typing import Final
@@ -9,27 +9,24 @@ from harness.artifacts.run_summary import Figure
 from harness.core.metrics import METRICS
 from harness.core.records import Basis
 from harness.reduce.over_time.flow import Flow, SumOf
-from harness.reduce.statistics.intervals import BATCHES, Floats, batch_edges, ratio_interval
+from harness.reduce.statistics.intervals import BATCHES, Floats, ratio_interval
 from harness.reduce.windows.measurement_window import StageWindow
 
 NS: Final = 1e-9
 MIN_BATCH_S: Final = 1.0
-"""Intervals are not made of batches shorter than this."""
+"""Minimum length of a batch for an interval."""
 
 PerBin = Callable[[Floats], Floats]
 """Amounts between edges of time."""
 
 
 class FigureSet:
-    """Figures of one window.
+    """Metrics of one window.
 
     Attributes:
         window: name of its stage.
-        start: nanoseconds from the run's start, NaN without a window.
-        end: likewise.
-        length_s: of the window.
-        edges: of the batches that intervals are made of; None where the window is too short.
-        figures: key -> figure, in the order in which they were added.
+        start, end: nanoseconds from the run's start, NaN without a window.
+        edges: of the batches for intervals; None if the window is too short.
     """
 
     def __init__(self, window: StageWindow) -> None:
@@ -38,11 +35,11 @@ class FigureSet:
         self.end = window.end if window.end is not None else np.nan
         self.length_s = (self.end - self.start) * NS
         fits = self.length_s / BATCHES >= MIN_BATCH_S
-        self.edges = batch_edges(self.start, self.end, BATCHES) if fits else None
-        self.figures: dict[str, Figure] = {}
+        self.edges = np.linspace(self.start, self.end, BATCHES + 1) if fits else None
+        self.figures: dict[str, Figure] = {}  # in order of addition
 
     def absent(self, key: str, note: str) -> None:
-        """Add a figure without a value, with the reason."""
+        """Add a metric without a value, with the reason."""
         self.figures[key] = Figure(
             None, METRICS[key].unit, basis=Basis.ABSENT, window=self.window, note=note
         )
@@ -59,21 +56,21 @@ class FigureSet:
         suffix: str = "",
         systematic: tuple[float, float, float] | None = None,
     ) -> None:
-        """Add one figure.
+        """Add one metric; absent without a value, with the note as its reason.
 
         Args:
             key: of the metric.
-            value: None: absent, with the note as its reason.
-            interval: statistical, 95 %.
+            value: in the metric's unit.
+            interval: statistical, 95%.
             basis: of the value.
-            boundary: where it is not the metric's own.
-            note: where it comes from.
-            suffix: `@boundary` at further boundaries, where absent figures are left out.
-            systematic: ratio, low and high end by the sensors' gain errors.
+            boundary: if not the metric's own.
+            note: source of the value.
+            suffix: `@boundary` at further boundaries, which omit absent values.
+            systematic: ratio, low and high end from the sensors' gain errors.
         """
         if value is None or not np.isfinite(value):
             if not suffix:
-                self.absent(key, note or "nothing to take it from")
+                self.absent(key, note or "no data")
             return
         definition = METRICS[key]
         low, high = interval or (None, None)
@@ -93,15 +90,16 @@ class FigureSet:
         )
 
     def interval(self, top: PerBin, bottom: PerBin) -> tuple[float, float] | None:
-        """95 % interval of the ratio of two amounts, by batches; None where there is none."""
+        """95% interval of the ratio of two amounts, by batches, or None."""
         return None if self.edges is None else ratio_interval(top(self.edges), bottom(self.edges))
 
     def rate(
         self, key: str, flow: Flow | SumOf, note: str | None = None
     ) -> tuple[float, float] | None:
         """Add an amount in the window per second; returns its interval."""
+        interval = None
         if self.edges is None:
-            interval, amount = None, flow.between(self.start, self.end)
+            amount = flow.between(self.start, self.end)
         else:
             amounts = flow.per_bin(self.edges)
             interval = ratio_interval(amounts, np.diff(self.edges) * NS)

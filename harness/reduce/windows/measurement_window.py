@@ -1,4 +1,4 @@
-"""Which stretch of time is measured, and the rule in words."""
+"""The measurement window of each stage, and its rule in words."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -14,23 +14,18 @@ from harness.reduce.statistics.stationarity import SteadyState
 
 @dataclass(frozen=True, slots=True)
 class StageWindow:
-    """One load stage and its window, in nanoseconds from the run's start.
+    """One load stage and its window, in nanoseconds from the run's start. None means unknown.
 
     Attributes:
-        name: of the stage.
-        kind: concurrency or arrival_rate; None if unknown.
-        stage_start: None if unknown.
-        stage_end: None if unknown.
-        start: of the window; None when nothing is known of it.
+        kind: concurrency or arrival_rate.
+        start: of the window.
         end: of the window (exclusive).
         cut: the run ended before the window did.
         bounded_by: `window_s` or `sessions`.
         concurrency: live conversations of a closed loop, else None.
-        turns_not_happened: None if the run did not tell.
-        rule: in words.
-        warmup_given: somebody said when the window opens; False where the data are to tell.
-        steady: what the steady-state test found; None where it was not made.
-        untested: why it was not.
+        warmup_given: the profile fixes the start of the window; else the test finds it.
+        steady: result of the steady-state test; None if there was none.
+        untested: why there was none.
     """
 
     name: str
@@ -56,49 +51,37 @@ _SIGNALS: Final = {
     "prefix_hit_ratio": "prefix hit ratio",
 }
 RATIOS: Final = frozenset({"prefix_hit_ratio"})
-"""Signals whose changes are judged in their own unit."""
+"""Signals whose changes are evaluated in their own unit."""
 
 _COUNTS = (
-    " Latency, SLOs and goodput are over every request intended in it, whenever it ended; tokens"
-    " are those that arrived in it; counters and energy are differenced at its edges."
+    " Latency, SLOs and goodput cover every request scheduled in it, whenever it ended. Tokens are"
+    " those that arrived in it. Counters and energy are differences between its edges."
 )
 
 
 def stage_windows(run: Run) -> list[StageWindow]:
-    """The stages that were started, in order; for runs without events, the stages that requests
-    name.
-    """
-    started = {
-        str(e["stage"]): e for e in run.events if e["event"] == "stage_started" and "stage" in e
-    }
-    ended = {str(e["stage"]): e for e in run.events if e["event"] == "stage_ended" and "stage" in e}
-    names = list(started)
-    if not names:
-        first: dict[str, float] = {}
-        for name in run.requests.stage.counts():
-            first[name] = float(run.requests.intended[np.argmax(run.requests.stage == name)])
-        names = sorted(first, key=lambda name: (first[name], name))
-    load = _load_by_name(run, names)
+    """The stages that were started, in order; without events, those of the requests."""
+    started, ended = (
+        {str(e["stage"]): e for e in run.events if e["event"] == event and "stage" in e}
+        for event in ("stage_started", "stage_ended")
+    )
+    stage, scheduled = run.requests.stage, run.requests.intended
+    names = list(started) or sorted(
+        stage.counts(), key=lambda name: (float(scheduled[np.argmax(stage == name)]), name)
+    )
+    load = run.profile.traffic.load
+    by_name = {stage.name: stage for stage in load if stage.name}
+    by_place = dict(zip(names, load, strict=False))  # of stages without a name
     return [
         _window(
-            run, name, started.get(name, {}), ended.get(name, {}), load.get(name, RecordedStage())
+            run,
+            name,
+            started.get(name, {}),
+            ended.get(name, {}),
+            by_name.get(name) or by_place.get(name) or RecordedStage(),
         )
         for name in names
     ]
-
-
-def _load_by_name(run: Run, names: list[str]) -> dict[str, RecordedStage]:
-    """The profile's load stages by name; unnamed ones go by position."""
-    stages = run.profile.traffic.load
-    by_name = {stage.name: stage for stage in stages if stage.name}
-    for position, name in enumerate(names):
-        if name not in by_name and position < len(stages):
-            by_name[name] = stages[position]
-    return by_name
-
-
-def _time(run: Run, event: Mapping[str, Any], key: str) -> float | None:
-    return None if number(event.get(key)) is None else run.at(event[key])
 
 
 def _window(
@@ -108,37 +91,29 @@ def _window(
     ended: Mapping[str, Any],
     stage: RecordedStage,
 ) -> StageWindow:
-    requests = run.requests
-    mine = requests.stage == name
-    stage_start = _time(run, started, "start_ns")
-    stage_end = _time(run, ended, "end_ns")
-    start = _time(run, started, "window_start_ns")
-    planned_end = _time(run, started, "window_end_ns")
-    end = _time(run, ended, "window_end_ns")
+    def time(event: Mapping[str, Any], key: str) -> float | None:
+        return None if number(event.get(key)) is None else run.at(event[key])
+
+    mine = run.requests.stage == name
+    stage_start, stage_end = time(started, "start_ns"), time(ended, "end_ns")
+    start = time(started, "window_start_ns")
+    planned_end, end = time(started, "window_end_ns"), time(ended, "window_end_ns")
     early = end is not None and (planned_end is None or end < planned_end)
     if end is None:
         end = planned_end
-    # A stage may have both bounds; a complete run whose window ended early had no sessions left.
-    bounded_by = (
-        "sessions"
-        if planned_end is None or (early and run.state is RunState.COMPLETE)
-        else "window_s"
-    )
-    words = [f"Stage {name}"]
     cut = early and run.state is not RunState.COMPLETE
+    # A stage may have both bounds; a complete run whose window ended early had no sessions left.
+    by_sessions = planned_end is None or (early and not cut)
+    words = [f"Stage {name}"]
     if start is None and np.any(mine):
-        start = float(np.min(requests.intended[mine]))
-        words.append(
-            "from its first intended request (the run did not record when its window opened)"
-        )
+        start = float(np.min(run.requests.intended[mine]))
+        words.append("from its first scheduled request (the start of its window was not recorded)")
     elif start is not None:
-        warmup_s = (start - stage_start) * 1e-9 if stage_start is not None else None
-        words.append(
-            "from its start" if not warmup_s else f"from {warmup_s:g} s after its start (warmup_s)"
-        )
-    evidence = last_evidence(run)
+        warmup_s = (start - stage_start) * 1e-9 if stage_start is not None else 0
+        after = f"{warmup_s:g} s after its start (warmup_s)" if warmup_s else "its start"
+        words.append(f"from {after}")
     if end is None and start is not None:
-        done = requests.done[mine]
+        done = run.requests.done[mine]
         known = done[~np.isnan(done)]
         if stage_end is not None:
             end = stage_end
@@ -147,27 +122,23 @@ def _window(
         cut = cut or stage_end is None
         words.append("to the end of its last recorded request")
     elif end is not None and start is not None:
-        if bounded_by == "window_s":
+        if not by_sessions:
             words.append(f"for {(end - start) * 1e-9:g} s (window_s)")
+        elif cut:
+            words.append("as long as it lasted")
         else:
-            words.append(
-                "to the end of its last session (sessions), so that its ramp down is part of it"
-                if not cut
-                else "for as long as it went on"
-            )
+            words.append("to the end of its last session (sessions), ramp-down included")
+    evidence = last_evidence(run)
     if not ended and end is not None and evidence is not None and evidence < end:
         end, cut = evidence, True
     if cut:
-        words.append("cut short where the run or its records end")
+        words.append("cut short at the end of the run or its records")
+    rule = ", ".join(words) + "." + _COUNTS
     if end is not None and start is not None and end <= start:
         end = None
-    rule = (
-        (", ".join(words) + "." + _COUNTS)
-        if start is not None and end is not None
-        else f"Stage {name} has no measured window."
-    )
+    if start is None or end is None:
+        rule = f"Stage {name} has no measurement window."
     turns = ended.get("turns_not_happened")
-    to_find = stage.warmup_s is None and start is not None and start == stage_start
     return StageWindow(
         name=name,
         kind=stage.kind,
@@ -176,62 +147,51 @@ def _window(
         start=start if end is not None else None,
         end=end,
         cut=cut,
-        bounded_by=bounded_by,
+        bounded_by="sessions" if by_sessions else "window_s",
         concurrency=stage.concurrency,
         turns_not_happened=turns if isinstance(turns, int) else None,
         rule=rule,
-        warmup_given=not to_find,
+        warmup_given=stage.warmup_s is not None or start is None or start != stage_start,
     )
 
 
 def untested(window: StageWindow, why: str) -> StageWindow:
-    """The window as it is, saying that the steady-state test was not made."""
-    return replace(
-        window, untested=why, rule=f"{window.rule} No steady-state test was made: {why}."
-    )
+    """The window with the reason why it has no steady-state test."""
+    return replace(window, untested=why, rule=f"{window.rule} No steady-state test: {why}.")
 
 
 def settled(window: StageWindow, found: SteadyState) -> StageWindow:
-    """The window after the steady-state test, with what was done in its rule.
-
-    A warm-up that was found is left out, unless the profile says when the window opens; then the
-    test only tells.
+    """The window after the steady-state test, with the result in its rule. A warm-up that it finds
+    is excluded, unless the profile fixes the start of the window.
     """
     if window.start is None:
         return window
     names = [_SIGNALS.get(name, name) for name in found.signals]
     over = f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else "".join(names)
     warmup_s = found.warmup_slices * found.slice_s
-    slowest = [
+    slowest = ", ".join(
         _SIGNALS.get(name, name)
         for name, test in found.signals.items()
         if test.warmup_slices == found.warmup_slices
-    ]
+    )
     start = window.start
     if not found.warmup_slices:
-        cut = (
-            "MSER-5 finds no warm-up" if not window.warmup_given else "MSER-5 finds no warm-up left"
-        )
+        cut = "no further warm-up" if window.warmup_given else "no warm-up"
     elif window.warmup_given:
-        cut = (
-            f"MSER-5 finds that the first {warmup_s:g} s still warm up ({', '.join(slowest)}),"
-            " which are left in since warmup_s was given"
-        )
+        cut = f"a warm-up of {warmup_s:g} s ({slowest}), not excluded because warmup_s is set"
     else:
         start += warmup_s * 1e9
-        cut = f"MSER-5 finds a warm-up of {warmup_s:g} s ({', '.join(slowest)}), which is left out"
+        cut = f"a warm-up of {warmup_s:g} s ({slowest}), excluded"
     drifting = [
         drift_in_words(name, test.change) for name, test in found.signals.items() if test.drift
     ]
-    trend = (
-        f"Drift: {'; '.join(drifting)}" if drifting else "Mann and Kendall's test finds no drift"
-    )
-    words = f" Steady-state test over {over}, in slices of {found.slice_s:.3g} s: {cut}. {trend}."
-    return replace(window, start=start, steady=found, rule=window.rule + words)
+    trend = f"Drift: {'; '.join(drifting)}" if drifting else "The Mann-Kendall test finds no drift"
+    words = f" Steady-state test of {over}, in slices of {found.slice_s:.3g} s: MSER-5 finds {cut}."
+    return replace(window, start=start, steady=found, rule=f"{window.rule}{words} {trend}.")
 
 
 def drift_in_words(name: str, change: float | None) -> str:
-    """A signal that drifts, and by how much."""
+    """A drifting signal and its change."""
     what = _SIGNALS.get(name, name)
     if change is None:
         return what

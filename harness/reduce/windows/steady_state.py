@@ -1,4 +1,4 @@
-"""The steady-state test of a stage: what it looks at, and the window that follows from it."""
+"""The steady-state test of a stage."""
 
 from typing import Final
 
@@ -28,72 +28,53 @@ from harness.reduce.windows.measurement_window import (
 )
 
 MOST_UNKNOWN: Final = 0.1
-"""Share of slices without a value up to which a signal is tested, with straight lines over its
-gaps.
-"""
+"""Maximum share of slices without a value for a signal to be tested; gaps are interpolated."""
 
 
 def settle(
     run: Run, window: StageWindow, flow: Flows, counters: ServerCounters | None
 ) -> StageWindow:
-    """Test whether a stage is in its steady state within its window; leave its warm-up out where
-    the profile does not say when it ends.
-
-    The tested stretch is the window as it is so far: from the stage's start where the warm-up is to
-    be found.
+    """Test a stage's window for steady state; exclude the warm-up if the profile does not set it.
+    The window then starts with the stage.
     """
     if window.start is None or window.end is None:
         return window
     if window.bounded_by == "sessions":
-        return untested(
-            window, "the window ends with the last session, so that its ramp down is part of it"
-        )
+        return untested(window, "the window includes the ramp-down to the last session")
     if window.cut:
         return untested(window, "the window was cut short")
     length_s = (window.end - window.start) * 1e-9
     slices = min(SLICES, int(length_s / MIN_SLICE_S))
     if slices < MIN_SLICES:
-        return untested(
-            window, f"{length_s:g} s are less than {MIN_SLICES} slices of {MIN_SLICE_S:g} s"
-        )
+        why = f"{length_s:g} s is less than {MIN_SLICES} slices of {MIN_SLICE_S:g} s"
+        return untested(window, why)
     edges = np.linspace(window.start, window.end, slices + 1)
-    return settled(
-        window, examine_all(signals(run, flow, counters, edges), length_s / slices, RATIOS)
-    )
+    found = examine_all(signals(run, flow, counters, edges), length_s / slices, RATIOS)
+    return settled(window, found)
 
 
 def steady_concerns(window: StageWindow | None) -> list[Concern]:
-    """What the steady-state test of a measurement's headline window gives to object to."""
+    """Concerns from the steady-state test of a measurement's headline window."""
     if window is None or window.start is None:
         return []
     if window.steady is None:
-        text = (
-            "Whether the window is in a steady state is not known:"
-            f" {window.untested or 'it was not tested'}."
-        )
+        text = f"Steady state is unknown: {window.untested or 'it was not tested'}."
         return [Concern("steady_state_untested", Severity.PRELIMINARY, text)]
     out = []
     for name, test in window.steady.signals.items():
         if test.drift:
             text = (
-                f"The window is not stationary: {drift_in_words(name, test.change)} over it. Warm"
-                " up longer or take another load."
+                f"Drift within the window: {drift_in_words(name, test.change)}. Use a longer"
+                " warm-up or a different load."
             )
             limit = DRIFT_RATIO if name in RATIOS else DRIFT_SHARE
-            out.append(
-                Concern(
-                    "not_stationary",
-                    Severity.DEGRADED,
-                    text,
-                    abs(test.change) if test.change is not None else None,
-                    limit,
-                )
-            )
+            change = abs(test.change) if test.change is not None else None
+            out.append(Concern("not_stationary", Severity.DEGRADED, text, change, limit))
     if window.steady.warmup_slices and window.warmup_given:
         warmup_s = window.steady.warmup_slices * window.steady.slice_s
         text = (
-            f"The first {warmup_s:.0f} s of the window are still a warm-up, though warmup_s was"
-            " given; raise it by as much."
+            f"The first {warmup_s:.0f} s of the window are still warm-up. Increase warmup_s by this"
+            " time."
         )
         out.append(Concern("warmup_in_window", Severity.DEGRADED, text, warmup_s, 0))
     return out
@@ -102,12 +83,7 @@ def steady_concerns(window: StageWindow | None) -> list[Concern]:
 def signals(
     run: Run, flow: Flows, counters: ServerCounters | None, edges: Floats
 ) -> dict[str, Floats]:
-    """What must have settled, per stretch between edges: requests in flight, output rate, mean
-    context length, prefix hit ratio.
-
-    A signal that nobody tells, or that is unknown in more than a tenth of the stretches, is left
-    out.
-    """
+    """The signals to test, per slice between edges, that are known in enough of the slices."""
     widths = np.diff(edges)
     tokens, known = context(run.requests, last_evidence(run) or 0.0)
     found: dict[str, Floats] = {
@@ -124,39 +100,32 @@ def signals(
     for name, values in found.items():
         there = ~np.isnan(values)
         if np.sum(~there) <= MOST_UNKNOWN * len(values):
-            at = np.arange(len(values), dtype=np.float64)
+            at = np.arange(len(values))
             whole[name] = np.interp(at, at[there], values[there])
     return whole
 
 
 def quotient(top: Floats, bottom: Floats, least: Floats | float = 0.0) -> Floats:
-    """Element by element; NaN where the denominator is not above `least` (rounding of sums may
-    leave a trace of nothing).
-    """
+    """NaN where the denominator is not above `least`: sums of zero have rounding errors."""
     good = bottom > least
     return np.where(good, top / np.where(good, bottom, 1.0), np.nan)
 
 
 def prefix_hit_ratio(flow: Flows, counters: ServerCounters | None, edges: Floats) -> Floats | None:
-    """Share of input tokens read from cache per stretch, by the answers' usage, else the server's
-    counters; None when nobody tells.
+    """Share of input tokens read from cache per slice, from the responses' usage, else from the
+    server's counters; None if unknown.
     """
     if flow.cache_read is not None:
-        return np.clip(
-            quotient(flow.cache_read.per_bin(edges), flow.input.per_bin(edges), least=1e-3),
-            0.0,
-            1.0,
+        read, whole = flow.cache_read.per_bin(edges), flow.input.per_bin(edges)
+    elif counters is None:
+        return None
+    else:
+        cached = counters.cumulative(Concept.CACHED_TOKENS)
+        prompts = counters.cumulative(Concept.PROMPT_TOKENS)
+        if cached is None or prompts is None:
+            return None
+        read, whole = (
+            np.diff(np.interp(edges, *series, left=np.nan, right=np.nan))
+            for series in (cached, prompts)
         )
-    if counters is None:
-        return None
-    cached, prompts = (
-        counters.cumulative(Concept.CACHED_TOKENS),
-        counters.cumulative(Concept.PROMPT_TOKENS),
-    )
-    if cached is None or prompts is None:
-        return None
-    read, whole = (
-        np.diff(np.interp(edges, *series, left=np.nan, right=np.nan))
-        for series in (cached, prompts)
-    )
     return np.clip(quotient(read, whole, least=1e-3), 0.0, 1.0)

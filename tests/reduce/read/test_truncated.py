@@ -27,9 +27,8 @@ def test_records_that_were_cut_off_are_told_where_the_run_says_that_it_is_comple
     journal = run / "requests" / "worker-1.arrows"
     journal.write_bytes(journal.read_bytes()[:-lost])
     summary = reduce_run(run)
-    assert torn(summary) == [
-        "requests/worker-1.arrows ends in the middle: records of requests are lost."
-    ]
+    (message,) = torn(summary)
+    assert "requests/worker-1.arrows" in message
     assert str(summary.verdict.status) == "invalid"
 
 
@@ -59,6 +58,6 @@ def test_events_that_are_damaged_are_told(new_builder: Callable[..., Any], tmp_p
 
     assert told() == []
     events.write_bytes(events.read_bytes()[:-5])
-    assert told() == [
-        "1 line is damaged in events.jsonl: windows, marks and lags that they told are lost."
-    ]
+    (message,) = told()
+    assert message.startswith("1 ")
+    assert "events.jsonl" in message

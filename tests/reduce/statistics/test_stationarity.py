@@ -2,6 +2,7 @@
 window.
 """
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -164,7 +165,7 @@ class TestRuns:
         summary = reduce_run(builder.write(tmp_path / "run"))
         assert summary.window.start_s == pytest.approx(15.0, abs=1.6)  # a slice is 1.5 s
         assert summary.window.end_s == pytest.approx(90.0)
-        assert "MSER-5 finds a warm-up" in summary.window.rule
+        assert "MSER-5" in summary.window.rule
         assert summary.window.steady is not None
         assert summary.window.steady.steady is True
         assert summary.metrics["requests_in_flight"].value == pytest.approx(
@@ -201,7 +202,7 @@ class TestRuns:
         assert {
             str(c.severity) for c in summary.verdict.concerns if c.code == "not_stationary"
         } == {"degraded"}
-        assert "Drift: " in summary.window.rule
+        assert "output tokens per second -" in summary.window.rule
 
     def test_mean_context_and_prefix_hits_are_looked_at_as_well(
         self, new_builder: Callable[..., Any], tmp_path: Path
@@ -237,10 +238,10 @@ class TestRuns:
         self, steady: Callable[..., Any], tmp_path: Path
     ) -> None:
         summary = reduce_run(steady(purpose="measure", window_s=12.0).write(tmp_path / "run"))
-        assert "No steady-state test was made" in summary.window.rule
+        assert "12 s" in summary.window.rule
         untested = next(c for c in summary.verdict.concerns if c.code == "steady_state_untested")
         assert untested.severity == "preliminary"
-        assert "12 s are less than 20 slices of 1 s" in untested.message
+        assert re.search(r"\b12 s\b.*\b20\b.*\b1 s\b", untested.message)
         assert summary.window.steady is None
 
     def test_a_window_that_was_cut_short_is_not_tested(
@@ -252,5 +253,5 @@ class TestRuns:
         builder.host = [row for row in builder.host if row["t_ns"] < until]
         builder.scrapes = [one for one in builder.scrapes if one[0] < 40]
         summary = reduce_run(builder.write(tmp_path / "run"))
-        assert "the window was cut short" in summary.window.rule
+        assert summary.window.steady is None
         assert "steady_state_untested" in codes(summary)
