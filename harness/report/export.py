@@ -46,7 +46,7 @@ class Row:
         value: in `unit` (docs/metrics.md); None if absent.
         ci_low: lower end of the 95% confidence interval within this run; None without one.
         ci_high: its upper end.
-        basis: measured, modelled or absent.
+        basis: `measured`, `modelled` or `absent`.
         token_class: class of the counted tokens; None for none.
         note: the source, or why the value is absent.
     """

@@ -41,7 +41,7 @@ class HeadlineRow:
         value: the number, or an em dash if absent.
         unit: empty for percent and if absent.
         interval: 95% confidence interval within this run; empty with too few effective batches.
-        basis: measured, modelled or absent.
+        basis: `measured`, `modelled` or `absent`.
         tokens: class of the counted tokens, if any.
         note: the source, or why the value is absent.
     """
@@ -122,33 +122,32 @@ def purpose_sentence(summary: Summary) -> str:
     return f"Measurement run.{quality}"
 
 
-def figure_row(key: str, figure: Figure) -> HeadlineRow:
+def figure_row(key: str, found: Figure) -> HeadlineRow:
     """One metric as text."""
     name, _, boundary = key.partition("@")
     definition = METRICS[name]
     if name in _RATIOS:
-        value, unit = numbers.share(figure.value), ""
+        value, unit = numbers.share(found.value), ""
         between = ""
-        if figure.ci_low is not None and figure.ci_high is not None:
-            between = f"{numbers.share(figure.ci_low)} – {numbers.share(figure.ci_high)}"
+        if found.ci_low is not None and found.ci_high is not None:
+            between = f"{numbers.share(found.ci_low)} – {numbers.share(found.ci_high)}"
     else:
-        value, unit = numbers.figure(figure.value, figure.unit)
-        between = numbers.interval(figure.ci_low, figure.ci_high, figure.unit)
-    systematic = ""
-    if figure.value is not None and figure.systematic_ratio:
-        systematic = (
-            f"± {numbers.share(figure.systematic_ratio)} systematic (not reduced by repeats)"
-        )
+        value, unit = numbers.figure(found.value, found.unit)
+        between = numbers.interval(found.ci_low, found.ci_high, found.unit)
+    note = found.note or ""
+    if found.value is not None and (systematic := found.systematic_ratio):
+        note += " · " if note else ""
+        note += f"± {numbers.share(systematic)} systematic (not reduced by repeats)"
     return HeadlineRow(
         key=key,
         title=definition.title + (f" ({boundary_words(boundary)})" if boundary else ""),
         value=value,
         unit=unit,
         interval=between,
-        basis=str(figure.basis),
-        boundary=boundary_words(figure.boundary),
+        basis=str(found.basis),
+        boundary=boundary_words(found.boundary),
         tokens=TOKEN_CLASSES.get(definition.token_class or "", ""),
-        note=" · ".join(part for part in (figure.note, systematic) if part),
+        note=note,
     )
 
 

@@ -11,17 +11,16 @@ from harness.report.pages import Drawing, chart_links, html_page, markdown_page,
 from harness.report.run.view import View, view
 
 CHARTS_DIR: Final = "report-charts"
-"""Folder beside report.md with its charts, one for each theme."""
+"""Folder of the charts of report.md, one file per theme."""
 
 
 def write_report(run_path: Path, reduction: Reduction | None = None) -> tuple[Path, Path]:
-    """Write report.html (one file, no network, no script needed) and report.md (with its charts in
-    a folder beside it).
+    """Write report.html (one file, needs neither network nor script) and report.md, with its charts
+    in a folder next to it.
 
     Args:
-        run_path: a run directory. Nothing but it is read, so that any old run can be reported
-            again.
-        reduction: of that directory, where the caller has just made it.
+        run_path: a run directory. Nothing else is read, so any old run can be reported again.
+        reduction: of that directory, if there is one already.
 
     Returns:
         Paths of report.html and report.md.
@@ -46,6 +45,6 @@ def write_report(run_path: Path, reduction: Reduction | None = None) -> tuple[Pa
 
 
 def markdown(shown: View) -> str:
-    """GitHub-flavoured Markdown."""
+    """GitHub-flavored Markdown."""
     files = {key: chart_links(CHARTS_DIR, key) for key in shown.charts}
     return markdown_page("report.md.j2", v=shown, files=files)
