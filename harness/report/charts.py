@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 from xml.sax.saxutils import escape
 
+import numpy as np
+import numpy.typing as npt
+
 WIDE: Final = (880, 230)
 """Width and height in CSS pixels on a desktop and in print."""
 NARROW: Final = (330, 210)
@@ -75,6 +78,14 @@ class Chart:
     points: bool = False
     point_names: Sequence[str] = ()
     y_top: float = 1.0
+
+
+def cumulative(
+    ordered: npt.NDArray[np.float64], everyone: int, most: int
+) -> list[tuple[float, float | None]]:
+    """Points (value, share of `everyone` up to it) of sorted values, at most `most`."""
+    picks = np.unique(np.linspace(0, len(ordered) - 1, most).astype(int))
+    return [(float(f"{ordered[i]:.4g}"), float(f"{(i + 1) / everyone:.4g}")) for i in picks]
 
 
 def css_variables(theme: str) -> str:

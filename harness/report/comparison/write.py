@@ -18,13 +18,12 @@ CHARTS_DIR: Final = "comparison-charts"
 
 @dataclass(frozen=True, slots=True)
 class Conclusion:
-    """What a command says of a comparison.
+    """Outcome of a comparison for a command.
 
     Attributes:
-        comparison: as it was made.
-        annotations: lines for GitHub Actions; none unless asked for.
-        lines: files that were written, and gates that failed.
-        exit_code: 99 where a gate failed.
+        annotations: lines for GitHub Actions, on demand.
+        lines: written files and failed gates.
+        exit_code: 99 if a gate failed.
     """
 
     comparison: Comparison
@@ -42,13 +41,13 @@ def conclude(
     summary: Path | None = None,
     report: Path | None = None,
 ) -> Conclusion:
-    """Write what was asked for, and judge.
+    """Write the requested files and evaluate the gates.
 
     Args:
         comparison: with its gates.
         strict: too few repeats for a gate are a failure as well.
         junit: file for JUnit XML.
-        github: make annotations, and append the summary to the file that GITHUB_STEP_SUMMARY names.
+        github: make annotations, and append the summary to the file in GITHUB_STEP_SUMMARY.
         summary: file for the Markdown summary.
         report: folder for the page, Markdown and JSON.
 
@@ -80,7 +79,7 @@ def conclude(
 
 
 def write_comparison(comparison: Comparison, folder: Path) -> tuple[Path, Path, Path]:
-    """Write comparison.html (one file, no network, no script needed), comparison.md with its
+    """Write comparison.html (one file, needs neither network nor script), comparison.md with its
     charts, and comparison.json.
 
     Raises:
@@ -107,32 +106,28 @@ def comparison_html(shown: ComparisonView) -> str:
 
 
 def _drawings(shown: ComparisonView) -> dict[str, Drawing]:
-    return {key: Drawing(figure.wide, figure.narrow) for key, figure in shown.figures.items()}
+    return {key: Drawing(chart.wide, chart.narrow) for key, chart in shown.charts.items()}
 
 
 def comparison_markdown(comparison: Comparison, shown: ComparisonView) -> str:
-    """GitHub-flavoured Markdown: the comparison's own, with the charts at its end."""
-    parts = [comparison.to_markdown().rstrip(), ""]
-    for figure in shown.figures.values():
-        links = chart_links(CHARTS_DIR, figure.key)
-        dark, light = links["dark"], links["light"]
+    """GitHub-flavored Markdown: the comparison, then the charts."""
+    blocks = [comparison.to_markdown().rstrip()]
+    for key, chart in shown.charts.items():
+        links = chart_links(CHARTS_DIR, key)
         names = ", ".join(
-            f"{name} ({_LOOKS[(place - 1) % len(_LOOKS)]})" for place, name in figure.legend
+            f"{name} ({_LOOKS[(place - 1) % len(_LOOKS)]})" for place, name in chart.legend
         )
-        parts += [
-            f"## {figure.title}",
-            "",
-            "<picture>",
-            f'<source media="(prefers-color-scheme: dark)" srcset="{dark}">',
-        ]
-        parts += [
-            f'<img src="{light}" alt="{figure.caption}">',
-            "</picture>",
-            "",
-            f"{figure.caption} {names}.",
-            "",
-        ]
-    return "\n".join(parts)
+        blocks.append(
+            f"""## {chart.title}
+
+<picture>
+<source media="(prefers-color-scheme: dark)" srcset="{links["dark"]}">
+<img src="{links["light"]}" alt="{chart.caption}">
+</picture>
+
+{chart.caption} {names}."""
+        )
+    return "\n\n".join(blocks) + "\n"
 
 
 _LOOKS: Final = ("blue", "orange", "green", "purple")

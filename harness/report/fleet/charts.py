@@ -1,4 +1,4 @@
-"""Charts of a fleet's page, as Vega-Lite in the placeholder colours of `harness.report.charts`:
+"""Charts of a fleet's page, as Vega-Lite in the placeholder colors of `harness.report.charts`:
 waterfall, tornado, scenarios.
 """
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from harness.report.charts import SERIES, SOFT, whole
+from harness.report.charts import SERIES, SOFT, nominal, whole
 
 ROW: Final = 30
 """Height of a row in CSS pixels."""
@@ -15,14 +15,8 @@ ROW: Final = 30
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One row of a waterfall.
-
-    Attributes:
-        label: what is done.
-        start: where the bar begins.
-        end: where it ends.
-        kind: `whole` (a total), `lost` or `added`.
-        text: beside it.
+    """One row of a waterfall, from `start` to `end`, with a text after it. `kind` is `whole` (a
+    total), `lost` or `added`.
     """
 
     label: str
@@ -37,13 +31,12 @@ class Span:
     """One row of a tornado or of scenarios.
 
     Attributes:
-        label: of the row.
         low: one end.
         high: the other end.
         middle: a tick; None for none.
-        text: beside it.
-        turned: the end of the factor's P95 is the lower one.
-        series: colour, from 0.
+        text: after the bar.
+        turned: whether the factor's P95 is at the lower end.
+        series: color, from 0.
     """
 
     label: str
@@ -56,8 +49,8 @@ class Span:
 
 
 def waterfall(bars: Sequence[Bar], x_title: str, width: int) -> dict[str, Any]:
-    """Bars that hang from one another, from the whole to what is left (or from nothing to the
-    sum).
+    """Bars that start where the previous one ends, from the total to the remainder, or from 0 to
+    the sum.
     """
     narrow = width < 500
     top = max((max(bar.start, bar.end) for bar in bars), default=1.0)
@@ -89,41 +82,26 @@ def waterfall(bars: Sequence[Bar], x_title: str, width: int) -> dict[str, Any]:
                         "axis": _axis(narrow),
                     },
                     "x2": {"field": "b"},
-                    "color": {
-                        "field": "kind",
-                        "type": "nominal",
-                        "legend": None,
-                        "scale": {
-                            "domain": ["whole", "lost", "added"],
-                            "range": [SERIES[0], SERIES[1], SERIES[2]],
-                        },
-                    },
+                    "color": nominal("kind", ["whole", "lost", "added"], SERIES[:3]),
                     "opacity": {
                         "condition": {"test": "datum.kind === 'lost'", "value": 0.75},
                         "value": 1,
                     },
                 },
             },
-            {
-                "mark": {"type": "text", "align": "left", "dx": 6, "color": SOFT, "fontSize": 11.5},
-                "encoding": {
-                    "y": y,
-                    "x": {"field": "b", "type": "quantitative"},
-                    "text": {"field": "text"},
-                },
-            },
+            _texts(y, 6),
         ],
     )
 
 
-def tornado(spans: Sequence[Span], centre: float, x_title: str, width: int) -> dict[str, Any]:
-    """How far each factor moves the answer, the widest on top; a line at the central value."""
+def tornado(spans: Sequence[Span], center: float, x_title: str, width: int) -> dict[str, Any]:
+    """Effect of each factor, the largest on top; a line at the central value."""
     narrow = width < 500
     rows = []
     for span in spans:
-        ends = (span.low, centre, "low"), (centre, span.high, "high")
+        ends = (span.low, center, "low"), (center, span.high, "high")
         if span.turned:
-            ends = (span.low, centre, "high"), (centre, span.high, "low")
+            ends = (span.low, center, "high"), (center, span.high, "low")
         rows += [
             {"label": _wrapped(span.label, narrow=narrow), "a": a, "b": b, "end": end}
             for a, b, end in ends
@@ -147,17 +125,12 @@ def tornado(spans: Sequence[Span], centre: float, x_title: str, width: int) -> d
                     "y": y,
                     "x": x,
                     "x2": {"field": "b"},
-                    "color": {
-                        "field": "end",
-                        "type": "nominal",
-                        "legend": None,
-                        "scale": {"domain": ["low", "high"], "range": [SERIES[1], SERIES[0]]},
-                    },
+                    "color": nominal("end", ["low", "high"], SERIES[1::-1]),
                 },
             },
             {
                 "mark": {"type": "rule", "color": SOFT, "strokeWidth": 1.25},
-                "encoding": {"x": {"datum": centre, "type": "quantitative"}},
+                "encoding": {"x": {"datum": center, "type": "quantitative"}},
             },
         ],
     )
@@ -178,12 +151,7 @@ def ranges(spans: Sequence[Span], x_title: str, width: int) -> dict[str, Any]:
         for span in spans
     ]
     y = _rows([_wrapped(span.label, narrow=narrow) for span in spans], narrow=narrow)
-    colour = {
-        "field": "s",
-        "type": "nominal",
-        "legend": None,
-        "scale": {"domain": ["0", "1"], "range": [SERIES[0], SERIES[1]]},
-    }
+    color = nominal("s", ["0", "1"], SERIES[:2])
     scale = {"domain": [0, 1.3 if narrow else 1.12], "nice": False}
     values = [0, 0.5, 1] if narrow else [0, 0.2, 0.4, 0.6, 0.8, 1]
     axis = {**_axis(narrow), "values": values, "labelExpr": "format(datum.value, '.0%')"}
@@ -204,46 +172,40 @@ def ranges(spans: Sequence[Span], x_title: str, width: int) -> dict[str, Any]:
                         "axis": axis,
                     },
                     "x2": {"field": "b"},
-                    "color": colour,
+                    "color": color,
                 },
             },
             {
                 "mark": {"type": "tick", "thickness": 3, "height": 18},
-                "encoding": {"y": y, "x": {"field": "m", "type": "quantitative"}, "color": colour},
+                "encoding": {"y": y, "x": {"field": "m", "type": "quantitative"}, "color": color},
             },
-            {
-                "mark": {
-                    "type": "text",
-                    "align": "left",
-                    "dx": 10,
-                    "color": SOFT,
-                    "fontSize": 11.5,
-                },
-                "encoding": {
-                    "y": y,
-                    "x": {"field": "b", "type": "quantitative"},
-                    "text": {"field": "text"},
-                },
-            },
+            _texts(y, 10),
         ],
     )
 
 
+def _texts(y: Mapping[str, Any], dx: int) -> dict[str, Any]:
+    """Text after the end of each bar."""
+    return {
+        "mark": {"type": "text", "align": "left", "dx": dx, "color": SOFT, "fontSize": 11.5},
+        "encoding": {
+            "y": y,
+            "x": {"field": "b", "type": "quantitative"},
+            "text": {"field": "text"},
+        },
+    }
+
+
 def _wrapped(label: str, *, narrow: bool) -> str:
-    """On a phone a label takes two lines."""
+    """On a phone, a label has two lines."""
     return "\n".join(textwrap.wrap(label, 21, max_lines=2, placeholder="…")) if narrow else label
 
 
 def _rows(labels: Sequence[str], *, narrow: bool) -> dict[str, Any]:
     limit = 128 if narrow else 292
-    # Room for the page's font, which may be wider than the one that the drawing is measured with.
-    extent = (
-        min(
-            limit,
-            7.2 * max((len(line) for label in labels for line in label.split("\n")), default=0),
-        )
-        + 14
-    )
+    # Room for the page's font, which may be wider than the one that Vega-Lite measures with.
+    longest = max((len(line) for label in labels for line in label.split("\n")), default=0)
+    extent = min(limit, 7.2 * longest) + 14
     axis = {
         "domain": False,
         "ticks": False,

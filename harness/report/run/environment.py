@@ -61,7 +61,8 @@ def environment(reduction: Reduction) -> list[tuple[str, str]]:
         packages = ", ".join(f"{k} {v}" for k, v in software.packages.items())
         rows.append(("Python", f"{software.python}" + (f"; {packages}" if packages else "")))
     for scope, row in reduction.summary.host.items():
-        if row.cpu_cores_mean is not None and scope.startswith(("host", "traffic:", "server:")):
+        listed = scope == "host" or scope.startswith(("traffic:", "server:"))
+        if row.cpu_cores_mean is not None and listed:
             title = f"CPU usage, {scope}"
             rss = row.rss_bytes_max
             memory = f", {numbers.size(rss)} of memory" if rss is not None else ""

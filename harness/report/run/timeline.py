@@ -12,7 +12,7 @@ from harness.reduce.reduction import Reduction
 from harness.reduce.series import Series
 from harness.reduce.statistics.intervals import Floats
 from harness.report import numbers
-from harness.report.charts import SERIES, Chart, Line
+from harness.report.charts import SERIES, Chart, Line, cumulative
 from harness.report.headline import BOUNDARIES
 from harness.report.tables import ChartView, Table
 
@@ -178,11 +178,7 @@ def _curve(name: str, values: Floats, everyone: int) -> Line | None:
     ordered = np.sort(values[~np.isnan(values) & (values > 0)])
     if len(ordered) < 2:
         return None
-    picks = np.unique(np.linspace(0, len(ordered) - 1, _ECDF_POINTS).astype(int))
-    points: list[tuple[float, float | None]] = [
-        (float(f"{ordered[i]:.4g}"), float(f"{(i + 1) / everyone:.4g}")) for i in picks
-    ]
-    return Line(name, points, stepped=True)
+    return Line(name, cumulative(ordered, everyone, _ECDF_POINTS), stepped=True)
 
 
 def _distribution_chart(key: str, title: str, caption: str, lines: Sequence[Line]) -> Chart:
