@@ -214,7 +214,16 @@ def list_baselines(places: Sequence[Path]) -> list[dict[str, Any]]:
     return [found[name] for name in sorted(found)]
 
 
-LIST_COLUMNS: Final = ("baseline", "runs", "verdict", "model", "hardware", "engine", "metrics", "saved")
+LIST_COLUMNS: Final = (
+    "baseline",
+    "runs",
+    "verdict",
+    "model",
+    "hardware",
+    "engine",
+    "metrics",
+    "saved",
+)
 
 
 def list_row(row: Mapping[str, Any]) -> tuple[str, ...]:

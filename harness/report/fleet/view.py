@@ -21,6 +21,7 @@ from harness.report.fleet.figures import (
     scaled_range,
     signed,
 )
+from harness.report.headline import boundary_words
 from harness.report.numbers import DASH, plain, share
 from harness.report.tables import Table
 
@@ -85,9 +86,7 @@ def fleet_view(answer: FleetAnswer) -> FleetView:
     return FleetView(
         title=f"{e.site.title}: fleet estimate",
         badge=(
-            "demonstration, not measured"
-            if e.demonstration
-            else "modelled" + f" from a {e.status} run"
+            "demonstration, not measured" if e.demonstration else f"estimated from a {e.status} run"
         ),
         tone=tone,
         lead=_lead(e),
@@ -248,7 +247,7 @@ def _metrics(e: FleetEstimate) -> Table:
             for number in (one.value, one.p5, one.p50, one.p95)
         )
         unit = one.unit if one.unit not in {"1", "GPU", "session"} else ""
-        basis = (str(one.basis), one.boundary, one.note or "")
+        basis = (str(one.basis), boundary_words(one.boundary), one.note or "")
         rows.append((one.title, f"{value} {unit}".strip(), *percentiles, *basis))
     head = ("Metric", "Value", "P5", "P50", "P95", "Basis", "Boundary", "Note")
     caption = "Value: all factors at their central values. P5, P50, P95: of the draws"

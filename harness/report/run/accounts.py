@@ -44,7 +44,7 @@ def classes(summary: Summary) -> Table | None:
         "TTFT p99",
         "TPOT p50",
         "E2E p99",
-        "Within SLOs",
+        "SLO attainment",
         "Failed",
     )
     return Table("Request classes in the measurement window", head, rows)
@@ -166,7 +166,7 @@ def quality(summary: Summary) -> list[str]:
         precision = ", ".join(part for part in (reference.dtype, reference.quantization) if part)
         out.append(
             f"Reference: {reference.model_id} ({precision or 'precision unknown'}) on"
-            f" {reference.engine}."
+            f" {reference.engine or 'an unknown engine'}."
         )
     for compared, name in (
         (found.before, "Before the load"),

@@ -40,7 +40,7 @@ def _timelines(reduction: Reduction, grid: Series) -> dict[str, ChartView | None
         return {}
     split = "input_computed_tok_s" in grid.columns
     inputs = (
-        {"input_computed_tok_s": "Prefill (uncached)", "input_cache_read_tok_s": "Cached"}
+        {"input_computed_tok_s": "Computed", "input_cache_read_tok_s": "Cached"}
         if split
         else {"input_tok_s": "All input"}
     )
