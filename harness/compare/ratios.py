@@ -378,8 +378,8 @@ def _cell(
         return replace(cell, word=Word.NO_CLAIM, note=note), None
     if difference.p_value is None:
         same = difference.difference == 0
-        note = None if same else "no interval: the repeats of each side are identical"
-        return replace(cell, word=Word.NO_DIFFERENCE if same else Word.TOO_FEW, note=note), None
+        why = None if same else "no interval: the repeats of each side are identical"
+        return replace(cell, word=Word.NO_DIFFERENCE if same else Word.TOO_FEW, note=why), None
     return replace(cell, word=Word.NO_DIFFERENCE), difference
 
 

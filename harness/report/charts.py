@@ -46,25 +46,22 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """A line chart.
+    """A line chart; axis titles have units.
 
     Attributes:
         key: name in ids and files.
         caption: what it shows; also the alternative text.
-        x_title: of the axis, with its unit.
-        y_title: of the axis, with its unit.
         lines: series, in the order of the palette.
         window: measurement window on x, shaded.
         y_percent: y is a share.
         bands: intervals on x in another color: when GPUs were throttled.
-        marks: positions on x with a label each: starts of stages.
+        marks: labeled positions on x: starts of stages.
         points: draw every point, and lines through them.
-        point_names: a label for each point of the first line, where there is room.
+        point_names: labels for the points of the first line, where there is room.
         y_top: end of a share's axis, for shares that stay small.
     """
 
     key: str
-    title: str
     caption: str
     x_title: str
     y_title: str
@@ -89,7 +86,7 @@ def cumulative(
 
 
 def css_variables(theme: str) -> str:
-    """Declarations of the palette for `light` or `dark`."""
+    """The palette for `light` or `dark`, as CSS declarations."""
     return " ".join(
         f"{name}: {light if theme == 'light' else dark};" for name, light, dark in _COLORS.values()
     )
@@ -183,34 +180,25 @@ def line_chart(chart: Chart, size: tuple[int, int]) -> dict[str, Any]:
     if chart.marks:
         layers += _marks(chart, {"field": "at", **x}, width=0 if narrow else width)
     names = [line.name for line in chart.lines]
-    layers.append(
-        {
-            "mark": {
-                "type": "line",
-                "strokeWidth": 1.75,
-                "interpolate": (
-                    "step-after" if any(line.stepped for line in chart.lines) else "linear"
-                ),
-                "strokeJoin": "round",
-                **({"point": {"filled": True, "size": 55}} if chart.points else {}),
-            },
-            "encoding": {
-                "x": {"field": "x", **x},
-                "y": {
-                    "field": "y",
-                    "type": "quantitative",
-                    "scale": {
-                        "zero": True,
-                        **({"domain": [0, chart.y_top]} if chart.y_percent else {}),
-                    },
-                    "axis": y_axis,
-                },
-                "color": nominal("s", names, SERIES[: len(names)]),
-                **({"order": {"field": "o"}} if chart.points else {}),
-                "strokeDash": nominal("s", names, _DASHES[: len(names)]),
-            },
-        }
-    )
+    y_scale = {"zero": True, **({"domain": [0, chart.y_top]} if chart.y_percent else {})}
+    stepped = any(line.stepped for line in chart.lines)
+    lines = {
+        "mark": {
+            "type": "line",
+            "strokeWidth": 1.75,
+            "interpolate": "step-after" if stepped else "linear",
+            "strokeJoin": "round",
+            **({"point": {"filled": True, "size": 55}} if chart.points else {}),
+        },
+        "encoding": {
+            "x": {"field": "x", **x},
+            "y": {"field": "y", "type": "quantitative", "scale": y_scale, "axis": y_axis},
+            "color": nominal("s", names, SERIES[: len(names)]),
+            **({"order": {"field": "o"}} if chart.points else {}),
+            "strokeDash": nominal("s", names, _DASHES[: len(names)]),
+        },
+    }
+    layers.append(lines)
     if chart.point_names and len(chart.point_names) <= _MOST_NAMES and not narrow:
         layers.append(_names(chart))
     return whole(width, height, rows, layers)
@@ -230,14 +218,9 @@ def whole(
     *,
     padding: int | Mapping[str, int] = 2,
 ) -> dict[str, Any]:
-    """A complete specification from its layers, in the common style.
-
-    Args:
-        width: in CSS pixels, padding included.
-        height: in CSS pixels, padding included.
-        rows: data of the layers that have none of their own.
-        layers: from back to front.
-        padding: around it.
+    """A complete specification from its layers (back to front), in the common style. `width` and
+    `height` are in CSS pixels and include the padding; `rows` are the data of layers without their
+    own.
     """
     return {
         "$schema": "https://vega.github.io/schema/vega-lite/v6.json",

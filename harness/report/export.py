@@ -41,13 +41,12 @@ class Row:
         metric: key, with a suffix such as `.p99` for a statistic of a distribution; without
             `@boundary`, which is a column.
         stage: load stage whose measurement window it covers.
-        workload_class: class of requests; None for all.
+        workload_class: request class; None for all.
         headline: whether it belongs to the window of the headline.
         value: in `unit` (docs/metrics.md); None if absent.
-        ci_low: lower end of the 95% confidence interval within this run; None without one.
-        ci_high: its upper end.
+        ci_low: lower end of the 95% confidence interval within this run.
         basis: `measured`, `modelled` or `absent`.
-        token_class: class of the counted tokens; None for none.
+        token_class: class of the counted tokens, if any.
         note: the source, or why the value is absent.
     """
 
@@ -121,13 +120,15 @@ def _rows(
     for key, distribution in latency.items():
         for name in STATISTICS:
             value = _number(getattr(distribution, name))
+            low, high = distribution.ci.get(name) or (None, None)
             yield Row(
                 run_id,
                 f"{key}.{name}",
                 *of,
                 value,
                 METRICS[key].unit,
-                *(distribution.ci.get(name) or (None, None)),
+                low,
+                high,
                 str(Basis.ABSENT if value is None else Basis.MEASURED),
                 METRICS[key].boundary,
                 None,

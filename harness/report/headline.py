@@ -7,7 +7,7 @@ from typing import Final
 from harness.artifacts.run_summary import Distribution, Figure, Summary
 from harness.core.metrics import METRICS
 from harness.core.records import Basis, Purpose
-from harness.report import numbers
+from harness.report.numbers import figure, interval, share
 
 _RATIOS: Final = frozenset({"slo_met_ratio", "error_ratio", "prefix_hit_ratio"})
 TOKEN_CLASSES: Final = {
@@ -127,17 +127,17 @@ def figure_row(key: str, found: Figure) -> HeadlineRow:
     name, _, boundary = key.partition("@")
     definition = METRICS[name]
     if name in _RATIOS:
-        value, unit = numbers.share(found.value), ""
+        value, unit = share(found.value), ""
         between = ""
         if found.ci_low is not None and found.ci_high is not None:
-            between = f"{numbers.share(found.ci_low)} – {numbers.share(found.ci_high)}"
+            between = f"{share(found.ci_low)} – {share(found.ci_high)}"
     else:
-        value, unit = numbers.figure(found.value, found.unit)
-        between = numbers.interval(found.ci_low, found.ci_high, found.unit)
+        value, unit = figure(found.value, found.unit)
+        between = interval(found.ci_low, found.ci_high, found.unit)
     note = found.note or ""
     if found.value is not None and (systematic := found.systematic_ratio):
         note += " · " if note else ""
-        note += f"± {numbers.share(systematic)} systematic (not reduced by repeats)"
+        note += f"± {share(systematic)} systematic (not reduced by repeats)"
     return HeadlineRow(
         key=key,
         title=definition.title + (f" ({boundary_words(boundary)})" if boundary else ""),
@@ -168,7 +168,7 @@ def boundary_words(boundary: str | None) -> str:
 
 def _quantile(key: str, name: str, quantile: str, distribution: Distribution) -> HeadlineRow:
     seconds = getattr(distribution, quantile)
-    value, unit = numbers.figure(seconds, "s")
+    value, unit = figure(seconds, "s")
     low, high = distribution.ci.get(quantile) or (None, None)
     if seconds is not None:
         note = f"{distribution.n:,} {'request' if distribution.n == 1 else 'requests'}"
@@ -179,7 +179,7 @@ def _quantile(key: str, name: str, quantile: str, distribution: Distribution) ->
         title=f"{METRICS[name].title}, {quantile}",
         value=value,
         unit=unit,
-        interval=numbers.interval(low, high, "s"),
+        interval=interval(low, high, "s"),
         basis=str(Basis.MEASURED if seconds is not None else Basis.ABSENT),
         boundary=boundary_words("client") if seconds is not None else "",
         tokens="",

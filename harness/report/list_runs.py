@@ -24,6 +24,13 @@ LIST_COLUMNS: Final = (
     "TTFT p99",
     "USD/Mtok",
 )
+_METRICS: Final = (
+    "output_tok_s",
+    "output_tok_s_per_gpu",
+    "output_tok_per_j",
+    "usd_per_mtok",
+    "slo_met_ratio",
+)
 KEYS: Final = (
     "run",
     "state",
@@ -34,11 +41,7 @@ KEYS: Final = (
     "engine",
     "gpu",
     "gpus",
-    "output_tok_s",
-    "output_tok_s_per_gpu",
-    "output_tok_per_j",
-    "usd_per_mtok",
-    "slo_met_ratio",
+    *_METRICS,
     "ttft_p50_s",
     "ttft_p99_s",
     "tpot_p50_s",
@@ -94,16 +97,7 @@ def _row(result: RunResult) -> dict[str, Any]:
         "engine": result.server and result.server.kind,
         "gpu": result.gpus[0].name if result.gpus else None,
         "gpus": len(result.gpus),
-        **{
-            key: result.figure(key).value
-            for key in (
-                "output_tok_s",
-                "output_tok_s_per_gpu",
-                "output_tok_per_j",
-                "usd_per_mtok",
-                "slo_met_ratio",
-            )
-        },
+        **{key: result.figure(key).value for key in _METRICS},
         "ttft_p50_s": result.statistic("ttft_s", "p50").value,
         "ttft_p99_s": result.statistic("ttft_s", "p99").value,
         "tpot_p50_s": result.statistic("tpot_s", "p50").value,
@@ -119,7 +113,7 @@ def selected(
         rows: of `list_results`.
         where: key -> value, case-insensitive, with the wildcards `*` and `?`; an empty value
             matches unknown ones.
-        sort: a key; with a leading minus in descending order. Runs without it come last.
+        sort: a key, with a leading minus in descending order. Runs without it come last.
 
     Raises:
         ProfileError: unknown key.

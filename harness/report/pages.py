@@ -21,12 +21,8 @@ _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#|~])")
 
 @dataclass(frozen=True, slots=True)
 class Drawing:
-    """A chart as SVG in placeholder colors.
-
-    Attributes:
-        wide: for desktop and print.
-        narrow: for a phone.
-        head: line of text above it where it is a file of its own.
+    """A chart as SVG in placeholder colors: `wide` for desktop and print, `narrow` for a phone.
+    `head` is a line of text above it if it is a file of its own.
     """
 
     wide: str
@@ -38,12 +34,7 @@ def html_page(
     template: str, shown: object, drawings: Mapping[str, Drawing], *, css: str = ""
 ) -> str:
     """One file without links to others: style, script and both drawings of each chart are in it.
-
-    Args:
-        template: name of the page's template.
-        shown: `v` in the template.
-        drawings: of its charts.
-        css: name of a style sheet in addition to the shared one.
+    `shown` is `v` in the template; `css` names a style sheet in addition to the shared one.
     """
     environment = _environment()
     style = (

@@ -18,14 +18,8 @@ COLUMNS: Final = ("metric", "value", "unit", "95% CI", "basis", "boundary")
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """A finished run for a terminal.
-
-    Attributes:
-        verdict: the first line.
-        concerns: reasons, worst first.
-        rows: the headline under `COLUMNS`, without absent metrics.
-        absent: one line with the absent metrics.
-        paths: files with details.
+    """A finished run for a terminal: the verdict, its concerns with the worst first, the headline
+    under `COLUMNS`, a line with the absent metrics, and files with details.
     """
 
     verdict: str

@@ -480,7 +480,7 @@ class TestDrawing:
         assert _fitting(marks, None, 880) == []
 
     def test_a_chart_on_its_own_tells_what_its_y_is_in(self) -> None:
-        chart = Chart("k", "T", "C", "s", "tok/s & more", [Line("l", [(0.0, 1.0), (1.0, 2.0)])])
+        chart = Chart("k", "C", "s", "tok/s & more", [Line("l", [(0.0, 1.0), (1.0, 2.0)])])
         drawing = draw(line_chart(chart, WIDE))
         alone = themed(drawing, "dark", chart.y_title)
         assert ">tok/s &amp; more</text>" in alone

@@ -15,15 +15,8 @@ SHAPES: Final = ("circle", "square", "triangle-up", "diamond")
 
 @dataclass(frozen=True, slots=True)
 class RatioMark:
-    """One ratio of the overview.
-
-    Attributes:
-        metric: row of the chart.
-        side: position of the side, from 1 (the baseline is 0).
-        ratio: to the baseline.
-        low: lower end of its interval; None without one.
-        high: its upper end.
-        significant: whether it is better or worse.
+    """One ratio to the baseline, in the row `metric`, of the side at position `side` (from 1; the
+    baseline is 0), with its interval. `significant`: better or worse.
     """
 
     metric: str
@@ -36,11 +29,8 @@ class RatioMark:
 
 @dataclass(frozen=True, slots=True)
 class TradePoint:
-    """One run in the plane of tokens per second per user (x) and per GPU (y).
-
-    Attributes:
-        side: position of the side.
-        order: position along the side's line: its stage.
+    """One run in the plane of tokens per second per user (x) and per GPU (y). `order` is its
+    position along the side's line: its stage.
     """
 
     side: int
@@ -50,12 +40,8 @@ class TradePoint:
 
 
 def ratios(marks: Sequence[RatioMark], names: Sequence[str], width: int) -> dict[str, Any]:
-    """Ratios with their intervals around a line at 1.
-
-    Args:
-        marks: in the order of the rows.
-        names: of the sides, the baseline's first.
-        width: in CSS pixels.
+    """Ratios with their intervals around a line at 1. `names` are those of the sides, the baseline
+    first.
     """
     metrics = list(dict.fromkeys(mark.metric for mark in marks))
     sides = [names[i] for i in sorted({mark.side for mark in marks})]
@@ -91,47 +77,29 @@ def ratios(marks: Sequence[RatioMark], names: Sequence[str], width: int) -> dict
     def x(field: str) -> dict[str, Any]:
         return {"field": field, "type": "quantitative", "scale": scale, "axis": axis}
 
-    return whole(
-        width,
-        24 + len(metrics) * max(26, 15 * len(sides)),
-        rows,
-        [
-            {
-                "data": {"values": [{"one": 1}]},
-                "mark": {"type": "rule", "color": SOFT},
-                "encoding": {"x": x("one")},
-            },
-            {
-                "mark": {"type": "rule", "strokeWidth": 2},
-                "encoding": {
-                    "x": x("lo"),
-                    "x2": {"field": "hi"},
-                    "y": y,
-                    "color": color,
-                    **offset,
-                },
-            },
-            {
-                "mark": {
-                    "type": "point",
-                    "filled": False,
-                    "size": 60,
-                    "strokeWidth": 2,
-                    "opacity": 1,
-                },
-                "encoding": {
-                    "x": x("r"),
-                    "y": y,
-                    "stroke": color,
-                    "fill": color,
-                    "fillOpacity": nominal("fill", [True, False], [1, 0]),
-                    "shape": _by_side(sides, names, SHAPES),
-                    **offset,
-                },
-            },
-        ],
-        padding=_PADDING,
-    )
+    line = {
+        "data": {"values": [{"one": 1}]},
+        "mark": {"type": "rule", "color": SOFT},
+        "encoding": {"x": x("one")},
+    }
+    intervals = {
+        "mark": {"type": "rule", "strokeWidth": 2},
+        "encoding": {"x": x("lo"), "x2": {"field": "hi"}, "y": y, "color": color, **offset},
+    }
+    points = {
+        "mark": {"type": "point", "filled": False, "size": 60, "strokeWidth": 2, "opacity": 1},
+        "encoding": {
+            "x": x("r"),
+            "y": y,
+            "stroke": color,
+            "fill": color,
+            "fillOpacity": nominal("fill", [True, False], [1, 0]),
+            "shape": _by_side(sides, names, SHAPES),
+            **offset,
+        },
+    }
+    height = 24 + len(metrics) * max(26, 15 * len(sides))
+    return whole(width, height, rows, [line, intervals, points], padding=_PADDING)
 
 
 def trade(

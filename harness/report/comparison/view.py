@@ -2,6 +2,7 @@
 only place the parts.
 """
 
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,10 +23,10 @@ from harness.compare.ratios import HEADLINE, Cell, Row, Word, base
 from harness.core.errors import ArtifactError
 from harness.core.metrics import METRICS
 from harness.core.records import CANARY
-from harness.report import numbers
 from harness.report.charts import NARROW, SERIES, WIDE, Chart, Line, cumulative, draw, line_chart
 from harness.report.comparison.charts import RatioMark, TradePoint, ratios, trade
 from harness.report.headline import boundary_words
+from harness.report.numbers import DASH, duration, figure, interval, plain
 from harness.report.tables import Table
 
 _MOST_SIDES: Final = len(SERIES)
@@ -175,54 +176,50 @@ def _verdict(comparison: Comparison) -> tuple[str, str]:
 
 def _lead(comparison: Comparison) -> list[str]:
     """Gates, then the better and worse metrics of each side, in words."""
-    by_outcome = {
-        outcome: [gate for gate in comparison.gates if gate.outcome is outcome]
-        for outcome in Outcome
-    }
-    counted = [f"{len(found)} {outcome.lower()}" for outcome, found in by_outcome.items() if found]
+    counts = Counter(gate.outcome for gate in comparison.gates)
+    counted = [f"{counts[outcome]} {outcome.lower()}" for outcome in Outcome if counts[outcome]]
     sentences = [f"Gates: {', '.join(counted)}."] if counted else []
-    failed = [*by_outcome[Outcome.FAILED], *by_outcome[Outcome.ABSENT]]
-    sentences += [
-        f"{text[0].upper()}{text[1:]}."
-        for gate in failed[:_MOST_FAILED]
-        for text in [gate_output.sentence(gate)]
+    failed = [
+        gate_output.sentence(gate)
+        for outcome in (Outcome.FAILED, Outcome.ABSENT)
+        for gate in comparison.gates
+        if gate.outcome is outcome
     ]
-    sentences += (
-        [f"{len(failed) - _MOST_FAILED} further gates failed."]
-        if len(failed) > _MOST_FAILED
-        else []
-    )
+    sentences += [f"{text[0].upper()}{text[1:]}." for text in failed[:_MOST_FAILED]]
+    if more := failed[_MOST_FAILED:]:
+        sentences.append(f"{len(more)} further gates failed.")
     for position, side in enumerate(comparison.sides[1:]):
-        by_word: dict[Word, list[Row]] = {}
+        by_word: dict[Word, list[Row]] = defaultdict(list)
         for row in comparison.metrics:
-            by_word.setdefault(row.cells[position].word, []).append(row)
+            by_word[row.cells[position].word].append(row)
         parts = [
-            f"{word} in {_listed(by_word[word], position)}" if by_word.get(word) else ""
+            f"{word} in {_listed(by_word[word], position)}"
             for word in (Word.BETTER, Word.WORSE)
+            if by_word[word]
         ]
         for word in (Word.NO_DIFFERENCE, Word.TOO_FEW, Word.NO_CLAIM):
-            if found := by_word.get(word):
+            if found := by_word[word]:
                 whys = {row.cells[position].note for row in found}
-                why = whys.pop() if len(whys) == 1 else None
-                parts.append(
-                    f"{word} in {len(found)} metric{'s' if len(found) > 1 else ''}"
-                    + (f" ({why})" if why else "")
-                )
-        sentences.append(
-            f"{side.label} ({side.name}):"
-            f" {'; '.join(part for part in parts if part) or 'nothing to compare'}."
-        )
+                why = f" ({whys.pop()})" if len(whys) == 1 and None not in whys else ""
+                parts.append(f"{word} in {_count(found)}{why}")
+        verdicts = "; ".join(parts) or "nothing to compare"
+        sentences.append(f"{side.label} ({side.name}): {verdicts}.")
     if len(comparison.sides) == 1:
         side = comparison.sides[0]
         sentences.append(f"{len(side.runs)} repeats of {side.name}: means with 95% t-intervals.")
     return sentences
 
 
+def _count(rows: Sequence[Row], other: str = "") -> str:
+    return f"{len(rows)} {other}metric{'s' if len(rows) > 1 else ''}"
+
+
 def _listed(rows: Sequence[Row], position: int) -> str:
     headline = [row for row in rows if row.key in HEADLINE]
     named = [f"{_short(row)} ({_percent(row.cells[position])})" for row in headline]
-    rest = len(rows) - len(headline)
-    return ", ".join(named + ([f"{rest} other metric{'s' if rest > 1 else ''}"] if rest else []))
+    if rest := [row for row in rows if row.key not in HEADLINE]:
+        named.append(_count(rest, "other "))
+    return ", ".join(named)
 
 
 def _percent(cell: Cell) -> str:
@@ -230,7 +227,7 @@ def _percent(cell: Cell) -> str:
         return ""
     if 0.2 < cell.ratio < 3:
         return f"{cell.ratio - 1:+.1%}".replace("-", "−")
-    return f"{numbers.plain(cell.ratio, 3)}\xa0×"
+    return f"{plain(cell.ratio, 3)}\xa0×"
 
 
 def _verdict_cell(word: object, tone: str, aside: str) -> Markup:
@@ -260,7 +257,7 @@ def _name(row: Row) -> str:
 
 
 def _value(value: float | None, unit: str) -> str:
-    return " ".join(numbers.figure(value, unit)).strip()
+    return " ".join(figure(value, unit)).strip()
 
 
 def _rows(comparison: Comparison, rows: Sequence[Row]) -> list[Table]:
@@ -269,10 +266,10 @@ def _rows(comparison: Comparison, rows: Sequence[Row]) -> list[Table]:
         table = []
         for row in rows:
             spread = row.spreads[0]
-            interval = numbers.interval(spread.low, spread.high, row.unit) or numbers.DASH
-            cv = numbers.DASH if spread.cv is None else f"{spread.cv:.1%}"
+            ends = interval(spread.low, spread.high, row.unit) or DASH
+            cv = DASH if spread.cv is None else f"{spread.cv:.1%}"
             table.append(
-                (_name(row), _value(spread.mean, row.unit), interval, cv, str(len(spread.values)))
+                (_name(row), _value(spread.mean, row.unit), ends, cv, str(len(spread.values)))
             )
         only = comparison.sides[0]
         head = ("Metric", "Mean", "95% CI", "CV", "Runs")
@@ -306,8 +303,8 @@ def _charts(comparison: Comparison, headline: Sequence[Row]) -> list[DrawnChart]
     found = (
         _ratio_chart(headline, names),
         _trade_chart(drawn, names, read),
-        _cdf_chart(drawn, names, read, "ttft", "Time to first token", "first_token_ns"),
-        _cdf_chart(drawn, names, read, "e2e", "End-to-end latency", "last_token_ns"),
+        _cdf_chart(drawn, names, read, "ttft", "first_token_ns"),
+        _cdf_chart(drawn, names, read, "e2e", "last_token_ns"),
     )
     return [chart for chart in found if chart is not None]
 
@@ -393,7 +390,7 @@ def _trade_chart(
     table = Table(
         "All runs and stages",
         ("Side", "Stage", "tok/s per user", y_title),
-        [(names[p.side], str(p.order + 1), numbers.plain(p.x), numbers.plain(p.y)) for p in found],
+        [(names[p.side], str(p.order + 1), plain(p.x), plain(p.y)) for p in found],
     )
     caption = (
         "One point per run and load stage. Up: more throughput. Right: faster for each user."
@@ -409,9 +406,9 @@ def _cdf_chart(
     names: Sequence[str],
     read: Mapping[str, RunResult | None],
     key: str,
-    title: str,
     column: str,
 ) -> DrawnChart | None:
+    title = METRICS[f"{key}_s"].title
     lines, ends, rows = [], [], []
     for side, name in zip(sides, names, strict=True):
         values, everyone = _latencies(side, read, column)
@@ -420,9 +417,7 @@ def _cdf_chart(
         lines.append(Line(name, cumulative(values, everyone, _CDF_POINTS), stepped=True))
         ends += [float(values[0]), float(values[-1])]
         shares = [int(np.ceil(q * everyone)) - 1 for q in (0.5, 0.9, 0.95, 0.99)]
-        percentiles = (
-            numbers.duration(float(values[i])) if i < len(values) else numbers.DASH for i in shares
-        )
+        percentiles = (duration(float(values[i])) if i < len(values) else DASH for i in shares)
         rows.append((name, *percentiles, f"{everyone:,}"))
     low = max(min(ends), max(ends) / 1e6)
     caption = (
@@ -431,7 +426,6 @@ def _cdf_chart(
     )
     chart = Chart(
         key,
-        title,
         caption,
         f"{title} (log scale)",
         "share",

@@ -18,12 +18,8 @@ CHARTS_DIR: Final = "comparison-charts"
 
 @dataclass(frozen=True, slots=True)
 class Conclusion:
-    """Outcome of a comparison for a command.
-
-    Attributes:
-        annotations: lines for GitHub Actions, on demand.
-        lines: written files and failed gates.
-        exit_code: 99 if a gate failed.
+    """Outcome of a comparison for a command: annotations for GitHub Actions (on demand), written
+    files and failed gates, and the exit code, which is 99 if a gate failed.
     """
 
     comparison: Comparison

@@ -34,12 +34,8 @@ _SCALES: Final = ((1e12, 1e12, "T"), (1e9, 1e9, "B"), (1e6, 1e6, "M"), (1e5, 1e3
 
 
 def scaled(value: float | None, digits: int = 3, like: float | None = None) -> str:
-    """A number with k, M, B or T; numbers below a hundred thousand are written out.
-
-    Args:
-        value: the number.
-        digits: significant ones.
-        like: a number whose suffix it takes, so that both ends of a range have the same.
+    """A number with significant digits and k, M, B or T; numbers below a hundred thousand are
+    written out. It takes the suffix of `like`, so that both ends of a range have the same.
     """
     if value is None or not math.isfinite(value):
         return DASH
@@ -247,7 +243,7 @@ def _lines(
 ) -> FleetChart:
     lines = [Line(name, list(zip(x, y, strict=False))) for name, x, y in series if y is not None]
     x_title, y_title = axes
-    chart = Chart(key, title, caption, x_title, y_title, lines)
+    chart = Chart(key, caption, x_title, y_title, lines)
     xs = series[0][1]
     stride = max(1, len(xs) // 24)
     rows = tuple(

@@ -18,12 +18,8 @@ HOURS: Final = "fleet-hours.csv"
 
 
 def write_fleet(answer: FleetAnswer, shown: FleetView, folder: Path) -> tuple[Path, Path, Path]:
-    """Write fleet.html, fleet.md and fleet.json, and fleet-hours.csv if years were simulated.
-
-    Args:
-        answer: its first case fills the page.
-        shown: the content of the page.
-        folder: created if missing.
+    """Write fleet.html, fleet.md and fleet.json, and fleet-hours.csv if years were simulated. The
+    first case of `answer` fills the page.
 
     Raises:
         ArtifactError: the folder cannot be written.

@@ -7,20 +7,20 @@ from typing import Final
 
 from harness.artifacts.run_summary import Recount, Summary
 from harness.reduce.figures.other_tools import TERMS, TOOLS, rosetta_table
-from harness.report import numbers
 from harness.report.headline import rows_of
+from harness.report.numbers import DASH, figure, plain, share
 from harness.report.tables import Table
 
-_CLASS_KEYS: Final = (
-    "output_tok_s",
-    "input_computed_tok_s",
-    "ttft_s.p50",
-    "ttft_s.p99",
-    "tpot_s.p50",
-    "e2e_s.p99",
-    "slo_met_ratio",
-    "error_ratio",
-)
+_CLASS_COLUMNS: Final = {
+    "output_tok_s": "Output",
+    "input_computed_tok_s": "Computed input",
+    "ttft_s.p50": "TTFT p50",
+    "ttft_s.p99": "TTFT p99",
+    "tpot_s.p50": "TPOT p50",
+    "e2e_s.p99": "E2E p99",
+    "slo_met_ratio": "SLO attainment",
+    "error_ratio": "Failed",
+}
 
 
 def classes(summary: Summary) -> Table | None:
@@ -31,22 +31,11 @@ def classes(summary: Summary) -> Table | None:
     for one in summary.classes:
         by_key = {row.key: row for row in rows_of(one.metrics, one.latency)}
         cells = [
-            f"{by_key[key].value} {by_key[key].unit}".strip() if key in by_key else numbers.DASH
-            for key in _CLASS_KEYS
+            f"{by_key[key].value} {by_key[key].unit}".strip() if key in by_key else DASH
+            for key in _CLASS_COLUMNS
         ]
-        rows.append([one.name, numbers.plain(one.requests.in_window), *cells])
-    head = (
-        "Class",
-        "Requests",
-        "Output",
-        "Computed input",
-        "TTFT p50",
-        "TTFT p99",
-        "TPOT p50",
-        "E2E p99",
-        "SLO attainment",
-        "Failed",
-    )
+        rows.append([one.name, plain(one.requests.in_window), *cells])
+    head = ("Class", "Requests", *_CLASS_COLUMNS.values())
     return Table("Request classes in the measurement window", head, rows)
 
 
@@ -95,15 +84,15 @@ _IN_CELLS: Final = frozenset({"s", "1"})
 
 def _cell(cell: tuple[float | None, float | None] | float | None, unit: str) -> str:
     if cell is None:
-        return numbers.DASH
+        return DASH
     if isinstance(cell, tuple):
-        low, high = (numbers.figure(value, unit) for value in cell)
+        low, high = (figure(value, unit) for value in cell)
         if unit not in _IN_CELLS:
             return f"{low[0]} / {high[0]}"
         if low[1] == high[1]:
             return f"{low[0]} / {high[0]} {low[1]}".strip()
         return f"{low[0]} {low[1]} / {high[0]} {high[1]}".strip()
-    value, shown = numbers.figure(cell, unit)
+    value, shown = figure(cell, unit)
     shown = shown if unit in _IN_CELLS else ""
     return f"{value} {shown}".strip()
 
@@ -135,13 +124,13 @@ def recount_row(key: str, found: Recount) -> tuple[str, ...]:
     name = f"{key.replace('_', ' ').capitalize()}, model's tokenizer"
     if found.usage is None or found.tokenizer is None:
         note = found.note or "the prompts were not recounted"
-        return (name, *[numbers.DASH] * 4, "not available", note)
+        return (name, *[DASH] * 4, "not available", note)
     return (
         name,
-        numbers.plain(found.usage, 12),
-        f"{numbers.plain(found.tokenizer, 12)} (tokenizer)",
-        numbers.plain(found.usage - found.tokenizer, 12),
-        f"{numbers.share(found.expected)} expected",
+        plain(found.usage, 12),
+        f"{plain(found.tokenizer, 12)} (tokenizer)",
+        plain(found.usage - found.tokenizer, 12),
+        f"{share(found.expected)} expected",
         "as expected" if found.ok else "larger difference than expected",
         f"{found.requests:,} of {found.of:,} requests; {found.note}",
     )
@@ -159,7 +148,7 @@ def quality(summary: Summary) -> list[str]:
         logprobs = "with" if found.logprobs else "without (not in this API)"
         out.append(
             f"Check: {found.texts} greedy completions of {found.max_output_tok} tokens, {logprobs}"
-            f" log-probabilities. On average, at least {numbers.share(least)} of each text must"
+            f" log-probabilities. On average, at least {share(least)} of each text must"
             f" agree from the beginning, within {most:g} nats."
         )
     if (reference := found.reference) is not None:
@@ -179,5 +168,5 @@ def quality(summary: Summary) -> list[str]:
                 "" if difference is None else f", log-probabilities differ by {difference:.3g} nats"
             )
             equal = f"{compared.texts_equal} of {found.texts} texts identical"
-            out.append(f"{name}: {numbers.share(compared.agreement)} agreement, {equal}{apart}.")
+            out.append(f"{name}: {share(compared.agreement)} agreement, {equal}{apart}.")
     return out

@@ -8,7 +8,7 @@ from harness.api.table import WIRE_APIS
 from harness.artifacts.recorded_run import Hardware
 from harness.profile.recorded import RecordedStage
 from harness.reduce.reduction import Reduction
-from harness.report import numbers
+from harness.report.numbers import plain
 
 _APIS: Final = {name.value: api.title for name, api in WIRE_APIS.items()}
 
@@ -41,7 +41,7 @@ def _where(hardware: Hardware) -> str:
         return " and ".join(f"{len(list(same))} × {name}" for name, same in groupby(sorted(gpus)))
     cores = None if hardware.cpu is None else hardware.cpu.usable_cores
     if cores is not None:
-        return f"{numbers.plain(cores)} CPU {'core' if cores == 1 else 'cores'}"
+        return f"{plain(cores)} CPU {'core' if cores == 1 else 'cores'}"
     return "unknown hardware"
 
 
@@ -67,7 +67,7 @@ def _stage(stage: RecordedStage) -> tuple[str, str, str]:
     one, many = ("request", "requests") if requests else ("session", "sessions")
     process = f" ({stage.process} arrivals)" if stage.process else ""
     arriving = f"{many if requests else f'new {many}'} per second{process}"
-    kind, plain = stage.kind, numbers.plain
+    kind = stage.kind
     if kind == "concurrency":
         live = ("{} in flight" if requests else "live {}").format
         return plain(stage.concurrency), live(one), live(many)

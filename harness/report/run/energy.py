@@ -19,8 +19,8 @@ from harness.artifacts.run_summary import (
     Summary,
 )
 from harness.reduce.energy.gpu_state import REASON_WORDS
-from harness.report import numbers
 from harness.report.headline import boundary_words
+from harness.report.numbers import DASH, figure, plain, share
 from harness.report.tables import Table
 
 _LADDER_TITLES: Final = {
@@ -72,16 +72,16 @@ def _title(boundary: str) -> str:
 
 
 def _share(value: float | None) -> str:
-    text = numbers.share(value)
+    text = share(value)
     return text if value is None or text.startswith("<") else f"± {text}"
 
 
 def _watts(value: float | None) -> str:
-    return numbers.DASH if value is None else f"{numbers.plain(value, 4)} W"
+    return DASH if value is None else f"{plain(value, 4)} W"
 
 
 def _joules(value: float | None) -> str:
-    return numbers.DASH if value is None else " ".join(numbers.figure(value, "J"))
+    return DASH if value is None else " ".join(figure(value, "J"))
 
 
 def _ladder(rungs: Sequence[Rung]) -> Table:
@@ -89,15 +89,15 @@ def _ladder(rungs: Sequence[Rung]) -> Table:
     for rung in rungs:
         low, high = rung.low_w, rung.high_w
         spread = (
-            f"{numbers.plain(low, 4)} – {numbers.plain(high, 4)} W"
+            f"{plain(low, 4)} – {plain(high, 4)} W"
             if low is not None and high is not None and low != high
-            else numbers.DASH
+            else DASH
         )
-        factor = rung.factor and numbers.plain(rung.factor, 4) + ": " + str(rung.factor_is)
+        factor = rung.factor and plain(rung.factor, 4) + ": " + str(rung.factor_is)
         source = "; ".join(part for part in (factor, rung.source, rung.note) if part)
         title = _LADDER_TITLES.get(rung.rung, rung.rung)
         basis = str(rung.basis)
-        rows.append((title, _watts(rung.watts), spread, basis, source or numbers.DASH))
+        rows.append((title, _watts(rung.watts), spread, basis, source or DASH))
     head = ("Boundary", "Power in the window", "Range of the assumptions", "Basis", "Source")
     return Table("Power by boundary: GPU, node, IT load, facility", head, rows, text=(3, 4))
 
@@ -111,7 +111,7 @@ def _boundaries(boundaries: Mapping[str, BoundaryEnergy]) -> Table:
             _share(one.error_ratio),
             _share(one.systematic_ratio),
             str(one.basis),
-            one.method or one.reason or numbers.DASH,
+            one.method or one.reason or DASH,
         )
         for name, one in boundaries.items()
     ]
@@ -157,10 +157,10 @@ def _classes(found: Allocation | None) -> Table | None:
         (
             one.name,
             _joules(one.joules),
-            numbers.share(one.share),
-            numbers.plain(one.output_tok_per_j, 4),
-            numbers.plain(one.j_per_output_tok, 4),
-            numbers.plain(one.j_per_request, 4),
+            share(one.share),
+            plain(one.output_tok_per_j, 4),
+            plain(one.j_per_output_tok, 4),
+            plain(one.j_per_request, 4),
         )
         for one in found.classes
     ]
@@ -185,13 +185,13 @@ def _attribution(found: Attribution) -> Table | None:
     rows = []
     for term, one in found.coefficients.items():
         joules = found.components_j.get(term)
-        spread = f" ± {numbers.plain(one.error, 2)}" if one.error is not None else ""
+        spread = f" ± {plain(one.error, 2)}" if one.error is not None else ""
         rows.append(
             (
                 _TERMS.get(term, term.replace("_", " ")),
-                f"{numbers.plain(one.value, 4)}{spread} {one.unit}",
+                f"{plain(one.value, 4)}{spread} {one.unit}",
                 _joules(joules),
-                numbers.share(joules / total) if joules is not None and total else numbers.DASH,
+                share(joules / total) if joules is not None and total else DASH,
             )
         )
     caption = (
@@ -205,24 +205,24 @@ def _gpus(boards: Sequence[Board]) -> Table:
     rows = []
     for one in boards:
         slowed = [
-            f"{REASON_WORDS.get(reason, reason)} {numbers.share(share)}"
-            for reason, share in one.throttled_share.items()
-            if share
+            f"{REASON_WORDS.get(reason, reason)} {share(part)}"
+            for reason, part in one.throttled_share.items()
+            if part
         ]
         unread = one.ecc_uncorrected is None and one.foreign_processes is None
         faults = [f"XID {xid}" for xid in one.xids]
         if one.ecc_uncorrected:
-            faults.append(f"{numbers.plain(one.ecc_uncorrected)} uncorrected ECC errors")
+            faults.append(f"{plain(one.ecc_uncorrected)} uncorrected ECC errors")
         if one.foreign_processes:
             noun = "process" if one.foreign_processes == 1 else "processes"
-            faults.append(f"{numbers.plain(one.foreign_processes)} {noun} not of this run")
+            faults.append(f"{plain(one.foreign_processes)} {noun} not of this run")
         rows.append(
             (
                 _short(one.device_id),
-                numbers.plain(one.sm_clock_mhz),
-                numbers.plain(one.temperature_max_c),
-                f"{numbers.plain(one.power_limit_w)} of {numbers.plain(one.power_limit_default_w)}",
-                numbers.share(one.utilization_ratio),
+                plain(one.sm_clock_mhz),
+                plain(one.temperature_max_c),
+                f"{plain(one.power_limit_w)} of {plain(one.power_limit_default_w)}",
+                share(one.utilization_ratio),
                 ", ".join(slowed) or ("none" if one.watched_share else "not recorded"),
                 ", ".join(faults) or ("not recorded" if unread else "none"),
             )
@@ -246,7 +246,7 @@ def _short(device: str) -> str:
 
 def _carbon(carbon: Carbon) -> str:
     boundary = _LADDER_TITLES.get(carbon.rung, carbon.rung)
-    amount, factor = numbers.plain(carbon.kgco2, 3), numbers.plain(carbon.kgco2_per_kwh, 3)
+    amount, factor = plain(carbon.kgco2, 3), plain(carbon.kgco2_per_kwh, 3)
     return (
         f"CO2 of the window: {amount} kg at {factor} kg/kWh ({carbon.source}); boundary:"
         f" {boundary} ({carbon.rung_basis})."

@@ -4,7 +4,7 @@ from itertools import groupby
 
 from harness.core.records import Gpu
 from harness.reduce.reduction import Reduction
-from harness.report import numbers
+from harness.report.numbers import DASH, duration, plain, size
 
 
 def environment(reduction: Reduction) -> list[tuple[str, str]]:
@@ -21,7 +21,7 @@ def environment(reduction: Reduction) -> list[tuple[str, str]]:
     if manifest.started_at is not None:
         rows.append(("Started", manifest.started_at.strftime("%Y-%m-%d %H:%M:%S UTC")))
     if manifest.ended_ns is not None:
-        rows.append(("Duration", numbers.duration(run.at(manifest.ended_ns) * 1e-9)))
+        rows.append(("Duration", duration(run.at(manifest.ended_ns) * 1e-9)))
     for text, same in groupby(hardware.gpus, key=_gpu):
         first, *more = [gpu.index for gpu in same]
         rows.append((f"GPUs {first} – {more[-1]}" if more else f"GPU {first}", text))
@@ -32,13 +32,13 @@ def environment(reduction: Reduction) -> list[tuple[str, str]]:
         cores = f"{cpu.usable_cores} of {cpu.logical_cores} logical cores usable"
         rows.append(("CPU", f"{cpu.model or 'unknown'}, {cores}"))
     if hardware.ram_bytes is not None:
-        rows.append(("Memory", numbers.size(hardware.ram_bytes)))
+        rows.append(("Memory", size(hardware.ram_bytes)))
     if hardware.os:
         rows.append(("System", f"{hardware.os}, kernel {hardware.kernel or 'unknown'}"))
     if model is not None:
         parts = [model.model_id]
         if model.parameters is not None:
-            parts.append(f"{numbers.plain(model.parameters)} parameters")
+            parts.append(f"{plain(model.parameters)} parameters")
         parts += [model.dtype] if model.dtype else []
         rows.append(("Model", ", ".join(parts)))
         if model.fingerprint:
@@ -52,7 +52,7 @@ def environment(reduction: Reduction) -> list[tuple[str, str]]:
         if settings:
             rows.append(("Server settings", settings))
         if server.ready_s is not None:
-            rows.append(("Server startup time", numbers.duration(server.ready_s)))
+            rows.append(("Server startup time", duration(server.ready_s)))
     if harness is not None:
         changed = " (modified)" if harness.dirty else ""
         commit = f", commit {harness.commit[:12]}{changed}" if harness.commit else ""
@@ -65,10 +65,10 @@ def environment(reduction: Reduction) -> list[tuple[str, str]]:
         if row.cpu_cores_mean is not None and listed:
             title = f"CPU usage, {scope}"
             rss = row.rss_bytes_max
-            memory = f", {numbers.size(rss)} of memory" if rss is not None else ""
-            mean, p95 = numbers.plain(row.cpu_cores_mean, 2), numbers.plain(row.cpu_cores_p95, 2)
+            memory = f", {size(rss)} of memory" if rss is not None else ""
+            mean, p95 = plain(row.cpu_cores_mean, 2), plain(row.cpu_cores_p95, 2)
             rows.append((title, f"{mean} {'core' if mean == '1' else 'cores'} (p95 {p95}){memory}"))
-    rows.append(("Seed", numbers.DASH if manifest.seed is None else str(manifest.seed)))
+    rows.append(("Seed", DASH if manifest.seed is None else str(manifest.seed)))
     if manifest.workload_sha256:
         rows.append(("Workload (sha256)", manifest.workload_sha256))
     if manifest.plan_sha256:
@@ -78,12 +78,12 @@ def environment(reduction: Reduction) -> list[tuple[str, str]]:
 
 def _gpu(gpu: Gpu) -> str:
     held = gpu.memory_bytes
-    parts = [gpu.name or "GPU", numbers.size(held) if held is not None else "memory unknown"]
+    parts = [gpu.name or "GPU", size(held) if held is not None else "memory unknown"]
     limit, default = gpu.power_limit_w, gpu.power_limit_default_w
     if limit is not None:
         parts.append(
-            f"power limit {numbers.plain(limit)} W"
-            + (f" of {numbers.plain(default)} W" if default is not None else "")
+            f"power limit {plain(limit)} W"
+            + (f" of {plain(default)} W" if default is not None else "")
         )
     if gpu.driver_version:
         parts.append(f"driver {gpu.driver_version}")

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from harness.artifacts.run_summary import Distribution, Histogram, ServerFigures
 from harness.reduce.reduction import Reduction
-from harness.report import numbers
+from harness.report.numbers import DASH, duration, interval, plain, share
 from harness.report.tables import Table
 
 
@@ -29,18 +29,18 @@ def cache(reduction: Reduction) -> Table | None:
     ):
         server = count / length_s if count is not None and length_s else None
         rows.append((title, _rate(of_client(key)), _rate(server)))
-    if rows[0][1:] == (numbers.DASH, numbers.DASH):
+    if rows[0][1:] == (DASH, DASH):
         return None
     whole, cached = counted.prompt_tokens, counted.cached_tokens
-    share = cached / whole if whole and cached is not None else None
-    client = numbers.share(of_client("prefix_hit_ratio"))
-    rows.append(("Prefix cache hit rate", client, numbers.share(share)))
+    hits = cached / whole if whole and cached is not None else None
+    client = share(of_client("prefix_hit_ratio"))
+    rows.append(("Prefix cache hit rate", client, share(hits)))
     head = ("", "Client (usage)", "Server (counters)")
     return Table("Input tokens in the window", head, rows)
 
 
 def _rate(tok_s: float | None) -> str:
-    return numbers.DASH if tok_s is None else f"{numbers.plain(tok_s)} tok/s"
+    return DASH if tok_s is None else f"{plain(tok_s)} tok/s"
 
 
 def server(reduction: Reduction) -> list[Table]:
@@ -53,8 +53,8 @@ def server(reduction: Reduction) -> list[Table]:
     counters = [
         (
             title,
-            numbers.plain(round(value)),  # an integer, but interpolated between scrapes
-            f"{numbers.plain(value / length_s)}/s" if length_s else numbers.DASH,
+            plain(round(value)),  # an integer, but interpolated between scrapes
+            f"{plain(value / length_s)}/s" if length_s else DASH,
         )
         for title, value in (
             ("Prompt tokens", found.prompt_tokens),
@@ -67,11 +67,11 @@ def server(reduction: Reduction) -> list[Table]:
         if value is not None
     ]
     gauges = [
-        (title, text(gauge.mean), text(gauge.max), numbers.plain(gauge.n))
+        (title, text(gauge.mean), text(gauge.max), plain(gauge.n))
         for title, gauge, text in (
             ("Running requests", found.running, _three),
             ("Queued requests", found.waiting, _three),
-            ("KV cache usage", found.kv_usage, numbers.share),
+            ("KV cache usage", found.kv_usage, share),
         )
         if gauge is not None
     ]
@@ -97,7 +97,7 @@ def server(reduction: Reduction) -> list[Table]:
 
 
 def _three(value: float | None) -> str:
-    return numbers.plain(value, 3)
+    return plain(value, 3)
 
 
 def _histogram(
@@ -106,18 +106,18 @@ def _histogram(
     own = next((one for one in clients if one.n), Distribution())
     return (
         title,
-        numbers.duration(histogram.mean_s),
+        duration(histogram.mean_s),
         _bucket(histogram.p50_bucket_s),
         _bucket(histogram.p99_bucket_s),
-        numbers.plain(round(histogram.count)),
-        *(numbers.duration(value) for value in (own.mean, own.p50, own.p99)),
+        plain(round(histogram.count)),
+        *(duration(value) for value in (own.mean, own.p50, own.p99)),
     )
 
 
 def _bucket(bounds: tuple[float, float | None] | None) -> str:
     if bounds is None:
-        return numbers.DASH
+        return DASH
     low, high = bounds
     if high is None:
-        return f"over {numbers.duration(low)}"
-    return numbers.interval(low, high, "s")
+        return f"over {duration(low)}"
+    return interval(low, high, "s")

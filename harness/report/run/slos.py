@@ -6,7 +6,7 @@ from harness.artifacts.run_summary import Slos
 from harness.core.metrics import METRICS
 from harness.reduce.figures.window_figures import good, intended_in
 from harness.reduce.reduction import Reduction
-from harness.report import numbers
+from harness.report.numbers import duration, share
 from harness.report.tables import Table
 
 
@@ -34,10 +34,10 @@ def slos(reduction: Reduction) -> Table | None:
     for key, limit in limits.items():
         met = int(np.sum(good(requests, mine, reduction.flows, Slos(**{key: limit}))))
         found = summary.latency[key]
-        percentiles = [numbers.duration(getattr(found, name)) for name in ("p50", "p90", "p99")]
-        attained = numbers.share(met / everyone)
-        rows.append([METRICS[key].title, f"≤ {numbers.duration(limit)}", attained, *percentiles])
-    attained = numbers.share(summary.metrics["slo_met_ratio"].value)
+        percentiles = [duration(getattr(found, name)) for name in ("p50", "p90", "p99")]
+        attained = share(met / everyone)
+        rows.append([METRICS[key].title, f"≤ {duration(limit)}", attained, *percentiles])
+    attained = share(summary.metrics["slo_met_ratio"].value)
     rows.append(["All SLOs", "", attained, "", "", ""])
     head = ("SLO", "Limit", "Attainment", "p50", "p90", "p99")
     left = int(np.sum(mine & requests.cancelled))

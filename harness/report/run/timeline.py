@@ -11,9 +11,9 @@ from harness.reduce.read.requests import Requests
 from harness.reduce.reduction import Reduction
 from harness.reduce.series import Series
 from harness.reduce.statistics.intervals import Floats
-from harness.report import numbers
 from harness.report.charts import SERIES, Chart, Line, cumulative
 from harness.report.headline import BOUNDARIES
+from harness.report.numbers import duration, plain, share
 from harness.report.tables import ChartView, Table
 
 _TABLE_ROWS: Final = 24
@@ -64,7 +64,10 @@ def _timelines(reduction: Reduction, grid: Series) -> dict[str, ChartView | None
         ("kv", "KV cache usage", "share", {"kv_usage": "Usage"}),
         ("power", "Power", "W", dict(list(power.items())[: len(SERIES)])),
     )
-    return {key: _timeline(reduction, grid, key, *rest) for key, *rest in shown}
+    return {
+        key: _timeline(reduction, grid, key, title, unit, names)
+        for key, title, unit, names in shown
+    }
 
 
 def _timeline(
@@ -103,7 +106,6 @@ def _timeline(
     lines = [Line(label, _steps(grid, values), stepped=True) for label, values in there.items()]
     chart = Chart(
         key,
-        title,
         "; ".join(caption) + ".",
         "time since start (s)",
         unit,
@@ -163,10 +165,10 @@ def _timeline_table(
         for values in there.values():
             known = values[part][~np.isnan(values[part])]
             mean = float(np.mean(known)) if len(known) else None
-            cells.append(numbers.share(mean) if percent else numbers.plain(mean, 3))
+            cells.append(share(mean) if percent else plain(mean, 3))
         end = min(begin + width, len(grid.t_s)) - 1
         start, stop = float(grid.t_s[begin]), float(grid.t_s[end]) + grid.step_s
-        rows.append([f"{numbers.plain(start)} – {numbers.plain(stop)} s", *cells])
+        rows.append([f"{plain(start)} – {plain(stop)} s", *cells])
     return Table(f"{title}: means", ("Time", *there), rows)
 
 
@@ -181,13 +183,12 @@ def _curve(name: str, values: Floats, everyone: int) -> Line | None:
     return Line(name, cumulative(ordered, everyone, _ECDF_POINTS), stepped=True)
 
 
-def _distribution_chart(key: str, title: str, caption: str, lines: Sequence[Line]) -> Chart:
+def _distribution_chart(key: str, caption: str, lines: Sequence[Line]) -> Chart:
     ends = [x for line in lines for x in (line.points[0][0], line.points[-1][0])]
     low, high = min(ends), max(ends)
     domain = (low / 1.15, max(high, low * 3) * 1.15)
     return Chart(
         key,
-        title,
         caption,
         "time from scheduled send (log scale)",
         "share of requests",
@@ -227,7 +228,7 @@ def _latency(reduction: Reduction) -> ChartView | None:
     if not lines:
         return None
     rows = [
-        [q, numbers.duration(getattr(ttft, key)), numbers.duration(getattr(e2e, key))]
+        [q, duration(getattr(ttft, key)), duration(getattr(e2e, key))]
         for q, key in _QUANTILES.items()
     ]
     began, whole = ttft.n + ttft.censored, e2e.n + e2e.censored
@@ -242,7 +243,7 @@ def _latency(reduction: Reduction) -> ChartView | None:
             f": TTFT of {began:,}, E2E latency of {whole:,} (without requests that the plan"
             " canceled before)."
         )
-    chart = _distribution_chart("latency", "Latency", caption, lines)
+    chart = _distribution_chart("latency", caption, lines)
     return ChartView(chart, Table("Latency percentiles", ("", "TTFT", "E2E latency"), rows))
 
 
@@ -280,17 +281,16 @@ def _by_class(reduction: Reduction) -> ChartView | None:
     if len(lines) < 2:
         return None
     rows = [
-        [q, *(numbers.duration(getattr(one.latency["ttft_s"], key)) for one in found)]
+        [q, *(duration(getattr(one.latency["ttft_s"], key)) for one in found)]
         for q, key in _QUANTILES.items()
     ]
     caption = "TTFT by class: cumulative share of the class's requests scheduled in the window."
     left = len(reduction.summary.classes) - len(lines)
     if left:
         caption += f" Only the {len(lines)} largest classes; {left} more in the table of classes."
-    title = "TTFT by class"
-    chart = _distribution_chart("classes", title, caption, lines)
     head = ("", *(one.name for one in found))
-    return ChartView(chart, Table(f"{title}: percentiles", head, rows))
+    table = Table("TTFT by class: percentiles", head, rows)
+    return ChartView(_distribution_chart("classes", caption, lines), table)
 
 
 # --- throughput against speed ---
@@ -320,11 +320,10 @@ def _trade(reduction: Reduction) -> ChartView | None:
             continue
         points.append((float(f"{x:.5g}"), float(f"{y:.5g}")))
         ttft = stage.latency["ttft_s"].p99
-        rows.append([stage.name, numbers.plain(x, 3), numbers.plain(y, 4), numbers.duration(ttft)])
+        rows.append([stage.name, plain(x, 3), plain(y, 4), duration(ttft)])
     if len(points) < 2:
         return None
     per_gpu = key.endswith("per_gpu")
-    title = "Throughput vs. interactivity"
     caption = (
         f"One point per load stage: output tokens per second{' per GPU' if per_gpu else ''} vs."
         " tokens per second per user (median request)."
@@ -333,7 +332,6 @@ def _trade(reduction: Reduction) -> ChartView | None:
     unit = "tok/s/GPU" if per_gpu else "tok/s"
     chart = Chart(
         "trade",
-        title,
         caption,
         "tok/s per user (1 / median TPOT)",
         unit,
@@ -343,4 +341,4 @@ def _trade(reduction: Reduction) -> ChartView | None:
         point_names=[str(row[0]) for row in rows],
     )
     head = ("Stage", "tok/s per user, median", unit, "TTFT p99")
-    return ChartView(chart, Table(title, head, rows))
+    return ChartView(chart, Table("Throughput vs. interactivity", head, rows))

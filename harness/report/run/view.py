@@ -17,7 +17,6 @@ from harness.core.records import Basis, Concern
 from harness.reduce.figures.without_records import lost
 from harness.reduce.reduction import Reduction
 from harness.reduce.series import series
-from harness.report import numbers
 from harness.report.headline import (
     HeadlineRow,
     figure_row,
@@ -25,6 +24,7 @@ from harness.report.headline import (
     purpose_sentence,
     rows_of,
 )
+from harness.report.numbers import DASH, duration, plain
 from harness.report.run.accounts import classes, quality, recount_row, rosetta, rosetta_notes
 from harness.report.run.description import sentence
 from harness.report.run.energy import EnergyView, energy_absent, energy_view
@@ -144,7 +144,7 @@ def view(reduction: Reduction) -> View:
 
 
 def _concern(concern: Concern) -> dict[str, str]:
-    number_words = numbers.duration if concern.code in _IN_SECONDS else _short
+    number_words = duration if concern.code in _IN_SECONDS else _short
     return {
         "severity": str(concern.severity),
         "code": concern.code,
@@ -156,7 +156,7 @@ def _concern(concern: Concern) -> dict[str, str]:
 
 def _short(value: float) -> str:
     """A limit as it was set: without trailing zeros."""
-    text = numbers.plain(value)
+    text = plain(value)
     return text.rstrip("0").rstrip(".") if "." in text and "e" not in text else text
 
 
@@ -214,33 +214,33 @@ def _window_sentence(reduction: Reduction) -> str:
     window = reduction.summary.window
     if window.duration_s is None:
         return window.rule
-    start, end = numbers.plain(window.start_s), numbers.plain(window.end_s)
-    span = f"{numbers.duration(window.duration_s)}, from {start} s to {end} s of the run"
+    start, end = plain(window.start_s), plain(window.end_s)
+    span = f"{duration(window.duration_s)}, from {start} s to {end} s of the run"
     return f"Measurement window: {span}. {window.rule}"
 
 
 def _requests(reduction: Reduction) -> Table:
     counts = reduction.summary.requests
-    planned = numbers.plain(counts.planned) if counts.planned is not None else "bounded by time"
+    planned = plain(counts.planned) if counts.planned is not None else "bounded by time"
     if lost(reduction.run.concerns):
         head: tuple[str, ...] = ("Requests", "Planned", "Sent", "Completed", "Failed", "Dropped")
-        rows = [("Complete run", planned, *[numbers.DASH] * 4)]
+        rows = [("Complete run", planned, *[DASH] * 4)]
         return Table("Request outcomes: not available", head, rows)
-    cells = [
-        ("Planned", planned),
-        ("Sent", numbers.plain(counts.sent)),
-        ("Completed", numbers.plain(counts.ok)),
-        ("Failed", numbers.plain(counts.failed)),
-        ("Dropped", numbers.plain(counts.dropped)),
-    ]
+    cells = {
+        "Planned": planned,
+        "Sent": plain(counts.sent),
+        "Completed": plain(counts.ok),
+        "Failed": plain(counts.failed),
+        "Dropped": plain(counts.dropped),
+    }
     if counts.cancelled:
-        cells.append(("Canceled by plan", numbers.plain(counts.cancelled)))
+        cells["Canceled by plan"] = plain(counts.cancelled)
     if counts.turns_not_happened:
-        cells.append(("Turns not reached", numbers.plain(counts.turns_not_happened)))
+        cells["Turns not reached"] = plain(counts.turns_not_happened)
     if counts.in_window is not None:
-        cells.append(("Scheduled in the window", numbers.plain(counts.in_window)))
-    head = ("Requests", *(title for title, _ in cells))
-    return Table("Request outcomes", head, [("Complete run", *(value for _, value in cells))])
+        cells["Scheduled in the window"] = plain(counts.in_window)
+    row = ("Complete run", *cells.values())
+    return Table("Request outcomes", ("Requests", *cells), [row])
 
 
 _QUANTILES: Final = ("mean", "p50", "p90", "p95", "p99", "p999", "max")
@@ -255,7 +255,7 @@ def _latency(latency: Mapping[str, Distribution]) -> tuple[Table, list[str]]:
         rows.append(
             [
                 METRICS[key].title,
-                *(numbers.duration(getattr(distribution, q)) for q in _QUANTILES),
+                *(duration(getattr(distribution, q)) for q in _QUANTILES),
                 f"{distribution.n:,}",
             ]
         )
@@ -291,8 +291,8 @@ def _error_bound(client: Client) -> list[str]:
         ttft, gap = found.ttft_error.p99_s, found.gap_error.p99_s
         if ttft is not None and gap is not None:
             text = (
-                f"Load-generator timing error {when}, p99: TTFT {numbers.duration(ttft)},"
-                f" inter-token gap {numbers.duration(gap)}{more}"
+                f"Load-generator timing error {when}, p99: TTFT {duration(ttft)},"
+                f" inter-token gap {duration(gap)}{more}"
             )
             return [text]
     return []
@@ -316,8 +316,8 @@ def _generator(client: Client) -> Table | None:
             (measured.send_lag, "Send delay"),
         ):
             if found is not None and found.n:
-                values = (numbers.duration(v) for v in (found.p50_s, found.p99_s, found.max_s))
-                rows.append([f"{title}, {place}", *values, numbers.plain(found.n)])
+                values = (duration(v) for v in (found.p50_s, found.p99_s, found.max_s))
+                rows.append([f"{title}, {place}", *values, plain(found.n)])
     if not rows:
         return None
     head = ("Error, per request", "p50", "p99", "max", "n")
@@ -329,7 +329,7 @@ def _generator_notes(client: Client) -> list[str]:
     notes = []
     peak = None if client.load is None else client.load.events_per_s_peak
     carried = (
-        f"Peak load in the measurement window: {numbers.plain(peak, 3)} events/s."
+        f"Peak load in the measurement window: {plain(peak, 3)} events/s."
         if peak is not None
         else ""
     )
@@ -350,14 +350,14 @@ def _certified(calibration: Calibration) -> str:
     certified = (calibration.certified_events_per_s or {}).get(str(workers))
     cost = None if calibration.highest is None else calibration.highest.client_us_per_event
     upto = (
-        f"up to {numbers.plain(certified, 3)} events/s within"
-        f" {numbers.duration(calibration.bound_s)} (p99 of each error)"
+        f"up to {plain(certified, 3)} events/s within"
+        f" {duration(calibration.bound_s)} (p99 of each error)"
         if certified is not None
         else "for no load"
     )
     quick = "Quick calibration" if calibration.quick else "Calibration"
     count = f"{workers} {'worker' if workers == 1 else 'workers'}"
-    at_cost = f", at {numbers.plain(cost, 3)} µs CPU per event" if cost is not None else ""
+    at_cost = f", at {plain(cost, 3)} µs CPU per event" if cost is not None else ""
     return f"{quick} of {calibration.made_at}: {count} certified {upto}{at_cost}."
 
 
@@ -369,16 +369,16 @@ def _reconciliation(reduction: Reduction) -> Table:
         ]
         if agreement.ok and agreement.client == agreement.server:
             verdict = "equal"
-        difference = numbers.DASH
+        difference = DASH
         if agreement.client is not None and agreement.server is not None:
-            difference = numbers.plain(agreement.client - agreement.server, 12)
+            difference = plain(agreement.client - agreement.server, 12)
         rows.append(
             (
                 key.replace("_", " ").capitalize(),
-                numbers.plain(agreement.client, 12),
-                numbers.plain(agreement.server, 12),
+                plain(agreement.client, 12),
+                plain(agreement.server, 12),
                 difference,
-                numbers.plain(agreement.tolerance, 12),
+                plain(agreement.tolerance, 12),
                 verdict,
                 agreement.note or "",
             )
@@ -396,43 +396,29 @@ def _reconciliation(reduction: Reduction) -> Table:
     return Table("Token counts of client and server", head, rows, text=(5, 6))
 
 
-_STAGE_KEYS: Final = (
-    "output_tok_s",
-    "ttft_s.p50",
-    "ttft_s.p99",
-    "tpot_s.p50",
-    "e2e_s.p99",
-    "slo_met_ratio",
-    "requests_in_flight",
-)
+_STAGE_COLUMNS: Final = {
+    "output_tok_s": "Output",
+    "ttft_s.p50": "TTFT p50",
+    "ttft_s.p99": "TTFT p99",
+    "tpot_s.p50": "TPOT p50",
+    "e2e_s.p99": "E2E p99",
+    "slo_met_ratio": "SLO attainment",
+    "requests_in_flight": "In flight",
+}
 
 
 def _stages(reduction: Reduction) -> Table | None:
     stages = reduction.summary.stages
     if len(stages) < 2:
         return None
+    unknown = lost(reduction.run.concerns)
     rows = []
     for stage in stages:
         by_key = {row.key: row for row in rows_of(stage.metrics, stage.latency)}
-        cells = [f"{by_key[key].value} {by_key[key].unit}".strip() for key in _STAGE_KEYS]
-        counted = (
-            numbers.DASH
-            if lost(reduction.run.concerns)
-            else numbers.plain(stage.requests.in_window)
-        )
-        rows.append([stage.name, numbers.duration(stage.window.duration_s), counted, *cells])
-    head = (
-        "Stage",
-        "Window",
-        "Requests",
-        "Output",
-        "TTFT p50",
-        "TTFT p99",
-        "TPOT p50",
-        "E2E p99",
-        "SLO attainment",
-        "In flight",
-    )
+        cells = [f"{by_key[key].value} {by_key[key].unit}".strip() for key in _STAGE_COLUMNS]
+        counted = DASH if unknown else plain(stage.requests.in_window)
+        rows.append([stage.name, duration(stage.window.duration_s), counted, *cells])
+    head = ("Stage", "Window", "Requests", *_STAGE_COLUMNS.values())
     return Table("Load stages, each in its own measurement window", head, rows)
 
 
@@ -441,25 +427,21 @@ def _errors(reduction: Reduction) -> Table | None:
     bad = np.flatnonzero(~requests.ok & ~requests.cancelled)
     if len(bad) == 0:
         return None
-    counts: Counter[tuple[str, str, str]] = Counter()
     errors = requests.error.take(pa.array(bad)).to_pylist()
-    for outcome, status, error in zip(
-        requests.outcome[bad], requests.http_status[bad], errors, strict=True
-    ):
-        key = (
+    counts = Counter(
+        (
             outcome,
-            numbers.DASH if np.isnan(status) else f"{status:.0f}",
-            (error or numbers.DASH)[:160],
+            DASH if np.isnan(status) else f"{status:.0f}",
+            (error or DASH)[:160],
         )
-        counts[key] += 1
+        for outcome, status, error in zip(
+            requests.outcome[bad], requests.http_status[bad], errors, strict=True
+        )
+    )
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:12]
     rows = [(*key, f"{n:,}") for key, n in ordered]
-    return Table(
-        "Failed and dropped requests",
-        ("Outcome", "HTTP status", "Error", "Requests"),
-        rows,
-        text=(2,),
-    )
+    head = ("Outcome", "HTTP status", "Error", "Requests")
+    return Table("Failed and dropped requests", head, rows, text=(2,))
 
 
 # --- the profile and the definitions ---

@@ -16,14 +16,8 @@ CHARTS_DIR: Final = "report-charts"
 
 def write_report(run_path: Path, reduction: Reduction | None = None) -> tuple[Path, Path]:
     """Write report.html (one file, needs neither network nor script) and report.md, with its charts
-    in a folder next to it.
-
-    Args:
-        run_path: a run directory. Nothing else is read, so any old run can be reported again.
-        reduction: of that directory, if there is one already.
-
-    Returns:
-        Paths of report.html and report.md.
+    in a folder next to it; returns both paths. Only the run directory is read, so any old run can
+    be reported again. `reduction` is of that directory, if there is one already.
 
     Raises:
         ArtifactError: not a run directory, or it cannot be written.
