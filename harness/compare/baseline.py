@@ -84,12 +84,10 @@ _UTC: Final = "%Y-%m-%dT%H:%M:%SZ"
 
 @dataclass(frozen=True, slots=True)
 class SavedRun:
-    """One run of a baseline.
+    """One run of a baseline, in the folder `run`. `source` is the name of the folder that it was
+    copied from.
 
     Attributes:
-        run: name of its folder.
-        source: name of the folder that it was copied from.
-        status: its verdict.
         made: how it was made, such as profile and seed.
         left_out: what was not kept, except journals, logs and pages, with the reason.
         reducible: whether it reduces to the same summary as its source.
@@ -291,7 +289,6 @@ def _chosen(members: Sequence[Member], variant: str | None) -> list[Member]:
 
 
 def _check(runs: Sequence[RunResult], *, allow_invalid: bool) -> None:
-    """Check that the runs can serve as a baseline."""
     if not allow_invalid:
         try:
             list(verdicts(runs, ()))
@@ -403,8 +400,8 @@ def _copy(source: Path, to: Path, names: Sequence[str]) -> None:
 
 
 def _copy_inputs(source: RunDir, to: RunDir) -> None:
-    """Copy everything that the reduction reads. Journals are copied only if their table is missing,
-    which is then made from them.
+    """Copy everything that the reduction reads. Journals only if their table is missing, which is
+    then made from them.
     """
     _copy(source.root, to.root, ("manifest.json", *_INPUTS))
     if all((to.root / name).exists() for name in _FROM_JOURNALS):

@@ -18,12 +18,8 @@ OUTPUT_LENGTH_TOLERANCE: Final = 0.02
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """One key that must be equal before metrics can be compared.
-
-    Attributes:
-        key: as `--allow-mismatch` takes it.
-        required: whether a missing value is an error; else it is noted as unchecked.
-        read: the value of one run, None if it is not recorded.
+    """One key that must be equal. `read` gives a run's value, None if it is not recorded. A missing
+    value is an error if `required`, else it is noted as unchecked.
     """
 
     key: str
@@ -129,11 +125,11 @@ def identities(runs: Sequence[RunResult], allow: Sequence[str]) -> Iterator[Mism
 def output_lengths(
     sides: Mapping[str, Sequence[RunResult]], allow: Sequence[str]
 ) -> Iterator[Mismatch]:
-    """Under `natural` the server decides how much work it does: mean output lengths must agree
-    within 2% or within chance.
+    """Under `natural` the server decides how much work it does: mean output lengths of sides must
+    agree within 2% or within chance.
 
-    Means of whole sides are compared, because lengths of single repeats depend on their seeds.
-    Chance is estimated from the runs' confidence intervals; without these only the 2% count.
+    Single repeats are not compared, because their lengths depend on their seeds. Chance is
+    estimated from the runs' confidence intervals; without these only the 2% count.
 
     Raises:
         NotComparableError: mean output lengths of two sides differ by more.
@@ -227,8 +223,8 @@ def _apart(mine: float, its: float, chance: float = 0.0) -> bool:
 
 
 def _chance(*sides: Sequence[RunResult]) -> float:
-    """Half-width of the 95% interval of the difference of two sides' mean lengths, from their runs'
-    intervals; 0 if a run has none.
+    """Half-width of the 95% interval of the difference of two sides' mean lengths; 0 if a run has
+    none.
     """
     squares = 0.0
     for members in sides:

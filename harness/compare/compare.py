@@ -51,13 +51,8 @@ from harness.profile.thresholds import Threshold
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """Runs that are repeats of each other.
-
-    Attributes:
-        label: A for the baseline, then B, C, …
-        name: from what distinguishes it from the others.
-        paths: folders of its runs.
-        statuses: their verdicts.
+    """Runs that are repeats of each other: A is the baseline, then B, C, … `name` is from what
+    distinguishes it from the others.
     """
 
     label: str
@@ -112,7 +107,6 @@ class Comparison:
         )
 
     def rows(self) -> list[tuple[str, ...]]:
-        """Ratios as text; for a single side, means with their t-intervals."""
         if len(self.sides) == 1:
             return [(row.name, row.unit, *_spread_text(row.spreads[0])) for row in self.metrics]
         return [

@@ -64,20 +64,17 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class GateResult:
-    """One gate on one side.
+    """One gate on one side; an absent value never passes.
 
     Attributes:
-        outcome: an absent value never passes.
         value: mean over the side's runs, in the metric's unit; None if any of them lacks it.
         baseline: mean of the baseline; None for a gate on a number, or if it is absent.
-        ratio: value / baseline, of geometric means; None like `baseline`.
+        ratio: value / baseline, of geometric means.
         low: lower end of the noise band: of the ratio, or of the value for a gate on a number; None
             without repeats.
-        high: its upper end.
-        n: runs of the side.
         cv: coefficient of variation of the side's runs; None with one run.
         detectable: minimum detectable loss at 90% power, relative (to the limit, for a gate on a
-            number); None if the spread is unknown.
+            number).
         repeats_wanted: repeats per side for a decision; None if there is one, or no number of
             repeats is enough.
     """
@@ -190,12 +187,8 @@ def evaluate_gates(
     *,
     sensor_error: float = BOARD_SENSOR_ERROR,
 ) -> tuple[GateResult, ...]:
-    """Evaluate the gates on every side but the first, or on the only side.
-
-    Args:
-        gates: conditions, in the order of the results.
-        sides: runs by label; the first is the baseline.
-        sensor_error: bound of a GPU sensor's gain error, relative.
+    """Evaluate the gates on every side but the first (the baseline), or on the only side.
+    `sensor_error` bounds a GPU sensor's gain error, relative.
 
     Raises:
         ProfileError: a gate on a share of the baseline without a baseline.
@@ -223,10 +216,8 @@ class _Draft:
         loss: estimate; None if nothing can be tested.
         margin: allowed loss; negative if the gate requires a gain.
         error: standard error of the loss.
-        df: its degrees of freedom.
         systematic: bound of an error that repeats do not reduce.
-        deviation: standard deviation of one run's value, pooled over both sides, on the losses'
-            scale.
+        deviation: standard deviation of one run's value, pooled over both sides.
     """
 
     result: GateResult

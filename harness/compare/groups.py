@@ -16,7 +16,7 @@ from harness.core.records import RunState
 from harness.core.units import human_number
 
 REFERENCE: Final = Path("results") / "reference"
-"""Folder of named baselines, below the working directory or the checkout."""
+"""Folder of named baselines."""
 SERIES_FILE: Final = "series.json"
 """Marks a folder of repeats made by `harness repeat`."""
 
@@ -50,13 +50,11 @@ _NO_TREATMENT: Final = ("set", "profile", "model")
 
 @dataclass(frozen=True, slots=True)
 class RunSet:
-    """One argument of a comparison: a run, or a folder of repeats.
+    """One argument of a comparison: a run, or a folder of repeats (`several`).
 
     Attributes:
-        path: as given.
         runs: the finished ones.
-        several: whether it is a folder of runs.
-        left_out: unfinished runs in it, with the reason.
+        left_out: unfinished runs, with the reason.
         variants: profiles of a series, in the order given; the first is its baseline.
         missing: variants without a finished run.
     """
@@ -72,11 +70,8 @@ class RunSet:
 
 @dataclass(frozen=True, slots=True)
 class Treatment:
-    """A property in which sides may differ on purpose, such as `gpu` or `precision`.
-
-    Attributes:
-        values: of each side, in order; several of one side are joined by a slash.
-        differs: whether the sides differ in it.
+    """A property in which sides may differ on purpose, such as `gpu`, with the values of each side.
+    Several of one side are joined by a slash.
     """
 
     key: str
@@ -202,7 +197,7 @@ def find_baseline(name: str) -> Path:
 
 
 def treatment(member: Member) -> dict[str, str]:
-    """All properties that may differ on purpose, as text, with the keys that only group."""
+    """All properties that may differ on purpose, and the keys that only group."""
     run = member.run
     model = run.profile.model
     settings = dict(run.settings)

@@ -30,15 +30,14 @@ _POINTS: Final = 21
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Difference of two means, in the unit of the values.
+    """Difference of two means, in the unit of the values. Without any difference between repeats,
+    there is no interval, p-value or df.
 
     Attributes:
-        half_width: of the 95% interval, statistical plus systematic term; None if no repeat differs
-            from another, because no interval follows then.
-        p_value: two-sided, of a difference beyond the systematic term; None like `half_width`.
-        error: standard error of the difference; 0 if no repeat differs from another.
-        df: Welch-Satterthwaite degrees of freedom; None like `half_width`.
-        systematic: the bound that was passed in.
+        half_width: of the 95% interval, statistical plus systematic term.
+        p_value: two-sided, of a difference beyond the systematic term.
+        error: standard error of the difference.
+        df: Welch-Satterthwaite degrees of freedom.
     """
 
     difference: float
@@ -136,10 +135,9 @@ class Design:
 def one_sample(
     deviation: float, n: int, alpha: float, *, margin: float = 0.0, systematic: float = 0.0
 ) -> Design:
-    """Mean of `n` values (at least two) compared with a number. `deviation` is the true standard
-    deviation of a value, `alpha` the one-sided error of the test, `margin` the least estimate that
-    counts. `systematic` bounds an error that repeats do not reduce; the estimate has to exceed it
-    on top of the noise.
+    """Mean of `n` values compared with a number. `deviation` is the true standard deviation of a
+    value, `alpha` the one-sided error, `margin` the least estimate that counts. The estimate also
+    has to exceed `systematic` on top of the noise.
     """
     error = deviation / math.sqrt(n)
     u, weights = _chi_points(n - 1)
@@ -189,8 +187,8 @@ def _normal(x: Floats) -> Floats:
 
 @lru_cache(maxsize=256)
 def _chi_points(df: int) -> tuple[Floats, Floats]:
-    """Points and weights of sqrt(chi-squared / df): a sample's standard deviation relative to the
-    true one.
+    """Points and weights of sqrt(chi-squared / df): a sample's standard deviation over the true
+    one.
     """
     # Nearly all of the mass lies within six of its own standard deviations of the truth.
     spread = 6 / math.sqrt(2 * df)

@@ -76,8 +76,7 @@ class Spread:
     Attributes:
         values: by run id; None where a run lacks the metric.
         mean: None if any run lacks the metric.
-        low: lower end of the 95% t-interval of the mean; None with fewer than two runs.
-        high: its upper end.
+        low: lower end of the mean's 95% t-interval; None with fewer than two runs.
         cv: standard deviation / mean; None with fewer than two runs or a mean of 0.
         outliers: ids of outlying runs (Grubbs' test at 1%); they count all the same.
     """
@@ -98,18 +97,15 @@ class Cell:
 
     Attributes:
         value: mean over the side's runs; None if any of them lacks the metric.
-        ratio: value / baseline, of geometric means with repeats; None if either is absent or the
+        ratio: to the baseline, of geometric means with repeats; None if either is absent or the
             baseline is 0.
         low: lower end of the ratio's 95% interval, both terms included.
-        high: its upper end.
         interval: `within-run` (two single runs: their stability, not their difference), `across
             repeats`, or None.
         note: the reason, where the verdict does not explain itself.
-        statistical: half-width of the interval from the spread of the repeats, on the ratio's
-            natural logarithm.
-        systematic: what different sensors add to it, on the same scale; 0 on the same GPUs.
-        detectable: minimum detectable effect, relative, at 90% power; None where nothing was
-            tested.
+        statistical: half-width from the spread of the repeats, on the ratio's natural logarithm.
+        systematic: what different sensors add to it; 0 on the same GPUs.
+        detectable: minimum detectable effect, relative, at 90% power.
     """
 
     side: str
@@ -125,7 +121,6 @@ class Cell:
     detectable: float | None = None
 
     def text(self) -> str:
-        """The ratio with its interval, and the share of it that is sensor error."""
         if self.ratio is None:
             return "—"
         if self.low is None or self.high is None:
@@ -134,7 +129,6 @@ class Cell:
         return f"{self.ratio:.3f} [{self.low:.3f}, {self.high:.3f}]{sensors}"
 
     def says(self) -> str:
-        """The verdict, with the minimum detectable effect where no difference was found."""
         return f"{self.word} ({aside})" if (aside := self.aside()) else str(self.word)
 
     def aside(self) -> str:
@@ -149,14 +143,8 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One metric of all sides.
-
-    Attributes:
-        key: metric, or metric.statistic.
-        baseline: mean of A; None if any of its runs lacks the metric.
-        boundary: as A's runs name it.
-        cells: the other sides.
-        spreads: all sides.
+    """One metric of all sides. `key` is metric or metric.statistic; `baseline` is the mean of A,
+    and `boundary` that of A's runs. `cells` has the other sides, `spreads` all.
     """
 
     key: str
@@ -185,11 +173,8 @@ def rows(
     sides: Mapping[str, Sequence[RunResult]], sensor_error: float = BOARD_SENSOR_ERROR
 ) -> Iterator[Row]:
     """Rows of every metric that at least one run has: the headline first, then in the order of
-    definition.
-
-    Args:
-        sides: runs by label; the first is the baseline.
-        sensor_error: bound of a GPU sensor's gain error, relative.
+    definition. The first side is the baseline; `sensor_error` bounds a GPU sensor's gain error,
+    relative.
     """
     runs = [run for members in sides.values() for run in members]
     baseline = next(iter(sides.values()))
@@ -274,10 +259,10 @@ def systematic_error(
 ) -> float:
     """Bound of the ratio's error (on its logarithm) from the GPUs' power sensors.
 
-    Each GPU has a gain error of its own, independent of the others, in all its readings. A side's
-    value is the mean over its GPUs and runs, so what both sides share cancels: nothing is left if
-    both used the same GPUs. A meter calibration replaces a GPU's error by its residual. Readings
-    with and without calibration, or with two different ones, share no gain.
+    Each GPU has its own gain error in all its readings, independent of the others. A side's value
+    is the mean over its GPUs and runs, so what both sides share cancels. A meter calibration
+    replaces a GPU's error by its residual. Readings with and without calibration, or with two
+    different ones, share no gain.
     """
     if definition.boundary != "power":
         return 0.0

@@ -51,7 +51,6 @@ class Chart:
     Attributes:
         key: name in ids and files.
         caption: what it shows; also the alternative text.
-        lines: series, in the order of the palette.
         window: measurement window on x, shaded.
         y_percent: y is a share.
         bands: intervals on x in another color: when GPUs were throttled.

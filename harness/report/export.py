@@ -35,18 +35,15 @@ SERIES: Final = "series"
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One metric.
+    """One metric; `headline` if it belongs to the window of the headline.
 
     Attributes:
         metric: key, with a suffix such as `.p99` for a statistic of a distribution; without
             `@boundary`, which is a column.
-        stage: load stage whose measurement window it covers.
         workload_class: request class; None for all.
-        headline: whether it belongs to the window of the headline.
         value: in `unit` (docs/metrics.md); None if absent.
         ci_low: lower end of the 95% confidence interval within this run.
         basis: `measured`, `modelled` or `absent`.
-        token_class: class of the counted tokens, if any.
         note: the source, or why the value is absent.
     """
 

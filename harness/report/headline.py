@@ -38,7 +38,6 @@ class HeadlineRow:
 
     Attributes:
         key: metric, with a suffix such as `.p99` for a percentile.
-        value: the number, or an em dash if absent.
         unit: empty for percent and if absent.
         interval: 95% confidence interval within this run; empty with too few effective batches.
         basis: `measured`, `modelled` or `absent`.

@@ -107,13 +107,11 @@ def _row(result: RunResult) -> dict[str, Any]:
 def selected(
     rows: Sequence[Mapping[str, Any]], where: Mapping[str, str], sort: str
 ) -> list[dict[str, Any]]:
-    """Rows of `list_results` that match all of `where`, sorted.
+    """Rows of `list_results` that match all of `where`, sorted by a key (with a leading minus in
+    descending order; runs without it come last).
 
-    Args:
-        rows: of `list_results`.
-        where: key -> value, case-insensitive, with the wildcards `*` and `?`; an empty value
-            matches unknown ones.
-        sort: a key, with a leading minus in descending order. Runs without it come last.
+    `where` maps keys to values, case-insensitive, with the wildcards `*` and `?`; an empty value
+    matches unknown ones.
 
     Raises:
         ProfileError: unknown key.

@@ -37,15 +37,9 @@ def conclude(
     summary: Path | None = None,
     report: Path | None = None,
 ) -> Conclusion:
-    """Write the requested files and evaluate the gates.
-
-    Args:
-        comparison: with its gates.
-        strict: too few repeats for a gate are a failure as well.
-        junit: file for JUnit XML.
-        github: make annotations, and append the summary to the file in GITHUB_STEP_SUMMARY.
-        summary: file for the Markdown summary.
-        report: folder for the page, Markdown and JSON.
+    """Write the requested files and evaluate the gates. With `strict`, too few repeats are a
+    failure as well; with `github`, make annotations and append the summary to the file in
+    GITHUB_STEP_SUMMARY. `report` is the folder for the page, Markdown and JSON.
 
     Raises:
         ArtifactError: a file cannot be written.
