@@ -32,8 +32,7 @@ from harness.artifacts.recorded_run import SAVED, HarnessVersion, Saved, saved_o
 from harness.artifacts.run_result import RunResult
 from harness.artifacts.typed_json import to_json
 from harness.compare.comparability import identities, mapping, verdicts
-from harness.compare.groups import REFERENCE, Member, RunSet, load_set, mixed, treatment
-from harness.compare.groups import members as members_of
+from harness.compare.groups import REFERENCE, Member, RunSet, load_set, members_of, mixed, treatment
 from harness.compare.ratios import CLAIMING, MIN_REPEATS
 from harness.core.clock import wall_now
 from harness.core.errors import ArtifactError, HarnessError, InvalidRunError, ProfileError

@@ -28,12 +28,12 @@ from harness.compare.groups import (
     Treatment,
     group,
     load_set,
+    members_of,
     mixed,
     names,
     side_label,
     treatments,
 )
-from harness.compare.groups import members as members_of
 from harness.compare.ratios import (
     BOARD_SENSOR_ERROR,
     CLAIMING,
@@ -174,13 +174,13 @@ def compare_runs(
     gates: Sequence[Threshold] = (),
     sensor_error: float = BOARD_SENSOR_ERROR,
 ) -> Comparison:
-    """Compare runs with the first one, or sets of repeats with the first set.
+    """Compare runs or folders of repeats with the first one, or with `baseline`, which is side A
+    then.
 
     Args:
         paths: run directories, or folders of repeats.
-        allow_mismatch: identity keys that may differ (`MISMATCH_KEYS`); the result lists the
-            differences.
-        baseline: run or folder that is side A.
+        allow_mismatch: keys that may differ (`MISMATCH_KEYS`); the result lists the differences.
+        baseline: run or folder.
         group_by: treatment keys whose equal values make a side; default: each variant of each
             folder, or runs of equal treatment.
         gates: conditions on every side but the baseline, or on the only side.
@@ -217,7 +217,14 @@ def compare_runs(
     called = names(sides, group_by)
     return Comparison(
         sides=tuple(
-            _side(label, name, side)
+            Side(
+                label=label,
+                name=name,
+                runs=tuple(run.run_id for run in side),
+                paths=tuple(str(run.path) for run in side),
+                statuses=tuple(str(run.status) for run in side),
+                seeds=tuple(run.manifest.seed for run in side),
+            )
             for (label, side), name in zip(plain.items(), called, strict=True)
         ),
         treatments=treatments(sides),
@@ -269,17 +276,6 @@ def _with_baseline(sides: Mapping[str, list[Member]], baseline: RunSet) -> dict[
         if (kept := [member for member in side if member.argument is not baseline])
     ]
     return {side_label(position): side for position, side in enumerate([mine, *others])}
-
-
-def _side(label: str, name: str, members: Sequence[RunResult]) -> Side:
-    return Side(
-        label=label,
-        name=name,
-        runs=tuple(run.run_id for run in members),
-        paths=tuple(str(run.path) for run in members),
-        statuses=tuple(str(run.status) for run in members),
-        seeds=tuple(run.manifest.seed for run in members),
-    )
 
 
 def _notes(

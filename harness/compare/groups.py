@@ -128,7 +128,7 @@ def load_set(path: Path) -> RunSet:
     )
 
 
-def members(sets: Iterable[RunSet]) -> list[Member]:
+def members_of(sets: Iterable[RunSet]) -> list[Member]:
     """All runs of some sets.
 
     Raises:

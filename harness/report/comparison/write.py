@@ -11,7 +11,14 @@ from harness.compare import gate_output
 from harness.compare.compare import Comparison
 from harness.core.errors import ArtifactError, ExitCode
 from harness.report.comparison.view import ComparisonView, compare_view
-from harness.report.pages import Drawing, chart_links, html_page, make_folder, write_charts
+from harness.report.pages import (
+    Drawing,
+    chart_links,
+    html_page,
+    make_folder,
+    markdown_page,
+    write_charts,
+)
 
 CHARTS_DIR: Final = "comparison-charts"
 
@@ -101,26 +108,8 @@ def _drawings(shown: ComparisonView) -> dict[str, Drawing]:
 
 def comparison_markdown(comparison: Comparison, shown: ComparisonView) -> str:
     """GitHub-flavored Markdown: the comparison, then the charts."""
-    blocks = [comparison.to_markdown().rstrip()]
-    for key, chart in shown.charts.items():
-        links = chart_links(CHARTS_DIR, key)
-        names = ", ".join(
-            f"{name} ({_LOOKS[(place - 1) % len(_LOOKS)]})" for place, name in chart.legend
-        )
-        blocks.append(
-            f"""## {chart.title}
-
-<picture>
-<source media="(prefers-color-scheme: dark)" srcset="{links["dark"]}">
-<img src="{links["light"]}" alt="{chart.caption}">
-</picture>
-
-{chart.caption} {names}."""
-        )
-    return "\n\n".join(blocks) + "\n"
-
-
-_LOOKS: Final = ("blue", "orange", "green", "purple")
+    files = {key: chart_links(CHARTS_DIR, key) for key in shown.charts}
+    return markdown_page("compare.md.j2", v=shown, files=files, text=comparison.to_markdown())
 
 
 def _write(path: Path, text: str) -> None:
