@@ -28,7 +28,7 @@ _PARAGRAPH = re.compile(r"(?<!\n)\n(?!\n)")
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 SCHEMA_PATH: Final = Path(__file__).with_name("profile.schema.json")
-REFERENCE_PATH: Final = ROOT / "docs" / "profile-reference.md"
+REFERENCE_PATH: Final = ROOT / "docs" / "reference" / "profile.md"
 
 
 class _Section(NamedTuple):
@@ -79,7 +79,7 @@ traffic:
 ```
 
 The first line lets editors that know YAML language servers complete keys and show these explanations. Ready-made profiles are in
-[`loadprofiles/`](../loadprofiles).
+`loadprofiles/`.
 
 - **Strict.** An unknown key, a wrong unit or an impossible combination is an error (exit 2). All errors are told at once, each with file,
   line and column, the key that was probably meant, and the fix.
@@ -96,7 +96,7 @@ The first line lets editors that know YAML language servers complete keys and sh
 
 
 def reference() -> str:
-    """docs/profile-reference.md."""
+    """docs/reference/profile.md."""
     lines = [_TOP, "## Contents", ""]
     titles = [*(section.title for section in _SECTIONS), "Thresholds", "Impossible combinations"]
     lines += [f"- [{title.replace('`', '')}](#{_anchor(title)})" for title in titles]
@@ -203,7 +203,7 @@ def _thresholds() -> Iterator[str]:
     )
     yield (
         "be a share of a baseline; `harness repeat` and `harness compare` judge those, with the"
-        " noise of repeats ([CI](ci.md))."
+        " noise of repeats ([CI](../how-to/ci.md))."
     )
     yield ""
     yield "```yaml"
