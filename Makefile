@@ -78,6 +78,7 @@ check: $(STAMP) ## lint, types, import rules, generated files, docs, shell and D
 	$(BIN)/lint-imports
 	$(BIN)/python -m harness.profile.generate --check
 	$(BIN)/python -m harness.report.generate --check
+	$(BIN)/python -m harness.cli.generate --check
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build -q --strict
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/shellcheck .ci/run requirements/*.sh
@@ -88,6 +89,7 @@ fmt: $(STAMP) ## format and fix what can be fixed
 	$(BIN)/ruff format -q .
 	$(BIN)/python -m harness.profile.generate
 	$(BIN)/python -m harness.report.generate
+	$(BIN)/python -m harness.cli.generate
 
 .PHONY: docs
 docs: $(STAMP) ## the documentation as a website, in build/docs/; broken links fail
