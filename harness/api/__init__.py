@@ -1,4 +1,1 @@
-"""The wire APIs: one module each, with all that this program knows about it.
-
-`table.wire` gives the module's object for a name; `base` says what an API consists of.
-"""
+"""Wire APIs, one module each. `table.wire` returns the API of a name; `base` is their interface."""

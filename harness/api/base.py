@@ -1,4 +1,4 @@
-"""What a wire API consists of: requests, answers, and what a server of it reads and writes."""
+"""Interface of a wire API: requests and responses, read and written by client and server."""
 
 import json
 from abc import ABC, abstractmethod
@@ -14,24 +14,22 @@ from harness.core.records import Api
 Json = Mapping[str, Any]
 
 SALT: Final = b"\x00"
-"""Stands in a head that sessions share for the salt of one of them; no JSON text has it."""
+"""Placeholder for a session's salt in a head that sessions share; never occurs in JSON text."""
 
 
 @dataclass(frozen=True, slots=True)
 class RequestSettings:
-    """What every request carries beside its messages.
+    """Settings of every request, in addition to its messages.
 
     Attributes:
         api: a value of `core.records.Api`.
         force_output: add `ignore_eos` and, where the API has it, `min_tokens` (not on Messages).
-        temperature: sampling temperature.
         cache_control: mark the prompt-cache breakpoints that Claude's clients set (Messages API
             only): the last tool, the system prompt and the last two user messages.
-        live: later turns carry what the server answered in place of the recorded reply, so their
-            bytes are known at run time only.
-        thinking: how requests of classes that reason ask for it: `off`, or `budget`, `adaptive` or
-            `effort` as in the profile.
-        effort: for `adaptive` and `effort`; None: the server's own.
+        live: later turns carry the server's response instead of the recorded reply, so their bytes
+            are known only at run time.
+        thinking: how reasoning is requested: `off`, `budget`, `adaptive` or `effort`.
+        effort: for `adaptive` and `effort`; None: the server's default.
     """
 
     api: str
@@ -45,13 +43,13 @@ class RequestSettings:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens by the server's count. None is unknown.
+    """Tokens as counted by the server; None: unknown.
 
     Attributes:
-        input_tok: the whole prompt, cached tokens included.
-        cache_read_tok: of these, read from a prefix cache.
+        input_tok: the whole prompt, including cached tokens.
+        cache_read_tok: of these, read from the prefix cache.
         cache_write_tok: of these, written to it.
-        output_tok: tokens that were produced.
+        output_tok: generated tokens.
     """
 
     input_tok: int | None = None
@@ -62,9 +60,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class PlainAnswer:
-    """A whole answer's text, and its tokens with their log-probabilities where they were asked for
-    and told.
-    """
+    """Text of a complete response, and its tokens with log-probabilities if they were returned."""
 
     text: str
     tokens: Sequence[str] = ()
@@ -72,35 +68,29 @@ class PlainAnswer:
 
 
 def string(value: Any) -> str:  # noqa: ANN401 - any JSON value
-    """The value, which must be text.
-
-    Raises:
-        TypeError: it is not.
-    """
+    """The value; TypeError if it is not a string."""
     if not isinstance(value, str):
-        raise TypeError(f"{type(value).__name__} where text belongs")
+        raise TypeError(f"{type(value).__name__}, not a string")
     return value
 
 
 def count(value: Any) -> int | None:  # noqa: ANN401 - any JSON value
-    """A count of tokens; None for anything that is none."""
+    """A count of tokens; None for any other value."""
     return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
 
 
 class AnswerReader(ABC):
-    """What one answer says, event by event: content, usage, end, errors.
-
-    Args:
-        parts: collects the answer's parts; None: they are not wanted.
+    """Reads one response, event by event: content, usage, end, errors.
 
     Attributes:
+        parts: collects the parts of the response; None: not needed.
         ended: the end marker was seen.
-        error: the error that came with status 200.
-        malformed: what is no answer of this API.
-        stop_reason: in the API's words.
-        kinds: kinds of content, in the order of their first appearance.
-        usage: the fields of the server's usage, the last value of each.
-        completion_tok: tokens so far, where the event that was read last counts them.
+        error: an error that came with status 200.
+        malformed: why this is not a response of this API.
+        stop_reason: in the API's terms.
+        kinds: kinds of content, in order of first appearance.
+        usage: fields of the server's usage, the last value of each.
+        completion_tok: tokens so far, if the last event has them.
         disagreement: counts that contradict each other.
     """
 
@@ -119,29 +109,22 @@ class AnswerReader(ABC):
 
     @abstractmethod
     def take(self, name: str | None, value: dict[str, Any]) -> tuple[str, str] | None:
-        """Take an event's JSON object.
-
-        Args:
-            name: of the event.
-            value: its data.
-
-        Returns:
-            Kind and content, where it has content.
+        """Take an event's name and data; returns kind and content, if it has content.
 
         Raises:
-            AttributeError, TypeError, KeyError, IndexError: it has another form than the API's.
+            AttributeError, TypeError, KeyError, IndexError: not in the API's form.
         """
 
     @abstractmethod
     def tokens(self) -> Usage:
-        """The usage so far."""
+        """Usage so far."""
 
     def fields(self, event: bytes) -> tuple[str | None, bytes | None]:
-        """Name and data of an event; data is None where there is nothing to read."""
+        """Name and data of an event; data is None if there is nothing to read."""
         return sse.fields(event)
 
     def read(self, event: bytes) -> tuple[str, str] | None:
-        """Take one event of a stream; its kind and content, where it has content. Never raises."""
+        """Take one event of a stream; its kind and content, if it has content. Never raises."""
         self.completion_tok = None
         name, data = self.fields(event)
         if data is None:
@@ -154,24 +137,20 @@ class AnswerReader(ABC):
         return found
 
     def read_whole(self, body: bytes) -> None:
-        """Take an answer that is not a stream. Never raises."""
         self._read(None, body)
 
     def count_again(self, event: bytes) -> None:
-        """Take an event's usage alone: that of the last one of a stream whose every event counts,
-        where no closing usage followed.
+        """Take only an event's usage: of the last event, when every event has usage and no final
+        usage followed.
         """
         usage = json.loads(self.fields(event)[1] or b"{}").get("usage")
         self.merge(usage if isinstance(usage, dict) else {})
 
     def merge(self, usage: Json) -> None:
-        """Usage is cumulative: later values replace earlier ones, absent ones leave them."""
-        for key, value in usage.items():
-            if value is not None:
-                self.usage[key] = value
+        """Usage is cumulative: later values replace earlier ones."""
+        self.usage |= {key: value for key, value in usage.items() if value is not None}
 
     def fail(self, value: Json) -> None:
-        """The server says that it failed."""
         self.error = error_of(value) or json.dumps(value)[:ERROR_CHARS]
 
     def _doubt(self, why: str) -> None:
@@ -181,23 +160,21 @@ class AnswerReader(ABC):
         try:
             value = json.loads(data)
         except (ValueError, RecursionError):
-            self._doubt(f"an event's data is no JSON: {data[:80]!r}")
+            self._doubt(f"event data is not JSON: {data[:80]!r}")
             return None
         if not isinstance(value, dict):
-            self._doubt(f"an event's data is no JSON object: {data[:80]!r}")
+            self._doubt(f"event data is not a JSON object: {data[:80]!r}")
             return None
         try:
             found = self.take(name, value)
         except (AttributeError, TypeError, KeyError, IndexError) as error:
-            self._doubt(f"an event has an unexpected form ({error}): {data[:80]!r}")
+            self._doubt(f"event with an unexpected form ({error}): {data[:80]!r}")
             return None
         return found if found is not None and found[1] else None
 
 
 class BadRequestError(ValueError):
-    """The request is wrong or asks for what the embedded engine does not do; told to the client as
-    status 400.
-    """
+    """A request that is wrong or that the embedded engine does not support: status 400."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,15 +182,12 @@ class Ask:
     """A request as the embedded engine serves it.
 
     Attributes:
-        max_tok: longest answer; 0: as long as there is room.
-        min_tok: no stop string or end token ends the answer before.
-        ignore_eos: the end token does not end it.
-        temperature: sampling temperature.
+        max_tok: most output tokens; 0: limited by the context only.
+        min_tok: stop strings and the end token have no effect before this.
         stops: stop strings.
-        stream: whether events are wanted.
         messages: the conversation in OpenAI form (system, user, assistant with tool_calls, tool).
         tools: functions in OpenAI form.
-        parse_tools: names of functions whose calls are to be recognized in the answer.
+        parse_tools: names of functions whose calls are recognized in the output.
         prompt: text or token ids instead of messages (completions).
         include_usage: the stream ends with usage.
         continuous_usage: usage in every event.
@@ -235,14 +209,14 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A piece of answer text."""
+    """A piece of output text."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """A complete call that the model wrote. `arguments` is a JSON object as text."""
+    """A complete call by the model. `arguments` is a JSON object as text."""
 
     name: str
     arguments: str
@@ -253,7 +227,7 @@ Piece = Text | ToolCall
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """How an answer ended: `stop`, `length` or `tool_calls`, and the stop string that ended it."""
+    """How a response ended: `stop`, `length` or `tool_calls`, and the stop string that ended it."""
 
     reason: str
     stop_string: str | None = None
@@ -268,17 +242,17 @@ _encode: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).enc
 
 
 def compact(value: object) -> bytes:
-    """JSON as servers write it; half of a surrogate pair, which UTF-8 has not, becomes `?`."""
+    """JSON as servers write it; a lone surrogate, which UTF-8 cannot encode, becomes `?`."""
     return _encode(value).encode("utf-8", "replace")
 
 
 class AnswerWriter(ABC):
-    """What a server of the API writes for one answer.
+    """Writes one response as a server of the API.
 
     Args:
         model: its name.
-        ident: unique part of the answer's ids.
-        created_s: when it began, Unix time.
+        ident: unique part of the response's ids.
+        created_s: its start, Unix time.
     """
 
     def __init__(self, model: str, ident: str, created_s: int = 0) -> None:
@@ -288,20 +262,20 @@ class AnswerWriter(ABC):
 
     @abstractmethod
     def start(self, usage: Usage | None, *, continuous: bool = False) -> bytes:
-        """The events in front of the first content.
+        """The events before the first content.
 
         Args:
             usage: so far; None: the server does not count.
-            continuous: every event has usage, where the API has that.
+            continuous: usage in every event, if the API has that.
         """
 
     @abstractmethod
     def piece(self, piece: Piece, usage: Usage | None = None) -> bytes:
-        """The events of one piece, with usage so far where it is given and the API has that."""
+        """The events of one piece, with usage so far if given and the API has that."""
 
     @abstractmethod
     def end(self, finish: Finish, usage: Usage | None, *, continuous: bool = False) -> bytes:
-        """The events behind the last content. May be called again on a copy."""
+        """The events after the last content. May be called again on a copy."""
 
     @abstractmethod
     def error(self, status: int, kind: str, message: str) -> bytes:
@@ -309,30 +283,27 @@ class AnswerWriter(ABC):
 
     @abstractmethod
     def whole(self, pieces: Sequence[Piece], finish: Finish, usage: Usage | None) -> dict[str, Any]:
-        """The whole answer to a request that does not stream."""
+        """The complete response to a request that does not stream."""
 
 
 class WireApi(ABC):
-    """One API. Bodies are joins of JSON fragments that were escaped before: `json.dumps` of half a
-    megabyte takes milliseconds of a load generator's core, a join a tenth of that.
+    """One API. Bodies are joins of JSON fragments that are already escaped: `json.dumps` of 0.5 MB
+    takes milliseconds of a load generator's core, a join a tenth of that.
 
     Attributes:
         name: in the profile.
-        title: in sentences of reports.
+        title: in report text.
         path: route below the base URL.
-        stream_type: content type of its streams.
         ping: what a server may send between events.
-        length_keys: fields that bound the answer's length.
-        logprobs: value of the field `logprobs` that asks for them; None: it tells none.
-        thinking: ways of `traffic.thinking` to ask for reasoning that it has.
-        forces_output: a request can ask for exactly so many tokens, by `ignore_eos`, a field that
+        length_keys: fields that limit the output length.
+        logprobs: value of the field `logprobs` that requests them; None: not available.
+        thinking: values of `traffic.thinking` that it supports.
+        forces_output: a request can force an exact output length by `ignore_eos`, a field that
             vLLM has on its OpenAI routes (on `/v1/responses` since vllm-project/vllm #32609, early
             2026), and SGLang on chat completions and completions.
         cache_breakpoints: requests can mark prompt-cache breakpoints.
         counts_tokens: has a route `count_tokens` below its own.
         has_roles: conversations go through the model's chat template.
-        reader: of its answers.
-        writer: of its answers.
     """
 
     name: ClassVar[Api]
@@ -350,10 +321,10 @@ class WireApi(ABC):
     reader: ClassVar[type[AnswerReader]]
     writer: ClassVar[type[AnswerWriter]]
 
-    # As a client
+    # Client side
 
     def headers(self, api_key: str | None) -> dict[str, str]:
-        """Headers of a request with this key. vLLM reads `Authorization` on every route."""
+        """Headers of a request. vLLM reads `Authorization` on every route."""
         key = {} if api_key is None else {"authorization": f"Bearer {api_key}"}
         return {"content-type": "application/json"} | key
 
@@ -361,13 +332,8 @@ class WireApi(ABC):
     def head(
         self, model: str, system: bytes, tools: Sequence[Tool], settings: RequestSettings
     ) -> bytes:
-        """A body up to its first message.
-
-        Args:
-            model: its name.
-            system: the system prompt as a JSON string that may begin with `SALT`.
-            tools: offered tools; the first one's description may begin with `SALT`.
-            settings: of every request.
+        """A body up to its first message. `system` is a JSON string; it and the first tool's
+        description may begin with `SALT`.
         """
 
     @abstractmethod
@@ -375,78 +341,73 @@ class WireApi(ABC):
         """One message of a body."""
 
     def mark(self, message: bytes) -> bytes:
-        """The message with a cache breakpoint, where the API has them."""
+        """The message with a cache breakpoint, if the API has them."""
         return message
 
     def tail(self, settings: RequestSettings, output_tok: int) -> bytes:
-        """What follows the messages in a body: the answer's length."""
+        """The end of a body, after its messages: the output length."""
         forced = f',"min_tokens":{output_tok},"ignore_eos":true' if settings.force_output else ""
         return f',"max_tokens":{output_tok}{forced}}}'.encode()
 
     def asked(self, settings: RequestSettings, thinking_tok: int, output_tok: int) -> bytes:
-        """How a request asks for reasoning, in front of the tail; nothing where it does not.
+        """The field that requests reasoning, before the tail; empty for none.
 
         Args:
-            settings: whose `thinking` is one of the API's ways.
+            settings: `thinking` is one of the API's.
             thinking_tok: planned length of the reasoning.
-            output_tok: longest answer.
+            output_tok: most output tokens.
         """
         return b""
 
     def body(self, head: bytes, messages: Sequence[bytes], tail: bytes) -> bytes:
-        """A whole body."""
         return b"".join((head, b",".join(messages), b"]", tail))
 
     def length(self, output_tok: int) -> dict[str, Any]:
-        """The field that bounds the answer's length."""
         return {self.length_keys[-1]: output_tok}
 
     def plain_request(
         self, model: str, text: str, output_tok: int, temperature: float | None = None
     ) -> dict[str, Any]:
         """A small request that does not stream: one text from the user."""
-        said = {"messages": [{"role": "user", "content": text}]}
-        warmth = {} if temperature is None else {"temperature": temperature}
-        return {"model": model, "stream": False} | said | warmth | self.length(output_tok)
+        sampling = {} if temperature is None else {"temperature": temperature}
+        settings = {"model": model, "stream": False} | sampling | self.length(output_tok)
+        return settings | self.plain_prompt(text)
+
+    def plain_prompt(self, text: str) -> dict[str, Any]:
+        return {"messages": [{"role": "user", "content": text}]}
 
     def events(self, body: bytes, *, whole: bool) -> Sequence[tuple[bytes, int]]:
-        """Events of a stream that is over, with the offset behind each; `whole`: so is the HTTP
-        message.
+        """Events of a stream that has ended, with the end offset of each; `whole`: the HTTP message
+        is complete.
         """
         return sse.events(body, whole=whole)
 
     @abstractmethod
     def plain_answer(self, document: Json) -> PlainAnswer:
-        """The text of an answer that is not a stream.
+        """The text of a response that is not a stream.
 
         Raises:
-            KeyError, TypeError, IndexError, AttributeError: it has another form than the API's.
+            KeyError, TypeError, IndexError, AttributeError: not in the API's form.
         """
 
-    # As a server
+    # Server side
 
     @abstractmethod
     def chat(self, body: Json) -> tuple[list[Json], list[Json]]:
-        """A request's messages and tools in the form that chat templates take: OpenAI's, with the
-        arguments of calls as objects.
+        """A request's messages and tools in the form of chat templates: OpenAI's, with arguments
+        of calls as objects.
 
         Raises:
-            BadRequestError: it has another form than the API's.
+            BadRequestError: not in the API's form.
         """
 
     @abstractmethod
     def ask(self, body: Json, *, default_temperature: float, counting: bool = False) -> Ask:
-        """Read a request.
-
-        Args:
-            body: the JSON object.
-            default_temperature: where the body names none.
-            counting: the prompt is to be counted only; the answer's length may be missing.
+        """Read a request. `counting`: to count its prompt only; the output length may be missing.
 
         Raises:
             BadRequestError: a wrong or unsupported field.
         """
 
     def error_body(self, status: int, kind: str, message: str) -> dict[str, Any]:
-        """An error that is not inside a stream."""
         return error_body(status, kind, message)

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, Final
 
 from harness.api import fields, openai
@@ -45,7 +44,7 @@ def _call(part: ContentPart) -> str:
 class Reader(openai.ChunkReader):
     def contents(self, choice: dict[str, Any]) -> list[tuple[str, str]]:
         delta = choice.get("delta") or {}
-        # A server that sends its reasoning under both of its names sends it once.
+        # A server that sends reasoning under both names is counted once.
         thought = delta.get("reasoning_content") or delta.get("reasoning") or ""
         out = [("thinking", string(thought)), ("text", string(delta.get("content") or ""))]
         calls = [(call, call.get("function") or {}) for call in delta.get("tool_calls") or ()]
@@ -74,8 +73,8 @@ class Writer(openai.ChunkWriter):
         self._calls = 0
 
     def start(self, usage: Usage | None, *, continuous: bool = False) -> bytes:
-        said = b'"delta":{"role":"assistant","content":""}'
-        return self.chunk(said, usage if continuous else None)
+        begun = b'"delta":{"role":"assistant","content":""}'
+        return self.chunk(begun, usage if continuous else None)
 
     def piece(self, piece: Piece, usage: Usage | None = None) -> bytes:
         if isinstance(piece, Text):
@@ -91,10 +90,8 @@ class Writer(openai.ChunkWriter):
     def whole(self, pieces: Sequence[Piece], finish: Finish, usage: Usage | None) -> dict[str, Any]:
         text = "".join(piece.text for piece in pieces if isinstance(piece, Text))
         calls = [piece for piece in pieces if isinstance(piece, ToolCall)]
-        message: dict[str, Any] = {
-            "role": "assistant",
-            "content": text if text or not calls else None,
-        }
+        content = text if text or not calls else None
+        message: dict[str, Any] = {"role": "assistant", "content": content}
         if calls:
             message["tool_calls"] = [self._written(call, i) for i, call in enumerate(calls)]
         return self.answer({"message": message}, finish, usage)
@@ -115,12 +112,8 @@ class Chat(WireApi):
     ) -> bytes:
         out = [openai.begin(model, settings)]
         if tools:
-            listed = b",".join(
-                b'{"type":"function","function":{"name":%b,"description":%b,"parameters":%b}}'
-                % (json.dumps(tool.name).encode(), tool.description, openai.PARAMETERS)
-                for tool in tools
-            )
-            out += [b',"tools":[', listed, b"]"]
+            form = b'{"type":"function","function":{"name":%b,"description":%b,"parameters":%b}}'
+            out += [b',"tools":[', openai.offered(tools, form), b"]"]
         out += [openai.STREAM_USAGE, b',"messages":[{"role":"system","content":', system, b"},"]
         return b"".join(out)
 
@@ -132,12 +125,7 @@ class Chat(WireApi):
         called = f',"tool_calls":[{calls}]'.encode() if calls else b""
         return b'{"role":"assistant","content":' + said + called + b"}"
 
-    def asked(
-        self,
-        settings: RequestSettings,
-        thinking_tok: int,
-        output_tok: int,
-    ) -> bytes:
+    def asked(self, settings: RequestSettings, thinking_tok: int, output_tok: int) -> bytes:
         return b',"reasoning_effort":' + json.dumps(settings.effort).encode()
 
     def plain_answer(self, document: Json) -> PlainAnswer:
@@ -155,10 +143,7 @@ class Chat(WireApi):
         return _messages(body), _tools(body)
 
     def ask(self, body: Json, *, default_temperature: float, counting: bool = False) -> Ask:
-        asked = openai.ask(body, default_temperature)
-        messages, tools = self.chat(body)
-        parsed = fields.names(tools) if body.get("tool_choice") != "none" else ()
-        return replace(asked, messages=tuple(messages), tools=tuple(tools), parse_tools=parsed)
+        return fields.with_chat(openai.ask(body, default_temperature), body, *self.chat(body))
 
 
 def _tools(body: Json) -> list[Json]:
@@ -167,7 +152,7 @@ def _tools(body: Json) -> list[Json]:
         function = tool.get("function") if isinstance(tool, dict) else None
         if not isinstance(function, dict) or not isinstance(function.get("name"), str):
             raise BadRequestError(
-                "each of tools must be an object with type function and a function that has a name"
+                "each of tools must have type function and a function with a name"
             )
     return list(tools)
 

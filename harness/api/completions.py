@@ -1,8 +1,7 @@
 """OpenAI's completions: plain text in, plain text out.
 
-They know no roles: a conversation is a transcript with a tag in front of each speaker, and tools,
-calls and results are text in it. As on the other routes, each turn's prompt begins with the whole
-prompt of the turn before it.
+Without roles, a conversation is a transcript with a tag before each turn; tools, calls and results
+are text in it. As on the other routes, each turn's prompt begins with the previous turn's.
 """
 
 import json
@@ -30,7 +29,7 @@ from harness.api.parts import ContentPart, PartKind, Role, Tool
 from harness.core.records import Api
 
 CUE: Final = rb"\n\nAssistant:"
-"""Ends every transcript; the recorded answer follows it in the next turn's."""
+"""Ends every transcript; the recorded reply follows it in the next turn's."""
 
 
 def _inside(text: str) -> bytes:
@@ -41,7 +40,7 @@ def _said(role: Role, part: ContentPart) -> bytes:
     match part.kind:
         case PartKind.TEXT:
             tag = CUE if role is Role.ASSISTANT else rb"\n\nUser:"
-            # A server's text stays as it was generated behind the cue.
+            # A server's text stays as generated after the cue.
             return tag + (b" " if part.planned else b"") + part.escaped
         case PartKind.TOOL_USE:
             arguments = json.loads(part.arguments)
@@ -49,7 +48,7 @@ def _said(role: Role, part: ContentPart) -> bytes:
             return CUE + rb" Call: " + _inside(json.dumps(call, ensure_ascii=False))
         case PartKind.TOOL_RESULT:
             return rb"\n\nResult of " + _inside(part.tool_id) + b": " + part.escaped
-        case _:  # reasoning is not carried
+        case _:  # reasoning is not sent again
             return b""
 
 
@@ -94,14 +93,11 @@ class Completions(WireApi):
         out = [openai.begin(model, settings), openai.STREAM_USAGE]
         out += [b',"prompt":"', rb"System: ", system[1:-1]]
         if tools:
-            offered = [
-                {
-                    "name": tool.name,
-                    "description": json.loads(tool.description.replace(SALT, b"")),
-                    "parameters": openai.TOOL_PARAMETERS,
-                }
-                for tool in tools
-            ]
+            offered = []
+            for tool in tools:
+                text = json.loads(tool.description.replace(SALT, b""))
+                form = {"name": tool.name, "description": text}
+                offered.append(form | {"parameters": openai.TOOL_PARAMETERS})
             out += [rb"\n\nTools: ", _inside(json.dumps(offered, ensure_ascii=False))]
         return b"".join(out)
 
@@ -111,18 +107,14 @@ class Completions(WireApi):
     def body(self, head: bytes, messages: Sequence[bytes], tail: bytes) -> bytes:
         return b"".join((head, *messages, CUE, b'"', tail))
 
-    def plain_request(
-        self, model: str, text: str, output_tok: int, temperature: float | None = None
-    ) -> dict[str, Any]:
-        request = super().plain_request(model, text, output_tok, temperature)
-        del request["messages"]
-        return request | {"prompt": text}
+    def plain_prompt(self, text: str) -> dict[str, Any]:
+        return {"prompt": text}
 
     def plain_answer(self, document: Json) -> PlainAnswer:
         choice = document["choices"][0]
-        told = choice.get("logprobs") or {}
+        logprobs = choice.get("logprobs") or {}
         return PlainAnswer(
-            choice["text"], told.get("tokens") or (), told.get("token_logprobs") or ()
+            choice["text"], logprobs.get("tokens") or (), logprobs.get("token_logprobs") or ()
         )
 
     def chat(self, body: Json) -> tuple[list[Json], list[Json]]:
@@ -139,11 +131,7 @@ def _prompt(body: Json) -> str | list[int]:
         prompt = prompt[0]
     if isinstance(prompt, str):
         return prompt
-    if (
-        isinstance(prompt, list)
-        and prompt
-        and all(isinstance(i, int) and not isinstance(i, bool) for i in prompt)
-    ):
+    if isinstance(prompt, list) and prompt and all(type(i) is int for i in prompt):
         return prompt
     raise BadRequestError("prompt must be one string, or one list of token ids")
 

@@ -1,14 +1,14 @@
-"""What a server says when it refuses, in any of the forms that servers use."""
+"""Error texts of servers, in any of the forms in use."""
 
 import json
 from typing import Any, Final
 
 ERROR_CHARS: Final = 500
-"""Most characters of a server's error text that are kept."""
+"""Longest error text that is kept."""
 
 
 def error_text(body: bytes) -> str | None:
-    """Type and message of a JSON error body, else the body's beginning; None when it is empty."""
+    """Type and message of a JSON error body, else its beginning; None if it is empty."""
     try:
         value = json.loads(body)
     except ValueError:

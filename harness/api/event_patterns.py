@@ -1,5 +1,5 @@
-"""Patterns for events that differ from one that was parsed only in content, digits and ids: they
-cost one match and no JSON.
+"""Patterns for events that differ from a parsed one only in content, digits and ids: one match
+instead of JSON.
 """
 
 import json
@@ -23,14 +23,13 @@ _CONTENT_GROUP = b"(" + _STRING + b")"
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """A pattern for events that differ from a parsed one only in content, digits and ids.
+    """One pattern.
 
     Attributes:
         pattern: for the whole event.
         kind: of the content.
-        content: number of the group that holds the content's JSON literal.
-        tok: number of the group that holds the completion tokens so far; 0 where the event does not
-            tell.
+        content: group of the content's JSON literal.
+        tok: group of the completion tokens so far; 0 if the event has none.
     """
 
     pattern: re.Pattern[bytes]
@@ -41,17 +40,15 @@ class Shape:
 
 _MAX_SHAPES = 16
 MAX_LEARNT_PER_STREAM = 4
-"""A server whose every event differs in some other way would have a new shape learnt each time; it
-is parsed as JSON instead.
-"""
+"""Limit for a server whose events all differ in some other way: they are parsed as JSON instead."""
 
 known: dict[Api, dict[tuple[bytes, str], Shape]] = {api: {} for api in Api}
-"""Shapes seen by this process: the same server answers all its requests in the same few."""
+"""Shapes seen by this process: one server uses the same few for all its responses."""
 
 
 def learn(api: Api, event: bytes, kind: str, content: str) -> Shape | None:
-    """A shape from an event whose whole meaning is `content` (no stop reason, no error); None when
-    its literal is not unique.
+    """A shape from an event that has nothing but `content` (no stop reason, no error); None if its
+    literal is not unique.
     """
     found = [match for match in _LITERAL.finditer(event) if match[1]]
     if (
@@ -61,8 +58,8 @@ def learn(api: Api, event: bytes, kind: str, content: str) -> Shape | None:
     ):
         return None
     start, end = found[0].span(1)
-    before, tok_before = _generalise(event[:start])
-    after, tok_after = _generalise(event[end:])
+    before, tok_before = _generalize(event[:start])
+    after, tok_after = _generalize(event[end:])
     if tok_before + tok_after > 1:
         return None
     key = (before + _CONTENT_GROUP + after, kind)
@@ -77,8 +74,8 @@ def learn(api: Api, event: bytes, kind: str, content: str) -> Shape | None:
     return shape
 
 
-def _generalise(piece: bytes) -> tuple[bytes, int]:
-    """A piece of an event as a pattern, and the number of groups in it."""
+def _generalize(piece: bytes) -> tuple[bytes, int]:
+    """A piece of an event as a pattern, and its number of groups."""
     out: list[bytes] = []
     at = groups = 0
     for match in _VARYING.finditer(piece):
@@ -102,7 +99,7 @@ def size_of(content: str) -> int:
 
 
 def escaped_size(literal: bytes) -> int:
-    """Bytes of a JSON string literal's content; -1 when it is no valid one."""
+    """Bytes of a JSON string literal's content; -1 if it is invalid."""
     if b"\\" not in literal:
         return len(literal)
     try:

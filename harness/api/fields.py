@@ -1,13 +1,24 @@
-"""Fields of requests as the embedded engine reads them; what it does not do is refused, so that
-nothing that changes an answer is ignored silently.
+"""Request fields as the embedded engine reads them. Unsupported fields that change the output are
+refused, not ignored.
 """
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import replace
+from typing import Any, Final
 
-from harness.api.base import BadRequestError, Json
+from harness.api.base import Ask, BadRequestError, Json
+
+_NEUTRAL: Final[dict[str, tuple[object, ...]]] = {
+    **dict.fromkeys(("top_p", "n", "best_of"), (None, 1)),
+    "top_k": (None, 0, -1),
+    **dict.fromkeys(
+        ("presence_penalty", "frequency_penalty", "logprobs", "top_logprobs", "prompt_logprobs"),
+        (None, 0, "", {}),
+    ),
+    **dict.fromkeys(("logit_bias", "echo", "suffix"), (None, 0, "", {})),
+}
+"""Values that change nothing, of fields that are not supported otherwise."""
 
 
 def number(body: Json, key: str, default: float, low: float, high: float) -> float:
@@ -21,7 +32,7 @@ def number(body: Json, key: str, default: float, low: float, high: float) -> flo
 
 
 def whole_number(body: Json, key: str, low: int) -> int | None:
-    """A whole number of at least `low`; None when it is absent."""
+    """A whole number of at least `low`; None if it is absent."""
     value = body.get(key)
     if value is None:
         return None
@@ -40,81 +51,61 @@ def strings(body: Json, key: str) -> tuple[str, ...]:
 
 
 def _refuse_unsupported(body: Json, temperature: float) -> None:
-    if body.get("top_p") not in (None, 1, 1.0):
-        raise BadRequestError("top_p below 1 is not supported by this engine; use temperature")
-    if body.get("top_k") not in (None, 0, -1):
-        raise BadRequestError("top_k is not supported by this engine; use temperature")
+    for key, neutral in _NEUTRAL.items():
+        if (value := body.get(key)) not in neutral:
+            raise BadRequestError(f"{key} {value!r} is not supported by this engine")
     if body.get("seed") is not None and temperature > 0:
         raise BadRequestError(
-            "seed is honoured with temperature 0 only: requests share batches, and with them one"
-            " random generator"
+            "seed needs temperature 0: requests share batches, and with them one random generator"
         )
-    for key in (
-        "presence_penalty",
-        "frequency_penalty",
-        "logprobs",
-        "top_logprobs",
-        "prompt_logprobs",
-        "logit_bias",
-        "echo",
-        "suffix",
-    ):
-        if body.get(key) not in (None, 0, 0.0, False, "", {}):
-            raise BadRequestError(f"{key} is not supported by this engine")
-    for key in ("n", "best_of"):
-        if body.get(key) not in (None, 1):
-            raise BadRequestError(f"{key} other than 1 is not supported by this engine")
     form = body.get("response_format")
     if form is not None and (not isinstance(form, dict) or form.get("type") != "text"):
         raise BadRequestError(
-            "response_format other than text is not supported by this engine: it does not constrain"
-            " answers"
+            "response_format must be text: this engine does not constrain its output"
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Common:
-    """Fields that all APIs share. `parses_tools`: calls in the answer are to be recognized."""
-
-    temperature: float
-    stops: tuple[str, ...]
-    stream: bool
-    parses_tools: bool
+def _tool_choice(body: Json) -> object:
+    choice = body.get("tool_choice")
+    return choice.get("type") if isinstance(choice, dict) else choice
 
 
 def common(
     body: Json, default_temperature: float, *, hottest: float = 2.0, stop_key: str = "stop"
-) -> Common:
-    """Read them, and refuse what the engine does not do.
+) -> Ask:
+    """Read the fields that all APIs share: temperature, stop strings, streaming.
 
     Raises:
         BadRequestError: a wrong or unsupported field.
     """
     temperature = number(body, "temperature", default_temperature, 0.0, hottest)
     _refuse_unsupported(body, temperature)
-    choice = body.get("tool_choice")
-    kind = choice.get("type") if isinstance(choice, dict) else choice
-    if kind not in (None, "auto", "none"):
+    if (kind := _tool_choice(body)) not in (None, "auto", "none"):
         raise BadRequestError(
-            f"tool_choice {kind!r} is not supported by this engine: it does not constrain answers;"
+            f"tool_choice {kind!r} is not supported: this engine does not constrain its output;"
             " use one of auto, none"
         )
     streams = body.get("stream")
     if streams not in (None, True, False):
         raise BadRequestError("stream must be true or false")
-    return Common(temperature, strings(body, stop_key), bool(streams), kind != "none")
+    stops = strings(body, stop_key)
+    return Ask(0, temperature=temperature, stops=stops, stream=bool(streams))
+
+
+def with_chat(ask: Ask, body: Json, messages: Sequence[Json], tools: Sequence[Json]) -> Ask:
+    """The request with its conversation; calls are recognized unless `tool_choice` is none."""
+    parsed = (
+        () if _tool_choice(body) == "none" else tuple(tool["function"]["name"] for tool in tools)
+    )
+    return replace(ask, messages=tuple(messages), tools=tuple(tools), parse_tools=parsed)
 
 
 def text_parts(content: object, where: str, kinds: Sequence[str]) -> str:
-    """Content as text: a string, or a list of text parts, joined by line breaks as vLLM joins them.
-
-    Args:
-        content: string, list of parts, or None for no text.
-        where: place in the body, for the error.
-        kinds: types of parts that are text.
+    """Content as text: a string, None, or a list of parts of these kinds, joined by line breaks as
+    in vLLM.
 
     Raises:
-        BadRequestError: anything else.
+        BadRequestError: anything else, named by `where`.
     """
     if content is None:
         return ""
@@ -126,14 +117,11 @@ def text_parts(content: object, where: str, kinds: Sequence[str]) -> str:
     for part in content:
         if isinstance(part, str):
             texts.append(part)
-        elif (
-            isinstance(part, dict)
-            and part.get("type") in kinds
-            and isinstance(part.get("text"), str)
-        ):
-            texts.append(part["text"])
         else:
             kind = part.get("type") if isinstance(part, dict) else type(part).__name__
+            if isinstance(part, dict) and kind in kinds and isinstance(part.get("text"), str):
+                texts.append(part["text"])
+                continue
             raise BadRequestError(
                 f"{where}: parts of type {kind!r} are not supported by this engine"
             )
@@ -141,16 +129,15 @@ def text_parts(content: object, where: str, kinds: Sequence[str]) -> str:
 
 
 def call(function: object, call_id: object, where: str) -> Json:
-    """A call of an earlier turn; arguments may come as JSON text and are parsed, since templates
-    print objects.
+    """A call of an earlier turn. Arguments that are JSON text are parsed: templates print objects.
 
     Args:
         function: object with name and arguments.
-        call_id: its id, where it has one.
+        call_id: its id, or nothing.
         where: place in the body, for the error.
 
     Raises:
-        BadRequestError: no such object.
+        BadRequestError: not such an object.
     """
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
         raise BadRequestError(f"{where}: each call needs a function with a name")
@@ -176,13 +163,8 @@ def _with_id(key: str, value: object) -> dict[str, Any]:
 
 
 def function(name: str, description: object, parameters: object) -> Json:
-    """A tool as chat templates take it."""
+    """A tool in the form of chat templates."""
     return {
         "type": "function",
         "function": {"name": name, "description": description or "", "parameters": parameters},
     }
-
-
-def names(tools: Sequence[Json]) -> tuple[str, ...]:
-    """Names of tools in that form."""
-    return tuple(tool["function"]["name"] for tool in tools)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from harness.api import fields, openai
@@ -28,8 +29,8 @@ from harness.core.records import Api
 ANTHROPIC_VERSION: Final = "2023-06-01"
 
 LEAST_BUDGET_TOK: Final = 1024
-"""Smallest `budget_tokens` that the API takes (anthropic 2.12 `ThinkingConfigEnabledParam`; vLLM
-0.32 refuses less as well).
+"""Smallest `budget_tokens` of the API (anthropic 2.12 `ThinkingConfigEnabledParam`; also of vLLM
+0.32).
 """
 
 _BREAKPOINT: Final = b',"cache_control":{"type":"ephemeral"}'
@@ -40,12 +41,9 @@ def _block(part: ContentPart) -> bytes:
         case PartKind.TEXT:
             return b'{"type":"text","text":' + part.quoted + b"}"
         case PartKind.TOOL_USE:
-            said = b'{"input":%b}' % part.quoted if part.planned else part.arguments.encode()
-            return b'{"type":"tool_use","id":%b,"name":%b,"input":%b}' % (
-                json.dumps(part.tool_id).encode(),
-                json.dumps(part.tool_name).encode(),
-                said,
-            )
+            given = b'{"input":%b}' % part.quoted if part.planned else part.arguments.encode()
+            ident, name = json.dumps(part.tool_id).encode(), json.dumps(part.tool_name).encode()
+            return b'{"type":"tool_use","id":%b,"name":%b,"input":%b}' % (ident, name, given)
         case PartKind.TOOL_RESULT:
             ids = json.dumps(part.tool_id).encode()
             return b'{"type":"tool_result","tool_use_id":%b,"content":%b}' % (ids, part.quoted)
@@ -77,20 +75,20 @@ class Reader(AnswerReader):
                 self._prompt_at_start = sum(count(usage.get(part)) or 0 for part in parts)
             case "message_delta":
                 self._closing(value, value.get("delta") or {})
-            case "message":  # an answer that is not a stream
+            case "message":  # a response that is not a stream
                 self._closing(value, value)
             case "message_stop":
                 self.ended = True
             case "error":
                 self.fail(value)
-            case _:  # ping, block stops, and types to come, which clients must ignore
+            case _:  # ping, block stops, and future types, which clients must ignore
                 pass
         return None
 
     def _closing(self, value: Json, delta: Json) -> None:
         usage = value.get("usage") or {}
         self.merge(usage)
-        # The count at the start is no answer's: only what comes with the end is.
+        # The count in message_start does not cover the output; the one at the end does.
         if usage.get("output_tokens") is not None:
             self._output_tok = count(usage["output_tokens"])
         self.stop_reason = delta.get("stop_reason") or self.stop_reason
@@ -106,14 +104,13 @@ class Reader(AnswerReader):
             case "signature_delta" if self.parts is not None:
                 self.parts.sign(string(delta["signature"]))
                 return None
-            case _:  # signatures and citations are no tokens of the answer
+            case _:  # signatures and citations are not output tokens
                 return None
         if self.parts is not None:
             self.parts.add_text(*found)
         return found
 
     def _begin(self, block: dict[str, Any]) -> None:
-        """A content block begins: what it is matters to the answer's parts alone."""
         if self.parts is None:
             return
         match block.get("type"):
@@ -125,19 +122,19 @@ class Reader(AnswerReader):
                 self.parts.add_text(PartKind.REDACTED_THINKING, string(block.get("data") or ""))
             case "thinking" | "text" as kind:
                 self.parts.begin(PartKind(kind))
-            case _:  # blocks of other kinds are not carried
+            case _:  # blocks of other kinds are not sent again
                 pass
 
     def tokens(self) -> Usage:
         read = count(self.usage.get("cache_read_input_tokens"))
         write = count(self.usage.get("cache_creation_input_tokens"))
         rest = count(self.usage.get("input_tokens"))
-        # `input_tokens` is what follows the cached part; servers that do not tell of caching put
-        # the whole prompt there.
+        # `input_tokens` excludes the cached part; servers that do not report caching put the whole
+        # prompt there.
         whole = None if rest is None else rest + (read or 0) + (write or 0)
         start = self._prompt_at_start
         if start and whole is not None and whole != start:
-            self.disagreement = f"a prompt of {start} tokens at the start, of {whole} at the end"
+            self.disagreement = f"prompt of {start} tokens at the start, but {whole} at the end"
         return Usage(whole, read, write, self._output_tok)
 
 
@@ -161,14 +158,13 @@ class Writer(AnswerWriter):
     def __init__(self, model: str, ident: str, created_s: int = 0) -> None:
         super().__init__(model, ident, created_s)
         self._index = 0
-        self._delta = b""  # of the text block that is open: all in front of its text
+        self._delta = b""  # an event of the open text block, up to its text
 
     def _message(
         self, content: list[dict[str, Any]], finish: Finish | None, usage: dict[str, Any]
     ) -> dict[str, Any]:
-        message = {"id": f"msg_{self.ident}", "type": "message", "role": "assistant"}
-        said = {"model": self.model, "content": content}
-        return message | said | _stop(finish) | {"usage": usage}
+        ids = {"id": f"msg_{self.ident}", "type": "message", "role": "assistant"}
+        return ids | {"model": self.model, "content": content} | _stop(finish) | {"usage": usage}
 
     def start(self, usage: Usage | None, *, continuous: bool = False) -> bytes:
         message = self._message([], None, _usage(usage, 0))
@@ -202,7 +198,6 @@ class Writer(AnswerWriter):
         return _event({"type": "content_block_stop", "index": self._index - 1})
 
     def _close(self) -> bytes:
-        """End the text block that is open, if one is."""
         if not self._delta:
             return b""
         self._delta = b""
@@ -246,7 +241,6 @@ class Messages(WireApi):
     writer = Writer
 
     def headers(self, api_key: str | None) -> dict[str, str]:
-        """As the others, and what Anthropic's API reads."""
         key = {} if api_key is None else {"x-api-key": api_key}
         return super().headers(api_key) | {"anthropic-version": ANTHROPIC_VERSION} | key
 
@@ -256,11 +250,7 @@ class Messages(WireApi):
         mark = _BREAKPOINT if settings.cache_control else b""
         out = [openai.begin(model, settings)]
         if tools:
-            listed = b",".join(
-                b'{"name":%b,"description":%b,"input_schema":%b}'
-                % (json.dumps(tool.name).encode(), tool.description, openai.PARAMETERS)
-                for tool in tools
-            )
+            listed = openai.offered(tools, b'{"name":%b,"description":%b,"input_schema":%b}')
             out += [b',"tools":[', listed[:-1], mark, b"}]"]
         out += [b',"system":[{"type":"text","text":', system, mark, b'}],"messages":[']
         return b"".join(out)
@@ -270,7 +260,6 @@ class Messages(WireApi):
         return b'{"role":"%b","content":[%b]}' % (role.value.encode(), blocks)
 
     def mark(self, message: bytes) -> bytes:
-        """On its last content block."""
         return message[:-3] + _BREAKPOINT + message[-3:]
 
     def asked(self, settings: RequestSettings, thinking_tok: int, output_tok: int) -> bytes:
@@ -279,7 +268,7 @@ class Messages(WireApi):
             config = b"" if settings.effort is None else b',"output_config":{"effort":%b}' % effort
             return b',"thinking":{"type":"adaptive"}' + config
         budget = max(LEAST_BUDGET_TOK, thinking_tok)
-        # The API takes no budget that is as long as the answer may be.
+        # The API refuses a budget that is not below max_tokens.
         if not thinking_tok or budget >= output_tok:
             return b""
         return b',"thinking":{"type":"enabled","budget_tokens":%d}' % budget
@@ -294,23 +283,12 @@ class Messages(WireApi):
         return _messages(body), _tools(body)
 
     def ask(self, body: Json, *, default_temperature: float, counting: bool = False) -> Ask:
-        """Thinking is not refused: the engine's models do not think, so no budget for it changes
-        anything.
-        """
+        """Thinking is accepted and has no effect: the engine's models do not think."""
         common = fields.common(body, default_temperature, hottest=1.0, stop_key="stop_sequences")
         most = 1 if counting else fields.whole_number(body, "max_tokens", 1)
         if most is None:
             raise BadRequestError("max_tokens: Field required")
-        messages, tools = self.chat(body)
-        return Ask(
-            most,
-            temperature=common.temperature,
-            stops=common.stops,
-            stream=common.stream,
-            messages=tuple(messages),
-            tools=tuple(tools),
-            parse_tools=fields.names(tools) if common.parses_tools else (),
-        )
+        return fields.with_chat(replace(common, max_tok=most), body, *self.chat(body))
 
     def error_body(self, status: int, kind: str, message: str) -> dict[str, Any]:
         return {"type": "error", "error": {"type": kind, "message": message}}
@@ -321,7 +299,7 @@ def _tools(body: Json) -> list[Json]:
     out = []
     for at, tool in enumerate(tools if isinstance(tools, list) else [None]):
         if not isinstance(tool, dict) or not isinstance(tool.get("name"), str):
-            raise BadRequestError(f"tools.{at}: an object with name and input_schema is needed")
+            raise BadRequestError(f"tools.{at} must be an object with name and input_schema")
         if not isinstance(tool.get("input_schema"), dict):
             raise BadRequestError(
                 f"tools.{at}.input_schema: Field required (server-side tools are not supported by"
@@ -332,15 +310,13 @@ def _tools(body: Json) -> list[Json]:
 
 
 def _messages(body: Json) -> list[Json]:
-    """System text and turns: tool results become messages of their own, before the text of the same
-    turn.
-    """
+    """System text and turns. Tool results become separate messages before their turn's text."""
     out: list[Json] = []
     if system := fields.text_parts(body.get("system"), "system", ("text",)):
         out.append({"role": "system", "content": system})
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages:
-        raise BadRequestError("messages: a non-empty list is required")
+        raise BadRequestError("messages must be a non-empty list")
     for at, message in enumerate(messages):
         role = message.get("role") if isinstance(message, dict) else None
         if role not in {"user", "assistant", "system"}:
@@ -360,7 +336,7 @@ def _turn(role: str, blocks: Sequence[object], where: str) -> list[Json]:
     for block in blocks:
         kind = block.get("type") if isinstance(block, dict) else None
         if kind in {"thinking", "redacted_thinking"}:
-            continue  # not part of what the model reads again
+            continue  # not read by the model again
         if kind == "tool_use" and role == "assistant" and isinstance(block, dict):
             call = {"name": block.get("name"), "arguments": block.get("input") or {}}
             calls.append(fields.call(call, block.get("id"), where))
@@ -369,10 +345,10 @@ def _turn(role: str, blocks: Sequence[object], where: str) -> list[Json]:
             results.append(fields.result(content, block.get("tool_use_id")))
         else:
             texts.append(block)
-    said: Json = {"role": role, "content": fields.text_parts(texts, where, ("text",))}
+    turn: Json = {"role": role, "content": fields.text_parts(texts, where, ("text",))}
     if role == "assistant":
-        return [{**said, "tool_calls": calls} if calls else said]
-    return [*results, said] if texts or not results else results
+        return [{**turn, "tool_calls": calls} if calls else turn]
+    return [*results, turn] if texts or not results else results
 
 
 API: Final = Messages()

@@ -1,8 +1,8 @@
-"""What OpenAI's routes share: beginnings and ends of bodies, usage, and the chunks of chat
-completions and completions.
-"""
+"""Shared by OpenAI's routes: start of bodies, usage, chunks of chat completions and completions."""
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, Final
 
 from harness.api import fields
@@ -19,6 +19,7 @@ from harness.api.base import (
     count,
     error_body,
 )
+from harness.api.parts import Tool
 
 TOOL_PARAMETERS: Final = {
     "type": "object",
@@ -30,15 +31,22 @@ STREAM_USAGE: Final = b',"stream_options":{"include_usage":true,"continuous_usag
 
 
 def begin(model: str, settings: RequestSettings) -> bytes:
-    """The first fields of a body, of any API."""
+    """First fields of a body of any API."""
     return b'{"model":%b,"stream":true,"temperature":%b' % (
         json.dumps(model).encode(),
         f"{settings.temperature:g}".encode(),
     )
 
 
+def offered(tools: Sequence[Tool], form: bytes) -> bytes:
+    """Tools in a body, each in a form for its name, description and parameters."""
+    return b",".join(
+        form % (json.dumps(tool.name).encode(), tool.description, PARAMETERS) for tool in tools
+    )
+
+
 def usage_of(usage: Json, prompt: str, output: str) -> Usage:
-    """OpenAI's usage: the prompt's count is whole, its details are parts of it."""
+    """OpenAI's usage: the prompt's count includes its details."""
     details = usage.get(f"{prompt}_details")
     details = details if isinstance(details, dict) else {}
     return Usage(
@@ -50,7 +58,7 @@ def usage_of(usage: Json, prompt: str, output: str) -> Usage:
 
 
 class ChunkReader(AnswerReader):
-    """Reads chunks with `choices`: of chat completions and of completions."""
+    """Reads chunks with `choices`: chat completions and completions."""
 
     end_marker: ClassVar[str] = "[DONE]"
 
@@ -82,7 +90,7 @@ class ChunkReader(AnswerReader):
         return found
 
     def contents(self, choice: dict[str, Any]) -> list[tuple[str, str]]:
-        """Kinds and contents of one choice; they go to `parts` as well."""
+        """Kinds and contents of one choice; also adds them to `parts`."""
         raise NotImplementedError
 
     def tokens(self) -> Usage:
@@ -90,7 +98,7 @@ class ChunkReader(AnswerReader):
 
 
 class ChunkWriter(AnswerWriter):
-    """Writes chunks with `choices`. All of an event but its text is put together once."""
+    """Writes chunks with `choices`. Everything in an event except its text is made once."""
 
     id_kind: ClassVar[str]
     chunk_object: ClassVar[str]
@@ -126,10 +134,9 @@ class ChunkWriter(AnswerWriter):
         return b"data: " + compact(error_body(status, kind, message)) + b"\n\n"
 
     def answer(self, choice: dict[str, Any], finish: Finish, usage: Usage | None) -> dict[str, Any]:
-        """The whole answer of one choice."""
-        said = {"index": 0} | choice | {"logprobs": None, "finish_reason": finish.reason}
+        full = {"index": 0} | choice | {"logprobs": None, "finish_reason": finish.reason}
         counted = {} if usage is None else {"usage": _usage(usage)}
-        return self._head(self.whole_object) | {"choices": [said]} | counted
+        return self._head(self.whole_object) | {"choices": [full]} | counted
 
 
 def _usage(usage: Usage) -> dict[str, Any]:
@@ -145,8 +152,7 @@ def _usage(usage: Usage) -> dict[str, Any]:
 
 
 def ask(body: Json, default_temperature: float, *, longest: int = 0) -> Ask:
-    """Read the fields that chat completions and completions share; `longest` is the answer's length
-    where none is given.
+    """Read the fields that chat completions and completions share; `longest`: default length.
 
     Raises:
         BadRequestError: a wrong or unsupported field.
@@ -160,13 +166,11 @@ def ask(body: Json, default_temperature: float, *, longest: int = 0) -> Ask:
     options = body.get("stream_options") or {}
     if not isinstance(options, dict):
         raise BadRequestError("stream_options must be an object")
-    return Ask(
-        most,
-        least,
-        bool(body.get("ignore_eos")),
-        common.temperature,
-        common.stops,
-        common.stream,
+    return replace(
+        common,
+        max_tok=most,
+        min_tok=least,
+        ignore_eos=bool(body.get("ignore_eos")),
         include_usage=bool(options.get("include_usage")),
         continuous_usage=bool(options.get("continuous_usage_stats")),
     )

@@ -1,11 +1,10 @@
-"""OpenAI's responses.
-
-The embedded engine keeps no state between requests: `previous_response_id`, `conversation` and
-`background` are refused, `store` keeps nothing.
+"""OpenAI's responses. The embedded engine is stateless: fields that need stored state are refused,
+`store` has no effect.
 """
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from harness.api import fields, openai
@@ -42,7 +41,7 @@ _DELTAS: Final = {
     "response.mcp_call_arguments.delta": "tool_use",
     "response.code_interpreter_call_code.delta": "tool_use",
 }
-"""Events whose `delta` is text that the model wrote, and its kind."""
+"""Events whose `delta` is text by the model, and its kind."""
 
 
 def _item(role: Role, part: ContentPart) -> bytes:
@@ -56,16 +55,17 @@ def _item(role: Role, part: ContentPart) -> bytes:
             return f'{{"type":"function_call",{ids},"arguments":{arguments}}}'.encode()
         case _:
             ident = json.dumps(part.tool_id).encode()
-            said = part.quoted
-            return b'{"type":"function_call_output","call_id":%b,"output":%b}' % (ident, said)
+            return b'{"type":"function_call_output","call_id":%b,"output":%b}' % (
+                ident,
+                part.quoted,
+            )
 
 
 class Reader(AnswerReader):
     end_marker = "response.completed"
 
     def _read(self, name: str | None, data: bytes) -> tuple[str, str] | None:
-        # The stream ends with its last event; a server that sends this as well ends it no more
-        # than once.
+        # The stream ends with its last event; some servers send this too.
         return None if data.strip() == b"[DONE]" else super()._read(name, data)
 
     def take(self, name: str | None, value: dict[str, Any]) -> tuple[str, str] | None:
@@ -79,27 +79,24 @@ class Reader(AnswerReader):
             case "response.output_item.added" if self.parts is not None:
                 item = value["item"]
                 if item.get("type") == "function_call":
-                    ident, called = (
-                        string(item.get("call_id") or ""),
-                        string(item.get("name") or ""),
-                    )
-                    self.parts.begin(PartKind.TOOL_USE, tool_id=ident, tool_name=called)
+                    ident, name = string(item.get("call_id") or ""), string(item.get("name") or "")
+                    self.parts.begin(PartKind.TOOL_USE, tool_id=ident, tool_name=name)
             case "response.completed" | "response.incomplete":
                 self._closing(value["response"], event.removeprefix("response."))
             case "response.failed":
                 self.merge(value["response"].get("usage") or {})
-                said = error_of(value["response"])
-                self.error = said or "the server says that the response failed, and not why"
+                reason = error_of(value["response"])
+                self.error = reason or "response.failed without a reason"
             case _ if event == "error" or value.get("error") is not None:
                 self.fail(value)
-            case _ if value.get("object") == "response":  # an answer that is not a stream
+            case _ if value.get("object") == "response":  # not a stream
                 self._closing(value, None)
-            case _:  # items and parts that begin or end repeat what the deltas said
+            case _:  # starts and ends of items and parts repeat the deltas
                 pass
         return None
 
     def _closing(self, response: Json, event: str | None) -> None:
-        # vLLM says `completed` of an answer that was cut too: the status inside tells.
+        # vLLM sends `completed` for a truncated response too; the status inside is right.
         self.merge(response.get("usage") or {})
         why = (response.get("incomplete_details") or {}).get("reason")
         self.stop_reason = why or response.get("status") or event
@@ -118,8 +115,8 @@ class Writer(AnswerWriter):
         super().__init__(model, ident, created_s)
         self._sent = 0
         self._items: tuple[dict[str, Any], ...] = ()
-        self._said: list[str] = []  # of the message that is open
-        self._delta = b""  # what its text events have before their text
+        self._texts: list[str] = []  # of the open message
+        self._delta = b""  # its text events, up to their text
 
     def _response(self, status: str, **more: object) -> dict[str, Any]:
         return {
@@ -160,18 +157,23 @@ class Writer(AnswerWriter):
         return b"event: %b\ndata: %b\n\n" % (kind.encode(), compact(value))
 
     def _message(self, index: int, text: str | None) -> dict[str, Any]:
-        """A message; without text, one that has begun."""
-        ident, kind = f"msg_{self.ident}_{index}", "message"
-        status = "in_progress" if text is None else "completed"
-        content = [] if text is None else [_part(text)]
-        said = {"role": "assistant", "status": status, "content": content}
-        return {"id": ident, "type": kind} | said
+        return {
+            "id": f"msg_{self.ident}_{index}",
+            "type": "message",
+            "role": "assistant",
+            "status": "in_progress" if text is None else "completed",
+            "content": [] if text is None else [_part(text)],
+        }
 
     def _call(self, index: int, name: str, arguments: str | None) -> dict[str, Any]:
-        """A call; without arguments, one that has begun."""
-        ids = {"id": f"fc_{self.ident}_{index}", "call_id": f"call_{self.ident}_{index}"}
-        said = {"type": "function_call", "name": name, "arguments": arguments or ""}
-        return ids | said | {"status": "in_progress" if arguments is None else "completed"}
+        return {
+            "id": f"fc_{self.ident}_{index}",
+            "call_id": f"call_{self.ident}_{index}",
+            "type": "function_call",
+            "name": name,
+            "arguments": arguments or "",
+            "status": "in_progress" if arguments is None else "completed",
+        }
 
     def start(self, usage: Usage | None, *, continuous: bool = False) -> bytes:
         response = self._response("in_progress")
@@ -187,10 +189,9 @@ class Writer(AnswerWriter):
         self._items = (*self._items, item)
         at = {"item_id": item["id"], "output_index": index}
         out += self._event("response.output_item.added", output_index=index, item=begun)
-        said = piece.arguments
-        out += self._event("response.function_call_arguments.delta", **at, delta=said)
-        done = "response.function_call_arguments.done"
-        out += self._event(done, **at, arguments=said, name=piece.name)
+        given, kind = piece.arguments, "response.function_call_arguments"
+        out += self._event(f"{kind}.delta", **at, delta=given)
+        out += self._event(f"{kind}.done", **at, arguments=given, name=piece.name)
         return out + self._event("response.output_item.done", output_index=index, item=item)
 
     def _text(self, text: str) -> bytes:
@@ -201,7 +202,7 @@ class Writer(AnswerWriter):
             begin = self._event("response.output_item.added", output_index=index, item=item)
             begin += self._event("response.content_part.added", **at, part=_part(""))
             self._delta = compact(at | {"logprobs": []})[1:-1] + b',"delta":'
-        self._said.append(text)
+        self._texts.append(text)
         kind, number = b"response.output_text.delta", self._sent
         self._sent += 1
         return begin + (
@@ -210,16 +211,15 @@ class Writer(AnswerWriter):
         )
 
     def _close(self) -> bytes:
-        """End the message that is open, if one is."""
         if not self._delta:
             return b""
-        text, index = "".join(self._said), len(self._items)
+        text, index = "".join(self._texts), len(self._items)
         item = self._message(index, text)
         at = {"item_id": item["id"], "output_index": index, "content_index": 0}
         out = self._event("response.output_text.done", **at, text=text, logprobs=[])
         out += self._event("response.content_part.done", **at, part=_part(text))
         out += self._event("response.output_item.done", output_index=index, item=item)
-        self._items, self._said, self._delta = (*self._items, item), [], b""
+        self._items, self._texts, self._delta = (*self._items, item), [], b""
         return out
 
     def end(self, finish: Finish, usage: Usage | None, *, continuous: bool = False) -> bytes:
@@ -264,42 +264,29 @@ class Responses(WireApi):
     def head(
         self, model: str, system: bytes, tools: Sequence[Tool], settings: RequestSettings
     ) -> bytes:
-        listed = b",".join(
-            b'{"type":"function","name":%b,"description":%b,"parameters":%b,"strict":false}'
-            % (json.dumps(tool.name).encode(), tool.description, openai.PARAMETERS)
-            for tool in tools
-        )
-        # Not to be kept: a load test has no use for a store that grows.
+        form = b'{"type":"function","name":%b,"description":%b,"parameters":%b,"strict":false}'
+        listed = openai.offered(tools, form)
+        # Not stored: a load test does not read stored responses.
         out = openai.begin(model, settings) + b',"store":false,"tools":[' + listed
         return out + b'],"instructions":' + system + b',"input":['
 
     def message(self, role: Role, parts: Sequence[ContentPart]) -> bytes:
-        kinds = (PartKind.THINKING, PartKind.REDACTED_THINKING)  # reasoning is not carried
+        kinds = (PartKind.THINKING, PartKind.REDACTED_THINKING)  # reasoning is not sent again
         return b",".join(_item(role, part) for part in parts if part.kind not in kinds)
 
     def tail(self, settings: RequestSettings, output_tok: int) -> bytes:
-        # vLLM's responses route has no `min_tokens`; without an end token to wait for, `ignore_eos`
-        # alone gives the whole length.
+        # vLLM's responses route has no `min_tokens`; `ignore_eos` alone forces the whole length.
         forced = ',"ignore_eos":true' if settings.force_output else ""
         return f',"max_output_tokens":{output_tok}{forced}}}'.encode()
 
-    def asked(
-        self,
-        settings: RequestSettings,
-        thinking_tok: int,
-        output_tok: int,
-    ) -> bytes:
+    def asked(self, settings: RequestSettings, thinking_tok: int, output_tok: int) -> bytes:
         return b',"reasoning":{"effort":%b}' % json.dumps(settings.effort).encode()
 
     def length(self, output_tok: int) -> dict[str, Any]:
         return {"max_output_tokens": max(_LEAST_TOK, output_tok)}
 
-    def plain_request(
-        self, model: str, text: str, output_tok: int, temperature: float | None = None
-    ) -> dict[str, Any]:
-        request = super().plain_request(model, text, output_tok, temperature)
-        del request["messages"]
-        return request | {"input": text, "store": False}
+    def plain_prompt(self, text: str) -> dict[str, Any]:
+        return {"input": text, "store": False}
 
     def plain_answer(self, document: Json) -> PlainAnswer:
         parts = [part for item in document["output"] for part in item.get("content") or ()]
@@ -309,59 +296,41 @@ class Responses(WireApi):
         return _messages(body), _tools(body)
 
     def ask(self, body: Json, *, default_temperature: float, counting: bool = False) -> Ask:
-        """Reasoning settings are not refused: the engine's models do not reason, so they change
-        nothing.
-        """
+        """Reasoning settings are accepted and have no effect: the engine's models do not reason."""
         for key in _STATEFUL:
             if body.get(key) not in (None, False):
-                raise BadRequestError(
-                    f"{key} is not supported by this engine: it keeps nothing between requests"
-                )
-        form = body.get("text")
+                raise BadRequestError(f"{key} is not supported: this engine is stateless")
+        form, plain = body.get("text", {}), {"type": "text"}
         if form is not None and (
-            not isinstance(form, dict)
-            or (form.get("format") or {"type": "text"}) != {"type": "text"}
+            not isinstance(form, dict) or (form.get("format") or plain) != plain
         ):
             raise BadRequestError(
-                "text.format other than text is not supported by this engine: it does not constrain"
-                " answers"
+                "text.format must be text: this engine does not constrain its output"
             )
         if body.get("truncation") not in (None, "disabled"):
-            raise BadRequestError("truncation other than disabled is not supported by this engine")
-        common = fields.common(body, default_temperature)
-        messages, tools = self.chat(body)
-        return Ask(
-            fields.whole_number(body, "max_output_tokens", 1) or 0,
-            0,
-            bool(body.get("ignore_eos")),
-            common.temperature,
-            common.stops,
-            common.stream,
-            tuple(messages),
-            tuple(tools),
-            fields.names(tools) if common.parses_tools else (),
+            raise BadRequestError("truncation must be disabled: this engine does not truncate")
+        asked = replace(
+            fields.common(body, default_temperature),
+            max_tok=fields.whole_number(body, "max_output_tokens", 1) or 0,
+            ignore_eos=bool(body.get("ignore_eos")),
         )
+        return fields.with_chat(asked, body, *self.chat(body))
 
 
 def _tools(body: Json) -> list[Json]:
     tools = body.get("tools") or []
     out = []
     for at, tool in enumerate(tools if isinstance(tools, list) else [None]):
-        if (
-            not isinstance(tool, dict)
-            or tool.get("type") != "function"
-            or not isinstance(tool.get("name"), str)
-        ):
-            raise BadRequestError(
-                f"tools.{at}: only functions with a name are supported by this engine"
-            )
+        named = isinstance(tool, dict) and isinstance(tool.get("name"), str)
+        if not named or tool.get("type") != "function":
+            raise BadRequestError(f"tools.{at} must be a function with a name")
         parameters = tool.get("parameters") or {}
         out.append(fields.function(tool["name"], tool.get("description"), parameters))
     return out
 
 
 def _messages(body: Json) -> list[Json]:
-    """Instructions and items: a call belongs to the assistant's message in front of it."""
+    """Instructions and items; a call is part of the assistant's message before it."""
     out: list[Json] = []
     if instructions := body.get("instructions"):
         text = fields.text_parts(instructions, "instructions", ())
@@ -397,7 +366,7 @@ def _add(out: list[Json], item: object, where: str) -> None:
             content = fields.text_parts(item.get("output"), f"{where}.output", ("input_text",))
             out.append(fields.result(content, item.get("call_id")))
         case "reasoning":
-            pass  # not part of what the model reads again
+            pass  # not read by the model again
         case kind:
             raise BadRequestError(
                 f"{where}: items of type {kind!r} are not supported by this engine"

@@ -1,4 +1,4 @@
-"""Server-sent events of a body that is over."""
+"""Server-sent events of a complete body."""
 
 import json
 import re
@@ -8,8 +8,8 @@ _LINE_END = re.compile(rb"\r\n|\n|\r")
 
 
 def events(body: bytes, *, whole: bool) -> list[tuple[bytes, int]]:
-    """Events with the offset behind each. A last one without its blank line counts when it is whole
-    itself and so is the HTTP message.
+    """Events with the end offset of each. A last one without its blank line counts if it and the
+    HTTP message are complete.
     """
     out: list[tuple[bytes, int]] = []
     at = 3 if body.startswith(b"\xef\xbb\xbf") else 0

@@ -1,4 +1,4 @@
-"""Which module knows which API."""
+"""All APIs."""
 
 from typing import Final
 

@@ -1,1 +1,1 @@
-"""Reads and writes the run directory, the wall between measuring and reading."""
+"""Reads and writes the run directory, the interface between measuring and reading."""

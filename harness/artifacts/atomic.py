@@ -1,4 +1,4 @@
-"""Whole files that are either there or not: temporary file, fsync, rename, fsync of the folder."""
+"""Atomic writes of whole files: temporary file, fsync, rename, fsync of the folder."""
 
 import errno
 import fcntl
@@ -20,47 +20,41 @@ _CAUSES: Final = {
 }
 
 
-def _beside(path: Path) -> Path:
-    """A name of this process's own: another one that writes the same file at the same time has its
-    own too, and the last one stays.
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A temporary file to write, which replaces `path` if the block ends without an error.
+
+    Its name is per process; when two processes write one file, the last rename wins.
     """
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
-
-
-def _finish(tmp: Path, path: Path) -> None:
-    with tmp.open("rb") as file:
-        os.fsync(file.fileno())
-    tmp.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
+    tmp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def _discard(tmp: Path) -> None:
-    with suppress(OSError):  # where nothing can be written, nothing is there to remove
-        tmp.unlink()
-
-
-def _explain(path: Path, error: OSError) -> ArtifactError:
-    return ArtifactError(
-        f"cannot write {path}: {error.strerror or error}",
-        cause=_CAUSES.get(error.errno or 0, "no permission, or the folder is gone"),
-        next_step=(
-            "free some space or choose another folder with --out; what was recorded so far is kept"
-        ),
-    )
+        yield tmp
+        with tmp.open("rb") as file:
+            os.fsync(file.fileno())
+        tmp.replace(path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except BaseException as error:
+        with suppress(OSError):  # if writing is impossible, there is nothing to remove
+            tmp.unlink()
+        if not isinstance(error, OSError):
+            raise
+        raise ArtifactError(
+            f"cannot write {path}: {error.strerror or error}",
+            cause=_CAUSES.get(error.errno or 0, "no permission, or the folder is gone"),
+            next_step="free some space or choose another folder with --out; recorded data is kept",
+        ) from error
 
 
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """Of two answers of several files that are written to one folder at once the later one's stay,
-    not some of each.
-    """
+    """Hold an exclusive lock on a folder, so that writers of several files do not interleave."""
     opened = os.open(folder, os.O_RDONLY)
     try:
-        with suppress(OSError):  # a file system without locks writes as it can
+        with suppress(OSError):  # the file system may have no locks
             fcntl.flock(opened, fcntl.LOCK_EX)
         yield
     finally:
@@ -73,17 +67,12 @@ def write_bytes(path: Path, data: bytes) -> None:
     Raises:
         ArtifactError: no space, no permission.
     """
-    tmp = _beside(path)
-    try:
+    with _replacing(path) as tmp:
         tmp.write_bytes(data)
-        _finish(tmp, path)
-    except OSError as error:
-        _discard(tmp)
-        raise _explain(path, error) from error
 
 
 def write_json(path: Path, value: Any) -> None:  # noqa: ANN401 - any JSON value
-    """Write a value as indented JSON; NaN and infinity are refused since they are no JSON."""
+    """Write a value as indented JSON; NaN and infinity are refused since they are not JSON."""
     write_bytes(
         path, (json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n").encode()
     )
@@ -91,31 +80,17 @@ def write_json(path: Path, value: Any) -> None:  # noqa: ANN401 - any JSON value
 
 def write_parquet(path: Path, table: pa.Table) -> None:
     """Write a whole Parquet file (zstd)."""
-    tmp = _beside(path)
-    try:
+    with _replacing(path) as tmp:
         pq.write_table(table, tmp, compression="zstd")
-        _finish(tmp, path)
-    except OSError as error:
-        _discard(tmp)
-        raise _explain(path, error) from error
 
 
 @contextmanager
 def parquet_writer(path: Path, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
-    """Write a Parquet file (zstd) row group by row group; it appears under its name when the block
-    ends without an error.
+    """Write a Parquet file (zstd) row group by row group; it appears when the block ends without an
+    error.
 
     Raises:
         ArtifactError: no space, no permission.
     """
-    tmp = _beside(path)
-    try:
-        with pq.ParquetWriter(tmp, schema, compression="zstd") as writer:
-            yield writer
-        _finish(tmp, path)
-    except OSError as error:
-        _discard(tmp)
-        raise _explain(path, error) from error
-    except BaseException:
-        _discard(tmp)
-        raise
+    with _replacing(path) as tmp, pq.ParquetWriter(tmp, schema, compression="zstd") as writer:
+        yield writer

@@ -1,9 +1,7 @@
-"""The paced server's truth against a client's records: how wrong the client's clock was, request by
-request.
+"""Client timing error: records compared with the reference server's timestamps, per request.
 
-Both sides read the same host's monotonic clock, so a difference of times is an error and nothing
-else. Requests are paired by id and tokens by their place in the answer; quantiles are taken over
-those differences, never over the two sides apart.
+Both sides use the same host's monotonic clock, so a difference is an error. Requests are paired by
+id and tokens by their place in the response; quantiles are over the differences.
 """
 
 import json
@@ -31,7 +29,7 @@ class Spread:
 
 
 def spread(values_s: "npt.ArrayLike") -> Spread:
-    """Spread of values in seconds, to the nanosecond."""
+    """Quantiles of values in seconds, rounded to nanoseconds."""
     ordered = np.sort(np.asarray(values_s, dtype=np.float64))
     n = len(ordered)
     if n == 0:
@@ -42,20 +40,17 @@ def spread(values_s: "npt.ArrayLike") -> Spread:
 
 @dataclass(slots=True)
 class Errors:
-    """What pairing found; lists are in seconds.
+    """Result of pairing; lists are in seconds.
 
     Attributes:
-        ttft_s: per request, the first token's time in the record minus the time just before the
-            server wrote it.
-        gap_s: per pair of neighbouring tokens, the size of the difference between the gap in the
-            record and the true one.
-        sent_s: per request, by how much the record's time of sending lies behind the server's
-            receipt of the last byte; 0 where it does not. A record that says `sent` too late makes
-            a latency from there too short.
-        lag_s: per request, sending minus the intended time.
-        events: tokens that were paired.
-        unpaired: answered requests whose truth is missing or whose content is another than the
-            server wrote.
+        ttft_s: per request, recorded time of the first token - time just before the server wrote
+            it.
+        gap_s: per pair of adjacent tokens, |recorded gap - true gap|.
+        sent_s: per request, recorded send time - the server's receipt of the last byte, at least 0.
+            A late `sent` makes latencies from it too short.
+        lag_s: per request, actual - scheduled send time.
+        events: paired tokens.
+        unpaired: completed requests without truth or with other content than the server wrote.
     """
 
     ttft_s: list[float] = field(default_factory=list)
@@ -76,7 +71,7 @@ class Errors:
 
 
 def read_truth(path: Path) -> dict[str, Mapping[str, Any]]:
-    """Request id -> the truth's line; a torn last line and a missing file hold none."""
+    """Request id -> line of the truth; damaged lines and a missing file are skipped."""
     try:
         lines = path.read_bytes().splitlines()
     except OSError:
@@ -93,12 +88,7 @@ def read_truth(path: Path) -> dict[str, Mapping[str, Any]]:
 
 
 def pair(rows: Iterable[Mapping[str, Any]], truth: Mapping[str, Mapping[str, Any]]) -> Errors:
-    """Hold records against the truth.
-
-    Args:
-        rows: records under the columns of `tables.REQUESTS`; only answered ones count.
-        truth: from `read_truth`.
-    """
+    """Compare records (columns of `tables.REQUESTS`; only completed ones count) with the truth."""
     found = Errors()
     for row in rows:
         if row["sent_ns"] is not None:
@@ -120,9 +110,7 @@ def pair(rows: Iterable[Mapping[str, Any]], truth: Mapping[str, Mapping[str, Any
 def _token_errors_ns(
     row: Mapping[str, Any], line: Mapping[str, Any]
 ) -> npt.NDArray[np.int64] | None:
-    """Per token: when its last byte was read minus when it was written; None where the two do not
-    hold the same answer.
-    """
+    """Per token: read time - write time of its last byte; None if the responses differ."""
     written, size = line.get("content_ns"), line.get("content_bytes")
     if (
         not written

@@ -1,5 +1,5 @@
-"""calibration.json: the client-fidelity certificate, which says what a host's load generator can do
-and how wrong its clock is meanwhile.
+"""calibration.json: the client-fidelity certificate, with the capacity and timing error of a host's
+load generator.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from harness.artifacts.typed_json import Number
 
 @dataclass(frozen=True, slots=True)
 class HostFingerprint:
-    """What a certificate holds for: another processor, kernel or version needs another one."""
+    """Scope of a certificate: another processor, kernel or version needs a new one."""
 
     cpu: str | None
     usable_cores: int
@@ -25,7 +25,7 @@ class HostFingerprint:
 
 @dataclass(frozen=True, slots=True)
 class CertifiedLoad:
-    """What a certificate is about: a `harness.traffic.fidelity.Load` and its events per second."""
+    """A `harness.traffic.fidelity.Load` and its events per second."""
 
     api: str
     process: str
@@ -41,26 +41,21 @@ class CertifiedLoad:
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """One load that was tried.
+    """One load that was tried. Errors are those of `canary_truth.Errors`.
 
     Attributes:
         workers: Locust workers.
-        factor: of the load's streams or rate.
+        factor: multiple of the load's streams or rate.
         streams: live streams (closed loop), else None.
-        requests_per_s: answers per second in the window.
+        requests_per_s: completed in the window.
         events_per_s: tokens per second that the server wrote in the window.
-        requests: answered requests that were intended in the window.
-        failed: others.
-        ttft_error: first token's time in the record minus the server's.
-        gap_error: size of the difference between recorded and true gaps.
-        sent_error: recorded sending behind the server's receipt.
-        send_lag: sending behind the intended time.
+        requests: completed ones that were scheduled in the window; `failed`: the others.
         client_us_per_event: CPU time of all Locust processes per token, µs.
-        server_us_per_event: of the paced server, µs.
-        worker_cpu: largest share of a core that one worker used.
-        server_cpu: share of a core that the paced server used.
-        within: all errors' p99 within the bound, nothing failed, CPU within its limit.
-        why_not: the first reason against, in words.
+        server_us_per_event: of the reference server, µs.
+        worker_cpu: largest share of a core used by one worker.
+        server_cpu: share of a core used by the reference server.
+        within: p99 of all errors within the bound, nothing failed, CPU within its limit.
+        why_not: the first reason against it.
     """
 
     workers: int
@@ -84,25 +79,23 @@ class Level:
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """What this host's load generator can do.
+    """Capacity and timing error of this host's load generator.
 
     Attributes:
         version: of these keys and of the procedure.
-        made_at: wall time (ISO 8601, UTC).
+        made_at: ISO 8601, UTC.
         quick: fewer and shorter levels.
-        host: processor, cores, kernel and versions: a certificate holds for these.
-        load: what it is about; the heaviest load of its class.
+        load: the heaviest load of its class.
         bound_s: of every error's p99.
-        cores: who ran where.
-        levels: all that was tried, in order.
-        certified_events_per_s: number of workers -> highest load within bounds; None where not even
-            the first level was.
-        workers: the fewest that carry the load; where none does, those that carry the most.
+        levels: all that were tried, in order.
+        certified_events_per_s: number of workers -> highest load within bounds; None if even the
+            first level was not.
+        workers: fewest that carry the load, else those that carry the most.
         sufficient: these workers carry the load within bounds.
-        seconds: how long it took.
-        at_load: the level of the load itself, with the chosen workers.
-        highest: the highest level within bounds, with the chosen workers.
-        made_unix_s: when it was put into the cache; None where it was not.
+        seconds: duration of the calibration.
+        at_load: the level of the load itself, with these workers.
+        highest: the highest level within bounds, with these workers.
+        made_unix_s: when it was cached, if it was.
     """
 
     version: int
@@ -122,25 +115,16 @@ class Certificate:
     made_unix_s: int | None = None
 
     def sentence(self) -> str:
-        """What it says, for people."""
-        highest = self.highest
+        highest, bound = self.highest, f"{self.bound_s * 1e3:g} ms"
         if not self.sufficient or highest is None:
-            level = next(
-                (
-                    level
-                    for level in self.levels
-                    if level.workers == self.workers and not level.within
-                ),
-                None,
-            )
-            why = f": {level.why_not}" if level is not None else ""
-            load = f"{self.load.events_per_s:,.0f} events/s"
+            failed = (one for one in self.levels if one.workers == self.workers and not one.within)
+            why = next((f": {level.why_not}" for level in failed), "")
             return (
-                f"not certified: {load} are not within {self.bound_s * 1e3:g} ms with"
-                f" {self.workers} worker(s){why}"
+                f"not certified: {self.load.events_per_s:,.0f} events/s exceed an error of {bound}"
+                f" with {self.workers} worker(s){why}"
             )
         return (
-            f"certified up to {highest.events_per_s:,.0f} events/s within {self.bound_s * 1e3:g} ms"
-            f" (p99 of each error) with {self.workers} worker(s), {highest.client_us_per_event:.1f}"
-            " µs of CPU an event"
+            f"certified up to {highest.events_per_s:,.0f} events/s within {bound} (p99 of each"
+            f" error) with {self.workers} worker(s), {highest.client_us_per_event:.1f} µs of CPU"
+            " per event"
         )

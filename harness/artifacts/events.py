@@ -1,4 +1,4 @@
-"""events.jsonl: phases and stages of a run, one JSON object a line, appended as they happen."""
+"""events.jsonl: phases and stages of a run, one JSON object per line, appended as they happen."""
 
 import json
 from pathlib import Path
@@ -15,15 +15,10 @@ class EventLog:
         self._path = path
 
     def append(self, event: str, *, t_ns: int | None = None, **fields: Any) -> None:  # noqa: ANN401 - any JSON values
-        """Write one event.
-
-        Args:
-            event: its name.
-            t_ns: when it happened; default: now.
-            fields: what else is known of it.
+        """Write one event; `t_ns` defaults to now.
 
         Raises:
-            ArtifactError: the disk refused.
+            ArtifactError: the file cannot be written.
         """
         line = json.dumps(
             {"t_ns": now_ns() if t_ns is None else t_ns, "event": event, **fields}, allow_nan=False

@@ -1,6 +1,4 @@
-"""Journals -> whole Parquet files. Called at the end of a run, and by `reduce` for runs that did
-not get that far.
-"""
+"""Journals -> Parquet files, at the end of a run or by `reduce` for runs that did not reach it."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,12 +18,12 @@ from harness.artifacts.prometheus import text as prometheus_text
 _ROW_GROUP_ROWS: Final = 100_000
 _ROW_GROUP_BYTES: Final = 64 * 1024**2
 _STAMP: Final = "harness.journals"
-_CONVERTER: Final = "2"  # raised when the conversion changes, so that older files are made again
+_CONVERTER: Final = "2"  # raised when the conversion changes, so that older files are remade
 
 
 @dataclass(frozen=True, slots=True)
 class Finalized:
-    """Rows of each file; None where nothing was recorded and there is no file."""
+    """Rows of each file; None without a file."""
 
     requests: int | None
     samples: int | None
@@ -35,41 +33,30 @@ class Finalized:
 
 
 def finalize(run: RunDir, *, remove_journals: bool = False) -> Finalized:
-    """Make requests.parquet, scrapes/samples.parquet, power.parquet, boards.parquet and
-    host.parquet from their journals.
+    """Make the Parquet files of requests, samples, power, GPU state and host from their journals.
 
-    May be called any number of times: a file that is up to date with its journals stays, each one
-    is replaced as a whole, torn tails are dropped, and where a journal is missing the file (if
-    there is one) is left as it is.
-
-    Args:
-        run: the run directory.
-        remove_journals: delete each journal after its file is safely on disk.
+    Idempotent: files that are up to date with their journals or have none are left alone, others
+    are replaced as a whole; torn tails are dropped. `remove_journals` deletes journals at the end.
 
     Raises:
         ArtifactError: a file cannot be written or read; journals are kept then.
     """
-    jobs: dict[str, tuple[Sequence[Path], Path, Callable[[Mapping[str, str]], int]]] = {}
     workers = sorted(
         run.requests_dir.glob("worker-*.arrows"), key=lambda path: (len(path.name), path.name)
     )
-    jobs["requests"] = (
-        workers,
-        run.requests,
-        lambda stamp: _convert(workers, run.requests, tables.REQUESTS, stamp),
-    )
-    scrapes = prometheus_text.journals(run)
+    jobs: dict[str, tuple[Sequence[Path], Path, Callable[[Mapping[str, str]], int]]] = {}
+    for name, found, path, schema in (
+        ("requests", workers, run.requests, tables.REQUESTS),
+        ("power", parts(run.power_journal), run.power, tables.POWER),
+        ("boards", parts(run.boards_journal), run.boards, tables.BOARDS),
+        ("host", parts(run.host_journal), run.host, tables.HOST),
+    ):
+        jobs[name] = (found, path, partial(_convert, found, path, schema))
     jobs["samples"] = (
-        scrapes,
+        prometheus_text.journals(run),
         run.samples,
         lambda stamp: prometheus_text.write_samples(run, stamp=stamp),
     )
-    for name, journal, path, schema in (
-        ("power", run.power_journal, run.power, tables.POWER),
-        ("boards", run.boards_journal, run.boards, tables.BOARDS),
-        ("host", run.host_journal, run.host, tables.HOST),
-    ):
-        jobs[name] = (parts(journal), path, partial(_convert, parts(journal), path, schema))
     rows = {name: _bring_up_to_date(*job) for name, job in jobs.items()}
     if remove_journals:
         for journals, _, _ in jobs.values():
@@ -119,7 +106,7 @@ def _convert(
 
 
 def _groups(journals: Sequence[Path], schema: pa.Schema) -> Iterator[list[pa.RecordBatch]]:
-    """Batches gathered into row groups of a fair size: journals have a batch every few rows."""
+    """Batches gathered into row groups: journals have a batch every few rows."""
     group: list[pa.RecordBatch] = []
     rows = size_bytes = 0
     for journal in journals:

@@ -1,11 +1,11 @@
-"""Journals: Arrow IPC streams that grow during a run and can be read after kill -9, with a torn
-tail dropped.
+"""Journals: Arrow IPC streams that grow during a run and stay readable after kill -9, without a
+torn tail.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from itertools import chain, count, takewhile
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import pyarrow as pa
@@ -18,20 +18,16 @@ _END_OF_STREAM = (  # Arrow IPC streaming format: continuation marker, then a le
 
 
 class JournalWriter:
-    """Appends record batches to one Arrow IPC stream. One writer a file; not safe for concurrent
-    use.
+    """Appends record batches to one Arrow IPC stream. One writer per file; not thread-safe.
 
-    Every `append` reaches the kernel before it returns (unbuffered file), so a later kill -9 of the
-    process loses nothing of it. A batch is written whole or not at all: after an error the file is
-    cut back to the last whole batch, so that a later `append` that finds space again does not land
-    behind a torn one, where no reader would find it.
+    Every `append` reaches the kernel before it returns (unbuffered file), so a later kill -9 loses
+    nothing of it. After an error the file is cut back to the last whole batch: a later `append`
+    behind a torn one could not be read.
     """
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
         if any(pa.types.is_dictionary(field.type) for field in schema):
-            raise ValueError(
-                "a journal has no dictionary columns: their batches would depend on one another"
-            )
+            raise ValueError("dictionary columns would make a journal's batches depend on others")
         self.path = path
         self.schema = schema
         self._whole_bytes = 0
@@ -41,7 +37,7 @@ class JournalWriter:
         except OSError as error:
             raise ArtifactError(
                 f"cannot create {path}: {error.strerror or error}",
-                cause="no permission, no space, or the file is already there",
+                cause="no permission, no space, or the file already exists",
                 next_step="choose another folder with --out",
             ) from error
         try:
@@ -51,23 +47,22 @@ class JournalWriter:
             raise
 
     def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Write rows (dicts of column name to value; missing columns are null) as one batch.
+        """Write rows (column -> value; missing columns are null) as one batch.
 
         Raises:
-            ArtifactError: the disk refused; batches written before stay readable.
+            ArtifactError: the batch cannot be written; earlier ones stay readable.
         """
         if not rows:
             return
         self.append_batch(pa.RecordBatch.from_pylist(list(rows), schema=self.schema))
 
     def append_batch(self, batch: pa.RecordBatch) -> None:
-        """Write one batch of this journal's schema."""
         self._write(batch.serialize())
 
     def _write(self, message: pa.Buffer) -> None:
         rest = memoryview(message)
         try:
-            while rest:  # a raw file may take a part only, when the disk fills up
+            while rest:  # a raw file may accept only a part when the disk fills up
                 rest = rest[self._file.write(rest) :]
         except OSError as error:
             with suppress(OSError):  # the reader drops a torn tail too
@@ -76,9 +71,7 @@ class JournalWriter:
             raise ArtifactError(
                 f"cannot write {self.path}: {error.strerror or error}",
                 cause="no space left on that disk, or it is gone",
-                next_step=(
-                    "free some space; what was written before is kept and `harness reduce` reads it"
-                ),
+                next_step="free some space; `harness reduce` reads what was written before",
             ) from error
         self._whole_bytes += len(message)
 
@@ -94,12 +87,7 @@ class JournalWriter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
@@ -112,7 +100,7 @@ class JournalTail:
         self._schema: pa.Schema | None = None
 
     def new_batches(self) -> list[pa.RecordBatch]:
-        """The batches that have become whole since the last call; none while there is no file."""
+        """The batches completed since the last call; none without a file."""
         try:
             with self._path.open("rb") as file:
                 file.seek(self._read_bytes)
@@ -130,40 +118,31 @@ class JournalTail:
                 else:
                     found.append(pa.ipc.read_record_batch(message, self._schema))
             except (EOFError, OSError, pa.ArrowInvalid):
-                break  # the rest of this message is still to come, or it is the end mark
+                break  # an incomplete message or the end marker
             whole = reader.tell()
         self._read_bytes += whole
         return found
 
 
 def parts(path: Path) -> list[Path]:
-    """A journal and those that continue it after its writer died (`raw.arrows`, `raw-1.arrows`, …):
-    those that are there, in order.
+    """The existing files of a journal, in order: `raw.arrows`, and `raw-1.arrows`, … that continue
+    it after its writer died.
     """
-    found = [path] if path.exists() else []
-    number = 1
-    while (part := path.with_name(f"{path.stem}-{number}{path.suffix}")).exists():
-        found.append(part)
-        number += 1
-    return found
+    first = [path] if path.exists() else []
+    return [*first, *takewhile(Path.exists, _continuations(path))]
 
 
 def next_part(path: Path) -> Path:
-    """Where to go on with a journal: its own name while there is no such file, else the first free
-    one of `parts`.
-    """
-    number = 0
-    part = path
-    while part.exists():
-        number += 1
-        part = path.with_name(f"{path.stem}-{number}{path.suffix}")
-    return part
+    """The first name of `parts` that does not exist."""
+    return next(part for part in chain([path], _continuations(path)) if not part.exists())
+
+
+def _continuations(path: Path) -> Iterator[Path]:
+    return (path.with_name(f"{path.stem}-{number}{path.suffix}") for number in count(1))
 
 
 def closed(path: Path) -> bool:
-    """Whether a journal's writer closed it: it ends with the end marker. A torn one, or one that is
-    still written, does not.
-    """
+    """Whether a journal ends with the end marker, so that its writer closed it."""
     try:
         with path.open("rb") as file:
             file.seek(0, 2)
@@ -174,7 +153,7 @@ def closed(path: Path) -> bool:
 
 
 def read_batches(path: Path) -> Iterator[pa.RecordBatch]:
-    """The whole batches of a journal; a torn tail (the writer was killed) ends the iteration.
+    """The whole batches of a journal, up to a torn tail.
 
     Raises:
         ArtifactError: the file cannot be opened.
@@ -193,17 +172,13 @@ def read_batches(path: Path) -> Iterator[pa.RecordBatch]:
         while True:
             try:
                 batch = stream.read_next_batch()
-            except StopIteration:
-                return
-            except (pa.ArrowInvalid, OSError, EOFError):
-                return  # torn tail
+            except (StopIteration, pa.ArrowInvalid, OSError, EOFError):
+                return  # end or torn tail
             yield batch
 
 
 def read_table(paths: Sequence[Path], schema: pa.Schema) -> pa.Table:
-    """All whole rows of several journals as one table of the given schema; columns added later are
-    null in old journals.
-    """
+    """All whole rows of several journals as one table; columns missing in old journals are null."""
     batches: list[pa.RecordBatch] = []
     for path in paths:
         batches += [
@@ -214,7 +189,7 @@ def read_table(paths: Sequence[Path], schema: pa.Schema) -> pa.Table:
 
 
 def conform(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
-    """A batch of an older journal under today's schema: columns added since are null."""
+    """A batch of an older journal under the current schema: missing columns are null."""
     have = {name: batch.column(i) for i, name in enumerate(batch.schema.names)}
     return pa.RecordBatch.from_arrays(
         [

@@ -1,6 +1,4 @@
-"""manifest.json: what a run was. Written when the run starts and again at every change of state,
-whole each time.
-"""
+"""manifest.json: description of a run. Written whole at its start and at every change of state."""
 
 import json
 import re
@@ -18,7 +16,7 @@ from harness.core.errors import ArtifactError
 from harness.core.records import Concern, RunState
 
 _SECRET_KEY = re.compile(r"(api[-_]?key|token|secret|password|authorization)$", re.IGNORECASE)
-_KEPT_KEYS = frozenset({"api_key_env", "api_key_file"})  # names of places, not secrets
+_KEPT_KEYS = frozenset({"api_key_env", "api_key_file"})  # places, not secrets
 
 
 def plain(value: Any) -> Any:  # noqa: ANN401 - any JSON value
@@ -35,7 +33,7 @@ def plain(value: Any) -> Any:  # noqa: ANN401 - any JSON value
 
 
 def redacted(value: Any) -> Any:  # noqa: ANN401 - any JSON value
-    """The same JSON value with what looks like a secret (by its key) replaced."""
+    """The same JSON value with strings under secret-looking keys replaced."""
     if isinstance(value, dict):
         return {
             key: (
@@ -51,10 +49,9 @@ def redacted(value: Any) -> Any:  # noqa: ANN401 - any JSON value
 
 
 class Manifest:
-    """The manifest of a run that is being made.
+    """The manifest of a run in progress.
 
-    Every `update` rewrites the file whole (temporary file, fsync, rename), so a kill -9 leaves the
-    one before or the one after.
+    Every `update` replaces the file atomically, so a kill -9 leaves the old or the new one.
     """
 
     def __init__(self, run_dir: RunDir, fields: Mapping[str, Any]) -> None:
@@ -71,7 +68,6 @@ class Manifest:
 
     @property
     def fields(self) -> Mapping[str, Any]:
-        """What is written."""
         return self._fields
 
     def update(self, **fields: Any) -> None:  # noqa: ANN401 - any JSON values
@@ -81,7 +77,7 @@ class Manifest:
             write_json(self._run_dir.manifest, self._fields)
 
     def add_concern(self, concern: Concern) -> None:
-        """Record something that was found while running; once per code and message."""
+        """Record a concern found during the run, once."""
         entry = plain(concern)
         with self._lock:
             if entry not in self._fields["concerns"]:
@@ -89,12 +85,11 @@ class Manifest:
 
     @property
     def state(self) -> RunState:
-        """The state that is written."""
         return RunState(self._fields["state"])
 
 
 def read_manifest(run_dir: RunDir) -> RecordedRun:
-    """The manifest of a run directory, in types.
+    """The typed manifest of a run directory.
 
     Raises:
         ArtifactError: as `read_manifest_json`.
@@ -103,20 +98,18 @@ def read_manifest(run_dir: RunDir) -> RecordedRun:
 
 
 def read_manifest_json(run_dir: RunDir) -> dict[str, Any]:
-    """The manifest of a run directory as it was written.
+    """The manifest of a run directory as written.
 
     Raises:
-        ArtifactError: no run directory, no JSON, or a schema that this version does not know.
+        ArtifactError: not a run directory, not JSON, or an unknown schema version.
     """
     try:
         text = run_dir.manifest.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or error
         raise ArtifactError(
-            f"{run_dir.root} is no run directory: manifest.json cannot be read ({reason})",
-            next_step=(
-                "give the folder that `harness run` named at its end; `harness results` lists them"
-            ),
+            f"{run_dir.root} is not a run directory: manifest.json cannot be read ({reason})",
+            next_step="use a folder that `harness results` lists",
         ) from error
     try:
         manifest = json.loads(text)
@@ -126,7 +119,7 @@ def read_manifest_json(run_dir: RunDir) -> dict[str, Any]:
         ) from error
     if not isinstance(manifest, dict):
         raise ArtifactError(
-            f"{run_dir.manifest} holds no JSON object", cause="it was edited or damaged"
+            f"{run_dir.manifest} is not a JSON object", cause="it was edited or damaged"
         )
     version = manifest.get("schema_version")
     if not isinstance(version, int) or version > SCHEMA_VERSION:

@@ -1,6 +1,4 @@
-"""plan.parquet: every planned request, written as the plan is walked, so that a long plan costs no
-memory.
-"""
+"""plan.parquet: every planned request, written while iterating over the plan, to limit memory."""
 
 from itertools import islice
 from pathlib import Path
@@ -14,16 +12,15 @@ from harness.plan.build import RunPlan
 from harness.plan.plan_table import PlanTotals, plan_rows
 
 ROWS_AT_ONCE: Final = 20_000
-"""Rows that are held in memory; each group of so many is a row group of the file."""
+"""Rows in memory; also the size of the file's row groups."""
 
 
 def write_plan(path: Path, plan: RunPlan) -> PlanTotals:
-    """Write the plan's table, whole or not at all, and say what it adds up to: one pass over the
-    sessions.
+    """Write the plan's table atomically and return its totals.
 
     Raises:
         ArtifactError: no space, no permission.
-        ProfileError: a trace is broken, or has a request that is too long.
+        ProfileError: a trace is broken or has a request that is too long.
     """
     totals = PlanTotals()
     rows = plan_rows(plan, totals)

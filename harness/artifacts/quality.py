@@ -1,6 +1,4 @@
-"""quality.json of a run, and the reference file that answers are held against: greedy answers to
-fixed texts.
-"""
+"""quality.json of a run, and the reference file for it: greedy responses to fixed texts."""
 
 import json
 from collections.abc import Mapping
@@ -13,24 +11,19 @@ from harness.artifacts.typed_json import from_json
 from harness.core.errors import ArtifactError, PreflightError
 
 CHECK_VERSION: Final = 1
-"""Raised whenever the texts or the way they are asked changes: answers of different versions do not
-compare.
-"""
+"""Raised when the texts or the requests change: answers of different versions do not compare."""
 
 KIND: Final = "harness quality reference"
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One greedy answer.
+    """One greedy response. None is what the API does not report.
 
     Attributes:
-        text: what was answered.
-        tokens: its tokens as text, None where the API does not tell.
-        logprobs: natural logarithm of the probability of each of these tokens, None where the API
-            does not tell.
-        input_tok: the server's count of the prompt; None is unknown.
-        output_tok: the server's count of the answer; None is unknown.
+        tokens: as text.
+        logprobs: natural logarithm of the probability of each of these tokens.
+        input_tok: the server's count of the prompt; `output_tok`: of the response.
     """
 
     text: str
@@ -40,26 +33,24 @@ class Answer:
     output_tok: int | None = None
 
     def __post_init__(self) -> None:
-        """Raises ValueError where the log-probabilities are not those of the tokens."""
         if self.logprobs is not None and len(self.tokens or ()) != len(self.logprobs):
-            raise ValueError("each token has one log-probability")
+            raise ValueError("each token must have one log-probability")
 
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """Answers of a model that is taken to be right.
+    """Responses of a model that is taken as correct.
 
     Attributes:
-        check_version: of the check that asked.
-        texts_sha256: of the texts that were asked.
-        max_output_tok: longest answer that was asked for.
-        route: API that they were asked over: the prompt's form, and so the answer, depends on it.
-        model_id: as the profile names it.
-        fingerprint: of the model's config and tokenizer; None where there was no local copy.
-        dtype: precision that the server computed in, as far as it is known.
+        texts_sha256: of the texts sent.
+        max_output_tok: of each request.
+        route: API used: the prompt's form, and so the response, depends on it.
+        model_id: as in the profile.
+        fingerprint: of the model's config and tokenizer; None without a local copy.
+        dtype: precision of the server's computation, if known.
         quantization: method, None for none.
         engine: kind and version of the server.
-        answers: one a text.
+        answers: one per text.
     """
 
     check_version: int
@@ -74,18 +65,17 @@ class Reference:
     answers: tuple[Answer, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """As in the file."""
         return {"kind": KIND, **asdict(self)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaAnswers:
-    """What one replica answered.
+    """Responses of one replica.
 
     Attributes:
-        answers: one a text; fewer where it failed.
-        status: HTTP status of the failure; None where there was no response, or no failure.
-        error: the failure; None where every text was answered.
+        answers: one per text; fewer after a failure.
+        status: HTTP status of the failure, if there was a response.
+        error: the failure, if any.
     """
 
     answers: tuple[Answer, ...] = ()
@@ -95,7 +85,7 @@ class ReplicaAnswers:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UsedReference:
-    """The reference that a run compared its answers with, as far as it was recorded."""
+    """The reference of a run, as far as it was recorded."""
 
     model_id: str | None = None
     fingerprint: str | None = None
@@ -111,12 +101,9 @@ class AnswersCheck:
     """quality.json, as far as its readers need it.
 
     Attributes:
-        min_agreement: that was asked for.
-        logprob_tolerance: likewise.
-        reference: None where there was none.
+        min_agreement: of the profile, as `logprob_tolerance`.
         recorded: the run recorded the reference.
-        before: by replica; empty where nothing was asked.
-        after: likewise.
+        before: by replica, as `after`; empty if nothing was sent.
     """
 
     texts: int | None = None
@@ -131,10 +118,10 @@ class AnswersCheck:
 
 
 def read_reference(path: Path) -> Reference | None:
-    """A reference file; None where there is none yet.
+    """A reference file; None if it does not exist.
 
     Raises:
-        PreflightError: it cannot be read, or is no reference of this version of the check.
+        PreflightError: it cannot be read, or is not a reference of this version of the check.
     """
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
@@ -147,25 +134,25 @@ def read_reference(path: Path) -> Reference | None:
         ) from error
     try:
         if not isinstance(raw, dict) or raw.get("kind") != KIND:
-            raise ArtifactError("it is no quality reference")
+            raise ArtifactError(f"its kind is not {KIND!r}")
         reference = from_json(Reference, raw, "reference")
     except ArtifactError as error:
         raise PreflightError(
-            f"quality.reference {path} is no reference of answers ({error.what})",
-            next_step="harness quality record PROFILE writes one",
+            f"quality.reference {path} is not a quality reference ({error.what})",
+            next_step="record one with `harness quality record PROFILE`",
         ) from error
     if reference.check_version != CHECK_VERSION:
         raise PreflightError(
-            f"quality.reference {path} is of version {reference.check_version} of the check; this"
-            f" harness makes version {CHECK_VERSION}",
+            f"quality.reference {path} has check version {reference.check_version}; this harness"
+            f" requires {CHECK_VERSION}",
             cause="the check's texts have changed since it was recorded",
-            next_step="harness quality record PROFILE writes a new one",
+            next_step="record a new one with `harness quality record PROFILE`",
         )
     return reference
 
 
 def write_reference(path: Path, reference: Reference) -> None:
-    """Write a reference file whole.
+    """Write a reference file.
 
     Raises:
         ArtifactError: no space, no permission.
@@ -173,5 +160,5 @@ def write_reference(path: Path, reference: Reference) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ArtifactError(f"cannot make {path.parent}: {error.strerror or error}") from error
+        raise ArtifactError(f"cannot create {path.parent}: {error.strerror or error}") from error
     write_json(path, reference.to_dict())

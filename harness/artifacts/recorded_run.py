@@ -1,5 +1,5 @@
-"""What manifest.json says of a run, in types. Every field has a default, since a manifest of any
-version and any damage is read; None is not recorded.
+"""Types of manifest.json. Every field has a default, since manifests of any version and with any
+damage are read; None is not recorded.
 """
 
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ class HarnessVersion:
 
 @dataclass(frozen=True, slots=True)
 class PlanRecord:
-    """The plan and what it adds up to; the sums are None where the load has no end of its own."""
+    """The plan and its totals, which are None if the load is bounded by time only."""
 
     context_scale: float | None = None
     context_scale_reason: str | None = None
@@ -56,7 +56,7 @@ class Cpu:
 
 @dataclass(frozen=True, slots=True)
 class Hardware:
-    """The host, and the GPUs that the deployment holds on it."""
+    """The host, and the deployment's GPUs on it."""
 
     gpus: tuple[Gpu, ...] = ()
     cpu: Cpu | None = None
@@ -97,7 +97,7 @@ class HostAnchor:
     boot_id: str | None = None
 
     def wall(self, monotonic_ns: int | None) -> datetime | None:
-        """The wall time (UTC) of a monotonic reading; None where it is not known."""
+        """UTC of a monotonic reading; None if unknown."""
         if self.monotonic_ns is None or self.unix_ns is None or monotonic_ns is None:
             return None
         with suppress(ValueError, OverflowError, OSError):  # no calendar has such a year
@@ -120,9 +120,8 @@ class Recorder:
     """The telemetry recorder.
 
     Attributes:
-        nice: its niceness.
         power: what each power source can read.
-        sampling: how often and how late each loop of the sampler read; None before its end.
+        sampling: frequency and delays of each sampler loop; None before its end.
     """
 
     nice: int | None = None
@@ -142,7 +141,7 @@ class RepeatLabel:
 
 @dataclass(frozen=True, slots=True)
 class RecordedConcern:
-    """A concern that was found while the run was made."""
+    """A concern found during the run."""
 
     code: str | None = None
     severity: str | None = None
@@ -151,9 +150,7 @@ class RecordedConcern:
     limit: float | None = None
 
     def concern(self) -> Concern | None:
-        """As a concern; None without a code. A severity that this version does not know is not
-        taken lightly.
-        """
+        """As a concern; None without a code. An unknown severity counts as degraded."""
         if not self.code:
             return None
         known = (one for one in Severity if one == self.severity)
@@ -175,7 +172,7 @@ class RecordedRun:
     """manifest.json.
 
     Attributes:
-        endpoints: None where it is not recorded; none before the server was ready.
+        endpoints: empty before the server was ready.
         calibration: name of the certificate's file.
         canary: whether canaries were sent.
     """
@@ -211,18 +208,17 @@ class RecordedRun:
 
     @property
     def started_at(self) -> datetime | None:
-        """The wall time (UTC) of the run's start; None where it is not known."""
+        """UTC of the run's start; None if unknown."""
         times = (anchor.wall(self.started_ns) for anchor in self.clock_anchors)
         return next((time for time in times if time is not None), None)
 
     @property
     def variant(self) -> str | None:
-        """The run's variant in a series of repeats."""
         return self.repeat.variant
 
 
 SAVED: Final = "saved"
-"""Key of the manifest; runs as they were made have none."""
+"""Key of the manifest in copies of runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,9 +226,9 @@ class Saved:
     """A copy of a run.
 
     Attributes:
-        source: name of the folder that it was copied from.
-        reducible: whether everything that the reduction reads is in it.
-        left_out: what is not, beside journals, logs and pages, with the reason.
+        source: name of the original folder.
+        reducible: whether it has everything that the reduction reads.
+        left_out: what is missing, with the reason, except journals, logs and reports.
     """
 
     source: str
@@ -244,7 +240,7 @@ class Saved:
 
 
 def saved_of(manifest: Mapping[str, Any]) -> Saved | None:
-    """What a manifest says of the copy that it is in; None in a run as it was made."""
+    """The manifest's record of a copy; None in an original run."""
     raw = manifest.get(SAVED)
     if not isinstance(raw, Mapping):
         return None

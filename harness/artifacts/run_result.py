@@ -1,7 +1,6 @@
-"""What later rooms need of a finished run: manifest.json and summary.json behind one typed view.
+"""A finished run for its readers: manifest.json and summary.json in one typed view.
 
-The whole tables are for `reduce`; comparing and scaling runs needs these two files alone, so that
-it works on copies of them too.
+Comparing and scaling runs needs only these two files, so it also works on copies of them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,18 +18,12 @@ from harness.core.records import Basis, Boundary, Concern, Gpu, ModelFacts, Serv
 from harness.profile.recorded import RecordedProfile
 
 _LARGEST: Final = 1e100
-"""Beyond any figure, and far from where squares and ratios of doubles end."""
+"""Larger than any value; squares and ratios of such numbers stay within doubles."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """A run by its two small files. Everything that was not recorded is None.
-
-    Attributes:
-        path: the run directory.
-        manifest: manifest.json.
-        summary: summary.json.
-    """
+    """A run by its two small files. What was not recorded is None."""
 
     path: Path
     manifest: RecordedRun
@@ -38,7 +31,6 @@ class RunResult:
 
     @property
     def run_id(self) -> str:
-        """Id of the run; the folder's name where none was written."""
         return self.summary.run_id or self.manifest.run_id or self.path.name
 
     @property
@@ -48,17 +40,14 @@ class RunResult:
 
     @property
     def profile(self) -> RecordedProfile:
-        """The resolved profile."""
         return self.manifest.profile
 
     @property
     def status(self) -> Status:
-        """The verdict."""
         return self.summary.verdict.status
 
     @property
     def concerns(self) -> Sequence[Concern]:
-        """The verdict's concerns."""
         return self.summary.verdict.concerns
 
     @property
@@ -68,23 +57,21 @@ class RunResult:
 
     @property
     def day(self) -> date | None:
-        """The day (UTC) on which the run started; None where nothing records it."""
+        """Start date (UTC); None if unknown."""
         if (started := self.manifest.started_at) is not None:
             return started.date()
-        with suppress(ValueError):  # an id of another kind
+        with suppress(ValueError):  # another form of id
             return datetime.strptime(self.run_id[:16], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC).date()
         return None
 
     @property
     def gpus(self) -> tuple[Gpu, ...]:
-        """The GPUs that the deployment holds; empty on CPU."""
+        """The deployment's GPUs; empty on CPU."""
         return self.manifest.hardware.gpus
 
     @property
     def calibrated_boards(self) -> Mapping[str, tuple[float, float]]:
-        """Boards whose power sensor was held against a meter: UUID -> gain and what is left of its
-        error (95 %, relative).
-        """
+        """GPUs with a calibrated power sensor: UUID -> gain and its error (95%, relative)."""
         board = self.summary.energy.boundaries.get(Boundary.GPU_BOARD)
         return {
             device.device_id: (float(device.gain), float(device.systematic_ratio))
@@ -94,7 +81,6 @@ class RunResult:
 
     @property
     def server(self) -> ServerInfo | None:
-        """What the manifest says of the server."""
         return self.manifest.server
 
     @property
@@ -104,12 +90,11 @@ class RunResult:
 
     @property
     def model(self) -> ModelFacts:
-        """What is known of the model; its id is what the profile names where nothing else is."""
+        """The model, at least the profile's id of it."""
         return self.manifest.model or ModelFacts(self.profile.model.id or "")
 
     @property
     def replicas(self) -> int | None:
-        """Independent servers behind the load."""
         return len(self.manifest.endpoints or ()) or None
 
     @property
@@ -119,17 +104,15 @@ class RunResult:
 
     @property
     def slos(self) -> Mapping[str, float]:
-        """The SLOs that were set."""
         return {k: v for k, v in asdict(self.summary.slos).items() if v is not None}
 
     @property
     def window_s(self) -> float | None:
-        """Length of the measured window."""
         return self.summary.window.duration_s
 
     @property
     def metrics(self) -> Sequence[str]:
-        """Keys of single figures, those at a second power boundary included."""
+        """Keys of single values, including those at further power boundaries."""
         return list(self.summary.metrics)
 
     @property
@@ -138,11 +121,9 @@ class RunResult:
         return list(self.summary.latency)
 
     def figure(self, key: str) -> Figure:
-        """One single figure; an absent one has a note that says why."""
         return figure_of(self.summary, key)
 
     def statistic(self, key: str, statistic: str) -> Figure:
-        """One statistic of a distribution; an absent one has a note that says why."""
         return statistic_of(self.summary, key, statistic)
 
 
@@ -150,15 +131,14 @@ def load_result(path: Path) -> RunResult:
     """Read manifest.json and summary.json of a run directory.
 
     Raises:
-        ArtifactError: no run directory, no summary, no JSON, or a schema that this version does not
-            know.
+        ArtifactError: not a run directory, no summary, not JSON, or an unknown schema version.
     """
     run_dir = RunDir(path)
     return RunResult(path, read_manifest(run_dir), read_summary(run_dir.summary, lenient=True))
 
 
 def figure_of(summary: Summary, key: str) -> Figure:
-    """One single figure of a summary, without numbers that no figure ever has."""
+    """One metric of a summary, without impossible numbers; an absent one has a note."""
     found = summary.metrics.get(key)
     if found is None:
         return _absent(f"the summary has no {key}")
@@ -169,7 +149,7 @@ def figure_of(summary: Summary, key: str) -> Figure:
         ci_low=number(found.ci_low),
         ci_high=number(found.ci_high),
         boundary=found.boundary or None,
-        note=found.note or ("it was not measured" if value is None else None),
+        note=found.note or ("not measured" if value is None else None),
         systematic_ratio=number(found.systematic_ratio),
     )
 
@@ -179,7 +159,7 @@ def _absent(note: str, unit: str = "") -> Figure:
 
 
 def statistic_of(summary: Summary, key: str, statistic: str) -> Figure:
-    """One statistic of a distribution of a summary, in seconds."""
+    """One statistic (s) of a distribution of a summary; an absent one has a note."""
     found = summary.latency.get(key)
     if found is None:
         return _absent(f"the summary has no {key}")
@@ -189,11 +169,11 @@ def statistic_of(summary: Summary, key: str, statistic: str) -> Figure:
     if not hasattr(found, statistic):
         note = f"the summary has no {statistic} of {key}"
     elif found.n == 0:
-        note = f"no request came to have a {key}"
+        note = f"no request has a {key}"
     elif found.censored:
         note = (
-            f"{found.censored} of {found.n + found.censored} requests never got there, and"
-            f" {statistic} reaches into their share"
+            f"{found.censored} of {found.n + found.censored} requests failed or did not finish, so"
+            f" {statistic} is undefined"
         )
     else:
         note = f"too few values ({found.n})"
@@ -201,9 +181,7 @@ def statistic_of(summary: Summary, key: str, statistic: str) -> Figure:
 
 
 def number(value: object) -> float | None:
-    """A JSON number as float; anything else as None, and so is one that no figure ever has (1e999
-    is JSON too).
-    """
+    """A JSON number as float; None for anything else and impossible numbers (1e999 is JSON too)."""
     if (
         isinstance(value, bool)
         or not isinstance(value, int | float)

@@ -1,5 +1,5 @@
-"""Frozen dataclasses as JSON values and back, by their types. Keys that a type does not know are
-left out, so that older code reads what newer code of the same schema wrote.
+"""Frozen dataclasses to JSON values and back, by their types. Unknown keys are ignored, so that
+older code reads what newer code of the same schema wrote.
 """
 
 import json
@@ -19,21 +19,20 @@ Number = int | float
 """A number that keeps its form in JSON: 3 stays 3, and 3.0 stays 3.0."""
 
 _MEMBERS: Final = frozenset({"int", "float"})
-"""What pydantic appends to the place of a `Number` that is none."""
-
+"""What pydantic appends to the location of an invalid `Number`."""
 
 _LARGEST: Final = 1e100
-"""Beyond any figure, and far from where squares and ratios of doubles end."""
+"""Larger than any value; squares and ratios of such numbers stay within doubles."""
 
 _DEEPEST: Final = 60
-"""Levels of a JSON value that are read leniently; no file of ours has a third of that."""
+"""Levels of a JSON value that are read leniently: over three times what our files need."""
 
 _ADAPTERS: Final[dict[Any, "TypeAdapter[Any]"]] = {}
 
 
 def _adapter(kind: Any) -> "TypeAdapter[Any]":  # noqa: ANN401 - any type
     if kind not in _ADAPTERS:
-        from pydantic import TypeAdapter  # takes 0.1 s, which `harness --help` has no need of
+        from pydantic import TypeAdapter  # takes 0.1 s, which `harness --help` does not need
 
         _ADAPTERS[kind] = TypeAdapter(kind)
     return _ADAPTERS[kind]
@@ -52,31 +51,24 @@ def from_json(
     where: object = "this",
     next_step: str | None = None,
 ) -> T:
-    """A JSON value as a `kind`.
+    """Convert a JSON value to `kind`, a frozen dataclass.
 
-    Args:
-        kind: a frozen dataclass.
-        raw: what `json.loads` gave.
-        name: of the whole, for messages: `summary`.
-        where: the file, for messages.
-        next_step: for messages.
+    For messages: `name` of the whole (`summary`), `where` (the file) and `next_step`.
 
     Raises:
-        ArtifactError: something is missing, or of another kind than its type says; it names the
-            place.
+        ArtifactError: something is missing or of the wrong type; it names the location.
     """
     from pydantic import ValidationError
 
     try:
-        # As text, since JSON's lists and strings are then taken for tuples and enums, and nothing
-        # else is taken for anything else.
+        # As text: strict mode then accepts JSON's lists and strings for tuples and enums.
         found: T = _adapter(kind).validate_json(json.dumps(raw, allow_nan=False), strict=True)
     except ValueError as error:
         problem = str(error)
         if isinstance(error, ValidationError):
             problem = _problem(error.errors(include_url=False)[0], name)
         raise ArtifactError(
-            f"{where} is no {name}: {problem}",
+            f"{where} is not a valid {name}: {problem}",
             cause="it was edited or damaged",
             next_step=next_step,
         ) from error
@@ -103,20 +95,12 @@ def read_leniently(
     where: object = "this",
     next_step: str | None = None,
 ) -> T:
-    """A JSON object as `kind`, with unknown keys ignored.
+    """Convert a JSON object to `kind`; missing or invalid parts get their default or are left out.
 
-    What is missing, or of another kind than its type says, has its default; something within that
-    lacks what it needs is left out.
-
-    Args:
-        kind: a frozen dataclass.
-        raw: what `json.loads` gave.
-        bare: what stands for fields of `kind` itself that have no default.
-        where: the file, for messages.
-        next_step: for messages.
+    `bare` has values for fields of `kind` itself without a default.
 
     Raises:
-        ArtifactError: such a field is missing, and nothing stands for it.
+        ArtifactError: a field is missing and has neither a default nor a value in `bare`.
     """
     from pydantic import ValidationError
 
@@ -143,9 +127,8 @@ def read_leniently(
 
 
 def _usable(raw: Any, depth: int = 0) -> Any:  # noqa: ANN401 - any JSON value
-    """A copy without NaN and infinity, which Python reads from JSON, and without numbers that no
-    figure ever has: squares and ratios of them would leave the range of doubles. Half characters
-    become question marks, and what lies deeper than `_DEEPEST` is left out.
+    """A copy without NaN, infinity, numbers beyond `_LARGEST` and levels below `_DEEPEST`; lone
+    surrogates become question marks.
     """
     if isinstance(raw, str):
         return raw.encode("utf-8", "replace").decode()
@@ -159,15 +142,13 @@ def _usable(raw: Any, depth: int = 0) -> Any:  # noqa: ANN401 - any JSON value
 
 
 def _blank(raw: Any, place: tuple[int | str, ...]) -> None:  # noqa: ANN401 - any JSON value
-    """Mark the innermost value that is there of a place as pydantic names it."""
+    """Mark the innermost existing value of a pydantic location."""
     holder: Any = None
     last: Any = None
     for part in place:
         at: Any = part
-        there = (
-            at in raw if isinstance(raw, dict) else isinstance(raw, list) and at in range(len(raw))
-        )
-        if not there:
+        there = raw if isinstance(raw, dict) else range(len(raw)) if isinstance(raw, list) else ()
+        if at not in there:
             break
         holder, last, raw = raw, at, raw[at]
     if raw is not _BLANK:
@@ -186,10 +167,10 @@ _BLANK: Final = object()
 
 
 def loads(text: str, *, huge: bool = False) -> Any:  # noqa: ANN401 - any JSON value
-    """A JSON value; NaN and infinity, which are none, are refused; 1e999 too unless `huge`.
+    """A JSON value; NaN and infinity are refused, and 1e999 unless `huge`.
 
     Raises:
-        ValueError: it is no JSON.
+        ValueError: not valid JSON.
     """
     try:
         return json.loads(text, parse_constant=_finite, parse_float=float if huge else _finite)
@@ -200,5 +181,5 @@ def loads(text: str, *, huge: bool = False) -> Any:  # noqa: ANN401 - any JSON v
 def _finite(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
-        raise ValueError(f"{text} is no number")
+        raise ValueError(f"{text} is not a finite number")
     return value

@@ -11,6 +11,9 @@ from harness.cli.measure import run_once
 from harness.core.errors import ExitCode
 from harness.core.records import Api
 
+LOAD, GPUS = "Load", "GPUs"
+"""Sections of the help."""
+
 
 @add(
     "bench",
@@ -37,6 +40,7 @@ def bench_command(
         str | None,
         typer.Option(
             "--concurrency",
+            rich_help_panel=LOAD,
             metavar="N,N…",
             help="Concurrent requests, one load stage per number; default: 8.",
         ),
@@ -45,6 +49,7 @@ def bench_command(
         str | None,
         typer.Option(
             "--rate",
+            rich_help_panel=LOAD,
             metavar="R,R…",
             help="Requests per second (or sessions), one load stage per number.",
         ),
@@ -52,48 +57,74 @@ def bench_command(
     isl: Annotated[
         str | None,
         typer.Option(
-            "--isl", metavar="N[±S]", help="Input sequence length in tokens; default: 1024."
+            "--isl",
+            rich_help_panel=LOAD,
+            metavar="N[±S]",
+            help="Input sequence length in tokens; default: 1024.",
         ),
     ] = None,
     osl: Annotated[
         str | None,
         typer.Option(
-            "--osl", metavar="N[±S]", help="Output sequence length in tokens; default: 128."
+            "--osl",
+            rich_help_panel=LOAD,
+            metavar="N[±S]",
+            help="Output sequence length in tokens; default: 128.",
         ),
     ] = None,
     workload: Annotated[
         str | None,
         typer.Option(
             "--workload",
+            rich_help_panel=LOAD,
             help="Sessions of a workload in place of --isl and --osl: chat, claude-code, …",
         ),
     ] = None,
     trace: Annotated[
-        Path | None, typer.Option("--trace", metavar="FILE", help="Recorded trace to replay.")
+        Path | None,
+        typer.Option(
+            "--trace", rich_help_panel=LOAD, metavar="FILE", help="Recorded trace to replay."
+        ),
     ] = None,
     duration: Annotated[
-        str, typer.Option("--duration", help="Measurement window of each stage.")
+        str,
+        typer.Option("--duration", rich_help_panel=LOAD, help="Measurement window of each stage."),
     ] = "30s",
     warmup: Annotated[
         str | None,
-        typer.Option("--warmup", help="Warm-up before each window; default: detected."),
+        typer.Option(
+            "--warmup", rich_help_panel=LOAD, help="Warm-up before each window; default: detected."
+        ),
     ] = None,
     slo: Annotated[
         str | None,
         typer.Option(
-            "--slo", metavar="ttft=1s,tpot=50ms", help="SLOs for goodput: ttft, tpot, e2e."
+            "--slo",
+            rich_help_panel=LOAD,
+            metavar="ttft=1s,tpot=50ms",
+            help="SLOs for goodput: ttft, tpot, e2e.",
         ),
     ] = None,
     gpu_count: Annotated[
         int | None,
-        typer.Option("--gpu-count", min=1, help="Number of GPUs that serve, on other machines."),
+        typer.Option(
+            "--gpu-count",
+            rich_help_panel=GPUS,
+            min=1,
+            help="Number of GPUs that serve, on other machines.",
+        ),
     ] = None,
     gpus: Annotated[
         str | None,
-        typer.Option("--gpus", help="GPUs of this machine that serve, such as 0,1 or all."),
+        typer.Option(
+            "--gpus",
+            rich_help_panel=GPUS,
+            help="GPUs of this machine that serve, such as 0,1 or all.",
+        ),
     ] = None,
     price: Annotated[
-        float | None, typer.Option("--price", min=0, help="Price in dollars per GPU-hour.")
+        float | None,
+        typer.Option("--price", rich_help_panel=GPUS, min=0, help="Price in dollars per GPU-hour."),
     ] = None,
     api_key_env: Annotated[
         str | None,

@@ -67,7 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from harness.cli import reference
 
     parser = argparse.ArgumentParser(
-        prog="python -m harness.cli.generate", description="Write docs/reference/concerns.md, cli.md."
+        prog="python -m harness.cli.generate",
+        description="Write docs/reference/concerns.md, cli.md.",
     )
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if stale")
     arguments = parser.parse_args(argv)

@@ -49,7 +49,9 @@ def _page() -> Iterator[str]:
                 yield from _section(command, ctx)
 
 
-def _commands(command: Any, name: str, parent: typer.Context) -> Iterator[tuple[Any, typer.Context]]:  # noqa: ANN401 - of typer's private click
+def _commands(
+    command: Any, name: str, parent: typer.Context
+) -> Iterator[tuple[Any, typer.Context]]:  # noqa: ANN401 - of typer's private click
     """The command, or those of a group, with their contexts."""
     ctx = typer.Context(command, info_name=name, parent=parent)
     if isinstance(command, TyperGroup):

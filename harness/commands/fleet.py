@@ -96,7 +96,8 @@ def _ratio(run: Path, site: Site, request: FleetRequest) -> Ratio | None:
         return None
     if len(site.types) > 1:
         raise NotComparableError(
-            f"{site.name} has several GPU types ({' + '.join(site.types)}): a ratio to a mix is not defined"
+            f"{site.name} has several GPU types ({' + '.join(site.types)}):"
+            " a ratio to a mix is not defined"
         )
     tool, _, model = request.modelled.partition(":")
     if tool == aiconfigurator.NAME:

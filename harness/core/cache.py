@@ -1,4 +1,4 @@
-"""The folder of what is kept between runs."""
+"""Cache folder of the harness, kept between runs."""
 
 import os
 from pathlib import Path

@@ -1,8 +1,7 @@
-"""Errors that a person can act on, and the exit code of each.
+"""Errors for users, and the exit code of each.
 
-Every error that is meant for a user is a `HarnessError`: what happened, the likely cause, the next
-thing to do. `harness.cli` is the only place that turns one into an exit status; anything else that
-escapes is a defect and shows a traceback.
+`harness.cli` alone turns a `HarnessError` into an exit status. Any other exception is a defect and
+shows a traceback.
 """
 
 from collections.abc import Mapping
@@ -11,7 +10,7 @@ from typing import Final
 
 
 class ExitCode(IntEnum):
-    """Exit status of the `harness` command; each has one meaning."""
+    """Exit status of the `harness` command."""
 
     OK = 0
     PROFILE = 2
@@ -42,13 +41,13 @@ EXIT_MEANINGS: Final[Mapping[ExitCode, str]] = {
 
 
 class HarnessError(Exception):
-    """What happened, its likely cause and the next thing to do.
+    """An error that the user can act on.
 
     Args:
-        what: one sentence that names what happened, with the values involved.
-        cause: the likely cause, if it is known.
-        next_step: what the reader should do now.
-        details: further lines to show below (the last lines of a log, say).
+        what: one sentence: what is wrong, with the values involved.
+        cause: the likely cause, if known.
+        next_step: the fix, in the imperative.
+        details: further lines, such as the end of a log.
     """
 
     exit_code: ExitCode = ExitCode.PROFILE
@@ -68,14 +67,9 @@ class HarnessError(Exception):
         self.details = details
 
     def __str__(self) -> str:
-        lines = [self.what]
-        if self.cause:
-            lines.append(f"  likely cause: {self.cause}")
-        if self.next_step:
-            lines.append(f"  next step: {self.next_step}")
-        if self.details:
-            lines.append(self.details)
-        return "\n".join(lines)
+        cause = self.cause and f"  likely cause: {self.cause}"
+        next_step = self.next_step and f"  next step: {self.next_step}"
+        return "\n".join(filter(None, (self.what, cause, next_step, self.details)))
 
 
 class ProfileError(HarnessError):
@@ -91,7 +85,7 @@ class PreflightError(HarnessError):
 
 
 class ServerError(HarnessError):
-    """The model server did not start, died or misbehaved (exit 4)."""
+    """The model server did not start, died or failed (exit 4)."""
 
     exit_code = ExitCode.SERVER
 
@@ -103,7 +97,7 @@ class TrafficError(HarnessError):
 
 
 class TelemetryError(HarnessError):
-    """Telemetry that the profile requires could not be had (exit 6)."""
+    """Telemetry that the profile requires is not available (exit 6)."""
 
     exit_code = ExitCode.TELEMETRY
 
@@ -121,12 +115,12 @@ class NotComparableError(HarnessError):
 
 
 class InvalidRunError(HarnessError):
-    """The run is invalid and so cannot be used for what was asked (exit 10)."""
+    """The run is invalid and cannot be used for this (exit 10)."""
 
     exit_code = ExitCode.INVALID_RUN
 
 
 class InterruptedRunError(HarnessError):
-    """The run was interrupted by a signal; what was measured is kept (exit 130)."""
+    """A signal interrupted the run; its measurements are kept (exit 130)."""
 
     exit_code = ExitCode.INTERRUPTED

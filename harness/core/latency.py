@@ -1,9 +1,8 @@
-"""Time per output token (TPOT) of one request, for the live exporter and for the report.
+"""Time per output token (TPOT) of one request, for the live exporter and the report.
 
 TPOT is (last token - first token) / tokens after the first chunk. `genai-perf`, vLLM's benchmarks
-and others divide by output tokens - 1, which is the same where the first chunk holds one token;
-a first chunk of several tokens (speculative decoding, a server that batches its events) would make
-every token look faster than it came.
+and others divide by output tokens - 1, which is the same for a first chunk of one token. With a
+first chunk of several tokens (speculative decoding, batched events), that would understate TPOT.
 """
 
 from typing import TYPE_CHECKING, TypeVar
@@ -18,12 +17,12 @@ if TYPE_CHECKING:
 def tokens_after_first_chunk(
     output_tok: int | None, chunk_tok: int | None, first_chunk_tok: int | None
 ) -> int | None:
-    """Tokens whose arrival can be seen to follow an earlier one's.
+    """Output tokens after the first chunk. None means unknown, also for the arguments.
 
     Args:
-        output_tok: the server's count; None: unknown.
-        chunk_tok: tokens of all chunks; None where the stream does not report them.
-        first_chunk_tok: tokens of the first chunk; None likewise.
+        output_tok: the server's count.
+        chunk_tok: tokens of all chunks, if the stream reports them.
+        first_chunk_tok: tokens of the first chunk, if the stream reports them.
     """
     if chunk_tok is not None and first_chunk_tok is not None:
         return chunk_tok - first_chunk_tok
@@ -31,10 +30,5 @@ def tokens_after_first_chunk(
 
 
 def tpot_s(span_ns: "Numbers", tok_after_first_chunk: "Numbers") -> "Numbers":
-    """Seconds per output token.
-
-    Args:
-        span_ns: from first to last token, above 0.
-        tok_after_first_chunk: above 0; without, or without a span, there is no pace to see.
-    """
+    """Seconds per output token; `span_ns` is from first to last token. Both must be > 0."""
     return span_ns * 1e-9 / tok_after_first_chunk

@@ -1,31 +1,30 @@
-"""What each model server calls the things that every model server counts.
+"""Prometheus metric names of each model server, by concept.
 
-Names as exposed, renames over versions included: the first alternative that a server has is the one
-to use. A server that has none of them does not tell; then the figure is absent, never 0. Sources,
-read in 2026: expositions of real servers (vLLM 0.32, llama.cpp b11434), whose names the tests hold;
-SGLang's srt/metrics/collector.py; TensorRT-LLM's tensorrt_llm/metrics/collector.py;
-text-generation-inference's docs/source/reference/metrics.md and router; Dynamo's
-lib/runtime/src/metrics/prometheus_names.rs and its page on metrics.
+Names as exposed, with renames between versions: the first alternative that a server exposes is
+used. If it exposes none, the value is absent, never 0. Sources, read in 2026: expositions of real
+servers (vLLM 0.32, llama.cpp b11434; recorded in the tests); SGLang's srt/metrics/collector.py;
+TensorRT-LLM's tensorrt_llm/metrics/collector.py; text-generation-inference's
+docs/source/reference/metrics.md and router; Dynamo's lib/runtime/src/metrics/prometheus_names.rs
+and its page on metrics.
 """
 
 import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from typing import Final, Literal
 
 
 class Concept(StrEnum):
-    """One thing that servers count. Tokens and requests are cumulative counters, the others are
-    named below.
-    """
+    """A quantity that servers expose: a cumulative counter unless stated otherwise."""
 
-    PROMPT_TOKENS = "prompt_tokens"  # whole prompts, their cached part included
-    COMPUTED_TOKENS = "computed_tokens"  # prompt tokens that were not in a cache
-    CACHED_TOKENS = "cached_tokens"  # prompt tokens that came from a cache
+    PROMPT_TOKENS = "prompt_tokens"  # cached part included
+    COMPUTED_TOKENS = "computed_tokens"  # prompt tokens not read from a cache
+    CACHED_TOKENS = "cached_tokens"  # prompt tokens read from a cache
     GENERATED_TOKENS = "generated_tokens"
     FINISHED = "finished"  # requests
-    PREEMPTED = "preempted"  # times that a request was set back for want of memory
+    PREEMPTED = "preempted"  # preemptions of requests (KV cache full)
     RUNNING = "running"  # gauge: requests in the batch
     WAITING = "waiting"  # gauge: requests queued
     KV_USAGE = "kv_usage"  # gauge: share of the KV cache in use, 0 to 1
@@ -38,27 +37,25 @@ Kind = Literal["counter", "gauge", "histogram"]
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """Samples of one name, of those label values only that are listed (all where none are)."""
+    """Samples of one name; only those with the listed label values, if any are listed."""
 
     name: str
     label: str | None = None
     values: tuple[str, ...] = ()
 
     def matches(self, name: str, labels: Mapping[str, str]) -> bool:
-        """Whether a sample belongs to it."""
         return name == self.name and (self.label is None or labels.get(self.label) in self.values)
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where one server has one concept.
+    """Where one server exposes one concept.
 
     Attributes:
-        kind: how to read it. A histogram's samples are `<name>_bucket`, `<name>_sum` and
-            `<name>_count`.
-        series: added up; all of them must be there.
-        replicated: labels whose values repeat the same figure (a tensor-parallel rank), so that
-            they must not be added up.
+        kind: a histogram's samples are `<name>_bucket`, `<name>_sum` and `<name>_count`.
+        series: summed; all of them must be exposed.
+        replicated: labels (a tensor-parallel rank) whose samples repeat one value, so they must not
+            be summed.
     """
 
     kind: Kind
@@ -79,32 +76,26 @@ PREFIXES: Final[Mapping[str, str]] = {
     "tgi": "tgi_",
     "dynamo": "dynamo_frontend_",
 }
-"""Server -> what its names begin with. The embedded engine reports what it measures under vLLM's
-names. `dynamo` is Dynamo's frontend; its workers pass their engine's names on, so they are read as
-that engine.
+"""Server -> prefix of its names. The embedded engine uses vLLM's names. `dynamo` is Dynamo's
+frontend; its workers expose their engine's names, so they are read as that engine.
 """
 
-_SGLANG_RANKS = (
-    "tp_rank",
-    "pp_rank",
-    "moe_ep_rank",
-)  # ranks of one scheduler; dp_rank has figures of its own
+# Ranks of one scheduler; each dp_rank has its own values.
+_SGLANG_RANKS = ("tp_rank", "pp_rank", "moe_ep_rank")
 
 
-def _counter(*names: str) -> tuple[Source, ...]:
-    return tuple(Source("counter", (Series(name),)) for name in names)
+def _sources(kind: Kind, *names: str, replicated: tuple[str, ...] = ()) -> tuple[Source, ...]:
+    return tuple(Source(kind, (Series(name),), replicated) for name in names)
 
 
-def _gauge(*names: str) -> tuple[Source, ...]:
-    return tuple(Source("gauge", (Series(name),)) for name in names)
+_counter = partial(_sources, "counter")
+_gauge = partial(_sources, "gauge")
+_histogram = partial(_sources, "histogram")
+_sglang = partial(_sources, replicated=_SGLANG_RANKS)
 
 
-def _histogram(*names: str) -> tuple[Source, ...]:
-    return tuple(Source("histogram", (Series(name),)) for name in names)
-
-
-def _sglang(kind: Kind, *names: str) -> tuple[Source, ...]:
-    return tuple(Source(kind, (Series(name),), _SGLANG_RANKS) for name in names)
+def _labeled(kind: Kind, name: str, label: str, *values: str) -> tuple[Source, ...]:
+    return (Source(kind, (Series(name, label, values),)),)
 
 
 def _sglang_realtime(mode: str) -> Source:
@@ -113,27 +104,25 @@ def _sglang_realtime(mode: str) -> Source:
     )
 
 
+def _names(**sources: tuple[Source, ...]) -> Mapping[Concept, tuple[Source, ...]]:
+    return {Concept(concept): found for concept, found in sources.items()}
+
+
 NAMES: Final[Mapping[str, Mapping[Concept, tuple[Source, ...]]]] = {
-    "vllm": {
-        Concept.PROMPT_TOKENS: _counter("vllm:prompt_tokens_total"),
-        Concept.COMPUTED_TOKENS: (
-            Source(
-                "counter",
-                (Series("vllm:prompt_tokens_by_source_total", "source", ("local_compute",)),),
-            ),
+    "vllm": _names(
+        prompt_tokens=_counter("vllm:prompt_tokens_total"),
+        computed_tokens=_labeled(
+            "counter", "vllm:prompt_tokens_by_source_total", "source", "local_compute"
         ),
-        # By source first: the prefix cache's own hits were counted twice for requests that were
-        # scheduled again (vLLM #43736).
-        Concept.CACHED_TOKENS: (
-            Source(
+        # By source first: prefix_cache_hits counted requests that were scheduled again twice (vLLM
+        # #43736).
+        cached_tokens=(
+            *_labeled(
                 "counter",
-                (
-                    Series(
-                        "vllm:prompt_tokens_by_source_total",
-                        "source",
-                        ("local_cache_hit", "external_kv_transfer"),
-                    ),
-                ),
+                "vllm:prompt_tokens_by_source_total",
+                "source",
+                "local_cache_hit",
+                "external_kv_transfer",
             ),
             *_counter(
                 "vllm:prompt_tokens_cached_total",
@@ -141,45 +130,42 @@ NAMES: Final[Mapping[str, Mapping[Concept, tuple[Source, ...]]]] = {
                 "vllm:gpu_prefix_cache_hits_total",
             ),
         ),
-        Concept.GENERATED_TOKENS: _counter("vllm:generation_tokens_total"),
-        Concept.FINISHED: _counter("vllm:request_success_total"),
-        Concept.PREEMPTED: _counter("vllm:num_preemptions_total"),
-        Concept.RUNNING: _gauge("vllm:num_requests_running"),
-        Concept.WAITING: _gauge("vllm:num_requests_waiting"),
-        Concept.KV_USAGE: _gauge("vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc"),
-        Concept.TTFT: _histogram("vllm:time_to_first_token_seconds"),
-        Concept.ITL: _histogram(
-            "vllm:inter_token_latency_seconds", "vllm:time_per_output_token_seconds"
-        ),
-    },
-    "sglang": {
-        Concept.PROMPT_TOKENS: _sglang("counter", "sglang:prompt_tokens_total"),
-        Concept.COMPUTED_TOKENS: (_sglang_realtime("prefill_compute"),),
-        # Never sglang:cache_hit_rate, which is of the moment.
-        Concept.CACHED_TOKENS: (
+        generated_tokens=_counter("vllm:generation_tokens_total"),
+        finished=_counter("vllm:request_success_total"),
+        preempted=_counter("vllm:num_preemptions_total"),
+        running=_gauge("vllm:num_requests_running"),
+        waiting=_gauge("vllm:num_requests_waiting"),
+        kv_usage=_gauge("vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc"),
+        ttft=_histogram("vllm:time_to_first_token_seconds"),
+        itl=_histogram("vllm:inter_token_latency_seconds", "vllm:time_per_output_token_seconds"),
+    ),
+    "sglang": _names(
+        prompt_tokens=_sglang("counter", "sglang:prompt_tokens_total"),
+        computed_tokens=(_sglang_realtime("prefill_compute"),),
+        # Not sglang:cache_hit_rate, which is instantaneous.
+        cached_tokens=(
             *_sglang("counter", "sglang:cached_tokens_total"),
             _sglang_realtime("prefill_cache"),
         ),
-        Concept.GENERATED_TOKENS: _sglang("counter", "sglang:generation_tokens_total"),
-        Concept.FINISHED: _sglang("counter", "sglang:num_requests_total"),
-        # Of older versions the gauge that only grows; sglang:num_retracted_reqs is of the moment.
-        Concept.PREEMPTED: _sglang(
+        generated_tokens=_sglang("counter", "sglang:generation_tokens_total"),
+        finished=_sglang("counter", "sglang:num_requests_total"),
+        # In older versions a gauge that only grows; sglang:num_retracted_reqs is instantaneous.
+        preempted=_sglang(
             "counter", "sglang:num_retracted_requests_total", "sglang:total_retracted_reqs"
         ),
-        Concept.RUNNING: _sglang("gauge", "sglang:num_running_reqs"),
-        Concept.WAITING: _sglang("gauge", "sglang:num_queue_reqs"),
-        Concept.KV_USAGE: _sglang("gauge", "sglang:token_usage"),
-        Concept.TTFT: _sglang("histogram", "sglang:time_to_first_token_seconds"),
-        Concept.ITL: _sglang(
+        running=_sglang("gauge", "sglang:num_running_reqs"),
+        waiting=_sglang("gauge", "sglang:num_queue_reqs"),
+        kv_usage=_sglang("gauge", "sglang:token_usage"),
+        ttft=_sglang("histogram", "sglang:time_to_first_token_seconds"),
+        itl=_sglang(
             "histogram",
             "sglang:inter_token_latency_seconds",
             "sglang:time_per_output_token_seconds",
         ),
-    },
-    "llama.cpp": {
-        # prompt_tokens_total leaves out the cached part, so the whole prompt is known only where
-        # that is exposed too.
-        Concept.PROMPT_TOKENS: (
+    ),
+    "llama.cpp": _names(
+        # prompt_tokens_total excludes the cached part, so both are needed.
+        prompt_tokens=(
             Source(
                 "counter",
                 (
@@ -188,70 +174,61 @@ NAMES: Final[Mapping[str, Mapping[Concept, tuple[Source, ...]]]] = {
                 ),
             ),
         ),
-        Concept.COMPUTED_TOKENS: _counter("llamacpp:prompt_tokens_total"),
-        Concept.CACHED_TOKENS: _counter("llamacpp:prompt_tokens_cached_total"),
-        Concept.GENERATED_TOKENS: _counter("llamacpp:tokens_predicted_total"),
-        Concept.RUNNING: _gauge("llamacpp:requests_processing"),
-        Concept.WAITING: _gauge("llamacpp:requests_deferred"),
-        Concept.KV_USAGE: _gauge("llamacpp:kv_cache_usage_ratio"),
-    },
+        computed_tokens=_counter("llamacpp:prompt_tokens_total"),
+        cached_tokens=_counter("llamacpp:prompt_tokens_cached_total"),
+        generated_tokens=_counter("llamacpp:tokens_predicted_total"),
+        running=_gauge("llamacpp:requests_processing"),
+        waiting=_gauge("llamacpp:requests_deferred"),
+        kv_usage=_gauge("llamacpp:kv_cache_usage_ratio"),
+    ),
     # Served at /prometheus/metrics (/metrics is JSON). Tokens are counted when a request finishes,
     # and only with return_perf_metrics; requests and KV usage only with enable_iter_perf_stats.
-    "trtllm": {
-        Concept.PROMPT_TOKENS: _counter("trtllm_prompt_tokens_total"),
-        Concept.CACHED_TOKENS: _counter("trtllm_prompt_cached_tokens_total"),
-        Concept.GENERATED_TOKENS: _counter("trtllm_generation_tokens_total"),
-        Concept.FINISHED: _counter("trtllm_request_success_total"),
-        Concept.RUNNING: _gauge("trtllm_num_requests_running"),
-        Concept.WAITING: _gauge("trtllm_num_requests_waiting"),
-        Concept.KV_USAGE: _gauge("trtllm_kv_cache_utilization"),
-        Concept.TTFT: _histogram("trtllm_time_to_first_token_seconds"),
-        Concept.ITL: _histogram("trtllm_time_per_output_token_seconds"),
-    },
-    "tgi": {
-        Concept.PROMPT_TOKENS: _counter("tgi_request_input_length_sum"),
-        Concept.GENERATED_TOKENS: _counter("tgi_request_generated_tokens_sum"),
-        Concept.FINISHED: _counter("tgi_request_success"),
-        Concept.RUNNING: _gauge("tgi_batch_current_size"),
-        Concept.WAITING: _gauge("tgi_queue_size"),
-        Concept.ITL: _histogram("tgi_request_mean_time_per_token_duration"),
-    },
-    "dynamo": {
-        Concept.PROMPT_TOKENS: _counter("dynamo_frontend_input_sequence_tokens_sum"),
-        Concept.CACHED_TOKENS: _counter("dynamo_frontend_cached_tokens_sum"),
-        Concept.GENERATED_TOKENS: _counter("dynamo_frontend_output_tokens_total"),
-        Concept.FINISHED: (
-            Source("counter", (Series("dynamo_frontend_requests_total", "status", ("success",)),)),
-        ),
-        # From the arrival of a request to the end of its answer, so those that wait are in it as
-        # well.
-        Concept.RUNNING: _gauge(
-            "dynamo_frontend_active_requests", "dynamo_frontend_inflight_requests"
-        ),
-        Concept.WAITING: (
-            Source(
+    "trtllm": _names(
+        prompt_tokens=_counter("trtllm_prompt_tokens_total"),
+        cached_tokens=_counter("trtllm_prompt_cached_tokens_total"),
+        generated_tokens=_counter("trtllm_generation_tokens_total"),
+        finished=_counter("trtllm_request_success_total"),
+        running=_gauge("trtllm_num_requests_running"),
+        waiting=_gauge("trtllm_num_requests_waiting"),
+        kv_usage=_gauge("trtllm_kv_cache_utilization"),
+        ttft=_histogram("trtllm_time_to_first_token_seconds"),
+        itl=_histogram("trtllm_time_per_output_token_seconds"),
+    ),
+    "tgi": _names(
+        prompt_tokens=_counter("tgi_request_input_length_sum"),
+        generated_tokens=_counter("tgi_request_generated_tokens_sum"),
+        finished=_counter("tgi_request_success"),
+        running=_gauge("tgi_batch_current_size"),
+        waiting=_gauge("tgi_queue_size"),
+        itl=_histogram("tgi_request_mean_time_per_token_duration"),
+    ),
+    "dynamo": _names(
+        prompt_tokens=_counter("dynamo_frontend_input_sequence_tokens_sum"),
+        cached_tokens=_counter("dynamo_frontend_cached_tokens_sum"),
+        generated_tokens=_counter("dynamo_frontend_output_tokens_total"),
+        finished=_labeled("counter", "dynamo_frontend_requests_total", "status", "success"),
+        # Includes waiting requests: counted from arrival to the end of the response.
+        running=_gauge("dynamo_frontend_active_requests", "dynamo_frontend_inflight_requests"),
+        waiting=(
+            *_labeled(
                 "gauge",
-                (
-                    Series(
-                        "dynamo_frontend_stage_requests",
-                        "stage",
-                        ("preprocess", "route", "dispatch"),
-                    ),
-                ),
+                "dynamo_frontend_stage_requests",
+                "stage",
+                "preprocess",
+                "route",
+                "dispatch",
             ),
             *_gauge("dynamo_frontend_queued_requests"),
         ),
-        Concept.TTFT: _histogram("dynamo_frontend_time_to_first_token_seconds"),
-        Concept.ITL: _histogram("dynamo_frontend_inter_token_latency_seconds"),
-    },
+        ttft=_histogram("dynamo_frontend_time_to_first_token_seconds"),
+        itl=_histogram("dynamo_frontend_inter_token_latency_seconds"),
+    ),
 }
 """Server -> concept -> alternatives, best first."""
 
 
 def identify(names: Collection[str]) -> str | None:
-    """The server that exposes these sample names (a key of `NAMES`), or None for one that is not
-    known.
-    """
+    """The server (a key of `NAMES`) that exposes these sample names, or None if unknown."""
     counts = {
         server: sum(name.startswith(prefix) for name in names)
         for server, prefix in PREFIXES.items()
@@ -261,7 +238,7 @@ def identify(names: Collection[str]) -> str | None:
 
 
 def pick(concept: Concept, names: Collection[str]) -> Source | None:
-    """Where a server with these sample names has a concept, or None when it does not tell."""
+    """Where a server with these sample names exposes a concept, or None if it does not."""
     server = identify(names)
     have = set(names)
     for source in NAMES.get(server or "", {}).get(concept, ()):
@@ -273,12 +250,10 @@ def pick(concept: Concept, names: Collection[str]) -> Source | None:
 def combine(
     source: Source, samples: Iterable[tuple[str, Mapping[str, str], float]]
 ) -> float | None:
-    """One figure from the samples (name, labels, value) of one scrape, for counters and gauges.
+    """One value from the samples (name, labels, value) of one scrape, for counters and gauges.
 
-    Ranks and models are added up, replicated ones taken once; of KV usage the highest counts.
-
-    Returns:
-        None when a series of the source has no sample with a number.
+    Ranks and models are summed, replicated ones taken once; for KV usage, the maximum. None if a
+    series of the source has no sample with a number.
     """
     total = 0.0
     ratio = source.kind == "gauge" and source.series[0].name in _RATIOS
@@ -313,4 +288,4 @@ MAPPED: Final = frozenset(
         else (series.name,)
     )
 )
-"""Every sample name that takes part in some figure."""
+"""Every sample name that is used."""

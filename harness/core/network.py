@@ -1,6 +1,6 @@
-"""The way to a server that is already up: through which proxy, and which certificates are trusted.
+"""Proxy and TLS trust for servers that are already running.
 
-Servers that the harness starts itself are always reached directly.
+Servers that the harness starts are always reached directly.
 """
 
 import ssl
@@ -21,13 +21,7 @@ NONE: Final = "none"
 
 @dataclass(frozen=True, slots=True)
 class Proxy:
-    """An HTTP proxy.
-
-    Attributes:
-        host: its name or address.
-        port: its port.
-        authorization: value of `Proxy-Authorization`; None where it asks for none. A secret.
-    """
+    """An HTTP proxy; `authorization` is the value of `Proxy-Authorization`, a secret."""
 
     host: str
     port: int
@@ -35,7 +29,6 @@ class Proxy:
 
     @property
     def url_host(self) -> str:
-        """The host as URLs write it."""
         return f"[{self.host}]" if ":" in self.host else self.host
 
     @property
@@ -46,14 +39,14 @@ class Proxy:
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """What a profile says of the way to its servers.
+    """Network settings of a profile.
 
     Attributes:
         proxy: `environment` (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY; never for loopback
-            addresses), `none`, or a proxy's URL, which then holds for every address.
-        ca_file: PEM file of the authorities to trust instead of the system's; None: the system's,
-            or those that SSL_CERT_FILE names.
-        verify: check certificates and names.
+            addresses), `none`, or a proxy's URL for every address.
+        ca_file: PEM file of certificate authorities to trust instead of the system's; None: the
+            system's, or those of SSL_CERT_FILE.
+        verify: check certificates and host names.
     """
 
     proxy: str = ENVIRONMENT
@@ -61,11 +54,7 @@ class Network:
     verify: bool = True
 
     def proxy_for(self, url: str, *, started: bool = False) -> Proxy | None:
-        """The proxy for a URL; None: straight.
-
-        Args:
-            url: of the server.
-            started: the harness started that server itself.
+        """The proxy for a server's URL; None: direct, as for servers that the harness `started`.
 
         Raises:
             PreflightError: the proxy's URL cannot be used.
@@ -74,7 +63,7 @@ class Network:
             return None
         if self.proxy != ENVIRONMENT:
             return _proxy(self.proxy, "traffic.proxy")
-        from urllib.request import getproxies_environment  # pulls in http and email, which few need
+        from urllib.request import getproxies_environment  # slow: imports http and email
 
         parts = urlsplit(url)
         host = parts.hostname or ""
@@ -89,14 +78,14 @@ class Network:
         return _proxy(known[name], f"{name.upper()}_PROXY")
 
     def tls_context(self) -> ssl.SSLContext:
-        """A client's context for these certificates.
+        """Client-side TLS context.
 
         Raises:
-            PreflightError: the file cannot be read or holds no certificate.
+            PreflightError: `ca_file` cannot be read or has no certificate.
         """
         if self.ca_file is not None and not Path(self.ca_file).is_file():
             raise PreflightError(
-                f"traffic.tls.ca_file: there is no file {self.ca_file}",
+                f"traffic.tls.ca_file: {self.ca_file} not found",
                 next_step="name a PEM file of certificates",
             )
         try:
@@ -112,27 +101,27 @@ class Network:
         return context
 
     def concerns(self, endpoints: Iterable[Endpoint]) -> list[Concern]:
-        """What a reader of the figures should know of the way to these servers."""
+        """Notes about proxies and unchecked certificates on the way to these servers."""
         found = []
         for endpoint in endpoints:
             proxy = self.proxy_for(endpoint.base_url, started=endpoint.pid is not None)
             if proxy is not None:
                 text = (
-                    f"Requests to {endpoint.name} pass the proxy {proxy.name}: its time is in every"
-                    " figure."
+                    f"Requests to {endpoint.name} go through the proxy {proxy.name}; every latency"
+                    " includes it."
                 )
                 found.append(Concern("through_proxy", Severity.NOTE, text))
             if endpoint.base_url.startswith("https:") and not self.verify:
                 text = (
-                    f"The certificate of {endpoint.name} was not checked (traffic.tls.verify): who"
-                    " answered is not certain."
+                    f"The certificate of {endpoint.name} was not checked (traffic.tls.verify), so"
+                    " its identity is not verified."
                 )
                 found.append(Concern("tls_unverified", Severity.NOTE, text))
         return found
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a name or an address is this machine's loopback."""
+    """Whether a host name or address is this machine's loopback."""
     if host == "localhost" or host.endswith(".localhost"):
         return True
     try:
@@ -142,8 +131,8 @@ def is_loopback(host: str) -> bool:
 
 
 def _excepted(host: str, port: int | None, exceptions: str) -> bool:
-    """Whether NO_PROXY holds for a host: names with all names below them, `host:port`, addresses,
-    networks such as 10.0.0.0/8, or `*`.
+    """Whether NO_PROXY matches: names with their subdomains, `host:port`, addresses, networks such
+    as 10.0.0.0/8, or `*`.
     """
     for raw in exceptions.split(","):
         one = raw.strip().lower()
@@ -171,11 +160,11 @@ def _proxy(url: str, source: str) -> Proxy:
     except ValueError:
         host, port, parts = None, None, urlsplit("")
     if not host or parts.scheme != "http":
-        # The URL itself may hold a password.
+        # The URL itself may contain a password.
         raise PreflightError(
-            f"{source} names no HTTP proxy (scheme {parts.scheme or 'unknown'!r}, host"
+            f"{source} is not an HTTP proxy URL (scheme {parts.scheme or 'unknown'!r}, host"
             f" {host or 'none'!r})",
-            next_step="name one as http://HOST:PORT, or write traffic.proxy: none",
+            next_step="use http://HOST:PORT, or set traffic.proxy: none",
         )
     authorization = None
     if parts.username is not None:

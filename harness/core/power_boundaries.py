@@ -1,9 +1,8 @@
-"""Published factors between power boundaries: what a host adds to its boards, a network to its
-servers, a building to its IT.
+"""Published factors between power boundaries: host over GPUs, network over servers, facility over
+IT.
 
-A run that measured only some boundaries models the others with these; each carries its source, and
-none replaces a measurement. `harness fleet` has the same numbers, with more of them, in its data; a
-test holds the two together.
+They model the boundaries that a run did not measure and never replace a measurement. The data of
+`harness fleet` has the same numbers and more; a test compares the two.
 """
 
 import re
@@ -14,15 +13,7 @@ from typing import Final
 
 @dataclass(frozen=True, slots=True)
 class PublishedFactor:
-    """A number somebody published, with the range that it is believed to lie in.
-
-    Attributes:
-        value: central value.
-        low: lower end.
-        high: upper end.
-        source: who says so.
-        date: when, YYYY-MM.
-    """
+    """A published number with its plausible range, source and date (YYYY-MM)."""
 
     value: float
     low: float
@@ -31,7 +22,6 @@ class PublishedFactor:
     date: str
 
     def cite(self) -> str:
-        """Source and date."""
         return f"{self.source} ({self.date})"
 
 
@@ -43,63 +33,56 @@ HOST_POWER_SHARE: Final = PublishedFactor(
     " arXiv 2509.20241), applied to the host's part",
     "2025-09",
 )
-"""Power of a host over its rated power."""
+"""A host's power / its rated power."""
 
 NETWORK_STORAGE_RATIO: Final = PublishedFactor(
     0.10,
     0.05,
     0.15,
-    "SemiAnalysis, 100,000 H100 Clusters: about 10 % more for storage, switches and optics; the"
+    "SemiAnalysis, 100,000 H100 Clusters: about 10% more for storage, switches and optics; the"
     " range is an assumption of this harness",
     "2024-06",
 )
-"""Power of storage, switches and optics over that of servers."""
+"""Power of storage, switches and optics / power of servers."""
 
 PUE: Final = PublishedFactor(
     1.225,
     1.05,
     1.40,
-    "range of Energy Use of AI Inference (arXiv 2509.20241); used where a site states none",
+    "range of Energy Use of AI Inference (arXiv 2509.20241); used if a site states none",
     "2025-09",
 )
-"""Power at the utility's meter over that of the IT."""
+"""Power at the utility meter / power of the IT load."""
 
-_H100_HOST: Final = "SemiAnalysis, 100,000 H100 Clusters: about 575 W of CPU, NIC and PSU a GPU"
+_H100_HOST: Final = "SemiAnalysis, 100,000 H100 Clusters: about 575 W of CPU, NIC and PSU per GPU"
 _REGISTRY: Final = "InferenceX, registry of hardware"
 
+
+def _exactly(value: float, source: str, date: str) -> PublishedFactor:
+    return PublishedFactor(value, value, value, source, date)
+
+
 HOST_RATED_W: Final[Mapping[str, PublishedFactor]] = {
-    "NVIDIA H100 (80GB HBM3|SXM.*)": PublishedFactor(575, 575, 575, _H100_HOST, "2024-06"),
-    "NVIDIA H200( SXM.*)?": PublishedFactor(
-        575, 575, 575, f"that of the H100, whose 8-GPU system it shares ({_H100_HOST})", "2024-06"
+    "NVIDIA H100 (80GB HBM3|SXM.*)": _exactly(575, _H100_HOST, "2024-06"),
+    "NVIDIA H200( SXM.*)?": _exactly(
+        575, f"that of the H100, whose 8-GPU system it shares ({_H100_HOST})", "2024-06"
     ),
-    "NVIDIA B200( SXM.*)?": PublishedFactor(
-        787.5, 787.5, 787.5, "NVIDIA DGX B200, 14.3 kW at most, less 8 x 1,000 W, over 8", "2024-03"
+    "NVIDIA B200( SXM.*)?": _exactly(
+        787.5, "NVIDIA DGX B200, 14.3 kW at most, less 8 x 1,000 W, over 8", "2024-03"
     ),
-    "NVIDIA GB200.*": PublishedFactor(
-        670, 670, 670, f"{_REGISTRY}: all-in 1.87 kW less TDP 1.2 kW", "2026-07"
-    ),
-    "NVIDIA B300.*": PublishedFactor(
-        700, 700, 700, f"{_REGISTRY}: all-in 1.90 kW less TDP 1.2 kW", "2026-07"
-    ),
-    "NVIDIA GB300.*": PublishedFactor(
-        720, 720, 720, f"{_REGISTRY}: all-in 2.12 kW less TDP 1.4 kW", "2026-07"
-    ),
-    "AMD Instinct MI300X.*": PublishedFactor(
-        640, 640, 640, f"{_REGISTRY}: all-in 1.39 kW less TDP 0.75 kW", "2026-07"
+    "NVIDIA GB200.*": _exactly(670, f"{_REGISTRY}: all-in 1.87 kW less TDP 1.2 kW", "2026-07"),
+    "NVIDIA B300.*": _exactly(700, f"{_REGISTRY}: all-in 1.90 kW less TDP 1.2 kW", "2026-07"),
+    "NVIDIA GB300.*": _exactly(720, f"{_REGISTRY}: all-in 2.12 kW less TDP 1.4 kW", "2026-07"),
+    "AMD Instinct MI300X.*": _exactly(
+        640, f"{_REGISTRY}: all-in 1.39 kW less TDP 0.75 kW", "2026-07"
     ),
 }
-"""Rated watts of a system less its boards, a GPU, by the pattern of the whole name that the driver
-gives the board.
-"""
+"""Rated watts of a system without its GPUs, per GPU, by a pattern of the driver's full GPU name."""
 
 
 def host_rated_w(nvml_name: str | None) -> PublishedFactor | None:
-    """Rated watts of the host for each board of this name; None where nobody published them."""
-    return next(
-        (
-            factor
-            for pattern, factor in HOST_RATED_W.items()
-            if nvml_name and re.fullmatch(pattern, nvml_name)
-        ),
-        None,
-    )
+    """Rated watts of the host per GPU of this name; None if none are published."""
+    for pattern, factor in HOST_RATED_W.items():
+        if nvml_name and re.fullmatch(pattern, nvml_name):
+            return factor
+    return None

@@ -1,6 +1,4 @@
-"""How a run is going: what traffic and telemetry report while load is under way, for the live view
-and the exporter. None is unknown; before the first report all of it is.
-"""
+"""Progress of a run, for the live view and the exporter. None is unknown."""
 
 from dataclasses import dataclass
 
@@ -11,17 +9,14 @@ class TrafficProgress:
 
     Attributes:
         t_ns: when worker 0 reported; its report closes a round.
-        stage: name of the load stage.
         in_flight: requests sent and not finished.
-        live_sessions: conversations under way.
-        sent: requests that were sent and have ended since the start of the run.
-        ok: requests answered in full.
-        failed: requests that ended otherwise, but for what the plan itself cancelled.
+        sent: requests sent and ended since the start of the run.
+        ok: completed requests.
+        failed: requests that ended otherwise, except those that the plan canceled.
         dropped: requests never sent.
-        ttft_p50_s: of this stage so far, from the intended time.
-        ttft_p99_s: likewise.
-        loop_lag_s: largest lateness of an event loop's timer since the last report.
-        cpu: largest share of a core that a worker used since the last report.
+        ttft_p50_s: of this stage so far, from the scheduled send time; so is `ttft_p99_s`.
+        loop_lag_s: largest event-loop lag since the last report.
+        cpu: largest share of a core used by a worker since the last report.
     """
 
     t_ns: int | None = None
@@ -40,17 +35,16 @@ class TrafficProgress:
 
 @dataclass(frozen=True, slots=True)
 class TelemetryProgress:
-    """Servers and boards, once a second.
+    """Servers and GPUs, once per second.
 
     Attributes:
-        t_ns: when it was gathered; of a Prometheus: the oldest of the targets' last scrapes.
+        t_ns: when it was gathered; with Prometheus, the oldest of the targets' last scrapes.
         running: requests in the servers' batches.
         waiting: requests queued in the servers.
-        kv_usage: share of the KV cache in use, 0 to 1, of the fullest replica.
+        kv_usage: KV cache usage of the fullest replica, 0 to 1.
         generated_tokens: cumulative, all servers.
-        power_w: all boards.
-        scrapes: scrapes so far.
-        scrape_failures: those of them that failed.
+        power_w: all GPUs.
+        scrapes: so far, including `scrape_failures`.
     """
 
     t_ns: int | None = None

@@ -1,21 +1,16 @@
-"""The words that every room uses: outcomes, boundaries, verdicts, endpoints.
-
-Types that cross rooms live here; those that one room alone needs live in that room.
-"""
+"""Types that several packages use: outcomes, boundaries, verdicts, endpoints."""
 
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 CANARY = "canary"
-"""Class and replica of requests that measure the load generator's live error: recorded, and no part
-of any figure of the load.
+"""Class and replica of requests that measure the load generator's live timing error: recorded, but
+not part of any metric of the load.
 """
 
 
 class Outcome(StrEnum):
-    """How a request ended. Only `OK` counts as served; all others but `DROPPED` were sent or
-    tried.
-    """
+    """How a request ended. Only `OK` counts as completed; only `DROPPED` was never tried."""
 
     OK = "ok"
     HTTP_ERROR = "http_error"  # a status other than 200
@@ -26,14 +21,14 @@ class Outcome(StrEnum):
     TIMEOUT_TOTAL = "timeout_total"
     CONNECTION_ERROR = "connection_error"  # refused or reset before a response
     TRUNCATED = "truncated"  # the stream ended without its end marker
-    MALFORMED = "malformed"  # bytes that are no HTTP or no event stream
+    MALFORMED = "malformed"  # not valid HTTP or not a valid event stream
     CANCELLED = "cancelled"  # planned abandonment by the user
     INTERRUPTED = "interrupted"  # the run was stopped with the request in flight
-    DROPPED = "dropped"  # could not be started within its cap; never sent
+    DROPPED = "dropped"  # not started within its cap; never sent
 
 
 class Api(StrEnum):
-    """Wire API that the traffic speaks."""
+    """Wire API of the traffic."""
 
     MESSAGES = "messages"  # Anthropic Messages
     CHAT = "chat"  # OpenAI chat completions
@@ -42,21 +37,21 @@ class Api(StrEnum):
 
 
 class Purpose(StrEnum):
-    """What a run claims. Smoke proves function and makes no performance claim."""
+    """Purpose of a run. A smoke run checks function and makes no performance claim."""
 
     SMOKE = "smoke"
     MEASURE = "measure"
 
 
 class OutputLength(StrEnum):
-    """Whether the server is made to produce exactly the planned number of tokens."""
+    """Whether the server is forced to produce exactly the planned number of tokens."""
 
     FORCED = "forced"
     NATURAL = "natural"
 
 
 class Boundary(StrEnum):
-    """What a power or energy figure covers."""
+    """What a power or energy value covers."""
 
     GPU_BOARD = "gpu_board"
     MODULE = "module"
@@ -68,7 +63,7 @@ class Boundary(StrEnum):
 
 
 class Basis(StrEnum):
-    """Where a figure comes from. `ABSENT` figures have no value, never 0."""
+    """Where a value comes from. `ABSENT` means no value, never 0."""
 
     MEASURED = "measured"
     MODELLED = "modelled"
@@ -86,9 +81,7 @@ class Status(StrEnum):
 
 
 class Severity(StrEnum):
-    """What one concern does to the verdict: a note nothing, the others as the status of the same
-    name.
-    """
+    """Effect of one concern on the verdict: none for a note, else the status of the same name."""
 
     NOTE = "note"
     PRELIMINARY = "preliminary"
@@ -97,7 +90,7 @@ class Severity(StrEnum):
 
 
 class RunState(StrEnum):
-    """State of a run directory. A reader treats a missing state as `FAILED`."""
+    """State of a run directory; a missing one is read as `FAILED`."""
 
     RUNNING = "running"
     COMPLETE = "complete"
@@ -107,14 +100,13 @@ class RunState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Concern:
-    """One reason to doubt a run.
+    """One validity concern.
 
     Attributes:
         code: stable snake_case name.
-        severity: what it does to the verdict.
         message: one sentence for people.
         value: what was found, if it is a number.
-        limit: what it was held against.
+        limit: what the value was compared with.
     """
 
     code: str
@@ -126,7 +118,7 @@ class Concern:
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """One GPU of the deployment, as NVML names it. None is unknown, and so is an empty UUID."""
+    """One GPU of the deployment, in NVML's terms. None and an empty UUID are unknown."""
 
     uuid: str = ""
     index: int | None = None
@@ -144,11 +136,11 @@ class Endpoint:
 
     Attributes:
         name: label in records and tables, `replica-0`, `replica-1`, …
-        base_url: scheme, host and port, without `/v1` and without a trailing slash.
+        base_url: scheme, host and port, without `/v1` or a trailing slash.
         model: the name to send as `model`.
-        metrics_url: the Prometheus text exposition, or None where the server has none.
-        gpu_uuids: the boards that this replica holds; empty on CPU.
-        pid: the process that listens, or None when it was not started by us.
+        metrics_url: of the Prometheus text exposition, if the server has one.
+        gpu_uuids: GPUs of this replica; empty on CPU.
+        pid: the listening process, or None if the harness did not start it.
     """
 
     name: str
@@ -161,12 +153,12 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class ServerInfo:
-    """What the manifest says of a server.
+    """A server in the manifest.
 
     Attributes:
         kind: `vllm`, `torch` or `attach`.
-        version: the server's own version, None if it does not tell.
-        argv: one command line a replica, secrets redacted; empty for `attach`.
+        version: as reported by the server.
+        argv: command line of each replica, secrets redacted; empty for `attach`.
         software: name -> version of what it runs on (python, torch, transformers, cuda, …).
         settings: resolved settings worth comparing (max_model_len, dtype, tensor_parallel_size, …).
         log_paths: server log of each replica, relative to the run directory.
@@ -184,23 +176,19 @@ class ServerInfo:
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """What planning needs to know of a model, gathered once before the plan is made.
+    """Facts about a model that planning needs. None is unknown.
 
     Attributes:
-        model_id: what the profile names (`builtin:tiny`, a path, a hub id).
-        path: local folder with config.json and tokenizer, None when it is not on this machine.
-        max_context_tok: the longest context that the model takes, None if unknown.
-        vocab_size: None if unknown.
-        eos_reachable: False when no output can end by itself (built-in tiny, dummy weights); None
-            if unknown.
-        tok_per_word: tokens per word of the harness's corpus under this model's tokenizer; None if
-            it was not counted.
-        parameters: number of weights, None if unknown.
-        dtype: weights' type as in config.json, None if unknown.
-        fingerprint: sha256 over config and tokenizer files, None when there is no local copy.
-        kv_bytes_per_tok: key and value cache of one token over all layers, in the weights' type;
-            None if unknown or where the layers do not all keep one (sliding windows, state-space
-            layers).
+        model_id: as in the profile (`builtin:tiny`, a path, a hub id).
+        path: local folder with config.json and tokenizer, None if it is not on this machine.
+        max_context_tok: longest context of the model.
+        eos_reachable: False if no output can end by itself (built-in tiny, dummy weights).
+        tok_per_word: tokens per word of the harness's corpus under this model's tokenizer.
+        parameters: number of weights.
+        dtype: type of the weights, as in config.json.
+        fingerprint: sha256 over config and tokenizer files, None without a local copy.
+        kv_bytes_per_tok: KV cache of one token over all layers, in the weights' type; None also if
+            some layers keep none (sliding windows, state-space layers).
     """
 
     model_id: str

@@ -1,4 +1,4 @@
-"""SIGINT, SIGTERM and SIGHUP of a command that starts things and must stop them."""
+"""SIGINT, SIGTERM and SIGHUP for a command that starts processes and must stop them."""
 
 import signal
 from types import FrameType
@@ -6,11 +6,8 @@ from typing import Any, Self
 
 
 class Signals:
-    """A context manager. The first signal raises KeyboardInterrupt while things are being started;
-    from `only_count` on, when load runs and when everything is being stopped, signals are counted.
-
-    Attributes:
-        count: signals so far.
+    """Context manager. During startup the first signal raises KeyboardInterrupt; after
+    `only_count`, during load and shutdown, signals are only counted.
     """
 
     def __init__(self) -> None:
@@ -28,11 +25,10 @@ class Signals:
             signal.signal(number, handler)
 
     def only_count(self) -> None:
-        """From now on nothing is raised."""
         self._raises = False
 
     def _handle(self, _number: int, _frame: FrameType | None) -> None:
         self.count += 1
-        # Raised once: a second signal while everything is being stopped must not cut that short.
+        # Raised once: a second signal must not cut the shutdown short.
         if self._raises and self.count == 1:
             raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""Plain suffixes of profiles (`30s`, `2m`, `16k`) as numbers, and numbers as text for people."""
+"""Parse numbers with suffixes (`30s`, `2m`, `16k`), and format numbers for people."""
 
 import math
 import re
@@ -31,79 +31,60 @@ BYTES: Final[Mapping[str, int]] = {
 _NUMBER_AND_SUFFIX = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([A-Za-z]*)\s*")
 
 
-def _split(text: str, what: str, suffixes: Mapping[str, float]) -> tuple[float, str]:
-    match = _NUMBER_AND_SUFFIX.fullmatch(text)
-    if match is None:
-        raise ValueError(
-            f"{text!r} is not a {what}; write a number and one of: {', '.join(suffixes)}"
-        )
-    return float(match[1]), match[2]
-
-
 def parse_duration_s(value: str | float) -> float:
-    """A length of time in seconds, from a bare number of seconds or a number with a suffix of
-    `DURATION_S`.
+    """Seconds, from a number of seconds or a number with a suffix of `DURATION_S`.
 
     Raises:
-        ValueError: no number, an unknown suffix, negative, or not finite.
+        ValueError: not a number, an unknown suffix, negative, or not finite.
     """
-    if isinstance(value, bool):
-        raise ValueError("a length of time is a number with a unit, not true or false")
-    number, suffix = (
-        _split(value, "length of time", DURATION_S)
-        if isinstance(value, str)
-        else (float(value), "s")
-    )
-    if suffix == "":
-        suffix = "s"
-    if suffix not in DURATION_S:
-        raise ValueError(f"{suffix!r} is not a unit of time; use one of: {', '.join(DURATION_S)}")
-    return _finite(number * DURATION_S[suffix], "a length of time")
+    return _parse(value, "a duration", {"": 1.0, **DURATION_S})
 
 
 def parse_count(value: str | float) -> int:
-    """A whole count such as tokens or requests: `16k` is 16,000 and `16Ki` is 16,384.
+    """A count of tokens or requests: `16k` is 16,000 and `16Ki` is 16,384.
 
     Raises:
         ValueError: not a whole number, an unknown suffix, or negative.
     """
-    if isinstance(value, bool):
-        raise ValueError("a count is a whole number, not true or false")
-    number, suffix = (
-        _split(value, "count", {"": 1, **COUNT}) if isinstance(value, str) else (float(value), "")
-    )
-    if suffix and suffix not in COUNT:
-        raise ValueError(f"{suffix!r} is not a suffix of a count; use one of: {', '.join(COUNT)}")
-    result = _finite(number * (COUNT[suffix] if suffix else 1), "a count")
+    result = _parse(value, "a count", {"": 1, **COUNT})
     if result != int(result):
         raise ValueError(f"{value!r} is not a whole number")
     return int(result)
 
 
 def parse_bytes(value: str | int) -> int:
-    """A size in bytes from a number of bytes or a number with a suffix of `BYTES`.
+    """Bytes, from a number of bytes or a number with a suffix of `BYTES`.
 
     Raises:
-        ValueError: no number, an unknown suffix, or negative.
+        ValueError: not a number, an unknown suffix, or negative.
     """
+    if isinstance(value, str):
+        return int(_parse(value, "a size", BYTES))
+    return int(_parse(value, "a size", {"": 1}))
+
+
+def _parse(value: str | float, what: str, suffixes: Mapping[str, float]) -> float:
+    units = ", ".join(filter(None, suffixes))
     if isinstance(value, bool):
-        raise ValueError("a size is a number with a unit, not true or false")
-    number, suffix = _split(value, "size", BYTES) if isinstance(value, str) else (float(value), "B")
-    if suffix not in BYTES:
-        raise ValueError(f"{suffix!r} is not a unit of size; use one of: {', '.join(BYTES)}")
-    return int(_finite(number * BYTES[suffix], "a size"))
-
-
-def _finite(number: float, what: str) -> float:
+        raise ValueError(f"{what} must be a number, not true or false")
+    number, suffix = float(value) if not isinstance(value, str) else 0.0, ""
+    if isinstance(value, str):
+        match = _NUMBER_AND_SUFFIX.fullmatch(value)
+        if match is None:
+            raise ValueError(f"{value!r} is not {what}; use a number and one of: {units}")
+        number, suffix = float(match[1]), match[2]
+    if suffix not in suffixes:
+        raise ValueError(f"{suffix!r} is not a unit for {what}; use one of: {units}")
+    number *= suffixes[suffix]
     if not math.isfinite(number):
         raise ValueError(f"{what} must be finite")
     if number < 0:
-        raise ValueError(f"{what} cannot be negative")
+        raise ValueError(f"{what} must not be negative")
     return number
 
 
 def human_duration(duration_s: float) -> str:
-    """A length of time for people: `340 ms`, `12.0 s`, `3 min 05 s`, `2 h 10 min`."""
+    """`340 ms`, `12 s`, `3 min 05 s` or `2 h 10 min`."""
     if duration_s < 1:
         return f"{duration_s * 1000:.3g} ms"
     if duration_s < 60:
@@ -115,9 +96,7 @@ def human_duration(duration_s: float) -> str:
 
 
 def human_number(value: float | None, digits: int = 4) -> str:
-    """A number to a few significant digits with thousands separators; an unknown one is an em dash,
-    never 0.
-    """
+    """A number with a few significant digits and thousands separators; `—` if unknown, never 0."""
     if value is None or not math.isfinite(value):
         return "—"
     if value == 0:

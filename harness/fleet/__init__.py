@@ -1,3 +1,1 @@
-"""Estimates from a measured run what a site would deliver, draw and cost, with ranges and
-refusals.
-"""
+"""Estimates of a site's throughput, power and cost from a measured run, with ranges."""

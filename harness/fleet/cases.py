@@ -1,4 +1,4 @@
-"""Runs at sites: what `harness fleet` answers, and where it has no answer."""
+"""Results of `harness fleet`: estimates for runs at sites, and refusals."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -10,7 +10,7 @@ from harness.fleet.over_time.forecast import Forecast
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One run at one site, over time where that was asked for."""
+    """One run at one site, over time if requested."""
 
     estimate: FleetEstimate
     forecast: Forecast | None = None
@@ -18,7 +18,7 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """One run and site for which there is no answer, and why."""
+    """Reason why one run cannot be scaled to one site."""
 
     run: str
     site: str
@@ -27,7 +27,7 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class FleetAnswer:
-    """Cases with an answer, at least one, and those without one."""
+    """Estimates, at least one, and refusals."""
 
     cases: tuple[Case, ...]
     refused: tuple[Refusal, ...] = ()

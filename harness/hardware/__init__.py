@@ -1,1 +1,1 @@
-"""Describes this machine: GPUs through NVML, processor, memory and system. It changes nothing."""
+"""Describes this machine: GPUs (NVML), processor, memory and system. Read-only."""

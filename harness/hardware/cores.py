@@ -1,8 +1,9 @@
-"""Which cores the load generator gets: some of its own where there are enough, so that it and the
-engine do not wait for each other.
+"""Which cores the load generator gets: its own if there are enough, so that it and the engine do
+not compete.
 """
 
 import os
+from collections import defaultdict
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,9 +11,7 @@ from pathlib import Path
 from typing import Final
 
 TRAFFIC_SHARE: Final = 0.25
-"""The load generator takes at most this share of the physical cores; where it would need more,
-nothing is set apart.
-"""
+"""Upper limit of the load generator's share of the physical cores. Above it, cores are shared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,9 +20,8 @@ class Partition:
 
     Attributes:
         traffic: for the Locust processes and the canary's server.
-        rest: for the engine; in a calibration for the paced server.
-        shared: both run on the same cores.
-        note: what was done, in words.
+        rest: for the engine (in a calibration: the reference server).
+        shared: both use the same cores.
     """
 
     traffic: tuple[int, ...]
@@ -35,26 +33,26 @@ class Partition:
 def partition(
     workers: int, *, usable: Collection[int] | None = None, root: Path = Path("/")
 ) -> Partition:
-    """Set physical cores with all their threads apart: one a worker and one for what they share,
+    """Reserve physical cores with all their threads: one per worker and one for what they share,
     from the end of the last NUMA node.
 
     Args:
         workers: Locust workers.
-        usable: logical cores; default: those that this process may use.
+        usable: logical cores; default: this process's affinity.
         root: where `sys` is.
     """
     cores = sorted(os.sched_getaffinity(0) if usable is None else usable)
-    physical: dict[tuple[int, str], list[int]] = {}
+    physical = defaultdict(list)
     for core in cores:
-        physical.setdefault(_place(core, root), []).append(core)
-    wanted = workers + 1
-    if wanted > len(physical) * TRAFFIC_SHARE:
+        physical[_place(core, root)].append(core)
+    needed = workers + 1
+    if needed > len(physical) * TRAFFIC_SHARE:
         note = (
-            f"load generator and server share {len(cores)} cores: its {wanted} would be over a"
-            f" quarter of {len(physical)} physical ones"
+            f"load generator and server share {len(cores)} cores: {needed} are more than a quarter"
+            f" of {len(physical)} physical cores"
         )
         return Partition(tuple(cores), tuple(cores), shared=True, note=note)
-    own = {core for place in sorted(physical)[-wanted:] for core in physical[place]}
+    own = {core for place in sorted(physical)[-needed:] for core in physical[place]}
     rest = tuple(core for core in cores if core not in own)
     note = f"{len(own)} logical cores for the load generator, {len(rest)} for the server"
     return Partition(tuple(sorted(own)), rest, shared=False, note=note)
@@ -62,8 +60,8 @@ def partition(
 
 @contextmanager
 def confined(cores: Collection[int] | None) -> Iterator[None]:
-    """Within: processes that the calling thread starts run on these cores only. None changes
-    nothing.
+    """Within the block, processes that this thread starts run on these cores only. None: no
+    change.
     """
     if cores is None:
         yield
@@ -77,14 +75,11 @@ def confined(cores: Collection[int] | None) -> Iterator[None]:
 
 
 def _place(core: int, root: Path) -> tuple[int, str]:
-    """(NUMA node, first of the threads that share the physical core, padded so that text sorts as
-    numbers).
-    """
+    """(NUMA node, first thread of the physical core, padded so that text sorts as numbers)."""
     folder = root / f"sys/devices/system/cpu/cpu{core}"
-    nodes = [int(path.name[4:]) for path in folder.glob("node[0-9]*")]
+    node = next((int(path.name[4:]) for path in folder.glob("node[0-9]*")), 0)
     try:
         siblings = (folder / "topology/thread_siblings_list").read_text(encoding="ascii").strip()
     except OSError:
         siblings = str(core)
-    first = siblings.replace("-", ",").split(",")[0]
-    return (nodes[0] if nodes else 0, first.rjust(6))
+    return node, siblings.replace("-", ",").split(",")[0].rjust(6)

@@ -1,5 +1,5 @@
-"""The host as the manifest describes it: processor, memory, system. No name or address of the
-machine is kept.
+"""The host as the manifest describes it: processor, memory, system. No machine name or address is
+kept.
 """
 
 import hashlib
@@ -13,12 +13,12 @@ import psutil
 
 
 def usable_cores() -> int:
-    """Cores that this process may run on (its affinity), of those that are online."""
+    """Online cores that this process may run on (its affinity)."""
     return len(os.sched_getaffinity(0))
 
 
 def cpu_quota_cores(root: Path = Path("/")) -> float | None:
-    """CPU time that the control group (v2) grants, in cores, or None where it sets no limit."""
+    """CPU limit of the control group (v2), in cores; None: no limit."""
     try:
         groups = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:
@@ -26,7 +26,7 @@ def cpu_quota_cores(root: Path = Path("/")) -> float | None:
     path = next((line[3:].strip("/") for line in groups if line.startswith("0::")), None)
     if path is None:
         return None
-    tightest: float | None = None
+    limits = []
     folder = root / "sys/fs/cgroup"
     for group in (folder / path, *(folder / path).parents):
         try:
@@ -34,17 +34,16 @@ def cpu_quota_cores(root: Path = Path("/")) -> float | None:
         except (OSError, ValueError):
             quota, period = "max", "1"
         if quota != "max":
-            cores = int(quota) / int(period)
-            tightest = cores if tightest is None else min(tightest, cores)
+            limits.append(int(quota) / int(period))
         if group == folder:
             break
-    return tightest
+    return min(limits, default=None)
 
 
 def describe_host(root: Path = Path("/")) -> dict[str, Any]:
     """Processor, memory and system, as JSON values; None is unknown.
 
-    `hostname_sha256` tells machines apart without naming them (its first 12 hex digits).
+    `hostname_sha256` (first 12 hex digits) distinguishes machines without naming them.
     """
     return {
         "cpu": {
@@ -68,7 +67,7 @@ def _cpu_model(root: Path) -> str | None:
         lines = (root / "proc/cpuinfo").read_text(errors="replace").splitlines()
     except OSError:
         lines = []
-    for key in ("model name", "Model", "cpu"):  # x86 and most; some Arm boards; POWER
+    for key in ("model name", "Model", "cpu"):  # x86 and most; some Arm systems; POWER
         for line in lines:
             name, _, value = line.partition(":")
             if name.strip() == key and value.strip():

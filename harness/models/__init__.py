@@ -1,7 +1,4 @@
-"""Finds models and makes the built-in ones, as facts that planning needs.
-
-Nothing here imports torch; built-in models are made by a child process.
-"""
+"""Finds models and builds the built-in ones. Nothing here imports torch; a child process builds."""
 
 from harness.models.facts import BuiltinModel, add_smollm2, available, resolve
 

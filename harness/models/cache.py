@@ -1,16 +1,15 @@
-"""Where made models are kept, and how one is put there.
+"""Where built models are kept.
 
-A model's folder is written under a temporary name and renamed when it is whole, under a lock, so
-that a reader sees all of it or nothing, and two makers at once make one model. Its name ends in a
-hash of everything that it was made from.
+A model is built under a temporary name and renamed when complete, under a lock: readers see all of
+it or nothing, and two builders build one model.
 """
 
 import fcntl
+import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 from harness.core.cache import cache_dir
@@ -23,35 +22,34 @@ def model_dir(name: str) -> Path:
 
 
 def is_whole(name: str) -> bool:
-    """Whether the model is there. A folder under its final name is always whole; config.json is
-    checked against emptied caches.
+    """Whether the model is there. A folder under its final name is always complete; config.json is
+    checked in case the cache was emptied.
     """
     return (model_dir(name) / "config.json").is_file()
 
 
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open("a", encoding="ascii") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+def write_json(path: Path, value: object) -> None:
+    """Write one of a model's configuration files; the same bytes every time."""
+    path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def make_once(name: str, build: Callable[[Path], None]) -> Path:
-    """Return the model's folder, building it first if it is not there.
+    """The model's folder, built first if it is missing.
 
     Args:
-        name: folder name, ending in a hash of what it is made from.
-        build: writes all files of the model into the empty folder that it is given.
+        name: folder name, ending in a hash of the sources.
+        build: writes all files into the empty folder that it gets.
 
     Raises:
-        PreflightError: the cache folder cannot be written.
+        PreflightError: the cache folder is not writable.
     """
     final = model_dir(name)
     if is_whole(name):
         return final
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(final.parent / f".{name}.lock"):
+        with (final.parent / f".{name}.lock").open("a", encoding="ascii") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
             if is_whole(name):
                 return final
             shutil.rmtree(final, ignore_errors=True)
@@ -70,6 +68,6 @@ def make_once(name: str, build: Callable[[Path], None]) -> Path:
         raise PreflightError(
             f"the model cache {final.parent} cannot be written: {error}",
             cause="no permission, or no space left",
-            next_step="free space there, or set HARNESS_CACHE_DIR to a folder that can be written",
+            next_step="free space there, or set HARNESS_CACHE_DIR to a writable folder",
         ) from error
     return final

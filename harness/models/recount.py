@@ -1,20 +1,23 @@
-"""Counts a finished run's prompts with the model's own tokenizer:
-`python -m harness.models.recount RUN` writes recount.json.
+"""Counts a finished run's prompts with the model's own tokenizer: `python -m harness.models.recount
+RUN` writes recount.json.
 
-The third of three accounts of the input's tokens, beside the server's usage and its counters. It
-runs after the load, in a process of its own, and only where the tokenizer is on this machine: the
-bodies are made again from the plan, which is a pure function of profile and seed. Of the answers no
-text is kept, so their tokens cannot be counted again.
+It is the third count of input tokens, next to the server's usage and its counters. It runs after
+the load, in its own process, if the tokenizer is on this machine. Request bodies are rebuilt from
+the plan, a pure function of profile and seed. Response texts are not kept, so output tokens cannot
+be recounted.
 """
 
 import json
+import math
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
-import pyarrow as pa
+import pyarrow.parquet as pq
 from jinja2 import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -34,26 +37,25 @@ from harness.plan.types import PRIME_SUFFIX
 from harness.profile.schema import Profile
 
 MOST_REQUESTS: Final = 200
-"""Requests that are counted, evenly over the run."""
+"""Requests that are counted, spread evenly over the run."""
 MOST_BYTES: Final = 16_000_000
-"""Bytes of bodies that are counted: some 10 s of one core."""
+"""Limit of body bytes that are counted: about 10 s of one core."""
 
 _SESSION: Final = re.compile(r"^(\d+)-(\d+)$")
 
 
 class NotCountedError(Exception):
-    """Why nothing can be counted, in words."""
+    """Why nothing can be counted."""
 
 
 def recount(root: Path) -> dict[str, Any]:
-    """Count a sample of the run's answered prompts.
+    """Count a sample of the run's successful prompts.
 
     Returns:
-        `reason` (why there is nothing; None where there is), `api`, `answered` (requests with
-        usage), `requests` (of these, counted), `usage_tok` (the server's count of the counted
-        ones), `text_tok` (all their texts by themselves), `messages` and `template_tok` (as the
-        model's chat template writes them; None without a template, or for an API that has no
-        roles).
+        `reason` (why nothing was counted, or None), `api`, `answered` (requests with usage),
+            `requests` (counted ones), `usage_tok` (the server's count of these), `text_tok` (sum
+            over their texts), `messages` and `template_tok` (with the model's chat template; None
+            without one or for an API without roles).
     """
     try:
         return _recount(RunDir(root))
@@ -67,29 +69,34 @@ def _recount(run_dir: RunDir) -> dict[str, Any]:
     manifest = read_manifest(run_dir)
     facts = manifest.model
     if facts is None:
-        raise NotCountedError("the manifest does not say which model was served")
+        raise NotCountedError("the manifest does not record which model was served")
     tokenizer = _tokenizer(facts)
-    plan, profile = _plan(read_manifest_json(run_dir).get("profile"), facts)
+    try:
+        profile = Profile.model_validate(read_manifest_json(run_dir).get("profile"))
+    except ValueError as error:
+        why = "the manifest's profile does not match this harness version"
+        raise NotCountedError(why) from error
+    plan = make_plan(profile, facts)
     if plan.plan_sha256 != manifest.plan_sha256:
         raise NotCountedError(
-            "this version of the harness makes another plan of the profile, so the bodies cannot be"
-            " made again"
+            "this harness version derives a different plan from the profile, so request bodies"
+            " cannot be rebuilt"
         )
     api = wire(profile.traffic.api)
-    template = _Template.of(Path(str(facts.path))) if api.has_roles else None
+    render = _renderer(Path(str(facts.path))) if api.has_roles else None
     rows = _answered(run_dir)
     if not rows:
-        raise NotCountedError("no request was answered with a count of its input tokens")
-    named = [replica.model for replica in manifest.endpoints or () if replica.model]
-    model = named[0] if named else facts.model_id
+        raise NotCountedError("no response reported its input tokens")
+    named = (replica.model for replica in manifest.endpoints or () if replica.model)
+    model = next(named, facts.model_id)
     counted = messages = usage_tok = text_tok = template_tok = spent = 0
     for body, input_tok in _bodies(plan, model, rows):
         document = json.loads(body)
         texts = list(_texts(document))
         text_tok += sum(_count(tokenizer, text) for text in texts)
         messages += len(document.get("messages") or document.get("input") or ()) + 1
-        if template is not None:
-            template_tok += _count(tokenizer, template.render(*api.chat(document)))
+        if render is not None:
+            template_tok += _count(tokenizer, render(*api.chat(document)))
         counted, usage_tok, spent = counted + 1, usage_tok + input_tok, spent + len(body)
         if spent > MOST_BYTES:
             break
@@ -101,47 +108,30 @@ def _recount(run_dir: RunDir) -> dict[str, Any]:
         "messages": messages,
         "usage_tok": usage_tok,
         "text_tok": text_tok,
-        "template_tok": template_tok if template is not None else None,
+        "template_tok": template_tok if render is not None else None,
     }
 
 
-def _tokenizer(
-    facts: ModelFacts,
-) -> Any:  # noqa: ANN401 - tokenizers.Tokenizer, which is not always there
+def _tokenizer(facts: ModelFacts) -> Any:  # noqa: ANN401 - tokenizers is optional
     path = None if facts.path is None else Path(facts.path) / "tokenizer.json"
     if path is None or not path.is_file():
         raise NotCountedError("the model's tokenizer (tokenizer.json) is not on this machine")
     try:
         from tokenizers import Tokenizer
     except ImportError:
-        raise NotCountedError("the package tokenizers is not installed (extra torch)") from None
+        raise NotCountedError("the package `tokenizers` is not installed (extra torch)") from None
     return Tokenizer.from_file(str(path))
 
 
-def _plan(raw: object, facts: ModelFacts) -> tuple[RunPlan, Profile]:
-    try:
-        profile = Profile.model_validate(raw)
-    except ValueError as error:
-        raise NotCountedError(
-            "the manifest's profile is not one of this version of the harness"
-        ) from error
-    return make_plan(profile, facts), profile
-
-
 def _answered(run_dir: RunDir) -> list[dict[str, Any]]:
-    """Rows of the load's answered requests whose session the plan names, in the order of their
-    ids.
-    """
-    columns = ["request_id", "session_id", "turn", "class", "stage", "outcome", "input_tok"]
+    """The load's successful requests whose session is in the plan, by session and turn."""
+    columns = ["session_id", "turn", "class", "outcome", "input_tok"]
     if run_dir.requests.exists():
-        import pyarrow.parquet as pq
-
         table = pq.ParquetFile(run_dir.requests).read(columns=columns)
     else:
-        table = read_table(sorted(run_dir.requests_dir.glob("*.arrows")), tables.REQUESTS).select(
-            columns
-        )
-    assert isinstance(table, pa.Table)
+        parts = sorted(run_dir.requests_dir.glob("*.arrows"))
+        table = read_table(parts, tables.REQUESTS).select(columns)
+
     kept = [
         row
         for row in table.to_pylist()
@@ -151,26 +141,23 @@ def _answered(run_dir: RunDir) -> list[dict[str, Any]]:
         and not row["class"].endswith(PRIME_SUFFIX)
         and _SESSION.match(row["session_id"])
     ]
-    return sorted(kept, key=lambda row: (row["session_id"], row["turn"]))
+    return sorted(kept, key=itemgetter("session_id", "turn"))
 
 
 def _bodies(
     plan: RunPlan, model: str, rows: Sequence[Mapping[str, Any]]
 ) -> Iterator[tuple[bytes, int]]:
-    """(body, the server's count of it) of requests that are spread evenly over the rows."""
-    step = max(1, -(-len(rows) // MOST_REQUESTS))
+    """(body, the server's count) of requests spread evenly over the rows."""
+    step = math.ceil(len(rows) / MOST_REQUESTS)
     texts = Texts(plan.seed, plan.tok_per_word)
-    name: str | None = None
-    talk: Conversation | None = None
-    for row in rows[::step]:
-        if row["session_id"] != name or talk is None:
-            name = str(row["session_id"])
-            stage, number = (int(part) for part in name.split("-"))
-            try:
-                talk = Conversation(plan.session(stage, number), plan.settings, model, texts)
-            except (LookupError, IndexError) as error:
-                raise NotCountedError(f"the plan has no session {name}") from error
-        yield talk.body(row["turn"]), row["input_tok"]
+    for name, turns in groupby(rows[::step], key=itemgetter("session_id")):
+        stage, number = map(int, name.split("-"))
+        try:
+            talk = Conversation(plan.session(stage, number), plan.settings, model, texts)
+        except LookupError as error:
+            raise NotCountedError(f"the plan has no session {name}") from error
+        for row in turns:
+            yield talk.body(row["turn"]), row["input_tok"]
 
 
 def _count(tokenizer: Any, text: str) -> int:  # noqa: ANN401 - tokenizers.Tokenizer
@@ -178,110 +165,66 @@ def _count(tokenizer: Any, text: str) -> int:  # noqa: ANN401 - tokenizers.Token
 
 
 def _texts(document: Mapping[str, Any]) -> Iterator[str]:
-    """Every text of a body that a model reads, whatever the API."""
-    for key in ("prompt", "instructions"):
-        if isinstance(document.get(key), str):
-            yield document[key]
-    for message in (
-        *_listed(document.get("system")),
-        *(document.get("messages") or ()),
-        *(document.get("input") or ()),
-    ):
-        yield from _said(message)
-    for tool in document.get("tools") or ():
-        yield from _strings(tool)
+    """Every text in a body that a model reads, for any API."""
+    for key in ("prompt", "instructions", "system", "messages", "input"):
+        yield from _strings(document.get(key), _READ_KEYS)
+    yield from _strings(document.get("tools"))
 
 
-def _listed(system: object) -> Sequence[Any]:
-    return (
-        [{"content": system}]
-        if isinstance(system, str)
-        else system
-        if isinstance(system, list)
-        else ()
-    )
+_READ_KEYS: Final = ("text", "content", "input", "output", "arguments", "tool_calls", "function")
 
 
-_WORDS: Final = ("text", "content", "input", "output", "arguments", "tool_calls", "function")
-
-
-def _said(value: object) -> Iterator[str]:
+def _strings(value: object, keys: Sequence[str] | None = None) -> Iterator[str]:
+    """All strings in a JSON value; `keys` limits what is read of objects."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
-        for key in _WORDS:
+        for key in value if keys is None else keys:
             if key in value:
-                yield from _said(value[key])
+                yield from _strings(value[key], keys)
     elif isinstance(value, list):
         for item in value:
-            yield from _said(item)
+            yield from _strings(item, keys)
 
 
-def _strings(value: object) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _strings(item)
-    elif isinstance(value, list):
-        for item in value:
-            yield from _strings(item)
-
-
-class _Template:
-    """A model's chat template, as servers render it: Jinja in a sandbox, with the helpers that
-    templates count on.
+def _renderer(folder: Path) -> Callable[..., str] | None:
+    """Renders messages and tools with a model's chat template as servers do: sandboxed Jinja with
+    the usual helpers. None without a template.
     """
+    config = _json(folder / "tokenizer_config.json")
+    file = folder / "chat_template.jinja"
+    source = file.read_text(encoding="utf-8") if file.is_file() else config.get("chat_template")
+    if isinstance(source, list):
+        named = {one.get("name"): one.get("template") for one in source}
+        source = named.get("default")
+    if not isinstance(source, str):
+        return None
+    tokens = {}
+    for key in ("bos_token", "eos_token", "unk_token", "pad_token"):
+        value = config.get(key)
+        text = value.get("content") if isinstance(value, Mapping) else value
+        if isinstance(text, str):
+            tokens[key] = text
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
+    environment.filters["tojson"] = _tojson
+    environment.globals["raise_exception"] = _refuse
+    environment.globals["strftime_now"] = lambda form: wall_now().astimezone().strftime(form)
+    try:
+        template = environment.from_string(source)
+    except TemplateError as error:
+        raise NotCountedError(f"the chat template is invalid: {error}") from error
 
-    def __init__(self, source: str, tokens: Mapping[str, str]) -> None:
-        environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-        )
-        environment.filters["tojson"] = _tojson
-        environment.globals["raise_exception"] = _refuse
-        environment.globals["strftime_now"] = lambda form: wall_now().astimezone().strftime(form)
-        self._tokens = tokens
+    def render(messages: Sequence[Any], tools: Sequence[Any]) -> str:
         try:
-            self._template = environment.from_string(source)
-        except TemplateError as error:
-            raise NotCountedError(f"the model's chat template cannot be read: {error}") from error
-
-    @classmethod
-    def of(cls, folder: Path) -> "_Template | None":
-        """The template of a model's folder; None where it has none."""
-        config = _json(folder / "tokenizer_config.json")
-        file = folder / "chat_template.jinja"
-        source = file.read_text(encoding="utf-8") if file.is_file() else config.get("chat_template")
-        if isinstance(source, list):
-            source = next(
-                (one.get("template") for one in source if one.get("name") == "default"), None
-            )
-        if not isinstance(source, str):
-            return None
-        tokens = {}
-        for key in ("bos_token", "eos_token", "unk_token", "pad_token"):
-            value = config.get(key)
-            text = value.get("content") if isinstance(value, Mapping) else value
-            if isinstance(text, str):
-                tokens[key] = text
-        return cls(source, tokens)
-
-    def render(
-        self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]]
-    ) -> str:
-        """The prompt that the model reads.
-
-        Raises:
-            NotCountedError: the template refuses it.
-        """
-        try:
-            return self._template.render(
-                messages=messages, tools=tools or None, add_generation_prompt=True, **self._tokens
+            return template.render(
+                messages=messages, tools=tools or None, add_generation_prompt=True, **tokens
             )
         except TemplateError as error:
-            raise NotCountedError(
-                f"the model's chat template refuses the messages: {error}"
-            ) from error
+            raise NotCountedError(f"the chat template rejects the messages: {error}") from error
+
+    return render
 
 
 def _tojson(value: object, indent: int | None = None, **_: object) -> str:

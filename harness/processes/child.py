@@ -1,5 +1,5 @@
-"""A child of the harness: started with nothing inherited by chance, recorded, spoken to in lines,
-stopped for good with all that came of it.
+"""A child process: inherits only what is passed, is recorded, exchanges lines, and is stopped with
+all its descendants.
 """
 
 import os
@@ -22,30 +22,28 @@ from harness.processes.registry import RUN_ID_VARIABLE, RunRegistry
 from harness.processes.start import Popen, start
 
 CHILD_VARIABLE: Final = "HARNESS_CHILD"
-"""Environment variable that names one child; what comes of it inherits it, wherever it moves."""
+"""Environment variable that names one child; its descendants inherit it in any process group."""
 
 TAIL_LINES: Final = 30
 _TAIL_BYTES: Final = 1 << 20
 _POLL_S: Final = 0.05
-_AFTER_LEADER_S: Final = 2.0  # children that the leader has told to end get this long
+_AFTER_LEADER_S: Final = 2.0  # time for children that the leader has asked to end
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChildSpec:
-    """A child to be.
+    """How to start a child. None: as this process.
 
     Attributes:
         name: `server:replica-0`, `traffic:0`, `telemetry`, …: its label in the registry.
-        argv: command line, free of secrets.
-        env: its whole environment; the marks of the run and of the child are added.
-        log: takes what it prints; None: its standard output is closed, its errors are this
-            process's.
-        speaks: whether lines go to it and come from it (`harness.processes.lines`).
-        cwd: its working directory; None: this process's.
-        cores: that it may run on; None: as this process.
-        nice: scheduling priority, where that is permitted; None: as this process.
+        argv: command line, without secrets.
+        env: complete environment; the marks of the run and of the child are added.
+        log: file for its output; None: standard output is discarded, errors go to this process's.
+        speaks: exchanges lines (`harness.processes.lines`).
+        cores: CPU cores to run on.
+        nice: scheduling priority, if permitted.
         fds: descriptors that it inherits, under their numbers.
-        error: class of the errors about it.
+        error: class of errors about it.
     """
 
     name: str
@@ -61,11 +59,7 @@ class ChildSpec:
 
 
 class Child:
-    """A started child. Made by `Child.start`.
-
-    Attributes:
-        pid: its process, which leads a process group of its own.
-    """
+    """A started child, made by `Child.start`. `pid` leads its own process group."""
 
     def __init__(
         self, spec: ChildSpec, registry: RunRegistry | None, mark: str, popen: Popen
@@ -89,7 +83,7 @@ class Child:
         """Start the command and record its process group.
 
         Raises:
-            HarnessError: of `spec.error`: the log or the process could not be made.
+            HarnessError: of class `spec.error`: the log or the process could not be made.
         """
         mark = f"{spec.name}/{secrets.token_hex(8)}"
         env = {**spec.env, CHILD_VARIABLE: mark}
@@ -107,12 +101,8 @@ class Child:
         except OSError as error:
             for fd in ours:
                 os.close(fd)
-            raise spec.error(
-                f"cannot start {spec.name}: {error}",
-                next_step=None
-                if spec.log is None
-                else f"check that {spec.log.parent} can be written",
-            ) from error
+            next_step = None if spec.log is None else f"check that {spec.log.parent} is writable"
+            raise spec.error(f"cannot start {spec.name}: {error}", next_step=next_step) from error
         finally:
             for fd in theirs:
                 os.close(fd)
@@ -127,7 +117,7 @@ class Child:
         return child
 
     def _settle(self) -> None:
-        """Cores and priority while it has a single thread, whose children inherit them."""
+        """Set cores and priority while it has one thread, from which others inherit them."""
         with suppress(ProcessLookupError):
             if self.spec.cores is not None:
                 os.sched_setaffinity(self.pid, self.spec.cores)
@@ -140,24 +130,24 @@ class Child:
     # --- lines ---
 
     def tell(self, line: bytes) -> None:
-        """Send it a line. One that is gone hears nothing; its end shows in `lines` and `wait`."""
+        """Send it a line. Ignored if it has ended, which `lines` and `wait` report."""
         with self._telling, suppress(BrokenPipeError):
             view = memoryview(line)
             while view and self._commands >= 0:
                 view = view[os.write(self._commands, view) :]
 
     def hang_up(self) -> None:
-        """Tell it no more: it finds the end of its commands. May be called again."""
+        """End its commands. May be called again."""
         with self._telling:
             commands, self._commands = self._commands, -1
             if commands >= 0:
                 os.close(commands)
 
     def lines(self) -> Iterator[bytes]:
-        """What it says, until it ends. To be asked for once.
+        """Lines from it, until it ends. Call once.
 
         Raises:
-            LineError: it said something that is no line.
+            LineError: it sent something that is not a line.
         """
         events, self._events = self._events, -1
         with os.fdopen(events, "rb") as file:
@@ -166,11 +156,7 @@ class Child:
     # --- its life ---
 
     def wait(self, timeout_s: float | None = None) -> int | None:
-        """Its exit status (negative: a signal) once it has ended; None while it lives.
-
-        Args:
-            timeout_s: longest time to wait for its end; None: however long it takes.
-        """
+        """Wait for its end. Its exit status (negative: a signal), or None if it still runs."""
         poll = select.poll()
         poll.register(self._pidfd, select.POLLIN)
         ended = poll.poll(None if timeout_s is None else max(0.0, timeout_s) * 1000)
@@ -179,32 +165,29 @@ class Child:
     def _status(self) -> int | None:
         if self._popen.returncode is not None:
             return self._popen.returncode
-        # Looking without taking: as long as a dead leader is not taken off the process table, the
-        # kernel cannot give its number to another group, so membership in the group goes on proving
-        # a process ours. vLLM's engine processes carry no other proof: they write their title over
-        # their environment.
+        # WNOWAIT leaves a dead leader in the process table, so that the kernel cannot reuse its
+        # number for another group and membership still proves a process ours. vLLM's engine
+        # processes have no other proof: they overwrite their environment with their title.
         try:
             found = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        except ChildProcessError:  # `stop` in another thread took it since
+        except ChildProcessError:  # reaped by `stop` in another thread
             return self._popen.wait()
         if found is None:
             return None
         return found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
 
     def alive(self) -> bool:
-        """Whether the process that was started still runs."""
         return self.wait(0) is None
 
     def signal(self, number: int) -> None:
-        """Send the process a signal; one that is gone gets none."""
         with suppress(ProcessLookupError):
             signal.pidfd_send_signal(self._pidfd, number)
 
     def members(self) -> list[identity.Proc]:
-        """Everything alive that came of this child: its process group, and what carries its mark in
-        another group.
+        """Its live descendants and itself: the process group, and processes elsewhere that have its
+        mark.
         """
-        taken = self._popen.returncode is not None  # its number may be another group's by now
+        taken = self._popen.returncode is not None  # another group may have its number by now
         for found in identity.processes():
             in_group = not taken and found.pgid == self.pid
             if in_group or identity.carries(found.pid, CHILD_VARIABLE, self._mark):
@@ -212,26 +195,24 @@ class Child:
         return [one for one in self._known.values() if identity.same(one.pid, one.start_ticks)]
 
     def record(self) -> None:
-        """Write down which processes there are by now, for the next start of the harness if this
-        one is killed.
-        """
+        """Record its current processes, for the next start of the harness if this one is killed."""
         if self._registry is not None:
             self._registry.update(self.pid, self.members())
 
     def terminate(self) -> None:
-        """Ask for a clean end, once; `stop` waits for it."""
+        """Send SIGTERM, once; `stop` waits for the end."""
         if not self._terminated and not self._stopped:
             self._terminated = True
             self.signal(signal.SIGTERM)
 
     def stop(self, grace_s: float) -> None:
-        """End it and all that came of it. Doing it again does nothing.
+        """End it and its descendants. May be called again.
 
         Args:
-            grace_s: how long a clean end may take before SIGKILL.
+            grace_s: time between SIGTERM and SIGKILL.
 
         Raises:
-            HarnessError: of `spec.error`: a process stayed.
+            HarnessError: of class `spec.error`: a process did not end.
         """
         if self._stopped:
             return
@@ -242,7 +223,7 @@ class Child:
                 self.terminate()
                 if self.wait(grace_s) is not None:
                     gone = wait_for(lambda: not self.members(), min(_AFTER_LEADER_S, grace_s))
-        finally:  # a second Ctrl-C in the wait above must not leave anything either
+        finally:  # also after a second Ctrl-C in the wait above
             if not gone:
                 left = identity.end(self.members, grace_s=0)
             if not left:
@@ -253,11 +234,9 @@ class Child:
                 self._events = -1
         if left:
             raise self.spec.error(
-                f"processes of {self.spec.name} would not end: {identity.describe(left)}",
-                cause=(
-                    "a process stuck in the kernel (a GPU or a network disk that does not answer)"
-                ),
-                next_step="look at them with `ps`; the next start of the harness tries again",
+                f"processes of {self.spec.name} did not end: {identity.describe(left)}",
+                cause="they are blocked in the kernel (an unresponsive GPU or network disk)",
+                next_step="inspect them with `ps`; the next start of the harness tries again",
             )
         self._stopped = True
         if self._registry is not None:
@@ -266,7 +245,6 @@ class Child:
     # --- its log ---
 
     def log_text(self) -> str:
-        """The end of its log (1 MiB)."""
         try:
             with open(self.spec.log or os.devnull, "rb") as log:  # noqa: PTH123
                 log.seek(0, os.SEEK_END)
@@ -276,19 +254,17 @@ class Child:
             return ""
 
     def log_tail(self) -> str | None:
-        """The last 30 lines of its log; None where there are none."""
+        """The last 30 lines of its log; None if it is empty."""
         return "\n".join(self.log_text().splitlines()[-TAIL_LINES:]) or None
 
 
 def _popen(spec: ChildSpec, env: Mapping[str, str], fds: tuple[int, ...]) -> Popen:
     options = {"env": env, "cwd": spec.cwd, "pass_fds": (*spec.fds, *fds)}
     if spec.log is None:
-        return start(spec.argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, **options)
+        return start(spec.argv, stdout=subprocess.DEVNULL, **options)
     spec.log.parent.mkdir(parents=True, exist_ok=True)
     with spec.log.open("ab") as log:
-        return start(
-            spec.argv, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, **options
-        )
+        return start(spec.argv, stdout=log, stderr=subprocess.STDOUT, **options)
 
 
 def exit_text(exit_status: int) -> str:
@@ -302,7 +278,7 @@ def exit_text(exit_status: int) -> str:
 
 
 def wait_for(condition: Callable[[], bool], timeout_s: float) -> bool:
-    """Poll a condition until it is true; False when it was not in time."""
+    """Poll a condition until it is true; False after the timeout."""
     pause = threading.Event()
     deadline_ns = now_ns() + int(timeout_s * NS_PER_S)
     while not condition():
@@ -313,20 +289,17 @@ def wait_for(condition: Callable[[], bool], timeout_s: float) -> bool:
 
 
 class Stoppable(Protocol):
-    """A child, or what holds one."""
+    """A child, or an object with the same two methods."""
 
-    def terminate(self) -> None:
-        """Ask for a clean end."""
-
-    def stop(self, grace_s: float, /) -> None:
-        """End it."""
+    def terminate(self) -> None: ...
+    def stop(self, grace_s: float, /) -> None: ...
 
 
 def stop_all(children: Sequence[Stoppable], grace_s: float) -> None:
-    """End children side by side: all are asked first, and all have the same time.
+    """End children concurrently: terminate all, then wait for each until the same deadline.
 
     Raises:
-        HarnessError: the first one's that would not end, after all were tried.
+        HarnessError: of the first that did not end, after all were tried.
     """
     failed: HarnessError | None = None
     interrupted: BaseException | None = None
@@ -335,11 +308,11 @@ def stop_all(children: Sequence[Stoppable], grace_s: float) -> None:
         one.terminate()
     for one in children:
         try:
-            # After a second interruption nothing more is waited for.
+            # No waiting after a second interruption.
             one.stop(0 if interrupted else max(_POLL_S, (deadline_ns - now_ns()) / NS_PER_S))
         except HarnessError as error:
             failed = failed or error
-        except BaseException as error:  # noqa: BLE001 (raised below, when the others are gone too)
+        except BaseException as error:  # noqa: BLE001 (raised below, after the others have ended)
             interrupted = error
     if interrupted is not None:
         raise interrupted

@@ -1,24 +1,18 @@
-"""Short-lived commands: started, waited for, their output taken."""
+"""Short-lived commands and their output."""
 
 import os
 import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from harness.processes.registry import RUN_ID_VARIABLE, RunRegistry
 from harness.processes.start import start
 
 
 class Answer(NamedTuple):
-    """What a command said.
-
-    Attributes:
-        status: its exit status; negative: the signal that ended it.
-        out: its standard output.
-        err: its standard error.
-    """
+    """Exit status (negative: the signal that ended it), standard output and standard error."""
 
     status: int
     out: str
@@ -26,13 +20,13 @@ class Answer(NamedTuple):
 
 
 class Command:
-    """A command that another thread may kill. It reads nothing and has a session of its own, so a
-    terminal's SIGINT does not reach it.
+    """A command that another thread may kill. It has no input and its own session, so a terminal's
+    SIGINT does not reach it.
 
     Args:
         argv: command line.
-        env: variables on top of this process's own.
-        registry: for one that takes long: it is recorded, and told to end if this process dies.
+        env: variables in addition to this process's.
+        registry: for a long one: records it, and it ends when this process dies.
         name: in the registry.
 
     Raises:
@@ -50,21 +44,17 @@ class Command:
         self._name = argv[0]
         self._registry = registry
         marks = {} if registry is None else {RUN_ID_VARIABLE: registry.run_id}
-        environment = {**os.environ, **(env or {}), **marks}
-        pipe = subprocess.PIPE
+        options: dict[str, Any] = {
+            "env": {**os.environ, **(env or {}), **marks},
+            "stdout": subprocess.PIPE,
+            "stderr": subprocess.PIPE,
+        }
         if registry is None:
             self._process = subprocess.Popen(
-                argv,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=pipe,
-                stderr=pipe,
-                start_new_session=True,
+                argv, stdin=subprocess.DEVNULL, start_new_session=True, **options
             )
         else:
-            self._process = start(
-                argv, env=environment, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe
-            )
+            self._process = start(argv, **options)
             registry.add(name, self._process.pid)
 
     def answer(self, timeout_s: float | None) -> Answer:
@@ -76,28 +66,23 @@ class Command:
         with self._process as process:
             try:
                 out, err = process.communicate(timeout=timeout_s)
-            except subprocess.TimeoutExpired:
-                self._end()
-                raise TimeoutError(f"{self._name} did not end within {timeout_s:g} s") from None
-            except BaseException:
-                self._end()
+            except BaseException as error:
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+                if isinstance(error, subprocess.TimeoutExpired):
+                    what = f"{self._name} did not end within {timeout_s:g} s"
+                    raise TimeoutError(what) from None
                 raise
-        if self._registry is not None:
-            self._registry.remove(process.pid)
+            finally:
+                if self._registry is not None:
+                    self._registry.remove(process.pid)
         return Answer(
             process.returncode, out.decode(errors="replace"), err.decode(errors="replace")
         )
 
     def kill(self) -> None:
-        """End it. `answer` returns then."""
         self._process.kill()
-
-    def _end(self) -> None:
-        with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
-        if self._registry is not None:
-            self._registry.remove(self._process.pid)
 
 
 def ask(

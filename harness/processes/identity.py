@@ -1,8 +1,8 @@
-"""Processes by identity rather than by number, read from Linux's /proc.
+"""Processes by identity, read from Linux's /proc.
 
-A pid says little: it is given out again. A process is named here by its pid together with its start
-time (clock ticks since boot), which no later process of the same boot shares, and signals go
-through a pidfd, so that what was checked is what gets the signal.
+Pids are reused. So a process is identified by its pid and its start time (clock ticks since boot),
+which is unique within a boot. Signals go through a pidfd, so that they reach the process that was
+checked.
 """
 
 import os
@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 from harness.core.clock import NS_PER_S, now_ns
 
 Finder = Callable[[], list["Proc"]]
-"""Looks processes up afresh at every call."""
+"""Looks up processes again at every call."""
 
 _GONE: Final = frozenset("ZXx")
 _TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
@@ -24,13 +24,10 @@ _KILL_DEADLINE_S: Final = 10.0  # longer means a process stuck in the kernel
 
 
 class Proc(NamedTuple):
-    """One process as /proc/<pid>/stat shows it.
+    """One process in /proc/<pid>/stat.
 
     Attributes:
-        pid: process id.
         state: one letter; `Z` is a zombie.
-        ppid: the parent's.
-        pgid: process group.
         start_ticks: start in clock ticks since boot; with the pid, an identity.
         cpu_s: CPU time in user and system mode.
         rss_bytes: resident memory.
@@ -48,31 +45,31 @@ class Proc(NamedTuple):
 
 
 def stat(pid: int) -> Proc | None:
-    """The process with this pid, be it a zombie; None when there is none."""
+    """The process with this pid, including zombies; None if there is none."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:  # noqa: PTH123 (a Path costs more than the rest)
             text = file.read()
     except OSError:
         return None
-    # The name stands in brackets and may itself hold brackets and spaces: the last one closes it.
+    # The name is in parentheses and may contain some: the last one closes it.
     head, _, rest = text.rpartition(b")")
-    # proc_pid_stat(5): the fields from the third, state, on.
+    # proc_pid_stat(5), from the third field, state.
     fields = rest.split(None, 22)
     return Proc(
         pid,
-        fields[0].decode(),
-        int(fields[1]),
-        int(fields[2]),
-        int(fields[19]),
-        (int(fields[11]) + int(fields[12])) / _TICKS_PER_S,
-        max(0, int(fields[21])) * _PAGE_BYTES,
-        head.partition(b"(")[2].decode("utf-8", errors="replace"),
+        state=fields[0].decode(),
+        ppid=int(fields[1]),
+        pgid=int(fields[2]),
+        start_ticks=int(fields[19]),
+        cpu_s=(int(fields[11]) + int(fields[12])) / _TICKS_PER_S,
+        rss_bytes=max(0, int(fields[21])) * _PAGE_BYTES,
+        name=head.partition(b"(")[2].decode("utf-8", errors="replace"),
     )
 
 
 def read(pid: int) -> Proc | None:
-    """The process with this pid, or None when there is none or it is a zombie: a zombie holds no
-    memory, port or GPU.
+    """The process with this pid; None if there is none or it is a zombie, which holds no memory,
+    port or GPU.
     """
     found = stat(pid)
     return None if found is None or found.state in _GONE else found
@@ -91,9 +88,7 @@ def processes() -> Iterator[Proc]:
 
 
 def environ(pid: int) -> dict[str, str]:
-    """The environment with which the process was started; empty where it may not be read (another
-    user's) or is gone.
-    """
+    """Environment of a process at its start; empty if not readable (another user's) or gone."""
     pairs = (item.partition(b"=") for item in _entries(pid) if item)
     return {os.fsdecode(name): os.fsdecode(value) for name, _, value in pairs}
 
@@ -107,12 +102,12 @@ def _entries(pid: int) -> list[bytes]:
 
 
 def carries(pid: int, name: str, value: str) -> bool:
-    """Whether a process was started with that variable. Children inherit it, wherever they move."""
+    """Whether a process was started with this variable, which children inherit."""
     return os.fsencode(f"{name}={value}") in _entries(pid)
 
 
 def marked(name: str, value: str) -> list[Proc]:
-    """Live processes that carry the variable, this one left out."""
+    """Live processes with the variable, except this one."""
     own = os.getpid()
     return [found for found in processes() if found.pid != own and carries(found.pid, name, value)]
 
@@ -123,16 +118,16 @@ def in_group(pgid: int) -> list[Proc]:
 
 
 def same(recorded_pid: int, start_ticks: int) -> bool:
-    """Whether the pid still belongs to the process that started then."""
+    """Whether the pid is still that of the process that started then."""
     found = read(recorded_pid)
     return found is not None and found.start_ticks == start_ticks
 
 
 def send(target: Proc, signum: signal.Signals) -> bool:
-    """Send a signal to exactly this process; False when it is gone.
+    """Send a signal to exactly this process; False if it is gone.
 
-    The pidfd is opened first and the start time read after: had the pid been reused before the
-    opening, the start time tells; after it, the pidfd does.
+    The pidfd is opened before the start time is read: the start time shows a reuse of the pid
+    before the opening, the pidfd excludes one after it.
     """
     try:
         fd = os.pidfd_open(target.pid)
@@ -155,16 +150,15 @@ def describe(targets: list[Proc]) -> str:
 
 
 def end(find: Finder, *, grace_s: float, seen: dict[int, Proc] | None = None) -> list[Proc]:
-    """SIGTERM once, then SIGKILL until nothing is found.
+    """Send SIGTERM once, then SIGKILL until nothing is found.
 
     Args:
-        find: looks the processes up afresh, so that children forked in the meantime are met by the
-            next look.
-        grace_s: longest time between the SIGTERM and the first SIGKILL; 0 leaves the SIGTERM out.
-        seen: collects what was signalled, by pid.
+        find: called repeatedly, to find children forked in the meantime.
+        grace_s: longest time from SIGTERM to the first SIGKILL; 0: no SIGTERM.
+        seen: collects the signaled processes, by pid.
 
     Returns:
-        The processes that would not go within ten seconds of the first SIGKILL.
+        Processes that did not end within ten seconds of the first SIGKILL.
     """
     pause = threading.Event()
     if grace_s > 0 and _signal_all(find, signal.SIGTERM, seen):

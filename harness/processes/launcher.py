@@ -1,10 +1,9 @@
-"""Becomes a child process's command, after asking the kernel to end it when the harness dies. Runs
-as a script, outside the package.
+"""Script that asks the kernel for SIGTERM when the harness dies, then executes a child's command.
 
-`python -I -S launcher.py PARENT_PID COMMAND ARG…`: PR_SET_PDEATHSIG has to be set inside the child,
-and a function run between fork and exec is not safe in a process with threads. It survives the
-exec. SIGTERM lets the command end its own children; one that ignores it is reaped by the next start
-of the harness.
+`python -I -S launcher.py PARENT_PID COMMAND ARG…`: PR_SET_PDEATHSIG must be set inside the child,
+and a function between fork and exec is not safe in a process with threads. It survives the exec.
+SIGTERM lets the command end its own children; if it ignores that, the next start of the harness
+ends it.
 """
 
 import ctypes
@@ -21,8 +20,7 @@ def main(argv: list[str]) -> int:
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
     if os.getppid() != parent:  # it died before the line above, so no signal will come
         return 1
-    # Python ignores SIGPIPE and SIGXFSZ, and an ignored signal stays ignored over exec; so does a
-    # mask of the starting thread.
+    # Python ignores SIGPIPE and SIGXFSZ. Ignored signals and the thread's mask survive exec.
     for name in ("SIGPIPE", "SIGXFSZ", "SIGINT", "SIGTERM", "SIGHUP"):
         signal.signal(getattr(signal, name), signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])

@@ -1,7 +1,7 @@
-"""Lines of JSON between the supervisor and a child of its own: one object a line, over two pipes.
+"""JSON lines between the supervisor and a child, over two pipes.
 
-The pipes are not the standard streams: what a library prints goes to the log and garbles nothing.
-The child finds them by `HARNESS_LINES` in its environment.
+These are not the standard streams, so that output of libraries does not mix with them. The child
+finds them by `HARNESS_LINES` in its environment.
 """
 
 import json
@@ -13,7 +13,7 @@ VARIABLE: Final = "HARNESS_LINES"
 """Environment variable of the child's ends of both pipes: `<commands>,<events>`."""
 
 LONGEST_BYTES: Final = 64 << 20
-"""A longer line is a defect: the largest honest ones are a profile and half a second of TTFTs."""
+"""A longer line is an error: the largest valid ones are a profile and half a second of TTFTs."""
 
 _SHOWN: Final = 200
 
@@ -21,7 +21,7 @@ Message = dict[str, Any]
 
 
 class LineError(ValueError):
-    """What came over a pipe is no line of this protocol."""
+    """Data from a pipe is not a line of this protocol."""
 
 
 class Readable(Protocol):
@@ -32,8 +32,8 @@ class Readable(Protocol):
 
 
 def inherited() -> tuple[int, int]:
-    """The child's ends, for reading commands and writing events. They are closed in what this
-    process starts. Without a supervisor: the standard streams.
+    """The child's ends, for reading commands and writing events; not inherited by its children.
+    Without a supervisor: the standard streams.
     """
     commands, events = (int(fd) for fd in os.environ.pop(VARIABLE, "0,1").split(","))
     if commands > 2:
@@ -48,11 +48,7 @@ def encode(message: Mapping[str, Any]) -> bytes:
 
 
 def decode(line: bytes) -> Message:
-    """The object of one line.
-
-    Raises:
-        LineError: it is not one object in JSON.
-    """
+    """The JSON object of one line; LineError if it is not one."""
     try:
         message = json.loads(line)
     except ValueError as error:
@@ -63,8 +59,7 @@ def decode(line: bytes) -> Message:
 
 
 def split(file: Readable) -> Iterator[bytes]:
-    """Whole lines until the end. What follows the last line end is left out: the writer was killed
-    in the middle of it.
+    """Complete lines until the end, without a last partial one: its writer was killed.
 
     Raises:
         LineError: a line is longer than 64 MiB.

@@ -1,11 +1,9 @@
-"""What an earlier run left behind when it was killed, found by a record made before and ended after
-checking that it is the same.
+"""Records of running processes, used to end those that a killed run left behind.
 
-Each run keeps one small file in the cache folder while its servers live. It names the supervisor
-and the process groups it started, each with its start time, and the boot and pid namespace in which
-these numbers mean something. A supervisor that is gone while its file is there has left orphans.
-Whatever carries the run's HARNESS_RUN_ID in its environment is the run's, whatever group it moved
-to.
+Each run keeps a small file in the cache folder while its servers run. It lists the supervisor and
+the process groups it started, with start times, and the boot and pid namespace of their pids. If
+the file exists but its supervisor does not, there are orphans. A process with the run's
+HARNESS_RUN_ID in its environment belongs to the run, in any group.
 """
 
 import json
@@ -14,7 +12,6 @@ import socket
 import threading
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Final, Self
 
 from harness.core.cache import cache_dir
@@ -28,9 +25,7 @@ _SCHEMA: Final = 1
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where process ids mean something: this host, this boot, this pid namespace (a container has
-    its own).
-    """
+    """Scope of process ids: a host, a boot and a pid namespace (each container has one)."""
 
     host: str
     boot_id: str | None
@@ -38,7 +33,6 @@ class Place:
 
     @classmethod
     def here(cls) -> Self:
-        """The place of this process."""
         try:
             namespace: str | None = str(Path("/proc/self/ns/pid").readlink())
         except OSError:
@@ -48,13 +42,13 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """One process group that a run started.
+    """A process group of a run.
 
     Attributes:
-        label: what it is, such as `server:replica-0`.
-        pgid: the group's id, which is the pid of its leader.
-        leader_start_ticks: when the leader started.
-        members: pid and start of every process that was seen in it.
+        label: such as `server:replica-0`.
+        pgid: its id, the pid of its leader.
+        leader_start_ticks: start of the leader.
+        members: pid and start of every process seen in it.
     """
 
     label: str
@@ -65,14 +59,12 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Reaped:
-    """What was done about one run whose supervisor was gone.
+    """Cleanup of one run whose supervisor was gone.
 
     Attributes:
-        run_id: the run.
-        run_dir: its directory, as its supervisor named it.
-        ended: the processes that were ended, as `name (pid n)`; empty when all had gone by
-            themselves.
-        left: processes that would not go; the record stays and the next start tries again.
+        run_dir: its directory, as recorded by its supervisor.
+        ended: the ended processes, as `name (pid n)`; empty if none was left.
+        left: processes that did not end; the record stays and the next start tries again.
     """
 
     run_id: str
@@ -82,16 +74,15 @@ class Reaped:
 
 
 def registry_dir() -> Path:
-    """The folder of the records: `runs/` in the cache folder."""
+    """Folder of the records: `runs/` in the cache folder."""
     return cache_dir() / "runs"
 
 
 @dataclass(slots=True)
 class RunRegistry:
-    """The record of one run's process groups, on disk from before the first start until all are
-    gone.
+    """Record of one run's process groups, on disk from before the first start until all have ended.
 
-    As a context manager it removes the record at the end, unless a group is still in it.
+    As a context manager, it removes the record at the end, unless it still has a group.
     """
 
     run_id: str
@@ -118,33 +109,28 @@ class RunRegistry:
     def add(self, label: str, pid: int) -> None:
         """Record a process group by its leader, which this process has just started."""
         leader = identity.read(pid)
-        if leader is None:  # it has died already: what it may have left carries the run's marker
+        if leader is None:  # already dead: anything it left has the run's marker
             return
         with self._lock:
             self.groups.append(Group(label, pid, leader.start_ticks))
             self._write()
 
     def update(self, pgid: int, members: list[identity.Proc]) -> None:
-        """Record the processes of a group as they are by now. Writes only when there are new
-        ones.
-        """
+        """Record the current processes of a group. Writes only if there are new ones."""
         seen = {(member.pid, member.start_ticks) for member in members}
         with self._lock:
             for position, group in enumerate(self.groups):
                 if group.pgid == pgid and not seen <= set(group.members):
-                    self.groups[position] = replace(
-                        group, members=tuple(sorted(seen | set(group.members)))
-                    )
+                    known = tuple(sorted(seen | set(group.members)))
+                    self.groups[position] = replace(group, members=known)
                     self._write()
 
     def remove(self, pgid: int) -> None:
-        """Strike out a group of which nothing is left."""
         with self._lock:
             self.groups = [group for group in self.groups if group.pgid != pgid]
             self._write()
 
     def close(self) -> None:
-        """Remove the record if no group is left in it."""
         with self._lock:
             if not self.groups:
                 self.path.unlink(missing_ok=True)
@@ -166,37 +152,29 @@ class RunRegistry:
         except OSError as error:
             raise PreflightError(
                 f"cannot write {self.path}: {error.strerror}",
-                cause=(
-                    "the cache folder is not writable; it records started servers, so that a later"
-                    " start can end orphans"
-                ),
-                next_step="make it writable or set HARNESS_CACHE_DIR to a folder that is",
+                cause="the cache folder, which records started servers, is not writable",
+                next_step="make it writable, or set HARNESS_CACHE_DIR to a writable folder",
             ) from error
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
 def reap_orphans(*, grace_s: float = 5.0) -> tuple[Reaped, ...]:
-    """End what runs whose supervisor died have left, and remove their records.
+    """End the remaining processes of runs whose supervisor died, and remove their records.
 
-    A run whose supervisor lives is not touched, nor are records of another host or container (their
-    pids mean nothing here). A process is ended only if it carries the run's marker, was recorded
-    (pid and start time), or shares its group with one that was.
+    Runs with a live supervisor are not touched, nor are records of another host or container, whose
+    pids are different ones. A process is ended only if it has the run's marker, was recorded (pid
+    and start time), or shares its group with one that was.
 
     Args:
         grace_s: time between SIGTERM and SIGKILL.
 
     Returns:
-        One entry a dead run, those that had left nothing included.
+        One entry per dead run, including those without remaining processes.
     """
     here = Place.here()
     found: list[Reaped] = []
@@ -207,17 +185,16 @@ def reap_orphans(*, grace_s: float = 5.0) -> tuple[Reaped, ...]:
         place = Place(**entry["place"])
         if place.host != here.host:
             continue
-        run_id, run_dir = entry["run_id"], entry["run_dir"]
-        if (
-            place.boot_id != here.boot_id
-        ):  # the machine was started anew: nothing of that run can live
+        if place.boot_id != here.boot_id:  # rebooted since: nothing of that run can be alive
             path.unlink(missing_ok=True)
             continue
+        supervisor = entry["supervisor"]
         if place.pid_namespace != here.pid_namespace or identity.same(
-            entry["supervisor"]["pid"], entry["supervisor"]["start_ticks"]
+            supervisor["pid"], supervisor["start_ticks"]
         ):
             continue
-        reaped = _reap(run_id, run_dir, [_group(group) for group in entry["groups"]], grace_s)
+        groups = [Group(**group) for group in entry["groups"]]
+        reaped = _reap(entry["run_id"], entry["run_dir"], groups, grace_s)
         found.append(reaped)
         if not reaped.left:
             path.unlink(missing_ok=True)
@@ -227,31 +204,22 @@ def reap_orphans(*, grace_s: float = 5.0) -> tuple[Reaped, ...]:
 def _read(path: Path) -> dict[str, Any] | None:
     try:
         entry = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # removed by its owner since, or not ours
+    except (OSError, ValueError):  # removed by its owner in the meantime, or not a record
         return None
     return entry if isinstance(entry, dict) and entry.get("schema") == _SCHEMA else None
 
 
-def _group(entry: dict[str, Any]) -> Group:
-    return Group(
-        entry["label"],
-        entry["pgid"],
-        entry["leader_start_ticks"],
-        tuple((pid, start) for pid, start in entry["members"]),
-    )
-
-
 def _members(run_id: str, groups: list[Group]) -> list[identity.Proc]:
-    """The run's live processes: those with its marker, those recorded, and the groups that these
-    prove.
+    """The run's live processes: those with its marker, those recorded, and groups with a recorded
+    one.
 
-    A group's number is given out again only after its last member has gone. So one recorded process
-    in it proves that it is still the recorded group; without one it proves nothing, and is left
-    alone.
+    The kernel reuses a group's number only after its last member has ended. So a recorded process
+    proves that its group is the recorded one; a group without one is left alone.
     """
     members = {found.pid: found for found in identity.marked(RUN_ID_VARIABLE, run_id)}
     for group in groups:
-        for pid, start_ticks in {(group.pgid, group.leader_start_ticks), *group.members}:
+        recorded = [(group.pgid, group.leader_start_ticks), *group.members]
+        for pid, start_ticks in recorded:
             found = identity.read(pid)
             if found is None or found.start_ticks != start_ticks:
                 continue
@@ -264,20 +232,16 @@ def _members(run_id: str, groups: list[Group]) -> list[identity.Proc]:
 
 def _reap(run_id: str, run_dir: str, groups: list[Group], grace_s: float) -> Reaped:
     seen: dict[int, identity.Proc] = {}
-    # As the recorded processes die the group loses its proof, so members found once stay wanted,
-    # each by its own identity.
-    wanted: dict[int, identity.Proc] = {}
+    # Once its recorded processes have died, a group has no proof, so members found before are kept
+    # by identity.
+    known: dict[int, identity.Proc] = {}
 
     def find() -> list[identity.Proc]:
-        wanted.update({member.pid: member for member in _members(run_id, groups)})
-        return [
-            member for member in wanted.values() if identity.same(member.pid, member.start_ticks)
-        ]
+        known.update({member.pid: member for member in _members(run_id, groups)})
+        return [one for one in known.values() if identity.same(one.pid, one.start_ticks)]
 
     left = identity.end(find, grace_s=grace_s, seen=seen)
-    return Reaped(
-        run_id,
-        run_dir,
-        tuple(identity.describe([one]) for one in seen.values()),
-        tuple(identity.describe([one]) for one in left),
+    ended, stayed = (
+        tuple(identity.describe([one]) for one in group) for group in (seen.values(), left)
     )
+    return Reaped(run_id, run_dir, ended, stayed)

@@ -1,8 +1,7 @@
-"""Popen with the two things that every child of ours needs: a session of its own, and an end with
-the harness.
+"""Popen for children that have their own session and end with the harness.
 
-The kernel ties "parent died" to the thread that started a child, so all are started by one thread
-that lives as long as the harness: a child of a short-lived thread would be ended with it.
+The kernel ties "parent died" to the thread that started a child. So one thread that lives as long
+as the harness starts them all: a child of a short-lived thread would end with it.
 """
 
 import os
@@ -22,9 +21,7 @@ Popen = subprocess.Popen[bytes]
 
 
 class _Starter:
-    """A daemon thread that starts all children; made at the first start, and again in a forked copy
-    of this process.
-    """
+    """A daemon thread that starts all children; made at the first start, also after a fork."""
 
     def __init__(self) -> None:
         self._jobs: queue.SimpleQueue[tuple[Callable[[], Popen], Future[Popen]]]
@@ -58,24 +55,23 @@ def start(
     argv: Sequence[str],
     **options: Any,  # noqa: ANN401 - those of Popen
 ) -> Popen:
-    """Start a command that gets SIGTERM when this process dies, whatever kills it.
+    """Start a command, without input, that gets SIGTERM when this process dies for any reason.
 
     Raises:
         OSError: the process cannot be made. A command that does not exist ends with status 127.
     """
     command = [sys.executable, "-I", "-S", launcher.__file__, str(os.getpid()), *argv]
-    return _starter.start(lambda: subprocess.Popen(command, start_new_session=True, **options))
+    options |= {"stdin": subprocess.DEVNULL, "start_new_session": True}
+    return _starter.start(lambda: subprocess.Popen(command, **options))
 
 
 def own_module(name: str, *arguments: str) -> tuple[str, ...]:
-    """The command line that runs a module with this interpreter; the working directory is not
-    looked in.
-    """
+    """Command line for a module with this interpreter; not searched in the working directory."""
     return (sys.executable, "-P", "-m", name, *arguments)
 
 
 def own_environment() -> dict[str, str]:
-    """This process's environment, in which the interpreter finds this package."""
+    """This process's environment, with this package on PYTHONPATH."""
     root = str(Path(harness.__file__).resolve().parents[1])
     path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
     return {**os.environ, "PYTHONPATH": path}

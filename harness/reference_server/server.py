@@ -1,19 +1,17 @@
-"""The paced test double: a server that streams at a set pace and knows when it wrote each token.
+"""The paced test double: a server that streams at a set pace and records each token's write time.
 
-It is no model: its text is a fixed list of words, its prompt counts are body bytes / 4, and it says
-so in its name, in a `server` header and in `/v1/models`. It is used to test the load generator and
-to measure the error of its clocks, so it must be lighter than what it tests: one thread, epoll, a
-heap of due writes, bytes made before they are due, nothing parsed but the few fields that it
-honours.
+It is not a model: its text is a fixed list of words and its prompt counts are body bytes / 4. Its
+name, a `server` header and `/v1/models` show this. It tests the load generator and measures the
+error of its clocks, so it must be lighter than what it tests: one thread, epoll, a heap of due
+writes, bytes made in advance, and only a few request fields parsed.
 
     python -m harness.reference_server.server --port 0 --ttft-ms 100 --gap-ms 20 --truth truth.jsonl
 
 prints one line, `{"url": "http://127.0.0.1:40123", "pid": 4711}`, and serves until SIGTERM. The
-truth file gets one JSON line a request, with `request_id` from the client's `x-harness-request-id`
+truth file has one JSON line per request, with `request_id` from the client's `x-harness-request-id`
 header, `content_ns`, the monotonic time just before each write that completed content events, and
-`content_bytes`, the content that each of them held (`harness.artifacts.canary_truth` pairs it with
-a client's records). That is the time of the write, not of the schedule: a late server is still a
-truthful one.
+`content_bytes`, the content of each (`harness.artifacts.canary_truth` pairs it with a client's
+records). These are times of writes, not of the schedule, so they are right even if a write is late.
 """
 
 import argparse
@@ -34,8 +32,8 @@ from dataclasses import dataclass, field
 from email.utils import format_datetime
 from enum import Enum
 from functools import cache, lru_cache
+from itertools import chain
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any, Final, Self
 
 import httptools
@@ -53,33 +51,15 @@ MODEL: Final = "paced-test-double"
 SERVER: Final = "harness-paced-test-double"
 REQUEST_ID_HEADER: Final = "x-harness-request-id"
 BYTES_PER_TOK: Final = 4
-"""Prompt counts are body bytes over this: a stated fiction that client and server can agree on."""
+"""Prompt counts are body bytes over this: fictitious, but known to client and server."""
 
-_WORDS = (
-    " the",
-    " load",
-    " is",
-    " paced",
-    " by",
-    " a",
-    " clock",
-    ";",
-    " every",
-    " write",
-    " has",
-    " its",
-    " time",
-    ".",
-    "\n",
-    " Überholt",
-    " nichts",
-    ' "so"',
-)
+_TEXT: Final = ' the load is paced by a clock; every write has its time.\n Überholt nichts "so"'
+_WORDS: Final[list[str]] = re.findall(r" ?[^ ;.\n]+|[;.\n]", _TEXT)
 _MS = 1_000_000
 
 
 class _Do(Enum):
-    """A step that is no write."""
+    """A step that is not a write."""
 
     CLOSE = "close"
     RESET = "reset"
@@ -93,9 +73,9 @@ class Pace:
     Attributes:
         ttft_ms: from the request's last byte to the first token.
         gap_ms: between tokens.
-        tokens: tokens of an answer; a request's max_tokens caps it. None: as many as max_tokens.
-        faults: request k of the server's life gets faults[k % len(faults)].
-        hash_bodies: note each body's sha256 in the truth.
+        tokens: output tokens, limited by a request's max_tokens. None: max_tokens.
+        faults: request k gets faults[k % len(faults)].
+        hash_bodies: record each body's sha256 in the truth.
     """
 
     ttft_ms: float = 100.0
@@ -121,7 +101,7 @@ class _Request:
     sent_tok: int = 0
 
 
-# A step: pause before it (ns), bytes or a function of the request that makes them or a `_Do`,
+# A step: pause before it (ns); bytes, a function that makes them from the request, or a `_Do`;
 # number of tokens that it completes.
 _Data = bytes | _Do | Callable[[_Request], bytes]
 _Step = tuple[int, _Data, int]
@@ -131,9 +111,8 @@ _Step = tuple[int, _Data, int]
 
 
 def _chunk(data: bytes) -> bytes:
-    return (
-        b"%x\r\n%s\r\n" % (len(data), data) if data else b""
-    )  # a chunk of nothing would end the message
+    # An empty chunk would end the message.
+    return b"%x\r\n%s\r\n" % (len(data), data) if data else b""
 
 
 def _stream_head(api: WireApi, framing: bytes) -> bytes:
@@ -141,16 +120,12 @@ def _stream_head(api: WireApi, framing: bytes) -> bytes:
 
 
 def _head(framing: bytes, content_type: bytes, status: bytes) -> bytes:
-    return b"HTTP/1.1 %s\r\nserver: %s\r\ncontent-type: %s\r\n%s\r\n" % (
-        status,
-        SERVER.encode(),
-        content_type,
-        framing,
-    )
+    server = SERVER.encode()
+    head = b"HTTP/1.1 %s\r\nserver: %s\r\ncontent-type: %s\r\n%s\r\n"
+    return head % (status, server, content_type, framing)
 
 
 def _start(request: _Request) -> bytes:
-    """The events in front of the first token."""
     usage = None if request.fault is Fault.NO_USAGE else Usage(request.input_tok, output_tok=0)
     return _writer(request.api).start(usage, continuous=request.continuous_usage)
 
@@ -159,18 +134,20 @@ def _writer(api: WireApi) -> AnswerWriter:
     return api.writer(MODEL, "paced")
 
 
+def _word(index: int) -> str:
+    return _WORDS[index % len(_WORDS)]
+
+
 @lru_cache(maxsize=256)
 def _writer_after(api: WireApi, tokens: int) -> AnswerWriter:
-    """A writer that has written so many tokens."""
     writer = _writer(api)
     writer.start(None)
     for index in range(tokens):
-        writer.piece(Text(_WORDS[index % len(_WORDS)]))
+        writer.piece(Text(_word(index)))
     return writer
 
 
 def _end(request: _Request) -> bytes:
-    """The events behind the last token."""
     writer = copy.copy(_writer_after(request.api, request.output_tok))
     return writer.end(_finish(request), _usage(request))
 
@@ -180,7 +157,6 @@ def _finish(request: _Request) -> Finish:
 
 
 def _usage(request: _Request) -> Usage | None:
-    """Usage at the end."""
     prompt, output = request.input_tok, request.output_tok
     if request.fault is Fault.NO_USAGE:
         return None
@@ -190,28 +166,23 @@ def _usage(request: _Request) -> Usage | None:
 
 
 _PROMPT_MARK: Final = 10**15
-"""Stands in events that are made before their request for its count of the prompt."""
+"""Placeholder for the prompt count in events that are made before their request."""
 
 
 @cache
-def _events(
-    api: WireApi,
-    *,
-    counted: bool,  # noqa: ARG001 - each has a list of its own
-) -> tuple[AnswerWriter, list[bytes]]:
-    """A writer of tokens, and their events so far, from the first."""
+def _events(api: WireApi, counted: bool) -> tuple[AnswerWriter, list[bytes]]:  # noqa: ARG001
+    """A writer of tokens, and their events so far; one per value of `counted`."""
     writer = _writer(api)
     writer.start(None)
     return writer, []
 
 
 def _token_event(api: WireApi, index: int, *, counted: bool = False) -> bytes:
-    """The event of a token; `counted`: with usage, where the API has that in every event."""
-    writer, events = _events(api, counted=counted)
+    """The event of a token; `counted`: with usage, if the API has that in every event."""
+    writer, events = _events(api, counted)
     while len(events) <= index:
-        text = Text(_WORDS[len(events) % len(_WORDS)])
         usage = Usage(_PROMPT_MARK, output_tok=len(events) + 1) if counted else None
-        events.append(writer.piece(text, usage))
+        events.append(writer.piece(Text(_word(len(events))), usage))
     return events[index]
 
 
@@ -235,36 +206,47 @@ def _filled(api: WireApi, index: int) -> Callable[[_Request], bytes]:
 
 @lru_cache(maxsize=256)
 def text_of(tokens: int) -> str:
-    """The text of an answer of so many tokens."""
-    return "".join(_WORDS[index % len(_WORDS)] for index in range(tokens))
+    """The text of a response of so many tokens."""
+    return "".join(map(_word, range(tokens)))
 
 
 def token_bytes(index: int) -> int:
-    """UTF-8 bytes of token `index` of any answer."""
-    return len(_WORDS[index % len(_WORDS)].encode())
+    """UTF-8 bytes of token `index` of any response."""
+    return len(_word(index).encode())
 
 
 @lru_cache(maxsize=4096)
 def _all_token_bytes(tokens: int) -> tuple[int, ...]:
-    return tuple(token_bytes(index) for index in range(tokens))
+    return tuple(map(token_bytes, range(tokens)))
 
 
 # --- scripts ---
+
+_CHUNKED: Final = b"transfer-encoding: chunked\r\n"
+_BREAKS: Final = {
+    Fault.TRUNCATED: _Do.CLOSE,
+    Fault.RESET_IN_STREAM: _Do.RESET,
+    Fault.STALL: _Do.HOLD,
+}
+_LENGTH_ERRORS: Final = {
+    Fault.CONTENT_LENGTH: 0,
+    Fault.LENGTH_TOO_LONG: 100,
+    Fault.LENGTH_TOO_SHORT: -10,
+}
+"""Bytes by which content-length is wrong."""
 
 
 @lru_cache(maxsize=256)
 def _plain_script(
     api: WireApi, tokens: int, ttft_ns: int, gap_ns: int, *, usage: bool
 ) -> tuple[_Step, ...]:
-    """The usual answer: headers and start at once, tokens at their pace, one write each, the end
-    right behind the last.
-    """
+    """The normal response: headers and start at once, one paced write per token, then the end."""
 
     def framed(make: Callable[[_Request], bytes]) -> Callable[[_Request], bytes]:
         return lambda request: _chunk(make(request))
 
-    head = _stream_head(api, b"transfer-encoding: chunked\r\n")
-    _writer_after(api, tokens)  # now, not between two writes
+    head = _stream_head(api, _CHUNKED)
+    _writer_after(api, tokens)  # cached now, not between two writes
     steps: list[_Step] = [(0, lambda request: head + _chunk(_start(request)), 0)]
     for index in range(tokens):
         data: _Data = framed(_filled(api, index)) if usage else _chunk(_token_event(api, index))
@@ -273,65 +255,46 @@ def _plain_script(
     return tuple(steps)
 
 
-def _error_answer(
-    status: bytes, headers: bytes, body: bytes, content_type: bytes = b"application/json"
+def _response(
+    body: bytes,
+    status: bytes = b"200 OK",
+    headers: bytes = b"",
+    content_type: bytes = b"application/json",
 ) -> bytes:
     return _head(b"content-length: %d\r\n%s" % (len(body), headers), content_type, status) + body
 
 
-def _early_error(request: _Request) -> tuple[_Step, ...] | None:
-    """The script of a fault that comes before the stream."""
-    overloaded = compact(
-        {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}
+def _error(kind: str, message: str, status: bytes, headers: bytes = b"") -> bytes:
+    body = {"type": "error", "error": {"type": kind, "message": message}}
+    return _response(compact(body), status, headers)
+
+
+_OVERLOADED: Final = ("overloaded_error", "Overloaded")
+_EARLY: Final[dict[Fault, tuple[bytes | _Do, ...]]] = {
+    Fault.RATE_LIMITED: (
+        _error("rate_limit_error", "Slow down", b"429 Too Many Requests", b"retry-after: 2\r\n"),
+    ),
+    Fault.OVERLOADED: (_error(*_OVERLOADED, b"529 Overloaded", b"retry-after-ms: 1500\r\n"),),
+    Fault.PLAIN_ERROR: (
+        _response(b"<h1>It broke</h1>", b"500 Internal Server Error", content_type=b"text/html"),
+    ),
+    Fault.NOT_A_STREAM: (_response(b'{"hello":"there"}'),),
+    Fault.RESET: (_Do.RESET,),
+    Fault.CLOSE_AT_ONCE: (_Do.CLOSE,),
+    Fault.GARBAGE: (b"\x16\x03\x01 this is no HTTP\r\n\r\n", _Do.CLOSE),
+    Fault.STALL_FIRST: (_Do.HOLD,),
+}
+"""What is done instead of a stream."""
+
+
+def _unavailable() -> bytes:
+    now = wall_now().replace(microsecond=0)
+    dates = (
+        format_datetime(date, usegmt=True).encode()
+        for date in (now, now.replace(year=now.year + 1, day=1))
     )
-    match request.fault:
-        case Fault.RATE_LIMITED:
-            body = compact(
-                {"type": "error", "error": {"type": "rate_limit_error", "message": "Slow down"}}
-            )
-            return ((0, _error_answer(b"429 Too Many Requests", b"retry-after: 2\r\n", body), 0),)
-        case Fault.OVERLOADED:
-            return (
-                (0, _error_answer(b"529 Overloaded", b"retry-after-ms: 1500\r\n", overloaded), 0),
-            )
-        case Fault.UNAVAILABLE:
-            date = format_datetime(wall_now().replace(microsecond=0), usegmt=True).encode()
-            then = format_datetime(
-                wall_now().replace(microsecond=0, year=wall_now().year + 1, day=1), usegmt=True
-            ).encode()
-            return (
-                (
-                    0,
-                    _error_answer(
-                        b"503 Service Unavailable",
-                        b"date: %s\r\nretry-after: %s\r\n" % (date, then),
-                        overloaded,
-                    ),
-                    0,
-                ),
-            )
-        case Fault.PLAIN_ERROR:
-            return (
-                (
-                    0,
-                    _error_answer(
-                        b"500 Internal Server Error", b"", b"<h1>It broke</h1>", b"text/html"
-                    ),
-                    0,
-                ),
-            )
-        case Fault.NOT_A_STREAM:
-            return ((0, _error_answer(b"200 OK", b"", b'{"hello":"there"}'), 0),)
-        case Fault.RESET:
-            return ((0, _Do.RESET, 0),)
-        case Fault.CLOSE_AT_ONCE:
-            return ((0, _Do.CLOSE, 0),)
-        case Fault.GARBAGE:
-            return ((0, b"\x16\x03\x01 this is no HTTP\r\n\r\n", 0), (0, _Do.CLOSE, 0))
-        case Fault.STALL_FIRST:
-            return ((0, _Do.HOLD, 0),)
-        case _:
-            return None
+    headers = b"date: %s\r\nretry-after: %s\r\n" % tuple(dates)
+    return _error(*_OVERLOADED, b"503 Service Unavailable", headers)
 
 
 def _script(request: _Request, pace: Pace) -> tuple[_Step, ...]:
@@ -340,15 +303,17 @@ def _script(request: _Request, pace: Pace) -> tuple[_Step, ...]:
         return _plain_script(
             request.api, request.output_tok, ttft_ns, gap_ns, usage=request.continuous_usage
         )
-    if (early := _early_error(request)) is not None:
-        return early
+    if request.fault is Fault.UNAVAILABLE:
+        return ((0, _unavailable(), 0),)
+    if request.fault in _EARLY:
+        return tuple((0, data, 0) for data in _EARLY[request.fault])
     return tuple(_odd_stream(request, ttft_ns, gap_ns))
 
 
 def _odd_stream(request: _Request, ttft_ns: int, gap_ns: int) -> list[_Step]:
     api, fault, tokens = request.api, request.fault, request.output_tok
     usage = request.continuous_usage and fault is not Fault.NO_USAGE
-    # The stream's body as pieces: (pause, bytes, tokens).
+    # The stream's body in pieces: (pause, bytes, tokens).
     pieces: list[tuple[int, bytes, int]] = [(0, _start(request), 0)]
     for index in range(tokens):
         data = _filled(api, index)(request) if usage else _token_event(api, index)
@@ -356,53 +321,33 @@ def _odd_stream(request: _Request, ttft_ns: int, gap_ns: int) -> list[_Step]:
     half = 1 + (tokens + 1) // 2
     end = (0, _end(request), 0)
     last: list[_Step] = []
-    framing = b"transfer-encoding: chunked\r\n"
-    chunked = True
+    framing = _CHUNKED
     match fault:
         case Fault.ERROR_EVENT:
-            pieces = [
-                *pieces[:half],
-                (0, _writer(api).error(529, "overloaded_error", "Overloaded"), 0),
-            ]
+            error = _writer(api).error(529, "overloaded_error", "Overloaded")
+            pieces = [*pieces[:half], (0, error, 0)]
         case Fault.TRUNCATED | Fault.RESET_IN_STREAM | Fault.STALL:
             pieces = pieces[:half]
-            last = [
-                (
-                    gap_ns,
-                    {
-                        Fault.TRUNCATED: _Do.CLOSE,
-                        Fault.RESET_IN_STREAM: _Do.RESET,
-                        Fault.STALL: _Do.HOLD,
-                    }[fault],
-                    0,
-                )
-            ]
+            last = [(gap_ns, _BREAKS[fault], 0)]
         case Fault.NO_END_MARKER:
             pieces = pieces[:half]
         case Fault.HALF_EVENT:
-            pieces = [
-                *pieces[:half],
-                (gap_ns, pieces[half][1][:25] if half < len(pieces) else b"data: {", 0),
-            ]
+            torn = pieces[half][1][:25] if half < len(pieces) else b"data: {"
+            pieces = [*pieces[:half], (gap_ns, torn, 0)]
         case Fault.BAD_JSON:
-            pieces = [
-                *pieces[:half],
-                (0, b'data: {"type": oops}\n\n', 0),
-                *pieces[half:],
-                end,
-            ]
+            bad = (0, b'data: {"type": oops}\n\n', 0)
+            pieces = [*pieces[:half], bad, *pieces[half:], end]
         case Fault.AFTER_THE_END:
             pieces = [*pieces, end, (0, _token_event(api, 0), 0)]
         case Fault.ENDLESS_PINGS:
             pieces = pieces[:half]
             last = [(max(gap_ns, _MS), _chunk(api.ping), 0)] * 100_000
         case Fault.COMMENTS:
-            with_pings = [
-                piece
-                for p in pieces
-                for piece in ((p[0], b": comment\n\n", 0), (0, api.ping + p[1], p[2]))
+            pairs = [
+                ((pause, b": comment\n\n", 0), (0, api.ping + data, tok))
+                for pause, data, tok in pieces
             ]
-            pieces = [*with_pings, end]
+            pieces = [*chain.from_iterable(pairs), end]
         case Fault.SEVERAL_PER_WRITE:
             grouped = [pieces[i : i + 4] for i in range(1, len(pieces), 4)]
             joined = [
@@ -411,31 +356,21 @@ def _odd_stream(request: _Request, ttft_ns: int, gap_ns: int) -> list[_Step]:
             ]
             pieces = [pieces[0], *joined, end]
         case Fault.EVENT_OVER_WRITES:
-            halves = [
-                h
-                for p in pieces
-                for h in (
-                    (p[0], p[1][: len(p[1]) // 2], 0),
-                    (gap_ns // 2, p[1][len(p[1]) // 2 :], p[2]),
-                )
+            pairs = [
+                ((pause, data[: len(data) // 2], 0), (gap_ns // 2, data[len(data) // 2 :], tok))
+                for pause, data, tok in pieces
             ]
-            pieces = [*halves, end]
+            pieces = [*chain.from_iterable(pairs), end]
         case _:
             pieces = [*pieces, end]
     if fault is Fault.CRLF:
         pieces = [(pause, data.replace(b"\n", b"\r\n"), tok) for pause, data, tok in pieces]
-    length = sum(len(data) for _, data, _ in pieces)
-    if fault in (Fault.CONTENT_LENGTH, Fault.LENGTH_TOO_LONG, Fault.LENGTH_TOO_SHORT):
-        chunked = False
-        promised = {
-            Fault.CONTENT_LENGTH: length,
-            Fault.LENGTH_TOO_LONG: length + 100,
-            Fault.LENGTH_TOO_SHORT: length - 10,
-        }[fault]
-        framing = b"content-length: %d\r\n" % promised
+    if fault in _LENGTH_ERRORS:
+        length = sum(len(data) for _, data, _ in pieces) + _LENGTH_ERRORS[fault]
+        framing = b"content-length: %d\r\n" % length
     elif fault is Fault.UNTIL_CLOSE:
-        chunked = False
         framing = b"connection: close\r\n"
+    chunked = framing is _CHUNKED
     steps: list[_Step] = [(0, _stream_head(api, framing), 0)]
     for pause, data, tok in pieces:
         wire = _chunk(data) if chunked else data
@@ -465,21 +400,6 @@ _READ_SIZE = 1 << 18
 
 class _Connection:
     """One client connection: reads requests, plays scripts."""
-
-    __slots__ = (
-        "body",
-        "closed",
-        "headers",
-        "keep_alive",
-        "out",
-        "parser",
-        "request",
-        "script",
-        "server",
-        "sock",
-        "step",
-        "url",
-    )
 
     def __init__(self, server: "_Server", sock: socket.socket) -> None:
         self.server = server
@@ -519,7 +439,6 @@ class _Connection:
         self._reset()
 
     def readable(self) -> None:
-        """Bytes or the end came from the client."""
         try:
             data = self.sock.recv(_READ_SIZE)
             if data:
@@ -528,11 +447,11 @@ class _Connection:
         except BlockingIOError:
             return
         except (OSError, httptools.HttpParserError):
-            pass  # a broken client is closed like one that went away
+            pass  # closed, as if the client had disconnected
         self.close()
 
     def send(self, data: bytes) -> None:
-        """Hand bytes to the kernel, the rest when it takes them."""
+        """Write to the socket; the rest when it is writable again."""
         if self.out:
             self.out += data
             return
@@ -548,15 +467,12 @@ class _Connection:
             self.server.epoll.modify(self.sock.fileno(), select.EPOLLIN | select.EPOLLOUT)
 
     def writable(self) -> None:
-        """The kernel takes bytes again."""
         data, self.out = self.out, b""
         self.server.epoll.modify(self.sock.fileno(), select.EPOLLIN)
         self.send(data)
 
     def close(self, *, reset: bool = False) -> None:
-        """End the connection; a request that was under way is noted as aborted unless its script
-        closes.
-        """
+        """Close it. A request in progress is recorded as aborted unless its script closes."""
         if self.closed:
             return
         self.closed = True
@@ -596,7 +512,6 @@ class _Server:
         return f"http://{host}:{port}"
 
     def serve(self) -> None:
-        """Run until `stopping`."""
         listener = self.listener.fileno()
         poll, due, connections = self.epoll.poll, self.due, self.connections
         while not self.stopping:
@@ -634,7 +549,6 @@ class _Server:
             self.epoll.register(sock.fileno(), select.EPOLLIN)
 
     def forget(self, connection: _Connection) -> None:
-        """A connection is about to be closed."""
         fd = connection.sock.fileno()
         self.connections.pop(fd, None)
         self.epoll.unregister(fd)
@@ -644,23 +558,15 @@ class _Server:
             content_type = (
                 b"text/plain; version=0.0.4" if path == b"/metrics" else b"application/json"
             )
-            connection.send(_error_answer(b"200 OK", b"", self.routes[path](), content_type))
+            connection.send(_response(self.routes[path](), content_type=content_type))
             return
         if path == b"/v1/messages/count_tokens":
-            connection.send(
-                _error_answer(
-                    b"200 OK", b"", compact({"input_tokens": max(1, len(body) // BYTES_PER_TOK)})
-                )
-            )
+            count = {"input_tokens": max(1, len(body) // BYTES_PER_TOK)}
+            connection.send(_response(compact(count)))
             return
         if method != b"POST" or path not in _ROUTES:
-            error = {
-                "type": "not_found_error",
-                "message": f"no route {path.decode(errors='replace')}",
-            }
-            connection.send(
-                _error_answer(b"404 Not Found", b"", compact({"type": "error", "error": error}))
-            )
+            message = f"no route {path.decode(errors='replace')}"
+            connection.send(_error("not_found_error", message, b"404 Not Found"))
             return
         request = self._request(_ROUTES[path], connection.headers, body)
         connection.request = request
@@ -679,14 +585,11 @@ class _Server:
     def _request(self, api: WireApi, headers: dict[bytes, bytes], body: bytes) -> _Request:
         fault = self.pace.faults[self.accepted % len(self.pace.faults)]
         self.accepted += 1
-        # The harness writes max_tokens behind the messages, so the last occurrence is found without
-        # a walk through half a megabyte.
+        # The harness writes max_tokens after the messages: search the end first, not 0.5 MB.
         asked = _MAX_TOKENS.search(body, max(0, len(body) - 512)) or _MAX_TOKENS.search(body)
         most = int(asked[1]) if asked else None
-        tokens = (
-            self.pace.tokens if self.pace.tokens is not None else most if most is not None else 16
-        )
-        output_tok = max(1, tokens if most is None else min(tokens, most))
+        limits = [limit for limit in (self.pace.tokens, most) if limit is not None]
+        output_tok = max(1, min(limits, default=16))
         input_tok = max(1, len(body) // BYTES_PER_TOK)
         self.prompt_tok += input_tok
         request_id = headers.get(REQUEST_ID_HEADER.encode())
@@ -708,7 +611,7 @@ class _Server:
         heapq.heappush(self.due, (at, self.sequence, connection, request))
 
     def _play(self, connection: _Connection, request: _Request, at: int) -> None:
-        """Do the step that is due and all behind it that have no pause; then wait for the next."""
+        """Do the step that is due and the following ones without pause; then wait for the next."""
         script = connection.script
         while True:
             _, data, tokens = script[connection.step]
@@ -740,7 +643,7 @@ class _Server:
             self.generated_tok += tokens
 
     def finished(self, connection: _Connection, *, aborted: bool) -> None:
-        """A request is over: note the truth."""
+        """Record the truth about a request that has ended."""
         request, connection.request = connection.request, None
         if request is None:
             return
@@ -756,8 +659,7 @@ class _Server:
                 "done_ns": now_ns(),
                 "tokens": request.sent_tok,
                 "input_tok": request.input_tok,
-                # Known where every write held one token; answers of several a write are no ground
-                # truth for gaps.
+                # Known if every write had one token: with several, gaps have no ground truth.
                 "content_bytes": (
                     _all_token_bytes(request.sent_tok)
                     if len(request.content_ns) == request.sent_tok
@@ -770,43 +672,30 @@ class _Server:
             self.truth.write(json.dumps(line) + "\n")
 
     def _models(self) -> bytes:
-        return compact(
-            {
-                "object": "list",
-                "data": [{"id": MODEL, "object": "model", "created": 0, "owned_by": SERVER}],
-            }
-        )
+        model = {"id": MODEL, "object": "model", "created": 0, "owned_by": SERVER}
+        return compact({"object": "list", "data": [model]})
 
     def _metrics(self) -> bytes:
         label = f'engine="0",model_name="{MODEL}"'
-        lines = [
-            "# HELP vllm:num_requests_running Requests being answered by this test double.",
-            "# TYPE vllm:num_requests_running gauge",
-            f"vllm:num_requests_running{{{label}}} {self.running}",
-            "# HELP vllm:num_requests_waiting A test double keeps nobody waiting.",
-            "# TYPE vllm:num_requests_waiting gauge",
-            f"vllm:num_requests_waiting{{{label}}} 0",
-            "# HELP vllm:prompt_tokens_total Body bytes over four.",
-            "# TYPE vllm:prompt_tokens_total counter",
-            f"vllm:prompt_tokens_total{{{label}}} {self.prompt_tok}",
-            "# HELP vllm:generation_tokens_total Words written.",
-            "# TYPE vllm:generation_tokens_total counter",
-            f"vllm:generation_tokens_total{{{label}}} {self.generated_tok}",
-            "# HELP vllm:request_success_total Requests that ended, by reason.",
-            "# TYPE vllm:request_success_total counter",
-            *(
-                f'vllm:request_success_total{{finished_reason="{reason}",{label}}} {count}'
-                for reason, count in self.by_reason.items()
-            ),
-        ]
-        return ("\n".join(lines) + "\n").encode()
+        ends = {f'finished_reason="{why}",{label}': count for why, count in self.by_reason.items()}
+        out = ""
+        for name, kind, text, samples in (
+            ("num_requests_running", "gauge", "Running requests.", {label: self.running}),
+            ("num_requests_waiting", "gauge", "Always zero.", {label: 0}),
+            ("prompt_tokens_total", "counter", "Body bytes over four.", {label: self.prompt_tok}),
+            ("generation_tokens_total", "counter", "Words written.", {label: self.generated_tok}),
+            ("request_success_total", "counter", "Requests that ended, by reason.", ends),
+        ):
+            out += f"# HELP vllm:{name} {text}\n# TYPE vllm:{name} {kind}\n"
+            for labels, value in samples.items():
+                out += f"vllm:{name}{{{labels}}} {value}\n"
+        return out.encode()
 
 
 def _whole_answer(request: _Request) -> bytes:
-    """The answer to a request that does not stream."""
     text = Text(text_of(request.output_tok))
     value = _writer(request.api).whole([text], _finish(request), _usage(request))
-    return _error_answer(b"200 OK", b"", compact(value))
+    return _response(compact(value))
 
 
 # --- as a child process ---
@@ -817,16 +706,8 @@ _STOP_TIMEOUT_S: Final = 10.0
 class PacedServer:
     """The paced server as a child process, for tests and calibration.
 
-    Args:
-        pace: how to answer.
-        truth: file for the truth, or None.
-        live_truth: write each request's truth as it ends; else in blocks, which is lighter.
-        cores: cores that it may run on; None: as this process.
-        registry: records it.
-
-    Attributes:
-        url: where it listens.
-        pid: its process.
+    It writes a file `truth` in blocks, which is light, or with `live_truth` at each request's end.
+    `url` and `pid` are known after the start.
     """
 
     def __init__(
@@ -838,31 +719,27 @@ class PacedServer:
         cores: Collection[int] | None = None,
         registry: RunRegistry | None = None,
     ) -> None:
-        self._pace = pace
+        options = ["--port", "0", "--ttft-ms", str(pace.ttft_ms), "--gap-ms", str(pace.gap_ms)]
+        options += [] if pace.tokens is None else ["--tokens", str(pace.tokens)]
+        options += ["--hash-bodies"] if pace.hash_bodies else []
+        options += [arg for fault in pace.faults for arg in ("--fault", fault.value)]
+        options += ["--truth", str(truth)] if truth else []
+        options += ["--live-truth"] if live_truth else []
+        self._spec = ChildSpec(
+            name="paced",
+            argv=own_module("harness.reference_server.server", *options),
+            env=own_environment(),
+            speaks=True,
+            cores=cores,
+        )
         self._truth = truth
-        self._live_truth = live_truth
-        self._cores = cores
         self._registry = registry
         self._child: Child | None = None
         self.url = ""
         self.pid = 0
 
     def __enter__(self) -> Self:
-        pace = self._pace
-        options = ["--port", "0", "--ttft-ms", str(pace.ttft_ms), "--gap-ms", str(pace.gap_ms)]
-        options += [] if pace.tokens is None else ["--tokens", str(pace.tokens)]
-        options += ["--hash-bodies"] if pace.hash_bodies else []
-        options += [arg for fault in pace.faults for arg in ("--fault", fault.value)]
-        options += ["--truth", str(self._truth)] if self._truth else []
-        options += ["--live-truth"] if self._live_truth else []
-        spec = ChildSpec(
-            name="paced",
-            argv=own_module("harness.reference_server.server", *options),
-            env=own_environment(),
-            speaks=True,
-            cores=self._cores,
-        )
-        self._child = child = Child.start(spec, self._registry)
+        self._child = child = Child.start(self._spec, self._registry)
         line = next(child.lines(), None)
         if line is None:
             status = child.wait()
@@ -872,20 +749,14 @@ class PacedServer:
         return self
 
     def stop(self) -> None:
-        """End it and wait; the truth file is whole afterwards."""
         if self._child is not None:
             self._child.stop(_STOP_TIMEOUT_S)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     def truth(self) -> list[dict[str, Any]]:
-        """Lines of the truth file so far, in order of their requests' ends."""
+        """Lines of the truth file so far, ordered by end of request."""
         assert self._truth is not None
         return [json.loads(line) for line in self._truth.read_text(encoding="utf-8").splitlines()]
 
@@ -894,27 +765,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Command line; see the module's docstring."""
     parser = argparse.ArgumentParser(
         prog="python -m harness.reference_server.server",
-        description="Paced test double, no real engine.",
+        description="Paced test double, not a real engine.",
     )
     parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
+    parser.add_argument("--port", type=int, default=0, help="0: any free port")
     parser.add_argument("--ttft-ms", type=float, default=100.0)
     parser.add_argument("--gap-ms", type=float, default=20.0)
     parser.add_argument(
-        "--tokens", type=int, help="tokens of an answer, capped by max_tokens; default: max_tokens"
+        "--tokens", type=int, help="output tokens, at most max_tokens (the default)"
     )
     parser.add_argument(
         "--fault",
         action="append",
         choices=[fault.value for fault in Fault],
-        help="repeat to cycle through several",
+        help="repeatable; requests cycle through them",
     )
     parser.add_argument("--truth", type=Path, help="JSON lines with the time of every write")
-    parser.add_argument(
-        "--live-truth",
-        action="store_true",
-        help="write each request's truth as it ends, not in blocks",
-    )
+    parser.add_argument("--live-truth", action="store_true", help="write truth at once, unbuffered")
     parser.add_argument("--hash-bodies", action="store_true")
     args = parser.parse_args(argv)
     pace = Pace(
@@ -924,7 +791,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         faults=tuple(Fault(name) for name in args.fault or ["none"]),
         hash_bodies=args.hash_bodies,
     )
-    # Every stream is a descriptor, and shells often start with room for 1,024.
+    # Every stream is a descriptor, and the default limit is often 1,024.
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     truth = (
@@ -939,8 +806,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
-    # A signal makes the pipe readable, which ends the poll that it interrupts (Python would resume
-    # it).
+    # A signal makes the pipe readable and so ends the poll, which Python would otherwise resume.
     woken, wake = os.pipe()
     os.set_blocking(wake, False)
     signal.set_wakeup_fd(wake)

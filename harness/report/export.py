@@ -43,7 +43,7 @@ class Row:
         workload_class: class of requests; None for all of them.
         headline: whether it is one of the figures that head the summary.
         value: in `unit`; None when absent.
-        unit: as in docs/metrics.md.
+        unit: as in docs/reference/metrics.md.
         ci_low: lower end of the 95 % interval within this run; None where there is none.
         ci_high: its upper end.
         basis: measured, modelled or absent.

@@ -1,8 +1,8 @@
-"""A small fixed check of a served model's answers: the same greedy completions before and after the
-load, outside of every measurement.
+"""A small fixed quality check: the same greedy completions before and after the load, outside of
+every measurement.
 
-Speed of a broken kernel is no result. The check asks a handful of short texts one after the other;
-whether the answers are right is decided by the reduction, from what is written here.
+The speed of a broken kernel is not a result. The check sends a few short texts, one at a time; the
+reduction decides whether the responses are right, from what is written here.
 """
 
 import hashlib
@@ -41,15 +41,13 @@ TEXTS: Final = (
     '{"city": "Paris", "country": "France"}\n{"city": "Tokyo", "country":',
     "Monday, Tuesday, Wednesday,",
 )
-"""What is asked: prose, code, arithmetic, a list, JSON and a sequence, short enough not to warm any
-cache worth the name.
-"""
+"""Prose, code, arithmetic, a list, JSON and a sequence, too short to warm any cache."""
 
 TIMEOUT_S: Final = 120.0
-"""Limit of one of the answers: they are asked of an idle server."""
+"""Per response; the server is idle."""
 
 _REFUSED: Final = frozenset({400, 404, 405, 422, 501})
-"""Statuses of a server that does not do what was asked, and may do less."""
+"""Statuses of a server that does not support the request, and may support a simpler one."""
 
 
 def texts_sha256() -> str:
@@ -59,7 +57,7 @@ def texts_sha256() -> str:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """How to ask: an API, and whether to ask for log-probabilities."""
+    """An API, and whether to request log-probabilities."""
 
     api: Api
     logprobs: bool
@@ -67,13 +65,12 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What one replica answered.
+    """Responses of one replica.
 
     Attributes:
-        route: how it was asked.
-        answers: one a text; fewer where it failed.
-        status: HTTP status of the failure; None where there was no response, or no failure.
-        error: the failure; None where every text was answered.
+        answers: one per text; fewer if a request failed.
+        status: HTTP status of the failure; None without a failure or without a response.
+        error: the failure, if any.
     """
 
     route: Route
@@ -82,13 +79,9 @@ class Asked:
     error: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        return {
-            "route": str(self.route.api),
-            "logprobs": self.route.logprobs,
-            "answers": [asdict(answer) for answer in self.answers],
-            "status": self.status,
-            "error": self.error,
-        }
+        fields = asdict(self)
+        route = fields.pop("route")
+        return {"route": str(route["api"]), "logprobs": route["logprobs"], **fields}
 
 
 def ask(
@@ -99,15 +92,8 @@ def ask(
     *,
     network: Network = DIRECT,
 ) -> Asked:
-    """Ask every text of one replica, over the first of the routes that it has. Never raises for
-    what the server or the network does.
-
-    Args:
-        endpoint: a server that is ready and idle.
-        routes: in the order of preference.
-        api_key: the key, if the server wants one.
-        max_output_tok: length of each answer.
-        network: the way to it.
+    """Send every text to one replica, over the first of the routes (in order of preference) that it
+    has. Never raises for server or network failures. The server must be ready and idle.
     """
     options = client_options(endpoint.base_url, network)
     asked = Asked(routes[0], (), None, "nothing was asked")
@@ -124,40 +110,38 @@ def _ask(
 ) -> Asked:
     answers: list[Answer] = []
     api = wire(route.api)
-    headers = api.headers(api_key)
+    status: int | None = None
+    why: str | None = None
     logprobs = {"logprobs": api.logprobs} if route.logprobs else {}
     for text in TEXTS:
-        request = api.plain_request(endpoint.model, text, max_output_tok, temperature=0)
+        request = api.plain_request(endpoint.model, text, max_output_tok, temperature=0) | logprobs
+        body = json.dumps(request).encode()
         try:
-            response = client.post(
-                api.path, content=json.dumps(request | logprobs).encode(), headers=headers
-            )
+            response = client.post(api.path, content=body, headers=api.headers(api_key))
         except httpx.HTTPError as error:
-            return Asked(route, tuple(answers), None, f"{type(error).__name__}: {error}")
+            why = f"{type(error).__name__}: {error}"
+            break
         if response.status_code != 200:
-            why = error_text(response.content) or "an empty body"
-            return Asked(route, tuple(answers), response.status_code, why)
+            status, why = response.status_code, error_text(response.content) or "an empty body"
+            break
         try:
             answers.append(_answer(api, response))
         except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-            return Asked(
-                route,
-                tuple(answers),
-                200,
-                f"the answer has another form than the API's ({type(error).__name__}: {error})",
-            )
-    return Asked(route, tuple(answers))
+            status = 200
+            why = f"the response does not have the API's form ({type(error).__name__}: {error})"
+            break
+    return Asked(route, tuple(answers), status, why)
 
 
 def _answer(api: WireApi, response: httpx.Response) -> Answer:
-    said = api.plain_answer(response.json())
-    tokens, logprobs = tuple(said.tokens), tuple(said.logprobs)
+    found = api.plain_answer(response.json())
+    tokens, logprobs = tuple(found.tokens), tuple(found.logprobs)
     whole = bool(tokens) and len(tokens) == len(logprobs) and all(map(_finite, logprobs))
     reader = api.reader()
     reader.read_whole(response.content)
     usage = reader.tokens()
     return Answer(
-        said.text,
+        found.text,
         tokens if whole else None,
         logprobs if whole else None,
         usage.input_tok,
@@ -170,21 +154,18 @@ def _finite(value: object) -> bool:
 
 
 def routes_for(api: Api) -> tuple[Route, ...]:
-    """Ways to ask, best first: completions take the text as it is and tell log-probabilities; else
-    the API that the traffic speaks.
+    """Routes, best first: completions take the text as it is and return log-probabilities; else the
+    API of the traffic.
     """
-    told = wire(api).logprobs is not None
-    own = (Route(api, True), Route(api, False)) if told else (Route(api, False),)
+    has_logprobs = wire(api).logprobs is not None
+    own = (Route(api, True), Route(api, False)) if has_logprobs else (Route(api, False),)
     plain = (Route(Api.COMPLETIONS, True), Route(Api.COMPLETIONS, False))
     return (*plain, *(route for route in own if route not in plain))
 
 
 class QualityCheck:
-    """The check of one run; writes quality.json after each of its two parts.
-
-    Args:
-        profile: what is run.
-        facts: of its model.
+    """The check of one run; writes quality.json after each of its two parts. Without a `reference`
+    the responses are only compared with each other.
 
     Raises:
         PreflightError: the reference cannot be read, or is of another model, check or length.
@@ -195,33 +176,21 @@ class QualityCheck:
         self._facts = facts
         self._settings = profile.quality
         self._path = None if self._settings.reference is None else Path(self._settings.reference)
-        self._reference = None if self._path is None else read_reference(self._path)
-        if self._reference is not None:
-            _must_match(self._reference, facts, self._settings.max_output_tok, self._path)
+        self.reference = None if self._path is None else read_reference(self._path)
         self._routes = routes_for(Api(profile.traffic.api))
-        if self._reference is not None:  # the same way as then, or not at all
-            self._routes = (
-                tuple(route for route in self._routes if route.api == self._reference.route)
-                or self._routes
-            )
+        if self.reference is not None:
+            _must_match(self.reference, facts, self._settings.max_output_tok, self._path)
+            # only the route of the reference, if it is one of these
+            same = tuple(route for route in self._routes if route.api == self.reference.route)
+            self._routes = same or self._routes
         self._found: dict[str, dict[str, Asked]] = {}
         self._recorded = False
-
-    @property
-    def reference(self) -> Reference | None:
-        """What the answers are held against; None where they are only held against each other."""
-        return self._reference
 
     def ask(
         self, when: str, run_dir: RunDir, endpoints: Sequence[Endpoint], api_key: str | None
     ) -> None:
-        """Ask every replica, and write quality.json.
-
-        Args:
-            when: `before` or `after` the load.
-            run_dir: of the run.
-            endpoints: of the server, idle.
-            api_key: the key, if the server wants one.
+        """Query every replica (idle), and write quality.json. `when` is `before` or `after` the
+        load.
 
         Raises:
             ArtifactError: quality.json cannot be written.
@@ -235,81 +204,60 @@ class QualityCheck:
         self._write(run_dir)
 
     def failure(self, when: str) -> str | None:
-        """Why an asking failed, in words; None where every text was answered, or nothing was
-        asked.
-        """
-        return next(
-            (
-                f"{name}: {asked.error}"
-                for name, asked in self._found.get(when, {}).items()
-                if asked.error
-            ),
-            None,
-        )
+        """The first failure of that part; None if there is none, or the part did not run."""
+        found = self._found.get(when, {}).items()
+        return next((f"{name}: {asked.error}" for name, asked in found if asked.error), None)
 
     def record_first(self, run_dir: RunDir, info: ServerInfo) -> Path | None:
-        """Store the answers as the reference that the profile names, where there is none yet and
-        the load did not change them.
-
-        Returns:
-            The file that was written, None where none was.
+        """Store the responses as the reference named in the profile, if it does not exist yet and
+        the load did not change them. Returns the file if it was written.
 
         Raises:
             ArtifactError: it cannot be written.
         """
         before, after = self._found.get("before", {}), self._found.get("after", {})
-        if self._path is None or self._reference is not None or not before or not after:
+        if self._path is None or self.reference is not None or not before or not after:
             return None
-        first, *_ = before.values()
-        texts = [
-            [answer.text for answer in asked.answers]
-            for asked in (*before.values(), *after.values())
-        ]
-        if (
-            self.failure("before")
-            or self.failure("after")
-            or any(text != texts[0] for text in texts)
-        ):
+        every = [*before.values(), *after.values()]
+        texts = [[answer.text for answer in asked.answers] for asked in every]
+        changed = any(text != texts[0] for text in texts)
+        if changed or self.failure("before") or self.failure("after"):
             return None
-        write_reference(self._path, make_reference(self._profile, self._facts, info, first))
+        write_reference(self._path, make_reference(self._profile, self._facts, info, every[0]))
         self._recorded = True
         self._write(run_dir)
         return self._path
 
     def _write(self, run_dir: RunDir) -> None:
         settings = self._settings
-        write_json(
-            run_dir.quality,
-            {
-                "check_version": CHECK_VERSION,
-                "texts_sha256": texts_sha256(),
-                "texts": len(TEXTS),
-                "max_output_tok": settings.max_output_tok,
-                "min_agreement": settings.min_agreement,
-                "logprob_tolerance": settings.logprob_tolerance,
-                "reference_path": None if self._path is None else str(self._path),
-                "reference": None if self._reference is None else self._reference.to_dict(),
-                "recorded": self._recorded,
-                **{
-                    when: {name: asked.to_dict() for name, asked in found.items()}
-                    for when, found in self._found.items()
-                },
-            },
-        )
+        found = {
+            "check_version": CHECK_VERSION,
+            "texts_sha256": texts_sha256(),
+            "texts": len(TEXTS),
+            "max_output_tok": settings.max_output_tok,
+            "min_agreement": settings.min_agreement,
+            "logprob_tolerance": settings.logprob_tolerance,
+            "reference_path": None if self._path is None else str(self._path),
+            "reference": None if self.reference is None else self.reference.to_dict(),
+            "recorded": self._recorded,
+        }
+        for when, replicas in self._found.items():
+            found[when] = {name: asked.to_dict() for name, asked in replicas.items()}
+        write_json(run_dir.quality, found)
 
 
 def make_reference(
     profile: Profile, facts: ModelFacts, info: ServerInfo, asked: Asked
 ) -> Reference:
-    """A reference from one replica's answers.
+    """A reference from one replica's responses.
 
     Raises:
-        ServerError: not every text was answered.
+        ServerError: a text has no response.
     """
     if asked.error is not None:
         raise ServerError(
-            f"the answers could not be recorded: {asked.error}",
-            next_step="see the server's log for its reason",
+            f"the responses could not be recorded: {asked.error}",
+            next_step="see the server's log for the reason",
         )
     dtype = info.settings.get("dtype")
     return Reference(
@@ -329,31 +277,28 @@ def make_reference(
 def _must_match(
     reference: Reference, facts: ModelFacts, max_output_tok: int, path: Path | None
 ) -> None:
+    what, cause = f"quality.reference {path}", None
     next_step = "name the reference of this model, or record one: harness quality record PROFILE"
     if reference.texts_sha256 != texts_sha256():
-        raise PreflightError(
-            f"quality.reference {path} answers other texts than this harness asks",
-            next_step=next_step,
+        what += " was recorded with a different prompt set"
+    elif reference.max_output_tok != max_output_tok:
+        what += (
+            f" has responses of {reference.max_output_tok} tokens; quality.max_output_tok is"
+            f" {max_output_tok}"
         )
-    if reference.max_output_tok != max_output_tok:
-        raise PreflightError(
-            f"quality.reference {path} has answers of {reference.max_output_tok} tokens;"
-            f" quality.max_output_tok is {max_output_tok}",
-            next_step=(
-                f"set quality.max_output_tok to {reference.max_output_tok}, or record another"
-                " reference"
-            ),
+        next_step = (
+            f"set quality.max_output_tok to {reference.max_output_tok}, or record another reference"
         )
-    if reference.fingerprint is not None and facts.fingerprint is not None:
-        if reference.fingerprint != facts.fingerprint:
-            raise PreflightError(
-                f"quality.reference {path} is of another model: {reference.model_id} with"
-                f" fingerprint {reference.fingerprint[:12]}, not {facts.fingerprint[:12]}",
-                cause="the model's config or tokenizer differs",
-                next_step=next_step,
-            )
+    elif reference.fingerprint is not None and facts.fingerprint is not None:
+        if reference.fingerprint == facts.fingerprint:
+            return
+        what += (
+            f" is of another model: {reference.model_id} with fingerprint"
+            f" {reference.fingerprint[:12]}, not {facts.fingerprint[:12]}"
+        )
+        cause = "the model's config or tokenizer differs"
     elif reference.model_id != facts.model_id:
-        raise PreflightError(
-            f"quality.reference {path} is of {reference.model_id}, not of {facts.model_id}",
-            next_step=next_step,
-        )
+        what += f" is of {reference.model_id}, not of {facts.model_id}"
+    else:
+        return
+    raise PreflightError(what, cause=cause, next_step=next_step)

@@ -1,4 +1,4 @@
-"""Servers that are already up: found, checked with one real request, and left running."""
+"""Servers that are already running: checked with one real request, and left running."""
 
 import socket
 from collections.abc import Iterator
@@ -12,12 +12,20 @@ import httpx
 from harness.core.clock import now_ns
 from harness.core.errors import PreflightError, ServerError
 from harness.core.network import NONE, Network
-from harness.core.records import Endpoint, Gpu, ModelFacts, ServerInfo
+from harness.core.records import Endpoint, Gpu, ServerInfo
 from harness.profile.schema import Profile
 from harness.profile.serving import AttachServer
-from harness.server.base import NO_NEEDS, Needs, Problem, RunContext, raise_problems, read_api_key
+from harness.server.base import (
+    Problem,
+    RunContext,
+    Settings,
+    key_problems,
+    problem_of,
+    raise_problems,
+    read_api_key,
+)
 from harness.server.one_request import DIRECT, client_options
-from harness.server.ready import Deadline, NotReadyError, not_ready, wait_ready
+from harness.server.ready import Deadline, NotReadyError, Served, wait_ready
 
 _PROBE_TIMEOUT_S: Final = 5.0
 _CHECK_EVERY_NS: Final = 1_000_000_000
@@ -26,7 +34,7 @@ _CONNECT_TIMEOUT_S: Final = 1.0
 
 @dataclass(slots=True)
 class AttachedServer:
-    """Servers of somebody else. Stopping does nothing to them."""
+    """Servers that the harness did not start. Stopping does nothing."""
 
     endpoints: tuple[Endpoint, ...]
     info: ServerInfo
@@ -34,34 +42,33 @@ class AttachedServer:
     _checked_ns: int = 0
 
     def pids(self) -> dict[str, int]:
-        """None: they are not ours."""
-        return {}
+        return {}  # none of them is ours
 
     def check(self) -> None:
-        """Raise `ServerError` when nothing listens any more. At most once a second, and without a
+        """Raise `ServerError` if nothing listens any more. At most once a second, and without a
         request: the server is being measured.
         """
         if now_ns() - self._checked_ns < _CHECK_EVERY_NS:
             return
         self._checked_ns = now_ns()
         for endpoint in self.endpoints:
-            # Behind a proxy a connection says nothing of the server.
+            # Behind a proxy a connection is no evidence about the server.
             if self.network.proxy_for(endpoint.base_url) is None and not _listens(
                 endpoint.base_url
             ):
                 raise ServerError(
                     f"the attached server {endpoint.name} at {endpoint.base_url} is gone: it"
                     " refuses connections",
-                    next_step="look at its own log: the harness did not start it and has none",
+                    next_step="see its own log: the harness did not start it",
                 )
 
     def stop(self) -> None:
-        """Nothing: they are not ours."""
+        pass
 
 
 def _listens(base_url: str) -> bool:
-    """Whether the port takes connections. Only a refusal means no: a server that is slow or far is
-    none of this check's business.
+    """Whether the port accepts connections. Only a refusal means no: a slow or distant server does
+    not concern this check.
     """
     parts = urlsplit(base_url)
     port = parts.port or (443 if parts.scheme == "https" else 80)
@@ -76,30 +83,17 @@ def _listens(base_url: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class AttachServerRunner:
-    """Finds servers that are up.
-
-    Attributes:
-        profile: with `server` of kind attach.
-        server: the same server, typed.
-        facts: of the model as the profile names it.
-        gpus: boards on this machine that serve; none when unknown.
-        needs: what the workload asks for; `check_request` finds out whether these servers give it.
+    """Checks servers that are already running. `gpus` are those on this machine that serve; empty
+    if unknown.
     """
 
     profile: Profile
     server: AttachServer
-    facts: ModelFacts
     gpus: tuple[Gpu, ...] = ()
-    needs: Needs = NO_NEEDS
     kind: str = "attach"
 
     def preflight(self) -> tuple[Problem, ...]:
-        """Key and addresses: whether something listens at each."""
-        problems = []
-        try:
-            read_api_key(self.server)
-        except PreflightError as error:
-            problems.append(Problem("api_key", error.what, error.next_step or "", error.cause))
+        problems = key_problems(self.server)
         for url in self.server.urls:
             try:
                 httpx.get(
@@ -108,27 +102,25 @@ class AttachServerRunner:
                     **client_options(url, self.profile.traffic.network),
                 )
             except PreflightError as error:
-                problems.append(Problem("network", error.what, error.next_step or "", error.cause))
+                problems.append(problem_of("network", error))
             except httpx.HTTPError as error:
                 problems.append(
                     Problem(
                         "no_answer",
-                        f"server.urls: nothing answers at {url}: {type(error).__name__}: {error}",
-                        "start the server, or correct the URL",
+                        f"server.urls: no response from {url}: {type(error).__name__}: {error}",
+                        "start the server, or fix the URL",
                     )
                 )
         return tuple(problems)
 
     @contextmanager
     def start(self, context: RunContext) -> Iterator[AttachedServer]:  # noqa: ARG002 (starts nothing, so it needs no run)
-        """Check each server with one real request; see `ModelServer.start`."""
         raise_problems(self.preflight())
         api_key = read_api_key(self.server)
         traffic = self.profile.traffic
         deadline = Deadline(self.server.ready_timeout_s)
         endpoints: list[Endpoint] = []
-        versions: set[str] = set()
-        contexts: set[int] = set()
+        found: list[Served] = []
         for position, url in enumerate(self.server.urls):
             name = f"replica-{position}"
             wanted = Endpoint(name, url, self.profile.model.served_name or "")
@@ -143,40 +135,41 @@ class AttachServerRunner:
                     network=traffic.network,
                 )
             except NotReadyError as error:
-                raise not_ready(f"{name} at {url}", error) from error
-            # Which board serves which of several URLs is not known here, and is not guessed.
+                raise ServerError(
+                    f"the server {name} at {url} {error.what}",
+                    cause=error.cause,
+                    next_step=error.next_step,
+                ) from error
+            # Which GPU serves which of several URLs is unknown and not guessed.
             uuids = tuple(gpu.uuid for gpu in self.gpus) if len(self.server.urls) == 1 else ()
-            endpoints.append(
-                Endpoint(
-                    name,
-                    url,
-                    wanted.model or served.names[0],
-                    self._metrics_url(position, url, api_key),
-                    uuids,
-                )
-            )
-            versions |= {served.version} if served.version else set()
-            contexts |= {served.max_context_tok} if served.max_context_tok else set()
+            model = wanted.model or served.names[0]
+            metrics_url = self._metrics_url(position, url, api_key)
+            endpoints.append(Endpoint(name, url, model, metrics_url, uuids))
+            found.append(served)
         if len(models := {endpoint.model for endpoint in endpoints}) > 1:
             raise ServerError(
                 f"the attached servers serve different models: {', '.join(sorted(models))}",
                 next_step="set model.served_name, or attach to one",
             )
-        settings: dict[str, str | int | float | bool | None] = {
+        versions = {served.version for served in found if served.version}
+        settings: Settings = {
             "replicas": len(endpoints),
-            "max_model_len": min(contexts) if contexts else self.profile.model.max_context_tok,
+            "max_model_len": min(
+                (served.max_context_tok for served in found if served.max_context_tok),
+                default=self.profile.model.max_context_tok,
+            ),
             "gpu_count": self.server.gpu_count or len(self.gpus) or None,
         }
         info = ServerInfo("attach", version=", ".join(sorted(versions)) or None, settings=settings)
         yield AttachedServer(tuple(endpoints), info, traffic.network)
 
     def _metrics_url(self, position: int, url: str, api_key: str | None) -> str | None:
-        """The profile's, else the first of the known paths that answers with Prometheus text;
-        TensorRT-LLM's /metrics is JSON.
+        """From the profile, else the first known path that returns Prometheus text (TensorRT-LLM's
+        /metrics is JSON).
         """
         if self.server.metrics_urls is not None:
             return self.server.metrics_urls[position] if self.server.metrics_urls else None
-        # Scraping goes straight: where that finds nothing, there are no metrics.
+        # Metrics are scraped without a proxy; if that finds nothing, there are none.
         options = client_options(url, replace(self.profile.traffic.network, proxy=NONE))
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         for path in ("/metrics", "/prometheus/metrics"):

@@ -1,4 +1,4 @@
-"""The seam between the harness and a model server, and what every implementation is given."""
+"""The interface between the harness and a model server."""
 
 import os
 import tempfile
@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal, Protocol
+from typing import Final, Literal, Protocol, TypeAlias
 
 from harness.artifacts.layout import RunDir
-from harness.core.errors import PreflightError
+from harness.core.errors import HarnessError, PreflightError
 from harness.core.records import Endpoint, ServerInfo
 from harness.processes.registry import RunRegistry
 from harness.profile.serving import AttachServer, AutoServer, TorchServer, VllmServer
@@ -17,27 +17,22 @@ from harness.profile.serving import AttachServer, AutoServer, TorchServer, VllmS
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """What the workload asks of a server.
-
-    Attributes:
-        tools: some request carries tools.
-    """
+    """What the workload requires of a server. `tools`: some request carries tools."""
 
     tools: bool = False
 
 
 NO_NEEDS: Final = Needs()
+Settings: TypeAlias = dict[str, str | int | float | bool | None]
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that stands in the way of a start.
+    """Something that prevents a start.
 
     Attributes:
-        code: stable snake_case name.
         what: what is wrong, with the values involved.
-        next_step: what to do now.
-        cause: why, where it is not plain.
+        cause: None where it is obvious.
     """
 
     code: str
@@ -48,11 +43,10 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class RunContext:
-    """The run that a server is started for.
+    """The run for which a server is started.
 
     Attributes:
         run_id: marks every process of the run.
-        run_dir: takes the logs.
         registry: records the process groups, so that a later start can end them if this process is
             killed.
     """
@@ -67,72 +61,55 @@ class RunningServer(Protocol):
 
     @property
     def endpoints(self) -> tuple[Endpoint, ...]:
-        """One a replica."""
-        ...
+        pass
 
     @property
     def info(self) -> ServerInfo:
-        """What the manifest says of it."""
-        ...
+        pass
 
     def pids(self) -> dict[str, int]:
-        """`server:replica-0` -> pid of each process that we started, and that still lives."""
-        ...
+        """`server:replica-0` -> pid of each live process that the harness started."""
 
     def check(self) -> None:
-        """Look whether all replicas live.
+        """Check that all replicas are alive.
 
         Raises:
-            ServerError: one died; with its exit status, likely cause, last log lines and the log's
-                path.
+            ServerError: one died; with its exit status, likely cause, last log lines and log path.
         """
-        ...
 
     def stop(self) -> None:
-        """Stop what we started: drained, process group gone, port free. Doing it again does
-        nothing.
+        """Stop what the harness started: drained, process group gone, port free. Idempotent.
 
         Raises:
-            ServerError: something would not go.
+            ServerError: something did not stop.
         """
-        ...
 
 
 class ModelServer(Protocol):
     """Something that can serve the profile's model."""
 
     @property
-    def kind(self) -> str:
-        """`vllm`, `torch` or `attach`."""
-        ...
+    def kind(self) -> str: ...
 
     def preflight(self) -> tuple[Problem, ...]:
-        """Everything that is known to stand in the way of a start, found without starting
-        anything.
-        """
-        ...
+        """All known problems that prevent a start, found without starting anything."""
 
     def start(self, context: RunContext) -> AbstractContextManager[RunningServer]:
-        """Start, wait until truly ready, yield, stop.
+        """Start, wait until a request succeeds, yield, stop.
 
         Raises:
-            PreflightError: `preflight` found something.
-            ServerError: it did not start, or did not get ready in time.
+            PreflightError: `preflight` found a problem.
+            ServerError: it did not start, or was not ready in time.
         """
-        ...
 
 
 @contextmanager
 def serve_for_questions(server: ModelServer, what: str) -> Iterator[RunningServer]:
-    """Start a server outside of any run, its logs in a temporary folder, and stop it.
-
-    Args:
-        server: what to start.
-        what: names the folder and marks the processes.
+    """Run a server outside of any run, with its logs in a temporary folder. `what` names the folder
+    and marks the processes.
 
     Raises:
-        PreflightError: as `ModelServer.start`.
-        ServerError: likewise.
+        PreflightError, ServerError: see `ModelServer.start`.
     """
     with tempfile.TemporaryDirectory(prefix=f"harness-{what}-") as folder:
         run_dir = RunDir(Path(folder))
@@ -146,8 +123,8 @@ def serve_for_questions(server: ModelServer, what: str) -> Iterator[RunningServe
 
 
 def resolve_device(wanted: Literal["auto", "cuda", "cpu"], *, nvidia_present: bool) -> str:
-    """`cuda` or `cpu`: `auto` is cuda where an NVIDIA device is present, whether or not it can be
-    used (preflight tells if it cannot).
+    """`cuda` or `cpu`: `auto` is cuda if an NVIDIA device is present, whether or not it can be used
+    (preflight reports that).
     """
     if wanted == "auto":
         return "cuda" if nvidia_present else "cpu"
@@ -155,10 +132,10 @@ def resolve_device(wanted: Literal["auto", "cuda", "cpu"], *, nvidia_present: bo
 
 
 def raise_problems(problems: Sequence[Problem]) -> None:
-    """Raise what `preflight` found as one error; nothing when it found nothing.
+    """Raise the findings of `preflight`, if any, as one error; several are listed in its details.
 
     Raises:
-        PreflightError: there is a problem. With several, all of them are in the details.
+        PreflightError: there is a problem.
     """
     if not problems:
         return
@@ -167,18 +144,23 @@ def raise_problems(problems: Sequence[Problem]) -> None:
         raise PreflightError(first.what, cause=first.cause, next_step=first.next_step)
     lines: list[str] = []
     for problem in problems:
-        lines.append(f"- {problem.what}")
-        if problem.cause:
-            lines.append(f"    likely cause: {problem.cause}")
-        lines.append(f"    next step: {problem.next_step}")
+        cause = [f"    likely cause: {problem.cause}"] if problem.cause else []
+        lines += [f"- {problem.what}", *cause, f"    next step: {problem.next_step}"]
     raise PreflightError(
-        f"{len(problems)} things stand in the way of the server", details="\n".join(lines)
+        f"the server cannot start: {len(problems)} problems", details="\n".join(lines)
+    )
+
+
+def problem_of(code: str, error: HarnessError) -> Problem:
+    """An error as a problem."""
+    return Problem(
+        code, error.what, error.next_step or "see the documentation of the key", error.cause
     )
 
 
 def read_api_key(server: VllmServer | TorchServer | AttachServer | AutoServer) -> str | None:
-    """The API key from the environment variable or the file that the profile names; None when it
-    names neither.
+    """The API key from the environment variable or file named in the profile; None if it names
+    neither.
 
     Raises:
         PreflightError: the variable is not set, the file cannot be read, or either is empty.
@@ -187,25 +169,31 @@ def read_api_key(server: VllmServer | TorchServer | AttachServer | AutoServer) -
         if key := os.environ.get(server.api_key_env, "").strip():
             return key
         raise PreflightError(
-            f"server.api_key_env names {server.api_key_env}, which is not set or empty",
-            next_step=(
-                f"set {server.api_key_env} in the environment of the harness, or remove"
-                " server.api_key_env"
-            ),
+            f"server.api_key_env: {server.api_key_env} is not set or is empty",
+            next_step=f"set {server.api_key_env} for the harness, or remove server.api_key_env",
         )
-    if server.api_key_file is not None:
-        path = Path(server.api_key_file).expanduser()
-        try:
-            key = path.read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is not text"
-            raise PreflightError(
-                f"cannot read server.api_key_file {path}: {reason}",
-                next_step="name a file that holds the key alone",
-            ) from error
-        if key:
-            return key
+    if server.api_key_file is None:
+        return None
+    path = Path(server.api_key_file).expanduser()
+    try:
+        key = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
         raise PreflightError(
-            f"server.api_key_file {path} is empty", next_step="put the key into it"
+            f"cannot read server.api_key_file {path}: {reason}",
+            next_step="name a file that contains only the key",
+        ) from error
+    if not key:
+        raise PreflightError(
+            f"server.api_key_file {path} is empty", next_step="write the key to it"
         )
-    return None
+    return key
+
+
+def key_problems(server: VllmServer | TorchServer | AttachServer) -> list[Problem]:
+    """Whether the API key can be read."""
+    try:
+        read_api_key(server)
+    except PreflightError as error:
+        return [problem_of("api_key", error)]
+    return []

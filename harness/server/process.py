@@ -1,8 +1,9 @@
-"""A server as a child: its port before and after, the diagnosis of its death."""
+"""A server as a child process: its port before and after, and a diagnosis if it dies."""
 
 import random
 import socket
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -16,24 +17,15 @@ from harness.processes.registry import RunRegistry
 from harness.server.failures import classify
 
 _PORT_FREE_S: Final = 5.0
-# Below the range from which Linux gives ports to outgoing connections (32768 up): one of those
-# cannot take the port while a server loads.
+# Below the range that Linux uses for outgoing connections (32768 up): none of those can take the
+# port while a server loads.
 _PORTS: Final = range(18000, 32000)
 _SECRET_OPTIONS: Final = ("api-key", "token", "secret", "password", "credentials")
 
 
 @dataclass(frozen=True, slots=True)
 class ReplicaPlan:
-    """One replica to be.
-
-    Attributes:
-        name: `replica-0`, …
-        argv: its command line.
-        env: its whole environment.
-        host: address to listen on.
-        port: port to listen on.
-        gpus: the boards that it gets.
-    """
+    """One replica to start. `env` is its whole environment."""
 
     name: str
     argv: tuple[str, ...]
@@ -44,7 +36,7 @@ class ReplicaPlan:
 
 
 class ServerProcess:
-    """A started server. Made by `ServerProcess.start`."""
+    """A started server."""
 
     def __init__(self, plan: ReplicaPlan, child: Child, secrets: tuple[str, ...]) -> None:
         self.plan = plan
@@ -54,26 +46,16 @@ class ServerProcess:
 
     @classmethod
     def start(
-        cls,
-        plan: ReplicaPlan,
-        log: Path,
-        registry: RunRegistry,
-        secrets: tuple[str, ...] = (),
+        cls, plan: ReplicaPlan, log: Path, registry: RunRegistry, secrets: tuple[str, ...] = ()
     ) -> "ServerProcess":
-        """Start the command.
-
-        Args:
-            plan: what to start.
-            log: takes its output.
-            registry: of the run.
-            secrets: values to hide wherever its log is shown.
+        """Start the command. `secrets` are values to hide wherever its log is shown.
 
         Raises:
-            ServerError: the port is taken, or the log or the process could not be made.
+            ServerError: the port is taken, or the log or the process could not be created.
         """
         check_port_free(plan.host, plan.port)
-        # `-m` would look in the working directory first, where a folder called vllm or harness may
-        # lie.
+        # Without it `-m` would first look in the working directory, which may have a folder called
+        # vllm or harness.
         env = {"PYTHONSAFEPATH": "1", **plan.env}
         name = f"server:{plan.name}"
         spec = ChildSpec(name=name, argv=plan.argv, env=env, log=log, error=ServerError)
@@ -81,12 +63,11 @@ class ServerProcess:
 
     @property
     def log(self) -> Path:
-        """Its output."""
         assert self.child.spec.log is not None
         return self.child.spec.log
 
     def listens(self) -> bool | None:
-        """Whether the port is held by one of our processes; None when the system does not tell."""
+        """Whether one of our processes listens on the port; None if the system does not show it."""
         try:
             holders = port_holders(self.plan.port)
         except psutil.Error:
@@ -94,7 +75,6 @@ class ServerProcess:
         return bool(holders & {found.pid for found in self.child.members()}) if holders else None
 
     def died(self, *, was_ready: bool) -> ServerError:
-        """The error that tells of this process's death."""
         status = self.child.wait(0)
         how = exit_text(status) if status is not None else "no exit status"
         when = "died while serving" if was_ready else "died before it was ready"
@@ -103,7 +83,7 @@ class ServerProcess:
     def failure(
         self, what: str, *, was_ready: bool, cause: str | None = None, next_step: str | None = None
     ) -> ServerError:
-        """An error about this process: diagnosis, last log lines and where the log is."""
+        """An error about this process, with its diagnosis, last log lines and log path."""
         log = self.child.log_text()
         for secret in self._secrets:
             log = log.replace(secret, "***")
@@ -118,14 +98,13 @@ class ServerProcess:
         )
 
     def terminate(self) -> None:
-        """Ask for a clean end, once; `stop` waits for it."""
         self.child.terminate()
 
     def stop(self, grace_s: float) -> None:
-        """End it, and see that its port is free. Doing it again does nothing.
+        """End it, and check that its port is free. Idempotent.
 
         Raises:
-            ServerError: a process or the port stayed.
+            ServerError: a process is still alive or the port is still taken.
         """
         if self._stopped:
             return
@@ -135,12 +114,12 @@ class ServerProcess:
             raise ServerError(
                 f"port {self.plan.port} is still taken after the server {self.plan.name}"
                 f" ended{_held_by(self.plan.port)}",
-                next_step="find what holds it with `ss -ltnp`",
+                next_step="find the process with `ss -ltnp`",
             )
 
 
 def log_details(log: str, path: Path) -> str:
-    """The last 30 lines of a log and where the whole of it is."""
+    """The last 30 lines of a log, and the log's path."""
     lines = log.rstrip().splitlines()[-TAIL_LINES:]
     if not lines:
         return f"  the log is empty: {path}"
@@ -149,9 +128,7 @@ def log_details(log: str, path: Path) -> str:
 
 
 def loopback(host: str) -> str:
-    """The address under which a server that listens on `host` is reached from this machine, as it
-    stands in a URL.
-    """
+    """How a URL on this machine addresses a server that listens on `host`."""
     if host in ("0.0.0.0", ""):  # noqa: S104 (reading it, not binding)
         return "127.0.0.1"
     if host == "::":
@@ -162,8 +139,8 @@ def loopback(host: str) -> str:
 def port_is_free(host: str, port: int) -> bool:
     """Whether a server could listen there now.
 
-    Without SO_REUSEPORT on purpose: two servers that both set it would share the port and each get
-    half of the requests.
+    Without SO_REUSEPORT on purpose: two servers that both set it would share the port and get half
+    of the requests each.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
@@ -176,7 +153,7 @@ def port_is_free(host: str, port: int) -> bool:
 
 
 def port_holders(port: int) -> set[int]:
-    """Pids that listen on the port, as far as this user may know."""
+    """Pids that listen on the port, as far as this user can see them."""
     connections = psutil.net_connections("tcp")
     return {
         item.pid
@@ -196,60 +173,52 @@ def _held_by(port: int) -> str:
 
 
 def check_port_free(host: str, port: int) -> None:
-    """See that a server could listen there.
+    """Check that a server could listen there.
 
     Raises:
-        ServerError: something listens there, and who it is where the system tells; or the address
-            is not of this machine.
+        ServerError: something listens there (named if the system exposes it), or the address is not
+            of this machine.
     """
     if port_is_free(host, port):
         return
     if not port_is_free(host, 0):
         raise ServerError(
-            f"cannot listen on {host}: it is no address of this machine",
+            f"cannot listen on {host}: it is not an address of this machine",
             next_step="set server.host to 127.0.0.1 or 0.0.0.0",
         )
     raise ServerError(
         f"port {port} on {host} is taken{_held_by(port)}",
-        cause="another server, or one that an earlier run left",
-        next_step=(
-            "leave server.port out (a free one is taken), choose another, or end the process that"
-            " holds it"
-        ),
+        cause="another server, or one that an earlier run left behind",
+        next_step="omit server.port (a free one is chosen), set another, or end that process",
     )
 
 
 def free_ports(host: str, count: int) -> tuple[int, ...]:
-    """Different ports that are free now, drawn at random so that two harnesses at once hardly meet.
+    """Distinct ports that are free now, drawn at random so that two harnesses at once rarely
+    collide.
 
     Raises:
         ServerError: there are not enough, or the address is not of this machine.
     """
-    drawn = random.SystemRandom().sample(_PORTS, k=len(_PORTS))
-    found: list[int] = []
-    if port_is_free(host, 0):
-        for port in drawn:
-            if len(found) == count:
-                break
-            if port_is_free(host, port):
-                found.append(port)
+    drawn = random.SystemRandom().sample(_PORTS, k=len(_PORTS)) if port_is_free(host, 0) else ()
+    free = (port for port in drawn if port_is_free(host, port))
+    found = tuple(islice(free, count))
     if len(found) < count:
         raise ServerError(
             f"found {len(found)} of {count} free ports on {host}",
             next_step="check server.host, or set server.port",
         )
-    return tuple(found)
+    return found
 
 
 def redact(argv: tuple[str, ...]) -> tuple[str, ...]:
-    """A command line with the values of options that name a secret replaced by ***."""
+    """A command line in which *** replaces the values of options that name a secret."""
     shown: list[str] = []
     hide_next = False
     for item in argv:
         option, equals, _ = item.partition("=")
-        secret = option.startswith("--") and option.lower().replace("_", "-").endswith(
-            _SECRET_OPTIONS
-        )
+        name = option.lower().replace("_", "-")
+        secret = name.startswith("--") and name.endswith(_SECRET_OPTIONS)
         if hide_next and not item.startswith("-"):
             shown.append("***")  # and the next too: --api-key takes several
             continue

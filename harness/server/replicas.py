@@ -1,6 +1,4 @@
-"""Starts replicas as children, waits until all are ready, and stops them: what `vllm` and `torch`
-have in common.
-"""
+"""Starts replicas as child processes, waits until all are ready, and stops them."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,7 +10,7 @@ from harness.artifacts.layout import RunDir
 from harness.core.clock import now_ns, seconds
 from harness.core.records import Api, Endpoint, ServerInfo
 from harness.processes.child import stop_all
-from harness.server.base import RunContext
+from harness.server.base import RunContext, Settings
 from harness.server.process import ReplicaPlan, ServerProcess, loopback, redact
 from harness.server.ready import Deadline, NotReadyError, Served, wait_ready
 
@@ -21,18 +19,13 @@ _RECORD_EVERY_NS: Final = 1_000_000_000
 
 @dataclass(frozen=True, slots=True)
 class ServicePlan:
-    """All replicas and what holds for each of them.
+    """All replicas, and what applies to each of them.
 
     Attributes:
-        kind: `vllm` or `torch`.
-        replicas: at least one.
         served_name: the model's name in requests.
-        api: the API of the first request.
-        api_key: the key that the server wants, if any.
+        api: of the first request.
         ready_timeout_s: for the start of all of them.
         stop_timeout_s: for a clean end of each.
-        software: for the manifest.
-        settings: for the manifest.
     """
 
     kind: str
@@ -43,48 +36,34 @@ class ServicePlan:
     ready_timeout_s: float
     stop_timeout_s: float
     software: dict[str, str]
-    settings: dict[str, str | int | float | bool | None]
+    settings: Settings
 
 
+@dataclass(slots=True, eq=False)
 class ManagedServer:
-    """Replicas that were started here."""
+    """A `RunningServer` of replicas that were started here."""
 
-    def __init__(
-        self,
-        processes: Sequence[ServerProcess],
-        endpoints: tuple[Endpoint, ...],
-        info: ServerInfo,
-        stop_timeout_s: float,
-    ) -> None:
-        self._processes = processes
-        self._endpoints = endpoints
-        self._info = info
-        self._stop_timeout_s = stop_timeout_s
-
-    @property
-    def endpoints(self) -> tuple[Endpoint, ...]:
-        """One a replica."""
-        return self._endpoints
-
-    @property
-    def info(self) -> ServerInfo:
-        """What the manifest says of it."""
-        return self._info
+    endpoints: tuple[Endpoint, ...]
+    info: ServerInfo
+    processes: Sequence[ServerProcess]
+    stop_timeout_s: float
 
     def pids(self) -> dict[str, int]:
-        """`server:replica-0` -> pid of each replica that lives."""
-        children = [one.child for one in self._processes]
+        children = [one.child for one in self.processes]
         return {child.spec.name: child.pid for child in children if child.alive()}
 
     def check(self) -> None:
-        """Raise `ServerError` when a replica died."""
-        for one in self._processes:
-            if not one.child.alive():
-                raise one.died(was_ready=True)
+        _check_alive(self.processes, was_ready=True)
 
     def stop(self) -> None:
         """Stop all replicas; raises the first `ServerError`, after trying all."""
-        stop_all(self._processes, self._stop_timeout_s)
+        stop_all(self.processes, self.stop_timeout_s)
+
+
+def _check_alive(processes: Sequence[ServerProcess], *, was_ready: bool) -> None:
+    for one in processes:
+        if not one.child.alive():
+            raise one.died(was_ready=was_ready)
 
 
 def log_path(run_dir: RunDir, position: int, count: int) -> Path:
@@ -97,7 +76,7 @@ def serve(plan: ServicePlan, context: RunContext) -> Iterator[ManagedServer]:
     """Start all replicas at once, wait until each is ready, yield, stop.
 
     Raises:
-        ServerError: one did not start or did not get ready; all are stopped by then.
+        ServerError: one did not start or was not ready in time; by then all are stopped.
     """
     began_ns = now_ns()
     deadline = Deadline(plan.ready_timeout_s)
@@ -135,7 +114,7 @@ def serve(plan: ServicePlan, context: RunContext) -> Iterator[ManagedServer]:
             ),
             ready_s=seconds(now_ns() - began_ns),
         )
-        yield ManagedServer(processes, endpoints, info, plan.stop_timeout_s)
+        yield ManagedServer(endpoints, info, processes, plan.stop_timeout_s)
     finally:
         stop_all(processes, plan.stop_timeout_s)
 
@@ -151,9 +130,7 @@ def _wait_one(
 
     def watch() -> None:
         nonlocal recorded_ns
-        for one in all_processes:
-            if not one.child.alive():
-                raise one.died(was_ready=False)
+        _check_alive(all_processes, was_ready=False)
         if now_ns() - recorded_ns > _RECORD_EVERY_NS:
             for one in all_processes:
                 one.child.record()

@@ -1,1 +1,1 @@
-"""Records server metrics, power, processor and memory during a run, in a process of its own."""
+"""Records server metrics, power, CPU and memory during a run, in its own process."""

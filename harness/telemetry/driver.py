@@ -1,11 +1,10 @@
-"""Telemetry of a run as the supervisor sees it: the recorder, and a Prometheus where one scrapes in
-its place.
+"""Telemetry of a run as the supervisor sees it: the recorder, and a Prometheus if one scrapes
+instead.
 """
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from types import TracebackType
 from typing import Any, Self
 
 from harness.artifacts.layout import RunDir
@@ -24,25 +23,21 @@ from harness.telemetry.recorder_process import RecorderProcess
 
 
 class TelemetryRecorder:
-    """Starts, feeds and ends the recorder process. A context manager.
+    """Starts, feeds and stops the recorder process. A context manager.
 
-    Losing the recorder does not end a run. It is started again once, in new parts of its journals,
-    and `on_concern` is called; when that one ends as well, `failed` is set and every later call
-    does nothing.
+    Losing the recorder does not end a run. It is restarted once, in new parts of its journals, with
+    a concern. If it ends again, `failed` is set and later calls do nothing.
 
     Args:
-        run: an existing run directory; journals and logs/telemetry.log go there.
-        settings: the profile's telemetry.
-        gpus: boards of the deployment on this machine.
-        on_concern: called for what a reader of the run must know, from another thread.
-        count_foreign: count processes on the boards that are not of this run; false where the
-            server's own cannot be told.
-        double_severity: of the concern that power comes from no real hardware.
-        network: certificates to trust when scraping.
-        api_key: of the endpoints; sent to metrics of an endpoint's own origin.
-        registry: of the run's process groups.
-        anchor: the manifest's; turns wall times of a Prometheus into monotonic ones. Default: one
-            taken now.
+        run: an existing run directory, for journals and logs/telemetry.log.
+        gpus: the deployment's GPUs on this machine.
+        on_concern: called from another thread.
+        count_foreign: count other runs' GPU processes; false if the server's own cannot be
+            identified.
+        double_severity: of the concern that power is simulated.
+
+        api_key: sent to metrics with the endpoint's own origin.
+        anchor: the manifest's; converts a Prometheus' wall times to monotonic ones.
     """
 
     def __init__(
@@ -86,7 +81,7 @@ class TelemetryRecorder:
                 settings,
                 network=network,
                 unix_offset_ns=unix_offset_ns,
-                tell=self._tell,
+                on_concern=self._tell,
                 api_key=api_key,
                 registry=registry,
             )
@@ -94,38 +89,37 @@ class TelemetryRecorder:
 
     @property
     def failed(self) -> Concern | None:
-        """Set once the recorder is gone for good."""
+        """Set once the recorder is lost for good."""
         return self._process.failed
 
     @property
     def power(self) -> tuple[dict[str, Any], ...]:
-        """What each source of power can do here (`source`, `devices`, `why_not`, `origin`,
-        `double`). Known after `start`.
+        """What each power source can do here (`source`, `devices`, `why_not`, `origin`, `double`).
+        Known after `start`.
         """
         return tuple(self._process.ready.get("power", ()))
 
     @property
     def nice(self) -> int | None:
-        """Scheduling priority that the recorder got; -5 where that is permitted."""
+        """The recorder's scheduling priority; -5 if permitted."""
         return self._process.ready.get("nice")
 
     @property
     def sampling(self) -> dict[str, Any]:
-        """How sampling went: `loops` (calls, lateness), `failures` (message: how often). Known
-        after `stop`.
+        """Sampling statistics: `loops` (calls, lateness), `failures` (message: count). Known after
+        `stop`.
         """
         return self._process.sampling
 
     @property
     def pid(self) -> int | None:
-        """The recorder's process, None before the start."""
         return None if self._process.child is None else self._process.child.pid
 
     def start(self) -> Self:
         """Start the process and wait until its samplers run.
 
         Raises:
-            TelemetryError: it does not start, or power is required and cannot be had.
+            TelemetryError: it does not start, or required power is not available.
         """
         self._run.logs_dir.mkdir(parents=True, exist_ok=True)
         try:
@@ -148,17 +142,15 @@ class TelemetryRecorder:
         why = why_no_gpu_power(self._gpus, self.power)
         if why is not None:
             raise TelemetryError(
-                "telemetry.require asks for gpu_power, and it cannot be read",
+                "telemetry.require lists gpu_power, but it cannot be read",
                 cause=why,
-                next_step=(
-                    "take gpu_power out of telemetry.require, or run where boards tell their power"
-                    " (`harness check --system`)"
-                ),
+                next_step="remove gpu_power from telemetry.require, or run on a machine with"
+                " readable GPU power (`harness check --system`)",
             )
 
     @property
     def prometheus(self) -> Mapping[str, Any] | None:
-        """What scrapes in the harness's place, for the manifest; None: the harness itself."""
+        """The Prometheus that scrapes, for the manifest; None if the harness scrapes."""
         return None if self._prometheus is None else self._prometheus.info
 
     def prometheus_pids(self) -> dict[str, int]:
@@ -167,7 +159,7 @@ class TelemetryRecorder:
         return {} if pid is None else {"prometheus": pid}
 
     def add_targets(self, endpoints: Iterable[Endpoint]) -> None:
-        """Scrape these endpoints from now on; those without a metrics URL are left out."""
+        """Scrape these endpoints from now on, except those without a metrics URL."""
         if self._prometheus is not None:
             self._targets.update(self._prometheus.add_targets(tuple(endpoints)))
             return
@@ -183,58 +175,53 @@ class TelemetryRecorder:
         """Watch process trees: scope (`server:replica-0`, `traffic:0`, `traffic:master`) -> pid of
         the root.
 
-        `host`, `host-loopback`, `telemetry` and `supervisor` are always there.
+        `host`, `host-loopback`, `telemetry` and `supervisor` are always watched.
         """
         self._process.add_scopes(scopes)
 
     def scrape_now(self, label: str, timeout_s: float | None = None) -> bool:
-        """Scrape every target at once and wait until that is recorded.
-
-        Args:
-            label: kept with the scrape: `ready`, `drained`.
-            timeout_s: default: the scrape's own timeout and two seconds.
+        """Scrape every target at once and record that with a label (`ready`, `drained`).
 
         Returns:
-            True when every target answered with a whole body; False when one did not, when there is
-            none, or when the recorder is gone.
+            Whether every target returned a complete body within `timeout_s` (default: the scrape
+                timeout plus 2 s); False without targets or recorder.
         """
         if not self._targets:
             return False
         if self._prometheus is not None:
             self._process.wake(label)
             return self._prometheus.scrape_now(label, timeout_s)
-        limit_s = self._settings.scrape_timeout_s + 2 if timeout_s is None else timeout_s
-        return self._process.scrape_now(label, limit_s)
+        if timeout_s is None:
+            timeout_s = self._settings.scrape_timeout_s + 2
+        return self._process.scrape_now(label, timeout_s)
 
     def ensure_required(self) -> None:
-        """Check `server_metrics` of telemetry.require with a scrape labelled `required`; call it
+        """Check `server_metrics` of telemetry.require with a scrape labeled `required`; call it
         when the server is ready.
 
         Raises:
-            TelemetryError: server metrics are required and not every endpoint gives them.
+            TelemetryError: server metrics are required and an endpoint does not provide them.
         """
         if "server_metrics" in self._settings.require and not self.scrape_now("required"):
             where = ", ".join(self._targets.values()) or "no endpoint has a metrics URL"
             raise TelemetryError(
-                "telemetry.require asks for server_metrics, and not every endpoint gives them",
-                cause=f"asked: {where}",
-                next_step=(
-                    "open that URL by hand; SGLang needs --enable-metrics, llama.cpp --metrics"
-                ),
+                "telemetry.require lists server_metrics, but not every endpoint provides them",
+                cause=f"tried: {where}",
+                next_step="open that URL by hand; SGLang needs --enable-metrics, llama.cpp"
+                " --metrics",
             )
 
     def latest(self) -> TelemetryProgress:
-        """Newest live values, at most a second old; nothing is known once the recorder is gone."""
+        """Newest live values, at most 1 s old; unknown once the recorder is lost."""
         live = self._process.live()
         if self._prometheus is not None:
             seen = self._prometheus.latest()
-            # Without a scrape the server's figures are unknown, whatever the recorder, which
-            # scrapes nothing, says.
+            # Without a scrape, server values are unknown; the recorder does not scrape.
             return seen if seen.t_ns is None else replace(seen, power_w=live.power_w)
         return live
 
     def stop(self) -> None:
-        """End the recorder and the Prometheus. Leaves no process; may be called again."""
+        """Stop the recorder and the Prometheus. Leaves no process; may be called again."""
         try:
             if self._prometheus is not None:
                 self._prometheus.stop()
@@ -244,12 +231,7 @@ class TelemetryRecorder:
     def __enter__(self) -> Self:
         return self.start()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self.stop()
 
     def _tell(self, concern: Concern) -> None:

@@ -1,14 +1,12 @@
-"""The run's own metrics in Prometheus' format, for dashboards: served by the supervisor, fed from
-what the run announces anyway.
+"""The run's own metrics in Prometheus format, for dashboards; served by the supervisor.
 
-Requests come from the traffic workers' journals, read as files when their batches are written, so
-the load generator does nothing for it, neither per token nor per request. What is not known has no
-sample. Figures here are live and coarse; the report's come from the records.
+Requests are read from the traffic workers' journals as batches are written, so the load generator
+has no extra work. Unknown values have no sample. Values are live and coarse; the report's come from
+the records.
 """
 
 import threading
-from collections.abc import Iterable, Iterator, Mapping
-from types import TracebackType
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, Self
 
 import pyarrow as pa
@@ -23,100 +21,27 @@ from harness.core.progress import TelemetryProgress, TrafficProgress
 from harness.core.records import CANARY
 from harness.plan.types import PRIME_SUFFIX
 
-TTFT_BUCKETS_S: Final = (
-    0.005,
-    0.01,
-    0.02,
-    0.03,
-    0.05,
-    0.075,
-    0.1,
-    0.15,
-    0.2,
-    0.3,
-    0.5,
-    0.75,
-    1.0,
-    1.5,
-    2.0,
-    3.0,
-    5.0,
-    7.5,
-    10.0,
-    15.0,
-    20.0,
-    30.0,
-    60.0,
-    120.0,
-    300.0,
+
+def _buckets(bounds: str) -> tuple[float, ...]:
+    return tuple(float(bound) for bound in bounds.split())
+
+
+TTFT_BUCKETS_S: Final = _buckets(
+    "0.005 0.01 0.02 0.03 0.05 0.075 0.1 0.15 0.2 0.3 0.5 0.75 1 1.5 2 3 5 7.5 10 15 20 30 60 "
+    "120 300"
 )
-"""From a cached prompt of a small model to a long prompt behind a queue; a factor of 1.5 or less
-where SLOs lie (0.1 s to 5 s).
+"""From a cached prompt of a small model to a long prompt behind a queue. Steps are at most a factor
+of 1.7 where SLOs are (0.1 s to 5 s).
 """
-TPOT_BUCKETS_S: Final = (
-    0.001,
-    0.002,
-    0.003,
-    0.005,
-    0.0075,
-    0.01,
-    0.0125,
-    0.015,
-    0.02,
-    0.025,
-    0.03,
-    0.04,
-    0.05,
-    0.075,
-    0.1,
-    0.15,
-    0.2,
-    0.3,
-    0.5,
-    1.0,
-    2.0,
+TPOT_BUCKETS_S: Final = _buckets(
+    "0.001 0.002 0.003 0.005 0.0075 0.01 0.0125 0.015 0.02 0.025 0.03 0.04 0.05 0.075 0.1 "
+    "0.15 0.2 0.3 0.5 1 2"
 )
-"""1 ms a token to 2 s; vLLM's own begin at 10 ms, above what fast boards do."""
-E2E_BUCKETS_S: Final = (
-    0.05,
-    0.1,
-    0.2,
-    0.5,
-    1.0,
-    2.0,
-    3.0,
-    5.0,
-    7.5,
-    10.0,
-    15.0,
-    20.0,
-    30.0,
-    45.0,
-    60.0,
-    90.0,
-    120.0,
-    180.0,
-    300.0,
-    600.0,
-    1200.0,
-    1800.0,
+"""1 ms to 2 s per token; vLLM's own start at 10 ms, more than fast GPUs take."""
+E2E_BUCKETS_S: Final = _buckets(
+    "0.05 0.1 0.2 0.5 1 2 3 5 7.5 10 15 20 30 45 60 90 120 180 300 600 1200 1800"
 )
-LAG_BUCKETS_S: Final = (
-    0.0005,
-    0.001,
-    0.002,
-    0.005,
-    0.01,
-    0.02,
-    0.05,
-    0.1,
-    0.2,
-    0.5,
-    1.0,
-    2.0,
-    5.0,
-    10.0,
-)
+LAG_BUCKETS_S: Final = _buckets("0.0005 0.001 0.002 0.005 0.01 0.02 0.05 0.1 0.2 0.5 1 2 5 10")
 
 NAMES: Final = frozenset(
     {
@@ -141,7 +66,7 @@ NAMES: Final = frozenset(
         "harness_scrape_failures_total",
     }
 )
-"""Everything that is exported; histograms without their suffixes. deploy/ is held against this."""
+"""All exported metrics; histograms without suffixes. deploy/ is checked against this."""
 
 _TAIL_S: Final = 1.0
 
@@ -150,15 +75,13 @@ class Exporter:
     """Serves `/metrics`. A context manager.
 
     Args:
-        run: whose journals of requests are followed.
-        host: address to listen on.
-        port: port; 0: any free one.
+        run: its request journals are followed.
+        port: 0: any free one.
         info: labels of `harness_run_info` (run_id, profile, purpose, version).
     """
 
     def __init__(self, run: RunDir, *, host: str, port: int, info: Mapping[str, str]) -> None:
-        # Imported where a run wants it: the parser of expositions aside, nobody else needs
-        # prometheus-client in this process.
+        # Imported only if a run needs it.
         import prometheus_client as prom
         from prometheus_client import core
 
@@ -167,55 +90,28 @@ class Exporter:
         self._host, self._port = host, port
         self._info = dict(info)
         self._registry = prom.CollectorRegistry()
-        by = ("stage", "class")
-        registry = self._registry
-        self._requests = prom.Counter(
-            "harness_requests",
-            "Requests that ended, by outcome.",
-            (*by, "outcome"),
-            registry=registry,
-        )
-        self._output = prom.Counter(
-            "harness_output_tokens",
-            "Output tokens of ended requests, by the server.",
-            by,
-            registry=registry,
-        )
-        self._input = prom.Counter(
-            "harness_input_tokens",
-            "Input tokens of ended requests, cached ones included.",
-            by,
-            registry=registry,
-        )
-        self._ttft = prom.Histogram(
-            "harness_ttft_seconds",
-            "From the intended time to the first token.",
-            by,
-            buckets=TTFT_BUCKETS_S,
-            registry=registry,
-        )
-        self._tpot = prom.Histogram(
-            "harness_tpot_seconds",
-            "Mean time per output token after the first chunk, by request.",
-            by,
-            buckets=TPOT_BUCKETS_S,
-            registry=registry,
-        )
-        self._e2e = prom.Histogram(
-            "harness_e2e_seconds",
-            "From the intended time to the last token.",
-            by,
-            buckets=E2E_BUCKETS_S,
-            registry=registry,
-        )
-        self._lag = prom.Histogram(
-            "harness_schedule_lag_seconds",
-            "From the intended time to the last byte of the request.",
-            by,
-            buckets=LAG_BUCKETS_S,
-            registry=registry,
-        )
-        self._registry.register(_Announced(self))
+
+        def counter(name: str, text: str, *more: str) -> Any:  # noqa: ANN401 - an untyped module
+            return prom.Counter(name, text, ("stage", "class", *more), registry=self._registry)
+
+        def histogram(name: str, text: str, buckets_s: Sequence[float]) -> Any:  # noqa: ANN401
+            by = ("stage", "class")
+            return prom.Histogram(name, text, by, buckets=buckets_s, registry=self._registry)
+
+        self._requests = counter("harness_requests", "Ended requests by outcome.", "outcome")
+        text = "Output tokens of ended requests, as counted by the server."
+        self._output = counter("harness_output_tokens", text)
+        text = "Input tokens of ended requests, including cached ones."
+        self._input = counter("harness_input_tokens", text)
+        text = "Time from the scheduled send time to the first token."
+        self._ttft = histogram("harness_ttft_seconds", text, TTFT_BUCKETS_S)
+        text = "Mean time per output token after the first chunk, per request."
+        self._tpot = histogram("harness_tpot_seconds", text, TPOT_BUCKETS_S)
+        text = "Time from the scheduled send time to the last token."
+        self._e2e = histogram("harness_e2e_seconds", text, E2E_BUCKETS_S)
+        text = "Time from the scheduled send time to the last byte of the request."
+        self._lag = histogram("harness_schedule_lag_seconds", text, LAG_BUCKETS_S)
+        self._registry.register(self)
         self._lock = threading.Lock()
         self._stage: tuple[str, str] | None = None
         self._traffic = TrafficProgress()
@@ -230,10 +126,10 @@ class Exporter:
         return f"http://{self._host}:{self._server.server_port}/metrics"
 
     def start(self) -> Self:
-        """Listen, and begin to follow the journals.
+        """Listen, and start following the journals.
 
         Raises:
-            TelemetryError: the port cannot be had.
+            TelemetryError: the port is not available.
         """
         try:
             self._server, self._server_thread = self._prom.start_http_server(
@@ -243,8 +139,8 @@ class Exporter:
             raise TelemetryError(
                 f"telemetry.exporter_port: cannot listen on {self._host}:{self._port}:"
                 f" {error.strerror or error}",
-                cause="another process has that port",
-                next_step="choose another one, or 0 for any free one",
+                cause="another process uses that port",
+                next_step="choose another port, or 0 for any free one",
             ) from error
         self._thread.start()
         return self
@@ -252,20 +148,15 @@ class Exporter:
     def update(
         self, stage: str, phase: str, traffic: TrafficProgress, telemetry: TelemetryProgress
     ) -> None:
-        """Take the newest of what the run announces; called as often as the live view is drawn.
-
-        Args:
-            stage: load stage that is under way.
-            phase: `warm-up`, `window`, `sessions` or `draining`.
-            traffic: of the load generator.
-            telemetry: of servers and boards.
+        """Set the newest values; called as often as the live view is drawn. `phase` is `warm-up`,
+        `window`, `sessions` or `draining`.
         """
         with self._lock:
             self._stage = (stage, phase)
             self._traffic, self._telemetry = traffic, telemetry
 
     def stop(self) -> None:
-        """Take what is left in the journals and stop listening. May be called again."""
+        """Read the rest of the journals and stop listening. May be called again."""
         if self._stopping.is_set():
             return
         self._stopping.set()
@@ -278,37 +169,28 @@ class Exporter:
     def __enter__(self) -> Self:
         return self.start()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self.stop()
 
-    def announced(self) -> Iterator[Any]:
-        """Metric families of the last update; nothing for what is not known."""
+    def describe(self) -> Iterable[Any]:
+        return ()
+
+    def collect(self) -> Iterator[Any]:
+        """Metric families of the last update, at each scrape; unknown values are absent."""
         core = self._core
         with self._lock:
             stage, traffic, telemetry = self._stage, self._traffic, self._telemetry
         yield _info(core, "harness_run_info", "The run.", self._info)
         if stage is not None:
-            yield _info(
-                core,
-                "harness_stage_info",
-                "Load stage that is under way.",
-                {"stage": stage[0], "phase": stage[1]},
-            )
+            labels = {"stage": stage[0], "phase": stage[1]}
+            yield _info(core, "harness_stage_info", "Current load stage.", labels)
         for name, text, value in _gauges(traffic, telemetry):
             if value is not None:
                 yield core.GaugeMetricFamily(name, text, value=float(value))
+        failures = telemetry.scrape_failures
         for name, text, count in (
             ("harness_scrapes", "Scrapes of the servers.", telemetry.scrapes),
-            (
-                "harness_scrape_failures",
-                "Scrapes of the servers that failed.",
-                telemetry.scrape_failures,
-            ),
+            ("harness_scrape_failures", "Failed scrapes of the servers.", failures),
         ):
             if count is not None:
                 yield core.CounterMetricFamily(name, text, value=float(count))
@@ -325,33 +207,18 @@ class Exporter:
                 self._take(batch)
 
     def _take(self, batch: pa.RecordBatch) -> None:
-        wanted = (
-            "stage",
-            "class",
-            "outcome",
-            "intended_ns",
-            "sent_ns",
-            "first_token_ns",
-            "last_token_ns",
-            "input_tok",
-            "output_tok",
-        )
-        for row, chunk_tok in zip(
-            batch.select(wanted).to_pylist(), batch["chunk_tok"], strict=True
-        ):
+        times = ("intended_ns", "sent_ns", "first_token_ns", "last_token_ns")
+        columns = ("stage", "class", "outcome", *times, "input_tok", "output_tok")
+        rows = batch.select(columns).to_pylist()
+        for row, chunk_tok in zip(rows, batch["chunk_tok"], strict=True):
             if row["class"] == CANARY or row["class"].endswith(PRIME_SUFFIX):
-                continue  # no part of the load
+                continue  # not part of the load
             by = (row["stage"], row["class"])
             self._requests.labels(*by, row["outcome"]).inc()
             for counter, key in ((self._output, "output_tok"), (self._input, "input_tok")):
                 if row[key] is not None:
                     counter.labels(*by).inc(row[key])
-            intended, sent, first, last = (
-                row["intended_ns"],
-                row["sent_ns"],
-                row["first_token_ns"],
-                row["last_token_ns"],
-            )
+            intended, sent, first, last = (row[name] for name in times)
             if sent is not None:
                 self._lag.labels(*by).observe(seconds(max(0, sent - intended)))
             if row["outcome"] != "ok" or first is None or last is None:
@@ -364,7 +231,7 @@ class Exporter:
 
 
 def _chunk_tokens(chunk_tok: pa.ListScalar) -> tuple[int | None, int | None]:
-    """Tokens of all chunks and of the first; None where the stream does not report them."""
+    """Tokens of all chunks and of the first; None if the stream does not report them."""
     tokens = chunk_tok.values
     if tokens is None or not len(tokens) or tokens.null_count:
         return None, None
@@ -376,34 +243,21 @@ def _gauges(
 ) -> Iterator[tuple[str, str, float | None]]:
     """Name, help and value."""
     yield "harness_requests_in_flight", "Requests sent and not finished.", traffic.in_flight
-    yield "harness_sessions_live", "Conversations under way.", traffic.live_sessions
-    text = "Largest share of a core that a traffic worker uses."
+    yield "harness_sessions_live", "Sessions in progress.", traffic.live_sessions
+    text = "CPU use of the busiest traffic worker, as a share of a core."
     yield "harness_worker_cpu_ratio", text, traffic.cpu
-    text = "Largest lag of a traffic worker's event loop since the last report."
+    text = "Largest event-loop lag of a traffic worker since the last report."
     yield "harness_event_loop_lag_seconds", text, traffic.loop_lag_s
-    yield "harness_power_watts", "Power of all boards of the deployment.", telemetry.power_w
-    text = "Requests running in the servers, all replicas."
+    yield "harness_power_watts", "Power of all GPUs of the deployment.", telemetry.power_w
+    text = "Running requests in all servers."
     yield "harness_server_requests_running", text, telemetry.running
-    text = "Requests waiting in the servers, all replicas."
+    text = "Waiting requests in all servers."
     yield "harness_server_requests_waiting", text, telemetry.waiting
-    text = "Share of the KV cache in use, of the fullest replica."
+    text = "KV cache usage of the fullest replica."
     yield "harness_server_kv_usage_ratio", text, telemetry.kv_usage
 
 
-class _Announced:
-    """Asks the exporter at each scrape, so that what has become unknown vanishes."""
-
-    def __init__(self, exporter: Exporter) -> None:
-        self._exporter = exporter
-
-    def collect(self) -> Iterable[Any]:
-        return self._exporter.announced()
-
-    def describe(self) -> Iterable[Any]:
-        return ()
-
-
-def _info(core: Any, name: str, text: str, labels: Mapping[str, str]) -> Any:  # noqa: ANN401 - an untyped module and its objects
+def _info(core: Any, name: str, text: str, labels: Mapping[str, str]) -> Any:  # noqa: ANN401 - an untyped module
     family = core.GaugeMetricFamily(name, text, labels=list(labels))
     family.add_metric(list(labels.values()), 1.0)
     return family

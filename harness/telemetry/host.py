@@ -1,7 +1,7 @@
 """CPU time, memory and network of this host and of process trees, read from /proc.
 
-A scope is a process and its descendants, up to the next scope's root: the supervisor's figures hold
-neither the server's nor the traffic's.
+A scope is a process and its descendants, up to the next scope's root: the supervisor's values
+exclude the server and the traffic.
 """
 
 from collections.abc import Mapping
@@ -14,27 +14,25 @@ from harness.core.clock import now_ns
 from harness.hardware.host import usable_cores
 from harness.processes import identity
 
-# looking for new processes may take 1/100 of the time: on a host with thousands of them it is done
-# less often
+# The search for new processes may take 1/100 of the time; with thousands of them it is rarer.
 _SEARCH_SHARE: Final = 100
 
 
 @dataclass(slots=True)
 class _Scope:
     root: int
-    started: int | None  # of the root; None when it was gone before it was seen
-    members: dict[tuple[int, int], float] = field(
-        default_factory=dict
-    )  # (pid, started) -> CPU time when last seen
+    started: int | None  # of the root; None if it ended before it was seen
+    # (pid, started) -> CPU time when last seen
+    members: dict[tuple[int, int], float] = field(default_factory=dict)
     ended_cpu_s: float = 0.0
 
 
 class HostSampler:
-    """Rows for the host table. Not safe for concurrent use.
+    """Rows for the host table. Not thread-safe.
 
-    CPU time of a tree is that of its living processes and of those that were seen before they
-    ended. It never goes backwards, and leaves out what a process used after it was last seen, and
-    children that came and went between two samples.
+    A tree's CPU time is that of its living processes and of those seen before they ended. It never
+    decreases. It excludes what a process used after it was last seen, and children that lived only
+    between two samples.
     """
 
     def __init__(self) -> None:
@@ -42,19 +40,15 @@ class HostSampler:
         self._next_search_ns = 0
 
     def add(self, scope: str, pid: int) -> bool:
-        """Watch a process and its descendants under a name. A name that is there already goes on
-        with the new process.
+        """Watch a process and its descendants as `scope`. An existing scope continues with the new
+        process.
 
         Returns:
-            False when there is no such process.
+            False if there is no such process.
         """
         stat = identity.stat(pid)
         old = self._scopes.get(scope)
-        if (
-            old is not None
-            and stat is not None
-            and (old.root, old.started) == (pid, stat.start_ticks)
-        ):
+        if old and stat and (old.root, old.started) == (pid, stat.start_ticks):
             return True
         carried = 0.0 if old is None else old.ended_cpu_s + sum(old.members.values())
         self._scopes[scope] = _Scope(
@@ -64,7 +58,7 @@ class HostSampler:
         return stat is not None
 
     def sample(self) -> list[dict[str, Any]]:
-        """One row a scope. A tree with no process left gives none."""
+        """One row per scope; scopes without a live process are skipped."""
         rows = self._host_rows()
         t_ns = now_ns()
         if t_ns >= self._next_search_ns:
@@ -96,7 +90,7 @@ class HostSampler:
         }
 
     def _search(self) -> None:
-        """Find processes that belong to a scope: of the roots above it, the nearest counts."""
+        """Assign processes to scopes: the nearest root above counts."""
         stats = {pid: stat for pid in identity.pids() if (stat := identity.stat(pid)) is not None}
         roots = {
             scope.root: scope
@@ -109,11 +103,11 @@ class HostSampler:
             path = []
             at = pid
             while at in stats and at not in owner:
-                owner[at] = None  # for now: ends the walk even where reused ids make a circle
+                owner[at] = None  # for now: ends the walk even if reused ids form a cycle
                 path.append(at)
                 at = stats[at].ppid
             for step in reversed(path):
-                # An orphan's new parent is init: it stays where it was seen before.
+                # An orphan's new parent is init: it stays in its earlier scope.
                 owner[step] = (
                     roots.get(step)
                     or owner.get(stats[step].ppid)
@@ -124,8 +118,7 @@ class HostSampler:
             key = (pid, stat.start_ticks)
             before = known.get(key)
             if before is not None and before is not scope:
-                # It has got a scope of its own, which has its later CPU time; what it used so far
-                # stays counted here.
+                # It now has its own scope; the CPU time so far stays here.
                 before.ended_cpu_s += before.members.pop(key)
             if scope is not None:
                 scope.members.setdefault(key, stat.cpu_s)
@@ -134,7 +127,7 @@ class HostSampler:
         times = psutil.cpu_times()
         busy_s = sum(
             getattr(times, name, 0.0) for name in ("user", "nice", "system", "irq", "softirq")
-        )  # guests are in user already
+        )  # `user` includes guests
         memory = psutil.virtual_memory()
         t_ns = now_ns()
         row: dict[str, Any] = {
@@ -151,13 +144,6 @@ class HostSampler:
             row["net_rx_bytes"] = sum(counters.bytes_recv for counters in outside)
             row["net_tx_bytes"] = sum(counters.bytes_sent for counters in outside)
         if "lo" in nics:
-            loopback = nics["lo"]
-            rows.append(
-                {
-                    "t_ns": t_ns,
-                    "scope": "host-loopback",
-                    "net_rx_bytes": loopback.bytes_recv,
-                    "net_tx_bytes": loopback.bytes_sent,
-                }
-            )
+            traffic = {"net_rx_bytes": nics["lo"].bytes_recv, "net_tx_bytes": nics["lo"].bytes_sent}
+            rows.append({"t_ns": t_ns, "scope": "host-loopback", **traffic})
         return rows

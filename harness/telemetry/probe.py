@@ -1,6 +1,4 @@
-"""What every source of power can do on this machine, as far as it can be seen: resolution, renewal,
-cost of a reading.
-"""
+"""What each power source can do on this machine: resolution, update interval, cost of a reading."""
 
 import statistics
 import time
@@ -18,14 +16,14 @@ from harness.telemetry.sources.select import SourceContext, Spec, make_source
 
 OBSERVED_S: Final = 1.5
 """How long each source is watched."""
-# between two looks: ten times as often as the fastest sensor that was seen is renewed (about 20 ms)
+# ten times faster than the fastest sensor seen, which updates about every 20 ms
 _PAUSE_S: Final = 0.002
 _MOST_CALLS: Final = 1000
 _LEAST_CHANGES: Final = 3
 
 NEEDS: Final[Mapping[str, str]] = {
     "redfish": (
-        "needs the address of a management controller: `telemetry.power: [{kind: redfish, url: …}]`"
+        "needs a management controller's address: `telemetry.power: [{kind: redfish, url: …}]`"
     ),
     "promql": (
         "needs a Prometheus that scrapes a meter: `{kind: promql, url: …, query: …, boundary:"
@@ -33,25 +31,24 @@ NEEDS: Final[Mapping[str, str]] = {
     ),
     "csv": "needs a meter's log: `{kind: csv, path: …, boundary: facility}`",
     "modelled": (
-        "always possible, never a measurement: `{kind: modelled, of: cpu, idle_w: …, slope_w: …,"
-        " boundary: node, source: …}`"
+        "a formula, not a measurement: "
+        "`{kind: modelled, of: cpu, idle_w: …, slope_w: …, boundary: node, source: …}`"
     ),
-    "replay": "plays a recorded run back, for demonstrations: `{kind: replay, path: …}`",
+    "replay": "replays a recorded run, for demonstrations: `{kind: replay, path: …}`",
 }
-"""Sources that cannot be found by looking: what a profile has to say."""
+"""Sources that cannot be detected: the required profile entry."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sensor:
-    """One kind of reading of one device, as it was seen. None is not known.
+    """One kind of reading of one device. None is unknown.
 
     Attributes:
-        what: power or energy.
         reading: name of the reading in the power table.
-        power_w: present power: the mean of the readings, or the counter's rise over time.
+        power_w: present power: mean of the readings, or the counter's increase over time.
         resolution: smallest step between two values, in W or J.
         renewed_s: mean time between two different values.
-        call_s: median time that one reading took.
+        call_s: median time per reading.
     """
 
     boundary: Boundary
@@ -67,14 +64,11 @@ class Sensor:
 
 @dataclass(frozen=True, slots=True)
 class ProbedSource:
-    """One source.
+    """One source; the other attributes are those of `PowerProbe`.
 
     Attributes:
-        kind: as a profile names it.
-        channels: what it can measure here; empty: nothing.
-        why_not: what it cannot, and why.
-        origin: library, program, file or address that was read.
-        double: why it is no real hardware; None where nothing says so.
+        channels: what it can measure here; may be empty.
+        why_not: what it cannot measure, and why.
     """
 
     kind: str
@@ -90,12 +84,8 @@ class ProbedSource:
 def survey(
     specs: Sequence[Spec], around: SourceContext, *, observe_s: float = OBSERVED_S
 ) -> tuple[ProbedSource, ...]:
-    """Probe the sources and watch those that answer for a while, all at once.
-
-    Args:
-        specs: entries of `telemetry.power`.
-        around: the machine's boards and the like.
-        observe_s: how long to watch; 0: probe only.
+    """Probe sources (entries of `telemetry.power`) and watch the working ones, all at once.
+    `observe_s` 0: probe only.
     """
     sources = [make_source(spec, around) for spec in specs]
     if not sources:
@@ -149,9 +139,8 @@ def _channels(
 ) -> list[Sensor]:
     found = []
     kinds: tuple[What, ...] = ("power", "energy")
-    both_s = next(
-        iter(call_s.values()), None
-    )  # a source that reads both kinds at once has one loop, and one cost for both
+    # A source that reads both kinds at once has one loop, and one cost for both.
+    both_s = next(iter(call_s.values()), None)
     for device in probe.devices:
         for what in kinds:
             reading = device.power if what == "power" else device.energy
@@ -161,16 +150,17 @@ def _channels(
             values = [
                 float(r.power_w if r.power_w is not None else r.energy_j or 0.0) for r in readings
             ]
-            steps = [abs(b - a) for a, b in pairwise(values) if b != a]
             changes = [i for i, (a, b) in enumerate(pairwise(values), 1) if b != a]
+            steps = [abs(values[i] - values[i - 1]) for i in changes]
             span_s = (readings[-1].t_ns - readings[0].t_ns) / NS_PER_S if len(readings) > 1 else 0.0
             mean_w: float | None = None
             if what == "power" and values:
                 mean_w = statistics.fmean(values)
             elif len(changes) > 1 and values[changes[-1]] > values[changes[0]]:
-                # From one renewal to another: the counter stands still between them.
-                took_s = (readings[changes[-1]].t_ns - readings[changes[0]].t_ns) / NS_PER_S
-                mean_w = (values[changes[-1]] - values[changes[0]]) / took_s
+                # From one update to another: the counter is constant in between.
+                first, last = changes[0], changes[-1]
+                took_s = (readings[last].t_ns - readings[first].t_ns) / NS_PER_S
+                mean_w = (values[last] - values[first]) / took_s
             found.append(
                 Sensor(
                     device.boundary,
@@ -188,10 +178,6 @@ def _channels(
 
 
 def _reasons(probe: PowerProbe, source: PowerSource) -> tuple[str, ...]:
-    reasons = [probe.why_not] if probe.why_not else []
-    reasons += [
-        f"{device.name or device.device_id}: {device.why_not}"
-        for device in probe.devices
-        if device.why_not
-    ]
-    return tuple(dict.fromkeys([*reasons, *source.trouble.messages()]))
+    devices = (f"{d.name or d.device_id}: {d.why_not}" for d in probe.devices if d.why_not)
+    reasons = [probe.why_not, *devices, *source.trouble.messages()]
+    return tuple(dict.fromkeys(filter(None, reasons)))

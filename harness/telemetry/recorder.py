@@ -1,20 +1,19 @@
 """The recorder process: `python -m harness.telemetry.recorder`.
 
-A process of its own, above normal priority where that is allowed, so that a busy load generator
-cannot starve it. It reads one line of JSON, its configuration, then control lines, and writes lines
-of JSON (`harness.processes.lines`):
+It is a separate process, with raised priority if permitted, so that a busy load generator cannot
+starve it. It reads its configuration as one line of JSON, then control lines, and writes lines of
+JSON (`harness.processes.lines`):
 
-in   {"add_targets": [{"name", "url", "keyed"}]}   {"add_scopes": {scope: pid}}   {"scrape_now":
-label, "id": n}   {"stop": true} out  {"event": "ready", "nice", "power": [{source, devices,
-why_not, origin, double}]}
+in   {"add_targets": [{"name", "url", "keyed"}]}   {"add_scopes": {scope: pid}}
+     {"scrape_now": label, "id": n}   {"stop": true}
+out  {"event": "ready", "nice", "power": [{source, devices, why_not, origin, double}]}
      {"event": "live"} and the fields of `TelemetryProgress`
      {"event": "scraped", "id", "label", "ok": {target: bool}}
      {"event": "problem", "code", "message"}
-     {"event": "stopped", "scrapes", "scrape_failures", "rows_lost", "power": {loops: {name: calls,
-     lateness}, failures: {message: n}}}
+     {"event": "stopped", "scrapes", "scrape_failures", "rows_lost",
+      "power": {loops: {name: calls, lateness}, failures: {message: n}}}
 
-The end of the commands means that the supervisor is gone: the recorder closes its journals and
-ends.
+The end of the input means that the supervisor is gone: the recorder closes its journals and ends.
 """
 
 import os
@@ -56,17 +55,14 @@ _LIVE_INTERVAL_S: Final = 1.0
 
 @dataclass(frozen=True, slots=True)
 class RecorderConfig:
-    """First line of the commands.
+    """First line of the input.
 
     Attributes:
-        run_dir: an existing run directory.
         supervisor_pid: for the scope `supervisor`.
-        telemetry: the profile's.
-        network: certificates to trust when scraping.
-        gpu_uuids: boards of the deployment on this machine; empty: none.
-        count_foreign: count processes on the boards that are not of this run.
+        gpu_uuids: the deployment's GPUs on this machine.
+        count_foreign: count processes on the GPUs that are not of this run.
         api_key: sent to targets that are `keyed`.
-        unix_offset_ns: wall clock minus monotonic clock, kept with each scrape; None: not known.
+        unix_offset_ns: wall clock minus monotonic clock, recorded with each scrape; None: unknown.
     """
 
     run_dir: str
@@ -80,11 +76,11 @@ class RecorderConfig:
 
 
 class _StopSignal(BaseException):
-    """Raised by the signal handlers out of the wait for control lines."""
+    """Raised by the signal handlers, out of the wait for control lines."""
 
 
 class _Journal:
-    """A journal that several threads append to and that comes into being with its first row."""
+    """A thread-safe journal, created with its first row."""
 
     def __init__(
         self, path: Path, schema: pa.Schema, on_problem: Callable[[str, str], None]
@@ -123,7 +119,7 @@ class _Journal:
 
 
 class Recorder:
-    """Threads that sample, and the journals that they fill."""
+    """Sampling threads and their journals."""
 
     def __init__(self, config: RecorderConfig, emit: Callable[[dict[str, Any]], None]) -> None:
         run = RunDir(Path(config.run_dir))
@@ -150,43 +146,34 @@ class Recorder:
             config.telemetry.energy_interval_s,
             config.network,
         )
-        nvml_is_read = any(spec["kind"] == "nvml" for spec in specs)
-        run_id = os.environ.get(RUN_MARK) if config.count_foreign else None
+        gpu_state = None
+        if config.gpu_uuids and any(spec["kind"] == "nvml" for spec in specs):
+            run_id = os.environ.get(RUN_MARK) if config.count_foreign else None
+            gpu_state = BoardReader(config.gpu_uuids, run_id=run_id)
         self._power_sampler = PowerSampler(
             [make_source(spec, around) for spec in specs],
-            (
-                BoardReader(config.gpu_uuids, run_id=run_id)
-                if config.gpu_uuids and nvml_is_read
-                else None
-            ),
+            gpu_state,
             self._power.append,
             self._boards.append,
             self._problem,
         )
 
     def start(self) -> None:
-        """Probe, start the samplers, and say `ready`."""
+        """Probe, start the samplers, and emit `ready`."""
         config = self._config
         self.add_scopes({"telemetry": os.getpid(), "supervisor": config.supervisor_pid})
         self._power_sampler.start()
-        loops: list[tuple[str, Callable[[], None], float]] = [
-            ("host", self._sample_host, config.telemetry.host_interval_s),
-            ("live", self._report, _LIVE_INTERVAL_S),
-        ]
-        for name, step, interval_s in loops:
-            thread = threading.Thread(
-                target=Loop(name, step, interval_s, self._stop).run, name=name, daemon=True
-            )
+        for loop in (
+            Loop("host", self._sample_host, config.telemetry.host_interval_s, self._stop),
+            Loop("live", self._report, _LIVE_INTERVAL_S, self._stop),
+        ):
+            thread = threading.Thread(target=loop.run, name=loop.name, daemon=True)
             self._threads.append(thread)
             thread.start()
         self._emit({"event": "ready", "nice": os.nice(0), "power": self._power_sampler.described()})
 
     def control(self, line: bytes) -> bool:
-        """Do what one control line says.
-
-        Returns:
-            False when it is the last one.
-        """
+        """Execute one control line; False for the last one."""
         try:
             message = lines.decode(line)
             if message.get("stop"):
@@ -196,12 +183,12 @@ class Recorder:
             if "scrape_now" in message:
                 self._scrape_now(str(message["scrape_now"]), message.get("id"))
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            said = line.strip()[:200].decode(errors="replace")
-            self._problem("telemetry_control", f"cannot do {said!r}: {error}")
+            text = line.strip()[:200].decode(errors="replace")
+            self._problem("telemetry_control", f"cannot execute {text!r}: {error}")
         return True
 
     def add_targets(self, targets: Sequence[Mapping[str, str]]) -> None:
-        """Scrape further targets; a name that is there already stays as it is."""
+        """Scrape further targets; existing names are unchanged."""
         for target in targets:
             name = target["name"]
             if name in self._scrapers:
@@ -224,11 +211,8 @@ class Recorder:
             with self._sampler_lock:
                 there = self._sampler.add(scope, int(pid))
             if not there:
-                self._problem(
-                    "telemetry_scope_gone",
-                    f"process {pid} of {scope} is already gone; its CPU and memory are not"
-                    " recorded",
-                )
+                text = f"process {pid} of {scope} has already ended; its CPU and memory are missing"
+                self._problem("telemetry_scope_gone", text)
 
     def _scrape_now(self, label: str, request_id: int | None) -> None:
         demands = {name: scraper.demand(label) for name, scraper in self._scrapers.items()}
@@ -237,33 +221,18 @@ class Recorder:
         def answer() -> None:
             for demand in demands.values():
                 demand.done.wait()
-            self._emit(
-                {
-                    "event": "scraped",
-                    "id": request_id,
-                    "label": label,
-                    "ok": {name: demand.ok for name, demand in demands.items()},
-                }
-            )
+            ok = {name: demand.ok for name, demand in demands.items()}
+            self._emit({"event": "scraped", "id": request_id, "label": label, "ok": ok})
 
         threading.Thread(target=answer, name="scrape-now", daemon=True).start()
 
     def _record_scrape(self, scrape: Scrape) -> None:
-        row: dict[str, Any] = {
-            "t_ns": scrape.t_ns,
-            "duration_ns": scrape.duration_ns,
-            "target": scrape.target,
-            "http_status": scrape.http_status,
-            "error": scrape.error,
-            "content_type": scrape.content_type,
-            "label": scrape.label,
-            "unix_offset_ns": self._config.unix_offset_ns,
-        }
+        row = {**asdict(scrape), "unix_offset_ns": self._config.unix_offset_ns}
+        del row["body"]
         shown: dict[str, float] | None = None
         if scrape.body is not None:
-            row["body_zstd"] = pa.Codec("zstd", compression_level=_ZSTD_LEVEL).compress(
-                scrape.body, asbytes=True
-            )
+            codec = pa.Codec("zstd", compression_level=_ZSTD_LEVEL)
+            row["body_zstd"] = codec.compress(scrape.body, asbytes=True)
             row["body_bytes"] = len(scrape.body)
             shown = self._readers[scrape.target].read(scrape.body)
         self._scrapes.append([row])
@@ -293,7 +262,7 @@ class Recorder:
         self._emit({"event": "problem", "code": code, "message": message})
 
     def close(self) -> None:
-        """End the samplers, close the journals, and say `stopped`."""
+        """Stop the samplers, close the journals, and emit `stopped`."""
         self._stop.set()
         for scraper in self._scrapers.values():
             scraper.stop()
@@ -310,14 +279,14 @@ class Recorder:
                 "scrapes": self._scrape_count,
                 "scrape_failures": self._failure_count,
                 "rows_lost": sum(journal.rows_lost for journal in journals),
-                "power": self._power_sampler.told(),
+                "power": self._power_sampler.summary(),
             }
         )
 
 
 def _emitter(fd: int) -> tuple[Callable[[dict[str, Any]], None], Callable[[], None]]:
-    """A function that puts a message on its way without ever waiting for the reader, and one that
-    waits until all are out.
+    """A function that queues a message without ever waiting for the reader, and one that waits
+    until all are written.
     """
     messages: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
 
@@ -326,7 +295,7 @@ def _emitter(fd: int) -> tuple[Callable[[dict[str, Any]], None], Callable[[], No
             try:
                 os.write(fd, lines.encode(message))
             except OSError:
-                return  # nobody listens any more; the end of the commands says the rest
+                return  # no reader any more; the end of the commands follows
 
     thread = threading.Thread(target=write, name="emit", daemon=True)
     thread.start()
@@ -343,12 +312,12 @@ def _ignore_signals() -> None:
 
 
 def _handle_signals() -> None:
-    """SIGTERM, which the kernel sends when the supervisor dies (should another process hold the
-    command pipe open then), closes the journals.
+    """SIGTERM closes the journals. The kernel sends it when the supervisor dies, even if another
+    process still has the command pipe open.
     """
 
     def stop(_signal: int, _frame: FrameType | None) -> None:
-        _ignore_signals()  # raised once: a second one would cut the closing of the journals short
+        _ignore_signals()  # a second one would interrupt closing the journals
         raise _StopSignal
 
     signal.signal(signal.SIGTERM, stop)
@@ -356,32 +325,32 @@ def _handle_signals() -> None:
 
 
 def main() -> int:
-    """Run until told to stop.
+    """Run until stopped.
 
     Returns:
-        Exit status: 0, or 2 for a configuration that cannot be read.
+        Exit status: 0, or 2 for an invalid configuration.
     """
     keep_pandas_out()
     commands, events = lines.inherited()
     emit, finish = _emitter(events)
-    told = lines.split(os.fdopen(commands, "rb", closefd=False))
+    control = lines.split(os.fdopen(commands, "rb", closefd=False))
     try:
-        config = TypeAdapter(RecorderConfig).validate_json(next(told, b""))
+        config = TypeAdapter(RecorderConfig).validate_json(next(control, b""))
     except ValueError as error:
-        text = f"cannot read the configuration: {error}"
+        text = f"invalid configuration: {error}"
         emit({"event": "problem", "code": "telemetry_config", "message": text})
         finish()
         return 2
-    with suppress(OSError):  # not permitted: normal priority, which `ready` tells
+    with suppress(OSError):  # not permitted: normal priority, as reported in `ready`
         os.nice(_NICE)
     recorder = Recorder(config, emit)
     try:
         _handle_signals()
         recorder.start()
-        for line in told:
+        for line in control:
             if not recorder.control(line):
                 break
-        _ignore_signals()  # within the try: one may come while this is being done
+        _ignore_signals()  # within the try: a signal may arrive during this call
     except _StopSignal:
         pass
     recorder.close()

@@ -23,13 +23,8 @@ _SEVERITIES: Final = {"telemetry_scope_gone": Severity.NOTE, "telemetry_control"
 
 
 class RecorderProcess:
-    """The recorder. If it dies it is started again once, in new parts of its journals.
-
-    Args:
-        run: takes logs/telemetry.log.
-        config: its first line.
-        registry: records it.
-        tell: called with each concern, from another thread.
+    """The recorder. If it dies it is restarted once, in new parts of its journals. `on_concern` is
+    called from another thread.
     """
 
     def __init__(
@@ -37,14 +32,14 @@ class RecorderProcess:
         run: RunDir,
         config: RecorderConfig,
         registry: RunRegistry | None,
-        tell: Callable[[Concern], None],
+        on_concern: Callable[[Concern], None],
     ) -> None:
         self.failed: Concern | None = None
         """Set when the second one died too."""
         self.ready: Mapping[str, Any] = {}
-        """What it said when its samplers ran: `nice`, `power`."""
+        """Its message when the samplers ran: `nice`, `power`."""
         self.sampling: dict[str, Any] = {}
-        """What it said of its sampling when it stopped."""
+        """Its sampling statistics, after it stopped."""
         self.child: Child | None = None
         self._spec = ChildSpec(
             name="telemetry",
@@ -56,7 +51,7 @@ class RecorderProcess:
         )
         self._config = TypeAdapter(RecorderConfig).dump_json(config) + b"\n"
         self._registry = registry
-        self._tell = tell
+        self._tell = on_concern
         self._reader: threading.Thread | None = None
         self._changed = threading.Condition()
         self._restarts = 0
@@ -70,11 +65,7 @@ class RecorderProcess:
         self._answers: dict[int, dict[str, bool]] = {}
 
     def start(self) -> None:
-        """Start it and wait until its samplers run.
-
-        Raises:
-            TelemetryError: it does not start.
-        """
+        """Start it and wait until its samplers run. Raises TelemetryError if that fails."""
         self.child = self._spawn()
         self._reader = threading.Thread(
             target=self._read, args=(self.child,), name="telemetry-events", daemon=True
@@ -85,12 +76,9 @@ class RecorderProcess:
             ready, ended = self.ready, self._ended
         if not ready:
             self.stop()
+            how = "died at start" if ended else f"did not start within {_START_TIMEOUT_S:g} s"
             raise TelemetryError(
-                (
-                    "the telemetry recorder died at start"
-                    if ended
-                    else f"the telemetry recorder is not up after {_START_TIMEOUT_S:g} s"
-                ),
+                f"the telemetry recorder {how}",
                 next_step=f"read {self._spec.log}",
                 details=self.child.log_tail(),
             )
@@ -105,23 +93,21 @@ class RecorderProcess:
             self.child.tell(lines.encode(message))
 
     def add_targets(self, targets: Sequence[Mapping[str, Any]]) -> None:
-        """Scrape these too."""
         self._targets += targets
         if targets:
             self._send({"add_targets": targets})
 
     def add_scopes(self, scopes: Mapping[str, int]) -> None:
-        """Watch these process trees too."""
         self._scopes.update(scopes)
         if scopes:
             self._send({"add_scopes": scopes})
 
     def scrape_now(self, label: str, timeout_s: float) -> bool:
-        """Have every target scraped; True when all answered in time."""
+        """Scrape every target; True if all succeeded in time."""
         with self._changed:
             self._requests += 1
             request_id = self._requests
-            self._pending[request_id] = label  # asked again of one that takes this one's place
+            self._pending[request_id] = label  # sent again to a restarted recorder
         self._send({"scrape_now": label, "id": request_id})
         with self._changed:
             self._changed.wait_for(
@@ -132,19 +118,16 @@ class RecorderProcess:
         return bool(answer) and all(answer.values())
 
     def wake(self, label: str) -> None:
-        """Have energy counters read now; a Prometheus scrapes at the same time."""
-        with self._changed:
-            self._requests += 1
-            request_id = self._requests
-        self._send({"scrape_now": label, "id": request_id})
+        """Read energy counters now; a Prometheus scrapes at the same time."""
+        self._send({"scrape_now": label, "id": 0})  # no one waits for this id
 
     def live(self) -> TelemetryProgress:
-        """Newest live values; nothing is known once it is gone."""
+        """Newest live values; unknown once it is lost."""
         with self._changed:
             return TelemetryProgress() if self._ended else self._live
 
     def stop(self) -> None:
-        """Ask it to end, and see that it does. May be called again."""
+        """Stop it, by force if necessary. May be called again."""
         with self._changed:
             self._stopping = True
             child = self.child
@@ -153,28 +136,28 @@ class RecorderProcess:
         child.tell(lines.encode({"stop": True}))
         child.hang_up()
         child.wait(_STOP_TIMEOUT_S)
-        child.stop(0)  # the journals are readable all the same
+        child.stop(0)  # the journals are readable anyway
         if self._reader is not None:
             self._reader.join(timeout=_STOP_TIMEOUT_S)
 
-    # --- the reader's thread ---
-
     def _read(self, child: Child) -> None:
-        """Take a recorder's messages until it ends, and those of the one in its place."""
+        """In a thread: handle a recorder's messages until it ends, then those of its
+        replacement.
+        """
         current: Child | None = child
         while current is not None:
             try:
                 for line in current.lines():
                     self._take(lines.decode(line))
             except lines.LineError as error:
-                self._problem("telemetry_control", f"the recorder said {error}")
+                self._problem("telemetry_control", f"the recorder sent {error}")
                 current.signal(signal.SIGKILL)
             status = current.wait()
             assert status is not None
             current = self._after_end(current, exit_text(status))
 
     def _after_end(self, dead: Child, how: str) -> Child | None:
-        """Report an end that nobody asked for, and start another recorder once."""
+        """Report an unexpected end, and start another recorder once."""
         with self._changed:
             unexpected = not self._stopping and bool(self.ready)
             again = unexpected and not self._restarts
@@ -190,8 +173,8 @@ class RecorderProcess:
                 self._changed.notify_all()
         if again:
             text = (
-                f"The telemetry recorder ended in the middle of the run ({how}) and was started"
-                " again; readings are missing in between."
+                f"The telemetry recorder ended during the run ({how}) and was restarted; readings"
+                " in between are missing."
             )
             self._tell(Concern("telemetry_restarted", Severity.DEGRADED, text))
             for message in ({"add_targets": self._targets}, {"add_scopes": self._scopes}):
@@ -204,8 +187,8 @@ class RecorderProcess:
             return self.child
         if unexpected:
             text = (
-                f"the telemetry recorder ended in the middle of the run ({how}); scrapes, power and"
-                " host readings stop there"
+                f"the telemetry recorder ended during the run ({how}); scrapes, power and host"
+                " readings end there"
             )
             self.failed = Concern("telemetry_died", Severity.DEGRADED, text)
             self._tell(self.failed)

@@ -1,6 +1,4 @@
-"""Fetching `/metrics`: a thread a target, on its own clock, so that one slow server does not delay
-the others.
-"""
+"""Fetches `/metrics`: one thread per target, so that a slow server does not delay the others."""
 
 import http.client
 import math
@@ -8,6 +6,7 @@ import socket
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import urlsplit
@@ -15,11 +14,9 @@ from urllib.parse import urlsplit
 from harness.core.clock import NS_PER_S, now_ns
 from harness.core.network import Network
 
-_MAX_BODY_BYTES: Final = (
-    64 * 1024**2
-)  # a real exposition is some 55 kB a replica; more than this is no exposition
-# The classic text format is asked for since every server has it; what comes back is told by its
-# content type.
+# A real exposition is about 55 kB per replica.
+_MAX_BODY_BYTES: Final = 64 * 1024**2
+# Every server has the classic text format; the response's content type shows what it is.
 _HEADERS: Final = {
     "Accept": "text/plain;version=0.0.4;q=1,application/openmetrics-text;q=0.5,*/*;q=0.1",
     "User-Agent": "colossus-harness",
@@ -28,7 +25,7 @@ _HEADERS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Scrape:
-    """One scrape. `error` is None when the body is whole; else there is no body."""
+    """One scrape. `error` is None if the body is complete; else there is no body."""
 
     target: str
     t_ns: int  # just before the request was sent
@@ -41,17 +38,15 @@ class Scrape:
 
 
 class _FetchError(Exception):
-    """The server's answer cannot be used; the text says why."""
+    """The response cannot be used; the text is the reason."""
 
 
 class MetricsClient:
-    """Fetches one URL over a kept connection.
+    """Fetches one URL over a persistent connection, without a proxy.
 
     Args:
-        target: name in the records.
-        url: http or https.
-        timeout_s: limit of one scrape as a whole, from connecting to the last byte.
-        network: certificates to trust; a scrape passes no proxy.
+        timeout_s: limit of one scrape, from connecting to the last byte.
+        network: certificates to trust.
         api_key: sent as a bearer token.
     """
 
@@ -66,23 +61,19 @@ class MetricsClient:
     ) -> None:
         self.target = target
         self._timeout_s = timeout_s
-        self._headers = (
-            _HEADERS if api_key is None else {**_HEADERS, "Authorization": f"Bearer {api_key}"}
-        )
+        key = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
+        self._headers = _HEADERS | key
         parts = urlsplit(url)
+        self._connection = http.client.HTTPConnection(parts.hostname or "", parts.port)
         if parts.scheme == "https":
             tls = (network or Network()).tls_context()
-            self._connection: http.client.HTTPConnection = http.client.HTTPSConnection(
-                parts.hostname or "", parts.port, timeout=timeout_s, context=tls
-            )
-        else:
-            self._connection = http.client.HTTPConnection(
-                parts.hostname or "", parts.port, timeout=timeout_s
+            self._connection = http.client.HTTPSConnection(
+                parts.hostname or "", parts.port, context=tls
             )
         self._path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
 
     def fetch(self, label: str | None = None) -> Scrape:
-        """One scrape; what goes wrong is in its `error`."""
+        """One scrape; failures are in its `error`."""
         t_ns = now_ns()
         deadline_ns = t_ns + int(self._timeout_s * NS_PER_S)
         status: int | None = None
@@ -96,7 +87,7 @@ class MetricsClient:
             except (ConnectionError, http.client.BadStatusLine):
                 if not reused:
                     raise
-                # the server closed the idle connection: that is no failure of it
+                # the server closed the idle connection, which is not a failure
                 self._connection.close()
                 response = self._ask(deadline_ns)
             status, content_type = response.status, response.headers.get("Content-Type")
@@ -104,7 +95,7 @@ class MetricsClient:
             if status != http.HTTPStatus.OK:
                 raise _FetchError(f"HTTP {status}")
             if not body.endswith(b"\n"):
-                raise _FetchError("cut off: the last line has no end" if body else "empty body")
+                raise _FetchError("truncated: the last line has no end" if body else "empty body")
         except TimeoutError:
             error = f"timeout after {self._timeout_s:g} s"
         except _FetchError as refused:
@@ -135,19 +126,16 @@ class MetricsClient:
                 raise _FetchError(f"body of more than {_MAX_BODY_BYTES} bytes")
             self._socket.settimeout(_left_s(deadline_ns))
         if response.length:  # read1 takes the end of the connection for the end of the body
-            raise _FetchError(f"cut off: {response.length} bytes are missing")
-        # read1 leaves a response of known length open, and the connection could not be used again
-        response.close()
+            raise _FetchError(f"truncated: {response.length} bytes are missing")
+        response.close()  # read1 leaves it open, and the connection could not be reused
         return b"".join(parts)
 
     def abort(self) -> None:
-        """End a fetch that another thread is waiting in."""
+        """Interrupt another thread's fetch."""
         sock = self._connection.sock
         if sock is not None:
-            try:
+            with suppress(OSError):  # already closed
                 sock.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                return  # already closed
 
     def close(self) -> None:
         self._connection.close()
@@ -161,10 +149,10 @@ def _left_s(deadline_ns: int) -> float:
 
 
 def _is_exposition(scrape: Scrape) -> bool:
-    """Whether a whole body is what it should be: token counts will rest on scrapes that were asked
-    for, so they are parsed at once.
+    """Whether a complete body is valid: token counts rely on requested scrapes, so they are parsed
+    at once.
     """
-    # The parser takes memory and time to load, and most scrapes are parsed after the run.
+    # Imported here: it takes memory and time to load, and most scrapes are parsed after the run.
     from harness.artifacts.prometheus.text import ExpositionError, parse
 
     try:
@@ -176,7 +164,7 @@ def _is_exposition(scrape: Scrape) -> bool:
 
 @dataclass(slots=True)
 class Demand:
-    """A scrape that was asked for out of turn."""
+    """A requested scrape, out of turn."""
 
     label: str
     done: threading.Event = field(default_factory=threading.Event)
@@ -184,15 +172,13 @@ class Demand:
 
 
 class Scraper(threading.Thread):
-    """Scrapes one target at an interval, and at once when asked.
+    """Scrapes one target at an interval, and at once on request.
 
-    Slots that were missed (the server took longer than the interval) are left out, never made up
-    for.
+    Missed slots (the server took longer than the interval) are skipped.
 
     Args:
-        client: the target.
         interval_s: between the starts of two scrapes.
-        on_scrape: called with each scrape, on this thread, before a demand counts as done.
+        on_scrape: called with each scrape, on this thread, before a demand is done.
     """
 
     def __init__(
@@ -207,7 +193,7 @@ class Scraper(threading.Thread):
         self._stopping = threading.Event()
 
     def demand(self, label: str) -> Demand:
-        """Ask for a scrape now; its `done` is set when it is recorded."""
+        """Request a scrape now; its `done` is set when it is recorded."""
         demand = Demand(label)
         with self._wake:
             self._demands.append(demand)
@@ -215,7 +201,6 @@ class Scraper(threading.Thread):
         return demand
 
     def run(self) -> None:
-        """The loop; ends after `stop`."""
         due_ns = now_ns()
         while True:
             with self._wake:
@@ -229,10 +214,8 @@ class Scraper(threading.Thread):
                     break
                 demand = self._demands.popleft() if self._demands else None
             scrape = self._client.fetch(demand.label if demand is not None else None)
-            if not (
-                self._stopping.is_set() and scrape.error is not None
-            ):  # our own end is no failure of the target
-                self._on_scrape(scrape)
+            if not (self._stopping.is_set() and scrape.error is not None):
+                self._on_scrape(scrape)  # an error caused by stopping is not the target's
             if demand is not None:
                 demand.ok = scrape.error is None and _is_exposition(scrape)
                 demand.done.set()
@@ -244,7 +227,7 @@ class Scraper(threading.Thread):
         self._client.close()
 
     def stop(self) -> None:
-        """Ask the thread to end, a fetch that is under way included."""
+        """Stop the thread, and interrupt its fetch."""
         with self._wake:
             self._stopping.set()
             self._wake.notify()

@@ -1,13 +1,11 @@
-"""The supervisor's side of the load generator: tells the Locust processes when, hears how it goes.
-
-Nothing here imports Locust.
+"""The supervisor's side of the load generator: sends commands to the Locust processes and receives
+their events. Imports no Locust.
 """
 
 import threading
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Final, Self
 
 from harness.artifacts.layout import RunDir
 from harness.core.clock import NS_PER_S, now_ns
@@ -33,41 +31,34 @@ from harness.traffic.locust_processes import LocustProcess, LocustProcesses
 from harness.traffic.merge import ProgressMerger, all_ended, all_primed
 
 READY_TIMEOUT_S: Final = 120.0
-"""Longest start of all Locust processes: some 3 s on an idle machine, much more where an engine is
-compiling at the same time.
+"""For the start of all Locust processes: about 3 s on an idle machine, much more while an engine is
+compiling.
 """
 
 STOP_GRACE_S: Final = 10.0
-"""Time that requests in flight get when a run is stopped with `drain`."""
+"""For requests in flight when a run is stopped with `drain`."""
 
 SILENCE_TIMEOUT_S: Final = 60.0
-"""A worker reports twice a second; one that is silent for so long hangs."""
+"""A worker reports twice a second; one that is silent for this long hangs."""
 
 STAGE_LEAD_S: Final = 0.2
-"""From the end of a stage to the start of the next: all workers must have heard of it."""
+"""From the end of a stage to the start of the next, so that all workers know of it in time."""
 
 
 class LocustDriver:
-    """The load generator on this machine.
+    """The load generator on this machine. `plan` was made from `profile` and `facts`; each worker
+    makes it again, and the hashes must be equal.
 
     Args:
-        profile: the run's.
-        facts: the model's, as the plan was made from.
-        plan: what the workers must come to as well; their hashes are compared with its.
-        endpoints: where to send.
-        run_dir: for journals and logs.
-        workers: Locust worker processes.
         api_key: sent with every request. It reaches the workers over a pipe: it is in no file,
             environment or process list.
         on_event: called with every event (`harness.traffic.events`), one at a time, from threads of
             the driver. Its exceptions fail the run.
-        canary: a paced server on this host that each worker streams from all the while
-            (`harness.traffic._locust.canary`); None: no canary.
-        cores: cores that the Locust processes may run on; None: as this process.
-        ready_timeout_s: for all processes.
-        arrival_stamps: time reads by the kernel's stamp of their arrival where it can be had
-            (`harness.traffic._locust.stamped_reads`).
-        registry: records the Locust processes.
+        canary: a paced server on this host from which each worker streams all the time
+            (`_locust.canary`), if any.
+        cores: cores for the Locust processes; None: as this process.
+        arrival_stamps: time reads by the kernel's arrival timestamp if available
+            (`_locust.stamped_reads`).
     """
 
     def __init__(
@@ -98,7 +89,11 @@ class LocustDriver:
             run_dir,
             workers,
             {
-                **_setup(profile, facts, endpoints, run_dir),
+                "profile": profile.model_dump(mode="json"),
+                "facts": asdict(facts),
+                "endpoints": [asdict(endpoint) for endpoint in endpoints],
+                "run_dir": str(run_dir.root.resolve()),
+                "network": asdict(profile.traffic.network),
                 "workers": workers,
                 "api_key": api_key,
                 "canary": None if canary is None else asdict(canary),
@@ -124,20 +119,14 @@ class LocustDriver:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def start(self) -> None:
         """Start the processes and wait until all are ready.
 
         Raises:
-            TrafficError: a process died, failed, disagreed about the plan, or was not ready in
-                time.
+            TrafficError: one died, failed, made another plan, or was not ready in time.
         """
         self._run_dir.logs_dir.mkdir(parents=True, exist_ok=True)
         deadline_ns = now_ns() + round(self._ready_timeout_s * NS_PER_S)
@@ -156,11 +145,11 @@ class LocustDriver:
             self._raise_failure()
 
     def go(self, start_ns: int) -> None:
-        """Start the first stage at a monotonic time; a second or so ahead leaves room to make the
+        """Start the first stage at a monotonic time; about a second ahead leaves time to build the
         first bodies.
 
-        A stage whose conversations start in their middle is primed first, and begins as soon as
-        that is done.
+        A stage whose conversations start in the middle is primed first, and begins as soon as that
+        is done.
         """
         self._begin(0, start_ns)
 
@@ -174,7 +163,7 @@ class LocustDriver:
         """Whether the plan has ended.
 
         Raises:
-            TrafficError: a worker failed. What was recorded before is kept.
+            TrafficError: a worker failed. Earlier records are kept.
         """
         with self._state:
             self._raise_failure()
@@ -187,7 +176,7 @@ class LocustDriver:
             return self._ended
 
     def wait(self, timeout_s: float) -> bool:
-        """Wait for the end of the plan, at most so long; True when it has ended.
+        """Wait up to `timeout_s` for the end of the plan; True if it has ended.
 
         Raises:
             TrafficError: as `poll`.
@@ -197,21 +186,19 @@ class LocustDriver:
             return self.poll()
 
     def stop(self, *, drain: bool, grace_s: float = STOP_GRACE_S) -> None:
-        """Start no new requests. With `drain`, those in flight may finish for `grace_s`; the rest
+        """Start no new requests. With `drain`, those in flight may finish within `grace_s`; others
         are recorded as interrupted.
         """
         self._interrupted = True
         self._locust.tell({"cmd": "stop", "grace_s": grace_s if drain else 0.0})
 
     def close(self) -> None:
-        """End every process. May be called again."""
         with self._state:
             self._closing = True
             politely = self._failure is None and self._ended
         self._locust.close(politely=politely)
 
     def pids(self) -> dict[str, int]:
-        """`traffic:<worker>` and `traffic:master` -> process id."""
         return {process.label: process.child.pid for process in self._locust.all}
 
     # --- events ---
@@ -271,7 +258,7 @@ class LocustDriver:
             self._fail(TrafficError(what))
 
     def _stage_mark(self, event: StageMark) -> None:
-        """Gather a mark of a stage; act on it when all workers have made it."""
+        """Collect the marks of a stage; act once all workers have sent theirs."""
         marks = self._stage_marks.setdefault((event.event, event.index), [])
         marks.append(event)
         if isinstance(event, StageStarted):
@@ -293,15 +280,3 @@ class LocustDriver:
                 self._announce(all_ended([one for one in marks if isinstance(one, StageEnded)]))
                 if event.index + 1 < len(self._plan.stages) and not self._interrupted:
                     self._begin(event.index + 1, soon_ns)
-
-
-def _setup(
-    profile: Profile, facts: ModelFacts, endpoints: Sequence[Endpoint], run_dir: RunDir
-) -> dict[str, Any]:
-    return {
-        "profile": profile.model_dump(mode="json"),
-        "facts": asdict(facts),
-        "endpoints": [asdict(endpoint) for endpoint in endpoints],
-        "run_dir": str(run_dir.root.resolve()),
-        "network": asdict(profile.traffic.network),
-    }

@@ -1,11 +1,11 @@
-"""What a Locust process reports to its supervisor, a line of JSON each, and what the driver makes
-of it for all workers together. Plain, so that both sides can import it.
+"""What a Locust process reports to its supervisor, one line of JSON each, and the driver's events
+for all workers. Plain Python: both sides import it.
 
 `stage` is the name of a load stage, `index` its position in the plan; times are monotonic.
 """
 
 from dataclasses import asdict, dataclass
-from typing import ClassVar
+from typing import ClassVar, get_args
 
 from harness.core.progress import TrafficProgress
 from harness.processes import lines
@@ -13,7 +13,7 @@ from harness.processes import lines
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """A process can start; `plan_sha256` is of the plan that a worker made, None for the master."""
+    """A process can start. `plan_sha256` is of the plan that a worker made, None for the master."""
 
     event: ClassVar[str] = "ready"
     plan_sha256: str | None
@@ -21,8 +21,8 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class WorkerProgress:
-    """One worker's part of a `TrafficProgress`; what `ttft_ms`, `loop_lag_ms` and `cpu` say is of
-    the time since its last report.
+    """One worker's part of a `TrafficProgress`; `ttft_ms`, `loop_lag_ms` and `cpu` cover the time
+    since its last report.
     """
 
     event: ClassVar[str] = "progress"
@@ -41,13 +41,8 @@ class WorkerProgress:
 
 @dataclass(frozen=True, slots=True)
 class StagePrimed:
-    """The histories of conversations that start in their middle are in the servers' caches.
-
-    Attributes:
-        start_ns: of the first priming request.
-        end_ns: of the last.
-        primed: how many conversations.
-        failed: how many of them were not answered.
+    """The histories of conversations that start in the middle are cached by the servers. `failed`
+    of the `primed` conversations got no response.
     """
 
     event: ClassVar[str] = "stage_primed"
@@ -61,7 +56,7 @@ class StagePrimed:
 
 @dataclass(frozen=True, slots=True)
 class StageStarted:
-    """A stage begins, at the same time in all workers; the window starts at the end of the warm-up
+    """A stage begins, at the same time in all workers. The window starts at the end of the warm-up
     and has no end (None) in a stage that ends with its sessions.
     """
 
@@ -75,8 +70,8 @@ class StageStarted:
 
 @dataclass(frozen=True, slots=True)
 class WindowDone:
-    """All that a worker's part of a window intended has ended; its load goes on until the others
-    are there too.
+    """Every request scheduled in a worker's part of a window has ended; its load goes on until the
+    other workers reach that point.
     """
 
     event: ClassVar[str] = "window_done"
@@ -89,11 +84,10 @@ class StageEnded:
     """Every request of a stage has been recorded.
 
     Attributes:
-        end_ns: when.
-        window_end_ns: end of the window, at the latest `end_ns`.
-        turns_not_happened: turns behind a failed or dropped one.
-        turns_cut: turns that did not happen since the stage was over.
-        replies_not_carried: answers that the next turn could not carry.
+        window_end_ns: at most `end_ns`.
+        turns_not_happened: turns after a failed or dropped one.
+        turns_cut: turns not sent because the stage had ended.
+        replies_not_carried: responses that the next turn could not include.
     """
 
     event: ClassVar[str] = "stage_ended"
@@ -128,21 +122,9 @@ WorkerEvent = Ready | WorkerProgress | StageMark | Finished | Failed
 """What a process reports."""
 
 TrafficEvent = TrafficProgress | StagePrimed | StageStarted | StageEnded | Finished | Failed
-"""What the driver announces; each kind of mark once a stage."""
+"""What the driver announces; each kind of mark once per stage."""
 
-_KINDS: dict[str, type[WorkerEvent]] = {
-    kind.event: kind
-    for kind in (
-        Ready,
-        WorkerProgress,
-        StagePrimed,
-        StageStarted,
-        WindowDone,
-        StageEnded,
-        Finished,
-        Failed,
-    )
-}
+_KINDS: dict[str, type[WorkerEvent]] = {kind.event: kind for kind in get_args(WorkerEvent)}
 
 
 def to_line(event: WorkerEvent) -> bytes:
@@ -154,9 +136,9 @@ def from_line(line: bytes) -> WorkerEvent:
     """The event of one line.
 
     Raises:
-        KeyError: an unknown event.
-        TypeError: fields are missing, or unknown.
-        LineError: no JSON.
+        KeyError: unknown event.
+        TypeError: missing or unknown fields.
+        LineError: not JSON.
     """
     fields = lines.decode(line)
     return _KINDS[fields.pop("event")](**fields)

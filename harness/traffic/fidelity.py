@@ -1,11 +1,10 @@
-"""`harness calibrate`: what this host's load generator can do, and how wrong its clock is while it
-does it.
+"""`harness calibrate`: the capacity of this host's load generator, and its timing error.
 
-The shipped paced server, which knows when it wrote each token, is driven through the same driver,
-reader and recorder as a run, with the load's API, live streams, event rate, body size and arrival
-process. Records are paired with the truth request by request. What comes of it is a certificate:
-errors at the load itself, and the highest load at which they stay within bounds, by number of
-workers.
+The paced reference server, which records when it wrote each token, is driven through the same
+driver, reader and recorder as a run, with the load's API, live streams, event rate, body size and
+arrival process. Records are paired with the true times request by request. The result is a
+certificate: the errors at the load itself, and the highest load with errors within bounds, by
+number of workers.
 """
 
 import hashlib
@@ -15,10 +14,10 @@ import math
 import os
 import platform
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
-from itertools import islice
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -50,22 +49,22 @@ from harness.traffic.driver import LocustDriver
 from harness.traffic.events import StageEnded, StageStarted, TrafficEvent
 
 CERTIFICATE_VERSION: Final = 2
-"""Of calibration.json's keys and of the procedure: a certificate of another version is not used."""
+"""Of calibration.json's keys and of the procedure: certificates of other versions are not used."""
 
 BOUND_S: Final = 0.005
-"""p99 of every error within which a load is certified: a hundredth of the tightest TTFT target in
-use (500 ms).
+"""Limit of every error's p99 for a certified load: a hundredth of the tightest TTFT target in use
+(500 ms).
 """
 
 CPU_LIMIT: Final = 0.85
-"""Share of a core above which a worker adds delays of its own, as in the verdict of a run."""
+"""Above this share of a core a worker adds its own delays; as in the verdict of a run."""
 
 MAX_AGE_DAYS: Final = 30.0
 BUDGET_S: Final = 60.0
 QUICK_BUDGET_S: Final = 15.0
 DEFAULT_GAP_MS: Final = 20.0
-"""Between two tokens of a stream where neither the SLOs nor the caller say: 50 tokens/s, as Claude
-Code sessions see (TraceLab: 50-54).
+"""Between two tokens of a stream, unless an SLO or the caller sets it: 50 tokens/s, as in Claude
+Code sessions (TraceLab: 50-54).
 """
 
 TTFT_MS: Final = 50.0
@@ -74,35 +73,33 @@ _STANDARD_OUTPUT_TOK: Final = 128
 _FACTORS: Final = (1.0, 2.0, 4.0, 8.0)
 _QUICK_FACTORS: Final = (1.0, 2.0)
 _LEAST_EVENTS_PER_S: Final = 2_000
-"""A small load is tried up to this: an engine that is faster than was thought should not outrun the
+"""A small load is tried up to this, so that an unexpectedly fast engine stays within the
 certificate.
 """
 _MOST_EVENTS_PER_S: Final = 60_000
-"""What the paced server can write at the very most, at some 12 µs an event; levels beyond would
+"""The paced server can write no more than this, at about 12 µs per event; higher levels would
 measure it and not the client.
 """
 _SAMPLE_SESSIONS: Final = 8
 _FIXED_BYTES: Final = 300
-"""Of a request body beside its texts."""
+"""Of a request body, in addition to its texts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What a certificate is about.
+    """The load that a certificate covers.
 
     Attributes:
-        api: wire API.
-        process: `closed`, or the arrival process of an open loop; of one without a law of gaps (a
-            trace's times, all at once) `poisson`.
-        streams: live streams: of a closed loop its concurrency, of an open one what is expected at
-            the gap below.
-        requests_per_s: starts of an open loop; None for a closed one.
+        process: `closed`, or the arrival process of an open loop; `poisson` for one without a gap
+            distribution (a trace's times, all at once).
+        streams: live streams: the concurrency of a closed loop; for an open one the expected number
+            at `gap_ms`.
+        requests_per_s: arrivals of an open loop; None for a closed one.
         gap_ms: between two tokens of a stream.
-        output_tok: mean length of an answer.
-        body_bytes: mean size of a request.
-        clock: what the times of tokens are: the kernel's stamp of their `arrival`, or over TLS the
-            time of the `read`.
-        shape: of the law of an open loop's gaps: 1 / CV^2 for gamma, k for Weibull; None for the
+        output_tok, body_bytes: means per request.
+        clock: source of token times: the kernel's timestamp of `arrival`, or over TLS the time of
+            the `read`.
+        shape: of an open loop's gap distribution: 1 / CV^2 for gamma, k for Weibull; None for
             others.
     """
 
@@ -118,31 +115,24 @@ class Load:
 
     @property
     def events_per_s(self) -> float:
-        """Tokens per second, all streams together."""
         if self.requests_per_s is not None:
             return self.requests_per_s * self.output_tok
         return self.streams * 1000 / self.gap_ms
 
     def in_class(self) -> "Load":
-        """The heaviest load of the same class: what is measured."""
-        found = load_class(self)
-        return Load(**found)  # type: ignore[arg-type]  # the same fields
+        """The heaviest load of the same class, which is what is measured."""
+        return Load(**load_class(self))  # type: ignore[arg-type]  # the same fields
 
 
 def load_class(load: Load | CertifiedLoad) -> dict[str, str | int | float | None]:
-    """A load to within a factor: what a cached certificate is looked up by. Sizes and rates are
+    """A load rounded to a class, by which cached certificates are found. Sizes and rates are
     rounded up to powers of two.
     """
-    return {
-        "api": load.api,
-        "process": load.process,
+    return {name: getattr(load, name) for name in Load.__slots__} | {
         "streams": _power(load.streams),
-        "gap_ms": load.gap_ms,
         "requests_per_s": None if load.requests_per_s is None else _power(load.requests_per_s),
         "output_tok": _power(load.output_tok),
         "body_bytes": _power(max(1024, load.body_bytes)),
-        "clock": load.clock,
-        "shape": load.shape,
     }
 
 
@@ -168,11 +158,11 @@ LEVEL_COLUMNS: Final = (
 def level_row(level: Level) -> tuple[str, ...]:
     """A level under `LEVEL_COLUMNS`."""
 
+    def shown(value: float | None, form: str = "{:.1f}") -> str:
+        return "—" if value is None else form.format(value)
+
     def ms(value_s: float | None) -> str:
         return "—" if value_s is None else f"{value_s * 1e3:.2f} ms"
-
-    def number(value: float | None) -> str:
-        return "—" if value is None else f"{value:.1f}"
 
     return (
         str(level.workers),
@@ -182,9 +172,9 @@ def level_row(level: Level) -> tuple[str, ...]:
         f"{ms(level.ttft_error.p50_s)} / {ms(level.ttft_error.p99_s)}",
         ms(level.gap_error.p99_s),
         ms(level.send_lag.p99_s),
-        number(level.client_us_per_event),
-        number(level.server_us_per_event),
-        "—" if level.worker_cpu is None else f"{level.worker_cpu:.0%}",
+        shown(level.client_us_per_event),
+        shown(level.server_us_per_event),
+        shown(level.worker_cpu, "{:.0%}"),
         "yes" if level.within else f"no: {level.why_not}",
     )
 
@@ -194,36 +184,20 @@ def level_row(level: Level) -> tuple[str, ...]:
 
 def standard_load(*, api: Api = Api.MESSAGES, gap_ms: float | None = None) -> Load:
     """Without a profile: 100 streams of 50 tokens/s with small bodies."""
-    return Load(
-        api.value,
-        "closed",
-        _STANDARD_STREAMS,
-        None,
-        gap_ms or DEFAULT_GAP_MS,
-        _STANDARD_OUTPUT_TOK,
-        1024,
-    )
+    gap_ms = gap_ms or DEFAULT_GAP_MS
+    return Load(api.value, "closed", _STANDARD_STREAMS, None, gap_ms, _STANDARD_OUTPUT_TOK, 1024)
 
 
 def load_of(profile: Profile, plan: RunPlan, *, gap_ms: float | None = None) -> Load:
     """The load of a profile's heaviest stage: lengths and sizes are means over its first sessions,
-    pauses between turns are left out.
-
-    Args:
-        profile: the run's.
-        plan: made from it.
-        gap_ms: between two tokens; default: the TPOT target, else 20 ms.
+    without pauses between turns. `gap_ms` defaults to the TPOT target, else 20 ms.
     """
     gap_ms = gap_ms or (profile.slos.tpot_s * 1000 if profile.slos.tpot_s else DEFAULT_GAP_MS)
     urls = profile.server.urls if profile.server.kind == "attach" else ()
-    clock: Literal["arrival", "read"] = (
-        "read" if any(str(url).startswith("https:") for url in urls) else "arrival"
-    )
-    load = max(
-        (_stage_load(plan, stage, gap_ms) for stage in plan.stages),
-        key=lambda load: load.events_per_s,
-    )
-    return replace(load, clock=clock)
+    tls = any(str(url).startswith("https:") for url in urls)
+    loads = (_stage_load(plan, stage, gap_ms) for stage in plan.stages)
+    load = max(loads, key=lambda load: load.events_per_s)
+    return replace(load, clock="read" if tls else "arrival")
 
 
 def _stage_load(plan: RunPlan, stage: StagePlan, gap_ms: float) -> Load:
@@ -233,38 +207,23 @@ def _stage_load(plan: RunPlan, stage: StagePlan, gap_ms: float) -> Load:
     sessions = list(islice(plan.sessions(stage.index), _SAMPLE_SESSIONS))
     for session in sessions:
         outputs += [turn.target_output_tok for one in session.tree() for turn in one.turns]
-        bodies.append(
-            len(Conversation(session, plan.settings, MODEL, texts).body(len(session.turns) // 2))
-        )
+        conversation = Conversation(session, plan.settings, MODEL, texts)
+        bodies.append(len(conversation.body(len(session.turns) // 2)))
     output_tok = max(1, round(sum(outputs) / len(outputs)))
     turns = 1.0 if stage.single else len(outputs) / len(sessions)
     body_bytes = round(sum(bodies) / len(bodies))
+    api, sizes = plan.settings.api, (gap_ms, output_tok, body_bytes)
     if stage.concurrency is not None:
-        return Load(
-            plan.settings.api, "closed", stage.concurrency, None, gap_ms, output_tok, body_bytes
-        )
+        return Load(api, "closed", stage.concurrency, None, *sizes)
     rate = (stage.rate_per_s or _planned_rate(plan, stage)) * turns
     streams = max(1, round(rate * (TTFT_MS + output_tok * gap_ms) / 1000))
     shape = stage.schedule.shape if stage.process and stage.schedule else None
-    return Load(
-        plan.settings.api,
-        stage.process or "poisson",
-        streams,
-        rate,
-        gap_ms,
-        output_tok,
-        body_bytes,
-        shape=shape,
-    )
+    return Load(api, stage.process or "poisson", streams, rate, *sizes, shape=shape)
 
 
 def _planned_rate(plan: RunPlan, stage: StagePlan) -> float:
-    """Starts per second of a stage that names no rate of its own."""
-    times = [
-        session.intended_offset_ns
-        for session in plan.horizon(stage.index)
-        if session.intended_offset_ns is not None
-    ]
+    offsets_ns = (session.intended_offset_ns for session in plan.horizon(stage.index))
+    times = [offset_ns for offset_ns in offsets_ns if offset_ns is not None]
     return len(times) / max(1.0, seconds(max(times) - min(times))) if times else 1.0
 
 
@@ -272,7 +231,7 @@ def _planned_rate(plan: RunPlan, stage: StagePlan) -> float:
 
 
 def host_fingerprint() -> HostFingerprint:
-    """This host, as certificates name it."""
+    """This host, as recorded in certificates."""
     host = describe_host()
     packages = {}
     for package in ("locust", "gevent", "httptools", "pyarrow"):
@@ -290,8 +249,8 @@ def host_fingerprint() -> HostFingerprint:
 
 
 def cache_path(load: Load | CertifiedLoad, workers: int | None) -> Path:
-    """Where the certificate of this load on this host is kept; any difference of host, versions or
-    class is another file.
+    """Of the certificate of this load on this host; any difference of host, versions or class is
+    another file.
     """
     key = {
         "version": CERTIFICATE_VERSION,
@@ -304,19 +263,14 @@ def cache_path(load: Load | CertifiedLoad, workers: int | None) -> Path:
 
 
 def cached(load: Load, *, workers: int | None = None, quick: bool = False) -> Certificate | None:
-    """The certificate for this load, host and versions; None where there is none, or it is older
-    than 30 days.
-
-    Args:
-        load: the load.
-        workers: a fixed number of workers, or None.
-        quick: take a quick one too.
+    """The certificate for this load, host and versions, if it exists and is at most 30 days old.
+    `quick` accepts a quick one too.
     """
     try:
         raw = json.loads(cache_path(load, workers).read_text(encoding="utf-8"))
         found = from_json(Certificate, raw, "certificate")
     except (OSError, ValueError, ArtifactError):
-        return None  # nothing there, or nothing of use: a new one replaces it
+        return None  # missing or unusable: a new one replaces it
     if found.made_unix_s is None or found.version != CERTIFICATE_VERSION:
         return None
     fresh = 0 <= wall_now().timestamp() - found.made_unix_s <= MAX_AGE_DAYS * 86400
@@ -324,9 +278,7 @@ def cached(load: Load, *, workers: int | None = None, quick: bool = False) -> Ce
 
 
 def store(certificate: Certificate, *, workers: int | None = None) -> Certificate:
-    """Keep a certificate in the cache and return it as it was kept. A cache that cannot be written
-    is no reason to fail.
-    """
+    """Save a certificate in the cache, if possible, and return it as saved."""
     kept = replace(certificate, made_unix_s=int(wall_now().timestamp()))
     path = cache_path(kept.load, workers)
     with suppress(OSError, ArtifactError):
@@ -345,16 +297,11 @@ def make_certificate(
     note: Callable[[str], None] = lambda _: None,
     registry: RunRegistry | None = None,
 ) -> Certificate:
-    """Measure.
+    """Measure the heaviest load of the load's class.
 
-    Args:
-        load: the load to certify; the heaviest of its class is measured.
-        workers: try this number only; None: one, then twice as many until the load is carried.
-        quick: two short levels in place of four.
-        budget_s: start nothing more that would end after this.
-        bound_s: of every error's p99.
-        note: hears what is being tried.
-        registry: records the processes.
+    Without `workers` one is tried, then twice as many until the load is within bounds. `quick`
+    takes two short levels instead of four; nothing starts that would end after `budget_s`;
+    `bound_s` limits every error's p99; `note` receives progress messages.
 
     Raises:
         TrafficError: the load generator failed.
@@ -368,24 +315,19 @@ def make_certificate(
     took_s = 0.0
     for number, count in enumerate(_worker_counts(workers)):
         if number and seconds(now_ns() - started_ns) + took_s > budget_s:
-            note(f"out of time ({budget_s:g} s) before {count} workers could be tried")
+            note(f"out of time ({budget_s:g} s) before trying {count} workers")
             break
         before_ns = now_ns()
-        beyond = ", ".join(f"x{factor:g}" for factor in factors[1:])
-        note(
-            f"{count} worker{'s' if count > 1 else ''}:"
-            f" {_words(load)}{f', then {beyond}' if beyond else ''}"
-        )
+        beyond = "".join(f", x{factor:g}" for factor in factors[1:])
+        note(f"{count} worker{'s' if count > 1 else ''}: {_words(load)}{beyond}")
         tried = measure(load, count, factors, quick=quick, bound_s=bound_s, registry=registry)
         levels += tried
         took_s = seconds(now_ns() - before_ns)
         if tried[0].within:
             chosen = count
             break
-    certified = {
-        str(count): _certified(levels, count)
-        for count in dict.fromkeys(level.workers for level in levels)
-    }
+    counts = dict.fromkeys(level.workers for level in levels)
+    certified = {str(count): _certified(levels, count) for count in counts}
     sufficient = any(
         level.within and level.factor == 1 and level.workers == chosen for level in levels
     )
@@ -411,7 +353,7 @@ def make_certificate(
 
 
 def _factors(load: Load, *, quick: bool) -> list[float]:
-    """Of the load: up to twice or eight times it, and at least up to `_LEAST_EVENTS_PER_S`."""
+    """Multiples of the load: up to 2 or 8, and at least up to `_LEAST_EVENTS_PER_S`."""
     *lower, last = _QUICK_FACTORS if quick else _FACTORS
     last = max(last, float(math.ceil(_LEAST_EVENTS_PER_S / load.events_per_s)))
     return [
@@ -422,33 +364,24 @@ def _factors(load: Load, *, quick: bool) -> list[float]:
 
 
 def _words(load: Load) -> str:
-    many = (
-        f"{load.streams} streams"
-        if load.requests_per_s is None
-        else f"{load.requests_per_s:g} {load.process} requests/s"
-    )
+    many = f"{load.streams} streams"
+    if load.requests_per_s is not None:
+        many = f"{load.requests_per_s:g} {load.process} requests/s"
     return f"{many}, {load.events_per_s:,.0f} events/s, bodies of {load.body_bytes:,} bytes"
 
 
-def _worker_counts(workers: int | None) -> Iterator[int]:
+def _worker_counts(workers: int | None) -> list[int]:
     if workers is not None:
-        yield workers
-        return
-    count, most = 1, max(1, len(os.sched_getaffinity(0)) - 1)  # the paced server needs a core too
-    while count <= most:
-        yield count
-        count *= 2
+        return [workers]
+    most = max(1, len(os.sched_getaffinity(0)) - 1)  # the paced server needs a core too
+    return [1 << power for power in range(most.bit_length())]
 
 
 def _certified(levels: Sequence[Level], workers: int) -> float | None:
-    """Load of the highest level below which nothing was out of bounds."""
-    highest: float | None = None
-    for level in levels:
-        if level.workers == workers:
-            if not level.within:
-                break
-            highest = level.events_per_s
-    return highest
+    """Events per second of the highest level up to which all levels are within bounds."""
+    tried = (level for level in levels if level.workers == workers)
+    within = [level.events_per_s for level in takewhile(lambda level: level.within, tried)]
+    return within[-1] if within else None
 
 
 # --- one number of workers ---
@@ -456,16 +389,12 @@ def _certified(levels: Sequence[Level], workers: int) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class _Mark:
-    """CPU time of all processes at a moment."""
-
     t_ns: int
     client_s: tuple[float, ...]
     server_s: float
 
 
 class _Cpu:
-    """Marks at the starts and ends of stages."""
-
     def __init__(self, server_pid: int) -> None:
         self._server = psutil.Process(server_pid)
         self._client: list[psutil.Process] = []
@@ -541,15 +470,13 @@ def measure(
         truth = read_truth(truth_path)
         rows = read_table(sorted(run_dir.requests_dir.glob("*.arrows")), REQUESTS).to_pylist()
     if not rows:
-        raise TrafficError("the load generator recorded nothing while it was being calibrated")
-    by_stage: dict[str, list[dict[str, Any]]] = {}
-    for row in rows:
-        by_stage.setdefault(row["stage"], []).append(row)
-    return [
-        _level(load, workers, factor, by_stage[_name(factor)], truth, cpu, bound_s)
-        for factor in factors
-        if _name(factor) in by_stage
-    ]
+        raise TrafficError("the load generator recorded nothing during calibration")
+    levels = []
+    for factor in factors:
+        of_stage = [row for row in rows if row["stage"] == _name(factor)]
+        if of_stage:
+            levels.append(_level(load, workers, factor, of_stage, truth, cpu, bound_s))
+    return levels
 
 
 def _name(factor: float) -> str:
@@ -557,8 +484,9 @@ def _name(factor: float) -> str:
 
 
 def _profile(load: Load, factors: Sequence[float], *, quick: bool) -> Profile:
-    """Single-turn work of the load's sizes. Answers are spread over half to one and a half of their
-    mean, so that streams fall out of step; a mean of at most 1.5 or 4 s keeps levels short.
+    """Single-turn requests of the load's sizes. Response lengths vary from half to one and a half
+    of their mean, so that streams do not stay in step; a mean of at most 1.5 or 4 s keeps levels
+    short.
     """
     longest_s, warmup_s, window_s = (1.5, 0.5, 2.0) if quick else (4.0, 1.0, 4.0)
     output_tok = max(2, min(load.output_tok, round(longest_s * 1000 / load.gap_ms)))
@@ -588,16 +516,14 @@ def _profile(load: Load, factors: Sequence[float], *, quick: bool) -> Profile:
         if load.requests_per_s is None:
             stage |= {"kind": "concurrency", "concurrency": max(1, round(load.streams * factor))}
         else:
-            # As many tokens a second as the load has, also where its answers are longer than a
-            # level allows.
+            # As many tokens per second as the load, even if its responses are longer than a level
+            # allows.
             rate = load.requests_per_s * factor * load.output_tok / output_tok
             stage |= {"kind": "arrival_rate", "rate_per_s": rate, "process": load.process}
-            if load.shape is not None:
-                stage |= (
-                    {"cv": load.shape**-0.5}
-                    if load.process == "gamma"
-                    else {"weibull_shape": load.shape}
-                )
+            if load.shape is not None and load.process == "gamma":
+                stage["cv"] = load.shape**-0.5
+            elif load.shape is not None:
+                stage["weibull_shape"] = load.shape
         stages.append(stage)
     return Profile.model_validate(
         {
@@ -629,15 +555,11 @@ def _level(
     inside = [row for row in rows if start_ns <= row["intended_ns"] < end_ns]
     errors = pair(inside, truth)
     spreads = errors.spreads()
-    failed = sum(1 for row in inside if row["outcome"] != Outcome.OK) + errors.unpaired
+    failed = sum(row["outcome"] != Outcome.OK for row in inside) + errors.unpaired
     window_s = seconds(end_ns - start_ns)
-    written = [
-        t_ns
-        for row in rows
-        if row["request_id"] in truth
-        for t_ns in truth[row["request_id"]]["content_ns"]
-    ]
-    in_window = sum(1 for t_ns in written if start_ns <= t_ns < end_ns)
+    lines = (truth.get(row["request_id"], {}) for row in rows)
+    written = [t_ns for line in lines for t_ns in line.get("content_ns", ())]
+    in_window = sum(start_ns <= t_ns < end_ns for t_ns in written)
     before, after = cpu.starts[name], cpu.ends[name]
     length_s = seconds(after.t_ns - before.t_ns)
     client_s = [b - a for a, b in zip(before.client_s, after.client_s, strict=True)]
@@ -652,10 +574,7 @@ def _level(
         events_per_s=round(in_window / window_s, 1),
         requests=len(errors.ttft_s),
         failed=failed,
-        ttft_error=spreads["ttft_error"],
-        gap_error=spreads["gap_error"],
-        sent_error=spreads["sent_error"],
-        send_lag=spreads["send_lag"],
+        **spreads,
         client_us_per_event=round(sum(client_s) / len(written) * 1e6, 2) if written else None,
         server_us_per_event=round(server_s / len(written) * 1e6, 2) if written else None,
         worker_cpu=None if worker_cpu is None else round(worker_cpu, 3),
@@ -672,7 +591,7 @@ def _why_not(
         return f"{failed} requests failed"
     for key, found in spreads.items():
         if found.p99_s is None:
-            return f"no {key.replace('_', ' ')} could be measured"
+            return f"no {key.replace('_', ' ')} was measured"
         if found.p99_s > bound_s:
             return f"p99 of {key.replace('_', ' ')} is {found.p99_s * 1e3:.1f} ms"
     if worker_cpu is not None and worker_cpu > CPU_LIMIT:

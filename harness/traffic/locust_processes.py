@@ -6,7 +6,7 @@ where a second run's workers would join).
 import socket
 import threading
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,15 +26,11 @@ _LOOPBACK: Final = "127.0.0.1"
 
 @dataclass(slots=True)
 class LocustProcess:
-    """One Locust process.
+    """One Locust process, labeled `traffic:<worker>` or `traffic:master`.
 
     Attributes:
-        label: `traffic:<worker>` or `traffic:master`.
         worker: index, None for the master.
-        child: the process.
-        ready: it has announced itself.
-        finished: it has told its end.
-        heard_ns: when its latest event came.
+        heard_ns: time of its latest event.
     """
 
     label: str
@@ -45,80 +41,58 @@ class LocustProcess:
     heard_ns: int = 0
 
     def error(self, what: str, cause: str | None = None) -> TrafficError:
-        """An error about it, with the end of its log."""
         return TrafficError(
-            what,
-            cause=cause,
-            next_step=f"see {self.child.spec.log}",
-            details=self.child.log_tail(),
+            what, cause=cause, next_step=f"see {self.child.spec.log}", details=self.child.log_tail()
         )
 
     def died(self) -> TrafficError:
-        """The error about its early end."""
         status = self.child.wait(EXIT_TIMEOUT_S)
         if status is None:
             how = "closed its pipe"
         else:
             how = f"{'was' if status < 0 else 'ended with'} {exit_text(status)}"
         return self.error(
-            f"{self.label} {how} before the run was over",
-            "out of memory, or a defect; the records that it had written are kept",
+            f"{self.label} {how} before the end of the run",
+            "out of memory, or a defect; its written records are kept",
         )
 
 
+@dataclass(eq=False)
 class LocustProcesses:
-    """All of a run's.
+    """All Locust processes of a run.
 
-    Args:
-        run_dir: for logs; journals are the workers' own.
-        workers: how many.
-        setup: what each worker is told first, its index aside.
-        without: a variable that they must not inherit; None: none.
-        cores: cores that they may run on; None: as this process.
-        registry: records them.
+    Attributes:
+        run_dir: for logs; the workers write journals themselves.
+        setup: sent first to each worker, together with its index.
+        without: environment variable that they must not inherit, if any.
+        cores: cores they may run on; None: as this process.
         take: called with each event of a process, from its own thread. Its exceptions go to
             `failed`.
-        failed: called with what a process said that could not be handled.
-        ended: called when a process says no more.
+        failed: called with an error about an event that could not be handled.
+        ended: called when a process closes its pipe.
     """
 
-    def __init__(
-        self,
-        run_dir: RunDir,
-        workers: int,
-        setup: Mapping[str, Any],
-        *,
-        without: str | None,
-        cores: Collection[int] | None,
-        registry: RunRegistry | None,
-        take: Callable[[LocustProcess, WorkerEvent], None],
-        failed: Callable[[TrafficError], None],
-        ended: Callable[[LocustProcess], None],
-    ) -> None:
-        self.all: list[LocustProcess] = []
-        self._run_dir = run_dir
-        self._workers = workers
-        self._setup = setup
-        self._without = without
-        self._cores = cores
-        self._registry = registry
-        self._take, self._failed, self._ended = take, failed, ended
-        self._readers: list[threading.Thread] = []
+    run_dir: RunDir
+    count: int
+    setup: Mapping[str, Any]
+    _: KW_ONLY
+    without: str | None
+    cores: Collection[int] | None
+    registry: RunRegistry | None
+    take: Callable[[LocustProcess, WorkerEvent], None]
+    failed: Callable[[TrafficError], None]
+    ended: Callable[[LocustProcess], None]
+    all: list[LocustProcess] = field(init=False, default_factory=list)
+    _readers: list[threading.Thread] = field(init=False, default_factory=list)
 
     @property
     def workers(self) -> list[LocustProcess]:
-        """Those that send requests."""
         return [process for process in self.all if process.worker is not None]
 
     def start(self) -> None:
-        """Start all.
-
-        Raises:
-            TrafficError: one cannot be started.
-        """
-        count = str(self._workers)
+        count = str(self.count)
         users = ["--users", count, "--spawn-rate", count]
-        if self._workers == 1:
+        if self.count == 1:
             self._start("traffic:0", 0, [*users, "--only-summary"])
             return
         port = str(_free_port())
@@ -127,19 +101,19 @@ class LocustProcesses:
             "traffic:master", None, [*bind, "--only-summary", *users, "--expect-workers", count]
         )
         join = ["--worker", "--master-host", _LOOPBACK, "--master-port", port]
-        for worker in range(self._workers):
+        for worker in range(self.count):
             self._start(f"traffic:{worker}", worker, join)
 
     def _start(self, label: str, worker: int | None, arguments: list[str]) -> None:
-        single = self._workers == 1 or worker is None
-        logs = self._run_dir.logs_dir
+        single = self.count == 1 or worker is None
+        logs = self.run_dir.logs_dir
         # Locust also reads LOCUST_* and, in its working directory, locust.conf and pyproject.toml:
-        # in logs/ there are none. GEVENT_* could choose another event loop than the one that the
-        # reader was measured with.
+        # logs/ has none. GEVENT_* could choose another event loop than the one with which the
+        # reader was measured.
         env = {
             key: value
             for key, value in own_environment().items()
-            if not key.startswith(("LOCUST_", "GEVENT")) and key != self._without
+            if not key.startswith(("LOCUST_", "GEVENT")) and key != self.without
         }
         headless = ("--headless", "-f", str(_LOCUSTFILE), "--exit-code-on-error", "0")
         spec = ChildSpec(
@@ -149,41 +123,39 @@ class LocustProcesses:
             log=logs / ("locust.log" if single else f"locust-worker-{worker}.log"),
             speaks=True,
             cwd=logs,
-            cores=self._cores,
+            cores=self.cores,
             error=TrafficError,
         )
-        process = LocustProcess(label, worker, Child.start(spec, self._registry))
+        process = LocustProcess(label, worker, Child.start(spec, self.registry))
         self.all.append(process)
         reader = threading.Thread(target=self._read, args=(process,), name=label, daemon=True)
         self._readers.append(reader)
         reader.start()
-        setup = {"worker": None} if worker is None else {**self._setup, "worker": worker}
+        setup = {"worker": None} if worker is None else {**self.setup, "worker": worker}
         process.child.tell(lines.encode(setup))
 
     def _read(self, process: LocustProcess) -> None:
-        """Thread of one process: its events until its end of the pipe closes."""
-        said = process.child.lines()
+        events = process.child.lines()
         while True:
             try:
-                line = next(said, None)
+                line = next(events, None)
                 if line is None:
                     break
-                self._take(process, from_line(line))
+                self.take(process, from_line(line))
             except Exception as error:  # noqa: BLE001 - raised in the thread that waits
-                self._failed(
+                self.failed(
                     TrafficError(f"an event of {process.label} could not be handled: {error!r}")
                 )
-        self._ended(process)
+        self.ended(process)
 
     def tell(self, command: Mapping[str, Any]) -> None:
-        """Tell all workers."""
         line = lines.encode(command)
         for process in self.workers:
             process.child.tell(line)
 
     def close(self, *, politely: bool) -> None:
-        """End all: asked to, then by SIGTERM (records in flight are still written), then by
-        SIGKILL. May be called again.
+        """End all: by command, then by SIGTERM (records in flight are still written), then by
+        SIGKILL. Idempotent.
         """
         if politely:
             deadline_ns = now_ns() + round(EXIT_TIMEOUT_S * NS_PER_S)

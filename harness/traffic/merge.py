@@ -1,4 +1,4 @@
-"""What the workers report, merged into one event for all of them."""
+"""Merges the workers' reports into one event for all of them."""
 
 from bisect import insort
 from collections.abc import Sequence
@@ -9,21 +9,21 @@ from harness.core.progress import TrafficProgress
 from harness.traffic.events import StageEnded, StagePrimed, WorkerProgress
 
 _MOST_TTFTS: Final = 20_000
+_SUMMED: Final = ("in_flight", "live_sessions", "sent", "ok", "failed", "dropped")
 
 
 class ProgressMerger:
-    """Worker 0's report closes a round."""
+    """The report of worker 0 closes a round."""
 
     def __init__(self) -> None:
         self._last: dict[str, WorkerProgress] = {}
         self._ttft_ms: list[float] = []
 
     def new_stage(self) -> None:
-        """Latencies begin anew."""
         self._ttft_ms = []
 
     def add(self, label: str, report: WorkerProgress, *, closes: bool) -> TrafficProgress | None:
-        """Take a report; the merged one where it closes a round."""
+        """Add a report; returns the merged one if it closes a round."""
         self._last[label] = report
         for ttft_ms in report.ttft_ms:
             insort(self._ttft_ms, ttft_ms)
@@ -35,12 +35,7 @@ class ProgressMerger:
         return TrafficProgress(
             t_ns=report.t_ns,
             stage=report.stage,
-            in_flight=sum(one.in_flight for one in reports),
-            live_sessions=sum(one.live_sessions for one in reports),
-            sent=sum(one.sent for one in reports),
-            ok=sum(one.ok for one in reports),
-            failed=sum(one.failed for one in reports),
-            dropped=sum(one.dropped for one in reports),
+            **{name: sum(getattr(one, name) for one in reports) for name in _SUMMED},
             ttft_p50_s=_quantile_s(self._ttft_ms, 0.5),
             ttft_p99_s=_quantile_s(self._ttft_ms, 0.99),
             loop_lag_s=max(one.loop_lag_ms for one in reports) / 1000,
@@ -73,8 +68,6 @@ def all_ended(marks: Sequence[StageEnded]) -> StageEnded:
 
 def _quantile_s(sorted_ms: list[float], share: float) -> float | None:
     """Nearest-rank quantile in seconds; for the display."""
-    return (
-        sorted_ms[min(len(sorted_ms) - 1, int(share * len(sorted_ms)))] / 1000
-        if sorted_ms
-        else None
-    )
+    if not sorted_ms:
+        return None
+    return sorted_ms[min(len(sorted_ms) - 1, int(share * len(sorted_ms)))] / 1000

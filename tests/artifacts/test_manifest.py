@@ -86,7 +86,7 @@ def test_names_of_places_numbers_and_other_keys_stay() -> None:
     [
         (None, "cannot be read"),
         ("{", "is not JSON"),
-        ("[]", "holds no JSON object"),
+        ("[]", "JSON object"),
         ("{}", "schema_version None"),
         (json.dumps({"schema_version": SCHEMA_VERSION + 1}), f"reads up to {SCHEMA_VERSION}"),
         ('{"schema_version": "1"}', "schema_version '1'"),

@@ -1,6 +1,7 @@
 """The catalog of concerns has every code that the package raises, and no other."""
 
 import ast
+import functools
 import json
 import re
 from pathlib import Path
@@ -39,24 +40,56 @@ def functions(tree):
     return [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
 
 
-def raised_codes(package=PACKAGE):
-    """Codes in calls of `Concern`, and of functions that pass a parameter `code` on to it."""
-    trees = {
-        path: ast.parse(path.read_text())
-        for path in sorted(package.rglob("*.py"))
-        if path.name != "concerns.py"
-    }
-    passing = {"Concern": 0, **CALLBACKS}
-    for tree in trees.values():
-        for function in functions(tree):
-            names = [one.arg for one in function.args.args if one.arg not in ("self", "cls")]
-            inner = [n for n in ast.walk(function) if isinstance(n, ast.Call)]
-            if "code" in names and any(
-                name_of(call) == "Concern" or name_of(call) in CALLBACKS for call in inner
-            ):
+def parameters(function):
+    """Parameters without `self`, and the default of `code`."""
+    names = [one.arg for one in function.args.args]
+    defaults = dict(zip(reversed(names), reversed(function.args.defaults), strict=False))
+    return [name for name in names if name not in ("self", "cls")], defaults.get("code")
+
+
+def argument(call, place):
+    """What a call passes as its code: by position or by name."""
+    named = next((one.value for one in call.keywords if one.arg == "code"), None)
+    return named or (call.args[place] if len(call.args) > place else None)
+
+
+def calls(tree):
+    return [n for n in ast.walk(tree) if isinstance(n, ast.Call)]
+
+
+def functions_that_pass_a_code(trees):
+    """Called name -> position of the code, of `Concern` and all that pass a parameter on to it; and
+    codes that are defaults of such a parameter.
+    """
+    passing, defaults = {"Concern": 0, **CALLBACKS}, set()
+    known = -1
+    while known != len(passing):
+        known = len(passing)
+        for function in (one for tree in trees for one in functions(tree)):
+            names, default = parameters(function)
+            passes = any(
+                isinstance(code := argument(call, passing[name_of(call)]), ast.Name)
+                and code.id == "code"
+                for call in calls(function)
+                if name_of(call) in passing
+            )
+            if "code" in names and passes:
                 dot = "." if len(names) < len(function.args.args) else ""
                 passing[dot + function.name.lstrip("_")] = names.index("code")
-    found, unresolved = set(), []
+                defaults |= texts(default) if default is not None else set()
+    return passing, defaults
+
+
+@functools.cache
+def raised_codes(package=PACKAGE):
+    """Codes that are raised, and the calls whose code is not clear."""
+    trees = {
+        path: ast.parse(text)
+        for path in sorted(package.rglob("*.py"))
+        if path.name != "concerns.py" and re.search("Concern|problem", text := path.read_text())
+    }
+    passing, found = functions_that_pass_a_code(trees.values())
+    unresolved = []
     for path, tree in trees.items():
         for function in functions(tree):
             # `code = "a" if missed else "b"` before `Concern(code, ...)`
@@ -65,18 +98,17 @@ def raised_codes(package=PACKAGE):
                 for one in ast.walk(function)
                 if isinstance(one, ast.Assign) and isinstance(one.targets[0], ast.Name)
             }
-            parameters = {one.arg for one in function.args.args}
-            for call in (n for n in ast.walk(function) if isinstance(n, ast.Call)):
-                place = passing.get(name_of(call))
-                if place is None or len(call.args) <= place:
-                    continue
-                code = call.args[place]
+            given = {name for inner in functions(function) for name in parameters(inner)[0]}
+            for call in (one for one in calls(function) if name_of(one) in passing):
+                code = argument(call, passing[name_of(call)])
+                if code is None:
+                    continue  # the default
                 if isinstance(code, ast.Name) and code.id in assigned:
                     found |= assigned[code.id]
-                elif isinstance(code, ast.Constant):
-                    found.add(code.value)
+                elif isinstance(code, ast.Constant | ast.IfExp):
+                    found |= texts(code)
                 elif not (
-                    (isinstance(code, ast.Name) and code.id in parameters)
+                    (isinstance(code, ast.Name) and code.id in given)
                     # read back from a file or another process, which had it from a literal
                     or ast.unparse(code) in ("self.code", "message['code']")
                 ):
@@ -96,18 +128,33 @@ def test_the_scan_sees_codes_that_are_passed_on(tmp_path):
     (tmp_path / "a.py").write_text(
         """
 class A:
-    def _once(self, target, code, text):
+    def _raise(self, code, text):
         self._tell(Concern(code, 1, text))
+
+    def _once(self, target, code, text):
+        self._raise(code, text)
 
     def look(self, bad):
         self._once(1, "passed_on", "text")
         self._on_problem("called_back", "text")
+        def inner(text, code="by_default"):
+            self._raise(code, text)
+        inner("text")
+        inner("text", code="by_name")
         code = "worse" if bad else "better"
         return [Concern(code, 1, ""), Concern("plain", 1, ""), Concern(self.made(), 1, "")]
 """
     )
     found, unresolved = raised_codes(tmp_path)
-    assert found == {"passed_on", "called_back", "worse", "better", "plain"}
+    assert found == {
+        "passed_on",
+        "called_back",
+        "by_default",
+        "by_name",
+        "worse",
+        "better",
+        "plain",
+    }
     assert len(unresolved) == 1
 
 

@@ -107,7 +107,7 @@ def test_a_proxys_password_goes_into_its_header_and_into_no_words(monkeypatch):
 )
 def test_a_proxy_that_cannot_be_used_is_an_error_without_its_password(monkeypatch, url):
     monkeypatch.setenv("HTTP_PROXY", url)
-    with pytest.raises(PreflightError, match="HTTP_PROXY names no HTTP proxy") as caught:
+    with pytest.raises(PreflightError, match="HTTP_PROXY") as caught:
         Network().proxy_for(FAR)
     assert "pw" not in str(caught.value)
 
@@ -132,10 +132,10 @@ def test_certificates_are_checked_unless_told_otherwise(tmp_path):
     assert Network().tls_context().verify_mode is ssl.CERT_REQUIRED
     loose = Network(verify=False).tls_context()
     assert (loose.verify_mode, loose.check_hostname) == (ssl.CERT_NONE, False)
-    with pytest.raises(PreflightError, match="there is no file"):
+    with pytest.raises(PreflightError, match=r"none\.pem"):
         Network(ca_file=str(tmp_path / "none.pem")).tls_context()
     (tmp_path / "junk.pem").write_text("junk")
-    with pytest.raises(PreflightError, match="cannot be read as certificates"):
+    with pytest.raises(PreflightError, match=r"junk\.pem"):
         Network(ca_file=str(tmp_path / "junk.pem")).tls_context()
     said = Network(verify=False).concerns(
         [Endpoint("a", "https://x", "m"), Endpoint("b", "http://y", "m")]

@@ -8,8 +8,8 @@ from harness.core.errors import ArtifactError, InvalidRunError, NotComparableErr
 from harness.core.records import Basis, Status
 from harness.fleet.estimate.estimate import Options, estimate
 from harness.fleet.estimate.sampling import draw
-from harness.fleet.site.catalog import Site, gpus, load_site, priors
-from harness.fleet.site.types import FromOne
+from harness.fleet.site.catalog import gpus, load_site, priors
+from harness.fleet.site.types import FromOne, Site
 
 
 def site(count=1000, *, power_mw=None, pue=None, usd_per_month=None, gpu="H100", **changes):
@@ -120,7 +120,7 @@ def test_a_run_without_an_interval_says_that_its_own_uncertainty_is_missing(make
         for name, e in (("with", with_it), ("without", without))
     }
     assert width["with"] > 2 * width["without"]
-    assert any("no interval of its own" in text for text in without.assumptions())
+    assert any("no interval" in text for text in without.assumptions())
 
 
 def test_tokens_that_missed_an_slo_do_not_count(make_run):
@@ -172,12 +172,12 @@ def test_tokens_of_the_windows_edges_are_no_missed_slo(make_run):
 
 
 def test_an_interval_that_does_not_hold_its_value_is_damage(make_run):
-    with pytest.raises(ArtifactError, match="its interval does not hold"):
+    with pytest.raises(ArtifactError, match="output_tok_s_per_gpu"):
         estimate(make_run(interval=(1020.0, 980.0)), site())
 
 
 def test_a_cap_or_a_mix_that_leaves_no_gpu_is_refused(make_run):
-    with pytest.raises(ProfileError, match="power no GPU"):
+    with pytest.raises(ProfileError, match="1e-06 MW"):
         estimate(make_run(), site(power_mw=1e-6))
     said = {
         name: {"value": share, "source": "us", "date": "2026-01"}
@@ -188,21 +188,14 @@ def test_a_cap_or_a_mix_that_leaves_no_gpu_is_refused(make_run):
 
 
 def test_few_draws_and_a_site_that_is_yet_to_come_are_flagged(make_run):
-    assert any(
-        "ends of the ranges are chance" in flag
-        for flag in estimate(make_run(), site(), draws=10).flags
-    )
-    assert any(
-        "available from 2999-01 on" in flag
-        for flag in estimate(make_run(), site(available="2999-01")).flags
-    )
-    assert not any(
-        "available" in flag for flag in estimate(make_run(), site(available="2020-01")).flags
-    )
+    assert any("10 draws" in flag for flag in estimate(make_run(), site(), draws=10).flags)
+    for month, flagged in (("2999-01", True), ("2020-01", False)):
+        flags = estimate(make_run(), site(available=month)).flags
+        assert any(month in flag for flag in flags) == flagged
 
 
 def test_a_run_of_which_nothing_met_its_slos_is_refused(make_run):
-    with pytest.raises(InvalidRunError, match="no request that met every SLO") as error:
+    with pytest.raises(InvalidRunError, match="<= ") as error:
         estimate(make_run(good_share=0.0), site())
     assert error.value.exit_code == 10
 
@@ -212,8 +205,8 @@ def test_a_measured_cost_of_replicas_replaces_the_guess(make_run):
     assert two.figure("output_tok_s").value == pytest.approx(
         one.figure("output_tok_s").value / priors()["multi_replica_efficiency"].value
     )
-    assert any("fewer than two replicas" in flag for flag in one.flags)
-    assert not any("fewer than two replicas" in flag for flag in two.flags)
+    [flag] = set(one.flags) - set(two.flags)
+    assert "two replicas" in flag
 
 
 # --- the power cap ---
@@ -231,7 +224,7 @@ def test_power_binds_and_fewer_gpus_run(make_run):
         free.figure("output_tok_s").value / 2
     )
     assert capped.figure("power_peak_mw").p95 <= need / 2 * (1 + 1e-9)
-    assert any("above the site's" in flag for flag in capped.flags)
+    assert any(f"{need / 2:g} MW" in flag for flag in capped.flags)
 
 
 def test_a_cap_that_does_not_bind_changes_nothing(make_run):
@@ -254,15 +247,15 @@ def test_without_power_its_figures_are_absent_with_the_reason(
     for key in ("power_peak_mw", "output_tok_s_per_mw", "j_per_output_tok"):
         assert found.figure(key).value is None
         assert found.figure(key).basis is Basis.ABSENT
-        assert "measured no power" in found.figure(key).note
+        assert "power" in found.figure(key).note
     assert found.binding == "unknown"
-    assert any("upper bounds" in flag for flag in found.flags)
+    assert any("0.5 MW" in flag for flag in found.flags)
     assert found.figure("output_tok_s").value > 0
 
 
 def test_without_a_sourced_host_constant_power_is_absent(make_run):
     found = estimate(make_run(gpus=("NVIDIA A100-SXM4-80GB",) * 4), site(gpu="A100"))
-    assert "no sourced host power for A100" in found.figure("power_peak_mw").note
+    assert "host power for A100" in found.figure("power_peak_mw").note
 
 
 def test_without_a_price_dollars_are_absent(make_run):
@@ -275,13 +268,10 @@ def test_without_a_price_dollars_are_absent(make_run):
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
-        ({"status": Status.INVALID}, "is invalid"),
-        ({"status": Status.FUNCTIONAL, "purpose": "smoke"}, "smoke run"),
-        ({"gpus": (), "power": {}}, "without a GPU"),
-        (
-            {"gpus": (), "power": {}, "status": Status.FUNCTIONAL, "purpose": "smoke"},
-            "without a GPU",
-        ),
+        ({"status": Status.INVALID}, "invalid"),
+        ({"status": Status.FUNCTIONAL, "purpose": "smoke"}, "smoke"),
+        ({"gpus": (), "power": {}}, "GPU"),
+        ({"gpus": (), "power": {}, "status": Status.FUNCTIONAL, "purpose": "smoke"}, "GPU"),
         ({"tok_s_per_gpu": None}, "no output tokens per second per GPU"),
     ],
 )
@@ -329,12 +319,12 @@ def test_a_pue_that_covers_something_else_too_overlaps_and_is_refused(make_run, 
 @pytest.mark.parametrize(
     ("changes", "place", "flag"),
     [
-        ({"status": Status.DEGRADED}, {}, "The run is degraded \\(calibration_missing\\)"),
-        ({"window_s": 20.0}, {}, "window is of 20 s"),
-        ({"context_scale": 0.25}, {}, "scaled by 0.25"),
-        ({"good_share": None}, {}, "no SLO"),
-        ({"power": {"gpu_board": 8 * 740.0}}, {}, "above the boards' limit"),
-        ({}, {"gpu": None}, "Nobody states the site's type"),
+        ({"status": Status.DEGRADED}, {}, "degraded \\(calibration_missing\\)"),
+        ({"window_s": 20.0}, {}, "20 s.*30 s"),
+        ({"context_scale": 0.25}, {}, "0.25"),
+        ({"good_share": None}, {}, "SLO"),
+        ({"power": {"gpu_board": 8 * 740.0}}, {}, "5920 W.*5600 W"),
+        ({}, {"gpu": None}, "\\(H100\\)"),
     ],
 )
 def test_red_flags(make_run, changes, place, flag):

@@ -8,7 +8,8 @@ from harness.core.errors import ProfileError
 from harness.core.records import Basis
 from harness.fleet.estimate.estimate import Options, estimate
 from harness.fleet.estimate.gpu_ratio import Ratio
-from harness.fleet.site.catalog import Site, check_overlap, gpus, priors
+from harness.fleet.site.catalog import check_overlap, gpus, priors
+from harness.fleet.site.types import Site
 
 GB200 = ("NVIDIA GB200",) * 4
 MODULES = {"module": 4 * 1300.0}
@@ -68,7 +69,7 @@ def test_boards_are_scaled_and_a_node_meter_replaces_them(
 ):
     """Boards with modules beside them are scaled as boards and a node meter replaces both."""
     both = estimate(make_run(gpus=GB200, power={"gpu_board": 4 * 1000.0, **MODULES}), site())
-    assert power(both)[0].label == "measured board power"
+    assert power(both)[0].label == "measured GPU board power"
     metered = estimate(make_run(gpus=GB200, power={**MODULES, "node": 4 * 1700.0}), site())
     assert metered.figure("power_peak_mw").value == pytest.approx(1700.0 * 1.1 * 1.2 * 1000 / 1e6)
 

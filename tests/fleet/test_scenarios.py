@@ -27,7 +27,8 @@ from harness.fleet.over_time.scenarios import (
     shipped_scenarios,
 )
 from harness.fleet.over_time.simulate import simulate
-from harness.fleet.site.catalog import Site, load_site
+from harness.fleet.site.catalog import load_site
+from harness.fleet.site.types import Site
 
 GRID = np.linspace(0, 2, 201)
 
@@ -285,7 +286,7 @@ def test_a_demand_beyond_the_site_is_shed_for_ever(make_run, site):
 
 
 def test_a_site_of_less_than_a_node_is_refused(make_run):
-    with pytest.raises(ProfileError, match="not one node"):
+    with pytest.raises(ProfileError, match="4 powered GPUs"):
         forecast(estimate(make_run(), Site(name="s", gpus=said(4), gpu=said("H100"))))
 
 
@@ -296,7 +297,7 @@ def test_no_simulation_is_that_short_or_long(years):
 
 
 def test_a_name_that_is_wrong_is_told_beside_all():
-    with pytest.raises(ProfileError, match="no scenario 'flood'"):
+    with pytest.raises(ProfileError, match="'flood'"):
         choose(["all", "flood"])
 
 
@@ -337,7 +338,7 @@ def test_a_cluster_that_does_not_answer_is_told_at_once(monkeypatch, address):
     monkeypatch.setitem(
         sys.modules, "ray", types.ModuleType("ray")
     )  # the address is asked before Ray is
-    with pytest.raises(PreflightError, match="no Ray cluster at"):
+    with pytest.raises(PreflightError, match="Ray"):
         spread(abs, [1], ray_address=address)
 
 

@@ -31,7 +31,7 @@ def test_nothing_is_set_apart_where_it_would_take_more_than_a_quarter(tmp_path: 
     found = partition(1, usable=usable, root=tmp_path)
     assert found.shared
     assert found.traffic == found.rest == tuple(usable)
-    assert "share 8 cores" in found.note
+    assert "8 cores" in found.note
 
 
 def test_cores_outside_the_affinity_are_left_alone(tmp_path: Path) -> None:

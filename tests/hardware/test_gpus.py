@@ -7,11 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pynvml
 import pytest
 
 from harness.core.errors import PreflightError
 from harness.core.records import Gpu
 from harness.hardware.gpus import nvidia_device_present, resolve_gpus, simulated_by
+from harness.hardware.nvml import _REASONS
 
 UUIDS = [f"GPU-d0ub1e00-0000-0000-0000-{i:012d}" for i in range(4)]
 
@@ -79,9 +81,10 @@ def test_what_is_not_there_hidden_or_ambiguous_is_an_error_with_the_choice(
     )
     assert "'7'" in missing
     assert UUIDS[1] in missing
-    assert "hidden by CUDA_VISIBLE_DEVICES=1" in hidden
-    assert "any of several" in ambiguous
-    assert "CUDA_VISIBLE_DEVICES=GPU-ffff names" in unknown
+    assert "CUDA_VISIBLE_DEVICES=1" in hidden
+    assert all(f"{i} = {UUIDS[i]}" in ambiguous for i in range(2))
+    assert "server.gpus" in ambiguous
+    assert "CUDA_VISIBLE_DEVICES=GPU-ffff" in unknown
 
 
 def test_mig_instances_stand_for_their_board(nvml_double, resolve) -> None:
@@ -148,14 +151,14 @@ def test_a_device_that_works_one_that_does_not_and_none_are_told_apart(
     nvml_double(init_error=9)  # driver not loaded
     absent = in_child(PRESENCE.format(root=str(tmp_path)))
     assert (absent["present"], absent["usable"]) == (False, False)
-    assert "no NVIDIA device" in absent["why"]
+    assert "/dev/nvidia0" in absent["why"]
 
     (tmp_path / "dev").mkdir()
     (tmp_path / "dev" / "nvidia0").touch()
     broken = in_child(PRESENCE.format(root=str(tmp_path)))
     assert (broken["present"], broken["usable"]) == (True, False)
     assert "/dev/nvidia0" in broken["why"]
-    assert "driver is not loaded" in broken["why"]
+    assert _REASONS[pynvml.NVML_ERROR_DRIVER_NOT_LOADED] in broken["why"]
 
 
 def test_a_board_without_a_driver_is_no_device_but_is_mentioned(
@@ -187,15 +190,15 @@ def test_a_device_that_cannot_be_used_is_never_silently_left_out(nvml_double, in
     nvml_double(init_error=18)
     code, message = in_child(UNUSABLE)
     assert code == 3
-    assert "present, but it cannot be used" in message
-    assert "next step" in message
+    assert "/dev/nvidia0 is there, but no driver" in message
+    assert "server.gpus" in message
 
 
 @pytest.mark.skipif(nvidia_device_present().present, reason="this machine has an NVIDIA device")
 def test_a_machine_without_a_device() -> None:
     assert resolve_gpus("all", {}) == ()
     assert resolve_gpus("none", {}) == ()
-    with pytest.raises(PreflightError, match="no NVIDIA device"):
+    with pytest.raises(PreflightError, match=r"server\.gpus"):
         resolve_gpus([0], {})
 
 

@@ -126,21 +126,21 @@ def test_a_route_without_roles_has_no_template(written: Callable[..., RunDir]) -
 
 
 @pytest.mark.parametrize(
-    ("manifest", "says"),
+    ("manifest", "names"),
     [
-        ({"plan_sha256": "0" * 64}, "another plan"),
-        ({"profile": {"purpose": "?"}}, "not one of this version"),
-        ({"model": {"model_id": "org/name"}}, "not on this machine"),
-        ({"model": None}, "which model"),
+        ({"plan_sha256": "0" * 64}, "plan"),
+        ({"profile": {"purpose": "?"}}, "profile"),
+        ({"model": {"model_id": "org/name"}}, "tokenizer.json"),
+        ({"model": None}, "model"),
         ({"schema_version": 99}, "schema_version 99"),
     ],
 )
 def test_what_cannot_be_counted_says_why(
-    written: Callable[..., RunDir], manifest: dict[str, Any], says: str
+    written: Callable[..., RunDir], manifest: dict[str, Any], names: str
 ) -> None:
     found = recount(written(Api.CHAT, lambda document, folder: 10, **manifest).root)
     assert set(found) == {"reason"}
-    assert says in found["reason"]
+    assert names in found["reason"]
 
 
 def test_it_is_a_process_of_its_own(written: Callable[..., RunDir]) -> None:

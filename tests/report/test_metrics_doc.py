@@ -1,4 +1,4 @@
-"""docs/metrics.md says what the table of metrics says."""
+"""docs/reference/metrics.md says what the table of metrics says."""
 
 from pathlib import Path
 

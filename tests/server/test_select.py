@@ -21,7 +21,7 @@ def test_without_a_gpu_the_embedded_engine_serves(
 ) -> None:
     choice = choose_server(profile({"kind": "auto", "port": 4242, "env": {"A": "b"}}), facts)
     assert choice.kind == "torch"
-    assert "no GPU" in choice.reason
+    assert "CPU" in choice.reason
     assert isinstance(choice.server, TorchServerRunner)
     assert (choice.server.device, choice.server.server.port, choice.server.server.env) == (
         "cpu",
@@ -68,7 +68,7 @@ def test_what_the_profile_says_is_taken(
     choice = choose_server(
         profile({"kind": kind, "device": "cpu"}), facts, BOARD, nvidia_present=True
     )
-    assert (choice.kind, choice.reason) == (kind, "the profile says so")
+    assert (choice.kind, "profile" in choice.reason) == (kind, True)
 
 
 GIB = 2**30

@@ -13,7 +13,7 @@ from harness.core.errors import PreflightError
 from harness.core.records import Gpu, ModelFacts
 from harness.profile.schema import Profile
 from harness.profile.serving import TorchServer, VllmServer
-from harness.server import vllm
+from harness.server import local
 from harness.server.base import Needs, raise_problems
 from harness.server.embedded import TorchServerRunner
 from harness.server.environment import Cuda, find_python, inspect, options_in_help, vllm_options
@@ -56,7 +56,7 @@ def test_on_cpu_the_model_is_local_eager_and_without_gpu_options(
     assert "--enforce-eager" in argv
     assert "--enable-prompt-tokens-details" in argv
     assert "--gpu-memory-utilization" not in argv
-    env = made.env((), None)
+    env = made.env(())
     assert env["VLLM_CPU_KVCACHE_SPACE"] == "2"  # whole GiB, up
     assert env["VLLM_CPU_OMP_THREADS_BIND"] == "nobind"
     assert env["HF_HUB_OFFLINE"] == env["VLLM_NO_USAGE_STATS"] == env["DO_NOT_TRACK"] == "1"
@@ -84,7 +84,7 @@ def test_on_gpus_the_boards_are_split_over_as_many_replicas_as_they_hold(
 
 
 def test_a_mig_slice_is_named_by_its_uuid() -> None:
-    assert vllm.visible((Gpu("MIG-7", 0),), by_index=True)["CUDA_VISIBLE_DEVICES"] == "MIG-7"
+    assert local.visible((Gpu("MIG-7", 0),), by_index=True)["CUDA_VISIBLE_DEVICES"] == "MIG-7"
 
 
 def test_a_hub_model_may_use_the_network(
@@ -107,7 +107,7 @@ def test_a_hub_model_may_use_the_network(
         option(argv, "--quantization"),
     ) == ("org/model", "dummy", "fp8")
     assert option(argv, "--max-model-len") == "8000"
-    assert "HF_HUB_OFFLINE" not in made.env((), None)
+    assert "HF_HUB_OFFLINE" not in made.env(())
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_a_key_of_the_callers_own_does_not_reach_the_server(
     runner: Callable[..., VllmServerRunner], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("VLLM_API_KEY", "mine")
-    assert "VLLM_API_KEY" not in runner().env((), None)
+    assert "VLLM_API_KEY" not in runner().env(())
 
 
 def codes(made: VllmServerRunner | TorchServerRunner) -> dict[str, str]:
@@ -157,8 +157,8 @@ def test_an_unknown_argument_is_named_with_its_nearest(
     found = codes(
         runner({"python": fake_python, "extra_args": ["--enable-promt-tokens-details", "5"]})
     )
-    assert "vLLM 0.32.0 has no option --enable-promt-tokens-details" in found["unknown_argument"]
-    assert "did you mean --enable-prompt-tokens-details?" in found["unknown_argument"]
+    for value in ("0.32.0", "--enable-promt-tokens-details", "--enable-prompt-tokens-details"):
+        assert value in found["unknown_argument"]
 
 
 def test_arguments_are_taken_in_all_spellings_that_vllm_takes(
@@ -219,7 +219,7 @@ def test_missing_programs_packages_and_models_are_all_told_at_once(
         )
     )
     assert set(found) == {"python", "api_key", "config_missing"}
-    with pytest.raises(PreflightError, match="3 things") as caught:
+    with pytest.raises(PreflightError, match=r"\b3\b") as caught:
         raise_problems(
             runner(
                 {"python": "/absent", "api_key_env": "NOT_SET_ANYWHERE"},
@@ -235,7 +235,8 @@ def test_a_context_longer_than_the_models_is_refused(
     found = codes(
         runner({"python": fake_python}, model={"id": "builtin:tiny", "max_context_tok": "16k"})
     )
-    assert "16,000 tokens and the model takes 8,192" in found["context_over_model"]
+    assert "16,000" in found["context_over_model"]
+    assert "8,192" in found["context_over_model"]
 
 
 def test_boards_have_to_be_enough_and_usable(
@@ -243,18 +244,16 @@ def test_boards_have_to_be_enough_and_usable(
 ) -> None:
     assert "no_gpu" in codes(runner({"python": fake_python, "device": "cuda"}))
     assert (
-        "needs 8 GPUs"
+        "8 GPUs"
         in codes(
             runner({"python": fake_python, "tensor_parallel_size": 4, "replicas": 2}, gpus=BOARDS)
         )["too_few_gpus"]
     )
     monkeypatch.setattr(
-        vllm, "cuda", lambda *_: Cuda(None, 0, "Torch not compiled with CUDA enabled")
+        local, "cuda", lambda *_: Cuda(None, 0, "Torch not compiled with CUDA enabled")
     )
-    assert (
-        "sees 0 of 4 GPUs" in codes(runner({"python": fake_python}, gpus=BOARDS))["cuda_unusable"]
-    )
-    monkeypatch.setattr(vllm, "cuda", lambda *_: Cuda("13.0", 4, None))
+    assert "0 of 4 GPUs" in codes(runner({"python": fake_python}, gpus=BOARDS))["cuda_unusable"]
+    monkeypatch.setattr(local, "cuda", lambda *_: Cuda("13.0", 4, None))
     assert codes(runner({"python": fake_python}, gpus=BOARDS)) == {}
 
 

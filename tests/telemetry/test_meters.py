@@ -140,7 +140,9 @@ def test_a_prometheus_that_fails_is_told_and_nan_is_no_reading(api) -> None:
     ]
     assert [r.power_w for r in source.sample("power")] == [7.0]
     api.series = []
-    assert "no samples" in api.make().probe().why_not
+    empty = api.make().probe()
+    assert not empty.devices
+    assert api.url in empty.why_not
     assert (
         not PromqlPowerSource("http://127.0.0.1:1", "x", boundary=Boundary.RACK, timeout_s=2.0)
         .probe()
@@ -173,10 +175,11 @@ def test_a_meters_log_is_followed_line_by_line(tmp_path: Path) -> None:
     assert abs(first[0].t_ns - due_ns) < 5_000_000
     append(log, "00\nrubbish\n1,never,3\n")
     assert [r.power_w for r in source.sample("power")] == [1100.0]
-    assert any("without time" in message for message in source.trouble.seen)
+    assert len(source.trouble.seen) == 1
     log.write_text("outlet,time,watts\n")
     assert source.sample("power") == ()
-    assert any("cut" in message for message in source.trouble.seen)
+    assert len(source.trouble.seen) == 2
+    assert all(str(log) in message for message in source.trouble.seen)
     log.unlink()
     assert source.sample("power") == ()
 
@@ -184,9 +187,11 @@ def test_a_meters_log_is_followed_line_by_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["", "time,power\n1,2\n", "time,watts"])
 def test_a_log_without_the_columns_says_which(tmp_path: Path, text: str) -> None:
     log = tmp_path / "pdu.csv"
-    assert "cannot read" in CsvPowerSource(log, boundary=Boundary.RACK).probe().why_not
+    assert str(log) in CsvPowerSource(log, boundary=Boundary.RACK).probe().why_not
     log.write_text(text)
-    assert "no column" in CsvPowerSource(log, boundary=Boundary.RACK).probe().why_not
+    probe = CsvPowerSource(log, boundary=Boundary.RACK).probe()
+    assert not probe.devices
+    assert text.strip().split("\n")[0] in probe.why_not.replace(", ", ",")
 
 
 def test_power_by_a_formula_is_called_modelled_wherever_it_goes() -> None:
@@ -220,11 +225,11 @@ def test_power_by_the_boards_utilisation(nvml_double, in_child) -> None:
     nvml_double(utilization=50)
     probe, (row,), intervals = in_child(MODELLED_GPU)
     assert (row["power_w"], row["source"], row["boundary"]) == (370.0, "modelled", "gpu_board")
-    assert "test double" in probe["double"]
+    assert "999.00-double" in probe["double"]
     nvml_double(mig=1)
     probe, rows, intervals = in_child(MODELLED_GPU)
     assert rows == intervals == []
-    assert "utilisation" in probe["why_not"]
+    assert probe["why_not"]
 
 
 @pytest.fixture

@@ -133,7 +133,7 @@ def test_boards_that_are_doubles_are_told_even_when_no_power_is_read(run) -> Non
 
 @pytest.mark.parametrize(
     ("power", "why"),
-    [("none", "names no source"), ([{"kind": "rapl", "root": "/nowhere"}], "no intel-rapl zone")],
+    [("none", "telemetry.power"), ([{"kind": "rapl", "root": "/nowhere"}], "/nowhere")],
 )
 def test_power_of_boards_that_is_required_and_not_read_stops_the_start(run, power, why) -> None:
     recorder = TelemetryRecorder(run, Telemetry(power=power, require=("gpu_power",)), [GPU])
@@ -177,7 +177,7 @@ def test_automatic_sources_are_boards_and_readable_packages_and_none_means_none(
 
 @pytest.mark.parametrize(
     ("double", "why_not"),
-    [(None, "not there"), (4, "no permission")],
+    [(None, "libnvidia-ml.so.1"), (4, "no permission")],
 )
 def test_nvml_that_cannot_be_used_is_told_and_the_run_goes_on(
     run, nvml_double, monkeypatch, double, why_not, until
@@ -248,5 +248,5 @@ print(json.dumps(found[0].to_dict()))
 def test_the_survey_says_why_not(tmp_path: Path) -> None:
     (found,) = survey([{"kind": "rapl", "root": str(tmp_path)}], SourceContext(), observe_s=0.01)
     assert found.channels == ()
-    assert "no intel-rapl zone" in found.why_not[0]
+    assert str(tmp_path) in found.why_not[0]
     assert survey([], SourceContext()) == ()

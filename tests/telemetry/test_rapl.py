@@ -90,7 +90,8 @@ def test_a_reset_is_no_wrapping_around_and_falls_for_every_reader(tree: Tree) ->
     counter.write_text("1000000")
     (after,) = source.sample("energy")
     assert (before.energy_j, after.energy_j) == (5000.0, 1.0)
-    assert any("reset" in message for message in source.trouble.seen)
+    (message,) = source.trouble.seen
+    assert "package-0" in message
 
 
 def test_what_only_root_may_read_is_absent_with_the_remedy(tree: Tree, monkeypatch) -> None:
@@ -108,7 +109,7 @@ def test_what_only_root_may_read_is_absent_with_the_remedy(tree: Tree, monkeypat
     source = tree.source()
     probe = source.probe()
     assert [device.energy for device in probe.devices] == [None] * len(probe.devices)
-    assert "root" in probe.devices[0].why_not
+    assert "energy_uj" in probe.devices[0].why_not
     assert source.intervals_s == {}
     assert source.sample("energy") == ()
 
@@ -127,4 +128,4 @@ def test_a_file_that_goes_away_or_holds_no_number_is_told_and_comes_back(tree: T
 
 
 def test_a_machine_without_rapl_says_so(tree: Tree) -> None:
-    assert "no intel-rapl zone" in tree.source().probe().why_not
+    assert str(tree.root) in tree.source().probe().why_not

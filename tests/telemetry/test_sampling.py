@@ -68,9 +68,9 @@ def sampler(
 
 def test_lateness_is_told_by_nearest_rank() -> None:
     loop = Loop("loop", lambda: None, 1.0, threading.Event())
-    assert loop.told()["calls"] == 0
+    assert loop.summary()["calls"] == 0
     loop.late_s.extend(n / 1000 for n in range(200, 0, -1))
-    told = loop.told()
+    told = loop.summary()
     assert told["calls"] == 200
     late = [told[f"late_{rank}_s"] for rank in ("p50", "p99", "max")]
     assert late == pytest.approx([0.101, 0.199, 0.2])
@@ -96,7 +96,7 @@ def test_sources_run_side_by_side_and_one_without_an_answer_is_only_described(
     assert absent.calls == 0
     assert [one["why_not"] for one in power.described()] == ["", "", "not here"]
     assert all(source.closed for source in (board, node, absent))
-    loops = power.told()["loops"]
+    loops = power.summary()["loops"]
     assert set(loops) == {"nvml-power", "nvml-energy", "ipmi-power", "ipmi-energy"}
     assert loops["nvml-power"]["calls"] > 1
 
@@ -111,7 +111,7 @@ def test_a_failure_is_told_once_counted_and_the_rest_goes_on(rows: list[dict], u
     power.close()
     assert [code for code, _ in problems] == ["power_reading_failed"]
     assert "no answer" in problems[0][1]
-    assert power.told()["failures"]["ipmi: no answer"] > 1
+    assert power.summary()["failures"]["ipmi: no answer"] > 1
 
 
 def test_a_defect_in_a_source_is_told_and_the_others_go_on(

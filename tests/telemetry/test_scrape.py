@@ -36,8 +36,8 @@ def test_a_server_that_closes_the_connection_is_no_failure(metrics_server) -> No
     ("mode", "status", "error"),
     [
         ("error", 500, "HTTP 500"),
-        ("half", 200, "cut off"),
-        ("cut", 200, "cut off"),
+        ("half", 200, "truncated"),
+        ("cut", 200, "truncated"),
         ("hang", None, "timeout"),
         ("trickle", 200, "timeout"),
     ],

@@ -59,7 +59,7 @@ def test_stop_keeps_every_request(
     for row in rows.values():
         if row["outcome"] == "interrupted":
             assert truth[row["request_id"]]["aborted"]
-            assert row["error"] == "the run was stopped"
+            assert row["error"]
             assert row["done_ns"] >= row["sent_ns"]
     assert one.named(Finished)[-1].interrupted
     assert not one.named(StageStarted)[1:]  # the second stage never began

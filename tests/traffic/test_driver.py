@@ -322,5 +322,5 @@ def test_what_outlasts_the_drain_is_interrupted(traffic: Callable[..., Any]) -> 
         ).run()
     stuck = [row for row in rows if row["outcome"] != "ok"]
     assert {row["outcome"] for row in stuck} == {"interrupted"}
-    assert all("drain timeout of 0.4 s" in row["error"] for row in stuck)
+    assert all("0.4 s" in row["error"] for row in stuck)
     assert all(row["sent_ns"] is not None for row in stuck)

@@ -197,7 +197,9 @@ class TestCertificate:
             "1": within[-1].events_per_s if within else None
         }
         assert certificate.at_load == certificate.levels[0]
-        assert ("certified up to" in certificate.sentence()) == bool(within)
+        assert (certificate.highest is not None) == bool(within)
+        if within:
+            assert f"{within[-1].events_per_s:,.0f}" in certificate.sentence()
 
     def test_a_level_beyond_one_that_failed_certifies_nothing(
         self, certificate: Certificate
@@ -229,14 +231,14 @@ class TestCertificate:
         }
         assert fidelity._why_not(fine, 0, 0.5, 0.005) is None
         assert words in (fidelity._why_not(fine | {key: spread([value])}, 0, 0.5, 0.005) or "")
-        assert "no " in (fidelity._why_not(fine | {key: spread([])}, 0, 0.5, 0.005) or "")
+        assert words in (fidelity._why_not(fine | {key: spread([])}, 0, 0.5, 0.005) or "")
 
     def test_failures_and_a_full_core_are_out_of_bounds_too(self) -> None:
         fine = {
             name: spread([0.001]) for name in ("ttft_error", "gap_error", "sent_error", "send_lag")
         }
-        assert "failed" in (fidelity._why_not(fine, 1, 0.5, 0.005) or "")
-        assert "core" in (fidelity._why_not(fine, 0, 0.9, 0.005) or "")
+        assert "1" in (fidelity._why_not(fine, 1, 0.5, 0.005) or "")
+        assert "90%" in (fidelity._why_not(fine, 0, 0.9, 0.005) or "")
 
     def test_it_is_json(self, certificate: Certificate) -> None:
         assert from_json(Certificate, to_json(certificate), "certificate") == certificate

@@ -251,7 +251,7 @@ def test_certificates_of_a_private_authority(
 @pytest.mark.parametrize(
     ("scheme", "outcome", "status", "words"),
     [
-        ("https", "connection_error", None, "the proxy 127.0.0.1:"),
+        ("https", "connection_error", None, "127.0.0.1:"),
         ("http", "http_error", 407, "HTTP 407"),
     ],
 )

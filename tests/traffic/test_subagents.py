@@ -77,7 +77,7 @@ def test_a_subagent_runs_between_the_turn_that_starts_it_and_the_next(
     assert max(event.live_sessions for event in one.named(TrafficProgress)) <= 3
 
 
-def test_a_parent_goes_on_when_its_subagent_fails_and_what_did_not_happen_is_counted(
+def test_a_parent_goes_on_when_its_subagent_fails_and_what_is_lost_is_counted(
     traffic: Callable[..., Any],
 ) -> None:
     workload = {

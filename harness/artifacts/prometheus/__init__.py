@@ -1,1 +1,1 @@
-"""What a run keeps of Prometheus metrics, raw scrapes and query answers, and how they are read."""
+"""Reads the Prometheus data of a run: raw scrapes and query results."""

@@ -1,10 +1,9 @@
-"""Answers of a Prometheus as they are kept in a run directory, and what they say.
+"""Query results of a Prometheus, as kept in a run directory.
 
-A run whose metrics a Prometheus scrapes keeps that server's own answers (`matrix` results of the
-HTTP API: raw samples at their own timestamps) in `scrapes/prometheus.arrows`, as it keeps
-expositions otherwise: compressed, parsed afterwards. A Prometheus stamps samples by its wall clock;
-each row carries `unix_offset_ns`, the difference to this host's monotonic clock at the anchor of
-the manifest.
+If a Prometheus scrapes a run's metrics, the run keeps its responses (`matrix` results of the HTTP
+API: raw samples with their timestamps) in `scrapes/prometheus.arrows`, compressed and parsed
+afterwards. Prometheus stamps samples with Unix time; `unix_offset_ns` of each row is the difference
+to this host's monotonic clock at the manifest's anchor.
 """
 
 import json
@@ -13,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 MATRIX: Final = "application/json; harness=prometheus-matrix"
-"""Content type of a row that holds one answer, wrapped by `wrap`."""
+"""Content type of a row with one response, wrapped by `wrap`."""
 MARK: Final = "harness/prometheus-mark"
-"""Content type of a row without a body: the scrape at this time was waited for (`label`) or failed
+"""Content type of a row without a body: the scrape at this time was awaited (`label`) or failed
 (`error`).
 """
 
@@ -31,19 +30,17 @@ _OF_THE_SCRAPE: Final = frozenset(
         "scrape_body_size_bytes",
     }
 )
-"""What Prometheus says of a scrape beyond `up` and `scrape_duration_seconds`."""
+"""Prometheus's own metrics of a scrape, except `up` and `scrape_duration_seconds`."""
 _EXPORTED: Final = "exported_"
 
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One series of an answer.
+    """One series: monotonic times and values.
 
     Attributes:
         metric: sample name.
-        labels: those of the exposition; the target's own (job, instance, …) are taken off.
-        times_ns: monotonic.
-        values: one a time.
+        labels: of the exposition, without those of the target (job, instance, …).
     """
 
     metric: str
@@ -53,27 +50,27 @@ class Series:
 
 
 class AnswerError(ValueError):
-    """A body that is no answer of a Prometheus."""
+    """A body that is not a valid Prometheus response."""
 
 
 def wrap(answer: bytes, after_ms: int, until_ms: int) -> bytes:
-    """The body of a journal row: an answer as it came and the part of it that counts.
+    """The body of a journal row: a response and the part of it that counts.
 
     Args:
-        answer: the JSON of /api/v1/query with a range vector selector.
-        after_ms: Unix time in milliseconds, excluded: neighbouring answers share no sample, however
-            a server treats the ends of a range.
-        until_ms: included.
+        answer: JSON of /api/v1/query with a range vector selector.
+        after_ms: Unix time in milliseconds, exclusive: consecutive responses share no sample,
+            however a server treats the ends of a range.
+        until_ms: inclusive.
     """
     return b'{"after_ms":%d,"until_ms":%d,"answer":%s}' % (after_ms, until_ms, answer.strip())
 
 
 def matrix(answer: Mapping[str, Any]) -> list[tuple[dict[str, str], list[tuple[int, str]]]]:
-    """The series of an answer: labels (`__name__` among them) and samples as (Unix time in
-    milliseconds, value as text).
+    """The series of a response: labels (with `__name__`) and samples as (Unix time in milliseconds,
+    value as text).
 
     Raises:
-        AnswerError: it is an error, or something else than a range vector.
+        AnswerError: an error response, or not a range vector.
     """
     try:
         if answer.get("status") != "success":
@@ -82,7 +79,7 @@ def matrix(answer: Mapping[str, Any]) -> list[tuple[dict[str, str], list[tuple[i
             )
         data = answer["data"]
         if data["resultType"] != "matrix":
-            raise AnswerError(f"a {data['resultType']} where a range vector was asked for")
+            raise AnswerError(f"result type {data['resultType']} instead of matrix")
         return [
             (
                 dict(one["metric"]),
@@ -90,29 +87,26 @@ def matrix(answer: Mapping[str, Any]) -> list[tuple[dict[str, str], list[tuple[i
             )
             for one in data["result"]
         ]
+    except AnswerError:
+        raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise (
-            error
-            if isinstance(error, AnswerError)
-            else AnswerError(f"{type(error).__name__}: {error}")
-        ) from error
+        raise AnswerError(f"{type(error).__name__}: {error}") from error
 
 
 def read(body: bytes, unix_offset_ns: int) -> tuple[list[Series], int]:
     """The series of a journal row's body.
 
-    The labels that Prometheus put on every series of the target are those of its `up`, so they are
-    taken off again, and an exposition's own label of such a name gets its name back (`exported_job`
-    -> `job`). What Prometheus tells of the scrape itself is left out but for `up` and
-    `scrape_duration_seconds`.
+    Labels that Prometheus added to the target (those of its `up`) are removed, and an exposition's
+    own label of such a name is restored (`exported_job` -> `job`). Of Prometheus's metrics about
+    the scrape, `up` and `scrape_duration_seconds` are kept.
 
     Args:
         body: as made by `wrap`.
-        unix_offset_ns: wall clock minus monotonic clock.
+        unix_offset_ns: Unix - monotonic time.
 
     Returns:
-        The series, and how many targets they come from at one time: more than one where a selector
-        was too wide.
+        The series, and the number of targets at one time: more than one if the selector is too
+        wide.
 
     Raises:
         AnswerError: the body cannot be read.
@@ -135,9 +129,7 @@ def read(body: bytes, unix_offset_ns: int) -> tuple[list[Series], int]:
 
 
 def _at_one_time(ups: list[list[tuple[int, str]]]) -> int:
-    """The most targets that were scraped at the same time; a target that took another's place is
-    none beside it.
-    """
+    """Maximum number of targets scraped at the same time (one may replace another)."""
     edges = sorted(
         edge for samples in ups for edge in ((samples[0][0], 1), (samples[-1][0] + 1, -1))
     )

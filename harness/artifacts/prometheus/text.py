@@ -1,9 +1,7 @@
-"""Raw scrapes -> tidy samples. Works from the run directory alone, so `harness reduce` does it
-anywhere.
+"""Raw scrapes -> tidy samples, from the run directory alone.
 
-prometheus-client parses. One scrape differs from the next in its values above all, so a body is
-parsed as a whole once; of those after it the numbers are read, and only lines that were not there
-before are parsed.
+prometheus-client parses. Consecutive scrapes differ mostly in their values, so a body is parsed
+completely once; from later ones only the numbers are read and new lines parsed.
 """
 
 import json
@@ -34,33 +32,36 @@ ERROR: Final = "harness_scrape_error"
 LABEL: Final = "harness_scrape_label"
 PROBLEM: Final = "harness_scrape_problem"
 
-_ROW_GROUP_ROWS: Final = 200_000  # some 6 MB while they gather
+_ROW_GROUP_ROWS: Final = 200_000  # about 6 MB in memory
 _COUNTER_WITHOUT_TOTAL = re.compile(
     r"^#[ \t]+TYPE[ \t]+(\S+)(?<!_total)[ \t]+counter[ \t]*$", re.MULTILINE
 )
-_NEW_LINES: Final = 0.5  # share of lines not seen before from which on a body is parsed as a whole
-_AHEAD_S: Final = 1.0  # clocks of two hosts differ; beyond this a timestamp is in the future
-NOT_A_NUMBER: Final = "samples that are NaN, which count as absent"
+_NEW_LINES: Final = 0.5  # share of new lines above which a body is parsed completely
+_AHEAD_S: Final = 1.0  # tolerance for timestamps in the future: clocks of two hosts differ
+NOT_A_NUMBER: Final = "NaN samples, treated as absent"
 _NOT_IN_FILE_NAMES = re.compile(r"[^A-Za-z0-9._-]")
 
+
+_ON_GARBAGE = (ValueError, KeyError, IndexError, TypeError, AttributeError, OverflowError)
+"""What the parsers raise on garbage."""
 
 Sample = tuple[str, Mapping[str, str], float]
 """Name as exposed, labels, value."""
 
 
 class ExpositionError(ValueError):
-    """A body that is no whole exposition."""
+    """A body that is not a complete exposition."""
 
 
 @dataclass(frozen=True, slots=True)
 class Parsed:
-    """What one body holds.
+    """Content of one body.
 
     Attributes:
-        samples: name as exposed, labels, value; each name and label set once.
-        problems: what cannot be used -> how many samples of that kind.
-        plain: in order of the lines, without duplicates and timestamps: a later body of the same
-            lines needs its numbers read only.
+        samples: each name and label set once.
+        problems: kind of unusable samples -> their number.
+        plain: in order of the lines, without duplicates and timestamps, so that only the numbers of
+            a later body with the same lines must be read.
     """
 
     samples: list[Sample]
@@ -69,39 +70,27 @@ class Parsed:
 
 
 def parse(body: bytes, content_type: str | None) -> list[Sample]:
-    """The samples of one exposition: name as exposed, labels, value. Timestamps inside it are left
-    out: the scrape's own time counts.
+    """The samples of one exposition. Its own timestamps are ignored: the scrape's time counts.
 
-    Of a name and label set that comes twice the first one counts, as in Prometheus.
+    The first of duplicate samples counts, as in Prometheus.
 
     Args:
         body: the exposition.
-        content_type: OpenMetrics where it says `application/openmetrics-text`, else the classic
-            text format.
+        content_type: `application/openmetrics-text` for OpenMetrics, else the classic text format.
 
     Raises:
-        ExpositionError: the body is no exposition, or not a whole one.
+        ExpositionError: the body is not a complete exposition.
     """
     return parse_whole(body, content_type).samples
 
 
 def parse_whole(body: bytes, content_type: str | None, wall_s: float | None = None) -> Parsed:
-    """As `parse`, with what was found unusable.
-
-    Args:
-        body: the exposition.
-        content_type: as the server named it.
-        wall_s: Unix time of the scrape, to which timestamps in the body are compared; None: not
-            known.
-
-    Raises:
-        ExpositionError: the body is no exposition, or not a whole one.
-    """
+    """As `parse`, with the problems found. `wall_s`: Unix time of the scrape, if known."""
     if not body.strip():
         raise ExpositionError("empty body")
     is_openmetrics = _is_openmetrics(content_type)
     if not body.endswith(b"\n"):
-        raise ExpositionError("cut off: the last line has no end")
+        raise ExpositionError("truncated: the last line has no end")
     try:
         text = body.decode("utf-8")
         families: Iterable[Metric] = (
@@ -110,18 +99,10 @@ def parse_whole(body: bytes, content_type: str | None, wall_s: float | None = No
         raw = [sample for family in families for sample in family.samples]
         found: list[Sample] = [(sample.name, sample.labels, float(sample.value)) for sample in raw]
         stamps = [float(sample.timestamp) for sample in raw if sample.timestamp is not None]
-    except (
-        ValueError,
-        KeyError,
-        IndexError,
-        TypeError,
-        AttributeError,
-        OverflowError,
-    ) as error:  # what those parsers raise on garbage
+    except _ON_GARBAGE as error:
         raise ExpositionError(f"{type(error).__name__}: {error}") from error
     if not is_openmetrics:
-        # The classic parser names such counters as OpenMetrics would; the table has the name that
-        # the server exposed.
+        # The classic parser adds `_total` to such counters; the table has the exposed name.
         renamed = {f"{name}_total": name for name in _COUNTER_WITHOUT_TOTAL.findall(text)}
         if renamed:
             found = [(renamed.get(name, name), labels, value) for name, labels, value in found]
@@ -131,9 +112,9 @@ def parse_whole(body: bytes, content_type: str | None, wall_s: float | None = No
         distinct.setdefault((sample[0], frozenset(sample[1].items())), sample)
     samples = list(distinct.values())
     if len(samples) < len(found):
-        problems["duplicate samples, of which the first counts"] = len(found) - len(samples)
+        problems["duplicate samples; the first is used"] = len(found) - len(samples)
     if stamps:
-        problems["samples with timestamps of their own, which are not used"] = len(stamps)
+        problems["samples with their own timestamps, which are ignored"] = len(stamps)
         ahead = 0 if wall_s is None else sum(stamp > wall_s + _AHEAD_S for stamp in stamps)
         if ahead:
             problems["samples with timestamps in the future"] = ahead
@@ -149,7 +130,7 @@ def _is_openmetrics(content_type: str | None) -> bool:
 
 
 class _Tidy:
-    """Gathers samples and gives them away in row groups, each name and label set once."""
+    """Gathers samples and writes them in row groups with dictionary-encoded names and labels."""
 
     def __init__(self, write: Callable[[pa.Table], None]) -> None:
         self._write = write
@@ -164,12 +145,10 @@ class _Tidy:
         self._columns = {name: array("i") for name in self._codes}
 
     def code(self, column: str, entry: str) -> int:
-        """The number of a target or a metric."""
         codes = self._codes[column]
         return codes.setdefault(entry, len(codes))
 
     def label_code(self, labels: Mapping[str, str]) -> int:
-        """The number of a label set."""
         key = tuple(labels.items())
         code = self._label_codes.get(key)
         if code is None:
@@ -182,7 +161,6 @@ class _Tidy:
     def add(
         self, t_ns: int, target: str, metric: str, labels: Mapping[str, str], value: float
     ) -> None:
-        """One sample."""
         self.add_scrape(
             t_ns,
             target,
@@ -199,7 +177,7 @@ class _Tidy:
         labels: "array[int]",
         values: Sequence[float],
     ) -> None:
-        """All samples of one moment."""
+        """Add all samples of one time."""
         n = len(values)
         self._t_ns.extend(array("q", [t_ns]) * n)
         self._columns["target"].extend(array("i", [self.code("target", target)]) * n)
@@ -208,7 +186,7 @@ class _Tidy:
         self._value.extend(values)
 
     def add_series(self, target: str, series: prometheus_answers.Series) -> None:
-        """All samples of one series."""
+        """Add all samples of one series."""
         n = len(series.values)
         self._t_ns.extend(series.times_ns)
         for column, code in (
@@ -220,7 +198,7 @@ class _Tidy:
         self._value.extend(series.values)
 
     def flush(self, at_least: int = 1) -> None:
-        """Give away what there is, if that is enough."""
+        """Write the gathered samples if there are `at_least` so many."""
         if len(self._t_ns) < at_least:
             return
         coded = {
@@ -247,14 +225,13 @@ class _Tidy:
 
 @dataclass(frozen=True, slots=True)
 class _Template:
-    """The lines of a body without their numbers, and what they mean.
+    """The lines of a body without their numbers, and their meaning.
 
     Attributes:
         lines: comments, and names with labels.
-        known: name with labels, as written -> its codes, and whether it takes part in a figure.
-        metrics: codes of the samples in order.
-        labels: likewise.
-        mapped: positions of the samples that take part in a figure.
+        known: name with labels, as written -> codes of metric and labels, and whether it is mapped.
+        metrics: codes of the samples in order, as `labels`.
+        mapped: positions of samples whose name is in `MAPPED`.
     """
 
     lines: list[str]
@@ -265,7 +242,6 @@ class _Template:
 
     @classmethod
     def of(cls, lines: list[str], known: dict[str, tuple[int, int, bool]]) -> "_Template":
-        """From lines that are all known."""
         codes = [known[line] for line in lines if not _is_comment(line)]
         return cls(
             lines,
@@ -285,7 +261,7 @@ def _split(body: bytes) -> tuple[list[str], list[str]]:
     lines: list[str] = []
     numbers: list[str] = []
     for line in body.decode("utf-8").split("\n"):
-        if not line or line[0] == "#":
+        if _is_comment(line):
             lines.append(line)
         else:
             series, _, number = line.rpartition(" ")
@@ -295,7 +271,7 @@ def _split(body: bytes) -> tuple[list[str], list[str]]:
 
 
 class _Scrapes:
-    """Turns rows of the journals into tidy samples."""
+    """Converts rows of journals to tidy samples."""
 
     def __init__(self, tidy: _Tidy) -> None:
         self._tidy = tidy
@@ -305,7 +281,6 @@ class _Scrapes:
         self.last: dict[str, bytes] = {}
 
     def take(self, row: Mapping[str, Any]) -> None:
-        """One row of a journal."""
         kind = row["content_type"]
         if kind == prometheus_answers.MATRIX:
             self._answer(row)
@@ -326,7 +301,7 @@ class _Scrapes:
                 ExpositionError,
                 OSError,
                 TypeError,
-            ) as broken:  # a body that is null or does not decompress counts as broken
+            ) as broken:  # also null or not decompressible
                 error = f"not an exposition: {broken}"
         self._tidy.add(t_ns, target, UP, {}, 0.0 if error is not None else 1.0)
         self._tidy.add(t_ns, target, DURATION, {}, seconds(row["duration_ns"]))
@@ -371,15 +346,15 @@ class _Scrapes:
     def _as_before(
         self, template: _Template, t_ns: int, target: str, body: bytes, content_type: str | None
     ) -> bool:
-        """Take a body by its numbers alone; False where that cannot be done."""
+        """Read only the numbers of a body; False if that is impossible."""
         if _is_openmetrics(content_type) or not body.endswith(b"\n"):
             return False
         try:
             lines, numbers = _split(body)
-            if "_" in "".join(numbers):  # float() takes 1_000, which is no number here
+            if "_" in "".join(numbers):  # float() accepts 1_000, which is invalid here
                 return False
             values = array("d", map(float, numbers))
-        except ValueError:  # what it is, the parser will say
+        except ValueError:  # the parser reports it
             return False
         if lines != template.lines:
             changed = self._with_new_lines(template, lines, numbers)
@@ -395,28 +370,22 @@ class _Scrapes:
     def _with_new_lines(
         self, template: _Template, lines: list[str], numbers: list[str]
     ) -> _Template | None:
-        """The template of a body that differs in some lines; None where it is better parsed as a
-        whole.
-        """
-        if [line for line in lines if _is_comment(line)] != [
-            line for line in template.lines if _is_comment(line)
-        ]:
+        """The template of a body with some new lines; None if it must be parsed completely."""
+        if list(filter(_is_comment, lines)) != list(filter(_is_comment, template.lines)):
             return None
         series = [line for line in lines if not _is_comment(line)]
         new = [position for position, line in enumerate(series) if line not in template.known]
         if len(new) > _NEW_LINES * len(series):
             return None
-        # Without their comments these lines are samples of no family, and keep the names that the
-        # server exposed.
-        text = "".join(f"{series[position]} {numbers[position]}\n" for position in new)
+        own = [series[position] for position in new]
+        own_numbers = [numbers[position] for position in new]
+        # Without comments these samples have no family and keep their exposed names.
+        text = "".join(f"{line} {number}\n" for line, number in zip(own, own_numbers, strict=True))
         try:
             parsed = parse_whole(text.encode(), None) if new else Parsed([], {}, plain=True)
         except ExpositionError:
             return None
-        own = [series[position] for position in new]
-        if not parsed.plain or not _agrees(
-            parsed.samples, own, [numbers[position] for position in new]
-        ):
+        if not parsed.plain or not _agrees(parsed.samples, own, own_numbers):
             return None
         known = {line: template.known[line] for line in series if line in template.known}
         for line, (name, labels, _) in zip(own, parsed.samples, strict=True):
@@ -435,29 +404,19 @@ class _Scrapes:
             body = self._codec.decompress(row["body_zstd"], row["body_bytes"], asbytes=True)
             found, targets = prometheus_answers.read(body, row["unix_offset_ns"])
         except (prometheus_answers.AnswerError, OSError, TypeError) as broken:
-            self._problems(
-                t_ns, target, {f"an answer of Prometheus that cannot be read: {broken}": 1}
-            )
+            self._problems(t_ns, target, {f"unreadable Prometheus response: {broken}": 1})
             return
         for series in found:
             self._tidy.add_series(target, series)
-        problems = Counter(
-            {
-                NOT_A_NUMBER: sum(
-                    math.isnan(value)
-                    for one in found
-                    if one.metric in MAPPED
-                    for value in one.values
-                )
-            }
-        )
+        mapped = (one.values for one in found if one.metric in MAPPED)
+        problems = Counter({NOT_A_NUMBER: sum(math.isnan(v) for values in mapped for v in values)})
         if targets > 1:
-            problems["targets that the selector matches at one time"] = targets
+            problems["targets match the selector at the same time"] = targets
         self._problems(t_ns, target, +problems)
 
 
 def _agrees(samples: Sequence[Sample], lines: Sequence[str], numbers: Sequence[str]) -> bool:
-    """Whether the lines, split at their last space, say what the parser made of them."""
+    """Whether the lines, split at their last space, match the parser's result."""
     series = [line for line in lines if not _is_comment(line)]
     if not len(series) == len(numbers) == len(samples):
         return False
@@ -471,9 +430,7 @@ def _agrees(samples: Sequence[Sample], lines: Sequence[str], numbers: Sequence[s
 
 
 def journals(run: RunDir) -> list[Path]:
-    """The journals of scrapes of a run: those of its own scraper and those of what a Prometheus
-    scraped.
-    """
+    """Scrape journals of a run: of its own scraper and of a Prometheus."""
     return [*parts(run.scrapes_journal), *parts(run.prometheus_journal)]
 
 
@@ -490,25 +447,19 @@ def _read(run: RunDir, write: Callable[[pa.Table], None]) -> tuple[_Tidy, _Scrap
 
 
 def samples_table(run: RunDir) -> pa.Table:
-    """The tidy samples of a run that has no samples.parquet yet."""
+    """The tidy samples of a run without samples.parquet."""
     found: list[pa.Table] = []
     _read(run, found.append)
     return pa.concat_tables(found) if found else tables.SAMPLES.empty_table()
 
 
 def write_samples(run: RunDir, *, stamp: Mapping[str, str] | None = None) -> int:
-    """Write scrapes/samples.parquet and the first and last whole body of each target from the
-    journals of scrapes.
-
-    Each scrape adds `up` (1, or 0 when it failed or was no exposition) and
-    `scrape_duration_seconds`, as Prometheus does, and where they apply
-    `harness_scrape_error{error}`, `harness_scrape_label{label}` and
-    `harness_scrape_problem{problem}` (the number of samples that cannot be used). Nothing of a
-    broken body becomes a sample.
+    """Write scrapes/samples.parquet (`tables.SAMPLES`) and the first and last whole body of each
+    target from the scrape journals. Invalid bodies add no samples but `up` 0.
 
     Args:
         run: the run directory.
-        stamp: metadata kept in the file, by which `finalize` knows that it is up to date.
+        stamp: metadata by which `finalize` recognizes that the file is up to date.
 
     Returns:
         Rows written.
@@ -527,5 +478,5 @@ def write_samples(run: RunDir, *, stamp: Mapping[str, str] | None = None) -> int
 
 
 def body_path(run: RunDir, target: str, which: str) -> Path:
-    """Where the text of a target's `first` or `last` whole scrape is kept."""
+    """File with the text of a target's `first` or `last` whole scrape."""
     return run.scrapes_dir / f"{_NOT_IN_FILE_NAMES.sub('_', target)}.{which}.prom"

@@ -1,4 +1,4 @@
-"""The types of summary.json, and how it is written and read. The blocks have a module each."""
+"""Types of summary.json, one module per block; reading and writing it."""
 
 from harness.artifacts.run_summary.answers import Likeness, Quality, Reference
 from harness.artifacts.run_summary.client import Calibration, Canary, CarriedLoad, Client, Level

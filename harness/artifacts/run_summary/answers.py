@@ -1,4 +1,4 @@
-"""`quality` of a summary: the check of the answers before and after the load."""
+"""`quality` of a summary: the check of responses before and after the load."""
 
 from dataclasses import dataclass
 
@@ -7,14 +7,11 @@ from harness.artifacts.typed_json import Number
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Likeness:
-    """Answers compared with expected ones.
+    """Responses compared with expected ones, of the worst replica.
 
     Attributes:
-        agreement: of the worst replica, mean over the texts: share of an answer, from its
-            beginning, that is the same.
-        logprob_difference: of the worst replica, mean over the tokens that agree; None without
-            log-probabilities.
-        texts_equal: of the worst replica.
+        agreement: common prefix as a share of the response, mean over the texts.
+        logprob_difference: mean over equal tokens; None without log-probabilities.
     """
 
     agreement: Number
@@ -24,7 +21,7 @@ class Likeness:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reference:
-    """What the reference's answers were made with, and the path of its file."""
+    """How the reference was made, and the path of its file."""
 
     model_id: str | None = None
     fingerprint: str | None = None
@@ -37,20 +34,17 @@ class Reference:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quality:
-    """What the check found.
+    """Result of the check.
 
     Attributes:
         label: `verified` or `quality unverified`.
-        basis: `reference`, `self`, or None where nothing could be compared.
-        passed: None where nothing was compared.
-        reason: in words.
-        min_agreement: that was asked for.
-        logprob_tolerance: likewise.
+        basis: `reference`, `self`, or None if nothing could be compared.
+        passed: None if nothing was compared.
+        min_agreement: required, as `logprob_tolerance`.
         recorded: this run recorded the reference.
         logprobs: whether the API reports them.
         input_tok: of the part before the load.
-        before: against the reference; None where it could not be made, as `after` and `change`.
-        after: against the reference.
+        before: against the reference, as `after`; None if not possible.
         change: after against before.
     """
 

@@ -1,4 +1,4 @@
-"""`client` of a summary: how far the load generator's clock can be trusted."""
+"""`client` of a summary: the load generator's timing error and capacity."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,12 +9,11 @@ from harness.artifacts.typed_json import Number
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Canary:
-    """The canaries of the window against their server's truth.
+    """Canaries of the window, compared with their reference server.
 
     Attributes:
-        paired: answered requests whose truth was found.
-        unpaired: answered requests whose truth is missing or says something else.
-        events: tokens that were paired.
+        paired: completed requests with a matching truth; `unpaired`: those without.
+        events: paired tokens.
     """
 
     requests: int
@@ -30,7 +29,7 @@ class Canary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Level:
-    """What the certificate says of one load."""
+    """One load in the certificate."""
 
     events_per_s: Number | None = None
     requests_per_s: Number | None = None
@@ -44,18 +43,7 @@ class Level:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calibration:
-    """The certificate of the load generator on this host, as far as a reader of figures needs it.
-
-    Attributes:
-        bound_s: of every error's p99.
-        sufficient: its workers carry the load within bounds.
-        certified_events_per_s: number of workers -> highest load within bounds; None where not even
-            the first level was.
-        load: that it is about, `cores` who ran where, `host` what it holds for, as the certificate
-            has them.
-        at_load: the level of the load itself.
-        highest: the highest level within bounds.
-    """
+    """Main content of `harness.artifacts.certificate.Certificate`."""
 
     made_at: str | None = None
     quick: bool | None = None
@@ -72,11 +60,10 @@ class Calibration:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CarriedLoad:
-    """The load that the load generator carried in the window; events are reads with content.
+    """Load in the window; events are reads with content.
 
     Attributes:
-        loop_lag_s_max: the latest that one of its timers fired; None where none was late enough to
-            be recorded.
+        loop_lag_s_max: maximum recorded event-loop lag.
     """
 
     events_per_s: Number | None = None
@@ -87,7 +74,7 @@ class CarriedLoad:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Client:
-    """The load generator; each part is None where there is none."""
+    """The load generator."""
 
     canary: Canary | None = None
     calibration: Calibration | None = None

@@ -1,4 +1,4 @@
-"""`energy` of a summary: the joules of the headline's window, with all that they rest on."""
+"""`energy` of a summary: details of the headline window's energy. None is absent or unknown."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,19 +13,15 @@ class DeviceEnergy:
     """Energy of one device.
 
     Attributes:
-        joules: truth as far as it is known: readings x gain; None when absent.
+        joules: readings x gain.
         reason: why it is absent.
-        method: `counter`, `counter bridged by integral` (over a reset) or `integral`; None when
-            absent.
-        counter_j: as read, without gain; None where there is no counter over the window.
-        integral_j: likewise by power.
+        method: `counter`, `counter bridged by integral` (over a reset) or `integral`.
+        counter_j: as read, without gain, as `integral_j` from power.
         disagreement: |counter - integral| / integral.
-        longest_gap_s: longest silence of its power readings that touches the window.
-        error_j: half-width at 95 % of what readings leave unknown.
+        longest_gap_s: between power readings that overlap the window.
+        error_j: half-width at 95% of the statistical error.
         counter_resets: in the whole run.
-        gain: what its readings are multiplied with.
-        systematic_ratio: how far that is known; None where nobody knows it.
-        systematic_source: where the two come from.
+        systematic_ratio: error of the gain; `systematic_source`: source of both.
         calibrated: against a meter.
     """
 
@@ -50,15 +46,14 @@ class BoundaryEnergy:
     """Energy at one boundary.
 
     Attributes:
-        joules: None when absent.
         watts: mean over the window.
         reason: why it is absent.
-        source: family of the readings: nvml, dcgm, rapl, ipmi, redfish, promql, csv, modelled,
-            replay:….
-        method: `counter`, `integral`, or both where devices differ; None when absent.
-        error_ratio: statistical error of the joules, 95 %, relative.
-        systematic_ratio: gain errors, independent between devices; None where they are not known.
-        other_sources: joules that other sources at the same boundary give.
+        source: family of the readings: `nvml`, `dcgm`, `rapl`, `ipmi`, `redfish`, `promql`, `csv`,
+            `modelled`, `replay:…`.
+        method: of its devices: `counter`, `integral` or both.
+        error_ratio: statistical error of the energy, 95%, relative.
+        systematic_ratio: gain errors, independent between devices.
+        other_sources: joules by other sources at the same boundary.
     """
 
     boundary: str
@@ -77,9 +72,7 @@ class BoundaryEnergy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IdlePower:
-    """Power of one boundary over a stretch without load; `watts` is None where it is absent for
-    `reason`.
-    """
+    """Power of one boundary over an idle period; `reason`: why it is absent."""
 
     watts: Number | None = None
     reason: str | None = None
@@ -90,7 +83,7 @@ class IdlePower:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IdleStretch:
-    """A stretch without load, in seconds from the run's start, with its power by boundary."""
+    """An idle period, in seconds from the run's start, with its power by boundary."""
 
     start_s: Number
     end_s: Number
@@ -99,11 +92,11 @@ class IdleStretch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AboveIdle:
-    """Power of the window at one boundary, and what of it is above that without load.
+    """Power of the window at one boundary, in total and above idle power.
 
     Attributes:
-        active_w: above that before the server was started.
-        above_ready_w: above that with the model loaded.
+        active_w: above idle power before the server started.
+        above_ready_w: above idle power with the model loaded.
     """
 
     total_w: Number | None = None
@@ -115,8 +108,8 @@ class AboveIdle:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Idle:
-    """Power without load: before the server starts, and with the model loaded. A stretch that the
-    run did not have has no key in JSON.
+    """Idle power before the server starts and with the model loaded. Missing idle periods have no
+    key in JSON.
     """
 
     before_server: IdleStretch | None = None
@@ -126,26 +119,19 @@ class Idle:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rung:
-    """One boundary of the deployment over the window, from board to facility.
+    """One power boundary (`rung`: `board`, `node`, `critical_it` or `facility`) over the window.
 
     Attributes:
-        rung: `board`, `node`, `critical_it` or `facility`.
-        boundary: that was read (`gpu_board`, `module`, `node`, `rack`, `facility`), or the rung's
-            own name where it is modelled.
-        watts: None when absent.
-        low_w: with every assumed factor at the end of its range that makes it smallest; None where
-            nothing was assumed.
-        high_w: at the other end.
-        joules: of the window.
-        basis: measured, modelled or absent. A rung above a modelled one is modelled.
-        factor: what it was modelled with: watts to add for each GPU (node), or the factor on the
-            rung below; None where it was measured.
+        boundary: as read (`gpu_board`, `module`, `node`, `rack`, `facility`), or `rung` if modeled.
+        low_w: with every assumed factor at its low end, `high_w` at its high end.
+        basis: a boundary outside a modeled one is modeled unless it has a meter.
+        factor: if modeled: watts added per GPU (node), or a multiple of the boundary inside.
         factor_is: in words, with its unit.
         factor_stated: by the profile; else a default of the harness.
         source: of the factor, else of the readings.
         devices: how many were summed.
-        systematic_ratio: of the measured energy that it rests on.
-        note: why it is absent, or what a reader must know.
+        systematic_ratio: of the underlying measured energy.
+        note: why it is absent, or a remark.
     """
 
     rung: str
@@ -168,9 +154,7 @@ class Rung:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Coefficient:
-    """One term of the attribution in `unit`, with the half-width of its 95 % interval; None where
-    the fit is refused.
-    """
+    """One term of the attribution in `unit`; `error` is the half-width of its 95% interval."""
 
     value: Number | None = None
     error: Number | None = None
@@ -179,19 +163,7 @@ class Coefficient:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attribution:
-    """Joules by time, computed input, output and output x context, or why there is no such split.
-
-    Attributes:
-        reason: why it is refused; None when it stands.
-        coefficients: by term; empty when refused before fitting.
-        slices: rows of the fit.
-        stages: their names.
-        condition_number: of the scaled columns.
-        residual_ratio: root mean square of the rows' residuals over their mean joules.
-        held_out: stage -> relative error of its joules, predicted from the others.
-        systematic_ratio: gain error of the joules, which all coefficients share.
-        components_j: joules of the headline's window by term, with `unexplained`.
-    """
+    """Energy breakdown: `harness.reduce.energy.attribution.Attribution`."""
 
     reason: str | None = None
     coefficients: Mapping[str, Coefficient] = field(default_factory=dict)
@@ -212,14 +184,13 @@ def _class_for_name(field_name: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClassEnergy:
-    """One class's part of the window.
+    """Energy allocated to one class.
 
     Attributes:
         name: the class (`class` in JSON); `idle` for seconds in which nothing was in flight.
-        joules: allocated.
-        share: of the window's joules.
+        share: of the window's energy.
         output_tok: in the window.
-        answered: requests answered in it.
+        answered: requests completed in it.
     """
 
     __pydantic_config__: ClassVar = {"alias_generator": _class_for_name}
@@ -236,13 +207,11 @@ class ClassEnergy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Allocation:
-    """All classes of the window; their joules add up to its joules.
+    """All classes of the window; their energy adds up to its energy at `boundary`.
 
     Attributes:
         rule: `service_time` or `fitted`.
-        rule_text: in words.
-        boundary: whose joules.
-        classes: by name; `idle` last where there is any.
+        classes: by name; `idle` last if there is any.
     """
 
     rule: str
@@ -253,15 +222,15 @@ class Allocation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Board:
-    """One board over the window; None is what it did not tell.
+    """One GPU over the window; None is what it does not report.
 
     Attributes:
         throttled_share: reason -> share of the watched time of the window.
-        watched_share: share of the window in which it was watched.
+        watched_share: share of the window with known throttle reasons.
         power_limit_w: lowest limit in force.
-        ecc_uncorrected: errors that came up during the run.
+        ecc_uncorrected: new errors during the run.
         xids: critical errors of the run, in order.
-        foreign_processes: most at once, of processes that are not the run's.
+        foreign_processes: maximum number of processes that do not belong to the run.
     """
 
     device_id: str
@@ -280,11 +249,10 @@ class Board:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stretch:
-    """A stretch of time in which a board gave a reason for lower clocks, in seconds from the run's
-    start.
+    """A period with a throttle reason of a GPU, in seconds from the run's start.
 
     Attributes:
-        invalid: such a reason makes a window invalid.
+        invalid: the reason invalidates a window.
     """
 
     device_id: str
@@ -296,7 +264,7 @@ class Stretch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GpuState:
-    """All boards of the deployment: over the window, and their stretches of the whole run."""
+    """All GPUs of the deployment over the window, and throttling periods of the whole run."""
 
     devices: tuple[Board, ...] = ()
     stretches: tuple[Stretch, ...] = ()
@@ -304,7 +272,7 @@ class GpuState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Carbon:
-    """CO2 of the window at the highest rung that is known, by the profile's grid factor."""
+    """CO2 of the window at the outermost known boundary, by the profile's grid factor."""
 
     kgco2: Number
     kgco2_per_kwh: Number
@@ -316,14 +284,12 @@ class Carbon:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunEnergy:
-    """Energy of the headline's window.
+    """Energy of the headline window.
 
     Attributes:
-        window: name of the stage; None without a measured window.
-        ladder: from board to facility.
-        classes: joules by class; None where there are none.
-        boards: throttling, limits and errors.
-        carbon: None without the grid's factor.
+        window: name of the stage; None without a measurement window.
+        ladder: power boundaries, innermost first.
+        carbon: None without a grid factor.
     """
 
     window: str | None = None

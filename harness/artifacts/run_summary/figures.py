@@ -1,4 +1,4 @@
-"""Figures and distributions of a summary."""
+"""Metric values and distributions of a summary."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,19 +12,17 @@ class Figure:
     """One value of a metric.
 
     Attributes:
-        value: in `unit`; None when absent.
-        unit: as in the metric's definition.
-        ci_low: lower end of the 95 % interval within this run; None where there are too few
-            effective batches.
-        ci_high: its upper end.
-        basis: measured, modelled (uses a stated assumption such as a price) or absent.
-        boundary: `client`, `server`, `deployment` or a power boundary; None when absent.
-        window: name of the stage in whose window it was taken.
-        note: why it is absent, or where it comes from.
-        systematic_ratio: 95 % bound of an error that no repetition removes, relative to the value
-            (gain of the power sensors); None where there is none or nobody knows it.
-        systematic_low: lower end of the interval of that error alone.
-        systematic_high: its upper end.
+        value: in `unit`; None if absent.
+        ci_low: lower end of the 95% confidence interval within this run, `ci_high` its upper end;
+            None for too few effective batches.
+        basis: measured, modeled (uses a stated assumption such as a price) or absent.
+        boundary: `client`, `server`, `deployment` or a power boundary.
+        window: name of the stage of its window.
+        note: why it is absent, or its source.
+        systematic_ratio: 95% bound of an error that repetition does not remove (gain of power
+            sensors), relative; None if unknown.
+        systematic_low: lower end of the interval of that error alone, `systematic_high` its upper
+            end.
     """
 
     value: Number | None
@@ -44,14 +42,14 @@ class Figure:
 class Distribution:
     """A distribution over requests (over gaps for itl_s and inter_event_s), in seconds.
 
-    Requests that never came to the moment in question are right-censored: percentiles that reach
-    into their share are None, and so are mean and max as soon as there is one.
+    Requests that did not reach the event are right-censored: percentiles that reach into their
+    share are None; mean and max are None with any.
 
     Attributes:
         n: observed values.
-        censored: values that are only known to be larger than what was waited for.
-        ci: 95 % intervals within this run of the mean and the percentiles, by name, None where
-            there are too few effective samples; empty where none were asked for.
+        censored: values that are only known to be large.
+        ci: 95% confidence intervals within this run of the mean and the percentiles, by name; None
+            for too few effective samples.
     """
 
     mean: Number | None = None

@@ -1,4 +1,4 @@
-"""`rosetta` of a summary: the same records under other tools' definitions."""
+"""`rosetta` of a summary: the same records under other tools' metric definitions."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,8 +8,8 @@ from harness.artifacts.typed_json import Number
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolFigure:
-    """One term as one tool defines it: a `value`, or statistics of a distribution over `n`. Where
-    there is none, all of these are None and `note` says why.
+    """One term as defined by one tool: a `value`, or statistics of a distribution over `n`. If all
+    are None, `note` has the reason.
     """
 
     unit: str
@@ -25,9 +25,7 @@ class ToolFigure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolFigures:
-    """One tool: for people, where its definitions were read, over what it measures, its figures by
-    term.
-    """
+    """One tool: its values by term, source of the definitions, and what it measures over."""
 
     title: str
     source: str
@@ -37,11 +35,11 @@ class ToolFigures:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OtherTools:
-    """The stage that heads the summary under every tool's definitions.
+    """The headline stage under every tool's definitions.
 
     Attributes:
-        requests: that were answered.
-        harness: its own figures under the same terms.
+        requests: completed ones.
+        harness: its own values of the same terms.
         tools: by key of `harness.reduce.figures.other_tools.TOOLS`.
     """
 

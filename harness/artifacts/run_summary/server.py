@@ -1,6 +1,4 @@
-"""`server` and `host` of a summary: the server's own figures and the load of processes, over the
-window.
-"""
+"""`server` and `host` of a summary: server metrics, CPU and memory, over the window."""
 
 from dataclasses import dataclass
 
@@ -18,12 +16,11 @@ class Gauge:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Histogram:
-    """A histogram's rise over the window.
+    """A histogram's increase over the window.
 
     Attributes:
-        p50_bucket_s: bounds of the bucket that holds the median; an upper bound of None is
-            infinity.
-        p99_bucket_s: likewise.
+        p50_bucket_s: bounds of the bucket with the median, as `p99_bucket_s`; an upper bound of
+            None is infinity.
     """
 
     count: Number
@@ -38,7 +35,7 @@ class ServerFigures:
     what it does not expose.
 
     Attributes:
-        kind: whose names its metrics have.
+        kind: server whose metric names it uses.
         resets: of its counters.
     """
 
@@ -59,11 +56,7 @@ class ServerFigures:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScopeLoad:
-    """CPU and memory of one scope of processes, over `n` readings.
-
-    Attributes:
-        cpus: that it may use; None where nobody knows.
-    """
+    """CPU and memory of one scope of processes, over `n` readings; `cpus`: that it may use."""
 
     cpu_cores_mean: Number | None = None
     cpu_cores_p95: Number | None = None

@@ -1,4 +1,4 @@
-"""summary.json: what a reduction gives. None is unknown or absent, never 0."""
+"""summary.json: the result of a reduction. None is unknown or absent, never 0."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,18 +17,18 @@ from harness.core.errors import ArtifactError
 from harness.core.records import Concern, Status
 
 _OPTIONAL: Final = ("server", "rosetta", "quality")
-"""Blocks that are {} in JSON where there is none."""
+"""Blocks that are {} in JSON if absent."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Signal:
-    """What became of one signal of the steady-state test.
+    """One signal of the steady-state test.
 
     Attributes:
-        warmup_s: to be left out at the beginning.
-        drift: it goes on changing, by more than is tolerated.
-        change: over the tested stretch, as a share of its mean (of ratios in their own unit); None
-            when its mean is 0.
+        warmup_s: to exclude at the beginning.
+        drift: it keeps changing by more than the tolerance.
+        change: over the tested interval, relative to its mean (for ratios: absolute); None if the
+            mean is 0.
         p_value: of the trend.
     """
 
@@ -40,8 +40,8 @@ class Signal:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Steady:
-    """What the steady-state test found: `steady` where no signal drifts, the warm-up of the slowest
-    one that settles.
+    """Result of the steady-state test: `steady` if no signal drifts; `warmup_s` of the slowest
+    settling signal.
     """
 
     steady: bool
@@ -53,11 +53,7 @@ class Steady:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """The measured stretch of time, in seconds from the run's start; None where it is not known.
-
-    Attributes:
-        steady: None where the test was not made.
-    """
+    """The measurement window, in seconds from the run's start."""
 
     start_s: Number | None
     end_s: Number | None
@@ -68,16 +64,15 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class RequestCounts:
-    """How requests ended. `failed` was tried but neither answered in full nor cancelled by plan;
-    `dropped` was never sent.
+    """How requests ended. `failed`: tried, but neither completed nor canceled by plan; `dropped`:
+    never sent.
 
     Attributes:
-        planned: None for a closed loop that is bounded by time.
-        in_window: intended in the window: the ones that latency, SLOs and goodput are about.
-        turns_not_happened: turns behind a failed or dropped one of their conversation; None where
-            the run did not tell.
-        primed: answered requests that warmed the caches of conversations that start in their
-            middle; in none of the other counts.
+        planned: None for a closed loop bounded by time.
+        in_window: scheduled in the window: the basis of latency, SLOs and goodput.
+        turns_not_happened: turns after a failed or dropped one of their session.
+        primed: completed requests that warmed the caches of sessions that start in their middle;
+            not in the other counts.
     """
 
     planned: int | None
@@ -94,18 +89,15 @@ class RequestCounts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recount:
-    """The model's tokenizer on a sample of the requests; all but `note` are None where nothing was
-    counted.
+    """Token count of a sample of the requests by the model's tokenizer.
 
     Attributes:
-        requests: counted.
-        of: answered.
-        usage: the server's count of these requests.
-        tokenizer: its own count, with the chat template where there is one.
-        text_only: without.
+        requests: in the sample, `of` completed ones.
+        usage: the server's count of the sample.
+        tokenizer: the tokenizer's count, with the chat template if there is one.
+        text_only: without the template.
         relative_difference: (usage - tokenizer) / usage.
-        expected: its largest expected size.
-        ok: it is within that.
+        expected: maximum expected size of it; `ok`: it is within.
     """
 
     requests: int | None = None
@@ -121,17 +113,16 @@ class Recount:
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """The client's count of tokens held against the server's, over the whole run.
+    """The client's token count compared with the server's, over the whole run.
 
     Attributes:
-        client: tokens by the usage that came with the answers.
-        server: difference of the server's counter; None without one.
-        relative_difference: (client - server) / server; None where that is unknown.
-        tolerance: how many tokens the server may have counted beyond the client: what streams
-            without usage had asked for.
-        ok: None when there is nothing to hold against each other.
-        note: in words.
-        tokenizer: the third account.
+        client: tokens by the responses' usage.
+        server: increase of the server's counter; None without one.
+        relative_difference: (client - server) / server.
+        tolerance: tokens that the server may have counted beyond the client: those requested by
+            streams without usage.
+        ok: None if there is nothing to compare.
+        tokenizer: the third count.
     """
 
     client: Number | None
@@ -145,7 +136,7 @@ class Agreement:
 
 @dataclass(frozen=True, slots=True)
 class StageSummary:
-    """One load stage by itself."""
+    """One load stage."""
 
     name: str
     kind: str | None
@@ -157,16 +148,11 @@ class StageSummary:
 
 @dataclass(frozen=True, slots=True)
 class ClassSummary:
-    """One class of requests (a part of a mix, subagents of a trace) by itself, in the window that
-    heads the summary.
+    """One class of requests (a part of a mix, subagents of a trace) in the headline window.
 
     Attributes:
-        name: the class, as in the records.
-        requests: counts of the class over the headline's stage; `planned` and `turns_not_happened`
-            are not known by class.
-        metrics: figures that can be told apart by class: no power and no price; energy where it was
-            allocated, as modelled.
-        latency: as the summary's.
+        requests: over the headline stage; `planned` and `turns_not_happened` are unknown by class.
+        metrics: those that exist by class: no power, no price; allocated energy as `modelled`.
     """
 
     name: str
@@ -177,7 +163,7 @@ class ClassSummary:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether the run can be trusted, and every reason to doubt it, worst first."""
+    """Validity of the run, and every concern, worst first."""
 
     status: Status
     concerns: tuple[Concern, ...] = ()
@@ -185,7 +171,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProfileName:
-    """Which profile was run; None is not known."""
+    """The profile of the run."""
 
     name: str | None = None
     purpose: str | None = None
@@ -195,15 +181,14 @@ class ProfileName:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Labels:
-    """Words that belong next to the figures; None is not known.
+    """Labels to show next to the results.
 
     Attributes:
-        tokens_in_chunks: `told` or `not told`: whether the stream reports how many tokens a chunk
-            has.
-        input_split: where the share of cached input is from.
+        tokens_in_chunks: `told` or `not told`: whether the stream reports tokens per chunk.
+        input_split: source of the share of cached input.
         quality: `verified` or `quality unverified`.
-        server_metrics: whose names the scraped metrics have.
-        power_limit: `500 of 700 W` where a limit below the default was in force.
+        server_metrics: server whose metric names were found.
+        power_limit: `500 of 700 W` if a limit below the default applied.
     """
 
     output_length: str | None = None
@@ -219,7 +204,7 @@ class Labels:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slos:
-    """SLOs of the profile; None is not set."""
+    """SLOs of the profile."""
 
     ttft_s: Number | None = None
     tpot_s: Number | None = None
@@ -231,14 +216,12 @@ class Summary:
     """One run, reduced.
 
     Attributes:
-        state: of the run directory: complete, interrupted or failed; a run whose manifest still
-            says running is `interrupted`.
-        server: the server's own figures over the window; None without scrapes.
-        host: load of the client's and the server's processes over the window, by scope.
-        classes: the headline's window by class of requests, in the order of their names.
-        rosetta: the same records under other tools' definitions; None where nothing was answered.
-        quality: the answers' check; None where there was none.
-        energy: joules of the headline's window in detail.
+        state: complete, interrupted or failed; `running` in the manifest becomes `interrupted`.
+        server: None without scrapes.
+        host: CPU and memory of client and server processes in the window, by scope.
+        classes: the headline window by class of requests, ordered by name.
+        rosetta: None without completed requests.
+        quality: None without a check.
     """
 
     schema_version: int
@@ -284,18 +267,14 @@ _BARE: Final[dict[str, Any]] = {
     "reconciliation": {},
     "stages": [],
 }
-"""What stands for blocks that are missing or damaged, where that is borne: nothing is claimed."""
+"""Replacements for missing or damaged blocks in a lenient read; they claim nothing."""
 
 
 def read_summary(path: Path, *, lenient: bool = False) -> Summary:
-    """A summary.json.
-
-    Args:
-        path: the file.
-        lenient: leave out what is damaged; a verdict that is makes the run invalid.
+    """Read a summary.json. `lenient`: ignore damaged parts; a damaged verdict is invalid.
 
     Raises:
-        ArtifactError: it cannot be read, is damaged, or a newer harness made it.
+        ArtifactError: it cannot be read, is damaged, or is from a newer harness.
     """
     folder = path.parent
     try:
@@ -307,20 +286,20 @@ def read_summary(path: Path, *, lenient: bool = False) -> Summary:
             cause="the run was killed before it was reduced",
             next_step=f"harness reduce {folder}",
         ) from error
-    again = f"harness reduce {folder} writes it again"
+    again = f"rewrite it with `harness reduce {folder}`"
     try:
         raw = loads(text, huge=lenient)
     except ValueError as error:
         raise ArtifactError(f"{path} is not JSON: {error}", next_step=again) from error
     if not isinstance(raw, dict):
         raise ArtifactError(
-            f"{path} holds no JSON object", cause="it was edited or damaged", next_step=again
+            f"{path} is not a JSON object", cause="it was edited or damaged", next_step=again
         )
     version = raw.get("schema_version")
     if type(version) is not int or not 1 <= version <= SCHEMA_VERSION:
         raise ArtifactError(
             f"{path} has schema_version {version!r}; this harness reads up to {SCHEMA_VERSION}",
-            cause="it was made by a newer harness, or damaged",
+            cause="it is from a newer harness or damaged",
             next_step=f"{again}, or upgrade this harness",
         )
     absent = {key: None for key in _OPTIONAL if not raw.get(key)}

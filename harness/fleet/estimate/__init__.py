@@ -1,1 +1,1 @@
-"""Estimates a site at one moment from a measured run."""
+"""Estimates of a site at one time from a measured run."""

@@ -1,10 +1,10 @@
 """From one measured run to a site: a waterfall of factors at their central values, Monte Carlo over
-the unknown, a ranking of factors.
+uncertain ones, and a ranking of factors.
 
-What is scaled is the run's output tokens per second per GPU and its watts per board, at the load of
-the run, taken as the site's peak. Nothing is scaled across GPU types, models, precisions or context
-lengths without a model that is named. Every figure says whether it is measured or modelled; one
-that cannot be had is absent with its reason, never 0.
+The run's output tokens per second per GPU and watts per GPU are scaled, at the load of the run,
+taken as the site's peak. Scaling across GPU types needs a named model; across models, precisions or
+context lengths it is refused. Every result is marked as measured or modeled; a missing one is
+absent with its reason, never 0.
 """
 
 import math
@@ -38,35 +38,37 @@ from harness.fleet.site.catalog import contradictions, gpus, load_site, overridd
 from harness.fleet.site.types import GpuSpec, Site
 
 DRAWS: Final = BLOCK
-"""Default number of Monte Carlo draws: the Monte Carlo error of a P5 or P95 is then well below the
-width of any prior.
-"""
+"""Default number of draws: the Monte Carlo error of a P5 or P95 is well below any prior's width."""
 
 FEW: Final = 1000
-"""Fewer draws than these leave P5 and P95 to chance (50 beyond each)."""
+"""With fewer draws, P5 and P95 are unreliable (50 draws beyond each)."""
+
+_RANKED: Final = (
+    *("output_tok_s", "output_tok_s_peak", "power_mean_mw"),
+    *("usd_per_mtok", "j_per_output_tok_mean"),
+)
+"""Results with a ranking of factors."""
 
 OVERSUBSCRIBED: Final = 0.30
-"""Servers beyond the power cap's provision that POLCA (arXiv 2308.12908) found room for."""
+"""Additional servers under a power cap that POLCA (arXiv 2308.12908) found possible."""
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the caller states beside run and site.
+    """Inputs in addition to run and site.
 
     Attributes:
-        draws: Monte Carlo draws.
-        seed: of the draws; the same seed gives the same answer.
-        assume: `KEY=VALUE` or `KEY=LOW:HIGH` in place of a prior.
-        work: what the site is to serve; other than measured is refused.
-        demand_tok_s: output tokens per second at peak that are asked for.
-        demand_sessions: live sessions at peak that are asked for.
+        assume: `KEY=VALUE` or `KEY=LOW:HIGH` instead of a prior.
+        work: the site's work; refused if it differs from the measured one.
+        demand_tok_s: demand at peak, output tokens per second.
+        demand_sessions: demand at peak, live sessions.
         oversubscribe: share of GPUs powered beyond the cap's provision.
         limits: further runs of the same work at other enforced power limits.
         loads: further runs of the same work at other loads.
         replicas: further runs of the same work at two or more replicas.
-        modelled: ratio from the run's type of GPU to the site's.
-        demonstrate: take a run whose boards are a test double; every page says so.
-        as_of: the day on which the site is asked; None takes the run's.
+        `modelled`: ratio from the run's type of GPU to the site's.
+        demonstrate: accept a run whose GPUs are a test double; every page is marked.
+        as_of: day of the estimate; None: the run's.
     """
 
     draws: int = DRAWS
@@ -85,17 +87,16 @@ class Options:
 
     def __post_init__(self) -> None:
         if self.draws < 1:
-            raise ProfileError(f"{self.draws} draws: one is the least")
+            raise ProfileError(f"draws must be at least 1, not {self.draws}")
         for name, value in (
             ("demand", self.demand_tok_s),
             ("demand in sessions", self.demand_sessions),
         ):
             if value is not None and not (0 < value < math.inf):
-                raise ProfileError(f"a {name} of {value:g}: it must be above 0 and finite")
+                raise ProfileError(f"{name} must be > 0 and finite, not {value:g}")
         if not 0 <= self.oversubscribe <= 1:
             raise ProfileError(
-                f"oversubscription of {self.oversubscribe:g}: it is a share from 0 to 1 of GPUs"
-                " beyond the cap's provision"
+                f"oversubscription must be a share from 0 to 1, not {self.oversubscribe:g}"
             )
 
 
@@ -107,29 +108,21 @@ def estimate(
     draws: int | None = None,
     seed: int | None = None,
 ) -> FleetEstimate:
-    """Scale a measured run to a site.
-
-    Args:
-        run: a run directory with a summary.
-        site: a site, the name of a shipped one, or the path of a site file.
-        options: what else is stated.
-        draws: in place of the options'.
-        seed: in place of the options'.
+    """Scale a measured run to a site: a `Site`, the name of a shipped one, or the path of a site
+    file. `draws` and `seed` replace those of the options.
 
     Raises:
         ArtifactError: no reduced run, or a damaged one.
         ProfileError: no such site, a site whose term has ended, or constants that overlap.
-        InvalidRunError: the run is invalid, proves function only, ran without GPUs or met its SLOs
-            in no request: nothing may be scaled.
-        NotComparableError: the site's GPUs are of another type than the run's, or what is asked for
-            is other work than was measured.
+        InvalidRunError: the run is invalid, proves function only, ran without GPUs or had no
+            request within its SLOs.
+        NotComparableError: another type of GPU, or other work than measured.
     """
     options = options or Options()
-    options = replace(
-        options,
-        draws=options.draws if draws is None else draws,
-        seed=options.seed if seed is None else seed,
-    )
+    if draws is not None:
+        options = replace(options, draws=draws)
+    if seed is not None:
+        options = replace(options, seed=seed)
     result = load_result(run)
     place = site if isinstance(site, Site) else load_site(site)
     measured = evidence.measured_tokens(result, demonstrate=options.demonstrate)
@@ -146,22 +139,18 @@ def estimate(
 
 
 def parse_day(text: str) -> date:
-    """A day as `--as-of` takes it.
-
-    Raises:
-        ProfileError: it is none.
-    """
+    """The day of `--as-of`; ProfileError if it is not one."""
     with suppress(ValueError):
         found = date.fromisoformat(text)
-        if found.isoformat() == text:  # other forms of ISO 8601 are read too
+        if found.isoformat() == text:  # fromisoformat also takes other forms
             return found
     raise ProfileError(
-        f"--as-of {text}: no such day", next_step="write it as YYYY-MM-DD: 2026-11-30"
+        f"--as-of {text} is not a date", next_step="write it as YYYY-MM-DD: 2026-11-30"
     )
 
 
 def as_of_day(run: RunResult, stated: date | None) -> AsOf:
-    """The day for which an answer holds: the stated one, else the run's, else today."""
+    """The day of an estimate: the stated one, else the run's, else today."""
     if stated is not None:
         return AsOf(stated, "as stated")
     if run.day is not None:
@@ -170,16 +159,12 @@ def as_of_day(run: RunResult, stated: date | None) -> AsOf:
 
 
 def check_term(site: Site, as_of: AsOf) -> None:
-    """Refuse a site whose term is over.
-
-    Raises:
-        ProfileError: it is.
-    """
+    """Raise ProfileError if the site's term has ended."""
     if site.until is not None and site.until < as_of.within(site.until):
         raise ProfileError(
             f"the term of {site.name} ended {site.until}: it delivers nothing on {as_of.day}",
             cause=f"{as_of.day} is {as_of.source}",
-            next_step="state a term that is not over, or none; or ask for another day with --as-of",
+            next_step="correct or remove the term, or choose another day with --as-of",
         )
 
 
@@ -194,8 +179,7 @@ class _Estimator:
         as_of: AsOf,
     ) -> None:
         self._run, self._site, self._options, self._as_of = run, site, options, as_of
-        self._from = spec
-        self._spec = spec
+        self._from = self._spec = spec
         if options.modelled is not None and site.types and spec.name not in site.types:
             self._spec = gpus()[site.types[0]]
         self._book = FactorBook(overridden(options.assume), Streams(options.seed, options.draws))
@@ -204,60 +188,42 @@ class _Estimator:
         specs = (self._from, self._spec)
         self._power = Power(run, site, specs, self._book, options.loads, self._flags)
         self._tokens = Tokens(
-            run,
-            measured,
-            specs,
-            self._book,
-            self._flags,
-            replicas=options.replicas,
-            modelled=options.modelled,
+            run, measured, specs, self._book, self._flags, options.replicas, options.modelled
         )
 
     def estimate(self) -> FleetEstimate:
         self._flags.extend(red_flags(self._run, self._from, self._site, self._as_of))
         if self._options.draws < FEW:
             self._flags.append(
-                f"Only {self._options.draws} draws: the ends of the ranges are chance; {FEW:,} are"
-                " few enough to be quick."
+                f"Only {self._options.draws} draws: P5 and P95 are unreliable; use at least"
+                f" {FEW:,}."
             )
         self._tokens.factors()
         absent_power = self._power.factors()
         for key in ("availability", "reserved_spares", "load_factor"):
             self._book.prior(key)
-        case = self._case()
-        case = self._on_curve(case, absent_power)
+        case = self._on_curve(self._case(), absent_power)
         self._prices()
         values = central(self._book.factors, case)
         if values["gpus_powered"] < 1:
             raise ProfileError(
-                f"{case.cap_mw:g} MW power no GPU: one takes {values['w_per_gpu']:,.0f} W at the"
-                " meter under the run's load",
-                next_step="mend power_mw of the site (its unit is megawatts)",
+                f"{case.cap_mw:g} MW are not enough for one GPU, which takes"
+                f" {values['w_per_gpu']:,.0f} W at the meter under the run's load",
+                next_step="correct power_mw of the site (its unit is megawatts)",
             )
         drawn = evaluate({key: factor.draws for key, factor in self._book.factors.items()}, case)
         binding = self._binding(case, values, absent_power)
         figures = Figures(
-            self._run,
-            self._site,
-            case,
-            self._book.factors,
+            run=self._run,
+            site=self._site,
+            case=case,
+            factors=self._book.factors,
             absent_power=absent_power,
             binding=binding,
             curve_why=self._curve_why,
         )
         powered_why = "; ".join(figures.powered_why())
         waterfall = Waterfall(self._book.factors, case, values, powered_why, self._curve_why or "")
-        ranked = swings(
-            self._book.factors,
-            case,
-            (
-                "output_tok_s",
-                "output_tok_s_peak",
-                "power_mean_mw",
-                "usd_per_mtok",
-                "j_per_output_tok_mean",
-            ),
-        )
         work = replace(evidence.work_of(self._run), kv=evidence.kv_text(self._run, self._from))
         return FleetEstimate(
             run_id=self._run.run_id,
@@ -276,14 +242,14 @@ class _Estimator:
             draws=self._options.draws,
             seed=self._options.seed,
             factors=self._book.factors,
-            tornado=ranked,
+            tornado=swings(self._book.factors, case, _RANKED),
             central=values,
             stated=Stated(
-                case.gpus,
-                case.cap_mw,
-                case.usd_per_h,
-                case.tok_s_per_session,
-                case.peak_demand_tok_s,
+                gpus=case.gpus,
+                cap_mw=case.cap_mw,
+                usd_per_h=case.usd_per_h,
+                tok_s_per_session=case.tok_s_per_session,
+                demand_tok_s=case.peak_demand_tok_s,
             ),
             peak_draws=drawn["output_tok_s_peak"],
             demonstration=evidence.is_demonstration(self._run),
@@ -301,11 +267,11 @@ class _Estimator:
                     raise ProfileError(
                         f"{share.value:.3g} of the {site.gpus.value:,.0f} GPUs of {site.name} are"
                         f" not one {self._spec.name}",
-                        next_step="measure a type that the site has more of, or mend its mix",
+                        next_step="measure another type of the site's GPUs, or correct its mix",
                     )
                 self._flags.append(
                     f"Only the {count:,.0f} GPUs of type {self._spec.name} are scaled "
-                    f"({100 * share.value:.0f} % of {site.gpus.value:,.0f}, "
+                    f"({100 * share.value:.0f}% of {site.gpus.value:,.0f}, "
                     f"{share.cite()}); power cap and price are taken in the same proportion."
                 )
         part = count / site.gpus.value
@@ -313,13 +279,13 @@ class _Estimator:
         per_session, why = evidence.tok_s_per_session(self._run)
         if self._options.demand_sessions is not None and per_session is None:
             raise ProfileError(
-                f"a demand in sessions cannot be held against this run: {why}",
+                f"a demand in sessions cannot be used with this run: {why}",
                 next_step="state the demand in tokens",
             )
         if self._options.oversubscribe > OVERSUBSCRIBED:
             self._flags.append(
-                f"{100 * self._options.oversubscribe:.0f} % of GPUs beyond the cap's provision;"
-                f" POLCA (arXiv 2308.12908) found room for {100 * OVERSUBSCRIBED:.0f} %."
+                f"{100 * self._options.oversubscribe:.0f}% of GPUs beyond the cap's provision;"
+                f" POLCA (arXiv 2308.12908) found {100 * OVERSUBSCRIBED:.0f}% possible."
             )
         return Case(
             gpus=count,
@@ -333,52 +299,43 @@ class _Estimator:
         )
 
     def _on_curve(self, case: Case, absent_power: str | None) -> Case:
-        """At a power cap that binds, the best point of a measured curve; without a curve the run's
-        own, and fewer GPUs.
+        """If the power cap binds, the best point of a measured curve; without a curve, the run's
+        point and fewer GPUs.
         """
         if case.cap_mw is None or absent_power is not None:
             return case
         if central(self._book.factors, case)["gpus_powered"] >= case.gpus:
             if self._options.limits:
                 self._flags.append(
-                    "The power cap does not bind, so runs at other power limits change nothing."
+                    "The power cap does not bind, so runs at other power limits have no effect."
                 )
             return case
         curve, why = curve_of(self._run, [load_result(path) for path in self._options.limits])
         if curve is None or "board_w" not in self._book.factors:
             if self._options.limits:
-                self._flags.append(
-                    "No power-cap curve:"
-                    f" {why if curve is None else 'it is of boards, and the node or the modules were measured'}."  # noqa: E501
-                )
+                other = "it needs GPU board power, but the node or the modules were measured"
+                self._flags.append(f"No power-cap curve: {why if curve is None else other}.")
             return case
         point = best_point(self._book.factors, case, curve)
-        self._curve_why = f"power-cap curve {why}; boards run at {point.limit_w:.0f} W"
+        self._curve_why = f"power-cap curve {why}; GPUs run at {point.limit_w:.0f} W"
         return replace(case, point=point)
 
     def _prices(self) -> None:
         for tier, price in self._spec.usd_per_gpu_h.items():
             prior = self._book.priors["price_spread"].model_copy(update={"key": f"price@{tier}"})
             drawn = self._book.streams.prior(prior) * price.value
+            key, unit = f"usd_per_gpu_h@{tier}", "USD/GPU-h"
             title = f"Price of a GPU-hour, {tier.replace('_', ' ')}"
             source = f"{price.cite()}; spread: assumption of this harness ({prior.date})"
-            self._book.add(
-                f"usd_per_gpu_h@{tier}",
-                title,
-                "USD/GPU-h",
-                price.value,
-                drawn,
-                Basis.MODELLED,
-                source,
-            )
+            self._book.add(key, title, unit, price.value, drawn, Basis.MODELLED, source)
 
     def _binding(self, case: Case, values: dict[str, float], absent_power: str | None) -> str:
         if case.cap_mw is None:
             return "count"
         if absent_power is not None:
             self._flags.append(
-                f"Whether {case.cap_mw:g} MW are enough is not known without measured power:"
-                " figures of tokens are upper bounds."
+                f"Whether {case.cap_mw:g} MW are enough is unknown without measured power: token"
+                " results are upper bounds."
             )
             return "unknown"
         uncapped = values["w_per_gpu"] * case.gpus / 1e6
@@ -388,7 +345,7 @@ class _Estimator:
                 f" MW at the meter, above the site's {case.cap_mw:g} MW:"
                 f" {values['gpus_powered']:,.0f} run"
                 + (
-                    ", held at the cap at peak; what that slows is not modelled."
+                    ", capped at peak; the slowdown from that is not modeled."
                     if case.oversubscribe
                     else "."
                 )

@@ -1,5 +1,5 @@
-"""Further runs of the same work: what they measure in place of a prior. A power-cap curve, power
-without load, the cost of replicas.
+"""Values from further runs of the same work instead of priors: a power-cap curve, power without
+load, efficiency of replicas.
 """
 
 import math
@@ -21,12 +21,12 @@ from harness.fleet.estimate.model import CurvePoint
 from harness.fleet.estimate.sampling import Z95
 
 LIMITS_NEEDED: Final = 3
-"""Enforced power limits that make a power-cap curve."""
+"""Fewest enforced power limits of a power-cap curve."""
 
 
 @dataclass(frozen=True, slots=True)
 class Linked:
-    """A figure that further runs of the same work gave in place of a prior."""
+    """A value measured in further runs of the same work."""
 
     value: float
     deviation: float
@@ -59,7 +59,7 @@ def check_same_work(run: RunResult, other: RunResult, why: str) -> None:
 def curve_of(
     run: RunResult, others: Sequence[RunResult]
 ) -> tuple[tuple[CurvePoint, ...] | None, str]:
-    """A power-cap curve from runs at three or more enforced limits and its source, or None with the
+    """A power-cap curve from runs at three or more enforced limits and its source, or None and a
     reason.
     """
     points: dict[float, CurvePoint] = {}
@@ -70,38 +70,26 @@ def curve_of(
         limits = {gpu.power_limit_w for gpu in one.gpus}
         limit = next(iter(limits)) if len(limits) == 1 else None
         one_tokens, one_watts = one.figure("output_tok_s_per_gpu").value, board_power_w(one)
-        if (
-            limit is None
-            or tokens is None
-            or watts is None
-            or one_tokens is None
-            or one_watts is None
-        ):
-            return None, f"{one.path} has no one enforced limit with measured board power"
+        if not limit or tokens is None or watts is None or one_tokens is None or one_watts is None:
+            return None, f"{one.path} has no single enforced limit with measured GPU board power"
         good, mine = good_share(one), good_share(run)
-        kept = (
-            1.0 if good is None or not mine else good / mine
-        )  # a share of 0 is known: that limit serves nothing
+        # A share of 0 is known: nothing meets the SLOs at that limit.
+        kept = 1.0 if good is None or not mine else good / mine
         points[limit] = CurvePoint(
             limit, one_tokens / tokens * kept, one_watts / len(one.gpus) / (watts / len(run.gpus))
         )
     if len(points) < LIMITS_NEEDED:
         return (
             None,
-            (
-                f"a power-cap curve needs runs at {LIMITS_NEEDED} enforced limits or more; there"
-                f" are {len(points)}"
-            ),
+            f"it needs runs at {LIMITS_NEEDED} enforced limits or more; there are {len(points)}",
         )
-    return (
-        tuple(points[limit] for limit in sorted(points)),
-        f"measured at {', '.join(f'{limit:g} W' for limit in sorted(points))} a board",
-    )
+    watts_of = ", ".join(f"{limit:g} W" for limit in sorted(points))
+    return tuple(points[limit] for limit in sorted(points)), f"measured at {watts_of} per GPU"
 
 
 def idle_share_of(run: RunResult, others: Sequence[RunResult]) -> tuple[Linked | None, str]:
-    """Power without load over that under the run's load, from a straight line through runs at
-    several loads, or None with the reason.
+    """Power without load over that under the run's load, from a line fitted to runs at several
+    loads, or None and a reason.
     """
     points = []
     mine = gpu_power_w(run)
@@ -110,12 +98,12 @@ def idle_share_of(run: RunResult, others: Sequence[RunResult]) -> tuple[Linked |
             check_same_work(run, one, "a point of power against load")
         tokens, power = one.figure("output_tok_s_per_gpu").value, gpu_power_w(one)
         if tokens is None or power is None or mine is None:
-            return None, f"{one.path} measured no power of its boards"
+            return None, f"{one.path} measured no power of its GPUs"
         if power[1] != mine[1]:
             return None, f"{one.path} measured power at {power[1]}, {run.path} at {mine[1]}"
         points.append((tokens, power[0] / len(one.gpus)))
     if len({tokens for tokens, _ in points}) < 2:
-        return None, "runs at one load give no slope"
+        return None, "all runs have the same load"
     at, full = points[0]
     u, w = [tokens / at for tokens, _ in points], [watts / full for _, watts in points]
     mean_u, mean_w = math.fsum(u) / len(u), math.fsum(w) / len(w)
@@ -128,25 +116,21 @@ def idle_share_of(run: RunResult, others: Sequence[RunResult]) -> tuple[Linked |
         1, len(u) - 2
     )
     source = (
-        f"straight line through {len(points)} runs at {min(u):.2f} to {max(u):.2f} of the run's"
-        " load; boards measured, host taken alike"
+        f"line fitted to {len(points)} runs at {min(u):.2f} to {max(u):.2f} of the run's load;"
+        " GPUs measured, host assumed alike"
     )
     return Linked(share, max(0.02, math.sqrt(rest)), source), source
 
 
 def efficiency_of(run: RunResult, others: Sequence[RunResult]) -> tuple[Linked | None, str]:
-    """Per-GPU throughput at k >= 2 replicas over that of one, measured, or None with the reason.
-    `run` has the single replica.
+    """Measured per-GPU throughput of the most replicas, at least two, over that of `run`, which has
+    one; or None and a reason.
     """
     single = run.figure("output_tok_s_per_gpu")
-    best: RunResult | None = None
     for one in others:
         check_same_work(run, one, "a run of more replicas")
-        if (one.replicas or 0) >= 2 and (
-            best is None or (one.replicas or 0) > (best.replicas or 0)
-        ):
-            best = one
-    if best is None or single.value is None:
+    best = max(others, key=lambda one: one.replicas or 0, default=run)
+    if (best.replicas or 0) < 2 or single.value is None:
         return None, "none of the further runs has two or more replicas"
     many = measured_tokens(best)
     assert many.value is not None
@@ -156,17 +140,9 @@ def efficiency_of(run: RunResult, others: Sequence[RunResult]) -> tuple[Linked |
         for figure in (single, many)
         if figure.value and figure.ci_low is not None and figure.ci_high is not None
     ]
-    return (
-        Linked(
-            ratio,
-            ratio * math.hypot(*errors, 0.0),
-            f"measured: {best.replicas} replicas ({best.run_id}) over one",
-        ),
-        "",
-    )
+    source = f"measured: {best.replicas} replicas ({best.run_id}) over one"
+    return Linked(ratio, ratio * math.hypot(*errors, 0.0), source), ""
 
 
 REPEAT_ERROR: Final = 0.005
-"""Standard deviation of a throughput between repeats of a run, over it, where within-run intervals
-say less: an assumption.
-"""
+"""Relative standard deviation of throughput between repeats, at least: an assumption."""

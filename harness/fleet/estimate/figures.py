@@ -1,4 +1,4 @@
-"""The answers of one estimate: each with its range, what it stands on, and why it is absent."""
+"""The results of one estimate: each with its range and assumptions, or why it is absent."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -18,162 +18,108 @@ from harness.fleet.site.types import Site
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """What is answered.
+    """Definition of a result.
 
     Attributes:
-        title: `{session}` in it is the kind of session.
-        why: what it stands on, by the names of `Figures`' groups.
-        boundary: what it is taken over.
-        needs: what it is absent without.
+        title: `{session}` is replaced by the kind of session.
+        why: names of groups of assumptions, see `Figures._why`.
+        needs: inputs without which it is absent, see `Figures._missing`.
     """
 
     key: str
     title: str
     unit: str
-    why: tuple[str, ...]
-    boundary: str = "deployment"
-    needs: tuple[str, ...] = ()
+    why: str
+    needs: str = ""
+
+    @property
+    def boundary(self) -> str:
+        return str(Boundary.FACILITY) if "power" in self.needs else "deployment"
 
 
-_METER: Final = str(Boundary.FACILITY)
-_TOKENS_PER_S: Final = "Output tokens per second"
+_TOKENS: Final = "Output tokens per second"
+_ENERGY: Final = "Energy per output token"
+_SESSIONS: Final = "Concurrent sessions within the SLO ({session})"
+_MTOK: Final = "million output tokens"
 _ANSWERS: Final = (
-    _Answer("output_tok_s_peak", f"{_TOKENS_PER_S}, at peak", "tok/s", ("peak",)),
-    _Answer("output_tok_s", f"{_TOKENS_PER_S}, mean of a day", "tok/s", ("mean",)),
-    _Answer("output_tok_per_day", "Output tokens per day", "tok", ("mean",)),
+    _Answer("output_tok_s_peak", f"{_TOKENS}, at peak", "tok/s", "peak"),
+    _Answer("output_tok_s", f"{_TOKENS}, mean of a day", "tok/s", "mean"),
+    _Answer("output_tok_per_day", "Output tokens per day", "tok", "mean"),
+    _Answer("sessions", _SESSIONS, "session", "peak", "session"),
+    _Answer("gpus_powered", "Powered GPUs", "GPU", "powered"),
+    _Answer("power_peak_mw", "Power at peak", "MW", "power", "power"),
+    _Answer("power_mean_mw", "Power, mean of a day", "MW", "day", "power"),
     _Answer(
-        "sessions",
-        "Concurrent sessions within the SLO ({session})",
-        "session",
-        ("peak",),
-        needs=("session",),
-    ),
-    _Answer("gpus_powered", "GPUs that are powered", "GPU", ("powered",)),
-    _Answer("power_peak_mw", "Power at peak", "MW", ("power",), _METER, ("power",)),
-    _Answer("power_mean_mw", "Power, mean of a day", "MW", ("day",), _METER, ("power",)),
-    _Answer(
-        "output_tok_s_per_mw",
-        f"{_TOKENS_PER_S} per megawatt, at peak",
-        "tok/s/MW",
-        ("peak", "power"),
-        _METER,
-        ("power",),
+        "output_tok_s_per_mw", f"{_TOKENS} per megawatt, at peak", "tok/s/MW", "peak power", "power"
     ),
     _Answer(
-        "j_per_output_tok",
-        "Joules per output token, at peak (an allocation)",
-        "J/tok",
-        ("peak", "power"),
-        _METER,
-        ("power",),
+        "j_per_output_tok", f"{_ENERGY}, at peak (an allocation)", "J/tok", "peak power", "power"
     ),
     _Answer(
         "j_per_output_tok_mean",
-        "Joules per output token, mean of a day (an allocation)",
+        f"{_ENERGY}, mean of a day (an allocation)",
         "J/tok",
-        ("mean", "day"),
-        _METER,
-        ("power",),
+        "mean day",
+        "power",
     ),
     _Answer(
         "usd_per_gpu_h",
-        "Dollars per GPU-hour that the site's price implies",
+        "Dollars per GPU-hour implied by the site's price",
         "USD/GPU-h",
-        ("price",),
-        needs=("price",),
+        "price",
+        "price",
     ),
     _Answer(
         "usd_per_mtok",
-        "Dollars per million output tokens at the site's price",
+        f"Dollars per {_MTOK} at the site's price",
         "USD/Mtok",
-        ("mean", "price"),
-        needs=("price",),
+        "mean price",
+        "price",
     ),
 )
 _AFTER_PRICES: Final = (
+    _Answer("gpus_needed", "GPUs for the demand", "GPU", "peak demand", "demand"),
+    _Answer("mw_needed", "Power for the demand", "MW", "peak power demand", "demand power"),
+    _Answer("demand_met_ratio", "Share of the demand met at peak", "1", "peak demand", "demand"),
+    _Answer("co2_t_per_day", "CO2 of a day (location-based)", "t", "day co2", "power"),
     _Answer(
-        "gpus_needed", "GPUs that the demand needs", "GPU", ("peak", "demand"), needs=("demand",)
-    ),
-    _Answer(
-        "mw_needed",
-        "Power that the demand needs",
-        "MW",
-        ("peak", "power", "demand"),
-        _METER,
-        ("demand", "power"),
-    ),
-    _Answer(
-        "demand_met_ratio",
-        "Share of the demand that is met at peak",
-        "1",
-        ("peak", "demand"),
-        needs=("demand",),
-    ),
-    _Answer(
-        "co2_t_per_day",
-        "CO2 of a day (location-based)",
-        "t",
-        ("day", "co2"),
-        _METER,
-        ("power",),
-    ),
-    _Answer(
-        "co2_kg_per_mtok",
-        "CO2 per million output tokens (location-based)",
-        "kg/Mtok",
-        ("mean", "day", "co2"),
-        _METER,
-        ("power",),
+        "co2_kg_per_mtok", f"CO2 per {_MTOK} (location-based)", "kg/Mtok", "mean day co2", "power"
     ),
 )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Figures:
-    """The figures of one estimate.
+    """The results of one estimate.
 
-    Args:
-        run: that was measured.
-        site: that it is scaled to.
-        case: what is stated.
-        factors: of the model.
-        absent_power: why there is no power; None where there is.
-        binding: what limits the site at central values.
-        curve_why: of the power-cap curve; None without one.
+    Attributes:
+        absent_power: why there is no power; None if there is.
+        binding: the site's limit at central values.
+        curve_why: text on the power-cap curve; None without one.
     """
 
-    def __init__(
-        self,
-        run: RunResult,
-        site: Site,
-        case: Case,
-        factors: Mapping[str, Factor],
-        *,
-        absent_power: str | None,
-        binding: str,
-        curve_why: str | None,
-    ) -> None:
-        self._run, self._site, self._case, self._factors = run, site, case, factors
-        self._absent_power, self._binding, self._curve_why = absent_power, binding, curve_why
+    run: RunResult
+    site: Site
+    case: Case
+    factors: Mapping[str, Factor]
+    absent_power: str | None
+    binding: str
+    curve_why: str | None
 
     def of(
         self, values: Mapping[str, float], drawn: Mapping[str, Floats]
     ) -> tuple[FleetFigure, ...]:
-        """All figures.
-
-        Args:
-            values: answers of the model at central values.
-            drawn: of each draw.
-        """
-        session = evidence.tok_s_per_session(self._run)[1]
+        """All results, from the model's outputs at central values and for each draw."""
+        session = evidence.tok_s_per_session(self.run)[1]
         why, missing = self._why(), self._missing(session)
-        tiers = [key for key in self._factors if key.startswith("usd_per_gpu_h@")]
-        why |= {key: (self._factors[key].text(),) for key in tiers}
+        tiers = [key for key in self.factors if key.startswith("usd_per_gpu_h@")]
+        why |= {key: (self.factors[key].text(),) for key in tiers}
         prices = [
             _Answer(
                 key.replace("usd_per_gpu_h", "usd_per_mtok"),
-                f"Dollars per million output tokens, {key.partition('@')[2].replace('_', ' ')}",
+                f"Dollars per {_MTOK}, {key.partition('@')[2].replace('_', ' ')}",
                 "USD/Mtok",
-                ("mean", key),
+                f"mean {key}",
             )
             for key in tiers
         ]
@@ -188,17 +134,17 @@ class Figures:
                 basis=Basis.ABSENT,
                 boundary=one.boundary,
             )
-            reasons = (missing[need] for need in one.needs)
+            reasons = (missing[need] for need in one.needs.split())
             reason = next((text for text in reasons if text is not None), None)
             if reason is not None:
                 figures.append(replace(plain, note=reason))
                 continue
-            said = tuple(dict.fromkeys(text for group in one.why for text in why[group]))
-            had = replace(plain, basis=Basis.MODELLED, assumptions=said)
+            texts = tuple(dict.fromkeys(text for group in one.why.split() for text in why[group]))
+            known = replace(plain, basis=Basis.MODELLED, assumptions=texts)
             figures.append(
-                self._implied(had)
+                self._implied(known)
                 if one.key == "usd_per_gpu_h"
-                else self._drawn(had, values, drawn)
+                else self._drawn(known, values, drawn)
             )
         return tuple(figures)
 
@@ -210,27 +156,25 @@ class Figures:
         if key == "gpus_powered":
             note = self._powered_note(drawn["gpus_powered"])
         if key == "demand_met_ratio" and values[key] < 1:
-            note = "the rest is shed for as long as the demand stands"
+            note = "the rest is shed while the demand lasts"
         return replace(figure, value=values[key], p5=p5, p50=p50, p95=p95, note=note)
 
     def _implied(self, figure: FleetFigure) -> FleetFigure:
-        """Plain arithmetic on what is stated."""
-        assert self._case.usd_per_h is not None
-        implied = self._case.usd_per_h / self._case.gpus
+        assert self.case.usd_per_h is not None
+        implied = self.case.usd_per_h / self.case.gpus
         return replace(figure, value=implied, note=self._implied_note())
 
     def _missing(self, session: str) -> dict[str, str | None]:
-        case = self._case
+        case = self.case
         demand = "no demand was stated (--demand-tok-s, --demand-sessions)"
         return {
             "session": None if case.tok_s_per_session is not None else session,
-            "power": self._absent_power,
+            "power": self.absent_power,
             "demand": None if self._demand_why() else demand,
-            "price": None if case.usd_per_h is not None else "nobody states what the site costs",
+            "price": None if case.usd_per_h is not None else "the site's cost is not stated",
         }
 
     def _why(self) -> dict[str, tuple[str, ...]]:
-        """What the answers stand on, by group."""
         tokens = self._texts(
             "tok_s_per_gpu",
             "slo_share",
@@ -261,74 +205,63 @@ class Figures:
         }
 
     def _texts(self, *keys: str) -> tuple[str, ...]:
-        return tuple(self._factors[key].text() for key in keys if key in self._factors)
+        return tuple(self.factors[key].text() for key in keys if key in self.factors)
 
     def powered_why(self) -> tuple[str, ...]:
-        """How many GPUs are powered, in words."""
-        case = self._case
-        count, cap = self._site.gpus, self._site.power_mw
-        said = [f"{count.value:,.0f} GPUs: {count.cite()}"]
+        case = self.case
+        count, cap = self.site.gpus, self.site.power_mw
+        texts = [f"{count.value:,.0f} GPUs: {count.cite()}"]
         if cap is None:
-            said.append("nobody states the site's power, so it is taken to be enough")
-        elif self._absent_power is None:
-            how = self._curve_why or (
-                "fewer GPUs run where that binds, for want of a power-cap curve from runs at three"
-                " limits"
+            texts.append("the site's power is not stated and assumed to be enough")
+        elif self.absent_power is None:
+            how = self.curve_why or (
+                "if it binds, fewer GPUs run, without a power-cap curve from runs at three limits"
             )
-            said.append(f"{cap.value:g} MW at the meter: {cap.cite()}; {how}")
+            texts.append(f"{cap.value:g} MW at the meter: {cap.cite()}; {how}")
             if case.oversubscribe:
-                said.append(
-                    f"{100 * case.oversubscribe:.0f} % of GPUs beyond the cap's provision, held"
-                    " there by power capping (POLCA, arXiv 2308.12908)"
+                texts.append(
+                    f"{100 * case.oversubscribe:.0f}% of GPUs beyond the cap's provision, by power"
+                    " capping (POLCA, arXiv 2308.12908)"
                 )
-        return tuple(said)
+        return tuple(texts)
 
     def _powered_note(self, powered: Floats) -> str:
-        if self._case.cap_mw is None:
+        if self.case.cap_mw is None:
             return "no power cap is stated"
-        if self._binding == "unknown":
+        if self.binding == "unknown":
             return "upper bound: power was not measured"
         return (
-            f"limited by {self._binding}; the power cap binds in"
-            f" {100 * np.mean(powered < self._case.gpus):.0f} % of draws"
+            f"limited by {self.binding}; the power cap binds in"
+            f" {100 * np.mean(powered < self.case.gpus):.0f}% of draws"
         )
 
     def _price_why(self) -> tuple[str, ...]:
-        site = self._site
+        site = self.site
         if site.usd_per_month is not None:
-            said = (
+            price = (
                 f"${site.usd_per_month.value / 1e6:,.0f} M a month for {site.gpus.value:,.0f} GPUs:"
                 f" {site.usd_per_month.cite()}"
             )
         elif site.usd_per_gpu_h is not None:
-            said = f"${site.usd_per_gpu_h.value:g} a GPU-hour: {site.usd_per_gpu_h.cite()}"
+            price = f"${site.usd_per_gpu_h.value:g} a GPU-hour: {site.usd_per_gpu_h.cite()}"
         else:
             return ()
-        return (
-            said,
-            (
-                "the price is taken to include power and operation, and to be paid for GPUs that do"
-                " not run as well"
-            ),
-        )
+        return (price, "assumed: it includes power and operation, and is paid for idle GPUs too")
 
     def _implied_note(self) -> str | None:
-        price = self._site.usd_per_month
-        others = [item for item in self._site.also_said if item.what == "gpus"]
+        price = self.site.usd_per_month
+        others = [item for item in self.site.also_said if item.what == "gpus"]
         if price is None or not others:
             return None
-        return "also said: " + "; ".join(
+        return "also reported: " + "; ".join(
             f"${arithmetic.usd_per_gpu_h(price.value, item.value):.2f} at {item.value:,.0f} GPUs"
             for item in others
         )
 
     def _demand_why(self) -> tuple[str, ...]:
-        case = self._case
+        case = self.case
         if case.demand_tok_s is not None:
-            return (
-                f"a demand of {human_number(case.demand_tok_s)} output tok/s at peak, as stated",
-            )
+            return (f"stated demand at peak: {human_number(case.demand_tok_s)} output tok/s",)
         if case.demand_sessions is not None:
-            said = f"a demand of {human_number(case.demand_sessions)} live sessions at peak"
-            return (f"{said}, as stated",)
+            return (f"stated demand at peak: {human_number(case.demand_sessions)} live sessions",)
         return ()

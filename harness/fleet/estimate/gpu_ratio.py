@@ -1,26 +1,23 @@
-"""Ratios between types of GPU that were not measured here: stated, or from published throughput."""
+"""Ratios between types of GPU: stated, or from published throughput."""
 
 import math
 from dataclasses import dataclass
+from statistics import median
 from typing import Any, Final
 
 from harness.core.errors import NotComparableError, ProfileError
 from harness.fleet.site.catalog import sanity
 from harness.fleet.site.types import Prior, SanityRow
 
+STATE_RATIO: Final = "state a ratio and its source: --modelled 1.2 --modelled-source …"
 TOOL: Final = "aiconfigurator"
-"""What the model of NVIDIA's tool goes by."""
+"""Name of NVIDIA's tool as a model."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """Throughput of one type of GPU over another's, as a model says.
-
-    Attributes:
-        value: central.
-        source: of the model, in words.
-        low: least; None where the model gives no range.
-        high: greatest.
+    """Modeled throughput of one type of GPU over another's; low and high are None without a
+    range.
     """
 
     value: float
@@ -29,25 +26,17 @@ class Ratio:
     high: float | None = None
 
     def range_of(self, spread: Prior) -> dict[str, Any]:
-        """Low, central and high; by the prior's spread where the model gives none."""
-        if self.low is not None and self.high is not None:
-            return {
-                "low": self.low,
-                "value": self.value,
-                "high": self.high,
-                "kind": "triangular" if self.low < self.high else "fixed",
-            }
-        return {
-            "low": spread.low * self.value,
-            "value": self.value,
-            "high": spread.high * self.value,
-        }
+        """Low, central and high; by the prior's spread without a range."""
+        low, high, more = self.low, self.high, {}
+        if low is None or high is None:
+            low, high = spread.low * self.value, spread.high * self.value
+        else:
+            more = {"kind": "triangular" if low < high else "fixed"}
+        return {"low": low, "value": self.value, "high": high, **more}
 
 
 def ratio_rows(of: str, to: str) -> list[tuple[SanityRow, float]]:
-    """Published throughput of one type of GPU over another's, for every model where both are
-    told.
-    """
+    """Published throughput of one type of GPU over another's, for every model with both."""
     return [
         (row, row.tok_s_per_gpu[to] / row.tok_s_per_gpu[of])
         for row in sanity()
@@ -56,11 +45,7 @@ def ratio_rows(of: str, to: str) -> list[tuple[SanityRow, float]]:
 
 
 def no_ratio(of: str, to: str) -> Ratio:
-    """Refuse: there is no ratio.
-
-    Raises:
-        NotComparableError: always.
-    """
+    """Raise NotComparableError: there is no ratio."""
     raise NotComparableError(
         f"nothing is scaled from {of} to {to} without a model of their ratio",
         next_step="state one with --modelled",
@@ -68,10 +53,10 @@ def no_ratio(of: str, to: str) -> Ratio:
 
 
 def check_ratio(text: str) -> tuple[float, float] | None:
-    """Low and high of a ratio that is stated as a number or LOW:HIGH; None where a model is named.
+    """Low and high of a ratio stated as a number or LOW:HIGH; None for the name of a model.
 
     Raises:
-        ProfileError: neither.
+        ProfileError: none of these.
     """
     if text == "table" or text.partition(":")[0] == TOOL:
         return None
@@ -80,13 +65,11 @@ def check_ratio(text: str) -> tuple[float, float] | None:
         low, high = float(low_text), float(high_text or low_text)
     except ValueError:
         raise ProfileError(
-            f"--modelled {text}: no such model",
+            f"--modelled {text}: unknown model",
             next_step=f"use table, {TOOL}, a number, or LOW:HIGH with --modelled-source",
         ) from None
     if not 0 < low <= high < math.inf:
-        raise ProfileError(
-            f"--modelled {text}: a ratio is above 0, and a range has its low end first"
-        )
+        raise ProfileError(f"--modelled {text}: must be > 0, and LOW <= HIGH")
     return low, high
 
 
@@ -95,40 +78,30 @@ def parse_ratio(text: str, source: str | None, of: str, to: str) -> Ratio:
 
     Args:
         text: `table` (published throughput of both types), a number, or LOW:HIGH.
-        source: who says so; needed for numbers.
+        source: required for numbers.
         of: type of the run's GPU.
         to: type of the site's GPU.
 
     Raises:
-        ProfileError: no such model, no number, or a number without its source.
-        NotComparableError: no published figure of both types.
+        ProfileError: unknown model, not a number, or a number without source.
+        NotComparableError: no published throughput of both types.
     """
     if text == "table":
         rows = ratio_rows(of, to)
         if not rows:
             raise NotComparableError(
-                f"no published throughput of both {of} and {to} is known",
-                next_step="state a ratio and its source: --modelled 1.2 --modelled-source …",
+                f"no published throughput of both {of} and {to} is known", next_step=STATE_RATIO
             )
-        ratios = sorted(ratio for _, ratio in rows)
-        middle = (
-            ratios[len(ratios) // 2]
-            if len(ratios) % 2
-            else math.fsum(ratios[len(ratios) // 2 - 1 : len(ratios) // 2 + 1]) / 2
-        )
-        said = ", ".join(f"{ratio:.2f} {row.title}" for row, ratio in rows)
-        return Ratio(
-            middle,
-            f"published throughput: {said}; {rows[0][0].source} ({rows[0][0].date})",
-            ratios[0],
-            ratios[-1],
-        )
+        ratios = [ratio for _, ratio in rows]
+        texts = ", ".join(f"{ratio:.2f} {row.title}" for row, ratio in rows)
+        source = f"published throughput: {texts}; {rows[0][0].source} ({rows[0][0].date})"
+        return Ratio(median(ratios), source, min(ratios), max(ratios))
     stated = check_ratio(text)
     assert stated is not None
     low, high = stated
     if not source:
         raise ProfileError(
-            "a stated ratio needs its source", next_step="add --modelled-source 'who says so'"
+            "a stated ratio needs its source", next_step="add --modelled-source 'SOURCE'"
         )
     ends = (low, high) if ":" in text else (None, None)
     return Ratio((low + high) / 2, f"stated: {source}", *ends)

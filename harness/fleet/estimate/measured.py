@@ -1,6 +1,4 @@
-"""What a measured run gives to an estimate, and what may not be taken from it: refusals and
-measured figures.
-"""
+"""Inputs of an estimate from a measured run, and refusals."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -15,7 +13,7 @@ from harness.fleet.site.catalog import gpu_type, gpus
 from harness.fleet.site.types import GpuSpec, Site
 
 SAME_LENGTH: Final = 0.1
-"""Context lengths further apart than this are another work."""
+"""Larger relative differences of context lengths are different work."""
 
 WEIGHT_BYTES: Final[Mapping[str, float]] = {
     "float32": 4,
@@ -25,21 +23,21 @@ WEIGHT_BYTES: Final[Mapping[str, float]] = {
     "int8": 1,
     "fp4": 0.5,
 }
-"""Bytes of one weight by the name of its type."""
+"""Bytes of one weight by type."""
 
 USED_SHARE: Final = 0.9
-"""Share of a board's memory that vLLM uses unless told otherwise (`gpu_memory_utilization`)."""
+"""Share of GPU memory that vLLM uses by default (`gpu_memory_utilization`)."""
 
 
-# --- what may be scaled ---
+# --- refusals ---
 
 
 DOUBLE: Final = "double_hardware"
-"""Code of the concern that a run's boards are a test double."""
+"""Code of the concern that a run's GPUs are a test double."""
 
 
 def is_demonstration(run: RunResult) -> bool:
-    """Whether the run's boards are a test double and nothing else makes it invalid (in a smoke run
+    """Whether the run's GPUs are a test double and nothing else makes it invalid (in a smoke run,
     the double does not).
     """
     invalid = {concern.code for concern in run.concerns if concern.severity is Severity.INVALID}
@@ -47,50 +45,40 @@ def is_demonstration(run: RunResult) -> bool:
 
 
 def measured_tokens(run: RunResult, *, demonstrate: bool = False) -> Figure:
-    """The run's output tokens per second per GPU, if it may be scaled at all.
+    """The run's output tokens per second per GPU.
 
     Args:
         run: the run.
-        demonstrate: take a run whose boards are a test double, where nothing else makes it invalid;
-            a smoke run too, since no figure means anything then.
+        demonstrate: accept a run whose GPUs are a test double if nothing else makes it invalid;
+            also a smoke run, since no result applies to hardware then.
 
     Raises:
         InvalidRunError: the run is invalid, proves function only, or ran without GPUs.
     """
-    if run.status is Status.INVALID and not (demonstrate and is_demonstration(run)):
+    double = is_demonstration(run)
+    shown = "--demonstrate shows the page, with meaningless results"
+    if run.status is Status.INVALID and not (demonstrate and double):
         reasons = [c.message for c in run.concerns if c.severity is Severity.INVALID]
         raise InvalidRunError(
             f"{run.path} is invalid and cannot be scaled to a site",
             cause=reasons[0] if reasons else "its summary has no verdict",
-            next_step=(
-                "--demonstrate shows the page with figures that mean nothing"
-                if is_demonstration(run)
-                else "repeat the run and remove what made it invalid"
-            ),
+            next_step=shown if double else "fix what made the run invalid and repeat it",
         )
     if not run.gpus and not run.profile.server.gpu_count:
         raise InvalidRunError(
-            f"{run.path} ran without a GPU: its tokens per second say nothing about a site of GPUs",
+            f"{run.path} ran without a GPU and cannot be scaled to a site of GPUs",
             cause="the server ran on CPU, or the deployment's GPUs were not recorded (server.gpus)",
             next_step="measure on a GPU of the site's type, with purpose: measure",
         )
-    if (run.status is Status.FUNCTIONAL or run.purpose == Purpose.SMOKE) and not (
-        demonstrate and is_demonstration(run)
-    ):
+    smoke = run.status is Status.FUNCTIONAL or run.purpose == Purpose.SMOKE
+    if smoke and not (demonstrate and double):
         raise InvalidRunError(
-            f"{run.path} is a smoke run: it proves function and makes no performance claim that"
-            " could be scaled",
-            next_step="run a profile with purpose: measure"
-            + (
-                "; --demonstrate shows the page with figures that mean nothing"
-                if is_demonstration(run)
-                else ""
-            ),
+            f"{run.path} is a smoke run: it proves function only and cannot be scaled",
+            next_step="run a profile with purpose: measure" + (f"; {shown}" if double else ""),
         )
     if run.manifest.endpoints == ():
         raise InvalidRunError(
-            f"{run.path} has no replica: nothing served its load",
-            next_step="measure with one server or more",
+            f"{run.path} has no replica", next_step="measure with one server or more"
         )
     figure = run.figure("output_tok_s_per_gpu")
     if figure.value is None or figure.value <= 0:
@@ -103,21 +91,13 @@ def measured_tokens(run: RunResult, *, demonstrate: bool = False) -> Figure:
 
 
 def check_good(run: RunResult) -> None:
-    """Refuse a run of which no request met its SLOs: a site that must keep them would serve nothing
-    at this load.
-
-    Raises:
-        InvalidRunError: it is one.
-    """
+    """Raise InvalidRunError if no request met the SLOs: a site would serve nothing at this load."""
     if good_share(run) == 0:
         raise InvalidRunError(
             f"{run.path} has no request that met every SLO"
             f" ({', '.join(f'{key} <= {value:g}' for key, value in run.slos.items())})",
-            cause=(
-                "tokens count as far as they belong to requests within the SLO: here none does, so"
-                " a site would serve nothing"
-            ),
-            next_step="measure at a lower load, or state SLOs that the deployment can keep",
+            cause="only tokens of requests within the SLOs are scaled",
+            next_step="measure at a lower load, or state SLOs that the deployment can meet",
         )
 
 
@@ -125,48 +105,39 @@ def type_of(run: RunResult) -> GpuSpec:
     """The type of the run's GPUs.
 
     Raises:
-        NotComparableError: several types, or none that is known.
+        NotComparableError: several types, or an unknown one.
     """
     names = _names(run)
     types = {gpu_type(gpu.name) for gpu in run.gpus} or {None}
     if len(types) > 1:
         raise NotComparableError(
-            f"{run.path} used GPUs of several types ({', '.join(names)}), and a per-GPU figure of a"
-            " mix scales to no site",
+            f"{run.path} used GPUs of several types ({', '.join(names)}); results per GPU of a mix"
+            " cannot be scaled",
             next_step="measure one type at a time",
         )
     kind = next(iter(types))
     if kind is None:
         raise NotComparableError(
-            f"the run's GPU is {', '.join(names)}, which is no type that is known",
-            cause=(
-                f"the GPU is none of: {', '.join(gpus())} (an H100 PCIe or NVL is not an H100 SXM)"
-            ),
+            f"unknown type of the run's GPU: {', '.join(names)}",
+            cause=f"known are: {', '.join(gpus())} (an H100 PCIe or NVL is not an H100 SXM)",
             next_step="measure on the site's type of GPU",
         )
     return gpus()[kind]
 
 
 def check_type(run: RunResult, kind: GpuSpec, site: Site) -> None:
-    """Refuse a site whose GPUs are of another type than the run's.
-
-    Raises:
-        NotComparableError: they are.
-    """
+    """Raise NotComparableError if the site's GPUs are of another type than the run's."""
     if site.types and kind.name not in site.types:
         raise NotComparableError(
             f"the run's GPU is {', '.join(_names(run))}, the site {site.name} has"
             f" {' + '.join(site.types)}",
-            cause="nothing is scaled across GPU types without a model of their ratio",
-            next_step=(
-                "measure on the site's type of GPU, choose a site of this type, or state a ratio"
-                " (--modelled)"
-            ),
+            cause="scaling across GPU types needs a model of their ratio",
+            next_step="measure on the site's type of GPU, or state a ratio (--modelled)",
         )
 
 
 def work_of(run: RunResult) -> Work:
-    """What was measured: the keys across which nothing is scaled."""
+    """The measured work."""
     inputs, outputs = run.figure("mean_input_tok").value, run.figure("mean_output_tok").value
     model, traffic = run.model, run.profile.traffic
     return Work(
@@ -182,22 +153,18 @@ def work_of(run: RunResult) -> Work:
     )
 
 
-def check_work(run: RunResult, wanted: Mapping[str, str]) -> None:
-    """Refuse work that was not measured.
-
-    Args:
-        run: the measured run.
-        wanted: `model`, `precision`, `workload` or `context_tok` of what the site is to serve.
+def check_work(run: RunResult, planned: Mapping[str, str]) -> None:
+    """Refuse work that was not measured: `model`, `precision`, `workload` or `context_tok`.
 
     Raises:
-        ProfileError: no such key, or no number.
-        NotComparableError: the run measured something else, or did not record what it measured.
+        ProfileError: unknown key, or not a number.
+        NotComparableError: the run measured other work, or did not record it.
     """
     work = asdict(work_of(run))
-    for key, value in wanted.items():
+    for key, value in planned.items():
         if key not in {"model", "precision", "workload", "context_tok"}:
             raise ProfileError(
-                f"--work {key}: no such key",
+                f"--work {key}: unknown key",
                 next_step="use model, precision, workload or context_tok",
             )
         had = work[key]
@@ -216,49 +183,40 @@ def check_work(run: RunResult, wanted: Mapping[str, str]) -> None:
                 f"the site is to serve {key} {value}; the run measured {key}"
                 f" {'unknown' if had is None else had}",
                 cause=(
-                    "nothing is scaled across models, precisions and lengths: tokens per watt halve"
-                    " as contexts double (2603.17280)"
+                    "results do not scale across models, precisions and lengths: tokens per watt"
+                    " halve as contexts double (2603.17280)"
                 ),
                 next_step="measure that work",
             )
 
 
-# --- measured figures ---
+# --- measured values; None: not measured or recorded ---
 
 
 def board_power_w(run: RunResult) -> float | None:
-    """Watts of all boards together; None where they were not measured."""
+    """Watts of all GPU boards together."""
     return _power_at(run, Boundary.GPU_BOARD)
 
 
 def module_power_w(run: RunResult) -> float | None:
-    """Watts of all superchip modules (GPUs with their processors), where that is the run's plain
-    power or its only one; else None.
+    """Watts of all superchip modules (GPUs with their processors), if that is the run's plain power
+    or its only one.
     """
-    watts = _power_at(run, Boundary.MODULE)
-    return (
-        watts
-        if run.figure("power_w").boundary == Boundary.MODULE or board_power_w(run) is None
-        else None
-    )
+    plain = run.figure("power_w").boundary == Boundary.MODULE
+    return _power_at(run, Boundary.MODULE) if plain or board_power_w(run) is None else None
 
 
 def gpu_power_w(run: RunResult) -> tuple[float, Boundary] | None:
-    """Watts of modules or boards, whichever the run is scaled by, and which of the two; None where
-    neither was measured.
-    """
-    for boundary, watts in (
-        (Boundary.MODULE, module_power_w(run)),
-        (Boundary.GPU_BOARD, board_power_w(run)),
-    ):
-        if watts is not None:
-            return watts, boundary
-    return None
+    """Watts of modules or GPU boards, by which the run is scaled, and their boundary."""
+    if (watts := module_power_w(run)) is not None:
+        return watts, Boundary.MODULE
+    watts = board_power_w(run)
+    return None if watts is None else (watts, Boundary.GPU_BOARD)
 
 
 def stated_host_w(run: RunResult) -> tuple[float, str] | None:
-    """Watts of host that the run's profile states for each GPU, beside what was measured, and who
-    says so; None where it has none.
+    """Watts of host per GPU, in addition to the measured power, as stated in the run's profile, and
+    the source.
     """
     stated = run.profile.energy.host_w_per_gpu
     if stated.value is None:
@@ -267,37 +225,31 @@ def stated_host_w(run: RunResult) -> tuple[float, str] | None:
 
 
 def node_power_w(run: RunResult) -> float | None:
-    """Watts of the node; None where it was not measured."""
+    """Watts of the node."""
     return _power_at(run, Boundary.NODE)
 
 
 def _power_at(run: RunResult, boundary: Boundary) -> float | None:
     for key in ("power_w", f"power_w@{boundary}"):
-        figure = run.figure(key)
-        if (
-            figure.value is not None
-            and figure.value > 0
-            and figure.basis is Basis.MEASURED
-            and figure.boundary == boundary
-        ):
-            return figure.value
+        found = run.figure(key)
+        measured = found.basis is Basis.MEASURED and found.boundary == boundary
+        if measured and found.value is not None and found.value > 0:
+            return found.value
     return None
 
 
 def power_error(run: RunResult, boundary: Boundary) -> float | None:
-    """Half of the 95 % interval of the systematic error of the run's power over its value; None
-    where the run does not tell it.
-    """
+    """Half of the 95% interval of the systematic error of the run's power, relative to it."""
     for key in ("power_w", f"power_w@{boundary}"):
-        figure = run.figure(key)
-        if figure.boundary == boundary and figure.systematic_ratio is not None:
-            return figure.systematic_ratio
+        found = run.figure(key)
+        if found.boundary == boundary and found.systematic_ratio is not None:
+            return found.systematic_ratio
     return None
 
 
 def unloaded_share(run: RunResult) -> tuple[float, str] | None:
-    """Power of boards (or modules) of the ready server without load over that of the window; None
-    where it was not measured.
+    """Power of GPU boards (or modules) of the ready server without load over that of the window,
+    and its source.
     """
     scaled, ready = gpu_power_w(run), run.figure("ready_power_w")
     if (
@@ -307,22 +259,17 @@ def unloaded_share(run: RunResult) -> tuple[float, str] | None:
         or not 0 < ready.value <= scaled[0]
     ):
         return None
-    what = "modules" if scaled[1] == Boundary.MODULE else "boards"
-    return (
-        ready.value / scaled[0],
-        (
-            f"{what} of the ready server without load, {ready.value:.4g} W, over those under load;"
-            " host taken alike"
-        ),
-    )
+    what = "modules" if scaled[1] == Boundary.MODULE else "GPUs"
+    source = f"{what} with the model loaded but idle, {ready.value:.4g} W, over those under load"
+    return ready.value / scaled[0], f"{source}; host assumed alike"
 
 
 def good_share(run: RunResult) -> float | None:
-    """Share of output tokens that belong to requests within every SLO; None without SLOs.
+    """Share of output tokens of requests within every SLO; None without SLOs.
 
-    Good tokens are those of requests intended in the window, so they are held against the tokens of
-    all requests intended in it (a failed one counts as of mean length). Tokens that arrived in the
-    window are another set: its edges would pass for missed SLOs.
+    Good tokens are of requests scheduled in the window, so they are compared with the tokens of all
+    requests scheduled in it (failed ones count with mean length). Tokens that arrived in the window
+    are another set, whose edges would look like missed SLOs.
     """
     good, arrived = run.figure("goodput_tok_s").value, run.figure("output_tok_s").value
     if not run.slos or good is None:
@@ -335,8 +282,8 @@ def good_share(run: RunResult) -> float | None:
 
 
 def tok_s_per_session(run: RunResult) -> tuple[float | None, str]:
-    """Measured output tokens per second of one live session, and its workload; None with the reason
-    where none is counted.
+    """Measured output tokens per second of one live session, and its workload; or None and a
+    reason.
     """
     kind = run.profile.traffic.workload_kind
     live = [stage.concurrency for stage in run.profile.traffic.load]
@@ -347,32 +294,28 @@ def tok_s_per_session(run: RunResult) -> tuple[float | None, str]:
 
 
 def kv_text(run: RunResult, spec: GpuSpec) -> str | None:
-    """How many contexts of this work a board's memory could hold at most, in words; None where the
-    model's cache is not known.
+    """Text on the most contexts of this work that fit in a GPU's memory; None if the model's KV
+    cache is unknown.
     """
     work = work_of(run)
     per_tok, context, memory = work.kv_bytes_per_tok, work.context_tok, spec.memory_gb
     if not per_tok or not context or memory is None:
         return None
-    number_bytes, parameters = WEIGHT_BYTES.get(str(work.precision)), work.parameters
-    room, beside = memory.value * 1e9, "nothing else"
-    if number_bytes is not None and parameters:
-        room, beside = (
-            room * USED_SHARE - parameters * number_bytes,
-            f"{parameters * number_bytes / 1e9:.3g} GB of weights",
-        )
+    weight_bytes, parameters = WEIGHT_BYTES.get(str(work.precision)), work.parameters
+    room, rest = memory.value * 1e9, "nothing else"
+    if weight_bytes is not None and parameters:
+        room = room * USED_SHARE - parameters * weight_bytes
+        rest = f"{parameters * weight_bytes / 1e9:.3g} GB of weights"
     return (
-        f"A context of {context:,.0f} tokens at {per_tok / 1024:.3g} KiB a token is"
-        f" {per_tok * context / 1e9:.3g} GB of keys and values: {memory.value:g} GB hold"
-        f" {max(0.0, room / (per_tok * context)):,.2g} of them beside {beside}, before any sharing"
-        " of prefixes."
+        f"A context of {context:,.0f} tokens at {per_tok / 1024:.3g} KiB per token needs"
+        f" {per_tok * context / 1e9:.3g} GB of KV cache: {memory.value:g} GB have room for"
+        f" {max(0.0, room / (per_tok * context)):,.2g} of them and {rest}, without prefix sharing."
     )
 
 
 def _names(run: RunResult) -> list[str]:
-    return sorted({gpu.name or "unknown" for gpu in run.gpus}) or [
-        "unknown (not on the machine that measured)"
-    ]
+    names = sorted({gpu.name or "unknown" for gpu in run.gpus})
+    return names or ["unknown (not on the measuring machine)"]
 
 
 def _first(*values: object) -> str | None:

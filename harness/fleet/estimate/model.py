@@ -1,17 +1,17 @@
-"""The model: factors in, answers out, in plain arithmetic that runs alike on one central value and
-on ten thousand draws.
+"""The model from factors to results: the same arithmetic for central values and for draws.
 
-    tok/s at peak  = measured tok/s/GPU x share within SLO x replicas x headroom x GPUs powered x
-    min(availability, 1 - spares) W a GPU        = (boards + host, or modules + what they leave of
-    the host, or a measured node) x (1 + network and storage) x PUE GPUs powered   = min(GPUs of the
-    site, cap / W a GPU); the cap is tested at the peak, with spares powered W, mean of day = W at
-    peak x (idle + (1 - idle) x load): power is affine in load
+    tok/s at peak    = measured tok/s/GPU x share within SLO x replicas x headroom
+                       x powered GPUs x min(availability, 1 - spares)
+    W per GPU        = (GPU boards + host, or modules + rest of the host, or a measured node)
+                       x (1 + network and storage) x PUE
+    powered GPUs     = min(GPUs of the site, cap / W per GPU); at peak, with spares powered
+    W, mean of a day = W at peak x (idle + (1 - idle) x load): power is affine in load
 
-Spares replace failures, so availability and spares are not multiplied: the smaller of both counts.
+Spares replace failures, so availability and spares are not multiplied: the smaller one applies.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from itertools import pairwise
 from typing import Final
 
@@ -24,7 +24,7 @@ KG_PER_T: Final = 1000.0
 
 @dataclass(frozen=True, slots=True)
 class CurvePoint:
-    """One enforced power limit: throughput and board power over those of the run that is scaled."""
+    """One enforced power limit: throughput and GPU board power relative to the scaled run's."""
 
     limit_w: float
     tokens: float
@@ -33,19 +33,17 @@ class CurvePoint:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """What is stated, not drawn.
+    """Stated inputs, which are not drawn; None: not stated.
 
     Attributes:
         gpus: GPUs of the run's type at the site.
-        cap_mw: power at the utility's meter; None where nobody states it.
-        usd_per_h: price of those GPUs, power included; None where nobody states it.
-        host_w: rated (or stated) power of the host, a GPU; None where nobody tells it.
-        tok_s_per_session: measured output of one live session; None where sessions cannot be
-            counted.
-        demand_tok_s: output tokens per second at peak that are asked for.
-        demand_sessions: sessions at peak that are asked for.
-        oversubscribe: share of GPUs powered beyond the cap's provision, held there by power
-            capping.
+        cap_mw: power at the utility's meter.
+        usd_per_h: price of those GPUs, including power.
+        host_w: rated (or stated) host power per GPU.
+        tok_s_per_session: measured output of one live session.
+        demand_tok_s: demand at peak, output tokens per second.
+        demand_sessions: demand at peak, sessions.
+        oversubscribe: share of GPUs powered beyond the cap's provision, by power capping.
         point: operating point on a measured power-cap curve.
     """
 
@@ -61,7 +59,7 @@ class Case:
 
     @property
     def peak_demand_tok_s(self) -> float | None:
-        """What is asked for at peak, in tokens; None where no demand is stated."""
+        """Demand at peak in tokens; None: not stated."""
         if (
             self.demand_tok_s is None
             and self.demand_sessions is not None
@@ -72,12 +70,7 @@ class Case:
 
 
 def evaluate(x: Mapping[str, Floats], case: Case) -> dict[str, Floats]:
-    """Every answer that the factors allow; what needs a missing one is left out.
-
-    Args:
-        x: factors by key, arrays of one length.
-        case: what is stated.
-    """
+    """All results for which the factors `x` (arrays of one length, by key) suffice."""
     point = case.point or CurvePoint(0.0, 1.0, 1.0)
     tokens = x["tok_s_per_gpu"] * point.tokens
     for key in ("slo_share", "multi_replica_efficiency", "modelled_ratio", "slo_headroom"):
@@ -118,7 +111,7 @@ def evaluate(x: Mapping[str, Floats], case: Case) -> dict[str, Floats]:
 
 
 def _watts(x: Mapping[str, Floats], case: Case, point: CurvePoint) -> Floats | None:
-    """Watts at the utility's meter that one GPU stands for, under the run's load."""
+    """Watts at the utility's meter per GPU, under the run's load."""
     if "node_w" in x:
         it = x["node_w"]
     elif "module_w" in x and case.host_w is not None:
@@ -134,10 +127,8 @@ def _power(
     x: Mapping[str, Floats], case: Case, watts: Floats, powered: Floats, peak: Floats, mean: Floats
 ) -> dict[str, Floats]:
     at_peak = watts * powered / 1e6
-    if case.cap_mw is not None:
-        at_peak = np.minimum(
-            at_peak, case.cap_mw
-        )  # GPUs beyond the cap's provision are held at the cap
+    if case.cap_mw is not None:  # limits GPUs beyond its provision
+        at_peak = np.minimum(at_peak, case.cap_mw)
     of_day = at_peak * (x["idle_power_share"] + (1 - x["idle_power_share"]) * x["load_factor"])
     t_per_day = of_day * 24 * x["co2_kg_per_kwh"]  # MWh x kg/kWh = t
     return {
@@ -153,7 +144,7 @@ def _power(
 
 
 def central(factors: Mapping[str, Factor], case: Case) -> dict[str, float]:
-    """Every answer with each factor at its central value."""
+    """All results with each factor at its central value."""
     found = evaluate({key: np.array([factor.value]) for key, factor in factors.items()}, case)
     return {key: float(value[0]) for key, value in found.items()}
 
@@ -161,34 +152,27 @@ def central(factors: Mapping[str, Factor], case: Case) -> dict[str, float]:
 def best_point(
     factors: Mapping[str, Factor], case: Case, curve: Sequence[CurvePoint], steps: int = 20
 ) -> CurvePoint:
-    """The power limit at which the site serves most, on a measured curve and straight lines between
-    its points; never beyond its ends.
+    """The power limit with the highest throughput of the site, on a measured curve with linear
+    interpolation, never outside of it.
     """
     points = sorted(curve, key=lambda point: point.limit_w)
     candidates = [points[0]]
-    for low, high in pairwise(points):
+    for low, high in pairwise(map(astuple, points)):
         for step in range(1, steps + 1):
             at = step / steps
             candidates.append(
-                CurvePoint(
-                    *(a + (b - a) * at for a, b in zip(_triple(low), _triple(high), strict=True))
-                )
+                CurvePoint(*(a + (b - a) * at for a, b in zip(low, high, strict=True)))
             )
-    serving = [
-        point for point in candidates if point.tokens > 0
-    ]  # a limit at which no SLO is met serves nothing
+    # At 0 tokens, no request meets the SLOs.
+    serving = [point for point in candidates if point.tokens > 0]
     return max(
         serving, key=lambda point: central(factors, replace(case, point=point))["output_tok_s_peak"]
     )
 
 
-def _triple(point: CurvePoint) -> tuple[float, float, float]:
-    return point.limit_w, point.tokens, point.watts
-
-
 def swings(factors: Mapping[str, Factor], case: Case, figures: Sequence[str]) -> tuple[Swing, ...]:
-    """The tornado: for each figure, the answer with one factor at its P5 and P95 and all others
-    central, widest first.
+    """The tornado: each result with one factor at its P5 and P95 and all others central, widest
+    first.
     """
     varied = [factor for factor in factors.values() if factor.spread]
     if not varied:
@@ -207,9 +191,6 @@ def swings(factors: Mapping[str, Factor], case: Case, figures: Sequence[str]) ->
             Swing(figure, factor.key, factor.title, float(low), float(high))
             for factor, (low, high) in zip(varied, ends, strict=True)
         ]
-        found.extend(
-            sorted(
-                (swing for swing in of_figure if swing.width > 0), key=lambda swing: -swing.width
-            )
-        )
+        moved = (swing for swing in of_figure if swing.width > 0)
+        found += sorted(moved, key=lambda swing: -swing.width)
     return tuple(found)

@@ -1,6 +1,4 @@
-"""What an estimate consists of: figures, the waterfall's steps, factors and their swings. All of it
-turns into JSON.
-"""
+"""Parts of an estimate, all convertible to JSON: results, waterfall steps, factors, swings."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,13 +19,13 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What a run measured: the keys across which nothing is scaled. None is not recorded.
+    """The work of a run. Estimates do not scale across these keys. None: not recorded.
 
     Attributes:
-        precision: of the weights, as the server or the model names it.
+        precision: of the weights, as named by the server or the model.
         context_tok: mean length of input and output together.
-        kv_bytes_per_tok: key and value cache of one token.
-        kv: how many contexts a board's memory could hold at most, in words.
+        kv_bytes_per_tok: KV cache of one token.
+        kv: text: most contexts that fit in a GPU's memory.
     """
 
     model: str | None = None
@@ -44,28 +42,27 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class AsOf:
-    """The day for which an answer holds, and where it is from, in words."""
+    """The day of an estimate, and a text on its source."""
 
     day: date
     source: str
 
     def within(self, day_or_month: str) -> str:
-        """The day or its month, in the form of another one, so that the two compare as text."""
+        """The day or its month, in the same form as another, for comparison as text."""
         return self.day.isoformat()[: len(day_or_month)]
 
     def text(self) -> str:
-        """In words."""
         return f"{self.day.isoformat()} ({self.source})"
 
 
 @dataclass(frozen=True, slots=True)
 class Stated:
-    """What is stated and not drawn; None where it is not.
+    """Stated inputs, which are not drawn; None: not stated.
 
     Attributes:
-        gpus: that are scaled.
-        cap_mw: of the site's power that is theirs.
-        usd_per_h: of the site's price that is theirs.
+        gpus: GPUs that are scaled.
+        cap_mw: their part of the site's power.
+        usd_per_h: their part of the site's price.
         tok_s_per_session: of the run.
         demand_tok_s: at peak.
     """
@@ -79,18 +76,16 @@ class Stated:
 
 @dataclass(frozen=True, slots=True)
 class FleetFigure:
-    """One answer.
+    """One result.
 
     Attributes:
-        key: its name; the suffix is the unit.
+        key: its suffix is the unit.
         value: with every factor at its central value; None when absent.
-        p5: P5 of the draws; None for plain arithmetic on stated numbers.
-        p50: their median.
-        p95: P95.
-        basis: modelled whenever a prior or a published constant is in it.
-        boundary: what it is taken over.
-        assumptions: what it stands on, with source and date.
-        note: why it is absent, or what it is.
+        p5: P5 of the draws, as p50 and p95; None for arithmetic on stated numbers only.
+        basis: `modelled` if it depends on a prior or a published constant.
+        boundary: scope of the value.
+        assumptions: its inputs, with source and date.
+        note: why it is absent, or an explanation.
     """
 
     key: Annotated[str, Field(exclude=True)]
@@ -108,46 +103,26 @@ class FleetFigure:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One factor between the measured number and the site's.
+    """One step from the measured value to the site's.
 
     Attributes:
         part: `tokens` or `power`.
-        label: what is done.
-        factor: multiplied (or, where `operation` is +, added) by this.
         operation: `=`, `x` or `+`.
-        result: after it.
-        unit: of the result.
-        basis: of the factor.
-        source: of the factor.
-        p5: of the factor; None where it has no spread.
-        p95: of the factor.
+        factor: multiplied or added, by `operation`; basis, source, p5 and p95 (None without
+            spread) describe it.
+        result: after the step, in `unit`.
     """
 
     part: str
     label: str
     operation: str
     factor: float
+    p5: float | None
+    p95: float | None
     result: float
     unit: str
     basis: Basis
     source: str
-    p5: float | None = None
-    p95: float | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON."""
-        return {
-            "part": self.part,
-            "label": self.label,
-            "operation": self.operation,
-            "factor": self.factor,
-            "p5": self.p5,
-            "p95": self.p95,
-            "result": self.result,
-            "unit": self.unit,
-            "basis": str(self.basis),
-            "source": self.source,
-        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,8 +131,8 @@ class Factor:
 
     Attributes:
         value: central.
-        draws: around it; all alike for an input without spread.
-        source: with its date, in words.
+        draws: around it; constant for an input without spread.
+        source: text with its date.
     """
 
     key: str
@@ -170,22 +145,18 @@ class Factor:
 
     @property
     def spread(self) -> bool:
-        """Whether it varies."""
         return bool(self.draws[0] != self.draws[-1] or np.ptp(self.draws) > 0)
 
     def ends(self) -> tuple[float, float]:
-        """P5 and P95."""
         low, high = np.quantile(self.draws, (0.05, 0.95))
         return float(low), float(high)
 
     def text(self) -> str:
-        """In words, with the range where there is one."""
         low, high = self.ends()
         span = f" ({human_number(low)} to {human_number(high)}, P5 to P95)" if self.spread else ""
         return f"{self.title}: {human_number(self.value)}{span}; {self.source}"
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON, without the draws."""
         low, high = self.ends()
         return {
             "title": self.title,
@@ -201,7 +172,7 @@ class Factor:
 
 @dataclass(frozen=True, slots=True)
 class Swing:
-    """How far one factor moves one answer: the answer with that factor at its P5 and its P95, all
+    """Effect of one factor on one result: the result with the factor at its P5 and P95 and all
     others central.
     """
 
@@ -213,30 +184,26 @@ class Swing:
 
     @property
     def width(self) -> float:
-        """Distance of the ends."""
         return abs(self.at_p95 - self.at_p5)
 
 
 @dataclass(frozen=True, slots=True)
 class FleetEstimate:
-    """What a site would do with the measured work.
+    """A site's results for the measured work.
 
     Attributes:
-        status: the run's verdict; anything but valid marks every figure.
-        as_of: the day for which it holds: what of the site's term is over or yet to come.
+        status: the run's verdict; unless valid, every result is marked.
+        as_of: the day of the estimate, which is compared with the site's term.
         gpu: type of the site's GPUs.
-        work: what was measured: model, precision, workload, lengths.
-        binding: `power`, `count` or `unknown`: what limits the site at central values.
-        flags: red flags; read them before the figures.
-        contradictions: where published figures of the site disagree.
+        binding: `power`, `count` or `unknown`: the site's limit at central values.
+        flags: red flags; to be read before the results.
+        contradictions: published values of the site that disagree.
         factors: every input of the model by key.
-        tornado: swings, widest first within each figure.
+        tornado: swings, widest first for each result.
         central: every output of the model at central values, by key.
-        peak_draws: output tokens per second at peak, one of each draw.
-        demonstration: the run's boards are a test double: no figure says anything about real
-            hardware.
-        measured_gpu: type of the run's GPUs; other than `gpu` where a modelled step lies between
-            them.
+        peak_draws: output tokens per second at peak, one value per draw.
+        demonstration: the run's GPUs are a test double, so that no result applies to real hardware.
+        measured_gpu: type of the run's GPUs; differs from `gpu` if a ratio between them is modeled.
     """
 
     run_id: str
@@ -263,11 +230,9 @@ class FleetEstimate:
     measured_gpu: str = ""
 
     def figure(self, key: str) -> FleetFigure:
-        """One figure by its key."""
         return next(figure for figure in self.figures if figure.key == key)
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON."""
         return {
             "schema_version": 1,
             "run_id": self.run_id,
@@ -286,7 +251,7 @@ class FleetEstimate:
             },
             "binding": self.binding,
             "figures": {figure.key: to_json(figure) for figure in self.figures},
-            "waterfall": [step.to_dict() for step in self.waterfall],
+            "waterfall": [to_json(step) for step in self.waterfall],
             "factors": {key: factor.to_dict() for key, factor in self.factors.items()},
             "tornado": [to_json(swing) for swing in self.tornado],
             "flags": list(self.flags),
@@ -297,5 +262,4 @@ class FleetEstimate:
         }
 
     def assumptions(self) -> tuple[str, ...]:
-        """Every assumption that any figure stands on, once."""
         return tuple(dict.fromkeys(text for figure in self.figures for text in figure.assumptions))

@@ -1,5 +1,5 @@
-"""Draws from what is not known. Every factor has a stream of its own, so that adding one leaves the
-others' draws as they are.
+"""Draws of uncertain factors. Each has its own stream, so that adding one does not change others'
+draws.
 """
 
 import math
@@ -11,20 +11,16 @@ from harness.fleet.estimate.results import Floats
 from harness.fleet.site.types import Prior
 
 Z95: Final = 1.959964
-"""97.5 % quantile of the standard normal: half the width of a 95 % interval in deviations."""
+"""97.5% quantile of the standard normal: half the width of a 95% interval in deviations."""
 
-_Z90: Final = 1.644854  # 95 % quantile: P5 and P95 lie this many deviations from the median
+_Z90: Final = 1.644854  # 95% quantile: distance of P5 and P95 from the median in deviations
 
 BLOCK: Final = 10_000
-"""Draws of one block. A block's stream depends on the seed, the factor's name and the block's
-number alone, never on who draws it.
-"""
+"""Draws of one block. Its stream depends only on the seed, the factor's name and its number."""
 
 
 def draw(prior: Prior, rng: np.random.Generator, n: int) -> Floats:
-    """Draws from a prior. One given by quantiles is cut at 1: a share of a rated power cannot be
-    more.
-    """
+    """Draws from a prior. Quantiles are cut at 1: they are of shares of a rated power."""
     match prior.kind:
         case "fixed":
             return np.full(n, prior.value)
@@ -34,20 +30,13 @@ def draw(prior: Prior, rng: np.random.Generator, n: int) -> Floats:
             return rng.triangular(prior.low, prior.value, prior.high, n)
         case "quantiles":
             z = rng.standard_normal(n)
-            below, above = (
-                math.log(prior.value / prior.low) / _Z90,
-                math.log(prior.high / prior.value) / _Z90,
-            )
+            below = math.log(prior.value / prior.low) / _Z90
+            above = math.log(prior.high / prior.value) / _Z90
             return np.minimum(1.0, prior.value * np.exp(np.where(z < 0, below, above) * z))
 
 
 class Streams:
-    """Random streams by name.
-
-    Args:
-        seed: of everything.
-        n: draws of each factor.
-    """
+    """Random streams by name, of `n` draws each."""
 
     def __init__(self, seed: int, n: int) -> None:
         self.seed, self.n = seed, n
@@ -63,7 +52,6 @@ class Streams:
         ]
 
     def prior(self, prior: Prior) -> Floats:
-        """Draws of a prior, by its key."""
         return np.concatenate([draw(prior, rng, n) for rng, n in self._blocks(prior.key)])
 
     def normal(self, name: str, value: float, deviation: float) -> Floats:
@@ -73,5 +61,4 @@ class Streams:
         return positive  # a rate or a power is positive
 
     def fixed(self, value: float) -> Floats:
-        """The same value as often as there are draws."""
         return np.full(self.n, value)

@@ -1,5 +1,5 @@
-"""Factors of tokens of one estimate: the measured throughput, the share that met every SLO, the
-efficiency of many replicas, and the modelled ratio between types of GPU.
+"""Token factors of one estimate: measured throughput, share within the SLOs, efficiency of many
+replicas, and the modeled ratio between types of GPU.
 """
 
 from collections.abc import Sequence
@@ -19,16 +19,8 @@ from harness.fleet.site.types import GpuSpec
 
 
 class Tokens:
-    """Throughput of one run at one site.
-
-    Args:
-        run: that was measured.
-        measured: its output tokens per second per GPU.
-        specs: types of the run's and of the site's GPU.
-        book: that takes the factors.
-        flags: that takes red flags.
-        replicas: further runs at two or more replicas.
-        modelled: ratio from the run's type of GPU to the site's.
+    """Throughput of one run at one site: a measured value, the GPU types of run and site, further
+    runs at two or more replicas, and a ratio between the types; fills `book` and `flags`.
     """
 
     def __init__(
@@ -38,7 +30,6 @@ class Tokens:
         specs: tuple[GpuSpec, GpuSpec],
         book: FactorBook,
         flags: list[str],
-        *,
         replicas: Sequence[Path],
         modelled: Ratio | None,
     ) -> None:
@@ -47,7 +38,6 @@ class Tokens:
         self._others, self._modelled = replicas, modelled
 
     def factors(self) -> None:
-        """Factors of tokens."""
         self._throughput()
         self._slos()
         self._replicas()
@@ -62,16 +52,14 @@ class Tokens:
         if measured.ci_low is not None and measured.ci_high is not None:
             if not measured.ci_low <= measured.value <= measured.ci_high:
                 raise ArtifactError(
-                    f"{run.path}: output_tok_s_per_gpu is {measured.value:g}, which its interval"
-                    f" does not hold ({measured.ci_low:g} to {measured.ci_high:g})",
+                    f"{run.path}: output_tok_s_per_gpu of {measured.value:g} is outside of its"
+                    f" interval ({measured.ci_low:g} to {measured.ci_high:g})",
                     cause="summary.json was edited or damaged",
-                    next_step=f"harness reduce {run.path} writes it again",
+                    next_step=f"write it again: harness reduce {run.path}",
                 )
             spread = (measured.ci_high - measured.ci_low) / 2 / Z95
         else:
-            source += (
-                "; the run has no interval of its own, so its uncertainty is not in the ranges"
-            )
+            source += "; no interval in the run, so its uncertainty is not in the ranges"
         drawn = self._book.streams.normal("run", measured.value, spread)
         self._book.add(
             "tok_s_per_gpu",
@@ -85,72 +73,43 @@ class Tokens:
 
     def _slos(self) -> None:
         share, slos = evidence.good_share(self._run), self._run.slos
-        if share is not None:
-            said = (
-                "tokens of the run's good requests over those of all of its requests, SLOs "
-                + ", ".join(f"{key} <= {value:g}" for key, value in slos.items())
-            )
-            self._book.add(
-                "slo_share",
-                "Tokens of requests that met every SLO",
-                "1",
-                share,
-                self._book.streams.fixed(share),
-                Basis.MEASURED,
-                said,
-            )
-        else:
+        if share is None:
             self._flags.append(
-                "The run has no SLO: its throughput is an upper bound for a site that must keep"
-                " one."
+                "The run has no SLO: its throughput is an upper bound for a site that has one."
             )
+            return
+        source = "tokens of the run's good requests over those of all its requests, SLOs "
+        source += ", ".join(f"{key} <= {value:g}" for key, value in slos.items())
+        title, drawn = "Tokens of requests that met every SLO", self._book.streams.fixed(share)
+        self._book.add("slo_share", title, "1", share, drawn, Basis.MEASURED, source)
 
     def _replicas(self) -> None:
-        run = self._run
+        run, key = self._run, "multi_replica_efficiency"
         if run.replicas is not None and run.replicas >= 2:
-            source = (
-                f"measured over {run.replicas} replicas, so what many replicas cost is in the"
-                " measured figure"
-            )
-            title = self._book.priors["multi_replica_efficiency"].title
-            self._book.add(
-                "multi_replica_efficiency",
-                title,
-                "1",
-                1.0,
-                self._book.streams.fixed(1.0),
-                Basis.MEASURED,
-                source,
-            )
+            source = f"included in the throughput measured over {run.replicas} replicas"
+            self._book.fixed(key, 1.0, Basis.MEASURED, source)
             return
         linked, why = efficiency_of(run, [load_result(path) for path in self._others])
         if linked is not None:
-            self._book.linked("multi_replica_efficiency", linked)
+            self._book.linked(key, linked)
             return
         if self._others:
             self._flags.append(f"No measured efficiency of replicas: {why}.")
-        self._book.prior("multi_replica_efficiency")
+        self._book.prior(key)
         self._flags.append(
-            "The run has fewer than two replicas: what many of them cost each other is a guess, not"
-            " a measurement."
+            "The run has fewer than two replicas: the efficiency of many is an assumption, not"
+            " measured."
         )
 
     def _ratio(self) -> None:
         ratio = self._modelled or no_ratio(self._from.name, self._spec.name)
         spread = self._book.priors["modelled_spread"]
         prior = spread.model_copy(update={"key": "modelled_ratio", **ratio.range_of(spread)})
-        title = f"Modelled: {self._spec.name} over {self._from.name}"
-        self._book.add(
-            "modelled_ratio",
-            title,
-            "1",
-            prior.value,
-            self._book.streams.prior(prior),
-            Basis.MODELLED,
-            ratio.source,
-        )
+        title = f"Modeled: {self._spec.name} over {self._from.name}"
+        drawn = self._book.streams.prior(prior)
+        self._book.add(prior.key, title, "1", prior.value, drawn, Basis.MODELLED, ratio.source)
         self._flags.append(
-            f"Modelled, not measured: the run's GPU is {self._from.name}, the site's"
+            f"Modeled, not measured: the run's GPU is {self._from.name}, the site's"
             f" {self._spec.name}; throughput is multiplied by {human_number(prior.value)}"
-            f" ({ratio.source}), and boards are taken to draw the same share of their rated power."
+            f" ({ratio.source}), and both are assumed to draw the same share of rated power."
         )

@@ -1,243 +1,171 @@
-"""The waterfall: every factor between the measured number and the site's, printed at its central
-value with its range and source.
+"""The waterfall: every step from the measured value to the site's, at its central value, with range
+and source.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from harness.core.records import Basis
 from harness.fleet.estimate.model import Case
-from harness.fleet.estimate.results import Factor, Step
+from harness.fleet.estimate.results import Factor, Floats, Step
 
 
+def _ends(draws: Floats) -> tuple[float, float]:
+    low, high = np.quantile(draws, (0.05, 0.95))
+    return float(low), float(high)
+
+
+@dataclass(slots=True)
 class Waterfall:
-    """Collects the steps of one estimate.
-
-    Args:
-        factors: of the model.
-        case: what is stated.
-        values: answers of the model at central values.
-        powered_why: how many GPUs are powered, in words.
-        curve_why: of the power-cap curve; empty without one.
+    """Collects the steps of one estimate, from its factors, stated inputs, and results at central
+    values, with texts on the number of powered GPUs and the power-cap curve.
     """
 
-    def __init__(
-        self,
-        factors: Mapping[str, Factor],
-        case: Case,
-        values: Mapping[str, float],
-        powered_why: str,
-        curve_why: str,
-    ) -> None:
-        self._factors, self._case, self._values = factors, case, values
-        self._powered_why, self._curve_why = powered_why, curve_why
-        self._steps: list[Step] = []
+    factors: Mapping[str, Factor]
+    case: Case
+    values: Mapping[str, float]
+    powered_why: str
+    curve_why: str
+    _steps: list[Step] = field(default_factory=list)
+    _part: str = "tokens"
+    _result: float = 0.0
 
     def steps(self) -> tuple[Step, ...]:
-        """Tokens first, then power where it is known."""
         self._tokens()
-        if "w_per_gpu" in self._values:
+        if "w_per_gpu" in self.values:
+            self._part = "power"
             self._power()
         return tuple(self._steps)
 
-    def _step(
+    def _add(
         self,
-        part: str,
-        key: str,
         label: str,
         operation: str,
         factor: float,
-        result: float,
+        unit: str,
+        basis: Basis,
+        source: str,
+        ends: tuple[float, float] | None = None,
+        result: float | None = None,
+    ) -> None:
+        if result is None:
+            result = factor if operation == "=" else self._result * factor
+        if operation == "+":
+            result = self._result + factor
+        self._result = result
+        low, high = ends or (None, None)
+        self._steps.append(
+            Step(self._part, label, operation, factor, low, high, result, unit, basis, source)
+        )
+
+    def _factor(
+        self,
+        key: str,
+        label: str,
+        operation: str,
         unit: str,
         scale: float = 1.0,
-    ) -> float:
-        found = self._factors[key]
-        low, high = (end * scale for end in found.ends()) if found.spread else (None, None)
-        self._steps.append(
-            Step(part, label, operation, factor, result, unit, found.basis, found.source, low, high)
-        )
-        return result
+        offset: float = 0.0,
+    ) -> None:
+        """A step by one factor, times `scale`, plus `offset`."""
+        found = self.factors[key]
+        ends = None
+        if found.spread:
+            low, high = found.ends()
+            ends = offset + low * scale, offset + high * scale
+        factor = offset + found.value * scale
+        self._add(label, operation, factor, unit, found.basis, found.source, ends)
 
-    def _curve(self, part: str, share: float, result: float, unit: str) -> float:
-        assert self._case.point is not None
-        label = f"boards at {self._case.point.limit_w:.0f} W"
-        self._steps.append(
-            Step(part, label, "x", share, result, unit, Basis.MEASURED, self._curve_why)
-        )
-        return result
+    def _curve(self, share: float, unit: str) -> None:
+        assert self.case.point is not None
+        label = f"GPUs at {self.case.point.limit_w:.0f} W"
+        self._add(label, "x", share, unit, Basis.MEASURED, self.curve_why)
 
-    def _powered(self, part: str, result: float, unit: str) -> float:
-        powered = self._values["gpus_powered"]
-        self._steps.append(
-            Step(
-                part,
-                "GPUs that are powered",
-                "x",
-                powered,
-                result,
-                unit,
-                Basis.MODELLED,
-                self._powered_why,
-            )
-        )
-        return result
+    def _powered(self, unit: str, scale: float = 1.0) -> None:
+        powered, why = self.values["gpus_powered"], self.powered_why
+        result = self._result * powered / scale
+        self._add("GPUs that are powered", "x", powered, unit, Basis.MODELLED, why, result=result)
 
     def _tokens(self) -> None:
-        factors, unit = self._factors, "tok/s/GPU"
-        measured = factors["tok_s_per_gpu"].value
-        value = self._step(
-            "tokens", "tok_s_per_gpu", "measured in the run", "=", measured, measured, unit
-        )
-        if (point := self._case.point) is not None:
-            value = self._curve("tokens", point.tokens, value * point.tokens, unit)
+        factors, unit = self.factors, "tok/s/GPU"
+        self._factor("tok_s_per_gpu", "measured in the run", "=", unit)
+        if (point := self.case.point) is not None:
+            self._curve(point.tokens, unit)
         labels = {
             "slo_share": "tokens of requests that met every SLO",
             "multi_replica_efficiency": "one replica among many",
-            "modelled_ratio": "modelled: the site's type of GPU",
+            "modelled_ratio": "modeled: the site's type of GPU",
             "slo_headroom": "headroom kept at peak",
         }
         for key, label in labels.items():
             if key in factors:
-                value = self._step(
-                    "tokens", key, label, "x", factors[key].value, value * factors[key].value, unit
-                )
-        value = self._powered("tokens", value * self._values["gpus_powered"], "tok/s")
-        share, up, spares = (
-            self._values["serving_share"],
-            factors["availability"],
-            factors["reserved_spares"],
-        )
-        ends = np.quantile(np.minimum(up.draws, 1 - spares.draws), (0.05, 0.95))
-        source = f"the smaller of: {up.text()}; 1 - {spares.text()}"
-        value *= share
-        label = "serving, not spare or down"
-        self._steps.append(
-            Step(
-                "tokens",
-                label,
-                "x",
-                share,
-                value,
-                "tok/s at peak",
-                Basis.MODELLED,
-                source,
-                *map(float, ends),
-            )
-        )
-        load = factors["load_factor"].value
-        self._step(
-            "tokens",
-            "load_factor",
-            "mean over peak load",
+                self._factor(key, label, "x", unit)
+        self._powered("tok/s")
+        up, spares = factors["availability"], factors["reserved_spares"]
+        self._add(
+            "serving, not spare or down",
             "x",
-            load,
-            value * load,
-            "tok/s, mean of a day",
+            self.values["serving_share"],
+            "tok/s at peak",
+            Basis.MODELLED,
+            f"the smaller of: {up.text()}; 1 - {spares.text()}",
+            _ends(np.minimum(up.draws, 1 - spares.draws)),
         )
+        self._factor("load_factor", "mean over peak load", "x", "tok/s, mean of a day")
 
-    def _modules(self, unit: str) -> float:
-        """Modules, and the part of the host that they do not hold."""
-        factors, host_w = self._factors, self._case.host_w
+    def _modules(self, unit: str) -> None:
+        """Modules, and the part of the host that is not in them."""
+        host_w = self.case.host_w
         assert host_w is not None
-        module, used, beside = (
-            factors["module_w"].value,
-            factors["host_power_share"],
-            factors["host_beside_module"],
-        )
-        value = self._step(
-            "power",
-            "module_w",
-            "measured module power (GPU and processor)",
-            "=",
-            module,
-            module,
+        used, rest = self.factors["host_power_share"], self.factors["host_beside_module"]
+        self._factor("module_w", "measured module power (GPU and processor)", "=", unit)
+        low, high = _ends(used.draws * rest.draws)
+        self._add(
+            "host without the processors in the modules",
+            "+",
+            host_w * used.value * rest.value,
             unit,
+            used.basis,
+            used.source if not rest.spread else f"{used.source}; {rest.text()}",
+            (host_w * low, host_w * high) if used.spread or rest.spread else None,
         )
-        added = host_w * used.value * beside.value
-        ends = (host_w * float(end) for end in np.quantile(used.draws * beside.draws, (0.05, 0.95)))
-        spread = ends if used.spread or beside.spread else (None, None)
-        source = used.source if not beside.spread else f"{used.source}; {beside.text()}"
-        label = "host without the processors in the modules"
-        self._steps.append(
-            Step("power", label, "+", added, value + added, unit, used.basis, source, *spread)
-        )
-        return value + added
 
     def _power(self) -> None:
-        factors, case, unit = self._factors, self._case, "W/GPU"
+        factors, case, unit = self.factors, self.case, "W/GPU"
         if "node_w" in factors:
-            node = factors["node_w"].value
-            value = self._step("power", "node_w", "measured node power", "=", node, node, unit)
+            self._factor("node_w", "measured node power", "=", unit)
         elif "module_w" in factors:
-            value = self._modules(unit)
+            self._modules(unit)
         else:
             assert case.host_w is not None
-            board = factors["board_w"].value
-            value = self._step("power", "board_w", "measured board power", "=", board, board, unit)
+            self._factor("board_w", "measured GPU board power", "=", unit)
             if case.point is not None:
-                value = self._curve("power", case.point.watts, value * case.point.watts, unit)
-            host = factors["host_power_share"].value * case.host_w
-            value = self._step(
-                "power", "host_power_share", "host", "+", host, value + host, unit, case.host_w
-            )
-        over = factors["network_storage"]
-        ends = (1 + end for end in over.ends()) if over.spread else (None, None)
-        value *= 1 + over.value
-        self._steps.append(
-            Step(
-                "power",
-                "network and storage",
+                self._curve(case.point.watts, unit)
+            self._factor("host_power_share", "host", "+", unit, case.host_w)
+        self._factor("network_storage", "network and storage", "x", unit, offset=1.0)
+        self._factor("pue", "cooling and distribution (PUE)", "x", "W/GPU at the meter")
+        self._powered("MW at peak", scale=1e6)
+        capped, mean = self.values["power_peak_mw"], self.values["power_mean_mw"]
+        if capped < self._result * (1 - 1e-9):
+            self._add(
+                "power capping",
                 "x",
-                1 + over.value,
-                value,
-                unit,
-                over.basis,
-                over.source,
-                *ends,
-            )
-        )
-        pue = factors["pue"].value
-        value = self._step(
-            "power",
-            "pue",
-            "cooling and distribution (PUE)",
-            "x",
-            pue,
-            value * pue,
-            "W/GPU at the meter",
-        )
-        at_peak = value * self._values["gpus_powered"] / 1e6
-        self._powered("power", at_peak, "MW at peak")
-        if (held := self._values["power_peak_mw"]) < at_peak * (1 - 1e-9):
-            source = "GPUs beyond the cap's provision are held at the cap"
-            self._steps.append(
-                Step(
-                    "power",
-                    "power capping",
-                    "x",
-                    held / at_peak,
-                    held,
-                    "MW at peak, capped",
-                    Basis.MODELLED,
-                    source,
-                )
+                capped / self._result,
+                "MW at peak, capped",
+                Basis.MODELLED,
+                "GPUs beyond the cap's provision are held at the cap",
+                result=capped,
             )
         idle, load = factors["idle_power_share"], factors["load_factor"]
-        ends_of_day = np.quantile(idle.draws + (1 - idle.draws) * load.draws, (0.05, 0.95))
-        mean = self._values["power_mean_mw"]
-        said = f"{idle.text()}; {load.text()}"
-        label = "mean of a day, with power affine in load"
-        self._steps.append(
-            Step(
-                "power",
-                label,
-                "x",
-                mean / held,
-                mean,
-                "MW, mean of a day",
-                idle.basis,
-                said,
-                *map(float, ends_of_day),
-            )
+        self._add(
+            "mean of a day, with power affine in load",
+            "x",
+            mean / capped,
+            "MW, mean of a day",
+            idle.basis,
+            f"{idle.text()}; {load.text()}",
+            _ends(idle.draws + (1 - idle.draws) * load.draws),
+            mean,
         )

@@ -1,12 +1,12 @@
-"""Failures of a pool of nodes as intervals, drawn by blocks of nodes, added up by the hour. Cost
-grows with failures, not nodes x hours.
+"""Failures of a pool of nodes: intervals drawn by blocks of nodes and summed by hour. Cost grows
+with failures, not nodes x hours.
 """
 
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Final, Literal, Self
+from typing import Final, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -20,21 +20,21 @@ HOURS_PER_YEAR: Final = 8766.0
 """365.25 days."""
 
 WARM_UP: Final = 12.0
-"""Mean repairs before the first hour, so that a simulation starts with as many nodes down as it
-will have.
+"""Warm-up in mean repair times, so that a simulation starts with the steady-state number of failed
+nodes.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class FailureClass:
-    """One way to fail.
+    """One class of failures.
 
     Attributes:
-        per_gpu_h: rate of a GPU-hour, for what hits one node; 0 for groups.
-        group_nodes: nodes that one event takes; 1 for what hits one node.
-        per_group_year: rate of one group; 0 for what hits one node.
-        repair_h: mean time until the nodes are back.
-        repair_cv: standard deviation of that time over its mean; times are lognormal.
+        per_gpu_h: rate per GPU-hour, of failures of one node; 0 for groups.
+        group_nodes: nodes that fail together.
+        per_group_year: rate of one group; 0 for failures of one node.
+        repair_h: mean time to repair.
+        repair_cv: coefficient of variation of that time, which is lognormal.
     """
 
     key: str
@@ -47,22 +47,9 @@ class FailureClass:
     source: str
     date: str
 
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON."""
-        return {
-            "title": self.title,
-            "per_gpu_h": self.per_gpu_h,
-            "group_nodes": self.group_nodes,
-            "per_group_year": self.per_group_year,
-            "repair_h": self.repair_h,
-            "repair_cv": self.repair_cv,
-            "source": self.source,
-            "date": self.date,
-        }
-
 
 class _Published(Strict):
-    """A way to fail as data: events over exposure."""
+    """A class of failures as data: events over exposure."""
 
     key: Name
     title: Text
@@ -99,20 +86,20 @@ class _Published(Strict):
 
 @cache
 def failure_classes() -> tuple[FailureClass, ...]:
-    """The published and assumed ways to fail."""
+    """The published and assumed classes."""
     found = load_data("failures.yaml", dict[str, _Published])
     return tuple(item.failure_class() for item in found.values())
 
 
 @dataclass(frozen=True, slots=True)
 class Failures:
-    """Events of one pool, hours from its start.
+    """Events of one pool, one element each.
 
     Attributes:
-        start_h: when each began.
-        end_h: when its nodes were back.
-        nodes: how many it took.
-        kind: index of its class.
+        start_h: start, hours from the pool's.
+        end_h: end of the repair.
+        nodes: failed nodes.
+        kind: index of the class.
     """
 
     start_h: Floats
@@ -122,8 +109,8 @@ class Failures:
 
 
 BLOCK_NODES: Final = 16_384
-"""Nodes that are drawn at a time. A block's arrays stay in a processor's cache whatever the size of
-the pool, so that cost grows with nodes and memory does not.
+"""Nodes drawn at a time: a block's arrays fit in a processor's cache for any size of the pool, so
+that memory does not grow with nodes.
 """
 
 
@@ -134,11 +121,10 @@ def failure_blocks(
     hours: float,
     rng: np.random.Generator,
 ) -> Iterator[Failures]:
-    """Failures of a pool over so many hours and the warm-up before them, some nodes at a time, then
-    the groups.
+    """Failures of a pool during the warm-up and `hours`, by blocks of nodes, then by groups.
 
-    A node that is down does not fail again until it is back. Groups may overlap with nodes that are
-    down already; what is counted twice by that is the product of two small shares.
+    A failed node does not fail again before its repair. Groups may overlap with nodes that are
+    already down; the double counting is the product of two small shares.
     """
     warm = WARM_UP * max(item.repair_h for item in classes)
     for first in range(0, nodes, BLOCK_NODES):
@@ -159,8 +145,8 @@ def _of_nodes(
     span_h: tuple[float, float],
     rng: np.random.Generator,
 ) -> Failures:
-    """Failures that hit one node: up for an exponential time, then down for a repair, again and
-    again. Nothing is sorted or thrown away.
+    """Failures of one node: up for an exponential time, then down for a repair, and so on. Nothing
+    is sorted or discarded.
     """
     rates = np.array(
         [item.per_gpu_h * gpus_per_node if item.group_nodes == 1 else 0.0 for item in classes]
@@ -172,7 +158,7 @@ def _of_nodes(
     while len(up_since):
         start = up_since + rng.exponential(1 / rate, len(up_since))
         start = start[start < span_h[1]]
-        # Which of the ways it was: shares add up to 1 but for rounding.
+        # The class; shares add up to 1 except for rounding.
         kind = np.minimum(
             np.searchsorted(shares, rng.random(len(start)), side="right"), np.flatnonzero(rates)[-1]
         )
@@ -191,13 +177,11 @@ def _of_groups(
     span_h: tuple[float, float],
     rng: np.random.Generator,
 ) -> Failures:
-    """Failures that take a group of nodes at once."""
     groups = math.ceil(nodes / item.group_nodes)
     n = int(rng.poisson(groups * item.per_group_year / HOURS_PER_YEAR * (span_h[1] - span_h[0])))
     start, group = rng.uniform(*span_h, n), rng.integers(0, groups, n)
-    size = np.minimum(
-        float(item.group_nodes), nodes - group * item.group_nodes
-    )  # the last group may be smaller
+    # The last group may be smaller.
+    size = np.minimum(float(item.group_nodes), nodes - group * item.group_nodes)
     mu, sigma = _lognormal([item])
     return Failures(
         start, start + np.exp(mu + sigma * rng.standard_normal(n)), size, np.full(n, index)
@@ -211,19 +195,12 @@ def _lognormal(classes: Sequence[FailureClass]) -> tuple[Floats, Floats]:
 
 
 def mean_by_hour(start: Floats, end: Floats, weight: Floats, hours: int) -> Floats:
-    """Time-average of the number of things under way in each hour from 0 on, exactly, without
-    sorting anything.
-
-    Args:
-        start: when each began, in hours.
-        end: when it was over.
-        weight: what each counts.
-        hours: how many hours.
+    """Exact time average of the total weight of active intervals in each hour from 0, without
+    sorting. Starts and ends are in hours.
     """
     s, e = np.clip(start, 0, hours), np.clip(end, 0, hours)
     first, last = s.astype(np.int64), e.astype(np.int64)
-    # Whole from the hour in which it begins, less what had passed of that hour, and of the last
-    # hour what had.
+    # Full from the first hour, less its part before the start, plus the last one's before the end.
     change = _binned(first, weight, hours) - _binned(last, weight, hours)
     edges = _binned(last, weight * (e - last), hours) - _binned(first, weight * (s - first), hours)
     mean: Floats = np.cumsum(change)[:hours] + edges[:hours]
@@ -231,7 +208,7 @@ def mean_by_hour(start: Floats, end: Floats, weight: Floats, hours: int) -> Floa
 
 
 def count_by_hour(start: Floats, end: Floats, weight: Floats, hours: int) -> Floats:
-    """How many are under way at the beginning of each hour from 0 on."""
+    """Total weight of active intervals at the start of each hour from 0."""
     first = np.ceil(np.clip(start, 0, hours)).astype(np.int64)
     last = np.ceil(np.clip(end, 0, hours)).astype(np.int64)
     count: Floats = np.cumsum(_binned(first, weight, hours) - _binned(last, weight, hours))[:hours]

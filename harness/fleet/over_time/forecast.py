@@ -1,4 +1,4 @@
-"""An estimate over time: simulated years of the site, and scenarios beside them."""
+"""An estimate over time: simulated years of the site, and scenarios."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,7 +26,6 @@ from harness.fleet.over_time.scenarios import (
     play,
 )
 from harness.fleet.over_time.simulate import (
-    HOURS_OF_YEAR,
     Policy,
     Pool,
     Year,
@@ -39,34 +38,34 @@ from harness.fleet.site.arithmetic import HOURS_PER_MONTH
 from harness.fleet.site.catalog import gpus
 
 YEARS: Final = 4
-"""Simulated years by default: enough for the P99.9 of failed nodes, whose repairs take days."""
+"""Default of simulated years: enough for the P99.9 of failed nodes, whose repairs take days."""
 
 MOST_YEARS: Final = 500
-"""Hours of that many years are held in memory (a quarter of a gigabyte); more tells nothing new."""
+"""Hours of that many years need 0.25 GB of memory; more do not improve results."""
 
 HORIZON_DAYS: Final = 3 * 365
-"""How far scenarios look where the site's term is not stated."""
+"""Horizon of scenarios if the site's term is not stated."""
 
 POLICIES: Final[dict[str, Policy]] = {"shed": "shed", "queue": "queue", "degrade": "degrade"}
 
 GPUS_PER_NODE: Final = {"GB200": 4, "GB300": 4}
-"""GPUs of a compute tray of NVL72; of all other types here eight are in a node."""
+"""GPUs of a compute tray of NVL72; all other types here have eight in a node."""
 
 _GRID: Final = np.concatenate((np.linspace(0, 1.2, 49), np.linspace(1.3, 4.0, 10)))
 
 
 @dataclass(frozen=True, slots=True)
 class TimeOptions:
-    """What the caller states about time.
+    """Inputs of a forecast.
 
     Attributes:
         years: simulated years, one seed each.
         scenarios: names, or all.
-        policy: what happens to demand beyond capacity.
-        demand_trace: file of demand by hour; None takes a wave with the load factor.
+        policy: for demand beyond capacity.
+        demand_trace: file of demand by hour; None: a daily wave with the load factor.
         processes: on this machine.
         ray_address: of a Ray cluster.
-        seed: of everything; the same seed gives the same answer wherever it runs.
+        seed: gives the same results wherever it runs.
     """
 
     years: int = YEARS
@@ -80,7 +79,7 @@ class TimeOptions:
     def __post_init__(self) -> None:
         if not 1 <= self.years <= MOST_YEARS:
             raise ProfileError(
-                f"{self.years:,} simulated years: from 1 to {MOST_YEARS} can be asked for"
+                f"simulated years must be from 1 to {MOST_YEARS}, not {self.years:,}"
             )
 
 
@@ -90,20 +89,20 @@ def _by_key(played: tuple[ScenarioResult, ...]) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """The site over simulated years, and what scenarios do to it.
+    """The site over simulated years, and in scenarios.
 
     Attributes:
-        nodes: of the pool, spares included.
+        nodes: of the pool, including spares.
         node_tok_s: output tokens per second of a serving node.
-        totals: figures of the years: P5, median and P95 over them.
-        closed: M/G/infinity beside them.
-        day: by hour of the day: demand, capacity up, served (tok/s), MW, share within the SLO;
-            means over all years.
-        worst: the week around the worst hour of the first year, hour by hour, in the same columns.
-        scenarios: in the order asked for.
-        assumptions: what it stands on, with source and date.
-        horizon_days: how far scenarios look.
-        hours: the first year hour by hour, in the columns of `day`.
+        totals: P5, median and P95 over the years.
+        closed: M/G/infinity, for comparison.
+        day: means over all years by hour of the day: demand, capacity, served (tok/s), MW, share
+            within the SLO.
+        worst: the week around the worst hour of the first year, in the same columns.
+        scenarios: in the requested order.
+        assumptions: with source and date.
+        horizon_days: of scenarios.
+        hours: the first year by hour, in the columns of `day`.
     """
 
     nodes: int
@@ -125,28 +124,19 @@ class Forecast:
 
 
 def policy_of(text: str) -> Policy:
-    """A policy by its name.
-
-    Raises:
-        ProfileError: no such policy.
-    """
+    """A policy by its name; ProfileError if it is unknown."""
     if text not in POLICIES:
-        raise ProfileError(
-            f"--policy {text}: no such policy", next_step=f"use {', '.join(POLICIES)}"
-        )
+        next_step = f"use {', '.join(POLICIES)}"
+        raise ProfileError(f"--policy {text}: unknown policy", next_step=next_step)
     return POLICIES[text]
 
 
 def forecast(estimated: FleetEstimate, options: TimeOptions | None = None) -> Forecast:
-    """Simulate an estimated site over years and play scenarios on it.
-
-    Args:
-        estimated: the site at its peak.
-        options: what is stated about time.
+    """Simulate an estimated site over years, and in scenarios.
 
     Raises:
-        ProfileError: no such scenario, or a pool that serves nothing.
-        PreflightError: no Ray where one was asked for.
+        ProfileError: unknown scenario, or a pool without capacity.
+        PreflightError: Ray was requested and is not available.
     """
     options = options or TimeOptions()
     chosen = choose(options.scenarios)
@@ -182,37 +172,30 @@ def forecast(estimated: FleetEstimate, options: TimeOptions | None = None) -> Fo
 
 
 def simulate_task(task: tuple[Pool, int]) -> Year:
-    """A pool and its seed -> its year; at the top of the module, so that other processes find
-    it.
-    """
+    """`simulate` for `spread`."""
     return simulate(*task)
 
 
 def pool_of(estimated: FleetEstimate, run: RunResult, options: TimeOptions) -> Pool:
-    """The site as one pool: failures that are simulated take the place of the availability that the
-    estimate assumed.
-    """
+    """The site as one pool. Simulated failures replace the estimate's assumed availability."""
     per_node = GPUS_PER_NODE.get(estimated.gpu, 8)
     nodes = int(estimated.central["gpus_powered"] // per_node)
     if nodes < 1:
         raise ProfileError(
-            f"GPUs that are powered: {estimated.central['gpus_powered']:.0f}, not one node of"
-            f" {per_node} to simulate",
-            next_step="--years 0 estimates the site without time",
+            f"{estimated.central['gpus_powered']:.0f} powered GPUs are not one node of {per_node}"
+            " to simulate",
+            next_step="estimate the site without simulation: --years 0",
         )
     spares = min(round(nodes * estimated.factors["reserved_spares"].value), nodes - 1)
     per_replica = max(1, len(run.gpus) // (run.replicas or 1)) if run.gpus else per_node
     peak = estimated.stated.demand_tok_s
     if peak is None:
         peak = estimated.central["output_tok_s_peak"]
-    load_factor = estimated.factors["load_factor"].value
-    curve = (
-        read_trace(options.demand_trace)
-        if options.demand_trace is not None
-        else diurnal(load_factor, HOURS_OF_YEAR, seed=options.seed)
-    )
+    if options.demand_trace is not None:
+        curve = read_trace(options.demand_trace)
+    else:
+        curve = diurnal(estimated.factors["load_factor"].value, seed=options.seed)
     idle = estimated.factors.get("idle_power_share")
-    work = work_of(run)
     computed = run.figure("input_computed_tok_s").value
     return Pool(
         nodes=nodes,
@@ -224,7 +207,7 @@ def pool_of(estimated: FleetEstimate, run: RunResult, options: TimeOptions) -> P
         w_per_gpu=estimated.central.get("w_per_gpu"),
         idle_power_share=idle.value if idle is not None else 0.3,
         tok_s_per_session=estimated.stated.tok_s_per_session,
-        context_tok=work.context_tok,
+        context_tok=work_of(run).context_tok,
         cached_share=run.figure("prefix_hit_ratio").value,
         prefill_tok_s_per_gpu=computed / len(run.gpus) if computed and run.gpus else None,
         policy=options.policy,
@@ -232,48 +215,38 @@ def pool_of(estimated: FleetEstimate, run: RunResult, options: TimeOptions) -> P
 
 
 def outlook_of(estimated: FleetEstimate, pool: Pool, year: Year) -> Outlook:
-    """What scenarios need of a site."""
+    """Inputs of scenarios."""
     site, today = estimated.site, estimated.as_of.day
     up = year.serving_nodes * pool.gpus_per_node * pool.tok_s_per_gpu
     asked = pool.demand_tok_s
     total = float(asked.sum())
-    served = np.array(
-        [
-            float(np.minimum(asked, share * up).sum()) / total if total > 0 else 1.0
-            for share in _GRID
-        ]
-    )
-    draws = estimated.peak_draws[:DRAWS]
+    served = np.ones(len(_GRID))
+    if total > 0:
+        served = np.array([float(np.minimum(asked, share * up).sum()) / total for share in _GRID])
     watts, pue = estimated.central.get("w_per_gpu"), estimated.factors.get("pue")
-    powered = estimated.central["gpus_powered"]
+    power = None
+    if watts is not None and pue is not None:
+        stated = estimated.stated
+        power = pue.value, watts * stated.gpus / 1e6, stated.cap_mw
     per_h = estimated.stated.usd_per_h
-    prices = gpus()[estimated.gpu].usd_per_gpu_h
-    market = prices.get("rental_3_years")
+    market = gpus()[estimated.gpu].usd_per_gpu_h.get("rental_3_years")
     return Outlook(
         asked_tok_per_day=float(asked.mean()) * 86400,
         capacity_grid=_GRID,
         served_of=served,
-        capacity=draws / estimated.central["output_tok_s_peak"],
-        gpus=powered,
+        capacity=estimated.peak_draws[:DRAWS] / estimated.central["output_tok_s_peak"],
+        gpus=estimated.central["gpus_powered"],
         horizon_days=_days_until(site.until, today) or HORIZON_DAYS,
         monthly_usd=None if per_h is None else per_h * HOURS_PER_MONTH,
         notice_days=site.notice_days.value if site.notice_days is not None else 0.0,
         terminable_days=float(_days_until(site.terminable_after, today) or 0),
-        power=(
-            None
-            if watts is None or pue is None
-            else (
-                pue.value,
-                watts * estimated.stated.gpus / 1e6,
-                estimated.stated.cap_mw,
-            )
-        ),
+        power=power,
         market_usd_per_gpu_h=market.value if market is not None else None,
     )
 
 
 def _days_until(text: str | None, today: date) -> int | None:
-    """Days to the end of a month or to a day; None where nothing is stated or it is past."""
+    """Days to the end of a month or to a day; None if not stated or past."""
     if text is None:
         return None
     parts = [int(part) for part in text.split("-")]
@@ -289,45 +262,34 @@ def _totals(years: Sequence[Year]) -> dict[str, Range | None]:
     rows = [year.totals() for year in years]
     found: dict[str, Range | None] = {}
     for key, value in rows[0].items():
-        if key in {"failures", "hours"}:
-            continue
-        found[key] = (
-            None
-            if value is None
-            else Range.of(np.array([row[key] for row in rows], dtype=np.float64))
-        )
+        if key not in {"failures", "hours"}:
+            values = None if value is None else np.array([row[key] for row in rows], dtype=float)
+            found[key] = None if values is None else Range.of(values)
     pooled = np.concatenate([year.down_nodes for year in years])
     spares = float(np.quantile(pooled, 0.999, method="inverted_cdf"))
     found["spares_for_999_pooled"] = Range(spares, spares, spares)
     return found
 
 
+_COLUMNS: Final = (
+    *("demand_tok_s", "served_tok_s", "shed_tok_s", "slo_ratio", "power_mw"),
+    *("serving_nodes", "online_nodes", "down_nodes"),
+)
+
+
 def _columns(year: Year) -> dict[str, Floats | None]:
-    return {
-        "demand_tok_s": year.demand_tok_s,
-        "served_tok_s": year.served_tok_s,
-        "shed_tok_s": year.shed_tok_s,
-        "slo_ratio": year.slo_ratio,
-        "power_mw": year.power_mw,
-        "serving_nodes": year.serving_nodes,
-        "online_nodes": year.online_nodes,
-        "down_nodes": year.down_nodes,
-    }
+    return {key: getattr(year, key) for key in _COLUMNS}
 
 
 def _day(years: Sequence[Year]) -> dict[str, list[float] | None]:
     found: dict[str, list[float] | None] = {}
     for key in _columns(years[0]):
-        columns = [_columns(year)[key] for year in years]
-        if any(column is None for column in columns):
+        columns = [column for year in years if (column := _columns(year)[key]) is not None]
+        if len(columns) < len(years):
             found[key] = None
             continue
-        pooled = np.concatenate(
-            [column[: len(column) // 24 * 24] for column in columns if column is not None]
-        )
-        found[key] = (
-            [float(value) for value in pooled.reshape(-1, 24).mean(axis=0)] if len(pooled) else []
-        )
+        pooled = np.concatenate([column[: len(column) // 24 * 24] for column in columns])
+        found[key] = pooled.reshape(-1, 24).mean(axis=0).tolist() if len(pooled) else []
     return found
 
 
@@ -336,7 +298,7 @@ def _worst_week(year: Year) -> dict[str, list[float] | None]:
     worst = int(np.argmin(year.slo_ratio))
     start = max(0, min(worst - 84, hours - 168))
     found: dict[str, list[float] | None] = {
-        key: None if column is None else [float(value) for value in column[start : start + 168]]
+        key: None if column is None else column[start : start + 168].tolist()
         for key, column in _columns(year).items()
     }
     found["hour"] = [float(hour) for hour in range(start, min(start + 168, hours))]
@@ -344,41 +306,36 @@ def _worst_week(year: Year) -> dict[str, list[float] | None]:
 
 
 def _assumptions(pool: Pool, options: TimeOptions) -> tuple[str, ...]:
-    said = [
+    failures = [
         f"{item.title}: "
         + (
             f"one in {1 / item.per_gpu_h:,.0f} GPU-hours"
             if item.group_nodes == 1
-            else f"{item.per_group_year:g} a year for each {item.group_nodes} nodes"
+            else f"{item.per_group_year:g} per year and {item.group_nodes} nodes"
         )
-        + f", {item.repair_h:g} h until repaired; {item.source} ({item.date})"
+        + f", {item.repair_h:g} h to repair; {item.source} ({item.date})"
         for item in failure_classes()
     ]
-    shape = "a wave a day with the estimate's load factor and an error of 2 %"
+    shape = "a daily wave with the estimate's load factor and an error of 2%"
     if options.demand_trace is not None:
         shape = f"the trace {options.demand_trace}"
-    delay = "all replicas stay up: as stated"
+    scaling = "none, all replicas are up: as stated"
     if pool.scale_delay_h is not None:
         late, margin = 60 * pool.scale_delay_h, 100 * pool.scale_margin
-        delay = (
-            f"replicas follow demand {late:.0f} minutes late with a margin of {margin:.0f} %;"
-            f" {_OURS}"
+        scaling = f"{late:.0f} minutes behind demand, with a margin of {margin:.0f}%; {_OURS}"
+    maintenance = "none"
+    if pool.maintenance_every_h is not None:
+        maintenance = (
+            f"{pool.maintenance_h:g} h per node every {pool.maintenance_every_h / 24:g} days, in"
+            f" the {pool.maintenance_hours} hours of least demand; {_OURS}"
         )
-    every_days = None if pool.maintenance_every_h is None else pool.maintenance_every_h / 24
+    detect, failover = pool.detect_h * 60, pool.failover_h * 60
     return (
-        *said,
-        (
-            f"Failover: {pool.detect_h * 60:.0f} minutes until a failure is noticed,"
-            f" {pool.failover_h * 60:.0f} until a spare serves; {_OURS}"
-        ),
-        (
-            f"Maintenance: {pool.maintenance_h:g} h a node every {every_days:g} days, in the"
-            f" {pool.maintenance_hours} quietest hours; {_OURS}"
-            if every_days is not None
-            else "Maintenance: none"
-        ),
+        *failures,
+        f"Failover: {detect:.0f} minutes to detect, {failover:.0f} until a spare serves; {_OURS}",
+        f"Maintenance: {maintenance}",
         f"Demand: {shape}; beyond capacity: {pool.policy}",
-        f"Autoscaling: {delay}",
+        f"Autoscaling: {scaling}",
     )
 
 

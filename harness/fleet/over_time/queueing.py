@@ -1,8 +1,8 @@
-"""Closed forms of queueing, where simulating requests would be absurd.
+"""Closed forms of queueing theory, instead of simulating requests.
 
-M/G/infinity: in the long run the number of busy servers is Poisson with mean rate x time, whatever
-the distribution of times. Square-root staffing and its limit of many servers: Halfin and Whitt,
-Operations Research 29 (1981).
+M/G/infinity: in steady state, the number of busy servers is Poisson with mean rate x time, for any
+distribution of times. Square-root staffing and its many-server limit: Halfin and Whitt, Operations
+Research 29 (1981).
 """
 
 import math
@@ -12,8 +12,8 @@ def poisson_quantile(mean: float, q: float) -> int:
     """Smallest n with P(N <= n) >= q for a Poisson count."""
     if mean <= 0:
         return 0
-    # Start well below the quantile so that no more than some hundred terms are added, in logarithms
-    # so that none is lost.
+    # Start well below the quantile, to add a few hundred terms only; in logarithms, against
+    # underflow.
     n = max(0, math.floor(mean - 10 * math.sqrt(mean)))
     log_p = n * math.log(mean) - mean - math.lgamma(n + 1)
     p = math.exp(log_p)
@@ -28,8 +28,8 @@ def poisson_quantile(mean: float, q: float) -> int:
 
 
 def halfin_whitt(beta: float) -> float:
-    """Chance that an arrival waits with load + beta x sqrt(load) servers, in the limit of many; 1
-    for beta <= 0.
+    """Probability that an arrival waits with load + beta x sqrt(load) servers, in the many-server
+    limit; 1 for beta <= 0.
     """
     if beta <= 0:
         return 1.0

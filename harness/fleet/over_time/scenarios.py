@@ -1,9 +1,9 @@
-"""Scenarios as data: what part of the demand is served at what cost when something happens, beside
-the same site without it, draw by draw.
+"""Scenarios as data: served demand and cost with an event, compared with the same site without it,
+draw by draw.
 
-A day of a draw has a share of the site's capacity. What a share serves comes from the simulated
-year: the mean over its hours of the smaller of what was asked and what that share of the hour's
-capacity gives. So a site with slack loses little by losing a little.
+Each day of a draw has a share of the site's capacity. The simulated year gives the demand served by
+a share: the mean over hours of the smaller of demand and that share of the hour's capacity. So a
+small loss has little effect on a site with slack.
 """
 
 import math
@@ -27,9 +27,7 @@ from harness.fleet.site.types import MOST
 Kind = Literal["lost", "delay", "heat", "bursts", "price"]
 DAYS_PER_MONTH: Final = 365.25 / 12
 DRAWS: Final = 1000
-"""Draws of a scenario: the Monte Carlo error of its P5 and P95 is below what its assumptions are
-worth.
-"""
+"""Draws of a scenario: the Monte Carlo error of its P5 and P95 is below that of its assumptions."""
 
 _NEEDED: Final[Mapping[str, tuple[str, ...]]] = {
     "lost": ("share",),
@@ -56,7 +54,6 @@ class Parameter(Strict):
         return self
 
     def draw(self, rng: np.random.Generator, n: int) -> Floats:
-        """So many draws."""
         if self.low == self.high:
             return np.full(n, self.low)
         return (
@@ -66,16 +63,14 @@ class Parameter(Strict):
         )
 
     def text(self) -> str:
-        """In words."""
         if self.low == self.high:
             return f"{self.low:g}"
-        return f"{self.low:g} to {self.high:g}" + (
-            f", most often {self.value:g}" if self.value is not None else ""
-        )
+        mode = "" if self.value is None else f", most often {self.value:g}"
+        return f"{self.low:g} to {self.high:g}{mode}"
 
 
 class Scenario(Strict):
-    """One thing that may come."""
+    """One possible event."""
 
     key: Name
     title: Text
@@ -84,31 +79,30 @@ class Scenario(Strict):
     source: Text
     date: Date
     notice: Flag = False
-    """It comes with the site's notice."""
+    """It happens after the site's notice."""
     from_terminable: Flag = False
     """Not before the site's term may be ended."""
     paid: Literal["all", "with_capacity"] = "all"
-    """What of the site's price is paid for capacity that is gone."""
+    """Payment for lost capacity: all of it, or only for the remaining capacity."""
     horizon_years: Number | None = Field(default=None, gt=0)
-    """To look ahead; None takes the site's term."""
+    """None: the site's term."""
 
     def text(self) -> str:
-        """What is assumed, with its source."""
-        said = ", ".join(
+        ranges = ", ".join(
             f"{name.replace('_', ' ')} {parameter.text()}"
             for name, parameter in self.parameters.items()
         )
-        return f"{self.title}: {said}; {self.source} ({self.date})"
+        return f"{self.title}: {ranges}; {self.source} ({self.date})"
 
 
 @cache
 def shipped_scenarios() -> Mapping[str, Scenario]:
-    """The scenarios that come with the harness, by key."""
+    """The shipped scenarios by key."""
     return load_data("scenarios.yaml", dict[str, Scenario], scenario_rules)
 
 
 def scenario_rules(scenarios: Mapping[str, Scenario]) -> Iterator[Violation]:
-    """What the parameters of each kind may be."""
+    """Check the parameters of each kind."""
     for key, scenario in scenarios.items():
         needed = _NEEDED[scenario.kind]
         allowed = (*needed, *_OPTIONAL.get(scenario.kind, ()))
@@ -121,20 +115,15 @@ def scenario_rules(scenarios: Mapping[str, Scenario]) -> Iterator[Violation]:
                 what = f"is not a parameter of `{scenario.kind}`"
                 yield Violation((*path, name), what, f"parameters: {', '.join(allowed)}")
             if name in {"share", "derate", "fall_per_year"} and parameter.high > 1:
-                yield Violation((*path, name, "high"), "is above 1", "write a share of 1 at most")
+                yield Violation((*path, name, "high"), "is above 1", "write a share of at most 1")
 
 
 def choose(names: Sequence[str]) -> tuple[Scenario, ...]:
-    """Scenarios by name; `all` is all of them.
-
-    Raises:
-        ProfileError: no such scenario.
-    """
+    """Scenarios by name, or `all`; ProfileError if one is unknown."""
     known = shipped_scenarios()
     if unknown := [name for name in names if name not in {*known, "all"}]:
         raise ProfileError(
-            f"there is no scenario {unknown[0]!r}",
-            next_step=f"use all, or some of: {', '.join(known)}",
+            f"unknown scenario {unknown[0]!r}", next_step=f"use all, or some of: {', '.join(known)}"
         )
     if "all" in names:
         return tuple(known.values())
@@ -146,20 +135,17 @@ def choose(names: Sequence[str]) -> tuple[Scenario, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Outlook:
-    """A site as scenarios see it.
+    """A site as input of scenarios. None: unknown.
 
     Attributes:
         asked_tok_per_day: mean demand.
-        served_of: share of the demand that is served at each share of capacity in `capacity_grid`.
+        served_of: share of the demand served at each share of capacity in `capacity_grid`.
         capacity: the site's capacity in each draw, over the central one.
-        gpus: that are powered.
-        horizon_days: to look ahead.
-        monthly_usd: price of the site; None where nobody states it.
+        gpus: powered GPUs.
         notice_days: of a termination or reclaim.
         terminable_days: until the term may be ended.
-        power: PUE, uncapped megawatts and cap, for what heat does; None where power is not known.
-        market_usd_per_gpu_h: published price of the same GPU on the market; None where there is
-            none.
+        power: PUE, uncapped megawatts and cap, for heat.
+        market_usd_per_gpu_h: published market price of the same GPU.
     """
 
     asked_tok_per_day: float
@@ -185,25 +171,21 @@ class Range:
 
     @classmethod
     def of(cls, draws: Floats) -> "Range":
-        """Of some draws."""
         return cls(*(float(q) for q in np.quantile(draws, (0.05, 0.5, 0.95))))
 
 
 @dataclass(frozen=True, slots=True)
 class ScenarioResult:
-    """What a scenario does over its horizon, beside the base case with the same draws. None is not
-    known.
+    """Results of a scenario over its horizon; `base_…`: without it, with the same draws. None:
+    unknown.
 
     Attributes:
         served_ratio: served demand over demand.
-        base_served_ratio: without the scenario.
-        lost_tok: tokens that the base case serves and the scenario does not.
-        capacity_months: months of the whole site that are missing.
-        cost_usd: what is paid for the site.
-        usd_per_mtok: paid over served.
-        base_usd_per_mtok: without the scenario.
-        elsewhere_usd: price of the missing GPU-hours on the market.
-        market_usd: price of all GPU-hours on the market, where the market moves.
+        lost_tok: tokens served only without the scenario.
+        capacity_months: lost capacity in months of the whole site.
+        cost_usd: paid for the site.
+        elsewhere_usd: market price of the lost GPU-hours.
+        market_usd: market price of all GPU-hours, if the market changes.
         months: ends of months from now, and served share of demand in each: P5, median, P95.
     """
 
@@ -226,7 +208,7 @@ class ScenarioResult:
 
 @dataclass(frozen=True, slots=True)
 class ScenarioTask:
-    """One scenario to be played; carries all that another machine needs."""
+    """One scenario with all inputs, for another process or machine."""
 
     scenario: Scenario
     outlook: Outlook
@@ -234,7 +216,7 @@ class ScenarioTask:
 
 
 def play(task: ScenarioTask) -> ScenarioResult:
-    """Play one scenario over its horizon, in as many draws as the outlook has capacities."""
+    """Simulate one scenario over its horizon, with one draw per capacity of the outlook."""
     scenario, outlook = task.scenario, task.outlook
     n = len(outlook.capacity)
     days = (
@@ -243,8 +225,7 @@ def play(task: ScenarioTask) -> ScenarioResult:
         else outlook.horizon_days
     )
     rng = np.random.default_rng([task.seed, *scenario.key.encode()])
-    # In steps of a day, or longer over long horizons: nothing here turns on less than a
-    # five-hundredth of the time.
+    # Steps of a day, or longer over long horizons, at most a five-hundredth of which matters.
     step = max(1, days // 1500)
     at = np.arange(0, days, step, dtype=np.float64)
     drawn = {name: parameter.draw(rng, n) for name, parameter in scenario.parameters.items()}
@@ -258,31 +239,21 @@ def play(task: ScenarioTask) -> ScenarioResult:
     cost = base_cost = per_mtok = base_per_mtok = None
     if outlook.monthly_usd is not None:
         base_cost = np.full(n, outlook.monthly_usd * months)
-        kept = (
-            share.mean(axis=1)
-            if scenario.paid == "with_capacity" or scenario.kind == "delay"
-            else np.ones(n)
-        )
-        cost = base_cost * kept
+        partly = scenario.paid == "with_capacity" or scenario.kind == "delay"
+        cost = base_cost * (share.mean(axis=1) if partly else np.ones(n))
         with np.errstate(divide="ignore", invalid="ignore"):
             per_mtok = np.where(ratio > 0, cost / (ratio * asked / 1e6), np.nan)
             base_per_mtok = base_cost / (base * asked / 1e6)
     market = outlook.market_usd_per_gpu_h
     gpu_hours = outlook.gpus * months * HOURS_PER_MONTH
-    elsewhere = (
-        None
-        if market is None or scenario.kind == "price"
-        else Range.of(missing * gpu_hours * market)
-    )
-    falling = None
-    if scenario.kind == "price" and market is not None:
+    elsewhere = falling = None
+    if market is not None and scenario.kind == "price":
         years = days / 365.25
         fall = -np.log1p(-np.minimum(drawn["fall_per_year"], 0.999))
-        falling = Range.of(
-            gpu_hours
-            * market
-            * np.where(fall > 0, -np.expm1(-fall * years) / np.maximum(fall * years, 1e-12), 1.0)
-        )
+        mean = np.where(fall > 0, -np.expm1(-fall * years) / np.maximum(fall * years, 1e-12), 1.0)
+        falling = Range.of(gpu_hours * market * mean)
+    elif market is not None:
+        elsewhere = Range.of(missing * gpu_hours * market)
     return ScenarioResult(
         key=scenario.key,
         title=scenario.title,
@@ -303,7 +274,7 @@ def play(task: ScenarioTask) -> ScenarioResult:
 
 
 def _range(draws: Floats | None) -> Range | None:
-    """Of the draws in which it is a number; None where it is one in none."""
+    """Range of finite draws; None if there are none."""
     if draws is None:
         return None
     known = draws[np.isfinite(draws)]
@@ -311,7 +282,7 @@ def _range(draws: Floats | None) -> Range | None:
 
 
 def _served(outlook: Outlook, share: Floats) -> Floats:
-    """Served share of demand for shares of the site's capacity (draws x days)."""
+    """Served share of demand by share of the site's capacity (draws x days)."""
     return np.interp(share * outlook.capacity[:, None], outlook.capacity_grid, outlook.served_of)
 
 
@@ -323,14 +294,13 @@ def _capacity(
     days: int,
     rng: np.random.Generator,
 ) -> Floats:
-    """Share of the site's capacity that is there, draws x steps."""
+    """Available share of the site's capacity, draws x steps."""
     n = len(outlook.capacity)
     match scenario.kind:
         case "lost":
             earliest = min(outlook.terminable_days, days) if scenario.from_terminable else 0.0
-            start = rng.uniform(earliest, days, n) + (
-                outlook.notice_days if scenario.notice else 0.0
-            )
+            notice = outlook.notice_days if scenario.notice else 0.0
+            start = rng.uniform(earliest, days, n) + notice
             end = start + drawn["days"] if "days" in drawn else np.full(n, math.inf)
             gone = (at >= start[:, None]) & (at < end[:, None])
             return 1 - gone * drawn["share"][:, None]
@@ -341,15 +311,12 @@ def _capacity(
             if outlook.power is not None:
                 pue, uncapped_mw, cap_mw = outlook.power
                 hot_mw = uncapped_mw * (pue + drawn["pue_more"]) / pue * kept
-                if (
-                    cap_mw is not None
-                ):  # what the cap allowed before is the whole; heat takes from that
+                if cap_mw is not None:  # relative to the capacity under the cap without heat
                     kept = kept * np.minimum(1.0, cap_mw / hot_mw) / min(1.0, cap_mw / uncapped_mw)
             of_year = at % 365.25
-            first = rng.uniform(150, 200, n)  # of the year: early June to late July
-            hot = (of_year >= first[:, None]) & (
-                of_year < (first + drawn["days_per_year"])[:, None]
-            )
+            first = rng.uniform(150, 200, n)  # day of the year: early June to late July
+            last = first + drawn["days_per_year"]
+            hot = (of_year >= first[:, None]) & (of_year < last[:, None])
             cool: Floats = 1 - hot * (1 - np.minimum(kept, 1.0))[:, None]
             return cool
         case "bursts":
@@ -367,7 +334,7 @@ def _capacity(
 def _by_month(
     served: Floats, at: Floats, days: int
 ) -> tuple[tuple[float, float, float, float], ...]:
-    """Served share by month; by longer stretches over long horizons."""
+    """Served share by month, or longer periods over long horizons."""
     parts = min(60, max(1, round(days / DAYS_PER_MONTH)))
     edges = np.linspace(0, days, parts + 1)
     found = []

@@ -1,6 +1,4 @@
-"""Hardware, sites, priors and published throughput as data: YAML in `data/`, checked when it is
-read, each number with its source.
-"""
+"""Hardware, sites, priors and published throughput from YAML in `data/`, checked when loaded."""
 
 import difflib
 import math
@@ -15,44 +13,12 @@ from harness.checked_yaml.problems import Path, Violation
 from harness.core.errors import ProfileError
 from harness.fleet.site.arithmetic import gpus_within, site_mw, usd_per_gpu_h
 from harness.fleet.site.load_data import load_data
-from harness.fleet.site.types import (
-    PARTS,
-    SITE_COLUMNS,
-    AlsoSaid,
-    GpuSpec,
-    Named,
-    Prior,
-    PriorKind,
-    SanityRow,
-    Site,
-    Sourced,
-)
-
-__all__ = [
-    "PARTS",
-    "SITE_COLUMNS",
-    "AlsoSaid",
-    "GpuSpec",
-    "Named",
-    "Prior",
-    "PriorKind",
-    "SanityRow",
-    "Site",
-    "Sourced",
-    "check_overlap",
-    "contradictions",
-    "gpu_type",
-    "gpus",
-    "list_sites",
-    "load_site",
-    "overridden",
-    "priors",
-    "sanity",
-]
+from harness.fleet.site.types import SITE_COLUMNS as SITE_COLUMNS  # noqa: PLC0414 (for `cli`)
+from harness.fleet.site.types import GpuSpec, Prior, SanityRow, Site
 
 
 def list_sites() -> tuple[Site, ...]:
-    """The sites that come with the harness."""
+    """The shipped sites."""
     return tuple(_shipped_sites().values())
 
 
@@ -60,7 +26,7 @@ def load_site(name: str | pathlib.Path) -> Site:
     """A shipped site by its name, or the one site of a YAML file.
 
     Raises:
-        ProfileError: no such site or file, or a file with faults (all of them at once).
+        ProfileError: no such site or file, or a file with errors (all are listed).
     """
     shipped = _shipped_sites()
     if str(name) in shipped:
@@ -68,21 +34,21 @@ def load_site(name: str | pathlib.Path) -> Site:
     path = pathlib.Path(name)
     if path.suffix not in {".yaml", ".yml"}:
         raise ProfileError(
-            f"there is no site {str(name)!r}",
+            f"unknown site {str(name)!r}",
             next_step=f"use one of: {', '.join(shipped)}, or the path of a YAML file",
         )
     text = read_file(path, "a site's YAML file")
     sites = load_text(text, str(path), dict[str, Site], _site_rules)
     if len(sites) != 1:
         raise ProfileError(
-            f"{path} holds {len(sites)} sites; one is needed",
-            next_step="write `name:` and its keys below, one site a file",
+            f"{path} has {len(sites)} sites, not one",
+            next_step="write `name:` and its keys below, one site per file",
         )
     return next(iter(sites.values()))
 
 
 def contradictions(site: Site) -> tuple[str, ...]:
-    """Where published figures of a site disagree, with the arithmetic."""
+    """Published values of a site that disagree, with the arithmetic."""
     found = []
     spec = gpus().get(site.gpu.value) if site.gpu else None
     count, power = site.gpus.value, site.power_mw
@@ -92,13 +58,12 @@ def contradictions(site: Site) -> tuple[str, ...]:
         if needed > power.value:
             found.append(
                 f"{count:,.0f} x {each.value:g} kW ({each.source}) = {needed:.0f} MW against"
-                f" {power.value:g} MW, which provision {gpus_within(power.value, each.value):,} of"
-                " them"
+                f" {power.value:g} MW, enough for {gpus_within(power.value, each.value):,} GPUs"
             )
     if power is not None:
         found.extend(
             f"{item.value:g} MW against {power.value:g} MW:"
-            f" {item.note or 'also said'} ({item.cite()})"
+            f" {item.note or 'also reported'} ({item.cite()})"
             for item in site.also_said
             if item.what == "power_mw"
         )
@@ -125,27 +90,20 @@ def contradictions(site: Site) -> tuple[str, ...]:
             )
         found.append(
             f"{item.value:,.0f} GPUs against {site.gpus.value:,.0f}:"
-            f" {item.note or 'also said'}{price} ({item.cite()})"
+            f" {item.note or 'also reported'}{price} ({item.cite()})"
         )
     return tuple(found)
 
 
 def check_overlap(constants: Mapping[str, Sequence[str]]) -> None:
-    """Refuse constants of power that cover the same part.
-
-    Args:
-        constants: name -> what it includes.
-
-    Raises:
-        ProfileError: two overlap; both are named.
-    """
+    """Raise ProfileError if two constants of power (name -> parts) include the same part."""
     owner: dict[str, str] = {}
     for name, includes in constants.items():
         for part in includes:
             if part in owner:
                 raise ProfileError(
                     f"{owner[part]} and {name} both include {part}, which would be counted twice",
-                    next_step="leave one of the two out",
+                    next_step="remove one of them",
                 )
             owner[part] = name
 
@@ -172,11 +130,10 @@ def sanity() -> tuple[SanityRow, ...]:
 
 
 def _unknown(path: Path, kind: str) -> Iterator[Violation]:
-    """That a type of GPU is not known."""
     if kind not in gpus():
         near = difflib.get_close_matches(kind, gpus(), n=1)
         fix = f"did you mean `{near[0]}`? " if near else ""
-        yield Violation(path, f"{kind!r} is not a known GPU", f"{fix}Known are {', '.join(gpus())}")
+        yield Violation(path, f"{kind!r} is an unknown GPU", f"{fix}Known are {', '.join(gpus())}")
 
 
 def _sanity_rules(rows: Mapping[str, SanityRow]) -> Iterator[Violation]:
@@ -196,10 +153,10 @@ def _site_rules(sites: Mapping[str, Site]) -> Iterator[Violation]:
             what = f"must add up to 1, not {total:g}"
             yield Violation((name, "mix"), what, "give each type's share of all GPUs")
         if site.gpu is not None and site.mix:
-            yield Violation((name, "mix"), "is stated besides gpu", "state one of the two")
+            yield Violation((name, "mix"), "conflicts with gpu", "state one of them")
         if site.usd_per_month is not None and site.usd_per_gpu_h is not None:
             path = (name, "usd_per_gpu_h")
-            yield Violation(path, "is stated besides usd_per_month", "state one of the two")
+            yield Violation(path, "conflicts with usd_per_month", "state one of them")
         if site.available and site.until and site.until < site.available[: len(site.until)]:
             what = f"is {site.until}, before the site is available ({site.available})"
             yield Violation((name, "until"), what, "give the last month of the term")
@@ -220,20 +177,18 @@ _BOUNDS: Final[Mapping[str, tuple[float, float]]] = {
     "co2_kg_per_kwh": (0.0, math.inf),
     "modelled_spread": (_LEAST, math.inf),
 }
-"""What a stated assumption may be; all others are shares above 0. A facility draws what its IT
-draws, and more: a PUE is at least 1.
+"""Range of stated assumptions; all others are shares above 0. A facility draws at least the power
+of its IT, so a PUE is at least 1.
 """
 
 _ASSUMED: Final = re.compile(r"([a-z0-9_]+)=([0-9.eE+-]+)(?::([0-9.eE+-]+))?")
 
 
 def overridden(texts: Sequence[str]) -> dict[str, Prior]:
-    """The priors, with `KEY=VALUE` (no spread) and `KEY=LOW:HIGH` (uniform) in place of the shipped
-    ones.
+    """The priors, some replaced by `KEY=VALUE` (no spread) or `KEY=LOW:HIGH` (uniform).
 
     Raises:
-        ProfileError: no such key, no number, a range that is upside down, or a value that the
-            factor cannot have.
+        ProfileError: unknown key, not a number, LOW > HIGH, or a value out of range.
     """
     found = dict(priors())
     for text in texts:
@@ -244,40 +199,30 @@ def overridden(texts: Sequence[str]) -> dict[str, Prior]:
             match, low, high = None, 0.0, 0.0
         if match is None or match[1] not in found:
             raise ProfileError(
-                f"{text!r} is no assumption",
+                f"{text!r} is not an assumption",
                 next_step=f"write KEY=VALUE or KEY=LOW:HIGH with one of: {', '.join(found)}",
             )
         if not low <= high:
-            raise ProfileError(
-                f"{text!r} has its ends the wrong way round",
-                next_step="write KEY=LOW:HIGH with the lower end first",
-            )
+            raise ProfileError(f"{text!r}: LOW is above HIGH", next_step="write KEY=LOW:HIGH")
         least, most = _BOUNDS.get(match[1], _SHARE)
         if not least <= low <= high <= most or high == math.inf:
             at_most = f"at most {most:g}" if most < math.inf else "finite"
             raise ProfileError(
-                f"{text!r} makes no sense: {found[match[1]].title} must be at least {least:g} and"
-                f" {at_most}"
+                f"{text!r}: {found[match[1]].title} must be at least {least:g} and {at_most}"
             )
         given = {"low": low, "value": (low + high) / 2, "high": high}
         kind = "fixed" if low == high else "uniform"
-        said = {"kind": kind, "source": "given on the command line", "date": "now"}
-        found[match[1]] = found[match[1]].model_copy(update={**given, **said})
+        stated = {"kind": kind, "source": "given on the command line", "date": "now"}
+        found[match[1]] = found[match[1]].model_copy(update={**given, **stated})
     return found
 
 
 def gpu_type(nvml_name: str | None) -> str | None:
-    """Type of a board by the name that NVML gives it; None when it is none of ours (an H100 PCIe is
-    not an H100 SXM).
-    """
-    return next(
-        (
-            name
-            for name, spec in gpus().items()
-            if nvml_name and re.fullmatch(spec.nvml_name, nvml_name)
-        ),
-        None,
+    """Type of a GPU by its NVML name; None if unknown (an H100 PCIe is not an H100 SXM)."""
+    matching = (
+        name for name, one in gpus().items() if re.fullmatch(one.nvml_name, nvml_name or "")
     )
+    return next(matching, None)
 
 
 @cache

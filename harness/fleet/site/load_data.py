@@ -1,4 +1,4 @@
-"""The data files that come with the harness."""
+"""The shipped data files."""
 
 from importlib import resources
 from typing import TypeVar

@@ -1,4 +1,4 @@
-"""What the data files hold: sourced numbers, priors, types of GPU, sites. Each class is a section
+"""Contents of the data files: sourced numbers, priors, types of GPU, sites. Each class is a section
 of YAML; its fields are the keys.
 """
 
@@ -12,32 +12,31 @@ from harness.fleet.site.arithmetic import HOURS_PER_MONTH, usd_per_gpu_h
 
 Part = Literal["gpu", "cpu", "host", "network", "storage", "spares", "pue"]
 PARTS: Final[tuple[Part, ...]] = get_args(Part)
-"""What a constant of power can cover. A host's processors are `cpu`: a superchip's module holds
-them, a GPU board does not.
+"""Parts that a constant of power can include. `cpu` are the host's processors: in a superchip's
+module, but not in a GPU board.
 """
 
 PriorKind = Literal["fixed", "uniform", "triangular", "quantiles"]
 
 MOST: Final = 1e15
-"""No number of a site or of hardware is greater; one that is has a slip in its exponent."""
+"""Upper bound of all numbers of sites and hardware, against wrong exponents."""
 
 
 class Sourced(Strict):
     """A published number."""
 
     value: Number = Field(gt=0, le=MOST)
-    """In the unit that the key's suffix names."""
+    """In the unit of the key's suffix."""
     source: Text
-    """Who says so."""
+    """Origin of the number."""
     date: Date
-    """When, YYYY-MM or YYYY-MM-DD."""
+    """Its date, YYYY-MM or YYYY-MM-DD."""
     includes: tuple[Part, ...] = ()
-    """What a constant of power covers."""
+    """Parts that a constant of power includes."""
     note: Text | None = None
-    """What it is exactly."""
+    """Exact meaning."""
 
     def cite(self) -> str:
-        """Source and date."""
         return f"{self.source} ({self.date})"
 
 
@@ -66,20 +65,20 @@ class GpuCount(Sourced):
 
 
 class PowerConstant(Sourced):
-    """A published constant of power, with what it covers."""
+    """A published constant of power, with its parts."""
 
     includes: tuple[Part, ...] = Field(min_length=1)
 
 
 class AlsoSaid(Sourced):
-    """Another figure in circulation for a site."""
+    """Another published value for a site."""
 
     what: Literal["gpus", "power_mw", "usd_per_month", "pue"]
-    """Key of the site that it is another figure of."""
+    """Key of the site."""
 
 
 class Named(Strict):
-    """A published word, such as a type of GPU."""
+    """A published name, such as a type of GPU, with its source."""
 
     value: Text
     source: Text
@@ -87,7 +86,7 @@ class Named(Strict):
 
 
 class Prior(Strict):
-    """What is not measured, as a distribution."""
+    """Distribution of an unmeasured factor."""
 
     key: Name
     title: Text
@@ -106,8 +105,7 @@ class Prior(Strict):
 
     @model_validator(mode="before")
     @classmethod
-    def _implied(cls, data: Any) -> Any:  # noqa: ANN401 - whatever the YAML holds
-        """The numbers that a kind leaves out."""
+    def _implied(cls, data: Any) -> Any:  # noqa: ANN401 - any YAML value
         match data:
             case {"kind": "fixed", "value": value}:
                 return {**data, "low": value, "high": value}
@@ -122,82 +120,73 @@ class Prior(Strict):
             raise ValueError("must have low <= value <= high")
         return self
 
-    def span(self) -> str:
-        """The range in words; empty for a fixed value."""
-        return (
-            ""
-            if self.kind == "fixed"
-            else f"{self.low:g} to {self.high:g}{', P5 to P95' if self.kind == 'quantiles' else ''}"
-        )
-
     def text(self) -> str:
-        """Value and range, source and date."""
-        span = f" ({self.span()})" if self.span() else ""
+        quantiles = ", P5 to P95" if self.kind == "quantiles" else ""
+        span = "" if self.kind == "fixed" else f" ({self.low:g} to {self.high:g}{quantiles})"
         return f"{self.title}: {self.value:.4g}{span}; {self.source} ({self.date})"
 
 
 class GpuSpec(Strict):
-    """Constants of one type of GPU; None is not known from a source."""
+    """Constants of one type of GPU; None: no source."""
 
     name: Name
     title: Text
     nvml_name: Text
-    """Pattern of the whole name that NVML gives."""
+    """Pattern of the whole NVML name."""
     memory_gb: Sourced | None = None
     board_power_w: PowerConstant | None = None
     board_idle_w: PowerConstant | None = None
-    """Of a board without load."""
+    """GPU board power without load."""
     host_rated_w: PowerConstant | None = None
-    """Rated power of the system less its boards, a GPU."""
+    """Rated power of the system without its GPU boards, per GPU."""
     all_in_kw: PowerConstant | None = None
-    """Provisioned utility power a GPU."""
+    """Provisioned utility power per GPU."""
     all_in_it_kw: PowerConstant | None = None
-    """Provisioned power of chip, host and NICs a GPU, without the facility's overhead."""
+    """Provisioned power of chip, host and NICs per GPU, without facility overhead."""
     usd_per_gpu_h: dict[str, Sourced] = Field(default_factory=dict)
     """Published prices by tier."""
 
 
 class Site(Strict):
-    """One site. None is not stated by anybody."""
+    """One site. None: not stated."""
 
     name: Name
     title: Text = Field(default_factory=lambda data: data["name"])
     gpu: Named | None = None
     """Type of all GPUs."""
     mix: dict[str, Sourced] = Field(default_factory=dict)
-    """Share of each type, where there are several; `gpu` is then None."""
+    """Share of each type if there are several; `gpu` is then None."""
     gpus: GpuCount
-    """How many, of all types."""
+    """Number of GPUs of all types."""
     power_mw: Sourced | None = None
     """Cap at the utility's meter."""
     pue: FromOne | None = None
     usd_per_month: Sourced | None = None
-    """What the whole of it costs."""
+    """Price of the whole site."""
     usd_per_gpu_h: Sourced | None = None
-    """What a GPU-hour costs, owned or rented, where no monthly price is stated."""
+    """Price of a GPU-hour, owned or rented, if no monthly price is stated."""
     co2_kg_per_kwh: FromZero | None = None
     """Of its electricity."""
     available: Date | None = None
-    """First month in which it can be used."""
+    """First month of use."""
     build_days: Sourced | None = None
-    """How long it took to build."""
+    """Construction time."""
     until: Date | None = None
     """Last month of the term."""
     terminable_after: Date | None = None
-    """From when either side may end the term."""
+    """Earliest date at which either side may end the term."""
     notice_days: FromZero | None = None
     """Notice of a termination or reclaim."""
     terms: Text | None = None
-    """Further terms in words."""
+    """Further terms as text."""
     also_said: tuple[AlsoSaid, ...] = ()
 
     @property
     def types(self) -> tuple[str, ...]:
-        """Types of GPU that are stated."""
         return (self.gpu.value,) if self.gpu else tuple(self.mix)
 
     def monthly_usd(self) -> float | None:
-        """What the whole site costs a month; None where nobody states a price."""
+        """Monthly price of the whole site; None: not stated."""
         if self.usd_per_month is not None:
             return self.usd_per_month.value
         if self.usd_per_gpu_h is not None:
@@ -205,13 +194,11 @@ class Site(Strict):
         return None
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON."""
-        said = [item.model_dump(mode="json") for item in self.also_said]
-        also = [{"what": item.pop("what"), **item} for item in said]
+        others = [item.model_dump(mode="json") for item in self.also_said]
+        also = [{"what": item.pop("what"), **item} for item in others]
         return {**self.model_dump(mode="json"), "also_said": also}
 
     def row(self) -> tuple[str, ...]:
-        """As text, under `SITE_COLUMNS`."""
         monthly = self.monthly_usd()
         implied = usd_per_gpu_h(monthly, self.gpus.value) if monthly is not None else None
         return (
@@ -244,5 +231,4 @@ class SanityRow(Strict):
     date: Date
 
     def cite(self) -> str:
-        """What it is, source and date."""
         return f"{self.title}: {self.source} ({self.date})"

@@ -1,1 +1,1 @@
-"""Joules of a window at each power boundary."""
+"""Energy of a window at each power boundary."""

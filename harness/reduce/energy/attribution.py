@@ -1,9 +1,9 @@
-"""Joules attributed to time, computed input, output and output x context: fitted over stages made
-for it, or refused with the reason.
+"""Energy breakdown: static power, computed input, output and output x context, fitted over stages
+made for it, or refused with the reason.
 
-The model of a slice of time: joules = W x seconds + a x computed input tokens + b x output tokens +
-c x output tokens x their context. All four coefficients are at least 0. It is never fitted from one
-window alone: there the four go together, and any split fits.
+Model of a slice: joules = W x seconds + a x computed input tokens + b x output tokens + c x output
+tokens x their context, all coefficients >= 0. It is never fitted to one window: there the four
+terms are collinear, and any split fits.
 """
 
 import itertools
@@ -27,52 +27,47 @@ NS: Final = 1e-9
 TERMS: Final = ("time", "computed_input", "output", "output_x_context")
 """The model's terms, in the order of its columns."""
 UNITS: Final = ("W", "J/tok", "J/tok", "J/tok^2")
-"""Units of their coefficients."""
 
 SLICE_S: Final = 5.0
-"""Least length of a slice: servers book a whole prompt when its prefill completes, and short
-energies are wrong.
+"""Minimum length of a slice: servers count a whole prompt when its prefill completes, and energy
+over short times is inaccurate.
 """
 MOST_SLICES: Final = 60
-"""Of one stage, so that a long one weighs no more than the others by the number of its rows alone.
-"""
+"""Per stage, so that a long stage does not dominate by its number of rows."""
 MIN_SLICES: Final = 20
-"""Five rows for each coefficient."""
+"""Five rows per coefficient."""
 CONDITION_LIMIT: Final = 30.0
-"""Of the columns, each scaled to length 1. Beyond 30 the terms are strongly collinear (Belsley, Kuh
-& Welsch 1980, Regression Diagnostics) and coefficients take each other's share.
+"""Of the columns scaled to length 1. Beyond 30 the terms are strongly collinear (Belsley, Kuh &
+Welsch 1980, Regression Diagnostics).
 """
 HELD_OUT_LIMIT: Final = 0.10
-"""Error of a stage's joules, predicted from the other stages, beyond which the model does not
-describe this machine.
-"""
+"""Maximum error of a stage's energy as predicted from the other stages."""
 MIN_BATCHES: Final = 3
-"""Batch sizes of decoding stages that must differ."""
+"""Distinct batch sizes of decode stages."""
 BATCH_APART: Final = 1.5
-"""Ratio from one batch size to the next that counts as another."""
+"""Minimum ratio between distinct batch sizes."""
 MIN_CONTEXTS: Final = 2
 CONTEXT_APART: Final = 2.0
-"""Ratio from one context size to the next that counts as another."""
+"""Minimum ratio between distinct context sizes."""
 PREFILL_OUTPUT: Final = 0.05
-"""Output tokens for each computed input token below which a stage is prefill only."""
+"""Output tokens per computed input token up to which a stage is prefill only."""
 DECODE_COMPUTED: Final = 2.0
-"""Computed input tokens for each output token up to which a stage is one of decoding."""
+"""Computed input tokens per output token up to which a stage is decode."""
 CACHED_SHARE: Final = 0.5
-"""Share of the input read from cache from which a stage is one with a cached prefix."""
+"""Minimum share of input read from cache in a stage with a cached prefix."""
 
 
 @dataclass(frozen=True, slots=True)
 class StageSlices:
-    """What one stage (or the idle stretch with the model loaded) adds to the fit.
+    """Data of one stage (or `idle`, the idle period with the model loaded) for the fit.
 
     Attributes:
-        name: of the stage; `idle`.
         joules: of each slice.
-        work: one row a slice: seconds, computed input tokens, output tokens, output tokens x
-            context.
+        work: one row per slice; columns: seconds, computed input tokens, output tokens, output
+            tokens x context.
         in_flight: mean requests in flight.
-        cached_share: share of the input that was read from cache; None where nobody tells.
-        systematic_ratio: gain error of the joules.
+        cached_share: share of input read from cache; None if unknown.
+        systematic_ratio: gain error of the energy.
     """
 
     name: str
@@ -82,37 +77,31 @@ class StageSlices:
     cached_share: float | None
     systematic_ratio: float | None = None
 
+    def _total(self, column: int) -> float:
+        return float(np.sum(self.work[:, column]))
+
     @property
     def context_tok(self) -> float:
         """Mean context of an output token."""
-        output = float(np.sum(self.work[:, 2]))
-        return float(np.sum(self.work[:, 3])) / output if output > 0 else 0.0
+        return self._total(3) / self._total(2) if self._total(2) > 0 else 0.0
 
     @property
     def is_idle(self) -> bool:
-        """No work at all."""
         return float(np.sum(self.work[:, 1:])) == 0.0
 
     @property
     def is_prefill(self) -> bool:
-        """Next to no output."""
-        computed, output = float(np.sum(self.work[:, 1])), float(np.sum(self.work[:, 2]))
-        return computed > 0 and output <= PREFILL_OUTPUT * computed
+        return self._total(1) > 0 and self._total(2) <= PREFILL_OUTPUT * self._total(1)
 
     @property
     def is_decode(self) -> bool:
-        """More output than computed input, nearly."""
-        computed, output = float(np.sum(self.work[:, 1])), float(np.sum(self.work[:, 2]))
-        return output > 0 and computed <= DECODE_COMPUTED * output
+        return self._total(2) > 0 and self._total(1) <= DECODE_COMPUTED * self._total(2)
 
 
 @dataclass(frozen=True, slots=True)
 class Coefficient:
-    """One term of the model.
-
-    Attributes:
-        value: in `unit`.
-        error: half-width of its 95 % interval, gain error of the sensors not included.
+    """One term of the model; `error` is the half-width of the 95% confidence interval, without the
+    sensors' gain error.
     """
 
     term: str
@@ -126,17 +115,16 @@ class Attribution:
     """The fit, or why there is none.
 
     Attributes:
-        reason: why it is refused; None when it stands.
-        coefficients: empty when refused before fitting.
+        reason: why it is refused; None if it is usable.
+        coefficients: empty if refused before fitting.
         slices: rows of the fit.
         stages: their names.
         condition_number: of the scaled columns.
-        residual_ratio: root mean square of the rows' residuals over their mean joules.
-        held_out: stage -> relative error of its joules, predicted from the others; stages that
-            alone carry a term are left out.
-        systematic_ratio: gain error of the joules, which all coefficients share.
-        components: joules of the headline's window by term, with `unexplained`: they add up to the
-            window's.
+        residual_ratio: root mean square of the rows' residuals / their mean energy.
+        held_out: stage -> relative error of its energy, predicted from the other stages; without
+            stages that are the only ones with a term.
+        systematic_ratio: gain error of the energy, common to all coefficients.
+        components: energy of the headline window by term (J), with `unexplained` for the rest.
     """
 
     reason: str | None
@@ -160,7 +148,7 @@ class Attribution:
         return np.array([c.value for c in self.coefficients])
 
     def summarized(self) -> summary.Attribution:
-        """As in a summary: without coefficients that may not be used."""
+        """Block of the summary, without unusable coefficients."""
         shown = self.stands
         return summary.Attribution(
             reason=self.reason,
@@ -183,75 +171,55 @@ class Attribution:
 
 
 def decode_context(requests: Requests, out: Output, who: Bools | None = None) -> Flow:
-    """Output tokens x the context that each was generated in (prompt and what was generated before
-    it), at their arrivals.
-
-    Args:
-        requests: all of them.
-        out: their output.
-        who: whose; default everybody's.
+    """Output tokens x their context (prompt and earlier output), at their arrival times; of the
+    requests `who`, by default all.
     """
     return placed(requests, out.per_request, who, context=requests.input_tok)
 
 
 def slice_edges(start: float, end: float) -> Floats:
-    """Edges of equal slices of a stretch, each at least `SLICE_S` long; one edge only where it is
-    too short for any.
-    """
+    """Edges of equal slices (ns), each at least `SLICE_S` long; one edge if there is no slice."""
     count = min(MOST_SLICES, int((end - start) * NS / SLICE_S + 1e-9))
     return np.linspace(start, end, count + 1) if count else np.array([start])
 
 
 def fit(stages: Sequence[StageSlices], *, check_design: bool = True) -> Attribution:
-    """Fit the model to slices of stages, or say why that would mean nothing.
+    """Fit the model to slices of stages and the idle period, or refuse with the reason.
 
-    Args:
-        stages: the idle stretch with the model loaded among them.
-        check_design: demand the stages that the model needs to tell its terms apart.
+    `check_design`: require the stages that the model needs to separate its terms.
     """
     names = tuple(stage.name for stage in stages)
     rows = sum(len(stage.joules) for stage in stages)
+
+    def refused(reason: str, condition: float | None = None) -> Attribution:
+        return Attribution(reason, slices=rows, stages=names, condition_number=condition)
+
     if len(stages) < 2:
-        return Attribution(
-            "one window alone cannot tell time, input and output apart", slices=rows, stages=names
-        )
+        return refused("one window alone cannot separate time, input and output")
     broken = [
         stage.name
         for stage in stages
         if np.any(~np.isfinite(stage.joules)) or np.any(~np.isfinite(stage.work))
     ]
     if broken:
-        return Attribution(
-            f"stage {', '.join(broken)} has slices without joules or tokens",
-            slices=rows,
-            stages=names,
-        )
+        return refused(f"stage {', '.join(broken)} has slices without energy or tokens")
     missing = _design(stages) if check_design else []
     if missing:
-        return Attribution("the stages lack " + "; ".join(missing), slices=rows, stages=names)
+        return refused("missing stages: " + "; ".join(missing))
     if rows < MIN_SLICES:
-        return Attribution(
-            f"{rows} slices of {SLICE_S:g} s or more; {MIN_SLICES} are needed",
-            slices=rows,
-            stages=names,
-        )
-    condition = _condition(_stacked(stages)[0])
+        return refused(f"{rows} slices of {SLICE_S:g} s or more; {MIN_SLICES} are needed")
+    work, joules = _stacked(stages)
+    condition = _condition(work)
     systematic = next(
         (stage.systematic_ratio for stage in stages if stage.systematic_ratio is not None), None
     )
     if condition > CONDITION_LIMIT:
-        what = "not finite" if not np.isfinite(condition) else f"{condition:.0f}"
-        collinear = (
-            f"the terms go together over these stages: condition number {what}, at most"
-            f" {CONDITION_LIMIT:.0f} is usable"
+        finite = bool(np.isfinite(condition))
+        return refused(
+            "the terms are collinear over these stages: condition number"
+            f" {f'{condition:.0f}' if finite else 'not finite'}, limit {CONDITION_LIMIT:.0f}",
+            condition if finite else None,
         )
-        return Attribution(
-            collinear,
-            slices=rows,
-            stages=names,
-            condition_number=condition if np.isfinite(condition) else None,
-        )
-    work, joules = _stacked(stages)
     values = _nonnegative(work, joules)
     residual = float(np.sqrt(np.mean((joules - work @ values) ** 2)) / np.mean(joules))
     held_out, jackknife = _held_out(stages)
@@ -264,41 +232,34 @@ def fit(stages: Sequence[StageSlices], *, check_design: bool = True) -> Attribut
     reason: str | None = None
     worst = max(held_out, key=lambda name: abs(held_out[name]), default=None)
     if worst is None:
-        reason = "no stage can be predicted from the others, so nothing shows that the model holds"
+        reason = "no stage can be predicted from the others, so the model cannot be validated"
     elif abs(held_out[worst]) > HELD_OUT_LIMIT:
         reason = (
-            f"the other stages predict {worst} {held_out[worst]:+.0%} off; at most"
-            f" {HELD_OUT_LIMIT:.0%} is usable"
+            f"the other stages predict {worst} with an error of {held_out[worst]:+.0%}; limit"
+            f" {HELD_OUT_LIMIT:.0%}"
         )
     return Attribution(reason, coefficients, rows, names, condition, residual, held_out, systematic)
 
 
 def _design(stages: Sequence[StageSlices]) -> list[str]:
-    """Stages that the model needs and that are not there, in words."""
+    """Stages that the model needs and that are missing, in words."""
     missing = []
     if not any(stage.is_idle for stage in stages):
-        missing.append("a stretch without load with the model loaded (energy.idle_s)")
+        missing.append("an idle period with the model loaded (energy.idle_s)")
     if not any(stage.is_prefill for stage in stages):
         missing.append(
-            f"one with prefill only (at most {PREFILL_OUTPUT:g} output tokens for each computed"
-            " input token)"
+            f"prefill only (at most {PREFILL_OUTPUT:g} output tokens per computed input token)"
         )
     decode = [stage for stage in stages if stage.is_decode]
-    batches = _distinct([stage.in_flight for stage in decode], BATCH_APART)
-    if batches < MIN_BATCHES:
-        missing.append(
-            f"decoding at {MIN_BATCHES} batch sizes (there are {batches} that differ by"
-            f" {BATCH_APART:g} x)"
-        )
-    contexts = _distinct([stage.context_tok for stage in decode], CONTEXT_APART)
-    if contexts < MIN_CONTEXTS:
-        missing.append(
-            f"decoding at {MIN_CONTEXTS} context sizes (there are {contexts} that differ by"
-            f" {CONTEXT_APART:g} x)"
-        )
-    told = [stage.cached_share for stage in stages if stage.cached_share is not None]
-    if not any(share >= CACHED_SHARE for share in told):
-        missing.append(f"one with a cached prefix (at least {CACHED_SHARE:.0%} of its input)")
+    for words, values, needed, apart in (
+        ("batch", [stage.in_flight for stage in decode], MIN_BATCHES, BATCH_APART),
+        ("context", [stage.context_tok for stage in decode], MIN_CONTEXTS, CONTEXT_APART),
+    ):
+        found = _distinct(values, apart)
+        if found < needed:
+            missing.append(f"decode at {needed} {words} sizes ({found} differ by {apart:g} x)")
+    if not any((stage.cached_share or 0.0) >= CACHED_SHARE for stage in stages):
+        missing.append(f"a cached prefix (at least {CACHED_SHARE:.0%} of the input)")
     return missing
 
 
@@ -318,17 +279,15 @@ def _condition(work: npt.NDArray[np.float64]) -> float:
 
 
 def _stacked(stages: Sequence[StageSlices]) -> tuple[npt.NDArray[np.float64], Floats]:
-    """Rows of all stages, divided by their length in time: watts err alike, whatever a slice's
-    length.
-    """
+    """Rows of all stages per second: errors of watts do not depend on a slice's length."""
     work = np.vstack([stage.work for stage in stages])
     joules = np.concatenate([stage.joules for stage in stages])
     return work / work[:, :1], joules / work[:, 0]
 
 
 def _nonnegative(work: npt.NDArray[np.float64], joules: Floats) -> Floats:
-    """Least squares with coefficients of at least 0, exactly: the best of the 15 sets of terms
-    whose own solution has no negative one.
+    """Exact non-negative least squares: the best of the 15 subsets of terms whose unconstrained
+    solution has no negative coefficient.
     """
     scale = np.sqrt(np.sum(work**2, axis=0))
     scaled = work / np.where(scale > 0, scale, 1.0)
@@ -348,8 +307,8 @@ def _nonnegative(work: npt.NDArray[np.float64], joules: Floats) -> Floats:
 
 
 def _held_out(stages: Sequence[StageSlices]) -> tuple[dict[str, float], list[Floats]]:
-    """Each stage's joules predicted from the others, where those still tell the terms apart; and
-    their coefficients.
+    """Relative error of each stage's energy as predicted from the others, if those still separate
+    the terms; and their coefficients.
     """
     errors: dict[str, float] = {}
     fits = []
@@ -365,12 +324,13 @@ def _held_out(stages: Sequence[StageSlices]) -> tuple[dict[str, float], list[Flo
 
 
 def _errors(stages: Sequence[StageSlices], values: Floats, fits: Sequence[Floats]) -> list[float]:
-    """Half-widths: the largest of three.
+    """Half-widths: the largest of three estimates.
 
-    What the rows' scatter gives; the jackknife over those stages that can be left out; and what
-    follows when each stage is off as a whole by as much as the stages are (temperature and clocks
-    differ from one to the next). The first two know nothing of a term that one stage alone carries:
-    that stage is fitted whatever its joules are.
+    - Scatter of the rows.
+    - Jackknife over the stages that can be left out.
+    - Scatter of whole stages (temperature and clocks differ between them).
+
+    The first two miss the error of a term that only one stage has: the fit follows that stage.
     """
     work, joules = _stacked(stages)
     rows, terms = work.shape
@@ -405,12 +365,9 @@ def _errors(stages: Sequence[StageSlices], values: Floats, fits: Sequence[Floats
 
 
 def components(attribution: Attribution, work: Floats, joules: float) -> dict[str, float]:
-    """Joules of a window by term, with `unexplained` for what is left: they add up to its joules.
+    """Energy of a window by term (J), with `unexplained` for the rest; they add up to `joules`.
 
-    Args:
-        attribution: one that stands.
-        work: of the window: seconds, computed input tokens, output tokens, output tokens x context.
-        joules: of the window.
+    `work` has one amount per term: seconds and tokens as in `StageSlices.work`.
     """
     parts = dict(zip(TERMS, (attribution.values * work).tolist(), strict=True))
     return {**parts, "unexplained": joules - sum(parts.values())}

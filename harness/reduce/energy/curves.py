@@ -1,5 +1,5 @@
-"""Cumulative energy of one device over time, from its counter or from readings of its power, with
-what each of them can resolve.
+"""Cumulative energy of one device over time, from its counter or its power readings, with the
+resolution of each.
 """
 
 from collections.abc import Mapping
@@ -15,60 +15,53 @@ from harness.reduce.statistics.student_t import t_quantile
 NS: Final = 1e-9
 
 GAP_S: Final = 3.0
-"""A longer silence of a board's readings voids what is made of them (the rule of InferenceX's power
-validity check).
-"""
+"""A longer gap in a GPU's readings voids its energy (rule of InferenceX's power validity check)."""
 
 LAG_S: Final[Mapping[str, tuple[float, float]]] = {"average": (0.5, 0.0), "usage": (0.25, 0.25)}
-"""How old readings are, by what their source's name holds: the lag, and how far it is known.
+"""Sensor lag by a word in the source's name: (lag, uncertainty), in seconds.
 
-NVML's field 185 is the average of the second before, so it stands for that second's middle.
-nvmlDeviceGetPowerUsage is such an average on Ampere boards and later ones but GA100, and instant on
-older ones (NVML API reference): somewhere between the two.
+NVML's field 185 averages the second before, so it stands for that second's middle.
+nvmlDeviceGetPowerUsage does so on Ampere and later except GA100, and is instant on older GPUs (NVML
+API reference): somewhere between the two.
 """
 
 INSTANT_LAG_S: Final = (0.0, 0.1)
-"""Instant power is renewed about every 100 ms on A100 and H100 (Part-time Power Measurements, arXiv
+"""Instant power updates about every 100 ms on A100 and H100 (Part-time Power Measurements, arXiv
 2312.02741).
 """
 
 COUNTER_STEP_S: Final = 0.1
-"""NVML's energy counter moves about every 100 ms (ML.ENERGY's profiling notes), so a reading is up
-to that much old.
-"""
+"""Update interval of NVML's energy counter (ML.ENERGY's profiling notes): the age of a reading."""
 
 RAPL_STEP_S: Final = 0.001
-"""RAPL's counters move about every millisecond (Intel Software Developer's Manual, vol. 3B)."""
+"""Update interval of RAPL's counters (Intel Software Developer's Manual, vol. 3B)."""
 
 ROUGH: Final = 0.1
-"""Readings that differ by more than this from the middle of their neighbours, on average, do not
+"""Mean relative distance of readings from the middle of their neighbors, above which they do not
 resolve the load.
 """
 
 _SUBSETS: Final = (5, 7, 8)
-"""Into how many sets readings are dealt: several, so that a load in step with one of them shows in
-another.
-"""
+"""Numbers of interleaved sets of readings: several, in case the load is in step with one."""
 _MIN_PER_SUBSET: Final = 5
 _ROUNDING: Final = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """Energy since the first reading: known at the readings, and interpolated in between.
+    """Energy since the first reading, interpolated between readings.
 
     Attributes:
-        t: times of the readings, nanoseconds, ascending without repetition.
+        t: times of the readings, nanoseconds, strictly ascending.
         joules: cumulative at each.
-        watts: power at each reading where power is what was read: it is taken as linear in between,
-            so that energy is quadratic. None for a counter, whose energy is taken as linear in
-            between unless it has a shape.
-        broken: steps (index of their first reading) whose energy is not known: a reset that no
-            power reading bridges, or a silence.
+        watts: power at each reading, taken as linear in between, so that energy is quadratic. None
+            for a counter, whose energy is taken as linear in between unless it has a shape.
+        broken: steps (index of their first reading) of unknown energy: a gap, or a reset that no
+            power reading bridges.
         bridged: steps with a reset whose energy was taken from power.
         resets: how often the counter fell.
-        shape: integral of power of the same device: how a counter's joules lie within each of its
-            steps.
+        shape: integral of power of the same device, which distributes a counter's energy within
+            its steps.
     """
 
     t: Floats
@@ -80,17 +73,17 @@ class Curve:
     shape: "Curve | None" = None
 
     def covers(self, start: float, end: float) -> bool:
-        """Whether readings bracket a stretch."""
+        """Whether readings bracket the interval."""
         return len(self.t) > 1 and self.t[0] <= start and self.t[-1] >= end
 
     def touches(self, steps: frozenset[int], start: float, end: float) -> bool:
-        """Whether a stretch lies over any of these steps."""
+        """Whether the interval overlaps any of these steps."""
         first = int(np.searchsorted(self.t, start, side="right")) - 1
         last = int(np.searchsorted(self.t, end, side="left")) - 1
         return any(first <= step <= last for step in steps)
 
     def at(self, moments: Floats) -> Floats:
-        """Cumulative joules at moments; NaN outside the readings."""
+        """Cumulative joules at times; NaN outside the readings."""
         if len(self.t) < 2:
             return np.full(len(moments), np.nan)
         linear = np.interp(moments, self.t, self.joules, left=np.nan, right=np.nan)
@@ -106,9 +99,7 @@ class Curve:
         return np.where(np.isnan(linear), np.nan, exact)
 
     def _shaped(self, linear: Floats, moments: Floats, step: npt.NDArray[np.int64]) -> Floats:
-        """Within each step as power went there, where its readings cover the step without a
-        silence.
-        """
+        """Energy within steps follows power, if its readings cover the step without a gap."""
         assert self.shape is not None
         begin, end = self.t[step], self.t[step + 1]
         before, here, after = self.shape.at(begin), self.shape.at(moments), self.shape.at(end)
@@ -127,8 +118,8 @@ class Curve:
         return np.where(usable & ~np.isnan(linear), shaped, linear)
 
     def between(self, start: float, end: float) -> float | None:
-        """Joules of a stretch; None where the readings do not bracket it or a step in it is not
-        known. Adjacent stretches add up.
+        """Energy of the interval (J); None if readings do not bracket it or a step is unknown.
+        Adjacent intervals add up.
         """
         if not self.covers(start, end) or self.touches(self.broken, start, end):
             return None
@@ -136,7 +127,7 @@ class Curve:
         return float(high - low)
 
     def longest_step_s(self, start: float, end: float) -> float | None:
-        """Longest silence that touches a stretch; None where readings do not bracket it."""
+        """Longest gap that overlaps the interval; None if readings do not bracket it."""
         if not self.covers(start, end):
             return None
         first = int(np.searchsorted(self.t, start, side="right")) - 1
@@ -145,40 +136,30 @@ class Curve:
 
 
 def clean(t: Floats, values: Floats) -> tuple[Floats, Floats]:
-    """Readings in order, one a moment (the last), finite ones only."""
+    """Finite readings in order of time; the last one if several have the same time."""
     good = np.isfinite(values) & np.isfinite(t)
     t, values = t[good], values[good]
     order = np.argsort(t, kind="stable")
     t, values = t[order], values[order]
-    last = (
-        np.concatenate([np.diff(t) > 0, np.ones(1, dtype=bool)])
-        if len(t)
-        else np.zeros(0, dtype=bool)
-    )
+    last = np.diff(t, append=np.inf) > 0
     return t[last], values[last]
 
 
 def from_power(t: Floats, watts: Floats, gap_s: float = GAP_S) -> Curve:
-    """Integral of power by the trapezoid rule. Silences longer than `gap_s` are broken steps."""
+    """Integral of power by the trapezoid rule. Gaps longer than `gap_s` are broken steps."""
     t, watts = clean(t, watts)
     steps_s = np.diff(t) * NS
-    joules = (
-        np.concatenate([np.zeros(1), np.cumsum(steps_s * (watts[1:] + watts[:-1]) / 2)])
-        if len(t)
-        else np.zeros(0)
-    )
+    joules = _cumulative(steps_s * (watts[1:] + watts[:-1]) / 2, len(t))
     return Curve(t, joules, watts, frozenset(np.flatnonzero(steps_s > gap_s).tolist()))
 
 
-def from_counter(t: Floats, counter: Floats, power: Curve | None, gap_s: float = GAP_S) -> Curve:
-    """Differences of a cumulative counter. A fall is a reset: what it lost is taken from the power
-    readings of that step, where they are.
+def _cumulative(steps: Floats, readings: int) -> Floats:
+    return np.concatenate([np.zeros(min(readings, 1)), np.cumsum(steps)])
 
-    Args:
-        t: times of the readings.
-        counter: joules.
-        power: integral of power of the same device.
-        gap_s: longest silence that the power readings may have there.
+
+def from_counter(t: Floats, counter: Floats, power: Curve | None, gap_s: float = GAP_S) -> Curve:
+    """Differences of a cumulative counter (J). A fall is a reset: energy of that step, if it is not
+    longer than `gap_s`, comes from `power` of the same device.
     """
     t, counter = clean(t, counter)
     steps = np.diff(counter)
@@ -192,17 +173,15 @@ def from_counter(t: Floats, counter: Floats, power: Curve | None, gap_s: float =
         else:
             steps[step] = bridge
             bridged.append(step)
-    joules = np.concatenate([np.zeros(1), np.cumsum(steps)]) if len(t) else np.zeros(0)
+    joules = _cumulative(steps, len(t))
     shape = power if power is not None and resolves(power) else None
     return Curve(t, joules, None, frozenset(broken), frozenset(bridged), len(resets), shape)
 
 
 def resolves(power: Curve) -> bool:
-    """Whether readings of power follow each other smoothly enough to say how joules lie within a
-    second.
+    """Whether power readings are smooth enough to distribute energy within a second.
 
-    One number for the whole run, so that every window of it is cut alike: how far a reading is from
-    the middle of its neighbours, on average.
+    Decided once for the whole run, so that all its windows are treated alike.
     """
     if power.watts is None or len(power.watts) < 3 or float(np.mean(power.watts)) <= 0:
         return False
@@ -213,12 +192,11 @@ def resolves(power: Curve) -> bool:
 def integral_error(
     curve: Curve, start: float, end: float, lag_error_s: float = 0.0
 ) -> float | None:
-    """Half-width, in joules at 95 %, of what sampling leaves unknown of an integral of power.
+    """Half-width, in joules at 95%, of the sampling error of an integral of power.
 
-    The readings are dealt into interleaved sets; each alone gives an integral, and their spread is
-    that of the sampling. A curve that the readings resolve gives nearly the same each time. One
-    that moves faster than they do gives different ones, provided that the readings are not in step
-    with it: that is why they are taken at jittered times. None where there are too few.
+    Each of several interleaved sets of readings gives an integral; their spread is the sampling
+    error. It is small if the readings resolve the load. Readings in step with the load would hide
+    the error, so they are taken at jittered times. None for too few readings.
     """
     if curve.watts is None or not curve.covers(start, end):
         return None
@@ -233,8 +211,7 @@ def integral_error(
         if sets < 2:
             return None
         sampling = [_spread(t, watts, start, end, sets)]
-    # Readings that are late by d move the window: they lose what power at its start exceeds that at
-    # its end by, for d.
+    # A lag of d shifts the window: the error is d x the difference between power at its two edges.
     at_start, at_end = np.interp([start, end], t, watts)
     joules = float(np.trapezoid(watts, t)) * NS
     return float(
@@ -247,15 +224,13 @@ def _spread(t: Floats, watts: Floats, start: float, end: float, sets: int) -> fl
     for k in range(sets):
         own_t, own_w = t[k::sets], watts[k::sets]
         inside = np.concatenate([[start], own_t[(own_t > start) & (own_t < end)], [end]])
-        values = np.interp(
-            inside, own_t, own_w
-        )  # held flat beyond the set's first and last reading
+        values = np.interp(inside, own_t, own_w)  # flat beyond the set's first and last reading
         found.append(float(np.sum(np.diff(inside) * NS * (values[1:] + values[:-1]) / 2)))
     return float(t_quantile(0.95, sets - 1) * np.std(found, ddof=1) / np.sqrt(sets))
 
 
 def counter_error(curve: Curve, start: float, end: float, step_s: float = COUNTER_STEP_S) -> float:
-    """Half-width, in joules at 95 %, of a counter's difference: its own steps, and the
+    """Half-width, in joules at 95%, of a counter's difference: its update interval and the
     interpolation at both edges.
     """
     power = np.diff(curve.joules) / (np.diff(curve.t) * NS)
@@ -265,7 +240,7 @@ def counter_error(curve: Curve, start: float, end: float, step_s: float = COUNTE
         step = min(max(int(np.searchsorted(curve.t, edge, side="right")) - 1, 0), len(power) - 1)
         into_s = (edge - curve.t[step]) * NS
         left_s = (curve.t[step + 1] - edge) * NS
-        # How far power moves from step to step bounds how far it is from even within one.
+        # The change of power between steps bounds its change within one.
         around = power[max(step - 1, 0) : step + 2]
         squared += (min(into_s, left_s) * float(np.ptp(around))) ** 2
     return float(np.sqrt(squared))

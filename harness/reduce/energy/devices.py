@@ -1,4 +1,4 @@
-"""Joules of a window per power boundary: from the energy counter, else from the integral of power;
+"""Energy of a window per power boundary: from the energy counter, else from the integral of power;
 absent with a reason, never 0.
 """
 
@@ -29,21 +29,17 @@ from harness.reduce.read.run import Columns
 from harness.reduce.statistics.intervals import Floats
 
 ABSENT_BELOW_S: Final = 5.0
-"""Windows shorter than this have no energy: counter and integrated power were seen 4 to 26 % apart
-below it, and to agree at 5 s.
+"""Minimum window for energy: counter and integrated power differed by 4 to 26% below it, and agreed
+at 5 s.
 """
 PRELIMINARY_BELOW_S: Final = 30.0
 """Energy of a window shorter than this is preliminary."""
 DISAGREEMENT: Final = 0.05
-"""Counter and integral of power further apart than this cannot both be right."""
+"""Maximum relative difference between counter and integral of power."""
 UNRESOLVED: Final = 0.10
-"""An integral that its readings determine no better than this is absent: the load moves faster than
-the sensor.
-"""
+"""Maximum sampling error of an integral; above it, the load changes faster than the sensor."""
 OVER_LIMIT: Final = 1.05
-"""Mean power beyond this multiple of a board's highest limit is no power of that board: a unit or a
-device was mistaken.
-"""
+"""Maximum mean power of a GPU over its highest power limit; more is a wrong unit or device."""
 MOST_W: Final[Mapping[str, float]] = {
     Boundary.GPU_BOARD: 1e4,
     Boundary.MODULE: 1e4,
@@ -52,49 +48,30 @@ MOST_W: Final[Mapping[str, float]] = {
     Boundary.NODE: 2e5,
     Boundary.RACK: 3e6,
 }
-"""Mean power of one device that nothing at its boundary takes, several times what the largest of
-2026 are rated at (superchip modules below 3 kW, nodes of eight boards below 20 kW, racks below 0.7
-MW): milliwatts that were read as watts are beyond it.
+"""Implausible mean power of one device: several times the highest ratings of 2026 (superchip
+modules below 3 kW, nodes of eight GPUs below 20 kW, racks below 0.7 MW). Catches mW read as W.
 """
 LEAST_W: Final = 1.0
-"""Mean power below which no board serves anything: kilowatts that were read as watts, or a board
-that is switched off.
-"""
+"""Implausibly low mean power of a serving GPU: kW read as W, or a GPU that is off."""
 SLOW_INTERVALS: Final = 3.0
-"""Node meters may read once in many seconds: a gap of theirs is longer than this many of their own
-intervals, and than `GAP_S`.
-"""
+"""Node meters may read slowly: a gap exceeds this many of their intervals and `GAP_S`."""
 MIN_READINGS: Final = 10
-"""Fewest readings of power within a window: fewer say nothing of what they leave unknown."""
+"""Minimum number of power readings in a window: fewer give no sampling error."""
 
 GPU_BOUNDARIES: Final = (Boundary.GPU_BOARD, Boundary.MODULE)
-"""Boundaries of boards, the first that was read first."""
+"""Boundaries of GPUs, in order of preference."""
 
 _FAMILIES: Final = ("nvml", "dcgm", "rapl", "redfish", "ipmi", "promql", "csv")
-"""Measured sources, the more trusted ones first; any other is behind them, replayed ones behind
-those, `modelled` last.
-"""
+"""Measured sources, most trusted first; then any other, replayed ones, and `modelled` last."""
 
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """Energy of one device.
+    """Energy of one device (`harness.artifacts.run_summary.DeviceEnergy`).
 
     Attributes:
-        joules: truth as far as it is known: readings x gain; None when absent.
-        reason: why it is absent.
-        method: `counter`, `counter bridged by integral` (over a reset) or `integral`; None when
-            absent.
-        gain: what its readings are multiplied with, and how far that is known.
-        counter_j: as read, without gain; None where there is no counter over the window.
-        integral_j: likewise by power.
-        disagreement: |counter - integral| / integral.
-        gap_s: longest silence of its power readings that touches the window.
-        gap_limit_s: longest that is allowed.
-        implausible_w: mean power that its readings give and that it cannot have; None where there
-            is nothing wrong with it.
-        error_j: half-width at 95 % of what readings leave unknown.
-        resets: of its counter, in the whole run.
+        gap_limit_s: longest allowed gap of its power readings.
+        implausible_w: its mean power by the readings, if implausible.
     """
 
     device_id: str
@@ -113,7 +90,6 @@ class Device:
     curve: Curve | None = field(default=None, compare=False, repr=False)
 
     def summarized(self) -> DeviceEnergy:
-        """As in a summary."""
         return DeviceEnergy(
             device_id=self.device_id,
             joules=self.joules,
@@ -134,24 +110,13 @@ class Device:
 
 @dataclass(frozen=True, slots=True)
 class Energy:
-    """Energy at one boundary over a window.
+    """Energy at one boundary over a window (`harness.artifacts.run_summary.BoundaryEnergy`).
 
     Attributes:
-        boundary: what it covers.
-        joules: in the window; None when absent.
-        reason: why it is absent.
-        method: `counter`, `integral`, or both where devices differ; None when absent.
-        devices: how many are summed.
-        basis: measured, or modelled where the source says so or plays a recording back; absent.
-        source: family of the readings: nvml, dcgm, rapl, ipmi, redfish, promql, csv, modelled,
-            replay:….
+        devices: how many are summed; `parts`: each of them.
+        basis: measured, or modeled for a modeled or replayed source.
         length_s: of the window.
-        error_ratio: statistical error of the joules, 95 %, relative: what the readings leave
-            unknown.
-        systematic_ratio: gain errors, independent between devices; None where they are not known.
-        parts: per device.
-        others: joules that other sources at the same boundary give: source -> joules.
-        concerns: what is wrong with it.
+        others: joules by other sources at the same boundary: source -> joules.
     """
 
     boundary: str
@@ -176,17 +141,14 @@ class Energy:
         )
 
     def per_bin(self, edges: Floats) -> Floats:
-        """Joules in each stretch between edges; NaN outside the readings."""
+        """Joules in each interval between edges; NaN outside the readings."""
         curves = [(part.curve, part.gain.factor) for part in self.parts if part.curve is not None]
-        if not curves or self.joules is None:
-            return np.full(len(edges) - 1, np.nan)
-        out = np.zeros(len(edges) - 1)
+        out = np.full(len(edges) - 1, 0.0 if curves and self.joules is not None else np.nan)
         for curve, factor in curves:
             out += np.diff(curve.at(edges)) * factor
         return out
 
     def summarized(self) -> BoundaryEnergy:
-        """As in a summary."""
         return BoundaryEnergy(
             boundary=self.boundary,
             joules=self.joules,
@@ -213,18 +175,10 @@ def energies(
     limits_w: Mapping[str, float] | None = None,
     invalid: str | None = None,
 ) -> list[Energy]:
-    """Energy of [start, end) (nanoseconds) at each boundary that was read; an empty list when
-    nothing was.
+    """Energy of [start, end) (nanoseconds) at each boundary in the power table.
 
-    Args:
-        power: columns of the power table.
-        start: of the window.
-        end: of the window.
-        gpus: of the deployment: all of them must be there at a boundary of GPUs, and others are
-            left out.
-        calibration: gains of devices.
-        limits_w: highest power of each board.
-        invalid: why the boards' energy means nothing (throttling); None where it does.
+    All `gpus` of the deployment must be there at a GPU boundary; others are left out. `limits_w`:
+    highest power limit of each GPU. `invalid`: why GPU energy is invalid (throttling), if it is.
     """
     if power is None:
         return []
@@ -247,12 +201,12 @@ def energies(
 
 
 def per_joule(amount: float, joules: float | None) -> float | None:
-    """An amount, such as output tokens, per joule; None where no joules are known, or none rose."""
+    """An amount, such as output tokens, per joule; None if energy is unknown or not positive."""
     return amount / joules if joules is not None and joules > 0 else None
 
 
 def family(source: str) -> str:
-    """`nvml-instant` -> `nvml`; a replayed one keeps its mark."""
+    """`nvml-instant` -> `nvml`; `replay:nvml-instant` -> `replay:nvml`."""
     return source.split("-", 1)[0]
 
 
@@ -271,8 +225,8 @@ def _finished(energy: Energy, others: Mapping[str, float], invalid: str | None) 
             apart = abs(other_j - energy.joules) / energy.joules if energy.joules > 0 else 0.0
             if name != "modelled" and not name.startswith("replay") and apart > DISAGREEMENT:
                 text = (
-                    f"{energy.boundary}: {name} gives {other_j:.0f} J, {energy.source}"
-                    f" {energy.joules:.0f} J ({apart:.1%} apart)."
+                    f"{energy.boundary}: {name} reports {other_j:.0f} J, {energy.source}"
+                    f" {energy.joules:.0f} J ({apart:.1%} difference)."
                 )
                 concerns.append(
                     Concern("energy_sources_disagree", Severity.DEGRADED, text, apart, DISAGREEMENT)
@@ -285,7 +239,7 @@ def _finished(energy: Energy, others: Mapping[str, float], invalid: str | None) 
 
 @dataclass(frozen=True, slots=True)
 class _Reader:
-    """Energies from one family of sources, by its name."""
+    """Energy from one family of sources."""
 
     power: Columns
     start: float
@@ -309,8 +263,8 @@ class _Reader:
         concerns: list[Concern] = []
         if self.replayed:
             text = (
-                f"The power at {boundary} is a recording that was played back ({self.name}): it"
-                " says nothing about this run."
+                f"Power at {boundary} is a replayed recording ({self.name}), not a measurement of"
+                " this run."
             )
             concerns.append(Concern("power_replayed", Severity.DEGRADED, text))
         reason = None
@@ -323,11 +277,8 @@ class _Reader:
         if reason is not None:
             return self._energy(boundary, len(found), (), concerns, reason)
         if self.length_s < PRELIMINARY_BELOW_S:
-            text = (
-                f"Energy is taken over {self.length_s:.0f} s; at least {PRELIMINARY_BELOW_S:.0f} s"
-                " are wanted."
-            )
             limit_s = PRELIMINARY_BELOW_S
+            text = f"Energy covers {self.length_s:.0f} s; at least {limit_s:.0f} s are required."
             severity = Severity.PRELIMINARY
             concerns.append(Concern("energy_window_short", severity, text, self.length_s, limit_s))
         parts = tuple(
@@ -343,23 +294,21 @@ class _Reader:
     def _rows(self, boundary: str) -> npt.NDArray[np.bool_]:
         at_boundary = self.power["boundary"] == boundary
         of_family = [
-            source
+            self.power["source"] == source
             for source in set(self.power["source"][at_boundary])
             if family(str(source)) == self.name
         ]
-        rows: npt.NDArray[np.bool_] = at_boundary & np.logical_or.reduce(
-            [self.power["source"] == source for source in of_family]
-        )
+        rows: npt.NDArray[np.bool_] = at_boundary & np.logical_or.reduce(of_family)
         return rows
 
     def _of_deployment(
         self, found: list[str], concerns: list[Concern]
     ) -> tuple[list[str], str | None]:
-        """The deployment's GPUs among those found, and why their sum is not its energy."""
+        """The deployment's GPUs among those found, and why their sum is not its energy, if so."""
         mine = self.gpus.mine(found)
         foreign = len(found) - len(mine)
         if foreign:
-            text = f"Power of {foreign} GPU(s) outside the deployment was read and is left out."
+            text = f"Power of {foreign} GPU(s) outside the deployment is excluded."
             concerns.append(Concern("gpu_set", Severity.NOTE, text, foreign, 0))
         reason = self.gpus.why_not(mine)
         if reason is None:
@@ -367,11 +316,11 @@ class _Reader:
         expected = self.gpus.count or len(self.gpus.uuids)
         wrong = abs(expected - len(mine))
         text = (
-            f"Power of {wrong} of {expected} GPUs is missing, so the deployment's energy is not"
-            " known."
+            f"Power of {wrong} of {expected} GPUs is missing, so the deployment's energy is"
+            " unknown."
             if len(mine) < expected
-            else f"Power of {len(mine)} GPUs was read and the deployment has {expected}; which of"
-            " them are its own is not known."
+            else f"Power of {len(mine)} GPUs was read, but the deployment has {expected}; which"
+            " ones belong to it is unknown."
         )
         concerns.append(Concern("gpu_set", Severity.DEGRADED, text, wrong, 0))
         return mine, reason
@@ -384,27 +333,16 @@ class _Reader:
         concerns: list[Concern],
         reason: str | None,
     ) -> Energy:
-        """The sum over devices; absent where there is a reason."""
+        """Sum over devices; absent if there is a reason."""
         basis = Basis.MODELLED if self.replayed or self.name == "modelled" else Basis.MEASURED
-        energy = Energy(
-            boundary,
-            None,
-            reason,
-            None,
-            devices,
-            basis,
-            self.name,
-            self.length_s,
-            parts=parts,
-            concerns=tuple(concerns),
-        )
+        energy = Energy(boundary, None, reason, None, devices, basis, self.name, self.length_s)
+        energy = replace(energy, parts=parts, concerns=tuple(concerns))
         if reason is not None:
             return energy
         joules = {part.device_id: part.joules for part in parts if part.joules is not None}
         total = sum(joules.values())
-        errors = [part.error_j for part in parts]
-        known = [error for error in errors if error is not None]
-        error = float(np.sqrt(np.sum(np.square(known)))) if len(known) == len(errors) else None
+        known = [part.error_j for part in parts if part.error_j is not None]
+        error = float(np.sqrt(np.sum(np.square(known)))) if len(known) == len(parts) else None
         return replace(
             energy,
             joules=total,
@@ -418,30 +356,27 @@ class _Reader:
     def _concerns(self, boundary: str, part: Device) -> list[Concern]:
         out = []
         if part.gap_s is not None and part.gap_s > part.gap_limit_s:
-            text = f"Power of {part.device_id} was silent for {part.gap_s:.1f} s within the window."
+            text = f"No power readings of {part.device_id} for {part.gap_s:.1f} s in the window."
             out.append(Concern("power_gap", Severity.DEGRADED, text, part.gap_s, part.gap_limit_s))
         if part.disagreement is not None and part.disagreement > DISAGREEMENT:
             text = (
-                f"Energy counter and integral of power of {part.device_id} are"
-                f" {part.disagreement:.1%} apart."
+                f"Energy counter and integral of power of {part.device_id} differ by"
+                f" {part.disagreement:.1%}."
             )
             severity = Severity.DEGRADED if part.joules is None else Severity.NOTE
             if severity is Severity.NOTE:
-                text += (
-                    " The power readings cannot resolve the load better than that, so the counter"
-                    " stands."
-                )
+                text += " That is within the power readings' resolution; the counter is used."
             out.append(Concern("energy_disagrees", severity, text, part.disagreement, DISAGREEMENT))
         if part.implausible_w is not None:
-            text = f"Power of {part.device_id} cannot be right: {part.reason}."
+            text = f"Power of {part.device_id} is implausible: {part.reason}."
             most = self.limits_w.get(part.device_id) or MOST_W.get(boundary, LEAST_W)
             out.append(
                 Concern("power_implausible", Severity.DEGRADED, text, part.implausible_w, most)
             )
         if part.resets:
             text = (
-                f"The energy counter of {part.device_id} started again {part.resets} time(s): its"
-                " driver was loaded anew."
+                f"The energy counter of {part.device_id} was reset {part.resets} time(s): its"
+                " driver was reloaded."
             )
             out.append(Concern("energy_counter_reset", Severity.DEGRADED, text, part.resets, 0))
         return out
@@ -478,37 +413,32 @@ class _Reader:
         )
 
     def _implausible(self, boundary: str, device_id: str, read: "_Readings") -> "_Found | None":
-        """Joules that a device cannot have taken; None where they can be right."""
+        """Implausible energy of a device, with the reason; None if it is plausible."""
         best = read.counter_j if read.counter_j is not None else read.integral_j
         if best is None:
             return None
         if best < 0:
-            return _Found(reason="the readings give less than 0 J")
+            return _Found(reason="the readings give a negative energy")
         mean_w = best / self.length_s
-        why = self._beyond(boundary, device_id, mean_w)
-        if why is None:
-            return None
-        reason = f"{mean_w:.4g} W on average, and {why}: a unit or a device was mistaken"
-        return _Found(reason=reason, implausible_w=mean_w)
-
-    def _beyond(self, boundary: str, device_id: str, mean_w: float) -> str | None:
-        """Why a device cannot have had this mean power; None where it can."""
-        stated = (
-            self.limits_w.get(device_id) if boundary == Boundary.GPU_BOARD else None
-        )  # a module's CPU is not within the limit
+        # A module's CPU is not within its GPU's limit.
+        stated = self.limits_w.get(device_id) if boundary == Boundary.GPU_BOARD else None
         most = MOST_W.get(boundary)
         if stated is not None and mean_w > OVER_LIMIT * stated:
-            return f"the board's limit is {stated:.0f} W"
-        if most is not None and mean_w > most:
-            return f"nothing at this boundary takes more than {most:.0f} W"
-        if boundary in GPU_BOUNDARIES and mean_w < LEAST_W:
-            return f"a board that serves takes more than {LEAST_W:g} W"
-        return None
+            why = f"the GPU's power limit is {stated:.0f} W"
+        elif most is not None and mean_w > most:
+            why = f"no device at this boundary draws more than {most:.0f} W"
+        elif boundary in GPU_BOUNDARIES and mean_w < LEAST_W:
+            why = f"a serving GPU draws more than {LEAST_W:g} W"
+        else:
+            return None
+        check = "check the unit (mW/W/kW) and the device mapping"
+        reason = f"{mean_w:.4g} W on average, but {why}; {check}"
+        return _Found(reason=reason, implausible_w=mean_w)
 
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """What readings give, without gain: joules by a method, or the reason why not."""
+    """Energy by the readings, without gain, or the reason why there is none."""
 
     joules: float | None = None
     reason: str | None = None
@@ -519,13 +449,13 @@ class _Found:
 
 
 class _Readings:
-    """One device's readings about a window.
+    """One device's readings around a window.
 
     Attributes:
-        counter_j: by its counter; None where there is none over the window.
+        counter_j: by its counter; None without one over the window.
         integral_j: by the integral of its power.
         apart: |counter - integral| / integral; None without both.
-        gap_s: longest silence of its power.
+        gap_s: longest gap of its power readings.
     """
 
     def __init__(
@@ -560,21 +490,21 @@ class _Readings:
 
     @property
     def _unresolved(self) -> float:
-        """How far the integral is not known, relative."""
+        """Relative sampling error of the integral."""
         if self._error_j is None or not self.integral_j:
             return 0.0
         return self._error_j / self.integral_j
 
     def energy(self) -> _Found:
-        """By the counter, else by the integral of power."""
+        """From the counter, else from the integral of power."""
         if self.counter_j is not None:
             return self._by_counter(self.counter_j)
         if self.integral_j is None or self._few:
             return _Found(reason=self._why_nothing())
         if self._unresolved > UNRESOLVED:
             reason = (
-                "power changes faster than it was read: its integral is known to"
-                f" ±{self._unresolved:.0%} only, and there is no counter"
+                "power changes faster than it was read: the integral is uncertain by"
+                f" ±{self._unresolved:.0%}, and there is no counter"
             )
             return _Found(reason=reason)
         return _Found(self.integral_j, None, "integral", self._error_j, self._power)
@@ -583,8 +513,8 @@ class _Readings:
         start, end, counter = self._start, self._end, self._counter
         if self.apart is not None and self.apart > DISAGREEMENT and self.apart > self._unresolved:
             reason = (
-                f"its counter says {joules:.0f} J and the integral of its power"
-                f" {self.integral_j:.0f} J, {self.apart:.1%} apart"
+                f"its counter reports {joules:.0f} J, the integral of its power"
+                f" {self.integral_j:.0f} J ({self.apart:.1%} difference)"
             )
             return _Found(reason=reason)
         bridged = counter.touches(counter.bridged, start, end)
@@ -594,31 +524,27 @@ class _Readings:
 
     def _why_nothing(self) -> str:
         if self._counter.resets and self._counter.covers(self._start, self._end):
-            return "its counter started again within the window and no power reading bridges that"
+            return "its counter was reset in the window, and no power reading bridges the reset"
         if self.gap_s is not None and self.gap_s > self._limit_s:
-            return f"power was silent for {self.gap_s:.1f} s and there is no energy counter"
+            return f"no power readings for {self.gap_s:.1f} s, and there is no energy counter"
         if self.integral_j is not None:
             return (
-                f"{self._inside} readings of power in the window; at least {MIN_READINGS} are"
-                " needed"
+                f"{self._inside} power readings in the window; at least {MIN_READINGS} are needed"
             )
         if self.gap_s is not None:
-            return "power readings are broken within the window"
+            return "power readings are interrupted in the window"
         return "readings do not cover the window"
 
 
 def _power_readings(
     t: Floats, watts: Floats, source: npt.NDArray[Any], *, positive: bool
 ) -> tuple[Floats, Floats, float]:
-    """Readings of one kind, moved to the moments that they stand for, and how far those are known
-    in seconds.
+    """Readings of one kind, corrected for sensor lag: times, watts, uncertainty of the lag (s).
 
-    Instant ones where there are any, since an average over a trailing second smears the window's
-    edges.
+    Instant ones if there are any, since an average over a trailing second blurs the window's edges.
     """
-    there = np.isfinite(watts) & (
-        watts > 0 if positive else watts >= 0
-    )  # a board that draws 0 W is one that was not measured
+    # A GPU that draws 0 W was not measured.
+    there = np.isfinite(watts) & (watts > 0 if positive else watts >= 0)
     by_lag: dict[tuple[float, float], npt.NDArray[np.bool_]] = {}
     for name in set(source):
         lag = next((lag for word, lag in LAG_S.items() if word in str(name)), INSTANT_LAG_S)
@@ -639,10 +565,10 @@ def _gap_limit(t: Floats, gpu: bool) -> float:
 
 
 def _edges_close(curve: Curve, start: float, end: float, limit_s: float) -> bool:
-    """Whether the readings about both edges are near enough to interpolate between them."""
+    """Whether the readings around both edges are close enough for interpolation."""
     for edge in (start, end):
-        after = int(np.searchsorted(curve.t, edge, side="left"))
-        before = max(after - 1, 0) if curve.t[min(after, len(curve.t) - 1)] > edge else after
-        if (curve.t[min(after, len(curve.t) - 1)] - curve.t[before]) * 1e-9 > limit_s:
+        after = min(int(np.searchsorted(curve.t, edge, side="left")), len(curve.t) - 1)
+        before = max(after - 1, 0) if curve.t[after] > edge else after
+        if (curve.t[after] - curve.t[before]) * 1e-9 > limit_s:
             return False
     return True

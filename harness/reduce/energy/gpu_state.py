@@ -1,5 +1,5 @@
-"""What the boards did beside drawing power: throttling, limits, neighbours and errors, over a
-window and as stretches of the whole run.
+"""State of the GPUs: throttling, power limits, foreign processes and errors, over a window and as
+periods of the whole run.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -13,10 +13,10 @@ from harness.core.records import Concern, Gpu, Severity
 
 NS: Final = 1e-9
 HOLD_S: Final = 3.0
-"""A reading holds until the next one, at most this long."""
+"""A reading applies until the next one, at most this long."""
 
 LIMIT_TOLERANCE: Final = 0.01
-"""A power limit this much below the default is one that somebody set."""
+"""A power limit further below the default than this was set on purpose."""
 
 REASONS: Final[Mapping[str, int]] = {
     "hw_slowdown": 0x8,
@@ -28,7 +28,7 @@ REASONS: Final[Mapping[str, int]] = {
     "sync_boost": 0x10,
     "display_clocks": 0x100,
 }
-"""NVML's clocks event reasons (nvml.h, nvmlClocksEventReason…). Idle (0x1) is no throttling."""
+"""NVML's clocks event reasons (nvml.h, nvmlClocksEventReason…). Idle (0x1) is not throttling."""
 
 INVALIDATING: Final = (
     "hw_slowdown",
@@ -36,14 +36,12 @@ INVALIDATING: Final = (
     "hw_thermal_slowdown",
     "hw_power_brake",
 )
-"""A board that was slowed down by these did not run as its owner set it up: its speed and energy
-are no result.
-"""
+"""Throttling for these reasons invalidates speed and energy: the GPU did not run as configured."""
 
 REASON_WORDS: Final[Mapping[str, str]] = {
     "hw_slowdown": "hardware slowdown",
-    "sw_thermal_slowdown": "thermal slowdown by software",
-    "hw_thermal_slowdown": "thermal slowdown by hardware",
+    "sw_thermal_slowdown": "software thermal slowdown",
+    "hw_thermal_slowdown": "hardware thermal slowdown",
     "hw_power_brake": "power brake",
     "sw_power_cap": "software power cap",
     "app_clocks": "application clocks",
@@ -54,15 +52,13 @@ REASON_WORDS: Final[Mapping[str, str]] = {
 Columns = Mapping[str, npt.NDArray[Any]]
 
 
-def slowed(board: Board) -> tuple[str, ...]:
-    """Reasons of the window that make it invalid."""
-    return tuple(reason for reason in INVALIDATING if board.throttled_share.get(reason, 0.0) > 0)
+def slowed(gpu: Board) -> tuple[str, ...]:
+    """Throttle reasons that invalidate the window."""
+    return tuple(reason for reason in INVALIDATING if gpu.throttled_share.get(reason, 0.0) > 0)
 
 
 def limit_label(state: GpuState) -> str | None:
-    """`500 of 700 W` where a limit below the default was in force: a treatment, to be named next to
-    every figure.
-    """
+    """`500 of 700 W` if a limit below the default applied: reports show it next to every value."""
     limits = sorted(
         {
             (b.power_limit_w, b.power_limit_default_w)
@@ -74,35 +70,26 @@ def limit_label(state: GpuState) -> str | None:
 
 
 def why_invalid(state: GpuState) -> str | None:
-    """In words, or None."""
+    """Invalidating throttling of the window in words, or None."""
     parts = []
-    for board in state.devices:
+    for gpu in state.devices:
         reasons = ", ".join(
-            f"{REASON_WORDS[reason]} in {board.throttled_share[reason]:.1%} of the window"
-            for reason in slowed(board)
+            f"{REASON_WORDS[reason]} in {gpu.throttled_share[reason]:.1%} of the window"
+            for reason in slowed(gpu)
         )
         if reasons:
-            parts.append(f"{board.device_id}: {reasons}")
+            parts.append(f"{gpu.device_id}: {reasons}")
     return "; ".join(parts) or None
 
 
-def _limited(board: Board) -> bool:
-    """Whether its power limit was set below its default."""
-    return (
-        board.power_limit_w is not None
-        and board.power_limit_default_w is not None
-        and board.power_limit_w < board.power_limit_default_w * (1 - LIMIT_TOLERANCE)
-    )
+def _limited(gpu: Board) -> bool:
+    limit, default = gpu.power_limit_w, gpu.power_limit_default_w
+    return limit is not None and default is not None and limit < default * (1 - LIMIT_TOLERANCE)
 
 
 def boards(table: Columns | None, start: float, end: float, gpus: Sequence[Gpu]) -> GpuState:
-    """The boards' state in [start, end) (nanoseconds from the run's start).
-
-    Args:
-        table: BOARDS' columns; None when nobody watched.
-        start: of the window.
-        end: of the window.
-        gpus: `hardware.gpus` of the manifest: the boards of the deployment, with their limits.
+    """State of the deployment's `gpus` in [start, end) (nanoseconds from the run's start), from
+    columns of `tables.BOARDS`.
     """
     if table is None:
         return GpuState()
@@ -115,17 +102,17 @@ def boards(table: Columns | None, start: float, end: float, gpus: Sequence[Gpu])
     )
 
 
-def _held(t: npt.NDArray[np.float64], start: float, end: float) -> npt.NDArray[np.float64]:
-    """How much of [start, end) each reading stands for, in nanoseconds."""
-    until = np.minimum(np.append(t[1:], np.inf), t + HOLD_S / NS)
-    held: npt.NDArray[np.float64] = np.maximum(np.minimum(until, end) - np.maximum(t, start), 0.0)
-    return held
+def _until(t: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Until when each reading applies."""
+    until: npt.NDArray[np.float64] = np.minimum(np.append(t[1:], np.inf), t + HOLD_S / NS)
+    return until
 
 
 def _board(table: Columns, device: str, start: float, end: float, gpu: Gpu | None) -> Board:
     rows = table["device_id"] == device
     t = table["t_ns"][rows]
-    held = _held(t, start, end)
+    # Nanoseconds of the window that each reading covers.
+    held = np.maximum(np.minimum(_until(t), end) - np.maximum(t, start), 0.0)
     inside = held > 0
 
     def column(name: str) -> npt.NDArray[np.float64]:
@@ -139,25 +126,18 @@ def _board(table: Columns, device: str, start: float, end: float, gpu: Gpu | Non
     def mean(name: str) -> float | None:
         values = column(name)
         good = inside & ~np.isnan(values)
-        return (
-            float(np.sum(values[good] * held[good]) / np.sum(held[good])) if np.any(good) else None
-        )
+        return float(np.average(values[good], weights=held[good])) if np.any(good) else None
 
     mask = column("throttle_reasons")
-    told = inside & ~np.isnan(mask)
-    bits = np.where(np.isnan(mask), 0, mask).astype(np.int64)
-    watched = float(np.sum(held[told]))
-    shares = (
-        {
-            reason: float(np.sum(held[told & ((bits & bit) != 0)])) / watched
-            for reason, bit in REASONS.items()
-            if np.any(told)
-        }
+    known = inside & ~np.isnan(mask)
+    bits = np.nan_to_num(mask).astype(np.int64)
+    watched = float(np.sum(held[known]))
+    shares = {
+        reason: float(np.sum(held[known & ((bits & bit) != 0)])) / watched
+        for reason, bit in REASONS.items()
         if watched > 0
-        else {}
-    )
+    }
     errors = column("ecc_uncorrected")
-    errors = errors[~np.isnan(errors)]
     xids = column("xid")
     limit = extreme("power_limit_w", np.min)
     foreign = extreme("foreign_processes", np.max)
@@ -171,14 +151,14 @@ def _board(table: Columns, device: str, start: float, end: float, gpu: Gpu | Non
         power_limit_w=limit if limit is not None or gpu is None else gpu.power_limit_w,
         power_limit_default_w=None if gpu is None else gpu.power_limit_default_w,
         utilization_ratio=mean("utilization_ratio"),
-        ecc_uncorrected=_counted(errors),
+        ecc_uncorrected=_counted(errors[~np.isnan(errors)]),
         xids=tuple(int(xid) for xid in xids[~np.isnan(xids)]),
         foreign_processes=int(foreign) if foreign is not None else None,
     )
 
 
 def _counted(errors: npt.NDArray[np.float64]) -> int | None:
-    """What a counter that starts at 0 with its driver counted from its first reading on; None
+    """Increase since the first reading of a counter that restarts at 0 with its driver; None
     without readings.
     """
     if not len(errors):
@@ -191,98 +171,70 @@ def _stretches(table: Columns, device: str) -> list[Stretch]:
     rows = table["device_id"] == device
     t = table["t_ns"][rows]
     mask = np.asarray(table["throttle_reasons"][rows], dtype=np.float64)
-    bits = np.where(np.isnan(mask), 0, mask).astype(np.int64)
-    until = np.minimum(np.append(t[1:], np.inf), t + HOLD_S / NS)
+    bits = np.nan_to_num(mask).astype(np.int64)
+    until = _until(t)
     found = []
     for reason, bit in REASONS.items():
-        if not np.any(bits & bit):
-            continue
-        begin: float | None = None
-        last = 0.0
-        for on, at, to in zip((bits & bit) != 0, t, until, strict=True):
-            if begin is not None and (not on or at > last):
-                found.append(_stretch(device, reason, begin, last))
-                begin = None
-            if on:
-                begin = float(at) if begin is None else begin
-                last = float(to)
-        if begin is not None:
-            found.append(_stretch(device, reason, begin, last))
+        on = (bits & bit) != 0
+        # Readings of one period follow each other without a gap.
+        joined = on[1:] & on[:-1] & (t[1:] <= until[:-1])
+        starts = t[on & ~np.append(False, joined)[: len(t)]]
+        ends = until[on & ~np.append(joined, False)[: len(t)]]
+        for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
+            found.append(
+                Stretch(
+                    device_id=device,
+                    reason=reason,
+                    start_s=start * NS,
+                    end_s=end * NS,
+                    invalid=reason in INVALIDATING,
+                )
+            )
     return sorted(found, key=lambda stretch: (stretch.start_s, stretch.reason))
 
 
-def _stretch(device: str, reason: str, begin: float, last: float) -> Stretch:
-    return Stretch(
-        device_id=device,
-        reason=reason,
-        start_s=begin * NS,
-        end_s=last * NS,
-        invalid=reason in INVALIDATING,
-    )
-
-
 def board_concerns(found: GpuState, gpu_uuids: Collection[str], *, smoke: bool) -> list[Concern]:
-    """Reasons to doubt the run that the boards' state gives."""
+    """Concerns about the state of the GPUs."""
     out = []
     why = why_invalid(found)
     if why is not None:
-        text = (
-            f"The boards were slowed down ({why}): neither speed nor energy is what this hardware"
-            " gives."
-        )
-        worst = max(
-            board.throttled_share[reason] for board in found.devices for reason in slowed(board)
-        )
+        text = f"GPUs were throttled ({why}), so speed and energy are not representative."
+        worst = max(gpu.throttled_share[reason] for gpu in found.devices for reason in slowed(gpu))
         out.append(
             Concern("throttled", Severity.DEGRADED if smoke else Severity.INVALID, text, worst, 0.0)
         )
     doubt = Severity.NOTE if smoke else Severity.DEGRADED
-    unwatched = sorted(
-        set(gpu_uuids) - {board.device_id for board in found.devices if board.watched_share > 0.5}
-    )
-    if gpu_uuids and unwatched:
+    watched = {gpu.device_id for gpu in found.devices if gpu.watched_share > 0.5}
+    unwatched = len(set(gpu_uuids) - watched)
+    if unwatched:
         text = (
-            f"Nobody knows whether {len(unwatched)} of {len(gpu_uuids)} GPUs were slowed down:"
-            " their clock reasons were not read."
+            f"Throttling is unknown for {unwatched} of {len(gpu_uuids)} GPUs: throttle reasons"
+            " could not be read."
         )
-        out.append(Concern("throttling_not_watched", doubt, text, len(unwatched), 0))
-    for board in found.devices:
-        capped = board.throttled_share.get("sw_power_cap", 0.0)
-        if _limited(board):
-            text = (
-                f"{board.device_id} ran at a power limit of {board.power_limit_w:g} W; its default"
-                f" is {board.power_limit_default_w:g} W."
-            )
-            out.append(
-                Concern(
-                    "power_limit",
-                    Severity.NOTE,
-                    text,
-                    board.power_limit_w,
-                    board.power_limit_default_w,
-                )
-            )
+        out.append(Concern("throttling_not_watched", doubt, text, unwatched, 0))
+    for gpu in found.devices:
+        name = gpu.device_id
+        capped = gpu.throttled_share.get("sw_power_cap", 0.0)
+        if _limited(gpu):
+            limit, default = gpu.power_limit_w, gpu.power_limit_default_w
+            text = f"{name} ran at a power limit of {limit:g} W; its default is {default:g} W."
+            out.append(Concern("power_limit", Severity.NOTE, text, limit, default))
         elif capped > 0:
             text = (
-                f"{board.device_id} was at its default power limit in {capped:.0%} of the window,"
-                " which is normal under load."
+                f"{name} was at its default power limit in {capped:.0%} of the window, which is"
+                " normal under load."
             )
             out.append(Concern("power_capped", Severity.NOTE, text, capped))
-        if board.foreign_processes:
+        if gpu.foreign_processes:
             text = (
-                f"{board.foreign_processes} process(es) on {board.device_id} were not the run's;"
-                " their work is part of its power."
+                f"{gpu.foreign_processes} process(es) on {name} do not belong to the run; the GPU's"
+                " power includes them."
             )
-            out.append(Concern("foreign_processes", doubt, text, board.foreign_processes, 0))
-        if board.ecc_uncorrected:
-            text = (
-                f"{board.device_id} had {board.ecc_uncorrected} uncorrected memory error(s) during"
-                " the run."
-            )
-            out.append(Concern("ecc_errors", Severity.DEGRADED, text, board.ecc_uncorrected, 0))
-        if board.xids:
-            text = (
-                f"{board.device_id} reported XID {', '.join(map(str, board.xids))} during the run."
-            )
-            out.append(Concern("xid", Severity.DEGRADED, text, len(board.xids), 0))
+            out.append(Concern("foreign_processes", doubt, text, gpu.foreign_processes, 0))
+        if gpu.ecc_uncorrected:
+            text = f"{name} had {gpu.ecc_uncorrected} uncorrected memory error(s) during the run."
+            out.append(Concern("ecc_errors", Severity.DEGRADED, text, gpu.ecc_uncorrected, 0))
+        if gpu.xids:
+            text = f"{name} reported XID {', '.join(map(str, gpu.xids))} during the run."
+            out.append(Concern("xid", Severity.DEGRADED, text, len(gpu.xids), 0))
     return out

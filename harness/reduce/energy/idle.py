@@ -18,12 +18,11 @@ READY: Final = "ready"
 
 @dataclass(frozen=True, slots=True)
 class WithoutLoad:
-    """One stretch without load.
+    """One idle period.
 
     Attributes:
         when: `before_server` or `ready`.
-        start: nanoseconds from the run's start.
-        end: likewise.
+        start: nanoseconds from the run's start, as `end`.
         energies: at each boundary that was read.
     """
 
@@ -33,11 +32,9 @@ class WithoutLoad:
     energies: tuple[Energy, ...]
 
     def at(self, boundary: str) -> Energy | None:
-        """The boundary's energy, None where it was not read."""
         return next((energy for energy in self.energies if energy.boundary == boundary), None)
 
     def summarized(self) -> IdleStretch:
-        """As in a summary."""
         return IdleStretch(
             start_s=self.start * 1e-9,
             end_s=self.end * 1e-9,
@@ -55,20 +52,15 @@ class WithoutLoad:
 
 
 def idles(run: Run, calibration: MeterCalibration) -> Mapping[str, WithoutLoad]:
-    """The stretches that the run left without load, by `when`; those that it did not have are
-    missing.
-    """
+    """Idle periods of the run, by `when`."""
     found = {}
     for event in run.events:
         if event["event"] != "idle":
             continue
-        start_ns, end_ns, when = (
-            number(event.get("start_ns")),
-            number(event.get("end_ns")),
-            str(event.get("when")),
-        )
+        start_ns, end_ns = number(event.get("start_ns")), number(event.get("end_ns"))
         if start_ns is None or end_ns is None or end_ns <= start_ns:
             continue
+        when = str(event.get("when"))
         start, end = run.at(event["start_ns"]), run.at(event["end_ns"])
         found[when] = WithoutLoad(
             when,
@@ -81,9 +73,8 @@ def idles(run: Run, calibration: MeterCalibration) -> Mapping[str, WithoutLoad]:
 
 @dataclass(frozen=True, slots=True)
 class Excess:
-    """Power of the window less that of a stretch without load, at one boundary. Both come from the
-    same sensors, so their gain error is common and stays what it was, relative; their statistical
-    errors add in quadrature.
+    """Power of the window above idle power, at one boundary. Both come from the same sensors, so
+    the relative gain error stays the same; statistical errors add in quadrature.
     """
 
     watts: float
@@ -92,7 +83,7 @@ class Excess:
 
 
 def above(window: Energy, idle: Energy | None) -> Excess | None:
-    """None where either is absent."""
+    """Power above idle; None if either is absent."""
     if idle is None or window.watts is None or idle.watts is None:
         return None
     error = None

@@ -1,6 +1,4 @@
-"""What no repetition removes of an energy: the gain error of sensors, and the meter calibration
-that replaces it.
-"""
+"""Systematic error of energy: sensors' gain error, or the meter calibration that replaces it."""
 
 import json
 from collections.abc import Mapping
@@ -17,42 +15,41 @@ from harness.reduce.read.run import mapping, number
 CALIBRATION_SCHEMA: Final = 1
 
 BOARD_GAIN_RATIO: Final = 0.05
-"""Gain error of one board's power sensor, a bound taken as a 95 % interval (Part-time Power
-Measurements, arXiv 2312.02741, on what boards' sensors miss). Common to all runs on that board,
-independent between boards.
+"""Gain error of one GPU's power sensor, a bound taken as a 95% interval (Part-time Power
+Measurements, arXiv 2312.02741). Common to all runs on that GPU, independent between GPUs.
 """
 
-BOARD_GAIN_SOURCE: Final = "default of ±5 % a board (arXiv 2312.02741)"
+BOARD_GAIN_SOURCE: Final = "default of ±5% per GPU (arXiv 2312.02741)"
 
 _GPU: Final = (Boundary.GPU_BOARD, Boundary.MODULE)
 
 
 @dataclass(frozen=True, slots=True)
 class Gain:
-    """How a device's readings relate to the truth.
+    """Correction of a device's readings.
 
     Attributes:
-        factor: truth / reading: multiplies its joules.
-        error_ratio: 95 % bound of what is left, relative; None where nobody knows it (a BMC's
-            accuracy is its maker's secret).
+        factor: true / reported energy.
+        error_ratio: 95% bound of the remaining error, relative; None if unknown (a BMC's accuracy
+            is not published).
         source: where the two come from.
         calibrated: against a meter.
     """
 
     factor: float = 1.0
     error_ratio: float | None = None
-    source: str = "not known: this source's accuracy was never measured here"
+    source: str = "unknown: this source was never calibrated here"
     calibrated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class MeterCalibration:
-    """Gains of devices against a metered reading, by device id (a board's UUID)."""
+    """Gains by device id (a GPU's UUID)."""
 
     gains: Mapping[str, Gain]
 
     def of(self, boundary: str, device_id: str) -> Gain:
-        """The device's own gain where it was calibrated, else the default of its boundary."""
+        """The device's calibrated gain, else the default of its boundary."""
         found = self.gains.get(device_id)
         if found is not None:
             return found
@@ -61,36 +58,34 @@ class MeterCalibration:
 
 NO_CALIBRATION: Final = MeterCalibration({})
 
+_HOW: Final = "make it with `harness energy calibrate --meter READINGS.csv RUN`"
+
 
 def parse_calibration(raw: object, where: str) -> MeterCalibration:
-    """A meter calibration as JSON.
+    """Read a meter calibration from its JSON.
 
     Raises:
-        ArtifactError: it is none.
+        ArtifactError: `raw` is not a valid calibration.
     """
     top = mapping(raw)
     version = top.get("schema_version")
     devices = mapping(top.get("devices"))
     gains = {}
     for device_id, item in devices.items():
-        factor, error = number(mapping(item).get("gain")), number(mapping(item).get("error_ratio"))
+        its = mapping(item)
+        factor, error = number(its.get("gain")), number(its.get("error_ratio"))
         if factor is None or error is None or not 0.2 < factor < 5 or not 0 <= error < 1:
             raise ArtifactError(
                 f"{where} has no usable gain of {device_id}",
-                cause="gain must lie between 0.2 and 5, error_ratio between 0 and 1",
-                next_step="make it with `harness energy calibrate --meter READINGS.csv RUN`",
+                cause="gain must be between 0.2 and 5, error_ratio between 0 and 1",
+                next_step=_HOW,
             )
-        meter = mapping(item).get("meter") or "a meter"
-        gains[str(device_id)] = Gain(
-            factor,
-            error,
-            f"calibrated against {meter}, {mapping(item).get('made_at') or 'undated'}",
-            calibrated=True,
-        )
+        source = f"{its.get('meter') or 'a meter'}, {its.get('made_at') or 'undated'}"
+        gains[str(device_id)] = Gain(factor, error, f"calibrated against {source}", calibrated=True)
     if version != CALIBRATION_SCHEMA or not gains:
         raise ArtifactError(
-            f"{where} is no meter calibration of schema_version {CALIBRATION_SCHEMA}",
-            next_step="make it with `harness energy calibrate --meter READINGS.csv RUN`",
+            f"{where} is not a meter calibration of schema_version {CALIBRATION_SCHEMA}",
+            next_step=_HOW,
         )
     return MeterCalibration(gains)
 
@@ -99,7 +94,7 @@ def read_calibration(path: Path) -> tuple[MeterCalibration, Mapping[str, Any]]:
     """A meter calibration file, parsed and as JSON.
 
     Raises:
-        ArtifactError: it cannot be read, or is none.
+        ArtifactError: it cannot be read or is invalid.
     """
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
@@ -109,9 +104,7 @@ def read_calibration(path: Path) -> tuple[MeterCalibration, Mapping[str, Any]]:
 
 
 def combined_ratio(joules: Mapping[str, float], ratios: Mapping[str, float | None]) -> float | None:
-    """Relative error of a sum whose parts err independently; None where one part's error is not
-    known.
-    """
+    """Relative error of a sum of parts with independent errors; None if one error is unknown."""
     total = sum(joules.values())
     known = [ratios[device] for device in joules]
     if total <= 0 or any(ratio is None for ratio in known):

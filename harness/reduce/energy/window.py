@@ -1,6 +1,4 @@
-"""Everything about the joules of one window, and the figures that follow from them, each with its
-errors.
-"""
+"""Energy of one window, and the metrics computed from it, each with its errors."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,7 +27,7 @@ from harness.reduce.windows.figure_set import NS, FigureSet
 
 J_PER_KWH: Final = 3.6e6
 IDLE_TOLERANCE: Final = 1.05
-"""Power under load may be below that without load by this factor: a machine in use drifts."""
+"""Maximum ratio of idle power to power under load: a machine in use drifts."""
 
 WITHIN: Final = (
     (Boundary.GPU_BOARD, Boundary.MODULE),
@@ -42,10 +40,10 @@ WITHIN: Final = (
     (Boundary.GPU_BOARD, Boundary.RACK),
     (Boundary.GPU_BOARD, Boundary.FACILITY),
 )
-"""Boundaries that lie within others, whose power is part of theirs."""
+"""(inner, outer): boundaries whose power is part of another's."""
 WITHIN_TOLERANCE: Final = 1.1
-"""What lies within may seem to draw more than the whole by this factor: both sensors have a gain
-error of some percent.
+"""Maximum ratio of an inner boundary's measured power to the outer one's: both sensors have gain
+errors of a few percent.
 """
 
 ENERGY_KEYS: Final = (
@@ -60,21 +58,18 @@ ENERGY_KEYS: Final = (
     "ready_power_w",
     "active_power_w",
 )
-"""Figures that every measured boundary gives."""
+"""Metrics of every measured boundary."""
 
 
 @dataclass(frozen=True, slots=True)
 class WindowEnergy:
-    """The joules of one window.
+    """Energy of one window.
 
     Attributes:
-        start: nanoseconds from the run's start.
-        end: likewise.
-        energies: one a boundary.
-        boards: what the boards did beside.
-        idle: stretches without load, by `when`.
-        rungs: the ladder.
-        concerns: reasons to doubt them, those of `energies` not among them.
+        start: nanoseconds from the run's start, as `end`.
+        energies: one per boundary.
+        idle: idle periods, by `when`.
+        concerns: without those of `energies`.
     """
 
     start: float
@@ -87,14 +82,11 @@ class WindowEnergy:
 
     @property
     def plain(self) -> Energy | None:
-        """The boundary that figures without a suffix are taken at."""
         return plain_of(self.energies)
 
 
 def plain_of(found: Sequence[Energy]) -> Energy | None:
-    """The energy that figures without a suffix are taken from: that of the boards, else of the
-    modules, else the first there is.
-    """
+    """The energy for metrics without a suffix: that of the GPUs, else modules, else the first."""
     at = {energy.boundary: energy for energy in found}
     return next(
         (at[boundary] for boundary in GPU_BOUNDARIES if boundary in at), found[0] if found else None
@@ -102,9 +94,7 @@ def plain_of(found: Sequence[Energy]) -> Energy | None:
 
 
 def window_energy(run: Run, start: float, end: float) -> WindowEnergy:
-    """Joules of [start, end) (nanoseconds from the run's start) at every boundary, with what they
-    rest on.
-    """
+    """Energy of [start, end) (nanoseconds from the run's start) at every boundary."""
     gpus = run.manifest.hardware.gpus
     concerns: list[Concern] = []
     calibration = meter_calibration(run, concerns)
@@ -124,7 +114,7 @@ def window_energy(run: Run, start: float, end: float) -> WindowEnergy:
         concerns += board_concerns(state, gpu_uuids(run), smoke=smoke)
     plain = plain_of(found)
     if plain is not None and plain.joules is None and why is None:
-        text = f"There is no energy at {plain.boundary}: {plain.reason}."
+        text = f"Energy at {plain.boundary} is not available: {plain.reason}."
         concerns.append(
             Concern("energy_absent", Severity.NOTE if smoke else Severity.DEGRADED, text)
         )
@@ -136,43 +126,30 @@ def window_energy(run: Run, start: float, end: float) -> WindowEnergy:
 
 
 def _limits_w(gpus: Sequence[Gpu]) -> dict[str, float]:
-    """Highest power of each board: its limit, or the default one where that is higher."""
-    limits = {}
-    for gpu in gpus:
-        known = [w for w in (gpu.power_limit_w, gpu.power_limit_default_w) if w is not None]
-        if known and gpu.uuid:
-            limits[gpu.uuid] = max(known)
-    return limits
+    """Highest power of each GPU: its limit or its default limit."""
+    limits = {gpu.uuid: (gpu.power_limit_w, gpu.power_limit_default_w) for gpu in gpus if gpu.uuid}
+    known = {uuid: [w for w in pair if w is not None] for uuid, pair in limits.items()}
+    return {uuid: max(found) for uuid, found in known.items() if found}
 
 
 def _below_idle(found: Sequence[Energy], without: Mapping[str, WithoutLoad]) -> list[Concern]:
-    """Boundaries that drew less under load than without: one of the two readings is of something
-    else.
-    """
+    """Boundaries that drew less under load than idle: one of the readings is of something else."""
     out = []
     for energy in found:
         for idle in without.values():
-            at = idle.at(energy.boundary)
-            if (
-                at is not None
-                and at.watts is not None
-                and energy.watts is not None
-                and energy.watts < at.watts / IDLE_TOLERANCE
-            ):
+            at, load_w = idle.at(energy.boundary), energy.watts
+            idle_w = None if at is None else at.watts
+            if idle_w is not None and load_w is not None and load_w < idle_w / IDLE_TOLERANCE:
                 text = (
-                    f"{energy.boundary} drew {energy.watts:.0f} W under load and {at.watts:.0f} W"
-                    f" without ({idle.when})."
+                    f"{energy.boundary} drew {load_w:.0f} W under load but {idle_w:.0f} W idle"
+                    f" ({idle.when})."
                 )
-                out.append(
-                    Concern("power_below_idle", Severity.DEGRADED, text, energy.watts, at.watts)
-                )
+                out.append(Concern("power_below_idle", Severity.DEGRADED, text, load_w, idle_w))
     return out
 
 
 def _parts_above_whole(found: Sequence[Energy]) -> list[Concern]:
-    """Meters that show less than what is known to be behind them: a unit was mistaken, or they
-    cover something else.
-    """
+    """Outer boundaries that report less power than an inner one."""
     measured = {
         energy.boundary: energy.watts
         for energy in found
@@ -183,41 +160,34 @@ def _parts_above_whole(found: Sequence[Energy]) -> list[Concern]:
         part, whole = measured.get(inner), measured.get(outer)
         if part is not None and whole is not None and part > WITHIN_TOLERANCE * whole:
             text = (
-                f"{outer} drew {whole:.4g} W, and {inner} within it {part:.4g} W: a unit was"
-                " mistaken, or the meter covers something else."
+                f"{outer} drew {whole:.4g} W, but {inner} inside it {part:.4g} W: check the units"
+                " and what the meter covers."
             )
             out.append(Concern("power_part_above_whole", Severity.DEGRADED, text, part, whole))
     return out
 
 
 def meter_calibration(run: Run, concerns: list[Concern]) -> MeterCalibration:
-    """The run's meter calibration; one that cannot be read is a concern, and the defaults hold."""
+    """The run's meter calibration; an unreadable one is a concern, and the defaults apply."""
     if not run.meter_calibration:
         return NO_CALIBRATION
     try:
         return parse_calibration(run.meter_calibration, "meter-calibration.json")
     except ArtifactError as error:
-        concerns.append(
-            Concern(
-                "meter_calibration_unreadable",
-                Severity.DEGRADED,
-                f"{error.what}: the default gain error holds.",
-            )
-        )
+        text = f"{error.what}; the default gain error applies."
+        concerns.append(Concern("meter_calibration_unreadable", Severity.DEGRADED, text))
         return NO_CALIBRATION
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What was done in the window that its joules are held against.
+    """Work over time that energy is divided by.
 
     Attributes:
-        output: output tokens.
-        input: whole prompts.
-        computed: computed input, None where nobody splits it per request.
-        computed_tok_s: computed input tokens per second, from wherever it is known; None where it
-            is not.
-        answers: requests answered in full, at the moment they were done.
+        input: prompt tokens, cached ones included.
+        computed: computed input tokens, None if unknown per request.
+        computed_tok_s: computed input tokens per second from any source, None if unknown.
+        answers: completed requests, at their completion.
     """
 
     output: Flow
@@ -235,21 +205,16 @@ def put_energy(
     *,
     nothing_read: bool,
 ) -> None:
-    """Add the figures of a window at every boundary, absent ones with their reason.
+    """Add a window's energy metrics at every boundary to `out`, absent ones with their reason.
 
-    Args:
-        out: takes them.
-        found: the window's joules.
-        work: what was done in it.
-        settings: `energy` of the profile.
-        nothing_read: the run has no power table at all.
+    `settings` is the profile's `energy`; `nothing_read`: the run has no power table at all.
     """
     for energy in found.energies:
         suffix = "" if energy is found.plain else f"@{energy.boundary}"
         if energy.joules is None or energy.joules <= 0:
             if not suffix:
                 for key in ENERGY_KEYS:
-                    out.absent(key, energy.reason or "the energy did not rise")
+                    out.absent(key, energy.reason or "energy did not increase")
             continue
         at = _At(out, energy, energy.joules, suffix)
         _boundary(at, work)
@@ -264,23 +229,19 @@ def put_energy(
             )
     if not found.energies:
         for key in ENERGY_KEYS:
-            out.absent(
-                key, "no power was read" if nothing_read else "no power was read in the window"
-            )
+            out.absent(key, "no power was read" + ("" if nothing_read else " in the window"))
     if "output_tok_s_per_mw" not in out.figures:
-        out.absent("output_tok_s_per_mw", "no meter at the utility's boundary")
+        out.absent("output_tok_s_per_mw", "no meter at the facility boundary")
     _carbon(out, found.rungs, work, settings)
 
 
 @dataclass(frozen=True, slots=True)
 class _At:
-    """Figures at one boundary, with their errors.
+    """Adds metrics of one boundary to `out`, with their errors.
 
     Attributes:
-        out: takes them.
-        energy: that they rest on.
-        joules: its joules, above 0.
-        suffix: `@boundary` at all boundaries but the first.
+        joules: of `energy`, > 0.
+        suffix: `@boundary`, empty at the first one.
     """
 
     out: FigureSet
@@ -306,15 +267,8 @@ class _At:
         energy: Energy | None = None,
         inverse: bool = False,
     ) -> None:
-        """Add one figure.
-
-        Args:
-            key: of the metric.
-            value: in its unit.
-            error_ratio: statistical error, relative, 95 %.
-            note: where it comes from, if not from the window's joules alone.
-            energy: that it rests on, if not the window's.
-            inverse: the joules are its denominator.
+        """Add one metric. `error_ratio`: statistical, 95%; `note` and `energy`: if not those of the
+        window; `inverse`: energy is the denominator.
         """
         energy = energy or self.energy
         interval = systematic = None
@@ -322,10 +276,8 @@ class _At:
             interval = value * (1 - error_ratio), value * (1 + error_ratio)
         ratio = energy.systematic_ratio
         if ratio is not None:
-            smaller, larger = (
-                (1 / (1 + ratio), 1 / (1 - ratio)) if inverse else (1 - ratio, 1 + ratio)
-            )
-            systematic = ratio, value * smaller, value * larger
+            ends = (1 / (1 + ratio), 1 / (1 - ratio)) if inverse else (1 - ratio, 1 + ratio)
+            systematic = ratio, value * ends[0], value * ends[1]
         self.out.put(
             key,
             value,
@@ -338,13 +290,13 @@ class _At:
         )
 
     def put_per_joule(self, key: str, amount: float, flow: Flow | SumOf | None) -> None:
-        """Add an amount per joule; `flow` is the amount over time, None where that is not known."""
+        """Add an amount per joule; `flow` is the amount over time, if known."""
         value = per_joule(amount, self.joules)
         assert value is not None
         self.put(key, value, None if flow is None else self.per_joule_error(flow), inverse=True)
 
     def put_joules_per(self, key: str, flow: Flow, nothing: str) -> None:
-        """Add the joules per piece of an amount; `nothing` is the reason where there is none."""
+        """Add joules per unit of an amount; `nothing` is the reason if the amount is 0."""
         amount = flow.between(self.out.start, self.out.end)
         if amount > 0:
             error = self.per_joule_error(flow)
@@ -353,8 +305,8 @@ class _At:
             self.absent(key, nothing)
 
     def per_joule_error(self, flow: Flow | SumOf) -> float | None:
-        """Statistical error of an amount per joule: by batches, and what the readings leave
-        unknown; None with too few batches.
+        """Statistical error of an amount per joule, from batches and readings; None for too few
+        batches.
         """
         interval = self.out.interval(flow.per_bin, self.energy.per_bin)
         if interval is None:
@@ -362,7 +314,7 @@ class _At:
         return self._with_readings(ratio_of((interval[0] + interval[1]) / 2, *interval))
 
     def power_error(self) -> float | None:
-        """Likewise, of the mean power."""
+        """Statistical error of the mean power."""
         interval = self.out.interval(self.energy.per_bin, lambda edges: np.diff(edges) * NS)
         if interval is None:
             return None
@@ -378,14 +330,14 @@ def _boundary(at: _At, work: Work) -> None:
     at.put("energy_j", at.joules, at.energy.error_ratio)
     at.put_per_joule("output_tok_per_j", work.output.between(start, end), work.output)
     if work.computed_tok_s is None:
-        at.absent("input_computed_tok_per_j", "computed input is not known")
+        at.absent("input_computed_tok_per_j", "computed input is unknown")
     else:
         computed_tok = work.computed_tok_s * length_s
         at.put_per_joule("input_computed_tok_per_j", computed_tok, work.computed)
     total = SumOf((work.output, work.input))
     at.put_per_joule("total_tok_per_j", total.between(start, end), total)
     at.put_joules_per("j_per_output_tok", work.output, "no output tokens in the window")
-    at.put_joules_per("j_per_request", work.answers, "no answer in the window")
+    at.put_joules_per("j_per_request", work.answers, "no request completed in the window")
 
 
 def _idle(at: _At, stretches: Mapping[str, WithoutLoad]) -> None:
@@ -396,27 +348,25 @@ def _idle(at: _At, stretches: Mapping[str, WithoutLoad]) -> None:
         stretch = stretches.get(when)
         idle = None if stretch is None else stretch.at(at.energy.boundary)
         if stretch is None:
-            at.absent(key, "the run measured no such stretch")
+            at.absent(key, "the run has no such idle period")
         elif idle is None or idle.watts is None:
-            at.absent(key, (idle and idle.reason) or "it was not read then")
+            at.absent(key, (idle and idle.reason) or "power was not read then")
         else:
             at.put(key, idle.watts, idle.error_ratio, f"{idle.length_s:.0f} s {words}", energy=idle)
     before = stretches.get(BEFORE_SERVER)
     active = above(at.energy, None if before is None else before.at(at.energy.boundary))
     if active is None:
-        at.absent("active_power_w", "idle before the server was not measured")
+        at.absent("active_power_w", "idle power before the server start was not measured")
         return
     error = (
         abs(active.error_w / active.watts) if active.error_w is not None and active.watts else None
     )
-    note = "power_w less idle_power_w; the boards' gain error is common to both"
+    note = "power_w - idle_power_w; the sensors' gain error is common to both"
     at.put("active_power_w", active.watts, error, note)
 
 
 def carbon(rungs: Sequence[Rung], settings: RecordedEnergy) -> Carbon | None:
-    """CO2 of the window at the highest rung that is known, by the profile's grid factor; None
-    without a factor or a rung.
-    """
+    """CO2 of the window at the outermost known boundary, if the profile has a grid factor."""
     factor = settings.grid_kgco2_per_kwh
     known = [rung for rung in rungs if rung.joules is not None]
     if factor is None or not known:
@@ -436,7 +386,7 @@ def _carbon(out: FigureSet, rungs: Sequence[Rung], work: Work, settings: Recorde
     tokens = work.output.between(out.start, out.end)
     if found is None or tokens <= 0:
         stated = settings.grid_kgco2_per_kwh is not None
-        reason = "the profile states no factor of its grid (energy.grid_kgco2_per_kwh)"
+        reason = "the profile has no grid factor (energy.grid_kgco2_per_kwh)"
         out.absent(
             "kgco2_per_mtok",
             reason if not stated else "no output tokens or no energy in the window",
@@ -444,14 +394,12 @@ def _carbon(out: FigureSet, rungs: Sequence[Rung], work: Work, settings: Recorde
         return
     value = found.kgco2 / tokens * 1e6
     ratio = next((rung.systematic_ratio for rung in rungs if rung.rung == found.rung), None)
+    boundary, basis = found.rung, found.rung_basis
     out.put(
         "kgco2_per_mtok",
         value,
         basis=Basis.MODELLED,
-        boundary=found.rung,
-        note=(
-            f"{found.kgco2_per_kwh:g} kg/kWh ({found.source}) at {found.rung}, which is"
-            f" {found.rung_basis}"
-        ),
+        boundary=boundary,
+        note=f"{found.kgco2_per_kwh:g} kg/kWh ({found.source}) at {boundary}, which is {basis}",
         systematic=None if ratio is None else (ratio, value * (1 - ratio), value * (1 + ratio)),
     )

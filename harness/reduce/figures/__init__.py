@@ -1,1 +1,1 @@
-"""The figures of a window."""
+"""Metrics of a window."""

@@ -1,5 +1,5 @@
-"""What any load tool sees of a stage: its answered requests, timed from sending. Arrays are made
-when asked for and not kept.
+"""A stage as other load tools see it: completed requests, timed from sending. Arrays are computed
+on demand and not kept.
 """
 
 from collections.abc import Callable, Mapping
@@ -22,25 +22,17 @@ NS: Final = 1e-9
 
 
 class AnsweredRequests:
-    """Answered requests of one stage.
-
-    Args:
-        run: the run.
-        window: of the stage.
-        mine: which requests; at least one.
-        flow: of all requests.
+    """Completed requests of one stage: those of `mine`, at least one.
 
     Attributes:
         requests: how many.
-        duration_s: from the first sending to the last answer's end; NaN where that is no time.
-        output_tok: the server's count over all of them.
-        input_tok: likewise, of whole prompts.
-        concurrency: live conversations of a closed loop, else the highest number of requests in
-            flight.
-        gpus: that the deployment holds; None without any.
-        gpu_name: of the first board; None if unknown.
-        energy: of the boards from first sending to last answer, as read: without the sensors'
-            calibration, and whether they were throttled or not; None where it was not read.
+        duration_s: from the first send to the end of the last response; NaN if not positive.
+        output_tok: the server's count over all of them; so is `input_tok`, cached part included.
+        concurrency: live sessions of a closed loop, else the maximum of requests in flight.
+        gpus: of the deployment; None without any.
+        gpu_name: of the first GPU.
+        energy: of the GPUs over `duration_s`, without sensor calibration and even if throttled;
+            None if it was not read.
     """
 
     def __init__(self, run: Run, window: StageWindow, mine: Bools, flow: Flows) -> None:
@@ -64,32 +56,29 @@ class AnsweredRequests:
 
     @classmethod
     def of(cls, run: Run, window: StageWindow, flow: Flows) -> "AnsweredRequests | None":
-        """The stage's answered requests; None where there is none."""
+        """The stage's completed requests; None without any."""
         requests = run.requests
         stage = (requests.stage == window.name) & ~requests.priming
         mine = stage & requests.ok & ~np.isnan(requests.sent) & ~np.isnan(requests.done)
         return cls(run, window, mine, flow) if np.any(mine) else None
 
     def column(self, name: str) -> Floats:
-        """One column of the requests."""
         return np.asarray(getattr(self._run.requests, name)[self._mine], dtype=np.float64)
 
     @property
     def output_tok_s(self) -> float:
-        """Output tokens of all answered requests by the time that they took."""
         return self.output_tok / self.duration_s
 
     @property
     def total_tok_s(self) -> float:
-        """Likewise, whole prompts included."""
         return (self.output_tok + self.input_tok) / self.duration_s
 
     def spread(self, key: str) -> Distribution:
-        """Distribution of one of `ARRAYS`, or of the gaps: `chunk_gap`, `token_gap`."""
+        """Distribution of a key of `ARRAYS`, or of gaps: `chunk_gap`, `token_gap`."""
         return self._both(key)[0]
 
     def inverse(self, key: str) -> Distribution:
-        """Distribution of its inverse, of values above 0."""
+        """Distribution of the inverse of its positive values."""
         return self._both(key)[1]
 
     def _both(self, key: str) -> tuple[Distribution, Distribution]:
@@ -110,8 +99,8 @@ class AnsweredRequests:
         return self._spreads[key]
 
     def _gaps(self) -> tuple[Distribution, Distribution]:
-        """Gaps between chunks in seconds: whole ones, and with every token of a chunk at the
-        chunk's arrival: k - 1 gaps of nothing, then one whole gap.
+        """Gaps in seconds: between chunks; and between tokens if a chunk's k tokens arrive together
+        (k - 1 gaps of 0, then one gap).
         """
         gap_s, many = gaps(self._run.requests, self._mine, told=self._told, by_tok=False)
         whole = distribution(gap_s, weights=many)
@@ -123,21 +112,19 @@ class AnsweredRequests:
         return whole, distribution(np.append(gap_s, 0.0), weights=weights)
 
     def after_first_tok(self) -> Floats:
-        """Output tokens after the first chunk; NaN where the stream does not tell."""
+        """Output tokens after the first chunk; NaN if the stream does not report them."""
         chunks = self._run.requests.chunks
         return np.asarray((chunks.tok_sum - chunks.first_tok)[self._mine], dtype=np.float64)
 
     def to_first_s(self) -> Floats:
-        """From sending to the first chunk with content."""
         return (self.column("first_token") - self.column("sent")) * NS
 
     def to_last_s(self) -> Floats:
-        """From sending to the last chunk with content, else to the answer's end."""
+        """From sending to the last chunk with content, else to the end of the response."""
         last = self.column("last_token")
         return (np.where(np.isnan(last), self.column("done"), last) - self.column("sent")) * NS
 
     def to_done_s(self) -> Floats:
-        """From sending to the answer's end."""
         return (self.column("done") - self.column("sent")) * NS
 
 
@@ -149,7 +136,7 @@ def _pace(span_s: Floats, tok: Floats) -> Floats:
 
 
 ARRAYS: Final[Mapping[str, Callable[[AnsweredRequests], Floats]]] = {
-    "ttft": lambda seen: seen.to_first_s(),
+    "ttft": AnsweredRequests.to_first_s,
     "ttft_of_several": lambda seen: np.where(
         seen.column("output_tok") > 1, seen.to_first_s(), np.nan
     ),
@@ -163,16 +150,15 @@ ARRAYS: Final[Mapping[str, Callable[[AnsweredRequests], Floats]]] = {
     "whole_pace": lambda seen: _pace(seen.to_last_s(), seen.column("output_tok")),
     "whole_pace_to_end": lambda seen: _pace(seen.to_done_s(), seen.column("output_tok")),
 }
-"""One value a request, NaN where it has none. `pace`: seconds per output token after the first;
-`whole_pace`: the first included.
+"""One value per request, NaN if it has none. `pace`: seconds per output token after the first;
+`whole_pace`: over all tokens, from sending.
 """
 
 INVERTED: Final = frozenset({"pace", "pace_to_end", "whole_pace_to_end"})
-"""Those whose inverse is asked for."""
+"""Keys whose inverse is used."""
 
 
 def _spread(ordered: Floats) -> Distribution:
-    """Of ascending values."""
     n = len(ordered)
     if n == 0:
         return Distribution()
@@ -183,7 +169,7 @@ def _spread(ordered: Floats) -> Distribution:
 
 
 def _most_in_flight(sent: Floats, done: Floats) -> int:
-    """Starts before a moment less ends up to it, at its highest: right after some start."""
+    """Maximum of starts - ends; it occurs right after some start."""
     starts = np.sort(sent)
     ended = np.searchsorted(np.sort(done), starts, side="right")
     return int(np.max(np.arange(1, len(starts) + 1) - ended))

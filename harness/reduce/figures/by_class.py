@@ -1,7 +1,6 @@
-"""The headline's window by class of requests: the parts of a mix, the subagents of a recorded
-trace.
+"""The headline window by class of requests: parts of a mix, subagents of a recorded trace.
 
-Every token belongs to exactly one class, so the classes' tokens add up to the whole's.
+Every token belongs to exactly one class, so the classes' tokens add up to the total.
 """
 
 from collections.abc import Mapping
@@ -39,26 +38,16 @@ CLASS_KEYS: Final = (
     "mean_output_tok",
     "prefix_hit_ratio",
 )
-"""Metrics that can be told apart by class."""
+"""Metrics that exist by class."""
 
 
 def class_summaries(
-    run: Run,
-    window: StageWindow | None,
-    whole: Flows,
-    slos: Slos,
-    headline: StageFigures,
+    run: Run, window: StageWindow | None, whole: Flows, slos: Slos, headline: StageFigures
 ) -> tuple[ClassSummary, ...]:
-    """One summary a class, in the order of their names; empty without a measured window.
+    """One summary per class in the headline window, ordered by name; empty without a window.
 
-    Args:
-        run: the run.
-        window: the one that heads the summary.
-        whole: flows of all requests; estimates of unfinished streams are taken from them, so that
-            the classes add up.
-        slos: of the profile.
-        headline: figures of the window over all classes: where there is one class, they are its
-            own.
+    Estimates of unfinished streams come from `whole`, the flows of all requests, so that the
+    classes add up. `headline` (metrics over all classes) is used if there is only one class.
     """
     if window is None or window.start is None or window.end is None:
         return ()
@@ -74,17 +63,12 @@ def class_summaries(
 
 
 def class_names(requests: Requests) -> Categorical:
-    """The class of each request; a priming request is of the class of its conversation."""
+    """The class of each request; a priming request has the class of its session."""
     return requests.workload_class.renamed(lambda name: name.removesuffix(PRIME_SUFFIX))
 
 
 def _one(
-    run: Run,
-    window: StageWindow,
-    whole: Flows,
-    slos: Slos,
-    name: str,
-    mine: Bools,
+    run: Run, window: StageWindow, whole: Flows, slos: Slos, name: str, mine: Bools
 ) -> ClassSummary:
     requests = run.requests
     flow = flows_of(run, whole, mine)

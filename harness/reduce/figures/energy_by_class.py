@@ -1,5 +1,5 @@
-"""Joules of a window split over the classes of a mix. An allocation by a stated rule, no
-measurement: all classes share the boards.
+"""Energy of a window split over the classes of a mix: an allocation by a stated rule, not a
+measurement, since all classes share the GPUs.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,26 +20,25 @@ from harness.reduce.read.requests import Requests
 from harness.reduce.statistics.intervals import Floats
 
 BIN_S: Final = 1.0
-"""Joules are split second by second, so that a class pays for the power of its own time."""
+"""Energy is split second by second, so that a class pays for the power of its own time."""
 
 IDLE: Final = "idle"
-"""Stands for the seconds in which nothing was in flight."""
+"""Class of the seconds in which nothing was in flight."""
 
 SERVICE_TIME: Final = "service_time"
 FITTED: Final = "fitted"
 
 RULES: Final = {
     SERVICE_TIME: (
-        "an allocation: the joules of each second go to the classes by their requests in flight in"
-        " that second; seconds without any request stay unallocated"
+        "an allocation: energy of each second by requests in flight; seconds without requests stay"
+        " unallocated"
     ),
     FITTED: (
         "an allocation: computed input, output and output x context by the coefficients fitted over"
-        " this run's stages, the rest (time and what the fit leaves) by requests in flight, second"
+        " this run's stages, the rest (static and unexplained energy) by requests in flight, second"
         " by second"
     ),
 }
-"""Rules in words."""
 
 
 def allocate(
@@ -52,17 +51,17 @@ def allocate(
     output_tok: Mapping[str, float],
     attribution: Attribution | None = None,
 ) -> Allocation | None:
-    """Split the joules of [start, end) over the classes of requests; None where there are none.
+    """Split the energy of [start, end) over the classes of requests; None if it is unknown.
 
     Args:
         requests: all of them.
         out: output tokens over time.
-        energy: of that window, with joules.
-        start: of the window.
+        energy: of that window.
+        start: nanoseconds, as `end`.
         end: of the window.
-        until: requests without an end are taken to last until then.
-        output_tok: of the window, by class; classes without any may be missing.
-        attribution: where it stands, tokens are weighed by its coefficients.
+        until: end of requests without one.
+        output_tok: of the window, by class.
+        attribution: if usable, its coefficients weight tokens.
     """
     if energy.joules is None or end <= start:
         return None
@@ -122,27 +121,25 @@ def _class_energy(
 
 
 def with_energy(classes: Sequence[ClassSummary], energy: RunEnergy) -> tuple[ClassSummary, ...]:
-    """Summaries of classes with the joules that were allocated to them.
+    """Class summaries with their allocated energy: `energy_j`, `output_tok_per_j`,
+    `j_per_output_tok` and `j_per_request`.
 
-    They gain `energy_j`, `output_tok_per_j`, `j_per_output_tok` and `j_per_request`. Their basis is
-    modelled, since an allocation is no measurement; of the errors they carry the gain error of the
-    boards.
+    Their basis is `modelled`, since an allocation is not a measurement; their error is the gain
+    error of the sensors.
     """
     shared = energy.classes
     if shared is None:
         return tuple(classes)
     systematic = energy.boundaries[shared.boundary].systematic_ratio
     by_name = {one.name: one for one in shared.classes}
-    return tuple(
-        (
-            replace(
-                one, metrics={**one.metrics, **_figures(one, by_name[one.name], shared, systematic)}
-            )
-            if one.name in by_name
-            else one
-        )
-        for one in classes
-    )
+
+    def added(one: ClassSummary) -> ClassSummary:
+        mine = by_name.get(one.name)
+        if mine is None:
+            return one
+        return replace(one, metrics={**one.metrics, **_figures(one, mine, shared, systematic)})
+
+    return tuple(added(one) for one in classes)
 
 
 def _figures(
@@ -172,7 +169,7 @@ def _figures(
 
 
 def _work(requests: Requests, out: Output, who: Bools, edges: Floats) -> Floats:
-    """Computed input, output, output x context of some requests in each bin."""
+    """Computed input, output, output x context of some requests: one row per bin."""
     return np.column_stack(
         [
             spread_input(

@@ -1,11 +1,9 @@
-"""The same records under the definitions of other tools, so that a run's numbers can be held
-against anybody's.
+"""The same records under other tools' metric definitions, so that results can be compared.
 
-Every tool sees what it would have seen of the stage that heads the summary: requests that were
-answered in full, timed from sending (the moment that a tool's own timer comes nearest to), over the
-whole stage with its ramp and its drain. Definitions were read from the projects' sources, which are
-named with each; where a tool needs something that the records do not hold, the figure is absent
-with the reason, or the nearest that they do hold with a note.
+Every tool gets what it would have seen of the headline stage: completed requests, timed from
+sending (closest to the tools' own timers), over the whole stage with ramp and drain. Definitions
+were read from the sources named with each tool. If a tool needs data that the records lack, its
+value is absent with a reason, or the nearest available one with a note.
 """
 
 import re
@@ -32,38 +30,38 @@ TERMS: Final[Mapping[str, tuple[str, str]]] = {
     "ttft_s": ("TTFT", "s"),
     "itl_s": ("ITL", "s"),
     "tpot_s": ("TPOT", "s"),
-    "output_tok_s": ("Output tokens per second", "tok/s"),
+    "output_tok_s": ("Output-token throughput", "tok/s"),
     "tok_s_user": ("Tokens per second per user", "tok/s"),
     "tok_s_gpu": ("Tokens per second per GPU", "tok/s/GPU"),
-    "power_w": ("Watts", "W"),
+    "power_w": ("Power", "W"),
     "output_tok_per_j": ("Output tokens per joule", "tok/J"),
     "tok_s_per_mw": ("Tokens per second per megawatt", "tok/s/MW"),
     "duration_s": ("Measured time", "s"),
 }
-"""Term -> heading and unit, in the order in which reports show them."""
+"""Term -> heading and unit, in the order of reports."""
 
 PROVISIONED_KW: Final = (
     (re.compile(r"NVIDIA H100|NVIDIA H200"), 1.73),
     (re.compile(r"NVIDIA GB200"), 2.10),
     (re.compile(r"NVIDIA B200"), 2.17),
 )
-"""Utility power that InferenceX provisions for a GPU, in kW, facility overhead included:
-InferenceX's app, lib/constants.ts, 2026-04-03, by secondary notes.
+"""InferenceX's provisioned utility power per GPU, in kW, with facility overhead: its app's
+lib/constants.ts, 2026-04-03, by secondary notes.
 """
 
 
 Value = Distribution | float | str
-"""A distribution, one value, or why there is none."""
+"""A distribution, one value, or the reason why there is none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """One term as one tool means it.
+    """One term as defined by one tool.
 
     Attributes:
         words: its definition.
-        of: the figure.
-        note: where the records hold something else than the tool would see.
+        of: its value.
+        note: how the records differ from what the tool would see.
     """
 
     words: str
@@ -73,13 +71,12 @@ class Term:
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """One tool's dictionary.
+    """One tool's definitions.
 
     Attributes:
-        title: for people.
-        source: repository, file and commit that the definitions were read from.
-        window: over what it measures, in words.
-        terms: by key of `TERMS`; what it does not report is not there.
+        source: repository, file and commit of the definitions.
+        window: what it measures over.
+        terms: by key of `TERMS`, without those it does not report.
     """
 
     title: str
@@ -88,25 +85,18 @@ class Tool:
     terms: Mapping[str, Term]
 
 
-_NO_SECOND: Final = "no answer of more than one token"
-_NO_COUNT: Final = "no answer came with a count of tokens"
-_NO_CHUNK: Final = "no answer of more than one chunk"
-_NOT_TOLD: Final = "the stream does not tell tokens per chunk, or no answer has more than one"
+_NO_SECOND: Final = "no response has more than one token"
+_NO_COUNT: Final = "no response reported a token count"
+_NO_CHUNK: Final = "no response has more than one chunk"
+_NOT_TOLD: Final = "the stream does not report tokens per chunk, or no response has more than one"
+_NO_GPU: Final = "the deployment has no GPU"
 
 
-def _of(key: str, why: str) -> Callable[[AnsweredRequests], Value]:
+def _of(key: str, why: str, *, inverse: bool = False) -> Callable[[AnsweredRequests], Value]:
     """A distribution over requests or gaps, or why there is none."""
 
     def of(seen: AnsweredRequests) -> Value:
-        found = seen.spread(key)
-        return found if found.n else why
-
-    return of
-
-
-def _inverse_of(key: str, why: str) -> Callable[[AnsweredRequests], Value]:
-    def of(seen: AnsweredRequests) -> Value:
-        found = seen.inverse(key)
+        found = seen.inverse(key) if inverse else seen.spread(key)
         return found if found.n else why
 
     return of
@@ -122,12 +112,12 @@ def _one_over(key: str, statistic: str, why: str) -> Callable[[AnsweredRequests]
     return of
 
 
-_TTFT: Final = _of("ttft", "no answer carried content")
+_TTFT: Final = _of("ttft", "no response has content")
 _PACE: Final = _of("pace", _NO_SECOND)
 
 
 def _per_gpu(seen: AnsweredRequests, tok_s: float) -> Value:
-    return tok_s / seen.gpus if seen.gpus else "the deployment holds no GPU"
+    return tok_s / seen.gpus if seen.gpus else _NO_GPU
 
 
 def _measured_w(seen: AnsweredRequests) -> Value:
@@ -147,16 +137,12 @@ def _joules(seen: AnsweredRequests) -> float | None:
 def _no_power(seen: AnsweredRequests) -> str:
     if seen.energy is not None and seen.energy.reason:
         return seen.energy.reason
-    return (
-        "the deployment holds no GPU"
-        if seen.gpus is None
-        else "no power of the boards was read over the whole stage"
-    )
+    return _NO_GPU if seen.gpus is None else "GPU power was not read over the whole stage"
 
 
 def _provisioned(seen: AnsweredRequests) -> Value:
     if seen.gpus is None:
-        return "the deployment holds no GPU"
+        return _NO_GPU
     kw = provisioned_kw(seen.gpu_name)
     if kw is None:
         return f"no provisioned power is published for {seen.gpu_name or 'this GPU'}"
@@ -164,222 +150,187 @@ def _provisioned(seen: AnsweredRequests) -> Value:
 
 
 def provisioned_kw(gpu_name: str | None) -> float | None:
-    """InferenceX's provisioned utility power a GPU, in kW; None for a GPU without one."""
-    return next(
-        (kw for pattern, kw in PROVISIONED_KW if gpu_name and pattern.match(gpu_name)), None
-    )
+    """InferenceX's provisioned utility power per GPU, in kW; None for a GPU without one."""
+    kws = (kw for pattern, kw in PROVISIONED_KW if gpu_name and pattern.match(gpu_name))
+    return next(kws, None)
 
 
-_WHOLE: Final = "the whole run, from the first request's start to the last answer's end, ramp and drain included"  # noqa: E501
+_WHOLE: Final = (
+    "the whole run, from the first request's start to the last response's end, with ramp and drain"
+)
 _ROLE_CHUNK: Final = (
-    "a chunk without content is not in the records; the first one with content stands in, so that"
-    " this is an upper bound"
+    "chunks without content are not recorded; the first one with content is used, so this is an"
+    " upper bound"
 )
 _RAW: Final = (
-    "readings as the tool takes them: without this run's sensor calibration, and given even where"
-    " boards were throttled, so that it can differ from the harness's own"
+    "raw readings, as the tool takes them: without this run's sensor calibration and even if GPUs"
+    " were throttled, so it can differ from the harness's value"
 )
 _OUTPUT: Final = Term(
-    "output tokens of all answered requests / measured time", lambda seen: seen.output_tok_s
+    "output tokens of all completed requests / measured time", lambda seen: seen.output_tok_s
 )
-_DURATION: Final = Term("first request's start to last answer's end", lambda seen: seen.duration_s)
+_DURATION: Final = Term(
+    "first request's start to last response's end", lambda seen: seen.duration_s
+)
 _MEAN_PACE: Final = "per request: (last token - first token) / (output tokens - 1)"
+_TOTAL_PACE: Final = (
+    "per request: (last token - request start) / output tokens; includes the time to first token"
+)
+
+
+def _defined(title: str, source: str, window: str = _WHOLE, **terms: Term) -> Tool:
+    every = {"output_tok_s": _OUTPUT, "duration_s": _DURATION, **terms}
+    return Tool(title, source, window, {term: every[term] for term in TERMS if term in every})
+
 
 TOOLS: Final[Mapping[str, Tool]] = {
-    "vllm_bench": Tool(
+    "vllm_bench": _defined(
         "vllm bench serve",
         "vllm-project/vllm vllm/benchmarks/serve.py at 009e6d4a, lib/endpoint_request_func.py at"
         " 02cfb534",
         _WHOLE,
-        {
-            "ttft_s": Term(
-                "first chunk that has `choices`, even one without content", _TTFT, _ROLE_CHUNK
-            ),
-            "itl_s": Term(
-                "gaps between chunks, pooled over all requests, one each whatever they hold",
-                _of("chunk_gap", _NO_CHUNK),
-            ),
-            "tpot_s": Term(
-                "per request: (latency to the last chunk - TTFT) / (output tokens - 1)", _PACE
-            ),
-            "output_tok_s": _OUTPUT,
-            "tok_s_user": Term(
-                "output tokens per second / concurrency (the x axis of its Pareto plots)",
-                lambda seen: seen.output_tok_s / seen.concurrency,
-            ),
-            "tok_s_gpu": Term(
-                "output tokens per second / GPUs (the y axis of its Pareto plots)",
-                lambda seen: _per_gpu(seen, seen.output_tok_s),
-            ),
-            "duration_s": _DURATION,
-        },
+        ttft_s=Term("first chunk with `choices`, even without content", _TTFT, _ROLE_CHUNK),
+        itl_s=Term(
+            "gaps between chunks, pooled over all requests, one per chunk",
+            _of("chunk_gap", _NO_CHUNK),
+        ),
+        tpot_s=Term("per request: (latency to the last chunk - TTFT) / (output tokens - 1)", _PACE),
+        tok_s_user=Term(
+            "output tokens per second / concurrency (the x axis of its Pareto plots)",
+            lambda seen: seen.output_tok_s / seen.concurrency,
+        ),
+        tok_s_gpu=Term(
+            "output tokens per second / GPUs (the y axis of its Pareto plots)",
+            lambda seen: _per_gpu(seen, seen.output_tok_s),
+        ),
     ),
-    "aiperf": Tool(
+    "aiperf": _defined(
         "AIPerf",
         "ai-dynamo/aiperf aiperf/metrics/types at db4f6397; energy: from notes on its metrics"
-        " reference, the original was not read",
+        " reference, not read",
         _WHOLE,
-        {
-            "ttft_s": Term("first response with content, reasoning included", _TTFT),
-            "itl_s": Term(
-                "per request: (request latency - TTFT) / (output tokens - 1), its mean gap", _PACE
-            ),
-            "output_tok_s": _OUTPUT,
-            "tok_s_user": Term(
-                "per request: 1 / ITL, as a distribution", _inverse_of("pace", _NO_SECOND)
-            ),
-            "tok_s_gpu": Term(
-                "output tokens per second / GPUs", lambda seen: _per_gpu(seen, seen.output_tok_s)
-            ),
-            "power_w": Term("measured at the GPU boards, summed", _measured_w, _RAW),
-            "output_tok_per_j": Term(
-                "output tokens / measured energy of the GPU boards", _measured_tok_per_j, _RAW
-            ),
-            "duration_s": _DURATION,
-        },
+        ttft_s=Term("first response with content, reasoning included", _TTFT),
+        itl_s=Term("per request: (request latency - TTFT) / (output tokens - 1)", _PACE),
+        tok_s_user=Term(
+            "per request: 1 / ITL, as a distribution", _of("pace", _NO_SECOND, inverse=True)
+        ),
+        tok_s_gpu=Term(
+            "output tokens per second / GPUs", lambda seen: _per_gpu(seen, seen.output_tok_s)
+        ),
+        power_w=Term("measured GPU power, summed", _measured_w, _RAW),
+        output_tok_per_j=Term("output tokens / measured GPU energy", _measured_tok_per_j, _RAW),
     ),
-    "guidellm": Tool(
+    "guidellm": _defined(
         "GuideLLM",
         "vllm-project/guidellm src/guidellm/schemas/request_stats.py at ee7a7745",
-        f"{_WHOLE}; fractions at its ends are left out when its --warmup and --cooldown are set,"
-        " which is not its default",
-        {
-            "ttft_s": Term("first iteration that yields a token", _TTFT),
-            "itl_s": Term(_MEAN_PACE, _PACE),
-            "tpot_s": Term(
-                "per request: (last token - request's start) / output tokens: includes the time to"
-                " the first",
-                _of("whole_pace", _NO_COUNT),
-            ),
-            "output_tok_s": _OUTPUT,
-            "tok_s_user": Term(
-                "per request: output tokens / request latency",
-                _inverse_of("whole_pace_to_end", _NO_COUNT),
-            ),
-            "duration_s": _DURATION,
-        },
+        f"{_WHOLE}; its --warmup and --cooldown (not its default) exclude fractions at the ends",
+        ttft_s=Term("first iteration that yields a token", _TTFT),
+        itl_s=Term(_MEAN_PACE, _PACE),
+        tpot_s=Term(_TOTAL_PACE, _of("whole_pace", _NO_COUNT)),
+        tok_s_user=Term(
+            "per request: output tokens / request latency",
+            _of("whole_pace_to_end", _NO_COUNT, inverse=True),
+        ),
     ),
-    "inference_perf": Tool(
+    "inference_perf": _defined(
         "inference-perf",
         "kubernetes-sigs/inference-perf inference_perf/reportgen/base.py at 7de5ef2e",
         f"{_WHOLE} of each stage",
-        {
-            "ttft_s": Term(
-                "first token, of answers with more than one",
-                _of("ttft_of_several", "no such answer"),
-            ),
-            "itl_s": Term(
-                "gaps between tokens, pooled over all requests, every token of a chunk at the"
-                " chunk's arrival",
-                _of("token_gap", _NO_SECOND),
-                "it counts a chunk's tokens with a tokenizer; here they are the stream's own, or"
-                " one a chunk where it does not tell",
-            ),
-            "tpot_s": Term(_MEAN_PACE, _PACE),
-            "output_tok_s": _OUTPUT,
-            "duration_s": _DURATION,
-        },
+        ttft_s=Term(
+            "first token, of responses with more than one",
+            _of("ttft_of_several", _NO_SECOND),
+        ),
+        itl_s=Term(
+            "gaps between tokens, pooled over all requests; a chunk's tokens arrive with it",
+            _of("token_gap", _NO_SECOND),
+            "it counts a chunk's tokens with a tokenizer; here the count is the stream's, or"
+            " one per chunk",
+        ),
+        tpot_s=Term(_MEAN_PACE, _PACE),
     ),
-    "genai_bench": Tool(
+    "genai_bench": _defined(
         "genai-bench",
         "sgl-project/genai-bench genai_bench/metrics at 7fd04d8c",
-        f"{_WHOLE}; with --warmup-ratio or --cooldown-ratio requests are left out of the sums but"
-        " not their time of the duration",
-        {
-            "ttft_s": Term("first token", _TTFT),
-            "tpot_s": Term(
-                "per request: (whole latency - TTFT) / (output tokens - 1)",
-                _of("pace_to_end", _NO_SECOND),
-            ),
-            "output_tok_s": _OUTPUT,
-            "tok_s_user": Term(
-                "per request: 1 / TPOT (output inference speed)",
-                _inverse_of("pace_to_end", _NO_SECOND),
-            ),
-            "duration_s": _DURATION,
-        },
+        f"{_WHOLE}; --warmup-ratio and --cooldown-ratio exclude requests from the sums, but not"
+        " their time from the duration",
+        ttft_s=Term("first token", _TTFT),
+        tpot_s=Term(
+            "per request: (E2E latency - TTFT) / (output tokens - 1)",
+            _of("pace_to_end", _NO_SECOND),
+        ),
+        tok_s_user=Term(
+            "per request: 1 / TPOT (output inference speed)",
+            _of("pace_to_end", _NO_SECOND, inverse=True),
+        ),
     ),
-    "llmperf": Tool(
+    "llmperf": _defined(
         "llmperf",
         "ray-project/llmperf token_benchmark_ray.py at f1d6bed4",
         _WHOLE,
-        {
-            "ttft_s": Term("first chunk with content", _TTFT),
-            "itl_s": Term(
-                "per request: (last chunk - request's start) / output tokens: includes the time to"
-                " the first",
-                _of("whole_pace", _NO_COUNT),
-                "it counts output tokens with the tokenizer of Llama whatever the model; here they"
-                " are the server's",
-            ),
-            "output_tok_s": _OUTPUT,
-            "tok_s_user": Term(
-                "per request: output tokens / whole latency",
-                _inverse_of("whole_pace_to_end", _NO_COUNT),
-            ),
-            "duration_s": _DURATION,
-        },
+        ttft_s=Term("first chunk with content", _TTFT),
+        itl_s=Term(
+            _TOTAL_PACE,
+            _of("whole_pace", _NO_COUNT),
+            "it counts output tokens with Llama's tokenizer for every model; here the count is"
+            " the server's",
+        ),
+        tok_s_user=Term(
+            "per request: output tokens / E2E latency",
+            _of("whole_pace_to_end", _NO_COUNT, inverse=True),
+        ),
     ),
-    "mlperf_endpoints": Tool(
+    "mlperf_endpoints": _defined(
         "MLPerf Endpoints",
         "mlcommons/endpoints services/metrics_aggregator/metrics_table.py at ea332753; p90: from"
         " notes on its rules, not read",
-        f"{_WHOLE} of what is tracked; its rules ask for the saturated part",
-        {
-            "ttft_s": Term("first chunk with content, its rules at p90", _TTFT),
-            "tpot_s": Term(
-                "per request: (answer's end - first chunk) / tokens after the first chunk",
-                _of("pace_after_chunk", _NOT_TOLD),
-            ),
-            "output_tok_s": _OUTPUT,
-            "tok_s_user": Term("1 / p90 of TPOT", _one_over("pace_after_chunk", "p90", _NOT_TOLD)),
-            "duration_s": _DURATION,
-        },
+        f"{_WHOLE}, of tracked requests; its rules require the saturated part",
+        ttft_s=Term("first chunk with content, its rules at p90", _TTFT),
+        tpot_s=Term(
+            "per request: (response end - first chunk) / tokens after the first chunk",
+            _of("pace_after_chunk", _NOT_TOLD),
+        ),
+        tok_s_user=Term("1 / p90 of TPOT", _one_over("pace_after_chunk", "p90", _NOT_TOLD)),
     ),
-    "inferencex": Tool(
+    "inferencex": _defined(
         "InferenceX",
         "SemiAnalysisAI/InferenceX utils/process_result.py and utils/aggregate_power.py at"
         " 843c6254; tok/s/MW: from notes on its app",
         _WHOLE,
-        {
-            "ttft_s": Term("as vllm bench, of which its client is a fork", _TTFT, _ROLE_CHUNK),
-            "itl_s": Term("as vllm bench", _of("chunk_gap", _NO_CHUNK)),
-            "tpot_s": Term("as vllm bench", _PACE),
-            "output_tok_s": _OUTPUT,
-            "tok_s_user": Term(
-                "1 / median of TPOT (interactivity; other statistics likewise)",
-                _one_over("pace", "p50", _NO_SECOND),
+        ttft_s=Term("as vllm bench, which its client forks", _TTFT, _ROLE_CHUNK),
+        itl_s=Term("as vllm bench", _of("chunk_gap", _NO_CHUNK)),
+        tpot_s=Term("as vllm bench", _PACE),
+        tok_s_user=Term(
+            "1 / median of TPOT (interactivity; also for other statistics)",
+            _one_over("pace", "p50", _NO_SECOND),
+        ),
+        tok_s_gpu=Term(
+            "input and output tokens per second / GPUs, cached input in full; if disaggregated,"
+            " output over decode GPUs only",
+            lambda seen: _per_gpu(seen, seen.total_tok_s),
+        ),
+        power_w=Term(
+            "measured GPU power, mean per GPU",
+            lambda seen: (
+                found / seen.gpus
+                if isinstance(found := _measured_w(seen), float) and seen.gpus
+                else found
             ),
-            "tok_s_gpu": Term(
-                "input and output tokens per second / GPUs, cached input counted in full;"
-                " disaggregated, output only over decode GPUs",
-                lambda seen: _per_gpu(seen, seen.total_tok_s),
-            ),
-            "power_w": Term(
-                "measured at the GPU boards, the mean of one GPU",
-                lambda seen: (
-                    found / seen.gpus
-                    if isinstance(found := _measured_w(seen), float) and seen.gpus
-                    else found
-                ),
-                _RAW,
-            ),
-            "output_tok_per_j": Term(
-                "1 / joules per output token: measured energy of all boards / output tokens",
-                _measured_tok_per_j,
-                _RAW,
-            ),
-            "tok_s_per_mw": Term(
-                "input and output tokens per second per GPU x 1000 / a provisioned constant of kW"
-                " per GPU, facility overhead included",
-                _provisioned,
-                "modelled: the power is a constant of the GPU's type, not measured",
-            ),
-            "duration_s": _DURATION,
-        },
+            _RAW,
+        ),
+        output_tok_per_j=Term(
+            "1 / joules per output token: measured energy of all GPUs / output tokens",
+            _measured_tok_per_j,
+            _RAW,
+        ),
+        tok_s_per_mw=Term(
+            "input and output tokens per second per GPU x 1000 / provisioned kW per GPU, with"
+            " facility overhead",
+            _provisioned,
+            "modeled: the power is a constant per GPU type, not measured",
+        ),
     ),
 }
-"""The tools, by key of the summary."""
+"""By key of the summary."""
 
 HARNESS: Final[Mapping[str, str]] = {
     "ttft_s": "ttft_s",
@@ -402,9 +353,7 @@ def rosetta(
     metrics: Mapping[str, Figure],
     latency: Mapping[str, Distribution],
 ) -> OtherTools | None:
-    """The stage that heads the summary under every tool's definitions; None without a stage that
-    answered anything.
-    """
+    """The headline stage under every tool's definitions; None without a completed request."""
     seen = None if window is None else AnsweredRequests.of(run, window, flow)
     if window is None or seen is None:
         return None
@@ -421,34 +370,22 @@ def _own(
 ) -> dict[str, ToolFigure]:
     out: dict[str, ToolFigure] = {}
     for term, key in HARNESS.items():
-        if key in latency:
-            found = latency[key]
-            if term == "itl_s" and not found.n and latency["inter_event_s"].n:
-                out[term] = _entry(
-                    term,
-                    latency["inter_event_s"],
-                    "gaps between events",
-                    "the stream does not tell tokens per chunk",
-                )
-            else:
-                out[term] = _entry(
-                    term,
-                    found if found.n else "no request came that far",
-                    f"the harness's {key}",
-                    None,
-                )
+        words, note = f"the harness's {key}", None
+        value: Value
+        if key not in latency:
+            metric = metrics.get(key)
+            value = (metric.note if metric else None) or "absent"
+            if metric is not None and metric.value is not None:
+                value = metric.value
+        elif term == "itl_s" and not latency[key].n and latency["inter_event_s"].n:
+            value, words = latency["inter_event_s"], "gaps between chunks"
+            note = "the stream does not report tokens per chunk"
         else:
-            figure = metrics.get(key)
-            value: Value = (
-                figure.value
-                if figure is not None and figure.value is not None
-                else (figure.note if figure else None) or "absent"
-            )
-            out[term] = _entry(term, value, f"the harness's {key}", None)
+            value = latency[key] if latency[key].n else "no request reached it"
+        out[term] = _entry(term, value, words, note)
     if window.start is not None and window.end is not None:
-        out["duration_s"] = _entry(
-            "duration_s", (window.end - window.start) * NS, "the measured window", None
-        )
+        length_s = (window.end - window.start) * NS
+        out["duration_s"] = _entry("duration_s", length_s, "the measurement window", None)
     return out
 
 
@@ -473,21 +410,19 @@ def _entry(term: str, value: Value, words: str, note: str | None) -> ToolFigure:
             entry, mean=value.mean, p50=value.p50, p90=value.p90, p99=value.p99, n=value.n
         )
     if not np.isfinite(value):
-        return replace(entry, note="nothing to take it from")
+        return replace(entry, note="no data")
     return replace(entry, value=float(value))
 
 
 @dataclass(frozen=True, slots=True)
 class RosettaTable:
-    """The table for a report: terms down, tools across.
+    """The table for a report: a row per term, a column per tool.
 
     Attributes:
         head: `term`, then the harness and every tool.
-        rows: under the head; a distribution as `(p50, p99)`, one value as itself, None where the
-            tool has no such term or it is absent.
+        rows: a distribution as `(p50, p99)`, a value as itself, None if absent.
         terms: heading and unit of each row.
-        notes: definition, source and remark of every cell, one line each, in the order of the
-            tools.
+        notes: tool, term, and definition with its note, ordered by tool.
     """
 
     head: tuple[str, ...]
@@ -497,7 +432,7 @@ class RosettaTable:
 
 
 def rosetta_table(found: OtherTools | None) -> RosettaTable | None:
-    """The table; None where there is nothing for it."""
+    """The table, if there is data for it."""
     if found is None:
         return None
     columns: Sequence[tuple[str, Mapping[str, ToolFigure]]] = (
@@ -506,13 +441,9 @@ def rosetta_table(found: OtherTools | None) -> RosettaTable | None:
     )
     rows = tuple(tuple(_cell(figures.get(term)) for _, figures in columns) for term in TERMS)
     notes = tuple(
-        (
-            tool.title,
-            TERMS[term][0],
-            entry.definition + (f" ({entry.note})" if entry.note else ""),
-        )
+        (tool.title, TERMS[term][0], one.definition + (f" ({one.note})" if one.note else ""))
         for tool in found.tools.values()
-        for term, entry in tool.figures.items()
+        for term, one in tool.figures.items()
     )
     return RosettaTable(
         ("term", *(title for title, _ in columns)), rows, tuple(TERMS.values()), notes

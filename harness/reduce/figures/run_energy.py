@@ -1,7 +1,7 @@
-"""The joules of a whole run: what a report says of them beside the figures."""
+"""Energy details of a run for its report, in addition to the metrics."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -32,7 +32,7 @@ NS: Final = 1e-9
 
 @dataclass(frozen=True, slots=True)
 class StageEnergy:
-    """What the attribution needs of one stage."""
+    """Energy of one stage."""
 
     name: str
     found: WindowEnergy | None
@@ -40,9 +40,7 @@ class StageEnergy:
 
 @dataclass(frozen=True, slots=True)
 class Flowing:
-    """Work spread over the run's time: output, computed and cached input (None where nobody tells),
-    requests in flight.
-    """
+    """Work over the run's time; `computed` and `cache_read` are None if unknown."""
 
     output: Output
     input: Flow
@@ -59,20 +57,13 @@ def run_energy(
     until: float,
     classes: Sequence[ClassSummary],
 ) -> RunEnergy:
-    """Energy of a run.
-
-    Args:
-        run: the directory in memory.
-        headline: name of the stage that heads the summary.
-        stages: all of them.
-        flow: work over the run's time.
-        until: requests without an end are taken to last until then.
-        classes: of the headline's window.
+    """Energy of a run. `headline`: name of a stage; `until`: end of requests without one;
+    `classes`: of the headline window.
     """
     top = next((stage.found for stage in stages if stage.name == headline), None)
     settings = run.profile.energy
     if top is None:
-        return RunEnergy(attribution=Attribution("there is no measured window").summarized())
+        return RunEnergy(attribution=Attribution("there is no measurement window").summarized())
     attribution = _attribution(run.requests, settings, stages, flow, headline)
     plain = top.plain
     shared = None
@@ -122,9 +113,9 @@ def _attribution(
     headline: str | None,
 ) -> Attribution:
     if not settings.attribute:
-        return Attribution("the stages are not made for it (energy.attribute)")
+        return Attribution("not requested (energy.attribute)")
     if flow.computed is None:
-        return Attribution("nobody tells how much of the input was computed")
+        return Attribution("the computed part of the input is unknown")
     context = decode_context(requests, flow.output)
     gathered: list[StageSlices] = []
     boundary: str | None = None
@@ -138,7 +129,7 @@ def _attribution(
         if plain.boundary == Boundary.FACILITY or (
             boundary is not None and plain.boundary != boundary
         ):
-            return Attribution("the stages' energies are not all of the same boards")
+            return Attribution("the stages' energy is not all from the same GPUs")
         boundary = plain.boundary
         ready = stage.found.idle.get(READY)
         gathered.append(
@@ -147,33 +138,15 @@ def _attribution(
     idle = None if ready is None or boundary is None else ready.at(boundary)
     if ready is None or idle is None or idle.joules is None:
         why = "" if idle is None or idle.reason is None else f": {idle.reason}"
-        return Attribution(
-            f"there is no power of the loaded model without load (energy.idle_s){why}"
-        )
+        return Attribution(f"no idle power with the model loaded (energy.idle_s){why}")
     gathered.insert(0, _slices("idle", idle, ready.start, ready.end, flow, context))
     found = fit(gathered)
-    mine = next((one for one in gathered if one.name == headline), None)
     top = next((stage.found for stage in stages if stage.name == headline), None)
-    if (
-        not found.stands
-        or mine is None
-        or top is None
-        or top.plain is None
-        or top.plain.joules is None
-    ):
+    energy = None if top is None else top.plain
+    if not found.stands or top is None or energy is None or energy.joules is None:
         return found
     work = _work(flow, context, np.array([top.start, top.end]))[0]
-    return Attribution(
-        found.reason,
-        found.coefficients,
-        found.slices,
-        found.stages,
-        found.condition_number,
-        found.residual_ratio,
-        found.held_out,
-        found.systematic_ratio,
-        components(found, work, top.plain.joules),
-    )
+    return replace(found, components=components(found, work, energy.joules))
 
 
 def _work(flow: Flowing, context: Flow, edges: Floats) -> Floats:

@@ -1,5 +1,5 @@
-"""Figures of one window: latency of the requests intended in it, tokens that arrived in it, energy
-of the same stretch.
+"""Metrics of one window: latency of the requests scheduled in it, tokens that arrived in it, energy
+of the same time.
 """
 
 from collections.abc import Callable
@@ -32,7 +32,7 @@ def count(
     in_window: Bools | None,
     turns_not_happened: int | None,
 ) -> RequestCounts:
-    """How the requests of `mine` ended; those that only primed a cache are counted apart."""
+    """How the requests of `mine` ended; priming requests are counted separately."""
     primed = int(np.sum(mine & requests.priming & requests.ok))
     mine = mine & ~requests.priming
     return RequestCounts(
@@ -50,7 +50,7 @@ def count(
 
 
 def intended_in(requests: Requests, window: StageWindow) -> Bools:
-    """Requests of the stage that were intended in its window."""
+    """Requests scheduled in the stage's window."""
     if window.start is None or window.end is None:
         return np.zeros(len(requests), dtype=bool)
     mine: Bools = requests.stage == window.name
@@ -58,22 +58,19 @@ def intended_in(requests: Requests, window: StageWindow) -> Bools:
 
 
 def latency(requests: Requests, mine: Bools, flow: Flows) -> dict[str, Distribution]:
-    """Distributions over the requests of `mine`. Planned cancellations count only for what had come
+    """Distributions over the requests of `mine`. Planned cancellations count only for what came
     before them.
     """
     ok, cancelled = requests.ok[mine], requests.cancelled[mine]
     lost = ~(ok | cancelled)
     start, first = requests.intended[mine], requests.first_token[mine]
     censored = int(np.sum(lost))
-    began = ok | (
-        cancelled & ~np.isnan(first)
-    )  # a request that failed after its first token was no answer: it counts as lost throughout
+    # A request that failed after its first token counts as lost for every latency.
+    began = ok | (cancelled & ~np.isnan(first))
 
     def seconds(took: Floats, counted: Bools) -> Distribution:
-        """Of the counted requests, with the lost ones as censored, and its intervals: requests are
-        in order of intended time.
-
-        `took` is used up.
+        """Distribution over counted requests, with the lost ones censored, and its intervals
+        (requests are in order of scheduled time). `took` is overwritten.
         """
         values = took[counted]
         took[~counted] = np.nan
@@ -84,13 +81,9 @@ def latency(requests: Requests, mine: Bools, flow: Flows) -> dict[str, Distribut
     def from_sent(moment: Floats) -> Floats:
         return (moment - requests.sent[mine]) * NS
 
-    def last() -> Floats:
-        told = requests.last_token[mine]
-        return np.where(np.isnan(told), requests.done[mine], told)
-
     lag = (requests.sent[mine] - start) * NS
     gap_s, weight = gaps(requests, mine, told=flow.output.told)
-    broken = int(np.sum(lost & ~np.isnan(first)))  # streams that broke: one gap each never ended
+    broken = int(np.sum(lost & ~np.isnan(first)))  # broken streams: one censored gap each
     between = distribution(gap_s, broken, weight)
     empty = Distribution()
     return {
@@ -99,28 +92,25 @@ def latency(requests: Requests, mine: Bools, flow: Flows) -> dict[str, Distribut
         "tpot_s": seconds(flow.tpot_s[mine], ok),
         "itl_s": between if flow.output.told else empty,
         "inter_event_s": empty if flow.output.told else between,
-        "e2e_s": seconds((last() - start) * NS, ok),
-        "e2e_from_sent_s": seconds(from_sent(last()), ok),
+        "e2e_s": seconds((_last(requests, mine) - start) * NS, ok),
+        "e2e_from_sent_s": seconds(from_sent(_last(requests, mine)), ok),
         "schedule_lag_s": distribution(lag, int(np.sum(np.isnan(lag)))),
     }
 
 
 def good(requests: Requests, mine: Bools, flow: Flows, slos: Slos) -> Bools:
-    """Requests of `mine` that were answered in full and met every SLO; one that has no such figure
-    (TPOT of one token) meets it.
+    """Completed requests of `mine` that met every SLO; an undefined latency (TPOT of one token)
+    meets it.
     """
     met: Bools = mine & requests.ok
 
-    def last() -> Floats:
-        return np.where(np.isnan(requests.last_token), requests.done, requests.last_token)
-
     def first() -> Floats:
-        return np.where(np.isnan(requests.first_token), last(), requests.first_token)
+        return np.where(np.isnan(requests.first_token), _last(requests), requests.first_token)
 
     figures: tuple[tuple[float | None, Callable[[], Floats]], ...] = (
         (slos.ttft_s, lambda: (first() - requests.intended) * NS),
         (slos.tpot_s, lambda: flow.tpot_s),
-        (slos.e2e_s, lambda: (last() - requests.intended) * NS),
+        (slos.e2e_s, lambda: (_last(requests) - requests.intended) * NS),
     )
     for limit, values in figures:
         if limit is not None:
@@ -129,9 +119,15 @@ def good(requests: Requests, mine: Bools, flow: Flows, slos: Slos) -> Bools:
     return met
 
 
+def _last(requests: Requests, rows: Bools | slice = slice(None)) -> Floats:
+    """Last token, else the end of the response."""
+    last = requests.last_token[rows]
+    return np.where(np.isnan(last), requests.done[rows], last)
+
+
 @dataclass(frozen=True, slots=True)
 class StageFigures:
-    """What one window yields."""
+    """Metrics of one window."""
 
     metrics: dict[str, Figure]
     latency: dict[str, Distribution]
@@ -140,7 +136,6 @@ class StageFigures:
 
     @property
     def energy_concerns(self) -> list[Concern]:
-        """What is wrong with the window's joules."""
         if self.energy is None:
             return []
         return [
@@ -158,7 +153,7 @@ def window_figures(
     price: RecordedPrice,
     who: Bools | None = None,
 ) -> StageFigures:
-    """All figures of one window: of all requests, or of some (whose flows are given then)."""
+    """All metrics of one window, over all requests or over `who` (then `flow` is theirs)."""
     requests = run.requests
     mine, ok = intended_in(requests, window), requests.ok
     if who is not None:
@@ -169,7 +164,7 @@ def window_figures(
     if window.start is None or window.end is None:
         for key, definition in METRICS.items():
             if definition.kind == "value":
-                out.absent(key, "there is no measured window")
+                out.absent(key, "there is no measurement window")
         return StageFigures(out.figures, distributions, None, None)
     start, end = window.start, window.end
 
@@ -188,7 +183,7 @@ def window_figures(
             key,
             1 / seconds if seconds else None,
             speeds,
-            note=None if seconds else "the time per output token has no such percentile",
+            note=None if seconds else f"TPOT has no {name}",
         )
     in_flight = out.interval(flow.in_flight.per_bin, np.diff)
     out.put("requests_in_flight", flow.in_flight.between(start, end) / (end - start), in_flight)
@@ -198,15 +193,15 @@ def window_figures(
         ("mean_output_tok", requests.output_tok),
     ):
         known = values[done_right][~np.isnan(values[done_right])]
-        nothing = "no answer came with a count" if len(known) == 0 else None
-        out.put(
-            key, float(np.mean(known)) if len(known) else None, mean_interval(known), note=nothing
-        )
+        if len(known):
+            out.put(key, float(np.mean(known)), mean_interval(known))
+        else:
+            out.absent(key, "no response reported a token count")
 
     gpus = gpu_count(run)
     output_tok_s = out.figures["output_tok_s"].value
     if gpus is None:
-        out.absent("output_tok_s_per_gpu", "the deployment holds no GPU")
+        out.absent("output_tok_s_per_gpu", "the deployment has no GPU")
     elif output_tok_s is not None:
         scaled = (interval[0] / gpus, interval[1] / gpus) if interval else None
         out.put(
@@ -232,8 +227,8 @@ def window_figures(
 
 def _throughput(out: FigureSet, flow: Flows) -> tuple[float, float] | None:
     note = None
-    if np.any(flow.output.estimated):
-        streams = int(np.sum(flow.output.estimated))
+    streams = int(np.sum(flow.output.estimated))
+    if streams:
         note = (
             f"{flow.output.estimated_tok:.0f} tokens of {streams} unfinished streams (whole run)"
             " are estimated from bytes"
@@ -245,7 +240,7 @@ def _throughput(out: FigureSet, flow: Flows) -> tuple[float, float] | None:
 
 
 def _input(out: FigureSet, flow: Flows, counters: ServerCounters | None) -> str | None:
-    """Computed and cached input; returns where the split comes from."""
+    """Computed and cached input; returns the source of the split."""
     split: str | None = None
     read: float | None = None
     whole: float | None = None
@@ -254,13 +249,11 @@ def _input(out: FigureSet, flow: Flows, counters: ServerCounters | None) -> str 
         note = None
         if flow.unsplit:
             gone = "1 request" if flow.unsplit == 1 else f"{flow.unsplit} requests"
-            note = f"without {gone} (whole run) that ended before telling what was cached"
+            note = f"without {gone} (whole run) that ended before reporting cached tokens"
         out.rate("input_computed_tok_s", flow.computed, note)
         out.rate("input_cache_read_tok_s", flow.cache_read, note)
-        read, whole = (
-            flow.cache_read.between(out.start, out.end),
-            flow.split.between(out.start, out.end),
-        )
+        read = flow.cache_read.between(out.start, out.end)
+        whole = flow.split.between(out.start, out.end)
     elif counters is not None:
         whole = counters.difference(Concept.PROMPT_TOKENS, out.start, out.end)
         read = counters.difference(Concept.CACHED_TOKENS, out.start, out.end)
@@ -269,11 +262,11 @@ def _input(out: FigureSet, flow: Flows, counters: ServerCounters | None) -> str 
             computed = whole - read
         if computed is not None and read is not None:
             split = "server_counters"
-            note = "from the server's counters: not every answer tells"
+            note = "from the server's counters: not every response reports it"
             out.put("input_computed_tok_s", computed / out.length_s, boundary="server", note=note)
             out.put("input_cache_read_tok_s", read / out.length_s, boundary="server", note=note)
     if split is None:
-        reason = "neither the answers' usage nor the server's counters tell what was cached"
+        reason = "neither the responses' usage nor the server's counters report cached tokens"
         out.absent("input_computed_tok_s", reason)
         out.absent("input_cache_read_tok_s", reason)
     if read is not None and whole:
@@ -290,12 +283,12 @@ def _input(out: FigureSet, flow: Flows, counters: ServerCounters | None) -> str 
     else:
         out.absent(
             "prefix_hit_ratio",
-            "no input was processed in the window" if split else "nobody tells what was cached",
+            "no input was processed in the window" if split else "cached tokens are unknown",
         )
     if flow.cache_write is not None:
         out.rate("input_cache_write_tok_s", flow.cache_write)
     else:
-        out.absent("input_cache_write_tok_s", "the answers' usage does not tell")
+        out.absent("input_cache_write_tok_s", "the responses' usage does not report it")
     return split
 
 
@@ -303,20 +296,19 @@ def _goodput(out: FigureSet, requests: Requests, mine: Bools, flow: Flows, slos:
     counted = mine & ~requests.cancelled
     everyone = int(np.sum(counted))
     lost = int(np.sum(counted & ~requests.ok))
-    nobody = None if everyone else "no request was intended in the window"
-    out.put("error_ratio", lost / everyone if everyone else None, note=nobody)
+    why = None if everyone else "no request was scheduled in the window"
+    out.put("error_ratio", lost / everyone if everyone else None, note=why)
     if slos == Slos():
         for key in ("goodput_rps", "goodput_tok_s", "slo_met_ratio"):
             out.absent(key, "the profile sets no SLOs")
         return
     met = good(requests, mine, flow, slos)
-    out.put("slo_met_ratio", int(np.sum(met)) / everyone if everyone else None, note=nobody)
-    # Good requests are booked at the moment they were intended, so that batches add up to the
-    # window.
+    out.put("slo_met_ratio", int(np.sum(met)) / everyone if everyone else None, note=why)
+    # Good requests count at their scheduled time, so that batches add up to the window.
     out.rate("goodput_rps", moments(requests, requests.intended, met))
     tokens = flow.output.per_request
     if np.any(met & np.isnan(tokens)):
-        out.absent("goodput_tok_s", "some answers came without a count of tokens")
+        out.absent("goodput_tok_s", "some responses reported no token count")
     else:
         out.rate("goodput_tok_s", moments(requests, requests.intended, met, tokens))
 
@@ -325,16 +317,10 @@ def _dollars(out: FigureSet, price: RecordedPrice) -> None:
     usd_per_gpu_h = price.usd_per_gpu_h
     per_gpu = out.figures["output_tok_s_per_gpu"]
     if usd_per_gpu_h is None:
-        out.absent("usd_per_mtok", "the profile states no price")
+        out.absent("usd_per_mtok", "the profile has no price")
     elif not per_gpu.value:
-        out.absent(
-            "usd_per_mtok",
-            (
-                per_gpu.note
-                if per_gpu.value is None and per_gpu.note
-                else "no output tokens in the window"
-            ),
-        )
+        reason = per_gpu.note if per_gpu.value is None else None
+        out.absent("usd_per_mtok", reason or "no output tokens in the window")
     else:
 
         def usd(rate: float) -> float:
@@ -348,7 +334,7 @@ def _dollars(out: FigureSet, price: RecordedPrice) -> None:
 
 
 def window_counts(run: Run, window: StageWindow, planned: int | None) -> RequestCounts:
-    """Counts of one stage."""
+    """Request counts of one stage."""
     return count(
         run.requests,
         run.requests.stage == window.name,
@@ -359,5 +345,5 @@ def window_counts(run: Run, window: StageWindow, planned: int | None) -> Request
 
 
 def tried(requests: Requests) -> Bools:
-    """Requests that the server may have worked on: sent, or at least tried."""
+    """Requests that the server may have worked on."""
     return ~requests.dropped & (requests.outcome != Outcome.TIMEOUT_CONNECT)

@@ -1,6 +1,4 @@
-"""Figures of a run whose request records are lost: what clients saw is unknown then, not
-nothing.
-"""
+"""Metrics of a run without request records: what clients saw is unknown, not 0."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,21 +13,19 @@ _NOTE: Final = "there are no request records"
 
 
 _READ: Final = frozenset({"power_w", "energy_j", "idle_power_w", "ready_power_w", "active_power_w"})
-"""What power meters tell by themselves."""
+"""Metrics that need no request records."""
 
 OTHERS: Final = frozenset({"prefix_hit_ratio", "server_running", "server_waiting", "kv_usage"})
-"""Series over time that the server tells; watts have the ending `_w`."""
+"""Time series from the server; those of power end with `_w`."""
 
 
 def lost(concerns: Sequence[Concern]) -> bool:
-    """Whether there are no request records at all: nobody knows what was sent."""
+    """Whether the request records are missing."""
     return any(concern.code == _CODE for concern in concerns)
 
 
 def unless_recorded(figures: StageFigures, concerns: Sequence[Concern]) -> StageFigures:
-    """The same figures, without those that zero requests would have yielded where nobody knows how
-    many there were.
-    """
+    """The metrics, without those that depend on request records if these are missing."""
     if not lost(concerns):
         return figures
     return replace(
@@ -38,7 +34,7 @@ def unless_recorded(figures: StageFigures, concerns: Sequence[Concern]) -> Stage
 
 
 def _known(key: str, figure: Figure) -> Figure:
-    """A figure that the server's counters or the power meters yield; else none."""
+    """The metric if it comes from the server's counters or power meters, else an absent one."""
     if figure.value is None or figure.boundary == "server" or key.partition("@")[0] in _READ:
         return figure
     return Figure(None, figure.unit, basis=Basis.ABSENT, window=figure.window, note=_NOTE)

@@ -1,9 +1,7 @@
-"""Whether the answers were right: those before the load against a reference, those after it against
-those before.
+"""Quality of responses: before and after the load against a reference, after against before.
 
-Greedy answers part for good at the first near tie that other arithmetic turns around, so what
-counts is how much of an answer, from its beginning, is the same, and how far the log-probabilities
-of that part are apart.
+Other arithmetic can flip a near tie, after which greedy responses differ for good. So the check
+compares the length of the common prefix and the log-probabilities of its tokens.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,13 +19,13 @@ from harness.reduce.read.run import Run
 
 VERIFIED: Final = "verified"
 UNVERIFIED: Final = "quality unverified"
-"""What the headline says unless the answers were those of a reference."""
+"""Label of the headline unless the responses match a reference."""
 
 _ASKED: Final = frozenset({408, 429})
 
 
 def quality(run: Run) -> Quality | None:
-    """What the check found; None where none was made."""
+    """Result of the check; None without one."""
     check = _read(RunDir(run.root))
     if check is None:
         return None
@@ -52,7 +50,7 @@ def quality(run: Run) -> Quality | None:
     whole = change is not None and answered and fits and not failures and not empty
     passed = True if whole else None
     if broken or not all(_within(found, least, most) for found in compared):
-        passed = False  # what there is speaks against the server, whatever else is missing
+        passed = False  # evidence against the server counts, whatever else is missing
     by_reference = like_before is not None and like_after is not None
     dummy = _is_dummy(run)
     return Quality(
@@ -106,13 +104,13 @@ def _summarized(reference: UsedReference, path: str | None) -> Reference:
 
 
 def _answered(part: Mapping[str, ReplicaAnswers]) -> dict[str, Sequence[Answer]]:
-    """By replica, those that answered every text."""
+    """Answers by replica, for replicas that answered every text."""
     return {name: one.answers for name, one in part.items() if one.answers and one.error is None}
 
 
 def _failures(part: Mapping[str, ReplicaAnswers], when: str) -> list[tuple[str, bool]]:
-    """(what failed, whether that speaks against the server) of each replica that did not answer: a
-    refusal says that the check cannot be made.
+    """(failure, whether it is the server's fault) of each replica that did not respond. After a
+    refusal (HTTP 4xx) the check is impossible, not failed.
     """
     out = []
     for name, one in part.items():
@@ -120,8 +118,8 @@ def _failures(part: Mapping[str, ReplicaAnswers], when: str) -> list[tuple[str, 
             continue
         status = one.status
         refused = status is not None and 400 <= status < 500 and status not in _ASKED
-        answered = f" (HTTP {status})" if status is not None else ""
-        out.append((f"{name} did not answer {when} the load{answered}: {one.error}", not refused))
+        shown = f" (HTTP {status})" if status is not None else ""
+        out.append((f"{name} did not respond {when} the load{shown}: {one.error}", not refused))
     return out
 
 
@@ -131,8 +129,8 @@ def _sum(values: Sequence[int | None]) -> int | None:
 
 
 def agreement(expected: Answer, found: Answer) -> float:
-    """Share of an answer, from its beginning, that is the same in both, of the longer one; by
-    tokens where both tell them, else by characters.
+    """Length of the common prefix / length of the longer answer; in tokens if both have them, else
+    in characters.
     """
     a: Sequence[str] = expected.text
     b: Sequence[str] = found.text
@@ -147,8 +145,8 @@ def _common(a: Sequence[str], b: Sequence[str]) -> int:
 
 
 def logprob_differences(expected: Answer, found: Answer) -> list[float]:
-    """Absolute differences of the log-probabilities of the tokens that agree, in nats; empty where
-    either does not tell.
+    """Absolute differences of log-probabilities in the common prefix, in nats; empty if one answer
+    has none.
     """
     if (
         expected.logprobs is None
@@ -201,92 +199,73 @@ def _reason(
     if check is _UNREADABLE:
         return "quality.json cannot be read"
     if empty:
-        return "every answer was empty"
+        return "every response was empty"
     if not check.after:
-        return "there are no answers from after the load"
+        return "there are no responses from after the load"
     if not whole:
-        return "not every replica's answers are whole"
+        return "some replicas' responses are incomplete"
     if dummy:
-        return "the weights are dummies, so the answers mean nothing"
+        return "the weights are dummies, so the responses are meaningless"
     if by_reference:
-        return "held against the reference before and after the load"
+        return "compared with the reference before and after the load"
     if check.reference is not None:
-        return "the reference's answers are not those to this check's texts"
+        return "the reference was recorded with a different prompt set"
     if check.recorded:
-        return "this run recorded the reference, so its answers were held against each other only"
-    return "there is no reference: the answers after the load were held against those before it"
+        return (
+            "this run recorded the reference, so its responses were only compared with each other"
+        )
+    return "there is no reference: responses after the load were compared with those before it"
 
 
 def quality_concerns(run: Run, found: Quality | None, *, smoke: bool) -> list[Concern]:
-    """Concerns about the answers. A smoke run claims nothing about them, but fails where they were
-    checked and wrong.
+    """Concerns about response quality. A smoke run claims none, but fails if a check found wrong
+    responses.
     """
     severity = Severity.NOTE if smoke else Severity.DEGRADED
-    dummy = _is_dummy(run)
-    unread = run.profile.purpose not in (Purpose.SMOKE, Purpose.MEASURE)
     if found is None:
-        if smoke or unread:
+        if smoke or run.profile.purpose not in (Purpose.SMOKE, Purpose.MEASURE):
             return []
-        if dummy:
-            return [
-                Concern(
-                    "quality_unverified",
-                    Severity.NOTE,
-                    "Dummy weights: speed only, quality unverified.",
-                )
-            ]
-        return [
-            Concern(
-                "quality_missing", severity, "The answers were not checked: quality unverified."
-            )
-        ]
+        if _is_dummy(run):
+            text = "Dummy weights: speed only, quality unverified."
+            return [Concern("quality_unverified", Severity.NOTE, text)]
+        text = "Responses were not checked: quality unverified."
+        return [Concern("quality_missing", severity, text)]
     if found.passed is False:
         return _failed(found, found.min_agreement, found.logprob_tolerance)
     if found.passed is None:
         cut = run.state is not RunState.COMPLETE
-        text = f"The check of the answers is not whole ({found.reason}): quality unverified."
+        text = f"The quality check is incomplete ({found.reason}): quality unverified."
         return [Concern("quality_missing", Severity.NOTE if cut else severity, text)]
     if found.label != VERIFIED and not smoke:
-        return [
-            Concern(
-                "quality_unverified",
-                Severity.NOTE,
-                f"Quality unverified: {found.reason}.",
-                None if found.change is None else found.change.agreement,
-                found.min_agreement,
-            )
-        ]
+        text = f"Quality unverified: {found.reason}."
+        agreed = None if found.change is None else found.change.agreement
+        return [Concern("quality_unverified", Severity.NOTE, text, agreed, found.min_agreement)]
     return []
 
 
 def _failed(found: Quality, least: float | None, most: float | None) -> list[Concern]:
     out = []
     for compared, words in (
-        (found.before, "Before the load the answers were not the reference's"),
-        (found.after, "After the load the answers were not the reference's"),
-        (found.change, "The load changed the answers"),
+        (found.before, "Responses before the load differ from the reference"),
+        (found.after, "Responses after the load differ from the reference"),
+        (found.change, "Responses changed during the load"),
     ):
         if compared is None or _within(compared, least, most):
             continue
         if least is not None and compared.agreement < least:
             text = (
-                f"{words}: {compared.agreement:.0%} of them agree from the beginning; at least"
-                f" {least:.0%} must."
+                f"{words}: the common prefix is {compared.agreement:.0%} of them; at least"
+                f" {least:.0%} is required."
             )
             out.append(Concern("quality_failed", Severity.INVALID, text, compared.agreement, least))
         else:
             difference = compared.logprob_difference
             text = (
-                f"{words}: log-probabilities of the tokens that agree are {difference:.3g} nats"
-                f" apart in the mean; {most:g} are allowed."
+                f"{words}: log-probabilities of equal tokens differ by {difference:.3g} nats on"
+                f" average; limit {most:g}."
             )
             out.append(Concern("quality_failed", Severity.INVALID, text, difference, most))
     if not out:
-        out.append(
-            Concern(
-                "quality_failed",
-                Severity.INVALID,
-                f"The check of the answers failed: {found.reason}.",
-            )
-        )
+        text = f"The quality check failed: {found.reason}."
+        out.append(Concern("quality_failed", Severity.INVALID, text))
     return out

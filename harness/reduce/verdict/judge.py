@@ -1,6 +1,4 @@
-"""Whether a run can be trusted: every concern with its value and limit, and the status that
-follows.
-"""
+"""Verdict of a run: every concern with its value and limit, and the resulting status."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,7 +21,7 @@ from harness.reduce.over_time.counters import ServerCounters
 from harness.reduce.over_time.flows import Flows
 from harness.reduce.read.run import Run, gpu_count
 from harness.reduce.verdict.answers import quality_concerns
-from harness.reduce.verdict.load_generator import client_concerns
+from harness.reduce.verdict.load_generator import bounds, client_concerns
 from harness.reduce.verdict.records import record_concerns
 from harness.reduce.verdict.recount import recount_concerns
 from harness.reduce.verdict.scrapes import scrape_concerns
@@ -31,45 +29,41 @@ from harness.reduce.windows.measurement_window import StageWindow
 from harness.reduce.windows.steady_state import steady_concerns
 
 CLIENT_CPU_LIMIT: Final = 0.85
-"""Share of one core above which a load generator's process is saturated: it then adds delays of its
-own.
-"""
+"""Share of one core above which a load generator process is saturated and adds delays."""
 WATCHED_SHARE: Final = 0.5
-"""The load generator's CPU must have been read over this share of the window."""
+"""Minimum share of the window over which the load generator's CPU was read."""
 WATCHED_FROM_S: Final = 5.0
-"""Windows shorter than this hold too few of its readings to tell."""
+"""Shorter windows have too few CPU readings for that check."""
 LAG_SHARE_OF_SLO: Final = 0.05
-"""Schedule lag (p99) must stay within this share of the TTFT SLO: the resolution at which the SLO
-is judged.
-"""
+"""Maximum schedule lag (p99) as a share of the TTFT SLO: the resolution of the SLO check."""
 LAG_LIMIT_S: Final = 0.05
-"""Limit of schedule lag (p99) without a TTFT SLO."""
+"""Maximum schedule lag (p99) without a TTFT SLO."""
 LAG_INVALID_S: Final = 1.0
-"""Schedule lag (p99) above the TTFT SLO, or without one above this, makes a measurement invalid:
-the load was not the planned one.
+"""Schedule lag (p99) above the TTFT SLO, or above this without one, invalidates a measurement: the
+load was not the planned one.
 """
 ERROR_BUDGET: Final = 0.01
 """Share of failed requests above which a run is degraded."""
 ERROR_LIMIT: Final = 0.10
 """Share of failed requests above which a run is invalid."""
 MIN_WINDOW_S: Final = 600.0
-"""Shortest window of a headline (LoadGen's minimum duration)."""
+"""Minimum headline window (LoadGen's minimum duration)."""
 MIN_E2E_MULTIPLE: Final = 10
-"""A headline's window is at least this many times the p95 of e2e."""
+"""Minimum headline window as a multiple of the p95 E2E latency."""
 MIN_COMPLETIONS_PER_SLOT: Final = 20
-"""A headline wants at least this many completions per concurrency slot."""
+"""Minimum number of completed requests per concurrency slot in a headline window."""
 WINDOW_TOLERANCE: Final = 0.01
-"""Client and server may differ by this share within the window, where counters are interpolated."""
+"""Maximum relative difference of client and server in the window; counters are interpolated."""
 LENGTH_TOLERANCE: Final = 0.05
-"""Mean realised input length may differ from the plan's by this share."""
+"""Maximum relative difference of mean input length from the plan."""
 CLIPPED_SHARE: Final = 0.05
-"""Share of clipped requests above which the load is another one than the workload describes."""
+"""Maximum share of clipped requests; above it, the load differs from the workload."""
 SERVER_TTFT_SLACK: Final = 1.5
-"""The mean of the server's TTFT histogram may be this many times the longest wait that the client
-saw. It lies below it, but for requests at the window's edges.
+"""Maximum mean of the server's TTFT histogram / longest TTFT at the client. It is below 1 except
+for requests at the window's edges.
 """
 WARM_TOK: Final = 1000
-"""Prompt tokens counted before the load that probes and the quality check do not explain."""
+"""Maximum prompt tokens before the load, beyond those of probes and quality check."""
 
 _SEVERITIES: Final = (Severity.INVALID, Severity.DEGRADED, Severity.PRELIMINARY, Severity.NOTE)
 _STATUS: Final[Mapping[Severity, Status]] = {
@@ -82,20 +76,17 @@ _STATUS: Final[Mapping[Severity, Status]] = {
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What a run is judged by.
+    """Inputs of a verdict.
 
     Attributes:
-        run: the directory in memory.
         windows: of all stages.
-        headline: the stage whose figures head the summary; None when no stage was started.
+        headline: None if no stage started.
         flow: tokens and requests over time.
-        figures: per stage.
-        reconciliation: counts of tokens by client, server and tokenizer.
-        counters: the server's counters; None without scrapes.
-        host: CPU and memory of each scope.
-        slos: of the profile; None where it sets none.
-        client: the load generator's own figures.
-        answers: what the checks of answers found.
+        reconciliation: token counts of client, server and tokenizer.
+        counters: the server's; None without scrapes.
+        host: CPU and memory per scope.
+        client: the load generator's own metrics.
+        answers: result of the quality check.
     """
 
     run: Run
@@ -114,8 +105,8 @@ class Evidence:
 def judge(evidence: Evidence) -> Verdict:
     """The verdict of a run.
 
-    Smoke: functional unless something shows that the run did not work (severity invalid); the other
-    concerns are listed all the same. Measure: as bad as its worst concern.
+    Smoke: functional unless a concern is invalid; other concerns are only listed. Measure: as bad
+    as the worst concern.
     """
     smoke = evidence.run.profile.purpose == Purpose.SMOKE
     found = _concerns(evidence, smoke=smoke)
@@ -147,30 +138,23 @@ def _concerns(evidence: Evidence, *, smoke: bool) -> list[Concern]:
     if headline is not None:
         found += figures[headline.name].energy_concerns
     if gpu_count(run) is not None and run.power is None:
-        text = "The deployment has GPUs but no power was read; energy figures are absent."
+        text = "The deployment has GPUs, but no power was read: energy metrics are not available."
         found.append(Concern("power_missing", Severity.DEGRADED, text))
     return found
 
 
 def _of_the_run(run: Run, *, smoke: bool) -> list[Concern]:
-    """What reading found, and what the run itself put into its manifest."""
-    raw = run.profile.purpose
-    # A smoke run proves that everything works to its end; an interrupted one proves nothing.
-    found: list[Concern] = [
+    """Concerns from reading the run directory and from its manifest."""
+    # A smoke run shows that everything works to its end; an interrupted one shows nothing. Older
+    # harnesses recorded steady_state_missing; the reduction makes that test now.
+    found = [
         replace(c, severity=Severity.INVALID) if smoke and c.code == "interrupted" else c
         for c in run.concerns
+        if c.code != "steady_state_missing"
     ]
-    found = [
-        c for c in found if c.code != "steady_state_missing"
-    ]  # of runs of an older harness; the reduction makes the test now
-    if raw not in (Purpose.SMOKE, Purpose.MEASURE):
-        found.append(
-            Concern(
-                "purpose_unknown",
-                Severity.INVALID,
-                "The manifest does not say what the run was for.",
-            )
-        )
+    if run.profile.purpose not in (Purpose.SMOKE, Purpose.MEASURE):
+        text = "The run's purpose is not recorded."
+        found.append(Concern("purpose_unknown", Severity.INVALID, text))
     return found
 
 
@@ -183,9 +167,7 @@ def _requests(run: Run, headline: StageWindow | None, *, smoke: bool) -> list[Co
             out.append(Concern("no_requests", Severity.INVALID, "No request was recorded.", 0, 1))
         return out
     if ok == 0:
-        out.append(
-            Concern("no_answer", Severity.INVALID, "Not one request was answered in full.", 0, 1)
-        )
+        out.append(Concern("no_answer", Severity.INVALID, "No request completed.", 0, 1))
     failed, dropped = int(np.sum(requests.failed)), int(np.sum(requests.dropped))
     tried = n - dropped
     if failed:
@@ -198,43 +180,27 @@ def _requests(run: Run, headline: StageWindow | None, *, smoke: bool) -> list[Co
         else:
             severity = Severity.DEGRADED if share > ERROR_BUDGET else Severity.NOTE
         limit = 0.0 if smoke else ERROR_BUDGET
-        out.append(
-            Concern(
-                "requests_failed",
-                severity,
-                f"{failed} of {tried} requests that were tried failed ({kinds}).",
-                share,
-                limit,
-            )
-        )
+        text = f"{failed} of {tried} attempted requests failed ({kinds})."
+        out.append(Concern("requests_failed", severity, text, share, limit))
     if dropped:
         text = (
             f"{dropped} of {n} requests were dropped: max_in_flight was reached, or they were"
-            " overdue when the load ended."
+            " overdue at the end of the load."
         )
-        out.append(
-            Concern(
-                "requests_dropped", Severity.NOTE if smoke else Severity.DEGRADED, text, dropped, 0
-            )
-        )
+        severity = Severity.NOTE if smoke else Severity.DEGRADED
+        out.append(Concern("requests_dropped", severity, text, dropped, 0))
     if requests.duplicates:
         text = (
-            f"{requests.duplicates} request ids occur more than once: two runs are mixed up in"
-            " here."
+            f"{requests.duplicates} duplicate request ids: this directory contains records of more"
+            " than one run."
         )
         out.append(Concern("duplicate_requests", Severity.INVALID, text, requests.duplicates, 0))
     out += record_concerns(requests, smoke=smoke)
-    lost = sum(_turns(w) for w in ([headline] if headline is not None else []))
+    lost = headline.turns_not_happened if headline is not None else None
     if lost:
-        text = (
-            f"{lost} planned turns did not happen, since a turn before them failed or was dropped."
-        )
+        text = f"{lost} planned turns were skipped because an earlier turn failed or was dropped."
         out.append(Concern("turns_not_happened", Severity.NOTE, text, lost, 0))
     return out
-
-
-def _turns(window: StageWindow) -> int:
-    return window.turns_not_happened or 0
 
 
 def _window(
@@ -245,69 +211,48 @@ def _window(
     *,
     smoke: bool,
 ) -> list[Concern]:
-    if headline is None or headline.start is None or headline.end is None:
-        return [
-            Concern(
-                "no_window",
-                Severity.INVALID,
-                "There is no measured window: no load stage got that far.",
-            )
-        ]
+    times = bounds(headline)
+    if headline is None or times is None:
+        text = "No load stage reached its measurement window."
+        return [Concern("no_window", Severity.INVALID, text)]
     out = []
     cut = [window.name for window in windows if window.cut]
     if cut:
-        text = f"The window of stage {', '.join(cut)} was cut short: the run ended before it did."
+        text = f"The run ended before the measurement window of stage {', '.join(cut)}."
         severity = Severity.NOTE if run.state is RunState.FAILED else Severity.INVALID
         out.append(Concern("window_cut", severity, text))
     if not np.any(intended_in(run.requests, headline)) and len(run.requests):
-        out.append(
-            Concern(
-                "empty_window",
-                Severity.INVALID,
-                f"No request was intended in the window of stage {headline.name}.",
-                0,
-                1,
-            )
-        )
+        text = f"No request was scheduled in the measurement window of stage {headline.name}."
+        out.append(Concern("empty_window", Severity.INVALID, text, 0, 1))
     if smoke:
         return out
-    length_s = (headline.end - headline.start) * 1e-9
+    start, end = times
+    length_s = (end - start) * 1e-9
     e2e = figures[headline.name].latency["e2e_s"]
-    wanted = {"the least for any": MIN_WINDOW_S}
-    if e2e.p95 is not None:
-        wanted["10 x p95 of e2e"] = MIN_E2E_MULTIPLE * e2e.p95
-    name = max(wanted, key=lambda key: wanted[key])
-    if length_s < wanted[name]:
+    least_s, rule = MIN_WINDOW_S, "minimum for any run"
+    if e2e.p95 is not None and e2e.p95 * MIN_E2E_MULTIPLE > least_s:
+        least_s, rule = e2e.p95 * MIN_E2E_MULTIPLE, f"{MIN_E2E_MULTIPLE} x p95 of E2E latency"
+    if length_s < least_s:
         text = (
-            f"The window is {length_s:.0f} s; a headline wants at least {wanted[name]:.0f} s"
-            f" ({name})."
+            f"The measurement window is {length_s:.0f} s; a `valid` result needs at least"
+            f" {least_s:.0f} s ({rule})."
         )
-        out.append(Concern("window_short", Severity.PRELIMINARY, text, length_s, wanted[name]))
+        out.append(Concern("window_short", Severity.PRELIMINARY, text, length_s, least_s))
     if headline.concurrency:
-        done = (
-            run.requests.ok
-            & (run.requests.done >= headline.start)
-            & (run.requests.done < headline.end)
-        )
-        per_slot = int(np.sum(done)) / headline.concurrency
+        done = run.requests.done
+        completed = int(np.sum(run.requests.ok & (done >= start) & (done < end)))
+        per_slot = completed / headline.concurrency
         if per_slot < MIN_COMPLETIONS_PER_SLOT:
+            least = MIN_COMPLETIONS_PER_SLOT
             text = (
-                f"{per_slot:.1f} answers per concurrency slot in the window; a headline wants"
-                f" {MIN_COMPLETIONS_PER_SLOT}."
+                f"{per_slot:.1f} completed requests per concurrency slot in the window; a `valid`"
+                f" result needs {least}."
             )
-            out.append(
-                Concern(
-                    "few_completions",
-                    Severity.PRELIMINARY,
-                    text,
-                    per_slot,
-                    MIN_COMPLETIONS_PER_SLOT,
-                )
-            )
+            out.append(Concern("few_completions", Severity.PRELIMINARY, text, per_slot, least))
     if headline.bounded_by == "sessions":
         text = (
-            "The window ends with the last session, so the ramp down is part of it; set window_s"
-            " for a headline."
+            "The window ends with the last session and so includes the ramp-down; set window_s for"
+            " a `valid` result."
         )
         out.append(Concern("window_with_ramp", Severity.PRELIMINARY, text))
     return out
@@ -320,29 +265,18 @@ def _reconciled(run: Run, reconciliation: Mapping[str, Agreement], *, smoke: boo
     for key, agreement in reconciliation.items():
         words = key.replace("_", " ")
         if agreement.ok is False:
-            text = (
-                f"The client counted {agreement.client:.0f} {words}, the server"
-                f" {agreement.server:.0f}."
-            )
-            tolerance = agreement.tolerance
-            excess = abs((agreement.server or 0.0) - (agreement.client or 0.0))
+            client, server = agreement.client or 0.0, agreement.server or 0.0
+            text = f"The client counted {client:.0f} {words}, the server {server:.0f}."
+            excess, tolerance = abs(server - client), agreement.tolerance
             out.append(Concern("not_reconciled", Severity.INVALID, text, excess, tolerance))
         elif agreement.ok is None and len(run.requests):
-            if not expected:
-                severity = Severity.NOTE if smoke else Severity.DEGRADED
-            else:
-                severity = (
-                    Severity.INVALID
-                    if smoke and run.state is RunState.COMPLETE
-                    else Severity.DEGRADED
-                )
-            out.append(
-                Concern(
-                    "not_reconciled",
-                    severity,
-                    f"{words.capitalize()} could not be reconciled. {agreement.note or ''}".strip(),
-                )
-            )
+            severity = Severity.DEGRADED
+            if smoke and not expected:
+                severity = Severity.NOTE
+            elif smoke and run.state is RunState.COMPLETE:
+                severity = Severity.INVALID
+            text = f"{words.capitalize()} could not be reconciled. {agreement.note or ''}".strip()
+            out.append(Concern("not_reconciled", severity, text))
     return out
 
 
@@ -362,12 +296,12 @@ def _client(
         cores = row.cpu_cores_p95
         if cores is not None and cores > CLIENT_CPU_LIMIT:
             text = (
-                f"Load generator process {scope} used {cores:.0%} of a core (p95 over the window),"
-                " so it may add delays of its own."
+                f"Load generator process {scope} used {cores:.0%} of a core (p95 in the window) and"
+                " may have added delays."
             )
             out.append(Concern("client_saturated", severity, text, cores, CLIENT_CPU_LIMIT))
-    if headline is not None and headline.start is not None and headline.end is not None:
-        out += _watched(run, set(traffic), headline.start, headline.end, severity)
+    if (window := bounds(headline)) is not None:
+        out += _watched(run, set(traffic), *window, severity)
     if headline is None:
         return out
     lag = figures[headline.name].latency["schedule_lag_s"]
@@ -382,10 +316,7 @@ def _client(
         text = f"Requests were {what} up to {worst * 1e3:.0f} ms late (p99 of schedule lag)."
         hopeless = not smoke and worst > (slo or LAG_INVALID_S)
         if hopeless:
-            text += (
-                " The load generator did not keep its schedule: this is its own limit, not the"
-                " server's."
-            )
+            text += " The load generator, not the server, was the limit."
         out.append(
             Concern("late_sends", Severity.INVALID if hopeless else severity, text, worst, limit)
         )
@@ -395,17 +326,10 @@ def _client(
 def _watched(
     run: Run, scopes: set[str], start: float, end: float, severity: Severity
 ) -> list[Concern]:
-    """Whether the CPU of each of the load generator's processes was read over most of the
-    window.
-    """
+    """Whether the CPU of each load generator process was read over most of the window."""
     if not scopes:
-        return [
-            Concern(
-                "client_not_watched",
-                severity,
-                "The load generator's CPU was not recorded, so its saturation is not known.",
-            )
-        ]
+        text = "The load generator's CPU was not recorded, so its saturation is unknown."
+        return [Concern("client_not_watched", severity, text)]
     assert run.host is not None
     out = []
     for scope in sorted(scopes):
@@ -414,17 +338,17 @@ def _watched(
         share = float(t[-1] - t[0]) / (end - start) if len(t) else 0.0
         if share < WATCHED_SHARE and (end - start) * 1e-9 >= WATCHED_FROM_S:
             text = (
-                f"The CPU of {scope} was read over {share:.0%} of the window only, so its"
-                " saturation is not known."
+                f"The CPU of {scope} was read over only {share:.0%} of the window, so its"
+                " saturation is unknown."
             )
             out.append(Concern("client_not_watched", severity, text, share, WATCHED_SHARE))
     return out
 
 
 def _overdue_p99_s(run: Run, headline: StageWindow) -> float | None:
-    """p99 of how long after its intended time a request of the window was sent, or dropped: what a
-    full server makes drop is dropped in time, what the load generator did not get to is not. None
-    where nothing was dropped.
+    """p99 of the delay from scheduled time to send or drop, over the window; None without drops.
+
+    Drops at max_in_flight happen on time; drops by a late load generator do not.
     """
     requests = run.requests
     mine = intended_in(requests, headline)
@@ -445,16 +369,12 @@ def _server(
     *,
     smoke: bool,
 ) -> list[Concern]:
-    """`checked_tok`: prompt tokens of the quality check before the load."""
+    """Server concerns; `checked_tok`: prompt tokens of the quality check before the load."""
     if counters is None:
         return []
     out = []
     severity = Severity.NOTE if smoke else Severity.DEGRADED
-    window = (
-        None
-        if headline is None or headline.start is None or headline.end is None
-        else (headline.start, headline.end)
-    )
+    window = bounds(headline)
     out += scrape_concerns(run, counters, window, smoke=smoke)
     if window is not None and not smoke:
         out += _window_agreement(run, counters, flow, *window)
@@ -473,9 +393,8 @@ def _server(
 def _window_agreement(
     run: Run, counters: ServerCounters, flow: Flows, start: float, end: float
 ) -> list[Concern]:
-    """Client against server within the window. Prompts are counted at one moment and spread over
-    their time here, so those under way at the window's edges may be on either side; so may those
-    whose counts came without usage.
+    """Compare client and server in the window. The server counts a prompt at one time, the client
+    spreads it, so prompts at the window's edges may be on either side; so may those without usage.
     """
     out = []
     for words, concept, client, apart_tok in (
@@ -492,12 +411,10 @@ def _window_agreement(
             continue
         apart = max(0.0, abs(client - server) - apart_tok) / server if server else 1.0
         if apart > WINDOW_TOLERANCE:
+            edges = f", without {apart_tok:.0f} at the window's edges" if apart_tok else ""
             text = (
-                f"Within the window the client saw {client:.0f} {words} tokens, the server counted"
-                f" {server:.0f} ({apart:.1%} apart"
-            )
-            text += (
-                f", {apart_tok:.0f} left out that may be on either side)." if apart_tok else ")."
+                f"In the window the client counted {client:.0f} {words} tokens, the server"
+                f" {server:.0f} ({apart:.1%} difference{edges})."
             )
             out.append(
                 Concern("window_not_reconciled", Severity.DEGRADED, text, apart, WINDOW_TOLERANCE)
@@ -506,10 +423,10 @@ def _window_agreement(
 
 
 def _unplaced_input_tok(run: Run, counters: ServerCounters, start: float, end: float) -> float:
-    """Input tokens of which nobody knows on which side of the window's edges the server counted
-    them, or whether it did.
+    """Input tokens that the server may have counted on either side of the window's edges, or not at
+    all.
     """
-    between = []  # counts are taken to lie evenly between the two scrapes about an edge
+    between = []  # counts are taken as even between the two scrapes around an edge
     for times in counters.samples.scrapes.values():
         for edge in (start, end):
             before, after = times[times <= edge], times[times > edge]
@@ -532,7 +449,7 @@ def _unplaced_input_tok(run: Run, counters: ServerCounters, start: float, end: f
 def _first_token_agreement(
     run: Run, counters: ServerCounters, start: float, end: float, severity: Severity
 ) -> list[Concern]:
-    """No answer begins at the client before it does at the server."""
+    """A response cannot start at the client before it does at the server."""
     found = counters.histogram(Concept.TTFT, start, end)
     if found is None or found.mean_s is None:
         return []
@@ -543,9 +460,8 @@ def _first_token_agreement(
     if not longest_s or mean_s <= SERVER_TTFT_SLACK * longest_s:
         return []
     text = (
-        f"By the server's histogram the first token took {mean_s:.3g} s on average, and no request"
-        f" waited longer than {longest_s:.3g} s for it: the histogram is not in seconds, or what"
-        " the client takes for the first token is none."
+        f"Mean TTFT is {mean_s:.3g} s by the server's histogram, but at most {longest_s:.3g} s at"
+        " the client: the histogram is not in seconds, or the client misidentifies the first token."
     )
     return [Concern("server_ttft_above_client", severity, text, mean_s, longest_s)]
 
@@ -559,37 +475,26 @@ def _lengths(run: Run, *, smoke: bool) -> list[Concern]:
     if plan.output_length == OutputLength.FORCED and np.any(answered):
         wrong = int(np.sum(requests.output_tok[answered] != requests.target_output_tok[answered]))
         if wrong:
-            text = (
-                f"{wrong} of {int(np.sum(answered))} answers have another length than the plan"
-                " forces."
-            )
+            text = f"{wrong} of {int(np.sum(answered))} responses differ from the forced length."
             out.append(Concern("output_length", severity, text, wrong, 0))
     known = ~np.isnan(requests.input_tok) & (requests.target_input_tok > 0)
     if np.any(known):
         ratio = float(np.sum(requests.input_tok[known]) / np.sum(requests.target_input_tok[known]))
         if abs(ratio - 1) > LENGTH_TOLERANCE:
-            text = f"Prompts were {ratio:.1%} of their planned length in tokens."
+            text = f"Prompts had {ratio:.1%} of their planned length in tokens."
             out.append(Concern("input_length", Severity.NOTE, text, ratio, 1.0))
     scale = plan.context_scale
     if scale is not None and scale != 1:
-        text = f"All lengths of the workload were multiplied by {scale:.4g} to fit the model."
+        text = f"All workload lengths were multiplied by {scale:.4g} to fit the model's context."
         out.append(Concern("lengths_scaled", Severity.NOTE, text, scale, 1))
     clipped, whole = plan.clipped_requests, plan.planned_requests or len(requests)
     if clipped and whole:
-        text = (
-            f"{clipped} planned requests were drawn longer than the context and were clipped to it."
-        )
-        out.append(
-            Concern(
-                "lengths_clipped",
-                severity if clipped / whole > CLIPPED_SHARE else Severity.NOTE,
-                text,
-                clipped / whole,
-                CLIPPED_SHARE,
-            )
-        )
+        text = f"{clipped} planned requests exceeded the model's context and were clipped to it."
+        share = clipped / whole
+        doubt = severity if share > CLIPPED_SHARE else Severity.NOTE
+        out.append(Concern("lengths_clipped", doubt, text, share, CLIPPED_SHARE))
     uncounted = int(np.sum(np.isnan(requests.output_tok) & requests.ok))
     if uncounted:
-        text = f"{uncounted} answers came without the server's count of output tokens."
+        text = f"{uncounted} responses did not report output token usage."
         out.append(Concern("usage_missing", severity, text, uncounted, 0))
     return out

@@ -1,6 +1,4 @@
-"""How far the load generator's own clock can be trusted: its certificate, and its live error by the
-canaries.
-"""
+"""Load-generator timing error: its certificate, and its live error by canaries."""
 
 from collections import Counter
 from datetime import datetime
@@ -18,26 +16,30 @@ from harness.reduce.statistics.intervals import Floats
 from harness.reduce.windows.measurement_window import StageWindow
 
 SLO_SHARE: Final = 0.05
-"""An error may be this share of the SLO that it blurs: the resolution at which the SLO is judged.
-"""
+"""Maximum error as a share of the SLO: the resolution of the SLO check."""
 ERROR_LIMIT_S: Final = 0.010
-"""Limit of an error without an SLO."""
+"""Maximum error without an SLO."""
 CERTIFIED_SLACK: Final = 1.1
-"""A load may be this much above the certified one: levels are tried in steps."""
+"""Maximum load / certified load: levels are tried in steps."""
 LOOP_LAG_LIMIT_S: Final = 0.05
-"""Limit of the load generator's event-loop lag without a TTFT SLO: as that of schedule lag."""
+"""Maximum event-loop lag without a TTFT SLO, as for schedule lag."""
 MAX_AGE_DAYS: Final = 30.0
-"""A certificate older than this is stale: as `harness.traffic.fidelity` takes none from its cache
-that is.
-"""
+"""Maximum age of a certificate, as for the cache of `harness.traffic.fidelity`."""
 PEAK_S: Final = 5.0
-"""The load is held against the certificate at its busiest stretch of this length."""
+"""The busiest interval of this length is compared with the certificate."""
 _STEP_NS: Final = 1e6
 _MOST_STEPS: Final = 4_000_000
 
 
+def bounds(window: StageWindow | None) -> tuple[float, float] | None:
+    """Start and end of a measurement window, if it was reached."""
+    if window is None or window.start is None or window.end is None:
+        return None
+    return window.start, window.end
+
+
 def client(run: Run, headline: StageWindow | None) -> Client:
-    """What a run's summary says of its load generator."""
+    """Block `client` of a run's summary."""
     return Client(
         canary=_canary(run, headline), calibration=run.calibration, load=_load(run, headline)
     )
@@ -47,13 +49,13 @@ def _canary(run: Run, headline: StageWindow | None) -> Canary | None:
     if not run.canary:
         return None
     rows = run.canary
-    if headline is not None and headline.start is not None and headline.end is not None:
-        # A canary that was streaming at any time within the window has seen some of it.
+    if (window := bounds(headline)) is not None:
+        # Canaries that were streaming at any time in the window.
         rows = [
             row
             for row in rows
-            if run.at(row["intended_ns"]) < headline.end
-            and run.at(row["done_ns"] or row["intended_ns"]) >= headline.start
+            if run.at(row["intended_ns"]) < window[1]
+            and run.at(row["done_ns"] or row["intended_ns"]) >= window[0]
         ]
     errors = pair(rows, run.canary_truth)
     return Canary(
@@ -67,47 +69,31 @@ def _canary(run: Run, headline: StageWindow | None) -> Canary | None:
 
 
 def _load(run: Run, headline: StageWindow | None) -> CarriedLoad | None:
-    """The load that the load generator carried in the window: events are reads with content, as the
-    certificate's are.
-    """
-    if (
-        headline is None
-        or headline.start is None
-        or headline.end is None
-        or headline.end <= headline.start
-    ):
+    """Load in the window; events are reads with content, as in the certificate."""
+    window = bounds(headline)
+    if window is None or window[1] <= window[0]:
         return None
-    length_s = (headline.end - headline.start) * 1e-9
-    events = _arrivals(run.requests, headline.start, headline.end)
+    start, end = window
+    length_s = (end - start) * 1e-9
+    events = _arrivals(run.requests, start, end)
     bodies = run.requests.request_bytes[~np.isnan(run.requests.request_bytes)]
-    return CarriedLoad(
-        events_per_s=float(np.sum(events)) / length_s,
-        events_per_s_peak=_peak(events, length_s),
-        body_bytes_mean=float(np.mean(bodies)) if len(bodies) else None,
-        loop_lag_s_max=_loop_lag(run, headline),
-    )
-
-
-def _loop_lag(run: Run, headline: StageWindow) -> float | None:
-    """The latest that a timer of the load generator fired in the window; None where none was late
-    enough to be told.
-    """
-    assert headline.start is not None
-    assert headline.end is not None
-    found = [
+    lags = (
         number(event.get("lag_s")) or 0.0
         for event in run.events
         if event["event"] == "loop_lag"
         and isinstance(event.get("t_ns"), int)
-        and headline.start <= run.at(event["t_ns"]) < headline.end
-    ]
-    return max(found, default=None)
+        and start <= run.at(event["t_ns"]) < end
+    )
+    return CarriedLoad(
+        events_per_s=float(np.sum(events)) / length_s,
+        events_per_s_peak=_peak(events, length_s),
+        body_bytes_mean=float(np.mean(bodies)) if len(bodies) else None,
+        loop_lag_s_max=max(lags, default=None),
+    )
 
 
 def _arrivals(requests: Requests, start: float, end: float) -> Floats:
-    """How many chunks arrived in each step of [start, end): of a millisecond, or of more where that
-    would be very many.
-    """
+    """Number of chunks that arrived in each step of [start, end): 1 ms, longer in long windows."""
     t = requests.chunks.t
     steps = min(max(1, int((end - start) / _STEP_NS)), _MOST_STEPS)
     counts = np.zeros(steps)
@@ -126,7 +112,7 @@ def _arrivals(requests: Requests, start: float, end: float) -> Floats:
 
 
 def _peak(events: Floats, length_s: float) -> float:
-    """Events per second in the busiest stretch of `PEAK_S` that begins with a step."""
+    """Events per second in the busiest interval of `PEAK_S`."""
     width = round(PEAK_S / length_s * len(events))
     if width >= len(events) or width < 1:
         return float(np.sum(events)) / length_s
@@ -143,8 +129,8 @@ def client_concerns(run: Run, found: Client, slos: Slos, *, smoke: bool) -> list
     limit_s = SLO_SHARE * slos.ttft_s if slos.ttft_s else LOOP_LAG_LIMIT_S
     if lag_s is not None and lag_s > limit_s:
         text = (
-            f"A timer of the load generator fired {lag_s * 1e3:.0f} ms late: its event loop was"
-            " held up, and what it timed then with it."
+            f"The load generator's event loop stalled for {lag_s * 1e3:.0f} ms; timings taken"
+            " during the stall are unreliable."
         )
         out.append(Concern("event_loop_lag", severity, text, lag_s, limit_s))
     if calibration is None:
@@ -152,23 +138,21 @@ def client_concerns(run: Run, found: Client, slos: Slos, *, smoke: bool) -> list
             concern.code.startswith("calibration_") for concern in run.concerns
         ):
             text = (
-                "The run held no client-fidelity certificate, so what its load generator can carry"
-                " on this host is not known."
+                "The run has no client-fidelity certificate, so the load generator's capacity on"
+                " this host is unknown."
             )
             out.append(Concern("calibration_missing", severity, text))
         return out
     out += _stale(run, calibration, severity)
     if not calibration.sufficient:
-        text = (
-            "This host's load generator did not carry the load within bounds when it was"
-            " calibrated."
-        )
+        text = "In calibration, this host's load generator did not carry the load within bounds."
         out.append(Concern("calibration_insufficient", severity, text))
-    certified = (calibration.certified_events_per_s or {}).get(str(_workers(run, calibration)))
+    workers = int(run.manifest.workers or calibration.workers or 1)
+    certified = (calibration.certified_events_per_s or {}).get(str(workers))
     peak = load.events_per_s_peak
     if certified is not None and peak is not None and peak > certified * CERTIFIED_SLACK:
         text = (
-            f"The load reached {peak:,.0f} events/s; the load generator is certified up to"
+            f"Load reached {peak:,.0f} events/s; the load generator is certified up to"
             f" {certified:,.0f}."
         )
         out.append(Concern("beyond_certificate", severity, text, peak, certified))
@@ -180,15 +164,15 @@ def client_concerns(run: Run, found: Client, slos: Slos, *, smoke: bool) -> list
         and bytes_mean > bytes_certified * CERTIFIED_SLACK
     ):
         text = (
-            f"Request bodies were {bytes_mean:,.0f} bytes on average; the load generator is"
-            f" certified with {bytes_certified:,.0f}."
+            f"Request bodies averaged {bytes_mean:,.0f} bytes; the load generator is certified with"
+            f" {bytes_certified:,.0f}."
         )
         out.append(Concern("beyond_certificate", severity, text, bytes_mean, bytes_certified))
     return out
 
 
 def _stale(run: Run, calibration: Calibration, severity: Severity) -> list[Concern]:
-    """A certificate holds for a host, and for a while: kernels, drivers and neighbours change."""
+    """A certificate is valid for one host and a limited time: kernels and drivers change."""
     out = []
     unix_ns = next((anchor.unix_ns for anchor in run.manifest.clock_anchors), None)
     made = _unix_s(calibration.made_at)
@@ -200,13 +184,8 @@ def _stale(run: Run, calibration: Calibration, severity: Severity) -> list[Conce
     its = (calibration.host or {}).get("cpu")
     here = None if (cpu := run.manifest.hardware.cpu) is None else cpu.model
     if its and here and its != here:
-        out.append(
-            Concern(
-                "calibration_stale",
-                severity,
-                f"The client-fidelity certificate is of another host: {its}, not {here}.",
-            )
-        )
+        text = f"The client-fidelity certificate is for another host: {its}, not {here}."
+        out.append(Concern("calibration_stale", severity, text))
     return out
 
 
@@ -217,23 +196,12 @@ def _unix_s(made_at: object) -> float | None:
         return None
 
 
-def _workers(run: Run, calibration: Calibration) -> int:
-    return int(run.manifest.workers or calibration.workers or 1)
-
-
 def _canary_concerns(
     run: Run, canary: Canary | None, slos: Slos, severity: Severity
 ) -> list[Concern]:
     if canary is None:
-        if run.manifest.canary:
-            return [
-                Concern(
-                    "canary_missing",
-                    severity,
-                    "No canary was recorded, so the load generator's live error is not known.",
-                )
-            ]
-        return []
+        text = "No canary was recorded, so the load generator's live error is unknown."
+        return [Concern("canary_missing", severity, text)] if run.manifest.canary else []
     out = []
     bad = canary.unpaired + sum(
         count
@@ -242,7 +210,8 @@ def _canary_concerns(
     )
     if bad:
         text = (
-            f"{bad} of {canary.requests} canaries failed or do not agree with their server's truth."
+            f"{bad} of {canary.requests} canary requests failed or disagree with the reference"
+            " server's timestamps."
         )
         out.append(Concern("canary_failed", severity, text, bad, 0))
     for error, words, slo in (
@@ -253,8 +222,8 @@ def _canary_concerns(
         limit_s = SLO_SHARE * slo if slo else ERROR_LIMIT_S
         if found is not None and found > limit_s:
             text = (
-                f"The load generator's own clock was up to {found * 1e3:.0f} ms wrong for {words}"
-                " (p99 of the canaries' paired error)."
+                f"The load generator's timing error was up to {found * 1e3:.0f} ms for {words} (p99"
+                " of the canaries)."
             )
             out.append(Concern("client_error", severity, text, found, limit_s))
     return out

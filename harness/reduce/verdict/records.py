@@ -1,5 +1,5 @@
-"""Whether the records of requests agree with themselves: times in their order, counts that can be,
-chunks that are those of the answer.
+"""Consistency of request records: order of times, possible token counts, chunks that match the
+response.
 """
 
 from typing import Final
@@ -11,34 +11,23 @@ from harness.reduce.read.categorical import Bools
 from harness.reduce.read.requests import Requests
 
 EARLY_NS: Final = 1e6
-"""A request is sent at its intended time or later; both are read from the same clock."""
+"""How much earlier than scheduled a request may be sent; both times are from the same clock."""
 CHUNK_NS: Final = 1e3
 """Gaps between chunks are recorded in whole microseconds."""
 SLACK_NS: Final = 1e6
-"""What the last chunk may lie beside the last token, beyond the rounding of gaps."""
+"""Tolerance between last chunk and last token, in addition to the rounding of gaps."""
 COUNT_SHARE: Final = 0.02
-"""Tokens that chunks hold and tokens of the usage may differ by this share, and by one: some
-servers count the end of the text.
+"""Tolerance between tokens of chunks and of usage, at least 1: some servers count the end of text.
 """
 
 
 def record_concerns(requests: Requests, *, smoke: bool) -> list[Concern]:
-    """What the records say against themselves.
-
-    Args:
-        requests: all of them.
-        smoke: whether what blurs figures only is a note.
-    """
+    """Concerns about inconsistent records; those that only affect accuracy are notes if `smoke`."""
     found = np.zeros(4, dtype=np.int64)
-    told = chunked = 0
+    known_tok = chunked = 0
     ok, count = requests.ok, requests.chunks.count
     for rows in requests.parts():  # there may be ten million
-        known = (
-            ok[rows]
-            & ~np.isnan(requests.chunks.tok_sum[rows])
-            & ~np.isnan(requests.output_tok[rows])
-        )
-        with_chunks = count[rows] > 0
+        known = ok[rows] & ~np.isnan(requests.chunks.tok_sum[rows] + requests.output_tok[rows])
         odd = (
             _times(requests, rows),
             _counts(requests, rows),
@@ -46,48 +35,38 @@ def record_concerns(requests: Requests, *, smoke: bool) -> list[Concern]:
             _chunk_times(requests, rows),
         )
         found += [int(np.sum(one)) for one in odd]
-        told, chunked = told + int(np.sum(known)), chunked + int(np.sum(with_chunks))
+        known_tok += int(np.sum(known))
+        chunked += int(np.sum(count[rows] > 0))
     blurred = Severity.NOTE if smoke else Severity.DEGRADED
     times, counts, tokens, ends = found.tolist()
     out = []
     if times:
-        text = (
-            f"{times} records have times that run backwards: the clock jumped or records are"
-            " damaged."
-        )
+        text = f"{times} records have times out of order: the clock jumped or records are damaged."
         out.append(Concern("times_backwards", Severity.INVALID, text, times, 0))
     if counts:
         text = (
-            f"{counts} answers came with counts of tokens that cannot be: less than none, or more"
-            " of the prompt from the cache than it has."
+            f"{counts} responses have impossible token counts: negative, or more cached than"
+            " prompt tokens."
         )
         out.append(Concern("usage_impossible", Severity.INVALID, text, counts, 0))
     if tokens:
         text = (
-            f"The chunks of {tokens} of {told} answers hold another number of tokens than their"
-            " usage says: their pace is not known well."
+            f"The chunks of {tokens} of {known_tok} responses have another number of tokens than"
+            " their usage reports: TPOT and ITL are inaccurate."
         )
         out.append(Concern("chunk_tokens_disagree", blurred, text, tokens, 0))
     if ends:
         text = (
-            f"The chunks of {ends} of {chunked} answers do not end with their last token: gaps are"
-            " in another unit, or records are damaged."
+            f"The chunks of {ends} of {chunked} responses do not end at the last token: gaps are in"
+            " another unit, or records are damaged."
         )
         out.append(Concern("chunk_times_disagree", blurred, text, ends, 0))
     return out
 
 
 def _times(requests: Requests, rows: slice) -> Bools:
-    intended, sent, first, last, done = (
-        column[rows]
-        for column in (
-            requests.intended,
-            requests.sent,
-            requests.first_token,
-            requests.last_token,
-            requests.done,
-        )
-    )
+    intended, sent, done = requests.intended[rows], requests.sent[rows], requests.done[rows]
+    first, last = requests.first_token[rows], requests.last_token[rows]
     with np.errstate(invalid="ignore"):
         odd: Bools = (first < sent) | (last < first) | (done < sent) | (done < last)
         odd |= (sent < intended - EARLY_NS) | (done < intended - 1e9)
@@ -95,19 +74,12 @@ def _times(requests: Requests, rows: slice) -> Bools:
 
 
 def _counts(requests: Requests, rows: slice) -> Bools:
-    read, wrote = (
-        np.nan_to_num(requests.cache_read_tok[rows]),
-        np.nan_to_num(requests.cache_write_tok[rows]),
-    )
+    read = np.nan_to_num(requests.cache_read_tok[rows])
+    wrote = np.nan_to_num(requests.cache_write_tok[rows])
     whole = requests.input_tok[rows]
     with np.errstate(invalid="ignore"):
-        odd: Bools = (
-            (whole < read)
-            | (whole < wrote)
-            | (requests.output_tok[rows] < 0)
-            | (read < 0)
-            | (wrote < 0)
-        )
+        odd: Bools = (whole < np.maximum(read, wrote)) | (np.minimum(read, wrote) < 0)
+        odd |= requests.output_tok[rows] < 0
     return odd
 
 

@@ -1,5 +1,5 @@
-"""The third account of tokens: the model's own tokenizer, run after the load on a sample of the
-requests, against the server's usage.
+"""Third token count: the model's own tokenizer, run after the load on a sample of the requests,
+compared with the server's usage.
 """
 
 from dataclasses import dataclass
@@ -12,26 +12,20 @@ from harness.core.records import Api, Concern, Severity
 from harness.reduce.read.run import Run
 
 EXACT: Final = 0.005
-"""Expected deviation where the prompt can be rendered as the server renders it: one template, one
-tokenizer.
-"""
+"""Expected deviation if the prompt is rendered as by the server: same template and tokenizer."""
 CONVERTED: Final = 0.03
-"""Expected deviation on APIs whose messages every server turns into its template's form in a way of
-its own (Messages, responses).
+"""Expected deviation for APIs whose conversion to the chat template is up to the server (Messages,
+responses).
 """
 TEMPLATE_TOK: Final = 16
-"""Without a template at hand: most tokens that one is taken to add to a message (role, turn's begin
-and end).
-"""
+"""Maximum tokens that a template is assumed to add per message (role, start and end of turn)."""
 
-NO_OUTPUT_TEXT: Final = "the text of answers is not kept, so their tokens cannot be counted again"
+NO_OUTPUT_TEXT: Final = "response text is not kept, so its tokens cannot be recounted"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Counted:
-    """recount.json, as `harness.models.recount` writes it; all but `reason` are None where nothing
-    was counted.
-    """
+    """recount.json, written by `harness.models.recount`."""
 
     reason: str | None = None
     api: str | None = None
@@ -44,9 +38,7 @@ class _Counted:
 
 
 def recounted(run: Run) -> dict[str, Recount]:
-    """By `input_tokens` and `output_tokens`: what the tokenizer counted on its sample, and what was
-    to be expected.
-    """
+    """Recounts by `input_tokens` and `output_tokens`."""
     return {"input_tokens": _input(_read(run)), "output_tokens": Recount(note=NO_OUTPUT_TEXT)}
 
 
@@ -56,7 +48,7 @@ def _read(run: Run) -> _Counted:
         if isinstance(raw, dict):
             return read_leniently(_Counted, raw)
     except FileNotFoundError:
-        return _Counted(reason="the prompts were not counted again after the run")
+        return _Counted(reason="prompts were not recounted after the run")
     except (OSError, ValueError):
         pass
     return _Counted(reason="recount.json cannot be read")
@@ -70,18 +62,15 @@ def _input(found: _Counted) -> Recount:
         own, expected = template, EXACT if found.api == Api.CHAT else CONVERTED
         note = "rendered with the model's chat template"
         if found.api != Api.CHAT:
-            note += (
-                "; servers turn this API's messages into the template's form each in a way of"
-                " their own"
-            )
+            note += "; conversion of this API's messages to the template differs between servers"
     elif found.api == Api.COMPLETIONS:
         own, expected = text, EXACT + (found.requests or 0) / usage
-        note = "plain text; a tokenizer may add one token in front"
+        note = "plain text; a tokenizer may add one leading token"
     else:
         own, expected = text, EXACT + TEMPLATE_TOK * (found.messages or 0) / usage
         note = (
-            f"texts alone: the model has no chat template here, and up to {TEMPLATE_TOK} tokens a"
-            " message are taken to be the server's"
+            "text only: the model has no local chat template; the server may add up to"
+            f" {TEMPLATE_TOK} tokens per message"
         )
     relative = (usage - own) / usage
     return Recount(
@@ -98,20 +87,14 @@ def _input(found: _Counted) -> Recount:
 
 
 def recount_concerns(found: Recount, *, smoke: bool) -> list[Concern]:
-    """A cross-check: it speaks against the counts, never for them."""
+    """Concern if tokenizer and usage disagree."""
     if found.ok is not False or found.relative_difference is None or found.expected is None:
         return []
+    apart, expected = found.relative_difference, found.expected
     text = (
-        f"The server counted {found.usage:.0f} input tokens of {found.requests} requests, the"
-        f" model's tokenizer {found.tokenizer:.0f}: {found.relative_difference:+.1%} apart"
-        f" where up to {found.expected:.1%} is to be expected ({found.note})."
+        f"The server counted {found.usage:.0f} input tokens in {found.requests} requests, the"
+        f" model's tokenizer {found.tokenizer:.0f}: difference {apart:+.1%}, expected up to"
+        f" {expected:.1%} ({found.note})."
     )
-    return [
-        Concern(
-            "tokenizer_disagrees",
-            Severity.NOTE if smoke else Severity.DEGRADED,
-            text,
-            abs(found.relative_difference),
-            found.expected,
-        )
-    ]
+    severity = Severity.NOTE if smoke else Severity.DEGRADED
+    return [Concern("tokenizer_disagrees", severity, text, abs(apart), expected)]

@@ -122,8 +122,8 @@ def rosetta_notes(summary: Summary) -> list[str]:
     first = (
         f"Every tool is given the {found.requests:,} answered requests of stage"
         f" {found.stage}, timed from sending, ramp and drain included. A dash: the tool has no"
-        " such term, or it is absent here. docs/metrics.md has the definitions and where they were"
-        " read."
+        " such term, or it is absent here. docs/reference/metrics.md has the definitions and"
+        " where they were read."
     )
     remarks = {
         f"{TOOLS[key].title}, {TERMS[term][0]}: {entry.note}."

@@ -1,7 +1,7 @@
 """Starts the engine: `python -m harness.server.engine --model DIR --port N`.
 
-Exit status: 0 after SIGTERM or SIGINT, 1 when it could not start (the last line on stderr says
-why), 2 for wrong arguments.
+Exit status: 0 after SIGTERM or SIGINT, 1 if it could not start (the last line on stderr has the
+reason), 2 for wrong arguments.
 """
 
 import argparse
@@ -9,6 +9,7 @@ import logging
 import os
 import socket
 import sys
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Final
@@ -16,61 +17,57 @@ from typing import Final
 log = logging.getLogger("harness.engine")
 
 DRAIN_S: Final = 2
-"""What open connections get to end after SIGTERM; their requests are cancelled at once."""
+"""For open connections to end after SIGTERM; their requests are canceled at once."""
 THREAD_S: Final = 1.5
-"""What the generation thread gets to end its forward pass; then the process ends all the same."""
+"""For the generation thread to end its forward pass; then the process ends anyway."""
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    """The arguments."""
+    """Parse the arguments."""
     parser = argparse.ArgumentParser(
         prog="python -m harness.server.engine", description="The embedded engine of the harness."
     )
-    parser.add_argument("--model", required=True, help="folder of the model")
-    parser.add_argument("--served-name", help="name that requests use (default: the folder's)")
-    parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    parser.add_argument(
-        "--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16")
-    )
-    parser.add_argument("--load-format", default="auto", choices=("auto", "dummy"))
-    parser.add_argument(
+    add = parser.add_argument
+    integer = partial(add, type=int)
+    dtypes = ("auto", "float32", "bfloat16", "float16")
+    add("--model", required=True, help="folder of the model")
+    add("--served-name", help="name that requests use (default: the folder's)")
+    add("--host", default="127.0.0.1")
+    integer("--port", required=True)
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    add("--dtype", default="auto", choices=dtypes)
+    add("--load-format", default="auto", choices=("auto", "dummy"))
+    integer(
         "--max-context",
-        type=int,
-        help="longest prompt and answer together, tokens (default: the model's)",
+        dest="max_context_tok",
+        help="maximum tokens of prompt and response together (default: the model's)",
     )
-    parser.add_argument(
+    integer(
         "--threads",
-        type=int,
-        help="torch threads on CPU (default: 1 on two cores or fewer, else the cores less two)",
+        help="torch threads on CPU (default: 1 on two cores or fewer, else the cores minus two)",
     )
-    parser.add_argument(
-        "--num-blocks", type=int, help="blocks of the KV cache (default: sized from memory)"
-    )
-    parser.add_argument(
-        "--kv-cache-tokens", type=int, help="KV cache in tokens, instead of --num-blocks"
-    )
-    parser.add_argument("--page-size", type=int, help="tokens in a block (default: 32)")
-    parser.add_argument(
+    integer("--num-blocks", help="blocks of the KV cache (default: sized from memory)")
+    integer("--kv-cache-tokens", help="KV cache in tokens, instead of --num-blocks")
+    integer("--page-size", dest="page_tok", help="tokens per block (default: 32)")
+    integer(
         "--max-batch-tokens",
-        type=int,
-        help="most tokens in one forward pass (default: 512 on CPU, 4096 on CUDA)",
+        dest="max_batch_tok",
+        help="maximum tokens in one forward pass (default: 512 on CPU, 4096 on CUDA)",
     )
-    parser.add_argument("--no-prefix-caching", action="store_true")
-    parser.add_argument("--seed", type=int, default=0, help="of sampling")
+    add("--no-prefix-caching", dest="prefix_caching", action="store_false")
+    integer("--seed", default=0, help="seed of sampling")
     return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Load, serve, and leave nothing behind."""
+    """Load and serve; return the exit status."""
     arguments = parse(argv)
     logging.basicConfig(
         level=logging.INFO,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
         stream=sys.stderr,
     )
-    # The model is on this machine; nothing here may ask a hub, or draw progress bars into the log.
+    # The model is on this machine: no hub requests, and no progress bars in the log.
     os.environ |= {
         "HF_HUB_OFFLINE": "1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
@@ -78,20 +75,20 @@ def main(argv: list[str] | None = None) -> int:
     }
     try:
         status = serve(arguments)
-    except SystemExit as error:  # uvicorn's way to say that it could not start; it has logged why
+    except SystemExit as error:  # uvicorn could not start and has logged why
         status = error.code if isinstance(error.code, int) else 1
     except Exception as error:
         log.exception("the engine could not start")
         sys.stderr.write(f"engine error: {type(error).__name__}: {error}\n")
         status = 1
     sys.stderr.flush()
-    # Not sys.exit: a generation thread in the middle of a long forward pass would hold the process.
+    # Not sys.exit: a generation thread within a long forward pass would keep the process alive.
     os._exit(status)
 
 
 def serve(arguments: argparse.Namespace) -> int:
-    """Serve until a signal; returns the exit status."""
-    # First of all, so that a port in use is known before seconds of imports and the model.
+    """Serve until a signal; return the exit status."""
+    # First, so that a port in use is noticed before imports and model loading.
     listener = _bind(arguments.host, arguments.port)
     import uvicorn
     from transformers.utils import logging as transformers_logging
@@ -101,24 +98,11 @@ def serve(arguments: argparse.Namespace) -> int:
     from harness.server.engine.prompts import Prompts
 
     transformers_logging.disable_progress_bar()
-    page_tok = arguments.page_size
-    num_blocks = arguments.num_blocks
-    if num_blocks is None and arguments.kv_cache_tokens is not None:
-        num_blocks = -(-arguments.kv_cache_tokens // (page_tok or PAGE_TOK))
+    if arguments.num_blocks is None and arguments.kv_cache_tokens is not None:
+        arguments.num_blocks = -(-arguments.kv_cache_tokens // (arguments.page_tok or PAGE_TOK))
+    # Arguments are named like the settings.
     engine = Engine(
-        EngineSettings(
-            model=arguments.model,
-            device=arguments.device,
-            dtype=arguments.dtype,
-            load_format=arguments.load_format,
-            max_context_tok=arguments.max_context,
-            threads=arguments.threads,
-            num_blocks=num_blocks,
-            page_tok=page_tok,
-            max_batch_tok=arguments.max_batch_tokens,
-            prefix_caching=not arguments.no_prefix_caching,
-            seed=arguments.seed,
-        )
+        EngineSettings(**{key: vars(arguments)[key] for key in EngineSettings.__slots__})
     )
     name = arguments.served_name or Path(arguments.model).name
     api = EngineApp(engine, Prompts(arguments.model), name)
@@ -135,15 +119,11 @@ def serve(arguments: argparse.Namespace) -> int:
     )
 
     class Server(uvicorn.Server):  # type: ignore[misc]  # uvicorn is not typed here
-        """uvicorn's server; a signal also cancels what is being generated, so that draining is
-        short.
-        """
-
         def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
             log.info("signal %d: stopping", sig)
-            engine.cancel_all()
-            # uvicorn's own handler would raise the signal again in the end, and the exit status
-            # would be the signal's.
+            engine.cancel_all()  # so that draining is short
+            # uvicorn's own handler would raise the signal again at the end, which would become the
+            # exit status.
             self.should_exit = True
 
     server = Server(

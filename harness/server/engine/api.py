@@ -30,9 +30,9 @@ from harness.server.engine.prompts import Prompts, read_json
 from harness.server.engine.reply import EventStream, GenerationFailedError, Reply, whole
 
 INLINE_TOKENISE_BYTES: Final = 100_000
-"""Bodies above this are tokenised in a thread, so that streams do not stall meanwhile."""
+"""Larger bodies are tokenized in a thread, so that streams do not stall meanwhile."""
 WATCHDOG_S: Final = 0.5
-"""How often the loop looks whether the generation thread is alive."""
+"""How often the loop checks that the generation thread is alive."""
 
 log = logging.getLogger("harness.engine")
 
@@ -104,7 +104,7 @@ class EngineApp:
     async def _answer(self, api: WireApi, request: Request) -> AsgiReply:
         ask, ids = await self._read(api, request)
         most = ask.max_tok
-        if most == 0:  # no length was asked for: all the room there is
+        if most == 0:  # no length requested: all that fits
             most = min(self.engine.max_context_tok, self.engine.capacity_tok) - len(ids)
             if most < max(1, ask.min_tok):
                 self.engine.check_fits(len(ids), max(1, ask.min_tok))
@@ -188,11 +188,11 @@ def _route(path: str, api: WireApi, work: Work) -> Route:
 
 
 async def guarded(api: WireApi, work: Callable[[], Awaitable[AsgiReply]]) -> AsgiReply:
-    """Do the work; its failures become errors in the API's form."""
+    """Run the work; its failures become errors in the API's form."""
     try:
         return await work()
     except ClientDisconnect:
-        return Response(status_code=499)  # nobody reads it; the request never began
+        return Response(status_code=499)  # the client is gone; the request never began
     except (BadRequestError, DoesNotFitError) as error:
         status, text = 400, str(error)
     except UnknownModelError as error:

@@ -1,11 +1,9 @@
-"""Attention for continuous batching where flash-attn is not installed: each request attends to its
-own keys only.
+"""Attention for continuous batching without flash-attn: each request attends to its own keys only.
 
-transformers' own choice there (`sdpa`) lays the keys of all requests of a batch side by side and
-masks what does not belong together, so the work and the mask grow with the square of the batch: 32
+transformers' own choice there (`sdpa`) concatenates the keys of all requests in a batch and masks
+pairs from different requests, so the work and the mask grow with the square of the batch: 32
 requests of 1,500 tokens each decode at 53 tokens/s on two cores, against 418 with this loop (4 M
-parameters, 2 KV heads). Registered under a name of its own, which also keeps the mask from being
-allocated.
+parameters, 2 KV heads). Its own registered name also keeps the mask from being allocated.
 """
 
 from typing import TYPE_CHECKING, Any, Final
@@ -22,7 +20,7 @@ NAME: Final = "per_request"
 
 
 def register() -> str:
-    """Make the implementation known to transformers; returns the name to load a model with."""
+    """Make the implementation available to transformers; return the name to load a model with."""
     AttentionInterface.register(NAME, _attention)
     return NAME
 
@@ -38,26 +36,24 @@ def _attention(
     cache: PagedAttentionCache | None = None,
     **kwargs: Any,  # noqa: ANN401  # whatever else the model's forward was given
 ) -> tuple[torch.Tensor, None]:
-    """The interface of transformers' attention functions: query (1, heads, tokens, size) in, (1,
-    tokens, heads, size) out.
+    """As transformers' attention functions: query (1, heads, tokens, size) in, (1, tokens, heads,
+    size) out.
     """
-    del (
-        attention_mask
-    )  # none is made for this implementation; what belongs together is told by the sequence lengths
+    # No mask is made for this implementation: the sequence lengths separate the requests.
+    del attention_mask
     if cache is None:
-        raise RuntimeError("this attention works on the paged cache of continuous batching only")
+        raise RuntimeError("this attention requires the paged cache of continuous batching")
     key, value = cache.update(
         key_states=key, value_states=value, layer_idx=module.layer_idx, kwargs=kwargs
     )
-    kernel = (
-        _cuda_kernel() if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) else None
-    )
-    if kernel is not None:
+    starts_q, starts_k = kwargs["cu_seq_lens_q"], kwargs["cu_seq_lens_k"]
+    half = query.is_cuda and query.dtype in (torch.float16, torch.bfloat16)
+    if half and (kernel := _cuda_kernel()) is not None:
         rows = [states.squeeze(0).transpose(0, 1) for states in (query, key, value)]
         out = kernel(
             *rows,
-            kwargs["cu_seq_lens_q"],
-            kwargs["cu_seq_lens_k"],
+            starts_q,
+            starts_k,
             kwargs["max_length_q"],
             kwargs["max_length_k"],
             scale=scaling,
@@ -65,17 +61,7 @@ def _attention(
             enable_gqa=True,
         )
         return out.unsqueeze(0), None
-    return (
-        _each_request(
-            query,
-            key,
-            value,
-            kwargs["cu_seq_lens_q"].tolist(),
-            kwargs["cu_seq_lens_k"].tolist(),
-            scaling,
-        ),
-        None,
-    )
+    return _each_request(query, key, value, starts_q.tolist(), starts_k.tolist(), scaling), None
 
 
 def _each_request(
@@ -93,8 +79,8 @@ def _each_request(
         new, seen = q1 - q0, k1 - k0
         q, k, v = query[:, :, q0:q1], key[:, :, k0:k1], value[:, :, k0:k1]
         if new == 1:
-            # One query sees all keys, so the query heads that share a KV head can stand as rows of
-            # one small matrix: a third faster.
+            # One query sees all keys, so the query heads that share a KV head can be rows of one
+            # small matrix: a third faster.
             grouped = scaled_dot_product_attention(
                 q.reshape(1, kv_heads, heads // kv_heads, size), k, v, scale=scaling
             )
@@ -112,7 +98,7 @@ def _each_request(
 
 
 def _cuda_kernel() -> "Callable[..., Any] | None":
-    """The variable-length flash kernel of torch, None where this torch has none with grouped
+    """The variable-length flash kernel of torch, or None if this torch has none with grouped
     heads.
     """
     try:

@@ -1,9 +1,9 @@
 """The generation thread: one model, one paged KV cache, requests in, tokens out.
 
-The work is transformers' continuous batching (5.19). What this file adds: sizing of the cache,
-refusal by arithmetic of what cannot fit (the library's thread dies of it), per-request temperature
-and minimum length, tokens handed to the event loop one batch at a time, how much of each prompt
-came from the prefix cache, and the news of the thread's death.
+It runs transformers' continuous batching (5.19) and adds: sizing of the cache, refusal of requests
+that cannot fit (they would kill the library's thread), per-request temperature and minimum length,
+delivery of tokens to the event loop one batch at a time, the number of cached tokens per prompt,
+and detection of the thread's death.
 """
 
 import asyncio
@@ -44,64 +44,50 @@ log = logging.getLogger("harness.engine")
 
 GIB: Final = 1024**3
 PAGE_TOK: Final = 32
-"""Tokens in a block of the KV cache, the grain of prefix reuse. vLLM has 16 on GPUs and 128 on
+"""Tokens per block of the KV cache, the granularity of prefix reuse. vLLM: 16 on GPUs, 128 on
 CPUs.
 """
 MAX_BATCH_TOK: Final = {"cpu": 512, "cuda": 4096}
-"""Most tokens in a forward pass: bounds how long decoding waits for others' prompts."""
+"""Per forward pass: bounds how long decoding waits for the prompts of others."""
 CPU_KV_BYTES: Final = 1 * GIB
-"""Budget of the KV cache on CPU, unless the arguments say otherwise. All of it is touched at start,
-half a second a GiB or more.
+"""Default budget of the KV cache on CPU. All of it is touched at start: half a second per GiB or
+more.
 """
 CUDA_KV_SHARE: Final = 0.8
-"""Share of the GPU memory that is free after loading which the KV cache and its index tensors may
-take.
-"""
+"""Of the GPU memory that is free after loading; for the KV cache and its index tensors."""
 STREAMS: Final = 32
 STREAM_TOK: Final = 4096
-"""The default cache on CPU holds 32 streams of the whole context or of 4,096 tokens, whichever is
-shorter, within the budget.
+"""The default cache on CPU has room for 32 streams of the whole context or of 4,096 tokens,
+whichever is shorter, within the budget.
 """
 SAFETY_MARGIN: Final = 0.15
-"""Share of free blocks below which transformers' scheduler (FIFO default) evicts from the prefix
+"""Below this share of free blocks transformers' scheduler (FIFO default) evicts from the prefix
 cache, and then admits no new prompt.
 """
 EVICT_TO: Final = 0.25
-"""Share of free blocks that an eviction aims at: a little more than the margin, so that it is not
-needed at every step.
+"""Target share of free blocks after an eviction: above the margin, so that not every step
+evicts.
 """
 COLDEST: Final = 1e-5
-"""Temperature that stands for 0: logits are divided by it, and one of them is then all of the
-probability (the library divides by zero).
+"""Replaces temperature 0, by which the library would divide: one token then has all of the
+probability.
 """
 DUMMY_RANGE: Final = 1e-3
-"""Dummy weights are uniform in ± this, as vLLM's are."""
+"""Dummy weights are uniform in ± this, as in vLLM."""
 
 
 class EngineDeadError(RuntimeError):
-    """The generation thread has died; nothing will be generated any more."""
+    """The generation thread has died; nothing more will be generated."""
 
 
 class DoesNotFitError(ValueError):
-    """A request that can never be served: over the context, or over the KV cache."""
+    """A request that can never be served: it exceeds the context or the KV cache."""
 
 
 @dataclass(frozen=True, slots=True)
 class EngineSettings:
-    """What the engine is started with. None means: choose.
-
-    Attributes:
-        model: folder (or hub id in the local cache) of the model.
-        device: `auto`, `cpu` or `cuda`.
-        dtype: torch's name of the type, or `auto` for the checkpoint's own.
-        load_format: `auto`, or `dummy` for random weights.
-        max_context_tok: longest prompt and answer together.
-        threads: torch threads on CPU.
-        num_blocks: blocks of the KV cache.
-        page_tok: tokens in a block.
-        max_batch_tok: most tokens in one forward pass.
-        prefix_caching: whether blocks are shared between requests with the same beginning.
-        seed: of sampling.
+    """What the engine is started with; the arguments of `__main__` explain it. None means: chosen
+    by the engine. `model` is a folder (or a hub id in the local cache).
     """
 
     model: str
@@ -119,12 +105,10 @@ class EngineSettings:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How one answer is to be made.
+    """How to generate one response.
 
     Attributes:
-        max_tok: most tokens.
-        min_tok: tokens before which no end-of-text token can be drawn.
-        ignore_eos: end-of-text tokens do not end it.
+        min_tok: before this many tokens no end-of-text token can be drawn.
         temperature: 0 takes the most likely token.
     """
 
@@ -136,13 +120,11 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """What the thread handed over for one request since the last time.
+    """What the thread produced for one request since the last delivery.
 
     Attributes:
-        token_ids: new tokens.
-        finish: `stop`, `length`, `abort`, `error`, or None while it goes on.
-        error: what went wrong, for `error`.
-        at_ns: when the loop heard of it.
+        finish: `stop`, `length`, `abort`, `error`, or None before the end.
+        at_ns: when the event loop received it.
     """
 
     token_ids: list[int]
@@ -156,8 +138,6 @@ class Generation:
     """A live request. `next` is awaited by one consumer.
 
     Attributes:
-        request_id: the engine's own.
-        prompt_tok: tokens of the prompt.
         created_ns: when it was submitted.
         cached_tok: prompt tokens found in the prefix cache; known from the first token on.
     """
@@ -173,7 +153,7 @@ class Generation:
     deliveries: asyncio.Queue[Delivery] = field(default_factory=asyncio.Queue)
 
     async def next(self) -> Delivery:
-        """The next tokens; everything that has been delivered by now, in one."""
+        """All tokens delivered so far, as one delivery; waits for at least one."""
         first = await self.deliveries.get()
         if self.deliveries.empty():
             return first
@@ -191,15 +171,14 @@ class Generation:
         *,
         at_ns: int,
     ) -> None:
-        """Hand tokens to the consumer. Nothing is taken after an end."""
         if not self.finished:
             self.finished = finish is not None
             self.deliveries.put_nowait(Delivery(token_ids, finish, error, at_ns))
 
 
 class _Router(OutputRouter):  # type: ignore[misc]  # transformers is not typed here
-    """Hands each batch of outputs to the event loop in one call, not by a handler for each request
-    (which a cancel leaks).
+    """Passes each batch of outputs to the event loop in one call; a handler per request would leak
+    on a cancel.
     """
 
     def __init__(
@@ -219,17 +198,15 @@ class _Router(OutputRouter):  # type: ignore[misc]  # transformers is not typed 
 
 
 class _Manager(ContinuousBatchingManager):  # type: ignore[misc]  # transformers is not typed here
-    """The library's manager, without its insistence on an attention of its own."""
+    """The library's manager, without replacing the model's attention."""
 
     def switch_to_cb_friendly_attn(
         self, model: PreTrainedModel, auto_switch_to_flash: bool = True
     ) -> None:
-        """Leave the attention as the model was loaded (`attention.py`)."""
+        pass
 
 
 class _Temperature(ContinuousBatchingLogitsProcessor):  # type: ignore[misc]
-    """Divides each request's logits by its own temperature."""
-
     supported_kwargs: dict[str, type] = {"temperature": float}  # noqa: RUF012  # the library's contract
     ignored_kwargs: tuple[str, ...] = ()
 
@@ -239,19 +216,17 @@ class _Temperature(ContinuousBatchingLogitsProcessor):  # type: ignore[misc]
     def prepare_tensor_args(
         self, requests_with_new_token: list[FutureRequestState]
     ) -> torch.Tensor:
-        wanted = [
+        temperatures = [
             request.state.logit_processor_kwargs.get("temperature", 1.0)
             for request in requests_with_new_token
         ]
-        return torch.tensor(wanted, dtype=torch.float32).view(torch.int32)
+        return torch.tensor(temperatures, dtype=torch.float32).view(torch.int32)
 
     def __call__(self, scores: torch.Tensor, tensor_arg: torch.Tensor) -> torch.Tensor:
         return scores / tensor_arg[: scores.size(0)].view(torch.float32).unsqueeze(-1)
 
 
 class _MinTokens(ContinuousBatchingLogitsProcessor):  # type: ignore[misc]
-    """Makes end-of-text tokens impossible until a request has its minimum."""
-
     supported_kwargs: dict[str, type] = {"min_tok": int}  # noqa: RUF012
     ignored_kwargs: tuple[str, ...] = ()
 
@@ -279,8 +254,8 @@ class _MinTokens(ContinuousBatchingLogitsProcessor):  # type: ignore[misc]
 
 
 def _generated(state: RequestState) -> int:
-    """Tokens of the answer so far. After giving way to others a request is read again with its
-    answer so far as part of its prompt.
+    """Tokens of the response so far. A preempted request is read again, with these as part of its
+    prompt.
     """
     again = (
         len(state.initial_tokens) - state._true_initial_tokens if state._true_initial_tokens else 0
@@ -293,15 +268,16 @@ class Engine:
     """Model, cache and generation thread. All methods belong to the event loop's thread.
 
     Raises:
-        DoesNotFitError: the cache that was asked for is smaller than one request of the longest
-            context.
+        DoesNotFitError: the requested cache is smaller than one request of the longest context.
     """
 
     def __init__(self, settings: EngineSettings) -> None:
         self.settings = settings
         self.device = _device(settings.device)
         if self.device.type == "cpu":
-            torch.set_num_threads(settings.threads or default_threads())
+            # One thread on two cores or fewer: a second one is slower there.
+            spare = max(1, len(os.sched_getaffinity(0)) - 2)
+            torch.set_num_threads(settings.threads or spare)
         self.model = _load(settings, self.device)
         config = self.model.config.get_text_config()
         self.vocab_size: int = config.vocab_size
@@ -309,18 +285,17 @@ class Engine:
         self.max_context_tok: int = settings.max_context_tok or longest or 4096
         if longest is not None and self.max_context_tok > longest:
             raise DoesNotFitError(
-                f"--max-context {self.max_context_tok} is over the model's {longest} positions"
+                f"--max-context {self.max_context_tok} exceeds the model's {longest} positions"
             )
-        self.eos_ids = (
-            frozenset(_eos_ids(self.model)) if settings.load_format != "dummy" else frozenset()
-        )
+        dummy = settings.load_format == "dummy"
+        self.eos_ids = frozenset[int]() if dummy else frozenset(_eos_ids(self.model))
         self.page_tok = settings.page_tok or PAGE_TOK
         self.max_batch_tok = settings.max_batch_tok or MAX_BATCH_TOK[self.device.type]
         self.num_blocks = settings.num_blocks or _default_blocks(
             self.model, self.max_context_tok, self.page_tok, self.max_batch_tok
         )
-        # One block less: a request's last block is seldom full, and its neighbour must not be
-        # needed for the last token.
+        # One block less: a request's last block is rarely full, and the last token must not need
+        # another one.
         self.capacity_tok = (self.num_blocks - 1) * self.page_tok
         self.default_temperature = _default_temperature(self.model)
         self._live: dict[str, Generation] = {}
@@ -329,7 +304,6 @@ class Engine:
         self._manager: Any = None
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Allocate the cache and start generating."""
         generation = GenerationConfig(
             do_sample=True, temperature=1.0, top_k=0, top_p=1.0, eos_token_id=-1, max_new_tokens=1
         )
@@ -357,22 +331,20 @@ class Engine:
         processors._retrieve_processors_kwargs()
         processors.do_processing = True
         self._manager = manager
-        # Made here and not in the thread, so that what does not fit is an error at start.
+        # Created here, not in the thread, so that a cache that does not fit is an error at start.
         manager.batch_processor = manager._create_batch_processor()
         self._watch_prefix_matches(manager.batch_processor.cache)
         _evict_oldest_first(manager.batch_processor.cache, manager.batch_processor.scheduler)
         manager.start()
 
     def _watch_prefix_matches(self, cache: PagedAttentionCache) -> None:
-        """Note how many tokens of each prompt the cache held; the library keeps the figure to
-        itself.
-        """
+        """Note how many tokens of each prompt are cached; the library does not expose it."""
         search = cache.search_prefix_match
 
         def search_and_note(request_id: str, prompt_ids: list[int]) -> int:
             matched: int = search(request_id, prompt_ids)
-            # A request that had to give way looks again, for its prompt and answer so far: only the
-            # first time is the prompt's.
+            # A preempted request searches again, with its response so far: only the first search is
+            # of the prompt alone.
             self._matched.setdefault(request_id, matched) if matched else None
             return matched
 
@@ -405,33 +377,30 @@ class Engine:
         )
         if accepted is None:
             del self._live[request_id]
-            raise EngineDeadError("the generation thread takes no requests")
+            raise EngineDeadError("the generation thread accepts no requests")
         return generation
 
     def check_fits(self, prompt_tok: int, max_tok: int) -> None:
-        """Refuse by arithmetic what could never be served.
-
-        Raises:
-            DoesNotFitError: with the numbers involved.
-        """
+        """Raise `DoesNotFitError`, with the numbers involved, if this could never be served."""
         if prompt_tok < 1:
             raise DoesNotFitError("the prompt has no tokens")
         total = prompt_tok + max_tok
+        however = (
+            f"However, you requested {total} tokens ({prompt_tok} in the prompt, {max_tok} for the"
+            " response)."
+        )
         if total > self.max_context_tok:
             raise DoesNotFitError(
-                f"This model's maximum context length is {self.max_context_tok} tokens. However,"
-                f" you requested {total} tokens ({prompt_tok} in the prompt, {max_tok} for the"
-                " answer)."
+                f"This model's maximum context length is {self.max_context_tok} tokens. {however}"
             )
         if total > self.capacity_tok:
             raise DoesNotFitError(
-                f"The KV cache holds {self.capacity_tok} tokens of one request. However, you"
-                f" requested {total} tokens ({prompt_tok} in the prompt, {max_tok} for the answer)."
+                f"The KV cache holds {self.capacity_tok} tokens of one request. {however}"
             )
 
     def cancel(self, request_id: str) -> None:
-        """Stop generating for a request; its consumer gets `abort` unless it had its end
-        already.
+        """Stop generating for a request; its consumer receives `abort` unless the request had
+        ended.
         """
         generation = self._live.pop(request_id, None)
         self._matched.pop(request_id, None)
@@ -440,14 +409,11 @@ class Engine:
             generation.put([], "abort", at_ns=now_ns())
 
     def cancel_all(self) -> None:
-        """Stop everything that is live."""
         for request_id in list(self._live):
             self.cancel(request_id)
 
     def stop(self, timeout_s: float) -> None:
-        """End the generation thread, giving up after `timeout_s` (it is in the middle of a forward
-        pass).
-        """
+        """End the generation thread; give up after `timeout_s` (it is within a forward pass)."""
         self.cancel_all()
         if self._manager is not None:
             self._manager.background_thread_status.request_stop(BackgroundThreadStatus.HARD_STOP, 0)
@@ -457,20 +423,18 @@ class Engine:
                 thread.join(timeout_s)
 
     def fatal_error(self) -> BaseException | None:
-        """What the generation thread died of, None while it lives."""
         if self._manager is None:
             return RuntimeError("the generation thread has not been started")
         status = self._manager.background_thread_status
         if status.fatal_error is not None:
             error: BaseException = status.fatal_error
             return error
-        return (
-            None if self._manager.is_running() else RuntimeError("the generation thread has ended")
-        )
+        running = self._manager.is_running()
+        return None if running else RuntimeError("the generation thread has ended")
 
     def fail_live_if_dead(self) -> None:
-        """End what a dead thread left hanging (a request may slip in while it dies). Called now and
-        then by the server.
+        """End requests that a dead thread left open (one may be accepted while it dies). The server
+        calls this periodically.
         """
         error = self.fatal_error()
         if error is not None:
@@ -479,20 +443,17 @@ class Engine:
                 generation.put([], "error", str(error), at_ns=now_ns())
 
     def running(self) -> float:
-        """Requests in the batch."""
         processor = self._manager.batch_processor
         return float(len(processor.scheduler.active_requests)) if processor is not None else 0.0
 
     def waiting(self) -> float:
-        """Requests queued before it."""
+        """Requests queued before the batch."""
         processor = self._manager.batch_processor
         waiting = len(processor.scheduler.waiting_requests) if processor is not None else 0
         return float(waiting + self._manager.input_queue.qsize())
 
     def kv_usage(self) -> float | None:
-        """Share of the KV cache that live requests hold; blocks kept only for reuse count as
-        free.
-        """
+        """Share of the KV cache used by live requests; blocks kept only for reuse count as free."""
         processor = self._manager.batch_processor
         if processor is None:
             return None
@@ -528,11 +489,11 @@ class Engine:
 
 
 def _evict_oldest_first(cache: PagedAttentionCache, scheduler: Scheduler) -> None:
-    """Make room by dropping the prefixes that were used longest ago.
+    """Evict the prefixes that were used longest ago.
 
-    The library drops all of them at once whenever room gets short, so that hit rates fall to
-    nothing again and again under conversations. Where a live request cannot go on (`starved`), its
-    way is kept: nothing cached is worth stopping a request for.
+    The library evicts all of them whenever space runs short, so that under conversations the hit
+    rate keeps falling to zero. For a live request that cannot continue (`starved`) it still does:
+    no cached prefix is worth stopping a request.
     """
     evict_all = cache.evict_cached_blocks
 
@@ -547,11 +508,8 @@ def _evict_oldest_first(cache: PagedAttentionCache, scheduler: Scheduler) -> Non
         evicted = False
         for allocator in cache.cache_allocators.values():
             ledger = allocator.ledger
-            oldest = list(
-                itertools.islice(
-                    ledger.cached_blocks, max(1, int(missing_bytes // allocator.bytes_per_block))
-                )
-            )
+            count = max(1, int(missing_bytes // allocator.bytes_per_block))
+            oldest = list(itertools.islice(ledger.cached_blocks, count))
             for block in oldest:
                 del ledger.cached_blocks[block]
                 del ledger.hash_to_block[ledger.block_to_hash.pop(block)]
@@ -560,14 +518,6 @@ def _evict_oldest_first(cache: PagedAttentionCache, scheduler: Scheduler) -> Non
         return evicted
 
     cache.evict_cached_blocks = evict
-
-
-def default_threads() -> int:
-    """Torch threads on CPU: one on two cores or fewer (a second one costs more than it brings
-    there), else the cores less two.
-    """
-    cores = len(os.sched_getaffinity(0))
-    return max(1, cores - 2)
 
 
 def _device(wanted: str) -> torch.device:
@@ -582,7 +532,6 @@ def _device(wanted: str) -> torch.device:
 
 
 def _load(settings: EngineSettings, device: torch.device) -> PreTrainedModel:
-    """The model on its device, in evaluation mode."""
     implementation = attention.register()
     dtype: Any = "auto" if settings.dtype == "auto" else getattr(torch, settings.dtype)
     if settings.load_format == "dummy":
@@ -603,7 +552,7 @@ def _load(settings: EngineSettings, device: torch.device) -> PreTrainedModel:
 
 
 def _no_init() -> AbstractContextManager[None]:
-    """Skips the library's own initialisation, which dummy weights overwrite anyway."""
+    """Skip the library's own initialization, which dummy weights overwrite anyway."""
     from transformers.initialization import no_init_weights
 
     skipping: AbstractContextManager[None] = no_init_weights()
@@ -620,8 +569,8 @@ def _eos_ids(model: PreTrainedModel) -> list[int]:
 
 
 def _default_temperature(model: PreTrainedModel) -> float:
-    """What a request that names no temperature gets: the model's own setting, else 1, as both APIs
-    document (and vLLM does).
+    """For a request without one: the model's own setting, else 1, as both APIs document (and vLLM
+    does).
     """
     value = model.generation_config.temperature
     return float(value) if value is not None else 1.0
@@ -639,29 +588,30 @@ def _default_blocks(
     kv_heads = getattr(config, "num_key_value_heads", None) or heads
     item = model.dtype.itemsize
     kv_bytes = config.num_hidden_layers * kv_heads * size * 2 * item
-    # transformers checks the size against memory counting a mask and copies of keys that this
-    # engine's attention does not make.
+    # transformers' own memory check counts a mask and copies of keys that this engine's attention
+    # does not make.
     counted_bytes = kv_bytes + (2 * heads + kv_heads) * size * item + 8 + max_batch_tok * item
     if model.device.type == "cuda":
         free, _total = torch.cuda.mem_get_info(model.device)
         tokens = int(free * CUDA_KV_SHARE) // counted_bytes
     else:
-        wanted = max(
-            int(STREAMS * min(max_context_tok, STREAM_TOK) / (1 - SAFETY_MARGIN)),
-            2 * max_context_tok,
-        )
+        streams_tok = int(STREAMS * min(max_context_tok, STREAM_TOK) / (1 - SAFETY_MARGIN))
         total = psutil.virtual_memory().total - psutil.Process().memory_info().rss
-        tokens = min(wanted, CPU_KV_BYTES // kv_bytes, int(total * 0.8) // counted_bytes)
+        tokens = min(
+            max(streams_tok, 2 * max_context_tok),
+            CPU_KV_BYTES // kv_bytes,
+            int(total * 0.8) // counted_bytes,
+        )
     blocks = int(tokens // page_tok)
     if blocks < max_context_tok // page_tok + 2:
         log.warning(
-            "the KV cache holds %d tokens, less than one request of the longest context, %d",
+            "the KV cache has room for %d tokens, less than one request of the longest context, %d",
             blocks * page_tok,
             max_context_tok,
         )
     if blocks < 2:
         raise DoesNotFitError(
-            f"no room for a KV cache: {kv_bytes} bytes a token,"
+            f"no room for a KV cache: {kv_bytes} bytes per token,"
             f" {Path(model.config._name_or_path).name}"
         )
     return blocks

@@ -1,10 +1,9 @@
-"""What the engine measures, exposed under vLLM's names so that one scraper reads both.
+"""Metrics of the engine, exposed under vLLM's names so that one scraper reads both.
 
-Only what is truly known is there: no preemptions, no queue times, no FLOPs. Buckets are vLLM
-0.32's.
+Only known values are exposed: no preemptions, no queue times, no FLOPs. Buckets are vLLM 0.32's.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Final
 
 from prometheus_client import (
@@ -87,18 +86,14 @@ E2E_BUCKETS: Final = (
     1920.0,
     7680.0,
 )
-FINISHED_REASONS: Final = ("stop", "length", "abort", "error")
+
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 
 
 class EngineMetrics:
-    """Counters, gauges and histograms of one engine.
-
-    Args:
-        model_name: the served name, label `model_name`.
-        running: how many requests are in the batch, read at a scrape.
-        waiting: how many wait to get in, read at a scrape.
-        kv_usage: share of the KV cache held by live requests, 0 to 1, None before the first batch.
+    """Counters, gauges and histograms of one engine. The callables are read at each scrape:
+    requests in the batch and waiting for it, and the share of the KV cache used by live requests
+    (None before the first batch).
     """
 
     def __init__(
@@ -108,39 +103,40 @@ class EngineMetrics:
         waiting: Callable[[], float],
         kv_usage: Callable[[], float | None],
     ) -> None:
-        self.registry = CollectorRegistry()
-        ProcessCollector(registry=self.registry)
+        registry = self.registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
         names, values = ("model_name", "engine"), (model_name, "0")
 
         def counter(name: str, text: str) -> Counter:
-            return Counter(f"vllm:{name}", text, names, registry=self.registry).labels(*values)
+            return Counter(f"vllm:{name}", text, names, registry=registry).labels(*values)
+
+        def counters(name: str, text: str, label: str, of: tuple[str, ...]) -> dict[str, Counter]:
+            made = Counter(f"vllm:{name}", text, (*names, label), registry=registry)
+            return {value: made.labels(*values, value) for value in of}
 
         def histogram(name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
-            return Histogram(
-                f"vllm:{name}", text, names, registry=self.registry, buckets=buckets
-            ).labels(*values)
+            made = Histogram(f"vllm:{name}", text, names, registry=registry, buckets=buckets)
+            return made.labels(*values)
 
         def gauge(name: str, text: str, read: Callable[[], float]) -> None:
-            Gauge(f"vllm:{name}", text, names, registry=self.registry).labels(*values).set_function(
-                read
-            )
+            made = Gauge(f"vllm:{name}", text, names, registry=registry)
+            made.labels(*values).set_function(read)
+
+        def kv_usage_or_nan() -> float:
+            # Prometheus has no absent gauge under a fixed label set: NaN means unknown.
+            share = kv_usage()
+            return float("nan") if share is None else share
 
         gauge("num_requests_running", "Number of requests in model execution batches.", running)
         gauge("num_requests_waiting", "Number of requests waiting to be processed.", waiting)
-        gauge(
-            "kv_cache_usage_perc",
-            "KV-cache usage. 1 means 100 percent usage.",
-            lambda: _nan_if_none(kv_usage()),
-        )
+        gauge("kv_cache_usage_perc", "KV-cache usage. 1 means 100 percent usage.", kv_usage_or_nan)
         self.prompt_tokens = counter("prompt_tokens", "Number of prefill tokens processed.")
-        by_source = Counter(
-            "vllm:prompt_tokens_by_source",
+        self.prompt_by_source = counters(
+            "prompt_tokens_by_source",
             "Number of prompt tokens by source.",
-            (*names, "source"),
-            registry=self.registry,
+            "source",
+            ("local_compute", "local_cache_hit"),
         )
-        self.prompt_computed = by_source.labels(*values, "local_compute")
-        self.prompt_hit = by_source.labels(*values, "local_cache_hit")
         self.prompt_cached = counter(
             "prompt_tokens_cached", "Number of cached prompt tokens (local + external)."
         )
@@ -153,13 +149,12 @@ class EngineMetrics:
         self.generation_tokens = counter(
             "generation_tokens", "Number of generation tokens processed."
         )
-        finished = Counter(
-            "vllm:request_success",
+        self.finished = counters(
+            "request_success",
             "Count of successfully processed requests.",
-            (*names, "finished_reason"),
-            registry=self.registry,
+            "finished_reason",
+            ("stop", "length", "abort", "error"),
         )
-        self.finished = {reason: finished.labels(*values, reason) for reason in FINISHED_REASONS}
         self.ttft = histogram(
             "time_to_first_token_seconds",
             "Histogram of time to first token in seconds.",
@@ -177,31 +172,18 @@ class EngineMetrics:
         )
 
     def prefilled(self, prompt_tok: int, cached_tok: int, ttft_ns: int) -> None:
-        """A request's prompt has been read and its first token is out."""
         self.prompt_tokens.inc(prompt_tok)
-        self.prompt_computed.inc(prompt_tok - cached_tok)
-        self.prompt_hit.inc(cached_tok)
+        self.prompt_by_source["local_compute"].inc(prompt_tok - cached_tok)
+        self.prompt_by_source["local_cache_hit"].inc(cached_tok)
         self.prompt_cached.inc(cached_tok)
         self.cache_queries.inc(prompt_tok)
         self.cache_hits.inc(cached_tok)
         self.ttft.observe(seconds(ttft_ns))
 
     def ended(self, reason: str, e2e_ns: int) -> None:
-        """A request is over: `stop`, `length`, `abort` or `error`."""
         self.finished[reason].inc()
         if reason in {"stop", "length"}:
             self.e2e.observe(seconds(e2e_ns))
 
     def exposition(self) -> bytes:
-        """The Prometheus text of this moment."""
         return generate_latest(self.registry)
-
-    def names(self) -> Iterator[str]:
-        """The names of all series that are exposed, for documentation and tests."""
-        for family in self.registry.collect():
-            yield family.name
-
-
-def _nan_if_none(value: float | None) -> float:
-    """Prometheus knows no absent gauge under a fixed label set; NaN is its word for unknown."""
-    return float("nan") if value is None else value

@@ -1,6 +1,4 @@
-"""From token ids to what a client reads: text that is valid at every moment, stop strings, tool
-calls.
-"""
+"""From token ids to text that is valid at all times, stop strings, and tool calls."""
 
 import json
 from collections.abc import Sequence
@@ -16,7 +14,7 @@ TOOL_CLOSE: Final = "</tool_call>"
 
 
 class Detokenizer:
-    """Token ids to text, a token at a time, never emitting half of a character."""
+    """Token ids to text, one token at a time, never emitting half of a character."""
 
     def __init__(self, tokenizer: "Tokenizer") -> None:
         from tokenizers.decoders import DecodeStream
@@ -36,9 +34,7 @@ class Detokenizer:
         return text
 
     def rest(self) -> str:
-        """What is left when no token will follow: bytes that never became a character, as
-        replacement characters.
-        """
+        """The remainder once no token follows: incomplete characters, as replacement characters."""
         whole: str = self._tokenizer.decode(self._ids, skip_special_tokens=True)
         return whole[len(self._emitted) :] if whole.startswith(self._emitted) else ""
 
@@ -52,8 +48,8 @@ class StopStrings:
         self.matched: str | None = None
 
     def feed(self, text: str) -> str:
-        """Text that is now certain. Sets `matched` when a stop string is complete; what follows it
-        is dropped.
+        """Text that is now final. Sets `matched` once a stop string is complete; the rest is
+        dropped.
         """
         if not self._stops:
             return text
@@ -68,17 +64,13 @@ class StopStrings:
         return out
 
     def rest(self) -> str:
-        """The text held back, when no more will come."""
         out, self._held = self._held, ""
         return out
 
 
 class ToolCalls:
-    """Finds calls in Hermes form, `<tool_call>{"name": …, "arguments": {…}}</tool_call>`. What does
-    not parse stays text.
-
-    Args:
-        names: functions that the request offers; a call of any other stays text.
+    """Finds calls in Hermes form, `<tool_call>{"name": …, "arguments": {…}}</tool_call>`, of the
+    functions that the request offers. Anything else stays text.
     """
 
     def __init__(self, names: Sequence[str]) -> None:
@@ -87,7 +79,6 @@ class ToolCalls:
         self._called = False
 
     def feed(self, text: str) -> list[Piece]:
-        """Pieces that are now certain."""
         self._held += text
         pieces: list[Piece] = []
         while True:
@@ -97,20 +88,16 @@ class ToolCalls:
                 self._say(pieces, self._held[: len(self._held) - keep])
                 self._held = self._held[len(self._held) - keep :]
                 return pieces
-            end = self._held.find(TOOL_CLOSE, start)
             self._say(pieces, self._held[:start])
-            if end < 0:
-                self._held = self._held[start:]
+            call, close, after = self._held[start:].partition(TOOL_CLOSE)
+            if not close:
+                self._held = call
                 return pieces
-            whole, inner = (
-                self._held[start : end + len(TOOL_CLOSE)],
-                self._held[start + len(TOOL_OPEN) : end],
-            )
-            self._held = self._held[end + len(TOOL_CLOSE) :]
-            self._call(pieces, inner, whole)
+            self._held = after
+            self._call(pieces, call.removeprefix(TOOL_OPEN), call + close)
 
     def rest(self) -> list[Piece]:
-        """What is left when no more will come. A call without its closing tag counts if its JSON is
+        """The remainder once no more follows. A call without its closing tag counts if its JSON is
         complete.
         """
         pieces: list[Piece] = []
@@ -122,7 +109,7 @@ class ToolCalls:
         return pieces
 
     def _say(self, pieces: list[Piece], text: str) -> None:
-        # Line breaks between calls are form, not answer.
+        # Line breaks between calls are not part of the response.
         if text and not (self._called and text.isspace()):
             pieces.append(Text(text))
 
@@ -143,7 +130,7 @@ class ToolCalls:
 
 
 def _overlap(text: str, mark: str) -> int:
-    """Length of the longest end of `text` that is a proper beginning of `mark`."""
+    """Length of the longest suffix of `text` that is a proper prefix of `mark`."""
     for length in range(min(len(text), len(mark) - 1), 0, -1):
         if mark.startswith(text[-length:]):
             return length
@@ -151,13 +138,9 @@ def _overlap(text: str, mark: str) -> int:
 
 
 class Output:
-    """One answer: tokens in, pieces out, and how many tokens count.
+    """One response: tokens in, pieces out, and how many tokens count.
 
-    Args:
-        tokenizer: the model's.
-        stops: stop strings; looked for once `min_tok` tokens are out.
-        tool_names: functions offered; None parses no tool calls.
-        min_tok: tokens before which no stop string ends the answer.
+    No stop string ends it before `min_tok` tokens; without `tool_names` no tool calls are parsed.
     """
 
     def __init__(
@@ -176,11 +159,10 @@ class Output:
 
     @property
     def stopped_by(self) -> str | None:
-        """The stop string that ended the answer, if one did."""
         return self._stops.matched
 
     def feed(self, token_ids: Sequence[int]) -> list[Piece]:
-        """Pieces that these tokens make certain. Tokens after a stop string are neither counted nor
+        """Pieces that these tokens complete. Tokens after a stop string are neither counted nor
         read.
         """
         text = ""
@@ -193,7 +175,6 @@ class Output:
         return self._pieces(text)
 
     def finish(self) -> list[Piece]:
-        """What was held back, now that no token will follow."""
         text = "" if self._stops.matched is not None else self._stops.feed(self._detokenizer.rest())
         if self._stops.matched is None:
             text += self._stops.rest()

@@ -1,4 +1,4 @@
-"""Requests as the model reads them: the chat template, token ids."""
+"""Requests as the model reads them: chat template and token ids."""
 
 import json
 import threading
@@ -12,28 +12,21 @@ from transformers import AutoTokenizer
 from harness.api.base import Ask, BadRequestError, Json
 
 SEGMENT_CACHE_CHARS: Final = 32_000_000
-"""Text of already tokenised turns that is kept, so that a growing conversation costs only its new
-turns.
-"""
+"""Text of tokenized turns that is kept, so that a growing conversation costs only its new turns."""
 TURN_START: Final = "<|im_start|>"
 
 
 @dataclass(slots=True)
 class Prompts:
-    """The model's tokenizer and chat template.
-
-    Args:
-        model: folder of the model.
-    """
+    """The tokenizer and chat template of the model in a folder."""
 
     model: str
     auto: Any = field(init=False)
     fast: Any = field(init=False)
     _segments: OrderedDict[str, list[int]] = field(init=False, default_factory=OrderedDict)
     _segment_chars: int = field(init=False, default=0)
-    _lock: threading.Lock = field(
-        init=False, default_factory=threading.Lock
-    )  # long prompts are tokenised in threads
+    # long prompts are tokenized in threads
+    _lock: threading.Lock = field(init=False, default_factory=threading.Lock)
     _by_turn: bool = field(init=False)
 
     def __post_init__(self) -> None:
@@ -47,7 +40,7 @@ class Prompts:
         """The prompt as token ids.
 
         Raises:
-            BadRequestError: no chat template, or one that refuses the messages.
+            BadRequestError: no chat template, or one that rejects the messages.
         """
         if isinstance(ask.prompt, list):
             return ask.prompt
@@ -57,7 +50,6 @@ class Prompts:
         return self._encode(self.render(ask.messages, ask.tools))
 
     def render(self, messages: Sequence[Json], tools: Sequence[Json]) -> str:
-        """The conversation as the chat template writes it."""
         try:
             text: str = self.auto.apply_chat_template(
                 list(messages),
@@ -67,14 +59,13 @@ class Prompts:
             )
         except Exception as error:
             raise BadRequestError(
-                f"the model's chat template refuses the messages: {error}"
+                f"the model's chat template rejects the messages: {error}"
             ) from error
         return text
 
     def _encode(self, text: str) -> list[int]:
         if not self._by_turn:
-            whole: list[int] = self.fast.encode(text, add_special_tokens=False).ids
-            return whole
+            return self._ids(text)
         ids: list[int] = []
         for i, part in enumerate(text.split(TURN_START)):
             ids += self._segment(part if i == 0 else TURN_START + part)
@@ -88,7 +79,7 @@ class Prompts:
             if known is not None:
                 self._segments.move_to_end(text)
                 return known
-        ids: list[int] = self.fast.encode(text, add_special_tokens=False).ids
+        ids = self._ids(text)
         with self._lock:
             if text not in self._segments:
                 self._segments[text] = ids
@@ -99,8 +90,8 @@ class Prompts:
         return ids
 
     def _splits_at_turns(self) -> bool:
-        """Whether turns can be tokenised one by one: their start is a special token, which no merge
-        crosses; tried on examples.
+        """Whether turns can be tokenized one by one: their start is a special token, which no merge
+        crosses; verified on examples.
         """
         if self.auto.convert_tokens_to_ids(TURN_START) in (None, self.auto.unk_token_id):
             return False
@@ -109,11 +100,11 @@ class Prompts:
             f"{TURN_START} x<|im_end|>\n",
             f"{TURN_START}assistant\n",
         ]
-        whole = self.fast.encode("".join(turns), add_special_tokens=False).ids
-        return bool(
-            whole
-            == [i for turn in turns for i in self.fast.encode(turn, add_special_tokens=False).ids]
-        )
+        return self._ids("".join(turns)) == [i for turn in turns for i in self._ids(turn)]
+
+    def _ids(self, text: str) -> list[int]:
+        ids: list[int] = self.fast.encode(text, add_special_tokens=False).ids
+        return ids
 
 
 def read_json(raw: bytes) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""One answer on its way from the engine to its client, whatever the API."""
+"""One response on its way from the engine to its client, for every API."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -20,10 +20,8 @@ class GenerationFailedError(RuntimeError):
 
 @dataclass(slots=True)
 class Reply:
-    """One answer on its way: takes deliveries, counts, and says how it ended.
-
-    Attributes:
-        finish: `stop`, `length`, `abort`, `error`, None before the end.
+    """Turns deliveries into pieces, and counts. `finish` is `stop`, `length`, `abort` or `error`;
+    None before the end.
     """
 
     generation: Generation
@@ -34,11 +32,10 @@ class Reply:
     _last_ns: int | None = None
 
     async def steps(self) -> AsyncIterator[list[Piece]]:
-        """The pieces of each delivery (often one, none while text is held back). Ends with the
-        answer.
+        """The pieces of each delivery (often one, none while text is held back), until the end.
 
         Raises:
-            GenerationFailedError: the engine gave up on it.
+            GenerationFailedError: the engine failed the request.
         """
         while True:
             delivery = await self.generation.next()
@@ -63,7 +60,6 @@ class Reply:
                 return
 
     def abandon(self) -> None:
-        """The client is gone: free what the request holds."""
         if self.finish is None:
             self.generation.cancel()
             self._end("abort")
@@ -72,9 +68,8 @@ class Reply:
         if not tokens:
             return
         if self._last_ns is None:
-            self.metrics.prefilled(
-                self.prompt_tok, self.cached_tok, at_ns - self.generation.created_ns
-            )
+            ttft_ns = at_ns - self.generation.created_ns
+            self.metrics.prefilled(self.generation.prompt_tok, self.cached_tok, ttft_ns)
             gaps = tokens - 1
             self._last_ns = self.generation.created_ns if gaps else at_ns
         else:
@@ -86,52 +81,35 @@ class Reply:
 
     def _end(self, finish: str) -> None:
         if self.finish is not None:
-            return  # abandoned while its last tokens were being read
+            return  # abandoned while its last tokens were read
         self.finish = finish
         self.metrics.ended(finish, now_ns() - self.generation.created_ns)
 
     @property
-    def prompt_tok(self) -> int:
-        """Tokens of the prompt."""
-        return self.generation.prompt_tok
-
-    @property
     def cached_tok(self) -> int:
-        """Prompt tokens that the prefix cache held."""
         return self.generation.cached_tok or 0
 
     @property
     def usage(self) -> Usage:
-        """Usage so far. Whole blocks of the prompt that were computed are in the cache from now on:
-        written.
-        """
-        whole_blocks = self.prompt_tok // self.page_tok * self.page_tok
-        written = max(0, whole_blocks - self.cached_tok)
-        return Usage(self.prompt_tok, self.cached_tok, written, self.output.tokens)
+        """Usage so far. The computed whole blocks of the prompt are now in the cache: written."""
+        prompt_tok = self.generation.prompt_tok
+        written = max(0, prompt_tok // self.page_tok * self.page_tok - self.cached_tok)
+        return Usage(prompt_tok, self.cached_tok, written, self.output.tokens)
 
     @property
     def ending(self) -> Finish:
-        """How it ended."""
         called = self.finish == "stop" and self.output.called_tool
         return Finish("tool_calls" if called else self.finish or "stop", self.output.stopped_by)
 
 
 class EventStream:
-    """An event stream that notices a client's leaving and tells the engine.
-
-    Args:
-        reply: the answer that is streamed.
-        ask: what it answers.
-        writer: of its events.
-        content_type: of the stream.
-    """
+    """An event stream that reports a disconnect of the client to the engine."""
 
     def __init__(self, reply: Reply, ask: Ask, writer: AnswerWriter, content_type: str) -> None:
         self._reply, self._ask, self._writer = reply, ask, writer
         self._content_type = content_type
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer as ASGI."""
         del scope
         headers = [
             (b"content-type", f"{self._content_type}; charset=utf-8".encode()),
@@ -139,20 +117,18 @@ class EventStream:
             (b"x-accel-buffering", b"no"),
         ]
         watcher = asyncio.create_task(_abandon_on_disconnect(self._reply, receive))
+
+        async def write(body: bytes, more: bool = True) -> None:
+            await send({"type": "http.response.body", "body": body, "more_body": more})
+
         try:
             await send({"type": "http.response.start", "status": 200, "headers": headers})
             try:
                 async for event in self._events():
-                    await send({"type": "http.response.body", "body": event, "more_body": True})
+                    await write(event)
             except GenerationFailedError as error:
-                await send(
-                    {
-                        "type": "http.response.body",
-                        "body": self._writer.error(500, "api_error", str(error)),
-                        "more_body": True,
-                    }
-                )
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
+                await write(self._writer.error(500, "api_error", str(error)))
+            await write(b"", more=False)
         finally:
             watcher.cancel()
             self._reply.abandon()
@@ -162,8 +138,7 @@ class EventStream:
         started = False
         async for pieces in reply.steps():
             if not started:
-                # At the first token, not before: only then is it known how much of the prompt was
-                # cached.
+                # Not before the first token, when the number of cached prompt tokens is known.
                 started = True
                 if begin := writer.start(reply.usage, continuous=continuous):
                     yield begin
@@ -181,7 +156,7 @@ async def _abandon_on_disconnect(reply: Reply, receive: Receive) -> None:
 
 
 async def whole(reply: Reply, request: Request) -> list[Piece]:
-    """All pieces of an answer that is not streamed, neighbouring texts joined."""
+    """All pieces of a response that is not streamed, adjacent texts joined."""
     watcher = asyncio.create_task(_abandon_on_disconnect(reply, request.receive))
     whole: list[Piece] = []
     try:

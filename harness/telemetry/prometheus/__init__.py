@@ -1,1 +1,1 @@
-"""Reads the metrics of a run from a Prometheus server."""
+"""Reads a run's metrics from a Prometheus server."""

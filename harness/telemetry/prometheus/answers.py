@@ -1,4 +1,4 @@
-"""The journal of what a Prometheus answered."""
+"""The journal of a Prometheus server's responses."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -14,30 +14,36 @@ from harness.core.clock import now_ns
 from harness.core.errors import ArtifactError
 from harness.core.records import Concern, Severity
 
-Tell = Callable[[Concern], None]
+OnConcern = Callable[[Concern], None]
 
 _ZSTD_LEVEL: Final = 3
 
 
+def degraded(
+    code: str, text: str, value: float | None = None, limit: float | None = None
+) -> Concern:
+    """A concern that degrades the run."""
+    return Concern(code, Severity.DEGRADED, text, value, limit)
+
+
 class AnswersJournal:
-    """Comes into being with its first row; a part of it that exists is continued by a new one.
+    """Created with its first row, as a new part if one exists already.
 
     Args:
-        path: of the journal.
         unix_offset_ns: wall clock minus monotonic clock of this host.
-        tell: called when rows cannot be written.
+        on_concern: called when rows cannot be written.
     """
 
-    def __init__(self, path: Path, unix_offset_ns: int, tell: Tell) -> None:
+    def __init__(self, path: Path, unix_offset_ns: int, on_concern: OnConcern) -> None:
         self._path = path
         self._offset_ns = unix_offset_ns
-        self._tell = tell
+        self._tell = on_concern
         self._writer: JournalWriter | None = None
         self._rows_lost = 0
         self._codec = pa.Codec("zstd", compression_level=_ZSTD_LEVEL)
 
     def mark(self, target: str, scrape_ms: int, *, label: str | None, error: str | None) -> None:
-        """Say of a scrape, by its time in that Prometheus, what it was for or why it failed."""
+        """Record a scrape's purpose or error, by its time in that Prometheus."""
         t_ns = scrape_ms * NS_PER_MS - self._offset_ns
         more = {"label": label} if error is None else {"error": error}
         self._write(
@@ -45,7 +51,7 @@ class AnswersJournal:
         )
 
     def answer(self, target: str, asked_ns: int, body: bytes) -> None:
-        """Keep raw samples, asked for at a moment."""
+        """Record raw samples, requested at `asked_ns`."""
         self._write(
             {
                 "t_ns": asked_ns,
@@ -65,16 +71,14 @@ class AnswersJournal:
             self._writer.append([{**row, "unix_offset_ns": self._offset_ns}])
         except ArtifactError as error:
             if not self._rows_lost:
-                text = f"{error.what} ({error.cause})"
-                self._tell(Concern("telemetry_not_written", Severity.DEGRADED, text))
+                self._tell(degraded("telemetry_not_written", f"{error.what} ({error.cause})"))
             self._rows_lost += 1
 
     def close(self) -> None:
-        """Close it, and report rows that were lost."""
+        """Close it, and report lost rows."""
         if self._writer is not None:
-            with suppress(ArtifactError):  # it is readable without its end mark
+            with suppress(ArtifactError):  # readable without its end mark
                 self._writer.close()
         if self._rows_lost:
-            text = "Answers of Prometheus could not be written."
-            lost = float(self._rows_lost)
-            self._tell(Concern("telemetry_rows_lost", Severity.DEGRADED, text, lost, 0.0))
+            text = "Responses of Prometheus could not be written."
+            self._tell(degraded("telemetry_rows_lost", text, float(self._rows_lost), 0.0))

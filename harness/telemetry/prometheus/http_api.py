@@ -1,8 +1,8 @@
-"""The HTTP API of a Prometheus, or of what speaks it: Thanos, Mimir, VictoriaMetrics.
+"""The HTTP API of a Prometheus or a compatible server: Thanos, Mimir, VictoriaMetrics.
 
-Only two things are asked: raw samples (an instant query of a range vector selector, `{…}[60s]`,
-which answers with the samples themselves at their own timestamps, where `query_range` and
-`increase()` would interpolate), and the server's clock.
+Only two things are queried: the server's clock, and raw samples. These come from an instant query
+of a range vector selector (`{…}[60s]`), which returns the samples at their own timestamps;
+`query_range` and `increase()` would interpolate.
 """
 
 import json
@@ -29,17 +29,12 @@ Samples = list[tuple[int, str]]
 
 
 class PrometheusError(Exception):
-    """The API did not answer, or with an error; the text says which."""
+    """The API did not respond, or returned an error; the text states which."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServerClock:
-    """How far a server's wall clock is ahead of this host's.
-
-    Attributes:
-        ahead_ms: negative where it is behind.
-        uncertainty_ms: half the round trip of the question.
-    """
+    """How far a server's clock is ahead of this host's; `uncertainty_ms` is half the round trip."""
 
     ahead_ms: float
     uncertainty_ms: float
@@ -50,7 +45,7 @@ def headers_from(variable: str | None) -> dict[str, str]:
     (Mimir's `X-Scope-OrgID: tenant`).
 
     Raises:
-        TelemetryError: the variable is named and not set.
+        TelemetryError: the named variable is not set.
     """
     if variable is None:
         return {}
@@ -58,28 +53,23 @@ def headers_from(variable: str | None) -> dict[str, str]:
     if not text:
         raise TelemetryError(
             f"telemetry.prometheus_auth_env names {variable}, which is not set or empty",
-            next_step=(
-                f"set {variable} in the environment of the harness, or remove"
-                " telemetry.prometheus_auth_env"
-            ),
+            next_step=f"set the environment variable {variable}, or remove"
+            " telemetry.prometheus_auth_env",
         )
-    found = {}
-    for line in text.splitlines():
-        header = _HEADER.fullmatch(line.strip())
-        name, value = (
-            (header[1], header[2]) if header is not None else ("Authorization", line.strip())
-        )
-        found[name] = value
+    found: dict[str, str] = {}
+    for line in map(str.strip, text.splitlines()):
+        header = _HEADER.fullmatch(line)
+        found |= {header[1]: header[2]} if header else {"Authorization": line}
     return found
 
 
 class PrometheusApi:
-    """One server.
+    """One server. Methods raise PrometheusError if it does not respond, or returns an error or an
+    invalid response.
 
     Args:
-        url: its base, with the path under which its API lies (`https://mimir.example/prometheus`).
+        url: base URL, with the API's path prefix (`https://mimir.example/prometheus`).
         network: certificates and proxy; None: a server on this host that the harness started.
-        headers: sent with every request.
     """
 
     def __init__(
@@ -87,14 +77,11 @@ class PrometheusApi:
     ) -> None:
         self.url = url.rstrip("/")
         self.warnings: set[str] = set()
-        """What the server warned of, such as parts of the data that it could not reach."""
-        proxy = None if network is None else network.proxy_for(url)
+        """The server's warnings, such as unreachable parts of its data."""
         client_proxy = None
-        if proxy is not None:
-            authorization = (
-                {"Proxy-Authorization": proxy.authorization} if proxy.authorization else {}
-            )
-            client_proxy = httpx.Proxy(f"http://{proxy.name}", headers=authorization)
+        if network is not None and (proxy := network.proxy_for(url)) is not None:
+            key = {"Proxy-Authorization": proxy.authorization} if proxy.authorization else {}
+            client_proxy = httpx.Proxy(f"http://{proxy.name}", headers=key)
         secure = urlsplit(url).scheme == "https"
         self._client = httpx.Client(
             headers=dict(headers or {}),
@@ -105,43 +92,27 @@ class PrometheusApi:
         )
 
     def get(self, path: str, **parameters: str) -> bytes:
-        """The body of a GET.
-
-        Raises:
-            PrometheusError: no answer, or a status other than 200.
-        """
+        """The body of a GET with status 200."""
         try:
             answer = self._client.get(f"{self.url}{path}", params=parameters)
         except httpx.HTTPError as error:
-            raise PrometheusError(
-                f"{self.url} does not answer: {type(error).__name__}: {error}"
-            ) from error
+            why = f"{self.url} does not respond: {type(error).__name__}: {error}"
+            raise PrometheusError(why) from error
         if answer.status_code != httpx.codes.OK:
-            raise PrometheusError(
-                f"{self.url}{path} answers {answer.status_code}: {_reason(answer)}"
-            )
+            why = f"{self.url}{path} returned {answer.status_code}: {_reason(answer)}"
+            raise PrometheusError(why)
         return answer.content
 
     def raw(self, selector: str, range_ms: int, at_ms: int | None = None) -> bytes:
-        """Raw samples of all series of a selector over a range, as JSON.
-
-        Args:
-            selector: with braces.
-            range_ms: length of the range.
-            at_ms: its end as Unix time; None: the server's present.
-
-        Raises:
-            PrometheusError: no answer, or an error.
+        """Raw samples of all series of a selector (with braces), as JSON, over the range that ends
+        at `at_ms` (Unix time; None: the server's present).
         """
         at = {} if at_ms is None else {"time": f"{at_ms // 1000}.{at_ms % 1000:03d}"}
         return self.get("/api/v1/query", query=f"{selector}[{range_ms}ms]", **at)
 
     def samples(self, selector: str, range_ms: int) -> list[tuple[dict[str, str], Samples]]:
-        """The same up to the server's present, parsed: labels (`__name__` among them) and samples
-        of each series.
-
-        Raises:
-            PrometheusError: no answer, or not one of that kind.
+        """The same up to the server's present, parsed: labels (including `__name__`) and samples of
+        each series.
         """
         answer = _object(self.raw(selector, range_ms))
         warnings = answer.get("warnings")
@@ -149,18 +120,13 @@ class PrometheusApi:
         try:
             return matrix(answer)
         except AnswerError as error:
-            raise PrometheusError(f"{self.url} answers with {error}") from error
+            raise PrometheusError(f"{self.url} returned {error}") from error
 
     def clock(self, unix_offset_ns: int) -> ServerClock:
-        """Compare clocks, keeping the tightest of three tries.
-
-        Args:
-            unix_offset_ns: wall clock minus monotonic clock on this host.
-
-        Raises:
-            PrometheusError: no answer.
+        """Compare clocks; the tightest of three tries. `unix_offset_ns` is this host's wall clock
+        minus monotonic clock.
         """
-        best: ServerClock | None = None
+        found = []
         for _ in range(_CLOCK_TRIES):
             before = now_ns()
             answer = _object(self.get("/api/v1/query", query="time()"))
@@ -168,20 +134,13 @@ class PrometheusApi:
             try:
                 server_ms = float(answer["data"]["result"][1]) * 1000
             except (KeyError, TypeError, ValueError, IndexError) as error:
-                raise PrometheusError(f"{self.url} does not tell its time") from error
+                raise PrometheusError(f"{self.url} does not report its time") from error
             middle_ms = ((before + after) // 2 + unix_offset_ns) / 1e6
-            found = ServerClock(server_ms - middle_ms, (after - before) / 2e6)
-            if best is None or found.uncertainty_ms < best.uncertainty_ms:
-                best = found
-        assert best is not None
-        return best
+            found.append(ServerClock(server_ms - middle_ms, (after - before) / 2e6))
+        return min(found, key=lambda clock: clock.uncertainty_ms)
 
     def last_errors(self) -> dict[str, str]:
-        """`harness_target` -> why its last scrape failed, from the list of active targets.
-
-        Raises:
-            PrometheusError: no answer.
-        """
+        """`harness_target` -> error of its last scrape, from the list of active targets."""
         answer = _object(self.get("/api/v1/targets", state="active"))
         try:
             active = answer["data"]["activeTargets"]
@@ -202,15 +161,15 @@ def _object(body: bytes) -> dict[str, Any]:
         value = json.loads(body)
     except ValueError as error:
         raise PrometheusError(
-            "the answer is no JSON: is this the base URL of a Prometheus?"
+            "the response is not JSON: is this the base URL of a Prometheus?"
         ) from error
     if not isinstance(value, dict):
-        raise PrometheusError("the answer is no JSON object")
+        raise PrometheusError("the response is not a JSON object")
     return value
 
 
 def _reason(answer: httpx.Response) -> str:
-    """An error of the API in its own words, else the beginning of whatever came."""
+    """The API's own error text, else the beginning of the body."""
     try:
         return str(answer.json()["error"])
     except (ValueError, KeyError, TypeError):

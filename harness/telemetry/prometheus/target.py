@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from harness.core.metric_names import NAMES, Source
-from harness.telemetry.live import SHOWN, figures
+from harness.core.metric_names import NAMES
+from harness.telemetry.live import SHOWN, live_values
 from harness.telemetry.prometheus.http_api import Samples
 
 _UP: Final = "up"
@@ -17,19 +17,16 @@ _WIDE_RANGE_MS: Final = 600_000
 
 @dataclass(slots=True)
 class Target:
-    """Followed from look to look.
+    """State of one target between polls.
 
     Attributes:
-        name: of the endpoint.
         selector: PromQL label matchers without braces.
-        read_ms: samples are in the journal up to here.
-        interval_s: of its scrapes; None: not known.
-        scrape_ms: its latest whole scrape; None before the first.
-        up: that one succeeded.
-        shown: live figures of that one; None: there are none.
-        scrapes: how many were seen.
-        failures: how many of them failed.
-        told: codes of what was reported once already.
+        read_ms: samples up to here are in the journal.
+        interval_s: of its scrapes; None: unknown.
+        scrape_ms: its latest complete scrape; None before the first.
+        up: that scrape succeeded.
+        shown: live values of that scrape, if any.
+        reported: codes already reported.
     """
 
     name: str
@@ -41,14 +38,14 @@ class Target:
     shown: dict[str, float] | None = None
     scrapes: int = 0
     failures: int = 0
-    told: set[str] = field(default_factory=set)
+    reported: set[str] = field(default_factory=set)
 
     def look(self, found: Sequence[tuple[dict[str, str], Samples]]) -> tuple[list[int], int]:
-        """Take in the latest samples.
+        """Process the latest samples.
 
         Returns:
-            Times of new scrapes that failed, and how many targets the selector matches at once
-            (0 or 1: it is not ambiguous).
+            Times of new failed scrapes, and how many targets the selector matches at once (0 or 1:
+                not ambiguous).
         """
         ups = sorted(
             (samples for labels, samples in found if labels.get("__name__") == _UP and samples),
@@ -61,9 +58,8 @@ class Target:
         latest = ups[-1]
         moments = [moment for moment, _ in latest]
         if len(moments) > 2:
-            self.interval_s = (
-                statistics.median(b - a for a, b in itertools.pairwise(moments)) / 1000
-            )
+            steps = (b - a for a, b in itertools.pairwise(moments))
+            self.interval_s = statistics.median(steps) / 1000
         last_ms, up = moments[-1], float(latest[-1][1]) > 0
         current, whole = _current(found, moments)
         if up and not whole:
@@ -73,20 +69,17 @@ class Target:
         self.scrapes += len(new)
         self.failures += len(failed)
         self.scrape_ms, self.up = last_ms, up
-        self.shown = figures(current) if up else None
+        self.shown = live_values(current) if up else None
         return failed, at_once
 
     def matching(self, more: str | None = None) -> str:
         """Its selector of series: label matchers in braces."""
-        matchers = [
-            self.selector.strip().strip("{}").strip().rstrip(","),
-            *([more] if more else []),
-        ]
-        return "{" + ",".join(one for one in matchers if one) + "}"
+        own = self.selector.strip().strip("{}").strip().rstrip(",")
+        return "{" + ",".join(filter(None, (own, more))) + "}"
 
     @property
     def look_back_ms(self) -> int:
-        """How far a look goes back."""
+        """How far a poll goes back."""
         if self.interval_s is None:
             return _WIDE_RANGE_MS
         return max(5_000, math.ceil(5_000 * self.interval_s))
@@ -95,8 +88,8 @@ class Target:
 def _current(
     found: Sequence[tuple[dict[str, str], Samples]], moments: Sequence[int]
 ) -> tuple[list[tuple[str, dict[str, str], float]], bool]:
-    """The samples of the latest scrape, and whether that is whole: a store that takes samples in
-    one by one may not have got all of it yet.
+    """The samples of the latest scrape, and whether it is complete: some stores ingest samples one
+    by one.
     """
     by_name: dict[str, list[tuple[str, dict[str, str], float]]] = {}
     whole = True
@@ -112,14 +105,15 @@ def _current(
 
 
 def _names() -> list[str]:
-    sources: list[Source] = [
-        source
+    names = {
+        series.name
         for concepts in NAMES.values()
         for concept in SHOWN
         for source in concepts.get(concept, ())
-    ]
-    return sorted({_UP, *(series.name for source in sources for series in source.series)})
+        for series in source.series
+    }
+    return sorted({_UP, *names})
 
 
 LOOKED_AT: Final = f'__name__=~"{"|".join(_names())}"'
-"""The series behind live figures, as a matcher."""
+"""The series behind live live_values, as a matcher."""

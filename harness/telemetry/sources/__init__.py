@@ -1,1 +1,1 @@
-"""Sources of power, one per module; `select` builds those that a profile names."""
+"""Power sources, one per module; `select` builds those that a profile names."""

@@ -1,11 +1,12 @@
-"""What every source of power has in common. What cannot be read is absent, never 0."""
+"""What all power sources have in common. A value that cannot be read is absent, never 0."""
 
 import threading
 from collections import defaultdict
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Literal, Protocol
 
+from harness.core.clock import now_ns
 from harness.core.records import Boundary
 
 What = Literal["power", "energy"]
@@ -13,14 +14,12 @@ What = Literal["power", "energy"]
 
 @dataclass(frozen=True, slots=True)
 class PowerReading:
-    """One reading of one device.
+    """One reading of one device: power, or a cumulative energy counter.
 
     Attributes:
-        t_ns: middle of the reading call, or of the stretch in which the source took the value.
-        power_w: None where this reading is of the counter.
-        energy_j: cumulative counter; None where this reading is of power.
-        source: what was read: `nvml-instant`, `nvml-average`, `nvml-usage`, `nvml-counter`, `dcgm`,
-            `rapl`, …, `replay:<original>`.
+        t_ns: middle of the reading call, or of the interval in which the source took the value.
+        source: `nvml-instant`, `nvml-average`, `nvml-usage`, `nvml-counter`, `dcgm`, `rapl`, …,
+            `replay:<original>`.
     """
 
     t_ns: int
@@ -31,14 +30,7 @@ class PowerReading:
     source: str
 
     def row(self) -> dict[str, object]:
-        return {
-            "t_ns": self.t_ns,
-            "boundary": self.boundary.value,
-            "device_id": self.device_id,
-            "power_w": self.power_w,
-            "energy_j": self.energy_j,
-            "source": self.source,
-        }
+        return {**asdict(self), "boundary": self.boundary.value}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +38,10 @@ class DeviceProbe:
     """What a source can read of one device.
 
     Attributes:
-        power: name of the power reading that answers, None if none does.
-        energy: name of the counter that answers, None if there is none.
-        why_not: what is missing and why, for people; empty when nothing is.
-        name: what people call the device; None where it has no other name.
+        power: name of the power reading; None if there is none.
+        energy: name of the counter; None if there is none.
+        why_not: what is missing and why; may be empty.
+        name: a readable name besides the id.
     """
 
     device_id: str
@@ -66,10 +58,9 @@ class PowerProbe:
 
     Attributes:
         source: kind of the source (`nvml`, `dcgm`, …).
-        devices: what answers; empty when nothing does.
-        why_not: why nothing answers, or what a reader should know although something does.
+        why_not: why nothing can be read, or a caveat if something can.
         origin: library, program, file or address that is read.
-        double: why this is no real hardware; None where nothing says so.
+        double: why this is simulated hardware; None without such evidence.
     """
 
     source: str
@@ -81,24 +72,25 @@ class PowerProbe:
 
 @dataclass(slots=True)
 class ReadFailures:
-    """Calls that used to answer and now fail: message -> how often. Safe between threads."""
+    """Failures of readings that worked at the probe: message -> count. Thread-safe."""
 
     seen: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def note(self, message: str) -> None:
-        """Count one failure. Messages of one kind have one text, so that a run is told once."""
+        """Count one failure. The text is constant per kind of failure, so that it is reported
+        once.
+        """
         with self._lock:
             self.seen[message] += 1
 
     def messages(self) -> list[str]:
-        """What was noted so far."""
         with self._lock:
             return list(self.seen)
 
 
 class PowerSource(Protocol):
-    """Where power comes from. `sample` may be called from two threads at once, one for each kind of
+    """A source of power. `sample` may be called from two threads at once, one per kind of
     reading.
     """
 
@@ -107,23 +99,49 @@ class PowerSource(Protocol):
 
     @property
     def intervals_s(self) -> Mapping[What, float]:
-        """How often to call `sample`, for each kind of reading; a source that reads both at once
-        has `power` alone. Known after `probe`.
+        """How often to call `sample`, per kind of reading; only `power` if one call reads both.
+        Valid after `probe`.
         """
         ...
 
     def probe(self) -> PowerProbe:
-        """What can be read here. Called once, before the first sample; never raises for what is not
-        there.
+        """What can be read here. Called once, before the first sample; missing hardware does not
+        raise.
         """
         ...
 
     def sample(self, what: What, /) -> tuple[PowerReading, ...]:
-        """Readings of all devices now; one that fails is left out and noted in `trouble`. Never
-        raises for what a device does.
+        """Readings of all devices now; failing ones are left out and noted in `trouble`, not
+        raised.
         """
         ...
 
     def close(self) -> None:
-        """Let go of what is held; ends a `sample` that waits, where that can be done."""
+        """Release resources and, if possible, unblock a pending `sample`."""
         ...
+
+
+@dataclass(eq=False, kw_only=True)
+class PolledSource:
+    """Common part of sources with one loop.
+
+    Attributes:
+        interval_s: between two readings.
+        clock: monotonic nanoseconds.
+    """
+
+    name = ""  # kind of source
+    interval_s: float = 1.0
+    clock: Callable[[], int] = now_ns
+    trouble: ReadFailures = field(default_factory=ReadFailures, init=False)
+    _usable: bool = field(default=False, init=False)
+
+    @property
+    def intervals_s(self) -> Mapping[What, float]:
+        return {"power": self.interval_s} if self._usable else {}
+
+    def close(self) -> None:
+        """Nothing to release."""
+
+    def _missing(self, why_not: object, origin: str, double: str | None = None) -> PowerProbe:
+        return PowerProbe(self.name, (), str(why_not), origin, double)

@@ -1,37 +1,35 @@
-"""A DCGM exporter's power and energy, whichever names its version uses.
+"""Power and energy from a DCGM exporter, under the metric names of any version.
 
-Names before DCGM 4.6 and since (NVIDIA/DCGM, dcgmlib/dcgm_fields.h: 155, 157 and 1130 were renamed,
-156 and 1133 were not), and those of exporters that keep the names of version 1
-(NVIDIA/dcgm-exporter, etc/1.x-compatibility-metrics.csv).
+Names before and since DCGM 4.6 (NVIDIA/DCGM, dcgmlib/dcgm_fields.h: 155, 157 and 1130 were renamed,
+156 and 1133 were not), and of exporters that keep the names of version 1 (NVIDIA/dcgm-exporter,
+etc/1.x-compatibility-metrics.csv).
 """
 
 import hashlib
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import KW_ONLY, dataclass
 from typing import Final, Literal
 
-from harness.core.clock import NS_PER_S, now_ns
+from harness.core.clock import NS_PER_S
 from harness.core.network import Network
 from harness.core.records import Boundary
 from harness.hardware.nvml import is_simulated
 from harness.telemetry.scrape import MetricsClient
-from harness.telemetry.sources.base import DeviceProbe, PowerProbe, PowerReading, ReadFailures, What
+from harness.telemetry.sources.base import DeviceProbe, PolledSource, PowerProbe, PowerReading, What
 
 URL: Final = "http://127.0.0.1:9400/metrics"
-"""Where an exporter listens unless told otherwise."""
+"""An exporter's default address."""
 SLOW_S: Final = 3.0
-"""New values that come further apart than this leave gaps that void an integral; the exporter's
-default is 30 s.
-"""
+"""Longer gaps between new values make an integral invalid; the exporter's default is 30 s."""
 
 _PREFIXES: Final = ("DCGM_", "dcgm_")
 _PREFIXES_B: Final = tuple(prefix.encode() for prefix in _PREFIXES)
 _BLANK: Final = 9e15  # DCGM_INT64_BLANK and DCGM_FP64_BLANK: "no value"
-_SAMPLE: Final = re.compile(
-    r"^((?:DCGM|dcgm)_\w+)\{(.*)\}\s+(\S+)(?:\s+-?\d+)?\s*$"
-)  # a timestamp may follow the value
+# a timestamp may follow the value
+_SAMPLE: Final = re.compile(r"^((?:DCGM|dcgm)_\w+)\{(.*)\}\s+(\S+)(?:\s+-?\d+)?\s*$")
 _LABEL: Final = re.compile(r'([A-Za-z_][A-Za-z0-9_]*)="((?:[^"\\]|\\.)*)"')
 
 
@@ -44,7 +42,7 @@ class _Field:
     scale: float = 1.0
 
 
-# Of one boundary and device the first that has a value is taken: instant before averaged.
+# Per boundary and device, the first with a value is used: instant before average.
 _FIELDS: Final = (
     _Field(
         ("DCGM_FI_DEV_BOARD_POWER_RAW_WATTS", "DCGM_FI_DEV_POWER_USAGE_INSTANT"),
@@ -77,12 +75,12 @@ _FIELDS: Final = (
         "cpu",
     ),
 )
-_WANTED: Final = frozenset(name for field in _FIELDS for name in field.names)
+_NEEDED: Final = frozenset(name for field in _FIELDS for name in field.names)
 
 
 @dataclass(frozen=True, slots=True)
 class _Values:
-    """What one body says: (boundary, device) -> value; names and marks of what was seen."""
+    """Content of one body: (boundary, device) -> value; device names."""
 
     power_w: dict[tuple[Boundary, str], float]
     energy_j: dict[tuple[Boundary, str], float]
@@ -90,87 +88,66 @@ class _Values:
     double: str | None
 
 
-class DcgmPowerSource:
-    """Boards (and Grace processors) of a DCGM exporter.
+@dataclass(eq=False)
+class DcgmPowerSource(PolledSource):
+    """GPUs (and Grace processors) of a DCGM exporter.
 
-    The exporter repeats its values until it collects anew. A body like the one before is no new
-    reading, and the time of a new one is taken to be the middle between the two looks: it is known
-    no better. MIG instances repeat their board's power: one of them is kept.
+    The exporter repeats its values until it collects again. An unchanged body is not a new reading,
+    and a new one is timed at the middle between the two requests, which is as exact as it is known.
+    MIG instances repeat their GPU's power: one of them is kept.
 
-    Args:
-        url: of the exporter's metrics.
-        uuids: boards to record; empty: all.
-        interval_s: between two looks.
-        timeout_s: limit of one request.
-        network: certificates to trust.
-        clock: monotonic nanoseconds.
+    Attributes:
+        uuids: GPUs to record; empty: all.
     """
 
     name = "dcgm"
+    url: str
+    uuids: Sequence[str] = ()
+    _: KW_ONLY
+    interval_s: float = 0.5
+    timeout_s: float = 5.0
+    network: Network | None = None
 
-    def __init__(
-        self,
-        url: str,
-        uuids: Sequence[str] = (),
-        *,
-        interval_s: float = 0.5,
-        timeout_s: float = 5.0,
-        network: Network | None = None,
-        clock: Callable[[], int] = now_ns,
-    ) -> None:
-        self.trouble = ReadFailures()
-        self._url = url
-        self._uuids = frozenset(uuids)
-        self._interval_s = interval_s
-        self._client = MetricsClient("dcgm", url, timeout_s, network)
-        self._clock = clock
+    def __post_init__(self) -> None:
+        self._client = MetricsClient("dcgm", self.url, self.timeout_s, self.network)
         self._digest = b""
         self._looked_ns: int | None = None
         self._new_ns: int | None = None
         self._closed = False
 
-    @property
-    def intervals_s(self) -> Mapping[What, float]:
-        """One loop reads both."""
-        return {"power": self._interval_s}
-
     def probe(self) -> PowerProbe:
         scrape = self._client.fetch()
         if scrape.body is None:
             why_not = (
-                f"{self._url}: {scrape.error}; is dcgm-exporter running there? (`dcgm-exporter -c"
+                f"{self.url}: {scrape.error}; is dcgm-exporter running there? (`dcgm-exporter -c"
                 " 1000`)"
             )
-            return PowerProbe(self.name, why_not=why_not, origin=self._url)
-        self._digest, self._looked_ns = _digest(scrape.body), self._clock()
+            return self._missing(why_not, self.url)
+        self._usable = True
+        self._digest, self._looked_ns = _digest(scrape.body), self.clock()
         values = self._parse(scrape.body)
-        keys = sorted({*values.power_w, *values.energy_j})
         devices = tuple(
             DeviceProbe(
-                device,
-                boundary,
-                "dcgm" if (boundary, device) in values.power_w else None,
-                "dcgm" if (boundary, device) in values.energy_j else None,
-                name=values.names.get(device),
+                key[1],
+                key[0],
+                "dcgm" if key in values.power_w else None,
+                "dcgm" if key in values.energy_j else None,
+                name=values.names.get(key[1]),
             )
-            for boundary, device in keys
+            for key in sorted({*values.power_w, *values.energy_j})
         )
-        why_not = (
-            ""
-            if devices
-            else "the exporter shows neither power nor energy"
-            + (" of these boards" if self._uuids else "")
-        )
-        return PowerProbe(self.name, devices, why_not, self._url, values.double)
+        which = " for these GPUs" if self.uuids else ""
+        why_not = "" if devices else f"the exporter shows neither power nor energy{which}"
+        return PowerProbe(self.name, devices, why_not, self.url, values.double)
 
     def sample(self, _what: What, /) -> tuple[PowerReading, ...]:
-        """Power and energy, when they are new."""
-        before = self._clock()
+        """Power and energy, if new."""
+        before = self.clock()
         scrape = self._client.fetch()
-        looked_ns = (before + self._clock()) // 2
+        looked_ns = (before + self.clock()) // 2
         if scrape.body is None:
             if not self._closed:
-                self.trouble.note(f"dcgm exporter {self._url}: {scrape.error}")
+                self.trouble.note(f"dcgm exporter {self.url}: {scrape.error}")
             return ()
         last_look_ns, self._looked_ns = self._looked_ns, looked_ns
         digest = _digest(scrape.body)
@@ -178,8 +155,13 @@ class DcgmPowerSource:
             return ()
         self._digest = digest
         if last_look_ns is None:
-            return ()  # when these were collected is not known at all
-        self._tell_slowness(looked_ns)
+            return ()  # their time is unknown
+        if self._new_ns is not None and (looked_ns - self._new_ns) / NS_PER_S > SLOW_S:
+            self.trouble.note(
+                f"dcgm exporter {self.url}: new values are more than {SLOW_S:g} s apart; start it"
+                " with `-c 1000` (its default is 30 s)"
+            )
+        self._new_ns = looked_ns
         t_ns = (last_look_ns + looked_ns) // 2
         values = self._parse(scrape.body)
         readings = [
@@ -191,15 +173,6 @@ class DcgmPowerSource:
             for (boundary, device), joules in values.energy_j.items()
         ]
         return tuple(readings)
-
-    def _tell_slowness(self, now: int) -> None:
-        if self._new_ns is not None and (now - self._new_ns) / NS_PER_S > SLOW_S:
-            text = (
-                f"dcgm exporter {self._url}: new values come more than {SLOW_S:g} s apart; start it"
-                " with `-c 1000` (its default is 30 s)"
-            )
-            self.trouble.note(text)
-        self._new_ns = now
 
     def _parse(self, body: bytes) -> _Values:
         seen: dict[tuple[str, str], float] = {}
@@ -215,14 +188,13 @@ class DcgmPowerSource:
             if device is None:
                 continue
             if field.entity == "gpu":
-                if self._uuids and device not in self._uuids:
+                if self.uuids and device not in self.uuids:
                     continue
                 double = double or is_simulated(
                     labels.get("modelName"), labels.get("DCGM_FI_DRIVER_VERSION")
                 )
                 names.setdefault(device, labels.get("modelName", ""))
-            # The series without an instance comes first where there is one; the others repeat the
-            # board's value.
+            # A series without an instance comes first if there is one; others repeat its value.
             if "GPU_I_ID" not in labels or (name, device) not in seen:
                 seen[name, device] = value
         power: dict[tuple[Boundary, str], float] = {}
@@ -230,7 +202,7 @@ class DcgmPowerSource:
         for field in _FIELDS:
             for name in field.names:
                 for (other, device), value in seen.items():
-                    # 0 W and a counter at 0 are ways of saying "not measured".
+                    # 0 W and a counter at 0 mean "not measured".
                     if other == name and value > 0:
                         (power if field.what == "power" else energy).setdefault(
                             (field.boundary, device), value * field.scale
@@ -238,7 +210,6 @@ class DcgmPowerSource:
         return _Values(power, energy, names, double)
 
     def close(self) -> None:
-        """Close the connection, a request that is under way included."""
         self._closed = True
         self._client.abort()
         self._client.close()
@@ -253,11 +224,9 @@ def _digest(body: bytes) -> bytes:
 def _samples(text: str) -> Iterator[tuple[str, dict[str, str], float]]:
     for line in text.splitlines():
         match = _SAMPLE.match(line) if line.startswith(_PREFIXES) else None
-        if match is None or match[1] not in _WANTED:
+        if match is None or match[1] not in _NEEDED:
             continue
-        try:
+        with suppress(ValueError):
             value = float(match[3])
-        except ValueError:
-            continue
-        if math.isfinite(value) and value < _BLANK:
-            yield match[1], dict(_LABEL.findall(match[2])), value
+            if math.isfinite(value) and value < _BLANK:
+                yield match[1], dict(_LABEL.findall(match[2])), value

@@ -1,5 +1,5 @@
-"""The state of NVIDIA boards beside their power: clocks, temperature, limits, throttling, errors,
-and who else computes on them.
+"""State of NVIDIA GPUs: clocks, temperature, limits, throttling, errors, and other jobs'
+processes.
 """
 
 import os
@@ -17,43 +17,28 @@ RUN_MARK: Final = "HARNESS_RUN_ID"
 """Environment variable that every process of a run inherits."""
 
 _EVENT_WAIT_MS: Final = 0
-_MOST_EVENTS: Final = 100  # of one reading: a board that falls apart must not hold the loop up
+_MOST_EVENTS: Final = 100  # per reading: a failing GPU must not block the loop
 
 
 class BoardReader:
-    """Rows of the boards table. What a board does not tell is left out of its row.
+    """Rows of `tables.BOARDS`, one per GPU. Values that a GPU does not report are left out.
 
     Args:
-        uuids: of the boards; those of MIG instances stand for their board.
-        run_id: processes that carry it in their environment are the run's own; None: own processes
-            cannot be told (a server that was already up), and foreign ones are not counted.
-        clock: monotonic nanoseconds.
-        proc: where /proc is.
+        uuids: of the GPUs; a MIG instance's selects its GPU.
+        run_id: processes with it in their environment are the run's own. None: own processes cannot
+            be identified (the server was already up), so foreign ones are not counted.
     """
 
-    def __init__(
-        self,
-        uuids: Sequence[str],
-        *,
-        run_id: str | None = None,
-        clock: Callable[[], int] = now_ns,
-        proc: Path = Path("/proc"),
-    ) -> None:
+    def __init__(self, uuids: Sequence[str], *, run_id: str | None = None) -> None:
         self._uuids = tuple(uuids)
         self._mark = None if run_id is None else f"{RUN_MARK}={run_id}".encode()
-        self._clock = clock
-        self._proc = proc
         self._handles: dict[str, Any] = {}
         self._events: Any = None
         self._own: set[int] = set()
         self._stack = ExitStack()
 
     def open(self) -> bool:
-        """Find the boards and listen for critical errors.
-
-        Returns:
-            Whether there is a board to read.
-        """
+        """Find the GPUs and listen for critical errors; whether there is a GPU to read."""
         try:
             self._stack.enter_context(nvml.session())
         except nvml.NvmlUnavailableError:
@@ -75,21 +60,19 @@ class BoardReader:
         return bool(self._handles)
 
     def read(self) -> list[dict[str, Any]]:
-        """One row a board."""
         errors = self._critical_errors()
         return [self._row(uuid, handle, errors.get(uuid)) for uuid, handle in self._handles.items()]
 
     def _row(self, uuid: str, handle: Any, xid: int | None) -> dict[str, Any]:  # noqa: ANN401 - an NVML handle
-        row: dict[str, Any] = {"t_ns": self._clock(), "device_id": uuid}
+        row: dict[str, Any] = {"t_ns": now_ns(), "device_id": uuid}
         if xid is not None:
             row["xid"] = xid
         for column, read in _CALLS.items():
             value = nvml.ask(read, handle)
             if value is not None:
                 row[column] = value
-        if len(row) == len(
-            ("t_ns", "device_id")
-        ):  # it is lost, or NVML began anew: another handle may answer the next time
+        if len(row) == len(("t_ns", "device_id")):
+            # lost, or NVML was reinitialized: a new handle may work next time
             self._handles[uuid] = nvml.ask(pynvml.nvmlDeviceGetHandleByUUID, uuid) or handle
         foreign = self._foreign(handle)
         if foreign is not None:
@@ -111,34 +94,25 @@ class BoardReader:
     def _foreign(self, handle: Any) -> int | None:  # noqa: ANN401 - an NVML handle
         if self._mark is None:
             return None
-        lists = [
-            nvml.ask(call, handle)
-            for call in (
-                pynvml.nvmlDeviceGetComputeRunningProcesses,
-                pynvml.nvmlDeviceGetGraphicsRunningProcesses,
-            )
-        ]
-        if lists[0] is None:
+        compute = nvml.ask(pynvml.nvmlDeviceGetComputeRunningProcesses, handle)
+        if compute is None:
             return None
-        pids = {int(process.pid) for processes in lists for process in processes or ()}
-        unknown = foreign = own = 0
-        for pid in pids:
-            mine = self._is_own(pid)
-            own += mine is True
-            foreign += mine is False
-            unknown += mine is None
-        # A process that is not there may have another number here (a container). Where one of our
-        # own was recognised, numbers do fit.
+        graphics = nvml.ask(pynvml.nvmlDeviceGetGraphicsRunningProcesses, handle) or ()
+        kinds = [self._is_own(pid) for pid in {int(one.pid) for one in (*compute, *graphics)}]
+        own, foreign, unknown = (kinds.count(kind) for kind in (True, False, None))
+        # A missing process may have another pid here (a container). If an own one was found, pids
+        # do match.
         return foreign + unknown if own or not unknown else None
 
     def _is_own(self, pid: int) -> bool | None:
-        """Whether a process is of this run; None when there is none of that number."""
-        if pid in self._own and (self._proc / str(pid)).exists():
+        """Whether a process is of this run; None if there is no such pid."""
+        proc = Path(f"/proc/{pid}")
+        if pid in self._own and proc.exists():
             return True
         try:
-            environment = (self._proc / str(pid) / "environ").read_bytes().split(b"\0")
+            environment = (proc / "environ").read_bytes().split(b"\0")
         except PermissionError:
-            return False  # of another user: the run's own are ours
+            return False  # another user's
         except OSError:
             return None
         mine = self._mark in environment or pid == os.getpid()
@@ -147,7 +121,6 @@ class BoardReader:
         return mine
 
     def close(self) -> None:
-        """Shut NVML down."""
         self._stack.close()
 
 
@@ -158,18 +131,14 @@ def _clock(kind: int) -> Callable[[Any], int]:
 def _reasons(handle: Any) -> int:  # noqa: ANN401 - an NVML handle
     try:
         return int(pynvml.nvmlDeviceGetCurrentClocksEventReasons(handle))
-    except pynvml.NVMLError_FunctionNotFound:  # drivers before 535 call it so
+    except pynvml.NVMLError_FunctionNotFound:  # the name before driver 535
         return int(pynvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle))
 
 
 def _memory_temperature_c(handle: Any) -> float | None:  # noqa: ANN401 - an NVML handle
-    # 0 stands for "no sensor" on boards without one.
-    return (
-        nvml.field_value(
-            pynvml.nvmlDeviceGetFieldValues(handle, [pynvml.NVML_FI_DEV_MEMORY_TEMP])[0]
-        )
-        or None
-    )
+    # 0 means "no sensor".
+    found = pynvml.nvmlDeviceGetFieldValues(handle, [pynvml.NVML_FI_DEV_MEMORY_TEMP])
+    return nvml.field_value(found[0]) or None
 
 
 _CALLS: Final[Mapping[str, Callable[[Any], Any]]] = {

@@ -1,109 +1,79 @@
-"""Power by a formula, idle + slope x utilisation. No measurement: its source says `modelled`
-wherever it goes.
+"""Power by a formula, idle + slope x utilization. Not a measurement: the source of every reading is
+`modelled`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, Literal
 
 import psutil
 import pynvml
 
-from harness.core.clock import now_ns
 from harness.core.records import Boundary
 from harness.hardware import nvml
-from harness.telemetry.sources.base import DeviceProbe, PowerProbe, PowerReading, ReadFailures, What
+from harness.telemetry.sources.base import DeviceProbe, PolledSource, PowerProbe, PowerReading, What
 
 
-class ModelledPowerSource:
-    """Power that follows from utilisation.
+@dataclass(eq=False)
+class ModelledPowerSource(PolledSource):
+    """Power computed from utilization.
 
-    Args:
-        of: `cpu`: the machine's processors together; `gpu`: each of the boards.
-        idle_w: at no load.
-        slope_w: further power at full utilisation.
-        boundary: what the formula covers.
-        source: where its constants come from.
-        uuids: of the boards.
-        interval_s: between two readings.
-        clock: monotonic nanoseconds.
+    Attributes:
+        of: `cpu`: all processors together; `gpu`: each GPU.
+        slope_w: additional power at full utilization.
+        source: where the constants come from.
+        uuids: of the GPUs.
     """
 
     name = "modelled"
+    of: Literal["cpu", "gpu"]
+    _: KW_ONLY
+    idle_w: float
+    slope_w: float
+    boundary: Boundary
+    source: str
+    uuids: Sequence[str] = ()
 
-    def __init__(
-        self,
-        of: Literal["cpu", "gpu"],
-        *,
-        idle_w: float,
-        slope_w: float,
-        boundary: Boundary,
-        source: str,
-        uuids: Sequence[str] = (),
-        interval_s: float = 1.0,
-        clock: Callable[[], int] = now_ns,
-    ) -> None:
-        self.trouble = ReadFailures()
-        self._of = of
-        self._idle_w = idle_w
-        self._slope_w = slope_w
-        self._boundary = boundary
-        self._source = source
-        self._uuids = tuple(uuids)
-        self._interval_s = interval_s
-        self._clock = clock
+    def __post_init__(self) -> None:
         self._handles: dict[str, Any] = {}
         self._cpu_before: tuple[float, float] | None = None
         self._devices: tuple[str, ...] = ()
         self._stack = ExitStack()
 
-    @property
-    def intervals_s(self) -> Mapping[What, float]:
-        return {"power": self._interval_s} if self._devices else {}
-
     def probe(self) -> PowerProbe:
-        """Whether the utilisation can be read."""
         origin = (
-            f"{self._idle_w:g} W + {self._slope_w:g} W x utilisation of the {self._of}"
-            f" ({self._source})"
+            f"{self.idle_w:g} W + {self.slope_w:g} W x utilization of the {self.of} ({self.source})"
         )
-        if self._of == "gpu":
+        if self.of == "gpu":
             try:
                 self._stack.enter_context(nvml.session())
             except nvml.NvmlUnavailableError as error:
-                return PowerProbe(self.name, why_not=str(error), origin=origin)
-            for uuid in self._uuids:
+                return self._missing(error, origin)
+            for uuid in self.uuids:
                 handle = nvml.ask(pynvml.nvmlDeviceGetHandleByUUID, uuid)
-                if (
-                    handle is not None
-                    and nvml.ask(pynvml.nvmlDeviceGetUtilizationRates, handle) is not None
-                ):
+                if handle and nvml.ask(pynvml.nvmlDeviceGetUtilizationRates, handle):
                     self._handles[uuid] = handle
             self._devices = tuple(self._handles)
         else:
             self._cpu_before = _cpu_s()
             self._devices = ("modelled-cpu",)
-        why_not = "" if self._devices else "no board tells its utilisation"
+        self._usable = bool(self._devices)
+        why_not = "" if self._devices else "no GPU reports its utilization"
         probes = tuple(
-            DeviceProbe(device, self._boundary, "modelled", None) for device in self._devices
+            DeviceProbe(device, self.boundary, "modelled", None) for device in self._devices
         )
-        return PowerProbe(
-            self.name,
-            probes,
-            why_not,
-            origin,
-            nvml.double(self._handles.values()) if self._handles else None,
-        )
+        double = nvml.double(self._handles.values()) if self._handles else None
+        return PowerProbe(self.name, probes, why_not, origin, double)
 
     def sample(self, _what: What, /) -> tuple[PowerReading, ...]:
-        """The formula at the present utilisation."""
         readings = []
         for device in self._devices:
-            ratio = self._cpu_ratio() if self._of == "cpu" else self._gpu_ratio(device)
+            ratio = self._cpu_ratio() if self.of == "cpu" else self._gpu_ratio(device)
             if ratio is not None:
-                watts = self._idle_w + self._slope_w * ratio
+                watts = self.idle_w + self.slope_w * ratio
                 readings.append(
-                    PowerReading(self._clock(), self._boundary, device, watts, None, "modelled")
+                    PowerReading(self.clock(), self.boundary, device, watts, None, "modelled")
                 )
         return tuple(readings)
 
@@ -111,26 +81,22 @@ class ModelledPowerSource:
         before, self._cpu_before = self._cpu_before, _cpu_s()
         if before is None or self._cpu_before[1] <= before[1]:
             return None
-        return min(
-            1.0, max(0.0, (self._cpu_before[0] - before[0]) / (self._cpu_before[1] - before[1]))
-        )
+        ratio = (self._cpu_before[0] - before[0]) / (self._cpu_before[1] - before[1])
+        return min(1.0, max(0.0, ratio))
 
     def _gpu_ratio(self, uuid: str) -> float | None:
         rates = nvml.ask(pynvml.nvmlDeviceGetUtilizationRates, self._handles[uuid])
         if rates is None:
-            self.trouble.note(f"modelled power of {uuid}: the board tells no utilisation")
+            self.trouble.note(f"{uuid} reports no utilization")
         return None if rates is None else rates.gpu / 100
 
     def close(self) -> None:
-        """Shut NVML down."""
         self._stack.close()
 
 
 def _cpu_s() -> tuple[float, float]:
     """(busy, total) seconds of all cores since boot."""
     times = psutil.cpu_times()
-    total = sum(
-        getattr(times, name)
-        for name in ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal")
-    )
+    names = ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal")
+    total = sum(getattr(times, name) for name in names)
     return total - times.idle - times.iowait, total

@@ -1,9 +1,9 @@
-"""NVIDIA boards by NVML: the energy counter, and power by the first call that answers."""
+"""NVIDIA GPUs through NVML: the energy counter, and power by the first call that works."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,8 +14,8 @@ from harness.core.records import Boundary
 from harness.hardware import nvml
 from harness.telemetry.sources.base import DeviceProbe, PowerProbe, PowerReading, ReadFailures, What
 
-# A counter of exactly 0 and a board that draws 0 W are ways of saying "not measured" (seen on
-# virtual GPUs): both count as no answer.
+# A counter of exactly 0 and a GPU that draws 0 W mean "not measured" (seen on virtual GPUs): both
+# count as no value.
 INSTANT: Final = "nvml-instant"
 AVERAGE: Final = "nvml-average"
 USAGE: Final = "nvml-usage"
@@ -29,7 +29,7 @@ Read = Callable[[Any], float | None]
 
 @dataclass(frozen=True, slots=True)
 class _Channel:
-    """One reading of one board that was found to answer."""
+    """One working reading of one GPU."""
 
     uuid: str
     boundary: Boundary
@@ -37,72 +37,62 @@ class _Channel:
     read: Read
 
 
+@dataclass(eq=False)
 class NvmlPowerSource:
-    """NVIDIA boards by UUID.
+    """NVIDIA GPUs by UUID. Which calls a GPU supports is found by trying.
 
-    Power: field 186 (instant), else field 185 (one-second average), else nvmlDeviceGetPowerUsage
-    (average or instant, depending on the board). Energy: nvmlDeviceGetTotalEnergyConsumption, mJ
-    since the driver was loaded. Which of them a board has is found by trying. The same fields at
-    module scope are read beside it where they answer (Grace superchips: processor and GPU
-    together), as a boundary of their own. MIG instances stand for their board, once: the board's
-    power covers all of them.
+    - Power: field 186 (instant), else field 185 (one-second average), else nvmlDeviceGetPowerUsage
+      (average or instant, depending on the GPU).
+    - Energy: nvmlDeviceGetTotalEnergyConsumption, mJ since the driver was loaded.
+    - The same fields at module scope, if they work (Grace superchips: processor and GPU together),
+      as a separate boundary.
 
-    Args:
-        uuids: of the boards; those of MIG instances are folded.
-        power_interval_s: between two readings of power.
-        energy_interval_s: between two readings of the counter, which is slow to read (2.4 ms was
-            seen).
+    A MIG instance selects its GPU, once: the GPU's power covers all instances.
+
+    Attributes:
+        energy_interval_s: between two readings of the counter, which is slow (2.4 ms was seen).
         clock: monotonic nanoseconds.
     """
 
     name = "nvml"
+    uuids: Sequence[str]
+    _: KW_ONLY
+    power_interval_s: float = 0.1
+    energy_interval_s: float = 1.0
+    clock: Callable[[], int] = now_ns
+    trouble: ReadFailures = field(default_factory=ReadFailures, init=False)
 
-    def __init__(
-        self,
-        uuids: Sequence[str],
-        *,
-        power_interval_s: float = 0.1,
-        energy_interval_s: float = 1.0,
-        clock: Callable[[], int] = now_ns,
-    ) -> None:
-        self.trouble = ReadFailures()
-        self._uuids = tuple(uuids)
-        self._wanted_s: Mapping[What, float] = {
-            "power": power_interval_s,
-            "energy": energy_interval_s,
-        }
-        self._clock = clock
+    def __post_init__(self) -> None:
         self._handles: dict[str, Any] = {}
         self._channels: dict[What, list[_Channel]] = {"power": [], "energy": []}
         self._stack = ExitStack()
 
     @property
     def intervals_s(self) -> Mapping[What, float]:
-        """Two loops: power, and the counter, which must not hold it up."""
-        return {what: self._wanted_s[what] for what, channels in self._channels.items() if channels}
+        """Two loops: the slow counter must not delay power."""
+        all_s: dict[What, float] = {
+            "power": self.power_interval_s,
+            "energy": self.energy_interval_s,
+        }
+        return {what: interval_s for what, interval_s in all_s.items() if self._channels[what]}
 
     def probe(self) -> PowerProbe:
-        """Try every call on every board."""
         try:
             self._stack.enter_context(nvml.session())
         except nvml.NvmlUnavailableError as error:
             return PowerProbe(self.name, why_not=str(error), origin=library_path())
-        uuids = tuple(dict.fromkeys(nvml.board_uuid(uuid) or uuid for uuid in self._uuids))
+        uuids = tuple(dict.fromkeys(nvml.board_uuid(uuid) or uuid for uuid in self.uuids))
         devices = tuple(device for uuid in uuids for device in self._probe_board(uuid))
-        why_not = "" if uuids else "the deployment has no board on this machine"
-        return PowerProbe(
-            self.name, devices, why_not, library_path(), nvml.double(self._handles.values())
-        )
+        why_not = "" if uuids else "the deployment has no GPU on this machine"
+        double = nvml.double(self._handles.values())
+        return PowerProbe(self.name, devices, why_not, library_path(), double)
 
     def _probe_board(self, uuid: str) -> list[DeviceProbe]:
         try:
             handle = pynvml.nvmlDeviceGetHandleByUUID(uuid)
         except pynvml.NVMLError as error:
-            return [
-                DeviceProbe(
-                    uuid, Boundary.GPU_BOARD, None, None, f"NVML does not know this board: {error}"
-                )
-            ]
+            why_not = f"NVML cannot find this GPU: {error}"
+            return [DeviceProbe(uuid, Boundary.GPU_BOARD, None, None, why_not)]
         self._handles[uuid] = handle
         name = nvml.text(nvml.ask(pynvml.nvmlDeviceGetName, handle))
         mig = nvml.ask(pynvml.nvmlDeviceGetMigMode, handle)
@@ -111,31 +101,21 @@ class NvmlPowerSource:
         try:
             if pynvml.nvmlDeviceGetTotalEnergyConsumption(handle):
                 energy = COUNTER
-                self._channels["energy"].append(
-                    _Channel(uuid, Boundary.GPU_BOARD, COUNTER, _counter_mj)
-                )
+                channel = _Channel(uuid, Boundary.GPU_BOARD, COUNTER, _counter_mj)
+                self._channels["energy"].append(channel)
             else:
-                missing.append(f"{COUNTER}: stands at 0, so it does not count")
+                missing.append(f"{COUNTER}: is 0, so it does not count")
         except pynvml.NVMLError as error:
             missing.append(f"{COUNTER}: {error}")
         if mig is not None and mig[0]:
-            missing.append(
-                "the board is divided (MIG): its power is that of all instances together, and there"
-                " is none of one"
-            )
+            missing.append("MIG is enabled: power is that of all instances together")
         board = DeviceProbe(uuid, Boundary.GPU_BOARD, power, energy, "; ".join(missing), name)
         module_power, _ = self._first_answer(uuid, Boundary.MODULE, _MODULE_CALLS)
         if module_power is None:
             return [board]
-        module = DeviceProbe(
-            uuid,
-            Boundary.MODULE,
-            module_power,
-            None,
-            "the energy counter covers the GPU alone",
-            name,
-        )
-        # Superchips whose GPU scope does not answer have the module's power only.
+        why_not = "the energy counter covers the GPU alone"
+        module = DeviceProbe(uuid, Boundary.MODULE, module_power, None, why_not, name)
+        # Superchips without GPU scope have the module's power only.
         return [board, module] if power or energy else [module]
 
     def _first_answer(
@@ -153,10 +133,9 @@ class NvmlPowerSource:
         return None, missing
 
     def sample(self, what: What) -> tuple[PowerReading, ...]:
-        """Power of all boards that tell it, or all counters."""
         readings = []
         for channel in self._channels[what]:
-            before = self._clock()
+            before = self.clock()
             try:
                 milli = channel.read(self._handles[channel.uuid])
             except pynvml.NVMLError as error:
@@ -164,43 +143,35 @@ class NvmlPowerSource:
                 if error.value in _GONE:
                     self._start_again()
                 continue
-            t_ns = (before + self._clock()) // 2
+            t_ns = (before + self.clock()) // 2
             if not milli:
                 self.trouble.note(f"{channel.source} of {channel.uuid}: no value")
                 continue
             power_w, energy_j = (milli / 1000, None) if what == "power" else (None, milli / 1000)
-            readings.append(
-                PowerReading(
-                    t_ns, channel.boundary, channel.uuid, power_w, energy_j, channel.source
-                )
-            )
+            where = channel.boundary, channel.uuid
+            readings.append(PowerReading(t_ns, *where, power_w, energy_j, channel.source))
         return tuple(readings)
 
     def _start_again(self) -> None:
-        """The driver was reloaded under the library: initialise anew, so that readings come back;
-        the counter starts at 0 then.
-        """
+        """Reinitialize after the driver was reloaded; the counter then starts at 0."""
         try:
             pynvml.nvmlInit()
             for uuid in self._handles:
                 self._handles[uuid] = pynvml.nvmlDeviceGetHandleByUUID(uuid)
         except pynvml.NVMLError as error:
-            self.trouble.note(f"NVML does not come back: {error}")
+            self.trouble.note(f"NVML cannot be reinitialized: {error}")
 
     def close(self) -> None:
-        """Shut NVML down."""
         self._stack.close()
 
 
 def library_path() -> str | None:
     """The NVML library that this process has loaded, or None."""
     try:
-        found = _LIBRARY.search(
-            Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace")
-        )
+        maps = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return None
-    return None if found is None else found[0]
+    return found[0] if (found := _LIBRARY.search(maps)) else None
 
 
 def _field_mw(field_id: int, scope: int) -> Read:

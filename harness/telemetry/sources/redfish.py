@@ -1,78 +1,51 @@
-"""A node's (or chassis') power by Redfish, over sushy: its sessions, retries and certificates.
+"""Power of a node or chassis from Redfish, through sushy: its sessions, retries and certificates.
 
-sushy has no fields for `PowerControl` or sensors, so the resources' bodies are read as they are
-(DMTF's schemas Power, EnvironmentMetrics).
+sushy has no fields for `PowerControl` or sensors, so resource bodies are read directly (DMTF's
+schemas Power, EnvironmentMetrics).
 """
 
-from collections.abc import Callable, Mapping
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from harness.core.clock import now_ns
 from harness.core.network import is_loopback
 from harness.core.records import Boundary
-from harness.telemetry.sources.base import DeviceProbe, PowerProbe, PowerReading, ReadFailures, What
+from harness.telemetry.sources.base import DeviceProbe, PolledSource, PowerProbe, PowerReading, What
 from harness.telemetry.sources.secret import read_secret
 
 _J_PER_KWH: Final = 3.6e6
-_MARKS: Final = (
-    "emulator",
-    "simulator",
-    "mockup",
-    "redvirt",
-)  # sushy-tools calls its service RedvirtService
+# sushy-tools names its service RedvirtService
+_MARKS: Final = ("emulator", "simulator", "mockup", "redvirt")
 
 
 class _NoPowerError(Exception):
-    """The service gives no power; the text says why."""
+    """The service reports no power; the text is the reason."""
 
 
-class RedfishPowerSource:
-    """Power of one chassis: `EnvironmentMetrics` (power, and energy where it counts), else
+@dataclass(eq=False)
+class RedfishPowerSource(PolledSource):
+    """Power of one chassis: `EnvironmentMetrics` (power, and energy if counted), else
     `Power.PowerControl`.
 
-    Args:
-        url: of the service.
+    Attributes:
         chassis: its id; None: the only one that reports power.
-        user: name.
-        password_env: environment variable that holds the password.
-        password_file: file that holds it.
-        ca_file: authorities to trust; None: the system's.
-        verify_tls: check the certificate.
-        boundary: what the chassis covers.
-        interval_s: between two readings.
-        timeout_s: limit of one request.
-        clock: monotonic nanoseconds.
+        ca_file: trusted authorities; None: the system's.
     """
 
     name = "redfish"
+    url: str
+    _: KW_ONLY
+    chassis: str | None = None
+    user: str | None = None
+    password_env: str | None = None
+    password_file: str | None = None
+    ca_file: str | None = None
+    verify_tls: bool = True
+    boundary: Boundary = Boundary.NODE
+    interval_s: float = 2.0
+    timeout_s: float = 5.0
 
-    def __init__(
-        self,
-        url: str,
-        *,
-        chassis: str | None = None,
-        user: str | None = None,
-        password_env: str | None = None,
-        password_file: str | None = None,
-        ca_file: str | None = None,
-        verify_tls: bool = True,
-        boundary: Boundary = Boundary.NODE,
-        interval_s: float = 2.0,
-        timeout_s: float = 5.0,
-        clock: Callable[[], int] = now_ns,
-    ) -> None:
-        self.trouble = ReadFailures()
-        self._url = url
-        self._chassis = chassis
-        self._user = user
-        self._password_env = password_env
-        self._password_file = password_file
-        self._verify: bool | str = ca_file or verify_tls if verify_tls else False
-        self._boundary = boundary
-        self._interval_s = interval_s
-        self._timeout_s = timeout_s
-        self._clock = clock
+    def __post_init__(self) -> None:
         self._root: Any = None
         self._connector: Any = None
         self._auth: Any = None
@@ -80,80 +53,65 @@ class RedfishPowerSource:
         self._device = ""
         self._closed = False
 
-    @property
-    def intervals_s(self) -> Mapping[What, float]:
-        """One loop reads both."""
-        return {"power": self._interval_s} if self._path is not None else {}
-
     def probe(self) -> PowerProbe:
         try:
             import sushy
             from requests import RequestException
         except ImportError:
-            return PowerProbe(
-                self.name,
-                why_not="sushy is not installed: pip install 'colossus-harness[redfish]'",
-                origin=self._url,
-            )
+            why_not = "sushy is not installed: pip install 'colossus-harness[redfish]'"
+            return self._missing(why_not, self.url)
         try:
-            password = read_secret(self._password_env, self._password_file)
+            password = read_secret(self.password_env, self.password_file)
             self._connector = sushy.connector.Connector(
-                self._url,
-                verify=self._verify,
-                default_request_timeout=self._timeout_s,
-                connect_timeout=self._timeout_s,
+                self.url,
+                verify=(self.ca_file or True) if self.verify_tls else False,
+                default_request_timeout=self.timeout_s,
+                connect_timeout=self.timeout_s,
             )
             self._auth = (
-                sushy.auth.SessionOrBasicAuth(self._user, password)
-                if self._user is not None
+                sushy.auth.SessionOrBasicAuth(self.user, password)
+                if self.user is not None
                 else _anonymous(sushy.auth.AuthBase)
             )
-            self._root = sushy.Sushy(self._url, auth=self._auth, connector=self._connector)
+            self._root = sushy.Sushy(self.url, auth=self._auth, connector=self._connector)
             double = self._double()
             path, device = self._find()
             power_w, energy_j = self._read(path)
         except ValueError as error:
-            return PowerProbe(self.name, why_not=str(error), origin=self._url)
+            return self._missing(error, self.url)
         except _NoPowerError as error:
-            return PowerProbe(
-                self.name, why_not=str(error), origin=self._url, double=self._double()
-            )
+            double = self._double()
+            return self._missing(error, self.url, double)
         except (sushy.exceptions.SushyError, RequestException, OSError) as error:
-            return PowerProbe(self.name, why_not=f"{self._url}: {_words(error)}", origin=self._url)
-        self._path, self._device = path, device
+            return PowerProbe(self.name, why_not=f"{self.url}: {_words(error)}", origin=self.url)
+        self._path, self._device, self._usable = path, device, True
         found = DeviceProbe(
             device,
-            self._boundary,
+            self.boundary,
             None if power_w is None else "redfish",
             None if energy_j is None else "redfish",
             "" if energy_j is not None else "no energy counter",
         )
-        return PowerProbe(self.name, (found,), origin=f"{self._url}{path}", double=double)
+        return PowerProbe(self.name, (found,), origin=f"{self.url}{path}", double=double)
 
     def _double(self) -> str | None:
         if self._root is None:
             return None
-        says = " ".join(
-            str(self._root.json.get(key, "")) for key in ("Id", "Name", "Product", "Vendor")
-        ).lower()
-        host = urlsplit(self._url).hostname or ""
-        if any(mark in says for mark in _MARKS):
-            return (
-                f"the Redfish service at {self._url} calls itself {self._root.json.get('Name')!r}:"
-                " an emulator"
-            )
-        return (
-            f"the Redfish service is at {host}: this machine plays it"
-            if is_loopback(host)
-            else None
-        )
+        about = self._root.json
+        names = " ".join(str(about.get(key, "")) for key in ("Id", "Name", "Product", "Vendor"))
+        host = urlsplit(self.url).hostname or ""
+        if any(mark in names.lower() for mark in _MARKS):
+            return f"the Redfish service at {self.url} is an emulator ({about.get('Name')!r})"
+        if is_loopback(host):
+            return f"the Redfish service at {host} is this machine itself"
+        return None
 
     def _find(self) -> tuple[str, str]:
-        """(path of the resource that gives power, id of its chassis)."""
+        """(path of the resource with power, id of its chassis)."""
         members = self._root.get_chassis_collection().get_members()
         found = []
         for one in members:
-            if self._chassis is not None and one.identity != self._chassis:
+            if self.chassis is not None and one.identity != self.chassis:
                 continue
             for key in ("EnvironmentMetrics", "Power"):
                 path = (one.json.get(key) or {}).get("@odata.id")
@@ -165,55 +123,46 @@ class RedfishPowerSource:
                     break
         ids = ", ".join(str(one.identity) for one in members)
         if not found:
-            wanted = f"chassis {self._chassis}" if self._chassis is not None else "any chassis"
-            raise _NoPowerError(f"{self._url} gives no power of {wanted} (it has: {ids or 'none'})")
+            which = f"chassis {self.chassis}" if self.chassis is not None else "any chassis"
+            raise _NoPowerError(f"{self.url} reports no power of {which} (of {ids or 'none'})")
         if len(found) > 1:
-            raise _NoPowerError(
-                f"several chassis of {self._url} give power; name one:"
-                f" {', '.join(device for _, device in found)}"
-            )
+            several = ", ".join(device for _, device in found)
+            raise _NoPowerError(f"several chassis of {self.url} report power; name one: {several}")
         return found[0]
 
     def _read(self, path: str) -> tuple[float | None, float | None]:
-        """(watts, joules); None where it is not told."""
+        """(watts, joules); None if not reported."""
         body = self._connector.get(path).json()
         # DMTF: EnvironmentMetrics.PowerWatts.Reading, EnergykWh.Reading;
         # Power.PowerControl[].PowerConsumedWatts
         power_w = _reading(body.get("PowerWatts"))
         energy_kwh = _reading(body.get("EnergykWh"))
-        controls = [
-            _number(control.get("PowerConsumedWatts")) for control in body.get("PowerControl") or ()
-        ]
-        known = [value for value in controls if value]
-        if power_w is None and known:
-            power_w = known[0]  # the first is the chassis as a whole; further ones are its parts
+        if power_w is None:
+            controls = body.get("PowerControl") or ()
+            known = (_number(control.get("PowerConsumedWatts")) for control in controls)
+            power_w = next(filter(None, known), None)  # the whole chassis; others are its parts
         return power_w or None, energy_kwh * _J_PER_KWH if energy_kwh else None
 
     def sample(self, _what: What, /) -> tuple[PowerReading, ...]:
-        """Power, and energy where it is counted."""
         import sushy
         from requests import RequestException
 
         assert self._path is not None
-        before = self._clock()
+        before = self.clock()
         try:
             power_w, energy_j = self._read(self._path)
         except (sushy.exceptions.SushyError, RequestException, OSError, ValueError) as error:
             if not self._closed:
-                self.trouble.note(f"redfish {self._url}: {_words(error)}")
+                self.trouble.note(f"redfish {self.url}: {_words(error)}")
             return ()
-        t_ns = (before + self._clock()) // 2
+        t_ns = (before + self.clock()) // 2
         if power_w is None and energy_j is None:
-            self.trouble.note(f"redfish {self._url}: no value")
+            self.trouble.note(f"redfish {self.url}: no value")
         readings = []
-        if power_w is not None:
-            readings.append(
-                PowerReading(t_ns, self._boundary, self._device, power_w, None, "redfish")
-            )
-        if energy_j is not None:
-            readings.append(
-                PowerReading(t_ns, self._boundary, self._device, None, energy_j, "redfish")
-            )
+        for power, energy in ((power_w, None), (None, energy_j)):
+            if power is not None or energy is not None:
+                where = self.boundary, self._device
+                readings.append(PowerReading(t_ns, *where, power, energy, "redfish"))
         return tuple(readings)
 
     def close(self) -> None:
@@ -222,10 +171,8 @@ class RedfishPowerSource:
             self._connector.close()
 
 
-def _anonymous(
-    base: Any,  # noqa: ANN401 - any JSON value
-) -> Any:  # noqa: ANN401 - a class of sushy, which is imported where it is needed
-    """An authentication that sends nothing: sushy has none of its own."""
+def _anonymous(base: Any) -> Any:  # noqa: ANN401 - a class of sushy, an optional package
+    """An authentication that sends nothing, which sushy lacks."""
 
     class Anonymous(base):  # type: ignore[misc]
         def _do_authenticate(self) -> None:
@@ -238,7 +185,7 @@ def _anonymous(
 
 
 def _reading(value: object) -> float | None:
-    """A sensor excerpt's `Reading`, or a bare number, as older services have it."""
+    """A sensor excerpt's `Reading`, or a bare number, as in older services."""
     return _number(value.get("Reading")) if isinstance(value, dict) else _number(value)
 
 
@@ -247,5 +194,5 @@ def _number(value: object) -> float | None:
 
 
 def _words(error: BaseException) -> str:
-    """Without what differs from one failure to the next, so that a run is told once."""
+    """Short text; equal failures have equal texts, so that they are reported once."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"

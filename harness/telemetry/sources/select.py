@@ -14,7 +14,7 @@ from harness.telemetry.sources.ipmi import IpmiPowerSource
 from harness.telemetry.sources.modelled import ModelledPowerSource
 from harness.telemetry.sources.nvml import NvmlPowerSource
 from harness.telemetry.sources.promql import PromqlPowerSource
-from harness.telemetry.sources.rapl import ROOT, RaplPowerSource
+from harness.telemetry.sources.rapl import RaplPowerSource
 from harness.telemetry.sources.redfish import RedfishPowerSource
 from harness.telemetry.sources.replay import ReplayPowerSource
 
@@ -24,13 +24,8 @@ Spec = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class SourceContext:
-    """What sources need besides their own settings.
-
-    Attributes:
-        gpu_uuids: the deployment's boards on this machine.
-        power_interval_s: between two readings of boards' power.
-        energy_interval_s: between two readings of boards' counters.
-        network: certificates to trust.
+    """What sources need besides their own settings; the intervals are for GPU power and energy
+    counters.
     """
 
     gpu_uuids: tuple[str, ...] = ()
@@ -40,8 +35,8 @@ class SourceContext:
 
 
 def specs_of(power: str | Sequence[Spec], gpu_uuids: Sequence[str]) -> tuple[Spec, ...]:
-    """The sources that are meant: `auto` is NVML where there are boards, and RAPL, whose probe says
-    whether it can be read.
+    """The selected sources; `auto` is NVML if there are GPUs, and RAPL, whose probe shows if it is
+    readable.
     """
     if power == "none":
         return ()
@@ -55,6 +50,9 @@ def make_source(spec: Spec, around: SourceContext) -> PowerSource:
     options = {key: value for key, value in spec.items() if key != "kind"}
     if "boundary" in options:
         options["boundary"] = Boundary(options["boundary"])
+    for key in ("path", "root"):
+        if key in options:
+            options[key] = Path(options[key])
     return _MAKERS[spec["kind"]](options, around)
 
 
@@ -71,30 +69,16 @@ def _dcgm(options: dict[str, Any], around: SourceContext) -> PowerSource:
     return DcgmPowerSource(options.pop("url", URL), uuids, network=around.network, **options)
 
 
-def _rapl(options: dict[str, Any], _around: SourceContext) -> PowerSource:
-    return RaplPowerSource(Path(options.pop("root", ROOT)), **options)
-
-
-def _promql(options: dict[str, Any], around: SourceContext) -> PowerSource:
-    return PromqlPowerSource(
-        options.pop("url"), options.pop("query"), network=around.network, **options
-    )
-
-
-def _replay(options: dict[str, Any], around: SourceContext) -> PowerSource:
-    return ReplayPowerSource(Path(options["path"]), interval_s=around.power_interval_s)
-
-
 _MAKERS: Final[Mapping[str, Callable[[dict[str, Any], SourceContext], PowerSource]]] = {
     "nvml": _nvml,
     "dcgm": _dcgm,
-    "rapl": _rapl,
+    "rapl": lambda options, _: RaplPowerSource(**options),
     "ipmi": lambda options, _: IpmiPowerSource(**options),
-    "redfish": lambda options, _: RedfishPowerSource(options.pop("url"), **options),
-    "promql": _promql,
-    "csv": lambda options, _: CsvPowerSource(Path(options.pop("path")), **options),
-    "replay": _replay,
-    "modelled": lambda options, around: ModelledPowerSource(
-        options.pop("of"), uuids=around.gpu_uuids, **options
+    "redfish": lambda options, _: RedfishPowerSource(**options),
+    "promql": lambda options, around: PromqlPowerSource(network=around.network, **options),
+    "csv": lambda options, _: CsvPowerSource(**options),
+    "replay": lambda options, around: ReplayPowerSource(
+        options["path"], interval_s=around.power_interval_s
     ),
+    "modelled": lambda options, around: ModelledPowerSource(uuids=around.gpu_uuids, **options),
 }

@@ -1,9 +1,8 @@
-"""From the reads of a response to what the record says: when which content came, usage, how it
-ended.
+"""From the reads of a response to its record: arrival times of content, usage, how it ended.
 
-Runs once, after the last byte. Events that look like one that was parsed before are recognised by a
-pattern made from it, so most events cost one match and no JSON; anything else (first events, usage,
-stop reasons, escapes, surprises) is parsed as JSON.
+Runs once, after the last byte. A pattern made from an already parsed event matches others of the
+same form, so most events cost one match and no JSON; anything else (first events, usage, stop
+reasons, escapes, surprises) is parsed as JSON.
 """
 
 from array import array
@@ -15,13 +14,7 @@ from typing import Final
 
 from harness.api.base import WireApi
 from harness.api.errors import error_text
-from harness.api.event_patterns import (
-    MAX_LEARNT_PER_STREAM,
-    escaped_size,
-    known,
-    learn,
-    size_of,
-)
+from harness.api.event_patterns import MAX_LEARNT_PER_STREAM, escaped_size, known, learn, size_of
 from harness.api.parts import AnswerParts, ContentPart
 from harness.api.table import wire
 from harness.core.records import Api, Outcome
@@ -29,8 +22,8 @@ from harness.traffic._locust.http1 import Framing
 from harness.traffic._locust.http_errors import retry_after_s
 
 PAUSE_EVENTS: Final = 200
-"""Events between two calls of `pause`: about half a millisecond, so that a long answer does not
-hold up the timestamps of the others.
+"""Events between two calls of `pause`: about half a millisecond, so that a long response does not
+delay the timestamps of others.
 """
 
 _UINT32_MAX: Final = 2**32 - 1
@@ -39,7 +32,7 @@ _UINT32_MAX: Final = 2**32 - 1
 class EndOfStream(Enum):
     """Why reading stopped."""
 
-    COMPLETE = "complete"  # the HTTP message is whole, or its bytes are no HTTP
+    COMPLETE = "complete"  # the HTTP message is complete, or its bytes are not HTTP
     EOF = "eof"  # the server closed its side
     RESET = "reset"  # the connection broke
     LOCAL = "local"  # our side stopped: a timeout, the user, the end of the run
@@ -47,7 +40,7 @@ class EndOfStream(Enum):
 
 @dataclass(slots=True)
 class Answer:
-    """What a response said. Fields are those of `artifacts.tables.REQUESTS`; None is unknown or did
+    """Content of a response. Fields are those of `artifacts.tables.REQUESTS`; None: unknown, or did
     not happen.
     """
 
@@ -83,17 +76,12 @@ def read_answer(
     keep_text: bool = False,
     keep_parts: bool = False,
 ) -> Answer:
-    """Read a response that is over. Never raises for anything that a server can send.
+    """Read a complete response. Never raises for anything that a server can send.
 
-    Args:
-        framing: the reads.
-        api: wire API of the stream.
-        ending: why reading stopped.
-        local: the outcome when `ending` is LOCAL.
-        error: words for the record when reading stopped for another reason than the message's end.
-        pause: called now and then while a long answer is read.
-        keep_text: collect the content as text (tests); every event is then parsed as JSON.
-        keep_parts: collect the answer's `parts`, for later turns to carry.
+    `local` is the outcome if `ending` is LOCAL; `error` is for the record if reading stopped for
+    another reason than the message's end; `pause` is called periodically within a long response.
+    `keep_text` collects the content as text (tests): every event is then parsed as JSON.
+    `keep_parts` collects the `parts` for later turns to include.
     """
     framing.finish()
     answer = Answer(
@@ -107,9 +95,9 @@ def read_answer(
     stream: _Stream | None = None
     if framing.status is not None:
         answer.retry_after_s = retry_after_s(framing.headers)
-    spoken = wire(api)
-    if framing.status == 200 and content_type.split(";")[0].strip().lower() == spoken.stream_type:
-        stream = _Stream(spoken, keep_text=keep_text, keep_parts=keep_parts)
+    wire_api = wire(api)
+    if framing.status == 200 and content_type.split(";")[0].strip().lower() == wire_api.stream_type:
+        stream = _Stream(wire_api, keep_text=keep_text, keep_parts=keep_parts)
         stream.read(framing, whole=framing.complete, pause=pause)
         stream.fill(answer)
 
@@ -119,18 +107,15 @@ def read_answer(
     elif framing.status is None:
         answer.outcome, answer.error = _no_status(framing, ending, error)
     elif framing.status != 200:
-        answer.outcome, answer.error = (
-            Outcome.HTTP_ERROR,
-            error_text(framing.body) or f"HTTP {framing.status}",
-        )
+        answer.outcome = Outcome.HTTP_ERROR
+        answer.error = error_text(framing.body) or f"HTTP {framing.status}"
     elif stream is None:
         answer.outcome, answer.error = _no_stream(framing, content_type)
     else:
         answer.outcome, answer.error = _stream_outcome(framing, stream, ending, error)
         if answer.outcome is Outcome.OK and stream.reader.disagreement is not None:
-            answer.error = (  # the answer is whole all the same; its last word counts
-                f"usage disagrees: {stream.reader.disagreement}"
-            )
+            # complete all the same; its last usage counts
+            answer.error = f"usage disagrees: {stream.reader.disagreement}"
     return answer
 
 
@@ -139,12 +124,10 @@ def _no_status(framing: Framing, ending: EndOfStream, error: str | None) -> tupl
         return Outcome.MALFORMED, framing.error
     if framing.reads:
         return Outcome.TRUNCATED, "the connection closed within the headers"
+    what = "the connection broke before a response"
     if ending is EndOfStream.EOF:
-        return (
-            Outcome.CONNECTION_ERROR,
-            error or "the server closed the connection without an answer",
-        )
-    return Outcome.CONNECTION_ERROR, error or "the connection broke before an answer"
+        what = "the server closed the connection without a response"
+    return Outcome.CONNECTION_ERROR, error or what
 
 
 def _no_stream(framing: Framing, content_type: str) -> tuple[Outcome, str]:
@@ -177,7 +160,7 @@ def _stream_outcome(
 
 
 class _Stream:
-    """When which content of an event stream came; what it says is the reader's."""
+    """Arrival times of the content of an event stream; the reader interprets it."""
 
     def __init__(self, api: WireApi, *, keep_text: bool, keep_parts: bool) -> None:
         self._api = api
@@ -185,17 +168,15 @@ class _Stream:
         self.reader = api.reader(self._parts)
         self._keep_text = keep_text
         self._text: list[str] = []
-        # One entry a read that carries content: its time, content bytes, and the tokens so far
-        # after it.
+        # One entry per read with content: its time, content bytes, and the tokens so far.
         self._times_ns: list[int] = []
         self._bytes: list[int] = []
         self._tok: list[int | None] = []
 
     def read(self, framing: Framing, *, whole: bool, pause: Callable[[], None] | None) -> None:
-        """Go through the body's events."""
         body, ends, times = framing.body, framing.body_ends, framing.times_ns
         reader, parts = self.reader, self._parts
-        tok: int | None = None  # so far, where the stream counts as it goes
+        tok: int | None = None  # so far, if the stream includes counts
         shapes = [] if self._keep_text else list(known[self._api.name].values())
         shape = shapes[-1] if shapes else None
         match = shape.pattern.fullmatch if shape else None
@@ -209,7 +190,7 @@ class _Stream:
             while which < len(ends) - 1 and ends[which] < end:
                 which += 1
             hit = match(event) if match is not None else None
-            if hit is None and shapes:
+            if hit is None:
                 for other in shapes:
                     if other is not shape and (hit := other.pattern.fullmatch(event)) is not None:
                         shape, match = other, other.pattern.fullmatch
@@ -260,12 +241,11 @@ class _Stream:
                 self._bytes.append(size)
                 self._tok.append(tok)
         if last_counted is not None and reader.tokens().output_tok != tok:
-            # No closing usage (the stream was cut short, or its server sends none): every event
-            # told as much as the last one did.
+            # No final usage (the stream was cut short, or its server sends none): the last event's
+            # count stands.
             reader.count_again(last_counted)
 
     def fill(self, answer: Answer) -> None:
-        """Write what was found into an answer."""
         answer.stop_reason = self.reader.stop_reason
         answer.content_kinds = self.reader.kinds
         if self._keep_text:
@@ -275,31 +255,29 @@ class _Stream:
         if self._times_ns:
             first = self._times_ns[0]
             answer.first_token_ns, answer.last_token_ns = first, self._times_ns[-1]
-            so_far_us = [
-                (time - first + 500) // 1000 for time in self._times_ns
-            ]  # rounded cumulatively, so that no error adds up
-            answer.chunk_dt_us = array(
-                "I", [0, *(min(b - a, _UINT32_MAX) for a, b in pairwise(so_far_us))]
-            )
+            # rounded cumulatively, so that no error adds up
+            so_far_us = [(time - first + 500) // 1000 for time in self._times_ns]
+            gaps_us = (min(b - a, _UINT32_MAX) for a, b in pairwise(so_far_us))
+            answer.chunk_dt_us = array("I", [0, *gaps_us])
             answer.chunk_bytes = array("I", self._bytes)
-            told = [tok for tok in self._tok if tok is not None]
-            if len(told) == len(self._tok):
-                answer.chunk_tok = self._chunk_tok(told)
+            counts = [tok for tok in self._tok if tok is not None]
+            if len(counts) == len(self._tok):
+                answer.chunk_tok = self._chunk_tok(counts)
         usage = self.reader.tokens()
         answer.input_tok, answer.output_tok = usage.input_tok, usage.output_tok
         answer.cache_read_tok, answer.cache_write_tok = usage.cache_read_tok, usage.cache_write_tok
 
-    def _chunk_tok(self, told: list[int]) -> "array[int] | None":
-        """Tokens of each chunk, where the counts that came with them agree with themselves and with
-        the closing usage.
+    def _chunk_tok(self, counts: list[int]) -> "array[int] | None":
+        """Tokens per chunk, if the counts that came with them are consistent with each other and
+        with the final usage.
         """
         closing = self.reader.tokens().output_tok
-        if any(b < a for a, b in pairwise(told)):
-            self.reader.disagreement = "the counts of tokens fall within the stream"
-        elif closing is not None and told[-1] > closing:
+        if any(b < a for a, b in pairwise(counts)):
+            self.reader.disagreement = "the token counts decrease within the stream"
+        elif closing is not None and counts[-1] > closing:
             self.reader.disagreement = (
-                f"{told[-1]} tokens came with the chunks, and the end says {closing}"
+                f"{counts[-1]} tokens came with the chunks; the final usage is {closing}"
             )
         else:
-            return array("I", [b - a for a, b in pairwise([0, *told])])
+            return array("I", [b - a for a, b in pairwise([0, *counts])])
         return None

@@ -1,15 +1,16 @@
-"""Walks the plan: starts sessions when the plan wants them, sends their turns, records every
+"""Executes the plan: starts sessions at their scheduled times, sends their turns, records every
 request.
 
-One dispatcher a worker. It owns its greenlets: Locust's users do not run requests, so nothing that
-Locust does when it stops can lose one.
+One dispatcher per worker. It owns its greenlets: Locust's users do not run requests, so Locust's
+shutdown cannot lose one.
 """
 
 import itertools
 import logging
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from contextlib import suppress
+from dataclasses import KW_ONLY, dataclass, replace
 from time import monotonic_ns
 from typing import Final
 
@@ -33,91 +34,83 @@ from harness.traffic.events import StageEnded, StageMark, StagePrimed, StageStar
 
 _NEVER_NS: Final = 1 << 62
 _LAST_NS: Final = 4_000_000
-"""The last of a sleep is waited for by `alarm`; what comes before it by the loop's timers, which
-are late by up to 2 ms but can be cut short.
+"""The end of a sleep is left to `alarm`; the rest to the loop's timers, which are up to 2 ms late
+but can be interrupted.
 """
 _DROPS_AT_ONCE: Final = 16
-"""Records of what was never started, between two turns of the loop: about a millisecond."""
+"""Records of never-started sessions between two turns of the loop: about a millisecond."""
+
+_STOPPED: Final = "the run was stopped"
 
 _log = logging.getLogger(__name__)
 
 PREPARE_NS: Final = 100_000_000
-"""A request's body is made this long before it is due, so that making it does not make it late. The
-first ones of a closed loop are made as soon as the stage is known.
+"""A request's body is built this long before it is due, so that building it does not delay it. The
+first bodies of a closed loop are built as soon as the stage is known.
 """
 
 PAUSE_AFTER_FAILURE_S: Final = 0.1
-"""A closed loop's slot waits this long before the next conversation when one ended by a failure: a
-server that refuses at once would otherwise be asked as fast as a core can.
+"""A closed loop's slot waits this long after a failed conversation: otherwise a server that refuses
+at once would be queried as fast as a core can.
 """
 
 
 PRIMES_IN_FLIGHT: Final = 4
-"""Priming requests that a worker has in flight. A server computes long prompts one after the other;
-more of them would only wait in its queue, and push each other's prefixes out of its cache.
+"""Per worker. A server computes long prompts one after the other; more would only wait in its
+queue, and evict each other's prefixes from its cache.
 """
 
 
+@dataclass(eq=False)
 class Dispatcher:
     """Runs stages of a plan.
 
-    Args:
-        plan: the whole plan.
+    Attributes:
         targets: endpoints, in the profile's order.
-        recorder: takes every record.
-        worker: index of this worker.
-        workers: number of workers.
         routing: `round_robin` or `least_busy`, for new conversations.
-        drain_timeout_s: longest wait after a window for its requests.
+        drain_timeout_s: maximum wait after a window for its requests.
         on_record: called with every record, after the recorder has it.
     """
 
-    def __init__(
-        self,
-        plan: RunPlan,
-        targets: list[Target],
-        recorder: Recorder,
-        *,
-        worker: int,
-        workers: int,
-        routing: str,
-        drain_timeout_s: float,
-        on_record: Callable[[Record], None],
-    ) -> None:
+    plan: RunPlan
+    targets: list[Target]
+    recorder: Recorder
+    _: KW_ONLY
+    worker: int
+    workers: int
+    routing: str
+    drain_timeout_s: float
+    on_record: Callable[[Record], None]
+
+    def __post_init__(self) -> None:
         self.counts = Counts()
-        self._plan = plan
-        self._api = Api(plan.settings.api)
-        self._targets = targets
-        self._recorder = recorder
-        self._worker = worker
-        self._workers = workers
-        self._least_busy = routing == "least_busy"
-        self._drain_timeout_s = drain_timeout_s
-        self._on_record = on_record
-        self._texts = Texts(plan.seed, plan.tok_per_word)
+        self.error: str | None = None
+        self._api = Api(self.plan.settings.api)
+        self._texts = Texts(self.plan.seed, self.plan.tok_per_word)
         self._in_wire: set[gevent.Greenlet] = set()
         self._stage: StageRun | None = None
         self._primed: dict[int, Primed] = {}
-        self.error: str | None = None
         self._wind_down = Event()
         self._stop_grace_s: float | None = None
 
     def is_stopped(self) -> bool:
-        """Whether the run is being stopped before its plan's end."""
         return self._stop_grace_s is not None
 
     def warm_up(self) -> None:
-        """Make the corpus and the prompts' shared heads now, not in front of the first request."""
-        session = self._plan.session(0, 0)
-        for target in self._targets:
-            Conversation(session, self._plan.settings, target.model, self._texts).body(0)
-            for one in self._plan.classes:
+        """Build the corpus and the prompts' shared heads before the first request needs them."""
+        session = self.plan.session(0, 0)
+        for target in self.targets:
+            self._conversation(session, target).body(0)
+            for one in self.plan.classes:
                 head = replace(session, system=one.head.system, tools=one.head.tools)
-                Conversation(head, self._plan.settings, target.model, self._texts)
+                self._conversation(head, target)
+
+    def _conversation(self, session: Session, target: Target) -> Conversation:
+        return Conversation(session, self.plan.settings, target.model, self._texts)
 
     def stop(self, grace_s: float) -> None:
-        """Start no new turns; requests in flight may go on for `grace_s`, then they are recorded as
-        interrupted. May be called again.
+        """Start no new turns; requests in flight may continue for `grace_s`, then they are recorded
+        as interrupted. Idempotent.
         """
         self._stop_grace_s = grace_s
         if self._stage is not None:
@@ -126,77 +119,56 @@ class Dispatcher:
         self._wind_down.set()
 
     def wind_down(self) -> None:
-        """All workers' windows are done: the stage may end."""
         self._wind_down.set()
         if self._stage is not None:
             self._stage.progress.set()
 
     def prime(self, index: int, announce: Callable[[StageMark], None]) -> None:
-        """Before a stage: send the history of the conversations that start in their middle, so that
-        the servers' caches hold it.
+        """Before a stage: send the history of conversations that start in the middle, so that the
+        servers cache it.
 
-        Returns when all have been answered. Their records carry the class with `PRIME_SUFFIX`; one
-        that fails costs its conversation the cached prefix and nothing else.
+        Returns when all have ended. Their records have the class with `PRIME_SUFFIX`; a failed one
+        costs its conversation only the cached prefix.
         """
-        plan = self._plan.stages[index]
+        plan = self.plan.stages[index]
         assert plan.concurrency is not None
-        numbers = range(
-            self._worker, min(plan.concurrency, plan.sessions or plan.concurrency), self._workers
-        )
-        left = deque(numbers)
+        count = min(plan.concurrency, plan.sessions or plan.concurrency)
+        left = deque(range(self.worker, count, self.workers))
         outcomes: list[Outcome] = []
         started_ns = monotonic_ns()
 
         def walk() -> None:
             while left and not self.is_stopped():
-                session = self._plan.session(index, left.popleft())
+                session = self.plan.session(index, left.popleft())
                 if session.primed:
                     outcomes.append(self._prime(session))
 
-        greenlets = [gevent.spawn(walk) for _ in range(PRIMES_IN_FLIGHT)]
-        for greenlet in greenlets:
-            greenlet.link_exception(self._crashed)
+        greenlets = [self._spawn(walk) for _ in range(PRIMES_IN_FLIGHT)]
         stopped_ns: int | None = None
         while len(gevent.joinall(greenlets, timeout=0.1)) < len(greenlets):
             if self._stop_grace_s is None:
                 continue
             stopped_ns = stopped_ns or monotonic_ns()
             if monotonic_ns() >= stopped_ns + self._stop_grace_s * NS_PER_S:
-                for greenlet in list(self._in_wire):
-                    greenlet.kill(
-                        Cancelled(Outcome.INTERRUPTED, "the run was stopped"), block=False
-                    )
+                self._interrupt(_STOPPED)
         failed = sum(outcome is not Outcome.OK for outcome in outcomes)
         announce(StagePrimed(plan.name, index, started_ns, monotonic_ns(), len(outcomes), failed))
 
     def _prime(self, session: Session) -> Outcome:
         target = self._route(session)
         target.live += 1  # until its conversation ends
-        conversation = Conversation(session, self._plan.settings, target.model, self._texts)
-        turn = session.turns[session.priming_turn]
-        record = Record(
-            session_id=session.session_id,
-            turn=turn.index,
-            workload_class=session.workload_class + PRIME_SUFFIX,
-            stage=session.stage,
-            worker=self._worker,
-            intended_ns=monotonic_ns(),
-            target_input_tok=turn.target_input_tok,
-            target_output_tok=1,
-            answer=Answer(Outcome.DROPPED),
-        )
+        conversation = self._conversation(session, target)
         body = conversation.priming_body()
-        record.intended_ns = monotonic_ns()
+        record = self._record(session, session.turns[session.priming_turn], monotonic_ns())
+        record.workload_class += PRIME_SUFFIX
+        record.target_output_tok = 1
         self._request(record, target, body, None)
         self._keep(record)
         self._primed[session.number] = Primed(session, target, conversation)
         return record.answer.outcome
 
     def run_stage(self, index: int, start_ns: int, announce: Callable[[StageMark], None]) -> None:
-        """Run one stage to its end: returns when every request that it started has been
-        recorded.
-        """
-        plan = self._plan.stages[index]
+        plan = self.plan.stages[index]
         window_start_ns = start_ns + plan.warmup_ns
         window_end_ns = None if plan.window_ns is None else window_start_ns + plan.window_ns
         stage = self._stage = StageRun(plan, start_ns, window_start_ns, window_end_ns)
@@ -205,28 +177,22 @@ class Dispatcher:
             stage.closing.set()
         announce(StageStarted(plan.name, index, start_ns, window_start_ns, window_end_ns))
         self._start_sources(stage)
-        deadline_ns = (
-            None
-            if window_end_ns is None
-            else window_end_ns + round(self._drain_timeout_s * NS_PER_S)
-        )
+        end_of_window_ns = _NEVER_NS if window_end_ns is None else window_end_ns
+        deadline_ns = end_of_window_ns + round(self.drain_timeout_s * NS_PER_S)
 
         def idle() -> bool:
             return stage.open_sources == 0 and self.counts.live_sessions == 0
 
-        self._wait(stage, lambda: idle() or stage.closing.is_set(), window_end_ns)
-        if not idle() and not stage.closing.is_set():
-            # The window is over; load goes on until all that was intended in it has ended, here and
-            # in the other workers.
-            self._wait(
-                stage, lambda: idle() or stage.closing.is_set() or stage.window_is_done, deadline_ns
-            )
+        def over() -> bool:
+            return idle() or stage.closing.is_set()
+
+        self._wait(stage, over, end_of_window_ns)
+        if not over():
+            # The window is over; load continues until all requests scheduled in it have ended, here
+            # and in the other workers.
+            self._wait(stage, lambda: over() or stage.window_is_done, deadline_ns)
             announce(WindowDone(plan.name, index))
-            self._wait(
-                stage,
-                lambda: idle() or stage.closing.is_set() or self._wind_down.is_set(),
-                deadline_ns,
-            )
+            self._wait(stage, lambda: over() or self._wind_down.is_set(), deadline_ns)
         stage.closing.set()
         self._drain(stage, idle, deadline_ns)
         end_ns = monotonic_ns()
@@ -236,7 +202,7 @@ class Dispatcher:
                 plan.name,
                 index,
                 end_ns,
-                end_ns if window_end_ns is None else min(end_ns, window_end_ns),
+                min(end_ns, end_of_window_ns),
                 turns_not_happened=stage.turns_not_happened,
                 turns_cut=stage.turns_cut,
                 replies_not_carried=stage.replies_not_carried,
@@ -245,47 +211,36 @@ class Dispatcher:
 
     # --- ends ---
 
-    def _wait(self, stage: StageRun, done: Callable[[], bool], until_ns: int | None) -> None:
-        """Until `done` or a time, woken by `stage.progress` and `_wind_down`."""
-        while not done():
-            left_s = 0.1 if until_ns is None else min(0.1, (until_ns - monotonic_ns()) / NS_PER_S)
-            if left_s <= 0:
-                return
-            stage.progress.wait(left_s)
+    def _wait(self, stage: StageRun, done: Callable[[], bool], until_ns: int) -> None:
+        while not done() and (left_ns := until_ns - monotonic_ns()) > 0:
+            stage.progress.wait(min(0.1, left_ns / NS_PER_S))
             stage.progress.clear()
 
-    def _drain(self, stage: StageRun, idle: Callable[[], bool], deadline_ns: int | None) -> None:
-        """Let requests in flight finish, until the deadline of the stage or of the stop; then end
-        them.
-        """
+    def _drain(self, stage: StageRun, idle: Callable[[], bool], deadline_ns: int) -> None:
         closed_ns = monotonic_ns()
 
-        def limit_ns() -> int | None:
+        def limit_ns() -> int:
             if self._stop_grace_s is None:
                 return deadline_ns
-            stop_ns = closed_ns + round(self._stop_grace_s * NS_PER_S)
-            return stop_ns if deadline_ns is None else min(stop_ns, deadline_ns)
+            return min(deadline_ns, closed_ns + round(self._stop_grace_s * NS_PER_S))
 
+        while not idle() and (left_ns := limit_ns() - monotonic_ns()) > 0:
+            self._wait(stage, idle, monotonic_ns() + min(100_000_000, left_ns))
+        drained = f"drain timeout of {self.drain_timeout_s:g} s"
+        why = _STOPPED if self.is_stopped() else drained
         while not idle():
-            limit = limit_ns()
-            if limit is not None and monotonic_ns() >= limit:
-                break
-            self._wait(stage, idle, min(monotonic_ns() + 100_000_000, limit or _NEVER_NS))
-        why = (
-            "the run was stopped"
-            if self.is_stopped()
-            else f"drain timeout of {self._drain_timeout_s:g} s"
-        )
-        while not idle():
-            for greenlet in list(self._in_wire):
-                greenlet.kill(Cancelled(Outcome.INTERRUPTED, why), block=False)
+            self._interrupt(why)
             self._wait(stage, idle, monotonic_ns() + 20_000_000)
+
+    def _interrupt(self, why: str) -> None:
+        for greenlet in list(self._in_wire):
+            greenlet.kill(Cancelled(Outcome.INTERRUPTED, why), block=False)
 
     # --- sources of sessions ---
 
     def _start_sources(self, stage: StageRun) -> None:
         if stage.plan.concurrency:
-            slots = range(self._worker, stage.plan.concurrency, self._workers)
+            slots = range(self.worker, stage.plan.concurrency, self.workers)
             stage.open_sources = len(slots)
             for slot in slots:
                 self._spawn(self._source, stage, self._closed_loop, slot)
@@ -293,11 +248,13 @@ class Dispatcher:
             stage.open_sources = 1
             self._spawn(self._source, stage, self._open_loop, 0)
 
-    def _spawn(self, run: Callable[..., object], *args: object) -> None:
-        gevent.spawn(run, *args).link_exception(self._crashed)
+    def _spawn(self, run: Callable[..., object], *args: object) -> gevent.Greenlet:
+        greenlet = gevent.spawn(run, *args)
+        greenlet.link_exception(self._crashed)
+        return greenlet
 
     def _crashed(self, greenlet: gevent.Greenlet) -> None:
-        """A defect of ours (network and server cannot cause one): the run must not go on without
+        """A defect of ours (network and server cannot cause one): the run must not continue without
         the requests that it lost.
         """
         self.error = self.error or f"the dispatcher failed: {greenlet.exception!r}"
@@ -311,56 +268,49 @@ class Dispatcher:
             stage.progress.set()
 
     def _closed_loop(self, stage: StageRun, slot: int) -> None:
-        """One live slot: its sessions of the plan, one after the other."""
         assert stage.plan.concurrency is not None
         intended_ns = stage.start_ns
         number = slot
-        prepare_ns = _NEVER_NS
-        while not stage.closing.is_set() and (
-            stage.plan.sessions is None or number < stage.plan.sessions
-        ):
+        prepare_ns = count = _NEVER_NS
+        if stage.plan.sessions is not None:
+            count = stage.plan.sessions
+        while number < count and not stage.closing.is_set():
             primed = self._primed.pop(number, None)
             try:
-                session = primed.session if primed else self._plan.session(stage.plan.index, number)
-            except LookupError:  # a trace that has no more
+                session = primed.session if primed else self.plan.session(stage.plan.index, number)
+            except LookupError:  # the trace has no more
                 break
-            if not self._live(
-                stage, session, intended_ns + session.first_gap_ns, prepare_ns, primed
-            ):
+            due_ns = intended_ns + session.first_gap_ns
+            if not self._live(stage, session, due_ns, prepare_ns, primed):
                 stage.closing.wait(PAUSE_AFTER_FAILURE_S)
             intended_ns = monotonic_ns()
             number += stage.plan.concurrency
             prepare_ns = PREPARE_NS
 
     def _open_loop(self, stage: StageRun, _slot: int) -> None:
-        """Starts of sessions at their times, whatever became of the others."""
-        sessions: Iterator[Session] = self._plan.sessions(
-            stage.plan.index, worker=self._worker, workers=self._workers
+        sessions: Iterator[Session] = self.plan.sessions(
+            stage.plan.index, worker=self.worker, workers=self.workers
         )
         for session in sessions:
             assert session.intended_offset_ns is not None
             intended_ns = stage.walked_ns = stage.start_ns + session.intended_offset_ns
-            # A little more than the session itself needs, so that it makes its body while this loop
-            # walks on.
+            # A little more than the session itself needs, so that it builds its body while this
+            # loop continues.
             if not self._sleep_until(stage, intended_ns - 2 * PREPARE_NS):
                 self._drop_overdue(stage, itertools.chain((session,), sessions))
                 return
             self._spawn(self._live, stage, session, intended_ns)
             if monotonic_ns() > intended_ns - PREPARE_NS:
-                # Behind, with no sleep between two starts: without this nothing else would ever
-                # run, not even what was started.
+                # Behind schedule, without a sleep between two starts: nothing else would ever run,
+                # not even the started sessions.
                 loop_turns.wait()
         stage.walked_ns = _NEVER_NS
 
     def _drop_overdue(self, stage: StageRun, sessions: Iterator[Session]) -> None:
-        """The stage is closing: what was due in it and was not even started is recorded as dropped.
-        It comes in the plan's order.
+        """The stage is closing: record due sessions that were not even started as dropped. They
+        come in the plan's order.
         """
-        until_ns = (
-            monotonic_ns()
-            if stage.window_end_ns is None
-            else min(monotonic_ns(), stage.window_end_ns)
-        )
+        until_ns = min(monotonic_ns(), stage.window_end_ns or _NEVER_NS)
         for number, session in enumerate(sessions):
             assert session.intended_offset_ns is not None
             intended_ns = stage.start_ns + session.intended_offset_ns
@@ -372,7 +322,7 @@ class Dispatcher:
                 loop_turns.wait()
 
     def _sleep_until(self, stage: StageRun, t_ns: int) -> bool:
-        """Sleep; False when the stage stops launching before that time."""
+        """Sleep; False if the stage stops launching before that time."""
         while (left_ns := t_ns - monotonic_ns()) > 0:
             if left_ns <= _LAST_NS:
                 alarm.wait(t_ns)
@@ -390,8 +340,8 @@ class Dispatcher:
         prepare_ns: int = PREPARE_NS,
         primed: Primed | None = None,
     ) -> bool:
-        """One conversation with those that its tool calls start; False when a turn of its own
-        failed or was dropped.
+        """One conversation with its subagents; False if one of its own turns failed or was
+        dropped.
         """
         self.counts.live_sessions += 1
         try:
@@ -408,8 +358,8 @@ class Dispatcher:
         prepare_ns: int = PREPARE_NS,
         primed: Primed | None = None,
     ) -> tuple[bool, int]:
-        """The turns of one conversation, its first body made `prepare_ns` before it is due: whether
-        none failed or was dropped, and when the last one ended.
+        """The turns of one conversation; its first body is built `prepare_ns` before it is due.
+        Returns whether none failed or was dropped, and when the last one ended.
         """
         done = 0
         failed = False
@@ -418,20 +368,11 @@ class Dispatcher:
         target = primed.target if primed else self._route(session)
         target.live += primed is None
         try:
-            conversation = (
-                primed.conversation
-                if primed
-                else Conversation(session, self._plan.settings, target.model, self._texts)
-            )
+            conversation = primed.conversation if primed else self._conversation(session, target)
             for turn in turns:
+                ahead_ns = PREPARE_NS if done else prepare_ns
                 ended_ns = self._turn(
-                    stage,
-                    session,
-                    turn,
-                    conversation,
-                    target,
-                    intended_ns,
-                    PREPARE_NS if done else prepare_ns,
+                    stage, session, turn, conversation, target, intended_ns, ahead_ns
                 )
                 if ended_ns is None:
                     break
@@ -443,45 +384,40 @@ class Dispatcher:
                 if done < len(turns):
                     intended_ns = max(ended_ns + turns[done].gap_ns, back_ns)
                     if (offset_ns := turns[done].intended_offset_ns) is not None:
-                        intended_ns = max(
-                            intended_ns, stage.start_ns + offset_ns
-                        )  # a replay of times waits for these as well
+                        # a replay of times also waits for these
+                        intended_ns = max(intended_ns, stage.start_ns + offset_ns)
         finally:
             left = sum(turn.requests for turn in turns[done:])
             if failed:
-                stage.turns_not_happened += (
-                    left + turns[done - 1].requests - 1
-                )  # with the subagents of the turn that failed
+                # with the subagents of the failed turn
+                stage.turns_not_happened += left + turns[done - 1].requests - 1
             else:
                 stage.turns_cut += left
             target.live -= 1
         return not failed, monotonic_ns() if failed else back_ns
 
     def _subagents(self, stage: StageRun, session: Session, turn: Turn, ended_ns: int) -> int:
-        """Run what a turn's tool call starts, and wait for it: when the last of it has ended, or
-        the turn itself without any.
+        """Run the subagents of a turn's tool call and wait for them. Returns when the last of them
+        ended, or the turn itself if it has none.
 
-        One that fails gives its parent a result all the same, as an error: the parent goes on.
+        A failed subagent still gives its parent a result, an error: the parent continues.
         """
         children = session.subagents(turn)
-        if len(children) < 2:
-            return max(
-                (self._converse(stage, child, ended_ns)[1] for child in children), default=ended_ns
-            )
-        greenlets = [gevent.spawn(self._converse, stage, child, ended_ns) for child in children]
-        for greenlet in greenlets:
-            greenlet.link_exception(self._crashed)
+        if not children:
+            return ended_ns
+        if len(children) == 1:
+            return self._converse(stage, children[0], ended_ns)[1]
+        greenlets = [self._spawn(self._converse, stage, child, ended_ns) for child in children]
         gevent.joinall(greenlets)
-        return max(
-            (greenlet.value[1] for greenlet in greenlets if greenlet.successful()), default=ended_ns
-        )
+        ends_ns = (greenlet.value[1] for greenlet in greenlets if greenlet.successful())
+        return max(ends_ns, default=ended_ns)
 
     def _route(self, session: Session) -> Target:
-        targets = self._targets
+        targets = self.targets
         first = session.number % len(targets)
-        if not self._least_busy or len(targets) == 1:
+        if self.routing != "least_busy" or len(targets) == 1:
             return targets[first]
-        order = targets[first:] + targets[:first]  # ties go round
+        order = targets[first:] + targets[:first]  # ties rotate
         return min(order, key=lambda target: target.live)
 
     def _turn(
@@ -494,8 +430,8 @@ class Dispatcher:
         intended_ns: int,
         prepare_ns: int,
     ) -> int | None:
-        """One request; when it ended, -1 if it did not end well, None if the stage stopped
-        launching before it was due.
+        """One request. Returns when it ended, -1 if it failed, None if the stage stopped launching
+        before it was due.
         """
         counts_for_window = stage.in_window(intended_ns)
         stage.pending_window += counts_for_window
@@ -511,14 +447,10 @@ class Dispatcher:
                 record.answer.error = f"{stage.plan.max_in_flight} requests were in flight"
             else:
                 self._request(record, target, body, turn.cancel_after_ns)
-                if (
-                    self._plan.settings.live
-                    and record.answer.outcome is Outcome.OK
-                    and turn is not session.turns[-1]
-                ):
-                    stage.replies_not_carried += not conversation.answered(
-                        turn.index, record.answer.parts
-                    )
+                ok, last = record.answer.outcome is Outcome.OK, turn is session.turns[-1]
+                if self.plan.settings.live and ok and not last:
+                    carried = conversation.answered(turn.index, record.answer.parts)
+                    stage.replies_not_carried += not carried
             self._keep(record)
         finally:
             stage.pending_window -= counts_for_window
@@ -532,7 +464,7 @@ class Dispatcher:
             turn=turn.index,
             workload_class=session.workload_class,
             stage=session.stage,
-            worker=self._worker,
+            worker=self.worker,
             intended_ns=intended_ns,
             target_input_tok=turn.target_input_tok,
             target_output_tok=turn.target_output_tok,
@@ -540,8 +472,8 @@ class Dispatcher:
         )
 
     def _cut(self, record: Record, *, counted: bool) -> int | None:
-        """The stage stopped launching before a request was sent: one of the window that was overdue
-        is a dropped one.
+        """The stage stopped launching before a request was sent: one that was due in the window is
+        dropped.
         """
         if not counted or self.is_stopped() or monotonic_ns() < record.intended_ns:
             return None
@@ -549,15 +481,12 @@ class Dispatcher:
         return -1
 
     def _never_sent(self, record: Record) -> None:
-        record.answer.error = (
-            "the load generator was so far behind its schedule that this was never sent"
-        )
+        record.answer.error = "never sent: the load generator was too far behind its schedule"
         record.done_ns = monotonic_ns()
         self._keep(record)
 
     def _share(self, cap: int) -> int:
-        """This worker's part of a cap over all workers."""
-        return cap // self._workers + (self._worker < cap % self._workers)
+        return cap // self.workers + (self.worker < cap % self.workers)
 
     def _request(
         self, record: Record, target: Target, body: bytes, cancel_after_ns: int | None
@@ -581,15 +510,12 @@ class Dispatcher:
                 local=exchange.local,
                 error=exchange.error,
                 pause=_let_others,
-                keep_parts=self._plan.settings.live,
+                keep_parts=self.plan.settings.live,
             )
         except Exception as error:  # noqa: BLE001 - a defect in reading must cost one record's detail, not the record
-            _log.exception("an answer cannot be read")
-            record.answer = Answer(
-                Outcome.MALFORMED,
-                error=f"the reader failed: {error!r}",
-                http_status=exchange.framing.status,
-            )
+            _log.exception("a response cannot be read")
+            why = f"the reader failed: {error!r}"
+            record.answer = Answer(Outcome.MALFORMED, why, exchange.framing.status)
 
     def _keep(self, record: Record) -> None:
         counts, outcome = self.counts, record.answer.outcome
@@ -598,17 +524,13 @@ class Dispatcher:
             counts.ok += 1
         elif outcome is Outcome.DROPPED:
             counts.dropped += 1
-        elif outcome is not Outcome.CANCELLED:  # the plan's own cancellations are no failures
+        elif outcome is not Outcome.CANCELLED:  # the plan's own cancellations are not failures
             counts.failed += 1
-        self._recorder.add(record)
-        self._on_record(record)
+        self.recorder.add(record)
+        self.on_record(record)
 
 
 def _let_others() -> None:
-    """Let the loop serve other streams between two parts of a long answer."""
-    try:
+    """Let the loop serve other streams between two parts of a long response."""
+    with suppress(Cancelled):  # thrown once the response had arrived: it stays complete
         loop_turns.wait()
-    except (
-        Cancelled
-    ):  # thrown while the answer was on its way out of the wire: it is complete and stays so
-        return

@@ -1,97 +1,81 @@
 """HTTP/1.1 framing of one response, from the reads of a socket with their times.
 
-The framing itself is httptools' (llhttp). While a stream runs, a read costs an append and a look at
-its last bytes; the parser sees the reads only for the headers, and again when the message may be
-over. Afterwards `body` and `body_ends` say which read brought which byte.
+httptools (llhttp) does the framing. While a stream runs, a read costs an append and a look at its
+last bytes; the parser sees the reads only for the headers, and again when the message may be
+complete. Afterwards `body` and `body_ends` show which read brought which byte.
 """
 
+from dataclasses import dataclass, field
 from enum import Enum
 
 import httptools
 
 _CHUNKED_END = b"0\r\n\r\n"
 MAX_HEADER_BYTES = 256 * 1024
-"""More header bytes than this are taken for no HTTP; servers limit theirs to 8-64 KiB."""
+"""More header bytes than this are not HTTP; servers limit theirs to 8-64 KiB."""
 
 
 class _Mode(Enum):
-    HEADERS = 1  # headers not whole yet: every read goes to the parser
+    HEADERS = 1  # headers not complete yet: every read goes to the parser
     CHUNKED = 2
     LENGTH = 3
     UNTIL_EOF = 4
-    EVERY_READ = 5  # chunked with announced trailers, whose end the tail does not show
+    EVERY_READ = 5  # chunked with announced trailers, whose end is not recognizable
     COMPLETE = 6
 
 
+@dataclass(slots=True, eq=False)
 class Framing:
     """Collects the reads of one response.
 
     Attributes:
-        reads: bytes of each read.
-        times_ns: monotonic time of each read, taken after the bytes were there and before anything
-            looked at them.
-        status: HTTP status once the headers are whole, else None.
+        times_ns: monotonic time of each read, taken after the bytes arrived and before they are
+            examined.
+        status: HTTP status once the headers are complete, else None.
         headers: lower-case name -> last value.
-        body: body bytes that the parser has seen; whole after `finish`.
         body_ends: for each read that the parser has seen, the length of the body after it.
-        error: why the bytes are no HTTP, else None.
+        error: why the bytes are not HTTP, else None.
         extra: bytes followed the end of the message.
-        keep_alive: the connection may carry another request.
+        keep_alive: the connection can carry another request.
     """
 
-    __slots__ = (
-        "_body_bytes",
-        "_fed",
-        "_left",
-        "_mode",
-        "_parser",
-        "_parts",
-        "body_ends",
-        "error",
-        "extra",
-        "headers",
-        "keep_alive",
-        "reads",
-        "status",
-        "times_ns",
-    )
+    reads: list[bytes] = field(default_factory=list)
+    times_ns: list[int] = field(default_factory=list)
+    status: int | None = None
+    headers: dict[str, str] = field(default_factory=dict)
+    body_ends: list[int] = field(default_factory=list)
+    error: str | None = None
+    extra: bool = False
+    keep_alive: bool = False
+    _mode: _Mode = _Mode.HEADERS
+    _left: int = 0
+    _fed: int = 0
+    _parts: list[bytes] = field(default_factory=list)
+    _body_bytes: int = 0
+    _parser: httptools.HttpResponseParser = field(init=False)
 
-    def __init__(self) -> None:
-        self.reads: list[bytes] = []
-        self.times_ns: list[int] = []
-        self.status: int | None = None
-        self.headers: dict[str, str] = {}
-        self.body_ends: list[int] = []
-        self.error: str | None = None
-        self.extra = False
-        self.keep_alive = False
-        self._mode = _Mode.HEADERS
-        self._left = 0
-        self._fed = 0
-        self._parts: list[bytes] = []
-        self._body_bytes = 0
+    def __post_init__(self) -> None:
         self._parser = httptools.HttpResponseParser(self)
 
     @property
     def complete(self) -> bool:
-        """The HTTP message ended where its framing says."""
         return self._mode is _Mode.COMPLETE
 
     @property
     def body(self) -> bytes:
-        """The body as far as the parser has seen it."""
+        """The body as far as the parser has seen it; complete after `finish`."""
         if len(self._parts) > 1:
             self._parts = [b"".join(self._parts)]
         return self._parts[0] if self._parts else b""
 
     def add(self, data: bytes, now_ns: int) -> bool:
-        """Keep one read. True when the response is over: complete, or no HTTP (`error`)."""
+        """Keep one read. True if the response is over: complete, or not HTTP (`error`)."""
         self.reads.append(data)
         self.times_ns.append(now_ns)
         mode = self._mode
         if mode is _Mode.CHUNKED:
-            # A whole terminator is in the last read, unless that read is shorter than it. Content
-            # can look like one: the parser decides.
+            # The last read contains the whole terminator, unless it is shorter. Content can look
+            # like one: the parser decides.
             if len(data) >= 5 and not data.endswith(_CHUNKED_END):
                 return False
         elif mode is _Mode.LENGTH:
@@ -102,20 +86,19 @@ class Framing:
             return False
         self._feed()
         if mode is _Mode.HEADERS and self._mode is _Mode.LENGTH:
-            self._left -= (
-                self._body_bytes
-            )  # body that came with the headers; later reads are counted without the parser
+            # body that came with the headers; later reads are counted without the parser
+            self._left -= self._body_bytes
         return self.error is not None or self._mode is _Mode.COMPLETE
 
     def end_of_file(self) -> None:
-        """The server closed its side: that ends a message without a length."""
+        """The server closed its side, which ends a message without a length."""
         self._feed()
         if self._mode is _Mode.UNTIL_EOF:
             self._mode = _Mode.COMPLETE
             self.keep_alive = False
 
     def finish(self) -> None:
-        """Show the parser whatever it has not seen yet. Never raises."""
+        """Pass the remaining reads to the parser. Never raises."""
         self._feed()
 
     def _feed(self) -> None:
@@ -159,11 +142,10 @@ class Framing:
             self.headers[name.decode("latin-1").lower()] = value.decode("latin-1").strip()
 
     def on_headers_complete(self) -> None:
-        """The headers are whole: choose how to see the end of the body."""
         if self._mode is not _Mode.HEADERS:
             return
         status = self._parser.get_status_code()
-        if 100 <= status < 200:  # informational: the answer itself follows
+        if 100 <= status < 200:  # informational: the response itself follows
             self.headers.clear()
             return
         self.status = status
@@ -182,6 +164,5 @@ class Framing:
             self._body_bytes += len(data)
 
     def on_message_complete(self) -> None:
-        """The message ended where its framing says."""
         if self.status is not None:
             self._mode = _Mode.COMPLETE

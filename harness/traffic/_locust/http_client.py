@@ -1,9 +1,9 @@
-"""Requests over raw sockets: a keep-alive pool for each endpoint, and a reader that never switches
+"""Requests over raw sockets: a keep-alive pool per endpoint, and a reader that never switches
 greenlets while a stream runs.
 
-The event loop calls back when a socket has bytes (`readiness`); the callback takes them and the
-time of their arrival. The greenlet that waits is woken once, at the end of the message, on an
-error, or by the stream's one timer.
+The event loop calls back when a socket has bytes (`readiness`); the callback reads them and their
+arrival time. The waiting greenlet is woken once: at the end of the message, on an error, or by the
+stream's one timer.
 """
 
 import logging
@@ -38,27 +38,22 @@ from harness.traffic._locust.stamped_reads import (
 _log = logging.getLogger(__name__)
 
 KEEP_IDLE_S: Final = 3.0
-"""An idle connection is not used again after this: servers close theirs after 5 s (uvicorn's
-default), and a request that crosses that close would fail for no fault of the server.
+"""Idle connections are reused up to this age: servers close theirs after 5 s (uvicorn's default),
+and a request that crosses that close would fail through no fault of the server.
 """
 
 DIRECT: Final = Network(proxy=NONE)
 _TUNNEL_HEAD_BYTES: Final = 64 * 1024
-"""Most that a proxy may say before a tunnel."""
+"""Limit of a proxy's response before a tunnel."""
 
 REQUEST_ID_HEADER: Final = "x-harness-request-id"
-"""Lets a server's log, and the paced server's truth, be paired with the records."""
+"""Lets a server's log, and the paced server's true times, be paired with the records."""
 
 _NS: Final = 1_000_000_000
 
 
 class Cancelled(Exception):  # noqa: N818 - thrown into a greenlet to end its request; no error
-    """Our side ends the request.
-
-    Args:
-        outcome: for the record.
-        error: words for the record, or None.
-    """
+    """Our side ends the request, with an outcome and error for the record."""
 
     def __init__(self, outcome: Outcome, error: str | None = None) -> None:
         super().__init__(outcome, error)
@@ -67,10 +62,10 @@ class Cancelled(Exception):  # noqa: N818 - thrown into a greenlet to end its re
 
 
 class _Turns:
-    """Gives greenlets whose stream has ended their turn, one for each iteration of the loop.
+    """Wakes greenlets whose stream has ended, one per iteration of the loop.
 
-    What they do then (reading the answer, making the next body) takes up to a millisecond. Were a
-    hundred of them woken in one iteration, bytes that arrive meanwhile would get their time a tenth
+    What they do then (reading the response, building the next body) takes up to a millisecond. If a
+    hundred of them were woken in one iteration, bytes that arrive meanwhile would be timed a tenth
     of a second late; so the loop polls its sockets between any two.
     """
 
@@ -79,22 +74,21 @@ class _Turns:
         self._timer: Any = None
 
     def put(self, waiter: Waiter) -> None:
-        """Wake a waiter when it is its turn. Called from anywhere."""
         self._waiting.append(waiter)
         if len(self._waiting) == 1:
             self._arm()
 
     def wait(self) -> None:
-        """Let the loop poll, and all others that wait have their turn, before the calling greenlet
-        goes on.
+        """Let the loop poll, and all other waiters have their turn, before the calling greenlet
+        continues.
         """
         waiter = Waiter()
         self.put(waiter)
         waiter.get()
 
     def _arm(self) -> None:
-        # A timer of 0 is due at the next iteration, behind its poll; `gevent.sleep(0)` can come
-        # back within the same one.
+        # A timer of 0 fires in the next iteration, after its poll; `gevent.sleep(0)` can return
+        # within the same one.
         if self._timer is None:
             self._timer = get_hub().loop.timer(0.0)
         self._timer.start(self._next)
@@ -126,8 +120,8 @@ class Exchange:
 
 
 class _Connection:
-    """One connection. Plain ones tell when the kernel took bytes in; of TLS there is only the time
-    of the read.
+    """One connection. Plain ones provide the kernel's arrival time of bytes; TLS only the time of
+    the read.
     """
 
     __slots__ = ("_watcher", "idle_since_ns", "receive", "sock")
@@ -143,30 +137,26 @@ class _Connection:
             return
         else:
             self.receive = unstamped(sock._sock)
-        # Watched by itself and read at once: without the kernel's stamps a late look would be a
-        # late time.
+        # Watched separately and read at once: without kernel timestamps a late read has a late
+        # time.
         self._watcher = get_hub().loop.io(sock.fileno(), 1)
 
     def watch(self, handler: Handler) -> None:
-        """Call a handler whenever there are bytes."""
         if self._watcher is not None:
             self._watcher.start(handler, 0)
         else:
             readiness.add(self.sock.fileno(), handler)
 
     def unwatch(self) -> None:
-        """No more calls."""
         if self._watcher is not None:
             self._watcher.stop()
         else:
             readiness.remove(self.sock.fileno())
 
     def usable(self) -> bool:
-        """Idle for a short time and still open."""
         if monotonic_ns() - self.idle_since_ns > KEEP_IDLE_S * _NS:
             return False
-        # on the raw descriptor: bytes, a close_notify or a FIN all mean that it is no clean
-        # connection
+        # on the raw descriptor: bytes, a close_notify or a FIN all mean that it is not reusable
         try:
             self.sock._sock.recv(1, plain_socket.MSG_PEEK | plain_socket.MSG_DONTWAIT)
         except BlockingIOError:
@@ -182,8 +172,8 @@ class _Connection:
 
 
 def _tls_receive(sock: Any) -> Receive:  # noqa: ANN401 - gevent's SSLSocket
-    """Take everything the TLS layer holds: what stays inside it raises no further event on the
-    descriptor. Its time is that of the read.
+    """Read everything the TLS layer has buffered, which raises no further event on the descriptor.
+    Its time is that of the read.
     """
     read = sock._sslobj.read
 
@@ -202,51 +192,34 @@ def _tls_receive(sock: Any) -> Receive:  # noqa: ANN401 - gevent's SSLSocket
     return receive
 
 
+@dataclass(slots=True, eq=False)
 class _Reader:
     """Reads one response: callbacks of the loop until the end, then one switch back."""
 
-    __slots__ = (
-        "_cancel_after_ns",
-        "_connection",
-        "_exchange",
-        "_framing",
-        "_last_ns",
-        "_limits",
-        "_receive",
-        "_sent_ns",
-        "_started_ns",
-        "_timer",
-        "_waiter",
-    )
+    exchange: Exchange
+    connection: _Connection
+    limits: Timeouts
+    started_ns: int
+    sent_ns: int
+    cancel_after_ns: int | None
+    _framing: Framing = field(init=False)
+    _receive: Receive = field(init=False)
+    _last_ns: int = field(init=False)
+    _waiter: Waiter = field(init=False, default_factory=Waiter)
+    _timer: Any = field(init=False, default=None)
 
-    def __init__(
-        self,
-        exchange: Exchange,
-        connection: _Connection,
-        limits: Timeouts,
-        started_ns: int,
-        sent_ns: int,
-        cancel_after_ns: int | None,
-    ) -> None:
-        self._exchange = exchange
-        self._framing = exchange.framing
-        self._connection = connection
-        self._receive = connection.receive
-        self._last_ns = sent_ns
-        self._limits = limits
-        self._started_ns = started_ns
-        self._sent_ns = sent_ns
-        self._cancel_after_ns = cancel_after_ns
-        self._waiter = Waiter()
-        self._timer: Any = None
+    def __post_init__(self) -> None:
+        self._framing = self.exchange.framing
+        self._receive = self.connection.receive
+        self._last_ns = self.sent_ns
 
     def run(self) -> None:
-        self._connection.watch(self._on_readable)
+        self.connection.watch(self._on_readable)
         self._arm(monotonic_ns())
         try:
             self._waiter.get()
         finally:
-            self._connection.unwatch()
+            self.connection.unwatch()
             self._timer.close()
 
     def _on_readable(self, offset_ns: int) -> None:
@@ -267,12 +240,8 @@ class _Reader:
             self._end(EndOfStream.RESET, monotonic_ns(), error=error.strerror or str(error))
         except Exception as error:  # noqa: BLE001 - a defect here must cost one record's detail, not the worker
             _log.exception("the reader failed")
-            self._end(
-                EndOfStream.LOCAL,
-                monotonic_ns(),
-                Outcome.MALFORMED,
-                f"the reader failed: {error!r}",
-            )
+            why = f"the reader failed: {error!r}"
+            self._end(EndOfStream.LOCAL, monotonic_ns(), Outcome.MALFORMED, why)
 
     def _end(
         self,
@@ -281,47 +250,36 @@ class _Reader:
         local: Outcome | None = None,
         error: str | None = None,
     ) -> None:
-        exchange = self._exchange
+        exchange = self.exchange
         if exchange.done_ns:
             return
-        exchange.ending, exchange.done_ns, exchange.local, exchange.error = (
-            ending,
-            now_ns,
-            local,
-            error,
-        )
+        exchange.ending, exchange.done_ns = ending, now_ns
+        exchange.local, exchange.error = local, error
         turns.put(self._waiter)
 
     def _limit(self) -> tuple[int, Outcome, str]:
-        """The next limit: its time, outcome and words."""
-        limits, times = self._limits, self._framing.times_ns
-        total_ns = self._started_ns + round(limits.total_s * _NS)
+        limits, times = self.limits, self._framing.times_ns
         if times:
-            next_ns, outcome = times[-1] + round(limits.idle_s * _NS), Outcome.TIMEOUT_IDLE
-            words = f"nothing came for {limits.idle_s:g} s"
+            at_ns = times[-1] + round(limits.idle_s * _NS)
+            found = at_ns, Outcome.TIMEOUT_IDLE, f"no bytes for {limits.idle_s:g} s"
         else:
-            next_ns, outcome = (
-                self._sent_ns + round(limits.first_byte_s * _NS),
-                Outcome.TIMEOUT_FIRST_BYTE,
-            )
-            words = f"no answer within {limits.first_byte_s:g} s"
-        if total_ns < next_ns:
-            next_ns, outcome, words = (
-                total_ns,
-                Outcome.TIMEOUT_TOTAL,
-                f"not finished within {limits.total_s:g} s",
-            )
-        if self._cancel_after_ns is not None and self._sent_ns + self._cancel_after_ns < next_ns:
-            return (
-                self._sent_ns + self._cancel_after_ns,
-                Outcome.CANCELLED,
-                f"the user gave up after {self._cancel_after_ns / _NS:.3g} s",
-            )
-        return next_ns, outcome, words
+            at_ns = self.sent_ns + round(limits.first_byte_s * _NS)
+            words = f"no response within {limits.first_byte_s:g} s"
+            found = at_ns, Outcome.TIMEOUT_FIRST_BYTE, words
+        total_ns = self.started_ns + round(limits.total_s * _NS)
+        if total_ns < found[0]:
+            words = f"not finished within {limits.total_s:g} s"
+            found = total_ns, Outcome.TIMEOUT_TOTAL, words
+        if self.cancel_after_ns is not None:
+            at_ns = self.sent_ns + self.cancel_after_ns
+            if at_ns < found[0]:
+                words = f"the user gave up after {self.cancel_after_ns / _NS:.3g} s"
+                found = at_ns, Outcome.CANCELLED, words
+        return found
 
     def _arm(self, now_ns: int) -> None:
-        """One timer a stream, at the earliest limit: reads do not touch it, it looks at them when
-        it fires.
+        """One timer per stream, at the earliest limit. Reads do not reset it: it considers them
+        when it fires.
         """
         if self._timer is not None:
             self._timer.close()
@@ -338,21 +296,16 @@ class _Reader:
 
 
 class Target:
-    """One endpoint: where, how, and its idle connections.
+    """One endpoint and its idle connections.
 
     Args:
-        endpoint: where.
-        api: its route.
         api_key: sent with every request.
-        limits: of a request's parts.
-        network: proxies and certificates.
-        arrival_stamps: take the kernel's time of arrival where it can be had; else the time of the
-            read, as over TLS.
+        arrival_stamps: use the kernel's arrival time if available; else the time of the read, as
+            over TLS.
 
     Attributes:
-        name: Endpoint.name.
         model: name to send as `model`.
-        live: conversations that it has been given and that have not ended.
+        live: its conversations that have not ended.
     """
 
     def __init__(
@@ -375,31 +328,28 @@ class Target:
         self._tls = network.tls_context() if parts.scheme == "https" else None
         port = parts.port or (443 if self._tls else 80)
         proxy = network.proxy_for(endpoint.base_url, started=endpoint.pid is not None)
-        at, step = (
-            (self._host, "check the endpoint's URL")
-            if proxy is None
-            else (proxy.host, "check the proxy's URL")
-        )
+        at = (self._host, port) if proxy is None else (proxy.host, proxy.port)
         try:
-            self._addresses = socket.getaddrinfo(
-                at, port if proxy is None else proxy.port, type=socket.SOCK_STREAM
-            )
+            self._addresses = socket.getaddrinfo(*at, type=socket.SOCK_STREAM)
         except OSError as error:
-            raise TrafficError(f"cannot resolve {at}: {error}", next_step=step) from error
-        spoken = wire(api)
-        path = parts.path.rstrip("/") + spoken.path
+            whose = "endpoint" if proxy is None else "proxy"
+            raise TrafficError(
+                f"cannot resolve {at[0]}: {error}", next_step=f"check the {whose}'s URL"
+            ) from error
+        wire_api = wire(api)
+        path = parts.path.rstrip("/") + wire_api.path
         host = f"[{self._host}]" if ":" in self._host else self._host
         self._proxy = proxy
         self._authority = f"{host}:{port}"
         if proxy is not None and self._tls is None:
-            path = f"http://{self._authority}{path}"  # the form that tells a proxy where to
+            path = f"http://{self._authority}{path}"  # so that the proxy has the destination
         lines = [
             f"POST {path} HTTP/1.1",
             f"host: {host}:{port}",
             f"user-agent: colossus-harness/{__version__}",
-            f"accept: {spoken.stream_type}",
+            f"accept: {wire_api.stream_type}",
             "accept-encoding: identity",
-            *(f"{name}: {value}" for name, value in spoken.headers(api_key).items()),
+            *(f"{name}: {value}" for name, value in wire_api.headers(api_key).items()),
         ]
         if proxy is not None and self._tls is None:
             lines += _authorized(proxy)
@@ -407,13 +357,11 @@ class Target:
         self._idle: list[_Connection] = []
 
     def send(self, body: bytes, request_id: str, *, cancel_after_ns: int | None = None) -> Exchange:
-        """Send one request and read its response to the end. Never raises for what network or
-        server do.
+        """Send one request and read its complete response. Never raises for network or server
+        failures.
 
-        Args:
-            body: of the request.
-            request_id: goes with it in a header.
-            cancel_after_ns: the user gives up this long after it was sent.
+        `request_id` is sent in a header; the simulated user gives up `cancel_after_ns` after
+        sending.
         """
         exchange = Exchange()
         started_ns = monotonic_ns()
@@ -422,17 +370,12 @@ class Target:
             connection = self._take()
             self._exchange(exchange, connection, body, request_id, started_ns, cancel_after_ns)
         except Cancelled as stop:
-            if not exchange.done_ns:  # a response that is over stays what it is
-                exchange.ending, exchange.local, exchange.error = (
-                    EndOfStream.LOCAL,
-                    stop.outcome,
-                    stop.error,
-                )
+            if not exchange.done_ns:  # a finished response stays as it is
+                exchange.ending = EndOfStream.LOCAL
+                exchange.local, exchange.error = stop.outcome, stop.error
         except OSError as error:
-            exchange.ending, exchange.error = (
-                EndOfStream.RESET,
-                f"cannot connect to {self.name}: {error.strerror or error}",
-            )
+            exchange.ending = EndOfStream.RESET
+            exchange.error = f"cannot connect to {self.name}: {error.strerror or error}"
         finally:
             exchange.done_ns = exchange.done_ns or monotonic_ns()
             if connection is not None:
@@ -451,18 +394,16 @@ class Target:
         head = self._head + f"{request_id}\r\ncontent-length: {len(body)}\r\n\r\n".encode("latin-1")
         left_s = self._limits.total_s - (monotonic_ns() - started_ns) / _NS
         try:
-            with gevent.Timeout(max(0.001, left_s), _TotalTimeoutError):
+            with gevent.Timeout(max(0.001, left_s)):
                 connection.sock.sendall(head + body)
             exchange.sent_ns = monotonic_ns()
-        except _TotalTimeoutError:
+        except gevent.Timeout:
             raise Cancelled(
                 Outcome.TIMEOUT_TOTAL,
                 f"the request was not taken within {self._limits.total_s:g} s",
             ) from None
         except OSError:
-            # a server that refuses early answers before it closes: read that; without an answer the
-            # read tells the error
-            pass
+            pass  # a server that refuses early responds before it closes; else the read fails
         sent_ns = exchange.sent_ns or monotonic_ns()
         _Reader(exchange, connection, self._limits, started_ns, sent_ns, cancel_after_ns).run()
 
@@ -473,9 +414,9 @@ class Target:
                 return connection
             connection.close()
         try:
-            with gevent.Timeout(self._limits.connect_s, _ConnectTimeoutError):
+            with gevent.Timeout(self._limits.connect_s):
                 return _Connection(self._connect(), arrival_stamps=self._arrival_stamps)
-        except _ConnectTimeoutError:
+        except gevent.Timeout:
             raise Cancelled(
                 Outcome.TIMEOUT_CONNECT, f"no connection within {self._limits.connect_s:g} s"
             ) from None
@@ -520,31 +461,21 @@ def _authorized(proxy: Proxy) -> list[str]:
 
 
 def _tunnel(sock: Any, proxy: Proxy, authority: str) -> None:  # noqa: ANN401 - gevent's socket
-    """Have a proxy connect through to an authority.
+    """Have a proxy open a tunnel to an authority.
 
     Raises:
         OSError: it does not.
     """
     lines = [f"CONNECT {authority} HTTP/1.1", f"host: {authority}", *_authorized(proxy)]
     sock.sendall(("\r\n".join(lines) + "\r\n\r\n").encode("latin-1"))
-    said = b""
-    while b"\r\n\r\n" not in said:
+    head = b""
+    while b"\r\n\r\n" not in head:
         data = sock.recv(4096)
-        said += data
-        if not data or len(said) > _TUNNEL_HEAD_BYTES:
-            raise OSError(
-                f"the proxy {proxy.name} closed the connection without an answer"
-                if not data
-                else f"{proxy.name} is no proxy"
-            )
-    status = said.split(b"\r\n", 1)[0].decode("latin-1")
+        head += data
+        if not data:
+            raise OSError(f"the proxy {proxy.name} closed the connection without a response")
+        if len(head) > _TUNNEL_HEAD_BYTES:
+            raise OSError(f"{proxy.name} is not a proxy")
+    status = head.split(b"\r\n", 1)[0].decode("latin-1")
     if status.split(" ")[1:2] != ["200"]:
-        raise OSError(f"the proxy {proxy.name} answered {status[:100]!r}")
-
-
-class _TotalTimeoutError(Exception):
-    """The total limit passed while the request was sent."""
-
-
-class _ConnectTimeoutError(Exception):
-    """The connect limit passed."""
+        raise OSError(f"the proxy {proxy.name} responded {status[:100]!r}")

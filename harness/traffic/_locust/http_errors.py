@@ -1,4 +1,4 @@
-"""How long a server that refuses asks to wait."""
+"""How long a server that refuses a request asks to wait."""
 
 from email.utils import parsedate_to_datetime
 
@@ -6,8 +6,8 @@ from harness.core.clock import wall_now
 
 
 def retry_after_s(headers: dict[str, str]) -> float | None:
-    """Seconds that the server asks to wait: `retry-after-ms`, else `retry-after` in seconds or as a
-    date; None without a usable one.
+    """Seconds to wait: `retry-after-ms`, else `retry-after` in seconds or as a date; None without a
+    usable one.
     """
     try:
         if "retry-after-ms" in headers:

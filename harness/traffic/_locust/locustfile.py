@@ -1,9 +1,9 @@
-"""What Locust runs. One process is one worker; `harness.traffic.driver` starts it and talks to it
-over two inherited pipes.
+"""The file that Locust runs. One process is one worker; `harness.traffic.driver` starts it and
+talks to it over two inherited pipes.
 
-Locust brings the process, the event loop, master and workers, and the display; the dispatcher
-brings the load. The only user class stands for the dispatcher: it waits until the run is over. Each
-finished request fires one `events.request`.
+Locust provides the process, the event loop, master and workers, and the display; the dispatcher
+provides the load. The only user class stands in for the dispatcher: it waits until the end of the
+run. Each finished request fires one `events.request`.
 """
 
 import gc
@@ -12,6 +12,7 @@ import os
 import resource
 import signal
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from time import monotonic_ns, process_time
 from typing import Any, Final
@@ -47,42 +48,37 @@ _log = logging.getLogger("harness.traffic")
 PROGRESS_INTERVAL_S: Final = 0.5
 LAG_INTERVAL_S: Final = 0.05
 KILL_AFTER_S: Final = 15.0
-"""Time for flushing after the supervisor is gone; a native thread ends the process then, whatever
-the event loop does.
+"""For flushing after the supervisor is gone; then a native thread ends the process, whatever the
+event loop does.
 """
 _RECENT = 500
 
 
 class _Pipes:
-    """Lines of JSON to and from the supervisor."""
-
     def __init__(self, read_fd: int, write_fd: int) -> None:
         self._commands = lines.split(FileObjectPosix(read_fd, "rb"))
         self._out = FileObjectPosix(write_fd, "wb", buffering=0)
         self._lock = RLock()
 
     def receive(self) -> dict[str, Any] | None:
-        """The next command; None when the supervisor is gone."""
         line = next(self._commands, None)
         return None if line is None else lines.decode(line)
 
     def send(self, event: WorkerEvent) -> None:
-        """Tell the supervisor; a supervisor that is gone hears nothing, and the end of its commands
-        says so.
-        """
+        """Report to the supervisor; if it is gone, only the end of its commands shows that."""
         with self._lock:
             try:
                 self._out.write(to_line(event))
             except OSError:
-                _log.warning("the supervisor does not listen any more")
+                _log.warning("the supervisor is gone")
 
 
 class Worker:
     """One worker process.
 
     Attributes:
-        spawned: set when Locust has started its user, and so will reset nothing any more.
-        over: set when everything has been written and the supervisor has been told.
+        spawned: set when Locust has started its user, and so will not reset anything any more.
+        over: set when everything has been written and reported.
     """
 
     def __init__(self, pipes: _Pipes, setup: dict[str, Any], environment: Environment) -> None:
@@ -97,15 +93,9 @@ class Worker:
         endpoints = [_endpoint(one) for one in setup["endpoints"]]
         api = Api(self._plan.settings.api)
         network, stamps = Network(**setup["network"]), bool(setup["arrival_stamps"])
+        key, limits = setup["api_key"], profile.traffic.timeouts
         targets = [
-            Target(
-                endpoint,
-                api,
-                setup["api_key"],
-                profile.traffic.timeouts,
-                network,
-                arrival_stamps=stamps,
-            )
+            Target(endpoint, api, key, limits, network, arrival_stamps=stamps)
             for endpoint in endpoints
         ]
         self._recorder = Recorder(RunDir(Path(setup["run_dir"])).requests_journal(self._index))
@@ -122,32 +112,20 @@ class Worker:
         self._dispatcher.warm_up()
         self._canary: Canary | None = None
         if setup["canary"] is not None:
-            # No key: the paced server is ours, and the served model's key is nobody else's
-            # business. Its reads get their times in the way that those of the load do.
-            stamps = stamps and not any(
-                endpoint.base_url.startswith("https:") for endpoint in endpoints
-            )
-            target = Target(
-                _endpoint(setup["canary"]),
-                api,
-                None,
-                profile.traffic.timeouts,
-                arrival_stamps=stamps,
-            )
+            # No key: the paced server is ours and must not see the served model's key. Its reads
+            # are timed like those of the load.
+            stamps &= not any(endpoint.base_url.startswith("https:") for endpoint in endpoints)
+            target = Target(_endpoint(setup["canary"]), api, None, limits, arrival_stamps=stamps)
+            counts = self._dispatcher.counts
             self._canary = Canary(
-                target,
-                api,
-                self._recorder,
-                worker=self._index,
-                sent=lambda: self._dispatcher.counts.sent,
+                target, api, self._recorder, worker=self._index, sent=lambda: counts.sent
             )
-        # What is there now stays: the collector need not walk Locust's and Arrow's modules (tens of
+        # Existing objects stay: the collector need not scan Locust's and Arrow's modules (tens of
         # milliseconds) while streams run.
         gc.collect()
         gc.freeze()
-        self._starts: Queue[tuple[int, int | None] | None] = (
-            Queue()
-        )  # a stage and its start; without one it is to be primed
+        # a stage and its start; without one it is primed
+        self._starts: Queue[tuple[int, int | None] | None] = Queue()
         self._ttft_ms: list[float] = []
         self._loop_lag_ms = 0.0
         self._stage_name: str | None = None
@@ -155,12 +133,12 @@ class Worker:
         self._timer: Any = None
 
     def run(self) -> None:
-        """From ready to over. Whatever happens, the supervisor hears how it ended."""
+        """From ready to over. The outcome is reported to the supervisor in any case."""
         gevent.spawn(self._listen)
         try:
             self._walk()
             errors = [error for error in (self._recorder.error, self._dispatcher.error) if error]
-        except Exception as error:  # noqa: BLE001 - the supervisor must hear of it
+        except Exception as error:  # noqa: BLE001 - reported to the supervisor
             _log.exception("the worker failed")
             errors = [f"a defect of the harness: {error!r}"]
         if errors:
@@ -175,17 +153,17 @@ class Worker:
         self._pipes.send(Ready(self._plan.plan_sha256))
         reporter = gevent.spawn(self._report)
         try:
-            for _ in self._plan.stages:
+            for stage in self._plan.stages:
                 command = self._starts.get()
                 if command is not None and command[1] is None:
-                    self._stage_name = self._plan.stages[command[0]].name
+                    self._stage_name = stage.name
                     self._dispatcher.prime(command[0], self._pipes.send)
                     command = self._starts.get()
                 if command is None or command[1] is None or self._dispatcher.is_stopped():
                     break
-                self._stage_name = self._plan.stages[command[0]].name
+                self._stage_name = stage.name
                 if self._canary is not None:
-                    self._canary.start(self._stage_name, command[1])
+                    self._canary.start(stage.name, command[1])
                 self._dispatcher.run_stage(command[0], command[1], self._pipes.send)
                 if self._dispatcher.is_stopped() or self._recorder.error:
                     break
@@ -193,15 +171,10 @@ class Worker:
             reporter.kill()
             if self._canary is not None:
                 self._canary.stop()
-            self.flush()
+            self._recorder.close()
         self._pipes.send(self._progress())
 
-    def flush(self) -> None:
-        """Write what is left and close the journal."""
-        self._recorder.close()
-
     def interrupt(self) -> None:
-        """End at once: requests in flight become records, records go to disk."""
         self._stop(0)
         self.over.wait(KILL_AFTER_S)
 
@@ -211,15 +184,12 @@ class Worker:
         self.spawned.set()
 
     def _listen(self) -> None:
-        while True:
-            command = self._pipes.receive()
+        while (command := self._pipes.receive()) != {"cmd": "exit"}:
             match command:
                 case None:
                     _end_without_supervisor()
                     self._stop(0)
-                    self.over.wait()
-                    self._environment.runner.quit()
-                    return
+                    break
                 case {"cmd": "stage", "index": int(index), "start_ns": int(start_ns)}:
                     self._starts.put((index, start_ns))
                 case {"cmd": "prime", "index": int(index)}:
@@ -228,23 +198,17 @@ class Worker:
                     self._dispatcher.wind_down()
                 case {"cmd": "stop", "grace_s": float() | int() as grace_s}:
                     self._stop(grace_s)
-                case {"cmd": "exit"}:
-                    self.over.wait()
-                    self._environment.runner.quit()
-                    return
                 case _:
                     _log.error("unknown command %r", command)
+        self.over.wait()
+        self._environment.runner.quit()
 
     def _on_record(self, record: Record) -> None:
-        answer = record.answer
-        if (
-            answer.first_token_ns is not None
-            and record.sent_ns is not None
-            and len(self._ttft_ms) < _RECENT
-        ):
-            self._ttft_ms.append((answer.first_token_ns - record.intended_ns) / 1e6)
-        # Locust keeps a row for each text: the outcome alone, since a server can word its errors in
-        # any number of ways.
+        answer, first_ns = record.answer, record.answer.first_token_ns
+        if first_ns and record.sent_ns and len(self._ttft_ms) < _RECENT:
+            self._ttft_ms.append((first_ns - record.intended_ns) / 1e6)
+        # Locust keeps a row per text: only the outcome, since error texts of a server may vary
+        # without limit.
         failure = None if answer.outcome is Outcome.OK else str(answer.outcome)
         self._environment.events.request.fire(
             request_type=record.stage,
@@ -284,16 +248,10 @@ class Worker:
         now_ns, cpu_s = monotonic_ns(), process_time()
         before_ns, before_cpu_s = self._cpu
         self._cpu = (now_ns, cpu_s)
-        counts = self._dispatcher.counts
         progress = WorkerProgress(
             t_ns=now_ns,
             stage=self._stage_name,
-            in_flight=counts.in_flight,
-            live_sessions=counts.live_sessions,
-            sent=counts.sent,
-            ok=counts.ok,
-            failed=counts.failed,
-            dropped=counts.dropped,
+            **asdict(self._dispatcher.counts),
             ttft_ms=[round(ms, 3) for ms in self._ttft_ms],
             loop_lag_ms=round(self._loop_lag_ms, 3),
             cpu=(cpu_s - before_cpu_s) * NS_PER_S / max(1, now_ns - before_ns),
@@ -307,8 +265,8 @@ def _endpoint(fields: dict[str, Any]) -> Endpoint:
 
 
 def _end_without_supervisor() -> None:
-    """The supervisor is gone. Flushing gets some seconds; then a thread that no event loop can hold
-    up ends this process.
+    """The supervisor is gone: after some seconds for flushing, a thread that no event loop can
+    block ends this process.
     """
 
     def end() -> None:
@@ -319,7 +277,7 @@ def _end_without_supervisor() -> None:
 
 
 def _prepare_process() -> None:
-    # A terminal's SIGINT is the supervisor's business; it tells over the pipe what to do about it.
+    # The supervisor handles a terminal's SIGINT, and sends commands over the pipe.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # The thread that writes records must not hold the interpreter for 5 ms at a time (Python's
     # default).
@@ -333,17 +291,14 @@ _worker: Worker | None = None
 
 
 class PlannedTraffic(User):  # type: ignore[misc]  # Locust is not followed by the type checker
-    """Stands for the dispatcher among Locust's users: there is one in each worker, and it lasts as
-    long as the plan.
-    """
+    """Represents the dispatcher among Locust's users: one per worker, until the end of the plan."""
 
     @task  # type: ignore[untyped-decorator]
     def walk_the_plan(self) -> None:
-        """Wait for the end of the run."""
         assert _worker is not None
         _worker.spawned.set()
         _worker.over.wait()
-        gevent.sleep(3600)  # until Locust is told to quit
+        gevent.sleep(3600)  # until Locust quits
 
 
 @events.init.add_listener  # type: ignore[untyped-decorator]
@@ -354,7 +309,7 @@ def _start(environment: Environment, **_: Any) -> None:  # noqa: ANN401 - Locust
     pipes = _Pipes(*lines.inherited())
     setup = pipes.receive()
     if setup is None:
-        sys.exit("the supervisor was gone before it said what to do")
+        sys.exit("the supervisor ended before sending the setup")
     if isinstance(environment.runner, MasterRunner):
         gevent.spawn(_serve_master, pipes, environment)
         return
@@ -367,8 +322,8 @@ def _start(environment: Environment, **_: Any) -> None:  # noqa: ANN401 - Locust
 
 
 def _serve_master(pipes: _Pipes, environment: Environment) -> None:
-    """The master only keeps Locust's display; it ends when it is told to or when the supervisor is
-    gone.
+    """The master only keeps Locust's display, until the exit command or the end of the
+    supervisor.
     """
     pipes.send(Ready(None))
     while (command := pipes.receive()) is not None and command.get("cmd") != "exit":
@@ -378,6 +333,6 @@ def _serve_master(pipes: _Pipes, environment: Environment) -> None:
 
 @events.quitting.add_listener  # type: ignore[untyped-decorator]
 def _flush(**_: Any) -> None:  # noqa: ANN401 - Locust's event arguments
-    """SIGTERM, or Locust's own end: nothing that was in flight is lost."""
+    """SIGTERM, or Locust's own end: no request in flight is lost."""
     if _worker is not None:
         _worker.interrupt()

@@ -13,7 +13,7 @@ from harness.traffic._locust.answer import Answer
 
 @dataclass(slots=True)
 class Record:
-    """One request that was sent, tried or dropped. Fields are those of
+    """One request that was sent, attempted or dropped. Fields are those of
     `artifacts.tables.REQUESTS`.
     """
 
@@ -33,7 +33,6 @@ class Record:
 
     @property
     def request_id(self) -> str:
-        """`<session_id>/<turn>`"""
         return f"{self.session_id}/{self.turn}"
 
 
@@ -43,7 +42,7 @@ _ARRAYS = ("chunk_dt_us", "chunk_bytes", "chunk_tok")
 
 
 def to_batch(records: Sequence[Record]) -> pa.RecordBatch:
-    """Records as one batch. Chunk lists are taken over as memory, not element by element."""
+    """Records as one batch. Chunk lists are copied as memory, not element by element."""
     columns: list[pa.Array] = []
     for field in REQUESTS:
         name = field.name

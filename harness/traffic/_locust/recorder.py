@@ -1,5 +1,5 @@
-"""Records leave the process as requests finish: batches to the worker's journal, written in a
-thread so that no stream waits for it.
+"""Writes records as requests finish: batches to the worker's journal, in a thread so that no stream
+waits for it.
 """
 
 import logging
@@ -20,9 +20,11 @@ from harness.traffic._locust.record import Record, to_batch
 
 _log = logging.getLogger(__name__)
 
+_FAILURES: Final = (HarnessError, OSError, pa.ArrowException)
+
 WRITE_INTERVAL_S: Final = 0.25
-"""Least time between two writes. A batch costs some 5 kB of its own, and a kill -9 of this worker
-loses at most this much.
+"""Minimum time between two writes. A batch costs about 5 kB of its own; a kill -9 of this worker
+loses at most this much time.
 """
 
 
@@ -30,7 +32,7 @@ class Recorder:
     """Writes records to one journal.
 
     Attributes:
-        error: why writing failed, else None. A failed recorder drops what it is given: the run is
+        error: why writing failed, else None. A failed recorder discards further records: the run is
             over.
     """
 
@@ -45,15 +47,11 @@ class Recorder:
         self._greenlet = gevent.spawn(self._run)
 
     def add(self, record: Record) -> None:
-        """Take a record; it is written soon."""
         self._waiting.append(record)
         self._wake.set()
 
     def close(self) -> None:
-        """Write everything and the journal's end marker. Later calls do nothing."""
-        if self._closing:
-            self._greenlet.join()
-            return
+        """Write everything and the journal's end marker. Idempotent."""
         self._closing = True
         self._wake.set()
         self._greenlet.join()
@@ -63,10 +61,8 @@ class Recorder:
             while True:
                 self._wake.wait()
                 self._wake.clear()
-                batch, self._waiting = (
-                    self._waiting,
-                    [],
-                )  # what finishes during the write makes up the next batch
+                # records that finish during the write are the next batch
+                batch, self._waiting = self._waiting, []
                 if batch:
                     self._in_thread(self._write, batch)
                 if self._closing and not self._waiting:
@@ -74,19 +70,19 @@ class Recorder:
                 if not self._closing:
                     self._pause()
             self._in_thread(self._journal.close)
-        except (HarnessError, OSError, pa.ArrowException) as error:
+        except _FAILURES as error:
             self.error = str(error)
             _log.error("records cannot be written: %s", error)
 
     def _in_thread(self, job: Callable[..., None], *args: object) -> None:
-        """Run in the thread pool and raise here what it raised; the pool itself would print a
-        traceback into the log.
+        """Run in the thread pool and raise its exception here; the pool itself would log a
+        traceback.
         """
 
         def guarded() -> Exception | None:
             try:
                 job(*args)
-            except (HarnessError, OSError, pa.ArrowException) as error:
+            except _FAILURES as error:
                 return error
             return None
 

@@ -1,4 +1,4 @@
-"""What a dispatcher keeps of a stage while it runs."""
+"""State of a stage while the dispatcher runs it."""
 
 from dataclasses import dataclass, field
 
@@ -11,7 +11,7 @@ from harness.traffic._locust.http_client import Target
 
 @dataclass(slots=True)
 class Counts:
-    """What happened since the start of this worker."""
+    """Since the start of this worker."""
 
     sent: int = 0
     ok: int = 0
@@ -23,7 +23,7 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class Primed:
-    """A conversation that starts in its middle, its history already in a server's cache."""
+    """A conversation that starts in the middle, with its history already in a server's cache."""
 
     session: Session
     target: Target
@@ -35,19 +35,13 @@ class StageRun:
     """One stage of one worker while it runs.
 
     Attributes:
-        plan: the stage.
-        start_ns: its start, the same in all workers.
-        window_start_ns: start of its window.
-        window_end_ns: planned end of its window; None when sessions end it.
-        pending_window: requests whose intended time lies in the window and that have not ended.
-        walked_ns: an open loop has started all sessions that are due before this.
+        window_end_ns: planned; None if sessions end the window.
+        pending_window: unfinished requests scheduled in the window.
+        walked_ns: an open loop has started all sessions due before this.
         open_sources: greenlets that may still start sessions.
-        turns_not_happened: planned turns behind a failed or dropped one.
-        turns_cut: planned turns that the end of the stage cut off.
-        replies_not_carried: answers (`assistant: live`) that hold nothing that a later turn could
-            carry; the recorded ones stay.
+        turns_not_happened, turns_cut, replies_not_carried: as in `StageEnded`.
         closing: no new turns.
-        progress: set whenever something ended, for whoever waits for the stage to end.
+        progress: set whenever something ended.
     """
 
     plan: StagePlan
@@ -65,7 +59,6 @@ class StageRun:
 
     @property
     def window_is_done(self) -> bool:
-        """Every request intended in the window has ended."""
         walked = (
             self.plan.concurrency is not None
             or self.window_end_ns is None
@@ -74,5 +67,4 @@ class StageRun:
         return walked and self.pending_window == 0
 
     def in_window(self, t_ns: int) -> bool:
-        """Whether a time lies in the window."""
         return self.window_end_ns is not None and self.window_start_ns <= t_ns < self.window_end_ns

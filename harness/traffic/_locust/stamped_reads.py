@@ -1,10 +1,9 @@
-"""Which streams have bytes, and when the kernel took those bytes in.
+"""Reports which streams have bytes, and when the kernel received them.
 
-All streams of a worker share one epoll set. While bytes come seldom, each wakes the process at
-once. While they come more often than once in `PERIOD_S`, the process wakes once a period and reads
-everything that has come: a wake-up costs as much as several reads. What a read brings does not get
-the time of the wake-up but the kernel's own stamp of its arrival, so a late look, whatever its
-cause, makes no late time.
+All streams of a worker share one epoll set. While bytes are rare, each arrival wakes the process at
+once. If they come more often than once per `PERIOD_S`, the process wakes once per period and reads
+everything: a wake-up costs as much as several reads. A read is timed by the kernel's arrival
+timestamp, not by the wake-up, so a late wake-up does not make the time late.
 """
 
 import select
@@ -17,20 +16,20 @@ from gevent.hub import get_hub
 from gevent.monkey import get_original
 
 PERIOD_S: Final = 0.001
-"""Busy streams are looked at this often; also the resolution of the loop's timers."""
+"""How often busy streams are read; also the resolution of the loop's timers."""
 
 SO_TIMESTAMPNS: Final = 35
-"""Socket option of Linux (asm-generic/socket.h): each `recvmsg` tells when the last segment that it
-returns had arrived.
+"""Socket option of Linux (asm-generic/socket.h): each `recvmsg` returns when the last segment in it
+arrived.
 """
 
 ANCILLARY_BYTES: Final = 64
-"""Room for that one message: a header of 16 bytes and a timespec of 16."""
+"""For that one message: a header of 16 bytes and a timespec of 16."""
 
 READ_SIZE: Final = 16 * 1024
-"""Most bytes of one read; more is there at once on the next."""
+"""Maximum bytes per read; the rest is available at once."""
 
-_EMPTY_LOOKS: Final = 5  # so many in a row, and the streams are no longer busy
+_EMPTY_LOOKS: Final = 5  # this many in a row: the streams are no longer busy
 _VIEW: Final = memoryview(bytearray(READ_SIZE))
 _BUFFERS: Final = [_VIEW]
 _PERIOD_NS: Final = 1_000_000
@@ -39,11 +38,11 @@ _TIMESPEC: Final = Struct("@qq")
 _SOL_SOCKET: Final = 1
 
 Handler = Callable[[int], None]
-"""Called with what is to be taken off the kernel's stamps to get monotonic time, in ns."""
+"""Called with the offset to subtract from the kernel's timestamps to get monotonic time, in ns."""
 
 
 class Readiness:
-    """One epoll set; its handlers run in the event loop, never in a greenlet of their own."""
+    """One epoll set. Its handlers run in the event loop, never in their own greenlet."""
 
     def __init__(self) -> None:
         self._epoll = get_original("select", "epoll")()
@@ -54,7 +53,7 @@ class Readiness:
         self._empty = 0
 
     def add(self, descriptor: int, handler: Handler) -> None:
-        """Call a handler whenever a descriptor has bytes or has been closed, until `remove`."""
+        """Call the handler whenever the descriptor has bytes or has been closed, until `remove`."""
         if self._io is None:
             loop = get_hub().loop
             self._io = loop.io(self._epoll.fileno(), 1)
@@ -64,8 +63,8 @@ class Readiness:
         self._epoll.register(descriptor, select.POLLIN)
 
     def remove(self, descriptor: int) -> None:
-        """Leave a descriptor alone from here on; to be called before it is closed, since another
-        connection may get its number.
+        """Stop watching a descriptor. Must be called before it is closed, since another connection
+        may get its number.
         """
         if self._handlers.pop(descriptor, None) is not None:
             self._epoll.unregister(descriptor)
@@ -88,8 +87,8 @@ class Readiness:
     def _look(self, now_ns: int) -> int:
         ready = self._epoll.poll(0)
         self._last_ns = now_ns
-        # Anew at each look, so that a clock that is being set cannot bend the times by more than
-        # what happens within a period.
+        # Recomputed each time, so that a clock adjustment shifts times by at most its change within
+        # a period.
         offset_ns = clock_gettime_ns(CLOCK_REALTIME) - monotonic_ns()
         handlers = self._handlers
         for descriptor, _ in ready:
@@ -103,22 +102,21 @@ readiness = Readiness()
 
 
 Receive = Callable[[int, int], tuple[bytes, int]]
-"""Bytes of one read and the time at which they were there. Arguments: what is to be taken off the
-kernel's stamps, and the earliest time that can be true (the read before it, or the end of the
-request). Raises BlockingIOError when there are no bytes, OSError when the connection broke.
+"""Returns the bytes of one read and their arrival time. Arguments: the offset to subtract from the
+kernel's timestamps, and the earliest possible time (the previous read, or the end of the request).
+Raises BlockingIOError if there are no bytes, OSError if the connection broke.
 """
 
 
 def stamped(sock: Any) -> Receive:  # noqa: ANN401 - a plain socket
-    """Have a socket's segments stamped by the kernel, and read it so."""
+    """Have the kernel timestamp a socket's segments, and read it with these times."""
     sock.setsockopt(_SOL_SOCKET, SO_TIMESTAMPNS, 1)
     recvmsg_into = sock.recvmsg_into
 
     def receive(offset_ns: int, earliest_ns: int) -> tuple[bytes, int]:
         size, ancillary, _, _ = recvmsg_into(_BUFFERS, ANCILLARY_BYTES)
         now_ns = monotonic_ns()
-        # the kernel begins to stamp a moment after the first socket asked for it; the end of a
-        # stream has no stamp
+        # timestamps begin shortly after the first socket enables them; the end of a stream has none
         if not ancillary:
             return _VIEW[:size].tobytes(), now_ns
         seconds, rest = _TIMESPEC.unpack(ancillary[0][2])
@@ -131,8 +129,8 @@ def stamped(sock: Any) -> Receive:  # noqa: ANN401 - a plain socket
 
 
 def unstamped(sock: Any) -> Receive:  # noqa: ANN401 - a plain socket
-    """Read a socket by the time of the read, which is what TLS leaves: calibration and canaries of
-    a run over TLS read so too.
+    """Read a socket with the time of the read, as with TLS; calibration and canaries of a run over
+    TLS do the same.
     """
     recv = sock.recv
 

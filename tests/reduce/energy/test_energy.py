@@ -172,7 +172,9 @@ def test_a_load_faster_than_the_sensor_never_has_a_wrong_interval(period_s):
 def test_a_short_window_of_a_fast_load_without_a_counter_is_absent():
     found = board(Readings().power(square(50, 700, 0.07), jitter=1.0), 10, 15)
     assert found.joules is None
-    assert "faster than it was read" in found.reason
+    assert found.method is None
+    assert found.parts[0].counter_j is None
+    assert found.parts[0].integral_j > 0
 
 
 def test_the_counter_stands_where_power_readings_cannot_resolve_the_load():
@@ -222,7 +224,7 @@ def test_a_reset_without_power_readings_costs_its_window_alone():
     readings = Readings().counter(curve, resets=(30.0,))
     found = board(readings)
     assert found.joules is None
-    assert "started again" in found.reason
+    assert "reset" in found.reason
     assert board(readings, 35, 70).joules == pytest.approx(35 * 300)
     assert board(readings, 10, 28).joules == pytest.approx(18 * 300)
 
@@ -297,7 +299,7 @@ def test_a_silence_beyond_three_seconds_voids_the_integral_but_not_the_counter(g
     found = board(Readings().power(curve, keep=keep))
     assert (found.joules is not None) is known
     if not known:
-        assert "silent for 3." in found.reason
+        assert " 3." in found.reason
         assert codes(found)["power_gap"].value == pytest.approx(gap_s, abs=0.2)
     assert board(Readings().power(curve, keep=keep).counter(curve)).joules == pytest.approx(18_000)
 
@@ -337,7 +339,7 @@ def test_dropped_readings_up_to_the_limit_do_not_matter():
 def test_counter_and_integral_that_disagree_are_no_energy():
     found = board(Readings().power(constant(300)).counter(constant(330)))
     assert found.joules is None
-    assert "10.0% apart" in found.reason
+    assert "10.0%" in found.reason
     assert codes(found)["energy_disagrees"].severity == "degraded"
     assert board(Readings().power(constant(300)).counter(constant(312))).joules == pytest.approx(
         60 * 312
@@ -502,10 +504,9 @@ def test_a_modules_power_may_exceed_the_boards_limit():
     )
     limits = {"GPU-0": 700.0, "GPU-1": 700.0}
     assert of(readings, 10, 70, limits_w=limits)["module"].joules == pytest.approx(60 * 850)
-    assert (
-        "a unit or a device was mistaken"
-        in board(readings, uuids=("GPU-1",), limits_w=limits).reason
-    )
+    gpu = board(readings, uuids=("GPU-1",), limits_w=limits)
+    assert gpu.joules is None
+    assert codes(gpu)["power_implausible"].limit == 700
 
 
 def test_sources_that_disagree_are_a_concern_and_modelled_ones_are_called_so():
@@ -526,12 +527,12 @@ def test_slow_node_meters_may_be_slow_and_stop_being_trusted_when_they_are_silen
     few = Readings().power(
         constant(900), boundary="node", device="bmc", source="redfish", every_s=10.0
     )
-    assert "at least 10 are needed" in of(few, 10, 70)["node"].reason
+    assert "at least 10" in of(few, 10, 70)["node"].reason
     keep = lambda t: (t < 30) | (t > 45)  # noqa: E731
     silent = Readings().power(
         constant(900), boundary="node", device="bmc", source="redfish", every_s=2.0, keep=keep
     )
-    assert "silent" in of(silent, 10, 70)["node"].reason
+    assert codes(of(silent, 10, 70)["node"])["power_gap"].value > 15
 
 
 class TestErrors:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from harness.reduce.energy.attribution import (
     CONDITION_LIMIT,
+    HELD_OUT_LIMIT,
     TERMS,
     StageSlices,
     components,
@@ -119,18 +120,19 @@ def test_collinear_stages_are_refused(ratio, context):
         check_design=False,
     )
     assert not found.stands
-    assert "go together" in found.reason
+    assert found.condition_number is None or found.condition_number > CONDITION_LIMIT
     assert all(c.value is None for c in found.summarized().coefficients.values())
 
 
 def test_one_window_alone_is_refused():
-    assert "one window alone" in fit([stage(*PLAN[2], spread=0.3)]).reason
+    found = fit([stage(*PLAN[2], spread=0.3)])
+    assert (found.stands, found.coefficients, found.condition_number) == (False, (), None)
 
 
 @pytest.mark.parametrize(
     ("gone", "said"),
     [
-        (("idle",), "without load"),
+        (("idle",), "energy.idle_s"),
         (("prefill",), "prefill only"),
         (("decode b8 short", "decode b8 long"), "3 batch sizes"),
         (("decode b8 long", "decode b32 long"), "2 context sizes"),
@@ -146,7 +148,7 @@ def test_each_stage_that_is_missing_is_named(gone, said):
 def test_a_machine_that_the_model_does_not_describe_is_refused():
     found = fit(stages(bend=0.6))
     assert not found.stands
-    assert "predict" in found.reason
+    assert max(map(abs, found.held_out.values())) > HELD_OUT_LIMIT
     assert found.summarized().coefficients["time"].value is None
 
 

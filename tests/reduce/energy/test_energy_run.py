@@ -236,7 +236,7 @@ class TestIdle:
     def test_without_such_stretches_it_is_absent_and_says_so(self, run):
         figure = reduce_run(run(idle=False)).metrics["idle_power_w"]
         assert figure.value is None
-        assert "no such stretch" in figure.note
+        assert figure.note
 
 
 class TestLadder:
@@ -541,17 +541,18 @@ class TestFigures:
         assert [row[3] for row in table["The"].rows] == ["— of 700", "500 of 700"]
         assert [row[5] for row in table["The"].rows] == ["not watched", "software power cap 100 %"]
         assert "Joules" not in table  # refused before it was fitted
-        assert any("lack" in note for note in shown.notes)
+        assert any("prefill only" in note for note in shown.notes)
 
     def test_an_energy_that_is_absent_is_a_reason_to_doubt_a_measurement(self, run):
         for purpose, severity in (("measure", "degraded"), ("smoke", "note")):
             found = codes(reduce_run(run(watts=lambda _: 900.0, purpose=purpose)))
             assert found["energy_absent"].severity == severity
-            assert "a unit or a device was mistaken" in found["energy_absent"].message
+            assert "GPU-0: 900 W" in found["energy_absent"].message
 
     def test_attribution_of_a_single_window_is_refused(self, run):
-        assert "not made for it" in reduce_run(run()).energy.attribution.reason
-        assert "lack" in reduce_run(run(energy={"attribute": True})).energy.attribution.reason
+        assert "energy.attribute" in reduce_run(run()).energy.attribution.reason
+        alone = reduce_run(run(energy={"attribute": True})).energy.attribution
+        assert "prefill only" in alone.reason
 
 
 class TestClasses:
@@ -637,7 +638,7 @@ class TestCalibration:
         ]
         done = CliRunner().invoke(app, asked)
         assert done.exit_code == 0, done.output
-        assert "GPU-0: the sensor's joules x 1.03" in done.output
+        assert "GPU-0: gain 1.03" in done.output
         assert json.loads(out.read_text())["devices"]["GPU-0"]["slices"] >= 6
         shown = CliRunner().invoke(app, ["energy", "show", str(path)])
         assert shown.exit_code == 0, shown.output
@@ -650,12 +651,12 @@ class TestCalibration:
         (tmp_path / "meter.csv").write_text(
             "".join(line for i, line in enumerate(lines) if not 60 <= i < 72)
         )
-        with pytest.raises(ArtifactError, match="silent for more than 5 s"):
+        with pytest.raises(ArtifactError, match="more than 5 s"):
             calibrate(path, tmp_path / "meter.csv", accuracy=0.002)
 
     def test_several_boards_need_a_name(self, run, tmp_path, times):
         path = run(gpus=2)
-        with pytest.raises(ProfileError, match="could be any of"):
+        with pytest.raises(ProfileError, match="GPU-0, GPU-1"):
             calibrate(path, self.meter(path, tmp_path, times), accuracy=0.002)
         assert (
             calibrate(
@@ -667,9 +668,9 @@ class TestCalibration:
     @pytest.mark.parametrize(
         ("text", "said"),
         [
-            ("time,watts\n1,2\n", "no column power_w"),
-            ("time,power_w\n2026-08-01T12:00:00,300\n1785585600,300\n", "line 2: time"),
-            ("time,power_w\n1785585600,much\n", "line 2: power_w"),
+            ("time,watts\n1,2\n", "column power_w"),
+            ("time,power_w\n2026-08-01T12:00:00,300\n1785585600,300\n", "line 2: invalid time"),
+            ("time,power_w\n1785585600,much\n", "line 2: invalid power_w"),
             ("time,power_w\n", "no readings"),
             ("time,power_w\n1785585600,300\n1785585601,300\n", "overlap for"),
         ],

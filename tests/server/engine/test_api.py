@@ -623,10 +623,9 @@ def test_a_port_that_is_taken_ends_the_start_with_its_reason(start_engine, engin
 def test_a_context_over_the_models_ends_the_start_with_its_reason(start_engine):
     other = start_engine("--max-context", "99999", wait=False)
     assert other.process.wait(60) == 1
-    assert (
-        "engine error: DoesNotFitError: --max-context 99999 is over the model's 32768 positions"
-        in other.log.read_text()
-    )
+    last = other.log.read_text().splitlines()[-1]
+    assert last.startswith("engine error: DoesNotFitError: --max-context 99999")
+    assert "32768" in last
 
 
 def test_it_dies_with_its_parent(tiny_path, eventually, tmp_path):

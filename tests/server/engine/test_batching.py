@@ -147,11 +147,11 @@ def test_what_can_never_fit_is_refused_by_arithmetic(tiny_path):
     async def run():
         async with started(tiny_path, num_blocks=9) as engine:
             assert engine.capacity_tok == 256
-            with pytest.raises(DoesNotFitError, match="KV cache holds 256 tokens"):
+            with pytest.raises(DoesNotFitError, match=r"KV cache .* 256 tokens"):
                 engine.submit(prompt(1, 250), Sampling(7))
             with pytest.raises(DoesNotFitError, match="maximum context length is 1024"):
                 engine.submit(prompt(1, 1000), Sampling(25))
-            with pytest.raises(DoesNotFitError, match="no tokens"):
+            with pytest.raises(DoesNotFitError, match="prompt"):
                 engine.submit([], Sampling(5))
             return await whole(engine, prompt(1, 250), max_tok=6)
 
