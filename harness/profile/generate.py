@@ -22,6 +22,7 @@ from harness.profile.rules import RULES
 from harness.profile.schema import Profile
 from harness.profile.thresholds import STATISTICS
 
+_KINDS = re.compile(r"(?<=`kind`: )[\w, -]+")
 _PARAGRAPH = re.compile(r"(?<!\n)\n(?!\n)")
 
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -125,7 +126,7 @@ def reference() -> str:
     """Text of docs/reference/profile.md."""
     lines = [_TOP, "## Contents", ""]
     titles = [*(section.title for section in _SECTIONS), "Thresholds", "Impossible combinations"]
-    lines += [f"- [{title.replace('`', '')}](#{_anchor(title)})" for title in titles]
+    lines += [f"- [{title}](#{_anchor(title)})" for title in titles]
     for title, paths, model in _SECTIONS:
         lines += ["", f"## {title}", "", _text(model.__doc__ or ""), ""]
         if paths:
@@ -165,6 +166,7 @@ def _value(field: FieldInfo) -> str:
     if variants:
         links = ", ".join(f"[`{kind}`](#{_ANCHORS[section]})" for kind, section in variants.items())
         return f"{'section' if item is None else 'list of sections'}, by `kind`: {links}"
+    text = _KINDS.sub(lambda kinds: re.sub(r"[\w-]+", r"`\g<0>`", kinds[0]), text)
     return text.replace("|", "\\|")
 
 

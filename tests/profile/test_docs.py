@@ -34,7 +34,7 @@ def section(title: str) -> str:
         ("plan", [tables.PLAN]),
         ("scrapes", [tables.SCRAPES_RAW, tables.SAMPLES]),
         ("power", [tables.POWER]),
-        ("boards", [tables.BOARDS]),
+        ("GPU state", [tables.BOARDS]),
         ("host", [tables.HOST]),
     ],
 )
