@@ -108,4 +108,4 @@ def _table(kind: str, rows: Iterable[tuple[str, ...]]) -> Iterator[str]:
 
 
 def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
+    return " ".join(text.split()).replace("|", "/")  # GitHub and mkdocs escape | differently
