@@ -1,7 +1,7 @@
 """docs/reference/cli.md: every command with its options, their variables and defaults."""
 
 from collections.abc import Iterable, Iterator
-from typing import Any, Final
+from typing import Final
 
 import typer
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
@@ -50,8 +50,8 @@ def _page() -> Iterator[str]:
 
 
 def _commands(
-    command: Any, name: str, parent: typer.Context
-) -> Iterator[tuple[Any, typer.Context]]:  # noqa: ANN401 - of typer's private click
+    command: TyperCommand | TyperGroup, name: str, parent: typer.Context
+) -> Iterator[tuple[TyperCommand, typer.Context]]:
     """The command, or those of a group, with their contexts."""
     ctx = typer.Context(command, info_name=name, parent=parent)
     if isinstance(command, TyperGroup):
@@ -108,4 +108,4 @@ def _table(kind: str, rows: Iterable[tuple[str, ...]]) -> Iterator[str]:
 
 
 def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
+    return " ".join(text.split()).replace("|", "/")  # GitHub and mkdocs escape | differently
