@@ -50,9 +50,10 @@ def _page() -> Iterator[str]:
 
 
 def _commands(
-    command: TyperCommand | TyperGroup, name: str, parent: typer.Context
+    command: object, name: str, parent: typer.Context
 ) -> Iterator[tuple[TyperCommand, typer.Context]]:
     """The command, or those of a group, with their contexts."""
+    assert isinstance(command, TyperCommand | TyperGroup)
     ctx = typer.Context(command, info_name=name, parent=parent)
     if isinstance(command, TyperGroup):
         for inner in command.list_commands(ctx):
