@@ -79,7 +79,7 @@ def endpoint_text(url: str, probed: bench.Probed, api_key_env: str | None = None
     key = _quoted("API_KEY" if api_key_env is None else api_key_env)
     return f"""\
 {_schema_line()}
-# Benchmark of a running endpoint; docs/profile-reference.md explains every key.
+# Benchmark of a running endpoint; docs/reference/profile.md explains every key.
 purpose: measure             # smoke: check function only, without performance results
 description: Fixed input and output lengths at rising concurrency.
 model:

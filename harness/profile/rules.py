@@ -598,5 +598,5 @@ RULES: Final[tuple[tuple[Callable[[Profile], Found], tuple[Path, ...]], ...]] = 
     (_stage_parts, (("traffic", "workload"),)),
 )
 """Each rule with the keys that it reads besides the one that it reports. Its docstring is its entry
-in docs/profile-reference.md.
+in docs/reference/profile.md.
 """

@@ -3,7 +3,7 @@
 All models are frozen and forbid unknown keys, so a stale profile fails instead of silently losing a
 setting. `harness.profile.rules` has the impossible combinations. The suffix of a key is its unit;
 durations, counts and sizes also take suffixes (`30s`, `2m`, `16k`, `4GiB`).
-`docs/profile-reference.md` and `harness/profile/profile.schema.json` are generated from these
+`docs/reference/profile.md` and `harness/profile/profile.schema.json` are generated from these
 types; their docstrings become its text.
 """
 
@@ -100,7 +100,7 @@ class StatedFactor(Strict):
 
 class Energy(Strict):
     """Energy accounting: idle measurement, attribution, and factors for host, network, PUE and
-    grid. docs/energy.md has boundaries, formulas and validity.
+    grid. docs/explanation/energy.md has boundaries, formulas and validity.
     """
 
     idle_s: Seconds | None = None

@@ -14,7 +14,7 @@ class StageBase(Strict):
     """Label in tables; default: kind and position."""
     warmup_s: Seconds | None = None
     """Warm-up: time from the stage's start that is not measured; default: detected in the data and
-    subtracted from the window (docs/statistics.md).
+    subtracted from the window (docs/explanation/statistics.md).
     """
     window_s: Seconds | None = None
     """Length of the measurement window. Load continues after it until every request scheduled in it

@@ -5,6 +5,7 @@ gate that fails: never in a pass.
 import json
 import os
 import threading
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
