@@ -2,10 +2,10 @@
 with its reason.
 """
 
-import re
 import dataclasses
 import itertools
 import math
+import re
 
 import numpy as np
 import pytest
