@@ -94,14 +94,16 @@ class Page:
         ]
         return [url for url in urls if not url.startswith("data:")]
 
-    def screenshot(self, path: Path, top: int = 0, height: int | None = None) -> None:
+    def screenshot(
+        self, path: Path, top: int = 0, height: int | None = None, scale: float = 1
+    ) -> None:
         size = self.call("Page.getLayoutMetrics")["cssContentSize"]
         clip = {
             "x": 0,
             "y": top,
             "width": size["width"],
             "height": height or size["height"] - top,
-            "scale": 1,
+            "scale": scale,
         }
         data = self.call(
             "Page.captureScreenshot", format="png", clip=clip, captureBeyondViewport=True
