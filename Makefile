@@ -80,7 +80,7 @@ check: $(STAMP) ## lint, types, import rules, generated files, docs, shell and D
 	$(BIN)/python -m harness.profile.generate --check
 	$(BIN)/python -m harness.report.generate --check
 	$(BIN)/python -m harness.cli.generate --check
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build -q --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/shellcheck .ci/run requirements/*.sh
 
@@ -94,7 +94,7 @@ fmt: $(STAMP) ## format and fix what can be fixed
 
 .PHONY: docs
 docs: $(STAMP) ## the documentation as a website, in build/docs/; broken links fail
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build -q --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo build/docs/index.html
 
 .PHONY: docs-images

@@ -56,7 +56,9 @@ def main(arguments: list[str]) -> int:
         path
         for root in roots
         for path in ([root] if root.is_file() else root.rglob("*"))
-        if path.suffix in ENDINGS and path.name != "STYLE.md" and path != Path(__file__).resolve()
+        if path.suffix in ENDINGS
+        and path.name != "STYLE.md"
+        and path.resolve() != Path(__file__).resolve()
     )
     found = 0
     for path in files:

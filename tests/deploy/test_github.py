@@ -120,6 +120,7 @@ def test_versions_of_a_release_agree():
         re.search(pattern, (ROOT / name).read_text(), re.MULTILINE)[1]
         for name, pattern in (
             ("pyproject.toml", r'^version = "(.+)"$'),
+            ("harness/__init__.py", r'^__version__ = "(.+)"$'),
             ("CITATION.cff", r"^version: (.+)$"),
         )
     }
