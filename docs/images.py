@@ -96,7 +96,7 @@ def pages(work: Path) -> Sequence[Picture]:
         Picture("report-narrow", report, width=390, height=1400),
         Picture("comparison", work / "compare" / "comparison.html", height=1000),
         Picture("fleet", work / "fleet" / "fleet.html"),
-        Picture("terminal", terminal_page(work), width=880, height=470, theme="dark"),
+        Picture("terminal", terminal_page(work), width=880, height=400, theme="dark"),
     )
 
 
@@ -153,10 +153,22 @@ def record(work: Path) -> None:
     (series,) = (work / "repeats").iterdir()
     for side in SIDES:
         harness("baseline", "save", side, series, "--variant", side, "--out", SAMPLE)
+    leave_out_paths(work)
+
+
+def leave_out_paths(work: Path) -> None:
+    """Shorten the paths of this machine in manifests and baselines; nothing else is changed."""
+    places = {f"{work}/": "", f"{ROOT}/": "", str(Path.home()): "~"}
+    for name in ("baseline.json", "manifest.json"):
+        for path in SAMPLE.rglob(name):
+            text = path.read_text()
+            for place, instead in places.items():
+                text = text.replace(place, instead)
+            path.write_text(text)
 
 
 def record_vllm(out: Path) -> None:
-    """Run docs/sample/vllm-cpu.yaml in tmux and keep its terminal 25 s into the last stage."""
+    """Run docs/sample/vllm-cpu.yaml in tmux and keep its terminal 20 to 29 s into the last stage."""
     profile = SAMPLE.relative_to(ROOT) / "vllm-cpu.yaml"
     command = f"exec {sys.executable} -m harness run {profile} --out {out}"
     tmux = ("tmux", "-L", f"sample-{os.getpid()}")
@@ -164,7 +176,7 @@ def record_vllm(out: Path) -> None:
     start = ("-f", "/dev/null", "new-session", "-d", *size, command)
     subprocess.run((*tmux, *start), cwd=ROOT, check=True)
     while (shown := _capture(tmux)) is not None:
-        if "c4 · window · 3" in shown[0]:
+        if "c4 · window · 2" in shown[0]:
             TERMINAL.write_text(shown[1])
         time.sleep(1)
 
