@@ -81,15 +81,10 @@ def pages(work: Path) -> Sequence[Picture]:
     harness("compare", *(SAMPLE / side for side in SIDES), "--report", work / "compare")
     shutil.copytree(ROOT / "tests" / "golden" / "runs", work / "golden")
     harness("reduce", work / "golden" / "energy")
-    site = (
-        "--site",
-        work / "golden" / "fleet" / "hall.yaml",
-        "--years",
-        1,
-        "--as-of",
-        "2026-11-30",
-    )
-    harness("fleet", work / "golden" / "energy", *site, "--demonstrate", "--out", work / "fleet")
+    site = work / "golden" / "fleet" / "hall.yaml"
+    site.write_text(site.read_text().replace("A hall", "Simulated GPUs, invented site"))
+    fixed = ("--years", 1, "--as-of", "2026-11-30", "--out", work / "fleet")
+    harness("fleet", work / "golden" / "energy", "--site", site, *fixed)
     return (
         Picture("report", report),
         Picture("report-dark", report, theme="dark"),
@@ -168,7 +163,7 @@ def leave_out_paths(work: Path) -> None:
 
 
 def record_vllm(out: Path) -> None:
-    """Run docs/sample/vllm-cpu.yaml in tmux and keep its terminal 20 to 29 s into the last stage."""
+    """Run docs/sample/vllm-cpu.yaml in tmux; keep its terminal 20 to 29 s into the last stage."""
     profile = SAMPLE.relative_to(ROOT) / "vllm-cpu.yaml"
     command = f"exec {sys.executable} -m harness run {profile} --out {out}"
     tmux = ("tmux", "-L", f"sample-{os.getpid()}")

@@ -52,4 +52,4 @@ def test_the_sample_is_a_run_of_three_stages_and_a_comparison_of_repeats():
 
 
 def test_the_sample_is_small():
-    assert sum(path.stat().st_size for path in SAMPLE.rglob("*") if path.is_file()) < 1_500_000
+    assert sum(path.stat().st_size for path in SAMPLE.rglob("*") if path.is_file()) < 2_200_000
