@@ -147,6 +147,7 @@ def bench_command(
     from harness.commands import bench
     from harness.core.network import Network
     from harness.profile.load import load_profile_text
+    from harness.server.detect import OPTIONS, detect
 
     options = bench.BenchOptions(
         urls=tuple(bench.base_url(one) for one in url),
@@ -169,7 +170,7 @@ def bench_command(
         api_key_env=api_key_env,
     )
     key = None if api_key_env is None else bench.api_key(api_key_env)
-    probed = bench.probe(options.urls[0], model, api, key, Network())
+    probed = detect(options.urls[0], model, api, key, Network(), OPTIONS)
     text = bench.to_yaml(bench.document(options, probed), ["harness", *sys.argv[1:]])
     profile = load_profile_text(text, source="the profile of these options", name="bench")
     if save_profile is not None:

@@ -5,7 +5,6 @@ the run.
 """
 
 import io
-import json
 import os
 import re
 import shlex
@@ -14,23 +13,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-import httpx
-
-from harness.api.errors import error_text
-from harness.api.table import WIRE_APIS, wire
 from harness.core.clock import wall_now
-from harness.core.errors import PreflightError, ProfileError, ServerError
-from harness.core.network import Network
-from harness.core.records import Api, Endpoint
+from harness.core.errors import ProfileError
+from harness.core.records import Api
 from harness.core.units import parse_count, parse_duration_s
-from harness.server.one_request import client_options, one_token_body, request_once
-from harness.server.ready import listed_models
-
-PROBED_APIS: Final = (Api.CHAT, *(api for api in WIRE_APIS if api is not Api.CHAT))
-"""APIs in the order in which they are tried; most servers have chat completions."""
-
-PROBE_TIMEOUT_S: Final = 60.0
-"""Timeout of one probe: a first request may compile kernels."""
+from harness.server.detect import Detected
 
 WORKLOADS: Final = ("chat", "claude-chat", "claude-code", "doc-qa", "thinking", "batch")
 
@@ -89,23 +76,6 @@ class BenchOptions:
     gpus: str | None = None
     usd_per_gpu_h: float | None = None
     api_key_env: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Probed:
-    """Properties of a running endpoint.
-
-    Attributes:
-        model: served name.
-        max_context_tok: longest context; None if the endpoint does not report it.
-        api: the API that responded.
-        forced: whether it accepts `ignore_eos`, so that output lengths can be forced.
-    """
-
-    model: str
-    max_context_tok: int | None
-    api: Api
-    forced: bool
 
 
 def numbers(text: str, option: str, kind: Callable[[str], float]) -> tuple[float, ...]:
@@ -226,85 +196,7 @@ def api_key(variable: str) -> str:
     return key
 
 
-def probe(
-    url: str, model: str | None, api: Api | None, api_key: str | None, network: Network
-) -> Probed:
-    """Detect an endpoint's model, API and support for forced output lengths.
-
-    Raises:
-        ServerError: no response, or the key is wrong.
-        PreflightError: the model is not served, or the endpoint lists several.
-    """
-    served, max_context_tok = _models(url, model, api_key, network)
-    refused: list[str] = []
-    for one in (api,) if api is not None else PROBED_APIS:
-        endpoint = Endpoint("replica-0", url, served)
-        body = one_token_body(served, one)
-        reply = request_once(
-            endpoint, one, body, api_key, timeout_s=PROBE_TIMEOUT_S, network=network
-        )
-        if reply.ok:
-            return Probed(
-                served, max_context_tok, one, _takes_ignore_eos(endpoint, one, api_key, network)
-            )
-        refused.append(f"{one.value} ({wire(one).path}): {reply.error}")
-    raise ServerError(
-        f"{url} rejected every request for {served!r}",
-        cause="another API, or the model or key is not accepted",
-        next_step="set the API with --api, the model with --model and the key with --api-key-env",
-        details="\n".join(refused),
-    )
-
-
-def _takes_ignore_eos(endpoint: Endpoint, api: Api, api_key: str | None, network: Network) -> bool:
-    """Whether it accepts `ignore_eos`; only some APIs have that field."""
-    if not wire(api).forces_output:
-        return False
-    body = json.dumps(json.loads(one_token_body(endpoint.model, api)) | {"ignore_eos": True})
-    return request_once(
-        endpoint, api, body.encode(), api_key, timeout_s=PROBE_TIMEOUT_S, network=network
-    ).ok
-
-
-def _models(
-    url: str, model: str | None, api_key: str | None, network: Network
-) -> tuple[str, int | None]:
-    try:
-        answer = httpx.get(
-            f"{url}/v1/models",
-            timeout=PROBE_TIMEOUT_S,
-            headers=wire(Api.CHAT).headers(api_key),
-            **client_options(url, network),
-        )
-    except httpx.HTTPError as error:
-        raise ServerError(
-            f"no response from {url}: {type(error).__name__}: {error}",
-            cause="no server listens there, or it is still starting",
-            next_step="start the server, or correct --url",
-        ) from error
-    if answer.status_code in (401, 403):
-        raise ServerError(
-            f"GET {url}/v1/models: HTTP {answer.status_code}: {error_text(answer.content)}",
-            cause="the API key is missing or wrong",
-            next_step="export the key as an environment variable; pass its name to --api-key-env",
-        )
-    rows = listed_models(answer)
-    if model is not None:
-        if rows and model not in rows:
-            raise PreflightError(
-                f"{url} does not serve {model!r}; it serves {', '.join(map(repr, rows))}",
-                next_step="choose one of them with --model",
-            )
-        return model, rows.get(model)
-    if len(rows) != 1:
-        raise PreflightError(
-            f"{url} lists {len(rows)} models: {', '.join(map(repr, rows)) or 'none'}",
-            next_step="choose the model with --model",
-        )
-    return next(iter(rows.items()))
-
-
-def document(options: BenchOptions, probed: Probed) -> dict[str, Any]:
+def document(options: BenchOptions, probed: Detected) -> dict[str, Any]:
     """The options as a profile.
 
     Raises:

@@ -76,8 +76,13 @@ def violations(profile: Profile) -> tuple[Violation, ...]:
 
 
 def _builtin(profile: Profile) -> Found:
-    """A `builtin:` model that does not exist."""
+    """No `model.id`, unless the server is attached; a `builtin:` model that does not exist."""
     model = profile.model.id
+    if model is None:
+        if profile.server.kind != "attach":
+            fix = "add `id`: a hub id, a folder or `builtin:tiny`; only `kind: attach` needs none"
+            yield ("model", "id"), "is missing", fix
+        return
     if model.startswith("builtin:") and model not in BUILTIN_MODELS:
         near = difflib.get_close_matches(model, BUILTIN_MODELS, n=1, cutoff=0.0)[0]
         fix = f"did you mean `{near}`? Built-in models are {_names(BUILTIN_MODELS)}"
@@ -108,14 +113,16 @@ def _output_length(profile: Profile) -> Found:
     # The Messages API has neither `ignore_eos` nor `min_tokens`: a length is forced there only on
     # a model that never ends by itself.
     model = profile.model
-    if profile.output_length is not OutputLength.FORCED or wire(profile.traffic.api).forces_output:
+    if profile.output_length is not OutputLength.FORCED or wire(profile.api).forces_output:
         return
     if model.id == "builtin:tiny" or model.load_format == "dummy":
         return
     key, why = "output_length", "`output_length: forced`"
     if profile.traffic.output_length is None:
         key, why = "api", "purpose `measure` forces output lengths by default, which"
-    what = f"{why} is impossible over the Messages API: {model.id!r} may end a response early"
+    what = (
+        f"{why} is impossible over the Messages API: {profile.model_id!r} may end a response early"
+    )
     fix = (
         "write `output_length: natural`, or `api: chat`; or serve a model that cannot end by itself"
         " (`builtin:tiny`, `load_format: dummy`)"
@@ -323,8 +330,8 @@ def _workload(profile: Profile) -> Found:
     with the same name.
     """
     traffic = profile.traffic
-    if traffic.cache_control and not wire(traffic.api).cache_breakpoints:
-        what = f"is only for the Messages API; the API is `{traffic.api}`"
+    if traffic.cache_control and not wire(profile.api).cache_breakpoints:
+        what = f"is only for the Messages API; the API is `{profile.api}`"
         yield ("traffic", "cache_control"), what, "drop it, or write `api: messages`"
     if traffic.workload.kind == "batch" and any(value is not None for _, value in profile.slos):
         fix = "drop it; in a `mix`, SLOs apply to all classes"
@@ -347,9 +354,9 @@ def _thinking(profile: Profile) -> Found:
     traffic = profile.traffic
     apis = [api.name for api in WIRE_APIS.values() if traffic.thinking in api.thinking]
     path: Path = ("traffic", "thinking")
-    if apis and traffic.api not in apis:
+    if apis and profile.api not in apis:
         names = _names(api.value for api in apis)
-        what = f"`{traffic.thinking}` is only for {names}; the API is `{traffic.api}`"
+        what = f"`{traffic.thinking}` is only for {names}; the API is `{profile.api}`"
         yield path, what, "write `off`, or a mode that API has"
     if apis and not reasons(traffic.workload):
         fix = "drop it, or use `thinking` or a `claude-code` with a thinking_share"
@@ -566,7 +573,7 @@ def _names(names: Iterable[str]) -> str:
 
 
 RULES: Final[tuple[tuple[Callable[[Profile], Found], tuple[Path, ...]], ...]] = (
-    (_builtin, ()),
+    (_builtin, (("server", "kind"),)),
     (_how_served, (("server", "kind"),)),
     (
         _output_length,
