@@ -113,7 +113,7 @@ OPEN = """\
 purpose: {purpose}
 server: {{kind: attach, urls: ["{url}"]}}
 traffic:
-  workload: {{kind: chat, turns: 1, context_limit_tok: 2k}}
+  workload: {{kind: chat, system_tok: 0, turns: 1, context_limit_tok: 2k}}
   load: [{{kind: concurrency, concurrency: 1, sessions: 2}}]
 """
 
