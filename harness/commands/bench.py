@@ -9,14 +9,20 @@ import os
 import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from harness.api.table import WIRE_APIS
+from harness.checked_yaml.problems import InvalidYamlError
 from harness.core.clock import wall_now
 from harness.core.errors import ProfileError
+from harness.core.network import Network
 from harness.core.records import Api
 from harness.core.units import parse_count, parse_duration_s
+from harness.profile.load import load_profile_text
+from harness.profile.schema import Profile
 from harness.server.detect import Detected
 
 WORKLOADS: Final = ("chat", "claude-chat", "claude-code", "doc-qa", "thinking", "batch")
@@ -30,8 +36,30 @@ SHORT_ANSWER_TOK: Final = 8
 MESSAGE_TOK: Final = 64
 """Tokens reserved for what a chat template adds to one message."""
 
+DEFAULT_ISL: Final = "1024"
+DEFAULT_OSL: Final = "128"
+
 MOST_TOK: Final = 10_000_000
 """Longest input or output; ten times the context of any model."""
+
+_OPTIONS: Final = {
+    "model": "--model",
+    "price": "--price",
+    "server.api_key_env": "--api-key-env",
+    "server.gpu_count": "--gpu-count",
+    "server.gpus": "--gpus",
+    "server.urls": "--url",
+    "slos": "--slo",
+    "traffic.api": "--api",
+    "traffic.headers": "--header",
+    "traffic.load": "--concurrency, --rate or --duration",
+    "traffic.tls": "--ca-file",
+    "traffic.workload.output_tok": "--osl",
+    "traffic.workload.path": "--trace",
+    "traffic.workload.user_tok": "--isl",
+    "traffic.workload": "--workload",
+}
+"""Key of the profile -> the option that sets it; the first that fits."""
 
 _LENGTH = re.compile(r"^\s*([0-9.]+k?)\s*(?:(?:±|\+-|\+/-)\s*([0-9.]+k?))?\s*$", re.IGNORECASE)
 _SLOS: Final = {"ttft": "ttft_s", "tpot": "tpot_s", "e2e": "e2e_s"}
@@ -58,6 +86,8 @@ class BenchOptions:
         gpus: GPUs of this machine that serve, by index or UUID, or `all`.
         usd_per_gpu_h: price of a GPU-hour.
         api_key_env: environment variable with the API key.
+        ca_file: PEM file of certificate authorities to trust.
+        headers: additional headers, names and values or `env:NAME`.
     """
 
     urls: tuple[str, ...]
@@ -76,6 +106,13 @@ class BenchOptions:
     gpus: str | None = None
     usd_per_gpu_h: float | None = None
     api_key_env: str | None = None
+    ca_file: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def network(self) -> Network:
+        """How the endpoint is reached."""
+        return Network(ca_file=self.ca_file, headers=tuple(self.headers.items()))
 
 
 def numbers(text: str, option: str, kind: Callable[[str], float]) -> tuple[float, ...]:
@@ -161,7 +198,7 @@ def slos(text: str) -> dict[str, str]:
 
 
 def base_url(url: str) -> str:
-    """The base URL, without a trailing `/v1`.
+    """The base URL, without a trailing `/v1` or path of an API.
 
     Raises:
         ProfileError: it is not an http or https URL.
@@ -177,7 +214,60 @@ def base_url(url: str) -> str:
             f"--url {url!r} is not an http or https base URL",
             next_step="write --url http://HOST:PORT",
         )
-    return url.rstrip("/").removesuffix("/v1").rstrip("/")
+    base = url.rstrip("/")
+    for api in WIRE_APIS.values():
+        base = base.removesuffix(api.path)
+    return base.removesuffix("/v1").rstrip("/")
+
+
+def headers(texts: Sequence[str]) -> dict[str, str]:
+    """Parse `NAME=VALUE` of each text.
+
+    Raises:
+        ProfileError: no name or value, or a name twice. Messages never contain the value.
+    """
+    found: dict[str, str] = {}
+    for text in texts:
+        name, _, value = (part.strip() for part in text.partition("="))
+        if not name or not value or name in found:
+            raise ProfileError(
+                f"--header {name!r} must be a name, `=` and a value, each name once",
+                next_step="write --header X-Tenant=a, or --header X-Api-Key=env:VARIABLE",
+            )
+        found[name] = value
+    return found
+
+
+def existing(path: Path, option: str) -> str:
+    """The absolute path of a file.
+
+    Raises:
+        ProfileError: it is not a file.
+    """
+    if not path.is_file():
+        raise ProfileError(f"{option} {str(path)!r} is not a file", next_step="check the path")
+    return str(path.absolute())
+
+
+def load(text: str) -> Profile:
+    """Read the profile of the options.
+
+    Raises:
+        ProfileError: an option has an unusable value; names the option, in place of the key.
+    """
+    try:
+        return load_profile_text(text, source="the profile of these options", name="bench")
+    except InvalidYamlError as error:
+        first, *others = [f"{_option(one.keys)}: {one.what}" for one in error.problems]
+        raise ProfileError(
+            first, next_step=error.problems[0].fix, details="\n".join(others) or None
+        ) from error
+
+
+def _option(keys: Sequence[str | int]) -> str:
+    """The option that set a key of the profile."""
+    dotted = ".".join(map(str, keys))
+    return next((one for key, one in _OPTIONS.items() if dotted.startswith(key)), dotted)
 
 
 def api_key(variable: str) -> str:
@@ -220,6 +310,7 @@ def document(options: BenchOptions, probed: Detected) -> dict[str, Any]:
         server["gpu_count"] = options.gpu_count
     if options.api_key_env is not None:
         server["api_key_env"] = options.api_key_env
+    _check_context(options, probed)
     model: dict[str, Any] = {"id": probed.model, "served_name": probed.model}
     if probed.max_context_tok is not None:
         model["max_context_tok"] = probed.max_context_tok
@@ -238,6 +329,10 @@ def document(options: BenchOptions, probed: Detected) -> dict[str, Any]:
         "energy": {"idle_s": SHORT_IDLE_S},
         "quality": {"max_output_tok": SHORT_ANSWER_TOK},
     }
+    if options.ca_file is not None:
+        found["traffic"]["tls"] = {"ca_file": options.ca_file}
+    if options.headers:
+        found["traffic"]["headers"] = dict(options.headers)
     if options.slos:
         found["slos"] = slos(options.slos)
     if options.usd_per_gpu_h is not None:
@@ -266,8 +361,8 @@ def _workload(options: BenchOptions) -> dict[str, Any]:
                 next_step=f"choose one of {', '.join(WORKLOADS)}",
             )
         return {"kind": options.workload}
-    isl, osl = length(options.isl or "1024", "--isl"), length(options.osl or "128", "--osl")
-    longest = sum(one if isinstance(one, int) else int(one["max"]) for one in (isl, osl))
+    isl, osl = _lengths(options)
+    longest = _longest(isl) + _longest(osl)
     return {
         "kind": "chat",
         "system_tok": 0,
@@ -276,6 +371,34 @@ def _workload(options: BenchOptions) -> dict[str, Any]:
         "turns": 1,
         "context_limit_tok": longest + max(MESSAGE_TOK, longest // 8),
     }
+
+
+def _lengths(options: BenchOptions) -> tuple[int | dict[str, Any], int | dict[str, Any]]:
+    return length(options.isl or DEFAULT_ISL, "--isl"), length(options.osl or DEFAULT_OSL, "--osl")
+
+
+def _longest(one: int | dict[str, Any]) -> int:
+    return one if isinstance(one, int) else int(one["max"])
+
+
+def _check_context(options: BenchOptions, probed: Detected) -> None:
+    """Refuse lengths that the endpoint cannot serve: scaled ones would answer another question."""
+    if options.workload or options.trace or probed.max_context_tok is None:
+        return
+    isl, osl = map(_longest, _lengths(options))
+    needed = isl + osl + MESSAGE_TOK
+    if needed > probed.max_context_tok:
+        option = (
+            f"--isl {options.isl or DEFAULT_ISL}"
+            if isl >= osl
+            else f"--osl {options.osl or DEFAULT_OSL}"
+        )
+        raise ProfileError(
+            f"{option}: {isl} input and {osl} output tokens, and {MESSAGE_TOK} for the chat"
+            f" template, exceed the endpoint's context of {probed.max_context_tok}",
+            next_step=f"choose --isl and --osl of at most {probed.max_context_tok - MESSAGE_TOK}"
+            " together",
+        )
 
 
 def _load(options: BenchOptions, *, over: str) -> list[dict[str, Any]]:

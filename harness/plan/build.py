@@ -377,7 +377,7 @@ def _starts(stages: Sequence[StagePlan]) -> Iterator[str]:
 def workload_sha256(profile: Profile) -> str:
     """Hash of the profile's traffic and SLOs, without the seed and load generator settings."""
     traffic = profile.traffic.model_dump(
-        mode="json", exclude={"workers", "calibrate", "canary", "proxy", "tls"}
+        mode="json", exclude={"workers", "calibrate", "canary", "proxy", "tls", "headers"}
     )
     traffic["api"] = profile.api.value
     traffic["load"] = [_set(stage, "part") for stage in traffic["load"]]

@@ -16,6 +16,7 @@ from harness.api.table import WIRE_APIS, wire
 from harness.checked_yaml.fields import Strict
 from harness.checked_yaml.problems import Path, Violation
 from harness.core.metrics import METRICS
+from harness.core.network import FROM_ENVIRONMENT
 from harness.core.records import CANARY, Boundary, OutputLength
 from harness.profile.distributions import AnyDistribution
 from harness.profile.schema import BUILTIN_MODELS, Profile
@@ -58,6 +59,26 @@ OWN_ARGS: Final = {
 
 _SECRET_NAME: Final = re.compile(
     r"(^|_)(API_?KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)$", re.IGNORECASE
+)
+_SECRET_HEADER: Final = re.compile(
+    r"authorization|cookie|key|token|secret|passw|credential|signature", re.IGNORECASE
+)
+_HEADER_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_VARIABLE: Final = re.compile(r"env:[A-Za-z_][A-Za-z0-9_]*")
+_OWN_HEADERS: Final = frozenset(
+    {
+        "accept",
+        "accept-encoding",
+        "anthropic-version",
+        "connection",
+        "content-length",
+        "content-type",
+        "host",
+        "proxy-authorization",
+        "transfer-encoding",
+        "user-agent",
+        "x-harness-request-id",
+    }
 )
 _MATCHER: Final = r"[a-zA-Z_][a-zA-Z0-9_]*\s*(?:=~|!~|!=|=)\s*\"(?:[^\"\\]|\\.)*\""
 _MATCHERS: Final = re.compile(rf"\s*{_MATCHER}\s*(?:,\s*{_MATCHER}\s*)*,?\s*")
@@ -262,6 +283,31 @@ def _network(profile: Profile) -> Found:
     if not traffic.tls.verify and traffic.tls.ca_file is not None:
         what = "is not used with `verify: false`"
         yield ("traffic", "tls", "ca_file"), what, "keep one of the two"
+
+
+def _headers(profile: Profile) -> Found:
+    """`traffic.headers` to a server that the harness starts; headers that the harness sets itself;
+    values that look like secrets, or that no header can have.
+    """
+    traffic, path = profile.traffic, ("traffic", "headers")
+    if traffic.headers and profile.server.kind != "attach":
+        yield path, "are sent to attached servers only", "drop them, or use `server.kind: attach`"
+    keyed = getattr(profile.server, "api_key_env", None) or getattr(
+        profile.server, "api_key_file", None
+    )
+    for name, value in traffic.headers.items():
+        at, lower = (*path, name), name.lower()
+        if not _HEADER_NAME.fullmatch(name) or not value.isascii() or not value.isprintable():
+            yield at, "is not a valid header", "use ASCII letters, digits and `-` in the name"
+        elif lower in _OWN_HEADERS or (keyed and lower in {"authorization", "x-api-key"}):
+            yield at, f"{name!r} is set by the harness itself", "drop it"
+        elif not _VARIABLE.fullmatch(value) and _SECRET_HEADER.search(name):
+            fix = "export the value in the shell and write `env:NAME` with the variable's name"
+            yield at, f"looks like a secret, {_STORED}", fix
+        elif value.startswith(FROM_ENVIRONMENT) and not _VARIABLE.fullmatch(value):
+            yield at, f"{value!r} has no name of a variable", "write `env:NAME`"
+    if len({name.lower() for name in traffic.headers}) < len(traffic.headers):
+        yield path, "has a header twice", "give each header once"
 
 
 def _stages(profile: Profile) -> Found:
@@ -590,6 +636,7 @@ RULES: Final[tuple[tuple[Callable[[Profile], Found], tuple[Path, ...]], ...]] = 
     (_gpus, (("server",),)),
     (_attach, (("server",),)),
     (_network, ()),
+    (_headers, (("server",),)),
     (_stages, ()),
     (_schedules, ()),
     (_workload, (("traffic", "api"),)),

@@ -114,11 +114,15 @@ class Traffic(Strict):
     """
     tls: Tls = Tls()
     """Certificates that are trusted for https."""
+    headers: dict[str, Text] = Field(default_factory=dict)
+    """Additional headers of every request to attached servers, such as those that a gateway
+    requires. `env:NAME` is the value of the environment variable NAME: write secrets only so.
+    """
     drain_timeout_s: Seconds = 120.0
     """Longest wait, after the window has closed, for its requests to finish."""
 
     @property
     def network(self) -> Network:
-        """Proxy and TLS settings to attached servers."""
+        """Proxy, TLS settings and headers for attached servers."""
         ca_file = None if self.tls.ca_file is None else str(Path(self.tls.ca_file).absolute())
-        return Network(self.proxy, ca_file, self.tls.verify)
+        return Network(self.proxy, ca_file, self.tls.verify, tuple(self.headers.items()))
