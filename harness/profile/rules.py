@@ -96,14 +96,16 @@ def violations(profile: Profile) -> tuple[Violation, ...]:
     return tuple(Violation(*found, rests_on) for rule, rests_on in RULES for found in rule(profile))
 
 
+def _model_id(profile: Profile) -> Found:
+    """No `model.id`, unless the server is attached."""
+    if profile.model.id is None and profile.server.kind != "attach":
+        fix = "add `id`: a hub id, a folder or `builtin:tiny`; only `kind: attach` needs none"
+        yield ("model", "id"), "is missing", fix
+
+
 def _builtin(profile: Profile) -> Found:
-    """No `model.id`, unless the server is attached; a `builtin:` model that does not exist."""
-    model = profile.model.id
-    if model is None:
-        if profile.server.kind != "attach":
-            fix = "add `id`: a hub id, a folder or `builtin:tiny`; only `kind: attach` needs none"
-            yield ("model", "id"), "is missing", fix
-        return
+    """A `builtin:` model that does not exist."""
+    model = profile.model_id
     if model.startswith("builtin:") and model not in BUILTIN_MODELS:
         near = difflib.get_close_matches(model, BUILTIN_MODELS, n=1, cutoff=0.0)[0]
         fix = f"did you mean `{near}`? Built-in models are {_names(BUILTIN_MODELS)}"
@@ -619,7 +621,8 @@ def _names(names: Iterable[str]) -> str:
 
 
 RULES: Final[tuple[tuple[Callable[[Profile], Found], tuple[Path, ...]], ...]] = (
-    (_builtin, (("server", "kind"),)),
+    (_model_id, (("server", "kind"),)),
+    (_builtin, ()),
     (_how_served, (("server", "kind"),)),
     (
         _output_length,

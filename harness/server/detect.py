@@ -235,12 +235,12 @@ def _model(
 def _list(url: str, api_key: str | None, network: Network, names: Names) -> httpx.Response:
     """The response of `/v1/models`."""
     try:
-        answer = httpx.get(
-            f"{url}/v1/models",
+        with httpx.Client(
             timeout=httpx.Timeout(PROBE_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
             headers=wire(Api.CHAT).headers(api_key),
             **client_options(url, network),
-        )
+        ) as client:
+            answer = client.get(f"{url}/v1/models")
     except httpx.HTTPError as error:
         raise _unreachable(url, error, names) from error
     if answer.status_code in (401, 403):

@@ -96,6 +96,9 @@ def test_kinds_of_traffic_exclude_each_other():
         ("http://h:8000/", "http://h:8000"),
         ("http://[::1]:8000/v1/", "http://[::1]:8000"),
         ("https://h", "https://h"),
+        ("http://h:8000/v1/chat/completions", "http://h:8000"),
+        ("http://h:8000/v1/messages/", "http://h:8000"),
+        ("http://h/openai/v1", "http://h/openai"),
     ],
 )
 def test_the_path_that_other_tools_want_is_dropped(url, base):
@@ -138,3 +141,73 @@ def test_the_command_in_the_saved_profile_is_one_comment():
 def test_gpus_are_indices_or_names():
     assert profile_of(gpus="0,1").server.gpus == (0, 1)
     assert profile_of(gpus="²").server.gpus == ("²",)  # no such GPU, which the run says
+
+
+# --- errors name options ---
+
+
+def loaded(**options):
+    text = bench.to_yaml(bench.document(bench.BenchOptions(URLS, **options), PROBED), ["harness"])
+    return bench.load(text)
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"isl": "40000"}, "--isl 40000"),
+        ({"osl": "8000"}, "--osl 8000"),
+        ({"isl": "7k", "osl": "1k"}, "--isl 7k"),
+    ],
+)
+def test_lengths_beyond_the_context_name_their_option(options, named):
+    with pytest.raises(ProfileError, match=f"^{named}: .*8000"):
+        loaded(**options)
+
+
+def test_a_context_that_is_unknown_refuses_no_length():
+    assert profile_of(Detected("m", None, Api.CHAT, forced=True), isl="40000")
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"usd_per_gpu_h": -1.0}, "--price"),
+        ({"gpu_count": 0}, "--gpu-count"),
+        ({"gpu_count": 2, "gpus": "0"}, "--gpu-count"),
+        ({"gpus": "0,0"}, "--gpus"),
+        ({"api_key_env": ""}, "--api-key-env"),
+        ({"headers": {"X-Token": "abc"}}, "--header"),
+        ({"workload": "batch", "slos": "ttft=1s"}, "--slo"),
+        ({"duration_s": -1.0}, "--duration"),
+    ],
+)
+def test_values_that_the_profile_refuses_name_their_option(options, named):
+    with pytest.raises(ProfileError) as caught:
+        loaded(**options)
+    assert named in caught.value.what.split(":")[0]
+
+
+def test_two_urls_that_are_the_same_name_their_option():
+    options = bench.BenchOptions((*URLS, *URLS))
+    with pytest.raises(ProfileError, match=r"^--url"):
+        bench.load(bench.to_yaml(bench.document(options, PROBED), ["harness"]))
+
+
+@pytest.mark.parametrize("texts", [["X-A"], ["=b"], ["X-A="], ["X-A=b", "X-A=c"]])
+def test_headers_that_are_none_name_their_option_and_hide_the_value(texts):
+    with pytest.raises(ProfileError, match=r"^--header") as caught:
+        bench.headers(texts)
+    assert "=c" not in str(caught.value)
+
+
+def test_headers_and_the_authority_reach_the_profile_and_the_probe():
+    headers = bench.headers(["X-Tenant=a=b", "X-Key=env:K"])
+    options = bench.BenchOptions(URLS, ca_file="/ca.pem", headers=headers)
+    profile = bench.load(bench.to_yaml(bench.document(options, PROBED), ["harness"]))
+    assert profile.traffic.headers == {"X-Tenant": "a=b", "X-Key": "env:K"}
+    assert profile.traffic.network == options.network
+
+
+def test_a_file_that_is_none_names_its_option(tmp_path):
+    with pytest.raises(ProfileError, match=r"^--ca-file"):
+        bench.existing(tmp_path, "--ca-file")

@@ -1,6 +1,10 @@
 """What is found at a running endpoint, and the keys of a profile that it fills in."""
 
 import json
+import socket
+import ssl
+import subprocess
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 
@@ -23,6 +27,7 @@ def endpoint():
     takes `ignore_eos`.
     """
     served = {"models": ["m"], "paths": ["/v1/chat/completions"], "ignore_eos": True, "status": 200}
+    served["seen"] = []
 
     class Handler(BaseHTTPRequestHandler):
         def log_message(self, *_):
@@ -37,10 +42,12 @@ def endpoint():
             self.wfile.write(data)
 
         def do_GET(self):
+            served["seen"].append(dict(self.headers))
             rows = [{"id": name, "max_model_len": 4096} for name in served["models"]]
             self._send(served["status"], {"data": rows})
 
         def do_POST(self):
+            served["seen"].append(dict(self.headers))
             body = json.loads(self.rfile.read(int(self.headers["content-length"])))
             if self.path not in served["paths"]:
                 self._send(404, {"error": {"message": "no such route"}})
@@ -207,3 +214,83 @@ def test_the_default_api_of_a_started_server_can_force_lengths():
     completed = complete(load_profile_text(text))
     assert (completed.profile.traffic.api, completed.profile.output_length) == ("chat", "forced")
     assert make_plan(completed.profile, facts_of(completed.profile)).settings.force_output
+
+
+# --- addresses, certificates and headers ---
+
+
+def test_every_probe_carries_the_headers_of_the_profile(endpoint, monkeypatch):
+    monkeypatch.setenv("GATEWAY_KEY", "s3cret")
+    given = open_profile(endpoint[0], "traffic.headers={X-Key: 'env:GATEWAY_KEY', X-Tenant: a}")
+    completed = complete(given)
+    seen = endpoint[1]["seen"]
+    assert len(seen) == 3  # the list, a token, ignore_eos
+    assert {(one["X-Key"], one["X-Tenant"]) for one in seen} == {("s3cret", "a")}
+    assert "s3cret" not in completed.profile.model_dump_json()
+
+
+def test_headers_are_no_part_of_the_plan(endpoint):
+    plans = []
+    for headers in ("{}", "{X-Tenant: a}"):
+        found = complete(open_profile(endpoint[0], f"traffic.headers={headers}")).profile
+        plans.append(make_plan(found, facts_of(found)))
+    assert plans[0].plan_sha256 == plans[1].plan_sha256
+
+
+def test_an_ipv6_address(monkeypatch):
+    monkeypatch.setattr(ThreadingHTTPServer, "address_family", socket.AF_INET6)
+    try:
+        server = ThreadingHTTPServer(("::1", 0), Lists)
+    except OSError:
+        pytest.skip("this machine has no IPv6 loopback")
+    with served_by(server):
+        url = f"http://[::1]:{server.server_port}"
+        with pytest.raises(ServerError, match=r"\[::1\]") as caught:
+            detect(url, None, None, None, Network(), OPTIONS)
+        assert "rejected" in caught.value.what  # it lists a model, and has no API
+
+
+def test_a_certificate_of_a_private_authority_needs_its_file(tmp_path):
+    certificate, key = self_signed(tmp_path)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Lists)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    with served_by(server):
+        url = f"https://localhost:{server.server_port}"
+        for names, named in ((OPTIONS, "--ca-file"), (KEYS, "traffic.tls.ca_file")):
+            with pytest.raises(ServerError) as caught:
+                detect(url, None, None, None, Network(), names)
+            assert named in caught.value.next_step
+        with pytest.raises(ServerError, match="rejected"):
+            detect(url, None, None, None, Network(ca_file=str(certificate)), OPTIONS)
+
+
+class Lists(BaseHTTPRequestHandler):
+    """Lists one model and has no other route."""
+
+    def log_message(self, *_):
+        pass
+
+    def do_GET(self):
+        data = b'{"data": [{"id": "m"}]}'
+        self.send_response(200)
+        self.send_header("content-length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+
+@contextmanager
+def served_by(server):
+    Thread(target=server.serve_forever, daemon=True).start()
+    yield
+    server.shutdown()
+    server.server_close()
+
+
+def self_signed(folder):
+    certificate, key = folder / "cert.pem", folder / "key.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
+    command += ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
+    subprocess.run([*command, "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    return certificate, key
