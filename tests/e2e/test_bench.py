@@ -1,9 +1,9 @@
 """`harness bench` against a server that is up."""
 
+import contextlib
 import json
 import socket
 import threading
-from contextlib import contextmanager
 
 
 def test_an_endpoint_is_measured_without_a_profile(harness, paced, summary_of):
@@ -55,7 +55,7 @@ traffic:
 """
 
 
-@contextmanager
+@contextlib.contextmanager
 def gateway(url, sent):
     """A port in front of a server that keeps what clients send, by connection."""
     upstream = int(url.rsplit(":", 1)[1])
@@ -68,20 +68,27 @@ def gateway(url, sent):
             target.sendall(data)
         target.shutdown(socket.SHUT_WR)
 
-    def accept():
-        while True:
-            try:
-                client, _ = listener.accept()
-            except OSError:
-                return
-            server = socket.create_connection(("127.0.0.1", upstream))
-            sent.append([])
-            for arguments in ((client, server, sent[-1]), (server, client)):
-                threading.Thread(target=pump, args=arguments, daemon=True).start()
+    def serve(client):
+        parts = []
+        sent.append(parts)
+        with client, socket.create_connection(("127.0.0.1", upstream)) as server:
+            up = threading.Thread(target=pump, args=(client, server, parts), daemon=True)
+            up.start()
+            with contextlib.suppress(OSError):
+                pump(server, client)
+            up.join(5)
 
-    threading.Thread(target=accept, daemon=True).start()
+    def accept():
+        with contextlib.suppress(OSError):  # closed
+            while True:
+                threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()
+
+    accepting = threading.Thread(target=accept, daemon=True)
+    accepting.start()
     yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    listener.shutdown(socket.SHUT_RDWR)
     listener.close()
+    accepting.join(5)
 
 
 def test_a_profile_without_model_and_api_runs_behind_a_gateway(harness, paced, summary_of):
