@@ -190,8 +190,8 @@ def _choices(given: Profile, filled: Profile, url: str) -> Iterator[str]:
         yield f"model {filled.model.served_name!r}{context}: served at {url}"
     if given.traffic.api is not None:
         return
-    first = "" if filled.api is PROBED_APIS[0] else "the first "
-    yield f"API {filled.api.value}: {first}of {', '.join(PROBED_APIS)} that responds at {url}"
+    tried = ", ".join(PROBED_APIS)
+    yield f"API {filled.api.value}: the first of {tried} that responds at {url}"
     if given.output_length is not filled.output_length:
         yield f"output lengths {filled.output_length.value}: {url} cannot force them"
 
