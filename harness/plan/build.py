@@ -262,7 +262,7 @@ def make_plan(profile: Profile, facts: ModelFacts) -> RunPlan:
     stages = tuple(
         _stage(profile, stage, index) for index, stage in enumerate(profile.traffic.load)
     )
-    api = profile.traffic.api
+    api = profile.api
     settings = RequestSettings(
         api=api.value,
         # The Messages API has no field for it; a model that cannot end by itself does not need it.
@@ -377,8 +377,9 @@ def _starts(stages: Sequence[StagePlan]) -> Iterator[str]:
 def workload_sha256(profile: Profile) -> str:
     """Hash of the profile's traffic and SLOs, without the seed and load generator settings."""
     traffic = profile.traffic.model_dump(
-        mode="json", exclude={"workers", "calibrate", "canary", "proxy", "tls"}
+        mode="json", exclude={"workers", "calibrate", "canary", "proxy", "tls", "headers"}
     )
+    traffic["api"] = profile.api.value
     traffic["load"] = [_set(stage, "part") for stage in traffic["load"]]
     traffic["output_length"] = profile.output_length.value
     traffic["cache_control"] = profile.cache_control

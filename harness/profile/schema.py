@@ -23,7 +23,7 @@ from harness.checked_yaml.fields import (
     Text,
     Whole,
 )
-from harness.core.records import OutputLength, Purpose
+from harness.core.records import Api, OutputLength, Purpose
 from harness.profile.serving import AutoServer, Model, Server
 from harness.profile.telemetry import Telemetry
 from harness.profile.traffic import Traffic
@@ -31,6 +31,9 @@ from harness.profile.workloads import MixWorkload
 
 BUILTIN_MODELS: Final = ("builtin:tiny", "builtin:smollm2-135m")
 """Models that the harness creates itself."""
+
+DEFAULT_API: Final = Api.CHAT
+"""API of servers that the harness starts: all have it, and it can force output lengths."""
 
 IDLE_S: Final = 30.0
 """Idle measurement under purpose measure: the shortest whose energy is not preliminary."""
@@ -151,7 +154,7 @@ class Profile(Strict):
     """Free text."""
     seed: Whole = Field(default=1, ge=0, lt=2**63)
     """Seed of everything random."""
-    model: Model
+    model: Model = Model()
     """The model to serve."""
     server: Server = AutoServer(kind="auto")
     """The server under test."""
@@ -181,6 +184,18 @@ class Profile(Strict):
     @property
     def _measures(self) -> bool:
         return self.purpose is Purpose.MEASURE
+
+    @property
+    def api(self) -> Api:
+        """The wire API in effect. For an attached server without a set API this is an assumption,
+        until `harness.server.detect` has filled it in.
+        """
+        return DEFAULT_API if self.traffic.api is None else self.traffic.api
+
+    @property
+    def model_id(self) -> str:
+        """The model's id, else its served name; empty if the attached server has to be asked."""
+        return self.model.id or self.model.served_name or ""
 
     @property
     def calibrate(self) -> bool:
@@ -231,7 +246,7 @@ class Profile(Strict):
         accepted = server.kind == "torch" or (
             server.kind == "vllm" and server.reasoning_parser is not None
         )
-        budget = "thinking" in self._kinds and "budget" in wire(self.traffic.api).thinking
+        budget = "thinking" in self._kinds and "budget" in wire(self.api).thinking
         return "budget" if budget and accepted else "off"
 
     @property
@@ -242,4 +257,4 @@ class Profile(Strict):
         if self.traffic.cache_control is not None:
             return self.traffic.cache_control
         claude = self._kinds & {"claude-code", "claude-chat"}
-        return wire(self.traffic.api).cache_breakpoints and bool(claude)
+        return wire(self.api).cache_breakpoints and bool(claude)

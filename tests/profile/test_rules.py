@@ -76,6 +76,24 @@ ATTACH = "server={kind: attach, urls: [http://h:1], %s}"
         (["traffic.proxy=https://p:3128"], "traffic.proxy", "http://HOST:PORT"),
         (["traffic.proxy=http://u:pw@p:3128"], "traffic.proxy", "HTTP_PROXY"),
         (["traffic.tls={ca_file: a.pem, verify: false}"], "traffic.tls.ca_file", "keep one"),
+        # headers
+        (["traffic.headers={X-Tenant: a}"], "traffic.headers", "attach"),
+        (
+            [ATTACH % "", "traffic.headers={X-Api-Token: abc}"],
+            "traffic.headers.X-Api-Token",
+            "env:NAME",
+        ),
+        ([ATTACH % "", "traffic.headers={Host: a}"], "traffic.headers.Host", "drop"),
+        (
+            [ATTACH % "api_key_env: K", "traffic.headers={Authorization: 'env:K'}"],
+            "traffic.headers.Authorization",
+            "drop",
+        ),
+        ([ATTACH % "", "traffic.headers={'a b': c}"], "traffic.headers.a b", "ASCII"),
+        ([ATTACH % "", "traffic.headers={X-A: 'env:'}"], "traffic.headers.X-A", "env:NAME"),
+        ([ATTACH % "", "traffic.headers={X-A: a, x-a: b}"], "traffic.headers", "once"),
+        # model
+        (["model={served_name: m}"], "model.id", "attach"),
         # load
         (["traffic.load.0.window_s=null"], "traffic.load.0", "`window_s` or `sessions`"),
         (["traffic.load.0.window_s=0"], "traffic.load.0.window_s", "10m"),
